@@ -1,0 +1,172 @@
+#!/bin/sh
+# The only entry point for people and CI: deps, build, run, test, bench, fuzz, clean.
+#   ./build.sh build [release|test|asan|clang]…    release is build/sallyport, the others build/NAME/sallyport
+# To cross-compile: CC=aarch64-linux-gnu-gcc STRIP=aarch64-linux-gnu-strip CFLAGS=-I… LDFLAGS=-L… ./build.sh build
+set -eu
+cd "$(dirname "$0")"
+
+version=0.1.0
+warn="-std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wvla -Wpointer-arith"
+harden="-fPIE -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3"
+sections="-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
+sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
+libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthread"   # libm is a part of glibc
+
+build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev"
+fuzz_packages="clang libclang-rt-14-dev"
+test_packages="$fuzz_packages python3 openssl curl wget git procps nginx fcgiwrap npm
+	python3-requests python3-urllib3 python3-boto3 python3-websockets"
+bench_packages="python3 openssl procps nginx haproxy libssl-dev"
+
+say() { printf '%s\n' "build.sh: $*" >&2; }
+
+# missing PACKAGE…: those not installed. A command that is there already counts: npm may come from elsewhere.
+missing() {
+	for p; do
+		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl) command -v "$p" >/dev/null && continue ;; esac
+		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$p"
+	done
+}
+
+deps() {
+	command -v dpkg-query >/dev/null || { say "not Debian: please see to these yourself: $*"; return; }
+	want=$(missing "$@")
+	[ -n "$want" ] || return 0
+	sudo=
+	[ "$(id -u)" = 0 ] || sudo="sudo"
+	say "installing from Debian: $want${sudo:+(through sudo)}"
+	$sudo apt-get update -qq
+	# shellcheck disable=SC2086  # a list of words
+	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $want >/dev/null
+}
+
+# slim FILE: Lua without indentation and whole-line comments, every line where it was; long strings are left alone.
+slim() {
+	awk '{
+		if (!long) { sub(/^[ \t]+/, ""); if (/^--[^[]/ || $0 == "--") $0 = "" }
+		rest = $0
+		while (1) {
+			if (!long) {
+				if (!match(rest, /\[=*\[/)) break
+				long = substr(rest, RSTART, RLENGTH); gsub(/\[/, "]", long)
+				rest = substr(rest, RSTART + RLENGTH)
+			}
+			if (!(at = index(rest, long))) break
+			rest = substr(rest, at + length(long)); long = ""
+		}
+		print
+	}' "$1"
+}
+
+# build/embed.S: every Lua file as bytes in the binary, and the table that names them. Policies are for people to
+# read and edit, so they go in as they are.
+embed() {
+	mkdir -p build/slim/lua/cli
+	files=$(find lua policies -name '*.lua' 2>/dev/null | LC_ALL=C sort)
+	{
+		printf '#if __SIZEOF_POINTER__ == 8\n#define PTR .quad\n#define ALIGN 8\n#else\n#define PTR .long\n#define ALIGN 4\n#endif\n'
+		printf '\t.section .rodata.embed,"a",%%progbits\n'
+		i=0
+		for f in $files; do
+			i=$((i + 1)) from=$f
+			case $f in lua/*) from=build/slim/$f; slim "$f" >"$from" ;; esac
+			printf 'n%d:\t.asciz "%s"\nb%d:\t.incbin "%s"\ne%d:\t.byte 0\n' $i "$f" $i "$from" $i
+		done
+		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
+		# The table holds addresses, which a position-independent program has relocated and then made read-only.
+		printf '\t.section .data.rel.ro.embed,"aw",%%progbits\n\t.balign ALIGN\n\t.globl embed_files\nembed_files:\n'
+		while [ $i -gt 0 ]; do i=$((i - 1)); set -- "$@" x; printf '\tPTR n%d, b%d, e%d\n' $# $# $#; done
+		printf '\tPTR 0\n\t.section .note.GNU-stack,"",%%progbits\n'
+	} >"build/embed.S.$$"
+	mv "build/embed.S.$$" build/embed.S
+}
+
+stamp() { printf '%s' "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}"; }
+
+# compile CC OUT SOURCE FLAG…: one program from one C file (which is, or includes, proxy.c).
+compile() {
+	cc=$1 out=$2 src=$3
+	shift 3
+	mkdir -p "$(dirname "$out")"
+	# shellcheck disable=SC2086
+	"$cc" $warn $harden $sections ${LUA_CFLAGS:--I/usr/include/lua5.4} ${CFLAGS:-} -I. -DVERSION="\"$version\"" \
+		-DBUILD_TIME="$(stamp)" "$@" -o "$out.$$" "$src" build/embed.S ${LDFLAGS:-} $link $libs
+	mv "$out.$$" "$out"
+}
+
+# A unit test or fuzz target is a C file that includes proxy.c, and uses a part of it.
+part() { say "$3"; compile "$@" -DPROXY_C='"proxy.c"' -DSALLYPORT_UNIT -DSALLYPORT_TEST -Wno-unused-function; }
+
+# shellcheck disable=SC2086
+build_one() {
+	name=$(basename "$1" .c)
+	case $1 in
+	release) compile "${CC:-gcc}" build/sallyport proxy.c -O2; ${STRIP:-strip} build/sallyport; check_needs ;;
+	test) compile "${CC:-gcc}" build/test/sallyport proxy.c -O2 -g -DSALLYPORT_TEST ;;
+	asan) compile "${CC:-gcc}" build/asan/sallyport proxy.c $sanitize -U_FORTIFY_SOURCE -DSALLYPORT_TEST ;;
+	clang) compile clang build/clang/sallyport proxy.c -O2 -DSALLYPORT_TEST ;;
+	tests/unit/*.c) part "${CC:-gcc}" "build/unit/$name" "$1" $sanitize -U_FORTIFY_SOURCE ;;
+	tests/fuzz/*.c) part clang "build/fuzz/$name" "$1" $sanitize -U_FORTIFY_SOURCE -fsanitize=fuzzer ;;
+	tests/wire/resolve.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -shared -fPIC -o build/resolve.so "$1" -ldl ;;
+	tests/bench/load.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -D_GNU_SOURCE -o build/load "$1" -lssl -lcrypto ;;
+	*) say "cannot build '$1': release, test, asan or clang"; exit 2 ;;
+	esac
+}
+
+# The binary needs glibc alone and stays small: a promise, so a failed build.
+check_needs() {
+	! readelf -d build/sallyport | grep NEEDED | grep -Ev 'lib(c|m)\.so\.6|ld-linux' || { say "needs more than libc"; exit 1; }
+	[ "$(wc -c <build/sallyport)" -lt 1000000 ] || { say "the binary has passed 1 MB"; exit 1; }
+}
+
+build() {
+	embed
+	for t in "${@:-release}"; do build_one "$t"; done
+}
+
+# build_all TARGET…: those older than the sources, one process a core.
+build_all() {
+	embed
+	for t; do
+		case $t in test|asan|clang) o=build/$t/sallyport ;; *resolve.c) o=build/resolve.so ;; *) o=build/$(basename "$(dirname "$t")")/$(basename "$t" .c) ;; esac
+		[ -e "$o" ] && [ -z "$(find build.sh proxy.c lua policies "${t%/*}" -newer "$o" -name '*.*' 2>/dev/null | head -n 1)" ] || echo "$t"
+	done | xargs -r -n 1 -P "$(nproc)" "$0" build_one
+}
+
+run() { # shellcheck disable=SC2086
+	deps $build_packages; build release; exec build/sallyport serve --demo "$@"
+}
+
+test_() { # shellcheck disable=SC2086
+	deps $build_packages $test_packages
+	# shellcheck disable=SC2046
+	build_all test asan clang tests/wire/resolve.c $(find tests/unit tests/fuzz -name '*.c' | LC_ALL=C sort)
+	exec /usr/bin/python3 tests/run.py "$@"    # Debian's own, which sees the python3-… packages
+}
+
+bench() { # shellcheck disable=SC2086
+	deps $build_packages $bench_packages; build release tests/bench/load.c; exec /usr/bin/python3 tests/bench/bench.py "$@"
+}
+
+# fuzz TARGET [SECONDS]: a long run of one target; `test` gives each a short one.
+fuzz() { # shellcheck disable=SC2086
+	[ $# -gt 0 ] || { say "which? $(ls tests/fuzz/*.c)"; exit 2; }
+	deps $build_packages $fuzz_packages; build "tests/fuzz/$1.c"
+	mkdir -p "build/corpus/$1"
+	exec "build/fuzz/$1" -max_total_time="${2:-600}" "build/corpus/$1" "tests/fuzz/corpus/$1"
+}
+
+clean() { rm -rf build tests/real/node_modules; }
+
+verb=${1:-help}
+[ $# -eq 0 ] || shift
+case $verb in
+deps) # shellcheck disable=SC2086
+	deps $build_packages ;;
+build) # shellcheck disable=SC2086
+	[ -n "${CC:-}" ] || deps $build_packages; build "$@" ;;
+build_one|run|bench|fuzz|clean) "$verb" "$@" ;;
+test) test_ "$@" ;;
+*) say "usage: ./build.sh deps | build [release|test|asan|clang] | run | test [WORD…] | bench | fuzz TARGET | clean"; exit 2 ;;
+esac

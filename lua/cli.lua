@@ -1,0 +1,337 @@
+--- The command line: finds the command, reads its options, prints what went wrong.
+-- A command is data and one function: { words, args, summary, help, options, run }. Its module is loaded when it
+-- is called. A message repeats words and names of options, never a value: one may be a secret in the wrong place.
+local report = require "cli.report"
+local M = {}
+
+-- The overview's order, and where each first word is kept.
+local families = {
+  { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
+  { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "bundle", "cli.bundle" },
+  { "domain", "cli.bundle" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
+  { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
+  { "version", "cli.version" }, { "lua", "cli.script" },
+}
+
+-- What people type elsewhere for the same thing.
+local other_words = {
+  start = "serve", run = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
+  credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
+  domains = "domain", policies = "policy", why = "explain", check = "doctor", cert = "ca", export = "env",
+  ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",
+  cat = "show", update = "set", edit = "set", revert = "rollback",
+}
+
+local global_options = {
+  { name = "home", arg = "DIR", help = "the data directory; else SALLYPORT_HOME, else ~/.sallyport" },
+  { name = "json", help = "listings as JSON" },
+  { name = "help", help = "this text" },
+}
+
+local function commands_of(first)
+  local list = {}
+  for _, f in ipairs(families) do
+    if f[1] == first then
+      for _, c in ipairs(require(f[2])) do
+        if c.words == first or c.words:sub(1, #first + 1) == first .. " " then list[#list + 1] = c end
+      end
+    end
+  end
+  return list
+end
+
+-- ---- help ----------------------------------------------------------------------------------------
+
+local function usage_line(c)
+  return ("sallyport %s%s"):format(c.words, c.args and " " .. c.args or "")
+end
+
+local function option_lines(options)
+  local lines, width = {}, 0
+  for _, o in ipairs(options) do
+    local left = "--" .. o.name .. (o.arg and " " .. o.arg or "") .. (o.many and " …" or "")
+    lines[#lines + 1] = { left, o.help }
+    width = math.max(width, utf8.len(left))
+  end
+  for i, l in ipairs(lines) do
+    lines[i] = "  " .. l[1] .. (" "):rep(width - utf8.len(l[1]) + 2) .. l[2]
+  end
+  return table.concat(lines, "\n")
+end
+
+function M.help_for(c)
+  local parts = { "usage: " .. usage_line(c), "\n\n", c.help or c.summary .. "\n" }
+  if c.options and #c.options > 0 then parts[#parts + 1] = "\noptions:\n" .. option_lines(c.options) .. "\n" end
+  return table.concat(parts)
+end
+
+function M.help_family(list)
+  local width, lines = 0, {}
+  for _, c in ipairs(list) do width = math.max(width, utf8.len(usage_line(c))) end
+  width = math.min(width, 60)
+  for i, c in ipairs(list) do
+    local u = usage_line(c)
+    lines[i] = "  " .. u .. (" "):rep(width - utf8.len(u)) .. "  " .. c.summary
+  end
+  return table.concat(lines, "\n") .. "\n\nsallyport COMMAND --help says more about each, with examples.\n"
+end
+
+function M.overview()
+  local lines = { "usage: sallyport [--home DIR] COMMAND …\n",
+    "Sallyport lets an agent's requests carry credentials that the agent never holds.\n" }
+  for _, f in ipairs(families) do
+    local list = commands_of(f[1])
+    if #list == 1 then
+      lines[#lines + 1] = ("  %-11s %s"):format(f[1], list[1].summary)
+    else
+      local verbs = {}
+      for i, c in ipairs(list) do verbs[i] = c.words:match(" (.+)$") end
+      lines[#lines + 1] = ("  %-11s %s"):format(f[1], table.concat(verbs, ", "))
+    end
+  end
+  lines[#lines + 1] = [[
+
+A first credential:
+  sallyport credential add gh --type bearer --host api.github.com --env GH_TOKEN
+  sallyport agent add claude
+  eval "$(sallyport env --agent claude)"
+  curl https://api.github.com/user
+
+sallyport COMMAND --help says more about each, with examples.]]
+  return table.concat(lines, "\n") .. "\n"
+end
+
+-- ---- options -------------------------------------------------------------------------------------
+
+local function find_option(list, name)
+  for _, o in ipairs(list) do
+    if o.name == name then return o end
+  end
+end
+
+local function unknown_option(name, command, options)
+  local names = {}
+  for _, o in ipairs(options) do names[#names + 1] = o.name end
+  local hint = ("sallyport %s --help lists them"):format(command.words)
+  local meant = command.means and command.means[name]
+  local near = require("records").nearest(name, names)
+  if meant then
+    hint = meant
+  elseif near then
+    hint = ("did you mean --%s?"):format(near)
+  elseif command.fields and name:find("^[%a_][%w_]*$") then
+    hint = ("a field of the type is written without dashes: %s=…"):format(name)
+  end
+  report.usage(("unknown option --%s"):format(report.clean(name)), hint)
+end
+
+local function missing_value(o, command)
+  local text = ("--%s needs a value: --%s %s"):format(o.name, o.name, o.arg)
+  report.usage(text, ("sallyport %s --help shows examples"):format(command.words))
+end
+
+--- Splits arguments into positionals and options. A list option may come again or hold commas.
+function M.parse(args, command)
+  local options = {}
+  for _, o in ipairs(command.options or {}) do options[#options + 1] = o end
+  for _, o in ipairs(global_options) do options[#options + 1] = o end
+  local opt, rest, i = {}, {}, 1
+  while i <= #args do
+    local a = args[i]
+    if a == "--" then
+      table.move(args, i + 1, #args, #rest + 1, rest)
+      break
+    elseif a == "-h" then
+      opt.help = true
+    elseif a:sub(1, 2) == "--" then
+      local name, value = a:match("^%-%-([^=]+)=(.*)$")
+      name = name or a:sub(3)
+      local o = find_option(options, name)
+      if not o then unknown_option(name, command, options) end
+      local key = name:gsub("-", "_")
+      if not o.arg then
+        if value then report.usage(("--%s takes no value"):format(name)) end
+        opt[key] = true
+      else
+        if not value then
+          i = i + 1
+          value = args[i]
+          if not value or value:sub(1, 2) == "--" then missing_value(o, command) end
+        end
+        if value == "" and not o.empty then missing_value(o, command) end
+        if not o.many then
+          if opt[key] ~= nil then report.usage(("--%s is given twice"):format(name)) end
+          opt[key] = value
+        else
+          opt[key] = opt[key] or {}
+          if o.whole then
+            table.insert(opt[key], value)
+          else
+            for item in value:gmatch("[^,]+") do table.insert(opt[key], item) end
+          end
+        end
+      end
+    elseif a:sub(1, 1) == "-" and #a > 1 then
+      report.usage("options have two dashes and a whole word", ("sallyport %s --help lists them"):format(command.words))
+    else
+      rest[#rest + 1] = a
+      if command.raw then
+        table.move(args, i + 1, #args, #rest + 1, rest)
+        break
+      end
+    end
+    i = i + 1
+  end
+  return rest, opt
+end
+
+-- ---- dispatch ------------------------------------------------------------------------------------
+
+local function first_words()
+  local list = {}
+  for i, f in ipairs(families) do list[i] = f[1] end
+  return list
+end
+
+local function meant(word, words)
+  local other = other_words[word]
+  if other then
+    for _, w in ipairs(words) do
+      if w == other then return other end
+    end
+  end
+  return require("records").nearest(word, words)
+end
+
+--- --home, --json and --help may stand before the command as well.
+local function take_globals(args, ctx)
+  local i = 1
+  while args[i] and args[i]:sub(1, 1) == "-" do
+    local a = args[i]
+    if a == "--home" then
+      i = i + 1
+      if not args[i] then report.usage("--home needs a value: --home DIR") end
+      ctx.home = args[i]
+    elseif a:sub(1, 7) == "--home=" then
+      ctx.home = a:sub(8)
+    elseif a == "--json" then
+      ctx.json = true
+    elseif a == "--help" or a == "-h" then
+      ctx.help = true
+    elseif a == "--version" then
+      return { "version" }
+    else
+      report.usage("an option stands before the command: " .. report.clean((a:gsub("=.*", ""))),
+        "sallyport COMMAND --option …; only --home, --json and --help may come first")
+    end
+    i = i + 1
+  end
+  return table.move(args, i, #args, 1, {})
+end
+
+--- The command that the words name, and the arguments behind them.
+local function find_command(args, ctx)
+  local first = args[1]
+  local list = commands_of(first)
+  if #list == 0 then
+    local near = meant(first, first_words())
+    report.usage(("there is no command '%s'"):format(report.clean(first):sub(1, 40)),
+      near and ("did you mean `sallyport %s`?"):format(near) or "sallyport --help lists the commands")
+  end
+  if #list == 1 and list[1].words == first then
+    return list[1], table.move(args, 2, #args, 1, {})
+  end
+  local second = args[2]
+  if not second or second == "--help" or second == "-h" or ctx.help then
+    return nil, list, not (second or ctx.help)
+  end
+  local verbs = {}
+  for i, c in ipairs(list) do
+    verbs[i] = c.words:match(" (.+)$")
+    if verbs[i] == second then return c, table.move(args, 3, #args, 1, {}) end
+  end
+  local near = meant(second, verbs)
+  report.usage(("`%s` has no command '%s'"):format(first, report.clean(second):sub(1, 40)),
+    near and ("did you mean `sallyport %s %s`?"):format(first, near)
+      or ("it has %s"):format(table.concat(verbs, ", ")))
+end
+
+local function check_count(rest, command)
+  if #rest < (command.min or 0) then
+    report.usage(("`%s` needs %s"):format(command.words, command.args), "usage: " .. usage_line(command))
+  end
+  if command.max and #rest > command.max then
+    report.usage(("`%s` has an argument too many"):format(command.words), "usage: " .. usage_line(command))
+  end
+end
+
+--- The data directory as an absolute path; nil where nothing names one.
+local function home_of(host, named)
+  local home = named or host.getenv("SALLYPORT_HOME")
+  if not home or home == "" then
+    local user = host.getenv("HOME")
+    if not user or user == "" then return nil end
+    home = user .. "/.sallyport"
+  end
+  if home:sub(1, 1) ~= "/" then home = (host.realpath(".") or ".") .. "/" .. home end
+  return #home > 1 and (home:gsub("/+$", "")) or home
+end
+
+local function run(args, ctx)
+  args = take_globals(args, ctx)
+  if args[1] == "help" then
+    ctx.help = true
+    table.remove(args, 1)
+  end
+  if not args[1] then
+    if not ctx.help then
+      ctx.note(M.overview())
+      return 2
+    end
+    ctx.out(M.overview())
+    return 0
+  end
+  local command, rest, no_verb = find_command(args, ctx)
+  if not command then
+    (no_verb and ctx.note or ctx.out)(M.help_family(rest))
+    return no_verb and 2 or 0
+  end
+  if ctx.help then
+    ctx.out(M.help_for(command))
+    return 0
+  end
+  local opt
+  rest, opt = M.parse(rest, command)
+  if opt.help then
+    ctx.out(M.help_for(command))
+    return 0
+  end
+  check_count(rest, command)
+  ctx.json = ctx.json or opt.json
+  ctx.home = home_of(ctx.host, opt.home or ctx.home)
+  if not ctx.home and not command.homeless then
+    report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
+  end
+  return command.run(rest, opt, ctx) or 0
+end
+
+-- A bug of ours is told with its place; a failure that a command meant to end with is told as it is.
+local function caught(e)
+  if type(e) == "table" and e.exit then return e end
+  return { exit = 1, message = "this is a fault in sallyport: " .. tostring(e), hint = debug.traceback("", 2) }
+end
+
+--- main(args) -> exit code: 0 done, 1 failed, 2 usage. Tests pass a context with their own `out` and `note`.
+function M.main(args, given)
+  local ctx = given or {}
+  ctx.host = require "host"
+  ctx.out = ctx.out or function(s) io.stdout:write(s) end
+  ctx.note = ctx.note or function(s) io.stderr:write(s:sub(-1) == "\n" and s or s .. "\n") end
+  local ok, result = xpcall(run, caught, args, ctx)
+  if ok then return result end
+  ctx.note("sallyport: " .. result.message)
+  if result.hint then ctx.note("  " .. result.hint) end
+  return result.exit
+end
+
+return M

@@ -1,0 +1,169 @@
+--- sallyport agent add, list, set, rotate, revoke
+local db = require "cli.db"
+local home = require "cli.home"
+local records = require "records"
+local report = require "cli.report"
+local tokens = require "cli.tokens"
+
+local options = {
+  { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in this order; `default` unless named" },
+  { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named" },
+}
+
+local function bundles(given)
+  local list, seen = {}, {}
+  for _, text in ipairs(given or { "default" }) do
+    db.need("bundle", text)
+    if not seen[text] then
+      seen[text] = true
+      list[#list + 1] = text
+    end
+  end
+  return list
+end
+
+local function expiry(text, now)
+  if not text or text == "never" then return nil end
+  local seconds, why = records.duration(text)
+  if not seconds then report.usage("--ttl: " .. why) end
+  return now + seconds
+end
+
+local function show_token(ctx, token)
+  ctx.note("The token, shown this once (the store keeps only its hash):")
+  ctx.out(token .. "\n")
+end
+
+local function add(args, opt, ctx)
+  local name, why = records.name(args[1])
+  if not name then report.usage(why) end
+  db.open(ctx)
+  local now = require("time").wall()
+  local plain = { name = name, bundles = bundles(opt.bundle), created = now, revoked = false,
+    expires_at = expiry(opt.ttl, now) }
+  local token
+  db.change(function()
+    local old = db.peek("agent", "a/" .. name, "the agent")
+    if old and not old.revoked then
+      report.fail(("there is an agent '%s' already"):format(name), ("sallyport agent rotate %s gives it a new token"):format(name))
+    end
+    local ops, kept = tokens.drop(name, now), nil
+    token, kept = tokens.issue(ctx.host, name, "agent", plain.expires_at, now)
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, version = old and old.version or 0, plain = plain }
+    ops[#ops + 1] = kept
+    return ops
+  end)
+  show_token(ctx, token)
+  ctx.note(("'%s' holds %s. In its shell:\n  eval \"$(%s env --agent %s)\""):format(name, table.concat(plain.bundles, ", "),
+    home.command(ctx), name))
+  return 0
+end
+
+local function list(_, _, ctx)
+  db.open(ctx)
+  local now = require("time").wall()
+  local held, rows, out = tokens.by_agent(now), {}, report.array()
+  for key, a, damaged in db.each("agent", "a/") do
+    if not a or damaged then
+      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "" }
+      out[#out + 1] = { name = key:sub(3), damaged = true }
+    else
+      local mine = held[a.name] or {}
+      local state = a.revoked and "revoked" or a.expires_at and a.expires_at < now and "expired" or "active"
+      rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
+        a.expires_at and report.time(a.expires_at) or "never" }
+      local shown = report.array()
+      for i, t in ipairs(mine) do
+        shown[i] = { label = t.label, created = report.time(t.created), expires_at = report.time(t.expires_at) }
+      end
+      out[#out + 1] = { name = a.name, bundles = report.array(a.bundles or {}), state = state, tokens = shown,
+        created = report.time(a.created), expires_at = report.time(a.expires_at) }
+    end
+  end
+  if ctx.json then
+    ctx.out(report.json(out))
+  elseif #rows == 0 then
+    ctx.note("There are no agents yet: sallyport agent add NAME")
+  else
+    ctx.out(report.columns({ "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES" }, rows))
+  end
+  return 0
+end
+
+local function set(args, opt, ctx)
+  if not opt.bundle and not opt.ttl then report.usage("nothing to change was named", "--bundle B … or --ttl TIME|never") end
+  db.open(ctx)
+  local now = require("time").wall()
+  local plain
+  db.change(function()
+    local record = db.need("agent", args[1])
+    plain = db.plain(record)
+    if opt.bundle then plain.bundles = bundles(opt.bundle) end
+    if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
+    return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
+  end)
+  ctx.note(("'%s' holds %s%s."):format(args[1], table.concat(plain.bundles, ", "),
+    plain.expires_at and " until " .. report.time(plain.expires_at) or ""))
+  return 0
+end
+
+local function rotate(args, _, ctx)
+  db.open(ctx)
+  local now = require("time").wall()
+  local token
+  db.change(function()
+    local record = db.need("agent", args[1])
+    if record.revoked then
+      report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
+    end
+    local ops, kept = tokens.drop(args[1], now), nil
+    token, kept = tokens.issue(ctx.host, args[1], "agent", record.expires_at, now)
+    ops[#ops + 1] = { op = "check", db = "agent", key = "a/" .. args[1], version = record.version }
+    ops[#ops + 1] = kept
+    return ops
+  end)
+  show_token(ctx, token)
+  ctx.note(("Every older token of '%s' has ended, those of `env` too."):format(args[1]))
+  return 0
+end
+
+local function revoke(args, _, ctx)
+  db.open(ctx)
+  local now = require("time").wall()
+  db.change(function()
+    local record = db.need("agent", args[1])
+    local plain = db.plain(record)
+    plain.revoked = true
+    local ops = tokens.drop(args[1], now)
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain }
+    return ops
+  end)
+  ctx.note(("'%s' is revoked: its tokens have ended, open tunnels included."):format(args[1]))
+  return 0
+end
+
+return {
+  { words = "agent add", args = "NAME", min = 1, max = 1, options = options, summary = "a new caller; prints its token once",
+    help = [[
+Makes an agent and prints its proxy token, alone on standard output and only this once: the store keeps a
+hash. The agent uses it as the password of the proxy URL; `sallyport env` sets everything for you.
+
+examples:
+  sallyport agent add claude
+  sallyport agent add ci --bundle ci --bundle default --ttl 7d
+  sallyport agent add claude > token.txt
+]], run = add },
+  { words = "agent list", max = 0, summary = "agents, their bundles and tokens",
+    help = "Lists agents. With --json also their tokens' labels and times; never a token.\n\nexample:\n  sallyport agent list\n",
+    run = list },
+  { words = "agent set", args = "NAME [options]", min = 1, max = 1, options = options, summary = "change its bundles or its end",
+    help = "Replaces the agent's bundles, or sets when it ends (--ttl never takes the end away).\n\n"
+      .. "examples:\n  sallyport agent set claude --bundle research --bundle default\n  sallyport agent set ci --ttl 30d\n",
+    run = set },
+  { words = "agent rotate", args = "NAME", min = 1, max = 1, summary = "a new token; every older one ends",
+    help = "Prints a new token, once. Every older token of the agent ends at once, those that `env` made too.\n\n"
+      .. "example:\n  sallyport agent rotate claude\n", run = rotate },
+  { words = "agent revoke", args = "NAME", min = 1, max = 1, summary = "it may do nothing more",
+    help = "Ends the agent's tokens at once, inside open tunnels too. `agent add` with the same name begins anew.\n\n"
+      .. "example:\n  sallyport agent revoke claude\n", run = revoke },
+}

@@ -1,0 +1,58 @@
+--- sallyport backup, restore
+local db = require "cli.db"
+local home = require "cli.home"
+local report = require "cli.report"
+
+local function backup(args, _, ctx)
+  local file = args[1]
+  if file == "-" and ctx.host.isatty(1) then report.usage("a backup is binary: name a file, or send it on: sallyport backup - | …") end
+  if file ~= "-" and ctx.host.stat(file) then report.fail(report.clean(file) .. " is there already", "name another file") end
+  db.open(ctx)
+  local ok, code, detail = require("store").backup(file)
+  if not ok then report.fail(("the backup was not written: %s"):format(tostring(detail or code))) end
+  ctx.note(("%s holds the whole store, sealed. The key file is not in it: keep a copy of\n  %s/key\nin another place; "
+    .. "one without the other is of no use."):format(file == "-" and "The backup" or file, ctx.home))
+  return 0
+end
+
+-- The store says what is wrong; this is what to do about it.
+local restore_hints = {
+  running = "it would go on with what it has read",
+  key_absent = "the key file belongs at %s/key",
+  wrong_key = "the key file belongs at %s/key; nothing was changed",
+  other_store = "or restore to another directory, with the backup's key file in it: sallyport --home DIR restore FILE",
+  newer_format = "use that version; nothing was changed",
+  full = "free some room and try again; nothing was changed",
+}
+
+local function restore(args, _, ctx)
+  local ok, code, detail = require("store").restore(args[1], ctx.home)
+  if not ok then
+    local hint = restore_hints[code]
+    report.fail(tostring(detail or code), hint and hint:format(ctx.home))
+  end
+  ctx.opened = true
+  home.client_files(ctx)
+  ctx.note(("%s is as the backup had it; tokens that were newer were kept."):format(ctx.home))
+  return 0
+end
+
+return {
+  { words = "backup", args = "FILE", min = 1, max = 1, summary = "the whole store, sealed; also while serving", help = [[
+Writes a snapshot of the store to FILE, or to standard output for '-'. It can be taken while the proxy serves.
+Secrets stay sealed and the key file is not in it, so a backup alone opens nothing: keep a copy of the key
+file in another place.
+
+examples:
+  sallyport backup sallyport-$(date +%F).backup
+  sallyport backup - | ssh elsewhere 'cat > sallyport.backup'
+]], run = backup },
+  { words = "restore", args = "FILE", min = 1, max = 1, summary = "put a backup back; no server may run", help = [[
+Puts a backup in the place of the store, while no proxy runs. The data directory must have the key file that
+belongs to it. Live tokens that are newer than the backup stay: a provider that rotates them would refuse the old.
+
+examples:
+  sallyport restore sallyport-2026-01-31.backup
+  mkdir -m 700 /srv/new && cp key.copy /srv/new/key && sallyport --home /srv/new restore sallyport.backup
+]], run = restore },
+}

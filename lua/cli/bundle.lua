@@ -1,0 +1,232 @@
+--- sallyport bundle add, list, show, attach, detach, remove; sallyport domain add, remove
+local db = require "cli.db"
+local records = require "records"
+local report = require "cli.report"
+
+local function need_name(text)
+  local name, why = records.name(text)
+  if not name then report.usage(why) end
+  return name
+end
+
+local function joined(list, empty) return list and #list > 0 and table.concat(list, ",") or empty end
+
+--- What bundles hold, read once: { bundle = { credentials = {names}, domains = {records}, agents = {names} } }.
+local function contents()
+  local all = {}
+  local function of(name)
+    all[name] = all[name] or { credentials = {}, domains = {}, agents = {} }
+    return all[name]
+  end
+  for _, c in db.each("credential", "") do
+    for _, b in ipairs(c and c.bundles or {}) do table.insert(of(b).credentials, c.name) end
+  end
+  for _, a in db.each("agent", "a/") do
+    for _, b in ipairs(a and not a.revoked and a.bundles or {}) do table.insert(of(b).agents, a.name) end
+  end
+  for key, b in db.each("bundle", "") do
+    local bundle = key:match("^([^/]+)/")
+    if bundle and b then table.insert(of(bundle).domains, b) else of(key) end
+  end
+  return all
+end
+
+local function domain_line(d)
+  return ("%s  %s  %s%s"):format(d.host, joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
+    (d.tunnel and "  tunnel" or "") .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
+end
+
+local function public_domain(d)
+  return { host = d.host, methods = report.array(d.methods or { "GET", "HEAD", "OPTIONS" }),
+    ports = report.array(d.ports or { 443 }), addresses = d.addresses and report.array(d.addresses), tunnel = d.tunnel or false }
+end
+
+local function public(name, held)
+  local domains = report.array()
+  for i, d in ipairs(held.domains) do domains[i] = public_domain(d) end
+  return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains }
+end
+
+local function add(args, _, ctx)
+  local name = need_name(args[1])
+  db.open(ctx)
+  db.change(function()
+    if db.peek("bundle", name, "the bundle") then report.fail(("there is a bundle '%s' already"):format(name)) end
+    return { { op = "put", db = "bundle", key = name, version = 0,
+      plain = { name = name, created = require("time").wall() } } }
+  end)
+  ctx.note(("Made the bundle '%s'. Give it to an agent: sallyport agent set AGENT --bundle %s"):format(name, name))
+  return 0
+end
+
+local function list(_, _, ctx)
+  db.open(ctx)
+  local all, names, rows, out = contents(), {}, {}, report.array()
+  for name in pairs(all) do names[#names + 1] = name end
+  table.sort(names)
+  for i, name in ipairs(names) do
+    local held = all[name]
+    rows[i] = { name, joined(held.credentials, "-"), #held.domains, joined(held.agents, "-") }
+    out[i] = public(name, held)
+  end
+  ctx.out(ctx.json and report.json(out) or report.columns({ "BUNDLE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))
+  return 0
+end
+
+local function show(args, _, ctx)
+  db.open(ctx)
+  db.need("bundle", args[1])
+  local held = contents()[args[1]]
+  if ctx.json then
+    ctx.out(report.json(public(args[1], held)))
+    return 0
+  end
+  local lines = { "bundle       " .. args[1], "agents       " .. joined(held.agents, "-"),
+    "credentials  " .. joined(held.credentials, "-") }
+  for _, d in ipairs(held.domains) do lines[#lines + 1] = "domain       " .. report.clean(domain_line(d)) end
+  ctx.out(table.concat(lines, "\n") .. "\n")
+  return 0
+end
+
+--- Puts credentials into a bundle, or takes them out.
+local function move(into)
+  return function(args, _, ctx)
+    db.open(ctx)
+    db.need("bundle", args[1])
+    db.change(function()
+      local ops = {}
+      for i = 2, #args do
+        local record = db.need("credential", args[i])
+        local plain = db.plain(record)
+        local bundles = {}
+        for _, b in ipairs(plain.bundles or {}) do
+          if b ~= args[1] then bundles[#bundles + 1] = b end
+        end
+        if into then bundles[#bundles + 1] = args[1] end
+        plain.bundles = bundles
+        ops[#ops + 1] = { op = "put", db = "credential", key = args[i], version = record.version, plain = plain, keep = true }
+      end
+      return ops
+    end)
+    ctx.note(("%s %s '%s'."):format(table.concat(args, ", ", 2), into and "is in" or "is no longer in", args[1]))
+    return 0
+  end
+end
+
+local function remove(args, _, ctx)
+  db.open(ctx)
+  local name = args[1]
+  db.need("bundle", name)
+  if name == "default" then report.fail("the bundle 'default' stays: new credentials and agents go there") end
+  local held = contents()[name]
+  if #held.credentials > 0 then
+    report.fail(("'%s' still holds %s"):format(name, joined(held.credentials)),
+      ("take them out first: sallyport bundle detach %s %s"):format(name, table.concat(held.credentials, " ")))
+  end
+  if #held.agents > 0 then
+    report.fail(("'%s' is still granted to %s"):format(name, joined(held.agents)), "sallyport agent set AGENT --bundle …")
+  end
+  db.change(function()
+    local ops = { { op = "del", db = "bundle", key = name } }
+    for key in db.each("bundle", name .. "/") do ops[#ops + 1] = { op = "del", db = "bundle", key = key } end
+    return ops
+  end)
+  ctx.note(("Removed the bundle '%s' and its domain entries."):format(name))
+  return 0
+end
+
+local function checked(list, check, option, ctx)
+  if not list then return nil end
+  local out = {}
+  for i, text in ipairs(list) do
+    local value, why, advice = check(text)
+    if value == nil then report.usage(("--%s: %s"):format(option, why)) end
+    if advice then ctx.note("note: " .. advice) end
+    out[i] = value
+  end
+  return out
+end
+
+local function domain_add(args, opt, ctx)
+  db.open(ctx)
+  db.need("bundle", args[1])
+  local host, why = records.host(args[2], true)
+  if not host then report.usage(why) end
+  if opt.tunnel and host == "*" then
+    report.usage("a tunnel is relayed unseen: name its hosts", "sallyport domain add BUNDLE db.example.com --port 5432 --tunnel")
+  end
+  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel, methods = checked(opt.method, records.method, "method", ctx),
+    ports = checked(opt.port, records.port, "port", ctx), addresses = checked(opt.address, records.cidr, "address", ctx) }
+  local key, replaced = args[1] .. "/" .. host, false
+  db.change(function()
+    local old = db.peek("bundle", key, "the domain entry")
+    replaced = old ~= nil
+    plain.created = old and old.created or require("time").wall()
+    return { { op = "put", db = "bundle", key = key, version = old and old.version or 0, plain = plain } }
+  end)
+  ctx.note(("%s: agents with '%s' may reach %s"):format(replaced and "Replaced" or "Added", args[1], domain_line(plain)))
+  return 0
+end
+
+local function domain_remove(args, _, ctx)
+  db.open(ctx)
+  db.need("bundle", args[1])
+  local host, why = records.host(args[2], true)
+  if not host then report.usage(why) end
+  local key = args[1] .. "/" .. host
+  local _, code = require("store").peek("bundle", key)
+  if code == "absent" then
+    local near = records.nearest(host, db.names("bundle", args[1] .. "/"))
+    report.fail(("'%s' has no domain entry for %s"):format(args[1], host),
+      near and ("did you mean %s?"):format(near) or ("sallyport bundle show %s"):format(args[1]))
+  end
+  db.change(function() return { { op = "del", db = "bundle", key = key } } end)
+  ctx.note(("Removed %s from '%s'."):format(host, args[1]))
+  return 0
+end
+
+local grant = "bundles are given to agents: sallyport agent set AGENT --bundle BUNDLE"
+
+return {
+  { words = "bundle add", args = "NAME", min = 1, max = 1, summary = "a new, empty bundle", help = [[
+A bundle is what an agent is granted: credentials, and hosts it may reach without one. `default` is there
+from the start, and holds what names no other.
+
+examples:
+  sallyport bundle add research
+  sallyport agent set claude --bundle research --bundle default
+]], run = add },
+  { words = "bundle list", max = 0, summary = "bundles and what they hold",
+    help = "Lists bundles, what they hold and who has them.\n\nexample:\n  sallyport bundle list --json\n", run = list },
+  { words = "bundle show", args = "NAME", min = 1, max = 1, summary = "one bundle",
+    help = "Shows one bundle.\n\nexample:\n  sallyport bundle show default\n", run = show },
+  { words = "bundle attach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "put credentials into it", means = { agent = grant },
+    help = "Puts credentials into a bundle; they may be in several.\n\nexample:\n  sallyport bundle attach research gh search\n",
+    run = move(true) },
+  { words = "bundle detach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "take credentials out", means = { agent = grant },
+    help = "Takes credentials out of a bundle; they stay in the store.\n\nexample:\n  sallyport bundle detach default gh\n",
+    run = move(false) },
+  { words = "bundle remove", args = "NAME", min = 1, max = 1, summary = "an empty bundle goes, its domain entries too",
+    help = "Removes a bundle that holds no credential and that no agent has.\n\nexample:\n  sallyport bundle remove research\n",
+    run = remove },
+  { words = "domain add", args = "BUNDLE HOST", min = 2, max = 2, summary = "a host agents may reach without a credential",
+    options = {
+      { name = "method", arg = "METHOD", many = true, help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
+      { name = "port", arg = "PORT", many = true, help = "443 unless named" },
+      { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
+      { name = "tunnel", help = "relay bytes blindly: for clients that pin certificates, or other protocols" },
+    },
+    help = [[
+Lets agents that hold the bundle reach a host without any credential. HOST is a name, *.example.com for
+everything below it, or '*' for the whole public internet. A credential for the same host comes first.
+
+examples:
+  sallyport domain add default pypi.org
+  sallyport domain add default '*.debian.org' --port 80,443
+  sallyport domain add research '*'
+  sallyport domain add default db.example.com --port 5432 --tunnel
+]], run = domain_add },
+  { words = "domain remove", args = "BUNDLE HOST", min = 2, max = 2, summary = "it may be reached no more",
+    help = "Removes a domain entry, named as `bundle show` shows it.\n\nexample:\n  sallyport domain remove default pypi.org\n",
+    run = domain_remove },
+}

@@ -1,0 +1,469 @@
+--- sallyport credential add, list, show, set, enable, disable, test, remove
+local db = require "cli.db"
+local fields = require "cli.fields"
+local records = require "records"
+local report = require "cli.report"
+
+local scope_options = {
+  { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
+  { name = "port", arg = "PORT", many = true, help = "443 unless named" },
+  { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET is the upgrade" },
+  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
+  { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
+  { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
+  { name = "env", arg = "NAME", help = "variable in which the agent's environment gets a placeholder" },
+  { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:upper}, {N:url}" },
+  { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
+}
+
+local function with(...)
+  local list = {}
+  for _, part in ipairs { ... } do table.move(part, 1, #part, #list + 1, list) end
+  return list
+end
+
+local field_means = {
+  url = "hosts are named with --host, paths with --path",
+  token = "a secret is a field, without dashes: token=@FILE, token=-, token=env:NAME",
+  key = "a secret is a field, without dashes: key=@FILE, key=-, key=env:NAME",
+  password = "a secret is a field, without dashes: password=@FILE, password=-, password=env:NAME",
+  user = "that is a field, without dashes: username=NAME",
+  username = "that is a field, without dashes: username=NAME",
+  header = "that is a field, without dashes: header=NAME or headers.NAME=VALUE",
+  agent = "agents hold bundles: name the bundle here, and the agent with `agent set NAME --bundle B`",
+  hostname = "did you mean --host?",
+}
+
+-- ---- types ---------------------------------------------------------------------------------------
+
+local function type_names()
+  local names = {}
+  for _, p in ipairs(require("policy").list()) do
+    if p.kind == "type" then names[#names + 1] = p.name end
+  end
+  table.sort(names)
+  return names
+end
+
+local function load_type(name)
+  local policy = require "policy"
+  local pol, why
+  if records.name(name) then pol, why = policy.load(name) end
+  if pol and pol.kind == "type" then return pol end
+  local names = type_names()
+  local known = false
+  for _, n in ipairs(names) do known = known or n == name end
+  if known then report.fail(("the type '%s' cannot be used: %s"):format(name, tostring(why)), "sallyport policy test " .. name) end
+  local near = records.nearest(name, names)
+  report.usage(("there is no type '%s'"):format(report.clean(name):sub(1, 40)),
+    near and ("did you mean %s?"):format(near) or "types: " .. table.concat(names, ", "))
+end
+
+local function field_help(pol)
+  local lines = {}
+  for _, f in ipairs(require("policy").fields(pol)) do
+    local notes = {}
+    if records.is_secret(f) then notes[#notes + 1] = "secret" end
+    if f.required then notes[#notes + 1] = "required" end
+    if f.default ~= nil and f.default ~= "" then notes[#notes + 1] = "default " .. tostring(f.default) end
+    if f.values then notes[#notes + 1] = table.concat(f.values, "|") end
+    lines[#lines + 1] = ("  %s%s%s%s"):format(f.name, f.type == "map" and ".KEY" or "",
+      #notes > 0 and " (" .. table.concat(notes, ", ") .. ")" or "", f.help and "  " .. f.help or "")
+  end
+  return table.concat(lines, "\n")
+end
+
+-- ---- scope ---------------------------------------------------------------------------------------
+
+--- Each item through its check; the first that fails ends the command.
+local function checked(list, check, option, ctx)
+  local out, seen = {}, {}
+  for _, text in ipairs(list) do
+    local value, why, advice = check(text)
+    if value == nil then report.usage(("--%s: %s"):format(option, why)) end
+    if advice then ctx.note("note: " .. advice) end
+    if not seen[value] then
+      seen[value] = true
+      out[#out + 1] = value
+    end
+  end
+  return out
+end
+
+local function read_scope(plain, opt, ctx)
+  if opt.host then plain.hosts = checked(opt.host, records.host, "host", ctx) end
+  if opt.method then plain.methods = checked(opt.method, records.method, "method", ctx) end
+  if opt.path then plain.paths = checked(opt.path, records.path, "path", ctx) end
+  if opt.address then plain.addresses = checked(opt.address, records.cidr, "address", ctx) end
+  if opt.plain_http then plain.plain_http = true end
+  if opt.port then
+    plain.ports = checked(opt.port, records.port, "port", ctx)
+  elseif opt.plain_http then
+    plain.ports = { 443, 80 }
+  end
+  if opt.bundle then
+    plain.bundles = checked(opt.bundle, records.name, "bundle", ctx)
+    for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
+  end
+end
+
+--- env and placeholder come as fields (common to all types) or as options.
+local function read_env(plain, into, opt)
+  local env, shape = into.env, into.placeholder
+  for name, check in pairs { env = records.env_name, placeholder = records.shape } do
+    if opt[name] then
+      local value, why = check(opt[name])
+      if not value then report.usage(("--%s: %s"):format(name, why)) end
+      if name == "env" then env = value else shape = value end
+    end
+  end
+  plain.env = env or plain.env
+  if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
+  if shape or env then plain.placeholder = shape or records.shape_for(env, plain.hosts) end
+end
+
+--- What is no error but seldom meant.
+local function advise(plain, ctx)
+  local addr = require "addr"
+  for _, p in ipairs(plain.ports) do
+    if p == 80 and not plain.plain_http then
+      ctx.note("note: on port 80 there is hardly ever TLS, and without --plain-http this credential goes over TLS only")
+    end
+  end
+  for _, h in ipairs(plain.hosts) do
+    local why = addr.parse(h) and addr.guard(h)
+    if why and not plain.addresses then
+      ctx.note(("note: %s is %s; the address guard refuses it unless you add --address %s"):format(h, why, records.cidr(h)))
+    end
+  end
+end
+
+-- ---- showing -------------------------------------------------------------------------------------
+
+local function joined(list, empty) return list and #list > 0 and table.concat(list, ",") or empty end
+
+--- A record as JSON shows it: plain members, and the names of the secrets.
+local function public(record)
+  local out = db.plain(record)
+  for _, k in ipairs { "hosts", "ports", "methods", "paths", "addresses", "bundles" } do
+    if out[k] then report.array(out[k]) end
+  end
+  local names = {}
+  for _, sealed in ipairs(record.sealed or {}) do
+    names[#names + 1] = sealed:gsub("^f/", ""):gsub("^h/", "headers."):gsub("/", ".")
+  end
+  table.sort(names)
+  out.secrets = report.array(names)
+  return out
+end
+
+local function list(_, opt, ctx)
+  db.open(ctx)
+  local rows, out = {}, report.array()
+  for key, record, damaged in db.each("credential", "") do
+    if not record or damaged then
+      rows[#rows + 1] = { key, "", "", "", "damaged: refused" }
+      out[#out + 1] = { name = key, damaged = true }
+    else
+      rows[#rows + 1] = { record.name, record.type, joined(record.hosts, ""), joined(record.bundles, "(none)"),
+        record.enabled == false and "disabled" or "enabled" }
+      out[#out + 1] = public(record)
+    end
+  end
+  if ctx.json then
+    ctx.out(report.json(out))
+  elseif #rows == 0 then
+    ctx.note("There are no credentials yet: sallyport credential add --help")
+  else
+    ctx.out(report.columns({ "NAME", "TYPE", "HOSTS", "BUNDLES", "STATE" }, rows))
+  end
+  return 0
+end
+
+local function token_state(name, now)
+  local state = require("store").peek("state", name)
+  if not state then return nil end
+  return { expires_at = state.expires_at, obtained_at = state.obtained_at, last_error = state.last_error,
+    last_error_at = state.last_error_at,
+    valid = state.expires_at ~= nil and state.expires_at > now and not state.final }
+end
+
+local function shown(value)
+  if type(value) ~= "table" then return report.clean(value) end
+  if #value > 0 then return report.clean(table.concat(value, " ")) end
+  local parts = {}
+  for k, v in pairs(value) do parts[#parts + 1] = k .. "=" .. tostring(v) end
+  table.sort(parts)
+  return report.clean(table.concat(parts, " "))
+end
+
+local function show(args, _, ctx)
+  db.open(ctx)
+  local record = db.need("credential", args[1])
+  local now = require("time").wall()
+  local token = token_state(record.name, now)
+  if ctx.json then
+    local out = public(record)
+    out.token = token
+    ctx.out(report.json(out))
+    return 0
+  end
+  local rows = {}
+  local function line(name, value)
+    if value and value ~= "" then rows[#rows + 1] = { name, value } end
+  end
+  line("name", record.name)
+  line("type", record.type)
+  line("state", record.enabled == false and "disabled" or "enabled")
+  line("hosts", joined(record.hosts))
+  line("ports", joined(record.ports) .. (record.plain_http and " (plain HTTP too)" or ""))
+  line("methods", joined(record.methods, "all"))
+  line("paths", joined(record.paths, "all"))
+  line("addresses", joined(record.addresses, nil))
+  line("bundles", joined(record.bundles, "(none)"))
+  line("env", record.env and ("%s, shaped %s"):format(record.env, record.placeholder or "") or nil)
+  line("created", report.time(record.created))
+  local rest = {}
+  for name, value in pairs(record.fields or {}) do rest[#rest + 1] = { name, shown(value) } end
+  for name, members in pairs(record.split or {}) do
+    for member, value in pairs(members) do rest[#rest + 1] = { name .. "." .. member, shown(value) } end
+  end
+  for name, value in pairs(record.headers or {}) do rest[#rest + 1] = { "headers." .. name, shown(value) } end
+  for _, name in ipairs(public(record).secrets) do rest[#rest + 1] = { name, "(secret, set)" } end
+  table.sort(rest, function(a, b) return a[1] < b[1] end)
+  for _, r in ipairs(rest) do line(r[1], r[2]) end
+  if token then
+    line("token", token.valid and ("valid until %s"):format(report.time(token.expires_at)) or "none that is valid")
+    if token.last_error then
+      line("last error", ("%s at %s"):format(token.last_error, report.time(token.last_error_at) or "?"))
+    end
+  end
+  ctx.out(report.columns(nil, rows))
+  return 0
+end
+
+-- ---- writing -------------------------------------------------------------------------------------
+
+--- The type's own checks; then the record's plain members are complete, and the answer is what is sealed.
+local function settle(pol, plain, into)
+  local policy = require "policy"
+  local ok, field, message = policy.check_credential(pol, into.values)
+  if not ok then
+    report.usage(field and ("%s %s"):format(field, tostring(message)) or tostring(message),
+      ("fields of %s:\n%s"):format(pol.name, field_help(pol)))
+  end
+  local secrets, names = nil, {}
+  plain.fields, plain.split, secrets = fields.parts(policy.fields(pol), into.values)
+  plain.headers = next(into.headers) and into.headers or nil
+  for sealed, handle in pairs(into.sealed) do
+    secrets[sealed] = handle
+    names[#names + 1] = sealed:sub(3)
+  end
+  table.sort(names)
+  plain.secret_headers = #names > 0 and names or nil
+  return secrets
+end
+
+local function taken(name)
+  report.fail(("there is a credential '%s' already"):format(name), ("sallyport credential set %s … changes it"):format(name))
+end
+
+local function add(args, opt, ctx)
+  local name, why = records.name(args[1])
+  if not name then report.usage(why) end
+  db.open(ctx)
+  if db.peek("credential", name, "the credential") then taken(name) end
+  if not opt.type then report.usage("--type is missing", "types: " .. table.concat(type_names(), ", ")) end
+  local pol = load_type(opt.type)
+  if not opt.host then report.usage("--host is missing: it says where the secret may go", "--host api.example.com") end
+  local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
+  local specs = require("policy").fields(pol)
+  read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
+  local into = fields.read(ctx, specs, table.move(args, 2, #args, 1, {}))
+  read_env(plain, into, opt)
+  fields.ask(ctx, specs, into)
+  local secrets = settle(pol, plain, into)
+  plain.created = require("time").wall()
+  db.change(function()
+    if db.peek("credential", name, "the credential") then taken(name) end
+    plain.order = require("store").generation()
+    return { { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = secrets } }
+  end)
+  advise(plain, ctx)
+  local me = require("cli.home").command(ctx)
+  ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
+    .. "  %s credential test %s\n  %s explain GET https://%s/"):format(name, joined(plain.hosts), joined(plain.bundles),
+    me, name, me, (plain.hosts[1]:gsub("^%*", "any"))))
+  return 0
+end
+
+local clearable = { method = "methods", path = "paths", address = "addresses", env = "env", placeholder = "placeholder",
+  ["plain-http"] = "plain_http", bundle = "bundles" }
+
+--- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
+local function clear(plain, kept, names, specs)
+  for _, n in ipairs(names or {}) do
+    local name, member = n:match("^([^.]+)%.?(.*)$")
+    local known = false
+    for _, s in ipairs(specs) do known = known or s.name == name end
+    if clearable[n] then
+      plain[clearable[n]] = n == "bundle" and {} or nil
+      if n == "env" then plain.placeholder = nil end
+    elseif name == "headers" then
+      kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
+    elseif not known then
+      report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
+        "it takes method, path, address, env, placeholder, plain-http, bundle, a field, or headers.NAME")
+    elseif member ~= "" and type(kept.values[name]) == "table" then
+      kept.values[name][member] = nil
+    else
+      kept.values[name] = nil
+    end
+  end
+end
+
+local function set(args, opt, ctx)
+  local given = table.move(args, 2, #args, 1, {})
+  db.open(ctx)
+  db.need("credential", args[1])
+  if #given == 0 and not next(opt) then report.usage("nothing to change was named", "sallyport credential set --help") end
+  local typed, plain   -- secrets are read once, however often the commit is tried
+  db.change(function()
+    local record, why = require("store").get("credential", args[1])
+    if not record then report.fail(("the credential cannot be read: %s"):format(tostring(why)), "remove it and add it again") end
+    local pol = load_type(record.type)
+    local specs = require("policy").fields(pol)
+    plain = db.plain(record)
+    local kept = fields.kept(record)
+    clear(plain, kept, opt.clear, specs)
+    read_scope(plain, opt, ctx)
+    typed = typed or fields.read(ctx, specs, given)
+    read_env(plain, typed, opt)
+    local secrets = settle(pol, plain, fields.over(kept, typed, specs))
+    return { { op = "put", db = "credential", key = plain.name, version = record.version, plain = plain, secrets = secrets } }
+  end)
+  advise(plain, ctx)
+  ctx.note(("Changed '%s'; it counts from the next request."):format(plain.name))
+  return 0
+end
+
+--- enable and disable: one member changes, the sealed fields stay as they are.
+local function switch(on)
+  return function(args, _, ctx)
+    db.open(ctx)
+    db.change(function()
+      local record = db.need("credential", args[1])
+      local plain = db.plain(record)
+      plain.enabled = on
+      return { { op = "put", db = "credential", key = args[1], version = record.version, plain = plain, keep = true } }
+    end)
+    ctx.note(("'%s' is %s from the next request."):format(args[1], on and "enabled" or "disabled"))
+    return 0
+  end
+end
+
+local function remove(args, _, ctx)
+  db.open(ctx)
+  local store = require "store"
+  for _, name in ipairs(args) do
+    local _, code = store.peek("credential", name)
+    if code ~= "damaged" then db.need("credential", name) end   -- a damaged one can always be removed
+  end
+  db.change(function()
+    local ops = {}
+    for _, name in ipairs(args) do
+      for _, where in ipairs { "credential", "state", "lease" } do
+        ops[#ops + 1] = { op = "del", db = where, key = name }
+      end
+    end
+    return ops
+  end)
+  ctx.note(("Removed %s."):format(table.concat(args, ", ")))
+  return 0
+end
+
+-- ---- test ----------------------------------------------------------------------------------------
+
+local function test(args, opt, ctx)
+  db.open(ctx)
+  local record = db.need("credential", args[1])
+  return require("cli.credential_test").run(record, args[2], opt, ctx)
+end
+
+local fields_help = [[
+
+Fields belong to the type; `sallyport policy show TYPE` prints it. A plain field is literal: header=x-api-key.
+A secret is never written on the command line, where the shell's history and `ps` would keep it:
+  token=@FILE       read from a file        token=-          from standard input
+  token=env:NAME    from a variable         (left out)       asked on the terminal, not shown
+One final newline is dropped. Common to all types: headers.NAME=VALUE adds a header to every request (a literal
+is plain; @FILE, - and env:NAME are secret), env=NAME is --env, placeholder=SHAPE is --placeholder.
+]]
+
+return {
+  { words = "credential add", args = "NAME --type TYPE --host HOST … [FIELD=VALUE …]", min = 1, fields = true,
+    means = field_means, summary = "keep a secret and say where it may go",
+    options = with({ { name = "type", arg = "TYPE", help = "how it becomes authentication: bearer, basic, api_key, …" } },
+      scope_options),
+    help = [[
+Keeps a credential: its secret sealed, and where it may go. Requests of agents that hold its bundle carry
+it to those hosts, and nowhere else.
+]] .. fields_help .. [[
+
+examples:
+  sallyport credential add gh --type bearer --host api.github.com env=GH_TOKEN
+  sallyport credential add gh-git --type basic --host github.com username=me password=env:GH_TOKEN
+  sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET header=x-api-key key=@key.txt
+  sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
+  pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
+      token_url=https://login.example.com/token client_id=abc client_secret=-
+]], run = add },
+  { words = "credential list", max = 0, summary = "names, types, hosts; never a secret", help = [[
+Lists credentials. With --json it prints everything but the secrets, and those by name.
+
+example:
+  sallyport credential list --json | jq '.[].hosts'
+]], run = list },
+  { words = "credential show", args = "NAME", min = 1, max = 1, summary = "one credential, secrets as '(secret, set)'",
+    help = [[
+Shows where a credential may go, its plain fields, which secrets are set, and how its token stands.
+No command shows a secret again.
+
+example:
+  sallyport credential show gh
+]], run = show },
+  { words = "credential set", args = "NAME [options] [FIELD=VALUE …]", min = 1, fields = true, means = field_means,
+    summary = "change its scope or fields",
+    options = with(scope_options, { { name = "clear", arg = "WHAT", many = true,
+      help = "take away: method, path, address, env, plain-http, bundle, a field, headers.NAME" } }),
+    help = [[
+Changes what is named and keeps the rest. A list option replaces the whole list.
+]] .. fields_help .. [[
+
+examples:
+  sallyport credential set gh token=@new-token.txt
+  sallyport credential set gh --host api.github.com --host uploads.github.com
+  sallyport credential set gh --clear path --clear headers.x-team
+]], run = set },
+  { words = "credential enable", args = "NAME", min = 1, max = 1, summary = "use it again",
+    help = "Undoes `credential disable`, from the next request.\n\nexample:\n  sallyport credential enable gh\n", run = switch(true) },
+  { words = "credential disable", args = "NAME", min = 1, max = 1, summary = "keep it, but use it no more",
+    help = "From the next request nothing carries it; its hosts are refused unless something else allows them.\n\n"
+      .. "example:\n  sallyport credential disable gh\n", run = switch(false) },
+  { words = "credential test", args = "NAME [URL]", min = 1, max = 2, summary = "try it: token, one small read, status",
+    help = [[
+Fetches a token where the type has one, then sends one GET with the credential to the URL and says the
+status, and which headers were set: names, never values. The URL must be one that the credential may go to;
+left out, it is the root of its first host.
+
+examples:
+  sallyport credential test gh https://api.github.com/user
+  sallyport credential test crm
+]], run = test },
+  { words = "credential remove", args = "NAME …", min = 1, summary = "forget it, its token too", help = [[
+Forgets the credential and its tokens at once. Nothing is revoked at the provider.
+
+example:
+  sallyport credential remove gh
+]], run = remove },
+}

@@ -1,0 +1,115 @@
+--- The store as commands use it: opened once, read whole, written in one short commit.
+local report = require "cli.report"
+local M = {}
+
+local PAGE = 256             -- records a read takes at once
+local COMMIT_MS = 20000      -- a server's commits last milliseconds; a longer wait has another cause
+local RETRIES = 5            -- another command wrote the same record first: read again and decide again
+
+-- The store says what is wrong; this is what to do about it.
+local open_hints = {
+  absent = "sallyport init makes one; --home DIR or SALLYPORT_HOME names another",
+  key_absent = "put the key file that was made with it back in its place, mode 0600; nothing was changed",
+  key_mode = "make it its owner's alone (mode 0600); nothing was changed",
+  wrong_key = "put the key file that was made with it back in its place; nothing was changed",
+  newer_format = "use that version; nothing was changed",
+  damaged = "restore a backup: sallyport restore FILE",
+  full = "free some room and try again; nothing was changed",
+  busy = "wait for the others to finish, or end them",
+}
+
+--- Ends the command with what store.open answered.
+function M.not_open(home, code, detail)
+  report.fail(detail or ("the store in %s cannot be opened: %s"):format(home, code), open_hints[code])
+end
+
+--- Opens the store of ctx.home or ends the command with the reason.
+function M.open(ctx)
+  if ctx.opened then return end
+  local ok, code, detail = require("store").open(ctx.home, {})
+  if not ok then M.not_open(ctx.home, code, detail) end
+  ctx.opened = true
+end
+
+--- Every record below a prefix, in order of keys: for key, record (as store.peek), damaged in db.each(...).
+function M.each(name, prefix)
+  local store = require "store"
+  local page, at, after = {}, 0, nil
+  return function()
+    at = at + 1
+    if at > #page then
+      if after == false then return nil end
+      page, at = store.each(name, prefix, after, PAGE), 1
+      after = #page == PAGE and page[#page].key or false
+      if #page == 0 then return nil end
+    end
+    local item = page[at]
+    return item.key, item.record, item.damaged
+  end
+end
+
+--- One record's plain part, or nil; a damaged one ends the command.
+function M.peek(name, key, what)
+  local record, code = require("store").peek(name, key)
+  if not record and code == "damaged" then
+    report.fail(what .. " is damaged on the disk and is refused", "remove it and add it again, or restore a backup")
+  end
+  return record
+end
+
+--- Names below a prefix: for "did you mean".
+function M.names(name, prefix)
+  local list = {}
+  for key in M.each(name, prefix) do
+    local rest = key:sub(#prefix + 1)
+    if not rest:find("/", 1, true) then list[#list + 1] = rest end
+  end
+  return list
+end
+
+local kinds = {
+  credential = { db = "credential", prefix = "", add = "sallyport credential list" },
+  bundle = { db = "bundle", prefix = "", add = "sallyport bundle add %s" },
+  agent = { db = "agent", prefix = "a/", add = "sallyport agent list" },
+}
+
+--- The record of a credential, bundle or agent that must be there.
+function M.need(kind, name)
+  local k = kinds[kind]
+  local record = M.peek(k.db, k.prefix .. name, ("%s '%s'"):format(kind, name))
+  if record then return record end
+  local near = require("records").nearest(name, M.names(k.db, k.prefix))
+  report.fail(("there is no %s '%s'"):format(kind, report.clean(name)),
+    near and ("did you mean %s?"):format(near) or k.add:format(report.clean(name)))
+end
+
+local why_not_written = {
+  full = { "there is no room on the disk", "free some and try again; nothing was changed" },
+  timeout = { "another process holds the store", "a stopped sallyport command may hold it: see `jobs` and `ps`" },
+  conflict = { "another command changed the same record at the same time", "try again" },
+}
+
+--- Commits what build() answers; build runs again when somebody else wrote first. It must read before it decides.
+function M.change(build)
+  local store, time = require "store", require "time"
+  local code
+  for _ = 1, RETRIES do
+    local ok, result = store.commit(build(), time.now() + COMMIT_MS)
+    if ok then return result end
+    code = result
+    if code ~= "conflict" then break end
+  end
+  local why = why_not_written[code] or { "the store could not be written: " .. tostring(code) }
+  report.fail(why[1], why[2])
+end
+
+--- A record's plain members alone: what a `put` takes.
+function M.plain(record)
+  local copy = {}
+  for k, v in pairs(record) do
+    if k ~= "version" and k ~= "secrets" and k ~= "sealed" then copy[k] = v end
+  end
+  return copy
+end
+
+return M

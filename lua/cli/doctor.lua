@@ -1,0 +1,237 @@
+--- sallyport doctor: what is not as it should be on this machine.
+local db = require "cli.db"
+local home = require "cli.home"
+local records = require "records"
+local report = require "cli.report"
+
+local ROOM_MIN = 64 << 20         -- the store's own growth and a log; below it writes may begin to fail
+local MEMLOCK_MIN = 2 << 20       -- some hundred secrets and what is in flight
+local CA_SOON = 90 * 86400
+
+-- Each check answers a level, a sentence, and where something is to be done, what.
+local OK, WARN, BAD = "ok", "warn", "bad"
+
+local function octal(n) return ("%03o"):format(n) end
+
+local function path_check(host, path, mode, kind)
+  local s, why = host.stat(path)
+  if not s then return why == "absent" and BAD or WARN, ("%s: %s"):format(path, why == "absent" and "is missing" or why) end
+  if s.type ~= kind then return BAD, ("%s is a %s, not a %s"):format(path, s.type, kind) end
+  if s.uid ~= host.uid() then
+    return BAD, ("%s belongs to %s"):format(path, host.user_name(s.uid) or s.uid), "chown it to the user who serves"
+  end
+  if s.mode & ~mode & tonumber("777", 8) ~= 0 then
+    return BAD, ("%s has mode %s"):format(path, octal(s.mode)), ("chmod %s %s"):format(octal(mode), path)
+  end
+  return OK, ("%s, mode %s"):format(path, octal(s.mode))
+end
+
+local function files(ctx, say)
+  local host, h = ctx.host, ctx.home
+  say("data directory", path_check(host, h, tonumber("700", 8), "dir"))
+  say("key file", path_check(host, h .. "/key", tonumber("600", 8), "file"))
+  for _, dir in ipairs { "/store", "/log" } do
+    local bad = false
+    for _, name in ipairs(host.list_dir(h .. dir) or {}) do
+      local level, text, fix = path_check(host, ("%s%s/%s"):format(h, dir, name), tonumber("600", 8), "file")
+      if level ~= OK then
+        bad = true
+        say("store files", level, text, fix)
+      end
+    end
+    if not bad then say("store files", OK, h .. dir) end
+  end
+  local disk = host.disk(h)
+  if disk then
+    say("disk", disk.free < ROOM_MIN and BAD or OK, ("%d MiB are free"):format(disk.free >> 20),
+      disk.free < ROOM_MIN and "free some: a refresh refuses to begin where its answer has no room" or nil)
+  end
+end
+
+local function store(ctx, say)
+  local s = require "store"
+  local ok, code, detail = s.open(ctx.home, {})
+  if not ok then
+    say("store", BAD, tostring(detail or code))
+    ok = s.open(ctx.home, { keyless = true })   -- what can be read without the key is looked at all the same
+    if not ok then return false end
+  end
+  ctx.opened = true
+  local damaged, seen = {}, 0
+  for _, name in ipairs { "meta", "policy", "credential", "state", "bundle", "agent" } do
+    for key, record, bad in db.each(name, "") do
+      seen = seen + 1
+      local broken = bad or not record
+      if not broken and record.sealed and #record.sealed > 0 then
+        local _, why = s.get(name, key)
+        broken = why == "damaged"
+      end
+      if broken then damaged[#damaged + 1] = name .. "/" .. key end
+    end
+  end
+  if #damaged == 0 then
+    say("records", OK, ("%d, all as they were written"):format(seen))
+  end
+  for _, d in ipairs(damaged) do
+    say("records", BAD, d .. " is damaged and refused", "remove it and add it again, or restore a backup")
+  end
+  return true
+end
+
+local function certificates(_, say, now)
+  local ca = require("store").peek("meta", "ca")
+  if not ca then
+    say("CA", BAD, "there is none", "sallyport init")
+    return
+  end
+  local left = ca.not_after - now
+  say("CA", left < 0 and BAD or left < CA_SOON and WARN or OK,
+    left < 0 and "has expired: no client accepts it" or ("valid until %s"):format(report.time(ca.not_after)),
+    left < CA_SOON and "make a new data directory and give its CA to the clients" or nil)
+end
+
+local function client_files(ctx, say)
+  local dir = home.public(ctx.home)
+  local s = ctx.host.stat(dir)
+  if not s then
+    say("client files", WARN, dir .. " is missing", "sallyport ca writes it again")
+    return
+  end
+  if s.mode & tonumber("055", 8) ~= tonumber("055", 8) or s.mode & tonumber("022", 8) ~= 0 then
+    say("client files", WARN, ("%s has mode %s"):format(dir, octal(s.mode)), "chmod 755 " .. dir)
+    return
+  end
+  -- Agents of other users must be able to walk there.
+  local at = ""
+  for part in dir:gmatch("[^/]+") do
+    at = at .. "/" .. part
+    local p = ctx.host.stat(at)
+    if p and p.type == "dir" and p.mode & 1 == 0 then
+      say("client files", WARN, ("other users cannot enter %s, so not read %s"):format(at, dir),
+        "fine where agents get the CA another way (http://PROXY/ca.pem); else put the data directory elsewhere, e.g. /var/lib/sallyport")
+      return
+    end
+  end
+  say("client files", OK, dir)
+end
+
+local function machine(ctx, say, now)
+  local host = ctx.host
+  local m = host.memlock()
+  if m.locked then
+    say("locked memory", OK, "secrets cannot be swapped out")
+  else
+    say("locked memory", WARN, m.limit and m.limit < MEMLOCK_MIN and ("the limit is %d KiB, so secrets may reach the swap"):format(m.limit >> 10)
+      or "memory cannot be locked, so secrets may reach the swap",
+      "raise it: LimitMEMLOCK=64M in a systemd unit, or ulimit -l; or use no swap, or an encrypted one")
+  end
+  if now < (host.build_time or 0) then
+    say("clock", BAD, "it is before this program was built: upstream TLS answers clock_unset", "set the clock")
+  else
+    say("clock", OK, report.time(now))
+  end
+  local pattern = host.read_file("/proc/sys/kernel/core_pattern", 4096)
+  local limits = host.read_file("/proc/self/limits", 65536) or ""
+  local core = limits:match("Max core file size%s+(%S+)")
+  if core == "0" or (pattern and pattern:sub(1, 1) ~= "|" and core == "0") then
+    say("core dumps", OK, "off")
+  else
+    say("core dumps", WARN, "this process may dump core; what is locked is left out of it, requests are not",
+      "ulimit -c 0, or LimitCORE=0 in a systemd unit")
+  end
+end
+
+local function listeners(_, say)
+  local open
+  for _, l in ipairs(records.settings(nil).listen) do
+    if not l:find("^127%.") and not l:find("^%[::1%]:") then
+      open = true
+      say("listener", WARN, l .. " can be reached from other machines", "tokens travel to it in the clear: keep it on a network of the agents alone")
+    end
+  end
+  if not open then say("listener", OK, "loopback only") end
+  if #records.settings(nil).allow_address > 0 then
+    say("address guard", WARN, "allow-address opens it for every host", "sallyport set allow-address --default; --address on the one credential does it")
+  end
+end
+
+local function policies(_, say)
+  local edited = {}
+  for _, p in ipairs(require("policy").list()) do
+    if p.why or p.status == "damaged" then
+      edited[#edited + 1] = p.name
+      say("policies", BAD, ("%s is refused: %s"):format(p.name, p.why or p.status), ("sallyport policy rollback %s 0"):format(p.name))
+    elseif p.status:find("changed since", 1, true) then
+      edited[#edited + 1] = p.name
+      say("policies", WARN, ("%s was edited, and its default has changed since"):format(p.name),
+        ("compare: sallyport policy show %s; sallyport policy show %s 0"):format(p.name, p.name))
+    end
+  end
+  if #edited == 0 then say("policies", OK, "none is behind its default") end
+end
+
+--- A process of our own user that holds one of our tokens could as well read the key file.
+local function same_user(ctx, say)
+  local host = ctx.host
+  local list, mine = {}, host.pid()
+  for _, name in ipairs(host.list_dir("/proc") or {}) do
+    local pid = name:find("^%d+$") and math.tointeger(tonumber(name))
+    local s = pid and pid ~= mine and host.stat("/proc/" .. name)
+    if s and s.uid == host.uid() then
+      local environ = host.read_file(("/proc/%s/environ"):format(name), 1 << 20)
+      if environ and environ:find(":sp_agt_[%w_-]+@") then
+        local comm = (host.read_file(("/proc/%s/comm"):format(name), 4096) or "?"):gsub("%s+$", "")
+        list[#list + 1] = ("%s (%s)"):format(comm, name)
+      end
+    end
+  end
+  if #list == 0 then
+    say("agents' user", OK, "no process of this user uses the proxy")
+  else
+    say("agents' user", WARN, ("run as the user who owns the key file: %s"):format(table.concat(list, ", ", 1, math.min(#list, 8))),
+      "they can read every credential: run agents as another user or in a container")
+  end
+end
+
+local function run(_, _, ctx)
+  local out, worst = report.array(), OK
+  local function say(what, level, text, fix)
+    out[#out + 1] = { check = what, level = level, text = text, fix = fix }
+    if level == BAD or (level == WARN and worst == OK) then worst = level end
+  end
+  local now = require("time").wall()
+  if not ctx.host.stat(ctx.home) then
+    report.fail("there is no data directory at " .. ctx.home, "sallyport init makes one; --home DIR names another")
+  end
+  files(ctx, say)
+  if store(ctx, say) then
+    certificates(ctx, say, now)
+    client_files(ctx, say)
+    listeners(ctx, say)
+    policies(ctx, say)
+    say("server", OK, ctx.host.lock_held(ctx.home) and "runs" or "does not run")
+  end
+  machine(ctx, say, now)
+  same_user(ctx, say)
+  if ctx.json then
+    ctx.out(report.json(out))
+  else
+    for _, o in ipairs(out) do
+      ctx.out(("%-4s  %-15s %s\n"):format(o.level, o.check, report.clean(o.text)))
+      if o.fix then ctx.out(("%22s-> %s\n"):format("", report.clean(o.fix))) end
+    end
+  end
+  return worst == BAD and 1 or 0
+end
+
+return {
+  { words = "doctor", max = 0, summary = "what is not as it should be on this machine", help = [[
+Checks modes and owners of files, the key, damaged records, the CA, policies behind their default, listeners
+beyond loopback, memory that cannot be locked, the clock, core dumps, room on the disk, and agents that run as
+the user who owns the key. Exit 1 where something is bad; warnings alone are exit 0.
+
+examples:
+  sallyport doctor
+  sallyport doctor --json | jq '.[] | select(.level != "ok")'
+]], run = run },
+}

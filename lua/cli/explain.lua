@@ -1,0 +1,73 @@
+--- sallyport explain
+local db = require "cli.db"
+local records = require "records"
+local report = require "cli.report"
+
+local function decision_line(d)
+  if d.decision ~= "allow" then
+    return ("DENY   %s%s"):format(d.code or "refused", d.status and (" (%d)"):format(d.status) or "")
+  end
+  if d.credential then return ("ALLOW  with the credential '%s'"):format(d.credential) end
+  return "ALLOW  without a credential" .. (d.domain and (", by the domain entry %s"):format(d.domain) or "")
+end
+
+local function readable(d, method, url)
+  local lines = { decision_line(d), ("       %s %s"):format(method, url) }
+  local function line(name, value)
+    if value and value ~= "" then lines[#lines + 1] = ("%-6s %s"):format(name, value) end
+  end
+  line("agent", d.agent)
+  line("bundle", d.bundle)
+  line("rule", d.rule)
+  line("why", d.message or d.decision == "allow" and d.reason or nil)
+  line("hint", d.hint)
+  if d.considered and #d.considered > 0 then
+    lines[#lines + 1] = "\nconsidered:"
+    local rows = {}
+    for i, c in ipairs(d.considered) do rows[i] = { "  " .. c.kind, c.name, c.bundle or "", c.why or "" } end
+    lines[#lines + 1] = report.columns({ "  KIND", "NAME", "BUNDLE", "WHY" }, rows):gsub("\n$", "")
+  end
+  for i, l in ipairs(lines) do
+    lines[i] = l:gsub("[^\n]+", report.clean)
+  end
+  return table.concat(lines, "\n") .. "\n"
+end
+
+local function explain(args, opt, ctx)
+  local method, why, advice = records.method(args[1])
+  if not method then
+    if args[1]:upper() ~= "TRACE" and args[1]:upper() ~= "CONNECT" then report.usage(why, "sallyport explain GET https://api.example.com/") end
+    method = args[1]:upper()
+  end
+  if advice then ctx.note("note: " .. advice) end
+  local url = args[2]
+  if not url:find("^%a[%w+.-]*://") then
+    report.usage("a URL has a scheme", ("sallyport explain %s https://%s"):format(method, report.clean(url)))
+  end
+  db.open(ctx)
+  if opt.agent then db.need("agent", opt.agent) end
+  local d, trouble = require("pipeline").explain { agent = opt.agent, method = method, url = url }
+  if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
+  if ctx.json then
+    d.method, d.url = method, url
+    d.considered = report.array(d.considered or {})
+    ctx.out(report.json(d))
+  else
+    ctx.out(readable(d, method, url))
+  end
+  return 0
+end
+
+return {
+  { words = "explain", args = "[--agent A] METHOD URL", min = 2, max = 2, summary = "what would happen to a request, and why",
+    options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds the bundle `default`" } },
+    help = [[
+Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
+code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. METHOD may be
+WEBSOCKET for the upgrade.
+
+examples:
+  sallyport explain --agent claude GET https://api.github.com/user
+  sallyport explain --agent claude --json POST https://api.github.com/gists | jq .decision
+]], run = explain },
+}

@@ -1,0 +1,221 @@
+--- The fields of a credential: from what was typed to what the store keeps.
+-- A secret goes from its file, standard input, variable or terminal into a handle; this code never sees it.
+local records = require "records"
+local report = require "cli.report"
+local M = {}
+
+local PLAIN_FILE_MAX = 1 << 20   -- a certificate or a document without secrets
+
+local function how(label)
+  return ("%s=@FILE, %s=- (standard input), %s=env:NAME, or leave it out to be asked"):format(label, label, label)
+end
+
+local troubles = {
+  control = "%s has a control byte in it (a line break, perhaps)",
+  too_large = "%s is too large",
+  absent = "%s: there is no such file",
+  unset = "%s: that variable is not set",
+  no_tty = "%s is missing and there is no terminal to ask on",
+  cancelled = "%s: cancelled",
+}
+
+local function read(ctx, a, label, opts)
+  if a.from == "file" then return ctx.host.read_secret_file(a.value, opts) end
+  if a.from == "env" then return ctx.host.env_secret(a.value, opts) end
+  if a.from == "ask" then return ctx.host.tty_secret(label .. " (not shown): ", opts) end
+  if ctx.stdin_taken then report.usage("standard input can give one field only") end
+  ctx.stdin_taken = true
+  return ctx.host.read_secret_stdin(opts)
+end
+
+--- One secret from where the assignment says; an empty one only where `may_be_empty`, and then it may be literal too.
+function M.secret(ctx, a, label, opts, may_be_empty)
+  if a.from == "literal" and a.value == "" and may_be_empty then return require("secret.core").of("") end
+  if a.from == "literal" then
+    report.usage(("%s is a secret and never comes from the command line (the shell keeps it)"):format(label), how(label))
+  end
+  local value, second = read(ctx, a, label, opts or {})
+  if not value then
+    report.fail((troubles[second] or "%s: " .. tostring(second):gsub("%%", "%%%%")):format(label), how(label))
+  end
+  if second and not may_be_empty then report.fail(label .. " is empty", how(label)) end
+  return value
+end
+
+local function plain(ctx, spec, a, label)
+  if (spec.type == "pem" or spec.type == "document") and a.from == "file" then
+    local text, why = ctx.host.read_file(a.value, PLAIN_FILE_MAX)
+    if not text then report.fail(("%s: cannot read that file: %s"):format(label, why)) end
+    return text
+  end
+  local value, why = records.field_value(spec, a.text)
+  if value == nil then report.usage(why) end
+  return value
+end
+
+local function find(specs, name)
+  local names = {}
+  for _, s in ipairs(specs) do
+    if s.name == name then return s end
+    names[#names + 1] = s.name
+  end
+  local near = records.nearest(name, names)
+  table.move({ "headers.NAME", "env", "placeholder" }, 1, 3, #names + 1, names)
+  report.usage(("this type has no field '%s'"):format(report.clean(name):sub(1, 40)),
+    near and ("did you mean %s?"):format(near) or ("it has %s"):format(table.concat(names, ", ")))
+end
+
+--- Members that every type has: headers.NAME, env, placeholder.
+local function common(ctx, a, into)
+  if a.name == "env" or a.name == "placeholder" then
+    local check = a.name == "env" and records.env_name or records.shape
+    local value, why = check(a.text)
+    if not value then report.usage(("%s: %s"):format(a.name, why)) end
+    into[a.name] = value
+    return
+  end
+  if not a.key then report.usage("a header is given as headers.NAME=VALUE") end
+  local name, why = records.header_name(a.key)
+  if not name then report.usage(why) end
+  local label = "headers." .. name
+  into.headers[name], into.sealed["h/" .. name] = nil, nil
+  if a.from ~= "literal" then
+    into.sealed["h/" .. name] = M.secret(ctx, a, label)
+  elseif not require("http").field_value_ok(a.value) or not utf8.len(a.value) then
+    report.usage(label .. " has a byte that no header may hold (other letters are UTF-8)")
+  else
+    into.headers[name] = a.value
+  end
+end
+
+--- A document becomes its members, secret ones as handles.
+local function taken_apart(doc, spec)
+  local members, code, member = require("secret.core").split(doc, spec.split)
+  if not members then
+    report.fail(("%s is not the document that it should be: %s%s"):format(spec.name, code, member and " " .. member or ""))
+  end
+  return members
+end
+
+local function field(ctx, spec, a, into)
+  local label = a.key and a.name .. "." .. a.key or a.name
+  if (spec.type == "map") ~= (a.key ~= nil) then
+    report.usage(spec.type == "map" and ("%s takes one member at a time: %s.KEY=VALUE"):format(a.name, a.name)
+      or ("%s has no members: %s=VALUE"):format(a.name, a.name))
+  end
+  local value
+  if records.is_secret(spec) then
+    local multiline = spec.type == "pem" or spec.type == "document"
+    value = M.secret(ctx, a, label, { multiline = multiline }, spec.empty or not spec.required)
+    if spec.split then value = taken_apart(value, spec) end
+  else
+    value = plain(ctx, spec, a, label)
+  end
+  local before = into.values[a.name]
+  if spec.type == "map" then
+    into.values[a.name] = before or {}
+    into.values[a.name][a.key] = value
+  elseif spec.type == "list" and before then
+    table.move(value, 1, #value, #before + 1, before)
+  else
+    into.values[a.name] = value
+  end
+end
+
+local common_names = { headers = true, env = true, placeholder = true }
+
+--- Reads assignments into { values = by field, headers = plain ones, sealed = secret ones as "h/NAME", env, placeholder }.
+function M.read(ctx, specs, texts)
+  local into = { values = {}, headers = {}, sealed = {} }
+  for _, text in ipairs(texts) do
+    local a, why = records.assignment(text)
+    if not a then report.usage(why, "an option begins with two dashes; a field is FIELD=VALUE") end
+    if common_names[a.name] then
+      common(ctx, a, into)
+    else
+      field(ctx, find(specs, a.name), a, into)
+    end
+  end
+  return into
+end
+
+--- Values as the store keeps them: plain fields, documents' plain members, and sealed secrets by name.
+function M.parts(specs, values)
+  local is = require("secret").is
+  local fields, split, sealed = {}, {}, {}
+  for _, spec in ipairs(specs) do
+    local name, value = spec.name, values[spec.name]
+    if is(value) then
+      sealed["f/" .. name] = value
+    elseif type(value) == "table" and records.is_secret(spec) then
+      for member, v in pairs(value) do
+        if is(v) then
+          sealed["f/" .. name .. "/" .. member] = v
+        else
+          split[name] = split[name] or {}
+          split[name][member] = v
+        end
+      end
+    else
+      fields[name] = value
+    end
+  end
+  return fields, next(split) and split or nil, sealed
+end
+
+--- What is kept, in the shape of `read`: from a record with its secrets.
+function M.kept(record)
+  local into = { values = {}, headers = {}, sealed = {} }
+  for name, value in pairs(record.fields or {}) do into.values[name] = value end
+  for name, value in pairs(record.headers or {}) do into.headers[name] = value end
+  local function member(name, key, value)
+    if type(into.values[name]) ~= "table" then into.values[name] = {} end
+    into.values[name][key] = value
+  end
+  for name, members in pairs(record.split or {}) do
+    for key, value in pairs(members) do member(name, key, value) end
+  end
+  for sealed, handle in pairs(record.secrets or {}) do
+    local field = sealed:match("^f/(.+)$")
+    local name, key = (field or ""):match("^([^/]+)/(.+)$")
+    if name then
+      member(name, key, handle)
+    elseif field then
+      into.values[field] = handle
+    else
+      into.sealed[sealed] = handle
+    end
+  end
+  return into
+end
+
+--- Lays what was typed over what is kept: a map by its members, everything else whole.
+function M.over(kept, typed, specs)
+  for _, spec in ipairs(specs) do
+    local new = typed.values[spec.name]
+    if spec.type == "map" and new then
+      local all = kept.values[spec.name] or {}
+      for k, v in pairs(new) do all[k] = v end
+      kept.values[spec.name] = all
+    elseif new ~= nil then
+      kept.values[spec.name] = new
+    end
+  end
+  for name, value in pairs(typed.headers) do kept.headers[name], kept.sealed["h/" .. name] = value, nil end
+  for sealed, value in pairs(typed.sealed) do kept.headers[sealed:sub(3)], kept.sealed[sealed] = nil, value end
+  return kept
+end
+
+--- Asks on the terminal for each secret that is required and was not given.
+function M.ask(ctx, specs, into)
+  for _, spec in ipairs(specs) do
+    if spec.required and records.is_secret(spec) and into.values[spec.name] == nil then
+      if spec.type == "pem" or spec.type == "document" or spec.type == "map" or not ctx.host.isatty(0) then
+        report.fail(("%s is missing"):format(spec.name), how(spec.name))
+      end
+      into.values[spec.name] = M.secret(ctx, { from = "ask" }, spec.name, {}, spec.empty)
+    end
+  end
+end
+
+return M

@@ -1,0 +1,109 @@
+--- The data directory: making one, and the files for clients in the readable folder beside it.
+local db = require "cli.db"
+local report = require "cli.report"
+local M = {}
+
+--- 0700 hides the data directory from agents' users, so what they need lies next to it.
+function M.public(home) return home .. "-public" end
+
+--- How the reader of an advice calls this program: with its path, unless the shell finds it.
+function M.command(ctx)
+  local arg0 = ctx.host.arg0 or "sallyport"
+  local dir = arg0:match("^(.*)/[^/]*$")
+  for d in (ctx.host.getenv("PATH") or ""):gmatch("[^:]+") do
+    if d == dir then return "sallyport" end
+  end
+  return require("env").quote(arg0)
+end
+
+--- Where the folder is missing or a file differs (a new CA, new system roots), it is written again.
+-- Answers the two paths.
+function M.client_files(ctx)
+  local host = ctx.host
+  local ca = db.peek("meta", "ca", "the certificate authority")
+  if not ca then report.fail("the data directory has no certificate authority", "sallyport init makes it") end
+  local dir = M.public(ctx.home)
+  local paths = { ca = dir .. "/ca.pem", bundle = dir .. "/bundle.pem" }
+  local ok, why = host.mkdir(dir, tonumber("755", 8))
+  if not ok and why ~= "exists" then report.fail(("cannot make %s: %s"):format(dir, why)) end
+  local roots_file = host.system_roots()
+  local roots = roots_file and host.read_file(roots_file, 8 << 20)
+  if not roots then
+    ctx.note("note: no system roots found, so clients get our CA alone; install ca-certificates")
+  end
+  if roots and roots:sub(-1) ~= "\n" then roots = roots .. "\n" end
+  for path, text in pairs { [paths.ca] = ca.pem, [paths.bundle] = (roots or "") .. ca.pem } do
+    if host.read_file(path, 8 << 20) ~= text then
+      ok, why = host.write_file(path, text, tonumber("644", 8))
+      if not ok then report.fail(("cannot write %s: %s"):format(path, why)) end
+    end
+  end
+  return paths
+end
+
+local function refuse_foreign(ctx)
+  local host = ctx.host
+  local s, why = host.stat(ctx.home)
+  if not s then
+    if why ~= "absent" then report.fail(("cannot use %s: %s"):format(ctx.home, why)) end
+    local ok
+    ok, why = host.mkdir(ctx.home, tonumber("700", 8))
+    if not ok then report.fail(("cannot make %s: %s"):format(ctx.home, why)) end
+    return
+  end
+  if s.type ~= "dir" then report.fail(ctx.home .. " is not a directory", "--home DIR names another place") end
+  if s.uid ~= host.uid() then report.fail(ctx.home .. " belongs to another user", "run this command as that user") end
+  if s.mode & tonumber("077", 8) ~= 0 then
+    report.fail(("%s can be read by others (mode %03o)"):format(ctx.home, s.mode),
+      "chmod 700 it, or name another place with --home")
+  end
+end
+
+--- Makes what is missing of a data directory; answers whether anything was. Running it twice changes nothing.
+function M.make(ctx)
+  local store, time = require "store", require "time"
+  refuse_foreign(ctx)
+  local ok, code, detail = store.open(ctx.home, {})
+  local made = not ok and code == "absent"
+  if made then
+    if ctx.host.stat(ctx.home .. "/key") then
+      report.fail(("%s has a key file but no store"):format(ctx.home),
+        "restore a backup: sallyport restore FILE; or move the key file away to begin anew")
+    end
+    ok, code, detail = store.open(ctx.home, { create = true })
+  end
+  if not ok then db.not_open(ctx.home, code, detail) end
+  ctx.opened = true
+  local missing = {}
+  if not db.peek("meta", "ca", "the certificate authority") then
+    local ca, key = ctx.host.ca_make()
+    missing[#missing + 1] = { op = "put", db = "meta", key = "ca", version = 0, secrets = { key = key },
+      plain = { pem = ca.pem, der = ca.der, not_after = ca.not_after, sha256 = ca.sha256, created = time.wall() } }
+  end
+  if not db.peek("bundle", "default", "the bundle 'default'") then
+    missing[#missing + 1] = { op = "put", db = "bundle", key = "default", version = 0,
+      plain = { name = "default", created = time.wall() } }
+  end
+  if #missing > 0 then db.change(function() return missing end) end
+  return made or #missing > 0, M.client_files(ctx)
+end
+
+--- What comes after an empty data directory: for people who read nothing before.
+function M.next_steps(ctx)
+  local quote, lines = require("env").quote, {}
+  local me = M.command(ctx)
+  local default = ctx.host.getenv("SALLYPORT_HOME") or (ctx.host.getenv("HOME") or "") .. "/.sallyport"
+  if me ~= "sallyport" then lines[#lines + 1] = "  alias sallyport=" .. me end
+  if default ~= ctx.home then lines[#lines + 1] = "  export SALLYPORT_HOME=" .. quote(ctx.home) end
+  lines[#lines + 1] = [[
+  sallyport credential add gh --type bearer --host api.github.com env=GH_TOKEN  # asks for the token
+  sallyport agent add claude                           # prints the agent's own token, once
+  eval "$(sallyport env --agent claude)"               # in the agent's shell: proxy, CA, placeholder
+  curl -H "Authorization: Bearer $GH_TOKEN" https://api.github.com/user   # goes out with the real token
+  sallyport explain --agent claude GET https://api.github.com/user
+  sallyport log
+]]
+  return table.concat(lines, "\n")
+end
+
+return M

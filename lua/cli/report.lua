@@ -1,0 +1,56 @@
+--- What commands print: data on standard output, advice on standard error, a failure as a sentence and a hint.
+-- A failure is an error value, so that any helper can end the command; cli.main alone catches it.
+local M = {}
+
+function M.fail(message, hint) error({ exit = 1, message = message, hint = hint }, 0) end
+
+function M.usage(message, hint) error({ exit = 2, message = message, hint = hint }, 0) end
+
+-- ---- text ----------------------------------------------------------------------------------------
+
+--- What an agent chose (a path, a name in a log) must not steer the operator's terminal.
+function M.clean(s)
+  s = tostring(s):gsub("[%z\1-\31\127]", function(c) return ("\\x%02x"):format(c:byte()) end)
+  if not utf8.len(s) then s = s:gsub("[\128-\255]", function(c) return ("\\x%02x"):format(c:byte()) end) end
+  return (s:gsub("\194[\128-\159]", function(c) return ("\\u%04x"):format(utf8.codepoint(c)) end))
+end
+
+local function width(s) return utf8.len(s) or #s end
+
+--- Rows of cells as aligned lines below a head (nil: none); the last column is not padded.
+function M.columns(head, rows)
+  local widths, all = {}, { head }
+  table.move(rows, 1, #rows, #all + 1, all)
+  local count = #(all[1] or {})
+  for i, row in ipairs(all) do
+    local cells = {}
+    for j = 1, count do
+      cells[j] = M.clean(row[j] == nil and "" or row[j])
+      widths[j] = math.max(widths[j] or 0, width(cells[j]))
+    end
+    all[i] = cells
+  end
+  for i, cells in ipairs(all) do
+    for j = 1, count - 1 do cells[j] = cells[j] .. (" "):rep(widths[j] - width(cells[j])) end
+    all[i] = table.concat(cells, "  "):gsub("%s+$", "")
+  end
+  return table.concat(all, "\n") .. "\n"
+end
+
+--- Unix seconds as people and machines read them.
+function M.time(s)
+  return s and os.date("!%Y-%m-%dT%H:%M:%SZ", math.tointeger(s) or math.floor(s)) or nil
+end
+
+-- ---- JSON ----------------------------------------------------------------------------------------
+
+--- An empty table is an object unless it says it is a list.
+function M.array(t) return require("json").array(t or {}) end
+
+--- One line.
+function M.json_line(v) return require("json").encode(v) end
+
+--- Indented, for listings. Members in alphabetical order; a secret in it raises.
+function M.json(v) return require("json").encode(v, { indent = 2 }) .. "\n" end
+
+return M

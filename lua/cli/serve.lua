@@ -1,0 +1,107 @@
+--- sallyport serve
+local db = require "cli.db"
+local home = require "cli.home"
+local records = require "records"
+local report = require "cli.report"
+local settings = require "cli.settings"
+
+local DEMO_HOST = "echo.sallyport.test"   -- .test resolves nowhere (RFC 6761); the proxy answers it itself
+local DEMO_TTL = 86400
+
+local options = {}
+for _, s in ipairs(records.setting_list) do
+  options[#options + 1] = { name = s.name, arg = s.arg, many = s.many, whole = true, help = s.help }
+end
+options[#options + 1] = { name = "demo", help = "a demo credential for echo.sallyport.test, and a line to paste" }
+
+--- The demo bundle holds one credential that is worth nothing; the demo agent holds that bundle alone.
+local function ensure_demo(ctx)
+  local time, secret, store = require "time", require "secret.core", require "store"
+  local now = time.wall()
+  local token
+  db.change(function()
+    local ops = require("cli.tokens").drop(nil, now)
+    if not db.peek("bundle", "demo", "the bundle 'demo'") then
+      ops[#ops + 1] = { op = "put", db = "bundle", key = "demo", version = 0, plain = { name = "demo", created = now } }
+    end
+    local cred = db.peek("credential", "demo", "the credential 'demo'")
+    if cred and not cred.demo then
+      report.fail("a credential of yours is called 'demo'", "serve without --demo, or remove that credential")
+    elseif not cred then
+      local value = "demo-" .. ctx.host.random_token(""):sub(1, 16)
+      ops[#ops + 1] = { op = "put", db = "credential", key = "demo", version = 0,
+        plain = { name = "demo", type = "bearer", hosts = { DEMO_HOST }, ports = { 443 }, bundles = { "demo" },
+          enabled = true, demo = true, created = now, order = store.generation(), fields = {} },
+        secrets = { ["f/token"] = secret.of(value) } }
+    end
+    local agent = db.peek("agent", "a/demo", "the agent 'demo'")
+    if agent and not (#agent.bundles == 1 and agent.bundles[1] == "demo") then
+      report.fail("an agent of yours is called 'demo'", "serve without --demo, or rename that agent")
+    elseif not agent or agent.revoked then
+      ops[#ops + 1] = { op = "put", db = "agent", key = "a/demo", version = agent and agent.version or 0,
+        plain = { name = "demo", bundles = { "demo" }, created = now, revoked = false } }
+    end
+    local kept
+    token, kept = require("cli.tokens").issue(ctx.host, "demo", "serve --demo", now + DEMO_TTL, now)
+    ops[#ops + 1] = kept
+    return ops
+  end)
+  return token
+end
+
+local function demo_banner(ctx, paths, token)
+  return ([[
+
+Paste this into another terminal. It needs no network: the proxy itself answers, with the request as
+an upstream would have got it. The placeholder goes in, the demo credential's value comes out.
+
+  curl -x http://demo:%s@{proxy} --cacert %s https://%s/hello -H 'Authorization: Bearer placeholder'
+
+Then a first real API:
+
+%s]]):format(token, require("env").quote(paths.ca), DEMO_HOST, home.next_steps(ctx))
+end
+
+return {
+  { words = "serve", max = 0, args = "[options]", summary = "run the proxy", options = options,
+    help = [[
+Runs the proxy. Where there is no data directory it makes one. One line on standard error says that
+it is ready: listening proxy=127.0.0.1:7080 workers=2
+SIGTERM or Ctrl-C drains: what runs may finish, 30 seconds at most.
+
+Options of the same name as a setting (sallyport set) count for this run only. Every other command
+works on the same store beside the running proxy, and is in force at the next request.
+
+examples:
+  sallyport serve
+  sallyport serve --listen 127.0.0.1:0 --workers 1
+  sallyport serve --listen 10.0.0.5:7080 --upstream-ca /etc/ssl/corp-root.pem
+  sallyport serve --connect-to api.example.com:443:127.0.0.1:8443 --allow-address 127.0.0.0/8
+]],
+    means = { port = "the port is part of --listen: --listen 127.0.0.1:7080",
+      host = "the address is part of --listen: --listen 127.0.0.1:7080" },
+    run = function(_, opt, ctx)
+      local store = require "store"
+      local flags = {}
+      for _, s in ipairs(records.setting_list) do
+        if opt[s.key] ~= nil then flags[s.key] = settings.read(ctx, s, opt[s.key], "--" .. s.name) end
+      end
+      if ctx.host.lock_held(ctx.home) then report.fail("a proxy already runs on " .. ctx.home) end
+      local made, paths = home.make(ctx)
+      local all = records.settings(flags)
+      for _, l in ipairs(all.listen) do
+        if not l:find("^127%.") and not l:find("^%[::1%]") then
+          ctx.note(("note: %s can be reached from other machines; tokens travel to it in the clear"):format(l))
+        end
+      end
+      local banner
+      if opt.demo then
+        banner = demo_banner(ctx, paths, ensure_demo(ctx))
+      elseif made then
+        banner = ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx))
+      end
+      store.close()
+      return ctx.host.serve { home = ctx.home, listen = all.listen, workers = all.workers,
+        overrides = report.json_line(flags), banner = banner }
+    end },
+}

@@ -1,0 +1,84 @@
+--- sallyport set
+local db = require "cli.db"
+local records = require "records"
+local report = require "cli.report"
+local settings = require "cli.settings"
+
+local function unknown(name)
+  local names = {}
+  for i, s in ipairs(records.setting_list) do names[i] = s.name end
+  local near = records.nearest(name, names)
+  report.usage(("there is no setting '%s'"):format(report.clean(name):sub(1, 40)),
+    near and ("did you mean %s?"):format(near) or "sallyport set lists them")
+end
+
+local function list_all(ctx)
+  local rows, out = {}, {}
+  for _, s in ipairs(records.setting_list) do
+    local kept = db.peek("meta", "set/" .. s.name, "the setting " .. s.name)
+    local value = s.default
+    if kept then value = kept.value end
+    rows[#rows + 1] = { s.name, settings.show(s, value), kept and "set" or "default", s.help }
+    out[s.name] = { value = value, set = kept ~= nil }
+  end
+  ctx.out(ctx.json and report.json(out) or report.columns({ "SETTING", "VALUE", "FROM", "" }, rows))
+  return 0
+end
+
+local function help_rows()
+  local lines = {}
+  for _, s in ipairs(records.setting_list) do
+    lines[#lines + 1] = { "  " .. s.name, s.arg .. (s.many and " …" or ""), s.help }
+  end
+  return report.columns(nil, lines)
+end
+
+return {
+  { words = "set", args = "[NAME [VALUE…]]", summary = "settings that commands and server share",
+    options = { { name = "default", help = "forget the kept value" } },
+    help = [[
+Without a name it lists the settings; with a name it shows one; with values it keeps them.
+A flag of `serve` with the same name counts before the kept value. `listen`, `workers`, `memory` are read
+when the proxy starts, the others while it runs.
+
+]] .. help_rows() .. [[
+
+examples:
+  sallyport set
+  sallyport set listen 127.0.0.1:7080 10.0.0.5:7080
+  sallyport set upstream-ca /etc/ssl/corp-root.pem
+  sallyport set echo off
+  sallyport set listen --default
+]],
+    run = function(args, opt, ctx)
+      db.open(ctx)
+      if not args[1] then return list_all(ctx) end
+      local s = records.setting(args[1]) or unknown(args[1])
+      local key = "set/" .. s.name
+      if opt.default then
+        db.change(function() return { { op = "del", db = "meta", key = key } } end)
+        ctx.note(("%s is %s again."):format(s.name, s.default ~= nil and settings.show(s, s.default) or "not set"))
+        return 0
+      end
+      if not args[2] then
+        local kept = db.peek("meta", key, "the setting " .. s.name)
+        local value = s.default
+        if kept then value = kept.value end
+        ctx.out(ctx.json and report.json(value == nil and {} or { [s.name] = value }) or settings.show(s, value) .. "\n")
+        return 0
+      end
+      if #args > 2 and not s.many then report.usage(("%s takes one value"):format(s.name)) end
+      local given = {}
+      for i = 2, #args do
+        for item in args[i]:gmatch(s.many and "[^,]+" or ".+") do given[#given + 1] = item end
+      end
+      local value = settings.read(ctx, s, given, s.name)
+      db.change(function()
+        return { { op = "put", db = "meta", key = key, plain = { name = s.name, value = value } } }
+      end)
+      local restart = s.name == "listen" or s.name == "workers" or s.name == "memory"
+      ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
+        restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))
+      return 0
+    end },
+}

@@ -1,0 +1,43 @@
+--- Agents' proxy tokens: made here, shown once, kept as a hash.
+local db = require "cli.db"
+local M = {}
+
+local SWEEP_MAX = 64   -- expired tokens that one commit takes along
+
+--- -> token, the operation that keeps its hash.
+function M.issue(host, agent, label, expires_at, now)
+  local token, hash = host.random_token("sp_agt_")
+  return token, { op = "put", db = "agent", key = "t/" .. hash, version = 0,
+    plain = { agent = agent, label = label, created = now, expires_at = expires_at } }
+end
+
+--- Operations that drop tokens: those of `agent`, and of all agents what expired.
+function M.drop(agent, now)
+  local ops, swept = {}, 0
+  for key, record in db.each("agent", "t/") do
+    if record then
+      local expired = record.expires_at and record.expires_at < now and swept < SWEEP_MAX
+      if expired then swept = swept + 1 end
+      if expired or record.agent == agent then ops[#ops + 1] = { op = "del", db = "agent", key = key } end
+    end
+  end
+  return ops
+end
+
+--- Tokens that count now, by agent: { name = { {label, created, expires_at}… } }.
+function M.by_agent(now)
+  local all = {}
+  for _, record in db.each("agent", "t/") do
+    if record and not (record.expires_at and record.expires_at < now) then
+      local list = all[record.agent] or {}
+      all[record.agent] = list
+      list[#list + 1] = { label = record.label, created = record.created, expires_at = record.expires_at }
+    end
+  end
+  for _, list in pairs(all) do
+    table.sort(list, function(a, b) return a.created < b.created end)
+  end
+  return all
+end
+
+return M

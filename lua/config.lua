@@ -1,0 +1,416 @@
+--- A worker's view of the store: agents, credentials, domain entries, settings, policies.
+-- The index of credentials and domain entries is complete and follows the store's list of changed records, in
+-- slices that end in a yield; everything else is read when it is asked for, and kept in bounded caches that the
+-- same list empties. One task follows for all who wait. A request waits only while the store has moved on, so a
+-- change is in force at the next request. What cannot be read or compiled is refused: nothing here guesses.
+--
+-- config.new{ store, records, policy, sandbox, time, keep = secret.core.keep, parse_url, path_readings,
+--             log = function(text), spawn = function(fn) -> task | nil (commands), overrides, on_settings }
+local M = {}
+M.__index = M
+
+local PAGE = 32              -- records between two yields: about 20 µs each, so a slice is well under 1 ms
+local OPENED_MAX = 1024      -- opened credentials: each holds its secrets in the locked arena
+local AGENTS_MAX = 1024      -- agents at work in one worker
+local HOSTS_MAX = 256        -- hosts of one agent whose candidates are kept
+local FOLLOW_POLL = 1        -- ms between two looks of who waits for the index
+
+-- ---- a bounded cache -----------------------------------------------------------------------------
+
+-- Two generations: what is asked for moves to the young one; when that is full the old one is forgotten whole.
+local cache = {}
+cache.__index = cache
+
+local function cache_new(max)
+  return setmetatable({ max = max // 2, count = 0, young = {}, old = {} }, cache)
+end
+
+function cache:put(key, value)
+  if self.young[key] == nil then
+    if self.count >= self.max then
+      self.old, self.young, self.count = self.young, {}, 0
+    end
+    self.count = self.count + 1
+  end
+  self.young[key] = value
+  return value
+end
+
+function cache:get(key)
+  local value = self.young[key]
+  if value ~= nil then return value end
+  value = self.old[key]
+  if value ~= nil then return self:put(key, value) end
+end
+
+function cache:drop(key)
+  if self.young[key] ~= nil then self.young[key], self.count = nil, self.count - 1 end
+  self.old[key] = nil
+end
+
+M.cache = cache_new
+
+-- ---- read-only views -----------------------------------------------------------------------------
+
+local function read_only() error("a credential's fields cannot be changed", 2) end
+
+--- A view of nested tables that a policy can read and not change: one view serves many requests.
+local function freeze(value)
+  if type(value) ~= "table" then return value end
+  local inner = {}
+  for k, v in pairs(value) do inner[k] = freeze(v) end
+  return setmetatable({}, {
+    __index = inner, __newindex = read_only, __metatable = false,
+    __len = function() return #inner end,
+    __pairs = function() return next, inner, nil end,
+  })
+end
+
+M.freeze = freeze
+
+-- ---- records as items of the index ---------------------------------------------------------------
+
+-- What match.lua gets. It belongs to the script; what the runtime knows of the record stands beside it, below.
+local function credential_item(rec)
+  return {
+    kind = "credential", name = rec.name, bundles = rec.bundles or {}, hosts = rec.hosts or {}, ports = rec.ports,
+    methods = rec.methods, paths = rec.paths, plain_http = rec.plain_http == true, enabled = rec.enabled ~= false,
+    order = rec.order or rec.created or 0,
+  }
+end
+
+local function domain_item(rec)
+  return {
+    kind = "domain", name = rec.host, bundles = { rec.bundle }, hosts = { rec.host }, ports = rec.ports,
+    methods = rec.methods, tunnel = rec.tunnel == true, enabled = true, order = rec.created or 0,
+  }
+end
+
+-- db, key -> id, and how to read its record as an item. A bundle's own record is no item.
+local function place_of(db, key)
+  if db == "credential" then return "credential/" .. key, credential_item end
+  if db == "bundle" and key:find("/", 1, true) then return "domain/" .. key, domain_item end
+end
+
+-- The same few bundles stand in ten thousand records: one set for each list.
+local function bundle_set(build, bundles)
+  local key = table.concat(bundles, "/")
+  local set = build.bundle_sets[key]
+  if not set then
+    set = {}
+    for _, b in ipairs(bundles) do set[b] = true end
+    build.bundle_sets[key] = set
+  end
+  return set
+end
+
+-- ---- life ----------------------------------------------------------------------------------------
+
+function M.new(with)
+  local self = setmetatable({}, M)
+  for _, name in ipairs { "store", "records", "policy", "sandbox", "time", "keep", "parse_url", "path_readings" } do
+    self[name] = assert(with[name], name)
+  end
+  self.log = with.log or function() end
+  self.spawn = with.spawn
+  self.overrides = with.overrides
+  self.on_settings = with.on_settings
+  self.opened = cache_new(OPENED_MAX)
+  self.agents = cache_new(AGENTS_MAX)
+  self.tokens = cache_new(AGENTS_MAX)
+  self.refused = {}          -- ids of records that are damaged: named once
+  self.applied = -1          -- the generation that the index has reached
+  self.broken = nil          -- why matching does not work; every request is refused until it does
+  return self
+end
+
+-- ---- the index -----------------------------------------------------------------------------------
+
+local function slice_end(self, n)
+  if n % PAGE == 0 and self.spawn then self.time.sleep(0) end
+end
+
+-- match.lua is a policy like any other: what it raises is caught, and then nothing is decided at all.
+local function index_call(self, build, name, ...)
+  local ok, why = self.sandbox.call("match", build.match[name], build.index, ...)
+  if ok then return true end
+  build.broken = ("match.lua, %s: %s"):format(name, tostring(why))
+  return false
+end
+
+local function index_put(self, build, db, key, rec, damaged)
+  local id, make = place_of(db, key)
+  if not id then return true end
+  if build.items[id] then
+    build.items[id] = nil
+    if not index_call(self, build, "remove", id) then return false end
+  end
+  if damaged and not self.refused[id] then
+    self.log(("ev=record_refused db=%s key=%s err=damaged"):format(db, key))
+  end
+  self.refused[id] = damaged or nil
+  if damaged or not rec then return true end
+  local item = make(rec)
+  item.id = id
+  build.items[id] = {
+    kind = item.kind, name = item.name, version = rec.version, bundles = bundle_set(build, item.bundles),
+    addresses = item.kind == "domain" and rec.addresses or nil, tunnel = item.tunnel,
+  }
+  return index_call(self, build, "add", item)
+end
+
+local function index_page_all(self, build, db)
+  local after
+  repeat
+    local page = self.store.each(db, "", after, PAGE)
+    for _, row in ipairs(page) do
+      if not index_put(self, build, db, row.key, row.record, row.damaged) then return false end
+      after = row.key
+    end
+    if self.spawn then self.time.sleep(0) end
+  until #page < PAGE
+  return true
+end
+
+-- Everything anew, beside the index that serves meanwhile.
+local function index_build(self)
+  local pol, why = self.policy.load("match")
+  if not pol then return { broken = "match.lua: " .. tostring(why), items = {} } end
+  local build = { match = pol, items = {}, bundle_sets = {} }
+  local ok, index = self.sandbox.call("match", pol.new)
+  if not ok or type(index) ~= "table" then
+    build.broken = "match.lua, new: " .. tostring(index)
+    return build
+  end
+  build.index = index
+  self.refused = {}
+  local _ = index_page_all(self, build, "credential") and index_page_all(self, build, "bundle")
+  return build
+end
+
+-- ---- following the store -------------------------------------------------------------------------
+
+local function forget_all(self)
+  self.opened = cache_new(OPENED_MAX)
+  self.agents = cache_new(AGENTS_MAX)
+  self.tokens = cache_new(AGENTS_MAX)
+  self.echo = nil
+end
+
+-- true, or nil when the index must be built anew.
+local function apply_changes(self, changes)
+  local build = self.build
+  for _, c in ipairs(changes) do
+    if c[1] == "policy" and c[2]:match("^[^/]+") == "match" then return nil end
+  end
+  local settings = false
+  for n, c in ipairs(changes) do
+    local db, key = c[1], c[2]
+    if db == "policy" then
+      self.opened = cache_new(OPENED_MAX)
+    elseif db == "agent" then
+      self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)
+    elseif db == "meta" then
+      settings = true
+    elseif place_of(db, key) then
+      if db == "credential" then self.opened:drop(key) end
+      local rec, why = self.store.peek(db, key)
+      if not index_put(self, build, db, key, rec, why ~= nil and why ~= "absent") then break end
+      slice_end(self, n)
+    end
+  end
+  if settings then self:load_settings() end
+  return true
+end
+
+local function follow(self)
+  local target = self.store.generation()
+  if not target then return end
+  local changes = self.build and not self.build.broken and self.applied >= 0 and self.store.changes(self.applied)
+  if not (changes and apply_changes(self, changes)) then
+    local build = index_build(self)
+    forget_all(self)
+    self.build = build
+    self:load_settings()
+  end
+  self.broken = self.build.broken
+  if self.broken then self.log("ev=match_broken err=" .. ("%q"):format(self.broken)) end
+  self.applied = target
+end
+
+-- One task follows for all who wait; in a command there is none to wait for.
+local function catch_up(self, target, deadline)
+  if self.applied > target then self.applied = -1 end  -- another store's generation: everything anew
+  while self.applied < target do
+    local task = self.following
+    if not self.spawn then
+      follow(self)
+      if self.applied < target then return nil, "store_unavailable" end
+    elseif task and task:state() == "failed" then
+      -- A bug of ours, or no memory: refuse until something changes or `tick` tries again.
+      self.following, self.build, self.broken = nil, nil, "the index could not be built"
+      self.applied = target
+      self.log("ev=follow_failed")
+    else
+      if not task or task:state() == "done" then
+        self.following = self.spawn(function() follow(self) end)
+      end
+      if self.time.now() >= deadline then return nil, "store_unavailable" end
+      if self.applied < target then self.time.sleep(FOLLOW_POLL) end
+    end
+  end
+  return true
+end
+
+--- Brings the view to the store's present generation. true | nil, "store_unavailable". A broken match.lua is not
+-- an error here: `broken` says so, and each decision refuses.
+function M:sync(deadline)
+  local target, state = self.store.generation()
+  if not target then return nil, "store_unavailable" end
+  self.state_generation = state
+  if self.applied == target then return true end
+  return catch_up(self, target, deadline)
+end
+
+--- Each second: what no request asked for, so that streams are judged by what is in force.
+function M:tick(deadline)
+  if not self.build then self.applied = -1 end
+  return self:sync(deadline)
+end
+
+--- The settings, with the flags of this run before the store's.
+function M:load_settings()
+  self.settings = self.records.settings(self.overrides)
+  self.echo = self.settings.echo ~= false
+  if self.on_settings then self.on_settings(self.settings) end
+end
+
+-- ---- agents --------------------------------------------------------------------------------------
+
+--- An agent by name, as the pipeline uses it: { name, bundles, hosts = cache }; nil if it may do nothing.
+function M:agent_named(name)
+  local agent = self.agents:get(name)
+  if not agent then
+    local rec = self.store.get("agent", "a/" .. name)
+    if not rec then return nil end
+    agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at }
+    agent.in_bundle = {}
+    for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
+    self.agents:put(name, agent)
+  end
+  if agent.revoked or agent.expires_at and self.time.wall() >= agent.expires_at then return nil end
+  return agent
+end
+
+--- The agent whose token has this SHA-256 (hex); nil: unknown, expired or revoked.
+function M:agent(hash)
+  local token = self.tokens:get(hash)
+  if not token then
+    local rec = self.store.get("agent", "t/" .. hash)
+    if not rec then return nil end
+    token = self.tokens:put(hash, { agent = rec.agent, expires_at = rec.expires_at })
+  end
+  if token.expires_at and self.time.wall() >= token.expires_at then return nil end
+  return self:agent_named(token.agent)
+end
+
+--- What may decide for this agent on this host: { list = match's, plans = the pipeline's }, kept while nothing
+-- changes. nil, why where match.lua fails.
+function M:candidates(agent, host)
+  if agent.generation ~= self.applied then
+    agent.generation, agent.hosts, agent.host_count = self.applied, {}, 0
+  end
+  local found = agent.hosts[host]
+  if found then return found end
+  if self.broken or not self.build then return nil, self.broken end
+  local ok, list = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.bundles, host)
+  if not ok or type(list) ~= "table" then return nil, tostring(list) end
+  if agent.host_count >= HOSTS_MAX then agent.hosts, agent.host_count = {}, 0 end
+  found = { list = list, plans = {} }
+  agent.hosts[host], agent.host_count = found, agent.host_count + 1
+  return found
+end
+
+--- An index of this one record, enabled or not: match's list for the host, match | nil, why. For `credential test`.
+function M:alone(rec, host)
+  local pol, why = self.policy.load("match")
+  if not pol then return nil, why end
+  local item = credential_item(rec)
+  item.id, item.enabled, item.bundles = "credential/" .. rec.name, true, { "alone" }
+  local ok, list = self.sandbox.call("match", function()
+    local index = pol.new()
+    pol.add(index, item)
+    return pol.candidates(index, item.bundles, host)
+  end)
+  if not ok then return nil, list end
+  return list, pol
+end
+
+--- The runtime's own item for one that match.lua answered, or nil if it is not one of ours.
+function M:item(answered)
+  return type(answered) == "table" and self.build.items[answered.id] or nil
+end
+
+-- ---- credentials ---------------------------------------------------------------------------------
+
+-- The endpoints that the proxy alone talks to: what `net` may reach, with every reading of their paths.
+local function endpoints_of(self, pol, rec)
+  local list = {}
+  local function add(url)
+    local paths = { [url.path] = true }
+    for _, reading in ipairs(self.path_readings(url.path) or {}) do paths[reading] = true end
+    list[#list + 1] = { scheme = url.scheme, host = url.host, port = url.port, paths = paths }
+  end
+  for _, field in ipairs(pol.fields) do
+    local value = field.type == "url" and (rec.fields and rec.fields[field.name] or field.default)
+    local url = value and self.parse_url(value)
+    if url then add(url) end
+  end
+  for _, url in ipairs(pol.reach or {}) do
+    if url.scheme then add(url) end
+  end
+  return list
+end
+
+-- What comes off the request before `apply`: what the type says, Authorization always, and our own extra headers.
+local function strips_of(self, pol, view, extra)
+  local spec, code, why = self.policy.strip(pol, view)
+  if not spec then return nil, code or "policy_failed", why end
+  local headers = { "authorization" }
+  for _, name in ipairs(spec.headers or {}) do headers[#headers + 1] = name end
+  for _, h in ipairs(extra) do headers[#headers + 1] = h[1] end
+  return {
+    [false] = { headers = headers, query = spec.query, form = spec.form },
+    [true] = { headers = headers, query = spec.query, form = spec.form, routing = true },
+  }
+end
+
+--- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
+-- the index compares `version` with the item's: a new secret must not go where only the old record sent it.
+function M:open(name)
+  local opened = self.opened:get(name)
+  if opened then return opened end
+  local rec, err = self.store.get("credential", name)
+  if not rec then
+    if err == "absent" then return nil, "injection_failed", "it was removed" end
+    return nil, "injection_failed", err == "locked" and "the store's key is missing" or "its record is damaged"
+  end
+  local pol, why = self.policy.load(rec.type)
+  if not pol then return nil, "policy_failed", why end
+  for _, secret in pairs(rec.secrets or {}) do self.keep(secret) end
+  local extra = {}
+  for header, value in pairs(rec.headers or {}) do extra[#extra + 1] = { header, value } end
+  for field, value in pairs(rec.secrets or {}) do
+    local header = field:match("^h/(.+)$")
+    if header then extra[#extra + 1] = { header, value } end
+  end
+  opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
+  opened.view = freeze(self.policy.record_view(pol, rec, nil))
+  opened.endpoints = pol.refresh and endpoints_of(self, pol, rec) or {}
+  local code
+  opened.strips, code, why = strips_of(self, pol, opened.view, extra)
+  if not opened.strips then return nil, code, why end
+  return self.opened:put(name, opened)
+end
+
+return M

@@ -1,0 +1,64 @@
+--- What the caller sees when it fails: one row a code, as DESIGN's table has it.
+-- errors.fail(req, code [, message [, hint [, options]]]) ends the request with that code's status.
+-- The message says what happened, the hint what would be allowed or what to do. Neither ever holds a
+-- secret, a header value or text that an upstream wrote. options = { close = bool, retry_after = seconds }.
+local M = {}
+
+local LIST = "GET /discover on the proxy lists what this agent may reach"
+
+M.codes = {
+  bad_request      = { 400, "the request is malformed", "send it as RFC 9112 has it" },
+  ambiguous_path   = { 400, "servers read this path in different ways, and they lead to different decisions",
+                       "send the path without percent-encoded slashes, dot segments, backslashes, doubled slashes or ;parameters" },
+  host_not_allowed = { 403, "this host is not allowed", LIST },
+  method_not_allowed = { 403, "this method is not allowed here", LIST },
+  path_not_allowed = { 403, "this path is not allowed", LIST },
+  rule_denied      = { 403, "a rule of the bundle refuses this request", LIST },
+  mint_denied      = { 403, "this request would mint a further credential", LIST },
+  token_endpoint   = { 403, "this is the credential's own token endpoint; the proxy alone talks to it",
+                       "call the API itself: its token is kept fresh for you" },
+  address_blocked  = { 403, "this host's address is not publicly reachable",
+                       "the operator can allow it with --address CIDR on the credential or domain entry" },
+  agent_unknown    = { 403, "this agent's token is unknown, expired or revoked",
+                       "the operator can make a new one: sallyport agent rotate NAME" },
+  trace            = { 405, "TRACE would return the credential to the caller", "use GET" },
+  body_too_large   = { 413, "the body is too large for a credential that must read it whole", "send less at once" },
+  head_too_large   = { 431, "the request's head is too large", "send fewer or shorter headers" },
+  misdirected      = { 421, "Host or target is not the host of this tunnel", "open a tunnel to that host" },
+  too_many         = { 429, "the agent's share of connections or requests is used up", "wait for one to finish" },
+  injection_failed = { 502, "the credential could not be applied", "the operator can look at it: sallyport credential test NAME" },
+  oauth_refresh_failed = { 502, "the authorization server refused to give a token",
+                       "the operator can mend it: sallyport credential test NAME" },
+  oauth_not_connected = { 502, "the credential has not been connected yet", "the operator can connect it" },
+  policy_failed    = { 502, "a policy script failed", "the operator can look at it: sallyport policy test" },
+  upstream_unreachable = { 502, "the upstream cannot be reached", "check the host name, or try later" },
+  upstream_tls     = { 502, "TLS with the upstream failed", "the operator can add a root: sallyport set upstream-ca FILE" },
+  injection_unavailable = { 503, "the credential's token cannot be renewed right now", "retry later" },
+  store_unavailable = { 503, "the store cannot be read right now", "retry later" },
+  clock_unset      = { 503, "this machine's clock is not set, so that no certificate can be checked", "retry later" },
+  draining         = { 503, "the proxy is shutting down", "retry on a new connection" },
+  upstream_timeout = { 504, "the upstream did not answer in time", "retry later" },
+}
+
+local RETRY_AFTER = 1  -- seconds, where nobody knows better: every 503 and 429 carries one
+
+--- The status of a code; raises on one that is not in the table, which is a bug of ours.
+function M.status(code)
+  return assert(M.codes[code], code)[1]
+end
+
+function M.fail(req, code, message, hint, options)
+  local row = assert(M.codes[code], code)
+  local status = row[1]
+  if status == 503 or status == 429 then
+    options = { retry_after = options and options.retry_after or RETRY_AFTER, close = options and options.close }
+  end
+  return req:fail(status, code, message or row[2], hint or row[3], options)
+end
+
+--- 407: the challenge on the proxy port, with an empty body; git, Java and Chromium answer it.
+function M.challenge(req)
+  return req:fail(407)
+end
+
+return M

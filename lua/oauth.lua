@@ -1,0 +1,139 @@
+--- OAuth 2.0 token requests (RFC 6749), and the `net` that a policy's `refresh` gets.
+-- oauth.net(with) -> { token, request }: bound to one credential, so that its secrets reach only the URLs its own
+-- fields name or its type declares. A policy never sees a body: it gets the members it asked for.
+--
+--   net.token(url, { basic = {id, secret}, form = { {name, value}, … }, body = "form"|"json", headers = { {n, v} },
+--                    ttl = seconds, token_types = {"bearer"} }, deadline)
+--     -> { secrets = { access_token, refresh_token }, expires_at = Unix s } | nil, code, detail
+--   net.request({ method, url, headers, body, expect }, deadline) -> { status, values } | nil, code, detail
+local M = {}
+
+local TTL_MAX = 30 * 86400    -- DESIGN: over 30 days is 30 days
+local TTL_DEFAULT = 300       -- where neither the server nor the type says: short, so that an error heals soon
+local CALL_MAX = 10000        -- ms for one call; its caller's deadline may be nearer
+local BODY_MAX = 1 << 20      -- a token answer of more than 1 MiB is none
+local TOKEN_EXPECT = {
+  access_token = "secret", refresh_token = "secret", token_type = "string", expires_in = "number", error = "code",
+}
+
+-- Codes that servers register (RFC 6749 5.2 and 4.1.2.1, 8628 3.5, 8707 2, OpenID Connect Core 3.1.2.6): only these
+-- are ever repeated. Whatever else a server writes may hold anything.
+local registered = {
+  invalid_request = true, invalid_client = true, invalid_grant = true, unauthorized_client = true,
+  unsupported_grant_type = true, invalid_scope = true, access_denied = true, server_error = true,
+  temporarily_unavailable = true, authorization_pending = true, slow_down = true, expired_token = true,
+  invalid_target = true, interaction_required = true, login_required = true, consent_required = true,
+  account_selection_required = true,
+}
+
+--- The code as it may be shown: itself if it is registered, else "unregistered_error".
+function M.code(text)
+  return registered[text] and text or "unregistered_error"
+end
+
+--- A lifetime in whole seconds. Unreadable, infinite or not positive counts as absent: `default` then.
+function M.lifetime(value, default)
+  local n = type(value) == "string" and value:find("^%d+%.?%d*$") and tonumber(value) or value
+  if type(n) ~= "number" or n ~= n or n < 1 then
+    n = type(default) == "number" and default >= 1 and default or TTL_DEFAULT
+  end
+  return math.floor(math.min(n, TTL_MAX))
+end
+
+--- RFC 6749 2.3.1: both halves are form-encoded first, then joined and put in Base64.
+function M.basic(secret, id, password)
+  return "Basic " .. secret.base64(secret.form(id) .. ":" .. secret.form(password or ""))
+end
+
+-- A list is one value with spaces between (a scope, RFC 6749 3.3); an absent or empty value leaves the parameter out.
+local function value_of(v)
+  if type(v) ~= "table" then return v ~= "" and v or nil end
+  local parts = {}
+  for _, part in ipairs(v) do parts[#parts + 1] = part end
+  return #parts > 0 and table.concat(parts, " ") or nil
+end
+
+local function token_body(with, spec)
+  local pairs_, object = {}, {}
+  for _, p in ipairs(spec.form or {}) do
+    local name, value = p[1], value_of(p[2])
+    if value ~= nil then
+      pairs_[#pairs_ + 1] = { name, value }
+      -- In JSON a repeated parameter is a list.
+      local had = object[name]
+      if had == nil then object[name] = value
+      elseif type(had) == "table" then had[#had + 1] = value
+      else object[name] = { had, value } end
+    end
+  end
+  if spec.body == "json" then return with.json.build(object), "application/json" end
+  return with.form.encode(pairs_), "application/x-www-form-urlencoded"
+end
+
+local function type_ok(given, allowed)
+  if given == nil then return true end  -- RFC 6749 5.1 requires it; several providers leave it out
+  for _, t in ipairs(allowed or { "bearer" }) do
+    if type(given) == "string" and given:lower() == t:lower() then return true end
+  end
+  return false
+end
+
+--- Judges a token endpoint's answer by RFC 6749 5.1. sent_at: Unix s, when the request went out.
+function M.judge(answer, spec, sent_at)
+  local v = answer.values or {}
+  local detail = { status = answer.status, retry_after = answer.retry_after }
+  -- Some servers answer 200 with `error`, some 400 without: the member decides before the status.
+  if v.error ~= nil then return nil, M.code(v.error), detail end
+  if answer.status == 429 or answer.status >= 500 then return nil, "unavailable", detail end
+  if answer.status < 200 or answer.status > 299 then
+    return nil, answer.status >= 300 and answer.status < 400 and "redirect" or "refused", detail
+  end
+  if answer.malformed then return nil, "malformed", detail end
+  if v.access_token == nil then return nil, "no_access_token", detail end
+  if not type_ok(v.token_type, spec.token_types) then return nil, "token_type", detail end
+  return {
+    secrets = { access_token = v.access_token, refresh_token = v.refresh_token },
+    expires_at = sent_at + M.lifetime(v.expires_in, spec.ttl),
+  }
+end
+
+--- with = { client = http_client, time, secret, form, json, allows = function(url) -> true | nil, why,
+--           addresses = {cidr} }
+function M.net(with)
+  local net = {}
+
+  local function call(spec, deadline)
+    local ok, why = with.allows(spec.url)
+    if not ok then return nil, "url_not_declared", why end
+    local limit = with.time.now() + CALL_MAX
+    if type(deadline) == "number" and deadline < limit then limit = deadline end
+    return with.client.request({
+      method = spec.method or "POST", url = spec.url, headers = spec.headers, body = spec.body, expect = spec.expect,
+      max = BODY_MAX, addresses = with.addresses,
+    }, limit)
+  end
+
+  function net.request(spec, deadline)
+    assert(type(spec) == "table" and type(spec.url) == "string", "net.request: url is missing")
+    return call(spec, deadline)
+  end
+
+  function net.token(url, spec, deadline)
+    assert(type(url) == "string" and type(spec) == "table", "net.token: url or parameters are missing")
+    local body, content_type = token_body(with, spec)
+    local headers = { { "accept", "application/json" }, { "content-type", content_type } }
+    if spec.basic then
+      headers[#headers + 1] = { "authorization", M.basic(with.secret, spec.basic[1], spec.basic[2]) }
+    end
+    for _, h in ipairs(spec.headers or {}) do headers[#headers + 1] = h end
+    -- Counted from before the request: a slow answer must not lengthen the token's life.
+    local sent_at = with.time.wall()
+    local answer, code, detail = call({ url = url, headers = headers, body = body, expect = TOKEN_EXPECT }, deadline)
+    if not answer then return nil, code, detail end
+    return M.judge(answer, spec, sent_at)
+  end
+
+  return net
+end
+
+return M

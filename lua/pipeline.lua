@@ -1,0 +1,578 @@
+--- What happens to a request: who asks, what decides, what is attached. C calls connect, request, rejudge and
+-- answer as tasks; each ends by telling `req` what to do, and C does it. `explain` and `trial` decide by the same
+-- code and send nothing.
+--
+-- pipeline.new{ config, tokens, policy, sandbox, store, records, time, json, parse_url, path_readings, log } -> one
+-- worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil in `explain`.
+local errors = require "errors"
+local token = require "token"
+local M = {}
+M.__index = M
+
+local WAIT_MAX = 15000      -- ms a request waits for the index or a token: one refresh and a second worker's try
+local BODY_WAIT = 300000    -- ms for a body that a type must read whole; C's idle limit ends a stalled one sooner
+local DECIDE_TRIES = 3      -- while the store changes under the decision
+local ECHO_HOST = "echo.sallyport.test"
+local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
+local PAGE = 32             -- records read at once
+
+local here                  -- the worker's pipeline; set once, before the first request
+
+function M.new(with)
+  local self = setmetatable({}, M)
+  for _, name in ipairs { "config", "policy", "sandbox", "store", "records", "time", "json", "parse_url", "path_readings" } do
+    self[name] = assert(with[name], name)
+  end
+  self.tokens = with.tokens
+  self.log = with.log or function() end
+  return self
+end
+
+function M.serve(pipeline)
+  here = pipeline
+end
+
+-- ---- deciding ------------------------------------------------------------------------------------
+
+-- match.lua's answer, checked: it may be anybody's edit. An item must be one of ours, and in a bundle that the
+-- agent holds; whatever else comes refuses the request.
+-- own item, bundle, routed | nil, code, hint
+local function decide(self, agent, found, question, trace)
+  local config = self.config
+  local ok, item, bundle, routed =
+    self.sandbox.call("match", config.build.match.decide, found.list, question, trace)
+  if not ok then
+    self.log("ev=policy_failed policy=match err=" .. ("%q"):format(tostring(item)))
+    return nil, "policy_failed"
+  end
+  if item == nil and errors.codes[bundle] then
+    return nil, bundle, type(routed) == "string" and routed or nil
+  end
+  local own = config:item(item)
+  if not own or not agent.in_bundle[bundle] or not own.bundles[bundle] then
+    self.log("ev=policy_failed policy=match err=\"answered what is not the agent's\"")
+    return nil, "policy_failed"
+  end
+  return own, bundle, routed ~= false
+end
+
+local function placeholder_of(self, agent, name)
+  local known = agent.placeholders
+  if not known then
+    known = {}
+    agent.placeholders = known
+  end
+  local value = known[name]
+  if value == nil then
+    local rec = self.store.peek("credential", name)
+    value = rec and self.records.placeholder(agent.name, rec) or false
+    known[name] = value
+  end
+  return value
+end
+
+local function question_of(self, req, agent)
+  local websocket = req.websocket
+  return {
+    method = websocket and "WEBSOCKET" or req.method,
+    tls = req.scheme == "https",
+    port = req.port,
+    readings = function() return self.path_readings(req.path) end,
+    presents = function(item)
+      local own = self.config:item(item)
+      local text = own and own.kind == "credential" and placeholder_of(self, agent, own.name)
+      return text and req:presents(text) or false
+    end,
+  }
+end
+
+-- Is this request for one of the endpoints that the proxy alone talks to for this credential?
+local function at_endpoint(self, opened, scheme, host, port, path)
+  for _, e in ipairs(opened.endpoints) do
+    if e.port == port and e.host == host and e.scheme == scheme then
+      if e.paths[path] then return true end
+      local readings = self.path_readings(path)
+      if not readings then return true end  -- unreadable: who knows what the server makes of it
+      for _, reading in ipairs(readings) do
+        if e.paths[reading] then return true end
+      end
+    end
+  end
+  return false
+end
+
+-- The decision for this request, with its credential opened. The index and the record must be of one version: a
+-- new secret must not follow an old record's hosts.
+-- { own, bundle, routed, opened, plan } | nil, code, message, hint
+local function judge(self, req, agent, deadline)
+  for _ = 1, DECIDE_TRIES do
+    local found = self.config:candidates(agent, req.host)
+    if not found then return nil, "policy_failed" end
+    local own, bundle, routed = decide(self, agent, found, question_of(self, req, agent))
+    if not own then return nil, bundle, nil, routed end
+    local plan = found.plans[own]
+    if not plan then
+      local credential = own.kind == "credential"
+      plan = {
+        log = {
+          agent = agent.name, bundle = bundle, credential = credential and own.name or nil, decision = "allow",
+          reason = credential and "credential" or "domain " .. own.name,
+        },
+        forward = { addresses = own.addresses, identity = agent.name },
+      }
+      found.plans[own] = plan
+    end
+    if own.kind ~= "credential" then return own, bundle, routed, nil, plan end
+    local opened, code, why = self.config:open(own.name)
+    if not opened and code ~= "injection_failed" or opened and opened.version == own.version then
+      if not opened then
+        self.log(("ev=policy_failed credential=%s err=%q"):format(own.name, tostring(why)))
+        return nil, code, ("credential %s: its type failed"):format(own.name)
+      end
+      return own, bundle, routed, opened, plan
+    end
+    local synced, lost = self.config:sync(deadline)
+    if not synced then return nil, lost end
+    if not opened and self.config:item { id = "credential/" .. own.name } == own then
+      return nil, code, ("credential %s: %s"):format(own.name, tostring(why))
+    end
+  end
+  return nil, "store_unavailable"
+end
+
+-- ---- refusing ------------------------------------------------------------------------------------
+
+local function refuse(req, agent, code, message, hint, options)
+  req:log { agent = agent and agent.name, decision = "deny", reason = code }
+  return errors.fail(req, code, message, hint, options)
+end
+
+-- 407 where the client can still answer it; inside a tunnel it would not look, so 403 and the end.
+local function unknown(req)
+  req:log { decision = "deny", reason = "agent_unknown" }
+  if req.form ~= "tunnel" then return errors.challenge(req) end
+  return errors.fail(req, "agent_unknown", nil, nil, { close = true })
+end
+
+local function allowed_message(code, req)
+  if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(req.host, req.port) end
+  if code == "method_not_allowed" then
+    return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", req.host)
+  end
+  if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(req.host) end
+end
+
+local function refuse_decided(self, req, agent, code, message, hint)
+  if not message then message = allowed_message(code, req) end
+  if hint then hint = hint .. "; GET /discover on the proxy lists what this agent may reach" end
+  return refuse(req, agent, code, message, hint)
+end
+
+-- ---- attaching -----------------------------------------------------------------------------------
+
+local body_codes = {
+  too_large = "body_too_large", no_memory = "injection_unavailable", malformed = "bad_request", eof = "bad_request",
+  timeout = "bad_request",
+}
+
+-- The type's `apply` and the credential's further headers. true | nil, code, message
+local function inject(self, req, opened, cred)
+  local pol = opened.pol
+  local ok, code, message = self.policy.apply(pol, req, cred)
+  if not ok then
+    self.log(("ev=%s credential=%s policy=%s err=%q"):format(code, opened.name, pol.name, tostring(message)))
+    if code == "policy_failed" then message = "its type " .. pol.name .. " failed" end
+    return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
+  end
+  if #opened.extra > 0 then
+    local headers = req:view().headers
+    for _, h in ipairs(opened.extra) do headers:set(h[1], h[2]) end
+  end
+  return true
+end
+
+-- true | nil, code, message, hint, options
+local function attach(self, req, agent, own, opened, routed, deadline)
+  local pol, cred, waited = opened.pol, opened.view, false
+  req:strip(opened.strips[routed])
+  if pol.refresh then
+    local before = self.time.now()
+    local code, info
+    cred, code, info = self.tokens:fresh(opened, deadline)
+    if not cred then
+      info = info or {}
+      return nil, code, info.message or ("credential %s: no token"):format(own.name), nil,
+        { retry_after = info.retry_after }
+    end
+    waited = self.time.now() ~= before
+  end
+  if pol.body then
+    local ok, why = req:read_body(pol.body.max, self.time.now() + BODY_WAIT)
+    if not ok then return nil, body_codes[why] or "bad_request" end
+    waited = true
+  end
+  if waited then
+    -- What was decided before the wait must still be so: a credential may have been taken away meanwhile.
+    local synced, lost = self.config:sync(deadline + WAIT_MAX)
+    if not synced then return nil, lost end
+    local still = self.config:agent(req.token)
+    local own_now, _, _, opened_now = nil, nil, nil, nil
+    if still then own_now, _, _, opened_now = judge(self, req, still, deadline + WAIT_MAX) end
+    if not own_now or own_now.name ~= own.name or not opened_now or opened_now.version ~= opened.version then
+      return nil, "injection_unavailable", "what is allowed has changed while the request waited"
+    end
+  end
+  return inject(self, req, opened, cred)
+end
+
+-- ---- our own endpoints ---------------------------------------------------------------------------
+
+local function discover_credential(self, agent, rec, bundle)
+  return {
+    bundle = bundle, credential = rec.name, type = rec.type, hosts = rec.hosts,
+    ports = rec.ports or (rec.plain_http and { 443, 80 } or { 443 }), methods = rec.methods, paths = rec.paths,
+    env = rec.env, placeholder = self.records.placeholder(agent.name, rec),
+  }
+end
+
+local function discover_domain(_, _, rec, bundle)
+  return {
+    bundle = bundle, hosts = { rec.host }, ports = rec.ports or { 443 },
+    methods = not rec.tunnel and (rec.methods or { "GET", "HEAD", "OPTIONS" }) or nil, tunnel = rec.tunnel,
+  }
+end
+
+-- In the store's order of names: a list for reading, not for deciding.
+local function discover_page_all(self, agent, out, db, prefix, row_of)
+  local after
+  repeat
+    local page = self.store.each(db, prefix, after, PAGE)
+    for _, row in ipairs(page) do
+      after = row.key
+      local entry = not row.damaged and row_of(row)
+      if entry then
+        if #out.allowed >= DISCOVER_MAX then
+          out.truncated = true
+          return
+        end
+        out.allowed[#out.allowed + 1] = entry
+      end
+    end
+    self.time.sleep(0)
+  until #page < PAGE
+end
+
+--- What an agent may reach, and with what in the credentials' places.
+function M:discover(agent)
+  local out = { agent = agent.name, allowed = {} }
+  discover_page_all(self, agent, out, "credential", "", function(row)
+    local rec = row.record
+    if rec.enabled == false then return nil end
+    for _, b in ipairs(rec.bundles or {}) do
+      if agent.in_bundle[b] then return discover_credential(self, agent, rec, b) end
+    end
+  end)
+  for _, bundle in ipairs(agent.bundles) do
+    discover_page_all(self, agent, out, "bundle", bundle .. "/", function(row)
+      return discover_domain(self, agent, row.record, bundle)
+    end)
+  end
+  return out
+end
+
+local function own_endpoint(self, req)
+  local path, method = req.path, req.method
+  if path ~= "/healthz" and path ~= "/ca.pem" and path ~= "/discover" then
+    return refuse(req, nil, "path_not_allowed", "the proxy itself has no such page",
+      "it has GET /discover, /ca.pem and /healthz; requests for other hosts go through it as a proxy")
+  end
+  if method ~= "GET" and method ~= "HEAD" then
+    return refuse(req, nil, "method_not_allowed", "the proxy's own pages are read with GET", "use GET")
+  end
+  if path == "/healthz" then return req:respond(200, "text/plain", "ok\n") end
+  if path == "/ca.pem" then
+    local ca = self.store.peek("meta", "ca")
+    if not ca then return refuse(req, nil, "store_unavailable") end
+    return req:respond(200, "application/x-pem-file", ca.pem)
+  end
+  local agent = req.token and self.config:agent(req.token)
+  if not agent then return unknown(req) end
+  local found = self:discover(agent)
+  local none = self.json.array
+  for _, entry in ipairs(found.allowed) do
+    if entry.paths and #entry.paths == 0 then entry.paths = none and none {} or nil end
+  end
+  if #found.allowed == 0 and none then found.allowed = none {} end
+  return req:respond(200, "application/json", self.json.encode(found) .. "\n")
+end
+
+-- ---- entry points --------------------------------------------------------------------------------
+
+function M:on_connect(req)
+  local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
+  if not synced then return errors.fail(req, lost) end
+  local agent = req.token and self.config:agent(req.token)
+  if not agent then return unknown(req) end
+  if req:log { agent = agent.name } == false then return errors.fail(req, "too_many") end
+  -- What will be refused is intercepted too, so that the client can read why; so is what match.lua cannot judge.
+  local found = self.config:candidates(agent, req.host)
+  if not found then return req:intercept() end
+  local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, req.port)
+  local own = ok and self.config:item(item)
+  if not own or own.kind ~= "domain" or not own.tunnel or not agent.in_bundle[bundle] or not own.bundles[bundle] then
+    return req:intercept()
+  end
+  req:log { agent = agent.name, bundle = bundle, decision = "allow", reason = "tunnel " .. own.name }
+  return req:tunnel { addresses = own.addresses }
+end
+
+function M:on_request(req)
+  local deadline = self.time.now() + WAIT_MAX
+  local synced, lost = self.config:sync(deadline)
+  if not synced then return errors.fail(req, lost) end
+  if req.own_endpoint then return own_endpoint(self, req) end
+  local form = req.form
+  local agent = req.token and self.config:agent(req.token)
+  if not agent then return unknown(req) end
+  if form == "origin" then
+    return refuse(req, agent, "misdirected", "this is a proxy, and Host is not one of its own addresses",
+      "send the request through it as a proxy")
+  end
+  if req.method == "TRACE" then return refuse(req, agent, "trace") end
+  local own, bundle, routed, opened, plan = judge(self, req, agent, deadline)
+  if not own then return refuse_decided(self, req, agent, bundle, routed, opened) end
+  if req:log(plan.log) == false then return errors.fail(req, "too_many") end
+  if req.host == ECHO_HOST and self.config.echo and not (opened and opened.rec.demo) then
+    return refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
+  end
+  if not opened then
+    if routed then req:strip { routing = true } end
+    plan.forward.websocket = req.websocket
+    return req:forward(plan.forward)
+  end
+  if at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
+    return refuse(req, agent, "token_endpoint",
+      ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
+  end
+  local ok, code, message, hint, options = attach(self, req, agent, own, opened, routed, deadline)
+  if not ok then return errors.fail(req, code, message, hint, options) end
+  if req.host == ECHO_HOST and self.config.echo then return req:echo() end
+  plan.forward.addresses = opened.addresses
+  plan.forward.watch = opened.pol.refresh ~= nil
+  plan.forward.websocket = req.websocket
+  return req:forward(plan.forward)
+end
+
+--- A stream that goes on: would it be allowed now, by the same entry? What its head presented is not kept, so among
+-- equals the one that carried it counts as presented.
+function M:on_rejudge(info)
+  if not self.config:sync(self.time.now() + WAIT_MAX) then return true end  -- a store in trouble ends no stream
+  local agent
+  if info.token then agent = self.config:agent(info.token)
+  elseif info.agent then agent = self.config:agent_named(info.agent) end
+  if not agent then return false end
+  local found = self.config:candidates(agent, info.host)
+  if not found then return false end
+  if info.form == "connect" then
+    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, info.port)
+    local own = ok and self.config:item(item)
+    return own ~= nil and own ~= false and own.kind == "domain" and own.tunnel == true
+      and own.bundles[bundle] == true and agent.in_bundle[bundle] == true
+  end
+  local own, bundle = decide(self, agent, found, {
+    method = info.websocket and "WEBSOCKET" or info.method, tls = info.scheme == "https", port = info.port,
+    readings = function() return self.path_readings(info.path) end,
+    presents = function(item)
+      local candidate = self.config:item(item)
+      return candidate ~= nil and candidate.name == info.credential
+    end,
+  })
+  if not own or bundle ~= info.bundle then return false end
+  return (own.kind == "credential" and own.name or nil) == info.credential
+end
+
+--- An upstream answered 401 or 403 to a request that carried this credential.
+function M:on_answer(name, status, www_authenticate)
+  local opened = self.config:open(name)
+  if not opened or not opened.pol.refresh then return end
+  if token.says_expired(opened.pol, status, www_authenticate) then self.tokens:rejected(opened) end
+end
+
+function M.connect(req) return here:on_connect(req) end
+function M.request(req) return here:on_request(req) end
+function M.rejudge(info) return here:on_rejudge(info) end
+function M.answer(credential, status, www_authenticate) return here:on_answer(credential, status, www_authenticate) end
+
+-- ---- explaining ----------------------------------------------------------------------------------
+
+local function explain_rows(self, rows, trace)
+  for _, note in ipairs(trace) do
+    local own = self.config:item(note.item)
+    if own then
+      rows[#rows + 1] = { bundle = note.bundle, kind = own.kind, name = own.name, why = note.why }
+    end
+  end
+end
+
+-- Those that cover the host and would count, were their bundle the agent's.
+local function explain_strangers(self, rows, agent, host)
+  local others, seen = {}, {}
+  for _, set in pairs(self.config.build.bundle_sets) do
+    for bundle in pairs(set) do
+      if not agent.in_bundle[bundle] and not seen[bundle] then
+        seen[bundle] = true
+        others[#others + 1] = bundle
+      end
+    end
+  end
+  table.sort(others)
+  local match = self.config.build.match
+  local ok, list = self.sandbox.call("match", match.candidates, self.config.build.index, others, host)
+  if not ok then return end
+  local trace, before = {}, #rows
+  self.sandbox.call("match", match.decide, list, {
+    method = "GET", tls = true, port = 443, readings = function() return { "/" } end,
+    presents = function() return false end,
+  }, trace)
+  explain_rows(self, rows, trace)
+  for i = before + 1, #rows do
+    rows[i].why = ("its bundle %s is not one of %s"):format(rows[i].bundle, agent.name and "the agent's" or "those asked for")
+  end
+end
+
+local function parse_target(self, text)
+  local scheme, rest = text:match("^(%a+)://(.*)$")
+  scheme = scheme and scheme:lower()
+  if not scheme then scheme, rest = "https", text end
+  local websocket = scheme == "ws" or scheme == "wss"
+  if websocket then scheme = scheme == "wss" and "https" or "http" end
+  local url, why = self.parse_url(scheme .. "://" .. rest)
+  if not url then return nil, why or "that is not a URL" end
+  return url, websocket
+end
+
+local function explain_credential(self, result, own, url)
+  local opened, code, why = self.config:open(own.name)
+  if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
+  result.type = opened.pol.name
+  if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
+    return "token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(own.name)
+  end
+  if url.host == ECHO_HOST and self.config.echo then
+    result.echo = true
+    if not opened.rec.demo then return "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone" end
+  end
+  local state = opened.pol.refresh and self.store.peek("state", own.name)
+  if state and state.last_error and state.error_version == opened.version then
+    result.message = ("allowed, but its last refresh failed: %s"):format(state.last_error)
+  end
+end
+
+--- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
+-- name, why } } } | nil, why. spec = { agent = name|nil (then: the bundle default), method, url }.
+function M:on_explain(spec)
+  local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
+  if not synced then return nil, lost end
+  local agent
+  if spec.agent then
+    if not self.store.peek("agent", "a/" .. spec.agent) then
+      return nil, ("there is no agent '%s'"):format(spec.agent)
+    end
+    agent = self.config:agent_named(spec.agent)
+  else
+    agent = { bundles = { "default" }, in_bundle = { default = true } }
+  end
+  local url, websocket = parse_target(self, spec.url)
+  if not url then return nil, websocket end
+  local result = { agent = spec.agent, method = spec.method, url = spec.url, considered = {} }
+  local function deny(code, message, hint)
+    result.decision, result.code, result.status = "deny", code, errors.codes[code][1]
+    result.reason = code
+    result.message, result.hint = message or errors.codes[code][2], hint or errors.codes[code][3]
+    return result
+  end
+  if not agent then return deny("agent_unknown") end
+  if spec.method == "TRACE" then return deny("trace") end
+  local found, broken = self.config:candidates(agent, url.host)
+  if not found then return deny("policy_failed", tostring(broken)) end
+  if url.scheme == "https" then
+    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, url.port)
+    local own = ok and self.config:item(item)
+    if own and own.tunnel then
+      result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
+      result.reason = "the domain entry relays this port unread"
+      return result
+    end
+  end
+  local trace = {}
+  local own, bundle, routed = decide(self, agent, found, {
+    method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
+    port = url.port, readings = function() return self.path_readings(url.path) end,
+    presents = function() return false end,
+  }, trace)
+  explain_rows(self, result.considered, trace)
+  explain_strangers(self, result.considered, agent, url.host)
+  if not own then
+    return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
+  end
+  result.bundle = bundle
+  if own.kind == "credential" then
+    result.credential = own.name
+    local code, message = explain_credential(self, result, own, url)
+    if code then return deny(code, message) end
+    result.reason = "credential " .. own.name
+  else
+    result.domain = own.name
+    result.reason = "domain entry " .. own.name
+  end
+  result.decision = "allow"
+  return result
+end
+
+--- One credential on a request that nobody sent, for `credential test`: the request as it would go out, or nil, code,
+-- message. Its own record alone is asked whether it covers the URL, so the secret goes nowhere else; whether another
+-- one would come first is what `explain` answers.
+-- spec = { credential, method, url, headers = { name = value }, deadline, request = module "request" }
+function M:on_trial(spec)
+  local opened, code, why = self.config:open(spec.credential)
+  if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
+  local url, websocket = parse_target(self, spec.url)
+  if not url then return nil, "bad_request", websocket end
+  local list, match = self.config:alone(opened.rec, url.host)
+  if not list then return nil, "policy_failed", tostring(match) end
+  local ok, item, second, third = self.sandbox.call("match", match.decide, list, {
+    method = websocket and "WEBSOCKET" or spec.method, tls = url.scheme == "https", port = url.port,
+    readings = function() return self.path_readings(url.path) end, presents = function() return false end,
+  })
+  if not ok then return nil, "policy_failed", tostring(item) end
+  if not item then
+    return nil, second, ("credential %s does not go there%s"):format(spec.credential, third and ": " .. third or "")
+  end
+  if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
+    return nil, "token_endpoint", "this is its own token endpoint"
+  end
+  local cred, info = opened.view, nil
+  if opened.pol.refresh then
+    cred, code, info = self.tokens:fresh(opened, spec.deadline)
+    if not cred then return nil, code, info and info.message end
+  end
+  local req = spec.request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
+  req:strip(opened.strips[third ~= false])
+  local done, failed, message = inject(self, req, opened, cred)
+  if not done then return nil, failed, message end
+  return req
+end
+
+-- From a command: on the store that is open, with an index of its own.
+local function for_command()
+  return here or require("worker").build { command = true }
+end
+
+function M.explain(spec) return for_command():on_explain(spec) end
+
+function M.trial(spec)
+  spec.request = spec.request or require "request"
+  return for_command():on_trial(spec)
+end
+
+return M

@@ -1,0 +1,895 @@
+--- Policies: what a file must look like, the versions in the store, and the only ways to call one.
+-- A policy is text. It is compiled into an environment of its own (module sandbox, proxy.c), its table is checked
+-- strictly and taken over into a table of ours, so that nothing it does later changes what we read.
+-- In the store: policy/NAME { name, active, latest }, and policy/NAME/000001 { source, saved_at, note, base } for
+-- each version. Version 0 is what this binary brings: unedited policies have no record, and follow it.
+local sandbox = require "sandbox"
+local M = {}
+
+local API = 1
+local SOURCE_MAX = 256 * 1024   -- bytes: ten times the longest we know
+local FIELDS_MAX = 64           -- of a type: one screen of help
+local EXAMPLES_MAX = 200        -- each may take 40 ms
+local BODY_MAX = 16 << 20       -- what the runtime reads at most before `apply` (DESIGN, "Limits")
+local VERSIONS_PAGE = 100       -- records asked of the store at once
+
+local function file_of(name) return "policies/" .. name .. ".lua" end
+
+--- A policy's name is a file's name and a word on the command line.
+function M.name_ok(name)
+  return type(name) == "string" and #name <= 40 and name:find("^%l[%l%d_]*$") ~= nil
+end
+
+-- ---- where a reason points -----------------------------------------------------------------------
+
+-- Comments as blanks of the same length: a key in prose is not the key.
+local function code_of(source)
+  return (source:gsub("%-%-[^\n]*", function(c) return (" "):rep(#c) end))
+end
+
+local function line_at(source, at)
+  local _, n = source:sub(1, at - 1):gsub("\n", "")
+  return n + 1
+end
+
+-- The n-th place where `key =` stands behind `from`; nil: none.
+local function find_key(code, key, from, n)
+  local at = from or 1
+  for _ = 1, n or 1 do
+    local s, e = code:find("%f[%w_]" .. key:gsub("%W", "%%%0") .. "%f[^%w_]%]?%s*=%f[^=]", at)
+    if not s then return nil end
+    at = e + 1
+    from = s
+  end
+  return from
+end
+
+-- Collects the first thing that is wrong, and where.
+local Check = {}
+Check.__index = Check
+
+function Check:fail(key, text, within)
+  if self.why then return false end
+  local from = within and self.code:find('"' .. within:gsub("%W", "%%%0") .. '"')
+  -- a field's table begins before its name
+  while from and from > 1 and self.code:sub(from, from) ~= "{" do from = from - 1 end
+  local at = key and (find_key(self.code, tostring(key), from or 1) or find_key(self.code, tostring(key))) or from
+  self.why = ("%s:%d: %s"):format(file_of(self.name), at and line_at(self.code, at) or 1, text)
+  return false
+end
+
+-- ---- the schema ----------------------------------------------------------------------------------
+
+-- Each key of a table with the types it may have. What is not listed is refused: a misspelt `aply` must not be a
+-- policy that does nothing.
+local type_keys = {
+  kind = "string", api = "integer", name = "string", title = "string", help = "string",
+  fields = "table", strip = "table function", body = "table", endpoints = "table", expired = "table",
+  validate = "function", apply = "function", refresh = "function", examples = "table",
+}
+local match_keys = {
+  kind = "string", api = "integer", name = "string", title = "string", examples = "table",
+  new = "function", add = "function", remove = "function", candidates = "function", decide = "function",
+  tunnel = "function",
+}
+local field_keys = {
+  name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
+  default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
+}
+local body_keys = { max = "integer" }
+local strip_keys = { headers = "table", query = "table", form = "table" }
+local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean" }
+local example_keys = { cred = "table", req = "table", want = "table" }
+local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
+local request_keys = { method = "string", url = "string", headers = "table", body = "string" }
+local want_keys = {
+  headers = "table", query = "table", url = "string", path = "string", body = "string", error = "string boolean",
+}
+local match_want_keys = { id = "string integer", code = "string" }
+
+local function type_of(v)
+  return math.type(v) == "integer" and "integer" or type(v)
+end
+
+local function listed(text, word) return (" " .. text .. " "):find(" " .. word .. " ", 1, true) ~= nil end
+
+-- "a, b or c"
+local function spoken(words) return (words:gsub(" (%S+)$", " or %1"):gsub("(%S+) (%S+ or)", "%1, %2")) end
+
+function Check:keys(t, keys, what, within)
+  local names = {}
+  for k in pairs(t) do names[#names + 1] = k end
+  table.sort(names, function(a, b) return tostring(a) < tostring(b) end)  -- the same reason each time
+  for _, k in ipairs(names) do
+    local want = keys[k]
+    if type(k) ~= "string" or not want then
+      return self:fail(k, ("%s has no key '%s'"):format(what, tostring(k)), within)
+    end
+    if not listed(want, type_of(t[k])) then
+      return self:fail(k, ("%s of %s is a %s, not a %s"):format(k, what, spoken(want), type_of(t[k])), within)
+    end
+  end
+  return true
+end
+
+-- A list of strings, copied. nil: refused.
+function Check:strings(list, key, within)
+  local out = {}
+  for i, v in ipairs(list) do
+    if type(v) ~= "string" or v == "" then
+      self:fail(key, ("%s: item %d is not a text"):format(key, i), within)
+      return nil
+    end
+    out[i] = v
+  end
+  for k in pairs(list) do
+    if math.type(k) ~= "integer" or k < 1 or k > #out then
+      self:fail(key, ("%s is a list: it has no key '%s'"):format(key, tostring(k)), within)
+      return nil
+    end
+  end
+  return out
+end
+
+-- ---- field types ---------------------------------------------------------------------------------
+
+local function is_secret(v) return require("secret").is(v) end
+
+local function loopback(host)
+  return host == "localhost" or host == "::1" or host:find("^127%.%d+%.%d+%.%d+$") ~= nil
+end
+
+local function text_ok(v)
+  if type(v) ~= "string" then return false, "is a text" end
+  if v:find("[%c]") then return false, "has a control byte in it" end
+  return true
+end
+
+-- Says whether a plain value is of the type; the field gives its bounds. A reason reads behind the field's name.
+local value_ok = {
+  string = text_ok,
+  url = function(v)
+    local ok, why = text_ok(v)
+    if not ok then return ok, why end
+    local url = require("http").parse_url(v)
+    if not url then return false, "is not a URL" end
+    if url.scheme ~= "https" and not (url.scheme == "http" and loopback(url.host)) then
+      return false, "begins with https:// (http:// for this machine alone)"
+    end
+    return true
+  end,
+  integer = function(v, f)
+    if math.type(v) ~= "integer" then return false, "is a whole number" end
+    if f.min and v < f.min then return false, ("is at least %d"):format(f.min) end
+    if f.max and v > f.max then return false, ("is at most %d"):format(f.max) end
+    return true
+  end,
+  boolean = function(v) return type(v) == "boolean", "is true or false" end,
+  enum = function(v, f)
+    for _, choice in ipairs(f.values) do
+      if v == choice then return true end
+    end
+    return false, "is one of " .. table.concat(f.values, ", ")
+  end,
+  list = function(v)
+    if type(v) ~= "table" then return false, "is a list" end
+    local n = 0
+    for _ in pairs(v) do n = n + 1 end
+    if n ~= #v then return false, "is a list" end
+    for _, item in ipairs(v) do
+      local ok, why = text_ok(item)
+      if not ok then return false, "has an item that " .. why end
+    end
+    return true
+  end,
+  map = function(v)
+    if type(v) ~= "table" then return false, "takes members: NAME.KEY=VALUE" end
+    for k, item in pairs(v) do
+      if type(k) ~= "string" or k == "" then return false, "has a member without a name" end
+      local ok, why = text_ok(item)
+      if not ok then return false, ("has a member '%s' that %s"):format(k, why) end
+    end
+    return true
+  end,
+  pem = function(v)
+    if type(v) ~= "string" then return false, "is a text" end
+    return v:find("-----BEGIN ", 1, true) ~= nil, "is not PEM: it has no -----BEGIN line"
+  end,
+  document = function(v) return type(v) == "string" or type(v) == "table", "is a document" end,
+}
+
+-- One value of a credential against its field. true | nil, reason
+local function check_value(f, v)
+  local ok, why
+  if f.secret and f.type == "map" then
+    if type(v) ~= "table" then return nil, "takes members: NAME.KEY=VALUE" end
+    for k, member in pairs(v) do
+      if not is_secret(member) then return nil, ("has a member '%s' that is no secret"):format(tostring(k)) end
+    end
+    return true
+  end
+  if f.secret then return is_secret(v) or nil, "is a secret: it never comes as plain text" end
+  if f.type == "document" and is_secret(v) then return nil, "was not taken apart" end
+  if f.split and type(v) == "table" then
+    for member, spec in pairs(f.split) do
+      local part = v[member]
+      if part == nil and not spec.optional then return nil, ("lacks '%s'"):format(member) end
+      if part ~= nil and (spec.secret or false) ~= is_secret(part) then
+        return nil, spec.secret and ("has '%s' as plain text"):format(member) or ("has '%s' as a secret"):format(member)
+      end
+    end
+    return true
+  end
+  ok, why = value_ok[f.type](v, f)
+  return ok or nil, why
+end
+
+local function copy_value(v)
+  if type(v) ~= "table" then return v end
+  local out = {}
+  for k, item in pairs(v) do out[k] = item end
+  return out
+end
+
+function Check:split(f, given)
+  if f.type ~= "document" then return self:fail("split", "split is for a document", f.name) end
+  f.split = {}
+  for member, spec in pairs(given) do
+    if type(member) ~= "string" or type(spec) ~= "table" then
+      return self:fail("split", "split = { member = {…} }", f.name)
+    end
+    if not self:keys(spec, member_keys, "split." .. member, f.name) then return false end
+    f.split[member] = { secret = spec.secret, nested = spec.nested, optional = spec.optional }
+  end
+  return true
+end
+
+-- What every credential has, whatever its type.
+local common_names = { state = true, headers = true, env = true, placeholder = true }
+
+function Check:field(given, i, seen)
+  if type(given) ~= "table" then return self:fail("fields", ("field %d is not a table"):format(i)) end
+  local name = given.name
+  if type(name) ~= "string" or not name:find("^%l[%l%d_]*$") then
+    return self:fail("fields", ("field %d has no name of small letters, digits and _"):format(i))
+  end
+  if seen[name] or common_names[name] then
+    return self:fail("name", ("field '%s' %s"):format(name, seen[name] and "occurs twice" or "is the runtime's own name"), name)
+  end
+  if not self:keys(given, field_keys, "field '" .. name .. "'", name) then return nil end
+  local f = {
+    name = name, type = given.type or "string", help = given.help, secret = given.secret or nil,
+    required = given.required or nil, empty = given.empty or nil, min = given.min, max = given.max,
+  }
+  if not value_ok[f.type] then
+    return self:fail("type", ("field '%s' has the unknown type '%s'"):format(name, f.type), name)
+  end
+  if (f.type == "enum") ~= (given.values ~= nil) then
+    return self:fail("type", ("field '%s': values = {…} go with the type enum"):format(name), name)
+  end
+  if given.values then
+    f.values = self:strings(given.values, "values", name)
+    if not f.values then return nil end
+  end
+  if f.secret and f.type ~= "string" and f.type ~= "pem" and f.type ~= "map" and f.type ~= "document" then
+    return self:fail("secret", ("field '%s': a secret is a string, map, pem or document"):format(name), name)
+  end
+  if f.secret and given.split then
+    return self:fail("split", ("field '%s': its members say what is secret"):format(name), name)
+  end
+  if (f.min or f.max) and f.type ~= "integer" then
+    return self:fail(f.min and "min" or "max", ("field '%s': bounds are for an integer"):format(name), name)
+  end
+  if given.split and not self:split(f, given.split) then return nil end
+  if given.default ~= nil then
+    if f.secret or f.required or f.split then
+      return self:fail("default", ("field '%s': a %s has no default"):format(name, f.required and "required field" or "secret"), name)
+    end
+    local ok, why = check_value(f, given.default)
+    if not ok then return self:fail("default", ("default of '%s' %s"):format(name, why), name) end
+    f.default = copy_value(given.default)
+  end
+  seen[name] = true
+  return f
+end
+
+function Check:fields(given)
+  local out, seen = {}, {}
+  for i, f in ipairs(given) do
+    out[i] = self:field(f, i, seen)
+    if not out[i] then return nil end
+  end
+  for k in pairs(given) do
+    if math.type(k) ~= "integer" or k < 1 or k > #out then
+      return self:fail(k, ("fields is a list: it has no key '%s'"):format(tostring(k)))
+    end
+  end
+  if #out > FIELDS_MAX then return self:fail("fields", ("more than %d fields"):format(FIELDS_MAX)) end
+  return out
+end
+
+-- { headers = {…}, query = {…}, form = {…} }, copied; also what a strip function answers.
+function Check:strip(given)
+  if type(given) ~= "table" then return self:fail("strip", "strip is a table, or a function that returns one") end
+  if not self:keys(given, strip_keys, "strip") then return nil end
+  local out = {}
+  for k, list in pairs(given) do
+    out[k] = self:strings(list, k)
+    if not out[k] then return nil end
+  end
+  return out
+end
+
+-- An endpoint is a URL (its exact path) or a host, "*.example.com" for all below it.
+local function endpoint_parse(text)
+  if not text:find("://", 1, true) then
+    local suffix = text:match("^%*%.(.+)$")
+    local host = require("http").canonical_host(suffix or text)
+    return host and { host = host, below = suffix ~= nil } or nil
+  end
+  return value_ok.url(text) and require("http").parse_url(text) or nil
+end
+
+function Check:endpoints(given)
+  local list, out = self:strings(given, "endpoints"), {}
+  if not list then return nil end
+  for i, text in ipairs(list) do
+    out[i] = endpoint_parse(text)
+    if not out[i] then return self:fail("endpoints", ("endpoint '%s' is neither an https URL nor a host"):format(text)) end
+  end
+  return list, out
+end
+
+function Check:statuses(given)
+  local out = {}
+  for i, status in ipairs(given) do
+    if math.type(status) ~= "integer" or status < 400 or status > 599 then
+      return self:fail("expired", "expired lists statuses from 400 to 599")
+    end
+    out[i] = status
+  end
+  return out
+end
+
+function Check:example_list(given, keys)
+  if #given > EXAMPLES_MAX then return self:fail("examples", ("more than %d examples"):format(EXAMPLES_MAX)) end
+  for k, ex in pairs(given) do
+    if math.type(k) ~= "integer" or type(ex) ~= "table" then
+      return self:fail("examples", "examples is a list of tables")
+    end
+  end
+  for i, ex in ipairs(given) do
+    if not self:keys(ex, keys, "example " .. i) then return nil end
+    if not ex.want then return self:fail("examples", ("example %d wants nothing"):format(i)) end
+  end
+  return given
+end
+
+function Check:type(t, pol)
+  pol.fields = self:fields(t.fields or {})
+  if not pol.fields then return nil end
+  pol.by_name = {}
+  for _, f in ipairs(pol.fields) do pol.by_name[f.name] = f end
+  if not t.apply then return self:fail(nil, "a type needs apply = function(req, cred)") end
+  if type(t.strip) == "table" then
+    pol.strip = self:strip(t.strip)
+    if not pol.strip then return nil end
+  else
+    pol.strip = t.strip or {}
+  end
+  if t.body then
+    if not self:keys(t.body, body_keys, "body") then return nil end
+    local max = t.body.max
+    if not max or max < 1 or max > BODY_MAX then
+      return self:fail("body", ("body = { max = bytes }, from 1 to %d"):format(BODY_MAX))
+    end
+    pol.body = { max = max }
+  end
+  pol.endpoints, pol.reach = {}, {}
+  if t.endpoints then
+    pol.endpoints, pol.reach = self:endpoints(t.endpoints)
+    if not pol.reach then return nil end
+  end
+  pol.expired = self:statuses(t.expired or {})
+  if not pol.expired then return nil end
+  pol.examples = self:example_list(t.examples or {}, example_keys)
+  if not pol.examples then return nil end
+  pol.apply, pol.refresh, pol.validate, pol.help = t.apply, t.refresh, t.validate, t.help
+  return pol
+end
+
+function Check:match(t, pol)
+  for key, want in pairs(match_keys) do
+    if want == "function" then
+      if not t[key] then return self:fail(nil, ("matching needs %s = function"):format(key)) end
+      pol[key] = t[key]
+    end
+  end
+  pol.examples = self:example_list(t.examples or {}, match_example_keys)
+  return pol.examples and pol
+end
+
+local kinds = { type = type_keys, match = match_keys }
+
+function Check:table(t)
+  if type(t) ~= "table" then
+    return self:fail(nil, ("the file returns a %s, not a table"):format(type(t)))
+  end
+  local keys = kinds[t.kind]
+  if not keys then return self:fail("kind", ("kind is type or match, not '%s'"):format(tostring(t.kind))) end
+  if t.api ~= API then
+    return self:fail("api", ("api = %s: this runtime speaks %d"):format(tostring(t.api), API))
+  end
+  if not self:keys(t, keys, "a policy of kind " .. t.kind) then return nil end
+  if t.name ~= self.name then
+    return self:fail("name", ("name = '%s' in the file of '%s'"):format(tostring(t.name), self.name))
+  end
+  if (t.kind == "match") ~= (t.name == "match") then
+    return self:fail("kind", "the one policy of kind match is named match")
+  end
+  if not t.title or t.title == "" then return self:fail("title", "title is missing") end
+  return self[t.kind](self, t, { kind = t.kind, api = t.api, name = t.name, title = t.title })
+end
+
+-- ---- compiling -----------------------------------------------------------------------------------
+
+-- The runtime's modules as a policy sees them. `net` is not among them: refresh gets one that knows its credential.
+local function modules()
+  local time = require "time"
+  return {
+    form = require "form", json = require "json", uri = require "uri", secret = require "secret", sign = require "sign",
+    time = { now = time.now, wall = time.wall, iso = time.iso },
+  }
+end
+
+--- pol | nil, "policies/NAME.lua:LINE: reason". Runs the file's top level, in the sandbox; no example.
+function M.compile(name, source)
+  if not M.name_ok(name) then return nil, "a policy's name is small letters, digits and _, at most 40" end
+  if #source > SOURCE_MAX then return nil, ("%s:1: longer than %d bytes"):format(file_of(name), SOURCE_MAX) end
+  local chunk, why = sandbox.load(source, "@" .. file_of(name), sandbox.env(modules()))
+  if not chunk then return nil, why end
+  local ok, result = sandbox.call(name, chunk)
+  if not ok then
+    if not result:find("^policies/") then result = file_of(name) .. ":1: " .. result end
+    return nil, result
+  end
+  local check = setmetatable({ name = name, code = code_of(source) }, Check)
+  local pol = check:table(result)
+  if not pol then return nil, check.why end
+  pol.code = check.code
+  return pol
+end
+
+-- ---- a credential as its policy sees it ----------------------------------------------------------
+
+--- A new table each time: what a policy does to it is gone with the request. Defaults are not stored, so that they
+-- follow the policy.
+function M.view(pol, values, state)
+  local cred = {}
+  for _, f in ipairs(pol.fields) do
+    local v = values[f.name]
+    if v == nil then v = f.default end
+    cred[f.name] = copy_value(v)
+  end
+  cred.state = state
+  return cred
+end
+
+--- From a record of the store: plain fields, what a document was taken apart into, and secrets as "f/FIELD[/MEMBER]".
+function M.record_view(pol, record, state)
+  local values = {}
+  for name, v in pairs(record.fields or {}) do values[name] = copy_value(v) end
+  for name, members in pairs(record.split or {}) do values[name] = copy_value(members) end
+  for sealed, handle in pairs(record.secrets or {}) do
+    local name, member = sealed:match("^f/([^/]+)/?(.*)$")
+    if name and member == "" then
+      values[name] = handle
+    elseif name then
+      if type(values[name]) ~= "table" then values[name] = {} end
+      values[name][member] = handle
+    end
+  end
+  return M.view(pol, values, state)
+end
+
+function M.fields(pol) return pol.fields or {} end
+
+--- true | nil, field, message. `values` are typed already: numbers, booleans, lists, maps, secret handles, and
+-- documents by member. A message reads as a sentence behind the field's name.
+function M.check_credential(pol, values)
+  for name in pairs(values) do
+    if not pol.by_name[name] then return nil, name, "is no field of " .. pol.name end
+  end
+  for _, f in ipairs(pol.fields) do
+    local v = values[f.name]
+    if v ~= nil then
+      local ok, why = check_value(f, v)
+      if not ok then return nil, f.name, why end
+    end
+    if f.required and (v == nil or v == "" or type(v) == "table" and next(v) == nil) then
+      return nil, f.name, "is missing"
+    end
+  end
+  if not pol.validate then return true end
+  return M.validate(pol, M.view(pol, values))
+end
+
+--- What the policy itself says of the fields together. Its validate returns true | nil, field, message (or nil, message).
+function M.validate(pol, cred)
+  local ok, good, field, message = sandbox.call(pol.name, pol.validate, cred)
+  if not ok then return nil, nil, good end
+  if good then return true end
+  if message == nil then field, message = nil, field end
+  if type(message) ~= "string" then return nil, nil, "the values do not fit " .. pol.name end
+  return nil, pol.by_name[field] and field or nil, message
+end
+
+-- ---- calling -------------------------------------------------------------------------------------
+
+--- What leaves the request before `apply`: { headers, query, form } | nil, "policy_failed", message.
+function M.strip(pol, cred)
+  if type(pol.strip) ~= "function" then return pol.strip end
+  local ok, spec = sandbox.call(pol.name, pol.strip, cred)
+  if not ok then return nil, "policy_failed", spec end
+  local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+  spec = check:strip(spec)
+  if not spec then return nil, "policy_failed", check.why end
+  return spec
+end
+
+--- Lets the policy edit the request, from which the caller has stripped what it must not keep.
+-- true | nil, "injection_failed" (the policy says it cannot) | nil, "policy_failed" (it broke), message
+function M.apply(pol, req, cred)
+  local ok, result, why = sandbox.call(pol.name, pol.apply, req:view(), cred)
+  if not ok then return nil, "policy_failed", result end
+  if result == nil and why == nil or result == true then return true end
+  if not result and type(why) == "string" then return nil, "injection_failed", why end
+  return nil, "policy_failed", ("%s: apply returned a %s"):format(file_of(pol.name), type(result))
+end
+
+local state_keys = { secrets = "table", expires_at = "integer" }
+
+--- Yields. The new state as the policy gives it | nil, code, … as it says | nil, "policy_failed", message.
+function M.refresh(pol, cred, net, deadline)
+  local out = table.pack(sandbox.wait(pol.name, pol.refresh, cred, net, deadline))
+  if not out[1] then return nil, "policy_failed", out[2] end
+  local state = out[2]
+  if state == nil and type(out[3]) == "string" then return table.unpack(out, 2, out.n) end
+  local file = file_of(pol.name)
+  if type(state) ~= "table" then
+    return nil, "policy_failed", ("%s: refresh returned a %s"):format(file, type(state))
+  end
+  local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+  if not check:keys(state, state_keys, "what refresh returns") then return nil, "policy_failed", check.why end
+  for name, v in pairs(state.secrets or {}) do
+    if type(name) ~= "string" or not is_secret(v) then
+      return nil, "policy_failed", ("%s: refresh returned '%s', which is no secret, among its secrets"):format(file, tostring(name))
+    end
+  end
+  return state
+end
+
+local function same_origin(a, b)
+  return a.scheme == b.scheme and a.host == b.host and a.port == b.port
+end
+
+--- Whether the credential's `net` may go there: true | nil, why. Its own url fields allow their scheme, host and port;
+-- an endpoint of the policy its exact path, or, given as a host, https on 443.
+function M.allows_url(pol, cred, text)
+  local http = require "http"
+  local url = http.parse_url(text)
+  if not url then return nil, "it is not a URL" end
+  for _, f in ipairs(pol.fields) do
+    local own = f.type == "url" and cred[f.name] and http.parse_url(cred[f.name])
+    if own and same_origin(own, url) then return true end
+  end
+  for _, e in ipairs(pol.reach) do
+    if e.scheme and same_origin(e, url) and e.path == url.path then return true end
+    local covers = e.host == url.host
+    if e.below then covers = url.host:sub(-#e.host - 1) == "." .. e.host end
+    if not e.scheme and covers and url.scheme == "https" and url.port == 443 then return true end
+  end
+  return nil, ("%s://%s:%d is neither a URL of the credential nor an endpoint of %s"):format(url.scheme, url.host, url.port, file_of(pol.name))
+end
+
+-- ---- examples ------------------------------------------------------------------------------------
+
+-- A secret field's plain example becomes a handle, as in life; so does each text of the state.
+local function example_values(pol, given)
+  local secret, values, state = require "secret.core", {}, nil
+  for name, v in pairs(given or {}) do
+    local f = pol.by_name[name]
+    if name == "state" and type(v) == "table" then
+      state = {}
+      for k, item in pairs(v) do state[k] = type(item) == "string" and secret.of(item) or item end
+    elseif not f then
+      return nil, ("cred.%s is no field"):format(tostring(name))
+    elseif type(v) == "table" then
+      values[name] = {}
+      for k, item in pairs(v) do
+        local sealed = f.secret or f.split and f.split[k] and f.split[k].secret
+        values[name][k] = sealed and type(item) == "string" and secret.of(item) or item
+      end
+    else
+      values[name] = f.secret and type(v) == "string" and secret.of(v) or v
+    end
+  end
+  for name, v in pairs(values) do
+    local ok, why = check_value(pol.by_name[name], v)
+    if not ok then return nil, ("cred.%s %s"):format(name, why) end
+  end
+  return values, nil, state
+end
+
+local function quoted(v) return v == nil and "absent" or v == false and "absent" or ("%q"):format(v) end
+
+-- nil where both say the same; else what differs, with both values.
+local function differs(what, got, want)
+  if want == false then want = nil end
+  if got == want then return nil end
+  return ("%s is %s, the example wants %s"):format(what, quoted(got), quoted(want))
+end
+
+local function compare(out, want)
+  local http, headers, why = require "http", {}, nil
+  for name, v in pairs(out.headers) do headers[name:lower()] = v end
+  for name, v in pairs(want.headers or {}) do why = why or differs("header " .. name, headers[name:lower()], v) end
+  local url = http.parse_url(out.url)
+  local query = {}
+  for _, pair in ipairs(url and url.query and require("uri").parse_query(url.query) or {}) do
+    query[pair[1]] = query[pair[1]] or pair[2]
+  end
+  for name, v in pairs(want.query or {}) do why = why or differs("query " .. name, query[name], v) end
+  why = why or want.url and differs("the URL", out.url, want.url)
+  why = why or want.path and differs("the path", url and url.path, want.path)
+  return why or want.body and differs("the body", out.body, want.body)
+end
+
+local function example_request(ex)
+  local r = ex.req or {}
+  return require("request").example {
+    method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body,
+  }
+end
+
+-- nil where the example comes out as it says; else what differs.
+local function run_type_example(pol, ex, check, i)
+  if ex.req and not check:keys(ex.req, request_keys, ("req of example %d"):format(i)) then return check.why end
+  if not check:keys(ex.want, want_keys, ("want of example %d"):format(i)) then return check.why end
+  local values, why, state = example_values(pol, ex.cred)
+  if not values then return why end
+  local cred = M.view(pol, values, state)
+  local req = example_request(ex)
+  local spec, code, message = M.strip(pol, cred)
+  if spec then
+    local headers = { "authorization", table.unpack(spec.headers or {}) }
+    req:strip { headers = headers, query = spec.query, form = spec.form }
+    local ok
+    ok, code, message = M.apply(pol, req, cred)
+    if ok then code = nil end
+  end
+  local want = ex.want.error or nil
+  if code and not want then return ("%s: %s"):format(code, message) end
+  if want == true then return code == nil and "it succeeds, the example wants an error" or nil end
+  return differs("the error", code, want) or want == nil and compare(req:dump(), ex.want) or nil
+end
+
+local function run_match_example(pol, ex, check, i)
+  if not check:keys(ex.want, match_want_keys, ("want of example %d"):format(i)) then return check.why end
+  local http, asked = require "http", ex.question or {}
+  local present = {}
+  for _, id in ipairs(asked.presents or {}) do present[id] = true end
+  local question = {
+    method = asked.method, tls = asked.tls, port = asked.port,
+    readings = function() return http.path_readings(asked.path or "/") end,
+    presents = function(item) return present[item.id] or false end,
+  }
+  local ok, item, code = sandbox.call(pol.name, function()
+    local index = pol.new()
+    for _, given in ipairs(ex.items or {}) do pol.add(index, given) end
+    return pol.decide(pol.candidates(index, ex.bundles or {}, ex.host), question)
+  end)
+  if not ok then return item end
+  return differs("the item", item and item.id, ex.want.id) or differs("the code", not item and code or nil, ex.want.code)
+end
+
+--- Runs the examples: true, how many | nil, "policies/NAME.lua:LINE: example N: …".
+function M.check(pol)
+  local run = pol.kind == "match" and run_match_example or run_type_example
+  for i, ex in ipairs(pol.examples) do
+    local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+    -- An example holds values of the policy's own making: whatever breaks here is the example's fault.
+    local ok, why = pcall(run, pol, ex, check, i)
+    if not ok or why then
+      local from = find_key(pol.code, "examples")
+      local at = from and (find_key(pol.code, "want", from, i) or from)
+      return nil, ("%s:%d: example %d: %s"):format(file_of(pol.name), at and line_at(pol.code, at) or 1, i,
+        tostring(why):gsub("^policies/[%w_]+%.lua:%d+: ", ""))
+    end
+  end
+  return true, #pol.examples
+end
+
+--- Compiles and runs the examples: pol, how many | nil, why.
+function M.test(name, source)
+  local pol, why = M.compile(name, source)
+  if not pol then return nil, why end
+  local ok, count = M.check(pol)
+  if not ok then return nil, count end
+  return pol, count
+end
+
+-- ---- versions in the store -----------------------------------------------------------------------
+
+local function sha256(text) return require("host").sha256_hex(text) end
+
+local function version_key(name, n) return ("%s/%06d"):format(name, n) end
+
+-- A record, or an empty head where nobody edited the policy, or no store is open. nil, why: damaged.
+local function read_head(name)
+  local head, err = require("store").peek("policy", name)
+  if head then return head end
+  if err ~= "absent" and err ~= "locked" then return nil, ("%s: its record is %s"):format(file_of(name), err) end
+  return { name = name, active = 0, latest = 0, version = 0 }
+end
+
+local function read_version(name, n)
+  if n == 0 then
+    local text = sandbox.default_source(name)
+    if not text then return nil, ("there is no policy '%s'"):format(name) end
+    return { source = text, base = sha256(text), note = "built in" }
+  end
+  local rec, err = require("store").peek("policy", version_key(name, n))
+  if not rec then return nil, ("%s: version %d is %s"):format(file_of(name), n, err or "absent") end
+  return rec
+end
+
+--- text, version | nil, why. The active version where none is named.
+function M.source(name, version)
+  if not M.name_ok(name) then return nil, "there is no such policy" end
+  local head, why = read_head(name)
+  if not head then return nil, why end
+  local rec
+  rec, why = read_version(name, version or head.active)
+  if not rec then return nil, why end
+  return rec.source, version or head.active
+end
+
+local loaded = {}   -- name -> { config, id, pol, why }: what the store said at that generation
+
+--- pol | nil, why. One look at the generation while nothing changed.
+function M.load(name)
+  if not M.name_ok(name) then return nil, "there is no such policy" end
+  local was = loaded[name]
+  local config, code = require("store").generation()
+  if not config and code ~= "locked" then  -- what served before goes on serving
+    if was and was.pol then return was.pol end
+    return nil, "the store cannot be read"
+  end
+  if was and was.config == config then return was.pol, was.why end
+  local head, why = read_head(name)
+  local id = head and (head.active == 0 and "default" or head.active .. "." .. head.version)
+  if was and id and was.id == id then
+    was.config = config
+    return was.pol, was.why
+  end
+  local rec, pol
+  if head then rec, why = read_version(name, head.active) end
+  if rec then pol, why = M.compile(name, rec.source) end
+  loaded[name] = { config = config, id = id, pol = pol, why = why }
+  return pol, why
+end
+
+--- Saves and activates, after compiling and running the examples: version | nil, why.
+-- The text of the built-in policy makes the name follow the binary again.
+function M.put(name, source, note, now)
+  local ok, why = M.test(name, source)
+  if not ok then return nil, why end
+  local head
+  head, why = read_head(name)
+  if not head then return nil, why end
+  local default = sandbox.default_source(name)
+  if source == default then return M.rollback(name, 0) end
+  local n = head.latest + 1
+  local done, code = require("store").commit({
+    { op = "put", db = "policy", key = version_key(name, n), version = 0, plain = {
+      source = source, saved_at = now or require("time").wall(), note = note, base = default and sha256(default),
+    } },
+    { op = "put", db = "policy", key = name, version = head.version, plain = { name = name, active = n, latest = n } },
+  })
+  if not done then return nil, "the store did not take it: " .. tostring(code) end
+  return n
+end
+
+-- The newest version before the active one; 0, the built-in one, where there is one.
+local function version_before(name, head)
+  for n = head.active - 1, 1, -1 do
+    if require("store").peek("policy", version_key(name, n)) then return n end
+  end
+  return head.active > 0 and sandbox.default_source(name) and 0 or nil
+end
+
+--- One write: version | nil, why.
+function M.rollback(name, version)
+  if not M.name_ok(name) then return nil, "there is no such policy" end
+  local head, why = read_head(name)
+  if not head then return nil, why end
+  version = version or version_before(name, head)
+  if not version then return nil, ("%s has no version before this one"):format(name) end
+  local rec, pol
+  rec, why = read_version(name, version)
+  if not rec then return nil, why end
+  pol, why = M.compile(name, rec.source)
+  if not pol then return nil, why end
+  if version == head.active then return version end
+  local done, code = require("store").commit {
+    { op = "put", db = "policy", key = name, version = head.version,
+      plain = { name = name, active = version, latest = head.latest } },
+  }
+  if not done then return nil, "the store did not take it: " .. tostring(code) end
+  return version
+end
+
+-- Every record under a prefix, a page at a time.
+local function each(prefix)
+  local store, out, after = require "store", {}, nil
+  repeat
+    local page = store.each("policy", prefix, after, VERSIONS_PAGE) or {}
+    for _, row in ipairs(page) do
+      out[#out + 1] = row
+      after = row.key
+    end
+  until #page < VERSIONS_PAGE
+  return out
+end
+
+local function status_of(name, active)
+  local default = sandbox.default_source(name)
+  if active == 0 then return "default" end
+  if not default then return "your own" end
+  local rec = read_version(name, active)
+  if rec and rec.base ~= sha256(default) then return "edited; the default has changed since" end
+  return "edited"
+end
+
+--- { { name, kind, title, version, status } … } by name; `why` in place of kind and title where one does not compile.
+function M.list()
+  local seen, out = {}, {}
+  for _, name in ipairs(sandbox.defaults()) do seen[name] = true end
+  for _, row in ipairs(each("")) do
+    if M.name_ok(row.key) then seen[row.key] = true end
+  end
+  for name in pairs(seen) do
+    local head, why = read_head(name)
+    local pol
+    if head then pol, why = M.load(name) end
+    out[#out + 1] = {
+      name = name, kind = pol and pol.kind, title = pol and pol.title, why = not pol and why or nil,
+      version = head and head.active, status = head and status_of(name, head.active) or "damaged",
+    }
+  end
+  table.sort(out, function(a, b) return a.name < b.name end)
+  return out
+end
+
+--- { { version, saved_at, note, active } … }, the oldest first | nil, why. 0 is built in.
+function M.history(name)
+  if not M.name_ok(name) then return nil, "there is no such policy" end
+  local head, why = read_head(name)
+  if not head then return nil, why end
+  local out = {}
+  if sandbox.default_source(name) then
+    out[1] = { version = 0, note = "built in", active = head.active == 0 }
+  end
+  for _, row in ipairs(each(name .. "/")) do
+    local n = math.tointeger(tonumber(row.key:sub(#name + 2)))
+    out[#out + 1] = {
+      version = n, saved_at = row.record and row.record.saved_at, active = n == head.active,
+      note = row.damaged and "damaged" or row.record and row.record.note,
+    }
+  end
+  if #out == 0 then return nil, ("there is no policy '%s'"):format(name) end
+  return out
+end
+
+return M

@@ -1,0 +1,459 @@
+--- Records: what may stand in the store, checked before it goes there.
+-- Every function that judges a text answers the canonical value, or nil and a sentence for the
+-- person who typed it. Nothing here reads a secret: `assignment` says where one is to come from.
+local M = {}
+
+local NAME_MAX = 64          -- names appear in keys, logs and file names
+local TEXT_MAX = 200         -- a line of a listing
+local PATH_MAX = 1024        -- a prefix, not a document; far under the head limit
+local TTL_MAX = 10 * 366 * 86400  -- longer than the CA lives
+
+--- A name of a credential, bundle, agent or policy: it is part of store keys, so no "/" and no spaces.
+function M.name(s)
+  if s == "" then return nil, "a name cannot be empty" end
+  if #s > NAME_MAX then return nil, "a name has at most " .. NAME_MAX .. " characters" end
+  if not s:find("^[%w][%w._-]*$") then
+    return nil, "a name is letters, digits, '.', '_' and '-', and begins with a letter or digit"
+  end
+  return s
+end
+
+-- Top labels under which nobody can buy a name (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal; the rest is
+-- common use): there a wildcard over one label is an operator's own network. Anywhere else it would hand the
+-- credential to whoever registers a name.
+local private_top = {
+  test = true, example = true, invalid = true, localhost = true, ["local"] = true, internal = true,
+  arpa = true, lan = true, home = true, corp = true, intranet = true, private = true,
+}
+
+--- A host rule: an exact name or address, "*.example.com", or (for domain entries, `any`) "*".
+function M.host(s, any)
+  local http = require "http"
+  if s:find("://", 1, true) or s:find("/", 1, true) then
+    local bare = s:gsub("^%a[%w+.-]*://", ""):gsub("/.*$", "")
+    return nil, ("a host is a name without scheme or path: %s (paths go in --path)"):format(bare)
+  end
+  if s == "*" then
+    if any then return "*" end
+    return nil, "'*' alone would give the credential to every host: name one, or *.example.com"
+  end
+  local star, rest = s:match("^(%*%.)(.+)$")
+  rest = rest or s
+  if rest:find("*", 1, true) then
+    return nil, "'*' stands only for the leftmost labels: *.example.com"
+  end
+  if not star and rest:find("^[^:]+:%d+$") then
+    return nil, ("a port goes in --port: --host %s --port %s"):format(rest:match("^(.+):(%d+)$"))
+  end
+  local host, is_ip = http.canonical_host(rest)
+  if not host then return nil, ("%s is not a host name: %s"):format(s, is_ip or "malformed") end
+  if not star then return host end
+  if is_ip then return nil, "an address has no wildcard: name it whole (--address CIDR is for where names may lead)" end
+  if not host:find(".", 1, true) and not private_top[host] then
+    return nil, ("*.%s would cover names that anybody can register: name the domain too"):format(host)
+  end
+  return "*." .. host
+end
+
+function M.port(s)
+  local n = s:find("^%d+$") and #s <= 5 and math.tointeger(tonumber(s))
+  if not n or n < 1 or n > 65535 then return nil, "a port is a number from 1 to 65535" end
+  return n
+end
+
+local common_methods = { "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET" }
+
+--- A method, in upper case; WEBSOCKET stands for the upgrade. A third answer is advice.
+function M.method(s)
+  local m = s:upper()
+  if m == "TRACE" or m == "CONNECT" then
+    return nil, m .. " never carries a credential and is never passed on"
+  end
+  if not m:find("^[A-Z][A-Z-]*$") or #m > 32 then return nil, "a method is a word such as GET or POST" end
+  local near = M.nearest(m, common_methods)
+  if near ~= m and near then return m, nil, ("%s is not a common method; did you mean %s?"):format(m, near) end
+  return m
+end
+
+--- A path prefix. It is compared with what a server may read, so it is written plainly: decoded, no dot segments.
+function M.path(s)
+  if s:sub(1, 1) ~= "/" then return nil, "a path begins with '/': /v1 covers /v1 and /v1/…" end
+  if #s > PATH_MAX then return nil, "a path has at most " .. PATH_MAX .. " bytes" end
+  if s:find("[%z\1-\32\127]") then return nil, "a path has no spaces or control bytes" end
+  if s:find("[?#]") then return nil, "a path has no query and no fragment" end
+  if s:find("*", 1, true) then return nil, "a path is a prefix and needs no '*': /v1 covers /v1 and /v1/…" end
+  if s:find("[%%\\;]") then return nil, "a path is written decoded: no '%', '\\' or ';'" end
+  if s:find("//", 1, true) then return nil, "a path has no '//'" end
+  if (s .. "/"):find("/%.%.?/") then return nil, "a path has no '.' or '..' segment" end
+  if not utf8.len(s) then return nil, "a path is UTF-8" end
+  return s
+end
+
+--- An address or a range, as "10.0.0.0/8"; a bare address means itself alone.
+function M.cidr(s)
+  local addr = require "addr"
+  if not s:find("/", 1, true) then
+    local one = addr.parse(s)
+    if one then return one .. (one:find(":", 1, true) and "/128" or "/32") end
+  end
+  local c = addr.cidr(s)
+  if not c then return nil, "an address range looks like 10.0.0.0/8, 192.168.1.7 or fd00::/8" end
+  return c
+end
+
+function M.header_name(s)
+  local http = require "http"
+  if not http.field_name_ok(s) then return nil, "that is not a header name" end
+  local lower = s:lower()
+  -- The core writes these itself (DESIGN, "What happens to a request", step 6).
+  if lower == "host" or lower == "content-length" or lower == "transfer-encoding" or lower == "connection"
+    or lower == "expect" or lower == "upgrade" or lower == "te" or lower == "trailer" or lower == "keep-alive"
+    or lower:find("^proxy%-") or lower:find("^x%-sallyport%-") then
+    return nil, s .. " is written by the proxy itself"
+  end
+  return lower
+end
+
+-- ---- quantities ----------------------------------------------------------------------------------
+
+local seconds_in = { s = 1, m = 60, h = 3600, d = 86400, w = 7 * 86400 }
+
+--- "90s", "15m", "24h", "7d", "2w" -> seconds.
+function M.duration(s)
+  local n, unit = s:match("^(%d+)([smhdw])$")
+  local total = n and #n <= 9 and math.tointeger(tonumber(n)) * seconds_in[unit]
+  if not total or total < 1 then return nil, "a time is a number with s, m, h, d or w: 90s, 24h, 7d" end
+  if total > TTL_MAX then return nil, "that is longer than ten years" end
+  return total
+end
+
+--- Seconds in the largest unit that says them whole.
+function M.span(seconds)
+  for _, unit in ipairs { "d", "h", "m" } do
+    if seconds % seconds_in[unit] == 0 then return ("%d%s"):format(seconds // seconds_in[unit], unit) end
+  end
+  return ("%ds"):format(seconds)
+end
+
+local bytes_in = { [""] = 1, k = 1 << 10, m = 1 << 20, g = 1 << 30 }
+
+--- "64m", "1g" -> bytes.
+function M.size(s)
+  local n, unit = s:lower():match("^(%d+)([kmg]?)i?b?$")
+  if not n or #n > 12 then return nil, "a size is a number with k, m or g: 256m" end
+  return math.tointeger(tonumber(n)) * bytes_in[unit]
+end
+
+local function count(min, max, what)
+  return function(s)
+    local n = s:find("^%d+$") and #s <= 12 and math.tointeger(tonumber(s))
+    if not n or n < min or n > max then return nil, ("%s is a number from %d to %d"):format(what, min, max) end
+    return n
+  end
+end
+
+--- "HOST:PORT" with an address or name before the last colon; [::1]:7080 for IPv6.
+function M.listen(s)
+  local host, port = s:match("^%[([%x:.]+)%]:(%d+)$")
+  if not host then host, port = s:match("^([^:]+):(%d+)$") end
+  if not host then return nil, "an address to listen on looks like 127.0.0.1:7080 or [::1]:7080" end
+  local a = require("addr").parse(host)
+  if not a then return nil, host .. " is not an address: 127.0.0.1:7080, [::1]:7080, 0.0.0.0:7080" end
+  local n = #port <= 5 and math.tointeger(tonumber(port))
+  if not n or n > 65535 then return nil, "a port is a number from 0 to 65535 (0 picks one)" end
+  return a:find(":", 1, true) and ("[%s]:%d"):format(a, n) or ("%s:%d"):format(a, n)
+end
+
+--- curl's --connect-to: HOST:PORT:ADDR:PORT; IPv6 in brackets; an empty part stands for any, or for the same.
+function M.connect_to(s)
+  local http = require "http"
+  local bad = "it is HOST:PORT:ADDR:PORT, as in curl: api.example.com:443:127.0.0.1:8443"
+  local parts = {}
+  for part in (s .. ":"):gsub("%[([%x:.]*)%]", function(a) return (a:gsub(":", "\1")) end):gmatch("([^:]*):") do
+    parts[#parts + 1] = part:gsub("\1", ":")
+  end
+  if #parts ~= 4 or s:find("%c") then return nil, bad end
+  for i, part in ipairs(parts) do
+    if part ~= "" and i % 2 == 0 then
+      if not M.port(part) then return nil, bad end
+    elseif part ~= "" then
+      local host = http.canonical_host(part)
+      if not host then return nil, bad end
+      parts[i] = host:find(":", 1, true) and "[" .. host .. "]" or host
+    end
+  end
+  return table.concat(parts, ":")
+end
+
+function M.switch(s)
+  local on = { on = true, yes = true, ["true"] = true, ["1"] = true }
+  local off = { off = true, no = true, ["false"] = true, ["0"] = true }
+  if on[s] then return true end
+  if off[s] then return false end
+  return nil, "that is on or off"
+end
+
+-- ---- settings ------------------------------------------------------------------------------------
+
+--- A short text that a person gives for other people: a label, a note.
+function M.text(s)
+  if #s > TEXT_MAX or s:find("[%z\1-\31\127]") or not utf8.len(s) then
+    return nil, ("that is a text of at most %d bytes without control bytes"):format(TEXT_MAX)
+  end
+  return s
+end
+
+--- What commands and server share. `key` is the member in overrides and in the table that `settings` answers.
+M.setting_list = {
+  { name = "listen", arg = "ADDR:PORT", many = true, check = M.listen, default = { "127.0.0.1:7080" },
+    help = "where agents reach the proxy; port 0 picks one" },
+  { name = "workers", arg = "N", check = count(1, 64, "workers"),
+    help = "processes that serve; one per core when not set" },
+  { name = "upstream-ca", arg = "FILE", many = true, file = true, default = {},
+    help = "further roots to trust upstream, PEM" },
+  { name = "connect-to", arg = "HOST:PORT:ADDR:PORT", many = true, check = M.connect_to, default = {},
+    help = "dial elsewhere for a host, as in curl" },
+  { name = "allow-address", arg = "CIDR", many = true, check = M.cidr, default = {},
+    help = "opens the address guard for every host: for tests" },
+  { name = "memory", arg = "SIZE", check = M.size, show = function(n) return ("%dm"):format(n >> 20) end,
+    help = "for connections; a quarter of RAM, at most 512m, when not set" },
+  { name = "log-records", arg = "N", check = count(100, 100000000, "log-records"), default = 100000,
+    help = "the request log keeps at most so many" },
+  { name = "log-age", arg = "TIME", check = M.duration, show = M.span, default = 30 * 86400,
+    help = "the request log keeps nothing older" },
+  { name = "echo", arg = "on|off", check = M.switch, default = true,
+    help = "answer echo.sallyport.test inside the proxy, for the demo credential" },
+}
+for _, s in ipairs(M.setting_list) do s.key = s.name:gsub("-", "_") end
+
+function M.setting(name)
+  for _, s in ipairs(M.setting_list) do
+    if s.name == name or s.key == name then return s end
+  end
+end
+
+--- Every setting with its default: `overrides` (by key) before the store before the default.
+function M.settings(overrides)
+  local store = require "store"
+  local all = {}
+  for _, s in ipairs(M.setting_list) do
+    local value = overrides and overrides[s.key]
+    if value == nil then
+      local kept = store.get("meta", "set/" .. s.name)
+      if kept then value = kept.value end
+    end
+    if value == nil then value = s.default end
+    all[s.key] = value
+  end
+  return all
+end
+
+-- ---- fields --------------------------------------------------------------------------------------
+
+--- "field=VALUE" -> { name =, key = (of a map or header), from = "literal"|"file"|"stdin"|"env", value =, text = }.
+-- `text` is VALUE as it was typed: a plain field takes it literally.
+-- It never repeats the value in an error: it may be a secret that somebody typed where it does not belong.
+function M.assignment(s)
+  local left, value = s:match("^([^=]*)=(.*)$")
+  if not left then return nil, "a field is given as FIELD=VALUE" end
+  local name, key = left:match("^([%a_][%w_]*)%.(.+)$")
+  name = name or left
+  if not name:find("^[%a_][%w_-]*$") or left:find("[%z\1-\32\127]") or not utf8.len(left) then
+    return nil, "a field is given as FIELD=VALUE"
+  end
+  local a = { name = name, key = key, from = "literal", value = value, text = value }
+  if value == "-" then
+    a.from, a.value = "stdin", nil
+  elseif value:sub(1, 1) == "@" then
+    a.from, a.value = "file", value:sub(2)
+    if a.value == "" then return nil, left .. "=@ needs the name of a file" end
+  elseif value:sub(1, 4) == "env:" then
+    a.from, a.value = "env", value:sub(5)
+    if not a.value:find("^[%a_][%w_]*$") then return nil, left .. "=env: needs the name of a variable" end
+  end
+  return a
+end
+
+--- The text of a plain field as the value that its type wants.
+function M.field_value(spec, text)
+  local bad = text:find("[%z\1-\31\127]")
+  if bad and spec.type ~= "pem" and spec.type ~= "document" then
+    return nil, spec.name .. " has a control byte in it"
+  end
+  if not utf8.len(text) then return nil, spec.name .. " is not UTF-8" end
+  local kind = spec.type or "string"
+  if kind == "integer" then
+    local n = text:find("^-?%d+$") and math.tointeger(tonumber(text))
+    if not n then return nil, spec.name .. " is a whole number" end
+    return n
+  elseif kind == "boolean" then
+    local b = M.switch(text)
+    if b == nil then return nil, spec.name .. " is true or false" end
+    return b
+  elseif kind == "list" then
+    local list = {}
+    for item in text:gmatch("[^%s,]+") do list[#list + 1] = item end
+    return list
+  elseif kind == "enum" then
+    for _, v in ipairs(spec.values or {}) do
+      if v == text then return text end
+    end
+    local near = M.nearest(text, spec.values or {})
+    return nil, ("%s is one of %s%s"):format(spec.name, table.concat(spec.values or {}, ", "),
+      near and ("; did you mean %s?"):format(near) or "")
+  end
+  return text
+end
+
+--- Whether a field is read as a secret: it says so, or it is a document that is taken apart in C.
+function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
+
+-- ---- placeholders --------------------------------------------------------------------------------
+
+-- The shapes of real keys: some clients look at the prefix or the length before they send one.
+-- {N} is N random letters and digits; {N:class} draws from a class of `alphabets`.
+local shapes = {
+  ANTHROPIC_API_KEY = "sk-ant-api03-{93:url}AA", ANTHROPIC_AUTH_TOKEN = "sk-ant-api03-{93:url}AA",
+  CLAUDE_CODE_OAUTH_TOKEN = "sk-ant-oat01-{93:url}AA",
+  OPENAI_API_KEY = "sk-proj-{74:url}T3BlbkFJ{74:url}", OPENROUTER_API_KEY = "sk-or-v1-{64:hex}",
+  DEEPSEEK_API_KEY = "sk-{32:hex}", GROQ_API_KEY = "gsk_{52}", XAI_API_KEY = "xai-{80}",
+  MISTRAL_API_KEY = "{32}", COHERE_API_KEY = "{40}", CO_API_KEY = "{40}", PERPLEXITY_API_KEY = "pplx-{48}",
+  GEMINI_API_KEY = "AIza{35:url}", GOOGLE_API_KEY = "AIza{35:url}", HF_TOKEN = "hf_{34}",
+  HUGGING_FACE_HUB_TOKEN = "hf_{34}", REPLICATE_API_TOKEN = "r8_{37}", TAVILY_API_KEY = "tvly-{32}",
+  GH_TOKEN = "ghp_{36}", GITHUB_TOKEN = "ghp_{36}", GITHUB_PAT = "github_pat_{22}_{59}",
+  GITLAB_TOKEN = "glpat-{20:url}", NPM_TOKEN = "npm_{36}", NODE_AUTH_TOKEN = "npm_{36}",
+  TWINE_PASSWORD = "pypi-AgEIcHlwaS5vcmc{150:url}", CARGO_REGISTRY_TOKEN = "cio{32}",
+  STRIPE_API_KEY = "sk_test_{24}", STRIPE_SECRET_KEY = "sk_test_{24}",
+  SLACK_BOT_TOKEN = "xoxb-{12:digit}-{13:digit}-{24}", SLACK_TOKEN = "xoxb-{12:digit}-{13:digit}-{24}",
+  SLACK_APP_TOKEN = "xapp-1-A{10:upper}-{13:digit}-{64:hex}",
+  TELEGRAM_BOT_TOKEN = "{10:digit}:AA{33:url}", DISCORD_TOKEN = "{26:url}.{6:url}.{38:url}",
+  NOTION_TOKEN = "ntn_{46}", NOTION_API_KEY = "ntn_{46}", LINEAR_API_KEY = "lin_api_{40}",
+  SENTRY_AUTH_TOKEN = "sntryu_{64:hex}", DD_API_KEY = "{32:hex}", DATADOG_API_KEY = "{32:hex}",
+  SENDGRID_API_KEY = "SG.{22:url}.{43:url}", RESEND_API_KEY = "re_{8}_{24}", POSTMARK_SERVER_TOKEN =
+  "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}", TWILIO_AUTH_TOKEN = "{32:hex}", TWILIO_ACCOUNT_SID = "AC{32:hex}",
+  AWS_ACCESS_KEY_ID = "AKIA{16:upper}", AWS_SECRET_ACCESS_KEY = "{40}",
+  CLOUDFLARE_API_TOKEN = "{40:url}", CF_API_TOKEN = "{40:url}", DIGITALOCEAN_ACCESS_TOKEN = "dop_v1_{64:hex}",
+  DIGITALOCEAN_TOKEN = "dop_v1_{64:hex}", VERCEL_TOKEN = "{24}", SUPABASE_ACCESS_TOKEN = "sbp_{40:hex}",
+}
+local SHAPE_DEFAULT = "sp_ph_{32}"
+
+-- Without an environment name a key still shows whose it is by where it goes.
+local shape_hosts = {
+  ["api.github.com"] = "GH_TOKEN", ["github.com"] = "GH_TOKEN", ["gitlab.com"] = "GITLAB_TOKEN",
+  ["api.openai.com"] = "OPENAI_API_KEY", ["api.anthropic.com"] = "ANTHROPIC_API_KEY",
+  ["api.stripe.com"] = "STRIPE_API_KEY", ["slack.com"] = "SLACK_BOT_TOKEN", ["registry.npmjs.org"] = "NPM_TOKEN",
+  ["huggingface.co"] = "HF_TOKEN", ["api.groq.com"] = "GROQ_API_KEY", ["openrouter.ai"] = "OPENROUTER_API_KEY",
+  ["generativelanguage.googleapis.com"] = "GEMINI_API_KEY", ["api.notion.com"] = "NOTION_TOKEN",
+  ["api.linear.app"] = "LINEAR_API_KEY", ["api.sendgrid.com"] = "SENDGRID_API_KEY",
+}
+
+local alnum = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+local alphabets = {
+  [""] = alnum, hex = "0123456789abcdef", digit = "0123456789",
+  upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", url = alnum .. "-_",
+}
+local SHAPE_RANDOM_MIN = 15   -- characters: two agents' placeholders must never be equal by chance
+local SHAPE_MAX = 256
+
+--- A template is made of what may stand in any header or environment, and says how many random characters it has.
+function M.shape(template)
+  local random = 0
+  local rest = template:gsub("{(%d+):?(%a*)}", function(n, class)
+    if not alphabets[class] or #n > 3 then return "\0" end
+    random = random + tonumber(n)
+    return ""
+  end)
+  if rest:find("[^%w._:/+=@~-]") then
+    return nil, "a placeholder is letters, digits and . _ : / + = @ ~ -, with {N} or {N:hex}, {N:digit}, {N:upper}, {N:url}"
+  end
+  if random < SHAPE_RANDOM_MIN then
+    return nil, ("a placeholder needs at least %d random characters: %s{32}"):format(SHAPE_RANDOM_MIN, rest)
+  end
+  if random + #rest > SHAPE_MAX then return nil, "a placeholder has at most " .. SHAPE_MAX .. " characters" end
+  return template, random
+end
+
+--- The template for a credential whose variable is `env`.
+function M.shape_for(env, hosts)
+  if env and shapes[env] then return shapes[env] end
+  for _, h in ipairs(hosts or {}) do
+    if shape_hosts[h] then return shapes[shape_hosts[h]] end
+  end
+  return SHAPE_DEFAULT
+end
+
+--- Fills a template from a text that looks random.
+function M.fill(template, random)
+  local at = 0
+  return (template:gsub("{(%d+):?(%a*)}", function(n, class)
+    local letters, out = alphabets[class], {}
+    for i = 1, tonumber(n) do
+      at = at + 1
+      local k = random:byte(at) % #letters + 1
+      out[i] = letters:sub(k, k)
+    end
+    return table.concat(out)
+  end))
+end
+
+--- What this agent holds in the credential's place; nil where the credential names no variable.
+-- Derived, so nothing is kept, and each agent's is its own: one that turns up elsewhere says whose it was.
+function M.placeholder(agent, cred)
+  if not cred.env then return nil end
+  local template = cred.placeholder or SHAPE_DEFAULT
+  local _, random = M.shape(template)
+  if not random then return nil end
+  return M.fill(template, require("store").derive("placeholder/" .. agent .. "/" .. cred.name, random))
+end
+
+-- Variables that steer the proxy, the loader or the shell: a placeholder there would break the client or worse.
+local env_taken = {
+  "^PATH$", "^HOME$", "^IFS$", "^SHELL$", "^USER$", "^ENV$", "^BASH_ENV$", "^LD_", "^DYLD_", "^NODE_OPTIONS$",
+  "^PYTHON", "^PERL5", "^RUBYOPT$", "^GIT_SSH", "^GIT_SSL", "_PROXY$", "_CA_BUNDLE$", "^SSL_CERT_", "^NODE_EXTRA_CA",
+  "^NODE_USE_ENV", "^PIP_CERT$", "^CARGO_HTTP_CAINFO$", "^NIX_SSL", "^GRPC_DEFAULT_SSL", "^CLOUDSDK_CORE_CUSTOM_CA",
+  "^DENO_CERT$", "^SALLYPORT_", "^NPM_CONFIG_CAFILE$",
+}
+
+function M.env_name(s)
+  if not s:find("^[%a_][%w_]*$") or #s > NAME_MAX then
+    return nil, "a variable's name is letters, digits and '_': GH_TOKEN"
+  end
+  for _, p in ipairs(env_taken) do
+    if s:upper():find(p) then return nil, s .. " is not a place for a placeholder" end
+  end
+  return s
+end
+
+-- ---- near names ----------------------------------------------------------------------------------
+
+-- Edits between two short words; two letters swapped count once.
+local function distance(a, b)
+  local before, last, row = nil, {}, nil
+  for j = 0, #b do last[j] = j end
+  for i = 1, #a do
+    row = { [0] = i }
+    for j = 1, #b do
+      local same = a:byte(i) == b:byte(j)
+      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same and 0 or 1))
+      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        row[j] = math.min(row[j], before[j - 2] + 1)
+      end
+    end
+    before, last = last, row
+  end
+  return last[#b]
+end
+
+--- The one of `words` that was probably meant; nil when none is near.
+function M.nearest(word, words)
+  if #word > NAME_MAX then return nil end
+  local best, best_d
+  for _, w in ipairs(words) do
+    local d = distance(word:lower(), w:lower())
+    if #word >= 3 and w:sub(1, #word):lower() == word:lower() then d = math.min(d, 1) end
+    if not best_d or d < best_d then best, best_d = w, d end
+  end
+  if best_d and best_d <= math.min(2, #word // 3) then return best end
+end
+
+return M

@@ -1,0 +1,389 @@
+--- The life of a token: when it is fresh, who renews it, and what happens when that fails or somebody dies.
+--
+-- One refresh per credential at a time, in all workers: a lease in the store says who, timed by CLOCK_BOOTTIME and
+-- boot id, so that neither a wrong wall clock nor a reboot makes a dead owner immortal. The refresh is a task of its
+-- own: callers only wait for what it writes. Callers that have a valid token do not even do that.
+--
+-- A refresh token is spent by sending it, so before it goes out an intent is committed: who sends it, and room for
+-- the answer. The answer is committed before its access token is used, only over the token that the intent named,
+-- and retried until it is. An intent whose owner is dead is tried again after the lease; if the server then says
+-- invalid_grant, its answer died with the owner and the credential is `lost_in_flight`. DESIGN speaks of the token's
+-- hash in the intent: a secret's hash is a secret too and cannot be compared in Lua, so `rotation`, a count of the
+-- refresh tokens this record has held, names it instead.
+--
+-- state/NAME, plain: token_version (of the credential that earned it), obtained_at, expires_at, fresh_until, dropped,
+--   dropped_at, refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
+--   last_error, last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
+-- state/NAME, sealed: access_token, refresh_token, and whatever else the type's `refresh` answered.
+-- lease/NAME: owner, boot_id, until_boot_ms.
+--
+-- token.new{ store, time, policy, keep, cache, freeze, net_for = function(opened) -> net, owner = unique string,
+--            new_id = function() -> string, spawn = function(fn) -> task | nil (commands), log = function(text) }
+local M = {}
+M.__index = M
+
+local MARGIN = 300            -- s: renewed this long before the end, or at half of a life under ten minutes
+local LIFE_MAX = 30 * 86400   -- s: whatever a server says
+local LIFE_DEFAULT = 300      -- s: where a type's refresh says nothing of use
+local REFRESH_MAX = 10000     -- ms for one refresh, all its calls together
+local LEASE = 20000           -- ms: REFRESH_MAX, the commits around it, and a pause that a scheduler may make
+local SEND_SLACK = 5000       -- ms from taking the lease to sending: later, another may think us dead while we send
+local COMMIT_MAX = 5000       -- ms for one commit
+local COMMIT_PAUSE_MAX = 2000 -- ms between two tries to store an answer: well within a lease, so we come first
+local POLL_OWN, POLL_OTHER = 5, 50  -- ms between two looks: at our own task, at another worker's
+local BACKOFF_MAX = 60        -- s: 1, 2, 4, … 60
+local RETRY_AFTER_MAX = 3600  -- s: a server's wish is obeyed so far
+local JUST_ISSUED = 10        -- s: a 401 for a younger token is not about the token
+local DROP_EVERY = 60         -- s: an agent that provokes 401s must not make us hammer the token endpoint
+local CLOCK_BACK = 60         -- s: a token from this far in the future says the clock was set back: renew it
+local ROOM = 8192             -- bytes kept free for the answer: two tokens and a JWT fit
+local SNAPSHOTS_MAX = 1024
+
+-- The server has judged the grant or the client itself; asking again brings the same answer (RFC 6749 5.2).
+local final_codes = { invalid_grant = true, invalid_client = true, unauthorized_client = true, not_connected = true }
+-- It may pass by itself: callers are told to retry.
+local transient_codes = {
+  timeout = true, unreachable = true, unavailable = true, server_error = true, temporarily_unavailable = true,
+  slow_down = true, clock_unset = true, store = true, draining = true,
+}
+-- After these the server may have spent the refresh token though no answer came to us.
+local unsure_codes = {
+  timeout = true, unreachable = true, unavailable = true, too_large = true, malformed = true, no_access_token = true,
+  server_error = true, policy_failed = true, token_type = true, refused = true, unregistered_error = true,
+}
+
+function M.new(with)
+  local self = setmetatable({}, M)
+  for _, name in ipairs { "store", "time", "policy", "keep", "cache", "freeze", "net_for", "owner", "new_id" } do
+    self[name] = assert(with[name], name)
+  end
+  self.spawn = with.spawn
+  self.log = with.log or function() end
+  self.snapshots = self.cache(SNAPSHOTS_MAX)
+  self.inflight = {}          -- name -> the task that refreshes it here
+  self.pauses = {}            -- name -> { until_boot, code }: a failure that could not be stored
+  return self
+end
+
+-- ---- what a state record says --------------------------------------------------------------------
+
+local function copy(t, without)
+  local out = {}
+  for k, v in pairs(t) do
+    if k ~= "version" and k ~= "secrets" and not (without and without[k]) then out[k] = v end
+  end
+  return out
+end
+
+--- When a token of this life, obtained at that time, stops being fresh.
+function M.fresh_until(obtained_at, life)
+  return obtained_at + life - math.min(MARGIN, life / 2)
+end
+
+--- "fresh": serve it. "valid": serve it and renew. "none": there is nothing to serve.
+function M.standing(state, credential_version, now)
+  if not state.expires_at or state.dropped or state.token_version ~= credential_version then return "none" end
+  if now >= state.expires_at then return "none" end
+  if now >= state.fresh_until or now < state.obtained_at - CLOCK_BACK then return "valid" end
+  return "fresh"
+end
+
+local function message_of(name, state)
+  local e = state.last_error
+  if e == "lost_in_flight" then
+    return ("credential %s: its refresh token was lost in flight: it was sent, and the answer never arrived"):format(name)
+  elseif e == "not_connected" then
+    return ("credential %s has not been connected yet"):format(name)
+  elseif e == "policy_failed" then
+    return ("credential %s: its type's refresh failed"):format(name)
+  end
+  return ("credential %s: no token could be had: %s"):format(name, e)
+end
+
+--- Why no refresh may start now: code, { message, retry_after, error }; nil if one may.
+function M.blocked(name, state, credential_version, boot, boot_id)
+  if state.error_version ~= credential_version then return nil end
+  local info = { error = state.last_error, message = message_of(name, state) }
+  if state.final then
+    return state.last_error == "not_connected" and "oauth_not_connected" or "oauth_refresh_failed", info
+  end
+  local left = state.boot_id == boot_id and (state.retry_boot or 0) - boot or 0
+  if left <= 0 or left > RETRY_AFTER_MAX * 1000 then return nil end
+  info.retry_after = math.max(1, math.ceil(left / 1000))
+  if state.last_error == "policy_failed" then return "policy_failed", info end
+  if state.last_error == "clock_unset" then return "clock_unset", info end
+  return state.transient and "injection_unavailable" or "oauth_refresh_failed", info
+end
+
+--- A lease binds until its time is over, on the boot that made it. One from too far ahead was not made by us.
+function M.lease_lives(lease, boot, boot_id)
+  if not lease or lease.boot_id ~= boot_id then return false end
+  local left = (lease.until_boot_ms or 0) - boot
+  return left > 0 and left <= LEASE
+end
+
+-- ---- reading -------------------------------------------------------------------------------------
+
+local ABSENT = { version = 0, secrets = {} }
+
+-- The state record as it is now; read again only when some state has changed. nil: damaged.
+local function look(self, name)
+  local _, generation = self.store.generation()
+  local snap = self.snapshots:get(name)
+  if snap and snap.generation == generation then return snap.state end
+  local state, why = self.store.get("state", name)
+  if not state then
+    if why ~= "absent" then return nil, why end
+    state = ABSENT
+  end
+  if snap and snap.state.version == state.version then
+    snap.generation = generation
+    return snap.state
+  end
+  for _, secret in pairs(state.secrets or {}) do self.keep(secret) end
+  self.snapshots:put(name, { generation = generation, state = state })
+  return state
+end
+
+-- What policies see as cred.state. `apply` has no use for a refresh token, so it does not get it.
+local function values_of(state, for_apply)
+  local values = {}
+  for k, v in pairs(state.values or {}) do values[k] = v end
+  for k, v in pairs(state.secrets or {}) do
+    if not (for_apply and k == "refresh_token") then values[k] = v end
+  end
+  return values
+end
+
+local function view_of(self, opened, state)
+  if opened.state_version ~= state.version then
+    opened.state_view = self.freeze(self.policy.record_view(opened.pol, opened.rec, values_of(state, true)))
+    opened.state_version = state.version
+  end
+  return opened.state_view
+end
+
+-- ---- a refresh: the task -------------------------------------------------------------------------
+
+-- Takes the lease and, where a refresh token will be spent, leaves the intent: one commit.
+-- -> { lease, state } versions | nil
+local function take_lease(self, opened, state, lease)
+  local name, boot = opened.name, self.time.boot()
+  local ops = { {
+    op = "put", db = "lease", key = name, version = lease and lease.version or 0,
+    plain = { owner = self.owner, boot_id = self.time.boot_id(), until_boot_ms = boot + LEASE },
+  } }
+  if state.secrets and state.secrets.refresh_token then
+    local plain = copy(state)
+    plain.unsure = plain.unsure or plain.intent ~= nil or nil
+    plain.intent = {
+      owner = self.owner, boot_id = self.time.boot_id(), at = self.time.wall(),
+      tries = (state.intent and state.intent.tries or 0) + 1,
+    }
+    ops[2] = { op = "put", db = "state", key = name, plain = plain, keep = true, version = state.version, room = ROOM }
+  else
+    -- Somebody who was faster shows as a conflict, and we look again instead of asking the server twice.
+    ops[2] = { op = "check", db = "state", key = name, version = state.version }
+  end
+  local ok, version = self.store.commit(ops, self.time.now() + COMMIT_MAX)
+  if not ok then
+    if version ~= "conflict" then
+      self.log(("ev=refresh credential=%s err=store_%s"):format(name, tostring(version)))
+      self.pauses[name] = { until_boot = self.time.boot() + 1000, code = "store" }
+    end
+    return nil
+  end
+  return { lease = version, state = ops[2].op == "put" and version or state.version, boot = boot }
+end
+
+-- Stores an answer over the token that was sent, however long that takes. Only a state that has moved on by itself
+-- (connected anew, removed, a rotation that came first) makes it void.
+local function store_answer(self, opened, held, base, plain, secrets)
+  local name, pause = opened.name, 100
+  local credential_version, state_version, with_lease = opened.rec.version, held.state, true
+  while true do
+    local ops = {
+      { op = "put", db = "state", key = name, plain = plain, secrets = secrets, keep = true, version = state_version },
+      { op = "check", db = "credential", key = name, version = credential_version },
+    }
+    if with_lease then ops[3] = { op = "del", db = "lease", key = name, version = held.lease } end
+    local ok, why = self.store.commit(ops, self.time.now() + COMMIT_MAX)
+    if ok then return true end
+    local now = self.store.get("state", name) or ABSENT
+    -- A commit that timed out may have landed after all.
+    if now.refresh_id == plain.refresh_id then return true end
+    if why == "conflict" then
+      local cred = self.store.peek("credential", name)
+      if not cred or now.rotation ~= base.rotation or now.refresh_id ~= base.refresh_id
+        or (now.version == 0) ~= (base.version == 0) then
+        self.log(("ev=refresh_discarded credential=%s"):format(name))
+        return false
+      end
+      credential_version, state_version = cred.version, now.version
+      local lease = self.store.get("lease", name)
+      with_lease = lease ~= nil and lease.version == held.lease
+    else
+      self.log(("ev=refresh credential=%s err=store_%s kept=yes"):format(name, tostring(why)))
+      self.time.sleep(pause)
+      pause = math.min(pause * 2, COMMIT_PAUSE_MAX)
+    end
+  end
+end
+
+local function store_failure(self, opened, held, base, code, detail)
+  local name, time = opened.name, self.time
+  local plain = copy(base, { intent = true })
+  local spent = base.secrets and base.secrets.refresh_token ~= nil
+  plain.unsure = spent and (base.unsure or base.intent ~= nil or unsure_codes[code]) or nil
+  plain.final = final_codes[code] or nil
+  plain.transient = transient_codes[code] or nil
+  -- invalid_grant after a send whose answer we never saw: that answer held the new token.
+  local lost = code == "invalid_grant" and spent and (base.unsure or base.intent ~= nil)
+  plain.last_error = lost and "lost_in_flight" or code
+  plain.last_error_at, plain.error_version = time.wall(), opened.rec.version
+  plain.failures = (base.error_version == opened.rec.version and base.failures or 0) + 1
+  local wait = math.min(BACKOFF_MAX, 2 ^ math.min(plain.failures - 1, 10))
+  local wish = type(detail) == "table" and detail.retry_after
+  if type(wish) == "number" then wait = math.max(wait, math.min(wish, RETRY_AFTER_MAX)) end
+  plain.retry_boot, plain.boot_id = time.boot() + math.floor(wait * 1000), time.boot_id()
+  local ok, why = self.store.commit({
+    { op = "put", db = "state", key = name, plain = plain, keep = true, version = held.state },
+    { op = "check", db = "credential", key = name, version = opened.rec.version },
+    { op = "del", db = "lease", key = name, version = held.lease },
+  }, time.now() + COMMIT_MAX)
+  if not ok then
+    -- Somebody else's newer word stands; or the store is in trouble, and we remember by ourselves.
+    if why ~= "conflict" then self.pauses[name] = { until_boot = plain.retry_boot, code = code } end
+    self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, time.now() + COMMIT_MAX)
+  end
+  self.log(("ev=refresh credential=%s err=%s"):format(name, plain.last_error))
+end
+
+local function answer_plain(self, opened, base, answer, sent_at)
+  local life = tonumber(answer.expires_at) and answer.expires_at - sent_at or nil
+  if not life or life ~= life or life < 1 then life = LIFE_DEFAULT end
+  life = math.floor(math.min(life, LIFE_MAX))
+  return {
+    credential = opened.name, token_version = opened.rec.version, refresh_id = self.new_id(),
+    rotation = (base.rotation or 0) + (answer.secrets.refresh_token ~= nil and 1 or 0),
+    obtained_at = sent_at, expires_at = sent_at + life,
+    fresh_until = math.floor(M.fresh_until(sent_at, life)),
+    dropped_at = base.dropped_at, values = answer.values,
+  }
+end
+
+-- The detached task. Whatever happens to who asked for it, it ends by writing what it learnt.
+local function refresh(self, opened)
+  local name, time = opened.name, self.time
+  local version = opened.rec.version
+  local state = look(self, name)
+  if not state then return end
+  local boot, boot_id = time.boot(), time.boot_id()
+  -- Between the wish and this task another worker may have done it, or failed at it.
+  if M.standing(state, version, time.wall()) == "fresh" or M.blocked(name, state, version, boot, boot_id) then
+    return
+  end
+  local lease = self.store.get("lease", name)
+  if M.lease_lives(lease, boot, boot_id) and lease.owner ~= self.owner then return end
+  local held = take_lease(self, opened, state, lease)
+  if not held then return end
+  if time.boot() - held.boot > SEND_SLACK then
+    self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, time.now() + COMMIT_MAX)
+    return
+  end
+  local view = self.policy.record_view(opened.pol, opened.rec, values_of(state))
+  local sent_at = time.wall()
+  local answer, code, detail = self.policy.refresh(opened.pol, view, self.net_for(opened), time.now() + REFRESH_MAX)
+  if answer and (type(answer) ~= "table" or type(answer.secrets) ~= "table" or not next(answer.secrets)) then
+    answer, code = nil, "policy_failed"
+  end
+  if not answer then
+    return store_failure(self, opened, held, state, tostring(code or "policy_failed"), detail)
+  end
+  if store_answer(self, opened, held, state, answer_plain(self, opened, state, answer, sent_at), answer.secrets) then
+    self.log(("ev=refresh credential=%s ok=yes"):format(name))
+  end
+end
+
+-- ---- who asks ------------------------------------------------------------------------------------
+
+local function running(self, name)
+  local task = self.inflight[name]
+  return task ~= nil and task:state() == "running"
+end
+
+-- Starts a refresh unless one runs here or in another worker.
+local function kick(self, opened)
+  local name = opened.name
+  if running(self, name) then return end
+  local pause = self.pauses[name]
+  if pause then
+    if self.time.boot() < pause.until_boot then return end
+    self.pauses[name] = nil
+  end
+  local lease = self.store.get("lease", name)
+  if M.lease_lives(lease, self.time.boot(), self.time.boot_id()) and lease.owner ~= self.owner then return end
+  if not self.spawn then return refresh(self, opened) end
+  self.inflight[name] = self.spawn(function()
+    refresh(self, opened)
+    self.inflight[name] = nil
+  end)
+end
+
+--- The credential with a token that may be used: a view for `apply`. Waits until `deadline` only where there is no
+-- valid token. nil, code, { message, retry_after, error }.
+function M:fresh(opened, deadline)
+  local name, version, time = opened.name, opened.rec.version, self.time
+  while true do
+    local state, why = look(self, name)
+    if not state then
+      if why ~= "damaged" and why ~= "locked" then return nil, "store_unavailable" end
+      return nil, "injection_failed", { message = ("credential %s: its stored token is %s"):format(name, why) }
+    end
+    local standing = M.standing(state, version, time.wall())
+    if standing == "fresh" then return view_of(self, opened, state) end
+    local code, info = M.blocked(name, state, version, time.boot(), time.boot_id())
+    if standing == "valid" then
+      if not code then kick(self, opened) end
+      return view_of(self, opened, state)
+    end
+    if code then return nil, code, info end
+    kick(self, opened)
+    if time.now() >= deadline then
+      return nil, "injection_unavailable", { message = ("credential %s: its token is still being renewed"):format(name) }
+    end
+    local pause = self.pauses[name]
+    if pause and not running(self, name) then
+      return nil, pause.code == "store" and "store_unavailable" or "injection_unavailable", { retry_after = 1 }
+    end
+    time.sleep(running(self, name) and POLL_OWN or POLL_OTHER)
+  end
+end
+
+--- Does this answer of an upstream say that the token is dead? RFC 6750 3.1; a type may declare further statuses.
+function M.says_expired(pol, status, www_authenticate)
+  if status == 401 then return true end
+  for _, s in ipairs(pol.expired or {}) do
+    if s == status then return true end
+  end
+  if status ~= 403 or type(www_authenticate) ~= "string" then return false end
+  return www_authenticate:lower():find("%f[%w_]error%s*=%s*\"?invalid_token%f[^%w_]") ~= nil
+end
+
+--- An upstream refused the token: it is dropped, unless it is new or one was dropped within the minute.
+function M:rejected(opened)
+  local name, now = opened.name, self.time.wall()
+  local state = look(self, name)
+  if not state or M.standing(state, opened.rec.version, now) == "none" then return false end
+  if math.abs(now - state.obtained_at) < JUST_ISSUED then return false end
+  if state.dropped_at and math.abs(now - state.dropped_at) < DROP_EVERY then return false end
+  local plain = copy(state)
+  plain.dropped, plain.dropped_at = true, now
+  local ok = self.store.commit({
+    { op = "put", db = "state", key = name, plain = plain, keep = true, version = state.version },
+  }, self.time.now() + COMMIT_MAX)
+  if ok then self.log(("ev=token_dropped credential=%s"):format(name)) end
+  return ok == true
+end
+
+return M

@@ -1,0 +1,70 @@
+--- A worker's beginning and its heartbeat: makes config, tokens and pipeline from the real modules.
+-- start(overrides): JSON text of what the flags of `serve` said, or nil. tick(): C calls it each second.
+local M = {}
+
+local TICK_WAIT = 10000     -- ms a tick gives the index: the next one tries again
+
+local config                -- the worker's view of the store; set once, by start
+
+-- Of all the settings, those that C acts on.
+local function configure(settings)
+  require("host").configure {
+    connect_to = settings.connect_to, allow_address = settings.allow_address, upstream_ca = settings.upstream_ca,
+    memory = settings.memory, log_records = settings.log_records, log_age = settings.log_age,
+  }
+end
+
+--- A pipeline. with = { command = true }: no tasks, nothing is configured; { overrides = table } for a worker.
+function M.build(with)
+  local host, http, time = require "host", require "http", require "time"
+  local store, policy, sandbox, records = require "store", require "policy", require "sandbox", require "records"
+  local json, secret = require "json", require "secret"
+  local keep = require("secret.core").keep
+  local Config, Token, oauth = require "config", require "token", require "oauth"
+  local spawn = not with.command and host.spawn or nil
+  local log = not with.command and host.log or nil
+  config = Config.new {
+    store = store, records = records, policy = policy, sandbox = sandbox, time = time, keep = keep, log = log,
+    parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
+    on_settings = not with.command and configure or nil,
+  }
+  local function new_id() return (host.random_token("")) end
+  -- The net of a credential, made once: allowed is what its fields and its type name, and nothing else.
+  local function net_for(opened)
+    if not opened.net then
+      opened.net = Config.freeze(oauth.net {
+        client = require "http_client", time = time, secret = secret, form = require "form", json = json,
+        addresses = opened.addresses,
+        allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
+      })
+    end
+    return opened.net
+  end
+  local tokens = Token.new {
+    store = store, time = time, policy = policy, keep = keep, cache = Config.cache, freeze = Config.freeze,
+    net_for = net_for, owner = ("%d-%s"):format(host.pid(), new_id()), new_id = new_id, spawn = spawn, log = log,
+  }
+  return require("pipeline").new {
+    config = config, tokens = tokens, policy = policy, sandbox = sandbox, store = store, records = records, time = time,
+    json = json, parse_url = http.parse_url, path_readings = http.path_readings, log = log,
+  }
+end
+
+function M.start(overrides)
+  local flags = overrides and overrides ~= "" and assert(require("json").decode(overrides)) or nil
+  require("pipeline").serve(M.build { overrides = flags })
+  -- Before the first dial: connect-to, roots and the guard must be as they were set.
+  config:load_settings()
+  M.tick()
+end
+
+--- The index follows the store even when nobody asks, so that streams are judged by what is in force.
+function M.tick()
+  local generation = require("store").generation()
+  if generation == config.applied and config.build then return end
+  require("host").spawn(function()
+    config:tick(require("time").now() + TICK_WAIT)
+  end)
+end
+
+return M

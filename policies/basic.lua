@@ -1,0 +1,35 @@
+--- A user name and a password in the Authorization header (RFC 7617).
+--
+-- For: git over HTTPS, Jira and Confluence (e-mail address and API token), registries, older APIs.
+--   sallyport credential add gitlab-git --type basic --host gitlab.com username=oauth2 password=@token.txt
+-- Fields: username (plain, may be empty, holds no ":": it would end there); password (secret, may be empty).
+return {
+  kind   = "type",
+  api    = 1,
+  name   = "basic",
+  title  = "User name and password",
+  fields = {
+    { name = "username", default = "", help = "User name; not a secret, it may be shown" },
+    { name = "password", secret = true, required = true, empty = true, help = "Password; may be empty" },
+  },
+
+  validate = function(cred)
+    -- RFC 7617 section 2: the first colon ends the user name.
+    if cred.username:find(":", 1, true) then return nil, "a user name has no ':'" end
+    return true
+  end,
+
+  apply = function(req, cred)
+    req.headers:set("authorization", "Basic " .. secret.base64(cred.username .. ":" .. cred.password))
+  end,
+
+  examples = {
+    { cred = { username = "Aladdin", password = "open sesame" },  -- RFC 7617 section 2
+      req  = { headers = { authorization = "Basic cGxhY2U6aG9sZGVy" } },
+      want = { headers = { authorization = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==" } } },
+    { cred = { username = "user", password = "" }, req = {},
+      want = { headers = { authorization = "Basic dXNlcjo=" } } },
+    { cred = { password = "key" }, req = {},
+      want = { headers = { authorization = "Basic OmtleQ==" } } },
+  },
+}

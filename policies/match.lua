@@ -1,0 +1,464 @@
+--- Matching: which credential or domain entry decides a request, and why the others do not.
+-- Bundles in the agent's order; in each, credentials before domain entries; `*` domain entries after everything.
+-- Within one of these: an exact host beats a wildcard, a longer suffix a shorter, a longer path prefix a shorter;
+-- among equals the credential whose placeholder the request presents; then the older. The first that fits decides.
+--
+-- An item is one credential or domain entry, as the runtime gives it to `add`:
+--   { id, kind = "credential"|"domain", name, bundles = {…}, hosts = {…}, ports = {…}|nil, methods = {…}|nil,
+--     paths = {…}|nil, plain_http = bool, enabled = bool, tunnel = bool, order = integer (older is smaller) }
+-- A question is what decide may know of a request:
+--   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool }
+-- A WebSocket upgrade has the method WEBSOCKET.
+--
+-- The index is a level for each (bundle, kind, host rule): open items in a list, the others by path prefix. A
+-- question visits the levels of its host and, in each, one table entry for each length of prefix that occurs.
+-- So the cost follows the agent's bundles and the labels of the host, not the number of credentials.
+local P, S, C, Cc, R = lpeg.P, lpeg.S, lpeg.C, lpeg.Cc, lpeg.R
+
+-- ---- host rules ----------------------------------------------------------------------------------
+
+-- "api.example.com" | "*.example.com" (any depth, not the apex) | "*" -> kind, text; nothing else is a rule.
+local name = (1 - S"*")^1
+local host_rule = P"*" * -1 * Cc"any"
+                + P"*" * Cc"suffix" * C(P"." * name) * -1
+                + Cc"exact" * C(name) * -1
+
+-- An address has no subdomains: "*.0.0.1" must not cover 10.0.0.1.
+local address = (R("09") + P".")^1 * -1 + (1 - P":")^0 * P":"
+
+-- ---- what an item wants --------------------------------------------------------------------------
+
+local SLASH = ("/"):byte()
+local READ_ONLY = { "GET", "HEAD", "OPTIONS" }  -- a domain entry that names no method: reading needs no more
+local NOTES_MAX = 200   -- items that a trace names: more than a person reads
+local HINT_MAX = 64     -- items of a level that a refusal looks at: a refused request must not cost more than a served one
+
+-- One set for all items that say the same: ten thousand credentials share a handful.
+local function set_of(index, list)
+  local key = table.concat(list, " ")
+  local set = index.sets[key]
+  if not set then
+    set = { list = list, has = {} }
+    for _, v in ipairs(list) do set.has[v] = true end
+    index.sets[key] = set
+  end
+  return set
+end
+
+local function item_ports(given)
+  if given.ports and #given.ports > 0 then return given.ports end
+  return given.kind == "credential" and given.plain_http and { 443, 80 } or { 443 }
+end
+
+local function item_methods(given)
+  local list = given.methods
+  if not list or #list == 0 then
+    if given.kind == "credential" then return nil end
+    list = READ_ONLY
+  end
+  local get, head
+  for _, m in ipairs(list) do
+    get, head = get or m == "GET", head or m == "HEAD"
+  end
+  if not get or head then return list end
+  local with = { "HEAD" }  -- GET implies HEAD (RFC 9110 9.3.2: the same without the content)
+  for _, m in ipairs(list) do with[#with + 1] = m end
+  return with
+end
+
+-- nil where every path will do; "/" covers all and is no rule.
+local function item_paths(given)
+  if not given.paths or #given.paths == 0 then return nil end
+  for _, p in ipairs(given.paths) do
+    if p == "/" then return nil end
+  end
+  return given.paths
+end
+
+-- What the index keeps of an item: few members, because there may be ten thousand.
+local function item_new(index, given)
+  local methods = item_methods(given)
+  return {
+    id = given.id, kind = given.kind, name = given.name, order = given.order,
+    bundles = given.bundles, hosts = given.hosts, prefixes = item_paths(given),
+    enabled = given.enabled, plain = given.kind == "domain" or given.plain_http, tunnel = given.tunnel or nil,
+    ports = set_of(index, item_ports(given)), methods = methods and set_of(index, methods),
+  }
+end
+
+-- Everything but the path.
+local function fits(item, q)
+  return item.enabled and (q.tls or item.plain) and item.ports.has[q.port]
+    and (not item.methods or item.methods.has[q.method])
+end
+
+-- "/v1" covers "/v1" and "/v1/…", not "/v10"; "/v1/" covers what is below it.
+local function covers(prefix, path)
+  local n = #prefix
+  return path:sub(1, n) == prefix
+    and (n == #path or prefix:byte(n) == SLASH or path:byte(n + 1) == SLASH)
+end
+
+-- ---- the index -----------------------------------------------------------------------------------
+
+local function level_new(kind, bundle)
+  return { kind = kind, bundle = bundle, open = {}, paths = {}, lengths = {}, count = 0 }
+end
+
+local function level_lengths(level)
+  local seen, lengths = {}, {}
+  for prefix in pairs(level.paths) do
+    if not seen[#prefix] then
+      seen[#prefix] = true
+      lengths[#lengths + 1] = #prefix
+    end
+  end
+  table.sort(lengths, function(a, b) return a > b end)
+  level.lengths = lengths
+end
+
+local function older(a, b)
+  if a.order ~= b.order then return a.order < b.order end
+  return a.name < b.name
+end
+
+local function list_add(list, item)
+  local at = #list + 1
+  while at > 1 and older(item, list[at - 1]) do at = at - 1 end
+  table.insert(list, at, item)
+end
+
+local function list_remove(list, item)
+  for i = 1, #list do
+    if list[i] == item then return table.remove(list, i) end
+  end
+end
+
+local function level_add(level, item)
+  level.count = level.count + 1
+  if not item.prefixes then return list_add(level.open, item) end
+  for _, prefix in ipairs(item.prefixes) do
+    local list = level.paths[prefix]
+    if not list then
+      list = {}
+      level.paths[prefix] = list
+      local known
+      for _, n in ipairs(level.lengths) do known = known or n == #prefix end
+      if not known then level_lengths(level) end
+    end
+    list_add(list, item)
+  end
+end
+
+local function level_remove(level, item)
+  level.count = level.count - 1
+  if not item.prefixes then return list_remove(level.open, item) end
+  for _, prefix in ipairs(item.prefixes) do
+    local list = level.paths[prefix]
+    list_remove(list, item)
+    if #list == 0 then
+      level.paths[prefix] = nil
+      level_lengths(level)
+    end
+  end
+end
+
+-- Calls visit(tree, kind of rule, text) for each place the item has in the index.
+local function each_place(index, item, visit)
+  for _, bundle in ipairs(item.bundles) do
+    local trees = index.bundles[bundle]
+    if not trees then
+      trees = {
+        credential = { exact = {}, suffix = {}, any = {} },
+        domain = { exact = {}, suffix = {}, any = {} },
+      }
+      index.bundles[bundle] = trees
+    end
+    for _, host in ipairs(item.hosts) do
+      local kind, text = host_rule:match(host)
+      -- `*` alone would hand a credential to every host: such a record is none of ours.
+      if kind and not (kind == "any" and item.kind == "credential") then
+        visit(trees[item.kind][kind], text or "*", bundle)
+      end
+    end
+  end
+end
+
+local function index_new()
+  return { bundles = {}, items = {}, sets = {} }
+end
+
+local function index_remove(index, id)
+  local item = index.items[id]
+  if not item then return end
+  index.items[id] = nil
+  each_place(index, item, function(levels, text)
+    level_remove(levels[text], item)
+    if levels[text].count == 0 then levels[text] = nil end
+  end)
+end
+
+local function index_add(index, given)
+  index_remove(index, given.id)
+  local item = item_new(index, given)
+  index.items[item.id] = item
+  each_place(index, item, function(levels, text, bundle)
+    local level = levels[text]
+    if not level then
+      level = level_new(item.kind, bundle)
+      levels[text] = level
+    end
+    level_add(level, item)
+  end)
+end
+
+-- ---- a question ----------------------------------------------------------------------------------
+
+-- The levels of a host, in the order in which they decide. The runtime keeps the list until something changes.
+local function candidates(index, bundles, host)
+  local list, suffixes = {}, {}
+  if not address:match(host) then
+    local dot = host:find(".", 2, true)
+    while dot do
+      suffixes[#suffixes + 1] = host:sub(dot)  -- the longest first
+      dot = host:find(".", dot + 1, true)
+    end
+  end
+  for _, bundle in ipairs(bundles) do
+    local trees = index.bundles[bundle]
+    for _, kind in ipairs(trees and { "credential", "domain" } or {}) do
+      local tree = trees[kind]
+      list[#list + 1] = tree.exact[host]
+      for _, suffix in ipairs(suffixes) do
+        list[#list + 1] = tree.suffix[suffix]
+      end
+    end
+  end
+  for _, bundle in ipairs(bundles) do
+    local trees = index.bundles[bundle]
+    list[#list + 1] = trees and trees.domain.any["*"]
+  end
+  return list
+end
+
+-- The first that fits; if several do, the one whose placeholder is presented. The second answer: one was passed over.
+local function pick(items, q)
+  local first, asked
+  local passed = false
+  for i = 1, #items do
+    local item = items[i]
+    if not fits(item, q) then
+      passed = true
+    elseif not first then
+      first = item
+    else
+      if not asked and q.presents(first) then return first, passed end
+      asked = true
+      if q.presents(item) then return item, passed end
+    end
+  end
+  return first, passed
+end
+
+local PATH_WANTED = {}  -- walk's answer where the decision turns on a path that it was not given
+
+-- item | PATH_WANTED | nil, its level, whether a method or path rule had a say
+local function walk(list, q, path)
+  local routed = false
+  for i = 1, #list do
+    local level = list[i]
+    local lengths = level.lengths
+    if #lengths > 0 then
+      if not path then return PATH_WANTED end
+      routed = true
+      for k = 1, #lengths do
+        local n = lengths[k]
+        local items = n <= #path and level.paths[path:sub(1, n)]
+        if items and (n == #path or path:byte(n) == SLASH or path:byte(n + 1) == SLASH) then
+          local item = pick(items, q)
+          if item then return item, level, true end
+        end
+      end
+    end
+    if #level.open > 0 then
+      local item, passed = pick(level.open, q)
+      routed = routed or passed
+      if item then return item, level, routed or item.methods ~= nil end
+    end
+  end
+  return nil, nil, routed
+end
+
+-- Each item of a level once, whatever its paths; at most `max`.
+local function level_items(level, max)
+  local items, seen = {}, {}
+  table.move(level.open, 1, math.min(#level.open, max), 1, items)
+  for _, list in pairs(level.paths) do
+    for i = 1, #list do
+      if #items >= max then break end
+      if not seen[list[i]] then
+        seen[list[i]] = true
+        items[#items + 1] = list[i]
+      end
+    end
+    if #items >= max then break end
+  end
+  table.sort(items, older)
+  return items
+end
+
+local function item_covers(item, path)
+  if not item.prefixes then return true end
+  for _, prefix in ipairs(item.prefixes) do
+    if covers(prefix, path) then return true end
+  end
+  return false
+end
+
+-- Why this item does not decide, in the order in which a person would mend it.
+local function reason(item, q, path, chosen)
+  if not item.enabled then return "it is disabled" end
+  if not (q.tls or item.plain) then return "it goes over TLS only" end
+  if not item.ports.has[q.port] then return "its ports are " .. table.concat(item.ports.list, ", ") end
+  if not item_covers(item, path) then return "its paths are " .. table.concat(item.prefixes, ", ") end
+  if item.methods and not item.methods.has[q.method] then
+    return "its methods are " .. table.concat(item.methods.list, ", ")
+  end
+  return chosen and chosen.name .. " comes first" or "servers may read the path otherwise"
+end
+
+local function add_notes(trace, list, q, path, chosen)
+  for _, level in ipairs(list) do
+    for _, item in ipairs(level_items(level, NOTES_MAX)) do
+      if #trace >= NOTES_MAX then return end
+      trace[#trace + 1] = {
+        item = item, bundle = level.bundle,
+        why = item == chosen and "it decides" or reason(item, q, path, chosen),
+      }
+    end
+  end
+end
+
+local function sorted_keys(set)
+  local keys = {}
+  for k in pairs(set) do keys[#keys + 1] = k end
+  table.sort(keys)
+  return table.concat(keys, ", ")
+end
+
+local function note_all(set, list)
+  for _, v in ipairs(list) do set[v] = true end
+end
+
+-- Nothing fits: the code that names the nearest miss, and what would have been allowed.
+local function refuse(list, q, path)
+  local methods, paths, ports, disabled, plain = {}, {}, {}, nil, nil
+  for _, level in ipairs(list) do
+    for _, item in ipairs(level_items(level, HINT_MAX)) do
+      if not item.enabled then
+        disabled = disabled or item
+      elseif not (q.tls or item.plain) then
+        plain = plain or item
+      elseif not item.ports.has[q.port] then
+        note_all(ports, item.ports.list)
+      elseif item_covers(item, path) then
+        note_all(methods, item.methods.list)
+      else
+        note_all(paths, item.prefixes)
+      end
+    end
+  end
+  if next(methods) then return nil, "method_not_allowed", "allowed here: " .. sorted_keys(methods) end
+  if next(paths) then return nil, "path_not_allowed", "allowed on this host: " .. sorted_keys(paths) end
+  if next(ports) then return nil, "host_not_allowed", "allowed on this host: port " .. sorted_keys(ports) end
+  if plain then return nil, "host_not_allowed", "allowed on this host: https" end
+  if disabled then return nil, "host_not_allowed", ("the credential %s for it is disabled"):format(disabled.name) end
+  return nil, "host_not_allowed"
+end
+
+--- item, bundle, routed (a method or path rule had a say) | nil, code, hint. A trace gets { item, bundle, why } rows.
+local function decide(list, q, trace)
+  local path = "/"
+  local item, level, routed = walk(list, q)
+  if item == PATH_WANTED or (trace and #list > 0) then
+    local readings = q.readings()
+    local wanted = item == PATH_WANTED
+    if not readings and wanted then return nil, "ambiguous_path" end
+    path = readings and readings[1] or path
+    if wanted then
+      item, level, routed = walk(list, q, path)
+      for i = 2, #readings do
+        if walk(list, q, readings[i]) ~= item then
+          if trace then add_notes(trace, list, q, path, nil) end
+          return nil, "ambiguous_path"
+        end
+      end
+    end
+  end
+  if trace then add_notes(trace, list, q, path, item) end
+  if item then return item, level.bundle, routed end
+  return refuse(list, q, path)
+end
+
+--- The domain entry that relays this port blindly, if it decides and no credential covers the host. A credential
+-- that is disabled, or for another port, counts: switching one off must not open a tunnel past the proxy's eyes.
+local function tunnel(list, port)
+  for _, level in ipairs(list) do
+    if level.kind == "credential" then return nil end
+  end
+  for _, level in ipairs(list) do
+    for _, item in ipairs(level.open) do  -- domain entries have no paths
+      if item.enabled and item.ports.has[port] then
+        if item.tunnel then return item, level.bundle end
+        return nil
+      end
+    end
+  end
+end
+
+-- ---- examples ------------------------------------------------------------------------------------
+
+local function credential(id, more)
+  local item = { id = id, kind = "credential", name = id, bundles = { "default" }, hosts = { "api.example.com" },
+                 enabled = true, order = 1 }
+  for k, v in pairs(more or {}) do item[k] = v end
+  return item
+end
+
+local function domain(id, more)
+  more = more or {}
+  more.kind = "domain"
+  return credential(id, more)
+end
+
+local function asks(method, more)
+  local q = { method = method, tls = true, port = 443, path = "/" }
+  for k, v in pairs(more or {}) do q[k] = v end
+  return q
+end
+
+return {
+  kind  = "match",
+  api   = 1,
+  name  = "match",
+  title = "Which credential or domain entry decides a request",
+
+  new = index_new, add = index_add, remove = index_remove,
+  candidates = candidates, decide = decide, tunnel = tunnel,
+
+  -- items go into a new index; the question's `path` is read as the runtime reads it; `presents` lists ids.
+  examples = {
+    { items = { credential("a") }, bundles = { "default" }, host = "api.example.com",
+      question = asks("POST"), want = { id = "a" } },
+    { items = { credential("a") }, bundles = { "default" }, host = "example.com",
+      question = asks("GET"), want = { code = "host_not_allowed" } },
+    { items = { credential("wide", { hosts = { "*.example.com" } }), credential("exact", { order = 2 }) },
+      bundles = { "default" }, host = "api.example.com", question = asks("GET"), want = { id = "exact" } },
+    { items = { credential("a", { paths = { "/public" } }) }, bundles = { "default" }, host = "api.example.com",
+      question = asks("GET", { path = "/public/%2e%2e/admin" }), want = { code = "ambiguous_path" } },
+    { items = { domain("d") }, bundles = { "default" }, host = "api.example.com",
+      question = asks("POST"), want = { code = "method_not_allowed" } },
+    { items = { domain("all", { hosts = { "*" } }), credential("a", { order = 9 }) }, bundles = { "default" },
+      host = "api.example.com", question = asks("GET"), want = { id = "a" } },
+  },
+}

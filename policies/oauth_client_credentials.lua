@@ -1,0 +1,75 @@
+--- OAuth 2.0 client credentials: trade an id and a secret for a bearer token, and keep it fresh.
+-- RFC 6749 section 4.4 (the grant) and 2.3.1 (client authentication), RFC 8707 (resource), RFC 6750 (the header).
+--
+-- For: Salesforce, Auth0, Okta, Keycloak, Entra ID and other machine-to-machine APIs.
+--   sallyport credential add crm --type oauth_client_credentials --host api.crm.example \
+--     token_url=https://login.crm.example/oauth/token client_id=abc client_secret=@secret.txt scopes="read write"
+-- Fields: token_url; client_id; client_secret (secret); auth_method, how they are sent: basic (header) or post (body);
+--         scopes; audience (Auth0); resource (RFC 8707, may be several); params.NAME for what a server wants besides;
+--         token_body, form or json (some servers read JSON alone); ttl, seconds, where the server says none.
+-- The agent never reaches token_url with this credential; the answer's refresh_token, which section 4.4.3 says
+-- there should not be, is not used.
+return {
+  kind   = "type",
+  api    = 1,
+  name   = "oauth_client_credentials",
+  title  = "OAuth 2.0 client credentials",
+  fields = {
+    { name = "token_url", type = "url", required = true, help = "Token endpoint" },
+    { name = "client_id", required = true },
+    { name = "client_secret", required = true, secret = true },
+    { name = "auth_method", type = "enum", values = { "basic", "post" }, default = "basic",
+      help = "basic: in the Authorization header; post: in the body" },
+    { name = "scopes", type = "list", help = "Scopes, separated by spaces" },
+    { name = "audience", help = "Auth0 and others: the API's identifier" },
+    { name = "resource", type = "list", help = "RFC 8707: the API's URL; may be several" },
+    { name = "params", type = "map", help = "params.NAME=VALUE: a further parameter" },
+    { name = "token_body", type = "enum", values = { "form", "json" }, default = "form",
+      help = "How the token request's body is written" },
+    { name = "ttl", type = "integer", default = 300, min = 1, help = "Lifetime in seconds where the server says none" },
+  },
+
+  validate = function(cred)
+    for name in pairs(cred.params or {}) do
+      if name == "grant_type" or name == "client_id" or name == "client_secret" then
+        return nil, ("%s is a field of its own, not one of params"):format(name)
+      end
+    end
+    return true
+  end,
+
+  apply = function(req, cred)
+    req.headers:set("authorization", "Bearer " .. cred.state.access_token)  -- a secret: `..` keeps it one
+  end,
+
+  -- net.token posts, judges the answer by RFC 6749 5.1, and hands secrets over as handles.
+  refresh = function(cred, net, deadline)
+    local form = { { "grant_type", "client_credentials" } }
+    local basic
+    if cred.auth_method == "post" then
+      form[#form + 1] = { "client_id", cred.client_id }
+      form[#form + 1] = { "client_secret", cred.client_secret }
+    else
+      basic = { cred.client_id, cred.client_secret }
+    end
+    form[#form + 1] = { "scope", cred.scopes }
+    form[#form + 1] = { "audience", cred.audience }
+    for _, url in ipairs(cred.resource or {}) do form[#form + 1] = { "resource", url } end
+    local names = {}
+    for name in pairs(cred.params or {}) do names[#names + 1] = name end
+    table.sort(names)
+    for _, name in ipairs(names) do form[#form + 1] = { name, cred.params[name] } end
+
+    local answer, code, detail = net.token(cred.token_url,
+      { basic = basic, form = form, body = cred.token_body, ttl = cred.ttl }, deadline)
+    if not answer then return nil, code, detail end
+    return { secrets = { access_token = answer.secrets.access_token }, expires_at = answer.expires_at }
+  end,
+
+  examples = {
+    { cred = { token_url = "https://login.example.com/token", client_id = "id", client_secret = "s",
+               state = { access_token = "t1" } },
+      req  = { headers = { authorization = "Bearer placeholder" } },
+      want = { headers = { authorization = "Bearer t1" } } },
+  },
+}

@@ -1,0 +1,18810 @@
+/* Sallyport: a credential-injecting egress proxy.
+ *
+ * An agent in a sandbox reaches the network through this program alone. It decides which request may
+ * carry which credential, attaches it, and sends the request on; the agent never holds a key.
+ *
+ * Trusted: the operator, this binary, the store opened with its key. Not trusted: the agent, the
+ * upstream, a policy's author's care, the disk. C owns bytes, time and secrets; Lua owns decisions.
+ * The C core knows no credential type, and a policy never sees a socket.
+ *
+ * Sections, each calling only those above it:
+ *
+ *   limits  every bound, each with its reason       json    reading and writing, ranges of bytes
+ *   util    slices, buffers, wiping, logging        sign    SHA-256, HMAC, private keys (pure)
+ *   secret  the locked arena all secrets live in    store   LMDB: sealed records, commits, request log
+ *   loop    clock, timers, the only epoll_wait      lua     state, sandbox; the only lua_resume
+ *   addr    IP addresses and the guard (pure)       peer    one end of a connection, plain or TLS
+ *   net     listen, resolve, dial                   conn    state machine over peer, http, lua
+ *   tls     BearSSL pump, certificates, trust       bind    one luaL_Reg table per Lua module
+ *   http    parse, frame, canonicalise (pure)       main    master, workers, run, shut down
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <arpa/inet.h>
+#include <assert.h>
+#include <ctype.h>
+#include <stddef.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <malloc.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <bearssl.h>
+#include <lmdb.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#ifndef BUILD_TIME
+#define BUILD_TIME 1767225600    /* Unix seconds; build.sh gives the commit's date. A clock before it is unset */
+#endif
+#ifndef VERSION
+#define VERSION "0.1.0"
+#endif
+
+/* ---- util ------------------------------------------------------------------
+ * Slices borrow, buffers own. A buffer never grows past its `max`: whoever makes one says how much a
+ * peer may make us keep. Nothing here knows of sockets, Lua or time. */
+struct slice {
+	const char *p;          /* borrowed; not NUL-terminated */
+	size_t n;
+};
+#define SLICE(lit) ((struct slice){"" lit, sizeof(lit) - 1})
+
+struct buf {
+	char *p;                /* owned */
+	size_t n, cap, max;     /* bytes in use, allocated, allowed */
+};
+
+static struct slice
+slice_of(const char *cstr)
+{
+	return (struct slice){cstr, strlen(cstr)};
+}
+
+static bool
+slice_eq(struct slice a, struct slice b)
+{
+	return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+static char
+ascii_lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
+}
+
+static bool
+slice_eq_nocase(struct slice a, struct slice b)
+{
+	if (a.n != b.n)
+		return false;
+	for (size_t i = 0; i < a.n; i++)
+		if (ascii_lower(a.p[i]) != ascii_lower(b.p[i]))
+			return false;
+	return true;
+}
+
+static void
+wipe(void *p, size_t n)
+{
+	if (n != 0)
+		explicit_bzero(p, n);
+}
+
+/* Constant time in the contents; the length is not a secret. */
+static bool
+ct_eq(const void *a, const void *b, size_t n)
+{
+	const unsigned char *x = a, *y = b;
+	unsigned char d = 0;
+
+	for (size_t i = 0; i < n; i++)
+		d |= x[i] ^ y[i];
+	return d == 0;
+}
+
+static void
+buf_init(struct buf *b, size_t max)
+{
+	*b = (struct buf){.max = max};
+}
+
+/* Not realloc: what the old block held may be a header with a credential, so it is wiped. */
+static bool
+buf_reserve(struct buf *b, size_t more)
+{
+	size_t want, cap;
+	char *p;
+
+	if (more > b->max || b->n > b->max - more)
+		return false;
+	want = b->n + more;
+	if (want <= b->cap)
+		return true;
+	cap = b->cap < 256 ? 256 : b->cap * 2;
+	while (cap < want)
+		cap *= 2;
+	if (cap > b->max)
+		cap = b->max;
+	if ((p = malloc(cap)) == NULL)
+		return false;
+	if (b->n != 0)
+		memcpy(p, b->p, b->n);
+	if (b->p != NULL)
+		wipe(b->p, b->n);
+	free(b->p);
+	b->p = p;
+	b->cap = cap;
+	return true;
+}
+
+static bool
+buf_add(struct buf *b, const void *p, size_t n)
+{
+	if (!buf_reserve(b, n))
+		return false;
+	if (n != 0)
+		memcpy(b->p + b->n, p, n);
+	b->n += n;
+	return true;
+}
+
+static bool
+buf_adds(struct buf *b, const char *cstr)
+{
+	return buf_add(b, cstr, strlen(cstr));
+}
+
+static bool
+buf_addv(struct buf *b, struct slice s)
+{
+	return buf_add(b, s.p, s.n);
+}
+
+__attribute__((format(printf, 2, 3))) static bool
+buf_addf(struct buf *b, const char *fmt, ...)
+{
+	char tmp[512];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(tmp, sizeof tmp, fmt, ap);
+	va_end(ap);
+	return n >= 0 && (size_t)n < sizeof tmp && buf_add(b, tmp, (size_t)n);
+}
+
+static void
+buf_clear(struct buf *b)
+{
+	b->n = 0;
+}
+
+static void
+buf_free(struct buf *b)
+{
+	if (b->p != NULL)
+		wipe(b->p, b->cap);
+	free(b->p);
+	*b = (struct buf){.max = b->max};
+}
+
+static struct slice
+buf_slice(const struct buf *b)
+{
+	return (struct slice){b->p, b->n};
+}
+
+static bool
+rand_bytes(void *out, size_t n)
+{
+	char *p = out;
+
+	while (n != 0) {
+		ssize_t r = getrandom(p, n, 0);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r <= 0)
+			return false;
+		p += r;
+		n -= (size_t)r;
+	}
+	return true;
+}
+
+static uint16_t
+load_be16(const void *p)
+{
+	const uint8_t *b = p;
+
+	return (uint16_t)(b[0] << 8 | b[1]);
+}
+
+static uint32_t
+load_be32(const void *p)
+{
+	const uint8_t *b = p;
+
+	return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+}
+
+static uint64_t
+load_be64(const void *p)
+{
+	return (uint64_t)load_be32(p) << 32 | load_be32((const uint8_t *)p + 4);
+}
+
+static void
+store_be16(void *p, uint16_t v)
+{
+	uint8_t *b = p;
+
+	b[0] = (uint8_t)(v >> 8);
+	b[1] = (uint8_t)v;
+}
+
+static void
+store_be32(void *p, uint32_t v)
+{
+	store_be16(p, (uint16_t)(v >> 16));
+	store_be16((uint8_t *)p + 2, (uint16_t)v);
+}
+
+static void
+store_be64(void *p, uint64_t v)
+{
+	store_be32(p, (uint32_t)(v >> 32));
+	store_be32((uint8_t *)p + 4, (uint32_t)v);
+}
+
+/* Lower case, no NUL. */
+static size_t
+hex_encode(char *out, const void *in, size_t n)
+{
+	const uint8_t *b = in;
+
+	for (size_t i = 0; i < n; i++) {
+		out[2 * i] = "0123456789abcdef"[b[i] >> 4];
+		out[2 * i + 1] = "0123456789abcdef"[b[i] & 15];
+	}
+	return 2 * n;
+}
+
+static int
+hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c = ascii_lower(c);
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool
+hex_decode(void *out, struct slice in)
+{
+	uint8_t *b = out;
+
+	if (in.n % 2 != 0)
+		return false;
+	for (size_t i = 0; i < in.n; i += 2) {
+		int hi = hex_digit(in.p[i]), lo = hex_digit(in.p[i + 1]);
+
+		if (hi < 0 || lo < 0)
+			return false;
+		b[i / 2] = (uint8_t)(hi << 4 | lo);
+	}
+	return true;
+}
+
+/* RFC 4648 4 (standard, padded) and 5 (URL-safe, unpadded). */
+static const char b64_std[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+static const char b64_url[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+static size_t
+b64_len(size_t n)
+{
+	return (n + 2) / 3 * 4;
+}
+
+static size_t
+b64_encode(char *out, const void *in, size_t n, bool url)
+{
+	const char *abc = url ? b64_url : b64_std;
+	const uint8_t *b = in;
+	size_t o = 0;
+
+	for (size_t i = 0; i < n; i += 3) {
+		uint32_t v = (uint32_t)b[i] << 16;
+		size_t left = n - i;
+
+		if (left > 1)
+			v |= (uint32_t)b[i + 1] << 8;
+		if (left > 2)
+			v |= b[i + 2];
+		out[o++] = abc[v >> 18];
+		out[o++] = abc[v >> 12 & 63];
+		if (left > 1)
+			out[o++] = abc[v >> 6 & 63];
+		else if (!url)
+			out[o++] = '=';
+		if (left > 2)
+			out[o++] = abc[v & 63];
+		else if (!url)
+			out[o++] = '=';
+	}
+	return o;
+}
+
+/* Strict: no white space, canonical padding, no stray bits. -1: malformed or longer than cap. */
+static ssize_t
+b64_decode(void *out, size_t cap, struct slice in, bool url)
+{
+	const char *abc = url ? b64_url : b64_std;
+	uint8_t *b = out;
+	size_t o = 0, n = in.n;
+	uint32_t v = 0;
+	unsigned bits = 0;
+
+	if (!url) {
+		if (n % 4 != 0)
+			return -1;
+		for (int i = 0; i < 2 && n != 0 && in.p[n - 1] == '='; i++)
+			n--;
+	}
+	if (n % 4 == 1)
+		return -1;
+	for (size_t i = 0; i < n; i++) {
+		const char *at = in.p[i] != '\0' ? strchr(abc, in.p[i]) : NULL;
+
+		if (at == NULL)
+			return -1;
+		v = v << 6 | (uint32_t)(at - abc);
+		bits += 6;
+		if (bits >= 8) {
+			if (o == cap)
+				return -1;
+			bits -= 8;
+			b[o++] = (uint8_t)(v >> bits);
+			v &= (1u << bits) - 1;
+		}
+	}
+	return v == 0 ? (ssize_t)o : -1;
+}
+
+/* One logfmt line, one write: lines of several processes do not mix. Never a secret, header or body. */
+__attribute__((format(printf, 1, 2))) static void
+log_line(const char *fmt, ...)
+{
+	char line[1024];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(line, sizeof line - 1, fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		return;
+	if ((size_t)n > sizeof line - 2)
+		n = sizeof line - 2;
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			line[i] = '?';  /* a peer's bytes never begin a line of their own */
+	line[n++] = '\n';
+	while (write(STDERR_FILENO, line, (size_t)n) < 0 && errno == EINTR)
+		;
+}
+
+/* ---- secret ----------------------------------------------------------------
+ * Every secret byte that outlives one function lies in one arena: locked against swap where the
+ * system lets us, left out of core dumps, zeroed in a forked child, between two pages nobody may
+ * touch. The last holder's release wipes. Blocks are powers of two (a buddy system) and what is
+ * free is told by bits outside the arena, so free memory is zero throughout and holds no link
+ * for an overrun to bend. Loop thread only: nothing here is locked against threads. */
+#define SECRET_ARENA_MAX  (32u << 20)  /* address space: 64 bodies of 256 KiB, and tokens */
+#define SECRET_STEP       (64u << 10)  /* opened (and locked) at a time; an idle worker needs one */
+#define SECRET_BLOCK_MIN  32u          /* header and 24 bytes: most API keys take 64 */
+#define SECRET_ORDERS     17           /* to 2 MiB: a body of 1 MiB with a secret in it fits */
+#define SECRET_MAX        ((2u << 20) - sizeof(struct secret))  /* what the largest block holds */
+#define SECRET_SCOPE_MAX  (8u << 20)   /* one request or refresh: a quarter of the arena */
+#define SECRET_BLOCKS     (SECRET_ARENA_MAX / SECRET_BLOCK_MIN)
+
+struct secret {
+	uint32_t refs;
+	uint32_t n;             /* never changes: the block's size follows from it */
+	char p[];
+};
+
+/* Blocks are numbered as in a heap: those of an order o are SECRET_BLOCKS >> o and following,
+ * the halves of block i are 2i and 2i+1, so its buddy is i^1. A bit is set when that block,
+ * whole, is free. */
+static struct {
+	char *base;                       /* owned, for ever; NULL before secret_init */
+	size_t top;                       /* bytes from base that are open; behind it PROT_NONE */
+	bool unlocked;                    /* mlock was refused at least once */
+	size_t live;                      /* blocks in use */
+	uint32_t free[SECRET_ORDERS];     /* free blocks of each order */
+	uint32_t low[SECRET_ORDERS];      /* no free block of that order has a smaller number */
+	uint64_t bits[2 * SECRET_BLOCKS / 64];
+} secret_arena;
+
+static void
+secret_mark(uint32_t id, unsigned order, bool is_free)
+{
+	uint64_t bit = (uint64_t)1 << id % 64;
+
+	if (is_free) {
+		secret_arena.bits[id / 64] |= bit;
+		secret_arena.free[order]++;
+		if (id < secret_arena.low[order])
+			secret_arena.low[order] = id;
+	} else {
+		secret_arena.bits[id / 64] &= ~bit;
+		secret_arena.free[order]--;
+	}
+}
+
+/* Once per process, and after fork: the child's copy would read as zeros (MADV_WIPEONFORK).
+ * False: no memory. A refused mlock is no failure, small boxes have none to give; `doctor`
+ * tells. */
+static bool
+secret_init(void)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	char *p = mmap(NULL, SECRET_ARENA_MAX + 2 * page, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return false;
+	madvise(p, SECRET_ARENA_MAX + 2 * page, MADV_DONTDUMP);
+	madvise(p, SECRET_ARENA_MAX + 2 * page, MADV_WIPEONFORK);
+	if (secret_arena.base != NULL)  /* else still zero, and not a page of it touched */
+		memset(&secret_arena, 0, sizeof secret_arena);
+	secret_arena.base = p + page;
+	for (unsigned o = 0; o < SECRET_ORDERS; o++)
+		secret_arena.low[o] = UINT32_MAX;
+	for (uint32_t i = 0; i < SECRET_BLOCKS >> (SECRET_ORDERS - 1); i++)
+		secret_mark((SECRET_BLOCKS >> (SECRET_ORDERS - 1)) + i, SECRET_ORDERS - 1, true);
+	return true;
+}
+
+/* Is all that the arena opened so far locked against swap? */
+static bool
+secret_locked(void)
+{
+	return secret_arena.base != NULL && !secret_arena.unlocked;
+}
+
+static unsigned
+secret_order(size_t n)
+{
+	unsigned o = 0;
+
+	while ((size_t)SECRET_BLOCK_MIN << o < sizeof(struct secret) + n)
+		o++;
+	return o;
+}
+
+static void
+secret_put_block(uint32_t id, unsigned order)
+{
+	for (; order < SECRET_ORDERS - 1; order++, id /= 2) {
+		uint32_t buddy = id ^ 1;
+
+		if ((secret_arena.bits[buddy / 64] >> buddy % 64 & 1) == 0)
+			break;
+		secret_mark(buddy, order, false);
+	}
+	secret_mark(id, order, true);
+}
+
+/* Opens the arena up to `end` bytes. Lowest block first keeps this rare. */
+static bool
+secret_open(size_t end)
+{
+	char *at = secret_arena.base + secret_arena.top;
+	size_t more;
+
+	if (end <= secret_arena.top)
+		return true;
+	more = (end - secret_arena.top + SECRET_STEP - 1) / SECRET_STEP * SECRET_STEP;
+	if (mprotect(at, more, PROT_READ | PROT_WRITE) != 0)
+		return false;
+	if (mlock(at, more) != 0)
+		secret_arena.unlocked = true;
+	secret_arena.top += more;
+	return true;
+}
+
+/* n bytes that read as zero, one reference. NULL: too long, or the arena is full. */
+static struct secret *
+secret_new(size_t n)
+{
+	unsigned order, o;
+	struct secret *s;
+	uint32_t id;
+	uint64_t w;
+
+	if (n > SECRET_MAX || secret_arena.base == NULL)
+		return NULL;
+	order = secret_order(n);
+	for (o = order; o < SECRET_ORDERS && secret_arena.free[o] == 0; o++)
+		;
+	if (o == SECRET_ORDERS)
+		return NULL;
+	id = secret_arena.low[o];
+	while ((w = secret_arena.bits[id / 64] >> id % 64) == 0)
+		id = (id / 64 + 1) * 64;
+	id += (uint32_t)__builtin_ctzll(w);
+	secret_mark(id, o, false);
+	secret_arena.low[o] = id + 1;
+	for (; o > order; id *= 2)
+		secret_mark(2 * id + 1, --o, true);
+	s = (struct secret *)(void *)(secret_arena.base +
+	    ((size_t)(id - (SECRET_BLOCKS >> order)) * SECRET_BLOCK_MIN << order));
+	if (!secret_open((size_t)((char *)s - secret_arena.base) + (SECRET_BLOCK_MIN << order))) {
+		secret_put_block(id, order);
+		return NULL;
+	}
+	s->refs = 1;
+	s->n = (uint32_t)n;
+	secret_arena.live++;
+	return s;
+}
+
+static struct secret *
+secret_copy(const void *p, size_t n)
+{
+	struct secret *s = secret_new(n);
+
+	if (s != NULL && n != 0)
+		memcpy(s->p, p, n);
+	return s;
+}
+
+static struct secret *
+secret_ref(struct secret *s)
+{
+	s->refs++;
+	return s;
+}
+
+static void
+secret_unref(struct secret *s)
+{
+	unsigned order;
+	uint32_t id;
+
+	if (s == NULL || --s->refs != 0)
+		return;
+	order = secret_order(s->n);
+	id = (uint32_t)((size_t)((char *)s - secret_arena.base) / SECRET_BLOCK_MIN >> order);
+	wipe(s, sizeof *s + s->n);
+	secret_put_block((SECRET_BLOCKS >> order) + id, order);
+	secret_arena.live--;
+}
+
+static struct slice
+secret_slice(const struct secret *s)
+{
+	return (struct slice){s->p, s->n};
+}
+
+/* What a Lua handle holds (it is the userdata). A handle made while a task runs is in that
+ * task's scope, and is empty once the task has ended, however long Lua keeps it. */
+struct secret_scope {
+	struct secret_handle *first;    /* borrowed: the collector owns handles */
+	size_t bytes;                   /* what they hold together */
+};
+
+struct secret_handle {
+	struct secret *s;               /* one reference; NULL: empty, "secret is closed" */
+	struct secret_scope *scope;     /* borrowed from the task; NULL: kept */
+	struct secret_handle *next, **link;
+};
+
+/* The scope of the task that runs; set by lua_step alone, around each resume. NULL: handles are
+ * not bound (commands, and while nothing runs). */
+static struct secret_scope *secret_scope_now;
+
+static void
+secret_handle_init(struct secret_handle *h)
+{
+	*h = (struct secret_handle){.scope = secret_scope_now};
+	if (h->scope == NULL)
+		return;
+	h->next = h->scope->first;
+	h->link = &h->scope->first;
+	if (h->next != NULL)
+		h->next->link = &h->next;
+	h->scope->first = h;
+}
+
+/* Takes the reference. */
+static void
+secret_handle_set(struct secret_handle *h, struct secret *s)
+{
+	h->s = s;
+	if (h->scope != NULL)
+		h->scope->bytes += s->n;
+}
+
+/* From now on no task's end empties it. */
+static void
+secret_handle_keep(struct secret_handle *h)
+{
+	if (h->scope == NULL)
+		return;
+	if (h->s != NULL)
+		h->scope->bytes -= h->s->n;
+	*h->link = h->next;
+	if (h->next != NULL)
+		h->next->link = h->link;
+	h->scope = NULL;
+}
+
+static void
+secret_handle_empty(struct secret_handle *h)
+{
+	struct secret *s = h->s;
+
+	secret_handle_keep(h);
+	h->s = NULL;
+	secret_unref(s);
+}
+
+/* The task has ended: whatever handle it left is empty from now on. */
+static void
+secret_scope_close(struct secret_scope *scope)
+{
+	while (scope->first != NULL)
+		secret_handle_empty(scope->first);
+}
+
+/* ---- loop ------------------------------------------------------------------
+ * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all that
+ * is in this file but struct job between submit and done. Descriptors are edge-triggered: a watch
+ * remembers that it may be read or written until the kernel says it would block, so that no epoll_ctl
+ * is needed while bytes move. Nothing is freed while a batch of events is handed out: whoever goes
+ * away does so in a deferred call. */
+#define LOOP_EVENTS 256         /* events of one epoll_wait: bounds how long a batch may be */
+
+static int64_t loop_time;       /* CLOCK_MONOTONIC ms of this turn */
+
+static int64_t
+clock_read(clockid_t id)
+{
+	struct timespec ts;
+
+	clock_gettime(id, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Monotonic ms as of this turn of the loop: deadlines are compared with this. */
+static int64_t
+clock_now(void)
+{
+	if (loop_time == 0)
+		loop_time = clock_read(CLOCK_MONOTONIC);
+	return loop_time;
+}
+
+/* Counts while the machine sleeps; the same for every process of one boot. For leases. */
+static int64_t
+clock_boot(void)
+{
+	return clock_read(CLOCK_BOOTTIME);
+}
+
+/* Unix seconds. Only the binary of the tests can be told another time, through a file. */
+static int64_t
+clock_wall(void)
+{
+	int64_t now = clock_read(CLOCK_REALTIME) / 1000;
+#ifdef SALLYPORT_TEST
+	const char *file = getenv("SALLYPORT_TEST_CLOCK");
+	FILE *f = file != NULL ? fopen(file, "re") : NULL;
+	long long off = 0;
+
+	if (f != NULL) {
+		if (fscanf(f, "%lld", &off) == 1)
+			now += off;
+		fclose(f);
+	}
+#endif
+	return now;
+}
+
+/* A wall clock before the build's date was never set (an edge box without a battery). */
+static bool
+clock_unset(void)
+{
+	return clock_wall() < (int64_t)BUILD_TIME - 2 * 86400;
+}
+
+/* -- timers: a binary heap; a timer knows its slot, 0 when it is not set. */
+struct timer {
+	int64_t at;             /* monotonic ms */
+	size_t slot;            /* place in the heap; 0: not set */
+	void (*fire)(struct timer *);
+};
+
+static struct timer **timer_heap;       /* owned; [1..timer_n] */
+static size_t timer_n, timer_cap;
+
+static void
+timer_place(struct timer *t, size_t i)
+{
+	timer_heap[i] = t;
+	t->slot = i;
+}
+
+static void
+timer_sift(struct timer *t, size_t i)
+{
+	while (i > 1 && timer_heap[i / 2]->at > t->at) {
+		timer_place(timer_heap[i / 2], i);
+		i /= 2;
+	}
+	for (;;) {
+		size_t c = i * 2;
+
+		if (c > timer_n)
+			break;
+		if (c < timer_n && timer_heap[c + 1]->at < timer_heap[c]->at)
+			c++;
+		if (timer_heap[c]->at >= t->at)
+			break;
+		timer_place(timer_heap[c], i);
+		i = c;
+	}
+	timer_place(t, i);
+}
+
+static void
+timer_stop(struct timer *t)
+{
+	size_t i = t->slot;
+	struct timer *last;
+
+	if (i == 0)
+		return;
+	t->slot = 0;
+	last = timer_heap[timer_n--];
+	if (last != t)
+		timer_sift(last, i);
+}
+
+/* A process that cannot get eight bytes for a deadline cannot keep its promises: it ends, and the
+ * master starts another. */
+static void
+timer_set(struct timer *t, int64_t at, void (*fire)(struct timer *))
+{
+	t->at = at;
+	t->fire = fire;
+	if (t->slot != 0) {
+		timer_sift(t, t->slot);
+		return;
+	}
+	if (timer_n + 1 >= timer_cap) {
+		size_t cap = timer_cap == 0 ? 256 : timer_cap * 2;
+		struct timer **heap = realloc(timer_heap, cap * sizeof *heap);
+
+		if (heap == NULL)
+			abort();
+		timer_heap = heap;
+		timer_cap = cap;
+	}
+	timer_sift(t, ++timer_n);
+}
+
+/* -- deferred calls: run after the events of this turn, in order. */
+struct defer {
+	struct defer *next;
+	void (*run)(struct defer *);
+	bool queued;
+};
+
+static struct defer *defer_first, **defer_last = &defer_first;
+
+static void
+loop_defer(struct defer *d, void (*run)(struct defer *))
+{
+	d->run = run;
+	if (d->queued)
+		return;
+	d->queued = true;
+	d->next = NULL;
+	*defer_last = d;
+	defer_last = &d->next;
+}
+
+/* Takes it back: for whoever is freed while queued. */
+static void
+loop_undefer(struct defer *d)
+{
+	if (!d->queued)
+		return;
+	for (struct defer **p = &defer_first; *p != NULL; p = &(*p)->next) {
+		if (*p == d) {
+			if (defer_last == &d->next)
+				defer_last = p;
+			*p = d->next;
+			break;
+		}
+	}
+	d->queued = false;
+}
+
+/* Only what was queued when it began: what a call queues waits for the next turn, so that sockets
+ * are served between two slices of long work. */
+static void
+loop_run_deferred(void)
+{
+	struct defer **end = defer_last;
+
+	while (defer_first != NULL) {
+		struct defer *d = defer_first;
+		bool last = &d->next == end;
+
+		defer_first = d->next;
+		if (defer_first == NULL)
+			defer_last = &defer_first;
+		d->queued = false;
+		d->run(d);
+		if (last)
+			break;
+	}
+}
+
+/* -- descriptors */
+struct watch {
+	int fd;                 /* owned by whoever holds the watch; -1: none */
+	bool readable, writable; /* until the kernel says it would block */
+	bool hup;               /* the peer ended its side: reading will meet the end */
+	void (*ready)(struct watch *);
+};
+
+static int loop_fd = -1;        /* epoll */
+
+static bool
+watch_add(struct watch *w, uint32_t events)
+{
+	struct epoll_event ev = {.events = events, .data.ptr = w};
+
+	return epoll_ctl(loop_fd, EPOLL_CTL_ADD, w->fd, &ev) == 0;
+}
+
+/* Removes explicitly: the descriptor may be shared with a process that inherited it. */
+static void
+watch_close(struct watch *w)
+{
+	if (w->fd < 0)
+		return;
+	epoll_ctl(loop_fd, EPOLL_CTL_DEL, w->fd, NULL);
+	close(w->fd);
+	w->fd = -1;
+	w->readable = w->writable = false;
+}
+
+/* -- jobs: what cannot be polled. A lane runs its jobs in order of submission; name look-ups have
+ * threads of their own, so that a slow name server holds up no token. */
+enum job_lane { JOB_STORE, JOB_RESOLVE, JOB_LANES };
+static const unsigned job_threads[JOB_LANES] = {
+	[JOB_STORE] = 1,        /* LMDB has one writer anyway */
+	[JOB_RESOLVE] = 4,      /* getaddrinfo may take seconds: one dead zone must not stop the others */
+};
+#define JOB_STACK (256 * 1024)  /* glibc's resolver needs some 64 KiB of it */
+
+struct job {
+	struct job *next;
+	struct defer defer;
+	enum job_lane lane;
+	void (*run)(struct job *);      /* a helper thread; touches only the job's own memory */
+	void (*done)(struct job *);     /* loop thread; frees the job */
+};
+
+struct job_queue {
+	struct job *first, **last;      /* under job_lock */
+	pthread_cond_t ready;
+};
+
+static pthread_mutex_t job_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct job_queue job_queues[JOB_LANES];
+static struct job *job_done_first, **job_done_last = &job_done_first; /* under job_lock: have run */
+static struct watch job_watch = {.fd = -1};                     /* eventfd: something is done */
+static bool job_threaded;
+
+static void
+job_finish(struct defer *d)
+{
+	struct job *j = (struct job *)((char *)d - offsetof(struct job, defer));
+
+	j->done(j);
+}
+
+static struct job *
+job_queue_take(struct job_queue *q)
+{
+	struct job *j;
+
+	pthread_mutex_lock(&job_lock);
+	while (q->first == NULL)
+		pthread_cond_wait(&q->ready, &job_lock);
+	j = q->first;
+	q->first = j->next;
+	if (q->first == NULL)
+		q->last = &q->first;
+	pthread_mutex_unlock(&job_lock);
+	return j;
+}
+
+static void *
+job_thread(void *queue)
+{
+	const uint64_t one = 1;
+
+	for (;;) {
+		struct job *j = job_queue_take(queue);
+
+		j->run(j);
+		pthread_mutex_lock(&job_lock);
+		j->next = NULL;
+		*job_done_last = j;
+		job_done_last = &j->next;
+		pthread_mutex_unlock(&job_lock);
+		if (write(job_watch.fd, &one, sizeof one) < 0 && errno != EAGAIN)
+			abort();
+	}
+	return NULL;
+}
+
+static void
+job_collect(struct watch *w)
+{
+	uint64_t n;
+	struct job *j;
+
+	w->readable = false;
+	if (read(w->fd, &n, sizeof n) < 0 && errno != EAGAIN)
+		return;
+	pthread_mutex_lock(&job_lock);
+	j = job_done_first;
+	job_done_first = NULL;
+	job_done_last = &job_done_first;
+	pthread_mutex_unlock(&job_lock);
+	while (j != NULL) {
+		struct job *next = j->next;
+
+		j->done(j);
+		j = next;
+	}
+}
+
+/* A command has no helper thread: its jobs run at once, and are done in the next turn. */
+static void
+job_submit(struct job *j)
+{
+	struct job_queue *q;
+
+	j->next = NULL;
+	j->defer.queued = false;
+	if (!job_threaded) {
+		j->run(j);
+		loop_defer(&j->defer, job_finish);
+		return;
+	}
+	q = &job_queues[j->lane];
+	pthread_mutex_lock(&job_lock);
+	*q->last = j;
+	q->last = &j->next;
+	pthread_cond_signal(&q->ready);
+	pthread_mutex_unlock(&job_lock);
+}
+
+static bool
+job_start_threads(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t all, old;
+	bool ok = true;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);       /* signals are the loop's */
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, JOB_STACK);
+	for (int lane = 0; lane < JOB_LANES; lane++) {
+		job_queues[lane].last = &job_queues[lane].first;
+		pthread_cond_init(&job_queues[lane].ready, NULL);
+		for (unsigned i = 0; i < job_threads[lane]; i++)
+			ok = pthread_create(&thread, &attr, job_thread, &job_queues[lane]) == 0 && ok;
+	}
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return ok;
+}
+
+/* -- the loop itself. `threaded`: a worker, with helper threads; a command does its jobs itself. */
+static bool
+loop_init(bool threaded)
+{
+	loop_time = clock_read(CLOCK_MONOTONIC);
+	if ((loop_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
+		return false;
+	job_threaded = threaded;
+	if (!threaded)
+		return true;
+	job_watch.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	job_watch.ready = job_collect;
+	return job_watch.fd >= 0 && watch_add(&job_watch, EPOLLIN | EPOLLET) && job_start_threads();
+}
+
+static void
+loop_fire_timers(void)
+{
+	while (timer_n != 0 && timer_heap[1]->at <= loop_time) {
+		struct timer *t = timer_heap[1];
+
+		timer_stop(t);
+		t->fire(t);
+	}
+}
+
+/* The only epoll_wait. Returns when *stop is set. */
+static void
+loop_run(const bool *stop)
+{
+	struct epoll_event ev[LOOP_EVENTS];
+
+	while (!*stop) {
+		int64_t wait = defer_first != NULL ? 0 : -1;
+		int n;
+
+		if (wait < 0 && timer_n != 0) {
+			wait = timer_heap[1]->at - clock_read(CLOCK_MONOTONIC);
+			wait = wait < 0 ? 0 : wait > 60000 ? 60000 : wait;
+		}
+		n = epoll_wait(loop_fd, ev, LOOP_EVENTS, (int)wait);
+		loop_time = clock_read(CLOCK_MONOTONIC);
+		for (int i = 0; i < n; i++) {
+			struct watch *w = ev[i].data.ptr;
+
+			if (w->fd < 0)
+				continue;       /* closed by an earlier event of this batch */
+			if (ev[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP))
+				w->readable = true;
+			if (ev[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+				w->writable = true;
+			if (ev[i].events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP))
+				w->hup = true;
+			w->ready(w);
+		}
+		loop_fire_timers();
+		loop_run_deferred();
+	}
+}
+
+/* ---- addr ------------------------------------------------------------------
+ * IP addresses as bytes, and the guard that says which of them an agent's request may be sent to.
+ * Pure: no sockets, no allocation. One table decides; who may pass by it (--address,
+ * --allow-address, --connect-to) is the caller's affair and is asked first. */
+#define ADDR_TEXT_MAX 46        /* INET6_ADDRSTRLEN: the longest text of an address, and its NUL */
+
+struct addr {
+	uint8_t b[16];          /* network order; IPv4 lies in b[0..3], the rest is zero */
+	bool v4;
+};
+
+struct cidr {
+	struct addr a;          /* no bit set behind the prefix */
+	uint8_t bits;
+};
+
+/* Dotted quad without leading zeros, or RFC 4291 2.2 text: both as inet_pton reads them. No zone,
+ * no brackets, and none of the forms that only inet_aton knows. */
+static bool
+addr_parse(struct slice in, struct addr *out)
+{
+	char text[ADDR_TEXT_MAX];
+
+	*out = (struct addr){.v4 = false};
+	if (in.n == 0 || in.n >= sizeof text || memchr(in.p, '\0', in.n) != NULL)
+		return false;
+	memcpy(text, in.p, in.n);
+	text[in.n] = '\0';
+	out->v4 = memchr(in.p, ':', in.n) == NULL;
+	return inet_pton(out->v4 ? AF_INET : AF_INET6, text, out->b) == 1;
+}
+
+/* One number of an inet_aton address: decimal, 0 octal, 0x hexadecimal. -1: none of these, or
+ * over 32 bits. */
+static int64_t
+addr_legacy_number(struct slice in)
+{
+	int base = 10;
+	int64_t v = 0;
+
+	if (in.n == 0)
+		return -1;
+	if (in.n >= 2 && in.p[0] == '0' && ascii_lower(in.p[1]) == 'x') {
+		base = 16;      /* "0x" alone is 0: so say the URL standard and the resolvers */
+		in = (struct slice){in.p + 2, in.n - 2};
+	} else if (in.n >= 2 && in.p[0] == '0') {
+		base = 8;
+	}
+	for (size_t i = 0; i < in.n; i++) {
+		int d = hex_digit(in.p[i]);
+
+		if (d < 0 || d >= base)
+			return -1;
+		if ((v = v * base + d) > UINT32_MAX)
+			return -1;
+	}
+	return v;
+}
+
+/* What getaddrinfo takes for an address though no RFC does: 127.1, 0x7f.1, 0177.0.0.1,
+ * 2130706433. The last number fills all bytes that are left. One dot may end it, as it may a
+ * name. */
+static bool
+addr_parse_legacy(struct slice in, struct addr *out)
+{
+	int64_t part[4];
+	size_t parts = 0, start = 0;
+	uint32_t v = 0;
+
+	*out = (struct addr){.v4 = true};
+	if (in.n != 0 && in.p[in.n - 1] == '.')
+		in.n--;
+	for (size_t i = 0; i <= in.n; i++) {
+		if (i < in.n && in.p[i] != '.')
+			continue;
+		if (parts == 4)
+			return false;
+		part[parts] = addr_legacy_number((struct slice){in.p + start, i - start});
+		if (part[parts] < 0)
+			return false;
+		parts++;
+		start = i + 1;
+	}
+	for (size_t i = 0; i + 1 < parts; i++) {
+		if (part[i] > 255)
+			return false;
+		v |= (uint32_t)part[i] << (24 - 8 * i);
+	}
+	if (part[parts - 1] >> (8 * (5 - parts)) != 0)
+		return false;
+	store_be32(out->b, v | (uint32_t)part[parts - 1]);
+	return true;
+}
+
+/* RFC 5952, which is what inet_ntop writes. Returns the length without the NUL. */
+static size_t
+addr_format(const struct addr *a, char out[ADDR_TEXT_MAX])
+{
+	if (inet_ntop(a->v4 ? AF_INET : AF_INET6, a->b, out, ADDR_TEXT_MAX) == NULL)
+		out[0] = '\0';  /* cannot be: both families are known and the room suffices */
+	return strlen(out);
+}
+
+static bool
+addr_in_prefix(const uint8_t *a, const uint8_t *prefix, unsigned bits)
+{
+	unsigned whole = bits / 8, rest = bits % 8;
+
+	return memcmp(a, prefix, whole) == 0 &&
+	    (rest == 0 || (a[whole] ^ prefix[whole]) >> (8 - rest) == 0);
+}
+
+/* "10.0.0.0/8", "fd00::/8", or an address alone. A bit behind the prefix is an error: 10.0.0.1/8
+ * is more likely a slip than a wish to open all of 10/8. */
+static bool
+cidr_parse(struct slice in, struct cidr *out)
+{
+	const char *slash = in.n != 0 ? memchr(in.p, '/', in.n) : NULL;
+	struct slice text = in, len = {NULL, 0};
+	unsigned bits = 0, max;
+	struct addr rest;
+
+	*out = (struct cidr){.bits = 0};
+	if (slash != NULL) {
+		text.n = (size_t)(slash - in.p);
+		len = (struct slice){slash + 1, in.n - text.n - 1};
+	}
+	if (!addr_parse(text, &out->a))
+		return false;
+	max = out->a.v4 ? 32 : 128;
+	if (slash == NULL) {
+		out->bits = (uint8_t)max;
+		return true;
+	}
+	if (len.n == 0 || len.n > 3 || (len.n > 1 && len.p[0] == '0'))
+		return false;
+	for (size_t i = 0; i < len.n; i++) {
+		if (len.p[i] < '0' || len.p[i] > '9')
+			return false;
+		bits = bits * 10 + (unsigned)(len.p[i] - '0');
+	}
+	if (bits > max)
+		return false;
+	out->bits = (uint8_t)bits;
+	rest = out->a;
+	for (unsigned i = 0; i < bits; i++)
+		rest.b[i / 8] &= (uint8_t)~(0x80u >> i % 8);
+	for (size_t i = 0; i < sizeof rest.b; i++)
+		if (rest.b[i] != 0)
+			return false;
+	return true;
+}
+
+static const uint8_t addr_mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+/* A mapped address is dialled over IPv4, so ::ffff:10.0.0.1 is in 10.0.0.0/8 too. And it is in no
+ * IPv6 range shorter than the mapped one: ::/0 says "IPv6", not "and all of IPv4". */
+static bool
+cidr_contains(const struct cidr *c, const struct addr *a)
+{
+	struct addr inner = {.v4 = true};
+
+	if (!a->v4 && addr_in_prefix(a->b, addr_mapped_prefix, 96) && (c->a.v4 || c->bits < 96)) {
+		memcpy(inner.b, a->b + 12, 4);
+		a = &inner;
+	}
+	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
+}
+
+/* The guard. The first row that holds the address and settles it decides; GUARD_INSIDE settles
+ * only when the IPv4 address found at byte `at` is refused. What no row settles is refused.
+ *
+ * From the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890) as of 2025, with the
+ * multicast ranges, which those leave out, and addresses that clouds answer credentials on. Left
+ * out on purpose: the registries' few globally reachable exceptions inside refused blocks
+ * (192.0.0.9, 192.0.0.10, 2001:1::1..3, 2001:3::/32, 2001:4:112::/48, 2001:20::/28,
+ * 2001:30::/28): they are answered by the nearest network device, or are identifiers, and no API
+ * lives there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4
+ * address, since the registry calls none of them globally reachable; what is inside is judged
+ * first for the better reason. */
+enum guard_rule { GUARD_REFUSE, GUARD_PASS, GUARD_INSIDE, GUARD_INSIDE_INVERTED };
+
+#define V4(a, b, c, d, bits, ...) {{{{a, b, c, d}, true}, bits}, __VA_ARGS__}
+#define V6(a, b, c, d, e, f, g, h, bits, ...) \
+	{{{{BE(a), BE(b), BE(c), BE(d), BE(e), BE(f), BE(g), BE(h)}, false}, bits}, __VA_ARGS__}
+#define BE(x) (x) >> 8, (x) & 255
+#define NO(why) GUARD_REFUSE, 0, why
+#define INSIDE(at) GUARD_INSIDE, at, NULL
+#define INSIDE_INVERTED(at) GUARD_INSIDE_INVERTED, at, NULL
+#define PASS GUARD_PASS, 0, NULL
+
+static const struct {
+	struct cidr range;
+	enum guard_rule rule;
+	uint8_t at;             /* GUARD_INSIDE: where the IPv4 address begins */
+	const char *reason;     /* static; GUARD_REFUSE */
+} addr_guard_rows[] = {
+	/* Cloud metadata: first, so that the log names the attack. */
+	V4(169, 254, 169, 254, 32, NO("cloud metadata (AWS, Azure, Google, OpenStack)")),
+	V4(169, 254, 170, 2, 32, NO("cloud metadata (AWS ECS task credentials)")),
+	V4(169, 254, 170, 23, 32, NO("cloud metadata (AWS EKS pod identity)")),
+	V4(169, 254, 42, 42, 32, NO("cloud metadata (Scaleway)")),
+	V4(169, 254, 0, 23, 32, NO("cloud metadata (Tencent)")),
+	V4(100, 100, 100, 200, 32, NO("cloud metadata (Alibaba)")),
+	V4(192, 0, 0, 192, 32, NO("cloud metadata (Oracle)")),
+	V4(168, 63, 129, 16, 32, NO("cloud metadata (Azure wire server)")), /* public space */
+	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (AWS)")),
+	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23, 128, NO("cloud metadata (AWS EKS pod identity)")),
+	V6(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (Google)")),
+	V6(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42, 128, NO("cloud metadata (Scaleway)")),
+	V6(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe, 128, NO("cloud metadata (OpenStack)")),
+
+	/* IPv4 special-purpose registry. */
+	V4(0, 0, 0, 0, 8, NO("this network (RFC 791)")), /* Linux dials 0.0.0.0 to itself */
+	V4(10, 0, 0, 0, 8, NO("private (RFC 1918)")),
+	V4(100, 64, 0, 0, 10, NO("shared, carrier-grade NAT (RFC 6598)")),
+	V4(127, 0, 0, 0, 8, NO("loopback (RFC 1122)")),
+	V4(169, 254, 0, 0, 16, NO("link local (RFC 3927)")),
+	V4(172, 16, 0, 0, 12, NO("private (RFC 1918)")),
+	V4(192, 0, 0, 0, 24, NO("IETF protocol assignments (RFC 6890)")),
+	V4(192, 0, 2, 0, 24, NO("documentation (RFC 5737)")),
+	V4(192, 88, 99, 0, 24, NO("6to4 relay, deprecated (RFC 7526)")),
+	V4(192, 168, 0, 0, 16, NO("private (RFC 1918)")),
+	V4(198, 18, 0, 0, 15, NO("benchmarking (RFC 2544)")),
+	V4(198, 51, 100, 0, 24, NO("documentation (RFC 5737)")),
+	V4(203, 0, 113, 0, 24, NO("documentation (RFC 5737)")),
+	V4(224, 0, 0, 0, 4, NO("multicast (RFC 5771)")),
+	V4(255, 255, 255, 255, 32, NO("limited broadcast (RFC 919)")),
+	V4(240, 0, 0, 0, 4, NO("reserved (RFC 1112)")),
+	V4(0, 0, 0, 0, 0, PASS), /* the rest of IPv4 is global unicast */
+
+	/* IPv6 special-purpose registry. IPv4 inside IPv6 first. */
+	V6(0, 0, 0, 0, 0, 0, 0, 0, 128, NO("unspecified (RFC 4291)")),
+	V6(0, 0, 0, 0, 0, 0, 0, 1, 128, NO("loopback (RFC 4291)")),
+	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, INSIDE(12)),
+	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, PASS), /* RFC 4291 2.5.5.2: dialled as IPv4 */
+	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
+	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, NO("IPv4-compatible, deprecated (RFC 4291)")),
+	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
+	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, PASS), /* RFC 6052: NAT64, global */
+	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, INSIDE(12)), /* as a /96; the next row ends it */
+	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, NO("local NAT64 (RFC 8215)")),
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE(4)), /* RFC 4380 4: the server */
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE_INVERTED(12)), /* and the client */
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, NO("Teredo (RFC 4380)")),
+	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, INSIDE(2)),
+	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, NO("6to4, deprecated (RFC 7526)")),
+	V6(0x100, 0, 0, 0, 0, 0, 0, 0, 64, NO("discard only (RFC 6666)")),
+	V6(0x100, 0, 0, 1, 0, 0, 0, 0, 64, NO("dummy prefix (RFC 9780)")),
+	V6(0x2001, 2, 0, 0, 0, 0, 0, 0, 48, NO("benchmarking (RFC 5180)")),
+	V6(0x2001, 0x10, 0, 0, 0, 0, 0, 0, 28, NO("ORCHID, deprecated (RFC 4843)")),
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 23, NO("IETF protocol assignments (RFC 2928)")),
+	V6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0, 32, NO("documentation (RFC 3849)")),
+	V6(0x3fff, 0, 0, 0, 0, 0, 0, 0, 20, NO("documentation (RFC 9637)")),
+	V6(0x5f00, 0, 0, 0, 0, 0, 0, 0, 16, NO("segment routing (RFC 9602)")),
+	V6(0xfc00, 0, 0, 0, 0, 0, 0, 0, 7, NO("unique local (RFC 4193)")),
+	V6(0xfe80, 0, 0, 0, 0, 0, 0, 0, 10, NO("link local (RFC 4291)")),
+	V6(0xfec0, 0, 0, 0, 0, 0, 0, 0, 10, NO("site local, deprecated (RFC 3879)")),
+	V6(0xff00, 0, 0, 0, 0, 0, 0, 0, 8, NO("multicast (RFC 4291)")),
+	V6(0x2000, 0, 0, 0, 0, 0, 0, 0, 3, PASS), /* all of global unicast there is */
+};
+#undef V4
+#undef V6
+#undef BE
+#undef NO
+#undef INSIDE
+#undef INSIDE_INVERTED
+#undef PASS
+
+/* NULL: globally reachable unicast; else why not, a static phrase. */
+static const char *
+addr_guard(const struct addr *a)
+{
+	for (size_t i = 0; i < sizeof addr_guard_rows / sizeof addr_guard_rows[0]; i++) {
+		const struct cidr *range = &addr_guard_rows[i].range;
+		enum guard_rule rule = addr_guard_rows[i].rule;
+		struct addr inner = {.v4 = true};
+		const char *why;
+
+		if (range->a.v4 != a->v4 || !addr_in_prefix(a->b, range->a.b, range->bits))
+			continue;
+		switch (rule) {
+		case GUARD_REFUSE:
+			return addr_guard_rows[i].reason;
+		case GUARD_PASS:
+			return NULL;
+		case GUARD_INSIDE:
+		case GUARD_INSIDE_INVERTED:
+			for (size_t k = 0; k < 4; k++)
+				inner.b[k] = a->b[addr_guard_rows[i].at + k] ^
+				    (rule == GUARD_INSIDE_INVERTED ? 0xff : 0);
+			if ((why = addr_guard(&inner)) != NULL) /* one level deep: inner is IPv4 */
+				return why;
+		}
+	}
+	return "not global unicast (RFC 4291 2.4)";
+}
+
+/* ---- net -------------------------------------------------------------------
+ * Listening, resolving, dialling. A dial resolves first, judges every address, and connects to the
+ * very bytes it judged: a name that changes between check and dial changes nothing. Its owner frees
+ * it by net_dial_cancel or on `done`, whichever comes first. */
+#define NET_BACKLOG 4096        /* the kernel caps it at net.core.somaxconn */
+#define NET_ADDRS_MAX 16        /* addresses of one name that are looked at */
+#define NET_LISTENERS_MAX 16
+#define NET_CIDRS_MAX 16        /* of one credential or domain entry */
+#define NET_CONNECT_TO_MAX 64
+#define NET_DIAL_MS 10000       /* DESIGN, Limits: dial 10 s, all addresses together */
+#define NET_DIAL_EACH_MS 3000   /* one address of several: a dead one leaves time for the next */
+
+struct endpoint {
+	struct addr addr;
+	uint16_t port;
+};
+
+struct listener {
+	struct watch watch;
+	struct endpoint at;     /* as bound: port 0 has become a number */
+};
+
+/* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the guard does not judge it. */
+struct connect_to {
+	char host[256], target[256];    /* empty host: any */
+	int port, target_port;          /* 0: any; the same */
+};
+
+/* What the operator opened for the whole process. */
+static struct {
+	struct listener listeners[NET_LISTENERS_MAX];
+	size_t nlisteners;
+	struct cidr allow[NET_CIDRS_MAX];
+	size_t nallow;
+	struct connect_to to[NET_CONNECT_TO_MAX];
+	size_t nto;
+} net;
+
+static socklen_t
+net_sockaddr(const struct endpoint *e, struct sockaddr_storage *ss)
+{
+	memset(ss, 0, sizeof *ss);
+	if (e->addr.v4) {
+		struct sockaddr_in *in = (struct sockaddr_in *)ss;
+
+		in->sin_family = AF_INET;
+		in->sin_port = htons(e->port);
+		memcpy(&in->sin_addr, e->addr.b, 4);
+		return sizeof *in;
+	}
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ss;
+
+	in6->sin6_family = AF_INET6;
+	in6->sin6_port = htons(e->port);
+	memcpy(&in6->sin6_addr, e->addr.b, 16);
+	return sizeof *in6;
+}
+
+static bool
+net_endpoint(const struct sockaddr *sa, struct endpoint *e)
+{
+	memset(e, 0, sizeof *e);
+	if (sa->sa_family == AF_INET) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+
+		e->addr.v4 = true;
+		memcpy(e->addr.b, &in->sin_addr, 4);
+		e->port = ntohs(in->sin_port);
+		return true;
+	}
+	if (sa->sa_family == AF_INET6) {
+		const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
+
+		memcpy(e->addr.b, &in6->sin6_addr, 16);
+		e->port = ntohs(in6->sin6_port);
+		return true;
+	}
+	return false;
+}
+
+static size_t
+net_format(const struct endpoint *e, char out[64])
+{
+	char text[46];
+	size_t n = addr_format(&e->addr, text);
+
+	return (size_t)snprintf(out, 64, e->addr.v4 ? "%.*s:%u" : "[%.*s]:%u", (int)n, text, e->port);
+}
+
+/* Latency over the last few bytes of throughput: a TLS handshake's flights meet delayed
+ * acknowledgements otherwise (44 ms instead of under 10). */
+static void
+net_nodelay(int fd)
+{
+	const int one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static void
+net_keepalive(int fd)
+{
+	const int one = 1, idle = 60, every = 20, tries = 3;
+
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
+}
+
+/* "127.0.0.1:7080", "[::1]:7080": an address, never a name. Adds to net.listeners; NULL or why not. */
+static const char *
+net_listen(struct slice text)
+{
+	struct listener *l = &net.listeners[net.nlisteners];
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	const char *colon = memrchr(text.p, ':', text.n);
+	struct slice host = {text.p, colon != NULL ? (size_t)(colon - text.p) : 0};
+	const int one = 1;
+	long port = 0;
+
+	if (net.nlisteners == NET_LISTENERS_MAX)
+		return "too many listeners";
+	if (colon == NULL || colon + 1 == text.p + text.n)
+		return "expected ADDRESS:PORT";
+	for (const char *p = colon + 1; p < text.p + text.n; p++)
+		if (*p < '0' || *p > '9' || (port = port * 10 + (*p - '0')) > 65535)
+			return "the port is not a number up to 65535";
+	if (host.n >= 2 && host.p[0] == '[' && host.p[host.n - 1] == ']')
+		host = (struct slice){host.p + 1, host.n - 2};
+	memset(l, 0, sizeof *l);
+	if (slice_eq(host, SLICE("localhost")))
+		host = SLICE("127.0.0.1");
+	if (!addr_parse(host, &l->at.addr))
+		return "expected an IP address to listen on";
+	l->at.port = (uint16_t)port;
+	l->watch.fd = socket(l->at.addr.v4 ? AF_INET : AF_INET6,
+	    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (l->watch.fd < 0)
+		return strerror(errno);
+	setsockopt(l->watch.fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (!l->at.addr.v4)
+		setsockopt(l->watch.fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+	len = net_sockaddr(&l->at, &ss);
+	if (bind(l->watch.fd, (struct sockaddr *)&ss, len) != 0 ||
+	    listen(l->watch.fd, NET_BACKLOG) != 0) {
+		const char *why = strerror(errno);
+
+		close(l->watch.fd);
+		return why;
+	}
+	len = sizeof ss;
+	if (getsockname(l->watch.fd, (struct sockaddr *)&ss, &len) == 0)
+		net_endpoint((struct sockaddr *)&ss, &l->at);
+	net.nlisteners++;
+	return NULL;
+}
+
+/* An address is this machine's if a socket can be bound to it. */
+static bool
+net_is_local(const struct addr *a)
+{
+	struct endpoint e = {.addr = *a};
+	struct sockaddr_storage ss;
+	socklen_t len = net_sockaddr(&e, &ss);
+	int fd = socket(a->v4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool local = fd >= 0 && bind(fd, (struct sockaddr *)&ss, len) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return local;
+}
+
+/* Our own listeners are refused whatever the guard was told: a request that came back to us would
+ * loop, and an agent could reach another agent's endpoints under our address. */
+static bool
+net_is_own_listener(const struct endpoint *e)
+{
+	struct addr a = e->addr;
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+	if (!a.v4 && memcmp(a.b, mapped, 12) == 0) {
+		memmove(a.b, a.b + 12, 4);
+		a.v4 = true;
+	}
+	for (size_t i = 0; i < net.nlisteners; i++)
+		if (net.listeners[i].at.port == e->port && net_is_local(&a))
+			return true;
+	return false;
+}
+
+/* NULL: may be dialled. `extra`: the CIDRs of the credential or domain entry that decided. */
+static const char *
+net_guard(const struct endpoint *e, const struct cidr *extra, size_t nextra)
+{
+	const char *why;
+
+	if (net_is_own_listener(e))
+		return "one of Sallyport's own listeners";
+	if ((why = addr_guard(&e->addr)) == NULL)
+		return NULL;
+	for (size_t i = 0; i < net.nallow; i++)
+		if (cidr_contains(&net.allow[i], &e->addr))
+			return NULL;
+	for (size_t i = 0; i < nextra; i++)
+		if (cidr_contains(&extra[i], &e->addr))
+			return NULL;
+	return why;
+}
+
+/* -- resolve: getaddrinfo on a helper thread. The job outlives a dial that gave up on it. */
+struct resolve {
+	struct job job;
+	char host[256];
+	uint16_t port;
+	struct endpoint at[NET_ADDRS_MAX];
+	size_t n;
+	int err;                /* EAI_* */
+	struct dial *dial;      /* borrowed; NULL once the dial is gone */
+};
+
+#ifdef SALLYPORT_TEST
+/* Tests hold names still: lines of "name address…" in $SALLYPORT_TEST_HOSTS; every look-up reads it. */
+static bool
+resolve_test_hosts(struct resolve *r)
+{
+	const char *file = getenv("SALLYPORT_TEST_HOSTS");
+	FILE *f = file != NULL ? fopen(file, "re") : NULL;
+	char line[1024], *save, *word;
+
+	if (f == NULL)
+		return false;
+	while (r->n == 0 && fgets(line, sizeof line, f) != NULL) {
+		if ((word = strtok_r(line, " \n", &save)) == NULL || strcmp(word, r->host) != 0)
+			continue;
+		while ((word = strtok_r(NULL, " \n", &save)) != NULL && r->n < NET_ADDRS_MAX)
+			if (addr_parse(slice_of(word), &r->at[r->n].addr))
+				r->at[r->n++].port = r->port;
+	}
+	fclose(f);
+	return r->n != 0;
+}
+#endif
+
+static void
+resolve_run(struct job *j)
+{
+	struct resolve *r = (struct resolve *)j;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG}, *list = NULL;
+
+#ifdef SALLYPORT_TEST
+	if (resolve_test_hosts(r))
+		return;
+#endif
+	r->err = getaddrinfo(r->host, NULL, &hints, &list);
+	for (struct addrinfo *a = list; a != NULL && r->n < NET_ADDRS_MAX; a = a->ai_next) {
+		if (net_endpoint(a->ai_addr, &r->at[r->n]))
+			r->at[r->n++].port = r->port;
+	}
+	if (list != NULL)
+		freeaddrinfo(list);
+}
+
+/* -- dial */
+struct dial {
+	struct watch watch;
+	struct timer timer;
+	struct resolve *resolve;        /* borrowed from the job queue while it runs */
+	struct endpoint at[NET_ADDRS_MAX];
+	size_t n, next;                 /* addresses; the one to try next */
+	int64_t deadline;
+	struct cidr allow[NET_CIDRS_MAX];
+	size_t nallow;
+	bool guarded;                   /* false for a connect-to target */
+	const char *last;               /* static or strerror's: why the last address failed */
+	/* fd >= 0: connected, owned by the callee. Else code and why (static). */
+	void (*done)(struct dial *, int fd, const char *code, const char *why);
+};
+
+static void dial_next(struct dial *);
+
+static void
+dial_finish(struct dial *d, int fd, const char *code, const char *why)
+{
+	timer_stop(&d->timer);
+	if (d->resolve != NULL) {
+		d->resolve->dial = NULL;
+		d->resolve = NULL;
+	}
+	d->done(d, fd, code, why);
+}
+
+static void
+dial_timeout(struct timer *t)
+{
+	struct dial *d = (struct dial *)((char *)t - offsetof(struct dial, timer));
+
+	if (d->resolve != NULL) {
+		dial_finish(d, -1, "upstream_unreachable", "the name look-up took too long");
+		return;
+	}
+	watch_close(&d->watch);
+	d->last = "connection timed out";
+	dial_next(d);
+}
+
+static void
+dial_ready(struct watch *w)
+{
+	struct dial *d = (struct dial *)((char *)w - offsetof(struct dial, watch));
+	int err = 0, fd = w->fd;
+	socklen_t len = sizeof err;
+
+	if (!w->writable)
+		return;
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) != 0 || err != 0) {
+		d->last = err == ECONNREFUSED ? "connection refused" :
+		    err == EHOSTUNREACH || err == ENETUNREACH ? "no route to host" : "connection failed";
+		watch_close(w);
+		dial_next(d);
+		return;
+	}
+	epoll_ctl(loop_fd, EPOLL_CTL_DEL, fd, NULL);
+	w->fd = -1;
+	dial_finish(d, fd, NULL, NULL);
+}
+
+static void
+dial_next(struct dial *d)
+{
+	while (d->next < d->n) {
+		const struct endpoint *e = &d->at[d->next++];
+		struct sockaddr_storage ss;
+		socklen_t len = net_sockaddr(e, &ss);
+		int64_t until = clock_now() + NET_DIAL_EACH_MS;
+
+		if (clock_now() >= d->deadline)
+			break;
+		d->watch = (struct watch){.ready = dial_ready};
+		d->watch.fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		if (d->watch.fd < 0) {
+			d->last = "out of sockets";
+			continue;
+		}
+		net_nodelay(d->watch.fd);
+		if ((connect(d->watch.fd, (struct sockaddr *)&ss, len) != 0 && errno != EINPROGRESS) ||
+		    !watch_add(&d->watch, EPOLLOUT | EPOLLET)) {
+			d->last = "no route to host";
+			watch_close(&d->watch);
+			continue;
+		}
+		if (d->next == d->n || until > d->deadline)
+			until = d->deadline;
+		timer_set(&d->timer, until, dial_timeout);
+		return;
+	}
+	dial_finish(d, -1, "upstream_unreachable", d->last);
+}
+
+/* One forbidden address refuses the name whole: an answer that mixes is an attack or a mistake. */
+static void
+dial_judge(struct dial *d)
+{
+	const char *why;
+
+	for (size_t i = 0; d->guarded && i < d->n; i++) {
+		if ((why = net_guard(&d->at[i], d->allow, d->nallow)) != NULL) {
+			dial_finish(d, -1, "address_blocked", why);
+			return;
+		}
+	}
+	dial_next(d);
+}
+
+static void
+resolve_done(struct job *j)
+{
+	struct resolve *r = (struct resolve *)j;
+	struct dial *d = r->dial;
+
+	if (d != NULL) {
+		d->resolve = NULL;
+		memcpy(d->at, r->at, sizeof d->at);
+		d->n = r->n;
+		if (r->n == 0)
+			dial_finish(d, -1, "upstream_unreachable", r->err == EAI_AGAIN ?
+			    "the name look-up failed for now" : "the name does not resolve");
+		else
+			dial_judge(d);
+	}
+	free(r);
+}
+
+static void
+dial_resolve(struct dial *d, const char *host, uint16_t port)
+{
+	struct resolve *r = calloc(1, sizeof *r);
+
+	if (r == NULL) {
+		dial_finish(d, -1, "upstream_unreachable", "out of memory");
+		return;
+	}
+	r->job.lane = JOB_RESOLVE;
+	r->job.run = resolve_run;
+	r->job.done = resolve_done;
+	snprintf(r->host, sizeof r->host, "%s", host);
+	r->port = port;
+	r->dial = d;
+	d->resolve = r;
+	timer_set(&d->timer, d->deadline, dial_timeout);
+	job_submit(&r->job);
+}
+
+/* `host`: canonical. The caller filled allow, nallow and done in a zeroed struct. `done` may be called
+ * before this returns. */
+static void
+net_dial(struct dial *d, const char *host, uint16_t port)
+{
+	struct addr a;
+
+	d->deadline = clock_now() + NET_DIAL_MS;
+	d->guarded = true;
+	d->watch.fd = -1;
+	d->last = "connection failed";
+	for (size_t i = 0; i < net.nto; i++) {
+		const struct connect_to *to = &net.to[i];
+
+		if ((to->host[0] == '\0' || strcmp(to->host, host) == 0) &&
+		    (to->port == 0 || to->port == port)) {
+			d->guarded = false;
+			host = to->target[0] != '\0' ? to->target : host;
+			port = to->target_port != 0 ? (uint16_t)to->target_port : port;
+			break;
+		}
+	}
+	if (!addr_parse(slice_of(host), &a)) {
+		dial_resolve(d, host, port);
+		return;
+	}
+	d->at[0] = (struct endpoint){a, port};
+	d->n = 1;
+	dial_judge(d);
+}
+
+/* The owner goes away: `done` is never called. */
+static void
+net_dial_cancel(struct dial *d)
+{
+	timer_stop(&d->timer);
+	watch_close(&d->watch);
+	if (d->resolve != NULL)
+		d->resolve->dial = NULL;
+	d->resolve = NULL;
+}
+/* ---- tls -------------------------------------------------------------------
+ * TLS 1.2 both ways over BearSSL: bytes in, bytes out, no sockets. The rest of the file sees only
+ * the functions of "pump" at the end of this section; another engine could stand beside this one.
+ *
+ * Invariants. Not one byte of application data leaves before the peer's chain was verified whole:
+ * the engine takes none until the handshake is done, and a resumed session was verified when it was
+ * made. A session resumes only for the host (agents) or the host, port, trust and tag (upstreams)
+ * it was made for: that is part of its name in the cache. Record buffers belong to a connection
+ * only while bytes move. Keys, master secrets and read plaintext are wiped when they go. TLS_CLOSED
+ * means that close_notify came; the end of the transport before it is a truncation. */
+#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 512 KiB as they fill */
+#define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
+#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
+#define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
+#define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
+#define TLS_SWEEP_MS      60000 /* how long an expired session may lie about before it is wiped */
+#define TLS_LEAVES        1024  /* minted certificates kept: 0.7 KB each */
+#define TLS_LEAF_WAYS     8
+#define TLS_LEAF_LIFE     (7 * 86400)
+#define TLS_LEAF_RENEW    86400 /* one with less left is minted anew: no client sees one expire */
+#define TLS_BACKDATE      (48 * 3600)   /* clients' clocks may be behind ours */
+#define TLS_CA_LIFE       ((int64_t)3650 * 86400)
+#define TLS_CERT_MAX      65536 /* a peer's whole chain, and a root; real ones are under 20 KB */
+#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
+#define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
+#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
+#define TLS_BUFS_SPARE    32    /* idle pairs of record buffers a worker keeps (1.1 MB) */
+#define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
+#define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
+
+/* -- locked memory: for keys and master secrets. Pages count against the limit as they are touched;
+ * where locking is not allowed the memory serves unlocked, as the arena of secrets does. */
+static void *
+tls_map(size_t n, int sharing)
+{
+	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)mlock2(p, n, MLOCK_ONFAULT);
+	(void)madvise(p, n, MADV_DONTDUMP);
+	if (sharing == MAP_PRIVATE)
+		(void)madvise(p, n, MADV_WIPEONFORK);
+	return p;
+}
+
+static void
+tls_sha256(const void *p, size_t n, uint8_t out[32])
+{
+	br_sha256_context c;
+
+	br_sha256_init(&c);
+	br_sha256_update(&c, p, n);
+	br_sha256_out(&c, out);
+	wipe(&c, sizeof c);
+}
+
+/* -- sessions: a table of fixed slots without locks, because its writers are processes that may be
+ * killed at any instruction. Each slot carries a hash over its own contents: what two writers or a
+ * dead one left torn does not match it and counts as absent. Nobody ever waits. */
+struct session {
+	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
+	uint8_t secret[48];     /* master secret */
+	uint8_t id[32];         /* what to offer an upstream; for agents it is in the name */
+	uint16_t suite;
+	uint8_t id_len;
+	uint8_t spare;
+	uint32_t expires;       /* monotonic seconds: the same in all processes */
+	uint64_t check;         /* first bytes of SHA-256 of what is above */
+};
+_Static_assert(sizeof(struct session) == 128, "no padding: the check covers every byte");
+#define SESSION_WORDS (sizeof(struct session) / 8)
+#define SESSION_GROUP 32        /* slots in a page: one never written is not swept, nor paged in */
+
+struct session_table {
+	size_t n;                                       /* slots, a power of two */
+	_Atomic uint8_t used[TLS_SESSIONS / SESSION_GROUP];
+	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
+};
+
+static struct session_table *sessions_agents;   /* shared; NULL: agents' sessions are not kept */
+static struct session_table *sessions_up;       /* this worker's */
+
+static size_t
+session_table_size(size_t n)
+{
+	return sizeof(struct session_table) + n * sizeof(struct session);
+}
+
+static struct session_table *
+session_table_new(size_t n, int sharing)
+{
+	struct session_table *t = tls_map(session_table_size(n), sharing);
+
+	if (t != NULL)
+		t->n = n;
+	return t;
+}
+
+static uint64_t
+session_check(const struct session *s)
+{
+	uint8_t h[32];
+
+	tls_sha256(s, offsetof(struct session, check), h);
+	return load_be64(h) | 1;        /* never 0, so that a wiped slot is not a session */
+}
+
+static void
+session_read(struct session_table *t, size_t i, struct session *s)
+{
+	uint64_t w[SESSION_WORDS];
+
+	for (size_t k = 0; k < SESSION_WORDS; k++)
+		w[k] = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
+	memcpy(s, w, sizeof w);
+	wipe(w, sizeof w);
+}
+
+static void
+session_write(struct session_table *t, size_t i, const struct session *s)
+{
+	uint64_t w[SESSION_WORDS];
+
+	memcpy(w, s, sizeof w);
+	atomic_store_explicit(&t->used[i / SESSION_GROUP], 1, memory_order_relaxed);
+	for (size_t k = 0; k < SESSION_WORDS; k++)
+		atomic_store_explicit(&t->slot[i][k], w[k], memory_order_relaxed);
+	wipe(w, sizeof w);
+}
+
+static uint32_t
+session_now(void)
+{
+	return (uint32_t)(clock_now() / 1000);
+}
+
+static size_t
+session_set(const struct session_table *t, const uint8_t name[32])
+{
+	return load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1);
+}
+
+/* The slot that holds `name`, whole and in time; else t->n. */
+static size_t
+session_find(struct session_table *t, const uint8_t name[32], struct session *s)
+{
+	size_t set = session_set(t, name);
+
+	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
+		session_read(t, i, s);
+		if (memcmp(s->name, name, 32) == 0 && s->check == session_check(s) &&
+		    s->expires > session_now())
+			return i;
+	}
+	wipe(s, sizeof *s);
+	return t->n;
+}
+
+static void
+session_put(struct session_table *t, struct session *s, uint32_t life)
+{
+	size_t set = session_set(t, s->name), at = set;
+	uint32_t first = UINT32_MAX;
+	struct session old;
+
+	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
+		session_read(t, i, &old);
+		if (memcmp(old.name, s->name, 32) == 0) {
+			at = i;
+			break;
+		}
+		if (old.expires < first) {
+			first = old.expires;
+			at = i;
+		}
+	}
+	wipe(&old, sizeof old);
+	s->expires = session_now() + life;
+	s->check = session_check(s);
+	session_write(t, at, s);
+}
+
+static void
+session_drop(struct session_table *t, const uint8_t name[32])
+{
+	struct session s;
+	size_t i = session_find(t, name, &s);
+
+	wipe(&s, sizeof s);
+	if (i < t->n)
+		session_write(t, i, &s);
+}
+
+/* Wipes what expired or was left torn. A slot that another worker is writing is lost: a miss. */
+static void
+session_sweep(struct session_table *t)
+{
+	static const struct session none;
+	struct session s;
+
+	for (size_t i = 0; i < t->n; i++) {
+		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
+			i |= SESSION_GROUP - 1;
+			continue;
+		}
+		session_read(t, i, &s);
+		if (s.check != 0 && (s.expires <= session_now() || s.check != session_check(&s)))
+			session_write(t, i, &none);
+	}
+	wipe(&s, sizeof s);
+}
+
+/* -- DER, writing: from the end backwards, so that every length is known when it is written. */
+struct der {
+	uint8_t *base, *at;     /* free room is [base, at); at == NULL: it did not fit */
+};
+
+static void
+der_put(struct der *d, const void *p, size_t n)
+{
+	if (d->at == NULL || (size_t)(d->at - d->base) < n) {
+		d->at = NULL;
+		return;
+	}
+	d->at -= n;
+	if (n != 0)
+		memcpy(d->at, p, n);
+}
+
+static void
+der_byte(struct der *d, uint8_t b)
+{
+	der_put(d, &b, 1);
+}
+
+/* Makes what was written since `end` the contents of one element. */
+static void
+der_wrap(struct der *d, uint8_t tag, const uint8_t *end)
+{
+	size_t n = d->at != NULL ? (size_t)(end - d->at) : 0;
+
+	if (n < 0x80) {
+		der_byte(d, (uint8_t)n);
+	} else {
+		uint8_t bytes = 0;
+
+		for (; n != 0; n >>= 8, bytes++)
+			der_byte(d, (uint8_t)n);
+		der_byte(d, 0x80 | bytes);
+	}
+	der_byte(d, tag);
+}
+
+static void
+der_elem(struct der *d, uint8_t tag, const void *p, size_t n)
+{
+	const uint8_t *end = d->at;
+
+	der_put(d, p, n);
+	der_wrap(d, tag, end);
+}
+
+/* An extension 2.5.29.`id` whose value was written since `end`. */
+static void
+der_ext(struct der *d, uint8_t id, bool critical, const uint8_t *end)
+{
+	uint8_t oid[3] = {0x55, 0x1d, id};
+
+	der_wrap(d, 0x04, end);
+	if (critical)
+		der_put(d, "\x01\x01\xff", 3);
+	der_elem(d, 0x06, oid, 3);
+	der_wrap(d, 0x30, end);
+}
+
+/* RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050 on. */
+static void
+der_time(struct der *d, int64_t when)
+{
+	time_t t = (time_t)when;
+	struct tm tm;
+	char s[32];
+	size_t n;
+
+	gmtime_r(&t, &tm);
+	n = strftime(s, sizeof s, tm.tm_year >= 150 ? "%Y%m%d%H%M%SZ" : "%y%m%d%H%M%SZ", &tm);
+	der_elem(d, tm.tm_year >= 150 ? 0x18 : 0x17, s, n);
+}
+
+/* -- DER, reading: just enough of a certificate to explain what is wrong with it, to find its
+ * issuer and to compare an IP address. Whether it may be trusted is for BearSSL to say. */
+static bool
+der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole)
+{
+	const uint8_t *p = (const uint8_t *)in->p;
+	size_t n, head = 2;
+
+	if (in->n < 2)
+		return false;
+	n = p[1];
+	if (n >= 0x80) {
+		size_t bytes = n & 0x7f;
+
+		if (bytes == 0 || bytes > 4 || in->n < 2 + bytes)
+			return false;
+		for (n = 0, head = 2; head < 2 + bytes; head++)
+			n = n << 8 | p[head];
+	}
+	if (n > in->n - head)
+		return false;
+	*tag = p[0];
+	*body = (struct slice){in->p + head, n};
+	if (whole != NULL)
+		*whole = (struct slice){in->p, head + n};
+	in->p += head + n;
+	in->n -= head + n;
+	return true;
+}
+
+static bool
+der_expect(struct slice *in, uint8_t tag, struct slice *body, struct slice *whole)
+{
+	uint8_t got;
+
+	return der_next(in, &got, body, whole) && got == tag;
+}
+
+/* Days since 1970-01-01 of a Gregorian date. */
+static int64_t
+der_days(int64_t y, int64_t m, int64_t d)
+{
+	int64_t era;
+
+	y -= m <= 2;
+	era = y / 400;
+	y -= era * 400;
+	return era * 146097 + y * 365 + y / 4 - y / 100 + (153 * (m + (m > 2 ? -3 : 9)) + 2) / 5 +
+	    d - 1 - 719468;
+}
+
+static bool
+der_read_time(struct slice *in, int64_t *out)
+{
+	int v[7] = {0};
+	struct slice s;
+	uint8_t tag;
+	size_t at = 0;
+
+	if (!der_next(in, &tag, &s, NULL) || (tag != 0x17 && tag != 0x18) ||
+	    s.n != (tag == 0x17 ? 13u : 15u) || s.p[s.n - 1] != 'Z')
+		return false;
+	for (int i = tag == 0x17 ? 1 : 0; at + 1 < s.n; i++, at += 2) {
+		if (!isdigit((unsigned char)s.p[at]) || !isdigit((unsigned char)s.p[at + 1]))
+			return false;
+		v[i] = (s.p[at] - '0') * 10 + s.p[at + 1] - '0';
+	}
+	if (tag == 0x17)
+		v[0] = v[1] >= 50 ? 19 : 20;
+	if (v[2] < 1 || v[2] > 12 || v[3] < 1 || v[3] > 31)
+		return false;
+	*out = der_days(v[0] * 100 + v[1], v[2], v[3]) * 86400 + v[4] * 3600 + v[5] * 60 + v[6];
+	return true;
+}
+
+struct cert_view {              /* all borrowed from the certificate */
+	struct slice issuer, subject;   /* names with their headers, as BearSSL compares them */
+	struct slice spki, exts;        /* exts: contents of the list; empty without */
+	struct slice sig_alg;           /* the OID's contents */
+	int64_t not_before, not_after;
+};
+
+static bool
+cert_read(struct slice der, struct cert_view *v)
+{
+	struct slice cert, tbs, s, alg;
+	uint8_t tag;
+
+	*v = (struct cert_view){0};
+	if (!der_expect(&der, 0x30, &cert, NULL) || !der_expect(&cert, 0x30, &tbs, NULL))
+		return false;
+	if (tbs.n != 0 && (uint8_t)tbs.p[0] == 0xa0 && !der_next(&tbs, &tag, &s, NULL))
+		return false;
+	if (!der_expect(&tbs, 0x02, &s, NULL) || !der_expect(&tbs, 0x30, &alg, NULL) ||
+	    !der_expect(&alg, 0x06, &v->sig_alg, NULL) || !der_expect(&tbs, 0x30, &s, &v->issuer) ||
+	    !der_expect(&tbs, 0x30, &s, NULL) || !der_read_time(&s, &v->not_before) ||
+	    !der_read_time(&s, &v->not_after) || !der_expect(&tbs, 0x30, &s, &v->subject) ||
+	    !der_expect(&tbs, 0x30, &s, &v->spki))
+		return false;
+	while (tbs.n != 0) {
+		if (!der_next(&tbs, &tag, &s, NULL))
+			return false;
+		if (tag == 0xa3 && !der_expect(&s, 0x30, &v->exts, NULL))
+			return false;
+	}
+	return true;
+}
+
+/* The value of extension 2.5.29.`id`, if it is there. */
+static bool
+cert_ext(const struct cert_view *v, uint8_t id, struct slice *value)
+{
+	const char want[3] = {0x55, 0x1d, (char)id};
+	struct slice list = v->exts, ext, s;
+	uint8_t tag;
+
+	while (der_expect(&list, 0x30, &ext, NULL)) {
+		if (!der_expect(&ext, 0x06, &s, NULL) || s.n != 3 || memcmp(s.p, want, 3) != 0)
+			continue;
+		if (!der_next(&ext, &tag, &s, NULL))
+			return false;
+		if (tag == 0x01 && !der_next(&ext, &tag, &s, NULL))
+			return false;
+		*value = s;
+		return tag == 0x04;
+	}
+	return false;
+}
+
+/* 0: not an address; else 4 or 16 bytes in `ip`. Hosts come canonical: there are no other forms. */
+static size_t
+host_ip(const char *host, uint8_t ip[16])
+{
+	if (inet_pton(AF_INET, host, ip) == 1)
+		return 4;
+	return inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
+}
+
+/* RFC 9110 4.3.5: an address is compared with iPAddress names, all bytes, and with nothing else. */
+static bool
+cert_names_ip(const struct cert_view *v, const uint8_t *ip, size_t n)
+{
+	struct slice ext, names, s;
+	uint8_t tag;
+
+	if (!cert_ext(v, 17, &ext) || !der_expect(&ext, 0x30, &names, NULL))
+		return false;
+	while (der_next(&names, &tag, &s, NULL))
+		if (tag == 0x87 && s.n == n && memcmp(s.p, ip, n) == 0)
+			return true;
+	return false;
+}
+
+/* RFC 5280 4.2.1.12: none allows all, else serverAuth or any must be in it. BearSSL never asks. */
+static bool
+cert_for_servers(const struct cert_view *v)
+{
+	struct slice ext, uses, s;
+
+	if (!cert_ext(v, 37, &ext))
+		return true;
+	if (!der_expect(&ext, 0x30, &uses, NULL))
+		return false;
+	while (der_expect(&uses, 0x06, &s, NULL))
+		if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
+		    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
+			return true;
+	return false;
+}
+
+/* MD5 and SHA-1 with RSA, SHA-1 with ECDSA: anybody may have forged those. */
+static bool
+cert_weakly_signed(const struct cert_view *v)
+{
+	return slice_eq(v->sig_alg, SLICE("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04")) ||
+	    slice_eq(v->sig_alg, SLICE("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05")) ||
+	    slice_eq(v->sig_alg, SLICE("\x2a\x86\x48\xce\x3d\x04\x01"));
+}
+
+/* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
+static struct tls_keys {        /* locked; zero in a fork's child, which loads the CA itself */
+	uint8_t ca[32], leaf[32];
+} *tls_keys;
+
+static struct {
+	bool loaded;
+	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
+	size_t dn_n;
+	uint8_t skid[20];
+	uint8_t leaf_pub[65], leaf_skid[20];
+} tls_ca;
+
+/* RFC 7093 2 (1): the first 160 bits of SHA-256 of the public key. */
+static void
+cert_skid(const uint8_t pub[65], uint8_t out[20])
+{
+	uint8_t h[32];
+
+	tls_sha256(pub, 65, h);
+	memcpy(out, h, 20);
+}
+
+static bool
+p256_key_make(uint8_t key[32])
+{
+	const br_ec_impl *ec = br_ec_get_default();
+	br_hmac_drbg_context rng;
+	br_ec_private_key sk;
+	uint8_t buf[BR_EC_KBUF_PRIV_MAX_SIZE], seed[48];
+	bool ok = false;
+
+	if (!rand_bytes(seed, sizeof seed))
+		return false;
+	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, sizeof seed);
+	if (br_ec_keygen(&rng.vtable, ec, &sk, buf, BR_EC_secp256r1) == 32) {
+		memcpy(key, sk.x, 32);
+		ok = true;
+	}
+	wipe(&rng, sizeof rng);
+	wipe(buf, sizeof buf);
+	wipe(seed, sizeof seed);
+	return ok;
+}
+
+static bool
+p256_public(uint8_t key[32], uint8_t pub[65])
+{
+	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = key, .xlen = 32};
+	br_ec_public_key pk;
+	uint8_t buf[BR_EC_KBUF_PUB_MAX_SIZE];
+
+	if (br_ec_compute_pub(br_ec_get_default(), &pk, buf, &sk) != 65)
+		return false;
+	memcpy(pub, pk.q, 65);
+	return true;
+}
+
+struct cert_plan {
+	const char *host;               /* leaf: whom it names; NULL: a CA */
+	const uint8_t *pub, *skid;      /* the certificate's own */
+	const uint8_t *dn;              /* issuer */
+	size_t dn_n;
+	const uint8_t *issuer_skid;
+	uint8_t *issuer_key;
+	int64_t from, to;
+};
+
+#define CERT_ROOM 4096          /* a leaf is 0.5 KB; with the longest host and issuer 2 KB */
+
+static const uint8_t ecdsa_sha256[] = {
+	0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+};
+static const uint8_t p256_spki[] = {    /* what stands before the point */
+	0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01,
+	0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+};
+
+/* A name of one commonName; empty where RFC 5280's 64 characters do not hold it. */
+static void
+der_name(struct der *d, const char *cn)
+{
+	const uint8_t *end = d->at;
+
+	if (strlen(cn) <= 64) {
+		der_elem(d, 0x0c, cn, strlen(cn));
+		der_put(d, "\x06\x03\x55\x04\x03", 5);
+		der_wrap(d, 0x30, end);
+		der_wrap(d, 0x31, end);
+	}
+	der_wrap(d, 0x30, end);
+}
+
+static void
+der_san(struct der *d, const char *host)
+{
+	const uint8_t *end = d->at;
+	uint8_t ip[16];
+	size_t n = host_ip(host, ip);
+
+	if (n != 0)
+		der_elem(d, 0x87, ip, n);
+	else
+		der_elem(d, 0x82, host, strlen(host));
+	der_wrap(d, 0x30, end);
+	der_ext(d, 17, strlen(host) > 64, end); /* RFC 5280 4.2.1.6: critical if no subject */
+}
+
+static void
+der_extensions(struct der *d, const struct cert_plan *c)
+{
+	const uint8_t *all = d->at, *end;
+
+	if (c->host != NULL) {
+		der_san(d, c->host);
+		end = d->at;
+		der_put(d, "\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01", 12);
+		der_ext(d, 37, false, end);             /* serverAuth */
+		end = d->at;
+		der_put(d, "\x03\x02\x07\x80", 4);
+		der_ext(d, 15, true, end);              /* digitalSignature */
+		end = d->at;
+		der_elem(d, 0x80, c->issuer_skid, 20);
+		der_wrap(d, 0x30, end);
+		der_ext(d, 35, false, end);
+	} else {
+		der_put(d, "\x03\x02\x02\x04", 4);
+		der_ext(d, 15, true, all);              /* keyCertSign */
+		end = d->at;
+		der_put(d, "\x30\x06\x01\x01\xff\x02\x01\x00", 8);
+		der_ext(d, 19, true, end);              /* a CA, of leaves alone */
+	}
+	end = d->at;
+	der_elem(d, 0x04, c->skid, 20);
+	der_ext(d, 14, false, end);
+	der_wrap(d, 0x30, all);
+	der_wrap(d, 0xa3, all);
+}
+
+/* The certificate, DER, at d->at up to the end of the room; false only when it did not fit. */
+static bool
+cert_make(const struct cert_plan *c, struct der *out)
+{
+	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = c->issuer_key, .xlen = 32};
+	uint8_t room[CERT_ROOM], serial[16], sig[80], hash[32];
+	struct der d = {room, room + sizeof room};
+	const uint8_t *end = d.at, *span;
+	size_t n;
+
+	if (!rand_bytes(serial, sizeof serial))
+		return false;
+	serial[0] = (serial[0] & 0x7f) | 0x40;          /* positive, and 16 bytes long always */
+	der_extensions(&d, c);
+	der_put(&d, c->pub, 65);
+	der_put(&d, p256_spki, sizeof p256_spki);
+	if (c->host != NULL)
+		der_name(&d, c->host);
+	else
+		der_put(&d, c->dn, c->dn_n);
+	span = d.at;
+	der_time(&d, c->to);
+	der_time(&d, c->from);
+	der_wrap(&d, 0x30, span);
+	der_put(&d, c->dn, c->dn_n);
+	der_put(&d, ecdsa_sha256, sizeof ecdsa_sha256);
+	der_elem(&d, 0x02, serial, sizeof serial);
+	der_put(&d, "\xa0\x03\x02\x01\x02", 5);         /* version 3 */
+	der_wrap(&d, 0x30, end);
+	if (d.at == NULL)
+		return false;
+	tls_sha256(d.at, (size_t)(end - d.at), hash);
+	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, hash, &sk,
+	    sig);
+	if (n == 0)
+		return false;
+	span = out->at;
+	der_put(out, sig, n);
+	der_byte(out, 0);
+	der_wrap(out, 0x03, span);
+	der_put(out, ecdsa_sha256, sizeof ecdsa_sha256);
+	der_put(out, d.at, (size_t)(end - d.at));
+	der_wrap(out, 0x30, span);
+	return out->at != NULL;
+}
+
+/* A clock that was never set is before the build: what we sign then dates from the build. */
+static int64_t
+cert_now(int64_t now)
+{
+	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
+}
+
+/* A new CA: its certificate (DER) and its private key (32 bytes). */
+static bool
+tls_ca_make(struct buf *cert_der, struct buf *key_raw, int64_t now)
+{
+	uint8_t key[32], pub[65], skid[20], dn[128], room[CERT_ROOM], tag[4];
+	struct der name = {dn, dn + sizeof dn}, out = {room, room + sizeof room};
+	char cn[32];
+	bool ok;
+
+	now = cert_now(now);
+	if (!rand_bytes(tag, sizeof tag) || !p256_key_make(key))
+		return false;
+	snprintf(cn, sizeof cn, "Sallyport CA %08x", load_be32(tag));   /* no two share a name */
+	der_name(&name, cn);
+	ok = p256_public(key, pub);
+	cert_skid(pub, skid);
+	ok = ok && cert_make(&(struct cert_plan){.pub = pub, .skid = skid, .dn = name.at,
+	    .dn_n = (size_t)(dn + sizeof dn - name.at), .issuer_skid = skid, .issuer_key = key,
+	    .from = now - TLS_BACKDATE, .to = now + TLS_CA_LIFE}, &out) &&
+	    buf_add(cert_der, out.at, (size_t)(room + sizeof room - out.at)) &&
+	    buf_add(key_raw, key, sizeof key);
+	wipe(key, sizeof key);
+	return ok;
+}
+
+static bool
+cert_to_pem(struct slice der, struct buf *out)
+{
+	char line[65];
+
+	if (!buf_adds(out, "-----BEGIN CERTIFICATE-----\n"))
+		return false;
+	for (size_t i = 0; i < der.n; i += 48) {
+		size_t n = b64_encode(line, der.p + i, der.n - i < 48 ? der.n - i : 48, false);
+
+		line[n] = '\n';
+		if (!buf_add(out, line, n + 1))
+			return false;
+	}
+	return buf_adds(out, "-----END CERTIFICATE-----\n");
+}
+
+struct leaf {
+	uint32_t refs;          /* the cache's and those of handshakes in progress */
+	uint32_t used;          /* stamp of the last use */
+	int64_t renew;          /* wall clock: mint anew from here on */
+	br_x509_certificate chain;      /* points at `der` */
+	char host[TLS_HOST_MAX + 1];
+	uint8_t der[];
+};
+
+static struct leaf *leaves[TLS_LEAVES]; /* owned; a host may lie in the TLS_LEAF_WAYS of its set */
+static uint32_t leaves_clock;
+
+static void
+leaf_unref(struct leaf *l)
+{
+	if (l != NULL && --l->refs == 0)
+		free(l);
+}
+
+static void
+leaf_flush(void)
+{
+	for (size_t i = 0; i < TLS_LEAVES; i++) {
+		leaf_unref(leaves[i]);
+		leaves[i] = NULL;
+	}
+}
+
+static struct leaf *
+leaf_mint(const char *host, int64_t now)
+{
+	uint8_t room[CERT_ROOM];
+	struct der out = {room, room + sizeof room};
+	struct leaf *l;
+	size_t n;
+
+	if (!cert_make(&(struct cert_plan){.host = host, .pub = tls_ca.leaf_pub,
+	    .skid = tls_ca.leaf_skid, .dn = tls_ca.dn, .dn_n = tls_ca.dn_n,
+	    .issuer_skid = tls_ca.skid, .issuer_key = tls_keys->ca,
+	    .from = now - TLS_BACKDATE, .to = now + TLS_LEAF_LIFE}, &out))
+		return NULL;
+	n = (size_t)(room + sizeof room - out.at);
+	if ((l = malloc(sizeof *l + n)) == NULL)
+		return NULL;
+	*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
+	    .chain = {.data = l->der, .data_len = n}};
+	strcpy(l->host, host);          /* tls_new checked its length */
+	memcpy(l->der, out.at, n);
+	return l;
+}
+
+/* The certificate for a host, minted if need be; the caller owns one reference. */
+static struct leaf *
+leaf_get(const char *host)
+{
+	int64_t now = cert_now(clock_wall());
+	struct leaf **slot, *l;
+	uint32_t h = 2166136261u;
+
+	for (const char *c = host; *c != '\0'; c++)
+		h = (h ^ (uint8_t)*c) * 16777619u;
+	h = (h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1);
+	slot = &leaves[h];
+	for (uint32_t i = h; i < h + TLS_LEAF_WAYS; i++) {
+		if (leaves[i] != NULL && strcmp(leaves[i]->host, host) == 0) {
+			slot = &leaves[i];
+			break;
+		}
+		if (*slot != NULL && (leaves[i] == NULL ||
+		    (int32_t)(leaves[i]->used - (*slot)->used) < 0))
+			slot = &leaves[i];
+	}
+	l = *slot;
+	/* After a clock was set back, what was minted before is not valid yet. */
+	if (l == NULL || strcmp(l->host, host) != 0 || now >= l->renew ||
+	    now < l->renew - TLS_LEAF_LIFE - TLS_BACKDATE + TLS_LEAF_RENEW) {
+		if ((l = leaf_mint(host, now)) == NULL)
+			return NULL;
+		leaf_unref(*slot);
+		*slot = l;
+	}
+	l->used = ++leaves_clock;
+	l->refs++;
+	return l;
+}
+
+/* The CA that signs in this process. Everything minted before, under another one, is forgotten. */
+static bool
+tls_ca_load(struct slice cert_der, const void *key32)
+{
+	struct cert_view v;
+	struct slice ext, s;
+	uint8_t pub[65];
+
+	tls_ca.loaded = false;
+	leaf_flush();
+	if (tls_keys == NULL && (tls_keys = tls_map(sizeof *tls_keys, MAP_PRIVATE)) == NULL)
+		return false;
+	memcpy(tls_keys->ca, key32, 32);
+	if (!cert_read(cert_der, &v) || v.subject.n > TLS_DN_MAX ||
+	    !p256_public(tls_keys->ca, pub) || v.spki.n != sizeof p256_spki + 65 ||
+	    memcmp(v.spki.p, p256_spki, sizeof p256_spki) != 0 ||
+	    memcmp(v.spki.p + sizeof p256_spki, pub, 65) != 0) {
+		wipe(tls_keys->ca, 32);         /* not the key of this certificate */
+		return false;
+	}
+	cert_skid(pub, tls_ca.skid);
+	if (cert_ext(&v, 14, &ext) && der_expect(&ext, 0x04, &s, NULL) && s.n == 20)
+		memcpy(tls_ca.skid, s.p, 20);
+	memcpy(tls_ca.dn, v.subject.p, v.subject.n);
+	tls_ca.dn_n = v.subject.n;
+	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
+		return false;
+	cert_skid(tls_ca.leaf_pub, tls_ca.leaf_skid);
+	tls_ca.loaded = true;
+	return true;
+}
+
+/* -- trust: roots from PEM bundles, sorted by name. BearSSL would hash every root's name for every
+ * certificate; we hand it only those whose name fits. */
+struct anchor {
+	br_x509_trust_anchor ta;        /* points into the set's slab */
+	int64_t not_after;              /* BearSSL keeps no dates of roots; we drop expired ones */
+};
+
+struct tls_trust {
+	uint32_t refs;
+	uint32_t id;            /* never reused: part of the names of sessions */
+	size_t n;
+	struct anchor *anchor;  /* owned, sorted by name */
+	struct buf slab;        /* names and keys of all */
+};
+
+struct trust_load {             /* while bundles are read */
+	struct tls_trust *trust;
+	size_t cap;
+	struct buf text;        /* a file */
+	struct buf line;        /* one certificate: base64 without white space, then DER */
+};
+
+static void
+tls_trust_unref(struct tls_trust *t)
+{
+	if (t == NULL || --t->refs != 0)
+		return;
+	buf_free(&t->slab);
+	free(t->anchor);
+	free(t);
+}
+
+static struct tls_trust *
+tls_trust_ref(struct tls_trust *t)
+{
+	t->refs++;
+	return t;
+}
+
+/* The pointers are set when the slab no longer moves: its parts lie in the order of the anchors. */
+static bool
+trust_add(struct trust_load *l, struct slice der)
+{
+	struct tls_trust *t = l->trust;
+	br_x509_decoder_context dc;
+	const br_x509_pkey *pk;
+	struct cert_view v;
+	bool ok;
+
+	br_x509_decoder_init(&dc, NULL, NULL);
+	br_x509_decoder_push(&dc, der.p, der.n);
+	pk = br_x509_decoder_get_pkey(&dc);
+	if (pk == NULL || !cert_read(der, &v))
+		return true;    /* a key we cannot use: its chains will be reported as untrusted */
+	if (t->n == l->cap) {
+		size_t cap = l->cap == 0 ? 160 : l->cap * 2;
+		struct anchor *p = realloc(t->anchor, cap * sizeof *p);
+
+		if (p == NULL)
+			return false;
+		t->anchor = p;
+		l->cap = cap;
+	}
+	t->anchor[t->n++] = (struct anchor){.ta = {.dn.len = v.subject.n, .pkey = *pk,
+	    .flags = br_x509_decoder_isCA(&dc) ? BR_X509_TA_CA : 0}, .not_after = v.not_after};
+	ok = buf_addv(&t->slab, v.subject);
+	if (pk->key_type == BR_KEYTYPE_RSA)
+		return ok && buf_add(&t->slab, pk->key.rsa.n, pk->key.rsa.nlen) &&
+		    buf_add(&t->slab, pk->key.rsa.e, pk->key.rsa.elen);
+	return ok && buf_add(&t->slab, pk->key.ec.q, pk->key.ec.qlen);
+}
+
+static void
+trust_fix(struct tls_trust *t)
+{
+	unsigned char *p = (unsigned char *)t->slab.p;
+
+	for (size_t i = 0; i < t->n; i++) {
+		br_x509_trust_anchor *ta = &t->anchor[i].ta;
+
+		ta->dn.data = p;
+		p += ta->dn.len;
+		if (ta->pkey.key_type == BR_KEYTYPE_RSA) {
+			ta->pkey.key.rsa.n = p;
+			p += ta->pkey.key.rsa.nlen;
+			ta->pkey.key.rsa.e = p;
+			p += ta->pkey.key.rsa.elen;
+		} else {
+			ta->pkey.key.ec.q = p;
+			p += ta->pkey.key.ec.qlen;
+		}
+	}
+}
+
+static int
+trust_compare_name(const br_x500_name *a, struct slice b)
+{
+	if (a->len != b.n)
+		return a->len < b.n ? -1 : 1;
+	return memcmp(a->data, b.p, b.n);
+}
+
+static int
+trust_compare(const void *a, const void *b)
+{
+	const struct anchor *x = a, *y = b;
+
+	return trust_compare_name(&x->ta.dn,
+	    (struct slice){(const char *)y->ta.dn.data, y->ta.dn.len});
+}
+
+/* The first anchor of that name, or where it would be. */
+static size_t
+trust_find(const struct tls_trust *t, struct slice dn)
+{
+	size_t lo = 0, hi = t->n;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (trust_compare_name(&t->anchor[mid].ta.dn, dn) < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+static bool
+trust_read_file(const char *file, struct buf *text)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+	char chunk[16384];
+	ssize_t n = -1;
+
+	if (fd < 0)
+		return false;
+	buf_clear(text);
+	while ((n = read(fd, chunk, sizeof chunk)) > 0)
+		if (!buf_add(text, chunk, (size_t)n)) {
+			errno = EFBIG;
+			n = -1;
+			break;
+		}
+	close(fd);
+	return n == 0;
+}
+
+/* What stands between two PEM lines. BearSSL's decoder takes 27 ms for the system's; this 2. */
+static bool
+trust_block(struct trust_load *l, struct slice b64)
+{
+	ssize_t n;
+
+	buf_clear(&l->line);
+	for (size_t i = 0, end; i < b64.n; i = end) {
+		for (end = i; end < b64.n && !isspace((unsigned char)b64.p[end]); end++)
+			;
+		if (!buf_add(&l->line, b64.p + i, end - i))
+			return false;
+		while (end < b64.n && isspace((unsigned char)b64.p[end]))
+			end++;
+	}
+	n = b64_decode(l->line.p, l->line.n, buf_slice(&l->line), false);       /* in place */
+	return n > 0 && trust_add(l, (struct slice){l->line.p, (size_t)n});
+}
+
+static bool
+trust_read(struct trust_load *l, const char *file, struct buf *why)
+{
+	static const char begin[] = "-----BEGIN CERTIFICATE-----";
+	static const char end[] = "-----END CERTIFICATE-----";
+	size_t before = l->trust->n;
+	const char *at, *stop, *last;
+
+	if (!trust_read_file(file, &l->text)) {
+		buf_addf(why, "%s: %s", file, strerror(errno));
+		return false;
+	}
+	at = l->text.p;
+	last = at + l->text.n;
+	while (at != NULL &&
+	    (at = memmem(at, (size_t)(last - at), begin, sizeof begin - 1)) != NULL) {
+		at += sizeof begin - 1;
+		stop = memmem(at, (size_t)(last - at), end, sizeof end - 1);
+		if (stop == NULL || !trust_block(l, (struct slice){at, (size_t)(stop - at)})) {
+			buf_addf(why, "%s: certificate %zu is malformed", file,
+			    l->trust->n - before + 1);
+			return false;
+		}
+		at = stop;
+	}
+	if (l->trust->n == before)
+		buf_addf(why, "%s: no usable certificate in PEM form", file);
+	return l->trust->n != before;
+}
+
+/* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
+static struct tls_trust *
+tls_trust_load(const char **files, size_t n, struct buf *why)
+{
+	static uint32_t ids;
+	struct trust_load l = {.trust = calloc(1, sizeof(struct tls_trust))};
+	bool ok = l.trust != NULL;
+
+	if (!ok)
+		return NULL;
+	l.trust->refs = 1;
+	l.trust->id = ++ids;
+	buf_init(&l.trust->slab, TLS_BUNDLE_MAX);
+	buf_init(&l.text, TLS_BUNDLE_MAX);
+	buf_init(&l.line, 2 * TLS_CERT_MAX);
+	for (size_t i = 0; i < n && ok; i++)
+		ok = trust_read(&l, files[i], why);
+	buf_free(&l.text);
+	buf_free(&l.line);
+	if (!ok) {
+		tls_trust_unref(l.trust);
+		return NULL;
+	}
+	trust_fix(l.trust);
+	if (l.trust->n != 0)
+		qsort(l.trust->anchor, l.trust->n, sizeof *l.trust->anchor, trust_compare);
+	return l.trust;
+}
+
+/* -- verification: BearSSL's minimal engine judges. Around it: chains that come out of order or
+ * with certificates too many, the roots that fit, IP addresses, the key's purpose, and a reason
+ * that a person can act on. Nothing is judged before the whole chain is there. */
+#define VERIFY_ANCHORS 8        /* roots of one name that are tried (re-keyed or cross-signed) */
+
+struct tls_verify {
+	const br_x509_class *vtable;    /* first: BearSSL casts */
+	br_x509_minimal_context in;
+	br_x509_trust_anchor pick[VERIFY_ANCHORS];
+	struct tls *owner;              /* borrowed: we die before it */
+	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
+	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
+	unsigned count;
+	bool too_large;
+	int64_t now;
+	unsigned err;                   /* ours, where BearSSL sees nothing wrong */
+	const char *why;                /* static; NULL: the table of reasons has it */
+};
+
+enum tls_state {
+	TLS_HANDSHAKE,
+	TLS_OPEN,
+	TLS_CLOSED,             /* close_notify came */
+	TLS_FAILED,
+};
+
+struct tls_bufs {               /* one pair of record buffers */
+	struct tls_bufs *next;
+	unsigned char in[BR_SSL_BUFSIZE_INPUT], out[BR_SSL_BUFSIZE_OUTPUT];
+};
+
+struct tls {
+	union {
+		br_ssl_engine_context eng;      /* both begin with it */
+		br_ssl_server_context server;
+		br_ssl_client_context client;
+	} u;
+	const br_ssl_session_cache_class *cache;        /* server: BearSSL hands these to us, */
+	const br_ssl_server_policy_class *policy;       /* and they lead to the whole */
+	struct tls_bufs *bufs;          /* owned; NULL while parked */
+	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
+	struct leaf *leaf;              /* owned reference; server, during the handshake */
+	struct tls_verify *verify;      /* owned; client, during the handshake */
+	struct tls_trust *trust;        /* owned reference; client, during the handshake */
+	const char *why;                /* static; set once failed */
+	uint8_t name[32];               /* of the session in its table */
+	uint8_t alert[7], alert_n, alert_at;    /* a record that BearSSL would not send for us */
+	bool is_client, is_ip;
+	bool hello_seen;                /* server: the ClientHello was checked */
+	bool done;                      /* the handshake is over */
+	bool resumed, closing, failed;
+	char host[];                    /* canonical, NUL-terminated */
+};
+_Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
+    offsetof(br_ssl_client_context, eng) == 0, "the union's members share the engine");
+
+static struct tls_verify *
+verify_of(const br_x509_class **ctx)
+{
+	return (struct tls_verify *)(void *)ctx;
+}
+
+static void
+verify_start_chain(const br_x509_class **ctx, const char *server_name)
+{
+	struct tls_verify *v = verify_of(ctx);
+
+	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
+	v->owner->resumed = false;
+	v->in.vtable->start_chain(&v->in.vtable, v->owner->is_ip ? NULL : v->owner->host);
+	buf_clear(&v->certs);
+	v->count = 0;
+	v->too_large = false;
+	v->err = 0;
+	v->why = NULL;
+}
+
+static void
+verify_start_cert(const br_x509_class **ctx, uint32_t n)
+{
+	(void)ctx, (void)n;
+}
+
+static void
+verify_append(const br_x509_class **ctx, const unsigned char *p, size_t n)
+{
+	struct tls_verify *v = verify_of(ctx);
+
+	if (v->count == TLS_CHAIN_MAX || !buf_add(&v->certs, p, n))
+		v->too_large = true;
+}
+
+static void
+verify_end_cert(const br_x509_class **ctx)
+{
+	struct tls_verify *v = verify_of(ctx);
+
+	if (v->count < TLS_CHAIN_MAX)
+		v->end[v->count++] = v->certs.n;
+}
+
+static struct slice
+verify_cert(const struct tls_verify *v, unsigned i)
+{
+	size_t from = i == 0 ? 0 : v->end[i - 1];
+
+	return (struct slice){v->certs.p + from, v->end[i] - from};
+}
+
+/* Adds the roots of a name to those that BearSSL is shown; false: there are only expired ones. */
+static bool
+verify_pick(struct tls_verify *v, struct slice name)
+{
+	const struct tls_trust *t = v->owner->trust;
+	size_t n = v->in.trust_anchors_num;
+	bool expired = false;
+
+	for (size_t i = trust_find(t, name); i < t->n && n < VERIFY_ANCHORS &&
+	    trust_compare_name(&t->anchor[i].ta.dn, name) == 0; i++) {
+		if (t->anchor[i].not_after < v->now)
+			expired = true;
+		else
+			v->pick[n++] = t->anchor[i].ta;
+	}
+	expired = expired && n == v->in.trust_anchors_num;
+	v->in.trust_anchors = v->pick;
+	v->in.trust_anchors_num = n;
+	return !expired;
+}
+
+/* Why a chain that ends with `c` leads nowhere. */
+static const char *
+verify_untrusted(const struct tls_verify *v, const struct cert_view *c, bool first, bool expired)
+{
+	if (v->in.trust_anchors_num != 0)
+		return "bad certificate signature (a trusted root has this name, but another key)";
+	if (expired)
+		return "untrusted certificate (its root has expired)";
+	if (slice_eq(c->issuer, c->subject))
+		return first ? "untrusted certificate (self-signed)" :
+		    "untrusted certificate (unknown root)";
+	return first ? "untrusted certificate (unknown issuer; missing intermediate?)" :
+	    "untrusted certificate (unknown authority)";
+}
+
+/* Shows BearSSL one certificate: the server's own first, then each one's issuer. */
+static void
+verify_one(struct tls_verify *v, struct slice der, const struct cert_view *c, bool first)
+{
+	uint8_t ip[16];
+	bool expired;
+
+	v->in.trust_anchors_num = 0;
+	expired = !verify_pick(v, c->issuer);
+	if (first && !slice_eq(c->issuer, c->subject))
+		verify_pick(v, c->subject);     /* it may be pinned itself */
+	v->in.vtable->start_cert(&v->in.vtable, (uint32_t)der.n);
+	v->in.vtable->append(&v->in.vtable, (const unsigned char *)der.p, der.n);
+	v->in.vtable->end_cert(&v->in.vtable);
+	if (v->in.err == BR_ERR_X509_EXPIRED)
+		v->why = v->now < c->not_before ? "certificate not yet valid" :
+		    "certificate expired";
+	else if (v->in.err == BR_ERR_X509_UNSUPPORTED && cert_weakly_signed(c))
+		v->why = "weak certificate signature (SHA-1 or MD5)";
+	else if (v->in.err == 0)
+		v->why = verify_untrusted(v, c, first, expired);        /* should nothing follow */
+	else
+		v->why = NULL;
+	if (first && v->owner->is_ip && !cert_names_ip(c, ip, host_ip(v->owner->host, ip)))
+		v->err = BR_ERR_X509_BAD_SERVER_NAME;
+	else if (first && !cert_for_servers(c))
+		v->err = BR_ERR_X509_FORBIDDEN_KEY_USAGE;
+}
+
+/* The issuer of `c` among the certificates not used yet, best one that a root has signed. */
+static bool
+verify_next(const struct tls_verify *v, const struct cert_view *c, unsigned used, unsigned *next)
+{
+	const struct tls_trust *t = v->owner->trust;
+	struct cert_view o;
+	bool found = false;
+	size_t at;
+
+	for (unsigned i = 0; i < v->count; i++) {
+		if ((used >> i & 1) != 0 || !cert_read(verify_cert(v, i), &o) ||
+		    !slice_eq(o.subject, c->issuer))
+			continue;
+		at = trust_find(t, o.issuer);
+		if (at < t->n && trust_compare_name(&t->anchor[at].ta.dn, o.issuer) == 0) {
+			*next = i;
+			return true;
+		}
+		if (!found)
+			*next = i;
+		found = true;
+	}
+	return found;
+}
+
+static unsigned
+verify_end_chain(const br_x509_class **ctx)
+{
+	struct tls_verify *v = verify_of(ctx);
+	struct cert_view c;
+	unsigned at = 0, used = 0, err;
+
+	if (v->too_large) {
+		v->why = "certificate chain too large";
+		return BR_ERR_X509_LIMIT_EXCEEDED;
+	}
+	while (v->count != 0 && v->in.err == 0) {
+		if (!cert_read(verify_cert(v, at), &c))
+			return BR_ERR_X509_INVALID_VALUE;
+		verify_one(v, verify_cert(v, at), &c, used == 0);
+		used |= 1u << at;
+		if (v->in.err == 0 &&
+		    (slice_eq(c.issuer, c.subject) || !verify_next(v, &c, used, &at)))
+			break;
+	}
+	err = v->in.vtable->end_chain(&v->in.vtable);
+	return err != 0 ? err : v->err;
+}
+
+static const br_x509_pkey *
+verify_get_pkey(const br_x509_class *const *ctx, unsigned *usages)
+{
+	const struct tls_verify *v = (const struct tls_verify *)(const void *)ctx;
+
+	return v->in.vtable->get_pkey(&v->in.vtable, usages);
+}
+
+static const br_x509_class verify_class = {
+	sizeof(struct tls_verify), verify_start_chain, verify_start_cert, verify_append,
+	verify_end_cert, verify_end_chain, verify_get_pkey,
+};
+
+static void
+verify_free(struct tls_verify *v)
+{
+	if (v == NULL)
+		return;
+	buf_free(&v->certs);
+	free(v);
+}
+
+/* -- templates: setting an engine up costs 37 us, copying one that is set up does not. They are
+ * never seeded: each copy gets its own randomness, or two connections would share theirs. */
+static br_ssl_server_context tls_server_template;
+static br_ssl_client_context tls_client_template;
+static br_x509_minimal_context tls_x509_template;
+
+static const char *tls_alpn[] = {"http/1.1"};
+
+/* BearSSL 0.6 checks for a failed ALPN match only in full handshakes. In a resumed one it goes on
+ * to read protocol_names[0xfffe]: any client could crash a worker. So the server's array of names
+ * is long enough to have that entry (pages between stay untouched); tls_check_hello ends it. */
+#define TLS_ALPN_NONE 0xffff            /* selected_protocol: a list came, without a name of ours */
+static const char **tls_alpn_server;
+
+/* Forward secrecy and AEAD; towards upstreams also CBC with SHA-2 and, last, RSA key exchange, for
+ * old servers. Nothing with SHA-1 or 3DES. Where ChaCha20 stands depends on the processor. */
+static const uint16_t tls_suites_server[] = {
+	BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+};
+static const uint16_t tls_suites_client[] = {
+	BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	BR_TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, BR_TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
+	BR_TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384,
+	BR_TLS_RSA_WITH_AES_128_GCM_SHA256, BR_TLS_RSA_WITH_AES_256_GCM_SHA384,
+};
+#define TLS_SUITES_MAX (sizeof tls_suites_client / sizeof *tls_suites_client)
+
+static bool
+suite_is_chacha(uint16_t s)
+{
+	return s == BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 ||
+	    s == BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256;
+}
+
+/* A 16 KiB record takes AES-GCM 4 us in hardware, ChaCha20 41, AES in plain C hundreds. */
+static void
+tls_suites(br_ssl_engine_context *eng, const uint16_t *in, size_t n)
+{
+	bool hw = (br_aes_x86ni_ctr_get_vtable() != NULL && br_ghash_pclmul_get() != 0) ||
+	    (br_aes_pwr8_ctr_get_vtable() != NULL && br_ghash_pwr8_get() != 0);
+	uint16_t out[TLS_SUITES_MAX];
+	size_t k = 0;
+
+	if (!hw)
+		for (size_t i = 0; i < n; i++)
+			if (suite_is_chacha(in[i]))
+				out[k++] = in[i];
+	for (size_t i = 0; i < n; i++)
+		if (hw || !suite_is_chacha(in[i]))
+			out[k++] = in[i];
+	br_ssl_engine_set_suites(eng, out, k);
+}
+
+static void
+tls_template(br_ssl_engine_context *eng)
+{
+	br_ssl_engine_set_versions(eng, BR_TLS12, BR_TLS12);
+	br_ssl_engine_set_hash(eng, br_sha256_ID, &br_sha256_vtable);
+	br_ssl_engine_set_hash(eng, br_sha384_ID, &br_sha384_vtable);
+	br_ssl_engine_set_hash(eng, br_sha512_ID, &br_sha512_vtable);
+	br_ssl_engine_set_prf_sha256(eng, &br_tls12_sha256_prf);
+	br_ssl_engine_set_prf_sha384(eng, &br_tls12_sha384_prf);
+	br_ssl_engine_set_default_aes_gcm(eng);
+	br_ssl_engine_set_default_chapol(eng);
+	br_ssl_engine_set_default_ec(eng);
+	eng->rng_os_rand_done = 1;      /* tls_new seeds; BearSSL would open /dev/urandom */
+}
+
+static void
+tls_templates(void)
+{
+	br_ssl_engine_context *eng = &tls_server_template.eng;
+
+	br_ssl_server_zero(&tls_server_template);
+	tls_template(eng);
+	tls_suites(eng, tls_suites_server, sizeof tls_suites_server / sizeof *tls_suites_server);
+	br_ssl_engine_set_protocol_names(eng, tls_alpn_server, 1);
+	br_ssl_engine_set_all_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES |
+	    BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
+
+	eng = &tls_client_template.eng;
+	br_ssl_client_zero(&tls_client_template);
+	tls_template(eng);
+	tls_suites(eng, tls_suites_client, TLS_SUITES_MAX);
+	br_ssl_engine_set_default_aes_cbc(eng);
+	br_ssl_engine_set_default_rsavrfy(eng);
+	br_ssl_engine_set_default_ecdsa(eng);
+	br_ssl_client_set_default_rsapub(&tls_client_template);
+	br_ssl_engine_set_protocol_names(eng, tls_alpn, 1);
+	br_ssl_engine_set_all_flags(eng, BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
+
+	br_x509_minimal_init(&tls_x509_template, &br_sha256_vtable, NULL, 0);
+	br_x509_minimal_set_rsa(&tls_x509_template, br_rsa_pkcs1_vrfy_get_default());
+	br_x509_minimal_set_ecdsa(&tls_x509_template, br_ec_get_default(),
+	    br_ecdsa_vrfy_asn1_get_default());
+	br_x509_minimal_set_hash(&tls_x509_template, br_sha256_ID, &br_sha256_vtable);
+	br_x509_minimal_set_hash(&tls_x509_template, br_sha384_ID, &br_sha384_vtable);
+	br_x509_minimal_set_hash(&tls_x509_template, br_sha512_ID, &br_sha512_vtable);
+	br_x509_minimal_set_minrsa(&tls_x509_template, TLS_RSA_MIN);
+}
+
+/* Once, before fork: workers 0 (a command) keeps no sessions of agents. */
+static bool
+tls_init(size_t workers)
+{
+	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn_server;
+
+	tls_alpn_server = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (tls_alpn_server == MAP_FAILED)
+		return false;
+	tls_alpn_server[0] = tls_alpn_server[TLS_ALPN_NONE - 1] = tls_alpn[0];
+	(void)mprotect(tls_alpn_server, n, PROT_READ);
+	if (workers != 0)
+		sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED);
+	tls_templates();
+	return workers == 0 || sessions_agents != NULL;
+}
+
+static void
+tls_sweep(struct timer *t)
+{
+	if (sessions_agents != NULL)
+		session_sweep(sessions_agents);
+	session_sweep(sessions_up);
+	timer_set(t, clock_now() + TLS_SWEEP_MS, tls_sweep);
+}
+
+/* In each worker, after fork; the CA is loaded by the caller, from the store. */
+static bool
+tls_worker_init(void)
+{
+	static struct timer sweep;
+
+	sessions_up = session_table_new(TLS_SESSIONS_UP, MAP_PRIVATE);
+	if (sessions_up == NULL)
+		return false;
+	if (sessions_agents != NULL)    /* fork does not inherit locks */
+		(void)mlock2(sessions_agents, session_table_size(TLS_SESSIONS), MLOCK_ONFAULT);
+	timer_set(&sweep, clock_now() + TLS_SWEEP_MS, tls_sweep);
+	return true;
+}
+
+/* -- record buffers. The pool keeps as many spare as are in use, and TLS_BUFS_SPARE more; the rest
+ * goes back to the kernel, so a burst does not cost memory for ever. */
+static struct tls_bufs *bufs_spare;     /* owned */
+static size_t bufs_nspare, bufs_used;
+
+/* Leans on the engine keeping its places as offsets beside the pointers: the unit tests park. */
+_Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, default: 0) &&
+    _Generic(((br_ssl_engine_context *)0)->ixa, size_t: 1, default: 0) &&
+    _Generic(((br_ssl_engine_context *)0)->oxc, size_t: 1, default: 0),
+    "not the BearSSL 0.6 we know");
+
+static struct tls_bufs *
+bufs_get(void)
+{
+	struct tls_bufs *b = bufs_spare;
+
+	if (b != NULL) {
+		bufs_spare = b->next;
+		bufs_nspare--;
+	} else {
+		b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
+		if (b == MAP_FAILED)
+			return NULL;
+		(void)madvise(b, sizeof *b, MADV_DONTDUMP);
+	}
+	bufs_used++;
+	return b;
+}
+
+static void
+bufs_put(struct tls_bufs *b)
+{
+	bufs_used--;
+	b->next = bufs_spare;
+	bufs_spare = b;
+	bufs_nspare++;
+	while (bufs_nspare > TLS_BUFS_SPARE + bufs_used) {
+		b = bufs_spare;
+		bufs_spare = b->next;
+		bufs_nspare--;
+		munmap(b, sizeof *b);
+	}
+}
+
+static bool
+tls_attach(struct tls *t)
+{
+	if (t->bufs != NULL)
+		return true;
+	if (t->failed || (t->bufs = bufs_get()) == NULL)
+		return false;
+	t->u.eng.ibuf = t->bufs->in;
+	t->u.eng.obuf = t->bufs->out;
+	return true;
+}
+
+static void
+tls_detach(struct tls *t)
+{
+	if (t->bufs == NULL)
+		return;
+	wipe(t->bufs->in, t->in_high);
+	if (t->u.eng.oxa != t->u.eng.oxc)
+		wipe(t->bufs->out, sizeof t->bufs->out);        /* plaintext perhaps */
+	t->in_high = 0;
+	t->u.eng.ibuf = t->u.eng.obuf = NULL;
+	bufs_put(t->bufs);
+	t->bufs = NULL;
+}
+
+#define TLS_UNRECOGNIZED_NAME 112       /* alerts that BearSSL has no name for: RFC 6066 3, */
+#define TLS_CERTIFICATE_REQUIRED 116    /* RFC 8446 6.2 */
+
+/* -- why a handshake failed. The client's side reads well after "upstream TLS: ". */
+static const struct {
+	int err;
+	const char *client;     /* we dialled; NULL: the table's last row */
+	const char *server;     /* an agent's connection to us */
+} tls_reasons[] = {
+	{BR_ERR_X509_EXPIRED, "certificate expired", NULL},
+	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch", NULL},
+	{BR_ERR_X509_NOT_TRUSTED, "untrusted certificate", NULL},
+	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature", NULL},
+	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)", NULL},
+	{BR_ERR_X509_NOT_CA, "untrusted certificate (an issuer is not a CA)", NULL},
+	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers", NULL},
+	{BR_ERR_X509_CRITICAL_EXTENSION, "certificate with a critical extension we do not know",
+	    NULL},
+	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know", NULL},
+	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)", NULL},
+	{BR_ERR_X509_EMPTY_CHAIN, "no certificate", NULL},
+	{BR_ERR_X509_TIME_UNKNOWN, "clock not set", NULL},
+	{BR_ERR_WRONG_KEY_USAGE, "certificate key of the wrong kind", NULL},
+	{BR_ERR_BAD_SIGNATURE, "bad handshake signature", NULL},
+	{BR_ERR_UNSUPPORTED_VERSION, "not TLS", "not TLS"},
+	{BR_ERR_BAD_VERSION, "protocol version (inconsistent)", NULL},
+	{BR_ERR_BAD_MAC, "damaged record", "damaged record"},
+	{BR_ERR_TOO_LARGE, "record too large", "record too large"},
+	{BR_ERR_RESUME_MISMATCH, "session resumed wrongly", NULL},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_PROTOCOL_VERSION,
+	    "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)",
+	    "client refuses TLS 1.2"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE,
+	    "handshake refused (no algorithm in common; it may speak only TLS 1.3)", NULL},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_INSUFFICIENT_SECURITY,
+	    "handshake refused (no algorithm strong enough in common)", NULL},
+	{BR_ERR_RECV_FATAL_ALERT + TLS_UNRECOGNIZED_NAME, "server name not known there", NULL},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, "refuses HTTP/1.1", NULL},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_RENEGOTIATION, "renegotiation wanted",
+	    "renegotiation wanted"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_UNKNOWN_CA, "refuses our certificate",
+	    "client does not trust the CA"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_BAD_CERTIFICATE, "refuses our certificate",
+	    "client refuses the certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_EXPIRED, "refuses our certificate",
+	    "client refuses the certificate (its clock?)"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_UNKNOWN, "refuses our certificate",
+	    "client refuses the certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + TLS_CERTIFICATE_REQUIRED, "client certificate wanted", NULL},
+	{BR_ERR_SEND_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, NULL,
+	    "client does not offer HTTP/1.1"},
+	{BR_ERR_SEND_FATAL_ALERT + BR_ALERT_PROTOCOL_VERSION, NULL,
+	    "client does not offer TLS 1.2"},
+	{BR_ERR_SEND_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE, NULL, "no algorithm in common"},
+	{BR_ERR_OK, "handshake failed", "handshake failed"},
+};
+
+static const char *
+tls_reason(const struct tls *t, int err)
+{
+	size_t i = 0, last = sizeof tls_reasons / sizeof *tls_reasons - 1;
+	int alert = err - BR_ERR_RECV_FATAL_ALERT, version = t->u.eng.version_in;
+	const char *s;
+
+	if (t->verify != NULL && t->verify->why != NULL)
+		return t->verify->why;
+	/* An old server takes our 1.2 down to its own and then finds no cipher of that time. */
+	if (t->is_client && (version == BR_TLS10 || version == BR_TLS11) &&
+	    (err == BR_ERR_UNSUPPORTED_VERSION || alert == BR_ALERT_HANDSHAKE_FAILURE))
+		return "protocol version (offers only TLS 1.1 or older)";
+	if (t->is_client && t->u.client.hashes != 0 &&  /* a CertificateRequest came */
+	    (alert == BR_ALERT_HANDSHAKE_FAILURE || alert == BR_ALERT_BAD_CERTIFICATE))
+		return "client certificate wanted";
+	if (err == BR_ERR_OK)
+		return "closed during the handshake";
+	while (i < last && tls_reasons[i].err != err)
+		i++;
+	s = t->is_client ? tls_reasons[i].client : tls_reasons[i].server;
+	if (s == NULL)
+		s = t->is_client ? tls_reasons[last].client : tls_reasons[last].server;
+	return t->done && i == last ? "protocol error" : s;
+}
+
+/* What to tell a peer whose handshake we end; BearSSL goes silent. 0: nothing. */
+static uint8_t
+tls_alert_for(int err)
+{
+	switch (err) {
+	case BR_ERR_X509_EXPIRED:
+		return BR_ALERT_CERTIFICATE_EXPIRED;
+	case BR_ERR_X509_NOT_TRUSTED:
+		return BR_ALERT_UNKNOWN_CA;
+	case BR_ERR_UNSUPPORTED_VERSION:
+	case BR_ERR_BAD_VERSION:
+		return BR_ALERT_PROTOCOL_VERSION;
+	case BR_ERR_BAD_SIGNATURE:
+		return BR_ALERT_DECRYPT_ERROR;
+	}
+	if (err >= BR_ERR_RECV_FATAL_ALERT || err == BR_ERR_OK)
+		return 0;       /* the peer, or the engine, already said it */
+	return err >= BR_ERR_X509_OK && err <= BR_ERR_X509_NOT_TRUSTED ? BR_ALERT_BAD_CERTIFICATE :
+	    BR_ALERT_HANDSHAKE_FAILURE;
+}
+
+/* Ends it. A session that a fatal alert ended is never resumed (RFC 5246 7.2.2). The alert goes out
+ * only where records are still clear. */
+static void
+tls_fail(struct tls *t, const char *why, uint8_t alert)
+{
+	static const uint8_t none[32];
+	struct session_table *table = t->is_client ? sessions_up : sessions_agents;
+
+	t->failed = true;
+	t->why = why;
+	if (table != NULL && memcmp(t->name, none, 32) != 0)
+		session_drop(table, t->name);
+	if (alert != 0 && !t->done && t->u.eng.out.vtable == &br_sslrec_out_clear_vtable) {
+		memcpy(t->alert, (uint8_t[]){21, 3, 3, 0, 2, 2, alert}, 7);
+		t->alert_n = 7;
+	}
+}
+
+/* -- server: our policy and the session cache, called from within the engine */
+static bool
+tls_sni_fits(const struct tls *t)
+{
+	struct slice sni = slice_of(t->u.eng.server_name);
+
+	if (sni.n > 0 && sni.p[sni.n - 1] == '.')
+		sni.n--;
+	return sni.n == 0 || slice_eq_nocase(sni, slice_of(t->host));
+}
+
+/* A full handshake: the client's suites arrive filtered and in our order. */
+static int
+policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_context *cc,
+    br_ssl_server_choices *choices)
+{
+	struct tls *t = (struct tls *)(void *)((char *)pctx - offsetof(struct tls, policy));
+	uint32_t hashes = br_ssl_server_get_client_hashes(cc) >> 8;     /* with ECDSA */
+	static const int prefer[] = {br_sha256_ID, br_sha384_ID, br_sha512_ID};
+	const br_suite_translated *suites;
+	size_t n;
+
+	t->resumed = false;
+	suites = br_ssl_server_get_client_suites(cc, &n);
+	if (n == 0 || !tls_sni_fits(t) || (t->leaf = leaf_get(t->host)) == NULL)
+		return 0;
+	for (size_t i = 0; i < sizeof prefer / sizeof *prefer; i++)
+		if (hashes >> prefer[i] & 1) {
+			choices->cipher_suite = suites[0][0];
+			choices->algo_id = 0xff00 + (unsigned)prefer[i];
+			choices->chain = &t->leaf->chain;
+			choices->chain_len = 1;
+			return 1;
+		}
+	return 0;
+}
+
+/* Only for key exchanges that none of our suites has. */
+static uint32_t
+policy_keyx(const br_ssl_server_policy_class **pctx, unsigned char *data, size_t *len)
+{
+	(void)pctx, (void)data, (void)len;
+	return 0;
+}
+
+static size_t
+policy_sign(const br_ssl_server_policy_class **pctx, unsigned algo_id, unsigned char *data,
+    size_t hv_len, size_t len)
+{
+	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = tls_keys->leaf, .xlen = 32};
+	const br_hash_class *h =
+	    br_multihash_getimpl(&tls_server_template.eng.mhash, algo_id & 0xff);
+	unsigned char hash[64], sig[80];
+	size_t n;
+
+	(void)pctx;
+	if (algo_id < 0xff00 || h == NULL || hv_len > sizeof hash)
+		return 0;
+	memcpy(hash, data, hv_len);
+	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), h, hash, &sk, sig);
+	if (n == 0 || n > len)
+		return 0;
+	memcpy(data, sig, n);
+	return n;
+}
+
+static const br_ssl_server_policy_class policy_class = {
+	sizeof(void *), policy_choose, policy_keyx, policy_sign,
+};
+
+/* Agents' sessions are named by their id and the host of the tunnel. */
+static struct tls *
+cache_name(const br_ssl_session_cache_class **pctx, const br_ssl_session_parameters *p)
+{
+	struct tls *t = (struct tls *)(void *)((char *)pctx - offsetof(struct tls, cache));
+	br_sha256_context c;
+
+	br_sha256_init(&c);
+	br_sha256_update(&c, p->session_id, sizeof p->session_id);
+	br_sha256_update(&c, t->host, strlen(t->host));
+	br_sha256_out(&c, t->name);
+	return t;
+}
+
+static void
+session_save(struct session_table *table, const uint8_t name[32],
+    const br_ssl_session_parameters *p, uint32_t life)
+{
+	struct session s = {.suite = p->cipher_suite, .id_len = p->session_id_len};
+
+	memcpy(s.name, name, 32);
+	memcpy(s.secret, p->master_secret, 48);
+	memcpy(s.id, p->session_id, p->session_id_len);
+	session_put(table, &s, life);
+	wipe(&s, sizeof s);
+}
+
+static void
+cache_save(const br_ssl_session_cache_class **pctx, br_ssl_server_context *server,
+    const br_ssl_session_parameters *p)
+{
+	struct tls *t = cache_name(pctx, p);
+
+	(void)server;
+	if (sessions_agents != NULL)
+		session_save(sessions_agents, t->name, p, TLS_SESSION_LIFE);
+}
+
+static int
+cache_load(const br_ssl_session_cache_class **pctx, br_ssl_server_context *server,
+    br_ssl_session_parameters *p)
+{
+	struct tls *t = cache_name(pctx, p);
+	struct session s;
+
+	(void)server;
+	if (sessions_agents == NULL ||
+	    session_find(sessions_agents, t->name, &s) == sessions_agents->n) {
+		memset(t->name, 0, sizeof t->name);
+		return 0;
+	}
+	p->version = BR_TLS12;
+	p->cipher_suite = s.suite;
+	memcpy(p->master_secret, s.secret, 48);
+	wipe(&s, sizeof s);
+	t->resumed = true;
+	return 1;
+}
+
+static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_save, cache_load};
+
+/* What BearSSL leaves to us of a ClientHello. Its answer lies in the output buffer, unsent. */
+static void
+tls_check_hello(struct tls *t)
+{
+	t->hello_seen = true;
+	if (!tls_sni_fits(t))
+		tls_fail(t, "client names another server than it asked for", TLS_UNRECOGNIZED_NAME);
+	else if (t->u.eng.selected_protocol == TLS_ALPN_NONE)
+		tls_fail(t, "client does not offer HTTP/1.1", BR_ALERT_NO_APPLICATION_PROTOCOL);
+}
+
+/* -- client */
+
+/* BearSSL offers curves by number, P-256 first, and many servers take the first they know: X25519
+ * costs a quarter of it. So the list is reordered in the ClientHello that waits to be sent, and the
+ * hash of the handshake begun again over what will be sent. */
+static void
+tls_prefer_x25519(br_ssl_engine_context *eng)
+{
+	size_t n, at, end;
+	unsigned char *p = br_ssl_engine_sendrec_buf(eng, &n);
+
+	if (p == NULL || n < 5 + 4 + 34 + 1 || p[0] != 22 || p[5] != 1 ||
+	    (size_t)load_be16(p + 3) + 5 != n || (load_be32(p + 5) & 0xffffff) + 9 != n)
+		return;
+	at = 5 + 4 + 34;
+	at += 1 + (size_t)p[at];                        /* session id */
+	at += at + 2 <= n ? 2 + (size_t)load_be16(p + at) : n;  /* suites */
+	at += at + 1 <= n ? 1 + (size_t)p[at] : n;      /* compression */
+	for (at += 2; at + 4 <= n; at = end) {
+		end = at + 4 + load_be16(p + at + 2);
+		if (load_be16(p + at) != 10 || end > n)
+			continue;
+		for (size_t i = at + 6; i + 2 <= end; i += 2)
+			if (load_be16(p + i) == BR_EC_curve25519) {
+				memmove(p + at + 8, p + at + 6, i - at - 6);
+				store_be16(p + at + 6, BR_EC_curve25519);
+			}
+		br_multihash_init(&eng->mhash);
+		br_multihash_update(&eng->mhash, p + 5, n - 5);
+		return;
+	}
+}
+
+static void
+tls_name_session(struct tls *t, int port, struct slice tag)
+{
+	br_sha256_context c;
+	uint8_t head[8];
+
+	store_be32(head, t->trust->id);
+	store_be32(head + 4, (uint32_t)port);
+	br_sha256_init(&c);
+	br_sha256_update(&c, head, sizeof head);
+	br_sha256_update(&c, t->host, strlen(t->host) + 1);
+	if (tag.n != 0)
+		br_sha256_update(&c, tag.p, tag.n);
+	br_sha256_out(&c, t->name);
+}
+
+static bool
+tls_offer_session(struct tls *t)
+{
+	br_ssl_session_parameters p = {.version = BR_TLS12};
+	struct session s;
+
+	if (sessions_up == NULL || session_find(sessions_up, t->name, &s) == sessions_up->n)
+		return false;
+	p.cipher_suite = s.suite;
+	p.session_id_len = s.id_len;
+	memcpy(p.session_id, s.id, sizeof p.session_id);
+	memcpy(p.master_secret, s.secret, 48);
+	br_ssl_engine_set_session_parameters(&t->u.eng, &p);
+	wipe(&s, sizeof s);
+	wipe(&p, sizeof p);
+	return true;
+}
+
+static bool
+tls_new_verify(struct tls *t)
+{
+	struct tls_verify *v = malloc(sizeof *v);
+	int64_t now = clock_wall();
+
+	if ((t->verify = v) == NULL)
+		return false;
+	v->vtable = &verify_class;
+	v->in = tls_x509_template;
+	v->owner = t;
+	v->now = now;
+	v->why = NULL;
+	buf_init(&v->certs, TLS_CERT_MAX);
+	br_x509_minimal_set_time(&v->in, (uint32_t)(now / 86400 + 719528), (uint32_t)(now % 86400));
+	br_ssl_engine_set_x509(&t->u.eng, &v->vtable);
+	return true;
+}
+
+/* After whatever the engine did: is the handshake over, did it fail, may things go? */
+static void
+tls_settle(struct tls *t)
+{
+	br_ssl_engine_context *eng = &t->u.eng;
+
+	if (t->failed)
+		return;
+	if (!t->is_client && !t->hello_seen && eng->version_out == BR_TLS12)
+		tls_check_hello(t);
+	if (!t->failed && !t->done && eng->shutdown_recv)
+		tls_fail(t, tls_reason(t, BR_ERR_OK), 0);
+	if (!t->failed && br_ssl_engine_current_state(eng) == BR_SSL_CLOSED &&
+	    (eng->err != BR_ERR_OK || !t->done))
+		tls_fail(t, tls_reason(t, eng->err), tls_alert_for(eng->err));
+	if (!t->failed && !t->done && eng->application_data == 1) {
+		t->done = true;
+		if (t->is_client && !t->resumed && sessions_up != NULL &&
+		    eng->session.session_id_len != 0)
+			session_save(sessions_up, t->name, &eng->session, TLS_SESSION_LIFE_UP);
+		wipe(eng->session.master_secret, sizeof eng->session.master_secret);
+	}
+	if (!t->failed && !t->done)
+		return;
+	/* Renegotiation is off, so nobody asks for these again. */
+	eng->x509ctx = NULL;
+	verify_free(t->verify);
+	tls_trust_unref(t->trust);
+	leaf_unref(t->leaf);
+	t->verify = NULL;
+	t->trust = NULL;
+	t->leaf = NULL;
+}
+
+/* -- pump: what the rest of the file sees. Every call may change tls_status and tls_has_output. */
+static void
+tls_free(struct tls *t)
+{
+	if (t == NULL)
+		return;
+	tls_detach(t);
+	verify_free(t->verify);
+	tls_trust_unref(t->trust);
+	leaf_unref(t->leaf);
+	wipe(t, sizeof *t);
+	free(t);
+}
+
+static struct tls *
+tls_new(struct slice host, bool is_client)
+{
+	struct tls *t;
+	uint8_t seed[48], ip[16];
+
+	if (host.n == 0 || host.n > TLS_HOST_MAX || memchr(host.p, '\0', host.n) != NULL ||
+	    (t = malloc(sizeof *t + host.n + 1)) == NULL)
+		return NULL;
+	memset(t, 0, sizeof *t);
+	memcpy(t->host, host.p, host.n);
+	t->host[host.n] = '\0';
+	t->is_client = is_client;
+	t->is_ip = host_ip(t->host, ip) != 0;
+	if (is_client)
+		t->u.client = tls_client_template;
+	else
+		t->u.server = tls_server_template;
+	if (!rand_bytes(seed, sizeof seed) || !tls_attach(t)) {
+		tls_free(t);
+		return NULL;
+	}
+	br_ssl_engine_inject_entropy(&t->u.eng, seed, sizeof seed);
+	wipe(seed, sizeof seed);
+	br_ssl_engine_set_buffers_bidi(&t->u.eng, t->bufs->in, sizeof t->bufs->in, t->bufs->out,
+	    sizeof t->bufs->out);
+	return t;
+}
+
+/* An agent's end of a tunnel to `host` (canonical; an address gets an iPAddress name). */
+static struct tls *
+tls_accept(struct slice host)
+{
+	struct tls *t = tls_ca.loaded ? tls_new(host, false) : NULL;
+
+	if (t == NULL)
+		return NULL;
+	t->policy = &policy_class;
+	t->cache = &cache_class;
+	br_ssl_server_set_policy(&t->u.server, &t->policy);
+	br_ssl_server_set_cache(&t->u.server, &t->cache);
+	br_ssl_server_reset(&t->u.server);
+	t->u.eng.version_out = BR_TLS10;        /* of alerts before a hello; BearSSL says 0 */
+	tls_settle(t);
+	return t;
+}
+
+/* Our end towards an upstream. `tag` keeps sessions of different client certificates or agents
+ * apart. With a clock that was never set it comes back failed. */
+static struct tls *
+tls_connect(struct tls_trust *trust, struct slice host, int port, struct slice tag)
+{
+	struct tls *t = tls_new(host, true);
+
+	if (t == NULL)
+		return NULL;
+	t->trust = tls_trust_ref(trust);
+	if (!tls_new_verify(t)) {
+		tls_free(t);
+		return NULL;
+	}
+	if (clock_unset()) {
+		tls_fail(t, "clock not set", 0);
+		return t;
+	}
+	tls_name_session(t, port, tag);
+	t->resumed = tls_offer_session(t);
+	br_ssl_client_reset(&t->u.client, t->is_ip ? NULL : t->host, t->resumed);
+	tls_prefer_x25519(&t->u.eng);
+	tls_settle(t);
+	return t;
+}
+
+static enum tls_state
+tls_status(const struct tls *t)
+{
+	if (t->failed)
+		return TLS_FAILED;
+	if (!t->done)
+		return TLS_HANDSHAKE;
+	return t->u.eng.shutdown_recv ? TLS_CLOSED : TLS_OPEN;
+}
+
+/* A fixed phrase once TLS_FAILED; NULL before. */
+static const char *
+tls_why(const struct tls *t)
+{
+	return t->why;
+}
+
+#ifdef SALLYPORT_UNIT
+/* Whether the handshake was an abbreviated one; known once it is over. */
+static bool
+tls_resumed(const struct tls *t)
+{
+	return t->done && t->resumed;
+}
+#endif
+
+/* Wire bytes in. Takes fewer while plaintext waits for tls_consume, or output for tls_drain. After
+ * a failure, and after close_notify, whatever comes is taken and dropped. */
+static size_t
+tls_feed(struct tls *t, const void *p, size_t n)
+{
+	br_ssl_engine_context *eng = &t->u.eng;
+	const char *in = p;
+	size_t at = 0;
+
+	if (n == 0)
+		return 0;
+	if (!t->failed && !tls_attach(t))
+		tls_fail(t, "out of memory", 0);
+	while (at < n && !t->failed && !eng->shutdown_recv) {
+		size_t room;
+		unsigned char *to = br_ssl_engine_recvrec_buf(eng, &room);
+
+		if (to == NULL)
+			return at;
+		if (room > n - at)
+			room = n - at;
+		memcpy(to, in + at, room);
+		at += room;
+		br_ssl_engine_recvrec_ack(eng, room);
+		if (eng->ixb > t->in_high)
+			t->in_high = eng->ixb;
+		tls_settle(t);
+	}
+	return n;
+}
+
+static bool
+tls_has_output(const struct tls *t)
+{
+	size_t n;
+
+	if (t->alert_at < t->alert_n)
+		return true;
+	return !t->failed && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
+}
+
+/* Wire bytes out, records and flights gathered as far as there is room. */
+static size_t
+tls_drain(struct tls *t, void *out, size_t n)
+{
+	br_ssl_engine_context *eng = &t->u.eng;
+	size_t at = 0, have;
+	unsigned char *from;
+
+	while (at < n && !t->failed && (from = br_ssl_engine_sendrec_buf(eng, &have)) != NULL) {
+		if (have > n - at)
+			have = n - at;
+		memcpy((char *)out + at, from, have);
+		at += have;
+		br_ssl_engine_sendrec_ack(eng, have);
+		tls_settle(t);
+	}
+	have = (size_t)(t->alert_n - t->alert_at);
+	if (have > n - at)
+		have = n - at;
+	memcpy((char *)out + at, t->alert + t->alert_at, have);
+	t->alert_at += (uint8_t)have;
+	return at + have;
+}
+
+/* Plaintext that came: valid until the next call on this connection but tls_drain and tls_write. */
+static struct slice
+tls_peek(struct tls *t)
+{
+	size_t n;
+	unsigned char *p = NULL;
+
+	if (!t->failed && t->bufs != NULL)
+		p = br_ssl_engine_recvapp_buf(&t->u.eng, &n);
+	return p == NULL ? (struct slice){NULL, 0} : (struct slice){(const char *)p, n};
+}
+
+static void
+tls_consume(struct tls *t, size_t n)
+{
+	if (n != 0 && !t->failed)
+		br_ssl_engine_recvapp_ack(&t->u.eng, n);
+}
+
+/* Plaintext out, gathered into records of 16 KiB; takes what fits. 0: drain first, or not open. */
+static size_t
+tls_write(struct tls *t, const void *p, size_t n)
+{
+	br_ssl_engine_context *eng = &t->u.eng;
+	const char *in = p;
+	size_t at = 0, room;
+	unsigned char *to;
+
+	if (tls_status(t) != TLS_OPEN || t->closing)
+		return 0;
+	if (!tls_attach(t)) {
+		tls_fail(t, "out of memory", 0);
+		return 0;
+	}
+	while (at < n && (to = br_ssl_engine_sendapp_buf(eng, &room)) != NULL) {
+		if (room > n - at)
+			room = n - at;
+		memcpy(to, in + at, room);
+		at += room;
+		br_ssl_engine_sendapp_ack(eng, room);
+	}
+	return at;
+}
+
+/* Ends the record that tls_write began, so that tls_drain gives it out. */
+static void
+tls_flush(struct tls *t)
+{
+	if (!t->failed && t->bufs != NULL)
+		br_ssl_engine_flush(&t->u.eng, 0);
+}
+
+/* Sends what was written and close_notify; what was not read yet, or still comes, is dropped. */
+static void
+tls_shutdown(struct tls *t)
+{
+	if (t->failed || t->closing || t->u.eng.shutdown_recv || !tls_attach(t))
+		return;
+	t->closing = true;
+	br_ssl_engine_close(&t->u.eng);
+	tls_settle(t);
+}
+
+/* Hands the record buffers back if nothing is in them; they come again by themselves. Nothing: the
+ * handshake done, no part of a record either way, no plaintext unread or unflushed. */
+static void
+tls_park(struct tls *t)
+{
+	const br_ssl_engine_context *eng = &t->u.eng;
+
+	if (t->bufs != NULL && t->done && !t->failed && !t->closing &&
+	    br_ssl_engine_current_state(eng) == (BR_SSL_RECVREC | BR_SSL_SENDAPP) &&
+	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc)
+		tls_detach(t);
+}
+
+/* ---- http ------------------------------------------------------------------
+ * HTTP/1.x heads and chunked framing, hosts, targets and paths. Pure: no sockets, no allocation;
+ * every slice borrows from the bytes that were parsed. Strict both ways: what RFC 9110 and 9112
+ * leave a recipient free to repair is refused, since the next parser may repair it otherwise, and
+ * the difference is where a smuggled request lives. A parser answers bytes consumed, 0 for "need
+ * more" or the negative status; a prefix of a message that it takes is never anything but "need
+ * more". */
+#define HTTP_HEAD_MAX 65536             /* DESIGN, Limits; nginx and Node stop at 32 and 16 KiB */
+#define HTTP_FIELDS_MAX 100             /* DESIGN, Limits; Apache's LimitRequestFields */
+#define HTTP_METHOD_MAX 32              /* the longest registered has 17: UPDATEREDIRECTREF */
+#define HTTP_CONNECTION_MAX 32          /* options in Connection: each is looked up in all fields */
+#define HTTP_TRAILERS_MAX 8192          /* kept contiguous by the caller; checksums are tiny */
+#define HTTP_TRAILER_FIELDS_MAX 32      /* in those */
+#define HTTP_CHUNK_EXT_MAX 16384        /* extensions beyond the size of their data: Go's */
+#define HTTP_CHUNK_DIGITS_MAX 16        /* 64 bits; leading zeros count too */
+#define HTTP_HOST_MAX 253               /* RFC 1035 3.1: 255 octets on the wire, so 253 as text */
+#define HTTP_LABEL_MAX 63               /* RFC 1035 2.3.4 */
+#define HTTP_READINGS_MAX 64            /* of one path: five habits freely combined make 32 */
+#define HTTP_READINGS_BYTES 65536       /* room for them: 64 of 1 KiB, or fewer longer ones */
+
+/* What becomes of a field, whoever sends it. The first row that fits counts, "*" ends a prefix,
+ * "_" in a name equals "-", as it does for every server that hands fields on as environment
+ * variables (RFC 3875 4.1.18). */
+enum hdr_rule {
+	HDR_HOP         = 1 << 0,       /* goes, both ways; also set on what Connection names */
+	HDR_FRAMING     = 1 << 1,       /* goes; C writes the only one */
+	HDR_PROXY       = 1 << 2,       /* goes: was meant for us */
+	HDR_OURS        = 1 << 3,       /* goes: only we say this */
+	HDR_ROUTING     = 1 << 4,       /* goes where a method or path rule decided: says another */
+	HDR_AUTH        = 1 << 5,       /* authentication */
+	HDR_ANSWER_DROP = 1 << 6,       /* goes from answers */
+	HDR_FIXED       = 1 << 7,       /* no policy may set it */
+	HDR_NO_TRAILER  = 1 << 8,       /* means something only before the body */
+};
+
+static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
+	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
+	{"keep-alive", HDR_HOP},                /* RFC 2068 19.7.1: of this connection */
+	{"te", HDR_HOP},                        /* RFC 9110 10.1.4: what the next hop may send */
+	{"upgrade", HDR_HOP | HDR_FIXED},       /* RFC 9110 7.8: of this connection */
+	{"http2-settings", HDR_HOP},            /* RFC 7540 3.2.1: half of an h2c upgrade */
+	{"transfer-encoding", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.1 */
+	{"content-length", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.3: two of them smuggle */
+	{"host", HDR_FRAMING | HDR_FIXED},      /* RFC 9112 3.2: the host that was decided on */
+	{"trailer", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 6.6.2: announces them */
+	{"expect", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 10.1.1: a handshake that C runs */
+	{"proxy", HDR_PROXY | HDR_FIXED},       /* httpoxy: becomes HTTP_PROXY in a CGI */
+	{"proxy-*", HDR_PROXY | HDR_FIXED},     /* RFC 9110 11.7: for us; the rest is folklore */
+	{"x-sallyport-*", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED}, /* nobody else may forge it */
+	{"alt-svc", HDR_ANSWER_DROP},           /* RFC 7838: leads the client around the proxy */
+
+	/* Servers and frameworks that take the method or the path from here, not from its line. */
+	{"x-http-method-override", HDR_ROUTING}, /* Google APIs, Rails, Symfony */
+	{"x-http-method", HDR_ROUTING},         /* Microsoft OData */
+	{"x-method-override", HDR_ROUTING},     /* IBM, express method-override */
+	{"x-original-method", HDR_ROUTING},     /* nginx ingress auth */
+	{"x-forwarded-method", HDR_ROUTING},    /* Traefik forward auth */
+	{"x-original-url", HDR_ROUTING},        /* IIS, Symfony, Zend */
+	{"x-original-uri", HDR_ROUTING},        /* nginx ingress */
+	{"x-rewrite-url", HDR_ROUTING},         /* ISAPI Rewrite, Symfony */
+	{"x-rewrite-uri", HDR_ROUTING},         /* its variants */
+	{"x-override-url", HDR_ROUTING},        /* PHP frameworks */
+	{"x-forwarded-uri", HDR_ROUTING},       /* Traefik, Caddy */
+	{"x-forwarded-path", HDR_ROUTING},      /* Kong */
+	{"x-forwarded-prefix", HDR_ROUTING},    /* Spring, Traefik: part of the path */
+	{"x-envoy-original-path", HDR_ROUTING}, /* Envoy */
+	{"x-original-path", HDR_ROUTING},       /* its imitators */
+	{"x-script-name", HDR_ROUTING},         /* WSGI: part of the path */
+
+	{"authorization", HDR_AUTH},            /* RFC 9110 11.6.2 */
+	{"authentication-info", HDR_AUTH},      /* RFC 9110 11.6.3 */
+	{"www-authenticate", HDR_AUTH},         /* RFC 9110 11.6.1 */
+	{"cookie", HDR_AUTH},                   /* RFC 6265 4.2: a session is a credential */
+	{"set-cookie", HDR_AUTH},               /* RFC 6265 4.1 */
+
+	/* RFC 9110 6.5.1: not for a trailer. A server that merges all of them gets none. */
+	{"content-*", HDR_NO_TRAILER},          /* type, encoding, range: how to read the body */
+	{"cache-control", HDR_NO_TRAILER},      /* RFC 9111 5.2: request and response control */
+	{"pragma", HDR_NO_TRAILER},             /* RFC 9111 5.4 */
+	{"max-forwards", HDR_NO_TRAILER},       /* RFC 9110 7.6.2 */
+	{"forwarded", HDR_NO_TRAILER},          /* RFC 7239 */
+	{"x-forwarded-*", HDR_NO_TRAILER},      /* who asked, and for which host */
+	{"range", HDR_NO_TRAILER},              /* RFC 9110 14.2 */
+	{"if-*", HDR_NO_TRAILER},               /* RFC 9110 13.1: conditionals */
+	{"age", HDR_NO_TRAILER},                /* RFC 9111 5.1 */
+	{"date", HDR_NO_TRAILER},               /* RFC 9110 6.6.1 */
+	{"expires", HDR_NO_TRAILER},            /* RFC 9111 5.3 */
+	{"location", HDR_NO_TRAILER},           /* RFC 9110 10.2.2 */
+	{"retry-after", HDR_NO_TRAILER},        /* RFC 9110 10.2.3 */
+	{"vary", HDR_NO_TRAILER},               /* RFC 9110 12.5.5 */
+};
+
+struct http_field {
+	struct slice name, value;       /* value without the white space around it */
+	uint16_t rule;                  /* HDR_*; 0: goes through */
+};
+
+struct http_authority {
+	struct slice host;              /* as sent, with brackets; p is NULL: none */
+	int port;                       /* 1..65535, or -1: not named */
+};
+
+enum http_body { BODY_NONE, BODY_LENGTH, BODY_CHUNKED, BODY_EOF };
+enum http_form { HTTP_ORIGIN, HTTP_ABSOLUTE, HTTP_AUTHORITY, HTTP_ASTERISK };
+
+struct http_head {
+	struct slice method, target;    /* request */
+	enum http_form form;            /* request: RFC 9112 3.2 */
+	bool tls;                       /* request: absolute-form of scheme https */
+	struct http_authority to;       /* request: of CONNECT and absolute-form */
+	struct http_authority host;     /* request: the Host field, which may be empty */
+	struct slice path;              /* request: as sent; "/…", or "*" (asterisk-form) */
+	struct slice query;             /* request: without "?"; p is NULL where there is none */
+	struct slice reason;            /* response; may be empty */
+	int status;                     /* response: 100..999 */
+	int minor;                      /* HTTP/1.minor: 0 or 1 */
+	enum http_body body;
+	uint64_t length;                /* Content-Length, even where no body comes (HEAD, 304) */
+	bool length_given;              /* there is a Content-Length */
+	bool keep_alive;                /* the sender goes on after this message */
+	bool expect_continue;           /* request: waits for 100 before it sends its body */
+	bool upgrade;                   /* Upgrade is there and Connection names it */
+	bool websocket;                 /* upgrade, to websocket and nothing else */
+	size_t nfields;
+	struct http_field field[HTTP_FIELDS_MAX]; /* last: not cleared for each head */
+};
+
+/* RFC 9110 5.6.2, as bits: no table of 256 to get wrong. */
+static bool
+http_is_tchar(char ch)
+{
+	static const uint32_t bits[4] = {
+		0,
+		0x03ff6cfa,     /* ! # $ % & ' * + - . 0..9 */
+		0xc7fffffe,     /* A..Z ^ _ */
+		0x57ffffff,     /* ` a..z | ~ */
+	};
+	unsigned char c = (unsigned char)ch;
+
+	return c < 128 && (bits[c / 32] >> c % 32 & 1) != 0;
+}
+
+static bool
+http_is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static bool
+http_is_control(char c)
+{
+	return (unsigned char)c < 0x20 || c == 0x7f;
+}
+
+static bool
+http_is_token(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (!http_is_tchar(s.p[i]))
+			return false;
+	return s.n != 0;
+}
+
+static bool
+http_valid_field_name(struct slice s)
+{
+	return http_is_token(s);
+}
+
+/* RFC 9110 5.5: no control but HTAB. So no CR, LF or NUL, which would end the field or the
+ * string. */
+static bool
+http_valid_field_value(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (http_is_control(s.p[i]) && s.p[i] != '\t')
+			return false;
+	return true;
+}
+
+static struct slice
+http_trim(struct slice s)
+{
+	while (s.n != 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
+		s = (struct slice){s.p + 1, s.n - 1};
+	while (s.n != 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
+		s.n--;
+	return s;
+}
+
+static uint16_t
+http_field_rule(struct slice name)
+{
+	for (size_t i = 0; i < sizeof hdr_rules / sizeof hdr_rules[0]; i++) {
+		const char *row = hdr_rules[i].name;
+		size_t k = 0;
+
+		while (k < name.n && row[k] != '*' && row[k] != '\0' &&
+		    (row[k] == ascii_lower(name.p[k]) || (row[k] == '-' && name.p[k] == '_')))
+			k++;
+		if (row[k] == '*' || (row[k] == '\0' && k == name.n))
+			return hdr_rules[i].rule;
+	}
+	return 0;
+}
+
+/* Trailers that go on. The caller also drops the names that a policy stripped or set: a server that
+ * merges trailers into the head would otherwise see the agent's beside ours. */
+static bool
+http_trailer_allowed(const struct http_field *f)
+{
+	return (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ROUTING | HDR_AUTH |
+	    HDR_ANSWER_DROP | HDR_NO_TRAILER)) == 0;
+}
+
+static int
+http_find(const struct http_head *h, struct slice name, size_t from)
+{
+	for (size_t i = from; i < h->nfields; i++)
+		if (slice_eq_nocase(h->field[i].name, name))
+			return (int)i;
+	return -1;
+}
+
+/* -- lines and fields */
+
+/* One line and its CRLF: bytes, 0 for "need more", -1 for a CR or LF that is not half of a CRLF. */
+static ssize_t
+http_line(const char *p, size_t n, struct slice *line)
+{
+	const char *lf = n != 0 ? memchr(p, '\n', n) : NULL;
+	size_t len = lf != NULL ? (size_t)(lf - p) : n;
+	const char *cr = len != 0 ? memchr(p, '\r', len) : NULL;
+
+	if (cr != NULL && (size_t)(cr - p) + 1 != len)
+		return -1;
+	if (lf == NULL)
+		return 0;
+	if (cr == NULL)
+		return -1;
+	*line = (struct slice){p, len - 1};
+	return (ssize_t)len + 1;
+}
+
+/* RFC 9112 5: a folded line begins with white space, so its name is no token and it is refused
+ * here, as are white space before the colon and an empty name. */
+static bool
+http_parse_field(struct slice line, struct http_field *f)
+{
+	const char *colon = line.n != 0 ? memchr(line.p, ':', line.n) : NULL;
+
+	if (colon == NULL)
+		return false;
+	f->name = (struct slice){line.p, (size_t)(colon - line.p)};
+	f->value = http_trim((struct slice){colon + 1, line.n - f->name.n - 1});
+	if (!http_valid_field_name(f->name) || !http_valid_field_value(f->value))
+		return false;
+	f->rule = http_field_rule(f->name);
+	return true;
+}
+
+/* Field lines and the empty line that ends them. */
+static ssize_t
+http_parse_fields(const char *p, size_t n, struct http_field *field, size_t max, size_t *count)
+{
+	size_t at = 0;
+	struct slice line;
+	ssize_t r;
+
+	*count = 0;
+	for (;;) {
+		if ((r = http_line(p + at, n - at, &line)) <= 0)
+			return r < 0 ? -400 : 0;
+		at += (size_t)r;
+		if (line.n == 0)
+			return (ssize_t)at;
+		if (*count == max)
+			return -431;
+		if (!http_parse_field(line, &field[*count]))
+			return -400;
+		++*count;
+	}
+}
+
+/* Looks only at what `scanned` has not seen (0 at first), so that a head that comes byte by byte
+ * costs no more than one that comes whole. A bare LF ends the search too: the parser then says
+ * -400. One empty line may come first (RFC 9112 2.2). */
+static ssize_t
+http_head_end(const char *p, size_t n, size_t *scanned)
+{
+	size_t i = *scanned;
+	const char *lf;
+
+	for (; i < n && (lf = memchr(p + i, '\n', n - i)) != NULL; i++) {
+		i = (size_t)(lf - p);
+		if (i == 0 || p[i - 1] != '\r' || (i >= 2 && p[i - 2] == '\n'))
+			return i < HTTP_HEAD_MAX ? (ssize_t)i + 1 : -431;
+	}
+	*scanned = n;
+	return n < HTTP_HEAD_MAX ? 0 : -431;
+}
+
+/* -- targets */
+
+/* "host", "host:port", "[v6]", "[v6]:port". No userinfo (RFC 9110 4.2.4), no empty port. Which
+ * letters a host may have is http_canonical_host's to say. */
+static bool
+http_parse_authority(struct slice in, struct slice *host, int *port)
+{
+	size_t end = 0;
+
+	*port = -1;
+	*host = (struct slice){NULL, 0};
+	for (size_t i = 0; i < in.n; i++)
+		if (http_is_control(in.p[i]) || strchr(" \"/?#@\\<>^`{|}", in.p[i]) != NULL)
+			return false;
+	if (in.n != 0 && in.p[0] == '[') {
+		while (end < in.n && in.p[end] != ']')
+			end++;
+		if (end++ == in.n)
+			return false;
+	} else {
+		while (end < in.n && in.p[end] != ':')
+			end++;
+	}
+	if (end == 0)
+		return false;
+	*host = (struct slice){in.p, end};
+	if (end == in.n)
+		return true;
+	if (in.p[end] != ':' || in.n - end < 2 || in.n - end > 6)
+		return false;
+	*port = 0;
+	for (size_t i = end + 1; i < in.n; i++) {
+		if (!http_is_digit(in.p[i]))
+			return false;
+		*port = *port * 10 + (in.p[i] - '0');
+	}
+	return *port >= 1 && *port <= 65535;
+}
+
+/* "http://authority/path?query". `rest` is what follows the authority: empty, or begins with "/"
+ * or "?". */
+static bool
+http_parse_absolute(struct slice target, bool *tls, struct slice *authority, struct slice *rest)
+{
+	static const struct { struct slice scheme; bool tls; } schemes[] = {
+		{{"http://", 7}, false},
+		{{"https://", 8}, true},
+	};
+
+	for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+		size_t at = schemes[i].scheme.n, end = at;
+
+		if (target.n <= at ||
+		    !slice_eq_nocase((struct slice){target.p, at}, schemes[i].scheme))
+			continue;
+		while (end < target.n && target.p[end] != '/' && target.p[end] != '?')
+			end++;
+		*tls = schemes[i].tls;
+		*authority = (struct slice){target.p + at, end - at};
+		*rest = (struct slice){target.p + end, target.n - end};
+		return end > at;
+	}
+	return false;
+}
+
+/* An absent path is "/" (RFC 9112 3.2.1). */
+static void
+http_split_path(struct slice in, struct slice *path, struct slice *query)
+{
+	const char *mark = in.n != 0 ? memchr(in.p, '?', in.n) : NULL;
+
+	*path = in;
+	*query = (struct slice){NULL, 0};
+	if (mark != NULL) {
+		path->n = (size_t)(mark - in.p);
+		*query = (struct slice){mark + 1, in.n - path->n - 1};
+	}
+	if (path->n == 0)
+		*path = SLICE("/");
+}
+
+/* RFC 3986 allows fewer; clients send | { } " ^ raw, and servers take them. Not "#": some servers
+ * end the path there, others do not. Not 0x80 and above: clients encode them. */
+static bool
+http_valid_path(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] <= ' ' || s.p[i] >= 0x7f || s.p[i] == '#')
+			return false;
+	return true;
+}
+
+/* RFC 9112 3.2: which form, and its parts. */
+static bool
+http_parse_target(struct http_head *h)
+{
+	struct slice rest = h->target, authority;
+
+	if (slice_eq(h->method, SLICE("CONNECT"))) {
+		h->form = HTTP_AUTHORITY;
+		return http_parse_authority(h->target, &h->to.host, &h->to.port) &&
+		    h->to.port != -1;
+	}
+	if (slice_eq(h->target, SLICE("*"))) {
+		h->form = HTTP_ASTERISK;
+		h->path = h->target;
+		return slice_eq(h->method, SLICE("OPTIONS"));
+	}
+	if (h->target.p[0] != '/') {
+		h->form = HTTP_ABSOLUTE;
+		if (!http_parse_absolute(h->target, &h->tls, &authority, &rest) ||
+		    !http_parse_authority(authority, &h->to.host, &h->to.port))
+			return false;
+	}
+	http_split_path(rest, &h->path, &h->query);
+	return http_valid_path(rest);
+}
+
+/* -- framing and connection */
+
+/* 1*DIGIT and nothing else: no sign, no 0x, no list, nothing that does not fit. */
+static bool
+http_parse_length(struct slice s, uint64_t *out)
+{
+	uint64_t v = 0;
+
+	for (size_t i = 0; i < s.n; i++) {
+		if (!http_is_digit(s.p[i]) || v > (INT64_MAX - 9) / 10)
+			return false;
+		v = v * 10 + (uint64_t)(s.p[i] - '0');
+	}
+	*out = v;
+	return s.n != 0;
+}
+
+/* One member of a comma-separated list, trimmed; `at` moves behind it. False at the end. */
+static bool
+http_list_next(struct slice list, size_t *at, struct slice *item)
+{
+	size_t from = *at;
+
+	if (from > list.n)
+		return false;
+	while (*at < list.n && list.p[*at] != ',')
+		++*at;
+	*item = http_trim((struct slice){list.p + from, *at - from});
+	++*at;
+	return true;
+}
+
+/* RFC 9110 7.6.1. A field that Connection names is of this hop. What is no token is refused in a
+ * request; in an answer it names nothing. */
+static bool
+http_connection(struct http_head *h, struct slice value, size_t *options, bool *keep, bool *close)
+{
+	struct slice option;
+
+	for (size_t at = 0; http_list_next(value, &at, &option);) {
+		if (option.n == 0)
+			continue;       /* RFC 9110 5.6.1.2: empty members are ignored */
+		if (++*options > HTTP_CONNECTION_MAX)
+			return false;
+		if (!http_is_token(option)) {
+			if (h->status == 0)
+				return false;
+			continue;
+		}
+		if (slice_eq_nocase(option, SLICE("close")))
+			*close = true;
+		else if (slice_eq_nocase(option, SLICE("keep-alive")))
+			*keep = true;
+		else if (slice_eq_nocase(option, SLICE("upgrade")))
+			h->upgrade = true;
+		for (int i = -1; (i = http_find(h, option, (size_t)(i + 1))) >= 0;)
+			h->field[i].rule |= HDR_HOP;
+	}
+	return true;
+}
+
+/* All that a head says of itself: lengths, Host, Connection, Expect, Upgrade. False where two
+ * readers may read it differently: RFC 9112 6.3 and 6.1, without the repairs that they permit. */
+static bool
+http_judge_fields(struct http_head *h)
+{
+	bool chunked = false, keep = false, close = false;
+	size_t options = 0, upgrades = 0;
+
+	for (size_t i = 0; i < h->nfields; i++) {
+		struct slice name = h->field[i].name, value = h->field[i].value;
+
+		if (h->field[i].rule == 0)
+			continue;       /* all names below have a row */
+		if (slice_eq_nocase(name, SLICE("content-length"))) {
+			if (h->length_given || !http_parse_length(value, &h->length))
+				return false;
+			h->length_given = true;
+		} else if (slice_eq_nocase(name, SLICE("transfer-encoding"))) {
+			if (chunked || h->minor == 0 || !slice_eq_nocase(value, SLICE("chunked")))
+				return false;
+			chunked = true;
+		} else if (slice_eq_nocase(name, SLICE("host")) && h->status == 0) {
+			if (h->host.host.p != NULL)
+				return false;
+			h->host = (struct http_authority){value, -1};
+			if (value.n != 0 &&
+			    !http_parse_authority(value, &h->host.host, &h->host.port))
+				return false;
+		} else if (slice_eq_nocase(name, SLICE("connection"))) {
+			if (!http_connection(h, value, &options, &keep, &close))
+				return false;
+		} else if (slice_eq_nocase(name, SLICE("expect"))) {
+			h->expect_continue |= h->minor == 1 && h->status == 0 &&
+			    slice_eq_nocase(value, SLICE("100-continue"));
+		} else if (slice_eq_nocase(name, SLICE("upgrade"))) {
+			h->websocket = ++upgrades == 1 &&
+			    slice_eq_nocase(value, SLICE("websocket"));
+		}
+	}
+	if (chunked && h->length_given)
+		return false;
+	h->body = chunked ? BODY_CHUNKED : h->length_given ? BODY_LENGTH : BODY_NONE;
+	h->keep_alive = !close && (h->minor == 1 || keep);
+	h->upgrade &= upgrades != 0 && h->minor == 1;   /* RFC 9110 7.8: ignored in 1.0 */
+	h->websocket = h->websocket && h->upgrade;
+	return true;
+}
+
+/* -- heads */
+
+/* 0: HTTP/1.0 or 1.1; 505: another version; 400: none. */
+static int
+http_parse_version(struct slice s, int *minor)
+{
+	if (s.n < 6 || memcmp(s.p, "HTTP/", 5) != 0)
+		return 400;
+	for (size_t i = 5; i < s.n; i++)
+		if (!http_is_digit(s.p[i]) && s.p[i] != '.')
+			return 400;
+	if (s.n != 8 || s.p[5] != '1' || s.p[6] != '.' || s.p[7] > '1')
+		return 505;
+	*minor = s.p[7] - '0';
+	return 0;
+}
+
+/* method SP target SP version: single spaces (RFC 9112 3). 0 or the status. */
+static int
+http_parse_request_line(struct slice line, struct http_head *h)
+{
+	const char *sp = line.n != 0 ? memchr(line.p, ' ', line.n) : NULL;
+	struct slice rest;
+	int status;
+
+	if (sp == NULL)
+		return 400;
+	h->method = (struct slice){line.p, (size_t)(sp - line.p)};
+	rest = (struct slice){sp + 1, line.n - h->method.n - 1};
+	if (!http_is_token(h->method) || h->method.n > HTTP_METHOD_MAX)
+		return 400;
+	if (rest.n == 0 || (sp = memchr(rest.p, ' ', rest.n)) == NULL || sp == rest.p)
+		return 400;
+	h->target = (struct slice){rest.p, (size_t)(sp - rest.p)};
+	rest = (struct slice){sp + 1, rest.n - h->target.n - 1};
+	if ((status = http_parse_version(rest, &h->minor)) != 0)
+		return status;
+	return http_parse_target(h) ? 0 : 400;
+}
+
+/* What is left once the bytes end too early: more, or too many. */
+static ssize_t
+http_more(size_t n)
+{
+	return n < HTTP_HEAD_MAX ? 0 : -431;
+}
+
+static ssize_t
+http_parse_request(const char *p, size_t n, struct http_head *h)
+{
+	size_t at = n >= 2 && p[0] == '\r' && p[1] == '\n' ? 2 : 0; /* RFC 9112 2.2: ignored */
+	struct slice line;
+	ssize_t r;
+	int status;
+
+	memset(h, 0, offsetof(struct http_head, field));
+	h->to.port = h->host.port = -1;
+	if ((r = http_line(p + at, n - at, &line)) <= 0)
+		return r < 0 ? -400 : http_more(n);
+	if ((status = http_parse_request_line(line, h)) != 0)
+		return -status;
+	at += (size_t)r;
+	if ((r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields)) <= 0)
+		return r < 0 ? r : http_more(n);
+	at += (size_t)r;
+	if (at > HTTP_HEAD_MAX)
+		return -431;
+	if (!http_judge_fields(h))
+		return -400;
+	if (h->host.host.p == NULL && h->minor == 1)
+		return -400;            /* RFC 9112 3.2 */
+	if (h->form == HTTP_AUTHORITY && (h->body == BODY_CHUNKED || h->length != 0))
+		return -400;            /* RFC 9110 9.3.6: what follows CONNECT is the tunnel's */
+	return (ssize_t)at;
+}
+
+/* "HTTP/1.1 200 OK". The phrase may be missing, and the space before it (RFC 9112 4 asks senders
+ * for the space; many leave it out). */
+static bool
+http_parse_status_line(struct slice line, struct http_head *h)
+{
+	if (line.n < 12 || http_parse_version((struct slice){line.p, 8}, &h->minor) != 0 ||
+	    line.p[8] != ' ')
+		return false;
+	for (size_t i = 9; i < 12; i++) {
+		if (!http_is_digit(line.p[i]))
+			return false;
+		h->status = h->status * 10 + (line.p[i] - '0');
+	}
+	if (h->status < 100 || (line.n > 12 && line.p[12] != ' '))
+		return false;
+	h->reason = http_trim((struct slice){line.p + 12, line.n - 12});
+	return http_valid_field_value(h->reason);
+}
+
+/* Every fault is the upstream's: -502. */
+static ssize_t
+http_parse_response(const char *p, size_t n, struct slice request_method, struct http_head *h)
+{
+	struct slice line;
+	ssize_t r;
+	size_t at;
+
+	memset(h, 0, offsetof(struct http_head, field));
+	h->to.port = h->host.port = -1;
+	if ((r = http_line(p, n, &line)) <= 0)
+		return r < 0 || n >= HTTP_HEAD_MAX ? -502 : 0;
+	if (!http_parse_status_line(line, h))
+		return -502;
+	at = (size_t)r;
+	if ((r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields)) <= 0)
+		return r < 0 || n >= HTTP_HEAD_MAX ? -502 : 0;
+	at += (size_t)r;
+	if (at > HTTP_HEAD_MAX || !http_judge_fields(h))
+		return -502;
+	if (h->status < 200 || h->status == 204 || h->status == 304 ||
+	    slice_eq(request_method, SLICE("HEAD")) ||
+	    (slice_eq(request_method, SLICE("CONNECT")) && h->status < 300)) {
+		h->body = BODY_NONE;    /* RFC 9112 6.3, first two rules: whatever the fields say */
+	} else if (h->body == BODY_NONE) {
+		h->body = BODY_EOF;
+		h->keep_alive = false;
+	}
+	return (ssize_t)at;
+}
+
+/* The block that CHUNK_TRAILERS handed out: bytes, 0 or negative as for a head. */
+static ssize_t
+http_parse_trailers(struct slice block, struct http_field field[HTTP_TRAILER_FIELDS_MAX],
+    size_t *count)
+{
+	return http_parse_fields(block.p, block.n, field, HTTP_TRAILER_FIELDS_MAX, count);
+}
+
+/* -- chunked */
+
+enum chunk_event { CHUNK_MORE, CHUNK_DATA, CHUNK_TRAILERS, CHUNK_END, CHUNK_BAD };
+
+struct http_chunked {           /* all zero to begin with */
+	enum {
+		CHUNKED_SIZE, CHUNKED_EXT, CHUNKED_SIZE_LF, CHUNKED_BODY, CHUNKED_BODY_CR,
+		CHUNKED_BODY_LF, CHUNKED_TRAILERS, CHUNKED_DONE, CHUNKED_BROKEN
+	} state;
+	unsigned digits;        /* of the size now being read */
+	uint64_t left;          /* of the chunk: its size, then what has not come */
+	uint64_t ext;           /* bytes of extensions beyond those that their data pays for */
+	size_t scanned;         /* of the trailer block, by http_head_end */
+};
+
+/* One byte of framing. False: broken. Extensions are skipped (RFC 9112 7.1.1 lets a recipient),
+ * but their bytes are judged as a field's are, and a sender who sends little else is stopped. */
+static bool
+http_chunked_byte(struct http_chunked *c, char ch)
+{
+	int digit = hex_digit(ch);
+
+	switch (c->state) {
+	case CHUNKED_SIZE:
+		if (digit >= 0) {
+			if (++c->digits > HTTP_CHUNK_DIGITS_MAX || c->left > INT64_MAX >> 4)
+				return false;
+			c->left = c->left << 4 | (uint64_t)digit;
+			return true;
+		}
+		c->state = ch == '\r' ? CHUNKED_SIZE_LF : CHUNKED_EXT;
+		return c->digits != 0 && (ch == '\r' || ch == ';');
+	case CHUNKED_EXT:
+		if (ch == '\r')
+			c->state = CHUNKED_SIZE_LF;
+		else if ((http_is_control(ch) && ch != '\t') || ++c->ext > HTTP_CHUNK_EXT_MAX)
+			return false;
+		return true;
+	case CHUNKED_SIZE_LF:
+		c->state = c->left != 0 ? CHUNKED_BODY : CHUNKED_TRAILERS;
+		c->ext -= c->ext < c->left ? c->ext : c->left;
+		return ch == '\n';
+	case CHUNKED_BODY_CR:
+		c->state = CHUNKED_BODY_LF;
+		return ch == '\r';
+	case CHUNKED_BODY_LF:
+		c->state = CHUNKED_SIZE;
+		c->digits = 0;
+		return ch == '\n';
+	case CHUNKED_BODY:
+	case CHUNKED_TRAILERS:
+	case CHUNKED_DONE:
+	case CHUNKED_BROKEN:
+		break;
+	}
+	return false;
+}
+
+/* The trailer section must lie whole in [p, n): an empty one ends the body, another is handed
+ * out. */
+static enum chunk_event
+http_chunked_trailers(struct http_chunked *c, const char *p, size_t n, size_t *used,
+    struct slice *data)
+{
+	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
+	size_t count;
+	ssize_t end;
+
+	if (p[0] == '\r' && n < 2)
+		return CHUNK_MORE;
+	if (p[0] == '\r') {
+		*used = 2;
+		c->state = p[1] == '\n' ? CHUNKED_DONE : CHUNKED_BROKEN;
+		return p[1] == '\n' ? CHUNK_END : CHUNK_BAD;
+	}
+	end = http_head_end(p, n, &c->scanned);
+	if (end == 0 && n < HTTP_TRAILERS_MAX)
+		return CHUNK_MORE;
+	*data = (struct slice){p, (size_t)end};
+	if (end <= 0 || end > HTTP_TRAILERS_MAX ||
+	    http_parse_trailers(*data, field, &count) != end) {
+		c->state = CHUNKED_BROKEN;
+		*data = (struct slice){NULL, 0};
+		return CHUNK_BAD;
+	}
+	*used = (size_t)end;
+	c->state = CHUNKED_DONE;
+	return CHUNK_TRAILERS;
+}
+
+/* Reads up to n bytes; `used` of them are done with. CHUNK_DATA: `data` is a run of the body
+ * within p. CHUNK_TRAILERS: `data` is the whole section, field lines and the empty line;
+ * CHUNK_END comes next. CHUNK_MORE with bytes left over: they are the beginning of trailers;
+ * offer them again with more behind them, at most HTTP_TRAILERS_MAX. */
+static enum chunk_event
+http_chunked_step(struct http_chunked *c, const char *p, size_t n, size_t *used, struct slice *data)
+{
+	enum chunk_event e;
+	size_t i = 0, k = 0;
+
+	*used = 0;
+	*data = (struct slice){NULL, 0};
+	if (c->state == CHUNKED_DONE)
+		return CHUNK_END;
+	for (; i < n; i++) {
+		if (c->state == CHUNKED_BODY) {
+			*data = (struct slice){p + i, n - i < c->left ? n - i : (size_t)c->left};
+			*used = i + data->n;
+			if ((c->left -= data->n) == 0)
+				c->state = CHUNKED_BODY_CR;
+			return CHUNK_DATA;
+		}
+		if (c->state == CHUNKED_TRAILERS) {
+			e = http_chunked_trailers(c, p + i, n - i, &k, data);
+			*used = i + k;
+			return e;
+		}
+		if (!http_chunked_byte(c, p[i])) {
+			c->state = CHUNKED_BROKEN;
+			return CHUNK_BAD;
+		}
+	}
+	*used = i;
+	return CHUNK_MORE;
+}
+
+/* -- hosts */
+
+/* RFC 3492 6.1 and 6.3. */
+static char
+http_puny_digit(uint32_t d)
+{
+	return (char)(d < 26 ? 'a' + d : '0' + (d - 26));
+}
+
+static uint32_t
+http_puny_adapt(uint32_t delta, uint32_t points, bool first)
+{
+	uint32_t k = 0;
+
+	delta = first ? delta / 700 : delta / 2;
+	delta += delta / points;
+	for (; delta > 35 * 26 / 2; k += 36)
+		delta /= 35;
+	return k + 36 * delta / (delta + 38);
+}
+
+/* One label of code points as "xn--…", or as it is if it is ASCII. 0: does not fit. */
+static size_t
+http_puny_label(const uint32_t *cp, size_t n, char out[HTTP_LABEL_MAX])
+{
+	uint32_t next = 128, delta = 0, bias = 72;
+	size_t o = 0, basic = 0, done;
+
+	for (size_t i = 0; i < n; i++)
+		basic += cp[i] < 128;
+	if (basic != n) {
+		memcpy(out, "xn--", 4);
+		o = 4;
+	}
+	if (n > HTTP_LABEL_MAX - 6)     /* "xn--", the delimiter, a digit: nothing overflows */
+		return 0;
+	for (size_t i = 0; i < n; i++)
+		if (cp[i] < 128)
+			out[o++] = ascii_lower((char)cp[i]);
+	if (basic != n && basic != 0)
+		out[o++] = '-';
+	for (done = basic; done < n; delta++, next++) {
+		uint32_t least = UINT32_MAX;
+
+		for (size_t i = 0; i < n; i++)
+			if (cp[i] >= next && cp[i] < least)
+				least = cp[i];
+		delta += (least - next) * (uint32_t)(done + 1);
+		next = least;
+		for (size_t i = 0; i < n; i++) {
+			uint32_t q;
+
+			delta += cp[i] < next;
+			if (cp[i] != next)
+				continue;
+			q = delta;
+			for (uint32_t k = 36;; k += 36) {
+				uint32_t t = k <= bias ? 1 : k >= bias + 26 ? 26 : k - bias;
+
+				if (o == HTTP_LABEL_MAX)
+					return 0;
+				if (q < t)
+					break;
+				out[o++] = http_puny_digit(t + (q - t) % (36 - t));
+				q = (q - t) / (36 - t);
+			}
+			out[o++] = http_puny_digit(q);
+			bias = http_puny_adapt(delta, (uint32_t)done + 1, done == basic);
+			delta = 0;
+			done++;
+		}
+	}
+	return o;
+}
+
+/* One code point of UTF-8 (RFC 3629): bytes, or 0 where there is none. */
+static size_t
+http_utf8(struct slice in, size_t at, uint32_t *cp)
+{
+	static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+	unsigned char c = (unsigned char)in.p[at];
+	size_t n = c < 0x80 ? 1 : c >> 5 == 6 ? 2 : c >> 4 == 14 ? 3 : c >> 3 == 30 ? 4 : 0;
+
+	if (n == 0 || n > in.n - at)
+		return 0;
+	*cp = n == 1 ? c : c & (0x7fu >> n);
+	for (size_t i = 1; i < n; i++) {
+		if (((unsigned char)in.p[at + i] & 0xc0) != 0x80)
+			return 0;
+		*cp = *cp << 6 | ((unsigned char)in.p[at + i] & 0x3f);
+	}
+	return *cp >= least[n] && *cp <= 0x10ffff && *cp >> 11 != 0x1b ? n : 0;
+}
+
+/* The xn-- form of a name, for the message that asks for it: lower-cases ASCII alone and checks
+ * no IDNA table, which is why we name it and do not use it. 0: there is none. */
+static size_t
+http_puny_host(struct slice in, char out[HTTP_HOST_MAX + 1])
+{
+	uint32_t cp[HTTP_LABEL_MAX];
+	char label[HTTP_LABEL_MAX];
+	size_t n = 0, o = 0, k, len;
+
+	for (size_t i = 0; i <= in.n; i += k) {
+		k = 1;
+		if (i < in.n && in.p[i] != '.') {
+			if (n == HTTP_LABEL_MAX || (k = http_utf8(in, i, &cp[n])) == 0)
+				return 0;
+			n++;
+			continue;
+		}
+		if (n == 0 && i == in.n && o != 0)
+			break;          /* the dot that may end a name */
+		len = n != 0 ? http_puny_label(cp, n, label) : 0;
+		if (len == 0 || o + len + 1 > HTTP_HOST_MAX)
+			return 0;
+		if (o != 0)
+			out[o++] = '.';
+		memcpy(out + o, label, len);
+		o += len;
+		n = 0;
+	}
+	return o;
+}
+
+/* Only digits, or 0x and hexadecimal digits: such a last label makes an address of the whole
+ * host, says the URL standard ("ends in a number"), and so do getaddrinfo and every browser. */
+static bool
+http_label_is_number(struct slice s)
+{
+	bool hex = s.n >= 2 && s.p[0] == '0' && ascii_lower(s.p[1]) == 'x';
+
+	for (size_t i = hex ? 2 : 0; i < s.n; i++)
+		if (hex ? hex_digit(s.p[i]) < 0 : !http_is_digit(s.p[i]))
+			return false;
+	return s.n != 0;
+}
+
+/* Letters, digits, "-", "_" (in use, if not in RFC 952), in labels of 1 to 63. NULL or why not. */
+static const char *
+http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
+{
+	size_t start = 0;
+
+	for (size_t i = 0; i <= in.n; i++) {
+		char c = i < in.n ? ascii_lower(in.p[i]) : '.';
+
+		if (c == '.') {
+			if (i == start)
+				return "empty label in the host name";
+			if (i - start > HTTP_LABEL_MAX)
+				return "label of over 63 bytes in the host name";
+			*last = start;
+			start = i + 1;
+		} else if (!http_is_digit(c) && !(c >= 'a' && c <= 'z') && c != '-' && c != '_') {
+			return "character that no host name has";
+		}
+		if (i < in.n)
+			out[i] = c;
+	}
+	return NULL;
+}
+
+/* An IPv6 literal, with brackets or (as people write it) without. */
+static const char *
+http_canonical_v6(struct slice in, char out[256], size_t *n)
+{
+	struct addr a;
+
+	if (in.p[0] == '[') {
+		if (in.p[in.n - 1] != ']')
+			return "bracket without its other half";
+		in = (struct slice){in.p + 1, in.n - 2};
+	}
+	if (in.n != 0 && memchr(in.p, '%', in.n) != NULL)
+		return "IPv6 zone: it means nothing beyond this machine";
+	if (!addr_parse(in, &a) || a.v4)
+		return "colon in the host, but no IPv6 address (a port does not belong here)";
+	*n = addr_format(&a, out);
+	return NULL;
+}
+
+/* One spelling for each host: lower case, one trailing dot off, addresses as RFC 5952 or dotted
+ * quad, and what getaddrinfo would take for an address made one. Otherwise false and why, a
+ * static phrase; for a name with letters outside ASCII `out` then holds its xn-- form (n is 0
+ * where there is none). */
+static bool
+http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, const char **why)
+{
+	struct addr a;
+	size_t last = 0;
+
+	*n = 0;
+	*why = NULL;
+	*is_ip = in.n != 0 && memchr(in.p, ':', in.n) != NULL;
+	if (*is_ip) {
+		*why = http_canonical_v6(in, out, n);
+		return *why == NULL;
+	}
+	for (size_t i = 0; i < in.n; i++) {
+		if ((unsigned char)in.p[i] >= 0x80) {
+			*n = http_puny_host(in, out);
+			*why = "letters outside ASCII: use the xn-- form";
+			return false;
+		}
+	}
+	if (in.n != 0 && in.p[in.n - 1] == '.')
+		in.n--;
+	if (in.n == 0)
+		*why = "empty host name";
+	else if (in.n > HTTP_HOST_MAX)
+		*why = "host name of over 253 bytes";
+	else
+		*why = http_canonical_name(in, out, &last);
+	if (*why != NULL)
+		return false;
+	*n = in.n;
+	if (!http_label_is_number((struct slice){out + last, in.n - last}))
+		return true;
+	*is_ip = true;
+	*n = 0;
+	if (addr_parse_legacy((struct slice){out, in.n}, &a))
+		*n = addr_format(&a, out);
+	else
+		*why = "ends in a number but is not an IPv4 address";
+	return *n != 0;
+}
+
+/* -- paths */
+
+/* "/v1" covers "/v1" and "/v1/…", not "/v10". "/" covers all; "/v1/" covers what is below it
+ * alone. */
+static bool
+http_path_covers(struct slice prefix, struct slice path)
+{
+	if (prefix.n == 0 || path.n < prefix.n || memcmp(prefix.p, path.p, prefix.n) != 0)
+		return false;
+	return path.n == prefix.n || prefix.p[prefix.n - 1] == '/' || path.p[prefix.n] == '/';
+}
+
+/* What servers, frameworks and gateways do to a path before they look at it, each from `in` to
+ * `out`; none makes it longer, none takes the first slash away. */
+static size_t
+http_reading_backslash(struct slice in, char *out)
+{
+	for (size_t i = 0; i < in.n; i++)
+		out[i] = in.p[i] == '\\' ? '/' : in.p[i];
+	return in.n;
+}
+
+/* The byte that %XX stands for, or -1. */
+static int
+http_percent(struct slice in, size_t i)
+{
+	int hi, lo;
+
+	if (in.p[i] != '%' || in.n - i < 3)
+		return -1;
+	hi = hex_digit(in.p[i + 1]);
+	lo = hex_digit(in.p[i + 2]);
+	return hi < 0 || lo < 0 ? -1 : hi << 4 | lo;
+}
+
+/* Decodes what `keep` does not name. What is no %XX stays. */
+static size_t
+http_reading_decode(struct slice in, char *out, const char *keep)
+{
+	size_t o = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		int c = http_percent(in, i);
+
+		if (c < 0 || (c != 0 && strchr(keep, c) != NULL)) {
+			out[o++] = in.p[i];
+			continue;
+		}
+		out[o++] = (char)c;
+		i += 2;
+	}
+	return o;
+}
+
+static size_t
+http_reading_decode_all(struct slice in, char *out)
+{
+	return http_reading_decode(in, out, "");
+}
+
+static size_t
+http_reading_decode_kept_slash(struct slice in, char *out)
+{
+	return http_reading_decode(in, out, "/\\");
+}
+
+static size_t
+http_reading_decode_unreserved(struct slice in, char *out)
+{
+	return http_reading_decode(in, out, "!#$%&'()*+,/:;=?@[]\\");
+}
+
+static size_t
+http_reading_encoded_slash(struct slice in, char *out)
+{
+	size_t o = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		int c = http_percent(in, i);
+		bool slash = c == '/' || c == '\\';
+
+		out[o++] = slash ? '/' : in.p[i];
+		i += slash ? 2 : 0;
+	}
+	return o;
+}
+
+static size_t
+http_reading_parameters(struct slice in, char *out)
+{
+	bool in_parameter = false;
+	size_t o = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		if (in.p[i] == '/' || in.p[i] == ';')
+			in_parameter = in.p[i] == ';';
+		if (!in_parameter)
+			out[o++] = in.p[i];
+	}
+	return o;
+}
+
+static size_t
+http_reading_merge(struct slice in, char *out)
+{
+	size_t o = 0;
+
+	for (size_t i = 0; i < in.n; i++)
+		if (in.p[i] != '/' || o == 0 || out[o - 1] != '/')
+			out[o++] = in.p[i];
+	return o;
+}
+
+/* RFC 3986 5.2.4. */
+static size_t
+http_reading_dots(struct slice in, char *out)
+{
+	size_t o = 0, end;
+
+	for (size_t i = 0; i < in.n; i = end) {
+		size_t len;
+
+		for (end = i + 1; end < in.n && in.p[end] != '/'; end++)
+			;
+		len = end - i;          /* "/" and a segment */
+		if ((len == 2 && in.p[i + 1] == '.') ||
+		    (len == 3 && in.p[i + 1] == '.' && in.p[i + 2] == '.')) {
+			while (len == 3 && o != 0 && out[--o] != '/')
+				;
+			len = end == in.n ? 1 : 0;      /* at the end the slash stays */
+		}
+		memmove(out + o, in.p + i, len);
+		o += len;
+	}
+	return o;
+}
+
+static const struct {
+	size_t (*read)(struct slice in, char *out);
+	bool decodes;
+} http_reading_ways[] = {
+	{http_reading_backslash, false},        /* IIS; parsers that follow the URL standard */
+	{http_reading_encoded_slash, false},    /* Apache AllowEncodedSlashes, CDNs */
+	{http_reading_parameters, false},       /* Tomcat, Jetty, Spring: /..;/ is /../ to them */
+	{http_reading_merge, false},            /* nginx merge_slashes, Go's ServeMux */
+	{http_reading_dots, false},             /* all of them, before or after decoding */
+	{http_reading_decode_all, true},        /* nginx, WSGI, CGI */
+	{http_reading_decode_kept_slash, true}, /* Apache NoDecode, Go's RawPath, Kong */
+	{http_reading_decode_unreserved, true}, /* RFC 3986 6.2.2.2: Envoy, CDNs; %2e is a dot */
+};
+#define HTTP_READING_DEPTH 2            /* decoded once by a gateway and once behind it */
+
+struct http_readings {
+	struct slice *list;             /* borrowed: HTTP_READINGS_MAX */
+	char *mem;                      /* borrowed: HTTP_READINGS_BYTES */
+	size_t n, used;
+};
+
+/* False for a reading that no rule can judge: a control byte, which ends or splits the path
+ * somewhere, or overlong UTF-8, which lenient decoders take for the "/" or "." it hides
+ * (CVE-2000-0884). */
+static bool
+http_reading_sane(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned char c = (unsigned char)s.p[i];
+		unsigned char next = i + 1 < s.n ? (unsigned char)s.p[i + 1] : 0;
+
+		if (http_is_control(s.p[i]))
+			return false;
+		if (next >> 6 == 2 && (c == 0xc0 || c == 0xc1 || (c == 0xe0 && next < 0xa0) ||
+		    (c == 0xf0 && next < 0x90)))
+			return false;
+	}
+	return true;
+}
+
+/* Reading `from` in another way: kept if it is new. False: not sane, or no room. */
+static bool
+http_reading_add(struct http_readings *r, size_t from, size_t way)
+{
+	struct slice s = {r->mem + r->used, 0};
+
+	if (r->list[from].n > HTTP_READINGS_BYTES - r->used)
+		return false;
+	s.n = http_reading_ways[way].read(r->list[from], r->mem + r->used);
+	for (size_t i = 0; i < r->n; i++)
+		if (slice_eq(r->list[i], s))
+			return true;
+	if (r->n == HTTP_READINGS_MAX || !http_reading_sane(s))
+		return false;
+	r->used += s.n;
+	r->list[r->n++] = s;
+	return true;
+}
+
+/* All ways in all orders, each as often as it changes anything, decoding at most twice: the
+ * closure, so that no order of gateway, framework and handler is missing. */
+static bool
+http_reading_close(struct http_readings *r)
+{
+	size_t ways = sizeof http_reading_ways / sizeof http_reading_ways[0], from = 0, end;
+
+	for (size_t depth = 0;; depth++) {
+		for (size_t i = from; i < r->n; i++)
+			for (size_t w = 0; w < ways; w++)
+				if (!http_reading_ways[w].decodes && !http_reading_add(r, i, w))
+					return false;
+		if (depth == HTTP_READING_DEPTH)
+			return true;
+		end = r->n;
+		for (size_t i = from; i < end; i++)
+			for (size_t w = 0; w < ways; w++)
+				if (http_reading_ways[w].decodes && !http_reading_add(r, i, w))
+					return false;
+		from = end;
+	}
+}
+
+/* The distinct readings of a path, itself first: how many, or -1 where a path rule must refuse:
+ * it does not begin with "/", has a "%" that begins no %XX (servers keep it, drop it or fail), is
+ * not sane in some reading, or has more readings than fit. A plain path is its own only reading
+ * and takes no memory. */
+static int
+http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
+    struct slice reading[HTTP_READINGS_MAX])
+{
+	struct http_readings r = {.list = reading, .mem = mem, .n = 1};
+	bool plain = true;
+
+	if (path.n == 0 || path.p[0] != '/' || !http_reading_sane(path))
+		return -1;
+	for (size_t i = 0; i < path.n; i++) {
+		if (path.p[i] == '%' && http_percent(path, i) < 0)
+			return -1;
+		plain = plain && path.p[i] != '%' && path.p[i] != '\\' && path.p[i] != ';' &&
+		    (path.p[i] != '/' || i + 1 == path.n ||
+		    (path.p[i + 1] != '/' && path.p[i + 1] != '.'));
+	}
+	reading[0] = path;
+	return plain || http_reading_close(&r) ? (int)r.n : -1;
+}
+
+/* ---- json ------------------------------------------------------------------
+ * RFC 8259 to the letter: no comments, no trailing comma, no NaN, no BOM, no bytes that are not
+ * UTF-8, no half surrogate, nothing behind the value. One pull reader over a slice that
+ * allocates nothing and copies nothing: a token says which bytes of the text it is, so that
+ * secrets can go from a response body straight into the arena, and a body can be edited in place
+ * of those bytes alone. */
+#define JSON_DEPTH_MAX   64     /* one bit a level; no API nests deeper, recursion stays small */
+#define JSON_NUMBER_MAX  128    /* bytes of a number; a double needs 24 */
+#define JSON_STRING_MAX  4096   /* bytes of a plain member of `expect`: scope, token_type */
+
+enum json_type {
+	JSON_BAD,               /* not JSON; and so says every call after it */
+	JSON_END,               /* the text is whole */
+	JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING,
+	JSON_KEY,               /* the colon behind it has been read */
+	JSON_ARRAY, JSON_OBJECT,
+	JSON_CLOSE,             /* of the innermost array or object */
+};
+
+struct json_token {
+	enum json_type type;
+	struct slice raw;       /* borrowed from the text: the whole token, quotes included */
+	unsigned depth;         /* how many arrays and objects are around it */
+	bool escaped;           /* string or key with a backslash in it */
+};
+
+enum json_want {
+	JSON_WANT_VALUE, JSON_WANT_FIRST,   /* FIRST: or the end of the array */
+	JSON_WANT_KEY, JSON_WANT_FIRST_KEY, /* FIRST_KEY: or the end of the object */
+	JSON_WANT_COMMA, JSON_WANT_END,
+	JSON_WANT_NOTHING,                  /* it failed */
+};
+
+struct json_reader {
+	struct slice text;      /* borrowed */
+	size_t at;
+	uint64_t objects;       /* bit i: level i+1 is an object */
+	unsigned depth;
+	enum json_want want;
+};
+
+static void
+json_open(struct json_reader *r, struct slice text)
+{
+	if (text.p == NULL)
+		text = SLICE("");
+	*r = (struct json_reader){.text = text, .want = JSON_WANT_VALUE};
+}
+
+/* Bytes of the well-formed UTF-8 sequence at p (RFC 3629: shortest form, no surrogates), or 0. */
+static size_t
+json_utf8(const char *p, size_t n)
+{
+	const unsigned char *b = (const unsigned char *)p;
+	unsigned char lo = 0x80, hi = 0xbf;
+	size_t len;
+
+	if (n == 0)
+		return 0;
+	if (b[0] < 0x80)
+		return 1;
+	if (b[0] < 0xc2 || b[0] > 0xf4)
+		return 0;
+	len = b[0] < 0xe0 ? 2 : b[0] < 0xf0 ? 3 : 4;
+	if (n < len)
+		return 0;
+	if (b[0] == 0xe0)
+		lo = 0xa0;
+	else if (b[0] == 0xed)
+		hi = 0x9f;
+	else if (b[0] == 0xf0)
+		lo = 0x90;
+	else if (b[0] == 0xf4)
+		hi = 0x8f;
+	if (b[1] < lo || b[1] > hi)
+		return 0;
+	for (size_t i = 2; i < len; i++)
+		if ((b[i] & 0xc0) != 0x80)
+			return 0;
+	return len;
+}
+
+/* Four hexadecimal digits, or -1. */
+static int
+json_hex4(const char *p, size_t n)
+{
+	int v = 0;
+
+	if (n < 4)
+		return -1;
+	for (int i = 0; i < 4; i++) {
+		int d = hex_digit(p[i]);
+
+		if (d < 0)
+			return -1;
+		v = v * 16 + d;
+	}
+	return v;
+}
+
+/* The first character inside a string's quotes: writes its UTF-8 to out, its length to *len.
+ * Answers the bytes read, 0 for what no string may hold. The only place that knows escapes. */
+static size_t
+json_char(const char *p, size_t n, char out[4], size_t *len)
+{
+	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+	const char *at;
+	long c, low;
+
+	if (n == 0 || (unsigned char)p[0] < 0x20)
+		return 0;
+	if (p[0] != '\\') {
+		*len = json_utf8(p, n);
+		memcpy(out, p, *len);
+		return *len;
+	}
+	if (n < 2 || p[1] == '\0')
+		return 0;
+	if ((at = strchr(from, p[1])) != NULL) {
+		out[0] = to[at - from];
+		*len = 1;
+		return 2;
+	}
+	if (p[1] != 'u' || (c = json_hex4(p + 2, n - 2)) < 0 || (c >= 0xdc00 && c <= 0xdfff))
+		return 0;
+	if (c >= 0xd800 && c <= 0xdbff) {
+		if (n < 12 || p[6] != '\\' || p[7] != 'u')
+			return 0;
+		low = json_hex4(p + 8, 4);
+		if (low < 0xdc00 || low > 0xdfff)
+			return 0;
+		c = 0x10000 + (c - 0xd800) * 0x400 + (low - 0xdc00);
+		out[0] = (char)(0xf0 | c >> 18);
+		out[1] = (char)(0x80 | (c >> 12 & 63));
+		out[2] = (char)(0x80 | (c >> 6 & 63));
+		out[3] = (char)(0x80 | (c & 63));
+		*len = 4;
+		return 12;
+	}
+	if (c < 0x80) {
+		out[0] = (char)c;
+		*len = 1;
+	} else if (c < 0x800) {
+		out[0] = (char)(0xc0 | c >> 6);
+		out[1] = (char)(0x80 | (c & 63));
+		*len = 2;
+	} else {
+		out[0] = (char)(0xe0 | c >> 12);
+		out[1] = (char)(0x80 | (c >> 6 & 63));
+		out[2] = (char)(0x80 | (c & 63));
+		*len = 3;
+	}
+	return 6;
+}
+
+/* Bytes of the number at p by RFC 8259 section 6, or 0. */
+static size_t
+json_number_len(const char *p, size_t n)
+{
+	size_t i = 0, digits;
+
+	if (i < n && p[i] == '-')
+		i++;
+	if (i < n && p[i] == '0') {
+		i++;
+	} else {
+		for (digits = i; i < n && p[i] >= '0' && p[i] <= '9'; i++)
+			;
+		if (i == digits)
+			return 0;
+	}
+	if (i < n && p[i] == '.') {
+		for (digits = ++i; i < n && p[i] >= '0' && p[i] <= '9'; i++)
+			;
+		if (i == digits)
+			return 0;
+	}
+	if (i < n && (p[i] == 'e' || p[i] == 'E')) {
+		i++;
+		if (i < n && (p[i] == '+' || p[i] == '-'))
+			i++;
+		for (digits = i; i < n && p[i] >= '0' && p[i] <= '9'; i++)
+			;
+		if (i == digits)
+			return 0;
+	}
+	return i;
+}
+
+static enum json_type
+json_fail(struct json_reader *r, struct json_token *t)
+{
+	r->want = JSON_WANT_NOTHING;
+	t->type = JSON_BAD;
+	t->raw = (struct slice){r->text.p + r->at, 0};
+	return JSON_BAD;
+}
+
+static enum json_type
+json_token(struct json_reader *r, struct json_token *t, enum json_type type, size_t n)
+{
+	t->type = type;
+	t->raw = (struct slice){r->text.p + r->at, n};
+	t->depth = r->depth;
+	r->at += n;
+	return type;
+}
+
+static void
+json_skip_space(struct json_reader *r)
+{
+	while (r->at < r->text.n && memchr(" \t\n\r", r->text.p[r->at], 4) != NULL)
+		r->at++;
+}
+
+static enum json_type
+json_read_string(struct json_reader *r, struct json_token *t, enum json_type type)
+{
+	const char *p = r->text.p + r->at;
+	size_t n = r->text.n - r->at, i = 1, used, len;
+	char c[4];
+
+	t->escaped = false;
+	while (i < n && p[i] != '"') {
+		if (p[i] == '\\')
+			t->escaped = true;
+		if ((used = json_char(p + i, n - i, c, &len)) == 0)
+			break;
+		i += used;
+	}
+	wipe(c, sizeof c);
+	if (i >= n || p[i] != '"')
+		return json_fail(r, t);
+	return json_token(r, t, type, i + 1);
+}
+
+static enum json_type
+json_read_word(struct json_reader *r, struct json_token *t, enum json_type type, struct slice word)
+{
+	if (r->text.n - r->at < word.n || memcmp(r->text.p + r->at, word.p, word.n) != 0)
+		return json_fail(r, t);
+	return json_token(r, t, type, word.n);
+}
+
+static enum json_type
+json_read_open(struct json_reader *r, struct json_token *t, enum json_type type)
+{
+	uint64_t bit;
+
+	if (r->depth == JSON_DEPTH_MAX)
+		return json_fail(r, t);
+	json_token(r, t, type, 1);
+	bit = (uint64_t)1 << r->depth++;
+	r->objects = type == JSON_OBJECT ? r->objects | bit : r->objects & ~bit;
+	r->want = type == JSON_OBJECT ? JSON_WANT_FIRST_KEY : JSON_WANT_FIRST;
+	return type;
+}
+
+static bool
+json_in_object(const struct json_reader *r)
+{
+	return r->depth != 0 && (r->objects >> (r->depth - 1) & 1) != 0;
+}
+
+static enum json_type
+json_read_close(struct json_reader *r, struct json_token *t)
+{
+	r->depth--;
+	r->want = r->depth == 0 ? JSON_WANT_END : JSON_WANT_COMMA;
+	return json_token(r, t, JSON_CLOSE, 1);
+}
+
+static enum json_type
+json_read_value(struct json_reader *r, struct json_token *t)
+{
+	size_t n;
+
+	r->want = r->depth == 0 ? JSON_WANT_END : JSON_WANT_COMMA;
+	switch (r->text.p[r->at]) {
+	case '{':
+		return json_read_open(r, t, JSON_OBJECT);
+	case '[':
+		return json_read_open(r, t, JSON_ARRAY);
+	case '"':
+		return json_read_string(r, t, JSON_STRING);
+	case 'n':
+		return json_read_word(r, t, JSON_NULL, SLICE("null"));
+	case 't':
+		return json_read_word(r, t, JSON_TRUE, SLICE("true"));
+	case 'f':
+		return json_read_word(r, t, JSON_FALSE, SLICE("false"));
+	default:
+		n = json_number_len(r->text.p + r->at, r->text.n - r->at);
+		return n == 0 ? json_fail(r, t) : json_token(r, t, JSON_NUMBER, n);
+	}
+}
+
+static enum json_type
+json_read_key(struct json_reader *r, struct json_token *t)
+{
+	if (r->text.p[r->at] != '"' || json_read_string(r, t, JSON_KEY) == JSON_BAD)
+		return json_fail(r, t);
+	json_skip_space(r);
+	if (r->at == r->text.n || r->text.p[r->at] != ':')
+		return json_fail(r, t);
+	r->at++;
+	r->want = JSON_WANT_VALUE;
+	return JSON_KEY;
+}
+
+/* The next token. JSON_BAD and JSON_END stay what they are, however often one asks. */
+static enum json_type
+json_next(struct json_reader *r, struct json_token *t)
+{
+	char c;
+
+	t->escaped = false;
+	json_skip_space(r);
+	if (r->want == JSON_WANT_END && r->at == r->text.n)
+		return json_token(r, t, JSON_END, 0);
+	if (r->at == r->text.n || r->want == JSON_WANT_END)
+		return json_fail(r, t);
+	c = r->text.p[r->at];
+	if (r->want == JSON_WANT_COMMA && c == ',') {
+		r->want = json_in_object(r) ? JSON_WANT_KEY : JSON_WANT_VALUE;
+		r->at++;
+		json_skip_space(r);
+		if (r->at == r->text.n)
+			return json_fail(r, t);
+		c = r->text.p[r->at];
+	}
+	switch (r->want) {
+	case JSON_WANT_FIRST:
+		if (c == ']')
+			return json_read_close(r, t);
+		return json_read_value(r, t);
+	case JSON_WANT_VALUE:
+		return json_read_value(r, t);
+	case JSON_WANT_FIRST_KEY:
+		if (c == '}')
+			return json_read_close(r, t);
+		return json_read_key(r, t);
+	case JSON_WANT_KEY:
+		return json_read_key(r, t);
+	case JSON_WANT_COMMA:
+		if (c == (json_in_object(r) ? '}' : ']'))
+			return json_read_close(r, t);
+		return json_fail(r, t);
+	case JSON_WANT_END:
+	case JSON_WANT_NOTHING:
+		break;
+	}
+	return json_fail(r, t);
+}
+
+/* What is between the quotes of a string or key, as it is written. */
+static struct slice
+json_inside(const struct json_token *t)
+{
+	return (struct slice){t->raw.p + 1, t->raw.n - 2};
+}
+
+/* Writes a string token's characters (never more bytes than it has), out NULL: only counts them. */
+static size_t
+json_unescape(char *out, const struct json_token *t)
+{
+	struct slice in = json_inside(t);
+	size_t n = 0, len;
+	char c[4];
+
+	for (size_t i = 0; i < in.n; n += len) {
+		i += json_char(in.p + i, in.n - i, c, &len);
+		if (out != NULL)
+			memcpy(out + n, c, len);
+	}
+	wipe(c, sizeof c);
+	return n;
+}
+
+/* Does a string or key token spell this name, in whatever way it is escaped? */
+static bool
+json_spells(const struct json_token *t, struct slice name)
+{
+	struct slice in = json_inside(t);
+	size_t at = 0, len;
+	char c[4];
+
+	if (!t->escaped)
+		return slice_eq(in, name);
+	for (size_t i = 0; i < in.n; at += len) {
+		i += json_char(in.p + i, in.n - i, c, &len);
+		if (name.n - at < len || memcmp(name.p + at, c, len) != 0)
+			return false;
+	}
+	return at == name.n;
+}
+
+enum json_number { JSON_NOT_A_NUMBER, JSON_INTEGER, JSON_REAL };
+
+/* Reads text that is one JSON number and nothing else: an integer where it is written as one and
+ * fits. */
+static enum json_number
+json_number(struct slice in, int64_t *integer, double *real)
+{
+	char text[JSON_NUMBER_MAX + 1], *end;
+	long long v;
+	double d;
+
+	if (in.n == 0 || in.n > JSON_NUMBER_MAX || json_number_len(in.p, in.n) != in.n)
+		return JSON_NOT_A_NUMBER;
+	memcpy(text, in.p, in.n);
+	text[in.n] = '\0';
+	errno = 0;
+	v = strtoll(text, &end, 10);
+	if (*end == '\0' && errno == 0) {
+		*integer = v;
+		return JSON_INTEGER;
+	}
+	d = strtod(text, &end);
+	if (d - d != 0)         /* 1e999 is infinite for us */
+		return JSON_NOT_A_NUMBER;
+	*real = d;
+	return JSON_REAL;
+}
+
+/* Writes s as a string in quotes, out NULL: only counts. SIZE_MAX: not UTF-8. `lossy` puts
+ * U+FFFD where a byte is not UTF-8, for logs and messages, which must come out whatever a peer
+ * sent. */
+static size_t
+json_quote_as(char *out, struct slice s, bool lossy)
+{
+	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+	char piece[6];
+	const char *src, *at;
+	size_t n = 1, len, used;
+
+	if (out != NULL)
+		out[0] = '"';
+	for (size_t i = 0; i < s.n; i += used, n += len) {
+		unsigned char c = (unsigned char)s.p[i];
+
+		used = len = json_utf8(s.p + i, s.n - i);
+		src = s.p + i;
+		if (used == 0) {
+			if (!lossy)
+				return SIZE_MAX;
+			used = 1;
+			src = "\xef\xbf\xbd";
+			len = 3;
+		} else if (c != '\0' && (at = strchr(from, (char)c)) != NULL) {
+			piece[0] = '\\';
+			piece[1] = to[at - from];
+			src = piece;
+			len = 2;
+		} else if (c < 0x20 || c == 0x7f) {  /* 7f for a terminal's sake */
+			memcpy(piece, "\\u00", 4);
+			hex_encode(piece + 4, &c, 1);
+			src = piece;
+			len = 6;
+		}
+		if (out != NULL)
+			memcpy(out + n, src, len);
+	}
+	if (out != NULL)
+		out[n] = '"';
+	return n + 1;
+}
+
+static size_t
+json_quote(char *out, struct slice s)
+{
+	return json_quote_as(out, s, false);
+}
+
+/* For what C writes itself: log records, error bodies. */
+static bool
+json_buf_string(struct buf *b, struct slice s)
+{
+	size_t n = json_quote_as(NULL, s, true);
+
+	if (!buf_reserve(b, n))
+		return false;
+	b->n += json_quote_as(b->p + b->n, s, true);
+	return true;
+}
+
+/* What a caller wants of an object's own members. */
+struct json_member {
+	struct slice name;      /* borrowed from the caller */
+	struct json_token value; /* out. JSON_END: there is none. raw of a container is all of it */
+};
+
+enum json_result { JSON_OK, JSON_MALFORMED, JSON_NOT_OBJECT, JSON_DUPLICATE };
+
+static struct json_member *
+json_find(struct json_member *m, size_t n, const struct json_token *key)
+{
+	for (size_t i = 0; i < n; i++)
+		if (json_spells(key, m[i].name))
+			return &m[i];
+	return NULL;
+}
+
+/* Finds members of the top object. The whole text is read and must be JSON: half an answer is
+ * none. A wanted name that comes twice is refused, since who reads the first and who the last
+ * would disagree. */
+static enum json_result
+json_members(struct slice text, struct json_member *m, size_t n)
+{
+	struct json_member *w = NULL;
+	enum json_result res = JSON_OK;
+	struct json_reader r;
+	struct json_token t;
+
+	for (size_t i = 0; i < n; i++)
+		m[i].value = (struct json_token){.type = JSON_END};
+	json_open(&r, text);
+	if (json_next(&r, &t) != JSON_OBJECT)
+		res = t.type == JSON_BAD ? JSON_MALFORMED : JSON_NOT_OBJECT;
+	while (t.type != JSON_END) {
+		if (json_next(&r, &t) == JSON_BAD)
+			return JSON_MALFORMED;
+		if (t.depth != 1 || res != JSON_OK)
+			continue;
+		if (t.type == JSON_KEY) {
+			if ((w = json_find(m, n, &t)) != NULL && w->value.type != JSON_END)
+				res = JSON_DUPLICATE;
+		} else if (w != NULL && t.type == JSON_CLOSE) {
+			w->value.raw.n = (size_t)(t.raw.p + 1 - w->value.raw.p);
+		} else if (w != NULL) {
+			w->value = t;
+		}
+	}
+	return res;
+}
+
+/* Error codes that a token, device, revocation or registration endpoint may answer (IANA, "OAuth
+ * Extensions Error"). Of a server's text these alone are repeated: any other could be anything. */
+static const char *const json_oauth_codes[] = {
+	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
+	"unsupported_grant_type", "invalid_scope",          /* RFC 6749 5.2 */
+	"access_denied", "unsupported_response_type", "server_error",
+	"temporarily_unavailable",                          /* RFC 6749 4.1.2.1 */
+	"invalid_token", "insufficient_scope",              /* RFC 6750 3.1 */
+	"unsupported_token_type",                           /* RFC 7009 2.2.1 */
+	"invalid_redirect_uri", "invalid_client_metadata", "invalid_software_statement",
+	"unapproved_software_statement",                    /* RFC 7591 3.2.2 */
+	"authorization_pending", "slow_down", "expired_token",/* RFC 8628 3.5 */
+	"invalid_target",                                   /* RFC 8707 2 */
+	"invalid_authorization_details",                                            /* RFC 9396 5 */
+	"invalid_dpop_proof", "use_dpop_nonce",             /* RFC 9449 5, 8 */
+	"insufficient_user_authentication",                 /* RFC 9470 3 */
+	"interaction_required", "login_required", "consent_required",
+	"account_selection_required",                       /* OpenID Connect 3.1.2.6 */
+};
+
+/* A registered code, or the word "unregistered" for everything else that an error member may
+ * hold. */
+static const char *
+json_oauth_code(const struct json_token *t)
+{
+	const size_t n = sizeof json_oauth_codes / sizeof *json_oauth_codes;
+
+	for (size_t i = 0; t->type == JSON_STRING && i < n; i++)
+		if (json_spells(t, slice_of(json_oauth_codes[i])))
+			return json_oauth_codes[i];
+	return "unregistered";
+}
+
+/* What json_number is to read of a member that ought to be a number: some servers quote expires_in
+ * (DESIGN, "Token lifecycle"). */
+static struct slice
+json_lenient_number(const struct json_token *t)
+{
+	if (t->type == JSON_STRING)
+		return json_inside(t);
+	return t->type == JSON_NUMBER ? t->raw : SLICE("");
+}
+
+/* A string member that may be shown: control characters (C0, DEL, C1) dropped. out takes
+ * JSON_STRING_MAX bytes; SIZE_MAX: no string, or longer than that. */
+static size_t
+json_clean_string(char *out, const struct json_token *t)
+{
+	struct slice in;
+	size_t n = 0, len;
+	char c[4];
+
+	if (t->type != JSON_STRING || t->raw.n > JSON_STRING_MAX)
+		return SIZE_MAX;
+	in = json_inside(t);
+	for (size_t i = 0; i < in.n;) {
+		i += json_char(in.p + i, in.n - i, c, &len);
+		if ((len == 1 && ((unsigned char)c[0] < 0x20 || c[0] == 0x7f)) ||
+		    (len == 2 && c[0] == '\xc2' && (unsigned char)c[1] < 0xa0))
+			continue;
+		memcpy(out + n, c, len);
+		n += len;
+	}
+	return n;
+}
+
+/* ---- sign ------------------------------------------------------------------
+ * Digests, MACs and private keys as BearSSL has them. Pure: bytes in, bytes out, nothing kept.
+ * Every context on the stack has seen a key, so every one is wiped. */
+#define SIGN_DIGEST_MAX 64      /* SHA-512 */
+
+static const struct sign_hash {
+	const char *name;
+	const br_hash_class *hash;
+	size_t n;
+} sign_hashes[] = {
+	{"sha256", &br_sha256_vtable, br_sha256_SIZE},
+	{"sha1",   &br_sha1_vtable,   br_sha1_SIZE},    /* OAuth 1.0a still asks for it */
+	{"sha384", &br_sha384_vtable, br_sha384_SIZE},
+	{"sha512", &br_sha512_vtable, br_sha512_SIZE},
+};
+#define SIGN_SHA256 (&sign_hashes[0])
+
+/* NULL: no such algorithm. */
+static const struct sign_hash *
+sign_hash_find(struct slice name)
+{
+	for (size_t i = 0; i < sizeof sign_hashes / sizeof *sign_hashes; i++)
+		if (slice_eq(name, slice_of(sign_hashes[i].name)))
+			return &sign_hashes[i];
+	return NULL;
+}
+
+/* out takes h->n bytes. */
+static void
+sign_digest(const struct sign_hash *h, struct slice data, void *out)
+{
+	br_hash_compat_context c;
+
+	h->hash->init(&c.vtable);
+	h->hash->update(&c.vtable, data.p, data.n);
+	h->hash->out(&c.vtable, out);
+	wipe(&c, sizeof c);
+}
+
+/* RFC 2104 over the parts, one behind the other; out takes h->n bytes. */
+static void
+sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part, size_t nparts,
+    void *out)
+{
+	br_hmac_key_context kc;
+	br_hmac_context c;
+
+	br_hmac_key_init(&kc, h->hash, key.p, key.n);
+	br_hmac_init(&c, &kc, 0);
+	for (size_t i = 0; i < nparts; i++)
+		br_hmac_update(&c, part[i].p, part[i].n);
+	br_hmac_out(&c, out);
+	wipe(&kc, sizeof kc);
+	wipe(&c, sizeof c);
+}
+
+/* What may be told of a private key. Strings are static. */
+struct key_info {
+	const char *type;       /* "rsa", "ec", "ed25519", "ed448"; NULL: encrypted, so not known */
+	const char *format;     /* "pkcs8", "pkcs1" (RFC 8017), "sec1" (RFC 5915) */
+	const char *curve;      /* NULL: has none */
+	unsigned bits;
+	bool encrypted;
+};
+
+static const struct { int id; const char *name; unsigned bits; } key_curves[] = {
+	{BR_EC_secp256r1, "P-256", 256},
+	{BR_EC_secp384r1, "P-384", 384},
+	{BR_EC_secp521r1, "P-521", 521},
+};
+
+/* PKCS#8 keys that BearSSL does not read, told by the AlgorithmIdentifier (RFC 8410 3). */
+static const struct { char id[8]; const char *name; unsigned bits; } key_others[] = {
+	{"\x30\x05\x06\x03\x2b\x65\x70", "ed25519", 256},
+	{"\x30\x05\x06\x03\x2b\x65\x71", "ed448",   456},
+};
+
+/* Takes the DER as it comes: the key decoder reads all of it, the first bytes tell the format. */
+struct key_sink {
+	br_skey_decoder_context *key;
+	unsigned char head[32];
+	size_t n;
+};
+
+static void
+key_sink_push(void *ctx, const void *p, size_t n)
+{
+	struct key_sink *k = ctx;
+	size_t more = sizeof k->head - k->n;
+
+	if (more > n)
+		more = n;
+	if (more != 0)
+		memcpy(k->head + k->n, p, more);
+	k->n += more;
+	br_skey_decoder_push(k->key, p, n);
+}
+
+/* What the outermost elements say: NULL, or why it cannot be a private key. */
+static const char *
+key_judge_head(const struct key_sink *k, struct key_info *info)
+{
+	const unsigned char *h = k->head;
+	size_t i = k->n > 1 && h[1] > 0x80 ? 2 + (size_t)(h[1] & 0x7f) : 2;
+
+	if (k->n < 16 || h[0] != 0x30 || i > 6)
+		return "malformed";
+	if (h[i] == 0x30) {
+		i += h[i + 1] > 0x80 ? 2 + (size_t)(h[i + 1] & 0x7f) : 2;
+		if (i >= k->n || h[i] != 0x06)
+			return "no_private_key";  /* a certificate begins so too, without the OID */
+		info->format = "pkcs8";          /* RFC 5958 3: EncryptedPrivateKeyInfo */
+		info->encrypted = true;
+		return NULL;
+	}
+	if (h[i] != 0x02 || h[i + 1] != 1 || h[i + 2] > 1)
+		return "malformed";
+	i += 3;
+	if (h[i] != 0x02 && h[i] != 0x04 && h[i] != 0x30)
+		return "malformed";
+	info->format = h[i] == 0x02 ? "pkcs1" : h[i] == 0x04 ? "sec1" : "pkcs8";
+	for (size_t o = 0; o < sizeof key_others / sizeof *key_others; o++)
+		if (memcmp(h + i, key_others[o].id, 7) == 0) {
+			info->type = key_others[o].name;
+			info->bits = key_others[o].bits;
+		}
+	return NULL;
+}
+
+static const char *
+key_judge(const struct key_sink *k, struct key_info *info)
+{
+	const char *why = key_judge_head(k, info);
+	const br_ec_private_key *ec;
+	int curve;
+
+	if (why != NULL || info->encrypted || info->type != NULL)
+		return why;
+	switch (br_skey_decoder_key_type(k->key)) {
+	case BR_KEYTYPE_RSA:
+		info->type = "rsa";
+		info->bits = br_skey_decoder_get_rsa(k->key)->n_bitlen;
+		return NULL;
+	case BR_KEYTYPE_EC:
+		info->type = "ec";
+		ec = br_skey_decoder_get_ec(k->key);
+		curve = ec->curve;
+		for (size_t i = 0; i < sizeof key_curves / sizeof *key_curves; i++)
+			if (key_curves[i].id == curve) {
+				info->curve = key_curves[i].name;
+				info->bits = key_curves[i].bits;
+			}
+		return info->curve == NULL ? "unsupported" : NULL;
+	default:
+		curve = br_skey_decoder_last_error(k->key);
+		return curve == BR_ERR_X509_UNSUPPORTED || curve == BR_ERR_X509_LIMIT_EXCEEDED ?
+		    "unsupported" : "malformed";
+	}
+}
+
+static bool
+key_text_has(struct slice text, struct slice what)
+{
+	return memmem(text.p, text.n, what.p, what.n) != NULL;
+}
+
+/* BearSSL leaves the five dashes on a name whose line ends in CR LF. */
+static bool
+key_name_is_private(const char *name)
+{
+	static const char tail[] = "PRIVATE KEY";
+	size_t n = strlen(name), want = sizeof tail - 1;
+
+	while (n != 0 && name[n - 1] == '-')
+		n--;
+	return n >= want && memcmp(name + n - want, tail, want) == 0;
+}
+
+/* OpenSSL's old encryption puts header fields before the base64 (RFC 1421 4.6.1.1). */
+static const char *
+key_judge_broken_pem(struct slice text, struct key_info *info)
+{
+	if (!key_text_has(text, SLICE("Proc-Type: 4,ENCRYPTED")))
+		return "malformed";
+	info->format = key_text_has(text, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
+	info->encrypted = true;
+	return NULL;
+}
+
+/* Reads PEM to the end of its first private key. Others (certificates, EC PARAMETERS) pass. */
+static const char *
+key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *sink,
+    struct key_info *info)
+{
+	struct slice rest = text;
+	bool mine = false, last = false;
+
+	while (rest.n != 0 || !last) {
+		size_t used;
+
+		if (rest.n == 0) {
+			rest = SLICE("\n");     /* the decoder wants the last line ended */
+			last = true;
+		}
+		used = br_pem_decoder_push(pem, rest.p, rest.n);
+		rest.p += used;
+		rest.n -= used;
+		switch (br_pem_decoder_event(pem)) {
+		case BR_PEM_BEGIN_OBJ:
+			mine = key_name_is_private(br_pem_decoder_name(pem));
+			if (mine && strncmp(br_pem_decoder_name(pem), "OPENSSH", 7) == 0)
+				return "openssh_format";
+			br_pem_decoder_setdest(pem, mine ? key_sink_push : NULL, sink);
+			break;
+		case BR_PEM_END_OBJ:
+			if (mine)
+				return key_judge(sink, info);
+			break;
+		case BR_PEM_ERROR:
+			return mine ? key_judge_broken_pem(text, info) : "malformed";
+		}
+	}
+	return mine ? "malformed" : "no_private_key";
+}
+
+/* Reads one private key, PEM or DER, into `key`, which the caller wipes. NULL: done (`key` holds
+ * an RSA or EC key if info->type says so). Else a code: "not_a_key", "malformed", "unsupported",
+ * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n
+ * spelled out, as JSON has it). */
+static const char *
+key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
+{
+	br_pem_decoder_context pem;
+	struct key_sink sink = {.key = key};
+	const char *why;
+
+	*info = (struct key_info){0};
+	br_skey_decoder_init(key);
+	if (in.n != 0 && in.p[0] == 0x30) {  /* SEQUENCE, and no byte that PEM begins with */
+		key_sink_push(&sink, in.p, in.n);
+		why = key_judge(&sink, info);
+	} else if (in.n == 0 || !key_text_has(in, SLICE("-----BEGIN "))) {
+		why = "not_a_key";
+	} else if (key_text_has(in, SLICE("-----\\n"))) {
+		why = "escaped_newlines";
+	} else {
+		br_pem_decoder_init(&pem);
+		why = key_read_pem(in, &pem, &sink, info);
+		wipe(&pem, sizeof pem);
+	}
+	wipe(&sink, sizeof sink);
+	return why;
+}
+
+/* For `validate`: nothing of the key stays. NULL, or a code as key_read has them. */
+static const char *
+key_tell(struct slice in, struct key_info *info)
+{
+	br_skey_decoder_context key;
+	const char *why = key_read(in, &key, info);
+
+	wipe(&key, sizeof key);
+	return why;
+}
+
+/* ---- store -----------------------------------------------------------------
+ * One LMDB environment, HOME/store, for what commands and workers share; another, HOME/log, for the
+ * request log. Invariants:
+ *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all of
+ *    it with its database and key. What the tag does not cover is refused by name (`damaged`).
+ *  - Every number on the disk inside a value is big-endian: backups move between machines.
+ *  - One read transaction a process, renewed and reset, never held across a wait. A slice of a record
+ *    lives until store_read_reset.
+ *  - Writers first take flock(writer.lock), tried without waiting: LMDB's own mutex cannot be waited
+ *    for with a deadline, and a writer stopped by kill -STOP would hang everybody behind it. The
+ *    kernel drops the lock of the dead; LMDB's robust mutex mends what they left.
+ *  - A write transaction begins, writes and commits in one call on one thread; all its bytes were
+ *    prepared before. The commit syncs: what it reported is on the disk.
+ *  - The file reaches at least STORE_RESERVE beyond the last page in use, with blocks allocated: so a
+ *    record that asked for room can be replaced although the disk is full (see store_reserve).
+ * Left out on purpose: a defence against putting a whole older store back (nothing outside the disk
+ * remembers), and against a disk whose B-tree pages, not records, were forged: LMDB trusts those. */
+#ifndef STORE_MAP_SIZE
+#define STORE_MAP_SIZE ((size_t)(sizeof(void *) >= 8 ? 1024 : 256) << 20) /* sparse; what 32 bits can map */
+#endif
+#define STORE_READERS 256               /* processes that read at once: workers and commands */
+#define STORE_KEY_MAX 500               /* LMDB's own limit is 511 */
+#define STORE_SECRET_NAME_MAX 255       /* its length is one byte */
+#define STORE_PLAIN_MAX (1u << 20)      /* a policy's source is the largest plain text */
+#define STORE_SECRET_MAX (1u << 20)     /* the arena's largest block */
+#define STORE_SECRETS_MAX 256           /* of one record: a document split into members is the most */
+#define STORE_BATCH_MAX (32u << 20)     /* a worker's memory; commands cut longer imports up */
+#define STORE_OPS_MAX 16384
+#define STORE_CHANGES_KEPT 1024         /* generations a worker may fall behind before it rebuilds */
+#define STORE_CHANGES_BYTES 65536       /* of one generation; a longer list means "rebuild" */
+#define STORE_RESERVE (256u << 10)      /* bytes allocated ahead: some 20 commits of 3 tree pages each */
+#define STORE_ROOM_COST (64u << 10)     /* a promised record also copies its path through the tree */
+#define STORE_LOCK_POLL_NS 2000000      /* a commit is some ms on flash: waking more often wins nothing */
+#define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
+
+#define STORE_FORMAT 1
+#define STORE_TAG 32                    /* HMAC-SHA256 */
+#define STORE_HEAD 24                   /* magic, format, zero, version, room, plain length, secrets, zero */
+#define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
+#define STORE_DROP UINT32_MAX           /* in a batch: this secret goes although the others are kept */
+
+enum store_err {
+	STORE_OK,
+	STORE_ABSENT,
+	STORE_EXISTS,
+	STORE_DAMAGED,
+	STORE_LOCKED,
+	STORE_NOT_OWNER,
+	STORE_KEY_ABSENT,
+	STORE_KEY_MODE,
+	STORE_WRONG_KEY,
+	STORE_NEWER,
+	STORE_OTHER,
+	STORE_RUNNING,
+	STORE_FULL,
+	STORE_BUSY,
+	STORE_TIMEOUT,
+	STORE_CONFLICT,
+	STORE_INVALID,
+	STORE_MEMORY,
+	STORE_IO,
+	STORE_ERRS,
+};
+
+/* The codes are a contract (DESIGN.md); the text serves where nothing more exact is known. */
+static const struct {
+	const char *code, *text;
+} store_errors[STORE_ERRS] = {
+	[STORE_OK] = {"ok", "ok"},
+	[STORE_ABSENT] = {"absent", "there is no such record or store"},
+	[STORE_EXISTS] = {"exists", "there is a store already"},
+	[STORE_DAMAGED] = {"damaged", "what is on the disk is not what was written"},
+	[STORE_LOCKED] = {"locked", "the store is not open with its key"},
+	[STORE_NOT_OWNER] = {"not_owner", "the store belongs to another user"},
+	[STORE_KEY_ABSENT] = {"key_absent", "the key file is missing"},
+	[STORE_KEY_MODE] = {"key_mode", "the key file is open to others or not a key file"},
+	[STORE_WRONG_KEY] = {"wrong_key", "the key file does not fit the store"},
+	[STORE_NEWER] = {"newer_format", "the store was written by a newer version of this program"},
+	[STORE_OTHER] = {"other_store", "the data directory holds another store"},
+	[STORE_RUNNING] = {"running", "a server runs on this data directory"},
+	[STORE_FULL] = {"full", "no room is left for the store"},
+	[STORE_BUSY] = {"busy", "too many processes use the store"},
+	[STORE_TIMEOUT] = {"timeout", "another process holds the store"},
+	[STORE_CONFLICT] = {"conflict", "the record was changed meanwhile"},
+	[STORE_INVALID] = {"invalid", "a key or value is out of bounds"},
+	[STORE_MEMORY] = {"memory", "out of memory"},
+	[STORE_IO] = {"io", "the disk answered with an error"},
+};
+
+enum store_db {
+	DB_META,
+	DB_POLICY,
+	DB_CREDENTIAL,
+	DB_STATE,
+	DB_BUNDLE,
+	DB_AGENT,
+	DB_LEASE,
+	STORE_DBS,
+};
+enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
+
+static const struct {
+	const char *name;
+	enum store_bump bump;   /* the generation that a write moves */
+	bool backup;
+} store_dbs[STORE_DBS] = {
+	[DB_META] = {"meta", BUMP_CONFIG, true},
+	[DB_POLICY] = {"policy", BUMP_CONFIG, true},
+	[DB_CREDENTIAL] = {"credential", BUMP_CONFIG, true},
+	[DB_STATE] = {"state", BUMP_STATE, true},
+	[DB_BUNDLE] = {"bundle", BUMP_CONFIG, true},
+	[DB_AGENT] = {"agent", BUMP_CONFIG, true},
+	[DB_LEASE] = {"lease", BUMP_NONE, false},       /* of one boot of one machine */
+};
+
+/* The store's own entries in meta begin with a byte that no record's key begins with. */
+#define STORE_K_FORMAT SLICE("\1format")        /* u32 */
+#define STORE_K_DATAKEY SLICE("\1datakey")      /* struct below, 88 bytes */
+#define STORE_K_COUNTERS SLICE("\1counters")    /* config, state, version, room: u64 each */
+#define STORE_K_CHANGE "\1change/"              /* + u64 config generation -> db NUL key NUL … */
+#define STORE_CHANGE_KEY (sizeof(STORE_K_CHANGE) - 1 + 8)
+
+/* What the data key is wrapped into: magic, kind of wrapping, id of the key file, nonce, the key, tag. */
+#define DATAKEY_MAGIC "SPK1"
+#define DATAKEY_FILE 1          /* wrapped by HOME/key; passphrase, TPM, … will get other numbers */
+#define DATAKEY_AAD 24          /* magic 4, kind 1, zero 3, id 16: bound to the wrapping */
+#define DATAKEY_LEN (DATAKEY_AAD + 12 + 32 + 16)
+
+struct store_counters {
+	uint64_t config, state; /* generations */
+	uint64_t version;       /* of the last commit; a record carries that of its own */
+	uint64_t room;          /* bytes promised to records that will be replaced by larger ones */
+};
+
+/* In the arena, whole: BearSSL's key context is as good as the key. */
+struct store_keys {
+	uint8_t data[32];       /* the root; wrapped on the disk */
+	uint8_t seal[32], derive[32];
+	br_hmac_key_context tag, stream;
+};
+
+struct store_reader {
+	MDB_txn *txn;           /* owned; reset between uses; NULL until the first */
+	bool live;
+};
+
+static struct {
+	char home[PATH_MAX];    /* of the last store_open, also of one that failed */
+	MDB_env *env;           /* owned; NULL: not open */
+	MDB_dbi dbi[STORE_DBS]; /* opened once, in a committed transaction */
+	struct store_reader reader;     /* loop thread */
+	struct secret *keys;    /* owned; holds struct store_keys; NULL: opened without the key */
+	int lock_fd;            /* owned; writer.lock */
+	unsigned psize;
+	unsigned inflight;      /* commits handed to the helper thread */
+	_Atomic bool failed;    /* LMDB gave up on its environment: open it again when nothing is in flight */
+} store;
+
+/* Says why, once, with what is known here; returns the code. */
+__attribute__((format(printf, 3, 4))) static enum store_err
+store_fail(struct buf *why, enum store_err err, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	if (why == NULL)
+		return err;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	buf_clear(why);
+	buf_adds(why, text);
+	return err;
+}
+
+static const char *
+store_code(enum store_err err)
+{
+	return store_errors[err].code;
+}
+
+static bool
+store_path(char out[PATH_MAX], const char *home, const char *name)
+{
+	int n = snprintf(out, PATH_MAX, "%s/%s", home, name);
+
+	return n > 0 && n < PATH_MAX;
+}
+
+/* LMDB answers a short write, which is how a disk fills up, with EIO. */
+static enum store_err
+store_err_eio(void)
+{
+	struct statvfs fs;
+
+	return store.home[0] != '\0' && statvfs(store.home, &fs) == 0 && fs.f_bavail < 64
+	    ? STORE_FULL : STORE_IO;
+}
+
+static enum store_err
+store_err_of(int rc)
+{
+	switch (rc) {
+	case 0:
+		return STORE_OK;
+	case MDB_NOTFOUND:
+		return STORE_ABSENT;
+	case MDB_MAP_FULL:
+	case MDB_TXN_FULL:
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG:
+		return STORE_FULL;
+	case MDB_CORRUPTED:
+	case MDB_PAGE_NOTFOUND:
+	case MDB_INVALID:
+	case MDB_VERSION_MISMATCH:
+	case MDB_INCOMPATIBLE:
+		return STORE_DAMAGED;
+	case MDB_READERS_FULL:
+		return STORE_BUSY;
+	case MDB_BAD_VALSIZE:
+		return STORE_INVALID;
+	case ENOMEM:
+		return STORE_MEMORY;
+	case EIO:
+		return store_err_eio();
+	}
+	return STORE_IO;
+}
+
+static MDB_val
+store_val(struct slice s)
+{
+	return (MDB_val){.mv_size = s.n, .mv_data = (void *)(uintptr_t)s.p};
+}
+
+static struct slice
+store_slice(MDB_val v)
+{
+	return (struct slice){v.mv_data, v.mv_size};
+}
+
+/* A record's key: no NUL (change lists are NUL-terminated), no control byte first (ours begin so). */
+static bool
+store_key_ok(struct slice key)
+{
+	return key.n != 0 && key.n <= STORE_KEY_MAX && (unsigned char)key.p[0] >= 0x20 &&
+	    memchr(key.p, '\0', key.n) == NULL;
+}
+
+static bool
+store_db_of(struct slice name, enum store_db *db)
+{
+	for (int i = 0; i < STORE_DBS; i++) {
+		if (slice_eq(name, slice_of(store_dbs[i].name))) {
+			*db = (enum store_db)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* -- keys and sealing */
+
+static void
+store_hmac(const br_hmac_key_context *key, struct slice data, uint8_t out[32])
+{
+	br_hmac_context hc;
+
+	br_hmac_init(&hc, key, 0);
+	br_hmac_update(&hc, data.p, data.n);
+	br_hmac_out(&hc, out);
+	wipe(&hc, sizeof hc);
+}
+
+static void
+store_subkey(const uint8_t root[32], struct slice label, uint8_t out[32])
+{
+	br_hmac_key_context kc;
+
+	br_hmac_key_init(&kc, &br_sha256_vtable, root, 32);
+	store_hmac(&kc, label, out);
+	wipe(&kc, sizeof kc);
+}
+
+/* One key a purpose, so that no use of one can be turned into another. */
+static void
+store_keys_derive(struct store_keys *k)
+{
+	uint8_t sub[32];
+
+	store_subkey(k->data, SLICE("sallyport seal 1"), k->seal);
+	store_subkey(k->data, SLICE("sallyport derive 1"), k->derive);
+	store_subkey(k->data, SLICE("sallyport tag 1"), sub);
+	br_hmac_key_init(&k->tag, &br_sha256_vtable, sub, sizeof sub);
+	store_subkey(k->data, SLICE("sallyport backup 1"), sub);
+	br_hmac_key_init(&k->stream, &br_sha256_vtable, sub, sizeof sub);
+	wipe(sub, sizeof sub);
+}
+
+static const struct store_keys *
+store_keys_of(const struct secret *s)
+{
+	return s != NULL ? (const struct store_keys *)(const void *)s->p : NULL;
+}
+
+static void
+store_aead(const uint8_t key[32], const uint8_t nonce[12], void *data, size_t n, struct slice aad,
+    uint8_t tag[16], bool encrypt)
+{
+	br_poly1305_ctmul_run(key, nonce, data, n, aad.p, aad.n, tag, br_chacha20_ct_run, encrypt);
+}
+
+/* Wraps a data key by the key file's; `id` tells a wrong file from a damaged wrapping. */
+static void
+store_key_id(const uint8_t kek[32], uint8_t id[16])
+{
+	uint8_t h[32];
+
+	store_subkey(kek, SLICE("sallyport key id 1"), h);
+	memcpy(id, h, 16);
+}
+
+static bool
+store_datakey_wrap(const uint8_t kek[32], const uint8_t data[32], uint8_t out[DATAKEY_LEN])
+{
+	uint8_t *nonce = out + DATAKEY_AAD, *body = nonce + 12;
+
+	memset(out, 0, DATAKEY_LEN);
+	memcpy(out, DATAKEY_MAGIC, 4);
+	out[4] = DATAKEY_FILE;
+	store_key_id(kek, out + 8);
+	if (!rand_bytes(nonce, 12))
+		return false;
+	memcpy(body, data, 32);
+	store_aead(kek, nonce, body, 32, (struct slice){(char *)out, DATAKEY_AAD}, body + 32, true);
+	return true;
+}
+
+static enum store_err
+store_datakey_unwrap(const uint8_t kek[32], struct slice blob, struct store_keys *k)
+{
+	uint8_t id[16], tag[16];
+	const uint8_t *p = (const uint8_t *)blob.p;
+	bool ok;
+
+	if (blob.n != DATAKEY_LEN || memcmp(p, DATAKEY_MAGIC, 4) != 0)
+		return STORE_DAMAGED;
+	if (p[4] != DATAKEY_FILE)
+		return STORE_NEWER;
+	store_key_id(kek, id);
+	if (!ct_eq(id, p + 8, sizeof id))
+		return STORE_WRONG_KEY;
+	memcpy(k->data, p + DATAKEY_AAD + 12, 32);
+	store_aead(kek, p + DATAKEY_AAD, k->data, 32, (struct slice){blob.p, DATAKEY_AAD}, tag, false);
+	ok = ct_eq(tag, p + DATAKEY_LEN - 16, 16);
+	if (!ok) {
+		wipe(k->data, sizeof k->data);
+		return STORE_DAMAGED;
+	}
+	store_keys_derive(k);
+	return STORE_OK;
+}
+
+/* What a sealed secret or a tag is bound to: moved to another place it does not open. The lengths
+ * keep two different places from reading alike. Returns bytes. */
+#define STORE_AAD_MAX (1 + 16 + 2 + STORE_KEY_MAX + 1 + STORE_SECRET_NAME_MAX)
+static size_t
+store_aad(uint8_t out[STORE_AAD_MAX], enum store_db db, struct slice key, struct slice name)
+{
+	size_t dbn = strlen(store_dbs[db].name), n = 0;
+
+	assert(key.n <= STORE_KEY_MAX && name.n <= STORE_SECRET_NAME_MAX && dbn <= 16);
+	out[n++] = (uint8_t)dbn;
+	memcpy(out + n, store_dbs[db].name, dbn);
+	n += dbn;
+	store_be16(out + n, (uint16_t)key.n);
+	n += 2;
+	memcpy(out + n, key.p, key.n);
+	n += key.n;
+	out[n++] = (uint8_t)name.n;
+	if (name.n != 0)
+		memcpy(out + n, name.p, name.n);
+	return n + name.n;
+}
+
+static void
+store_tag(const struct store_keys *k, enum store_db db, struct slice key, struct slice body,
+    uint8_t out[STORE_TAG])
+{
+	br_hmac_context hc;
+	uint8_t aad[STORE_AAD_MAX];
+
+	br_hmac_init(&hc, &k->tag, 0);
+	br_hmac_update(&hc, aad, store_aad(aad, db, key, SLICE("")));
+	br_hmac_update(&hc, body.p, body.n);
+	br_hmac_out(&hc, out);
+	wipe(&hc, sizeof hc);
+}
+
+/* -- records
+ * head: "SPR" format, 2 zero… see store_record_head; then plain, then the sealed secrets
+ * (u8 name length, name, u32 n, nonce 12, ciphertext n, tag 16), then the record's tag. */
+struct store_record {
+	uint64_t version;
+	uint32_t room;          /* bytes promised to its successor */
+	unsigned nseals;
+	struct slice plain;     /* JSON text; borrowed from the read transaction, like `seals` */
+	struct slice seals;
+	bool verified;          /* false only in a store opened without its key */
+};
+
+struct store_seal {
+	struct slice name, nonce, text, tag;    /* borrowed from the record */
+	bool drop;                              /* only in batches */
+	struct slice whole;
+};
+
+/* Takes the next sealed secret off `seals`. False: malformed (or none left: look at seals->n first). */
+static bool
+store_seal_next(struct slice *seals, struct store_seal *out)
+{
+	const char *p = seals->p;
+	size_t left = seals->n, namen, n, total;
+
+	if (left < 1 || left < 1 + (namen = (uint8_t)p[0]) + 4)
+		return false;
+	n = load_be32(p + 1 + namen);
+	out->name = (struct slice){p + 1, namen};
+	out->drop = n == STORE_DROP;
+	total = 1 + namen + 4;
+	if (!out->drop) {
+		if (n > STORE_SECRET_MAX || left - total < n + STORE_SEAL_OVER)
+			return false;
+		out->nonce = (struct slice){p + total, 12};
+		out->text = (struct slice){p + total + 12, n};
+		out->tag = (struct slice){p + total + 12 + n, 16};
+		total += n + STORE_SEAL_OVER;
+	}
+	out->whole = (struct slice){p, total};
+	*seals = (struct slice){p + total, left - total};
+	return true;
+}
+
+static bool
+store_seal_find(struct slice seals, struct slice name, struct store_seal *out)
+{
+	while (seals.n != 0 && store_seal_next(&seals, out))
+		if (slice_eq(out->name, name))
+			return true;
+	return false;
+}
+
+static void
+store_record_head(uint8_t out[STORE_HEAD], uint64_t version, uint32_t room, size_t plain, unsigned seals)
+{
+	memcpy(out, "SPR", 3);
+	out[3] = STORE_FORMAT;
+	store_be64(out + 4, version);
+	store_be32(out + 12, room);
+	store_be32(out + 16, (uint32_t)plain);
+	store_be16(out + 20, (uint16_t)seals);
+	store_be16(out + 22, 0);
+}
+
+static bool
+store_record_parse(struct slice v, struct store_record *r)
+{
+	const char *p = v.p;
+	struct slice rest;
+	struct store_seal s;
+	unsigned n = 0;
+	size_t plain;
+
+	if (v.n < STORE_HEAD + STORE_TAG || memcmp(p, "SPR", 3) != 0 || p[3] != STORE_FORMAT)
+		return false;
+	plain = load_be32(p + 16);
+	if (plain > v.n - STORE_HEAD - STORE_TAG)
+		return false;
+	*r = (struct store_record){
+		.version = load_be64(p + 4),
+		.room = load_be32(p + 12),
+		.nseals = load_be16(p + 20),
+		.plain = {p + STORE_HEAD, plain},
+		.seals = {p + STORE_HEAD + plain, v.n - STORE_HEAD - STORE_TAG - plain},
+	};
+	for (rest = r->seals; rest.n != 0; n++)
+		if (!store_seal_next(&rest, &s) || s.drop)
+			return false;
+	return n == r->nseals;
+}
+
+/* Parses and, with the key, proves that these bytes were written for this place. */
+static enum store_err
+store_record_check(const struct store_keys *k, enum store_db db, struct slice key, struct slice v,
+    struct store_record *r)
+{
+	uint8_t tag[STORE_TAG];
+
+	if (!store_record_parse(v, r))
+		return STORE_DAMAGED;
+	r->verified = false;
+	if (k == NULL)
+		return STORE_OK;
+	store_tag(k, db, key, (struct slice){v.p, v.n - STORE_TAG}, tag);
+	r->verified = ct_eq(tag, v.p + v.n - STORE_TAG, STORE_TAG);
+	return r->verified ? STORE_OK : STORE_DAMAGED;
+}
+
+/* -- reading */
+
+static int
+store_reader_begin(struct store_reader *r, MDB_env *env)
+{
+	int rc;
+
+	if (r->live)
+		return 0;
+	if (r->txn == NULL)
+		rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &r->txn);
+	else if ((rc = mdb_txn_renew(r->txn)) != 0) {
+		mdb_txn_abort(r->txn);
+		r->txn = NULL;
+		rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &r->txn);
+	}
+	if (rc != 0)
+		r->txn = NULL;
+	r->live = rc == 0;
+	return rc;
+}
+
+static void
+store_reader_reset(struct store_reader *r)
+{
+	if (r->live)
+		mdb_txn_reset(r->txn);
+	r->live = false;
+}
+
+static void
+store_reader_end(struct store_reader *r)
+{
+	if (r->txn != NULL)
+		mdb_txn_abort(r->txn);
+	*r = (struct store_reader){.txn = NULL};
+}
+
+/* Ends the snapshot that reads share: lua_step calls it after each resume. Slices of records die. */
+static void
+store_read_reset(void)
+{
+	store_reader_reset(&store.reader);
+}
+
+static enum store_err store_reopen(void); /* below, with opening: for an environment that LMDB gave up */
+
+static enum store_err
+store_read_begin(void)
+{
+	if (store.failed && store.inflight == 0)
+		store_reopen();
+	if (store.env == NULL)
+		return STORE_LOCKED;
+	return store_err_of(store_reader_begin(&store.reader, store.env));
+}
+
+static enum store_err
+store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *value)
+{
+	MDB_val k = store_val(key), v;
+	int rc = mdb_get(txn, store.dbi[db], &k, &v);
+
+	*value = rc == 0 ? store_slice(v) : (struct slice){NULL, 0};
+	return store_err_of(rc);
+}
+
+/* The record under a key. Its slices live until store_read_reset. */
+static enum store_err
+store_read(enum store_db db, struct slice key, struct store_record *r)
+{
+	struct slice v;
+	enum store_err err;
+
+	if (!store_key_ok(key))
+		return STORE_ABSENT;
+	if ((err = store_read_begin()) != STORE_OK ||
+	    (err = store_raw_get(store.reader.txn, db, key, &v)) != STORE_OK)
+		return err;
+	return store_record_check(store_keys_of(store.keys), db, key, v, r);
+}
+
+/* The first key after `after` (or, with `after` empty, from `prefix` on) that begins with `prefix`.
+ * STORE_DAMAGED still gives the key. A cursor a step: none is left open where Lua may raise. */
+static enum store_err
+store_read_next(enum store_db db, struct slice prefix, struct slice after, struct slice *key,
+    struct store_record *r)
+{
+	struct slice from = after.n != 0 ? after : prefix.n != 0 ? prefix : SLICE(" ");
+	MDB_val k = store_val(from), v;
+	MDB_cursor *cur;
+	enum store_err err;
+	int rc;
+
+	if (from.n > STORE_KEY_MAX)
+		return STORE_ABSENT;
+	if ((err = store_read_begin()) != STORE_OK)
+		return err;
+	if ((rc = mdb_cursor_open(store.reader.txn, store.dbi[db], &cur)) != 0)
+		return store_err_of(rc);
+	rc = mdb_cursor_get(cur, &k, &v, MDB_SET_RANGE);
+	if (rc == 0 && after.n != 0 && slice_eq(store_slice(k), after))
+		rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT);
+	mdb_cursor_close(cur);
+	if (rc != 0)
+		return store_err_of(rc);
+	*key = store_slice(k);
+	if (key->n < prefix.n || memcmp(key->p, prefix.p, prefix.n) != 0)
+		return STORE_ABSENT;
+	return store_record_check(store_keys_of(store.keys), db, *key, store_slice(v), r);
+}
+
+/* Writes the s->text.n bytes of a sealed secret to `out`; zeros where it does not open. */
+static enum store_err
+store_unseal(enum store_db db, struct slice key, const struct store_seal *s, char *out)
+{
+	const struct store_keys *k = store_keys_of(store.keys);
+	uint8_t aad[STORE_AAD_MAX], tag[16];
+	size_t aadn;
+
+	if (k == NULL)
+		return STORE_LOCKED;
+	memcpy(out, s->text.p, s->text.n);
+	aadn = store_aad(aad, db, key, s->name);
+	store_aead(k->seal, (const uint8_t *)s->nonce.p, out, s->text.n, (struct slice){(char *)aad, aadn},
+	    tag, false);
+	if (ct_eq(tag, s->tag.p, sizeof tag))
+		return STORE_OK;
+	wipe(out, s->text.n);
+	return STORE_DAMAGED;
+}
+
+static enum store_err
+store_counters_get(MDB_txn *txn, struct store_counters *c)
+{
+	struct slice v;
+	enum store_err err = store_raw_get(txn, DB_META, STORE_K_COUNTERS, &v);
+
+	if (err != STORE_OK)
+		return err == STORE_ABSENT ? STORE_DAMAGED : err;
+	if (v.n != 32)
+		return STORE_DAMAGED;
+	*c = (struct store_counters){load_be64(v.p), load_be64(v.p + 8), load_be64(v.p + 16),
+	    load_be64(v.p + 24)};
+	return STORE_OK;
+}
+
+/* The two generations: some 300 ns, for each request. */
+static bool
+store_generations(uint64_t *config, uint64_t *state)
+{
+	struct store_counters c;
+
+	if (store_read_begin() != STORE_OK || store_counters_get(store.reader.txn, &c) != STORE_OK)
+		return false;
+	*config = c.config;
+	*state = c.state;
+	return true;
+}
+
+static void
+store_change_key(uint8_t out[STORE_CHANGE_KEY], uint64_t generation)
+{
+	memcpy(out, STORE_K_CHANGE, STORE_CHANGE_KEY - 8);
+	store_be64(out + STORE_CHANGE_KEY - 8, generation);
+}
+
+/* What changed in one config generation: db NUL key NUL … ABSENT: no longer known, rebuild. */
+static enum store_err
+store_change_list(uint64_t generation, struct slice *list)
+{
+	uint8_t key[STORE_CHANGE_KEY];
+	enum store_err err;
+
+	*list = (struct slice){NULL, 0};
+	if ((err = store_read_begin()) != STORE_OK)
+		return err;
+	store_change_key(key, generation);
+	err = store_raw_get(store.reader.txn, DB_META, (struct slice){(char *)key, sizeof key}, list);
+	if (err == STORE_OK && list->n == 1)
+		err = STORE_ABSENT;     /* it was too long to keep */
+	return err;
+}
+
+/* `n` letters and digits that look random, the same for the same label, unknown without the key:
+ * for placeholders. Rejection keeps all 62 alike. */
+static enum store_err
+store_derive(struct slice label, char *out, size_t n)
+{
+	static const char abc[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+	const struct store_keys *k = store_keys_of(store.keys);
+	br_hmac_key_context kc;
+	br_hmac_context hc;
+	uint8_t block[32], ctr[4];
+	uint32_t round = 0;
+
+	if (k == NULL)
+		return STORE_LOCKED;
+	br_hmac_key_init(&kc, &br_sha256_vtable, k->derive, sizeof k->derive);
+	for (size_t o = 0; o < n; round++) {
+		store_be32(ctr, round);
+		br_hmac_init(&hc, &kc, 0);
+		br_hmac_update(&hc, ctr, sizeof ctr);
+		br_hmac_update(&hc, label.p, label.n);
+		br_hmac_out(&hc, block);
+		for (size_t i = 0; i < sizeof block && o < n; i++)
+			if (block[i] < 248)
+				out[o++] = abc[block[i] % 62];
+	}
+	wipe(&kc, sizeof kc);
+	wipe(&hc, sizeof hc);
+	wipe(block, sizeof block);
+	return STORE_OK;
+}
+
+/* Clears the slots of readers that died: a slot pins every page freed since. After a child's death
+ * and each minute. Returns how many. */
+static int
+store_clear_readers(void)
+{
+	int dead = 0;
+
+	if (store.env == NULL || mdb_reader_check(store.env, &dead) != 0)
+		return 0;
+	return dead;
+}
+
+/* -- batches: all that one commit writes, prepared and sealed before any lock is taken. */
+enum store_op_kind { OP_PUT, OP_DEL, OP_CHECK };
+
+struct store_op {
+	enum store_op_kind kind;
+	enum store_db db;
+	bool keep;              /* secrets of the old record that this one does not name stay */
+	bool versioned;         /* `version` must be what is there; 0: nothing may be there */
+	uint64_t version;
+	uint32_t room;          /* a later record of this size must find room, whatever the disk */
+	unsigned nseals;
+	size_t key, key_n, plain, plain_n, seals, seals_n;      /* offsets into the batch's bytes */
+};
+
+struct store_batch {
+	struct store_op *op;    /* owned */
+	size_t n, cap;
+	struct buf bytes;       /* owned; keys, plain texts, sealed secrets */
+	struct buf record;      /* owned; the record being put together */
+	struct buf changes;     /* owned; db NUL key NUL */
+	bool moves_state;       /* something in `state` was written */
+	uint64_t version;       /* after the commit: that of the records it wrote */
+};
+
+/* For op->version: what anybody may find there. */
+#define STORE_ANY UINT64_MAX
+
+static struct store_batch *
+store_batch_new(void)
+{
+	struct store_batch *b = calloc(1, sizeof *b);
+
+	if (b == NULL)
+		return NULL;
+	buf_init(&b->bytes, STORE_BATCH_MAX);
+	buf_init(&b->record, STORE_BATCH_MAX);
+	buf_init(&b->changes, STORE_BATCH_MAX);
+	return b;
+}
+
+static void
+store_batch_free(struct store_batch *b)
+{
+	if (b == NULL)
+		return;
+	free(b->op);
+	buf_free(&b->bytes);
+	buf_free(&b->record);
+	buf_free(&b->changes);
+	free(b);
+}
+
+static struct slice
+store_op_key(const struct store_batch *b, const struct store_op *op)
+{
+	return (struct slice){b->bytes.p + op->key, op->key_n};
+}
+
+static struct slice
+store_op_seals(const struct store_batch *b, const struct store_op *op)
+{
+	return (struct slice){b->bytes.p + op->seals, op->seals_n};
+}
+
+static enum store_err
+store_batch_op(struct store_batch *b, enum store_op_kind kind, enum store_db db, struct slice key,
+    uint64_t version)
+{
+	struct store_op *op;
+
+	if (!store_key_ok(key) || b->n == STORE_OPS_MAX)
+		return STORE_INVALID;
+	if (b->n == b->cap) {
+		size_t cap = b->cap == 0 ? 8 : b->cap * 2;
+
+		if ((op = realloc(b->op, cap * sizeof *op)) == NULL)
+			return STORE_MEMORY;
+		b->op = op;
+		b->cap = cap;
+	}
+	op = &b->op[b->n];
+	*op = (struct store_op){.kind = kind, .db = db, .versioned = version != STORE_ANY,
+	    .version = version, .key = b->bytes.n, .key_n = key.n};
+	if (!buf_add(&b->bytes, key.p, key.n))
+		return STORE_INVALID;
+	op->plain = op->seals = b->bytes.n;
+	b->n++;
+	return STORE_OK;
+}
+
+static enum store_err
+store_batch_del(struct store_batch *b, enum store_db db, struct slice key, uint64_t version)
+{
+	return store_batch_op(b, OP_DEL, db, key, version);
+}
+
+static enum store_err
+store_batch_check(struct store_batch *b, enum store_db db, struct slice key, uint64_t version)
+{
+	return store_batch_op(b, OP_CHECK, db, key, version);
+}
+
+/* store_batch_secret and _drop after it belong to this record. */
+static enum store_err
+store_batch_put(struct store_batch *b, enum store_db db, struct slice key, struct slice plain,
+    uint64_t version, bool keep, uint32_t room)
+{
+	enum store_err err;
+	struct store_op *op;
+
+	if (plain.n > STORE_PLAIN_MAX)
+		return STORE_INVALID;
+	if ((err = store_batch_op(b, OP_PUT, db, key, version)) != STORE_OK)
+		return err;
+	op = &b->op[b->n - 1];
+	op->keep = keep;
+	op->room = room;
+	if (!buf_add(&b->bytes, plain.p, plain.n))
+		return STORE_INVALID;
+	op->plain_n = plain.n;
+	op->seals = b->bytes.n;
+	return STORE_OK;
+}
+
+static bool
+store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
+{
+	uint8_t len = (uint8_t)name.n, be[4];
+
+	store_be32(be, n);
+	return buf_add(&b->bytes, &len, 1) && buf_addv(&b->bytes, name) && buf_add(&b->bytes, be, 4);
+}
+
+/* Seals at once, under a nonce of its own: the plain bytes are not copied anywhere else. */
+static enum store_err
+store_batch_secret(struct store_batch *b, struct slice name, const void *p, size_t n)
+{
+	const struct store_keys *k = store_keys_of(store.keys);
+	struct store_op *op = &b->op[b->n - 1];
+	uint8_t aad[STORE_AAD_MAX], nonce[12], tag[16] = {0};
+	struct store_seal dup;
+	size_t aadn, at;
+
+	assert(b->n != 0 && op->kind == OP_PUT);
+	if (k == NULL)
+		return STORE_LOCKED;
+	if (n > STORE_SECRET_MAX || name.n > STORE_SECRET_NAME_MAX || op->nseals == STORE_SECRETS_MAX ||
+	    store_seal_find(store_op_seals(b, op), name, &dup))
+		return STORE_INVALID;
+	if (!rand_bytes(nonce, sizeof nonce))
+		return STORE_IO;
+	if (!store_batch_name(b, name, (uint32_t)n) || !buf_add(&b->bytes, nonce, sizeof nonce))
+		return STORE_INVALID;
+	at = b->bytes.n;
+	if (!buf_add(&b->bytes, p, n) || !buf_add(&b->bytes, tag, sizeof tag))
+		return STORE_INVALID;
+	aadn = store_aad(aad, op->db, store_op_key(b, op), name);
+	store_aead(k->seal, nonce, b->bytes.p + at, n, (struct slice){(char *)aad, aadn},
+	    (uint8_t *)b->bytes.p + at + n, true);
+	op->nseals++;
+	op->seals_n = b->bytes.n - op->seals;
+	return STORE_OK;
+}
+
+/* With `keep`: this secret of the old record goes. */
+static enum store_err
+store_batch_drop(struct store_batch *b, struct slice name)
+{
+	struct store_op *op = &b->op[b->n - 1];
+
+	assert(b->n != 0 && op->kind == OP_PUT);
+	if (name.n > STORE_SECRET_NAME_MAX || !store_batch_name(b, name, STORE_DROP))
+		return STORE_INVALID;
+	op->seals_n = b->bytes.n - op->seals;
+	return STORE_OK;
+}
+
+/* -- the lock of writers */
+
+static int
+store_lock_open(const char *home, const char *name)
+{
+	char path[PATH_MAX];
+
+	return store_path(path, home, name) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
+}
+
+static bool
+store_lock_try(int fd)
+{
+	int rc;
+
+	while ((rc = flock(fd, LOCK_EX | LOCK_NB)) < 0 && errno == EINTR)
+		;
+	return rc == 0;
+}
+
+static void
+store_unlock(int fd)
+{
+	flock(fd, LOCK_UN);
+}
+
+static void
+store_lock_pause(void)
+{
+	nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
+}
+
+/* -- room on the disk */
+
+/* Pages of the file that the tree does not use: LMDB's database 0 lists them, a length first in each
+ * value, and shows them to readers only. Walked only when the map's end is near. */
+static size_t
+store_free_pages(MDB_env *env)
+{
+	MDB_cursor *cur;
+	MDB_txn *txn;
+	MDB_val k, v;
+	size_t sum = 0, n;
+
+	if (mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) != 0)
+		return 0;
+	if (mdb_cursor_open(txn, 0, &cur) == 0) {
+		while (mdb_cursor_get(cur, &k, &v, MDB_NEXT) == 0) {
+			memcpy(&n, v.mv_data, sizeof n);
+			sum += n;
+		}
+		mdb_cursor_close(cur);
+	}
+	mdb_txn_abort(txn);
+	return sum;
+}
+
+/* Extends the file so that blocks are allocated up to `want`. A file system that cannot allocate ahead
+ * is only extended: the promise of room is then as good as its free space. */
+static bool
+store_allocate(int fd, off_t have, off_t want)
+{
+	int rc;
+
+	do
+		rc = fallocate(fd, 0, have, want - have);
+	while (rc < 0 && errno == EINTR);
+	if (rc < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+		rc = ftruncate(fd, want);
+	return rc == 0;
+}
+
+/* LMDB copies pages before it changes them, so even replacing a record needs new ones. Before each
+ * commit, what it may need (bytes of records, pages of the tree touched) and the reserve, with what is promised to records with `room`, must be there.
+ * Only what keeps a promise, or removes, may eat into the reserve. */
+static enum store_err
+store_reserve(size_t bytes, size_t touched, uint64_t promised)
+{
+	MDB_envinfo info;
+	struct stat st;
+	size_t used, step, need;
+	mdb_filehandle_t fd;
+	int rc;
+
+	if ((rc = mdb_env_info(store.env, &info)) != 0 || (rc = mdb_env_get_fd(store.env, &fd)) != 0)
+		return store_err_of(rc);
+	used = (info.me_last_pgno + 1) * (size_t)store.psize;
+	if (touched > info.me_last_pgno)
+		touched = info.me_last_pgno;
+	need = bytes + (touched + 16) * store.psize + STORE_RESERVE +
+	    (size_t)(promised < STORE_MAP_SIZE ? promised : STORE_MAP_SIZE);
+	if (used + need > info.me_mapsize)
+		return info.me_mapsize - used + store_free_pages(store.env) * store.psize >= need
+		    ? STORE_OK : STORE_FULL;
+	if (fstat(fd, &st) != 0)
+		return STORE_IO;
+	if ((size_t)st.st_size >= used + need)
+		return STORE_OK;
+	step = used + need + STORE_RESERVE <= info.me_mapsize ? STORE_RESERVE : 0;
+	if (store_allocate(fd, st.st_size, (off_t)(used + need + step)) ||
+	    store_allocate(fd, st.st_size, (off_t)(used + need)))
+		return STORE_OK;
+	return store_err_of(errno);
+}
+
+/* -- committing */
+
+/* Everything a record's put needs to know of what is there. */
+struct store_old {
+	bool there;
+	enum store_err err;     /* DAMAGED: there, but not to be trusted */
+	struct store_record r;  /* when err is OK; dies with the next write */
+};
+
+static struct store_old
+store_old_get(MDB_txn *txn, const struct store_batch *b, const struct store_op *op)
+{
+	struct store_old old = {.err = STORE_OK};
+	struct slice v, key = store_op_key(b, op);
+	enum store_err err = store_raw_get(txn, op->db, key, &v);
+
+	if (err == STORE_ABSENT)
+		return old;
+	old.there = true;
+	old.err = err != STORE_OK ? err :
+	    store_record_check(store_keys_of(store.keys), op->db, key, v, &old.r);
+	return old;
+}
+
+/* Preconditions are about what was there before the batch. A damaged record meets none, but may be
+ * replaced or removed without one: that is how it is mended. */
+static enum store_err
+store_op_allowed(const struct store_op *op, const struct store_old *old)
+{
+	if (op->versioned && op->version == 0)
+		return old->there ? STORE_CONFLICT : STORE_OK;
+	if (op->versioned && !old->there)
+		return STORE_CONFLICT;
+	if (op->versioned || (op->kind == OP_PUT && op->keep)) {
+		if (old->err != STORE_OK)
+			return old->err;
+		if (op->versioned && old->r.version != op->version)
+			return STORE_CONFLICT;
+	}
+	return STORE_OK;
+}
+
+/* Puts the record's bytes together in b->record. */
+static enum store_err
+store_compose(struct store_batch *b, const struct store_op *op, const struct store_old *old)
+{
+	struct slice rest = op->keep && old->there ? old->r.seals : SLICE(""), ours = store_op_seals(b, op);
+	struct store_seal s, other;
+	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG];
+	unsigned n = 0;
+	bool ok;
+
+	buf_clear(&b->record);
+	ok = buf_add(&b->record, head, sizeof head) &&
+	    buf_add(&b->record, b->bytes.p + op->plain, op->plain_n);
+	while (ours.n != 0 && ok && store_seal_next(&ours, &s))
+		if (!s.drop && ++n != 0)
+			ok = buf_addv(&b->record, s.whole);
+	while (rest.n != 0 && ok && store_seal_next(&rest, &s))
+		if (!store_seal_find(store_op_seals(b, op), s.name, &other) && ++n != 0)
+			ok = buf_addv(&b->record, s.whole);
+	if (!ok || n > STORE_SECRETS_MAX)
+		return STORE_INVALID;
+	store_record_head((uint8_t *)b->record.p, b->version, op->room, op->plain_n, n);
+	store_tag(store_keys_of(store.keys), op->db, store_op_key(b, op), buf_slice(&b->record), tag);
+	return buf_add(&b->record, tag, sizeof tag) ? STORE_OK : STORE_MEMORY;
+}
+
+static bool
+store_note_change(struct store_batch *b, const struct store_op *op)
+{
+	const char *db = store_dbs[op->db].name;
+
+	return store_dbs[op->db].bump != BUMP_CONFIG ||
+	    (buf_add(&b->changes, db, strlen(db) + 1) && buf_addv(&b->changes, store_op_key(b, op)) &&
+	    buf_add(&b->changes, "", 1));
+}
+
+static uint64_t
+store_room_cost(uint32_t room)
+{
+	return room == 0 ? 0 : (uint64_t)room + STORE_ROOM_COST;
+}
+
+static enum store_err
+store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op, struct store_counters *c)
+{
+	struct store_old old;
+	struct slice key = store_op_key(b, op);
+	MDB_val k = store_val(key), v;
+	enum store_err err;
+	uint64_t was;
+	int rc;
+
+	if (op->kind == OP_CHECK)
+		return STORE_OK;
+	old = store_old_get(txn, b, op);
+	was = old.there && old.err == STORE_OK ? store_room_cost(old.r.room) : 0;
+	c->room = c->room > was ? c->room - was : 0;
+	if (op->kind == OP_DEL) {
+		rc = mdb_del(txn, store.dbi[op->db], &k, NULL);
+		if (rc == MDB_NOTFOUND)
+			return STORE_OK;
+	} else {
+		if ((err = store_compose(b, op, &old)) != STORE_OK)
+			return err;
+		c->room += store_room_cost(op->room);
+		v = store_val(buf_slice(&b->record));
+		rc = mdb_put(txn, store.dbi[op->db], &k, &v, 0);
+	}
+	if (rc != 0)
+		return store_err_of(rc);
+	b->moves_state = b->moves_state || store_dbs[op->db].bump == BUMP_STATE;
+	return store_note_change(b, op) ? STORE_OK : STORE_MEMORY;
+}
+
+static enum store_err
+store_raw_put(MDB_txn *txn, struct slice key, struct slice value)
+{
+	MDB_val k = store_val(key), v = store_val(value);
+
+	return store_err_of(mdb_put(txn, store.dbi[DB_META], &k, &v, 0));
+}
+
+static enum store_err
+store_counters_put(MDB_txn *txn, const struct store_counters *c)
+{
+	char v[32];
+
+	store_be64(v, c->config);
+	store_be64(v + 8, c->state);
+	store_be64(v + 16, c->version);
+	store_be64(v + 24, c->room);
+	return store_raw_put(txn, STORE_K_COUNTERS, (struct slice){v, sizeof v});
+}
+
+/* The list of one generation in, the list that is too old out. */
+static enum store_err
+store_write_changes(MDB_txn *txn, const struct store_batch *b, uint64_t generation)
+{
+	struct slice list = b->changes.n > STORE_CHANGES_BYTES ? SLICE("-") : buf_slice(&b->changes);
+	uint8_t key[STORE_CHANGE_KEY];
+	MDB_val k = {.mv_size = sizeof key, .mv_data = key};
+	enum store_err err;
+	int rc = 0;
+
+	store_change_key(key, generation);
+	if ((err = store_raw_put(txn, (struct slice){(char *)key, sizeof key}, list)) != STORE_OK)
+		return err;
+	if (generation > STORE_CHANGES_KEPT) {
+		store_change_key(key, generation - STORE_CHANGES_KEPT);
+		rc = mdb_del(txn, store.dbi[DB_META], &k, NULL);
+	}
+	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
+}
+
+/* Checks every precondition, then the room. A batch that puts only what was promised room is entitled
+ * to the reserve, and so is one that only removes. */
+static enum store_err
+store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_counters *c)
+{
+	bool entitled = true;
+	size_t bytes = 0, puts = 0, size;
+	uint64_t promised = c->room;
+	enum store_err err;
+
+	for (size_t i = 0; i < b->n; i++) {
+		const struct store_op *op = &b->op[i];
+		struct store_old old = store_old_get(txn, b, op);
+
+		if ((err = store_op_allowed(op, &old)) != STORE_OK)
+			return err;
+		if (op->kind != OP_PUT)
+			continue;
+		puts++;
+		size = STORE_HEAD + op->plain_n + op->seals_n + STORE_TAG + op->key_n;
+		bytes += size < store.psize / 2 ? 2 * size : size + store.psize;       /* half-full leaves, own pages */
+		promised += store_room_cost(op->room);
+		entitled = entitled && old.there && old.err == STORE_OK && old.r.room != 0;
+	}
+	if (puts == 0 || entitled)
+		return STORE_OK;
+	return store_reserve(bytes, 4 * puts, promised);
+}
+
+static enum store_err
+store_apply(MDB_txn *txn, struct store_batch *b)
+{
+	struct store_counters c;
+	enum store_err err;
+
+	buf_clear(&b->changes);
+	b->moves_state = false;
+	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
+	    (err = store_check_ops(txn, b, &c)) != STORE_OK)
+		return err;
+	b->version = ++c.version;
+	for (size_t i = 0; i < b->n; i++)
+		if ((err = store_apply_op(txn, b, &b->op[i], &c)) != STORE_OK)
+			return err;
+	c.state += b->moves_state;
+	if (b->changes.n != 0 && (err = store_write_changes(txn, b, ++c.config)) != STORE_OK)
+		return err;
+	return store_counters_put(txn, &c);
+}
+
+/* Commits and syncs. After a failed write of its meta page LMDB answers MDB_PANIC to every further
+ * transaction: that is found out at once, so that the environment is opened anew. */
+static enum store_err
+store_txn_commit(MDB_txn *txn)
+{
+	int rc = mdb_txn_commit(txn);
+
+	if (rc == 0)
+		return STORE_OK;
+	if (mdb_txn_begin(store.env, NULL, 0, &txn) == 0)
+		mdb_txn_abort(txn);
+	else
+		store.failed = true;
+	return store_err_of(rc);
+}
+
+/* With the writers' lock held: all or nothing, synced. */
+static enum store_err
+store_transact(struct store_batch *b)
+{
+	MDB_txn *txn;
+	enum store_err err;
+	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
+
+	if (rc != 0) {
+		store.failed = store.failed || rc == MDB_PANIC;
+		return store_err_of(rc);
+	}
+	if ((err = store_apply(txn, b)) == STORE_OK)
+		return store_txn_commit(txn);
+	mdb_txn_abort(txn);
+	return err;
+}
+
+/* One commit by the helper thread. */
+enum store_phase { COMMIT_WAITING, COMMIT_BEGUN, COMMIT_CANCELLED };
+
+struct store_commit {
+	struct job job;
+	struct store_batch *batch;      /* owned */
+	int64_t deadline;               /* monotonic ms */
+	_Atomic int phase;              /* enum store_phase; BEGUN and CANCELLED exclude each other */
+	enum store_err err;             /* once done */
+	void (*done)(struct store_commit *);    /* loop thread; frees it with store_commit_free */
+	void *owner;                    /* borrowed; whoever waits, NULL when nobody does */
+};
+
+static void
+store_commit_free(struct store_commit *c)
+{
+	if (c == NULL)
+		return;
+	store_batch_free(c->batch);
+	free(c);
+}
+
+/* Waits for the writers' lock, not in flock, so that the deadline and a cancellation are seen. */
+static enum store_err
+store_commit_run(struct store_commit *c)
+{
+	int waiting = COMMIT_WAITING;
+	enum store_err err;
+
+	while (!store_lock_try(store.lock_fd)) {
+		if (c->phase == COMMIT_CANCELLED || clock_read(CLOCK_MONOTONIC) >= c->deadline)
+			return STORE_TIMEOUT;
+		store_lock_pause();
+	}
+	if (atomic_compare_exchange_strong(&c->phase, &waiting, COMMIT_BEGUN))
+		err = store_transact(c->batch);
+	else
+		err = STORE_TIMEOUT;
+	store_unlock(store.lock_fd);
+	return err;
+}
+
+static void
+store_commit_job(struct job *j)
+{
+	struct store_commit *c = (struct store_commit *)(void *)j;
+
+	c->err = store_commit_run(c);
+}
+
+static void
+store_commit_done(struct job *j)
+{
+	struct store_commit *c = (struct store_commit *)(void *)j;
+
+	store.inflight--;
+	c->done(c);
+}
+
+/* Hands a batch, which it owns from here on, to the helper thread. `done` is called once, later, in
+ * the loop thread. */
+static struct store_commit *
+store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct store_commit *), void *owner)
+{
+	struct store_commit *c = calloc(1, sizeof *c);
+
+	if (c == NULL) {
+		store_batch_free(b);
+		return NULL;
+	}
+	c->job = (struct job){.lane = JOB_STORE, .run = store_commit_job, .done = store_commit_done};
+	c->batch = b;
+	c->deadline = deadline;
+	c->done = done;
+	c->owner = owner;
+	store.inflight++;
+	job_submit(&c->job);
+	return c;
+}
+
+/* True: it will never be applied. False: it has begun, and may be on the disk any moment. */
+static bool
+store_commit_cancel(struct store_commit *c)
+{
+	int waiting = COMMIT_WAITING;
+
+	return atomic_compare_exchange_strong(&c->phase, &waiting, COMMIT_CANCELLED) ||
+	    waiting == COMMIT_CANCELLED;
+}
+
+/* In a command: here and now. Ctrl-Z waits until the lock is given back, so that a stopped command
+ * stops nobody; kill -STOP cannot be held off, and the others' deadlines are for that. */
+static enum store_err
+store_commit_now(struct store_batch *b, int64_t deadline)
+{
+	struct store_commit c = {.batch = b, .deadline = deadline};
+	sigset_t stops, old;
+	enum store_err err;
+
+	if (store.failed)
+		store_reopen();
+	if (store.env == NULL || store.keys == NULL)
+		return STORE_LOCKED;
+	store_read_reset();
+	sigemptyset(&stops);
+	sigaddset(&stops, SIGTSTP);
+	sigaddset(&stops, SIGTTIN);
+	sigaddset(&stops, SIGTTOU);
+	pthread_sigmask(SIG_BLOCK, &stops, &old);
+	err = store_commit_run(&c);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return err;
+}
+
+/* -- opening */
+
+/* Copies the key of the key file into kek. */
+static enum store_err
+store_key_parse(const char *text, size_t n, uint8_t kek[32])
+{
+	if (n == 65 && text[64] == '\n')
+		n = 64;
+	return n == 64 && hex_decode(kek, (struct slice){text, n}) ? STORE_OK : STORE_KEY_MODE;
+}
+
+static enum store_err
+store_key_read(const char *home, uint8_t kek[32], struct buf *why)
+{
+	char path[PATH_MAX], text[80];
+	struct stat st;
+	enum store_err err = STORE_OK;
+	ssize_t n = -1;
+	int fd = store_path(path, home, "key") ? open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
+
+	if (fd < 0 && errno == ENOENT)
+		return store_fail(why, STORE_KEY_ABSENT, "%s is missing: without it the secrets in the store "
+		    "cannot be read; bring it back from where you keep it", path);
+	if (fd < 0 || fstat(fd, &st) != 0)
+		err = store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path, strerror(errno));
+	else if (st.st_uid != geteuid())
+		err = store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld, this command runs as %ld", path,
+		    (long)st.st_uid, (long)geteuid());
+	else if (!S_ISREG(st.st_mode) || (st.st_mode & 07777 & ~(mode_t)0600) != 0)
+		err = store_fail(why, STORE_KEY_MODE, "%s has mode %04o: others may have read the key; if not, "
+		    "chmod 600 it", path, (unsigned)(st.st_mode & 07777));
+	else if ((n = read(fd, text, sizeof text)) < 0)
+		err = store_fail(why, STORE_IO, "%s: %s", path, strerror(errno));
+	else if (store_key_parse(text, (size_t)n, kek) != STORE_OK)
+		err = store_fail(why, STORE_KEY_MODE, "%s is not a key file: it should hold 64 hexadecimal digits",
+		    path);
+	wipe(text, sizeof text);
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+static bool
+store_sync_dir(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool ok = fd >= 0 && fsync(fd) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+static bool
+store_write_all(int fd, const void *data, size_t n)
+{
+	const char *p = data;
+
+	while (n != 0) {
+		ssize_t w = write(fd, p, n);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w <= 0)
+			return false;
+		p += w;
+		n -= (size_t)w;
+	}
+	return true;
+}
+
+/* link, not rename: a key that is there is never overwritten, whoever made it meanwhile. */
+static enum store_err
+store_key_make(const char *home, uint8_t kek[32], struct buf *why)
+{
+	char path[PATH_MAX], tmp[PATH_MAX], text[65];
+	int fd = -1;
+	bool ok;
+
+	if (!store_path(path, home, "key") || !store_path(tmp, home, ".key.new") || !rand_bytes(kek, 32))
+		return STORE_IO;
+	hex_encode(text, kek, 32);
+	text[64] = '\n';
+	unlink(tmp);
+	ok = (fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) >= 0 && fchmod(fd, 0600) == 0 &&
+	    store_write_all(fd, text, sizeof text) && fsync(fd) == 0 && link(tmp, path) == 0 &&
+	    store_sync_dir(home);
+	if (!ok)
+		store_fail(why, STORE_IO, "cannot write %s: %s", path, strerror(errno));
+	wipe(text, sizeof text);
+	if (fd >= 0)
+		close(fd);
+	unlink(tmp);
+	return ok ? STORE_OK : store_err_of(errno == EIO ? EIO : errno);
+}
+
+/* The data directory and its store are ours, and the file is as long as the tree in it says. */
+static enum store_err
+store_look(const char *home, struct buf *why)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	if (!store_path(path, home, "store/data.mdb"))
+		return store_fail(why, STORE_INVALID, "the path of the data directory is too long");
+	if (stat(path, &st) != 0) {
+		if (errno == ENOENT || errno == ENOTDIR)
+			return store_fail(why, STORE_ABSENT, "there is no store in %s: run init (or serve) first", home);
+		return store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path, strerror(errno));
+	}
+	if (st.st_uid != geteuid())
+		return store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld, this command runs as %ld: run it "
+		    "as the store's owner", path, (long)st.st_uid, (long)geteuid());
+	return STORE_OK;
+}
+
+static void
+store_close(void)
+{
+	store_reader_end(&store.reader);
+	if (store.env != NULL) {
+		mdb_env_close(store.env);
+		close(store.lock_fd);
+	}
+	if (store.keys != NULL)
+		secret_unref(store.keys);
+	store.env = NULL;
+	store.keys = NULL;
+	store.failed = false;
+}
+
+/* The environment and the writers' lock, nothing of what is inside. */
+static enum store_err
+store_env_open(const char *home, struct buf *why)
+{
+	char path[PATH_MAX];
+	MDB_stat st;
+	int rc, fd;
+
+	if (!store_path(path, home, "store"))
+		return STORE_INVALID;
+	if ((fd = store_lock_open(home, "store/writer.lock")) < 0)
+		return store_fail(why, store_err_of(errno), "%s/writer.lock: %s", path, strerror(errno));
+	if ((rc = mdb_env_create(&store.env)) == 0 &&
+	    (rc = mdb_env_set_mapsize(store.env, STORE_MAP_SIZE)) == 0 &&
+	    (rc = mdb_env_set_maxreaders(store.env, STORE_READERS)) == 0 &&
+	    (rc = mdb_env_set_maxdbs(store.env, STORE_DBS)) == 0 &&
+	    (rc = mdb_env_open(store.env, path, MDB_NOTLS, 0600)) == 0 &&
+	    (rc = mdb_env_stat(store.env, &st)) == 0) {
+		store.psize = st.ms_psize;
+		store.lock_fd = fd;
+		snprintf(store.home, sizeof store.home, "%s", home);
+		return STORE_OK;
+	}
+	mdb_env_close(store.env);
+	store.env = NULL;
+	close(fd);
+	return store_fail(why, store_err_of(rc), "%s/data.mdb: %s", path, rc == MDB_INVALID ?
+	    "this is not a store, or its head is damaged" : mdb_strerror(rc));
+}
+
+/* LMDB reads the file through a map: a file cut short would end the process with SIGBUS later on. */
+static enum store_err
+store_check_length(struct buf *why)
+{
+	MDB_envinfo info;
+	mdb_filehandle_t fd;
+	struct stat st;
+
+	if (mdb_env_info(store.env, &info) != 0 || mdb_env_get_fd(store.env, &fd) != 0 || fstat(fd, &st) != 0)
+		return STORE_IO;
+	if ((size_t)st.st_size / store.psize < info.me_last_pgno + 1)
+		return store_fail(why, STORE_DAMAGED, "%s/store/data.mdb is cut short: restore it from a backup",
+		    store.home);
+	return STORE_OK;
+}
+
+/* Handles are opened in a read transaction: a writer that is stopped keeps nobody from opening. */
+static enum store_err
+store_dbis_open(struct buf *why)
+{
+	MDB_txn *txn;
+	int rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn);
+
+	if (rc != 0)
+		return store_fail(why, store_err_of(rc), "%s/store: %s", store.home, mdb_strerror(rc));
+	for (int i = 0; i < STORE_DBS && rc == 0; i++)
+		rc = mdb_dbi_open(txn, store_dbs[i].name, 0, &store.dbi[i]);
+	if (rc == 0)
+		rc = mdb_txn_commit(txn);
+	else
+		mdb_txn_abort(txn);
+	if (rc == MDB_NOTFOUND)
+		return store_fail(why, STORE_ABSENT, "there is no store in %s: run init (or serve) first", store.home);
+	return rc == 0 ? STORE_OK :
+	    store_fail(why, store_err_of(rc), "%s/store: %s", store.home, mdb_strerror(rc));
+}
+
+/* Unwraps the data key with HOME/key. */
+static enum store_err
+store_unlock_keys(const char *home, struct slice blob, struct secret **keys, struct buf *why)
+{
+	uint8_t kek[32];
+	enum store_err err;
+
+	if ((*keys = secret_new(sizeof(struct store_keys))) == NULL)
+		return store_fail(why, STORE_MEMORY, "no memory for the keys");
+	if ((err = store_key_read(home, kek, why)) == STORE_OK) {
+		err = store_datakey_unwrap(kek, blob, (struct store_keys *)(void *)(*keys)->p);
+		if (err == STORE_WRONG_KEY)
+			store_fail(why, err, "%s/key is not the key of this store", home);
+		else if (err != STORE_OK)
+			store_fail(why, err, "the wrapped data key in the store: %s", store_errors[err].text);
+	}
+	wipe(kek, sizeof kek);
+	if (err != STORE_OK) {
+		secret_unref(*keys);
+		*keys = NULL;
+	}
+	return err;
+}
+
+static enum store_err
+store_check_format(struct slice *datakey, struct buf *why)
+{
+	struct store_counters c;
+	struct slice v;
+	enum store_err err;
+
+	if ((err = store_read_begin()) != STORE_OK)
+		return store_fail(why, err, "%s/store: %s", store.home, store_errors[err].text);
+	if (store_raw_get(store.reader.txn, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
+	    load_be32(v.p) == 0)
+		return store_fail(why, STORE_DAMAGED, "%s/store does not say its format", store.home);
+	if (load_be32(v.p) > STORE_FORMAT)
+		return store_fail(why, STORE_NEWER, "%s/store has format %lu, this version of sallyport knows %d: "
+		    "use the newer one; nothing was changed", store.home, (unsigned long)load_be32(v.p), STORE_FORMAT);
+	if (store_counters_get(store.reader.txn, &c) != STORE_OK ||
+	    store_raw_get(store.reader.txn, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
+		return store_fail(why, STORE_DAMAGED, "%s/store has lost its counters or its data key", store.home);
+	return STORE_OK;
+}
+
+enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
+
+/* After fork, once a process. KEYLESS opens a store whose key is not at hand: names, hosts and times
+ * can be read, unverified; nothing can be unsealed or written. Nothing on the disk is changed. */
+static enum store_err
+store_open(const char *home, enum store_how how, struct buf *why)
+{
+	struct slice blob = {NULL, 0};
+	enum store_err err;
+
+	store_close();
+	snprintf(store.home, sizeof store.home, "%s", home);
+	if ((err = store_look(home, why)) != STORE_OK || (err = store_env_open(home, why)) != STORE_OK)
+		return err;
+	if ((err = store_check_length(why)) == STORE_OK && (err = store_dbis_open(why)) == STORE_OK &&
+	    (err = store_check_format(&blob, why)) == STORE_OK)
+		err = store_unlock_keys(home, blob, &store.keys, why);
+	store_read_reset();
+	if (how == STORE_KEYLESS && (err == STORE_WRONG_KEY || err == STORE_KEY_ABSENT || err == STORE_KEY_MODE))
+		err = STORE_OK;
+	if (err != STORE_OK)
+		store_close();
+	return err;
+}
+
+/* LMDB refuses its environment after a failed write of the meta page. The keys stay as they are. */
+static enum store_err
+store_reopen(void)
+{
+	struct secret *keys = store.keys != NULL ? secret_ref(store.keys) : NULL;
+	char home[PATH_MAX];
+	enum store_err err;
+
+	memcpy(home, store.home, sizeof home);
+	store_close();
+	if ((err = store_env_open(home, NULL)) == STORE_OK && (err = store_dbis_open(NULL)) != STORE_OK)
+		store_close();
+	log_line("ev=store_reopen err=%s", store_code(err));
+	store.keys = keys;
+	store.failed = err != STORE_OK;
+	return err;
+}
+
+/* -- making a store */
+
+static enum store_err
+store_mkdir(const char *path, struct buf *why)
+{
+	struct stat st;
+
+	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+		return store_fail(why, errno == ENOSPC || errno == EDQUOT ? STORE_FULL : STORE_IO,
+		    "cannot make %s: %s", path, strerror(errno));
+	if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
+		return store_fail(why, STORE_IO, "%s is not a directory", path);
+	if (st.st_uid != geteuid())
+		return store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld", path, (long)st.st_uid);
+	if ((st.st_mode & 077) != 0 && chmod(path, 0700) != 0)
+		return store_fail(why, STORE_IO, "cannot close %s to others: %s", path, strerror(errno));
+	return STORE_OK;
+}
+
+static enum store_err
+store_make_dirs(const char *home, struct buf *why)
+{
+	static const char *const sub[] = {"store", "log"};
+	char path[PATH_MAX];
+	enum store_err err = store_mkdir(home, why);
+
+	for (size_t i = 0; i < sizeof sub / sizeof *sub && err == STORE_OK; i++)
+		err = store_path(path, home, sub[i]) ? store_mkdir(path, why) : STORE_INVALID;
+	return err;
+}
+
+static enum store_err
+store_lock_wait(int fd, int64_t deadline)
+{
+	while (!store_lock_try(fd)) {
+		if (clock_read(CLOCK_MONOTONIC) >= deadline)
+			return STORE_TIMEOUT;
+		store_lock_pause();
+	}
+	return STORE_OK;
+}
+
+/* Makes the databases and, in the same transaction, what says that the store is whole. */
+static enum store_err
+store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn **out)
+{
+	uint8_t format[4];
+	MDB_txn *txn;
+	enum store_err err;
+	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
+
+	if (rc != 0)
+		return store_err_of(rc);
+	for (int i = 0; i < STORE_DBS && rc == 0; i++)
+		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
+	store_be32(format, STORE_FORMAT);
+	err = store_err_of(rc);
+	if (err == STORE_OK)
+		err = store_raw_put(txn, STORE_K_FORMAT, (struct slice){(char *)format, sizeof format});
+	if (err == STORE_OK)
+		err = store_raw_put(txn, STORE_K_DATAKEY, datakey);
+	if (err == STORE_OK)
+		err = store_counters_put(txn, c);
+	if (err == STORE_OK)
+		*out = txn;
+	else
+		mdb_txn_abort(txn);
+	return err;
+}
+
+/* True where a transaction that made a store was committed. */
+static bool
+store_is_made(void)
+{
+	MDB_txn *txn;
+	MDB_dbi dbi;
+	bool made = false;
+
+	if (mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn) != 0)
+		return true;    /* not sure: then it is not overwritten */
+	made = mdb_dbi_open(txn, store_dbs[DB_META].name, 0, &dbi) != MDB_NOTFOUND;
+	mdb_txn_abort(txn);
+	return made;
+}
+
+static enum store_err
+store_make_keys(const char *home, uint8_t blob[DATAKEY_LEN], struct buf *why)
+{
+	uint8_t kek[32], data[32];
+	enum store_err err = store_key_read(home, kek, why);
+
+	if (err == STORE_KEY_ABSENT)
+		err = store_key_make(home, kek, why);
+	if (err == STORE_OK && !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
+		err = STORE_IO;
+	wipe(kek, sizeof kek);
+	wipe(data, sizeof data);
+	return err;
+}
+
+static enum store_err
+store_make_locked(const char *home, struct buf *why)
+{
+	struct store_counters c = {.config = 1, .state = 1, .version = 1};
+	uint8_t blob[DATAKEY_LEN];
+	MDB_txn *txn;
+	enum store_err err;
+
+	if (store_is_made())
+		return store_fail(why, STORE_EXISTS, "there is a store in %s already", home);
+	if ((err = store_make_keys(home, blob, why)) != STORE_OK)
+		return err;
+	err = store_reserve(0, 0, 0);
+	if (err == STORE_OK)
+		err = store_make_write((struct slice){(char *)blob, sizeof blob}, &c, &txn);
+	if (err == STORE_OK)
+		err = store_txn_commit(txn);
+	if (err != STORE_OK)
+		store_fail(why, err, "cannot write a store in %s: %s", home, store_errors[err].text);
+	return err;
+}
+
+/* Makes the data directory, the key file and an empty store, and opens it. Never overwrites: what a
+ * killed init left (a key, a file without a store in it) is gone on with. */
+static enum store_err
+store_init(const char *home, struct buf *why)
+{
+	char path[PATH_MAX];
+	enum store_err err;
+
+	store_close();
+	if ((err = store_make_dirs(home, why)) != STORE_OK || (err = store_env_open(home, why)) != STORE_OK)
+		return err;
+	err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS);
+	if (err != STORE_OK)
+		store_fail(why, err, "another process holds %s/store", home);
+	else {
+		err = store_make_locked(home, why);
+		store_unlock(store.lock_fd);
+	}
+	store_close();
+	if (err != STORE_OK)
+		return err;
+	if (!store_path(path, home, "store") || !store_sync_dir(path) || !store_sync_dir(home))
+		return store_fail(why, STORE_IO, "%s: %s", home, strerror(errno));
+	return store_open(home, STORE_WITH_KEY, why);
+}
+
+/* -- one server per data directory */
+
+/* The lock of a server, which its workers inherit: -1, errno EWOULDBLOCK where one runs. Whoever only
+ * looks (store_serving) holds it for an instant: hence a few tries. */
+static int
+store_lock_serve(const char *home)
+{
+	int fd = store_lock_open(home, "serve.lock");
+
+	for (int i = 0; fd >= 0 && !store_lock_try(fd); i++) {
+		if (i == 5) {
+			close(fd);
+			errno = EWOULDBLOCK;
+			return -1;
+		}
+		store_lock_pause();
+	}
+	return fd;
+}
+
+static bool
+store_serving(const char *home)
+{
+	char path[PATH_MAX];
+	int fd = store_path(path, home, "serve.lock") ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0;
+
+	if (fd >= 0)
+		close(fd);
+	return held;
+}
+
+/* -- the certificate authority that signs leaves: meta/"ca", plain { der = base64, … }, secret "key" */
+
+/* *key is the caller's to unref; set only if OK. */
+static enum store_err
+store_ca(struct buf *cert_der, struct secret **key)
+{
+	struct json_member der = {.name = SLICE("der")};
+	struct secret *sec = NULL;
+	struct store_record r;
+	struct store_seal s;
+	struct slice text;
+	enum store_err err = store_read(DB_META, SLICE("ca"), &r);
+	ssize_t n = -1;
+
+	if (err == STORE_OK && (json_members(r.plain, &der, 1) != JSON_OK || der.value.type != JSON_STRING ||
+	    !store_seal_find(r.seals, SLICE("key"), &s)))
+		err = STORE_DAMAGED;
+	if (err != STORE_OK)
+		goto out;
+	text = json_inside(&der.value);
+	buf_clear(cert_der);
+	if ((sec = secret_new(s.text.n)) == NULL || !buf_reserve(cert_der, text.n))
+		err = STORE_MEMORY;
+	else if ((n = b64_decode(cert_der->p, text.n, text, false)) < 0)
+		err = STORE_DAMAGED;
+	else
+		err = store_unseal(DB_META, SLICE("ca"), &s, sec->p);
+	if (err == STORE_OK) {
+		cert_der->n = (size_t)n;
+		*key = secret_ref(sec);
+	}
+out:
+	secret_unref(sec);
+	store_read_reset();
+	return err;
+}
+
+/* -- backup and restore
+ * One stream: magic, format, the store's format, counters, the wrapped data key; then frames
+ * ('R', u8 db name length, db, u16 key length, key, u32 value length, value); then 'E', u64 number of
+ * frames, and an HMAC over all of it under a key from the data key. Records go as they lie on the
+ * disk, sealed: the stream is as secret as the store without its key file. */
+#define BACKUP_MAGIC "sallyport-backup\n"
+#define BACKUP_FORMAT 1
+#define BACKUP_BUF 65536                /* one write or read */
+#define BACKUP_RECORD_MAX (STORE_BATCH_MAX + STORE_HEAD + STORE_TAG)
+
+struct backup {
+	int fd;                         /* owned by the caller */
+	br_hmac_context hmac;
+	struct store_counters counters;
+	uint8_t datakey[DATAKEY_LEN];
+	size_t at, n;                   /* reading: what of buf is unread; writing: n bytes wait */
+	bool bad;                       /* an error of the disk, or the end too early */
+	struct buf value;               /* owned; a record being read */
+	uint8_t buf[BACKUP_BUF];
+};
+
+static void
+backup_flush(struct backup *b)
+{
+	if (!b->bad && !store_write_all(b->fd, b->buf, b->n))
+		b->bad = true;
+	b->n = 0;
+}
+
+static void
+backup_raw(struct backup *b, const void *p, size_t n)
+{
+	const char *from = p;
+
+	while (n != 0) {
+		size_t some = sizeof b->buf - b->n < n ? sizeof b->buf - b->n : n;
+
+		memcpy(b->buf + b->n, from, some);
+		b->n += some;
+		from += some;
+		n -= some;
+		if (b->n == sizeof b->buf)
+			backup_flush(b);
+	}
+}
+
+static void
+backup_put(struct backup *b, const void *p, size_t n)
+{
+	br_hmac_update(&b->hmac, p, n);
+	backup_raw(b, p, n);
+}
+
+static void
+backup_put_int(struct backup *b, uint64_t v, size_t bytes)
+{
+	uint8_t be[8];
+
+	store_be64(be, v);
+	backup_put(b, be + 8 - bytes, bytes);
+}
+
+static void
+backup_put_frame(struct backup *b, enum store_db db, struct slice key, struct slice value)
+{
+	size_t dbn = strlen(store_dbs[db].name);
+
+	backup_put(b, "R", 1);
+	backup_put_int(b, dbn, 1);
+	backup_put(b, store_dbs[db].name, dbn);
+	backup_put_int(b, key.n, 2);
+	backup_put(b, key.p, key.n);
+	backup_put_int(b, value.n, 4);
+	backup_put(b, value.p, value.n);
+}
+
+static enum store_err
+backup_write_db(struct backup *b, MDB_txn *txn, enum store_db db, uint64_t *frames)
+{
+	MDB_cursor *cur;
+	MDB_val k, v;
+	int rc = mdb_cursor_open(txn, store.dbi[db], &cur);
+
+	if (rc != 0)
+		return store_err_of(rc);
+	while (!b->bad && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
+		if (!store_key_ok(store_slice(k)))
+			continue;       /* the store's own */
+		backup_put_frame(b, db, store_slice(k), store_slice(v));
+		++*frames;
+	}
+	mdb_cursor_close(cur);
+	return rc == MDB_NOTFOUND || rc == 0 ? STORE_OK : store_err_of(rc);
+}
+
+static enum store_err
+backup_write(struct backup *b, MDB_txn *txn)
+{
+	struct store_counters c;
+	struct slice datakey;
+	uint8_t mac[32];
+	uint64_t frames = 0;
+	enum store_err err;
+
+	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
+	    (err = store_raw_get(txn, DB_META, STORE_K_DATAKEY, &datakey)) != STORE_OK)
+		return err;
+	backup_put(b, BACKUP_MAGIC, sizeof BACKUP_MAGIC - 1);
+	backup_put_int(b, BACKUP_FORMAT, 4);
+	backup_put_int(b, STORE_FORMAT, 4);
+	backup_put_int(b, c.config, 8);
+	backup_put_int(b, c.state, 8);
+	backup_put_int(b, c.version, 8);
+	backup_put(b, datakey.p, DATAKEY_LEN);
+	for (int db = 0; db < STORE_DBS && err == STORE_OK; db++)
+		if (store_dbs[db].backup)
+			err = backup_write_db(b, txn, (enum store_db)db, &frames);
+	backup_put(b, "E", 1);
+	backup_put_int(b, frames, 8);
+	br_hmac_out(&b->hmac, mac);
+	backup_raw(b, mac, sizeof mac);
+	backup_flush(b);
+	return err != STORE_OK ? err : b->bad ? store_err_of(errno) : STORE_OK;
+}
+
+/* A snapshot of a transaction of its own: what is written meanwhile waits for nothing. */
+static enum store_err
+backup_snapshot(int fd)
+{
+	const struct store_keys *k = store_keys_of(store.keys);
+	struct backup *b;
+	MDB_txn *txn;
+	enum store_err err;
+	int rc;
+
+	if (store.env == NULL || k == NULL)
+		return STORE_LOCKED;
+	if ((b = calloc(1, sizeof *b)) == NULL)
+		return STORE_MEMORY;
+	b->fd = fd;
+	br_hmac_init(&b->hmac, &k->stream, 0);
+	if ((rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn)) == 0) {
+		err = backup_write(b, txn);
+		mdb_txn_abort(txn);
+	} else {
+		err = store_err_of(rc);
+	}
+	wipe(b, sizeof *b);
+	free(b);
+	return err;
+}
+
+static bool
+store_sync_parent(const char *path)
+{
+	char dir[PATH_MAX];
+	char *slash;
+
+	snprintf(dir, sizeof dir, "%s", path);
+	slash = strrchr(dir, '/');
+	if (slash == NULL)
+		return store_sync_dir(".");
+	slash[slash == dir] = '\0';
+	return store_sync_dir(dir);
+}
+
+/* Writes a backup to a file, whole or not at all, or to standard output ("-"). Works while serving. */
+static enum store_err
+store_backup(const char *path, struct buf *why)
+{
+	char tmp[PATH_MAX];
+	enum store_err err;
+	int fd, n;
+
+	if (strcmp(path, "-") == 0) {
+		err = backup_snapshot(STDOUT_FILENO);
+		return err == STORE_OK ? err : store_fail(why, err, "backup: %s", store_errors[err].text);
+	}
+	n = snprintf(tmp, sizeof tmp, "%s.%ld.new", path, (long)getpid());
+	if (n < 0 || (size_t)n >= sizeof tmp)
+		return store_fail(why, STORE_INVALID, "the path of the backup is too long");
+	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0)
+		return store_fail(why, store_err_of(errno), "cannot write %s: %s", tmp, strerror(errno));
+	if ((err = backup_snapshot(fd)) == STORE_OK && fsync(fd) != 0)
+		err = store_err_of(errno);
+	if (close(fd) != 0 && err == STORE_OK)
+		err = store_err_of(errno);
+	if (err == STORE_OK && (rename(tmp, path) != 0 || !store_sync_parent(path)))
+		err = store_err_of(errno);
+	if (err == STORE_OK)
+		return STORE_OK;
+	unlink(tmp);
+	return store_fail(why, err, "cannot write %s: %s", path, store_errors[err].text);
+}
+
+/* What is read beyond the end reads as zeros; b->bad tells. */
+static void
+backup_get_raw(struct backup *b, void *out, size_t n)
+{
+	char *to = out;
+
+	while (n != 0) {
+		size_t some;
+
+		if (b->at == b->n) {
+			ssize_t r = b->bad ? 0 : read(b->fd, b->buf, sizeof b->buf);
+
+			if (r < 0 && errno == EINTR)
+				continue;
+			b->bad = b->bad || r <= 0;
+			if (b->bad) {
+				memset(to, 0, n);
+				return;
+			}
+			b->at = 0;
+			b->n = (size_t)r;
+		}
+		some = b->n - b->at < n ? b->n - b->at : n;
+		memcpy(to, b->buf + b->at, some);
+		b->at += some;
+		to += some;
+		n -= some;
+	}
+}
+
+static void
+backup_get(struct backup *b, void *out, size_t n)
+{
+	backup_get_raw(b, out, n);
+	br_hmac_update(&b->hmac, out, n);
+}
+
+static uint64_t
+backup_get_int(struct backup *b, size_t bytes)
+{
+	uint8_t be[8] = {0};
+
+	backup_get(b, be + 8 - bytes, bytes);
+	return load_be64(be);
+}
+
+/* Reads the head up to the data key. The stream's own key lies behind that one, so what was read
+ * goes through the HMAC again once it is known: backup_start. */
+#define BACKUP_HEAD (sizeof BACKUP_MAGIC - 1 + 4 + 4 + 24 + DATAKEY_LEN)
+static enum store_err
+backup_read_head(struct backup *b, uint8_t head[BACKUP_HEAD], const char *path, struct buf *why)
+{
+	const uint8_t *p = head + sizeof BACKUP_MAGIC - 1;
+
+	backup_get_raw(b, head, BACKUP_HEAD);
+	if (memcmp(head, BACKUP_MAGIC, sizeof BACKUP_MAGIC - 1) != 0)
+		return store_fail(why, STORE_INVALID, "%s is not a backup of sallyport", path);
+	if (b->bad)
+		return store_fail(why, STORE_DAMAGED, "%s is cut short", path);
+	if (load_be32(p) > BACKUP_FORMAT || load_be32(p + 4) > STORE_FORMAT)
+		return store_fail(why, STORE_NEWER, "%s was written by a newer version of sallyport", path);
+	b->counters = (struct store_counters){load_be64(p + 8), load_be64(p + 16), load_be64(p + 24), 0};
+	memcpy(b->datakey, p + 32, DATAKEY_LEN);
+	return STORE_OK;
+}
+
+/* Opens the stream at its beginning, its HMAC under `keys`. */
+static enum store_err
+backup_start(struct backup *b, int fd, const struct store_keys *keys, const char *path, struct buf *why)
+{
+	uint8_t head[BACKUP_HEAD];
+	enum store_err err;
+
+	b->fd = fd;
+	b->at = b->n = 0;
+	b->bad = false;
+	if (lseek(fd, 0, SEEK_SET) != 0)
+		return store_fail(why, STORE_IO, "%s: %s", path, strerror(errno));
+	if ((err = backup_read_head(b, head, path, why)) != STORE_OK || keys == NULL)
+		return err;
+	br_hmac_init(&b->hmac, &keys->stream, 0);
+	br_hmac_update(&b->hmac, head, sizeof head);
+	return STORE_OK;
+}
+
+struct backup_frame {
+	enum store_db db;
+	struct slice key, value;        /* borrowed from the backup's own memory until the next frame */
+	char keybuf[STORE_KEY_MAX];
+	uint64_t n;                     /* frames so far */
+};
+
+/* Reads one frame. ABSENT: the end, and every byte so far is what was written. */
+static enum store_err
+backup_next(struct backup *b, struct backup_frame *f)
+{
+	char name[16] = {0}, kind;
+	uint8_t ours[32], theirs[32];
+	size_t n;
+
+	backup_get(b, &kind, 1);
+	if (kind == 'E') {
+		bool whole = backup_get_int(b, 8) == f->n;
+
+		br_hmac_out(&b->hmac, ours);
+		backup_get_raw(b, theirs, sizeof theirs);
+		return whole && !b->bad && ct_eq(ours, theirs, sizeof ours) ? STORE_ABSENT : STORE_DAMAGED;
+	}
+	n = backup_get_int(b, 1);
+	if (kind != 'R' || n > sizeof name)
+		return STORE_DAMAGED;
+	backup_get(b, name, n);
+	if (!store_db_of((struct slice){name, n}, &f->db) || !store_dbs[f->db].backup)
+		return STORE_DAMAGED;
+	n = backup_get_int(b, 2);
+	if (n > STORE_KEY_MAX)
+		return STORE_DAMAGED;
+	backup_get(b, f->keybuf, n);
+	f->key = (struct slice){f->keybuf, n};
+	n = backup_get_int(b, 4);
+	if (b->bad || n > BACKUP_RECORD_MAX || !store_key_ok(f->key))
+		return STORE_DAMAGED;
+	buf_clear(&b->value);
+	if (!buf_reserve(&b->value, n))
+		return STORE_MEMORY;
+	backup_get(b, b->value.p, n);
+	b->value.n = n;
+	f->value = buf_slice(&b->value);
+	f->n++;
+	return b->bad ? STORE_DAMAGED : STORE_OK;
+}
+
+/* Reads it all before anything is touched. */
+static enum store_err
+backup_verify(struct backup *b)
+{
+	struct backup_frame f = {.n = 0};
+	enum store_err err;
+
+	while ((err = backup_next(b, &f)) == STORE_OK)
+		;
+	return err == STORE_ABSENT ? STORE_OK : err;
+}
+
+/* When a token was obtained (Unix seconds), or -1. */
+static int64_t
+store_obtained_at(const struct store_record *r)
+{
+	struct json_member m = {.name = SLICE("obtained_at")};
+	int64_t at;
+	double real;
+
+	if (json_members(r->plain, &m, 1) != JSON_OK || m.value.type != JSON_NUMBER)
+		return -1;
+	switch (json_number(m.value.raw, &at, &real)) {
+	case JSON_INTEGER:
+		return at;
+	case JSON_REAL:
+		return real >= 0 && real < 1e15 ? (int64_t)real : -1;
+	case JSON_NOT_A_NUMBER:
+		break;
+	}
+	return -1;
+}
+
+/* A rotated token lives only in the newest state: putting the backup's over it would lose it. By the
+ * time they were obtained; two machines that went on from one backup count versions each their own. */
+static bool
+restore_keeps(MDB_txn *txn, const struct store_keys *k, const struct backup_frame *f)
+{
+	struct store_record live, old;
+	struct slice v;
+	int64_t a, b;
+
+	if (f->db != DB_STATE || store_raw_get(txn, DB_STATE, f->key, &v) != STORE_OK ||
+	    store_record_check(k, DB_STATE, f->key, v, &live) != STORE_OK)
+		return false;
+	if (store_record_check(k, DB_STATE, f->key, f->value, &old) != STORE_OK)
+		return true;
+	a = store_obtained_at(&live);
+	b = store_obtained_at(&old);
+	if (a >= 0 && b >= 0 && a != b)
+		return a > b;
+	return live.version >= old.version;
+}
+
+/* Empties what the backup replaces: all but the tokens and the store's own entries. */
+static enum store_err
+restore_clear(MDB_txn *txn)
+{
+	MDB_cursor *cur;
+	MDB_val k, v;
+	int rc = 0;
+
+	for (int db = 0; db < STORE_DBS && rc == 0; db++)
+		if (db != DB_META && db != DB_STATE)
+			rc = mdb_drop(txn, store.dbi[db], 0);
+	if (rc != 0 || (rc = mdb_cursor_open(txn, store.dbi[DB_META], &cur)) != 0)
+		return store_err_of(rc);
+	while (rc == 0 && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
+		struct slice key = store_slice(k);
+		bool change = key.n == STORE_CHANGE_KEY &&
+		    memcmp(key.p, STORE_K_CHANGE, STORE_CHANGE_KEY - 8) == 0;
+
+		if (change || store_key_ok(key))
+			rc = mdb_cursor_del(cur, 0);
+	}
+	mdb_cursor_close(cur);
+	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
+}
+
+static enum store_err
+restore_fill(MDB_txn *txn, const struct store_keys *k, struct backup *b)
+{
+	struct backup_frame f = {.n = 0};
+	enum store_err err;
+
+	while ((err = backup_next(b, &f)) == STORE_OK) {
+		MDB_val key = store_val(f.key), v = store_val(f.value);
+		int rc = restore_keeps(txn, k, &f) ? 0 : mdb_put(txn, store.dbi[f.db], &key, &v, 0);
+
+		if (rc != 0)
+			return store_err_of(rc);
+	}
+	return err == STORE_ABSENT ? STORE_OK : err;
+}
+
+/* Tokens of credentials that are no more go; what is promised is counted anew. */
+static enum store_err
+restore_settle(MDB_txn *txn, struct store_counters *c)
+{
+	struct store_record r;
+	struct slice dummy;
+	MDB_cursor *cur;
+	MDB_val k, v;
+	int rc = mdb_cursor_open(txn, store.dbi[DB_STATE], &cur);
+
+	if (rc != 0)
+		return store_err_of(rc);
+	c->room = 0;
+	while (rc == 0 && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
+		if (store_raw_get(txn, DB_CREDENTIAL, store_slice(k), &dummy) == STORE_ABSENT)
+			rc = mdb_cursor_del(cur, 0);
+		else if (store_record_parse(store_slice(v), &r))
+			c->room += store_room_cost(r.room);
+	}
+	mdb_cursor_close(cur);
+	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
+}
+
+/* Counters move on from the higher of both, so that nobody takes the new content for what it knew. */
+static enum store_err
+restore_apply(MDB_txn *txn, const struct store_keys *k, struct backup *b)
+{
+	const struct store_counters *o = &b->counters;
+	struct store_counters c;
+	enum store_err err;
+
+	if ((err = store_counters_get(txn, &c)) != STORE_OK || (err = restore_clear(txn)) != STORE_OK ||
+	    (err = restore_fill(txn, k, b)) != STORE_OK || (err = restore_settle(txn, &c)) != STORE_OK)
+		return err;
+	c.config = (c.config > o->config ? c.config : o->config) + 1;
+	c.state = (c.state > o->state ? c.state : o->state) + 1;
+	c.version = (c.version > o->version ? c.version : o->version) + 1;
+	return store_counters_put(txn, &c);
+}
+
+/* Into a store that is there, or a new one: one transaction either way. The environment is open. */
+static enum store_err
+restore_commit(const struct store_keys *k, struct backup *b, const char *home, struct buf *why)
+{
+	struct secret *live = NULL;
+	struct slice blob;
+	MDB_txn *txn = NULL;
+	enum store_err err;
+
+	if (!store_is_made()) {
+		struct store_counters zero = {0};
+
+		err = store_make_write((struct slice){(char *)b->datakey, DATAKEY_LEN}, &zero, &txn);
+	} else {
+		if ((err = store_dbis_open(why)) == STORE_OK && (err = store_check_format(&blob, why)) == STORE_OK)
+			err = store_unlock_keys(home, blob, &live, why);
+		store_read_reset();
+		if (err == STORE_WRONG_KEY || (err == STORE_OK && !ct_eq(store_keys_of(live)->data, k->data, 32)))
+			err = store_fail(why, STORE_OTHER, "%s holds another store than the backup's: move it away "
+			    "first; nothing was changed", home);
+		secret_unref(live);
+		if (err != STORE_OK)
+			return err;
+		err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &txn));
+	}
+	if (err == STORE_OK && (err = restore_apply(txn, k, b)) != STORE_OK)
+		mdb_txn_abort(txn);
+	else if (err == STORE_OK)
+		err = store_txn_commit(txn);
+	return err == STORE_OK ? err :
+	    store_fail(why, err, "cannot restore into %s: %s; nothing was changed", home, store_errors[err].text);
+}
+
+static enum store_err
+restore_locked(const struct store_keys *k, struct backup *b, const char *home, struct buf *why)
+{
+	enum store_err err;
+
+	if ((err = store_env_open(home, why)) != STORE_OK)
+		return err;
+	if ((err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS)) != STORE_OK)
+		return store_fail(why, err, "another process holds %s/store", home);
+	err = restore_commit(k, b, home, why);
+	store_unlock(store.lock_fd);
+	return err;
+}
+
+/* Checks the whole backup against HOME/key first, and touches nothing until it is right. */
+static enum store_err
+restore_from(int fd, struct backup *b, const char *home, const char *path, struct buf *why)
+{
+	struct secret *keys = NULL;
+	enum store_err err;
+	int lock;
+
+	if ((err = backup_start(b, fd, NULL, path, why)) != STORE_OK)
+		return err;
+	err = store_unlock_keys(home, (struct slice){(char *)b->datakey, DATAKEY_LEN}, &keys, why);
+	if (err == STORE_KEY_ABSENT || err == STORE_WRONG_KEY)
+		return store_fail(why, err, "%s/key %s: bring the key file of the store that was backed up, mode 0600",
+		    home, err == STORE_KEY_ABSENT ? "is missing" : "does not open this backup");
+	if (err != STORE_OK)
+		return err;
+	if ((err = backup_start(b, fd, store_keys_of(keys), path, why)) == STORE_OK &&
+	    (err = backup_verify(b)) != STORE_OK)
+		store_fail(why, err, "%s is cut short or was changed: nothing was restored", path);
+	if (err == STORE_OK && (err = store_make_dirs(home, why)) == STORE_OK) {
+		if ((lock = store_lock_serve(home)) < 0) {
+			err = store_fail(why, STORE_RUNNING, "a server runs on %s: stop it first", home);
+		} else {
+			if ((err = backup_start(b, fd, store_keys_of(keys), path, why)) == STORE_OK)
+				err = restore_locked(store_keys_of(keys), b, home, why);
+			store_close();
+			close(lock);
+		}
+	}
+	secret_unref(keys);
+	return err;
+}
+
+/* Standard input cannot be read twice: it is kept in memory, sealed as it is. */
+static int
+restore_spool(void)
+{
+	char some[BACKUP_BUF / 4];
+	ssize_t n = 0;
+	int fd = memfd_create("restore", MFD_CLOEXEC);
+
+	while (fd >= 0 && ((n = read(STDIN_FILENO, some, sizeof some)) > 0 || (n < 0 && errno == EINTR)))
+		if (n > 0 && !store_write_all(fd, some, (size_t)n))
+			break;
+	if (fd >= 0 && n != 0) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+/* Puts a backup's content in place of the store's; tokens that are newer stay. Refuses while a server
+ * runs. On any error nothing was changed. The store is open with its key afterwards. */
+static enum store_err
+store_restore(const char *home, const char *path, struct buf *why)
+{
+	struct backup *b = calloc(1, sizeof *b);
+	enum store_err err;
+	int fd;
+
+	store_close();
+	if (b == NULL)
+		return store_fail(why, STORE_MEMORY, "out of memory");
+	buf_init(&b->value, BACKUP_RECORD_MAX);
+	if ((fd = strcmp(path, "-") == 0 ? restore_spool() : open(path, O_RDONLY | O_CLOEXEC)) < 0) {
+		err = store_fail(why, errno == ENOENT ? STORE_ABSENT : STORE_IO, "%s: %s", path, strerror(errno));
+	} else {
+		err = restore_from(fd, b, home, path, why);
+		close(fd);
+	}
+	buf_free(&b->value);
+	wipe(b, sizeof *b);
+	free(b);
+	return err != STORE_OK ? err : store_open(home, STORE_WITH_KEY, why);
+}
+
+/* -- the request log
+ * Its own environment, HOME/log: u64 id -> u64 Unix seconds, JSON. Ids rise over all workers and are
+ * never used twice while a record is there. Records wait in memory and are written by the helper
+ * thread. Each write syncs data but not the meta page (MDB_NOMETASYNC): a power cut loses the last
+ * writes, never the log; without any sync LMDB's tree could come back torn. To spare flash and the
+ * thread that also writes tokens, a worker writes at most once a second unless much waits. */
+#define LOG_MAP_SIZE STORE_MAP_SIZE     /* sparse; trimmed from three quarters on */
+#define LOG_RECORD_MAX 8192             /* a path is at most 2 KiB, six times that escaped is cut by conn */
+#define LOG_PENDING_MAX 4096            /* records that wait; more are dropped and counted */
+#define LOG_PENDING_BYTES (2u << 20)
+#define LOG_BATCH 1024                  /* as many waiting are written at once, without the pause */
+#define LOG_DELAY_MS 200                /* so that `log --follow` follows */
+#define LOG_PAUSE_MS 1000
+#define LOG_RETRY_MS 20                 /* another worker writes */
+#define LOG_BUSY_TIMES 10               /* slow disks: at most a tenth of the helper thread's time */
+#define LOG_TRIM 512                    /* further records removed by one write: it stays short */
+#define LOG_RECORDS 100000              /* default bound: some 50 MB */
+#define LOG_AGE (30 * 86400)            /* default bound, seconds */
+
+static struct {
+	MDB_env *env;                   /* owned; NULL: not open */
+	MDB_dbi dbi;
+	struct store_reader reader;
+	int lock_fd;                    /* owned */
+	unsigned psize;
+	uint64_t records;               /* bounds */
+	int64_t age;
+	struct buf pending;             /* owned; u32 length, JSON, … */
+	unsigned pending_n;
+	bool writing;                   /* a job has the records before these */
+	uint64_t dropped;               /* since the last line about it */
+	struct timer timer;
+	int64_t pause_until, rest_until;        /* monotonic ms: no write before, unless much waits; none at all */
+} logstore;
+
+struct logstore_job {
+	struct job job;
+	struct buf batch;               /* owned */
+	unsigned n;
+	int64_t took;                   /* ms */
+	enum store_err err;
+};
+
+static void
+logstore_close(void)
+{
+	timer_stop(&logstore.timer);
+	store_reader_end(&logstore.reader);
+	if (logstore.env != NULL) {
+		mdb_env_close(logstore.env);
+		close(logstore.lock_fd);
+	}
+	buf_free(&logstore.pending);
+	logstore.env = NULL;
+	logstore.pending_n = 0;
+}
+
+static enum store_err
+logstore_env_open(const char *home)
+{
+	char path[PATH_MAX];
+	MDB_stat st;
+	MDB_txn *txn;
+	int rc;
+
+	if (!store_path(path, home, "log"))
+		return STORE_INVALID;
+	if ((logstore.lock_fd = store_lock_open(home, "log/writer.lock")) < 0)
+		return errno == ENOENT ? STORE_ABSENT : store_err_of(errno);
+	if ((rc = mdb_env_create(&logstore.env)) == 0 &&
+	    (rc = mdb_env_set_mapsize(logstore.env, LOG_MAP_SIZE)) == 0 &&
+	    (rc = mdb_env_set_maxreaders(logstore.env, STORE_READERS)) == 0 &&
+	    (rc = mdb_env_open(logstore.env, path, MDB_NOTLS | MDB_NOMETASYNC, 0600)) == 0 &&
+	    (rc = mdb_env_stat(logstore.env, &st)) == 0 &&
+	    (rc = mdb_txn_begin(logstore.env, NULL, MDB_RDONLY, &txn)) == 0) {
+		logstore.psize = st.ms_psize;
+		if ((rc = mdb_dbi_open(txn, NULL, 0, &logstore.dbi)) == 0)
+			return store_err_of(mdb_txn_commit(txn));
+		mdb_txn_abort(txn);
+	}
+	mdb_env_close(logstore.env);
+	close(logstore.lock_fd);
+	logstore.env = NULL;
+	return store_err_of(rc);
+}
+
+/* Once a process, after store_open (which saw to the owner). records, age: 0 for the defaults. */
+static enum store_err
+logstore_open(const char *home, uint64_t records, int64_t age)
+{
+	enum store_err err;
+
+	logstore_close();
+	buf_init(&logstore.pending, LOG_PENDING_BYTES);
+	logstore.records = records != 0 ? records : LOG_RECORDS;
+	logstore.age = age != 0 ? age : LOG_AGE;
+	err = logstore_env_open(home);
+	if (err == STORE_OK && mdb_reader_check(logstore.env, NULL) != 0)
+		err = STORE_IO;
+	return err;
+}
+
+static uint64_t
+logstore_id(MDB_val k)
+{
+	return k.mv_size == 8 ? load_be64(k.mv_data) : 0;
+}
+
+static bool
+logstore_crowded(void)
+{
+	MDB_envinfo info;
+	size_t pages, used;
+
+	if (mdb_env_info(logstore.env, &info) != 0)
+		return false;
+	pages = info.me_mapsize / logstore.psize;
+	used = info.me_last_pgno + 1;
+	return used > pages / 4 * 3 && used - store_free_pages(logstore.env) > pages / 4 * 3;
+}
+
+/* Removes the oldest: what is too old or over the bound, and twice as many as came (n) when the map
+ * gets narrow. The last record stays always: ids go on from it. */
+static int
+logstore_trim(MDB_txn *txn, unsigned n)
+{
+	unsigned crowded = logstore_crowded() ? 2 * n : 0, most = n + LOG_TRIM;
+	int64_t oldest = clock_wall() - logstore.age;
+	MDB_cursor *cur;
+	MDB_stat st;
+	MDB_val k, v;
+	int rc;
+
+	if ((rc = mdb_stat(txn, logstore.dbi, &st)) != 0 || (rc = mdb_cursor_open(txn, logstore.dbi, &cur)) != 0)
+		return rc;
+	for (size_t left = st.ms_entries; left > 1 && most != 0; left--, most--) {
+		if ((rc = mdb_cursor_get(cur, &k, &v, MDB_FIRST)) != 0)
+			break;
+		if (crowded == 0 && left <= logstore.records && v.mv_size >= 8 &&
+		    (int64_t)load_be64(v.mv_data) >= oldest)
+			break;
+		crowded -= crowded != 0;
+		if ((rc = mdb_cursor_del(cur, 0)) != 0)
+			break;
+	}
+	mdb_cursor_close(cur);
+	return rc;
+}
+
+static int
+logstore_append(MDB_txn *txn, const struct logstore_job *j)
+{
+	uint8_t key[8], value[8 + LOG_RECORD_MAX];
+	int64_t now = clock_wall();
+	MDB_cursor *cur;
+	MDB_val k, v;
+	uint64_t id = 0;
+	int rc = mdb_cursor_open(txn, logstore.dbi, &cur);
+
+	if (rc != 0)
+		return rc;
+	if ((rc = mdb_cursor_get(cur, &k, &v, MDB_LAST)) == 0)
+		id = logstore_id(k);
+	for (size_t at = 0; at < j->batch.n && (rc == 0 || rc == MDB_NOTFOUND);) {
+		size_t n = load_be32(j->batch.p + at);
+
+		store_be64(key, ++id);
+		store_be64(value, (uint64_t)now);
+		memcpy(value + 8, j->batch.p + at + 4, n);
+		k = (MDB_val){.mv_size = sizeof key, .mv_data = key};
+		v = (MDB_val){.mv_size = 8 + n, .mv_data = value};
+		rc = mdb_cursor_put(cur, &k, &v, MDB_APPEND);
+		at += 4 + n;
+	}
+	mdb_cursor_close(cur);
+	return rc;
+}
+
+static enum store_err
+logstore_write(const struct logstore_job *j)
+{
+	MDB_txn *txn;
+	int rc = mdb_txn_begin(logstore.env, NULL, 0, &txn);
+
+	if (rc != 0)
+		return store_err_of(rc);
+	if ((rc = logstore_append(txn, j)) == 0 && (rc = logstore_trim(txn, j->n)) == 0)
+		return store_err_of(mdb_txn_commit(txn));
+	mdb_txn_abort(txn);
+	if (rc != MDB_MAP_FULL || mdb_txn_begin(logstore.env, NULL, 0, &txn) != 0)
+		return store_err_of(rc);
+	if (logstore_trim(txn, j->n) == 0)
+		mdb_txn_commit(txn);
+	else
+		mdb_txn_abort(txn);
+	return STORE_FULL;
+}
+
+/* Helper thread. Never waits for another writer: the records can. */
+static void
+logstore_run(struct job *job)
+{
+	struct logstore_job *j = (struct logstore_job *)(void *)job;
+	int64_t began = clock_read(CLOCK_MONOTONIC);
+
+	if (!store_lock_try(logstore.lock_fd)) {
+		j->err = STORE_BUSY;
+		return;
+	}
+	j->err = logstore_write(j);
+	store_unlock(logstore.lock_fd);
+	j->took = clock_read(CLOCK_MONOTONIC) - began;
+}
+
+static void logstore_schedule(void);    /* a write that is done schedules the next */
+
+static void
+logstore_drop(unsigned n, const char *why)
+{
+	if (logstore.dropped == 0)
+		log_line("ev=log_dropped why=%s", why);
+	logstore.dropped += n;
+}
+
+/* What could not be written goes back before what came meanwhile. */
+static void
+logstore_put_back(struct logstore_job *j)
+{
+	struct buf later = logstore.pending;
+
+	if (logstore.pending_n + j->n > LOG_PENDING_MAX || j->batch.n + later.n > LOG_PENDING_BYTES) {
+		logstore_drop(j->n, "busy");
+		return;
+	}
+	logstore.pending = j->batch;
+	j->batch = (struct buf){.max = 0};
+	if (!buf_addv(&logstore.pending, buf_slice(&later)))
+		logstore_drop(logstore.pending_n, "memory");
+	else
+		logstore.pending_n += j->n;
+	buf_free(&later);
+}
+
+static void
+logstore_done(struct job *job)
+{
+	struct logstore_job *j = (struct logstore_job *)(void *)job;
+
+	logstore.writing = false;
+	logstore.pause_until = clock_now() + LOG_PAUSE_MS;
+	logstore.rest_until = clock_now() + (j->err == STORE_BUSY ? LOG_RETRY_MS : j->took * LOG_BUSY_TIMES);
+	if (logstore.env != NULL && j->err == STORE_BUSY)
+		logstore_put_back(j);
+	else if (j->err != STORE_OK)
+		logstore_drop(j->n, store_code(j->err));
+	if (j->err == STORE_OK && logstore.dropped != 0) {
+		log_line("ev=log_resumed dropped=%llu", (unsigned long long)logstore.dropped);
+		logstore.dropped = 0;
+	}
+	buf_free(&j->batch);
+	free(j);
+	logstore_schedule();
+}
+
+static void
+logstore_flush(struct timer *t)
+{
+	struct logstore_job *j;
+
+	(void)t;
+	if (logstore.env == NULL || logstore.writing || logstore.pending_n == 0)
+		return;
+	if ((j = calloc(1, sizeof *j)) == NULL) {
+		logstore.rest_until = clock_now() + LOG_PAUSE_MS;
+		logstore_schedule();
+		return;
+	}
+	j->job = (struct job){.lane = JOB_STORE, .run = logstore_run, .done = logstore_done};
+	j->batch = logstore.pending;
+	j->n = logstore.pending_n;
+	buf_init(&logstore.pending, LOG_PENDING_BYTES);
+	logstore.pending_n = 0;
+	logstore.writing = true;
+	job_submit(&j->job);
+}
+
+static void
+logstore_schedule(void)
+{
+	bool much = logstore.pending_n >= LOG_BATCH;
+	int64_t at = clock_now() + (much ? 0 : LOG_DELAY_MS);
+
+	if (logstore.writing || logstore.pending_n == 0)
+		return;
+	if (!much && at < logstore.pause_until)
+		at = logstore.pause_until;
+	if (at < logstore.rest_until)
+		at = logstore.rest_until;
+	if (logstore.timer.slot == 0 || at < logstore.timer.at)
+		timer_set(&logstore.timer, at, logstore_flush);
+}
+
+/* One finished request. Copies; never blocks, never fails the request. Loop thread. */
+static void
+logstore_add(struct slice json)
+{
+	uint8_t len[4];
+
+	if (logstore.env == NULL)
+		return;
+	store_be32(len, (uint32_t)json.n);
+	if (json.n > LOG_RECORD_MAX || logstore.pending_n >= LOG_PENDING_MAX ||
+	    !buf_reserve(&logstore.pending, sizeof len + json.n)) {
+		logstore_drop(1, "full");
+		return;
+	}
+	buf_add(&logstore.pending, len, sizeof len);
+	buf_addv(&logstore.pending, json);
+	logstore.pending_n++;
+	if (logstore.pending_n == 1 || logstore.pending_n == LOG_BATCH)
+		logstore_schedule();
+}
+
+/* Before a worker ends: what waits is handed to the helper thread now. True while something is under
+ * way; ask again from the loop. */
+static bool
+logstore_drain(void)
+{
+	logstore_flush(NULL);
+	return logstore.env != NULL && (logstore.writing || logstore.pending_n != 0);
+}
+
+static enum store_err
+logstore_read_begin(void)
+{
+	if (logstore.env == NULL)
+		return STORE_ABSENT;
+	return store_err_of(store_reader_begin(&logstore.reader, logstore.env));
+}
+
+static void
+logstore_read_reset(void)
+{
+	store_reader_reset(&logstore.reader);
+}
+
+/* The record after `id` (0: the first). The text lives until logstore_read_reset. */
+static enum store_err
+logstore_next(uint64_t id, uint64_t *next, struct slice *json)
+{
+	uint8_t key[8];
+	MDB_val k = {.mv_size = sizeof key, .mv_data = key}, v;
+	MDB_cursor *cur;
+	enum store_err err;
+	int rc;
+
+	if (id == UINT64_MAX)
+		return STORE_ABSENT;
+	if ((err = logstore_read_begin()) != STORE_OK)
+		return err;
+	store_be64(key, id + 1);
+	if ((rc = mdb_cursor_open(logstore.reader.txn, logstore.dbi, &cur)) != 0)
+		return store_err_of(rc);
+	rc = mdb_cursor_get(cur, &k, &v, MDB_SET_RANGE);
+	mdb_cursor_close(cur);
+	if (rc != 0)
+		return store_err_of(rc);
+	if (v.mv_size < 8)
+		return STORE_DAMAGED;
+	*next = logstore_id(k);
+	*json = (struct slice){(char *)v.mv_data + 8, v.mv_size - 8};
+	return STORE_OK;
+}
+
+/* The id that the `newest` last records come after. Ids have no gaps but at the front. */
+static uint64_t
+logstore_before(uint64_t newest)
+{
+	MDB_cursor *cur;
+	MDB_val k, v;
+	uint64_t last = 0;
+
+	if (logstore_read_begin() != STORE_OK ||
+	    mdb_cursor_open(logstore.reader.txn, logstore.dbi, &cur) != 0)
+		return 0;
+	if (mdb_cursor_get(cur, &k, &v, MDB_LAST) == 0)
+		last = logstore_id(k);
+	mdb_cursor_close(cur);
+	return last > newest ? last - newest : 0;
+}
+/* ---- lua -------------------------------------------------------------------
+ * One Lua state a process. Its memory is counted; everything that may raise runs protected. Lua runs
+ * in tasks, one coroutine each, and lua_step alone resumes them, never one inside another. A task that
+ * waits is yielded; the loop wakes it, or its deadline does. Policies run in sandbox_enter's
+ * allowance: so many instructions, so much memory and processor time per resume; once it is used up
+ * the hook raises at every instruction, so that no pcall of theirs outlives it. The runtime's own
+ * code is trusted and runs unhooked: a hook costs a fifth of the speed. */
+#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms, a thousand times what a type needs */
+#define LUA_HOOK_EVERY 200      /* instructions between two looks at the clock: one may copy 16 MiB */
+#define LUA_CPU_MS 1000         /* per resume: a tenth of what the master's watchdog allows */
+#define LUA_CPU_LATE_MS 8       /* from when on it is measured: nearly all calls end before, and cost no look */
+#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use: a policy's largest body, 16 MiB in C, is not here */
+#define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
+#define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
+#define LUA_PATTERN_STEPS 4     /* steps of a pattern match that count as an instruction: as long as one */
+#define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
+#define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
+#define LUA_NAME_MAX 64         /* a policy's name with its NUL, as the master's heartbeat page has it */
+
+/* Defined after all bindings: it calls lua_bind for each. */
+static void lua_bind_all(lua_State *L, bool worker);
+
+/* Every file of lua/ and policies/, linked in by build.sh, sorted by name. */
+extern const struct embed_file {
+	const char *name;       /* "lua/pipeline.lua" */
+	const unsigned char *p, *end;
+} embed_files[];
+extern const unsigned embed_count;
+extern int luaopen_lpeg(lua_State *L);  /* its package brings no usable header */
+
+enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
+static const struct { const char *why, *message; } lua_over_text[] = {
+	[LUA_WITHIN] = {"error", ""},
+	[LUA_OVER_BUDGET] = {"budget", "used more than 2,000,000 instructions"},
+	[LUA_OVER_MEMORY] = {"memory", "used more than 16 MiB of memory"},
+	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
+};
+
+/* What the code that runs may still use. sandbox_enter saves the outer one and restores it. */
+struct allowance {
+	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
+	int64_t left;           /* instructions */
+	int64_t start;          /* ms of the coarse clock */
+	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
+	size_t limit;           /* bytes that may be in use */
+	unsigned refused;       /* allocations turned down */
+	bool collecting;        /* the last one was: Lua collects all, and asks again */
+	enum lua_over over;
+};
+
+static lua_State *lua_main;             /* owned; tasks are its threads */
+static bool lua_worker;                 /* every task's memory is bounded, not only a policy's */
+static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
+static size_t lua_used;                 /* bytes the state holds */
+static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
+static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
+static const char lua_over_key;         /* its address: registry key of the message "policy_failed" */
+#ifdef SALLYPORT_UNIT
+static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
+#endif
+
+static void
+lua_set_running(const char *name)
+{
+	size_t n = strnlen(name, sizeof lua_running - 1);
+
+	memcpy(lua_running, name, n);
+	lua_running[n] = '\0';
+	if (lua_running_slot != NULL)
+		memcpy(lua_running_slot, lua_running, sizeof lua_running);
+}
+
+/* -- budget */
+
+static void lua_hook(lua_State *L, lua_Debug *ar);
+
+/* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
+ * a signal handler (Lua's manual, lua.c). */
+static void
+lua_exceed(enum lua_over over)
+{
+	if (lua_now.over == LUA_WITHIN) {
+		lua_now.over = over;
+		if (lua_now.limit < SIZE_MAX - LUA_RESERVE_MEM)
+			lua_now.limit += LUA_RESERVE_MEM;
+	}
+	lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, 1);
+}
+
+/* The message was made at the start: raising it allocates nothing. */
+static int
+lua_raise_over(lua_State *L)
+{
+	lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_over_key);
+	return lua_error(L);
+}
+
+/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what counts:
+ * a machine that slept or a process that was stopped is not the policy's doing. */
+static bool
+lua_out_of_time(void)
+{
+	int64_t ran = clock_read(CLOCK_MONOTONIC_COARSE) - lua_now.start;
+
+	if (ran < LUA_CPU_LATE_MS)
+		return false;
+	if (lua_now.cpu_start == 0)
+		lua_now.cpu_start = clock_read(CLOCK_THREAD_CPUTIME_ID) + 1;
+	return ran >= LUA_CPU_MS && clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
+}
+
+static void
+lua_hook(lua_State *L, lua_Debug *ar)
+{
+	(void)ar;
+	lua_now.left -= LUA_HOOK_EVERY;
+	if (lua_now.left < 0)
+		lua_exceed(LUA_OVER_BUDGET);
+	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
+		lua_exceed(LUA_OVER_TIME);
+	if (lua_now.over != LUA_WITHIN)
+		lua_raise_over(L);
+}
+
+/* For C functions whose work grows with their arguments. */
+static void
+lua_charge(lua_State *L, int64_t instructions)
+{
+	if (lua_now.co == NULL)
+		return;
+	lua_now.left -= instructions;
+	if (lua_now.left < 0) {
+		lua_exceed(LUA_OVER_BUDGET);
+		lua_raise_over(L);
+	}
+}
+
+static void
+lua_arm(lua_State *co)
+{
+	lua_now = (struct allowance){
+		.co = co,
+		.left = LUA_BUDGET,
+		.start = clock_read(CLOCK_MONOTONIC_COARSE),
+		.limit = lua_used + LUA_RESUME_MEM,
+	};
+	lua_sethook(co, lua_hook, LUA_MASKCOUNT, LUA_HOOK_EVERY);
+}
+
+static void
+lua_disarm(const struct allowance *outer)
+{
+	if (lua_now.co != NULL)
+		lua_sethook(lua_now.co, NULL, 0, 0);
+	lua_now = *outer;
+	if (lua_now.co != NULL)
+		lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, lua_now.over ? 1 : LUA_HOOK_EVERY);
+}
+
+/* -- memory */
+
+/* Whether a policy may grow by that much. Lua answers a refusal with a full collection and asks again;
+ * if that was in vain the policy is over, and what is small is granted from the reserve: a finalizer that
+ * the collector runs here must not fail, it frees what Lua does not see. LUA_REFUSALS_MAX bounds how
+ * many collections a policy causes that lives just below its limit. */
+static bool
+lua_may_grow(size_t more)
+{
+	if (lua_used <= lua_now.limit && more <= lua_now.limit - lua_used) {
+		lua_now.collecting = false;
+		return true;
+	}
+	if (lua_now.co == NULL)
+		return false;
+	if (!lua_now.collecting && ++lua_now.refused < LUA_REFUSALS_MAX) {
+		lua_now.collecting = true;
+		return false;
+	}
+	lua_exceed(LUA_OVER_MEMORY);
+	return lua_used <= lua_now.limit && more <= lua_now.limit - lua_used;
+}
+
+/* Shrinking never fails: Lua relies on it. */
+static void *
+lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
+{
+	void *p;
+
+	(void)ud;
+	if (ptr == NULL)
+		osize = 0;              /* it told the kind of object, not a size */
+	if (nsize == 0) {
+		free(ptr);
+		lua_used -= osize;
+		return NULL;
+	}
+	if (nsize > osize) {
+#ifdef SALLYPORT_UNIT
+		if (lua_fail_after == 0)
+			return NULL;
+		if (lua_fail_after > 0)
+			lua_fail_after--;
+#endif
+		if (!lua_may_grow(nsize - osize))
+			return NULL;
+	}
+	p = realloc(ptr, nsize);
+	if (p == NULL)
+		return nsize <= osize ? ptr : NULL;
+	lua_used = lua_used - osize + nsize;
+	return p;
+}
+
+static int
+lua_panic(lua_State *L)
+{
+	log_line("ev=lua_panic msg=\"%s\"", lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?");
+	return 0;                       /* Lua aborts: an error outside any protection is our bug */
+}
+
+/* Runs f(L) with arg as its light userdata on the main state, protected. For set-up; false: logged. */
+static bool
+lua_protect(lua_CFunction f, void *arg)
+{
+	const char *msg;
+	bool ok;
+
+	lua_pushcfunction(lua_main, f);
+	lua_pushlightuserdata(lua_main, arg);
+	ok = lua_pcall(lua_main, 1, 0, 0) == LUA_OK;
+	if (!ok) {
+		msg = lua_type(lua_main, -1) == LUA_TSTRING ? lua_tostring(lua_main, -1) : "?";
+		log_line("ev=lua_error msg=\"%s\"", msg);
+		lua_pop(lua_main, 1);
+	}
+	return ok;
+}
+
+/* -- tasks
+ * NEW -> RUNNING <-> WAITING, then back to the pool. Between done (or abandon) and the pool nobody
+ * may hold one. */
+enum task_state { TASK_IDLE, TASK_NEW, TASK_RUNNING, TASK_WAITING };
+
+struct task;
+typedef int task_push(lua_State *co, void *arg);  /* inside the task: pushes arguments, tells how many */
+typedef void task_done(struct task *t, bool ok, lua_State *co); /* reads results or the message */
+
+struct task {
+	struct task *next;      /* in the pool */
+	lua_State *co;          /* owned through `ref` */
+	int ref;                /* registry: the thread */
+	int fn_ref;             /* registry; the caller's */
+	enum task_state state;
+	bool woken;             /* a wake came while it ran */
+	bool abandoned;         /* its owner died while it ran */
+	task_push *push;
+	void *arg;              /* borrowed until push has run */
+	void *owner;            /* borrowed; for done */
+	task_done *done;        /* NULL: nobody asks */
+	struct secret_scope scope; /* handles of secrets that it made */
+	struct timer deadline;
+	struct defer wake;
+	char policy[LUA_NAME_MAX]; /* the policy it waits in (sandbox.wait), or "" */
+};
+
+static struct task *task_pool;
+static unsigned task_pooled;
+static struct task *task_running;       /* the one whose turn it is; NULL: no Lua runs */
+
+/* NULL on the main state. */
+static struct task *
+task_of(lua_State *L)
+{
+	return *(struct task **)lua_getextraspace(L);
+}
+
+static void *
+task_owner(const struct task *t)
+{
+	return t->owner;
+}
+
+static int
+l_task_thread(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+	lua_State *co = lua_newthread(L);
+
+	t->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	t->co = co;
+	*(struct task **)lua_getextraspace(co) = t;
+	return 0;
+}
+
+static void
+task_free(struct task *t)
+{
+	if (t->co != NULL) {
+		*(struct task **)lua_getextraspace(t->co) = NULL;
+		luaL_unref(lua_main, LUA_REGISTRYINDEX, t->ref);
+	}
+	free(t);
+}
+
+/* fn_ref stays the caller's; arg must live until the first step. NULL: no memory. */
+static struct task *
+task_new(int fn_ref, task_push *push, void *arg, void *owner, task_done *done)
+{
+	struct task *t = task_pool;
+
+	if (t != NULL) {
+		task_pool = t->next;
+		task_pooled--;
+	} else {
+		if ((t = calloc(1, sizeof *t)) == NULL)
+			return NULL;
+		if (!lua_protect(l_task_thread, t)) {
+			task_free(t);
+			return NULL;
+		}
+	}
+	t->state = TASK_NEW;
+	t->woken = t->abandoned = false;
+	t->fn_ref = fn_ref;
+	t->push = push;
+	t->arg = arg;
+	t->owner = owner;
+	t->done = done;
+	t->scope = (struct secret_scope){0};
+	t->policy[0] = '\0';
+	return t;
+}
+
+static int
+l_task_reset(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+
+	lua_resetthread(t->co);         /* runs what is to be closed */
+	lua_settop(t->co, 0);
+	return 0;
+}
+
+/* Empties it: secrets first, for the coroutine's own variables may outlive this until a collection. */
+static void
+task_recycle(struct task *t)
+{
+	timer_stop(&t->deadline);
+	loop_undefer(&t->wake);
+	secret_scope_close(&t->scope);
+	if (lua_status(t->co) == LUA_OK && t->state != TASK_WAITING)
+		lua_settop(t->co, 0);
+	else if (!lua_protect(l_task_reset, t)) {
+		task_free(t);
+		return;
+	}
+	t->state = TASK_IDLE;
+	if (task_pooled >= LUA_POOL_MAX) {
+		task_free(t);
+		return;
+	}
+	t->next = task_pool;
+	task_pool = t;
+	task_pooled++;
+}
+
+static int
+l_task_end_k(lua_State *L, int status, lua_KContext ctx)
+{
+	(void)status;
+	(void)ctx;
+	return lua_gettop(L);
+}
+
+/* The bottom of every task. */
+static int
+l_task_main(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+	int n;
+
+	lua_settop(L, 0);
+	lua_rawgeti(L, LUA_REGISTRYINDEX, t->fn_ref);
+	n = t->push != NULL ? t->push(L, t->arg) : 0;
+	lua_callk(L, n, LUA_MULTRET, 0, l_task_end_k);
+	return lua_gettop(L);
+}
+
+static int
+l_task_traceback(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+	const char *msg = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1)
+	    : "error object is not a string";
+
+	luaL_traceback(L, t->co, msg, 0);
+	luaL_checkstack(t->co, 1, NULL);
+	lua_xmove(L, t->co, 1);
+	return 0;
+}
+
+static void task_wake(struct task *t);  /* lua_step ends in it when a wake came early */
+
+/* The only lua_resume. */
+static void
+lua_step(struct task *t, int nargs)
+{
+	const struct allowance none = {.left = INT64_MAX, .limit = SIZE_MAX};
+	int rc, nres;
+
+	assert(task_running == NULL);
+	timer_stop(&t->deadline);
+	t->state = TASK_RUNNING;
+	t->woken = false;
+	task_running = t;
+	secret_scope_now = &t->scope;
+	if (lua_worker)
+		lua_now.limit = lua_used + LUA_RESUME_MEM;
+	if (t->policy[0] != '\0') {
+		lua_set_running(t->policy);
+		lua_arm(t->co);
+	}
+	rc = lua_resume(t->co, lua_main, nargs, &nres);
+	lua_disarm(&none);
+	if (lua_running[0] != '\0')
+		lua_set_running("");
+	secret_scope_now = NULL;
+	task_running = NULL;
+	store_read_reset();
+	if (rc == LUA_YIELD && !t->abandoned) {
+		t->state = TASK_WAITING;
+		lua_pop(t->co, nres);
+		if (t->woken)
+			task_wake(t);
+		return;
+	}
+	if (rc != LUA_OK && rc != LUA_YIELD && !t->abandoned)
+		lua_protect(l_task_traceback, t);
+	if (rc == LUA_YIELD)
+		t->state = TASK_WAITING;        /* task_recycle must unwind it */
+	else if (t->done != NULL && !t->abandoned)
+		t->done(t, rc == LUA_OK, t->co);
+	task_recycle(t);
+}
+
+static void
+task_resume(struct defer *d)
+{
+	struct task *t = (struct task *)((char *)d - offsetof(struct task, wake));
+
+	lua_step(t, 0);
+}
+
+static void
+task_first_step(struct task *t)
+{
+	lua_pushcfunction(t->co, l_task_main);
+	lua_pushlightuserdata(t->co, t);
+	lua_step(t, 1);
+}
+
+static void
+task_start(struct defer *d)
+{
+	task_first_step((struct task *)((char *)d - offsetof(struct task, wake)));
+}
+
+/* Runs the first step: now, or soon when Lua runs already. */
+static void
+task_run(struct task *t)
+{
+	assert(t->state == TASK_NEW);
+	if (task_running == NULL)
+		task_first_step(t);
+	else
+		loop_defer(&t->wake, task_start);
+}
+
+/* Soon, never from within. One that comes while the task runs makes its next wait end at once. */
+static void
+task_wake(struct task *t)
+{
+	if (t->state == TASK_RUNNING)
+		t->woken = true;
+	else if (t->state == TASK_WAITING)
+		loop_defer(&t->wake, task_resume);
+}
+
+static void
+task_timeout(struct timer *timer)
+{
+	task_wake((struct task *)((char *)timer - offsetof(struct task, deadline)));
+}
+
+/* The owner died: done is not called, the coroutine never resumed. */
+static void
+task_abandon(struct task *t)
+{
+	if (t->state == TASK_RUNNING)
+		t->abandoned = true;
+	else if (t->state != TASK_IDLE)
+		task_recycle(t);
+}
+
+/* What a binding returns to wait for task_wake or the deadline (monotonic ms; INT64_MAX: none). Then
+ * k runs, looks at what it waited for and may wait again. */
+static int
+task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
+{
+	struct task *t = task_of(L);
+
+	if (t == NULL || !lua_isyieldable(L))
+		return luaL_error(L, "cannot wait here");
+	if (deadline != INT64_MAX)
+		timer_set(&t->deadline, deadline, task_timeout);
+	return lua_yieldk(L, 0, ctx, k);
+}
+
+/* -- modules: embedded ones alone. No path, no environment variable leads to other code. */
+
+static const struct embed_file *
+embed_find(const char *name)
+{
+	for (unsigned i = 0; i < embed_count; i++)
+		if (strcmp(embed_files[i].name, name) == 0)
+			return &embed_files[i];
+	return NULL;
+}
+
+/* require("x.y") -> what lua/x/y.lua returned, once; raises for what is not there */
+static int
+l_require(lua_State *L)
+{
+	const char *module = luaL_checkstring(L, 1), *path, *file;
+	const struct embed_file *f;
+
+	lua_settop(L, 1);
+	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+	if (lua_getfield(L, 2, module) != LUA_TNIL)
+		return 1;
+	path = luaL_gsub(L, module, ".", "/");
+	file = lua_pushfstring(L, "lua/%s.lua", path);
+	if ((f = embed_find(file)) == NULL)
+		return luaL_error(L, "module '%s' not found: no embedded %s", module, file);
+	lua_pushfstring(L, "@%s", file);
+	if (luaL_loadbufferx(L, (const char *)f->p, (size_t)(f->end - f->p), lua_tostring(L, -1), "t"))
+		return lua_error(L);
+	lua_pushvalue(L, 1);
+	lua_call(L, 1, 1);
+	if (lua_isnil(L, -1))
+		return luaL_error(L, "module '%s' returns nothing", module);
+	lua_pushvalue(L, -1);
+	lua_setfield(L, 2, module);
+	return 1;
+}
+
+/* Makes a module of C functions and leaves its table on the stack. */
+static void
+lua_bind(lua_State *L, const char *module, const luaL_Reg *reg)
+{
+	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+	lua_newtable(L);
+	luaL_setfuncs(L, reg, 0);
+	lua_pushvalue(L, -1);
+	lua_setfield(L, -3, module);
+	lua_remove(L, -2);
+}
+
+struct import {
+	const char *module, *fn;
+	int ref;
+};
+
+static int
+l_import(lua_State *L)
+{
+	struct import *im = lua_touserdata(L, 1);
+
+	lua_pushcfunction(L, l_require);
+	lua_pushstring(L, im->module);
+	lua_call(L, 1, 1);
+	if (lua_getfield(L, -1, im->fn) != LUA_TFUNCTION)
+		return luaL_error(L, "%s.%s is not a function", im->module, im->fn);
+	im->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	return 0;
+}
+
+/* A reference to a Lua function that C starts tasks with; LUA_NOREF: logged. */
+static int
+lua_import(const char *module, const char *fn)
+{
+	struct import im = {module, fn, LUA_NOREF};
+
+	lua_protect(l_import, &im);
+	return im.ref;
+}
+
+/* -- patterns
+ * Lua's patterns (manual 6.4.1), matched by our own code because the library's cannot be stopped:
+ * ".-.-.-x" takes time that grows with a power of the subject's length, in one instruction.
+ * Here every step counts against the policy's budget. Same language, same results;
+ * string.find and the others keep their names and their meaning. Pure: no function takes L. */
+#define PAT_CAPTURES 32         /* as Lua's LUA_MAXCAPTURES */
+#define PAT_DEPTH 200           /* C recursion, as Lua's MAXCCALLS: some 20 KiB of stack */
+enum { PAT_OPEN = -1, PAT_POSITION = -2 };
+
+struct pat {
+	const char *s, *s_end;  /* borrowed: the subject */
+	const char *p_end;      /* borrowed: where the pattern ends */
+	const char *why;        /* static: what is wrong with the pattern; NULL: nothing */
+	int64_t steps;          /* left; below 0: out of budget */
+	int depth;              /* recursion left */
+	int n;                  /* captures so far */
+	struct {
+		const char *p;
+		ptrdiff_t n;    /* or PAT_OPEN, PAT_POSITION */
+	} cap[PAT_CAPTURES];
+};
+
+static const char *pat_match(struct pat *m, const char *s, const char *p);
+
+static const char *
+pat_fail(struct pat *m, const char *why)
+{
+	if (m->why == NULL)
+		m->why = why;
+	return NULL;
+}
+
+/* False ends all loops: an error, or no steps left. */
+static bool
+pat_step(struct pat *m)
+{
+	return --m->steps >= 0 && m->why == NULL;
+}
+
+/* The end of the single-character class that begins at p; NULL: malformed. */
+static const char *
+pat_class_end(struct pat *m, const char *p)
+{
+	char c = *p++;
+
+	if (c == '%')
+		return p == m->p_end ? pat_fail(m, "malformed pattern (ends with '%')") : p + 1;
+	if (c != '[')
+		return p;
+	if (p < m->p_end && *p == '^')
+		p++;
+	do {                            /* a ']' that comes first stands for itself */
+		if (p == m->p_end)
+			return pat_fail(m, "malformed pattern (missing ']')");
+		c = *p++;
+		if (c == '%') {
+			if (p == m->p_end)
+				return pat_fail(m, "malformed pattern (missing ']')");
+			p++;
+		}
+	} while (p == m->p_end || *p != ']');
+	return p + 1;
+}
+
+static bool
+pat_is_class(int c, int class)
+{
+	bool is;
+
+	switch (tolower(class)) {
+	case 'a': is = isalpha(c); break;
+	case 'c': is = iscntrl(c); break;
+	case 'd': is = isdigit(c); break;
+	case 'g': is = isgraph(c); break;
+	case 'l': is = islower(c); break;
+	case 'p': is = ispunct(c); break;
+	case 's': is = isspace(c); break;
+	case 'u': is = isupper(c); break;
+	case 'w': is = isalnum(c); break;
+	case 'x': is = isxdigit(c); break;
+	case 'z': is = c == 0; break;           /* not in the manual any more, still in the library */
+	default: return class == c;
+	}
+	return isupper(class) ? !is : is;
+}
+
+/* p at '[', ec at the closing ']'. */
+static bool
+pat_in_set(int c, const char *p, const char *ec)
+{
+	bool found = true;
+
+	if (p[1] == '^') {
+		found = false;
+		p++;
+	}
+	while (++p < ec) {
+		if (*p == '%') {
+			p++;
+			if (pat_is_class(c, (unsigned char)*p))
+				return found;
+		} else if (p[1] == '-' && p + 2 < ec) {
+			if ((unsigned char)p[0] <= c && c <= (unsigned char)p[2])
+				return found;
+			p += 2;
+		} else if ((unsigned char)*p == c) {
+			return found;
+		}
+	}
+	return !found;
+}
+
+static bool
+pat_single(struct pat *m, const char *s, const char *p, const char *ep)
+{
+	int c;
+
+	if (s >= m->s_end)
+		return false;
+	c = (unsigned char)*s;
+	switch (*p) {
+	case '.': return true;
+	case '%': return pat_is_class(c, (unsigned char)p[1]);
+	case '[':
+		m->steps -= (ep - p) / 8;       /* a set is read through for each character */
+		return pat_in_set(c, p, ep - 1);
+	default: return (unsigned char)*p == c;
+	}
+}
+
+static const char *
+pat_balance(struct pat *m, const char *s, const char *p)
+{
+	int depth = 1;
+
+	if (p + 1 >= m->p_end)
+		return pat_fail(m, "malformed pattern (missing arguments to '%b')");
+	if (s >= m->s_end || *s != p[0])
+		return NULL;
+	while (++s < m->s_end && pat_step(m)) {
+		if (*s == p[1]) {
+			if (--depth == 0)
+				return s + 1;
+		} else if (*s == p[0]) {
+			depth++;
+		}
+	}
+	return NULL;
+}
+
+static const char *
+pat_longest(struct pat *m, const char *s, const char *p, const char *ep)
+{
+	ptrdiff_t i = 0;
+	const char *res;
+
+	while (pat_single(m, s + i, p, ep) && pat_step(m))
+		i++;
+	for (; i >= 0 && pat_step(m); i--)
+		if ((res = pat_match(m, s + i, ep + 1)) != NULL)
+			return res;
+	return NULL;
+}
+
+static const char *
+pat_shortest(struct pat *m, const char *s, const char *p, const char *ep)
+{
+	const char *res;
+
+	while (pat_step(m)) {
+		if ((res = pat_match(m, s, ep + 1)) != NULL)
+			return res;
+		if (!pat_single(m, s, p, ep))
+			return NULL;
+		s++;
+	}
+	return NULL;
+}
+
+static const char *
+pat_open(struct pat *m, const char *s, const char *p, ptrdiff_t what)
+{
+	const char *res;
+
+	if (m->n >= PAT_CAPTURES)
+		return pat_fail(m, "too many captures");
+	m->cap[m->n].p = s;
+	m->cap[m->n].n = what;
+	m->n++;
+	if ((res = pat_match(m, s, p)) == NULL)
+		m->n--;
+	return res;
+}
+
+static const char *
+pat_close(struct pat *m, const char *s, const char *p)
+{
+	const char *res;
+	int i = m->n - 1;
+
+	while (i >= 0 && m->cap[i].n != PAT_OPEN)
+		i--;
+	if (i < 0)
+		return pat_fail(m, "invalid pattern capture");
+	m->cap[i].n = s - m->cap[i].p;
+	if ((res = pat_match(m, s, p)) == NULL)
+		m->cap[i].n = PAT_OPEN;
+	return res;
+}
+
+/* %1 to %9: what capture i matched, once more. */
+static const char *
+pat_again(struct pat *m, const char *s, int digit)
+{
+	int i = digit - '1';
+	ptrdiff_t n;
+
+	if (i < 0 || i >= m->n || m->cap[i].n == PAT_OPEN)
+		return pat_fail(m, "invalid capture index in pattern");
+	n = m->cap[i].n;
+	if (n == PAT_POSITION)
+		return NULL;            /* a position is no text: nothing matches it again */
+	m->steps -= n / 16;
+	return m->s_end - s >= n && memcmp(m->cap[i].p, s, (size_t)n) == 0 ? s + n : NULL;
+}
+
+/* %f[set]: between a character outside the set and one inside. */
+static bool
+pat_frontier(struct pat *m, const char *s, const char *p, const char *ep)
+{
+	int before = s == m->s ? '\0' : (unsigned char)s[-1];
+	int after = s == m->s_end ? '\0' : (unsigned char)*s;
+
+	return !pat_in_set(before, p, ep - 1) && pat_in_set(after, p, ep - 1);
+}
+
+/* One item and its suffix; sets *next where the match goes on behind it. */
+static const char *
+pat_item(struct pat *m, const char *s, const char *p, const char **next)
+{
+	const char *ep = pat_class_end(m, p), *res;
+	char suffix;
+
+	*next = NULL;
+	if (ep == NULL)
+		return NULL;
+	suffix = ep < m->p_end ? *ep : '\0';
+	if (suffix == '*')
+		return pat_longest(m, s, p, ep);
+	if (suffix == '-')
+		return pat_shortest(m, s, p, ep);
+	if (suffix == '+')
+		return pat_single(m, s, p, ep) ? pat_longest(m, s + 1, p, ep) : NULL;
+	if (suffix == '?') {
+		if (pat_single(m, s, p, ep) && (res = pat_match(m, s + 1, ep + 1)) != NULL)
+			return res;
+		*next = ep + 1;
+		return s;
+	}
+	*next = ep;
+	return pat_single(m, s, p, ep) ? s + 1 : NULL;
+}
+
+/* What matches at s from p to the pattern's end: where it ends, or NULL. */
+static const char *
+pat_match(struct pat *m, const char *s, const char *p)
+{
+	const char *next = p, *res = s, *ep;
+
+	if (m->depth-- == 0) {
+		m->depth++;
+		return pat_fail(m, "pattern too complex");
+	}
+	while (res != NULL && next != NULL && next < m->p_end) {
+		p = next;
+		s = res;
+		if (!pat_step(m)) {
+			res = NULL;
+			break;
+		}
+		if (*p == '(') {
+			next = NULL;
+			res = p + 1 < m->p_end && p[1] == ')' ? pat_open(m, s, p + 2, PAT_POSITION)
+			    : pat_open(m, s, p + 1, PAT_OPEN);
+		} else if (*p == ')') {
+			next = NULL;
+			res = pat_close(m, s, p + 1);
+		} else if (*p == '$' && p + 1 == m->p_end) {
+			next = NULL;
+			res = s == m->s_end ? s : NULL;
+		} else if (*p == '%' && p + 1 < m->p_end && p[1] == 'b') {
+			res = pat_balance(m, s, p + 2);
+			next = p + 4;
+		} else if (*p == '%' && p + 1 < m->p_end && p[1] == 'f') {
+			if (p + 2 >= m->p_end || p[2] != '[') {
+				res = pat_fail(m, "missing '[' after '%f' in pattern");
+			} else if ((ep = pat_class_end(m, p + 2)) == NULL) {
+				res = NULL;
+			} else {
+				res = pat_frontier(m, s, p + 2, ep) ? s : NULL;
+				next = ep;
+			}
+		} else if (*p == '%' && p + 1 < m->p_end && isdigit((unsigned char)p[1])) {
+			res = pat_again(m, s, p[1]);
+			next = p + 2;
+		} else {
+			res = pat_item(m, s, p, &next);
+		}
+	}
+	m->depth++;
+	return m->why == NULL && m->steps >= 0 ? res : NULL;
+}
+
+/* -- the string library over it */
+
+static void
+l_pat_begin(struct pat *m, const char *s, size_t ls, const char *p, size_t lp)
+{
+	m->s = s;
+	m->s_end = s + ls;
+	m->p_end = p + lp;
+	m->why = NULL;
+	m->depth = PAT_DEPTH;
+}
+
+/* One try at s. Raises for a malformed pattern and when the budget is used up. */
+static const char *
+l_pat_try(lua_State *L, struct pat *m, const char *s, const char *p)
+{
+	const char *res;
+	int64_t all = lua_now.co == NULL ? INT64_MAX / 2 : (lua_now.left + 1) * LUA_PATTERN_STEPS;
+
+	m->n = 0;
+	m->steps = all;
+	res = pat_match(m, s, p);
+	if (m->why != NULL)
+		luaL_error(L, "%s", m->why);
+	lua_charge(L, (all - m->steps) / LUA_PATTERN_STEPS + 1);
+	return res;
+}
+
+static void
+l_pat_push(lua_State *L, const struct pat *m, int i, const char *s, const char *e)
+{
+	if (i >= m->n) {
+		if (i != 0)
+			luaL_error(L, "invalid capture index %%%d", i + 1);
+		lua_pushlstring(L, s, (size_t)(e - s));         /* no captures: the whole match */
+	} else if (m->cap[i].n == PAT_POSITION) {
+		lua_pushinteger(L, m->cap[i].p - m->s + 1);
+	} else if (m->cap[i].n == PAT_OPEN) {
+		luaL_error(L, "unfinished capture");
+	} else {
+		lua_pushlstring(L, m->cap[i].p, (size_t)m->cap[i].n);
+	}
+}
+
+/* All captures; the whole match where there are none and s is given. */
+static int
+l_pat_push_all(lua_State *L, const struct pat *m, const char *s, const char *e)
+{
+	int n = m->n == 0 && s != NULL ? 1 : m->n;
+
+	luaL_checkstack(L, n, "too many captures");
+	for (int i = 0; i < n; i++)
+		l_pat_push(L, m, i, s, e);
+	return n;
+}
+
+/* A start position as string.sub counts it, as an offset. */
+static size_t
+l_str_start(lua_Integer init, size_t len)
+{
+	if (init > 0)
+		return (size_t)init - 1;
+	if (init == 0 || init < -(lua_Integer)len)
+		return 0;
+	return len - (size_t)-init;
+}
+
+static int
+l_str_search(lua_State *L, bool find)
+{
+	size_t ls, lp;
+	const char *s = luaL_checklstring(L, 1, &ls), *p = luaL_checklstring(L, 2, &lp), *at, *e;
+	size_t init = l_str_start(luaL_optinteger(L, 3, 1), ls);
+	struct pat m;
+	bool anchor;
+
+	if (init > ls) {
+		luaL_pushfail(L);
+		return 1;
+	}
+	if (find && (lua_toboolean(L, 4) || strcspn(p, "^$*+?.([%-") == lp)) {
+		lua_charge(L, (int64_t)(ls - init) / 64);
+		at = memmem(s + init, ls - init, p, lp);
+		if (at == NULL) {
+			luaL_pushfail(L);
+			return 1;
+		}
+		lua_pushinteger(L, at - s + 1);
+		lua_pushinteger(L, at - s + (lua_Integer)lp);
+		return 2;
+	}
+	anchor = lp > 0 && *p == '^';
+	l_pat_begin(&m, s, ls, p, lp);
+	for (at = s + init; at <= m.s_end; at++) {
+		if ((e = l_pat_try(L, &m, at, p + anchor)) != NULL) {
+			if (!find)
+				return l_pat_push_all(L, &m, at, e);
+			lua_pushinteger(L, at - s + 1);
+			lua_pushinteger(L, e - s);
+			return 2 + l_pat_push_all(L, &m, NULL, NULL);
+		}
+		if (anchor)
+			break;
+	}
+	luaL_pushfail(L);
+	return 1;
+}
+
+/* string.find(s, pattern [, init [, plain]]) -> from, to, captures… | nil */
+static int
+l_str_find(lua_State *L)
+{
+	return l_str_search(L, true);
+}
+
+/* string.match(s, pattern [, init]) -> captures… | nil */
+static int
+l_str_match(lua_State *L)
+{
+	return l_str_search(L, false);
+}
+
+/* Upvalues: subject, pattern, offset of the next try, end of the last match (two empty matches at one
+ * place would never end). */
+static int
+l_str_gmatch_next(lua_State *L)
+{
+	size_t ls, lp;
+	const char *s = lua_tolstring(L, lua_upvalueindex(1), &ls), *e;
+	const char *p = lua_tolstring(L, lua_upvalueindex(2), &lp);
+	lua_Integer last = lua_tointeger(L, lua_upvalueindex(4));
+	struct pat m;
+
+	l_pat_begin(&m, s, ls, p, lp);
+	for (const char *at = s + lua_tointeger(L, lua_upvalueindex(3)); at <= m.s_end; at++) {
+		e = l_pat_try(L, &m, at, p);
+		if (e != NULL && e - s != last) {
+			lua_pushinteger(L, e - s);
+			lua_copy(L, -1, lua_upvalueindex(3));
+			lua_replace(L, lua_upvalueindex(4));
+			return l_pat_push_all(L, &m, at, e);
+		}
+	}
+	return 0;
+}
+
+/* string.gmatch(s, pattern [, init]) -> iterator */
+static int
+l_str_gmatch(lua_State *L)
+{
+	size_t ls;
+	size_t init;
+
+	luaL_checklstring(L, 1, &ls);
+	luaL_checkstring(L, 2);
+	init = l_str_start(luaL_optinteger(L, 3, 1), ls);
+	lua_settop(L, 2);
+	lua_pushinteger(L, (lua_Integer)(init > ls ? ls + 1 : init));
+	lua_pushinteger(L, -1);
+	lua_pushcclosure(L, l_str_gmatch_next, 4);
+	return 1;
+}
+
+/* Adds what replaces the match [s, e): the string with %0 to %9 filled in, or what the table or
+ * function answers for the first capture. True: something changed. */
+static bool
+l_str_replace(lua_State *L, struct pat *m, luaL_Buffer *b, const char *s, const char *e)
+{
+	size_t n;
+	const char *r;
+
+	if (lua_type(L, 3) == LUA_TFUNCTION) {
+		lua_pushvalue(L, 3);
+		lua_call(L, l_pat_push_all(L, m, s, e), 1);
+	} else if (lua_type(L, 3) == LUA_TTABLE) {
+		l_pat_push(L, m, 0, s, e);
+		lua_gettable(L, 3);
+	} else {
+		r = lua_tolstring(L, 3, &n);
+		for (size_t i = 0; i < n; i++) {
+			if (r[i] != '%') {
+				luaL_addchar(b, r[i]);
+				continue;
+			}
+			if (++i < n && r[i] == '%') {
+				luaL_addchar(b, '%');
+			} else if (i < n && r[i] == '0') {
+				luaL_addlstring(b, s, (size_t)(e - s));
+			} else if (i < n && isdigit((unsigned char)r[i])) {
+				l_pat_push(L, m, r[i] - '1', s, e);
+				luaL_tolstring(L, -1, NULL);    /* a position capture is a number */
+				lua_remove(L, -2);
+				luaL_addvalue(b);
+			} else {
+				luaL_error(L, "invalid use of '%%' in replacement string");
+			}
+		}
+		return true;
+	}
+	if (!lua_toboolean(L, -1)) {
+		lua_pop(L, 1);
+		luaL_addlstring(b, s, (size_t)(e - s));
+		return false;
+	}
+	if (!lua_isstring(L, -1))
+		luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));
+	luaL_addvalue(b);
+	return true;
+}
+
+/* string.gsub(s, pattern, string | table | function [, n]) -> string, count */
+static int
+l_str_gsub(lua_State *L)
+{
+	size_t ls, lp;
+	const char *s = luaL_checklstring(L, 1, &ls), *p = luaL_checklstring(L, 2, &lp), *e;
+	const char *last = NULL;
+	lua_Integer max = luaL_optinteger(L, 4, (lua_Integer)ls + 1), n = 0;
+	int type = lua_type(L, 3);
+	bool anchor = lp > 0 && *p == '^', changed = false;
+	struct pat m;
+	luaL_Buffer b;
+
+	luaL_argexpected(L, type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TFUNCTION
+	    || type == LUA_TTABLE, 3, "string/function/table");
+	if (type == LUA_TNUMBER)
+		lua_tolstring(L, 3, NULL);
+	luaL_buffinit(L, &b);
+	l_pat_begin(&m, s, ls, p, lp);
+	while (n < max) {
+		if ((e = l_pat_try(L, &m, s, p + anchor)) != NULL && e != last) {
+			n++;
+			changed = l_str_replace(L, &m, &b, s, e) || changed;
+			s = last = e;
+		} else if (s < m.s_end) {
+			luaL_addchar(&b, *s++);
+		} else {
+			break;
+		}
+		if (anchor)
+			break;
+	}
+	if (!changed) {
+		lua_pushvalue(L, 1);
+	} else {
+		luaL_addlstring(&b, s, (size_t)(m.s_end - s));
+		luaL_pushresult(&b);
+	}
+	lua_pushinteger(L, n);
+	return 2;
+}
+
+/* string.rep(s, n [, sep]) -> string. Lua's own runs n times over nothing for ""; and what can never fit
+ * is an error like any other, before memory is asked for. Upvalue: Lua's. */
+static int
+l_str_rep(lua_State *L)
+{
+	size_t n, sep;
+	lua_Integer times = luaL_checkinteger(L, 2);
+
+	luaL_checklstring(L, 1, &n);
+	luaL_optlstring(L, 3, "", &sep);
+	if (times <= 0 || n + sep == 0) {
+		lua_pushliteral(L, "");
+		return 1;
+	}
+	if (lua_now.co != NULL && (size_t)times > LUA_RESUME_MEM / (n + sep))
+		return luaL_error(L, "resulting string too large");
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_insert(L, 1);
+	lua_call(L, lua_gettop(L) - 1, 1);
+	return 1;
+}
+
+/* table.move(a, from, to, at [, b]): Lua's runs over any range of nothing, uncounted. Upvalue: Lua's. */
+static int
+l_table_move(lua_State *L)
+{
+	lua_Integer from = luaL_checkinteger(L, 2), to = luaL_checkinteger(L, 3);
+
+	if (to >= from) {
+		luaL_argcheck(L, (lua_Unsigned)to - (lua_Unsigned)from < LUA_RESUME_MEM, 3,
+		    "too many elements to move");
+		lua_charge(L, to - from);
+	}
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_insert(L, 1);
+	lua_call(L, lua_gettop(L) - 1, 1);
+	return 1;
+}
+
+/* -- sandbox
+ * What a policy may name: copies made for it alone, behind tables that cannot be assigned to. Left out
+ * on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other code
+ * (load, require, string.dump), control of the state (collectgarbage, coroutine, lpeg.setmaxstack: it
+ * holds for all), the outside (io, os, print), and math.random: guessable, so a mistake where
+ * it would be used. No setmetatable: no finalizers, no proxies that lie to the runtime. */
+static const struct { const char *lib, *names; } sandbox_allowed[] = {
+	{LUA_GNAME, "assert error ipairs next pairs pcall select tonumber tostring type"},
+	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger "
+	    "modf pi rad sin sqrt tan tointeger type ult"},
+	{"string", "byte char find format gmatch gsub len lower match pack packsize rep reverse sub "
+	    "unpack upper"},
+	{"table", "concat insert move pack remove sort unpack"},
+	{"utf8", "char charpattern codepoint codes len offset"},
+	{"lpeg", "B C Carg Cb Cc Cf Cg Cmt Cp Cs Ct P R S V locale match type version"},
+};
+
+/* The library keeps some functions under names of their own: `string` in the table, `_G` for globals. */
+static void
+l_sandbox_copy(lua_State *L, const char *lib, const char *names)
+{
+	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+	lua_getfield(L, -1, lib);
+	lua_newtable(L);
+	while (*names != '\0') {
+		size_t n = strcspn(names, " ");
+
+		lua_pushlstring(L, names, n);
+		lua_pushvalue(L, -1);
+		lua_gettable(L, -4);
+		lua_settable(L, -3);
+		names += n + (names[n] == ' ');
+	}
+	lua_replace(L, -3);
+	lua_pop(L, 1);
+}
+
+static int
+l_sandbox_refuse(lua_State *L)
+{
+	const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
+
+	return luaL_error(L, lua_tostring(L, lua_upvalueindex(1)), key);
+}
+
+/* Replaces the table on top by an empty one that reads from it and cannot be written. Functions that
+ * go past metatables (next, and table.* where they do) meet the empty one. */
+static void
+l_sandbox_seal(lua_State *L, const char *message)
+{
+	lua_newtable(L);
+	lua_createtable(L, 0, 3);
+	lua_rotate(L, -3, -1);                  /* sealed, metatable, content */
+	lua_setfield(L, -2, "__index");
+	lua_pushstring(L, message);
+	lua_pushcclosure(L, l_sandbox_refuse, 1);
+	lua_setfield(L, -2, "__newindex");
+	lua_pushboolean(L, false);
+	lua_setfield(L, -2, "__metatable");
+	lua_setmetatable(L, -2);
+}
+
+/* sandbox.env(extra) -> environment; extra = { name = { function… } }: the runtime's modules, of which
+ * it gets copies too */
+static int
+l_sandbox_env(lua_State *L)
+{
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	l_sandbox_copy(L, sandbox_allowed[0].lib, sandbox_allowed[0].names);
+	for (size_t i = 1; i < sizeof sandbox_allowed / sizeof sandbox_allowed[0]; i++) {
+		l_sandbox_copy(L, sandbox_allowed[i].lib, sandbox_allowed[i].names);
+		l_sandbox_seal(L, "'%s' cannot be set: libraries are read-only");
+		lua_setfield(L, 2, sandbox_allowed[i].lib);
+	}
+	for (lua_pushnil(L); lua_next(L, 1) != 0;) {
+		lua_newtable(L);                        /* name, module, copy */
+		for (lua_pushnil(L); lua_next(L, -3) != 0;) {
+			if (lua_type(L, -1) == LUA_TTABLE || lua_type(L, -1) == LUA_TUSERDATA)
+				return luaL_error(L, "a policy's module holds functions alone");
+			lua_pushvalue(L, -2);
+			lua_insert(L, -2);
+			lua_settable(L, -4);
+		}
+		l_sandbox_seal(L, "'%s' cannot be set: libraries are read-only");
+		if (luaL_getmetafield(L, -2, "__call") != LUA_TNIL) {   /* form(…), json(…) */
+			lua_getmetatable(L, -2);
+			lua_insert(L, -2);
+			lua_setfield(L, -2, "__call");
+			lua_pop(L, 1);
+		}
+		lua_remove(L, -2);
+		lua_pushvalue(L, -2);
+		lua_insert(L, -2);
+		lua_settable(L, 2);
+	}
+	l_sandbox_seal(L, "global '%s' cannot be set: use local, a policy keeps nothing between requests");
+	return 1;
+}
+
+/* sandbox.load(source, chunkname, env) -> function | nil, message. Text only: bytecode is not checked
+ * by anybody (Lua's manual, load). */
+static int
+l_sandbox_load(lua_State *L)
+{
+	size_t n;
+	const char *source = luaL_checklstring(L, 1, &n), *chunk = luaL_checkstring(L, 2);
+
+	luaL_checktype(L, 3, LUA_TTABLE);
+	if (luaL_loadbufferx(L, source, n, chunk, "t") != LUA_OK) {
+		luaL_pushfail(L);
+		lua_insert(L, -2);
+		return 2;
+	}
+	lua_pushvalue(L, 3);
+	lua_setupvalue(L, -2, 1);
+	return 1;
+}
+
+/* Stack: name, then results or the error. -> true, results… | false, message, why */
+static int
+l_sandbox_result(lua_State *L, int rc, enum lua_over over)
+{
+	const char *msg;
+	size_t n;
+
+	if (rc == LUA_OK && over == LUA_WITHIN) {
+		lua_pushboolean(L, true);
+		lua_replace(L, 1);
+		return lua_gettop(L);
+	}
+	if (rc == LUA_ERRMEM)
+		over = LUA_OVER_MEMORY;
+	lua_pushboolean(L, false);
+	if (over != LUA_WITHIN) {
+		lua_pushfstring(L, "policies/%s.lua: %s", lua_tostring(L, 1), lua_over_text[over].message);
+	} else if (lua_type(L, -2) == LUA_TSTRING) {
+		msg = lua_tolstring(L, -2, &n);
+		lua_pushlstring(L, msg, n > LUA_MESSAGE_MAX ? LUA_MESSAGE_MAX : n);
+	} else {
+		lua_pushfstring(L, "policies/%s.lua: the error is a %s, not a message", lua_tostring(L, 1),
+		    luaL_typename(L, -2));
+	}
+	lua_pushstring(L, lua_over_text[over].why);
+	return 3;
+}
+
+/* sandbox.call(name, fn, …) -> true, results… | false, message, "error" | "budget" | "memory" | "time".
+ * fn runs in an allowance of its own and cannot wait. */
+static int
+l_sandbox_call(lua_State *L)
+{
+	const struct allowance outer = lua_now;
+	char was[LUA_NAME_MAX];
+	enum lua_over over;
+	int rc;
+
+	luaL_checkstring(L, 1);
+	luaL_checktype(L, 2, LUA_TFUNCTION);
+	memcpy(was, lua_running, sizeof was);
+	lua_set_running(lua_tostring(L, 1));
+	lua_arm(L);
+	rc = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 0);
+	over = lua_now.over;
+	lua_disarm(&outer);
+	lua_set_running(was);
+	return l_sandbox_result(L, rc, over);
+}
+
+/* sandbox.run(fn, …): sandbox.call for tests */
+static int
+l_sandbox_run(lua_State *L)
+{
+	lua_pushliteral(L, "test");
+	lua_insert(L, 1);
+	return l_sandbox_call(L);
+}
+
+static int
+l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
+{
+	const struct allowance outer = {
+		.left = INT64_MAX,
+		.limit = lua_worker ? lua_used + LUA_RESUME_MEM : SIZE_MAX,
+	};
+	enum lua_over over = lua_now.over;
+
+	(void)ctx;
+	lua_disarm(&outer);
+	lua_set_running("");
+	task_of(L)->policy[0] = '\0';
+	return l_sandbox_result(L, rc == LUA_YIELD ? LUA_OK : rc, over);
+}
+
+/* sandbox.wait(name, fn, …): as call, but fn may wait; each resume has an allowance of its own. Yields. */
+static int
+l_sandbox_wait(lua_State *L)
+{
+	const char *name = luaL_checkstring(L, 1);
+	struct task *t = task_of(L);
+
+	luaL_checktype(L, 2, LUA_TFUNCTION);
+	if (t == NULL || lua_now.co != NULL || !lua_isyieldable(L))
+		return luaL_error(L, "cannot wait here");
+	snprintf(t->policy, sizeof t->policy, "%s", name);
+	lua_set_running(name);
+	lua_arm(L);
+	return l_sandbox_wait_k(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, l_sandbox_wait_k), 0);
+}
+
+/* sandbox.default_source(name) -> text | nil: the policy this binary brings */
+static int
+l_sandbox_default_source(lua_State *L)
+{
+	const struct embed_file *f;
+
+	lua_pushfstring(L, "policies/%s.lua", luaL_checkstring(L, 1));
+	if ((f = embed_find(lua_tostring(L, -1))) == NULL)
+		luaL_pushfail(L);
+	else
+		lua_pushlstring(L, (const char *)f->p, (size_t)(f->end - f->p));
+	return 1;
+}
+
+/* sandbox.defaults() -> { name… } */
+static int
+l_sandbox_defaults(lua_State *L)
+{
+	const size_t skip = strlen("policies/"), tail = strlen(".lua");
+
+	lua_newtable(L);
+	for (unsigned i = 0; i < embed_count; i++) {
+		const char *name = embed_files[i].name;
+
+		if (strncmp(name, "policies/", skip) != 0)
+			continue;
+		lua_pushlstring(L, name + skip, strlen(name) - skip - tail);
+		lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+	}
+	return 1;
+}
+
+static const luaL_Reg l_sandbox[] = {
+	{"call", l_sandbox_call},
+	{"default_source", l_sandbox_default_source},
+	{"defaults", l_sandbox_defaults},
+	{"env", l_sandbox_env},
+	{"load", l_sandbox_load},
+	{"run", l_sandbox_run},
+	{"wait", l_sandbox_wait},       /* yields */
+	{NULL, NULL},
+};
+
+/* -- the state */
+
+static const struct { const char *name; lua_CFunction open; bool worker; } lua_libs[] = {
+	{LUA_GNAME, luaopen_base, true},
+	{LUA_STRLIBNAME, luaopen_string, true},
+	{LUA_TABLIBNAME, luaopen_table, true},
+	{LUA_MATHLIBNAME, luaopen_math, true},
+	{LUA_UTF8LIBNAME, luaopen_utf8, true},
+	{LUA_IOLIBNAME, luaopen_io, false},     /* commands read and print; a worker never does */
+	{LUA_OSLIBNAME, luaopen_os, false},
+	{LUA_DBLIBNAME, luaopen_debug, false},
+	{LUA_COLIBNAME, luaopen_coroutine, false}, /* tests race with it; what waits for the loop needs a task */
+	/* No package: it loads files and shared objects. */
+};
+
+/* Functions that bring code in: nobody in a worker needs them. */
+static const char *const lua_worker_lacks[] = {"dofile", "load", "loadfile"};
+
+/* "x":find reaches the same functions as string.find, in policies too: one table for all. */
+static void
+l_open_string(lua_State *L)
+{
+	static const luaL_Reg bounded[] = {
+		{"dump", NULL}, {"find", l_str_find}, {"gmatch", l_str_gmatch},
+		{"gsub", l_str_gsub}, {"match", l_str_match}, {NULL, NULL},
+	};
+
+	lua_getglobal(L, LUA_STRLIBNAME);
+	for (const luaL_Reg *r = bounded; r->name != NULL; r++) {
+		if (r->func != NULL)
+			lua_pushcfunction(L, r->func);
+		else
+			lua_pushnil(L);
+		lua_setfield(L, -2, r->name);
+	}
+	lua_getfield(L, -1, "rep");
+	lua_pushcclosure(L, l_str_rep, 1);
+	lua_setfield(L, -2, "rep");
+	lua_getglobal(L, LUA_TABLIBNAME);
+	lua_getfield(L, -1, "move");
+	lua_pushcclosure(L, l_table_move, 1);
+	lua_setfield(L, -2, "move");
+	lua_pop(L, 2);
+}
+
+/* A pattern's methods are reached through its metatable: the allowed functions, not all of lpeg. */
+static void
+l_open_lpeg(lua_State *L)
+{
+	const size_t last = sizeof sandbox_allowed / sizeof sandbox_allowed[0] - 1;
+
+	luaL_requiref(L, "lpeg", luaopen_lpeg, 0);
+	lua_getfield(L, -1, "P");
+	lua_pushboolean(L, true);
+	lua_call(L, 1, 1);
+	lua_getmetatable(L, -1);
+	l_sandbox_copy(L, sandbox_allowed[last].lib, sandbox_allowed[last].names);
+	lua_setfield(L, -2, "__index");
+	lua_pop(L, 3);
+}
+
+static int
+l_open(lua_State *L)
+{
+	bool worker = *(const bool *)lua_touserdata(L, 1);
+
+	for (size_t i = 0; i < sizeof lua_libs / sizeof lua_libs[0]; i++) {
+		if (worker && !lua_libs[i].worker)
+			continue;
+		luaL_requiref(L, lua_libs[i].name, lua_libs[i].open, 1);
+		lua_pop(L, 1);
+	}
+	for (size_t i = 0; worker && i < sizeof lua_worker_lacks / sizeof lua_worker_lacks[0]; i++) {
+		lua_pushnil(L);
+		lua_setglobal(L, lua_worker_lacks[i]);
+	}
+	l_open_string(L);
+	l_open_lpeg(L);
+	lua_pushliteral(L, "policy_failed");
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &lua_over_key);
+	lua_pushcfunction(L, l_require);
+	lua_setglobal(L, "require");
+	if (!worker) {                          /* package.loaded: where a test puts a module of its own */
+		lua_newtable(L);
+		luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+		lua_setfield(L, -2, "loaded");
+		lua_setglobal(L, "package");
+	}
+	lua_bind(L, "sandbox", l_sandbox);
+	lua_settop(L, 0);
+	lua_bind_all(L, worker);
+	return 0;
+}
+
+/* Once per process. NULL: logged. */
+static lua_State *
+lua_open_state(bool worker)
+{
+	if ((lua_main = lua_newstate(lua_alloc, NULL)) == NULL) {
+		log_line("ev=lua_open err=memory");
+		return NULL;
+	}
+	lua_atpanic(lua_main, lua_panic);
+	*(struct task **)lua_getextraspace(lua_main) = NULL;
+	if (!lua_protect(l_open, &worker)) {
+		lua_close(lua_main);
+		return lua_main = NULL;
+	}
+	lua_worker = worker;
+	return lua_main;
+}
+
+/* The command is over; what follows (a master and its workers) begins with nothing of it. */
+static void
+lua_close_state(void)
+{
+	while (task_pool != NULL) {
+		struct task *t = task_pool;
+
+		task_pool = t->next;
+		free(t);        /* its coroutine goes with the state */
+	}
+	task_pooled = 0;
+	lua_close(lua_main);
+	lua_main = NULL;
+}
+
+/* ---- peer ------------------------------------------------------------------
+ * One end of a connection, plain or TLS, seen as two streams of bytes. A peer borrows its wire
+ * buffers from a pool while bytes are in them and gives them back when they are empty, so an idle
+ * connection owns none. Whoever writes asks peer_room first: then one piece of PEER_PIECE and its
+ * framing always fit, and back-pressure is nothing but not reading the other side. */
+#define PEER_READ (64 * 1024)   /* one read(2): several TLS records */
+#define PEER_PIECE (16 * 1024)  /* one write to a peer at most: a TLS record */
+#define PEER_OUT_HIGH (72 * 1024) /* no more is accepted above: four records and their overhead */
+#define PEER_OUT_HEAD (16 * 1024) /* a whole head is written only below this */
+#define PEER_HEAD_MAX (84 * 1024) /* a head we send: the 64 KiB of one that came, and what was added */
+#define PEER_OUT_MAX (PEER_OUT_HIGH + 40 * 1024) /* two records and framing above the mark */
+#define PEER_POOL_MAX 24        /* idle buffers kept: the hot ones; more go back to the system */
+
+enum io { IO_OK, IO_AGAIN, IO_EOF, IO_ERR };
+
+struct wirebuf {
+	struct wirebuf *next;   /* in the pool */
+	size_t off, n;          /* bytes [off, n) are in use */
+	char p[PEER_OUT_MAX];
+};
+
+struct peer {
+	struct watch watch;
+	struct tls *tls;        /* owned; NULL: plain */
+	struct wirebuf *in;     /* owned while bytes from the wire wait; else NULL */
+	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
+	bool eof;               /* the wire ended */
+	bool failed;            /* reading or writing failed */
+	uint64_t received, sent; /* plaintext bytes */
+};
+
+static struct wirebuf *wirebuf_pool;
+static size_t wirebuf_pooled;
+
+static struct wirebuf *
+wirebuf_get(void)
+{
+	struct wirebuf *b = wirebuf_pool;
+
+	if (b != NULL) {
+		wirebuf_pool = b->next;
+		wirebuf_pooled--;
+	} else if ((b = malloc(sizeof *b)) == NULL) {
+		return NULL;
+	}
+	b->off = b->n = 0;
+	return b;
+}
+
+/* What a plain peer sent or was sent may hold a credential: not one byte stays behind. */
+static void
+wirebuf_put(struct wirebuf **bp, bool plain)
+{
+	struct wirebuf *b = *bp;
+
+	if (b == NULL)
+		return;
+	*bp = NULL;
+	if (plain)
+		wipe(b->p, b->n);
+	if (wirebuf_pooled >= PEER_POOL_MAX) {
+		free(b);
+		return;
+	}
+	b->next = wirebuf_pool;
+	wirebuf_pool = b;
+	wirebuf_pooled++;
+}
+
+static void
+peer_init(struct peer *p, int fd, void (*ready)(struct watch *))
+{
+	memset(p, 0, sizeof *p);
+	p->watch.fd = fd;
+	p->watch.ready = ready;
+}
+
+static void
+peer_close(struct peer *p)
+{
+	watch_close(&p->watch);
+	wirebuf_put(&p->in, p->tls == NULL);
+	wirebuf_put(&p->out, p->tls == NULL);
+	if (p->tls != NULL)
+		tls_free(p->tls);
+	p->tls = NULL;
+}
+
+/* Takes from the wire what the kernel has, up to PEER_READ. */
+static enum io
+peer_read_wire(struct peer *p)
+{
+	ssize_t n;
+
+	if (p->failed)
+		return IO_ERR;
+	if (p->eof)
+		return IO_EOF;
+	if (!p->watch.readable)
+		return IO_AGAIN;
+	if (p->in == NULL && (p->in = wirebuf_get()) == NULL)
+		return IO_ERR;
+	p->in->off = p->in->n = 0;
+	do
+		n = read(p->watch.fd, p->in->p, PEER_READ);
+	while (n < 0 && errno == EINTR);
+	if (n > 0) {
+		p->in->n = (size_t)n;
+		/* Less than we asked for: the kernel has no more, and will say when it has (edge). */
+		if (n < PEER_READ && !p->watch.hup)
+			p->watch.readable = false;
+		return IO_OK;
+	}
+	wirebuf_put(&p->in, p->tls == NULL);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+		p->watch.readable = false;
+		return IO_AGAIN;
+	}
+	if (n == 0) {
+		p->eof = true;
+		return IO_EOF;
+	}
+	p->failed = true;
+	return IO_ERR;
+}
+
+/* Plaintext that waits to be taken; empty when there is none yet. */
+static struct slice
+peer_data(struct peer *p)
+{
+	if (p->tls != NULL)
+		return tls_peek(p->tls);
+	if (p->in == NULL)
+		return (struct slice){NULL, 0};
+	return (struct slice){p->in->p + p->in->off, p->in->n - p->in->off};
+}
+
+static void
+peer_consume(struct peer *p, size_t n)
+{
+	p->received += n;
+	if (p->tls != NULL) {
+		tls_consume(p->tls, n);
+		return;
+	}
+	p->in->off += n;
+	if (p->in->off == p->in->n)
+		wirebuf_put(&p->in, true);
+}
+
+static bool
+peer_out_reserve(struct peer *p)
+{
+	if (p->out == NULL)
+		return (p->out = wirebuf_get()) != NULL;
+	if (p->out->off != 0) {
+		memmove(p->out->p, p->out->p + p->out->off, p->out->n - p->out->off);
+		p->out->n -= p->out->off;
+		p->out->off = 0;
+	}
+	return true;
+}
+
+/* Moves finished records from the engine to the out buffer. */
+static bool
+peer_drain(struct peer *p)
+{
+	while (p->tls != NULL && tls_has_output(p->tls)) {
+		size_t n;
+
+		if (!peer_out_reserve(p))
+			return false;
+		n = tls_drain(p->tls, p->out->p + p->out->n, sizeof p->out->p - p->out->n);
+		if (n == 0)
+			return false;
+		p->out->n += n;
+	}
+	return true;
+}
+
+/* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS: close_notify).
+ * A TLS wire that ends without close_notify is IO_ERR: whoever cuts it could otherwise pass a part
+ * for the whole (RFC 8446 6.1, RFC 9112 9.8). */
+static enum io
+peer_fill(struct peer *p)
+{
+	for (;;) {
+		enum io io;
+
+		if (p->tls != NULL && p->in != NULL && p->in->off < p->in->n) {
+			size_t took = tls_feed(p->tls, p->in->p + p->in->off, p->in->n - p->in->off);
+
+			p->in->off += took;
+			if (p->in->off == p->in->n) {
+				wirebuf_put(&p->in, false);
+			} else if (tls_peek(p->tls).n == 0 && tls_status(p->tls) < TLS_CLOSED) {
+				/* The engine wants to say something first. */
+				if (!tls_has_output(p->tls) || !peer_drain(p))
+					return IO_AGAIN;
+				continue;
+			}
+		}
+		if (peer_data(p).n != 0)
+			return IO_OK;
+		if (p->tls != NULL) {
+			switch (tls_status(p->tls)) {
+			case TLS_FAILED: return IO_ERR;
+			case TLS_CLOSED: return IO_EOF;
+			case TLS_HANDSHAKE:
+			case TLS_OPEN:   break;
+			}
+		}
+		switch (io = peer_read_wire(p)) {
+		case IO_OK:    break;
+		case IO_AGAIN: return IO_AGAIN;
+		case IO_EOF:   return p->tls != NULL ? IO_ERR : IO_EOF;
+		case IO_ERR:   return io;
+		}
+	}
+}
+
+static bool
+peer_room(const struct peer *p)
+{
+	return p->out == NULL || p->out->n - p->out->off < PEER_OUT_HIGH;
+}
+
+static bool
+peer_room_head(const struct peer *p)
+{
+	return p->out == NULL || p->out->n - p->out->off < PEER_OUT_HEAD;
+}
+
+static size_t
+peer_pending(const struct peer *p)
+{
+	return p->out == NULL ? 0 : p->out->n - p->out->off;
+}
+
+/* Accepts all n bytes, or fails the peer. See peer_room. */
+static bool
+peer_put(struct peer *p, const void *data, size_t n)
+{
+	const char *at = data;
+
+	p->sent += n;
+	if (p->tls == NULL) {
+		if (n == 0)
+			return true;
+		if (!peer_out_reserve(p) || n > sizeof p->out->p - p->out->n)
+			return !(p->failed = true);
+		memcpy(p->out->p + p->out->n, data, n);
+		p->out->n += n;
+		return true;
+	}
+	while (n != 0) {
+		size_t took = tls_write(p->tls, at, n);
+
+		at += took;
+		n -= took;
+		if (n != 0 && (!tls_has_output(p->tls) || !peer_drain(p)))
+			return !(p->failed = true);
+	}
+	return true;
+}
+
+/* Sends what waits. IO_OK: nothing waits any more. */
+static enum io
+peer_flush(struct peer *p)
+{
+	if (p->failed)
+		return IO_ERR;
+	if (p->tls != NULL)
+		tls_flush(p->tls);
+	for (;;) {
+		ssize_t n;
+
+		if ((p->out == NULL || p->out->n - p->out->off < PEER_OUT_HIGH) && !peer_drain(p))
+			return p->failed = true, IO_ERR;
+		if (p->out == NULL)
+			return IO_OK;
+		if (p->out->off == p->out->n) {
+			wirebuf_put(&p->out, p->tls == NULL);
+			return IO_OK;
+		}
+		if (!p->watch.writable)
+			return IO_AGAIN;
+		n = send(p->watch.fd, p->out->p + p->out->off, p->out->n - p->out->off, MSG_NOSIGNAL);
+		if (n > 0) {
+			if (p->tls == NULL)
+				wipe(p->out->p + p->out->off, (size_t)n);
+			p->out->off += (size_t)n;
+		} else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+			p->watch.writable = false;
+		} else if (n < 0 && errno != EINTR) {
+			p->failed = true;
+			return IO_ERR;
+		}
+	}
+}
+
+/* Drives a handshake. IO_OK: open. */
+static enum io
+peer_handshake(struct peer *p)
+{
+	for (;;) {
+		enum io in, out = peer_flush(p);
+
+		if (out == IO_ERR)
+			return IO_ERR;
+		switch (tls_status(p->tls)) {
+		case TLS_OPEN:      return IO_OK;
+		case TLS_CLOSED:    return IO_ERR;
+		case TLS_FAILED:    return IO_ERR;
+		case TLS_HANDSHAKE: break;
+		}
+		in = peer_fill(p);
+		if (tls_has_output(p->tls) || tls_status(p->tls) == TLS_OPEN)
+			continue;       /* our next flight, or an alert that says why not */
+		if (in == IO_AGAIN)
+			return IO_AGAIN;
+		if (in != IO_OK)
+			return IO_ERR;
+	}
+}
+
+/* Nothing is on its way: the engine's record buffers go back. */
+static void
+peer_park(struct peer *p)
+{
+	if (p->tls != NULL && p->in == NULL && p->out == NULL)
+		tls_park(p->tls);
+}
+
+/* -- upstream: a connection we dialled, owned by one request or net call at a time, or idle in the
+ * pool. Idle ones are kept per (agent, host, port, client certificate): one agent's connection,
+ * with whatever the server remembers of it, is never another's. */
+#define UPSTREAM_IDLE_MS 60000  /* below the 75 s of nginx and most load balancers */
+#define UPSTREAM_IDLE_MAX 256   /* of a worker */
+#define UPSTREAM_KEY_MAX 640
+#define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
+
+enum upstream_state { UP_DIAL, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
+
+struct upstream {
+	struct peer peer;
+	struct dial dial;
+	struct timer timer;
+	struct defer reap;
+	enum upstream_state state;
+	const char *code, *why; /* static; set when UP_FAILED */
+	struct upstream *next, **prev; /* in the idle list */
+	struct upstream *older; /* unused while owned */
+	uint64_t requests;      /* how many it served before this one */
+	bool tls;
+	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
+	char host[256];
+	uint16_t port;
+	void *owner;            /* borrowed: told by event; NULL while idle */
+	void (*event)(struct upstream *);
+	char key[UPSTREAM_KEY_MAX];
+};
+
+static struct upstream *upstream_idle;  /* newest first */
+static size_t upstream_idle_n;
+static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
+
+static void
+upstream_reap(struct defer *d)
+{
+	free((char *)d - offsetof(struct upstream, reap));
+}
+
+static void
+upstream_unlink(struct upstream *u)
+{
+	if (u->prev == NULL)
+		return;
+	*u->prev = u->next;
+	if (u->next != NULL)
+		u->next->prev = u->prev;
+	u->prev = NULL;
+	upstream_idle_n--;
+}
+
+static void
+upstream_free(struct upstream *u)
+{
+	upstream_unlink(u);
+	timer_stop(&u->timer);
+	if (u->state == UP_DIAL)
+		net_dial_cancel(&u->dial);
+	if (u->state == UP_OPEN && u->peer.tls != NULL && !u->peer.failed && u->peer.out == NULL) {
+		tls_shutdown(u->peer.tls);      /* OpenSSL's servers forget a session that was cut */
+		peer_flush(&u->peer);
+	}
+	peer_close(&u->peer);
+	u->owner = NULL;
+	loop_defer(&u->reap, upstream_reap);
+}
+
+static void
+upstream_fail(struct upstream *u, const char *code, const char *why)
+{
+	timer_stop(&u->timer);
+	u->state = UP_FAILED;
+	u->code = code;
+	u->why = why;
+}
+
+static void
+upstream_shake(struct upstream *u)
+{
+	switch (peer_handshake(&u->peer)) {
+	case IO_OK:
+		timer_stop(&u->timer);
+		u->state = UP_OPEN;
+		break;
+	case IO_AGAIN:
+		break;
+	case IO_EOF:
+	case IO_ERR:
+		upstream_fail(u, clock_unset() ? "clock_unset" : "upstream_tls",
+		    tls_status(u->peer.tls) == TLS_FAILED ? tls_why(u->peer.tls) :
+		    "the connection ended during the TLS handshake");
+		break;
+	}
+}
+
+static void
+upstream_ready(struct watch *w)
+{
+	struct upstream *u = (struct upstream *)((char *)w - offsetof(struct upstream, peer.watch));
+
+	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes nobody asked for */
+		upstream_free(u);
+		return;
+	}
+	if (u->state == UP_HANDSHAKE)
+		upstream_shake(u);
+	u->event(u);
+}
+
+static void
+upstream_timeout(struct timer *t)
+{
+	struct upstream *u = (struct upstream *)((char *)t - offsetof(struct upstream, timer));
+
+	if (u->owner == NULL) {
+		upstream_free(u);
+		return;
+	}
+	upstream_fail(u, "upstream_tls", "the TLS handshake took too long");
+	u->event(u);
+}
+
+static void
+upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
+{
+	struct upstream *u = (struct upstream *)((char *)d - offsetof(struct upstream, dial));
+
+	if (fd < 0) {
+		upstream_fail(u, code, why);
+		u->event(u);
+		return;
+	}
+	peer_init(&u->peer, fd, upstream_ready);
+	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+		upstream_fail(u, "upstream_unreachable", "out of memory");
+	} else if (!u->tls) {
+		u->state = UP_OPEN;
+	} else if (clock_unset()) {
+		upstream_fail(u, "clock_unset", "this machine's clock is not set");
+	} else if ((u->peer.tls = tls_connect(upstream_trust, slice_of(u->host), u->port,
+	    SLICE(""))) == NULL) {
+		upstream_fail(u, "upstream_tls", "out of memory");
+	} else {
+		u->state = UP_HANDSHAKE;
+		timer_set(&u->timer, clock_now() + UPSTREAM_TLS_MS, upstream_timeout);
+		u->peer.watch.writable = true;
+		upstream_shake(u);
+	}
+	u->event(u);
+}
+
+/* The owner's `event` is called whenever the state or the readiness changed, and may be called before
+ * this returns NULL's opposite: the caller sets *slot first through it. NULL: out of memory. */
+static struct upstream *
+upstream_new(const char *key, const char *host, uint16_t port, bool use_tls)
+{
+	struct upstream *u = calloc(1, sizeof *u);
+
+	if (u == NULL)
+		return NULL;
+	u->peer.watch.fd = -1;
+	u->tls = use_tls;
+	u->port = port;
+	u->state = UP_DIAL;
+	snprintf(u->host, sizeof u->host, "%s", host);
+	snprintf(u->key, sizeof u->key, "%s", key);
+	return u;
+}
+
+static void
+upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
+{
+	memcpy(u->dial.allow, allow, nallow * sizeof *allow);
+	u->dial.nallow = nallow;
+	u->dial.done = upstream_dialled;
+	net_dial(&u->dial, u->host, u->port);
+}
+
+/* An idle one of that key, or NULL. */
+static struct upstream *
+upstream_take(const char *key)
+{
+	for (struct upstream *u = upstream_idle; u != NULL; u = u->next) {
+		if (strcmp(u->key, key) == 0 && !u->peer.watch.hup && !u->peer.watch.readable) {
+			upstream_unlink(u);
+			timer_stop(&u->timer);
+			return u;
+		}
+	}
+	return NULL;
+}
+
+/* The owner is done. Kept only if the answer was complete, nothing is left over, and the connection
+ * carries no authentication of its own. */
+static void
+upstream_release(struct upstream *u, bool reusable)
+{
+	u->owner = NULL;
+	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.in != NULL ||
+	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
+	    u->peer.eof || u->peer.failed) {
+		upstream_free(u);
+		return;
+	}
+	if (upstream_idle_n == UPSTREAM_IDLE_MAX) {
+		struct upstream *oldest = upstream_idle;
+
+		while (oldest->next != NULL)
+			oldest = oldest->next;
+		upstream_free(oldest);
+	}
+	peer_park(&u->peer);
+	u->requests++;
+	u->next = upstream_idle;
+	if (u->next != NULL)
+		u->next->prev = &u->next;
+	upstream_idle = u;
+	u->prev = &upstream_idle;
+	upstream_idle_n++;
+	timer_set(&u->timer, clock_now() + UPSTREAM_IDLE_MS, upstream_timeout);
+}
+
+/* ---- conn ------------------------------------------------------------------
+ * A client's connection and the request it carries. The loop owns every conn; a conn owns at most one
+ * req, a req at most one upstream and one task. Lua decides in the task and leaves an action in the
+ * req; from then on only C touches it. Lua's handles are emptied by req_free: kept too long, they say
+ * "closed". State changes only in conn_advance and what it calls, never re-entered: an event that
+ * comes while it runs makes it run once more. */
+#define CONN_TURN (1024 * 1024) /* bytes one conn may move before others have their turn */
+#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
+#define CONN_HEAD_MS 30000
+#define CONN_HEAD_UNKNOWN_MS 10000 /* until somebody says who they are */
+#define CONN_HANDSHAKE_MS 10000
+#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
+#define CONN_IDLE_MS 90000
+#define CONN_STREAM_MS 3600000  /* event streams, WebSockets, tunnels; TCP keep-alive finds the dead */
+#define CONN_ANSWER_MS 300000   /* head of the upstream's answer: models think for minutes */
+#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
+#define CONN_LINGER_MAX (256 * 1024)
+#define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
+#define REQ_ECHO_MAX (64 * 1024)
+#define REQ_NAME_MAX 64         /* agent, bundle, credential names */
+#define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
+#define AGENT_REQUESTS_MAX 64   /* in progress, of one agent and worker */
+#define AGENT_SLOTS 256
+
+enum conn_state {
+	CONN_HEAD,      /* between requests, or a head is arriving */
+	CONN_DECIDE,    /* a task decides; req:read_body reads meanwhile */
+	CONN_DIAL,      /* the upstream is not open yet */
+	CONN_RELAY,     /* bytes go both ways */
+	CONN_ANSWER,    /* our own answer goes out */
+	CONN_SNIFF,     /* a tunnel is open: its first byte decides */
+	CONN_HANDSHAKE, /* TLS with the client */
+	CONN_BLIND,     /* bytes go both ways unread: a tunnel entry, or a WebSocket after its 101 */
+	CONN_LINGER,    /* answered for the last time */
+	CONN_CLOSED,
+};
+
+enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
+enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND, REQ_ECHO };
+enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
+
+/* Body framing on its way in, and how it goes out. */
+struct flow {
+	int mode;               /* enum http_body */
+	uint64_t left;          /* BODY_LENGTH */
+	struct http_chunked chunked;
+	struct buf trailers;    /* owned; a trailer section that spans reads */
+	bool out_chunked;
+	bool done;
+};
+
+/* What a policy put into the request: values are secrets or our own copies. */
+struct added {
+	struct added *next;
+	struct slice name, value;
+	struct secret *secret;  /* owned; NULL: value is in `text` */
+	char text[];            /* name, then value */
+};
+
+struct req {
+	struct conn *conn;      /* borrowed */
+	struct req *next_free;
+	void *handle;           /* the Lua userdata that points here; emptied by req_free */
+	struct task *task;      /* NULL: none runs */
+	bool task_done, task_ok;
+	char id[17];
+
+	struct buf bytes;       /* owned; the head as it came */
+	struct http_head head;  /* slices into bytes */
+	uint8_t mark[HTTP_FIELDS_MAX]; /* enum field_mark of head.field[i] */
+	struct added *added;    /* owned */
+	enum req_form form;
+	bool secure;            /* scheme https */
+	bool own_endpoint;
+	bool websocket;
+	char host[256];
+	int port;
+	struct slice path, query; /* as they came; query without "?", .p NULL: none */
+	char token[65];         /* hex SHA-256 of the proxy token presented; empty: none */
+	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
+	struct buf stripped_query; /* owned; what strip took out, form-encoded */
+	bool query_removed;
+
+	/* the body, when somebody reads it whole */
+	bool body_reading, body_read, body_failed;
+	const char *body_error; /* static */
+	size_t body_max;
+	struct buf body;        /* owned; counted in req_bodies */
+	struct secret *new_body; /* owned; a body that holds secrets */
+	size_t body_sent;       /* of a body in memory, to the upstream */
+
+	/* the decision */
+	enum req_action action;
+	int status;             /* of our own answer, or the upstream's */
+	char code[32];          /* X-Sallyport-Error; empty: no error */
+	struct buf answer;      /* owned; body of our own answer */
+	const char *answer_type; /* static */
+	int retry_after;        /* seconds; 0: not said */
+	bool close_after;
+	char dial_host[256];
+	uint16_t dial_port;
+	bool dial_tls;
+	struct cidr allow[NET_CIDRS_MAX];
+	size_t nallow;
+	bool watch;             /* tell Lua of 401 and 403 */
+	bool allow_websocket;
+	uint64_t config;        /* generation that decided */
+	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
+	char reason[96];
+	bool allowed;
+	struct agent *counted;  /* holds one of this agent's requests in progress */
+	bool too_many;
+
+	/* the upstream */
+	struct upstream *up;    /* owned while set */
+	bool fresh_dial;        /* no pooled connection: the second try */
+	bool head_sent, answer_begun, retried;
+	bool stream;            /* event stream: long idle */
+	struct buf up_bytes;    /* owned; head of the answer as it comes */
+	size_t up_scanned;
+	struct flow up_flow, down_flow;
+	bool up_keep;           /* the upstream will keep its connection */
+	bool expect_sent;       /* our own 100 Continue went out */
+
+	int64_t t_start, t_first; /* monotonic ms */
+	uint64_t bytes_up, bytes_down;
+};
+
+struct agent {
+	struct agent *next;     /* in its slot */
+	unsigned conns, requests;
+	char name[REQ_NAME_MAX];
+};
+
+struct conn {
+	struct peer peer;
+	struct conn *next, **prev; /* all conns of the worker */
+	struct defer defer;     /* another turn, or the end */
+	struct timer timer;
+	int64_t deadline;       /* monotonic ms; the timer may fire earlier and look again */
+	enum conn_state state;
+	bool advancing, again;
+	bool tunnel;            /* CONNECT was answered: host and port are fixed */
+	bool secure;            /* and the client speaks TLS inside */
+	bool last;              /* no request after this one */
+	bool counted_unknown;   /* among the connections nobody has signed for */
+	uint64_t id;
+	uint64_t lingered;
+	size_t scanned;         /* of a head that is arriving */
+	struct req *req;        /* owned; NULL between requests */
+	struct agent *agent;    /* whose connection this is; NULL: not known yet */
+	char host[256];         /* of the tunnel, canonical */
+	int port;
+	char token[65];         /* of the CONNECT */
+	struct upstream *blind; /* owned; CONN_BLIND's other end */
+	struct req *blind_req;  /* owned; its log record waits for the end */
+	bool blind_up_done, blind_down_done;
+};
+
+static struct conn *conn_first;         /* all of them */
+static size_t conn_count, conn_max = 4096, conn_unknown;
+static uint64_t conn_ids;
+static struct req *req_free_list;
+static size_t req_pooled, req_bodies;   /* bytes of bodies held */
+static struct agent *agent_slots[AGENT_SLOTS];
+static bool conn_draining;
+
+/* The Lua side, in `bind`: a request is decided by a task, and answers are told of. */
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST };
+static bool req_start(struct req *, enum req_entry);
+static void req_stop(struct req *);
+static bool req_wake_body(struct req *);
+static void req_tell_answer(const struct req *, int status, struct slice www_authenticate);
+
+static void conn_advance(struct conn *);
+
+/* -- agents: their shares */
+static struct agent **
+agent_slot(const char *name)
+{
+	uint32_t h = 2166136261u;
+
+	for (const char *p = name; *p != '\0'; p++)
+		h = (h ^ (unsigned char)*p) * 16777619u;
+	struct agent **a = &agent_slots[h % AGENT_SLOTS];
+	while (*a != NULL && strcmp((*a)->name, name) != 0)
+		a = &(*a)->next;
+	return a;
+}
+
+static struct agent *
+agent_get(const char *name)
+{
+	struct agent **at = agent_slot(name);
+
+	if (*at == NULL && (*at = calloc(1, sizeof **at)) != NULL)
+		snprintf((*at)->name, sizeof (*at)->name, "%s", name);
+	return *at;
+}
+
+static void
+agent_put(struct agent *a)
+{
+	struct agent **at;
+
+	if (a->conns != 0 || a->requests != 0)
+		return;
+	at = agent_slot(a->name);
+	*at = a->next;
+	free(a);
+}
+
+/* The request is this agent's. False: it has its share already. */
+static bool
+req_claim(struct req *r, const char *name)
+{
+	struct conn *c = r->conn;
+	struct agent *a;
+
+	snprintf(r->agent, sizeof r->agent, "%s", name);
+	if (r->counted != NULL || (a = agent_get(name)) == NULL)
+		return r->counted != NULL;
+	a->requests++;
+	r->counted = a;
+	if (c->counted_unknown) {
+		c->counted_unknown = false;
+		conn_unknown--;
+	}
+	if (c->agent == NULL) {
+		c->agent = a;
+		a->conns++;
+	}
+	if (a->requests > AGENT_REQUESTS_MAX || a->conns > conn_max / 4 + 1)
+		r->too_many = true;
+	return !r->too_many;
+}
+
+/* -- flow: one body from one peer to another. */
+enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD, FLOW_TURN };
+
+static void
+flow_init(struct flow *f, int mode, uint64_t length, bool out_chunked)
+{
+	memset(f, 0, sizeof *f);
+	f->mode = mode;
+	f->left = length;
+	f->out_chunked = out_chunked;
+	buf_init(&f->trailers, HTTP_TRAILERS_MAX);
+	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
+}
+
+static void
+flow_free(struct flow *f)
+{
+	buf_free(&f->trailers);
+}
+
+/* One step: takes bytes from src, shows what of them is body. IO_EOF: the body is complete. */
+static enum io
+flow_take(struct flow *f, struct peer *src, struct slice *body, size_t *used, bool *bad)
+{
+	struct slice in;
+	enum io io;
+
+	*body = (struct slice){NULL, 0};
+	*used = 0;
+	if (f->mode == BODY_LENGTH && f->left == 0)
+		return IO_EOF;
+	if ((io = peer_fill(src)) != IO_OK)
+		return io == IO_EOF && f->mode != BODY_EOF ? IO_ERR : io;
+	in = peer_data(src);
+	if (in.n > PEER_PIECE)
+		in.n = PEER_PIECE;
+	if (f->mode != BODY_CHUNKED) {
+		if (f->mode == BODY_LENGTH && in.n > f->left)
+			in.n = (size_t)f->left;
+		if (f->mode == BODY_LENGTH)
+			f->left -= in.n;
+		*body = in;
+		*used = in.n;
+		return IO_OK;
+	}
+	if (f->trailers.n != 0) {       /* a trailer section that spans reads */
+		size_t had = f->trailers.n, all;
+
+		if (in.n > f->trailers.max - had)
+			in.n = f->trailers.max - had;
+		if (in.n == 0 || !buf_add(&f->trailers, in.p, in.n)) {
+			*bad = true;
+			return IO_ERR;
+		}
+		switch (http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &all, body)) {
+		case CHUNK_MORE:
+			*used = in.n;
+			*body = (struct slice){NULL, 0};
+			return IO_OK;
+		case CHUNK_TRAILERS:
+		case CHUNK_END:
+			*used = all - had;
+			return IO_EOF;
+		case CHUNK_DATA:
+		case CHUNK_BAD:
+			*bad = true;
+			return IO_ERR;
+		}
+	}
+	switch (http_chunked_step(&f->chunked, in.p, in.n, used, body)) {
+	case CHUNK_DATA:
+		return IO_OK;
+	case CHUNK_MORE:
+		*body = (struct slice){NULL, 0};
+		if (*used == 0) {
+			if (!buf_add(&f->trailers, in.p, in.n)) {
+				*bad = true;
+				return IO_ERR;
+			}
+			*used = in.n;
+		}
+		return IO_OK;
+	case CHUNK_TRAILERS:
+	case CHUNK_END:
+		return IO_EOF;
+	case CHUNK_BAD:
+		break;
+	}
+	*bad = true;
+	return IO_ERR;
+}
+
+static bool
+flow_put(const struct flow *f, struct peer *dst, struct slice body)
+{
+	char size[24];
+	int n;
+
+	if (body.n == 0)
+		return true;
+	if (!f->out_chunked)
+		return peer_put(dst, body.p, body.n);
+	n = snprintf(size, sizeof size, "%zx\r\n", body.n);
+	return peer_put(dst, size, (size_t)n) && peer_put(dst, body.p, body.n) &&
+	    peer_put(dst, "\r\n", 2);
+}
+
+/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). */
+static bool
+flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
+{
+	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
+	size_t n = 0;
+
+	if (!f->out_chunked)
+		return true;
+	if (!peer_put(dst, "0\r\n", 3))
+		return false;
+	if (trailers.n != 0 && http_parse_trailers(trailers, field, &n) <= 0)
+		n = 0;
+	for (size_t i = 0; i < n; i++)
+		if (http_trailer_allowed(&field[i]) && (!peer_put(dst, field[i].name.p, field[i].name.n) ||
+		    !peer_put(dst, ": ", 2) || !peer_put(dst, field[i].value.p, field[i].value.n) ||
+		    !peer_put(dst, "\r\n", 2)))
+			return false;
+	return peer_put(dst, "\r\n", 2);
+}
+
+/* Moves what there is. `moved` counts body bytes; `turn` bounds them. */
+static enum flow_io
+flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, uint64_t turn)
+{
+	while (!f->done) {
+		struct slice body;
+		size_t used;
+		bool bad = false;
+		enum io io;
+
+		if (*moved >= turn)
+			return FLOW_TURN;
+		if (!peer_room(dst)) {
+			if (peer_flush(dst) == IO_ERR)
+				return FLOW_DST_GONE;
+			if (!peer_room(dst))
+				return FLOW_DST_WAIT;
+		}
+		io = flow_take(f, src, &body, &used, &bad);
+		switch (io) {
+		case IO_OK:
+			if (!flow_put(f, dst, body))
+				return FLOW_DST_GONE;
+			*moved += body.n;
+			if (used != 0)
+				peer_consume(src, used);
+			break;
+		case IO_AGAIN:
+			return FLOW_SRC_WAIT;
+		case IO_EOF:
+			f->done = true;
+			if (!flow_put_end(f, dst, f->mode == BODY_CHUNKED ? body : (struct slice){NULL, 0}))
+				return FLOW_DST_GONE;
+			if (used != 0)
+				peer_consume(src, used);
+			break;
+		case IO_ERR:
+			return bad ? FLOW_BAD : FLOW_SRC_GONE;
+		}
+	}
+	return FLOW_DONE;
+}
+
+/* -- req: made when a head is complete, gone when its log record is written. */
+static struct req *
+req_new(struct conn *c)
+{
+	struct req *r = req_free_list;
+	uint8_t id[8];
+
+	if (r != NULL) {
+		req_free_list = r->next_free;
+		req_pooled--;
+	} else if ((r = malloc(sizeof *r)) == NULL) {
+		return NULL;
+	}
+	/* Not the 100 fields: http_parse_request writes those that count. */
+	memset(r, 0, offsetof(struct req, head) + offsetof(struct http_head, field));
+	memset(r->mark, 0, sizeof *r - offsetof(struct req, mark));
+	r->conn = c;
+	buf_init(&r->bytes, HTTP_HEAD_MAX);
+	buf_init(&r->body, 0);
+	buf_init(&r->answer, 256 * 1024);
+	buf_init(&r->up_bytes, HTTP_HEAD_MAX);
+	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
+	rand_bytes(id, sizeof id);
+	hex_encode(r->id, id, sizeof id);
+	r->t_start = clock_now();
+	return r;
+}
+
+static void
+req_body_drop(struct req *r)
+{
+	req_bodies -= r->body.max;
+	buf_free(&r->body);
+	r->body.max = 0;
+}
+
+static void
+secret_drop(struct secret **s)
+{
+	if (*s != NULL)
+		secret_unref(*s);
+	*s = NULL;
+}
+
+static void
+req_free(struct req *r)
+{
+	req_stop(r);
+	while (r->added != NULL) {
+		struct added *a = r->added;
+
+		r->added = a->next;
+		secret_drop(&a->secret);
+		free(a);
+	}
+	if (r->up != NULL)
+		upstream_release(r->up, false);
+	if (r->counted != NULL) {
+		r->counted->requests--;
+		agent_put(r->counted);
+	}
+	secret_drop(&r->new_path);
+	secret_drop(&r->new_query);
+	secret_drop(&r->new_body);
+	req_body_drop(r);
+	buf_free(&r->bytes);
+	buf_free(&r->answer);
+	buf_free(&r->up_bytes);
+	buf_free(&r->stripped_query);
+	flow_free(&r->up_flow);
+	flow_free(&r->down_flow);
+	if (req_pooled >= 64) {
+		free(r);
+		return;
+	}
+	r->next_free = req_free_list;
+	req_free_list = r;
+	req_pooled++;
+}
+
+static void
+json_put_member(struct buf *b, const char *name, const char *value)
+{
+	if (value[0] == '\0')
+		return;
+	buf_addf(b, ",\"%s\":", name);
+	json_buf_string(b, slice_of(value));
+}
+
+/* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
+static void
+req_log(struct req *r)
+{
+	struct buf b;
+	struct slice path = r->path;
+	char method[32];
+
+	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
+		return;                 /* the requests inside speak for themselves */
+	if (r->own_endpoint && r->code[0] == '\0')
+		return;
+	buf_init(&b, 16 * 1024);
+	if (path.n > REQ_PATH_LOG_MAX)
+		path.n = REQ_PATH_LOG_MAX;
+	buf_addf(&b, "{\"time\":%lld,\"request\":\"%s\"", (long long)clock_read(CLOCK_REALTIME), r->id);
+	json_put_member(&b, "agent", r->agent);
+	json_put_member(&b, "bundle", r->bundle);
+	json_put_member(&b, "credential", r->credential);
+	json_put_member(&b, "decision", r->allowed ? "allow" : "deny");
+	json_put_member(&b, "reason", r->reason);
+	snprintf(method, sizeof method, "%.*s", (int)r->head.method.n, r->head.method.p);
+	json_put_member(&b, "method", method);
+	if (r->form != REQ_CONNECT)
+		json_put_member(&b, "scheme", r->secure ? "https" : "http");
+	json_put_member(&b, "host", r->host);
+	buf_addf(&b, ",\"port\":%d,\"path\":", r->port);
+	json_buf_string(&b, path);
+	if (r->status != 0)
+		buf_addf(&b, ",\"status\":%d", r->status);
+	buf_addf(&b, ",\"up\":%llu,\"down\":%llu", (unsigned long long)r->bytes_up,
+	    (unsigned long long)r->bytes_down);
+	if (r->t_first != 0)
+		buf_addf(&b, ",\"first_ms\":%lld", (long long)(r->t_first - r->t_start));
+	buf_addf(&b, ",\"ms\":%lld", (long long)(clock_now() - r->t_start));
+	json_put_member(&b, "error", r->code);
+	buf_add(&b, "}", 1);
+	logstore_add(buf_slice(&b));
+	buf_free(&b);
+}
+
+static const char *
+http_phrase(int status)
+{
+	static const struct { int status; const char *phrase; } phrases[] = {
+		{200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"},
+		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"},
+		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
+		{431, "Request Header Fields Too Large"}, {501, "Not Implemented"}, {502, "Bad Gateway"},
+		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
+	};
+
+	for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
+		if (phrases[i].status == status)
+			return phrases[i].phrase;
+	return "Error";
+}
+
+/* Our own answer in the form DESIGN gives: {"error","message","hint","request"}. */
+static void
+req_fail(struct req *r, int status, const char *code, struct slice message, struct slice hint)
+{
+	r->action = REQ_REPLY;
+	r->status = status;
+	r->allowed = false;
+	snprintf(r->code, sizeof r->code, "%s", code);
+	buf_clear(&r->answer);
+	r->answer_type = "application/json";
+	if (status == 407)
+		return;                 /* an empty body: git and Java read on the same connection */
+	buf_adds(&r->answer, "{\"error\":");
+	json_buf_string(&r->answer, slice_of(code));
+	buf_adds(&r->answer, ",\"message\":");
+	json_buf_string(&r->answer, message);
+	if (hint.n != 0) {
+		buf_adds(&r->answer, ",\"hint\":");
+		json_buf_string(&r->answer, hint);
+	}
+	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
+}
+
+static void
+req_failf(struct req *r, int status, const char *code, const char *message)
+{
+	req_fail(r, status, code, slice_of(message), SLICE(""));
+}
+
+/* -- arriving: from the head to canonical parts. False: req_fail was called. */
+static bool
+req_bad(struct req *r, int status, const char *code, const char *message)
+{
+	req_failf(r, status, code, message);
+	r->close_after = true;
+	return false;
+}
+
+static bool
+req_canonical(struct req *r, struct slice host)
+{
+	const char *why = "malformed host";
+	bool ip;
+	size_t n;
+
+	if (!http_canonical_host(host, r->host, &n, &ip, &why))
+		return req_bad(r, 400, "bad_request", why);
+	r->host[n] = '\0';
+	return true;
+}
+
+/* The Host field, canonical, against what we already know. */
+static bool
+req_check_host(struct req *r, int default_port)
+{
+	const struct http_authority *h = &r->head.host;
+	char canonical[256];
+	const char *why;
+	size_t n;
+	bool ip;
+
+	if (h->host.p == NULL)
+		return true;            /* HTTP/1.0: the parser refuses this for 1.1 */
+	if (!http_canonical_host(h->host, canonical, &n, &ip, &why))
+		return req_bad(r, 400, "bad_request", "Host is malformed");
+	canonical[n] = '\0';
+	if (strcmp(canonical, r->host) != 0 || (h->port < 0 ? default_port : h->port) != r->port)
+		return req_bad(r, 421, "misdirected", "Host is not the host this request is for");
+	return true;
+}
+
+static bool
+req_parse_connect(struct req *r)
+{
+	r->form = REQ_CONNECT;
+	r->secure = true;
+	r->port = r->head.to.port;
+	r->path = SLICE("");
+	return req_canonical(r, r->head.to.host);
+}
+
+/* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
+static bool
+req_parse_own(struct req *r)
+{
+	struct endpoint e = {0};
+
+	r->form = REQ_ORIGIN;
+	r->own_endpoint = true;
+	if (r->head.host.host.p == NULL)
+		return req_bad(r, 400, "bad_request", "Host is missing");
+	if (!req_canonical(r, r->head.host.host))
+		return false;
+	r->port = r->head.host.port < 0 ? 80 : r->head.host.port;
+	e.port = (uint16_t)r->port;
+	if (!addr_parse(slice_of(strcmp(r->host, "localhost") == 0 ? "127.0.0.1" : r->host), &e.addr) ||
+	    !net_is_own_listener(&e))
+		return req_bad(r, 421, "misdirected",
+		    "this is a proxy: send absolute-form requests or CONNECT");
+	return true;
+}
+
+static bool
+req_parse_absolute(struct req *r)
+{
+	r->form = REQ_ABSOLUTE;
+	if (r->head.tls)
+		return req_bad(r, 400, "bad_request", "https goes through CONNECT");
+	r->port = r->head.to.port < 0 ? 80 : r->head.to.port;
+	return req_canonical(r, r->head.to.host) && req_check_host(r, 80);
+}
+
+static bool
+req_parse_tunnel(struct req *r)
+{
+	struct conn *c = r->conn;
+	int default_port = c->secure ? 443 : 80;
+
+	r->form = REQ_TUNNEL;
+	r->secure = c->secure;
+	r->port = c->port;
+	if (r->head.form == HTTP_AUTHORITY)
+		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
+	if (r->head.form == HTTP_ABSOLUTE) {
+		if (!req_canonical(r, r->head.to.host))
+			return false;
+		if (r->head.tls != c->secure || strcmp(c->host, r->host) != 0 ||
+		    (r->head.to.port < 0 ? default_port : r->head.to.port) != c->port)
+			return req_bad(r, 421, "misdirected", "the target is not the tunnel's host");
+	}
+	memcpy(r->host, c->host, sizeof r->host);
+	return req_check_host(r, default_port);
+}
+
+/* A token has a fixed beginning, so it may stand in either half of Basic, or be a Bearer. */
+static void
+req_token_from(struct req *r, struct slice value)
+{
+	char plain[512];
+	struct slice token = {NULL, 0};
+	br_sha256_context sha;
+	uint8_t digest[32];
+	ssize_t n = 0;
+
+	if (value.n > 6 && slice_eq_nocase((struct slice){value.p, 6}, SLICE("basic "))) {
+		n = b64_decode(plain, sizeof plain, (struct slice){value.p + 6, value.n - 6}, false);
+		const char *colon = n > 0 ? memchr(plain, ':', (size_t)n) : NULL;
+		size_t user = n <= 0 ? 0 : colon != NULL ? (size_t)(colon - plain) : (size_t)n;
+
+		if (user > 7 && memcmp(plain, "sp_agt_", 7) == 0)
+			token = (struct slice){plain, user};
+		else if (colon != NULL && (size_t)n - user > 8)
+			token = (struct slice){colon + 1, (size_t)n - user - 1};
+	} else if (value.n > 7 && slice_eq_nocase((struct slice){value.p, 7}, SLICE("bearer "))) {
+		token = (struct slice){value.p + 7, value.n - 7};
+	}
+	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0) {
+		br_sha256_init(&sha);
+		br_sha256_update(&sha, token.p, token.n);
+		br_sha256_out(&sha, digest);
+		hex_encode(r->token, digest, sizeof digest);
+	}
+	wipe(plain, sizeof plain);
+}
+
+static void
+req_find_token(struct req *r)
+{
+	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
+
+	if (r->form == REQ_TUNNEL) {
+		memcpy(r->token, r->conn->token, sizeof r->token);
+		return;
+	}
+	if (i < 0 && r->own_endpoint)
+		i = http_find(&r->head, SLICE("authorization"), 0);
+	if (i >= 0)
+		req_token_from(r, r->head.field[i].value);
+}
+
+static bool
+req_parse(struct req *r)
+{
+	ssize_t n = http_parse_request(r->bytes.p, r->bytes.n, &r->head);
+
+	if (n <= 0) {
+		r->head.nfields = 0;
+		r->head.method = r->head.target = (struct slice){NULL, 0};
+		r->head.keep_alive = false;
+		r->head.body = BODY_NONE;
+		memcpy(r->host, r->conn->host, sizeof r->host);
+		r->port = r->conn->port;
+		if (n == -431)
+			return req_bad(r, 431, "head_too_large", "more than 64 KiB or 100 header fields");
+		if (n == -505)
+			return req_bad(r, 505, "bad_request", "HTTP/1.1 or HTTP/1.0, please");
+		return req_bad(r, n == -501 ? 501 : 400, "bad_request", n == -501 ?
+		    "that transfer coding is not supported" : "malformed request");
+	}
+	r->path = r->head.path;
+	r->query = r->head.query;
+	r->websocket = r->head.websocket && r->head.minor == 1 && r->head.body == BODY_NONE &&
+	    slice_eq(r->head.method, SLICE("GET")) &&
+	    http_find(&r->head, SLICE("sec-websocket-key"), 0) >= 0; /* RFC 6455 4.1 */
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->head.field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS))
+			r->mark[i] = FIELD_DROPPED;
+	if (!(r->conn->tunnel ? req_parse_tunnel(r) : r->head.form == HTTP_AUTHORITY ? req_parse_connect(r) :
+	    r->head.form == HTTP_ABSOLUTE ? req_parse_absolute(r) : req_parse_own(r)))
+		return false;
+	req_find_token(r);
+	if (slice_eq(r->head.method, SLICE("TRACE")))
+		return req_bad(r, 405, "trace", "TRACE would send a credential back");
+	return true;
+}
+
+/* -- the request as it goes out */
+static bool
+put_field(struct buf *b, struct slice name, struct slice value)
+{
+	return buf_addv(b, name) && buf_add(b, ": ", 2) && buf_addv(b, value) && buf_add(b, "\r\n", 2);
+}
+
+static bool
+req_put_target(const struct req *r, struct buf *b)
+{
+	struct slice query = r->query;
+	bool any = query.p != NULL && !(r->query_removed && query.n == 0);
+
+	if (r->new_query != NULL) {
+		query = secret_slice(r->new_query);
+		any = query.n != 0;
+	}
+	return buf_addv(b, r->new_path != NULL ? secret_slice(r->new_path) : r->path) &&
+	    (!any || (buf_add(b, "?", 1) && buf_addv(b, query)));
+}
+
+/* Whole body in memory: what apply left, or what came. */
+static struct slice
+req_body(const struct req *r)
+{
+	return r->new_body != NULL ? secret_slice(r->new_body) : buf_slice(&r->body);
+}
+
+static bool
+req_wants_length(const struct req *r)
+{
+	return r->head.body != BODY_NONE || r->new_body != NULL;
+}
+
+/* Request line and fields, without framing: also what echo shows. */
+static bool
+req_put_fields(const struct req *r, struct buf *b)
+{
+	bool ok = true, v6 = strchr(r->host, ':') != NULL;
+
+	ok = ok && buf_adds(b, v6 ? "Host: [" : "Host: ") && buf_adds(b, r->host) &&
+	    (!v6 || buf_add(b, "]", 1));
+	if (r->port != (r->secure ? 443 : 80))
+		ok = ok && buf_addf(b, ":%d", r->port);
+	ok = ok && buf_add(b, "\r\n", 2);
+	for (size_t i = 0; ok && i < r->head.nfields; i++) {
+		if (r->mark[i] != FIELD_KEPT)
+			continue;
+		if (r->body_read && slice_eq_nocase(r->head.field[i].name, SLICE("expect")))
+			continue;       /* we have sent 100 Continue ourselves */
+		ok = put_field(b, r->head.field[i].name, r->head.field[i].value);
+	}
+	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
+		ok = put_field(b, a->name, a->secret != NULL ? secret_slice(a->secret) : a->value);
+	return ok;
+}
+
+/* Framing last, whatever anybody set: we alone say where a message ends. */
+static bool
+req_put_head(struct req *r, struct buf *b)
+{
+	bool ok = buf_addv(b, r->head.method) && buf_add(b, " ", 1) && req_put_target(r, b) &&
+	    buf_adds(b, " HTTP/1.1\r\n") && req_put_fields(r, b);
+
+	if (r->body_read && req_wants_length(r))
+		ok = ok && buf_addf(b, "Content-Length: %zu\r\n", req_body(r).n);
+	else if (r->body_read)
+		;
+	else if (r->head.body == BODY_LENGTH)
+		ok = ok && buf_addf(b, "Content-Length: %llu\r\n", (unsigned long long)r->head.length);
+	else if (r->head.body == BODY_CHUNKED)
+		ok = ok && buf_adds(b, "Transfer-Encoding: chunked\r\n");
+	if (r->websocket && r->allow_websocket)
+		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	return ok && buf_add(b, "\r\n", 2);
+}
+
+/* -- conn: deadlines, beginning and end */
+static void
+conn_reap(struct defer *d)
+{
+	free((char *)d - offsetof(struct conn, defer));
+}
+
+static void
+conn_finish_blind(struct conn *c)
+{
+	if (c->blind_req != NULL) {
+		c->blind_req->bytes_up = c->blind != NULL ? c->blind->peer.sent : 0;
+		c->blind_req->bytes_down = c->blind != NULL ? c->blind->peer.received : 0;
+		req_log(c->blind_req);
+		req_free(c->blind_req);
+	}
+	c->blind_req = NULL;
+	if (c->blind != NULL)
+		upstream_release(c->blind, false);
+	c->blind = NULL;
+}
+
+/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. */
+static void
+conn_close(struct conn *c, bool abort_)
+{
+	const struct linger reset = {1, 0};
+
+	if (c->state == CONN_CLOSED)
+		return;
+	c->state = CONN_CLOSED;
+	timer_stop(&c->timer);
+	if (c->req != NULL) {
+		req_log(c->req);
+		req_free(c->req);
+		c->req = NULL;
+	}
+	conn_finish_blind(c);
+	if (abort_ && c->peer.watch.fd >= 0) {
+		setsockopt(c->peer.watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+	} else if (c->peer.tls != NULL && !c->peer.failed && tls_status(c->peer.tls) == TLS_OPEN) {
+		tls_shutdown(c->peer.tls);
+		peer_flush(&c->peer);
+	}
+	peer_close(&c->peer);
+	if (c->counted_unknown)
+		conn_unknown--;
+	if (c->agent != NULL) {
+		c->agent->conns--;
+		agent_put(c->agent);
+	}
+	*c->prev = c->next;
+	if (c->next != NULL)
+		c->next->prev = c->prev;
+	conn_count--;
+	wipe(c->token, sizeof c->token);
+	loop_undefer(&c->defer);
+	loop_defer(&c->defer, conn_reap);
+}
+
+static void conn_expire(struct conn *);
+
+/* Deadlines move with every byte; the timer moves only when it must come earlier. */
+static void
+conn_timer(struct timer *t)
+{
+	struct conn *c = (struct conn *)((char *)t - offsetof(struct conn, timer));
+
+	if (clock_now() < c->deadline)
+		timer_set(&c->timer, c->deadline, conn_timer);
+	else
+		conn_expire(c);
+}
+
+static void
+conn_deadline(struct conn *c, int64_t ms)
+{
+	c->deadline = clock_now() + ms;
+	if (c->timer.slot == 0 || c->timer.at > c->deadline)
+		timer_set(&c->timer, c->deadline, conn_timer);
+}
+
+static void
+conn_turn(struct defer *d)
+{
+	conn_advance((struct conn *)((char *)d - offsetof(struct conn, defer)));
+}
+
+static void
+conn_ready(struct watch *w)
+{
+	conn_advance((struct conn *)((char *)w - offsetof(struct conn, peer.watch)));
+}
+
+static void
+conn_upstream_event(struct upstream *u)
+{
+	conn_advance(u->owner);
+}
+
+static void
+conn_new(int fd)
+{
+	struct conn *c = calloc(1, sizeof *c);
+
+	if (c == NULL) {
+		close(fd);
+		return;
+	}
+	peer_init(&c->peer, fd, conn_ready);
+	c->id = ++conn_ids;
+	c->state = CONN_HEAD;
+	c->next = conn_first;
+	if (c->next != NULL)
+		c->next->prev = &c->next;
+	conn_first = c;
+	c->prev = &conn_first;
+	conn_count++;
+	conn_unknown++;
+	c->counted_unknown = true;
+	net_nodelay(fd);
+	net_keepalive(fd);
+	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
+	c->peer.watch.writable = true;
+	if (!watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
+		conn_close(c, true);
+}
+
+/* Over our own bounds: said plainly, and the others go on. */
+static void
+conn_refuse(int fd)
+{
+	static const char busy[] = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n"
+	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
+	if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		log_line("ev=refuse err=%s", strerror(errno));
+	close(fd);
+}
+
+static void
+conn_accept(struct watch *w)
+{
+	for (int i = 0; i < 64; i++) {  /* the listener is level-triggered: the rest comes next turn */
+		int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd < 0) {
+			if (errno == EMFILE || errno == ENFILE)
+				log_line("ev=accept err=\"out of descriptors\"");
+			return;
+		}
+		if (conn_count >= conn_max || conn_unknown > conn_max / 10 + 16)
+			conn_refuse(fd);
+		else
+			conn_new(fd);
+	}
+}
+
+/* -- our own answers */
+static bool
+conn_put_answer(struct conn *c, struct req *r)
+{
+	struct buf b;
+	bool ok, keep = !c->last;
+
+	buf_init(&b, PEER_HEAD_MAX);
+	ok = buf_addf(&b, "HTTP/1.1 %d %s\r\nContent-Length: %zu\r\n", r->status,
+	    http_phrase(r->status), r->answer.n);
+	if (r->answer.n != 0)
+		ok = ok && buf_addf(&b, "Content-Type: %s\r\n", r->answer_type);
+	if (r->status == 407)
+		ok = ok && buf_adds(&b, "Proxy-Authenticate: Basic realm=\"sallyport\"\r\n");
+	if (r->status == 405)
+		ok = ok && buf_adds(&b, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
+	if (r->code[0] != '\0')
+		ok = ok && buf_addf(&b, "X-Sallyport-Error: %s\r\n", r->code);
+	if (r->retry_after > 0)
+		ok = ok && buf_addf(&b, "Retry-After: %d\r\n", r->retry_after);
+	ok = ok && buf_addf(&b, "Cache-Control: no-store\r\n%s\r\n",
+	    !keep ? "Connection: close\r\n" : r->head.minor == 0 ? "Connection: keep-alive\r\n" : "");
+	if (ok && !slice_eq(r->head.method, SLICE("HEAD")) && r->answer.n != 0) {
+		size_t at = 0;
+
+		ok = peer_put(&c->peer, b.p, b.n);
+		while (ok && at < r->answer.n) { /* at most 256 KiB, in pieces the peer has room for */
+			size_t n = r->answer.n - at < PEER_PIECE ? r->answer.n - at : PEER_PIECE;
+
+			if (!peer_room(&c->peer) && peer_flush(&c->peer) == IO_ERR)
+				ok = false;
+			ok = ok && peer_put(&c->peer, r->answer.p + at, n);
+			at += n;
+		}
+	} else if (ok) {
+		ok = peer_put(&c->peer, b.p, b.n);
+	}
+	buf_free(&b);
+	r->t_first = clock_now();
+	r->bytes_down = r->answer.n;
+	return ok;
+}
+
+/* Nothing of the request body is left on the wire: the next request begins where this one ended. */
+static bool
+req_body_consumed(const struct req *r)
+{
+	return r->head.body == BODY_NONE || r->body_read || r->up_flow.done ||
+	    (r->head.body == BODY_LENGTH && r->head.length == 0);
+}
+
+static void
+conn_next_request(struct conn *c)
+{
+	struct req *r = c->req;
+
+	req_log(r);
+	c->req = NULL;
+	req_free(r);
+	if (c->last || conn_draining) {
+		c->state = CONN_LINGER;
+		if (c->peer.tls != NULL)
+			tls_shutdown(c->peer.tls);
+		conn_deadline(c, CONN_LINGER_MS);
+		return;
+	}
+	c->state = CONN_HEAD;
+	conn_deadline(c, CONN_IDLE_MS);
+}
+
+/* The action is REQ_REPLY: write it, and see whether the connection can go on. */
+static void
+conn_begin_answer(struct conn *c)
+{
+	struct req *r = c->req;
+
+	if (r->up != NULL) {
+		upstream_release(r->up, false);
+		r->up = NULL;
+	}
+	if (r->close_after || !r->head.keep_alive || !req_body_consumed(r))
+		c->last = true;
+	if (!conn_put_answer(c, r)) {
+		conn_close(c, true);
+		return;
+	}
+	c->state = CONN_ANSWER;
+	conn_deadline(c, CONN_IDLE_MS);
+}
+
+static void
+conn_fail(struct conn *c, int status, const char *code, const char *message)
+{
+	req_failf(c->req, status, code, message);
+	conn_begin_answer(c);
+}
+
+/* -- CONN_HEAD */
+static void
+conn_decide(struct conn *c)
+{
+	struct req *r = c->req;
+
+	c->state = CONN_DECIDE;
+	conn_deadline(c, CONN_DECIDE_MS);
+	if (!req_parse(r)) {
+		conn_begin_answer(c);
+		return;
+	}
+	if (!req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
+		r->close_after = true;
+		conn_fail(c, 503, "injection_unavailable", "out of memory");
+	}
+}
+
+static bool
+conn_step_head(struct conn *c)
+{
+	struct slice in;
+	ssize_t end;
+	size_t had;
+
+	if (peer_flush(&c->peer) == IO_ERR) {
+		conn_close(c, true);
+		return false;
+	}
+	if (!peer_room_head(&c->peer))
+		return false;           /* a client that pipelines and does not read: it waits */
+	switch (peer_fill(&c->peer)) {
+	case IO_OK:
+		break;
+	case IO_AGAIN:
+		if (c->req == NULL) {
+			if (conn_draining)
+				conn_close(c, false);
+			else
+				peer_park(&c->peer);
+		}
+		return false;
+	case IO_EOF:
+	case IO_ERR:
+		if (c->req != NULL)     /* half a head is no request: nothing to log */
+			req_free(c->req);
+		c->req = NULL;
+		conn_close(c, false);
+		return false;
+	}
+	in = peer_data(&c->peer);
+	if (c->req == NULL) {
+		size_t skip = 0;
+
+		/* RFC 9112 2.2: an empty line before a request line is ignored. */
+		while (skip + 1 < in.n && skip < 4 && in.p[skip] == '\r' && in.p[skip + 1] == '\n')
+			skip += 2;
+		if (skip != 0) {
+			peer_consume(&c->peer, skip);
+			return true;
+		}
+		if ((c->req = req_new(c)) == NULL) {
+			conn_close(c, true);
+			return false;
+		}
+		c->scanned = 0;
+		conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
+	}
+	had = c->req->bytes.n;
+	if (in.n > HTTP_HEAD_MAX - had)
+		in.n = HTTP_HEAD_MAX - had;
+	if (!buf_add(&c->req->bytes, in.p, in.n)) {
+		conn_close(c, true);
+		return false;
+	}
+	end = http_head_end(c->req->bytes.p, c->req->bytes.n, &c->scanned);
+	if (end > 0) {
+		peer_consume(&c->peer, (size_t)end - had);
+		c->req->bytes.n = (size_t)end;
+		conn_decide(c);
+	} else if (end < 0 || c->req->bytes.n == HTTP_HEAD_MAX) {
+		peer_consume(&c->peer, in.n);
+		conn_decide(c);         /* the parser says what is wrong */
+	} else {
+		peer_consume(&c->peer, in.n);
+	}
+	return true;
+}
+
+/* -- CONN_DECIDE: while the task runs, a body may be read for it. */
+static void
+req_body_fail(struct req *r, const char *why)
+{
+	r->body_reading = false;
+	r->body_failed = true;
+	r->body_error = why;
+	req_wake_body(r);
+}
+
+static void
+conn_read_body(struct conn *c)
+{
+	struct req *r = c->req;
+
+	for (;;) {
+		struct slice body;
+		size_t used;
+		bool bad = false;
+
+		switch (flow_take(&r->up_flow, &c->peer, &body, &used, &bad)) {
+		case IO_OK:
+			if (body.n > r->body.max - r->body.n) {
+				req_body_fail(r, "too_large");
+				return;
+			}
+			if (!buf_add(&r->body, body.p, body.n)) {
+				req_body_fail(r, "no_memory");
+				return;
+			}
+			if (used != 0)
+				peer_consume(&c->peer, used);
+			r->bytes_up += body.n;
+			break;
+		case IO_AGAIN:
+			return;
+		case IO_EOF:
+			if (used != 0)
+				peer_consume(&c->peer, used);
+			r->up_flow.done = true;
+			r->body_reading = false;
+			r->body_read = true;
+			req_wake_body(r);
+			return;
+		case IO_ERR:
+			r->close_after = true;
+			req_body_fail(r, bad ? "malformed" : "eof");
+			return;
+		}
+	}
+}
+
+/* For req:read_body and echo. False: r->body_error says why not. */
+static bool
+req_begin_body(struct req *r, size_t max)
+{
+	struct conn *c = r->conn;
+
+	if (r->head.body == BODY_NONE || (r->head.body == BODY_LENGTH && r->head.length == 0)) {
+		r->body_read = true;
+		return true;
+	}
+	if (r->head.body == BODY_LENGTH && r->head.length > max) {
+		r->body_error = "too_large";
+		return false;
+	}
+	if (r->head.body == BODY_LENGTH)
+		max = (size_t)r->head.length;
+	if (max > REQ_BODIES_MAX - req_bodies) {
+		r->body_error = "no_memory";
+		return false;
+	}
+	req_bodies += max;
+	buf_init(&r->body, max);
+	flow_init(&r->up_flow, (int)r->head.body, r->head.length, false);
+	r->body_reading = true;
+	if (r->head.expect_continue && !r->expect_sent) {
+		r->expect_sent = true;
+		if (!peer_put(&c->peer, "HTTP/1.1 100 Continue\r\n\r\n", 25) ||
+		    peer_flush(&c->peer) == IO_ERR) {
+			r->body_error = "eof";
+			return false;
+		}
+	}
+	loop_defer(&c->defer, conn_turn);
+	return true;
+}
+
+static void conn_begin_dial(struct conn *);
+static void conn_begin_echo(struct conn *);
+
+static void
+conn_begin_tunnel(struct conn *c)
+{
+	static const char ok[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+	struct req *r = c->req;
+
+	memcpy(c->host, r->host, sizeof c->host);
+	c->port = r->port;
+	memcpy(c->token, r->token, sizeof c->token);
+	c->tunnel = true;
+	r->allowed = true;
+	if (!peer_put(&c->peer, ok, sizeof ok - 1)) {
+		conn_close(c, true);
+		return;
+	}
+	req_free(r);
+	c->req = NULL;
+	c->state = CONN_SNIFF;
+	conn_deadline(c, CONN_HANDSHAKE_MS);
+}
+
+/* The task has ended, and left an action. */
+static void
+conn_act(struct conn *c)
+{
+	struct req *r = c->req;
+
+	if (!r->task_ok && r->action != REQ_REPLY) {
+		char message[160];
+
+		snprintf(message, sizeof message, r->credential[0] != '\0' ?
+		    "the policy of credential %s failed" : "a policy failed%s", r->credential);
+		req_failf(r, 502, "policy_failed", message);
+	}
+	if (r->too_many && r->action != REQ_REPLY) {
+		r->retry_after = 1;
+		req_failf(r, 429, "too_many", "this agent has its share of connections or requests in use");
+	}
+	switch (r->action) {
+	case REQ_UNDECIDED:
+		req_failf(r, 502, "policy_failed", "nothing was decided");
+		conn_begin_answer(c);
+		break;
+	case REQ_REPLY:
+		conn_begin_answer(c);
+		break;
+	case REQ_FORWARD:
+	case REQ_BLIND:
+		conn_begin_dial(c);
+		break;
+	case REQ_INTERCEPT:
+		conn_begin_tunnel(c);
+		break;
+	case REQ_ECHO:
+		conn_begin_echo(c);
+		break;
+	}
+}
+
+static bool
+conn_step_decide(struct conn *c)
+{
+	struct req *r = c->req;
+
+	if (r->body_reading)
+		conn_read_body(c);
+	if (r->body_reading && r->body_failed)
+		r->body_reading = false;
+	if (r->action == REQ_ECHO && r->task_done) {
+		if (!r->body_reading)
+			conn_begin_echo(c);
+		return !r->body_reading;
+	}
+	if (r->task_done) {
+		conn_act(c);
+		return true;
+	}
+	if (c->peer.watch.hup && !r->body_reading && peer_fill(&c->peer) == IO_ERR) {
+		conn_close(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
+		return false;
+	}
+	return false;
+}
+
+/* -- echo: the request as an upstream would have got it, as JSON. For the demo credential alone. */
+static void
+conn_begin_echo(struct conn *c)
+{
+	struct req *r = c->req;
+	struct buf *b = &r->answer;
+	struct buf fields;
+	bool first = true;
+
+	if (!r->body_read && !r->body_failed && r->body_error == NULL) {
+		if (!req_begin_body(r, REQ_ECHO_MAX)) {
+			r->close_after = true;
+			conn_fail(c, 413, "body_too_large", "echo takes up to 64 KiB");
+			return;
+		}
+		if (!r->body_read)
+			return;
+	}
+	if (r->body_failed) {
+		conn_fail(c, 413, "body_too_large", "echo takes up to 64 KiB");
+		return;
+	}
+	buf_init(&fields, PEER_HEAD_MAX);
+	buf_clear(b);
+	buf_adds(b, "{\n  \"method\": ");
+	json_buf_string(b, r->head.method);
+	buf_adds(b, ",\n  \"url\": ");
+	req_put_target(r, &fields);
+	{
+		struct buf url;
+
+		buf_init(&url, PEER_HEAD_MAX);
+		buf_addf(&url, "%s://%s", r->secure ? "https" : "http", r->host);
+		if (r->port != (r->secure ? 443 : 80))
+			buf_addf(&url, ":%d", r->port);
+		buf_addv(&url, buf_slice(&fields));
+		json_buf_string(b, buf_slice(&url));
+		buf_free(&url);
+	}
+	buf_adds(b, ",\n  \"headers\": {");
+	buf_clear(&fields);
+	req_put_fields(r, &fields);
+	for (char *line = fields.p, *end = fields.p + fields.n; line < end;) {
+		char *cr = memchr(line, '\r', (size_t)(end - line));
+		char *colon = memchr(line, ':', (size_t)(cr - line));
+
+		buf_adds(b, first ? "\n    " : ",\n    ");
+		first = false;
+		json_buf_string(b, (struct slice){line, (size_t)(colon - line)});
+		buf_adds(b, ": ");
+		json_buf_string(b, (struct slice){colon + 2, (size_t)(cr - colon - 2)});
+		line = cr + 2;
+	}
+	buf_free(&fields);
+	buf_adds(b, "\n  },\n  \"body\": ");
+	json_buf_string(b, req_body(r));
+	buf_adds(b, "\n}\n");
+	r->action = REQ_REPLY;
+	r->allowed = true;
+	r->status = 200;
+	r->answer_type = "application/json";
+	conn_begin_answer(c);
+}
+
+/* -- CONN_DIAL */
+static void
+conn_begin_dial(struct conn *c)
+{
+	struct req *r = c->req;
+	char key[UPSTREAM_KEY_MAX];
+
+	c->state = CONN_DIAL;
+	conn_deadline(c, CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
+	snprintf(key, sizeof key, "%s|%d|%u|%s|%s", r->agent, r->dial_tls, r->dial_port, r->dial_host,
+	    r->credential);
+	if (r->action == REQ_FORWARD && !r->fresh_dial && !r->websocket)
+		r->up = upstream_take(key);
+	if (r->up != NULL) {
+		r->up->owner = c;
+		r->up->event = conn_upstream_event;
+		return;
+	}
+	if ((r->up = upstream_new(key, r->dial_host, r->dial_port, r->dial_tls)) == NULL) {
+		conn_fail(c, 503, "injection_unavailable", "out of memory");
+		return;
+	}
+	r->up->owner = c;
+	r->up->event = conn_upstream_event;
+	upstream_dial(r->up, r->allow, r->nallow);
+}
+
+static void
+conn_dial_failed(struct conn *c)
+{
+	struct req *r = c->req;
+	const char *code = r->up->code, *why = r->up->why;
+	char message[384];
+	int status = strcmp(code, "address_blocked") == 0 ? 403 : strcmp(code, "clock_unset") == 0 ? 503 : 502;
+	bool tls = strcmp(code, "upstream_tls") == 0;
+
+	snprintf(message, sizeof message, "%s%s: %s", tls ? "TLS to " : "", r->dial_host, why);
+	if (status == 503)
+		r->retry_after = 60;
+	req_failf(r, status, code, message);
+	conn_begin_answer(c);
+}
+
+static void
+conn_begin_blind(struct conn *c)
+{
+	struct req *r = c->req;
+
+	c->blind = r->up;
+	r->up = NULL;
+	c->blind_req = r;
+	c->req = NULL;
+	r->allowed = true;
+	c->state = CONN_BLIND;
+	net_keepalive(c->blind->peer.watch.fd);
+	conn_deadline(c, CONN_STREAM_MS);
+}
+
+static bool
+conn_step_dial(struct conn *c)
+{
+	static const char ok[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+	struct req *r = c->req;
+	struct buf head;
+	bool put;
+
+	switch (r->up->state) {
+	case UP_DIAL:
+	case UP_HANDSHAKE:
+		if (c->peer.watch.hup && peer_fill(&c->peer) == IO_ERR) {
+			conn_close(c, true);
+			return false;
+		}
+		return false;
+	case UP_FAILED:
+		conn_dial_failed(c);
+		return true;
+	case UP_OPEN:
+		break;
+	}
+	if (r->action == REQ_BLIND) {
+		if (!peer_put(&c->peer, ok, sizeof ok - 1)) {
+			conn_close(c, true);
+			return false;
+		}
+		r->status = 200;
+		conn_begin_blind(c);
+		return true;
+	}
+	buf_init(&head, PEER_HEAD_MAX);
+	put = req_put_head(r, &head) && peer_put(&r->up->peer, head.p, head.n);
+	buf_free(&head);
+	if (!put) {
+		conn_fail(c, 431, "head_too_large", "the request with its credential is over 84 KiB");
+		return true;
+	}
+	r->allowed = true;
+	r->head_sent = true;
+	if (!r->body_read)
+		flow_init(&r->up_flow, (int)r->head.body, r->head.length, r->head.body == BODY_CHUNKED);
+	c->state = CONN_RELAY;
+	conn_deadline(c, req_body_consumed(r) ? CONN_ANSWER_MS : CONN_IDLE_MS);
+	return true;
+}
+
+/* -- CONN_RELAY */
+/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
+ * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
+static bool
+req_may_retry(const struct req *r)
+{
+	static const char *const idempotent[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"};
+
+	if (r->retried || r->up->requests == 0 || r->up_bytes.n != 0 || r->answer_begun ||
+	    r->head.body != BODY_NONE || req_wants_length(r))
+		return false;
+	for (size_t i = 0; i < sizeof idempotent / sizeof *idempotent; i++)
+		if (slice_eq(r->head.method, slice_of(idempotent[i])))
+			return true;
+	return false;
+}
+
+/* The upstream failed or ended. Before an answer began the client can be told in words. */
+static void
+conn_upstream_gone(struct conn *c, int status, const char *code, const char *why)
+{
+	struct req *r = c->req;
+	char message[384];
+
+	if (status == 502 && req_may_retry(r)) {
+		upstream_release(r->up, false);
+		r->up = NULL;
+		r->retried = r->fresh_dial = true;
+		conn_begin_dial(c);
+		return;
+	}
+	snprintf(r->code, sizeof r->code, "%s", code);
+	if (r->answer_begun) {
+		conn_close(c, true);
+		return;
+	}
+	snprintf(message, sizeof message, "%s %s", r->dial_host, why);
+	req_failf(r, status, code, message);
+	conn_begin_answer(c);
+}
+
+static bool
+is_stream(const struct http_head *h)
+{
+	int i = http_find(h, SLICE("content-type"), 0);
+
+	return i >= 0 && h->field[i].value.n >= 17 &&
+	    slice_eq_nocase((struct slice){h->field[i].value.p, 17}, SLICE("text/event-stream"));
+}
+
+/* NTLM and Negotiate authenticate the connection, not the request: nobody else may use it. */
+static bool
+is_tainted(const struct http_head *h)
+{
+	static const char *const fields[] = {"www-authenticate", "proxy-authenticate", "authorization"};
+
+	for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+		for (int i = http_find(h, slice_of(fields[f]), 0); i >= 0;
+		    i = http_find(h, slice_of(fields[f]), (size_t)i + 1)) {
+			struct slice v = h->field[i].value;
+
+			if ((v.n >= 4 && slice_eq_nocase((struct slice){v.p, 4}, SLICE("ntlm"))) ||
+			    (v.n >= 9 && slice_eq_nocase((struct slice){v.p, 9}, SLICE("negotiate"))))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* RFC 6455 4.2.2: proof that the server took this very handshake for a WebSocket's. */
+static bool
+websocket_accepted(const struct req *r, const struct http_head *answer)
+{
+	static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+	int k = http_find(&r->head, SLICE("sec-websocket-key"), 0);
+	int a = http_find(answer, SLICE("sec-websocket-accept"), 0);
+	int u = http_find(answer, SLICE("upgrade"), 0);
+	uint8_t digest[20];
+	char want[28];
+	br_sha1_context sha;
+
+	if (k < 0 || a < 0 || u < 0 || !answer->upgrade ||
+	    !slice_eq_nocase(answer->field[u].value, SLICE("websocket")))
+		return false;
+	br_sha1_init(&sha);
+	br_sha1_update(&sha, r->head.field[k].value.p, r->head.field[k].value.n);
+	br_sha1_update(&sha, guid, sizeof guid - 1);
+	br_sha1_out(&sha, digest);
+	b64_encode(want, digest, sizeof digest, false);
+	return slice_eq(answer->field[a].value, (struct slice){want, sizeof want});
+}
+
+/* Status line and fields of the answer, without framing. */
+static bool
+answer_put_fields(struct buf *b, const struct http_head *h, bool upgrade)
+{
+	bool ok = buf_addf(b, "HTTP/1.1 %d ", h->status) && buf_addv(b, h->reason) &&
+	    buf_add(b, "\r\n", 2);
+
+	for (size_t i = 0; ok && i < h->nfields; i++) {
+		if (h->field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
+			continue;
+		ok = put_field(b, h->field[i].name, h->field[i].value);
+	}
+	if (upgrade)
+		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	return ok;
+}
+
+static bool
+answer_put_framing(struct buf *b, struct req *r, const struct http_head *h, bool *last)
+{
+	bool old = r->head.minor == 0, ok = true, chunk = false;
+	bool no_body = slice_eq(r->head.method, SLICE("HEAD")) || h->status == 204 || h->status == 304;
+
+	if (no_body) {
+		/* RFC 9110 8.6: what a GET would have had, as it came. */
+		int i = h->status == 204 ? -1 : http_find(h, SLICE("content-length"), 0);
+
+		if (i >= 0)
+			ok = put_field(b, SLICE("Content-Length"), h->field[i].value);
+	} else if (h->body == BODY_LENGTH) {
+		ok = buf_addf(b, "Content-Length: %llu\r\n", (unsigned long long)h->length);
+	} else if (h->body == BODY_NONE) {
+		ok = buf_adds(b, "Content-Length: 0\r\n");
+	} else if (old) {
+		*last = true;           /* HTTP/1.0 knows no chunks: the end of the connection is the end */
+	} else {
+		chunk = true;
+		ok = buf_adds(b, "Transfer-Encoding: chunked\r\n");
+	}
+	flow_init(&r->down_flow, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
+	if (*last)
+		ok = ok && buf_adds(b, "Connection: close\r\n");
+	else if (old)
+		ok = ok && buf_adds(b, "Connection: keep-alive\r\n");
+	return ok && buf_add(b, "\r\n", 2);
+}
+
+/* A 1xx goes on to whoever can read it; RFC 9110 15.2. */
+static bool
+conn_relay_interim(struct conn *c, const struct http_head *h)
+{
+	struct buf b;
+	bool ok;
+
+	if (c->req->head.minor == 0 || (h->status == 100 && c->req->expect_sent))
+		return true;
+	buf_init(&b, PEER_HEAD_MAX);
+	ok = answer_put_fields(&b, h, false) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
+	buf_free(&b);
+	return ok;
+}
+
+static void
+conn_watch_answer(struct req *r, const struct http_head *h)
+{
+	int i = http_find(h, SLICE("www-authenticate"), 0);
+
+	if (r->watch && h->status >= 400)
+		req_tell_answer(r, h->status, i >= 0 ? h->field[i].value : SLICE(""));
+}
+
+/* A whole final head is in up_bytes. */
+static bool
+conn_begin_down(struct conn *c, const struct http_head *h)
+{
+	struct req *r = c->req;
+	struct buf b;
+	bool ok;
+
+	r->status = h->status;
+	r->t_first = clock_now();
+	r->up_keep = h->keep_alive;
+	r->stream = is_stream(h);
+	if (is_tainted(h) || is_tainted(&r->head))
+		r->up->tainted = true;
+	buf_init(&b, PEER_HEAD_MAX);
+	if (h->status == 101) {
+		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h)) {
+			conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
+			return false;
+		}
+		ok = answer_put_fields(&b, h, true) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
+		buf_free(&b);
+		if (!ok)
+			conn_close(c, true);
+		else
+			conn_begin_blind(c);
+		return ok;
+	}
+	conn_watch_answer(r, h);
+	if (!r->head.keep_alive || conn_draining ||
+	    (h->status >= 400 && !r->body_read && !r->up_flow.done))
+		c->last = true;
+	ok = answer_put_fields(&b, h, false) && answer_put_framing(&b, r, h, &c->last) &&
+	    peer_put(&c->peer, b.p, b.n);
+	buf_free(&b);
+	if (!ok) {
+		conn_close(c, true);
+		return false;
+	}
+	r->answer_begun = true;
+	return true;
+}
+
+/* Reads a response head. False: wait, or the conn has left CONN_RELAY. */
+static bool
+conn_read_answer(struct conn *c)
+{
+	struct req *r = c->req;
+	struct peer *up = &r->up->peer;
+	static struct http_head head;   /* 4 KiB of slices; dead before this returns */
+	struct slice in;
+	ssize_t end, n;
+	size_t had;
+
+	if (!peer_room_head(&c->peer))
+		return false;
+	switch (peer_fill(up)) {
+	case IO_OK:
+		break;
+	case IO_AGAIN:
+		return false;
+	case IO_EOF:
+	case IO_ERR:
+		conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection without an answer");
+		return false;
+	}
+	in = peer_data(up);
+	had = r->up_bytes.n;
+	if (in.n > HTTP_HEAD_MAX - had)
+		in.n = HTTP_HEAD_MAX - had;
+	if (!buf_add(&r->up_bytes, in.p, in.n)) {
+		conn_upstream_gone(c, 502, "upstream_unreachable", "sent a head that is too large");
+		return false;
+	}
+	end = http_head_end(r->up_bytes.p, r->up_bytes.n, &r->up_scanned);
+	peer_consume(up, end > 0 ? (size_t)end - had : in.n);
+	if (end == 0 && r->up_bytes.n < HTTP_HEAD_MAX)
+		return true;
+	if (end > 0)
+		r->up_bytes.n = (size_t)end;
+	n = http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head);
+	if (n <= 0) {
+		conn_upstream_gone(c, 502, "upstream_unreachable", "sent a malformed answer");
+		return false;
+	}
+	if (head.status < 200 && head.status != 101) {
+		bool ok = conn_relay_interim(c, &head);
+
+		buf_clear(&r->up_bytes);
+		r->up_scanned = 0;
+		if (!ok)
+			conn_close(c, true);
+		return ok;
+	}
+	return conn_begin_down(c, &head);
+}
+
+static void
+conn_relay_end(struct conn *c)
+{
+	struct req *r = c->req;
+	bool sent = r->body_read ? r->body_sent == req_body(r).n : r->up_flow.done;
+
+	upstream_release(r->up, sent && r->up_keep && r->down_flow.mode != BODY_EOF);
+	r->up = NULL;
+	if (!sent)
+		c->last = true;         /* an early answer: the rest of the body is not a request */
+	conn_next_request(c);
+}
+
+/* The body to the upstream: from memory, or from the client. */
+static enum flow_io
+conn_pump_up(struct conn *c, uint64_t *moved)
+{
+	struct req *r = c->req;
+	struct peer *up = &r->up->peer;
+	struct slice body = req_body(r);
+
+	if (!r->body_read)
+		return flow_pump(&r->up_flow, &c->peer, up, moved, CONN_TURN);
+	while (r->body_sent < body.n) {
+		size_t n = body.n - r->body_sent;
+
+		if (!peer_room(up) && (peer_flush(up) == IO_ERR || !peer_room(up)))
+			return up->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
+		n = n < PEER_PIECE ? n : PEER_PIECE;
+		if (!peer_put(up, body.p + r->body_sent, n))
+			return FLOW_DST_GONE;
+		r->body_sent += n;
+	}
+	return FLOW_DONE;
+}
+
+static bool
+conn_step_relay(struct conn *c)
+{
+	struct req *r = c->req;
+	uint64_t up = 0, down = 0;
+	enum flow_io io_up, io_down = FLOW_SRC_WAIT;
+	uint64_t before = r->up->peer.received + c->peer.received;
+	bool again = false;
+
+	io_up = conn_pump_up(c, &up);
+	r->bytes_up += r->body_read ? 0 : up;
+	if (peer_flush(&r->up->peer) == IO_ERR && io_up != FLOW_BAD)
+		io_up = FLOW_DST_GONE;
+	while (!r->answer_begun && conn_read_answer(c))
+		;
+	if (c->state != CONN_RELAY)
+		return true;
+	if (r->answer_begun) {
+		io_down = flow_pump(&r->down_flow, &r->up->peer, &c->peer, &down, CONN_TURN);
+		r->bytes_down += down;
+	}
+	if (peer_flush(&c->peer) == IO_ERR)
+		io_down = FLOW_DST_GONE;
+	switch (io_down) {
+	case FLOW_DONE:
+		conn_relay_end(c);
+		return true;
+	case FLOW_DST_GONE:
+		snprintf(r->code, sizeof r->code, "client_closed");
+		conn_close(c, true);
+		return false;
+	case FLOW_SRC_GONE:
+	case FLOW_BAD:
+		snprintf(r->code, sizeof r->code, "upstream_unreachable");
+		conn_close(c, true);
+		return false;
+	case FLOW_TURN:
+		again = true;
+		break;
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		break;
+	}
+	switch (io_up) {
+	case FLOW_SRC_GONE:
+		snprintf(r->code, sizeof r->code, "client_closed");
+		conn_close(c, true);
+		return false;
+	case FLOW_BAD:
+		if (r->answer_begun) {
+			conn_close(c, true);
+			return false;
+		}
+		r->close_after = true;
+		conn_fail(c, 400, "bad_request", "malformed chunked body");
+		return true;
+	case FLOW_DST_GONE:
+		/* Perhaps it answered before it closed: read that first. */
+		if (!r->answer_begun) {
+			conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
+			return c->state != CONN_CLOSED;
+		}
+		break;
+	case FLOW_TURN:
+		again = true;
+		break;
+	case FLOW_DONE:
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		break;
+	}
+	if (again)
+		loop_defer(&c->defer, conn_turn);
+	if (c->peer.watch.hup && io_up == FLOW_DONE && c->peer.tls != NULL &&
+	    peer_fill(&c->peer) != IO_OK && peer_data(&c->peer).n == 0 &&
+	    (c->peer.eof || c->peer.failed)) {
+		snprintf(r->code, sizeof r->code, "client_closed");
+		conn_close(c, true);    /* nobody waits for this answer */
+		return false;
+	}
+	if (r->up->peer.received + c->peer.received != before || up + down != 0)
+		conn_deadline(c, r->stream ? CONN_STREAM_MS : r->answer_begun || io_up != FLOW_DONE ?
+		    CONN_IDLE_MS : CONN_ANSWER_MS);
+	return false;
+}
+
+/* -- CONN_BLIND */
+/* One direction. False: it is over, cleanly or not. */
+static bool
+blind_pump(struct peer *from, struct peer *to, bool *done, uint64_t *moved)
+{
+	while (!*done) {
+		if (*moved >= CONN_TURN)
+			return true;
+		if (!peer_room(to) && (peer_flush(to) == IO_ERR || !peer_room(to)))
+			return !to->failed;
+		switch (peer_fill(from)) {
+		case IO_OK: {
+			struct slice in = peer_data(from);
+
+			if (in.n > PEER_PIECE)
+				in.n = PEER_PIECE;
+			if (!peer_put(to, in.p, in.n))
+				return false;
+			peer_consume(from, in.n);
+			*moved += in.n;
+			break;
+		}
+		case IO_AGAIN:
+			return peer_flush(to) != IO_ERR;
+		case IO_EOF:
+			*done = true;
+			if (peer_flush(to) == IO_ERR)
+				return false;
+			if (to->tls != NULL) {
+				tls_shutdown(to->tls);
+				peer_flush(to);
+			}
+			if (to->out == NULL)
+				shutdown(to->watch.fd, SHUT_WR);
+			break;
+		case IO_ERR:
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool
+conn_step_blind(struct conn *c)
+{
+	uint64_t up = 0, down = 0;
+
+	if (!blind_pump(&c->peer, &c->blind->peer, &c->blind_up_done, &up) ||
+	    !blind_pump(&c->blind->peer, &c->peer, &c->blind_down_done, &down)) {
+		peer_flush(&c->peer);
+		conn_close(c, false);
+		return false;
+	}
+	if (peer_flush(&c->peer) == IO_ERR || peer_flush(&c->blind->peer) == IO_ERR ||
+	    (c->blind_up_done && c->blind_down_done)) {
+		conn_close(c, false);
+		return false;
+	}
+	if (up + down != 0)
+		conn_deadline(c, c->blind_up_done || c->blind_down_done ? CONN_IDLE_MS : CONN_STREAM_MS);
+	if (up >= CONN_TURN || down >= CONN_TURN)
+		loop_defer(&c->defer, conn_turn);
+	return false;
+}
+
+/* -- the short states */
+static bool
+conn_step_sniff(struct conn *c)
+{
+	struct slice in;
+
+	if (peer_flush(&c->peer) == IO_ERR) {
+		conn_close(c, true);
+		return false;
+	}
+	switch (peer_fill(&c->peer)) {
+	case IO_OK:    break;
+	case IO_AGAIN: return false;
+	case IO_EOF:
+	case IO_ERR:   conn_close(c, false); return false;
+	}
+	in = peer_data(&c->peer);
+	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
+		c->secure = true;
+		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL) {
+			conn_close(c, true);
+			return false;
+		}
+		c->state = CONN_HANDSHAKE;
+	} else if (in.p[0] >= 'A' && in.p[0] <= 'Z') { /* Node's fetch tunnels http:// this way */
+		c->state = CONN_HEAD;
+	} else {
+		conn_close(c, false);
+		return false;
+	}
+	return true;
+}
+
+static bool
+conn_step_handshake(struct conn *c)
+{
+	switch (peer_handshake(&c->peer)) {
+	case IO_OK:
+		c->state = CONN_HEAD;
+		conn_deadline(c, CONN_IDLE_MS);
+		return true;
+	case IO_AGAIN:
+		return false;
+	case IO_EOF:
+	case IO_ERR:
+		peer_flush(&c->peer);   /* the alert */
+		conn_close(c, false);
+		return false;
+	}
+	return false;
+}
+
+static bool
+conn_step_answer(struct conn *c)
+{
+	switch (peer_flush(&c->peer)) {
+	case IO_OK:
+		conn_next_request(c);
+		return true;
+	case IO_AGAIN:
+		return false;
+	case IO_EOF:
+	case IO_ERR:
+		conn_close(c, true);
+		return false;
+	}
+	return false;
+}
+
+/* What still comes is read and thrown away, within bounds: closing at once would send a reset that
+ * may overtake the answer (RFC 9112 9.6). */
+static bool
+conn_step_linger(struct conn *c)
+{
+	switch (peer_flush(&c->peer)) {
+	case IO_OK:
+		if (c->lingered == 0) {
+			shutdown(c->peer.watch.fd, SHUT_WR);
+			c->lingered = 1;
+		}
+		break;
+	case IO_AGAIN:
+		break;
+	case IO_EOF:
+	case IO_ERR:
+		conn_close(c, true);
+		return false;
+	}
+	for (;;) {
+		struct slice in;
+
+		switch (peer_fill(&c->peer)) {
+		case IO_OK:
+			in = peer_data(&c->peer);
+			c->lingered += in.n;
+			peer_consume(&c->peer, in.n);
+			if (c->lingered > CONN_LINGER_MAX) {
+				conn_close(c, false);
+				return false;
+			}
+			break;
+		case IO_AGAIN:
+			return false;
+		case IO_EOF:
+		case IO_ERR:
+			if (peer_pending(&c->peer) == 0 || c->peer.failed)
+				conn_close(c, false);
+			return false;
+		}
+	}
+}
+
+/* The deadline has passed. */
+static void
+conn_expire(struct conn *c)
+{
+	switch (c->state) {
+	case CONN_RELAY:
+		if (c->req->answer_begun || !req_body_consumed(c->req)) {
+			snprintf(c->req->code, sizeof c->req->code,
+			    c->req->answer_begun ? "upstream_timeout" : "client_closed");
+			conn_close(c, true);
+			return;
+		}
+		conn_upstream_gone(c, 504, "upstream_timeout", "did not answer in time");
+		break;
+	case CONN_DECIDE:
+		c->req->close_after = true;
+		req_stop(c->req);
+		conn_fail(c, 503, "injection_unavailable", "the decision took too long");
+		break;
+	case CONN_DIAL:
+		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
+		break;
+	case CONN_HEAD:
+		if (c->req != NULL)
+			req_free(c->req);
+		c->req = NULL;
+		conn_close(c, false);
+		return;
+	case CONN_SNIFF:
+	case CONN_HANDSHAKE:
+	case CONN_ANSWER:
+	case CONN_BLIND:
+	case CONN_LINGER:
+		conn_close(c, false);
+		return;
+	case CONN_CLOSED:
+		return;
+	}
+	conn_advance(c);
+}
+
+static void
+conn_advance(struct conn *c)
+{
+	bool more = true;
+
+	if (c->advancing) {
+		c->again = true;
+		return;
+	}
+	c->advancing = true;
+	while (more || c->again) {
+		c->again = false;
+		switch (c->state) {
+		case CONN_HEAD:      more = conn_step_head(c); break;
+		case CONN_DECIDE:    more = conn_step_decide(c); break;
+		case CONN_DIAL:      more = conn_step_dial(c); break;
+		case CONN_RELAY:     more = conn_step_relay(c); break;
+		case CONN_ANSWER:    more = conn_step_answer(c); break;
+		case CONN_SNIFF:     more = conn_step_sniff(c); break;
+		case CONN_HANDSHAKE: more = conn_step_handshake(c); break;
+		case CONN_BLIND:     more = conn_step_blind(c); break;
+		case CONN_LINGER:    more = conn_step_linger(c); break;
+		case CONN_CLOSED:    c->advancing = false; return;
+		}
+	}
+	c->advancing = false;
+}
+
+/* Closing everything that is idle, and everything after what it does now. */
+static void
+conn_drain(void)
+{
+	conn_draining = true;
+	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
+		next = c->next;
+		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL)
+			conn_close(c, false);
+	}
+}
+
+/* ---- fetch -----------------------------------------------------------------
+ * One HTTP request of our own, to a token endpoint: dialled fresh, through the same guard and TLS as
+ * everything else, no redirects, the whole answer in memory up to a bound. What goes out and what comes
+ * back holds secrets: both buffers are wiped. The owner frees it at any moment. */
+#define FETCH_OUT_MAX (2 * 1024 * 1024)
+#define FETCH_BODY_MAX (16 * 1024 * 1024)
+
+struct fetch {
+	struct upstream *up;    /* owned while it runs */
+	struct buf out;         /* owned; head and body */
+	size_t out_sent;
+	struct buf head_bytes;  /* owned; the answer's head as it comes */
+	size_t scanned;
+	struct flow flow;
+	struct buf body;        /* owned */
+	struct slice method;    /* static or into `out` */
+	bool head_done, finished;
+	int status;
+	int retry_after;        /* seconds; -1: not said */
+	const char *error;      /* static; NULL: an answer came whole */
+	const char *detail;     /* static */
+	void *owner;
+	void (*done)(struct fetch *);
+};
+
+static void
+fetch_free(struct fetch *f)
+{
+	if (f->up != NULL)
+		upstream_release(f->up, false);
+	f->up = NULL;
+	buf_free(&f->out);
+	buf_free(&f->head_bytes);
+	buf_free(&f->body);
+	flow_free(&f->flow);
+}
+
+static void
+fetch_finish(struct fetch *f, const char *error, const char *detail)
+{
+	if (f->finished)
+		return;
+	f->finished = true;
+	f->error = error;
+	f->detail = detail;
+	if (f->up != NULL)
+		upstream_release(f->up, false);
+	f->up = NULL;
+	f->done(f);
+}
+
+/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said. */
+static int
+retry_after_seconds(const struct http_head *h)
+{
+	int i = http_find(h, SLICE("retry-after"), 0), n = 0;
+	struct slice v;
+
+	if (i < 0)
+		return -1;
+	v = h->field[i].value;
+	if (v.n == 0 || v.n > 6)
+		return -1;
+	for (size_t k = 0; k < v.n; k++) {
+		if (v.p[k] < '0' || v.p[k] > '9')
+			return -1;
+		n = n * 10 + (v.p[k] - '0');
+	}
+	return n;
+}
+
+/* False: an error was told. */
+static bool
+fetch_read_head(struct fetch *f)
+{
+	static struct http_head head;   /* dead before this returns */
+	struct slice in = peer_data(&f->up->peer);
+	size_t had = f->head_bytes.n;
+	ssize_t end;
+
+	if (in.n > HTTP_HEAD_MAX - had)
+		in.n = HTTP_HEAD_MAX - had;
+	if (!buf_add(&f->head_bytes, in.p, in.n)) {
+		fetch_finish(f, "too_large", "the answer's head");
+		return false;
+	}
+	end = http_head_end(f->head_bytes.p, f->head_bytes.n, &f->scanned);
+	peer_consume(&f->up->peer, end > 0 ? (size_t)end - had : in.n);
+	if (end == 0 && f->head_bytes.n < HTTP_HEAD_MAX)
+		return true;
+	if (end > 0)
+		f->head_bytes.n = (size_t)end;
+	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 ||
+	    head.status == 101) {
+		fetch_finish(f, "unreachable", "a malformed answer");
+		return false;
+	}
+	if (head.status >= 200) {
+		f->status = head.status;
+		f->retry_after = retry_after_seconds(&head);
+		f->head_done = true;
+		flow_init(&f->flow, (int)head.body, head.length, false);
+		if (head.body == BODY_LENGTH && head.length > f->body.max) {
+			fetch_finish(f, "too_large", "the answer's body");
+			return false;
+		}
+	}
+	buf_clear(&f->head_bytes);
+	f->scanned = 0;
+	return true;
+}
+
+static void
+fetch_read(struct fetch *f)
+{
+	struct peer *p = &f->up->peer;
+
+	while (!f->finished) {
+		struct slice body;
+		size_t used;
+		bool bad = false;
+		enum io io;
+
+		if (!f->head_done) {
+			io = peer_fill(p);
+			if (io == IO_AGAIN || (io == IO_OK && !fetch_read_head(f)))
+				return;
+			if (io != IO_OK) {
+				fetch_finish(f, "unreachable", "the connection ended before an answer");
+				return;
+			}
+			continue;
+		}
+		io = f->flow.done ? IO_EOF : flow_take(&f->flow, p, &body, &used, &bad);
+		switch (io) {
+		case IO_OK:
+			if (!buf_add(&f->body, body.p, body.n)) {
+				fetch_finish(f, "too_large", "the answer's body");
+				return;
+			}
+			if (used != 0)
+				peer_consume(p, used);
+			break;
+		case IO_AGAIN:
+			return;
+		case IO_EOF:
+			fetch_finish(f, NULL, NULL);
+			return;
+		case IO_ERR:
+			fetch_finish(f, "unreachable", "the answer was cut short");
+			return;
+		}
+	}
+}
+
+static void
+fetch_event(struct upstream *u)
+{
+	struct fetch *f = u->owner;
+	struct peer *p = &u->peer;
+
+	if (u->state == UP_FAILED) {
+		const char *code = u->code;
+
+		fetch_finish(f, strcmp(code, "upstream_tls") == 0 ? "tls" :
+		    strcmp(code, "upstream_unreachable") == 0 ? "unreachable" : code, u->why);
+		return;
+	}
+	if (u->state != UP_OPEN)
+		return;
+	while (f->out_sent < f->out.n) {
+		size_t n = f->out.n - f->out_sent;
+
+		if (!peer_room(p) && (peer_flush(p) == IO_ERR || !peer_room(p)))
+			break;
+		n = n < PEER_PIECE ? n : PEER_PIECE;
+		if (!peer_put(p, f->out.p + f->out_sent, n))
+			break;
+		f->out_sent += n;
+	}
+	if (peer_flush(p) == IO_ERR && !p->watch.readable) {
+		fetch_finish(f, "unreachable", "the connection ended");
+		return;
+	}
+	fetch_read(f);
+}
+
+/* `out` holds the whole request, body.max is set. `done` may be called before this returns. */
+static void
+fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, const struct cidr *allow,
+    size_t nallow)
+{
+	buf_init(&f->head_bytes, HTTP_HEAD_MAX);
+	f->retry_after = -1;
+	if ((f->up = upstream_new("", host, port, use_tls)) == NULL) {
+		fetch_finish(f, "unreachable", "out of memory");
+		return;
+	}
+	f->up->owner = f;
+	f->up->event = fetch_event;
+	upstream_dial(f->up, allow, nallow);
+}
+
+/* ---- bind: values ----------------------------------------------------------
+ * The Lua modules secret, secret.core, json, sign, form and uri: everything that makes bytes out
+ * of bytes. A function here takes strings and secrets alike and answers the same kind: a secret
+ * as soon as one argument is one. Every result is measured first and then written once, in
+ * place: a secret's bytes are never in a Lua string, a luaL_Buffer or the C heap.
+ *
+ * A handle is a userdata holding a struct secret_handle. Nothing tells its length or content, or
+ * compares two: the metatable has only what raises, and is itself out of reach. */
+#define L_SECRET "sallyport.secret"
+#define L_JSON_ARRAY "sallyport.json.array"
+#define L_EXPECT_MAX 32         /* members one `expect` or `split` may name */
+#define L_PAIRS_MAX 1000        /* pairs of a form or query: a URL that long reaches no server */
+#define L_TEXT_MAX (16u << 20)  /* bytes json.encode makes: DESIGN's largest body */
+
+/* Pushes an empty handle. It joins the scope only when the collector knows how to take it out
+ * again. */
+static struct secret_handle *
+l_new_secret(lua_State *L)
+{
+	struct secret_handle *h;
+
+	luaL_checkstack(L, 3, NULL);
+	h = lua_newuserdatauv(L, sizeof *h, 0);
+	*h = (struct secret_handle){0};
+	if (luaL_getmetatable(L, L_SECRET) != LUA_TTABLE)  /* or luaL_setmetatable takes nil */
+		luaL_error(L, "module secret is not open");
+	lua_setmetatable(L, -2);
+	secret_handle_init(h);
+	return h;
+}
+
+static struct secret *
+l_secret_room(const struct secret_handle *h, size_t n)
+{
+	if (h->scope != NULL && h->scope->bytes + n > SECRET_SCOPE_MAX)
+		return NULL;
+	return secret_new(n);
+}
+
+/* Pushes a handle on n bytes, all zero, for the caller to fill. Raises when there is no room:
+ * what is garbage gives its bytes back first. */
+static char *
+l_alloc_secret(lua_State *L, size_t n)
+{
+	struct secret_handle *h = l_new_secret(L);
+	struct secret *s;
+
+	if (n > SECRET_MAX)
+		luaL_error(L, "a secret of more than 2 MiB");
+	if ((s = l_secret_room(h, n)) == NULL) {
+		lua_gc(L, LUA_GCCOLLECT);
+		s = l_secret_room(h, n);
+	}
+	if (s == NULL)
+		luaL_error(L, "no room for secrets");
+	secret_handle_set(h, s);
+	return s->p;
+}
+
+static int
+l_push_secret_try(lua_State *L)
+{
+	l_new_secret(L);
+	return 1;
+}
+
+/* Pushes a handle. Takes the reference, also where it raises for want of memory. */
+static void
+l_push_secret(lua_State *L, struct secret *s)
+{
+	int rc = LUA_ERRMEM;
+
+	if (lua_checkstack(L, 4)) {
+		lua_pushcfunction(L, l_push_secret_try);
+		rc = lua_pcall(L, 0, 1, 0);
+	}
+	if (rc != LUA_OK) {
+		secret_unref(s);
+		luaL_error(L, "no memory for a secret");
+	}
+	secret_handle_set(lua_touserdata(L, -1), s);
+}
+
+/* NULL: not a secret at all. Raises for an empty handle. Borrowed while the handle is on the
+ * stack. */
+static struct secret *
+l_test_secret(lua_State *L, int idx)
+{
+	struct secret_handle *h = luaL_testudata(L, idx, L_SECRET);
+
+	if (h != NULL && h->s == NULL)
+		luaL_error(L, "secret is closed");
+	return h == NULL ? NULL : h->s;
+}
+
+static struct secret_handle *
+l_check_handle(lua_State *L, int idx)
+{
+	return luaL_checkudata(L, idx, L_SECRET);
+}
+
+static struct slice
+l_check_secret(lua_State *L, int idx)
+{
+	struct secret *s = l_test_secret(L, idx);
+
+	luaL_argexpected(L, s != NULL, idx, "secret");
+	return secret_slice(s);
+}
+
+static struct slice
+l_check_slice(lua_State *L, int idx)
+{
+	struct slice s;
+
+	luaL_argexpected(L, lua_type(L, idx) == LUA_TSTRING, idx, "string");
+	s.p = lua_tolstring(L, idx, &s.n);
+	return s;
+}
+
+/* A string or a secret that lives; false for anything else. Sets *is_secret, never clears it.
+ * Borrowed. */
+static bool
+l_value_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
+{
+	struct secret *s;
+
+	if (lua_type(L, idx) == LUA_TSTRING) {
+		out->p = lua_tolstring(L, idx, &out->n);
+		return true;
+	}
+	if ((s = l_test_secret(L, idx)) == NULL)
+		return false;
+	*out = secret_slice(s);
+	*is_secret = true;
+	return true;
+}
+
+static struct slice
+l_check_value(lua_State *L, int idx, bool *is_secret)
+{
+	struct slice s = {NULL, 0};
+
+	luaL_argexpected(L, l_value_slice(L, idx, &s, is_secret), idx, "string or secret");
+	return s;
+}
+
+/* A part of something that is built: as l_check_value, and numbers, written as Lua's `..` writes
+ * them. */
+struct l_part {
+	struct slice s;         /* borrowed from the value, or from `number` */
+	char number[48];
+};
+
+static bool
+l_get_part(lua_State *L, int idx, struct l_part *part, bool *is_secret)
+{
+	size_t n;
+	const char *p;
+
+	if (lua_type(L, idx) != LUA_TNUMBER)
+		return l_value_slice(L, idx, &part->s, is_secret);
+	lua_pushvalue(L, idx);  /* lua_tolstring changes what it reads */
+	p = lua_tolstring(L, -1, &n);
+	if (n >= sizeof part->number)
+		n = sizeof part->number - 1;
+	memcpy(part->number, p, n);
+	lua_pop(L, 1);
+	part->s = (struct slice){part->number, n};
+	return true;
+}
+
+/* Where a result of n bytes is written. Between begin and end nothing else is pushed. */
+struct l_out {
+	bool is_secret;
+	size_t n;
+	luaL_Buffer b;          /* unused for a secret */
+};
+
+static char *
+l_out_begin(lua_State *L, struct l_out *o, size_t n, bool is_secret)
+{
+	o->is_secret = is_secret;
+	o->n = n;
+	return is_secret ? l_alloc_secret(L, n) : luaL_buffinitsize(L, &o->b, n);
+}
+
+static int
+l_out_end(struct l_out *o)
+{
+	if (!o->is_secret)
+		luaL_pushresultsize(&o->b, o->n);
+	return 1;
+}
+
+/* -- codecs: each writes, or with out NULL counts. SIZE_MAX: not possible for these bytes. */
+
+static size_t
+codec_base64(char *out, struct slice in)
+{
+	return out == NULL ? b64_len(in.n) : b64_encode(out, in.p, in.n, false);
+}
+
+static size_t
+codec_base64url(char *out, struct slice in)
+{
+	return out == NULL ? (in.n * 4 + 2) / 3 : b64_encode(out, in.p, in.n, true);
+}
+
+static size_t
+codec_hex(char *out, struct slice in)
+{
+	return out == NULL ? in.n * 2 : hex_encode(out, in.p, in.n);
+}
+
+static bool
+codec_is_alnum(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+/* `keep`: further bytes that stand for themselves. */
+static size_t
+codec_escape(char *out, struct slice in, const char *keep, bool plus)
+{
+	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
+	size_t n = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		unsigned char c = (unsigned char)in.p[i];
+		bool plain = codec_is_alnum(in.p[i]) || (c != '\0' && strchr(keep, c) != NULL);
+
+		if (plain || (plus && c == ' ')) {
+			if (out != NULL)
+				out[n] = plain ? (char)c : '+';
+			n++;
+			continue;
+		}
+		if (out != NULL) {
+			out[n] = '%';
+			out[n + 1] = digits[c >> 4];
+			out[n + 2] = digits[c & 15];
+		}
+		n += 3;
+	}
+	return n;
+}
+
+static size_t
+codec_percent(char *out, struct slice in)
+{
+	return codec_escape(out, in, "-._~", false);  /* RFC 3986 2.3 */
+}
+
+static size_t
+codec_form(char *out, struct slice in)
+{
+	return codec_escape(out, in, "*-._", true);   /* WHATWG URL 5.2, RFC 6749 B */
+}
+
+static const struct codec {
+	const char *name;
+	size_t (*code)(char *out, struct slice in);
+} codecs[] = {
+	{"base64",      codec_base64},     /* RFC 4648 4 */
+	{"base64url",   codec_base64url},  /* RFC 4648 5, without padding (RFC 7515 2) */
+	{"hex",         codec_hex},        /* lower case */
+	{"percent",     codec_percent},
+	{"form",        codec_form},
+	{"json_string", json_quote},       /* in quotes */
+};
+
+/* secret.base64(x), x:base64() and so on, for each row above -> string | secret */
+static int
+l_secret_code(lua_State *L)
+{
+	const struct codec *c = &codecs[lua_tointeger(L, lua_upvalueindex(1))];
+	bool is_secret = false;
+	struct slice in = l_check_value(L, 1, &is_secret);
+	size_t n = c->code(NULL, in);
+	struct l_out o;
+	char *out;
+
+	if (n == SIZE_MAX)
+		return luaL_error(L, "%s: not UTF-8", c->name);
+	out = l_out_begin(L, &o, n, is_secret);
+	c->code(out, in);
+	return l_out_end(&o);
+}
+
+/* -- digests */
+
+static const struct sign_hash *
+l_check_hash(lua_State *L, int idx)
+{
+	const struct sign_hash *h = sign_hash_find(l_check_slice(L, idx));
+
+	luaL_argcheck(L, h != NULL, idx, "sha1, sha256, sha384 or sha512 expected");
+	return h;
+}
+
+static int
+l_digest(lua_State *L, const struct sign_hash *h, int idx)
+{
+	bool is_secret = false;
+	struct slice in = l_check_value(L, idx, &is_secret);
+	unsigned char digest[SIGN_DIGEST_MAX];
+
+	if (is_secret) {
+		sign_digest(h, in, l_alloc_secret(L, h->n));
+		return 1;
+	}
+	sign_digest(h, in, digest);
+	lua_pushlstring(L, (const char *)digest, h->n);
+	return 1;
+}
+
+/* sign.sha256(x), x:sha256() -> 32 raw bytes, string | secret */
+static int
+l_sign_sha256(lua_State *L)
+{
+	return l_digest(L, SIGN_SHA256, 1);
+}
+
+/* sign.digest(alg, x) -> raw bytes, string | secret */
+static int
+l_sign_digest(lua_State *L)
+{
+	return l_digest(L, l_check_hash(L, 1), 2);
+}
+
+static int
+l_hmac(lua_State *L, int alg, int key, int data)
+{
+	const struct sign_hash *h = l_check_hash(L, alg);
+	bool is_secret = false;
+	struct slice k = l_check_value(L, key, &is_secret), d = l_check_value(L, data, &is_secret);
+	unsigned char mac[SIGN_DIGEST_MAX];
+
+	if (is_secret) {
+		sign_hmac(h, k, &d, 1, l_alloc_secret(L, h->n));
+		return 1;
+	}
+	sign_hmac(h, k, &d, 1, mac);
+	lua_pushlstring(L, (const char *)mac, h->n);
+	return 1;
+}
+
+/* sign.hmac(alg, key, x) -> raw bytes, string | secret */
+static int
+l_sign_hmac(lua_State *L)
+{
+	return l_hmac(L, 1, 2, 3);
+}
+
+/* key:hmac(alg, x): the same, said of the key */
+static int
+l_secret_hmac(lua_State *L)
+{
+	return l_hmac(L, 2, 1, 3);
+}
+
+/* sign.key_info(key) -> { type=, format=, bits=, curve=, encrypted= } | nil, code (see key_read).
+ * An encrypted key tells its format and that it is encrypted. */
+static int
+l_sign_key_info(lua_State *L)
+{
+	bool is_secret = false;
+	struct slice in = l_check_value(L, 1, &is_secret);
+	struct key_info info;
+	const char *why = key_tell(in, &info);
+
+	if (why != NULL) {
+		lua_pushnil(L);
+		lua_pushstring(L, why);
+		return 2;
+	}
+	lua_createtable(L, 0, 5);
+	lua_pushstring(L, info.type);
+	lua_setfield(L, -2, "type");
+	lua_pushstring(L, info.format);
+	lua_setfield(L, -2, "format");
+	lua_pushstring(L, info.curve);
+	lua_setfield(L, -2, "curve");
+	lua_pushboolean(L, info.encrypted);
+	lua_setfield(L, -2, "encrypted");
+	if (info.bits != 0) {
+		lua_pushinteger(L, info.bits);
+		lua_setfield(L, -2, "bits");
+	}
+	return 1;
+}
+
+/* -- secret: what a handle can do */
+
+/* a .. b, where one is a secret -> secret */
+static int
+l_secret_concat(lua_State *L)
+{
+	struct l_part part[2];
+	bool is_secret = false;
+	char *out;
+
+	for (int i = 0; i < 2; i++)
+		if (!l_get_part(L, i + 1, &part[i], &is_secret))
+			return luaL_error(L, "attempt to concatenate a %s value with a secret",
+			    luaL_typename(L, i + 1));
+	out = l_alloc_secret(L, part[0].s.n + part[1].s.n);
+	if (part[0].s.n != 0)
+		memcpy(out, part[0].s.p, part[0].s.n);
+	if (part[1].s.n != 0)
+		memcpy(out + part[0].s.n, part[1].s.p, part[1].s.n);
+	return 1;
+}
+
+/* What nobody may learn of a secret; the upvalue says what was tried. */
+static int
+l_secret_refuse(lua_State *L)
+{
+	return luaL_error(L, "a secret %s", lua_tostring(L, lua_upvalueindex(1)));
+}
+
+static const struct { const char *event, *why; } l_secret_refused[] = {
+	{"__tostring", "cannot be turned into a string"},
+	{"__len",      "does not tell its length"},
+	{"__eq",       "cannot be compared"},
+	{"__lt",       "cannot be compared"},
+	{"__le",       "cannot be compared"},
+	{"__pairs",    "cannot be looked into"},
+	{"__newindex", "cannot be changed"},
+	{"__call",     "cannot be called"},
+};
+
+/* secret.name: methods only. The upvalue is their table. */
+static int
+l_secret_index(lua_State *L)
+{
+	lua_settop(L, 2);
+	lua_pushvalue(L, 2);
+	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNIL)
+		return luaL_error(L, "a secret has no '%s'",
+		    lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?");
+	return 1;
+}
+
+static int
+l_secret_gc(lua_State *L)
+{
+	secret_handle_empty(l_check_handle(L, 1));
+	return 0;
+}
+
+/* secret.is(x) -> boolean; true for an empty handle too */
+static int
+l_secret_is(lua_State *L)
+{
+	lua_pushboolean(L, luaL_testudata(L, 1, L_SECRET) != NULL);
+	return 1;
+}
+
+/* One step over a template: literal text in *lit, then a name in *name (empty: none follows).
+ * `${name}` is a place, `$$` a dollar, any other `$` itself. False: a place that does not end. */
+static bool
+template_step(struct slice *rest, struct slice *lit, struct slice *name)
+{
+	const char *end;
+	size_t i = 0;
+
+	*name = (struct slice){rest->p, 0};
+	while (i < rest->n && rest->p[i] != '$')
+		i++;
+	*lit = (struct slice){rest->p, i};
+	if (i + 1 < rest->n && rest->p[i + 1] == '{') {
+		end = memchr(rest->p + i, '}', rest->n - i);
+		if (end == NULL || end == rest->p + i + 2)
+			return false;
+		*name = (struct slice){rest->p + i + 2, (size_t)(end - (rest->p + i + 2))};
+		i += name->n + 3;
+	} else if (i < rest->n) {
+		lit->n++;
+		i += i + 1 < rest->n && rest->p[i + 1] == '$' ? 2 : 1;
+	}
+	rest->p += i;
+	rest->n -= i;
+	return true;
+}
+
+/* Counts (out NULL) or writes; the values are at stack index 2. */
+static size_t
+l_template_run(lua_State *L, struct slice text, char *out, size_t max, bool *is_secret)
+{
+	struct slice lit, name;
+	struct l_part part;
+	size_t n = 0;
+
+	while (text.n != 0) {
+		if (!template_step(&text, &lit, &name))
+			luaL_error(L, "template: '${' without a name and '}'");
+		part.s = (struct slice){NULL, 0};
+		if (name.n != 0) {
+			const char *key = lua_pushlstring(L, name.p, name.n);
+
+			lua_pushvalue(L, -1);
+			lua_rawget(L, 2);
+			if (!l_get_part(L, -1, &part, is_secret))
+				luaL_error(L, "template: no value for '${%s}'", key);
+		}
+		if (out != NULL) {
+			if (lit.n + part.s.n > max - n)
+				luaL_error(L, "template: a value changed meanwhile");
+			if (lit.n != 0)
+				memcpy(out + n, lit.p, lit.n);
+			if (part.s.n != 0)
+				memcpy(out + n + lit.n, part.s.p, part.s.n);
+		}
+		n += lit.n + part.s.n;
+		if (n > L_TEXT_MAX)
+			luaL_error(L, "template: the result is too long");
+		if (name.n != 0)
+			lua_pop(L, 2);
+	}
+	return n;
+}
+
+/* secret.template("Bearer ${token}", { token = … }) -> string | secret. Values: string, number,
+ * secret. */
+static int
+l_secret_template(lua_State *L)
+{
+	struct slice text = l_check_slice(L, 1);
+	bool is_secret = false;
+	size_t n;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	n = l_template_run(L, text, NULL, 0, &is_secret);
+	if (is_secret) {
+		l_template_run(L, text, l_alloc_secret(L, n), n, &is_secret);
+	} else {
+		/* A Lua string needs a place that stays put while values are pushed and popped. */
+		char *out = lua_newuserdatauv(L, n == 0 ? 1 : n, 0);
+
+		l_template_run(L, text, out, n, &is_secret);
+		lua_pushlstring(L, out, n);
+	}
+	return 1;
+}
+
+/* -- form and uri: lists of pairs { {name, value}, … } */
+
+enum pair_style { PAIR_FORM, PAIR_QUERY };
+
+/* Counts (out NULL) or writes the pairs at stack index 1. A pair whose value is nil is left out:
+ * so an optional parameter needs no `if`. */
+static size_t
+l_pairs_run(lua_State *L, enum pair_style style, char *out, size_t max, bool *is_secret)
+{
+	size_t (*code)(char *, struct slice) = style == PAIR_FORM ? codec_form : codec_percent;
+	lua_Unsigned count = lua_rawlen(L, 1);
+	size_t n = 0;
+
+	if (count > L_PAIRS_MAX)
+		luaL_error(L, "more than %d pairs", L_PAIRS_MAX);
+	for (lua_Unsigned i = 1; i <= count; i++) {
+		if (lua_rawgeti(L, 1, (lua_Integer)i) != LUA_TTABLE)
+			luaL_error(L, "pair %d is not a table { name, value }", (int)i);
+		lua_rawgeti(L, -1, 1);
+		if (lua_rawgeti(L, -2, 2) == LUA_TNIL) {
+			lua_pop(L, 3);
+			continue;
+		}
+		for (int k = 0; k < 2; k++) {
+			size_t mark = k == 1 ? 1 : n != 0 ? 1 : 0, len;
+			struct l_part part;
+
+			if (!l_get_part(L, -2 + k, &part, is_secret))
+				luaL_error(L, "pair %d: the %s is no string, number or secret",
+				    (int)i, k == 0 ? "name" : "value");
+			len = code(NULL, part.s);
+			if (out != NULL) {
+				if (len + mark > max - n)
+					luaL_error(L, "a pair changed meanwhile");
+				if (mark != 0)
+					out[n] = k == 0 ? '&' : '=';
+				code(out + n + mark, part.s);
+			}
+			n += mark + len;
+		}
+		lua_pop(L, 3);
+	}
+	return n;
+}
+
+static int
+l_pairs_encode(lua_State *L, enum pair_style style)
+{
+	bool is_secret = false;
+	size_t n;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	n = l_pairs_run(L, style, NULL, 0, &is_secret);
+	if (is_secret) {
+		l_pairs_run(L, style, l_alloc_secret(L, n), n, &is_secret);
+	} else {
+		char *out = lua_newuserdatauv(L, n == 0 ? 1 : n, 0);
+
+		l_pairs_run(L, style, out, n, &is_secret);
+		lua_pushlstring(L, out, n);
+	}
+	return 1;
+}
+
+/* form.encode(pairs), form(pairs) -> string | secret, application/x-www-form-urlencoded */
+static int
+l_form_encode(lua_State *L)
+{
+	return l_pairs_encode(L, PAIR_FORM);
+}
+
+static int
+l_form_call(lua_State *L)
+{
+	lua_remove(L, 1);
+	return l_form_encode(L);
+}
+
+/* uri.query(pairs) -> string | secret: the same with %20 for a space, as signers want it */
+static int
+l_uri_query(lua_State *L)
+{
+	return l_pairs_encode(L, PAIR_QUERY);
+}
+
+/* Decodes into out (as long as in); SIZE_MAX: a `%` without two digits. */
+static size_t
+uri_decode(char *out, struct slice in, bool plus)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		if (in.p[i] == '%') {
+			if (in.n - i < 3 || !hex_decode(out + n, (struct slice){in.p + i + 1, 2}))
+				return SIZE_MAX;
+			n++;
+			i += 2;
+		} else {
+			out[n++] = plus && in.p[i] == '+' ? ' ' : in.p[i];
+		}
+	}
+	return n;
+}
+
+/* Pushes the decoded text; false: malformed, nothing is pushed that the caller need look at. */
+static bool
+l_uri_push_decoded(lua_State *L, struct slice in, bool plus)
+{
+	luaL_Buffer b;
+	size_t n = uri_decode(luaL_buffinitsize(L, &b, in.n), in, plus);
+
+	luaL_pushresultsize(&b, n == SIZE_MAX ? 0 : n);
+	return n != SIZE_MAX;
+}
+
+static int
+l_fail_code(lua_State *L, const char *code)
+{
+	lua_pushnil(L);
+	lua_pushstring(L, code);
+	return 2;
+}
+
+/* uri.decode(s) -> string | nil, "malformed". Percent signs only; `+` stays. Strings only. */
+static int
+l_uri_decode(lua_State *L)
+{
+	return l_uri_push_decoded(L, l_check_slice(L, 1), false) ? 1 : l_fail_code(L, "malformed");
+}
+
+/* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many".
+ * A name without `=` has the value "". Empty pieces (`a&&b`) are no pairs. */
+static int
+l_pairs_parse(lua_State *L)
+{
+	struct slice in = l_check_slice(L, 1);
+	lua_Integer count = 0;
+
+	lua_newtable(L);
+	while (in.n != 0) {
+		const char *amp = memchr(in.p, '&', in.n);
+		struct slice piece = {in.p, amp == NULL ? in.n : (size_t)(amp - in.p)};
+		const char *eq = piece.n == 0 ? NULL : memchr(piece.p, '=', piece.n);
+		struct slice name = {piece.p, eq == NULL ? piece.n : (size_t)(eq - piece.p)};
+		size_t skip = name.n + (eq != NULL);
+		struct slice value = {piece.p + skip, piece.n - skip};
+
+		in.p += piece.n + (amp != NULL);
+		in.n -= piece.n + (amp != NULL);
+		if (piece.n == 0)
+			continue;
+		if (++count > L_PAIRS_MAX)
+			return l_fail_code(L, "too_many");
+		lua_createtable(L, 2, 0);
+		if (!l_uri_push_decoded(L, name, true))
+			return l_fail_code(L, "malformed");
+		lua_rawseti(L, -2, 1);
+		if (!l_uri_push_decoded(L, value, true))
+			return l_fail_code(L, "malformed");
+		lua_rawseti(L, -2, 2);
+		lua_rawseti(L, -2, count);
+	}
+	return 1;
+}
+
+/* -- json: reading */
+
+/* JSON's null, which a Lua table cannot hold as nil. */
+static void
+l_json_push_null(lua_State *L)
+{
+	lua_pushlightuserdata(L, NULL);
+}
+
+static void
+l_json_push_string(lua_State *L, const struct json_token *t)
+{
+	struct slice in = json_inside(t);
+	luaL_Buffer b;
+
+	if (!t->escaped) {
+		lua_pushlstring(L, in.p, in.n);
+		return;
+	}
+	luaL_pushresultsize(&b, json_unescape(luaL_buffinitsize(L, &b, in.n), t));
+}
+
+/* Pushes a number, or nothing (false). */
+static bool
+l_json_push_number(lua_State *L, struct slice in)
+{
+	int64_t integer;
+	double real;
+
+	switch (json_number(in, &integer, &real)) {
+	case JSON_INTEGER:
+		lua_pushinteger(L, integer);
+		return true;
+	case JSON_REAL:
+		lua_pushnumber(L, real);
+		return true;
+	case JSON_NOT_A_NUMBER:
+		break;
+	}
+	return false;
+}
+
+static const char *l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t);
+
+static const char *
+l_json_push_array(lua_State *L, struct json_reader *r)
+{
+	struct json_token t;
+	const char *why;
+
+	lua_newtable(L);
+	luaL_setmetatable(L, L_JSON_ARRAY);  /* so that an empty one is written as [] again */
+	for (lua_Integer i = 1; json_next(r, &t) != JSON_CLOSE; i++) {
+		if ((why = l_json_push(L, r, &t)) != NULL)
+			return why;
+		lua_rawseti(L, -2, i);
+	}
+	return NULL;
+}
+
+static const char *
+l_json_push_object(lua_State *L, struct json_reader *r)
+{
+	struct json_token t;
+	const char *why;
+
+	lua_newtable(L);
+	while (json_next(r, &t) != JSON_CLOSE) {
+		if (t.type != JSON_KEY)
+			return "malformed";
+		l_json_push_string(L, &t);
+		lua_pushvalue(L, -1);
+		if (lua_rawget(L, -3) != LUA_TNIL)
+			return "duplicate";     /* RFC 8259 4: readers disagree which counts */
+		lua_pop(L, 1);
+		json_next(r, &t);
+		if ((why = l_json_push(L, r, &t)) != NULL)
+			return why;
+		lua_rawset(L, -3);
+	}
+	return NULL;
+}
+
+/* Pushes the value that begins with t. NULL, or why not (then the stack is the caller's to
+ * settle). */
+static const char *
+l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
+{
+	luaL_checkstack(L, 6, NULL);
+	switch (t->type) {
+	case JSON_NULL:
+		l_json_push_null(L);
+		return NULL;
+	case JSON_FALSE:
+	case JSON_TRUE:
+		lua_pushboolean(L, t->type == JSON_TRUE);
+		return NULL;
+	case JSON_NUMBER:
+		return l_json_push_number(L, t->raw) ? NULL : "number";
+	case JSON_STRING:
+		l_json_push_string(L, t);
+		return NULL;
+	case JSON_ARRAY:
+		return l_json_push_array(L, r);
+	case JSON_OBJECT:
+		return l_json_push_object(L, r);
+	case JSON_BAD:
+	case JSON_END:
+	case JSON_KEY:
+	case JSON_CLOSE:
+		break;
+	}
+	return "malformed";
+}
+
+/* json.decode(s) -> value | nil, "malformed" | "duplicate" | "number", byte
+ * null is json.null; an integer that fits is an integer; arrays are marked as json.array does. A
+ * number of more than 128 bytes, or out of a double's range, is none ("number"). Strings only: a
+ * secret document is taken apart by secret.core.split. */
+static int
+l_json_decode(lua_State *L)
+{
+	struct json_reader r;
+	struct json_token t;
+	const char *why;
+
+	json_open(&r, l_check_slice(L, 1));
+	json_next(&r, &t);
+	why = l_json_push(L, &r, &t);
+	if (why == NULL && json_next(&r, &t) != JSON_END)
+		why = "malformed";
+	if (why == NULL)
+		return 1;
+	lua_settop(L, 1);
+	l_fail_code(L, why);
+	lua_pushinteger(L, (lua_Integer)r.at + 1);
+	return 3;
+}
+
+/* -- json: writing. Runs twice over the same tables: without `out` it counts, then it writes. */
+
+struct l_json_writer {
+	char *out;              /* NULL: counting */
+	size_t n, max;
+	int indent;             /* spaces a level; 0: all on one line */
+	bool may_secret;        /* json.build */
+	bool is_secret;
+};
+
+static void
+l_json_put(lua_State *L, struct l_json_writer *w, const char *p, size_t n)
+{
+	if (n > w->max - w->n)
+		luaL_error(L, "json: %s",
+		    w->out == NULL ? "the text is too long" : "a value changed meanwhile");
+	if (w->out != NULL)
+		memcpy(w->out + w->n, p, n);
+	w->n += n;
+}
+
+static void
+l_json_put_line(lua_State *L, struct l_json_writer *w, int depth)
+{
+	static const char spaces[] = "        ";
+
+	if (w->indent == 0)
+		return;
+	l_json_put(L, w, "\n", 1);
+	while (depth-- > 0)
+		l_json_put(L, w, spaces, (size_t)w->indent);
+}
+
+static void
+l_json_put_string(lua_State *L, struct l_json_writer *w, struct slice s)
+{
+	size_t n = json_quote(NULL, s);
+
+	if (n == SIZE_MAX)
+		luaL_error(L, "json: a string is not UTF-8");
+	if (n > w->max - w->n)
+		l_json_put(L, w, NULL, n);  /* raises */
+	if (w->out != NULL)
+		json_quote(w->out + w->n, s);
+	w->n += n;
+}
+
+static void
+l_json_put_number(lua_State *L, struct l_json_writer *w, int idx)
+{
+	char text[48];
+	double v = lua_tonumber(L, idx);
+	int n = 0;
+
+	if (lua_isinteger(L, idx)) {
+		n = snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, idx));
+	} else {
+		if (v - v != 0)
+			luaL_error(L, "json: a number that is not finite");
+		for (int digits = 15; digits <= 17; digits++) {  /* until it reads back */
+			n = snprintf(text, sizeof text, "%.*g", digits, v);
+			if (strtod(text, NULL) == v)
+				break;
+		}
+		if (strpbrk(text, ".e") == NULL)
+			n += snprintf(text + n, sizeof text - (size_t)n, ".0");
+	}
+	l_json_put(L, w, text, (size_t)n);
+}
+
+static void l_json_put_value(lua_State *L, struct l_json_writer *w, int depth);
+
+/* The table on top. A list: keys 1..n and no other. False: an object, so all keys are strings. */
+static bool
+l_json_is_list(lua_State *L, lua_Integer *count)
+{
+	lua_Integer names = 0, numbers = 0, last = 0;
+	bool marked = false;
+
+	if (lua_getmetatable(L, -1)) {
+		luaL_getmetatable(L, L_JSON_ARRAY);
+		marked = lua_rawequal(L, -1, -2);
+		lua_pop(L, 2);
+	}
+	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+		if (lua_type(L, -2) == LUA_TSTRING) {
+			names++;
+		} else if (lua_isinteger(L, -2) && lua_tointeger(L, -2) > 0) {
+			numbers++;
+			if (lua_tointeger(L, -2) > last)
+				last = lua_tointeger(L, -2);
+		} else {
+			luaL_error(L, "json: a key that is neither a string nor 1, 2, 3…");
+		}
+	}
+	if (numbers != last || (numbers != 0 && names != 0) || (marked && names != 0))
+		luaL_error(L, "json: a list with holes or names in it");
+	*count = numbers != 0 ? numbers : names;
+	return numbers != 0 || marked;
+}
+
+static int
+l_json_order(const void *a, const void *b)
+{
+	const struct slice *x = a, *y = b;
+	int d = memcmp(x->p, y->p, x->n < y->n ? x->n : y->n);
+
+	return d != 0 ? d : (x->n > y->n) - (x->n < y->n);
+}
+
+/* Members in the order of their names' bytes: the same table always makes the same text. */
+static void
+l_json_put_object(lua_State *L, struct l_json_writer *w, lua_Integer count, int depth)
+{
+	struct slice *key = lua_newuserdatauv(L, (size_t)count * sizeof *key, 0);
+	lua_Integer n = 0;
+
+	for (lua_pushnil(L); lua_next(L, -3); lua_pop(L, 1)) {  /* the table holds the names */
+		if (n == count || lua_type(L, -2) != LUA_TSTRING)
+			luaL_error(L, "json: a value changed meanwhile");
+		key[n].p = lua_tolstring(L, -2, &key[n].n);
+		n++;
+	}
+	qsort(key, (size_t)n, sizeof *key, l_json_order);
+	for (lua_Integer i = 0; i < n; i++) {
+		if (i != 0)
+			l_json_put(L, w, ",", 1);
+		l_json_put_line(L, w, depth + 1);
+		l_json_put_string(L, w, key[i]);
+		l_json_put(L, w, ": ", w->indent == 0 ? 1 : 2);
+		lua_pushlstring(L, key[i].p, key[i].n);
+		lua_rawget(L, -3);
+		l_json_put_value(L, w, depth + 1);
+		lua_pop(L, 1);
+	}
+	lua_pop(L, 1);
+}
+
+static void
+l_json_put_table(lua_State *L, struct l_json_writer *w, int depth)
+{
+	lua_Integer count;
+	bool list;
+
+	if (depth >= JSON_DEPTH_MAX)
+		luaL_error(L, "json: nested deeper than %d, or in itself", JSON_DEPTH_MAX);
+	list = l_json_is_list(L, &count);
+	l_json_put(L, w, list ? "[" : "{", 1);
+	if (!list && count != 0)
+		l_json_put_object(L, w, count, depth);
+	for (lua_Integer i = 1; list && i <= count; i++) {
+		if (i != 1)
+			l_json_put(L, w, ",", 1);
+		l_json_put_line(L, w, depth + 1);
+		lua_rawgeti(L, -1, i);
+		l_json_put_value(L, w, depth + 1);
+		lua_pop(L, 1);
+	}
+	if (count != 0)
+		l_json_put_line(L, w, depth);
+	l_json_put(L, w, list ? "]" : "}", 1);
+}
+
+/* The value on top, which stays. */
+static void
+l_json_put_value(lua_State *L, struct l_json_writer *w, int depth)
+{
+	struct slice s;
+
+	luaL_checkstack(L, 8, NULL);
+	switch (lua_type(L, -1)) {
+	case LUA_TSTRING:
+		s.p = lua_tolstring(L, -1, &s.n);
+		l_json_put_string(L, w, s);
+		return;
+	case LUA_TNUMBER:
+		l_json_put_number(L, w, -1);
+		return;
+	case LUA_TBOOLEAN:
+		s = lua_toboolean(L, -1) ? SLICE("true") : SLICE("false");
+		l_json_put(L, w, s.p, s.n);
+		return;
+	case LUA_TTABLE:
+		l_json_put_table(L, w, depth);
+		return;
+	case LUA_TLIGHTUSERDATA:
+		if (lua_touserdata(L, -1) != NULL)
+			break;
+		l_json_put(L, w, "null", 4);
+		return;
+	case LUA_TUSERDATA:
+		if (luaL_testudata(L, -1, L_SECRET) == NULL)
+			break;
+		if (!w->may_secret)
+			luaL_error(L, "json: a secret (json.build makes a secret text)");
+		l_value_slice(L, -1, &s, &w->is_secret);
+		l_json_put_string(L, w, s);
+		return;
+	}
+	luaL_error(L, "json: a %s has no JSON form", luaL_typename(L, -1));
+}
+
+/* The value is at index 1 and on top. */
+static int
+l_json_write(lua_State *L, int indent, bool may_secret)
+{
+	struct l_json_writer w = {.max = L_TEXT_MAX, .indent = indent, .may_secret = may_secret};
+
+	l_json_put_value(L, &w, 0);
+	w.max = w.n;
+	w.n = 0;
+	w.out = w.is_secret ? l_alloc_secret(L, w.max) : lua_newuserdatauv(L, w.max, 0);
+	lua_pushvalue(L, 1);
+	l_json_put_value(L, &w, 0);
+	lua_pop(L, 1);
+	if (!w.is_secret)
+		lua_pushlstring(L, w.out, w.n);
+	return 1;
+}
+
+/* json.encode(value [, { indent = 2 }]) -> string. Names sorted; {} for an empty table that
+ * json.array has not marked. Raises for what has no JSON form, a secret among it. */
+static int
+l_json_encode(lua_State *L)
+{
+	lua_Integer indent = 0;
+
+	luaL_checkany(L, 1);
+	if (!lua_isnoneornil(L, 2)) {
+		luaL_checktype(L, 2, LUA_TTABLE);
+		lua_pushliteral(L, "indent");
+		lua_rawget(L, 2);
+		indent = luaL_optinteger(L, -1, 0);
+		luaL_argcheck(L, indent >= 0 && indent <= 8, 2, "indent is 0 to 8");
+	}
+	lua_settop(L, 1);
+	return l_json_write(L, (int)indent, false);
+}
+
+/* json.build(value), json(value) -> string, or secret where a part is one */
+static int
+l_json_build(lua_State *L)
+{
+	luaL_checkany(L, 1);
+	lua_settop(L, 1);
+	return l_json_write(L, 0, true);
+}
+
+static int
+l_json_call(lua_State *L)
+{
+	lua_remove(L, 1);
+	return l_json_build(L);
+}
+
+/* json.array(t) -> t, written as a list even when empty */
+static int
+l_json_array(lua_State *L)
+{
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	luaL_getmetatable(L, L_JSON_ARRAY);
+	if (lua_getmetatable(L, 1))
+		luaL_argcheck(L, lua_rawequal(L, -1, -2), 1, "has a metatable");
+	lua_settop(L, 1);
+	luaL_setmetatable(L, L_JSON_ARRAY);
+	return 1;
+}
+
+/* -- json: members of a response, and of a secret document */
+
+/* Pushes a string token as a secret. */
+static void
+l_json_push_secret(lua_State *L, const struct json_token *t)
+{
+	json_unescape(l_alloc_secret(L, json_unescape(NULL, t)), t);
+}
+
+static const char *const l_expect_names[] = {"secret", "number", "string", "code", "boolean", NULL};
+enum l_expect {
+	L_EXPECT_SECRET, L_EXPECT_NUMBER, L_EXPECT_STRING, L_EXPECT_CODE, L_EXPECT_BOOLEAN,
+};
+
+/* Pushes what an expected member comes to, or nil where it is not of its kind: a caller treats an
+ * expires_in that is no number as one that is not there. */
+static void
+l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kind)
+{
+	char text[JSON_STRING_MAX];
+	size_t n;
+
+	switch (kind) {
+	case L_EXPECT_SECRET:
+		if (t->type == JSON_STRING && t->raw.n > 2)     /* more than its quotes */
+			return l_json_push_secret(L, t);
+		break;
+	case L_EXPECT_NUMBER:
+		if (l_json_push_number(L, json_lenient_number(t)))
+			return;
+		break;
+	case L_EXPECT_STRING:
+		if ((n = json_clean_string(text, t)) == SIZE_MAX)
+			break;
+		lua_pushlstring(L, text, n);
+		return;
+	case L_EXPECT_CODE:
+		if (t->type == JSON_NULL)
+			break;
+		lua_pushstring(L, json_oauth_code(t));
+		return;
+	case L_EXPECT_BOOLEAN:
+		if (t->type != JSON_TRUE && t->type != JSON_FALSE)
+			break;
+		lua_pushboolean(L, t->type == JSON_TRUE);
+		return;
+	}
+	lua_pushnil(L);
+}
+
+/* What net may let a caller see of a response body: the table at `idx` is { member = kind }. Pushes
+ * { member = value } (1), or nil, "malformed" (2): no JSON object, or a wanted name comes twice.
+ *   secret   a string that is not empty, as a handle
+ *   string   at most 4 KiB, without control characters
+ *   number   also in quotes
+ *   boolean
+ *   code     a registered OAuth error code; anything else that is there is "unregistered" */
+static int
+l_json_expect(lua_State *L, struct slice body, int idx)
+{
+	struct json_member want[L_EXPECT_MAX];
+	enum l_expect kind[L_EXPECT_MAX];
+	size_t n = 0;
+
+	idx = lua_absindex(L, idx);
+	luaL_checkstack(L, 8, NULL);
+	luaL_checktype(L, idx, LUA_TTABLE);
+	for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
+		if (lua_type(L, -2) != LUA_TSTRING || n == L_EXPECT_MAX)
+			return luaL_error(L, "expect: at most %d members, by name", L_EXPECT_MAX);
+		want[n].name.p = lua_tolstring(L, -2, &want[n].name.n);
+		kind[n++] = (enum l_expect)luaL_checkoption(L, -1, NULL, l_expect_names);
+	}
+	if (json_members(body, want, n) != JSON_OK)
+		return l_fail_code(L, "malformed");
+	lua_createtable(L, 0, (int)n);
+	for (size_t i = 0; i < n; i++) {
+		if (want[i].value.type == JSON_END)
+			continue;
+		lua_pushlstring(L, want[i].name.p, want[i].name.n);
+		l_json_push_expected(L, &want[i].value, kind[i]);
+		lua_rawset(L, -3);
+	}
+	return 1;
+}
+
+/* -- secret.core: what the runtime may do and a policy may not */
+
+/* core.of(string) -> secret. For what a person typed into a test or an example: the string stays
+ * in Lua. */
+static int
+l_core_of(lua_State *L)
+{
+	struct slice s = l_check_slice(L, 1);
+	char *p = l_alloc_secret(L, s.n);
+
+	if (s.n != 0)
+		memcpy(p, s.p, s.n);
+	return 1;
+}
+
+/* core.keep(h) -> h, which now outlives the task that made it */
+static int
+l_core_keep(lua_State *L)
+{
+	secret_handle_keep(l_check_handle(L, 1));
+	lua_settop(L, 1);
+	return 1;
+}
+
+/* core.wipe(h): empty from now on; the bytes go with their last handle */
+static int
+l_core_wipe(lua_State *L)
+{
+	secret_handle_empty(l_check_handle(L, 1));
+	return 0;
+}
+
+/* core.chomp(h) -> h or a new secret without one final "\n" or "\r\n", whether one was dropped */
+static int
+l_core_chomp(lua_State *L)
+{
+	struct slice s = l_check_secret(L, 1);
+	size_t n = s.n;
+
+	lua_settop(L, 1);
+	if (n != 0 && s.p[n - 1] == '\n')
+		n--;
+	if (n != s.n && n != 0 && s.p[n - 1] == '\r')
+		n--;
+	lua_pushvalue(L, 1);
+	if (n != s.n) {
+		char *p = l_alloc_secret(L, n);
+
+		if (n != 0)
+			memcpy(p, s.p, n);
+	}
+	lua_pushboolean(L, n != s.n);
+	return 2;
+}
+
+/* Bytes a charset allows, besides 80-ff where `high`. */
+static const struct charset {
+	const char *name;
+	unsigned char from, to;         /* a run of ASCII */
+	const char *more;               /* and these */
+	bool high;
+} charsets[] = {
+	{"visible", 0x21, 0x7e, "",       false},   /* RFC 6750 2.1, and wider */
+	{"header",  0x20, 0x7e, "\t",     true},    /* RFC 9110 5.5 field-content */
+	{"text",    0x20, 0x7e, "\t\n\r", true},    /* PEM, JSON documents */
+	{"any",     0x00, 0xff, "",       true},
+};
+
+/* NULL: every byte is allowed. Else what is wrong, never where. */
+static const char *
+charset_judge(const struct charset *set, struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned char c = (unsigned char)s.p[i];
+
+		if ((c >= set->from && c <= set->to) || (c >= 0x80 && set->high) ||
+		    (c != '\0' && strchr(set->more, c) != NULL))
+			continue;
+		if (c == '\n' && i + 1 == s.n)
+			return "final newline";
+		if (c < 0x20 || c == 0x7f)
+			return "control bytes";
+		return c == ' ' ? "spaces" : "bytes that are not ASCII";
+	}
+	return NULL;
+}
+
+static lua_Integer
+l_field_integer(lua_State *L, int idx, const char *name, lua_Integer otherwise)
+{
+	lua_Integer v = otherwise;
+
+	if (lua_getfield(L, idx, name) != LUA_TNIL)
+		v = luaL_checkinteger(L, -1);
+	lua_pop(L, 1);
+	return v;
+}
+
+/* core.check(h, { min = 1, max = 65536, charset = "header" }) -> true | nil, reason
+ * For what is about to be saved. Reasons: "empty", "too short", "too long", "final newline",
+ * "control bytes", "spaces", "bytes that are not ASCII", and for charset "header" "space at an end"
+ * (a server would cut it off). */
+static int
+l_core_check(lua_State *L)
+{
+	struct slice s = l_check_secret(L, 1);
+	const struct charset *set = NULL;
+	lua_Integer min, max;
+	const char *name, *why;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	min = l_field_integer(L, 2, "min", 1);
+	max = l_field_integer(L, 2, "max", 65536);
+	lua_getfield(L, 2, "charset");
+	name = luaL_optstring(L, -1, "header");
+	for (size_t i = 0; i < sizeof charsets / sizeof *charsets; i++)
+		if (strcmp(name, charsets[i].name) == 0)
+			set = &charsets[i];
+	luaL_argcheck(L, set != NULL, 2, "no such charset");
+	if ((lua_Integer)s.n < min)
+		return l_fail_code(L, s.n == 0 ? "empty" : "too short");
+	if ((lua_Integer)s.n > max)
+		return l_fail_code(L, "too long");
+	why = charset_judge(set, s);
+	if (why == NULL && strcmp(name, "header") == 0 && s.n != 0 &&
+	    (strchr(" \t", s.p[0]) != NULL || strchr(" \t", s.p[s.n - 1]) != NULL))
+		why = "space at an end";
+	if (why != NULL)
+		return l_fail_code(L, why);
+	lua_pushboolean(L, true);
+	return 1;
+}
+
+static bool
+l_field_flag(lua_State *L, int idx, const char *name)
+{
+	bool v;
+
+	lua_getfield(L, idx, name);
+	v = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return v;
+}
+
+/* Pushes one member of a document, or answers why it cannot be had. spec is on top and stays
+ * below. */
+static const char *
+l_split_push(lua_State *L, const struct json_token *t)
+{
+	bool is_secret = l_field_flag(L, -1, "secret"), nested = l_field_flag(L, -1, "nested");
+
+	if (t->type == JSON_STRING && is_secret)
+		l_json_push_secret(L, t);
+	else if (t->type == JSON_STRING)
+		l_json_push_string(L, t);
+	else if (!nested)
+		return "not_string";
+	else if (is_secret)
+		memcpy(l_alloc_secret(L, t->raw.n), t->raw.p, t->raw.n);
+	else
+		lua_pushlstring(L, t->raw.p, t->raw.n);
+	return NULL;
+}
+
+static int
+l_fail_member(lua_State *L, const char *code, struct slice name)
+{
+	l_fail_code(L, code);
+	lua_pushlstring(L, name.p, name.n);
+	return 3;
+}
+
+/* core.split(document, { member = { secret = bool, nested = bool, optional = bool } })
+ *   -> { member = string | secret } | nil, "malformed" | "not_object" | "duplicate"
+ *                                   | nil, "absent" | "not_string", member
+ * Takes a JSON document apart when it is saved: its top members, strings only. `nested` takes any
+ * other value too, as its JSON text. null counts as absent. */
+static int
+l_core_split(lua_State *L)
+{
+	static const char *const codes[] = {
+		[JSON_MALFORMED] = "malformed",
+		[JSON_NOT_OBJECT] = "not_object",
+		[JSON_DUPLICATE] = "duplicate",
+	};
+	struct slice doc = l_check_secret(L, 1);
+	struct json_member m[L_EXPECT_MAX];
+	enum json_result res;
+	const char *why;
+	size_t n = 0;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+		if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1) || n == L_EXPECT_MAX)
+			return luaL_error(L, "split: at most %d members, by name", L_EXPECT_MAX);
+		m[n].name.p = lua_tolstring(L, -2, &m[n].name.n);
+		n++;
+	}
+	if ((res = json_members(doc, m, n)) != JSON_OK)
+		return l_fail_code(L, codes[res]);
+	lua_createtable(L, 0, (int)n);
+	for (size_t i = 0; i < n; i++) {
+		lua_pushlstring(L, m[i].name.p, m[i].name.n);
+		lua_pushvalue(L, -1);
+		lua_rawget(L, 2);
+		if (m[i].value.type == JSON_END || m[i].value.type == JSON_NULL) {
+			if (!l_field_flag(L, -1, "optional"))
+				return l_fail_member(L, "absent", m[i].name);
+			lua_pop(L, 2);
+			continue;
+		}
+		if ((why = l_split_push(L, &m[i].value)) != NULL)
+			return l_fail_member(L, why, m[i].name);
+		lua_remove(L, -2);
+		lua_rawset(L, -3);
+	}
+	return 1;
+}
+
+/* -- openers: each pushes its module's table */
+
+static const luaL_Reg l_secret_functions[] = {
+	{"sha256",   l_sign_sha256},
+	{"hmac",     l_secret_hmac},
+	{"template", l_secret_template},
+	{"is",       l_secret_is},
+	{NULL, NULL},
+};
+
+/* Adds to the table on top: what works on handles, and on strings alike. */
+static void
+l_secret_add(lua_State *L)
+{
+	luaL_setfuncs(L, l_secret_functions, 0);
+	for (size_t i = 0; i < sizeof codecs / sizeof *codecs; i++) {
+		lua_pushinteger(L, (lua_Integer)i);
+		lua_pushcclosure(L, l_secret_code, 1);
+		lua_setfield(L, -2, codecs[i].name);
+	}
+}
+
+/* The metatable of handles, once a state. */
+static void
+l_secret_metatable(lua_State *L)
+{
+	if (!luaL_newmetatable(L, L_SECRET)) {
+		lua_pop(L, 1);
+		return;
+	}
+	for (size_t i = 0; i < sizeof l_secret_refused / sizeof *l_secret_refused; i++) {
+		lua_pushstring(L, l_secret_refused[i].why);
+		lua_pushcclosure(L, l_secret_refuse, 1);
+		lua_setfield(L, -2, l_secret_refused[i].event);
+	}
+	lua_newtable(L);
+	l_secret_add(L);
+	lua_pushcclosure(L, l_secret_index, 1);
+	lua_setfield(L, -2, "__index");
+	lua_pushcfunction(L, l_secret_concat);
+	lua_setfield(L, -2, "__concat");
+	lua_pushcfunction(L, l_secret_gc);
+	lua_setfield(L, -2, "__close");
+	lua_pushliteral(L, "secret");
+	lua_setfield(L, -2, "__metatable");
+	lua_pushcfunction(L, l_secret_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pop(L, 1);
+}
+
+static int
+l_open_secret(lua_State *L)
+{
+	l_secret_metatable(L);
+	lua_newtable(L);
+	l_secret_add(L);
+	return 1;
+}
+
+static const luaL_Reg l_core_functions[] = {
+	{"of",       l_core_of},
+	{"new",      l_core_of},
+	{"keep",     l_core_keep},
+	{"wipe",     l_core_wipe},
+	{"chomp",    l_core_chomp},
+	{"check",    l_core_check},
+	{"split",    l_core_split},
+	{"key_info", l_sign_key_info},
+	{NULL, NULL},
+};
+
+static int
+l_open_secret_core(lua_State *L)
+{
+	l_open_secret(L);
+	luaL_setfuncs(L, l_core_functions, 0);
+	return 1;
+}
+
+static const luaL_Reg l_sign_functions[] = {
+	{"sha256",   l_sign_sha256},
+	{"digest",   l_sign_digest},
+	{"hmac",     l_sign_hmac},
+	{"key_info", l_sign_key_info},
+	{NULL, NULL},
+};
+
+static int
+l_open_sign(lua_State *L)
+{
+	l_secret_metatable(L);
+	luaL_newlib(L, l_sign_functions);
+	return 1;
+}
+
+/* Makes the module on top callable: form(pairs), json(value). */
+static void
+l_set_call(lua_State *L, lua_CFunction call)
+{
+	lua_createtable(L, 0, 2);
+	lua_pushcfunction(L, call);
+	lua_setfield(L, -2, "__call");
+	lua_pushboolean(L, false);
+	lua_setfield(L, -2, "__metatable");
+	lua_setmetatable(L, -2);
+}
+
+static const luaL_Reg l_json_functions[] = {
+	{"decode", l_json_decode},
+	{"encode", l_json_encode},
+	{"build",  l_json_build},
+	{"array",  l_json_array},
+	{NULL, NULL},
+};
+
+static int
+l_open_json(lua_State *L)
+{
+	l_secret_metatable(L);
+	if (luaL_newmetatable(L, L_JSON_ARRAY)) {
+		lua_pushliteral(L, "json.array");
+		lua_setfield(L, -2, "__metatable");
+	}
+	luaL_newlib(L, l_json_functions);
+	l_json_push_null(L);
+	lua_setfield(L, -2, "null");
+	l_set_call(L, l_json_call);
+	return 1;
+}
+
+static const luaL_Reg l_form_functions[] = {
+	{"encode", l_form_encode},
+	{"parse",  l_pairs_parse},
+	{NULL, NULL},
+};
+
+static int
+l_open_form(lua_State *L)
+{
+	l_secret_metatable(L);
+	luaL_newlib(L, l_form_functions);
+	l_set_call(L, l_form_call);
+	return 1;
+}
+
+static const luaL_Reg l_uri_functions[] = {
+	{"decode",      l_uri_decode},
+	{"query",       l_uri_query},
+	{"parse_query", l_pairs_parse},
+	{NULL, NULL},
+};
+
+static int
+l_open_uri(lua_State *L)
+{
+	l_secret_metatable(L);
+	luaL_newlib(L, l_uri_functions);
+	for (size_t i = 0; i < sizeof codecs / sizeof *codecs; i++)
+		if (codecs[i].code == codec_percent) {
+			lua_pushinteger(L, (lua_Integer)i);
+			lua_pushcclosure(L, l_secret_code, 1);
+			lua_setfield(L, -2, "percent");
+		}
+	return 1;
+}
+
+/* ---- bind: store -----------------------------------------------------------
+ * The Lua modules store and logstore. A record reaches Lua as a table: its plain members, its
+ * `version`, and handles for what is sealed. A slice of the read transaction never outlives the
+ * binding that took it: a worker's ends with the resume, a command's with the binding, since a command
+ * may wait at a prompt and an open snapshot keeps old pages in the file. */
+#define L_COMMIT "sallyport.store.commit"
+#define L_COMMIT_MS 10000       /* a commit takes milliseconds: whoever names no deadline means this */
+#define L_EACH_MAX 4096         /* records of one page */
+#define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
+#define L_DERIVE_MAX 1024       /* a placeholder is at most as long as the longest real key */
+#define L_WHY_MAX 1024
+
+static int
+l_fail_store(lua_State *L, enum store_err err)
+{
+	if (!job_threaded)
+		store_read_reset();
+	return l_fail_code(L, store_code(err));
+}
+
+static int
+l_store_return(int n)
+{
+	if (!job_threaded)
+		store_read_reset();
+	return n;
+}
+
+static struct slice
+l_opt_slice(lua_State *L, int idx)
+{
+	struct slice s = {"", 0};
+
+	if (!lua_isnoneornil(L, idx))
+		s = l_check_slice(L, idx);
+	return s;
+}
+
+static enum store_db
+l_check_db(lua_State *L, int idx)
+{
+	enum store_db db = DB_META;
+
+	luaL_argcheck(L, store_db_of(l_check_slice(L, idx), &db), idx, "no such database");
+	return db;
+}
+
+/* -- opening and the like: they answer true | nil, code, message */
+
+static int
+l_store_answer(lua_State *L, enum store_err err, struct buf *why)
+{
+	char text[L_WHY_MAX];
+	size_t n = why->n < sizeof text ? why->n : sizeof text;
+
+	if (n != 0)
+		memcpy(text, why->p, n);
+	buf_free(why);          /* before anything can raise */
+	if (err == STORE_OK) {
+		lua_pushboolean(L, true);
+		return 1;
+	}
+	l_fail_code(L, store_code(err));
+	if (n != 0)
+		lua_pushlstring(L, text, n);
+	else
+		lua_pushstring(L, store_errors[err].text);
+	return 3;
+}
+
+static bool
+l_option(lua_State *L, int idx, const char *name)
+{
+	bool set;
+
+	if (lua_isnoneornil(L, idx))
+		return false;
+	luaL_checktype(L, idx, LUA_TTABLE);
+	lua_getfield(L, idx, name);
+	set = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return set;
+}
+
+/* store.open(home [, { create = bool, keyless = bool }]) -> true
+ *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" | "damaged"
+ *         | "full" | "busy" | "io" | …, message
+ * In commands; C opens the store of a worker. `create`: an absent one is made, with its key file.
+ * `keyless`: a missing or wrong key is no error; peek and each work, nothing can be unsealed or written. */
+static int
+l_store_open(lua_State *L)
+{
+	const char *home = luaL_checkstring(L, 1);
+	bool create = l_option(L, 2, "create");
+	enum store_how how = l_option(L, 2, "keyless") ? STORE_KEYLESS : STORE_WITH_KEY;
+	struct buf why;
+	enum store_err err;
+
+	buf_init(&why, L_WHY_MAX);
+	logstore_close();
+	err = store_open(home, how, &why);
+	if (err == STORE_ABSENT && create)
+		err = store_init(home, &why);
+	return l_store_answer(L, err, &why);
+}
+
+/* store.init(home) -> true | nil, "exists" | …, message. As open with create, but the store must be new. */
+static int
+l_store_init(lua_State *L)
+{
+	const char *home = luaL_checkstring(L, 1);
+	struct buf why;
+
+	buf_init(&why, L_WHY_MAX);
+	logstore_close();
+	return l_store_answer(L, store_init(home, &why), &why);
+}
+
+/* store.close(): nothing is open afterwards. The master calls it before it forks. */
+static int
+l_store_close(lua_State *L)
+{
+	(void)L;
+	logstore_close();
+	store_close();
+	return 0;
+}
+
+/* store.backup(path) -> true | nil, code, message. "-": standard output. Works while serving. */
+static int
+l_store_backup(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	struct buf why;
+
+	buf_init(&why, L_WHY_MAX);
+	return l_store_answer(L, store_backup(path, &why), &why);
+}
+
+/* store.restore(path [, home]) -> true
+ *   | nil, "running" | "key_absent" | "wrong_key" | "other_store" | "damaged" | "invalid" | …, message
+ * "-": standard input. home: that of the last store.open, also one that failed. On any error nothing was
+ * changed; the store is closed then, and open with its key after a success. */
+static int
+l_store_restore(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	char home[PATH_MAX];
+	struct buf why;
+
+	snprintf(home, sizeof home, "%s", luaL_optstring(L, 2, store.home));
+	luaL_argcheck(L, home[0] != '\0', 2, "no data directory");
+	buf_init(&why, L_WHY_MAX);
+	logstore_close();
+	return l_store_answer(L, store_restore(home, path, &why), &why);
+}
+
+/* -- reading */
+
+/* Pushes the plain members as a table; false: not JSON, which a tag that is right makes our own bug. */
+static bool
+l_push_plain(lua_State *L, struct slice text)
+{
+	struct json_reader r;
+	struct json_token t;
+	int top = lua_gettop(L);
+
+	json_open(&r, text);
+	if (json_next(&r, &t) == JSON_OBJECT && l_json_push(L, &r, &t) == NULL && json_next(&r, &t) == JSON_END)
+		return true;
+	lua_settop(L, top);
+	return false;
+}
+
+static void
+l_set_version(lua_State *L, const struct store_record *r)
+{
+	lua_pushinteger(L, (lua_Integer)r->version);
+	lua_setfield(L, -2, "version");
+}
+
+/* Sets .secrets of the table on top: { name = handle }. */
+static enum store_err
+l_set_secrets(lua_State *L, enum store_db db, struct slice key, struct slice seals)
+{
+	enum store_err err = STORE_OK;
+	struct store_seal s;
+
+	lua_newtable(L);
+	while (seals.n != 0 && err == STORE_OK && store_seal_next(&seals, &s)) {
+		lua_pushlstring(L, s.name.p, s.name.n);
+		err = store_unseal(db, key, &s, l_alloc_secret(L, s.text.n));
+		lua_rawset(L, -3);
+	}
+	lua_setfield(L, -2, "secrets");
+	return err;
+}
+
+/* Pushes a record as peek shows it; false: its plain text is no JSON. */
+static bool
+l_push_peek(lua_State *L, const struct store_record *r)
+{
+	struct slice seals = r->seals;
+	struct store_seal s;
+
+	if (!l_push_plain(L, r->plain))
+		return false;
+	l_set_version(L, r);
+	if (!r->verified) {
+		lua_pushboolean(L, true);
+		lua_setfield(L, -2, "unverified");
+	}
+	if (r->nseals == 0)
+		return true;
+	lua_createtable(L, (int)r->nseals, 0);
+	for (int i = 1; seals.n != 0 && store_seal_next(&seals, &s); i++) {
+		lua_pushlstring(L, s.name.p, s.name.n);
+		lua_rawseti(L, -2, i);
+	}
+	lua_setfield(L, -2, "sealed");
+	return true;
+}
+
+/* store.get(db, key) -> { plain members…, version = N, secrets = { name = handle } | nil }
+ *   | nil, "absent" | "damaged" | "locked" | …
+ * The handles belong to the task: secret.core.keep takes one out of it. */
+static int
+l_store_get(lua_State *L)
+{
+	enum store_db db = l_check_db(L, 1);
+	struct slice key = l_check_slice(L, 2);
+	struct store_record r;
+	enum store_err err = store_read(db, key, &r);
+
+	if (err == STORE_OK && !r.verified)
+		err = STORE_LOCKED;
+	if (err == STORE_OK && !l_push_plain(L, r.plain))
+		err = STORE_DAMAGED;
+	if (err != STORE_OK)
+		return l_fail_store(L, err);
+	l_set_version(L, &r);
+	if (r.nseals != 0 && (err = l_set_secrets(L, db, key, r.seals)) != STORE_OK)
+		return l_fail_store(L, err);
+	return l_store_return(1);
+}
+
+/* store.peek(db, key) -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
+ *   | nil, "absent" | "damaged" | …
+ * Unseals nothing. `unverified`: the store was opened without its key, so nobody vouches for it. */
+static int
+l_store_peek(lua_State *L)
+{
+	enum store_db db = l_check_db(L, 1);
+	struct slice key = l_check_slice(L, 2);
+	struct store_record r;
+	enum store_err err = store_read(db, key, &r);
+
+	if (err == STORE_OK && !l_push_peek(L, &r))
+		err = STORE_DAMAGED;
+	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
+}
+
+/* store.each(db, prefix [, after [, limit]]) -> { { key =, record = as peek, damaged = true | nil }, … }
+ *   | nil, code
+ * In order of keys, those that begin with prefix and come after `after`; at most limit (256): a page.
+ * A damaged one has no record. */
+static int
+l_store_each(lua_State *L)
+{
+	enum store_db db = l_check_db(L, 1);
+	struct slice prefix = l_opt_slice(L, 2), after = l_opt_slice(L, 3), key;
+	lua_Integer limit = luaL_optinteger(L, 4, 256);
+	struct store_record r;
+	enum store_err err;
+
+	luaL_argcheck(L, limit >= 1 && limit <= L_EACH_MAX, 4, "limit is 1 to 4096");
+	lua_createtable(L, limit < 64 ? (int)limit : 64, 0);
+	for (lua_Integer i = 1; i <= limit; i++) {
+		err = store_read_next(db, prefix, after, &key, &r);
+		if (err == STORE_ABSENT)
+			break;
+		if (err != STORE_OK && err != STORE_DAMAGED)
+			return l_fail_store(L, err);
+		lua_createtable(L, 0, 2);
+		lua_pushlstring(L, key.p, key.n);
+		after.p = lua_tolstring(L, -1, &after.n);       /* lives in the table */
+		lua_setfield(L, -2, "key");
+		if (err == STORE_OK && l_push_peek(L, &r)) {
+			lua_setfield(L, -2, "record");
+		} else {
+			lua_pushboolean(L, true);
+			lua_setfield(L, -2, "damaged");
+		}
+		lua_rawseti(L, -2, i);
+	}
+	return l_store_return(1);
+}
+
+/* store.generation() -> config, state | nil, code */
+static int
+l_store_generation(lua_State *L)
+{
+	uint64_t config, state;
+
+	if (!store_generations(&config, &state))
+		return l_fail_store(L, store.env == NULL ? STORE_LOCKED : STORE_IO);
+	lua_pushinteger(L, (lua_Integer)config);
+	lua_pushinteger(L, (lua_Integer)state);
+	return l_store_return(2);
+}
+
+/* Appends { db, key } for each pair of one generation's list to the table on top. */
+static bool
+l_add_changes(lua_State *L, struct slice list, lua_Integer *n)
+{
+	const char *p = list.p, *end = list.p + list.n;
+
+	while (p < end) {
+		const char *key = memchr(p, '\0', (size_t)(end - p)), *next;
+
+		if (key == NULL || ++key >= end || (next = memchr(key, '\0', (size_t)(end - key))) == NULL ||
+		    *n == L_CHANGES_MAX)
+			return false;
+		lua_createtable(L, 2, 0);
+		lua_pushstring(L, p);
+		lua_rawseti(L, -2, 1);
+		lua_pushstring(L, key);
+		lua_rawseti(L, -2, 2);
+		lua_rawseti(L, -2, ++*n);
+		p = next + 1;
+	}
+	return true;
+}
+
+/* store.changes(since) -> { { db, key }, … } | nil, "rebuild"
+ * What was written in config generations after `since`, oldest first; one may come more than once. */
+static int
+l_store_changes(lua_State *L)
+{
+	uint64_t since = (uint64_t)luaL_checkinteger(L, 1), config, state;
+	lua_Integer n = 0;
+	struct slice list;
+	bool known;
+
+	if (!store_generations(&config, &state))
+		return l_fail_store(L, store.env == NULL ? STORE_LOCKED : STORE_IO);
+	known = since <= config && config - since <= STORE_CHANGES_KEPT;
+	lua_newtable(L);
+	while (known && since++ < config)
+		known = store_change_list(since, &list) == STORE_OK && l_add_changes(L, list, &n);
+	if (known)
+		return l_store_return(1);
+	if (!job_threaded)
+		store_read_reset();
+	return l_fail_code(L, "rebuild");
+}
+
+/* store.derive(label, n) -> n letters and digits | nil, "locked"
+ * They look random, are the same for the same label and store, and nobody without the key can tell them. */
+static int
+l_store_derive(lua_State *L)
+{
+	struct slice label = l_check_slice(L, 1);
+	lua_Integer n = luaL_checkinteger(L, 2);
+	char out[L_DERIVE_MAX];
+	enum store_err err;
+
+	luaL_argcheck(L, n >= 0 && n <= L_DERIVE_MAX, 2, "0 to 1024");
+	if ((err = store_derive(label, out, (size_t)n)) != STORE_OK)
+		return l_fail_store(L, err);
+	lua_pushlstring(L, out, (size_t)n);
+	return 1;
+}
+
+/* -- committing */
+
+/* Holds what a commit owns while Lua can raise, and while the task waits. */
+struct l_commit {
+	struct store_batch *batch;      /* owned until the commit starts */
+	struct store_commit *commit;    /* once started: its owner is this, until it is done or given up */
+	struct task *task;              /* borrowed; waits */
+	bool done;                      /* commit is ours to free */
+};
+
+/* Also when the task dies while it waits (its coroutine is closed) : the commit goes on without us. */
+static int
+l_commit_release(lua_State *L)
+{
+	struct l_commit *h = luaL_checkudata(L, 1, L_COMMIT);
+
+	store_batch_free(h->batch);
+	if (h->commit != NULL && h->done)
+		store_commit_free(h->commit);
+	else if (h->commit != NULL)
+		h->commit->owner = NULL;
+	*h = (struct l_commit){NULL, NULL, NULL, false};
+	return 0;
+}
+
+/* Loop thread. */
+static void
+l_commit_done(struct store_commit *c)
+{
+	struct l_commit *h = c->owner;
+
+	if (h == NULL) {
+		store_commit_free(c);
+		return;
+	}
+	h->done = true;
+	task_wake(h->task);
+}
+
+static void
+l_check_batch(lua_State *L, enum store_err err)
+{
+	if (err == STORE_MEMORY)
+		luaL_error(L, "not enough memory for a commit");
+	if (err == STORE_LOCKED)
+		luaL_error(L, "the store is not open with its key");
+	if (err != STORE_OK)
+		luaL_error(L, "a key, record or number of operations is out of bounds");
+}
+
+/* Pushes the JSON text of the plain members: a record that was read may be put again as it is. */
+static struct slice
+l_push_plain_text(lua_State *L, int idx)
+{
+	static const char *const ours[] = {"version", "secrets", "sealed", "unverified"};
+
+	lua_pushcfunction(L, l_json_encode);
+	lua_newtable(L);
+	lua_pushnil(L);
+	while (lua_next(L, idx) != 0) {
+		lua_pushvalue(L, -2);
+		lua_insert(L, -2);
+		lua_rawset(L, -4);
+	}
+	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
+		lua_pushnil(L);
+		lua_setfield(L, -2, ours[i]);
+	}
+	lua_call(L, 1, 1);
+	return l_check_slice(L, -1);
+}
+
+/* secrets = { name = secret | false }; false: with keep, this one goes. Table on top. */
+static void
+l_batch_secrets(lua_State *L, struct store_batch *b)
+{
+	lua_pushnil(L);
+	while (lua_next(L, -2) != 0) {
+		struct slice name = {NULL, 0};
+		struct secret *s;
+
+		if (lua_type(L, -2) != LUA_TSTRING)
+			luaL_error(L, "secrets are named by strings");
+		name.p = lua_tolstring(L, -2, &name.n);
+		if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
+			l_check_batch(L, store_batch_drop(b, name));
+		else if ((s = l_test_secret(L, -1)) != NULL)
+			l_check_batch(L, store_batch_secret(b, name, s->p, s->n));
+		else
+			luaL_error(L, "secret '%s' is no secret", name.p);
+		lua_pop(L, 1);
+	}
+}
+
+static void
+l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice key, uint64_t version)
+{
+	int op = lua_gettop(L);
+	lua_Integer room;
+	bool keep;
+
+	lua_getfield(L, op, "room");
+	room = luaL_optinteger(L, -1, 0);
+	if (room < 0 || room > STORE_PLAIN_MAX)
+		luaL_error(L, "room is out of bounds");
+	keep = l_option(L, op, "keep");
+	lua_getfield(L, op, "plain");
+	if (lua_type(L, -1) != LUA_TTABLE)
+		luaL_error(L, "put without plain");
+	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version, keep,
+	    (uint32_t)room));
+	lua_getfield(L, op, "secrets");
+	if (lua_type(L, -1) == LUA_TTABLE)
+		l_batch_secrets(L, b);
+	else if (!lua_isnil(L, -1))
+		luaL_error(L, "secrets is no table");
+	lua_settop(L, op);
+}
+
+/* The operation's table is on top, and stays. */
+static void
+l_batch_op(lua_State *L, struct store_batch *b)
+{
+	int op = lua_gettop(L);
+	uint64_t version = STORE_ANY;
+	const char *kind;
+	enum store_db db;
+	struct slice key;
+
+	luaL_checkstack(L, 16, NULL);
+	if (lua_type(L, op) != LUA_TTABLE)
+		luaL_error(L, "an operation is a table");
+	lua_getfield(L, op, "op");
+	lua_getfield(L, op, "db");
+	lua_getfield(L, op, "key");
+	lua_getfield(L, op, "version");
+	if (lua_type(L, op + 1) != LUA_TSTRING || lua_type(L, op + 2) != LUA_TSTRING ||
+	    lua_type(L, op + 3) != LUA_TSTRING)
+		luaL_error(L, "an operation has op, db and key");
+	kind = lua_tostring(L, op + 1);
+	db = l_check_db(L, op + 2);
+	key = l_check_slice(L, op + 3);
+	if (!lua_isnil(L, op + 4))
+		version = (uint64_t)luaL_checkinteger(L, op + 4);
+	lua_pushvalue(L, op);
+	if (strcmp(kind, "put") == 0)
+		l_batch_put(L, b, db, key, version);
+	else if (strcmp(kind, "del") == 0)
+		l_check_batch(L, store_batch_del(b, db, key, version));
+	else if (strcmp(kind, "check") == 0 && version != STORE_ANY)
+		l_check_batch(L, store_batch_check(b, db, key, version));
+	else
+		luaL_error(L, "op is put, del or check (with a version)");
+	lua_settop(L, op);
+}
+
+static int
+l_commit_answer(lua_State *L, enum store_err err, uint64_t version)
+{
+	if (err != STORE_OK)
+		return l_fail_code(L, store_code(err));
+	lua_pushboolean(L, true);
+	lua_pushinteger(L, (lua_Integer)version);
+	return 2;
+}
+
+static int
+l_commit_k(lua_State *L, int status, lua_KContext deadline)
+{
+	struct l_commit *h = lua_touserdata(L, 3);
+
+	(void)status;
+	if (h->done)
+		return l_commit_answer(L, h->commit->err, h->commit->batch->version);
+	if (clock_now() < (int64_t)deadline)
+		return task_yield(L, (int64_t)deadline, deadline, l_commit_k);
+	l_fail_code(L, store_code(STORE_TIMEOUT));
+	lua_pushboolean(L, !store_commit_cancel(h->commit));
+	return 3;
+}
+
+/* store.commit(ops [, deadline]) -> true, version
+ *   | nil, "conflict" | "full" | "damaged" | "io" | "locked" | …
+ *   | nil, "timeout", begun
+ * All of it or nothing, and on the disk when it answers. ops = {
+ *   { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool, version = N, room = N },
+ *   { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
+ * version: what must be there before the commit (0: nothing; nil: anything, even damaged). keep: sealed
+ * fields that `secrets` does not name stay, false takes one away. room: a later put over this record
+ * of that many bytes finds room on a full disk. The members version, secrets, sealed and unverified of
+ * `plain` are not stored. After a time-out with begun = false the commit will never be applied; with
+ * begun = true it was under way and may be on the disk any moment. */
+static int
+l_store_commit(lua_State *L)
+{
+	int64_t deadline = luaL_optinteger(L, 2, clock_now() + L_COMMIT_MS);
+	struct store_batch *b;
+	struct l_commit *h;
+	enum store_err err;
+	lua_Integer n;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 2);
+	h = lua_newuserdatauv(L, sizeof *h, 0);
+	*h = (struct l_commit){NULL, NULL, NULL, false};
+	luaL_setmetatable(L, L_COMMIT);
+	lua_toclose(L, 3);
+	if (store.env == NULL || store.keys == NULL)
+		return l_fail_code(L, store_code(STORE_LOCKED));
+	if ((b = h->batch = store_batch_new()) == NULL)
+		return l_fail_code(L, store_code(STORE_MEMORY));
+	n = luaL_len(L, 1);
+	for (lua_Integer i = 1; i <= n; i++) {
+		lua_rawgeti(L, 1, i);
+		l_batch_op(L, b);
+		lua_pop(L, 1);
+	}
+	if (!job_threaded) {
+		err = store_commit_now(b, deadline);
+		return l_commit_answer(L, err, b->version);
+	}
+	if (task_of(L) == NULL || !lua_isyieldable(L))
+		return luaL_error(L, "cannot wait here");
+	h->task = task_of(L);
+	h->batch = NULL;
+	if ((h->commit = store_commit_start(b, deadline, l_commit_done, h)) == NULL)
+		return l_fail_code(L, store_code(STORE_MEMORY));
+	return task_yield(L, deadline, (lua_KContext)deadline, l_commit_k);
+}
+
+static const luaL_Reg l_store[] = {
+	{"open", l_store_open},
+	{"init", l_store_init},
+	{"close", l_store_close},
+	{"backup", l_store_backup},
+	{"restore", l_store_restore},
+	{"get", l_store_get},
+	{"peek", l_store_peek},
+	{"each", l_store_each},
+	{"generation", l_store_generation},
+	{"changes", l_store_changes},
+	{"derive", l_store_derive},
+	{"commit", l_store_commit},     /* yields */
+	{NULL, NULL},
+};
+
+/* Pushes the module. */
+static int
+l_open_store(lua_State *L)
+{
+	if (luaL_newmetatable(L, L_COMMIT)) {
+		lua_pushcfunction(L, l_commit_release);
+		lua_setfield(L, -2, "__gc");
+		lua_pushcfunction(L, l_commit_release);
+		lua_setfield(L, -2, "__close");
+	}
+	lua_pop(L, 1);
+	luaL_newlib(L, l_store);
+	return 1;
+}
+
+/* -- the request log */
+
+static lua_Integer
+l_opt_field(lua_State *L, int idx, const char *name, lua_Integer otherwise)
+{
+	lua_Integer n = otherwise;
+
+	if (lua_isnoneornil(L, idx))
+		return n;
+	luaL_checktype(L, idx, LUA_TTABLE);
+	lua_getfield(L, idx, name);
+	if (!lua_isnil(L, -1))
+		n = luaL_checkinteger(L, -1);
+	lua_pop(L, 1);
+	return n;
+}
+
+/* logstore.each { after = id, limit = N } | { newest = N } -> { { id = N, record = { … } }, … }
+ * Oldest first, after the id or the N last; at most limit (1000): a page. Ids rise. No log yet: {}. */
+static int
+l_logstore_each(lua_State *L)
+{
+	lua_Integer newest = l_opt_field(L, 1, "newest", 0);
+	lua_Integer limit = l_opt_field(L, 1, "limit", newest > 0 ? newest : 1000);
+	uint64_t id = (uint64_t)l_opt_field(L, 1, "after", 0);
+	struct slice json;
+
+	if (logstore.env == NULL && store.env != NULL)
+		logstore_open(store.home, 0, 0);
+	if (newest > 0)
+		id = logstore_before((uint64_t)newest);
+	lua_newtable(L);
+	for (lua_Integer i = 1; i <= limit && i <= L_EACH_MAX && logstore_next(id, &id, &json) == STORE_OK;) {
+		lua_createtable(L, 0, 2);
+		if (!l_push_plain(L, json)) {
+			lua_pop(L, 1);
+			continue;
+		}
+		lua_setfield(L, -2, "record");
+		lua_pushinteger(L, (lua_Integer)id);
+		lua_setfield(L, -2, "id");
+		lua_rawseti(L, -2, i++);
+	}
+	logstore_read_reset();
+	return 1;
+}
+
+static const luaL_Reg l_logstore[] = {
+	{"each", l_logstore_each},
+	{NULL, NULL},
+};
+
+/* Pushes the module. */
+static int
+l_open_logstore(lua_State *L)
+{
+	luaL_newlib(L, l_logstore);
+	return 1;
+}
+static int l_h_canon(lua_State *L){ struct slice s; char out[256]; size_t n; bool ip; const char *why; s.p=luaL_checklstring(L,1,&s.n); if(!http_canonical_host(s,out,&n,&ip,&why)){lua_pushnil(L);lua_pushstring(L,why);return 2;} lua_pushlstring(L,out,n); lua_pushboolean(L,ip); return 2;}
+static int l_h_auth(lua_State *L){ struct slice s,h; int port; s.p=luaL_checklstring(L,1,&s.n); if(!http_parse_authority(s,&h,&port)){lua_pushnil(L);return 1;} lua_pushlstring(L,h.p,h.n); if(port<0) lua_pushnil(L); else lua_pushinteger(L,port); return 2;}
+static int l_h_read(lua_State *L){ static char mem[HTTP_READINGS_BYTES]; static struct slice r[HTTP_READINGS_MAX]; struct slice s; s.p=luaL_checklstring(L,1,&s.n); int n=http_path_readings(s,mem,r); if(n<0){lua_pushnil(L);return 1;} lua_newtable(L); for(int i=0;i<n;i++){lua_pushlstring(L,r[i].p,r[i].n); lua_rawseti(L,-2,i+1);} return 1;}
+static int l_h_cov(lua_State *L){ struct slice a,b; a.p=luaL_checklstring(L,1,&a.n); b.p=luaL_checklstring(L,2,&b.n); lua_pushboolean(L,http_path_covers(a,b)); return 1;}
+static int l_h_url(lua_State *L){ struct slice s,au,rest,h,path,q; bool tls,ip; int port; char out[256]; size_t n; const char*why="malformed"; s.p=luaL_checklstring(L,1,&s.n); if(!http_parse_absolute(s,&tls,&au,&rest)||!http_parse_authority(au,&h,&port)||!http_canonical_host(h,out,&n,&ip,&why)){lua_pushnil(L);lua_pushstring(L,why);return 2;} http_split_path(rest,&path,&q); lua_newtable(L); lua_pushstring(L,tls?"https":"http"); lua_setfield(L,-2,"scheme"); lua_pushlstring(L,out,n); lua_setfield(L,-2,"host"); lua_pushinteger(L,port>0?port:tls?443:80); lua_setfield(L,-2,"port"); lua_pushlstring(L,path.p,path.n); lua_setfield(L,-2,"path"); if(q.p){lua_pushlstring(L,q.p,q.n); lua_setfield(L,-2,"query");} return 1;}
+static int l_h_fn(lua_State *L){ struct slice s; s.p=luaL_checklstring(L,1,&s.n); lua_pushboolean(L,http_valid_field_name(s)); return 1;}
+static int l_h_fv(lua_State *L){ struct slice s; s.p=luaL_checklstring(L,1,&s.n); lua_pushboolean(L,http_valid_field_value(s)); return 1;}
+static int l_a_parse(lua_State *L){ struct slice s; struct addr a; char o[46]; s.p=luaL_checklstring(L,1,&s.n); if(!addr_parse(s,&a)) {lua_pushnil(L);return 1;} lua_pushlstring(L,o,addr_format(&a,o)); return 1;}
+static int l_a_guard(lua_State *L){ struct slice s; struct addr a; s.p=luaL_checklstring(L,1,&s.n); if(!addr_parse(s,&a)) {lua_pushstring(L,"no");return 1;} lua_pushstring(L,addr_guard(&a)); return 1;}
+static int l_a_cidr(lua_State *L){ struct slice s; struct cidr c; char o[46]; s.p=luaL_checklstring(L,1,&s.n); if(!cidr_parse(s,&c)) {lua_pushnil(L);return 1;} size_t n=addr_format(&c.a,o); o[n]=0; lua_pushfstring(L,"%s/%d",o,(int)c.bits); return 1;}
+static const luaL_Reg l_http_funcs[]={{"canonical_host",l_h_canon},{"authority",l_h_auth},{"path_readings",l_h_read},{"path_covers",l_h_cov},{"parse_url",l_h_url},{"field_name_ok",l_h_fn},{"field_value_ok",l_h_fv},{0,0}};
+static const luaL_Reg l_addr_funcs[]={{"parse",l_a_parse},{"guard",l_a_guard},{"cidr",l_a_cidr},{0,0}};
+static int l_open_http(lua_State *L) { luaL_newlib(L,l_http_funcs); return 1; }
+static int l_open_addr(lua_State *L) { luaL_newlib(L,l_addr_funcs); return 1; }
+
+/* ---- bind: request ---------------------------------------------------------
+ * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point to
+ * one struct req; req_free empties the first, and the views look through it: kept too long, both say
+ * "closed". A view edits headers, query, path and body, and no more: method, scheme, host and port are
+ * what was decided on. */
+#define L_REQ "sallyport.request"
+#define L_VIEW "sallyport.view"
+#define L_HEADERS "sallyport.headers"
+#define L_QUERY "sallyport.query"
+#define L_EDITS_MAX 200         /* fields a policy may add: twice what may arrive */
+
+struct req_handle {
+	struct req *r;          /* NULL: closed */
+	bool owned;             /* an example: made by Lua, freed by the collector */
+};
+
+static int req_entry_ref[2] = {LUA_NOREF, LUA_NOREF};
+static int req_answer_ref = LUA_NOREF, req_rejudge_ref = LUA_NOREF;
+
+static struct req *
+l_check_req(lua_State *L, int idx)
+{
+	struct req_handle *h = luaL_checkudata(L, idx, L_REQ);
+
+	if (h->r == NULL)
+		luaL_error(L, "request is closed");
+	return h->r;
+}
+
+/* The request behind a view or one of its parts: its first user value is the handle. */
+static struct req *
+l_check_part(lua_State *L, int idx, const char *type)
+{
+	struct req_handle *h;
+
+	luaL_checkudata(L, idx, type);
+	lua_getiuservalue(L, idx, 1);
+	h = lua_touserdata(L, -1);
+	lua_pop(L, 1);
+	if (h == NULL || h->r == NULL)
+		luaL_error(L, "request is closed");
+	return h->r;
+}
+
+static int
+l_req_gc(lua_State *L)
+{
+	struct req_handle *h = luaL_checkudata(L, 1, L_REQ);
+
+	if (h->r != NULL) {
+		h->r->handle = NULL;
+		if (h->owned) {
+			free(h->r->conn);
+			h->r->conn = NULL;
+			req_free(h->r);
+		}
+	}
+	h->r = NULL;
+	return 0;
+}
+
+static void
+l_push_slice(lua_State *L, struct slice s)
+{
+	if (s.p == NULL)
+		lua_pushnil(L);
+	else
+		lua_pushlstring(L, s.p, s.n);
+}
+
+static void
+l_push_text(lua_State *L, const char *s)
+{
+	if (s[0] == '\0')
+		lua_pushnil(L);
+	else
+		lua_pushstring(L, s);
+}
+
+/* -- req: fields */
+static void l_get_method(lua_State *L, struct req *r) { l_push_slice(L, r->head.method); }
+static void l_get_scheme(lua_State *L, struct req *r) { lua_pushstring(L, r->secure ? "https" : "http"); }
+static void l_get_host(lua_State *L, struct req *r) { lua_pushstring(L, r->host); }
+static void l_get_port(lua_State *L, struct req *r) { lua_pushinteger(L, r->port); }
+static void l_get_path(lua_State *L, struct req *r) { l_push_slice(L, r->path); }
+static void l_get_query(lua_State *L, struct req *r) { l_push_slice(L, r->query); }
+static void l_get_id(lua_State *L, struct req *r) { lua_pushstring(L, r->id); }
+static void l_get_websocket(lua_State *L, struct req *r) { lua_pushboolean(L, r->websocket); }
+static void l_get_token(lua_State *L, struct req *r) { l_push_text(L, r->token); }
+static void l_get_own(lua_State *L, struct req *r) { lua_pushboolean(L, r->own_endpoint); }
+
+static void
+l_get_form(lua_State *L, struct req *r)
+{
+	static const char *const names[] = {"connect", "absolute", "origin", "tunnel"};
+
+	lua_pushstring(L, names[r->form]);
+}
+
+static void
+l_get_body_kind(lua_State *L, struct req *r)
+{
+	lua_pushstring(L, r->head.body == BODY_CHUNKED ? "chunked" :
+	    r->head.body == BODY_LENGTH ? "length" : "none");
+}
+
+static void
+l_get_length(lua_State *L, struct req *r)
+{
+	if (r->head.body == BODY_LENGTH)
+		lua_pushinteger(L, (lua_Integer)r->head.length);
+	else
+		lua_pushnil(L);
+}
+
+/* One row a field; `view`: a policy may read it too. */
+static const struct { const char *name; void (*get)(lua_State *, struct req *); bool view; } l_req_fields[] = {
+	{"method", l_get_method, true}, {"host", l_get_host, true}, {"path", l_get_path, true},
+	{"port", l_get_port, true}, {"scheme", l_get_scheme, true}, {"token", l_get_token, false},
+	{"form", l_get_form, false}, {"own_endpoint", l_get_own, false},
+	{"websocket", l_get_websocket, false}, {"query", l_get_query, false}, {"id", l_get_id, false},
+	{"body_kind", l_get_body_kind, false}, {"length", l_get_length, false},
+};
+
+static int
+l_req_index(lua_State *L)
+{
+	struct req_handle *h = lua_touserdata(L, 1);
+	const char *name = luaL_checkstring(L, 2);
+
+	for (size_t i = 0; h->r != NULL && i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
+		if (strcmp(l_req_fields[i].name, name) == 0) {
+			l_req_fields[i].get(L, h->r);
+			return 1;
+		}
+	}
+	lua_pushvalue(L, lua_upvalueindex(1));  /* the methods */
+	lua_getfield(L, -1, name);
+	if (h->r == NULL && lua_isnil(L, -1))
+		return luaL_error(L, "request is closed");
+	return 1;
+}
+
+/* -- req: the decision */
+static void
+l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
+{
+	if (lua_getfield(L, table, key) == LUA_TSTRING)
+		snprintf(out, cap, "%s", lua_tostring(L, -1));
+	lua_pop(L, 1);
+}
+
+/* req:log{ agent=, bundle=, credential=, decision=, reason= } -> within share (bool): false where the
+ * agent has its share of requests or connections in use; what is decided then is answered 429. */
+static int
+l_req_log(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	char agent[REQ_NAME_MAX] = "";
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	l_opt_name(L, 2, "agent", agent, sizeof agent);
+	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
+	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
+	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
+	if (agent[0] != '\0')
+		req_claim(r, agent);
+	lua_pushboolean(L, !r->too_many);
+	return 1;
+}
+
+static struct slice
+l_opt_text(lua_State *L, int idx)
+{
+	struct slice s = {"", 0};
+
+	if (!lua_isnoneornil(L, idx))
+		s.p = luaL_checklstring(L, idx, &s.n);
+	return s;
+}
+
+/* req:fail(status, code, message [, hint [, { close=, retry_after= }]]) */
+static int
+l_req_fail(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	int status = (int)luaL_checkinteger(L, 2);
+	const char *code = luaL_optstring(L, 3, "");
+
+	if (lua_istable(L, 6)) {
+		lua_getfield(L, 6, "close");
+		r->close_after = lua_toboolean(L, -1);
+		lua_getfield(L, 6, "retry_after");
+		r->retry_after = (int)luaL_optinteger(L, -1, 0);
+		lua_pop(L, 2);
+	}
+	req_fail(r, status, code, l_opt_text(L, 4), l_opt_text(L, 5));
+	return 0;
+}
+
+/* req:respond(status, content_type, body): one of our own endpoints */
+static int
+l_req_respond(lua_State *L)
+{
+	static const char *const types[] = {"application/json", "application/x-pem-file", "text/plain"};
+	struct req *r = l_check_req(L, 1);
+	struct slice body;
+
+	r->status = (int)luaL_checkinteger(L, 2);
+	r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
+	body.p = luaL_checklstring(L, 4, &body.n);
+	buf_clear(&r->answer);
+	if (!buf_addv(&r->answer, body))
+		return luaL_error(L, "answer of more than 256 KiB");
+	r->action = REQ_REPLY;
+	r->allowed = true;
+	return 0;
+}
+
+/* A list of CIDR strings at table[key] into r->allow. */
+static void
+l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t *n)
+{
+	*n = 0;
+	if (lua_getfield(L, table, key) == LUA_TTABLE) {
+		lua_Integer len = luaL_len(L, -1);
+
+		if (len > NET_CIDRS_MAX)
+			luaL_error(L, "more than %d addresses", NET_CIDRS_MAX);
+		for (lua_Integer i = 1; i <= len; i++) {
+			struct slice s;
+
+			lua_geti(L, -1, i);
+			s.p = luaL_checklstring(L, -1, &s.n);
+			if (!cidr_parse(s, &out[*n]))
+				luaL_error(L, "not a CIDR: %s", s.p);
+			++*n;
+			lua_pop(L, 1);
+		}
+	}
+	lua_pop(L, 1);
+}
+
+static bool
+l_flag(lua_State *L, int table, const char *key)
+{
+	bool set;
+
+	lua_getfield(L, table, key);
+	set = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return set;
+}
+
+/* req:forward{ host=, port=, tls=, addresses={cidr}, watch=, websocket= }: C dials and relays */
+static int
+l_req_forward(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	uint64_t state;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	snprintf(r->dial_host, sizeof r->dial_host, "%s", r->host);
+	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
+	r->dial_port = (uint16_t)r->port;
+	r->dial_tls = r->secure;
+	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
+	r->watch = l_flag(L, 2, "watch");
+	r->allow_websocket = l_flag(L, 2, "websocket");
+	if (r->websocket && !r->allow_websocket)
+		r->websocket = false;   /* goes on as an ordinary GET: nothing is upgraded */
+	store_generations(&r->config, &state);
+	r->action = REQ_FORWARD;
+	return 0;
+}
+
+/* req:intercept(): the tunnel opens, its first bytes decide */
+static int
+l_req_intercept(lua_State *L)
+{
+	l_check_req(L, 1)->action = REQ_INTERCEPT;
+	return 0;
+}
+
+/* req:tunnel{ addresses={cidr} }: bytes are relayed unread, no credential */
+static int
+l_req_tunnel(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	uint64_t state;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	snprintf(r->dial_host, sizeof r->dial_host, "%s", r->host);
+	r->dial_port = (uint16_t)r->port;
+	r->dial_tls = false;
+	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
+	store_generations(&r->config, &state);
+	r->action = REQ_BLIND;
+	return 0;
+}
+
+static int
+l_req_echo(lua_State *L)
+{
+	l_check_req(L, 1)->action = REQ_ECHO;
+	return 0;
+}
+
+static int
+l_req_read_body_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct req *r = l_check_req(L, 1);
+	int64_t deadline = (int64_t)luaL_checkinteger(L, 3);
+
+	(void)status;
+	(void)ctx;
+	if (r->body_read) {
+		lua_pushboolean(L, true);
+		return 1;
+	}
+	if (!r->body_reading || clock_now() >= deadline) {
+		bool late = r->body_reading;
+
+		r->body_reading = false;
+		r->close_after = true;
+		lua_pushnil(L);
+		lua_pushstring(L, late ? "timeout" : r->body_error);
+		return 2;
+	}
+	return task_yield(L, deadline, 0, l_req_read_body_k);
+}
+
+/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" | "timeout"
+ * yields */
+static int
+l_req_read_body(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	size_t max = (size_t)luaL_checkinteger(L, 2);
+
+	luaL_checkinteger(L, 3);
+	lua_settop(L, 3);
+	if (!r->body_read && !r->body_reading && !req_begin_body(r, max)) {
+		r->close_after = true;
+		lua_pushnil(L);
+		lua_pushstring(L, r->body_error);
+		return 2;
+	}
+	return l_req_read_body_k(L, LUA_OK, 0);
+}
+
+/* -- names that strip and presents compare: case is ignored, "_" equals "-" (CGI makes them equal) */
+static char
+name_fold(char ch)
+{
+	return ch == '_' ? '-' : ascii_lower(ch);
+}
+
+static bool
+name_same(struct slice a, struct slice b)
+{
+	if (a.n != b.n)
+		return false;
+	for (size_t i = 0; i < a.n; i++)
+		if (name_fold(a.p[i]) != name_fold(b.p[i]))
+			return false;
+	return true;
+}
+
+static bool
+l_list_has(lua_State *L, int list, struct slice name)
+{
+	lua_Integer n = luaL_len(L, list);
+
+	for (lua_Integer i = 1; i <= n; i++) {
+		struct slice s;
+		bool same;
+
+		lua_geti(L, list, i);
+		s.p = luaL_checklstring(L, -1, &s.n);
+		same = name_same(name, s);
+		lua_pop(L, 1);
+		if (same)
+			return true;
+	}
+	return false;
+}
+
+/* One "name=value" of a query or form at *at. */
+static bool
+pair_next(struct slice in, size_t *at, struct slice *pair, struct slice *name)
+{
+	const char *end, *eq;
+
+	if (*at >= in.n)
+		return false;
+	end = memchr(in.p + *at, '&', in.n - *at);
+	*pair = (struct slice){in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
+	eq = memchr(pair->p, '=', pair->n);
+	*name = (struct slice){pair->p, eq != NULL ? (size_t)(eq - pair->p) : pair->n};
+	*at += pair->n + 1;
+	return true;
+}
+
+/* A form-encoded name, decoded; at most cap bytes: longer ones match nothing. */
+static struct slice
+pair_name(struct slice in, char *out, size_t cap)
+{
+	size_t o = 0;
+
+	for (size_t i = 0; i < in.n && o < cap; i++) {
+		int hi, lo;
+
+		if (in.p[i] == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 &&
+		    (lo = hex_digit(in.p[i + 2])) >= 0) {
+			out[o++] = (char)(hi << 4 | lo);
+			i += 2;
+		} else {
+			out[o++] = in.p[i] == '+' ? ' ' : in.p[i];
+		}
+	}
+	return (struct slice){out, o};
+}
+
+/* Copies the pairs of `in` to `kept`, those named in the list at `list` to `gone`. */
+static bool
+l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct buf *gone)
+{
+	struct slice pair, raw;
+	char name[256];
+	bool ok = true;
+
+	for (size_t at = 0; ok && pair_next(in, &at, &pair, &raw);) {
+		struct buf *to = l_list_has(L, list, pair_name(raw, name, sizeof name)) ? gone : kept;
+
+		ok = (to->n == 0 || buf_add(to, "&", 1)) && buf_addv(to, pair);
+	}
+	return ok;
+}
+
+static bool
+req_is_form(const struct req *r)
+{
+	int i = http_find(&r->head, SLICE("content-type"), 0);
+	static const struct slice form = {"application/x-www-form-urlencoded", 33};
+
+	return i >= 0 && r->head.field[i].value.n >= form.n &&
+	    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form);
+}
+
+static int
+l_strip_query(lua_State *L, struct req *r, int list)
+{
+	struct buf kept;
+	bool ok;
+
+	if (r->query.p == NULL)
+		return 0;
+	buf_init(&kept, HTTP_HEAD_MAX);
+	ok = l_strip_pairs(L, list, r->query, &kept, &r->stripped_query);
+	if (ok && kept.n != r->query.n) {
+		secret_drop(&r->new_query);
+		r->new_query = secret_copy(kept.p, kept.n);
+		ok = r->new_query != NULL;
+		r->query_removed = true;
+	}
+	buf_free(&kept);
+	return ok ? 0 : luaL_error(L, "no room for the query");
+}
+
+static int
+l_strip_form(lua_State *L, struct req *r, int list)
+{
+	struct buf kept, gone;
+	bool ok;
+
+	if (!r->body_read || !req_is_form(r) || r->body.n == 0)
+		return 0;
+	buf_init(&kept, r->body.n);
+	buf_init(&gone, r->body.n);
+	ok = l_strip_pairs(L, list, buf_slice(&r->body), &kept, &gone);
+	if (ok && kept.n <= r->body.n) {
+		memcpy(r->body.p, kept.p != NULL ? kept.p : "", kept.n);
+		r->body.n = kept.n;
+	}
+	buf_free(&kept);
+	buf_free(&gone);
+	return ok ? 0 : luaL_error(L, "no room for the form");
+}
+
+/* req:strip{ headers={…}, query={…}, form={…}, routing=bool }: out of the request, into req.stripped.
+ * Authorization always goes; `routing`: also what would make a server see another method or path. */
+static int
+l_req_strip(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	bool routing, named;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	routing = l_flag(L, 2, "routing");
+	named = lua_getfield(L, 2, "headers") == LUA_TTABLE;
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		const struct http_field *f = &r->head.field[i];
+
+		if (r->mark[i] != FIELD_KEPT)
+			continue;
+		if (routing && (f->rule & HDR_ROUTING))
+			r->mark[i] = FIELD_DROPPED;
+		else if (name_same(f->name, SLICE("authorization")) || (named && l_list_has(L, 3, f->name)))
+			r->mark[i] = FIELD_STRIPPED;
+	}
+	if (lua_getfield(L, 2, "query") == LUA_TTABLE)
+		l_strip_query(L, r, 4);
+	if (lua_getfield(L, 2, "form") == LUA_TTABLE)
+		l_strip_form(L, r, 5);
+	return 0;
+}
+
+static bool
+slice_has(struct slice in, struct slice what)
+{
+	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
+}
+
+/* req:presents(placeholder) -> bool: it stands in a header (Basic is looked into) or the query */
+static int
+l_req_presents(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct slice what;
+	bool found;
+
+	what.p = luaL_checklstring(L, 2, &what.n);
+	found = r->query.p != NULL && slice_has(r->query, what);
+	for (size_t i = 0; !found && i < r->head.nfields; i++) {
+		struct slice v = r->head.field[i].value;
+		char plain[1024];
+		ssize_t n;
+
+		if (r->head.field[i].rule & (HDR_HOP | HDR_PROXY))
+			continue;
+		found = slice_has(v, what);
+		if (!found && v.n > 6 && v.n < 1200 && slice_eq_nocase((struct slice){v.p, 6}, SLICE("basic "))) {
+			n = b64_decode(plain, sizeof plain, (struct slice){v.p + 6, v.n - 6}, false);
+			found = n > 0 && slice_has((struct slice){plain, (size_t)n}, what);
+			wipe(plain, sizeof plain);
+		}
+	}
+	lua_pushboolean(L, found);
+	return 1;
+}
+
+/* -- view: headers */
+static bool
+field_settable(struct slice name)
+{
+	return http_valid_field_name(name) && (http_field_rule(name) & (HDR_FIXED | HDR_HOP)) == 0;
+}
+
+static void
+req_remove_field(struct req *r, struct slice name)
+{
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->mark[i] == FIELD_KEPT && slice_eq_nocase(r->head.field[i].name, name))
+			r->mark[i] = FIELD_DROPPED;
+	for (struct added **p = &r->added; *p != NULL;) {
+		struct added *a = *p;
+
+		if (!slice_eq_nocase(a->name, name)) {
+			p = &a->next;
+			continue;
+		}
+		*p = a->next;
+		secret_drop(&a->secret);
+		free(a);
+	}
+}
+
+/* headers:set(name, value): one field of that name, with a string or a secret. Raises for what a
+ * policy may not set, and for CR, LF, NUL in name or value. */
+static int
+l_headers_set(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct slice name, value;
+	struct added *a, **end;
+	struct secret *s;
+	size_t count = 0;
+	bool is_secret = false;
+
+	name.p = luaL_checklstring(L, 2, &name.n);
+	if (lua_type(L, 3) == LUA_TNUMBER)
+		luaL_tolstring(L, 3, NULL), lua_replace(L, 3);
+	value = l_check_value(L, 3, &is_secret);
+	if (!field_settable(name))
+		return luaL_error(L, "a policy cannot set the header %s", name.p);
+	if (!http_valid_field_value(value))
+		return luaL_error(L, "the value of header %s holds bytes that no header may", name.p);
+	req_remove_field(r, name);
+	for (end = &r->added; *end != NULL; end = &(*end)->next)
+		if (++count >= L_EDITS_MAX)
+			return luaL_error(L, "more than %d headers set", L_EDITS_MAX);
+	s = is_secret ? l_test_secret(L, 3) : NULL;
+	if ((a = malloc(sizeof *a + name.n + (s == NULL ? value.n : 0))) == NULL)
+		return luaL_error(L, "out of memory");
+	a->next = NULL;
+	memcpy(a->text, name.p, name.n);
+	a->name = (struct slice){a->text, name.n};
+	a->secret = s != NULL ? secret_ref(s) : NULL;
+	if (s == NULL && value.n != 0)
+		memcpy(a->text + name.n, value.p, value.n);
+	a->value = (struct slice){a->text + name.n, s == NULL ? value.n : 0};
+	*end = a;
+	return 0;
+}
+
+/* headers:get(name) -> string | secret | nil: what was set, else the first that came */
+static int
+l_headers_get(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct slice name;
+
+	name.p = luaL_checklstring(L, 2, &name.n);
+	for (const struct added *a = r->added; a != NULL; a = a->next) {
+		if (!slice_eq_nocase(a->name, name))
+			continue;
+		if (a->secret != NULL)
+			l_push_secret(L, secret_ref(a->secret));
+		else
+			l_push_slice(L, a->value);
+		return 1;
+	}
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		if (r->mark[i] == FIELD_KEPT && slice_eq_nocase(r->head.field[i].name, name)) {
+			l_push_slice(L, r->head.field[i].value);
+			return 1;
+		}
+	}
+	lua_pushnil(L);
+	return 1;
+}
+
+static int
+l_headers_remove(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct slice name;
+
+	name.p = luaL_checklstring(L, 2, &name.n);
+	if (!field_settable(name))
+		return luaL_error(L, "a policy cannot remove the header %s", name.p);
+	req_remove_field(r, name);
+	return 0;
+}
+
+static void
+l_push_lower(lua_State *L, struct slice s)
+{
+	luaL_Buffer b;
+	char *p = luaL_buffinitsize(L, &b, s.n);
+
+	for (size_t i = 0; i < s.n; i++)
+		p[i] = ascii_lower(s.p[i]);
+	luaL_pushresultsize(&b, s.n);
+}
+
+/* headers:names() -> { lower-case names as they would go out } */
+static int
+l_headers_names(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_HEADERS);
+	lua_Integer n = 0;
+
+	lua_newtable(L);
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		if (r->mark[i] != FIELD_KEPT)
+			continue;
+		l_push_lower(L, r->head.field[i].name);
+		lua_seti(L, -2, ++n);
+	}
+	for (const struct added *a = r->added; a != NULL; a = a->next) {
+		l_push_lower(L, a->name);
+		lua_seti(L, -2, ++n);
+	}
+	return 1;
+}
+
+static const luaL_Reg l_headers[] = {
+	{"set", l_headers_set}, {"get", l_headers_get}, {"remove", l_headers_remove},
+	{"names", l_headers_names}, {NULL, NULL},
+};
+
+/* -- view: query. An edited query is kept as a secret whether it holds one or not. */
+static struct slice
+req_query_now(const struct req *r)
+{
+	if (r->new_query != NULL)
+		return secret_slice(r->new_query);
+	return r->query.p != NULL ? r->query : SLICE("");
+}
+
+static size_t
+percent_put(char *out, struct slice s)
+{
+	size_t o = 0;
+
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned char ch = (unsigned char)s.p[i];
+
+		if (isalnum(ch) || ch == '-' || ch == '.' || ch == '_' || ch == '~') {
+			out[o++] = (char)ch;
+		} else {
+			out[o++] = '%';
+			out[o++] = "0123456789ABCDEF"[ch >> 4];
+			out[o++] = "0123456789ABCDEF"[ch & 15];
+		}
+	}
+	return o;
+}
+
+/* The query without `name`, and with name=value behind it unless value.p is NULL. */
+static void
+l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
+{
+	struct slice in = req_query_now(r), pair, raw;
+	struct secret *s = secret_new(in.n + 3 * (name.n + value.n) + 2);
+	char decoded[256];
+	size_t n = 0;
+
+	if (s == NULL)
+		luaL_error(L, "no room for secrets");
+	for (size_t at = 0; pair_next(in, &at, &pair, &raw);) {
+		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name))
+			continue;
+		if (n != 0)
+			s->p[n++] = '&';
+		memcpy(s->p + n, pair.p, pair.n);
+		n += pair.n;
+	}
+	if (value.p != NULL) {
+		if (n != 0)
+			s->p[n++] = '&';
+		n += percent_put(s->p + n, name);
+		s->p[n++] = '=';
+		n += percent_put(s->p + n, value);
+	}
+	s->n = (uint32_t)n;
+	secret_drop(&r->new_query);
+	r->new_query = s;
+	r->query_removed = true;
+}
+
+/* query:set(name, value): one pair of that name, percent-encoded, at the end */
+static int
+l_query_set(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_QUERY);
+	struct slice name, value;
+	bool is_secret = false;
+
+	name.p = luaL_checklstring(L, 2, &name.n);
+	value = l_check_value(L, 3, &is_secret);
+	l_query_edit(L, r, name, value);
+	return 0;
+}
+
+static int
+l_query_remove(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_QUERY);
+	struct slice name;
+
+	name.p = luaL_checklstring(L, 2, &name.n);
+	l_query_edit(L, r, name, (struct slice){NULL, 0});
+	return 0;
+}
+
+/* query:get(name) -> string | nil: the first as the client sent it, decoded */
+static int
+l_query_get(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_QUERY);
+	struct slice name, pair, raw;
+	char decoded[256];
+
+	name.p = luaL_checklstring(L, 2, &name.n);
+	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, &pair, &raw);) {
+		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name) && pair.n > raw.n) {
+			struct slice v = {pair.p + raw.n + 1, pair.n - raw.n - 1};
+			luaL_Buffer b;
+			char *p = luaL_buffinitsize(L, &b, v.n);
+
+			luaL_pushresultsize(&b, pair_name(v, p, v.n).n);
+			return 1;
+		}
+	}
+	lua_pushnil(L);
+	return 1;
+}
+
+static const luaL_Reg l_query[] = {
+	{"set", l_query_set}, {"get", l_query_get}, {"remove", l_query_remove}, {NULL, NULL},
+};
+
+/* -- view: path, body, stripped */
+/* req:set_segment(i, value): the i-th segment of the path, percent-encoded */
+static int
+l_view_set_segment(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_VIEW);
+	lua_Integer want = luaL_checkinteger(L, 2), i = 0;
+	struct slice path = r->new_path != NULL ? secret_slice(r->new_path) : r->path, value;
+	bool is_secret = false;
+	struct secret *s;
+	size_t n = 0, at = 0;
+
+	value = l_check_value(L, 3, &is_secret);
+	if ((s = secret_new(path.n + 3 * value.n)) == NULL)
+		return luaL_error(L, "no room for secrets");
+	while (at < path.n && path.p[at] == '/') {
+		const char *end = memchr(path.p + at + 1, '/', path.n - at - 1);
+		size_t next = end != NULL ? (size_t)(end - path.p) : path.n;
+
+		s->p[n++] = '/';
+		if (++i == want) {
+			n += percent_put(s->p + n, value);
+		} else {
+			memcpy(s->p + n, path.p + at + 1, next - at - 1);
+			n += next - at - 1;
+		}
+		at = next;
+	}
+	s->n = (uint32_t)n;
+	if (want < 1 || want > i) {
+		secret_unref(s);
+		return luaL_error(L, "the path has no segment %d", (int)want);
+	}
+	secret_drop(&r->new_path);
+	r->new_path = s;
+	return 0;
+}
+
+static void
+l_view_set_body(lua_State *L, struct req *r, int idx)
+{
+	bool is_secret = false;
+	struct slice body = l_check_value(L, idx, &is_secret);
+	struct secret *s;
+
+	if (!r->body_read)
+		luaL_error(L, "a type that sets the body declares body = { max = N }");
+	s = is_secret ? secret_ref(l_test_secret(L, idx)) : secret_copy(body.p, body.n);
+	if (s == NULL)
+		luaL_error(L, "no room for the body");
+	secret_drop(&r->new_body);
+	r->new_body = s;
+}
+
+static void
+l_view_push_body(lua_State *L, struct req *r)
+{
+	if (r->new_body != NULL)
+		l_push_secret(L, secret_ref(r->new_body));
+	else if (r->body_read)
+		lua_pushlstring(L, r->body.p != NULL ? r->body.p : "", r->body.n);
+	else
+		lua_pushnil(L);
+}
+
+/* { headers = { lower-case name = value }, query = { name = value } }: what the client sent there */
+static void
+l_view_push_stripped(lua_State *L, struct req *r)
+{
+	struct slice all = buf_slice(&r->stripped_query), pair, raw;
+	char name[256];
+
+	lua_createtable(L, 0, 2);
+	lua_newtable(L);
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		if (r->mark[i] != FIELD_STRIPPED)
+			continue;
+		l_push_lower(L, r->head.field[i].name);
+		l_push_slice(L, r->head.field[i].value);
+		lua_rawset(L, -3);
+	}
+	lua_setfield(L, -2, "headers");
+	lua_newtable(L);
+	for (size_t at = 0; pair_next(all, &at, &pair, &raw);) {
+		struct slice v = {pair.p + raw.n + (pair.n > raw.n), pair.n - raw.n - (pair.n > raw.n)};
+		luaL_Buffer b;
+		char *p;
+
+		l_push_slice(L, pair_name(raw, name, sizeof name));
+		p = luaL_buffinitsize(L, &b, v.n);
+		luaL_pushresultsize(&b, pair_name(v, p, v.n).n);
+		lua_rawset(L, -3);
+	}
+	lua_setfield(L, -2, "query");
+}
+
+/* A part of the view, made once: user values 2 (headers) and 3 (query) of the view. */
+static void
+l_view_push_part(lua_State *L, int slot, const char *type)
+{
+	if (lua_getiuservalue(L, 1, slot) == LUA_TUSERDATA)
+		return;
+	lua_pop(L, 1);
+	lua_newuserdatauv(L, 0, 1);
+	lua_getiuservalue(L, 1, 1);
+	lua_setiuservalue(L, -2, 1);
+	luaL_setmetatable(L, type);
+	lua_pushvalue(L, -1);
+	lua_setiuservalue(L, 1, slot);
+}
+
+static int
+l_view_index(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_VIEW);
+	const char *name = luaL_checkstring(L, 2);
+
+	lua_settop(L, 2);
+	if (strcmp(name, "headers") == 0) {
+		l_view_push_part(L, 2, L_HEADERS);
+		return 1;
+	}
+	if (strcmp(name, "query") == 0) {
+		l_view_push_part(L, 3, L_QUERY);
+		return 1;
+	}
+	for (size_t i = 0; i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
+		if (l_req_fields[i].view && strcmp(l_req_fields[i].name, name) == 0) {
+			l_req_fields[i].get(L, r);
+			return 1;
+		}
+	}
+	if (strcmp(name, "stripped") == 0)
+		l_view_push_stripped(L, r);
+	else if (strcmp(name, "body") == 0)
+		l_view_push_body(L, r);
+	else if (strcmp(name, "query_string") == 0)
+		l_push_slice(L, r->query);
+	else if (strcmp(name, "set_segment") == 0)
+		lua_pushcfunction(L, l_view_set_segment);
+	else
+		return luaL_error(L, "a request has no %s", name);
+	return 1;
+}
+
+static int
+l_view_newindex(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_VIEW);
+	const char *name = luaL_checkstring(L, 2);
+
+	if (strcmp(name, "body") != 0)
+		return luaL_error(L, "a policy cannot set the request's %s", name);
+	l_view_set_body(L, r, 3);
+	return 0;
+}
+
+/* req:view() -> what apply gets */
+static int
+l_req_view(lua_State *L)
+{
+	l_check_req(L, 1);
+	lua_newuserdatauv(L, 0, 3);
+	lua_pushvalue(L, 1);
+	lua_setiuservalue(L, -2, 1);
+	luaL_setmetatable(L, L_VIEW);
+	return 1;
+}
+
+/* -- examples: a request of no connection, for policies' examples and `credential test` */
+static void
+l_example_fields(lua_State *L, int table, struct buf *b)
+{
+	if (lua_getfield(L, table, "headers") == LUA_TTABLE) {
+		for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+			struct slice value;
+
+			if (lua_type(L, -2) != LUA_TSTRING)
+				luaL_error(L, "header names are strings");
+			value.p = luaL_checklstring(L, -1, &value.n);
+			if (!put_field(b, slice_of(lua_tostring(L, -2)), value))
+				luaL_error(L, "headers of more than 64 KiB");
+		}
+	}
+	lua_pop(L, 1);
+}
+
+/* request.example{ method=, url=, headers={}, body= } -> req, as a live one but for log, fail, forward */
+static int
+l_request_example(lua_State *L)
+{
+	const char *method, *url;
+	struct slice authority, rest, body = {NULL, 0};
+	struct req_handle *h;
+	struct req *r;
+	bool tls;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	lua_getfield(L, 1, "method");
+	lua_getfield(L, 1, "url");
+	lua_getfield(L, 1, "body");
+	method = luaL_optstring(L, 2, "GET");
+	url = luaL_optstring(L, 3, "https://api.example.com/");
+	if (!lua_isnil(L, 4))
+		body.p = luaL_checklstring(L, 4, &body.n);
+	if (!http_parse_absolute(slice_of(url), &tls, &authority, &rest))
+		return luaL_error(L, "an example's url is absolute: %s", url);
+	h = lua_newuserdatauv(L, sizeof *h, 0);
+	*h = (struct req_handle){NULL, true};
+	luaL_setmetatable(L, L_REQ);
+	if ((r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL) {
+		if (r != NULL)
+			req_free(r);
+		return luaL_error(L, "out of memory");
+	}
+	h->r = r;
+	r->handle = h;
+	r->secure = r->conn->secure = tls;
+	r->conn->tunnel = true;
+	if (!buf_addf(&r->bytes, "%s ", method) || !buf_addv(&r->bytes, rest.n != 0 && rest.p[0] == '/' ? rest : SLICE("/")) ||
+	    !buf_adds(&r->bytes, " HTTP/1.1\r\nHost: ") || !buf_addv(&r->bytes, authority) ||
+	    !buf_adds(&r->bytes, "\r\n"))
+		return luaL_error(L, "an example of more than 64 KiB");
+	l_example_fields(L, 1, &r->bytes);
+	if (body.p != NULL)
+		buf_addf(&r->bytes, "Content-Length: %zu\r\n", body.n);
+	buf_adds(&r->bytes, "\r\n");
+	if (http_parse_request(r->bytes.p, r->bytes.n, &r->head) <= 0)
+		return luaL_error(L, "an example is no request");
+	r->conn->port = r->head.host.port > 0 ? r->head.host.port : tls ? 443 : 80;
+	if (!req_canonical(r, r->head.host.host))
+		return luaL_error(L, "an example's host is malformed");
+	memcpy(r->conn->host, r->host, sizeof r->host);
+	if (!req_parse(r))
+		return luaL_error(L, "an example is no request");
+	if (body.p != NULL) {
+		req_bodies += body.n;
+		buf_init(&r->body, body.n);
+		buf_addv(&r->body, body);
+	}
+	r->body_read = true;
+	return 1;
+}
+
+/* req:dump() -> { method=, url=, headers={ lower-case name = value }, body= }, secrets as they are: for
+ * examples alone, whose secrets the policy's own file holds. */
+static int
+l_req_dump(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct req_handle *h = lua_touserdata(L, 1);
+	struct buf b;
+
+	if (!h->owned)
+		return luaL_error(L, "a live request cannot be dumped");
+	lua_newtable(L);
+	l_push_slice(L, r->head.method);
+	lua_setfield(L, -2, "method");
+	buf_init(&b, PEER_HEAD_MAX);
+	buf_addf(&b, "%s://%s", r->secure ? "https" : "http", r->host);
+	if (r->port != (r->secure ? 443 : 80))
+		buf_addf(&b, ":%d", r->port);
+	req_put_target(r, &b);
+	lua_pushlstring(L, b.p, b.n);
+	buf_free(&b);
+	lua_setfield(L, -2, "url");
+	lua_newtable(L);
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		if (r->mark[i] != FIELD_KEPT)
+			continue;
+		l_push_lower(L, r->head.field[i].name);
+		l_push_slice(L, r->head.field[i].value);
+		lua_rawset(L, -3);
+	}
+	for (const struct added *a = r->added; a != NULL; a = a->next) {
+		l_push_lower(L, a->name);
+		l_push_slice(L, a->secret != NULL ? secret_slice(a->secret) : a->value);
+		lua_rawset(L, -3);
+	}
+	lua_setfield(L, -2, "headers");
+	l_push_slice(L, req_body(r));
+	lua_setfield(L, -2, "body");
+	return 1;
+}
+
+static const luaL_Reg l_req[] = {
+	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
+	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
+	{"read_body", l_req_read_body}, /* yields */
+	{"strip", l_req_strip}, {"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
+	{NULL, NULL},
+};
+
+static const luaL_Reg l_request[] = {{"example", l_request_example}, {NULL, NULL}};
+
+static void
+l_part_metatable(lua_State *L, const char *type, const luaL_Reg *methods)
+{
+	luaL_newmetatable(L, type);
+	lua_newtable(L);
+	luaL_setfuncs(L, methods, 0);
+	lua_setfield(L, -2, "__index");
+	lua_pushstring(L, type);
+	lua_setfield(L, -2, "__metatable");
+	lua_pop(L, 1);
+}
+
+/* require "request" (runtime only) */
+static int
+l_open_request(lua_State *L)
+{
+	luaL_newmetatable(L, L_REQ);
+	lua_newtable(L);
+	luaL_setfuncs(L, l_req, 0);
+	lua_pushcclosure(L, l_req_index, 1);
+	lua_setfield(L, -2, "__index");
+	lua_pushcfunction(L, l_req_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pop(L, 1);
+	luaL_newmetatable(L, L_VIEW);
+	lua_pushcfunction(L, l_view_index);
+	lua_setfield(L, -2, "__index");
+	lua_pushcfunction(L, l_view_newindex);
+	lua_setfield(L, -2, "__newindex");
+	lua_pushstring(L, L_VIEW);
+	lua_setfield(L, -2, "__metatable");
+	lua_pop(L, 1);
+	l_part_metatable(L, L_HEADERS, l_headers);
+	l_part_metatable(L, L_QUERY, l_query);
+	luaL_newlib(L, l_request);
+	return 1;
+}
+
+/* -- C's calls into Lua */
+static int
+req_push(lua_State *co, void *arg)
+{
+	struct req *r = arg;
+	struct req_handle *h = lua_newuserdatauv(co, sizeof *h, 0);
+
+	*h = (struct req_handle){NULL, false};
+	luaL_setmetatable(co, L_REQ);
+	h->r = r;
+	r->handle = h;
+	return 1;
+}
+
+static void
+req_done(struct task *t, bool ok, lua_State *co)
+{
+	struct req *r = task_owner(t);
+
+	if (!ok)
+		log_line("ev=task_failed request=%s msg=\"%.300s\"", r->id,
+		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+	r->task = NULL;
+	r->task_done = true;
+	r->task_ok = ok;
+	conn_advance(r->conn);
+}
+
+static bool
+req_start(struct req *r, enum req_entry entry)
+{
+	r->task = task_new(req_entry_ref[entry], req_push, r, r, req_done);
+	if (r->task == NULL)
+		return false;
+	task_run(r->task);
+	return true;
+}
+
+static void
+req_stop(struct req *r)
+{
+	struct req_handle *h = r->handle;
+
+	if (r->task != NULL)
+		task_abandon(r->task);
+	r->task = NULL;
+	if (h != NULL)
+		h->r = NULL;
+	r->handle = NULL;
+}
+
+static bool
+req_wake_body(struct req *r)
+{
+	if (r->task == NULL)
+		return false;
+	task_wake(r->task);
+	return true;
+}
+
+/* What a task of ours is told, copied: the request may be gone by then. */
+struct told {
+	int status;
+	char credential[REQ_NAME_MAX];
+	size_t n;
+	char www_authenticate[];
+};
+
+static int
+answer_push(lua_State *co, void *arg)
+{
+	struct told *t = arg;
+
+	lua_pushstring(co, t->credential);
+	lua_pushinteger(co, t->status);
+	lua_pushlstring(co, t->www_authenticate, t->n);
+	return 3;
+}
+
+static void
+answer_done(struct task *t, bool ok, lua_State *co)
+{
+	if (!ok)
+		log_line("ev=task_failed entry=answer msg=\"%.300s\"",
+		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+	free(task_owner(t));
+}
+
+static void
+req_tell_answer(const struct req *r, int status, struct slice www_authenticate)
+{
+	size_t n = www_authenticate.n < 4096 ? www_authenticate.n : 0;
+	struct told *t = malloc(sizeof *t + n);
+	struct task *task;
+
+	if (t == NULL)
+		return;
+	t->status = status;
+	memcpy(t->credential, r->credential, sizeof t->credential);
+	t->n = n;
+	if (n != 0)
+		memcpy(t->www_authenticate, www_authenticate.p, n);
+	if ((task = task_new(req_answer_ref, answer_push, t, t, answer_done)) == NULL)
+		free(t);
+	else
+		task_run(task);
+}
+
+/* -- long-lived streams are judged again when the configuration has moved on */
+struct rejudge {
+	uint64_t conn;          /* its id: it may be gone by then */
+	const struct req *r;    /* read in the first step only, which runs at once */
+};
+
+static void
+l_set_text(lua_State *L, const char *key, const char *value)
+{
+	l_push_text(L, value);
+	lua_setfield(L, -2, key);
+}
+
+static int
+rejudge_push(lua_State *co, void *arg)
+{
+	const struct req *r = ((struct rejudge *)arg)->r;
+	static const char *const forms[] = {"connect", "absolute", "origin", "tunnel"};
+
+	lua_newtable(co);
+	l_set_text(co, "agent", r->agent);
+	l_set_text(co, "bundle", r->bundle);
+	l_set_text(co, "credential", r->credential);
+	l_set_text(co, "host", r->host);
+	l_set_text(co, "token", r->token);
+	l_set_text(co, "scheme", r->secure ? "https" : "http");
+	l_set_text(co, "form", forms[r->form]);
+	l_push_slice(co, r->head.method);
+	lua_setfield(co, -2, "method");
+	l_push_slice(co, r->path);
+	lua_setfield(co, -2, "path");
+	lua_pushinteger(co, r->port);
+	lua_setfield(co, -2, "port");
+	lua_pushboolean(co, r->websocket);
+	lua_setfield(co, -2, "websocket");
+	return 1;
+}
+
+static void
+rejudge_done(struct task *t, bool ok, lua_State *co)
+{
+	struct rejudge *j = task_owner(t);
+	bool keep = ok && lua_toboolean(co, 1);
+
+	for (struct conn *c = conn_first; !keep && c != NULL; c = c->next) {
+		if (c->id != j->conn)
+			continue;
+		if (c->req != NULL)
+			snprintf(c->req->code, sizeof c->req->code, "rule_changed");
+		else if (c->blind_req != NULL)
+			snprintf(c->blind_req->code, sizeof c->blind_req->code, "rule_changed");
+		conn_close(c, true);
+		break;
+	}
+	free(j);
+}
+
+/* Each second: those that an older configuration decided, not more than 64 a call. True: more wait. */
+static bool
+conn_rejudge(void)
+{
+	uint64_t config, state;
+	unsigned n = 0;
+
+	if (!store_generations(&config, &state))
+		return false;
+	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
+		struct req *r = c->state == CONN_BLIND ? c->blind_req : c->state == CONN_RELAY ? c->req : NULL;
+		struct rejudge *j;
+		struct task *task;
+
+		next = c->next;
+		if (r == NULL || r->config == config)
+			continue;
+		if (n++ == 64)
+			return true;
+		r->config = config;
+		if ((j = malloc(sizeof *j)) == NULL)
+			return true;
+		*j = (struct rejudge){c->id, r};
+		if ((task = task_new(req_rejudge_ref, rejudge_push, j, j, rejudge_done)) == NULL) {
+			free(j);
+			return true;
+		}
+		task_run(task);
+		next = conn_first == NULL ? NULL : next; /* it may have closed c, never another */
+	}
+	return false;
+}
+
+static bool
+req_import(void)
+{
+	req_entry_ref[ENTRY_CONNECT] = lua_import("pipeline", "connect");
+	req_entry_ref[ENTRY_REQUEST] = lua_import("pipeline", "request");
+	req_answer_ref = lua_import("pipeline", "answer");
+	req_rejudge_ref = lua_import("pipeline", "rejudge");
+	return req_entry_ref[0] != LUA_NOREF && req_entry_ref[1] != LUA_NOREF &&
+	    req_answer_ref != LUA_NOREF && req_rejudge_ref != LUA_NOREF;
+}
+
+/* ---- bind: host ------------------------------------------------------------
+ * What the runtime asks of the machine: time, files, the terminal, our own HTTP requests, and the
+ * settings that C acts on. None of it is within a policy's reach. */
+#define HOST_SECRET_MAX (64 * 1024)
+#define HOST_SECRET_LINES_MAX (1024 * 1024)
+#define HOST_FILE_MAX (64 * 1024 * 1024)
+
+static int
+l_fail(lua_State *L, const char *why)
+{
+	lua_pushnil(L);
+	lua_pushstring(L, why);
+	return 2;
+}
+
+static int
+l_fail_errno(lua_State *L)
+{
+	return l_fail(L, errno == ENOENT || errno == ENOTDIR ? "absent" : strerror(errno));
+}
+
+/* -- time */
+static int l_time_now(lua_State *L) { lua_pushinteger(L, clock_now()); return 1; }
+static int l_time_boot(lua_State *L) { lua_pushinteger(L, clock_boot()); return 1; }
+static int l_time_wall(lua_State *L) { lua_pushinteger(L, clock_wall()); return 1; }
+
+static int
+l_time_boot_id(lua_State *L)
+{
+	char id[64] = "";
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, id, sizeof id - 1) : 0;
+
+	if (fd >= 0)
+		close(fd);
+	while (n > 0 && id[n - 1] == '\n')
+		n--;
+	lua_pushlstring(L, id, n > 0 ? (size_t)n : 0);
+	return 1;
+}
+
+static int
+l_time_sleep_k(lua_State *L, int status, lua_KContext until)
+{
+	(void)status;
+	if (clock_now() < (int64_t)until)
+		return task_yield(L, (int64_t)until, until, l_time_sleep_k);
+	return 0;
+}
+
+/* time.sleep(ms): 0 lets everything else have its turn. yields */
+static int
+l_time_sleep(lua_State *L)
+{
+	int64_t until = clock_now() + (int64_t)luaL_checkinteger(L, 1);
+
+	return task_yield(L, until, (lua_KContext)until, l_time_sleep_k);
+}
+
+/* time.iso(s) -> "2026-11-21T02:07:00Z" */
+static int
+l_time_iso(lua_State *L)
+{
+	time_t t = (time_t)luaL_checkinteger(L, 1);
+	struct tm tm;
+	char out[32];
+
+	if (gmtime_r(&t, &tm) == NULL)
+		return luaL_argerror(L, 1, "out of range");
+	lua_pushlstring(L, out, strftime(out, sizeof out, "%Y-%m-%dT%H:%M:%SZ", &tm));
+	return 1;
+}
+
+static const luaL_Reg l_time[] = {
+	{"now", l_time_now}, {"boot", l_time_boot}, {"boot_id", l_time_boot_id}, {"wall", l_time_wall},
+	{"sleep", l_time_sleep}, /* yields */
+	{"iso", l_time_iso}, {NULL, NULL},
+};
+
+/* -- http_client */
+#define L_FETCH "sallyport.fetch"
+
+struct l_fetch {
+	struct fetch f;
+	struct task *task;      /* waits; NULL: it does not */
+	bool started;
+};
+
+static void
+l_fetch_done(struct fetch *f)
+{
+	struct l_fetch *lf = f->owner;
+
+	if (lf->task != NULL)
+		task_wake(lf->task);
+	lf->task = NULL;
+}
+
+static int
+l_fetch_gc(lua_State *L)
+{
+	struct l_fetch *lf = luaL_checkudata(L, 1, L_FETCH);
+
+	if (lf->started)
+		fetch_free(&lf->f);
+	lf->started = false;
+	return 0;
+}
+
+/* { status=, values= | malformed=true, retry_after= } */
+static int
+l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
+{
+	struct fetch *f = &lf->f;
+
+	if (f->error != NULL) {
+		lua_pushnil(L);
+		lua_pushstring(L, f->error);
+		lua_pushstring(L, f->detail);
+		return 3;
+	}
+	lua_createtable(L, 0, 3);
+	lua_pushinteger(L, f->status);
+	lua_setfield(L, -2, "status");
+	if (f->retry_after >= 0) {
+		lua_pushinteger(L, f->retry_after);
+		lua_setfield(L, -2, "retry_after");
+	}
+	if (lua_istable(L, expect)) {
+		int n = l_json_expect(L, buf_slice(&f->body), expect);
+
+		if (n == 1) {
+			lua_setfield(L, -2, "values");
+		} else {
+			lua_pop(L, n);
+			lua_pushboolean(L, true);
+			lua_setfield(L, -2, "malformed");
+		}
+	}
+	return 1;
+}
+
+static int
+l_fetch_wait_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct l_fetch *lf = luaL_checkudata(L, 3, L_FETCH);
+	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
+	int n;
+
+	(void)status;
+	(void)ctx;
+	if (!lf->f.finished) {
+		if (clock_now() < deadline) {
+			lf->task = task_of(L);
+			return task_yield(L, deadline, 0, l_fetch_wait_k);
+		}
+		lf->f.finished = true;
+		lf->f.error = "timeout";
+		lf->f.detail = "no answer in time";
+	}
+	lf->task = NULL;
+	lua_getfield(L, 1, "expect");
+	n = l_fetch_answer(L, lf, 4);
+	fetch_free(&lf->f);
+	lf->started = false;
+	return n;
+}
+
+/* The whole request into f->out: what a caller may not set is what C frames. */
+static void
+l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority, struct slice rest)
+{
+	struct slice body = {NULL, 0};
+	bool is_secret = false;
+
+	if (!buf_adds(&f->out, method) || !buf_add(&f->out, " ", 1) ||
+	    !(rest.n == 0 || rest.p[0] != '/' ? buf_add(&f->out, "/", 1) : true) || !buf_addv(&f->out, rest) ||
+	    !buf_adds(&f->out, " HTTP/1.1\r\nHost: ") || !buf_addv(&f->out, authority) ||
+	    !buf_adds(&f->out, "\r\nConnection: close\r\nUser-Agent: sallyport/" VERSION "\r\n"))
+		luaL_error(L, "out of memory");
+	if (lua_getfield(L, 1, "headers") == LUA_TTABLE) {
+		lua_Integer n = luaL_len(L, -1);
+
+		for (lua_Integer i = 1; i <= n; i++) {
+			struct slice name, value;
+
+			lua_geti(L, -1, i);
+			lua_geti(L, -1, 1);
+			lua_geti(L, -2, 2);
+			name.p = luaL_checklstring(L, -2, &name.n);
+			value = l_check_value(L, lua_gettop(L), &is_secret);
+			if (!field_settable(name) || !http_valid_field_value(value) ||
+			    !put_field(&f->out, name, value))
+				luaL_error(L, "cannot send the header %s", name.p);
+			lua_pop(L, 3);
+		}
+	}
+	lua_pop(L, 1);
+	if (lua_getfield(L, 1, "body") != LUA_TNIL) {
+		body = l_check_value(L, lua_gettop(L), &is_secret);
+		if (!buf_addf(&f->out, "Content-Length: %zu\r\n", body.n))
+			luaL_error(L, "out of memory");
+	}
+	if (!buf_adds(&f->out, "\r\n") || !buf_addv(&f->out, body))
+		luaL_error(L, "a request of more than 2 MiB");
+	lua_pop(L, 1);
+}
+
+/* http_client.request({ method=, url=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…} }, deadline)
+ * -> { status=, values=, retry_after= } | nil, "timeout" | "unreachable" | "tls" | "address_blocked" |
+ * "too_large" | "clock_unset", detail. No redirects. yields */
+static int
+l_http_request(lua_State *L)
+{
+	struct slice url, authority, rest, host;
+	struct cidr allow[NET_CIDRS_MAX];
+	char canonical[256];
+	struct l_fetch *lf;
+	const char *method, *why;
+	size_t n, nallow;
+	bool use_tls, ip;
+	int port;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	luaL_checkinteger(L, 2);
+	lua_settop(L, 2);
+	lua_getfield(L, 1, "url");
+	url.p = luaL_checklstring(L, 3, &url.n);
+	if (!http_parse_absolute(url, &use_tls, &authority, &rest) ||
+	    !http_parse_authority(authority, &host, &port) ||
+	    !http_canonical_host(host, canonical, &n, &ip, &why))
+		return luaL_error(L, "not a URL: %s", url.p);
+	canonical[n] = '\0';
+	lua_pop(L, 1);
+	lf = lua_newuserdatauv(L, sizeof *lf, 1);
+	memset(lf, 0, sizeof *lf);
+	luaL_setmetatable(L, L_FETCH);
+	lua_toclose(L, 3);              /* also when the task is abandoned while it waits */
+	buf_init(&lf->f.out, FETCH_OUT_MAX);
+	lf->started = true;
+	lua_getfield(L, 1, "method");
+	lua_getfield(L, 1, "url");
+	lua_getfield(L, 1, "max");
+	buf_init(&lf->f.body, (size_t)luaL_optinteger(L, 6, 1024 * 1024));
+	if (lf->f.body.max > FETCH_BODY_MAX)
+		lf->f.body.max = FETCH_BODY_MAX;
+	method = luaL_optstring(L, 4, "GET");
+	lf->f.method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
+	l_read_cidrs(L, 1, "addresses", allow, &nallow);
+	l_fetch_compose(L, &lf->f, method, authority, rest);
+	lua_settop(L, 3);
+	lf->f.owner = lf;
+	lf->f.done = l_fetch_done;
+	fetch_start(&lf->f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls, allow, nallow);
+	return l_fetch_wait_k(L, LUA_OK, 0);
+}
+
+static int
+l_open_http_client(lua_State *L)
+{
+	static const luaL_Reg funcs[] = {{"request", l_http_request}, /* yields */ {NULL, NULL}};
+
+	luaL_newmetatable(L, L_FETCH);
+	lua_pushcfunction(L, l_fetch_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pushcfunction(L, l_fetch_gc);
+	lua_setfield(L, -2, "__close");
+	lua_pop(L, 1);
+	luaL_newlib(L, funcs);
+	return 1;
+}
+
+/* -- detached tasks */
+#define L_SPAWN "sallyport.spawn"
+
+struct spawn {                  /* shared by the task and its handle */
+	unsigned refs;
+	int fn_ref;
+	const char *state;      /* static */
+};
+
+static unsigned spawn_running;          /* a worker that drains waits for them */
+
+static void
+spawn_unref(struct spawn *s)
+{
+	if (--s->refs == 0)
+		free(s);
+}
+
+static void
+spawn_done(struct task *t, bool ok, lua_State *co)
+{
+	struct spawn *s = task_owner(t);
+
+	if (!ok)
+		log_line("ev=task_failed entry=spawn msg=\"%.400s\"",
+		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+	s->state = ok ? "done" : "failed";
+	spawn_running--;
+	luaL_unref(lua_main, LUA_REGISTRYINDEX, s->fn_ref);
+	spawn_unref(s);
+}
+
+static int
+l_spawn_state(lua_State *L)
+{
+	struct spawn **s = luaL_checkudata(L, 1, L_SPAWN);
+
+	lua_pushstring(L, *s != NULL ? (*s)->state : "failed");
+	return 1;
+}
+
+static int
+l_spawn_gc(lua_State *L)
+{
+	struct spawn **s = luaL_checkudata(L, 1, L_SPAWN);
+
+	if (*s != NULL)
+		spawn_unref(*s);
+	*s = NULL;
+	return 0;
+}
+
+/* host.spawn(fn) -> handle; handle:state() -> "running" | "done" | "failed". Begins soon, is nobody's. */
+static int
+l_host_spawn(lua_State *L)
+{
+	struct spawn **h, *s;
+	struct task *t;
+
+	luaL_checktype(L, 1, LUA_TFUNCTION);
+	lua_settop(L, 1);
+	h = lua_newuserdatauv(L, sizeof *h, 0);
+	*h = NULL;
+	luaL_setmetatable(L, L_SPAWN);
+	if ((s = calloc(1, sizeof *s)) == NULL)
+		return luaL_error(L, "out of memory");
+	*s = (struct spawn){.refs = 1, .fn_ref = LUA_NOREF, .state = "running"};
+	*h = s;
+	lua_pushvalue(L, 1);
+	s->fn_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	if ((t = task_new(s->fn_ref, NULL, NULL, s, spawn_done)) == NULL) {
+		luaL_unref(L, LUA_REGISTRYINDEX, s->fn_ref);
+		return luaL_error(L, "out of memory");
+	}
+	s->refs++;
+	spawn_running++;
+	task_run(t);
+	return 1;
+}
+
+/* -- settings */
+static const char *const system_roots[] = {
+	"/etc/ssl/certs/ca-certificates.crt",   /* Debian, Alpine, Arch */
+	"/etc/pki/tls/certs/ca-bundle.crt",     /* Fedora, RHEL */
+	"/etc/ssl/ca-bundle.pem",               /* openSUSE */
+	"/etc/ssl/cert.pem",                    /* OpenWrt, BSD */
+};
+
+static const char *
+host_system_roots(void)
+{
+	for (size_t i = 0; i < sizeof system_roots / sizeof *system_roots; i++)
+		if (access(system_roots[i], R_OK) == 0)
+			return system_roots[i];
+	return NULL;
+}
+
+/* One field of HOST:PORT:TARGET:PORT at *at: up to the next colon, or a bracketed address. */
+static bool
+connect_to_field(struct slice in, size_t *at, struct slice *field)
+{
+	size_t begin = *at, end;
+
+	if (begin > in.n)
+		return false;
+	if (begin < in.n && in.p[begin] == '[') {
+		const char *close_ = memchr(in.p + begin, ']', in.n - begin);
+
+		if (close_ == NULL)
+			return false;
+		end = (size_t)(close_ - in.p) + 1;
+		*field = (struct slice){in.p + begin + 1, end - begin - 2};
+	} else {
+		const char *colon = memchr(in.p + begin, ':', in.n - begin);
+
+		end = colon != NULL ? (size_t)(colon - in.p) : in.n;
+		*field = (struct slice){in.p + begin, end - begin};
+	}
+	if (end != in.n && in.p[end] != ':')
+		return false;
+	*at = end + 1;
+	return true;
+}
+
+static bool
+connect_to_port(struct slice s, int *port)
+{
+	*port = 0;
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] < '0' || s.p[i] > '9' || (*port = *port * 10 + (s.p[i] - '0')) > 65535)
+			return false;
+	return true;
+}
+
+static bool
+connect_to_parse(struct slice in, struct connect_to *to)
+{
+	struct slice host, port, target, target_port;
+	size_t at = 0, n = 0;
+	const char *why;
+	bool ip;
+
+	memset(to, 0, sizeof *to);
+	if (!connect_to_field(in, &at, &host) || !connect_to_field(in, &at, &port) ||
+	    !connect_to_field(in, &at, &target) || !connect_to_field(in, &at, &target_port) || at <= in.n ||
+	    !connect_to_port(port, &to->port) || !connect_to_port(target_port, &to->target_port))
+		return false;
+	if (host.n != 0 && !http_canonical_host(host, to->host, &n, &ip, &why))
+		return false;
+	to->host[n] = '\0';
+	n = 0;
+	if (target.n != 0 && !http_canonical_host(target, to->target, &n, &ip, &why))
+		return false;
+	to->target[n] = '\0';
+	return true;
+}
+
+/* Loads the roots; idle connections were verified against the old ones, so they go. */
+static const char *
+host_load_trust(lua_State *L, int list)
+{
+	const char *files[2 + NET_CIDRS_MAX];
+	struct tls_trust *trust;
+	struct buf why;
+	size_t n = 0;
+
+	if ((files[0] = host_system_roots()) != NULL)
+		n = 1;
+	for (lua_Integer i = 1; lua_istable(L, list) && i <= luaL_len(L, list) && n < NET_CIDRS_MAX; i++) {
+		lua_geti(L, list, i);
+		files[n++] = luaL_checkstring(L, -1);   /* stays on the stack: the slice is borrowed */
+	}
+	buf_init(&why, 512);
+	if (n == 0)
+		return NULL;
+	if ((trust = tls_trust_load(files, n, &why)) == NULL) {
+		log_line("ev=trust err=\"%.*s\"", (int)why.n, why.p);
+		buf_free(&why);
+		return "the trusted roots cannot be read";
+	}
+	buf_free(&why);
+	if (upstream_trust != NULL)
+		tls_trust_unref(upstream_trust);
+	upstream_trust = trust;
+	while (upstream_idle != NULL)
+		upstream_free(upstream_idle);
+	return NULL;
+}
+
+static uint64_t host_log_records;
+static int64_t host_log_age;
+
+/* host.configure{ connect_to={…}, allow_address={…}, upstream_ca={…}, memory=bytes, log_records=, log_age=s }
+ * -> true | nil, why. Members that are nil stay as they are. */
+static int
+l_host_configure(lua_State *L)
+{
+	const char *why = NULL;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "connect_to") == LUA_TTABLE) {
+		net.nto = 0;
+		for (lua_Integer i = 1; i <= luaL_len(L, 2) && net.nto < NET_CONNECT_TO_MAX; i++) {
+			struct slice s;
+
+			lua_geti(L, 2, i);
+			s.p = luaL_checklstring(L, -1, &s.n);
+			if (!connect_to_parse(s, &net.to[net.nto++])) {
+				net.nto--;
+				why = "connect-to wants HOST:PORT:ADDRESS:PORT";
+			}
+			lua_pop(L, 1);
+		}
+	}
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "allow_address") == LUA_TTABLE)
+		l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "memory") == LUA_TNUMBER)
+		conn_max = (size_t)lua_tointeger(L, 2) / CONN_COST;
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "log_records") == LUA_TNUMBER)
+		host_log_records = (uint64_t)lua_tointeger(L, 2);
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "log_age") == LUA_TNUMBER)
+		host_log_age = (int64_t)lua_tointeger(L, 2);
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "upstream_ca") == LUA_TTABLE || upstream_trust == NULL) {
+		const char *trust_why = host_load_trust(L, 2);
+
+		why = trust_why != NULL ? trust_why : why;
+	}
+	if (why != NULL)
+		return l_fail(L, why);
+	lua_pushboolean(L, true);
+	return 1;
+}
+
+/* -- files and the machine */
+static int
+l_host_getenv(lua_State *L)
+{
+	const char *value = getenv(luaL_checkstring(L, 1));
+
+	lua_pushstring(L, value);       /* nil for NULL */
+	return 1;
+}
+
+static int
+l_host_setenv(lua_State *L)
+{
+	setenv(luaL_checkstring(L, 1), luaL_checkstring(L, 2), 1);
+	return 0;
+}
+
+static int l_host_isatty(lua_State *L) { lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1))); return 1; }
+static int l_host_uid(lua_State *L) { lua_pushinteger(L, geteuid()); return 1; }
+static int l_host_pid(lua_State *L) { lua_pushinteger(L, getpid()); return 1; }
+static int l_host_cores(lua_State *L) { lua_pushinteger(L, sysconf(_SC_NPROCESSORS_ONLN)); return 1; }
+
+static int
+l_host_user_name(lua_State *L)
+{
+	char mem[1024];
+	struct passwd pw, *found = NULL;
+
+	if (getpwuid_r((uid_t)luaL_checkinteger(L, 1), &pw, mem, sizeof mem, &found) == 0 && found != NULL)
+		lua_pushstring(L, pw.pw_name);
+	else
+		lua_pushnil(L);
+	return 1;
+}
+
+static int
+l_host_realpath(lua_State *L)
+{
+	char out[PATH_MAX];
+
+	if (realpath(luaL_checkstring(L, 1), out) == NULL)
+		return l_fail_errno(L);
+	lua_pushstring(L, out);
+	return 1;
+}
+
+static int
+l_host_stat(lua_State *L)
+{
+	struct stat st;
+
+	if (lstat(luaL_checkstring(L, 1), &st) != 0)
+		return l_fail_errno(L);
+	lua_createtable(L, 0, 6);
+	lua_pushinteger(L, st.st_mode & 07777);
+	lua_setfield(L, -2, "mode");
+	lua_pushinteger(L, st.st_uid);
+	lua_setfield(L, -2, "uid");
+	lua_pushinteger(L, st.st_gid);
+	lua_setfield(L, -2, "gid");
+	lua_pushinteger(L, st.st_size);
+	lua_setfield(L, -2, "size");
+	lua_pushinteger(L, st.st_mtime);
+	lua_setfield(L, -2, "mtime");
+	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
+	    S_ISLNK(st.st_mode) ? "link" : "other");
+	lua_setfield(L, -2, "type");
+	return 1;
+}
+
+static int
+l_host_list_dir(lua_State *L)
+{
+	DIR *d = opendir(luaL_checkstring(L, 1));
+	lua_Integer n = 0;
+
+	if (d == NULL)
+		return l_fail_errno(L);
+	lua_newtable(L);
+	for (struct dirent *e; (e = readdir(d)) != NULL && n < 10000;) {
+		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+			continue;
+		lua_pushstring(L, e->d_name);
+		lua_rawseti(L, -2, ++n);
+	}
+	closedir(d);
+	return 1;
+}
+
+static int
+l_host_mkdir(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	mode_t mode = (mode_t)luaL_checkinteger(L, 2);
+
+	if (mkdir(path, 0700) != 0)
+		return errno == EEXIST ? l_fail(L, "exists") : l_fail_errno(L);
+	if (chmod(path, mode) != 0)
+		return l_fail_errno(L);
+	lua_pushboolean(L, true);
+	return 1;
+}
+
+/* Reads to the end, at most max bytes, into b. NULL or why not. */
+static const char *
+host_read_fd(int fd, struct buf *b)
+{
+	char tmp[8192];
+	ssize_t n;
+
+	while ((n = read(fd, tmp, sizeof tmp)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return strerror(errno);
+		if (!buf_add(b, tmp, (size_t)n)) {
+			wipe(tmp, sizeof tmp);
+			return "too_large";
+		}
+	}
+	wipe(tmp, sizeof tmp);
+	return NULL;
+}
+
+static int
+l_host_read_file(lua_State *L)
+{
+	const char *why;
+	struct buf b;
+	int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
+
+	buf_init(&b, (size_t)luaL_optinteger(L, 2, HOST_FILE_MAX));
+	if (fd < 0)
+		return l_fail_errno(L);
+	why = host_read_fd(fd, &b);
+	close(fd);
+	if (why != NULL) {
+		buf_free(&b);
+		return l_fail(L, why);
+	}
+	lua_pushlstring(L, b.p != NULL ? b.p : "", b.n);
+	buf_free(&b);
+	return 1;
+}
+
+/* host.write_file(path, text, mode): whole or not at all, on the disk when it returns */
+static int
+l_host_write_file(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	char tmp[PATH_MAX];
+	struct slice text;
+	bool ok;
+	int fd;
+
+	text.p = luaL_checklstring(L, 2, &text.n);
+	if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp-%ld", path, (long)getpid()) >= sizeof tmp)
+		return l_fail(L, "the path is too long");
+	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
+		return l_fail_errno(L);
+	ok = fchmod(fd, (mode_t)luaL_optinteger(L, 3, 0600)) == 0;
+	for (size_t at = 0; ok && at < text.n;) {
+		ssize_t n = write(fd, text.p + at, text.n - at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		ok = n > 0;
+		at += n > 0 ? (size_t)n : 0;
+	}
+	ok = ok && fsync(fd) == 0;
+	ok = close(fd) == 0 && ok;
+	if (!ok || rename(tmp, path) != 0) {
+		int err = errno;
+
+		unlink(tmp);
+		errno = err;
+		return l_fail_errno(L);
+	}
+	lua_pushboolean(L, true);
+	return 1;
+}
+
+static int
+l_host_disk(lua_State *L)
+{
+	struct statvfs v;
+
+	if (statvfs(luaL_checkstring(L, 1), &v) != 0)
+		return l_fail_errno(L);
+	lua_createtable(L, 0, 2);
+	lua_pushinteger(L, (lua_Integer)(v.f_bavail * v.f_frsize));
+	lua_setfield(L, -2, "free");
+	lua_pushinteger(L, (lua_Integer)(v.f_blocks * v.f_frsize));
+	lua_setfield(L, -2, "total");
+	return 1;
+}
+
+static void
+l_push_sha256_hex(lua_State *L, struct slice s)
+{
+	br_sha256_context sha;
+	uint8_t digest[32];
+	char hex[64];
+
+	br_sha256_init(&sha);
+	br_sha256_update(&sha, s.p, s.n);
+	br_sha256_out(&sha, digest);
+	lua_pushlstring(L, hex, hex_encode(hex, digest, sizeof digest));
+}
+
+static int
+l_host_sha256_hex(lua_State *L)
+{
+	struct slice s;
+
+	s.p = luaL_checklstring(L, 1, &s.n);
+	l_push_sha256_hex(L, s);
+	return 1;
+}
+
+/* host.random_token(prefix) -> token (256 random bits), hex SHA-256 of it */
+static int
+l_host_random_token(lua_State *L)
+{
+	char token[128];
+	uint8_t raw[32];
+	int n = snprintf(token, 64, "%s", luaL_checkstring(L, 1));
+	struct slice all;
+
+	if (!rand_bytes(raw, sizeof raw))
+		return luaL_error(L, "no random bytes");
+	all = (struct slice){token, (size_t)n + b64_encode(token + n, raw, sizeof raw, true)};
+	lua_pushlstring(L, all.p, all.n);
+	l_push_sha256_hex(L, all);
+	wipe(raw, sizeof raw);
+	wipe(token, sizeof token);
+	return 2;
+}
+
+/* host.exec_editor(path) -> exit status | nil, why */
+static int
+l_host_exec_editor(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1), *editor = getenv("VISUAL");
+	int status;
+	pid_t pid;
+
+	if (editor == NULL || editor[0] == '\0')
+		editor = getenv("EDITOR");
+	setenv("SALLYPORT_EDITOR", editor != NULL && editor[0] != '\0' ? editor : "vi", 1);
+	if ((pid = fork()) == 0) {
+		signal(SIGPIPE, SIG_DFL);
+		execl("/bin/sh", "sh", "-c", "eval \"$SALLYPORT_EDITOR\" '\"$1\"'", "sh", path, (char *)NULL);
+		_exit(127);
+	}
+	if (pid < 0)
+		return l_fail_errno(L);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return l_fail_errno(L);
+	lua_pushinteger(L, WIFEXITED(status) ? WEXITSTATUS(status) : 128);
+	return 1;
+}
+
+/* -- secrets from outside: never through a Lua string */
+/* One final newline goes; other control bytes are refused. Frees b. -> secret, empty | nil, code */
+static int
+l_secret_from(lua_State *L, struct buf *b, bool multiline)
+{
+	size_t n = b->n;
+	bool bad = false;
+	char *p;
+
+	if (n != 0 && b->p[n - 1] == '\n') {
+		n--;
+		if (n != 0 && b->p[n - 1] == '\r')
+			n--;
+	}
+	for (size_t i = 0; i < n; i++) {
+		unsigned char ch = (unsigned char)b->p[i];
+
+		if ((ch < 0x20 || ch == 0x7f) && !(multiline && (ch == '\t' || ch == '\n' || ch == '\r')))
+			bad = true;
+	}
+	if (bad) {
+		buf_free(b);
+		return l_fail(L, "control");
+	}
+	p = l_alloc_secret(L, n);       /* raises when full: b leaks then, the command ends */
+	if (n != 0)
+		memcpy(p, b->p, n);
+	buf_free(b);
+	lua_pushboolean(L, n == 0);
+	return 2;
+}
+
+static bool
+l_opt_multiline(lua_State *L, int idx, struct buf *b)
+{
+	bool multiline = lua_istable(L, idx) && l_flag(L, idx, "multiline");
+
+	buf_init(b, multiline ? HOST_SECRET_LINES_MAX : HOST_SECRET_MAX);
+	return multiline;
+}
+
+static int
+l_secret_from_fd(lua_State *L, int fd, int opts)
+{
+	struct buf b;
+	bool multiline = l_opt_multiline(L, opts, &b);
+	const char *why = host_read_fd(fd, &b);
+
+	if (fd != STDIN_FILENO)
+		close(fd);
+	if (why == NULL)
+		return l_secret_from(L, &b, multiline);
+	buf_free(&b);
+	return l_fail(L, why);
+}
+
+static int
+l_host_read_secret_file(lua_State *L)
+{
+	int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? l_fail_errno(L) : l_secret_from_fd(L, fd, 2);
+}
+
+static int
+l_host_read_secret_stdin(lua_State *L)
+{
+	return l_secret_from_fd(L, STDIN_FILENO, 1);
+}
+
+static int
+l_host_env_secret(lua_State *L)
+{
+	const char *value = getenv(luaL_checkstring(L, 1));
+	struct buf b;
+	bool multiline = l_opt_multiline(L, 2, &b);
+
+	if (value == NULL)
+		return l_fail(L, "unset");
+	if (!buf_adds(&b, value)) {
+		buf_free(&b);
+		return l_fail(L, "too_large");
+	}
+	return l_secret_from(L, &b, multiline);
+}
+
+static struct termios tty_saved;
+static int tty_fd = -1;
+
+static void
+tty_restore(int sig)
+{
+	if (tty_fd >= 0)
+		tcsetattr(tty_fd, TCSAFLUSH, &tty_saved);
+	if (sig != 0) {
+		signal(sig, SIG_DFL);
+		raise(sig);
+	}
+}
+
+/* host.tty_secret(prompt, opts) -> secret, empty | nil, "no_tty" | "cancelled" | code */
+static int
+l_host_tty_secret(lua_State *L)
+{
+	const char *prompt = luaL_checkstring(L, 1);
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
+	struct termios quiet;
+	struct buf b;
+	bool multiline = l_opt_multiline(L, 2, &b);
+	char line[4096];
+	ssize_t n;
+
+	if ((tty_fd = open("/dev/tty", O_RDWR | O_CLOEXEC)) < 0 || tcgetattr(tty_fd, &tty_saved) != 0) {
+		if (tty_fd >= 0)
+			close(tty_fd);
+		tty_fd = -1;
+		return l_fail(L, "no_tty");
+	}
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+		signal(signals[i], tty_restore);
+	quiet = tty_saved;
+	quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK | ECHONL);
+	tcsetattr(tty_fd, TCSAFLUSH, &quiet);
+	if (write(tty_fd, prompt, strlen(prompt)) < 0)
+		n = -1;
+	else
+		n = read(tty_fd, line, sizeof line);
+	tty_restore(0);
+	if (write(tty_fd, "\n", 1) < 0)
+		n = n > 0 ? n : -1;
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+		signal(signals[i], SIG_DFL);
+	close(tty_fd);
+	tty_fd = -1;
+	if (n <= 0)
+		return l_fail(L, "cancelled");
+	buf_add(&b, line, (size_t)n);
+	wipe(line, sizeof line);
+	return l_secret_from(L, &b, multiline);
+}
+
+/* -- certificates */
+static int
+l_host_system_roots(lua_State *L)
+{
+	lua_pushstring(L, host_system_roots());
+	return 1;
+}
+
+static int
+l_host_pem_check(lua_State *L)
+{
+	const char *file = luaL_checkstring(L, 1);
+	struct tls_trust *t;
+	struct buf why;
+
+	buf_init(&why, 512);
+	t = tls_trust_load(&file, 1, &why);
+	if (t == NULL) {
+		lua_pushnil(L);
+		lua_pushlstring(L, why.p != NULL ? why.p : "unreadable", why.p != NULL ? why.n : 10);
+		buf_free(&why);
+		return 2;
+	}
+	buf_free(&why);
+	lua_pushinteger(L, (lua_Integer)t->n);
+	tls_trust_unref(t);
+	return 1;
+}
+
+/* host.ca_make() -> { pem, der (base64), not_after, sha256 }, key (secret) | nil, why */
+static int
+l_host_ca_make(lua_State *L)
+{
+	struct buf der, key, pem;
+	int64_t now = clock_unset() ? (int64_t)BUILD_TIME : clock_wall();
+	char *b64;
+
+	buf_init(&der, 4096);
+	buf_init(&key, 64);
+	buf_init(&pem, 8192);
+	if (!tls_ca_make(&der, &key, now) || !cert_to_pem(buf_slice(&der), &pem) ||
+	    (b64 = malloc(b64_len(der.n))) == NULL) {
+		buf_free(&key);
+		return l_fail(L, "out of memory");
+	}
+	lua_createtable(L, 0, 4);
+	lua_pushlstring(L, pem.p, pem.n);
+	lua_setfield(L, -2, "pem");
+	lua_pushlstring(L, b64, b64_encode(b64, der.p, der.n, false));
+	lua_setfield(L, -2, "der");
+	lua_pushinteger(L, now + TLS_CA_LIFE);
+	lua_setfield(L, -2, "not_after");
+	l_push_sha256_hex(L, buf_slice(&der));
+	lua_setfield(L, -2, "sha256");
+	free(b64);
+	memcpy(l_alloc_secret(L, key.n), key.p, key.n);
+	buf_free(&der);
+	buf_free(&key);
+	buf_free(&pem);
+	return 2;
+}
+
+static struct buf host_ca_pem;          /* of the CA this worker signs with */
+
+static int
+l_host_ca_pem(lua_State *L)
+{
+	lua_pushlstring(L, host_ca_pem.p != NULL ? host_ca_pem.p : "", host_ca_pem.n);
+	return 1;
+}
+
+static int
+l_host_memlock(lua_State *L)
+{
+	struct rlimit lim;
+
+	lua_createtable(L, 0, 2);
+	if (getrlimit(RLIMIT_MEMLOCK, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY) {
+		lua_pushinteger(L, (lua_Integer)lim.rlim_cur);
+		lua_setfield(L, -2, "limit");
+	}
+	lua_pushboolean(L, secret_locked());
+	lua_setfield(L, -2, "locked");
+	return 1;
+}
+
+static int
+l_host_lock_held(lua_State *L)
+{
+	lua_pushboolean(L, store_serving(luaL_checkstring(L, 1)));
+	return 1;
+}
+
+static int
+l_host_log(lua_State *L)
+{
+	log_line("%s", luaL_checkstring(L, 1));
+	return 0;
+}
+
+/* What workers have too; the rest is for commands. */
+static const luaL_Reg l_host_worker[] = {
+	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
+	{"ca_pem", l_host_ca_pem}, {"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
+	{"pid", l_host_pid}, {"system_roots", l_host_system_roots}, {NULL, NULL},
+};
+
+static const luaL_Reg l_host_command[] = {
+	{"getenv", l_host_getenv}, {"setenv", l_host_setenv}, {"isatty", l_host_isatty},
+	{"uid", l_host_uid}, {"cores", l_host_cores}, {"user_name", l_host_user_name},
+	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
+	{"mkdir", l_host_mkdir}, {"read_file", l_host_read_file}, {"write_file", l_host_write_file},
+	{"disk", l_host_disk}, {"exec_editor", l_host_exec_editor},
+	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
+	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
+	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
+	{"lock_held", l_host_lock_held}, {NULL, NULL},
+};
+
+static char host_arg0[PATH_MAX];
+
+static void
+l_open_host(lua_State *L, bool worker)
+{
+	luaL_newmetatable(L, L_SPAWN);
+	lua_pushcfunction(L, l_spawn_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_createtable(L, 0, 1);
+	lua_pushcfunction(L, l_spawn_state);
+	lua_setfield(L, -2, "state");
+	lua_setfield(L, -2, "__index");
+	lua_pop(L, 1);
+	lua_bind(L, "host", l_host_worker);
+	if (!worker)
+		luaL_setfuncs(L, l_host_command, 0);
+	lua_pushstring(L, VERSION);
+	lua_setfield(L, -2, "version");
+	lua_pushinteger(L, BUILD_TIME);
+	lua_setfield(L, -2, "build_time");
+	lua_pushstring(L, host_arg0);
+	lua_setfield(L, -2, "arg0");
+}
+
+/* ---- main ------------------------------------------------------------------
+ * A command is one process: it runs cli.main as a task and ends. `serve` closes its Lua state and
+ * becomes the master, which opens no store and speaks to nobody: it holds the listeners and the lock,
+ * forks workers, replaces those that die, and kills one whose heart stopped. */
+#define MASTER_WORKERS_MAX 64
+#define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
+#define MASTER_STALL_MS 10000   /* DESIGN, Processes */
+#define MASTER_DRAIN_MS 30000
+#define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
+#define WORKER_EXIT_START 3     /* could not start: another one could not either */
+#define MEMORY_MAX ((uint64_t)512 << 20)
+
+/* One a worker, shared with the master. */
+struct beat {
+	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
+	volatile int ready;
+	char policy[LUA_NAME_MAX]; /* what runs: named when it is killed */
+};
+
+static struct {
+	bool wanted;
+	char home[PATH_MAX];
+	struct buf overrides;   /* owned; JSON, for worker.start */
+	struct buf banner;      /* owned */
+	unsigned workers;
+	int lock_fd;
+} serve = {.lock_fd = -1};
+
+static struct beat *master_beats;       /* shared */
+static bool worker_stop;
+
+/* -- serve */
+/* host.serve{ home=, listen={…}, workers=N, overrides=JSON, banner= } -> exit code. Listens at once; the
+ * process becomes the master when the command has ended. */
+static int
+l_host_serve(lua_State *L)
+{
+	luaL_checktype(L, 1, LUA_TTABLE);
+	l_opt_name(L, 1, "home", serve.home, sizeof serve.home);
+	buf_init(&serve.overrides, 1024 * 1024);
+	buf_init(&serve.banner, 64 * 1024);
+	if (lua_getfield(L, 1, "overrides") == LUA_TSTRING)
+		buf_adds(&serve.overrides, lua_tostring(L, -1));
+	buf_add(&serve.overrides, "", 1);
+	if (lua_getfield(L, 1, "banner") == LUA_TSTRING)
+		buf_adds(&serve.banner, lua_tostring(L, -1));
+	lua_getfield(L, 1, "workers");
+	serve.workers = (unsigned)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
+	if (serve.workers < 1 || serve.workers > MASTER_WORKERS_MAX)
+		serve.workers = serve.workers < 1 ? 1 : MASTER_WORKERS_MAX;
+	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0) {
+		fprintf(stderr, errno == EWOULDBLOCK ? "sallyport: a server already runs on %s\n" :
+		    "sallyport: cannot lock %s/serve.lock\n", serve.home);
+		lua_pushinteger(L, 1);
+		return 1;
+	}
+	lua_getfield(L, 1, "listen");
+	for (lua_Integer i = 1; i <= luaL_len(L, -1); i++) {
+		struct slice s;
+		const char *why;
+
+		lua_geti(L, -1, i);
+		s.p = luaL_checklstring(L, -1, &s.n);
+		if ((why = net_listen(s)) != NULL) {
+			fprintf(stderr, "sallyport: cannot listen on %s: %s\n", s.p, why);
+			lua_pushinteger(L, 1);
+			return 1;
+		}
+		lua_pop(L, 1);
+	}
+	serve.wanted = true;
+	lua_pushinteger(L, 0);
+	return 1;
+}
+
+/* -- worker */
+static int worker_tick_ref = LUA_NOREF;
+static struct timer worker_beat_timer, worker_tick_timer, worker_drain_timer;
+static struct beat *worker_beat;
+static int64_t worker_drain_until, worker_readers_at;
+static struct watch worker_signals = {.fd = -1};
+
+static void
+worker_on_beat(struct timer *t)
+{
+	worker_beat->at = clock_read(CLOCK_MONOTONIC);
+	timer_set(t, clock_now() + MASTER_BEAT_MS, worker_on_beat);
+}
+
+static void
+worker_tick_done(struct task *t, bool ok, lua_State *co)
+{
+	(void)t;
+	if (!ok)
+		log_line("ev=task_failed entry=tick msg=\"%.300s\"",
+		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+}
+
+static void
+worker_on_tick(struct timer *t)
+{
+	struct task *task = task_new(worker_tick_ref, NULL, NULL, NULL, worker_tick_done);
+	bool more;
+
+	if (task != NULL)
+		task_run(task);
+	more = conn_rejudge();
+	if (clock_now() >= worker_readers_at) {
+		store_clear_readers();
+		worker_readers_at = clock_now() + 60000;
+	}
+	timer_set(t, clock_now() + (more ? 20 : 500), worker_on_tick);
+}
+
+static void
+worker_on_drain(struct timer *t)
+{
+	if ((conn_count == 0 && spawn_running == 0) || clock_now() >= worker_drain_until)
+		worker_stop = true;
+	else
+		timer_set(t, clock_now() + 20, worker_on_drain);
+}
+
+static void
+worker_drain(void)
+{
+	if (conn_draining)
+		return;
+	for (size_t i = 0; i < net.nlisteners; i++)
+		watch_close(&net.listeners[i].watch);
+	conn_drain();
+	worker_drain_until = clock_now() + MASTER_DRAIN_MS;
+	worker_on_drain(&worker_drain_timer);
+}
+
+static void
+worker_on_signal(struct watch *w)
+{
+	struct signalfd_siginfo info;
+
+	while (read(w->fd, &info, sizeof info) == (ssize_t)sizeof info)
+		if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+			worker_drain();
+	w->readable = false;
+}
+
+struct worker_start {
+	bool done, ok;
+};
+
+static int
+worker_start_push(lua_State *co, void *arg)
+{
+	(void)arg;
+	lua_pushstring(co, serve.overrides.p);
+	return 1;
+}
+
+static void
+worker_start_done(struct task *t, bool ok, lua_State *co)
+{
+	struct worker_start *s = task_owner(t);
+
+	s->done = true;
+	s->ok = ok && !(lua_gettop(co) >= 1 && !lua_toboolean(co, 1));
+	if (!s->ok)
+		log_line("ev=worker_start err=\"%.300s\"",
+		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+}
+
+static bool
+worker_load_ca(void)
+{
+	struct secret *key = NULL;
+	struct buf der;
+	bool ok;
+
+	buf_init(&der, 8192);
+	buf_init(&host_ca_pem, 16384);
+	ok = store_ca(&der, &key) == STORE_OK && key->n == 32 && tls_ca_load(buf_slice(&der), key->p) &&
+	    cert_to_pem(buf_slice(&der), &host_ca_pem);
+	if (key != NULL)
+		secret_unref(key);
+	buf_free(&der);
+	if (!ok)
+		log_line("ev=worker_start err=\"the CA of this store is missing or damaged\"");
+	return ok;
+}
+
+static uint64_t
+memory_default(void)
+{
+	uint64_t ram = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+
+	return ram < MEMORY_MAX ? ram : MEMORY_MAX;
+}
+
+static bool
+worker_open(void)
+{
+	struct worker_start s = {false, false};
+	struct task *task;
+	struct buf why;
+	int start;
+
+	buf_init(&why, 1024);
+	if (store_open(serve.home, STORE_WITH_KEY, &why) != STORE_OK) {
+		log_line("ev=worker_start err=\"%.*s\"", (int)why.n, why.p != NULL ? why.p : "");
+		return false;
+	}
+	conn_max = memory_default() / CONN_COST;
+	if (!worker_load_ca() || lua_open_state(true) == NULL || !req_import())
+		return false;
+	worker_tick_ref = lua_import("worker", "tick");
+	start = lua_import("worker", "start");
+	if (start == LUA_NOREF || worker_tick_ref == LUA_NOREF ||
+	    (task = task_new(start, worker_start_push, NULL, &s, worker_start_done)) == NULL)
+		return false;
+	task_run(task);
+	if (!s.done)
+		loop_run(&s.done);
+	conn_max = conn_max / serve.workers + 16;
+	if (!s.ok || logstore_open(serve.home, host_log_records, host_log_age) != STORE_OK)
+		return false;
+	return true;
+}
+
+static void
+worker_signals_open(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	worker_signals.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	worker_signals.ready = worker_on_signal;
+	watch_add(&worker_signals, EPOLLIN);
+}
+
+/* Runs in the child; never returns. */
+__attribute__((noreturn)) static void
+worker_main(unsigned index, pid_t master)
+{
+	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
+	if (getppid() != master)
+		_exit(0);
+	worker_beat = &master_beats[index];
+	lua_running_slot = worker_beat->policy;
+	loop_time = 0;
+	if (!secret_init() || !loop_init(true) || !tls_worker_init())
+		_exit(WORKER_EXIT_START);
+	worker_signals_open();
+	worker_on_beat(&worker_beat_timer);
+	if (!worker_open())
+		_exit(WORKER_EXIT_START);
+	for (size_t i = 0; i < net.nlisteners; i++) {
+		net.listeners[i].watch.ready = conn_accept;
+		if (!watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE))
+			_exit(WORKER_EXIT_START);
+	}
+	worker_on_tick(&worker_tick_timer);
+	worker_beat->ready = 1;
+	loop_run(&worker_stop);
+	logstore_drain();
+	store_close();
+	_exit(0);
+}
+
+/* -- master */
+struct worker {
+	pid_t pid;              /* 0: none */
+	int64_t started;        /* monotonic ms */
+	int64_t not_before;     /* of the next start */
+};
+
+static struct worker master_workers[MASTER_WORKERS_MAX];
+
+static void
+master_fork(unsigned i)
+{
+	struct worker *w = &master_workers[i];
+	pid_t master = getpid(), pid;
+
+	master_beats[i].at = clock_read(CLOCK_MONOTONIC);
+	master_beats[i].ready = 0;
+	if ((pid = fork()) == 0)
+		worker_main(i, master);
+	w->started = clock_read(CLOCK_MONOTONIC);
+	w->pid = pid > 0 ? pid : 0;
+	if (pid < 0)
+		w->not_before = w->started + 1000;
+}
+
+/* True: the worker could not even start, so nothing is gained by another. */
+static bool
+master_reap(bool stopping)
+{
+	bool fatal = false;
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (unsigned i = 0; i < serve.workers; i++) {
+			struct worker *w = &master_workers[i];
+			int64_t now = clock_read(CLOCK_MONOTONIC);
+
+			if (w->pid != pid)
+				continue;
+			w->pid = 0;
+			/* One that dies young is not started again at once. */
+			w->not_before = now - w->started < 1000 ? now + 1000 : now;
+			if (WIFSIGNALED(status))
+				log_line("ev=worker_died pid=%ld signal=%d policy=%s", (long)pid,
+				    WTERMSIG(status), master_beats[i].policy);
+			else if (!stopping)
+				log_line("ev=worker_died pid=%ld status=%d", (long)pid, WEXITSTATUS(status));
+			if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_EXIT_START && !master_beats[i].ready)
+				fatal = true;
+		}
+	}
+	return fatal;
+}
+
+static void
+master_check_beats(void)
+{
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+
+	for (unsigned i = 0; i < serve.workers; i++) {
+		struct worker *w = &master_workers[i];
+
+		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS)
+			continue;
+		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
+		kill(w->pid, SIGKILL);
+		master_beats[i].at = now;
+	}
+}
+
+static bool
+master_alive(void)
+{
+	for (unsigned i = 0; i < serve.workers; i++)
+		if (master_workers[i].pid != 0)
+			return true;
+	return false;
+}
+
+static void
+master_signal(int sig)
+{
+	for (unsigned i = 0; i < serve.workers; i++)
+		if (master_workers[i].pid != 0)
+			kill(master_workers[i].pid, sig);
+}
+
+static void
+master_say_ready(void)
+{
+	static const char mark[] = "{proxy}";
+	char at[64], line[NET_LISTENERS_MAX * 72];
+	size_t n = 0;
+	struct slice left = buf_slice(&serve.banner);
+
+	for (size_t i = 0; i < net.nlisteners; i++) {
+		net_format(&net.listeners[i].at, at);
+		n += (size_t)snprintf(line + n, sizeof line - n, "%sproxy=%s", i != 0 ? " " : "", at);
+	}
+	fprintf(stderr, "listening %s workers=%u\n", line, serve.workers);
+	net_format(&net.listeners[0].at, at);
+	while (left.n != 0) {
+		const char *p = memmem(left.p, left.n, mark, sizeof mark - 1);
+		size_t k = p != NULL ? (size_t)(p - left.p) : left.n;
+
+		fwrite(left.p, 1, k, stderr);
+		left.p += k;
+		left.n -= k;
+		if (p == NULL)
+			break;
+		fputs(at, stderr);
+		left.p += sizeof mark - 1;
+		left.n -= sizeof mark - 1;
+	}
+	fflush(stderr);
+}
+
+/* False: a worker could not start. */
+static bool
+master_wait_ready(void)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
+	unsigned ready = 0;
+
+	while (ready < serve.workers && clock_read(CLOCK_MONOTONIC) < until) {
+		const struct timespec ms = {0, 1000000};
+
+		if (master_reap(false))
+			return false;
+		ready = 0;
+		for (unsigned i = 0; i < serve.workers; i++)
+			ready += master_beats[i].ready != 0;
+		if (ready < serve.workers)
+			nanosleep(&ms, NULL);
+	}
+	return ready == serve.workers;
+}
+
+static int
+master_stop(void)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_DRAIN_MS + 2000;
+	const struct timespec wait = {0, 10000000};
+
+	for (size_t i = 0; i < net.nlisteners; i++)
+		close(net.listeners[i].watch.fd);
+	master_signal(SIGTERM);
+	while (master_alive() && clock_read(CLOCK_MONOTONIC) < until) {
+		master_reap(true);
+		nanosleep(&wait, NULL);
+	}
+	master_signal(SIGKILL);
+	return 0;
+}
+
+static int
+master_main(void)
+{
+	const struct timespec second = {0, 500000000};
+	sigset_t set;
+
+	master_beats = mmap(NULL, sizeof(struct beat) * serve.workers, PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (master_beats == MAP_FAILED || !tls_init(serve.workers))
+		return 1;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	for (unsigned i = 0; i < serve.workers; i++)
+		master_fork(i);
+	if (!master_wait_ready()) {
+		master_stop();
+		return 1;
+	}
+	master_say_ready();
+	for (;;) {
+		int sig = sigtimedwait(&set, NULL, &second);
+		int64_t now = clock_read(CLOCK_MONOTONIC);
+
+		if (sig == SIGTERM || sig == SIGINT)
+			return master_stop();
+		master_reap(false);
+		master_check_beats();
+		for (unsigned i = 0; i < serve.workers; i++)
+			if (master_workers[i].pid == 0 && now >= master_workers[i].not_before)
+				master_fork(i);
+	}
+}
+
+/* -- modules */
+static void
+lua_open_module(lua_State *L, const char *name, lua_CFunction open_)
+{
+	luaL_requiref(L, name, open_, 0);
+	lua_pop(L, 1);
+}
+
+static void
+lua_bind_all(lua_State *L, bool worker)
+{
+	static const struct { const char *name; lua_CFunction open; } modules[] = {
+		{"secret", l_open_secret}, {"secret.core", l_open_secret_core}, {"json", l_open_json},
+		{"sign", l_open_sign}, {"form", l_open_form}, {"uri", l_open_uri}, {"store", l_open_store},
+		{"logstore", l_open_logstore}, {"http", l_open_http}, {"addr", l_open_addr},
+		{"request", l_open_request}, {"http_client", l_open_http_client},
+	};
+
+	for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
+		lua_open_module(L, modules[i].name, modules[i].open);
+	lua_bind(L, "time", l_time);
+	lua_pop(L, 1);
+	l_open_host(L, worker);
+	if (!worker) {
+		lua_pushcfunction(L, l_host_serve);
+		lua_setfield(L, -2, "serve");
+	}
+	lua_pop(L, 1);
+}
+
+/* -- command */
+#ifndef SALLYPORT_UNIT
+struct command {
+	int argc;
+	char **argv;            /* borrowed */
+	bool done;
+	int code;
+};
+
+static int
+command_push(lua_State *co, void *arg)
+{
+	const struct command *c = arg;
+
+	lua_createtable(co, c->argc, 0);
+	for (int i = 1; i < c->argc; i++) {
+		lua_pushstring(co, c->argv[i]);
+		lua_rawseti(co, -2, i);
+	}
+	return 1;
+}
+
+static void
+command_done(struct task *t, bool ok, lua_State *co)
+{
+	struct command *c = task_owner(t);
+
+	c->done = true;
+	c->code = ok && lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : ok ? 0 : 1;
+	if (!ok)
+		fprintf(stderr, "sallyport: %s\n", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "failed");
+}
+
+static int
+command_run(int argc, char **argv)
+{
+	struct command c = {.argc = argc, .argv = argv};
+	struct task *task;
+	int main_ref;
+
+	if (lua_open_state(false) == NULL || (main_ref = lua_import("cli", "main")) == LUA_NOREF ||
+	    (task = task_new(main_ref, command_push, &c, &c, command_done)) == NULL)
+		return 1;
+	task_run(task);
+	if (!c.done)
+		loop_run(&c.done);
+	store_close();
+	lua_close_state();
+	return c.code;
+}
+
+/* No core dump, no ptrace by others, no inherited umask; as many descriptors as we may have. */
+static void
+process_harden(void)
+{
+	const struct rlimit none = {0, 0};
+	struct rlimit files;
+
+	umask(077);
+	signal(SIGPIPE, SIG_IGN);
+	setrlimit(RLIMIT_CORE, &none);
+#ifndef __SANITIZE_ADDRESS__            /* its leak checker looks at us from outside */
+	prctl(PR_SET_DUMPABLE, 0);
+#endif
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max < 65536 ? files.rlim_max : 65536;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	mallopt(M_ARENA_MAX, 1);                /* helper threads allocate little */
+	mallopt(M_MMAP_THRESHOLD, 64 * 1024);   /* large buffers go back when they are freed */
+}
+
+int
+main(int argc, char **argv)
+{
+	int code;
+
+	process_harden();
+	if (realpath("/proc/self/exe", host_arg0) == NULL)
+		snprintf(host_arg0, sizeof host_arg0, "%s", argv[0] != NULL ? argv[0] : "sallyport");
+	if (!secret_init() || !loop_init(false) || !tls_init(0) || !tls_worker_init()) {
+		fprintf(stderr, "sallyport: out of memory\n");
+		return 1;
+	}
+	code = command_run(argc, argv);
+	return serve.wanted && code == 0 ? master_main() : code;
+}
+#endif

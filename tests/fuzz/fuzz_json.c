@@ -1,0 +1,122 @@
+/* What a token endpoint may answer, and a person may paste as a key: the JSON reader, `expect`, key_info,
+ * and Lua's json.decode, which must agree with the reader. */
+#ifndef SALLYPORT_UNIT
+#define SALLYPORT_UNIT
+#endif
+#include PROXY_C
+
+static lua_State *fuzz_lua;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	(void)argc;
+	(void)argv;
+	if (!secret_init() || (fuzz_lua = luaL_newstate()) == NULL)
+		abort();
+	l_open_json(fuzz_lua);
+	lua_setglobal(fuzz_lua, "json");
+	return 0;
+}
+
+/* Tokens come in order and lie in the text; strings come out no longer than they went in, as UTF-8. */
+static void
+fuzz_token(const struct json_token *t, struct slice in, const char **last)
+{
+	char *out, *quoted;
+	size_t len, again;
+
+	if (t->raw.p < *last || t->raw.p + t->raw.n > in.p + in.n || t->depth > JSON_DEPTH_MAX)
+		abort();
+	*last = t->raw.p + t->raw.n;
+	if (t->type != JSON_STRING && t->type != JSON_KEY)
+		return;
+	len = json_unescape(NULL, t);
+	if (len > t->raw.n - 2 || (!t->escaped && len != t->raw.n - 2))
+		abort();
+	out = malloc(len + 1);
+	if (json_unescape(out, t) != len || !json_spells(t, (struct slice){out, len}))
+		abort();
+	if ((again = json_quote(NULL, (struct slice){out, len})) == SIZE_MAX)
+		abort();
+	quoted = malloc(again);
+	if (json_quote(quoted, (struct slice){out, len}) != again)
+		abort();
+	free(quoted);
+	free(out);
+}
+
+static bool
+fuzz_reader(struct slice in)
+{
+	struct json_reader r;
+	struct json_token t;
+	const char *last = in.p;
+
+	json_open(&r, in);
+	while (json_next(&r, &t) != JSON_BAD && t.type != JSON_END)
+		fuzz_token(&t, in, &last);
+	return t.type == JSON_END;
+}
+
+static void
+fuzz_expect(struct slice in, bool ok)
+{
+	static const char *const names[] = {"access_token", "expires_in", "error", "scope", "ok"};
+	struct secret_scope scope = {NULL, 0};
+
+	lua_newtable(fuzz_lua);
+	for (int i = 0; i < 5; i++) {
+		lua_pushstring(fuzz_lua, l_expect_names[i]);
+		lua_setfield(fuzz_lua, -2, names[i]);
+	}
+	secret_scope_now = &scope;
+	if (l_json_expect(fuzz_lua, in, -1) == 1 && !ok)
+		abort();
+	secret_scope_now = NULL;
+	secret_scope_close(&scope);
+	lua_settop(fuzz_lua, 0);
+	if (secret_arena.live != 0)
+		abort();
+}
+
+/* json.decode refuses what the reader refuses; what it takes is written again and read to the same text. */
+static void
+fuzz_decode(struct slice in, bool ok)
+{
+	static const char again[] =
+	    "local json, text, ok = json, ...\n"
+	    "local v, code = json.decode(text)\n"
+	    "if v == nil then return not (ok and code == 'malformed') end\n"
+	    "local t = json.encode(v)\n"
+	    "return ok and json.encode(json.decode(t)) == t and json.build(v) == t";
+
+	if (luaL_loadstring(fuzz_lua, again) != LUA_OK)
+		abort();
+	lua_pushlstring(fuzz_lua, in.p, in.n);
+	lua_pushboolean(fuzz_lua, ok);
+	if (lua_pcall(fuzz_lua, 2, 1, 0) != LUA_OK || !lua_toboolean(fuzz_lua, -1))
+		abort();
+	lua_settop(fuzz_lua, 0);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	char *copy = malloc(n == 0 ? 1 : n);    /* exactly as long, so that ASan sees a byte too far */
+	struct slice in = {copy, n};
+	struct key_info info;
+	bool ok;
+
+	if (n != 0)
+		memcpy(copy, data, n);
+	ok = fuzz_reader(in);
+	fuzz_expect(in, ok);
+	fuzz_decode(in, ok);
+	key_tell(in, &info);
+	free(copy);
+	return 0;
+}

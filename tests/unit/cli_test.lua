@@ -1,0 +1,374 @@
+--- Commands run in this process, each case on a data directory of its own.
+local cli = require "cli"
+local host = require "host"
+local store = require "store"
+
+local CANARY = "canary-7f3a9c"
+
+local function is(got, want) assert(got == want, ("got %s, wanted %s"):format(tostring(got), tostring(want))) end
+
+local function has(text, part)
+  assert(text:find(part, 1, true), ("%q is not in:\n%s"):format(part, text))
+end
+
+local function lacks(text, part)
+  assert(not text:find(part, 1, true), ("%q is in:\n%s"):format(part, text))
+end
+
+--- A data directory, and `run` for commands on it: code, output, advice. What a command printed never has a canary.
+local function world(case)
+  local dir = os.tmpname()
+  os.remove(dir)
+  assert(host.mkdir(dir, tonumber("700", 8)))
+  local w = { dir = dir, home = dir .. "/home" }
+  function w.run(...)
+    local out, note = {}, {}
+    local ctx = {
+      home = w.home, out = function(s) out[#out + 1] = s end, note = function(s) note[#note + 1] = s .. "\n" end,
+    }
+    local code = cli.main({ ... }, ctx)
+    store.close()
+    out, note = table.concat(out), table.concat(note)
+    lacks(out, CANARY)
+    lacks(note, CANARY)
+    lacks(note, "fault in sallyport")
+    return code, out, note
+  end
+  function w.ok(...)
+    local code, out, note = w.run(...)
+    assert(code == 0, table.concat({ ... }, " ") .. ": " .. note)
+    return out, note
+  end
+  function w.file(name, text)
+    assert(host.write_file(dir .. "/" .. name, text, tonumber("600", 8)))
+    return dir .. "/" .. name
+  end
+  function w.refused(part, ...)
+    local code, out, note = w.run(...)
+    assert(code == 1 or code == 2, table.concat({ ... }, " ") .. ": exit " .. code)
+    is(out, "")
+    has(note, part)
+    return code
+  end
+  local ok, err = xpcall(case, debug.traceback, w)
+  store.close()
+  os.execute("rm -rf '" .. dir .. "'")
+  assert(ok, err)
+end
+
+local function with_home(case)
+  return function()
+    world(function(w)
+      w.ok("init")
+      w.key = w.file("key", CANARY .. "\n")
+      case(w)
+    end)
+  end
+end
+
+local function add_gh(w, ...)
+  return w.ok("credential", "add", "gh", "--type", "bearer", "--host", "api.github.com", "token=@" .. w.key, ...)
+end
+
+return {
+  ["init makes the directory, the key and the clients' files; a second one changes nothing"] = with_home(function(w)
+    is(host.stat(w.home).mode, tonumber("700", 8))
+    is(host.stat(w.home .. "/key").mode & tonumber("077", 8), 0)
+    local ca = host.read_file(w.home .. "-public/ca.pem", 1 << 20)
+    has(ca, "BEGIN CERTIFICATE")
+    has(host.read_file(w.home .. "-public/bundle.pem", 8 << 20), ca)
+    local _, note = w.ok("init")
+    has(note, "nothing was changed")
+    is(w.ok("ca"), ca)
+  end),
+
+  ["a command without a data directory says how to make one"] = function()
+    world(function(w) is(w.refused("sallyport init", "credential", "list"), 1) end)
+  end,
+
+  ["a data directory that others can read is refused"] = function()
+    world(function(w)
+      assert(host.mkdir(w.home, tonumber("755", 8)))
+      w.refused("chmod 700", "init")
+    end)
+  end,
+
+  ["an unknown command is answered with what was meant, exit 2"] = function()
+    world(function(w)
+      is(w.refused("`sallyport credential`", "credentail"), 2)
+      is(w.refused("`sallyport serve`", "start"), 2)
+      is(w.refused("`sallyport credential add`", "credential", "create"), 2)
+      is(w.refused("`sallyport agent list`", "agent", "ls"), 2)
+      is(w.refused("sallyport --help", "xyzzy"), 2)
+    end)
+  end,
+
+  ["an unknown option, and one without its value, say what was meant"] = with_home(function(w)
+    is(w.refused("did you mean --listen?", "serve", "--lisen", "x"), 2)
+    is(w.refused("--listen ADDR:PORT", "serve", "--listen"), 2)
+    is(w.refused("--listen ADDR:PORT", "serve", "--listen", "--workers", "1"), 2)
+    is(w.refused("--ttl TIME", "agent", "add", "a", "--ttl="), 2)
+    is(w.refused("takes no value", "log", "--follow=1"), 2)
+    is(w.refused("twice", "agent", "add", "a", "--ttl", "1h", "--ttl", "2h"), 2)
+    is(w.refused("--follow", "log", "--tail"), 2)
+    is(w.refused("two dashes", "log", "-f"), 2)
+    is(w.refused("needs NAME", "agent", "add"), 2)
+    is(w.refused("too many", "agent", "add", "a", "b"), 2)
+  end),
+
+  ["every command has a help text with an example"] = function()
+    world(function(w)
+      local overview = w.ok("--help")
+      for first in ("init serve credential agent env explain log bundle domain policy set ca doctor backup restore version lua")
+        :gmatch("%a+") do
+        has(overview, "\n  " .. first .. " ")
+        local family = w.ok(first, "--help")
+        local verbs = {}
+        for verb in family:gmatch("\n?  sallyport " .. first .. " (%l+)") do verbs[#verbs + 1] = verb end
+        if family:sub(1, 6) == "usage:" then verbs = { false } end
+        assert(#verbs > 0, family)
+        for _, verb in ipairs(verbs) do
+          local text = verb and w.ok(first, verb, "--help") or family
+          has(text, "usage: sallyport " .. first)
+          has(text, "example")
+        end
+      end
+    end)
+  end,
+
+  ["a credential is kept, listed and shown without its secret"] = with_home(function(w)
+    add_gh(w, "env=GH_TOKEN", "headers.X-Team=blue", "headers.x-key=@" .. w.key)
+    local list = w.ok("credential", "list")
+    has(list, "gh")
+    has(list, "api.github.com")
+    has(w.ok("credential", "list", "--json"), '"headers.x-key"')
+    local shown = w.ok("credential", "show", "gh")
+    has(shown, "(secret, set)")
+    has(shown, "blue")
+    has(shown, "ghp_{36}")
+  end),
+
+  ["a secret on the command line is refused and not repeated, wherever it stands"] = with_home(function(w)
+    local add = { "credential", "add", "x", "--type", "bearer", "--host", "a.test" }
+    local function try(part, ...)
+      local args = { table.unpack(add) }
+      table.move({ ... }, 1, select("#", ...), #args + 1, args)
+      w.refused(part, table.unpack(args))
+    end
+    try("never comes from the command line", "token=" .. CANARY)
+    try("token=@FILE", "--token=" .. CANARY)
+    try("token=@FILE", "--token", CANARY)
+    try("FIELD=VALUE", CANARY)
+    try("no field", "tokn=" .. CANARY)
+  end),
+
+  ["where a secret is missing, empty or has a line break, the field is named"] = with_home(function(w)
+    local function try(part, field)
+      w.refused(part, "credential", "add", "x", "--type", "bearer", "--host", "a.test", field)
+    end
+    try("token", "token=@" .. w.dir .. "/none")
+    try("token", "token=env:SALLYPORT_NO_SUCH_VARIABLE")
+    try("token is empty", "token=@" .. w.file("empty", "\n"))
+    try("token has a control byte", "token=@" .. w.file("two", CANARY .. "\n" .. CANARY .. "\n"))
+    try("token has a control byte", "token=@" .. w.file("nul", CANARY .. "\0"))
+    w.refused("headers.x-k has a control byte", "credential", "add", "x", "--type", "bearer", "--host", "a.test",
+      "token=@" .. w.key, "headers.x-k=@" .. w.file("cr", "a\rb"))
+  end),
+
+  ["exactly one final newline is dropped"] = with_home(function(w)
+    w.ok("credential", "add", "one", "--type", "bearer", "--host", "a.test", "token=@" .. w.file("one", CANARY .. "\n"))
+    w.refused("control byte", "credential", "add", "two", "--type", "bearer", "--host", "a.test",
+      "token=@" .. w.file("two", CANARY .. "\n\n"))
+  end),
+
+  ["a name is given once"] = with_home(function(w)
+    add_gh(w)
+    w.refused("credential set gh", "credential", "add", "gh", "--type", "bearer", "--host", "b.test", "token=@" .. w.key)
+    w.ok("agent", "add", "a")
+    w.refused("agent rotate a", "agent", "add", "a")
+    w.ok("bundle", "add", "b")
+    w.refused("already", "bundle", "add", "b")
+  end),
+
+  ["names that do not exist are answered with near ones"] = with_home(function(w)
+    add_gh(w)
+    w.refused("did you mean bearer?", "credential", "add", "x", "--type", "baerer", "--host", "a.test")
+    w.refused("types: ", "credential", "add", "x", "--host", "a.test")
+    w.refused("did you mean default?", "agent", "add", "a", "--bundle", "defualt")
+    w.refused("did you mean research?", "bundle", "show", w.ok("bundle", "add", "research") and "reserch")
+    w.refused("there is no credential", "credential", "show", "gg")
+    w.refused("there is no type", "credential", "add", "x", "--type", "../x", "--host", "a.test")
+  end),
+
+  ["set changes what is named and keeps the rest, the secret included"] = with_home(function(w)
+    w.ok("credential", "add", "k", "--type", "api_key", "--host", "a.test", "key=@" .. w.key, "headers.X-A=1")
+    w.ok("credential", "set", "k", "--path", "/repos", "--method", "get,post", "header=x-goog-api-key")
+    local shown = w.ok("credential", "show", "k")
+    has(shown, "/repos")
+    has(shown, "GET,POST")
+    has(shown, "(secret, set)")
+    has(shown, "x-goog-api-key")
+    w.ok("credential", "set", "k", "--clear", "path", "--clear", "headers.x-a", "--clear", "header")
+    shown = w.ok("credential", "show", "k")
+    lacks(shown, "/repos")
+    lacks(shown, "x-a")
+    lacks(shown, "x-goog")
+    w.refused("is missing", "credential", "set", "k", "--clear", "key")
+    w.refused("nothing to change", "credential", "set", "k")
+    w.refused("--clear does not know", "credential", "set", "k", "--clear", "nonsense")
+  end),
+
+  ["what the type itself refuses is said with its fields"] = with_home(function(w)
+    w.refused("':'", "credential", "add", "x", "--type", "basic", "--host", "a.test", "username=a:b", "password=@" .. w.key)
+    w.refused("token_url", "credential", "add", "x", "--type", "oauth_client_credentials", "--host", "a.test",
+      "client_id=a", "client_secret=@" .. w.key)
+    w.refused("https://", "credential", "add", "x", "--type", "oauth_client_credentials", "--host", "a.test",
+      "token_url=http://login.test/t", "client_id=a", "client_secret=@" .. w.key)
+  end),
+
+  ["an empty password is accepted for basic"] = with_home(function(w)
+    w.ok("credential", "add", "b", "--type", "basic", "--host", "a.test", "username=me", "password=@" .. w.file("e", ""))
+    w.ok("credential", "add", "c", "--type", "basic", "--host", "a.test", "username=me", "password=")
+  end),
+
+  ["disable, enable and remove"] = with_home(function(w)
+    add_gh(w)
+    w.ok("credential", "disable", "gh")
+    has(w.ok("credential", "list"), "disabled")
+    w.ok("credential", "enable", "gh")
+    lacks(w.ok("credential", "list"), "disabled")
+    has(w.ok("credential", "show", "gh"), "(secret, set)")
+    w.ok("credential", "remove", "gh")
+    w.refused("there is no credential", "credential", "show", "gh")
+  end),
+
+  ["agent add prints the token alone on standard output, and the store has only its hash"] = with_home(function(w)
+    local out = w.ok("agent", "add", "claude", "--ttl", "7d")
+    assert(out:find("^sp_agt_[%w_-]+\n$"), out)
+    local token = out:sub(1, -2)
+    local listed = w.ok("agent", "list", "--json")
+    lacks(listed, token)
+    has(listed, '"label": "agent"')
+    local again = w.ok("agent", "rotate", "claude")
+    assert(again ~= out and again:find("^sp_agt_[%w_-]+\n$"))
+    w.ok("agent", "revoke", "claude")
+    has(w.ok("agent", "list"), "revoked")
+    w.refused("revoked", "agent", "rotate", "claude")
+    w.ok("agent", "add", "claude")
+    has(w.ok("agent", "list"), "active")
+  end),
+
+  ["env makes a token of its own and sets a placeholder that is this agent's alone"] = with_home(function(w)
+    add_gh(w, "env=GH_TOKEN")
+    w.ok("agent", "add", "a")
+    w.ok("agent", "add", "b")
+    local out = w.ok("env", "--agent", "a")
+    local url = out:match("export HTTPS_PROXY=(%S+)")
+    assert(url:find("^http://a:sp_agt_[%w_-]+@127%.0%.0%.1:7080$"), url)
+    local mine = out:match("export GH_TOKEN=(%S+)")
+    assert(mine:find("^ghp_%w+$") and #mine == 40, mine)
+    is(w.ok("env", "--agent", "a"):match("export GH_TOKEN=(%S+)"), mine)
+    assert(w.ok("env", "--agent", "b"):match("export GH_TOKEN=(%S+)") ~= mine)
+    has(w.ok("env", "--agent", "a", "--json"), '"GH_TOKEN": "' .. mine)
+    has(w.ok("agent", "list", "--json"), '"label": "env"')
+    w.refused("--agent is missing", "env")
+    w.refused("--ttl", "env", "--agent", "a", "--ttl", "soon")
+    w.ok("set", "listen", "127.0.0.1:0")
+    w.refused("--proxy HOST:PORT", "env", "--agent", "a")
+    has(w.ok("env", "--agent", "a", "--proxy", "10.0.2.2:7080"), "@10.0.2.2:7080")
+  end),
+
+  ["bundles hold credentials and domain entries; one that holds something is not removed"] = with_home(function(w)
+    add_gh(w)
+    w.ok("bundle", "add", "research")
+    w.ok("bundle", "attach", "research", "gh")
+    has(w.ok("bundle", "show", "research"), "gh")
+    w.refused("detach", "bundle", "remove", "research")
+    w.ok("bundle", "detach", "research", "gh")
+    w.ok("domain", "add", "research", "*.Debian.org", "--port", "80,443")
+    has(w.ok("bundle", "show", "research"), "*.debian.org")
+    w.ok("domain", "remove", "research", "*.debian.org")
+    w.refused("no domain entry", "domain", "remove", "research", "debian.org")
+    w.ok("bundle", "remove", "research")
+    w.refused("stays", "bundle", "remove", "default")
+    w.refused("name its hosts", "domain", "add", "default", "*", "--tunnel")
+    w.ok("domain", "add", "default", "*")
+  end),
+
+  ["settings are checked, kept and forgotten"] = with_home(function(w)
+    has(w.ok("set"), "127.0.0.1:7080")
+    w.ok("set", "echo", "off")
+    is(w.ok("set", "echo"), "off\n")
+    w.ok("set", "listen", "127.0.0.1:7080,127.0.0.1:7081")
+    is(w.ok("set", "listen"), "127.0.0.1:7080 127.0.0.1:7081\n")
+    w.ok("set", "listen", "--default")
+    is(w.ok("set", "listen"), "127.0.0.1:7080\n")
+    w.refused("did you mean listen?", "set", "lisen", "x")
+    w.refused("127.0.0.1:7080", "set", "listen", "here")
+    w.refused("no certificate", "set", "upstream-ca", w.key)
+    w.refused("one value", "set", "echo", "on", "off")
+  end),
+
+  ["a policy that is refused leaves the old one, and the reason has file and line"] = with_home(function(w)
+    local before = w.ok("policy", "show", "bearer")
+    local bad = w.file("bearer.lua", "return {\n  kind = 'type',\n  oops\n")
+    w.refused("bearer.lua:", "policy", "put", bad)
+    is(w.ok("policy", "show", "bearer"), before)
+    w.refused("did you mean bearer?", "policy", "show", "baerer")
+    local mine = w.file("bearer.lua", (before:gsub("Bearer token", "Bearer token of ours", 1)))
+    w.ok("policy", "put", mine, "--note", "ours")
+    has(w.ok("policy", "list"), "edited")
+    has(w.ok("policy", "history", "bearer"), "ours")
+    w.ok("policy", "rollback", "bearer")
+    is(w.ok("policy", "show", "bearer"), before)
+    has(w.ok("policy", "test"), "ok      bearer")
+  end),
+
+  ["a backup does not overwrite, and says that the key file is apart"] = with_home(function(w)
+    add_gh(w)
+    local _, note = w.ok("backup", w.dir .. "/one.backup")
+    has(note, "/key")
+    lacks(host.read_file(w.dir .. "/one.backup", 64 << 20), CANARY)
+    w.refused("there already", "backup", w.dir .. "/one.backup")
+  end),
+
+  ["doctor runs on a new data directory and finds nothing bad"] = with_home(function(w)
+    local out = w.ok("doctor")
+    has(out, "key file")
+    lacks(out, "\nbad ")
+    has(w.ok("doctor", "--json"), '"check"')
+  end),
+
+  ["doctor names a key file that others can read"] = with_home(function(w)
+    os.execute("chmod 644 '" .. w.home .. "/key'")
+    local code, out = w.run("doctor")
+    is(code, 1)
+    has(out, "has mode 644")
+  end),
+
+  ["explain says the decision in JSON and exits 0 whatever it is"] = with_home(function(w)
+    add_gh(w)
+    w.ok("agent", "add", "a")
+    local yes = w.ok("explain", "--agent", "a", "--json", "GET", "https://api.github.com/user")
+    has(yes, '"decision": "allow"')
+    has(yes, '"credential": "gh"')
+    has(w.ok("explain", "--agent", "a", "--json", "GET", "https://elsewhere.test/"), '"decision": "deny"')
+    has(w.ok("explain", "--agent", "a", "GET", "https://elsewhere.test/"), "DENY")
+    is(w.refused("scheme", "explain", "GET", "api.github.com"), 2)
+  end),
+
+  ["what an agent wrote into a path cannot steer the operator's terminal"] = function()
+    local report = require "cli.report"
+    is(report.clean("/a\27[2Jb\n"), "/a\\x1b[2Jb\\x0a")
+    is(report.clean("\194\155x"), "\\u009bx")
+    is(report.clean("ok ä"), "ok ä")
+    is(report.clean("\255"), "\\xff")
+  end,
+
+  ["JSON is written in order, with arrays that stay arrays when empty"] = function()
+    local report = require "cli.report"
+    is(report.json_line { b = 1, a = { "x", true }, c = report.array(), d = {} }, '{"a":["x",true],"b":1,"c":[],"d":{}}')
+    is(report.json_line("a\"\\\n\1"), '"a\\"\\\\\\n\\u0001"')
+    is(report.json { a = 1 }, '{\n  "a": 1\n}\n')
+  end,
+}

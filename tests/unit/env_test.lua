@@ -1,0 +1,71 @@
+local env = require "env"
+
+local function build(more)
+  local with = { proxy = "127.0.0.1:7080", agent = "claude", token = "sp_agt_x", ca = "/p/ca.pem", bundle = "/p/bundle.pem" }
+  for k, v in pairs(more or {}) do with[k] = v end
+  local map, list = {}, env.build(with)
+  for _, v in ipairs(list) do
+    assert(not map[v[1]], v[1] .. " is set twice")
+    map[v[1]] = v[2]
+  end
+  return map, list
+end
+
+local function is(got, want) assert(got == want, ("got %s, wanted %s"):format(tostring(got), tostring(want))) end
+
+return {
+  ["the proxy is set in both cases"] = function()
+    local map = build()
+    for _, name in ipairs { "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy" } do
+      is(map[name], "http://claude:sp_agt_x@127.0.0.1:7080")
+    end
+  end,
+
+  ["every variable that DESIGN names is set, to the bundle or to the CA"] = function()
+    local map = build()
+    for _, name in ipairs { "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE",
+      "PIP_CERT", "CARGO_HTTP_CAINFO", "NIX_SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "npm_config_cafile",
+      "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "DENO_CERT" } do
+      is(map[name], "/p/bundle.pem")
+    end
+    is(map.NODE_EXTRA_CA_CERTS, "/p/ca.pem")
+    is(map.NODE_USE_ENV_PROXY, "1")
+  end,
+
+  ["NO_PROXY keeps what is there and adds the machine itself once"] = function()
+    local map = build { no_proxy = "corp.example, 127.0.0.1 ,.svc" }
+    is(map.NO_PROXY, "corp.example,127.0.0.1,.svc,localhost,::1")
+    is(map.no_proxy, map.NO_PROXY)
+    is(build().NO_PROXY, "localhost,127.0.0.1,::1")
+  end,
+
+  ["NO_PROXY=* is left out, for it would send everything past the proxy"] = function()
+    local text, star = env.no_proxy("*")
+    is(text, "localhost,127.0.0.1,::1")
+    is(star, true)
+  end,
+
+  ["placeholders follow in the order given"] = function()
+    local _, list = build { placeholders = { { "GH_TOKEN", "ghp_1" }, { "A", "b" } } }
+    is(list[#list - 1][1], "GH_TOKEN")
+    is(list[#list][2], "b")
+  end,
+
+  ["what the agent is called cannot break the proxy's URL"] = function()
+    is(build { agent = "a@b:c/d" }.HTTPS_PROXY, "http://a%40b%3Ac%2Fd:sp_agt_x@127.0.0.1:7080")
+  end,
+
+  ["a shell reads each value back as it is"] = function()
+    is(env.quote("plain-1.2/x"), "plain-1.2/x")
+    is(env.quote("a b"), "'a b'")
+    is(env.quote("it's $HOME `x`"), "'it'\\''s $HOME `x`'")
+    is(env.quote(""), "''")
+    is(env.shell { { "A", "x y" }, { "B", "z" } }, "export A='x y'\nexport B=z\n")
+  end,
+
+  ["a listener on every address is reached on this machine"] = function()
+    is(env.reach("0.0.0.0:7080"), "127.0.0.1:7080")
+    is(env.reach("[::]:7080"), "[::1]:7080")
+    is(env.reach("10.0.0.5:7080"), "10.0.0.5:7080")
+  end,
+}

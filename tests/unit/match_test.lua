@@ -1,0 +1,444 @@
+-- policies/match.lua: every rule of DESIGN's step 4, and the paths of attackers. The script is compiled as it is in
+-- life, in its sandbox; paths are read by the C core.
+local http, policy, sandbox = require "http", require "policy", require "sandbox"
+
+local match = assert(policy.compile("match", sandbox.default_source("match")))
+
+local function is(got, want)
+  if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
+end
+
+local order = 0
+local function item(kind, name, more)
+  order = order + 1
+  local it = {
+    id = kind .. "/" .. name, kind = kind, name = name, bundles = { "default" }, hosts = { "api.test" },
+    enabled = true, order = order,
+  }
+  for k, v in pairs(more or {}) do it[k] = v end
+  return it
+end
+local function credential(name, more) return item("credential", name, more) end
+local function domain(host, more)
+  more = more or {}
+  more.hosts = { host }
+  return item("domain", host, more)
+end
+
+local function index_of(items)
+  local index = match.new()
+  for _, it in ipairs(items) do match.add(index, it) end
+  return index
+end
+
+-- ask(index, "GET https://api.test/v1", { bundles, presents = {ids} }) -> name | "code"
+local function question_of(text, more)
+  local method, scheme, host, port, path = text:match("^(%S+) (%a+)://([^/:]+):?(%d*)(.*)$")
+  local presents = {}
+  for _, name in ipairs(more.presents or {}) do presents["credential/" .. name] = true end
+  return host, {
+    method = method, tls = scheme == "https",
+    port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
+    readings = function() return http.path_readings(path == "" and "/" or path) end,
+    presents = function(it) return presents[it.id] or false end,
+  }
+end
+
+local function ask(index, text, more)
+  more = more or {}
+  local host, q = question_of(text, more)
+  local found, second, third = match.decide(match.candidates(index, more.bundles or { "default" }, host), q, more.trace)
+  if found then return found.name, second, third end
+  return second, third
+end
+
+local function decides(items, text, want, more)
+  local index = index_of(items)
+  local got = ask(index, text, more)
+  if got ~= want then error(("%s: got %s, wanted %s"):format(text, tostring(got), tostring(want)), 2) end
+end
+
+local public = { credential("a", { paths = { "/public" } }) }
+
+local cases = {
+  -- ---- hosts
+  ["nothing is allowed by default"] = function()
+    decides({}, "GET https://api.test/", "host_not_allowed")
+  end,
+  ["an exact host is that host alone"] = function()
+    local items = { credential "a" }
+    decides(items, "GET https://api.test/", "a")
+    decides(items, "GET https://x.api.test/", "host_not_allowed")
+    decides(items, "GET https://test/", "host_not_allowed")
+    decides(items, "GET https://xapi.test/", "host_not_allowed")
+  end,
+  ["a wildcard covers every depth and not the apex"] = function()
+    local items = { credential("a", { hosts = { "*.api.test" } }) }
+    decides(items, "GET https://x.api.test/", "a")
+    decides(items, "GET https://x.y.z.api.test/", "a")
+    decides(items, "GET https://api.test/", "host_not_allowed")
+    decides(items, "GET https://xapi.test/", "host_not_allowed")
+    decides(items, "GET https://x.api.test.evil.test/", "host_not_allowed")
+  end,
+  ["a star alone never gives a credential away"] = function()
+    decides({ credential("a", { hosts = { "*" } }) }, "GET https://api.test/", "host_not_allowed")
+  end,
+  ["a star anywhere but as the whole leftmost label is no rule"] = function()
+    for _, host in ipairs { "a*.test", "api.*.test", "*api.test", "**.test", "*.*.test", "api.test*" } do
+      decides({ credential("a", { hosts = { host } }) }, "GET https://api.test/", "host_not_allowed")
+      decides({ domain(host) }, "GET https://api.test/", "host_not_allowed")
+    end
+  end,
+  ["an address has no subdomains"] = function()
+    decides({ credential("a", { hosts = { "*.0.0.1" } }) }, "GET https://10.0.0.1/", "host_not_allowed")
+    decides({ credential("a", { hosts = { "10.0.0.1" } }) }, "GET https://10.0.0.1/", "a")
+    local index = index_of { credential("a", { hosts = { "::1" } }) }
+    is(#match.candidates(index, { "default" }, "::1"), 1)
+  end,
+  ["a star domain entry covers every host"] = function()
+    decides({ domain "*" }, "GET https://anything.test/", "*")
+    decides({ domain "*" }, "GET https://10.0.0.1/", "*")
+  end,
+
+  -- ---- order
+  ["exact beats wildcard, whichever is older"] = function()
+    decides({ credential("wide", { hosts = { "*.test" } }), credential "exact" }, "GET https://api.test/", "exact")
+    decides({ credential "exact", credential("wide", { hosts = { "*.test" } }) }, "GET https://api.test/", "exact")
+  end,
+  ["a longer suffix beats a shorter"] = function()
+    decides({ credential("short", { hosts = { "*.test" } }), credential("long", { hosts = { "*.api.test" } }) },
+      "GET https://x.api.test/", "long")
+  end,
+  ["a longer path prefix beats a shorter, and one without paths comes last"] = function()
+    local items = { credential "all", credential("v1", { paths = { "/v1" } }), credential("deep", { paths = { "/v1/deep" } }) }
+    decides(items, "GET https://api.test/v1/deep/x", "deep")
+    decides(items, "GET https://api.test/v1/x", "v1")
+    decides(items, "GET https://api.test/v2", "all")
+  end,
+  ["an exact host beats a longer path on a wildcard"] = function()
+    decides({ credential("wide", { hosts = { "*.test" }, paths = { "/v1/x" } }), credential "exact" },
+      "GET https://api.test/v1/x", "exact")
+  end,
+  ["among equals the older decides"] = function()
+    decides({ credential("b", { order = 1 }), credential("a", { order = 2 }) }, "GET https://api.test/", "b")
+    decides({ credential("b", { order = 3 }), credential("a", { order = 3 }) }, "GET https://api.test/", "a")
+  end,
+  ["among equals a presented placeholder decides"] = function()
+    local items = { credential("old", { order = 1 }), credential("mid", { order = 2 }), credential("new", { order = 3 }) }
+    decides(items, "GET https://api.test/", "new", { presents = { "new" } })
+    decides(items, "GET https://api.test/", "mid", { presents = { "new", "mid" } })
+    decides(items, "GET https://api.test/", "old", { presents = { "old", "new" } })
+  end,
+  ["a placeholder does not lift a credential over a better match"] = function()
+    decides({ credential("wide", { hosts = { "*.test" } }), credential "exact" }, "GET https://api.test/", "exact",
+      { presents = { "wide" } })
+    decides({ credential "all", credential("v1", { paths = { "/v1" } }) }, "GET https://api.test/v1", "v1",
+      { presents = { "all" } })
+  end,
+  ["a placeholder does not allow what its credential does not"] = function()
+    decides({ credential("get", { methods = { "GET" } }), credential("post", { methods = { "POST" } }) },
+      "POST https://api.test/", "post", { presents = { "get" } })
+  end,
+  ["nobody asks for placeholders where one credential fits"] = function()
+    local index = index_of { credential("get", { methods = { "GET" } }), credential("post", { methods = { "POST" } }) }
+    local host, q = question_of("POST https://api.test/", {})
+    q.presents = function() error "asked" end
+    is(match.decide(match.candidates(index, { "default" }, host), q).name, "post")
+  end,
+  ["credentials come before domain entries, even wider ones"] = function()
+    decides({ domain "api.test", credential("wide", { hosts = { "*.test" } }) }, "GET https://api.test/", "wide")
+  end,
+  ["a request that no credential covers falls to the domain entry"] = function()
+    decides({ domain "api.test", credential("a", { methods = { "POST" } }) }, "GET https://api.test/", "api.test")
+    decides({ domain "api.test", credential("a", { paths = { "/v1" } }) }, "GET https://api.test/v2", "api.test")
+  end,
+  ["bundles decide in the agent's order"] = function()
+    local items = { credential("one", { bundles = { "one" } }), credential("two", { bundles = { "two" } }) }
+    decides(items, "GET https://api.test/", "one", { bundles = { "one", "two" } })
+    decides(items, "GET https://api.test/", "two", { bundles = { "two", "one" } })
+    decides(items, "GET https://api.test/", "host_not_allowed", { bundles = { "three" } })
+    decides(items, "GET https://api.test/", "host_not_allowed", { bundles = {} })
+  end,
+  ["a domain entry of an earlier bundle comes before a credential of a later one"] = function()
+    decides({ domain("api.test", { bundles = { "one" } }), credential("a", { bundles = { "two" } }) },
+      "GET https://api.test/", "api.test", { bundles = { "one", "two" } })
+  end,
+  ["star domain entries come after everything, in every bundle"] = function()
+    local items = { domain("*", { bundles = { "one" } }), credential("a", { bundles = { "two" } }) }
+    decides(items, "GET https://api.test/", "a", { bundles = { "one", "two" } })
+    items[2] = domain("api.test", { bundles = { "two" }, methods = { "POST" } })
+    decides(items, "POST https://api.test/", "api.test", { bundles = { "one", "two" } })
+    decides(items, "GET https://api.test/", "*", { bundles = { "one", "two" } })
+  end,
+  ["the answer names the bundle that decided"] = function()
+    local index = index_of { credential("a", { bundles = { "one", "two" } }) }
+    local _, bundle = ask(index, "GET https://api.test/", { bundles = { "three", "two", "one" } })
+    is(bundle, "two")
+  end,
+
+  -- ---- ports and schemes
+  ["port 443 unless named"] = function()
+    decides({ credential "a" }, "GET https://api.test:8443/", "host_not_allowed")
+    decides({ credential("a", { ports = { 8443 } }) }, "GET https://api.test:8443/", "a")
+    decides({ credential("a", { ports = { 8443 } }) }, "GET https://api.test/", "host_not_allowed")
+    decides({ credential("a", { ports = { 443, 8443 } }) }, "GET https://api.test/", "a")
+    decides({ domain "api.test" }, "GET https://api.test:8443/", "host_not_allowed")
+  end,
+  ["a credential goes over TLS only, unless it says plain_http"] = function()
+    decides({ credential "a" }, "GET http://api.test/", "host_not_allowed")
+    decides({ credential("a", { ports = { 80 } }) }, "GET http://api.test/", "host_not_allowed")
+    decides({ credential("a", { plain_http = true }) }, "GET http://api.test/", "a")
+    decides({ credential("a", { plain_http = true }) }, "GET https://api.test/", "a")
+    decides({ credential("a", { plain_http = true, ports = { 8080 } }) }, "GET http://api.test/", "host_not_allowed")
+    decides({ credential("a", { plain_http = true, ports = { 8080 } }) }, "GET http://api.test:8080/", "a")
+  end,
+  ["a domain entry goes over plain HTTP on a port it names"] = function()
+    decides({ domain "api.test" }, "GET http://api.test/", "host_not_allowed")
+    decides({ domain("api.test", { ports = { 80 } }) }, "GET http://api.test/", "api.test")
+  end,
+
+  -- ---- methods
+  ["a credential without methods takes all, WebSocket too"] = function()
+    for _, m in ipairs { "GET", "HEAD", "POST", "DELETE", "PROPFIND", "WEBSOCKET" } do
+      decides({ credential "a" }, m .. " https://api.test/", "a")
+    end
+  end,
+  ["GET implies HEAD, and nothing else does"] = function()
+    decides({ credential("a", { methods = { "GET" } }) }, "HEAD https://api.test/", "a")
+    decides({ credential("a", { methods = { "POST" } }) }, "HEAD https://api.test/", "method_not_allowed")
+    decides({ credential("a", { methods = { "HEAD" } }) }, "GET https://api.test/", "method_not_allowed")
+    decides({ credential("a", { methods = { "GET" } }) }, "OPTIONS https://api.test/", "method_not_allowed")
+  end,
+  ["methods are compared as they are written"] = function()
+    decides({ credential("a", { methods = { "GET" } }) }, "get https://api.test/", "method_not_allowed")
+    decides({ credential("a", { methods = { "GET" } }) }, "list https://api.test/", "method_not_allowed")
+    decides({ credential("a", { methods = { "GET" } }) }, "has https://api.test/", "method_not_allowed")
+  end,
+  ["a method list without WEBSOCKET refuses the upgrade"] = function()
+    decides({ credential("a", { methods = { "GET" } }) }, "WEBSOCKET https://api.test/", "method_not_allowed")
+    decides({ credential("a", { methods = { "WEBSOCKET" } }) }, "WEBSOCKET https://api.test/", "a")
+    decides({ credential("a", { methods = { "WEBSOCKET" } }) }, "GET https://api.test/", "method_not_allowed")
+  end,
+  ["a domain entry reads only, unless it says more"] = function()
+    local items = { domain "api.test" }
+    for _, m in ipairs { "GET", "HEAD", "OPTIONS" } do decides(items, m .. " https://api.test/", "api.test") end
+    for _, m in ipairs { "POST", "PUT", "DELETE", "WEBSOCKET" } do
+      decides(items, m .. " https://api.test/", "method_not_allowed")
+    end
+    decides({ domain("api.test", { methods = { "POST" } }) }, "GET https://api.test/", "method_not_allowed")
+  end,
+
+  -- ---- disabled
+  ["a disabled credential decides nothing"] = function()
+    decides({ credential("a", { enabled = false }) }, "GET https://api.test/", "host_not_allowed")
+    decides({ credential("a", { enabled = false }), credential "b" }, "GET https://api.test/", "b")
+    decides({ credential("a", { enabled = false }), domain "api.test" }, "GET https://api.test/", "api.test")
+  end,
+
+  -- ---- paths
+  ["/v1 covers /v1 and what is below it, not /v10"] = function()
+    local items = { credential("a", { paths = { "/v1" } }) }
+    for _, p in ipairs { "/v1", "/v1/", "/v1/x", "/v1/x/y" } do decides(items, "GET https://api.test" .. p, "a") end
+    for _, p in ipairs { "/v10", "/v", "/", "", "/V1", "/v1x/y", "/x/v1" } do
+      decides(items, "GET https://api.test" .. p, "path_not_allowed")
+    end
+  end,
+  ["a prefix with a slash at its end covers what is below it alone"] = function()
+    local items = { credential("a", { paths = { "/v1/" } }) }
+    decides(items, "GET https://api.test/v1/x", "a")
+    decides(items, "GET https://api.test/v1/", "a")
+    decides(items, "GET https://api.test/v1", "path_not_allowed")
+  end,
+  ["the index covers what http.path_covers covers"] = function()
+    if not http.path_covers then return end
+    for _, prefix in ipairs { "/v1", "/v1/", "/a/b", "/a" } do
+      for _, path in ipairs { "/v1", "/v1/", "/v10", "/v1/x", "/a", "/a/b", "/a/bc", "/a/b/c", "/ab" } do
+        local got = ask(index_of { credential("a", { paths = { prefix } }) }, "GET https://api.test" .. path) == "a"
+        local want = http.path_covers(prefix, path)
+        assert(got == want or prefix == "/v1/", prefix .. " " .. path)
+      end
+    end
+  end,
+  ["several paths, and the root is no rule"] = function()
+    local items = { credential("a", { paths = { "/x", "/y" } }) }
+    decides(items, "GET https://api.test/y/1", "a")
+    decides(items, "GET https://api.test/z", "path_not_allowed")
+    decides({ credential("a", { paths = { "/x", "/" } }) }, "GET https://api.test/%zz", "a")
+  end,
+  ["path_not_allowed where the path fails, method_not_allowed where only the method does"] = function()
+    local items = { credential("a", { paths = { "/v1" }, methods = { "GET" } }) }
+    decides(items, "POST https://api.test/v1", "method_not_allowed")
+    decides(items, "POST https://api.test/v2", "path_not_allowed")
+    decides(items, "GET https://api.test/v2", "path_not_allowed")
+  end,
+  ["refusals say what is allowed"] = function()
+    local function hint(items, text) return select(2, ask(index_of(items), text)) end
+    is(hint({ credential("a", { methods = { "GET" } }) }, "POST https://api.test/"), "allowed here: GET, HEAD")
+    is(hint({ credential("a", { paths = { "/v1", "/v2" } }) }, "GET https://api.test/"), "allowed on this host: /v1, /v2")
+    is(hint({ credential "a" }, "GET https://api.test:1/"), "allowed on this host: port 443")
+    is(hint({ credential("a", { ports = { 80 } }) }, "GET http://api.test/"), "allowed on this host: https")
+    is(hint({ credential("a", { enabled = false }) }, "GET https://api.test/"), "the credential a for it is disabled")
+    is(hint({}, "GET https://api.test/"), nil)
+  end,
+  ["a refusal names nothing of bundles that the agent does not hold"] = function()
+    local index = index_of { credential("secret-project", { bundles = { "other" }, enabled = false }) }
+    local code, hint = ask(index, "GET https://api.test/")
+    is(code, "host_not_allowed")
+    is(hint, nil)
+  end,
+
+  -- ---- routed: whether the runtime must drop override headers
+  ["a decision by host alone is not routed"] = function()
+    local function routed(items, text) return select(3, ask(index_of(items), text)) end
+    is(routed({ credential "a" }, "POST https://api.test/"), false)
+    is(routed({ credential("a", { methods = { "POST" } }) }, "POST https://api.test/"), true)
+    is(routed({ credential("a", { paths = { "/v1" } }) }, "POST https://api.test/v1"), true)
+    is(routed({ domain "api.test" }, "GET https://api.test/"), true)
+    -- another's rule was passed over: an override header could lead there
+    is(routed({ credential("a", { methods = { "POST" } }), credential "b" }, "GET https://api.test/"), true)
+    is(routed({ credential("a", { paths = { "/v1" } }), credential "b" }, "GET https://api.test/x"), true)
+  end,
+
+  -- ---- tunnels
+  ["a tunnel entry relays its port"] = function()
+    local index = index_of { domain("db.test", { tunnel = true, ports = { 5432 } }) }
+    local list = match.candidates(index, { "default" }, "db.test")
+    is(match.tunnel(list, 5432).name, "db.test")
+    is(match.tunnel(list, 443), nil)
+  end,
+  ["a tunnel loses to any credential for that host, disabled or for another port"] = function()
+    for _, more in ipairs { {}, { enabled = false }, { ports = { 8443 } }, { hosts = { "*.test" } }, { paths = { "/x" } } } do
+      local index = index_of { domain("db.test", { tunnel = true }), credential("a", { hosts = more.hosts or { "db.test" },
+        enabled = more.enabled, ports = more.ports, paths = more.paths }) }
+      is(match.tunnel(match.candidates(index, { "default" }, "db.test"), 443), nil)
+    end
+  end,
+  ["a credential of a bundle that the agent does not hold does not close a tunnel"] = function()
+    local index = index_of { domain("db.test", { tunnel = true }),
+      credential("a", { hosts = { "db.test" }, bundles = { "other" } }) }
+    is(match.tunnel(match.candidates(index, { "default" }, "db.test"), 443).name, "db.test")
+  end,
+  ["an earlier entry without tunnel keeps the port closed to tunnels"] = function()
+    local index = index_of { domain("*", { tunnel = true }), domain "db.test" }
+    is(match.tunnel(match.candidates(index, { "default" }, "db.test"), 443), nil)
+    is(match.tunnel(match.candidates(index, { "default" }, "other.test"), 443).name, "*")
+  end,
+
+  -- ---- changes
+  ["an item that changes leaves nothing of itself behind"] = function()
+    local index = index_of { credential("a", { paths = { "/v1" }, bundles = { "one", "default" } }) }
+    match.add(index, credential("a", { hosts = { "*.new.test" } }))
+    is(ask(index, "GET https://api.test/v1"), "host_not_allowed")
+    is(ask(index, "GET https://x.new.test/"), "a")
+    is(ask(index, "GET https://x.new.test/", { bundles = { "one" } }), "host_not_allowed")
+    match.remove(index, "credential/a")
+    is(ask(index, "GET https://x.new.test/"), "host_not_allowed")
+    is(next(index.items), nil)
+    for _, trees in pairs(index.bundles) do
+      for _, tree in pairs(trees) do
+        for _, levels in pairs(tree) do is(next(levels), nil) end
+      end
+    end
+  end,
+  ["removing one of two paths' owners keeps the other"] = function()
+    local index = index_of { credential("a", { paths = { "/v1" } }), credential("b", { paths = { "/v1", "/v1/long" } }) }
+    match.remove(index, "credential/b")
+    is(ask(index, "GET https://api.test/v1/long"), "a")
+    match.remove(index, "credential/a")
+    is(ask(index, "GET https://api.test/v1"), "host_not_allowed")
+  end,
+  ["removing what was never added is nothing"] = function()
+    match.remove(index_of {}, "credential/none")
+  end,
+
+  -- ---- the trace
+  ["a trace says why each of the others does not decide"] = function()
+    local trace = {}
+    local index = index_of {
+      credential("a", { methods = { "POST" } }), credential("b", { paths = { "/v1" } }), credential("c", { enabled = false }),
+      credential("d", { ports = { 8443 } }), credential "e", credential "f", domain "api.test",
+    }
+    is(ask(index, "GET https://api.test/x", { trace = trace }), "e")
+    local why = {}
+    for _, row in ipairs(trace) do why[row.item.name] = row.why end
+    is(why.a, "its methods are POST")
+    is(why.b, "its paths are /v1")
+    is(why.c, "it is disabled")
+    is(why.d, "its ports are 8443")
+    is(why.e, "it decides")
+    is(why.f, "e comes first")
+    is(why["api.test"], "e comes first")
+  end,
+  ["a trace changes no decision"] = function()
+    for _, text in ipairs { "GET https://api.test/public/x", "GET https://api.test/public/../x", "GET https://api.test/public/%zz" } do
+      local index = index_of(public)
+      is(ask(index, text, { trace = {} }), (ask(index, text)))
+    end
+  end,
+
+  -- ---- cost
+  ["ten thousand credentials cost as much as ten, on other hosts, in other bundles and on other paths of this host"] = function()
+    local function steps(n)
+      local items = {}
+      for i = 1, n do
+        items[#items + 1] = credential("h" .. i, { hosts = { "h" .. i .. ".test" } })
+        items[#items + 1] = credential("b" .. i, { hosts = { "one.test" }, bundles = { "b" .. i } })
+        items[#items + 1] = credential("p" .. i, { hosts = { "paths.test" }, paths = { ("/p%05d"):format(i) } })
+      end
+      items[#items + 1] = credential("it", { hosts = { "one.test" } })
+      local index = index_of(items)
+      local count = 0
+      debug.sethook(function() count = count + 1 end, "", 1)
+      ask(index, "GET https://one.test/")
+      ask(index, "GET https://h7.test/")
+      ask(index, "GET https://paths.test/p00007/x")
+      debug.sethook()
+      return count
+    end
+    local few, many = steps(10), steps(3000)
+    assert(many <= few * 1.2, ("%d instructions with few, %d with many"):format(few, many))
+  end,
+}
+
+-- ---- paths of attackers, against a credential restricted to /public --------------------------------------------
+
+local outside = "path_not_allowed"
+for path, want in pairs {
+  ["/public"] = "a", ["/public/"] = "a", ["/public/x"] = "a", ["/public/x%20y"] = "a", ["/public/a+b"] = "a",
+  ["/public/x/../y"] = "a", ["/public/x%2fy"] = "a", ["/public/./x"] = "a", ["/public//x"] = "a", ["/public/x;v=1"] = "a",
+  ["/publicity"] = outside, ["/admin"] = outside, ["/"] = outside, ["/Public"] = outside, ["/admin/public"] = outside,
+  ["/public/../admin"] = "ambiguous_path", ["/public/%2e%2e/admin"] = "ambiguous_path",
+  ["/public/%2E%2e/admin"] = "ambiguous_path", ["/public/.%2e/admin"] = "ambiguous_path",
+  ["/public/%252e%252e/admin"] = "ambiguous_path", ["/public/..%2fadmin"] = "ambiguous_path",
+  ["/public%2f..%2fadmin"] = "ambiguous_path", ["/public/..%252fadmin"] = "ambiguous_path",
+  ["/public/..%5cadmin"] = "ambiguous_path", ["/public/..\\admin"] = "ambiguous_path",
+  ["/public/..;/admin"] = "ambiguous_path", ["/public/..;x=1/admin"] = "ambiguous_path",
+  ["/public;/../admin"] = "ambiguous_path", ["/public/.//../admin"] = "ambiguous_path",
+  ["/admin/../public"] = "ambiguous_path", ["//public"] = "ambiguous_path", ["/public;x"] = "ambiguous_path",
+  ["/%70ublic"] = "ambiguous_path", ["/x/../../public"] = "ambiguous_path", ["/public%2fx"] = "ambiguous_path",
+  ["/public/%00"] = "ambiguous_path", ["/public/%zz"] = "ambiguous_path", ["/public/%"] = "ambiguous_path",
+  ["/public/%2500"] = "ambiguous_path", ["/public/%c0%ae%c0%ae/admin"] = "ambiguous_path",
+  ["/public/..%c0%afadmin"] = "ambiguous_path", ["/public/%0d%0ax"] = "ambiguous_path",
+} do
+  cases["restricted to /public, " .. path .. " is " .. want] = function()
+    decides(public, "GET https://api.test" .. path, want)
+  end
+end
+
+for _, path in ipairs { "/api/v4/projects/group%2Fproj", "/@scope%2fname", "/x/../y", "/%zz", "/a//b", "/a;b", "/public/../x" } do
+  cases["where no path rule is at stake, " .. path .. " passes"] = function()
+    decides({ credential "a" }, "GET https://api.test" .. path, "a")
+    -- a rule of a bundle that is not reached is none
+    decides({ credential "a", credential("b", { bundles = { "later" }, paths = { "/v1" } }) },
+      "GET https://api.test" .. path, "a", { bundles = { "default", "later" } })
+  end
+end
+
+cases["where every reading leads to one decision the path passes"] = function()
+  local items = { credential("a", { paths = { "/api" } }) }
+  decides(items, "GET https://api.test/api/v4/projects/group%2Fproj", "a")
+  decides({ credential("a", { paths = { "/x" } }), credential("b") }, "GET https://api.test/@scope%2fname", "b")
+  decides({ credential("a", { paths = { "/x" } }), credential("b") }, "GET https://api.test/x/../y", "ambiguous_path")
+end
+
+return cases

@@ -1,0 +1,208 @@
+-- lua/oauth.lua: RFC 6749 token requests and their answers, and a net that goes nowhere else. Strings stand for
+-- secrets where only the shape of a body matters: the builders take both alike.
+local oauth, form, json, secret = require "oauth", require "form", require "json", require "secret"
+
+local function is(got, want)
+  if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
+end
+
+local URL = "https://login.test/token"
+
+-- A net whose client notes what it is asked and answers what the test says.
+local function net_of(answer, more)
+  local seen = {}
+  local with = {
+    client = { request = function(spec, deadline)
+      seen[#seen + 1] = spec
+      spec.deadline = deadline
+      if type(answer) == "function" then return answer(spec) end
+      return answer
+    end },
+    time = { now = function() return 5000 end, wall = function() return 1000 end },
+    secret = secret, form = form, json = json, addresses = { "10.0.0.0/8" },
+    allows = function(url) if url == URL then return true end return nil, "not declared" end,
+  }
+  for k, v in pairs(more or {}) do with[k] = v end
+  return oauth.net(with), seen
+end
+
+local function good(more)
+  local values = { access_token = "t1", token_type = "Bearer", expires_in = 60 }
+  for k, v in pairs(more or {}) do values[k] = v end
+  return { status = 200, values = values }
+end
+
+local function header(spec, name)
+  for _, h in ipairs(spec.headers) do
+    if h[1] == name then return h[2] end
+  end
+end
+
+-- What net.token makes of this answer.
+local function judged(answer, spec)
+  return net_of(answer).token(URL, spec or {}, 9000)
+end
+
+local cases = {
+  ["a token request is a POST of a form, and asks for members only"] = function()
+    local net, seen = net_of(good())
+    local t = net.token(URL, { form = { { "grant_type", "client_credentials" }, { "scope", { "a", "b c" } } } }, 9000)
+    is(t.secrets.access_token, "t1")
+    is(t.expires_at, 1060)
+    is(seen[1].method, "POST")
+    is(seen[1].url, URL)
+    is(seen[1].body, "grant_type=client_credentials&scope=a+b+c")
+    is(header(seen[1], "content-type"), "application/x-www-form-urlencoded")
+    is(header(seen[1], "accept"), "application/json")
+    is(header(seen[1], "authorization"), nil)
+    is(seen[1].expect.access_token, "secret")
+    is(seen[1].expect.error, "code")
+    is(seen[1].max, 1048576)
+    is(seen[1].addresses[1], "10.0.0.0/8")
+  end,
+  ["absent and empty parameters are left out"] = function()
+    local net, seen = net_of(good())
+    net.token(URL, { form = { { "a", nil }, { "b", {} }, { "c", "" }, { "d", "1" } } }, 9000)
+    is(seen[1].body, "d=1")
+  end,
+  ["basic is form-encoded before Base64 (RFC 6749 2.3.1)"] = function()
+    is(oauth.basic(secret, "id", "secret"), "Basic aWQ6c2VjcmV0")
+    -- "a:b" and "c d&e" must not be read as other halves
+    is(oauth.basic(secret, "a:b", "c d&e"), "Basic " .. secret.base64("a%3Ab:c+d%26e"))
+    is(oauth.basic(secret, "id", nil), "Basic " .. secret.base64("id:"))
+    local net, seen = net_of(good())
+    net.token(URL, { basic = { "id", "secret" } }, 9000)
+    is(header(seen[1], "authorization"), "Basic aWQ6c2VjcmV0")
+  end,
+  ["a body of JSON, where the type says so; repeated parameters are a list"] = function()
+    local net, seen = net_of(good())
+    net.token(URL, { body = "json", form = { { "grant_type", "x" }, { "resource", "u1" }, { "resource", "u2" } } }, 9000)
+    is(header(seen[1], "content-type"), "application/json")
+    local body = json.decode(seen[1].body)
+    is(body.grant_type, "x")
+    is(body.resource[1], "u1")
+    is(body.resource[2], "u2")
+  end,
+  ["repeated parameters stay repeated in a form (RFC 8707)"] = function()
+    local net, seen = net_of(good())
+    net.token(URL, { form = { { "resource", "https://a" }, { "resource", "https://b" } } }, 9000)
+    is(seen[1].body, "resource=https%3A%2F%2Fa&resource=https%3A%2F%2Fb")
+  end,
+  ["a secret in a body makes the body a secret"] = function()
+    local core = require "secret.core"
+    local net, seen = net_of(good())
+    net.token(URL, { form = { { "client_secret", core.of("s") } } }, 9000)
+    is(secret.is(seen[1].body), true)
+    net.token(URL, { body = "json", form = { { "client_secret", core.of("s") } } }, 9000)
+    is(secret.is(seen[2].body), true)
+    net.token(URL, { basic = { "id", core.of("s") } }, 9000)
+    is(secret.is(header(seen[3], "authorization")), true)
+  end,
+  ["a call ends after ten seconds, or when its caller must"] = function()
+    local net, seen = net_of(good())
+    net.token(URL, {}, 9000)
+    net.token(URL, {}, 900000)
+    net.token(URL, {}, nil)
+    is(seen[1].deadline, 9000)
+    is(seen[2].deadline, 15000)
+    is(seen[3].deadline, 15000)
+  end,
+
+  -- ---- answers
+  ["an answer with a token is good, without token_type too"] = function()
+    is(judged(good { token_type = false and "" or "bearer" }).secrets.access_token, "t1")
+    local a = good()
+    a.values.token_type = nil
+    is(judged(a).secrets.access_token, "t1")
+    a.values.token_type = "BEARER"
+    is(judged(a).secrets.access_token, "t1")
+    a.status = 201
+    is(judged(a).secrets.access_token, "t1")
+  end,
+  ["another token_type is refused, unless the type declares it"] = function()
+    local a = good { token_type = "mac" }
+    is(select(2, judged(a)), "token_type")
+    is(judged(a, { token_types = { "bearer", "MAC" } }).secrets.access_token, "t1")
+  end,
+  ["200 with error is an error"] = function()
+    is(select(2, judged(good { error = "invalid_grant" })), "invalid_grant")
+  end,
+  ["200 without access_token is an error"] = function()
+    is(select(2, judged { status = 200, values = { expires_in = 60 } }), "no_access_token")
+    is(select(2, judged { status = 200, values = {} }), "no_access_token")
+  end,
+  ["an answer that is no JSON is an error"] = function()
+    is(select(2, judged { status = 200, values = {}, malformed = true }), "malformed")
+    is(select(2, judged { status = 200, malformed = true }), "malformed")
+  end,
+  ["a redirect is not followed, and an error"] = function()
+    for _, status in ipairs { 301, 302, 303, 307, 308 } do
+      is(select(2, judged { status = status, values = {} }), "redirect")
+    end
+  end,
+  ["4xx without a code is a refusal, 5xx and 429 pass by themselves"] = function()
+    is(select(2, judged { status = 400, values = {} }), "refused")
+    is(select(2, judged { status = 403, malformed = true }), "refused")
+    is(select(2, judged { status = 500, malformed = true }), "unavailable")
+    is(select(2, judged { status = 503, values = {} }), "unavailable")
+    local _, code, detail = judged { status = 429, values = {}, retry_after = 7 }
+    is(code, "unavailable")
+    is(detail.retry_after, 7)
+  end,
+  ["a registered code counts whatever the status"] = function()
+    is(select(2, judged { status = 401, values = { error = "invalid_client" } }), "invalid_client")
+    is(select(2, judged { status = 503, values = { error = "temporarily_unavailable" } }), "temporarily_unavailable")
+  end,
+  ["of the server's text only a registered code is repeated"] = function()
+    is(oauth.code("invalid_grant"), "invalid_grant")
+    is(oauth.code("sk_live_canary"), "unregistered_error")
+    is(select(2, judged { status = 400, values = { error = "the secret canary-7f3a is wrong" } }), "unregistered_error")
+  end,
+  ["what the client says is passed on"] = function()
+    for _, code in ipairs { "timeout", "unreachable", "tls", "address_blocked", "too_large", "clock_unset" } do
+      local net = net_of(function() return nil, code, "detail" end)
+      local t, got = net.token(URL, {}, 9000)
+      is(t, nil)
+      is(got, code)
+    end
+  end,
+  ["expires_in in every shape that servers send"] = function()
+    for _, c in ipairs {
+      { 3600, 3600 }, { "3600", 3600 }, { 3600.7, 3600 }, { 1, 1 }, { 1e9, 30 * 86400 }, { math.huge, 30 * 86400 },
+      { 0, 120 }, { -1, 120 }, { 0.5, 120 }, { 0 / 0, 120 }, { "", 120 }, { "soon", 120 }, { "-5", 120 }, { "0x10", 120 },
+      { "1e3", 120 }, { true, 120 }, { {}, 120 }, { nil, 120 },
+    } do
+      local a = good()
+      a.values.expires_in = c[1]
+      is(judged(a, { ttl = 120 }).expires_at, 1000 + c[2])
+      is(oauth.lifetime(c[1], 120), c[2])
+    end
+    is(oauth.lifetime(nil, nil), 300)
+    is(oauth.lifetime(nil, "x"), 300)
+  end,
+  ["a lifetime is counted from before the request"] = function()
+    local wall = 1000
+    local net = net_of(function() wall = wall + 9; return good() end,
+      { time = { now = function() return 0 end, wall = function() return wall end } })
+    is(net.token(URL, {}, 9000).expires_at, 1060)
+  end,
+
+  -- ---- where it goes
+  ["a URL that is not declared is not asked"] = function()
+    local net, seen = net_of(good())
+    is(select(2, net.token("https://evil.test/token", {}, 9000)), "url_not_declared")
+    is(select(2, net.request({ url = "https://evil.test/" }, 9000)), "url_not_declared")
+    is(#seen, 0)
+  end,
+  ["net.request posts unless told otherwise, within the same bounds"] = function()
+    local net, seen = net_of({ status = 200, values = {} })
+    net.request({ url = URL, expect = { token = "secret" } }, 9000)
+    net.request({ url = URL, method = "GET", addresses = { "0.0.0.0/0" } }, 9000)
+    is(seen[1].method, "POST")
+    is(seen[2].method, "GET")
+    is(seen[2].addresses[1], "10.0.0.0/8")
+    is(seen[1].max, 1048576)
+  end,
+}
+
+return cases

@@ -1,0 +1,449 @@
+--- Policies (lua/policy.lua): what is refused and where the reason points, examples, versions, calls.
+local policy = require "policy"
+local sandbox = require "sandbox"
+local secret = require "secret.core"
+
+local function find(text, part)
+  assert(type(text) == "string" and text:find(part, 1, true), ("'%s' does not say '%s'"):format(tostring(text), part))
+end
+
+-- A type named "t" with these lines added: { kind, api, name, title, apply } are there.
+local function type_with(lines)
+  return ([[
+return {
+  kind = "type", api = 1, name = "t", title = "Test",
+  apply = function(req, cred) req.headers:set("x-key", cred.key) end,
+%s
+}]]):format(lines)
+end
+
+local key = [[  fields = { { name = "key", secret = true, required = true } },]]
+
+local function compiled(source, name)
+  local pol, why = policy.compile(name or "t", source)
+  assert(pol, why)
+  return pol
+end
+
+local function refused(source, ...)
+  local pol, why = policy.test("t", source)
+  assert(not pol, "it was taken")
+  for _, part in ipairs { ... } do find(why, part) end
+  return why
+end
+
+-- A store in memory, as far as policy.lua uses one. `now` holds what commit answers instead, once.
+local function fake_store()
+  local data, count, config = {}, 0, 1
+  local fake = { commits = {} }
+  function fake.generation() return config, 1 end
+  function fake.peek(_, key_) if data[key_] then return data[key_] end return nil, "absent" end
+  function fake.each(_, prefix, after, limit)
+    local keys, out = {}, {}
+    for k in pairs(data) do if k:sub(1, #prefix) == prefix and (not after or k > after) then keys[#keys + 1] = k end end
+    table.sort(keys)
+    for i = 1, math.min(limit, #keys) do out[i] = { key = keys[i], record = data[keys[i]] } end
+    return out
+  end
+  function fake.commit(ops)
+    if fake.now then
+      local code = fake.now
+      fake.now = nil
+      return nil, code
+    end
+    for _, op in ipairs(ops) do
+      local had = data[op.key] and data[op.key].version or 0
+      if op.version and op.version ~= had then return nil, "conflict" end
+    end
+    count, config = count + 1, config + 1
+    for _, op in ipairs(ops) do
+      data[op.key] = op.plain
+      data[op.key].version = count
+    end
+    fake.commits[#fake.commits + 1] = ops
+    return true, count
+  end
+  fake.data = data
+  return fake
+end
+
+local function with_store(f)
+  local fake, real = fake_store(), package.loaded.store
+  package.loaded.store = fake
+  local ok, why = pcall(f, fake)
+  package.loaded.store = real
+  assert(ok, why)
+end
+
+-- A request that remembers: enough of req:view() for apply.
+local function fake_request(set)
+  local view = { headers = { set = function(_, name, value) set[name] = value end } }
+  return { view = function() return view end }
+end
+
+return {
+  ["every built-in policy compiles and its examples hold"] = function()
+    local names = sandbox.defaults()
+    assert(#names >= 5)
+    for _, name in ipairs(names) do
+      local pol, count = policy.test(name, sandbox.default_source(name))
+      assert(pol, count)
+      assert(pol.name == name and count > 0, name .. " has no example")
+    end
+  end,
+
+  ["a syntax error names file and line"] = function()
+    refused("return {\n  kind = = 1\n}", "policies/t.lua:2:")
+  end,
+
+  ["an error at the top level names file and line"] = function()
+    refused("\n\nerror('no')", "policies/t.lua:3: no")
+    refused("return io.open('/etc/passwd')", "policies/t.lua:1:", "global 'io'")
+  end,
+
+  ["an endless loop at the top level is refused"] = function()
+    refused("while true do end", "policies/t.lua", "instructions")
+  end,
+
+  ["bytecode is refused"] = function() refused("\27Lua\x54\0\x19\x93\r\n\x1a\n", "binary") end,
+
+  ["what is not a table is refused"] = function()
+    refused("return 1", "policies/t.lua:1:", "returns a number")
+    refused("local x = 1", "returns a nil")
+  end,
+
+  ["an unknown key is refused with its line"] = function()
+    refused(type_with(key .. "\n  aply = 1,"), "policies/t.lua:5:", "no key 'aply'")
+    refused(type_with('  fields = {\n    { name = "key", secrt = true },\n  },'), "policies/t.lua:5:", "no key 'secrt'")
+  end,
+
+  ["a commented key does not mislead the line"] = function()
+    refused(type_with("  -- aply = 1\n  aply = 1,"), "policies/t.lua:5:", "no key 'aply'")
+  end,
+
+  ["an unknown field type is refused with its line"] = function()
+    refused(type_with('  fields = {\n    { name = "a" },\n    { name = "b", type = "strng" },\n  },'),
+      "policies/t.lua:6:", "field 'b' has the unknown type 'strng'")
+  end,
+
+  ["wrong types of values are refused"] = function()
+    refused(type_with("  body = 5,"), "policies/t.lua:4:", "body", "table")
+    refused(type_with("  body = { max = 1 << 40 },"), "body = { max = bytes }")
+    refused(type_with("  strip = { headers = { 1 } },"), "headers: item 1 is not a text")
+    refused(type_with("  strip = { cookies = {} },"), "no key 'cookies'")
+    refused(type_with("  endpoints = { 'http://example.com/' },"), "endpoint")
+    refused(type_with("  validate = true,"), "validate")
+    refused(type_with("  expired = { 200 },"), "expired")
+    refused((type_with(key):gsub("api = 1", "api = 2")), "api = 2", "speaks 1")
+    refused((type_with(key):gsub('"type"', '"typo"')), "kind is type or match")
+    refused((type_with(key):gsub('name = "t"', 'name = "u"')), "name = 'u'")
+    refused((type_with(key):gsub('title = "Test"', 'title = ""')), "title is missing")
+  end,
+
+  ["field rules that contradict each other are refused"] = function()
+    local function field(text, why) refused(type_with(("  fields = { { name = 'a', %s } },"):format(text)), why) end
+    field("type = 'enum'", "values")
+    field("values = { 'x' }", "values")
+    field("type = 'enum', values = { 'x' }, default = 'y'", "default of 'a' is one of x")
+    field("type = 'integer', secret = true", "a secret is a string")
+    field("type = 'integer', min = 3, default = 2", "at least 3")
+    field("min = 3", "bounds")
+    field("secret = true, default = 'x'", "no default")
+    field("split = { a = {} }", "document")
+    refused(type_with("  fields = { { name = 'state' } },"), "the runtime's own name")
+    refused(type_with("  fields = { { name = 'env' } },"), "the runtime's own name")
+    refused(type_with("  fields = { { name = 'a' }, { name = 'a' } },"), "occurs twice")
+    refused(type_with("  fields = { { name = 'A' } },"), "small letters")
+  end,
+
+  ["a failing example names its number and both values"] = function()
+    local why = refused(type_with(key .. [[
+
+  examples = {
+    { cred = { key = "k1" }, want = { headers = { ["x-key"] = "k1" } } },
+    { cred = { key = "k1" },
+      want = { headers = { ["x-key"] = "k2" } } },
+  },]]), "example 2", '"k1"', '"k2"', "header x-key")
+    find(why, "policies/t.lua:8:")
+  end,
+
+  ["an example may want a header gone, a query, a body, an error"] = function()
+    local pol, count = policy.test("t", type_with(key .. [[
+  strip = { headers = { "x-old" } },
+  examples = {
+    { cred = { key = "k1" }, req = { headers = { ["X-Old"] = "1", authorization = "Bearer p" } },
+      want = { headers = { ["x-key"] = "k1", ["x-old"] = false, authorization = false } } },
+    { cred = {}, want = { error = true } },
+    { cred = { key = "k" }, req = { url = "https://api.example.com/a?b=c" }, want = { path = "/a", query = { b = "c", d = false } } },
+  },]]))
+    assert(pol, count)
+    assert(count == 3)
+    refused(type_with(key .. "examples = { { cred = { kee = 'k' }, want = {} } },"), "example 1", "cred.kee")
+    refused(type_with(key .. "examples = { { cred = {}, want = { headrs = {} } } },"), "example 1", "headrs")
+    refused(type_with(key .. "examples = { { cred = {} } },"), "example 1 wants nothing")
+  end,
+
+  ["an example that loops is refused"] = function()
+    refused([[return { kind = "type", api = 1, name = "t", title = "T", apply = function() while true do end end,
+      examples = { { want = {} } } }]], "example 1", "instructions")
+  end,
+
+  ["what a policy does to its table later changes nothing"] = function()
+    local pol = compiled([[
+local me = { kind = "type", api = 1, name = "t", title = "T", strip = { headers = { "a" } },
+  fields = { { name = "key", secret = true } } }
+me.apply = function() me.strip.headers[1] = "b" me.fields[1].secret = false me.apply = nil end
+return me]])
+    assert(policy.apply(pol, fake_request {}, {}))
+    assert(policy.strip(pol, {}).headers[1] == "a" and pol.fields[1].secret and pol.apply)
+  end,
+
+  ["an error in apply is told apart from a refusal"] = function()
+    local function apply(body) return policy.apply(compiled((type_with(""):gsub("apply = .-end,", "apply = function(req, cred) " .. body .. " end,"))), fake_request {}, {}) end
+    assert(apply("") == true)
+    local ok, code, why = apply("error('broken')")
+    assert(not ok and code == "policy_failed") find(why, "policies/t.lua:3: broken")
+    ok, code, why = apply("return nil, 'no account'")
+    assert(not ok and code == "injection_failed" and why == "no account")
+    ok, code, why = apply("return 42")
+    assert(not ok and code == "policy_failed") find(why, "returned a number")
+    ok, code, why = apply("return {}")
+    assert(not ok and code == "policy_failed") find(why, "returned a table")
+    ok, code = apply("while true do pcall(error) end")
+    assert(not ok and code == "policy_failed")
+    ok, code = apply("local t = {} while true do t[#t + 1] = ('x'):rep(10000) .. #t end")
+    assert(not ok and code == "policy_failed")
+    ok, code = apply("return (('a'):rep(30000)):find('.-.-.-b')")
+    assert(not ok and code == "policy_failed")
+  end,
+
+  ["a strip function is checked each time"] = function()
+    local pol = compiled(type_with("  strip = function(cred) return cred.x end,"))
+    assert(policy.strip(pol, { x = { headers = { "a" } } }).headers[1] == "a")
+    local spec, code, why = policy.strip(pol, { x = { headers = "a" } })
+    assert(not spec and code == "policy_failed") find(why, "headers")
+    spec, code = policy.strip(pol, {})
+    assert(not spec and code == "policy_failed")
+  end,
+
+  ["refresh must return state of secrets, or say why not"] = function()
+    local function refresh(body)
+      local pol = compiled(type_with("  refresh = function(cred, net, deadline) " .. body .. " end,"))
+      return policy.refresh(pol, {}, { s = secret.of("t1") }, 0)
+    end
+    local state = refresh("return { secrets = { access_token = net.s }, expires_at = 5 }")
+    assert(state and state.expires_at == 5 and secret.is(state.secrets.access_token))
+    local ok, code, why = refresh("return nil, 'invalid_grant', 7")
+    assert(not ok and code == "invalid_grant" and why == 7)
+    ok, code, why = refresh("return { secrets = { access_token = 'plain' } }")
+    assert(not ok and code == "policy_failed") find(why, "access_token")
+    ok, code = refresh("return { token = net.s }")
+    assert(not ok and code == "policy_failed")
+    ok, code = refresh("return 'token'")
+    assert(not ok and code == "policy_failed")
+    ok, code = refresh("return")
+    assert(not ok and code == "policy_failed")
+    ok, code = refresh("while true do end")
+    assert(not ok and code == "policy_failed")
+  end,
+
+  ["net reaches the credential's own URLs and what the policy declares"] = function()
+    local pol = compiled(type_with([[
+  fields = { { name = "token_url", type = "url" } },
+  endpoints = { "https://login.example.com/token", "sts.example.org", "*.amazonaws.com" },]]))
+    local cred = { token_url = "https://auth.example.net:8443/oauth/token" }
+    for _, url in ipairs { "https://auth.example.net:8443/oauth/token", "https://auth.example.net:8443/revoke",
+        "https://login.example.com/token", "https://sts.example.org/any?x=y", "https://sts.eu.amazonaws.com/" } do
+      assert(policy.allows_url(pol, cred, url), url)
+    end
+    for _, url in ipairs { "https://auth.example.net/oauth/token", "http://auth.example.net:8443/oauth/token",
+        "https://login.example.com/other", "https://login.example.com.evil.test/token", "http://sts.example.org/",
+        "https://sts.example.org:8443/", "https://amazonaws.com/", "https://evilamazonaws.com/", "https://evil.test/",
+        "https://x@evil.test/", "https://169.254.169.254/", "file:///etc/passwd", "" } do
+      assert(not policy.allows_url(pol, cred, url), url)
+    end
+  end,
+
+  ["fields of a credential are checked by type"] = function()
+    local pol = compiled(type_with([[
+  fields = {
+    { name = "key", secret = true, required = true }, { name = "url", type = "url" },
+    { name = "n", type = "integer", min = 1, max = 9 }, { name = "on", type = "boolean" },
+    { name = "mode", type = "enum", values = { "a", "b" } }, { name = "scopes", type = "list" },
+    { name = "params", type = "map" }, { name = "extra", type = "map", secret = true }, { name = "cert", type = "pem" },
+    { name = "account", type = "document", split = { email = {}, private_key = { secret = true } } },
+  },]]))
+    local k = secret.of("k")
+    local function bad(field, values, part)
+      if field ~= "key" then values.key = k end
+      local ok, name, why = policy.check_credential(pol, values)
+      assert(not ok and name == field, tostring(name)) find(why, part)
+    end
+    assert(policy.check_credential(pol, { key = k, url = "https://example.com/", n = 5, on = false, mode = "b",
+      scopes = { "x" }, params = { a = "b" }, extra = { a = k }, cert = "-----BEGIN CERTIFICATE-----",
+      account = { email = "e", private_key = k } }))
+    assert(policy.check_credential(pol, { key = k, url = "http://127.0.0.1:9/token" }))
+    bad("key", {}, "is missing")
+    bad("key", { key = "plain" }, "is a secret")
+    bad("nope", { nope = 1 }, "no field of t")
+    bad("url", { url = "http://example.com/" }, "https://")
+    bad("url", { url = "https://" }, "URL")
+    bad("url", { url = k }, "is a text")
+    bad("n", { n = "5" }, "whole number")
+    bad("n", { n = 10 }, "at most 9")
+    bad("on", { on = "yes" }, "true or false")
+    bad("mode", { mode = "c" }, "one of a, b")
+    bad("scopes", { scopes = "x" }, "list")
+    bad("scopes", { scopes = { "a\nb" } }, "control byte")
+    bad("params", { params = { a = 1 } }, "member 'a'")
+    bad("extra", { extra = { a = "plain" } }, "no secret")
+    bad("cert", { cert = "x" }, "PEM")
+    bad("account", { account = { email = "e" } }, "private_key")
+    bad("account", { account = { email = "e", private_key = "plain" } }, "plain text")
+    bad("account", { account = k }, "taken apart")
+  end,
+
+  ["validate names the field and the reason"] = function()
+    local pol = compiled(type_with([[
+  fields = { { name = "a", default = "x" }, { name = "b" } },
+  validate = function(cred)
+    if cred.b == "loop" then while true do end end
+    if cred.b == "one" then return nil, "not one" end
+    if cred.a == cred.b then return nil, "b", "is the same as a" end
+    return true
+  end,]]))
+    assert(policy.check_credential(pol, { b = "y" }))
+    local ok, field, why = policy.check_credential(pol, { b = "x" })
+    assert(not ok and field == "b" and why == "is the same as a")
+    ok, field, why = policy.check_credential(pol, { b = "one" })
+    assert(not ok and field == nil and why == "not one")
+    ok, _, why = policy.check_credential(pol, { b = "loop" })
+    assert(not ok) find(why, "instructions")
+  end,
+
+  ["a record becomes the policy's view, defaults with it"] = function()
+    local pol = compiled(type_with([[
+  fields = { { name = "key", secret = true }, { name = "mode", default = "m" }, { name = "list", type = "list", default = { "d" } },
+    { name = "extra", type = "map", secret = true },
+    { name = "doc", type = "document", split = { email = {}, private_key = { secret = true } } } },]]))
+    local k = secret.of("k")
+    local rec = { fields = {}, split = { doc = { email = "e" } },
+      secrets = { ["f/key"] = k, ["f/doc/private_key"] = k, ["f/extra/a"] = k, ["h/x-other"] = k } }
+    local cred = policy.record_view(pol, rec, { access_token = k })
+    assert(cred.key == k and cred.mode == "m" and cred.list[1] == "d" and cred.extra.a == k)
+    assert(cred.doc.email == "e" and cred.doc.private_key == k and cred.state.access_token == k)
+    assert(cred["x-other"] == nil and rec.split.doc.private_key == nil)
+    cred.list[1] = "changed"
+    assert(policy.record_view(pol, rec).list[1] == "d", "a view is the request's own")
+  end,
+
+  ["versions are kept, a rollback is one write"] = function()
+    with_store(function(store)
+      local v1, v2 = type_with(key), type_with(key .. "\n  help = 'two',")
+      assert(policy.load("t") == nil)
+      assert(policy.put("t", v1, "first", 100) == 1)
+      assert(policy.load("t") and policy.source("t") == v1)
+      assert(policy.put("t", v2, "second", 200) == 2)
+      assert(policy.load("t").help == "two")
+      assert(#store.commits[2] == 2 and store.commits[2][1].plain.saved_at == 200)
+      local history = policy.history("t")
+      assert(#history == 2 and history[1].note == "first" and history[2].active and not history[1].active)
+      assert(policy.rollback("t") == 1)
+      assert(#store.commits[3] == 1)
+      assert(policy.load("t").help == nil and policy.source("t", 2) == v2)
+      assert(policy.rollback("t") == nil, "nothing before the first, and no built-in one")
+      assert(policy.rollback("t", 2) == 2 and policy.load("t").help == "two")
+      assert(policy.put("t", v1, "third") == 3)
+      assert(policy.list()[1].name and policy.history("t")[3].active)
+    end)
+  end,
+
+  ["a refused policy leaves what served before"] = function()
+    with_store(function(store)
+      assert(policy.put("t", type_with(key)) == 1)
+      local n, why = policy.put("t", type_with("aply = 1"))
+      assert(n == nil) find(why, "policies/t.lua:4:")
+      assert(#store.commits == 1 and policy.load("t"))
+      store.now = "full"
+      n, why = policy.put("t", type_with(key .. "help = 'x',"))
+      assert(n == nil) find(why, "full")
+      assert(policy.load("t").help == nil)
+    end)
+  end,
+
+  ["an unedited policy follows the binary; an edited one says when the default moved on"] = function()
+    with_store(function(store)
+      local function status()
+        for _, p in ipairs(policy.list()) do if p.name == "bearer" then return p.status, p.version end end
+      end
+      local default = sandbox.default_source("bearer")
+      assert(status() == "default")
+      assert(policy.put("bearer", default .. "-- mine\n") == 1)
+      assert(status() == "edited")
+      local edited = store.data["bearer/000001"]
+      edited.base = ("0"):rep(64)
+      assert(status() == "edited; the default has changed since")
+      assert(policy.rollback("bearer") == 0 and status() == "default")
+      assert(policy.rollback("bearer", 1) == 1)
+      assert(policy.put("bearer", default) == 0, "the default's own text follows the binary again")
+      assert(policy.history("bearer")[1].version == 0 and policy.history("bearer")[1].active)
+      assert(policy.rollback("bearer") == nil)
+      assert(policy.rollback("bearer", 9) == nil)
+    end)
+  end,
+
+  ["a damaged record is refused by name, and the rest is listed"] = function()
+    with_store(function(store)
+      assert(policy.put("t", type_with(key)) == 1)
+      local peek = store.peek
+      store.peek = function(db, k)
+        if k == "t" then return nil, "damaged" end
+        return peek(db, k)
+      end
+      store.generation = function() return 99, 1 end
+      local pol, why = policy.load("t")
+      assert(pol == nil) find(why, "policies/t.lua: its record is damaged")
+      local seen
+      for _, p in ipairs(policy.list()) do seen = seen or p.name == "t" and p.status end
+      assert(seen == "damaged")
+    end)
+  end,
+
+  ["policy names are file names"] = function()
+    for _, name in ipairs { "", "A", "../x", "a/b", "a.b", "-a", ("a"):rep(41), "1a" } do
+      assert(not policy.name_ok(name), name)
+      assert(policy.load(name) == nil)
+    end
+    assert(policy.name_ok("oauth_client_credentials"))
+  end,
+
+  ["a policy cannot reach another credential"] = function()
+    -- It gets its own view and no way to ask for another: no store, no require, nothing global that is written.
+    local pol = compiled((type_with(""):gsub("apply = .-end,", [[apply = function(req, cred)
+      return nil, tostring(store) .. tostring(require) .. tostring(cred.other) .. tostring(package) end,]])))
+    local _, _, why = policy.apply(pol, fake_request {}, { key = 1 })
+    assert(why == "nilnilnilnil")
+    local leak = compiled((type_with(""):gsub("apply = .-end,", "apply = function(req, cred) kept = cred end,")))
+    local ok, code, message = policy.apply(leak, fake_request {}, {})
+    assert(not ok and code == "policy_failed") find(message, "global 'kept' cannot be set")
+  end,
+
+  ["a secret stays a handle in a policy's hands"] = function()
+    local function apply(body)
+      local pol = compiled((type_with(""):gsub("apply = .-end,", function() return "apply = function(req, cred) " .. body .. " end," end)))
+      local set = {}
+      local ok, code, why = policy.apply(pol, fake_request(set), { key = secret.of("canary-7f3a") })
+      assert(not tostring(why):find("canary", 1, true))
+      return ok, set, code, why
+    end
+    for _, body in ipairs { "return nil, tostring(cred.key)", "error(cred.key)", "return nil, ('%s'):format(cred.key)",
+        "return nil, #cred.key .. ''", "return nil, cred.key:sub(1, 1)", "return nil, ('x'):rep(cred.key)",
+        "return nil, table.concat({ cred.key })", "return nil, lpeg.match(lpeg.C(1), cred.key)", "return nil, (cred.key):byte()",
+        "return nil, next(cred.key)", "return nil, cred.key", "if cred.key < 'd' then return nil, 'less' end" } do
+      local ok, _, code, why = apply(body)
+      assert(not ok and code == "policy_failed", body .. ": " .. tostring(why))
+    end
+    local ok, set = apply("req.headers:set('authorization', 'Bearer ' .. cred.key)")
+    assert(ok and secret.is(set.authorization))
+  end,
+}

@@ -1,0 +1,268 @@
+--- The sandbox that policies run in (proxy.c, section lua): what they can reach, and what they can use up.
+-- Each attack is a policy's text, run as the runtime runs it.
+local sandbox = require "sandbox"
+
+local function load_text(source, extra)
+  return assert(sandbox.load(source, "@policies/attack.lua", sandbox.env(extra or {})))
+end
+
+-- ok, result or message, why
+local function run(source, ...) return sandbox.call("attack", load_text(source), ...) end
+
+local function value(source, ...)
+  local ok, v = run(source, ...)
+  assert(ok, v)
+  return v
+end
+
+local function refused(source, text)
+  local ok, message, why = run(source)
+  assert(not ok, "it ran: " .. source)
+  assert(message:find(text, 1, true), ("'%s' does not say '%s'"):format(message, text))
+  return why
+end
+
+local function stopped(source, why)
+  local ok, message, got = run(source)
+  assert(not ok, "it ended by itself: " .. source)
+  assert(got == why, ("stopped by %s, not %s: %s"):format(got, why, message))
+  -- The next policy has an allowance of its own.
+  assert(value("local n = 0 for i = 1, 1000 do n = n + i end return n") == 500500)
+end
+
+return {
+  ["an endless loop is stopped by the budget"] = function() stopped("while true do end", "budget") end,
+
+  ["an endless loop inside pcall is stopped too"] = function()
+    stopped("while true do pcall(function() while true do end end) end", "budget")
+    stopped("local function f() return pcall(f) end while true do f() end", "budget")
+    stopped("local function f() pcall(f) pcall(f) end f() while true do end", "budget")
+  end,
+
+  ["pcall cannot hide the budget: what follows it never runs"] = function()
+    local after = false
+    local fn = load_text("local mark = ... pcall(function() while true do end end) mark()")
+    local ok, _, why = sandbox.call("attack", fn, function() after = true end)
+    assert(not ok and why == "budget")
+    assert(not after)
+  end,
+
+  ["a policy has no way to a finalizer: no __gc to loop in"] = function()
+    assert(value("return setmetatable == nil and getmetatable == nil and rawset == nil"))
+    refused("setmetatable({}, { __gc = function() while true do end end })", "setmetatable")
+  end,
+
+  ["callbacks of C functions count"] = function()
+    stopped("table.sort({ 3, 2, 1 }, function() while true do end end)", "budget")
+    stopped("('x'):gsub('x', function() while true do end end)", "budget")
+    stopped("lpeg.match(lpeg.P'x' / function() while true do end end, 'x')", "budget")
+    stopped("lpeg.match(lpeg.Cmt(1, function() while true do end end), 'x')", "budget")
+  end,
+
+  ["a pattern bomb is stopped"] = function()
+    stopped("return (('a'):rep(20000)):find('.-.-.-.-b')", "budget")
+    stopped("return (('a'):rep(20000)):match('a*a*a*a*b')", "budget")
+    stopped("return (('a'):rep(20000)):gsub('.-.-.-b', '')", "budget")
+    stopped("for _ in (('a'):rep(20000)):gmatch('.-.-.-b') do end", "budget")
+    stopped("return string.find(('a'):rep(20000), ('a?'):rep(180) .. ('.-'):rep(10) .. 'b')", "budget")
+    refused("return string.find(('x'):rep(1000), ('x?'):rep(300))", "pattern too complex")
+  end,
+
+  ["honest patterns on long subjects run"] = function()
+    assert(value("return #(('a b '):rep(20000)):gsub('%s+', ' ')") == 80000)
+    assert(value("return (' '):rep(1000) .. 'x' == ((' '):rep(1000) .. 'x'):match('^(.-)$')"))
+    assert(value("return ((' '):rep(3000) .. 'x' .. (' '):rep(3000)):match('^%s*(.-)%s*$')") == "x")
+  end,
+
+  ["a memory hog is stopped"] = function()
+    stopped("local t = {} while true do t[#t + 1] = ('x'):rep(1000) .. #t end", "memory")
+    stopped("local s = 'x' while true do s = s .. s end", "memory")
+    stopped("local t = {} while true do pcall(function() t[#t + 1] = ('x'):rep(100000) .. #t end) end", "memory")
+    stopped("local s = 'x' while true do pcall(function() s = s .. s end) end", "memory")
+    stopped("local s = ('x'):rep(7000000) return table.concat({ s, s })", "memory")
+  end,
+
+  ["string.rep is refused before it asks for memory"] = function()
+    assert(refused("return ('x'):rep(1 << 40)", "too large") == "error")
+    assert(refused("return ('x'):rep(math.maxinteger, 'y')", "too large") == "error")
+    assert(value("return ('x'):rep(-1) .. (''):rep(math.maxinteger) .. ('ab'):rep(2, '-')") == "ab-ab")
+  end,
+
+  ["string.format is bounded"] = function()
+    refused("return ('%1000d'):format(1)", "invalid conversion")
+    stopped("local s = ('x'):rep(7000000) return ('%s%s'):format(s, s)", "memory")
+  end,
+
+  ["table.move over a range of nothing is refused or counted"] = function()
+    refused("table.move({}, 1, math.maxinteger - 1, 2)", "too many")
+    stopped("for i = 1, 100 do table.move({}, 1, 1000000, 2) end", "budget")
+  end,
+
+  ["slow C calls are stopped by the clock"] = function()
+    stopped("local t = {} for i = 1, 400000 do t[i] = i end while true do table.insert(t, 1, 0) table.remove(t, 1) end", "time")
+  end,
+
+  ["deep recursion ends in an error"] = function()
+    collectgarbage()  -- a finalizer that finds no C stack left fails (Lua does so): LPeg's patterns would leak
+    stopped("local function f(n) return 1 + f(n + 1) end return pcall(f, 1)", "memory")
+    assert(refused("local function f(s) return (s:gsub('.', f)) end return f('x')", "C stack overflow") == "error")
+    assert(value("local function f(n) local ok = pcall(f, n + 1) return true end return f(1)"))
+  end,
+
+  ["nothing leads outside"] = function()
+    for _, name in ipairs { "io", "os", "debug", "package", "require", "load", "loadstring", "loadfile", "dofile", "_G",
+        "coroutine", "collectgarbage", "setmetatable", "getmetatable", "rawget", "rawset", "rawequal", "rawlen", "print",
+        "warn", "xpcall", "sandbox", "store", "host", "net", "http_client", "arg", "_VERSION" } do
+      assert(value(("return %s == nil"):format(name)), name)
+    end
+    for _, name in ipairs { "string.dump", "math.random", "math.randomseed", "lpeg.setmaxstack", "lpeg.ptree", "lpeg.pcode" } do
+      assert(value(("return %s == nil"):format(name)), name)
+    end
+  end,
+
+  ["what it may name is there"] = function()
+    for _, name in ipairs { "assert", "error", "ipairs", "next", "pairs", "pcall", "select", "tonumber", "tostring", "type",
+        "math.floor", "string.format", "table.concat", "utf8.char", "lpeg.P" } do
+      assert(value(("return type(%s) == 'function'"):format(name)), name)
+    end
+    assert(value("return lpeg.match(lpeg.C(lpeg.R'az'^1), 'abc1')") == "abc")
+    assert(value("return lpeg.P'a':match('a')") == 2)
+    assert(value("local n = 0 for _, v in ipairs { 1, 2 } do n = n + v end return n") == 3)
+  end,
+
+  ["bytecode is not loaded"] = function()
+    local fn, why = sandbox.load("\27Lua\x54\0", "@policies/attack.lua", {})
+    assert(fn == nil and why:find("binary", 1, true))
+    assert(string.dump == nil)
+  end,
+
+  ["the string metatable is out of reach"] = function()
+    assert(value("return (''):len() == 0 and (''):rep(2) == '' and (('').__index) == nil and (('').dump) == nil"))
+    refused("('').x = 1", "attempt to index a string value")
+    assert(value("return lpeg.P'a'.setmaxstack == nil and lpeg.P'a'.__index == nil"))
+  end,
+
+  ["libraries and globals are read-only"] = function()
+    refused("string.format = nil", "'format' cannot be set: libraries are read-only")
+    refused("lpeg.x = 1", "read-only")
+    refused("x = 1", "global 'x' cannot be set")
+    refused("string = {}", "global 'string' cannot be set")
+    refused("_ENV.string = {}", "global 'string' cannot be set")
+    refused("_ENV[1] = 1", "cannot be set")
+    refused("table.insert(string, 1)", "cannot be set")
+    refused("table.insert(_ENV, 1)", "cannot be set")
+    refused("table.move({ 1 }, 1, 1, 1, math)", "cannot be set")
+    refused("function string.len() return 0 end", "read-only")
+    assert(value("return next(string) == nil and next(_ENV) == nil"))
+    assert(value("for _ in pairs(string) do return false end return true"))
+  end,
+
+  ["table functions do not change a library"] = function()
+    run("table.sort(string) table.remove(string) table.sort(_ENV)")
+    assert(value("return ('%d'):format(1)") == "1")
+    assert(string.format("%d", 1) == "1")
+  end,
+
+  ["a module given to policies is a copy"] = function()
+    local mine = { f = function() return "mine" end }
+    local fn = load_text("m.f = nil", { m = mine })
+    assert(not sandbox.call("attack", fn))
+    mine.f = function() return "changed" end
+    assert(mine.f() == "changed")
+    assert(not pcall(sandbox.env, { m = { t = {} } }), "a table in a module would be shared")
+  end,
+
+  ["two policies share nothing"] = function()
+    local one = load_text("local n = 0 return function() n = n + 1 return n, string end")
+    local _, f = sandbox.call("one", one)
+    local _, g = sandbox.call("two", load_text("return function() return string end"))
+    local _, _, s1 = sandbox.call("one", f)
+    local _, s2 = sandbox.call("two", g)
+    assert(s1 ~= s2)
+  end,
+
+  ["an error object that is no text is told as such"] = function()
+    assert(refused("error({ secret = 1 })", "the error is a table") == "error")
+    assert(refused("error(nil)", "the error is a nil") == "error")
+    assert(refused("error()", "the error is a nil") == "error")
+  end,
+
+  ["a long message is cut"] = function()
+    local _, message = run("error(('x'):rep(100000))")
+    assert(#message <= 400)
+  end,
+
+  ["an error names file and line"] = function()
+    refused("\n\nlocal x = nil\nreturn x.y", "policies/attack.lua:4:")
+  end,
+
+  ["results come through, nils too"] = function()
+    local r = table.pack(run("return ..., nil, 3", 1))
+    assert(r.n == 4 and r[1] == true and r[2] == 1 and r[3] == nil and r[4] == 3)
+  end,
+
+  ["calls nest, each with its allowance"] = function()
+    local fn = load_text("local inner = ... local ok, why = inner() local n = 0 for i = 1, 1000 do n = n + 1 end return ok, why")
+    local ok, inner_ok, why = sandbox.call("outer", fn, function()
+      local ok, _, why = sandbox.call("inner", load_text("while true do end"))
+      return ok, why
+    end)
+    assert(ok and inner_ok == false and why == "budget")
+  end,
+
+  ["the runtime's own code goes on after a policy was stopped"] = function()
+    local ok, _, why = sandbox.run(function() while true do end end)
+    assert(not ok and why == "budget")
+    local n = 0
+    for i = 1, 3000000 do n = n + i % 2 end
+    assert(n == 1500000)
+  end,
+
+  ["a policy cannot wait where it may not"] = function()
+    local time = require "time"
+    if not time.sleep then return end
+    local ok, message = sandbox.call("attack", time.sleep, 1)
+    assert(not ok and message:find("cannot wait", 1, true), message)
+  end,
+
+  ["sandbox.wait gives each resume its allowance"] = function()
+    local time = require "time"
+    if not time.sleep then return end
+    local ok, v = sandbox.wait("patient", function()
+      for _ = 1, 3 do
+        for _ = 1, 300000 do end
+        time.sleep(1)
+      end
+      return "done"
+    end)
+    assert(ok and v == "done", v)
+    local bad, _, why = sandbox.wait("patient", function() time.sleep(1) while true do end end)
+    assert(not bad and why == "budget")
+    bad, _, why = sandbox.wait("patient", function() pcall(time.sleep, 1) error("after") end)
+    assert(not bad and why == "error")
+    assert(value("return 1") == 1)
+  end,
+
+  ["patterns mean what Lua's mean"] = function()
+    assert(("key = value"):match("^(%w+)%s*=%s*(%w+)$") == "key")
+    assert(("THE (quick) fox"):find("%((%a+)%)") == 5)
+    assert(("hello world"):gsub("o", "0", 1) == "hell0 world")
+    assert(("$name is $x"):gsub("%$(%w+)", { name = "lua" }) == "lua is $x")
+    assert(("abc"):gsub("%w", "%0%0") == "aabbcc")
+    assert(("x = [[a]b]]"):match("%b[]") == "[[a]b]")
+    assert(("THE (quick) fox"):gsub("%f[%a]%a+", string.lower) == "the (quick) fox")
+    assert(("  x"):find("x", 1, true) == 3 and ("a.b"):find(".", 2, true) == 2)
+    assert(("abc"):find("b", -1) == nil and ("abc"):find("", 10) == nil and ("abc"):find("", 4) == 4)
+    assert(("aXb"):match("()X()") == 2)
+    assert(("[]]"):match("[]]+") == "]]" and ("a-b"):match("[a%-]+") == "a-")
+    assert(("abab"):match("^(ab)%1$") == "ab")
+    assert(("abc"):gsub("", "-") == "-a-b-c-")
+    local n = 0
+    for k, v in ("a=1, b=2"):gmatch("(%w+)=(%w+)") do n = n + (k == "a" and v == "1" and 1 or k == "b" and 10 or 100) end
+    assert(n == 11)
+    for _, bad in ipairs { "(", "%", "[a", "%b", "%f", "(()", ".)", "%1" } do
+      assert(not pcall(string.find, "a", bad), bad)
+    end
+    assert(not pcall(string.gsub, "a", "a", "%2") and not pcall(string.gsub, "a", "a", "%x"))
+  end,
+}

@@ -1,0 +1,1339 @@
+/* The store (section `store` of proxy.c): sealing, damage, faults, crashes, backup, request log.
+ * Every case makes a data directory of its own below one temporary directory. */
+#include <stddef.h>
+static size_t test_map = (size_t)256 << 20;     /* a case may make it small */
+#define STORE_MAP_SIZE test_map
+#ifndef SALLYPORT_UNIT
+#define SALLYPORT_UNIT
+#endif
+#include PROXY_C
+#include <ftw.h>
+
+static int passed, failed;
+static char tmp[64];            /* the temporary directory */
+static char home[128];          /* of this case */
+static struct buf why;
+
+#define CHECK(cond) check((cond), __func__, #cond, __LINE__)
+static void
+check(bool ok, const char *test, const char *what, int line)
+{
+	if (ok)
+		passed++;
+	else
+		printf("not ok %d - %s: line %d: %s (why: %.*s)\n", ++failed + passed, test, line, what,
+		    (int)why.n, why.p != NULL ? why.p : "");
+}
+
+static void
+fresh_home(void)
+{
+	static int n;
+
+	store_close();
+	logstore_close();
+	snprintf(home, sizeof home, "%s/%d", tmp, n++);
+}
+
+static void
+fresh(void)
+{
+	fresh_home();
+	CHECK(store_init(home, &why) == STORE_OK);
+}
+
+static const char *
+in_home(const char *name)
+{
+	static char path[256];
+
+	snprintf(path, sizeof path, "%s/%s", home, name);
+	return path;
+}
+
+static int64_t
+soon(int64_t ms)
+{
+	return clock_read(CLOCK_MONOTONIC) + ms;
+}
+
+static enum store_err
+commit(struct store_batch *b, uint64_t *version)
+{
+	enum store_err err = store_commit_now(b, soon(2000));
+
+	if (version != NULL)
+		*version = b->version;
+	store_batch_free(b);
+	return err;
+}
+
+static enum store_err
+put(enum store_db db, const char *key, const char *plain, const char *secret, uint64_t version)
+{
+	struct store_batch *b = store_batch_new();
+
+	CHECK(store_batch_put(b, db, slice_of(key), slice_of(plain), version, false, 0) == STORE_OK);
+	if (secret != NULL)
+		CHECK(store_batch_secret(b, SLICE("f/key"), secret, strlen(secret)) == STORE_OK);
+	return commit(b, NULL);
+}
+
+static bool
+secret_is(enum store_db db, const char *key, const char *name, const char *want)
+{
+	struct store_record r;
+	struct store_seal s;
+	char out[256];
+	bool ok = store_read(db, slice_of(key), &r) == STORE_OK && store_seal_find(r.seals, slice_of(name), &s) &&
+	    s.text.n < sizeof out && store_unseal(db, slice_of(key), &s, out) == STORE_OK &&
+	    slice_eq((struct slice){out, s.text.n}, slice_of(want));
+
+	store_read_reset();
+	return ok;
+}
+
+static bool
+plain_is(enum store_db db, const char *key, const char *want)
+{
+	struct store_record r;
+	bool ok = store_read(db, slice_of(key), &r) == STORE_OK && slice_eq(r.plain, slice_of(want));
+
+	store_read_reset();
+	return ok;
+}
+
+static enum store_err
+read_err(enum store_db db, const char *key)
+{
+	struct store_record r;
+	enum store_err err = store_read(db, slice_of(key), &r);
+
+	store_read_reset();
+	return err;
+}
+
+/* As somebody with the disk in hand would: past the store. */
+static void
+raw_put(enum store_db db, struct slice key, struct slice value)
+{
+	MDB_txn *txn;
+	MDB_val k = store_val(key), v = store_val(value);
+
+	store_read_reset();
+	if (mdb_txn_begin(store.env, NULL, 0, &txn) != 0 || mdb_put(txn, store.dbi[db], &k, &v, 0) != 0 ||
+	    mdb_txn_commit(txn) != 0)
+		CHECK(!"raw_put");
+}
+
+static size_t
+raw_get(enum store_db db, struct slice key, char out[8192])
+{
+	struct slice v = {NULL, 0};
+
+	CHECK(store_read_begin() == STORE_OK);
+	CHECK(store_raw_get(store.reader.txn, db, key, &v) == STORE_OK);
+	CHECK(v.n <= 8192);
+	memcpy(out, v.p, v.n);
+	store_read_reset();
+	return v.n;
+}
+
+static void
+unsynced(void)
+{
+	mdb_env_set_flags(store.env, MDB_NOSYNC, 1);
+}
+
+static void
+file_write(const char *path, const void *p, size_t n, mode_t mode)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	CHECK(fd >= 0 && write(fd, p, n) == (ssize_t)n && fchmod(fd, mode) == 0);
+	close(fd);
+}
+
+static size_t
+file_read(const char *path, char **out)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY);
+
+	CHECK(fd >= 0 && fstat(fd, &st) == 0);
+	*out = malloc((size_t)st.st_size + 1);
+	CHECK(read(fd, *out, (size_t)st.st_size) == st.st_size);
+	close(fd);
+	return (size_t)st.st_size;
+}
+
+static bool
+file_has(const char *path, const char *what)
+{
+	char *text;
+	size_t n = file_read(path, &text);
+	bool has = memmem(text, n, what, strlen(what)) != NULL;
+
+	free(text);
+	return has;
+}
+
+static unsigned
+mode_of(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 ? st.st_mode & 07777 : 0;
+}
+
+/* ---- cases */
+
+static void
+init_makes_private_files_and_never_overwrites(void)
+{
+	char *key, *again;
+	size_t n;
+
+	fresh();
+	CHECK(mode_of(home) == 0700 && mode_of(in_home("store")) == 0700 && mode_of(in_home("log")) == 0700);
+	CHECK(mode_of(in_home("key")) == 0600 && mode_of(in_home("store/data.mdb")) == 0600);
+	CHECK(put(DB_BUNDLE, "default", "{}", NULL, 0) == STORE_OK);
+	n = file_read(in_home("key"), &key);
+	CHECK(store_init(home, &why) == STORE_EXISTS);
+	CHECK(file_read(in_home("key"), &again) == n && memcmp(key, again, n) == 0);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_BUNDLE, "default", "{}"));
+	free(key);
+	free(again);
+}
+
+static void
+init_goes_on_after_a_killed_one(void)
+{
+	char *key, *again;
+	size_t n;
+
+	fresh_home();
+	CHECK(store_make_dirs(home, &why) == STORE_OK && store_env_open(home, &why) == STORE_OK);
+	store_close();
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_ABSENT);
+	file_write(in_home("key"), "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n", 65, 0600);
+	n = file_read(in_home("key"), &key);
+	CHECK(store_init(home, &why) == STORE_OK);
+	CHECK(file_read(in_home("key"), &again) == n && memcmp(key, again, n) == 0);
+	free(key);
+	free(again);
+}
+
+static void
+sealing_round_trip(void)
+{
+	static char big[200000];
+	struct store_batch *b;
+	struct store_record r;
+	struct store_seal s;
+	char *out = malloc(sizeof big);
+
+	fresh();
+	memset(big, 'x', sizeof big);
+	b = store_batch_new();
+	CHECK(store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{\"a\":1}"), 0, false, 0) == STORE_OK);
+	CHECK(store_batch_secret(b, SLICE("f/key"), "k-1", 3) == STORE_OK);
+	CHECK(store_batch_secret(b, SLICE("f/empty"), "", 0) == STORE_OK);
+	CHECK(store_batch_secret(b, SLICE("f/big"), big, sizeof big) == STORE_OK);
+	CHECK(store_batch_secret(b, SLICE("f/big"), big, 1) == STORE_INVALID);
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(plain_is(DB_CREDENTIAL, "c", "{\"a\":1}"));
+	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "k-1") && secret_is(DB_CREDENTIAL, "c", "f/empty", ""));
+	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && r.nseals == 3 && r.verified);
+	CHECK(store_seal_find(r.seals, SLICE("f/big"), &s));
+	CHECK(s.text.n == sizeof big && store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_OK);
+	CHECK(memcmp(out, big, sizeof big) == 0);
+	free(out);
+	store_read_reset();
+}
+
+static void
+bounds_are_kept(void)
+{
+	static char long_key[STORE_KEY_MAX + 2];
+	struct store_batch *b = store_batch_new();
+
+	fresh();
+	memset(long_key, 'k', sizeof long_key - 1);
+	CHECK(store_batch_del(b, DB_STATE, slice_of(long_key), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_del(b, DB_STATE, SLICE(""), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_del(b, DB_META, STORE_K_FORMAT, STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_del(b, DB_STATE, SLICE("a\0b"), STORE_ANY) == STORE_INVALID);
+	long_key[STORE_KEY_MAX] = '\0';
+	CHECK(store_batch_put(b, DB_STATE, slice_of(long_key), SLICE("{}"), 0, false, 0) == STORE_OK);
+	CHECK(commit(b, NULL) == STORE_OK && plain_is(DB_STATE, long_key, "{}"));
+	CHECK(read_err(DB_META, "\1format") == STORE_ABSENT && read_err(DB_STATE, "") == STORE_ABSENT);
+}
+
+static void
+every_flipped_byte_of_a_record_is_noticed(void)
+{
+	char rec[8192];
+	size_t n;
+	int unnoticed = 0;
+
+	fresh();
+	CHECK(put(DB_CREDENTIAL, "c", "{\"hosts\":[\"api.example.com\"]}", "canary", 0) == STORE_OK);
+	CHECK(put(DB_CREDENTIAL, "d", "{}", "other", 0) == STORE_OK);
+	unsynced();
+	n = raw_get(DB_CREDENTIAL, SLICE("c"), rec);
+	for (size_t i = 0; i < n; i++) {
+		rec[i] ^= (char)(1 << i % 8);
+		raw_put(DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n});
+		unnoticed += read_err(DB_CREDENTIAL, "c") != STORE_DAMAGED;
+		rec[i] ^= (char)(1 << i % 8);
+	}
+	CHECK(unnoticed == 0);
+	for (size_t i = 0; i < n; i++) {
+		raw_put(DB_CREDENTIAL, SLICE("c"), (struct slice){rec, i});
+		unnoticed += read_err(DB_CREDENTIAL, "c") != STORE_DAMAGED;
+	}
+	CHECK(unnoticed == 0);
+	CHECK(secret_is(DB_CREDENTIAL, "d", "f/key", "other"));        /* the rest serves on */
+	raw_put(DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n});
+	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "canary"));
+}
+
+static void
+records_put_in_anothers_place_are_noticed(void)
+{
+	char rec[8192];
+	size_t n;
+
+	fresh();
+	CHECK(put(DB_CREDENTIAL, "c", "{}", "canary", 0) == STORE_OK);
+	CHECK(put(DB_CREDENTIAL, "d", "{}", "other", 0) == STORE_OK);
+	n = raw_get(DB_CREDENTIAL, SLICE("c"), rec);
+	raw_put(DB_CREDENTIAL, SLICE("d"), (struct slice){rec, n});
+	raw_put(DB_STATE, SLICE("c"), (struct slice){rec, n});
+	CHECK(read_err(DB_CREDENTIAL, "d") == STORE_DAMAGED);
+	CHECK(read_err(DB_STATE, "c") == STORE_DAMAGED);
+	CHECK(read_err(DB_CREDENTIAL, "c") == STORE_OK);
+}
+
+/* Even with a right tag (it cannot be made without the key): a sealed field opens under its name only. */
+static void
+sealed_fields_do_not_open_under_another_name(void)
+{
+	struct store_batch *b;
+	struct store_record r;
+	struct store_seal s;
+	char rec[8192], out[16];
+	size_t n;
+	char *at;
+
+	fresh();
+	b = store_batch_new();
+	store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{}"), 0, false, 0);
+	store_batch_secret(b, SLICE("f/one"), "1", 1);
+	store_batch_secret(b, SLICE("f/two"), "2", 1);
+	CHECK(commit(b, NULL) == STORE_OK);
+	n = raw_get(DB_CREDENTIAL, SLICE("c"), rec);
+	at = memmem(rec, n, "f/one", 5);
+	memcpy(at, "f/two", 5);
+	at = memmem(at + 5, n - (size_t)(at + 5 - rec), "f/two", 5);
+	memcpy(at, "f/one", 5);
+	store_tag(store_keys_of(store.keys), DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n - STORE_TAG},
+	    (uint8_t *)rec + n - STORE_TAG);
+	raw_put(DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n});
+	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK);
+	CHECK(store_seal_find(r.seals, SLICE("f/one"), &s));
+	CHECK(store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_DAMAGED && out[0] == 0);
+	store_read_reset();
+}
+
+static void
+a_damaged_record_can_be_replaced_or_removed_only(void)
+{
+	struct store_batch *b;
+	uint64_t v;
+
+	fresh();
+	CHECK(put(DB_STATE, "s", "{}", "canary", 0) == STORE_OK);
+	v = store.reader.live;
+	raw_put(DB_STATE, SLICE("s"), SLICE("rubbish"));
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("s"), SLICE("{}"), STORE_ANY, true, 0);
+	CHECK(commit(b, &v) == STORE_DAMAGED);
+	CHECK(put(DB_STATE, "s", "{}", NULL, 5) == STORE_DAMAGED);
+	CHECK(put(DB_STATE, "s", "{}", NULL, 0) == STORE_CONFLICT);
+	CHECK(put(DB_STATE, "s", "{\"new\":1}", NULL, STORE_ANY) == STORE_OK);
+	CHECK(plain_is(DB_STATE, "s", "{\"new\":1}"));
+	raw_put(DB_STATE, SLICE("s"), SLICE("rubbish"));
+	b = store_batch_new();
+	store_batch_del(b, DB_STATE, SLICE("s"), STORE_ANY);
+	CHECK(commit(b, NULL) == STORE_OK && read_err(DB_STATE, "s") == STORE_ABSENT);
+}
+
+static void
+key_file_errors_are_named_and_nothing_is_written(void)
+{
+	static const char other[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n";
+	char *key, *before, *after;
+	size_t kn, bn;
+
+	fresh();
+	CHECK(put(DB_CREDENTIAL, "c", "{}", "canary", 0) == STORE_OK);
+	store_close();
+	kn = file_read(in_home("key"), &key);
+	bn = file_read(in_home("store/data.mdb"), &before);
+	unlink(in_home("key"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_KEY_ABSENT);
+	CHECK(store_init(home, &why) == STORE_EXISTS && access(in_home("key"), F_OK) != 0);
+	file_write(in_home("key"), other, sizeof other - 1, 0600);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_WRONG_KEY);
+	file_write(in_home("key"), key, kn - 10, 0600);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_KEY_MODE);
+	file_write(in_home("key"), key, kn, 0644);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_KEY_MODE);
+	file_write(in_home("key"), key, kn, 0600);
+	if (geteuid() == 0) {
+		CHECK(chown(in_home("key"), 12345, 12345) == 0);
+		CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NOT_OWNER);
+		CHECK(chown(in_home("key"), 0, 0) == 0 && chown(in_home("store/data.mdb"), 12345, 12345) == 0);
+		CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NOT_OWNER);
+		CHECK(chown(in_home("store/data.mdb"), 0, 0) == 0);
+	}
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	store_close();
+	CHECK(file_read(in_home("store/data.mdb"), &after) == bn && memcmp(before, after, bn) == 0);
+	free(key);
+	free(before);
+	free(after);
+}
+
+static void
+without_the_key_names_are_readable_and_secrets_are_not(void)
+{
+	struct store_batch *b;
+	struct store_record r;
+	struct store_seal s;
+	char c, out[16];
+
+	fresh();
+	CHECK(put(DB_CREDENTIAL, "c", "{\"a\":1}", "canary", 0) == STORE_OK);
+	unlink(in_home("key"));
+	CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK);
+	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && !r.verified && r.nseals == 1);
+	CHECK(store_seal_find(r.seals, SLICE("f/key"), &s));
+	CHECK(store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_LOCKED);
+	store_read_reset();
+	b = store_batch_new();
+	store_batch_del(b, DB_CREDENTIAL, SLICE("c"), STORE_ANY);
+	CHECK(commit(b, NULL) == STORE_LOCKED);
+	CHECK(store_derive(SLICE("x"), &c, 1) == STORE_LOCKED);
+}
+
+static void
+stores_that_are_newer_damaged_or_no_store_are_refused(void)
+{
+	char *file;
+	size_t n;
+
+	fresh();
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\2"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NEWER);
+	fresh();
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("1"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	fresh();
+	raw_put(DB_META, STORE_K_DATAKEY, SLICE("1"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	fresh();
+	store_close();
+	n = file_read(in_home("store/data.mdb"), &file);
+	CHECK(truncate(in_home("store/data.mdb"), 3 * 4096) == 0);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	memset(file, 'x', 8192);
+	file_write(in_home("store/data.mdb"), file, n, 0600);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	CHECK(store_init(home, &why) != STORE_OK);
+	free(file);
+	CHECK(store_open("/nonexistent/home", STORE_WITH_KEY, &why) == STORE_ABSENT);
+}
+
+static void
+every_flipped_byte_of_the_data_key_is_noticed(void)
+{
+	char blob[8192], saved[DATAKEY_LEN];
+	size_t n;
+	int unnoticed = 0;
+
+	fresh();
+	n = raw_get(DB_META, STORE_K_DATAKEY, blob);
+	CHECK(n == DATAKEY_LEN);
+	memcpy(saved, blob, DATAKEY_LEN);
+	for (size_t i = 0; i < n; i++) {
+		enum store_err err;
+
+		blob[i] ^= 1;
+		raw_put(DB_META, STORE_K_DATAKEY, (struct slice){blob, n});
+		err = store_open(home, STORE_WITH_KEY, &why);
+		unnoticed += err != STORE_DAMAGED && err != STORE_WRONG_KEY && err != STORE_NEWER;
+		blob[i] ^= 1;
+		CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK || err == STORE_DAMAGED || err == STORE_NEWER);
+		if (store.env == NULL) {
+			CHECK(store_env_open(home, &why) == STORE_OK && store_dbis_open(&why) == STORE_OK);
+		}
+	}
+	CHECK(unnoticed == 0);
+	raw_put(DB_META, STORE_K_DATAKEY, (struct slice){saved, n});
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+}
+
+static void
+preconditions_make_conflicts(void)
+{
+	struct store_batch *b;
+	uint64_t v1 = 0, v2 = 0;
+
+	fresh();
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("s"), SLICE("{}"), 0, false, 0);
+	CHECK(commit(b, &v1) == STORE_OK);
+	CHECK(put(DB_STATE, "s", "{}", NULL, 0) == STORE_CONFLICT);
+	CHECK(put(DB_STATE, "s", "{}", NULL, v1 + 1) == STORE_CONFLICT);
+	CHECK(put(DB_STATE, "t", "{}", NULL, v1) == STORE_CONFLICT);
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("s"), SLICE("{\"n\":2}"), v1, false, 0);
+	CHECK(commit(b, &v2) == STORE_OK && v2 > v1);
+	b = store_batch_new();          /* all or nothing */
+	store_batch_put(b, DB_STATE, SLICE("other"), SLICE("{}"), 0, false, 0);
+	store_batch_check(b, DB_STATE, SLICE("s"), v1);
+	CHECK(commit(b, NULL) == STORE_CONFLICT && read_err(DB_STATE, "other") == STORE_ABSENT);
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("other"), SLICE("{}"), 0, false, 0);
+	store_batch_check(b, DB_STATE, SLICE("s"), v2);
+	store_batch_check(b, DB_STATE, SLICE("none"), 0);
+	CHECK(commit(b, NULL) == STORE_OK && read_err(DB_STATE, "other") == STORE_OK);
+	b = store_batch_new();
+	store_batch_del(b, DB_STATE, SLICE("s"), v1);
+	CHECK(commit(b, NULL) == STORE_CONFLICT);
+	b = store_batch_new();
+	store_batch_del(b, DB_STATE, SLICE("s"), v2);
+	store_batch_del(b, DB_STATE, SLICE("never"), STORE_ANY);
+	CHECK(commit(b, NULL) == STORE_OK && read_err(DB_STATE, "s") == STORE_ABSENT);
+}
+
+static void
+keep_keeps_replaces_and_drops_secrets(void)
+{
+	struct store_batch *b;
+	struct store_record r;
+
+	fresh();
+	b = store_batch_new();
+	store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{}"), 0, false, 0);
+	store_batch_secret(b, SLICE("a"), "1", 1);
+	store_batch_secret(b, SLICE("b"), "2", 1);
+	store_batch_secret(b, SLICE("c"), "3", 1);
+	CHECK(commit(b, NULL) == STORE_OK);
+	b = store_batch_new();
+	store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{\"n\":2}"), STORE_ANY, true, 0);
+	store_batch_secret(b, SLICE("b"), "new", 3);
+	CHECK(store_batch_drop(b, SLICE("c")) == STORE_OK);
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(secret_is(DB_CREDENTIAL, "c", "a", "1") && secret_is(DB_CREDENTIAL, "c", "b", "new"));
+	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && r.nseals == 2);
+	store_read_reset();
+	CHECK(put(DB_CREDENTIAL, "c", "{}", NULL, STORE_ANY) == STORE_OK);
+	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && r.nseals == 0);
+	store_read_reset();
+}
+
+static void
+generations_move_and_changes_are_listed(void)
+{
+	uint64_t c0 = 0, s0 = 0, c = 0, s = 0;
+	struct store_batch *b;
+	struct slice list;
+
+	fresh();
+	CHECK(store_generations(&c0, &s0));
+	store_read_reset();
+	CHECK(put(DB_LEASE, "l", "{}", NULL, STORE_ANY) == STORE_OK && store_generations(&c, &s));
+	CHECK(c == c0 && s == s0);
+	store_read_reset();
+	CHECK(put(DB_STATE, "s", "{}", NULL, STORE_ANY) == STORE_OK && store_generations(&c, &s));
+	CHECK(c == c0 && s == s0 + 1);
+	store_read_reset();
+	b = store_batch_new();
+	store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{}"), STORE_ANY, false, 0);
+	store_batch_put(b, DB_STATE, SLICE("c"), SLICE("{}"), STORE_ANY, false, 0);
+	store_batch_put(b, DB_META, SLICE("set/echo"), SLICE("{}"), STORE_ANY, false, 0);
+	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c, &s) && c == c0 + 1 && s == s0 + 2);
+	CHECK(store_change_list(c, &list) == STORE_OK && slice_eq(list, SLICE("credential\0c\0meta\0set/echo\0")));
+	store_read_reset();
+	unsynced();
+	for (int i = 0; i < STORE_CHANGES_KEPT; i++)
+		CHECK(put(DB_BUNDLE, "b", "{}", NULL, STORE_ANY) == STORE_OK);
+	CHECK(store_change_list(c, &list) == STORE_ABSENT);
+	CHECK(store_change_list(c + 1, &list) == STORE_OK);
+	store_read_reset();
+	b = store_batch_new();
+	for (int i = 0; i < 8000; i++) {
+		char key[32];
+
+		snprintf(key, sizeof key, "agent-%05d", i);
+		store_batch_put(b, DB_AGENT, slice_of(key), SLICE("{}"), STORE_ANY, false, 0);
+	}
+	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c, &s));
+	CHECK(store_change_list(c, &list) == STORE_ABSENT);     /* too long to keep: rebuild */
+	store_read_reset();
+}
+
+static void
+listing_walks_by_prefix(void)
+{
+	struct slice key, after = {NULL, 0};
+	struct store_record r;
+	char last[64];
+	int n = 0;
+
+	fresh();
+	put(DB_BUNDLE, "a", "{}", NULL, 0);
+	put(DB_BUNDLE, "b/1", "{}", NULL, 0);
+	put(DB_BUNDLE, "b/2", "{}", NULL, 0);
+	put(DB_BUNDLE, "c", "{}", NULL, 0);
+	raw_put(DB_BUNDLE, SLICE("b/2"), SLICE("rubbish"));
+	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), after, &key, &r) == STORE_OK && slice_eq(key, SLICE("b/1")));
+	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), SLICE("b/1"), &key, &r) == STORE_DAMAGED &&
+	    slice_eq(key, SLICE("b/2")));
+	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), SLICE("b/2"), &key, &r) == STORE_ABSENT);
+	while (store_read_next(DB_BUNDLE, SLICE(""), after, &key, &r) != STORE_ABSENT && n < 9) {
+		memcpy(last, key.p, key.n);
+		after = (struct slice){last, key.n};
+		n++;
+		store_read_reset();
+	}
+	CHECK(n == 4);
+	CHECK(store_read_next(DB_META, SLICE(""), SLICE(""), &key, &r) == STORE_ABSENT);
+	store_read_reset();
+}
+
+/* A disk without a free block, made by a limit on the size of files. Answers in the child's status. */
+static int
+full_disk_child(void)
+{
+	struct stat st;
+	struct rlimit lim;
+	struct store_batch *b;
+	static char text[3000];
+	int n = 0, bad = 0;
+
+	signal(SIGXFSZ, SIG_IGN);
+	if (store_open(home, STORE_WITH_KEY, &why) != STORE_OK || stat(in_home("store/data.mdb"), &st) != 0)
+		return 100;
+	lim.rlim_cur = lim.rlim_max = (rlim_t)st.st_size;
+	setrlimit(RLIMIT_FSIZE, &lim);
+	memset(text, 'x', sizeof text - 1);
+	while (put(DB_BUNDLE, "fill", text, NULL, STORE_ANY) == STORE_OK) {
+		char key[32];
+
+		snprintf(key, sizeof key, "fill%d", n);
+		if (n++ > 1000 || put(DB_BUNDLE, key, text, NULL, STORE_ANY) != STORE_OK)
+			break;
+	}
+	bad += n > 1000;
+	while (n++ < 1000 && put(DB_LEASE, "x", "{}", NULL, STORE_ANY) == STORE_OK) {
+		char key[32];
+
+		snprintf(key, sizeof key, "small%d", n);
+		put(DB_BUNDLE, key, "{}", NULL, STORE_ANY);
+	}
+	bad += put(DB_STATE, "new", "{}", NULL, STORE_ANY) != STORE_FULL;
+	b = store_batch_new();          /* what was promised room is written all the same */
+	store_batch_put(b, DB_STATE, SLICE("tok"), (struct slice){text, 2900}, STORE_ANY, false, 0);
+	bad += 2 * (commit(b, NULL) != STORE_OK);
+	b = store_batch_new();
+	store_batch_del(b, DB_STATE, SLICE("tok"), STORE_ANY);
+	bad += 8 * (commit(b, NULL) != STORE_OK);
+	bad += 16 * (read_err(DB_STATE, "new") != STORE_ABSENT);
+	store_close();
+	return bad;
+}
+
+static void
+a_full_disk_is_named_and_promised_room_is_there(void)
+{
+	struct store_batch *b;
+	int status = -1;
+	pid_t pid;
+
+	fresh();
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("tok"), SLICE("{\"intent\":1}"), 0, false, 3000);
+	CHECK(commit(b, NULL) == STORE_OK);
+	store_close();
+	if ((pid = fork()) == 0)
+		_exit(secret_init() ? full_disk_child() : 99);
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+	if (WEXITSTATUS(status) != 0)
+		printf("# full_disk_child: %d\n", WEXITSTATUS(status));
+	CHECK(WEXITSTATUS(status) == 0);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	CHECK(put(DB_STATE, "new", "{}", NULL, STORE_ANY) == STORE_OK);
+}
+
+static void
+a_full_map_is_named_and_room_is_counted(void)
+{
+	static char text[3000];
+	struct store_counters c;
+	struct store_batch *b;
+	int n = 0;
+
+	test_map = 2 << 20;
+	fresh();
+	unsynced();
+	memset(text, 'x', sizeof text - 1);
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("tok"), SLICE("{}"), 0, false, 3000);
+	CHECK(commit(b, NULL) == STORE_OK);
+	for (enum store_err err = STORE_OK; err == STORE_OK && n < 2000; n++) {
+		char key[32];
+
+		snprintf(key, sizeof key, "fill%d", n);
+		err = put(DB_BUNDLE, key, text, NULL, STORE_ANY);
+		CHECK(err == STORE_OK || err == STORE_FULL);
+	}
+	CHECK(n > 100 && n < 2000);
+	b = store_batch_new();
+	store_batch_put(b, DB_STATE, SLICE("tok"), (struct slice){text, 2900}, STORE_ANY, false, 0);
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(store_read_begin() == STORE_OK && store_counters_get(store.reader.txn, &c) == STORE_OK && c.room == 0);
+	store_read_reset();
+	b = store_batch_new();          /* removing makes room again */
+	for (int i = 0; i < n; i++) {
+		char key[32];
+
+		snprintf(key, sizeof key, "fill%d", i);
+		store_batch_del(b, DB_BUNDLE, slice_of(key), STORE_ANY);
+	}
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(put(DB_LEASE, "x", "{}", NULL, STORE_ANY) == STORE_OK);
+	CHECK(put(DB_LEASE, "x", "{}", NULL, STORE_ANY) == STORE_OK);
+	for (int i = 0; i < n / 2; i++) {
+		char key[32];
+
+		snprintf(key, sizeof key, "fill%d", i);
+		CHECK(put(DB_BUNDLE, key, text, NULL, STORE_ANY) == STORE_OK);
+	}
+	store_close();
+	test_map = (size_t)256 << 20;
+}
+
+/* Writes the same number into three records, for ever. */
+static void
+crash_child(void)
+{
+	if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK)
+		_exit(3);
+	for (unsigned i = 0;; i++) {
+		struct store_batch *b = store_batch_new();
+		char plain[32];
+
+		snprintf(plain, sizeof plain, "{\"n\":%u%u}", (unsigned)getpid(), i);
+		store_batch_put(b, DB_STATE, SLICE("a"), slice_of(plain), STORE_ANY, false, 100);
+		store_batch_secret(b, SLICE("t"), plain, strlen(plain));
+		store_batch_put(b, DB_STATE, SLICE("b"), slice_of(plain), STORE_ANY, false, 0);
+		store_batch_put(b, DB_CREDENTIAL, SLICE("c"), slice_of(plain), STORE_ANY, false, 0);
+		if (commit(b, NULL) != STORE_OK)
+			_exit(4);
+	}
+}
+
+static void
+kill_9_of_a_writer_leaves_old_or_new_whole(void)
+{
+	int torn = 0, odd = 0, moved = 0;
+	char last[64] = "";
+
+	fresh();
+	put(DB_STATE, "a", "{}", "{}", 0);
+	for (int i = 0; i < 200; i++) {
+		int status;
+		pid_t pid;
+		struct store_record r;
+		char plain[64];
+
+		store_close();
+		if ((pid = fork()) == 0)
+			crash_child();
+		nanosleep(&(struct timespec){.tv_nsec = 2000000 + (i * 7919 % 100) * 100000}, NULL);
+		kill(pid, SIGKILL);
+		waitpid(pid, &status, 0);
+		odd += !WIFSIGNALED(status);
+		if (store_open(home, STORE_WITH_KEY, &why) != STORE_OK) {
+			CHECK(!"opens after kill -9");
+			return;
+		}
+		if (store_read(DB_STATE, SLICE("a"), &r) != STORE_OK || r.plain.n >= sizeof plain) {
+			torn++;
+			continue;
+		}
+		memcpy(plain, r.plain.p, r.plain.n);
+		plain[r.plain.n] = '\0';
+		store_read_reset();
+		moved += strcmp(plain, last) != 0;
+		strcpy(last, plain);
+		if (strcmp(plain, "{}") != 0)
+			torn += !plain_is(DB_STATE, "b", plain) || !plain_is(DB_CREDENTIAL, "c", plain) ||
+			    !secret_is(DB_STATE, "a", "t", plain);
+		odd += put(DB_LEASE, "l", "{}", NULL, STORE_ANY) != STORE_OK;
+	}
+	CHECK(torn == 0);
+	CHECK(odd == 0);
+	CHECK(moved > 20);
+}
+
+/* Takes the writers' lock, inside LMDB too if asked, tells so, and stops as by kill -STOP. */
+static pid_t
+stopped_writer(bool in_txn)
+{
+	int fds[2];
+	char c;
+	pid_t pid;
+
+	CHECK(pipe(fds) == 0);
+	store_close();
+	if ((pid = fork()) == 0) {
+		MDB_txn *txn;
+
+		if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK ||
+		    !store_lock_try(store.lock_fd) || (in_txn && mdb_txn_begin(store.env, NULL, 0, &txn) != 0))
+			_exit(3);
+		if (write(fds[1], "x", 1) != 1)
+			_exit(4);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	CHECK(read(fds[0], &c, 1) == 1);
+	CHECK(waitpid(pid, NULL, WUNTRACED) == pid);
+	close(fds[0]);
+	close(fds[1]);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);      /* opens all the same */
+	return pid;
+}
+
+static void
+end_writer(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static bool commit_done;
+static enum store_err commit_err;
+
+static void
+on_commit(struct store_commit *c)
+{
+	commit_done = true;
+	commit_err = c->err;
+	if (c->owner != NULL)
+		*(bool *)c->owner = true;
+	store_commit_free(c);
+}
+
+static void
+stop_loop(struct timer *t)
+{
+	(void)t;
+	commit_done = true;
+}
+
+static struct store_commit *
+commit_async(const char *key, int64_t ms)
+{
+	struct store_batch *b = store_batch_new();
+
+	commit_done = false;
+	store_batch_put(b, DB_STATE, slice_of(key), SLICE("{}"), STORE_ANY, false, 0);
+	return store_commit_start(b, soon(ms), on_commit, NULL);
+}
+
+static void
+a_stopped_writer_meets_deadlines(void)
+{
+	int64_t began;
+	struct store_commit *c;
+	struct timer wait = {0};
+	pid_t pid;
+
+	fresh();
+	pid = stopped_writer(true);
+	CHECK(read_err(DB_STATE, "x") == STORE_ABSENT);         /* reads go on */
+	began = clock_read(CLOCK_MONOTONIC);
+	{
+		struct store_batch *b = store_batch_new();
+
+		store_batch_put(b, DB_STATE, SLICE("now"), SLICE("{}"), STORE_ANY, false, 0);
+		CHECK(store_commit_now(b, soon(50)) == STORE_TIMEOUT);
+		store_batch_free(b);
+	}
+	CHECK(clock_read(CLOCK_MONOTONIC) - began < 1000);
+	commit_async("late", 50);
+	loop_run(&commit_done);
+	CHECK(commit_err == STORE_TIMEOUT);
+	c = commit_async("cancelled", 60000);
+	CHECK(store_commit_cancel(c));
+	commit_async("lasting", 60000);
+	timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 50, stop_loop);
+	loop_run(&commit_done);
+	end_writer(pid);                                        /* LMDB mends what it held */
+	commit_done = false;
+	timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 300, stop_loop);
+	loop_run(&commit_done);
+	commit_done = false;
+	loop_run(&commit_done);
+	timer_stop(&wait);
+	CHECK(commit_err == STORE_OK || commit_err == STORE_TIMEOUT);
+	commit_async("after", 5000);
+	loop_run(&commit_done);
+	CHECK(commit_err == STORE_OK);
+	CHECK(read_err(DB_STATE, "lasting") == STORE_OK && read_err(DB_STATE, "after") == STORE_OK);
+	CHECK(read_err(DB_STATE, "late") == STORE_ABSENT && read_err(DB_STATE, "cancelled") == STORE_ABSENT &&
+	    read_err(DB_STATE, "now") == STORE_ABSENT);
+	CHECK(store.inflight == 0);
+}
+
+static void
+an_environment_that_failed_is_opened_again(void)
+{
+	fresh();
+	CHECK(put(DB_STATE, "s", "{}", "canary", 0) == STORE_OK);
+	store.failed = true;
+	CHECK(secret_is(DB_STATE, "s", "f/key", "canary") && !store.failed);
+	store.failed = true;
+	store.reopen_at = 0;
+	CHECK(put(DB_STATE, "s", "{}", "again", STORE_ANY) == STORE_OK && !store.failed);
+	CHECK(secret_is(DB_STATE, "s", "f/key", "again"));
+}
+
+static void
+dead_readers_are_cleared(void)
+{
+	pid_t pid;
+
+	fresh();
+	store_close();
+	if ((pid = fork()) == 0) {
+		if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK)
+			_exit(3);
+		store_read_begin();
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	store_clear_readers();
+	CHECK(store_clear_readers() == 0);
+}
+
+static void
+derived_strings_are_stable_and_apart(void)
+{
+	char a[100], b[100], c[100];
+
+	fresh();
+	CHECK(store_derive(SLICE("agent a"), a, sizeof a) == STORE_OK);
+	CHECK(store_derive(SLICE("agent a"), b, sizeof b) == STORE_OK);
+	CHECK(store_derive(SLICE("agent b"), c, sizeof c) == STORE_OK);
+	CHECK(memcmp(a, b, sizeof a) == 0 && memcmp(a, c, sizeof a) != 0);
+	for (size_t i = 0; i < sizeof a; i++)
+		CHECK(isalnum((unsigned char)a[i]));
+}
+
+static void
+the_ca_is_found(void)
+{
+	struct store_batch *b;
+	struct secret *key = NULL;
+	struct buf der;
+
+	fresh();
+	buf_init(&der, 4096);
+	CHECK(store_ca(&der, &key) == STORE_ABSENT);
+	b = store_batch_new();
+	store_batch_put(b, DB_META, SLICE("ca"), SLICE("{\"sha256\":\"x\",\"der\":\"aGVsbG8=\"}"), 0, false, 0);
+	store_batch_secret(b, SLICE("key"), "0123456789abcdef0123456789abcdef", 32);
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(store_ca(&der, &key) == STORE_OK && slice_eq(buf_slice(&der), SLICE("hello")) && key->n == 32);
+	secret_unref(key);
+	buf_free(&der);
+}
+
+/* ---- backup */
+
+static char archive[160];
+
+static void
+backed_up_home(void)
+{
+	fresh();
+	snprintf(archive, sizeof archive, "%s.backup", home);
+	put(DB_CREDENTIAL, "c", "{\"old\":1}", "canary-cred", 0);
+	put(DB_CREDENTIAL, "d", "{}", "canary-d", 0);
+	put(DB_STATE, "c", "{\"obtained_at\":100}", "canary-old-token", 0);
+	put(DB_STATE, "d", "{\"obtained_at\":100}", "canary-d-token", 0);
+	put(DB_META, "set/echo", "{\"value\":\"off\"}", NULL, 0);
+	put(DB_LEASE, "c", "{}", NULL, 0);
+	CHECK(store_backup(archive, &why) == STORE_OK);
+	CHECK(mode_of(archive) == 0600);
+}
+
+static void
+a_backup_restored_into_a_new_home_is_the_same(void)
+{
+	char old[128], key[256];
+	char *text;
+	size_t n;
+	uint64_t c0 = 0, s0 = 0, c = 0, s = 0;
+
+	backed_up_home();
+	CHECK(store_generations(&c0, &s0));
+	store_read_reset();
+	memcpy(old, home, sizeof old);
+	snprintf(key, sizeof key, "%s/key", old);
+	n = file_read(key, &text);
+	fresh_home();
+	CHECK(store_restore(home, archive, &why) == STORE_KEY_ABSENT && access(home, F_OK) != 0);
+	mkdir(home, 0700);
+	file_write(in_home("key"), text, n, 0600);
+	CHECK(store_restore(home, archive, &why) == STORE_OK);
+	CHECK(plain_is(DB_CREDENTIAL, "c", "{\"old\":1}") && secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
+	CHECK(secret_is(DB_STATE, "c", "f/key", "canary-old-token"));
+	CHECK(plain_is(DB_META, "set/echo", "{\"value\":\"off\"}"));
+	CHECK(read_err(DB_LEASE, "c") == STORE_ABSENT);
+	CHECK(store_generations(&c, &s) && c > c0 && s > s0);
+	store_read_reset();
+	CHECK(put(DB_STATE, "c", "{}", NULL, STORE_ANY) == STORE_OK);
+	free(text);
+}
+
+static void
+restore_keeps_newer_tokens(void)
+{
+	uint64_t c0 = 0, s0 = 0, c = 0, s = 0;
+	struct store_batch *b;
+
+	backed_up_home();
+	put(DB_CREDENTIAL, "c", "{\"new\":1}", "canary-cred-2", STORE_ANY);
+	put(DB_CREDENTIAL, "later", "{}", "canary-later", 0);
+	put(DB_STATE, "c", "{\"obtained_at\":200}", "canary-new-token", STORE_ANY);
+	put(DB_STATE, "d", "{\"obtained_at\":50}", "canary-older-token", STORE_ANY);
+	put(DB_STATE, "later", "{\"obtained_at\":200}", "canary-later-token", 0);
+	b = store_batch_new();
+	store_batch_del(b, DB_META, SLICE("set/echo"), STORE_ANY);
+	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c0, &s0));
+	CHECK(store_restore(home, archive, &why) == STORE_OK);
+	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
+	CHECK(secret_is(DB_STATE, "c", "f/key", "canary-new-token"));
+	CHECK(secret_is(DB_STATE, "d", "f/key", "canary-d-token"));
+	CHECK(read_err(DB_CREDENTIAL, "later") == STORE_ABSENT && read_err(DB_STATE, "later") == STORE_ABSENT);
+	CHECK(plain_is(DB_META, "set/echo", "{\"value\":\"off\"}"));
+	CHECK(store_generations(&c, &s) && c > c0 && s > s0);
+	store_read_reset();
+}
+
+static void
+a_cut_or_changed_backup_is_refused(void)
+{
+	char *text, bad[176];
+	size_t n;
+	int accepted = 0;
+
+	backed_up_home();
+	put(DB_CREDENTIAL, "c", "{\"live\":1}", NULL, STORE_ANY);
+	n = file_read(archive, &text);
+	snprintf(bad, sizeof bad, "%s.bad", archive);
+	for (size_t i = 0; i < n; i += i < 200 ? 7 : 41) {
+		file_write(bad, text, i, 0600);
+		accepted += store_restore(home, bad, &why) == STORE_OK;
+		text[i] ^= 1;
+		file_write(bad, text, n, 0600);
+		accepted += store_restore(home, bad, &why) == STORE_OK;
+		text[i] ^= 1;
+	}
+	CHECK(accepted == 0);
+	file_write(bad, "hello", 5, 0600);
+	CHECK(store_restore(home, bad, &why) == STORE_INVALID);
+	CHECK(store_restore(home, "/nonexistent", &why) == STORE_ABSENT);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_CREDENTIAL, "c", "{\"live\":1}"));
+	free(text);
+}
+
+static void
+restore_refuses_a_running_server_another_key_and_another_store(void)
+{
+	char *key;
+	size_t n;
+	int lock;
+
+	backed_up_home();
+	lock = store_lock_serve(home);
+	CHECK(lock >= 0 && store_serving(home));
+	CHECK(store_lock_serve(home) < 0 && errno == EWOULDBLOCK);
+	CHECK(store_restore(home, archive, &why) == STORE_RUNNING);
+	close(lock);
+	CHECK(!store_serving(home));
+	n = file_read(in_home("key"), &key);
+	fresh();
+	put(DB_CREDENTIAL, "mine", "{}", NULL, 0);
+	CHECK(store_restore(home, archive, &why) == STORE_WRONG_KEY);
+	file_write(in_home("key"), key, n, 0600);
+	CHECK(store_restore(home, archive, &why) == STORE_OTHER);
+	fresh_home();
+	mkdir(home, 0700);
+	file_write(in_home("key"), key, n, 0600);
+	CHECK(store_init(home, &why) == STORE_OK && put(DB_CREDENTIAL, "mine", "{}", NULL, 0) == STORE_OK);
+	CHECK(store_restore(home, archive, &why) == STORE_OTHER);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_CREDENTIAL, "mine", "{}"));
+	free(key);
+}
+
+static int canaries;
+
+static int
+grep_canary(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)ftw;
+	if (type == FTW_F && st->st_size != 0 && (file_has(path, "canary-") || file_has(path, "Y2FuYXJ5")))
+		canaries++;
+	return 0;
+}
+
+static void
+no_secret_lies_readable_in_any_file(void)
+{
+	backed_up_home();
+	for (int i = 0; i < 20; i++)
+		put(DB_STATE, "c", "{\"obtained_at\":200}", "canary-new-token", STORE_ANY);
+	CHECK(store_backup(archive, &why) == STORE_OK);
+	store_close();
+	canaries = 0;
+	nftw(tmp, grep_canary, 16, FTW_PHYS);
+	CHECK(canaries == 0);
+	CHECK(file_has(in_home("store/data.mdb"), "obtained_at"));     /* the grep works */
+}
+
+/* ---- request log */
+
+static void
+log_write(int from, int n)
+{
+	for (int i = 0; i < n; i++) {
+		char text[64];
+		int len = snprintf(text, sizeof text, "{\"n\":%d}", from + i);
+
+		logstore_add((struct slice){text, (size_t)len});
+	}
+	logstore_flush(NULL);
+	for (int i = 0; i < 400 && logstore.writing; i++) {
+		struct timer wait = {0};
+
+		commit_done = false;
+		timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 5, stop_loop);
+		loop_run(&commit_done);
+		timer_stop(&wait);
+	}
+	CHECK(!logstore.writing);
+}
+
+static int
+log_count(uint64_t *first, uint64_t *last)
+{
+	struct slice json;
+	uint64_t id = 0;
+	int n = 0;
+
+	*first = 0;
+	while (logstore_next(id, &id, &json) == STORE_OK) {
+		if (n++ == 0)
+			*first = id;
+		*last = id;
+	}
+	logstore_read_reset();
+	return n;
+}
+
+static void
+the_log_is_bounded_by_records_and_age(void)
+{
+	uint64_t first, last = 0;
+	struct slice json;
+	uint64_t id;
+
+	fresh();
+	CHECK(logstore_open(home, 100, 0) == STORE_OK);
+	log_write(0, 10);
+	CHECK(log_count(&first, &last) == 10 && first == 1 && last == 10);
+	CHECK(logstore_next(logstore_before(3), &id, &json) == STORE_OK && id == 8 &&
+	    slice_eq(json, SLICE("{\"n\":7}")));
+	logstore_read_reset();
+	for (int i = 0; i < 10; i++)
+		log_write(10 + i * 50, 50);
+	CHECK(log_count(&first, &last) == 100 && last == 510 && first == 411);
+	logstore_close();
+	CHECK(logstore_open(home, 0, -10) == STORE_OK);         /* everything is older than in ten seconds */
+	log_write(0, 1);
+	CHECK(log_count(&first, &last) == 1 && last == 511);    /* but for the last: ids go on from it */
+	logstore_close();
+	CHECK(logstore_open(home, 0, 0) == STORE_OK);
+	log_write(0, 2);
+	CHECK(log_count(&first, &last) == 3 && last == 513);
+}
+
+static void
+the_log_drops_rather_than_grows_or_waits(void)
+{
+	static char big[LOG_RECORD_MAX + 1];
+	uint64_t first, last = 0;
+	int lock;
+
+	fresh();
+	CHECK(logstore_open(home, 0, 0) == STORE_OK);
+	lock = open(in_home("log/writer.lock"), O_RDWR);
+	CHECK(store_lock_try(lock));            /* another worker, stopped */
+	for (int i = 0; i < LOG_PENDING_MAX + 10; i++)
+		logstore_add(SLICE("{}"));
+	CHECK(logstore.dropped == 10);
+	logstore_add((struct slice){big, sizeof big});
+	CHECK(logstore.dropped == 11);
+	logstore_flush(NULL);
+	commit_done = false;
+	for (int i = 0; i < 100 && logstore.writing; i++) {
+		struct timer wait = {0};
+
+		commit_done = false;
+		timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 5, stop_loop);
+		loop_run(&commit_done);
+		timer_stop(&wait);
+	}
+	CHECK(logstore.pending_n == LOG_PENDING_MAX);           /* put back */
+	close(lock);
+	while (logstore.writing || logstore.pending_n != 0)
+		log_write(0, 0);
+	CHECK(log_count(&first, &last) == LOG_PENDING_MAX && logstore.dropped == 0);
+}
+
+static void
+a_worker_that_ends_writes_what_waits(void)
+{
+	uint64_t first, last = 0;
+
+	fresh();
+	CHECK(logstore_open(home, 0, 0) == STORE_OK);
+	logstore_add(SLICE("{}"));
+	logstore_add(SLICE("{}"));
+	logstore_flush(NULL);
+	logstore_add(SLICE("{}"));
+	logstore_drain();
+	CHECK(log_count(&first, &last) == 3);
+	while (logstore.writing)
+		log_write(0, 0);
+}
+
+static void
+the_log_survives_a_full_map(void)
+{
+	static char text[6000];
+	uint64_t first = 0, last = 0;
+
+	test_map = 1 << 20;
+	fresh();
+	CHECK(logstore_open(home, 0, 0) == STORE_OK);
+	memset(text, 'x', sizeof text);
+	for (int i = 0; i < 300; i++) {
+		for (int k = 0; k < 2; k++)
+			logstore_add((struct slice){text, sizeof text});
+		log_write(0, 0);
+	}
+	CHECK(log_count(&first, &last) > 20 && last > 500 && first > 300);
+
+	logstore_close();
+	store_close();
+	test_map = (size_t)256 << 20;
+}
+
+static int
+remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} cases[] = {
+#define CASE(f) {#f, f}
+	CASE(init_makes_private_files_and_never_overwrites),
+	CASE(init_goes_on_after_a_killed_one),
+	CASE(sealing_round_trip),
+	CASE(bounds_are_kept),
+	CASE(every_flipped_byte_of_a_record_is_noticed),
+	CASE(records_put_in_anothers_place_are_noticed),
+	CASE(sealed_fields_do_not_open_under_another_name),
+	CASE(a_damaged_record_can_be_replaced_or_removed_only),
+	CASE(key_file_errors_are_named_and_nothing_is_written),
+	CASE(without_the_key_names_are_readable_and_secrets_are_not),
+	CASE(stores_that_are_newer_damaged_or_no_store_are_refused),
+	CASE(every_flipped_byte_of_the_data_key_is_noticed),
+	CASE(preconditions_make_conflicts),
+	CASE(keep_keeps_replaces_and_drops_secrets),
+	CASE(generations_move_and_changes_are_listed),
+	CASE(listing_walks_by_prefix),
+	CASE(a_full_disk_is_named_and_promised_room_is_there),
+	CASE(a_full_map_is_named_and_room_is_counted),
+	CASE(kill_9_of_a_writer_leaves_old_or_new_whole),
+	CASE(a_stopped_writer_meets_deadlines),
+	CASE(an_environment_that_failed_is_opened_again),
+	CASE(dead_readers_are_cleared),
+	CASE(derived_strings_are_stable_and_apart),
+	CASE(the_ca_is_found),
+	CASE(a_backup_restored_into_a_new_home_is_the_same),
+	CASE(restore_keeps_newer_tokens),
+	CASE(a_cut_or_changed_backup_is_refused),
+	CASE(restore_refuses_a_running_server_another_key_and_another_store),
+	CASE(no_secret_lies_readable_in_any_file),
+	CASE(the_log_is_bounded_by_records_and_age),
+	CASE(the_log_drops_rather_than_grows_or_waits),
+	CASE(a_worker_that_ends_writes_what_waits),
+	CASE(the_log_survives_a_full_map),
+};
+
+int
+main(void)
+{
+	int good = 0, bad = 0;
+
+	snprintf(tmp, sizeof tmp, "/tmp/sallyport-store-XXXXXX");
+	if (mkdtemp(tmp) == NULL || !secret_init() || !loop_init(true))
+		return 1;
+	buf_init(&why, 4096);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		int before = failed;
+		int64_t began = clock_read(CLOCK_MONOTONIC);
+
+		buf_clear(&why);
+		cases[i].run();
+		printf("%s %zu - %s # %d ms\n", failed == before ? "ok" : "not ok", i + 1, cases[i].name,
+		    (int)(clock_read(CLOCK_MONOTONIC) - began));
+		fflush(stdout);
+		failed == before ? good++ : bad++;
+	}
+	store_close();
+	logstore_close();
+	buf_free(&why);
+	nftw(tmp, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	printf("%d passed, %d failed\n", good, bad);
+	return bad != 0;
+}

@@ -1,0 +1,219 @@
+--- store and logstore as Lua sees them. Sealing, damage, faults and crashes are in store_test.c.
+local store = require "store"
+local logstore = require "logstore"
+local secret = require "secret.core"
+
+local function fails(want, ok, code)
+  assert(ok == nil and code == want, ("want nil, %s; got %s, %s"):format(want, tostring(ok), tostring(code)))
+end
+
+local function sh(command)
+  assert(os.execute(command), command)
+end
+
+-- A data directory of its own for each case, gone afterwards.
+local function with_home(f)
+  return function()
+    local home = os.tmpname()
+    os.remove(home)
+    assert(store.open(home, { create = true }))
+    local ok, err = xpcall(f, debug.traceback, home)
+    store.close()
+    sh("rm -rf '" .. home .. "'")
+    assert(ok, err)
+  end
+end
+
+local function put(db, key, plain, secrets, version)
+  return store.commit { { op = "put", db = db, key = key, plain = plain, secrets = secrets, version = version } }
+end
+
+return {
+  ["a store that is not there is absent, and create makes it"] = function()
+    local home = os.tmpname()
+    os.remove(home)
+    fails("absent", store.open(home))
+    fails("locked", store.get("credential", "c"))
+    fails("locked", store.generation())
+    fails("locked", put("credential", "c", {}))
+    fails("locked", store.derive("x", 1))
+    assert(store.open(home, { create = true }))
+    assert(store.open(home, { create = true }))
+    fails("exists", store.init(home))
+    store.close()
+    sh("rm -rf '" .. home .. "'")
+  end,
+
+  ["a record comes back with its version and its secrets as handles"] = with_home(function()
+    local ok, version = put("credential", "gh", { name = "gh", hosts = { "api.github.com" }, n = 1.5, on = true },
+      { ["f/key"] = secret.of "canary-1", ["h/x"] = secret.of "" }, 0)
+    assert(ok and math.type(version) == "integer")
+    local rec = assert(store.get("credential", "gh"))
+    assert(rec.name == "gh" and rec.hosts[1] == "api.github.com" and rec.n == 1.5 and rec.on == true)
+    assert(rec.version == version and rec.sealed == nil)
+    assert(secret.is(rec.secrets["f/key"]) and secret.is(rec.secrets["h/x"]))
+    assert(not pcall(tostring, rec.secrets["f/key"]))
+  end),
+
+  ["peek shows names of secrets, never a handle"] = with_home(function()
+    put("credential", "gh", { name = "gh" }, { ["f/key"] = secret.of "canary-1" })
+    put("bundle", "b", { name = "b" })
+    local rec = assert(store.peek("credential", "gh"))
+    assert(rec.name == "gh" and rec.secrets == nil and #rec.sealed == 1 and rec.sealed[1] == "f/key")
+    assert(rec.unverified == nil)
+    rec = assert(store.peek("bundle", "b"))
+    assert(rec.sealed == nil and rec.secrets == nil)
+    assert(store.get("bundle", "b").secrets == nil)
+    fails("absent", store.peek("credential", "nobody"))
+    fails("absent", store.get("credential", "nobody"))
+  end),
+
+  ["a record that was read can be put again as it is"] = with_home(function()
+    local _, v1 = put("state", "s", { n = 1 }, { a = secret.of "1", b = secret.of "2" })
+    local rec = store.get("state", "s")
+    rec.n = 2
+    local _, v2 = store.commit { { op = "put", db = "state", key = "s", plain = rec, keep = true, version = v1,
+      secrets = { b = false } } }
+    rec = store.get("state", "s")
+    assert(rec.n == 2 and rec.version == v2 and v2 > v1)
+    assert(rec.secrets.a and rec.secrets.b == nil)
+    rec = store.peek("state", "s")
+    rec.n = 3
+    assert(store.commit { { op = "put", db = "state", key = "s", plain = rec, keep = true } })
+    rec = store.get("state", "s")
+    assert(rec.n == 3 and rec.secrets.a and rec.sealed == nil)
+  end),
+
+  ["preconditions conflict, and then nothing of the commit is done"] = with_home(function()
+    local _, v = put("state", "s", { n = 1 })
+    fails("conflict", put("state", "s", { n = 2 }, nil, 0))
+    fails("conflict", put("state", "s", { n = 2 }, nil, v + 1))
+    fails("conflict", store.commit {
+      { op = "put", db = "lease", key = "l", plain = {} }, { op = "check", db = "state", key = "s", version = v + 1 },
+    })
+    fails("absent", store.peek("lease", "l"))
+    assert(store.commit {
+      { op = "put", db = "lease", key = "l", plain = {}, version = 0 }, { op = "check", db = "state", key = "s", version = v },
+      { op = "check", db = "state", key = "none", version = 0 },
+    })
+    fails("conflict", store.commit { { op = "del", db = "lease", key = "l", version = 1 } })
+    assert(store.commit { { op = "del", db = "lease", key = "l" } })
+    fails("absent", store.peek("lease", "l"))
+  end),
+
+  ["a wrong operation raises and writes nothing"] = with_home(function()
+    local config, state = store.generation()
+    local good = { op = "put", db = "bundle", key = "b", plain = {} }
+    for _, bad in ipairs {
+      { op = "put", db = "bundle", key = "b" }, { op = "put", db = "nowhere", key = "b", plain = {} },
+      { op = "put", db = "bundle", key = "", plain = {} }, { op = "put", db = "bundle", key = "a\0b", plain = {} },
+      { op = "put", db = "bundle", key = ("k"):rep(501), plain = {} }, { op = "put", db = "meta", key = "\1format", plain = {} },
+      { op = "put", db = "bundle", key = "b", plain = {}, secrets = { a = "no secret" } },
+      { op = "put", db = "bundle", key = "b", plain = {}, secrets = { secret.of "1" } },
+      { op = "put", db = "bundle", key = "b", plain = { f = print } },
+      { op = "put", db = "bundle", key = "b", plain = { s = secret.of "1" } },
+      { op = "check", db = "bundle", key = "b" }, { op = "drop", db = "bundle", key = "b" }, { db = "bundle", key = "b" }, 7,
+    } do
+      assert(not pcall(store.commit, { good, bad }))
+    end
+    assert(not pcall(store.get, "nowhere", "b"))
+    local c, s = store.generation()
+    assert(c == config and s == state)
+    fails("absent", store.peek("bundle", "b"))
+  end),
+
+  ["each pages by prefix, in order"] = with_home(function()
+    local ops = {}
+    for i = 1, 25 do ops[i] = { op = "put", db = "bundle", key = ("p/%02d"):format(i), plain = { i = i } } end
+    ops[26] = { op = "put", db = "bundle", key = "o", plain = {} }
+    ops[27] = { op = "put", db = "bundle", key = "q", plain = {} }
+    assert(store.commit(ops))
+    local seen, after = 0, nil
+    repeat
+      local page = store.each("bundle", "p/", after, 10)
+      for _, row in ipairs(page) do
+        seen = seen + 1
+        assert(row.record.i == seen and row.key == ("p/%02d"):format(seen) and not row.damaged)
+        after = row.key
+      end
+    until #page < 10
+    assert(seen == 25)
+    assert(#store.each("bundle", "") == 27 and #store.each("meta", "") == 0 and #store.each("bundle", "x") == 0)
+  end),
+
+  ["changes tell what was written since a generation"] = with_home(function()
+    local before = store.generation()
+    assert(#store.changes(before) == 0)
+    put("credential", "a", {})
+    put("state", "a", {})
+    store.commit { { op = "put", db = "bundle", key = "b", plain = {} }, { op = "del", db = "credential", key = "a" } }
+    local after, state = store.generation()
+    assert(after == before + 2 and state > 0)
+    local list = assert(store.changes(before))
+    assert(#list == 3)
+    assert(list[1][1] == "credential" and list[1][2] == "a")
+    assert(list[2][1] == "bundle" and list[2][2] == "b" and list[3][1] == "credential")
+    assert(#store.changes(after) == 0)
+    fails("rebuild", store.changes(after + 1))
+    fails("rebuild", store.changes(-1))
+  end),
+
+  ["without the key file the names can be read, unverified"] = with_home(function(home)
+    put("credential", "gh", { name = "gh" }, { ["f/key"] = secret.of "canary-1" })
+    os.rename(home .. "/key", home .. "/key.away")
+    fails("key_absent", store.open(home))
+    assert(store.open(home, { keyless = true }))
+    local rec = assert(store.peek("credential", "gh"))
+    assert(rec.name == "gh" and rec.unverified and rec.sealed[1] == "f/key")
+    assert(store.each("credential", "")[1].record.unverified)
+    fails("locked", store.get("credential", "gh"))
+    fails("locked", put("credential", "gh", {}))
+  end),
+
+  ["derived strings are stable, apart, and of the length asked for"] = with_home(function(home)
+    local a, b = store.derive("one", 40), store.derive("two", 40)
+    assert(#a == 40 and a:find("^%w+$") and a ~= b)
+    assert(store.open(home))
+    assert(store.derive("one", 40) == a and store.derive("one", 10) == a:sub(1, 10))
+  end),
+
+  ["a backup is restored into the same store and a new one"] = with_home(function(home)
+    put("credential", "gh", { name = "gh" }, { ["f/key"] = secret.of "canary-1" })
+    put("state", "gh", { obtained_at = 100, n = "old" }, { access_token = secret.of "canary-2" })
+    local file = home .. "/../" .. home:match("[^/]+$") .. ".backup"
+    assert(store.backup(file))
+    put("state", "gh", { obtained_at = 200, n = "new" })
+    put("credential", "later", {})
+    local config = store.generation()
+    assert(store.restore(file))
+    assert(store.generation() > config)
+    fails("absent", store.peek("credential", "later"))
+    assert(store.peek("state", "gh").n == "new")
+
+    local other = home .. "/other"
+    fails("absent", store.open(other))
+    fails("key_absent", store.restore(file))
+    sh(("mkdir -m 700 '%s' && cp -p '%s/key' '%s/key'"):format(other, home, other))
+    fails("absent", store.open(other))
+    assert(store.restore(file))
+    assert(store.get("state", "gh").n == "old" and store.get("credential", "gh").secrets["f/key"])
+    os.remove(file)
+    fails("absent", store.restore(file))
+  end),
+
+  ["a commit that meets a held store times out and is never applied"] = with_home(function(home)
+    local file = home .. "/store/writer.lock"
+    local held = assert(io.popen(("flock '%s' cat"):format(file), "w"))
+    while os.execute(("flock -n '%s' true"):format(file)) do end
+    local now = require("time").now()
+    local ok, code, begun = store.commit({ { op = "put", db = "lease", key = "l", plain = {} } }, now + 60)
+    assert(ok == nil and code == "timeout" and not begun, tostring(code))
+    held:close()
+    assert(store.commit { { op = "put", db = "lease", key = "other", plain = {} } })
+    fails("absent", store.peek("lease", "l"))
+  end),
+
+  ["a log that was never written is empty"] = with_home(function()
+    assert(#logstore.each {} == 0 and #logstore.each { newest = 5 } == 0 and #logstore.each { after = 7, limit = 1 } == 0)
+  end),
+}

@@ -1,0 +1,152 @@
+-- The credential types: their own examples, and what the examples cannot say.
+local policy, sandbox, request = require "policy", require "sandbox", require "request"
+local secret = require "secret.core"
+
+local function is(got, want)
+  if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
+end
+
+local function type_of(name) return assert(policy.compile(name, sandbox.default_source(name))) end
+
+-- What goes out when this type is applied to that request, as the runtime does it.
+local function applied(name, values, req)
+  local pol = type_of(name)
+  local cred = policy.view(pol, values, values.state)
+  local r = request.example { method = "GET", url = req.url or "https://api.test/", headers = req.headers or {} }
+  local spec = assert(policy.strip(pol, cred))
+  r:strip { headers = { "authorization", table.unpack(spec.headers or {}) }, query = spec.query }
+  assert(policy.apply(pol, r, cred))
+  local headers = {}
+  for k, v in pairs(r:dump().headers) do headers[k:lower()] = v end
+  return headers
+end
+
+local function check(name, values) return policy.check_credential(type_of(name), values) end
+
+-- refresh with a net that notes its parameters
+local function refreshed(values)
+  local pol = type_of "oauth_client_credentials"
+  local seen
+  local net = { token = function(url, spec)
+    seen = spec
+    seen.url = url
+    return { secrets = { access_token = secret.of "t1", refresh_token = secret.of "r1" }, expires_at = 99 }
+  end }
+  local with = { token_url = "https://login.test/token", client_id = "id", client_secret = secret.of "s" }
+  for k, v in pairs(values or {}) do with[k] = v end
+  local state, code = policy.refresh(pol, policy.view(pol, with), net, 0)
+  return state, seen, code
+end
+
+local function param(spec, name)
+  local all = {}
+  for _, p in ipairs(spec.form) do
+    if p[1] == name and p[2] ~= nil then all[#all + 1] = p[2] end
+  end
+  return all[1], #all
+end
+
+local cases = {
+  ["bearer replaces what the agent sent"] = function()
+    is(applied("bearer", { token = secret.of "t1" }, { headers = { Authorization = "Bearer mine" } }).authorization, "Bearer t1")
+  end,
+  ["bearer wants a token, and a secret one"] = function()
+    is(check("bearer", { token = secret.of "t" }), true)
+    is(select(2, check("bearer", {})), "token")
+    is(select(2, check("bearer", { token = "plain" })), "token")
+  end,
+  ["basic joins and encodes; an empty password is allowed"] = function()
+    is(applied("basic", { username = "user", password = secret.of "" }, {}).authorization, "Basic dXNlcjo=")
+    is(applied("basic", { password = secret.of "key" }, {}).authorization, "Basic OmtleQ==")
+    is(check("basic", { username = "user", password = secret.of "" }), true)
+  end,
+  ["basic takes UTF-8 as it is"] = function()
+    is(applied("basic", { username = "test", password = secret.of "123\u{A3}" }, {}).authorization, "Basic dGVzdDoxMjPCow==")  -- RFC 7617 2.1
+  end,
+  ["basic refuses a colon in the user name"] = function()
+    local ok = check("basic", { username = "a:b", password = secret.of "p" })
+    assert(not ok)
+  end,
+  ["api_key sets the header that is named, and strips the agent's in every spelling"] = function()
+    local out = applied("api_key", { key = secret.of "k1", header = "X-Api-Key" },
+      { headers = { ["x-api-key"] = "mine", ["X_API_KEY"] = "mine too", authorization = "Bearer mine" } })
+    is(out["x-api-key"], "k1")
+    is(out["x_api_key"], nil)
+    is(out.authorization, nil)
+  end,
+  ["api_key puts its prefix before the key"] = function()
+    is(applied("api_key", { key = secret.of "k1", header = "authorization", prefix = "Token " }, {}).authorization, "Token k1")
+  end,
+  ["api_key refuses what is no header name"] = function()
+    for _, header in ipairs { "", "a b", "a:b", "x\u{e9}" } do
+      assert(not check("api_key", { key = secret.of "k", header = header }), header)
+    end
+    is(check("api_key", { key = secret.of "k", header = "DD-API-KEY" }), true)
+  end,
+
+  ["client credentials authenticate by Basic unless told otherwise"] = function()
+    local state, spec = refreshed()
+    is(spec.url, "https://login.test/token")
+    is(spec.basic[1], "id")
+    is(param(spec, "grant_type"), "client_credentials")
+    is(param(spec, "client_id"), nil)
+    is(param(spec, "client_secret"), nil)
+    is(param(spec, "scope"), nil)
+    is(spec.ttl, 300)
+    is(spec.body, "form")
+    is(state.expires_at, 99)
+    assert(state.secrets.access_token)
+  end,
+  ["client credentials authenticate in the body"] = function()
+    local _, spec = refreshed { auth_method = "post" }
+    is(spec.basic, nil)
+    is(param(spec, "client_id"), "id")
+    assert(param(spec, "client_secret"))
+  end,
+  ["client credentials send scopes, audience, resources and parameters"] = function()
+    local _, spec = refreshed {
+      scopes = { "a", "b" }, audience = "https://api.test", resource = { "https://r1", "https://r2" },
+      params = { tenant = "t", company = "c" }, token_body = "json", ttl = 60,
+    }
+    is(table.concat(param(spec, "scope"), " "), "a b")
+    is(param(spec, "audience"), "https://api.test")
+    is(select(2, param(spec, "resource")), 2)
+    is(param(spec, "tenant"), "t")
+    is(param(spec, "company"), "c")
+    is(spec.body, "json")
+    is(spec.ttl, 60)
+  end,
+  ["client credentials keep no refresh token (RFC 6749 4.4.3)"] = function()
+    is(refreshed().secrets.refresh_token, nil)
+  end,
+  ["client credentials pass the server's code on"] = function()
+    local pol = type_of "oauth_client_credentials"
+    local view = policy.view(pol, { token_url = "https://login.test/t", client_id = "i", client_secret = secret.of "s" })
+    local state, code = policy.refresh(pol, view, { token = function() return nil, "invalid_client", {} end }, 0)
+    is(state, nil)
+    is(code, "invalid_client")
+  end,
+  ["client credentials refuse parameters that are fields, and a lifetime of nothing"] = function()
+    local function with(more)
+      local v = { token_url = "https://login.test/t", client_id = "i", client_secret = secret.of "s" }
+      for k, x in pairs(more) do v[k] = x end
+      return (check("oauth_client_credentials", v))
+    end
+    is(with {}, true)
+    is(with { params = { grant_type = "password" } }, nil)
+    is(with { params = { client_secret = "x" } }, nil)
+    is(with { ttl = 0 }, nil)
+    is(with { auth_method = "none" }, nil)
+    is(with { token_url = "http://login.test/t" }, nil)
+  end,
+}
+
+for _, name in ipairs { "bearer", "basic", "api_key", "oauth_client_credentials", "match" } do
+  cases[name .. " passes its own examples"] = function()
+    local pol, count = policy.test(name, sandbox.default_source(name))
+    assert(pol, count)
+    assert(count > 0, "no examples")
+  end
+end
+
+return cases

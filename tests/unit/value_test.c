@@ -1,0 +1,902 @@
+/* The arena, JSON, digests, keys and the Lua modules on them: what a Lua test cannot see, because a
+ * secret shows nothing to Lua. Needs openssl in PATH for the private keys. */
+#ifndef SALLYPORT_UNIT
+#define SALLYPORT_UNIT
+#endif
+#include PROXY_C
+
+static int passed, failed;
+
+static void
+check(const char *name, bool ok)
+{
+	printf("%sok %s\n", ok ? "" : "not ", name);
+	fflush(stdout);
+	*(ok ? &passed : &failed) += 1;
+}
+
+static struct slice
+text(const char *cstr)
+{
+	return slice_of(cstr);
+}
+
+static bool
+all_zero(const void *p, size_t n)
+{
+	const unsigned char *b = p;
+
+	for (size_t i = 0; i < n; i++)
+		if (b[i] != 0)
+			return false;
+	return true;
+}
+
+/* The bytes right before a page that cannot be read: one byte too far and we die. */
+static const char *
+before_guard(const char *p, size_t n)
+{
+	static char *page;
+	static const size_t room = 256 << 10;
+
+	if (page == NULL) {
+		page = mmap(NULL, room + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		mprotect(page + room, 65536, PROT_NONE);
+	}
+	if (n > room)
+		abort();
+	if (n != 0)
+		memcpy(page + room - n, p, n);
+	return page + room - n;
+}
+
+/* -- arena */
+
+/* Is this flag ("dd", "wf", "lo") set on the mapping that holds p? */
+static bool
+smaps_flag(const void *p, const char *flag)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	char line[1024], want[8];
+	unsigned long a, b;
+	bool inside = false, found = false;
+
+	snprintf(want, sizeof want, " %s", flag);
+	while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+		if (sscanf(line, "%lx-%lx ", &a, &b) == 2)
+			inside = (unsigned long)(uintptr_t)p >= a && (unsigned long)(uintptr_t)p < b;
+		else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+			found = strstr(line, want) != NULL;
+	}
+	if (f != NULL)
+		fclose(f);
+	return found;
+}
+
+static void
+test_arena_wipes(void)
+{
+	struct secret *s = secret_copy("canary-canary-canary", 20), *t;
+	char *at = s->p;
+
+	check("a secret keeps its bytes while someone holds it",
+	    (secret_unref(secret_ref(s)), memcmp(at, "canary-canary-canary", 20) == 0));
+	secret_unref(s);
+	check("the last release wipes the block, header and all", all_zero(s, 32));
+	t = secret_new(20);
+	check("a block given again reads as zero", t == s && all_zero(t->p, 20));
+	secret_unref(t);
+	s = secret_new(0);
+	check("a secret of no bytes is one", s != NULL && s->n == 0);
+	secret_unref(s);
+	check("more than 2 MiB is refused", secret_new(SECRET_MAX + 1) == NULL);
+	s = secret_new(SECRET_MAX);
+	check("2 MiB with the header fit", s != NULL);
+	memset(s->p, 0xa5, SECRET_MAX);
+	secret_unref(s);
+	check("a large one is wiped whole", all_zero(s, SECRET_MAX + sizeof *s));
+}
+
+static void
+test_arena_exhaustion(void)
+{
+	static struct secret *s[SECRET_ARENA_MAX / 4096 + 1];
+	size_t n = 0, again = 0, size = 4096 - sizeof(struct secret);
+	bool apart = true;
+
+	while (n < sizeof s / sizeof *s && (s[n] = secret_new(size)) != NULL) {
+		memset(s[n]->p, (int)(n & 0xff), size);
+		n++;
+	}
+	check("a full arena says so, and not before it is full", n == SECRET_ARENA_MAX / 4096);
+	for (size_t i = 0; i < n; i++)
+		apart &= s[i]->p[0] == (char)(i & 0xff) && s[i]->p[size - 1] == (char)(i & 0xff);
+	check("no two blocks share a byte", apart);
+	check("a full arena has no room for the smallest either", secret_new(0) == NULL);
+	for (size_t i = 0; i < n; i += 2)
+		secret_unref(s[i]);
+	check("freed in holes, there is none for a larger block", secret_new(size + 1) == NULL);
+	for (size_t i = 1; i < n; i += 2)
+		secret_unref(s[i]);
+	while (again < 16 && (s[again] = secret_new(SECRET_MAX)) != NULL)
+		again++;
+	check("neighbours merge: the whole arena can be had in the largest blocks", again == 16);
+	while (again != 0)
+		secret_unref(s[--again]);
+	check("nothing is left in use", secret_arena.live == 0);
+	check("the arena is zero from end to end", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+}
+
+/* A million-step walk would be no better than this one: sizes and lifetimes mixed, contents checked. */
+static void
+test_arena_walk(void)
+{
+	struct secret *s[64] = {NULL};
+	uint32_t seed = 7;
+	bool whole = true;
+
+	for (int step = 0; step < 20000; step++) {
+		unsigned i = (seed = seed * 1664525 + 1013904223) >> 26;
+		size_t n = (seed >> 8 & 0xffff) >> (seed >> 4 & 15);
+
+		if (s[i] != NULL) {
+			for (size_t k = 0; k < s[i]->n; k++)
+				whole &= s[i]->p[k] == (char)i;
+			secret_unref(s[i]);
+			s[i] = NULL;
+		} else if ((s[i] = secret_new(n)) != NULL) {
+			whole &= all_zero(s[i]->p, n);
+			memset(s[i]->p, (int)i, n);
+		}
+	}
+	for (int i = 0; i < 64; i++)
+		secret_unref(s[i]);
+	check("blocks of all sizes come and go without touching each other", whole && secret_arena.live == 0);
+}
+
+static void
+test_arena_system(void)
+{
+	struct secret *s = secret_copy("canary", 6);
+	int status = -1;
+	pid_t pid;
+
+	check("core dumps leave the arena out", smaps_flag(s, "dd"));
+	check("a forked child gets it zeroed", smaps_flag(s, "wf"));
+#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)  /* there mlock does nothing and says it did */
+	(void)secret_locked;
+#else
+	check("it is locked, or secret_locked says that it is not", !secret_locked() || smaps_flag(s, "lo"));
+#endif
+	if ((pid = fork()) == 0)
+		_exit(all_zero(s->p, 6) && secret_init() && secret_copy("x", 1) != NULL ? 0 : 1);
+	waitpid(pid, &status, 0);
+	check("the child reads zeros there, and can have an arena of its own", status == 0);
+	check("the parent's is as it was", memcmp(s->p, "canary", 6) == 0);
+	secret_unref(s);
+}
+
+/* -- json */
+
+static bool
+json_ok(struct slice in)
+{
+	struct json_reader r;
+	struct json_token t;
+	const char *last = in.p;
+
+	json_open(&r, in);
+	for (;;)
+		switch (json_next(&r, &t)) {
+		case JSON_BAD:
+			return json_next(&r, &t) == JSON_BAD ? false : (abort(), false);
+		case JSON_END:
+			return json_next(&r, &t) == JSON_END ? true : (abort(), true);
+		default:
+			if (t.raw.n == 0 || t.raw.p < last || t.raw.p + t.raw.n > in.p + in.n)
+				abort();        /* tokens come in order and lie in the text */
+			last = t.raw.p + t.raw.n;
+		}
+}
+
+static char *
+nested(size_t depth, char open, char close)
+{
+	static char s[256];
+
+	memset(s, open, depth);
+	memset(s + depth, close, depth);
+	s[2 * depth] = '\0';
+	return s;
+}
+
+static const char *const json_good[] = {
+	"null", " true ", "false", "0", "-0", "1", "-12.5e+10", "1E5", "0.0", "\"\"", "[]", "{}", "[[],{}]", "\t[1,\r\n2]",
+	"{\"a\":1,\"b\":[true,null,{\"c\":\"d\"}]}", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\"", "\"\\ud83d\\ude00\"",
+	"\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\x7f\"", "\"\\u0000\"", "{\"\":0}", "{\"a\":1,\"a\":2}", "\"\xf4\x8f\xbf\xbf\"",
+};
+
+static const char *const json_bad[] = {
+	"", " ", "nul", "nulll", "True", "+1", "01", "1.", ".5", "-", "1e", "1e+", "0x10", "NaN", "Infinity", "-Infinity",
+	"'a'", "\"a", "\"\t\"", "\"\n\"", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"",
+	"\"\\ud800\\ud800\"", "\"\\\"", "[1,]", "[,1]", "[1 2]", "[", "]", "[1}", "{\"a\":1]", "{a:1}", "{\"a\"}", "{\"a\":}",
+	"{\"a\" 1}", "{\"a\":1,}", "{,}", "{1:2}", "{\"a\":1 \"b\":2}", "{", "}", "1 2", "[] []", "{}x", "[1]//c", "/*c*/1",
+	"\xef\xbb\xbf{}", "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\xf5\x80\x80\x80\"", "\"\xe2\x82\"", "\"\x80\"", "\"\xf0\x80\x80\x80\"",
+	"\"\xe0\x80\x80\"", "\"\xc3\"", "\xc2\xa0,1", "[1\v]", "[1\f]", "\"\\", "{\"a\":\"b\\\"}", ",", ":", "\"a\":1",
+	"\"\xf4\x90\x80\x80\"", "[\"a\":1]",
+};
+
+static void
+test_json_reader(void)
+{
+	bool good = true, bad = true;
+	struct json_reader r;
+	struct json_token t;
+
+	for (size_t i = 0; i < sizeof json_good / sizeof *json_good; i++)
+		if (!json_ok(text(json_good[i]))) {
+			printf("# refused: %s\n", json_good[i]);
+			good = false;
+		}
+	for (size_t i = 0; i < sizeof json_bad / sizeof *json_bad; i++)
+		if (json_ok(text(json_bad[i]))) {
+			printf("# accepted: %s\n", json_bad[i]);
+			bad = false;
+		}
+	check("json: what RFC 8259 allows is read", good);
+	check("json: what it does not allow is refused", bad);
+	check("json: a NUL is not white space", !json_ok((struct slice){"1\0", 2}) &&
+	    !json_ok((struct slice){"\"\0\"", 3}) && !json_ok((struct slice){"\"\\\0\"", 4}));
+	check("json: an unset slice is no JSON", !json_ok((struct slice){NULL, 0}));
+	check("json: 64 levels are read", json_ok(text(nested(64, '[', ']'))));
+	check("json: 65 are not", !json_ok(text(nested(65, '[', ']'))));
+
+	json_open(&r, text("{\"k\":[1]}"));
+	check("json: a token gives its bytes and its depth",
+	    json_next(&r, &t) == JSON_OBJECT && t.depth == 0 &&
+	    json_next(&r, &t) == JSON_KEY && t.depth == 1 && slice_eq(t.raw, SLICE("\"k\"")) &&
+	    json_next(&r, &t) == JSON_ARRAY && t.depth == 1 &&
+	    json_next(&r, &t) == JSON_NUMBER && t.depth == 2 && slice_eq(t.raw, SLICE("1")) &&
+	    json_next(&r, &t) == JSON_CLOSE && t.depth == 1 &&
+	    json_next(&r, &t) == JSON_CLOSE && t.depth == 0 && json_next(&r, &t) == JSON_END);
+}
+
+/* Every prefix of every sample, right before a page that cannot be read. */
+static void
+test_json_prefixes(void)
+{
+	bool whole_only = true;
+
+	for (size_t i = 0; i < sizeof json_good / sizeof *json_good; i++)
+		for (size_t n = 0; n <= strlen(json_good[i]); n++) {
+			bool ok = json_ok((struct slice){before_guard(json_good[i], n), n});
+
+			if (ok && n < strlen(json_good[i]) && strchr("{[\"", json_good[i][0]) != NULL)
+				whole_only = false;
+		}
+	for (size_t i = 0; i < sizeof json_bad / sizeof *json_bad; i++)
+		for (size_t n = 0; n <= strlen(json_bad[i]); n++)
+			json_ok((struct slice){before_guard(json_bad[i], n), n});
+	check("json: no prefix of an array, object or string is whole", whole_only);
+}
+
+static bool
+unescapes_to(const char *json, struct slice want)
+{
+	struct json_reader r;
+	struct json_token t;
+	char out[64];
+
+	json_open(&r, text(json));
+	return json_next(&r, &t) == JSON_STRING && json_unescape(NULL, &t) == want.n &&
+	    slice_eq((struct slice){out, json_unescape(out, &t)}, want) && json_spells(&t, want) &&
+	    !json_spells(&t, SLICE("other")) && (want.n == 0 || !json_spells(&t, (struct slice){want.p, want.n - 1}));
+}
+
+static bool
+quotes_as(struct slice in, const char *want)
+{
+	char out[64];
+	size_t n = json_quote(NULL, in);
+
+	return n == strlen(want) && json_quote(out, in) == n && memcmp(out, want, n) == 0;
+}
+
+static bool
+number_is(const char *in, enum json_number kind, int64_t integer, double real)
+{
+	int64_t i = 0;
+	double d = 0;
+	const char *p = before_guard(in, strlen(in));
+
+	return json_number((struct slice){p, strlen(in)}, &i, &d) == kind && i == integer && !(d < real) && !(d > real);
+}
+
+static void
+test_json_values(void)
+{
+	char long_number[JSON_NUMBER_MAX + 2];
+	struct buf b;
+
+	memset(long_number, '1', sizeof long_number - 1);
+	long_number[sizeof long_number - 1] = '\0';
+	check("json: escapes come out as UTF-8",
+	    unescapes_to("\"a\\u0000b\"", (struct slice){"a\0b", 3}) && unescapes_to("\"\\u00e9\"", SLICE("\xc3\xa9")) &&
+	    unescapes_to("\"\\u20AC\"", SLICE("\xe2\x82\xac")) && unescapes_to("\"\\uD83D\\uDE00\"", SLICE("\xf0\x9f\x98\x80")) &&
+	    unescapes_to("\"\\/\\b\\f\\n\\r\\t\\\\\\\"\"", SLICE("/\b\f\n\r\t\\\"")) && unescapes_to("\"\"", SLICE("")) &&
+	    unescapes_to("\"acc\\u0065ss\"", SLICE("access")));
+	check("json: quoting escapes what must be, and no more",
+	    quotes_as(SLICE("a\"\\/\n\x01\x7f\xc3\xa9"), "\"a\\\"\\\\/\\n\\u0001\\u007f\xc3\xa9\"") &&
+	    quotes_as((struct slice){"\0", 1}, "\"\\u0000\"") && quotes_as(SLICE(""), "\"\""));
+	check("json: quoting refuses bytes that are not UTF-8", json_quote(NULL, SLICE("a\xff")) == SIZE_MAX);
+	buf_init(&b, 16);
+	check("json: for a log, such a byte becomes U+FFFD",
+	    json_buf_string(&b, SLICE("a\xff")) && slice_eq(buf_slice(&b), SLICE("\"a\xef\xbf\xbd\"")));
+	check("json: a buffer that is full refuses whole", !json_buf_string(&b, SLICE("0123456789")) && b.n == 6);
+	buf_free(&b);
+	check("json: integers stay integers when they fit",
+	    number_is("9223372036854775807", JSON_INTEGER, INT64_MAX, 0) && number_is("-9223372036854775808", JSON_INTEGER, INT64_MIN, 0) &&
+	    number_is("9223372036854775808", JSON_REAL, 0, 9223372036854775808.0) && number_is("1.0", JSON_REAL, 0, 1) &&
+	    number_is("1e2", JSON_REAL, 0, 100) && number_is("0", JSON_INTEGER, 0, 0));
+	check("json: what is no number, or none we can keep, is none",
+	    number_is("1e999", JSON_NOT_A_NUMBER, 0, 0) && number_is("", JSON_NOT_A_NUMBER, 0, 0) &&
+	    number_is(" 1", JSON_NOT_A_NUMBER, 0, 0) && number_is("1x", JSON_NOT_A_NUMBER, 0, 0) &&
+	    number_is(long_number, JSON_NOT_A_NUMBER, 0, 0));
+}
+
+static void
+test_json_members(void)
+{
+	struct json_member m[2] = {{.name = SLICE("a")}, {.name = SLICE("b")}};
+
+	check("members: found at the top only, however the name is escaped",
+	    json_members(SLICE("{\"x\":{\"a\":1,\"b\":2},\"\\u0061\":[1,{\"b\":3}]}"), m, 2) == JSON_OK &&
+	    m[0].value.type == JSON_ARRAY && slice_eq(m[0].value.raw, SLICE("[1,{\"b\":3}]")) && m[1].value.type == JSON_END);
+	check("members: a wanted name twice is refused, escaped or not",
+	    json_members(SLICE("{\"a\":1,\"\\u0061\":2}"), m, 2) == JSON_DUPLICATE &&
+	    json_members(SLICE("{\"a\":{},\"a\":null}"), m, 2) == JSON_DUPLICATE);
+	check("members: another name may come twice", json_members(SLICE("{\"x\":1,\"x\":2,\"b\":0}"), m, 2) == JSON_OK);
+	check("members: half a text is none", json_members(SLICE("{\"a\":1"), m, 2) == JSON_MALFORMED &&
+	    json_members(SLICE("{\"a\":1}}"), m, 2) == JSON_MALFORMED && json_members(SLICE("{\"a\":1,\"a\":2"), m, 2) == JSON_MALFORMED &&
+	    json_members(SLICE(""), m, 2) == JSON_MALFORMED);
+	check("members: what is no object is told apart from what is no JSON",
+	    json_members(SLICE("[1]"), m, 2) == JSON_NOT_OBJECT && json_members(SLICE("3"), m, 2) == JSON_NOT_OBJECT);
+}
+
+/* -- sign */
+
+static bool
+hex_is(const void *p, size_t n, const char *want)
+{
+	char hex[2 * SIGN_DIGEST_MAX];
+
+	return hex_encode(hex, p, n) == strlen(want) && memcmp(hex, want, strlen(want)) == 0;
+}
+
+static void
+test_digests(void)
+{
+	static const struct { const char *name, *data, *want; } row[] = {
+		{"sha256", "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+		{"sha256", "", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+		{"sha256", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+		    "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+		{"sha1", "abc", "a9993e364706816aba3e25717850c26c9cd0d89d"},
+		{"sha384", "abc", "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed"
+		    "8086072ba1e7cc2358baeca134c825a7"},
+		{"sha512", "abc", "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a"
+		    "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"},
+	};
+	unsigned char out[SIGN_DIGEST_MAX];
+	bool ok = true;
+
+	for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+		const struct sign_hash *h = sign_hash_find(text(row[i].name));
+
+		sign_digest(h, text(row[i].data), out);
+		ok &= hex_is(out, h->n, row[i].want);
+	}
+	check("digests: the examples of FIPS 180-4", ok);
+	check("digests: an unknown algorithm is none", sign_hash_find(SLICE("md5")) == NULL);
+}
+
+/* RFC 4231, test cases 1 to 7 (5 is about truncation, which we do not do; its first 16 bytes). */
+static void
+test_hmac_rfc4231(void)
+{
+	static const struct { size_t nkey; int key; const char *skey, *data; size_t ndata; int fill; const char *want; } row[] = {
+		{20, 0x0b, NULL, "Hi There", 0, 0, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"},
+		{4, 0, "Jefe", "what do ya want for nothing?", 0, 0, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"},
+		{20, 0xaa, NULL, NULL, 50, 0xdd, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"},
+		{25, 1, "", NULL, 50, 0xcd, "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"},
+		{20, 0x0c, NULL, "Test With Truncation", 0, 0, "a3b6167473100ee06e0c796c2955552b"},
+		{131, 0xaa, NULL, "Test Using Larger Than Block-Size Key - Hash Key First", 0, 0,
+		    "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"},
+		{131, 0xaa, NULL, "This is a test using a larger than block-size key and a larger than block-size data. "
+		    "The key needs to be hashed before being used by the HMAC algorithm.", 0, 0,
+		    "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2"},
+	};
+
+	for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+		char key[131], data[160], name[64];
+		unsigned char out[SIGN_DIGEST_MAX];
+		struct slice d = {data, row[i].ndata}, part[2];
+
+		memset(key, row[i].key, sizeof key);
+		if (row[i].skey != NULL)
+			for (size_t k = 0; k < row[i].nkey; k++)        /* case 4: 01 02 … 19 */
+				key[k] = row[i].skey[0] != '\0' ? row[i].skey[k] : (char)(k + 1);
+		memset(data, row[i].fill, sizeof data);
+		if (row[i].data != NULL)
+			d = text(row[i].data);
+		part[0] = (struct slice){d.p, d.n / 3};
+		part[1] = (struct slice){d.p + d.n / 3, d.n - d.n / 3};
+		sign_hmac(SIGN_SHA256, (struct slice){key, row[i].nkey}, part, 2, out);
+		snprintf(name, sizeof name, "hmac: RFC 4231 test case %zu", i + 1);
+		check(name, hex_is(out, strlen(row[i].want) / 2, row[i].want));
+	}
+}
+
+/* -- private keys, as the openssl command writes them */
+
+static struct slice
+made_by(const char *command)
+{
+	static char out[65536];
+	char line[1024];
+	FILE *f;
+	size_t n;
+
+	snprintf(line, sizeof line, "{ %s; } 2>/dev/null", command);
+	f = popen(line, "r");
+	n = f == NULL ? 0 : fread(out, 1, sizeof out, f);
+	if (f != NULL)
+		pclose(f);
+	return (struct slice){out, n};
+}
+
+static void
+test_keys(void)
+{
+#define EC "openssl ecparam -name prime256v1 -genkey"
+	static const struct { const char *name, *make, *type, *format, *curve; unsigned bits; bool encrypted; const char *why; } row[] = {
+		{"RSA, PKCS#8", "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048", "rsa", "pkcs8", NULL, 2048, false, NULL},
+		{"RSA, PKCS#1", "openssl genrsa -traditional 2048", "rsa", "pkcs1", NULL, 2048, false, NULL},
+		{"RSA, PKCS#1, DER", "openssl genrsa -traditional 2048 | openssl rsa -traditional -outform DER", "rsa", "pkcs1", NULL, 2048, false, NULL},
+		{"RSA, PKCS#8, DER", "openssl genrsa 2048 | openssl pkcs8 -topk8 -nocrypt -outform DER", "rsa", "pkcs8", NULL, 2048, false, NULL},
+		{"P-256, SEC 1, behind its parameters", EC, "ec", "sec1", "P-256", 256, false, NULL},
+		{"P-256, SEC 1, DER", EC " -noout | openssl ec -outform DER", "ec", "sec1", "P-256", 256, false, NULL},
+		{"P-256, PKCS#8", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256", "ec", "pkcs8", "P-256", 256, false, NULL},
+		{"P-384", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384", "ec", "pkcs8", "P-384", 384, false, NULL},
+		{"P-521", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521", "ec", "pkcs8", "P-521", 521, false, NULL},
+		{"Ed25519", "openssl genpkey -algorithm ED25519", "ed25519", "pkcs8", NULL, 256, false, NULL},
+		{"Ed448", "openssl genpkey -algorithm ED448", "ed448", "pkcs8", NULL, 456, false, NULL},
+		{"without a newline at the end", "printf %s \"$(" EC " -noout)\"", "ec", "sec1", "P-256", 256, false, NULL},
+		{"CR LF at line ends", EC " -noout | sed 's/$/\\r/'", "ec", "sec1", "P-256", 256, false, NULL},
+		{"text before it", "echo key:; " EC " -noout", "ec", "sec1", "P-256", 256, false, NULL},
+		{"encrypted, PKCS#8", EC " -noout | openssl pkcs8 -topk8 -passout pass:x", NULL, "pkcs8", NULL, 0, true, NULL},
+		{"encrypted, PKCS#8, DER", EC " -noout | openssl pkcs8 -topk8 -passout pass:x -outform DER", NULL, "pkcs8", NULL, 0, true, NULL},
+		{"encrypted in OpenSSL's old way", "openssl genrsa -traditional -aes128 -passout pass:x 2048", NULL, "pkcs1", NULL, 0, true, NULL},
+		{"the same, EC", EC " -noout | openssl ec -aes128 -passout pass:x", NULL, "sec1", NULL, 0, true, NULL},
+		{"a certificate and its key", EC " -noout >/tmp/value_test.$$; openssl req -x509 -key /tmp/value_test.$$ -subj /CN=x;"
+		    " cat /tmp/value_test.$$; rm /tmp/value_test.$$", "ec", "sec1", "P-256", 256, false, NULL},
+		{"a certificate alone", EC " -noout >/tmp/value_test.$$; openssl req -x509 -key /tmp/value_test.$$ -subj /CN=x;"
+		    " rm /tmp/value_test.$$", NULL, NULL, NULL, 0, false, "no_private_key"},
+		{"a certificate alone, DER", EC " -noout >/tmp/value_test.$$; openssl req -x509 -key /tmp/value_test.$$ -subj /CN=x -outform DER;"
+		    " rm /tmp/value_test.$$", NULL, NULL, NULL, 0, false, "no_private_key"},
+		{"a public key", EC " -noout | openssl ec -pubout", NULL, NULL, NULL, 0, false, "no_private_key"},
+		{"brainpool, which nobody signs with", "openssl ecparam -name brainpoolP256r1 -genkey -noout", NULL, NULL, NULL, 0, false, "unsupported"},
+		{"half a key", EC " -noout | head -c 150", NULL, NULL, NULL, 0, false, "malformed"},
+		{"half a key, DER", EC " -noout | openssl ec -outform DER | head -c 60", NULL, NULL, NULL, 0, false, "malformed"},
+		{"newlines spelled out", EC " -noout | awk '{printf \"%s\\\\n\", $0}'", NULL, NULL, NULL, 0, false, "escaped_newlines"},
+		{"OpenSSH's own format", "echo '-----BEGIN OPENSSH PRIVATE KEY-----'; echo AAAA; echo '-----END OPENSSH PRIVATE KEY-----'",
+		    NULL, NULL, NULL, 0, false, "openssh_format"},
+		{"a password", "echo hunter2", NULL, NULL, NULL, 0, false, "not_a_key"},
+		{"nothing", "true", NULL, NULL, NULL, 0, false, "not_a_key"},
+		{"a zero digit", "printf 0", NULL, NULL, NULL, 0, false, "malformed"},
+	};
+#undef EC
+	struct slice key = SLICE("");
+	struct key_info info;
+	char name[128];
+
+	for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+		const char *why;
+
+		key = made_by(row[i].make);
+		why = key_tell(key, &info);
+		snprintf(name, sizeof name, "key: %s", row[i].name);
+		check(name, (row[i].why == NULL) == (why == NULL) && (why == NULL || strcmp(why, row[i].why) == 0) &&
+		    (why != NULL || ((row[i].type == NULL ? info.type == NULL : info.type != NULL && strcmp(info.type, row[i].type) == 0) &&
+		    strcmp(info.format, row[i].format) == 0 && info.bits == row[i].bits && info.encrypted == row[i].encrypted &&
+		    (row[i].curve == NULL ? info.curve == NULL : info.curve != NULL && strcmp(info.curve, row[i].curve) == 0))));
+		if (why != NULL && row[i].why == NULL)
+			printf("# %s\n", why);
+		for (size_t n = 0; n <= key.n; n += 1 + n / 64)
+			key_tell((struct slice){before_guard(key.p, n), n}, &info);
+	}
+}
+
+/* -- Lua */
+
+static long fail_after = -1;    /* allocations that still succeed; -1: all */
+
+/* Once one has failed, all fail: Lua collects garbage and asks again. */
+static void *
+failing_alloc(void *ud, void *p, size_t osize, size_t nsize)
+{
+	(void)ud;
+	if (nsize == 0) {
+		free(p);
+		return NULL;
+	}
+	if (fail_after >= 0 && (p == NULL || nsize > osize)) {
+		if (fail_after == 0)
+			return NULL;
+		fail_after--;
+	}
+	return realloc(p, nsize);
+}
+
+/* What no module has: the bytes of a secret, to compare them. */
+static int
+l_reveal(lua_State *L)
+{
+	bool is_secret = false;
+	struct slice s = l_check_value(L, 1, &is_secret);
+
+	luaL_argcheck(L, is_secret, 1, "not a secret");
+	lua_pushlstring(L, s.p, s.n);
+	return 1;
+}
+
+static int
+l_expect(lua_State *L)
+{
+	return l_json_expect(L, l_check_slice(L, 1), 2);
+}
+
+/* A handle made in C, as the store does: the reference must not leak where Lua has no memory. */
+static int
+l_handed_over(lua_State *L)
+{
+	struct secret *s = secret_copy("canary", 6);
+
+	if (s == NULL)
+		return luaL_error(L, "full");
+	l_push_secret(L, s);
+	return 1;
+}
+
+static int
+l_open_all(lua_State *L)
+{
+	static const struct { const char *name; lua_CFunction open; } module[] = {
+		{"secret", l_open_secret}, {"core", l_open_secret_core}, {"json", l_open_json},
+		{"sign", l_open_sign}, {"form", l_open_form}, {"uri", l_open_uri},
+	};
+
+	luaL_openlibs(L);
+	for (size_t i = 0; i < sizeof module / sizeof *module; i++) {
+		module[i].open(L);
+		lua_setglobal(L, module[i].name);
+	}
+	lua_register(L, "reveal", l_reveal);
+	lua_register(L, "expect", l_expect);
+	lua_register(L, "handed_over", l_handed_over);
+	return 0;
+}
+
+static lua_State *
+new_state(void)
+{
+	lua_State *L = lua_newstate(failing_alloc, NULL);
+
+	lua_pushcfunction(L, l_open_all);
+	if (L == NULL || lua_pcall(L, 0, 0, 0) != LUA_OK)
+		abort();
+	return L;
+}
+
+/* Runs a chunk; the message of what it raised is left in `why`. */
+static char why[1024];
+
+static bool
+runs(lua_State *L, const char *chunk)
+{
+	bool ok = luaL_loadbuffer(L, chunk, strlen(chunk), "=case") == LUA_OK && lua_pcall(L, 0, 0, 0) == LUA_OK;
+
+	why[0] = '\0';
+	if (!ok && lua_type(L, -1) == LUA_TSTRING)
+		snprintf(why, sizeof why, "%s", lua_tostring(L, -1));
+	lua_settop(L, 0);
+	return ok;
+}
+
+static const struct { const char *name, *chunk; } lua_cases[] = {
+	{"joins strings, numbers and secrets with ..", "local s = core.of 'c'\n"
+	    "assert(reveal('a' .. s) == 'ac' and reveal(s .. 'b') == 'cb' and reveal(s .. s) == 'cc')\n"
+	    "assert(reveal(1 .. s .. 2.5) == '1c2.5' and reveal('a' .. 'b' .. s .. '' .. 'd') == 'abcd')\n"
+	    "assert(reveal(core.of '' .. '') == '')"},
+	{"encodes a secret as it encodes a string", "local raw = 'a b\\0\\255~*/+'\n"
+	    "for _, f in ipairs { 'base64', 'base64url', 'hex', 'percent', 'form', 'sha256' } do\n"
+	    "  local x = core.of(raw)\n"
+	    "  assert(reveal(x[f](x)) == secret[f](raw), f)\n"
+	    "  assert(reveal(secret[f](x)) == secret[f](raw), f)\n"
+	    "end\n"
+	    "assert(reveal(core.of('\"\\n'):json_string()) == '\"\\\\\"\\\\n\"')\n"
+	    "assert(reveal(core.of('k'):hmac('sha256', 'd')) == sign.hmac('sha256', 'k', 'd'))\n"
+	    "assert(reveal(sign.hmac('sha256', 'k', core.of 'd')) == sign.hmac('sha256', 'k', 'd'))\n"
+	    "assert(reveal(sign.digest('sha512', core.of 'd')) == sign.digest('sha512', 'd'))"},
+	{"builds forms, queries, JSON and templates with secrets in them", "local s = core.of 'p w&='\n"
+	    "assert(reveal(form { { 'a', 'b c' }, { 'pw', s }, { 'no', nil }, { 'n', 5 } }) == 'a=b+c&pw=p+w%26%3D&n=5')\n"
+	    "assert(reveal(uri.query { { s, 'x' } }) == 'p%20w%26%3D=x')\n"
+	    "assert(reveal(json { b = { s, 1, json.null }, a = 'x' }) == [[{\"a\":\"x\",\"b\":[\"p w&=\",1,null]}]])\n"
+	    "assert(reveal(json.build(s)) == '\"p w&=\"')\n"
+	    "assert(reveal(secret.template('${u}:${p}$$${u}', { u = 'me', p = s })) == 'me:p w&=$me')"},
+	{"takes the final newline off", "local a, dropped = core.chomp(core.of 'x\\r\\n')\n"
+	    "assert(reveal(a) == 'x' and dropped)\n"
+	    "a, dropped = core.chomp(core.of 'x\\n\\n') assert(reveal(a) == 'x\\n' and dropped)\n"
+	    "a, dropped = core.chomp(core.of 'x\\r') assert(reveal(a) == 'x\\r' and not dropped)\n"
+	    "a, dropped = core.chomp(core.of '\\n') assert(reveal(a) == '' and dropped)"},
+	{"takes a document apart", "local doc = core.of [[{\"type\":\"sa\",\"key\":\"-\\u0041\\n-\",\"n\":{\"x\": 1},\"z\":null}]]\n"
+	    "local t = assert(core.split(doc, { type = {}, key = { secret = true }, n = { nested = true }, z = { optional = true } }))\n"
+	    "assert(t.type == 'sa' and reveal(t.key) == '-A\\n-' and t.n == '{\"x\": 1}' and t.z == nil)\n"
+	    "t = core.split(doc, { n = { nested = true, secret = true } }) assert(reveal(t.n) == '{\"x\": 1}')"},
+	{"hands over what is expected of an answer, and no more", "local v = assert(expect([[{\"access_token\":\"t\\u0031\",\n"
+	    "\"expires_in\":\"3600\",\"error\":\"invalid_grant\",\"scope\":\"a\\u0007\\u0085b\",\"ok\":true,\"other\":\"canary\"}]], { access_token = 'secret',\n"
+	    "expires_in = 'number', error = 'code', scope = 'string', ok = 'boolean', absent = 'secret' }))\n"
+	    "assert(reveal(v.access_token) == 't1' and v.expires_in == 3600 and math.type(v.expires_in) == 'integer')\n"
+	    "assert(v.error == 'invalid_grant' and v.scope == 'ab' and v.ok == true and v.absent == nil and v.other == nil)"},
+	{"repeats no error code that is not registered", "for body, want in pairs { ['{\"e\":\"canary\"}'] = 'unregistered', ['{\"e\":{}}'] = 'unregistered',\n"
+	    "['{\"e\":\"\"}'] = 'unregistered', ['{\"e\":7}'] = 'unregistered', ['{\"e\":\"slow_d\\\\u006fwn\"}'] = 'slow_down', ['{\"e\":\"Invalid_grant\"}'] = 'unregistered' } do\n"
+	    "  assert(expect(body, { e = 'code' }).e == want, body) end\n"
+	    "assert(expect('{\"e\":null}', { e = 'code' }).e == nil)"},
+	{"treats a member of the wrong kind as absent", "local v = expect('{\"t\":\"\",\"u\":5,\"n\":\"1h\",\"m\":[],\"b\":\"true\",\"s\":1,\"i\":1e999}',\n"
+	    "{ t = 'secret', u = 'secret', n = 'number', m = 'number', b = 'boolean', s = 'string', i = 'number' })\n"
+	    "assert(next(v) == nil)\n"
+	    "assert(expect('{\"s\":\"' .. ('x'):rep(4094) .. '\"}', { s = 'string' }).s == ('x'):rep(4094))\n"
+	    "assert(expect('{\"s\":\"' .. ('x'):rep(4095) .. '\"}', { s = 'string' }).s == nil)"},
+	{"calls what is no object, or has a wanted name twice, malformed", "for _, body in ipairs { '', '[]', '{', '{\"a\":1,\"a\":2}', '{\"a\":1} x', 'null', '<html>' } do\n"
+	    "  local v, code = expect(body, { a = 'number' }) assert(v == nil and code == 'malformed', body) end\n"
+	    "assert(expect('{\"x\":1,\"x\":2}', { a = 'number' }))"},
+	{"reads what a C caller handed over", "assert(reveal(handed_over()) == 'canary')"},
+};
+
+/* What a policy might try. Each must raise, and say nothing of the bytes. */
+static const char *const lua_refused[] = {
+	"tostring(S)", "print(S)", "return #S", "return S == T", "return S < T", "return S <= T", "return S < 'x'", "for k in pairs(S) do end",
+	"return S.content", "return S[1]", "return S[S]", "S.x = 1", "S[1] = 2", "S()", "return ('%s'):format(S)", "return ('%q'):format(S)",
+	"return ('%d'):format(S)", "return table.concat { S }", "return table.concat({ 'a', 'b' }, S)", "return ('x'):rep(S)", "return string.len(S)", "return S:len()",
+	"return S:sub(1)", "return string.sub(S, 1)", "return string.byte(S)", "return ('a'):find(S)", "return string.find(S, 'a')", "return string.gsub('a', 'a', S)",
+	"return ('a'):gsub('a', { a = S })", "return ('a'):gsub('a', function() return S end)",
+	"return S + 1", "return -S", "return S & 1", "return S // 1", "return S % 2", "return S ^ S", "return ~S", "return rawlen(S)", "return rawget(S, 1)",
+	"setmetatable(S, {})", "return next(S)", "for _, v in ipairs(S) do end", "return utf8.len(S)", "return math.floor(S)", "table.sort { S, T }",
+	"return load(S)", "return string.pack('z', S)", "return string.unpack('z', S)", "io.write(S)", "return math.max(S, T)", "for i = 1, S do end", "return os.getenv(S)",
+	"return json.encode { S }", "return json.encode(S)", "return json.decode(S)", "return json { [S] = 1 }", "return uri.decode(S)",
+	"return uri.parse_query(S)", "return form.parse(S)", "return secret.template(S, {})", "return core.of(S)", "return S .. nil", "return S .. {}", "return true .. S",
+	"return S:nothing()", "return form { { 'a', {} } }", "return form { { 'a', true } }", "return form { 'a' }", "return secret.base64()", "return secret.base64(5)",
+	"return secret.hmac(S, 'md5', 'x')", "return secret.template('${x}', {})", "return secret.template('${x', { x = 1 })", "return secret.template('${}', {})",
+	"return S:base64(1).x", "local t <const> = setmetatable({}, { __gc = S })  t = t.x.y", "return secret.json_string(core.of '\\xff')",
+	"return expect('{}', { a = 'canary' })", "core.keep('x')", "core.check(S, { charset = 'none' })",
+};
+
+static void
+test_lua_cases(void)
+{
+	for (size_t i = 0; i < sizeof lua_cases / sizeof *lua_cases; i++) {
+		lua_State *L = new_state();
+		char name[128];
+		bool ok = runs(L, lua_cases[i].chunk);
+
+		snprintf(name, sizeof name, "lua: %s", lua_cases[i].name);
+		check(name, ok);
+		if (!ok)
+			printf("# %s\n", why);
+		lua_close(L);
+	}
+	check("lua: a closed state holds no secret", secret_arena.live == 0);
+}
+
+static void
+test_lua_refusals(void)
+{
+	lua_State *L = new_state();
+	bool ok = true;
+	char chunk[512];
+
+	for (size_t i = 0; i < sizeof lua_refused / sizeof *lua_refused; i++) {
+		snprintf(chunk, sizeof chunk, "local S, T = core.of 'canary7f3a', core.of 'canary7f3b'  %s", lua_refused[i]);
+		if (runs(L, chunk) || strstr(why, "7f3") != NULL) {
+			printf("# not refused: %s -> %s\n", lua_refused[i], why);
+			ok = false;
+		}
+	}
+	check("lua: whatever a policy tries, a secret stays one", ok);
+	check("lua: its metatable is out of reach", runs(L, "assert(getmetatable(core.of 'x') == 'secret')"));
+	check("lua: two handles on equal bytes differ, as do a secret and its string",
+	    runs(L, "local s = core.of 'x' assert(s ~= 'x' and not rawequal(s, core.of 'x') and s == s and tonumber(s) == nil)"));
+	check("lua: a secret is no key of another's value", runs(L, "local t = { [core.of 'x'] = 1 } assert(t[core.of 'x'] == nil)"));
+	lua_close(L);
+}
+
+static void
+test_lua_check(void)
+{
+	static const struct { const char *value, *options, *want; } row[] = {
+		{"tok_en-1", "{}", "nil"}, {"", "{}", "empty"}, {"", "{ min = 0 }", "nil"}, {"abc", "{ min = 4 }", "too short"},
+		{"abc", "{ max = 2 }", "too long"}, {"a\\n", "{}", "final newline"}, {"a\\nb", "{}", "control bytes"}, {"a\\0b", "{ charset = 'text' }", "control bytes"},
+		{"a\\127", "{}", "control bytes"}, {"a b", "{}", "nil"}, {"a b", "{ charset = 'visible' }", "spaces"}, {"a\\u{e9}", "{}", "nil"},
+		{"a\\u{e9}", "{ charset = 'visible' }", "bytes that are not ASCII"}, {" a", "{}", "space at an end"}, {"a\\t", "{}", "space at an end"},
+		{"-\\n-\\r\\n", "{ charset = 'text' }", "nil"}, {"\\0\\255\\n", "{ charset = 'any' }", "nil"},
+	};
+	lua_State *L = new_state();
+	bool ok = true;
+	char chunk[512];
+
+	for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+		snprintf(chunk, sizeof chunk, "local good, why = core.check(core.of \"%s\", %s) "
+		    "assert(tostring(why) == '%s' and (good == true) == (why == nil), why)", row[i].value, row[i].options, row[i].want);
+		if (!runs(L, chunk)) {
+			printf("# %s %s: %s\n", row[i].value, row[i].options, why);
+			ok = false;
+		}
+	}
+	check("lua: what is about to be saved is judged by its bytes", ok);
+	lua_close(L);
+}
+
+/* A task's end empties what it made and did not keep. */
+static void
+test_lua_scope(void)
+{
+	struct secret_scope scope = {NULL, 0}, other = {NULL, 0};
+	lua_State *L = new_state();
+
+	secret_scope_now = &scope;
+	check("scope: a task makes handles", runs(L, "a = core.of 'canary'  b = a .. 'x'  k = core.keep(core.of 'kept')"
+	    " for i = 1, 50 do local x = a:hex() end collectgarbage()"));
+	secret_scope_now = &other;
+	check("scope: another task makes its own", runs(L, "o = core.of 'other'"));
+	secret_scope_now = NULL;
+	check("scope: it counts what they hold", scope.bytes == 13 && other.bytes == 5);
+	secret_scope_close(&scope);
+	check("scope: at its end they are empty, and the bytes are gone", scope.first == NULL && scope.bytes == 0 && secret_arena.live == 2);
+	check("scope: using one of them raises", !runs(L, "return a:base64()") && strstr(why, "secret is closed") != NULL &&
+	    !runs(L, "return 'x' .. b") && strstr(why, "secret is closed") != NULL && !runs(L, "return form { { 'a', b } }") &&
+	    strstr(why, "secret is closed") != NULL && !runs(L, "return json { b }") && strstr(why, "secret is closed") != NULL);
+	check("scope: it still is a secret that shows nothing", !runs(L, "return tostring(a)") && runs(L, "assert(secret.is(a))"));
+	check("scope: what was kept, or is another's, is as it was", runs(L, "assert(reveal(k) == 'kept' and reveal(o) == 'other')"));
+	check("scope: a handle can be emptied by hand, and by <close>",
+	    runs(L, "core.wipe(k) core.wipe(k) do local c <close> = o end") && secret_arena.live == 0);
+	secret_scope_close(&other);
+
+	secret_scope_now = &scope;
+	check("scope: one task has no more than its share of the arena",
+	    !runs(L, "local s = core.of(('x'):rep(1 << 20)) T = {} for i = 1, 20 do T[i] = s .. i end") && strstr(why, "no room") != NULL);
+	check("scope: what is garbage counts no more", runs(L, "T = nil local s = core.of(('x'):rep(1 << 20)) for i = 1, 100 do s:sha256() local x = s .. i end"));
+	check("scope: one secret has its limit", !runs(L, "local s = core.of 'x' for i = 1, 40 do s = s .. s end"));
+	secret_scope_close(&scope);
+	secret_scope_now = NULL;
+	lua_close(L);
+	check("scope: a closed state holds no secret", secret_arena.live == 0);
+}
+
+static void
+test_lua_arena_full(void)
+{
+	lua_State *L = new_state();
+	static struct secret *s[16];
+	size_t n = 0;
+
+	while (n < 16 && (s[n] = secret_new(SECRET_MAX)) != NULL)
+		n++;
+	check("full: whatever would make a secret raises", n == 16 && !runs(L, "return core.of 'x'") && strstr(why, "no room") != NULL &&
+	    !runs(L, "return expect('{\"t\":\"x\"}', { t = 'secret' })") && strstr(why, "no room") != NULL);
+	while (n != 0)
+		secret_unref(s[--n]);
+	check("full: and works again when there is room", runs(L, "assert(reveal(core.of 'x') == 'x')"));
+	lua_close(L);
+}
+
+/* Every allocation of every case fails in turn, and all after it; with a task's scope around it. */
+static void
+test_lua_no_memory(void)
+{
+	for (size_t i = 0; i < sizeof lua_cases / sizeof *lua_cases; i++) {
+		struct secret_scope scope = {NULL, 0};
+		bool done = false, clean = true;
+		char name[160];
+		long k;
+
+		for (k = 0; !done && k < 5000; k++) {
+			lua_State *L = new_state();
+
+			if (luaL_loadstring(L, lua_cases[i].chunk) != LUA_OK)
+				abort();
+			secret_scope_now = &scope;
+			fail_after = k;
+			done = lua_pcall(L, 0, 0, 0) == LUA_OK;
+			fail_after = -1;
+			secret_scope_now = NULL;
+			secret_scope_close(&scope);
+			clean &= scope.first == NULL && scope.bytes == 0 && secret_arena.live == 0;
+			lua_close(L);
+		}
+		snprintf(name, sizeof name, "memory fails at each of %ld allocations: %s", k, lua_cases[i].name);
+		check(name, done && clean);
+	}
+}
+
+/* Opening the modules, too, with each allocation failing. */
+static void
+test_lua_open_no_memory(void)
+{
+	bool done = false;
+
+	for (long k = 0; !done && k < 5000; k++) {
+		lua_State *L = lua_newstate(failing_alloc, NULL);
+
+		fail_after = k;
+		lua_pushcfunction(L, l_open_all);
+		done = lua_pcall(L, 0, 0, 0) == LUA_OK;
+		fail_after = -1;
+		lua_close(L);
+	}
+	check("memory fails while the modules are opened", done);
+}
+
+static void
+test_json_round_trip(void)
+{
+	lua_State *L = new_state();
+	bool ok = true;
+	char chunk[1024];
+
+	for (size_t i = 0; i < sizeof json_good / sizeof *json_good; i++) {
+		snprintf(chunk, sizeof chunk, "local v, code = json.decode([==[%s]==]) if code ~= 'duplicate' then "
+		    "local t = json.encode(v) assert(json.encode(json.decode(t)) == t) assert(json.build(v) == t) "
+		    "assert(json.encode(json.decode(json.encode(v, { indent = 2 }))) == t) end", json_good[i]);
+		if (!runs(L, chunk)) {
+			printf("# %s: %s\n", json_good[i], why);
+			ok = false;
+		}
+	}
+	for (size_t i = 0; i < sizeof json_bad / sizeof *json_bad; i++) {
+		lua_getglobal(L, "json");
+		lua_getfield(L, -1, "decode");
+		lua_pushstring(L, json_bad[i]);
+		ok &= lua_pcall(L, 1, 3, 0) == LUA_OK && lua_isnil(L, -3) && lua_isinteger(L, -1);
+		lua_settop(L, 0);
+	}
+	check("json: what is decoded is encoded again to the same", ok);
+	lua_close(L);
+}
+
+int
+main(void)
+{
+	if (!secret_init())
+		return 1;
+	test_arena_wipes();
+	test_arena_walk();
+	test_arena_exhaustion();
+	test_arena_system();
+	test_json_reader();
+	test_json_prefixes();
+	test_json_values();
+	test_json_members();
+	test_digests();
+	test_hmac_rfc4231();
+	test_keys();
+	test_lua_cases();
+	test_lua_refusals();
+	test_lua_check();
+	test_lua_scope();
+	test_lua_arena_full();
+	test_json_round_trip();
+	test_lua_no_memory();
+	test_lua_open_no_memory();
+	printf("%d passed, %d failed\n", passed, failed);
+	return failed != 0;
+}

@@ -1,0 +1,66 @@
+--- The credential that goes out: what each type sets, what of the agent's own goes, and where it never goes.
+local function case(name, host, fields, upstream, more)
+  local c = { name = name, host = host, send = "GET /v1?q=1 HTTP/1.1\r\nHost: " .. host .. "\r\n" .. fields .. "\r\n",
+              expect = { status = 200, upstream = upstream } }
+  for k, v in pairs(more or {}) do c[k] = v end
+  return c
+end
+
+return {
+  shared = {
+    hosts = { "api.test", "basic.test", "empty.test", "key.test", "prefix.test", "more.test", "get.test", "deep.a.test", "free.test", "head.test" },
+    credentials = {
+      { name = "bearer", type = "bearer", host = "api.test", secrets = { token = "canary-bearer" } },
+      { name = "basic", type = "basic", host = "basic.test", fields = { username = "user" }, secrets = { password = "canary-pass" } },
+      { name = "empty", type = "basic", host = "empty.test", fields = { username = "canary-name" }, secrets = { password = "" } },
+      { name = "key", type = "api_key", host = "key.test", secrets = { key = "canary-key" } },
+      { name = "prefix", type = "api_key", host = "prefix.test", fields = { header = "X-Token", prefix = "Token " }, secrets = { key = "canary-prefix" } },
+      { name = "more", type = "bearer", host = "more.test", fields = { ["headers.X-Version"] = "2026-01-01" },
+        secrets = { token = "canary-more", ["headers.X-Account"] = "canary-account" } },
+      { name = "get", type = "bearer", host = "get.test", method = { "GET" }, secrets = { token = "canary-get" } },
+      { name = "deep", type = "bearer", host = "*.a.test", secrets = { token = "canary-deep" } },
+      { name = "plain", type = "bearer", host = "plain.test", plain_http = true, secrets = { token = "canary-plain" } },
+    },
+    domains = { { host = "free.test" }, { host = "head.test", method = { "GET", "POST" } } },
+    servers = { plain = { host = { "plain.test", "api.test" }, plain = true } },
+  },
+  cases = {
+    case("bearer", "api.test", "", { header = { authorization = "Bearer canary-bearer" } }),
+    case("an agent's own Authorization goes", "api.test", "Authorization: Bearer mine\r\nauthorization: Basic eDp5\r\n",
+      { header = { authorization = "Bearer canary-bearer" }, head_not = "mine" }),
+    case("what an agent lists in Connection cannot remove ours", "api.test", "Connection: authorization, close\r\n",
+      { header = { authorization = "Bearer canary-bearer" } }),
+    case("basic", "basic.test", "", { header = { authorization = "Basic dXNlcjpjYW5hcnktcGFzcw==" } }),
+    case("basic with an empty password", "empty.test", "", { header = { authorization = "Basic Y2FuYXJ5LW5hbWU6" } }),
+    case("api_key", "key.test", "", { header = { ["x-api-key"] = "canary-key" }, no_header = "authorization" }),
+    case("an agent's own key goes, whatever its case", "key.test", "X-API-Key: mine\r\nx-api-key: mine2\r\n",
+      { header = { ["x-api-key"] = "canary-key" }, head_not = "mine" }),
+    case("an agent's own key goes with _ for -", "key.test", "X_Api_Key: mine\r\n",
+      { header = { ["x-api-key"] = "canary-key" }, head_not = "mine" }),
+    case("an agent's own Authorization goes though the type sets another header", "key.test", "Authorization: Bearer mine\r\n",
+      { header = { ["x-api-key"] = "canary-key" }, head_not = "mine" }),
+    case("api_key with header and prefix", "prefix.test", "", { header = { ["x-token"] = "Token canary-prefix" } }),
+    case("further headers, plain and secret", "more.test", "X-Version: mine\r\nX-Account: mine\r\n",
+      { header = { authorization = "Bearer canary-more", ["x-version"] = "2026-01-01", ["x-account"] = "canary-account" } }),
+    case("a wildcard at any depth", "deep.a.test", "", { header = { authorization = "Bearer canary-deep" } }),
+    { name = "a wildcard is not its apex", host = "a.test", send = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+      expect = { status = 403, error = "host_not_allowed", upstream = "nothing" } },
+    { name = "a method that is not allowed", host = "get.test", send = "POST / HTTP/1.1\r\nHost: get.test\r\nContent-Length: 0\r\n\r\n",
+      expect = { status = 403, error = "method_not_allowed", upstream = "nothing" } },
+    { name = "GET implies HEAD", host = "get.test", send = "HEAD / HTTP/1.1\r\nHost: get.test\r\n\r\n",
+      expect = { status = 200, upstream = { header = { authorization = "Bearer canary-get" } } } },
+    { name = "an override of the method goes where a method rule decided", host = "get.test",
+      send = "GET / HTTP/1.1\r\nHost: get.test\r\nX-HTTP-Method-Override: DELETE\r\nX-Method-Override: DELETE\r\nX-HTTP-Method: DELETE\r\nX-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n\r\n",
+      expect = { status = 200, upstream = { no_header = { "x-http-method-override", "x-method-override", "x-http-method", "x-original-url", "x-rewrite-url" } } } },
+    { name = "a domain entry carries no credential", host = "free.test", send = "GET / HTTP/1.1\r\nHost: free.test\r\nAuthorization: Bearer own\r\n\r\n",
+      expect = { status = 200, log = { host = "free.test", decision = "allow" } } },
+    { name = "a domain entry is for reading", host = "free.test", send = "POST / HTTP/1.1\r\nHost: free.test\r\nContent-Length: 0\r\n\r\n",
+      expect = { status = 403, error = "method_not_allowed", upstream = "nothing" } },
+    { name = "a domain entry with methods", host = "head.test", send = "POST / HTTP/1.1\r\nHost: head.test\r\nContent-Length: 2\r\n\r\nab",
+      expect = { status = 200, upstream = { body = "ab" } } },
+    { name = "plain HTTP where the credential allows it", via = "proxy", send = "GET http://plain.test/p HTTP/1.1\r\nHost: plain.test\r\n${AUTH}\r\n",
+      expect = { status = 200, servers = { plain = { line = "GET /p HTTP/1.1", header = { authorization = "Bearer canary-plain" }, no_header = "proxy-authorization" } } } },
+    { name = "plain HTTP where the credential does not", via = "proxy", send = "GET http://api.test/p HTTP/1.1\r\nHost: api.test\r\n${AUTH}\r\n",
+      expect = { raw_has = "HTTP/1.1 403", upstream = "nothing", servers = { plain = "nothing" } } },
+  },
+}
