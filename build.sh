@@ -138,8 +138,19 @@ run() { # shellcheck disable=SC2086
 	deps $build_packages; build release; exec build/sallyport serve --demo "$@"
 }
 
+# Real clients from npm, at the versions that the lock file pins by hash. Without them their tests are skipped.
+npm_packages() {
+	cmp -s tests/real/package-lock.json build/npm/package-lock.json && return
+	mkdir -p build/npm
+	cp tests/real/package.json tests/real/.npmrc build/npm/
+	say "installing clients from npm: undici, ws, Node 22"
+	cp tests/real/package-lock.json build/npm/ && npm ci --prefix build/npm --no-audit --no-fund --silent >/dev/null 2>&1 ||
+		{ rm -f build/npm/package-lock.json; say "npm did not install them: tests that need them are skipped"; }
+}
+
 test_() { # shellcheck disable=SC2086
 	deps $build_packages $test_packages
+	npm_packages
 	# shellcheck disable=SC2046
 	build_all test asan clang tests/wire/resolve.c $(find tests/unit tests/fuzz -name '*.c' | LC_ALL=C sort)
 	exec /usr/bin/python3 tests/run.py "$@"    # Debian's own, which sees the python3-… packages

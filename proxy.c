@@ -1899,7 +1899,7 @@ net_dial_cancel(struct dial *d)
 #define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
 #define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
 #define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
-#define TLS_BUFS_SPARE    32    /* idle pairs of record buffers a worker keeps (1.1 MB) */
+#define TLS_BUFS_SPARE    16    /* idle pairs of record buffers a worker always keeps (0.5 MB) */
 #define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
 #define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
 
@@ -3316,6 +3316,7 @@ tls_worker_init(void)
  * goes back to the kernel, so a burst does not cost memory for ever. */
 static struct tls_bufs *bufs_spare;     /* owned */
 static size_t bufs_nspare, bufs_used;
+static size_t bufs_low;         /* the fewest spare since the last trim: those nobody needed */
 
 /* Leans on the engine keeping its places as offsets beside the pointers: the unit tests park. */
 _Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, default: 0) &&
@@ -3330,7 +3331,8 @@ bufs_get(void)
 
 	if (b != NULL) {
 		bufs_spare = b->next;
-		bufs_nspare--;
+		if (--bufs_nspare < bufs_low)
+			bufs_low = bufs_nspare;
 	} else {
 		b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		    0);
@@ -3349,12 +3351,22 @@ bufs_put(struct tls_bufs *b)
 	b->next = bufs_spare;
 	bufs_spare = b;
 	bufs_nspare++;
-	while (bufs_nspare > TLS_BUFS_SPARE + bufs_used) {
-		b = bufs_spare;
+}
+
+/* Called now and then: what lay idle since the last call goes back to the kernel, so that a burst does
+ * not cost memory for ever, and steady work never waits for the kernel. */
+static void
+bufs_trim(void)
+{
+	while (bufs_low != 0 && bufs_nspare > TLS_BUFS_SPARE) {
+		struct tls_bufs *b = bufs_spare;
+
 		bufs_spare = b->next;
 		bufs_nspare--;
+		bufs_low--;
 		munmap(b, sizeof *b);
 	}
+	bufs_low = bufs_nspare;
 }
 
 static bool
@@ -6151,43 +6163,46 @@ key_tell(struct slice in, struct key_info *info)
 /* ---- store -----------------------------------------------------------------
  * One LMDB environment, HOME/store, for what commands and workers share; another, HOME/log, for the
  * request log. Invariants:
- *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all of
- *    it with its database and key. What the tag does not cover is refused by name (`damaged`).
+ *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all
+ *    of it with its database and key. What the tag does not cover is refused by name (`damaged`).
  *  - Every number on the disk inside a value is big-endian: backups move between machines.
- *  - One read transaction a process, renewed and reset, never held across a wait. A slice of a record
- *    lives until store_read_reset.
- *  - Writers first take flock(writer.lock), tried without waiting: LMDB's own mutex cannot be waited
- *    for with a deadline, and a writer stopped by kill -STOP would hang everybody behind it. The
- *    kernel drops the lock of the dead; LMDB's robust mutex mends what they left.
+ *  - One read transaction a process, renewed and reset, never held across a wait. A slice of a
+ *    record lives until store_read_reset.
+ *  - Writers first take flock(writer.lock), tried without waiting: LMDB's own mutex cannot be
+ *    waited for with a deadline, and a writer stopped by kill -STOP would hang everybody behind it.
+ *    The kernel drops the lock of the dead; LMDB's robust mutex mends what they left.
  *  - A write transaction begins, writes and commits in one call on one thread; all its bytes were
  *    prepared before. The commit syncs: what it reported is on the disk.
- *  - The file reaches at least STORE_RESERVE beyond the last page in use, with blocks allocated: so a
- *    record that asked for room can be replaced although the disk is full (see store_reserve).
+ *  - The file reaches at least STORE_RESERVE beyond the last page in use, with blocks allocated: so
+ *    a record that asked for room can be replaced although the disk is full (see store_reserve).
  * Left out on purpose: a defence against putting a whole older store back (nothing outside the disk
- * remembers), and against a disk whose B-tree pages, not records, were forged: LMDB trusts those. */
+ * remembers), and against a disk whose B-tree pages, not records, were forged: LMDB trusts
+ * those. */
 #ifndef STORE_MAP_SIZE
-#define STORE_MAP_SIZE ((size_t)(sizeof(void *) >= 8 ? 1024 : 256) << 20) /* sparse; what 32 bits can map */
+/* Sparse; 256 MiB is what 32 bits can map. */
+#define STORE_MAP_SIZE ((size_t)(sizeof(void *) >= 8 ? 1024 : 256) << 20)
 #endif
 #define STORE_READERS 256               /* processes that read at once: workers and commands */
 #define STORE_KEY_MAX 500               /* LMDB's own limit is 511 */
 #define STORE_SECRET_NAME_MAX 255       /* its length is one byte */
 #define STORE_PLAIN_MAX (1u << 20)      /* a policy's source is the largest plain text */
 #define STORE_SECRET_MAX (1u << 20)     /* the arena's largest block */
-#define STORE_SECRETS_MAX 256           /* of one record: a document split into members is the most */
+#define STORE_SECRETS_MAX 256           /* of a record: a document split into members */
 #define STORE_BATCH_MAX (32u << 20)     /* a worker's memory; commands cut longer imports up */
 #define STORE_OPS_MAX 16384
-#define STORE_CHANGES_KEPT 1024         /* generations a worker may fall behind before it rebuilds */
+#define STORE_CHANGES_KEPT 1024         /* further behind than this, a worker rebuilds */
 #define STORE_CHANGES_BYTES 65536       /* of one generation; a longer list means "rebuild" */
-#define STORE_RESERVE (256u << 10)      /* bytes allocated ahead: some 20 commits of 3 tree pages each */
-#define STORE_ROOM_COST (64u << 10)     /* a promised record also copies its path through the tree */
-#define STORE_LOCK_POLL_NS 2000000      /* a commit is some ms on flash: waking more often wins nothing */
+#define STORE_RESERVE (256u << 10)      /* allocated ahead: 20 commits of 3 pages */
+#define STORE_ROOM_COST (64u << 10)     /* its path through the tree is copied too */
+#define STORE_LOCK_POLL_NS 2000000      /* a commit on flash takes some ms */
+#define STORE_REOPEN_MS 1000            /* a disk that fails is not asked at each request */
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
 
 #define STORE_FORMAT 1
 #define STORE_TAG 32                    /* HMAC-SHA256 */
-#define STORE_HEAD 24                   /* magic, format, zero, version, room, plain length, secrets, zero */
+#define STORE_HEAD 24                   /* store_record_head */
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
-#define STORE_DROP UINT32_MAX           /* in a batch: this secret goes although the others are kept */
+#define STORE_DROP UINT32_MAX           /* in a batch: goes, though the others stay */
 
 enum store_err {
 	STORE_OK,
@@ -6225,7 +6240,7 @@ static const struct {
 	[STORE_KEY_ABSENT] = {"key_absent", "the key file is missing"},
 	[STORE_KEY_MODE] = {"key_mode", "the key file is open to others or not a key file"},
 	[STORE_WRONG_KEY] = {"wrong_key", "the key file does not fit the store"},
-	[STORE_NEWER] = {"newer_format", "the store was written by a newer version of this program"},
+	[STORE_NEWER] = {"newer_format", "it was written by a newer version of this program"},
 	[STORE_OTHER] = {"other_store", "the data directory holds another store"},
 	[STORE_RUNNING] = {"running", "a server runs on this data directory"},
 	[STORE_FULL] = {"full", "no room is left for the store"},
@@ -6270,9 +6285,10 @@ static const struct {
 #define STORE_K_CHANGE "\1change/"              /* + u64 config generation -> db NUL key NUL … */
 #define STORE_CHANGE_KEY (sizeof(STORE_K_CHANGE) - 1 + 8)
 
-/* What the data key is wrapped into: magic, kind of wrapping, id of the key file, nonce, the key, tag. */
+/* What the data key is wrapped into: magic, kind of wrapping, id of the key file, nonce, the key,
+ * tag. */
 #define DATAKEY_MAGIC "SPK1"
-#define DATAKEY_FILE 1          /* wrapped by HOME/key; passphrase, TPM, … will get other numbers */
+#define DATAKEY_FILE 1          /* wrapped by HOME/key; a passphrase or TPM will be another */
 #define DATAKEY_AAD 24          /* magic 4, kind 1, zero 3, id 16: bound to the wrapping */
 #define DATAKEY_LEN (DATAKEY_AAD + 12 + 32 + 16)
 
@@ -6303,7 +6319,9 @@ static struct {
 	int lock_fd;            /* owned; writer.lock */
 	unsigned psize;
 	unsigned inflight;      /* commits handed to the helper thread */
-	_Atomic bool failed;    /* LMDB gave up on its environment: open it again when nothing is in flight */
+	int64_t reopen_at;      /* monotonic ms */
+	/* LMDB gave up on its environment: open it again when nothing is in flight */
+	_Atomic bool failed;
 } store;
 
 /* Says why, once, with what is known here; returns the code. */
@@ -6391,7 +6409,8 @@ store_slice(MDB_val v)
 	return (struct slice){v.mv_data, v.mv_size};
 }
 
-/* A record's key: no NUL (change lists are NUL-terminated), no control byte first (ours begin so). */
+/* A record's key: no NUL (change lists are NUL-terminated), no control byte first (ours begin
+ * so). */
 static bool
 store_key_ok(struct slice key)
 {
@@ -6503,7 +6522,8 @@ store_datakey_unwrap(const uint8_t kek[32], struct slice blob, struct store_keys
 	if (!ct_eq(id, p + 8, sizeof id))
 		return STORE_WRONG_KEY;
 	memcpy(k->data, p + DATAKEY_AAD + 12, 32);
-	store_aead(kek, p + DATAKEY_AAD, k->data, 32, (struct slice){blob.p, DATAKEY_AAD}, tag, false);
+	store_aead(kek, p + DATAKEY_AAD, k->data, 32, (struct slice){blob.p, DATAKEY_AAD}, tag,
+	    false);
 	ok = ct_eq(tag, p + DATAKEY_LEN - 16, 16);
 	if (!ok) {
 		wipe(k->data, sizeof k->data);
@@ -6567,7 +6587,8 @@ struct store_seal {
 	struct slice whole;
 };
 
-/* Takes the next sealed secret off `seals`. False: malformed (or none left: look at seals->n first). */
+/* Takes the next sealed secret off `seals`. False: malformed (or none left: look at seals->n
+ * first). */
 static bool
 store_seal_next(struct slice *seals, struct store_seal *out)
 {
@@ -6603,7 +6624,8 @@ store_seal_find(struct slice seals, struct slice name, struct store_seal *out)
 }
 
 static void
-store_record_head(uint8_t out[STORE_HEAD], uint64_t version, uint32_t room, size_t plain, unsigned seals)
+store_record_head(uint8_t out[STORE_HEAD], uint64_t version, uint32_t room, size_t plain,
+    unsigned seals)
 {
 	memcpy(out, "SPR", 3);
 	out[3] = STORE_FORMAT;
@@ -6696,14 +6718,16 @@ store_reader_end(struct store_reader *r)
 	*r = (struct store_reader){.txn = NULL};
 }
 
-/* Ends the snapshot that reads share: lua_step calls it after each resume. Slices of records die. */
+/* Ends the snapshot that reads share: lua_step calls it after each resume. Slices of records
+ * die. */
 static void
 store_read_reset(void)
 {
 	store_reader_reset(&store.reader);
 }
 
-static enum store_err store_reopen(void); /* below, with opening: for an environment that LMDB gave up */
+/* below, with opening: for an environment that LMDB gave up */
+static enum store_err store_reopen(void);
 
 static enum store_err
 store_read_begin(void)
@@ -6782,7 +6806,8 @@ store_unseal(enum store_db db, struct slice key, const struct store_seal *s, cha
 		return STORE_LOCKED;
 	memcpy(out, s->text.p, s->text.n);
 	aadn = store_aad(aad, db, key, s->name);
-	store_aead(k->seal, (const uint8_t *)s->nonce.p, out, s->text.n, (struct slice){(char *)aad, aadn},
+	store_aead(k->seal, (const uint8_t *)s->nonce.p, out, s->text.n,
+	    (struct slice){(char *)aad, aadn},
 	    tag, false);
 	if (ct_eq(tag, s->tag.p, sizeof tag))
 		return STORE_OK;
@@ -6836,7 +6861,8 @@ store_change_list(uint64_t generation, struct slice *list)
 	if ((err = store_read_begin()) != STORE_OK)
 		return err;
 	store_change_key(key, generation);
-	err = store_raw_get(store.reader.txn, DB_META, (struct slice){(char *)key, sizeof key}, list);
+	err = store_raw_get(store.reader.txn, DB_META, (struct slice){(char *)key, sizeof key},
+	    list);
 	if (err == STORE_OK && list->n == 1)
 		err = STORE_ABSENT;     /* it was too long to keep */
 	return err;
@@ -6871,18 +6897,6 @@ store_derive(struct slice label, char *out, size_t n)
 	wipe(&hc, sizeof hc);
 	wipe(block, sizeof block);
 	return STORE_OK;
-}
-
-/* Clears the slots of readers that died: a slot pins every page freed since. After a child's death
- * and each minute. Returns how many. */
-static int
-store_clear_readers(void)
-{
-	int dead = 0;
-
-	if (store.env == NULL || mdb_reader_check(store.env, &dead) != 0)
-		return 0;
-	return dead;
 }
 
 /* -- batches: all that one commit writes, prepared and sealed before any lock is taken. */
@@ -7015,7 +7029,8 @@ store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
 	uint8_t len = (uint8_t)name.n, be[4];
 
 	store_be32(be, n);
-	return buf_add(&b->bytes, &len, 1) && buf_addv(&b->bytes, name) && buf_add(&b->bytes, be, 4);
+	return buf_add(&b->bytes, &len, 1) && buf_addv(&b->bytes, name) &&
+	    buf_add(&b->bytes, be, 4);
 }
 
 /* Seals at once, under a nonce of its own: the plain bytes are not copied anywhere else. */
@@ -7031,7 +7046,8 @@ store_batch_secret(struct store_batch *b, struct slice name, const void *p, size
 	assert(b->n != 0 && op->kind == OP_PUT);
 	if (k == NULL)
 		return STORE_LOCKED;
-	if (n > STORE_SECRET_MAX || name.n > STORE_SECRET_NAME_MAX || op->nseals == STORE_SECRETS_MAX ||
+	if (n > STORE_SECRET_MAX || name.n > STORE_SECRET_NAME_MAX ||
+	    op->nseals == STORE_SECRETS_MAX ||
 	    store_seal_find(store_op_seals(b, op), name, &dup))
 		return STORE_INVALID;
 	if (!rand_bytes(nonce, sizeof nonce))
@@ -7096,8 +7112,8 @@ store_lock_pause(void)
 
 /* -- room on the disk */
 
-/* Pages of the file that the tree does not use: LMDB's database 0 lists them, a length first in each
- * value, and shows them to readers only. Walked only when the map's end is near. */
+/* Pages of the file that the tree does not use: LMDB's database 0 lists them, a length first in
+ * each value, and shows them to readers only. Walked only when the map's end is near. */
 static size_t
 store_free_pages(MDB_env *env)
 {
@@ -7119,8 +7135,8 @@ store_free_pages(MDB_env *env)
 	return sum;
 }
 
-/* Extends the file so that blocks are allocated up to `want`. A file system that cannot allocate ahead
- * is only extended: the promise of room is then as good as its free space. */
+/* Extends the file so that blocks are allocated up to `want`. A file system that cannot allocate
+ * ahead is only extended: the promise of room is then as good as its free space. */
 static bool
 store_allocate(int fd, off_t have, off_t want)
 {
@@ -7135,7 +7151,8 @@ store_allocate(int fd, off_t have, off_t want)
 }
 
 /* LMDB copies pages before it changes them, so even replacing a record needs new ones. Before each
- * commit, what it may need (bytes of records, pages of the tree touched) and the reserve, with what is promised to records with `room`, must be there.
+ * commit, what it may need (bytes of records, pages of the tree touched) and the reserve, with what
+ * is promised to records with `room`, must be there.
  * Only what keeps a promise, or removes, may eat into the reserve. */
 static enum store_err
 store_reserve(size_t bytes, size_t touched, uint64_t promised)
@@ -7146,7 +7163,8 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 	mdb_filehandle_t fd;
 	int rc;
 
-	if ((rc = mdb_env_info(store.env, &info)) != 0 || (rc = mdb_env_get_fd(store.env, &fd)) != 0)
+	if ((rc = mdb_env_info(store.env, &info)) != 0 ||
+	    (rc = mdb_env_get_fd(store.env, &fd)) != 0)
 		return store_err_of(rc);
 	used = (info.me_last_pgno + 1) * (size_t)store.psize;
 	if (touched > info.me_last_pgno)
@@ -7213,7 +7231,8 @@ store_op_allowed(const struct store_op *op, const struct store_old *old)
 static enum store_err
 store_compose(struct store_batch *b, const struct store_op *op, const struct store_old *old)
 {
-	struct slice rest = op->keep && old->there ? old->r.seals : SLICE(""), ours = store_op_seals(b, op);
+	struct slice rest = op->keep && old->there ? old->r.seals : SLICE(""),
+	    ours = store_op_seals(b, op);
 	struct store_seal s, other;
 	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG];
 	unsigned n = 0;
@@ -7231,7 +7250,8 @@ store_compose(struct store_batch *b, const struct store_op *op, const struct sto
 	if (!ok || n > STORE_SECRETS_MAX)
 		return STORE_INVALID;
 	store_record_head((uint8_t *)b->record.p, b->version, op->room, op->plain_n, n);
-	store_tag(store_keys_of(store.keys), op->db, store_op_key(b, op), buf_slice(&b->record), tag);
+	store_tag(store_keys_of(store.keys), op->db, store_op_key(b, op), buf_slice(&b->record),
+	    tag);
 	return buf_add(&b->record, tag, sizeof tag) ? STORE_OK : STORE_MEMORY;
 }
 
@@ -7241,7 +7261,8 @@ store_note_change(struct store_batch *b, const struct store_op *op)
 	const char *db = store_dbs[op->db].name;
 
 	return store_dbs[op->db].bump != BUMP_CONFIG ||
-	    (buf_add(&b->changes, db, strlen(db) + 1) && buf_addv(&b->changes, store_op_key(b, op)) &&
+	    (buf_add(&b->changes, db, strlen(db) + 1) &&
+	    buf_addv(&b->changes, store_op_key(b, op)) &&
 	    buf_add(&b->changes, "", 1));
 }
 
@@ -7252,7 +7273,8 @@ store_room_cost(uint32_t room)
 }
 
 static enum store_err
-store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op, struct store_counters *c)
+store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
+    struct store_counters *c)
 {
 	struct store_old old;
 	struct slice key = store_op_key(b, op);
@@ -7307,7 +7329,8 @@ store_counters_put(MDB_txn *txn, const struct store_counters *c)
 static enum store_err
 store_write_changes(MDB_txn *txn, const struct store_batch *b, uint64_t generation)
 {
-	struct slice list = b->changes.n > STORE_CHANGES_BYTES ? SLICE("-") : buf_slice(&b->changes);
+	struct slice list = b->changes.n > STORE_CHANGES_BYTES ? SLICE("-")
+	    : buf_slice(&b->changes);
 	uint8_t key[STORE_CHANGE_KEY];
 	MDB_val k = {.mv_size = sizeof key, .mv_data = key};
 	enum store_err err;
@@ -7323,8 +7346,8 @@ store_write_changes(MDB_txn *txn, const struct store_batch *b, uint64_t generati
 	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
 }
 
-/* Checks every precondition, then the room. A batch that puts only what was promised room is entitled
- * to the reserve, and so is one that only removes. */
+/* Checks every precondition, then the room. A batch that puts only what was promised room is
+ * entitled to the reserve, and so is one that only removes. */
 static enum store_err
 store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_counters *c)
 {
@@ -7343,7 +7366,8 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 			continue;
 		puts++;
 		size = STORE_HEAD + op->plain_n + op->seals_n + STORE_TAG + op->key_n;
-		bytes += size < store.psize / 2 ? 2 * size : size + store.psize;       /* half-full leaves, own pages */
+		/* half-full leaves, own pages */
+		bytes += size < store.psize / 2 ? 2 * size : size + store.psize;
 		promised += store_room_cost(op->room);
 		entitled = entitled && old.there && old.err == STORE_OK && old.r.room != 0;
 	}
@@ -7414,7 +7438,8 @@ struct store_commit {
 	struct job job;
 	struct store_batch *batch;      /* owned */
 	int64_t deadline;               /* monotonic ms */
-	_Atomic int phase;              /* enum store_phase; BEGUN and CANCELLED exclude each other */
+	/* enum store_phase; BEGUN and CANCELLED exclude each other */
+	_Atomic int phase;
 	enum store_err err;             /* once done */
 	void (*done)(struct store_commit *);    /* loop thread; frees it with store_commit_free */
 	void *owner;                    /* borrowed; whoever waits, NULL when nobody does */
@@ -7469,7 +7494,8 @@ store_commit_done(struct job *j)
 /* Hands a batch, which it owns from here on, to the helper thread. `done` is called once, later, in
  * the loop thread. */
 static struct store_commit *
-store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct store_commit *), void *owner)
+store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct store_commit *),
+    void *owner)
 {
 	struct store_commit *c = calloc(1, sizeof *c);
 
@@ -7477,7 +7503,8 @@ store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct 
 		store_batch_free(b);
 		return NULL;
 	}
-	c->job = (struct job){.lane = JOB_STORE, .run = store_commit_job, .done = store_commit_done};
+	c->job = (struct job){.lane = JOB_STORE, .run = store_commit_job,
+	    .done = store_commit_done};
 	c->batch = b;
 	c->deadline = deadline;
 	c->done = done;
@@ -7539,23 +7566,29 @@ store_key_read(const char *home, uint8_t kek[32], struct buf *why)
 	struct stat st;
 	enum store_err err = STORE_OK;
 	ssize_t n = -1;
-	int fd = store_path(path, home, "key") ? open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
+	int fd = store_path(path, home, "key")
+	    ? open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
 
 	if (fd < 0 && errno == ENOENT)
-		return store_fail(why, STORE_KEY_ABSENT, "%s is missing: without it the secrets in the store "
+		return store_fail(why, STORE_KEY_ABSENT,
+		    "%s is missing: without it the secrets in the store "
 		    "cannot be read; bring it back from where you keep it", path);
 	if (fd < 0 || fstat(fd, &st) != 0)
-		err = store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path, strerror(errno));
+		err = store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path,
+		    strerror(errno));
 	else if (st.st_uid != geteuid())
-		err = store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld, this command runs as %ld", path,
+		err = store_fail(why, STORE_NOT_OWNER,
+		    "%s belongs to user %ld, this command runs as %ld", path,
 		    (long)st.st_uid, (long)geteuid());
 	else if (!S_ISREG(st.st_mode) || (st.st_mode & 07777 & ~(mode_t)0600) != 0)
-		err = store_fail(why, STORE_KEY_MODE, "%s has mode %04o: others may have read the key; if not, "
+		err = store_fail(why, STORE_KEY_MODE,
+		    "%s has mode %04o: others may have read the key; if not, "
 		    "chmod 600 it", path, (unsigned)(st.st_mode & 07777));
 	else if ((n = read(fd, text, sizeof text)) < 0)
 		err = store_fail(why, STORE_IO, "%s: %s", path, strerror(errno));
 	else if (store_key_parse(text, (size_t)n, kek) != STORE_OK)
-		err = store_fail(why, STORE_KEY_MODE, "%s is not a key file: it should hold 64 hexadecimal digits",
+		err = store_fail(why, STORE_KEY_MODE,
+		    "%s is not a key file: it should hold 64 hexadecimal digits",
 		    path);
 	wipe(text, sizeof text);
 	if (fd >= 0)
@@ -7600,12 +7633,14 @@ store_key_make(const char *home, uint8_t kek[32], struct buf *why)
 	int fd = -1;
 	bool ok;
 
-	if (!store_path(path, home, "key") || !store_path(tmp, home, ".key.new") || !rand_bytes(kek, 32))
+	if (!store_path(path, home, "key") || !store_path(tmp, home, ".key.new") ||
+	    !rand_bytes(kek, 32))
 		return STORE_IO;
 	hex_encode(text, kek, 32);
 	text[64] = '\n';
 	unlink(tmp);
-	ok = (fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) >= 0 && fchmod(fd, 0600) == 0 &&
+	ok = (fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) >= 0 &&
+	    fchmod(fd, 0600) == 0 &&
 	    store_write_all(fd, text, sizeof text) && fsync(fd) == 0 && link(tmp, path) == 0 &&
 	    store_sync_dir(home);
 	if (!ok)
@@ -7628,11 +7663,14 @@ store_look(const char *home, struct buf *why)
 		return store_fail(why, STORE_INVALID, "the path of the data directory is too long");
 	if (stat(path, &st) != 0) {
 		if (errno == ENOENT || errno == ENOTDIR)
-			return store_fail(why, STORE_ABSENT, "there is no store in %s: run init (or serve) first", home);
-		return store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path, strerror(errno));
+			return store_fail(why, STORE_ABSENT,
+			    "there is no store in %s: run init (or serve) first", home);
+		return store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path,
+		    strerror(errno));
 	}
 	if (st.st_uid != geteuid())
-		return store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld, this command runs as %ld: run it "
+		return store_fail(why, STORE_NOT_OWNER,
+		    "%s belongs to user %ld, this command runs as %ld: run it "
 		    "as the store's owner", path, (long)st.st_uid, (long)geteuid());
 	return STORE_OK;
 }
@@ -7663,7 +7701,8 @@ store_env_open(const char *home, struct buf *why)
 	if (!store_path(path, home, "store"))
 		return STORE_INVALID;
 	if ((fd = store_lock_open(home, "store/writer.lock")) < 0)
-		return store_fail(why, store_err_of(errno), "%s/writer.lock: %s", path, strerror(errno));
+		return store_fail(why, store_err_of(errno), "%s/writer.lock: %s", path,
+		    strerror(errno));
 	if ((rc = mdb_env_create(&store.env)) == 0 &&
 	    (rc = mdb_env_set_mapsize(store.env, STORE_MAP_SIZE)) == 0 &&
 	    (rc = mdb_env_set_maxreaders(store.env, STORE_READERS)) == 0 &&
@@ -7682,20 +7721,26 @@ store_env_open(const char *home, struct buf *why)
 	    "this is not a store, or its head is damaged" : mdb_strerror(rc));
 }
 
-/* LMDB reads the file through a map: a file cut short would end the process with SIGBUS later on. */
+/* LMDB reads the file through a map: a file cut short would end the process with SIGBUS later on. A
+ * few pages may be missing rightly, taken and given back by the commit before a kill: holes stand
+ * in for them. fallocate never shortens what another process has just extended. */
 static enum store_err
 store_check_length(struct buf *why)
 {
 	MDB_envinfo info;
 	mdb_filehandle_t fd;
 	struct stat st;
+	size_t want;
 
-	if (mdb_env_info(store.env, &info) != 0 || mdb_env_get_fd(store.env, &fd) != 0 || fstat(fd, &st) != 0)
+	if (mdb_env_info(store.env, &info) != 0 || mdb_env_get_fd(store.env, &fd) != 0 ||
+	    fstat(fd, &st) != 0)
 		return STORE_IO;
-	if ((size_t)st.st_size / store.psize < info.me_last_pgno + 1)
-		return store_fail(why, STORE_DAMAGED, "%s/store/data.mdb is cut short: restore it from a backup",
-		    store.home);
-	return STORE_OK;
+	want = (info.me_last_pgno + 1) * (size_t)store.psize;
+	if ((size_t)st.st_size >= want || (want - (size_t)st.st_size <= STORE_RESERVE &&
+	    fallocate(fd, 0, st.st_size, (off_t)want - st.st_size) == 0))
+		return STORE_OK;
+	return store_fail(why, STORE_DAMAGED,
+	    "%s/store/data.mdb is cut short: restore it from a backup", store.home);
 }
 
 /* Handles are opened in a read transaction: a writer that is stopped keeps nobody from opening. */
@@ -7706,7 +7751,8 @@ store_dbis_open(struct buf *why)
 	int rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn);
 
 	if (rc != 0)
-		return store_fail(why, store_err_of(rc), "%s/store: %s", store.home, mdb_strerror(rc));
+		return store_fail(why, store_err_of(rc), "%s/store: %s", store.home,
+		    mdb_strerror(rc));
 	for (int i = 0; i < STORE_DBS && rc == 0; i++)
 		rc = mdb_dbi_open(txn, store_dbs[i].name, 0, &store.dbi[i]);
 	if (rc == 0)
@@ -7714,7 +7760,8 @@ store_dbis_open(struct buf *why)
 	else
 		mdb_txn_abort(txn);
 	if (rc == MDB_NOTFOUND)
-		return store_fail(why, STORE_ABSENT, "there is no store in %s: run init (or serve) first", store.home);
+		return store_fail(why, STORE_ABSENT,
+		    "there is no store in %s: run init (or serve) first", store.home);
 	return rc == 0 ? STORE_OK :
 	    store_fail(why, store_err_of(rc), "%s/store: %s", store.home, mdb_strerror(rc));
 }
@@ -7733,7 +7780,8 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys, str
 		if (err == STORE_WRONG_KEY)
 			store_fail(why, err, "%s/key is not the key of this store", home);
 		else if (err != STORE_OK)
-			store_fail(why, err, "the wrapped data key in the store: %s", store_errors[err].text);
+			store_fail(why, err, "the wrapped data key in the store: %s",
+			    store_errors[err].text);
 	}
 	wipe(kek, sizeof kek);
 	if (err != STORE_OK) {
@@ -7754,20 +7802,25 @@ store_check_format(struct slice *datakey, struct buf *why)
 		return store_fail(why, err, "%s/store: %s", store.home, store_errors[err].text);
 	if (store_raw_get(store.reader.txn, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
 	    load_be32(v.p) == 0)
-		return store_fail(why, STORE_DAMAGED, "%s/store does not say its format", store.home);
+		return store_fail(why, STORE_DAMAGED, "%s/store does not say its format",
+		    store.home);
 	if (load_be32(v.p) > STORE_FORMAT)
-		return store_fail(why, STORE_NEWER, "%s/store has format %lu, this version of sallyport knows %d: "
-		    "use the newer one; nothing was changed", store.home, (unsigned long)load_be32(v.p), STORE_FORMAT);
+		return store_fail(why, STORE_NEWER,
+		    "%s/store has format %lu, this version of sallyport knows %d: "
+		    "use the newer one; nothing was changed", store.home,
+		    (unsigned long)load_be32(v.p), STORE_FORMAT);
 	if (store_counters_get(store.reader.txn, &c) != STORE_OK ||
 	    store_raw_get(store.reader.txn, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
-		return store_fail(why, STORE_DAMAGED, "%s/store has lost its counters or its data key", store.home);
+		return store_fail(why, STORE_DAMAGED,
+		    "%s/store has lost its counters or its data key", store.home);
 	return STORE_OK;
 }
 
 enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
 
-/* After fork, once a process. KEYLESS opens a store whose key is not at hand: names, hosts and times
- * can be read, unverified; nothing can be unsealed or written. Nothing on the disk is changed. */
+/* After fork, once a process. KEYLESS opens a store whose key is not at hand: names, hosts and
+ * times can be read, unverified; nothing can be unsealed or written. Nothing on the disk is
+ * changed. */
 static enum store_err
 store_open(const char *home, enum store_how how, struct buf *why)
 {
@@ -7776,13 +7829,16 @@ store_open(const char *home, enum store_how how, struct buf *why)
 
 	store_close();
 	snprintf(store.home, sizeof store.home, "%s", home);
-	if ((err = store_look(home, why)) != STORE_OK || (err = store_env_open(home, why)) != STORE_OK)
+	if ((err = store_look(home, why)) != STORE_OK ||
+	    (err = store_env_open(home, why)) != STORE_OK)
 		return err;
-	if ((err = store_check_length(why)) == STORE_OK && (err = store_dbis_open(why)) == STORE_OK &&
+	if ((err = store_check_length(why)) == STORE_OK &&
+	    (err = store_dbis_open(why)) == STORE_OK &&
 	    (err = store_check_format(&blob, why)) == STORE_OK)
 		err = store_unlock_keys(home, blob, &store.keys, why);
 	store_read_reset();
-	if (how == STORE_KEYLESS && (err == STORE_WRONG_KEY || err == STORE_KEY_ABSENT || err == STORE_KEY_MODE))
+	if (how == STORE_KEYLESS && (err == STORE_WRONG_KEY || err == STORE_KEY_ABSENT ||
+	    err == STORE_KEY_MODE))
 		err = STORE_OK;
 	if (err != STORE_OK)
 		store_close();
@@ -7793,13 +7849,18 @@ store_open(const char *home, enum store_how how, struct buf *why)
 static enum store_err
 store_reopen(void)
 {
-	struct secret *keys = store.keys != NULL ? secret_ref(store.keys) : NULL;
+	struct secret *keys;
 	char home[PATH_MAX];
 	enum store_err err;
 
+	if (clock_read(CLOCK_MONOTONIC) < store.reopen_at)
+		return STORE_IO;
+	store.reopen_at = clock_read(CLOCK_MONOTONIC) + STORE_REOPEN_MS;
+	keys = store.keys != NULL ? secret_ref(store.keys) : NULL;
 	memcpy(home, store.home, sizeof home);
 	store_close();
-	if ((err = store_env_open(home, NULL)) == STORE_OK && (err = store_dbis_open(NULL)) != STORE_OK)
+	if ((err = store_env_open(home, NULL)) == STORE_OK &&
+	    (err = store_dbis_open(NULL)) != STORE_OK)
 		store_close();
 	log_line("ev=store_reopen err=%s", store_code(err));
 	store.keys = keys;
@@ -7820,9 +7881,11 @@ store_mkdir(const char *path, struct buf *why)
 	if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
 		return store_fail(why, STORE_IO, "%s is not a directory", path);
 	if (st.st_uid != geteuid())
-		return store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld", path, (long)st.st_uid);
+		return store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld", path,
+		    (long)st.st_uid);
 	if ((st.st_mode & 077) != 0 && chmod(path, 0700) != 0)
-		return store_fail(why, STORE_IO, "cannot close %s to others: %s", path, strerror(errno));
+		return store_fail(why, STORE_IO, "cannot close %s to others: %s", path,
+		    strerror(errno));
 	return STORE_OK;
 }
 
@@ -7865,7 +7928,8 @@ store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn *
 	store_be32(format, STORE_FORMAT);
 	err = store_err_of(rc);
 	if (err == STORE_OK)
-		err = store_raw_put(txn, STORE_K_FORMAT, (struct slice){(char *)format, sizeof format});
+		err = store_raw_put(txn, STORE_K_FORMAT,
+		    (struct slice){(char *)format, sizeof format});
 	if (err == STORE_OK)
 		err = store_raw_put(txn, STORE_K_DATAKEY, datakey);
 	if (err == STORE_OK)
@@ -7900,7 +7964,8 @@ store_make_keys(const char *home, uint8_t blob[DATAKEY_LEN], struct buf *why)
 
 	if (err == STORE_KEY_ABSENT)
 		err = store_key_make(home, kek, why);
-	if (err == STORE_OK && !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
+	if (err == STORE_OK && !(rand_bytes(data, sizeof data) &&
+	    store_datakey_wrap(kek, data, blob)))
 		err = STORE_IO;
 	wipe(kek, sizeof kek);
 	wipe(data, sizeof data);
@@ -7925,7 +7990,8 @@ store_make_locked(const char *home, struct buf *why)
 	if (err == STORE_OK)
 		err = store_txn_commit(txn);
 	if (err != STORE_OK)
-		store_fail(why, err, "cannot write a store in %s: %s", home, store_errors[err].text);
+		store_fail(why, err, "cannot write a store in %s: %s", home,
+		    store_errors[err].text);
 	return err;
 }
 
@@ -7938,7 +8004,8 @@ store_init(const char *home, struct buf *why)
 	enum store_err err;
 
 	store_close();
-	if ((err = store_make_dirs(home, why)) != STORE_OK || (err = store_env_open(home, why)) != STORE_OK)
+	if ((err = store_make_dirs(home, why)) != STORE_OK ||
+	    (err = store_env_open(home, why)) != STORE_OK)
 		return err;
 	err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS);
 	if (err != STORE_OK)
@@ -7957,8 +8024,8 @@ store_init(const char *home, struct buf *why)
 
 /* -- one server per data directory */
 
-/* The lock of a server, which its workers inherit: -1, errno EWOULDBLOCK where one runs. Whoever only
- * looks (store_serving) holds it for an instant: hence a few tries. */
+/* The lock of a server, which its workers inherit: -1, errno EWOULDBLOCK where one runs. Whoever
+ * only looks (store_serving) holds it for an instant: hence a few tries. */
 static int
 store_lock_serve(const char *home)
 {
@@ -7987,7 +8054,8 @@ store_serving(const char *home)
 	return held;
 }
 
-/* -- the certificate authority that signs leaves: meta/"ca", plain { der = base64, … }, secret "key" */
+/* -- the certificate authority that signs leaves: meta/"ca", plain { der = base64, … }, secret
+ * "key" */
 
 /* *key is the caller's to unref; set only if OK. */
 static enum store_err
@@ -8001,7 +8069,8 @@ store_ca(struct buf *cert_der, struct secret **key)
 	enum store_err err = store_read(DB_META, SLICE("ca"), &r);
 	ssize_t n = -1;
 
-	if (err == STORE_OK && (json_members(r.plain, &der, 1) != JSON_OK || der.value.type != JSON_STRING ||
+	if (err == STORE_OK && (json_members(r.plain, &der, 1) != JSON_OK ||
+	    der.value.type != JSON_STRING ||
 	    !store_seal_find(r.seals, SLICE("key"), &s)))
 		err = STORE_DAMAGED;
 	if (err != STORE_OK)
@@ -8026,9 +8095,9 @@ out:
 
 /* -- backup and restore
  * One stream: magic, format, the store's format, counters, the wrapped data key; then frames
- * ('R', u8 db name length, db, u16 key length, key, u32 value length, value); then 'E', u64 number of
- * frames, and an HMAC over all of it under a key from the data key. Records go as they lie on the
- * disk, sealed: the stream is as secret as the store without its key file. */
+ * ('R', u8 db name length, db, u16 key length, key, u32 value length, value); then 'E', u64 number
+ * of frames, and an HMAC over all of it under a key from the data key. Records go as they lie on
+ * the disk, sealed: the stream is as secret as the store without its key file. */
 #define BACKUP_MAGIC "sallyport-backup\n"
 #define BACKUP_FORMAT 1
 #define BACKUP_BUF 65536                /* one write or read */
@@ -8190,7 +8259,8 @@ store_sync_parent(const char *path)
 	return store_sync_dir(dir);
 }
 
-/* Writes a backup to a file, whole or not at all, or to standard output ("-"). Works while serving. */
+/* Writes a backup to a file, whole or not at all, or to standard output ("-"). Works while
+ * serving. */
 static enum store_err
 store_backup(const char *path, struct buf *why)
 {
@@ -8200,13 +8270,15 @@ store_backup(const char *path, struct buf *why)
 
 	if (strcmp(path, "-") == 0) {
 		err = backup_snapshot(STDOUT_FILENO);
-		return err == STORE_OK ? err : store_fail(why, err, "backup: %s", store_errors[err].text);
+		return err == STORE_OK ? err : store_fail(why, err, "backup: %s",
+		    store_errors[err].text);
 	}
 	n = snprintf(tmp, sizeof tmp, "%s.%ld.new", path, (long)getpid());
 	if (n < 0 || (size_t)n >= sizeof tmp)
 		return store_fail(why, STORE_INVALID, "the path of the backup is too long");
 	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0)
-		return store_fail(why, store_err_of(errno), "cannot write %s: %s", tmp, strerror(errno));
+		return store_fail(why, store_err_of(errno), "cannot write %s: %s", tmp,
+		    strerror(errno));
 	if ((err = backup_snapshot(fd)) == STORE_OK && fsync(fd) != 0)
 		err = store_err_of(errno);
 	if (close(fd) != 0 && err == STORE_OK)
@@ -8279,15 +8351,18 @@ backup_read_head(struct backup *b, uint8_t head[BACKUP_HEAD], const char *path, 
 	if (b->bad)
 		return store_fail(why, STORE_DAMAGED, "%s is cut short", path);
 	if (load_be32(p) > BACKUP_FORMAT || load_be32(p + 4) > STORE_FORMAT)
-		return store_fail(why, STORE_NEWER, "%s was written by a newer version of sallyport", path);
-	b->counters = (struct store_counters){load_be64(p + 8), load_be64(p + 16), load_be64(p + 24), 0};
+		return store_fail(why, STORE_NEWER,
+		    "%s was written by a newer version of sallyport", path);
+	b->counters = (struct store_counters){load_be64(p + 8), load_be64(p + 16),
+	    load_be64(p + 24), 0};
 	memcpy(b->datakey, p + 32, DATAKEY_LEN);
 	return STORE_OK;
 }
 
 /* Opens the stream at its beginning, its HMAC under `keys`. */
 static enum store_err
-backup_start(struct backup *b, int fd, const struct store_keys *keys, const char *path, struct buf *why)
+backup_start(struct backup *b, int fd, const struct store_keys *keys, const char *path,
+    struct buf *why)
 {
 	uint8_t head[BACKUP_HEAD];
 	enum store_err err;
@@ -8306,7 +8381,8 @@ backup_start(struct backup *b, int fd, const struct store_keys *keys, const char
 
 struct backup_frame {
 	enum store_db db;
-	struct slice key, value;        /* borrowed from the backup's own memory until the next frame */
+	/* borrowed from the backup's own memory until the next frame */
+	struct slice key, value;
 	char keybuf[STORE_KEY_MAX];
 	uint64_t n;                     /* frames so far */
 };
@@ -8325,7 +8401,8 @@ backup_next(struct backup *b, struct backup_frame *f)
 
 		br_hmac_out(&b->hmac, ours);
 		backup_get_raw(b, theirs, sizeof theirs);
-		return whole && !b->bad && ct_eq(ours, theirs, sizeof ours) ? STORE_ABSENT : STORE_DAMAGED;
+		return whole && !b->bad && ct_eq(ours, theirs, sizeof ours) ? STORE_ABSENT
+		    : STORE_DAMAGED;
 	}
 	n = backup_get_int(b, 1);
 	if (kind != 'R' || n > sizeof name)
@@ -8384,8 +8461,9 @@ store_obtained_at(const struct store_record *r)
 	return -1;
 }
 
-/* A rotated token lives only in the newest state: putting the backup's over it would lose it. By the
- * time they were obtained; two machines that went on from one backup count versions each their own. */
+/* A rotated token lives only in the newest state: putting the backup's over it would lose it. By
+ * the time they were obtained; two machines that went on from one backup count versions each their
+ * own. */
 static bool
 restore_keeps(MDB_txn *txn, const struct store_keys *k, const struct backup_frame *f)
 {
@@ -8469,7 +8547,8 @@ restore_settle(MDB_txn *txn, struct store_counters *c)
 	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
 }
 
-/* Counters move on from the higher of both, so that nobody takes the new content for what it knew. */
+/* Counters move on from the higher of both, so that nobody takes the new content for what it
+ * knew. */
 static enum store_err
 restore_apply(MDB_txn *txn, const struct store_keys *k, struct backup *b)
 {
@@ -8477,8 +8556,10 @@ restore_apply(MDB_txn *txn, const struct store_keys *k, struct backup *b)
 	struct store_counters c;
 	enum store_err err;
 
-	if ((err = store_counters_get(txn, &c)) != STORE_OK || (err = restore_clear(txn)) != STORE_OK ||
-	    (err = restore_fill(txn, k, b)) != STORE_OK || (err = restore_settle(txn, &c)) != STORE_OK)
+	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
+	    (err = restore_clear(txn)) != STORE_OK ||
+	    (err = restore_fill(txn, k, b)) != STORE_OK ||
+	    (err = restore_settle(txn, &c)) != STORE_OK)
 		return err;
 	c.config = (c.config > o->config ? c.config : o->config) + 1;
 	c.state = (c.state > o->state ? c.state : o->state) + 1;
@@ -8498,13 +8579,17 @@ restore_commit(const struct store_keys *k, struct backup *b, const char *home, s
 	if (!store_is_made()) {
 		struct store_counters zero = {0};
 
-		err = store_make_write((struct slice){(char *)b->datakey, DATAKEY_LEN}, &zero, &txn);
+		err = store_make_write((struct slice){(char *)b->datakey, DATAKEY_LEN}, &zero,
+		    &txn);
 	} else {
-		if ((err = store_dbis_open(why)) == STORE_OK && (err = store_check_format(&blob, why)) == STORE_OK)
+		if ((err = store_dbis_open(why)) == STORE_OK &&
+		    (err = store_check_format(&blob, why)) == STORE_OK)
 			err = store_unlock_keys(home, blob, &live, why);
 		store_read_reset();
-		if (err == STORE_WRONG_KEY || (err == STORE_OK && !ct_eq(store_keys_of(live)->data, k->data, 32)))
-			err = store_fail(why, STORE_OTHER, "%s holds another store than the backup's: move it away "
+		if (err == STORE_WRONG_KEY || (err == STORE_OK &&
+		    !ct_eq(store_keys_of(live)->data, k->data, 32)))
+			err = store_fail(why, STORE_OTHER,
+			    "%s holds another store than the backup's: move it away "
 			    "first; nothing was changed", home);
 		secret_unref(live);
 		if (err != STORE_OK)
@@ -8516,7 +8601,8 @@ restore_commit(const struct store_keys *k, struct backup *b, const char *home, s
 	else if (err == STORE_OK)
 		err = store_txn_commit(txn);
 	return err == STORE_OK ? err :
-	    store_fail(why, err, "cannot restore into %s: %s; nothing was changed", home, store_errors[err].text);
+	    store_fail(why, err, "cannot restore into %s: %s; nothing was changed", home,
+	    store_errors[err].text);
 }
 
 static enum store_err
@@ -8526,7 +8612,8 @@ restore_locked(const struct store_keys *k, struct backup *b, const char *home, s
 
 	if ((err = store_env_open(home, why)) != STORE_OK)
 		return err;
-	if ((err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS)) != STORE_OK)
+	if ((err = store_lock_wait(store.lock_fd,
+	    clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS)) != STORE_OK)
 		return store_fail(why, err, "another process holds %s/store", home);
 	err = restore_commit(k, b, home, why);
 	store_unlock(store.lock_fd);
@@ -8545,7 +8632,8 @@ restore_from(int fd, struct backup *b, const char *home, const char *path, struc
 		return err;
 	err = store_unlock_keys(home, (struct slice){(char *)b->datakey, DATAKEY_LEN}, &keys, why);
 	if (err == STORE_KEY_ABSENT || err == STORE_WRONG_KEY)
-		return store_fail(why, err, "%s/key %s: bring the key file of the store that was backed up, mode 0600",
+		return store_fail(why, err,
+		    "%s/key %s: bring the key file of the store that was backed up, mode 0600",
 		    home, err == STORE_KEY_ABSENT ? "is missing" : "does not open this backup");
 	if (err != STORE_OK)
 		return err;
@@ -8554,7 +8642,8 @@ restore_from(int fd, struct backup *b, const char *home, const char *path, struc
 		store_fail(why, err, "%s is cut short or was changed: nothing was restored", path);
 	if (err == STORE_OK && (err = store_make_dirs(home, why)) == STORE_OK) {
 		if ((lock = store_lock_serve(home)) < 0) {
-			err = store_fail(why, STORE_RUNNING, "a server runs on %s: stop it first", home);
+			err = store_fail(why, STORE_RUNNING, "a server runs on %s: stop it first",
+			    home);
 		} else {
 			if ((err = backup_start(b, fd, store_keys_of(keys), path, why)) == STORE_OK)
 				err = restore_locked(store_keys_of(keys), b, home, why);
@@ -8574,7 +8663,8 @@ restore_spool(void)
 	ssize_t n = 0;
 	int fd = memfd_create("restore", MFD_CLOEXEC);
 
-	while (fd >= 0 && ((n = read(STDIN_FILENO, some, sizeof some)) > 0 || (n < 0 && errno == EINTR)))
+	while (fd >= 0 && ((n = read(STDIN_FILENO, some, sizeof some)) > 0 ||
+	    (n < 0 && errno == EINTR)))
 		if (n > 0 && !store_write_all(fd, some, (size_t)n))
 			break;
 	if (fd >= 0 && n != 0) {
@@ -8584,8 +8674,8 @@ restore_spool(void)
 	return fd;
 }
 
-/* Puts a backup's content in place of the store's; tokens that are newer stay. Refuses while a server
- * runs. On any error nothing was changed. The store is open with its key afterwards. */
+/* Puts a backup's content in place of the store's; tokens that are newer stay. Refuses while a
+ * server runs. On any error nothing was changed. The store is open with its key afterwards. */
 static enum store_err
 store_restore(const char *home, const char *path, struct buf *why)
 {
@@ -8597,8 +8687,10 @@ store_restore(const char *home, const char *path, struct buf *why)
 	if (b == NULL)
 		return store_fail(why, STORE_MEMORY, "out of memory");
 	buf_init(&b->value, BACKUP_RECORD_MAX);
-	if ((fd = strcmp(path, "-") == 0 ? restore_spool() : open(path, O_RDONLY | O_CLOEXEC)) < 0) {
-		err = store_fail(why, errno == ENOENT ? STORE_ABSENT : STORE_IO, "%s: %s", path, strerror(errno));
+	if ((fd = strcmp(path, "-") == 0 ? restore_spool()
+	    : open(path, O_RDONLY | O_CLOEXEC)) < 0) {
+		err = store_fail(why, errno == ENOENT ? STORE_ABSENT : STORE_IO, "%s: %s", path,
+		    strerror(errno));
 	} else {
 		err = restore_from(fd, b, home, path, why);
 		close(fd);
@@ -8610,20 +8702,22 @@ store_restore(const char *home, const char *path, struct buf *why)
 }
 
 /* -- the request log
- * Its own environment, HOME/log: u64 id -> u64 Unix seconds, JSON. Ids rise over all workers and are
- * never used twice while a record is there. Records wait in memory and are written by the helper
- * thread. Each write syncs data but not the meta page (MDB_NOMETASYNC): a power cut loses the last
- * writes, never the log; without any sync LMDB's tree could come back torn. To spare flash and the
- * thread that also writes tokens, a worker writes at most once a second unless much waits. */
+ * Its own environment, HOME/log: u64 id -> u64 Unix seconds, JSON. Ids rise over all workers and
+ * are never used twice while a record is there. Records wait in memory and are written by the
+ * helper thread. Each write syncs data but not the meta page (MDB_NOMETASYNC): a power cut loses
+ * the last writes, never the log; without any sync LMDB's tree could come back torn. To spare flash
+ * and the thread that also writes tokens, a worker writes at most once a second unless much
+ * waits. */
 #define LOG_MAP_SIZE STORE_MAP_SIZE     /* sparse; trimmed from three quarters on */
-#define LOG_RECORD_MAX 8192             /* a path is at most 2 KiB, six times that escaped is cut by conn */
+#define LOG_RECORD_MAX 8192             /* a path of 2 KiB and what surrounds it, escaped */
 #define LOG_PENDING_MAX 4096            /* records that wait; more are dropped and counted */
 #define LOG_PENDING_BYTES (2u << 20)
 #define LOG_BATCH 1024                  /* as many waiting are written at once, without the pause */
 #define LOG_DELAY_MS 200                /* so that `log --follow` follows */
 #define LOG_PAUSE_MS 1000
+#define LOG_DRAIN_MS 2000               /* of a worker that ends */
 #define LOG_RETRY_MS 20                 /* another worker writes */
-#define LOG_BUSY_TIMES 10               /* slow disks: at most a tenth of the helper thread's time */
+#define LOG_BUSY_TIMES 10               /* slow disks: a tenth of the thread's time */
 #define LOG_TRIM 512                    /* further records removed by one write: it stays short */
 #define LOG_RECORDS 100000              /* default bound: some 50 MB */
 #define LOG_AGE (30 * 86400)            /* default bound, seconds */
@@ -8638,10 +8732,12 @@ static struct {
 	int64_t age;
 	struct buf pending;             /* owned; u32 length, JSON, … */
 	unsigned pending_n;
-	bool writing;                   /* a job has the records before these */
+	bool writing;                   /* a job has the records before these: */
+	struct logstore_job *job;       /* borrowed; while writing */
 	uint64_t dropped;               /* since the last line about it */
 	struct timer timer;
-	int64_t pause_until, rest_until;        /* monotonic ms: no write before, unless much waits; none at all */
+	/* monotonic ms: no write before, unless much waits; none at all */
+	int64_t pause_until, rest_until;
 } logstore;
 
 struct logstore_job {
@@ -8650,6 +8746,7 @@ struct logstore_job {
 	unsigned n;
 	int64_t took;                   /* ms */
 	enum store_err err;
+	_Atomic bool ran;
 };
 
 static void
@@ -8742,7 +8839,8 @@ logstore_trim(MDB_txn *txn, unsigned n)
 	MDB_val k, v;
 	int rc;
 
-	if ((rc = mdb_stat(txn, logstore.dbi, &st)) != 0 || (rc = mdb_cursor_open(txn, logstore.dbi, &cur)) != 0)
+	if ((rc = mdb_stat(txn, logstore.dbi, &st)) != 0 ||
+	    (rc = mdb_cursor_open(txn, logstore.dbi, &cur)) != 0)
 		return rc;
 	for (size_t left = st.ms_entries; left > 1 && most != 0; left--, most--) {
 		if ((rc = mdb_cursor_get(cur, &k, &v, MDB_FIRST)) != 0)
@@ -8816,11 +8914,12 @@ logstore_run(struct job *job)
 
 	if (!store_lock_try(logstore.lock_fd)) {
 		j->err = STORE_BUSY;
-		return;
+	} else {
+		j->err = logstore_write(j);
+		store_unlock(logstore.lock_fd);
 	}
-	j->err = logstore_write(j);
-	store_unlock(logstore.lock_fd);
 	j->took = clock_read(CLOCK_MONOTONIC) - began;
+	j->ran = true;
 }
 
 static void logstore_schedule(void);    /* a write that is done schedules the next */
@@ -8839,7 +8938,8 @@ logstore_put_back(struct logstore_job *j)
 {
 	struct buf later = logstore.pending;
 
-	if (logstore.pending_n + j->n > LOG_PENDING_MAX || j->batch.n + later.n > LOG_PENDING_BYTES) {
+	if (logstore.pending_n + j->n > LOG_PENDING_MAX ||
+	    j->batch.n + later.n > LOG_PENDING_BYTES) {
 		logstore_drop(j->n, "busy");
 		return;
 	}
@@ -8859,7 +8959,8 @@ logstore_done(struct job *job)
 
 	logstore.writing = false;
 	logstore.pause_until = clock_now() + LOG_PAUSE_MS;
-	logstore.rest_until = clock_now() + (j->err == STORE_BUSY ? LOG_RETRY_MS : j->took * LOG_BUSY_TIMES);
+	logstore.rest_until = clock_now() + (j->err == STORE_BUSY ? LOG_RETRY_MS
+	    : j->took * LOG_BUSY_TIMES);
 	if (logstore.env != NULL && j->err == STORE_BUSY)
 		logstore_put_back(j);
 	else if (j->err != STORE_OK)
@@ -8892,6 +8993,7 @@ logstore_flush(struct timer *t)
 	buf_init(&logstore.pending, LOG_PENDING_BYTES);
 	logstore.pending_n = 0;
 	logstore.writing = true;
+	logstore.job = j;
 	job_submit(&j->job);
 }
 
@@ -8932,13 +9034,30 @@ logstore_add(struct slice json)
 		logstore_schedule();
 }
 
-/* Before a worker ends: what waits is handed to the helper thread now. True while something is under
- * way; ask again from the loop. */
-static bool
+/* Before a process ends, its loop over: writes what waits, here, and waits for the write under
+ * way. */
+static void
 logstore_drain(void)
 {
-	logstore_flush(NULL);
-	return logstore.env != NULL && (logstore.writing || logstore.pending_n != 0);
+	int64_t until = clock_read(CLOCK_MONOTONIC) + LOG_DRAIN_MS;
+	struct logstore_job last = {.err = STORE_BUSY};
+
+	if (logstore.env == NULL)
+		return;
+	while (logstore.writing && !logstore.job->ran && clock_read(CLOCK_MONOTONIC) < until)
+		store_lock_pause();
+	last.batch = logstore.pending;
+	last.n = logstore.pending_n;
+	logstore.pending = (struct buf){.max = LOG_PENDING_BYTES};
+	logstore.pending_n = 0;
+	while (last.n != 0 && last.err == STORE_BUSY && clock_read(CLOCK_MONOTONIC) < until) {
+		logstore_run(&last.job);
+		if (last.err == STORE_BUSY)
+			store_lock_pause();
+	}
+	if (last.n != 0 && last.err != STORE_OK)
+		logstore_drop(last.n, store_code(last.err));
+	buf_free(&last.batch);
 }
 
 static enum store_err
@@ -8999,24 +9118,38 @@ logstore_before(uint64_t newest)
 	mdb_cursor_close(cur);
 	return last > newest ? last - newest : 0;
 }
+
+/* Clears the slots of readers that died: a slot pins every page freed since. After a child's death
+ * and each minute. Returns how many. */
+static int
+store_clear_readers(void)
+{
+	int dead = 0, logs = 0;
+
+	if (store.env != NULL)
+		mdb_reader_check(store.env, &dead);
+	if (logstore.env != NULL)
+		mdb_reader_check(logstore.env, &logs);
+	return dead + logs;
+}
 /* ---- lua -------------------------------------------------------------------
- * One Lua state a process. Its memory is counted; everything that may raise runs protected. Lua runs
- * in tasks, one coroutine each, and lua_step alone resumes them, never one inside another. A task that
- * waits is yielded; the loop wakes it, or its deadline does. Policies run in sandbox_enter's
- * allowance: so many instructions, so much memory and processor time per resume; once it is used up
+ * One Lua state a process. Its memory is counted; all that may raise runs protected. Lua runs in
+ * tasks, a coroutine each, and lua_step alone resumes them, never one inside another. A task that
+ * waits is yielded; the loop wakes it, or its deadline does. Policies run within an allowance
+ * (lua_arm): so many instructions, so much memory and processor time per resume. Once it is used up
  * the hook raises at every instruction, so that no pcall of theirs outlives it. The runtime's own
  * code is trusted and runs unhooked: a hook costs a fifth of the speed. */
-#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms, a thousand times what a type needs */
-#define LUA_HOOK_EVERY 200      /* instructions between two looks at the clock: one may copy 16 MiB */
+#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms; a type needs hundreds */
+#define LUA_HOOK_EVERY 200      /* between two looks at the clock: one of them may copy 16 MiB */
 #define LUA_CPU_MS 1000         /* per resume: a tenth of what the master's watchdog allows */
-#define LUA_CPU_LATE_MS 8       /* from when on it is measured: nearly all calls end before, and cost no look */
-#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use: a policy's largest body, 16 MiB in C, is not here */
+#define LUA_CPU_LATE_MS 8       /* measured from then on: nearly all calls end before */
+#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
 #define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
 #define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
-#define LUA_PATTERN_STEPS 4     /* steps of a pattern match that count as an instruction: as long as one */
+#define LUA_PATTERN_STEPS 4     /* steps of a pattern match that take as long as an instruction */
 #define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
 #define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
-#define LUA_NAME_MAX 64         /* a policy's name with its NUL, as the master's heartbeat page has it */
+#define LUA_NAME_MAX 64         /* a policy's name with its NUL; so long in the heartbeat page */
 
 /* Defined after all bindings: it calls lua_bind for each. */
 static void lua_bind_all(lua_State *L, bool worker);
@@ -9037,7 +9170,7 @@ static const struct { const char *why, *message; } lua_over_text[] = {
 	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
 };
 
-/* What the code that runs may still use. sandbox_enter saves the outer one and restores it. */
+/* What the code that runs may still use. Who arms one keeps the outer one, and restores it. */
 struct allowance {
 	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
 	int64_t left;           /* instructions */
@@ -9055,7 +9188,7 @@ static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
 static size_t lua_used;                 /* bytes the state holds */
 static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
 static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
-static const char lua_over_key;         /* its address: registry key of the message "policy_failed" */
+static const char lua_over_key;         /* its address: registry key of "policy_failed" */
 #ifdef SALLYPORT_UNIT
 static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
 #endif
@@ -9096,8 +9229,8 @@ lua_raise_over(lua_State *L)
 	return lua_error(L);
 }
 
-/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what counts:
- * a machine that slept or a process that was stopped is not the policy's doing. */
+/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what
+ * counts: a machine that slept or a process that was stopped is not the policy's doing. */
 static bool
 lua_out_of_time(void)
 {
@@ -9107,7 +9240,8 @@ lua_out_of_time(void)
 		return false;
 	if (lua_now.cpu_start == 0)
 		lua_now.cpu_start = clock_read(CLOCK_THREAD_CPUTIME_ID) + 1;
-	return ran >= LUA_CPU_MS && clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
+	return ran >= LUA_CPU_MS &&
+	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
 }
 
 static void
@@ -9160,10 +9294,10 @@ lua_disarm(const struct allowance *outer)
 
 /* -- memory */
 
-/* Whether a policy may grow by that much. Lua answers a refusal with a full collection and asks again;
- * if that was in vain the policy is over, and what is small is granted from the reserve: a finalizer that
- * the collector runs here must not fail, it frees what Lua does not see. LUA_REFUSALS_MAX bounds how
- * many collections a policy causes that lives just below its limit. */
+/* Whether a policy may grow by that much. Lua answers a refusal with a full collection and asks
+ * again; if that was in vain the policy is over, and what is small is granted from the reserve: a
+ * finalizer that the collector runs here must not fail, it frees what Lua does not see.
+ * LUA_REFUSALS_MAX bounds how many collections a policy causes that lives just below its limit. */
 static bool
 lua_may_grow(size_t more)
 {
@@ -9215,11 +9349,13 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 static int
 lua_panic(lua_State *L)
 {
-	log_line("ev=lua_panic msg=\"%s\"", lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?");
-	return 0;                       /* Lua aborts: an error outside any protection is our bug */
+	const char *msg = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
+
+	log_line("ev=lua_panic msg=\"%s\"", msg);
+	return 0;               /* Lua aborts: an error outside any protection is our bug */
 }
 
-/* Runs f(L) with arg as its light userdata on the main state, protected. For set-up; false: logged. */
+/* Runs f(L) with arg as its light userdata on the main state, protected. False: logged. */
 static bool
 lua_protect(lua_CFunction f, void *arg)
 {
@@ -9243,8 +9379,11 @@ lua_protect(lua_CFunction f, void *arg)
 enum task_state { TASK_IDLE, TASK_NEW, TASK_RUNNING, TASK_WAITING };
 
 struct task;
-typedef int task_push(lua_State *co, void *arg);  /* inside the task: pushes arguments, tells how many */
-typedef void task_done(struct task *t, bool ok, lua_State *co); /* reads results or the message */
+/* Inside the task, protected: pushes the arguments and tells how many. */
+typedef int task_push(lua_State *co, void *arg);
+/* Outside any protection: reads results (ok) or the message on top, and allocates nothing in
+ * Lua. */
+typedef void task_done(struct task *t, bool ok, lua_State *co);
 
 struct task {
 	struct task *next;      /* in the pool */
@@ -9342,7 +9481,8 @@ l_task_reset(lua_State *L)
 	return 0;
 }
 
-/* Empties it: secrets first, for the coroutine's own variables may outlive this until a collection. */
+/* Empties it: secrets first, for the coroutine's own variables may outlive this until a
+ * collection. */
 static void
 task_recycle(struct task *t)
 {
@@ -9503,8 +9643,8 @@ task_abandon(struct task *t)
 		task_recycle(t);
 }
 
-/* What a binding returns to wait for task_wake or the deadline (monotonic ms; INT64_MAX: none). Then
- * k runs, looks at what it waited for and may wait again. */
+/* What a binding returns to wait for task_wake or the deadline (monotonic ms; INT64_MAX: none).
+ * Then k runs, looks at what it waited for and may wait again. */
 static int
 task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
 {
@@ -9543,8 +9683,8 @@ l_require(lua_State *L)
 	file = lua_pushfstring(L, "lua/%s.lua", path);
 	if ((f = embed_find(file)) == NULL)
 		return luaL_error(L, "module '%s' not found: no embedded %s", module, file);
-	lua_pushfstring(L, "@%s", file);
-	if (luaL_loadbufferx(L, (const char *)f->p, (size_t)(f->end - f->p), lua_tostring(L, -1), "t"))
+	path = lua_pushfstring(L, "@%s", file);
+	if (luaL_loadbufferx(L, (const char *)f->p, (size_t)(f->end - f->p), path, "t") != LUA_OK)
 		return lua_error(L);
 	lua_pushvalue(L, 1);
 	lua_call(L, 1, 1);
@@ -9676,7 +9816,7 @@ pat_is_class(int c, int class)
 	case 'u': is = isupper(c); break;
 	case 'w': is = isalnum(c); break;
 	case 'x': is = isxdigit(c); break;
-	case 'z': is = c == 0; break;           /* not in the manual any more, still in the library */
+	case 'z': is = c == 0; break;           /* no longer in the manual; the library has it */
 	default: return class == c;
 	}
 	return isupper(class) ? !is : is;
@@ -9919,6 +10059,11 @@ l_pat_begin(struct pat *m, const char *s, size_t ls, const char *p, size_t lp)
 	m->p_end = p + lp;
 	m->why = NULL;
 	m->depth = PAT_DEPTH;
+	m->steps = INT64_MAX;
+	if (lua_now.co != NULL)
+		m->steps = (lua_now.left + 1) * LUA_PATTERN_STEPS;
+	else if (lua_worker)    /* our own patterns meet what agents send */
+		m->steps = (int64_t)LUA_BUDGET * LUA_PATTERN_STEPS;
 }
 
 /* One try at s. Raises for a malformed pattern and when the budget is used up. */
@@ -9926,14 +10071,15 @@ static const char *
 l_pat_try(lua_State *L, struct pat *m, const char *s, const char *p)
 {
 	const char *res;
-	int64_t all = lua_now.co == NULL ? INT64_MAX / 2 : (lua_now.left + 1) * LUA_PATTERN_STEPS;
+	int64_t before = m->steps;
 
 	m->n = 0;
-	m->steps = all;
 	res = pat_match(m, s, p);
 	if (m->why != NULL)
 		luaL_error(L, "%s", m->why);
-	lua_charge(L, (all - m->steps) / LUA_PATTERN_STEPS + 1);
+	lua_charge(L, (before - m->steps) / LUA_PATTERN_STEPS + 1);
+	if (m->steps < 0)
+		luaL_error(L, "pattern takes too long");
 	return res;
 }
 
@@ -10031,8 +10177,8 @@ l_str_match(lua_State *L)
 	return l_str_search(L, false);
 }
 
-/* Upvalues: subject, pattern, offset of the next try, end of the last match (two empty matches at one
- * place would never end). */
+/* Upvalues: subject, pattern, offset of the next try, end of the last match (two empty matches
+ * at one place would never end). */
 static int
 l_str_gmatch_next(lua_State *L)
 {
@@ -10161,8 +10307,8 @@ l_str_gsub(lua_State *L)
 	return 2;
 }
 
-/* string.rep(s, n [, sep]) -> string. Lua's own runs n times over nothing for ""; and what can never fit
- * is an error like any other, before memory is asked for. Upvalue: Lua's. */
+/* string.rep(s, n [, sep]) -> string. Lua's own runs n times over nothing for ""; and what can
+ * never fit is an error like any other, before memory is asked for. Upvalue: Lua's. */
 static int
 l_str_rep(lua_State *L)
 {
@@ -10183,7 +10329,8 @@ l_str_rep(lua_State *L)
 	return 1;
 }
 
-/* table.move(a, from, to, at [, b]): Lua's runs over any range of nothing, uncounted. Upvalue: Lua's. */
+/* table.move(a, from, to, at [, b]): Lua's runs over any range of nothing, uncounted. Upvalue:
+ * Lua's. */
 static int
 l_table_move(lua_State *L)
 {
@@ -10201,23 +10348,24 @@ l_table_move(lua_State *L)
 }
 
 /* -- sandbox
- * What a policy may name: copies made for it alone, behind tables that cannot be assigned to. Left out
- * on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other code
- * (load, require, string.dump), control of the state (collectgarbage, coroutine, lpeg.setmaxstack: it
- * holds for all), the outside (io, os, print), and math.random: guessable, so a mistake where
- * it would be used. No setmetatable: no finalizers, no proxies that lie to the runtime. */
+ * What a policy may name: copies made for it alone, behind tables that cannot be assigned to. Left
+ * out on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other
+ * code (load, require, string.dump), control of the state (collectgarbage, coroutine,
+ * lpeg.setmaxstack, which holds for all), the outside (io, os, print), and math.random: guessable,
+ * so a mistake where it would be used. No setmetatable: no finalizers, no proxies that lie to us. */
 static const struct { const char *lib, *names; } sandbox_allowed[] = {
 	{LUA_GNAME, "assert error ipairs next pairs pcall select tonumber tostring type"},
-	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger "
-	    "modf pi rad sin sqrt tan tointeger type ult"},
-	{"string", "byte char find format gmatch gsub len lower match pack packsize rep reverse sub "
-	    "unpack upper"},
+	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min "
+	    "mininteger modf pi rad sin sqrt tan tointeger type ult"},
+	{"string", "byte char find format gmatch gsub len lower match pack packsize rep reverse "
+	    "sub unpack upper"},
 	{"table", "concat insert move pack remove sort unpack"},
 	{"utf8", "char charpattern codepoint codes len offset"},
 	{"lpeg", "B C Carg Cb Cc Cf Cg Cmt Cp Cs Ct P R S V locale match type version"},
 };
 
-/* The library keeps some functions under names of their own: `string` in the table, `_G` for globals. */
+/* The library keeps some functions under names of their own: `string` in the table, `_G` for
+ * globals. */
 static void
 l_sandbox_copy(lua_State *L, const char *lib, const char *names)
 {
@@ -10245,8 +10393,8 @@ l_sandbox_refuse(lua_State *L)
 	return luaL_error(L, lua_tostring(L, lua_upvalueindex(1)), key);
 }
 
-/* Replaces the table on top by an empty one that reads from it and cannot be written. Functions that
- * go past metatables (next, and table.* where they do) meet the empty one. */
+/* Replaces the table on top by an empty one that reads from it and cannot be written. Functions
+ * that go past metatables (next, and table.* where they do) meet the empty one. */
 static void
 l_sandbox_seal(lua_State *L, const char *message)
 {
@@ -10262,8 +10410,8 @@ l_sandbox_seal(lua_State *L, const char *message)
 	lua_setmetatable(L, -2);
 }
 
-/* sandbox.env(extra) -> environment; extra = { name = { function… } }: the runtime's modules, of which
- * it gets copies too */
+/* sandbox.env(extra) -> environment; extra = { name = { function… } }: the runtime's modules, of
+ * which it gets copies too */
 static int
 l_sandbox_env(lua_State *L)
 {
@@ -10296,12 +10444,12 @@ l_sandbox_env(lua_State *L)
 		lua_insert(L, -2);
 		lua_settable(L, 2);
 	}
-	l_sandbox_seal(L, "global '%s' cannot be set: use local, a policy keeps nothing between requests");
+	l_sandbox_seal(L, "global '%s' cannot be set: use local; nothing outlives a request");
 	return 1;
 }
 
-/* sandbox.load(source, chunkname, env) -> function | nil, message. Text only: bytecode is not checked
- * by anybody (Lua's manual, load). */
+/* sandbox.load(source, chunkname, env) -> function | nil, message. Text only: bytecode is not
+ * checked by anybody (Lua's manual, load). */
 static int
 l_sandbox_load(lua_State *L)
 {
@@ -10335,20 +10483,21 @@ l_sandbox_result(lua_State *L, int rc, enum lua_over over)
 		over = LUA_OVER_MEMORY;
 	lua_pushboolean(L, false);
 	if (over != LUA_WITHIN) {
-		lua_pushfstring(L, "policies/%s.lua: %s", lua_tostring(L, 1), lua_over_text[over].message);
+		lua_pushfstring(L, "policies/%s.lua: %s", lua_tostring(L, 1),
+		    lua_over_text[over].message);
 	} else if (lua_type(L, -2) == LUA_TSTRING) {
 		msg = lua_tolstring(L, -2, &n);
 		lua_pushlstring(L, msg, n > LUA_MESSAGE_MAX ? LUA_MESSAGE_MAX : n);
 	} else {
-		lua_pushfstring(L, "policies/%s.lua: the error is a %s, not a message", lua_tostring(L, 1),
-		    luaL_typename(L, -2));
+		lua_pushfstring(L, "policies/%s.lua: the error is a %s, not a message",
+		    lua_tostring(L, 1), luaL_typename(L, -2));
 	}
 	lua_pushstring(L, lua_over_text[over].why);
 	return 3;
 }
 
-/* sandbox.call(name, fn, …) -> true, results… | false, message, "error" | "budget" | "memory" | "time".
- * fn runs in an allowance of its own and cannot wait. */
+/* sandbox.call(name, fn, …) -> true, results… | false, message, "error" | "budget" | "memory" |
+ * "time". fn runs in an allowance of its own and cannot wait. */
 static int
 l_sandbox_call(lua_State *L)
 {
@@ -10394,12 +10543,14 @@ l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
 	return l_sandbox_result(L, rc == LUA_YIELD ? LUA_OK : rc, over);
 }
 
-/* sandbox.wait(name, fn, …): as call, but fn may wait; each resume has an allowance of its own. Yields. */
+/* sandbox.wait(name, fn, …): as call, but fn may wait; each resume has an allowance of its own.
+ * Yields. */
 static int
 l_sandbox_wait(lua_State *L)
 {
 	const char *name = luaL_checkstring(L, 1);
 	struct task *t = task_of(L);
+	int rc;
 
 	luaL_checktype(L, 2, LUA_TFUNCTION);
 	if (t == NULL || lua_now.co != NULL || !lua_isyieldable(L))
@@ -10407,7 +10558,8 @@ l_sandbox_wait(lua_State *L)
 	snprintf(t->policy, sizeof t->policy, "%s", name);
 	lua_set_running(name);
 	lua_arm(L);
-	return l_sandbox_wait_k(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, l_sandbox_wait_k), 0);
+	rc = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, l_sandbox_wait_k);
+	return l_sandbox_wait_k(L, rc, 0);
 }
 
 /* sandbox.default_source(name) -> text | nil: the policy this binary brings */
@@ -10464,7 +10616,7 @@ static const struct { const char *name; lua_CFunction open; bool worker; } lua_l
 	{LUA_IOLIBNAME, luaopen_io, false},     /* commands read and print; a worker never does */
 	{LUA_OSLIBNAME, luaopen_os, false},
 	{LUA_DBLIBNAME, luaopen_debug, false},
-	{LUA_COLIBNAME, luaopen_coroutine, false}, /* tests race with it; what waits for the loop needs a task */
+	{LUA_COLIBNAME, luaopen_coroutine, false}, /* for tests; the loop wakes tasks alone */
 	/* No package: it loads files and shared objects. */
 };
 
@@ -10525,7 +10677,7 @@ l_open(lua_State *L)
 		luaL_requiref(L, lua_libs[i].name, lua_libs[i].open, 1);
 		lua_pop(L, 1);
 	}
-	for (size_t i = 0; worker && i < sizeof lua_worker_lacks / sizeof lua_worker_lacks[0]; i++) {
+	for (size_t i = 0; worker && i < sizeof lua_worker_lacks / sizeof *lua_worker_lacks; i++) {
 		lua_pushnil(L);
 		lua_setglobal(L, lua_worker_lacks[i]);
 	}
@@ -10535,7 +10687,7 @@ l_open(lua_State *L)
 	lua_rawsetp(L, LUA_REGISTRYINDEX, &lua_over_key);
 	lua_pushcfunction(L, l_require);
 	lua_setglobal(L, "require");
-	if (!worker) {                          /* package.loaded: where a test puts a module of its own */
+	if (!worker) {                  /* package.loaded: a test puts modules of its own there */
 		lua_newtable(L);
 		luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
 		lua_setfield(L, -2, "loaded");
@@ -10935,6 +11087,7 @@ struct upstream {
 	struct upstream *older; /* unused while owned */
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
+	bool late;              /* it failed for want of time: another try may do */
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
 	char host[256];
 	uint16_t port;
@@ -11032,6 +11185,7 @@ upstream_timeout(struct timer *t)
 		upstream_free(u);
 		return;
 	}
+	u->late = true;
 	upstream_fail(u, "upstream_tls", "the TLS handshake took too long");
 	u->event(u);
 }
@@ -11177,6 +11331,89 @@ enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
 enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND, REQ_ECHO };
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
 
+/* The third body mode: `apply` attaches a filter, and the body passes through it as it streams. A
+ * filter holds what it must (a signed chunk, say) within its own bound. */
+struct filter {
+	const struct filter_class *class;
+	bool more;              /* it holds output: to be run again before it gets new input */
+	bool ended;             /* it has given its last byte */
+};
+
+struct filter_class {
+	const char *name;
+	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
+	bool keeps_length;      /* else the body goes out chunked */
+	/* Takes bytes of `in`, writes up to cap bytes: how many were taken, -1 for a body that it refuses.
+	 * `end`: nothing comes after `in`. Sets f->ended then, once all is written. */
+	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *out, size_t cap, size_t *n);
+	void (*wipe)(struct filter *f); /* or NULL */
+};
+
+#ifdef SALLYPORT_TEST
+/* The tests' own: every byte twice. */
+static ssize_t
+filter_twice_run(struct filter *f, struct slice in, bool end, char *out, size_t cap, size_t *n)
+{
+	size_t i = 0;
+
+	for (*n = 0; i < in.n && *n + 2 <= cap; i++) {
+		out[(*n)++] = in.p[i];
+		out[(*n)++] = in.p[i];
+	}
+	f->ended = end && i == in.n;
+	return (ssize_t)i;
+}
+
+/* Letters in upper case; "!" is refused. */
+static ssize_t
+filter_upper_run(struct filter *f, struct slice in, bool end, char *out, size_t cap, size_t *n)
+{
+	size_t i = 0;
+
+	for (; i < in.n && i < cap; i++) {
+		if (in.p[i] == '!')
+			return -1;
+		out[i] = (char)toupper((unsigned char)in.p[i]);
+	}
+	*n = i;
+	f->ended = end && i == in.n;
+	return (ssize_t)i;
+}
+#endif
+
+static const struct filter_class filter_classes[] = {
+#ifdef SALLYPORT_TEST
+	{"test_twice", sizeof(struct filter), false, filter_twice_run, NULL},
+	{"test_upper", sizeof(struct filter), true, filter_upper_run, NULL},
+#endif
+	{NULL, 0, false, NULL, NULL},
+};
+
+static struct filter *
+filter_new(const char *name)
+{
+	for (const struct filter_class *k = filter_classes; k->name != NULL; k++) {
+		struct filter *f;
+
+		if (strcmp(k->name, name) != 0)
+			continue;
+		if ((f = calloc(1, k->size)) != NULL)
+			f->class = k;
+		return f;
+	}
+	return NULL;
+}
+
+static void
+filter_free(struct filter *f)
+{
+	if (f == NULL)
+		return;
+	if (f->class->wipe != NULL)
+		f->class->wipe(f);
+	free(f);
+}
+
 /* Body framing on its way in, and how it goes out. */
 struct flow {
 	int mode;               /* enum http_body */
@@ -11185,6 +11422,11 @@ struct flow {
 	struct buf trailers;    /* owned; a trailer section that spans reads */
 	bool out_chunked;
 	bool done;
+	struct filter *filter;  /* borrowed from the req; NULL: as it came */
+	bool filtering;         /* `rest` is on its way through the filter */
+	bool rest_end;          /* and is the last of the body */
+	struct slice rest;      /* borrowed from the source peer, which is not consumed meanwhile */
+	size_t rest_used;       /* bytes of the source that are done with when it is through */
 };
 
 /* What a policy put into the request: values are secrets or our own copies. */
@@ -11226,6 +11468,7 @@ struct req {
 	struct buf body;        /* owned; counted in req_bodies */
 	struct secret *new_body; /* owned; a body that holds secrets */
 	size_t body_sent;       /* of a body in memory, to the upstream */
+	struct filter *filter;  /* owned; rewrites a body that streams */
 
 	/* the decision */
 	enum req_action action;
@@ -11251,6 +11494,7 @@ struct req {
 
 	/* the upstream */
 	struct upstream *up;    /* owned while set */
+	struct buf out_head;    /* owned; composed before the dial, gone when it is sent */
 	bool fresh_dial;        /* no pooled connection: the second try */
 	bool head_sent, answer_begun, retried;
 	bool stream;            /* event stream: long idle */
@@ -11374,7 +11618,6 @@ req_claim(struct req *r, const char *name)
 }
 
 /* -- flow: one body from one peer to another. */
-enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD, FLOW_TURN };
 
 static void
 flow_init(struct flow *f, int mode, uint64_t length, bool out_chunked)
@@ -11480,6 +11723,34 @@ flow_put(const struct flow *f, struct peer *dst, struct slice body)
 	    peer_put(dst, "\r\n", 2);
 }
 
+enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD, FLOW_TURN };
+
+/* Pushes `rest` through the filter as far as dst has room. FLOW_DONE: it is through. */
+static enum flow_io
+flow_filter(struct flow *f, struct peer *dst)
+{
+	char out[PEER_PIECE];
+
+	do {
+		size_t n = 0;
+		ssize_t took;
+
+		if (!peer_room(dst) && peer_flush(dst) == IO_ERR)
+			return FLOW_DST_GONE;
+		if (!peer_room(dst))
+			return FLOW_DST_WAIT;
+		took = f->filter->class->run(f->filter, f->rest, f->rest_end, out, sizeof out, &n);
+		if (took < 0)
+			return FLOW_BAD;
+		f->rest.p += took;
+		f->rest.n -= (size_t)took;
+		if (!flow_put(f, dst, (struct slice){out, n}))
+			return FLOW_DST_GONE;
+	} while (f->rest.n != 0 || f->filter->more || (f->rest_end && !f->filter->ended));
+	f->filtering = false;
+	return FLOW_DONE;
+}
+
 /* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). */
 static bool
 flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
@@ -11501,47 +11772,102 @@ flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
 	return peer_put(dst, "\r\n", 2);
 }
 
+/* What flow_take showed goes on to dst. */
+static enum flow_io
+flow_give(struct flow *f, struct peer *src, struct peer *dst, struct slice body, size_t used, bool end)
+{
+	enum flow_io io = FLOW_DONE;
+
+	if (f->filter != NULL) {
+		f->filtering = true;
+		f->rest = end ? (struct slice){"", 0} : body;
+		f->rest_end = end;
+		f->rest_used = used;
+		if ((io = flow_filter(f, dst)) != FLOW_DONE)
+			return io;
+	} else if (!end && !flow_put(f, dst, body)) {
+		return FLOW_DST_GONE;
+	}
+	if (end && !flow_put_end(f, dst, f->mode == BODY_CHUNKED ? body : (struct slice){NULL, 0}))
+		return FLOW_DST_GONE;
+	if (used != 0)
+		peer_consume(src, used);
+	f->done = end;
+	return FLOW_DONE;
+}
+
+/* What the filter could not give when dst was full. */
+static enum flow_io
+flow_resume(struct flow *f, struct peer *src, struct peer *dst)
+{
+	enum flow_io io = flow_filter(f, dst);
+
+	if (io != FLOW_DONE)
+		return io;
+	if (f->rest_end && !flow_put_end(f, dst, (struct slice){NULL, 0}))
+		return FLOW_DST_GONE;   /* trailers of a filtered body are dropped: they were another body's */
+	if (f->rest_used != 0)
+		peer_consume(src, f->rest_used);
+	f->done = f->rest_end;
+	return FLOW_DONE;
+}
+
 /* Moves what there is. `moved` counts body bytes; `turn` bounds them. */
 static enum flow_io
 flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, uint64_t turn)
 {
 	while (!f->done) {
+		enum flow_io given = FLOW_DONE;
 		struct slice body;
 		size_t used;
 		bool bad = false;
-		enum io io;
 
 		if (*moved >= turn)
 			return FLOW_TURN;
-		if (!peer_room(dst)) {
-			if (peer_flush(dst) == IO_ERR)
-				return FLOW_DST_GONE;
-			if (!peer_room(dst))
-				return FLOW_DST_WAIT;
+		if (f->filtering) {
+			if ((given = flow_resume(f, src, dst)) != FLOW_DONE)
+				return given;
+			continue;
 		}
-		io = flow_take(f, src, &body, &used, &bad);
-		switch (io) {
+		if (!peer_room(dst) && peer_flush(dst) == IO_ERR)
+			return FLOW_DST_GONE;
+		if (!peer_room(dst))
+			return FLOW_DST_WAIT;
+		switch (flow_take(f, src, &body, &used, &bad)) {
 		case IO_OK:
-			if (!flow_put(f, dst, body))
-				return FLOW_DST_GONE;
 			*moved += body.n;
-			if (used != 0)
-				peer_consume(src, used);
+			given = flow_give(f, src, dst, body, used, false);
+			break;
+		case IO_EOF:
+			given = flow_give(f, src, dst, body, used, true);
 			break;
 		case IO_AGAIN:
 			return FLOW_SRC_WAIT;
-		case IO_EOF:
-			f->done = true;
-			if (!flow_put_end(f, dst, f->mode == BODY_CHUNKED ? body : (struct slice){NULL, 0}))
-				return FLOW_DST_GONE;
-			if (used != 0)
-				peer_consume(src, used);
-			break;
 		case IO_ERR:
 			return bad ? FLOW_BAD : FLOW_SRC_GONE;
 		}
+		if (given != FLOW_DONE)
+			return given;
 	}
 	return FLOW_DONE;
+}
+
+/* An id for logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a random
+ * start, mixed (splitmix64) so that neighbours look apart. */
+static void
+req_name(char id[17])
+{
+	static uint64_t at;
+	uint8_t bytes[8];
+	uint64_t z;
+
+	if (at == 0)
+		rand_bytes(&at, sizeof at);
+	z = at += 0x9e3779b97f4a7c15;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	store_be64(bytes, z ^ z >> 31);
+	hex_encode(id, bytes, sizeof bytes);
 }
 
 /* -- req: made when a head is complete, gone when its log record is written. */
@@ -11549,8 +11875,6 @@ static struct req *
 req_new(struct conn *c)
 {
 	struct req *r = req_free_list;
-	uint8_t id[8];
-
 	if (r != NULL) {
 		req_free_list = r->next_free;
 		req_pooled--;
@@ -11565,9 +11889,9 @@ req_new(struct conn *c)
 	buf_init(&r->body, 0);
 	buf_init(&r->answer, 256 * 1024);
 	buf_init(&r->up_bytes, HTTP_HEAD_MAX);
+	buf_init(&r->out_head, HTTP_HEAD_MAX);
 	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
-	rand_bytes(id, sizeof id);
-	hex_encode(r->id, id, sizeof id);
+	req_name(r->id);
 	r->t_start = clock_now();
 	return r;
 }
@@ -11608,10 +11932,12 @@ req_free(struct req *r)
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	secret_drop(&r->new_body);
+	filter_free(r->filter);
 	req_body_drop(r);
 	buf_free(&r->bytes);
 	buf_free(&r->answer);
 	buf_free(&r->up_bytes);
+	buf_free(&r->out_head);
 	buf_free(&r->stripped_query);
 	flow_free(&r->up_flow);
 	flow_free(&r->down_flow);
@@ -11769,7 +12095,7 @@ req_parse_connect(struct req *r)
 	r->secure = true;
 	r->port = r->head.to.port;
 	r->path = SLICE("");
-	return req_canonical(r, r->head.to.host);
+	return req_canonical(r, r->head.to.host) && req_check_host(r, r->port);
 }
 
 /* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
@@ -11865,6 +12191,8 @@ req_find_token(struct req *r)
 		memcpy(r->token, r->conn->token, sizeof r->token);
 		return;
 	}
+	if (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0)
+		return;                 /* two: nobody knows which of them speaks */
 	if (i < 0 && r->own_endpoint)
 		i = http_find(&r->head, SLICE("authorization"), 0);
 	if (i >= 0)
@@ -11902,6 +12230,8 @@ req_parse(struct req *r)
 	    r->head.form == HTTP_ABSOLUTE ? req_parse_absolute(r) : req_parse_own(r)))
 		return false;
 	req_find_token(r);
+	if (slice_eq(r->head.method, SLICE("WEBSOCKET"))) /* our rules' word for an upgrade, nobody's method */
+		return req_bad(r, 400, "bad_request", "there is no such method");
 	if (slice_eq(r->head.method, SLICE("TRACE")))
 		return req_bad(r, 405, "trace", "TRACE would send a credential back");
 	return true;
@@ -11964,6 +12294,13 @@ req_put_fields(const struct req *r, struct buf *b)
 	return ok;
 }
 
+static bool
+req_out_chunked(const struct req *r)
+{
+	return r->head.body == BODY_CHUNKED ||
+	    (r->head.body == BODY_LENGTH && r->filter != NULL && !r->filter->class->keeps_length);
+}
+
 /* Framing last, whatever anybody set: we alone say where a message ends. */
 static bool
 req_put_head(struct req *r, struct buf *b)
@@ -11975,9 +12312,9 @@ req_put_head(struct req *r, struct buf *b)
 		ok = ok && buf_addf(b, "Content-Length: %zu\r\n", req_body(r).n);
 	else if (r->body_read)
 		;
-	else if (r->head.body == BODY_LENGTH)
+	else if (r->head.body == BODY_LENGTH && !req_out_chunked(r))
 		ok = ok && buf_addf(b, "Content-Length: %llu\r\n", (unsigned long long)r->head.length);
-	else if (r->head.body == BODY_CHUNKED)
+	else if (req_out_chunked(r))
 		ok = ok && buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	if (r->websocket && r->allow_websocket)
 		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -12574,6 +12911,10 @@ conn_begin_dial(struct conn *c)
 	struct req *r = c->req;
 	char key[UPSTREAM_KEY_MAX];
 
+	if (r->action == REQ_FORWARD && !req_put_head(r, &r->out_head)) {
+		conn_fail(c, 431, "head_too_large", "the head with its credential is over 64 KiB");
+		return;
+	}
 	c->state = CONN_DIAL;
 	conn_deadline(c, CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	snprintf(key, sizeof key, "%s|%d|%u|%s|%s", r->agent, r->dial_tls, r->dial_port, r->dial_host,
@@ -12630,7 +12971,6 @@ conn_step_dial(struct conn *c)
 {
 	static const char ok[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 	struct req *r = c->req;
-	struct buf head;
 	bool put;
 
 	switch (r->up->state) {
@@ -12656,17 +12996,18 @@ conn_step_dial(struct conn *c)
 		conn_begin_blind(c);
 		return true;
 	}
-	buf_init(&head, PEER_HEAD_MAX);
-	put = req_put_head(r, &head) && peer_put(&r->up->peer, head.p, head.n);
-	buf_free(&head);
+	put = peer_put(&r->up->peer, r->out_head.p, r->out_head.n);
+	buf_free(&r->out_head);
 	if (!put) {
-		conn_fail(c, 431, "head_too_large", "the request with its credential is over 84 KiB");
+		conn_fail(c, 502, "upstream_unreachable", "the connection failed");
 		return true;
 	}
 	r->allowed = true;
 	r->head_sent = true;
-	if (!r->body_read)
-		flow_init(&r->up_flow, (int)r->head.body, r->head.length, r->head.body == BODY_CHUNKED);
+	if (!r->body_read) {
+		flow_init(&r->up_flow, (int)r->head.body, r->head.length, req_out_chunked(r));
+		r->up_flow.filter = r->filter;
+	}
 	c->state = CONN_RELAY;
 	conn_deadline(c, req_body_consumed(r) ? CONN_ANSWER_MS : CONN_IDLE_MS);
 	return true;
@@ -12861,7 +13202,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 			conn_close(c, true);
 		else
 			conn_begin_blind(c);
-		return ok;
+		return false;           /* either way CONN_RELAY is over */
 	}
 	conn_watch_answer(r, h);
 	if (!r->head.keep_alive || conn_draining ||
@@ -13022,7 +13363,7 @@ conn_step_relay(struct conn *c)
 			return false;
 		}
 		r->close_after = true;
-		conn_fail(c, 400, "bad_request", "malformed chunked body");
+		conn_fail(c, 400, "bad_request", "malformed body");
 		return true;
 	case FLOW_DST_GONE:
 		/* Perhaps it answered before it closed: read that first. */
@@ -13120,6 +13461,19 @@ conn_step_blind(struct conn *c)
 }
 
 /* -- the short states */
+/* As far as it goes, does this begin like a request line? SSH's greeting does not. */
+static bool
+sniff_is_http(struct slice in)
+{
+	for (size_t i = 0; i < in.n && i <= HTTP_METHOD_MAX; i++) {
+		if (in.p[i] == ' ')
+			return i != 0;
+		if ((in.p[i] < 'A' || in.p[i] > 'Z') && in.p[i] != '-')
+			return false;
+	}
+	return in.n <= HTTP_METHOD_MAX;
+}
+
 static bool
 conn_step_sniff(struct conn *c)
 {
@@ -13143,7 +13497,7 @@ conn_step_sniff(struct conn *c)
 			return false;
 		}
 		c->state = CONN_HANDSHAKE;
-	} else if (in.p[0] >= 'A' && in.p[0] <= 'Z') { /* Node's fetch tunnels http:// this way */
+	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
 		c->state = CONN_HEAD;
 	} else {
 		conn_close(c, false);
@@ -13476,7 +13830,7 @@ fetch_event(struct upstream *u)
 	if (u->state == UP_FAILED) {
 		const char *code = u->code;
 
-		fetch_finish(f, strcmp(code, "upstream_tls") == 0 ? "tls" :
+		fetch_finish(f, u->late ? "timeout" : strcmp(code, "upstream_tls") == 0 ? "tls" :
 		    strcmp(code, "upstream_unreachable") == 0 ? "unreachable" : code, u->why);
 		return;
 	}
@@ -15113,10 +15467,10 @@ l_open_uri(lua_State *L)
 /* ---- bind: store -----------------------------------------------------------
  * The Lua modules store and logstore. A record reaches Lua as a table: its plain members, its
  * `version`, and handles for what is sealed. A slice of the read transaction never outlives the
- * binding that took it: a worker's ends with the resume, a command's with the binding, since a command
- * may wait at a prompt and an open snapshot keeps old pages in the file. */
+ * binding that took it: a worker's ends with the resume, a command's with the binding, since a
+ * command may wait at a prompt and an open snapshot keeps old pages in the file. */
 #define L_COMMIT "sallyport.store.commit"
-#define L_COMMIT_MS 10000       /* a commit takes milliseconds: whoever names no deadline means this */
+#define L_COMMIT_MS 10000       /* for whoever names no deadline */
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
 #define L_DERIVE_MAX 1024       /* a placeholder is at most as long as the longest real key */
@@ -15195,10 +15549,12 @@ l_option(lua_State *L, int idx, const char *name)
 }
 
 /* store.open(home [, { create = bool, keyless = bool }]) -> true
- *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" | "damaged"
+ *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
+ *   "damaged"
  *         | "full" | "busy" | "io" | …, message
  * In commands; C opens the store of a worker. `create`: an absent one is made, with its key file.
- * `keyless`: a missing or wrong key is no error; peek and each work, nothing can be unsealed or written. */
+ * `keyless`: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
+ * written. */
 static int
 l_store_open(lua_State *L)
 {
@@ -15216,7 +15572,8 @@ l_store_open(lua_State *L)
 	return l_store_answer(L, err, &why);
 }
 
-/* store.init(home) -> true | nil, "exists" | …, message. As open with create, but the store must be new. */
+/* store.init(home) -> true | nil, "exists" | …, message. As open with create, but the store must be
+ * new. */
 static int
 l_store_init(lua_State *L)
 {
@@ -15250,9 +15607,9 @@ l_store_backup(lua_State *L)
 }
 
 /* store.restore(path [, home]) -> true
- *   | nil, "running" | "key_absent" | "wrong_key" | "other_store" | "damaged" | "invalid" | …, message
- * "-": standard input. home: that of the last store.open, also one that failed. On any error nothing was
- * changed; the store is closed then, and open with its key after a success. */
+ *   | nil, "running" | "key_absent" | "wrong_key" | "other_store" | "damaged" | "invalid" | …,
+ * message "-": standard input. home: that of the last store.open, also one that failed. On any
+ * error nothing was changed; the store is closed then, and open with its key after a success. */
 static int
 l_store_restore(lua_State *L)
 {
@@ -15269,7 +15626,8 @@ l_store_restore(lua_State *L)
 
 /* -- reading */
 
-/* Pushes the plain members as a table; false: not JSON, which a tag that is right makes our own bug. */
+/* Pushes the plain members as a table; false: not JSON, which a tag that is right makes our own
+ * bug. */
 static bool
 l_push_plain(lua_State *L, struct slice text)
 {
@@ -15278,7 +15636,8 @@ l_push_plain(lua_State *L, struct slice text)
 	int top = lua_gettop(L);
 
 	json_open(&r, text);
-	if (json_next(&r, &t) == JSON_OBJECT && l_json_push(L, &r, &t) == NULL && json_next(&r, &t) == JSON_END)
+	if (json_next(&r, &t) == JSON_OBJECT && l_json_push(L, &r, &t) == NULL &&
+	    json_next(&r, &t) == JSON_END)
 		return true;
 	lua_settop(L, top);
 	return false;
@@ -15356,7 +15715,8 @@ l_store_get(lua_State *L)
 	return l_store_return(1);
 }
 
-/* store.peek(db, key) -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
+/* store.peek(db, key)
+ *   -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
  *   | nil, "absent" | "damaged" | …
  * Unseals nothing. `unverified`: the store was opened without its key, so nobody vouches for it. */
 static int
@@ -15372,9 +15732,11 @@ l_store_peek(lua_State *L)
 	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
 }
 
-/* store.each(db, prefix [, after [, limit]]) -> { { key =, record = as peek, damaged = true | nil }, … }
+/* store.each(db, prefix [, after [, limit]]) -> { { key =, record = as peek, damaged = true | nil
+ * }, … }
  *   | nil, code
- * In order of keys, those that begin with prefix and come after `after`; at most limit (256): a page.
+ * In order of keys, those that begin with prefix and come after `after`; at most limit (256): a
+ * page.
  * A damaged one has no record. */
 static int
 l_store_each(lua_State *L)
@@ -15430,7 +15792,8 @@ l_add_changes(lua_State *L, struct slice list, lua_Integer *n)
 	while (p < end) {
 		const char *key = memchr(p, '\0', (size_t)(end - p)), *next;
 
-		if (key == NULL || ++key >= end || (next = memchr(key, '\0', (size_t)(end - key))) == NULL ||
+		if (key == NULL || ++key >= end ||
+		    (next = memchr(key, '\0', (size_t)(end - key))) == NULL ||
 		    *n == L_CHANGES_MAX)
 			return false;
 		lua_createtable(L, 2, 0);
@@ -15445,7 +15808,8 @@ l_add_changes(lua_State *L, struct slice list, lua_Integer *n)
 }
 
 /* store.changes(since) -> { { db, key }, … } | nil, "rebuild"
- * What was written in config generations after `since`, oldest first; one may come more than once. */
+ * What was written in config generations after `since`, oldest first; one may come more than
+ * once. */
 static int
 l_store_changes(lua_State *L)
 {
@@ -15468,7 +15832,8 @@ l_store_changes(lua_State *L)
 }
 
 /* store.derive(label, n) -> n letters and digits | nil, "locked"
- * They look random, are the same for the same label and store, and nobody without the key can tell them. */
+ * They look random, are the same for the same label and store, and nobody without the key can tell
+ * them. */
 static int
 l_store_derive(lua_State *L)
 {
@@ -15489,12 +15854,14 @@ l_store_derive(lua_State *L)
 /* Holds what a commit owns while Lua can raise, and while the task waits. */
 struct l_commit {
 	struct store_batch *batch;      /* owned until the commit starts */
-	struct store_commit *commit;    /* once started: its owner is this, until it is done or given up */
+	/* once started: its owner is this, until it is done or given up */
+	struct store_commit *commit;
 	struct task *task;              /* borrowed; waits */
 	bool done;                      /* commit is ours to free */
 };
 
-/* Also when the task dies while it waits (its coroutine is closed) : the commit goes on without us. */
+/* Also when the task dies while it waits (its coroutine is closed) : the commit goes on without
+ * us. */
 static int
 l_commit_release(lua_State *L)
 {
@@ -15579,7 +15946,8 @@ l_batch_secrets(lua_State *L, struct store_batch *b)
 }
 
 static void
-l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice key, uint64_t version)
+l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice key,
+    uint64_t version)
 {
 	int op = lua_gettop(L);
 	lua_Integer room;
@@ -15593,7 +15961,8 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	lua_getfield(L, op, "plain");
 	if (lua_type(L, -1) != LUA_TTABLE)
 		luaL_error(L, "put without plain");
-	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version, keep,
+	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version,
+	    keep,
 	    (uint32_t)room));
 	lua_getfield(L, op, "secrets");
 	if (lua_type(L, -1) == LUA_TTABLE)
@@ -15669,12 +16038,14 @@ l_commit_k(lua_State *L, int status, lua_KContext deadline)
  *   | nil, "conflict" | "full" | "damaged" | "io" | "locked" | …
  *   | nil, "timeout", begun
  * All of it or nothing, and on the disk when it answers. ops = {
- *   { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool, version = N, room = N },
- *   { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
- * version: what must be there before the commit (0: nothing; nil: anything, even damaged). keep: sealed
- * fields that `secrets` does not name stay, false takes one away. room: a later put over this record
- * of that many bytes finds room on a full disk. The members version, secrets, sealed and unverified of
- * `plain` are not stored. After a time-out with begun = false the commit will never be applied; with
+ *   { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool,
+ *   version = N, room = N }, { op = "del", db =, key =, version = N }, { op = "check", db =, key =,
+ *   version = N } }
+ * version: what must be there before the commit (0: nothing; nil: anything, even damaged). keep:
+ * sealed fields that `secrets` does not name stay, false takes one away. room: a later put over
+ * this record of that many bytes finds room on a full disk. The members version, secrets, sealed
+ * and unverified of `plain` are not stored. After a time-out with begun = false the commit will
+ * never be applied; with
  * begun = true it was under way and may be on the disk any moment. */
 static int
 l_store_commit(lua_State *L)
@@ -15763,7 +16134,8 @@ l_opt_field(lua_State *L, int idx, const char *name, lua_Integer otherwise)
 }
 
 /* logstore.each { after = id, limit = N } | { newest = N } -> { { id = N, record = { … } }, … }
- * Oldest first, after the id or the N last; at most limit (1000): a page. Ids rise. No log yet: {}. */
+ * Oldest first, after the id or the N last; at most limit (1000): a page. Ids rise. No log yet:
+ * {}. */
 static int
 l_logstore_each(lua_State *L)
 {
@@ -15777,7 +16149,8 @@ l_logstore_each(lua_State *L)
 	if (newest > 0)
 		id = logstore_before((uint64_t)newest);
 	lua_newtable(L);
-	for (lua_Integer i = 1; i <= limit && i <= L_EACH_MAX && logstore_next(id, &id, &json) == STORE_OK;) {
+	for (lua_Integer i = 1; i <= limit && i <= L_EACH_MAX &&
+	    logstore_next(id, &id, &json) == STORE_OK;) {
 		lua_createtable(L, 0, 2);
 		if (!l_push_plain(L, json)) {
 			lua_pop(L, 1);
@@ -16663,6 +17036,21 @@ l_view_set_segment(lua_State *L)
 	return 0;
 }
 
+/* req:filter(name): the body passes through that C filter as it streams; nothing where there is none */
+static int
+l_view_filter(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_VIEW);
+	const char *name = luaL_checkstring(L, 2);
+
+	if (r->body_read && r->head.body != BODY_NONE)
+		return luaL_error(L, "a filter goes with a body that streams");
+	filter_free(r->filter);
+	if ((r->filter = filter_new(name)) == NULL)
+		return luaL_error(L, "there is no filter %s", name);
+	return 0;
+}
+
 static void
 l_view_set_body(lua_State *L, struct req *r, int idx)
 {
@@ -16765,6 +17153,8 @@ l_view_index(lua_State *L)
 		l_push_slice(L, r->query);
 	else if (strcmp(name, "set_segment") == 0)
 		lua_pushcfunction(L, l_view_set_segment);
+	else if (strcmp(name, "filter") == 0)
+		lua_pushcfunction(L, l_view_filter);
 	else
 		return luaL_error(L, "a request has no %s", name);
 	return 1;
@@ -18334,6 +18724,7 @@ worker_on_tick(struct timer *t)
 	if (task != NULL)
 		task_run(task);
 	more = conn_rejudge();
+	bufs_trim();
 	if (clock_now() >= worker_readers_at) {
 		store_clear_readers();
 		worker_readers_at = clock_now() + 60000;
@@ -18780,6 +19171,7 @@ process_harden(void)
 
 	umask(077);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);       /* a file at its size limit is an error of the write, not the end */
 	setrlimit(RLIMIT_CORE, &none);
 #ifndef __SANITIZE_ADDRESS__            /* its leak checker looks at us from outside */
 	prctl(PR_SET_DUMPABLE, 0);

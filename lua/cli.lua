@@ -172,7 +172,8 @@ function M.parse(args, command)
         end
       end
     elseif a:sub(1, 1) == "-" and #a > 1 then
-      report.usage("options have two dashes and a whole word", ("sallyport %s --help lists them"):format(command.words))
+      report.usage("options have two dashes and a whole word",
+        ("sallyport %s --help lists them"):format(command.words))
     else
       rest[#rest + 1] = a
       if command.raw then

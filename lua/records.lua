@@ -48,7 +48,9 @@ function M.host(s, any)
   local host, is_ip = http.canonical_host(rest)
   if not host then return nil, ("%s is not a host name: %s"):format(s, is_ip or "malformed") end
   if not star then return host end
-  if is_ip then return nil, "an address has no wildcard: name it whole (--address CIDR is for where names may lead)" end
+  if is_ip then
+    return nil, "an address has no wildcard: name it whole (--address CIDR is for where names may lead)"
+  end
   if not host:find(".", 1, true) and not private_top[host] then
     return nil, ("*.%s would cover names that anybody can register: name the domain too"):format(host)
   end
@@ -364,7 +366,8 @@ function M.shape(template)
     return ""
   end)
   if rest:find("[^%w._:/+=@~-]") then
-    return nil, "a placeholder is letters, digits and . _ : / + = @ ~ -, with {N} or {N:hex}, {N:digit}, {N:upper}, {N:url}"
+    return nil, "a placeholder is letters, digits and . _ : / + = @ ~ -, with "
+      .. "{N} or {N:hex}, {N:digit}, {N:upper}, {N:url}"
   end
   if random < SHAPE_RANDOM_MIN then
     return nil, ("a placeholder needs at least %d random characters: %s{32}"):format(SHAPE_RANDOM_MIN, rest)

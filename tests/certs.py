@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import tempfile
 
-HOSTS = ["api.test", "auth.test", "git.test", "www.test", "*.test", "*.x.test", "*.example.com", "localhost"]
+HOSTS = ["api.test", "auth.test", "git.test", "www.test", "deep.a.test", "*.test", "*.x.test", "*.example.com", "localhost"]
 CONFIG = """
 [ca]
 default_ca = own

@@ -442,7 +442,7 @@ def parse_responses(data, methods, ended):
         elif "chunked" in (r.get("transfer-encoding") or "").lower():
             try:
                 got = chunked(rest)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError):                # not chunked at all
                 got = None
             if got:
                 r.body, used = got
@@ -450,8 +450,9 @@ def parse_responses(data, methods, ended):
             else:
                 r.body, data = rest, b""
         elif length is not None:
-            r.body, data = rest[:int(length)], rest[int(length):]
-            r.complete = len(r.body) == int(length)
+            size = int(length) if length.isdigit() else 1 << 62
+            r.body, data = rest[:size], rest[size:]
+            r.complete = len(r.body) == size
         else:
             r.body, data, r.by_close, r.complete = rest, b"", True, ended
         if r.status == 101:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -98,7 +99,7 @@ def untested():
 def main(words):
     import certs
     import sallyport
-    shutil.rmtree(BUILD / "tmp", ignore_errors=True)
+    os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-")    # short: a socket's path has 108 bytes
     certs.make(sallyport.certs())
     everything = programs()
     if "--list" in words:
@@ -115,6 +116,10 @@ def main(words):
         totals[1] += 1
         texts.append(f"policies/{name}.lua: not ok - no test names it")
     print("\n".join(texts))
+    if totals[1]:
+        print(f"what the failed tests left is in {os.environ['TEST_TMP']}")
+    else:
+        shutil.rmtree(os.environ["TEST_TMP"], ignore_errors=True)
     print(f"{totals[0]} passed, {totals[1]} failed" + (f", {totals[2]} skipped" if totals[2] else ""), flush=True)
     sys.exit(1 if totals[1] or not totals[0] else 0)
 

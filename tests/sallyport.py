@@ -35,8 +35,7 @@ def rows(text):
 
 class Sallyport:
     def __init__(self, binary, workers=1):
-        (BUILD / "tmp").mkdir(parents=True, exist_ok=True)
-        self.dir = pathlib.Path(tempfile.mkdtemp(dir=BUILD / "tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TEST_TMP")))
         self.home = self.dir / "home"
         self.binary, self.workers, self.process = str(binary), workers, None
         self.canaries, self.tokens, self.extra = [], {}, []
@@ -124,14 +123,14 @@ class Sallyport:
 
     # -- the server
 
-    def serve(self, *flags, timeout=15):
+    def serve(self, *flags, timeout=15, listen="127.0.0.1:0"):
         log = open(self.log_path, "ab")
         start = self.log_path.stat().st_size
         env = dict(self.env)
         if (BUILD / "resolve.so").exists():
             env.update(LD_PRELOAD=str(BUILD / "resolve.so"), TEST_RESOLVE=str(self.resolve_file))
         self.process = subprocess.Popen(
-            [self.binary, "serve", "--listen", "127.0.0.1:0", "--workers", str(self.workers), *map(str, flags)],
+            [self.binary, "serve", "--listen", listen, "--workers", str(self.workers), *map(str, flags)],
             env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.group = self.process.pid
         end = time.monotonic() + timeout * SLOW

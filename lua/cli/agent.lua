@@ -6,7 +6,7 @@ local report = require "cli.report"
 local tokens = require "cli.tokens"
 
 local options = {
-  { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in this order; `default` unless named" },
+  { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named" },
   { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named" },
 }
 
@@ -45,16 +45,19 @@ local function add(args, opt, ctx)
   db.change(function()
     local old = db.peek("agent", "a/" .. name, "the agent")
     if old and not old.revoked then
-      report.fail(("there is an agent '%s' already"):format(name), ("sallyport agent rotate %s gives it a new token"):format(name))
+      report.fail(("there is an agent '%s' already"):format(name),
+        ("sallyport agent rotate %s gives it a new token"):format(name))
     end
     local ops, kept = tokens.drop(name, now), nil
     token, kept = tokens.issue(ctx.host, name, "agent", plain.expires_at, now)
-    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, version = old and old.version or 0, plain = plain }
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, version = old and old.version or 0,
+      plain = plain }
     ops[#ops + 1] = kept
     return ops
   end)
   show_token(ctx, token)
-  ctx.note(("'%s' holds %s. In its shell:\n  eval \"$(%s env --agent %s)\""):format(name, table.concat(plain.bundles, ", "),
+  ctx.note(("'%s' holds %s. In its shell:\n  eval \"$(%s env --agent %s)\""):format(name,
+    table.concat(plain.bundles, ", "),
     home.command(ctx), name))
   return 0
 end
@@ -91,7 +94,8 @@ local function list(_, _, ctx)
 end
 
 local function set(args, opt, ctx)
-  if not opt.bundle and not opt.ttl then report.usage("nothing to change was named", "--bundle B … or --ttl TIME|never") end
+  if not opt.bundle and not opt.ttl then report.usage("nothing to change was named",
+    "--bundle B … or --ttl TIME|never") end
   db.open(ctx)
   local now = require("time").wall()
   local plain
@@ -143,7 +147,8 @@ local function revoke(args, _, ctx)
 end
 
 return {
-  { words = "agent add", args = "NAME", min = 1, max = 1, options = options, summary = "a new caller; prints its token once",
+  { words = "agent add", args = "NAME", min = 1, max = 1, options = options,
+    summary = "a new caller; prints its token once",
     help = [[
 Makes an agent and prints its proxy token, alone on standard output and only this once: the store keeps a
 hash. The agent uses it as the password of the proxy URL; `sallyport env` sets everything for you.
@@ -154,16 +159,33 @@ examples:
   sallyport agent add claude > token.txt
 ]], run = add },
   { words = "agent list", max = 0, summary = "agents, their bundles and tokens",
-    help = "Lists agents. With --json also their tokens' labels and times; never a token.\n\nexample:\n  sallyport agent list\n",
-    run = list },
-  { words = "agent set", args = "NAME [options]", min = 1, max = 1, options = options, summary = "change its bundles or its end",
-    help = "Replaces the agent's bundles, or sets when it ends (--ttl never takes the end away).\n\n"
-      .. "examples:\n  sallyport agent set claude --bundle research --bundle default\n  sallyport agent set ci --ttl 30d\n",
-    run = set },
+    help = [[
+Lists agents. With --json also their tokens' labels and times; never a token.
+
+example:
+  sallyport agent list
+]], run = list },
+  { words = "agent set", args = "NAME [options]", min = 1, max = 1, options = options,
+    summary = "change its bundles or its end",
+    help = [[
+Replaces the agent's bundles, or sets when it ends (--ttl never takes the end away).
+
+examples:
+  sallyport agent set claude --bundle research --bundle default
+  sallyport agent set ci --ttl 30d
+]], run = set },
   { words = "agent rotate", args = "NAME", min = 1, max = 1, summary = "a new token; every older one ends",
-    help = "Prints a new token, once. Every older token of the agent ends at once, those that `env` made too.\n\n"
-      .. "example:\n  sallyport agent rotate claude\n", run = rotate },
+    help = [[
+Prints a new token, once. Every older token of the agent ends at once, those that `env` made too.
+
+example:
+  sallyport agent rotate claude
+]], run = rotate },
   { words = "agent revoke", args = "NAME", min = 1, max = 1, summary = "it may do nothing more",
-    help = "Ends the agent's tokens at once, inside open tunnels too. `agent add` with the same name begins anew.\n\n"
-      .. "example:\n  sallyport agent revoke claude\n", run = revoke },
+    help = [[
+Ends the agent's tokens at once, inside open tunnels too. `agent add` with the same name begins anew.
+
+example:
+  sallyport agent revoke claude
+]], run = revoke },
 }

@@ -5,8 +5,11 @@ local report = require "cli.report"
 
 local function backup(args, _, ctx)
   local file = args[1]
-  if file == "-" and ctx.host.isatty(1) then report.usage("a backup is binary: name a file, or send it on: sallyport backup - | …") end
-  if file ~= "-" and ctx.host.stat(file) then report.fail(report.clean(file) .. " is there already", "name another file") end
+  if file == "-" and ctx.host.isatty(1) then
+    report.usage("a backup is binary", "name a file, or send it on: sallyport backup - | …")
+  end
+  if file ~= "-" and ctx.host.stat(file) then report.fail(report.clean(file) .. " is there already",
+    "name another file") end
   db.open(ctx)
   local ok, code, detail = require("store").backup(file)
   if not ok then report.fail(("the backup was not written: %s"):format(tostring(detail or code))) end
@@ -38,7 +41,8 @@ local function restore(args, _, ctx)
 end
 
 return {
-  { words = "backup", args = "FILE", min = 1, max = 1, summary = "the whole store, sealed; also while serving", help = [[
+  { words = "backup", args = "FILE", min = 1, max = 1, summary = "the whole store, sealed; also while serving",
+    help = [[
 Writes a snapshot of the store to FILE, or to standard output for '-'. It can be taken while the proxy serves.
 Secrets stay sealed and the key file is not in it, so a backup alone opens nothing: keep a copy of the key
 file in another place.

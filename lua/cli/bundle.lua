@@ -38,13 +38,15 @@ end
 
 local function public_domain(d)
   return { host = d.host, methods = report.array(d.methods or { "GET", "HEAD", "OPTIONS" }),
-    ports = report.array(d.ports or { 443 }), addresses = d.addresses and report.array(d.addresses), tunnel = d.tunnel or false }
+    ports = report.array(d.ports or { 443 }), addresses = d.addresses and report.array(d.addresses),
+    tunnel = d.tunnel or false }
 end
 
 local function public(name, held)
   local domains = report.array()
   for i, d in ipairs(held.domains) do domains[i] = public_domain(d) end
-  return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains }
+  return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents),
+    domains = domains }
 end
 
 local function add(args, _, ctx)
@@ -104,7 +106,8 @@ local function move(into)
         end
         if into then bundles[#bundles + 1] = args[1] end
         plain.bundles = bundles
-        ops[#ops + 1] = { op = "put", db = "credential", key = args[i], version = record.version, plain = plain, keep = true }
+        ops[#ops + 1] = { op = "put", db = "credential", key = args[i], version = record.version, plain = plain,
+          keep = true }
       end
       return ops
     end)
@@ -124,7 +127,8 @@ local function remove(args, _, ctx)
       ("take them out first: sallyport bundle detach %s %s"):format(name, table.concat(held.credentials, " ")))
   end
   if #held.agents > 0 then
-    report.fail(("'%s' is still granted to %s"):format(name, joined(held.agents)), "sallyport agent set AGENT --bundle …")
+    report.fail(("'%s' is still granted to %s"):format(name, joined(held.agents)),
+      "sallyport agent set AGENT --bundle …")
   end
   db.change(function()
     local ops = { { op = "del", db = "bundle", key = name } }
@@ -153,10 +157,13 @@ local function domain_add(args, opt, ctx)
   local host, why = records.host(args[2], true)
   if not host then report.usage(why) end
   if opt.tunnel and host == "*" then
-    report.usage("a tunnel is relayed unseen: name its hosts", "sallyport domain add BUNDLE db.example.com --port 5432 --tunnel")
+    report.usage("a tunnel is relayed unseen: name its hosts",
+      "sallyport domain add BUNDLE db.example.com --port 5432 --tunnel")
   end
-  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel, methods = checked(opt.method, records.method, "method", ctx),
-    ports = checked(opt.port, records.port, "port", ctx), addresses = checked(opt.address, records.cidr, "address", ctx) }
+  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel,
+    methods = checked(opt.method, records.method, "method", ctx),
+    ports = checked(opt.port, records.port, "port", ctx),
+      addresses = checked(opt.address, records.cidr, "address", ctx) }
   local key, replaced = args[1] .. "/" .. host, false
   db.change(function()
     local old = db.peek("bundle", key, "the domain entry")
@@ -164,7 +171,8 @@ local function domain_add(args, opt, ctx)
     plain.created = old and old.created or require("time").wall()
     return { { op = "put", db = "bundle", key = key, version = old and old.version or 0, plain = plain } }
   end)
-  ctx.note(("%s: agents with '%s' may reach %s"):format(replaced and "Replaced" or "Added", args[1], domain_line(plain)))
+  ctx.note(("%s: agents with '%s' may reach %s"):format(replaced and "Replaced" or "Added", args[1],
+    domain_line(plain)))
   return 0
 end
 
@@ -197,21 +205,49 @@ examples:
   sallyport agent set claude --bundle research --bundle default
 ]], run = add },
   { words = "bundle list", max = 0, summary = "bundles and what they hold",
-    help = "Lists bundles, what they hold and who has them.\n\nexample:\n  sallyport bundle list --json\n", run = list },
+    help = [[
+Lists bundles, what they hold and who has them.
+
+example:
+  sallyport bundle list --json
+]],
+      run = list },
   { words = "bundle show", args = "NAME", min = 1, max = 1, summary = "one bundle",
-    help = "Shows one bundle.\n\nexample:\n  sallyport bundle show default\n", run = show },
-  { words = "bundle attach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "put credentials into it", means = { agent = grant },
-    help = "Puts credentials into a bundle; they may be in several.\n\nexample:\n  sallyport bundle attach research gh search\n",
-    run = move(true) },
-  { words = "bundle detach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "take credentials out", means = { agent = grant },
-    help = "Takes credentials out of a bundle; they stay in the store.\n\nexample:\n  sallyport bundle detach default gh\n",
-    run = move(false) },
-  { words = "bundle remove", args = "NAME", min = 1, max = 1, summary = "an empty bundle goes, its domain entries too",
-    help = "Removes a bundle that holds no credential and that no agent has.\n\nexample:\n  sallyport bundle remove research\n",
-    run = remove },
-  { words = "domain add", args = "BUNDLE HOST", min = 2, max = 2, summary = "a host agents may reach without a credential",
+    help = [[
+Shows one bundle.
+
+example:
+  sallyport bundle show default
+]], run = show },
+  { words = "bundle attach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "put credentials into it",
+    means = { agent = grant },
+    help = [[
+Puts credentials into a bundle; they may be in several.
+
+example:
+  sallyport bundle attach research gh search
+]], run = move(true) },
+  { words = "bundle detach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "take credentials out",
+    means = { agent = grant },
+    help = [[
+Takes credentials out of a bundle; they stay in the store.
+
+example:
+  sallyport bundle detach default gh
+]], run = move(false) },
+  { words = "bundle remove", args = "NAME", min = 1, max = 1,
+    summary = "an empty bundle goes, its domain entries too",
+    help = [[
+Removes a bundle that holds no credential and that no agent has.
+
+example:
+  sallyport bundle remove research
+]], run = remove },
+  { words = "domain add", args = "BUNDLE HOST", min = 2, max = 2,
+    summary = "a host agents may reach without a credential",
     options = {
-      { name = "method", arg = "METHOD", many = true, help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
+      { name = "method", arg = "METHOD", many = true,
+        help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
       { name = "port", arg = "PORT", many = true, help = "443 unless named" },
       { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
       { name = "tunnel", help = "relay bytes blindly: for clients that pin certificates, or other protocols" },
@@ -227,6 +263,10 @@ examples:
   sallyport domain add default db.example.com --port 5432 --tunnel
 ]], run = domain_add },
   { words = "domain remove", args = "BUNDLE HOST", min = 2, max = 2, summary = "it may be reached no more",
-    help = "Removes a domain entry, named as `bundle show` shows it.\n\nexample:\n  sallyport domain remove default pypi.org\n",
-    run = domain_remove },
+    help = [[
+Removes a domain entry, named as `bundle show` shows it.
+
+example:
+  sallyport domain remove default pypi.org
+]], run = domain_remove },
 }

@@ -21,7 +21,8 @@ examples:
       local paths = home.client_files(ctx)
       local ca = db.peek("meta", "ca", "the certificate authority")
       if ctx.json then
-        ctx.out(report.json { file = paths.ca, bundle = paths.bundle, sha256 = ca.sha256, not_after = report.time(ca.not_after) })
+        ctx.out(report.json { file = paths.ca, bundle = paths.bundle, sha256 = ca.sha256,
+          not_after = report.time(ca.not_after) })
       elseif opt.path or opt.bundle then
         ctx.out((opt.bundle and paths.bundle or paths.ca) .. "\n")
       else

@@ -7,7 +7,7 @@ local report = require "cli.report"
 local scope_options = {
   { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
   { name = "port", arg = "PORT", many = true, help = "443 unless named" },
-  { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET is the upgrade" },
+  { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET: the upgrade" },
   { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
   { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
@@ -53,7 +53,8 @@ local function load_type(name)
   local names = type_names()
   local known = false
   for _, n in ipairs(names) do known = known or n == name end
-  if known then report.fail(("the type '%s' cannot be used: %s"):format(name, tostring(why)), "sallyport policy test " .. name) end
+  if known then report.fail(("the type '%s' cannot be used: %s"):format(name, tostring(why)),
+    "sallyport policy test " .. name) end
   local near = records.nearest(name, names)
   report.usage(("there is no type '%s'"):format(report.clean(name):sub(1, 40)),
     near and ("did you mean %s?"):format(near) or "types: " .. table.concat(names, ", "))
@@ -127,13 +128,14 @@ local function advise(plain, ctx)
   local addr = require "addr"
   for _, p in ipairs(plain.ports) do
     if p == 80 and not plain.plain_http then
-      ctx.note("note: on port 80 there is hardly ever TLS, and without --plain-http this credential goes over TLS only")
+      ctx.note("note: port 80 hardly ever speaks TLS, and without --plain-http this credential goes over TLS only")
     end
   end
   for _, h in ipairs(plain.hosts) do
     local why = addr.parse(h) and addr.guard(h)
     if why and not plain.addresses then
-      ctx.note(("note: %s is %s; the address guard refuses it unless you add --address %s"):format(h, why, records.cidr(h)))
+      ctx.note(("note: %s is %s; the address guard refuses it unless you add --address %s"):format(h, why,
+        records.cidr(h)))
     end
   end
 end
@@ -265,7 +267,8 @@ local function settle(pol, plain, into)
 end
 
 local function taken(name)
-  report.fail(("there is a credential '%s' already"):format(name), ("sallyport credential set %s … changes it"):format(name))
+  report.fail(("there is a credential '%s' already"):format(name),
+    ("sallyport credential set %s … changes it"):format(name))
 end
 
 local function add(args, opt, ctx)
@@ -275,7 +278,8 @@ local function add(args, opt, ctx)
   if db.peek("credential", name, "the credential") then taken(name) end
   if not opt.type then report.usage("--type is missing", "types: " .. table.concat(type_names(), ", ")) end
   local pol = load_type(opt.type)
-  if not opt.host then report.usage("--host is missing: it says where the secret may go", "--host api.example.com") end
+  if not opt.host then report.usage("--host is missing: it says where the secret may go",
+    "--host api.example.com") end
   local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
   local specs = require("policy").fields(pol)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
@@ -292,12 +296,14 @@ local function add(args, opt, ctx)
   advise(plain, ctx)
   local me = require("cli.home").command(ctx)
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
-    .. "  %s credential test %s\n  %s explain GET https://%s/"):format(name, joined(plain.hosts), joined(plain.bundles),
+    .. "  %s credential test %s\n  %s explain GET https://%s/"):format(name, joined(plain.hosts),
+      joined(plain.bundles),
     me, name, me, (plain.hosts[1]:gsub("^%*", "any"))))
   return 0
 end
 
-local clearable = { method = "methods", path = "paths", address = "addresses", env = "env", placeholder = "placeholder",
+local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
+  placeholder = "placeholder",
   ["plain-http"] = "plain_http", bundle = "bundles" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
@@ -326,11 +332,13 @@ local function set(args, opt, ctx)
   local given = table.move(args, 2, #args, 1, {})
   db.open(ctx)
   db.need("credential", args[1])
-  if #given == 0 and not next(opt) then report.usage("nothing to change was named", "sallyport credential set --help") end
+  if #given == 0 and not next(opt) then report.usage("nothing to change was named",
+    "sallyport credential set --help") end
   local typed, plain   -- secrets are read once, however often the commit is tried
   db.change(function()
     local record, why = require("store").get("credential", args[1])
-    if not record then report.fail(("the credential cannot be read: %s"):format(tostring(why)), "remove it and add it again") end
+    if not record then report.fail(("the credential cannot be read: %s"):format(tostring(why)),
+      "remove it and add it again") end
     local pol = load_type(record.type)
     local specs = require("policy").fields(pol)
     plain = db.plain(record)
@@ -340,7 +348,8 @@ local function set(args, opt, ctx)
     typed = typed or fields.read(ctx, specs, given)
     read_env(plain, typed, opt)
     local secrets = settle(pol, plain, fields.over(kept, typed, specs))
-    return { { op = "put", db = "credential", key = plain.name, version = record.version, plain = plain, secrets = secrets } }
+    return { { op = "put", db = "credential", key = plain.name, version = record.version, plain = plain,
+      secrets = secrets } }
   end)
   advise(plain, ctx)
   ctx.note(("Changed '%s'; it counts from the next request."):format(plain.name))
@@ -355,7 +364,8 @@ local function switch(on)
       local record = db.need("credential", args[1])
       local plain = db.plain(record)
       plain.enabled = on
-      return { { op = "put", db = "credential", key = args[1], version = record.version, plain = plain, keep = true } }
+      return { { op = "put", db = "credential", key = args[1], version = record.version, plain = plain,
+        keep = true } }
     end)
     ctx.note(("'%s' is %s from the next request."):format(args[1], on and "enabled" or "disabled"))
     return 0
@@ -403,7 +413,8 @@ is plain; @FILE, - and env:NAME are secret), env=NAME is --env, placeholder=SHAP
 return {
   { words = "credential add", args = "NAME --type TYPE --host HOST … [FIELD=VALUE …]", min = 1, fields = true,
     means = field_means, summary = "keep a secret and say where it may go",
-    options = with({ { name = "type", arg = "TYPE", help = "how it becomes authentication: bearer, basic, api_key, …" } },
+    options = with({ { name = "type", arg = "TYPE",
+      help = "how it becomes authentication: bearer, basic, api_key, …" } },
       scope_options),
     help = [[
 Keeps a credential: its secret sealed, and where it may go. Requests of agents that hold its bundle carry
@@ -413,7 +424,8 @@ it to those hosts, and nowhere else.
 examples:
   sallyport credential add gh --type bearer --host api.github.com env=GH_TOKEN
   sallyport credential add gh-git --type basic --host github.com username=me password=env:GH_TOKEN
-  sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET header=x-api-key key=@key.txt
+  sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET \
+      header=x-api-key key=@key.txt
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
   pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
       token_url=https://login.example.com/token client_id=abc client_secret=-
@@ -424,7 +436,8 @@ Lists credentials. With --json it prints everything but the secrets, and those b
 example:
   sallyport credential list --json | jq '.[].hosts'
 ]], run = list },
-  { words = "credential show", args = "NAME", min = 1, max = 1, summary = "one credential, secrets as '(secret, set)'",
+  { words = "credential show", args = "NAME", min = 1, max = 1,
+    summary = "one credential, secrets as '(secret, set)'",
     help = [[
 Shows where a credential may go, its plain fields, which secrets are set, and how its token stands.
 No command shows a secret again.
@@ -446,11 +459,21 @@ examples:
   sallyport credential set gh --clear path --clear headers.x-team
 ]], run = set },
   { words = "credential enable", args = "NAME", min = 1, max = 1, summary = "use it again",
-    help = "Undoes `credential disable`, from the next request.\n\nexample:\n  sallyport credential enable gh\n", run = switch(true) },
+    help = [[
+Undoes `credential disable`, from the next request.
+
+example:
+  sallyport credential enable gh
+]], run = switch(true) },
   { words = "credential disable", args = "NAME", min = 1, max = 1, summary = "keep it, but use it no more",
-    help = "From the next request nothing carries it; its hosts are refused unless something else allows them.\n\n"
-      .. "example:\n  sallyport credential disable gh\n", run = switch(false) },
-  { words = "credential test", args = "NAME [URL]", min = 1, max = 2, summary = "try it: token, one small read, status",
+    help = [[
+From the next request nothing carries it; its hosts are refused unless something else allows them.
+
+example:
+  sallyport credential disable gh
+]], run = switch(false) },
+  { words = "credential test", args = "NAME [URL]", min = 1, max = 2,
+    summary = "try it: token, one small read, status",
     help = [[
 Fetches a token where the type has one, then sends one GET with the credential to the URL and says the
 status, and which headers were set: names, never values. The URL must be one that the credential may go to;

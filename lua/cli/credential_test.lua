@@ -30,17 +30,19 @@ end
 local function default_url(record)
   local host = record.hosts[1]
   if host:sub(1, 2) == "*." then
-    report.usage("a credential for a wildcard needs a URL", ("sallyport credential test %s https://…%s/"):format(record.name, host:sub(2)))
+    report.usage("a credential for a wildcard needs a URL",
+      ("sallyport credential test %s https://…%s/"):format(record.name, host:sub(2)))
   end
   local port = record.ports and record.ports[1] or 443
   local path = record.paths and record.paths[1] or "/"
-  return ("https://%s%s%s"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, port ~= 443 and ":" .. port or "", path)
+  return ("https://%s%s%s"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, port ~= 443 and ":"
+    .. port or "", path)
 end
 
 --- What an answer's status means for a credential.
 local function verdict(status)
   if status == 401 then return "the upstream does not accept the credential" end
-  if status == 403 then return "the upstream knows the credential but refuses this request, or refuses it altogether" end
+  if status == 403 then return "the upstream refuses this request, or the credential altogether" end
   if status >= 500 then return "the upstream is in trouble; that says nothing about the credential" end
   if status >= 300 and status < 400 then return "the upstream redirects; that says little about the credential" end
   return "the upstream accepts the request"
@@ -65,7 +67,7 @@ function M.run(record, url, _, ctx)
   if not ok then report.fail(trouble_with) end
   local deadline = time.now() + DEADLINE_MS
   url = url or default_url(record)
-  local own = { accept = "*/*", ["user-agent"] = "sallyport/" .. ctx.host.version }
+  local own = { accept = "*/*" }
   local req, code, message = require("pipeline").trial {
     credential = record.name, method = "GET", url = url, headers = own, deadline = deadline,
   }
@@ -73,7 +75,7 @@ function M.run(record, url, _, ctx)
     report.fail(("'%s' was not sent: %s"):format(record.name, tostring(message or code)),
       code == "host_not_allowed" and "it goes only where `credential show` says" or nil)
   end
-  local headers, set = outgoing(req, { "accept", "user-agent", "host" })
+  local headers, set = outgoing(req, { "accept", "host" })
   local answer, why, detail = require("http_client").request({
     method = "GET", url = url, headers = headers, expect = {}, max = MORE, addresses = record.addresses,
   }, deadline)

@@ -103,11 +103,11 @@ function M.change(build)
   report.fail(why[1], why[2])
 end
 
---- A record's plain members alone: what a `put` takes.
+--- A record's plain members alone, in a table of their own.
 function M.plain(record)
   local copy = {}
   for k, v in pairs(record) do
-    if k ~= "version" and k ~= "secrets" and k ~= "sealed" then copy[k] = v end
+    if k ~= "version" and k ~= "secrets" and k ~= "sealed" and k ~= "unverified" then copy[k] = v end
   end
   return copy
 end

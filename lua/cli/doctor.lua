@@ -15,7 +15,8 @@ local function octal(n) return ("%03o"):format(n) end
 
 local function path_check(host, path, mode, kind)
   local s, why = host.stat(path)
-  if not s then return why == "absent" and BAD or WARN, ("%s: %s"):format(path, why == "absent" and "is missing" or why) end
+  if not s then return why == "absent" and BAD or WARN,
+    ("%s: %s"):format(path, why == "absent" and "is missing" or why) end
   if s.type ~= kind then return BAD, ("%s is a %s, not a %s"):format(path, s.type, kind) end
   if s.uid ~= host.uid() then
     return BAD, ("%s belongs to %s"):format(path, host.user_name(s.uid) or s.uid), "chown it to the user who serves"
@@ -108,7 +109,7 @@ local function client_files(ctx, say)
     local p = ctx.host.stat(at)
     if p and p.type == "dir" and p.mode & 1 == 0 then
       say("client files", WARN, ("other users cannot enter %s, so not read %s"):format(at, dir),
-        "fine where agents get the CA another way (http://PROXY/ca.pem); else put the data directory elsewhere, e.g. /var/lib/sallyport")
+        "fine where agents get the CA from http://PROXY/ca.pem; else use a data directory such as /var/lib/sallyport")
       return
     end
   end
@@ -121,7 +122,8 @@ local function machine(ctx, say, now)
   if m.locked then
     say("locked memory", OK, "secrets cannot be swapped out")
   else
-    say("locked memory", WARN, m.limit and m.limit < MEMLOCK_MIN and ("the limit is %d KiB, so secrets may reach the swap"):format(m.limit >> 10)
+    say("locked memory", WARN, m.limit and m.limit < MEMLOCK_MIN
+      and ("the limit is %d KiB, so secrets may reach the swap"):format(m.limit >> 10)
       or "memory cannot be locked, so secrets may reach the swap",
       "raise it: LimitMEMLOCK=64M in a systemd unit, or ulimit -l; or use no swap, or an encrypted one")
   end
@@ -146,12 +148,14 @@ local function listeners(_, say)
   for _, l in ipairs(records.settings(nil).listen) do
     if not l:find("^127%.") and not l:find("^%[::1%]:") then
       open = true
-      say("listener", WARN, l .. " can be reached from other machines", "tokens travel to it in the clear: keep it on a network of the agents alone")
+      say("listener", WARN, l .. " can be reached from other machines",
+        "tokens travel to it in the clear: keep it on a network of the agents alone")
     end
   end
   if not open then say("listener", OK, "loopback only") end
   if #records.settings(nil).allow_address > 0 then
-    say("address guard", WARN, "allow-address opens it for every host", "sallyport set allow-address --default; --address on the one credential does it")
+    say("address guard", WARN, "allow-address opens it for every host",
+      "sallyport set allow-address --default; --address on the one credential does it")
   end
 end
 
@@ -160,7 +164,8 @@ local function policies(_, say)
   for _, p in ipairs(require("policy").list()) do
     if p.why or p.status == "damaged" then
       edited[#edited + 1] = p.name
-      say("policies", BAD, ("%s is refused: %s"):format(p.name, p.why or p.status), ("sallyport policy rollback %s 0"):format(p.name))
+      say("policies", BAD, ("%s is refused: %s"):format(p.name, p.why or p.status),
+        ("sallyport policy rollback %s 0"):format(p.name))
     elseif p.status:find("changed since", 1, true) then
       edited[#edited + 1] = p.name
       say("policies", WARN, ("%s was edited, and its default has changed since"):format(p.name),
@@ -188,7 +193,8 @@ local function same_user(ctx, say)
   if #list == 0 then
     say("agents' user", OK, "no process of this user uses the proxy")
   else
-    say("agents' user", WARN, ("run as the user who owns the key file: %s"):format(table.concat(list, ", ", 1, math.min(#list, 8))),
+    say("agents' user", WARN, ("run as the user who owns the key file: %s"):format(table.concat(list, ", ", 1,
+      math.min(#list, 8))),
       "they can read every credential: run agents as another user or in a container")
   end
 end

@@ -56,7 +56,8 @@ local function proxy_address(opt, ctx)
   end
   local listen = records.settings(nil).listen[1]
   if listen:find(":0$") then
-    report.fail("the proxy picks its port when it starts, so it must be named here", "--proxy HOST:PORT, as its `listening` line says")
+    report.fail("the proxy picks its port when it starts, so it must be named here",
+      "--proxy HOST:PORT, as its `listening` line says")
   end
   if not ctx.host.lock_held(ctx.home) then ctx.note("note: the proxy does not run at the moment: sallyport serve") end
   return env.reach(listen)
@@ -72,22 +73,26 @@ local function run(_, opt, ctx)
   if token then
     local whose = owner(host, token, now)
     if name and name ~= whose then
-      report.fail(("SALLYPORT_TOKEN belongs to '%s', not to '%s'"):format(whose, report.clean(name)), "unset it, and a new one is made")
+      report.fail(("SALLYPORT_TOKEN belongs to '%s', not to '%s'"):format(whose, report.clean(name)),
+        "unset it, and a new one is made")
     end
-    if opt.ttl then report.usage("--ttl is for a new token, and SALLYPORT_TOKEN is set", "unset it, and a new one is made") end
+    if opt.ttl then
+      report.usage("--ttl is for a new token, and SALLYPORT_TOKEN is set", "unset it, and a new one is made")
+    end
     name = whose
   elseif not name then
     report.usage("--agent is missing: whose environment?", "sallyport env --agent NAME; sallyport agent list")
   end
   local agent = db.need("agent", name)
   if agent.revoked or (agent.expires_at and agent.expires_at < now) then
-    report.fail(("'%s' is %s"):format(name, agent.revoked and "revoked" or "expired"), "sallyport agent add, or agent set --ttl")
+    report.fail(("'%s' is %s"):format(name, agent.revoked and "revoked" or "expired"),
+      "sallyport agent add, or agent set --ttl")
   end
   local ttl, why = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. why) end
   local proxy = proxy_address(opt, ctx)
   local paths = home.client_files(ctx)
-  local existing = host.getenv("NO_PROXY") or host.getenv("no_proxy")
+  local existing = (host.getenv("NO_PROXY") or "") .. "," .. (host.getenv("no_proxy") or "")
   local _, star = env.no_proxy(existing)
   if star then ctx.note("note: NO_PROXY was '*', which sends everything past the proxy; that is left out") end
   local expires = not token and math.min(now + ttl, agent.expires_at or math.huge) or nil
@@ -110,7 +115,9 @@ local function run(_, opt, ctx)
   else
     ctx.out(env.shell(list))
   end
-  if host.isatty(1) then ctx.note(('In the agent\'s shell: eval "$(%s env --agent %s)"'):format(home.command(ctx), name)) end
+  if host.isatty(1) then
+    ctx.note(("In the agent's shell: eval \"$(%s env --agent %s)\""):format(home.command(ctx), name))
+  end
   return 0
 end
 

@@ -36,7 +36,8 @@ end
 local function explain(args, opt, ctx)
   local method, why, advice = records.method(args[1])
   if not method then
-    if args[1]:upper() ~= "TRACE" and args[1]:upper() ~= "CONNECT" then report.usage(why, "sallyport explain GET https://api.example.com/") end
+    if args[1]:upper() ~= "TRACE" and args[1]:upper() ~= "CONNECT" then report.usage(why,
+      "sallyport explain GET https://api.example.com/") end
     method = args[1]:upper()
   end
   if advice then ctx.note("note: " .. advice) end
@@ -59,8 +60,9 @@ local function explain(args, opt, ctx)
 end
 
 return {
-  { words = "explain", args = "[--agent A] METHOD URL", min = 2, max = 2, summary = "what would happen to a request, and why",
-    options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds the bundle `default`" } },
+  { words = "explain", args = "[--agent A] METHOD URL", min = 2, max = 2,
+    summary = "what would happen to a request, and why",
+    options = { { name = "agent", arg = "AGENT", help = "as this agent; else with the bundle `default`" } },
     help = [[
 Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
 code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. METHOD may be

@@ -32,7 +32,8 @@ end
 function M.secret(ctx, a, label, opts, may_be_empty)
   if a.from == "literal" and a.value == "" and may_be_empty then return require("secret.core").of("") end
   if a.from == "literal" then
-    report.usage(("%s is a secret and never comes from the command line (the shell keeps it)"):format(label), how(label))
+    report.usage(("%s is a secret and never comes from the command line (the shell keeps it)"):format(label),
+      how(label))
   end
   local value, second = read(ctx, a, label, opts or {})
   if not value then
@@ -92,7 +93,8 @@ end
 local function taken_apart(doc, spec)
   local members, code, member = require("secret.core").split(doc, spec.split)
   if not members then
-    report.fail(("%s is not the document that it should be: %s%s"):format(spec.name, code, member and " " .. member or ""))
+    report.fail(("%s is not the document that it should be: %s%s"):format(spec.name, code, member and " "
+      .. member or ""))
   end
   return members
 end
@@ -124,7 +126,8 @@ end
 
 local common_names = { headers = true, env = true, placeholder = true }
 
---- Reads assignments into { values = by field, headers = plain ones, sealed = secret ones as "h/NAME", env, placeholder }.
+--- Reads assignments into
+-- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME", env, placeholder }.
 function M.read(ctx, specs, texts)
   local into = { values = {}, headers = {}, sealed = {} }
   for _, text in ipairs(texts) do

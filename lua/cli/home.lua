@@ -66,7 +66,8 @@ function M.make(ctx)
   local ok, code, detail = store.open(ctx.home, {})
   local made = not ok and code == "absent"
   if made then
-    if ctx.host.stat(ctx.home .. "/key") then
+    -- With a store directory it is an init that was cut off: creating goes on with it.
+    if ctx.host.stat(ctx.home .. "/key") and not ctx.host.stat(ctx.home .. "/store") then
       report.fail(("%s has a key file but no store"):format(ctx.home),
         "restore a backup: sallyport restore FILE; or move the key file away to begin anew")
     end

@@ -19,7 +19,8 @@ local function when(ms)
 end
 
 local function line(r)
-  local parts = { when(math.tointeger(r.time)), r.decision or "?", r.agent or "-", r.credential or "-", r.method or "-",
+  local parts = { when(math.tointeger(r.time)), r.decision or "?", r.agent or "-", r.credential or "-", r.method
+    or "-",
     (r.host or "-") .. ((r.port and r.port ~= 443) and ":" .. r.port or "") .. (r.path or ""), r.status or "-" }
   local tail = {}
   if r.error then tail[#tail + 1] = r.error end

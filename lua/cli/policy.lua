@@ -96,7 +96,8 @@ local function edit(args, _, ctx)
   while true do
     local status, trouble = host.exec_editor(path)
     if status ~= 0 then
-      report.fail(("the editor ended with %s; nothing was changed"):format(tostring(status or trouble)), "it is $VISUAL or $EDITOR, else vi")
+      report.fail(("the editor ended with %s; nothing was changed"):format(tostring(status or trouble)),
+        "it is $VISUAL or $EDITOR, else vi")
     end
     local text, bad = host.read_file(path, SOURCE_MAX)
     if not text then report.fail(("cannot read %s: %s"):format(path, bad)) end
@@ -109,7 +110,8 @@ local function edit(args, _, ctx)
     version, why = policy.put(name, text, "edit")
     if version then
       os.remove(path)
-      ctx.note(("%s is at version %d, from the next request. `sallyport policy rollback %s` takes it back."):format(name, version, name))
+      ctx.note(("%s is at version %d, from the next request; sallyport policy rollback %s takes it back.")
+        :format(name, version, name))
       return 0
     end
     ctx.note("sallyport: " .. in_file(why, name, path))
@@ -138,7 +140,8 @@ local function test(args, _, ctx)
       ctx.out(("ok      %s  %d example%s\n"):format(name, count, count == 1 and "" or "s"))
     else
       failed = failed + 1
-      ctx.out(("failed  %s  %s\n"):format(name, report.clean(text and in_file(count, name, text and what:find("/", 1, true) and what
+      ctx.out(("failed  %s  %s\n"):format(name, report.clean(text
+        and in_file(count, name, text and what:find("/", 1, true) and what
         or "policies/" .. name .. ".lua") or tostring(why))))
     end
   end
@@ -148,7 +151,9 @@ end
 local function history(args, _, ctx)
   db.open(ctx)
   local rows, out = {}, report.array()
-  for i, v in ipairs(require("policy").history(need(args[1]))) do
+  local versions, why = require("policy").history(need(args[1]))
+  if not versions then report.fail(why) end
+  for i, v in ipairs(versions) do
     rows[i] = { v.version, v.active and "in force" or "", report.time(v.saved_at) or "built in", v.note or "" }
     out[i] = { version = v.version, active = v.active or false, saved_at = report.time(v.saved_at), note = v.note }
   end
@@ -160,7 +165,8 @@ local function rollback(args, _, ctx)
   db.open(ctx)
   local version, why = require("policy").rollback(need(args[1]), version_of(args[2]))
   if not version then
-    report.fail(("%s was not rolled back: %s"):format(args[1], tostring(why)), ("sallyport policy history %s"):format(args[1]))
+    report.fail(("%s was not rolled back: %s"):format(args[1], tostring(why)),
+      ("sallyport policy history %s"):format(args[1]))
   end
   ctx.note(version == 0 and ("%s is the built-in one again, from the next request."):format(args[1])
     or ("%s is at version %d, from the next request."):format(args[1], version))
@@ -213,7 +219,8 @@ Lists the kept versions; 0 is the built-in one.
 example:
   sallyport policy history match
 ]], run = history },
-  { words = "policy rollback", args = "NAME [VERSION]", min = 1, max = 2, summary = "the version before, or the named one", help = [[
+  { words = "policy rollback", args = "NAME [VERSION]", min = 1, max = 2,
+    summary = "the version before, or the named one", help = [[
 Puts an older version in force: the one before, or the one named; 0 is the built-in one.
 
 examples:

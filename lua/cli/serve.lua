@@ -22,7 +22,8 @@ local function ensure_demo(ctx)
   db.change(function()
     local ops = require("cli.tokens").drop(nil, now)
     if not db.peek("bundle", "demo", "the bundle 'demo'") then
-      ops[#ops + 1] = { op = "put", db = "bundle", key = "demo", version = 0, plain = { name = "demo", created = now } }
+      ops[#ops + 1] = { op = "put", db = "bundle", key = "demo", version = 0,
+        plain = { name = "demo", created = now } }
     end
     local cred = db.peek("credential", "demo", "the credential 'demo'")
     if cred and not cred.demo then

@@ -64,7 +64,8 @@ examples:
         local kept = db.peek("meta", key, "the setting " .. s.name)
         local value = s.default
         if kept then value = kept.value end
-        ctx.out(ctx.json and report.json(value == nil and {} or { [s.name] = value }) or settings.show(s, value) .. "\n")
+        ctx.out(ctx.json and report.json(value == nil and {} or { [s.name] = value }) or settings.show(s, value)
+          .. "\n")
         return 0
       end
       if #args > 2 and not s.many then report.usage(("%s takes one value"):format(s.name)) end

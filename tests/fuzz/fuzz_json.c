@@ -1,8 +1,5 @@
 /* What a token endpoint may answer, and a person may paste as a key: the JSON reader, `expect`, key_info,
  * and Lua's json.decode, which must agree with the reader. */
-#ifndef SALLYPORT_UNIT
-#define SALLYPORT_UNIT
-#endif
 #include PROXY_C
 
 static lua_State *fuzz_lua;

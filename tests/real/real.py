@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent.parent), str(pathlib.Path(__file__).resolve().parent)]
 import sallyport  # noqa: E402
 
 
@@ -93,8 +93,10 @@ def main(binary, path, words):
     sys.modules["real"] = sys.modules["__main__"]
     spec.loader.exec_module(module)
     for fname, test in inspect.getmembers(module, inspect.isfunction):
+        if not fname.startswith("test_"):
+            continue
         name = f"{label}: {(test.__doc__ or fname[5:].replace('_', ' ')).strip().splitlines()[0]}"
-        if not fname.startswith("test_") or words and not any(w in name or w in fname for w in words):
+        if words and not any(w in name or w in fname for w in words):
             continue
         fixture, why = Fixture(binary), ""
         try:

@@ -176,14 +176,16 @@ return {
   end),
 
   ["exactly one final newline is dropped"] = with_home(function(w)
-    w.ok("credential", "add", "one", "--type", "bearer", "--host", "a.test", "token=@" .. w.file("one", CANARY .. "\n"))
+    w.ok("credential", "add", "one", "--type", "bearer", "--host", "a.test", "token=@"
+      .. w.file("one", CANARY .. "\n"))
     w.refused("control byte", "credential", "add", "two", "--type", "bearer", "--host", "a.test",
       "token=@" .. w.file("two", CANARY .. "\n\n"))
   end),
 
   ["a name is given once"] = with_home(function(w)
     add_gh(w)
-    w.refused("credential set gh", "credential", "add", "gh", "--type", "bearer", "--host", "b.test", "token=@" .. w.key)
+    w.refused("credential set gh", "credential", "add", "gh", "--type", "bearer", "--host", "b.test", "token=@"
+      .. w.key)
     w.ok("agent", "add", "a")
     w.refused("agent rotate a", "agent", "add", "a")
     w.ok("bundle", "add", "b")
@@ -219,7 +221,8 @@ return {
   end),
 
   ["what the type itself refuses is said with its fields"] = with_home(function(w)
-    w.refused("':'", "credential", "add", "x", "--type", "basic", "--host", "a.test", "username=a:b", "password=@" .. w.key)
+    w.refused("':'", "credential", "add", "x", "--type", "basic", "--host", "a.test", "username=a:b",
+      "password=@" .. w.key)
     w.refused("token_url", "credential", "add", "x", "--type", "oauth_client_credentials", "--host", "a.test",
       "client_id=a", "client_secret=@" .. w.key)
     w.refused("https://", "credential", "add", "x", "--type", "oauth_client_credentials", "--host", "a.test",
@@ -227,8 +230,41 @@ return {
   end),
 
   ["an empty password is accepted for basic"] = with_home(function(w)
-    w.ok("credential", "add", "b", "--type", "basic", "--host", "a.test", "username=me", "password=@" .. w.file("e", ""))
+    w.ok("credential", "add", "b", "--type", "basic", "--host", "a.test", "username=me", "password=@"
+      .. w.file("e", ""))
     w.ok("credential", "add", "c", "--type", "basic", "--host", "a.test", "username=me", "password=")
+  end),
+
+  ["a document is taken apart when it is kept, and what is not named stays with `set`"] = with_home(function(w)
+    w.ok("policy", "put", w.file("account.lua", [[
+return { kind = "type", api = 1, name = "account", title = "A service account",
+  fields = {
+    { name = "account", type = "document", required = true,
+      split = { client_email = {}, private_key = { secret = true } } },
+    { name = "extra", type = "map", secret = true },
+    { name = "ttl", type = "integer", default = 60 },
+  },
+  apply = function(req, cred) req.headers:set("x-key", cred.account.private_key) end,
+  examples = {},
+}
+]]))
+    local doc = w.file("doc.json", ('{"client_email":"me@acme.test","private_key":"%s","other":1}'):format(CANARY))
+    w.ok("credential", "add", "acc", "--type", "account", "--host", "a.test", "account=@" .. doc, "extra.one=@" .. w.key)
+    local shown = w.ok("credential", "show", "acc", "--json")
+    has(shown, "me@acme.test")
+    has(shown, '"account.private_key"')
+    has(shown, '"extra.one"')
+    lacks(shown, "other")
+    w.ok("credential", "set", "acc", "ttl=90", "extra.two=@" .. w.key, "--clear", "extra.one")
+    shown = w.ok("credential", "show", "acc", "--json")
+    has(shown, "me@acme.test")
+    has(shown, '"account.private_key"')
+    has(shown, '"extra.two"')
+    lacks(shown, '"extra.one"')
+    has(shown, '"ttl": 90')
+    w.refused("private_key", "credential", "add", "bad", "--type", "account", "--host", "a.test",
+      "account=@" .. w.file("bad.json", '{"client_email":"me@acme.test"}'))
+    w.refused("account", "credential", "add", "bad", "--type", "account", "--host", "a.test", "account=@" .. w.key)
   end),
 
   ["disable, enable and remove"] = with_home(function(w)
@@ -367,7 +403,8 @@ return {
 
   ["JSON is written in order, with arrays that stay arrays when empty"] = function()
     local report = require "cli.report"
-    is(report.json_line { b = 1, a = { "x", true }, c = report.array(), d = {} }, '{"a":["x",true],"b":1,"c":[],"d":{}}')
+    is(report.json_line { b = 1, a = { "x", true }, c = report.array(), d = {} },
+      '{"a":["x",true],"b":1,"c":[],"d":{}}')
     is(report.json_line("a\"\\\n\1"), '"a\\"\\\\\\n\\u0001"')
     is(report.json { a = 1 }, '{\n  "a": 1\n}\n')
   end,

@@ -1,7 +1,8 @@
 local env = require "env"
 
 local function build(more)
-  local with = { proxy = "127.0.0.1:7080", agent = "claude", token = "sp_agt_x", ca = "/p/ca.pem", bundle = "/p/bundle.pem" }
+  local with = { proxy = "127.0.0.1:7080", agent = "claude", token = "sp_agt_x", ca = "/p/ca.pem",
+    bundle = "/p/bundle.pem" }
   for k, v in pairs(more or {}) do with[k] = v end
   local map, list = {}, env.build(with)
   for _, v in ipairs(list) do
@@ -23,7 +24,8 @@ return {
 
   ["every variable that DESIGN names is set, to the bundle or to the CA"] = function()
     local map = build()
-    for _, name in ipairs { "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE",
+    for _, name in ipairs { "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO",
+      "AWS_CA_BUNDLE",
       "PIP_CERT", "CARGO_HTTP_CAINFO", "NIX_SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "npm_config_cafile",
       "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "DENO_CERT" } do
       is(map[name], "/p/bundle.pem")

@@ -1,6 +1,5 @@
 /* Section lua of proxy.c: tasks, allowances, and allocation that fails 1, 2, 3… times in.
  * What policies can and cannot do is in sandbox_test.lua. */
-#define SALLYPORT_UNIT
 #include PROXY_C
 
 static int passed, failed;
@@ -357,6 +356,8 @@ test_allowance(void)
 	CHECK(result.called && !result.ok && strstr(result.text, "not enough memory") != NULL);
 	begin("return 'next'");
 	CHECK(result.ok);
+	begin("return ((' '):rep(65536) .. 'x'):find('^ *(.-) *$'), (' '):rep(65536):match('.-.-x')");
+	CHECK(result.called && !result.ok && strstr(result.text, "pattern takes too long") != NULL);
 }
 
 static void

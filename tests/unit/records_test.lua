@@ -69,7 +69,8 @@ return {
     is(records.path("/v1"), "/v1")
     is(records.path("/"), "/")
     is(records.path("/@scope/x.y"), "/@scope/x.y")
-    for _, bad in ipairs { "v1", "", "/a/../b", "/.", "/a//b", "/a?x", "/a#x", "/v1/*", "/%2e", "/a;b", "/a\\b", "/a b",
+    for _, bad in ipairs { "v1", "", "/a/../b", "/.", "/a//b", "/a?x", "/a#x", "/v1/*", "/%2e", "/a;b", "/a\\b",
+      "/a b",
       "/a\0", "/a\n", "/" .. ("x"):rep(1024), "/\255" } do
       refused(records.path(bad))
     end
@@ -110,7 +111,8 @@ return {
     is(records.connect_to("api.test:443:[::1]:8443"), "api.test:443:[::1]:8443")
     is(records.connect_to("::127.0.0.1:8443"), "::127.0.0.1:8443")
     is(records.connect_to("[::1]:443::8443"), "[::1]:443::8443")
-    for _, bad in ipairs { "api.test:443:127.0.0.1", "api.test:443", "a:b:c:d", "x:0:y:1", "::1:443:a:1", "a:1:b:2:c" } do
+    for _, bad in ipairs { "api.test:443:127.0.0.1", "api.test:443", "a:b:c:d", "x:0:y:1", "::1:443:a:1",
+      "a:1:b:2:c" } do
       refused(records.connect_to(bad))
     end
   end,
@@ -129,7 +131,8 @@ return {
   end,
 
   ["an assignment that cannot be read is not repeated: it may be a secret"] = function()
-    for _, bad in ipairs { "ghp_canary7f3a", "=canary7f3a", "a b=canary7f3a", "token=@", "token=env:9x", "token=env:" } do
+    for _, bad in ipairs { "ghp_canary7f3a", "=canary7f3a", "a b=canary7f3a", "token=@", "token=env:9x",
+      "token=env:" } do
       local a, why = records.assignment(bad)
       refused(a, why)
       assert(not why:find("canary", 1, true), why)
@@ -140,7 +143,8 @@ return {
     is(records.field_value({ name = "ttl", type = "integer" }, "300"), 300)
     refused(records.field_value({ name = "ttl", type = "integer" }, "3e2"))
     is(records.field_value({ name = "on", type = "boolean" }, "no"), false)
-    is(table.concat(records.field_value({ name = "scopes", type = "list" }, "read, write  admin"), "|"), "read|write|admin")
+    is(table.concat(records.field_value({ name = "scopes", type = "list" }, "read, write  admin"), "|"),
+      "read|write|admin")
     local spec = { name = "auth_method", type = "enum", values = { "basic", "post" } }
     is(records.field_value(spec, "post"), "post")
     local v, why = records.field_value(spec, "psot")
@@ -150,7 +154,8 @@ return {
 
   ["a field with a secret part is a secret"] = function()
     is(records.is_secret { name = "token", secret = true }, true)
-    is(records.is_secret { name = "account", type = "document", split = { email = {}, key = { secret = true } } }, true)
+    is(records.is_secret { name = "account", type = "document",
+      split = { email = {}, key = { secret = true } } }, true)
     is(records.is_secret { name = "header" }, false)
   end,
 
@@ -168,7 +173,8 @@ return {
   end,
 
   ["every shape that we ship can be filled"] = function()
-    for _, env in ipairs { "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITLAB_TOKEN", "SLACK_APP_TOKEN", "TELEGRAM_BOT_TOKEN",
+    for _, env in ipairs { "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GITLAB_TOKEN", "SLACK_APP_TOKEN",
+      "TELEGRAM_BOT_TOKEN",
       "DISCORD_TOKEN", "SENDGRID_API_KEY", "POSTMARK_SERVER_TOKEN", "AWS_ACCESS_KEY_ID", "TWINE_PASSWORD", "NOPE" } do
       local shape = records.shape_for(env)
       local ok, random = records.shape(shape)
@@ -186,7 +192,8 @@ return {
 
   ["a variable that steers a client or the shell is no place for a placeholder"] = function()
     is(records.env_name("GH_TOKEN"), "GH_TOKEN")
-    for _, bad in ipairs { "PATH", "LD_PRELOAD", "https_proxy", "NODE_OPTIONS", "SSL_CERT_FILE", "BASH_ENV", "9X", "A B", "",
+    for _, bad in ipairs { "PATH", "LD_PRELOAD", "https_proxy", "NODE_OPTIONS", "SSL_CERT_FILE", "BASH_ENV",
+      "9X", "A B", "",
       "X=Y", "npm_config_cafile" } do
       refused(records.env_name(bad))
     end

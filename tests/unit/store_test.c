@@ -3,9 +3,6 @@
 #include <stddef.h>
 static size_t test_map = (size_t)256 << 20;     /* a case may make it small */
 #define STORE_MAP_SIZE test_map
-#ifndef SALLYPORT_UNIT
-#define SALLYPORT_UNIT
-#endif
 #include PROXY_C
 #include <ftw.h>
 
@@ -21,7 +18,8 @@ check(bool ok, const char *test, const char *what, int line)
 	if (ok)
 		passed++;
 	else
-		printf("not ok %d - %s: line %d: %s (why: %.*s)\n", ++failed + passed, test, line, what,
+		printf("not ok %d - %s: line %d: %s (why: %.*s)\n", ++failed + passed, test, line,
+		    what,
 		    (int)why.n, why.p != NULL ? why.p : "");
 }
 
@@ -73,7 +71,8 @@ put(enum store_db db, const char *key, const char *plain, const char *secret, ui
 {
 	struct store_batch *b = store_batch_new();
 
-	CHECK(store_batch_put(b, db, slice_of(key), slice_of(plain), version, false, 0) == STORE_OK);
+	CHECK(store_batch_put(b, db, slice_of(key), slice_of(plain), version, false,
+	    0) == STORE_OK);
 	if (secret != NULL)
 		CHECK(store_batch_secret(b, SLICE("f/key"), secret, strlen(secret)) == STORE_OK);
 	return commit(b, NULL);
@@ -85,7 +84,8 @@ secret_is(enum store_db db, const char *key, const char *name, const char *want)
 	struct store_record r;
 	struct store_seal s;
 	char out[256];
-	bool ok = store_read(db, slice_of(key), &r) == STORE_OK && store_seal_find(r.seals, slice_of(name), &s) &&
+	bool ok = store_read(db, slice_of(key), &r) == STORE_OK &&
+	    store_seal_find(r.seals, slice_of(name), &s) &&
 	    s.text.n < sizeof out && store_unseal(db, slice_of(key), &s, out) == STORE_OK &&
 	    slice_eq((struct slice){out, s.text.n}, slice_of(want));
 
@@ -97,7 +97,8 @@ static bool
 plain_is(enum store_db db, const char *key, const char *want)
 {
 	struct store_record r;
-	bool ok = store_read(db, slice_of(key), &r) == STORE_OK && slice_eq(r.plain, slice_of(want));
+	bool ok = store_read(db, slice_of(key), &r) == STORE_OK &&
+	    slice_eq(r.plain, slice_of(want));
 
 	store_read_reset();
 	return ok;
@@ -121,7 +122,8 @@ raw_put(enum store_db db, struct slice key, struct slice value)
 	MDB_val k = store_val(key), v = store_val(value);
 
 	store_read_reset();
-	if (mdb_txn_begin(store.env, NULL, 0, &txn) != 0 || mdb_put(txn, store.dbi[db], &k, &v, 0) != 0 ||
+	if (mdb_txn_begin(store.env, NULL, 0, &txn) != 0 ||
+	    mdb_put(txn, store.dbi[db], &k, &v, 0) != 0 ||
 	    mdb_txn_commit(txn) != 0)
 		CHECK(!"raw_put");
 }
@@ -195,13 +197,15 @@ init_makes_private_files_and_never_overwrites(void)
 	size_t n;
 
 	fresh();
-	CHECK(mode_of(home) == 0700 && mode_of(in_home("store")) == 0700 && mode_of(in_home("log")) == 0700);
+	CHECK(mode_of(home) == 0700 && mode_of(in_home("store")) == 0700 &&
+	    mode_of(in_home("log")) == 0700);
 	CHECK(mode_of(in_home("key")) == 0600 && mode_of(in_home("store/data.mdb")) == 0600);
 	CHECK(put(DB_BUNDLE, "default", "{}", NULL, 0) == STORE_OK);
 	n = file_read(in_home("key"), &key);
 	CHECK(store_init(home, &why) == STORE_EXISTS);
 	CHECK(file_read(in_home("key"), &again) == n && memcmp(key, again, n) == 0);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_BUNDLE, "default", "{}"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK &&
+	    plain_is(DB_BUNDLE, "default", "{}"));
 	free(key);
 	free(again);
 }
@@ -225,6 +229,29 @@ init_goes_on_after_a_killed_one(void)
 }
 
 static void
+kill_9_of_init_can_be_gone_on_with(void)
+{
+	int bad = 0;
+
+	for (int i = 0; i < 60; i++) {
+		pid_t pid;
+		enum store_err err;
+
+		fresh_home();
+		if ((pid = fork()) == 0)
+			_exit(secret_init() && store_init(home, &why) == STORE_OK ? 0 : 1);
+		nanosleep(&(struct timespec){.tv_nsec = 200000 + i * 60000}, NULL);
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		err = store_open(home, STORE_WITH_KEY, &why);
+		if (err == STORE_ABSENT)
+			err = store_init(home, &why);
+		bad += err != STORE_OK || put(DB_BUNDLE, "default", "{}", NULL, 0) != STORE_OK;
+	}
+	CHECK(bad == 0);
+}
+
+static void
 sealing_round_trip(void)
 {
 	static char big[200000];
@@ -236,17 +263,20 @@ sealing_round_trip(void)
 	fresh();
 	memset(big, 'x', sizeof big);
 	b = store_batch_new();
-	CHECK(store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{\"a\":1}"), 0, false, 0) == STORE_OK);
+	CHECK(store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{\"a\":1}"), 0, false,
+	    0) == STORE_OK);
 	CHECK(store_batch_secret(b, SLICE("f/key"), "k-1", 3) == STORE_OK);
 	CHECK(store_batch_secret(b, SLICE("f/empty"), "", 0) == STORE_OK);
 	CHECK(store_batch_secret(b, SLICE("f/big"), big, sizeof big) == STORE_OK);
 	CHECK(store_batch_secret(b, SLICE("f/big"), big, 1) == STORE_INVALID);
 	CHECK(commit(b, NULL) == STORE_OK);
 	CHECK(plain_is(DB_CREDENTIAL, "c", "{\"a\":1}"));
-	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "k-1") && secret_is(DB_CREDENTIAL, "c", "f/empty", ""));
+	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "k-1") &&
+	    secret_is(DB_CREDENTIAL, "c", "f/empty", ""));
 	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && r.nseals == 3 && r.verified);
 	CHECK(store_seal_find(r.seals, SLICE("f/big"), &s));
-	CHECK(s.text.n == sizeof big && store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_OK);
+	CHECK(s.text.n == sizeof big && store_unseal(DB_CREDENTIAL, SLICE("c"), &s,
+	    out) == STORE_OK);
 	CHECK(memcmp(out, big, sizeof big) == 0);
 	free(out);
 	store_read_reset();
@@ -265,9 +295,11 @@ bounds_are_kept(void)
 	CHECK(store_batch_del(b, DB_META, STORE_K_FORMAT, STORE_ANY) == STORE_INVALID);
 	CHECK(store_batch_del(b, DB_STATE, SLICE("a\0b"), STORE_ANY) == STORE_INVALID);
 	long_key[STORE_KEY_MAX] = '\0';
-	CHECK(store_batch_put(b, DB_STATE, slice_of(long_key), SLICE("{}"), 0, false, 0) == STORE_OK);
+	CHECK(store_batch_put(b, DB_STATE, slice_of(long_key), SLICE("{}"), 0, false,
+	    0) == STORE_OK);
 	CHECK(commit(b, NULL) == STORE_OK && plain_is(DB_STATE, long_key, "{}"));
-	CHECK(read_err(DB_META, "\1format") == STORE_ABSENT && read_err(DB_STATE, "") == STORE_ABSENT);
+	CHECK(read_err(DB_META, "\1format") == STORE_ABSENT &&
+	    read_err(DB_STATE, "") == STORE_ABSENT);
 }
 
 static void
@@ -278,7 +310,8 @@ every_flipped_byte_of_a_record_is_noticed(void)
 	int unnoticed = 0;
 
 	fresh();
-	CHECK(put(DB_CREDENTIAL, "c", "{\"hosts\":[\"api.example.com\"]}", "canary", 0) == STORE_OK);
+	CHECK(put(DB_CREDENTIAL, "c", "{\"hosts\":[\"api.example.com\"]}", "canary",
+	    0) == STORE_OK);
 	CHECK(put(DB_CREDENTIAL, "d", "{}", "other", 0) == STORE_OK);
 	unsynced();
 	n = raw_get(DB_CREDENTIAL, SLICE("c"), rec);
@@ -316,7 +349,8 @@ records_put_in_anothers_place_are_noticed(void)
 	CHECK(read_err(DB_CREDENTIAL, "c") == STORE_OK);
 }
 
-/* Even with a right tag (it cannot be made without the key): a sealed field opens under its name only. */
+/* Even with a right tag (it cannot be made without the key): a sealed field opens under its name
+ * only. */
 static void
 sealed_fields_do_not_open_under_another_name(void)
 {
@@ -338,7 +372,8 @@ sealed_fields_do_not_open_under_another_name(void)
 	memcpy(at, "f/two", 5);
 	at = memmem(at + 5, n - (size_t)(at + 5 - rec), "f/two", 5);
 	memcpy(at, "f/one", 5);
-	store_tag(store_keys_of(store.keys), DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n - STORE_TAG},
+	store_tag(store_keys_of(store.keys), DB_CREDENTIAL, SLICE("c"),
+	    (struct slice){rec, n - STORE_TAG},
 	    (uint8_t *)rec + n - STORE_TAG);
 	raw_put(DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n});
 	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK);
@@ -395,7 +430,8 @@ key_file_errors_are_named_and_nothing_is_written(void)
 	if (geteuid() == 0) {
 		CHECK(chown(in_home("key"), 12345, 12345) == 0);
 		CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NOT_OWNER);
-		CHECK(chown(in_home("key"), 0, 0) == 0 && chown(in_home("store/data.mdb"), 12345, 12345) == 0);
+		CHECK(chown(in_home("key"), 0, 0) == 0 &&
+		    chown(in_home("store/data.mdb"), 12345, 12345) == 0);
 		CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NOT_OWNER);
 		CHECK(chown(in_home("store/data.mdb"), 0, 0) == 0);
 	}
@@ -419,7 +455,8 @@ without_the_key_names_are_readable_and_secrets_are_not(void)
 	CHECK(put(DB_CREDENTIAL, "c", "{\"a\":1}", "canary", 0) == STORE_OK);
 	unlink(in_home("key"));
 	CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK);
-	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && !r.verified && r.nseals == 1);
+	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && !r.verified &&
+	    r.nseals == 1);
 	CHECK(store_seal_find(r.seals, SLICE("f/key"), &s));
 	CHECK(store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_LOCKED);
 	store_read_reset();
@@ -445,6 +482,14 @@ stores_that_are_newer_damaged_or_no_store_are_refused(void)
 	raw_put(DB_META, STORE_K_DATAKEY, SLICE("1"));
 	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
 	fresh();
+	for (int i = 0; i < 100; i++)
+		put(DB_CREDENTIAL, i % 2 ? "x" : "y", "{}", NULL, STORE_ANY);
+	{
+		static char big[STORE_PLAIN_MAX];
+
+		memset(big, 'x', sizeof big - 1);
+		CHECK(put(DB_POLICY, "p", big, NULL, STORE_ANY) == STORE_OK);
+	}
 	store_close();
 	n = file_read(in_home("store/data.mdb"), &file);
 	CHECK(truncate(in_home("store/data.mdb"), 3 * 4096) == 0);
@@ -476,9 +521,11 @@ every_flipped_byte_of_the_data_key_is_noticed(void)
 		err = store_open(home, STORE_WITH_KEY, &why);
 		unnoticed += err != STORE_DAMAGED && err != STORE_WRONG_KEY && err != STORE_NEWER;
 		blob[i] ^= 1;
-		CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK || err == STORE_DAMAGED || err == STORE_NEWER);
+		CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK || err == STORE_DAMAGED ||
+		    err == STORE_NEWER);
 		if (store.env == NULL) {
-			CHECK(store_env_open(home, &why) == STORE_OK && store_dbis_open(&why) == STORE_OK);
+			CHECK(store_env_open(home, &why) == STORE_OK &&
+			    store_dbis_open(&why) == STORE_OK);
 		}
 	}
 	CHECK(unnoticed == 0);
@@ -566,8 +613,10 @@ generations_move_and_changes_are_listed(void)
 	store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{}"), STORE_ANY, false, 0);
 	store_batch_put(b, DB_STATE, SLICE("c"), SLICE("{}"), STORE_ANY, false, 0);
 	store_batch_put(b, DB_META, SLICE("set/echo"), SLICE("{}"), STORE_ANY, false, 0);
-	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c, &s) && c == c0 + 1 && s == s0 + 2);
-	CHECK(store_change_list(c, &list) == STORE_OK && slice_eq(list, SLICE("credential\0c\0meta\0set/echo\0")));
+	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c, &s) && c == c0 + 1 &&
+	    s == s0 + 2);
+	CHECK(store_change_list(c, &list) == STORE_OK &&
+	    slice_eq(list, SLICE("credential\0c\0meta\0set/echo\0")));
 	store_read_reset();
 	unsynced();
 	for (int i = 0; i < STORE_CHANGES_KEPT; i++)
@@ -601,7 +650,8 @@ listing_walks_by_prefix(void)
 	put(DB_BUNDLE, "b/2", "{}", NULL, 0);
 	put(DB_BUNDLE, "c", "{}", NULL, 0);
 	raw_put(DB_BUNDLE, SLICE("b/2"), SLICE("rubbish"));
-	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), after, &key, &r) == STORE_OK && slice_eq(key, SLICE("b/1")));
+	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), after, &key, &r) == STORE_OK &&
+	    slice_eq(key, SLICE("b/1")));
 	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), SLICE("b/1"), &key, &r) == STORE_DAMAGED &&
 	    slice_eq(key, SLICE("b/2")));
 	CHECK(store_read_next(DB_BUNDLE, SLICE("b/"), SLICE("b/2"), &key, &r) == STORE_ABSENT);
@@ -616,7 +666,8 @@ listing_walks_by_prefix(void)
 	store_read_reset();
 }
 
-/* A disk without a free block, made by a limit on the size of files. Answers in the child's status. */
+/* A disk without a free block, made by a limit on the size of files. Answers in the child's
+ * status. */
 static int
 full_disk_child(void)
 {
@@ -627,7 +678,8 @@ full_disk_child(void)
 	int n = 0, bad = 0;
 
 	signal(SIGXFSZ, SIG_IGN);
-	if (store_open(home, STORE_WITH_KEY, &why) != STORE_OK || stat(in_home("store/data.mdb"), &st) != 0)
+	if (store_open(home, STORE_WITH_KEY, &why) != STORE_OK ||
+	    stat(in_home("store/data.mdb"), &st) != 0)
 		return 100;
 	lim.rlim_cur = lim.rlim_max = (rlim_t)st.st_size;
 	setrlimit(RLIMIT_FSIZE, &lim);
@@ -706,7 +758,8 @@ a_full_map_is_named_and_room_is_counted(void)
 	b = store_batch_new();
 	store_batch_put(b, DB_STATE, SLICE("tok"), (struct slice){text, 2900}, STORE_ANY, false, 0);
 	CHECK(commit(b, NULL) == STORE_OK);
-	CHECK(store_read_begin() == STORE_OK && store_counters_get(store.reader.txn, &c) == STORE_OK && c.room == 0);
+	CHECK(store_read_begin() == STORE_OK && store_counters_get(store.reader.txn,
+	    &c) == STORE_OK && c.room == 0);
 	store_read_reset();
 	b = store_batch_new();          /* removing makes room again */
 	for (int i = 0; i < n; i++) {
@@ -783,13 +836,57 @@ kill_9_of_a_writer_leaves_old_or_new_whole(void)
 		moved += strcmp(plain, last) != 0;
 		strcpy(last, plain);
 		if (strcmp(plain, "{}") != 0)
-			torn += !plain_is(DB_STATE, "b", plain) || !plain_is(DB_CREDENTIAL, "c", plain) ||
+			torn += !plain_is(DB_STATE, "b", plain) ||
+			    !plain_is(DB_CREDENTIAL, "c", plain) ||
 			    !secret_is(DB_STATE, "a", "t", plain);
 		odd += put(DB_LEASE, "l", "{}", NULL, STORE_ANY) != STORE_OK;
 	}
 	CHECK(torn == 0);
 	CHECK(odd == 0);
 	CHECK(moved > 20);
+}
+
+static void
+counting_child(void)
+{
+	if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK)
+		_exit(3);
+	for (int i = 0; i < 50;) {
+		struct store_batch *b = store_batch_new();
+		struct store_record r;
+		char plain[32];
+		enum store_err err;
+
+		if (store_read(DB_STATE, SLICE("n"), &r) != STORE_OK)
+			_exit(4);
+		snprintf(plain, sizeof plain, "%.*s", (int)r.plain.n, r.plain.p);
+		snprintf(plain, sizeof plain, "%d", atoi(plain) + 1);
+		store_batch_put(b, DB_STATE, SLICE("n"), slice_of(plain), r.version, false, 0);
+		store_read_reset();
+		err = commit(b, NULL);
+		if (err != STORE_OK && err != STORE_CONFLICT)
+			_exit(5);
+		i += err == STORE_OK;
+	}
+	_exit(0);
+}
+
+static void
+writers_in_several_processes_lose_nothing(void)
+{
+	pid_t pid[4];
+	int status;
+
+	fresh();
+	put(DB_STATE, "n", "0", NULL, 0);
+	store_close();
+	for (int i = 0; i < 4; i++)
+		if ((pid[i] = fork()) == 0)
+			counting_child();
+	for (int i = 0; i < 4; i++)
+		CHECK(waitpid(pid[i], &status, 0) == pid[i] && WIFEXITED(status) &&
+		    WEXITSTATUS(status) == 0);
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_STATE, "n", "200"));
 }
 
 /* Takes the writers' lock, inside LMDB too if asked, tells so, and stops as by kill -STOP. */
@@ -806,7 +903,8 @@ stopped_writer(bool in_txn)
 		MDB_txn *txn;
 
 		if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK ||
-		    !store_lock_try(store.lock_fd) || (in_txn && mdb_txn_begin(store.env, NULL, 0, &txn) != 0))
+		    !store_lock_try(store.lock_fd) ||
+		    (in_txn && mdb_txn_begin(store.env, NULL, 0, &txn) != 0))
 			_exit(3);
 		if (write(fds[1], "x", 1) != 1)
 			_exit(4);
@@ -898,7 +996,8 @@ a_stopped_writer_meets_deadlines(void)
 	loop_run(&commit_done);
 	CHECK(commit_err == STORE_OK);
 	CHECK(read_err(DB_STATE, "lasting") == STORE_OK && read_err(DB_STATE, "after") == STORE_OK);
-	CHECK(read_err(DB_STATE, "late") == STORE_ABSENT && read_err(DB_STATE, "cancelled") == STORE_ABSENT &&
+	CHECK(read_err(DB_STATE, "late") == STORE_ABSENT &&
+	    read_err(DB_STATE, "cancelled") == STORE_ABSENT &&
 	    read_err(DB_STATE, "now") == STORE_ABSENT);
 	CHECK(store.inflight == 0);
 }
@@ -960,10 +1059,12 @@ the_ca_is_found(void)
 	buf_init(&der, 4096);
 	CHECK(store_ca(&der, &key) == STORE_ABSENT);
 	b = store_batch_new();
-	store_batch_put(b, DB_META, SLICE("ca"), SLICE("{\"sha256\":\"x\",\"der\":\"aGVsbG8=\"}"), 0, false, 0);
+	store_batch_put(b, DB_META, SLICE("ca"), SLICE("{\"sha256\":\"x\",\"der\":\"aGVsbG8=\"}"),
+	    0, false, 0);
 	store_batch_secret(b, SLICE("key"), "0123456789abcdef0123456789abcdef", 32);
 	CHECK(commit(b, NULL) == STORE_OK);
-	CHECK(store_ca(&der, &key) == STORE_OK && slice_eq(buf_slice(&der), SLICE("hello")) && key->n == 32);
+	CHECK(store_ca(&der, &key) == STORE_OK && slice_eq(buf_slice(&der), SLICE("hello")) &&
+	    key->n == 32);
 	secret_unref(key);
 	buf_free(&der);
 }
@@ -1006,7 +1107,8 @@ a_backup_restored_into_a_new_home_is_the_same(void)
 	mkdir(home, 0700);
 	file_write(in_home("key"), text, n, 0600);
 	CHECK(store_restore(home, archive, &why) == STORE_OK);
-	CHECK(plain_is(DB_CREDENTIAL, "c", "{\"old\":1}") && secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
+	CHECK(plain_is(DB_CREDENTIAL, "c", "{\"old\":1}") &&
+	    secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
 	CHECK(secret_is(DB_STATE, "c", "f/key", "canary-old-token"));
 	CHECK(plain_is(DB_META, "set/echo", "{\"value\":\"off\"}"));
 	CHECK(read_err(DB_LEASE, "c") == STORE_ABSENT);
@@ -1035,7 +1137,8 @@ restore_keeps_newer_tokens(void)
 	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
 	CHECK(secret_is(DB_STATE, "c", "f/key", "canary-new-token"));
 	CHECK(secret_is(DB_STATE, "d", "f/key", "canary-d-token"));
-	CHECK(read_err(DB_CREDENTIAL, "later") == STORE_ABSENT && read_err(DB_STATE, "later") == STORE_ABSENT);
+	CHECK(read_err(DB_CREDENTIAL, "later") == STORE_ABSENT &&
+	    read_err(DB_STATE, "later") == STORE_ABSENT);
 	CHECK(plain_is(DB_META, "set/echo", "{\"value\":\"off\"}"));
 	CHECK(store_generations(&c, &s) && c > c0 && s > s0);
 	store_read_reset();
@@ -1064,7 +1167,8 @@ a_cut_or_changed_backup_is_refused(void)
 	file_write(bad, "hello", 5, 0600);
 	CHECK(store_restore(home, bad, &why) == STORE_INVALID);
 	CHECK(store_restore(home, "/nonexistent", &why) == STORE_ABSENT);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_CREDENTIAL, "c", "{\"live\":1}"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK &&
+	    plain_is(DB_CREDENTIAL, "c", "{\"live\":1}"));
 	free(text);
 }
 
@@ -1091,9 +1195,11 @@ restore_refuses_a_running_server_another_key_and_another_store(void)
 	fresh_home();
 	mkdir(home, 0700);
 	file_write(in_home("key"), key, n, 0600);
-	CHECK(store_init(home, &why) == STORE_OK && put(DB_CREDENTIAL, "mine", "{}", NULL, 0) == STORE_OK);
+	CHECK(store_init(home, &why) == STORE_OK &&
+	    put(DB_CREDENTIAL, "mine", "{}", NULL, 0) == STORE_OK);
 	CHECK(store_restore(home, archive, &why) == STORE_OTHER);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_CREDENTIAL, "mine", "{}"));
+	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK &&
+	    plain_is(DB_CREDENTIAL, "mine", "{}"));
 	free(key);
 }
 
@@ -1103,7 +1209,8 @@ static int
 grep_canary(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
 	(void)ftw;
-	if (type == FTW_F && st->st_size != 0 && (file_has(path, "canary-") || file_has(path, "Y2FuYXJ5")))
+	if (type == FTW_F && st->st_size != 0 &&
+	    (file_has(path, "canary-") || file_has(path, "Y2FuYXJ5")))
 		canaries++;
 	return 0;
 }
@@ -1180,9 +1287,11 @@ the_log_is_bounded_by_records_and_age(void)
 		log_write(10 + i * 50, 50);
 	CHECK(log_count(&first, &last) == 100 && last == 510 && first == 411);
 	logstore_close();
-	CHECK(logstore_open(home, 0, -10) == STORE_OK);         /* everything is older than in ten seconds */
+	/* everything is older than in ten seconds */
+	CHECK(logstore_open(home, 0, -10) == STORE_OK);
 	log_write(0, 1);
-	CHECK(log_count(&first, &last) == 1 && last == 511);    /* but for the last: ids go on from it */
+	/* but for the last: ids go on from it */
+	CHECK(log_count(&first, &last) == 1 && last == 511);
 	logstore_close();
 	CHECK(logstore_open(home, 0, 0) == STORE_OK);
 	log_write(0, 2);
@@ -1277,6 +1386,7 @@ static const struct {
 #define CASE(f) {#f, f}
 	CASE(init_makes_private_files_and_never_overwrites),
 	CASE(init_goes_on_after_a_killed_one),
+	CASE(kill_9_of_init_can_be_gone_on_with),
 	CASE(sealing_round_trip),
 	CASE(bounds_are_kept),
 	CASE(every_flipped_byte_of_a_record_is_noticed),
@@ -1293,6 +1403,7 @@ static const struct {
 	CASE(listing_walks_by_prefix),
 	CASE(a_full_disk_is_named_and_promised_room_is_there),
 	CASE(a_full_map_is_named_and_room_is_counted),
+	CASE(writers_in_several_processes_lose_nothing),
 	CASE(kill_9_of_a_writer_leaves_old_or_new_whole),
 	CASE(a_stopped_writer_meets_deadlines),
 	CASE(an_environment_that_failed_is_opened_again),
@@ -1325,7 +1436,8 @@ main(void)
 
 		buf_clear(&why);
 		cases[i].run();
-		printf("%s %zu - %s # %d ms\n", failed == before ? "ok" : "not ok", i + 1, cases[i].name,
+		printf("%s %zu - %s # %d ms\n", failed == before ? "ok" : "not ok", i + 1,
+		    cases[i].name,
 		    (int)(clock_read(CLOCK_MONOTONIC) - began));
 		fflush(stdout);
 		failed == before ? good++ : bad++;

@@ -1,7 +1,6 @@
 /* TLS alone: handshakes in memory, and with the openssl command as the other end.
  * cc -DPROXY_C='"proxy.c"' -Wno-unused-function tls_test.c -lbearssl …; needs openssl in PATH.
  * With the argument "time" it prints what handshakes and minting cost instead. */
-#define SALLYPORT_UNIT
 #include PROXY_C
 #include <poll.h>
 

@@ -1,8 +1,5 @@
 /* The arena, JSON, digests, keys and the Lua modules on them: what a Lua test cannot see, because a
  * secret shows nothing to Lua. Needs openssl in PATH for the private keys. */
-#ifndef SALLYPORT_UNIT
-#define SALLYPORT_UNIT
-#endif
 #include PROXY_C
 
 static int passed, failed;

@@ -71,7 +71,7 @@ cases[#cases + 1] = { name = "a name that changes between check and dial", host 
   resolve = { ["flip.test"] = "192.0.2.1 / 127.0.0.1" }, domains = { { host = "flip.test" } }, serve = { "--allow-address", "192.0.2.0/24" },
   servers = { trap = { host = "flip.test", dial = false, bind = "127.0.0.1" } },
   send = "GET / HTTP/1.1\r\nHost: flip.test\r\n\r\n", timeout = 14,
-  expect = { raw_has = { "HTTP/1.1 50", "X-Sallyport-Error: upstream_" }, upstream = "nothing" } }
+  expect = { answers = 1, raw_has = { "HTTP/1.1 50", "X-Sallyport-Error: upstream_" }, upstream = "nothing" } }
 
 return {
   shared = {

@@ -1,6 +1,5 @@
 --- Who asks: the token on the proxy port and in tunnels, and what ends with it.
 local get = "GET http://plain.test/ HTTP/1.1\r\nHost: plain.test\r\n"
-local challenge = { status = 407, closed = false, headers = { ["proxy-authenticate"] = 'Basic realm="sallyport"', ["content-length"] = "0" }, body = "", upstream = "nothing" }
 
 local function refused(name, fields)
   return { name = "on the port, " .. name, via = "proxy", send = get .. fields .. "\r\n",
@@ -49,7 +48,7 @@ return {
     { name = "/discover wants a token", via = "proxy", send = "GET /discover HTTP/1.1\r\nHost: 127.0.0.1:${PORT}\r\n\r\n", expect = { raw_has = "HTTP/1.1 40", raw_not = "api.test" } },
     { name = "/discover with the token as Bearer", via = "proxy", send = "GET /discover HTTP/1.1\r\nHost: 127.0.0.1:${PORT}\r\nAuthorization: Bearer ${TOKEN}\r\n\r\n",
       expect = { status = 200, body_has = { "api.test", "plain.test" }, body_not = "canary" } },
-    { name = "an own endpoint that is not there", via = "proxy", send = "GET /nothing HTTP/1.1\r\nHost: 127.0.0.1:${PORT}\r\n${AUTH}\r\n", expect = { status = 404 } },
+    { name = "an own endpoint that is not there", via = "proxy", send = "GET /nothing HTTP/1.1\r\nHost: 127.0.0.1:${PORT}\r\n${AUTH}\r\n", expect = { status = 403, error = "path_not_allowed" } },
     { name = "an own endpoint under a foreign Host", via = "proxy", send = "GET /ca.pem HTTP/1.1\r\nHost: evil.test\r\n\r\n", expect = { raw_has = "HTTP/1.1 4", raw_not = "BEGIN CERT" } },
   },
 }

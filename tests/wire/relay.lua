@@ -119,7 +119,7 @@ broken("a chunk size of 0x3", { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r
 broken("a body to the end, cut without close_notify", { "HTTP/1.1 200 OK\r\n\r\nhalf", { close = "ragged" } },
   { status = 200, truncated = true, closed = true })
 cases[#cases + 1] = { name = "bytes after a whole answer are thrown away, with the connection",
-  send = { get, { answers = 1 }, 0.3, get }, upstream = { reply = { ok .. "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", ok } },
+  workers = 1, send = { get, { answers = 1 }, 0.3, get }, upstream = { reply = { ok .. "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", ok } },
   expect = { statuses = { 200, 200 }, body = "ok", raw_not = "forged", upstream = { requests = 2, connections = 2 } } }
 
 return {

@@ -29,7 +29,7 @@ fault("close", {}, { tls = "ok", at_connect = "close" })
 cases[#cases - 1].expect.error, cases[#cases].expect.error = nil, nil   -- unreachable or TLS: both are true
 fault("stall", {}, { tls = "ok", at_connect = "stall" })
 cases[#cases].expect.status, cases[#cases].expect.error = nil, nil
-cases[#cases].expect.raw_has = { "HTTP/1.1 50", "X-Sallyport-Error: upstream_" }
+cases[#cases].expect.answers, cases[#cases].expect.raw_has = 1, { "HTTP/1.1 50", "X-Sallyport-Error: upstream_" }
 
 local function sound(name, spec)
   local host = name .. ".test"

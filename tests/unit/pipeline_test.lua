@@ -1,0 +1,777 @@
+-- lua/pipeline.lua and lua/config.lua: requests that only note what is done to them, on a store in memory, with the
+-- real match.lua and types in their sandbox. What C does with a decision is the wire tests' matter.
+local here = debug.getinfo(1, "S").source:match("^@(.*)/") or "."
+local fake = dofile(here .. "/fake.lua")
+local http, policy, sandbox, json = require "http", require "policy", require "sandbox", require "json"
+local pipeline, config, token, errors = require "pipeline", require "config", require "token", require "errors"
+local secret = require "secret.core"
+
+local function is(got, want)
+  if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
+end
+
+local compiled = {}
+local function default(name)
+  compiled[name] = compiled[name] or assert(policy.compile(name, sandbox.default_source(name)))
+  return compiled[name]
+end
+
+-- One worker. options: agents = { name = {bundles} }, spawn = true for a worker that follows in tasks.
+local function setting(options)
+  options = options or {}
+  local s = { world = fake.world(), policies = {}, presented = {}, refreshes = 0, logged = {} }
+  s.store = fake.store(s.world)
+  local order = 0
+  function s.credential(name, more)
+    order = order + 1
+    local plain = {
+      name = name, type = "bearer", hosts = { "api.test" }, bundles = { "default" }, enabled = true, order = order,
+      fields = {}, headers = {},
+    }
+    local sealed = { ["f/token"] = secret.of("token-of-" .. name) }
+    for k, v in pairs(more or {}) do
+      if k == "secrets" then sealed = v else plain[k] = v end
+    end
+    return s.store.put("credential", name, plain, sealed)
+  end
+  function s.domain(bundle, host, more)
+    local plain = { bundle = bundle, host = host, created = 1 }
+    for k, v in pairs(more or {}) do plain[k] = v end
+    s.store.put("bundle", bundle .. "/" .. host, plain)
+  end
+  function s.agent(name, bundles, more)
+    local plain = { name = name, bundles = bundles }
+    for k, v in pairs(more or {}) do plain[k] = v end
+    s.store.put("agent", "a/" .. name, plain)
+    s.store.put("agent", "t/hash-" .. name, { agent = name })
+  end
+  s.agent("alice", { "default" })
+
+  local fake_policy = setmetatable({
+    load = function(name)
+      local pol = s.policies[name]
+      if pol == nil then return default(name) end
+      if type(pol) == "string" then return nil, pol end
+      return pol
+    end,
+    refresh = function(pol, cred, net, deadline) return pol.refresh(cred, net, deadline) end,
+  }, { __index = policy })
+  local records = {
+    settings = function() return { echo = s.echo ~= false } end,
+    placeholder = function(agent, rec) return rec.env and "ph-" .. agent .. "-" .. rec.name end,
+  }
+  s.config = config.new {
+    store = s.store, records = records, policy = fake_policy, sandbox = sandbox, time = s.world.time,
+    keep = secret.keep, parse_url = http.parse_url, path_readings = http.path_readings,
+    spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
+    log = function(text) s.logged[#s.logged + 1] = text end,
+  }
+  local tokens = token.new {
+    store = s.store, time = s.world.time, policy = fake_policy, keep = secret.keep, cache = config.cache,
+    freeze = config.freeze, net_for = function() return {} end, owner = "w", new_id = function() return "id" end,
+    spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
+  }
+  s.pipeline = pipeline.new {
+    config = s.config, tokens = tokens, policy = fake_policy, sandbox = sandbox, store = s.store, records = records,
+    time = s.world.time, json = json, parse_url = http.parse_url, path_readings = http.path_readings,
+    log = function(text) s.logged[#s.logged + 1] = text end,
+  }
+
+  --- "GET https://api.test/x", { agent, headers, form, … } -> what was decided: { did, code, status, log, headers, … }
+  function s.request(text, more)
+    more = more or {}
+    local method, scheme, host, port, path = text:match("^(%S+) (%a+)://([^/:]+):?(%d*)(.*)$")
+    local out = { stripped = {}, headers = {} }
+    for k, v in pairs(more.headers or {}) do out.headers[k:lower()] = v end
+    local req = {
+      method = method, scheme = scheme, host = host, path = path == "" and "/" or path,
+      port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
+      form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
+      own_endpoint = more.own or false, websocket = more.websocket or false, id = "1",
+    }
+    function req.log(_, t) out.log = fake.copy(t); return more.share end
+    function req.fail(_, status, code, message, hint, opt)
+      assert(not out.did, "a second decision")
+      out.did, out.status, out.code, out.message, out.hint, out.options = "fail", status, code, message, hint, opt
+    end
+    local function ends(name)
+      return function(_, t)
+        assert(not out.did, "a second decision")
+        out.did, out.with = name, fake.copy(t)
+      end
+    end
+    req.forward, req.tunnel, req.intercept, req.echo = ends "forward", ends "tunnel", ends "intercept", ends "echo"
+    function req.respond(_, status, kind, body)
+      out.did, out.status, out.kind, out.body = "respond", status, kind, body
+    end
+    function req.presents(_, text_) return (more.presents or {})[text_] == true end
+    function req.strip(_, spec)
+      out.routing = spec.routing
+      for _, name in ipairs(spec.headers or {}) do
+        out.headers[name:lower()] = nil
+        out.stripped[#out.stripped + 1] = name:lower()
+      end
+    end
+    function req.read_body() return table.unpack(more.body or { true }) end
+    function req.view()
+      return { headers = {
+        set = function(_, n, v) out.headers[n:lower()] = v end,
+        get = function(_, n) return out.headers[n:lower()] end,
+      } }
+    end
+    local entry = more.connect and s.pipeline.on_connect or s.pipeline.on_request
+    if options.spawn then
+      s.world.spawn(function() entry(s.pipeline, req) end, "w")
+      if not more.later then s.world.run(more.run or 1000) end
+    else
+      entry(s.pipeline, req)
+    end
+    return out
+  end
+
+  function s.code(text, more)
+    local out = s.request(text, more)
+    return out.did == "fail" and (out.code or out.status) or out.did
+  end
+  return s
+end
+
+local function with_bearer(options)
+  local s = setting(options)
+  s.credential "gh"
+  return s
+end
+
+-- A type with a refresh, as the store's policy of the name "oauth".
+local function with_oauth(options)
+  local s = setting(options)
+  local pol = {}
+  for k, v in pairs(default "oauth_client_credentials") do pol[k] = v end
+  pol.name = "oauth"
+  function pol.refresh()
+    s.refreshes = s.refreshes + 1
+    if s.slow then s.world.time.sleep(s.slow) end
+    if s.refuse then return nil, s.refuse end
+    return { secrets = { access_token = secret.of("at-" .. s.refreshes) }, expires_at = s.world.time.wall() + 3600 }
+  end
+  s.policies.oauth = pol
+  s.credential("crm", {
+    type = "oauth", fields = { token_url = "https://api.test/oauth/token", client_id = "id" },
+    secrets = { ["f/client_secret"] = secret.of "s" },
+  })
+  return s
+end
+
+local cases = {
+  -- ---- who
+  ["an unknown token is 407 on the proxy port, for CONNECT and in absolute form"] = function()
+    local s = with_bearer()
+    for _, more in ipairs { { form = "absolute" }, { form = "connect", connect = true } } do
+      for _, agent in ipairs { false, "nobody" } do
+        more.agent = agent
+        local out = s.request("GET https://api.test/", more)
+        is(out.status, 407)
+        is(out.code, nil)
+        is(out.message, nil)
+      end
+    end
+  end,
+  ["an unknown token inside a tunnel is 403 agent_unknown, then the end"] = function()
+    local out = with_bearer().request("GET https://api.test/", { agent = "nobody" })
+    is(out.status, 403)
+    is(out.code, "agent_unknown")
+    is(out.options.close, true)
+  end,
+  ["a token or an agent that expired, and one that was revoked, are unknown"] = function()
+    local s = with_bearer()
+    s.agent("old", { "default" }, { expires_at = s.world.time.wall() })
+    s.agent("gone", { "default" }, { revoked = true })
+    s.agent("short", { "default" })
+    s.store.put("agent", "t/hash-short", { agent = "short", expires_at = s.world.time.wall() + 10 })
+    is(s.code("GET https://api.test/", { agent = "old" }), "agent_unknown")
+    is(s.code("GET https://api.test/", { agent = "gone" }), "agent_unknown")
+    is(s.code("GET https://api.test/", { agent = "short" }), "forward")
+    s.world.run(10000)
+    is(s.code("GET https://api.test/", { agent = "short" }), "agent_unknown")
+  end,
+  ["a revoked agent is unknown at its next request"] = function()
+    local s = with_bearer()
+    is(s.code "GET https://api.test/", "forward")
+    s.agent("alice", { "default" }, { revoked = true })
+    is(s.code "GET https://api.test/", "agent_unknown")
+  end,
+  ["an agent over its share is told so, and costs nothing more"] = function()
+    local s = with_oauth()
+    is(s.code("GET https://api.test/", { share = false }), "too_many")
+    is(s.refreshes, 0)
+    is(s.code("GET https://api.test/", { share = false, connect = true }), "too_many")
+  end,
+
+  -- ---- CONNECT
+  ["a tunnel is intercepted, also to a host that will be refused"] = function()
+    local s = with_bearer()
+    is(s.code("CONNECT https://api.test/", { connect = true }), "intercept")
+    is(s.code("CONNECT https://unknown.test/", { connect = true }), "intercept")
+  end,
+  ["a tunnel entry relays, with its addresses, unless a credential covers the host"] = function()
+    local s = with_bearer()
+    s.domain("default", "db.test", { tunnel = true, ports = { 5432 }, addresses = { "10.0.0.0/8" } })
+    s.domain("default", "api.test", { tunnel = true })
+    local out = s.request("CONNECT https://db.test:5432", { connect = true })
+    is(out.did, "tunnel")
+    is(out.with.addresses[1], "10.0.0.0/8")
+    is(out.log.reason, "tunnel db.test")
+    is(s.code("CONNECT https://db.test:443", { connect = true }), "intercept")
+    is(s.code("CONNECT https://api.test:443", { connect = true }), "intercept")
+  end,
+
+  -- ---- deciding
+  ["a request goes out with its credential, and the agent's own Authorization stays behind"] = function()
+    local out = with_bearer().request("GET https://api.test/v1", { headers = { Authorization = "Bearer mine" } })
+    is(out.did, "forward")
+    assert(require("secret").is(out.headers.authorization))
+    is(out.log.credential, "gh")
+    is(out.log.bundle, "default")
+    is(out.log.agent, "alice")
+    is(out.log.decision, "allow")
+    is(out.with.identity, "alice")
+    is(out.with.watch, false)
+    is(out.with.websocket, false)
+  end,
+  ["what nothing allows is refused, and says what would be"] = function()
+    local s = with_bearer()
+    local out = s.request "GET https://other.test/"
+    is(out.status, 403)
+    is(out.code, "host_not_allowed")
+    is(out.message, "other.test:443 is not allowed for this agent")
+    assert(out.hint)
+    is(out.log.decision, "deny")
+    is(out.log.reason, "host_not_allowed")
+    s.credential("ro", { hosts = { "ro.test" }, methods = { "GET" }, paths = { "/v1" } })
+    is(s.code "POST https://ro.test/v1", "method_not_allowed")
+    is(s.code "GET https://ro.test/v2", "path_not_allowed")
+    is(s.code "GET https://ro.test/v1/..%2f", "ambiguous_path")
+    assert(s.request("POST https://ro.test/v1").hint:find("GET, HEAD", 1, true))
+  end,
+  ["TRACE is refused with 405"] = function()
+    local out = with_bearer().request "TRACE https://api.test/"
+    is(out.status, 405)
+    is(out.code, "trace")
+  end,
+  ["a domain entry forwards without a credential, and leaves the agent's Authorization alone"] = function()
+    local s = setting()
+    s.domain("default", "pypi.test", { addresses = { "10.0.0.0/8" } })
+    local out = s.request("GET https://pypi.test/", { headers = { authorization = "mine" } })
+    is(out.did, "forward")
+    is(out.headers.authorization, "mine")
+    is(out.with.addresses[1], "10.0.0.0/8")
+    is(out.log.credential, nil)
+    is(out.routing, true)   -- its methods decided
+  end,
+  ["a credential's addresses go with its requests"] = function()
+    local s = setting()
+    s.credential("lan", { addresses = { "192.168.0.0/16" } })
+    is(s.request("GET https://api.test/").with.addresses[1], "192.168.0.0/16")
+  end,
+  ["override headers are stripped where a method or path rule decided, and only there"] = function()
+    local s = with_bearer()
+    is(s.request("GET https://api.test/").routing, nil)
+    s.credential("ro", { hosts = { "ro.test" }, methods = { "GET" } })
+    is(s.request("GET https://ro.test/").routing, true)
+  end,
+  ["an upgrade to WebSocket asks for the method WEBSOCKET"] = function()
+    local s = with_bearer()
+    s.domain("default", "pypi.test")
+    local out = s.request("GET https://api.test/", { websocket = true })
+    is(out.did, "forward")
+    is(out.with.websocket, true)
+    is(s.code("GET https://pypi.test/", { websocket = true }), "method_not_allowed")
+    is(s.request("GET https://api.test/").with.websocket, false)
+  end,
+  ["a presented placeholder chooses between equals"] = function()
+    local s = setting()
+    s.credential("one", { env = "A" })
+    s.credential("two", { env = "B" })
+    is(s.request("GET https://api.test/").log.credential, "one")
+    is(s.request("GET https://api.test/", { presents = { ["ph-alice-two"] = true } }).log.credential, "two")
+    is(s.request("GET https://api.test/", { presents = { ["ph-bob-two"] = true } }).log.credential, "one")
+  end,
+  ["an origin-form request for another host is misdirected"] = function()
+    local out = with_bearer().request("GET http://api.test/", { form = "origin" })
+    is(out.status, 421)
+  end,
+
+  -- ---- attaching
+  ["further headers are set, plain and secret, and the agent's own copies stripped"] = function()
+    local s = setting()
+    s.credential("gh", {
+      headers = { ["x-version"] = "2022" },
+      secrets = { ["f/token"] = secret.of "t", ["h/x-second"] = secret.of "s2" },
+    })
+    local out = s.request("GET https://api.test/", { headers = { ["x-second"] = "mine", ["x-version"] = "mine" } })
+    is(out.headers["x-version"], "2022")
+    assert(require("secret").is(out.headers["x-second"]))
+    local all = table.concat(out.stripped, " ")
+    assert(all:find("x%-second") and all:find("x%-version") and all:find("authorization"))
+  end,
+  ["a type whose script does not compile fails by name, and only its own credentials"] = function()
+    local s = with_bearer()
+    s.credential("other", { hosts = { "other.test" }, type = "api_key", secrets = { ["f/key"] = secret.of "k" } })
+    s.policies.api_key = "policies/api_key.lua:1: broken"
+    is(s.code "GET https://other.test/", "policy_failed")
+    is(s.code "GET https://api.test/", "forward")
+  end,
+  ["an apply that raises sends nothing, and its text stays here"] = function()
+    local s = with_bearer()
+    local pol = {}
+    for k, v in pairs(default "bearer") do pol[k] = v end
+    pol.apply = function() error "what the request said" end
+    s.policies.bearer = pol
+    local out = s.request "GET https://api.test/"
+    is(out.code, "policy_failed")
+    is(out.message, 'injection failed ("gh"): its type bearer failed')
+  end,
+  ["a credential whose record is damaged is refused by name; the rest serves on"] = function()
+    local s = with_bearer()
+    s.credential("other", { hosts = { "other.test" } })
+    s.store.damaged["credential/gh"] = true
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    is(s.code "GET https://other.test/", "forward")
+    local named = 0
+    for _, line in ipairs(s.logged) do named = named + (line:find("record_refused db=credential key=gh", 1, true) and 1 or 0) end
+    is(named, 1)
+  end,
+  ["a credential that is damaged after it was indexed is refused too"] = function()
+    local s = with_bearer()
+    s.config:sync(0)
+    s.store.damaged["credential/gh"] = true
+    is(s.code "GET https://api.test/", "injection_failed")
+  end,
+  ["a body that a type declares is read first; one too large is 413"] = function()
+    local s = with_bearer()
+    local pol = {}
+    for k, v in pairs(default "bearer") do pol[k] = v end
+    pol.body = { max = 10 }
+    s.policies.bearer = pol
+    is(s.code "POST https://api.test/", "forward")
+    is(s.code("POST https://api.test/", { body = { nil, "too_large" } }), "body_too_large")
+    is(s.code("POST https://api.test/", { body = { nil, "eof" } }), "bad_request")
+    is(s.code("POST https://api.test/", { body = { nil, "no_memory" } }), "injection_unavailable")
+  end,
+
+  -- ---- the echo host
+  ["the echo host answers for the demo credential alone"] = function()
+    local s = setting()
+    s.credential("demo", { hosts = { "echo.sallyport.test" }, demo = true })
+    is(s.code "GET https://echo.sallyport.test/", "echo")
+    local t = setting()
+    t.credential("mine", { hosts = { "*.sallyport.test" } })
+    is(t.code "GET https://echo.sallyport.test/", "host_not_allowed")
+    t.domain("default", "echo.sallyport.test")
+    t.credential("mine", { hosts = { "other.test" } })
+    is(t.code "GET https://echo.sallyport.test/", "host_not_allowed")
+  end,
+  ["with echo off it is a host like any other"] = function()
+    local s = setting()
+    s.echo = false
+    s.credential("demo", { hosts = { "echo.sallyport.test" }, demo = true })
+    is(s.code "GET https://echo.sallyport.test/", "forward")
+  end,
+
+  -- ---- tokens
+  ["a type with refresh waits for its token and is watched"] = function()
+    local s = with_oauth { spawn = true }
+    s.slow = 300
+    local out = s.request "GET https://api.test/v1"
+    is(out.did, "forward")
+    is(out.with.watch, true)
+    is(s.refreshes, 1)
+    s.request "GET https://api.test/v1"
+    is(s.refreshes, 1)
+  end,
+  ["the token endpoint never gets the credential, in no spelling of its path"] = function()
+    local s = with_oauth()
+    for _, path in ipairs { "/oauth/token", "/oauth//token", "/x/../oauth/token", "/oauth/%74oken", "/oauth/token;x", "/oauth/token%zz" } do
+      is(s.code("POST https://api.test" .. path), "token_endpoint")
+    end
+    is(s.refreshes, 0)
+    for _, path in ipairs { "/oauth/token2", "/oauth", "/oauth/token/x", "/" } do
+      is(s.code("POST https://api.test" .. path), "forward")
+    end
+  end,
+  ["another port of that host is another endpoint"] = function()
+    local s = with_oauth()
+    s.credential("crm", {
+      type = "oauth", ports = { 443, 8443 }, fields = { token_url = "https://api.test/oauth/token", client_id = "id" },
+      secrets = { ["f/client_secret"] = secret.of "s" },
+    })
+    is(s.code "POST https://api.test:8443/oauth/token", "forward")
+    is(s.code "POST https://api.test/oauth/token", "token_endpoint")
+  end,
+  ["a refused refresh is 502 and names the credential; one that passes is 503 with Retry-After"] = function()
+    local s = with_oauth()
+    s.refuse = "invalid_client"
+    local out = s.request "GET https://api.test/"
+    is(out.status, 502)
+    is(out.code, "oauth_refresh_failed")
+    is(out.message, "credential crm: no token could be had: invalid_client")
+    local t = with_oauth()
+    t.refuse = "timeout"
+    out = t.request "GET https://api.test/"
+    is(out.status, 503)
+    is(out.code, "injection_unavailable")
+    assert(out.options.retry_after >= 1)
+  end,
+  ["what was taken away while a request waited is not sent"] = function()
+    for _, how in ipairs { "remove", "disable", "revoke", "hosts", "secret" } do
+      local s = with_oauth { spawn = true }
+      s.slow = 300
+      local out = s.request("GET https://api.test/", { later = true })
+      s.world.run(100)
+      if how == "remove" then s.store.del("credential", "crm")
+      elseif how == "revoke" then s.agent("alice", { "default" }, { revoked = true })
+      else
+        s.credential("crm", {
+          type = "oauth", enabled = how ~= "disable", hosts = { how == "hosts" and "new.test" or "api.test" },
+          fields = { token_url = "https://api.test/oauth/token", client_id = "id" },
+          secrets = { ["f/client_secret"] = secret.of "s" },
+        })
+      end
+      s.world.run(2000)
+      is(out.did, "fail")
+      is(out.headers.authorization, nil)
+    end
+  end,
+  ["an unrelated change does not disturb a request that waits"] = function()
+    local s = with_oauth { spawn = true }
+    s.slow = 300
+    local out = s.request("GET https://api.test/", { later = true })
+    s.world.run(100)
+    s.credential("another", { hosts = { "another.test" } })
+    s.world.run(2000)
+    is(out.did, "forward")
+  end,
+  ["a 401 drops the token, and the next request refreshes"] = function()
+    local s = with_oauth()
+    s.request "GET https://api.test/"
+    s.world.run(60000)
+    s.pipeline:on_answer("crm", 401, nil)
+    s.request "GET https://api.test/"
+    is(s.refreshes, 2)
+    s.pipeline:on_answer("gone", 401, nil)
+  end,
+
+  -- ---- following the store
+  ["a credential added, changed, disabled and removed is in force at the next request"] = function()
+    local s = setting()
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    s.credential "gh"
+    is(s.code "GET https://api.test/", "forward")
+    s.credential("gh", { enabled = false })
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    s.credential("gh", { hosts = { "new.test" } })
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    is(s.code "GET https://new.test/", "forward")
+    s.store.del("credential", "gh")
+    is(s.code "GET https://new.test/", "host_not_allowed")
+  end,
+  ["domain entries and an agent's bundles follow too"] = function()
+    local s = setting()
+    s.domain("extra", "pypi.test")
+    is(s.code "GET https://pypi.test/", "host_not_allowed")
+    s.agent("alice", { "default", "extra" })
+    is(s.code "GET https://pypi.test/", "forward")
+    s.store.del("bundle", "extra/pypi.test")
+    is(s.code "GET https://pypi.test/", "host_not_allowed")
+  end,
+  ["a change is followed by its record, not by reading everything again"] = function()
+    local s = setting()
+    for i = 1, 200 do s.credential("c" .. i, { hosts = { "h" .. i .. ".test" } }) end
+    s.code "GET https://h1.test/"
+    local before = s.store.reads
+    s.credential("c7", { hosts = { "new.test" } })
+    is(s.code "GET https://new.test/", "forward")
+    assert(s.store.reads - before < 15, s.store.reads - before)
+  end,
+  ["after too many changes the index is built anew"] = function()
+    local s = with_bearer()
+    s.code "GET https://api.test/"
+    for i = 1, 60 do s.credential("c" .. i, { hosts = { "h" .. i .. ".test" } }) end
+    s.store.del("credential", "gh")
+    is(s.code "GET https://h60.test/", "forward")
+    is(s.code "GET https://api.test/", "host_not_allowed")
+  end,
+  ["one task follows for all who wait, in slices"] = function()
+    local s = setting { spawn = true }
+    for i = 1, 300 do s.credential("c" .. i, { hosts = { "h" .. i .. ".test" } }) end
+    local spawned, spawn = 0, s.config.spawn
+    s.config.spawn = function(fn) spawned = spawned + 1; return spawn(fn) end
+    local all = {}
+    for i = 1, 20 do all[i] = s.request("GET https://h" .. i .. ".test/", { later = true }) end
+    s.world.run(1000)
+    for i = 1, 20 do is(all[i].did, "forward") end
+    is(spawned, 1)
+  end,
+  ["requests are served while the index follows later changes"] = function()
+    local s = setting { spawn = true }
+    s.credential "gh"
+    is(s.code "GET https://api.test/", "forward")
+    for round = 1, 20 do
+      s.credential("c" .. round, { hosts = { "h" .. round .. ".test" } })
+      is(s.code("GET https://h" .. round .. ".test/"), "forward")
+    end
+  end,
+  ["a store that cannot be read is 503"] = function()
+    local s = with_bearer()
+    s.store.unreadable = true
+    is(s.code "GET https://api.test/", "store_unavailable")
+    is(s.code("CONNECT https://api.test/", { connect = true }), "store_unavailable")
+  end,
+  ["a secret that changes is not sent to where only the old record sent it"] = function()
+    local s = with_bearer()
+    s.code "GET https://api.test/"
+    -- another process writes between the decision and the opening
+    local peek_generation = s.store.generation
+    s.config.opened:drop "gh"
+    local get = s.store.get
+    s.store.get = function(db, key)
+      if db == "credential" then
+        s.store.get = get
+        s.credential("gh", { hosts = { "new.test" }, secrets = { ["f/token"] = secret.of "new" } })
+      end
+      return get(db, key)
+    end
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    s.store.generation = peek_generation
+  end,
+
+  -- ---- match.lua as anybody's edit
+  ["a match.lua that does not compile refuses everything, until it does"] = function()
+    local s = with_bearer()
+    s.policies.match = "policies/match.lua:3: broken"
+    is(s.code "GET https://api.test/", "policy_failed")
+    is(s.code("CONNECT https://api.test/", { connect = true }), "intercept")
+    s.policies.match = nil
+    s.store.put("policy", "match", { name = "match" })
+    is(s.code "GET https://api.test/", "forward")
+  end,
+  ["a match.lua that raises, in any function, refuses everything"] = function()
+    for _, name in ipairs { "new", "add", "candidates", "decide" } do
+      local s = with_bearer()
+      local pol = {}
+      for k, v in pairs(default "match") do pol[k] = v end
+      pol[name] = function() error "broken" end
+      s.policies.match = pol
+      is(s.code "GET https://api.test/", "policy_failed")
+      is(s.code "GET https://api.test/", "policy_failed")
+    end
+  end,
+  ["a match.lua that answers what is not the agent's refuses"] = function()
+    for _, answer in ipairs {
+      function() return { id = "credential/gh" }, "other" end,            -- not the agent's bundle
+      function() return { id = "credential/secret" }, "default" end,      -- not in that bundle
+      function() return { id = "credential/none" }, "default" end,
+      function() return "gh", "default" end,
+      function() return true end,
+      function() return nil, "no_such_code" end,
+      function() return nil end,
+    } do
+      local s = with_bearer()
+      s.credential("secret", { bundles = { "other" } })
+      local pol = {}
+      for k, v in pairs(default "match") do pol[k] = v end
+      pol.decide = answer
+      s.policies.match = pol
+      is(s.code "GET https://api.test/", "policy_failed")
+    end
+  end,
+  ["a match.lua that answers a tunnel for what is none is intercepted"] = function()
+    local s = with_bearer()
+    s.domain("default", "pypi.test")
+    local pol = {}
+    for k, v in pairs(default "match") do pol[k] = v end
+    pol.tunnel = function() return { id = "credential/gh" }, "default" end
+    s.policies.match = pol
+    is(s.code("CONNECT https://api.test/", { connect = true }), "intercept")
+    pol.tunnel = function() return { id = "domain/default/pypi.test" }, "default" end
+    is(s.code("CONNECT https://pypi.test/", { connect = true }), "intercept")
+  end,
+  ["a test that breaks match.lua sees explain and the decision change"] = function()
+    local s = with_bearer()
+    is(s.code "GET https://api.test/", "forward")
+    is(s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://api.test/" }.decision, "allow")
+    local pol = {}
+    for k, v in pairs(default "match") do pol[k] = v end
+    pol.decide = function() return nil, "rule_denied" end
+    s.policies.match = pol
+    s.store.put("policy", "match", { name = "match" })
+    is(s.code "GET https://api.test/", "rule_denied")
+    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "https://api.test/" }).code, "rule_denied")
+  end,
+
+  -- ---- streams that go on
+  ["a stream is kept while the same entry would decide, and ended when not"] = function()
+    local s = with_bearer()
+    s.domain("default", "db.test", { tunnel = true })
+    local function keep(more)
+      local info = { agent = "alice", token = "hash-alice", bundle = "default", credential = "gh", method = "GET",
+        scheme = "https", host = "api.test", port = 443, path = "/", form = "tunnel" }
+      for k, v in pairs(more or {}) do info[k] = v end
+      return s.pipeline:on_rejudge(info)
+    end
+    is(keep(), true)
+    is(keep { path = "/x/../y" }, true)
+    is(keep { token = "hash-nobody" }, false)
+    is(keep { host = "other.test" }, false)
+    is(keep { credential = "another" }, false)
+    is(keep { websocket = true }, true)
+    is(keep { form = "connect", host = "db.test", credential = false }, true)
+    is(keep { form = "connect" }, false)
+    s.credential("gh", { methods = { "GET" } })
+    is(keep { websocket = true }, false)
+    s.credential("gh", { enabled = false })
+    is(keep(), false)
+    s.store.del("bundle", "default/db.test")
+    is(keep { form = "connect", host = "db.test", credential = false }, false)
+  end,
+  ["among equals the one that a stream carries stays"] = function()
+    local s = setting()
+    s.credential("one", { env = "A" })
+    s.credential("two", { env = "B" })
+    for _, name in ipairs { "one", "two" } do
+      is(s.pipeline:on_rejudge { token = "hash-alice", bundle = "default", credential = name, method = "GET", scheme = "https",
+        host = "api.test", port = 443, path = "/", form = "tunnel" }, true)
+    end
+  end,
+
+  -- ---- our own pages
+  ["the proxy's own pages"] = function()
+    local s = with_bearer()
+    s.store.put("meta", "ca", { pem = "PEM" })
+    is(s.request("GET http://proxy/healthz", { own = true, agent = false }).body, "ok\n")
+    is(s.request("GET http://proxy/ca.pem", { own = true, agent = false }).body, "PEM")
+    is(s.request("GET http://proxy/discover", { own = true, agent = false, form = "origin" }).status, 407)
+    is(s.code("GET http://proxy/other", { own = true }), "path_not_allowed")
+    is(s.code("POST http://proxy/healthz", { own = true }), "method_not_allowed")
+  end,
+  ["/discover lists what this agent may reach, and nothing of others"] = function()
+    local s = setting { spawn = true }
+    s.credential("gh", { env = "GH_TOKEN", methods = { "GET" }, paths = { "/v1" } })
+    s.credential("off", { enabled = false })
+    s.credential("theirs", { bundles = { "other" } })
+    s.domain("default", "pypi.test")
+    s.domain("default2", "trap.test")
+    local out = s.request("GET http://proxy/discover", { own = true, form = "origin" })
+    local d = json.decode(out.body)
+    is(d.agent, "alice")
+    is(#d.allowed, 2)
+    is(d.allowed[1].credential, "gh")
+    is(d.allowed[1].hosts[1], "api.test")
+    is(d.allowed[1].ports[1], 443)
+    is(d.allowed[1].methods[1], "GET")
+    is(d.allowed[1].paths[1], "/v1")
+    is(d.allowed[1].placeholder, "ph-alice-gh")
+    is(d.allowed[2].hosts[1], "pypi.test")
+    is(d.allowed[2].methods[3], "OPTIONS")
+    assert(not out.body:find("theirs", 1, true) and not out.body:find("trap", 1, true) and not out.body:find("token-of", 1, true))
+  end,
+  ["/discover ends somewhere"] = function()
+    local s = setting { spawn = true }
+    for i = 1, 600 do s.credential("c" .. i) end
+    local d = json.decode(s.request("GET http://proxy/discover", { own = true, form = "origin" }).body)
+    is(#d.allowed, 500)
+    is(d.truncated, true)
+  end,
+
+  -- ---- explain
+  ["explain says what decides, and why the others do not"] = function()
+    local s = with_bearer()
+    s.credential("second")
+    s.credential("theirs", { bundles = { "other" } })
+    s.domain("default", "api.test")
+    local e = s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://api.test/x" }
+    is(e.decision, "allow")
+    is(e.credential, "gh")
+    is(e.bundle, "default")
+    is(e.type, "bearer")
+    local why = {}
+    for _, row in ipairs(e.considered) do why[row.kind .. " " .. row.name] = row.why end
+    is(why["credential gh"], "it decides")
+    is(why["credential second"], "gh comes first")
+    is(why["domain api.test"], "gh comes first")
+    is(why["credential theirs"], "its bundle other is not one of the agent's")
+  end,
+  ["explain refuses as a request is refused"] = function()
+    local s = with_oauth()
+    s.agent("gone", {}, { revoked = true })
+    local function code(method, url, agent)
+      local e, why = s.pipeline:on_explain { agent = agent or "alice", method = method, url = url }
+      if not e then return why end
+      assert(e.decision == "deny" and e.status and e.message)
+      return e.code
+    end
+    is(code("TRACE", "https://api.test/"), "trace")
+    is(code("GET", "https://other.test/"), "host_not_allowed")
+    is(code("GET", "http://api.test/"), "host_not_allowed")
+    is(code("POST", "https://api.test/oauth/token"), "token_endpoint")
+    is(code("GET", "https://api.test/", "gone"), "agent_unknown")
+    is(code("GET", "https://api.test/", "nobody"), "there is no agent 'nobody'")
+    is(s.refreshes, 0)
+  end,
+  ["explain takes a URL without a scheme, and WebSocket URLs"] = function()
+    local s = with_bearer()
+    s.credential("ro", { hosts = { "ro.test" }, methods = { "GET" } })
+    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "api.test/x" }).decision, "allow")
+    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "wss://api.test/x" }).decision, "allow")
+    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "wss://ro.test/x" }).code, "method_not_allowed")
+  end,
+  ["explain names a tunnel"] = function()
+    local s = setting()
+    s.domain("default", "db.test", { tunnel = true })
+    local e = s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://db.test/" }
+    is(e.decision, "allow")
+    is(e.tunnel, true)
+  end,
+
+  -- ---- trials
+  ["a trial applies one credential, disabled too, and only where it goes"] = function()
+    local s = with_bearer()
+    s.credential("gh", { enabled = false, paths = { "/v1" } })
+    local request = require "request"
+    local req = assert(s.pipeline:on_trial { credential = "gh", method = "GET", url = "https://api.test/v1", request = request })
+    is(req:dump().headers.authorization, "Bearer token-of-gh")
+    local none, code = s.pipeline:on_trial { credential = "gh", method = "GET", url = "https://evil.test/v1", request = request }
+    is(none, nil)
+    is(code, "host_not_allowed")
+    is(select(2, s.pipeline:on_trial { credential = "gh", method = "GET", url = "https://api.test/v2", request = request }), "path_not_allowed")
+    is(select(2, s.pipeline:on_trial { credential = "none", method = "GET", url = "https://api.test/v2", request = request }), "injection_failed")
+  end,
+
+  -- ---- codes
+  ["every 503 and 429 carries Retry-After"] = function()
+    for code, row in pairs(errors.codes) do
+      local seen
+      errors.fail({ fail = function(_, status, c, message, _, options)
+        seen = options
+        is(status, row[1])
+        is(c, code)
+        assert(message ~= "")
+      end }, code)
+      is((row[1] == 503 or row[1] == 429), seen ~= nil and seen.retry_after ~= nil)
+    end
+  end,
+  ["a view of a credential cannot be changed, and reads like a table"] = function()
+    local view = config.freeze { list = { "a", "b" }, map = { k = "v" } }
+    is(#view.list, 2)
+    is(table.concat(view.list, ","), "a,b")
+    local n = 0
+    for _, v in ipairs(view.list) do n = n + #v end
+    for _ in pairs(view.map) do n = n + 1 end
+    is(n, 3)
+    is(pcall(function() view.list[1] = "x" end), false)
+    is(pcall(function() view.new = "x" end), false)
+    is(getmetatable(view), false)
+  end,
+}
+
+return cases
