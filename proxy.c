@@ -155,7 +155,7 @@ buf_reserve(struct buf *b, size_t more)
 	want = b->n + more;
 	if (want <= b->cap)
 		return true;
-	cap = b->cap < 256 ? 256 : b->cap * 2;
+	cap = b->cap < 512 ? 512 : b->cap * 2;
 	while (cap < want)
 		cap *= 2;
 	if (cap > b->max)
@@ -221,6 +221,32 @@ buf_free(struct buf *b)
 		wipe(b->p, b->cap);
 	free(b->p);
 	*b = (struct buf){.max = b->max};
+}
+
+/* For one that is used again and again: empty, and no larger than `keep`. */
+static void
+buf_recycle(struct buf *b, size_t keep)
+{
+	if (b->cap > keep) {
+		buf_free(b);
+		return;
+	}
+	if (b->n != 0)
+		wipe(b->p, b->n);
+	b->n = 0;
+}
+
+/* Decimal: a twentieth of what buf_addf costs, for what every request writes. */
+static bool
+buf_addu(struct buf *b, uint64_t v)
+{
+	char tmp[20];
+	size_t i = sizeof tmp;
+
+	do
+		tmp[--i] = (char)('0' + v % 10);
+	while ((v /= 10) != 0);
+	return buf_add(b, tmp + i, sizeof tmp - i);
 }
 
 static struct slice
@@ -9393,6 +9419,7 @@ struct task {
 	enum task_state state;
 	bool woken;             /* a wake came while it ran */
 	bool abandoned;         /* its owner died while it ran */
+	bool waits;             /* it yielded through task_yield: something will wake it */
 	task_push *push;
 	void *arg;              /* borrowed until push has run */
 	void *owner;            /* borrowed; for done */
@@ -9489,7 +9516,7 @@ task_recycle(struct task *t)
 	timer_stop(&t->deadline);
 	loop_undefer(&t->wake);
 	secret_scope_close(&t->scope);
-	if (lua_status(t->co) == LUA_OK && t->state != TASK_WAITING)
+	if (lua_status(t->co) == LUA_OK)
 		lua_settop(t->co, 0);
 	else if (!lua_protect(l_task_reset, t)) {
 		task_free(t);
@@ -9531,7 +9558,8 @@ static int
 l_task_traceback(lua_State *L)
 {
 	struct task *t = lua_touserdata(L, 1);
-	const char *msg = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1)
+	const char *msg = lua_status(t->co) == LUA_YIELD ? "yielded, and nothing will wake it"
+	    : lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1)
 	    : "error object is not a string";
 
 	luaL_traceback(L, t->co, msg, 0);
@@ -9552,7 +9580,7 @@ lua_step(struct task *t, int nargs)
 	assert(task_running == NULL);
 	timer_stop(&t->deadline);
 	t->state = TASK_RUNNING;
-	t->woken = false;
+	t->woken = t->waits = false;
 	task_running = t;
 	secret_scope_now = &t->scope;
 	if (lua_worker)
@@ -9568,18 +9596,16 @@ lua_step(struct task *t, int nargs)
 	secret_scope_now = NULL;
 	task_running = NULL;
 	store_read_reset();
-	if (rc == LUA_YIELD && !t->abandoned) {
+	if (rc == LUA_YIELD && t->waits && !t->abandoned) {
 		t->state = TASK_WAITING;
 		lua_pop(t->co, nres);
 		if (t->woken)
 			task_wake(t);
 		return;
 	}
-	if (rc != LUA_OK && rc != LUA_YIELD && !t->abandoned)
+	if (rc != LUA_OK && !t->abandoned)
 		lua_protect(l_task_traceback, t);
-	if (rc == LUA_YIELD)
-		t->state = TASK_WAITING;        /* task_recycle must unwind it */
-	else if (t->done != NULL && !t->abandoned)
+	if (t->done != NULL && !t->abandoned)
 		t->done(t, rc == LUA_OK, t->co);
 	task_recycle(t);
 }
@@ -9654,6 +9680,7 @@ task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
 		return luaL_error(L, "cannot wait here");
 	if (deadline != INT64_MAX)
 		timer_set(&t->deadline, deadline, task_timeout);
+	t->waits = true;
 	return lua_yieldk(L, 0, ctx, k);
 }
 
@@ -11093,12 +11120,24 @@ struct upstream {
 	uint16_t port;
 	void *owner;            /* borrowed: told by event; NULL while idle */
 	void (*event)(struct upstream *);
+	uint32_t hash;          /* of key */
 	char key[UPSTREAM_KEY_MAX];
 };
 
 static struct upstream *upstream_idle;  /* newest first */
 static size_t upstream_idle_n;
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
+
+/* FNV-1a: only to tell most keys apart before they are compared. */
+static uint32_t
+upstream_hash(const char *key)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *key != '\0'; key++)
+		h = (h ^ (unsigned char)*key) * 16777619u;
+	return h;
+}
 
 static void
 upstream_reap(struct defer *d)
@@ -11234,6 +11273,7 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls)
 	u->state = UP_DIAL;
 	snprintf(u->host, sizeof u->host, "%s", host);
 	snprintf(u->key, sizeof u->key, "%s", key);
+	u->hash = upstream_hash(key);
 	return u;
 }
 
@@ -11250,8 +11290,10 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 static struct upstream *
 upstream_take(const char *key)
 {
+	uint32_t hash = upstream_hash(key);
+
 	for (struct upstream *u = upstream_idle; u != NULL; u = u->next) {
-		if (strcmp(u->key, key) == 0 && !u->peer.watch.hup && !u->peer.watch.readable) {
+		if (u->hash == hash && strcmp(u->key, key) == 0 && !u->peer.watch.hup && !u->peer.watch.readable) {
 			upstream_unlink(u);
 			timer_stop(&u->timer);
 			return u;
@@ -11308,6 +11350,8 @@ upstream_release(struct upstream *u, bool reusable)
 #define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
 #define CONN_LINGER_MAX (256 * 1024)
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
+#define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
+#define REQ_BUF_KEEP 4096       /* a head larger than this is rare */
 #define REQ_ECHO_MAX (64 * 1024)
 #define REQ_NAME_MAX 64         /* agent, bundle, credential names */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
@@ -11445,7 +11489,6 @@ struct req {
 	bool task_done, task_ok;
 	char id[17];
 
-	struct buf bytes;       /* owned; the head as it came */
 	struct http_head head;  /* slices into bytes */
 	uint8_t mark[HTTP_FIELDS_MAX]; /* enum field_mark of head.field[i] */
 	struct added *added;    /* owned */
@@ -11494,11 +11537,9 @@ struct req {
 
 	/* the upstream */
 	struct upstream *up;    /* owned while set */
-	struct buf out_head;    /* owned; composed before the dial, gone when it is sent */
 	bool fresh_dial;        /* no pooled connection: the second try */
 	bool head_sent, answer_begun, retried;
 	bool stream;            /* event stream: long idle */
-	struct buf up_bytes;    /* owned; head of the answer as it comes */
 	size_t up_scanned;
 	struct flow up_flow, down_flow;
 	bool up_keep;           /* the upstream will keep its connection */
@@ -11506,6 +11547,11 @@ struct req {
 
 	int64_t t_start, t_first; /* monotonic ms */
 	uint64_t bytes_up, bytes_down;
+
+	/* Kept, emptied and wiped, for the next request that gets this struct. */
+	struct buf bytes;       /* owned; the head as it came */
+	struct buf out_head;    /* owned; composed before the dial, gone when it is sent */
+	struct buf up_bytes;    /* owned; head of the answer as it comes */
 };
 
 struct agent {
@@ -11880,16 +11926,17 @@ req_new(struct conn *c)
 		req_pooled--;
 	} else if ((r = malloc(sizeof *r)) == NULL) {
 		return NULL;
+	} else {
+		buf_init(&r->bytes, HTTP_HEAD_MAX);
+		buf_init(&r->out_head, HTTP_HEAD_MAX);
+		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
 	}
 	/* Not the 100 fields: http_parse_request writes those that count. */
 	memset(r, 0, offsetof(struct req, head) + offsetof(struct http_head, field));
-	memset(r->mark, 0, sizeof *r - offsetof(struct req, mark));
+	memset(r->mark, 0, offsetof(struct req, bytes) - offsetof(struct req, mark));
 	r->conn = c;
-	buf_init(&r->bytes, HTTP_HEAD_MAX);
 	buf_init(&r->body, 0);
 	buf_init(&r->answer, 256 * 1024);
-	buf_init(&r->up_bytes, HTTP_HEAD_MAX);
-	buf_init(&r->out_head, HTTP_HEAD_MAX);
 	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
 	req_name(r->id);
 	r->t_start = clock_now();
@@ -11934,14 +11981,17 @@ req_free(struct req *r)
 	secret_drop(&r->new_body);
 	filter_free(r->filter);
 	req_body_drop(r);
-	buf_free(&r->bytes);
 	buf_free(&r->answer);
-	buf_free(&r->up_bytes);
-	buf_free(&r->out_head);
 	buf_free(&r->stripped_query);
 	flow_free(&r->up_flow);
 	flow_free(&r->down_flow);
-	if (req_pooled >= 64) {
+	buf_recycle(&r->bytes, REQ_BUF_KEEP);
+	buf_recycle(&r->out_head, REQ_BUF_KEEP);
+	buf_recycle(&r->up_bytes, REQ_BUF_KEEP);
+	if (req_pooled >= REQ_POOL_MAX) {
+		buf_free(&r->bytes);
+		buf_free(&r->out_head);
+		buf_free(&r->up_bytes);
 		free(r);
 		return;
 	}
@@ -11955,49 +12005,61 @@ json_put_member(struct buf *b, const char *name, const char *value)
 {
 	if (value[0] == '\0')
 		return;
-	buf_addf(b, ",\"%s\":", name);
+	buf_add(b, ",\"", 2);
+	buf_adds(b, name);
+	buf_add(b, "\":", 2);
 	json_buf_string(b, slice_of(value));
+}
+
+static void
+json_put_number(struct buf *b, const char *name, uint64_t value)
+{
+	buf_add(b, ",\"", 2);
+	buf_adds(b, name);
+	buf_add(b, "\":", 2);
+	buf_addu(b, value);
 }
 
 /* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
 static void
 req_log(struct req *r)
 {
-	struct buf b;
+	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
 	struct slice path = r->path;
-	char method[32];
 
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
 	if (r->own_endpoint && r->code[0] == '\0')
 		return;
-	buf_init(&b, 16 * 1024);
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
-	buf_addf(&b, "{\"time\":%lld,\"request\":\"%s\"", (long long)clock_read(CLOCK_REALTIME), r->id);
+	buf_clear(&b);
+	buf_adds(&b, "{\"time\":");
+	buf_addu(&b, (uint64_t)clock_read(CLOCK_REALTIME));
+	json_put_member(&b, "request", r->id);
 	json_put_member(&b, "agent", r->agent);
 	json_put_member(&b, "bundle", r->bundle);
 	json_put_member(&b, "credential", r->credential);
 	json_put_member(&b, "decision", r->allowed ? "allow" : "deny");
 	json_put_member(&b, "reason", r->reason);
-	snprintf(method, sizeof method, "%.*s", (int)r->head.method.n, r->head.method.p);
-	json_put_member(&b, "method", method);
+	buf_adds(&b, ",\"method\":");
+	json_buf_string(&b, r->head.method);
 	if (r->form != REQ_CONNECT)
 		json_put_member(&b, "scheme", r->secure ? "https" : "http");
 	json_put_member(&b, "host", r->host);
-	buf_addf(&b, ",\"port\":%d,\"path\":", r->port);
+	json_put_number(&b, "port", (uint64_t)r->port);
+	buf_adds(&b, ",\"path\":");
 	json_buf_string(&b, path);
 	if (r->status != 0)
-		buf_addf(&b, ",\"status\":%d", r->status);
-	buf_addf(&b, ",\"up\":%llu,\"down\":%llu", (unsigned long long)r->bytes_up,
-	    (unsigned long long)r->bytes_down);
+		json_put_number(&b, "status", (uint64_t)r->status);
+	json_put_number(&b, "up", r->bytes_up);
+	json_put_number(&b, "down", r->bytes_down);
 	if (r->t_first != 0)
-		buf_addf(&b, ",\"first_ms\":%lld", (long long)(r->t_first - r->t_start));
-	buf_addf(&b, ",\"ms\":%lld", (long long)(clock_now() - r->t_start));
+		json_put_number(&b, "first_ms", (uint64_t)(r->t_first - r->t_start));
+	json_put_number(&b, "ms", (uint64_t)(clock_now() - r->t_start));
 	json_put_member(&b, "error", r->code);
 	buf_add(&b, "}", 1);
 	logstore_add(buf_slice(&b));
-	buf_free(&b);
 }
 
 static const char *
@@ -12245,6 +12307,12 @@ put_field(struct buf *b, struct slice name, struct slice value)
 }
 
 static bool
+put_length(struct buf *b, uint64_t n)
+{
+	return buf_adds(b, "Content-Length: ") && buf_addu(b, n) && buf_add(b, "\r\n", 2);
+}
+
+static bool
 req_put_target(const struct req *r, struct buf *b)
 {
 	struct slice query = r->query;
@@ -12309,11 +12377,11 @@ req_put_head(struct req *r, struct buf *b)
 	    buf_adds(b, " HTTP/1.1\r\n") && req_put_fields(r, b);
 
 	if (r->body_read && req_wants_length(r))
-		ok = ok && buf_addf(b, "Content-Length: %zu\r\n", req_body(r).n);
+		ok = ok && put_length(b, req_body(r).n);
 	else if (r->body_read)
 		;
 	else if (r->head.body == BODY_LENGTH && !req_out_chunked(r))
-		ok = ok && buf_addf(b, "Content-Length: %llu\r\n", (unsigned long long)r->head.length);
+		ok = ok && put_length(b, r->head.length);
 	else if (req_out_chunked(r))
 		ok = ok && buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	if (r->websocket && r->allow_websocket)
@@ -12905,6 +12973,25 @@ conn_begin_echo(struct conn *c)
 }
 
 /* -- CONN_DIAL */
+/* Whose connection it is and where to. Names hold no "|". */
+static void
+req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
+{
+	const char *const parts[] = {r->agent, r->credential, r->dial_host, r->dial_tls ? "tls" : "plain"};
+	size_t n = 0;
+
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+		size_t len = strlen(parts[i]);
+
+		memcpy(key + n, parts[i], len);
+		n += len;
+		key[n++] = '|';
+	}
+	n += hex_encode(key + n, &r->dial_port, sizeof r->dial_port);
+	key[n] = '\0';
+}
+_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 32, "a pool key fits");
+
 static void
 conn_begin_dial(struct conn *c)
 {
@@ -12917,8 +13004,7 @@ conn_begin_dial(struct conn *c)
 	}
 	c->state = CONN_DIAL;
 	conn_deadline(c, CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
-	snprintf(key, sizeof key, "%s|%d|%u|%s|%s", r->agent, r->dial_tls, r->dial_port, r->dial_host,
-	    r->credential);
+	req_pool_key(r, key);
 	if (r->action == REQ_FORWARD && !r->fresh_dial && !r->websocket)
 		r->up = upstream_take(key);
 	if (r->up != NULL) {
@@ -12997,7 +13083,7 @@ conn_step_dial(struct conn *c)
 		return true;
 	}
 	put = peer_put(&r->up->peer, r->out_head.p, r->out_head.n);
-	buf_free(&r->out_head);
+	buf_recycle(&r->out_head, REQ_BUF_KEEP);
 	if (!put) {
 		conn_fail(c, 502, "upstream_unreachable", "the connection failed");
 		return true;
@@ -13109,8 +13195,8 @@ websocket_accepted(const struct req *r, const struct http_head *answer)
 static bool
 answer_put_fields(struct buf *b, const struct http_head *h, bool upgrade)
 {
-	bool ok = buf_addf(b, "HTTP/1.1 %d ", h->status) && buf_addv(b, h->reason) &&
-	    buf_add(b, "\r\n", 2);
+	bool ok = buf_adds(b, "HTTP/1.1 ") && buf_addu(b, (uint64_t)h->status) && buf_add(b, " ", 1) &&
+	    buf_addv(b, h->reason) && buf_add(b, "\r\n", 2);
 
 	for (size_t i = 0; ok && i < h->nfields; i++) {
 		if (h->field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
@@ -13135,7 +13221,7 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h, bool
 		if (i >= 0)
 			ok = put_field(b, SLICE("Content-Length"), h->field[i].value);
 	} else if (h->body == BODY_LENGTH) {
-		ok = buf_addf(b, "Content-Length: %llu\r\n", (unsigned long long)h->length);
+		ok = put_length(b, h->length);
 	} else if (h->body == BODY_NONE) {
 		ok = buf_adds(b, "Content-Length: 0\r\n");
 	} else if (old) {
@@ -16177,20 +16263,228 @@ l_open_logstore(lua_State *L)
 	luaL_newlib(L, l_logstore);
 	return 1;
 }
-static int l_h_canon(lua_State *L){ struct slice s; char out[256]; size_t n; bool ip; const char *why; s.p=luaL_checklstring(L,1,&s.n); if(!http_canonical_host(s,out,&n,&ip,&why)){lua_pushnil(L);lua_pushstring(L,why);return 2;} lua_pushlstring(L,out,n); lua_pushboolean(L,ip); return 2;}
-static int l_h_auth(lua_State *L){ struct slice s,h; int port; s.p=luaL_checklstring(L,1,&s.n); if(!http_parse_authority(s,&h,&port)){lua_pushnil(L);return 1;} lua_pushlstring(L,h.p,h.n); if(port<0) lua_pushnil(L); else lua_pushinteger(L,port); return 2;}
-static int l_h_read(lua_State *L){ static char mem[HTTP_READINGS_BYTES]; static struct slice r[HTTP_READINGS_MAX]; struct slice s; s.p=luaL_checklstring(L,1,&s.n); int n=http_path_readings(s,mem,r); if(n<0){lua_pushnil(L);return 1;} lua_newtable(L); for(int i=0;i<n;i++){lua_pushlstring(L,r[i].p,r[i].n); lua_rawseti(L,-2,i+1);} return 1;}
-static int l_h_cov(lua_State *L){ struct slice a,b; a.p=luaL_checklstring(L,1,&a.n); b.p=luaL_checklstring(L,2,&b.n); lua_pushboolean(L,http_path_covers(a,b)); return 1;}
-static int l_h_url(lua_State *L){ struct slice s,au,rest,h,path,q; bool tls,ip; int port; char out[256]; size_t n; const char*why="malformed"; s.p=luaL_checklstring(L,1,&s.n); if(!http_parse_absolute(s,&tls,&au,&rest)||!http_parse_authority(au,&h,&port)||!http_canonical_host(h,out,&n,&ip,&why)){lua_pushnil(L);lua_pushstring(L,why);return 2;} http_split_path(rest,&path,&q); lua_newtable(L); lua_pushstring(L,tls?"https":"http"); lua_setfield(L,-2,"scheme"); lua_pushlstring(L,out,n); lua_setfield(L,-2,"host"); lua_pushinteger(L,port>0?port:tls?443:80); lua_setfield(L,-2,"port"); lua_pushlstring(L,path.p,path.n); lua_setfield(L,-2,"path"); if(q.p){lua_pushlstring(L,q.p,q.n); lua_setfield(L,-2,"query");} return 1;}
-static int l_h_fn(lua_State *L){ struct slice s; s.p=luaL_checklstring(L,1,&s.n); lua_pushboolean(L,http_valid_field_name(s)); return 1;}
-static int l_h_fv(lua_State *L){ struct slice s; s.p=luaL_checklstring(L,1,&s.n); lua_pushboolean(L,http_valid_field_value(s)); return 1;}
-static int l_a_parse(lua_State *L){ struct slice s; struct addr a; char o[46]; s.p=luaL_checklstring(L,1,&s.n); if(!addr_parse(s,&a)) {lua_pushnil(L);return 1;} lua_pushlstring(L,o,addr_format(&a,o)); return 1;}
-static int l_a_guard(lua_State *L){ struct slice s; struct addr a; s.p=luaL_checklstring(L,1,&s.n); if(!addr_parse(s,&a)) {lua_pushstring(L,"no");return 1;} lua_pushstring(L,addr_guard(&a)); return 1;}
-static int l_a_cidr(lua_State *L){ struct slice s; struct cidr c; char o[46]; s.p=luaL_checklstring(L,1,&s.n); if(!cidr_parse(s,&c)) {lua_pushnil(L);return 1;} size_t n=addr_format(&c.a,o); o[n]=0; lua_pushfstring(L,"%s/%d",o,(int)c.bits); return 1;}
-static const luaL_Reg l_http_funcs[]={{"canonical_host",l_h_canon},{"authority",l_h_auth},{"path_readings",l_h_read},{"path_covers",l_h_cov},{"parse_url",l_h_url},{"field_name_ok",l_h_fn},{"field_value_ok",l_h_fv},{0,0}};
-static const luaL_Reg l_addr_funcs[]={{"parse",l_a_parse},{"guard",l_a_guard},{"cidr",l_a_cidr},{0,0}};
-static int l_open_http(lua_State *L) { luaL_newlib(L,l_http_funcs); return 1; }
-static int l_open_addr(lua_State *L) { luaL_newlib(L,l_addr_funcs); return 1; }
+
+/* ---- bind: http, addr ------------------------------------------------------
+ * The pure parsers as the Lua modules `http` and `addr`: one spelling of hosts, paths and addresses for
+ * the request path, the command line and match.lua. */
+
+static struct slice
+l_check_text(lua_State *L, int idx)
+{
+	struct slice s;
+
+	s.p = luaL_checklstring(L, idx, &s.n);
+	return s;
+}
+
+/* http.canonical_host(text) -> host, is_ip | nil, why [, xn-- form] */
+static int
+l_http_canonical_host(lua_State *L)
+{
+	char out[256];
+	const char *why;
+	size_t n;
+	bool ip;
+
+	if (http_canonical_host(l_check_text(L, 1), out, &n, &ip, &why)) {
+		lua_pushlstring(L, out, n);
+		lua_pushboolean(L, ip);
+		return 2;
+	}
+	lua_pushnil(L);
+	lua_pushstring(L, why);
+	if (n == 0)
+		return 2;
+	lua_pushlstring(L, out, n);
+	return 3;
+}
+
+/* http.authority("host:port") -> host as written, port | nil */
+static int
+l_http_authority(lua_State *L)
+{
+	struct slice host;
+	int port;
+
+	if (!http_parse_authority(l_check_text(L, 1), &host, &port)) {
+		lua_pushnil(L);
+		return 1;
+	}
+	lua_pushlstring(L, host.p, host.n);
+	if (port < 0)
+		lua_pushnil(L);
+	else
+		lua_pushinteger(L, port);
+	return 2;
+}
+
+/* http.path_readings(path) -> { every way a server might read it } | nil: none can be judged */
+static int
+l_http_path_readings(lua_State *L)
+{
+	static char mem[HTTP_READINGS_BYTES];   /* dead when this returns, like the next */
+	static struct slice reading[HTTP_READINGS_MAX];
+	int n = http_path_readings(l_check_text(L, 1), mem, reading);
+
+	if (n < 0) {
+		lua_pushnil(L);
+		return 1;
+	}
+	lua_createtable(L, n, 0);
+	for (int i = 0; i < n; i++) {
+		lua_pushlstring(L, reading[i].p, reading[i].n);
+		lua_rawseti(L, -2, i + 1);
+	}
+	return 1;
+}
+
+/* http.path_covers(prefix, path) -> bool: "/v1" covers "/v1" and "/v1/…", not "/v10" */
+static int
+l_http_path_covers(lua_State *L)
+{
+	lua_pushboolean(L, http_path_covers(l_check_text(L, 1), l_check_text(L, 2)));
+	return 1;
+}
+
+/* http.parse_url(text) -> { scheme, host (canonical), port, path, query } | nil, why */
+static int
+l_http_parse_url(lua_State *L)
+{
+	struct slice authority, rest, host, path, query;
+	const char *why = "expected http:// or https:// and a host";
+	char out[256];
+	size_t n;
+	bool tls, ip;
+	int port;
+
+	if (!http_parse_absolute(l_check_text(L, 1), &tls, &authority, &rest) ||
+	    !http_parse_authority(authority, &host, &port) ||
+	    !http_canonical_host(host, out, &n, &ip, &why)) {
+		lua_pushnil(L);
+		lua_pushstring(L, why);
+		return 2;
+	}
+	http_split_path(rest, &path, &query);
+	if (!http_valid_path(path) || (query.p != NULL && !http_valid_path(query))) {
+		lua_pushnil(L);
+		lua_pushliteral(L, "the path holds bytes that no URL may");
+		return 2;
+	}
+	lua_createtable(L, 0, 5);
+	lua_pushstring(L, tls ? "https" : "http");
+	lua_setfield(L, -2, "scheme");
+	lua_pushlstring(L, out, n);
+	lua_setfield(L, -2, "host");
+	lua_pushinteger(L, port > 0 ? port : tls ? 443 : 80);
+	lua_setfield(L, -2, "port");
+	lua_pushlstring(L, path.p, path.n);
+	lua_setfield(L, -2, "path");
+	if (query.p != NULL) {
+		lua_pushlstring(L, query.p, query.n);
+		lua_setfield(L, -2, "query");
+	}
+	return 1;
+}
+
+/* http.field_name_ok(text), http.field_value_ok(text) -> bool (RFC 9110 5.1, 5.5) */
+static int
+l_http_field_name_ok(lua_State *L)
+{
+	lua_pushboolean(L, http_valid_field_name(l_check_text(L, 1)));
+	return 1;
+}
+
+static int
+l_http_field_value_ok(lua_State *L)
+{
+	lua_pushboolean(L, http_valid_field_value(l_check_text(L, 1)));
+	return 1;
+}
+
+static int
+l_open_http(lua_State *L)
+{
+	static const luaL_Reg funcs[] = {
+		{"canonical_host", l_http_canonical_host}, {"authority", l_http_authority},
+		{"path_readings", l_http_path_readings}, {"path_covers", l_http_path_covers},
+		{"parse_url", l_http_parse_url}, {"field_name_ok", l_http_field_name_ok},
+		{"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
+	};
+
+	luaL_newlib(L, funcs);
+	return 1;
+}
+
+static void
+l_push_addr(lua_State *L, const struct addr *a)
+{
+	char text[46];
+
+	lua_pushlstring(L, text, addr_format(a, text));
+}
+
+/* addr.parse(text) -> canonical text | nil */
+static int
+l_addr_parse(lua_State *L)
+{
+	struct addr a;
+
+	if (addr_parse(l_check_text(L, 1), &a))
+		l_push_addr(L, &a);
+	else
+		lua_pushnil(L);
+	return 1;
+}
+
+/* addr.guard(text) -> nil: globally reachable unicast | reason */
+static int
+l_addr_guard(lua_State *L)
+{
+	struct addr a;
+
+	lua_pushstring(L, addr_parse(l_check_text(L, 1), &a) ? addr_guard(&a) : "not an address");
+	return 1;
+}
+
+/* addr.cidr(text) -> canonical "address/bits" | nil */
+static int
+l_addr_cidr(lua_State *L)
+{
+	struct cidr c;
+
+	if (!cidr_parse(l_check_text(L, 1), &c)) {
+		lua_pushnil(L);
+		return 1;
+	}
+	l_push_addr(L, &c.a);
+	lua_pushfstring(L, "/%d", (int)c.bits);
+	lua_concat(L, 2);
+	return 1;
+}
+
+/* addr.cidr_contains(cidr, address) -> bool */
+static int
+l_addr_cidr_contains(lua_State *L)
+{
+	struct cidr c;
+	struct addr a;
+
+	lua_pushboolean(L, cidr_parse(l_check_text(L, 1), &c) && addr_parse(l_check_text(L, 2), &a) &&
+	    cidr_contains(&c, &a));
+	return 1;
+}
+
+static int
+l_open_addr(lua_State *L)
+{
+	static const luaL_Reg funcs[] = {
+		{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr},
+		{"cidr_contains", l_addr_cidr_contains}, {NULL, NULL},
+	};
+
+	luaL_newlib(L, funcs);
+	return 1;
+}
 
 /* ---- bind: request ---------------------------------------------------------
  * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point to
@@ -16316,22 +16610,17 @@ static const struct { const char *name; void (*get)(lua_State *, struct req *); 
 	{"body_kind", l_get_body_kind, false}, {"length", l_get_length, false},
 };
 
+/* Upvalue 1: what a name is, a method or the row of a field. */
 static int
 l_req_index(lua_State *L)
 {
 	struct req_handle *h = lua_touserdata(L, 1);
-	const char *name = luaL_checkstring(L, 2);
 
-	for (size_t i = 0; h->r != NULL && i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
-		if (strcmp(l_req_fields[i].name, name) == 0) {
-			l_req_fields[i].get(L, h->r);
-			return 1;
-		}
-	}
-	lua_pushvalue(L, lua_upvalueindex(1));  /* the methods */
-	lua_getfield(L, -1, name);
-	if (h->r == NULL && lua_isnil(L, -1))
+	if (h->r == NULL)
 		return luaL_error(L, "request is closed");
+	lua_settop(L, 2);
+	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNUMBER)
+		l_req_fields[lua_tointeger(L, -1)].get(L, h->r);
 	return 1;
 }
 
@@ -17330,6 +17619,10 @@ l_open_request(lua_State *L)
 	luaL_newmetatable(L, L_REQ);
 	lua_newtable(L);
 	luaL_setfuncs(L, l_req, 0);
+	for (size_t i = 0; i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
+		lua_pushinteger(L, (lua_Integer)i);
+		lua_setfield(L, -2, l_req_fields[i].name);
+	}
 	lua_pushcclosure(L, l_req_index, 1);
 	lua_setfield(L, -2, "__index");
 	lua_pushcfunction(L, l_req_gc);
@@ -18976,6 +19269,25 @@ master_signal(int sig)
 			kill(master_workers[i].pid, sig);
 }
 
+/* In serve.lock, a line each: `env` finds the running proxy there, whatever its flags said. */
+static void
+master_note_listeners(void)
+{
+	char at[64];
+	off_t end = 0;
+
+	for (size_t i = 0; i < net.nlisteners; i++) {
+		size_t n = net_format(&net.listeners[i].at, at);
+
+		at[n++] = '\n';
+		if (pwrite(serve.lock_fd, at, n, end) != (ssize_t)n)
+			return;
+		end += (off_t)n;
+	}
+	if (ftruncate(serve.lock_fd, end) != 0)
+		log_line("ev=lock err=%s", strerror(errno));
+}
+
 static void
 master_say_ready(void)
 {
@@ -18989,6 +19301,7 @@ master_say_ready(void)
 		n += (size_t)snprintf(line + n, sizeof line - n, "%sproxy=%s", i != 0 ? " " : "", at);
 	}
 	fprintf(stderr, "listening %s workers=%u\n", line, serve.workers);
+	master_note_listeners();
 	net_format(&net.listeners[0].at, at);
 	while (left.n != 0) {
 		const char *p = memmem(left.p, left.n, mark, sizeof mark - 1);

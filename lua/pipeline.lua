@@ -71,10 +71,16 @@ local function placeholder_of(self, agent, name)
   return value
 end
 
+-- The method as match.lua knows it. WEBSOCKET stands for the upgrade; a request that only calls itself so has a name
+-- that no list holds.
+local function method_of(method, websocket)
+  if websocket then return "WEBSOCKET" end
+  return method ~= "WEBSOCKET" and method or "(WEBSOCKET)"
+end
+
 local function question_of(self, req, agent)
-  local websocket = req.websocket
   return {
-    method = websocket and "WEBSOCKET" or req.method,
+    method = method_of(req.method, req.websocket),
     tls = req.scheme == "https",
     port = req.port,
     readings = function() return self.path_readings(req.path) end,
@@ -191,9 +197,9 @@ local function inject(self, req, opened, cred)
   return true
 end
 
--- true | nil, code, message, hint, options
-local function attach(self, req, agent, own, opened, routed, deadline)
-  local pol, cred, waited = opened.pol, opened.view, false
+-- true | nil, "changed" | nil, code, message, hint, options
+local function attach(self, req, opened, routed, deadline)
+  local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
   req:strip(opened.strips[routed])
   if pol.refresh then
     local before = self.time.now()
@@ -201,7 +207,7 @@ local function attach(self, req, agent, own, opened, routed, deadline)
     cred, code, info = self.tokens:fresh(opened, deadline)
     if not cred then
       info = info or {}
-      return nil, code, info.message or ("credential %s: no token"):format(own.name), nil,
+      return nil, code, info.message or ("credential %s: no token"):format(opened.name), nil,
         { retry_after = info.retry_after }
     end
     waited = self.time.now() ~= before
@@ -215,12 +221,7 @@ local function attach(self, req, agent, own, opened, routed, deadline)
     -- What was decided before the wait must still be so: a credential may have been taken away meanwhile.
     local synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return nil, lost end
-    local still = self.config:agent(req.token)
-    local own_now, _, _, opened_now = nil, nil, nil, nil
-    if still then own_now, _, _, opened_now = judge(self, req, still, deadline + WAIT_MAX) end
-    if not own_now or own_now.name ~= own.name or not opened_now or opened_now.version ~= opened.version then
-      return nil, "injection_unavailable", "what is allowed has changed while the request waited"
-    end
+    if self.config.applied ~= generation then return nil, "changed" end
   end
   return inject(self, req, opened, cred)
 end
@@ -326,6 +327,39 @@ function M:on_connect(req)
   return req:tunnel { addresses = own.addresses }
 end
 
+-- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
+local function serve(self, req, agent, deadline)
+  local own, bundle, routed, opened, plan = judge(self, req, agent, deadline)
+  if not own then
+    refuse_decided(self, req, agent, bundle, routed, opened)
+  elseif req:log(plan.log) == false then
+    errors.fail(req, "too_many")
+  elseif req.host == ECHO_HOST and self.config.echo and not (opened and opened.rec.demo) then
+    refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
+  elseif not opened then
+    if routed then req:strip { routing = true } end
+    plan.forward.websocket = req.websocket
+    req:forward(plan.forward)
+  elseif at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
+    refuse(req, agent, "token_endpoint",
+      ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
+  else
+    local ok, code, message, hint, options = attach(self, req, opened, routed, deadline)
+    if code == "changed" then return false end
+    if not ok then
+      errors.fail(req, code, message, hint, options)
+    elseif req.host == ECHO_HOST and self.config.echo then
+      req:echo()
+    else
+      plan.forward.addresses = opened.addresses
+      plan.forward.watch = opened.pol.refresh ~= nil
+      plan.forward.websocket = req.websocket
+      req:forward(plan.forward)
+    end
+  end
+  return true
+end
+
 function M:on_request(req)
   local deadline = self.time.now() + WAIT_MAX
   local synced, lost = self.config:sync(deadline)
@@ -339,28 +373,15 @@ function M:on_request(req)
       "send the request through it as a proxy")
   end
   if req.method == "TRACE" then return refuse(req, agent, "trace") end
-  local own, bundle, routed, opened, plan = judge(self, req, agent, deadline)
-  if not own then return refuse_decided(self, req, agent, bundle, routed, opened) end
-  if req:log(plan.log) == false then return errors.fail(req, "too_many") end
-  if req.host == ECHO_HOST and self.config.echo and not (opened and opened.rec.demo) then
-    return refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
+  for _ = 1, DECIDE_TRIES do
+    if serve(self, req, agent, deadline) then return end
+    -- Something changed while it waited: everything again, from who asks.
+    synced, lost = self.config:sync(deadline + WAIT_MAX)
+    if not synced then return errors.fail(req, lost) end
+    agent = self.config:agent(req.token)
+    if not agent then return unknown(req) end
   end
-  if not opened then
-    if routed then req:strip { routing = true } end
-    plan.forward.websocket = req.websocket
-    return req:forward(plan.forward)
-  end
-  if at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
-    return refuse(req, agent, "token_endpoint",
-      ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
-  end
-  local ok, code, message, hint, options = attach(self, req, agent, own, opened, routed, deadline)
-  if not ok then return errors.fail(req, code, message, hint, options) end
-  if req.host == ECHO_HOST and self.config.echo then return req:echo() end
-  plan.forward.addresses = opened.addresses
-  plan.forward.watch = opened.pol.refresh ~= nil
-  plan.forward.websocket = req.websocket
-  return req:forward(plan.forward)
+  return errors.fail(req, "injection_unavailable", "what is allowed kept changing while the request waited")
 end
 
 --- A stream that goes on: would it be allowed now, by the same entry? What its head presented is not kept, so among
@@ -380,7 +401,7 @@ function M:on_rejudge(info)
       and own.bundles[bundle] == true and agent.in_bundle[bundle] == true
   end
   local own, bundle = decide(self, agent, found, {
-    method = info.websocket and "WEBSOCKET" or info.method, tls = info.scheme == "https", port = info.port,
+    method = method_of(info.method, info.websocket), tls = info.scheme == "https", port = info.port,
     readings = function() return self.path_readings(info.path) end,
     presents = function(item)
       local candidate = self.config:item(item)

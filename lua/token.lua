@@ -88,16 +88,30 @@ function M.standing(state, credential_version, now)
   return "fresh"
 end
 
+-- What went wrong, for whom it concerns. Other codes are registered ones of the server's, and speak for themselves.
+local said = {
+  lost_in_flight = "its refresh token was lost in flight: it was sent, and the answer never arrived; connect it anew",
+  not_connected = "it has not been connected yet",
+  policy_failed = "its type's refresh failed",
+  timeout = "the token endpoint did not answer in time",
+  unreachable = "the token endpoint cannot be reached",
+  unavailable = "the token endpoint is out of order",
+  tls = "TLS with the token endpoint failed",
+  address_blocked = "the token endpoint's address is not public; --address CIDR would allow it",
+  clock_unset = "this machine's clock is not set",
+  redirect = "the token endpoint redirects, which is not followed",
+  refused = "the token endpoint refuses, without a code",
+  malformed = "the token endpoint's answer is malformed",
+  too_large = "the token endpoint's answer is too large",
+  no_access_token = "the token endpoint's answer has no access_token",
+  token_type = "the token endpoint's answer has another token_type than Bearer",
+  unregistered_error = "the token endpoint answers with an error of its own",
+  url_not_declared = "its type asks a URL that neither it nor the credential names",
+}
+
 local function message_of(name, state)
   local e = state.last_error
-  if e == "lost_in_flight" then
-    return ("credential %s: its refresh token was lost in flight: it was sent, and the answer never arrived"):format(name)
-  elseif e == "not_connected" then
-    return ("credential %s has not been connected yet"):format(name)
-  elseif e == "policy_failed" then
-    return ("credential %s: its type's refresh failed"):format(name)
-  end
-  return ("credential %s: no token could be had: %s"):format(name, e)
+  return ("credential %s: %s"):format(name, said[e] or "the token endpoint answers " .. tostring(e))
 end
 
 --- Why no refresh may start now: code, { message, retry_after, error }; nil if one may.
@@ -185,6 +199,8 @@ local function take_lease(self, opened, state, lease)
     -- Somebody who was faster shows as a conflict, and we look again instead of asking the server twice.
     ops[2] = { op = "check", db = "state", key = name, version = state.version }
   end
+  -- A credential that changed or went meanwhile must not be asked for with what it was.
+  ops[3] = { op = "check", db = "credential", key = name, version = opened.rec.version }
   local ok, version = self.store.commit(ops, self.time.now() + COMMIT_MAX)
   if not ok then
     if version ~= "conflict" then
@@ -272,12 +288,18 @@ local function answer_plain(self, opened, base, answer, sent_at)
   }
 end
 
+-- Is there another record by now, or none?
+local function stale(self, opened)
+  local cred = self.store.peek("credential", opened.name)
+  return not cred or cred.version ~= opened.rec.version
+end
+
 -- The detached task. Whatever happens to who asked for it, it ends by writing what it learnt.
 local function refresh(self, opened)
   local name, time = opened.name, self.time
   local version = opened.rec.version
   local state = look(self, name)
-  if not state then return end
+  if not state or stale(self, opened) then return end
   local boot, boot_id = time.boot(), time.boot_id()
   -- Between the wish and this task another worker may have done it, or failed at it.
   if M.standing(state, version, time.wall()) == "fresh" or M.blocked(name, state, version, boot, boot_id) then
@@ -312,7 +334,7 @@ local function running(self, name)
   return task ~= nil and task:state() == "running"
 end
 
--- Starts a refresh unless one runs here or in another worker.
+-- Starts a refresh unless one runs here or in another worker. true: it is over already (a command has no tasks).
 local function kick(self, opened)
   local name = opened.name
   if running(self, name) then return end
@@ -323,7 +345,10 @@ local function kick(self, opened)
   end
   local lease = self.store.get("lease", name)
   if M.lease_lives(lease, self.time.boot(), self.time.boot_id()) and lease.owner ~= self.owner then return end
-  if not self.spawn then return refresh(self, opened) end
+  if not self.spawn then
+    refresh(self, opened)
+    return true
+  end
   self.inflight[name] = self.spawn(function()
     refresh(self, opened)
     self.inflight[name] = nil
@@ -331,9 +356,10 @@ local function kick(self, opened)
 end
 
 --- The credential with a token that may be used: a view for `apply`. Waits until `deadline` only where there is no
--- valid token. nil, code, { message, retry_after, error }.
+-- valid token. nil, code, { message, retry_after, error }; code "changed": open the credential anew.
 function M:fresh(opened, deadline)
   local name, version, time = opened.name, opened.rec.version, self.time
+  local looked = false
   while true do
     local state, why = look(self, name)
     if not state then
@@ -348,7 +374,9 @@ function M:fresh(opened, deadline)
       return view_of(self, opened, state)
     end
     if code then return nil, code, info end
-    kick(self, opened)
+    if stale(self, opened) then return nil, "changed" end
+    local over = kick(self, opened) and not looked
+    looked = true
     if time.now() >= deadline then
       return nil, "injection_unavailable", { message = ("credential %s: its token is still being renewed"):format(name) }
     end
@@ -356,7 +384,7 @@ function M:fresh(opened, deadline)
     if pause and not running(self, name) then
       return nil, pause.code == "store" and "store_unavailable" or "injection_unavailable", { retry_after = 1 }
     end
-    time.sleep(running(self, name) and POLL_OWN or POLL_OTHER)
+    if not over then time.sleep(running(self, name) and POLL_OWN or POLL_OTHER) end
   end
 end
 

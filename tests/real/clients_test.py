@@ -66,7 +66,7 @@ def test_curl_refused(t):
     s, env, _ = start(t)
     out = run(["curl", "-sS", "-i", "https://elsewhere.test/"], env)
     assert "X-Sallyport-Error: host_not_allowed" in out, out
-    assert json.loads(out.split("\r\n\r\n")[-1])["error"] == "host_not_allowed"
+    assert json.loads(out.split("\n\n")[-1])["error"] == "host_not_allowed"
 
 
 def test_curl_uploads(t):

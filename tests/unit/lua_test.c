@@ -255,6 +255,11 @@ test_wait(void)
 	turn();
 	CHECK(result.ok && strcmp(result.text, "woken") == 0);
 
+	begin("coroutine.yield() return 1");
+	CHECK(result.called && !result.ok && strstr(result.text, "nothing will wake it") != NULL);
+	begin("return coroutine.wrap(function() return pcall(require('test').wait) end)()");
+	CHECK(result.ok && strstr(result.text, "cannot wait here") != NULL);
+
 	begin("return pcall(table.sort, { 1, 2 }, function() require('test').wait() end)");
 	CHECK(result.ok && strstr(result.text, "cannot wait here") != NULL);
 }

@@ -1,0 +1,429 @@
+"""Processes that die, stop, or take all they can: the store stays whole, and everybody else is served."""
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import sallyport
+from real import wait
+
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-fault-1"}}
+OAUTH = {"name": "cc", "type": "oauth_client_credentials", "host": "api.test",
+         "fields": {"token_url": "https://auth.test/token", "client_id": "id"}, "secrets": {"client_secret": "canary-fault-2"}}
+
+
+def auth_server(t, s, reply=None, **spec):
+    from peers import Upstream
+    up = Upstream({"reply": reply or {"body": '{"access_token":"canary-token-1","expires_in":3600}'}, **spec}, sallyport.certs())
+    s.auth_up = up
+    return up
+
+
+def with_oauth(t, workers=2, reply=None, **spec):
+    """A proxy with an OAuth credential -> (Sallyport, upstream, token endpoint)."""
+    s, up = t.proxy(workers=workers, credentials=[OAUTH], serve=False)
+    auth = auth_server(t, s, reply, **spec)
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}",
+            "--connect-to", f"auth.test:443:127.0.0.1:{auth.port}")
+    return s, up, auth
+
+
+def load(s, threads, stop, results, host="api.test"):
+    """Requests in a loop until stop is set; results counts statuses and "error"."""
+    def work():
+        while not stop.is_set():
+            try:
+                got = s.request(target="/load", host=host, timeout=20).status
+            except Exception:
+                got = "error"
+            results[got] = results.get(got, 0) + 1
+    made = [threading.Thread(target=work) for _ in range(threads)]
+    for m in made:
+        m.start()
+    return made
+
+
+def test_worker_killed_under_load(t):
+    """kill -9 of workers under load: they are replaced, requests go on"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    s.may_die = "yes"
+    stop, results = threading.Event(), {}
+    threads = load(s, 4, stop, results)
+    for _ in range(10):
+        victim = random.choice(wait(lambda: s.worker_pids(), 5, "a worker"))
+        os.kill(victim, signal.SIGKILL)
+        wait(lambda: victim not in s.worker_pids() and len(s.worker_pids()) == 2, 5, "a new worker")
+        time.sleep(0.1)
+    stop.set()
+    [x.join() for x in threads]
+    assert results.get(200, 0) > results.get("error", 0), results
+    assert s.request(target="/after").status == 200
+
+
+def test_worker_that_hangs(t):
+    """a worker that does not move for 10 s is killed and replaced, and the log says so"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    s.may_die = "yes"
+    victim = s.worker_pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    wait(lambda: victim not in s.worker_pids() and len(s.worker_pids()) == 2, 16, "the hanging worker's end")
+    assert str(victim) in s.log(), s.log()
+    assert all(s.request(target="/after").status == 200 for _ in range(4))
+
+
+def test_master_killed(t):
+    """kill -9 of the master: the workers drain and exit, the store opens again"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    workers = s.worker_pids()
+    os.kill(s.process.pid, signal.SIGKILL)
+    s.process.wait()
+    wait(lambda: not any(pathlib.Path(f"/proc/{w}").exists() and "Z" not in status(w) for w in workers), 35, "the workers' end")
+    s.process = None
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    assert s.request().status == 200
+
+
+def status(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_drain(t):
+    """SIGTERM: what runs is finished, nothing new is taken, the server ends with 0"""
+    s, up = t.proxy(credentials=[API], upstream={"delay": 1.0})
+    got = []
+    thread = threading.Thread(target=lambda: got.append(s.request(target="/slow").status))
+    thread.start()
+    time.sleep(0.4)
+    s.process.terminate()
+    thread.join(20)
+    assert got == [200], got
+    assert s.process.wait(20) == 0, s.log()
+    try:
+        s.connect().close()
+        raise RuntimeError("it still listens")
+    except OSError:
+        pass
+
+
+def test_one_server(t):
+    """a second server on the same data directory is refused"""
+    s, up = t.proxy(credentials=[API])
+    r = s.cli("serve", "--listen", "127.0.0.1:0", check=False, timeout=10)
+    assert r.returncode == 1 and r.stderr.strip(), (r.returncode, r.stderr)
+    assert s.request().status == 200
+
+
+def test_refresh_killed_at_every_step(t):
+    """kill -9 of the worker at every step of a refresh: the old state or the new one whole, leases taken over"""
+    rounds = 40 if sallyport.SLOW == 1 else 10
+    s, up, auth = with_oauth(t, workers=2)
+    s.may_die = "yes"
+    clock = 0
+    for i in range(rounds):
+        clock += 4000                                      # the token has expired
+        s.set_clock(clock)
+        caller = threading.Thread(target=lambda: quietly(s))
+        caller.start()
+        time.sleep(i * 0.0015)                             # a little later in the refresh each time
+        for w in s.worker_pids():
+            try:
+                os.kill(w, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        caller.join(20)
+        end = time.monotonic() + 40 * sallyport.SLOW        # a dead owner's lease is waited for
+        while True:
+            try:
+                r = s.request(target="/again", timeout=25)
+                if r.status == 200:
+                    break
+                assert r.status == 503, r.body
+            except (OSError, ConnectionError):
+                pass
+            assert time.monotonic() < end, f"round {i}: no answer after the kill: {s.log()[-500:]}"
+            time.sleep(0.1)
+        assert up.requests[-1].get("authorization") == "Bearer canary-token-1"
+    r = s.cli("credential", "show", "cc")
+    assert "damaged" not in r.stdout + r.stderr
+
+
+def quietly(s):
+    try:
+        s.request(target="/killed", timeout=5)
+    except Exception:
+        pass
+
+
+def test_commands_killed_while_writing(t):
+    """kill -9 of commands that write, and of workers, in a loop: nothing committed is lost, nothing is torn"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    s.may_die = "yes"
+    kept = set()
+    for i in range(30):
+        name = f"c{i}"
+        secret = s.secret_file(f"canary-written-{i}")
+        p = subprocess.Popen([s.binary, "credential", "add", name, "--type", "bearer", "--host", f"h{i}.test", f"token=@{secret}"],
+                             env=s.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if i % 3:
+            time.sleep(random.uniform(0, 0.02))
+            p.kill()
+        if p.wait() == 0:
+            kept.add(name)
+        if i % 10 == 5:
+            os.kill(wait(s.worker_pids, 5, "a worker")[0], signal.SIGKILL)
+    names = {c["name"] for c in sallyport.rows(s.cli("credential", "list", "--json").stdout)}
+    assert kept <= names, f"lost: {kept - names}"
+    for name in names:
+        assert s.cli("credential", "show", name).returncode == 0
+    wait(lambda: len(s.worker_pids()) == 2, 5, "the new worker")
+    assert s.request().status == 200
+
+
+def test_command_stopped_while_writing(t):
+    """kill -STOP of commands that hold the store: requests and tokens go on"""
+    s, up, auth = with_oauth(t)
+    stopped = []
+    for i in range(12):
+        secret = s.secret_file(f"canary-stopped-{i}")
+        p = subprocess.Popen([s.binary, "credential", "add", f"s{i}", "--type", "bearer", "--host", f"s{i}.test", f"token=@{secret}"],
+                             env=s.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(i * 0.002)
+        p.send_signal(signal.SIGSTOP)
+        stopped.append(p)
+        try:
+            assert s.request(timeout=20).status == 200, "requests go on while a command is stopped"
+        finally:
+            p.send_signal(signal.SIGCONT)
+            p.wait(20)
+    assert s.request().status == 200
+
+
+def test_one_refresh_for_all(t):
+    """100 requests over all workers on one expired token: one refresh"""
+    s, up, auth = with_oauth(t, workers=2, delay=0.4)
+    statuses = []
+
+    def one():
+        statuses.append(s.request().status)
+    threads = [threading.Thread(target=one) for _ in range(100)]
+    [x.start() for x in threads]
+    [x.join(60) for x in threads]
+    assert statuses == [200] * 100, statuses
+    assert len(auth.requests) == 1, f"{len(auth.requests)} token requests"
+
+
+def test_idle_connections(t):
+    """thousands of idle connections: others are served, and past their share newcomers are told so, for a while"""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 5000:
+        t.skip("too few descriptors are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    s, up = t.proxy(workers=1, credentials=[API])
+    s.stop()
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--memory", "512M")
+    tunnels = [s.tunnel() for _ in range(20)]
+    idle = [socket.create_connection(("127.0.0.1", s.port), 10) for _ in range(1500)]
+    assert s.request(timeout=20).status == 200
+    idle += [socket.create_connection(("127.0.0.1", s.port), 10) for _ in range(700)]
+    assert all(s.request(wire=w, timeout=20).status == 200 for w in tunnels), "whoever is known is unharmed"
+    for sock in idle:
+        sock.close()
+    wait(lambda: answered(s) == 200, 5, "an answer")
+
+
+def answered(s):
+    try:
+        return s.request(timeout=20).status
+    except (AssertionError, OSError):
+        return None
+
+
+def test_one_agent_taking_all(t):
+    """one agent's hundred requests in progress get 429 past its share, another agent is served at once"""
+    s, up = t.proxy(workers=1, credentials=[API], upstream={"delay": 3})
+    s.agent("other")
+    s.cli("agent", "list")
+    statuses = []
+
+    def greedy():
+        try:
+            r = s.request(target="/greedy", timeout=30)
+            statuses.append((r.status, r.get("x-sallyport-error"), r.get("retry-after")))
+        except Exception as e:
+            statuses.append((type(e).__name__, None, None))
+    threads = [threading.Thread(target=greedy) for _ in range(100)]
+    [x.start() for x in threads]
+    wait(lambda: any(a[0] == 429 for a in statuses) or len(statuses) == 100, 20, "429 or the end")
+    up.delay = 0
+    began = time.monotonic()
+    assert s.request(target="/other", auth=s.auth(name="other"), timeout=10).status == 200
+    assert time.monotonic() - began < 2 * sallyport.SLOW
+    [x.join(60) for x in threads]
+    refused = [a for a in statuses if a[0] == 429]
+    assert refused and all(a[1] == "too_many" and a[2] for a in refused), statuses
+    assert sum(a[0] == 200 for a in statuses) >= 32, statuses
+
+
+def rss(pid):
+    return int(re.search(r"VmRSS:\s+([0-9]+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
+
+
+def test_big_bodies_at_constant_memory(t):
+    """96 MiB down to a slow reader and 96 MiB up to a slow upstream add next to nothing to memory"""
+    size = 96 << 20
+    s, up = t.proxy(workers=1, credentials=[API], upstream={"reply": {"steps": [
+        f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n", {"repeat": "x" * 65536, "times": size // 65536}]}})
+    w = s.tunnel()
+    w.send(b"GET /warm HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    pid, got, peak = s.worker_pids()[0], 0, 0
+    got = len(w.recv())
+    before = rss(pid)
+    time.sleep(0.5)                                        # the peer's back-pressure must reach upstream
+    while got < size:
+        got += len(w.recv(20))
+        peak = max(peak, rss(pid)) if got % 64 == 0 else peak
+    peak = max(peak, rss(pid))
+    limit = 1024 if sallyport.SLOW == 1 else 8192
+    assert peak - before < limit, f"a download took {peak - before} KiB"
+    up.reply = {"body": "ok"}
+    w = s.tunnel()
+    w.send(f"POST /up HTTP/1.1\r\nHost: api.test\r\nContent-Length: {size}\r\n\r\n".encode())
+    for i in range(size // 65536):
+        w.send(b"y" * 65536)
+        if i % 256 == 0:
+            peak = max(peak, rss(pid))
+    data = b""
+    while b"ok" not in data:
+        data += w.recv(30)
+    assert len(up.requests[-1].body) == size
+    assert peak - before < limit, f"an upload took {peak - before} KiB"
+
+
+def test_secrets_in_memory(t):
+    """after a request, the secret is in memory only where a core dump does not go"""
+    if os.getuid() != 0:
+        t.skip("only root may read another process's memory")
+    if sallyport.SLOW != 1:
+        t.skip("the sanitizer keeps freed memory as it was")
+    s, up = t.proxy(workers=1, credentials=[API])
+    assert s.request().status == 200
+    time.sleep(0.5)
+    pid, found = s.worker_pids()[0], []
+    region = None
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+\s*(.*)", line)
+        if m:
+            region = (int(m[1], 16), int(m[2], 16), m[3], m[4])
+        elif line.startswith("VmFlags:") and "dd" not in line.split() and "r" in region[2] and "w" in region[2]:
+            try:
+                with open(f"/proc/{pid}/mem", "rb") as mem:
+                    mem.seek(region[0])
+                    if b"canary-fault-1" in mem.read(region[1] - region[0]):
+                        found.append(region[3] or hex(region[0]))
+            except OSError:
+                pass
+    assert not found, f"the secret is in {found}"
+
+
+def test_key_missing(t):
+    """no key file, or another's: a clear error, nothing overwritten, and right again with the key back"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    key = s.home / "key"
+    text = key.read_bytes()
+    before = (s.home / "store/data.mdb").read_bytes()
+    for wrong in (None, os.urandom(len(text)), text[:-9] + b"AAAAAAAA\n", b""):
+        key.unlink()
+        if wrong is not None:
+            key.write_bytes(wrong)
+            key.chmod(0o600)
+        r = s.cli("serve", "--listen", "127.0.0.1:0", check=False, timeout=10)
+        assert r.returncode == 1 and "key" in r.stderr.lower(), (r.returncode, r.stderr)
+        if wrong is None:
+            assert not key.exists(), "a new key over an old store would lose every credential"
+            key.write_bytes(b"x")
+    key.write_bytes(text)
+    key.chmod(0o600)
+    assert (s.home / "store/data.mdb").read_bytes() == before
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    assert s.request().status == 200
+
+
+def test_changed_on_disk(t):
+    """a record changed on the disk is refused by name, the rest serves on"""
+    s, up = t.proxy(serve=False, credentials=[API, {**API, "name": "evil", "host": "victim.test", "secrets": {"token": "canary-fault-3"}}])
+    path = s.home / "store/data.mdb"
+    raw = path.read_bytes()
+    assert raw.count(b"victim.test"), "names and hosts are readable without the key"
+    path.write_bytes(raw.replace(b"victim.test", b"attack.test"))
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}",
+            "--connect-to", f"attack.test:443:127.0.0.1:{up.port}")
+    assert s.request().status == 200
+    r = s.request(host="attack.test")
+    assert r.status in (403, 502, 503), r.status
+    assert not [q for q in up.requests if "canary-fault-3" in q.head.decode()]
+
+
+def test_backup_and_restore(t):
+    """backup while serving, restore on another directory with the key; never over a running server"""
+    s, up = t.proxy(credentials=[API])
+    file = s.dir / "backup"
+    s.cli("backup", file)
+    assert b"canary-fault-1" not in file.read_bytes()
+    r = s.cli("restore", file, check=False)
+    assert r.returncode == 1 and r.stderr, "restore refuses while a server runs"
+    s.cli("credential", "remove", "api")
+    wait(lambda: s.request().status == 403, 3, "the removal")
+    s.stop()
+    s.cli("restore", file)
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    assert s.request().status == 200
+
+
+def test_full_disk(t):
+    """a full disk: a command fails with a clear error, the server goes on, and all is well with room again"""
+    if os.getuid() != 0:
+        t.skip("only root may mount a small disk")
+    s = t.bare()
+    s.home.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", s.home], capture_output=True).returncode:
+        t.skip("mounting is not allowed here")
+    try:
+        from peers import Upstream
+        s.init()
+        s.credential(API)
+        s.agent()
+        s.upstream = up = Upstream({}, sallyport.certs())
+        s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+        failed = None
+        filler = s.home / "filler"
+        with open(filler, "wb", buffering=0) as f:
+            try:
+                while f.write(b"\0" * 4096) == 4096:
+                    pass
+            except OSError:
+                pass
+        big = s.dir / "big"
+        big.write_text("canary-full-" + "x" * 20000)
+        for i in range(100):
+            r = s.cli("credential", "add", f"x{i}", "--type", "bearer", "--host", f"x{i}.test", f"token=@{big}", check=False)
+            if r.returncode:
+                failed = r
+                break
+        assert failed is not None and failed.returncode == 1 and failed.stderr.strip(), failed
+        assert s.request().status == 200
+        filler.unlink()
+        s.credential({**API, "name": "room", "host": "room.test"})
+        assert s.request().status == 200
+    finally:
+        s.stop(1)
+        subprocess.run(["umount", "-l", s.home])
