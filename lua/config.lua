@@ -152,9 +152,10 @@ local function index_put(self, build, db, key, rec, damaged)
   if damaged or not rec then return true end
   local item = make(rec)
   item.id = id
+  -- What the runtime itself knows. Few members: the collector walks ten thousand of them.
   build.items[id] = {
-    kind = item.kind, name = item.name, version = rec.version, bundles = bundle_set(build, item.bundles),
-    addresses = item.kind == "domain" and rec.addresses or nil, tunnel = item.tunnel,
+    name = item.name, version = rec.version, bundles = bundle_set(build, item.bundles),
+    domain = item.kind == "domain" and { addresses = rec.addresses, tunnel = item.tunnel } or nil,
   }
   return index_call(self, build, "add", item)
 end

@@ -56,6 +56,11 @@ local function decide(self, agent, found, question, trace)
   return own, bundle, routed ~= false
 end
 
+-- Is this item of match.tunnel's one that may relay blindly?
+local function relays(agent, own, bundle)
+  return own and own.domain and own.domain.tunnel and own.bundles[bundle] and agent.in_bundle[bundle] or false
+end
+
 local function placeholder_of(self, agent, name)
   local known = agent.placeholders
   if not known then
@@ -86,7 +91,7 @@ local function question_of(self, req, agent)
     readings = function() return self.path_readings(req.path) end,
     presents = function(item)
       local own = self.config:item(item)
-      local text = own and own.kind == "credential" and placeholder_of(self, agent, own.name)
+      local text = own and not own.domain and placeholder_of(self, agent, own.name)
       return text and req:presents(text) or false
     end,
   }
@@ -118,17 +123,17 @@ local function judge(self, req, agent, deadline)
     if not own then return nil, bundle, nil, routed end
     local plan = found.plans[own]
     if not plan then
-      local credential = own.kind == "credential"
+      local credential = not own.domain
       plan = {
         log = {
           agent = agent.name, bundle = bundle, credential = credential and own.name or nil, decision = "allow",
           reason = credential and "credential" or "domain " .. own.name,
         },
-        forward = { addresses = own.addresses, identity = agent.name },
+        forward = { addresses = own.domain and own.domain.addresses, identity = agent.name },
       }
       found.plans[own] = plan
     end
-    if own.kind ~= "credential" then return own, bundle, routed, nil, plan end
+    if own.domain then return own, bundle, routed, nil, plan end
     local opened, code, why = self.config:open(own.name)
     if not opened and code ~= "injection_failed" or opened and opened.version == own.version then
       if not opened then
@@ -320,11 +325,9 @@ function M:on_connect(req)
   if not found then return req:intercept() end
   local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, req.port)
   local own = ok and self.config:item(item)
-  if not own or own.kind ~= "domain" or not own.tunnel or not agent.in_bundle[bundle] or not own.bundles[bundle] then
-    return req:intercept()
-  end
+  if not relays(agent, own, bundle) then return req:intercept() end
   req:log { agent = agent.name, bundle = bundle, decision = "allow", reason = "tunnel " .. own.name }
-  return req:tunnel { addresses = own.addresses }
+  return req:tunnel { addresses = own.domain.addresses }
 end
 
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
@@ -397,8 +400,7 @@ function M:on_rejudge(info)
   if info.form == "connect" then
     local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, info.port)
     local own = ok and self.config:item(item)
-    return own ~= nil and own ~= false and own.kind == "domain" and own.tunnel == true
-      and own.bundles[bundle] == true and agent.in_bundle[bundle] == true
+    return relays(agent, own, bundle)
   end
   local own, bundle = decide(self, agent, found, {
     method = method_of(info.method, info.websocket), tls = info.scheme == "https", port = info.port,
@@ -409,7 +411,7 @@ function M:on_rejudge(info)
     end,
   })
   if not own or bundle ~= info.bundle then return false end
-  return (own.kind == "credential" and own.name or nil) == info.credential
+  return (not own.domain and own.name or nil) == info.credential
 end
 
 --- An upstream answered 401 or 403 to a request that carried this credential.
@@ -430,7 +432,7 @@ local function explain_rows(self, rows, trace)
   for _, note in ipairs(trace) do
     local own = self.config:item(note.item)
     if own then
-      rows[#rows + 1] = { bundle = note.bundle, kind = own.kind, name = own.name, why = note.why }
+      rows[#rows + 1] = { bundle = note.bundle, kind = own.domain and "domain" or "credential", name = own.name, why = note.why }
     end
   end
 end
@@ -519,7 +521,7 @@ function M:on_explain(spec)
   if url.scheme == "https" then
     local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, url.port)
     local own = ok and self.config:item(item)
-    if own and own.tunnel then
+    if relays(agent, own, bundle) then
       result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
       result.reason = "the domain entry relays this port unread"
       return result
@@ -537,7 +539,7 @@ function M:on_explain(spec)
     return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
   end
   result.bundle = bundle
-  if own.kind == "credential" then
+  if not own.domain then
     result.credential = own.name
     local code, message = explain_credential(self, result, own, url)
     if code then return deny(code, message) end

@@ -254,7 +254,8 @@ function Check:field(given, i, seen)
     return self:fail("fields", ("field %d has no name of small letters, digits and _"):format(i))
   end
   if seen[name] or common_names[name] then
-    return self:fail("name", ("field '%s' %s"):format(name, seen[name] and "occurs twice" or "is the runtime's own name"), name)
+    local why = seen[name] and "occurs twice" or "is the runtime's own name"
+    return self:fail("name", ("field '%s' %s"):format(name, why), name)
   end
   if not self:keys(given, field_keys, "field '" .. name .. "'", name) then return nil end
   local f = {
@@ -283,7 +284,8 @@ function Check:field(given, i, seen)
   if given.split and not self:split(f, given.split) then return nil end
   if given.default ~= nil then
     if f.secret or f.required or f.split then
-      return self:fail("default", ("field '%s': a %s has no default"):format(name, f.required and "required field" or "secret"), name)
+      local what = f.required and "required field" or "secret"
+      return self:fail("default", ("field '%s': a %s has no default"):format(name, what), name)
     end
     local ok, why = check_value(f, given.default)
     if not ok then return self:fail("default", ("default of '%s' %s"):format(name, why), name) end
@@ -335,7 +337,9 @@ function Check:endpoints(given)
   if not list then return nil end
   for i, text in ipairs(list) do
     out[i] = endpoint_parse(text)
-    if not out[i] then return self:fail("endpoints", ("endpoint '%s' is neither an https URL nor a host"):format(text)) end
+    if not out[i] then
+      return self:fail("endpoints", ("endpoint '%s' is neither an https URL nor a host"):format(text))
+    end
   end
   return list, out
 end
@@ -514,7 +518,8 @@ function M.check_credential(pol, values)
   return M.validate(pol, M.view(pol, values))
 end
 
---- What the policy itself says of the fields together. Its validate returns true | nil, field, message (or nil, message).
+--- What the policy itself says of the fields together: its validate returns true | nil, field, message
+-- (or nil, message).
 function M.validate(pol, cred)
   local ok, good, field, message = sandbox.call(pol.name, pol.validate, cred)
   if not ok then return nil, nil, good end
@@ -563,7 +568,8 @@ function M.refresh(pol, cred, net, deadline)
   if not check:keys(state, state_keys, "what refresh returns") then return nil, "policy_failed", check.why end
   for name, v in pairs(state.secrets or {}) do
     if type(name) ~= "string" or not is_secret(v) then
-      return nil, "policy_failed", ("%s: refresh returned '%s', which is no secret, among its secrets"):format(file, tostring(name))
+      return nil, "policy_failed",
+        ("%s: refresh returned '%s', which is no secret, among its secrets"):format(file, tostring(name))
     end
   end
   return state
@@ -589,7 +595,8 @@ function M.allows_url(pol, cred, text)
     if e.below then covers = url.host:sub(-#e.host - 1) == "." .. e.host end
     if not e.scheme and covers and url.scheme == "https" and url.port == 443 then return true end
   end
-  return nil, ("%s://%s:%d is neither a URL of the credential nor an endpoint of %s"):format(url.scheme, url.host, url.port, file_of(pol.name))
+  return nil, ("%s://%s:%d is neither a URL of the credential nor an endpoint of %s"):format(
+    url.scheme, url.host, url.port, file_of(pol.name))
 end
 
 -- ---- examples ------------------------------------------------------------------------------------
@@ -690,7 +697,8 @@ local function run_match_example(pol, ex, check, i)
     return pol.decide(pol.candidates(index, ex.bundles or {}, ex.host), question)
   end)
   if not ok then return item end
-  return differs("the item", item and item.id, ex.want.id) or differs("the code", not item and code or nil, ex.want.code)
+  if item then code = nil end  -- the second answer is its bundle then
+  return differs("the item", item and item.id, ex.want.id) or differs("the code", code, ex.want.code)
 end
 
 --- Runs the examples: true, how many | nil, "policies/NAME.lua:LINE: example N: …".

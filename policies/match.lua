@@ -75,21 +75,39 @@ local function item_paths(given)
   return given.paths
 end
 
--- What the index keeps of an item: few members, because there may be ten thousand.
-local function item_new(index, given)
+-- What many items have in common, kept once: ten thousand credentials come in a handful of shapes.
+local function shape_of(index, given)
   local methods = item_methods(given)
+  local ports = item_ports(given)
+  local plain = given.kind == "domain" or given.plain_http or false
+  local key = table.concat({
+    given.kind, table.concat(given.bundles, " "), table.concat(ports, " "), methods and table.concat(methods, " ") or "",
+    tostring(given.enabled), tostring(plain), tostring(given.tunnel),
+  }, "\n")
+  local shape = index.shapes[key]
+  if not shape then
+    shape = {
+      kind = given.kind, bundles = given.bundles, enabled = given.enabled, plain = plain, tunnel = given.tunnel,
+      ports = set_of(index, ports), methods = methods and set_of(index, methods),
+    }
+    index.shapes[key] = shape
+  end
+  return shape
+end
+
+-- Few members and few tables, because the collector walks them all: hosts are one text.
+local function item_new(index, given)
   return {
-    id = given.id, kind = given.kind, name = given.name, order = given.order,
-    bundles = given.bundles, hosts = given.hosts, prefixes = item_paths(given),
-    enabled = given.enabled, plain = given.kind == "domain" or given.plain_http, tunnel = given.tunnel or nil,
-    ports = set_of(index, item_ports(given)), methods = methods and set_of(index, methods),
+    id = given.id, name = given.name, order = given.order, hosts = table.concat(given.hosts, " "),
+    prefixes = item_paths(given), shape = shape_of(index, given),
   }
 end
 
 -- Everything but the path.
 local function fits(item, q)
-  return item.enabled and (q.tls or item.plain) and item.ports.has[q.port]
-    and (not item.methods or item.methods.has[q.method])
+  local shape = item.shape
+  return shape.enabled and (q.tls or shape.plain) and shape.ports.has[q.port]
+    and (not shape.methods or shape.methods.has[q.method])
 end
 
 -- "/v1" covers "/v1" and "/v1/…", not "/v10"; "/v1/" covers what is below it.
@@ -101,8 +119,12 @@ end
 
 -- ---- the index -----------------------------------------------------------------------------------
 
-local function level_new(kind, bundle)
-  return { kind = kind, bundle = bundle, open = {}, paths = {}, lengths = {}, count = 0 }
+-- A level is the list of its open items. Where items have paths, `paths` has them by prefix and `lengths` the lengths
+-- of these, the longest first. `tree` says whose it is.
+local NONE = {}
+
+local function level_new(tree)
+  return { tree = tree, count = 0 }
 end
 
 local function level_lengths(level)
@@ -136,14 +158,15 @@ end
 
 local function level_add(level, item)
   level.count = level.count + 1
-  if not item.prefixes then return list_add(level.open, item) end
+  if not item.prefixes then return list_add(level, item) end
+  level.paths = level.paths or {}
   for _, prefix in ipairs(item.prefixes) do
     local list = level.paths[prefix]
     if not list then
       list = {}
       level.paths[prefix] = list
       local known
-      for _, n in ipairs(level.lengths) do known = known or n == #prefix end
+      for _, n in ipairs(level.lengths or NONE) do known = known or n == #prefix end
       if not known then level_lengths(level) end
     end
     list_add(list, item)
@@ -152,40 +175,41 @@ end
 
 local function level_remove(level, item)
   level.count = level.count - 1
-  if not item.prefixes then return list_remove(level.open, item) end
+  if not item.prefixes then return list_remove(level, item) end
   for _, prefix in ipairs(item.prefixes) do
     local list = level.paths[prefix]
     list_remove(list, item)
-    if #list == 0 then
-      level.paths[prefix] = nil
-      level_lengths(level)
-    end
+    if #list == 0 then level.paths[prefix] = nil end
   end
+  level_lengths(level)
+  if #level.lengths == 0 then level.lengths, level.paths = nil, nil end
+end
+
+local function tree_new(kind, bundle)
+  return { kind = kind, bundle = bundle, exact = {}, suffix = {}, any = {} }
 end
 
 -- Calls visit(tree, kind of rule, text) for each place the item has in the index.
 local function each_place(index, item, visit)
-  for _, bundle in ipairs(item.bundles) do
+  for _, bundle in ipairs(item.shape.bundles) do
     local trees = index.bundles[bundle]
     if not trees then
-      trees = {
-        credential = { exact = {}, suffix = {}, any = {} },
-        domain = { exact = {}, suffix = {}, any = {} },
-      }
+      trees = { credential = tree_new("credential", bundle), domain = tree_new("domain", bundle) }
       index.bundles[bundle] = trees
     end
-    for _, host in ipairs(item.hosts) do
+    for host in item.hosts:gmatch("%S+") do
       local kind, text = host_rule:match(host)
       -- `*` alone would hand a credential to every host: such a record is none of ours.
-      if kind and not (kind == "any" and item.kind == "credential") then
-        visit(trees[item.kind][kind], text or "*", bundle)
+      if kind and not (kind == "any" and item.shape.kind == "credential") then
+        local tree = trees[item.shape.kind]
+        visit(tree[kind], text or "*", tree)
       end
     end
   end
 end
 
 local function index_new()
-  return { bundles = {}, items = {}, sets = {} }
+  return { bundles = {}, items = {}, sets = {}, shapes = {} }
 end
 
 local function index_remove(index, id)
@@ -202,10 +226,10 @@ local function index_add(index, given)
   index_remove(index, given.id)
   local item = item_new(index, given)
   index.items[item.id] = item
-  each_place(index, item, function(levels, text, bundle)
+  each_place(index, item, function(levels, text, tree)
     local level = levels[text]
     if not level then
-      level = level_new(item.kind, bundle)
+      level = level_new(tree)
       levels[text] = level
     end
     level_add(level, item)
@@ -268,7 +292,7 @@ local function walk(list, q, path)
   for i = 1, #list do
     local level = list[i]
     local lengths = level.lengths
-    if #lengths > 0 then
+    if lengths then
       if not path then return PATH_WANTED end
       routed = true
       for k = 1, #lengths do
@@ -280,11 +304,9 @@ local function walk(list, q, path)
         end
       end
     end
-    if #level.open > 0 then
-      local item, passed = pick(level.open, q)
-      routed = routed or passed
-      if item then return item, level, routed or item.methods ~= nil end
-    end
+    local item, passed = pick(level, q)
+    routed = routed or passed
+    if item then return item, level, routed or item.shape.methods ~= nil end
   end
   return nil, nil, routed
 end
@@ -292,8 +314,8 @@ end
 -- Each item of a level once, whatever its paths; at most `max`.
 local function level_items(level, max)
   local items, seen = {}, {}
-  table.move(level.open, 1, math.min(#level.open, max), 1, items)
-  for _, list in pairs(level.paths) do
+  table.move(level, 1, math.min(#level, max), 1, items)
+  for _, list in pairs(level.paths or NONE) do
     for i = 1, #list do
       if #items >= max then break end
       if not seen[list[i]] then
@@ -317,12 +339,13 @@ end
 
 -- Why this item does not decide, in the order in which a person would mend it.
 local function reason(item, q, path, chosen)
-  if not item.enabled then return "it is disabled" end
-  if not (q.tls or item.plain) then return "it goes over TLS only" end
-  if not item.ports.has[q.port] then return "its ports are " .. table.concat(item.ports.list, ", ") end
+  local shape = item.shape
+  if not shape.enabled then return "it is disabled" end
+  if not (q.tls or shape.plain) then return "it goes over TLS only" end
+  if not shape.ports.has[q.port] then return "its ports are " .. table.concat(shape.ports.list, ", ") end
   if not item_covers(item, path) then return "its paths are " .. table.concat(item.prefixes, ", ") end
-  if item.methods and not item.methods.has[q.method] then
-    return "its methods are " .. table.concat(item.methods.list, ", ")
+  if shape.methods and not shape.methods.has[q.method] then
+    return "its methods are " .. table.concat(shape.methods.list, ", ")
   end
   return chosen and chosen.name .. " comes first" or "servers may read the path otherwise"
 end
@@ -332,7 +355,7 @@ local function add_notes(trace, list, q, path, chosen)
     for _, item in ipairs(level_items(level, NOTES_MAX)) do
       if #trace >= NOTES_MAX then return end
       trace[#trace + 1] = {
-        item = item, bundle = level.bundle,
+        item = item, bundle = level.tree.bundle,
         why = item == chosen and "it decides" or reason(item, q, path, chosen),
       }
     end
@@ -355,14 +378,15 @@ local function refuse(list, q, path)
   local methods, paths, ports, disabled, plain = {}, {}, {}, nil, nil
   for _, level in ipairs(list) do
     for _, item in ipairs(level_items(level, HINT_MAX)) do
-      if not item.enabled then
+      local shape = item.shape
+      if not shape.enabled then
         disabled = disabled or item
-      elseif not (q.tls or item.plain) then
+      elseif not (q.tls or shape.plain) then
         plain = plain or item
-      elseif not item.ports.has[q.port] then
-        note_all(ports, item.ports.list)
+      elseif not shape.ports.has[q.port] then
+        note_all(ports, shape.ports.list)
       elseif item_covers(item, path) then
-        note_all(methods, item.methods.list)
+        note_all(methods, shape.methods.list)
       else
         note_all(paths, item.prefixes)
       end
@@ -396,7 +420,7 @@ local function decide(list, q, trace)
     end
   end
   if trace then add_notes(trace, list, q, path, item) end
-  if item then return item, level.bundle, routed end
+  if item then return item, level.tree.bundle, routed end
   return refuse(list, q, path)
 end
 
@@ -404,12 +428,13 @@ end
 -- that is disabled, or for another port, counts: switching one off must not open a tunnel past the proxy's eyes.
 local function tunnel(list, port)
   for _, level in ipairs(list) do
-    if level.kind == "credential" then return nil end
+    if level.tree.kind == "credential" then return nil end
   end
   for _, level in ipairs(list) do
-    for _, item in ipairs(level.open) do  -- domain entries have no paths
-      if item.enabled and item.ports.has[port] then
-        if item.tunnel then return item, level.bundle end
+    for _, item in ipairs(level) do  -- domain entries have no paths
+      local shape = item.shape
+      if shape.enabled and shape.ports.has[port] then
+        if shape.tunnel then return item, level.tree.bundle end
         return nil
       end
     end

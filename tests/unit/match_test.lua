@@ -336,7 +336,7 @@ local cases = {
     is(next(index.items), nil)
     for _, trees in pairs(index.bundles) do
       for _, tree in pairs(trees) do
-        for _, levels in pairs(tree) do is(next(levels), nil) end
+        for _, kind in ipairs { "exact", "suffix", "any" } do is(next(tree[kind]), nil) end
       end
     end
   end,
