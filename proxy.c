@@ -211,6 +211,8 @@ buf_addf(struct buf *b, const char *fmt, ...)
 static void
 buf_clear(struct buf *b)
 {
+	if (b->n != 0)
+		wipe(b->p, b->n);
 	b->n = 0;
 }
 
@@ -221,6 +223,14 @@ buf_free(struct buf *b)
 		wipe(b->p, b->cap);
 	free(b->p);
 	*b = (struct buf){.max = b->max};
+}
+
+/* Shorter: what is cut off is wiped, for buf_recycle wipes only what is in use. */
+static void
+buf_cut(struct buf *b, size_t n)
+{
+	wipe(b->p + n, b->n - n);
+	b->n = n;
 }
 
 /* For one that is used again and again: empty, and no larger than `keep`. */
@@ -10379,7 +10389,7 @@ l_table_move(lua_State *L)
  * out on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other
  * code (load, require, string.dump), control of the state (collectgarbage, coroutine,
  * lpeg.setmaxstack, which holds for all), the outside (io, os, print), and math.random: guessable,
- * so a mistake where it would be used. No setmetatable: no finalizers, no proxies that lie to us. */
+ * a mistake where it would be used. No setmetatable: no finalizers, no proxies that lie to us. */
 static const struct { const char *lib, *names; } sandbox_allowed[] = {
 	{LUA_GNAME, "assert error ipairs next pairs pcall select tonumber tostring type"},
 	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min "
@@ -12722,7 +12732,7 @@ conn_step_head(struct conn *c)
 	end = http_head_end(c->req->bytes.p, c->req->bytes.n, &c->scanned);
 	if (end > 0) {
 		peer_consume(&c->peer, (size_t)end - had);
-		c->req->bytes.n = (size_t)end;
+		buf_cut(&c->req->bytes, (size_t)end);
 		conn_decide(c);
 	} else if (end < 0 || c->req->bytes.n == HTTP_HEAD_MAX) {
 		peer_consume(&c->peer, in.n);
@@ -13341,7 +13351,7 @@ conn_read_answer(struct conn *c)
 	if (end == 0 && r->up_bytes.n < HTTP_HEAD_MAX)
 		return true;
 	if (end > 0)
-		r->up_bytes.n = (size_t)end;
+		buf_cut(&r->up_bytes, (size_t)end);
 	n = http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head);
 	if (n <= 0) {
 		conn_upstream_gone(c, 502, "upstream_unreachable", "sent a malformed answer");
@@ -13843,7 +13853,7 @@ fetch_read_head(struct fetch *f)
 	if (end == 0 && f->head_bytes.n < HTTP_HEAD_MAX)
 		return true;
 	if (end > 0)
-		f->head_bytes.n = (size_t)end;
+		buf_cut(&f->head_bytes, (size_t)end);
 	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 ||
 	    head.status == 101) {
 		fetch_finish(f, "unreachable", "a malformed answer");

@@ -6,6 +6,7 @@
 --
 -- config.new{ store, records, policy, sandbox, time, keep = secret.core.keep, parse_url, path_readings,
 --             log = function(text), spawn = function(fn) -> task | nil (commands), overrides, on_settings }
+local errors = require "errors"
 local M = {}
 M.__index = M
 
@@ -220,7 +221,7 @@ local function apply_changes(self, changes)
       slice_end(self, n)
     end
   end
-  if settings then self:load_settings() end
+  if settings then self:load_settings(true) end
   return true
 end
 
@@ -235,7 +236,7 @@ local function follow(self)
     self:load_settings()
   end
   self.broken = self.build.broken
-  if self.broken then self.log("ev=match_broken err=" .. ("%q"):format(self.broken)) end
+  if self.broken then self.log("ev=match_broken err=" .. errors.quote(self.broken)) end
   self.applied = target
 end
 
@@ -266,24 +267,36 @@ end
 --- Brings the view to the store's present generation. true | nil, "store_unavailable". A broken match.lua is not
 -- an error here: `broken` says so, and each decision refuses.
 function M:sync(deadline)
-  local target, state = self.store.generation()
+  local target = self.store.generation()
   if not target then return nil, "store_unavailable" end
-  self.state_generation = state
   if self.applied == target then return true end
   return catch_up(self, target, deadline)
 end
 
---- Each second: what no request asked for, so that streams are judged by what is in force.
+--- The same when nobody asks; after a failure it begins anew.
 function M:tick(deadline)
   if not self.build then self.applied = -1 end
   return self:sync(deadline)
 end
 
+local function same(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+  for k, v in pairs(a) do
+    if not same(v, b[k]) then return false end
+  end
+  for k in pairs(b) do
+    if a[k] == nil then return false end
+  end
+  return true
+end
+
 --- The settings, with the flags of this run before the store's.
-function M:load_settings()
-  self.settings = self.records.settings(self.overrides)
-  self.echo = self.settings.echo ~= false
-  if self.on_settings then self.on_settings(self.settings) end
+-- `always`: somebody has set one, perhaps to the same file with other contents; else only differences are acted on.
+function M:load_settings(always)
+  local settings = self.records.settings(self.overrides)
+  local news = always or not same(settings, self.settings)
+  self.settings, self.echo = settings, settings.echo ~= false
+  if news and self.on_settings then self.on_settings(settings) end
 end
 
 -- ---- agents --------------------------------------------------------------------------------------
@@ -319,7 +332,7 @@ end
 -- changes. nil, why where match.lua fails.
 function M:candidates(agent, host)
   if agent.generation ~= self.applied then
-    agent.generation, agent.hosts, agent.host_count = self.applied, {}, 0
+    agent.generation, agent.hosts, agent.host_count, agent.placeholders = self.applied, {}, 0, nil
   end
   local found = agent.hosts[host]
   if found then return found end

@@ -61,4 +61,20 @@ function M.challenge(req)
   return req:fail(407)
 end
 
+--- A text as one value of a log line.
+function M.quote(text)
+  return '"' .. tostring(text):gsub('[%c"\\]', "?"):sub(1, 300) .. '"'
+end
+
+--- What of a script's error may be logged: where it was, and what Lua itself says. A script's own text may quote the
+-- request.
+function M.place(message)
+  local where, text = tostring(message):match("^(policies/[%w_]+%.lua:%d+): ([^\n]*)")
+  if not where then return tostring(message):match("^policies/[%w_]+%.lua[:%d]*") or "script error" end
+  for _, own in ipairs { "^attempt to ", "^bad argument ", "^used more than ", "^apply returned ", "^refresh returned " } do
+    if text:find(own) then return where .. ": " .. text end
+  end
+  return where
+end
+
 return M

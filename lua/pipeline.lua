@@ -42,7 +42,7 @@ local function decide(self, agent, found, question, trace)
   local ok, item, bundle, routed =
     self.sandbox.call("match", config.build.match.decide, found.list, question, trace)
   if not ok then
-    self.log("ev=policy_failed policy=match err=" .. ("%q"):format(tostring(item)))
+    self.log("ev=policy_failed policy=match err=" .. errors.quote(errors.place(item)))
     return nil, "policy_failed"
   end
   if item == nil and errors.codes[bundle] then
@@ -129,7 +129,7 @@ local function judge(self, req, agent, deadline)
           agent = agent.name, bundle = bundle, credential = credential and own.name or nil, decision = "allow",
           reason = credential and "credential" or "domain " .. own.name,
         },
-        forward = { addresses = own.domain and own.domain.addresses, identity = agent.name },
+        forward = { addresses = own.domain and own.domain.addresses },
       }
       found.plans[own] = plan
     end
@@ -137,7 +137,7 @@ local function judge(self, req, agent, deadline)
     local opened, code, why = self.config:open(own.name)
     if not opened and code ~= "injection_failed" or opened and opened.version == own.version then
       if not opened then
-        self.log(("ev=policy_failed credential=%s err=%q"):format(own.name, tostring(why)))
+        self.log(("ev=policy_failed credential=%s err=%s"):format(own.name, errors.quote(why)))
         return nil, code, ("credential %s: its type failed"):format(own.name)
       end
       return own, bundle, routed, opened, plan
@@ -191,7 +191,7 @@ local function inject(self, req, opened, cred)
   local pol = opened.pol
   local ok, code, message = self.policy.apply(pol, req, cred)
   if not ok then
-    self.log(("ev=%s credential=%s policy=%s err=%q"):format(code, opened.name, pol.name, tostring(message)))
+    self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
     if code == "policy_failed" then message = "its type " .. pol.name .. " failed" end
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
@@ -233,18 +233,23 @@ end
 
 -- ---- our own endpoints ---------------------------------------------------------------------------
 
+local function some(list)
+  return list and #list > 0 and list or nil
+end
+
 local function discover_credential(self, agent, rec, bundle)
   return {
     bundle = bundle, credential = rec.name, type = rec.type, hosts = rec.hosts,
-    ports = rec.ports or (rec.plain_http and { 443, 80 } or { 443 }), methods = rec.methods, paths = rec.paths,
+    ports = some(rec.ports) or (rec.plain_http and { 443, 80 } or { 443 }), methods = some(rec.methods),
+    paths = some(rec.paths),
     env = rec.env, placeholder = self.records.placeholder(agent.name, rec),
   }
 end
 
 local function discover_domain(_, _, rec, bundle)
   return {
-    bundle = bundle, hosts = { rec.host }, ports = rec.ports or { 443 },
-    methods = not rec.tunnel and (rec.methods or { "GET", "HEAD", "OPTIONS" }) or nil, tunnel = rec.tunnel,
+    bundle = bundle, hosts = { rec.host }, ports = some(rec.ports) or { 443 },
+    methods = not rec.tunnel and (some(rec.methods) or { "GET", "HEAD", "OPTIONS" }) or nil, tunnel = rec.tunnel,
   }
 end
 
@@ -270,7 +275,7 @@ end
 
 --- What an agent may reach, and with what in the credentials' places.
 function M:discover(agent)
-  local out = { agent = agent.name, allowed = {} }
+  local out = { agent = agent.name, allowed = self.json.array {} }
   discover_page_all(self, agent, out, "credential", "", function(row)
     local rec = row.record
     if rec.enabled == false then return nil end
@@ -303,13 +308,7 @@ local function own_endpoint(self, req)
   end
   local agent = req.token and self.config:agent(req.token)
   if not agent then return unknown(req) end
-  local found = self:discover(agent)
-  local none = self.json.array
-  for _, entry in ipairs(found.allowed) do
-    if entry.paths and #entry.paths == 0 then entry.paths = none and none {} or nil end
-  end
-  if #found.allowed == 0 and none then found.allowed = none {} end
-  return req:respond(200, "application/json", self.json.encode(found) .. "\n")
+  return req:respond(200, "application/json", self.json.encode(self:discover(agent)) .. "\n")
 end
 
 -- ---- entry points --------------------------------------------------------------------------------
@@ -459,8 +458,22 @@ local function explain_strangers(self, rows, agent, host)
   }, trace)
   explain_rows(self, rows, trace)
   for i = before + 1, #rows do
-    rows[i].why = ("its bundle %s is not one of %s"):format(rows[i].bundle, agent.name and "the agent's" or "those asked for")
+    rows[i].why = ("its bundle %s is not one of the agent's"):format(rows[i].bundle)
   end
+end
+
+-- Where no agent is named: one that holds every bundle, `default` first, the others by name.
+local function agent_of_all(build)
+  local agent = { bundles = {}, in_bundle = {} }
+  for _, set in pairs(build and build.bundle_sets or {}) do
+    for bundle in pairs(set) do agent.in_bundle[bundle] = true end
+  end
+  for bundle in pairs(agent.in_bundle) do agent.bundles[#agent.bundles + 1] = bundle end
+  table.sort(agent.bundles, function(a, b)
+    if a == "default" or b == "default" then return a == "default" and b ~= "default" end
+    return a < b
+  end)
+  return agent
 end
 
 local function parse_target(self, text)
@@ -492,7 +505,7 @@ local function explain_credential(self, result, own, url)
 end
 
 --- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
--- name, why } } } | nil, why. spec = { agent = name|nil (then: the bundle default), method, url }.
+-- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url }.
 function M:on_explain(spec)
   local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
   if not synced then return nil, lost end
@@ -503,7 +516,7 @@ function M:on_explain(spec)
     end
     agent = self.config:agent_named(spec.agent)
   else
-    agent = { bundles = { "default" }, in_bundle = { default = true } }
+    agent = agent_of_all(self.config.build)
   end
   local url, websocket = parse_target(self, spec.url)
   if not url then return nil, websocket end

@@ -19,6 +19,7 @@
 --
 -- token.new{ store, time, policy, keep, cache, freeze, net_for = function(opened) -> net, owner = unique string,
 --            new_id = function() -> string, spawn = function(fn) -> task | nil (commands), log = function(text) }
+local errors = require "errors"
 local M = {}
 M.__index = M
 
@@ -317,9 +318,12 @@ local function refresh(self, opened)
   local sent_at = time.wall()
   local answer, code, detail = self.policy.refresh(opened.pol, view, self.net_for(opened), time.now() + REFRESH_MAX)
   if answer and (type(answer) ~= "table" or type(answer.secrets) ~= "table" or not next(answer.secrets)) then
-    answer, code = nil, "policy_failed"
+    answer, code, detail = nil, "policy_failed", "refresh returned no secrets"
   end
   if not answer then
+    if code == "policy_failed" then
+      self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(name, opened.pol.name, errors.quote(errors.place(detail))))
+    end
     return store_failure(self, opened, held, state, tostring(code or "policy_failed"), detail)
   end
   if store_answer(self, opened, held, state, answer_plain(self, opened, state, answer, sent_at), answer.secrets) then

@@ -234,7 +234,6 @@ local cases = {
     is(out.log.bundle, "default")
     is(out.log.agent, "alice")
     is(out.log.decision, "allow")
-    is(out.with.identity, "alice")
     is(out.with.watch, false)
     is(out.with.websocket, false)
   end,
@@ -337,6 +336,35 @@ local cases = {
     local out = s.request "GET https://api.test/"
     is(out.code, "policy_failed")
     is(out.message, 'injection failed ("gh"): its type bearer failed')
+    for _, line in ipairs(s.logged) do assert(not line:find("what the request said", 1, true), line) end
+  end,
+  ["of a script's error the log gets the place, and what Lua says"] = function()
+    is(errors.place "policies/x.lua:3: attempt to index a nil value (field 'y')", "policies/x.lua:3: attempt to index a nil value (field 'y')")
+    is(errors.place "policies/x.lua:3: canary", "policies/x.lua:3")
+    is(errors.place "canary", "script error")
+    is(errors.place(nil), "script error")
+    is(errors.quote 'a"b\nc', '"a?b?c"')
+  end,
+  ["settings are acted on when they differ, or when somebody sets one"] = function()
+    local s = setting()
+    local acted = 0
+    s.config.on_settings = function() acted = acted + 1 end
+    s.config:load_settings()
+    s.code "GET https://api.test/"
+    is(acted, 1)
+    s.store.put("meta", "set/echo", { value = false })
+    s.echo = false
+    s.code "GET https://api.test/"
+    is(acted, 2)
+    is(s.config.echo, false)
+  end,
+  ["a placeholder that changes counts at the next request"] = function()
+    local s = setting()
+    s.credential("one")
+    s.credential("two")
+    is(s.request("GET https://api.test/", { presents = { ["ph-alice-two"] = true } }).log.credential, "one")
+    s.credential("two", { env = "B", order = 9 })
+    is(s.request("GET https://api.test/", { presents = { ["ph-alice-two"] = true } }).log.credential, "two")
   end,
   ["a credential whose record is damaged is refused by name; the rest serves on"] = function()
     local s = with_bearer()
@@ -729,6 +757,14 @@ local cases = {
     is(code("GET", "https://api.test/", "gone"), "agent_unknown")
     is(code("GET", "https://api.test/", "nobody"), "there is no agent 'nobody'")
     is(s.refreshes, 0)
+  end,
+  ["explain without an agent asks for one that holds every bundle, default first"] = function()
+    local s = setting()
+    s.credential("a", { bundles = { "alpha" } })
+    is(s.pipeline:on_explain({ method = "GET", url = "https://api.test/" }).bundle, "alpha")
+    s.credential("d", { bundles = { "default" } })
+    is(s.pipeline:on_explain({ method = "GET", url = "https://api.test/" }).bundle, "default")
+    is(setting().pipeline:on_explain({ method = "GET", url = "https://api.test/" }).code, "host_not_allowed")
   end,
   ["explain takes a URL without a scheme, and WebSocket URLs"] = function()
     local s = with_bearer()

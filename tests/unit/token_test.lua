@@ -45,6 +45,7 @@ local function setting(options)
     end
     time.sleep(s.delay / 2)
     s.inflight = s.inflight - 1
+    if mode.frozen then time.sleep(mode.frozen) end   -- answered, but nobody looks
     if mode.code then return nil, mode.code, mode.detail end
     if mode.raises then error "policy bug" end
     if not ok then return nil, "invalid_grant" end
@@ -563,6 +564,23 @@ local cases = {
     s.world.run(14000)
     is(refreshed(s).token, "at-1")
     is(s.state().unsure, nil)
+  end,
+  ["a worker frozen past its lease still brings its answer home"] = function()
+    local s = setting { rotating = true }
+    local a, b = s.worker "a", s.worker "b"
+    s.mode = function(n) return n == 1 and { frozen = 40000 } or nil end
+    local ra = a.ask(60000)
+    s.world.run(100)
+    local rb = b.ask(60000)
+    s.world.run(30000)
+    -- the other one tried the same refresh token after the lease, and was told that it is spent
+    is(s.requests, 2)
+    is(rb.info.error, "lost_in_flight")
+    is(ra.info.error, "lost_in_flight")
+    s.world.run(30000)
+    is(s.state().secrets.refresh_token, s.live)
+    is(refreshed(s, b).token, "at-1")
+    is(s.requests, 2)
   end,
   ["invalid_grant without a doubt is invalid_grant"] = function()
     local s = one { rotating = true }

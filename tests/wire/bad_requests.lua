@@ -47,6 +47,7 @@ local list = {
   { "HTTP/2.0", "GET $T HTTP/2.0\r\n$H\r\n", "505" },
   { "HTTP/0.9", "GET $T HTTP/0.9\r\n$H\r\n", "505" },
   { "HTTP/1.2", "GET $T HTTP/1.2\r\n$H\r\n", "505" },
+  { "HTTP/1..", "GET $T HTTP/1..\r\n$H\r\n", "505" },
   { "HTTP/1.10", "GET $T HTTP/1.10\r\n$H\r\n", "505" },
   { "http in lower case", "GET $T http/1.1\r\n$H\r\n" },
   { "two Host fields (9112 3.2)", "GET $T HTTP/1.1\r\n$HHost: api.test\r\n\r\n" },

@@ -1,0 +1,89 @@
+/* Certificates: what an upstream sends as its chain, and what a file of roots may hold.
+ *
+ * Text is a file of roots; anything else a chain, each certificate behind two bytes of length. */
+#include PROXY_C
+
+static struct tls_trust *fuzz_trust;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+/* Roots come from files: this one lives in memory. */
+static struct tls_trust *
+trust_of(struct slice pem)
+{
+	char path[64];
+	const char *file = path;
+	struct tls_trust *t;
+	struct buf why;
+	int fd = memfd_create("roots", 0);
+
+	if (fd < 0 || write(fd, pem.p, pem.n) != (ssize_t)pem.n)
+		abort();
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	buf_init(&why, 512);
+	t = tls_trust_load(&file, 1, &why);
+	buf_free(&why);
+	close(fd);
+	return t;
+}
+
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	struct buf cert, key, pem;
+
+	(void)argc;
+	(void)argv;
+	buf_init(&cert, 4096);
+	buf_init(&key, 64);
+	buf_init(&pem, 8192);
+	if (!tls_init(1) || !tls_worker_init() || !tls_ca_make(&cert, &key, clock_wall()) ||
+	    !cert_to_pem((struct slice){cert.p, cert.n}, &pem))
+		abort();
+	if ((fuzz_trust = trust_of((struct slice){pem.p, pem.n})) == NULL)
+		abort();
+	buf_free(&cert);
+	buf_free(&key);
+	buf_free(&pem);
+	return 0;
+}
+
+static void
+fuzz_chain(const uint8_t *data, size_t n)
+{
+	struct tls *t = tls_connect(fuzz_trust, SLICE("api.test"), 443, SLICE(""));
+	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
+	struct cert_view v;
+	struct slice ext;
+
+	(*x)->start_chain(x, "api.test");
+	while (n >= 2) {
+		size_t len = (size_t)(data[0] << 8 | data[1]), take = len < n - 2 ? len : n - 2;
+
+		(*x)->start_cert(x, (uint32_t)take);
+		(*x)->append(x, data + 2, take);
+		(*x)->end_cert(x);
+		if (cert_read((struct slice){(const char *)data + 2, take}, &v)) {
+			cert_names_ip(&v, (const uint8_t *)"\177\0\0\1", 4);
+			cert_for_servers(&v);
+			cert_weakly_signed(&v);
+			cert_ext(&v, 35, &ext);
+		}
+		data += take + 2;
+		n -= take + 2;
+	}
+	if ((*x)->end_chain(x) == 0)
+		abort();        /* nobody signed it with a key that lives in this process alone */
+	tls_free(t);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	if (n != 0 && data[0] == '-')
+		tls_trust_unref(trust_of((struct slice){(const char *)data, n}));
+	else
+		fuzz_chain(data, n);
+	return 0;
+}

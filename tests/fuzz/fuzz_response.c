@@ -1,0 +1,34 @@
+/* An upstream's head, the request's method chosen by the first byte. */
+#include PROXY_C
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	static const char *const methods[] = {"GET", "HEAD", "CONNECT", "POST"};
+	static struct http_head h;
+	struct slice method;
+	char *p;
+	ssize_t r;
+
+	if (n == 0)
+		return 0;
+	method = slice_of(methods[data[0] % 4]);
+	p = malloc(n);
+	memcpy(p, data + 1, n - 1);
+	r = http_parse_response(p, n - 1, method, &h);
+	if (r > (ssize_t)n - 1 || (r < 0 && r != -502))
+		abort();
+	if (r > 0) {
+		if (h.status < 100 || h.status > 999 || h.nfields > HTTP_FIELDS_MAX)
+			abort();
+		if ((data[0] % 4 == 1 || h.status == 204 || h.status == 304) && h.body != BODY_NONE)
+			abort();
+		for (size_t i = 0; i < h.nfields; i++)
+			if (!http_valid_field_name(h.field[i].name) || !http_valid_field_value(h.field[i].value))
+				abort();
+	}
+	free(p);
+	return 0;
+}
