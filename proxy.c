@@ -118,6 +118,20 @@ slice_eq_nocase(struct slice a, struct slice b)
 	return true;
 }
 
+/* A C string into a field of ours, cut to fit; false where it was cut. */
+static bool
+text_copy(char *out, size_t cap, const char *in)
+{
+	size_t n = strnlen(in, cap);
+	bool fits = n < cap;
+
+	if (!fits)
+		n = cap - 1;
+	memcpy(out, in, n);
+	out[n] = '\0';
+	return fits;
+}
+
 static void
 wipe(void *p, size_t n)
 {
@@ -4106,10 +4120,10 @@ enum hdr_rule {
 
 static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
-	{"keep-alive", HDR_HOP},                /* RFC 2068 19.7.1: of this connection */
-	{"te", HDR_HOP},                        /* RFC 9110 10.1.4: what the next hop may send */
+	{"keep-alive", HDR_HOP | HDR_FIXED},    /* RFC 2068 19.7.1: of this connection */
+	{"te", HDR_HOP | HDR_FIXED},            /* RFC 9110 10.1.4: what the next hop may send */
 	{"upgrade", HDR_HOP | HDR_FIXED},       /* RFC 9110 7.8: of this connection */
-	{"http2-settings", HDR_HOP},            /* RFC 7540 3.2.1: half of an h2c upgrade */
+	{"http2-settings", HDR_HOP | HDR_FIXED}, /* RFC 7540 3.2.1: half of an h2c upgrade */
 	{"transfer-encoding", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.1 */
 	{"content-length", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.3: two of them smuggle */
 	{"host", HDR_FRAMING | HDR_FIXED},      /* RFC 9112 3.2: the host that was decided on */
@@ -4259,19 +4273,38 @@ http_trim(struct slice s)
 	return s;
 }
 
+static bool
+http_rule_fits(const char *row, struct slice name)
+{
+	size_t k = 0;
+
+	while (k < name.n && row[k] != '*' && row[k] != '\0' &&
+	    (row[k] == ascii_lower(name.p[k]) || (row[k] == '-' && name.p[k] == '_')))
+		k++;
+	return row[k] == '*' || (row[k] == '\0' && k == name.n);
+}
+
+/* The first row that fits. Rows are chained by their first letter, in the table's order: each field of
+ * each message is looked up here. */
 static uint16_t
 http_field_rule(struct slice name)
 {
-	for (size_t i = 0; i < sizeof hdr_rules / sizeof hdr_rules[0]; i++) {
-		const char *row = hdr_rules[i].name;
-		size_t k = 0;
+	enum { ROWS = sizeof hdr_rules / sizeof hdr_rules[0] };
+	static uint8_t first[32], next[ROWS + 1];  /* row + 1; 0: none */
+	static bool chained;
 
-		while (k < name.n && row[k] != '*' && row[k] != '\0' &&
-		    (row[k] == ascii_lower(name.p[k]) || (row[k] == '-' && name.p[k] == '_')))
-			k++;
-		if (row[k] == '*' || (row[k] == '\0' && k == name.n))
-			return hdr_rules[i].rule;
+	_Static_assert(ROWS < 255, "rows fit a byte");
+	for (size_t i = ROWS; !chained && i-- > 0;) {
+		uint8_t *head = &first[hdr_rules[i].name[0] & 31];
+
+		next[i + 1] = *head;
+		*head = (uint8_t)(i + 1);
+		if (i == 0)
+			chained = true;
 	}
+	for (uint8_t i = name.n != 0 ? first[name.p[0] & 31] : 0; i != 0; i = next[i])
+		if (http_rule_fits(hdr_rules[i - 1].name, name))
+			return hdr_rules[i - 1].rule;
 	return 0;
 }
 
@@ -4609,7 +4642,7 @@ http_parse_version(struct slice s, int *minor)
 	for (size_t i = 5; i < s.n; i++)
 		if (!http_is_digit(s.p[i]) && s.p[i] != '.')
 			return 400;
-	if (s.n != 8 || s.p[5] != '1' || s.p[6] != '.' || s.p[7] > '1')
+	if (s.n != 8 || memcmp(s.p, "HTTP/1.", 7) != 0 || (s.p[7] != '0' && s.p[7] != '1'))
 		return 505;
 	*minor = s.p[7] - '0';
 	return 0;
@@ -5807,8 +5840,13 @@ json_quote(char *out, struct slice s)
 static bool
 json_buf_string(struct buf *b, struct slice s)
 {
-	size_t n = json_quote_as(NULL, s, true);
+	size_t n = 0;
 
+	while (n < s.n && s.p[n] >= 0x20 && s.p[n] < 0x7f && s.p[n] != '"' && s.p[n] != '\\')
+		n++;
+	if (n == s.n)                   /* nothing to escape: nearly always */
+		return buf_reserve(b, n + 2) && buf_add(b, "\"", 1) && buf_add(b, s.p, n) && buf_add(b, "\"", 1);
+	n = json_quote_as(NULL, s, true);
 	if (!buf_reserve(b, n))
 		return false;
 	b->n += json_quote_as(b->p + b->n, s, true);
@@ -10751,6 +10789,8 @@ lua_open_state(bool worker)
 		return lua_main = NULL;
 	}
 	lua_worker = worker;
+	if (worker)             /* what a request makes dies young: a fifth less than the incremental mode */
+		lua_gc(lua_main, LUA_GCGEN, 5, 100);
 	return lua_main;
 }
 
@@ -10780,7 +10820,7 @@ lua_close_state(void)
 #define PEER_OUT_HEAD (16 * 1024) /* a whole head is written only below this */
 #define PEER_HEAD_MAX (84 * 1024) /* a head we send: the 64 KiB of one that came, and what was added */
 #define PEER_OUT_MAX (PEER_OUT_HIGH + 40 * 1024) /* two records and framing above the mark */
-#define PEER_POOL_MAX 24        /* idle buffers kept: the hot ones; more go back to the system */
+#define PEER_POOL_MAX 8         /* idle buffers kept: two connections use four at a time; more go back */
 
 enum io { IO_OK, IO_AGAIN, IO_EOF, IO_ERR };
 
@@ -11357,6 +11397,7 @@ upstream_release(struct upstream *u, bool reusable)
 #define CONN_IDLE_MS 90000
 #define CONN_STREAM_MS 3600000  /* event streams, WebSockets, tunnels; TCP keep-alive finds the dead */
 #define CONN_ANSWER_MS 300000   /* head of the upstream's answer: models think for minutes */
+#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
 #define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
 #define CONN_LINGER_MAX (256 * 1024)
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
@@ -11539,6 +11580,7 @@ struct req {
 	bool watch;             /* tell Lua of 401 and 403 */
 	bool allow_websocket;
 	uint64_t config;        /* generation that decided */
+	int64_t judged;         /* monotonic ms: when */
 	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
 	char reason[96];
 	bool allowed;
@@ -11632,7 +11674,7 @@ agent_get(const char *name)
 	struct agent **at = agent_slot(name);
 
 	if (*at == NULL && (*at = calloc(1, sizeof **at)) != NULL)
-		snprintf((*at)->name, sizeof (*at)->name, "%s", name);
+		text_copy((*at)->name, sizeof (*at)->name, name);
 	return *at;
 }
 
@@ -11655,7 +11697,7 @@ req_claim(struct req *r, const char *name)
 	struct conn *c = r->conn;
 	struct agent *a;
 
-	snprintf(r->agent, sizeof r->agent, "%s", name);
+	text_copy(r->agent, sizeof r->agent, name);
 	if (r->counted != NULL || (a = agent_get(name)) == NULL)
 		return r->counted != NULL;
 	a->requests++;
@@ -12096,7 +12138,7 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	r->action = REQ_REPLY;
 	r->status = status;
 	r->allowed = false;
-	snprintf(r->code, sizeof r->code, "%s", code);
+	text_copy(r->code, sizeof r->code, code);
 	buf_clear(&r->answer);
 	r->answer_type = "application/json";
 	if (status == 407)
@@ -13140,7 +13182,7 @@ conn_upstream_gone(struct conn *c, int status, const char *code, const char *why
 		conn_begin_dial(c);
 		return;
 	}
-	snprintf(r->code, sizeof r->code, "%s", code);
+	text_copy(r->code, sizeof r->code, code);
 	if (r->answer_begun) {
 		conn_close(c, true);
 		return;
@@ -13433,12 +13475,12 @@ conn_step_relay(struct conn *c)
 		conn_relay_end(c);
 		return true;
 	case FLOW_DST_GONE:
-		snprintf(r->code, sizeof r->code, "client_closed");
+		text_copy(r->code, sizeof r->code, "client_closed");
 		conn_close(c, true);
 		return false;
 	case FLOW_SRC_GONE:
 	case FLOW_BAD:
-		snprintf(r->code, sizeof r->code, "upstream_unreachable");
+		text_copy(r->code, sizeof r->code, "upstream_unreachable");
 		conn_close(c, true);
 		return false;
 	case FLOW_TURN:
@@ -13450,7 +13492,7 @@ conn_step_relay(struct conn *c)
 	}
 	switch (io_up) {
 	case FLOW_SRC_GONE:
-		snprintf(r->code, sizeof r->code, "client_closed");
+		text_copy(r->code, sizeof r->code, "client_closed");
 		conn_close(c, true);
 		return false;
 	case FLOW_BAD:
@@ -13481,7 +13523,7 @@ conn_step_relay(struct conn *c)
 	if (c->peer.watch.hup && io_up == FLOW_DONE && c->peer.tls != NULL &&
 	    peer_fill(&c->peer) != IO_OK && peer_data(&c->peer).n == 0 &&
 	    (c->peer.eof || c->peer.failed)) {
-		snprintf(r->code, sizeof r->code, "client_closed");
+		text_copy(r->code, sizeof r->code, "client_closed");
 		conn_close(c, true);    /* nobody waits for this answer */
 		return false;
 	}
@@ -16638,8 +16680,8 @@ l_req_index(lua_State *L)
 static void
 l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
 {
-	if (lua_getfield(L, table, key) == LUA_TSTRING)
-		snprintf(out, cap, "%s", lua_tostring(L, -1));
+	if (lua_getfield(L, table, key) == LUA_TSTRING && !text_copy(out, cap, lua_tostring(L, -1)))
+		luaL_error(L, "%s is too long", key);   /* cut, it would name another */
 	lua_pop(L, 1);
 }
 
@@ -16753,7 +16795,7 @@ l_req_forward(lua_State *L)
 	uint64_t state;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
-	snprintf(r->dial_host, sizeof r->dial_host, "%s", r->host);
+	text_copy(r->dial_host, sizeof r->dial_host, r->host);
 	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
 	r->dial_port = (uint16_t)r->port;
 	r->dial_tls = r->secure;
@@ -16763,6 +16805,7 @@ l_req_forward(lua_State *L)
 	if (r->websocket && !r->allow_websocket)
 		r->websocket = false;   /* goes on as an ordinary GET: nothing is upgraded */
 	store_generations(&r->config, &state);
+	r->judged = clock_now();
 	r->action = REQ_FORWARD;
 	return 0;
 }
@@ -16783,11 +16826,12 @@ l_req_tunnel(lua_State *L)
 	uint64_t state;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
-	snprintf(r->dial_host, sizeof r->dial_host, "%s", r->host);
+	text_copy(r->dial_host, sizeof r->dial_host, r->host);
 	r->dial_port = (uint16_t)r->port;
 	r->dial_tls = false;
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
 	store_generations(&r->config, &state);
+	r->judged = clock_now();
 	r->action = REQ_BLIND;
 	return 0;
 }
@@ -16982,7 +17026,7 @@ l_strip_form(lua_State *L, struct req *r, int list)
 }
 
 /* req:strip{ headers={…}, query={…}, form={…}, routing=bool }: out of the request, into req.stripped.
- * Authorization always goes; `routing`: also what would make a server see another method or path. */
+ * `routing`: also what would make a server see another method or path. */
 static int
 l_req_strip(lua_State *L)
 {
@@ -17000,7 +17044,7 @@ l_req_strip(lua_State *L)
 			continue;
 		if (routing && (f->rule & HDR_ROUTING))
 			r->mark[i] = FIELD_DROPPED;
-		else if (name_same(f->name, SLICE("authorization")) || (named && l_list_has(L, 3, f->name)))
+		else if (named && l_list_has(L, 3, f->name))
 			r->mark[i] = FIELD_STRIPPED;
 	}
 	if (lua_getfield(L, 2, "query") == LUA_TTABLE)
@@ -17808,16 +17852,17 @@ rejudge_done(struct task *t, bool ok, lua_State *co)
 		if (c->id != j->conn)
 			continue;
 		if (c->req != NULL)
-			snprintf(c->req->code, sizeof c->req->code, "rule_changed");
+			text_copy(c->req->code, sizeof c->req->code, "rule_changed");
 		else if (c->blind_req != NULL)
-			snprintf(c->blind_req->code, sizeof c->blind_req->code, "rule_changed");
+			text_copy(c->blind_req->code, sizeof c->blind_req->code, "rule_changed");
 		conn_close(c, true);
 		break;
 	}
 	free(j);
 }
 
-/* Each second: those that an older configuration decided, not more than 64 a call. True: more wait. */
+/* Each second: those that an older configuration decided, and each once a minute, for agents expire
+ * without a change; not more than 64 a call. True: more wait. */
 static bool
 conn_rejudge(void)
 {
@@ -17832,11 +17877,12 @@ conn_rejudge(void)
 		struct task *task;
 
 		next = c->next;
-		if (r == NULL || r->config == config)
+		if (r == NULL || (r->config == config && clock_now() - r->judged < CONN_REJUDGE_MS))
 			continue;
 		if (n++ == 64)
 			return true;
 		r->config = config;
+		r->judged = clock_now();
 		if ((j = malloc(sizeof *j)) == NULL)
 			return true;
 		*j = (struct rejudge){c->id, r};

@@ -1,0 +1,243 @@
+"""Commands against a server that runs: what they change is in force at the next request, in every worker."""
+import json
+import os
+import re
+import subprocess
+import time
+
+import sallyport
+from real import wait
+
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-command-1"}}
+
+
+def everywhere(s, n=12, **request):
+    """The same request on n connections of their own: more than one worker sees it."""
+    return [s.request(**request) for _ in range(n)]
+
+
+def test_credentials_change(t):
+    """add, set, disable, enable and remove, each in force at the next request in both workers"""
+    s, up = t.proxy(workers=2)
+    assert {r.status for r in everywhere(s)} == {403}
+    s.credential(API)
+    assert {r.status for r in everywhere(s)} == {200}
+    s.cli("credential", "set", "api", f"token=@{s.secret_file('canary-command-2')}")
+    everywhere(s)
+    assert {q.get("authorization") for q in up.requests[-12:]} == {"Bearer canary-command-2"}
+    s.cli("credential", "disable", "api")
+    assert {r.status for r in everywhere(s)} == {403}
+    s.cli("credential", "enable", "api")
+    assert {r.status for r in everywhere(s)} == {200}
+    s.cli("credential", "remove", "api")
+    assert {r.status for r in everywhere(s)} == {403}
+
+
+POLICY = """--- bearer, changed by a test
+return {
+  kind = "type", api = 1, name = "bearer", title = "x",
+  fields = { { name = "token", secret = true, required = true } },
+  apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) req.headers:set("x-version", "%s") end,
+}
+"""
+
+
+def test_policies_change(t):
+    """policy put and rollback are in force at the next request; a bad script is refused, the old one serves on"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    for version in ("one", "two"):
+        s.policy("bearer", POLICY % version)
+        everywhere(s)
+        assert {q.get("x-version") for q in up.requests[-12:]} == {version}
+    r = s.policy("bearer", POLICY.replace("apply", "aply"), check=False)
+    assert r.returncode == 1 and "bearer.lua" in r.stderr and "aply" in r.stderr, r.stderr
+    r = s.policy("bearer", "return {\n  kind = = }\n", check=False)
+    assert r.returncode == 1 and "bearer.lua:2" in r.stderr, r.stderr
+    everywhere(s)
+    assert {q.get("x-version") for q in up.requests[-12:]} == {"two"}
+    assert s.cli("policy", "history", "bearer").stdout.count("\n") >= 3
+    s.cli("policy", "rollback", "bearer")
+    everywhere(s)
+    assert {q.get("x-version") for q in up.requests[-12:]} == {"one"}
+    assert "bearer" in s.cli("policy", "list").stdout
+
+
+def test_policy_edit(t):
+    """policy edit runs the editor on the script and puts what it leaves"""
+    s, up = t.proxy(credentials=[API])
+    editor = s.dir / "editor"
+    editor.write_text("#!/bin/sh\nsed -i 's/\"Bearer \"/\"bearer \"/; s/Bearer t1/bearer t1/' \"$1\"\n")
+    editor.chmod(0o755)
+    r = s.cli("policy", "edit", "bearer", env={"EDITOR": str(editor), "VISUAL": ""}, check=False)
+    source = s.cli("policy", "show", "bearer").stdout
+    assert r.returncode in (0, 1), r.stderr
+    if r.returncode == 0:
+        s.request()
+        assert "bearer" in source and up.requests[-1].get("authorization").startswith("bearer ")
+    else:      # an example of its own stands against the change: then nothing has changed
+        assert "example" in r.stderr, r.stderr
+        s.request()
+        assert up.requests[-1].get("authorization").startswith("Bearer ")
+
+
+def test_explain_is_what_decides(t):
+    """explain runs the code that decides: a change of match.lua shows in both"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    explain = lambda: json.loads(s.cli("explain", "--agent", "a", "--json", "GET", "https://api.test/x").stdout)
+    assert explain()["decision"] == "allow" and explain()["credential"] == "api"
+    source = s.cli("policy", "show", "match").stdout
+    path = s.dir / "match.lua"
+    path.write_text(wrapped(source))
+    r = s.cli("policy", "put", path, check=False)
+    assert r.returncode == 0, r.stderr
+    assert explain()["decision"] == "deny", explain()
+    assert {x.status for x in everywhere(s)} == {403}
+    s.cli("policy", "rollback", "match")
+    assert explain()["decision"] == "allow"
+    assert {x.status for x in everywhere(s)} == {200}
+
+
+def wrapped(source):
+    """match.lua with a decide that finds nothing, and without the examples that say otherwise."""
+    return ("local M = (function()\n" + source + "\nend)()\nM.examples = {}\n"
+            "M.decide = function() return nil, 'host_not_allowed' end\nreturn M\n")
+
+
+def test_explain_sends_nothing(t):
+    """explain says why, with exit 0, and sends nothing"""
+    s, up = t.proxy(credentials=[{**API, "method": ["GET"], "path": "/v1"}])
+    for method, url, want in [("GET", "https://api.test/v1/x", "allow"), ("POST", "https://api.test/v1/x", "deny"),
+                              ("GET", "https://api.test/v2", "deny"), ("GET", "https://other.test/", "deny"),
+                              ("GET", "http://api.test/v1", "deny")]:
+        r = s.cli("explain", "--agent", "a", "--json", method, url)
+        assert json.loads(r.stdout)["decision"] == want, (method, url, r.stdout)
+        assert s.cli("explain", "--agent", "a", method, url).stdout.strip()
+    assert not up.requests and not up.connections
+
+
+def test_secrets_never_from_the_command_line(t):
+    """a secret on the command line is refused with exit 2, and not repeated"""
+    s = t.bare()
+    s.init()
+    for args in (["credential", "add", "x", "--type", "bearer", "--host", "x.test", "token=canary-typed"],
+                 ["credential", "add", "x", "--type", "basic", "--host", "x.test", "username=u", "password=canary-typed"],
+                 ["credential", "add", "x", "--type", "api_key", "--host", "x.test", "key=canary-typed"]):
+        r = s.cli(*args, check=False)
+        assert r.returncode in (1, 2) and "canary" not in r.stdout + r.stderr, (r.returncode, r.stderr)
+        assert "@" in r.stderr, f"the message says how: {r.stderr}"
+    assert not sallyport.rows(s.cli("credential", "list", "--json").stdout)
+
+
+def test_secrets_by_every_way(t):
+    """a secret from a file, from standard input and from the environment; control bytes are refused by field"""
+    s, up = t.proxy()
+    add = ["credential", "add"]
+    s.cli(*add, "stdin", "--type", "bearer", "--host", "api.test", "token=-", stdin="canary-stdin\n")
+    s.request()
+    assert up.requests[-1].get("authorization") == "Bearer canary-stdin"
+    s.cli("credential", "remove", "stdin")
+    s.cli(*add, "env", "--type", "bearer", "--host", "api.test", "token=env:MY_TOKEN", env={"MY_TOKEN": "canary-env"})
+    s.request()
+    assert up.requests[-1].get("authorization") == "Bearer canary-env"
+    r = s.cli(*add, "bad", "--type", "bearer", "--host", "b.test", "token=-", stdin="canary-\x01\n", check=False)
+    assert r.returncode and "token" in r.stderr and "canary" not in r.stderr, r.stderr
+    s.canaries += ["canary-stdin", "canary-env"]
+
+
+def test_help_teaches(t):
+    """unknown commands, options and types say what was meant; each command has a help text"""
+    s = t.bare()
+    s.init()
+    for args, word in [(["credentail", "list"], "credential"), (["serve", "--lissten", "x"], "--listen"), (["agent", "add"], "NAME"),
+                       (["credential", "add", "x", "--type", "bearrer", "--host", "x.test"], "bearer"), (["credential", "add", "x", "--type"], "--type")]:
+        r = s.cli(*args, check=False)
+        assert r.returncode in (1, 2) and word in r.stderr, (args, r.returncode, r.stderr)
+    for command in ["init", "serve", "set", "credential add", "bundle add", "domain add", "agent add", "policy put", "explain", "env", "log", "ca", "doctor",
+                    "backup", "restore", "version"]:
+        r = s.cli(*command.split(), "--help")
+        assert "usage:" in r.stdout and len(r.stdout) > 60, f"{command} --help: {r.stdout}"
+
+
+def test_listings(t):
+    """every listing has --json that a program can read"""
+    s, up = t.proxy(credentials=[API], domains=[{"host": "free.test"}])
+    for command in ["credential list", "bundle list", "agent list", "policy list", "log"]:
+        for row in sallyport.rows(s.cli(*command.split(), "--json").stdout or "[]"):
+            assert isinstance(row, dict), (command, row)
+        s.cli(*command.split())
+
+
+def test_log_follow(t):
+    """log --follow shows requests as they end, log filters"""
+    s, up = t.proxy(credentials=[API])
+    p = subprocess.Popen([s.binary, "log", "--follow", "--json"], env=s.env, stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.3)
+        s.request(target="/followed")
+        os.set_blocking(p.stdout.fileno(), False)
+        seen = []
+
+        def look():
+            seen.extend(p.stdout.readlines())
+            return any("/followed" in line for line in seen)
+        wait(look, 5, "the record")
+    finally:
+        p.kill()
+        p.wait()
+    s.request(host="denied.test")
+    s.wait_record({"host": "denied.test"})
+    denied = sallyport.rows(s.cli("log", "--json", "--denied").stdout)
+    assert denied and all(r["decision"] == "deny" for r in denied), denied
+    assert all(r["host"] == "api.test" for r in sallyport.rows(s.cli("log", "--json", "--host", "api.test").stdout))
+
+
+def test_agents(t):
+    """rotate ends the old token, revoke ends all, and only hashes are kept"""
+    s, up = t.proxy(credentials=[API])
+    old = s.tokens["a"]
+    new = s.cli("agent", "rotate", "a").stdout.strip().splitlines()[-1]
+    assert new.startswith("sp_agt_") and new != old
+    s.canaries.append(new)
+    s.tokens["a"] = new
+    assert s.request().status == 200
+    s.cli("agent", "revoke", "a")
+    try:
+        s.request()
+        raise RuntimeError("a revoked agent was served")
+    except AssertionError as e:
+        assert "407" in str(e), e
+
+
+def test_version(t):
+    """version says it, and that it needs no store"""
+    s = t.bare()
+    assert re.search(r"\d+\.\d+\.\d+", s.cli("version").stdout)
+
+
+def test_certificates_are_strict(t):
+    """the CA and a leaf pass openssl verify -x509_strict"""
+    t.need("openssl")
+    s, up = t.proxy(credentials=[API])
+    r = subprocess.run(["openssl", "s_client", "-proxy", f"127.0.0.1:{s.port}", "-proxy_user", "x", "-proxy_pass", f"pass:{s.tokens['a']}",
+                        "-connect", "api.test:443", "-servername", "api.test", "-showcerts"], input="", capture_output=True, text=True, timeout=30)
+    leaf = re.search(r"-----BEGIN CERT.*?-----END CERTIFICATE-----", r.stdout, re.S)
+    assert leaf, r.stdout + r.stderr
+    (s.dir / "leaf.pem").write_text(leaf[0])
+    for what in (["-x509_strict", "-purpose", "sslserver", "-verify_hostname", "api.test", s.dir / "leaf.pem"], ["-x509_strict", s.ca]):
+        r = subprocess.run(["openssl", "verify", "-CAfile", s.ca, *what], capture_output=True, text=True)
+        assert r.returncode == 0, r.stdout + r.stderr
+
+
+def test_first_paste(t):
+    """`serve --demo` on a new directory prints a curl line that works without a network"""
+    t.need("curl")
+    s = t.bare()
+    s.may_die = None
+    log = open(s.log_path, "ab")
+    s.process = subprocess.Popen([s.binary, "serve", "--demo", "--listen", "127.0.0.1:0"], env=s.env, stdin=subprocess.DEVNULL, stdout=log,
+                                 stderr=log, start_new_session=True)
+    s.group = s.process.pid
+    line = wait(lambda: re.search(r"^\s*(curl .*(?:\\\n.*)*)$", s.log(), re.M), 10, "a curl line: " + s.log())[1]
+    r = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": str(s.dir)}, timeout=30)
+    assert r.returncode == 0, (line, r.stderr)
+    assert "authorization" in r.stdout.lower() and "Bearer" in r.stdout, r.stdout
