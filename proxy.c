@@ -1410,8 +1410,7 @@ static const struct {
 	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, NO("IPv4-compatible, deprecated (RFC 4291)")),
 	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
 	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, PASS), /* RFC 6052: NAT64, global */
-	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, INSIDE(12)), /* as a /96; the next row ends it */
-	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, NO("local NAT64 (RFC 8215)")),
+	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, NO("local NAT64 (RFC 8215)")), /* IPv4 anywhere in it */
 	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE(4)), /* RFC 4380 4: the server */
 	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE_INVERTED(12)), /* and the client */
 	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, NO("Teredo (RFC 4380)")),
@@ -3076,6 +3075,8 @@ verify_cert(const struct tls_verify *v, unsigned i)
 {
 	size_t from = i == 0 ? 0 : v->end[i - 1];
 
+	if (v->end[i] == from)
+		return (struct slice){NULL, 0};
 	return (struct slice){v->certs.p + from, v->end[i] - from};
 }
 
@@ -4284,8 +4285,8 @@ http_rule_fits(const char *row, struct slice name)
 	return row[k] == '*' || (row[k] == '\0' && k == name.n);
 }
 
-/* The first row that fits. Rows are chained by their first letter, in the table's order: each field of
- * each message is looked up here. */
+/* The first row that fits. Rows are chained by their first letter, in the table's order: each
+ * field of each message is looked up here. */
 static uint16_t
 http_field_rule(struct slice name)
 {
@@ -5186,27 +5187,6 @@ http_reading_decode_kept_slash(struct slice in, char *out)
 }
 
 static size_t
-http_reading_decode_unreserved(struct slice in, char *out)
-{
-	return http_reading_decode(in, out, "!#$%&'()*+,/:;=?@[]\\");
-}
-
-static size_t
-http_reading_encoded_slash(struct slice in, char *out)
-{
-	size_t o = 0;
-
-	for (size_t i = 0; i < in.n; i++) {
-		int c = http_percent(in, i);
-		bool slash = c == '/' || c == '\\';
-
-		out[o++] = slash ? '/' : in.p[i];
-		i += slash ? 2 : 0;
-	}
-	return o;
-}
-
-static size_t
 http_reading_parameters(struct slice in, char *out)
 {
 	bool in_parameter = false;
@@ -5261,13 +5241,11 @@ static const struct {
 	bool decodes;
 } http_reading_ways[] = {
 	{http_reading_backslash, false},        /* IIS; parsers that follow the URL standard */
-	{http_reading_encoded_slash, false},    /* Apache AllowEncodedSlashes, CDNs */
 	{http_reading_parameters, false},       /* Tomcat, Jetty, Spring: /..;/ is /../ to them */
 	{http_reading_merge, false},            /* nginx merge_slashes, Go's ServeMux */
 	{http_reading_dots, false},             /* all of them, before or after decoding */
 	{http_reading_decode_all, true},        /* nginx, WSGI, CGI */
-	{http_reading_decode_kept_slash, true}, /* Apache NoDecode, Go's RawPath, Kong */
-	{http_reading_decode_unreserved, true}, /* RFC 3986 6.2.2.2: Envoy, CDNs; %2e is a dot */
+	{http_reading_decode_kept_slash, true}, /* Envoy, Kong, Apache NoDecode: dots alone */
 };
 #define HTTP_READING_DEPTH 2            /* decoded once by a gateway and once behind it */
 
@@ -10837,6 +10815,7 @@ struct peer {
 	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
 	bool eof;               /* the wire ended */
 	bool failed;            /* reading or writing failed */
+	bool send_failed;       /* writing did: what had come before may still be read */
 	uint64_t received, sent; /* plaintext bytes */
 };
 
@@ -10903,7 +10882,7 @@ peer_read_wire(struct peer *p)
 {
 	ssize_t n;
 
-	if (p->failed)
+	if (p->failed && !p->send_failed)
 		return IO_ERR;
 	if (p->eof)
 		return IO_EOF;
@@ -10929,7 +10908,7 @@ peer_read_wire(struct peer *p)
 	}
 	if (n == 0) {
 		p->eof = true;
-		return IO_EOF;
+		return p->send_failed ? IO_ERR : IO_EOF; /* a message without a length may have been cut */
 	}
 	p->failed = true;
 	return IO_ERR;
@@ -10965,8 +10944,12 @@ peer_out_reserve(struct peer *p)
 	if (p->out == NULL)
 		return (p->out = wirebuf_get()) != NULL;
 	if (p->out->off != 0) {
-		memmove(p->out->p, p->out->p + p->out->off, p->out->n - p->out->off);
-		p->out->n -= p->out->off;
+		size_t left = p->out->n - p->out->off;
+
+		memmove(p->out->p, p->out->p + p->out->off, left);
+		if (p->tls == NULL)
+			wipe(p->out->p + left, p->out->n - left);
+		p->out->n = left;
 		p->out->off = 0;
 	}
 	return true;
@@ -11104,7 +11087,7 @@ peer_flush(struct peer *p)
 		} else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
 			p->watch.writable = false;
 		} else if (n < 0 && errno != EINTR) {
-			p->failed = true;
+			p->failed = p->send_failed = p->watch.readable = true;
 			return IO_ERR;
 		}
 	}
@@ -11168,6 +11151,8 @@ struct upstream {
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
 	char host[256];
 	uint16_t port;
+	struct endpoint at;     /* what it is connected to */
+	bool guarded;           /* the guard let it: it must still do so when it is taken again */
 	void *owner;            /* borrowed: told by event; NULL while idle */
 	void (*event)(struct upstream *);
 	uint32_t hash;          /* of key */
@@ -11289,6 +11274,8 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 		u->event(u);
 		return;
 	}
+	u->at = d->at[d->next - 1];
+	u->guarded = d->guarded;
 	peer_init(&u->peer, fd, upstream_ready);
 	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
 		upstream_fail(u, "upstream_unreachable", "out of memory");
@@ -11336,14 +11323,15 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 	net_dial(&u->dial, u->host, u->port);
 }
 
-/* An idle one of that key, or NULL. */
+/* An idle one of that key whose address may still be dialled, or NULL. */
 static struct upstream *
-upstream_take(const char *key)
+upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 {
 	uint32_t hash = upstream_hash(key);
 
 	for (struct upstream *u = upstream_idle; u != NULL; u = u->next) {
-		if (u->hash == hash && strcmp(u->key, key) == 0 && !u->peer.watch.hup && !u->peer.watch.readable) {
+		if (u->hash == hash && strcmp(u->key, key) == 0 &&
+		    (!u->guarded || net_guard(&u->at, allow, nallow) == NULL) && !u->peer.watch.hup && !u->peer.watch.readable) {
 			upstream_unlink(u);
 			timer_stop(&u->timer);
 			return u;
@@ -11389,6 +11377,7 @@ upstream_release(struct upstream *u, bool reusable)
  * "closed". State changes only in conn_advance and what it calls, never re-entered: an event that
  * comes while it runs makes it run once more. */
 #define CONN_TURN (1024 * 1024) /* bytes one conn may move before others have their turn */
+#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
 #define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
 #define CONN_HEAD_MS 30000
 #define CONN_HEAD_UNKNOWN_MS 10000 /* until somebody says who they are */
@@ -11399,12 +11388,13 @@ upstream_release(struct upstream *u, bool reusable)
 #define CONN_ANSWER_MS 300000   /* head of the upstream's answer: models think for minutes */
 #define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
 #define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
+#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
 #define CONN_LINGER_MAX (256 * 1024)
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
 #define REQ_BUF_KEEP 4096       /* a head larger than this is rare */
 #define REQ_ECHO_MAX (64 * 1024)
-#define REQ_NAME_MAX 64         /* agent, bundle, credential names */
+#define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
 #define AGENT_REQUESTS_MAX 64   /* in progress, of one agent and worker */
 #define AGENT_SLOTS 256
@@ -11517,6 +11507,7 @@ struct flow {
 	struct buf trailers;    /* owned; a trailer section that spans reads */
 	bool out_chunked;
 	bool done;
+	bool (*may_pass)(const struct flow *, struct slice trailer); /* NULL: those the rules let */
 	struct filter *filter;  /* borrowed from the req; NULL: as it came */
 	bool filtering;         /* `rest` is on its way through the filter */
 	bool rest_end;          /* and is the last of the body */
@@ -11553,6 +11544,7 @@ struct req {
 	char token[65];         /* hex SHA-256 of the proxy token presented; empty: none */
 	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
+	struct buf stripped_names; /* owned; headers that strip names, a line each: for trailers */
 	bool query_removed;
 
 	/* the body, when somebody reads it whole */
@@ -11590,7 +11582,8 @@ struct req {
 	/* the upstream */
 	struct upstream *up;    /* owned while set */
 	bool fresh_dial;        /* no pooled connection: the second try */
-	bool head_sent, answer_begun, retried;
+	bool answer_begun, retried;
+	bool up_seen;           /* a byte of an answer came, be it a 1xx */
 	bool stream;            /* event stream: long idle */
 	size_t up_scanned;
 	struct flow up_flow, down_flow;
@@ -11634,7 +11627,8 @@ struct conn {
 	char token[65];         /* of the CONNECT */
 	struct upstream *blind; /* owned; CONN_BLIND's other end */
 	struct req *blind_req;  /* owned; its log record waits for the end */
-	bool blind_up_done, blind_down_done;
+	bool blind_up_done, blind_down_done; /* nothing more will come from the client; from the upstream */
+	bool blind_up_shut, blind_down_shut; /* and the other end was told, after all that waited */
 };
 
 static struct conn *conn_first;         /* all of them */
@@ -11863,7 +11857,8 @@ flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
 	if (trailers.n != 0 && http_parse_trailers(trailers, field, &n) <= 0)
 		n = 0;
 	for (size_t i = 0; i < n; i++)
-		if (http_trailer_allowed(&field[i]) && (!peer_put(dst, field[i].name.p, field[i].name.n) ||
+		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, field[i].name)) &&
+		    (!peer_put(dst, field[i].name.p, field[i].name.n) ||
 		    !peer_put(dst, ": ", 2) || !peer_put(dst, field[i].value.p, field[i].value.n) ||
 		    !peer_put(dst, "\r\n", 2)))
 			return false;
@@ -11990,6 +11985,7 @@ req_new(struct conn *c)
 	buf_init(&r->body, 0);
 	buf_init(&r->answer, 256 * 1024);
 	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
+	buf_init(&r->stripped_names, 8192);
 	req_name(r->id);
 	r->t_start = clock_now();
 	return r;
@@ -12035,6 +12031,7 @@ req_free(struct req *r)
 	req_body_drop(r);
 	buf_free(&r->answer);
 	buf_free(&r->stripped_query);
+	buf_free(&r->stripped_names);
 	flow_free(&r->up_flow);
 	flow_free(&r->down_flow);
 	buf_recycle(&r->bytes, REQ_BUF_KEEP);
@@ -12176,10 +12173,16 @@ req_canonical(struct req *r, struct slice host)
 	bool ip;
 	size_t n;
 
-	if (!http_canonical_host(host, r->host, &n, &ip, &why))
-		return req_bad(r, 400, "bad_request", why);
+	if (http_canonical_host(host, r->host, &n, &ip, &why)) {
+		r->host[n] = '\0';
+		return true;
+	}
 	r->host[n] = '\0';
-	return true;
+	if (n == 0)
+		return req_bad(r, 400, "bad_request", why);
+	req_fail(r, 400, "bad_request", slice_of(why), slice_of(r->host));
+	r->close_after = true;
+	return false;
 }
 
 /* The Host field, canonical, against what we already know. */
@@ -12351,6 +12354,24 @@ req_parse(struct req *r)
 	return true;
 }
 
+/* -- names: case is ignored, and "_" equals "-", for CGI makes them equal */
+static char
+name_fold(char ch)
+{
+	return ch == '_' ? '-' : ascii_lower(ch);
+}
+
+static bool
+name_same(struct slice a, struct slice b)
+{
+	if (a.n != b.n)
+		return false;
+	for (size_t i = 0; i < a.n; i++)
+		if (name_fold(a.p[i]) != name_fold(b.p[i]))
+			return false;
+	return true;
+}
+
 /* -- the request as it goes out */
 static bool
 put_field(struct buf *b, struct slice name, struct slice value)
@@ -12419,6 +12440,27 @@ req_out_chunked(const struct req *r)
 {
 	return r->head.body == BODY_CHUNKED ||
 	    (r->head.body == BODY_LENGTH && r->filter != NULL && !r->filter->class->keeps_length);
+}
+
+/* A server may merge trailers into the head: what strip took out or apply set must not come back there,
+ * an agent's own key beside ours. */
+static bool
+req_trailer_may_pass(const struct flow *f, struct slice name)
+{
+	const struct req *r = (const struct req *)((const char *)f - offsetof(struct req, up_flow));
+	struct slice left = buf_slice(&r->stripped_names);
+
+	for (const struct added *a = r->added; a != NULL; a = a->next)
+		if (name_same(a->name, name))
+			return false;
+	while (left.n != 0) {
+		size_t n = (size_t)((const char *)memchr(left.p, '\n', left.n) - left.p);
+
+		if (name_same((struct slice){left.p, n}, name))
+			return false;
+		left = (struct slice){left.p + n + 1, left.n - n - 1};
+	}
+	return true;
 }
 
 /* Framing last, whatever anybody set: we alone say where a message ends. */
@@ -12581,6 +12623,41 @@ conn_refuse(int fd)
 	close(fd);
 }
 
+/* Those who have not said who they are have a tenth. The one that waited longest makes room: a flood of
+ * strangers drives out strangers, and an agent says who it is at once. */
+static void
+conn_evict_unknown(void)
+{
+	struct conn *oldest = NULL;
+
+	for (struct conn *c = conn_first; c != NULL; c = c->next)
+		if (c->counted_unknown && c->state == CONN_HEAD)
+			oldest = c;             /* the list is newest first */
+	if (oldest != NULL)
+		conn_close(oldest, false);
+}
+
+static struct timer conn_accept_timer;
+
+static void
+conn_resume_accept(struct timer *t)
+{
+	(void)t;
+	for (size_t i = 0; !conn_draining && i < net.nlisteners; i++)
+		if (net.listeners[i].watch.fd >= 0)
+			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
+}
+
+/* Out of descriptors: the listeners would be ready again and again, for nothing. */
+static void
+conn_pause_accept(void)
+{
+	log_line("ev=accept err=\"%s\"", strerror(errno));
+	for (size_t i = 0; i < net.nlisteners; i++)
+		epoll_ctl(loop_fd, EPOLL_CTL_DEL, net.listeners[i].watch.fd, NULL);
+	timer_set(&conn_accept_timer, clock_now() + CONN_ACCEPT_PAUSE_MS, conn_resume_accept);
+}
+
 static void
 conn_accept(struct watch *w)
 {
@@ -12588,11 +12665,13 @@ conn_accept(struct watch *w)
 		int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd < 0) {
-			if (errno == EMFILE || errno == ENFILE)
-				log_line("ev=accept err=\"out of descriptors\"");
+			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+				conn_pause_accept();
 			return;
 		}
-		if (conn_count >= conn_max || conn_unknown > conn_max / 10 + 16)
+		if (conn_unknown > conn_max / 10 + 16)
+			conn_evict_unknown();
+		if (conn_count >= conn_max)
 			conn_refuse(fd);
 		else
 			conn_new(fd);
@@ -12650,6 +12729,16 @@ req_body_consumed(const struct req *r)
 	    (r->head.body == BODY_LENGTH && r->head.length == 0);
 }
 
+/* What waits goes out first, at the pace of whoever reads; then a short while of reading on. */
+static void
+conn_linger(struct conn *c)
+{
+	c->state = CONN_LINGER;
+	if (c->peer.tls != NULL)
+		tls_shutdown(c->peer.tls);
+	conn_deadline(c, peer_pending(&c->peer) != 0 ? CONN_IDLE_MS : CONN_LINGER_MS);
+}
+
 static void
 conn_next_request(struct conn *c)
 {
@@ -12659,14 +12748,11 @@ conn_next_request(struct conn *c)
 	c->req = NULL;
 	req_free(r);
 	if (c->last || conn_draining) {
-		c->state = CONN_LINGER;
-		if (c->peer.tls != NULL)
-			tls_shutdown(c->peer.tls);
-		conn_deadline(c, CONN_LINGER_MS);
+		conn_linger(c);
 		return;
 	}
 	c->state = CONN_HEAD;
-	conn_deadline(c, CONN_IDLE_MS);
+	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
 }
 
 /* The action is REQ_REPLY: write it, and see whether the connection can go on. */
@@ -12731,16 +12817,21 @@ conn_step_head(struct conn *c)
 	case IO_OK:
 		break;
 	case IO_AGAIN:
-		if (c->req == NULL) {
-			if (conn_draining)
-				conn_close(c, false);
-			else
-				peer_park(&c->peer);
+		if (c->req == NULL && conn_draining) {
+			conn_linger(c);
+			return true;
 		}
+		if (c->req == NULL)
+			peer_park(&c->peer);
 		return false;
 	case IO_EOF:
-	case IO_ERR:
 		if (c->req != NULL)     /* half a head is no request: nothing to log */
+			req_free(c->req);
+		c->req = NULL;
+		conn_linger(c);         /* a client that has said all may still be reading */
+		return true;
+	case IO_ERR:
+		if (c->req != NULL)
 			req_free(c->req);
 		c->req = NULL;
 		conn_close(c, false);
@@ -12785,6 +12876,19 @@ conn_step_head(struct conn *c)
 	return true;
 }
 
+/* Nobody waits for the answer any more. A plain client may have ended its side and still read; TLS has
+ * close_notify for that, and no client that sends it goes on reading. */
+static bool
+conn_client_gone(struct conn *c)
+{
+	enum io io;
+
+	if (!c->peer.watch.hup && !c->peer.watch.readable && c->peer.in == NULL)
+		return false;
+	io = peer_fill(&c->peer);
+	return io == IO_ERR || (io == IO_EOF && c->peer.tls != NULL);
+}
+
 /* -- CONN_DECIDE: while the task runs, a body may be read for it. */
 static void
 req_body_fail(struct req *r, const char *why)
@@ -12818,12 +12922,14 @@ conn_read_body(struct conn *c)
 			if (used != 0)
 				peer_consume(&c->peer, used);
 			r->bytes_up += body.n;
+			conn_deadline(c, CONN_IDLE_MS);
 			break;
 		case IO_AGAIN:
 			return;
 		case IO_EOF:
 			if (used != 0)
 				peer_consume(&c->peer, used);
+			conn_deadline(c, CONN_DECIDE_MS);
 			r->up_flow.done = true;
 			r->body_reading = false;
 			r->body_read = true;
@@ -12953,7 +13059,7 @@ conn_step_decide(struct conn *c)
 		conn_act(c);
 		return true;
 	}
-	if (c->peer.watch.hup && !r->body_reading && peer_fill(&c->peer) == IO_ERR) {
+	if (!r->body_reading && conn_client_gone(c)) {
 		conn_close(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
 		return false;
 	}
@@ -13058,7 +13164,7 @@ conn_begin_dial(struct conn *c)
 	conn_deadline(c, CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	req_pool_key(r, key);
 	if (r->action == REQ_FORWARD && !r->fresh_dial && !r->websocket)
-		r->up = upstream_take(key);
+		r->up = upstream_take(key, r->allow, r->nallow);
 	if (r->up != NULL) {
 		r->up->owner = c;
 		r->up->event = conn_upstream_event;
@@ -13114,10 +13220,8 @@ conn_step_dial(struct conn *c)
 	switch (r->up->state) {
 	case UP_DIAL:
 	case UP_HANDSHAKE:
-		if (c->peer.watch.hup && peer_fill(&c->peer) == IO_ERR) {
+		if (req_body_consumed(r) && conn_client_gone(c))
 			conn_close(c, true);
-			return false;
-		}
 		return false;
 	case UP_FAILED:
 		conn_dial_failed(c);
@@ -13141,10 +13245,10 @@ conn_step_dial(struct conn *c)
 		return true;
 	}
 	r->allowed = true;
-	r->head_sent = true;
 	if (!r->body_read) {
 		flow_init(&r->up_flow, (int)r->head.body, r->head.length, req_out_chunked(r));
 		r->up_flow.filter = r->filter;
+		r->up_flow.may_pass = req_trailer_may_pass;
 	}
 	c->state = CONN_RELAY;
 	conn_deadline(c, req_body_consumed(r) ? CONN_ANSWER_MS : CONN_IDLE_MS);
@@ -13159,7 +13263,7 @@ req_may_retry(const struct req *r)
 {
 	static const char *const idempotent[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"};
 
-	if (r->retried || r->up->requests == 0 || r->up_bytes.n != 0 || r->answer_begun ||
+	if (r->retried || r->up->requests == 0 || r->up_seen || r->answer_begun ||
 	    r->head.body != BODY_NONE || req_wants_length(r))
 		return false;
 	for (size_t i = 0; i < sizeof idempotent / sizeof *idempotent; i++)
@@ -13368,7 +13472,7 @@ conn_read_answer(struct conn *c)
 	ssize_t end, n;
 	size_t had;
 
-	if (!peer_room_head(&c->peer))
+	if (!peer_room_head(&c->peer) && (peer_flush(&c->peer) == IO_ERR || !peer_room_head(&c->peer)))
 		return false;
 	switch (peer_fill(up)) {
 	case IO_OK:
@@ -13381,6 +13485,7 @@ conn_read_answer(struct conn *c)
 		return false;
 	}
 	in = peer_data(up);
+	r->up_seen = true;
 	had = r->up_bytes.n;
 	if (in.n > HTTP_HEAD_MAX - had)
 		in.n = HTTP_HEAD_MAX - had;
@@ -13520,9 +13625,7 @@ conn_step_relay(struct conn *c)
 	}
 	if (again)
 		loop_defer(&c->defer, conn_turn);
-	if (c->peer.watch.hup && io_up == FLOW_DONE && c->peer.tls != NULL &&
-	    peer_fill(&c->peer) != IO_OK && peer_data(&c->peer).n == 0 &&
-	    (c->peer.eof || c->peer.failed)) {
+	if (io_up == FLOW_DONE && conn_client_gone(c)) {
 		text_copy(r->code, sizeof r->code, "client_closed");
 		conn_close(c, true);    /* nobody waits for this answer */
 		return false;
@@ -13559,14 +13662,8 @@ blind_pump(struct peer *from, struct peer *to, bool *done, uint64_t *moved)
 			return peer_flush(to) != IO_ERR;
 		case IO_EOF:
 			*done = true;
-			if (peer_flush(to) == IO_ERR)
-				return false;
-			if (to->tls != NULL) {
+			if (to->tls != NULL && peer_flush(to) != IO_ERR)
 				tls_shutdown(to->tls);
-				peer_flush(to);
-			}
-			if (to->out == NULL)
-				shutdown(to->watch.fd, SHUT_WR);
 			break;
 		case IO_ERR:
 			return false;
@@ -13575,23 +13672,37 @@ blind_pump(struct peer *from, struct peer *to, bool *done, uint64_t *moved)
 	return true;
 }
 
+/* Flushes, and ends the direction once all of it has gone. False: the peer failed. */
+static bool
+blind_finish(struct peer *to, bool done, bool *shut)
+{
+	enum io io = peer_flush(to);
+
+	if (io == IO_OK && done && !*shut) {
+		shutdown(to->watch.fd, SHUT_WR);
+		*shut = true;
+	}
+	return io != IO_ERR || *shut;
+}
+
 static bool
 conn_step_blind(struct conn *c)
 {
 	uint64_t up = 0, down = 0;
 
-	if (!blind_pump(&c->peer, &c->blind->peer, &c->blind_up_done, &up) ||
-	    !blind_pump(&c->blind->peer, &c->peer, &c->blind_down_done, &down)) {
-		peer_flush(&c->peer);
+	size_t pending = peer_pending(&c->peer) + peer_pending(&c->blind->peer);
+
+	if (!blind_pump(&c->peer, &c->blind->peer, &c->blind_up_done, &up))
+		c->blind_up_done = c->blind_up_shut = c->blind_down_done = true; /* what waits still goes out */
+	if (!blind_pump(&c->blind->peer, &c->peer, &c->blind_down_done, &down))
+		c->blind_down_done = c->blind_up_done = c->blind_up_shut = true;
+	if (!blind_finish(&c->blind->peer, c->blind_up_done, &c->blind_up_shut) ||
+	    !blind_finish(&c->peer, c->blind_down_done, &c->blind_down_shut) ||
+	    (c->blind_up_shut && c->blind_down_shut)) {
 		conn_close(c, false);
 		return false;
 	}
-	if (peer_flush(&c->peer) == IO_ERR || peer_flush(&c->blind->peer) == IO_ERR ||
-	    (c->blind_up_done && c->blind_down_done)) {
-		conn_close(c, false);
-		return false;
-	}
-	if (up + down != 0)
+	if (up + down != 0 || peer_pending(&c->peer) + peer_pending(&c->blind->peer) < pending)
 		conn_deadline(c, c->blind_up_done || c->blind_down_done ? CONN_IDLE_MS : CONN_STREAM_MS);
 	if (up >= CONN_TURN || down >= CONN_TURN)
 		loop_defer(&c->defer, conn_turn);
@@ -13630,6 +13741,8 @@ conn_step_sniff(struct conn *c)
 	in = peer_data(&c->peer);
 	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
 		c->secure = true;
+		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
+			wipe(c->peer.in->p, c->peer.in->off);
 		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL) {
 			conn_close(c, true);
 			return false;
@@ -13685,14 +13798,19 @@ conn_step_answer(struct conn *c)
 static bool
 conn_step_linger(struct conn *c)
 {
+	size_t before = peer_pending(&c->peer);
+
 	switch (peer_flush(&c->peer)) {
 	case IO_OK:
 		if (c->lingered == 0) {
 			shutdown(c->peer.watch.fd, SHUT_WR);
 			c->lingered = 1;
+			conn_deadline(c, CONN_LINGER_MS);
 		}
 		break;
 	case IO_AGAIN:
+		if (peer_pending(&c->peer) < before)
+			conn_deadline(c, CONN_IDLE_MS);
 		break;
 	case IO_EOF:
 	case IO_ERR:
@@ -13767,6 +13885,7 @@ conn_expire(struct conn *c)
 static void
 conn_advance(struct conn *c)
 {
+	unsigned steps = 0;
 	bool more = true;
 
 	if (c->advancing) {
@@ -13776,6 +13895,10 @@ conn_advance(struct conn *c)
 	c->advancing = true;
 	while (more || c->again) {
 		c->again = false;
+		if (c->state != CONN_CLOSED && ++steps > CONN_STEPS) {
+			loop_defer(&c->defer, conn_turn); /* pipelined requests must not keep the others waiting */
+			break;
+		}
 		switch (c->state) {
 		case CONN_HEAD:      more = conn_step_head(c); break;
 		case CONN_DECIDE:    more = conn_step_decide(c); break;
@@ -13984,10 +14107,7 @@ fetch_event(struct upstream *u)
 			break;
 		f->out_sent += n;
 	}
-	if (peer_flush(p) == IO_ERR && !p->watch.readable) {
-		fetch_finish(f, "unreachable", "the connection ended");
-		return;
-	}
+	peer_flush(p);          /* where it failed, an answer may have come before: reading says */
 	fetch_read(f);
 }
 
@@ -16886,24 +17006,6 @@ l_req_read_body(lua_State *L)
 	return l_req_read_body_k(L, LUA_OK, 0);
 }
 
-/* -- names that strip and presents compare: case is ignored, "_" equals "-" (CGI makes them equal) */
-static char
-name_fold(char ch)
-{
-	return ch == '_' ? '-' : ascii_lower(ch);
-}
-
-static bool
-name_same(struct slice a, struct slice b)
-{
-	if (a.n != b.n)
-		return false;
-	for (size_t i = 0; i < a.n; i++)
-		if (name_fold(a.p[i]) != name_fold(b.p[i]))
-			return false;
-	return true;
-}
-
 static bool
 l_list_has(lua_State *L, int list, struct slice name)
 {
@@ -16921,6 +17023,19 @@ l_list_has(lua_State *L, int list, struct slice name)
 			return true;
 	}
 	return false;
+}
+
+static void
+l_note_names(lua_State *L, int list, struct buf *b)
+{
+	lua_Integer n = luaL_len(L, list);
+
+	for (lua_Integer i = 1; i <= n; i++) {
+		lua_geti(L, list, i);
+		if (!buf_adds(b, luaL_checkstring(L, -1)) || !buf_add(b, "\n", 1))
+			luaL_error(L, "strip names too many headers");
+		lua_pop(L, 1);
+	}
 }
 
 /* One "name=value" of a query or form at *at. */
@@ -17037,6 +17152,8 @@ l_req_strip(lua_State *L)
 	lua_settop(L, 2);
 	routing = l_flag(L, 2, "routing");
 	named = lua_getfield(L, 2, "headers") == LUA_TTABLE;
+	if (named && r->head.body == BODY_CHUNKED)
+		l_note_names(L, 3, &r->stripped_names);
 	for (size_t i = 0; i < r->head.nfields; i++) {
 		const struct http_field *f = &r->head.field[i];
 
@@ -18368,6 +18485,19 @@ host_load_trust(lua_State *L, int list)
 	return NULL;
 }
 
+static unsigned host_workers = 1;       /* they share what `memory` allows */
+
+/* How many connections: what memory holds, and what descriptors allow (two a connection). */
+static void
+conn_bound(uint64_t memory)
+{
+	struct rlimit files;
+
+	conn_max = (size_t)(memory / CONN_COST / host_workers) + 16;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > 128 && conn_max > (files.rlim_cur - 64) / 2)
+		conn_max = (files.rlim_cur - 64) / 2;
+}
+
 static uint64_t host_log_records;
 static int64_t host_log_age;
 
@@ -18382,6 +18512,8 @@ l_host_configure(lua_State *L)
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "connect_to") == LUA_TTABLE) {
 		net.nto = 0;
+		if (luaL_len(L, 2) > NET_CONNECT_TO_MAX)
+			why = "more than 64 connect-to entries";
 		for (lua_Integer i = 1; i <= luaL_len(L, 2) && net.nto < NET_CONNECT_TO_MAX; i++) {
 			struct slice s;
 
@@ -18399,7 +18531,7 @@ l_host_configure(lua_State *L)
 		l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "memory") == LUA_TNUMBER)
-		conn_max = (size_t)lua_tointeger(L, 2) / CONN_COST;
+		conn_bound((uint64_t)lua_tointeger(L, 2));
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "log_records") == LUA_TNUMBER)
 		host_log_records = (uint64_t)lua_tointeger(L, 2);
@@ -19177,7 +19309,8 @@ worker_open(void)
 		log_line("ev=worker_start err=\"%.*s\"", (int)why.n, why.p != NULL ? why.p : "");
 		return false;
 	}
-	conn_max = memory_default() / CONN_COST;
+	host_workers = serve.workers;
+	conn_bound(memory_default());
 	if (!worker_load_ca() || lua_open_state(true) == NULL || !req_import())
 		return false;
 	worker_tick_ref = lua_import("worker", "tick");
@@ -19188,7 +19321,6 @@ worker_open(void)
 	task_run(task);
 	if (!s.done)
 		loop_run(&s.done);
-	conn_max = conn_max / serve.workers + 16;
 	if (!s.ok || logstore_open(serve.home, host_log_records, host_log_age) != STORE_OK)
 		return false;
 	return true;
@@ -19202,6 +19334,7 @@ worker_signals_open(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);                /* a terminal that goes away is the master's affair */
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	worker_signals.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	worker_signals.ready = worker_on_signal;

@@ -328,7 +328,7 @@ function M:agent(hash)
   return self:agent_named(token.agent)
 end
 
---- What may decide for this agent on this host: { list = match's, plans = the pipeline's }, kept while nothing
+--- What may decide for this agent on this host: { list = match's, plans, kept = the pipeline's }, kept while nothing
 -- changes. nil, why where match.lua fails.
 function M:candidates(agent, host)
   if agent.generation ~= self.applied then
@@ -340,7 +340,7 @@ function M:candidates(agent, host)
   local ok, list = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.bundles, host)
   if not ok or type(list) ~= "table" then return nil, tostring(list) end
   if agent.host_count >= HOSTS_MAX then agent.hosts, agent.host_count = {}, 0 end
-  found = { list = list, plans = {} }
+  found = { list = list, plans = {}, kept = {} }
   agent.hosts[host], agent.host_count = found, agent.host_count + 1
   return found
 end

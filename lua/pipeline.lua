@@ -83,18 +83,42 @@ local function method_of(method, websocket)
   return method ~= "WEBSOCKET" and method or "(WEBSOCKET)"
 end
 
-local function question_of(self, req, agent)
-  return {
-    method = method_of(req.method, req.websocket),
+-- `looked` is set once the answer depends on this one request: its path, or what it presents.
+local function question_of(self, req, agent, method, port)
+  local question
+  question = {
+    method = method,
     tls = req.scheme == "https",
-    port = req.port,
-    readings = function() return self.path_readings(req.path) end,
+    port = port,
+    readings = function()
+      question.looked = true
+      return self.path_readings(req.path)
+    end,
     presents = function(item)
+      question.looked = true
       local own = self.config:item(item)
       local text = own and not own.domain and placeholder_of(self, agent, own.name)
       return text and req:presents(text) or false
     end,
   }
+  return question
+end
+
+-- Methods whose decisions are kept: a closed list, so that an agent cannot make it grow.
+local KEPT = { GET = true, HEAD = true, OPTIONS = true, POST = true, PUT = true, PATCH = true, DELETE = true }
+
+-- decide for a request. An answer that hung on method, scheme and port alone stands for this agent and host until
+-- something changes, if match.lua says that it is pure.
+local function decide_request(self, req, agent, found)
+  local method, port, secure = method_of(req.method, req.websocket), req.port, req.scheme == "https"
+  local kept = secure and found.kept[method]
+  if kept and kept.port == port then return kept.own, kept.bundle, kept.routed end
+  local question = question_of(self, req, agent, method, port)
+  local own, bundle, routed = decide(self, agent, found, question)
+  if own and secure and not question.looked and KEPT[method] and self.config.build.match.pure then
+    found.kept[method] = { port = port, own = own, bundle = bundle, routed = routed }
+  end
+  return own, bundle, routed
 end
 
 -- Is this request for one of the endpoints that the proxy alone talks to for this credential?
@@ -119,7 +143,7 @@ local function judge(self, req, agent, deadline)
   for _ = 1, DECIDE_TRIES do
     local found = self.config:candidates(agent, req.host)
     if not found then return nil, "policy_failed" end
-    local own, bundle, routed = decide(self, agent, found, question_of(self, req, agent))
+    local own, bundle, routed = decide_request(self, req, agent, found)
     if not own then return nil, bundle, nil, routed end
     local plan = found.plans[own]
     if not plan then

@@ -70,7 +70,7 @@ local type_keys = {
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
   new = "function", add = "function", remove = "function", candidates = "function", decide = "function",
-  tunnel = "function",
+  tunnel = "function", pure = "boolean",
 }
 local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
@@ -409,6 +409,7 @@ function Check:match(t, pol)
       pol[key] = t[key]
     end
   end
+  pol.pure = t.pure == true
   pol.examples = self:example_list(t.examples or {}, match_example_keys)
   return pol.examples and pol
 end

@@ -467,6 +467,7 @@ return {
   api   = 1,
   name  = "match",
   title = "Which credential or domain entry decides a request",
+  pure  = true,  -- decide looks at the question alone (no clock, no memory): its answers may be kept until a change
 
   new = index_new, add = index_add, remove = index_remove,
   candidates = candidates, decide = decide, tunnel = tunnel,

@@ -77,6 +77,8 @@ def programs():
         for path in sorted((TESTS / "unit").glob("*_test.lua")):
             out.append(Program(f"{variant} unit/{path.stem}", [binary, "lua", TESTS / "unit/run.lua", path],
                                60 * slow, slow, sanitizers))
+    out.append(Program("clang wire/injection", [PYTHON, TESTS / "wire/harness.py", BUILD / "clang/sallyport",
+                                                TESTS / "wire/injection.lua"], 120))     # that compiler's build works too
     for path in sorted((TESTS / "unit").glob("*.c")):
         out.append(Program(f"unit/{path.stem}", [BUILD / "unit" / path.stem], 120, env={"ASAN_OPTIONS": "detect_leaks=1"}))
     for path in sorted((TESTS / "fuzz").glob("*.c")):

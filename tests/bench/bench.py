@@ -270,7 +270,9 @@ def memory(b, rounds, seconds):
     target("an idle worker, resident", rss(worker), 6, " MB")
     p = subprocess.Popen([LOAD, *map(str, [*b.through(s), "-h", "www.test", "-c", 1000, "-i", "-b", 65536, "-d", 120, "/64k"])],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    figures = json.loads(p.stdout.readline())
+    figures = json.loads(p.stdout.readline() or "{}")
+    if not figures:
+        raise SystemExit("bench: the idle tunnels could not be opened")
     time.sleep(2)
     target(f"{figures['requests']} idle tunnels after 64 KB both ways, whole worker", rss(worker), 20, " MB")
     p.stdin.close()

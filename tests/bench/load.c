@@ -26,6 +26,7 @@
 #define HEAD_MAX 16384          /* of an answer: what a benchmark's servers send is under 1 KiB */
 #define SAMPLES_MAX (1 << 22)   /* latencies kept: 32 MiB, minutes at any speed this reaches */
 #define READ_MAX (1 << 17)
+#define IDLE_AT_ONCE 32         /* -i: connections being set up; a proxy may bound an agent's requests in progress */
 
 enum state { CONNECTING, ASKING, GRANTED, HANDSHAKE, WRITING, READING, IDLE };
 
@@ -56,6 +57,8 @@ static size_t nrequest, nask;
 static SSL_CTX *context;
 static int ep;
 static double *samples;
+static struct client *clients;
+static int opened;
 static int64_t done, started, failed, bytes, handshakes, resumed, refused;
 static int idle;
 static char why[256];
@@ -189,6 +192,8 @@ finish(struct client *c)
 		c->state = IDLE;
 		idle++;
 		watch(c, EPOLLIN);
+		if (opened < opt.connections)
+			client_open(&clients[opened++]);
 	} else if (opt.fresh || c->close) {
 		client_close(c);
 		client_open(c);
@@ -269,8 +274,10 @@ step(struct client *c)
 			return false;
 		if (n > 0)
 			c->head[c->nhead += (size_t)n] = '\0';
+		if (n == 0)
+			errno = ECONNRESET;
 		if (n <= 0 || (strstr(c->head, "\r\n\r\n") != NULL && strncmp(c->head + 8, " 200", 4) != 0)) {
-			client_fail(c, "CONNECT");
+			client_fail(c, n > 0 ? "CONNECT refused" : "CONNECT");
 			return false;
 		}
 		if (strstr(c->head, "\r\n\r\n") == NULL)
@@ -439,13 +446,13 @@ main(int argc, char **argv)
 	options(argc, argv);
 	prepare();
 	ep = epoll_create1(EPOLL_CLOEXEC);
-	struct client *clients = calloc((size_t)opt.connections, sizeof *clients);
+	clients = calloc((size_t)opt.connections, sizeof *clients);
 	if (clients == NULL)
 		die("memory");
 	begin = now();
 	end = begin + opt.seconds;
-	for (int i = 0; i < opt.connections; i++)
-		client_open(&clients[i]);
+	while (opened < opt.connections && (!opt.idle || opened < IDLE_AT_ONCE))
+		client_open(&clients[opened++]);
 	while (now() < end && (opt.requests == 0 || done < opt.requests) && (!opt.idle || idle < opt.connections)) {
 		int n = epoll_wait(ep, ready, 256, (int)((end - now()) * 1e3) + 1);
 		for (int i = 0; i < n; i++)

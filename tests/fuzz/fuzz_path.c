@@ -1,7 +1,40 @@
-/* Readings of a path: bounded in number, each begins with a slash, the first is the path itself. */
+/* Readings of a path: bounded in number, each begins with a slash, the first is the path itself, and reading a
+ * reading in another way brings nothing new: no order of gateways and servers is left out. */
 #include PROXY_C
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+static bool
+among(const struct slice *list, int k, struct slice s)
+{
+	for (int i = 0; i < k; i++)
+		if (slice_eq(list[i], s))
+			return true;
+	return false;
+}
+
+/* Each habit on each reading; the path itself may also be decoded, twice. */
+static void
+closed(const struct slice *list, int k)
+{
+	size_t ways = sizeof http_reading_ways / sizeof http_reading_ways[0];
+	char *out = malloc(list[0].n), *twice = malloc(list[0].n);
+
+	for (int i = 0; i < k; i++)
+		for (size_t w = 0; w < ways; w++) {
+			struct slice s = {out, http_reading_ways[w].read(list[i], out)};
+
+			if (s.n > list[i].n || ((!http_reading_ways[w].decodes || i == 0) && !among(list, k, s)))
+				abort();
+			if (i == 0 && http_reading_ways[w].decodes) {
+				s = (struct slice){twice, http_reading_ways[w].read(s, twice)};
+				if (!among(list, k, s))
+					abort();
+			}
+		}
+	free(out);
+	free(twice);
+}
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
@@ -25,6 +58,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	}
 	if (k > 0 && !slice_eq(reading[0], (struct slice){p, n}))
 		abort();
+	if (k > 0)
+		closed(reading, k);
 	free(p);
 	return 0;
 }

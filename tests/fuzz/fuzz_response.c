@@ -1,4 +1,4 @@
-/* An upstream's head, the request's method chosen by the first byte. */
+/* An upstream's head, the request's method chosen by the first byte. No part of what is taken is taken as a whole. */
 #include PROXY_C
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -9,8 +9,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	static const char *const methods[] = {"GET", "HEAD", "CONNECT", "POST"};
 	static struct http_head h;
 	struct slice method;
-	char *p;
+	char *p, *part;
 	ssize_t r;
+	size_t k;
 
 	if (n == 0)
 		return 0;
@@ -28,6 +29,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		for (size_t i = 0; i < h.nfields; i++)
 			if (!http_valid_field_name(h.field[i].name) || !http_valid_field_value(h.field[i].value))
 				abort();
+		k = data[n / 2] % (size_t)r;
+		part = malloc(k == 0 ? 1 : k);
+		memcpy(part, p, k);
+		if (http_parse_response(part, k, method, &h) != 0)
+			abort();
+		free(part);
 	}
 	free(p);
 	return 0;

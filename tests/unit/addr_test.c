@@ -229,7 +229,7 @@ static const struct { const char *text, *reason; } guard_cases[] = {
 	{"::8.8.8.8", "IPv4-compatible"},
 	{"64:ff9b::127.0.0.1", "loopback"},
 	{"64:ff9b::192.168.1.1", "private"},
-	{"64:ff9b:1::10.0.0.1", "private"},
+	{"64:ff9b:1::10.0.0.1", "local NAT64"},
 	{"64:ff9b:1::8.8.8.8", "local NAT64"},
 	{"64:ff9b:1:a00:0:100::", "local NAT64"},   /* RFC 6052 2.2: 10.0.0.1 in a /48 */
 	{"64:ff9b::1:0:0", "not global unicast"},

@@ -32,7 +32,10 @@ test_result(bool ok, const char *name, const char *why, ...)
 {
 	va_list ap;
 
-	printf("%s%s", ok ? "ok " : "not ok ", name);
+	printf(ok ? "ok " : "not ok ");
+	for (; *name != '\0'; name++)
+		printf((unsigned char)*name < 0x20 || (unsigned char)*name >= 0x7f ? "\\x%02x" : "%c",
+		    (unsigned char)*name);
 	if (!ok) {
 		printf(": ");
 		va_start(ap, why);
