@@ -7,16 +7,22 @@
  * upstream, a policy's author's care, the disk. C owns bytes, time and secrets; Lua owns decisions.
  * The C core knows no credential type, and a policy never sees a socket.
  *
- * Sections, each calling only those above it:
+ * Sections, each calling only those above it. A section's bounds stand at its head, each with its reason;
+ * `grep '^/\* ---- '` finds the heads, `grep '^conn_'` a section's functions.
  *
- *   limits  every bound, each with its reason       json    reading and writing, ranges of bytes
- *   util    slices, buffers, wiping, logging        sign    SHA-256, HMAC, private keys (pure)
- *   secret  the locked arena all secrets live in    store   LMDB: sealed records, commits, request log
- *   loop    clock, timers, the only epoll_wait      lua     state, sandbox; the only lua_resume
- *   addr    IP addresses and the guard (pure)       peer    one end of a connection, plain or TLS
- *   net     listen, resolve, dial                   conn    state machine over peer, http, lua
- *   tls     BearSSL pump, certificates, trust       bind    one luaL_Reg table per Lua module
- *   http    parse, frame, canonicalise (pure)       main    master, workers, run, shut down
+ *   util    slices, buffers, wiping, logging        json    reading and writing, ranges of bytes
+ *   secret  the locked arena all secrets live in    sign    SHA-256, HMAC, private keys (pure)
+ *   loop    clock, timers, the only epoll_wait      store   LMDB: sealed records, commits, request log
+ *   addr    IP addresses and the guard (pure)       lua     state, sandbox; the only lua_resume
+ *   net     listen, resolve, dial                   peer    one end of a connection, plain or TLS
+ *   tls     BearSSL pump, certificates, trust       conn    a client's connection and its requests
+ *   http    parse, frame, canonicalise (pure)       fetch   our own requests, to token endpoints
+ *                                                   bind    values, store, http, request, host: Lua modules
+ *                                                   main    master, workers, commands
+ *
+ * A request's way through the file: conn_accept, conn_step_head (a head is whole), req_parse (who it is for),
+ * req_start (a task in lua/pipeline.lua decides and calls back into `bind: request`), conn_act, conn_begin_dial,
+ * conn_step_relay, conn_relay_end, req_log.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -24,7 +30,6 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
-#include <stddef.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -39,6 +44,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12049,23 +12055,45 @@ req_free(struct req *r)
 	req_pooled++;
 }
 
+/* Pieces that belong together: room is asked for once. */
+static bool
+buf_join(struct buf *b, const struct slice *piece, size_t n)
+{
+	size_t all = 0;
+
+	for (size_t i = 0; i < n; i++)
+		all += piece[i].n;
+	if (!buf_reserve(b, all))
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (piece[i].n != 0)
+			memcpy(b->p + b->n, piece[i].p, piece[i].n);
+		b->n += piece[i].n;
+	}
+	return true;
+}
+
+static void
+json_put_name(struct buf *b, const char *name)
+{
+	const struct slice pieces[] = {SLICE(",\""), slice_of(name), SLICE("\":")};
+
+	buf_join(b, pieces, 3);
+}
+
 static void
 json_put_member(struct buf *b, const char *name, const char *value)
 {
 	if (value[0] == '\0')
 		return;
-	buf_add(b, ",\"", 2);
-	buf_adds(b, name);
-	buf_add(b, "\":", 2);
+	json_put_name(b, name);
 	json_buf_string(b, slice_of(value));
 }
 
 static void
 json_put_number(struct buf *b, const char *name, uint64_t value)
 {
-	buf_add(b, ",\"", 2);
-	buf_adds(b, name);
-	buf_add(b, "\":", 2);
+	json_put_name(b, name);
 	buf_addu(b, value);
 }
 
@@ -12376,7 +12404,9 @@ name_same(struct slice a, struct slice b)
 static bool
 put_field(struct buf *b, struct slice name, struct slice value)
 {
-	return buf_addv(b, name) && buf_add(b, ": ", 2) && buf_addv(b, value) && buf_add(b, "\r\n", 2);
+	const struct slice line[] = {name, SLICE(": "), value, SLICE("\r\n")};
+
+	return buf_join(b, line, 4);
 }
 
 static bool
