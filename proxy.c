@@ -11734,6 +11734,58 @@ flow_free(struct flow *f)
 	buf_free(&f->trailers);
 }
 
+/* A trailer section that spans reads: it is gathered until it is whole. */
+static enum io
+flow_take_trailers(struct flow *f, struct slice in, struct slice *body, size_t *used, bool *bad)
+{
+	size_t had = f->trailers.n, all;
+
+	if (in.n > f->trailers.max - had)
+		in.n = f->trailers.max - had;
+	if (in.n == 0 || !buf_add(&f->trailers, in.p, in.n)) {
+		*bad = true;
+		return IO_ERR;
+	}
+	switch (http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &all, body)) {
+	case CHUNK_MORE:
+		*used = in.n;
+		*body = (struct slice){NULL, 0};
+		return IO_OK;
+	case CHUNK_TRAILERS:
+	case CHUNK_END:
+		*used = all - had;
+		return IO_EOF;
+	case CHUNK_DATA:
+	case CHUNK_BAD:
+		break;
+	}
+	*bad = true;
+	return IO_ERR;
+}
+
+static enum io
+flow_take_chunked(struct flow *f, struct slice in, struct slice *body, size_t *used, bool *bad)
+{
+	if (f->trailers.n != 0)
+		return flow_take_trailers(f, in, body, used, bad);
+	switch (http_chunked_step(&f->chunked, in.p, in.n, used, body)) {
+	case CHUNK_DATA:
+		return IO_OK;
+	case CHUNK_MORE:
+		*body = (struct slice){NULL, 0};
+		if (*used != 0)
+			return IO_OK;
+		return flow_take_trailers(f, in, body, used, bad);
+	case CHUNK_TRAILERS:
+	case CHUNK_END:
+		return IO_EOF;
+	case CHUNK_BAD:
+		break;
+	}
+	*bad = true;
+	return IO_ERR;
+}
+
 /* One step: takes bytes from src, shows what of them is body. IO_EOF: the body is complete. */
 static enum io
 flow_take(struct flow *f, struct peer *src, struct slice *body, size_t *used, bool *bad)
@@ -11759,51 +11811,7 @@ flow_take(struct flow *f, struct peer *src, struct slice *body, size_t *used, bo
 		*used = in.n;
 		return IO_OK;
 	}
-	if (f->trailers.n != 0) {       /* a trailer section that spans reads */
-		size_t had = f->trailers.n, all;
-
-		if (in.n > f->trailers.max - had)
-			in.n = f->trailers.max - had;
-		if (in.n == 0 || !buf_add(&f->trailers, in.p, in.n)) {
-			*bad = true;
-			return IO_ERR;
-		}
-		switch (http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &all, body)) {
-		case CHUNK_MORE:
-			*used = in.n;
-			*body = (struct slice){NULL, 0};
-			return IO_OK;
-		case CHUNK_TRAILERS:
-		case CHUNK_END:
-			*used = all - had;
-			return IO_EOF;
-		case CHUNK_DATA:
-		case CHUNK_BAD:
-			*bad = true;
-			return IO_ERR;
-		}
-	}
-	switch (http_chunked_step(&f->chunked, in.p, in.n, used, body)) {
-	case CHUNK_DATA:
-		return IO_OK;
-	case CHUNK_MORE:
-		*body = (struct slice){NULL, 0};
-		if (*used == 0) {
-			if (!buf_add(&f->trailers, in.p, in.n)) {
-				*bad = true;
-				return IO_ERR;
-			}
-			*used = in.n;
-		}
-		return IO_OK;
-	case CHUNK_TRAILERS:
-	case CHUNK_END:
-		return IO_EOF;
-	case CHUNK_BAD:
-		break;
-	}
-	*bad = true;
-	return IO_ERR;
+	return flow_take_chunked(f, in, body, used, bad);
 }
 
 static bool
@@ -12830,10 +12838,52 @@ conn_decide(struct conn *c)
 	}
 }
 
+/* Nothing to read. Half a head is no request: it is forgotten, not logged. */
+static bool
+conn_head_pause(struct conn *c, enum io io)
+{
+	if (io == IO_AGAIN && c->req == NULL && !conn_draining)
+		peer_park(&c->peer);
+	if (io == IO_AGAIN && !(c->req == NULL && conn_draining))
+		return false;
+	if (c->req != NULL)
+		req_free(c->req);
+	c->req = NULL;
+	if (io == IO_ERR) {
+		conn_close(c, false);
+		return false;
+	}
+	conn_linger(c);                 /* a client that has said all may still be reading */
+	return true;
+}
+
+/* The first bytes of a request. False: there is no request yet. */
+static bool
+conn_head_begin(struct conn *c, struct slice in)
+{
+	size_t skip = 0;
+
+	/* RFC 9112 2.2: an empty line before a request line is ignored. */
+	while (skip + 1 < in.n && skip < 4 && in.p[skip] == '\r' && in.p[skip + 1] == '\n')
+		skip += 2;
+	if (skip != 0) {
+		peer_consume(&c->peer, skip);
+		return false;
+	}
+	if ((c->req = req_new(c)) == NULL) {
+		conn_close(c, true);
+		return false;
+	}
+	c->scanned = 0;
+	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
+	return true;
+}
+
 static bool
 conn_step_head(struct conn *c)
 {
 	struct slice in;
+	enum io io;
 	ssize_t end;
 	size_t had;
 
@@ -12843,48 +12893,11 @@ conn_step_head(struct conn *c)
 	}
 	if (!peer_room_head(&c->peer))
 		return false;           /* a client that pipelines and does not read: it waits */
-	switch (peer_fill(&c->peer)) {
-	case IO_OK:
-		break;
-	case IO_AGAIN:
-		if (c->req == NULL && conn_draining) {
-			conn_linger(c);
-			return true;
-		}
-		if (c->req == NULL)
-			peer_park(&c->peer);
-		return false;
-	case IO_EOF:
-		if (c->req != NULL)     /* half a head is no request: nothing to log */
-			req_free(c->req);
-		c->req = NULL;
-		conn_linger(c);         /* a client that has said all may still be reading */
-		return true;
-	case IO_ERR:
-		if (c->req != NULL)
-			req_free(c->req);
-		c->req = NULL;
-		conn_close(c, false);
-		return false;
-	}
+	if ((io = peer_fill(&c->peer)) != IO_OK)
+		return conn_head_pause(c, io);
 	in = peer_data(&c->peer);
-	if (c->req == NULL) {
-		size_t skip = 0;
-
-		/* RFC 9112 2.2: an empty line before a request line is ignored. */
-		while (skip + 1 < in.n && skip < 4 && in.p[skip] == '\r' && in.p[skip + 1] == '\n')
-			skip += 2;
-		if (skip != 0) {
-			peer_consume(&c->peer, skip);
-			return true;
-		}
-		if ((c->req = req_new(c)) == NULL) {
-			conn_close(c, true);
-			return false;
-		}
-		c->scanned = 0;
-		conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
-	}
+	if (c->req == NULL && !conn_head_begin(c, in))
+		return c->state != CONN_CLOSED;
 	had = c->req->bytes.n;
 	if (in.n > HTTP_HEAD_MAX - had)
 		in.n = HTTP_HEAD_MAX - had;
@@ -12893,16 +12906,11 @@ conn_step_head(struct conn *c)
 		return false;
 	}
 	end = http_head_end(c->req->bytes.p, c->req->bytes.n, &c->scanned);
-	if (end > 0) {
-		peer_consume(&c->peer, (size_t)end - had);
+	peer_consume(&c->peer, end > 0 ? (size_t)end - had : in.n);
+	if (end > 0)
 		buf_cut(&c->req->bytes, (size_t)end);
-		conn_decide(c);
-	} else if (end < 0 || c->req->bytes.n == HTTP_HEAD_MAX) {
-		peer_consume(&c->peer, in.n);
-		conn_decide(c);         /* the parser says what is wrong */
-	} else {
-		peer_consume(&c->peer, in.n);
-	}
+	if (end != 0 || c->req->bytes.n == HTTP_HEAD_MAX)
+		conn_decide(c);         /* the parser says what is wrong with a head that has no end */
 	return true;
 }
 
@@ -13582,14 +13590,82 @@ conn_pump_up(struct conn *c, uint64_t *moved)
 	return FLOW_DONE;
 }
 
+static void
+conn_relay_cut(struct conn *c, const char *code)
+{
+	text_copy(c->req->code, sizeof c->req->code, code);
+	conn_close(c, true);
+}
+
+/* What became of the answer. True: the conn goes on relaying. */
+static bool
+conn_relay_down(struct conn *c, enum flow_io io)
+{
+	switch (io) {
+	case FLOW_DONE:
+		conn_relay_end(c);
+		return false;
+	case FLOW_DST_GONE:
+		conn_relay_cut(c, "client_closed");
+		return false;
+	case FLOW_SRC_GONE:
+	case FLOW_BAD:
+		conn_relay_cut(c, "upstream_unreachable");
+		return false;
+	case FLOW_TURN:
+		loop_defer(&c->defer, conn_turn);
+		return true;
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		return true;
+	}
+	return true;
+}
+
+/* What became of the request's body. True: the conn goes on relaying. */
+static bool
+conn_relay_up(struct conn *c, enum flow_io io)
+{
+	struct req *r = c->req;
+
+	switch (io) {
+	case FLOW_SRC_GONE:
+		conn_relay_cut(c, "client_closed");
+		return false;
+	case FLOW_BAD:
+		if (r->answer_begun) {
+			conn_relay_cut(c, "bad_request");
+			return false;
+		}
+		r->close_after = true;
+		conn_fail(c, 400, "bad_request", "malformed body");
+		return false;
+	case FLOW_DST_GONE:
+		if (r->answer_begun)
+			return true;    /* it answered before it closed: that is read to its end */
+		conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
+		return false;
+	case FLOW_DONE:
+		if (!conn_client_gone(c))
+			return true;
+		conn_relay_cut(c, "client_closed");     /* nobody waits for this answer */
+		return false;
+	case FLOW_TURN:
+		loop_defer(&c->defer, conn_turn);
+		return true;
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		return true;
+	}
+	return true;
+}
+
 static bool
 conn_step_relay(struct conn *c)
 {
 	struct req *r = c->req;
-	uint64_t up = 0, down = 0;
+	uint64_t up = 0, down = 0, before = r->up->peer.received + c->peer.received;
 	enum flow_io io_up, io_down = FLOW_SRC_WAIT;
-	uint64_t before = r->up->peer.received + c->peer.received;
-	bool again = false;
 
 	io_up = conn_pump_up(c, &up);
 	r->bytes_up += r->body_read ? 0 : up;
@@ -13605,61 +13681,8 @@ conn_step_relay(struct conn *c)
 	}
 	if (peer_flush(&c->peer) == IO_ERR)
 		io_down = FLOW_DST_GONE;
-	switch (io_down) {
-	case FLOW_DONE:
-		conn_relay_end(c);
-		return true;
-	case FLOW_DST_GONE:
-		text_copy(r->code, sizeof r->code, "client_closed");
-		conn_close(c, true);
-		return false;
-	case FLOW_SRC_GONE:
-	case FLOW_BAD:
-		text_copy(r->code, sizeof r->code, "upstream_unreachable");
-		conn_close(c, true);
-		return false;
-	case FLOW_TURN:
-		again = true;
-		break;
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		break;
-	}
-	switch (io_up) {
-	case FLOW_SRC_GONE:
-		text_copy(r->code, sizeof r->code, "client_closed");
-		conn_close(c, true);
-		return false;
-	case FLOW_BAD:
-		if (r->answer_begun) {
-			conn_close(c, true);
-			return false;
-		}
-		r->close_after = true;
-		conn_fail(c, 400, "bad_request", "malformed body");
-		return true;
-	case FLOW_DST_GONE:
-		/* Perhaps it answered before it closed: read that first. */
-		if (!r->answer_begun) {
-			conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
-			return c->state != CONN_CLOSED;
-		}
-		break;
-	case FLOW_TURN:
-		again = true;
-		break;
-	case FLOW_DONE:
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		break;
-	}
-	if (again)
-		loop_defer(&c->defer, conn_turn);
-	if (io_up == FLOW_DONE && conn_client_gone(c)) {
-		text_copy(r->code, sizeof r->code, "client_closed");
-		conn_close(c, true);    /* nobody waits for this answer */
-		return false;
-	}
+	if (!conn_relay_down(c, io_down) || !conn_relay_up(c, io_up))
+		return c->state != CONN_CLOSED;
 	if (r->up->peer.received + c->peer.received != before || up + down != 0)
 		conn_deadline(c, r->stream ? CONN_STREAM_MS : r->answer_begun || io_up != FLOW_DONE ?
 		    CONN_IDLE_MS : CONN_ANSWER_MS);
