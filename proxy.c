@@ -11150,7 +11150,6 @@ struct upstream {
 	enum upstream_state state;
 	const char *code, *why; /* static; set when UP_FAILED */
 	struct upstream *next, **prev; /* in the idle list */
-	struct upstream *older; /* unused while owned */
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
 	bool late;              /* it failed for want of time: another try may do */
@@ -11301,8 +11300,7 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 	u->event(u);
 }
 
-/* The owner's `event` is called whenever the state or the readiness changed, and may be called before
- * this returns NULL's opposite: the caller sets *slot first through it. NULL: out of memory. */
+/* Not dialled yet: the caller sets owner and event, then calls upstream_dial. NULL: out of memory. */
 static struct upstream *
 upstream_new(const char *key, const char *host, uint16_t port, bool use_tls)
 {
@@ -11320,6 +11318,7 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls)
 	return u;
 }
 
+/* `event` is called whenever state or readiness changed, perhaps before this returns. */
 static void
 upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 {
@@ -19582,8 +19581,9 @@ master_wait_ready(void)
 	return ready == serve.workers;
 }
 
+/* Drains; told a second time, it does not wait any longer. */
 static int
-master_stop(void)
+master_stop(const sigset_t *set)
 {
 	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_DRAIN_MS + 2000;
 	const struct timespec wait = {0, 10000000};
@@ -19592,8 +19592,11 @@ master_stop(void)
 		close(net.listeners[i].watch.fd);
 	master_signal(SIGTERM);
 	while (master_alive() && clock_read(CLOCK_MONOTONIC) < until) {
+		int sig = sigtimedwait(set, NULL, &wait);
+
+		if (sig == SIGTERM || sig == SIGINT)
+			break;
 		master_reap(true);
-		nanosleep(&wait, NULL);
 	}
 	master_signal(SIGKILL);
 	return 0;
@@ -19618,7 +19621,7 @@ master_main(void)
 	for (unsigned i = 0; i < serve.workers; i++)
 		master_fork(i);
 	if (!master_wait_ready()) {
-		master_stop();
+		master_stop(&set);
 		return 1;
 	}
 	master_say_ready();
@@ -19626,8 +19629,8 @@ master_main(void)
 		int sig = sigtimedwait(&set, NULL, &second);
 		int64_t now = clock_read(CLOCK_MONOTONIC);
 
-		if (sig == SIGTERM || sig == SIGINT)
-			return master_stop();
+		if (sig == SIGTERM || sig == SIGINT || sig == SIGHUP)
+			return master_stop(&set);
 		master_reap(false);
 		master_check_beats();
 		for (unsigned i = 0; i < serve.workers; i++)
