@@ -8786,6 +8786,8 @@ static struct {
 	struct store_reader reader;
 	int lock_fd;                    /* owned */
 	unsigned psize;
+	void *map;                      /* LMDB's: where it lies here; NULL: unknown */
+	size_t map_n;
 	uint64_t records;               /* bounds */
 	int64_t age;
 	struct buf pending;             /* owned; u32 length, JSON, … */
@@ -8821,6 +8823,40 @@ logstore_close(void)
 	logstore.pending_n = 0;
 }
 
+/* LMDB does not tell where its map lies; the kernel does. */
+static void
+logstore_find_map(void)
+{
+	unsigned long long from, to, inode;
+	char line[PATH_MAX + 128], how[5];
+	struct stat st;
+	FILE *f;
+	int fd;
+
+	logstore.map = NULL;
+	if (mdb_env_get_fd(logstore.env, &fd) != 0 || fstat(fd, &st) != 0 ||
+	    (f = fopen("/proc/self/maps", "re")) == NULL)
+		return;
+	while (logstore.map == NULL && fgets(line, sizeof line, f) != NULL) {
+		/* Shared ones alone: forgetting a private page would lose what was written there. */
+		if (sscanf(line, "%llx-%llx %4s %*s %*s %llu", &from, &to, how, &inode) == 4 &&
+		    how[3] == 's' && inode == (unsigned long long)st.st_ino) {
+			logstore.map = (void *)(uintptr_t)from;
+			logstore.map_n = (size_t)(to - from);
+		}
+	}
+	fclose(f);
+}
+
+/* Pages of old records would count as this process's memory for ever: they stay in the kernel's cache
+ * alone. The map is of a file and shared, so nothing is lost. */
+static void
+logstore_forget_pages(void)
+{
+	if (logstore.map != NULL)
+		(void)madvise(logstore.map, logstore.map_n, MADV_DONTNEED);
+}
+
 static enum store_err
 logstore_env_open(const char *home)
 {
@@ -8840,6 +8876,7 @@ logstore_env_open(const char *home)
 	    (rc = mdb_env_stat(logstore.env, &st)) == 0 &&
 	    (rc = mdb_txn_begin(logstore.env, NULL, MDB_RDONLY, &txn)) == 0) {
 		logstore.psize = st.ms_psize;
+		logstore_find_map();
 		if ((rc = mdb_dbi_open(txn, NULL, 0, &logstore.dbi)) == 0)
 			return store_err_of(mdb_txn_commit(txn));
 		mdb_txn_abort(txn);
@@ -8951,8 +8988,11 @@ logstore_write(const struct logstore_job *j)
 
 	if (rc != 0)
 		return store_err_of(rc);
-	if ((rc = logstore_append(txn, j)) == 0 && (rc = logstore_trim(txn, j->n)) == 0)
-		return store_err_of(mdb_txn_commit(txn));
+	if ((rc = logstore_append(txn, j)) == 0 && (rc = logstore_trim(txn, j->n)) == 0) {
+		rc = mdb_txn_commit(txn);
+		logstore_forget_pages();
+		return store_err_of(rc);
+	}
 	mdb_txn_abort(txn);
 	if (rc != MDB_MAP_FULL || mdb_txn_begin(logstore.env, NULL, 0, &txn) != 0)
 		return store_err_of(rc);
