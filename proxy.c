@@ -685,11 +685,14 @@ secret_slice(const struct secret *s)
 struct secret_scope {
 	struct secret_handle *first;    /* borrowed: the collector owns handles */
 	size_t bytes;                   /* what they hold together */
+	uint64_t owner;                 /* the credential that the task acts for; 0: none yet */
 };
 
 struct secret_handle {
 	struct secret *s;               /* one reference; NULL: empty, "secret is closed" */
 	struct secret_scope *scope;     /* borrowed from the task; NULL: kept */
+	uint64_t owner;                 /* of a kept one: the credential it is of; 0: anybody's */
+	bool field;                     /* as it was stored or typed, not built by a policy */
 	struct secret_handle *next, **link;
 };
 
@@ -731,6 +734,18 @@ secret_handle_keep(struct secret_handle *h)
 	if (h->next != NULL)
 		h->next->link = h->link;
 	h->scope = NULL;
+}
+
+/* May the running task use it? Not what another task made, nor another credential's: a policy that
+ * keeps a handle in a variable of its own must not send it with the next credential's request. */
+static bool
+secret_handle_usable(const struct secret_handle *h)
+{
+	if (secret_scope_now == NULL)
+		return true;
+	if (h->scope != NULL)
+		return h->scope == secret_scope_now;
+	return h->owner == 0 || h->owner == secret_scope_now->owner;
 }
 
 static void
@@ -9661,6 +9676,7 @@ lua_step(struct task *t, int nargs)
 		lua_set_running(t->policy);
 		lua_arm(t->co);
 	}
+	store_read_reset();     /* whoever read before: this step sees the store as it is now */
 	rc = lua_resume(t->co, lua_main, nargs, &nres);
 	lua_disarm(&none);
 	if (lua_running[0] != '\0')
@@ -11619,7 +11635,7 @@ struct req {
 	uint64_t config;        /* generation that decided */
 	int64_t judged;         /* monotonic ms: when */
 	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
-	char reason[96];
+	char reason[272];       /* "domain " and a host */
 	bool allowed;
 	struct agent *counted;  /* holds one of this agent's requests in progress */
 	bool too_many;
@@ -14258,6 +14274,17 @@ l_secret_room(const struct secret_handle *h, size_t n)
 	return secret_new(n);
 }
 
+/* In a policy this ends the call for good: a limit that pcall could catch would tell a length. */
+static void
+l_secret_refuse_size(lua_State *L, const char *why)
+{
+	if (lua_now.co != NULL) {
+		lua_exceed(LUA_OVER_MEMORY);
+		lua_raise_over(L);
+	}
+	luaL_error(L, "%s", why);
+}
+
 /* Pushes a handle on n bytes, all zero, for the caller to fill. Raises when there is no room:
  * what is garbage gives its bytes back first. */
 static char *
@@ -14267,13 +14294,13 @@ l_alloc_secret(lua_State *L, size_t n)
 	struct secret *s;
 
 	if (n > SECRET_MAX)
-		luaL_error(L, "a secret of more than 2 MiB");
+		l_secret_refuse_size(L, "a secret of more than 2 MiB");
 	if ((s = l_secret_room(h, n)) == NULL) {
 		lua_gc(L, LUA_GCCOLLECT);
 		s = l_secret_room(h, n);
 	}
 	if (s == NULL)
-		luaL_error(L, "no room for secrets");
+		l_secret_refuse_size(L, "no room for secrets");
 	secret_handle_set(h, s);
 	return s->p;
 }
@@ -14311,6 +14338,8 @@ l_test_secret(lua_State *L, int idx)
 
 	if (h != NULL && h->s == NULL)
 		luaL_error(L, "secret is closed");
+	if (h != NULL && !secret_handle_usable(h))
+		luaL_error(L, "a secret of another credential");
 	return h == NULL ? NULL : h->s;
 }
 
@@ -14590,6 +14619,10 @@ l_sign_key_info(lua_State *L)
 	struct slice in = l_check_value(L, 1, &is_secret);
 	struct key_info info;
 	const char *why = key_tell(in, &info);
+
+	/* A key with a secret built into its frame would tell of its bytes. */
+	if (is_secret && lua_now.co != NULL && !l_check_handle(L, 1)->field)
+		return luaL_error(L, "key_info takes a field of the credential, not what was built");
 
 	if (why != NULL) {
 		lua_pushnil(L);
@@ -15442,11 +15475,41 @@ l_core_of(lua_State *L)
 	return 1;
 }
 
-/* core.keep(h) -> h, which now outlives the task that made it */
+static uint64_t
+l_owner(lua_State *L, int idx)
+{
+	struct slice name = {"", 0};
+	uint64_t h = 14695981039346656037u;
+
+	if (lua_isnoneornil(L, idx))
+		return 0;
+	name.p = luaL_checklstring(L, idx, &name.n);
+	for (size_t i = 0; i < name.n; i++)
+		h = (h ^ (unsigned char)name.p[i]) * 1099511628211u;
+	return h | 1;
+}
+
+/* core.acting(credential): from now on this task may use that credential's kept handles, and no other's */
+static int
+l_core_acting(lua_State *L)
+{
+	uint64_t owner = l_owner(L, 1);
+
+	if (secret_scope_now != NULL)
+		secret_scope_now->owner = owner;
+	return 0;
+}
+
+/* core.keep(h [, credential]) -> h, which now outlives the task that made it; with a credential's name, it
+ * is of use only to tasks that act for it */
 static int
 l_core_keep(lua_State *L)
 {
-	secret_handle_keep(l_check_handle(L, 1));
+	struct secret_handle *h = l_check_handle(L, 1);
+
+	h->owner = l_owner(L, 2);
+	h->field = true;
+	secret_handle_keep(h);
 	lua_settop(L, 1);
 	return 1;
 }
@@ -15689,8 +15752,6 @@ l_secret_metatable(lua_State *L)
 	lua_setfield(L, -2, "__index");
 	lua_pushcfunction(L, l_secret_concat);
 	lua_setfield(L, -2, "__concat");
-	lua_pushcfunction(L, l_secret_gc);
-	lua_setfield(L, -2, "__close");
 	lua_pushliteral(L, "secret");
 	lua_setfield(L, -2, "__metatable");
 	lua_pushcfunction(L, l_secret_gc);
@@ -15711,6 +15772,7 @@ static const luaL_Reg l_core_functions[] = {
 	{"of",       l_core_of},
 	{"new",      l_core_of},
 	{"keep",     l_core_keep},
+	{"acting",   l_core_acting},
 	{"wipe",     l_core_wipe},
 	{"chomp",    l_core_chomp},
 	{"check",    l_core_check},
@@ -18080,6 +18142,7 @@ conn_rejudge(void)
 
 	if (!store_generations(&config, &state))
 		return false;
+	store_read_reset();     /* a snapshot kept open would hide the next change */
 	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
 		struct req *r = c->state == CONN_BLIND ? c->blind_req : c->state == CONN_RELAY ? c->req : NULL;
 		struct rejudge *j;
@@ -18291,6 +18354,8 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	struct slice body = {NULL, 0};
 	bool is_secret = false;
 
+	if (!http_is_token(slice_of(method)))
+		luaL_error(L, "not a method");
 	if (!buf_adds(&f->out, method) || !buf_add(&f->out, " ", 1) ||
 	    !(rest.n == 0 || rest.p[0] != '/' ? buf_add(&f->out, "/", 1) : true) || !buf_addv(&f->out, rest) ||
 	    !buf_adds(&f->out, " HTTP/1.1\r\nHost: ") || !buf_addv(&f->out, authority) ||
@@ -19011,7 +19076,7 @@ static int
 l_host_tty_secret(lua_State *L)
 {
 	const char *prompt = luaL_checkstring(L, 1);
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 	struct termios quiet;
 	struct buf b;
 	bool multiline = l_opt_multiline(L, 2, &b);
@@ -19028,6 +19093,7 @@ l_host_tty_secret(lua_State *L)
 		signal(signals[i], tty_restore);
 	quiet = tty_saved;
 	quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK | ECHONL);
+	quiet.c_cc[VSUSP] = _POSIX_VDISABLE; /* stopped and continued, the shell would have set echo again */
 	tcsetattr(tty_fd, TCSAFLUSH, &quiet);
 	if (write(tty_fd, prompt, strlen(prompt)) < 0)
 		n = -1;

@@ -63,7 +63,8 @@ local function freeze(value)
   return setmetatable({}, {
     __index = inner, __newindex = read_only, __metatable = false,
     __len = function() return #inner end,
-    __pairs = function() return next, inner, nil end,
+    -- Not `next, inner`: that would hand out the table itself.
+    __pairs = function(view) return function(_, k) return next(inner, k) end, view, nil end,
   })
 end
 
@@ -113,6 +114,7 @@ function M.new(with)
     self[name] = assert(with[name], name)
   end
   self.log = with.log or function() end
+  self.acting = with.acting or function() end  -- secret.core.acting: whose secrets this task may use
   self.spawn = with.spawn
   self.overrides = with.overrides
   self.on_settings = with.on_settings
@@ -411,7 +413,8 @@ function M:open(name)
   end
   local pol, why = self.policy.load(rec.type)
   if not pol then return nil, "policy_failed", why end
-  for _, secret in pairs(rec.secrets or {}) do self.keep(secret) end
+  for _, secret in pairs(rec.secrets or {}) do self.keep(secret, name) end
+  self.acting(name)
   local extra = {}
   for header, value in pairs(rec.headers or {}) do extra[#extra + 1] = { header, value } end
   for field, value in pairs(rec.secrets or {}) do

@@ -98,15 +98,16 @@ function M.judge(answer, spec, sent_at)
 end
 
 --- with = { client = http_client, time, secret, form, json, allows = function(url) -> true | nil, why,
---           addresses = {cidr} }
+--           addresses = {cidr}, deadline = of the whole refresh }
 function M.net(with)
   local net = {}
 
   local function call(spec, deadline)
     local ok, why = with.allows(spec.url)
     if not ok then return nil, "url_not_declared", why end
-    local limit = with.time.now() + CALL_MAX
+    local limit = math.min(with.time.now() + CALL_MAX, with.deadline or math.huge)
     if type(deadline) == "number" and deadline < limit then limit = deadline end
+    if limit <= with.time.now() then return nil, "timeout" end
     return with.client.request({
       method = spec.method or "POST", url = spec.url, headers = spec.headers, body = spec.body, expect = spec.expect,
       max = BODY_MAX, addresses = with.addresses,

@@ -136,6 +136,18 @@ local function at_endpoint(self, opened, scheme, host, port, path)
   return false
 end
 
+-- Whatever match.lua says, a credential goes to the hosts that its record names: the last look, in our own words.
+local function covers(rec, req)
+  if rec.enabled == false or req.scheme == "http" and not rec.plain_http then return false end
+  local host = req.host
+  for _, rule in ipairs(rec.hosts or {}) do
+    if rule == host then return true end
+    local suffix = rule:match("^%*(%..+)$")
+    if suffix and #host > #suffix and host:sub(-#suffix) == suffix then return true end
+  end
+  return false
+end
+
 -- The decision for this request, with its credential opened. The index and the record must be of one version: a
 -- new secret must not follow an old record's hosts.
 -- { own, bundle, routed, opened, plan } | nil, code, message, hint
@@ -164,10 +176,16 @@ local function judge(self, req, agent, deadline)
         self.log(("ev=policy_failed credential=%s err=%s"):format(own.name, errors.quote(why)))
         return nil, code, ("credential %s: its type failed"):format(own.name)
       end
+      if plan.covered ~= req.scheme and not covers(opened.rec, req) then
+        self.log("ev=policy_failed policy=match err=\"answered a credential for a host that it does not name\"")
+        return nil, "policy_failed"
+      end
+      plan.covered = req.scheme
       return own, bundle, routed, opened, plan
     end
     local synced, lost = self.config:sync(deadline)
     if not synced then return nil, lost end
+    if self.config:agent(req.token) ~= agent then return nil, "changed" end
     if not opened and self.config:item { id = "credential/" .. own.name } == own then
       return nil, code, ("credential %s: %s"):format(own.name, tostring(why))
     end
@@ -212,6 +230,7 @@ local body_codes = {
 
 -- The type's `apply` and the credential's further headers. true | nil, code, message
 local function inject(self, req, opened, cred)
+  self.config.acting(opened.name)
   local pol = opened.pol
   local ok, code, message = self.policy.apply(pol, req, cred)
   if not ok then
@@ -244,6 +263,8 @@ local function attach(self, req, opened, routed, deadline)
   if pol.body then
     local ok, why = req:read_body(pol.body.max, self.time.now() + BODY_WAIT)
     if not ok then return nil, body_codes[why] or "bad_request" end
+    local form = opened.strips[routed].form
+    if form then req:strip { form = form } end  -- only now is there a form to take it from
     waited = true
   end
   if waited then
@@ -356,6 +377,7 @@ end
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
 local function serve(self, req, agent, deadline)
   local own, bundle, routed, opened, plan = judge(self, req, agent, deadline)
+  if bundle == "changed" and not own then return false end
   if not own then
     refuse_decided(self, req, agent, bundle, routed, opened)
   elseif req:log(plan.log) == false then
@@ -370,7 +392,7 @@ local function serve(self, req, agent, deadline)
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    local ok, code, message, hint, options = attach(self, req, opened, routed, deadline)
+    local ok, code, message, hint, options = attach(self, req, opened, routed or #opened.endpoints > 0, deadline)
     if code == "changed" then return false end
     if not ok then
       errors.fail(req, code, message, hint, options)

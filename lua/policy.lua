@@ -540,6 +540,9 @@ function M.strip(pol, cred)
   local check = setmetatable({ name = pol.name, code = pol.code }, Check)
   spec = check:strip(spec)
   if not spec then return nil, "policy_failed", check.why end
+  if spec.form and not pol.body then
+    return nil, "policy_failed", file_of(pol.name) .. ": strip names form fields, so the type needs body = { max = N }"
+  end
   return spec
 end
 
@@ -568,7 +571,7 @@ function M.refresh(pol, cred, net, deadline)
   local check = setmetatable({ name = pol.name, code = pol.code }, Check)
   if not check:keys(state, state_keys, "what refresh returns") then return nil, "policy_failed", check.why end
   for name, v in pairs(state.secrets or {}) do
-    if type(name) ~= "string" or not is_secret(v) then
+    if type(name) ~= "string" or not name:find("^[%w_]+$") or #name > 64 or not is_secret(v) then
       return nil, "policy_failed",
         ("%s: refresh returned '%s', which is no secret, among its secrets"):format(file, tostring(name))
     end

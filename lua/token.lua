@@ -20,6 +20,7 @@
 -- token.new{ store, time, policy, keep, cache, freeze, net_for = function(opened) -> net, owner = unique string,
 --            new_id = function() -> string, spawn = function(fn) -> task | nil (commands), log = function(text) }
 local errors = require "errors"
+local oauth = require "oauth"
 local M = {}
 M.__index = M
 
@@ -59,6 +60,7 @@ function M.new(with)
     self[name] = assert(with[name], name)
   end
   self.spawn = with.spawn
+  self.acting = with.acting or function() end
   self.log = with.log or function() end
   self.snapshots = self.cache(SNAPSHOTS_MAX)
   self.inflight = {}          -- name -> the task that refreshes it here
@@ -155,7 +157,7 @@ local function look(self, name)
     snap.generation = generation
     return snap.state
   end
-  for _, secret in pairs(state.secrets or {}) do self.keep(secret) end
+  for _, secret in pairs(state.secrets or {}) do self.keep(secret, name) end
   self.snapshots:put(name, { generation = generation, state = state })
   return state
 end
@@ -299,6 +301,7 @@ end
 local function refresh(self, opened)
   local name, time = opened.name, self.time
   local version = opened.rec.version
+  self.acting(name)
   local state = look(self, name)
   if not state or stale(self, opened) then return end
   local boot, boot_id = time.boot(), time.boot_id()
@@ -315,8 +318,9 @@ local function refresh(self, opened)
     return
   end
   local view = self.policy.record_view(opened.pol, opened.rec, values_of(state))
-  local sent_at = time.wall()
-  local answer, code, detail = self.policy.refresh(opened.pol, view, self.net_for(opened), time.now() + REFRESH_MAX)
+  local sent_at, deadline = time.wall(), time.now() + REFRESH_MAX
+  -- The net itself keeps to the deadline: a refresh that outlived its lease could run twice.
+  local answer, code, detail = self.policy.refresh(opened.pol, view, self.net_for(opened, deadline), deadline)
   if answer and (type(answer) ~= "table" or type(answer.secrets) ~= "table" or not next(answer.secrets)) then
     answer, code, detail = nil, "policy_failed", "refresh returned no secrets"
   end
@@ -324,7 +328,12 @@ local function refresh(self, opened)
     if code == "policy_failed" then
       self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(name, opened.pol.name, errors.quote(errors.place(detail))))
     end
-    return store_failure(self, opened, held, state, tostring(code or "policy_failed"), detail)
+    -- A code of our own or a registered one; whatever else a policy says may hold what it was told.
+    code = tostring(code or "policy_failed")
+    if not said[code] and not final_codes[code] and not transient_codes[code] and oauth.code(code) ~= code then
+      code = "unregistered_error"
+    end
+    return store_failure(self, opened, held, state, code, detail)
   end
   if store_answer(self, opened, held, state, answer_plain(self, opened, state, answer, sent_at), answer.secrets) then
     self.log(("ev=refresh credential=%s ok=yes"):format(name))
@@ -354,8 +363,12 @@ local function kick(self, opened)
     return true
   end
   self.inflight[name] = self.spawn(function()
-    refresh(self, opened)
+    local ok, why = pcall(refresh, self, opened)
     self.inflight[name] = nil
+    if not ok then  -- a fault of ours or the policy's: not at once again, or the server would be asked without end
+      self.pauses[name] = { until_boot = self.time.boot() + 60000, code = "policy_failed" }
+      error(why, 0)
+    end
   end)
 end
 

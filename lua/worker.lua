@@ -19,29 +19,26 @@ function M.build(with)
   local host, http, time = require "host", require "http", require "time"
   local store, policy, sandbox, records = require "store", require "policy", require "sandbox", require "records"
   local json, secret = require "json", require "secret"
-  local keep = require("secret.core").keep
+  local keep, acting = require("secret.core").keep, require("secret.core").acting
   local Config, Token, oauth = require "config", require "token", require "oauth"
   local spawn = not with.command and host.spawn or nil
   local log = not with.command and host.log or nil
   config = Config.new {
-    store = store, records = records, policy = policy, sandbox = sandbox, time = time, keep = keep, log = log,
-    parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
+    store = store, records = records, policy = policy, sandbox = sandbox, time = time, keep = keep, acting = acting,
+    log = log, parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
     on_settings = not with.command and configure or nil,
   }
   local function new_id() return (host.random_token("")) end
-  -- The net of a credential, made once: allowed is what its fields and its type name, and nothing else.
-  local function net_for(opened)
-    if not opened.net then
-      opened.net = Config.freeze(oauth.net {
-        client = require "http_client", time = time, secret = secret, form = require "form", json = json,
-        addresses = opened.addresses,
-        allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
-      })
-    end
-    return opened.net
+  -- The net of one refresh: allowed is what the credential's fields and its type name, until the deadline.
+  local function net_for(opened, deadline)
+    return Config.freeze(oauth.net {
+      client = require "http_client", time = time, secret = secret, form = require "form", json = json,
+      addresses = opened.addresses, deadline = deadline,
+      allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
+    })
   end
   local tokens = Token.new {
-    store = store, time = time, policy = policy, keep = keep, cache = Config.cache, freeze = Config.freeze,
+    store = store, time = time, policy = policy, keep = keep, acting = acting, cache = Config.cache, freeze = Config.freeze,
     net_for = net_for, owner = ("%d-%s"):format(host.pid(), new_id()), new_id = new_id, spawn = spawn, log = log,
   }
   return require("pipeline").new {

@@ -49,7 +49,7 @@ local function add(args, opt, ctx)
         ("sallyport agent rotate %s gives it a new token"):format(name))
     end
     local ops, kept = tokens.drop(name, now), nil
-    token, kept = tokens.issue(ctx.host, name, "agent", plain.expires_at, now)
+    token, kept = tokens.issue(ctx.host, name, "agent", nil, now)  -- the agent's own expiry rules
     ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, version = old and old.version or 0,
       plain = plain }
     ops[#ops + 1] = kept
@@ -121,7 +121,7 @@ local function rotate(args, _, ctx)
       report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
     end
     local ops, kept = tokens.drop(args[1], now), nil
-    token, kept = tokens.issue(ctx.host, args[1], "agent", record.expires_at, now)
+    token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now)
     ops[#ops + 1] = { op = "check", db = "agent", key = "a/" .. args[1], version = record.version }
     ops[#ops + 1] = kept
     return ops

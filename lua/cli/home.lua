@@ -26,6 +26,12 @@ function M.client_files(ctx)
   local paths = { ca = dir .. "/ca.pem", bundle = dir .. "/bundle.pem" }
   local ok, why = host.mkdir(dir, tonumber("755", 8))
   if not ok and why ~= "exists" then report.fail(("cannot make %s: %s"):format(dir, why)) end
+  -- Whoever may write there may swap the roots that every client trusts.
+  local is = host.stat(dir)
+  if not is or is.type ~= "dir" or is.uid ~= host.uid() or is.mode & 18 ~= 0 then
+    report.fail(("%s is not a folder of ours alone to write"):format(dir),
+      ("move it away, or: chown %d %s && chmod 755 %s"):format(host.uid(), dir, dir))
+  end
   local roots_file = host.system_roots()
   local roots = roots_file and host.read_file(roots_file, 8 << 20)
   if not roots then

@@ -33,6 +33,22 @@ def test_credentials_change(t):
     assert {r.status for r in everywhere(s)} == {403}
 
 
+def test_changes_at_any_moment(t):
+    """a rotated token ends, and its successor works, at the next request, whatever the server does just then"""
+    s, up = t.proxy(workers=1, credentials=[API])
+    for i in range(8):
+        time.sleep(0.55)                                   # the server's own look at the store comes twice a second
+        old = s.tokens["a"]
+        s.tokens["a"] = new = s.cli("agent", "rotate", "a").stdout.strip().splitlines()[-1]
+        s.canaries.append(new)
+        for token, want in ((old, b"407"), (new, b"200")):
+            wire = s.connect()
+            wire.send(f"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n{s.auth(token)}\r\n".encode())
+            got = wire.recv(10)
+            wire.close()
+            assert got[9:12] == want, f"round {i}: {'old' if token == old else 'new'} token, {got[:40]!r}"
+
+
 POLICY = """--- bearer, changed by a test
 return {
   kind = "type", api = 1, name = "bearer", title = "x",

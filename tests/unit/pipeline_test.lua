@@ -62,12 +62,12 @@ local function setting(options)
   }
   s.config = config.new {
     store = s.store, records = records, policy = fake_policy, sandbox = sandbox, time = s.world.time,
-    keep = secret.keep, parse_url = http.parse_url, path_readings = http.path_readings,
+    keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = http.path_readings,
     spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
     log = function(text) s.logged[#s.logged + 1] = text end,
   }
   local tokens = token.new {
-    store = s.store, time = s.world.time, policy = fake_policy, keep = secret.keep, cache = config.cache,
+    store = s.store, time = s.world.time, policy = fake_policy, keep = secret.keep, acting = secret.acting, cache = config.cache,
     freeze = config.freeze, net_for = function() return {} end, owner = "w", new_id = function() return "id" end,
     spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
   }
