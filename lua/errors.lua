@@ -30,7 +30,7 @@ M.codes = {
   oauth_refresh_failed = { 502, "the authorization server refused to give a token",
                        "the operator can mend it: sallyport credential test NAME" },
   oauth_not_connected = { 502, "the credential has not been connected yet", "the operator can connect it" },
-  policy_failed    = { 502, "a policy script failed", "the operator can look at it: sallyport policy test" },
+  policy_failed    = { 502, "a policy script failed", "the operator sees where: sallyport credential test NAME, and the server's log" },
   upstream_unreachable = { 502, "the upstream cannot be reached", "check the host name, or try later" },
   upstream_tls     = { 502, "TLS with the upstream failed", "the operator can add a root: sallyport set upstream-ca FILE" },
   injection_unavailable = { 503, "the credential's token cannot be renewed right now", "retry later" },

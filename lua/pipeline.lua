@@ -228,14 +228,17 @@ local body_codes = {
   timeout = "bad_request",
 }
 
--- The type's `apply` and the credential's further headers. true | nil, code, message
-local function inject(self, req, opened, cred)
+-- The type's `apply` and the credential's further headers. true | nil, code, message. `frank`: for the operator's
+-- eyes, with the policy's own words; an agent is never shown them.
+local function inject(self, req, opened, cred, frank)
   self.config.acting(opened.name)
   local pol = opened.pol
   local ok, code, message = self.policy.apply(pol, req, cred)
   if not ok then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
-    if code == "policy_failed" then message = "its type " .. pol.name .. " failed" end
+    if code == "policy_failed" then
+      message = "its type " .. pol.name .. " failed" .. (frank and ": " .. tostring(message) or "")
+    end
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
   if #opened.extra > 0 then
@@ -640,7 +643,7 @@ function M:on_trial(spec)
   end
   local req = spec.request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
   req:strip(opened.strips[third ~= false])
-  local done, failed, message = inject(self, req, opened, cred)
+  local done, failed, message = inject(self, req, opened, cred, true)
   if not done then return nil, failed, message end
   return req
 end

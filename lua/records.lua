@@ -146,6 +146,14 @@ function M.size(s)
   return math.tointeger(tonumber(n)) * bytes_in[unit]
 end
 
+local MEMORY_MIN = 16 << 20  -- a few hundred connections
+
+function M.memory(s)
+  local n, why = M.size(s)
+  if n and n < MEMORY_MIN then return nil, "memory is at least 16m" end
+  return n, why
+end
+
 local function count(min, max, what)
   return function(s)
     local n = s:find("^%d+$") and #s <= 12 and math.tointeger(tonumber(s))
@@ -217,7 +225,7 @@ M.setting_list = {
     help = "dial elsewhere for a host, as in curl" },
   { name = "allow-address", arg = "CIDR", many = true, check = M.cidr, default = {},
     help = "opens the address guard for every host: for tests" },
-  { name = "memory", arg = "SIZE", check = M.size, show = function(n) return ("%dm"):format(n >> 20) end,
+  { name = "memory", arg = "SIZE", check = M.memory, show = function(n) return ("%dm"):format(n >> 20) end,
     help = "for connections; a quarter of RAM, at most 512m, when not set" },
   { name = "log-records", arg = "N", check = count(100, 100000000, "log-records"), default = 100000,
     help = "the request log keeps at most so many" },

@@ -72,7 +72,7 @@ local function list(_, _, ctx)
       out[#out + 1] = { name = key:sub(3), damaged = true }
     else
       local mine = held[a.name] or {}
-      local state = a.revoked and "revoked" or a.expires_at and a.expires_at < now and "expired" or "active"
+      local state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active"
       rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
         a.expires_at and report.time(a.expires_at) or "never" }
       local shown = report.array()
@@ -101,6 +101,9 @@ local function set(args, opt, ctx)
   local plain
   db.change(function()
     local record = db.need("agent", args[1])
+    if record.revoked then
+      report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
+    end
     plain = db.plain(record)
     if opt.bundle then plain.bundles = bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
@@ -119,6 +122,10 @@ local function rotate(args, _, ctx)
     local record = db.need("agent", args[1])
     if record.revoked then
       report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
+    end
+    if record.expires_at and record.expires_at <= now then
+      report.fail(("'%s' has ended: a new token would be good for nothing"):format(args[1]),
+        ("sallyport agent set %s --ttl 7d"):format(args[1]))
     end
     local ops, kept = tokens.drop(args[1], now), nil
     token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now)
@@ -168,7 +175,7 @@ example:
   { words = "agent set", args = "NAME [options]", min = 1, max = 1, options = options,
     summary = "change its bundles or its end",
     help = [[
-Replaces the agent's bundles, or sets when it ends (--ttl never takes the end away).
+Replaces the agent's bundles, or sets when it ends (`--ttl never` removes the end).
 
 examples:
   sallyport agent set claude --bundle research --bundle default

@@ -25,6 +25,8 @@ local function read(ctx, a, label, opts)
   if a.from == "ask" then return ctx.host.tty_secret(label .. " (not shown): ", opts) end
   if ctx.stdin_taken then report.usage("standard input can give one field only") end
   ctx.stdin_taken = true
+  -- At a terminal "-" would wait in silence and show what is typed.
+  if ctx.host.isatty(0) then return ctx.host.tty_secret(label .. " (not shown): ", opts) end
   return ctx.host.read_secret_stdin(opts)
 end
 
@@ -40,6 +42,7 @@ function M.secret(ctx, a, label, opts, may_be_empty)
     report.fail((troubles[second] or "%s: " .. tostring(second):gsub("%%", "%%%%")):format(label), how(label))
   end
   if second and not may_be_empty then report.fail(label .. " is empty", how(label)) end
+  if second and a.from == "ask" then ctx.note(("note: %s is empty, and kept so"):format(label)) end
   return value
 end
 

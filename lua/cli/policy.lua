@@ -50,7 +50,9 @@ end
 
 local function read(ctx, path)
   local text, why = ctx.host.read_file(path, SOURCE_MAX)
-  if not text then report.fail(("cannot read %s: %s"):format(report.clean(path), why)) end
+  if not text then
+    report.fail(("cannot read %s: %s"):format(report.clean(path), why == "absent" and "there is no such file" or why))
+  end
   local name, bad = records.name((path:match("([^/]+)$") or path):gsub("%.lua$", ""))
   if not name then report.usage(("the file is named after its policy, NAME.lua: %s"):format(bad)) end
   return name, text

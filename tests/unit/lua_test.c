@@ -293,9 +293,9 @@ test_abandon(void)
 	turn();
 	CHECK(!result.called);
 
-	t = begin("require('test').wait(1)");
+	t = begin("require('test').wait(50)");
 	task_abandon(t);        /* its timer runs */
-	usleep(2000);
+	usleep(60000);
 	turn();
 	CHECK(!result.called && t->deadline.slot == 0);
 
