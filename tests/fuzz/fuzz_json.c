@@ -63,7 +63,7 @@ static void
 fuzz_expect(struct slice in, bool ok)
 {
 	static const char *const names[] = {"access_token", "expires_in", "error", "scope", "ok"};
-	struct secret_scope scope = {NULL, 0};
+	struct secret_scope scope = {0};
 
 	lua_newtable(fuzz_lua);
 	for (int i = 0; i < 5; i++) {
