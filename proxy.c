@@ -2692,7 +2692,7 @@ leaf_mint(const char *host, int64_t now)
 		return NULL;
 	*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
 	    .chain = {.data = l->der, .data_len = n}};
-	strcpy(l->host, host);          /* tls_new checked its length */
+	text_copy(l->host, sizeof l->host, host); /* tls_new checked its length */
 	memcpy(l->der, out.at, n);
 	return l;
 }

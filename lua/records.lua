@@ -351,7 +351,7 @@ local SHAPE_DEFAULT = "sp_ph_{32}"
 local shape_hosts = {
   ["api.github.com"] = "GH_TOKEN", ["github.com"] = "GH_TOKEN", ["gitlab.com"] = "GITLAB_TOKEN",
   ["api.openai.com"] = "OPENAI_API_KEY", ["api.anthropic.com"] = "ANTHROPIC_API_KEY",
-  ["api.stripe.com"] = "STRIPE_API_KEY", ["slack.com"] = "SLACK_BOT_TOKEN", ["registry.npmjs.org"] = "NPM_TOKEN",
+  ["api.stripe.com"] = "STRIPE_API_KEY", ["slack.com"] = "SLACK_BOT_TOKEN",
   ["huggingface.co"] = "HF_TOKEN", ["api.groq.com"] = "GROQ_API_KEY", ["openrouter.ai"] = "OPENROUTER_API_KEY",
   ["generativelanguage.googleapis.com"] = "GEMINI_API_KEY", ["api.notion.com"] = "NOTION_TOKEN",
   ["api.linear.app"] = "LINEAR_API_KEY", ["api.sendgrid.com"] = "SENDGRID_API_KEY",

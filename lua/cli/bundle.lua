@@ -257,8 +257,8 @@ Lets agents that hold the bundle reach a host without any credential. HOST is a 
 everything below it, or '*' for the whole public internet. A credential for the same host comes first.
 
 examples:
-  sallyport domain add default pypi.org
-  sallyport domain add default '*.debian.org' --port 80,443
+  sallyport domain add default docs.example.org
+  sallyport domain add default '*.example.net' --port 80,443
   sallyport domain add research '*'
   sallyport domain add default db.example.com --port 5432 --tunnel
 ]], run = domain_add },
@@ -267,6 +267,6 @@ examples:
 Removes a domain entry, named as `bundle show` shows it.
 
 example:
-  sallyport domain remove default pypi.org
+  sallyport domain remove default docs.example.org
 ]], run = domain_remove },
 }
