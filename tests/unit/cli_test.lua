@@ -321,7 +321,7 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     has(w.ok("bundle", "show", "research"), "gh")
     w.refused("detach", "bundle", "remove", "research")
     w.ok("bundle", "detach", "research", "gh")
-    w.ok("domain", "add", "research", "*.Debian.org", "--port", "80,443")
+    w.ok("domain", "add", "research", "*.Example.net", "--port", "80,443")
     has(w.ok("bundle", "show", "research"), "*.example.net")
     w.ok("domain", "remove", "research", "*.example.net")
     w.refused("no domain entry", "domain", "remove", "research", "example.net")
