@@ -17,11 +17,22 @@ local policies = {
   { name = "whole", source = source("whole",
     "body = { max = 100 }, apply = function(req, cred) req.body = form { { 'was', req.body }, { 'token', cred.token } } end") },
 }
+policies[#policies + 1] = { name = "formstrip", source = source("formstrip",
+  "body = { max = 100 }, strip = { form = { 'api_key' } }, apply = function(req, cred) req.headers:set('x-key', cred.token) end") }
 local credentials, hosts = {}, {}
 for _, p in ipairs(policies) do
   credentials[#credentials + 1] =
     { name = p.name, type = p.name, host = p.name .. ".test", secrets = { token = "canary-" .. p.name } }
   hosts[#hosts + 1] = p.name .. ".test"
+end
+
+-- A policy that remembers a secret: two credentials of one type, and the second must not carry the first's.
+policies[#policies + 1] = { name = "stash", source = "local stash\n" .. source("stash",
+  "apply = function(req, cred) if stash then req.headers:set('x-leak', stash) end stash = cred.token end") }
+for _, name in ipairs { "one", "two" } do
+  credentials[#credentials + 1] =
+    { name = "stash-" .. name, type = "stash", host = "stash-" .. name .. ".test", secrets = { token = "canary-stash-" .. name } }
+  hosts[#hosts + 1] = "stash-" .. name .. ".test"
 end
 
 local function post(host, fields, body)
@@ -67,6 +78,13 @@ return {
     case("100 Continue before a body that is read whole", "whole.test",
       { "POST /x HTTP/1.1\r\nHost: whole.test\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", { ["until"] = "100 Continue" }, "ok" },
       { status = 200, interim = 100, upstream = { no_header = "expect", body = "was=ok&token=canary-whole" } }),
+    case("form fields that the type strips go, once the body is read", "formstrip.test",
+      post("formstrip.test", "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 16\r\n", "api_key=mine&a=b"),
+      { status = 200, closed = false, upstream = { header = { ["content-length"] = "3", ["x-key"] = "canary-formstrip" }, body = "a=b" } }),
+    case("a policy may remember a secret", "stash-one.test", "GET /x HTTP/1.1\r\nHost: stash-one.test\r\n\r\n",
+      { status = 200, upstream = { no_header = "x-leak" } }),
+    case("and cannot send it with another credential's request", "stash-two.test",
+      "GET /x HTTP/1.1\r\nHost: stash-two.test\r\n\r\n", { status = 502, error = "policy_failed", upstream = "nothing" }),
     case("a body over the type's bound", "whole.test", post("whole.test", "Content-Length: 101\r\n", ("x"):rep(101)),
       { status = 413, error = "body_too_large", closed = true, upstream = "nothing" }),
     case("a chunked body over the type's bound", "whole.test",
