@@ -61,19 +61,19 @@ slim() {
 	}' "$1"
 }
 
-# build/embed.S: every Lua file as bytes in the binary, and the table that names them. Policies are for people to
-# read and edit, so they go in as they are.
+# build/embed.S: every Lua file in the binary, packed by gzip, and the table that names them. Policies are for people to
+# read and edit, so they go in with their comments.
 embed() {
-	mkdir -p build/slim/lua/cli
+	mkdir -p build/slim/lua/cli build/slim/policies
 	files=$(find lua policies -name '*.lua' 2>/dev/null | LC_ALL=C sort)
 	{
 		printf '#if __SIZEOF_POINTER__ == 8\n#define PTR .quad\n#define ALIGN 8\n#else\n#define PTR .long\n#define ALIGN 4\n#endif\n'
 		printf '\t.section .rodata.embed,"a",%%progbits\n'
 		i=0
 		for f in $files; do
-			i=$((i + 1)) from=$f
-			case $f in lua/*) from=build/slim/$f; slim "$f" >"$from" ;; esac
-			printf 'n%d:\t.asciz "%s"\nb%d:\t.incbin "%s"\ne%d:\t.byte 0\n' $i "$f" $i "$from" $i
+			i=$((i + 1)) from=build/slim/$f.gz
+			case $f in lua/*) slim "$f" ;; *) cat "$f" ;; esac | gzip -9n >"$from"
+			printf 'n%d:\t.asciz "%s"\nb%d:\t.incbin "%s"\ne%d:\n' $i "$f" $i "$from" $i
 		done
 		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
 		# The table holds addresses, which a position-independent program has relocated and then made read-only.

@@ -485,6 +485,205 @@ log_line(const char *fmt, ...)
 		;
 }
 
+/* -- inflate (RFC 1951), for the Lua text that build.sh puts into the binary with gzip. The input is our
+ * own, so whatever is wrong with it is answered alike: false. */
+#define INFLATE_BITS 15         /* the longest code */
+#define INFLATE_FAST 9          /* codes up to here are found at the first look */
+
+struct inflate {
+	const unsigned char *in, *end;
+	uint32_t bits;          /* read, not used; the lowest comes first */
+	unsigned nbits;
+	char *out;
+	size_t n, cap;
+	bool bad;
+};
+
+struct inflate_code {
+	uint16_t count[INFLATE_BITS + 1]; /* codes of each length */
+	uint16_t symbol[288];   /* by length, then by value */
+	uint16_t fast[1 << INFLATE_FAST]; /* symbol << 4 | length, by the bits to come; 0: longer */
+};
+
+static unsigned
+inflate_bits(struct inflate *z, unsigned n)
+{
+	unsigned v;
+
+	while (z->nbits < n) {
+		z->bad |= z->in == z->end;
+		z->bits |= (uint32_t)(z->bad ? 0 : *z->in++) << z->nbits;
+		z->nbits += 8;
+	}
+	v = z->bits & ((1u << n) - 1);
+	z->bits >>= n;
+	z->nbits -= n;
+	return v;
+}
+
+/* Canonical codes from their lengths (RFC 1951 3.2.2). */
+static void
+inflate_build(struct inflate_code *c, const uint8_t *length, unsigned n)
+{
+	uint16_t at[INFLATE_BITS + 2] = {0};
+	unsigned code = 0, i = 0;
+
+	memset(c, 0, sizeof *c);
+	for (unsigned s = 0; s < n; s++)
+		c->count[length[s]]++;
+	c->count[0] = 0;
+	for (unsigned l = 1; l <= INFLATE_BITS; l++)
+		at[l + 1] = (uint16_t)(at[l] + c->count[l]);
+	for (unsigned s = 0; s < n; s++)
+		if (length[s] != 0)
+			c->symbol[at[length[s]]++] = (uint16_t)s;
+	for (unsigned l = 1; l <= INFLATE_FAST; l++, code <<= 1) {
+		for (unsigned k = 0; k < c->count[l] && code < 1u << l; k++, code++, i++) {
+			unsigned rev = 0;
+
+			for (unsigned b = 0; b < l; b++)
+				rev |= (code >> b & 1) << (l - 1 - b);
+			for (; rev < 1u << INFLATE_FAST; rev += 1u << l)
+				c->fast[rev] = (uint16_t)(c->symbol[i] << 4 | l);
+		}
+	}
+}
+
+static unsigned
+inflate_symbol(struct inflate *z, const struct inflate_code *c)
+{
+	unsigned code = 0, first = 0, index = 0, f;
+
+	while (z->nbits < INFLATE_FAST && z->in < z->end) {
+		z->bits |= (uint32_t)*z->in++ << z->nbits;
+		z->nbits += 8;
+	}
+	f = c->fast[z->bits & ((1u << INFLATE_FAST) - 1)];
+	if (f != 0 && (f & 15) <= z->nbits) {
+		z->bits >>= f & 15;
+		z->nbits -= f & 15;
+		return f >> 4;
+	}
+	for (unsigned l = 1; l <= INFLATE_BITS; l++) {
+		code |= inflate_bits(z, 1);
+		if (code - first < c->count[l])
+			return c->symbol[index + code - first];
+		index += c->count[l];
+		first = (first + c->count[l]) << 1;
+		code <<= 1;
+	}
+	z->bad = true;
+	return 0;
+}
+
+/* The code lengths of a block, themselves coded (RFC 1951 3.2.7). */
+static void
+inflate_lengths(struct inflate *z, struct inflate_code *lit, struct inflate_code *dist)
+{
+	static const uint8_t order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+	static const uint8_t extra[3] = {2, 3, 7}, base[3] = {3, 3, 11};
+	uint8_t length[288 + 32] = {0};
+	unsigned nlit = inflate_bits(z, 5) + 257, ndist = inflate_bits(z, 5) + 1, n = inflate_bits(z, 4) + 4, i = 0;
+
+	for (unsigned k = 0; k < n; k++)
+		length[order[k]] = (uint8_t)inflate_bits(z, 3);
+	inflate_build(lit, length, 19);
+	memset(length, 0, sizeof length);
+	while (!z->bad && i < nlit + ndist) {
+		unsigned s = inflate_symbol(z, lit), times = 1;
+		uint8_t what = (uint8_t)s;
+
+		if (s > 15) {
+			what = s == 16 && i != 0 ? length[i - 1] : 0;
+			times = base[s - 16] + inflate_bits(z, extra[s - 16]);
+		}
+		if (nlit > 286 || ndist > 30 || times > nlit + ndist - i)
+			z->bad = true;
+		while (!z->bad && times-- != 0)
+			length[i++] = what;
+	}
+	inflate_build(dist, length + nlit, ndist);
+	inflate_build(lit, length, nlit);
+}
+
+/* Literals and copies up to the end of a block. */
+static void
+inflate_block(struct inflate *z, const struct inflate_code *lit, const struct inflate_code *dist)
+{
+	static const uint16_t lbase[29] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
+	    67, 83, 99, 115, 131, 163, 195, 227, 258};
+	static const uint8_t lextra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4,
+	    5, 5, 5, 5, 0};
+
+	while (!z->bad) {
+		unsigned s = inflate_symbol(z, lit), d, more;
+		size_t length, back;
+
+		if (s == 256)
+			return;
+		if (s < 256) {
+			if (z->n < z->cap)
+				z->out[z->n++] = (char)s;
+			else
+				z->bad = true;
+			continue;
+		}
+		length = s < 286 ? lbase[s - 257] + inflate_bits(z, lextra[s - 257]) : z->cap + 1;
+		d = inflate_symbol(z, dist);
+		more = d < 4 ? 0 : d / 2 - 1;
+		back = d < 4 ? d + 1 : ((2 + (d & 1)) << more) + 1 + inflate_bits(z, more);
+		if (d > 29 || back > z->n || length > z->cap - z->n)
+			z->bad = true;
+		for (; !z->bad && length != 0; length--, z->n++)
+			z->out[z->n] = z->out[z->n - back];
+	}
+}
+
+/* How long what gzip packed is (RFC 1952 2.3.1); 0: this is nothing it made. */
+static size_t
+inflate_size(const unsigned char *p, size_t n)
+{
+	return n < 18 || p[0] != 0x1f || p[1] != 0x8b || p[3] != 0 ? 0 :
+	    p[n - 4] | (size_t)p[n - 3] << 8 | (size_t)p[n - 2] << 16 | (size_t)p[n - 1] << 24;
+}
+
+static void
+inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
+{
+	uint8_t length[288];
+
+	for (unsigned s = 0; s < sizeof length; s++)    /* RFC 1951 3.2.6 */
+		length[s] = s < 144 ? 8 : s < 256 ? 9 : s < 280 ? 7 : 8;
+	inflate_build(lit, length, sizeof length);
+	memset(length, 5, 30);
+	inflate_build(dist, length, 30);
+}
+
+/* Unpacks all of it into `out`, which takes inflate_size bytes. gzip stores only what does not shrink, which
+ * no text of ours is. */
+static bool
+inflate(const unsigned char *p, size_t n, char *out)
+{
+	struct inflate z = {.in = p + 10, .end = p + n - 8, .out = out, .cap = inflate_size(p, n)};
+	struct inflate_code lit, dist;
+	bool last = false;
+
+	while (!z.bad && !last) {
+		unsigned type;
+
+		last = inflate_bits(&z, 1);
+		type = inflate_bits(&z, 2);
+		if (type == 1)
+			inflate_fixed(&lit, &dist);
+		else if (type == 2)
+			inflate_lengths(&z, &lit, &dist);
+		else
+			z.bad = true;
+		inflate_block(&z, &lit, &dist);
+	}
+	return !z.bad && z.n == z.cap;
+}
+
 /* ---- secret ----------------------------------------------------------------
  * Every secret byte that outlives one function lies in one arena: locked against swap where the
  * system lets us, left out of core dumps, zeroed in a forked child, between two pages nobody may
@@ -9270,7 +9469,7 @@ static void lua_bind_all(lua_State *L, bool worker);
 /* Every file of lua/ and policies/, linked in by build.sh, sorted by name. */
 extern const struct embed_file {
 	const char *name;       /* "lua/pipeline.lua" */
-	const unsigned char *p, *end;
+	const unsigned char *p, *end; /* gzip */
 } embed_files[];
 extern const unsigned embed_count;
 extern int luaopen_lpeg(lua_State *L);  /* its package brings no usable header */
@@ -9783,6 +9982,19 @@ embed_find(const char *name)
 	return NULL;
 }
 
+/* Pushes the text of an embedded file. */
+static void
+embed_push(lua_State *L, const struct embed_file *f)
+{
+	size_t packed = (size_t)(f->end - f->p), n = inflate_size(f->p, packed);
+	luaL_Buffer b;
+	char *out = luaL_buffinitsize(L, &b, n);
+
+	if (n == 0 || !inflate(f->p, packed, out))
+		luaL_error(L, "%s is damaged in this binary", f->name);
+	luaL_pushresultsize(&b, n);
+}
+
 /* require("x.y") -> what lua/x/y.lua returned, once; raises for what is not there */
 static int
 l_require(lua_State *L)
@@ -9799,7 +10011,8 @@ l_require(lua_State *L)
 	if ((f = embed_find(file)) == NULL)
 		return luaL_error(L, "module '%s' not found: no embedded %s", module, file);
 	path = lua_pushfstring(L, "@%s", file);
-	if (luaL_loadbufferx(L, (const char *)f->p, (size_t)(f->end - f->p), path, "t") != LUA_OK)
+	embed_push(L, f);
+	if (luaL_loadbufferx(L, lua_tostring(L, -1), lua_rawlen(L, -1), path, "t") != LUA_OK)
 		return lua_error(L);
 	lua_pushvalue(L, 1);
 	lua_call(L, 1, 1);
@@ -10687,7 +10900,7 @@ l_sandbox_default_source(lua_State *L)
 	if ((f = embed_find(lua_tostring(L, -1))) == NULL)
 		luaL_pushfail(L);
 	else
-		lua_pushlstring(L, (const char *)f->p, (size_t)(f->end - f->p));
+		embed_push(L, f);
 	return 1;
 }
 

@@ -469,6 +469,63 @@ test_no_memory_at_the_start(void)
 	CHECK(lua_used == 0);
 }
 
+/* What the binary brings is what stands in policies/, to the byte. */
+static void
+test_embedded(void)
+{
+	unsigned policies = 0;
+
+	for (unsigned i = 0; i < embed_count; i++) {
+		const struct embed_file *f = &embed_files[i];
+		size_t packed = (size_t)(f->end - f->p), n = inflate_size(f->p, packed);
+		char *text = malloc(n + 1), *file = malloc(n + 2);
+		FILE *in = fopen(f->name, "r");
+
+		CHECK(n > 50 && inflate(f->p, packed, text));
+		if (in != NULL && strncmp(f->name, "policies/", 9) == 0) {
+			CHECK(fread(file, 1, n + 2, in) == n && memcmp(text, file, n) == 0);
+			policies++;
+		}
+		if (in != NULL)
+			fclose(in);
+		free(text);
+		free(file);
+	}
+	CHECK(policies > 3);
+}
+
+/* Each byte of a packed text changed, and each end cut: wrong, perhaps, but never beyond the bounds. */
+static void
+test_inflate_damaged(void)
+{
+	const struct embed_file *f = &embed_files[0];
+	size_t packed = (size_t)(f->end - f->p), n = inflate_size(f->p, packed);
+	unsigned refused = 0;
+
+	for (size_t i = 10; i < packed - 4; i++) {
+		unsigned char *copy = malloc(packed);
+		char *text = malloc(n);
+
+		memcpy(copy, f->p, packed);
+		copy[i] ^= (unsigned char)(1u << i % 8);
+		refused += !inflate(copy, packed, text);
+		free(copy);
+		free(text);
+	}
+	CHECK(refused > packed / 2);
+	for (size_t cut = 18; cut < packed; cut++) {
+		unsigned char *copy = malloc(cut);
+		char *text = malloc(n);
+
+		memcpy(copy, f->p, cut - 4);
+		memcpy(copy + cut - 4, f->p + packed - 4, 4);
+		CHECK(!inflate(copy, cut, text));
+		free(copy);
+		free(text);
+	}
+	CHECK(inflate_size((const unsigned char *)"return {}", 9) == 0);
+}
+
 int
 main(void)
 {
@@ -486,6 +543,8 @@ main(void)
 	test_worker_lacks();
 	test_no_memory_in_tasks();
 	test_no_memory_at_the_start();
+	test_embedded();
+	test_inflate_damaged();
 	close_state();
 	if (failed == 0)
 		printf("ok 1 - lua: tasks, allowances, memory\n");
