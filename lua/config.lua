@@ -401,6 +401,12 @@ local function strips_of(self, pol, view, extra)
   }
 end
 
+-- Are there calls that this credential must not make, because they answer with further credentials?
+local function guards(pol, rec)
+  if rec.mint == "allow" then return false end
+  return type(pol.mint) == "function" or pol.mint ~= nil and #pol.mint > 0
+end
+
 --- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
 -- the index compares `version` with the item's: a new secret must not go where only the old record sent it.
 function M:open(name)
@@ -423,6 +429,7 @@ function M:open(name)
   end
   opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
+  opened.guards = guards(pol, rec)
   opened.endpoints = pol.refresh and endpoints_of(self, pol, rec) or {}
   local code
   opened.strips, code, why = strips_of(self, pol, opened.view, extra)

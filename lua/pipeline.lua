@@ -248,6 +248,34 @@ local function inject(self, req, opened, cred, frank)
   return true
 end
 
+local function mint_message(name, what) return ("this would make %s, which the credential %s may not"):format(what, name) end
+local function mint_hint(name) return ("the operator can allow it: sallyport credential set %s mint=allow"):format(name) end
+
+-- Would this request bring the agent a key of its own? nil: it may go on | code, message, hint
+local function minted(self, opened, q, view, cred)
+  if not opened.guards then return nil end
+  local rows = opened.preset_mint
+  local what, code, message = rows and require("mint").find(rows, q), nil, nil
+  if not what then
+    self.config.acting(opened.name)
+    what, code, message = self.policy.mint(opened.pol, q, view, cred)
+  end
+  if what then return "mint_denied", mint_message(opened.name, what), mint_hint(opened.name) end
+  if what == nil then
+    self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, opened.pol.name,
+      errors.quote(errors.place(message))))
+    return code, ("credential %s: its type %s failed"):format(opened.name, opened.pol.name)
+  end
+end
+
+-- A request as the rows of lua/mint.lua ask about it.
+local function mint_question(self, req)
+  return {
+    method = req.method, host = req.host, query = req.query,
+    readings = function() return self.path_readings(req.path) end,
+  }
+end
+
 -- true | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
@@ -275,6 +303,10 @@ local function attach(self, req, opened, routed, deadline)
     local synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return nil, lost end
     if self.config.applied ~= generation then return nil, "changed" end
+  end
+  if opened.guards then
+    local code, message, hint = minted(self, opened, mint_question(self, req), req:view(), cred)
+    if code then return nil, code, message, hint end
   end
   return inject(self, req, opened, cred)
 end
@@ -395,9 +427,12 @@ local function serve(self, req, agent, deadline)
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    local ok, code, message, hint, options = attach(self, req, opened, routed or #opened.endpoints > 0, deadline)
+    local ok, code, message, hint, options =
+      attach(self, req, opened, routed or opened.guards or #opened.endpoints > 0, deadline)
     if code == "changed" then return false end
-    if not ok then
+    if code == "mint_denied" then
+      refuse(req, agent, code, message, hint)
+    elseif not ok then
       errors.fail(req, code, message, hint, options)
     elseif req.host == ECHO_HOST and self.config.echo then
       req:echo()
@@ -533,10 +568,20 @@ local function parse_target(self, text)
   if websocket then scheme = scheme == "wss" and "https" or "http" end
   local url, why = self.parse_url(scheme .. "://" .. rest)
   if not url then return nil, why or "that is not a URL" end
+  url.text = scheme .. "://" .. rest
   return url, websocket
 end
 
-local function explain_credential(self, result, own, url)
+-- What can be told of a request that nobody sent: it has no body, and a type's function may want one.
+local function explain_mint(self, opened, spec, url)
+  local q = { method = spec.method, host = url.host, query = url.query,
+    readings = function() return self.path_readings(url.path) end }
+  local ok, req = pcall(require("request").example, { method = spec.method, url = url.text })
+  local code, message, hint = minted(self, opened, q, ok and req:view() or nil, opened.view)
+  if code == "mint_denied" then return code, message, hint end
+end
+
+local function explain_credential(self, result, own, url, spec)
   local opened, code, why = self.config:open(own.name)
   if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
   result.type = opened.pol.name
@@ -547,6 +592,8 @@ local function explain_credential(self, result, own, url)
     result.echo = true
     if not opened.rec.demo then return "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone" end
   end
+  local mints, message, hint = explain_mint(self, opened, spec, url)
+  if mints then return mints, message, hint end
   local state = opened.pol.refresh and self.store.peek("state", own.name)
   if state and state.last_error and state.error_version == opened.version then
     result.message = ("allowed, but its last refresh failed: %s"):format(state.last_error)
@@ -603,8 +650,8 @@ function M:on_explain(spec)
   result.bundle = bundle
   if not own.domain then
     result.credential = own.name
-    local code, message = explain_credential(self, result, own, url)
-    if code then return deny(code, message) end
+    local code, message, hint = explain_credential(self, result, own, url, spec)
+    if code then return deny(code, message, hint) end
     result.reason = "credential " .. own.name
   else
     result.domain = own.name
@@ -643,6 +690,8 @@ function M:on_trial(spec)
   end
   local req = spec.request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
   req:strip(opened.strips[third ~= false])
+  local denied, mints = minted(self, opened, mint_question(self, req), req:view(), cred)
+  if denied then return nil, denied, mints end
   local done, failed, message = inject(self, req, opened, cred, true)
   if not done then return nil, failed, message end
   return req

@@ -65,7 +65,7 @@ end
 local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
   fields = "table", strip = "table function", body = "table", endpoints = "table", expired = "table",
-  validate = "function", apply = "function", refresh = "function", examples = "table",
+  validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -245,7 +245,7 @@ function Check:split(f, given)
 end
 
 -- What every credential has, whatever its type.
-local common_names = { state = true, headers = true, env = true, placeholder = true }
+local common_names = { state = true, headers = true, env = true, placeholder = true, mint = true }
 
 function Check:field(given, i, seen)
   if type(given) ~= "table" then return self:fail("fields", ("field %d is not a table"):format(i)) end
@@ -355,6 +355,14 @@ function Check:statuses(given)
   return out
 end
 
+-- A list of rows (lua/mint.lua), compiled; or the function that answers for itself.
+function Check:mint(given)
+  if type(given) == "function" then return given end
+  local rows, why = require("mint").compile(given)
+  if not rows then return self:fail("mint", "mint " .. why) end
+  return rows
+end
+
 function Check:example_list(given, keys)
   if #given > EXAMPLES_MAX then return self:fail("examples", ("more than %d examples"):format(EXAMPLES_MAX)) end
   for k, ex in pairs(given) do
@@ -396,6 +404,8 @@ function Check:type(t, pol)
   end
   pol.expired = self:statuses(t.expired or {})
   if not pol.expired then return nil end
+  pol.mint = self:mint(t.mint or {})
+  if not pol.mint then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)
   if not pol.examples then return nil end
   pol.apply, pol.refresh, pol.validate, pol.help = t.apply, t.refresh, t.validate, t.help
@@ -554,6 +564,16 @@ function M.apply(pol, req, cred)
   if result == nil and why == nil or result == true then return true end
   if not result and type(why) == "string" then return nil, "injection_failed", why end
   return nil, "policy_failed", ("%s: apply returned a %s"):format(file_of(pol.name), type(result))
+end
+
+--- What this request would make, if it is one of the calls that the type lists: what | false (none)
+-- | nil, "policy_failed", message. q as mint.find has it; `view` for a function: the request as `apply` gets it.
+function M.mint(pol, q, view, cred)
+  if type(pol.mint) == "table" then return require("mint").find(pol.mint, q) or false end
+  local ok, what = sandbox.call(pol.name, pol.mint, view, cred)
+  if not ok then return nil, "policy_failed", what end
+  if what == nil or type(what) == "string" then return what or false end
+  return nil, "policy_failed", ("%s: mint returned a %s"):format(file_of(pol.name), type(what))
 end
 
 local state_keys = { secrets = "table", expires_at = "integer" }

@@ -87,7 +87,10 @@ function M.path(s)
   if s:find("[%%\\;]") then return nil, "a path is written decoded: no '%', '\\' or ';'" end
   if s:find("//", 1, true) then return nil, "a path has no '//'" end
   if (s .. "/"):find("/%.%.?/") then return nil, "a path has no '.' or '..' segment" end
-  if not utf8.len(s) then return nil, "a path is UTF-8" end
+  if s:find("[\128-\255]") then
+    -- Clients send such letters percent-encoded, so that a server may read the path in two ways: ambiguous_path.
+    return nil, "a path has ASCII letters alone: others are sent encoded, and no prefix could decide for certain"
+  end
   return s
 end
 
@@ -313,6 +316,12 @@ function M.field_value(spec, text)
       near and ("; did you mean %s?"):format(near) or "")
   end
   return text
+end
+
+--- May the credential be used for calls that answer with further credentials? (lua/mint.lua)
+function M.mint(s)
+  if s == "allow" or s == "deny" then return s end
+  return nil, "mint is allow or deny: whether calls that make further credentials may go out with this one"
 end
 
 --- Whether a field is read as a secret: it says so, or it is a document that is taken apart in C.

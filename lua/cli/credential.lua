@@ -108,7 +108,7 @@ local function read_scope(plain, opt, ctx)
   end
 end
 
---- env and placeholder come as fields (common to all types) or as options.
+--- env, placeholder and mint come as fields (common to all types), the first two as options too.
 local function read_env(plain, into, opt)
   local env, shape = into.env, into.placeholder
   for name, check in pairs { env = records.env_name, placeholder = records.shape } do
@@ -121,6 +121,7 @@ local function read_env(plain, into, opt)
   plain.env = env or plain.env
   if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
   if shape or env then plain.placeholder = shape or records.shape_for(env, plain.hosts) end
+  if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
 end
 
 --- What is no error but seldom meant.
@@ -224,6 +225,7 @@ local function show(args, _, ctx)
   line("addresses", joined(record.addresses, nil))
   line("bundles", joined(record.bundles, "(none)"))
   line("env", record.env and ("%s, shaped %s"):format(record.env, record.placeholder or "") or nil)
+  line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
   line("created", report.time(record.created))
   local rest = {}
   for name, value in pairs(record.fields or {}) do rest[#rest + 1] = { name, shown(value) } end
@@ -407,7 +409,8 @@ A secret is never written on the command line, where the shell's history and `ps
   token=@FILE       read from a file        token=-          from standard input
   token=env:NAME    from a variable         (left out)       asked on the terminal, not shown
 One final newline is dropped. Common to all types: headers.NAME=VALUE adds a header to every request (a literal
-is plain; @FILE, - and env:NAME are secret), env=NAME is --env, placeholder=SHAPE is --placeholder.
+is plain; @FILE, - and env:NAME are secret), env=NAME is --env, placeholder=SHAPE is --placeholder,
+mint=allow lets calls through that make further credentials (403 mint_denied else).
 ]]
 
 return {

@@ -64,16 +64,17 @@ local function find(specs, name)
     names[#names + 1] = s.name
   end
   local near = records.nearest(name, names)
-  table.move({ "headers.NAME", "env", "placeholder" }, 1, 3, #names + 1, names)
+  table.move({ "headers.NAME", "env", "placeholder", "mint" }, 1, 4, #names + 1, names)
   report.usage(("this type has no field '%s'"):format(report.clean(name):sub(1, 40)),
     near and ("did you mean %s?"):format(near) or ("it has %s"):format(table.concat(names, ", ")))
 end
 
---- Members that every type has: headers.NAME, env, placeholder.
+local checks = { env = records.env_name, placeholder = records.shape, mint = records.mint }
+
+--- Members that every type has: headers.NAME, env, placeholder, mint.
 local function common(ctx, a, into)
-  if a.name == "env" or a.name == "placeholder" then
-    local check = a.name == "env" and records.env_name or records.shape
-    local value, why = check(a.text)
+  if checks[a.name] then
+    local value, why = checks[a.name](a.text)
     if not value then report.usage(("%s: %s"):format(a.name, why)) end
     into[a.name] = value
     return
@@ -127,10 +128,10 @@ local function field(ctx, spec, a, into)
   end
 end
 
-local common_names = { headers = true, env = true, placeholder = true }
+local common_names = { headers = true, env = true, placeholder = true, mint = true }
 
 --- Reads assignments into
--- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME", env, placeholder }.
+-- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME", env, placeholder, mint }.
 function M.read(ctx, specs, texts)
   local into = { values = {}, headers = {}, sealed = {} }
   for _, text in ipairs(texts) do

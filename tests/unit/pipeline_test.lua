@@ -307,6 +307,43 @@ local cases = {
     is(out.status, 421)
   end,
 
+  -- ---- calls that make further credentials
+  ["a call that the type lists is refused, in every spelling, unless the record allows it"] = function()
+    local s = setting()
+    s.policies.minter = assert(policy.compile("minter", [[return { kind = "type", api = 1, name = "minter", title = "x",
+      fields = { { name = "token", secret = true } }, mint = { { method = "POST", path = "/keys", what = "a new key" } },
+      apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end }]]))
+    s.credential("m", { type = "minter" })
+    local out = s.request "POST https://api.test/keys"
+    is(out.code, "mint_denied")
+    is(out.message, "this would make a new key, which the credential m may not")
+    is(out.hint, "the operator can allow it: sallyport credential set m mint=allow")
+    is(out.log.decision, "deny")
+    is(s.code "GET https://api.test/keys", "forward")
+    is(s.request("GET https://api.test/keys").routing, true)   -- an override of the method must not make it a POST
+    local why = s.pipeline:on_explain { agent = "alice", method = "POST", url = "https://api.test/k%65ys" }
+    is(why.code, "mint_denied")
+    is(why.hint, out.hint)
+    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "https://api.test/keys" }).decision, "allow")
+    s.credential("m", { type = "minter", mint = "allow" })
+    is(s.code "POST https://api.test/keys", "forward")
+    is(s.request("GET https://api.test/keys").routing, nil)
+  end,
+  ["a type's own function judges, and one that breaks refuses"] = function()
+    local s = setting()
+    local function put(mint)
+      s.policies.minter = assert(policy.compile("minter", ([[return { kind = "type", api = 1, name = "minter", title = "x",
+        fields = { { name = "token", secret = true } }, mint = function(req, cred) %s end,
+        apply = function(req, cred) end }]]):format(mint)))
+      s.credential("m", { type = "minter" })
+      return s.code "GET https://api.test/"
+    end
+    is(put "return nil", "forward")
+    is(put [[return "a key"]], "mint_denied")
+    is(put "return true", "policy_failed")
+    is(put "error('x')", "policy_failed")
+  end,
+
   -- ---- attaching
   ["further headers are set, plain and secret, and the agent's own copies stripped"] = function()
     local s = setting()

@@ -76,6 +76,11 @@ return {
     end
   end,
 
+  ["a path prefix with letters that are sent encoded is refused: no request could be judged by it"] = function()
+    local path, why = records.path("/caf\u{e9}")
+    refused(path, why, "ASCII")
+  end,
+
   ["a bare address is a range of one"] = function()
     is(records.cidr("10.0.0.5"), "10.0.0.5/32")
     is(records.cidr("10.0.0.0/8"), "10.0.0.0/8")

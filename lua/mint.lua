@@ -1,0 +1,145 @@
+--- Calls of an API that answer with further credentials: an agent that may make them holds a key after all.
+-- A type or a preset lists them as rows { method = "POST" or list, host =, path =, query =, what = "a new token" }:
+--   method  any where it is absent; GET means HEAD too
+--   host    exact or "*.example.com"; every host of the credential where it is absent
+--   path    "*" stands for something within one segment ("/v1/keys/*", "/v1/accounts/*:signJwt"); "/**" at the end
+--           for any rest, or none. Case and a last "/" do not count: a server may ignore both.
+--   query   { name = "value" or true }: all of them are there
+-- A row that is met too often refuses a call; one that is met too seldom gives a key away. So any reading of the
+-- path will do, and a path that cannot be read counts as every one.
+local M = {}
+
+local ROWS_MAX = 200    -- of a type or preset: a screen or two; a request may be held against all of them
+
+-- A path as a pattern over lower-case readings. nil, why.
+local function compile_path(path)
+  if type(path) ~= "string" or path:sub(1, 1) ~= "/" then return nil, "has a path that does not begin with '/'" end
+  if path:find("[%s%c?#%%]") then return nil, "has a path with a byte that none has" end
+  local rest = path:match("^(.*)/%*%*$")
+  local plain = (rest or path):gsub("(.)/$", "%1")
+  if plain:find("**", 1, true) then return nil, "has '**' elsewhere than at the end of its path" end
+  local out = {}
+  for segment in plain:gmatch("/[^/]*") do
+    local before, after, more = segment:match("^([^*]*)%*([^*]*)(%*?)")
+    if more == "*" then return nil, "has two '*' in one segment of its path" end  -- a pattern must not take squares
+    local function literal(s) return (s:lower():gsub("%W", "%%%0")) end
+    out[#out + 1] = before and literal(before) .. "[^/]+" .. literal(after) or literal(segment)
+  end
+  local pattern = table.concat(out)
+  if not rest then return { "^" .. pattern .. "$" } end
+  return { "^" .. pattern .. "$", "^" .. pattern .. "/" }
+end
+
+local function compile_methods(given)
+  if given == nil then return nil end
+  local list, has = type(given) == "table" and given or { given }, {}
+  for _, m in ipairs(list) do
+    if type(m) ~= "string" or not m:find("^[A-Z]+$") then return nil, "has a method that is not in capitals" end
+    has[m] = true
+    if m == "GET" then has.HEAD = true end
+  end
+  if not next(has) then return nil, "has an empty list of methods" end
+  return has
+end
+
+local function compile_host(given)
+  if given == nil then return nil end
+  local suffix = type(given) == "string" and given:match("^%*%.(.+)$")
+  local host = type(given) == "string" and require("http").canonical_host(suffix or given)
+  if not host then return nil, "has a malformed host" end
+  return { name = host, below = suffix and "." .. host }
+end
+
+local function compile_query(given)
+  if given == nil then return nil end
+  local out = {}
+  for name, value in pairs(type(given) == "table" and given or {}) do
+    if type(name) ~= "string" or type(value) ~= "string" and value ~= true then
+      return nil, "has a query that is not { name = \"value\" or true }"
+    end
+    out[name] = value
+  end
+  if not next(out) then return nil, "has a query that is not { name = \"value\" or true }" end
+  return out
+end
+
+local row_keys = { method = true, host = true, path = true, query = true, what = true }
+
+local function compile_row(given)
+  if type(given) ~= "table" then return nil, "is not a table" end
+  for k in pairs(given) do
+    if not row_keys[k] then return nil, ("has no key '%s'"):format(tostring(k)) end
+  end
+  if type(given.what) ~= "string" or given.what == "" then return nil, "does not say what the call makes" end
+  local row, why = { what = given.what }, nil
+  row.methods, why = compile_methods(given.method)
+  if not why then row.host, why = compile_host(given.host) end
+  if not why then row.query, why = compile_query(given.query) end
+  if not why then row.patterns, why = compile_path(given.path) end
+  if why then return nil, why end
+  return row
+end
+
+--- Rows as `find` wants them; copies, so that nothing a script does later changes them. nil, "row 3 has …".
+function M.compile(given)
+  local out = {}
+  for i, row in ipairs(given) do
+    local why
+    out[i], why = compile_row(row)
+    if not out[i] then return nil, ("row %d %s"):format(i, why) end
+  end
+  for k in pairs(given) do
+    if math.type(k) ~= "integer" or k < 1 or k > #out then
+      return nil, ("is a list of rows: it has no key '%s'"):format(tostring(k))
+    end
+  end
+  if #out > ROWS_MAX then return nil, ("has more than %d rows"):format(ROWS_MAX) end
+  return out
+end
+
+local function covers_path(row, readings)
+  if not readings then return true end
+  for _, reading in ipairs(readings) do
+    local path = reading:lower():gsub("(.)/+$", "%1")
+    for _, pattern in ipairs(row.patterns) do
+      if path:find(pattern) then return true end
+    end
+  end
+  return false
+end
+
+local function covers_host(row, host)
+  local rule = row.host
+  if not rule then return true end
+  return rule.below and host:sub(-#rule.below) == rule.below or not rule.below and host == rule.name
+end
+
+local function covers_query(row, query)
+  if not row.query then return true end
+  local pairs_of = require("uri").parse_query(query or "")
+  if not pairs_of then return true end  -- malformed: who knows what the server makes of it
+  for name, value in pairs(row.query) do
+    local met = false
+    for _, pair in ipairs(pairs_of) do
+      met = met or pair[1] == name and (value == true or pair[2] == value)
+    end
+    if not met then return false end
+  end
+  return true
+end
+
+--- What this request would make, by the first row that it meets; nil: nothing.
+-- q = { method, host, query = as sent, readings = function() -> list | nil }
+function M.find(rows, q)
+  local readings, read = nil, false
+  for _, row in ipairs(rows) do
+    if (not row.methods or row.methods[q.method]) and covers_host(row, q.host) then
+      if not read then
+        readings, read = q.readings(), true
+      end
+      if covers_path(row, readings) and covers_query(row, q.query) then return row.what end
+    end
+  end
+end
+
+return M
