@@ -6392,10 +6392,21 @@ key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *si
 	return mine ? "malformed" : "no_private_key";
 }
 
+/* A JWK, or the file that a PEM key came in. */
+static bool
+key_begins_json(struct slice in)
+{
+	while (in.n != 0 && strchr(" \t\r\n", in.p[0]) != NULL && in.p[0] != '\0') {
+		in.p++;
+		in.n--;
+	}
+	return in.n != 0 && in.p[0] == '{';
+}
+
 /* Reads one private key, PEM or DER, into `key`, which the caller wipes. NULL: done (`key` holds
  * an RSA or EC key if info->type says so). Else a code: "not_a_key", "malformed", "unsupported",
  * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n
- * spelled out, as JSON has it). */
+ * spelled out, as JSON has it), "json" (a JWK, or a key file whole). */
 static const char *
 key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 {
@@ -6408,6 +6419,8 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 	if (in.n != 0 && in.p[0] == 0x30) {  /* SEQUENCE, and no byte that PEM begins with */
 		key_sink_push(&sink, in.p, in.n);
 		why = key_judge(&sink, info);
+	} else if (key_begins_json(in)) {
+		why = "json";
 	} else if (in.n == 0 || !key_text_has(in, SLICE("-----BEGIN "))) {
 		why = "not_a_key";
 	} else if (key_text_has(in, SLICE("-----\\n"))) {
@@ -6428,6 +6441,264 @@ key_tell(struct slice in, struct key_info *info)
 	br_skey_decoder_context key;
 	const char *why = key_read(in, &key, info);
 
+	wipe(&key, sizeof key);
+	return why;
+}
+
+/* -- signatures: RFC 7518 3 (JWS). HMAC, RSA PKCS#1 v1.5, and ECDSA with R and S as they are. */
+#define SIGN_MAX 512            /* RSA of 4096 bits: BearSSL's largest, here */
+#define SIGN_RSA_MIN 2048       /* bits, RFC 7518 3.3: "a key of size 2048 bits or larger MUST be used" */
+#define SIGN_SPKI_MAX 600       /* the public half of that RSA key, as DER */
+
+enum sign_kind { SIGN_HMAC, SIGN_RSA, SIGN_EC };
+
+static const struct sign_alg {
+	const char *name;
+	enum sign_kind kind;
+	const struct sign_hash *hash;
+	int curve;                      /* of SIGN_EC */
+	size_t n;                       /* bytes of a signature; of SIGN_RSA the key says */
+	const char *wants;              /* behind "is no …" */
+	unsigned char oid[12];          /* of SIGN_RSA: the hash, length first, as BearSSL takes it */
+} sign_algs[] = {
+	{"HS256", SIGN_HMAC, &sign_hashes[0], 0, 32, "secret", {0}},
+	{"HS384", SIGN_HMAC, &sign_hashes[2], 0, 48, "secret", {0}},
+	{"HS512", SIGN_HMAC, &sign_hashes[3], 0, 64, "secret", {0}},
+	{"RS256", SIGN_RSA, &sign_hashes[0], 0, 0, "RSA key",
+	    {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}},
+	{"RS384", SIGN_RSA, &sign_hashes[2], 0, 0, "RSA key",
+	    {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}},
+	{"RS512", SIGN_RSA, &sign_hashes[3], 0, 0, "RSA key",
+	    {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}},
+	{"ES256", SIGN_EC, &sign_hashes[0], BR_EC_secp256r1, 64, "EC key on P-256", {0}},
+	{"ES384", SIGN_EC, &sign_hashes[2], BR_EC_secp384r1, 96, "EC key on P-384", {0}},
+};
+
+/* NULL: no such algorithm; `none` and PS256 are not among them on purpose. */
+static const struct sign_alg *
+sign_alg_find(struct slice name)
+{
+	for (size_t i = 0; i < sizeof sign_algs / sizeof *sign_algs; i++)
+		if (slice_eq(name, slice_of(sign_algs[i].name)))
+			return &sign_algs[i];
+	return NULL;
+}
+
+/* What a person reads of a key that cannot be used; stands behind the field's name. */
+static const struct { const char *code, *say; } key_troubles[] = {
+	{"not_a_key",        "is not a PEM private key: it has no -----BEGIN line"},
+	{"malformed",        "is damaged: it begins like a private key, and cannot be read as one"},
+	{"unsupported",      "is a private key of a kind that is not known here (RSA to 4096 bits, P-256, P-384)"},
+	{"openssh_format",   "is in OpenSSH's own format; ssh-keygen -p -m PKCS8 -f FILE writes PEM"},
+	{"no_private_key",   "is a certificate or a public key, not the private key"},
+	{"escaped_newlines", "has \\n spelled out, as JSON has it, in place of line breaks"},
+	{"json",             "is JSON (a JWK, or a whole key file), not a PEM private key"},
+	{"encrypted",        "is protected by a passphrase; openssl pkey -in FILE -out NEW takes it away"},
+	{"weak_key",         "is an RSA key of less than 2048 bits"},
+	{"bad_key",          "is an RSA key whose parts do not belong together"},
+};
+
+static const char *
+key_trouble_say(const char *code)
+{
+	for (size_t i = 0; i < sizeof key_troubles / sizeof *key_troubles; i++)
+		if (strcmp(key_troubles[i].code, code) == 0)
+			return key_troubles[i].say;
+	return "cannot be used";
+}
+
+/* As key_read, and the key is one that `a` (RSA or EC) can sign with; *n is a signature's length.
+ * Also "encrypted", "wrong_key" (another kind or curve), "weak_key". */
+static const char *
+sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context *key, size_t *n)
+{
+	struct key_info info;
+	const char *why = key_read(in, key, &info);
+
+	if (why != NULL)
+		return why;
+	if (info.encrypted)
+		return "encrypted";
+	if (info.type == NULL || strcmp(info.type, a->kind == SIGN_RSA ? "rsa" : "ec") != 0)
+		return "wrong_key";
+	if (a->kind == SIGN_EC) {
+		*n = a->n;
+		return br_skey_decoder_get_ec(key)->curve == a->curve ? NULL : "wrong_key";
+	}
+	*n = (info.bits + 7) / 8;
+	if (info.bits < SIGN_RSA_MIN)
+		return "weak_key";
+	return *n > SIGN_MAX ? "unsupported" : NULL;
+}
+
+/* How long a signature of this key is: the caller makes room before the key is on the stack. */
+static const char *
+sign_size(const struct sign_alg *a, struct slice in, size_t *n)
+{
+	br_skey_decoder_context key;
+	const char *why;
+
+	*n = a->n;
+	if (a->kind == SIGN_HMAC)
+		return NULL;
+	why = sign_key_read(a, in, &key, n);
+	wipe(&key, sizeof key);
+	return why;
+}
+
+/* The public half, big endian without leading zeros; 0: the key is broken. */
+static size_t
+sign_rsa_public(const br_rsa_private_key *sk, unsigned char n[SIGN_MAX], unsigned char e[4])
+{
+	size_t len = br_rsa_compute_modulus_get_default()(NULL, sk);
+	uint32_t exp = br_rsa_compute_pubexp_get_default()(sk);
+
+	if (len == 0 || len > SIGN_MAX || exp == 0)
+		return 0;
+	store_be32(e, exp);
+	return br_rsa_compute_modulus_get_default()(n, sk);
+}
+
+/* Each signature is verified before anybody sees it: one made with a key whose parts do not belong
+ * together gives its primes away (Boneh, DeMillo, Lipton 1997). */
+static bool
+sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned char *hash,
+    unsigned char *sig, size_t n)
+{
+	unsigned char modulus[SIGN_MAX], e[4], back[SIGN_DIGEST_MAX];
+	br_rsa_public_key pk = {.n = modulus, .e = e, .elen = sizeof e};
+
+	pk.nlen = sign_rsa_public(sk, modulus, e);
+	return pk.nlen == n &&
+	    br_rsa_pkcs1_sign_get_default()(a->oid, hash, a->hash->n, sk, sig) == 1 &&
+	    br_rsa_pkcs1_vrfy_get_default()(sig, n, a->oid, a->hash->n, &pk, back) == 1 &&
+	    memcmp(back, hash, a->hash->n) == 0;
+}
+
+/* RFC 6979: the nonce comes from key and message, so that no random number can give the key away. */
+static bool
+sign_ecdsa(const struct sign_alg *a, const br_ec_private_key *sk, const unsigned char *hash,
+    unsigned char *sig)
+{
+	return br_ecdsa_sign_raw_get_default()(br_ec_get_default(), a->hash->hash, hash, sk, sig) ==
+	    a->n;
+}
+
+/* sig takes what sign_size said. NULL: done; else a code as sign_key_read has them, or "bad_key". */
+static const char *
+sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned char *sig)
+{
+	br_skey_decoder_context key;
+	unsigned char hash[SIGN_DIGEST_MAX];
+	const char *why;
+	size_t n;
+	bool ok;
+
+	if (a->kind == SIGN_HMAC) {
+		sign_hmac(a->hash, in, &data, 1, sig);
+		return NULL;
+	}
+	why = sign_key_read(a, in, &key, &n);
+	if (why == NULL) {
+		sign_digest(a->hash, data, hash);
+		ok = a->kind == SIGN_RSA ?
+		    sign_rsa(a, br_skey_decoder_get_rsa(&key), hash, sig, n) :
+		    sign_ecdsa(a, br_skey_decoder_get_ec(&key), hash, sig);
+		wipe(hash, sizeof hash);        /* of what may be a secret */
+		if (!ok)
+			why = "bad_key";
+	}
+	wipe(&key, sizeof key);
+	return why;
+}
+
+static const struct { int curve; unsigned char oid[10]; } key_curve_ids[] = {
+	{BR_EC_secp256r1, {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
+	{BR_EC_secp384r1, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
+	{BR_EC_secp521r1, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
+};
+
+/* RFC 5480 2: the point behind the names of its kind and curve. */
+static bool
+key_public_ec(const br_ec_private_key *sk, struct der *d)
+{
+	uint8_t buf[BR_EC_KBUF_PUB_MAX_SIZE];
+	const uint8_t *end = d->at, *mark;
+	br_ec_public_key pk;
+	int curve = sk->curve;
+	size_t i = 0;
+
+	while (i < sizeof key_curve_ids / sizeof *key_curve_ids && key_curve_ids[i].curve != curve)
+		i++;
+	if (i == sizeof key_curve_ids / sizeof *key_curve_ids ||
+	    br_ec_compute_pub(br_ec_get_default(), &pk, buf, sk) == 0)
+		return false;
+	der_put(d, pk.q, pk.qlen);
+	der_byte(d, 0);
+	der_wrap(d, 0x03, end);
+	mark = d->at;
+	der_put(d, key_curve_ids[i].oid, 2u + key_curve_ids[i].oid[1]);
+	der_put(d, "\x06\x07\x2a\x86\x48\xce\x3d\x02\x01", 9);
+	der_wrap(d, 0x30, mark);
+	return true;
+}
+
+static void
+der_unsigned(struct der *d, const unsigned char *p, size_t n)
+{
+	const uint8_t *end = d->at;
+
+	while (n > 1 && *p == 0) {
+		p++;
+		n--;
+	}
+	der_put(d, p, n);
+	if (*p >= 0x80)
+		der_byte(d, 0);
+	der_wrap(d, 0x02, end);
+}
+
+/* RFC 3279 2.3.1 */
+static bool
+key_public_rsa(const br_rsa_private_key *sk, struct der *d)
+{
+	unsigned char n[SIGN_MAX], e[4];
+	const uint8_t *end = d->at;
+	size_t len = sign_rsa_public(sk, n, e);
+
+	if (len == 0)
+		return false;
+	der_unsigned(d, e, sizeof e);
+	der_unsigned(d, n, len);
+	der_wrap(d, 0x30, end);
+	der_byte(d, 0);
+	der_wrap(d, 0x03, end);
+	der_put(d, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00", 15);
+	return true;
+}
+
+/* The public key that belongs to a private one: SubjectPublicKeyInfo (RFC 5280 4.1.2.7), which ends
+ * where the room ends; d->at is its begin. NULL, or a code. */
+static const char *
+key_public(struct slice in, struct der *d)
+{
+	br_skey_decoder_context key;
+	struct key_info info;
+	const uint8_t *end = d->at;
+	const char *why = key_read(in, &key, &info);
+	bool ok = false;
+
+	if (why == NULL && info.encrypted)
+		why = "encrypted";
+	if (why == NULL) {
+		if (strcmp(info.type, "rsa") == 0)
+			ok = key_public_rsa(br_skey_decoder_get_rsa(&key), d);
+		else if (strcmp(info.type, "ec") == 0)
+			ok = key_public_ec(br_skey_decoder_get_ec(&key), d);
+		der_wrap(d, 0x30, end);
+		if (!ok || d->at == NULL)
+			why = "unsupported";
+	}
 	wipe(&key, sizeof key);
 	return why;
 }
@@ -14656,6 +14927,14 @@ l_out_end(struct l_out *o)
 	return 1;
 }
 
+static int
+l_fail_code(lua_State *L, const char *code)
+{
+	lua_pushnil(L);
+	lua_pushstring(L, code);
+	return 2;
+}
+
 /* -- codecs: each writes, or with out NULL counts. SIZE_MAX: not possible for these bytes. */
 
 static size_t
@@ -14823,19 +15102,29 @@ l_secret_hmac(lua_State *L)
 	return l_hmac(L, 2, 1, 3);
 }
 
+/* The key at idx. In a policy only a field of the credential: a frame with a secret built into it
+ * would tell of its bytes by what is said of it. */
+static struct slice
+l_check_key(lua_State *L, int idx, bool *is_secret)
+{
+	bool secret = false;
+	struct slice in = l_check_value(L, idx, &secret);
+
+	if (secret && lua_now.co != NULL && !l_check_handle(L, idx)->field)
+		luaL_error(L, "a private key is a field of the credential, not what was built");
+	*is_secret |= secret;
+	return in;
+}
+
 /* sign.key_info(key) -> { type=, format=, bits=, curve=, encrypted= } | nil, code (see key_read).
  * An encrypted key tells its format and that it is encrypted. */
 static int
 l_sign_key_info(lua_State *L)
 {
 	bool is_secret = false;
-	struct slice in = l_check_value(L, 1, &is_secret);
+	struct slice in = l_check_key(L, 1, &is_secret);
 	struct key_info info;
 	const char *why = key_tell(in, &info);
-
-	/* A key with a secret built into its frame would tell of its bytes. */
-	if (is_secret && lua_now.co != NULL && !l_check_handle(L, 1)->field)
-		return luaL_error(L, "key_info takes a field of the credential, not what was built");
 
 	if (why != NULL) {
 		lua_pushnil(L);
@@ -14855,6 +15144,88 @@ l_sign_key_info(lua_State *L)
 		lua_pushinteger(L, info.bits);
 		lua_setfield(L, -2, "bits");
 	}
+	return 1;
+}
+
+static const struct sign_alg *
+l_check_alg(lua_State *L, int idx)
+{
+	const struct sign_alg *a = sign_alg_find(l_check_slice(L, idx));
+
+	luaL_argcheck(L, a != NULL, idx, "HS256, RS256, ES256 or one of their like expected");
+	return a;
+}
+
+/* An HMAC key may be anything; a key that is read must be a field. */
+static struct slice
+l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret)
+{
+	return a->kind == SIGN_HMAC ? l_check_value(L, idx, is_secret) : l_check_key(L, idx, is_secret);
+}
+
+/* sign.signature(alg, key, data) -> raw signature (ES: R and S), string | secret | nil, code
+ * HS256/384/512, RS256/384/512, ES256/384. Codes: see sign.key_problem. */
+static int
+l_sign_signature(lua_State *L)
+{
+	const struct sign_alg *a = l_check_alg(L, 1);
+	bool is_secret = false;
+	struct slice key = l_check_alg_key(L, a, 2, &is_secret), data = l_check_value(L, 3, &is_secret);
+	const char *why;
+	struct l_out o;
+	size_t n;
+
+	if ((why = sign_size(a, key, &n)) != NULL)
+		return l_fail_code(L, why);
+	why = sign_make(a, key, data, (unsigned char *)l_out_begin(L, &o, n, is_secret));
+	return why != NULL ? l_fail_code(L, why) : l_out_end(&o);
+}
+
+/* sign.key_problem(alg, key) -> nil (it can sign) | sentence, code
+ * The sentence stands behind the field's name: "is protected by a passphrase". Codes: not_a_key,
+ * malformed, unsupported, openssh_format, no_private_key, escaped_newlines, json, encrypted,
+ * wrong_key (an EC key for RS256), weak_key, bad_key. For HS: never a problem. */
+static int
+l_sign_key_problem(lua_State *L)
+{
+	const struct sign_alg *a = l_check_alg(L, 1);
+	bool is_secret = false;
+	struct slice key = l_check_alg_key(L, a, 2, &is_secret);
+	unsigned char sig[SIGN_MAX];
+	const char *why;
+	size_t n;
+
+	why = sign_size(a, key, &n);
+	if (why == NULL && a->kind != SIGN_HMAC) {
+		why = sign_make(a, key, SLICE("probe"), sig);
+		wipe(sig, sizeof sig);
+	}
+	if (why == NULL) {
+		lua_pushnil(L);
+		return 1;
+	}
+	if (strcmp(why, "wrong_key") == 0)
+		lua_pushfstring(L, "is no %s, which %s needs", a->wants, a->name);
+	else
+		lua_pushstring(L, key_trouble_say(why));
+	lua_pushstring(L, why);
+	return 2;
+}
+
+/* sign.public_key(key) -> the public half, SubjectPublicKeyInfo as DER, a string | nil, code
+ * Nothing secret: providers show its SHA-256 as the key's fingerprint. */
+static int
+l_sign_public_key(lua_State *L)
+{
+	bool is_secret = false;
+	struct slice key = l_check_key(L, 1, &is_secret);
+	uint8_t room[SIGN_SPKI_MAX];
+	struct der d = {room, room + sizeof room};
+	const char *why = key_public(key, &d);
+
+	if (why != NULL)
+		return l_fail_code(L, why);
+	lua_pushlstring(L, (const char *)d.at, (size_t)(room + sizeof room - d.at));
 	return 1;
 }
 
@@ -15127,14 +15498,6 @@ l_uri_push_decoded(lua_State *L, struct slice in, bool plus)
 
 	luaL_pushresultsize(&b, n == SIZE_MAX ? 0 : n);
 	return n != SIZE_MAX;
-}
-
-static int
-l_fail_code(lua_State *L, const char *code)
-{
-	lua_pushnil(L);
-	lua_pushstring(L, code);
-	return 2;
 }
 
 /* uri.decode(s) -> string | nil, "malformed". Percent signs only; `+` stays. Strings only. */
@@ -15924,6 +16287,88 @@ l_core_split(lua_State *L)
 	return 1;
 }
 
+/* -- sign: JWTs */
+
+/* Pushes the JSON of the table on top of the stack, which it replaces. */
+static void
+l_jwt_encode(lua_State *L)
+{
+	lua_pushcfunction(L, l_json_build);
+	lua_insert(L, -2);
+	lua_call(L, 1, 1);
+}
+
+/* Pushes a JSON text: the header as given, with alg, and typ where it says none. */
+static void
+l_jwt_push_header(lua_State *L, const struct sign_alg *a)
+{
+	lua_newtable(L);
+	lua_pushliteral(L, "JWT");
+	lua_setfield(L, -2, "typ");
+	if (lua_getfield(L, 1, "header") != LUA_TNIL) {
+		luaL_checktype(L, -1, LUA_TTABLE);
+		for (lua_pushnil(L); lua_next(L, -2); ) {
+			lua_pushvalue(L, -2);
+			lua_insert(L, -2);
+			lua_rawset(L, -5);
+		}
+	}
+	lua_pop(L, 1);
+	lua_pushstring(L, a->name);
+	lua_setfield(L, -2, "alg");
+	l_jwt_encode(L);
+}
+
+/* Writes header and claims, then the signature over them. NULL, or a code. */
+static const char *
+l_jwt_write(const struct sign_alg *a, struct slice header, struct slice claims, struct slice key,
+    size_t n_sig, char *out)
+{
+	unsigned char sig[SIGN_MAX];
+	size_t n = codec_base64url(out, header);
+	const char *why;
+
+	out[n++] = '.';
+	n += codec_base64url(out + n, claims);
+	why = sign_make(a, key, (struct slice){out, n}, sig);
+	out[n++] = '.';
+	if (why == NULL)
+		codec_base64url(out + n, (struct slice){(const char *)sig, n_sig});
+	wipe(sig, sizeof sig);
+	return why;
+}
+
+/* sign.jwt{ alg=, key=, header={…}, claims={…} } -> string | secret | nil, code (see key_problem)
+ * RFC 7515 7.1. Claims are whatever json.build takes; a header member is kept but for `alg`. */
+static int
+l_sign_jwt(lua_State *L)
+{
+	const struct sign_alg *a;
+	struct slice header, claims, key;
+	bool is_secret = false;
+	const char *why;
+	struct l_out o;
+	size_t n;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	lua_getfield(L, 1, "alg");
+	a = l_check_alg(L, 2);
+	lua_getfield(L, 1, "key");
+	l_jwt_push_header(L, a);
+	if (lua_getfield(L, 1, "claims") != LUA_TTABLE)
+		return luaL_error(L, "jwt: claims is a table");
+	l_jwt_encode(L);
+	key = l_check_alg_key(L, a, 3, &is_secret);
+	header = l_check_value(L, 4, &is_secret);
+	claims = l_check_value(L, 5, &is_secret);
+	if ((why = sign_size(a, key, &n)) != NULL)
+		return l_fail_code(L, why);
+	why = l_jwt_write(a, header, claims, key, n, l_out_begin(L, &o, codec_base64url(NULL, header) +
+	    1 + codec_base64url(NULL, claims) + 1 + (n * 4 + 2) / 3, is_secret));
+	return why != NULL ? l_fail_code(L, why) : l_out_end(&o);
+}
+
 /* -- openers: each pushes its module's table */
 
 static const luaL_Reg l_secret_functions[] = {
@@ -16003,10 +16448,14 @@ l_open_secret_core(lua_State *L)
 }
 
 static const luaL_Reg l_sign_functions[] = {
-	{"sha256",   l_sign_sha256},
-	{"digest",   l_sign_digest},
-	{"hmac",     l_sign_hmac},
-	{"key_info", l_sign_key_info},
+	{"sha256",      l_sign_sha256},
+	{"digest",      l_sign_digest},
+	{"hmac",        l_sign_hmac},
+	{"key_info",    l_sign_key_info},
+	{"key_problem", l_sign_key_problem},
+	{"public_key",  l_sign_public_key},
+	{"signature",   l_sign_signature},
+	{"jwt",         l_sign_jwt},
 	{NULL, NULL},
 };
 
