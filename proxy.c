@@ -6703,6 +6703,199 @@ key_public(struct slice in, struct der *d)
 	return why;
 }
 
+/* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon S3 API Reference,
+ * "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each signature covers the
+ * one before it, so a chain begins with the head's own, the seed. */
+#define SIGV4_CHUNK_MAX (1024 * 1024)  /* SDKs send 64 or 128 KiB; a signature stands before its data */
+#define SIGV4_LINE_MAX (16 + sizeof ";chunk-signature=" - 1 + 64 + 2)
+#define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
+#define SIGV4_TRAILER_FIELDS_MAX 8
+
+/* What the head's signer hands over. Its owner wipes it. */
+struct sigv4_seed {
+	unsigned char key[32];  /* the derived signing key */
+	char datetime[17];      /* 20130524T000000Z */
+	char scope[256];        /* 20130524/us-east-1/s3/aws4_request */
+	char seed[65];          /* the head's signature, hex */
+	bool trailer;           /* -PAYLOAD-TRAILER */
+};
+
+struct sigv4_chain {
+	br_hmac_key_context key;
+	char datetime[17], scope[256];
+	char last[65];          /* the signature before, hex */
+};
+
+static void
+sigv4_chain_init(struct sigv4_chain *c, const struct sigv4_seed *seed)
+{
+	br_hmac_key_init(&c->key, &br_sha256_vtable, seed->key, sizeof seed->key);
+	memcpy(c->datetime, seed->datetime, sizeof c->datetime);
+	memcpy(c->scope, seed->scope, sizeof c->scope);
+	memcpy(c->last, seed->seed, sizeof c->last);
+}
+
+/* The chain's next signature, over the SHA-256 of a chunk or of the trailers; it is left in c->last. */
+static void
+sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest[br_sha256_SIZE])
+{
+	/* the chunk's own headers, of which there are none */
+	static const char empty[] = "\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+	const char *algorithm = trailer ? "AWS4-HMAC-SHA256-TRAILER" : "AWS4-HMAC-SHA256-PAYLOAD";
+	unsigned char mac[br_sha256_SIZE];
+	char hex[2 * br_sha256_SIZE];
+	br_hmac_context h;
+
+	hex_encode(hex, digest, br_sha256_SIZE);
+	br_hmac_init(&h, &c->key, 0);
+	for (size_t i = 0; i < 4; i++) {
+		const char *line = i == 0 ? algorithm : i == 1 ? c->datetime : i == 2 ? c->scope : c->last;
+
+		br_hmac_update(&h, line, strlen(line));
+		if (i < 3)
+			br_hmac_update(&h, "\n", 1);
+	}
+	if (!trailer)
+		br_hmac_update(&h, empty, sizeof empty - 1);
+	br_hmac_update(&h, "\n", 1);
+	br_hmac_update(&h, hex, sizeof hex);
+	br_hmac_out(&h, mac);
+	hex_encode(c->last, mac, sizeof mac);
+	wipe(&h, sizeof h);
+}
+
+static bool
+sigv4_is_signature(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (hex_digit(s.p[i]) < 0)
+			return false;
+	return s.n == 64;
+}
+
+/* `hex;chunk-signature=<64 hex>` CR LF, and nothing else: bytes it takes, 0 for "need more", -400, or -413 for a
+ * chunk that we would not hold. The signature stands in the last 64 bytes before CR LF. */
+static ssize_t
+sigv4_chunk_head(struct slice in, size_t *size)
+{
+	static const char word[] = ";chunk-signature=";
+	const char *lf = in.n == 0 ? NULL : memchr(in.p, '\n', in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX);
+	size_t i, n = lf == NULL ? 0 : (size_t)(lf - in.p);
+	uint64_t v = 0;
+
+	if (lf == NULL)
+		return in.n < SIGV4_LINE_MAX ? 0 : -400;
+	for (i = 0; i < n && i < 16 && hex_digit(in.p[i]) >= 0; i++)
+		v = v << 4 | (uint64_t)hex_digit(in.p[i]);
+	if (i == 0 || n != i + sizeof word - 1 + 64 + 1 || in.p[n - 1] != '\r' ||
+	    memcmp(in.p + i, word, sizeof word - 1) != 0 ||
+	    !sigv4_is_signature((struct slice){in.p + n - 65, 64}))
+		return -400;
+	if (v > SIGV4_CHUNK_MAX)
+		return -413;
+	*size = (size_t)v;
+	return (ssize_t)n + 1;
+}
+
+struct sigv4_trailers {
+	struct { struct slice name, value; } field[SIGV4_TRAILER_FIELDS_MAX];
+	size_t n;
+	struct slice signature; /* the client's; empty: not come yet */
+};
+
+static bool
+sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice value)
+{
+	size_t at = t->n;
+
+	if (t->n == SIGV4_TRAILER_FIELDS_MAX || value.n == 0)
+		return false;
+	for (size_t i = 0; i < name.n; i++)
+		if (!(name.p[i] == '-' || (name.p[i] >= '0' && name.p[i] <= '9') || (name.p[i] >= 'a' && name.p[i] <= 'z')))
+			return false;
+	for (size_t i = 0; i < value.n; i++)
+		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21) /* visible ASCII: nothing to trim or to fold */
+			return false;
+	for (; at > 0; at--) {          /* the canonical form is sorted by name */
+		struct slice other = t->field[at - 1].name;
+		int order = memcmp(other.p, name.p, other.n < name.n ? other.n : name.n);
+
+		if (order == 0 && other.n == name.n)
+			return false;
+		if (order < 0 || (order == 0 && other.n < name.n))
+			break;
+		t->field[at] = t->field[at - 1];
+	}
+	t->field[at].name = name;
+	t->field[at].value = value;
+	t->n++;
+	return true;
+}
+
+static bool
+sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
+{
+	const char *colon = memchr(line.p, ':', line.n);
+	struct slice name = {line.p, colon == NULL ? 0 : (size_t)(colon - line.p)}, value;
+
+	if (name.n == 0 || t->signature.n != 0)
+		return false;           /* the signature is the last */
+	value = (struct slice){colon + 1, line.n - name.n - 1};
+	if (!slice_eq(name, SLICE("x-amz-trailer-signature")))
+		return sigv4_trailer_add(t, name, value);
+	t->signature = value;
+	return t->n != 0 && sigv4_is_signature(value);
+}
+
+/* The lines behind the last chunk, to the empty one: bytes they take, 0 for "need more", or -400. A line ends in
+ * CR LF; one that is not the signature also in LF CR LF, as AWS once printed its example and minio-go sends it. */
+static ssize_t
+sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
+{
+	size_t at = 0;
+
+	memset(t, 0, sizeof *t);
+	while (at < in.n) {
+		struct slice line = {in.p + at, in.n - at};
+		const char *lf = memchr(line.p, '\n', line.n);
+
+		if (lf == NULL)
+			return 0;
+		line.n = (size_t)(lf - line.p);
+		at += line.n + 1;
+		if (line.n != 0 && line.p[line.n - 1] == '\r') {
+			if (--line.n == 0)
+				return t->signature.n != 0 ? (ssize_t)at : -400;
+		} else {
+			if (in.n - at < 2)
+				return memcmp(in.p + at, "\r", in.n - at) == 0 ? 0 : -400;
+			if (memcmp(in.p + at, "\r\n", 2) != 0)
+				return -400;
+			at += 2;
+		}
+		if (!sigv4_trailer_line(t, line) || (t->signature.n != 0 && line.p[line.n] != '\r'))
+			return -400;
+	}
+	return 0;
+}
+
+static void
+sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
+{
+	unsigned char digest[br_sha256_SIZE];
+	br_sha256_context h;
+
+	br_sha256_init(&h);
+	for (size_t i = 0; i < t->n; i++) {
+		br_sha256_update(&h, t->field[i].name.p, t->field[i].name.n);
+		br_sha256_update(&h, ":", 1);
+		br_sha256_update(&h, t->field[i].value.p, t->field[i].value.n);
+		br_sha256_update(&h, "\n", 1);
+	}
+	br_sha256_out(&h, digest);
+	sigv4_chain_sign(c, true, digest);
+}
+
 /* ---- store -----------------------------------------------------------------
  * One LMDB environment, HOME/store, for what commands and workers share; another, HOME/log, for the
  * request log. Invariants:
@@ -11962,76 +12155,40 @@ enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIN
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
 
 /* The third body mode: `apply` attaches a filter, and the body passes through it as it streams. A
- * filter holds what it must (a signed chunk, say) within its own bound. */
+ * filter holds what it must (a signed chunk, say) within its own bound, and counts it in req_bodies. */
 struct filter {
 	const struct filter_class *class;
+	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
 	bool more;              /* it holds output: to be run again before it gets new input */
 	bool ended;             /* it has given its last byte */
 };
 
+/* What the client is told of a body that a filter refuses. */
+struct filter_fault {
+	int status;
+	const char *code, *message, *hint;
+};
+
 struct filter_class {
-	const char *name;
 	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
 	bool keeps_length;      /* else the body goes out chunked */
-	/* Takes bytes of `in`, writes up to cap bytes: how many were taken, -1 for a body that it refuses.
-	 * `end`: nothing comes after `in`. Sets f->ended then, once all is written. */
-	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *out, size_t cap, size_t *n);
+	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to PEER_PIECE bytes, it puts
+	 * where *out points, or points *out at memory of its own, good until it runs again. `end`: nothing comes
+	 * after `in`. Sets f->ended then, once all is given. */
+	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
 	void (*wipe)(struct filter *f); /* or NULL */
 };
 
-#ifdef SALLYPORT_TEST
-/* The tests' own: every byte twice. */
-static ssize_t
-filter_twice_run(struct filter *f, struct slice in, bool end, char *out, size_t cap, size_t *n)
-{
-	size_t i = 0;
-
-	for (*n = 0; i < in.n && *n + 2 <= cap; i++) {
-		out[(*n)++] = in.p[i];
-		out[(*n)++] = in.p[i];
-	}
-	f->ended = end && i == in.n;
-	return (ssize_t)i;
-}
-
-/* Letters in upper case; "!" is refused. */
-static ssize_t
-filter_upper_run(struct filter *f, struct slice in, bool end, char *out, size_t cap, size_t *n)
-{
-	size_t i = 0;
-
-	for (; i < in.n && i < cap; i++) {
-		if (in.p[i] == '!')
-			return -1;
-		out[i] = (char)toupper((unsigned char)in.p[i]);
-	}
-	*n = i;
-	f->ended = end && i == in.n;
-	return (ssize_t)i;
-}
-#endif
-
-static const struct filter_class filter_classes[] = {
-#ifdef SALLYPORT_TEST
-	{"test_twice", sizeof(struct filter), false, filter_twice_run, NULL},
-	{"test_upper", sizeof(struct filter), true, filter_upper_run, NULL},
-#endif
-	{NULL, 0, false, NULL, NULL},
-};
+static size_t req_bodies;               /* bytes of bodies held */
 
 static struct filter *
-filter_new(const char *name)
+filter_alloc(const struct filter_class *k)
 {
-	for (const struct filter_class *k = filter_classes; k->name != NULL; k++) {
-		struct filter *f;
+	struct filter *f = calloc(1, k->size);
 
-		if (strcmp(k->name, name) != 0)
-			continue;
-		if ((f = calloc(1, k->size)) != NULL)
-			f->class = k;
-		return f;
-	}
-	return NULL;
+	if (f != NULL)
+		f->class = k;
+	return f;
 }
 
 static void
@@ -12042,6 +12199,338 @@ filter_free(struct filter *f)
 	if (f->class->wipe != NULL)
 		f->class->wipe(f);
 	free(f);
+}
+
+/* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature change. A chunk's
+ * signature stands before its data, so a chunk is held until it is whole; it is hashed as it comes. */
+enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_DATA_END, SIGV4_LAST_END, SIGV4_TRAILERS, SIGV4_DONE };
+
+struct filter_sigv4 {
+	struct filter f;
+	struct sigv4_chain chain;
+	br_sha256_context hash; /* of the data of this chunk so far */
+	enum sigv4_at at;
+	bool trailer;
+	char *held;             /* owned, counted: a chunk with its head and CR LF, or the trailers */
+	size_t cap, n;
+	size_t signature;       /* where in `held` the chunk's stands */
+	size_t data_end;        /* where its data does */
+	size_t given;           /* bytes of `held` that are gone, once the chunk is whole */
+	bool whole;
+};
+
+static const struct filter_fault filter_chunk_large = {413, "body_too_large",
+    "a signed chunk is larger than 1 MiB, and must be held whole to be signed again",
+    "set the SDK's chunk size to 1 MiB or less (Java: S3Configuration.chunkedEncoding, or "
+    "chunkedEncodingEnabled(false); others: the buffer size of their chunked signer), or send "
+    "x-amz-content-sha256: UNSIGNED-PAYLOAD"};
+static const struct filter_fault filter_no_memory = {503, "injection_unavailable",
+    "too many bodies are held for signing", "try again"};
+
+static void
+filter_sigv4_drop(struct filter_sigv4 *s)
+{
+	req_bodies -= s->cap;
+	free(s->held);
+	s->held = NULL;
+	s->cap = s->n = 0;
+}
+
+/* Room for n bytes, of which the first s->n stay. */
+static bool
+filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
+{
+	size_t had = s->n;
+	char *p;
+
+	if (n <= s->cap)
+		return true;
+	if (n - s->cap > REQ_BODIES_MAX - req_bodies || (p = malloc(n)) == NULL) {
+		s->f.fault = &filter_no_memory;
+		return false;
+	}
+	if (had != 0)
+		memcpy(p, s->held, had);
+	filter_sigv4_drop(s);
+	s->held = p;
+	s->n = had;
+	s->cap = n;
+	req_bodies += n;
+	return true;
+}
+
+/* Takes up to n bytes. */
+static size_t
+filter_sigv4_take(struct filter_sigv4 *s, struct slice in, size_t n)
+{
+	if (n > in.n)
+		n = in.n;
+	memcpy(s->held + s->n, in.p, n);
+	s->n += n;
+	return n;
+}
+
+static ssize_t
+filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
+{
+	size_t before = s->n, size = 0;
+	ssize_t n;
+
+	if (!filter_sigv4_hold(s, SIGV4_LINE_MAX))
+		return -1;
+	filter_sigv4_take(s, in, SIGV4_LINE_MAX - s->n);
+	n = sigv4_chunk_head((struct slice){s->held, s->n}, &size);
+	if (n == 0)
+		return (ssize_t)(s->n - before);
+	if (n == -413)
+		s->f.fault = &filter_chunk_large;
+	if (n < 0)
+		return -1;
+	s->n = (size_t)n;
+	if (!filter_sigv4_hold(s, (size_t)n + size + 2))
+		return -1;
+	s->signature = (size_t)n - 66;
+	s->data_end = (size_t)n + size;
+	br_sha256_init(&s->hash);
+	s->at = size != 0 ? SIGV4_DATA : s->trailer ? SIGV4_TRAILERS : SIGV4_LAST_END;
+	return n - (ssize_t)before;
+}
+
+/* The data is complete: the signature may be written. */
+static void
+filter_sigv4_sign(struct filter_sigv4 *s)
+{
+	unsigned char digest[br_sha256_SIZE];
+
+	br_sha256_out(&s->hash, digest);
+	sigv4_chain_sign(&s->chain, false, digest);
+	memcpy(s->held + s->signature, s->chain.last, 64);
+	s->whole = true;
+}
+
+static ssize_t
+filter_sigv4_data(struct filter_sigv4 *s, struct slice in)
+{
+	size_t n = filter_sigv4_take(s, in, s->data_end - s->n);
+
+	br_sha256_update(&s->hash, in.p, n);
+	if (s->n == s->data_end)
+		s->at = SIGV4_DATA_END;
+	return (ssize_t)n;
+}
+
+/* CR LF behind the data, or behind the last chunk's head. */
+static ssize_t
+filter_sigv4_end(struct filter_sigv4 *s, struct slice in)
+{
+	size_t n = filter_sigv4_take(s, in, s->data_end + 2 - s->n);
+
+	if (memcmp(s->held + s->data_end, "\r\n", s->n - s->data_end) != 0)
+		return -1;
+	if (s->n == s->data_end + 2) {
+		filter_sigv4_sign(s);
+		s->at = s->at == SIGV4_DATA_END ? SIGV4_HEAD : SIGV4_DONE;
+	}
+	return (ssize_t)n;
+}
+
+/* Looked at as each line ends. The last chunk's head, which is before them in `held`, goes out with them. */
+static ssize_t
+filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
+{
+	const char *lf = memchr(in.p, '\n', in.n);
+	size_t n = lf == NULL ? in.n : (size_t)(lf - in.p) + 1;
+	struct sigv4_trailers t;
+	ssize_t used;
+
+	if (n > s->data_end + SIGV4_TRAILERS_MAX - s->n || !filter_sigv4_hold(s, s->data_end + SIGV4_TRAILERS_MAX))
+		return -1;
+	filter_sigv4_take(s, in, n);
+	used = sigv4_trailers_parse((struct slice){s->held + s->data_end, s->n - s->data_end}, &t);
+	if (used < 0)
+		return -1;
+	if (used != 0) {
+		filter_sigv4_sign(s);
+		sigv4_trailers_sign(&s->chain, &t);
+		memcpy(s->held + (t.signature.p - s->held), s->chain.last, 64);
+		s->at = SIGV4_DONE;
+	}
+	return (ssize_t)n;
+}
+
+static ssize_t
+filter_sigv4_step(struct filter_sigv4 *s, struct slice in)
+{
+	switch (s->at) {
+	case SIGV4_HEAD:     return filter_sigv4_head(s, in);
+	case SIGV4_DATA:     return filter_sigv4_data(s, in);
+	case SIGV4_DATA_END:
+	case SIGV4_LAST_END: return filter_sigv4_end(s, in);
+	case SIGV4_TRAILERS: return filter_sigv4_trailers(s, in);
+	case SIGV4_DONE:     break;
+	}
+	return -1;                      /* bytes behind the end */
+}
+
+/* What is whole goes out before anything is taken. */
+static void
+filter_sigv4_give(struct filter_sigv4 *s, struct slice *out)
+{
+	size_t n = s->n - s->given;
+
+	n = n < PEER_PIECE ? n : PEER_PIECE;
+	*out = (struct slice){s->held + s->given, n};
+	s->given += n;
+	s->f.more = s->given != s->n;
+	if (!s->f.more) {
+		s->n = s->given = 0;
+		s->whole = false;
+	}
+}
+
+static ssize_t
+filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
+	size_t used = 0;
+
+	(void)scratch;
+	while (!s->whole && used < in.n) {
+		ssize_t n = filter_sigv4_step(s, (struct slice){in.p + used, in.n - used});
+
+		if (n < 0)
+			return -1;
+		used += (size_t)n;
+	}
+	if (s->whole)
+		filter_sigv4_give(s, out);
+	if (!end || used != in.n || s->whole)
+		return (ssize_t)used;
+	if (s->at != SIGV4_DONE)
+		return -1;              /* cut short */
+	f->ended = true;
+	return (ssize_t)used;
+}
+
+static void
+filter_sigv4_wipe(struct filter *f)
+{
+	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
+
+	filter_sigv4_drop(s);
+	wipe(&s->chain, sizeof s->chain);
+}
+
+/* The body of a request whose head was signed with `seed`. NULL: out of memory. The caller wipes the seed. */
+__attribute__((unused)) static struct filter *
+filter_sigv4_new(const struct sigv4_seed *seed)
+{
+	static const struct filter_class class = {
+	    sizeof(struct filter_sigv4), true, filter_sigv4_run, filter_sigv4_wipe};
+	struct filter *f = filter_alloc(&class);
+
+	if (f != NULL) {
+		sigv4_chain_init(&((struct filter_sigv4 *)f)->chain, seed);
+		((struct filter_sigv4 *)f)->trailer = seed->trailer;
+	}
+	return f;
+}
+
+#ifdef SALLYPORT_TEST
+/* The tests' own: every byte twice. */
+static ssize_t
+filter_twice_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	size_t i = 0;
+
+	for (; i < in.n && 2 * i + 2 <= PEER_PIECE; i++)
+		scratch[2 * i] = scratch[2 * i + 1] = in.p[i];
+	out->n = 2 * i;
+	f->ended = end && i == in.n;
+	return (ssize_t)i;
+}
+
+/* Letters in upper case; "!" is refused. */
+static ssize_t
+filter_upper_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	size_t i = 0;
+
+	for (; i < in.n && i < PEER_PIECE; i++) {
+		if (in.p[i] == '!')
+			return -1;
+		scratch[i] = (char)toupper((unsigned char)in.p[i]);
+	}
+	out->n = i;
+	f->ended = end && i == in.n;
+	return (ssize_t)i;
+}
+
+static struct filter *
+filter_twice_new(void)
+{
+	static const struct filter_class class = {sizeof(struct filter), false, filter_twice_run, NULL};
+
+	return filter_alloc(&class);
+}
+
+static struct filter *
+filter_upper_new(void)
+{
+	static const struct filter_class class = {sizeof(struct filter), true, filter_upper_run, NULL};
+
+	return filter_alloc(&class);
+}
+
+/* AWS's example of its documentation: secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY, 20130524, us-east-1, s3. */
+static void
+sigv4_seed_example(struct sigv4_seed *seed, bool trailer)
+{
+	*seed = (struct sigv4_seed){.trailer = trailer, .datetime = "20130524T000000Z",
+	    .scope = "20130524/us-east-1/s3/aws4_request"};
+	text_copy(seed->seed, sizeof seed->seed, trailer ?
+	    "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e" :
+	    "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9");
+	hex_decode(seed->key, SLICE("dbb893acc010964918f1fd433add87c70e8b0db6be30c1fbeafefa5ec6ba8378"));
+}
+
+static struct filter *
+filter_sigv4_example(void)
+{
+	struct sigv4_seed seed;
+
+	sigv4_seed_example(&seed, false);
+	return filter_sigv4_new(&seed);
+}
+
+static struct filter *
+filter_sigv4_trailer_example(void)
+{
+	struct sigv4_seed seed;
+
+	sigv4_seed_example(&seed, true);
+	return filter_sigv4_new(&seed);
+}
+#endif
+
+/* Those that a policy may ask for by name. */
+static const struct { const char *name; struct filter *(*new)(void); } filter_names[] = {
+#ifdef SALLYPORT_TEST
+	{"test_twice", filter_twice_new},
+	{"test_upper", filter_upper_new},
+	{"test_sigv4", filter_sigv4_example},
+	{"test_sigv4_trailer", filter_sigv4_trailer_example},
+#endif
+	{NULL, NULL},
+};
+
+static struct filter *
+filter_new(const char *name)
+{
+	for (size_t i = 0; filter_names[i].name != NULL; i++)
+		if (strcmp(filter_names[i].name, name) == 0)
+			return filter_names[i].new();
+	return NULL;
 }
 
 /* Body framing on its way in, and how it goes out. */
@@ -12180,7 +12669,7 @@ static struct conn *conn_first;         /* all of them */
 static size_t conn_count, conn_max = 4096, conn_unknown;
 static uint64_t conn_ids;
 static struct req *req_free_list;
-static size_t req_pooled, req_bodies;   /* bytes of bodies held */
+static size_t req_pooled;
 static struct agent *agent_slots[AGENT_SLOTS];
 static bool conn_draining;
 
@@ -12374,22 +12863,22 @@ enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_
 static enum flow_io
 flow_filter(struct flow *f, struct peer *dst)
 {
-	char out[PEER_PIECE];
+	char scratch[PEER_PIECE];
 
 	do {
-		size_t n = 0;
+		struct slice out = {scratch, 0};
 		ssize_t took;
 
 		if (!peer_room(dst) && peer_flush(dst) == IO_ERR)
 			return FLOW_DST_GONE;
 		if (!peer_room(dst))
 			return FLOW_DST_WAIT;
-		took = f->filter->class->run(f->filter, f->rest, f->rest_end, out, sizeof out, &n);
+		took = f->filter->class->run(f->filter, f->rest, f->rest_end, scratch, &out);
 		if (took < 0)
 			return FLOW_BAD;
 		f->rest.p += took;
 		f->rest.n -= (size_t)took;
-		if (!flow_put(f, dst, (struct slice){out, n}))
+		if (!flow_put(f, dst, out))
 			return FLOW_DST_GONE;
 	} while (f->rest.n != 0 || f->filter->more || (f->rest_end && !f->filter->ended));
 	f->filtering = false;
@@ -12434,8 +12923,8 @@ flow_give(struct flow *f, struct peer *src, struct peer *dst, struct slice body,
 	} else if (!end && !flow_put(f, dst, body)) {
 		return FLOW_DST_GONE;
 	}
-	if (end && !flow_put_end(f, dst, f->mode == BODY_CHUNKED ? body : (struct slice){NULL, 0}))
-		return FLOW_DST_GONE;
+	if (end && !flow_put_end(f, dst, f->mode == BODY_CHUNKED && f->filter == NULL ? body : (struct slice){NULL, 0}))
+		return FLOW_DST_GONE;   /* trailers of a filtered body are dropped: they were another body's */
 	if (used != 0)
 		peer_consume(src, used);
 	f->done = end;
@@ -12451,7 +12940,7 @@ flow_resume(struct flow *f, struct peer *src, struct peer *dst)
 	if (io != FLOW_DONE)
 		return io;
 	if (f->rest_end && !flow_put_end(f, dst, (struct slice){NULL, 0}))
-		return FLOW_DST_GONE;   /* trailers of a filtered body are dropped: they were another body's */
+		return FLOW_DST_GONE;
 	if (f->rest_used != 0)
 		peer_consume(src, f->rest_used);
 	f->done = f->rest_end;
@@ -14161,6 +14650,16 @@ conn_relay_down(struct conn *c, enum flow_io io)
 	return true;
 }
 
+/* A filter refused the body. What of it went out is not a request yet: the upstream's connection is cut. */
+static void
+conn_fail_body(struct conn *c, const struct filter_fault *why)
+{
+	req_fail(c->req, why->status, why->code, slice_of(why->message), slice_of(why->hint));
+	if (why->status == 503)
+		c->req->retry_after = 1;
+	conn_begin_answer(c);
+}
+
 /* What became of the request's body. True: the conn goes on relaying. */
 static bool
 conn_relay_up(struct conn *c, enum flow_io io)
@@ -14177,7 +14676,10 @@ conn_relay_up(struct conn *c, enum flow_io io)
 			return false;
 		}
 		r->close_after = true;
-		conn_fail(c, 400, "bad_request", "malformed body");
+		if (r->filter != NULL && r->filter->fault != NULL)
+			conn_fail_body(c, r->filter->fault);
+		else
+			conn_fail(c, 400, "bad_request", "malformed body");
 		return false;
 	case FLOW_DST_GONE:
 		if (r->answer_begun)
