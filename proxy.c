@@ -6101,6 +6101,103 @@ json_members(struct slice text, struct json_member *m, size_t n)
 	return res;
 }
 
+/* Would a lax reader take this key for the name? Go's encoding/json ignores case, and folds two letters
+ * from outside ASCII with it: the long s and the Kelvin sign. */
+static bool
+json_spells_loosely(const struct json_token *t, struct slice name)
+{
+	struct slice in = json_inside(t);
+	size_t at = 0, len;
+	char c[4];
+
+	for (size_t i = 0; i < in.n; at += len) {
+		i += json_char(in.p + i, in.n - i, c, &len);
+		if (len == 2 && memcmp(c, "\xc5\xbf", 2) == 0)
+			c[0] = 's', len = 1;
+		else if (len == 3 && memcmp(c, "\xe2\x84\xaa", 3) == 0)
+			c[0] = 'k', len = 1;
+		for (size_t k = 0; k < len; k++)
+			if (at + k >= name.n || ascii_lower(c[k]) != ascii_lower(name.p[at + k]))
+				return false;
+	}
+	return at == name.n;
+}
+
+/* Where a member of the top object is to be written: the bytes of its value, or, where there is none
+ * yet, the place behind the brace. */
+struct json_spot {
+	size_t at, cut;
+	bool found, alone;      /* alone: the object is empty */
+};
+
+/* The whole text is read and must be JSON. A name that stands there twice, or in letters that only
+ * some readers take for it, is refused: whichever we replaced, a server could read the other. */
+static enum json_result
+json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
+{
+	struct json_reader r;
+	struct json_token t;
+	bool ours = false;
+
+	*spot = (struct json_spot){.alone = true};
+	json_open(&r, text);
+	if (json_next(&r, &t) == JSON_BAD)
+		return JSON_MALFORMED;
+	if (t.type != JSON_OBJECT)
+		return JSON_NOT_OBJECT;
+	spot->at = r.at;
+	for (enum json_result res = JSON_OK;;) {
+		if (json_next(&r, &t) == JSON_BAD)
+			return JSON_MALFORMED;  /* before whatever else is wrong with it */
+		if (t.type == JSON_END)
+			return res;
+		if (t.depth != 1)
+			continue;
+		if (t.type == JSON_KEY) {
+			ours = json_spells(&t, name);
+			if ((ours && spot->found) || (!ours && json_spells_loosely(&t, name)))
+				res = JSON_DUPLICATE;
+			spot->found = spot->found || ours;
+			spot->alone = false;
+		} else if (ours && t.type == JSON_CLOSE) {
+			spot->cut = (size_t)(t.raw.p + 1 - text.p) - spot->at;
+		} else if (ours) {
+			spot->at = (size_t)(t.raw.p - text.p);
+			spot->cut = t.raw.n;
+		}
+	}
+}
+
+/* Writes the text with that member set to a string, every other byte as it was; out NULL: only
+ * counts. SIZE_MAX: name or value is not UTF-8. */
+static size_t
+json_splice(char *out, struct slice text, const struct json_spot *spot, struct slice name, struct slice value)
+{
+	size_t key = spot->found ? 0 : json_quote(NULL, name), n = spot->at, len = json_quote(NULL, value);
+
+	if (key == SIZE_MAX || len == SIZE_MAX)
+		return SIZE_MAX;
+	if (out != NULL) {
+		memcpy(out, text.p, n);
+		if (!spot->found) {
+			json_quote(out + n, name);
+			out[n + key] = ':';
+		}
+	}
+	n += key + !spot->found;
+	if (out != NULL)
+		json_quote(out + n, value);
+	n += len;
+	if (!spot->found && !spot->alone) {
+		if (out != NULL)
+			out[n] = ',';
+		n++;
+	}
+	if (out != NULL)
+		memcpy(out + n, text.p + spot->at + spot->cut, text.n - spot->at - spot->cut);
+	return n + text.n - spot->at - spot->cut;
+}
+
 /* Error codes that a token, device, revocation or registration endpoint may answer (IANA, "OAuth
  * Extensions Error"). Of a server's text these alone are repeated: any other could be anything. */
 static const char *const json_oauth_codes[] = {
@@ -18091,6 +18188,14 @@ l_get_length(lua_State *L, struct req *r)
 		lua_pushnil(L);
 }
 
+/* Is there a byte of body, as far as one can tell before it is read? */
+static void
+l_get_has_body(lua_State *L, struct req *r)
+{
+	lua_pushboolean(L, r->body_read ? req_body(r).n != 0 :
+	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0));
+}
+
 /* One row a field; `view`: a policy may read it too. */
 static const struct { const char *name; void (*get)(lua_State *, struct req *); bool view; } l_req_fields[] = {
 	{"method", l_get_method, true}, {"host", l_get_host, true}, {"path", l_get_path, true},
@@ -18098,6 +18203,7 @@ static const struct { const char *name; void (*get)(lua_State *, struct req *); 
 	{"form", l_get_form, false}, {"own_endpoint", l_get_own, false},
 	{"websocket", l_get_websocket, false}, {"query", l_get_query, false}, {"id", l_get_id, false},
 	{"body_kind", l_get_body_kind, false}, {"length", l_get_length, false},
+	{"has_body", l_get_has_body, true},
 };
 
 /* Upvalue 1: what a name is, a method or the row of a field. */
@@ -18392,16 +18498,121 @@ pair_name(struct slice in, char *out, size_t cap)
 	return (struct slice){out, o};
 }
 
+/* The next name in a pair, decoded: some servers part pairs at `;` too, and find more than one there.
+ * The caller has *at = 0 first. */
+static bool
+pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slice *name)
+{
+	const char *p = pair.p + *at, *end, *eq;
+	size_t n = pair.n - *at;
+
+	if (*at > pair.n)
+		return false;
+	end = n == 0 ? NULL : memchr(p, ';', n);
+	n = end != NULL ? (size_t)(end - p) : n;
+	eq = n == 0 ? NULL : memchr(p, '=', n);
+	*name = pair_name((struct slice){p, eq != NULL ? (size_t)(eq - p) : n}, out, cap);
+	*at += n + 1;
+	return true;
+}
+
+static bool
+l_pair_listed(lua_State *L, int list, struct slice pair)
+{
+	struct slice name;
+	char text[256];
+
+	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);)
+		if (l_list_has(L, list, name))
+			return true;
+	return false;
+}
+
+/* What a form must be for two readers to agree on it: no control bytes, each `%` with its two digits. */
+static bool
+form_ok(struct slice in)
+{
+	for (size_t i = 0; i < in.n; i++) {
+		unsigned char c = (unsigned char)in.p[i];
+
+		if (c < 0x20 || c == 0x7f)
+			return false;
+		if (c == '%' && (in.n - i < 3 || hex_digit(in.p[i + 1]) < 0 || hex_digit(in.p[i + 2]) < 0))
+			return false;
+	}
+	return true;
+}
+
+/* What a pair of a form is to the parameter `name`. */
+enum form_pair { FORM_OTHER, FORM_OURS, FORM_HIDDEN };  /* HIDDEN: behind a `;`, for some servers */
+
+static enum form_pair
+form_pair_is(struct slice pair, struct slice name)
+{
+	char text[256];
+	struct slice found;
+	size_t at = 0;
+
+	for (size_t i = 0; pair_next_name(pair, &at, text, sizeof text, &found); i++)
+		if (name_same(found, name))
+			return i == 0 && at > pair.n ? FORM_OURS : FORM_HIDDEN;
+	return FORM_OTHER;
+}
+
+/* Writes the form with one pair name=value: in place of the first of that name, else at the end; others
+ * of that name are left out, every other byte stays. out NULL: only counts. SIZE_MAX: malformed, or
+ * the name stands where only some servers see it. */
+static size_t
+form_splice(char *out, struct slice in, struct slice name, struct slice value)
+{
+	size_t n = 0;
+	bool placed = false, first = true;
+
+	if (!form_ok(in))
+		return SIZE_MAX;
+	for (size_t at = 0; at <= in.n || !placed;) {
+		const char *end = at < in.n ? memchr(in.p + at, '&', in.n - at) : NULL;
+		bool over = at > in.n || in.n == 0;  /* no pair was it */
+		struct slice pair = {over ? "" : in.p + at,
+		    over ? 0 : end != NULL ? (size_t)(end - in.p) - at : in.n - at};
+		enum form_pair is = over ? FORM_OURS : form_pair_is(pair, name);
+
+		if (is == FORM_HIDDEN)
+			return SIZE_MAX;
+		at += pair.n + 1;
+		if (is == FORM_OURS && placed)
+			continue;
+		if (!first) {
+			if (out != NULL)
+				out[n] = '&';
+			n++;
+		}
+		first = false;
+		if (is == FORM_OTHER) {
+			if (out != NULL)
+				memcpy(out + n, pair.p, pair.n);
+			n += pair.n;
+			continue;
+		}
+		placed = true;
+		n += codec_percent(out != NULL ? out + n : NULL, name);
+		if (out != NULL)
+			out[n] = '=';
+		n++;
+		n += codec_percent(out != NULL ? out + n : NULL, value);
+	}
+	return n;
+}
+
 /* Copies the pairs of `in` to `kept`, those named in the list at `list` to `gone`. */
 static bool
 l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct buf *gone)
 {
 	struct slice pair, raw;
-	char name[256];
 	bool ok = true;
 
 	for (size_t at = 0; ok && pair_next(in, &at, &pair, &raw);) {
-		struct buf *to = l_list_has(L, list, pair_name(raw, name, sizeof name)) ? gone : kept;
+		struct buf *to = l_pair_listed(L, list, pair) ? gone : kept;
 
 		ok = (to->n == 0 || buf_add(to, "&", 1)) && buf_addv(to, pair);
 	}
@@ -18856,6 +19067,84 @@ l_view_push_body(lua_State *L, struct req *r)
 		lua_pushnil(L);
 }
 
+static int
+l_view_refused(lua_State *L, const char *why)
+{
+	lua_pushnil(L);
+	lua_pushstring(L, why);
+	return 2;
+}
+
+static void
+l_view_take_body(struct req *r, struct secret *s)
+{
+	secret_drop(&r->new_body);
+	r->new_body = s;
+}
+
+/* The body that apply may edit, and the arguments of a splice. */
+static struct req *
+l_check_splice(lua_State *L, struct slice *name, struct slice *value)
+{
+	struct req *r = l_check_part(L, 1, L_VIEW);
+	bool is_secret;
+
+	name->p = luaL_checklstring(L, 2, &name->n);
+	*value = l_check_value(L, 3, &is_secret);
+	if (!r->body_read)
+		luaL_error(L, "a type that edits the body declares body");
+	if (value->n > SECRET_MAX / 8)
+		luaL_error(L, "a value of more than 256 KiB");
+	return r;
+}
+
+/* req:splice_json(name, value) -> true | nil, "malformed" | "not_object" | "duplicate" | "not_utf8" | "no_room"
+ * Sets a member of the body's top object to a string; every other byte stays. */
+static int
+l_view_splice_json(lua_State *L)
+{
+	static const char *const why[] = {
+		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
+	};
+	struct slice name, value;
+	struct req *r = l_check_splice(L, &name, &value);
+	struct slice body = req_body(r);
+	enum json_result res;
+	struct json_spot spot;
+	struct secret *s;
+	size_t n;
+
+	if ((res = json_find_spot(body, name, &spot)) != JSON_OK)
+		return l_view_refused(L, why[res]);
+	if ((n = json_splice(NULL, body, &spot, name, value)) == SIZE_MAX)
+		return l_view_refused(L, "not_utf8");
+	if ((s = secret_new(n)) == NULL)
+		return l_view_refused(L, "no_room");
+	json_splice(s->p, body, &spot, name, value);
+	l_view_take_body(r, s);
+	lua_pushboolean(L, true);
+	return 1;
+}
+
+/* req:splice_form(name, value) -> true | nil, "malformed" | "no_room": the same for a form */
+static int
+l_view_splice_form(lua_State *L)
+{
+	struct slice name, value;
+	struct req *r = l_check_splice(L, &name, &value);
+	size_t n = form_splice(NULL, req_body(r), name, value);
+	struct secret *s;
+
+	if (n == SIZE_MAX)
+		return l_view_refused(L, "malformed");
+	if ((s = secret_new(n)) == NULL)
+		return l_view_refused(L, "no_room");
+	form_splice(s->p, req_body(r), name, value);
+	l_view_take_body(r, s);
+	lua_pushboolean(L, true);
+	return 1;
+}
+
 /* { headers = { lower-case name = value }, query = { name = value } }: what the client sent there */
 static void
 l_view_push_stripped(lua_State *L, struct req *r)
@@ -18933,6 +19222,10 @@ l_view_index(lua_State *L)
 		lua_pushcfunction(L, l_view_set_segment);
 	else if (strcmp(name, "filter") == 0)
 		lua_pushcfunction(L, l_view_filter);
+	else if (strcmp(name, "splice_json") == 0)
+		lua_pushcfunction(L, l_view_splice_json);
+	else if (strcmp(name, "splice_form") == 0)
+		lua_pushcfunction(L, l_view_splice_form);
 	else
 		return luaL_error(L, "a request has no %s", name);
 	return 1;

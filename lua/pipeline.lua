@@ -239,6 +239,9 @@ local function inject(self, req, opened, cred, frank)
     if code == "policy_failed" then
       message = "its type " .. pol.name .. " failed" .. (frank and ": " .. tostring(message) or "")
     end
+    if code == "bad_request" then
+      return nil, code, ("credential %s: %s"):format(opened.name, message), "send the request so that its credential fits in"
+    end
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
   if #opened.extra > 0 then
@@ -291,8 +294,14 @@ local function attach(self, req, opened, routed, deadline)
     end
     waited = self.time.now() ~= before
   end
-  if pol.body then
-    local ok, why = req:read_body(pol.body.max, self.time.now() + BODY_WAIT)
+  local body, failed, why_failed = self.policy.body(pol, req, cred)
+  if body == nil then
+    self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, pol.name,
+      errors.quote(errors.place(why_failed))))
+    return nil, failed, ("credential %s: its type failed"):format(opened.name)
+  end
+  if body then
+    local ok, why = req:read_body(body.max, self.time.now() + BODY_WAIT)
     if not ok then return nil, body_codes[why] or "bad_request" end
     local form = opened.strips[routed].form
     if form then req:strip { form = form } end  -- only now is there a form to take it from

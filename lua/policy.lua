@@ -64,7 +64,7 @@ end
 -- policy that does nothing.
 local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
-  fields = "table", strip = "table function", body = "table", endpoints = "table", expired = "table",
+  fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
 }
 local match_keys = {
@@ -377,6 +377,17 @@ function Check:example_list(given, keys)
   return given
 end
 
+-- { max = bytes }, copied; also what a body function answers.
+function Check:body(given)
+  if type(given) ~= "table" then return self:fail("body", "body is a table, or a function that returns one") end
+  if not self:keys(given, body_keys, "body") then return nil end
+  local max = given.max
+  if not max or max < 1 or max > BODY_MAX then
+    return self:fail("body", ("body = { max = bytes }, from 1 to %d"):format(BODY_MAX))
+  end
+  return { max = max }
+end
+
 function Check:type(t, pol)
   pol.fields = self:fields(t.fields or {})
   if not pol.fields then return nil end
@@ -390,12 +401,8 @@ function Check:type(t, pol)
     pol.strip = t.strip or {}
   end
   if t.body then
-    if not self:keys(t.body, body_keys, "body") then return nil end
-    local max = t.body.max
-    if not max or max < 1 or max > BODY_MAX then
-      return self:fail("body", ("body = { max = bytes }, from 1 to %d"):format(BODY_MAX))
-    end
-    pol.body = { max = max }
+    pol.body = type(t.body) == "function" and t.body or self:body(t.body)
+    if not pol.body then return nil end
   end
   pol.endpoints, pol.reach = {}, {}
   if t.endpoints then
@@ -556,13 +563,29 @@ function M.strip(pol, cred)
   return spec
 end
 
+--- How much of this request's body the type wants to read before `apply`: { max } | false: nothing |
+-- nil, "policy_failed", message.
+function M.body(pol, req, cred)
+  if type(pol.body) ~= "function" then return pol.body or false end
+  local ok, given = sandbox.call(pol.name, pol.body, req:view(), cred)
+  if not ok then return nil, "policy_failed", given end
+  if given == nil or given == false then return false end
+  local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+  given = check:body(given)
+  if not given then return nil, "policy_failed", check.why end
+  return given
+end
+
+-- What a type may say is wrong when it cannot go on: the agent's own request, or want of room here.
+local apply_codes = { bad_request = true, injection_unavailable = true }
+
 --- Lets the policy edit the request, from which the caller has stripped what it must not keep.
--- true | nil, "injection_failed" (the policy says it cannot) | nil, "policy_failed" (it broke), message
+-- true | nil, "injection_failed" (the policy says it cannot: nil, why [, code]) | nil, "policy_failed" (it broke), message
 function M.apply(pol, req, cred)
-  local ok, result, why = sandbox.call(pol.name, pol.apply, req:view(), cred)
+  local ok, result, why, code = sandbox.call(pol.name, pol.apply, req:view(), cred)
   if not ok then return nil, "policy_failed", result end
   if result == nil and why == nil or result == true then return true end
-  if not result and type(why) == "string" then return nil, "injection_failed", why end
+  if not result and type(why) == "string" then return nil, apply_codes[code] and code or "injection_failed", why end
   return nil, "policy_failed", ("%s: apply returned a %s"):format(file_of(pol.name), type(result))
 end
 

@@ -429,6 +429,7 @@ examples:
   sallyport credential add gh-git --type basic --host github.com username=me password=env:GH_TOKEN
   sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET \
       header=x-api-key key=@key.txt
+  sallyport credential add tavily --type body_parameter --host api.tavily.com name=api_key value=@key.txt in=json
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
   pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
       token_url=https://login.example.com/token client_id=abc client_secret=-

@@ -139,9 +139,16 @@ local cases = {
     is(with { auth_method = "none" }, nil)
     is(with { token_url = "http://login.test/t" }, nil)
   end,
+  ["body_parameter wants a name that is the same in query, form and JSON"] = function()
+    is(check("body_parameter", { name = "api_key", value = secret.of "v" }), true)
+    for _, name in ipairs { "", "a b", "a&b", "a=b", "a;b", 'a"b', "a\\b", "a%b", "\u{e9}", ("a"):rep(129) } do
+      is(select(2, check("body_parameter", { name = name, value = secret.of "v" })), "name")
+    end
+    is(select(2, check("body_parameter", { name = "a", value = secret.of "v", ["in"] = "header" })), "in")
+  end,
 }
 
-for _, name in ipairs { "bearer", "basic", "api_key", "oauth_client_credentials", "match" } do
+for _, name in ipairs { "bearer", "basic", "api_key", "oauth_client_credentials", "body_parameter", "match" } do
   cases[name .. " passes its own examples"] = function()
     local pol, count = policy.test(name, sandbox.default_source(name))
     assert(pol, count)

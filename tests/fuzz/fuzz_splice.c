@@ -1,0 +1,79 @@
+/* Bodies into which a parameter is set: what comes out is JSON (or a form) again, has the parameter once, and is the
+ * old text but for one stretch. The first byte says which; the second how long the name is. */
+#include PROXY_C
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+static void
+fuzz_json_splice(struct slice in, struct slice name, struct slice value)
+{
+	struct json_member m = {.name = name};
+	struct json_spot spot;
+	size_t n, tail;
+	char *out, *plain;
+
+	if (json_find_spot(in, name, &spot) != JSON_OK)
+		return;
+	if (spot.at > in.n || spot.cut > in.n - spot.at)
+		abort();
+	if ((n = json_splice(NULL, in, &spot, name, value)) == SIZE_MAX)
+		return;
+	out = malloc(n + 1);
+	if (json_splice(out, in, &spot, name, value) != n)
+		abort();
+	tail = in.n - spot.at - spot.cut;
+	if (memcmp(out, in.p, spot.at) != 0 || memcmp(out + n - tail, in.p + spot.at + spot.cut, tail) != 0)
+		abort();
+	if (json_members((struct slice){out, n}, &m, 1) != JSON_OK || m.value.type != JSON_STRING)
+		abort();
+	plain = malloc(m.value.raw.n);
+	if (json_unescape(plain, &m.value) != value.n || memcmp(plain, value.p, value.n) != 0)
+		abort();
+	if (json_find_spot((struct slice){out, n}, name, &spot) != JSON_OK || !spot.found)
+		abort();
+	free(plain);
+	free(out);
+}
+
+static void
+fuzz_form_splice(struct slice in, struct slice name, struct slice value)
+{
+	size_t n = form_splice(NULL, in, name, value), count = 0;
+	struct slice pair, raw;
+	char *out;
+
+	if (n == SIZE_MAX)
+		return;
+	out = malloc(n + 1);
+	if (form_splice(out, in, name, value) != n || !form_ok((struct slice){out, n}))
+		abort();
+	for (size_t at = 0; pair_next((struct slice){out, n}, &at, &pair, &raw);)
+		count += form_pair_is(pair, name) == FORM_OURS;
+	if (name.n != 0 && name.n < 128 && count != 1)
+		abort();
+	free(out);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	char *copy;
+	struct slice all, name;
+	size_t len;
+
+	if (n < 2)
+		return 0;
+	copy = malloc(n);       /* exactly as long, so that ASan sees a byte too far */
+	memcpy(copy, data, n);
+	len = (unsigned char)copy[1] % 16;
+	all = (struct slice){copy + 2, n - 2};
+	name = len == 0 || len > all.n ? SLICE("key") : (struct slice){all.p, len};
+	if (len != 0 && len <= all.n)
+		all = (struct slice){all.p + len, all.n - len};
+	if (copy[0] & 1)
+		fuzz_form_splice(all, name, SLICE("v&\"1"));
+	else
+		fuzz_json_splice(all, name, SLICE("v&\"1"));
+	free(copy);
+	return 0;
+}

@@ -1,0 +1,105 @@
+"""body_parameter with curl and requests, against a server of Python's that keeps every byte it gets."""
+import json
+import http.server
+import ssl
+import threading
+import urllib.parse
+
+import sallyport
+from clients_test import environment, run
+
+KEY = "canary-param-9c40"
+
+
+class Recorder(http.server.ThreadingHTTPServer):
+    """Answers with what it read: the query and the body, by Python's own parsers."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sallyport.certs() / "ok.pem")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.got = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        assert "Transfer-Encoding" not in self.headers
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.got.append((self.path, dict(self.headers), body))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    do_GET = do_POST
+
+    def log_message(self, *_):
+        pass
+
+
+def arrange(t):
+    server = Recorder()
+    s = t.bare()
+    s.init()
+    s.credential({"name": "param", "type": "body_parameter", "host": "api.test", "fields": {"name": "api_key"}, "secrets": {"value": KEY}})
+    s.agent()
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{server.server_port}")
+    return s, server
+
+
+def test_curl(t):
+    """curl: form, JSON, JSON from a pipe (chunked), the query; multipart is refused"""
+    t.need("curl")
+    s, server = arrange(t)
+    env = environment(s)
+    curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}"]
+    url = "https://api.test/search"
+    assert run([*curl, url, "-d", "q=a b&api_key=placeholder", "-d", "n=1"], env) == "200"
+    assert server.got[-1][2] == f"q=a b&api_key={KEY}&n=1".encode()
+    text = '{ "query": "caf\u00e9 \\u00e9", "api_key":"placeholder", "n": 1.0 }'
+    assert run([*curl, url, "-H", "Content-Type: application/json", "--data-binary", text], env) == "200"
+    assert server.got[-1][2].decode() == text.replace("placeholder", KEY)
+    big = '{"pad":"' + "x" * 300_000 + '","api_key":"placeholder"}'
+    r = run([*curl, url, "-H", "Content-Type: application/json", "-H", "Transfer-Encoding: chunked", "--data-binary", "@-"], env, stdin=big)
+    assert r == "200"
+    assert server.got[-1][2].decode() == big.replace("placeholder", KEY)
+    assert run([*curl, url + "?q=1&api_key=placeholder"], env) == "200"
+    assert urllib.parse.parse_qsl(urllib.parse.urlsplit(server.got[-1][0]).query) == [("q", "1"), ("api_key", KEY)]
+    count = len(server.got)
+    assert run([*curl, url, "-F", "api_key=placeholder"], env) == "400"
+    assert run([*curl, url, "-H", "Content-Type: application/json", "-d", "{"], env) == "400"
+    assert len(server.got) == count
+    server.shutdown()
+
+
+SCRIPT = """
+import requests
+with requests.Session() as s:
+    for i in range(3):
+        assert s.post("https://api.test/j", json={"q": "\\u00e9", "api_key": "placeholder", "n": i}).status_code == 200
+        assert s.post("https://api.test/f", data={"q": "a&b", "api_key": "placeholder"}).status_code == 200
+        assert s.get("https://api.test/g", params={"api_key": "placeholder", "q": "1"}).status_code == 200
+        r = s.post("https://api.test/m", files={"f": b"x"})
+        assert r.status_code == 400 and "multipart/form-data" in r.json()["message"], r.text
+"""
+
+
+def test_requests(t):
+    """requests on one connection: JSON, form, query and a refused upload in turn"""
+    s, server = arrange(t)
+    run(["/usr/bin/python3", "-c", SCRIPT], environment(s))
+    assert len(server.got) == 9
+    for path, headers, body in server.got:
+        where = urllib.parse.urlsplit(path)
+        assert b"placeholder" not in body and "placeholder" not in path
+        if where.path == "/j":
+            assert json.loads(body)["api_key"] == KEY and where.query == ""
+        elif where.path == "/f":
+            assert urllib.parse.parse_qs(body.decode(), strict_parsing=True) == {"q": ["a&b"], "api_key": [KEY]}
+        else:
+            assert urllib.parse.parse_qs(where.query)["api_key"] == [KEY] and body == b""
+    server.shutdown()
