@@ -6265,8 +6265,8 @@ json_clean_string(char *out, const struct json_token *t)
 }
 
 /* ---- sign ------------------------------------------------------------------
- * Digests, MACs and private keys as BearSSL has them. Pure: bytes in, bytes out, nothing kept.
- * Every context on the stack has seen a key, so every one is wiped. */
+ * Digests, MACs, AWS signatures and private keys, as BearSSL has them. Pure: bytes in, bytes out, and nothing kept
+ * but derived keys (sigv4_kept). Every context on the stack has seen a key, so every one is wiped. */
 #define SIGN_DIGEST_MAX 64      /* SHA-512 */
 
 static const struct sign_hash {
@@ -6318,6 +6318,503 @@ sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part,
 	br_hmac_out(&c, out);
 	wipe(&kc, sizeof kc);
 	wipe(&c, sizeof c);
+}
+
+/* -- Signature Version 4 (AWS Signature Version 4 for API requests; the S3 API Reference for S3's own rules).
+ * A canonical request is read off the request as it goes out, hashed, and signed with a key that is derived
+ * for a day, a region and a service. */
+#define SIGV4_CANONICAL_MAX (4 * HTTP_HEAD_MAX) /* escapes triple a byte, and names stand there twice */
+#define SIGV4_PAIRS_MAX 1000    /* of a query: as many as form.encode makes */
+#define SIGV4_SCOPE_MAX 256     /* region and service names have some 30 letters; a region set more */
+#define SIGV4_DATE_MAX 17       /* 20130524T000000Z */
+#define SIGV4_STRING_MAX (32 + SIGV4_DATE_MAX + SIGV4_SCOPE_MAX + 64)
+#define SIGV4_KEY 32
+#define SIGV4_SIGNATURE_MAX 144 /* hex of SigV4a's longest ECDSA-Sig-Value (RFC 3279 2.2.3): 72 bytes */
+#define SIGV4_KEYS 32           /* derived keys kept: the (credential, region, service) of a busy hour */
+
+struct sigv4_field {
+	struct slice name, value;  /* borrowed */
+};
+
+struct sigv4_request {
+	struct slice method, path, query;  /* as they go out; query without "?" */
+	struct slice payload;              /* the body's hash in hex, or the word that stands for it */
+	const struct sigv4_field *field;   /* those that are signed, in the order in which they go out */
+	size_t nfields;
+	bool normalize, twice;             /* the path; S3 wants neither */
+};
+
+static bool
+sigv4_unreserved(char ch)
+{
+	return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+	    ch == '-' || ch == '.' || ch == '_' || ch == '~';
+}
+
+static bool
+sigv4_put_byte(struct buf *b, char ch, bool escape)
+{
+	unsigned char u = (unsigned char)ch;
+	char hex[3] = {'%', "0123456789ABCDEF"[u >> 4], "0123456789ABCDEF"[u & 15]};
+
+	return escape ? buf_add(b, hex, 3) : buf_add(b, &ch, 1);
+}
+
+/* Escapes `in` as RFC 3986 2.3 has it. What came escaped is not escaped again, but spelled as AWS spells it; an
+ * escaped slash of a path stays one. */
+static bool
+sigv4_put_once(struct buf *b, struct slice in, bool path)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < in.n; i++) {
+		char ch = in.p[i];
+		int hi, lo;
+
+		if (ch == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 && (lo = hex_digit(in.p[i + 2])) >= 0) {
+			ch = (char)(hi << 4 | lo);
+			i += 2;
+			ok = sigv4_put_byte(b, ch, !sigv4_unreserved(ch));
+		} else if (!path && ch == '+') {
+			ok = buf_add(b, "%20", 3);      /* a space: servers read queries as forms */
+		} else {
+			ok = sigv4_put_byte(b, ch, !sigv4_unreserved(ch) && !(path && ch == '/'));
+		}
+	}
+	return ok;
+}
+
+/* As every AWS SDK does it: RFC 3986 5.2.4, and empty segments go too. */
+static bool
+sigv4_normalize(struct slice path, struct buf *out)
+{
+	bool ok = true;
+
+	for (size_t at = 0; ok && at < path.n;) {
+		const char *end = memchr(path.p + at, '/', path.n - at);
+		struct slice segment = {path.p + at, end != NULL ? (size_t)(end - path.p) - at : path.n - at};
+
+		at += segment.n + 1;
+		if (segment.n == 0 || slice_eq(segment, SLICE(".")))
+			continue;
+		if (slice_eq(segment, SLICE(".."))) {
+			while (out->n != 0 && out->p[--out->n] != '/')
+				;
+			continue;
+		}
+		ok = buf_add(out, "/", 1) && buf_addv(out, segment);
+	}
+	if (ok && (out->n == 0 || path.p[path.n - 1] == '/'))
+		ok = buf_add(out, "/", 1);
+	return ok;
+}
+
+static bool
+sigv4_put_path(struct buf *b, const struct sigv4_request *r)
+{
+	struct slice path = r->path.n != 0 ? r->path : SLICE("/");
+	struct buf plain;
+	bool ok = true;
+
+	buf_init(&plain, HTTP_HEAD_MAX);
+	if (r->normalize) {
+		ok = sigv4_normalize(path, &plain);
+		path = buf_slice(&plain);
+	}
+	if (ok && !r->twice)
+		ok = sigv4_put_once(b, path, true);
+	for (size_t i = 0; ok && r->twice && i < path.n; i++)
+		ok = sigv4_put_byte(b, path.p[i], !sigv4_unreserved(path.p[i]) && path.p[i] != '/');
+	buf_free(&plain);
+	return ok;
+}
+
+/* Order of bytes, a prefix first. */
+static int
+sigv4_order(struct slice a, struct slice b)
+{
+	int order = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+
+	return order != 0 ? order : a.n < b.n ? -1 : a.n > b.n;
+}
+
+struct sigv4_pair {
+	struct slice name, value;
+};
+
+static int
+sigv4_order_pairs(const void *a, const void *b)
+{
+	const struct sigv4_pair *x = a, *y = b;
+	int order = sigv4_order(x->name, y->name);
+
+	return order != 0 ? order : sigv4_order(x->value, y->value);
+}
+
+/* One "name=value" at *at into `text`, escaped, and its lengths into p. */
+static bool
+sigv4_read_pair(struct slice in, size_t *at, struct buf *text, struct sigv4_pair *p)
+{
+	const char *end = memchr(in.p + *at, '&', in.n - *at);
+	struct slice pair = {in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
+	const char *eq = memchr(pair.p, '=', pair.n);
+	size_t name = eq != NULL ? (size_t)(eq - pair.p) : pair.n, began = text->n;
+
+	*at += pair.n + 1;
+	*p = (struct sigv4_pair){{NULL, 0}, {NULL, 0}};
+	if (pair.n == 0)
+		return true;
+	if (!sigv4_put_once(text, (struct slice){pair.p, name}, false))
+		return false;
+	p->name.n = text->n - began;
+	began = text->n;
+	if (eq != NULL && !sigv4_put_once(text, (struct slice){eq + 1, pair.n - name - 1}, false))
+		return false;
+	p->value.n = text->n - began;
+	return true;
+}
+
+static bool
+sigv4_put_query(struct buf *b, struct slice query)
+{
+	struct sigv4_pair *pair = NULL;
+	size_t n = 0, count = 1, began = 0;
+	struct buf text;
+	bool ok = true;
+
+	for (size_t i = 0; i < query.n; i++)
+		count += query.p[i] == '&';
+	if (query.n == 0)
+		return true;
+	if (count > SIGV4_PAIRS_MAX || (pair = calloc(count, sizeof *pair)) == NULL)
+		return false;
+	buf_init(&text, SIGV4_CANONICAL_MAX);
+	for (size_t at = 0; ok && at < query.n;) {
+		ok = sigv4_read_pair(query, &at, &text, &pair[n]);
+		n += pair[n].name.n + pair[n].value.n != 0;
+	}
+	for (size_t i = 0; i < n; i++) {        /* only now does the text stay where it is */
+		pair[i].name.p = text.p + began;
+		pair[i].value.p = pair[i].name.p + pair[i].name.n;
+		began += pair[i].name.n + pair[i].value.n;
+	}
+	if (ok && n > 1)
+		qsort(pair, n, sizeof *pair, sigv4_order_pairs);
+	for (size_t i = 0; ok && i < n; i++)
+		ok = (i == 0 || buf_add(b, "&", 1)) && buf_addv(b, pair[i].name) && buf_add(b, "=", 1) &&
+		    buf_addv(b, pair[i].value);
+	buf_free(&text);
+	free(pair);
+	return ok;
+}
+
+static bool
+sigv4_put_lower(struct buf *b, struct slice s)
+{
+	size_t at = b->n;
+
+	if (!buf_addv(b, s))
+		return false;
+	for (; at < b->n; at++)
+		b->p[at] = ascii_lower(b->p[at]);
+	return true;
+}
+
+/* Without white space at its ends, and with one space where several are. */
+static bool
+sigv4_put_value(struct buf *b, struct slice v)
+{
+	bool gap = false, any = false, ok = true;
+
+	for (size_t i = 0; ok && i < v.n; i++) {
+		if (v.p[i] == ' ' || v.p[i] == '\t') {
+			gap = any;
+			continue;
+		}
+		ok = (!gap || buf_add(b, " ", 1)) && buf_add(b, v.p + i, 1);
+		gap = false;
+		any = true;
+	}
+	return ok;
+}
+
+static int
+sigv4_order_names(struct slice a, struct slice b)
+{
+	for (size_t i = 0; i < a.n && i < b.n; i++) {
+		int d = (unsigned char)ascii_lower(a.p[i]) - (unsigned char)ascii_lower(b.p[i]);
+
+		if (d != 0)
+			return d;
+	}
+	return a.n < b.n ? -1 : a.n > b.n;
+}
+
+/* The fields by name; those of one name in the order in which they came. */
+static void
+sigv4_sort_fields(struct sigv4_field *f, size_t n)
+{
+	for (size_t i = 1; i < n; i++) {
+		struct sigv4_field one = f[i];
+		size_t at = i;
+
+		for (; at > 0 && sigv4_order_names(f[at - 1].name, one.name) > 0; at--)
+			f[at] = f[at - 1];
+		f[at] = one;
+	}
+}
+
+/* The canonical fields into `b`, "host;x-amz-date" into `names`. */
+static bool
+sigv4_put_fields(struct buf *b, struct buf *names, const struct sigv4_field *f, size_t n)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < n; i++) {
+		bool again = i != 0 && slice_eq_nocase(f[i - 1].name, f[i].name);
+
+		if (again) {
+			ok = buf_add(b, ",", 1);
+		} else {
+			ok = (i == 0 || (buf_add(b, "\n", 1) && buf_add(names, ";", 1))) &&
+			    sigv4_put_lower(names, f[i].name) && sigv4_put_lower(b, f[i].name) && buf_add(b, ":", 1);
+		}
+		ok = ok && sigv4_put_value(b, f[i].value);
+	}
+	return ok && (n == 0 || buf_add(b, "\n", 1));
+}
+
+/* Writes the canonical request and the names of the signed fields. False: over a bound, or no memory. */
+static bool
+sigv4_canonical(const struct sigv4_request *r, struct buf *out, struct buf *names)
+{
+	struct sigv4_field *sorted = calloc(r->nfields + 1, sizeof *sorted);
+	bool ok = sorted != NULL;
+
+	if (ok && r->nfields != 0)
+		memcpy(sorted, r->field, r->nfields * sizeof *sorted);
+	if (ok)
+		sigv4_sort_fields(sorted, r->nfields);
+	ok = ok && buf_addv(out, r->method) && buf_add(out, "\n", 1) && sigv4_put_path(out, r) &&
+	    buf_add(out, "\n", 1) && sigv4_put_query(out, r->query) && buf_add(out, "\n", 1) &&
+	    sigv4_put_fields(out, names, sorted, r->nfields) && buf_add(out, "\n", 1) &&
+	    buf_addv(out, buf_slice(names)) && buf_add(out, "\n", 1) && buf_addv(out, r->payload);
+	free(sorted);
+	return ok;
+}
+
+static const char sigv4_hmac[] = "AWS4-HMAC-SHA256", sigv4_ecdsa[] = "AWS4-ECDSA-P256-SHA256";
+
+/* Where and when a signature holds. */
+struct sigv4_scope {
+	bool asymmetric;                 /* SigV4a: no region here, X-Amz-Region-Set has them */
+	char datetime[SIGV4_DATE_MAX];
+	char text[SIGV4_SCOPE_MAX];      /* 20130524/us-east-1/s3/aws4_request */
+};
+
+/* Letters, digits and what names of regions and services have besides; no "/" and no ",". */
+static bool
+sigv4_word_ok(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (!sigv4_unreserved(s.p[i]))
+			return false;
+	return s.n != 0 && s.n <= 64;
+}
+
+/* False: no names for a scope, or a time that has no year of four digits. */
+static bool
+sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, struct slice service, bool asymmetric)
+{
+	time_t t = (time_t)unix_s;
+	struct tm tm;
+	int n;
+
+	if ((!asymmetric && !sigv4_word_ok(region)) || !sigv4_word_ok(service) || gmtime_r(&t, &tm) == NULL ||
+	    strftime(s->datetime, sizeof s->datetime, "%Y%m%dT%H%M%SZ", &tm) != SIGV4_DATE_MAX - 1)
+		return false;
+	s->asymmetric = asymmetric;
+	n = asymmetric ?
+	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/aws4_request", s->datetime, (int)service.n, service.p) :
+	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/%.*s/aws4_request", s->datetime, (int)region.n, region.p,
+	    (int)service.n, service.p);
+	return n > 0 && (size_t)n < sizeof s->text;
+}
+
+/* The string to sign; its length. */
+static size_t
+sigv4_string(char out[SIGV4_STRING_MAX], const struct sigv4_scope *s, struct slice canonical)
+{
+	unsigned char digest[br_sha256_SIZE];
+	char hex[2 * br_sha256_SIZE];
+
+	sign_digest(SIGN_SHA256, canonical, digest);
+	hex_encode(hex, digest, sizeof digest);
+	return (size_t)snprintf(out, SIGV4_STRING_MAX, "%s\n%s\n%s\n%.64s", s->asymmetric ? sigv4_ecdsa : sigv4_hmac,
+	    s->datetime, s->text, hex);
+}
+
+/* HMAC over date, region, service and "aws4_request", each keyed by the one before: the parts of the scope. */
+static void
+sigv4_derive(struct slice secret, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
+{
+	struct slice left = slice_of(s->text);
+	unsigned char first[512];       /* an AWS secret has 40 bytes */
+	struct slice k = {(char *)first, 4 + secret.n};
+
+	memcpy(first, "AWS4", 4);
+	memcpy(first + 4, secret.p, secret.n);
+	while (left.n != 0) {
+		const char *end = memchr(left.p, '/', left.n);
+		struct slice part = {left.p, end != NULL ? (size_t)(end - left.p) : left.n};
+
+		sign_hmac(SIGN_SHA256, k, &part, 1, key);
+		k = (struct slice){(char *)key, SIGV4_KEY};
+		left.p += part.n + (end != NULL);
+		left.n -= part.n + (end != NULL);
+	}
+	wipe(first, sizeof first);
+}
+
+/* n - 2 of P-256 (FIPS 186-4 D.1.2.3), the largest that 1 may be added to. */
+static const unsigned char sigv4_p256_n_2[SIGV4_KEY] = {
+	0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+	0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x4f,
+};
+
+/* a <= b, big-endian, in constant time. */
+static bool
+sigv4_not_above(const unsigned char *a, const unsigned char *b, size_t n)
+{
+	unsigned borrow = 0;
+
+	for (size_t i = n; i-- > 0;)
+		borrow = ((unsigned)b[i] - a[i] - borrow) >> 8 & 1;
+	return borrow == 0;
+}
+
+/* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256; the access key's id and a counter of our
+ * own are the context, until the number fits the curve. False: it never does, which nobody will see. */
+static bool
+sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SIGV4_KEY])
+{
+	static const char before[] = "\0\0\0\1AWS4-ECDSA-P256-SHA256\0", after[] = "\0\0\1\0";
+	unsigned char first[512];
+	struct slice k = {(char *)first, 5 + secret.n};
+	bool found = false;
+
+	memcpy(first, "AWS4A", 5);
+	memcpy(first + 5, secret.p, secret.n);
+	for (unsigned counter = 1; !found && counter < 255; counter++) {
+		char c = (char)counter;
+		const struct slice part[] = {
+			{before, sizeof before - 1}, access_key, {&c, 1}, {after, sizeof after - 1},
+		};
+
+		sign_hmac(SIGN_SHA256, k, part, 4, key);
+		found = sigv4_not_above(key, sigv4_p256_n_2, SIGV4_KEY);
+	}
+	for (size_t i = SIGV4_KEY, carry = 1; found && i-- > 0;) {
+		carry += key[i];
+		key[i] = (unsigned char)carry;
+		carry >>= 8;
+	}
+	wipe(first, sizeof first);
+	return found;
+}
+
+/* Derived keys, each under the hash of what it was derived from. The one thing that this section keeps: four HMACs
+ * a request less, and for SigV4a a search. In the arena; the oldest makes room and is overwritten. */
+static struct {
+	char *arena;            /* whose block it is: a fork has another */
+	struct secret *block;   /* owned */
+	unsigned next;
+} sigv4_kept;
+
+struct sigv4_kept_key {
+	unsigned char of[br_sha256_SIZE], key[SIGV4_KEY];
+};
+
+static struct sigv4_kept_key *
+sigv4_kept_keys(void)
+{
+	if (sigv4_kept.block == NULL || sigv4_kept.arena != secret_arena.base) {
+		sigv4_kept.block = secret_new(SIGV4_KEYS * sizeof(struct sigv4_kept_key));
+		sigv4_kept.arena = secret_arena.base;
+		sigv4_kept.next = 0;
+	}
+	return sigv4_kept.block == NULL ? NULL : (struct sigv4_kept_key *)(void *)sigv4_kept.block->p;
+}
+
+static bool
+sigv4_derive_any(struct slice secret, struct slice access_key, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
+{
+	if (s->asymmetric)
+		return sigv4a_derive(secret, access_key, key);
+	sigv4_derive(secret, s, key);
+	return true;
+}
+
+/* The signing key. False: a secret that is none, or SigV4a found no key. The caller wipes it. */
+static bool
+sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
+{
+	struct sigv4_kept_key *kept = sigv4_kept_keys();
+	unsigned char of[br_sha256_SIZE];
+	br_sha256_context c;
+	bool ok;
+
+	if (secret.n == 0 || secret.n > 256 || access_key.n > 256)
+		return false;
+	if (kept == NULL)
+		return sigv4_derive_any(secret, access_key, s, key);
+	br_sha256_init(&c);
+	br_sha256_update(&c, s->asymmetric ? "a" : "h", 1);
+	br_sha256_update(&c, access_key.p, access_key.n);
+	br_sha256_update(&c, "\n", 1);
+	br_sha256_update(&c, s->text, s->asymmetric ? 0 : strlen(s->text));
+	br_sha256_update(&c, "\n", 1);
+	br_sha256_update(&c, secret.p, secret.n);
+	br_sha256_out(&c, of);
+	wipe(&c, sizeof c);
+	for (size_t i = 0; i < SIGV4_KEYS; i++) {
+		if (!ct_eq(kept[i].of, of, sizeof of))
+			continue;
+		memcpy(key, kept[i].key, SIGV4_KEY);
+		wipe(of, sizeof of);
+		return true;
+	}
+	if ((ok = sigv4_derive_any(secret, access_key, s, key))) {
+		memcpy(kept[sigv4_kept.next].of, of, sizeof of);
+		memcpy(kept[sigv4_kept.next].key, key, SIGV4_KEY);
+		sigv4_kept.next = (sigv4_kept.next + 1) % SIGV4_KEYS;
+	}
+	wipe(of, sizeof of);
+	return ok;
+}
+
+/* The signature in hex, with its NUL. */
+static bool
+sigv4_sign(const struct sigv4_scope *s, const unsigned char key[SIGV4_KEY], struct slice string,
+    char out[SIGV4_SIGNATURE_MAX + 1])
+{
+	unsigned char raw[br_sha256_SIZE], der[SIGV4_SIGNATURE_MAX / 2 + 8], x[SIGV4_KEY];
+	br_ec_private_key ec = {BR_EC_secp256r1, x, sizeof x};
+	size_t n = sizeof raw;
+
+	if (!s->asymmetric) {
+		sign_hmac(SIGN_SHA256, (struct slice){(const char *)key, SIGV4_KEY}, &string, 1, raw);
+		out[hex_encode(out, raw, n)] = '\0';
+		return true;
+	}
+	memcpy(x, key, sizeof x);
+	sign_digest(SIGN_SHA256, string, raw);
+	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, raw, &ec, der);
+	wipe(x, sizeof x);
+	if (n == 0 || n > SIGV4_SIGNATURE_MAX / 2)
+		return false;
+	out[hex_encode(out, der, n)] = '\0';
+	return true;
 }
 
 /* What may be told of a private key. Strings are static. */
@@ -6798,50 +7295,6 @@ key_public(struct slice in, struct der *d)
 	}
 	wipe(&key, sizeof key);
 	return why;
-}
-
-/* -- stand-in keys: what a sandbox's SDK signs with in the place of the real key. Worth nothing anywhere but
- * here, where an assertion that one of them signed is answered with a placeholder (lua/stand_in.lua). */
-#define STAND_IN_BITS 2048u
-
-/* Fills `pem` with a new PKCS#8 key: its length, 0: no randomness, or no room. The modulus goes to n. */
-static size_t
-stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
-{
-	br_hmac_drbg_context rng;
-	br_rsa_private_key sk;
-	br_rsa_public_key pk;
-	unsigned char priv[BR_RSA_KBUF_PRIV_SIZE(STAND_IN_BITS)], pub[BR_RSA_KBUF_PUB_SIZE(STAND_IN_BITS)];
-	unsigned char d[STAND_IN_BITS / 8], der[2 * STAND_IN_BITS / 2], seed[48];
-	size_t dn, len = 0;
-
-	if (!rand_bytes(seed, sizeof seed))
-		return 0;
-	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, sizeof seed);
-	if (br_rsa_keygen_get_default()(&rng.vtable, &sk, priv, &pk, pub, STAND_IN_BITS, 65537) &&
-	    (dn = br_rsa_compute_privexp_get_default()(d, &sk, 65537)) != 0 && pk.nlen == STAND_IN_BITS / 8 &&
-	    br_encode_rsa_pkcs8_der(NULL, &sk, &pk, d, dn) <= sizeof der) {
-		len = br_encode_rsa_pkcs8_der(der, &sk, &pk, d, dn);
-		memcpy(n, pk.n, pk.nlen);
-		len = br_pem_encode(NULL, NULL, len, "PRIVATE KEY", BR_PEM_LINE64) < cap ?
-		    br_pem_encode(pem, der, len, "PRIVATE KEY", BR_PEM_LINE64) : 0;
-	}
-	return len;
-}
-
-/* RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), by the key of this modulus and exponent 65537. */
-static bool
-stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data, struct slice signature)
-{
-	unsigned char e[3] = {1, 0, 1}, modulus[STAND_IN_BITS / 8], want[32], got[32];
-	br_rsa_public_key pk = {modulus, sizeof modulus, e, sizeof e};
-
-	memcpy(modulus, n, sizeof modulus);
-	sign_digest(SIGN_SHA256, data, want);
-	return signature.n == sizeof modulus &&
-	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)signature.p, signature.n, BR_HASH_OID_SHA256,
-	    sizeof got, &pk, got) && memcmp(want, got, sizeof got) == 0;
-
 }
 
 /* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon S3 API Reference,
@@ -12563,7 +13016,7 @@ filter_sigv4_wipe(struct filter *f)
 }
 
 /* The body of a request whose head was signed with `seed`. NULL: out of memory. The caller wipes the seed. */
-__attribute__((unused)) static struct filter *
+static struct filter *
 filter_sigv4_new(const struct sigv4_seed *seed)
 {
 	static const struct filter_class class = {
@@ -17090,6 +17543,171 @@ l_open_secret_core(lua_State *L)
 	return 1;
 }
 
+/* -- Signature Version 4: what a policy says of a signature, for sign.sigv4 and req:sigv4 */
+struct l_sigv4 {
+	struct slice access_key, secret, token, region, service, payload, region_set, listed, expires;
+	bool query;             /* a presigned URL */
+	bool s3;                /* its path neither normalised nor encoded again */
+	bool hash_header;       /* x-amz-content-sha256 goes out, and is signed */
+	bool token_after;       /* the token joins a presigned URL unsigned: AWS IoT wants it so */
+	struct sigv4_scope scope;
+};
+
+/* A member that is a string or a secret, borrowed from the table; .p NULL where there is none. */
+static struct slice
+l_sigv4_member(lua_State *L, int table, const char *key)
+{
+	struct slice s = {NULL, 0};
+	bool is_secret = false;
+
+	if (lua_getfield(L, table, key) != LUA_TNIL && !l_value_slice(L, -1, &s, &is_secret))
+		luaL_error(L, "sigv4: %s is a string or a secret", key);
+	lua_pop(L, 1);
+	return s;
+}
+
+static bool
+l_sigv4_flag(lua_State *L, int table, const char *key)
+{
+	bool set;
+
+	lua_getfield(L, table, key);
+	set = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return set;
+}
+
+static void
+l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
+{
+	int64_t at = clock_wall();
+
+	luaL_checktype(L, table, LUA_TTABLE);
+	*o = (struct l_sigv4){
+		.access_key = l_sigv4_member(L, table, "access_key"), .secret = l_sigv4_member(L, table, "secret"),
+		.token = l_sigv4_member(L, table, "token"), .region = l_sigv4_member(L, table, "region"),
+		.service = l_sigv4_member(L, table, "service"), .payload = l_sigv4_member(L, table, "payload"),
+		.region_set = l_sigv4_member(L, table, "region_set"), .listed = l_sigv4_member(L, table, "signed"),
+		.expires = l_sigv4_member(L, table, "expires"), .query = l_sigv4_flag(L, table, "query"),
+		.s3 = l_sigv4_flag(L, table, "s3"), .hash_header = l_sigv4_flag(L, table, "hash_header"),
+		.token_after = l_sigv4_flag(L, table, "token_after"),
+	};
+	if (lua_getfield(L, table, "at") != LUA_TNIL)
+		at = luaL_checkinteger(L, -1);
+	lua_pop(L, 1);
+	if (!sigv4_word_ok(o->access_key) || o->secret.n == 0)
+		luaL_error(L, "sigv4: access_key or secret is missing or malformed");
+	if (!sigv4_scope_init(&o->scope, at, o->region, o->service, o->region_set.p != NULL))
+		luaL_error(L, "sigv4: region or service is missing or malformed");
+}
+
+/* "AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…" */
+static bool
+sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *signature, struct buf *out)
+{
+	return buf_adds(out, o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac) && buf_adds(out, " Credential=") &&
+	    buf_addv(out, o->access_key) && buf_add(out, "/", 1) && buf_adds(out, o->scope.text) &&
+	    buf_adds(out, ", SignedHeaders=") && buf_addv(out, names) && buf_adds(out, ", Signature=") &&
+	    buf_adds(out, signature);
+}
+
+/* Signs. key: the derived one, for chunks; the caller wipes it. */
+static bool
+sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *names, unsigned char key[SIGV4_KEY],
+    char signature[SIGV4_SIGNATURE_MAX + 1])
+{
+	char string[SIGV4_STRING_MAX];
+	struct buf canonical;
+	bool ok;
+
+	buf_init(&canonical, SIGV4_CANONICAL_MAX);
+	ok = sigv4_canonical(r, &canonical, names) && sigv4_key(o->secret, o->access_key, &o->scope, key);
+	if (ok) {
+		struct slice s = {string, sigv4_string(string, &o->scope, buf_slice(&canonical))};
+
+		ok = sigv4_sign(&o->scope, key, s, signature);
+	}
+	buf_free(&canonical);
+	return ok;
+}
+
+static void
+sigv4_hash(struct slice body, char out[64])
+{
+	unsigned char digest[br_sha256_SIZE];
+
+	sign_digest(SIGN_SHA256, body, digest);
+	hex_encode(out, digest, sizeof digest);
+}
+
+/* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } -> list of
+ * { name, value }: the headers of a request of our own, to which it adds no others. */
+static int
+l_sign_sigv4(lua_State *L)
+{
+	char hash[64], signature[SIGV4_SIGNATURE_MAX + 1];
+	unsigned char key[SIGV4_KEY];
+	struct buf names, authorization;
+	struct sigv4_field field[4];
+	struct sigv4_request r = {.query = SLICE(""), .normalize = true, .twice = true, .field = field};
+	struct slice body, host;
+	struct l_sigv4 o;
+	bool ok;
+
+	l_sigv4_read(L, 1, &o);
+	r.method = l_sigv4_member(L, 1, "method");
+	r.path = l_sigv4_member(L, 1, "path");
+	host = l_sigv4_member(L, 1, "host");
+	body = l_sigv4_member(L, 1, "body");
+	luaL_argcheck(L, r.method.n != 0 && host.n != 0 && !o.query, 1, "method and host are missing");
+	sigv4_hash(body.p != NULL ? body : SLICE(""), hash);
+	r.payload = (struct slice){hash, sizeof hash};
+	field[r.nfields++] = (struct sigv4_field){SLICE("host"), host};
+	field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-date"), slice_of(o.scope.datetime)};
+	if (o.token.n != 0)
+		field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-security-token"), o.token};
+	buf_init(&names, 256);
+	buf_init(&authorization, 4096);
+	ok = sigv4_make(&o, &r, &names, key, signature) &&
+	    sigv4_authorization(&o, buf_slice(&names), signature, &authorization);
+	wipe(key, sizeof key);
+	buf_free(&names);
+	if (!ok || authorization.n > sizeof signature + 1024) {
+		buf_free(&authorization);
+		return luaL_error(L, "sigv4: out of memory");
+	}
+	{
+		char text[sizeof signature + 1024];
+		size_t n = authorization.n;
+
+		memcpy(text, authorization.p, n);
+		buf_free(&authorization);       /* before anything below may raise */
+		lua_createtable(L, 3, 0);
+		lua_createtable(L, 2, 0);
+		lua_pushliteral(L, "authorization");
+		lua_rawseti(L, -2, 1);
+		memcpy(l_alloc_secret(L, n), text, n);
+		wipe(text, sizeof text);
+	}
+	lua_rawseti(L, -2, 2);
+	lua_rawseti(L, -2, 1);
+	lua_createtable(L, 2, 0);
+	lua_pushliteral(L, "x-amz-date");
+	lua_rawseti(L, -2, 1);
+	lua_pushstring(L, o.scope.datetime);
+	lua_rawseti(L, -2, 2);
+	lua_rawseti(L, -2, 2);
+	if (o.token.n == 0)
+		return 1;
+	lua_createtable(L, 2, 0);
+	lua_pushliteral(L, "x-amz-security-token");
+	lua_rawseti(L, -2, 1);
+	lua_getfield(L, 1, "token");
+	lua_rawseti(L, -2, 2);
+	lua_rawseti(L, -2, 3);
+	return 1;
+}
+
 static const luaL_Reg l_sign_functions[] = {
 	{"sha256",      l_sign_sha256},
 	{"digest",      l_sign_digest},
@@ -17099,6 +17717,7 @@ static const luaL_Reg l_sign_functions[] = {
 	{"public_key",  l_sign_public_key},
 	{"signature",   l_sign_signature},
 	{"jwt",         l_sign_jwt},
+	{"sigv4",       l_sign_sigv4},
 	{NULL, NULL},
 };
 
@@ -18804,6 +19423,31 @@ req_remove_field(struct req *r, struct slice name)
 	}
 }
 
+/* One field of that name: with a copy of the value, or with the secret, whose reference it takes. False: too many, or
+ * no memory, and the reference is still the caller's. */
+static bool
+req_set_field(struct req *r, struct slice name, struct slice value, struct secret *s)
+{
+	struct added *a, **end;
+	size_t count = 0;
+
+	req_remove_field(r, name);
+	for (end = &r->added; *end != NULL; end = &(*end)->next)
+		if (++count >= L_EDITS_MAX)
+			return false;
+	if ((a = malloc(sizeof *a + name.n + (s == NULL ? value.n : 0))) == NULL)
+		return false;
+	a->next = NULL;
+	memcpy(a->text, name.p, name.n);
+	a->name = (struct slice){a->text, name.n};
+	a->secret = s;
+	if (s == NULL && value.n != 0)
+		memcpy(a->text + name.n, value.p, value.n);
+	a->value = (struct slice){a->text + name.n, s == NULL ? value.n : 0};
+	*end = a;
+	return true;
+}
+
 /* headers:set(name, value): one field of that name, with a string or a secret. Raises for what a
  * policy may not set, and for CR, LF, NUL in name or value. */
 static int
@@ -18811,9 +19455,7 @@ l_headers_set(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_HEADERS);
 	struct slice name, value;
-	struct added *a, **end;
 	struct secret *s;
-	size_t count = 0;
 	bool is_secret = false;
 
 	name.p = luaL_checklstring(L, 2, &name.n);
@@ -18824,21 +19466,11 @@ l_headers_set(lua_State *L)
 		return luaL_error(L, "a policy cannot set the header %s", name.p);
 	if (!http_valid_field_value(value))
 		return luaL_error(L, "the value of header %s holds bytes that no header may", name.p);
-	req_remove_field(r, name);
-	for (end = &r->added; *end != NULL; end = &(*end)->next)
-		if (++count >= L_EDITS_MAX)
-			return luaL_error(L, "more than %d headers set", L_EDITS_MAX);
-	s = is_secret ? l_test_secret(L, 3) : NULL;
-	if ((a = malloc(sizeof *a + name.n + (s == NULL ? value.n : 0))) == NULL)
-		return luaL_error(L, "out of memory");
-	a->next = NULL;
-	memcpy(a->text, name.p, name.n);
-	a->name = (struct slice){a->text, name.n};
-	a->secret = s != NULL ? secret_ref(s) : NULL;
-	if (s == NULL && value.n != 0)
-		memcpy(a->text + name.n, value.p, value.n);
-	a->value = (struct slice){a->text + name.n, s == NULL ? value.n : 0};
-	*end = a;
+	s = is_secret ? secret_ref(l_test_secret(L, 3)) : NULL;
+	if (!req_set_field(r, name, value, s)) {
+		secret_unref(s);
+		return luaL_error(L, "out of memory, or more than %d headers set", L_EDITS_MAX);
+	}
 	return 0;
 }
 
@@ -19189,6 +19821,239 @@ l_view_splice_form(lua_State *L)
 	return 1;
 }
 
+/* -- view: sigv4 */
+/* Is this field of the request signed? What S3 and others insist on, and what the client had signed itself. */
+static bool
+req_field_signed(struct slice name, const struct l_sigv4 *o)
+{
+	static const struct slice always[] = {{"content-type", 12}, {"content-md5", 11}};
+	struct slice left = o->listed.p != NULL ? o->listed : SLICE("");
+
+	if (slice_eq_nocase(name, SLICE("expect")) || slice_eq_nocase(name, SLICE("authorization")))
+		return false;
+	if (name.n > 6 && slice_eq_nocase((struct slice){name.p, 6}, SLICE("x-amz-")))
+		return true;
+	for (size_t i = 0; !o->query && i < 2; i++)
+		if (slice_eq_nocase(name, always[i]))
+			return true;
+	while (left.n != 0) {
+		const char *end = memchr(left.p, ';', left.n);
+		size_t n = end != NULL ? (size_t)(end - left.p) : left.n;
+
+		if (slice_eq_nocase(name, (struct slice){left.p, n}))
+			return true;
+		left.p += n + (end != NULL);
+		left.n -= n + (end != NULL);
+	}
+	return false;
+}
+
+#define REQ_SIGNED_MAX (HTTP_FIELDS_MAX + L_EDITS_MAX + 1)
+
+/* The fields to be signed, as req_put_fields would write them. `host`: room for that line's value. */
+static size_t
+req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300], struct sigv4_field *out)
+{
+	bool v6 = strchr(r->host, ':') != NULL;
+	int len = snprintf(host, 300, v6 ? "[%s]" : "%s", r->host);
+	size_t n = 0;
+
+	if (r->port != (r->secure ? 443 : 80))
+		len += snprintf(host + len, 300 - (size_t)len, ":%d", r->port);
+	out[n++] = (struct sigv4_field){SLICE("host"), {host, (size_t)len}};
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->mark[i] == FIELD_KEPT && req_field_signed(r->head.field[i].name, o))
+			out[n++] = (struct sigv4_field){r->head.field[i].name, r->head.field[i].value};
+	for (const struct added *a = r->added; a != NULL && n < REQ_SIGNED_MAX; a = a->next)
+		if (req_field_signed(a->name, o))
+			out[n++] = (struct sigv4_field){a->name, a->secret != NULL ? secret_slice(a->secret) : a->value};
+	return n;
+}
+
+static bool
+buf_add_percent(struct buf *b, struct slice s)
+{
+	if (!buf_reserve(b, 3 * s.n))
+		return false;
+	b->n += percent_put(b->p + b->n, s);
+	return true;
+}
+
+static bool
+req_put_pair(struct buf *b, const char *name, struct slice value)
+{
+	return (b->n == 0 || buf_add(b, "&", 1)) && buf_adds(b, name) && buf_add(b, "=", 1) && buf_add_percent(b, value);
+}
+
+/* The query that is signed: what the client sent besides, and the signature's own parameters. */
+static bool
+req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice names, struct buf *b)
+{
+	char credential[2 * SIGV4_SCOPE_MAX];
+	int n = snprintf(credential, sizeof credential, "%.*s/%s", (int)o->access_key.n, o->access_key.p, o->scope.text);
+
+	return buf_addv(b, req_query_now(r)) &&
+	    req_put_pair(b, "X-Amz-Algorithm", slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac)) &&
+	    req_put_pair(b, "X-Amz-Credential", (struct slice){credential, (size_t)n}) &&
+	    req_put_pair(b, "X-Amz-Date", slice_of(o->scope.datetime)) &&
+	    (o->expires.n == 0 || req_put_pair(b, "X-Amz-Expires", o->expires)) &&
+	    (!o->scope.asymmetric || req_put_pair(b, "X-Amz-Region-Set", o->region_set)) &&
+	    req_put_pair(b, "X-Amz-SignedHeaders", names) &&
+	    (o->token.n == 0 || o->token_after || req_put_pair(b, "X-Amz-Security-Token", o->token));
+}
+
+/* "a;b": the names that sigv4_canonical will sign, for they stand in the query that it reads. */
+static bool
+req_signed_names(const struct sigv4_field *field, size_t n, struct buf *names)
+{
+	struct sigv4_field *sorted = malloc(n * sizeof *sorted);
+	struct buf unused;
+	bool ok = sorted != NULL;
+
+	buf_init(&unused, SIGV4_CANONICAL_MAX);
+	if (ok) {
+		memcpy(sorted, field, n * sizeof *sorted);
+		sigv4_sort_fields(sorted, n);
+		ok = sigv4_put_fields(&unused, names, sorted, n);
+	}
+	free(sorted);
+	buf_free(&unused);
+	return ok;
+}
+
+/* The body is signed piece by piece: from here on as it streams. */
+static bool
+req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[SIGV4_KEY], const char *signature)
+{
+	static const struct slice plain = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", 34},
+	    trailer = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER", 42};
+	struct sigv4_seed seed;
+
+	if (r->head.body == BODY_NONE || (!slice_eq(o->payload, plain) && !slice_eq(o->payload, trailer)))
+		return true;
+	memcpy(seed.key, key, sizeof seed.key);
+	text_copy(seed.datetime, sizeof seed.datetime, o->scope.datetime);
+	text_copy(seed.scope, sizeof seed.scope, o->scope.text);
+	text_copy(seed.seed, sizeof seed.seed, signature);
+	seed.trailer = slice_eq(o->payload, trailer);
+	filter_free(r->filter);
+	r->filter = filter_sigv4_new(&seed);
+	wipe(&seed, sizeof seed);
+	return r->filter != NULL;
+}
+
+/* As apply may set it, with a secret of its own reference. False: no memory, or too many. */
+static bool
+req_set_secret(struct req *r, struct slice name, const struct buf *value)
+{
+	struct secret *s = secret_copy(value->p, value->n);
+
+	if (s != NULL && req_set_field(r, name, (struct slice){NULL, 0}, s))
+		return true;
+	secret_unref(s);
+	return false;
+}
+
+static bool
+req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, struct buf *names)
+{
+	char signature[SIGV4_SIGNATURE_MAX + 1];
+	unsigned char key[SIGV4_KEY];
+	struct buf text;
+	bool ok;
+
+	buf_init(&text, HTTP_HEAD_MAX);
+	s->query = req_query_now(r);
+	ok = sigv4_make(o, s, names, key, signature) && sigv4_authorization(o, buf_slice(names), signature, &text) &&
+	    req_set_secret(r, SLICE("authorization"), &text) && req_sign_chunks(r, o, key, signature);
+	wipe(key, sizeof key);
+	buf_free(&text);
+	return ok;
+}
+
+static bool
+req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, struct buf *names)
+{
+	char signature[SIGV4_SIGNATURE_MAX + 1];
+	unsigned char key[SIGV4_KEY];
+	struct secret *query = NULL;
+	struct buf text;
+	bool ok;
+
+	buf_init(&text, HTTP_HEAD_MAX);
+	ok = req_signed_names(s->field, s->nfields, names) && req_put_presigned(r, o, buf_slice(names), &text);
+	s->query = buf_slice(&text);
+	buf_clear(names);
+	ok = ok && sigv4_make(o, s, names, key, signature) &&
+	    (o->token.n == 0 || !o->token_after || req_put_pair(&text, "X-Amz-Security-Token", o->token)) &&
+	    req_put_pair(&text, "X-Amz-Signature", slice_of(signature)) &&
+	    (query = secret_copy(text.p, text.n)) != NULL;
+	wipe(key, sizeof key);
+	buf_free(&text);
+	if (!ok)
+		return false;
+	secret_drop(&r->new_query);
+	r->new_query = query;
+	r->query_removed = true;
+	return true;
+}
+
+/* The fields that a signature in the head brings along. */
+static bool
+req_set_signing_fields(struct req *r, const struct l_sigv4 *o)
+{
+	if (!req_set_field(r, SLICE("x-amz-date"), slice_of(o->scope.datetime), NULL) ||
+	    (o->hash_header && !req_set_field(r, SLICE("x-amz-content-sha256"), o->payload, NULL)) ||
+	    (o->scope.asymmetric && !req_set_field(r, SLICE("x-amz-region-set"), o->region_set, NULL)))
+		return false;
+	if (o->token.n != 0) {
+		struct buf token = {.p = (char *)(uintptr_t)o->token.p, .n = o->token.n};  /* borrowed */
+
+		return req_set_secret(r, SLICE("x-amz-security-token"), &token);
+	}
+	return true;
+}
+
+/* req:sigv4{ access_key=, secret=, token=, region=, service=, region_set= (then SigV4a), payload= (a hash or a word;
+ * absent: the body's hash), hash_header=bool, s3=bool, signed="names of further headers", query=bool (a presigned
+ * URL), expires=, token_after=bool }: the request, as it is now, is signed; nothing signed may be edited after it.
+ * A body that goes out in signed chunks gets its filter here. */
+static int
+l_view_sigv4(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct sigv4_field field[REQ_SIGNED_MAX];
+	struct sigv4_request s;
+	struct l_sigv4 o;
+	struct buf names;
+	char hash[64], host[300];
+	bool ok;
+
+	l_sigv4_read(L, 2, &o);
+	if (!http_valid_field_value(o.payload.p != NULL ? o.payload : SLICE("")) || o.token.n > SECRET_MAX ||
+	    !http_valid_field_value(o.token.p != NULL ? o.token : SLICE("")) ||
+	    !http_valid_field_value(o.region_set.p != NULL ? o.region_set : SLICE("")))
+		return luaL_error(L, "sigv4: bytes that no header may hold");
+	if (o.payload.p == NULL) {
+		if (!r->body_read && r->head.body != BODY_NONE && !(r->head.body == BODY_LENGTH && r->head.length == 0))
+			return luaL_error(L, "sigv4: a body that is not read has no hash to sign");
+		sigv4_hash(req_body(r), hash);
+		o.payload = (struct slice){hash, sizeof hash};
+	}
+	ok = o.query || req_set_signing_fields(r, &o);
+	s = (struct sigv4_request){
+		.method = r->head.method, .path = r->new_path != NULL ? secret_slice(r->new_path) : r->path,
+		.payload = o.payload, .field = field, .normalize = !o.s3, .twice = !o.s3,
+	};
+	buf_init(&names, HTTP_HEAD_MAX);
+	if (ok) {
+		s.nfields = req_signed_fields(r, &o, host, field);
+		ok = o.query ? req_sign_query(r, &o, &s, &names) : req_sign_header(r, &o, &s, &names);
+	}
+	buf_free(&names);
+	return ok ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
+}
+
 /* { headers = { lower-case name = value }, query = { name = value } }: what the client sent there */
 static void
 l_view_push_stripped(lua_State *L, struct req *r)
@@ -19266,6 +20131,8 @@ l_view_index(lua_State *L)
 		lua_pushcfunction(L, l_view_set_segment);
 	else if (strcmp(name, "filter") == 0)
 		lua_pushcfunction(L, l_view_filter);
+	else if (strcmp(name, "sigv4") == 0)
+		lua_pushcfunction(L, l_view_sigv4);
 	else if (strcmp(name, "splice_json") == 0)
 		lua_pushcfunction(L, l_view_splice_json);
 	else if (strcmp(name, "splice_form") == 0)
@@ -20428,64 +21295,6 @@ l_host_sha256_hex(lua_State *L)
 	return 1;
 }
 
-/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex. About a second of work: for a command. */
-static int
-l_host_stand_in_key(lua_State *L)
-{
-	unsigned char n[STAND_IN_BITS / 8];
-	char pem[3072], hex[2 * sizeof n];
-	size_t len = stand_in_key_make(pem, sizeof pem, n);
-
-	if (len == 0)
-		return luaL_error(L, "no key could be made");
-	lua_pushlstring(L, pem, len);
-	lua_pushlstring(L, hex, hex_encode(hex, n, sizeof n));
-	return 2;
-}
-
-/* host.stand_in_claims(jwt, modulus) -> the payload's JSON text | nil: not a JWS in compact form (RFC 7515 3.1)
- * that this key signed with RS256. */
-static int
-l_host_stand_in_claims(lua_State *L)
-{
-	struct slice jwt = l_check_slice(L, 1), hex = l_check_slice(L, 2), part[3];
-	unsigned char n[STAND_IN_BITS / 8], signature[STAND_IN_BITS / 8 + 3];
-	const char *dot[2];
-	ssize_t len, payload;
-
-	dot[0] = memchr(jwt.p, '.', jwt.n);
-	dot[1] = dot[0] == NULL ? NULL : memchr(dot[0] + 1, '.', (size_t)(jwt.p + jwt.n - dot[0] - 1));
-	if (dot[1] == NULL || hex.n != 2 * sizeof n || !hex_decode(n, hex))
-		return 0;
-	part[0] = (struct slice){jwt.p, (size_t)(dot[1] - jwt.p)};
-	part[1] = (struct slice){dot[0] + 1, (size_t)(dot[1] - dot[0] - 1)};
-	part[2] = (struct slice){dot[1] + 1, (size_t)(jwt.p + jwt.n - dot[1] - 1)};
-	if (part[2].n > (sizeof signature - 2) * 4 / 3 || part[1].n > 16384)
-		return 0;
-	len = b64_decode(signature, sizeof signature, part[2], true);
-	if (len < 0 || !stand_in_key_signed(n, part[0], (struct slice){(char *)signature, (size_t)len}))
-		return 0;
-	payload = b64_decode(lua_newuserdatauv(L, part[1].n + 3, 0), part[1].n, part[1], true);
-	if (payload < 0)
-		return 0;
-	lua_pushlstring(L, lua_touserdata(L, -1), (size_t)payload);
-	return 1;
-}
-
-/* host.unbase64(text) -> bytes | nil: not Base64 (RFC 4648 4) */
-static int
-l_host_unbase64(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1);
-	char *out = lua_newuserdatauv(L, in.n + 1, 0);
-	ssize_t n = b64_decode(out, in.n, in, false);
-
-	if (n < 0)
-		return 0;
-	lua_pushlstring(L, out, (size_t)n);
-	return 1;
-}
-
 /* host.random_token(prefix) -> token (256 random bits), hex SHA-256 of it */
 static int
 l_host_random_token(lua_State *L)
@@ -20776,8 +21585,7 @@ l_host_log(lua_State *L)
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"ca_pem", l_host_ca_pem}, {"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
-	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
-	{"stand_in_claims", l_host_stand_in_claims}, {"unbase64", l_host_unbase64}, {NULL, NULL},
+	{"pid", l_host_pid}, {"system_roots", l_host_system_roots}, {NULL, NULL},
 };
 
 static const luaL_Reg l_host_command[] = {
@@ -20789,7 +21597,7 @@ static const luaL_Reg l_host_command[] = {
 	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
-	{"lock_held", l_host_lock_held}, {"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
+	{"lock_held", l_host_lock_held}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];

@@ -66,7 +66,6 @@ local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
-  stand_in = "table",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -78,7 +77,6 @@ local field_keys = {
   default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
 }
 local body_keys = { max = "integer" }
-local stand_in_keys = { url = "function", answer = "function", file = "function", keys = "boolean" }
 local strip_keys = { headers = "table", query = "table", form = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean" }
 local example_keys = { cred = "table", req = "table", want = "table" }
@@ -410,10 +408,6 @@ function Check:type(t, pol)
   if t.endpoints then
     pol.endpoints, pol.reach = self:endpoints(t.endpoints)
     if not pol.reach then return nil end
-  end
-  if t.stand_in then
-    if not self:keys(t.stand_in, stand_in_keys, "stand_in") then return nil end
-    pol.stand_in = copy_value(t.stand_in)
   end
   pol.expired = self:statuses(t.expired or {})
   if not pol.expired then return nil end

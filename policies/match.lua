@@ -7,8 +7,7 @@
 --   { id, kind = "credential"|"domain", name, bundles = {…}, hosts = {…}, ports = {…}|nil, methods = {…}|nil,
 --     paths = {…}|nil, plain_http = bool, enabled = bool, tunnel = bool, order = integer (older is smaller) }
 -- A question is what decide may know of a request:
---   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool,
---     skips = { [id] = true }|nil: these have no part in it }
+--   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool }
 -- A WebSocket upgrade has the method WEBSOCKET.
 --
 -- The index is a level for each (bundle, kind, host rule): open items in a list, the others by path prefix. A
@@ -107,7 +106,7 @@ end
 -- Everything but the path.
 local function fits(item, q)
   local shape = item.shape
-  return shape.enabled and (q.tls or shape.plain) and shape.ports.has[q.port] and not (q.skips and q.skips[item.id])
+  return shape.enabled and (q.tls or shape.plain) and shape.ports.has[q.port]
     and (not shape.methods or shape.methods.has[q.method])
 end
 
