@@ -114,6 +114,7 @@ function M.new(with)
     self[name] = assert(with[name], name)
   end
   self.log = with.log or function() end
+  self.presets = with.presets or require "presets"
   self.acting = with.acting or function() end  -- secret.core.acting: whose secrets this task may use
   self.spawn = with.spawn
   self.overrides = with.overrides
@@ -388,23 +389,27 @@ local function endpoints_of(self, pol, rec)
   return list
 end
 
--- What comes off the request before `apply`: what the type says, Authorization always, and our own extra headers.
-local function strips_of(self, pol, view, extra)
+-- What comes off the request before `apply`: what the type says, Authorization always, our own extra headers, and the
+-- other names under which a preset's API takes a key.
+local function strips_of(self, pol, view, extra, carriers)
   local spec, code, why = self.policy.strip(pol, view)
   if not spec then return nil, code or "policy_failed", why end
-  local headers = { "authorization" }
-  for _, name in ipairs(spec.headers or {}) do headers[#headers + 1] = name end
+  local headers, query = { "authorization" }, {}
+  for _, list in ipairs { spec.headers or {}, carriers.headers or {} } do
+    table.move(list, 1, #list, #headers + 1, headers)
+  end
   for _, h in ipairs(extra) do headers[#headers + 1] = h[1] end
+  for _, list in ipairs { spec.query or {}, carriers.query or {} } do table.move(list, 1, #list, #query + 1, query) end
   return {
-    [false] = { headers = headers, query = spec.query, form = spec.form },
-    [true] = { headers = headers, query = spec.query, form = spec.form, routing = true },
+    [false] = { headers = headers, query = query, form = spec.form },
+    [true] = { headers = headers, query = query, form = spec.form, routing = true },
   }
 end
 
 -- Are there calls that this credential must not make, because they answer with further credentials?
-local function guards(pol, rec)
+local function guards(pol, rec, preset)
   if rec.mint == "allow" then return false end
-  return type(pol.mint) == "function" or pol.mint ~= nil and #pol.mint > 0
+  return preset ~= nil and #preset.mint > 0 or type(pol.mint) == "function" or pol.mint ~= nil and #pol.mint > 0
 end
 
 --- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
@@ -419,6 +424,11 @@ function M:open(name)
   end
   local pol, why = self.policy.load(rec.type)
   if not pol then return nil, "policy_failed", why end
+  local preset
+  if rec.preset then
+    preset, why = self.presets.get(rec.preset)
+    if not preset then return nil, "policy_failed", why end  -- what it would refuse and strip is not known
+  end
   for _, secret in pairs(rec.secrets or {}) do self.keep(secret, name) end
   self.acting(name)
   local extra = {}
@@ -429,10 +439,10 @@ function M:open(name)
   end
   opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
-  opened.guards = guards(pol, rec)
+  opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
   opened.endpoints = pol.refresh and endpoints_of(self, pol, rec) or {}
   local code
-  opened.strips, code, why = strips_of(self, pol, opened.view, extra)
+  opened.strips, code, why = strips_of(self, pol, opened.view, extra, preset and preset.carriers or {})
   if not opened.strips then return nil, code, why end
   return self.opened:put(name, opened)
 end

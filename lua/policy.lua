@@ -72,6 +72,10 @@ local match_keys = {
   new = "function", add = "function", remove = "function", candidates = "function", decide = "function",
   tunnel = "function", pure = "boolean",
 }
+local presets_keys = {
+  kind = "string", api = "integer", name = "string", title = "string", presets = "table", shapes = "table",
+  examples = "table",
+}
 local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
   default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
@@ -80,6 +84,7 @@ local body_keys = { max = "integer" }
 local strip_keys = { headers = "table", query = "table", form = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean" }
 local example_keys = { cred = "table", req = "table", want = "table" }
+local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
 local request_keys = { method = "string", url = "string", headers = "table", body = "string" }
 local want_keys = {
@@ -431,14 +436,19 @@ function Check:match(t, pol)
   return pol.examples and pol
 end
 
-local kinds = { type = type_keys, match = match_keys }
+function Check:presets(t, pol)
+  pol.examples = self:example_list(t.examples or {}, preset_example_keys)
+  return pol.examples and require("presets").compile(self, t, pol)
+end
+
+local kinds = { type = type_keys, match = match_keys, presets = presets_keys }
 
 function Check:table(t)
   if type(t) ~= "table" then
     return self:fail(nil, ("the file returns a %s, not a table"):format(type(t)))
   end
   local keys = kinds[t.kind]
-  if not keys then return self:fail("kind", ("kind is type or match, not '%s'"):format(tostring(t.kind))) end
+  if not keys then return self:fail("kind", ("kind is type or match or presets, not '%s'"):format(tostring(t.kind))) end
   if t.api ~= API then
     return self:fail("api", ("api = %s: this runtime speaks %d"):format(tostring(t.api), API))
   end
@@ -446,8 +456,10 @@ function Check:table(t)
   if t.name ~= self.name then
     return self:fail("name", ("name = '%s' in the file of '%s'"):format(tostring(t.name), self.name))
   end
-  if (t.kind == "match") ~= (t.name == "match") then
-    return self:fail("kind", "the one policy of kind match is named match")
+  for _, single in ipairs { "match", "presets" } do
+    if (t.kind == single) ~= (t.name == single) then
+      return self:fail("kind", ("the one policy of kind %s is named %s"):format(single, single))
+    end
   end
   if not t.title or t.title == "" then return self:fail("title", "title is missing") end
   return self[t.kind](self, t, { kind = t.kind, api = t.api, name = t.name, title = t.title })
@@ -748,9 +760,14 @@ local function run_match_example(pol, ex, check, i)
   return differs("the item", item and item.id, ex.want.id) or differs("the code", code, ex.want.code)
 end
 
+local example_runs = {
+  type = run_type_example, match = run_match_example,
+  presets = function(pol, ex) return require("presets").run_example(pol, ex) end,
+}
+
 --- Runs the examples: true, how many | nil, "policies/NAME.lua:LINE: example N: …".
 function M.check(pol)
-  local run = pol.kind == "match" and run_match_example or run_type_example
+  local run = example_runs[pol.kind]
   for i, ex in ipairs(pol.examples) do
     local check = setmetatable({ name = pol.name, code = pol.code }, Check)
     -- An example holds values of the policy's own making: whatever breaks here is the example's fault.

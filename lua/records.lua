@@ -329,42 +329,9 @@ function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
 
 -- ---- placeholders --------------------------------------------------------------------------------
 
--- The shapes of real keys: some clients look at the prefix or the length before they send one.
+-- The shapes of real keys are the presets': some clients look at the prefix or the length before they send one.
 -- {N} is N random letters and digits; {N:class} draws from a class of `alphabets`.
-local shapes = {
-  ANTHROPIC_API_KEY = "sk-ant-api03-{93:url}AA", ANTHROPIC_AUTH_TOKEN = "sk-ant-api03-{93:url}AA",
-  CLAUDE_CODE_OAUTH_TOKEN = "sk-ant-oat01-{93:url}AA",
-  OPENAI_API_KEY = "sk-proj-{74:url}T3BlbkFJ{74:url}", OPENROUTER_API_KEY = "sk-or-v1-{64:hex}",
-  DEEPSEEK_API_KEY = "sk-{32:hex}", GROQ_API_KEY = "gsk_{52}", XAI_API_KEY = "xai-{80}",
-  MISTRAL_API_KEY = "{32}", COHERE_API_KEY = "{40}", CO_API_KEY = "{40}", PERPLEXITY_API_KEY = "pplx-{48}",
-  GEMINI_API_KEY = "AIza{35:url}", GOOGLE_API_KEY = "AIza{35:url}", HF_TOKEN = "hf_{34}",
-  HUGGING_FACE_HUB_TOKEN = "hf_{34}", REPLICATE_API_TOKEN = "r8_{37}", TAVILY_API_KEY = "tvly-{32}",
-  GH_TOKEN = "ghp_{36}", GITHUB_TOKEN = "ghp_{36}", GITHUB_PAT = "github_pat_{22}_{59}",
-  GITLAB_TOKEN = "glpat-{20:url}", NPM_TOKEN = "npm_{36}", NODE_AUTH_TOKEN = "npm_{36}",
-  TWINE_PASSWORD = "pypi-AgEIcHlwaS5vcmc{150:url}", CARGO_REGISTRY_TOKEN = "cio{32}",
-  STRIPE_API_KEY = "sk_test_{24}", STRIPE_SECRET_KEY = "sk_test_{24}",
-  SLACK_BOT_TOKEN = "xoxb-{12:digit}-{13:digit}-{24}", SLACK_TOKEN = "xoxb-{12:digit}-{13:digit}-{24}",
-  SLACK_APP_TOKEN = "xapp-1-A{10:upper}-{13:digit}-{64:hex}",
-  TELEGRAM_BOT_TOKEN = "{10:digit}:AA{33:url}", DISCORD_TOKEN = "{26:url}.{6:url}.{38:url}",
-  NOTION_TOKEN = "ntn_{46}", NOTION_API_KEY = "ntn_{46}", LINEAR_API_KEY = "lin_api_{40}",
-  SENTRY_AUTH_TOKEN = "sntryu_{64:hex}", DD_API_KEY = "{32:hex}", DATADOG_API_KEY = "{32:hex}",
-  SENDGRID_API_KEY = "SG.{22:url}.{43:url}", RESEND_API_KEY = "re_{8}_{24}", POSTMARK_SERVER_TOKEN =
-  "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}", TWILIO_AUTH_TOKEN = "{32:hex}", TWILIO_ACCOUNT_SID = "AC{32:hex}",
-  AWS_ACCESS_KEY_ID = "AKIA{16:upper}", AWS_SECRET_ACCESS_KEY = "{40}",
-  CLOUDFLARE_API_TOKEN = "{40:url}", CF_API_TOKEN = "{40:url}", DIGITALOCEAN_ACCESS_TOKEN = "dop_v1_{64:hex}",
-  DIGITALOCEAN_TOKEN = "dop_v1_{64:hex}", VERCEL_TOKEN = "{24}", SUPABASE_ACCESS_TOKEN = "sbp_{40:hex}",
-}
 local SHAPE_DEFAULT = "sp_ph_{32}"
-
--- Without an environment name a key still shows whose it is by where it goes.
-local shape_hosts = {
-  ["api.github.com"] = "GH_TOKEN", ["github.com"] = "GH_TOKEN", ["gitlab.com"] = "GITLAB_TOKEN",
-  ["api.openai.com"] = "OPENAI_API_KEY", ["api.anthropic.com"] = "ANTHROPIC_API_KEY",
-  ["api.stripe.com"] = "STRIPE_API_KEY", ["slack.com"] = "SLACK_BOT_TOKEN",
-  ["huggingface.co"] = "HF_TOKEN", ["api.groq.com"] = "GROQ_API_KEY", ["openrouter.ai"] = "OPENROUTER_API_KEY",
-  ["generativelanguage.googleapis.com"] = "GEMINI_API_KEY", ["api.notion.com"] = "NOTION_TOKEN",
-  ["api.linear.app"] = "LINEAR_API_KEY", ["api.sendgrid.com"] = "SENDGRID_API_KEY",
-}
 
 local alnum = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 local alphabets = {
@@ -393,14 +360,8 @@ function M.shape(template)
   return template, random
 end
 
---- The template for a credential whose variable is `env`.
-function M.shape_for(env, hosts)
-  if env and shapes[env] then return shapes[env] end
-  for _, h in ipairs(hosts or {}) do
-    if shape_hosts[h] then return shapes[shape_hosts[h]] end
-  end
-  return SHAPE_DEFAULT
-end
+--- The template for a credential whose variable is `env`; without one a key shows whose it is by where it goes.
+function M.shape_for(env, hosts) return require("presets").shape_for(env, hosts) or SHAPE_DEFAULT end
 
 --- Fills a template from a text that looks random.
 function M.fill(template, random)

@@ -1,0 +1,101 @@
+-- policies/presets.lua: each row fits its type, and what it says is used.
+local policy, sandbox, presets, records = require "policy", require "sandbox", require "presets", require "records"
+
+local function is(got, want)
+  if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
+end
+
+local function put(text)
+  return policy.test("presets", ("return { kind = 'presets', api = 1, name = 'presets', title = 'x', %s }"):format(text))
+end
+
+local row = "name = 'a', title = 'A', type = 'bearer', hosts = { 'a.test' }, make = 'there'"
+
+local function refused(text, part)
+  local pol, why = put(text)
+  assert(not pol, "was accepted")
+  assert(why:find(part, 1, true), why)
+end
+
+-- Types that other changes bring; each goes from here with the change that brings it.
+local coming = { aws_sigv4 = true, gcp_access_token = true, github_app = true, substitute = true, body_parameter = true,
+                 oauth_jwt_bearer = true }
+
+local function type_of(preset)
+  local source = sandbox.default_source(preset.type)
+  if not source and coming[preset.type] then return nil end
+  return assert(policy.compile(preset.type, assert(source, preset.name .. ": no type " .. preset.type)))
+end
+
+local cases = {
+  ["presets passes its own examples, and has at least forty rows"] = function()
+    local pol, count = policy.test("presets", sandbox.default_source "presets")
+    assert(pol, count)
+    assert(count > 0)
+    assert(#pol.presets >= 40, #pol.presets)
+  end,
+  ["a preset that could not be used is refused by name, with the reason"] = function()
+    assert(put(("presets = { { %s } }"):format(row)))
+    refused(("presets = { { %s }, { %s } }"):format(row, row), "occurs twice")
+    refused("presets = { { name = 'A b' } }", "no name")
+    refused("presets = { { name = 'a', type = 'bearer', hosts = { 'a.test' }, make = 'x' } }", "title")
+    refused(("presets = { { %s, hots = {} } }"):format(row), "no key 'hots'")
+    refused(("presets = { { %s, mint = { { path = '/a' } } } }"):format(row), "preset 'a': mint row 1")
+    refused(("presets = { { %s, env = { 'PATH' }, placeholder = '{32}' } }"):format(row), "PATH")
+    refused(("presets = { { %s, env = { 'A_KEY' } } }"):format(row), "shape")
+    refused(("presets = { { %s, placeholder = '{3}' } }"):format(row), "random")
+    refused(("presets = { { %s, headers = { Host = 'x' } } }"):format(row), "Host")
+    refused(("presets = { { %s, paths = { 'v1' } } }"):format(row), "path")
+    refused(("presets = { { %s, carriers = { form = { 'x' } } } }"):format(row), "carriers")
+    refused(("presets = { { %s, carriers = { cookies = { 'x' } } } }"):format(row), "no key 'cookies'")
+    refused(("presets = { { %s, test = 'x' } }"):format(row), "URL")
+    refused("presets = { { name = 'a', title = 'A', type = 'bearer', hosts = { '*.com' }, make = 'x' } }", "*.com")
+    refused(("presets = { { %s } }, examples = { { preset = 'a', want = { type = 'basic' } } }"):format(row), "the example wants")
+    refused(("presets = { { %s } }, examples = { { preset = 'b', want = {} } }"):format(row), "no preset 'b'")
+    refused("shapes = { A = 'x' }", "A:")
+  end,
+  ["only the policy of that name is of that kind"] = function()
+    local pol, why = policy.compile("others", "return { kind = 'presets', api = 1, name = 'others', title = 'x' }")
+    assert(not pol and why:find("named presets", 1, true), why)
+  end,
+  ["a gap is asked for, and what has none is not"] = function()
+    is(presets.gap(presets.get "atlassian"), "YOUR-SITE.atlassian.net")
+    is(presets.gap(presets.get "github"), nil)
+    is(presets.fill("https://{host}/x/{username}", "h.test", { username = "me" }), "https://h.test/x/me")
+    is(presets.fill("https://{host}/x/{username}", "h.test", {}), nil)
+  end,
+  ["each variable's placeholder has the shape of its preset"] = function()
+    is(records.shape_for("GITHUB_TOKEN"), "ghp_{36}")
+    is(records.shape_for("NPM_TOKEN"), "npm_{36}")
+    is(records.shape_for(nil, { "x.test", "api.openai.com" }), "sk-proj-{74:url}T3BlbkFJ{74:url}")
+    is(records.shape_for("UNKNOWN", { "x.test" }), "sp_ph_{32}")
+  end,
+}
+
+for _, preset in ipairs(assert(presets.load()).presets) do
+  cases[("preset %s fits its type %s"):format(preset.name, preset.type)] = function()
+    local pol = type_of(preset)
+    if not pol then return end
+    for name, value in pairs(preset.fields) do
+      local f = assert(pol.by_name[name], "no field " .. name)
+      assert(not records.is_secret(f), name .. " is a secret")
+      local want = f.type == "list" and "table" or type(f.type == "integer" and 1 or f.type == "boolean" or "")
+      is(type(value), want)
+      if f.values then assert((" " .. table.concat(f.values, " ") .. " "):find(" " .. value .. " ", 1, true), name) end
+    end
+    for name in pairs(preset.ask) do assert(pol.by_name[name], "asks for no field: " .. name) end
+    for _, f in ipairs(pol.fields) do
+      if f.required and not records.is_secret(f) then
+        assert(preset.fields[f.name] or preset.ask[f.name], "says nothing of " .. f.name)
+      end
+    end
+    -- What it reads for `credential test` is not what it would refuse the agent.
+    local url = preset.test and require("http").parse_url((preset.test:gsub("{[%l_]+}", "x")))
+    local what = url and require("mint").find(preset.mint, {
+      method = "GET", host = url.host, query = url.query, readings = function() return { url.path } end,
+    })
+    is(what, nil)
+  end
+end
+
+return cases
