@@ -18,7 +18,7 @@ local function refused(text, part)
 end
 
 -- Types that other changes bring; each goes from here with the change that brings it.
-local coming = { aws_sigv4 = true, gcp_access_token = true, github_app = true, substitute = true, body_parameter = true,
+local coming = { aws_sigv4 = true, gcp_access_token = true, github_app = true, substitute = true,
                  oauth_jwt_bearer = true }
 
 local function type_of(preset)
