@@ -12814,10 +12814,9 @@ struct filter_sigv4 {
 };
 
 static const struct filter_fault filter_chunk_large = {413, "body_too_large",
-    "a signed chunk is larger than 1 MiB, and must be held whole to be signed again",
-    "set the SDK's chunk size to 1 MiB or less (Java: S3Configuration.chunkedEncoding, or "
-    "chunkedEncodingEnabled(false); others: the buffer size of their chunked signer), or send "
-    "x-amz-content-sha256: UNSIGNED-PAYLOAD"};
+    "a signed chunk is larger than 1 MiB, and has to be held whole to be signed again",
+    "set the chunk size of the SDK's signer to at most 1 MiB, or have it sign no chunks "
+    "(Java: chunkedEncodingEnabled(false); .NET: UseChunkEncoding = false)"};
 static const struct filter_fault filter_no_memory = {503, "injection_unavailable",
     "too many bodies are held for signing", "try again"};
 
