@@ -4351,6 +4351,7 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"trailer", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 6.6.2: announces them */
 	{"expect", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 10.1.1: a handshake that C runs */
 	{"proxy", HDR_PROXY | HDR_FIXED},       /* httpoxy: becomes HTTP_PROXY in a CGI */
+	{"proxy-authorization", HDR_PROXY | HDR_AUTH}, /* RFC 9110 11.7.2: for us; a policy may set its own (Google IAP) */
 	{"proxy-*", HDR_PROXY | HDR_FIXED},     /* RFC 9110 11.7: for us; the rest is folklore */
 	{"x-sallyport-*", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED}, /* nobody else may forge it */
 	{"alt-svc", HDR_ANSWER_DROP},           /* RFC 7838: leads the client around the proxy */
@@ -16307,6 +16308,20 @@ l_sign_key_problem(lua_State *L)
 	return 2;
 }
 
+/* sign.nonce() -> 32 hex digits nobody can guess: a jti, a nonce. A string, for it is no secret. */
+static int
+l_sign_nonce(lua_State *L)
+{
+	unsigned char raw[16];
+	char text[2 * sizeof raw];
+
+	if (!rand_bytes(raw, sizeof raw))
+		return luaL_error(L, "no randomness");
+	hex_encode(text, raw, sizeof raw);
+	lua_pushlstring(L, text, sizeof text);
+	return 1;
+}
+
 /* sign.public_key(key) -> the public half, SubjectPublicKeyInfo as DER, a string | nil, code
  * Nothing secret: providers show its SHA-256 as the key's fingerprint. */
 static int
@@ -17185,6 +17200,15 @@ l_core_keep(lua_State *L)
 	return 1;
 }
 
+/* core.as_field(h) -> h, which counts as stored or typed, and not built: sign may read it as a key */
+static int
+l_core_as_field(lua_State *L)
+{
+	l_check_handle(L, 1)->field = true;
+	lua_settop(L, 1);
+	return 1;
+}
+
 /* core.wipe(h): empty from now on; the bytes go with their last handle */
 static int
 l_core_wipe(lua_State *L)
@@ -17526,6 +17550,7 @@ static const luaL_Reg l_core_functions[] = {
 	{"new",      l_core_of},
 	{"keep",     l_core_keep},
 	{"acting",   l_core_acting},
+	{"as_field", l_core_as_field},
 	{"wipe",     l_core_wipe},
 	{"chomp",    l_core_chomp},
 	{"check",    l_core_check},
@@ -17714,6 +17739,7 @@ static const luaL_Reg l_sign_functions[] = {
 	{"key_info",    l_sign_key_info},
 	{"key_problem", l_sign_key_problem},
 	{"public_key",  l_sign_public_key},
+	{"nonce",       l_sign_nonce},
 	{"signature",   l_sign_signature},
 	{"jwt",         l_sign_jwt},
 	{"sigv4",       l_sign_sigv4},

@@ -371,17 +371,15 @@ end
 -- ---- credentials ---------------------------------------------------------------------------------
 
 -- The endpoints that the proxy alone talks to: what `net` may reach, with every reading of their paths.
-local function endpoints_of(self, pol, rec)
+local function endpoints_of(self, pol, view)
   local list = {}
   local function add(url)
     local paths = { [url.path] = true }
     for _, reading in ipairs(self.path_readings(url.path) or {}) do paths[reading] = true end
     list[#list + 1] = { scheme = url.scheme, host = url.host, port = url.port, paths = paths }
   end
-  for _, field in ipairs(pol.fields) do
-    local value = field.type == "url" and (rec.fields and rec.fields[field.name] or field.default)
-    local url = value and self.parse_url(value)
-    if url then add(url) end
+  for _, own in ipairs(self.policy.urls(pol, view)) do
+    if not own[1].base then add(own[2]) end
   end
   for _, url in ipairs(pol.reach or {}) do
     if url.scheme then add(url) end
@@ -440,7 +438,7 @@ function M:open(name)
   opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
-  opened.endpoints = pol.refresh and endpoints_of(self, pol, rec) or {}
+  opened.endpoints = pol.refresh and endpoints_of(self, pol, opened.view) or {}
   local code
   opened.strips, code, why = strips_of(self, pol, opened.view, extra, preset and preset.carriers or {})
   if not opened.strips then return nil, code, why end

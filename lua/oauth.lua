@@ -3,7 +3,7 @@
 -- fields name or its type declares. A policy never sees a body: it gets the members it asked for.
 --
 --   net.token(url, { basic = {id, secret}, form = { {name, value}, … }, body = "form"|"json", headers = { {n, v} },
---                    ttl = seconds, token_types = {"bearer"} }, deadline)
+--                    ttl = seconds, token_types = {"bearer"}, member = "access_token" }, deadline)
 --     -> { secrets = { access_token, refresh_token }, expires_at = Unix s } | nil, code, detail
 --   net.request({ method, url, headers, body, expect }, deadline) -> { status, values } | nil, code, detail
 local M = {}
@@ -89,10 +89,11 @@ function M.judge(answer, spec, sent_at)
     return nil, answer.status >= 300 and answer.status < 400 and "redirect" or "refused", detail
   end
   if answer.malformed then return nil, "malformed", detail end
-  if v.access_token == nil then return nil, "no_access_token", detail end
+  local access_token = v[spec.member or "access_token"]
+  if access_token == nil then return nil, "no_access_token", detail end
   if not type_ok(v.token_type, spec.token_types) then return nil, "token_type", detail end
   return {
-    secrets = { access_token = v.access_token, refresh_token = v.refresh_token },
+    secrets = { access_token = access_token, refresh_token = v.refresh_token },
     expires_at = sent_at + M.lifetime(v.expires_in, spec.ttl),
   }
 end
@@ -129,7 +130,12 @@ function M.net(with)
     for _, h in ipairs(spec.headers or {}) do headers[#headers + 1] = h end
     -- Counted from before the request: a slow answer must not lengthen the token's life.
     local sent_at = with.time.wall()
-    local answer, code, detail = call({ url = url, headers = headers, body = body, expect = TOKEN_EXPECT }, deadline)
+    local expect = TOKEN_EXPECT
+    if spec.member then
+      expect = { [spec.member] = "secret" }
+      for k, v in pairs(TOKEN_EXPECT) do expect[k] = expect[k] or v end
+    end
+    local answer, code, detail = call({ url = url, headers = headers, body = body, expect = expect }, deadline)
     if not answer then return nil, code, detail end
     return M.judge(answer, spec, sent_at)
   end

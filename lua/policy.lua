@@ -66,6 +66,7 @@ local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
+  hosts = "table", env = "table",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -79,10 +80,11 @@ local presets_keys = {
 local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
   default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
+  base = "boolean",
 }
 local body_keys = { max = "integer" }
 local strip_keys = { headers = "table", query = "table", form = "table" }
-local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean" }
+local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
 local example_keys = { cred = "table", req = "table", want = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
@@ -222,6 +224,10 @@ local function check_value(f, v)
       if part ~= nil and (spec.secret or false) ~= is_secret(part) then
         return nil, spec.secret and ("has '%s' as plain text"):format(member) or ("has '%s' as a secret"):format(member)
       end
+      if part ~= nil and spec.url then
+        ok, why = value_ok.url(part)
+        if not ok then return nil, ("has a '%s' that %s"):format(member, why) end
+      end
     end
     return true
   end
@@ -244,7 +250,10 @@ function Check:split(f, given)
       return self:fail("split", "split = { member = {…} }", f.name)
     end
     if not self:keys(spec, member_keys, "split." .. member, f.name) then return false end
-    f.split[member] = { secret = spec.secret, nested = spec.nested, optional = spec.optional }
+    if spec.url and (spec.secret or spec.nested) then
+      return self:fail("split", ("split.%s: a URL is plain text"):format(member), f.name)
+    end
+    f.split[member] = { secret = spec.secret, nested = spec.nested, optional = spec.optional, url = spec.url }
   end
   return true
 end
@@ -266,7 +275,11 @@ function Check:field(given, i, seen)
   local f = {
     name = name, type = given.type or "string", help = given.help, secret = given.secret or nil,
     required = given.required or nil, empty = given.empty or nil, min = given.min, max = given.max,
+    base = given.base or nil,   -- a url whose own path is an API's, not a token endpoint's
   }
+  if f.base and f.type ~= "url" then
+    return self:fail("base", ("field '%s': base is for a url"):format(name), name)
+  end
   if not value_ok[f.type] then
     return self:fail("type", ("field '%s' has the unknown type '%s'"):format(name, f.type), name)
   end
@@ -393,6 +406,20 @@ function Check:body(given)
   return { max = max }
 end
 
+-- What an agent's environment gets: env = { name = "GH_TOKEN", with = { GIT_TERMINAL_PROMPT = "0" } }. The first holds
+-- the placeholder unless the credential names another variable, the others are set beside it.
+function Check:environment(given)
+  if not self:keys(given, { name = "string", with = "table" }, "env") then return nil end
+  local records, out = require "records", { name = given.name, with = {} }
+  local function name_ok(name) return type(name) == "string" and records.env_name(name) end
+  if given.name and not name_ok(given.name) then return self:fail("env", "env has a malformed name") end
+  for name, value in pairs(given.with or {}) do
+    if not name_ok(name) or not text_ok(value) then return self:fail("with", "env.with is { NAME = \"text\" }") end
+    out.with[name] = value
+  end
+  return out
+end
+
 function Check:type(t, pol)
   pol.fields = self:fields(t.fields or {})
   if not pol.fields then return nil end
@@ -409,6 +436,10 @@ function Check:type(t, pol)
     pol.body = type(t.body) == "function" and t.body or self:body(t.body)
     if not pol.body then return nil end
   end
+  pol.hosts = t.hosts and self:strings(t.hosts, "hosts")
+  if t.hosts and not pol.hosts then return nil end
+  pol.env = t.env and self:environment(t.env)
+  if t.env and not pol.env then return nil end
   pol.endpoints, pol.reach = {}, {}
   if t.endpoints then
     pol.endpoints, pol.reach = self:endpoints(t.endpoints)
@@ -528,6 +559,17 @@ end
 
 function M.fields(pol) return pol.fields or {} end
 
+-- What was typed may be read as a private key, which nothing that a policy builds may.
+local function mark_fields(values)
+  for _, v in pairs(values) do
+    if is_secret(v) then
+      require("secret.core").as_field(v)
+    elseif type(v) == "table" then
+      mark_fields(v)
+    end
+  end
+end
+
 --- true | nil, field, message. `values` are typed already: numbers, booleans, lists, maps, secret handles, and
 -- documents by member. A message reads as a sentence behind the field's name.
 function M.check_credential(pol, values)
@@ -545,6 +587,7 @@ function M.check_credential(pol, values)
     end
   end
   if not pol.validate then return true end
+  mark_fields(values)
   return M.validate(pol, M.view(pol, values))
 end
 
@@ -638,15 +681,30 @@ local function same_origin(a, b)
   return a.scheme == b.scheme and a.host == b.host and a.port == b.port
 end
 
---- Whether the credential's `net` may go there: true | nil, why. Its own url fields allow their scheme, host and port;
+--- The URLs that a credential names: { { field, url } … }, of url fields and of documents' members that are URLs.
+-- `cred`: as policies see it.
+function M.urls(pol, cred)
+  local out = {}
+  local function add(f, text)
+    local url = type(text) == "string" and require("http").parse_url(text)
+    if url then out[#out + 1] = { f, url } end
+  end
+  for _, f in ipairs(pol.fields) do
+    if f.type == "url" then add(f, cred[f.name]) end
+    for member, spec in pairs(f.split or {}) do
+      if spec.url and type(cred[f.name]) == "table" then add(f, cred[f.name][member]) end
+    end
+  end
+  return out
+end
+
+--- Whether the credential's `net` may go there: true | nil, why. Its own URLs allow their scheme, host and port;
 -- an endpoint of the policy its exact path, or, given as a host, https on 443.
 function M.allows_url(pol, cred, text)
-  local http = require "http"
-  local url = http.parse_url(text)
+  local url = require("http").parse_url(text)
   if not url then return nil, "it is not a URL" end
-  for _, f in ipairs(pol.fields) do
-    local own = f.type == "url" and cred[f.name] and http.parse_url(cred[f.name])
-    if own and same_origin(own, url) then return true end
+  for _, own in ipairs(M.urls(pol, cred)) do
+    if same_origin(own[2], url) then return true end
   end
   for _, e in ipairs(pol.reach) do
     if e.scheme and same_origin(e, url) and e.path == url.path then return true end

@@ -42,7 +42,8 @@ local ROOM = 8192             -- bytes kept free for the answer: two tokens and 
 local SNAPSHOTS_MAX = 1024
 
 -- The server has judged the grant or the client itself; asking again brings the same answer (RFC 6749 5.2).
-local final_codes = { invalid_grant = true, invalid_client = true, unauthorized_client = true, not_connected = true }
+local final_codes = { invalid_grant = true, invalid_client = true, unauthorized_client = true, not_connected = true,
+  bad_key = true }
 -- It may pass by itself: callers are told to retry.
 local transient_codes = {
   timeout = true, unreachable = true, unavailable = true, server_error = true, temporarily_unavailable = true,
@@ -93,6 +94,10 @@ end
 
 -- What went wrong, for whom it concerns. Other codes are registered ones of the server's, and speak for themselves.
 local said = {
+  bad_key = "its private key cannot sign",
+  app_refused = "GitHub does not take the App's signature: is the key the App's, and this machine's clock right?",
+  no_installation = "GitHub knows no such installation of the App",
+  not_granted = "the installation does not have those repositories or permissions",
   lost_in_flight = "its refresh token was lost in flight: it was sent, and the answer never arrived; connect it anew",
   not_connected = "it has not been connected yet",
   policy_failed = "its type's refresh failed",

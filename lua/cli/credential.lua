@@ -60,13 +60,22 @@ local function load_type(name)
     near and ("did you mean %s?"):format(near) or "types: " .. table.concat(names, ", "))
 end
 
+local function shown(value)
+  if type(value) ~= "table" then return report.clean(value) end
+  if #value > 0 then return report.clean(table.concat(value, " ")) end
+  local parts = {}
+  for k, v in pairs(value) do parts[#parts + 1] = k .. "=" .. tostring(v) end
+  table.sort(parts)
+  return report.clean(table.concat(parts, " "))
+end
+
 local function field_help(pol)
   local lines = {}
   for _, f in ipairs(require("policy").fields(pol)) do
     local notes = {}
     if records.is_secret(f) then notes[#notes + 1] = "secret" end
     if f.required then notes[#notes + 1] = "required" end
-    if f.default ~= nil and f.default ~= "" then notes[#notes + 1] = "default " .. tostring(f.default) end
+    if f.default ~= nil and f.default ~= "" then notes[#notes + 1] = "default " .. shown(f.default) end
     if f.values then notes[#notes + 1] = table.concat(f.values, "|") end
     lines[#lines + 1] = ("  %s%s%s%s"):format(f.name, f.type == "map" and ".KEY" or "",
       #notes > 0 and " (" .. table.concat(notes, ", ") .. ")" or "", f.help and "  " .. f.help or "")
@@ -191,15 +200,6 @@ local function token_state(name, now)
     valid = state.expires_at ~= nil and state.expires_at > now and not state.final }
 end
 
-local function shown(value)
-  if type(value) ~= "table" then return report.clean(value) end
-  if #value > 0 then return report.clean(table.concat(value, " ")) end
-  local parts = {}
-  for k, v in pairs(value) do parts[#parts + 1] = k .. "=" .. tostring(v) end
-  table.sort(parts)
-  return report.clean(table.concat(parts, " "))
-end
-
 local function show(args, _, ctx)
   db.open(ctx)
   local record = db.need("credential", args[1])
@@ -280,12 +280,14 @@ local function add(args, opt, ctx)
   if db.peek("credential", name, "the credential") then taken(name) end
   if not opt.type then report.usage("--type is missing", "types: " .. table.concat(type_names(), ", ")) end
   local pol = load_type(opt.type)
+  opt.host = opt.host or pol.hosts
   if not opt.host then report.usage("--host is missing: it says where the secret may go",
     "--host api.example.com") end
   local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
   local specs = require("policy").fields(pol)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
   local into = fields.read(ctx, specs, table.move(args, 2, #args, 1, {}))
+  if pol.env and not (into.env or opt.env) then opt.env = pol.env.name end
   read_env(plain, into, opt)
   fields.ask(ctx, specs, into)
   local secrets = settle(pol, plain, into)
@@ -431,6 +433,16 @@ examples:
       header=x-api-key key=@key.txt
   sallyport credential add tavily --type body_parameter --host api.tavily.com name=api_key value=@key.txt in=json
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
+  sallyport credential add gcp --type gcp_access_token key=@service-account.json
+  sallyport credential add iap --type gcp_iap --host desk.example.com key=@service-account.json \
+      audience=1234-abc.apps.googleusercontent.com
+  sallyport credential add gh-bot --type github_app app_id=12345 account=my-org private_key=@app.pem \
+      permissions.contents=write
+  sallyport credential add sf --type oauth_jwt_bearer --host mycompany.my.salesforce.com private_key=@sf.pem \
+      issuer=CONSUMER_KEY subject=robot@example.com audience=https://login.salesforce.com \
+      token_url=https://login.salesforce.com/services/oauth2/token
+  sallyport credential add appstore --type jwt --host api.appstoreconnect.apple.com private_key=@AuthKey_ABC.p8 \
+      key_id=ABC claims.iss=ISSUER_ID claims.aud=appstoreconnect-v1 lifetime=1200
   pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
       token_url=https://login.example.com/token client_id=abc client_secret=-
 ]], run = add },

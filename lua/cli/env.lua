@@ -15,6 +15,20 @@ local function owner(host, token, now)
   return record.agent
 end
 
+--- What a type wants set beside its placeholder: a client must not ask a person, say.
+local function companions(cred, taken, out)
+  local pol = require("policy").load(cred.type)
+  local names = {}
+  for name in pairs(pol and pol.env and pol.env.with or {}) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    if not taken[name] then
+      taken[name] = cred.name
+      out[#out + 1] = { name, pol.env.with[name] }
+    end
+  end
+end
+
 --- What the agent holds in the place of each credential that names a variable: the first in its bundles' order.
 local function placeholders(agent, ctx)
   local rank = {}
@@ -43,6 +57,7 @@ local function placeholders(agent, ctx)
       taken[name] = item.cred.name
       out[#out + 1] = { name, records.placeholder(agent.name, item.cred) }
     end
+    companions(item.cred, taken, out)
   end
   return out
 end

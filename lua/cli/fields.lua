@@ -93,12 +93,17 @@ local function common(ctx, a, into)
   end
 end
 
+local split_troubles = {
+  malformed = "it is not JSON", not_object = "it is JSON, and no object", duplicate = "it has a member twice",
+  absent = "it has no '%s'", not_string = "its '%s' is not a text",
+}
+
 --- A document becomes its members, secret ones as handles.
 local function taken_apart(doc, spec)
   local members, code, member = require("secret.core").split(doc, spec.split)
   if not members then
-    report.fail(("%s is not the document that it should be: %s%s"):format(spec.name, code, member and " "
-      .. member or ""))
+    report.fail(("%s is not the document that it should be: %s"):format(spec.name,
+      (split_troubles[code] or code):format(member)), spec.help)
   end
   return members
 end

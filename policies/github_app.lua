@@ -1,0 +1,201 @@
+--- GitHub App: installation tokens, minted with just the repositories and permissions that are named.
+-- docs.github.com/apps, "Authenticating as a GitHub App installation": a JWT signed with the App's key (RS256) asks for
+-- a token of an hour. The API gets it as Bearer; git and LFS over https as Basic, user x-access-token.
+--
+-- For: GitHub and GitHub Enterprise: gh, git, Octokit, as the App's bot and not as a person.
+--   sallyport credential add gh --type github_app app_id=12345 account=my-org private_key=@app.pem \
+--     repositories="site docs" permissions.contents=write permissions.pull_requests=write
+--   sallyport credential add ghe --type github_app --host ghe.example.com api_url=https://ghe.example.com/api/v3 \
+--     app_id=7 installation_id=42 private_key=@app.pem
+-- Fields: app_id, the App's id or client id; installation_id, or account, whose installation it is: a user, an
+--         organization, or OWNER/REPO; private_key, the PEM that GitHub gave (secret); repositories, names without their
+--         owner, all of the installation unless named; permissions.NAME=read|write|admin, all that the App has unless
+--         named; api_url, of GitHub Enterprise.
+-- Hosts are GitHub's unless --host says else. `env` sets GH_TOKEN to a placeholder, so that gh runs, and
+-- GIT_TERMINAL_PROMPT=0, so that git fails where it would ask a person.
+local CLOCK_SLACK = 60     -- s: GitHub refuses an iat of the future; its advice
+local JWT_LIFE = 540       -- s: ten minutes are the most it takes, its clock's
+local TOKEN_LIFE = 3600    -- s: where expires_at cannot be read
+local ACCEPT = "application/vnd.github+json"
+local VERSION = "2022-11-28"
+
+-- Days from 1970 to a date of the Gregorian calendar.
+local function days(y, m, d)
+  if m <= 2 then y, m = y - 1, m + 12 end
+  return 365 * y + y // 4 - y // 100 + y // 400 + (153 * (m - 3) + 2) // 5 + d - 719469
+end
+
+-- RFC 3339 in UTC, as GitHub writes it: Unix seconds; nil: something else.
+local function unix_of(text)
+  local y, m, d, h, min, s = text:match("^(%d%d%d%d)%-(%d%d)%-(%d%d)T(%d%d):(%d%d):(%d%d)%.?%d*Z$")
+  if not y then return nil end
+  local function n(v) return math.tointeger(tonumber(v)) end
+  return days(n(y), n(m), n(d)) * 86400 + n(h) * 3600 + n(min) * 60 + n(s)
+end
+
+local function base_of(cred) return (cred.api_url:gsub("/+$", "")) end
+
+-- The App's own token. GitHub takes its id as a number, its client id as a text.
+local function app_jwt(cred, now)
+  return sign.jwt {
+    alg = "RS256", key = cred.private_key,
+    claims = { iss = math.tointeger(tonumber(cred.app_id)) or cred.app_id, iat = now - CLOCK_SLACK, exp = now + JWT_LIFE },
+  }
+end
+
+local function judge(answer, not_found)
+  local detail = { status = answer.status, retry_after = answer.retry_after }
+  if answer.status == 429 or answer.status >= 500 or answer.retry_after then return nil, "unavailable", detail end
+  if answer.status == 404 then return nil, not_found, detail end
+  if answer.status == 422 then return nil, "not_granted", detail end
+  if answer.status == 401 then return nil, "app_refused", detail end
+  return nil, "refused", detail
+end
+
+-- GitHub's number for the installation | nil, code, detail. An organization has one door, a person another.
+local function installation_of(cred, call)
+  if cred.installation_id then return cred.installation_id end
+  local paths = { "/orgs/" .. cred.account, "/users/" .. cred.account }
+  if cred.account:find("/", 1, true) then paths = { "/repos/" .. cred.account } end
+  local code, detail
+  for _, path in ipairs(paths) do
+    local answer
+    answer, code, detail = call("GET", path .. "/installation", nil, { id = "number" })
+    if not answer then return nil, code, detail end
+    if answer.status == 200 and math.type(answer.values.id) == "integer" then return answer.values.id end
+    _, code, detail = judge(answer, "no_installation")
+    if answer.status ~= 404 then break end
+  end
+  return nil, code, detail
+end
+
+local function mint(method, path, what, host)
+  return { method = method, path = path, what = what, host = host }
+end
+
+-- The API's paths on api.github.com, and under /api/v3 on an Enterprise host.
+local calls = {
+  { "POST", "/app/installations/*/access_tokens", "an installation token" },
+  { "POST", "/app-manifests/*/conversions", "an App with its key" },
+  { "POST", "/applications/*/token", "an OAuth token" },
+  { "PATCH", "/applications/*/token", "an OAuth token" },
+  { "POST", "/applications/*/token/scoped", "an OAuth token" },
+  { "POST", "/repos/*/*/actions/runners/registration-token", "a token that registers a runner" },
+  { "POST", "/repos/*/*/actions/runners/remove-token", "a token that removes a runner" },
+  { "POST", "/repos/*/*/actions/runners/generate-jitconfig", "a runner's configuration, with its token" },
+  { "POST", "/orgs/*/actions/runners/registration-token", "a token that registers a runner" },
+  { "POST", "/orgs/*/actions/runners/remove-token", "a token that removes a runner" },
+  { "POST", "/orgs/*/actions/runners/generate-jitconfig", "a runner's configuration, with its token" },
+  { "POST", "/enterprises/*/actions/runners/registration-token", "a token that registers a runner" },
+  { "POST", "/enterprises/*/actions/runners/remove-token", "a token that removes a runner" },
+  { "POST", "/enterprises/*/actions/runners/generate-jitconfig", "a runner's configuration, with its token" },
+  { "POST", "/repos/*/*/keys", "a deploy key" },
+  { "POST", "/user/keys", "an SSH key" },
+}
+local rows = {}
+for _, c in ipairs(calls) do
+  rows[#rows + 1] = mint(c[1], c[2], c[3])
+  rows[#rows + 1] = mint(c[1], "/api/v3" .. c[2], c[3])
+end
+rows[#rows + 1] = mint(nil, "/login/oauth/access_token", "an OAuth token")
+rows[#rows + 1] = mint(nil, "/login/device/code", "a device login")
+
+return {
+  kind   = "type",
+  api    = 1,
+  name   = "github_app",
+  title  = "GitHub App installation",
+  hosts  = { "api.github.com", "uploads.github.com", "github.com", "codeload.github.com", "raw.githubusercontent.com" },
+  env    = { name = "GH_TOKEN", with = { GIT_TERMINAL_PROMPT = "0" } },
+  fields = {
+    { name = "app_id", required = true, help = "The App's id, or its client id (Iv…)" },
+    { name = "installation_id", type = "integer", min = 1, help = "As the installation's page has it in its URL" },
+    { name = "account", help = "In its place: the user, the organization, or OWNER/REPO that installed it" },
+    { name = "private_key", type = "pem", required = true, secret = true, help = "The App's PEM: private_key=@FILE" },
+    { name = "repositories", type = "list", help = "Names without owner; all of the installation unless named" },
+    { name = "permissions", type = "map", help = "permissions.contents=read; all that the App has unless named" },
+    { name = "api_url", type = "url", base = true, default = "https://api.github.com",
+      help = "Of GitHub Enterprise: https://HOST/api/v3" },
+  },
+  mint = rows,
+
+  validate = function(cred)
+    local why = sign.key_problem("RS256", cred.private_key)
+    if why then return nil, "private_key", why end
+    if not cred.app_id:find("^[%w._-]+$") then return nil, "app_id", "is a number, or a client id such as Iv23liAbC" end
+    if not cred.installation_id == not cred.account then
+      return nil, "installation_id", cred.account and "and account are both given: one of them says whose installation it is"
+        or "is missing, and so is account: one of them says whose installation it is"
+    end
+    if cred.account and not cred.account:find("^[%w][%w._-]*$") and not cred.account:find("^[%w][%w._-]*/[%w._-]+$") then
+      return nil, "account", "is the name of a user or an organization, or OWNER/REPO"
+    end
+    for _, name in ipairs(cred.repositories or {}) do
+      if not name:find("^[%w._-]+$") then
+        return nil, "repositories", ("has '%s': names stand without their owner"):format(name:sub(1, 60))
+      end
+    end
+    for name, level in pairs(cred.permissions or {}) do
+      if not name:find("^[%l_]+$") then return nil, "permissions", ("has no '%s': contents, issues, …"):format(name:sub(1, 40)) end
+      if level ~= "read" and level ~= "write" and level ~= "admin" then
+        return nil, "permissions", ("has '%s' as something other than read, write or admin"):format(name)
+      end
+    end
+    return true
+  end,
+
+  -- api.HOST and uploads.HOST are the API, and so is /api/ of an Enterprise host; everything else is git's.
+  apply = function(req, cred)
+    local token = cred.state.access_token
+    if req.host:find("^api%.") or req.host:find("^uploads%.") or req.path:find("^/api/") then
+      req.headers:set("authorization", "Bearer " .. token)
+    else
+      req.headers:set("authorization", "Basic " .. secret.base64("x-access-token:" .. token))
+    end
+  end,
+
+  refresh = function(cred, net, deadline)
+    local now = time.wall()
+    local app = app_jwt(cred, now)
+    if not app then return nil, "bad_key" end
+    local function call(method, path, body, expect)
+      local headers = {
+        { "accept", ACCEPT }, { "authorization", "Bearer " .. app }, { "x-github-api-version", VERSION },
+        { "user-agent", "sallyport" }, body and { "content-type", "application/json" },
+      }
+      return net.request({ method = method, url = base_of(cred) .. path, headers = headers, body = body, expect = expect },
+        deadline)
+    end
+    local id, code, detail = installation_of(cred, call)
+    if not id then return nil, code, detail end
+    local want = {}
+    if #(cred.repositories or {}) > 0 then want.repositories = cred.repositories end
+    if next(cred.permissions or {}) then want.permissions = cred.permissions end
+    local answer
+    answer, code, detail = call("POST", ("/app/installations/%d/access_tokens"):format(id), json.build(want),
+      { token = "secret", expires_at = "string" })
+    if not answer then return nil, code, detail end
+    if answer.status ~= 201 and answer.status ~= 200 then return judge(answer, "no_installation") end
+    if answer.malformed then return nil, "malformed" end
+    if not answer.values.token then return nil, "no_access_token" end
+    local ends = answer.values.expires_at and unix_of(answer.values.expires_at)
+    return { secrets = { access_token = answer.values.token }, expires_at = ends or now + TOKEN_LIFE }
+  end,
+
+  examples = {
+    { cred = { app_id = "1", installation_id = 2, private_key = "k", state = { access_token = "ghs_1" } },
+      req  = { url = "https://api.github.com/user/repos", headers = { authorization = "token placeholder" } },
+      want = { headers = { authorization = "Bearer ghs_1" } } },
+    { cred = { app_id = "1", installation_id = 2, private_key = "k", state = { access_token = "ghs_1" } },
+      req  = { url = "https://github.com/o/r.git/info/refs?service=git-upload-pack" },
+      want = { headers = { authorization = "Basic eC1hY2Nlc3MtdG9rZW46Z2hzXzE=" } } },
+    { cred = { app_id = "1", installation_id = 2, private_key = "k", api_url = "https://ghe.example.com/api/v3",
+               state = { access_token = "ghs_1" } },
+      req  = { url = "https://ghe.example.com/api/graphql", method = "POST", body = "{}" },
+      want = { headers = { authorization = "Bearer ghs_1" } } },
+    { cred = { app_id = "1", installation_id = 2, private_key = "k", api_url = "https://ghe.example.com/api/v3",
+               state = { access_token = "ghs_1" } },
+      req  = { url = "https://ghe.example.com/o/r/info/lfs/objects/batch", method = "POST", body = "{}" },
+      want = { headers = { authorization = "Basic eC1hY2Nlc3MtdG9rZW46Z2hzXzE=" } } },
+  },
+}
