@@ -11,12 +11,13 @@
  * `grep '^/\* ---- '` finds the heads, `grep '^conn_'` a section's functions.
  *
  *   util    slices, buffers, wiping, logging        json    reading and writing, ranges of bytes
- *   secret  the locked arena all secrets live in    sign    SHA-256, HMAC, private keys (pure)
- *   loop    clock, timers, the only epoll_wait      store   LMDB: sealed records, commits, request log
- *   addr    IP addresses and the guard (pure)       lua     state, sandbox; the only lua_resume
- *   net     listen, resolve, dial                   peer    one end of a connection, plain or TLS
- *   tls     BearSSL pump, certificates, trust       conn    a client's connection and its requests
- *   http    parse, frame, canonicalise (pure)       fetch   our own requests, to token endpoints
+ *   secret  the locked arena all secrets live in    subst   placeholders become secrets, and back (pure)
+ *   loop    clock, timers, the only epoll_wait      sign    SHA-256, HMAC, private keys (pure)
+ *   addr    IP addresses and the guard (pure)       store   LMDB: sealed records, commits, request log
+ *   net     listen, resolve, dial                   lua     state, sandbox; the only lua_resume
+ *   tls     BearSSL pump, certificates, trust       peer    one end of a connection, plain or TLS
+ *   http    parse, frame, canonicalise (pure)       conn    a client's connection and its requests
+ *                                                   fetch   our own requests, to token endpoints
  *                                                   bind    values, store, http, request, host: Lua modules
  *                                                   main    master, workers, commands
  *
@@ -6263,6 +6264,923 @@ json_clean_string(char *out, const struct json_token *t)
 		n += len;
 	}
 	return n;
+}
+
+/* ---- subst -----------------------------------------------------------------
+ * Rows: where the sandbox wrote a placeholder, the secret goes out, escaped for where it stands; every
+ * other byte stays. And the way back: what an answer echoes of a secret becomes again what the client
+ * had sent. Pure: what comes out is in a buf that the caller bounds, and bufs wipe what they held. */
+#define SUBST_ROWS_MAX 16       /* of one credential: places are a list, so a row is a field */
+#define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
+#define SUBST_WS_MAX (64 * 1024) /* a text message that is held: a handshake has 4 KiB; larger ones pass as they are */
+#define SUBST_WS_OUT_MAX (256 * 1024) /* and what it may become */
+
+enum subst_place {
+	SUBST_HEADER = 1 << 0, SUBST_QUERY = 1 << 1, SUBST_PATH = 1 << 2, SUBST_BODY = 1 << 3, SUBST_WEBSOCKET = 1 << 4,
+};
+
+struct subst_row {
+	struct slice placeholder; /* owned by the subst */
+	struct secret *secret;  /* owned */
+	unsigned places;        /* enum subst_place */
+};
+
+struct subst {
+	size_t n;
+	struct subst_row row[SUBST_ROWS_MAX];
+	struct buf text;        /* owned: the placeholders */
+};
+
+/* A way of writing characters: how one is read, how a value is written. */
+struct subst_code {
+	char escape;            /* begins what is longer than a byte; '\0': nothing does */
+	size_t (*get)(struct slice in, size_t i, char out[4], size_t *len); /* bytes read, at least 1 */
+	bool (*put)(struct buf *, struct slice value);
+};
+
+/* A run over one text: what lies before `from` has been copied, or replaced. */
+struct subst_run {
+	const struct subst *s;
+	unsigned place;
+	struct slice in;        /* borrowed */
+	struct buf *out;        /* borrowed; untouched while nothing was found */
+	size_t from;
+	unsigned hits;          /* bit i: row i was found */
+	struct slice sent[SUBST_ROWS_MAX]; /* borrowed from `in`: as the client wrote it, the first time */
+};
+
+static void
+subst_free(struct subst *s)
+{
+	if (s == NULL)
+		return;
+	for (size_t i = 0; i < s->n; i++)
+		secret_unref(s->row[i].secret);
+	buf_free(&s->text);
+	free(s);
+}
+
+static unsigned
+subst_places(const struct subst *s)
+{
+	unsigned all = 0;
+
+	for (size_t i = 0; s != NULL && i < s->n; i++)
+		all |= s->row[i].places;
+	return all;
+}
+
+/* -- one character */
+static size_t
+subst_get_plain(struct slice in, size_t i, char out[4], size_t *len)
+{
+	out[0] = in.p[i];
+	*len = 1;
+	return 1;
+}
+
+static size_t
+subst_get_percent(struct slice in, size_t i, char out[4], size_t *len)
+{
+	int c = http_percent(in, i);
+
+	out[0] = c < 0 ? in.p[i] : (char)c;
+	*len = 1;
+	return c < 0 ? 1 : 3;
+}
+
+static size_t
+subst_get_form(struct slice in, size_t i, char out[4], size_t *len)
+{
+	size_t used = subst_get_percent(in, i, out, len);
+
+	if (in.p[i] == '+')
+		out[0] = ' ';
+	return used;
+}
+
+/* Encoded once, or twice: an address within an address. */
+static size_t
+subst_get_nested(struct slice in, size_t i, char out[4], size_t *len)
+{
+	size_t used = subst_get_percent(in, i, out, len);
+	char twice[3];
+	int c;
+
+	if (used != 3 || out[0] != '%' || in.n - i < 5)
+		return used;
+	twice[0] = '%';
+	memcpy(twice + 1, in.p + i + 3, 2);
+	if ((c = http_percent((struct slice){twice, 3}, 0)) < 0)
+		return used;
+	out[0] = (char)c;
+	return 5;
+}
+
+static size_t
+subst_get_json(struct slice in, size_t i, char out[4], size_t *len)
+{
+	size_t used = json_char(in.p + i, in.n - i, out, len);
+
+	return used != 0 ? used : subst_get_plain(in, i, out, len);
+}
+
+/* -- one value */
+static bool
+subst_put_plain(struct buf *b, struct slice value)
+{
+	return buf_addv(b, value);
+}
+
+/* All but what is unreserved (RFC 3986 2.3), and `keep`. */
+static bool
+subst_put_escaped(struct buf *b, struct slice value, const char *keep)
+{
+	for (size_t i = 0; i < value.n; i++) {
+		unsigned char ch = (unsigned char)value.p[i];
+		char hex[3] = {'%', "0123456789ABCDEF"[ch >> 4], "0123456789ABCDEF"[ch & 15]};
+		bool plain = (ch < 0x80 && isalnum(ch)) || (ch != '\0' && strchr(keep, ch) != NULL);
+
+		if (!buf_add(b, plain ? &value.p[i] : hex, plain ? 1 : 3))
+			return false;
+	}
+	return true;
+}
+
+/* RFC 3986 3.3: a segment may hold these as they are, and servers that compare before they decode
+ * want them so (Telegram's ":"). Not ";", which ends a segment for some. */
+static bool
+subst_put_path(struct buf *b, struct slice value)
+{
+	return subst_put_escaped(b, value, "-._~:@!$&'()*+,=");
+}
+
+static bool
+subst_put_form(struct buf *b, struct slice value)
+{
+	return subst_put_escaped(b, value, "-._~");
+}
+
+static bool
+subst_put_json(struct buf *b, struct slice value)
+{
+	size_t n = json_quote(NULL, value);
+
+	if (n == SIZE_MAX || !buf_reserve(b, n + 2))
+		return false;
+	json_quote(b->p + b->n, value);
+	memmove(b->p + b->n, b->p + b->n + 1, n - 2);   /* without its quotes */
+	wipe(b->p + b->n + n - 2, 2);
+	b->n += n - 2;
+	return true;
+}
+
+static bool
+subst_put_xml(struct buf *b, struct slice value)
+{
+	static const char from[] = "&<>\"'";
+	static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&apos;"};
+
+	for (size_t i = 0; i < value.n; i++) {
+		const char *at = value.p[i] != '\0' ? strchr(from, value.p[i]) : NULL;
+
+		if (!(at != NULL ? buf_adds(b, to[at - from]) : buf_add(b, &value.p[i], 1)))
+			return false;
+	}
+	return true;
+}
+
+static const struct subst_code
+    subst_plain = {'\0', subst_get_plain, subst_put_plain},
+    subst_path = {'%', subst_get_percent, subst_put_path},
+    subst_form = {'%', subst_get_form, subst_put_form},
+    subst_json = {'\\', subst_get_json, subst_put_json},
+    subst_xml = {'\0', subst_get_plain, subst_put_xml};
+
+/* Bytes of in at `at` that spell `want`, or 0. */
+static size_t
+subst_match(const struct subst_code *code, struct slice in, size_t at, struct slice want)
+{
+	size_t i = at, done = 0, len;
+	char c[4];
+
+	while (done < want.n) {
+		if (i >= in.n)
+			return 0;
+		i += code->get(in, i, c, &len);
+		if (len == 0 || len > want.n - done || memcmp(c, want.p + done, len) != 0)
+			return 0;
+		done += len;
+	}
+	return i - at;
+}
+
+static bool
+subst_has(const struct subst_code *code, struct slice in, struct slice want)
+{
+	size_t len;
+	char c[4];
+
+	if (want.n == 0 || in.n < want.n)
+		return false;
+	if (code->escape == '\0')
+		return memmem(in.p, in.n, want.p, want.n) != NULL;
+	for (size_t i = 0; i < in.n; i += in.p[i] == code->escape ? code->get(in, i, c, &len) : 1)
+		if (subst_match(code, in, i, want) != 0)
+			return true;
+	return false;
+}
+
+/* The row whose placeholder stands here; the longest of several. -1: none. */
+static int
+subst_row_at(const struct subst_run *t, const struct subst_code *code, struct slice in, size_t i, size_t *used)
+{
+	size_t best = 0;
+	int row = -1;
+
+	for (size_t k = 0; k < t->s->n; k++) {
+		const struct subst_row *r = &t->s->row[k];
+		size_t n;
+
+		if ((r->places & t->place) == 0 || (in.p[i] != r->placeholder.p[0] &&
+		    (in.p[i] != code->escape || code->escape == '\0')))
+			continue;
+		if ((n = subst_match(code, in, i, r->placeholder)) != 0 && r->placeholder.n > best) {
+			best = r->placeholder.n;
+			*used = n;
+			row = (int)k;
+		}
+	}
+	return row;
+}
+
+/* Replaces in bytes [i, end) of the text. False: no room, or a value that cannot be written there. */
+static bool
+subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t end)
+{
+	struct slice in = {t->in.p, end};
+	size_t used, len;
+	char c[4];
+
+	while (i < end) {
+		int row = subst_row_at(t, code, in, i, &used);
+
+		if (row < 0) {
+			i += in.p[i] == code->escape ? code->get(in, i, c, &len) : 1;
+			continue;
+		}
+		if (!buf_add(t->out, t->in.p + t->from, i - t->from) ||
+		    !code->put(t->out, secret_slice(t->s->row[row].secret)))
+			return false;
+		if ((t->hits >> row & 1) == 0)
+			t->sent[row] = (struct slice){in.p + i, used};
+		t->hits |= 1u << row;
+		i = t->from = i + used;
+	}
+	return true;
+}
+
+/* The rest, where anything was found. */
+static bool
+subst_end(struct subst_run *t)
+{
+	return t->hits == 0 || buf_add(t->out, t->in.p + t->from, t->in.n - t->from);
+}
+
+static bool
+subst_all(struct subst_run *t, const struct subst_code *code)
+{
+	return subst_range(t, code, 0, t->in.n) && subst_end(t);
+}
+
+/* -- headers: a value as it is, and what Basic holds in base64 (RFC 7617 2) */
+static bool
+subst_basic(struct subst_run *t)
+{
+	struct slice token = {t->in.p + 6, t->in.n - 6};
+	struct subst_run inner = *t;
+	struct buf plain, now;
+	ssize_t n;
+	bool ok = false;
+
+	buf_init(&plain, token.n + 1);
+	buf_init(&now, t->out->max);
+	inner.out = &now;
+	if (buf_reserve(&plain, token.n + 1) && (n = b64_decode(plain.p, plain.cap, token, false)) >= 0) {
+		plain.n = (size_t)n;
+		inner.in = buf_slice(&plain);
+		ok = subst_all(&inner, &subst_plain);
+	} else {
+		ok = true;              /* not base64: no server reads it */
+	}
+	if (ok && inner.hits != 0) {
+		t->hits = inner.hits;
+		ok = now.n < t->out->max && buf_add(t->out, t->in.p, 6) && buf_reserve(t->out, b64_len(now.n));
+		if (ok)
+			t->out->n += b64_encode(t->out->p + t->out->n, now.p, now.n, false);
+	}
+	buf_free(&plain);
+	buf_free(&now);
+	return ok;
+}
+
+static bool
+subst_header(struct subst_run *t)
+{
+	if (t->in.n > 6 && slice_eq_nocase((struct slice){t->in.p, 6}, SLICE("basic ")))
+		return subst_basic(t);
+	return subst_all(t, &subst_plain);
+}
+
+/* -- bodies, by Content-Type */
+enum subst_kind { SUBST_OTHER, SUBST_JSON, SUBST_LINES, SUBST_FORM, SUBST_XML, SUBST_TEXT };
+enum subst_result { SUBST_DONE, SUBST_MALFORMED, SUBST_NO_ROOM };
+
+static bool
+slice_ends_nocase(struct slice s, struct slice tail)
+{
+	return s.n >= tail.n && slice_eq_nocase((struct slice){s.p + s.n - tail.n, tail.n}, tail);
+}
+
+static enum subst_kind
+subst_kind_of(struct slice type)
+{
+	static const struct { struct slice type; enum subst_kind kind; } kinds[] = {
+		{SLICE("application/json"), SUBST_JSON}, {SLICE("text/json"), SUBST_JSON},
+		{SLICE("application/x-ndjson"), SUBST_LINES}, {SLICE("application/jsonl"), SUBST_LINES},
+		{SLICE("application/x-www-form-urlencoded"), SUBST_FORM},
+		{SLICE("application/xml"), SUBST_XML}, {SLICE("text/xml"), SUBST_XML},
+		{SLICE("application/graphql"), SUBST_TEXT},
+		{SLICE("multipart/form-data"), SUBST_TEXT},     /* RFC 7578: parts are as they are */
+	};
+	const char *end = type.n != 0 ? memchr(type.p, ';', type.n) : NULL;
+
+	if (end != NULL)
+		type.n = (size_t)(end - type.p);
+	while (type.n != 0 && (type.p[type.n - 1] == ' ' || type.p[type.n - 1] == '\t'))
+		type.n--;
+	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+		if (slice_eq_nocase(type, kinds[i].type))
+			return kinds[i].kind;
+	if (slice_ends_nocase(type, SLICE("+json")))
+		return SUBST_JSON;
+	if (slice_ends_nocase(type, SLICE("+xml")))
+		return SUBST_XML;
+	return type.n > 5 && slice_eq_nocase((struct slice){type.p, 5}, SLICE("text/")) ? SUBST_TEXT : SUBST_OTHER;
+}
+
+/* One JSON text at [at, end): in its strings, whatever way they are escaped. */
+static enum subst_result
+subst_json_text(struct subst_run *t, size_t at, size_t end)
+{
+	struct json_reader r;
+	struct json_token token;
+
+	json_open(&r, (struct slice){t->in.p + at, end - at});
+	while (json_next(&r, &token) != JSON_BAD && token.type != JSON_END) {
+		size_t i = (size_t)(token.raw.p - t->in.p) + 1;
+
+		if ((token.type == JSON_STRING || token.type == JSON_KEY) &&
+		    !subst_range(t, &subst_json, i, i + token.raw.n - 2))
+			return SUBST_NO_ROOM;
+	}
+	return token.type == JSON_END ? SUBST_DONE : SUBST_MALFORMED;
+}
+
+static enum subst_result
+subst_json_lines(struct subst_run *t)
+{
+	for (size_t at = 0; at < t->in.n;) {
+		const char *nl = memchr(t->in.p + at, '\n', t->in.n - at);
+		size_t end = nl != NULL ? (size_t)(nl - t->in.p) : t->in.n;
+		enum subst_result result = SUBST_DONE;
+
+		if (end > at && !(end == at + 1 && t->in.p[at] == '\r'))
+			result = subst_json_text(t, at, end);
+		if (result != SUBST_DONE)
+			return result;
+		at = end + 1;
+	}
+	return SUBST_DONE;
+}
+
+/* Markup with references; a CDATA section has none (XML 1.0 2.7), and a value must not end it. */
+static enum subst_result
+subst_xml_text(struct subst_run *t)
+{
+	size_t at = 0;
+
+	while (at < t->in.n) {
+		const char *open = memmem(t->in.p + at, t->in.n - at, "<![CDATA[", 9);
+		size_t cdata = open != NULL ? (size_t)(open - t->in.p) + 9 : t->in.n;
+		const char *close = open != NULL ? memmem(t->in.p + cdata, t->in.n - cdata, "]]>", 3) : NULL;
+		size_t end = close != NULL ? (size_t)(close - t->in.p) : t->in.n;
+		unsigned hits = t->hits;
+
+		if (!subst_range(t, &subst_xml, at, cdata))
+			return SUBST_NO_ROOM;
+		t->hits = 0;
+		if (!subst_range(t, &subst_plain, cdata, end))
+			return SUBST_NO_ROOM;
+		for (size_t i = 0; i < t->s->n; i++)
+			if ((t->hits >> i & 1) != 0 && subst_has(&subst_plain, secret_slice(t->s->row[i].secret), SLICE("]]>")))
+				return SUBST_NO_ROOM;
+		t->hits |= hits;
+		at = end;
+		if (close == NULL)
+			break;
+	}
+	return SUBST_DONE;
+}
+
+static enum subst_result
+subst_body(struct subst_run *t, enum subst_kind kind)
+{
+	enum subst_result result = SUBST_DONE;
+
+	switch (kind) {
+	case SUBST_OTHER: return SUBST_DONE;
+	case SUBST_JSON:  result = subst_json_text(t, 0, t->in.n); break;
+	case SUBST_LINES: result = subst_json_lines(t); break;
+	case SUBST_XML:   result = subst_xml_text(t); break;
+	case SUBST_FORM:  result = subst_range(t, &subst_form, 0, t->in.n) ? SUBST_DONE : SUBST_NO_ROOM; break;
+	case SUBST_TEXT:  result = subst_range(t, &subst_plain, 0, t->in.n) ? SUBST_DONE : SUBST_NO_ROOM; break;
+	}
+	if (result == SUBST_DONE && !subst_end(t))
+		result = SUBST_NO_ROOM;
+	return result;
+}
+
+/* -- WebSocket (RFC 6455 5): what the client sends. A text message is held until it is whole, and goes
+ * on as it came unless a placeholder stood in it. Control frames pass it, everything else follows it. */
+struct subst_ws {
+	const struct subst *s;  /* borrowed from the req */
+	struct buf held;        /* owned; the frames of a text message, as they came */
+	struct buf out;         /* owned; what is to go on */
+	size_t out_used;
+	unsigned char head[14]; /* of a frame, while it arrives */
+	size_t head_n;
+	uint64_t left;          /* bytes of its payload still to come */
+	bool payload;           /* its head is whole */
+	bool hold;              /* it belongs to what is held */
+	bool last;              /* and ends the message */
+	bool text;              /* a message is held that is not whole yet */
+};
+
+static struct subst_ws *
+subst_ws_new(const struct subst *s)
+{
+	struct subst_ws *w = calloc(1, sizeof *w);
+
+	if (w == NULL)
+		return NULL;
+	w->s = s;
+	buf_init(&w->held, SUBST_WS_MAX);
+	buf_init(&w->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
+	return w;
+}
+
+static void
+subst_ws_free(struct subst_ws *w)
+{
+	if (w == NULL)
+		return;
+	buf_free(&w->held);
+	buf_free(&w->out);
+	free(w);
+}
+
+/* Length of a frame's head as far as its first bytes tell; its payload's length. */
+static size_t
+subst_ws_head(const unsigned char *h, size_t n, uint64_t *len)
+{
+	size_t extra, need;
+
+	if (n < 2)
+		return 2;
+	extra = (h[1] & 127) == 126 ? 2 : (h[1] & 127) == 127 ? 8 : 0;
+	need = 2 + extra + ((h[1] & 128) != 0 ? 4 : 0);
+	if (n >= need)
+		*len = extra == 2 ? load_be16(h + 2) : extra == 8 ? load_be64(h + 2) : h[1] & 127;
+	return need;
+}
+
+static void
+subst_ws_mask(char *p, size_t n, const unsigned char key[4])
+{
+	for (size_t i = 0; i < n; i++)
+		p[i] = (char)((unsigned char)p[i] ^ key[i & 3]);
+}
+
+/* What is held goes on as it came. */
+static bool
+subst_ws_release(struct subst_ws *w)
+{
+	bool ok = buf_addv(&w->out, buf_slice(&w->held));
+
+	buf_clear(&w->held);
+	w->text = w->hold = false;
+	return ok;
+}
+
+/* The text of the held frames, unmasked. */
+static bool
+subst_ws_gather(const struct subst_ws *w, struct buf *text)
+{
+	const unsigned char *h = (const unsigned char *)w->held.p;
+
+	for (size_t at = 0; at < w->held.n;) {
+		uint64_t len = 0;
+		size_t head = subst_ws_head(h + at, w->held.n - at, &len);
+
+		if (!buf_add(text, w->held.p + at + head, (size_t)len))
+			return false;
+		subst_ws_mask(text->p + text->n - len, (size_t)len, h + at + head - 4);
+		at += head + (size_t)len;
+	}
+	return true;
+}
+
+/* One whole text frame with a mask of its own. */
+static bool
+subst_ws_put(struct buf *out, struct slice text)
+{
+	unsigned char head[14] = {0x81};
+	size_t n = 2;
+
+	if (text.n < 126) {
+		head[1] = (unsigned char)(0x80 | text.n);
+	} else if (text.n <= 0xffff) {
+		head[1] = 0x80 | 126;
+		store_be16(head + 2, (uint16_t)text.n);
+		n = 4;
+	} else {
+		head[1] = 0x80 | 127;
+		store_be64(head + 2, text.n);
+		n = 10;
+	}
+	if (!rand_bytes(head + n, 4) || !buf_add(out, head, n + 4) || !buf_addv(out, text))
+		return false;
+	subst_ws_mask(out->p + out->n - text.n, text.n, head + n);
+	return true;
+}
+
+/* The held message is whole. */
+static bool
+subst_ws_message(struct subst_ws *w)
+{
+	struct buf text, now;
+	struct subst_run t = {.s = w->s, .place = SUBST_WEBSOCKET, .out = &now};
+	enum subst_result result = SUBST_NO_ROOM;
+	bool ok;
+
+	buf_init(&text, SUBST_WS_MAX);
+	buf_init(&now, SUBST_WS_OUT_MAX);
+	if (subst_ws_gather(w, &text)) {
+		t.in = buf_slice(&text);
+		if ((result = subst_body(&t, SUBST_JSON)) == SUBST_MALFORMED) {
+			buf_clear(&now);
+			t = (struct subst_run){.s = w->s, .place = SUBST_WEBSOCKET, .out = &now, .in = buf_slice(&text)};
+			result = subst_body(&t, SUBST_TEXT);
+		}
+	}
+	ok = result == SUBST_DONE && (t.hits != 0 ? subst_ws_put(&w->out, buf_slice(&now)) : subst_ws_release(w));
+	buf_clear(&w->held);
+	w->text = w->hold = false;
+	buf_free(&text);
+	buf_free(&now);
+	return ok;
+}
+
+/* A frame's head is whole: is its payload held? */
+static bool
+subst_ws_begin(struct subst_ws *w)
+{
+	unsigned op = w->head[0] & 15;
+	bool plain = (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0; /* no extension, and masked as it must */
+	bool ok = true;
+
+	w->hold = false;
+	w->last = (w->head[0] & 128) != 0;
+	if (op < 8) {
+		if (op != 0)
+			ok = subst_ws_release(w);       /* a new message; an unfinished one is the server's to judge */
+		w->hold = plain && (op == 1 || (op == 0 && w->text));
+		if (w->hold && w->left + w->head_n > SUBST_WS_MAX - w->held.n)
+			w->hold = false;
+		if (w->text && !w->hold)
+			ok = ok && subst_ws_release(w);
+		w->text = w->hold;
+	}
+	ok = ok && buf_add(w->hold ? &w->held : &w->out, w->head, w->head_n);
+	w->head_n = 0;
+	w->payload = true;
+	return ok;
+}
+
+/* Takes bytes of the client's. False: no room; the connection is to end. */
+static bool
+subst_ws_feed(struct subst_ws *w, struct slice in)
+{
+	for (;;) {
+		if (w->payload && w->left == 0) {
+			w->payload = false;
+			if (w->hold && w->last && !subst_ws_message(w))
+				return false;
+		}
+		if (in.n == 0)
+			return true;
+		if (w->payload) {
+			size_t n = in.n < w->left ? in.n : (size_t)w->left;
+
+			if (!buf_add(w->hold ? &w->held : &w->out, in.p, n))
+				return false;
+			w->left -= n;
+			in = (struct slice){in.p + n, in.n - n};
+		} else {
+			w->head[w->head_n++] = (unsigned char)in.p[0];
+			in = (struct slice){in.p + 1, in.n - 1};
+			if (subst_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1 && !subst_ws_begin(w))
+				return false;
+		}
+	}
+}
+
+/* -- the way back: what went out in path or query, and what the client had sent there */
+struct subst_back {
+	struct subst_back *next;
+	struct secret *secret;  /* owned */
+	struct slice sent;      /* in `text`; .p NULL: nothing, the parameter `name` was ours */
+	struct slice name;      /* in `text`, as we wrote it; empty: it was no parameter */
+	char text[];
+};
+
+static void
+subst_back_free(struct subst_back *b)
+{
+	while (b != NULL) {
+		struct subst_back *next = b->next;
+
+		secret_unref(b->secret);
+		free(b);
+		b = next;
+	}
+}
+
+/* Notes a value. The first of two with one value counts. False: no memory, or too many. */
+static bool
+subst_back_add(struct subst_back **list, struct secret *secret, struct slice sent, struct slice name)
+{
+	struct subst_back *b;
+	size_t n = 0;
+
+	for (; *list != NULL; list = &(*list)->next)
+		if (slice_eq(secret_slice((*list)->secret), secret_slice(secret)) || ++n == SUBST_BACK_MAX)
+			return n != SUBST_BACK_MAX;
+	if (secret->n == 0)
+		return true;
+	if ((b = malloc(sizeof *b + sent.n + name.n)) == NULL)
+		return false;
+	*b = (struct subst_back){.secret = secret_ref(secret)};
+	if (sent.n != 0)
+		memcpy(b->text, sent.p, sent.n);
+	if (name.n != 0)
+		memcpy(b->text + sent.n, name.p, name.n);
+	if (sent.p != NULL)
+		b->sent = (struct slice){b->text, sent.n};
+	b->name = (struct slice){b->text + sent.n, name.n};
+	*list = b;
+	return true;
+}
+
+/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part. "+" may
+ * be itself or a space. */
+static size_t
+subst_back_match(const struct subst_back *b, struct slice in, size_t at)
+{
+	struct slice want = secret_slice(b->secret);
+	size_t i = at, len;
+	char c[4];
+
+	if (in.n - at >= want.n && memcmp(in.p + at, want.p, want.n) == 0)
+		return want.n;
+	for (size_t done = 0; done < want.n; done++) {
+		bool plus;
+
+		if (i >= in.n)
+			return 0;
+		plus = in.p[i] == '+' && want.p[done] == ' ';
+		i += subst_get_nested(in, i, c, &len);
+		if (c[0] != want.p[done] && !plus)
+			return 0;
+	}
+	return i - at;
+}
+
+/* A parameter that we added leaves with its name and one "&". *start and *end are moved around it. */
+static void
+subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t *start, size_t *end)
+{
+	size_t n = b->name.n + 1, at = *start - n;
+
+	if (b->name.n == 0 || *start < from + n + 1 || in.p[*start - 1] != '=' ||
+	    memcmp(in.p + at, b->name.p, b->name.n) != 0 || (in.p[at - 1] != '?' && in.p[at - 1] != '&'))
+		return;
+	*start = at;
+	if (*end < in.n && in.p[*end] == '&')
+		++*end;
+	else
+		--*start;
+}
+
+/* A field's value as the client may see it. False: no room. */
+static bool
+subst_back_value(const struct subst_back *list, struct slice in, struct buf *out)
+{
+	size_t from = 0, i = 0;
+
+	while (i < in.n) {
+		const struct subst_back *best = NULL;
+		size_t used = 0, start = i, end;
+
+		for (const struct subst_back *b = list; b != NULL; b = b->next) {
+			size_t n = subst_back_match(b, in, i);
+
+			if (n > used) {
+				used = n;
+				best = b;
+			}
+		}
+		if (best == NULL) {
+			i++;
+			continue;
+		}
+		end = i + used;
+		if (best->sent.p == NULL)
+			subst_back_pair(best, in, from, &start, &end);
+		if (!buf_add(out, in.p + from, start - from) || !buf_addv(out, best->sent))
+			return false;
+		from = i = end;
+	}
+	return buf_add(out, in.p + from, in.n - from);
+}
+
+/* -- known placeholders: finds any of a set in a text, in one pass whose cost does not depend on how
+ * many there are. Eight bytes of each, chosen where it is random, are its key. */
+#define KNOWN_KEY 8
+#define KNOWN_FOUND_MAX 16      /* told of one request; nobody needs more to refuse it */
+
+struct known_entry {
+	uint64_t key;
+	uint32_t at, n;         /* in `text` */
+	uint32_t end;           /* of the key, from `at` */
+	uint32_t next;          /* in its slot: index + 1; 0: none */
+};
+
+struct known {
+	struct known_entry *entry; /* owned */
+	uint32_t *slot;         /* owned; index + 1 */
+	uint32_t n, cap, bits;  /* 1 << bits slots */
+	struct buf text;        /* owned */
+};
+
+struct known_found {
+	uint32_t id[KNOWN_FOUND_MAX]; /* 1 for the first that was added */
+	size_t n;
+};
+
+static void
+known_wipe(struct known *k)
+{
+	free(k->entry);
+	free(k->slot);
+	buf_free(&k->text);
+	*k = (struct known){.text = {.max = k->text.max}};
+}
+
+static uint32_t
+known_slot(const struct known *k, uint64_t key)
+{
+	return (uint32_t)(key * 0x9e3779b97f4a7c15 >> (64 - k->bits));
+}
+
+static bool
+known_grow(struct known *k)
+{
+	uint32_t bits = k->bits == 0 ? 6 : k->bits + 1, cap = 1u << (bits - 1);
+	struct known_entry *entry = calloc(cap, sizeof *entry);
+	uint32_t *slot = calloc((size_t)1 << bits, sizeof *slot);
+
+	if (entry == NULL || slot == NULL) {
+		free(entry);
+		free(slot);
+		return false;
+	}
+	if (k->n != 0)
+		memcpy(entry, k->entry, k->n * sizeof *entry);
+	free(k->entry);
+	free(k->slot);
+	k->entry = entry;
+	k->slot = slot;
+	k->cap = cap;
+	k->bits = bits;
+	for (uint32_t i = 0; i < k->n; i++) {
+		uint32_t *at = &k->slot[known_slot(k, k->entry[i].key)];
+
+		k->entry[i].next = *at;
+		*at = i + 1;
+	}
+	return true;
+}
+
+/* `end`: where its random part ends. False: no memory. A text of less than a key's length is never found. */
+static bool
+known_add(struct known *k, struct slice text, size_t end)
+{
+	struct known_entry e = {.at = (uint32_t)k->text.n, .n = (uint32_t)text.n, .end = (uint32_t)end};
+	uint32_t *at;
+
+	if ((k->n == k->cap && !known_grow(k)) || !buf_addv(&k->text, text))
+		return false;
+	if (text.n >= KNOWN_KEY && end >= KNOWN_KEY && end <= text.n) {
+		e.key = load_be64(text.p + end - KNOWN_KEY);
+		at = &k->slot[known_slot(k, e.key)];
+		e.next = *at;
+		*at = k->n + 1;
+	}
+	k->entry[k->n++] = e;
+	return true;
+}
+
+static void
+known_note(struct known_found *found, uint32_t id)
+{
+	for (size_t i = 0; i < found->n; i++)
+		if (found->id[i] == id)
+			return;
+	if (found->n < KNOWN_FOUND_MAX)
+		found->id[found->n++] = id;
+}
+
+static void
+known_scan(const struct known *k, struct slice in, struct known_found *found)
+{
+	uint64_t key = 0;
+
+	if (k->n == 0)
+		return;
+	for (size_t i = 0; i < in.n; i++) {
+		key = key << 8 | (unsigned char)in.p[i];
+		if (i + 1 < KNOWN_KEY)
+			continue;
+		for (uint32_t at = k->slot[known_slot(k, key)]; at != 0; at = k->entry[at - 1].next) {
+			const struct known_entry *e = &k->entry[at - 1];
+
+			if (e->key == key && i + 1 >= e->end && in.n - (i + 1 - e->end) >= e->n &&
+			    memcmp(in.p + i + 1 - e->end, k->text.p + e->at, e->n) == 0)
+				known_note(found, at);
+		}
+	}
+}
+
+/* The same where bytes may be percent-encoded. False: no memory. */
+static bool
+known_scan_encoded(const struct known *k, struct slice in, struct known_found *found)
+{
+	struct buf plain;
+
+	if (in.n == 0 || memchr(in.p, '%', in.n) == NULL) {
+		known_scan(k, in, found);
+		return true;
+	}
+	buf_init(&plain, in.n);
+	if (!buf_reserve(&plain, in.n))
+		return false;
+	plain.n = http_reading_decode_all(in, plain.p);
+	known_scan(k, buf_slice(&plain), found);
+	buf_free(&plain);
+	return true;
+}
+
+/* A header's value; Basic is looked into. */
+static bool
+known_scan_value(const struct known *k, struct slice in, struct known_found *found)
+{
+	struct buf plain;
+	ssize_t n;
+
+	known_scan(k, in, found);
+	if (in.n <= 6 || !slice_eq_nocase((struct slice){in.p, 6}, SLICE("basic ")))
+		return true;
+	buf_init(&plain, in.n);
+	if (!buf_reserve(&plain, in.n))
+		return false;
+	if ((n = b64_decode(plain.p, plain.cap, (struct slice){in.p + 6, in.n - 6}, false)) > 0) {
+		plain.n = (size_t)n;
+		known_scan(k, buf_slice(&plain), found);
+	}
+	buf_free(&plain);
+	return true;
 }
 
 /* ---- sign ------------------------------------------------------------------
@@ -13174,6 +14092,9 @@ struct req {
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
 	struct buf stripped_names; /* owned; headers that strip names, a line each: for trailers */
 	bool query_removed;
+	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
+	struct subst_ws *ws;    /* owned; a WebSocket with rows */
+	struct subst_back *back; /* owned; secrets in path and query, to be taken out of the answer's head */
 
 	/* the body, when somebody reads it whole */
 	bool body_reading, body_read, body_failed;
@@ -13663,6 +14584,9 @@ req_free(struct req *r)
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	secret_drop(&r->new_body);
+	subst_ws_free(r->ws);
+	subst_free(r->subst);
+	subst_back_free(r->back);
 	filter_free(r->filter);
 	req_body_drop(r);
 	buf_free(&r->answer);
@@ -15007,9 +15931,42 @@ websocket_accepted(const struct req *r, const struct http_head *answer)
 	return slice_eq(answer->field[a].value, (struct slice){want, sizeof want});
 }
 
+/* Fields that repeat the request's address, or what stood in it. */
+static bool
+answer_echoes(struct slice name)
+{
+	static const struct slice names[] = {
+		SLICE("location"), SLICE("content-location"),   /* RFC 9110 10.2.2, 8.7 */
+		SLICE("link"), SLICE("refresh"),                /* RFC 8288; HTML's, which browsers obey */
+		SLICE("set-cookie"),
+	};
+
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		if (slice_eq_nocase(name, names[i]))
+			return true;
+	return false;
+}
+
+/* Whether a trailer may follow: what is rewritten in a head is dropped behind a body. */
+static bool
+answer_trailer_may_pass(const struct flow *f, struct slice name)
+{
+	const struct req *r = (const struct req *)((const char *)f - offsetof(struct req, down_flow));
+
+	return r->back == NULL || !answer_echoes(name);
+}
+
+/* With what the client had sent in the place of our secrets. */
+static bool
+answer_put_echo(struct buf *b, const struct req *r, const struct http_field *f)
+{
+	return buf_addv(b, f->name) && buf_add(b, ": ", 2) && subst_back_value(r->back, f->value, b) &&
+	    buf_add(b, "\r\n", 2);
+}
+
 /* Status line and fields of the answer, without framing. */
 static bool
-answer_put_fields(struct buf *b, const struct http_head *h, bool upgrade)
+answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h, bool upgrade)
 {
 	bool ok = buf_adds(b, "HTTP/1.1 ") && buf_addu(b, (uint64_t)h->status) && buf_add(b, " ", 1) &&
 	    buf_addv(b, h->reason) && buf_add(b, "\r\n", 2);
@@ -15017,7 +15974,8 @@ answer_put_fields(struct buf *b, const struct http_head *h, bool upgrade)
 	for (size_t i = 0; ok && i < h->nfields; i++) {
 		if (h->field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
 			continue;
-		ok = put_field(b, h->field[i].name, h->field[i].value);
+		ok = r->back != NULL && answer_echoes(h->field[i].name) ? answer_put_echo(b, r, &h->field[i]) :
+		    put_field(b, h->field[i].name, h->field[i].value);
 	}
 	if (upgrade)
 		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -15047,6 +16005,7 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h, bool
 		ok = buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	}
 	flow_init(&r->down_flow, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
+	r->down_flow.may_pass = answer_trailer_may_pass;
 	if (*last)
 		ok = ok && buf_adds(b, "Connection: close\r\n");
 	else if (old)
@@ -15064,7 +16023,7 @@ conn_relay_interim(struct conn *c, const struct http_head *h)
 	if (c->req->head.minor == 0 || (h->status == 100 && c->req->expect_sent))
 		return true;
 	buf_init(&b, PEER_HEAD_MAX);
-	ok = answer_put_fields(&b, h, false) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
+	ok = answer_put_fields(&b, c->req, h, false) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
 	buf_free(&b);
 	return ok;
 }
@@ -15098,7 +16057,8 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 			conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
 			return false;
 		}
-		ok = answer_put_fields(&b, h, true) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
+		ok = (subst_places(r->subst) & SUBST_WEBSOCKET) == 0 || (r->ws = subst_ws_new(r->subst)) != NULL;
+		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
 		buf_free(&b);
 		if (!ok)
 			conn_close(c, true);
@@ -15110,7 +16070,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (!r->head.keep_alive || conn_draining ||
 	    (h->status >= 400 && !r->body_read && !r->up_flow.done))
 		c->last = true;
-	ok = answer_put_fields(&b, h, false) && answer_put_framing(&b, r, h, &c->last) &&
+	ok = answer_put_fields(&b, r, h, false) && answer_put_framing(&b, r, h, &c->last) &&
 	    peer_put(&c->peer, b.p, b.n);
 	buf_free(&b);
 	if (!ok) {
@@ -15325,22 +16285,43 @@ conn_step_relay(struct conn *c)
 }
 
 /* -- CONN_BLIND */
-/* One direction. False: it is over, cleanly or not. */
+/* What the rows made of a WebSocket's frames goes on, a piece at a time. */
 static bool
-blind_pump(struct peer *from, struct peer *to, bool *done, uint64_t *moved)
+blind_put_ws(struct subst_ws *w, struct peer *to)
+{
+	size_t n = w->out.n - w->out_used < PEER_PIECE ? w->out.n - w->out_used : PEER_PIECE;
+
+	if (!peer_put(to, w->out.p + w->out_used, n))
+		return false;
+	w->out_used += n;
+	if (w->out_used == w->out.n) {
+		w->out_used = 0;
+		buf_recycle(&w->out, REQ_BUF_KEEP);
+	}
+	return true;
+}
+
+/* One direction. `w`: rows that rewrite it, or NULL. False: it is over, cleanly or not. */
+static bool
+blind_pump(struct peer *from, struct peer *to, struct subst_ws *w, bool *done, uint64_t *moved)
 {
 	while (!*done) {
 		if (*moved >= CONN_TURN)
 			return true;
 		if (!peer_room(to) && (peer_flush(to) == IO_ERR || !peer_room(to)))
 			return !to->failed;
+		if (w != NULL && w->out.n != 0) {
+			if (!blind_put_ws(w, to))
+				return false;
+			continue;
+		}
 		switch (peer_fill(from)) {
 		case IO_OK: {
 			struct slice in = peer_data(from);
 
 			if (in.n > PEER_PIECE)
 				in.n = PEER_PIECE;
-			if (!peer_put(to, in.p, in.n))
+			if (w != NULL ? !subst_ws_feed(w, in) : !peer_put(to, in.p, in.n))
 				return false;
 			peer_consume(from, in.n);
 			*moved += in.n;
@@ -15349,6 +16330,11 @@ blind_pump(struct peer *from, struct peer *to, bool *done, uint64_t *moved)
 		case IO_AGAIN:
 			return peer_flush(to) != IO_ERR;
 		case IO_EOF:
+			if (w != NULL && w->held.n != 0) {
+				if (!subst_ws_release(w))
+					return false;
+				break;          /* half a message: the upstream's to judge */
+			}
 			*done = true;
 			if (to->tls != NULL && peer_flush(to) != IO_ERR)
 				tls_shutdown(to->tls);
@@ -15380,9 +16366,9 @@ conn_step_blind(struct conn *c)
 
 	size_t pending = peer_pending(&c->peer) + peer_pending(&c->blind->peer);
 
-	if (!blind_pump(&c->peer, &c->blind->peer, &c->blind_up_done, &up))
+	if (!blind_pump(&c->peer, &c->blind->peer, c->blind_req->ws, &c->blind_up_done, &up))
 		c->blind_up_done = c->blind_up_shut = c->blind_down_done = true; /* what waits still goes out */
-	if (!blind_pump(&c->blind->peer, &c->peer, &c->blind_down_done, &down))
+	if (!blind_pump(&c->blind->peer, &c->peer, NULL, &c->blind_down_done, &down))
 		c->blind_down_done = c->blind_up_done = c->blind_up_shut = true;
 	if (!blind_finish(&c->blind->peer, c->blind_up_done, &c->blind_up_shut) ||
 	    !blind_finish(&c->peer, c->blind_down_done, &c->blind_down_shut) ||
@@ -19394,7 +20380,7 @@ slice_has(struct slice in, struct slice what)
 	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
 }
 
-/* req:presents(placeholder) -> bool: it stands in a header (Basic is looked into) or the query */
+/* req:presents(placeholder) -> bool: it stands in a header (Basic is looked into), the path or the query */
 static int
 l_req_presents(lua_State *L)
 {
@@ -19403,7 +20389,8 @@ l_req_presents(lua_State *L)
 	bool found;
 
 	what.p = luaL_checklstring(L, 2, &what.n);
-	found = r->query.p != NULL && slice_has(r->query, what);
+	found = (r->query.p != NULL && subst_has(&subst_form, r->query, what)) ||
+	    (r->path.p != NULL && subst_has(&subst_path, r->path, what));
 	for (size_t i = 0; !found && i < r->head.nfields; i++) {
 		struct slice v = r->head.field[i].value;
 		char plain[1024];
@@ -19636,6 +20623,27 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 	r->query_removed = true;
 }
 
+/* The first value of a parameter as the client wrote it; .p NULL: it sent none. */
+static struct slice
+req_query_sent(const struct req *r, struct slice name)
+{
+	struct slice pair, raw;
+	char decoded[256];
+
+	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, &pair, &raw);)
+		if (pair.n > raw.n && slice_eq(pair_name(raw, decoded, sizeof decoded), name))
+			return (struct slice){pair.p + raw.n + 1, pair.n - raw.n - 1};
+	return (struct slice){NULL, 0};
+}
+
+/* The answer must not give this value away: it stands in path or query in the place of `sent`. */
+static void
+l_note_back(lua_State *L, struct req *r, int idx, struct slice sent, struct slice name)
+{
+	if (!subst_back_add(&r->back, l_test_secret(L, idx), sent, name))
+		luaL_error(L, "more than %d secrets in path and query", SUBST_BACK_MAX);
+}
+
 /* query:set(name, value): one pair of that name, percent-encoded, at the end */
 static int
 l_query_set(lua_State *L)
@@ -19643,9 +20651,14 @@ l_query_set(lua_State *L)
 	struct req *r = l_check_part(L, 1, L_QUERY);
 	struct slice name, value;
 	bool is_secret = false;
+	char *spelled;
 
 	name.p = luaL_checklstring(L, 2, &name.n);
 	value = l_check_value(L, 3, &is_secret);
+	if (is_secret) {
+		spelled = lua_newuserdatauv(L, 3 * name.n + 1, 0);
+		l_note_back(L, r, 3, req_query_sent(r, name), (struct slice){spelled, percent_put(spelled, name)});
+	}
 	l_query_edit(L, r, name, value);
 	return 0;
 }
@@ -19695,7 +20708,7 @@ l_view_set_segment(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_VIEW);
 	lua_Integer want = luaL_checkinteger(L, 2), i = 0;
-	struct slice path = r->new_path != NULL ? secret_slice(r->new_path) : r->path, value;
+	struct slice path = r->new_path != NULL ? secret_slice(r->new_path) : r->path, value, sent = SLICE("");
 	bool is_secret = false;
 	struct secret *s;
 	size_t n = 0, at = 0;
@@ -19709,6 +20722,7 @@ l_view_set_segment(lua_State *L)
 
 		s->p[n++] = '/';
 		if (++i == want) {
+			sent = (struct slice){path.p + at + 1, next - at - 1};
 			n += percent_put(s->p + n, value);
 		} else {
 			memcpy(s->p + n, path.p + at + 1, next - at - 1);
@@ -19720,6 +20734,10 @@ l_view_set_segment(lua_State *L)
 	if (want < 1 || want > i) {
 		secret_unref(s);
 		return luaL_error(L, "the path has no segment %d", (int)want);
+	}
+	if (is_secret && !subst_back_add(&r->back, l_test_secret(L, 3), sent, SLICE(""))) {
+		secret_unref(s);
+		return luaL_error(L, "more than %d secrets in path and query", SUBST_BACK_MAX);
 	}
 	secret_drop(&r->new_path);
 	r->new_path = s;
@@ -20191,6 +21209,258 @@ l_req_view(lua_State *L)
 	return 1;
 }
 
+/* -- rows: what the client's own parts of the request become. Runs after strip and before apply, so that no
+ * row replaces in what apply attaches. */
+static void
+l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
+{
+	struct subst_row *row = &s->row[s->n];
+	struct slice text;
+
+	lua_geti(L, rows, i);
+	lua_geti(L, -1, 1);
+	lua_geti(L, -2, 2);
+	lua_geti(L, -3, 3);
+	text.p = luaL_checklstring(L, -3, &text.n);
+	row->secret = l_test_secret(L, -2);
+	row->places = (unsigned)luaL_checkinteger(L, -1);
+	if (row->secret == NULL || text.n == 0)
+		luaL_error(L, "a row is { placeholder, secret, places }");
+	if (!buf_addv(&s->text, text))
+		luaL_error(L, "placeholders of more than 8 KiB");
+	row->placeholder = (struct slice){NULL, text.n};
+	secret_ref(row->secret);
+	s->n++;
+	lua_pop(L, 4);
+}
+
+static struct subst *
+l_read_rows(lua_State *L, int rows, struct req *r)
+{
+	lua_Integer n = luaL_len(L, rows);
+	struct subst *s = calloc(1, sizeof *s);
+	size_t at = 0;
+
+	if (s == NULL)
+		luaL_error(L, "out of memory");
+	subst_free(r->subst);
+	r->subst = s;
+	buf_init(&s->text, 8192);
+	if (n > SUBST_ROWS_MAX)
+		luaL_error(L, "more than %d rows", SUBST_ROWS_MAX);
+	for (lua_Integer i = 1; i <= n; i++)
+		l_read_row(L, rows, i, s);
+	for (size_t i = 0; i < s->n; at += s->row[i].placeholder.n, i++)
+		s->row[i].placeholder.p = s->text.p + at;       /* only now does the buffer stay where it is */
+	return s;
+}
+
+/* Path and query: also noted for the way back. */
+static bool
+req_subst_target(struct req *r, unsigned place, const struct subst_code *code, struct slice in, struct secret **now)
+{
+	struct buf out;
+	struct subst_run t = {.s = r->subst, .place = place, .in = in, .out = &out};
+	struct secret *s;
+	bool ok;
+
+	buf_init(&out, HTTP_HEAD_MAX);
+	ok = subst_all(&t, code);
+	for (size_t i = 0; ok && i < r->subst->n; i++)
+		if ((t.hits >> i & 1) != 0)
+			ok = subst_back_add(&r->back, r->subst->row[i].secret, t.sent[i], SLICE(""));
+	if (ok && t.hits != 0) {
+		if ((s = secret_copy(out.p, out.n)) == NULL)
+			ok = false;
+		else
+			secret_drop(now), *now = s;
+	}
+	buf_free(&out);
+	return ok;
+}
+
+static bool
+req_subst_field(struct req *r, size_t i)
+{
+	const struct http_field *f = &r->head.field[i];
+	struct buf out;
+	struct subst_run t = {.s = r->subst, .place = SUBST_HEADER, .in = f->value, .out = &out};
+	struct added *a = NULL, **end = &r->added;
+	bool ok;
+
+	buf_init(&out, HTTP_HEAD_MAX);
+	ok = subst_header(&t) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
+	if (ok && t.hits != 0) {
+		ok = (a = malloc(sizeof *a + f->name.n)) != NULL;
+		if (ok && (a->secret = secret_copy(out.p, out.n)) == NULL) {
+			free(a);
+			ok = false;
+		}
+	}
+	buf_free(&out);
+	if (!ok || t.hits == 0)
+		return ok;
+	memcpy(a->text, f->name.p, f->name.n);
+	a->name = (struct slice){a->text, f->name.n};
+	a->value = (struct slice){a->text + f->name.n, 0};
+	a->next = NULL;
+	while (*end != NULL)
+		end = &(*end)->next;
+	*end = a;
+	r->mark[i] = FIELD_DROPPED;
+	return true;
+}
+
+static bool
+req_subst_headers(struct req *r)
+{
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		const struct http_field *f = &r->head.field[i];
+
+		/* What was stripped counts: it is our placeholder's own field, and goes out as the row says. */
+		if (r->mark[i] == FIELD_DROPPED || (f->rule & (HDR_FIXED | HDR_HOP)) != 0)
+			continue;
+		if (!req_subst_field(r, i))
+			return false;
+	}
+	return true;
+}
+
+/* Which kind of body is it? SUBST_OTHER: one that rows leave alone, none at all among them. */
+static enum subst_kind
+req_subst_kind(const struct req *r)
+{
+	int type = http_find(&r->head, SLICE("content-type"), 0);
+	int code = http_find(&r->head, SLICE("content-encoding"), 0);
+
+	if (r->head.body == BODY_NONE || type < 0 || http_find(&r->head, SLICE("content-type"), (size_t)type + 1) >= 0 ||
+	    (code >= 0 && !slice_eq_nocase(r->head.field[code].value, SLICE("identity"))))
+		return SUBST_OTHER;
+	return subst_kind_of(r->head.field[type].value);
+}
+
+static enum subst_result
+req_subst_body(struct req *r)
+{
+	struct buf out;
+	struct subst_run t = {.s = r->subst, .place = SUBST_BODY, .in = req_body(r), .out = &out};
+	enum subst_result result;
+	struct secret *s;
+
+	buf_init(&out, SECRET_MAX);
+	result = subst_body(&t, req_subst_kind(r));
+	if (result == SUBST_MALFORMED && t.hits == 0)
+		for (size_t i = 0; i < r->subst->n; i++)
+			t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
+	if (result == SUBST_MALFORMED && t.hits == 0)
+		result = SUBST_DONE;    /* not ours to judge: it goes as it came */
+	else if (result == SUBST_DONE && t.hits != 0) {
+		if ((s = secret_copy(out.p, out.n)) == NULL)
+			result = SUBST_NO_ROOM;
+		else
+			secret_drop(&r->new_body), r->new_body = s;
+	}
+	buf_free(&out);
+	return result;
+}
+
+/* req:substitute{ { placeholder, secret, places }… } -> true | nil, "header" | "path" | "query" | "body": the value
+ * cannot stand there, or there is no room | nil, "malformed": a body that is not what it says. */
+static int
+l_req_substitute(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	const char *why = NULL;
+	enum subst_result body = SUBST_DONE;
+	unsigned places;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	places = subst_places(l_read_rows(L, 2, r));
+	if ((places & SUBST_WEBSOCKET) != 0 && r->websocket)
+		req_remove_field(r, SLICE("sec-websocket-extensions")); /* a deflated message hides what is in it */
+	if ((places & SUBST_HEADER) != 0 && !req_subst_headers(r))
+		why = "header";
+	else if ((places & SUBST_PATH) != 0 && !req_subst_target(r, SUBST_PATH, &subst_path,
+	    r->new_path != NULL ? secret_slice(r->new_path) : r->path, &r->new_path))
+		why = "path";
+	else if ((places & SUBST_QUERY) != 0 && r->query.p != NULL &&
+	    !req_subst_target(r, SUBST_QUERY, &subst_form, req_query_now(r), &r->new_query))
+		why = "query";
+	else if ((places & SUBST_BODY) != 0 && r->body_read && (body = req_subst_body(r)) != SUBST_DONE)
+		why = body == SUBST_MALFORMED ? "malformed" : "body";
+	lua_pushboolean(L, why == NULL);
+	if (why == NULL)
+		return 1;
+	lua_pushnil(L);
+	lua_pushstring(L, why);
+	return 2;
+}
+
+/* req:has_text() -> bool: it has a body that rows look into */
+static int
+l_req_has_text(lua_State *L)
+{
+	lua_pushboolean(L, req_subst_kind(l_check_req(L, 1)) != SUBST_OTHER);
+	return 1;
+}
+
+/* -- known placeholders: set = request.known(); set:add(text, end) in order; req:known(set) -> the numbers of those
+ * that stand in path, query or headers as they would go out, 16 at most */
+#define L_KNOWN "sallyport.known"
+
+static int
+l_known_new(lua_State *L)
+{
+	struct known *k = lua_newuserdatauv(L, sizeof *k, 0);
+
+	*k = (struct known){.text = {.max = 64u << 20}};
+	luaL_setmetatable(L, L_KNOWN);
+	return 1;
+}
+
+static int
+l_known_gc(lua_State *L)
+{
+	known_wipe(luaL_checkudata(L, 1, L_KNOWN));
+	return 0;
+}
+
+static int
+l_known_add(lua_State *L)
+{
+	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
+	struct slice text;
+
+	text.p = luaL_checklstring(L, 2, &text.n);
+	if (!known_add(k, text, (size_t)luaL_checkinteger(L, 3)))
+		return luaL_error(L, "no room for placeholders");
+	return 0;
+}
+
+static int
+l_req_known(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	const struct known *k = luaL_checkudata(L, 2, L_KNOWN);
+	struct known_found found = {.n = 0};
+	bool ok = known_scan_encoded(k, r->new_path != NULL ? secret_slice(r->new_path) : r->path, &found) &&
+	    known_scan_encoded(k, req_query_now(r), &found);
+
+	for (size_t i = 0; ok && i < r->head.nfields; i++)
+		if (r->mark[i] == FIELD_KEPT)
+			ok = known_scan_value(k, r->head.field[i].value, &found);
+	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
+		ok = known_scan_value(k, a->secret != NULL ? secret_slice(a->secret) : a->value, &found);
+	if (!ok)
+		return luaL_error(L, "out of memory");
+	for (size_t i = 0; i < found.n; i++)
+		lua_pushinteger(L, found.id[i]);
+	return (int)found.n;
+}
+
+static const luaL_Reg l_known[] = {{"add", l_known_add}, {NULL, NULL}};
+
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
 static void
 l_example_fields(lua_State *L, int table, struct buf *b)
@@ -20312,11 +21582,18 @@ static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
-	{"strip", l_req_strip}, {"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
+	{"strip", l_req_strip}, {"substitute", l_req_substitute}, {"has_text", l_req_has_text}, {"known", l_req_known},
+	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
 	{NULL, NULL},
 };
 
-static const luaL_Reg l_request[] = {{"example", l_request_example}, {NULL, NULL}};
+static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new}, {NULL, NULL}};
+
+/* request.places: rows' words for where a placeholder may stand */
+static const struct { const char *name; unsigned place; } l_places[] = {
+	{"header", SUBST_HEADER}, {"query", SUBST_QUERY}, {"path", SUBST_PATH}, {"body", SUBST_BODY},
+	{"websocket", SUBST_WEBSOCKET},
+};
 
 static void
 l_part_metatable(lua_State *L, const char *type, const luaL_Reg *methods)
@@ -20356,7 +21633,18 @@ l_open_request(lua_State *L)
 	lua_pop(L, 1);
 	l_part_metatable(L, L_HEADERS, l_headers);
 	l_part_metatable(L, L_QUERY, l_query);
+	l_part_metatable(L, L_KNOWN, l_known);
+	luaL_getmetatable(L, L_KNOWN);
+	lua_pushcfunction(L, l_known_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pop(L, 1);
 	luaL_newlib(L, l_request);
+	lua_newtable(L);
+	for (size_t i = 0; i < sizeof l_places / sizeof *l_places; i++) {
+		lua_pushinteger(L, l_places[i].place);
+		lua_setfield(L, -2, l_places[i].name);
+	}
+	lua_setfield(L, -2, "places");
 	return 1;
 }
 

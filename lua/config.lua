@@ -5,8 +5,10 @@
 -- change is in force at the next request. What cannot be read or compiled is refused: nothing here guesses.
 --
 -- config.new{ store, records, policy, sandbox, time, keep = secret.core.keep, parse_url, path_readings,
---             log = function(text), spawn = function(fn) -> task | nil (commands), overrides, on_settings }
+--             places = request.places, log = function(text), spawn = function(fn) -> task | nil (commands), overrides,
+--             on_settings }
 local errors = require "errors"
+local rows = require "rows"
 local M = {}
 M.__index = M
 
@@ -117,6 +119,7 @@ function M.new(with)
   self.presets = with.presets or require "presets"
   self.acting = with.acting or function() end  -- secret.core.acting: whose secrets this task may use
   self.spawn = with.spawn
+  self.places = with.places
   self.overrides = with.overrides
   self.on_settings = with.on_settings
   self.opened = cache_new(OPENED_MAX)
@@ -132,6 +135,14 @@ end
 
 local function slice_end(self, n)
   if n % PAGE == 0 and self.spawn then self.time.sleep(0) end
+end
+
+-- What is known of a credential that has placeholders: enough to tell each agent's, and where they belong.
+local function holds(rec)
+  return {
+    name = rec.name, type = rec.type, env = rec.env, placeholder = rec.placeholder, hosts = rec.hosts, bundles = rec.bundles,
+    plain_http = rec.plain_http, enabled = rec.enabled, version = rec.version,
+  }
 end
 
 -- match.lua is a policy like any other: what it raises is caught, and then nothing is decided at all.
@@ -153,6 +164,7 @@ local function index_put(self, build, db, key, rec, damaged)
     self.log(("ev=record_refused db=%s key=%s err=damaged"):format(db, key))
   end
   self.refused[id] = damaged or nil
+  if db == "credential" then build.held[key] = not damaged and rec and rec.env and holds(rec) or nil end
   if damaged or not rec then return true end
   local item = make(rec)
   item.id = id
@@ -181,7 +193,7 @@ end
 local function index_build(self)
   local pol, why = self.policy.load("match")
   if not pol then return { broken = "match.lua: " .. tostring(why), items = {} } end
-  local build = { match = pol, items = {}, bundle_sets = {} }
+  local build = { match = pol, items = {}, bundle_sets = {}, held = {} }
   local ok, index = self.sandbox.call("match", pol.new)
   if not ok or type(index) ~= "table" then
     build.broken = "match.lua, new: " .. tostring(index)
@@ -438,6 +450,7 @@ function M:open(name)
   opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
+  opened.rows, opened.places = rows.compile(rec, pol, self.places)
   opened.endpoints = pol.refresh and endpoints_of(self, pol, opened.view) or {}
   local code
   opened.strips, code, why = strips_of(self, pol, opened.view, extra, preset and preset.carriers or {})

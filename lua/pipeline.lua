@@ -2,9 +2,11 @@
 -- answer as tasks; each ends by telling `req` what to do, and C does it. `explain` and `trial` decide by the same
 -- code and send nothing.
 --
--- pipeline.new{ config, tokens, policy, sandbox, store, records, time, json, parse_url, path_readings, log } -> one
--- worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil in `explain`.
+-- pipeline.new{ config, tokens, policy, sandbox, store, records, time, json, parse_url, path_readings, log,
+-- known = request.known } -> one worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil
+-- in `explain`.
 local errors = require "errors"
+local rows = require "rows"
 local token = require "token"
 local M = {}
 M.__index = M
@@ -15,6 +17,7 @@ local DECIDE_TRIES = 3      -- while the store changes under the decision
 local ECHO_HOST = "echo.sallyport.test"
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
 local PAGE = 32             -- records read at once
+local HELD_SLICE = 64       -- placeholders derived between two yields: about 10 µs each
 
 local here                  -- the worker's pipeline; set once, before the first request
 
@@ -24,6 +27,7 @@ function M.new(with)
     self[name] = assert(with[name], name)
   end
   self.tokens = with.tokens
+  self.known = with.known
   self.log = with.log or function() end
   return self
 end
@@ -61,19 +65,30 @@ local function relays(agent, own, bundle)
   return own and own.domain and own.domain.tunnel and own.bundles[bundle] and agent.in_bundle[bundle] or false
 end
 
-local function placeholder_of(self, agent, name)
+-- What stands for this credential in a request of the agent's: { { text, field }… }, literal ones of its rows too.
+local function held_for(self, agent, name)
   local known = agent.placeholders
   if not known then
     known = {}
     agent.placeholders = known
   end
-  local value = known[name]
-  if value == nil then
+  local list = known[name]
+  if not list then
     local rec = self.store.peek("credential", name)
-    value = rec and self.records.placeholder(agent.name, rec) or false
-    known[name] = value
+    list = rec and self.records.held(agent.name, rec) or {}
+    for _, row in ipairs(rec and rec.rows or {}) do
+      if row.placeholder then list[#list + 1] = { text = row.placeholder, field = row.field } end
+    end
+    known[name] = list
   end
-  return value
+  return list
+end
+
+local function presents(self, req, agent, name)
+  for _, h in ipairs(held_for(self, agent, name)) do
+    if req:presents(h.text) then return true end
+  end
+  return false
 end
 
 -- The method as match.lua knows it. WEBSOCKET stands for the upgrade; a request that only calls itself so has a name
@@ -97,8 +112,7 @@ local function question_of(self, req, agent, method, port)
     presents = function(item)
       question.looked = true
       local own = self.config:item(item)
-      local text = own and not own.domain and placeholder_of(self, agent, own.name)
-      return text and req:presents(text) or false
+      return own and not own.domain and presents(self, req, agent, own.name) or false
     end,
   }
   return question
@@ -228,12 +242,33 @@ local body_codes = {
   timeout = "bad_request",
 }
 
+-- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
+-- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field.
+local function substitute(self, req, agent, opened, cred)
+  if not opened.rows then return true end
+  local list, held = {}, agent and held_for(self, agent, opened.name) or {}
+  for _, row in ipairs(opened.rows) do
+    local value = row.secret or row.token and cred.state and cred.state[row.token]
+    local texts = agent and rows.texts(row, held) or { row.placeholder or "{" .. row.field .. "}" }
+    for _, text in ipairs(value and texts or {}) do list[#list + 1] = { text, value, row.mask } end
+  end
+  local ok, where = req:substitute(list)
+  if ok then return true end
+  if where == "malformed" then
+    return nil, "bad_request", "the body is not what its Content-Type says, so no placeholder in it can be replaced"
+  end
+  return nil, "injection_failed",
+    ("injection failed (\"%s\"): what the placeholder stands for cannot be written into the %s"):format(opened.name, where)
+end
+
 -- The type's `apply` and the credential's further headers. true | nil, code, message. `frank`: for the operator's
 -- eyes, with the policy's own words; an agent is never shown them.
-local function inject(self, req, opened, cred, frank)
+local function inject(self, req, agent, opened, cred, frank)
   self.config.acting(opened.name)
   local pol = opened.pol
-  local ok, code, message = self.policy.apply(pol, req, cred)
+  local ok, code, message = substitute(self, req, agent, opened, cred)
+  if not ok then return nil, code, message end
+  ok, code, message = self.policy.apply(pol, req, cred)
   if not ok then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
     if code == "policy_failed" then
@@ -253,6 +288,55 @@ end
 
 local function mint_message(name, what) return ("this would make %s, which the credential %s may not"):format(what, name) end
 local function mint_hint(name) return ("the operator can allow it: sallyport credential set %s mint=allow"):format(name) end
+
+-- The placeholders of all credentials that the agent holds, for C to look for in a request. Made anew when the
+-- configuration has changed; what was derived once is kept, so that tasks which wait together share the work.
+-- false: it changed meanwhile.
+local function learn(self, agent)
+  local at = self.config.applied
+  if agent.known_at == at or not self.known then return true end
+  local build, names, owners, set, n = self.config.build, {}, {}, nil, 0
+  for name, rec in pairs(build.held) do
+    for _, b in ipairs(rec.bundles or {}) do
+      if agent.in_bundle[b] then
+        names[#names + 1] = name
+        break
+      end
+    end
+  end
+  local kept = {}
+  agent.derived = agent.derived or {}
+  for _, name in ipairs(names) do
+    local rec, was = build.held[name], agent.derived[name]
+    if rec and (not was or was.version ~= rec.version) then
+      was = { version = rec.version, list = self.records.held(agent.name, rec) }
+      agent.derived[name] = was
+      n = n + 1
+      if n % HELD_SLICE == 0 then self.time.sleep(0) end
+      if self.config.applied ~= at then return false end
+    end
+    kept[name] = was
+    for _, h in ipairs(was and was.list or {}) do
+      set = set or self.known()
+      set:add(h.text, h.stop)
+      owners[#owners + 1] = rec
+    end
+  end
+  agent.known, agent.known_of, agent.known_at, agent.derived = set, owners, at, kept
+  return true
+end
+
+-- Is a placeholder of another credential left in the request? It belongs to hosts of its own, and whoever sent it here
+-- was mistaken, or made to. code, message, hint | nil
+local function astray(agent, req, opened, first, ...)
+  if first == nil then return nil end
+  local rec = agent.known_of[first]
+  if rec.name == opened.name or covers(rec, req) then return astray(agent, req, opened, ...) end
+  local hosts = table.concat(rec.hosts or {}, ", ", 1, math.min(#(rec.hosts or {}), 5))
+  return "host_not_allowed",
+    ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, req.host),
+    ("it belongs to %s: take it out of the path, query and headers"):format(hosts)
+end
 
 -- Would this request bring the agent a key of its own? nil: it may go on | code, message, hint
 local function minted(self, opened, q, view, cred)
@@ -280,7 +364,7 @@ local function mint_question(self, req)
 end
 
 -- true | nil, "changed" | nil, code, message, hint, options
-local function attach(self, req, opened, routed, deadline)
+local function attach(self, req, agent, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
   req:strip(opened.strips[routed])
   if pol.refresh then
@@ -300,8 +384,12 @@ local function attach(self, req, opened, routed, deadline)
       errors.quote(errors.place(why_failed))))
     return nil, failed, ("credential %s: its type failed"):format(opened.name)
   end
-  if body then
-    local ok, why = req:read_body(body.max, self.time.now() + BODY_WAIT)
+  local max = body and body.max
+  if opened.rows and opened.places & self.config.places.body ~= 0 and req:has_text() then
+    max = math.max(max or 0, rows.BODY_MAX)
+  end
+  if max then
+    local ok, why = req:read_body(max, self.time.now() + BODY_WAIT)
     if not ok then return nil, body_codes[why] or "bad_request" end
     local form = opened.strips[routed].form
     if form then req:strip { form = form } end  -- only now is there a form to take it from
@@ -317,7 +405,12 @@ local function attach(self, req, opened, routed, deadline)
     local code, message, hint = minted(self, opened, mint_question(self, req), req:view(), cred)
     if code then return nil, code, message, hint end
   end
-  return inject(self, req, opened, cred)
+  if self.known and agent.known_at ~= self.config.applied then return nil, "changed" end
+  local ok, code, message = inject(self, req, agent, opened, cred)
+  if not ok or not agent.known then return ok, code, message end
+  local lost, why, hint = astray(agent, req, opened, req:known(agent.known))
+  if lost then return nil, lost, why, hint end
+  return true
 end
 
 -- ---- our own endpoints ---------------------------------------------------------------------------
@@ -326,12 +419,21 @@ local function some(list)
   return list and #list > 0 and list or nil
 end
 
+-- Where the agent may write a placeholder, and have it replaced.
+local function discover_rows(self, agent, rec)
+  local out, held = {}, rec.rows and self.records.held(agent.name, rec)
+  for _, row in ipairs(rec.rows or {}) do
+    for _, text in ipairs(rows.texts(row, held)) do out[#out + 1] = { placeholder = text, ["in"] = row.place } end
+  end
+  return some(out)
+end
+
 local function discover_credential(self, agent, rec, bundle)
   return {
     bundle = bundle, credential = rec.name, type = rec.type, hosts = rec.hosts,
     ports = some(rec.ports) or (rec.plain_http and { 443, 80 } or { 443 }), methods = some(rec.methods),
     paths = some(rec.paths),
-    env = rec.env, placeholder = self.records.placeholder(agent.name, rec),
+    env = rec.env, placeholder = self.records.placeholder(agent.name, rec), substitute = discover_rows(self, agent, rec),
   }
 end
 
@@ -420,6 +522,7 @@ end
 
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
 local function serve(self, req, agent, deadline)
+  if not learn(self, agent) then return false end
   local own, bundle, routed, opened, plan = judge(self, req, agent, deadline)
   if bundle == "changed" and not own then return false end
   if not own then
@@ -437,9 +540,9 @@ local function serve(self, req, agent, deadline)
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
     local ok, code, message, hint, options =
-      attach(self, req, opened, routed or opened.guards or #opened.endpoints > 0, deadline)
+      attach(self, req, agent, opened, routed or opened.guards or #opened.endpoints > 0, deadline)
     if code == "changed" then return false end
-    if code == "mint_denied" then
+    if code == "mint_denied" or code == "host_not_allowed" then
       refuse(req, agent, code, message, hint)
     elseif not ok then
       errors.fail(req, code, message, hint, options)
@@ -701,7 +804,7 @@ function M:on_trial(spec)
   req:strip(opened.strips[third ~= false])
   local denied, mints = minted(self, opened, mint_question(self, req), req:view(), cred)
   if denied then return nil, denied, mints end
-  local done, failed, message = inject(self, req, opened, cred, true)
+  local done, failed, message = inject(self, req, nil, opened, cred, true)
   if not done then return nil, failed, message end
   return req
 end

@@ -66,7 +66,7 @@ local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
-  hosts = "table", env = "table",
+  hosts = "table", env = "table", rows = "boolean",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -451,7 +451,7 @@ function Check:type(t, pol)
   if not pol.mint then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)
   if not pol.examples then return nil end
-  pol.apply, pol.refresh, pol.validate, pol.help = t.apply, t.refresh, t.validate, t.help
+  pol.apply, pol.refresh, pol.validate, pol.help, pol.rows = t.apply, t.refresh, t.validate, t.help, t.rows
   return pol
 end
 

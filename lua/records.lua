@@ -340,6 +340,7 @@ local alphabets = {
 }
 local SHAPE_RANDOM_MIN = 15   -- characters: two agents' placeholders must never be equal by chance
 local SHAPE_MAX = 256
+local SHAPE_KEY = 8           -- bytes by which proxy.c finds one in a request
 
 --- A template is made of what may stand in any header or environment, and says how many random characters it has.
 function M.shape(template)
@@ -385,6 +386,27 @@ function M.placeholder(agent, cred)
   local _, random = M.shape(template)
   if not random then return nil end
   return M.fill(template, require("store").derive("placeholder/" .. agent .. "/" .. cred.name, random))
+end
+
+-- Where the longest random part of a filled template ends: what tells one placeholder from all others.
+local function random_end(template)
+  local at, longest, stop, pos = 0, 0, 0, 1
+  while true do
+    local from, to, n = template:find("{(%d+):?%a*}", pos)
+    if not from then return math.max(stop, SHAPE_KEY) end
+    n = tonumber(n)
+    at = at + from - pos + n
+    if n > longest then longest, stop = n, at end
+    pos = to + 1
+  end
+end
+
+--- All that this agent holds for the credential: { { env, text, stop = where its random part ends, field }… }.
+-- `field`: the one that it stands for; nil: the credential as a whole.
+function M.held(agent, cred)
+  local text = M.placeholder(agent, cred)
+  if not text then return {} end
+  return { { env = cred.env, text = text, stop = random_end(cred.placeholder or SHAPE_DEFAULT) } }
 end
 
 -- Variables that steer the proxy, the loader or the shell: a placeholder there would break the client or worse.

@@ -26,6 +26,7 @@ function M.build(with)
   config = Config.new {
     store = store, records = records, policy = policy, sandbox = sandbox, time = time, keep = keep, acting = acting,
     log = log, parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
+    places = require("request").places,
     on_settings = not with.command and configure or nil,
   }
   local function new_id() return (host.random_token("")) end
@@ -44,6 +45,7 @@ function M.build(with)
   return require("pipeline").new {
     config = config, tokens = tokens, policy = policy, sandbox = sandbox, store = store, records = records, time = time,
     json = json, parse_url = http.parse_url, path_readings = http.path_readings, log = log,
+    known = require("request").known,
   }
 end
 

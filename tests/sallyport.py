@@ -88,7 +88,7 @@ class Sallyport:
         if verb == "add":
             args += ["--type", spec.get("type", "bearer")]
         args += self._flags({"host": "api.test", **spec} if verb == "add" else spec,
-                            ["host", "port", "method", "path", "bundle", "address", "env"])
+                            ["host", "port", "method", "path", "bundle", "address", "env", "placeholder", "substitute"])
         args += ["--plain-http"] if spec.get("plain_http") else []
         for name, value in (spec.get("fields") or {}).items():
             for v in value if isinstance(value, list) else [value]:

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local fields = require "cli.fields"
 local records = require "records"
 local report = require "cli.report"
+local rows = require "rows"
 
 local scope_options = {
   { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
@@ -14,6 +15,8 @@ local scope_options = {
   { name = "env", arg = "NAME", help = "variable in which the agent's environment gets a placeholder" },
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:upper}, {N:url}" },
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
+  { name = "substitute", arg = "FIELD:PLACE[:PLACEHOLDER]", many = true, whole = true,
+    help = "the secret goes where its placeholder stands; PLACE: header,query,path,body,websocket" },
 }
 
 local function with(...)
@@ -133,6 +136,25 @@ local function read_env(plain, into, opt)
   if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
 end
 
+local function read_rows(plain, opt)
+  if not opt.substitute then return end
+  plain.rows = {}
+  for i, text in ipairs(opt.substitute) do
+    local row, why = rows.parse(text)
+    if not row then report.usage("--substitute: " .. why) end
+    plain.rows[i] = row
+  end
+end
+
+--- The rows against the type and the secrets that are set.
+local function check_rows(pol, plain, secrets)
+  local held = #records.held("anybody", plain) > 0
+  local ok, why = rows.check(plain.rows, pol, function(sealed) return secrets[sealed] ~= nil end, held)
+  if not ok then
+    report.usage("--substitute: " .. why, "sallyport policy show substitute tells of rows")
+  end
+end
+
 --- What is no error but seldom meant.
 local function advise(plain, ctx)
   local addr = require "addr"
@@ -225,6 +247,7 @@ local function show(args, _, ctx)
   line("addresses", joined(record.addresses, nil))
   line("bundles", joined(record.bundles, "(none)"))
   line("env", record.env and ("%s, shaped %s"):format(record.env, record.placeholder or "") or nil)
+  for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
   line("created", report.time(record.created))
   local rest = {}
@@ -289,8 +312,10 @@ local function add(args, opt, ctx)
   local into = fields.read(ctx, specs, table.move(args, 2, #args, 1, {}))
   if pol.env and not (into.env or opt.env) then opt.env = pol.env.name end
   read_env(plain, into, opt)
+  read_rows(plain, opt)
   fields.ask(ctx, specs, into)
   local secrets = settle(pol, plain, into)
+  check_rows(pol, plain, secrets)
   plain.created = require("time").wall()
   db.change(function()
     if db.peek("credential", name, "the credential") then taken(name) end
@@ -308,7 +333,7 @@ end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder",
-  ["plain-http"] = "plain_http", bundle = "bundles" }
+  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
 local function clear(plain, kept, names, specs)
@@ -323,7 +348,7 @@ local function clear(plain, kept, names, specs)
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
-        "it takes method, path, address, env, placeholder, plain-http, bundle, a field, or headers.NAME")
+        "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
     else
@@ -351,7 +376,9 @@ local function set(args, opt, ctx)
     read_scope(plain, opt, ctx)
     typed = typed or fields.read(ctx, specs, given)
     read_env(plain, typed, opt)
+    read_rows(plain, opt)
     local secrets = settle(pol, plain, fields.over(kept, typed, specs))
+    check_rows(pol, plain, secrets)
     return { { op = "put", db = "credential", key = plain.name, version = record.version, plain = plain,
       secrets = secrets } }
   end)
@@ -432,6 +459,8 @@ examples:
   sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET \
       header=x-api-key key=@key.txt
   sallyport credential add tavily --type body_parameter --host api.tavily.com name=api_key value=@key.txt in=json
+  sallyport credential add bot --type substitute --host api.telegram.org env=TELEGRAM_BOT_TOKEN value=@token.txt \
+      --substitute value:path
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
   sallyport credential add gcp --type gcp_access_token key=@service-account.json
   sallyport credential add iap --type gcp_iap --host desk.example.com key=@service-account.json \
@@ -464,7 +493,7 @@ example:
   { words = "credential set", args = "NAME [options] [FIELD=VALUE …]", min = 1, fields = true, means = field_means,
     summary = "change its scope or fields",
     options = with(scope_options, { { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, plain-http, bundle, a field, headers.NAME" } }),
+      help = "take away: method, path, address, env, plain-http, bundle, substitute, a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list.
 ]] .. fields_help .. [[

@@ -59,6 +59,7 @@ local function setting(options)
   local records = {
     settings = function() return { echo = s.echo ~= false } end,
     placeholder = function(agent, rec) return rec.env and "ph-" .. agent .. "-" .. rec.name end,
+    held = function(agent, rec) return rec.env and { { text = "ph-" .. agent .. "-" .. rec.name, stop = 8 } } or {} end,
   }
   s.config = config.new {
     store = s.store, records = records, policy = fake_policy, sandbox = sandbox, time = s.world.time,

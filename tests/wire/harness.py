@@ -76,9 +76,16 @@ class World:
         if "${" not in text:
             return text
         text = text.replace("${PORT}", str(getattr(self.s, "port", "")))
+        text = re.sub(r"\$\{ENV:(\w+)\}", lambda m: self.environment()[m[1]], text)
         text = re.sub(r"\$\{UPSTREAM(?::(\w+))?\}", lambda m: str(self.ups[m[1] or "main"].port), text)
         text = re.sub(r"\$\{AUTH(?::(\w+))?\}", lambda m: self.s.auth(name=m[1] or "a"), text)
         return re.sub(r"\$\{TOKEN(?::(\w+))?\}", lambda m: self.s.tokens[m[1] or "a"], text)
+
+    def environment(self):
+        """What agent `a` has in its environment: its placeholders."""
+        if not hasattr(self, "held"):
+            self.held = json.loads(self.s.cli("env", "--agent", "a", "--json").stdout)
+        return self.held
 
     def close(self):
         try:
