@@ -9,6 +9,7 @@
 --             on_settings }
 local errors = require "errors"
 local rows = require "rows"
+local variables = require "variables"
 local M = {}
 M.__index = M
 
@@ -16,6 +17,8 @@ local PAGE = 32              -- records between two yields: about 20 µs each, s
 local OPENED_MAX = 1024      -- opened credentials: each holds its secrets in the locked arena
 local AGENTS_MAX = 1024      -- agents at work in one worker
 local HOSTS_MAX = 256        -- hosts of one agent whose candidates are kept
+local BUNDLES_MAX = 256      -- bundles whose variables are kept
+local VARIANTS_MAX = 64      -- sets of values for which one credential is kept ready
 local FOLLOW_POLL = 1        -- ms between two looks of who waits for the index
 
 -- ---- a bounded cache -----------------------------------------------------------------------------
@@ -125,6 +128,7 @@ function M.new(with)
   self.opened = cache_new(OPENED_MAX)
   self.agents = cache_new(AGENTS_MAX)
   self.tokens = cache_new(AGENTS_MAX)
+  self.bundle_variables = cache_new(BUNDLES_MAX)
   self.refused = {}          -- ids of records that are damaged: named once
   self.applied = -1          -- the generation that the index has reached
   self.broken = nil          -- why matching does not work; every request is refused until it does
@@ -211,6 +215,7 @@ local function forget_all(self)
   self.opened = cache_new(OPENED_MAX)
   self.agents = cache_new(AGENTS_MAX)
   self.tokens = cache_new(AGENTS_MAX)
+  self.bundle_variables = cache_new(BUNDLES_MAX)
   self.echo = nil
 end
 
@@ -229,6 +234,8 @@ local function apply_changes(self, changes)
       self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)
     elseif db == "meta" then
       settings = true
+    elseif db == "bundle" and not key:find("/", 1, true) then
+      self.bundle_variables:drop(key)
     elseif place_of(db, key) then
       if db == "credential" then self.opened:drop(key) end
       local rec, why = self.store.peek(db, key)
@@ -322,7 +329,8 @@ function M:agent_named(name)
   if not agent then
     local rec = self.store.get("agent", "a/" .. name)
     if not rec then return nil end
-    agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at }
+    agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
+      variables = rec.variables }
     agent.in_bundle = {}
     for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
     self.agents:put(name, agent)
@@ -343,6 +351,31 @@ function M:agent(hash)
   return self:agent_named(token.agent)
 end
 
+--- The value of a variable for what this agent (nil: nobody) holds through this bundle | nil: it is not set.
+function M:variable(agent, bundle, name)
+  local own = agent and agent.variables and agent.variables[name]
+  if own then return own end
+  local set = self.bundle_variables:get(bundle)
+  if not set then
+    local rec = self.store.get("bundle", bundle)  -- damaged: none are set, and nothing that needs them matches
+    set = self.bundle_variables:put(bundle, rec and rec.variables or {})
+  end
+  return set[name]
+end
+
+--- The same for one bundle, as a function of the name.
+function M:variables(agent, bundle)
+  return function(name) return self:variable(agent, bundle, name) end
+end
+
+--- match.lua's question: is this label the variable's value?
+function M:holds(agent)
+  return function(bundle, name, label)
+    local value = self:variable(agent, bundle, name)
+    return value ~= nil and variables.label(value) == label
+  end
+end
+
 --- What may decide for this agent on this host: { list = match's, plans, kept = the pipeline's }, kept while nothing
 -- changes. nil, why where match.lua fails.
 function M:candidates(agent, host)
@@ -352,7 +385,7 @@ function M:candidates(agent, host)
   local found = agent.hosts[host]
   if found then return found end
   if self.broken or not self.build then return nil, self.broken end
-  local ok, list = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.bundles, host)
+  local ok, list = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.bundles, host, self:holds(agent))
   if not ok or type(list) ~= "table" then return nil, tostring(list) end
   if agent.host_count >= HOSTS_MAX then agent.hosts, agent.host_count = {}, 0 end
   found = { list = list, plans = {}, kept = {} }
@@ -360,16 +393,17 @@ function M:candidates(agent, host)
   return found
 end
 
---- An index of this one record, enabled or not: match's list for the host, match | nil, why. For `credential test`.
-function M:alone(rec, host)
+--- An index of this one record, enabled or not: match's list for the host, match | nil, why. For `credential test`,
+-- with the values that the agent (nil: nobody) has through the bundle.
+function M:alone(rec, host, agent, bundle)
   local pol, why = self.policy.load("match")
   if not pol then return nil, why end
-  local item = credential_item(rec)
+  local item, holds = credential_item(rec), self:holds(agent)
   item.id, item.enabled, item.bundles = "credential/" .. rec.name, true, { "alone" }
   local ok, list = self.sandbox.call("match", function()
     local index = pol.new()
     pol.add(index, item)
-    return pol.candidates(index, item.bundles, host)
+    return pol.candidates(index, item.bundles, host, function(_, name, label) return holds(bundle, name, label) end)
   end)
   if not ok then return nil, list end
   return list, pol
@@ -422,6 +456,79 @@ local function guards(pol, rec, preset)
   return preset ~= nil and #preset.mint > 0 or type(pol.mint) == "function" or pol.mint ~= nil and #pol.mint > 0
 end
 
+-- The names of the variables in fields and header values, sorted; nil: nothing to fill in, as nearly always. The
+-- second answer: there are some in fields.
+local function wants_of(pol, rec)
+  local set, names, escapes = {}, {}, variables.escapes(rec.headers)
+  for name, value in pairs(rec.fields or {}) do
+    local f = pol.by_name[name]
+    if f and variables.field_types[f.type] then
+      variables.note(value, set)
+      escapes = escapes or variables.escapes(value)
+    end
+  end
+  local in_fields = next(set) ~= nil
+  variables.note(rec.headers, set)
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return (names[1] or escapes) and names or nil, in_fields
+end
+
+-- The record with its variables filled in. Every one is set.
+local function filled(pol, rec, get)
+  local out = {}
+  for k, v in pairs(rec) do out[k] = v end
+  out.fields, out.headers = {}, variables.fill(rec.headers, get)
+  for name, value in pairs(rec.fields or {}) do
+    local f = pol.by_name[name]
+    out.fields[name] = f and variables.field_types[f.type] and variables.fill(value, get) or value
+  end
+  return out
+end
+
+-- opened, as it is with these values; the same checks as when a credential is saved. nil, code, why
+local function variant_of(self, opened, get)
+  local rec, pol = filled(opened.pol, opened.rec, get), opened.pol
+  self.acting(opened.name)
+  local view = self.policy.record_view(pol, rec, nil)
+  local ok, field, message = self.policy.check_credential(pol, view)
+  if not ok then
+    return nil, "injection_failed", ("its variables do not fit: %s%s"):format(field and field .. " " or "", tostring(message))
+  end
+  local extra = {}
+  for i, h in ipairs(opened.extra) do
+    local value = rec.headers and rec.headers[h[1]]
+    extra[i] = value and { h[1], value } or h
+  end
+  local out = setmetatable({ base = opened, extra = extra, view = freeze(view) }, { __index = opened })
+  local code, why
+  out.strips, code, why = strips_of(self, pol, out.view, extra, opened.carriers)
+  if not out.strips then return nil, code, why end
+  return out
+end
+
+--- What `open` answered, with the variables that this agent (nil: nobody) has through this bundle filled in.
+-- nil, code, why
+function M:filled(opened, agent, bundle)
+  if not opened.wants then return opened end
+  if opened.varied_fields and opened.pol.refresh then  -- saved before its type had a refresh
+    return nil, "injection_failed", "its type keeps one token for all agents, so its fields take no variables"
+  end
+  local key = {}
+  for i, name in ipairs(opened.wants) do
+    local value = self:variable(agent, bundle, name)
+    if not value then return nil, "injection_failed", ("its variable %s is not set"):format(name) end
+    key[i] = ("%d:%s"):format(#value, value)
+  end
+  key = table.concat(key)
+  local variant = opened.variants:get(key)
+  if variant then return variant end
+  local code, why
+  variant, code, why = variant_of(self, opened, self:variables(agent, bundle))
+  if not variant then return nil, code, why end
+  return opened.variants:put(key, variant)
+end
+
 --- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
 -- the index compares `version` with the item's: a new secret must not go where only the old record sent it.
 function M:open(name)
@@ -451,9 +558,12 @@ function M:open(name)
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
   opened.rows, opened.places = rows.compile(rec, pol, self.places)
+  opened.carriers = preset and preset.carriers or {}
+  opened.wants, opened.varied_fields = wants_of(pol, rec)
+  opened.variants = opened.wants and cache_new(VARIANTS_MAX)
   opened.endpoints = pol.refresh and endpoints_of(self, pol, opened.view) or {}
   local code
-  opened.strips, code, why = strips_of(self, pol, opened.view, extra, preset and preset.carriers or {})
+  opened.strips, code, why = strips_of(self, pol, opened.view, extra, opened.carriers)
   if not opened.strips then return nil, code, why end
   return self.opened:put(name, opened)
 end

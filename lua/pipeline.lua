@@ -8,6 +8,7 @@
 local errors = require "errors"
 local rows = require "rows"
 local token = require "token"
+local variables = require "variables"
 local M = {}
 M.__index = M
 
@@ -151,10 +152,11 @@ local function at_endpoint(self, opened, scheme, host, port, path)
 end
 
 -- Whatever match.lua says, a credential goes to the hosts that its record names: the last look, in our own words.
-local function covers(rec, req)
+local function covers(rec, req, value_of)
   if rec.enabled == false or req.scheme == "http" and not rec.plain_http then return false end
   local host = req.host
-  for _, rule in ipairs(rec.hosts or {}) do
+  for _, written in ipairs(rec.hosts or {}) do
+    local rule = variables.host(written, value_of) or ""
     if rule == host then return true end
     local suffix = rule:match("^%*(%..+)$")
     if suffix and #host > #suffix and host:sub(-#suffix) == suffix then return true end
@@ -190,11 +192,15 @@ local function judge(self, req, agent, deadline)
         self.log(("ev=policy_failed credential=%s err=%s"):format(own.name, errors.quote(why)))
         return nil, code, ("credential %s: its type failed"):format(own.name)
       end
-      if plan.covered ~= req.scheme and not covers(opened.rec, req) then
+      if plan.covered ~= req.scheme and not covers(opened.rec, req, self.config:variables(agent, bundle)) then
         self.log("ev=policy_failed policy=match err=\"answered a credential for a host that it does not name\"")
         return nil, "policy_failed"
       end
       plan.covered = req.scheme
+      if opened.wants then
+        opened, code, why = self.config:filled(opened, agent, bundle)
+        if not opened then return nil, code, ("credential %s: %s"):format(own.name, tostring(why)) end
+      end
       return own, bundle, routed, opened, plan
     end
     local synced, lost = self.config:sync(deadline)
@@ -370,7 +376,7 @@ local function attach(self, req, agent, opened, routed, deadline)
   if pol.refresh then
     local before = self.time.now()
     local code, info
-    cred, code, info = self.tokens:fresh(opened, deadline)
+    cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
     if not cred then
       info = info or {}
       return nil, code, info.message or ("credential %s: no token"):format(opened.name), nil,
@@ -428,9 +434,16 @@ local function discover_rows(self, agent, rec)
   return some(out)
 end
 
+-- The hosts as they are for this agent; one whose variable is not set is none.
+local function hosts_for(self, agent, rec, bundle)
+  local out, get = {}, self.config:variables(agent, bundle)
+  for _, rule in ipairs(rec.hosts or {}) do out[#out + 1] = variables.host(rule, get) end
+  return out
+end
+
 local function discover_credential(self, agent, rec, bundle)
   return {
-    bundle = bundle, credential = rec.name, type = rec.type, hosts = rec.hosts,
+    bundle = bundle, credential = rec.name, type = rec.type, hosts = self.json.array(hosts_for(self, agent, rec, bundle)),
     ports = some(rec.ports) or (rec.plain_http and { 443, 80 } or { 443 }), methods = some(rec.methods),
     paths = some(rec.paths),
     env = rec.env, placeholder = self.records.placeholder(agent.name, rec), substitute = discover_rows(self, agent, rec),
@@ -471,7 +484,8 @@ function M:discover(agent)
     local rec = row.record
     if rec.enabled == false then return nil end
     for _, b in ipairs(rec.bundles or {}) do
-      if agent.in_bundle[b] then return discover_credential(self, agent, rec, b) end
+      local entry = agent.in_bundle[b] and discover_credential(self, agent, rec, b)
+      if entry and entry.hosts[1] then return entry end
     end
   end)
   for _, bundle in ipairs(agent.bundles) do
@@ -633,6 +647,36 @@ local function explain_rows(self, rows, trace)
 end
 
 -- Those that cover the host and would count, were their bundle the agent's.
+-- Those that would cover the host if a variable had another value.
+local function explain_varied(self, rows, agent, host)
+  local asked, match = {}, self.config.build.match
+  local function differs(bundle, name, label)
+    local value = self.config:variable(agent, bundle, name)
+    if value and variables.label(value) == label then return false end
+    asked[#asked + 1] = { bundle = bundle, why = not value and ("its variable %s is not set in %s"):format(name, bundle)
+      or variables.label(value) and ("its variable %s is %s"):format(name, value)
+      or ("the value of its variable %s is no label of a host"):format(name) }
+    return true
+  end
+  local ok, all = self.sandbox.call("match", match.candidates, self.config.build.index, agent.bundles, host, differs)
+  local got, plain = self.sandbox.call("match", match.candidates, self.config.build.index, agent.bundles, host)
+  if not ok or not got or type(all) ~= "table" or type(plain) ~= "table" then return end
+  local seen, n = {}, 0
+  for _, level in ipairs(plain) do seen[level] = true end
+  for _, level in ipairs(all) do
+    if not seen[level] then
+      n = n + 1
+      local trace, before = {}, #rows
+      self.sandbox.call("match", match.decide, { level }, {
+        method = "GET", tls = true, port = 443, readings = function() return { "/" } end,
+        presents = function() return false end,
+      }, trace)
+      explain_rows(self, rows, trace)
+      for i = before + 1, #rows do rows[i].why = asked[n] and asked[n].why or rows[i].why end
+    end
+  end
+end
+
 local function explain_strangers(self, rows, agent, host)
   local others, seen = {}, {}
   for _, set in pairs(self.config.build.bundle_sets) do
@@ -645,7 +689,8 @@ local function explain_strangers(self, rows, agent, host)
   end
   table.sort(others)
   local match = self.config.build.match
-  local ok, list = self.sandbox.call("match", match.candidates, self.config.build.index, others, host)
+  local ok, list = self.sandbox.call("match", match.candidates, self.config.build.index, others, host,
+    self.config:holds(agent))
   if not ok then return end
   local trace, before = {}, #rows
   self.sandbox.call("match", match.decide, list, {
@@ -693,8 +738,9 @@ local function explain_mint(self, opened, spec, url)
   if code == "mint_denied" then return code, message, hint end
 end
 
-local function explain_credential(self, result, own, url, spec)
+local function explain_credential(self, result, own, url, spec, agent)
   local opened, code, why = self.config:open(own.name)
+  if opened then opened, code, why = self.config:filled(opened, agent, result.bundle) end
   if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
   result.type = opened.pol.name
   if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
@@ -755,6 +801,7 @@ function M:on_explain(spec)
     presents = function() return false end,
   }, trace)
   explain_rows(self, result.considered, trace)
+  explain_varied(self, result.considered, agent, url.host)
   explain_strangers(self, result.considered, agent, url.host)
   if not own then
     return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
@@ -762,7 +809,7 @@ function M:on_explain(spec)
   result.bundle = bundle
   if not own.domain then
     result.credential = own.name
-    local code, message, hint = explain_credential(self, result, own, url, spec)
+    local code, message, hint = explain_credential(self, result, own, url, spec, agent)
     if code then return deny(code, message, hint) end
     result.reason = "credential " .. own.name
   else
@@ -773,31 +820,50 @@ function M:on_explain(spec)
   return result
 end
 
+-- The first bundle of the credential through which it goes there: decide's answer for it, and the bundle. Where it
+-- goes nowhere, the last answer.
+local function trial_decides(self, opened, url, method, agent)
+  local item, second, third
+  local bundles = {}
+  for _, b in ipairs(opened.rec.bundles or {}) do
+    if not agent or agent.in_bundle[b] then bundles[#bundles + 1] = b end
+  end
+  for _, bundle in ipairs(bundles[1] and bundles or { "" }) do
+    local list, match = self.config:alone(opened.rec, url.host, agent, bundle)
+    if not list then return nil, "policy_failed", tostring(match) end
+    local ok
+    ok, item, second, third = self.sandbox.call("match", match.decide, list, {
+      method = method, tls = url.scheme == "https", port = url.port,
+      readings = function() return self.path_readings(url.path) end, presents = function() return false end,
+    })
+    if not ok then return nil, "policy_failed", tostring(item) end
+    if item then return item, bundle, third end
+  end
+  return nil, second, ("credential %s does not go there%s"):format(opened.name, third and ": " .. third or "")
+end
+
 --- One credential on a request that nobody sent, for `credential test`: the request as it would go out, or nil, code,
 -- message. Its own record alone is asked whether it covers the URL, so the secret goes nowhere else; whether another
 -- one would come first is what `explain` answers.
--- spec = { credential, method, url, headers = { name = value }, deadline, request = module "request" }
+-- spec = { credential, method, url, headers = { name = value }, deadline, request = module "request",
+--          agent = name|nil: whose variables count, before those of the bundle }
 function M:on_trial(spec)
   local opened, code, why = self.config:open(spec.credential)
   if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
   local url, websocket = parse_target(self, spec.url)
   if not url then return nil, "bad_request", websocket end
-  local list, match = self.config:alone(opened.rec, url.host)
-  if not list then return nil, "policy_failed", tostring(match) end
-  local ok, item, second, third = self.sandbox.call("match", match.decide, list, {
-    method = websocket and "WEBSOCKET" or spec.method, tls = url.scheme == "https", port = url.port,
-    readings = function() return self.path_readings(url.path) end, presents = function() return false end,
-  })
-  if not ok then return nil, "policy_failed", tostring(item) end
-  if not item then
-    return nil, second, ("credential %s does not go there%s"):format(spec.credential, third and ": " .. third or "")
-  end
+  local agent = spec.agent and self.config:agent_named(spec.agent) or nil
+  if spec.agent and not agent then return nil, "agent_unknown", ("the agent %s may do nothing"):format(spec.agent) end
+  local item, second, third = trial_decides(self, opened, url, websocket and "WEBSOCKET" or spec.method, agent)
+  if not item then return nil, second, third end
+  opened, code, why = self.config:filled(opened, agent, second)
+  if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
   if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
     return nil, "token_endpoint", "this is its own token endpoint"
   end
   local cred, info = opened.view, nil
   if opened.pol.refresh then
-    cred, code, info = self.tokens:fresh(opened, spec.deadline)
+    cred, code, info = self.tokens:fresh(opened.base or opened, spec.deadline)
     if not cred then return nil, code, info and info.message end
   end
   local req = spec.request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }

@@ -37,6 +37,10 @@ function M.host(s, any)
     if any then return "*" end
     return nil, "'*' alone would give the credential to every host: name one, or *.example.com"
   end
+  if s:find("$", 1, true) then
+    if any then return nil, "a domain entry has no variables: name the host" end
+    return require("variables").host_rule(s, function(text) return M.host(text) end)
+  end
   local star, rest = s:match("^(%*%.)(.+)$")
   rest = rest or s
   if rest:find("*", 1, true) then

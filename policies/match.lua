@@ -9,9 +9,12 @@
 -- A question is what decide may know of a request:
 --   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool }
 -- A WebSocket upgrade has the method WEBSOCKET.
+-- One label of a host may be a variable, "${TENANT}.example.com": it counts as an exact host where its value is the
+-- label that was asked for. candidates asks for that: holds(bundle, name, label) -> bool.
 --
 -- The index is a level for each (bundle, kind, host rule): open items in a list, the others by path prefix. A
 -- question visits the levels of its host and, in each, one table entry for each length of prefix that occurs.
+-- Hosts with a variable stand in it under their other labels, and then by the variable's name.
 -- So the cost follows the agent's bundles and the labels of the host, not the number of credentials.
 local P, S, C, Cc, R = lpeg.P, lpeg.S, lpeg.C, lpeg.Cc, lpeg.R
 
@@ -19,6 +22,9 @@ local P, S, C, Cc, R = lpeg.P, lpeg.S, lpeg.C, lpeg.Cc, lpeg.R
 
 -- "api.example.com" | "*.example.com" (any depth, not the apex) | "*" -> kind, text; nothing else is a rule.
 local name = (1 - S"*")^1
+local label = (1 - S"*.$")^1
+local variable = P"${" * C(R"AZ" * (R("AZ", "09") + P"_")^0) * P"}"
+local varied_rule = C((label * P".")^0) * variable * C((P"." * label)^0) * -1  -- before, name, after
 local host_rule = P"*" * -1 * Cc"any"
                 + P"*" * Cc"suffix" * C(P"." * name) * -1
                 + Cc"exact" * C(name) * -1
@@ -186,10 +192,19 @@ local function level_remove(level, item)
 end
 
 local function tree_new(kind, bundle)
-  return { kind = kind, bundle = bundle, exact = {}, suffix = {}, any = {} }
+  return { kind = kind, bundle = bundle, exact = {}, suffix = {}, any = {}, varied = {} }
 end
 
--- Calls visit(tree, kind of rule, text) for each place the item has in the index.
+-- "api.${REGION}.test" has its level at tree.varied["api.?.test"].REGION.
+local function varied_place(tree, before, variable_name, after, visit)
+  local shape = before .. "?" .. after
+  local levels = tree.varied[shape] or {}
+  tree.varied[shape] = levels
+  visit(levels, variable_name, tree)
+  if next(levels) == nil then tree.varied[shape] = nil end
+end
+
+-- Calls visit(levels, text, tree) for each place the item has in the index.
 local function each_place(index, item, visit)
   for _, bundle in ipairs(item.shape.bundles) do
     local trees = index.bundles[bundle]
@@ -198,7 +213,12 @@ local function each_place(index, item, visit)
       index.bundles[bundle] = trees
     end
     for host in item.hosts:gmatch("%S+") do
+      local before, variable_name, after = varied_rule:match(host)
+      if before and #before + #after > 0 then
+        varied_place(trees[item.shape.kind], before, variable_name, after, visit)
+      end
       local kind, text = host_rule:match(host)
+      if before or host:find("$", 1, true) then kind = nil end
       -- `*` alone would hand a credential to every host: such a record is none of ours.
       if kind and not (kind == "any" and item.shape.kind == "credential") then
         local tree = trees[item.shape.kind]
@@ -238,9 +258,26 @@ end
 
 -- ---- a question ----------------------------------------------------------------------------------
 
+-- Adds the levels of hosts with a variable that has this host's label as its value.
+local function add_varied(list, tree, host, holds)
+  local from = 1
+  while from do
+    local dot = host:find(".", from, true)
+    local levels = tree.varied[host:sub(1, from - 1) .. "?" .. (dot and host:sub(dot) or "")]
+    local names = {}
+    for variable_name in pairs(levels or NONE) do names[#names + 1] = variable_name end
+    table.sort(names)
+    for _, variable_name in ipairs(names) do
+      if holds(tree.bundle, variable_name, host:sub(from, (dot or 0) - 1)) then list[#list + 1] = levels[variable_name] end
+    end
+    from = dot and dot + 1
+  end
+end
+
 -- The levels of a host, in the order in which they decide. The runtime keeps the list until something changes.
-local function candidates(index, bundles, host)
+local function candidates(index, bundles, host, holds)
   local list, suffixes = {}, {}
+  local named = holds and not address:match(host)
   if not address:match(host) then
     local dot = host:find(".", 2, true)
     while dot do
@@ -253,6 +290,7 @@ local function candidates(index, bundles, host)
     for _, kind in ipairs(trees and { "credential", "domain" } or {}) do
       local tree = trees[kind]
       list[#list + 1] = tree.exact[host]
+      if named and next(tree.varied) then add_varied(list, tree, host, holds) end
       for _, suffix in ipairs(suffixes) do
         list[#list + 1] = tree.suffix[suffix]
       end

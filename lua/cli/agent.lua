@@ -4,6 +4,7 @@ local home = require "cli.home"
 local records = require "records"
 local report = require "cli.report"
 local tokens = require "cli.tokens"
+local variables = require "variables"
 
 local options = {
   { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named" },
@@ -65,22 +66,24 @@ end
 local function list(_, _, ctx)
   db.open(ctx)
   local now = require("time").wall()
-  local held, rows, out = tokens.by_agent(now), {}, report.array()
+  local held, rows, out, varied = tokens.by_agent(now), {}, report.array(), false
   for key, a, damaged in db.each("agent", "a/") do
     if not a or damaged then
-      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "" }
+      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "" }
       out[#out + 1] = { name = key:sub(3), damaged = true }
     else
       local mine = held[a.name] or {}
       local state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active"
       rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
-        a.expires_at and report.time(a.expires_at) or "never" }
+        a.expires_at and report.time(a.expires_at) or "never",
+        report.clean(table.concat(variables.lines(a.variables), " ")) }
+      varied = varied or a.variables and next(a.variables) ~= nil
       local shown = report.array()
       for i, t in ipairs(mine) do
         shown[i] = { label = t.label, created = report.time(t.created), expires_at = report.time(t.expires_at) }
       end
       out[#out + 1] = { name = a.name, bundles = report.array(a.bundles or {}), state = state, tokens = shown,
-        created = report.time(a.created), expires_at = report.time(a.expires_at) }
+        created = report.time(a.created), expires_at = report.time(a.expires_at), variables = a.variables or {} }
     end
   end
   if ctx.json then
@@ -88,14 +91,19 @@ local function list(_, _, ctx)
   elseif #rows == 0 then
     ctx.note("There are no agents yet: sallyport agent add NAME")
   else
-    ctx.out(report.columns({ "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES" }, rows))
+    local titles = { "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES", "VARIABLES" }
+    if not varied then
+      titles[6] = nil
+      for _, row in ipairs(rows) do row[6] = nil end
+    end
+    ctx.out(report.columns(titles, rows))
   end
   return 0
 end
 
 local function set(args, opt, ctx)
-  if not opt.bundle and not opt.ttl then report.usage("nothing to change was named",
-    "--bundle B … or --ttl TIME|never") end
+  if not opt.bundle and not opt.ttl and #args == 1 then report.usage("nothing to change was named",
+    "--bundle B …, --ttl TIME|never or NAME=VALUE …") end
   db.open(ctx)
   local now = require("time").wall()
   local plain
@@ -107,6 +115,11 @@ local function set(args, opt, ctx)
     plain = db.plain(record)
     if opt.bundle then plain.bundles = bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
+    for i = 2, #args do
+      local new, why = variables.assign(plain.variables, args[i])
+      if not new then report.usage(why, "sallyport agent set AGENT TENANT=acme") end
+      plain.variables = new
+    end
     return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
   end)
   ctx.note(("'%s' holds %s%s."):format(args[1], table.concat(plain.bundles, ", "),
@@ -172,14 +185,16 @@ Lists agents. With --json also their tokens' labels and times; never a token.
 example:
   sallyport agent list
 ]], run = list },
-  { words = "agent set", args = "NAME [options]", min = 1, max = 1, options = options,
-    summary = "change its bundles or its end",
+  { words = "agent set", args = "AGENT [options] [NAME=VALUE …]", min = 1, options = options,
+    summary = "change its bundles, its end or its variables",
     help = [[
-Replaces the agent's bundles, or sets when it ends (`--ttl never` removes the end).
+Replaces the agent's bundles, or sets when it ends (`--ttl never` removes the end). NAME=VALUE is the agent's own
+value of a variable, before that of a bundle (see `bundle set`); NAME= takes it away.
 
 examples:
   sallyport agent set claude --bundle research --bundle default
   sallyport agent set ci --ttl 30d
+  sallyport agent set claude WORKSPACE=wrk_123
 ]], run = set },
   { words = "agent rotate", args = "NAME", min = 1, max = 1, summary = "a new token; every older one ends",
     help = [[

@@ -1,6 +1,7 @@
 --- sallyport bundle add, list, show, attach, detach, remove; sallyport domain add, remove
 local db = require "cli.db"
 local records = require "records"
+local variables = require "variables"
 local report = require "cli.report"
 
 local function need_name(text)
@@ -15,7 +16,7 @@ local function joined(list, empty) return list and #list > 0 and table.concat(li
 local function contents()
   local all = {}
   local function of(name)
-    all[name] = all[name] or { credentials = {}, domains = {}, agents = {} }
+    all[name] = all[name] or { credentials = {}, domains = {}, agents = {}, variables = {} }
     return all[name]
   end
   for _, c in db.each("credential", "") do
@@ -26,7 +27,11 @@ local function contents()
   end
   for key, b in db.each("bundle", "") do
     local bundle = key:match("^([^/]+)/")
-    if bundle and b then table.insert(of(bundle).domains, b) else of(key) end
+    if bundle and b then
+      table.insert(of(bundle).domains, b)
+    else
+      of(key).variables = b and b.variables or {}
+    end
   end
   return all
 end
@@ -46,7 +51,7 @@ local function public(name, held)
   local domains = report.array()
   for i, d in ipairs(held.domains) do domains[i] = public_domain(d) end
   return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents),
-    domains = domains }
+    domains = domains, variables = held.variables }
 end
 
 local function add(args, _, ctx)
@@ -86,7 +91,29 @@ local function show(args, _, ctx)
   local lines = { "bundle       " .. args[1], "agents       " .. joined(held.agents, "-"),
     "credentials  " .. joined(held.credentials, "-") }
   for _, d in ipairs(held.domains) do lines[#lines + 1] = "domain       " .. report.clean(domain_line(d)) end
+  for _, v in ipairs(variables.lines(held.variables)) do lines[#lines + 1] = "variable     " .. report.clean(v) end
   ctx.out(table.concat(lines, "\n") .. "\n")
+  return 0
+end
+
+--- NAME=VALUE … over the bundle's variables.
+local function set(args, _, ctx)
+  db.open(ctx)
+  db.need("bundle", args[1])
+  local plain
+  db.change(function()
+    local record = db.need("bundle", args[1])
+    plain = db.plain(record)
+    for i = 2, #args do
+      local new, why = variables.assign(plain.variables, args[i])
+      if not new then report.usage(why, "sallyport bundle set BUNDLE TENANT=acme") end
+      plain.variables = new
+    end
+    return { { op = "put", db = "bundle", key = args[1], version = record.version, plain = plain } }
+  end)
+  local left = variables.lines(plain.variables)
+  ctx.note(("The variables of '%s' from the next request: %s"):format(args[1],
+    left[1] and report.clean(table.concat(left, "  ")) or "none"))
   return 0
 end
 
@@ -219,6 +246,18 @@ Shows one bundle.
 example:
   sallyport bundle show default
 ]], run = show },
+  { words = "bundle set", args = "BUNDLE NAME=VALUE …", min = 2, summary = "variables for the credentials in it",
+    means = { agent = grant },
+    help = [[
+Sets variables that credentials of the bundle may hold as ${NAME} in plain fields, header values and hosts: a
+tenant's name is written once. They are plain text, no secrets, and `bundle show` shows them. NAME= takes one
+away. An agent's own value comes first (`agent set`). A credential with a variable in a host does not cover that
+host while the variable is not set, or is no single label of a host.
+
+examples:
+  sallyport bundle set research TENANT=acme REGION=eu-west-1
+  sallyport bundle set research REGION=
+]], run = set },
   { words = "bundle attach", args = "BUNDLE CREDENTIAL …", min = 2, summary = "put credentials into it",
     means = { agent = grant },
     help = [[

@@ -222,6 +222,16 @@ local function token_state(name, now)
     valid = state.expires_at ~= nil and state.expires_at > now and not state.final }
 end
 
+local function variables_of(record)
+  local set, names = {}, {}
+  for _, part in ipairs { record.hosts or {}, record.headers or {}, record.fields or {} } do
+    for _, value in pairs(part) do require("variables").note(value, set) end
+  end
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return joined(names, nil)
+end
+
 local function show(args, _, ctx)
   db.open(ctx)
   local record = db.need("credential", args[1])
@@ -246,6 +256,7 @@ local function show(args, _, ctx)
   line("paths", joined(record.paths, "all"))
   line("addresses", joined(record.addresses, nil))
   line("bundles", joined(record.bundles, "(none)"))
+  line("variables", variables_of(record))
   line("env", record.env and ("%s, shaped %s"):format(record.env, record.placeholder or "") or nil)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
@@ -273,8 +284,19 @@ end
 
 --- The type's own checks; then the record's plain members are complete, and the answer is what is sealed.
 local function settle(pol, plain, into)
-  local policy = require "policy"
-  local ok, field, message = policy.check_credential(pol, into.values)
+  local policy, variables = require "policy", require "variables"
+  local sample = {}   -- what stands in a variable's place is judged again when a value does
+  for name, value in pairs(into.values) do
+    local spec, names = pol.by_name[name], {}
+    local varied = spec and variables.field_types[spec.type] and not records.is_secret(spec)
+    if varied then variables.note(value, names) end
+    if next(names) and pol.refresh then
+      report.usage(("%s holds ${%s}, and %s keeps one token for all agents: its fields take no variables"):format(name,
+        next(names), pol.name), "hosts and headers.NAME may hold them; or add a credential for each")
+    end
+    sample[name] = varied and variables.sample(value) or value
+  end
+  local ok, field, message = policy.check_credential(pol, sample)
   if not ok then
     report.usage(field and ("%s %s"):format(field, tostring(message)) or tostring(message),
       ("fields of %s:\n%s"):format(pol.name, field_help(pol)))
@@ -327,7 +349,7 @@ local function add(args, opt, ctx)
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
     .. "  %s credential test %s\n  %s explain GET https://%s/"):format(name, joined(plain.hosts),
       joined(plain.bundles),
-    me, name, me, (plain.hosts[1]:gsub("^%*", "any"))))
+    me, name, me, (plain.hosts[1]:gsub("^%*", "any"):gsub("%${(%u[%u%d_]*)}", string.lower))))
   return 0
 end
 
@@ -431,6 +453,12 @@ local function test(args, opt, ctx)
   return require("cli.credential_test").run(record, args[2], opt, ctx)
 end
 
+local variables_help = [[
+${NAME} in a plain field, a header's value or, as one whole label, a host is a variable: the agent's own
+(`agent set A NAME=VALUE`), else that of the bundle through which the agent has the credential (`bundle set B
+NAME=VALUE`). $${NAME} is that text itself.
+]]
+
 local fields_help = [[
 
 Fields belong to the type; `sallyport policy show TYPE` prints it. A plain field is literal: header=x-api-key.
@@ -451,7 +479,7 @@ return {
     help = [[
 Keeps a credential: its secret sealed, and where it may go. Requests of agents that hold its bundle carry
 it to those hosts, and nowhere else.
-]] .. fields_help .. [[
+]] .. fields_help .. variables_help .. [[
 
 examples:
   sallyport credential add gh --type bearer --host api.github.com env=GH_TOKEN
@@ -461,6 +489,7 @@ examples:
   sallyport credential add tavily --type body_parameter --host api.tavily.com name=api_key value=@key.txt in=json
   sallyport credential add bot --type substitute --host api.telegram.org env=TELEGRAM_BOT_TOKEN value=@token.txt \
       --substitute value:path
+  sallyport credential add wiki --type basic --host '${TENANT}.example.net' username=bot password=@pass.txt
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
   sallyport credential add gcp --type gcp_access_token key=@service-account.json
   sallyport credential add iap --type gcp_iap --host desk.example.com key=@service-account.json \
@@ -519,6 +548,7 @@ example:
 ]], run = switch(false) },
   { words = "credential test", args = "NAME [URL]", min = 1, max = 2,
     summary = "try it: token, one small read, status",
+    options = { { name = "agent", arg = "AGENT", help = "with this agent's variables; else its bundle's" } },
     help = [[
 Fetches a token where the type has one, then sends one GET with the credential to the URL and says the
 status, and which headers were set: names, never values. The URL must be one that the credential may go to;

@@ -29,6 +29,9 @@ end
 
 local function default_url(record)
   local host = record.hosts[1]
+  if host:find("$", 1, true) then
+    report.usage("a host with a variable needs a URL", ("sallyport credential test %s https://…/"):format(record.name))
+  end
   if host:sub(1, 2) == "*." then
     report.usage("a credential for a wildcard needs a URL",
       ("sallyport credential test %s https://…%s/"):format(record.name, host:sub(2)))
@@ -61,7 +64,7 @@ local function say(ctx, result)
 end
 
 --- Exit 0 where the upstream took the credential; 1 where it did not, or could not be asked.
-function M.run(record, url, _, ctx)
+function M.run(record, url, opt, ctx)
   local time = require "time"
   local ok, trouble_with = ctx.host.configure(require("records").settings(nil))   -- roots, connect-to, the guard
   if not ok then report.fail(trouble_with) end
@@ -70,6 +73,7 @@ function M.run(record, url, _, ctx)
   local own = { accept = "*/*" }
   local req, code, message = require("pipeline").trial {
     credential = record.name, method = "GET", url = url, headers = own, deadline = deadline,
+    agent = opt.agent,
   }
   if not req then
     report.fail(("'%s' was not sent: %s"):format(record.name, tostring(message or code)),

@@ -49,6 +49,60 @@ def test_changes_at_any_moment(t):
             assert got[9:12] == want, f"round {i}: {'old' if token == old else 'new'} token, {got[:40]!r}"
 
 
+def test_variables(t):
+    """bundle set and agent set: a tenant's host, a header and a field, in force at the next request in both workers"""
+    s, up = t.proxy(workers=2, serve=False)
+    s.agent("b")
+    s.credential({"name": "wiki", "type": "api_key", "host": ["${TENANT}.test"], "secrets": {"key": "canary-variables-1"},
+                  "fields": {"header": "x-${KIND}-key", "prefix": "${TENANT} ", "headers.X-Workspace": "ws_${WORKSPACE}"}})
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f":443:127.0.0.1:{up.port}")
+    b = s.auth(name="b")
+
+    def statuses(host, **more):
+        return {r.status for r in everywhere(s, 6, host=host, **more)}
+
+    assert statuses("acme.test") == {403}
+    s.cli("bundle", "set", "default", "TENANT=Acme", "KIND=wiki", "WORKSPACE=1")
+    s.cli("agent", "set", "b", "TENANT=globex", "WORKSPACE=2")
+    assert statuses("acme.test") == {200}
+    assert {(q.get("x-wiki-key"), q.get("x-workspace")) for q in up.requests} == {("Acme canary-variables-1", "ws_1")}
+    assert statuses("globex.test") == {403} and statuses("acme.test", auth=b) == {403}
+    del up.requests[:]
+    assert statuses("globex.test", auth=b) == {200}
+    assert {(q.get("x-wiki-key"), q.get("x-workspace")) for q in up.requests} == {("globex canary-variables-1", "ws_2")}
+    s.cli("agent", "set", "b", "TENANT=", "WORKSPACE=")
+    assert statuses("globex.test", auth=b) == {403} and statuses("acme.test", auth=b) == {200}
+    wire = s.tunnel("acme.test")                       # a connection that is kept is judged anew too
+    assert s.request(host="acme.test", wire=wire).status == 200
+    s.cli("bundle", "set", "default", "TENANT=initech")
+    assert s.request(host="acme.test", wire=wire).status == 403
+    wire.close()
+    s.cli("bundle", "set", "default", "KIND=", "TENANT=acme")
+    r = s.request(host="acme.test")
+    assert r.status == 502 and r.get("x-sallyport-error") == "injection_failed" and b"KIND" in r.body, r.body
+    s.cli("bundle", "set", "default", "KIND=a b")          # no header's name
+    assert s.request(host="acme.test").status == 502
+    why = json.loads(s.cli("explain", "--agent", "a", "--json", "GET", "https://other.test/").stdout)
+    assert why["decision"] == "deny" and "TENANT is acme" in why["considered"][0]["why"], why
+    shown = s.cli("credential", "show", "wiki").stdout
+    assert "${TENANT}.test" in shown and "KIND,TENANT,WORKSPACE" in shown, shown
+    assert "TENANT=acme" in s.cli("bundle", "show", "default").stdout
+    assert json.loads(s.cli("bundle", "show", "default", "--json").stdout)["variables"]["TENANT"] == "acme"
+    s.cli("agent", "set", "b", "TENANT=globex")
+    assert "TENANT=globex" in s.cli("agent", "list").stdout
+    for bad in ("tenant=x", "TENANT", "A-B=x", "=x"):
+        assert s.cli("bundle", "set", "default", bad, check=False).returncode == 2, bad
+        assert s.cli("agent", "set", "b", bad, check=False).returncode == 2, bad
+    for host in ("${tenant}.api.test", "x${TENANT}.test", "*.${TENANT}.test", "${A}.${B}.test", "${TENANT}"):
+        r = s.cli("credential", "add", "bad", "--type", "bearer", "--host", host, "token=env:HOME", check=False)
+        assert r.returncode == 2 and "variable" in r.stderr, (host, r.stderr)
+    r = s.cli("credential", "add", "bad", "--type", "oauth_client_credentials", "--host", "x.test", "client_id=${ID}",
+              "token_url=https://a.test/t", "client_secret=env:HOME", check=False)
+    assert r.returncode == 2 and "client_id" in r.stderr, r.stderr
+    r = s.cli("credential", "add", "bad", "--type", "api_key", "--host", "x.test", "header=x y${ID}", "key=env:HOME", check=False)
+    assert r.returncode == 2 and "header" in r.stderr, r.stderr
+
+
 POLICY = """--- bearer, changed by a test
 return {
   kind = "type", api = 1, name = "bearer", title = "x",

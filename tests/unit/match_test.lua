@@ -47,7 +47,7 @@ end
 local function ask(index, text, more)
   more = more or {}
   local host, q = question_of(text, more)
-  local found, second, third = match.decide(match.candidates(index, more.bundles or { "default" }, host), q, more.trace)
+  local found, second, third = match.decide(match.candidates(index, more.bundles or { "default" }, host, more.holds), q, more.trace)
   if found then return found.name, second, third end
   return second, third
 end
@@ -98,6 +98,45 @@ local cases = {
   ["a star domain entry covers every host"] = function()
     decides({ domain "*" }, "GET https://anything.test/", "*")
     decides({ domain "*" }, "GET https://10.0.0.1/", "*")
+  end,
+
+  ["a host with a variable is the host of its value, in the bundle that sets it"] = function()
+    local items = { credential("a", { hosts = { "${TENANT}.api.test" } }), credential("b", { hosts = { "${TENANT}.api.test" }, bundles = { "other" } }) }
+    local set = { default = "acme", other = "globex" }
+    local more = { bundles = { "default", "other" }, holds = function(bundle, name, label) return name == "TENANT" and set[bundle] == label end }
+    decides(items, "GET https://acme.api.test/", "a", more)
+    decides(items, "GET https://globex.api.test/", "b", more)
+    for _, host in ipairs { "api.test", "x.api.test", "x.acme.api.test", "acme.api.test.evil.test", "tenant.api.test", "acme.test" } do
+      decides(items, "GET https://" .. host .. "/", "host_not_allowed", more)
+    end
+    decides(items, "GET https://acme.api.test/", "host_not_allowed")
+  end,
+  ["a variable may stand at any label, once, and nowhere else"] = function()
+    local more = { holds = function(_, _, label) return label == "eu" end }
+    decides({ credential("a", { hosts = { "api.${REGION}.test" } }) }, "GET https://api.eu.test/", "a", more)
+    decides({ credential("a", { hosts = { "api.${REGION}" } }) }, "GET https://api.eu/", "a", more)
+    for _, host in ipairs { "${A}", "${A}.${A}", "x${A}.test", "*.${A}.test", "${a}.test", "$${A}.test", "${A.test", "eu${A}" } do
+      decides({ credential("a", { hosts = { host } }) }, "GET https://eu.test/", "host_not_allowed", more)
+      decides({ credential("a", { hosts = { host } }) }, "GET https://eu.eu/", "host_not_allowed", more)
+      decides({ credential("a", { hosts = { host } }) }, "GET https://eu/", "host_not_allowed", more)
+    end
+    decides({ credential("a", { hosts = { "${A}.0.0.1" } }) }, "GET https://10.0.0.1/", "host_not_allowed", { holds = function() return true end })
+  end,
+  ["a written host beats one with a variable, and that beats a wildcard"] = function()
+    local more = { holds = function() return true end }
+    local all = { credential("wide", { hosts = { "*.test" } }), credential("varied", { hosts = { "${T}.test" } }), credential("exact", { hosts = { "api.test" } }) }
+    decides(all, "GET https://api.test/", "exact", more)
+    decides(all, "GET https://other.test/", "varied", more)
+    decides(all, "GET https://a.other.test/", "wide", more)
+  end,
+  ["hosts with a variable leave the index as they came"] = function()
+    local index = index_of { credential("a", { hosts = { "${T}.test", "${U}.test" } }), credential("b", { hosts = { "${T}.test" } }) }
+    local more = { holds = function(_, name) return name == "T" end }
+    is((ask(index, "GET https://x.test/", more)), "a")
+    match.remove(index, "credential/a")
+    is((ask(index, "GET https://x.test/", more)), "b")
+    match.remove(index, "credential/b")
+    is(next(index.bundles.default.credential.varied), nil)
   end,
 
   -- ---- order

@@ -10,6 +10,10 @@ local function is(got, want)
   if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
 end
 
+local function has(text, part)
+  if not tostring(text):find(part, 1, true) then error(("%s lacks %s"):format(tostring(text), part), 2) end
+end
+
 local compiled = {}
 local function default(name)
   compiled[name] = compiled[name] or assert(policy.compile(name, sandbox.default_source(name)))
@@ -430,6 +434,144 @@ local cases = {
     is(s.code("POST https://api.test/", { body = { nil, "too_large" } }), "body_too_large")
     is(s.code("POST https://api.test/", { body = { nil, "eof" } }), "bad_request")
     is(s.code("POST https://api.test/", { body = { nil, "no_memory" } }), "injection_unavailable")
+  end,
+
+  -- ---- variables
+  ["a host with a variable is the bundle's, or the agent's own"] = function()
+    local s = setting()
+    s.credential("wiki", { hosts = { "${TENANT}.api.test" } })
+    is(s.code "GET https://acme.api.test/", "host_not_allowed")
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "Acme" } })
+    is(s.code "GET https://acme.api.test/", "forward")
+    is(s.code "GET https://globex.api.test/", "host_not_allowed")
+    s.agent("bob", { "default" }, { variables = { TENANT = "globex" } })
+    is(s.code("GET https://acme.api.test/", { agent = "bob" }), "host_not_allowed")
+    is(s.code("GET https://globex.api.test/", { agent = "bob" }), "forward")
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "a.b" } })
+    is(s.code "GET https://acme.api.test/", "host_not_allowed")
+    is(s.code "GET https://a.b.api.test/", "host_not_allowed")
+    s.store.put("agent", "a/bob", { name = "bob", bundles = { "default" }, variables = { TENANT = "initech" } })
+    is(s.code("GET https://globex.api.test/", { agent = "bob" }), "host_not_allowed")
+    is(s.code("GET https://initech.api.test/", { agent = "bob" }), "forward")
+  end,
+  ["another bundle's variable counts for nothing"] = function()
+    local s = setting()
+    s.agent("carol", { "other", "default" })
+    s.credential("wiki", { hosts = { "${TENANT}.api.test" } })
+    s.store.put("bundle", "other", { name = "other", variables = { TENANT = "acme" } })
+    is(s.code("GET https://acme.api.test/", { agent = "carol" }), "host_not_allowed")
+    s.credential("wiki2", { hosts = { "${TENANT}.api.test" }, bundles = { "other" } })
+    is(s.code("GET https://acme.api.test/", { agent = "carol" }), "forward")
+  end,
+  ["fields and header values are each agent's, and change with the next request"] = function()
+    local s = setting()
+    s.credential("key", { type = "api_key", hosts = { "api.test" }, fields = { header = "x-key", prefix = "${WS}:" },
+      headers = { ["x-workspace"] = "ws-${WS} $${WS}" }, secrets = { ["f/key"] = secret.of "k" } })
+    local out = s.request "GET https://api.test/"
+    is(out.code, "injection_failed")
+    has(out.message, "WS")
+    s.store.put("bundle", "default", { name = "default", variables = { WS = "one" } })
+    s.agent("bob", { "default" }, { variables = { WS = "two" } })
+    for _ = 1, 2 do
+      is(s.request("GET https://api.test/").headers["x-workspace"], "ws-one ${WS}")
+      is(s.request("GET https://api.test/", { agent = "bob" }).headers["x-workspace"], "ws-two ${WS}")
+    end
+    s.store.put("bundle", "default", { name = "default", variables = { WS = "three" } })
+    is(s.request("GET https://api.test/").headers["x-workspace"], "ws-three ${WS}")
+    is(s.request("GET https://api.test/", { agent = "bob" }).headers["x-workspace"], "ws-two ${WS}")
+    is(s.config:open("key").variants.count, 3)
+  end,
+  ["values are judged by the type again"] = function()
+    local s = setting()
+    s.credential("key", { type = "api_key", fields = { header = "x-${WS}" }, secrets = { ["f/key"] = secret.of "k" } })
+    s.store.put("bundle", "default", { name = "default", variables = { WS = "a b" } })
+    local out = s.request "GET https://api.test/"
+    is(out.code, "injection_failed")
+    has(out.message, "header")
+    s.store.put("bundle", "default", { name = "default", variables = { WS = "a" } })
+    local good = s.request("GET https://api.test/")
+    is(good.did, "forward")
+    assert(good.headers["x-a"])
+  end,
+  ["the credentials kept for sets of values are bounded"] = function()
+    local s = setting()
+    s.credential("h", { headers = { ["x-ws"] = "${WS}" } })
+    for i = 1, 200 do
+      s.agent("a" .. i, { "default" }, { variables = { WS = "w" .. i } })
+      is(s.request("GET https://api.test/", { agent = "a" .. i }).headers["x-ws"], "w" .. i)
+    end
+    assert(s.config:open("h").variants.count <= 64)
+  end,
+  ["a type with a refresh takes variables in headers, and in no field"] = function()
+    local s = with_oauth { spawn = true }
+    s.store.put("bundle", "default", { name = "default", variables = { WS = "one" } })
+    s.credential("crm2", { type = "oauth", hosts = { "b.test" }, headers = { ["x-ws"] = "${WS}" },
+      fields = { token_url = "https://auth.test/token", client_id = "id" }, secrets = { ["f/client_secret"] = secret.of "s" } })
+    local out = s.request "GET https://b.test/"
+    is(out.did, "forward")
+    is(out.headers["x-ws"], "one")
+    s.credential("crm3", { type = "oauth", hosts = { "c.test" },
+      fields = { token_url = "https://auth.test/token", client_id = "${WS}" }, secrets = { ["f/client_secret"] = secret.of "s" } })
+    is(s.code "GET https://c.test/", "injection_failed")
+  end,
+  ["an edited match.lua cannot send a credential to a tenant that is not the agent's"] = function()
+    local s = setting()
+    s.credential("wiki", { hosts = { "${TENANT}.api.test" } })
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "acme" } })
+    local edited = {}
+    for k, v in pairs(default "match") do edited[k] = v end
+    edited.candidates = function(index, bundles, host) return default("match").candidates(index, bundles, host, function() return true end) end
+    s.policies.match = edited
+    is(s.code "GET https://acme.api.test/", "forward")
+    is(s.code "GET https://evil.api.test/", "policy_failed")
+  end,
+  ["a stream ends when the variable that led it there changes"] = function()
+    local s = setting()
+    s.credential("wiki", { hosts = { "${TENANT}.api.test" } })
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "acme" } })
+    local info = { token = "hash-alice", host = "acme.api.test", port = 443, scheme = "https", form = "tunnel", method = "GET",
+      path = "/", bundle = "default", credential = "wiki" }
+    is(s.pipeline:on_rejudge(info), true)
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "globex" } })
+    is(s.pipeline:on_rejudge(info), false)
+  end,
+  ["explain names the variable that is missing, or has another value"] = function()
+    local s = setting()
+    s.credential("wiki", { hosts = { "${TENANT}.api.test" } })
+    local function why(agent)
+      local d = s.pipeline:on_explain { agent = agent, method = "GET", url = "https://acme.api.test/" }
+      return d.considered[1] and d.considered[1].why or d.decision, d
+    end
+    is(why "alice", "its variable TENANT is not set in default")
+    is(why(nil), "its variable TENANT is not set in default")
+    s.agent("bob", { "default" }, { variables = { TENANT = "globex" } })
+    is(why "bob", "its variable TENANT is globex")
+    s.agent("eve", { "default" }, { variables = { TENANT = "a.b" } })
+    is(why "eve", "the value of its variable TENANT is no label of a host")
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "acme" } })
+    is(why "alice", "it decides")
+    is(select(2, why "alice").credential, "wiki")
+    s.credential("wiki", { hosts = { "${TENANT}.api.test" }, headers = { ["x-ws"] = "${WS}" } })
+    local _, d = why "alice"
+    is(d.code, "injection_failed")
+    has(d.message, "WS")
+  end,
+  ["discover shows the hosts as they are for the agent"] = function()
+    local s = setting { spawn = true }
+    s.credential("wiki", { hosts = { "${TENANT}.api.test", "api.test" } })
+    s.credential("only", { hosts = { "${TENANT}.b.test" } })
+    local function allowed()
+      local list = {}
+      local body = s.request("GET http://proxy/discover", { own = true, form = "origin" }).body
+      for _, e in ipairs(json.decode(body).allowed) do
+        for _, h in ipairs(e.hosts) do list[#list + 1] = e.credential .. "=" .. h end
+      end
+      table.sort(list)
+      return table.concat(list, " ")
+    end
+    is(allowed(), "wiki=api.test")
+    s.store.put("bundle", "default", { name = "default", variables = { TENANT = "acme" } })
+    is(allowed(), "only=acme.b.test wiki=acme.api.test wiki=api.test")
   end,
 
   -- ---- the echo host
