@@ -412,8 +412,8 @@ local function attach(self, req, agent, opened, routed, deadline)
     if code then return nil, code, message, hint end
   end
   if self.known and agent.known_at ~= self.config.applied then return nil, "changed" end
-  local ok, code, message = inject(self, req, agent, opened, cred)
-  if not ok or not agent.known then return ok, code, message end
+  local ok, code, message, advice = inject(self, req, agent, opened, cred)
+  if not ok or not agent.known then return ok, code, message, advice end
   local lost, why, hint = astray(agent, req, opened, req:known(agent.known))
   if lost then return nil, lost, why, hint end
   return true
