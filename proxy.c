@@ -22652,6 +22652,327 @@ l_host_exec_editor(lua_State *L)
 	return 1;
 }
 
+/* -- callback: a browser that comes back to a command (RFC 8252 7.3) */
+#define L_CALLBACK "sallyport.callback"
+#define CALLBACK_CONNS 8        /* browsers open a few sockets ahead of need; a further one ends the oldest */
+#define CALLBACK_HEAD_MAX 16384 /* a code and a state; servers write a few hundred bytes */
+#define CALLBACK_HEAD_MS 10000  /* for a request's head */
+#define CALLBACK_PAGE_MAX 8192  /* fits a socket's buffer, so that one write sends it */
+
+struct callback_conn {
+	struct watch watch;
+	struct callback *of;    /* borrowed */
+	struct buf in;          /* owned; holds the code: wiped */
+	size_t scanned;
+	bool whole;             /* the head is complete and waits for `next` */
+	struct timer until;
+};
+
+/* One listener of a command. The handle owns it; its memory goes in a deferred call, after the events
+ * of the turn. */
+struct callback {
+	struct watch watch;
+	struct endpoint at;
+	struct callback_conn conn[CALLBACK_CONNS];
+	unsigned oldest;
+	struct callback_conn *current; /* what `next` answered last; NULL: none, or answered */
+	struct task *task;      /* waits in `next`; NULL: none */
+	struct defer gone;
+};
+
+static void
+callback_drop(struct callback_conn *c)
+{
+	watch_close(&c->watch);
+	timer_stop(&c->until);
+	buf_free(&c->in);
+	c->scanned = 0;
+	c->whole = false;
+	if (c->of->current == c)
+		c->of->current = NULL;
+}
+
+static void
+callback_wake(struct callback *cb)
+{
+	if (cb->task != NULL)
+		task_wake(cb->task);
+	cb->task = NULL;
+}
+
+static void
+callback_late(struct timer *t)
+{
+	callback_drop((struct callback_conn *)((char *)t - offsetof(struct callback_conn, until)));
+}
+
+static void
+callback_read(struct watch *w)
+{
+	struct callback_conn *c = (struct callback_conn *)((char *)w - offsetof(struct callback_conn, watch));
+	char tmp[4096];
+	ssize_t n = 0;
+
+	while (!c->whole && (n = recv(w->fd, tmp, sizeof tmp, 0)) > 0) {
+		bool room = buf_add(&c->in, tmp, (size_t)n);
+
+		c->whole = room && http_head_end(c->in.p, c->in.n, &c->scanned) > 0;
+		if (!room)
+			break;
+	}
+	wipe(tmp, sizeof tmp);
+	if (c->whole) {
+		timer_stop(&c->until);
+		callback_wake(c->of);
+	} else if (n >= 0 || errno != EAGAIN) {
+		callback_drop(c);
+	}
+}
+
+static void
+callback_accept(struct watch *w)
+{
+	struct callback *cb = (struct callback *)((char *)w - offsetof(struct callback, watch));
+	int fd;
+
+	while ((fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+		struct callback_conn *c = NULL;
+
+		for (size_t i = 0; i < CALLBACK_CONNS && c == NULL; i++)
+			if (cb->conn[i].watch.fd < 0)
+				c = &cb->conn[i];
+		if (c == NULL) {
+			c = &cb->conn[cb->oldest];
+			cb->oldest = (cb->oldest + 1) % CALLBACK_CONNS;
+			callback_drop(c);
+		}
+		c->watch = (struct watch){.fd = fd, .ready = callback_read};
+		buf_init(&c->in, CALLBACK_HEAD_MAX);
+		timer_set(&c->until, clock_now() + CALLBACK_HEAD_MS, callback_late);
+		net_nodelay(fd);
+		if (!watch_add(&c->watch, EPOLLIN | EPOLLRDHUP))
+			callback_drop(c);
+	}
+}
+
+static void
+callback_gone(struct defer *d)
+{
+	free((char *)d - offsetof(struct callback, gone));
+}
+
+static int
+l_callback_close(lua_State *L)
+{
+	struct callback **h = luaL_checkudata(L, 1, L_CALLBACK), *cb = *h;
+
+	if (cb == NULL)
+		return 0;
+	*h = NULL;
+	watch_close(&cb->watch);
+	for (size_t i = 0; i < CALLBACK_CONNS; i++)
+		callback_drop(&cb->conn[i]);
+	loop_defer(&cb->gone, callback_gone);
+	return 0;
+}
+
+static struct callback *
+l_check_callback(lua_State *L)
+{
+	struct callback **h = luaL_checkudata(L, 1, L_CALLBACK);
+
+	luaL_argcheck(L, *h != NULL, 1, "closed");
+	return *h;
+}
+
+/* NULL or why not. */
+static const char *
+callback_listen(struct callback *cb)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = net_sockaddr(&cb->at, &ss);
+	const int one = 1;
+
+	cb->watch = (struct watch){.ready = callback_accept};
+	cb->watch.fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (cb->watch.fd < 0)
+		return strerror(errno);
+	setsockopt(cb->watch.fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (bind(cb->watch.fd, (struct sockaddr *)&ss, len) != 0 || listen(cb->watch.fd, CALLBACK_CONNS) != 0)
+		return errno == EADDRINUSE ? "in_use" : strerror(errno);
+	len = sizeof ss;
+	if (getsockname(cb->watch.fd, (struct sockaddr *)&ss, &len) != 0 ||
+	    !net_endpoint((struct sockaddr *)&ss, &cb->at) || !watch_add(&cb->watch, EPOLLIN))
+		return strerror(errno);
+	return NULL;
+}
+
+/* host.callback(address, port) -> listener, port | nil, "in_use" | why. On a loopback address alone: what
+ * comes there holds an authorization code. Port 0 picks one. listener:close(), also when it is garbage. */
+static int
+l_host_callback(lua_State *L)
+{
+	struct slice text;
+	struct endpoint at = {.port = (uint16_t)luaL_checkinteger(L, 2)};
+	struct callback **h, *cb;
+	const char *why;
+
+	text.p = luaL_checklstring(L, 1, &text.n);
+	luaL_argcheck(L, addr_parse(text, &at.addr) && (at.addr.v4 ? at.addr.b[0] == 127 :
+	    slice_eq(text, SLICE("::1"))), 1, "not a loopback address");
+	h = lua_newuserdatauv(L, sizeof *h, 0);
+	*h = NULL;
+	luaL_setmetatable(L, L_CALLBACK);
+	if ((cb = calloc(1, sizeof *cb)) == NULL)
+		return luaL_error(L, "out of memory");
+	*h = cb;
+	cb->at = at;
+	for (size_t i = 0; i < CALLBACK_CONNS; i++) {
+		cb->conn[i].watch.fd = -1;
+		cb->conn[i].of = cb;
+	}
+	if ((why = callback_listen(cb)) != NULL)
+		return l_fail(L, why);
+	lua_pushinteger(L, cb->at.port);
+	return 2;
+}
+
+static bool
+callback_send(struct callback_conn *c, int status, struct slice page)
+{
+	char out[CALLBACK_PAGE_MAX + 1024];
+	int n = snprintf(out, sizeof out, "HTTP/1.1 %d %s\r\nContent-Type: text/html; charset=utf-8\r\n"
+	    "Content-Length: %zu\r\nConnection: close\r\nCache-Control: no-store\r\n"
+	    "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
+	    "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\r\n%.*s",
+	    status, status < 400 ? "OK" : "Refused", page.n, (int)page.n, page.p);
+	bool ok = n > 0 && (size_t)n < sizeof out && send(c->watch.fd, out, (size_t)n, MSG_NOSIGNAL) == n;
+
+	shutdown(c->watch.fd, SHUT_WR);
+	callback_drop(c);
+	return ok;
+}
+
+/* Pushes { method, path, query, host } of a whole head; false: it was malformed, and refused. */
+static bool
+l_callback_push(lua_State *L, struct callback_conn *c)
+{
+	static struct http_head head;   /* dead before this returns */
+	int host;
+
+	if (http_parse_request(c->in.p, c->in.n, &head) <= 0 || head.form != HTTP_ORIGIN ||
+	    (host = http_find(&head, SLICE("host"), 0)) < 0) {
+		callback_send(c, 400, SLICE("malformed\n"));
+		return false;
+	}
+	lua_createtable(L, 0, 4);
+	lua_pushlstring(L, head.method.p, head.method.n);
+	lua_setfield(L, -2, "method");
+	lua_pushlstring(L, head.path.p, head.path.n);
+	lua_setfield(L, -2, "path");
+	lua_pushlstring(L, head.query.p != NULL ? head.query.p : "", head.query.p != NULL ? head.query.n : 0);
+	lua_setfield(L, -2, "query");
+	lua_pushlstring(L, head.field[host].value.p, head.field[host].value.n);
+	lua_setfield(L, -2, "host");
+	return true;
+}
+
+static int
+l_callback_next_k(lua_State *L, int status, lua_KContext deadline)
+{
+	struct callback *cb = l_check_callback(L);
+
+	(void)status;
+	cb->task = NULL;
+	for (size_t i = 0; i < CALLBACK_CONNS; i++) {
+		struct callback_conn *c = &cb->conn[i];
+
+		if (!c->whole || !l_callback_push(L, c))
+			continue;
+		cb->current = c;
+		return 1;
+	}
+	if (clock_now() >= (int64_t)deadline)
+		return l_fail(L, "timeout");
+	cb->task = task_of(L);
+	return task_yield(L, (int64_t)deadline, deadline, l_callback_next_k);
+}
+
+/* listener:next(deadline) -> { method, path, query, host } | nil, "timeout". One that was not answered
+ * is refused first. yields */
+static int
+l_callback_next(lua_State *L)
+{
+	struct callback *cb = l_check_callback(L);
+	lua_Integer deadline = luaL_checkinteger(L, 2);
+
+	if (cb->current != NULL)
+		callback_send(cb->current, 404, SLICE("no such page\n"));
+	return l_callback_next_k(L, LUA_OK, (lua_KContext)deadline);
+}
+
+/* listener:answer(status, html) -> whether it was sent: to the request that `next` answered */
+static int
+l_callback_answer(lua_State *L)
+{
+	struct callback *cb = l_check_callback(L);
+	int status = (int)luaL_checkinteger(L, 2);
+	struct slice page;
+
+	page.p = luaL_checklstring(L, 3, &page.n);
+	luaL_argcheck(L, page.n <= CALLBACK_PAGE_MAX, 3, "too long a page");
+	lua_pushboolean(L, cb->current != NULL && callback_send(cb->current, status, page));
+	return 1;
+}
+
+static void
+l_open_callback(lua_State *L)
+{
+	static const luaL_Reg methods[] = {
+		{"next", l_callback_next}, /* yields */
+		{"answer", l_callback_answer}, {"close", l_callback_close}, {NULL, NULL},
+	};
+
+	luaL_newmetatable(L, L_CALLBACK);
+	lua_pushcfunction(L, l_callback_close);
+	lua_setfield(L, -2, "__gc");
+	luaL_newlib(L, methods);
+	lua_setfield(L, -2, "__index");
+	lua_pop(L, 1);
+}
+
+/* host.open_browser(url) -> whether there is a desktop to ask. The address is in its arguments, which
+ * other users of the machine may see: it names a state and a challenge, never a secret. */
+static int
+l_host_open_browser(lua_State *L)
+{
+	const char *url = luaL_checkstring(L, 1);
+	const char *x = getenv("DISPLAY"), *wayland = getenv("WAYLAND_DISPLAY");
+	int status;
+	pid_t pid;
+
+	if ((x == NULL || x[0] == '\0') && (wayland == NULL || wayland[0] == '\0')) {
+		lua_pushboolean(L, false);
+		return 1;
+	}
+	if ((pid = fork()) == 0) {
+		int null = open("/dev/null", O_RDWR);
+
+		signal(SIGPIPE, SIG_DFL);
+		umask(022);             /* ours is stricter than a browser's files should be */
+		setsid();
+		for (int fd = 0; null >= 0 && fd < 3; fd++)
+			dup2(null, fd);
+		if (fork() == 0)        /* its parent ends at once: nobody has to wait for the browser */
+			execlp("xdg-open", "xdg-open", url, (char *)NULL);
+		_exit(0);
+	}
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		continue;
+	lua_pushboolean(L, pid > 0);
+	return 1;
+}
+
 /* -- secrets from outside: never through a Lua string */
 /* One final newline goes; other control bytes are refused. Frees b. -> secret, empty | nil, code */
 static int
@@ -22910,7 +23231,8 @@ static const luaL_Reg l_host_command[] = {
 	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
-	{"lock_held", l_host_lock_held}, {NULL, NULL},
+	{"lock_held", l_host_lock_held}, {"callback", l_host_callback},
+	{"open_browser", l_host_open_browser}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];
@@ -22926,6 +23248,8 @@ l_open_host(lua_State *L, bool worker)
 	lua_setfield(L, -2, "state");
 	lua_setfield(L, -2, "__index");
 	lua_pop(L, 1);
+	if (!worker)
+		l_open_callback(L);
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
