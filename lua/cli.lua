@@ -7,7 +7,7 @@ local M = {}
 -- The overview's order, and where each first word is kept.
 local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
-  { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "bundle", "cli.bundle" },
+  { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "version", "cli.version" }, { "lua", "cli.script" },
@@ -16,7 +16,7 @@ local families = {
 -- What people type elsewhere for the same thing.
 local other_words = {
   start = "serve", run = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
-  credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
+  login = "connect", authorize = "connect", logout = "disconnect", credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
   domains = "domain", policies = "policy", why = "explain", check = "doctor", cert = "ca", export = "env",
   ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",
   cat = "show", update = "set", edit = "set", revert = "rollback",

@@ -2,13 +2,19 @@
 -- oauth.net(with) -> { token, request }: bound to one credential, so that its secrets reach only the URLs its own
 -- fields name or its type declares. A policy never sees a body: it gets the members it asked for.
 --
---   net.token(url, { basic = {id, secret}, form = { {name, value}, … }, body = "form"|"json", headers = { {n, v} },
---                    ttl = seconds, token_types = {"bearer"}, member = "access_token" }, deadline)
+--   net.token(url, { client = {…} | basic = {id, secret}, form = { {name, value}, … }, body = "form"|"json",
+--                    headers = { {n, v} }, ttl = seconds, lasting = bool, token_types = {"bearer"},
+--                    member = "access_token" }, deadline)
 --     -> { secrets = { access_token, refresh_token }, expires_at = Unix s } | nil, code, detail
+--   net.post(url, { client =, basic =, form =, body =, headers =, expect = }, deadline) -> answer | nil, code, detail
+--   client = { method = "none"|"basic"|"post"|"private_key_jwt", id =, secret =, key =, key_id =, algorithm =,
+--              audience = } : who asks (RFC 6749 2.3.1, RFC 7523 2.2)
 --   net.request({ method, url, headers, body, expect }, deadline) -> { status, values } | nil, code, detail
 local M = {}
 
 local TTL_MAX = 30 * 86400    -- DESIGN: over 30 days is 30 days
+local LASTING = 10 * 366 * 86400  -- s: a token without an end that nobody can renew
+local ASSERTION_LIFE = 120    -- s: RFC 7523 3 asks for short ones; two minutes forgive a slow clock
 local TTL_DEFAULT = 300       -- where neither the server nor the type says: short, so that an error heals soon
 local CALL_MAX = 10000        -- ms for one call; its caller's deadline may be nearer
 local BODY_MAX = 1 << 20      -- a token answer of more than 1 MiB is none
@@ -32,12 +38,12 @@ function M.code(text)
 end
 
 --- A lifetime in whole seconds. Unreadable, infinite or not positive counts as absent: `default` then.
-function M.lifetime(value, default)
+function M.lifetime(value, default, max)
   local n = type(value) == "string" and value:find("^%d+%.?%d*$") and tonumber(value) or value
   if type(n) ~= "number" or n ~= n or n < 1 then
     n = type(default) == "number" and default >= 1 and default or TTL_DEFAULT
   end
-  return math.floor(math.min(n, TTL_MAX))
+  return math.floor(math.min(n, max or TTL_MAX))
 end
 
 --- RFC 6749 2.3.1: both halves are form-encoded first, then joined and put in Base64.
@@ -53,9 +59,37 @@ local function value_of(v)
   return #parts > 0 and table.concat(parts, " ") or nil
 end
 
-local function token_body(with, spec)
+-- RFC 7523 2.2: the client signs who it is, for one request.
+local function assertion(with, client, url)
+  local now = with.time.wall()
+  return with.sign.jwt {
+    alg = client.algorithm or "RS256", key = client.key, header = { typ = "JWT", kid = client.key_id },
+    claims = { iss = client.id, sub = client.id, aud = client.audience or url, jti = with.new_id(), iat = now,
+               exp = now + ASSERTION_LIFE },
+  }
+end
+
+--- Adds to a request who asks. -> the form with what goes into it, the Authorization value or nil | nil, nil, code
+local function authenticate(with, url, spec)
+  local form, client = {}, spec.client
+  table.move(spec.form or {}, 1, #(spec.form or {}), 1, form)
+  if not client then return form, spec.basic and M.basic(with.secret, spec.basic[1], spec.basic[2]) end
+  if client.method == "basic" then return form, M.basic(with.secret, client.id, client.secret) end
+  form[#form + 1] = { "client_id", client.id }
+  if client.method == "post" then
+    form[#form + 1] = { "client_secret", client.secret }
+  elseif client.method == "private_key_jwt" then
+    form[#form + 1] = { "client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" }
+    local jwt, why = assertion(with, client, url)
+    if not jwt then return nil, nil, why end
+    form[#form + 1] = { "client_assertion", jwt }
+  end
+  return form
+end
+
+local function token_body(with, spec, form)
   local pairs_, object = {}, {}
-  for _, p in ipairs(spec.form or {}) do
+  for _, p in ipairs(form) do
     local name, value = p[1], value_of(p[2])
     if value ~= nil then
       pairs_[#pairs_ + 1] = { name, value }
@@ -92,13 +126,15 @@ function M.judge(answer, spec, sent_at)
   local access_token = v[spec.member or "access_token"]
   if access_token == nil then return nil, "no_access_token", detail end
   if not type_ok(v.token_type, spec.token_types) then return nil, "token_type", detail end
+  -- `lasting`: a token that nobody can renew is used as long as the server says, or until it is refused.
+  local lasting = spec.lasting and v.refresh_token == nil and not spec.renewable
   return {
     secrets = { access_token = access_token, refresh_token = v.refresh_token },
-    expires_at = sent_at + M.lifetime(v.expires_in, spec.ttl),
+    expires_at = sent_at + M.lifetime(v.expires_in, lasting and LASTING or spec.ttl, lasting and LASTING or nil),
   }
 end
 
---- with = { client = http_client, time, secret, form, json, allows = function(url) -> true | nil, why,
+--- with = { client = http_client, time, secret, form, json, sign, new_id, allows = function(url) -> true | nil, why,
 --           addresses = {cidr}, deadline = of the whole refresh }
 function M.net(with)
   local net = {}
@@ -120,14 +156,19 @@ function M.net(with)
     return call(spec, deadline)
   end
 
+  function net.post(url, spec, deadline)
+    assert(type(url) == "string" and type(spec) == "table", "net.post: url or parameters are missing")
+    local form, basic, why = authenticate(with, url, spec)
+    if not form then return nil, "signing", why end
+    local body, content_type = token_body(with, spec, form)
+    local headers = { { "accept", "application/json" }, { "content-type", content_type } }
+    if basic then headers[#headers + 1] = { "authorization", basic } end
+    for _, h in ipairs(spec.headers or {}) do headers[#headers + 1] = h end
+    return call({ url = url, headers = headers, body = body, expect = spec.expect }, deadline)
+  end
+
   function net.token(url, spec, deadline)
     assert(type(url) == "string" and type(spec) == "table", "net.token: url or parameters are missing")
-    local body, content_type = token_body(with, spec)
-    local headers = { { "accept", "application/json" }, { "content-type", content_type } }
-    if spec.basic then
-      headers[#headers + 1] = { "authorization", M.basic(with.secret, spec.basic[1], spec.basic[2]) }
-    end
-    for _, h in ipairs(spec.headers or {}) do headers[#headers + 1] = h end
     -- Counted from before the request: a slow answer must not lengthen the token's life.
     local sent_at = with.time.wall()
     local expect = TOKEN_EXPECT
@@ -135,7 +176,10 @@ function M.net(with)
       expect = { [spec.member] = "secret" }
       for k, v in pairs(TOKEN_EXPECT) do expect[k] = expect[k] or v end
     end
-    local answer, code, detail = call({ url = url, headers = headers, body = body, expect = expect }, deadline)
+    local answer, code, detail = net.post(url, {
+      client = spec.client, basic = spec.basic, form = spec.form, body = spec.body, headers = spec.headers,
+      expect = expect,
+    }, deadline)
     if not answer then return nil, code, detail end
     return M.judge(answer, spec, sent_at)
   end

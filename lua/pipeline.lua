@@ -379,7 +379,9 @@ local function attach(self, req, agent, opened, routed, deadline)
     cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
     if not cred then
       info = info or {}
-      return nil, code, info.message or ("credential %s: no token"):format(opened.name), nil,
+      local connect = pol.connect and (code == "oauth_refresh_failed" or code == "oauth_not_connected")
+      return nil, code, info.message or ("credential %s: no token"):format(opened.name),
+        connect and ("the operator can mend it: sallyport connect %s"):format(opened.name) or nil,
         { retry_after = info.retry_after }
     end
     waited = self.time.now() ~= before
@@ -628,6 +630,8 @@ function M:on_answer(name, status, www_authenticate)
   local opened = self.config:open(name)
   if not opened or not opened.pol.refresh then return end
   if token.says_expired(opened.pol, status, www_authenticate) then self.tokens:rejected(opened) end
+  local scopes = token.insufficient(status, www_authenticate)
+  if scopes then self.tokens:wants(opened, scopes) end
 end
 
 function M.connect(req) return here:on_connect(req) end

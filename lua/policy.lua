@@ -67,6 +67,7 @@ local type_keys = {
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
+  connect = "function",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -259,7 +260,7 @@ function Check:split(f, given)
 end
 
 -- What every credential has, whatever its type.
-local common_names = { state = true, headers = true, env = true, placeholder = true, mint = true }
+local common_names = { state = true, grant = true, headers = true, env = true, placeholder = true, mint = true }
 
 function Check:field(given, i, seen)
   if type(given) ~= "table" then return self:fail("fields", ("field %d is not a table"):format(i)) end
@@ -451,7 +452,11 @@ function Check:type(t, pol)
   if not pol.mint then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)
   if not pol.examples then return nil end
+  -- A type that a person connects (lua/connect.lua): its refresh takes cred.grant, and connect(cred) answers how the
+  -- client says who it is.
+  if t.connect and not t.refresh then return self:fail("connect", "a type with connect needs refresh") end
   pol.apply, pol.refresh, pol.validate, pol.help, pol.rows = t.apply, t.refresh, t.validate, t.help, t.rows
+  pol.connect = t.connect
   return pol
 end
 
@@ -675,6 +680,16 @@ function M.refresh(pol, cred, net, deadline)
     end
   end
   return state
+end
+
+--- How the client of a type with `connect` says who it is: the `client` of oauth.net | nil, "policy_failed", message.
+function M.client(pol, cred)
+  local ok, client = sandbox.call(pol.name, pol.connect, cred)
+  if not ok then return nil, "policy_failed", client end
+  if type(client) ~= "table" then
+    return nil, "policy_failed", ("%s: connect returned a %s"):format(file_of(pol.name), type(client))
+  end
+  return client
 end
 
 local function same_origin(a, b)

@@ -11,8 +11,12 @@
 -- hash in the intent: a secret's hash is a secret too and cannot be compared in Lua, so `rotation`, a count of the
 -- refresh tokens this record has held, names it instead.
 --
--- state/NAME, plain: token_version (of the credential that earned it), obtained_at, expires_at, fresh_until, dropped,
---   dropped_at, refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
+-- A type that a person connects (`connect`) gets its first token from lua/connect.lua, through M:connected. Its grant
+-- belongs to the client and the token address, so that a change of hosts or paths does not end it.
+--
+-- state/NAME, plain: token_version (of the credential that earned it), earner (of a grant: client and token address),
+--   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), wanted (that an API asks for besides),
+--   wanted_at, refused_at (a 401 that could not be acted on), refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
 --   last_error, last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
 -- state/NAME, sealed: access_token, refresh_token, and whatever else the type's `refresh` answered.
 -- lease/NAME: owner, boot_id, until_boot_ms.
@@ -26,6 +30,7 @@ M.__index = M
 
 local MARGIN = 300            -- s: renewed this long before the end, or at half of a life under ten minutes
 local LIFE_MAX = 30 * 86400   -- s: whatever a server says
+local LASTING = 10 * 366 * 86400  -- s: the same, for a token that nobody can renew
 local LIFE_DEFAULT = 300      -- s: where a type's refresh says nothing of use
 local REFRESH_MAX = 10000     -- ms for one refresh, all its calls together
 local LEASE = 20000           -- ms: REFRESH_MAX, the commits around it, and a pause that a scheduler may make
@@ -40,10 +45,14 @@ local DROP_EVERY = 60         -- s: an agent that provokes 401s must not make us
 local CLOCK_BACK = 60         -- s: a token from this far in the future says the clock was set back: renew it
 local ROOM = 8192             -- bytes kept free for the answer: two tokens and a JWT fit
 local SNAPSHOTS_MAX = 1024
+local WANTED_MAX, SCOPE_MAX = 50, 200   -- scopes kept of challenges, bytes of one: an upstream writes them
+local CONNECT_STORE_MAX = 60000  -- ms to store what a person has just consented to
 
 -- The server has judged the grant or the client itself; asking again brings the same answer (RFC 6749 5.2).
-local final_codes = { invalid_grant = true, invalid_client = true, unauthorized_client = true, not_connected = true,
-  bad_key = true }
+local final_codes = {
+  invalid_grant = true, invalid_client = true, unauthorized_client = true, not_connected = true, grant_ended = true,
+  bad_key = true,
+}
 -- It may pass by itself: callers are told to retry.
 local transient_codes = {
   timeout = true, unreachable = true, unavailable = true, server_error = true, temporarily_unavailable = true,
@@ -85,11 +94,22 @@ function M.fresh_until(obtained_at, life)
 end
 
 --- "fresh": serve it. "valid": serve it and renew. "none": there is nothing to serve.
-function M.standing(state, credential_version, now)
-  if not state.expires_at or state.dropped or state.token_version ~= credential_version then return "none" end
+function M.standing(state, credential_version, now, earner)
+  if not state.expires_at or state.dropped then return "none" end
+  if state.token_version ~= credential_version and not (earner and state.earner == earner) then return "none" end
   if now >= state.expires_at then return "none" end
   if now >= state.fresh_until or now < state.obtained_at - CLOCK_BACK then return "valid" end
   return "fresh"
+end
+
+--- Whose grant a record holds: a text that stays the same while client and token address do. nil: no such type.
+function M.earner(pol, rec)
+  local f = rec.fields or {}
+  return pol.connect and ("%s %s"):format(f.client_id or "", f.token_url or "") or nil
+end
+
+local function standing_of(opened, state, now)
+  return M.standing(state, opened.rec.version, now, M.earner(opened.pol, opened.rec))
 end
 
 -- What went wrong, for whom it concerns. Other codes are registered ones of the server's, and speak for themselves.
@@ -100,6 +120,7 @@ local said = {
   not_granted = "the installation does not have those repositories or permissions",
   lost_in_flight = "its refresh token was lost in flight: it was sent, and the answer never arrived; connect it anew",
   not_connected = "it has not been connected yet",
+  grant_ended = "its token has ended, and the server gave none to renew it with",
   policy_failed = "its type's refresh failed",
   timeout = "the token endpoint did not answer in time",
   unreachable = "the token endpoint cannot be reached",
@@ -114,12 +135,17 @@ local said = {
   no_access_token = "the token endpoint's answer has no access_token",
   token_type = "the token endpoint's answer has another token_type than Bearer",
   unregistered_error = "the token endpoint answers with an error of its own",
+  signing = "its private key cannot sign",
   url_not_declared = "its type asks a URL that neither it nor the credential names",
 }
 
+--- A code as a sentence.
+function M.sentence(code)
+  return said[code] or "the token endpoint answers " .. tostring(code)
+end
+
 local function message_of(name, state)
-  local e = state.last_error
-  return ("credential %s: %s"):format(name, said[e] or "the token endpoint answers " .. tostring(e))
+  return ("credential %s: %s"):format(name, M.sentence(state.last_error))
 end
 
 --- Why no refresh may start now: code, { message, retry_after, error }; nil if one may.
@@ -286,13 +312,17 @@ end
 local function answer_plain(self, opened, base, answer, sent_at)
   local life = tonumber(answer.expires_at) and answer.expires_at - sent_at or nil
   if not life or life ~= life or life < 1 then life = LIFE_DEFAULT end
-  life = math.floor(math.min(life, LIFE_MAX))
+  -- What nobody can renew is worth its whole life (DESIGN's thirty days would only end it early).
+  local renewable = not opened.pol.connect or answer.secrets.refresh_token or base.secrets and base.secrets.refresh_token
+  life = math.floor(math.min(life, renewable and LIFE_MAX or LASTING))
   return {
     credential = opened.name, token_version = opened.rec.version, refresh_id = self.new_id(),
+    earner = M.earner(opened.pol, opened.rec),
     rotation = (base.rotation or 0) + (answer.secrets.refresh_token ~= nil and 1 or 0),
     obtained_at = sent_at, expires_at = sent_at + life,
     fresh_until = math.floor(M.fresh_until(sent_at, life)),
-    dropped_at = base.dropped_at, values = answer.values,
+    dropped_at = base.dropped_at, scopes = base.scopes, wanted = base.wanted, wanted_at = base.wanted_at,
+    connected_at = base.connected_at, values = answer.values,
   }
 end
 
@@ -311,7 +341,7 @@ local function refresh(self, opened)
   if not state or stale(self, opened) then return end
   local boot, boot_id = time.boot(), time.boot_id()
   -- Between the wish and this task another worker may have done it, or failed at it.
-  if M.standing(state, version, time.wall()) == "fresh" or M.blocked(name, state, version, boot, boot_id) then
+  if standing_of(opened, state, time.wall()) == "fresh" or M.blocked(name, state, version, boot, boot_id) then
     return
   end
   local lease = self.store.get("lease", name)
@@ -388,7 +418,7 @@ function M:fresh(opened, deadline)
       if why ~= "damaged" and why ~= "locked" then return nil, "store_unavailable" end
       return nil, "injection_failed", { message = ("credential %s: its stored token is %s"):format(name, why) }
     end
-    local standing = M.standing(state, version, time.wall())
+    local standing = standing_of(opened, state, time.wall())
     if standing == "fresh" then return view_of(self, opened, state) end
     local code, info = M.blocked(name, state, version, time.boot(), time.boot_id())
     if standing == "valid" then
@@ -420,20 +450,133 @@ function M.says_expired(pol, status, www_authenticate)
   return www_authenticate:lower():find("%f[%w_]error%s*=%s*\"?invalid_token%f[^%w_]") ~= nil
 end
 
---- An upstream refused the token: it is dropped, unless it is new or one was dropped within the minute.
-function M:rejected(opened)
-  local name, now = opened.name, self.time.wall()
-  local state = look(self, name)
-  if not state or M.standing(state, opened.rec.version, now) == "none" then return false end
-  if math.abs(now - state.obtained_at) < JUST_ISSUED then return false end
-  if state.dropped_at and math.abs(now - state.dropped_at) < DROP_EVERY then return false end
+-- Changes plain members of the state as it was seen; somebody who was faster has made it void. A damaged or newer
+-- state is left alone.
+local function note(self, name, state, change)
   local plain = copy(state)
-  plain.dropped, plain.dropped_at = true, now
+  change(plain)
   local ok = self.store.commit({
     { op = "put", db = "state", key = name, plain = plain, keep = true, version = state.version },
   }, self.time.now() + COMMIT_MAX)
-  if ok then self.log(("ev=token_dropped credential=%s"):format(name)) end
   return ok == true
+end
+
+--- An upstream refused the token: it is dropped, unless it is new or one was dropped within the minute. One that
+-- cannot be renewed is kept: a person would have to consent again for what may be a whim of one address.
+function M:rejected(opened)
+  local name, now = opened.name, self.time.wall()
+  local state = look(self, name)
+  if not state or standing_of(opened, state, now) == "none" then return false end
+  if math.abs(now - state.obtained_at) < JUST_ISSUED then return false end
+  if opened.pol.connect and not (state.secrets and state.secrets.refresh_token) then
+    if state.refused_at and math.abs(now - state.refused_at) < DROP_EVERY then return false end
+    note(self, name, state, function(plain) plain.refused_at = now end)
+    return false
+  end
+  if state.dropped_at and math.abs(now - state.dropped_at) < DROP_EVERY then return false end
+  local ok = note(self, name, state, function(plain) plain.dropped, plain.dropped_at = true, now end)
+  if ok then self.log(("ev=token_dropped credential=%s"):format(name)) end
+  return ok
+end
+
+-- ---- scopes that an API asks for -----------------------------------------------------------------
+
+--- The scopes of a challenge that says insufficient_scope (RFC 6750 3.1; MCP's step-up): a list, perhaps empty; nil:
+-- it says nothing of the kind. The header is the upstream's text: only what may be a scope (RFC 6749 3.3) is kept.
+function M.insufficient(status, www_authenticate)
+  if status ~= 403 or type(www_authenticate) ~= "string" then return nil end
+  local lower = www_authenticate:lower()
+  if not lower:find('%f[%w_]error%s*=%s*"?insufficient_scope%f[^%w_]') then return nil end
+  local at = select(2, lower:find("%f[%w_]scope%s*=%s*"))
+  local text = at and (www_authenticate:match('^"([^"]*)"', at + 1) or www_authenticate:match("^[^%s,]+", at + 1)) or ""
+  local list = {}
+  for word in text:gmatch("%S+") do
+    if #list < WANTED_MAX and #word <= SCOPE_MAX and not word:find('[^\33-\126]') and not word:find('["\\]') then
+      list[#list + 1] = word
+    end
+  end
+  return list
+end
+
+--- Two lists of scopes as one, each once, in order.
+function M.union(a, b)
+  local out, seen = {}, {}
+  for _, list in ipairs { a or {}, b or {} } do
+    for _, scope in ipairs(list) do
+      if not seen[scope] then
+        seen[scope] = true
+        out[#out + 1] = scope
+      end
+    end
+  end
+  return out
+end
+
+--- Notes that an API asks for scopes that the grant does not have: for `credential show`, and for the next consent.
+function M:wants(opened, scopes)
+  local name, now = opened.name, self.time.wall()
+  local state = look(self, name)
+  if not opened.pol.connect or not state or state.version == 0 then return false end
+  if state.wanted_at and math.abs(now - state.wanted_at) < DROP_EVERY then return false end
+  local all = M.union(state.wanted, scopes)
+  while #all > WANTED_MAX do all[#all] = nil end
+  if state.wanted and #all == #state.wanted then return false end
+  return note(self, name, state, function(plain) plain.wanted, plain.wanted_at = all, now end)
+end
+
+-- ---- a person's grant ----------------------------------------------------------------------------
+
+--- Stores what a person's consent brought, over whatever was there: true | nil, code. A refresh that is in flight
+-- finds another rotation and lets its answer go.
+function M:connected(opened, answer, sent_at, scopes)
+  local name, until_ = opened.name, self.time.now() + CONNECT_STORE_MAX
+  while true do
+    local cred = self.store.peek("credential", name)
+    if not cred then return nil, "absent" end
+    if M.earner(opened.pol, cred) ~= M.earner(opened.pol, opened.rec) then return nil, "changed" end
+    local base, damaged = self.store.get("state", name)
+    if not base then base = damaged == "damaged" and { secrets = {} } or ABSENT end
+    local plain = answer_plain(self, opened, { secrets = {}, rotation = base.rotation }, answer, sent_at)
+    plain.rotation = (base.rotation or 0) + 1
+    plain.token_version, plain.scopes, plain.connected_at = cred.version, scopes, sent_at
+    local ok, why = self.store.commit({
+      -- A damaged record has no version that we know: a person's word replaces it.
+      { op = "put", db = "state", key = name, plain = plain, secrets = answer.secrets, version = base.version },
+      { op = "check", db = "credential", key = name, version = cred.version },
+    }, self.time.now() + COMMIT_MAX)
+    if ok or (self.store.peek("state", name) or ABSENT).refresh_id == plain.refresh_id then return true end
+    if self.time.now() >= until_ then return nil, why end
+    if why ~= "conflict" then self.time.sleep(200) end
+  end
+end
+
+--- Takes the lease for whoever will end the grant: then nobody renews it meanwhile. -> the state | nil, code
+function M:hold(name, deadline)
+  while true do
+    local lease = self.store.get("lease", name)
+    if not (M.lease_lives(lease, self.time.boot(), self.time.boot_id()) and lease.owner ~= self.owner) then
+      local ok, why = self.store.commit({ {
+        op = "put", db = "lease", key = name, version = lease and lease.version or 0,
+        plain = { owner = self.owner, boot_id = self.time.boot_id(), until_boot_ms = self.time.boot() + LEASE },
+      } }, self.time.now() + COMMIT_MAX)
+      if ok then return self.store.get("state", name) end
+      if why ~= "conflict" then return nil, why end
+    end
+    if self.time.now() >= deadline then return nil, "timeout" end
+    self.time.sleep(POLL_OTHER)
+  end
+end
+
+--- Forgets the grant: the state, and the lease that `hold` took. true | nil, code
+function M:forget(name)
+  return self.store.commit({
+    { op = "del", db = "state", key = name }, { op = "del", db = "lease", key = name },
+  }, self.time.now() + COMMIT_MAX)
+end
+
+--- Gives back what `hold` took, and leaves the grant.
+function M:release(name)
+  return self.store.commit({ { op = "del", db = "lease", key = name } }, self.time.now() + COMMIT_MAX)
 end
 
 return M

@@ -34,7 +34,7 @@ function M.build(with)
   local function net_for(opened, deadline)
     return Config.freeze(oauth.net {
       client = require "http_client", time = time, secret = secret, form = require "form", json = json,
-      addresses = opened.addresses, deadline = deadline,
+      sign = require "sign", new_id = new_id, addresses = opened.addresses, deadline = deadline,
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
     })
   end

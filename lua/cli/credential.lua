@@ -191,6 +191,36 @@ local function public(record)
   return out
 end
 
+local function token_state(name, now)
+  local state = require("store").peek("state", name)
+  if not state then return nil end
+  local out = { last_error = state.last_error, last_error_at = state.last_error_at,
+    valid = state.expires_at ~= nil and state.expires_at > now and not state.final and not state.dropped }
+  for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "wanted" } do
+    out[k] = state[k]
+  end
+  for _, sealed in ipairs(state.sealed or {}) do
+    out.renewable = out.renewable or sealed == "refresh_token"
+  end
+  return out
+end
+
+-- How the token of a type that a person connects stands, in a word.
+local function connection(token)
+  if not token or not (token.obtained_at or token.renewable) then return "not connected" end
+  if token.wanted then return "connected, wants scopes" end
+  if token.valid then return "connected" end
+  if token.last_error or not token.renewable then return "connect it anew" end
+  return "connected"
+end
+
+local function state_of(record)
+  local enabled = record.enabled == false and "disabled" or "enabled"
+  local pol = require("policy").load(record.type)
+  if not (pol and pol.connect) then return enabled end
+  return ("%s, %s"):format(enabled, connection(token_state(record.name, require("time").wall())))
+end
+
 local function list(_, opt, ctx)
   db.open(ctx)
   local rows, out = {}, report.array()
@@ -200,7 +230,7 @@ local function list(_, opt, ctx)
       out[#out + 1] = { name = key, damaged = true }
     else
       rows[#rows + 1] = { record.name, record.type, joined(record.hosts, ""), joined(record.bundles, "(none)"),
-        record.enabled == false and "disabled" or "enabled" }
+        state_of(record) }
       out[#out + 1] = public(record)
     end
   end
@@ -214,12 +244,25 @@ local function list(_, opt, ctx)
   return 0
 end
 
-local function token_state(name, now)
-  local state = require("store").peek("state", name)
-  if not state then return nil end
-  return { expires_at = state.expires_at, obtained_at = state.obtained_at, last_error = state.last_error,
-    last_error_at = state.last_error_at,
-    valid = state.expires_at ~= nil and state.expires_at > now and not state.final }
+local FAR = 366 * 86400   -- an end further off than this is none that a server named
+
+local function token_lines(line, record, token)
+  local ends = token.expires_at and token.obtained_at and token.expires_at - token.obtained_at > FAR
+  line("token", not token.valid and "none that is valid" or ends and "valid until the API refuses it"
+    or ("valid until %s"):format(report.time(token.expires_at)))
+  line("renewed", token.obtained_at and report.time(token.obtained_at))
+  line("connected", token.connected_at and report.time(token.connected_at))
+  if token.scopes and #token.scopes > 0 then line("asked for", report.clean(table.concat(token.scopes, " "))) end
+  if token.wanted then
+    line("wants", ("%s: sallyport connect %s"):format(#token.wanted > 0 and "the scopes "
+      .. report.clean(table.concat(token.wanted, " ")) or "more scopes than it has", record.name))
+  end
+  if token.refused_at then
+    line("refused", ("an API answered 401 at %s, and nothing can renew it"):format(report.time(token.refused_at)))
+  end
+  if token.last_error then
+    line("last error", ("%s at %s"):format(token.last_error, report.time(token.last_error_at) or "?"))
+  end
 end
 
 local function variables_of(record)
@@ -270,12 +313,9 @@ local function show(args, _, ctx)
   for _, name in ipairs(public(record).secrets) do rest[#rest + 1] = { name, "(secret, set)" } end
   table.sort(rest, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(rest) do line(r[1], r[2]) end
-  if token then
-    line("token", token.valid and ("valid until %s"):format(report.time(token.expires_at)) or "none that is valid")
-    if token.last_error then
-      line("last error", ("%s at %s"):format(token.last_error, report.time(token.last_error_at) or "?"))
-    end
-  end
+  local pol = require("policy").load(record.type)
+  if pol and pol.connect then line("account", connection(token)) end
+  if token then token_lines(line, record, token) end
   ctx.out(report.columns(nil, rows))
   return 0
 end
@@ -318,6 +358,34 @@ local function taken(name)
     ("sallyport credential set %s … changes it"):format(name))
 end
 
+-- Tokens that come from elsewhere, for a type that a person connects: taken out of the arguments.
+-- -> the other arguments, { access_token =, refresh_token = } or nil
+local function pasted_tokens(ctx, pol, texts)
+  local rest, pasted = {}, nil
+  for _, text in ipairs(texts) do
+    local a = pol.connect and records.assignment(text)
+    if a and (a.name == "access_token" or a.name == "refresh_token") and not a.key then
+      pasted = pasted or {}
+      pasted[a.name] = fields.secret(ctx, a, a.name)
+    else
+      rest[#rest + 1] = text
+    end
+  end
+  return rest, pasted
+end
+
+-- The credential and its tokens together, once the server has taken the refresh token.
+local function add_pasted(ctx, name, op, pasted)
+  local connect = require "connect"
+  local env, trouble = connect.env(ctx)
+  if not env then report.fail(trouble) end
+  local ok, code, sentence = connect.adopt(env, name, { op }, pasted)
+  if ok then return end
+  if code == "conflict" then taken(name) end
+  report.fail(("nothing was kept, for the refresh token did not work: %s"):format(sentence or require("token").sentence(code)),
+    "a refresh token that was used already is spent: get a new one, or add it without and `sallyport connect` it")
+end
+
 local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
@@ -331,7 +399,8 @@ local function add(args, opt, ctx)
   local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
   local specs = require("policy").fields(pol)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
-  local into = fields.read(ctx, specs, table.move(args, 2, #args, 1, {}))
+  local given, pasted = pasted_tokens(ctx, pol, table.move(args, 2, #args, 1, {}))
+  local into = fields.read(ctx, specs, given)
   if pol.env and not (into.env or opt.env) then opt.env = pol.env.name end
   read_env(plain, into, opt)
   read_rows(plain, opt)
@@ -339,17 +408,23 @@ local function add(args, opt, ctx)
   local secrets = settle(pol, plain, into)
   check_rows(pol, plain, secrets)
   plain.created = require("time").wall()
-  db.change(function()
+  local function op()
     if db.peek("credential", name, "the credential") then taken(name) end
     plain.order = require("store").generation()
-    return { { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = secrets } }
-  end)
+    return { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = secrets }
+  end
+  if pasted then
+    add_pasted(ctx, name, op(), pasted)
+  else
+    db.change(function() return { op() } end)
+  end
   advise(plain, ctx)
   local me = require("cli.home").command(ctx)
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
     .. "  %s credential test %s\n  %s explain GET https://%s/"):format(name, joined(plain.hosts),
       joined(plain.bundles),
     me, name, me, (plain.hosts[1]:gsub("^%*", "any"):gsub("%${(%u[%u%d_]*)}", string.lower))))
+  if pol.connect and not pasted then ctx.note(("Next, sign in to the account:\n  %s connect %s"):format(me, name)) end
   return 0
 end
 

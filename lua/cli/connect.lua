@@ -1,0 +1,211 @@
+--- sallyport connect, disconnect
+local connect = require "connect"
+local db = require "cli.db"
+local records = require "records"
+local report = require "cli.report"
+local token = require "token"
+
+local WAIT_MS = 600000     -- ten minutes: a person signs in, looks for a second factor, reads what is asked
+
+local function sentence(code, detail)
+  if code == "denied" then return "the authorization server says " .. tostring(detail) end
+  return connect.say[code] or token.sentence(code)
+end
+
+--- The credential that the command names, and what is needed to talk to its server.
+local function open(ctx, name)
+  db.open(ctx)
+  db.need("credential", name)
+  local env, why = connect.env(ctx)
+  if not env then report.fail(why) end
+  local opened, code, detail = connect.open(env, name)
+  if opened then return env, opened end
+  if code == "no_connect" then
+    report.fail(("'%s' is of the type %s, which nobody connects: it has its secret already"):format(name, detail),
+      ("sallyport credential test %s"):format(name))
+  end
+  report.fail(("'%s' cannot be used: %s"):format(name, tostring(detail)), "sallyport credential show " .. name)
+end
+
+-- Data goes out at once: whoever waits for the address may be a program behind a pipe.
+local function say(ctx, text)
+  ctx.out(text)
+  io.stdout:flush()
+end
+
+local function keep(ctx, env, opened, answer, sent_at, scopes)
+  local ok, code = env.tokens:connected(opened, answer, sent_at, scopes)
+  if not ok then
+    report.fail(("the account consented, but its tokens could not be stored: %s"):format(sentence(code)),
+      ("nothing was changed; sallyport connect %s again"):format(opened.name))
+  end
+  local renews = answer.secrets.refresh_token ~= nil
+  ctx.note(("Connected '%s'. %s"):format(opened.name, renews and "Its token is kept fresh from now on."
+    or "The server gave no refresh token: its token is used until it ends, then connect it again."))
+  return 0
+end
+
+local function failed(opened, code, detail)
+  local why = sentence(code, detail)
+  report.fail(("'%s' was not connected: %s"):format(opened.name, why),
+    ("what was there before is as it was; sallyport connect %s tries again"):format(opened.name))
+end
+
+-- ---- three ways to a code ------------------------------------------------------------------------
+
+local function by_terminal(ctx, env, asked)
+  ctx.note("Open this address in a browser, anywhere, and consent:\n")
+  say(ctx, asked.url .. "\n")
+  ctx.note("\nThe browser ends on an address that may not load. Paste that whole address here:")
+  local line = io.read("l")
+  if not line then return nil, "no_code" end
+  return connect.pasted(env, asked, line)
+end
+
+local function by_browser(ctx, env, opt, asked, listener)
+  local shown = not opt.no_browser and env.host.open_browser(asked.url)
+  ctx.note(shown and "A browser opens. If it does not, open this address and consent:\n"
+    or "Open this address in a browser on this machine and consent:\n")
+  say(ctx, asked.url .. "\n")
+  ctx.note(("\nWaiting for the answer on %s (10 minutes; Ctrl-C gives up)."):format(asked.redirect_uri))
+  return connect.wait(env, listener, asked, env.time.now() + WAIT_MS, function(text) ctx.note("note: " .. text) end)
+end
+
+-- The redirect address that counts, and whether something can wait there.
+local function redirect_of(opt, opened)
+  local uri = opt.redirect_uri or opened.view.redirect_uri or connect.REDIRECT
+  local port
+  if opt.port then
+    port = opt.port == "0" and 0 or records.port(opt.port)
+    if not port then report.usage("--port is a number from 0 to 65535 (0 picks one)") end
+  end
+  return uri, port
+end
+
+local function by_code(ctx, env, opened, opt)
+  if not opened.view.authorization_url then
+    report.fail(("'%s' has no authorization_url"):format(opened.name), opened.view.device_authorization_url
+      and ("sallyport connect %s --device"):format(opened.name)
+      or ("sallyport credential set %s authorization_url=…"):format(opened.name))
+  end
+  local redirect, port = redirect_of(opt, opened)
+  local listener
+  if not opt.code_from_terminal then
+    local bound, why
+    listener, bound, why = connect.listen(env, redirect, port)
+    if not listener and bound == "not_loopback" then
+      opt.code_from_terminal = true      -- nothing can wait there: the person carries the address over
+    elseif not listener then
+      report.fail(("cannot wait on %s: %s"):format(report.clean(redirect), connect.say[bound] or tostring(why)),
+        "another `connect` may wait there; --port N or --port 0 where the provider allows it, or --code-from-terminal")
+    else
+      redirect = bound
+    end
+  end
+  local scopes = connect.scopes(env, opened)
+  local asked = connect.ask(env, opened, { redirect_uri = redirect, scopes = scopes })
+  local code, second, detail
+  if listener then
+    code, second, detail = by_browser(ctx, env, opt, asked, listener)
+  else
+    code, second, detail = by_terminal(ctx, env, asked)
+  end
+  local answer, sent_at
+  if code then
+    local page = listener and second or function() end
+    answer, sent_at, detail = connect.exchange(env, opened, connect.code_grant(asked, code))
+    page(answer ~= nil, answer and ("The account is connected to '%s'. You can close this window."):format(opened.name)
+      or "The terminal says why. You can close this window.")
+  else
+    sent_at = second
+  end
+  if listener then listener:close() end
+  if not answer then
+    if sent_at == "timeout" and not code then
+      report.fail("nobody came back within ten minutes", ("sallyport connect %s tries again"):format(opened.name))
+    end
+    failed(opened, sent_at, detail)
+  end
+  return keep(ctx, env, opened, answer, sent_at, scopes)
+end
+
+local function by_device(ctx, env, opened)
+  local scopes = connect.scopes(env, opened)
+  local device, code, detail = connect.device(env, opened, scopes)
+  if code == "no_device_url" then
+    report.fail(("'%s' has no device_authorization_url"):format(opened.name),
+      ("sallyport credential set %s device_authorization_url=…, if the server supports RFC 8628"):format(opened.name))
+  end
+  if not device then failed(opened, code, detail) end
+  -- The server's words, on the operator's terminal.
+  ctx.note("On any device, open this address and enter the code:\n")
+  say(ctx, ("%s\n%s\n"):format(report.clean(device.uri), report.clean(device.user_code)))
+  if type(device.complete) == "string" then ctx.note("\nor open " .. report.clean(device.complete)) end
+  ctx.note("\nWaiting for it to be approved (Ctrl-C gives up).")
+  local answer, sent_at
+  answer, sent_at, detail = connect.poll(env, opened, device)
+  if not answer then failed(opened, sent_at, detail) end
+  return keep(ctx, env, opened, answer, sent_at, scopes)
+end
+
+local function run(args, opt, ctx)
+  local env, opened = open(ctx, args[1])
+  if opt.device then return by_device(ctx, env, opened) end
+  return by_code(ctx, env, opened, opt)
+end
+
+local function disconnect(args, opt, ctx)
+  local env, opened = open(ctx, args[1])
+  local done, code, detail = connect.disconnect(env, opened, opt.force)
+  if not done then
+    report.fail(("'%s' is still connected: its server did not revoke the grant: %s"):format(opened.name,
+      sentence(code, detail)), ("try again later, or forget it here alone: sallyport disconnect %s --force"):format(opened.name))
+  end
+  if done == "nothing" then
+    ctx.note(("'%s' was not connected."):format(opened.name))
+  elseif done == "revoked" then
+    ctx.note(("'%s' is disconnected: its grant was revoked at the server, and forgotten here."):format(opened.name))
+  elseif code then
+    ctx.note(("'%s' is forgotten here; the server did not revoke its grant (%s): end it on the provider's own page.")
+      :format(opened.name, sentence(code, detail)))
+  else
+    ctx.note(("'%s' is forgotten here. It has no revocation_url, so the grant itself goes on until it is ended on the "
+      .. "provider's own page."):format(opened.name))
+  end
+  return 0
+end
+
+return {
+  { words = "connect", args = "NAME", min = 1, max = 1, summary = "sign in to the account of an OAuth credential",
+    options = {
+      { name = "redirect-uri", arg = "URI", help = "as registered with the provider; else the credential's, else " .. connect.REDIRECT },
+      { name = "port", arg = "N", help = "another port on this machine; 0 picks one, where the provider allows any" },
+      { name = "no-browser", help = "print the address, open nothing" },
+      { name = "code-from-terminal", help = "paste the address that the browser ended on: for a box without one" },
+      { name = "device", help = "type a short code on another device (RFC 8628), where the server supports it" },
+    },
+    help = [[
+Prints the address of the provider's consent page, opens a browser where there is one, waits for it to come back,
+and stores the tokens. Agents then use the account without ever seeing one. Connecting again replaces the grant;
+a failure leaves the old one. Where an API has asked for further scopes (`credential show` names them), the consent
+asks for those too.
+
+A redirect address of another machine cannot be waited for: then the address that the browser ended on is pasted.
+
+examples:
+  sallyport connect drive
+  sallyport connect drive --no-browser --code-from-terminal
+  sallyport connect tracker --redirect-uri http://localhost:8080/oauth/callback
+  sallyport connect tv --device
+]], run = run },
+  { words = "disconnect", args = "NAME", min = 1, max = 1, summary = "revoke the grant at the server, and forget it",
+    options = { { name = "force", help = "forget it here even where the server does not revoke it" } },
+    help = [[
+Revokes the refresh token, then the access token, at the credential's revocation_url (RFC 7009), and forgets them.
+The credential itself stays: `connect` connects it again. Without a revocation_url the tokens are only forgotten
+here, and it says so. Where the server fails, nothing is forgotten, unless --force.
+
+example:
+  sallyport disconnect drive
+]], run = disconnect },
+}
