@@ -112,6 +112,7 @@ build_one() {
 	tests/fuzz/*.c) part clang "build/fuzz/$name" "$1" $sanitize -U_FORTIFY_SOURCE -fsanitize=fuzzer ;;
 	tests/wire/resolve.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -shared -fPIC -o build/resolve.so "$1" -ldl ;;
 	tests/bench/load.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -D_GNU_SOURCE -o build/load "$1" -lssl -lcrypto ;;
+	tests/bench/sha256.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -o build/sha256 "$1" -l:libbearssl.a ;;
 	*) say "cannot build '$1': release, test, asan or clang"; exit 2 ;;
 	esac
 }
@@ -159,7 +160,7 @@ test_() { # shellcheck disable=SC2086
 }
 
 bench() { # shellcheck disable=SC2086
-	deps $build_packages $bench_packages; build release tests/bench/load.c; exec /usr/bin/python3 tests/bench/bench.py "$@"
+	deps $build_packages $bench_packages; build release tests/bench/load.c tests/bench/sha256.c; exec /usr/bin/python3 tests/bench/bench.py "$@"
 }
 
 # fuzz TARGET [SECONDS]: a long run of one target; `test` gives each a short one.

@@ -13674,6 +13674,7 @@ struct filter {
 	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
 	bool more;              /* it holds output: to be run again before it gets new input */
 	bool ended;             /* it has given its last byte */
+	uint64_t cost;          /* of this turn's work beside the bytes themselves, in bytes of a turn */
 };
 
 /* What the client is told of a body that a filter refuses. */
@@ -13808,12 +13809,14 @@ filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
 	return n - (ssize_t)before;
 }
 
-/* The data is complete: the signature may be written. */
+/* The data is complete: the signature may be written. It takes as long as hashing some 512 bytes: chunks of
+ * one byte must not make a turn ten times as long. */
 static void
 filter_sigv4_sign(struct filter_sigv4 *s)
 {
 	unsigned char digest[br_sha256_SIZE];
 
+	s->f.cost += 512;
 	br_sha256_out(&s->hash, digest);
 	sigv4_chain_sign(&s->chain, false, digest);
 	memcpy(s->held + s->signature, s->chain.last, 64);
@@ -14466,13 +14469,15 @@ flow_resume(struct flow *f, struct peer *src, struct peer *dst)
 static enum flow_io
 flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, uint64_t turn)
 {
+	if (f->filter != NULL)
+		f->filter->cost = 0;
 	while (!f->done) {
 		enum flow_io given = FLOW_DONE;
 		struct slice body;
 		size_t used;
 		bool bad = false;
 
-		if (*moved >= turn)
+		if (*moved + (f->filter != NULL ? f->filter->cost : 0) >= turn)
 			return FLOW_TURN;
 		if (f->filtering) {
 			if ((given = flow_resume(f, src, dst)) != FLOW_DONE)

@@ -166,7 +166,8 @@ class Bench:
         return s
 
     def serve(self, s):
-        s.serve("--upstream-ca", self.certs / "root.pem", "--connect-to", f"www.test:443:127.0.0.1:{self.up}")
+        s.serve("--upstream-ca", self.certs / "root.pem", "--connect-to", f"www.test:443:127.0.0.1:{self.up}",
+                "--connect-to", f"aws.test:443:127.0.0.1:{self.up}")
         for p in children(s.process.pid):
             subprocess.run(["taskset", "-a", "-p", "-c", PROXY_CORE, str(p)], stdout=subprocess.DEVNULL, check=True)
 
@@ -298,6 +299,57 @@ def memory(b, rounds, seconds):
         s.stop()
 
 
+AWS_HEAD = ["-h", "aws.test", "-H", "x-amz-date: 20260101T000000Z", "-H", "Authorization: AWS4-HMAC-SHA256 Credential=AKIAPLACEHOLDER00000/20260101/"
+            "us-east-1/s3/aws4_request, SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature=" + "0" * 64, "-H"]
+AWS_GET = [*AWS_HEAD, "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]
+AWS_PUT = [*AWS_HEAD, "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "-H", "Content-Encoding: aws-chunked", "-H"]
+
+
+def signing(b, rounds, seconds):
+    """SigV4 beside bearer: the same bytes to the same upstream, through two credentials of one server."""
+    print("\nsigning (aws_sigv4 beside bearer)")
+    s = b.sallyport(before=lambda s: s.credential(
+        {"name": "aws", "type": "aws_sigv4", "host": "aws.test", "fields": {"access_key_id": "AKIAREALKEY000000001",
+         "region": "us-east-1", "service": "s3"}, "secrets": {"secret_access_key": "bench-aws-secret-0123456789"}}))
+    worker, to, cost = s.worker_pids()[0], b.through(s), {}
+    put64, put256 = (["-b", n, "-s", 65536, *AWS_PUT, f"x-amz-decoded-content-length: {n}"] for n in (65536, 256 << 20))
+    cases = [("a GET of 1 KiB", "/1k", ["-c", 32, *AWS_GET, "-d", seconds], "cpu"), ("a PUT of 64 KiB", "/sink", ["-c", 8, *put64, "-d", seconds], "cpu"),
+             ("a PUT of 256 MiB", "/sink", ["-c", 1, *put256, "-k", 2, "-d", 120], "cpu_mb")]
+    for _ in range(rounds + 1):                             # the first fills pools and caches
+        cost.setdefault("sha", []).append(float(subprocess.run(["taskset", "-c", PROXY_CORE, ROOT / "build/sha256", "256"], capture_output=True, text=True).stdout))
+        for name, path, flags, unit in cases:
+            for host in ("www.test", "aws.test"):
+                if "256" in name and host == "aws.test":
+                    before, stop = rss(worker), threading.Event()
+                    peak = watch_rss(worker, stop)
+                cost.setdefault((name, host), []).append(b.load(to, path, *flags, "-h", host, pid=s.process.pid)[unit])
+        stop.set()
+    med = {k: statistics.median(v[1:]) for k, v in cost.items()}
+    sha = med["sha"]
+    for name, _, _, unit in cases:
+        print(f"  {name:18} bearer {med[name, 'www.test']:9.2f}, aws_sigv4 {med[name, 'aws.test']:9.2f} {'µs a request' if unit == 'cpu' else 'ms/MB'}")
+    more = {name: med[name, "aws.test"] - med[name, "www.test"] for name, *_ in cases}
+    print(f"  one SHA-256 pass of BearSSL: {sha:.3f} ms/MB, {sha * 65.536:.1f} µs over 64 KiB")
+    target("a signed GET, more than bearer", more["a GET of 1 KiB"], 30, " µs")
+    target("chunk signing of 64 KiB, beside the head's signature, of one SHA-256 pass",
+           (more["a PUT of 64 KiB"] - more["a GET of 1 KiB"]) / (sha * 65.536), 1.3)
+    target("chunk signing of 256 MiB, of one SHA-256 pass", more["a PUT of 256 MiB"] / sha, 1.3)
+    target("256 MiB in signed chunks of 64 KiB add", peak[0] - before, 1, " MB")
+    s.stop()
+
+
+def watch_rss(pid, stop):
+    """-> a list whose first member is the highest so far, until stop is set"""
+    peak = [rss(pid)]
+
+    def watch():
+        while not stop.is_set():
+            peak[0] = max(peak[0], rss(pid))
+            time.sleep(0.02)
+    threading.Thread(target=watch, daemon=True).start()
+    return peak
+
+
 def rss(pid):
     return int(re.search(r"VmRSS:\s+([0-9]+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) / 1024
 
@@ -375,7 +427,7 @@ def main():
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
     b = Bench()
     try:
-        for part in (throughput, resumption, memory, deciding, starting):
+        for part in (throughput, signing, resumption, memory, deciding, starting):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:

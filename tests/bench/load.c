@@ -1,10 +1,10 @@
 /* Load for the benchmark: HTTPS requests, direct or through a CONNECT proxy. One thread, epoll, OpenSSL.
  *
  *   load [-x PROXY:PORT -u TOKEN] -t ADDRESS:PORT -h HOST [-A CA.pem] [-c CONNECTIONS] [-d SECONDS] [-k REQUESTS]
- *        [-n] [-r] [-2] [-b BYTES] [-i] [-q] [-v] PATH
+ *        [-n] [-r] [-2] [-b BYTES [-s BYTES]] [-H FIELD]… [-i] [-q] [-v] PATH
  *
  * -n a new connection for each request; -r with it, resuming the slot's last session; -2 TLS 1.2 at most; -b posts
- * so many bytes; -i does one request on each connection, says "idle" and waits for the end of standard input.
+ * so many bytes, -s in signed chunks of so many (their signatures are zeros); -H adds a header field; -i does one request on each connection, says "idle" and waits for the end of standard input.
  * Prints one JSON object. Latency is from the first byte written (with -n: from the connect) to the last one read. */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -46,7 +46,8 @@ struct client {
 static struct {
 	struct sockaddr_in to;
 	const char *host, *path, *token, *ca;
-	int connections, upload;
+	int connections, upload, chunk;
+	char fields[2048];
 	int64_t requests;
 	double seconds;
 	bool proxy, fresh, resume, tls12, idle;
@@ -380,7 +381,7 @@ address(const char *text)
 static void
 options(int argc, char **argv)
 {
-	for (int o; (o = getopt(argc, argv, "x:u:t:h:A:c:d:k:b:nr2i")) != -1;)
+	for (int o; (o = getopt(argc, argv, "x:u:t:h:A:c:d:k:b:s:H:nr2i")) != -1;)
 		switch (o) {
 		case 'x': opt.proxy = true; address(optarg); break;
 		case 'u': opt.token = optarg; break;
@@ -391,6 +392,8 @@ options(int argc, char **argv)
 		case 'd': opt.seconds = atof(optarg); break;
 		case 'k': opt.requests = atoll(optarg); break;
 		case 'b': opt.upload = atoi(optarg); break;
+		case 's': opt.chunk = atoi(optarg); break;
+		case 'H': snprintf(opt.fields + strlen(opt.fields), sizeof opt.fields - strlen(opt.fields), "%s\r\n", optarg); break;
 		case 'n': opt.fresh = true; break;
 		case 'r': opt.resume = true; break;
 		case '2': opt.tls12 = true; break;
@@ -402,12 +405,36 @@ options(int argc, char **argv)
 		exit(2);
 }
 
+/* `size;chunk-signature=…`, data, and so on to the last, empty chunk: opt.upload bytes of data. NULL: only counted. */
+static size_t
+put_chunks(char *out)
+{
+	static const char zeros[] = "0000000000000000000000000000000000000000000000000000000000000000";
+	size_t n = 0;
+
+	for (int left = opt.upload, size = 1; size != 0; left -= size) {
+		char head[128];
+		int nhead;
+
+		size = left < opt.chunk ? left : opt.chunk;
+		nhead = snprintf(head, sizeof head, "%x;chunk-signature=%s\r\n", (unsigned)size, zeros);
+		if (out != NULL) {
+			memcpy(out + n, head, (size_t)nhead);
+			memset(out + n + nhead, 'x', (size_t)size);
+			memcpy(out + n + nhead + size, "\r\n", 2);
+		}
+		n += (size_t)nhead + (size_t)size + 2;
+	}
+	return n;
+}
+
 static void
 prepare(void)
 {
 	unsigned char basic[400];
 	char user[256];
-	size_t size = 1024 + strlen(opt.path) + (size_t)opt.upload;
+	size_t nbody = opt.chunk > 0 ? put_chunks(NULL) : (size_t)opt.upload;
+	size_t size = 1024 + sizeof opt.fields + strlen(opt.path) + nbody;
 
 	EVP_EncodeBlock(basic, (unsigned char *)user,
 	    snprintf(user, sizeof user, "x:%s", opt.token != NULL ? opt.token : ""));
@@ -417,13 +444,16 @@ prepare(void)
 	samples = malloc(SAMPLES_MAX * sizeof *samples);
 	if (request == NULL || samples == NULL)
 		die("memory");
-	nrequest = (size_t)snprintf(request, size, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: load\r\nAccept: */*\r\n",
-	    opt.upload > 0 ? "POST" : "GET", opt.path, opt.host);
+	nrequest = (size_t)snprintf(request, size, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: load\r\nAccept: */*\r\n%s",
+	    opt.chunk > 0 ? "PUT" : opt.upload > 0 ? "POST" : "GET", opt.path, opt.host, opt.fields);
 	if (opt.upload > 0)
-		nrequest += (size_t)snprintf(request + nrequest, size - nrequest, "Content-Length: %d\r\n", opt.upload);
+		nrequest += (size_t)snprintf(request + nrequest, size - nrequest, "Content-Length: %zu\r\n", nbody);
 	nrequest += (size_t)snprintf(request + nrequest, size - nrequest, "\r\n");
-	memset(request + nrequest, 'x', (size_t)opt.upload);
-	nrequest += (size_t)opt.upload;
+	if (opt.chunk > 0)
+		put_chunks(request + nrequest);
+	else
+		memset(request + nrequest, 'x', nbody);
+	nrequest += nbody;
 	context = SSL_CTX_new(TLS_client_method());
 	if (opt.ca != NULL && SSL_CTX_load_verify_locations(context, opt.ca, NULL) != 1)
 		die(opt.ca);
