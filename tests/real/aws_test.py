@@ -1,14 +1,18 @@
 """AWS's own clients with placeholder keys through the proxy, to a server that verifies every signature (s3.py)."""
+import base64
 import hashlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import zlib
 
 import certs as certs_module
 import sallyport
 from clients_test import environment, run
+from peers import Wire
 from s3 import S3, STREAMING
 from servers import free_port, node
 
@@ -257,8 +261,9 @@ def test_js_presigned(t):
 
 # -- signed chunks
 
-def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plain_end=False):
-    """A PUT as the SDKs that sign chunks send it. Head and chunks are signed by botocore, with the placeholder."""
+def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plain_end=False, wire=None):
+    """A PUT as the SDKs that sign chunks send it, on `wire` or through the proxy -> the head of the answer. Head and
+    chunks are signed by botocore with the keys of the environment: the placeholders."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -269,7 +274,7 @@ def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plai
         def payload(self, request):
             return mode
 
-    auth = Auth(Credentials(a.placeholder, a.env["AWS_SECRET_ACCESS_KEY"]), "s3", REGION)
+    auth = Auth(Credentials(a.env["AWS_ACCESS_KEY_ID"], a.env["AWS_SECRET_ACCESS_KEY"]), "s3", REGION)
     headers = {"Host": host, "Content-Encoding": "aws-chunked", "x-amz-decoded-content-length": str(len(data))}
     if trailer:
         headers["x-amz-trailer"] = trailer[0]
@@ -295,7 +300,7 @@ def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plai
         headers["Transfer-Encoding"] = "chunked"
     else:
         headers["Content-Length"] = len(body)
-    wire = a.s.tunnel(host)
+    wire = wire or a.s.tunnel(host)
     try:
         wire.send(f"PUT /{key} HTTP/1.1\r\n".encode() + "".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
         answer = b""
@@ -307,6 +312,48 @@ def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plai
         return answer.decode("latin-1")
     finally:
         wire.close()
+
+
+class Direct:
+    """Stands in for Aws where there is no proxy: the real keys, or wrong ones."""
+
+    def __init__(self, server, access=ACCESS, secret=SECRET):
+        self.server, self.env = server, {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+
+    def put(self, *args, **options):
+        wire = Wire(socket.create_connection(("127.0.0.1", self.server.port), 10))
+        return signed_put(self, *args, wire=wire, **options)
+
+
+def test_server_verifies(t):
+    """the server of these tests takes what the real key signed, and refuses a wrong key, chunk, trailer, checksum, head"""
+    need_botocore(t)
+    server, data = S3(ACCESS, SECRET), bytes(range(256)) * 1000
+    crc = ("x-amz-checksum-crc32", base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode())
+    real = Direct(server)
+
+    def swap(a, b, count=1):
+        return lambda body: body[::-1].replace(a[::-1], b[::-1], count)[::-1]     # the last one
+
+    try:
+        for options in ({}, {"trailer": crc}, {"trailer": crc, "plain_end": True}, {"chunked": True}):
+            answer = real.put("good", data, 65536, **options)
+            assert answer.startswith("HTTP/1.1 200"), (options, answer, server.refused)
+        assert server.objects["bucket", "good"]["data"] == data
+        server.objects.clear()
+        for what, answer in [
+                ("a wrong secret", Direct(server, secret="x" * 40).put("x", data, 65536)),
+                ("a wrong access key", Direct(server, access="AKIAOTHER").put("x", data, 65536)),
+                ("another byte in a chunk", real.put("x", data, 65536, spoil=lambda b: b.replace(bytes([7, 8, 9]), bytes([7, 7, 9]), 1))),
+                ("another signature of the last chunk", real.put("x", data, 65536, spoil=lambda b: b[:-68] + b"0" * 64 + b[-4:])),
+                ("another trailer signature", real.put("x", data, 65536, trailer=crc, spoil=lambda b: b[:-68] + b"0" * 64 + b[-4:])),
+                ("another trailer", real.put("x", data, 65536, trailer=crc, spoil=swap(b"==", b"A="))),
+                ("a wrong checksum", real.put("x", data, 65536, trailer=(crc[0], "AAAAAA==")))]:
+            assert answer.startswith(("HTTP/1.1 403", "HTTP/1.1 400")), (what, answer)
+        assert not server.objects and len(server.refused) == 7 and not server.broken, (server.refused, server.broken)
+        assert sum("SignatureDoesNotMatch" in r for r in server.refused) >= 4, server.refused
+    finally:
+        server.stop()
 
 
 def test_signed_chunks(t):
@@ -324,8 +371,6 @@ def test_signed_chunks(t):
 
 def test_signed_trailers(t):
     """the same with a signed trailer, in both ways that clients end its line"""
-    import base64
-    import zlib
     a = Aws(t)
     data = hashlib.shake_256(b"trailers").digest(200_000)
     crc = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()

@@ -128,10 +128,10 @@ class Pieces:
         return line
 
     def rest(self):
-        data = self.have
+        parts, self.have = [self.have], b""
         while piece := self.body.read(65536):
-            data += piece
-        return data
+            parts.append(piece)
+        return b"".join(parts)
 
 
 class Signer:
@@ -341,19 +341,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def read_trailers(self, raw, trailer, signed, last, sums):
         """name:value CR LF …; some clients end those that are signed in LF CR LF."""
-        names, canonical, signature = [], "", None
-        for line in raw.rest().replace(b"\n\r\n", b"\r\n", 1 if signed else 0).split(b"\r\n")[:-1] if trailer else [raw.line()[:-1]]:
-            if not line:
-                continue
-            name, _, value = line.decode().partition(":")
+        names, canonical, signature, text = [], "", None, raw.rest()
+        if not text.endswith(b"\r\n\r\n" if trailer else b"\r\n") or (not trailer and text != b"\r\n"):
+            raise Refused(400, "IncompleteBody", f"behind the last chunk: {text[:200]!r}")
+        for line in text[:-4].split(b"\r\n") if trailer else []:
+            name, _, value = line.decode().rstrip("\n").partition(":")
             if name == "x-amz-trailer-signature":
                 signature = value
                 continue
             names.append(name)
             canonical += f"{name}:{value.strip()}\n"
             self.check_sum(name, value.strip(), sums)
-        if raw.rest():
-            raise Refused(400, "IncompleteBody", "bytes behind the end")
         if trailer and names != [n.strip() for n in self.headers.get("x-amz-trailer", "").split(",")]:
             raise Refused(400, "MalformedTrailerError", f"{names}")
         if trailer and signed:
