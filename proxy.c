@@ -8216,9 +8216,9 @@ key_public(struct slice in, struct der *d)
 	return why;
 }
 
-/* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon S3 API Reference,
- * "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each signature covers the
- * one before it, so a chain begins with the head's own, the seed. */
+/* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon S3 API
+ * Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each signature
+ * covers the one before it, so a chain begins with the head's own, the seed. */
 #define SIGV4_CHUNK_MAX (1024 * 1024)  /* SDKs send 64 or 128 KiB; a signature stands before its data */
 #define SIGV4_LINE_MAX (16 + sizeof ";chunk-signature=" - 1 + 64 + 2)
 #define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
@@ -8248,7 +8248,7 @@ sigv4_chain_init(struct sigv4_chain *c, const struct sigv4_seed *seed)
 	memcpy(c->last, seed->seed, sizeof c->last);
 }
 
-/* The chain's next signature, over the SHA-256 of a chunk or of the trailers; it is left in c->last. */
+/* The chain's next signature, over the SHA-256 of a chunk or of the trailers: left in c->last. */
 static void
 sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest[br_sha256_SIZE])
 {
@@ -8286,13 +8286,14 @@ sigv4_is_signature(struct slice s)
 	return s.n == 64;
 }
 
-/* `hex;chunk-signature=<64 hex>` CR LF, and nothing else: bytes it takes, 0 for "need more", -400, or -413 for a
- * chunk that we would not hold. The signature stands in the last 64 bytes before CR LF. */
+/* `hex;chunk-signature=<64 hex>` CR LF, and nothing else: bytes it takes, 0 for "need more", -400, or
+ * -413 for a chunk that we would not hold. The signature is the last 64 bytes before CR LF. */
 static ssize_t
 sigv4_chunk_head(struct slice in, size_t *size)
 {
 	static const char word[] = ";chunk-signature=";
-	const char *lf = in.n == 0 ? NULL : memchr(in.p, '\n', in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX);
+	size_t seen = in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX;
+	const char *lf = in.n == 0 ? NULL : memchr(in.p, '\n', seen);
 	size_t i, n = lf == NULL ? 0 : (size_t)(lf - in.p);
 	uint64_t v = 0;
 
@@ -8324,11 +8325,11 @@ sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice valu
 	if (t->n == SIGV4_TRAILER_FIELDS_MAX || value.n == 0)
 		return false;
 	for (size_t i = 0; i < name.n; i++)
-		if (!(name.p[i] == '-' || (name.p[i] >= '0' && name.p[i] <= '9') || (name.p[i] >= 'a' && name.p[i] <= 'z')))
+		if (memchr("abcdefghijklmnopqrstuvwxyz0123456789-", name.p[i], 37) == NULL)
 			return false;
 	for (size_t i = 0; i < value.n; i++)
-		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21) /* visible ASCII: nothing to trim or to fold */
-			return false;
+		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21)
+			return false;   /* visible ASCII: there is nothing to trim or to fold */
 	for (; at > 0; at--) {          /* the canonical form is sorted by name */
 		struct slice other = t->field[at - 1].name;
 		int order = memcmp(other.p, name.p, other.n < name.n ? other.n : name.n);
@@ -8360,8 +8361,8 @@ sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
 	return t->n != 0 && sigv4_is_signature(value);
 }
 
-/* The lines behind the last chunk, to the empty one: bytes they take, 0 for "need more", or -400. A line ends in
- * CR LF; one that is not the signature also in LF CR LF, as AWS once printed its example and minio-go sends it. */
+/* The lines behind the last chunk, to the empty one: bytes they take, 0 for "need more", or -400. A line
+ * ends in CR LF; one that is not the signature also in LF CR LF, as minio-go sends it. */
 static ssize_t
 sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 {
@@ -13849,7 +13850,7 @@ filter_sigv4_end(struct filter_sigv4 *s, struct slice in)
 	return (ssize_t)n;
 }
 
-/* Looked at as each line ends. The last chunk's head, which is before them in `held`, goes out with them. */
+/* Looked at as each line ends. The last chunk's head is before them in `held`, and goes out with them. */
 static ssize_t
 filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
 {
@@ -13858,7 +13859,8 @@ filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
 	struct sigv4_trailers t;
 	ssize_t used;
 
-	if (n > s->data_end + SIGV4_TRAILERS_MAX - s->n || !filter_sigv4_hold(s, s->data_end + SIGV4_TRAILERS_MAX))
+	if (n > s->data_end + SIGV4_TRAILERS_MAX - s->n ||
+	    !filter_sigv4_hold(s, s->data_end + SIGV4_TRAILERS_MAX))
 		return -1;
 	filter_sigv4_take(s, in, n);
 	used = sigv4_trailers_parse((struct slice){s->held + s->data_end, s->n - s->data_end}, &t);
@@ -14441,8 +14443,10 @@ flow_give(struct flow *f, struct peer *src, struct peer *dst, struct slice body,
 	} else if (!end && !flow_put(f, dst, body)) {
 		return FLOW_DST_GONE;
 	}
-	if (end && !flow_put_end(f, dst, f->mode == BODY_CHUNKED && f->filter == NULL ? body : (struct slice){NULL, 0}))
-		return FLOW_DST_GONE;   /* trailers of a filtered body are dropped: they were another body's */
+	if (f->mode != BODY_CHUNKED || f->filter != NULL)
+		body = (struct slice){NULL, 0}; /* trailers of a filtered body: they were another body's */
+	if (end && !flow_put_end(f, dst, body))
+		return FLOW_DST_GONE;
 	if (used != 0)
 		peer_consume(src, used);
 	f->done = end;
