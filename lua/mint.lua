@@ -77,6 +77,8 @@ local function compile_row(given)
   if not why then row.query, why = compile_query(given.query) end
   if not why then row.patterns, why = compile_path(given.path) end
   if why then return nil, why end
+  local methods = type(given.method) == "table" and table.concat(given.method, ", ") or given.method
+  row.given = { method = methods, host = given.host, path = given.path }  -- for people to read
   return row
 end
 

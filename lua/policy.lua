@@ -67,7 +67,7 @@ local type_keys = {
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
-  connect = "function",
+  connect = "function", sends_secret = "boolean",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -448,6 +448,7 @@ function Check:type(t, pol)
   end
   pol.expired = self:statuses(t.expired or {})
   if not pol.expired then return nil end
+  pol.sends_secret = t.sends_secret ~= false   -- false: what goes out is good for that request alone
   pol.mint = self:mint(t.mint or {})
   if not pol.mint then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)

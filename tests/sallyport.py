@@ -86,7 +86,7 @@ class Sallyport:
     def credential(self, spec, verb="add"):
         args = ["credential", verb, spec.get("name", "api")]
         if verb == "add":
-            args += ["--type", spec.get("type", "bearer")]
+            args += ["--preset", spec["preset"]] if "preset" in spec else ["--type", spec.get("type", "bearer")]
         args += self._flags({"host": "api.test", **spec} if verb == "add" else spec,
                             ["host", "port", "method", "path", "bundle", "address", "env", "placeholder", "substitute"])
         args += ["--plain-http"] if spec.get("plain_http") else []

@@ -1,6 +1,7 @@
 --- sallyport credential add, list, show, set, enable, disable, test, remove
 local db = require "cli.db"
 local fields = require "cli.fields"
+local presets = require "cli.presets"
 local records = require "records"
 local report = require "cli.report"
 local rows = require "rows"
@@ -118,6 +119,16 @@ local function read_scope(plain, opt, ctx)
     plain.bundles = checked(opt.bundle, records.name, "bundle", ctx)
     for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
   end
+end
+
+--- A wildcard that strangers answer is for types alone whose requests are signed: they send no secret.
+local function check_shared(pol, hosts)
+  if not pol.sends_secret then return end
+  local host, why, known = require("suffixes").first(hosts)
+  if not host then return end
+  report.usage(("--host %s: %s%s, and %s sends the secret itself"):format(host, why,
+    "*." .. known ~= host and (" (%s)"):format(known) or "", pol.name),
+    ("name each host, or a wildcard of your own below it: --host acme%s, --host *.acme%s"):format(host:sub(2), host:sub(2)))
 end
 
 --- env, placeholder and mint come as fields (common to all types), the first two as options too.
@@ -300,7 +311,9 @@ local function show(args, _, ctx)
   line("addresses", joined(record.addresses, nil))
   line("bundles", joined(record.bundles, "(none)"))
   line("variables", variables_of(record))
-  line("env", record.env and ("%s, shaped %s"):format(record.env, record.placeholder or "") or nil)
+  line("preset", record.preset)
+  line("env", record.env and ("%s, shaped %s"):format(table.concat({ record.env,
+    table.unpack(record.env_also or {}) }, ", "), record.placeholder or "") or nil)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
   line("created", report.time(record.created))
@@ -391,7 +404,11 @@ local function add(args, opt, ctx)
   if not name then report.usage(why) end
   db.open(ctx)
   if db.peek("credential", name, "the credential") then taken(name) end
-  if not opt.type then report.usage("--type is missing", "types: " .. table.concat(type_names(), ", ")) end
+  local preset = presets.named(opt)
+  if not opt.type then
+    report.usage("--type is missing, or --preset for a well-known API",
+      "types: " .. table.concat(type_names(), ", ") .. "\n  sallyport credential presets lists the APIs")
+  end
   local pol = load_type(opt.type)
   opt.host = opt.host or pol.hosts
   if not opt.host then report.usage("--host is missing: it says where the secret may go",
@@ -399,12 +416,14 @@ local function add(args, opt, ctx)
   local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
   local specs = require("policy").fields(pol)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
+  check_shared(pol, plain.hosts)
   local given, pasted = pasted_tokens(ctx, pol, table.move(args, 2, #args, 1, {}))
   local into = fields.read(ctx, specs, given)
+  if preset then presets.lay(preset, plain, into, opt, ctx) end
   if pol.env and not (into.env or opt.env) then opt.env = pol.env.name end
   read_env(plain, into, opt)
   read_rows(plain, opt)
-  fields.ask(ctx, specs, into)
+  fields.ask(ctx, specs, into, preset and preset.ask)
   local secrets = settle(pol, plain, into)
   check_rows(pol, plain, secrets)
   plain.created = require("time").wall()
@@ -440,7 +459,7 @@ local function clear(plain, kept, names, specs)
     for _, s in ipairs(specs) do known = known or s.name == name end
     if clearable[n] then
       plain[clearable[n]] = n == "bundle" and {} or nil
-      if n == "env" then plain.placeholder = nil end
+      if n == "env" then plain.placeholder, plain.env_also = nil, nil end
     elseif name == "headers" then
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
@@ -471,6 +490,7 @@ local function set(args, opt, ctx)
     local kept = fields.kept(record)
     clear(plain, kept, opt.clear, specs)
     read_scope(plain, opt, ctx)
+    if opt.host then check_shared(pol, plain.hosts) end
     typed = typed or fields.read(ctx, specs, given)
     read_env(plain, typed, opt)
     read_rows(plain, opt)
@@ -546,10 +566,10 @@ mint=allow lets calls through that make further credentials (403 mint_denied els
 ]]
 
 return {
-  { words = "credential add", args = "NAME --type TYPE --host HOST … [FIELD=VALUE …]", min = 1, fields = true,
+  { words = "credential add", args = "NAME --preset API | --type TYPE --host HOST … [FIELD=VALUE …]", min = 1, fields = true,
     means = field_means, summary = "keep a secret and say where it may go",
-    options = with({ { name = "type", arg = "TYPE",
-      help = "how it becomes authentication: bearer, basic, api_key, …" } },
+    options = with({ { name = "preset", arg = "API", help = "a well-known API: `credential presets` lists them" },
+      { name = "type", arg = "TYPE", help = "how it becomes authentication: bearer, basic, api_key, …" } },
       scope_options),
     help = [[
 Keeps a credential: its secret sealed, and where it may go. Requests of agents that hold its bundle carry
@@ -557,7 +577,9 @@ it to those hosts, and nowhere else.
 ]] .. fields_help .. variables_help .. [[
 
 examples:
-  sallyport credential add gh --type bearer --host api.github.com env=GH_TOKEN
+  sallyport credential add gh --preset github
+  sallyport credential add jira --preset atlassian --host acme.atlassian.net username=me@acme.example password=@token
+  sallyport credential add api --type bearer --host api.example.com env=API_TOKEN
   sallyport credential add gh-git --type basic --host github.com username=me password=env:GH_TOKEN
   sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET \
       header=x-api-key key=@key.txt
@@ -579,6 +601,15 @@ examples:
   pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
       token_url=https://login.example.com/token client_id=abc client_secret=-
 ]], run = add },
+  { words = "credential presets", args = "[API]", max = 1, summary = "well-known APIs, for --preset", help = [[
+Lists the APIs that need no more than `--preset`: what each is, and where its key is made. With a name it shows
+everything about one. They are a policy: `sallyport policy edit presets` adds your own.
+
+examples:
+  sallyport credential presets
+  sallyport credential presets github
+  sallyport credential presets --json | jq -r '.[].name'
+]], run = presets.run },
   { words = "credential list", max = 0, summary = "names, types, hosts; never a secret", help = [[
 Lists credentials. With --json it prints everything but the secrets, and those by name.
 

@@ -175,6 +175,30 @@ local function policies(_, say)
   if #edited == 0 then say("policies", OK, "none is behind its default") end
 end
 
+-- Credentials that do less, or reach further, than their owner may think.
+local function credentials(_, say)
+  local presets, suffixes, policy = require "presets", require "suffixes", require "policy"
+  local fine = true
+  local function warn(level, text, fix)
+    fine = false
+    say("credentials", level, text, fix)
+  end
+  for name, record in db.each("credential", "") do
+    if record and record.preset then
+      local preset, why = presets.get(record.preset)
+      if not preset then
+        warn(BAD, ("%s is refused: %s"):format(name, why), "sallyport policy rollback presets, or add it again")
+      end
+    end
+    local pol = record and policy.load(record.type)
+    local host, why = suffixes.first(record and record.hosts)
+    if host and pol and pol.sends_secret then
+      warn(WARN, ("%s goes to %s, and %s"):format(name, host, why), ("sallyport credential set %s --host …"):format(name))
+    end
+  end
+  if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone") end
+end
+
 --- A process of our own user that holds one of our tokens could as well read the key file.
 local function same_user(ctx, say)
   local host = ctx.host
@@ -215,6 +239,7 @@ local function run(_, _, ctx)
     client_files(ctx, say)
     listeners(ctx, say)
     policies(ctx, say)
+    credentials(ctx, say)
     say("server", OK, ctx.host.lock_held(ctx.home) and "runs" or "does not run")
   end
   machine(ctx, say, now)

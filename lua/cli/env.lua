@@ -50,12 +50,13 @@ local function placeholders(agent, ctx)
   end)
   local out, taken = {}, {}
   for _, item in ipairs(list) do
-    local name = item.cred.env
-    if taken[name] then
-      ctx.note(("note: %s stands for '%s'; '%s' names the same variable"):format(name, taken[name], item.cred.name))
-    else
-      taken[name] = item.cred.name
-      out[#out + 1] = { name, records.placeholder(agent.name, item.cred) }
+    for _, name in ipairs { item.cred.env, table.unpack(item.cred.env_also or {}) } do
+      if taken[name] then
+        ctx.note(("note: %s stands for '%s'; '%s' names the same variable"):format(name, taken[name], item.cred.name))
+      else
+        taken[name] = item.cred.name
+        out[#out + 1] = { name, records.placeholder(agent.name, item.cred) }
+      end
     end
     companions(item.cred, taken, out)
   end

@@ -218,12 +218,13 @@ function M.over(kept, typed, specs)
   return kept
 end
 
---- Asks on the terminal for each secret that is required and was not given.
-function M.ask(ctx, specs, into)
+--- Asks on the terminal for each secret that is required and was not given. `said`: what a preset says of it.
+function M.ask(ctx, specs, into, said)
   for _, spec in ipairs(specs) do
     if spec.required and records.is_secret(spec) and into.values[spec.name] == nil then
       if spec.type == "pem" or spec.type == "document" or spec.type == "map" or not ctx.host.isatty(0) then
-        report.fail(("%s is missing"):format(spec.name), how(spec.name))
+        local what = said and said[spec.name] and ": " .. said[spec.name] or ""
+        report.fail(("%s is missing%s"):format(spec.name, what), how(spec.name))
       end
       into.values[spec.name] = M.secret(ctx, { from = "ask" }, spec.name, {}, spec.empty)
     end

@@ -311,3 +311,74 @@ def test_first_paste(t):
     r = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": str(s.dir)}, timeout=30)
     assert r.returncode == 0, (line, r.stderr)
     assert "authorization" in r.stdout.lower() and "Bearer" in r.stdout, r.stdout
+
+
+def test_presets(t):
+    """credential add --preset fills in everything; what it cannot know it asks for by name"""
+    s = t.bare()
+    s.init()
+    rows = json.loads(s.cli("credential", "presets", "--json").stdout)
+    assert len(rows) >= 40 and all(r["make"] and r["hosts"] and r["type"] for r in rows), len(rows)
+    assert "github" in s.cli("credential", "presets").stdout
+    one = s.cli("credential", "presets", "gitlab").stdout
+    assert "private-token" in one and "GITLAB_TOKEN" in one and "access_tokens" in one, one
+    s.cli("credential", "add", "gh", "--preset", "github", "token=-", stdin="canary-preset-1\n")
+    gh = json.loads(s.cli("credential", "show", "gh", "--json").stdout)
+    assert gh["hosts"] == ["api.github.com", "uploads.github.com"] and gh["type"] == "bearer" and gh["env"] == "GH_TOKEN", gh
+    s.agent("a")
+    env = json.loads(s.cli("env", "--agent", "a", "--proxy", "127.0.0.1:1", "--json").stdout)
+    assert re.fullmatch(r"ghp_\w{36}", env["GH_TOKEN"]) and env["GITHUB_TOKEN"] == env["GH_TOKEN"], env
+    s.cli("credential", "add", "narrow", "--preset", "github", "--path", "/repos/acme", "--env", "ACME_TOKEN", "token=-", stdin="canary-preset-2\n")
+    narrow = json.loads(s.cli("credential", "show", "narrow", "--json").stdout)
+    assert narrow["paths"] == ["/repos/acme"] and narrow["env"] == "ACME_TOKEN" and "env_also" not in narrow, narrow
+    for args, word in [(["--preset", "githb", "token=-"], "github"), (["--preset", "jira", "password=-"], "jira-server"),
+                       (["--preset", "claude", "token=-"], "claude-code"), (["--preset", "nothing-like-it", "x=-"], "credential presets"),
+                       (["--preset", "atlassian", "username=me", "password=-"], "YOUR-SITE.atlassian.net"),
+                       (["--preset", "atlassian", "--host", "acme.atlassian.net", "password=-"], "e-mail address"),
+                       (["--preset", "atlassian", "--host", "acme.atlassian.net", "username=me@acme.test"], "an API token"),
+                       (["--preset", "github", "--type", "basic", "token=-"], "bearer"),
+                       (["--host", "x.test", "token=-"], "--preset")]:
+        r = s.cli("credential", "add", "bad", *args, stdin="canary-preset-3\n", check=False)
+        assert r.returncode in (1, 2) and word in r.stderr, (args, r.returncode, r.stderr)
+        assert "canary" not in r.stderr
+    s.canaries += ["canary-preset-1", "canary-preset-2", "canary-preset-3"]
+
+
+def test_a_preset_that_is_gone(t):
+    """an edited presets file is in force at once; a credential whose preset is gone is refused, and doctor says so"""
+    s, up = t.proxy(workers=2)
+    s.credential({"name": "api", "preset": "github", "host": "api.test", "secrets": {"token": "canary-preset-4"}})
+    assert {r.status for r in everywhere(s, target="/user?access_token=mine")} == {200}
+    assert "mine" not in up.requests[-1].line
+    text = 'return { kind = "presets", api = 1, name = "presets", title = "x", presets = { %s } }'
+    row = '{ name = "github", title = "x", type = "bearer", hosts = { "api.test" }, make = "x", mint = { { path = "/user", what = "a key" } } }'
+    s.policy("presets", text % row)
+    assert {r.status for r in everywhere(s, target="/user?access_token=mine")} == {403}
+    assert {r.status for r in everywhere(s, target="/other")} == {200}
+    s.policy("presets", text % "")
+    assert {r.status for r in everywhere(s, target="/other")} == {502}
+    assert "api" in s.cli("doctor", check=False).stdout
+    s.cli("policy", "rollback", "presets", "0")
+    assert {r.status for r in everywhere(s, target="/other")} == {200}
+
+
+def test_shared_suffixes(t):
+    """a wildcard that strangers answer is refused for a type that sends its secret; what is there stays, and doctor warns"""
+    s = t.bare()
+    s.init()
+    signer = ('return { kind = "type", api = 1, name = "signer", title = "x", sends_secret = false, '
+              'fields = { { name = "key", secret = true, required = true } }, apply = function() end }')
+    s.policy("signer", signer)
+    for host in ("*.github.io", "*.atlassian.net", "*.co.uk", "*.amazonaws.com", "*.windows.net"):
+        r = s.cli("credential", "add", "wide", "--type", "bearer", "--host", host, "token=-", stdin="canary-wide\n", check=False)
+        assert r.returncode == 2 and "bearer sends the secret itself" in r.stderr and "acme." in r.stderr, r.stderr
+    s.cli("credential", "add", "signs", "--type", "signer", "--host", "*.amazonaws.com", "key=-", stdin="canary-wide\n")
+    s.cli("credential", "add", "own", "--type", "bearer", "--host", "*.acme.github.io", "token=-", stdin="canary-wide\n")
+    r = s.cli("credential", "set", "own", "--host", "*.github.io", check=False)
+    assert r.returncode == 2 and "anybody" in r.stderr, r.stderr
+    assert "strangers" in s.cli("doctor", check=False).stdout
+    s.policy("signer", signer.replace("sends_secret = false, ", ""))     # a record that is there, and what it does has changed
+    said = s.cli("doctor", check=False).stdout
+    assert "signs goes to *.amazonaws.com" in said, said
+    s.cli("credential", "set", "signs", "--method", "GET")
+    s.canaries.append("canary-wide")

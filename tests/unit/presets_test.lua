@@ -18,8 +18,7 @@ local function refused(text, part)
 end
 
 -- Types that other changes bring; each goes from here with the change that brings it.
-local coming = { aws_sigv4 = true, gcp_access_token = true, github_app = true, substitute = true,
-                 oauth_jwt_bearer = true }
+local coming = { aws_sigv4 = true }
 
 local function type_of(preset)
   local source = sandbox.default_source(preset.type)
@@ -89,6 +88,7 @@ for _, preset in ipairs(assert(presets.load()).presets) do
         assert(preset.fields[f.name] or preset.ask[f.name], "says nothing of " .. f.name)
       end
     end
+    if pol.sends_secret then is(require("suffixes").first(preset.hosts), nil) end
     -- What it reads for `credential test` is not what it would refuse the agent.
     local url = preset.test and require("http").parse_url((preset.test:gsub("{[%l_]+}", "x")))
     local what = url and require("mint").find(preset.mint, {

@@ -1,0 +1,153 @@
+--- sallyport credential presets, and what --preset brings to `credential add`.
+local presets = require "presets"
+local records = require "records"
+local report = require "cli.report"
+local M = {}
+
+local function all()
+  local pol, why = presets.load()
+  if not pol then report.fail(("the presets cannot be used: %s"):format(tostring(why)), "sallyport policy test presets") end
+  return pol
+end
+
+local function need(name)
+  local pol, names = all(), {}
+  if pol.by_preset[name] then return pol.by_preset[name] end
+  for i, p in ipairs(pol.presets) do names[i] = p.name end
+  local near = records.nearest(name, names)
+  for _, p in ipairs(near and {} or pol.presets) do  -- "claude", "jira": a word of the title
+    if p.title:lower():find(name:lower(), 1, true) then near = p.name end
+  end
+  report.usage(("there is no preset '%s'"):format(report.clean(name):sub(1, 40)),
+    near and ("did you mean %s?"):format(near) or "sallyport credential presets lists them")
+end
+
+--- The preset that the options name; what they leave out of type and scope is filled in from it. nil: none is named.
+function M.named(opt)
+  if not opt.preset then return nil end
+  local p = need(opt.preset)
+  if opt.type and opt.type ~= p.type then
+    report.usage(("the preset %s is of type %s"):format(p.name, p.type), "leave --type out")
+  end
+  opt.type = p.type
+  if not opt.host then
+    local gap = presets.gap(p)
+    if gap then
+      report.usage(("--host is missing: %s goes to a host of your own"):format(p.name), "--host " .. gap)
+    end
+    opt.host = p.hosts
+  end
+  if not opt.path and #p.paths > 0 then opt.path = p.paths end
+  if not opt.method and #p.methods > 0 then opt.method = p.methods end
+  return p
+end
+
+local function copied(v)
+  if type(v) ~= "table" then return v end
+  local out = {}
+  for k, item in pairs(v) do out[k] = copied(item) end
+  return out
+end
+
+-- What a person must give and has not: said before a secret is asked for. On a terminal, where to make one, too.
+local function check_asked(p, into, ctx)
+  local pol = require("policy").load(p.type)
+  local wanted
+  for _, f in ipairs(pol and pol.fields or {}) do
+    local missing = into.values[f.name] == nil
+    if missing and not records.is_secret(f) and p.ask[f.name] then
+      report.usage(("%s is missing: %s"):format(f.name, p.ask[f.name]), ("%s=…"):format(f.name))
+    end
+    wanted = wanted or missing and records.is_secret(f) and f.required
+  end
+  if wanted and ctx.host.isatty(0) then ctx.note("A key for it is made here: " .. p.make) end
+end
+
+--- Lays the preset under what was typed.
+function M.lay(p, plain, into, opt, ctx)
+  plain.preset = p.name
+  for name, value in pairs(p.fields) do
+    if into.values[name] == nil then
+      into.values[name] = type(value) == "string" and presets.fill(value, plain.hosts[1], into.values) or copied(value)
+    end
+  end
+  for name, value in pairs(p.headers) do
+    name = name:lower()
+    if not into.headers[name] and not into.sealed["h/" .. name] then into.headers[name] = value end
+  end
+  if p.rows and not opt.substitute then plain.rows = copied(p.rows) end
+  if not into.env and not opt.env and p.env[1] then
+    into.env = p.env[1]
+    into.placeholder = into.placeholder or p.placeholder
+    plain.env_also = p.env[2] and table.move(p.env, 2, #p.env, 1, {}) or nil
+  end
+  check_asked(p, into, ctx)
+end
+
+-- ---- listing -------------------------------------------------------------------------------------
+
+local function row_text(row)
+  return ("%s %s%s"):format(row.method or "any", row.path, row.host and " on " .. row.host or "")
+end
+
+local function public(p)
+  local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
+    placeholder = p.placeholder, make = p.make, test = p.test, note = p.note, carriers = { }, mint = report.array() }
+  for _, k in ipairs { "hosts", "paths", "methods", "env" } do out[k] = report.array(copied(p[k])) end
+  for k, list in pairs(p.carriers) do out.carriers[k] = report.array(copied(list)) end
+  for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end
+  return out
+end
+
+local function sorted(map, text)
+  local list = {}
+  for k, v in pairs(map) do list[#list + 1] = text(k, v) end
+  table.sort(list)
+  return list
+end
+
+local function plain_text(v) return type(v) == "table" and table.concat(v, " ") or tostring(v) end
+
+local function one(ctx, p)
+  local rows = {}
+  local function lines(name, list)
+    for i, text in ipairs(list) do rows[#rows + 1] = { i == 1 and name or "", text } end
+  end
+  lines("preset", { p.name })
+  lines("title", { p.title })
+  lines("type", { p.type })
+  lines("hosts", p.hosts)
+  lines("paths", p.paths)
+  lines("methods", p.methods)
+  lines("fields", sorted(p.fields, function(k, v) return ("%s=%s"):format(k, plain_text(v)) end))
+  lines("headers", sorted(p.headers, function(k, v) return ("%s: %s"):format(k, v) end))
+  lines("to give", sorted(p.ask, function(k, v) return ("%s: %s"):format(k, v) end))
+  lines("env", p.env)
+  lines("placeholder", { p.placeholder })
+  lines("stripped", sorted(p.carriers.headers or {}, function(_, v) return v end))
+  lines("", sorted(p.carriers.query or {}, function(_, v) return "?" .. v .. "=" end))
+  local mint = {}
+  for i, row in ipairs(p.mint) do mint[i] = ("%s: %s"):format(row_text(row.given), row.what) end
+  lines("refused", mint)
+  lines("make a key", { p.make })
+  lines("test", { p.test })
+  lines("note", { p.note })
+  ctx.out(report.columns(nil, rows))
+end
+
+function M.run(args, _, ctx)
+  require("cli.db").open(ctx)
+  if args[1] then
+    local p = need(args[1])
+    if ctx.json then ctx.out(report.json(public(p))) else one(ctx, p) end
+    return 0
+  end
+  local rows, out = {}, report.array()
+  for i, p in ipairs(all().presets) do
+    rows[i], out[i] = { p.name, p.title, p.make }, public(p)
+  end
+  ctx.out(ctx.json and report.json(out) or report.columns({ "PRESET", "WHAT", "WHERE A KEY IS MADE" }, rows))
+  return 0
+end
+
+return M

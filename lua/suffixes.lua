@@ -1,0 +1,72 @@
+--- Names below which strangers live: a wildcard there would hand a secret to any of them.
+-- A group is a reason and the names it holds for. It is a table of what an operator might plausibly type, not the Public
+-- Suffix List: that has ten thousand rows, changes each week, and does not know tenants. One name below is fine
+-- ("*.acme.github.io" is Acme's alone), and so is an exact host.
+local M = {}
+
+local groups = {
+  { why = "anybody can register a name below it", names = [[
+      uk.com us.com eu.com de.com gb.net cn.com eu.org is-a.dev js.org nom.co com.de ]] },
+  { why = "anybody can put up a site there", names = [[
+      github.io gitlab.io bitbucket.io pages.dev workers.dev netlify.app vercel.app now.sh web.app firebaseapp.com
+      herokuapp.com fly.dev onrender.com up.railway.app deno.dev deno.net surge.sh glitch.me repl.co replit.dev replit.app
+      csb.app stackblitz.io webcontainer.io lovable.app bolt.host framer.app framer.website webflow.io wixsite.com
+      squarespace.com wordpress.com blogspot.com tumblr.com weebly.com carrd.co bubbleapps.io hf.space streamlit.app
+      gradio.live modal.run val.run koyeb.app code.run zeabur.app pythonanywhere.com pantheonsite.io wpengine.com kinsta.app
+      platformsh.site ondigitalocean.app readthedocs.io gitbook.io notion.site ]] },
+  { why = "any customer of that cloud can answer there", names = [[
+      amazonaws.com amazonaws.com.cn on.aws cloudfront.net elasticbeanstalk.com awsapprunner.com amplifyapp.com
+      awsglobalaccelerator.com appspot.com run.app cloudfunctions.net googleusercontent.com azurewebsites.net
+      cloudapp.net cloudapp.azure.com azurestaticapps.net azurecontainerapps.io azurecontainer.io azureedge.net azurefd.net
+      azure-api.net trafficmanager.net core.windows.net servicebus.windows.net oraclecloudapps.com linodeusercontent.com
+      linodeobjects.com digitaloceanspaces.com backblazeb2.com r2.dev r2.cloudflarestorage.com vultrobjects.com
+      your-server.de contaboserver.net ovh.net scw.cloud edgekey.net akamaized.net fastly.net fastlylb.net b-cdn.net ]] },
+  { why = "anybody can point a name below it at a machine of their own", names = [[
+      ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com cfargotunnel.com loca.lt lhr.life serveo.net
+      ts.net zrok.io pinggy.link bore.pub app.github.dev gitpod.io devtunnels.ms pipedream.net webhook.site duckdns.org
+      ddns.net dyndns.org dynu.net hopto.org zapto.org mooo.com nip.io sslip.io xip.io ]] },
+  { why = "each name below it is another customer's own", names = [[
+      atlassian.net jira.com zendesk.com freshdesk.com myshopify.com my.salesforce.com force.com lightning.force.com
+      service-now.com sharepoint.com dynamics.com okta.com oktapreview.com auth0.com onelogin.com myworkday.com
+      bamboohr.com netsuite.com looker.com openai.azure.com cognitiveservices.azure.com services.ai.azure.com vault.azure.net
+      database.windows.net visualstudio.com snowflakecomputing.com cloud.databricks.com gcp.databricks.com
+      azuredatabricks.net grafana.net es.io elastic-cloud.com algolia.net supabase.co firebaseio.com mongodb.net upstash.io
+      convex.cloud convex.site hasura.app retool.com airtable.app teamcity.com jfrog.io cloudsmith.io sonatype.app
+      chargebee.com recurly.com greenhouse.io lever.co ]] },
+}
+
+-- "co.uk", "com.br": below a country's top label these stand where ".com" does.
+local second = {}
+for label in ("co com net org edu gov mil ac or ne go gob govt sch ltd plc nom info biz web me id"):gmatch("%S+") do
+  second[label] = true
+end
+local REGISTER = groups[1].why
+
+local reasons = {}
+for _, group in ipairs(groups) do
+  for name in group.names:gmatch("%S+") do reasons[name] = group.why end
+end
+
+--- Why strangers answer below this name, and which name it is: why, name | nil. A wildcard over more is over them too.
+function M.shared(name)
+  if reasons[name] then return reasons[name], name end
+  local label, country = name:match("^([^.]+)%.(%l%l)$")
+  if label and second[label] and country then return REGISTER, name end
+  local tail = "." .. name
+  for known, why in pairs(reasons) do
+    if known:sub(-#tail) == tail then return why, known end
+  end
+end
+
+--- The first wildcard among hosts that strangers share: host, why, the name that they share | nil.
+function M.first(hosts)
+  for _, host in ipairs(hosts or {}) do
+    local name = host:match("^%*%.(.+)$")
+    if name then
+      local why, known = M.shared(name)
+      if why then return host, why, known end
+    end
+  end
+end
+
+return M

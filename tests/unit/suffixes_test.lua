@@ -1,0 +1,30 @@
+-- lua/suffixes.lua: wildcards that strangers answer.
+local suffixes, records = require "suffixes", require "records"
+
+local function is(got, want)
+  if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
+end
+
+return {
+  ["a wildcard where anybody can have a name is shared"] = function()
+    for _, name in ipairs { "github.io", "atlassian.net", "amazonaws.com", "co.uk", "com.au", "org.nz", "ngrok.io",
+      "my.salesforce.com", "openai.azure.com" } do
+      is(suffixes.first { "*." .. name }, "*." .. name)
+    end
+  end,
+  ["so is one over such a name"] = function()
+    local host, why, known = suffixes.first { "api.example.com", "*.railway.app" }
+    is(host, "*.railway.app")
+    is(known, "up.railway.app")
+    assert(why)
+    is(suffixes.first { "*.windows.net" }, "*.windows.net")
+    is(suffixes.first { "*.azure.com" }, "*.azure.com")
+  end,
+  ["a name of one's own below it is not, nor an exact host, nor another name that ends alike"] = function()
+    is(suffixes.first { "*.acme.github.io", "acme.atlassian.net", "*.example.com", "*.notgithub.io", "*.acme.co.uk",
+      "*.googleapis.com", "*.go.com", "*.uk" }, nil)
+  end,
+  ["a whole top label is refused where it is typed"] = function()
+    for _, host in ipairs { "*.com", "*.uk", "*.io", "*.dev" } do assert(not records.host(host), host) end
+  end,
+}
