@@ -43,8 +43,8 @@ end
 local function plain_ok(name, value)
   if not name:find("^%l[%l%d_]*$") then return nil, ("'%s' is no field's name"):format(name) end
   if type(value) == "string" or math.type(value) == "integer" or type(value) == "boolean" then return true end
-  for _, item in ipairs(type(value) == "table" and value or { false }) do
-    if type(item) ~= "string" then return nil, name .. " is no text, number, truth or list" end
+  for _, item in pairs(type(value) == "table" and value or { false }) do  -- a list or a map
+    if type(item) ~= "string" then return nil, name .. " is no text, number, truth, list or map" end
   end
   return true
 end

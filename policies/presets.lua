@@ -9,7 +9,7 @@
 --   hosts, paths  as --host and --path; "{site}.example.com" is a gap: --host says which
 --   fields        plain fields of the type; {host} is the first host
 --   headers       further headers, plain
---   ask           what the fields that a person must give are, by name: said where one is missing
+--   ask           what the fields that a person must give are, by name (or claims.iss): said where one is missing
 --   env           variables that clients read their key from: a placeholder goes in each
 --   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:upper}, {N:url}
 --   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends
@@ -50,6 +50,10 @@ local GITHUB_MINT = post {
   { "/user/keys", "an SSH key of the account" },
   { "/copilot_internal/v2/token", "a Copilot token", method = { "GET", "POST" } },
 }
+for i = 1, #GITHUB_MINT do  -- an Enterprise host has the API below /api/v3
+  local row = GITHUB_MINT[i]
+  GITHUB_MINT[#GITHUB_MINT + 1] = { method = row.method, path = "/api/v3" .. row.path, what = row.what }
+end
 
 local GITLAB_MINT = post {
   { "/api/v4/user/personal_access_tokens", "a personal access token" },
@@ -217,12 +221,14 @@ local list = {
     note = "git itself goes to github.com: preset github-git, with the same token." },
   { name = "github-git", title = "GitHub: git over HTTPS, with a token", type = "basic",
     hosts = { "github.com", "codeload.github.com" }, fields = { username = "x-access-token" },
-    ask = { password = "a personal access token" }, make = "https://github.com/settings/personal-access-tokens" },
+    ask = { password = "a personal access token" }, carriers = { headers = { "cookie" } },
+    mint = { { path = "/login/oauth/access_token", what = "a token" }, { path = "/login/device/code", what = "a login" } },
+    make = "https://github.com/settings/personal-access-tokens" },
   { name = "github-app", title = "GitHub: an app's installation, for API and git", type = "github_app",
     hosts = { "api.github.com", "uploads.github.com", "github.com", "codeload.github.com", "raw.githubusercontent.com" },
     env = { "GH_TOKEN", "GITHUB_TOKEN" }, placeholder = "ghs_{36}", carriers = { query = { "access_token" } },
     ask = { app_id = "the app's number, on its settings page", private_key = "the .pem file that its settings page makes" },
-    mint = GITHUB_MINT, make = "https://github.com/settings/apps",
+    make = "https://github.com/settings/apps",
     note = "Say which installation: installation_id, the number in the URL of its page, or account." },
   { name = "gitlab", title = "GitLab: API", type = "bearer", hosts = { "gitlab.com" }, paths = { "/api" },
     env = { "GITLAB_TOKEN" }, placeholder = "glpat-{20:url}",
@@ -377,6 +383,20 @@ local list = {
     },
     make = "https://docs.snowflake.com/en/user-guide/programmatic-access-tokens",
     note = "SQL that makes tokens goes to one path with all other SQL: what the token's role may do is the limit." },
+
+  { name = "snowflake-key", title = "Snowflake, with a key pair", type = "jwt", hosts = { "{account}.snowflakecomputing.com" },
+    fields = { lifetime = 3600 }, headers = { ["x-snowflake-authorization-token-type"] = "KEYPAIR_JWT" },
+    ask = { private_key = "the key pair's private key, PEM", ["claims.sub"] = "MYORG-ACCOUNT.USER, in capitals",
+            ["claims.iss"] = "the same with .${fingerprint} behind it, in single quotes for the shell" },
+    mint = post {
+      { "/session/v1/login-request", "a session" }, { "/session/token-request", "a session" }, { "/oauth/token-request", "a token" },
+    },
+    make = "https://docs.snowflake.com/en/user-guide/key-pair-auth" },
+  { name = "app-store-connect", title = "Apple: App Store Connect", type = "jwt", hosts = { "api.appstoreconnect.apple.com" },
+    fields = { lifetime = 1200, claims = { aud = "appstoreconnect-v1" } },
+    ask = { private_key = "the AuthKey_….p8 file", key_id = "the key's id", ["claims.iss"] = "the issuer's id" },
+    mint = post { { "/v1/certificates", "a signing certificate" } },
+    make = "https://appstoreconnect.apple.com/access/integrations/api", test = "https://api.appstoreconnect.apple.com/v1/apps?limit=1" },
 
   -- ---- watching ----------------------------------------------------------------------------------
   { name = "datadog", title = "Datadog", type = "api_key", hosts = { "api.datadoghq.com" }, fields = { header = "dd-api-key" },
@@ -554,7 +574,7 @@ local list = {
     make = "https://help.salesforce.com/s/articleView?id=sf.remoteaccess_oauth_jwt_flow.htm", test = "https://{host}/services/data" },
   { name = "docusign", title = "DocuSign, by JWT grant", type = "oauth_jwt_bearer", hosts = { "*.docusign.net", "account.docusign.com" },
     fields = { token_url = "https://account.docusign.com/oauth/token", audience = "account.docusign.com",
-               scopes = { "signature", "impersonation" } },
+               scopes = { "signature", "impersonation" }, scopes_in = "claim" },
     ask = { issuer = "the integration key", subject = "the id of the user to act as", private_key = "the key pair's private key, PEM" },
     mint = post { { "/oauth/token", "a token" } },
     make = "https://apps.docusign.com/api-and-keys", test = "https://account.docusign.com/oauth/userinfo",

@@ -51,26 +51,39 @@ end
 
 -- What a person must give and has not: said before a secret is asked for. On a terminal, where to make one, too.
 local function check_asked(p, into, ctx)
-  local pol = require("policy").load(p.type)
-  local wanted
-  for _, f in ipairs(pol and pol.fields or {}) do
-    local missing = into.values[f.name] == nil
-    if missing and not records.is_secret(f) and p.ask[f.name] then
-      report.usage(("%s is missing: %s"):format(f.name, p.ask[f.name]), ("%s=…"):format(f.name))
+  local pol, wanted = require("policy").load(p.type), false
+  local names = {}
+  for label in pairs(p.ask) do names[#names + 1] = label end
+  table.sort(names)
+  for _, label in ipairs(names) do
+    local name, member = label:match("^([^.]+)%.?(.*)$")
+    local value, spec = into.values[name], pol and pol.by_name[name]
+    if member ~= "" and value then value = value[member] end
+    if value == nil and spec and records.is_secret(spec) then
+      wanted = true
+    elseif value == nil then
+      report.usage(("%s is missing: %s"):format(label, p.ask[label]), label .. "=…")
     end
-    wanted = wanted or missing and records.is_secret(f) and f.required
   end
   if wanted and ctx.host.isatty(0) then ctx.note("A key for it is made here: " .. p.make) end
+end
+
+-- A map of the preset under the members that were typed; anything else where nothing was.
+local function lay_field(plain, into, name, value)
+  local typed = into.values[name]
+  if typed == nil then
+    into.values[name] = type(value) == "string" and presets.fill(value, plain.hosts[1], into.values) or copied(value)
+  elseif type(typed) == "table" and type(value) == "table" and #value == 0 then
+    for member, v in pairs(value) do
+      if typed[member] == nil then typed[member] = v end
+    end
+  end
 end
 
 --- Lays the preset under what was typed.
 function M.lay(p, plain, into, opt, ctx)
   plain.preset = p.name
-  for name, value in pairs(p.fields) do
-    if into.values[name] == nil then
-      into.values[name] = type(value) == "string" and presets.fill(value, plain.hosts[1], into.values) or copied(value)
-    end
-  end
+  for name, value in pairs(p.fields) do lay_field(plain, into, name, value) end
   for name, value in pairs(p.headers) do
     name = name:lower()
     if not into.headers[name] and not into.sealed["h/" .. name] then into.headers[name] = value end
@@ -106,7 +119,11 @@ local function sorted(map, text)
   return list
 end
 
-local function plain_text(v) return type(v) == "table" and table.concat(v, " ") or tostring(v) end
+local function field_text(name, value)
+  if type(value) ~= "table" then return ("%s=%s"):format(name, tostring(value)) end
+  if #value > 0 then return ("%s=%s"):format(name, table.concat(value, " ")) end
+  return table.concat(sorted(value, function(k, v) return ("%s.%s=%s"):format(name, k, v) end), " ")
+end
 
 local function one(ctx, p)
   local rows = {}
@@ -119,7 +136,7 @@ local function one(ctx, p)
   lines("hosts", p.hosts)
   lines("paths", p.paths)
   lines("methods", p.methods)
-  lines("fields", sorted(p.fields, function(k, v) return ("%s=%s"):format(k, plain_text(v)) end))
+  lines("fields", sorted(p.fields, field_text))
   lines("headers", sorted(p.headers, function(k, v) return ("%s: %s"):format(k, v) end))
   lines("to give", sorted(p.ask, function(k, v) return ("%s: %s"):format(k, v) end))
   lines("env", p.env)

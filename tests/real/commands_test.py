@@ -336,6 +336,7 @@ def test_presets(t):
                        (["--preset", "atlassian", "username=me", "password=-"], "YOUR-SITE.atlassian.net"),
                        (["--preset", "atlassian", "--host", "acme.atlassian.net", "password=-"], "e-mail address"),
                        (["--preset", "atlassian", "--host", "acme.atlassian.net", "username=me@acme.test"], "an API token"),
+                       (["--preset", "app-store-connect", "key_id=K", "private_key=-"], "claims.iss is missing: the issuer's id"),
                        (["--preset", "github", "--type", "basic", "token=-"], "bearer"),
                        (["--host", "x.test", "token=-"], "--preset")]:
         r = s.cli("credential", "add", "bad", *args, stdin="canary-preset-3\n", check=False)

@@ -78,11 +78,11 @@ for _, preset in ipairs(assert(presets.load()).presets) do
     for name, value in pairs(preset.fields) do
       local f = assert(pol.by_name[name], "no field " .. name)
       assert(not records.is_secret(f), name .. " is a secret")
-      local want = f.type == "list" and "table" or type(f.type == "integer" and 1 or f.type == "boolean" or "")
+      local want = (f.type == "list" or f.type == "map") and "table" or type(f.type == "integer" and 1 or f.type == "boolean" or "")
       is(type(value), want)
       if f.values then assert((" " .. table.concat(f.values, " ") .. " "):find(" " .. value .. " ", 1, true), name) end
     end
-    for name in pairs(preset.ask) do assert(pol.by_name[name], "asks for no field: " .. name) end
+    for name in pairs(preset.ask) do assert(pol.by_name[name:match("^[^.]+")], "asks for no field: " .. name) end
     for _, f in ipairs(pol.fields) do
       if f.required and not records.is_secret(f) then
         assert(preset.fields[f.name] or preset.ask[f.name], "says nothing of " .. f.name)
