@@ -297,9 +297,9 @@ local function show(args, _, ctx)
     ctx.out(report.json(out))
     return 0
   end
-  local rows = {}
+  local lines = {}
   local function line(name, value)
-    if value and value ~= "" then rows[#rows + 1] = { name, value } end
+    if value and value ~= "" then lines[#lines + 1] = { name, value } end
   end
   line("name", record.name)
   line("type", record.type)
@@ -329,7 +329,7 @@ local function show(args, _, ctx)
   local pol = require("policy").load(record.type)
   if pol and pol.connect then line("account", connection(token)) end
   if token then token_lines(line, record, token) end
-  ctx.out(report.columns(nil, rows))
+  ctx.out(report.columns(nil, lines))
   return 0
 end
 
