@@ -332,12 +332,20 @@ local function learn(self, agent)
   return true
 end
 
+-- Does this credential go there for this agent, through any bundle that gives it?
+local function belongs(self, agent, rec, req)
+  for _, bundle in ipairs(rec.bundles or {}) do
+    if agent.in_bundle[bundle] and covers(rec, req, self.config:variables(agent, bundle)) then return true end
+  end
+  return false
+end
+
 -- Is a placeholder of another credential left in the request? It belongs to hosts of its own, and whoever sent it here
 -- was mistaken, or made to. code, message, hint | nil
-local function astray(agent, req, opened, first, ...)
+local function astray(self, agent, req, opened, first, ...)
   if first == nil then return nil end
   local rec = agent.known_of[first]
-  if rec.name == opened.name or covers(rec, req) then return astray(agent, req, opened, ...) end
+  if rec.name == opened.name or belongs(self, agent, rec, req) then return astray(self, agent, req, opened, ...) end
   local hosts = table.concat(rec.hosts or {}, ", ", 1, math.min(#(rec.hosts or {}), 5))
   return "host_not_allowed",
     ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, req.host),
@@ -416,7 +424,7 @@ local function attach(self, req, agent, opened, routed, deadline)
   if self.known and agent.known_at ~= self.config.applied then return nil, "changed" end
   local ok, code, message, advice = inject(self, req, agent, opened, cred)
   if not ok or not agent.known then return ok, code, message, advice end
-  local lost, why, hint = astray(agent, req, opened, req:known(agent.known))
+  local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))
   if lost then return nil, lost, why, hint end
   return true
 end

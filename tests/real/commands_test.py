@@ -77,15 +77,27 @@ def test_variables(t):
     s.cli("bundle", "set", "default", "TENANT=initech")
     assert s.request(host="acme.test", wire=wire).status == 403
     wire.close()
+    # its placeholder belongs to the hosts of the agent's own values, and to no other credential's
+    s.credential({"name": "other", "host": "other.test", "secrets": {"token": "canary-variables-2"}})
+    s.cli("credential", "set", "wiki", "--env", "WIKI_KEY")
+    env = json.loads(s.cli("env", "--agent", "a", "--proxy", "127.0.0.1:1", "--json").stdout)
+    s.canaries.append(env["HTTPS_PROXY"].split(":")[2].split("@")[0])
+    target = "/?key=" + env["WIKI_KEY"]
+    assert s.request(host="initech.test", target=target).status == 200
+    r = s.request(host="other.test", target=target)
+    assert r.status == 403 and b"wiki" in r.body, r.body
     s.cli("bundle", "set", "default", "KIND=", "TENANT=acme")
     r = s.request(host="acme.test")
     assert r.status == 502 and r.get("x-sallyport-error") == "injection_failed" and b"KIND" in r.body, r.body
     s.cli("bundle", "set", "default", "KIND=a b")          # no header's name
     assert s.request(host="acme.test").status == 502
-    why = json.loads(s.cli("explain", "--agent", "a", "--json", "GET", "https://other.test/").stdout)
+    why = json.loads(s.cli("explain", "--agent", "a", "--json", "GET", "https://third.test/").stdout)
     assert why["decision"] == "deny" and "TENANT is acme" in why["considered"][0]["why"], why
     shown = s.cli("credential", "show", "wiki").stdout
     assert "${TENANT}.test" in shown and "KIND,TENANT,WORKSPACE" in shown, shown
+    s.cli("bundle", "set", "default", "KIND=wiki")
+    trial = s.cli("credential", "test", "wiki", "https://globex.test/", "--agent", "b", check=False)
+    assert "does not go there" in trial.stderr, trial.stderr
     assert "TENANT=acme" in s.cli("bundle", "show", "default").stdout
     assert json.loads(s.cli("bundle", "show", "default", "--json").stdout)["variables"]["TENANT"] == "acme"
     s.cli("agent", "set", "b", "TENANT=globex")
