@@ -8008,7 +8008,7 @@ static const struct { const char *code, *say; } key_troubles[] = {
 	{"json",             "is JSON (a JWK, or a whole key file), not a PEM private key"},
 	{"encrypted",        "is protected by a passphrase; openssl pkey -in FILE -out NEW takes it away"},
 	{"weak_key",         "is an RSA key of less than 2048 bits"},
-	{"bad_key",          "is an RSA key whose parts do not belong together"},
+	{"bad_key",          "is a key that signs wrongly: its parts do not belong together"},
 };
 
 static const char *
@@ -8059,33 +8059,49 @@ sign_size(const struct sign_alg *a, struct slice in, size_t *n)
 	return why;
 }
 
-/* The public half, big endian without leading zeros; 0: the key is broken. */
-static size_t
-sign_rsa_public(const br_rsa_private_key *sk, unsigned char n[SIGN_MAX], unsigned char e[4])
-{
-	size_t len = br_rsa_compute_modulus_get_default()(NULL, sk);
-	uint32_t exp = br_rsa_compute_pubexp_get_default()(sk);
+/* Public exponents in use. BearSSL's decoder drops the key's own, and computes it again only where
+ * both primes are 3 mod 4. */
+static const uint32_t sign_rsa_exps[] = {
+	65537, 3, 17,           /* FIPS 186-5 wants the first; the others were common before */
+	5, 35, 37, 257,         /* OpenSSH's and PuTTY's of old */
+	0,                      /* computed */
+};
 
-	if (len == 0 || len > SIGN_MAX || exp == 0)
-		return 0;
-	store_be32(e, exp);
-	return br_rsa_compute_modulus_get_default()(n, sk);
+/* Does the signature belong to the hash, with e as the exponent? */
+static bool
+sign_rsa_verify(const struct sign_alg *a, br_rsa_public_key *pk, uint32_t e, const unsigned char *hash,
+    const unsigned char *sig)
+{
+	unsigned char back[SIGN_DIGEST_MAX];
+
+	if (e == 0)
+		return false;
+	store_be32(pk->e, e);
+	return br_rsa_pkcs1_vrfy_get_default()(sig, pk->nlen, a->oid, a->hash->n, pk, back) == 1 &&
+	    memcmp(back, hash, a->hash->n) == 0;
 }
 
 /* Each signature is verified before anybody sees it: one made with a key whose parts do not belong
- * together gives its primes away (Boneh, DeMillo, Lipton 1997). */
+ * together gives its primes away (Boneh, DeMillo, Lipton 1997). Fills pk, the public half: its n and
+ * e have room for SIGN_MAX and 4 bytes. */
 static bool
 sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned char *hash,
-    unsigned char *sig, size_t n)
+    unsigned char *sig, br_rsa_public_key *pk)
 {
-	unsigned char modulus[SIGN_MAX], e[4], back[SIGN_DIGEST_MAX];
-	br_rsa_public_key pk = {.n = modulus, .e = e, .elen = sizeof e};
+	size_t n = br_rsa_compute_modulus_get_default()(NULL, sk);
 
-	pk.nlen = sign_rsa_public(sk, modulus, e);
-	return pk.nlen == n &&
-	    br_rsa_pkcs1_sign_get_default()(a->oid, hash, a->hash->n, sk, sig) == 1 &&
-	    br_rsa_pkcs1_vrfy_get_default()(sig, n, a->oid, a->hash->n, &pk, back) == 1 &&
-	    memcmp(back, hash, a->hash->n) == 0;
+	if (n == 0 || n > SIGN_MAX || br_rsa_compute_modulus_get_default()(pk->n, sk) != n ||
+	    br_rsa_pkcs1_sign_get_default()(a->oid, hash, a->hash->n, sk, sig) != 1)
+		return false;
+	pk->nlen = n;
+	pk->elen = 4;
+	for (size_t i = 0; i < sizeof sign_rsa_exps / sizeof *sign_rsa_exps; i++) {
+		uint32_t e = sign_rsa_exps[i];
+
+		if (sign_rsa_verify(a, pk, e != 0 ? e : br_rsa_compute_pubexp_get_default()(sk), hash, sig))
+			return true;
+	}
+	return false;
 }
 
 /* RFC 6979: the nonce comes from key and message, so that no random number can give the key away. */
@@ -8102,7 +8118,8 @@ static const char *
 sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned char *sig)
 {
 	br_skey_decoder_context key;
-	unsigned char hash[SIGN_DIGEST_MAX];
+	unsigned char hash[SIGN_DIGEST_MAX], modulus[SIGN_MAX], e[4];
+	br_rsa_public_key pk = {.n = modulus, .e = e};
 	const char *why;
 	size_t n;
 	bool ok;
@@ -8115,7 +8132,7 @@ sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned
 	if (why == NULL) {
 		sign_digest(a->hash, data, hash);
 		ok = a->kind == SIGN_RSA ?
-		    sign_rsa(a, br_skey_decoder_get_rsa(&key), hash, sig, n) :
+		    sign_rsa(a, br_skey_decoder_get_rsa(&key), hash, sig, &pk) && pk.nlen == n :
 		    sign_ecdsa(a, br_skey_decoder_get_ec(&key), hash, sig);
 		wipe(hash, sizeof hash);        /* of what may be a secret */
 		if (!ok)
@@ -8175,14 +8192,18 @@ der_unsigned(struct der *d, const unsigned char *p, size_t n)
 static bool
 key_public_rsa(const br_rsa_private_key *sk, struct der *d)
 {
-	unsigned char n[SIGN_MAX], e[4];
+	static const unsigned char hash[SIGN_DIGEST_MAX];  /* of nothing: what is signed finds e */
+	unsigned char n[SIGN_MAX], e[4], sig[SIGN_MAX];
+	const struct sign_alg *a = sign_alg_find(SLICE("RS256"));
+	br_rsa_public_key pk = {.n = n, .e = e};
 	const uint8_t *end = d->at;
-	size_t len = sign_rsa_public(sk, n, e);
+	bool ok = sign_rsa(a, sk, hash, sig, &pk);
 
-	if (len == 0)
+	wipe(sig, sizeof sig);
+	if (!ok)
 		return false;
 	der_unsigned(d, e, sizeof e);
-	der_unsigned(d, n, len);
+	der_unsigned(d, n, pk.nlen);
 	der_wrap(d, 0x30, end);
 	der_byte(d, 0);
 	der_wrap(d, 0x03, end);

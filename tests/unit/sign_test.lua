@@ -151,6 +151,10 @@ return {
     end
     is(pem(sign.public_key(core.of(keys.rsa)), "PUBLIC KEY"), keys.rsa_public)
     is(pem(sign.public_key(core.of(keys.p384)), "PUBLIC KEY"), keys.p384_public)
+    for _, name in ipairs { "primes_1_mod_4", "exponent_3" } do
+      is(pem(sign.public_key(keys[name]), "PUBLIC KEY"), keys[name .. "_public"])
+      assert(sign.signature("RS256", keys[name], "x"), name)
+    end
     is(select(2, sign.public_key(core.of(keys.encrypted))), "encrypted")
     is(select(2, sign.public_key "x"), "not_a_key")
   end,
