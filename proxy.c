@@ -8431,6 +8431,50 @@ sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
 	sigv4_chain_sign(c, true, digest);
 }
 
+/* -- stand-in keys: what a sandbox's SDK signs with in the place of the real key. Worth nothing anywhere but
+ * here, where an assertion that one of them signed is answered with a placeholder (lua/stand_in.lua). */
+#define STAND_IN_BITS 2048u
+
+/* Fills `pem` with a new PKCS#8 key: its length, 0: no randomness, or no room. The modulus goes to n. */
+static size_t
+stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
+{
+	br_hmac_drbg_context rng;
+	br_rsa_private_key sk;
+	br_rsa_public_key pk;
+	unsigned char priv[BR_RSA_KBUF_PRIV_SIZE(STAND_IN_BITS)], pub[BR_RSA_KBUF_PUB_SIZE(STAND_IN_BITS)];
+	unsigned char d[STAND_IN_BITS / 8], der[2 * STAND_IN_BITS / 2], seed[48];
+	size_t dn, len = 0;
+
+	if (!rand_bytes(seed, sizeof seed))
+		return 0;
+	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, sizeof seed);
+	if (br_rsa_keygen_get_default()(&rng.vtable, &sk, priv, &pk, pub, STAND_IN_BITS, 65537) &&
+	    (dn = br_rsa_compute_privexp_get_default()(d, &sk, 65537)) != 0 && pk.nlen == STAND_IN_BITS / 8 &&
+	    br_encode_rsa_pkcs8_der(NULL, &sk, &pk, d, dn) <= sizeof der) {
+		len = br_encode_rsa_pkcs8_der(der, &sk, &pk, d, dn);
+		memcpy(n, pk.n, pk.nlen);
+		len = br_pem_encode(NULL, NULL, len, "PRIVATE KEY", BR_PEM_LINE64) < cap ?
+		    br_pem_encode(pem, der, len, "PRIVATE KEY", BR_PEM_LINE64) : 0;
+	}
+	return len;
+}
+
+/* RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), by the key of this modulus and exponent 65537. */
+static bool
+stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data, struct slice signature)
+{
+	unsigned char e[3] = {1, 0, 1}, modulus[STAND_IN_BITS / 8], want[32], got[32];
+	br_rsa_public_key pk = {modulus, sizeof modulus, e, sizeof e};
+
+	memcpy(modulus, n, sizeof modulus);
+	sign_digest(SIGN_SHA256, data, want);
+	return signature.n == sizeof modulus &&
+	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)signature.p, signature.n, BR_HASH_OID_SHA256,
+	    sizeof got, &pk, got) && memcmp(want, got, sizeof got) == 0;
+
+}
+
 /* ---- store -----------------------------------------------------------------
  * One LMDB environment, HOME/store, for what commands and workers share; another, HOME/log, for the
  * request log. Invariants:
@@ -22638,6 +22682,64 @@ l_host_sha256_hex(lua_State *L)
 	return 1;
 }
 
+/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex. About a second of work: for a command. */
+static int
+l_host_stand_in_key(lua_State *L)
+{
+	unsigned char n[STAND_IN_BITS / 8];
+	char pem[3072], hex[2 * sizeof n];
+	size_t len = stand_in_key_make(pem, sizeof pem, n);
+
+	if (len == 0)
+		return luaL_error(L, "no key could be made");
+	lua_pushlstring(L, pem, len);
+	lua_pushlstring(L, hex, hex_encode(hex, n, sizeof n));
+	return 2;
+}
+
+/* host.stand_in_claims(jwt, modulus) -> the payload's JSON text | nil: not a JWS in compact form (RFC 7515 3.1)
+ * that this key signed with RS256. */
+static int
+l_host_stand_in_claims(lua_State *L)
+{
+	struct slice jwt = l_check_slice(L, 1), hex = l_check_slice(L, 2), part[3];
+	unsigned char n[STAND_IN_BITS / 8], signature[STAND_IN_BITS / 8 + 3];
+	const char *dot[2];
+	ssize_t len, payload;
+
+	dot[0] = memchr(jwt.p, '.', jwt.n);
+	dot[1] = dot[0] == NULL ? NULL : memchr(dot[0] + 1, '.', (size_t)(jwt.p + jwt.n - dot[0] - 1));
+	if (dot[1] == NULL || hex.n != 2 * sizeof n || !hex_decode(n, hex))
+		return 0;
+	part[0] = (struct slice){jwt.p, (size_t)(dot[1] - jwt.p)};
+	part[1] = (struct slice){dot[0] + 1, (size_t)(dot[1] - dot[0] - 1)};
+	part[2] = (struct slice){dot[1] + 1, (size_t)(jwt.p + jwt.n - dot[1] - 1)};
+	if (part[2].n > (sizeof signature - 2) * 4 / 3 || part[1].n > 16384)
+		return 0;
+	len = b64_decode(signature, sizeof signature, part[2], true);
+	if (len < 0 || !stand_in_key_signed(n, part[0], (struct slice){(char *)signature, (size_t)len}))
+		return 0;
+	payload = b64_decode(lua_newuserdatauv(L, part[1].n + 3, 0), part[1].n, part[1], true);
+	if (payload < 0)
+		return 0;
+	lua_pushlstring(L, lua_touserdata(L, -1), (size_t)payload);
+	return 1;
+}
+
+/* host.unbase64(text) -> bytes | nil: not Base64 (RFC 4648 4) */
+static int
+l_host_unbase64(lua_State *L)
+{
+	struct slice in = l_check_slice(L, 1);
+	char *out = lua_newuserdatauv(L, in.n + 1, 0);
+	ssize_t n = b64_decode(out, in.n, in, false);
+
+	if (n < 0)
+		return 0;
+	lua_pushlstring(L, out, (size_t)n);
+	return 1;
+}
+
 /* host.random_token(prefix) -> token (256 random bits), hex SHA-256 of it */
 static int
 l_host_random_token(lua_State *L)
@@ -23249,7 +23351,8 @@ l_host_log(lua_State *L)
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"ca_pem", l_host_ca_pem}, {"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
-	{"pid", l_host_pid}, {"system_roots", l_host_system_roots}, {NULL, NULL},
+	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
+	{"stand_in_claims", l_host_stand_in_claims}, {"unbase64", l_host_unbase64}, {NULL, NULL},
 };
 
 static const luaL_Reg l_host_command[] = {
@@ -23262,7 +23365,7 @@ static const luaL_Reg l_host_command[] = {
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
 	{"lock_held", l_host_lock_held}, {"callback", l_host_callback},
-	{"open_browser", l_host_open_browser}, {NULL, NULL},
+	{"open_browser", l_host_open_browser}, {"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];

@@ -9,6 +9,7 @@
 --             on_settings }
 local errors = require "errors"
 local rows = require "rows"
+local stand_in = require "stand_in"
 local variables = require "variables"
 local M = {}
 M.__index = M
@@ -157,9 +158,36 @@ local function index_call(self, build, name, ...)
   return false
 end
 
+-- Where this credential's clients would fetch tokens, by host: a request there may be answered with a stand-in.
+local function index_token_endpoints(self, build, name, rec)
+  for _, host in ipairs(build.fetches[name] or {}) do
+    local list = build.token_hosts[host]
+    for i = #list, 1, -1 do
+      if list[i].name == name then table.remove(list, i) end
+    end
+    if #list == 0 then build.token_hosts[host] = nil end
+  end
+  build.fetches[name] = nil
+  local pol = rec and rec.enabled ~= false and self.policy.load(rec.type)
+  if not pol or not pol.refresh then return end
+  local hosts, seen = {}, {}
+  for _, e in ipairs(stand_in.endpoints(self, pol, self.policy.record_view(pol, rec, nil))) do
+    e.name = name
+    local list = build.token_hosts[e.host] or {}
+    build.token_hosts[e.host] = list
+    list[#list + 1] = e
+    if not seen[e.host] then hosts[#hosts + 1] = e.host end
+    seen[e.host] = true
+  end
+  build.fetches[name] = hosts
+end
+
 local function index_put(self, build, db, key, rec, damaged)
   local id, make = place_of(db, key)
   if not id then return true end
+  if db == "credential" and (build.fetches[key] or rec) then
+    index_token_endpoints(self, build, key, not damaged and rec or nil)
+  end
   if build.items[id] then
     build.items[id] = nil
     if not index_call(self, build, "remove", id) then return false end
@@ -196,8 +224,8 @@ end
 -- Everything anew, beside the index that serves meanwhile.
 local function index_build(self)
   local pol, why = self.policy.load("match")
-  if not pol then return { broken = "match.lua: " .. tostring(why), items = {} } end
-  local build = { match = pol, items = {}, bundle_sets = {}, held = {} }
+  if not pol then return { broken = "match.lua: " .. tostring(why), items = {}, token_hosts = {} } end
+  local build = { match = pol, items = {}, bundle_sets = {}, held = {}, token_hosts = {}, fetches = {} }
   local ok, index = self.sandbox.call("match", pol.new)
   if not ok or type(index) ~= "table" then
     build.broken = "match.lua, new: " .. tostring(index)
@@ -223,14 +251,12 @@ end
 local function apply_changes(self, changes)
   local build = self.build
   for _, c in ipairs(changes) do
-    if c[1] == "policy" and c[2]:match("^[^/]+") == "match" then return nil end
+    if c[1] == "policy" then return nil end  -- match.lua, or a type, whose endpoints are in the index too
   end
   local settings = false
   for n, c in ipairs(changes) do
     local db, key = c[1], c[2]
-    if db == "policy" then
-      self.opened = cache_new(OPENED_MAX)
-    elseif db == "agent" then
+    if db == "agent" then
       self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)
     elseif db == "meta" then
       settings = true
@@ -407,6 +433,13 @@ function M:alone(rec, host, agent, bundle)
   end)
   if not ok then return nil, list end
   return list, pol
+end
+
+--- Names of this agent's credentials whose token endpoint a request is for; nil for nearly all requests.
+function M:at_token_endpoint(agent, req)
+  local build = self.build
+  if not build or not build.token_hosts[req.host] then return nil end
+  return stand_in.named(build.token_hosts, build.items, agent, req)
 end
 
 --- The runtime's own item for one that match.lua answered, or nil if it is not one of ours.

@@ -7,6 +7,7 @@
 -- in `explain`.
 local errors = require "errors"
 local rows = require "rows"
+local stand_in = require "stand_in"
 local token = require "token"
 local variables = require "variables"
 local M = {}
@@ -124,13 +125,14 @@ local KEPT = { GET = true, HEAD = true, OPTIONS = true, POST = true, PUT = true,
 
 -- decide for a request. An answer that hung on method, scheme and port alone stands for this agent and host until
 -- something changes, if match.lua says that it is pure.
-local function decide_request(self, req, agent, found)
+local function decide_request(self, req, agent, found, skips)
   local method, port, secure = method_of(req.method, req.websocket), req.port, req.scheme == "https"
-  local kept = secure and found.kept[method]
+  local kept = secure and not skips and found.kept[method]
   if kept and kept.port == port then return kept.own, kept.bundle, kept.routed end
   local question = question_of(self, req, agent, method, port)
+  question.skips = skips
   local own, bundle, routed = decide(self, agent, found, question)
-  if own and secure and not question.looked and KEPT[method] and self.config.build.match.pure then
+  if own and secure and not skips and not question.looked and KEPT[method] and self.config.build.match.pure then
     found.kept[method] = { port = port, own = own, bundle = bundle, routed = routed }
   end
   return own, bundle, routed
@@ -167,11 +169,11 @@ end
 -- The decision for this request, with its credential opened. The index and the record must be of one version: a
 -- new secret must not follow an old record's hosts.
 -- { own, bundle, routed, opened, plan } | nil, code, message, hint
-local function judge(self, req, agent, deadline)
+local function judge(self, req, agent, deadline, skips)
   for _ = 1, DECIDE_TRIES do
     local found = self.config:candidates(agent, req.host)
     if not found then return nil, "policy_failed" end
-    local own, bundle, routed = decide_request(self, req, agent, found)
+    local own, bundle, routed = decide_request(self, req, agent, found, skips)
     if not own then return nil, bundle, nil, routed end
     local plan = found.plans[own]
     if not plan then
@@ -429,6 +431,54 @@ local function attach(self, req, agent, opened, routed, deadline)
   return true
 end
 
+-- ---- token requests of the sandbox's own -------------------------------------------------------
+
+-- The credential whose stand-in the request presents, and the answer that it gets in the server's place.
+-- opened, status, text | nil
+local function stand_in_answer(self, req, agent, names)
+  local host, headers = require "host", req:view().headers
+  local with = {
+    json = self.json, uri = require "uri", unbase64 = host.unbase64, claims = host.stand_in_claims, store = self.store,
+    base64url = require("secret").base64url, sandbox = self.sandbox, now = self.time.wall(),
+  }
+  local asked = stand_in.asked(with, headers:get("content-type"), req:view().body or "", headers:get("authorization"))
+  if not asked then return nil end
+  for _, name in ipairs(names) do
+    local opened = self.config:open(name)
+    local parts = opened and stand_in.parts(self.records, agent.name, opened.rec)
+    local ours, claims
+    if opened then ours, claims = stand_in.presents(with, asked, agent.name, name, parts) end
+    if ours then
+      local status, text = stand_in.answer(with, opened.pol, asked, parts, claims)
+      return opened, status, text
+    end
+  end
+end
+
+-- An SDK in the sandbox may fetch a token itself, with what `credential sandbox-file` gave it: then it gets one that is
+-- as much a placeholder, and no request goes anywhere. true: answered; false: an ordinary request, in which those
+-- credentials have no part; nil, code: refused, or "changed".
+local function answer_token_request(self, req, agent, names, deadline)
+  if req.method ~= "POST" then return false end
+  local generation = self.config.applied
+  local ok, why = req:read_body(stand_in.BODY_MAX, self.time.now() + BODY_WAIT)
+  if not ok then return nil, body_codes[why] or "bad_request" end
+  local synced, lost = self.config:sync(deadline + WAIT_MAX)
+  if not synced then return nil, lost end
+  if self.config.applied ~= generation then return nil, "changed" end
+  local opened, status, text = stand_in_answer(self, req, agent, names)
+  if not opened then return false end
+  if req:log { agent = agent.name, credential = opened.name, decision = "allow", reason = "token placeholder" } == false then
+    return nil, "too_many"
+  end
+  if not status then
+    self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, opened.pol.name, errors.quote(errors.place(text))))
+    return nil, "policy_failed"
+  end
+  req:respond(status, "application/json", text)
+  return true
+end
+
 -- ---- our own endpoints ---------------------------------------------------------------------------
 
 local function some(list)
@@ -547,9 +597,21 @@ end
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
 local function serve(self, req, agent, deadline)
   if not learn(self, agent) then return false end
-  local own, bundle, routed, opened, plan = judge(self, req, agent, deadline)
+  local names, skips = self.config:at_token_endpoint(agent, req), nil
+  if names then
+    local answered, code = answer_token_request(self, req, agent, names, deadline)
+    if code == "changed" then return false end
+    if code then return refuse(req, agent, code) or true end
+    if answered then return true end
+    skips = {}
+    for _, name in ipairs(names) do skips["credential/" .. name] = true end
+  end
+  local own, bundle, routed, opened, plan = judge(self, req, agent, deadline, skips)
   if bundle == "changed" and not own then return false end
-  if not own then
+  if not own and skips then
+    refuse(req, agent, "token_endpoint",
+      ("credential %s: this is its token endpoint, and the request presents nothing that stands in for it"):format(names[1]))
+  elseif not own then
     refuse_decided(self, req, agent, bundle, routed, opened)
   elseif req:log(plan.log) == false then
     errors.fail(req, "too_many")

@@ -67,7 +67,7 @@ local type_keys = {
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
-  connect = "function", sends_secret = "boolean",
+  connect = "function", sends_secret = "boolean", stand_in = "table",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -84,6 +84,7 @@ local field_keys = {
   base = "boolean",
 }
 local body_keys = { max = "integer" }
+local stand_in_keys = { url = "function", answer = "function", file = "function", keys = "boolean" }
 local strip_keys = { headers = "table", query = "table", form = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
 local example_keys = { cred = "table", req = "table", want = "table" }
@@ -445,6 +446,10 @@ function Check:type(t, pol)
   if t.endpoints then
     pol.endpoints, pol.reach = self:endpoints(t.endpoints)
     if not pol.reach then return nil end
+  end
+  if t.stand_in then
+    if not self:keys(t.stand_in, stand_in_keys, "stand_in") then return nil end
+    pol.stand_in = copy_value(t.stand_in)
   end
   pol.expired = self:statuses(t.expired or {})
   if not pol.expired then return nil end

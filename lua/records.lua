@@ -413,6 +413,13 @@ function M.held(agent, cred)
   return { { env = cred.env, text = text, stop = random_end(cred.placeholder or SHAPE_DEFAULT) } }
 end
 
+--- What stands for one part of a credential in this agent's sandbox: a client secret, a token. See stand_in.lua.
+function M.stand_in(agent, name, part, template)
+  template = template or SHAPE_DEFAULT
+  local _, random = M.shape(template)
+  return M.fill(template, require("store").derive("stand-in/" .. agent .. "/" .. name .. "/" .. part, random))
+end
+
 -- Variables that steer the proxy, the loader or the shell: a placeholder there would break the client or worse.
 local env_taken = {
   "^PATH$", "^HOME$", "^IFS$", "^SHELL$", "^USER$", "^ENV$", "^BASH_ENV$", "^LD_", "^DYLD_", "^NODE_OPTIONS$",

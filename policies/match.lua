@@ -7,7 +7,8 @@
 --   { id, kind = "credential"|"domain", name, bundles = {…}, hosts = {…}, ports = {…}|nil, methods = {…}|nil,
 --     paths = {…}|nil, plain_http = bool, enabled = bool, tunnel = bool, order = integer (older is smaller) }
 -- A question is what decide may know of a request:
---   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool }
+--   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool,
+--     skips = { [id] = true }|nil: these have no part in it }
 -- A WebSocket upgrade has the method WEBSOCKET.
 -- One label of a host may be a variable, "${TENANT}.example.com": it counts as an exact host where its value is the
 -- label that was asked for. candidates asks for that: holds(bundle, name, label) -> bool.
@@ -112,7 +113,7 @@ end
 -- Everything but the path.
 local function fits(item, q)
   local shape = item.shape
-  return shape.enabled and (q.tls or shape.plain) and shape.ports.has[q.port]
+  return shape.enabled and (q.tls or shape.plain) and shape.ports.has[q.port] and not (q.skips and q.skips[item.id])
     and (not shape.methods or shape.methods.has[q.method])
 end
 

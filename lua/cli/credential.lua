@@ -664,6 +664,7 @@ examples:
   sallyport credential test gh https://api.github.com/user
   sallyport credential test crm
 ]], run = test },
+  require "cli.sandbox_file",
   { words = "credential remove", args = "NAME …", min = 1, summary = "forget it, its token too", help = [[
 Forgets the credential and its tokens at once. Nothing is revoked at the provider.
 

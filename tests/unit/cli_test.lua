@@ -124,7 +124,7 @@ return {
         has(overview, "\n  " .. first .. " ")
         local family = w.ok(first, "--help")
         local verbs = {}
-        for verb in family:gmatch("\n?  sallyport " .. first .. " (%l+)") do verbs[#verbs + 1] = verb end
+        for verb in family:gmatch("\n?  sallyport " .. first .. " ([%l-]+)") do verbs[#verbs + 1] = verb end
         if family:sub(1, 6) == "usage:" then verbs = { false } end
         assert(#verbs > 0, family)
         for _, verb in ipairs(verbs) do

@@ -64,6 +64,7 @@ local function setting(options)
     settings = function() return { echo = s.echo ~= false } end,
     placeholder = function(agent, rec) return rec.env and "ph-" .. agent .. "-" .. rec.name end,
     held = function(agent, rec) return rec.env and { { text = "ph-" .. agent .. "-" .. rec.name, stop = 8 } } or {} end,
+    stand_in = function(agent, name, part) return ("st-%s-%s-%s"):format(agent, name, part) end,
   }
   s.config = config.new {
     store = s.store, records = records, policy = fake_policy, sandbox = sandbox, time = s.world.time,
@@ -119,7 +120,7 @@ local function setting(options)
     end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
-      return { headers = {
+      return { body = more.text, headers = {
         set = function(_, n, v) out.headers[n:lower()] = v end,
         get = function(_, n) return out.headers[n:lower()] end,
       } }
@@ -613,6 +614,55 @@ local cases = {
     for _, path in ipairs { "/oauth/token2", "/oauth", "/oauth/token/x", "/" } do
       is(s.code("POST https://api.test" .. path), "forward")
     end
+  end,
+  ["a token request that presents a stand-in is answered here, with a stand-in"] = function()
+    local s = with_oauth()
+    local form = { ["content-type"] = "application/x-www-form-urlencoded; charset=utf-8" }
+    local base64 = secret.base64
+    for what, more in pairs {
+      form = { headers = form, text = "grant_type=client_credentials&client_id=id&client_secret=st-alice-crm-client_secret&scope=a" },
+      basic = { headers = { ["content-type"] = form["content-type"],
+        authorization = "Basic " .. base64("id:st-alice-crm-client_secret") }, text = "grant_type=client_credentials&scope=a" },
+      json = { headers = { ["content-type"] = "application/json" }, text =
+        '{"grant_type":"refresh_token","refresh_token":"st-alice-crm-refresh_token","scope":"a","n":1}' },
+    } do
+      local out = s.request("POST https://api.test/oauth/token", more)
+      is(out.did, "respond")
+      is(out.status, 200)
+      is(out.log.credential, "crm")
+      local body = json.decode(out.body)
+      is(body.access_token, "st-alice-crm-access_token")
+      is(body.refresh_token, what == "json" and "st-alice-crm-refresh_token" or nil)
+      is(body.expires_in, 20 * 86400)
+      is(body.scope, "a")
+    end
+    is(s.refreshes, 0)
+  end,
+  ["what is nobody's stand-in, another agent's, or spelt otherwise, is an ordinary request without the credential"] = function()
+    local s = with_oauth()
+    local form = { ["content-type"] = "application/x-www-form-urlencoded" }
+    local others = {
+      { headers = form, text = "client_id=id&client_secret=real" },
+      { headers = form, text = "client_id=id&client_secret=st-bob-crm-client_secret" },
+      { headers = form, text = "client_secret=st-alice-crm-client_secret&client_secret=x" },
+      { headers = {}, text = "client_secret=st-alice-crm-client_secret" },
+      { headers = { ["content-type"] = "application/json" }, text = '["st-alice-crm-client_secret"]' },
+      { headers = { ["content-type"] = "application/json" }, text = '{"client_secret":' },
+      { headers = form, text = "assertion=a.b.c" },
+      { headers = { authorization = "Bearer st-alice-crm-client_secret" }, text = "" },
+    }
+    for _, more in ipairs(others) do
+      is(s.code("POST https://api.test/oauth/token", more), "token_endpoint")
+    end
+    is(s.code("GET https://api.test/oauth/token"), "token_endpoint")
+    is(s.code("POST https://api.test/oauth/token", { body = { nil, "too_large" } }), "body_too_large")
+    s.domain("default", "api.test", { methods = { "POST" } })
+    for _, more in ipairs(others) do
+      local out = s.request("POST https://api.test/oauth/token", more)
+      is(out.did, "forward")
+      is(out.log.credential, nil)
+    end
+    is(s.refreshes, 0)
   end,
   ["another port of that host is another endpoint"] = function()
     local s = with_oauth()
