@@ -15,8 +15,9 @@
  *   loop    clock, timers, the only epoll_wait      sign    SHA-256, HMAC, private keys (pure)
  *   addr    IP addresses and the guard (pure)       store   LMDB: sealed records, commits, request log
  *   net     listen, resolve, dial                   lua     state, sandbox; the only lua_resume
- *   tls     BearSSL pump, certificates, trust       peer    one end of a connection, plain or TLS
- *   http    parse, frame, canonicalise (pure)       conn    a client's connection and its requests
+ *   tls     BearSSL pump, certificates, trust       ident   a credential's own certificate and roots
+ *   http    parse, frame, canonicalise (pure)       peer    one end of a connection, plain or TLS
+ *                                                   conn    a client's connection and its requests
  *                                                   fetch   our own requests, to token endpoints
  *                                                   bind    values, store, http, request, host: Lua modules
  *                                                   main    master, workers, commands
@@ -3114,80 +3115,172 @@ trust_read_file(const char *file, struct buf *text)
 
 /* What stands between two PEM lines. BearSSL's decoder takes 27 ms for the system's; this 2. */
 static bool
-trust_block(struct trust_load *l, struct slice b64)
+pem_block(struct slice b64, struct buf *der)
 {
 	ssize_t n;
 
-	buf_clear(&l->line);
+	buf_clear(der);
 	for (size_t i = 0, end; i < b64.n; i = end) {
 		for (end = i; end < b64.n && !isspace((unsigned char)b64.p[end]); end++)
 			;
-		if (!buf_add(&l->line, b64.p + i, end - i))
+		if (!buf_add(der, b64.p + i, end - i))
 			return false;
 		while (end < b64.n && isspace((unsigned char)b64.p[end]))
 			end++;
 	}
-	n = b64_decode(l->line.p, l->line.n, buf_slice(&l->line), false);       /* in place */
-	return n > 0 && trust_add(l, (struct slice){l->line.p, (size_t)n});
+	n = b64_decode(der->p, der->n, buf_slice(der), false);  /* in place */
+	if (n > 0)
+		buf_cut(der, (size_t)n);
+	return n > 0;
+}
+
+/* Takes the next certificate off a PEM text, as DER into `der`. 0: there is none; -1: malformed. */
+static int
+pem_next_cert(struct slice *in, struct buf *der)
+{
+	static const char begin[] = "-----BEGIN CERTIFICATE-----";
+	static const char end[] = "-----END CERTIFICATE-----";
+	const char *at, *stop, *last = in->p + in->n;
+
+	if (in->n == 0 || (at = memmem(in->p, in->n, begin, sizeof begin - 1)) == NULL)
+		return 0;
+	at += sizeof begin - 1;
+	stop = memmem(at, (size_t)(last - at), end, sizeof end - 1);
+	if (stop == NULL || !pem_block((struct slice){at, (size_t)(stop - at)}, der))
+		return -1;
+	*in = (struct slice){stop, (size_t)(last - stop)};
+	return 1;
 }
 
 static bool
 trust_read(struct trust_load *l, const char *file, struct buf *why)
 {
-	static const char begin[] = "-----BEGIN CERTIFICATE-----";
-	static const char end[] = "-----END CERTIFICATE-----";
 	size_t before = l->trust->n;
-	const char *at, *stop, *last;
+	struct slice rest;
+	int found;
 
 	if (!trust_read_file(file, &l->text)) {
 		buf_addf(why, "%s: %s", file, strerror(errno));
 		return false;
 	}
-	at = l->text.p;
-	last = at + l->text.n;
-	while (at != NULL &&
-	    (at = memmem(at, (size_t)(last - at), begin, sizeof begin - 1)) != NULL) {
-		at += sizeof begin - 1;
-		stop = memmem(at, (size_t)(last - at), end, sizeof end - 1);
-		if (stop == NULL || !trust_block(l, (struct slice){at, (size_t)(stop - at)})) {
-			buf_addf(why, "%s: certificate %zu is malformed", file,
-			    l->trust->n - before + 1);
-			return false;
-		}
-		at = stop;
-	}
-	if (l->trust->n == before)
+	rest = buf_slice(&l->text);
+	while ((found = pem_next_cert(&rest, &l->line)) > 0 && trust_add(l, buf_slice(&l->line)))
+		;
+	if (found != 0)
+		buf_addf(why, "%s: certificate %zu is malformed", file, l->trust->n - before + 1);
+	else if (l->trust->n == before)
 		buf_addf(why, "%s: no usable certificate in PEM form", file);
-	return l->trust->n != before;
+	return found == 0 && l->trust->n != before;
+}
+
+static bool
+trust_begin(struct trust_load *l)
+{
+	static uint32_t ids;
+
+	*l = (struct trust_load){.trust = calloc(1, sizeof(struct tls_trust))};
+	if (l->trust == NULL)
+		return false;
+	l->trust->refs = 1;
+	l->trust->id = ++ids;
+	buf_init(&l->trust->slab, TLS_BUNDLE_MAX);
+	buf_init(&l->text, TLS_BUNDLE_MAX);
+	buf_init(&l->line, 2 * TLS_CERT_MAX);
+	return true;
+}
+
+/* What was read, ready to be searched; NULL where it did not go well. */
+static struct tls_trust *
+trust_end(struct trust_load *l, bool ok)
+{
+	buf_free(&l->text);
+	buf_free(&l->line);
+	if (!ok) {
+		tls_trust_unref(l->trust);
+		return NULL;
+	}
+	trust_fix(l->trust);
+	if (l->trust->n != 0)
+		qsort(l->trust->anchor, l->trust->n, sizeof *l->trust->anchor, trust_compare);
+	return l->trust;
 }
 
 /* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
 static struct tls_trust *
 tls_trust_load(const char **files, size_t n, struct buf *why)
 {
-	static uint32_t ids;
-	struct trust_load l = {.trust = calloc(1, sizeof(struct tls_trust))};
-	bool ok = l.trust != NULL;
+	struct trust_load l;
+	bool ok = true;
 
-	if (!ok)
+	if (!trust_begin(&l))
 		return NULL;
-	l.trust->refs = 1;
-	l.trust->id = ++ids;
-	buf_init(&l.trust->slab, TLS_BUNDLE_MAX);
-	buf_init(&l.text, TLS_BUNDLE_MAX);
-	buf_init(&l.line, 2 * TLS_CERT_MAX);
 	for (size_t i = 0; i < n && ok; i++)
 		ok = trust_read(&l, files[i], why);
-	buf_free(&l.text);
-	buf_free(&l.line);
-	if (!ok) {
-		tls_trust_unref(l.trust);
-		return NULL;
-	}
-	trust_fix(l.trust);
-	if (l.trust->n != 0)
-		qsort(l.trust->anchor, l.trust->n, sizeof *l.trust->anchor, trust_compare);
-	return l.trust;
+	return trust_end(&l, ok);
+}
+
+/* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
+ * key, roots of its own, and certificates or keys that are trusted as themselves. It never changes
+ * once ident_new has made it; whoever connects with it holds a reference. */
+struct tls_ident {
+	uint32_t refs;
+	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
+	struct buf der;         /* owned; the certificates to show, one behind the other */
+	br_x509_certificate chain[TLS_CHAIN_MAX];       /* into `der`; the credential's own first */
+	size_t chain_n;
+	struct secret *key;     /* owned; a br_skey_decoder_context; NULL: nothing to show */
+	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
+	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
+	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
+};
+
+static struct tls_ident *
+tls_ident_ref(struct tls_ident *id)
+{
+	if (id != NULL)
+		id->refs++;
+	return id;
+}
+
+static void
+tls_ident_unref(struct tls_ident *id)
+{
+	if (id == NULL || --id->refs != 0)
+		return;
+	buf_free(&id->der);
+	buf_free(&id->itself);
+	secret_unref(id->key);
+	tls_trust_unref(id->roots);
+	free(id);
+}
+
+static bool
+ident_knows(const struct tls_ident *id, struct slice what)
+{
+	uint8_t h[32];
+
+	tls_sha256(what.p, what.n, h);
+	for (size_t i = 0; i < id->itself.n; i += sizeof h)
+		if (memcmp(id->itself.p + i, h, sizeof h) == 0)
+			return true;
+	return false;
+}
+
+/* Prepares an engine to show the certificate when it is asked for one. */
+static void
+ident_show(const struct tls_ident *id, br_ssl_client_context *cc)
+{
+	const br_skey_decoder_context *key;
+
+	if (id == NULL || id->key == NULL)
+		return;
+	key = (const void *)id->key->p;
+	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
+		br_ssl_client_set_single_rsa(cc, id->chain, id->chain_n,
+		    br_skey_decoder_get_rsa(key), br_rsa_pkcs1_sign_get_default());
+	else
+		br_ssl_client_set_single_ec(cc, id->chain, id->chain_n, br_skey_decoder_get_ec(key),
+		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
 }
 
 /* -- verification: BearSSL's minimal engine judges. Around it: chains that come out of order or
@@ -3207,6 +3300,8 @@ struct tls_verify {
 	int64_t now;
 	unsigned err;                   /* ours, where BearSSL sees nothing wrong */
 	const char *why;                /* static; NULL: the table of reasons has it */
+	bool itself;                    /* trusted as itself: `own` has its key */
+	br_x509_decoder_context own;
 };
 
 enum tls_state {
@@ -3234,6 +3329,7 @@ struct tls {
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
 	struct tls_verify *verify;      /* owned; client, during the handshake */
 	struct tls_trust *trust;        /* owned reference; client, during the handshake */
+	struct tls_ident *ident;        /* owned reference, or NULL; client, during the handshake */
 	const char *why;                /* static; set once failed */
 	uint8_t name[32];               /* of the session in its table */
 	uint8_t alert[7], alert_n, alert_at;    /* a record that BearSSL would not send for us */
@@ -3262,7 +3358,7 @@ verify_start_chain(const br_x509_class **ctx, const char *server_name)
 	v->in.vtable->start_chain(&v->in.vtable, v->owner->is_ip ? NULL : v->owner->host);
 	buf_clear(&v->certs);
 	v->count = 0;
-	v->too_large = false;
+	v->too_large = v->itself = false;
 	v->err = 0;
 	v->why = NULL;
 }
@@ -3301,25 +3397,50 @@ verify_cert(const struct tls_verify *v, unsigned i)
 	return (struct slice){v->certs.p + from, v->end[i] - from};
 }
 
+/* The credential's own roots first: there is room for few of one name. */
+static const struct tls_trust *
+verify_roots(const struct tls_verify *v, int which)
+{
+	if (which != 0)
+		return v->owner->trust;
+	return v->owner->ident != NULL ? v->owner->ident->roots : NULL;
+}
+
 /* Adds the roots of a name to those that BearSSL is shown; false: there are only expired ones. */
 static bool
 verify_pick(struct tls_verify *v, struct slice name)
 {
-	const struct tls_trust *t = v->owner->trust;
 	size_t n = v->in.trust_anchors_num;
 	bool expired = false;
 
-	for (size_t i = trust_find(t, name); i < t->n && n < VERIFY_ANCHORS &&
-	    trust_compare_name(&t->anchor[i].ta.dn, name) == 0; i++) {
-		if (t->anchor[i].not_after < v->now)
-			expired = true;
-		else
-			v->pick[n++] = t->anchor[i].ta;
+	for (int which = 0; which < 2; which++) {
+		const struct tls_trust *t = verify_roots(v, which);
+
+		for (size_t i = t == NULL ? 0 : trust_find(t, name); t != NULL && i < t->n &&
+		    n < VERIFY_ANCHORS && trust_compare_name(&t->anchor[i].ta.dn, name) == 0; i++) {
+			if (t->anchor[i].not_after < v->now)
+				expired = true;
+			else
+				v->pick[n++] = t->anchor[i].ta;
+		}
 	}
 	expired = expired && n == v->in.trust_anchors_num;
 	v->in.trust_anchors = v->pick;
 	v->in.trust_anchors_num = n;
 	return !expired;
+}
+
+static bool
+verify_has_root(const struct tls_verify *v, struct slice name)
+{
+	for (int which = 0; which < 2; which++) {
+		const struct tls_trust *t = verify_roots(v, which);
+		size_t at = t == NULL ? 0 : trust_find(t, name);
+
+		if (t != NULL && at < t->n && trust_compare_name(&t->anchor[at].ta.dn, name) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* Why a chain that ends with `c` leads nowhere. */
@@ -3358,6 +3479,9 @@ verify_one(struct tls_verify *v, struct slice der, const struct cert_view *c, bo
 		v->why = "weak certificate signature (SHA-1 or MD5)";
 	else if (v->in.err == 0)
 		v->why = verify_untrusted(v, c, first, expired);        /* should nothing follow */
+	else if (v->in.err == BR_ERR_X509_BAD_SERVER_NAME && v->in.trust_anchors_num == 0 &&
+	    slice_eq(c->issuer, c->subject))
+		v->why = "untrusted certificate (self-signed, and for another name)";
 	else
 		v->why = NULL;
 	if (first && v->owner->is_ip && !cert_names_ip(c, ip, host_ip(v->owner->host, ip)))
@@ -3370,17 +3494,14 @@ verify_one(struct tls_verify *v, struct slice der, const struct cert_view *c, bo
 static bool
 verify_next(const struct tls_verify *v, const struct cert_view *c, unsigned used, unsigned *next)
 {
-	const struct tls_trust *t = v->owner->trust;
 	struct cert_view o;
 	bool found = false;
-	size_t at;
 
 	for (unsigned i = 0; i < v->count; i++) {
 		if ((used >> i & 1) != 0 || !cert_read(verify_cert(v, i), &o) ||
 		    !slice_eq(o.subject, c->issuer))
 			continue;
-		at = trust_find(t, o.issuer);
-		if (at < t->n && trust_compare_name(&t->anchor[at].ta.dn, o.issuer) == 0) {
+		if (verify_has_root(v, o.issuer)) {
 			*next = i;
 			return true;
 		}
@@ -3389,6 +3510,45 @@ verify_next(const struct tls_verify *v, const struct cert_view *c, unsigned used
 		found = true;
 	}
 	return found;
+}
+
+/* Does the credential trust the server's own certificate as itself? Its name and its issuer are not
+ * asked then: who shows it and proves its key is who was meant. Nor are its dates for a pin, which
+ * stands for a key. True: judged, with the verdict in *err. */
+static bool
+verify_itself(struct tls_verify *v, unsigned *err)
+{
+	const struct tls_ident *id = v->owner->ident;
+	struct slice der;
+	const br_x509_pkey *pk;
+	struct cert_view c;
+
+	if (id == NULL || id->itself.n == 0 || v->count == 0)
+		return false;
+	der = verify_cert(v, 0);
+	*err = BR_ERR_X509_INVALID_VALUE;
+	if (!cert_read(der, &c))
+		return true;
+	if (!ident_knows(id, der) && !(id->pinned && ident_knows(id, c.spki))) {
+		*err = BR_ERR_X509_NOT_TRUSTED;
+		if (id->pinned)
+			v->why = "untrusted certificate (not the one that ca pins)";
+		return id->pinned;
+	}
+	br_x509_decoder_init(&v->own, NULL, NULL);
+	br_x509_decoder_push(&v->own, der.p, der.n);
+	if ((pk = br_x509_decoder_get_pkey(&v->own)) == NULL)
+		*err = BR_ERR_X509_UNSUPPORTED;
+	else if (pk->key_type == BR_KEYTYPE_RSA && pk->key.rsa.nlen < TLS_RSA_MIN)
+		*err = BR_ERR_X509_WEAK_PUBLIC_KEY;
+	else if (!id->pinned && (v->now < c.not_before || v->now > c.not_after)) {
+		*err = BR_ERR_X509_EXPIRED;
+		v->why = v->now < c.not_before ? "certificate not yet valid" : "certificate expired";
+	} else {
+		*err = 0;
+		v->itself = true;
+	}
+	return true;
 }
 
 static unsigned
@@ -3402,6 +3562,8 @@ verify_end_chain(const br_x509_class **ctx)
 		v->why = "certificate chain too large";
 		return BR_ERR_X509_LIMIT_EXCEEDED;
 	}
+	if (verify_itself(v, &err))
+		return err;
 	while (v->count != 0 && v->in.err == 0) {
 		if (!cert_read(verify_cert(v, at), &c))
 			return BR_ERR_X509_INVALID_VALUE;
@@ -3420,6 +3582,11 @@ verify_get_pkey(const br_x509_class *const *ctx, unsigned *usages)
 {
 	const struct tls_verify *v = (const struct tls_verify *)(const void *)ctx;
 
+	if (v->itself) {
+		if (usages != NULL)
+			*usages = BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN;
+		return br_x509_decoder_get_pkey((br_x509_decoder_context *)&v->own);
+	}
 	return v->in.vtable->get_pkey(&v->in.vtable, usages);
 }
 
@@ -3739,7 +3906,8 @@ tls_reason(const struct tls *t, int err)
 		return "protocol version (offers only TLS 1.1 or older)";
 	if (t->is_client && t->u.client.hashes != 0 &&  /* a CertificateRequest came */
 	    (alert == BR_ALERT_HANDSHAKE_FAILURE || alert == BR_ALERT_BAD_CERTIFICATE))
-		return "client certificate wanted";
+		return t->ident != NULL && t->ident->key != NULL ?
+		    "refuses our client certificate" : "client certificate wanted";
 	if (err == BR_ERR_OK)
 		return "closed during the handshake";
 	while (i < last && tls_reasons[i].err != err)
@@ -4045,9 +4213,11 @@ tls_settle(struct tls *t)
 	eng->x509ctx = NULL;
 	verify_free(t->verify);
 	tls_trust_unref(t->trust);
+	tls_ident_unref(t->ident);
 	leaf_unref(t->leaf);
 	t->verify = NULL;
 	t->trust = NULL;
+	t->ident = NULL;
 	t->leaf = NULL;
 }
 
@@ -4060,6 +4230,7 @@ tls_free(struct tls *t)
 	tls_detach(t);
 	verify_free(t->verify);
 	tls_trust_unref(t->trust);
+	tls_ident_unref(t->ident);
 	leaf_unref(t->leaf);
 	wipe(t, sizeof *t);
 	free(t);
@@ -4112,16 +4283,20 @@ tls_accept(struct slice host)
 	return t;
 }
 
-/* Our end towards an upstream. `tag` keeps sessions of different client certificates or agents
- * apart. With a clock that was never set it comes back failed. */
+/* Our end towards an upstream. `ident` may be NULL. `tag` keeps sessions of different identities
+ * apart: those that were made, or trusted, otherwise. With a clock that was never set it comes back
+ * failed. */
 static struct tls *
-tls_connect(struct tls_trust *trust, struct slice host, int port, struct slice tag)
+tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
+    struct slice tag)
 {
 	struct tls *t = tls_new(host, true);
 
 	if (t == NULL)
 		return NULL;
 	t->trust = tls_trust_ref(trust);
+	t->ident = tls_ident_ref(ident);
+	ident_show(ident, &t->u.client);
 	if (!tls_new_verify(t)) {
 		tls_free(t);
 		return NULL;
@@ -13105,6 +13280,233 @@ lua_close_state(void)
 	lua_main = NULL;
 }
 
+/* ---- ident -----------------------------------------------------------------
+ * A credential's own TLS from what its record holds: PEM texts, and the key as a secret. Judged the
+ * same way when it is saved and when it is opened; nothing half right is ever used. */
+#define IDENT_PEM_MAX 65536     /* of each text; real chains are under 20 KB */
+#define IDENT_TAG "sallyport identity 1"
+
+struct ident_fault {            /* static texts: the field, and a code */
+	const char *field, *code;
+};
+
+/* The certificates to show. `client_cert` is kept as plain text: a key in it would be, too. */
+static const char *
+ident_read_chain(struct tls_ident *id, struct slice pem)
+{
+	size_t end[TLS_CHAIN_MAX], from = 0;
+	struct buf one;
+	struct cert_view v;
+	int found;
+
+	if (pem.n > IDENT_PEM_MAX)
+		return "too_large";
+	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
+		return "private_key";
+	buf_init(&one, 2 * TLS_CERT_MAX);
+	while ((found = pem_next_cert(&pem, &one)) > 0) {
+		if (id->chain_n == TLS_CHAIN_MAX || !cert_read(buf_slice(&one), &v) ||
+		    !buf_addv(&id->der, buf_slice(&one))) {
+			found = -1;
+			break;
+		}
+		end[id->chain_n++] = id->der.n;
+	}
+	buf_free(&one);
+	if (found != 0)
+		return "malformed";
+	for (size_t i = 0; i < id->chain_n; from = end[i++])
+		id->chain[i] = (br_x509_certificate){(unsigned char *)id->der.p + from, end[i] - from};
+	return id->chain_n == 0 ? "no_certificate" : NULL;
+}
+
+static bool
+ident_same_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
+{
+	br_rsa_compute_modulus modulus = br_rsa_compute_modulus_get_default();
+	const unsigned char *n = pk->n;
+	unsigned char own[BR_X509_BUFSIZE_KEY];
+	size_t len = pk->nlen;
+
+	for (; len != 0 && *n == 0; len--)
+		n++;
+	return modulus(NULL, sk) == len && len <= sizeof own && modulus(own, sk) == len &&
+	    memcmp(own, n, len) == 0;
+}
+
+static bool
+ident_same_ec(const br_ec_private_key *sk, const br_ec_public_key *pk)
+{
+	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
+	br_ec_public_key mine;
+
+	return sk->curve == pk->curve &&
+	    br_ec_compute_pub(br_ec_get_default(), &mine, own, sk) == pk->qlen &&
+	    memcmp(own, pk->q, pk->qlen) == 0;
+}
+
+/* Is it the key of the first certificate? */
+static const char *
+ident_match(const br_skey_decoder_context *key, const br_x509_certificate *cert)
+{
+	br_x509_decoder_context dc;
+	const br_x509_pkey *pk;
+	bool same;
+
+	br_x509_decoder_init(&dc, NULL, NULL);
+	br_x509_decoder_push(&dc, cert->data, cert->data_len);
+	if ((pk = br_x509_decoder_get_pkey(&dc)) == NULL)
+		return "unsupported";
+	if (pk->key_type != br_skey_decoder_key_type(key))
+		return "mismatch";
+	same = pk->key_type == BR_KEYTYPE_RSA ?
+	    ident_same_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa) :
+	    ident_same_ec(br_skey_decoder_get_ec(key), &pk->key.ec);
+	return same ? NULL : "mismatch";
+}
+
+/* The decoded key lives in the arena: its parts are wiped with the block. */
+static const char *
+ident_read_key(struct tls_ident *id, struct slice key)
+{
+	struct key_info info;
+	const char *why;
+
+	if ((id->key = secret_new(sizeof(br_skey_decoder_context))) == NULL)
+		return "no_memory";
+	if ((why = key_read(key, (void *)id->key->p, &info)) != NULL)
+		return why;
+	if (info.encrypted)
+		return "encrypted";
+	if (strcmp(info.type, "rsa") != 0 && strcmp(info.type, "ec") != 0)
+		return "unsupported";
+	return ident_match((void *)id->key->p, &id->chain[0]);
+}
+
+/* Roots of the credential's own. Each is trusted as itself too: a server that shows that very
+ * certificate needs no issuer. */
+static const char *
+ident_read_roots(struct tls_ident *id, struct slice pem)
+{
+	struct trust_load l;
+	int found = 1;
+
+	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
+		return "private_key";
+	if (!trust_begin(&l))
+		return "no_memory";
+	while (found > 0 && (found = pem_next_cert(&pem, &l.line)) > 0) {
+		uint8_t h[32];
+
+		tls_sha256(l.line.p, l.line.n, h);
+		if (!trust_add(&l, buf_slice(&l.line)) || !buf_add(&id->itself, h, sizeof h))
+			found = -1;
+	}
+	if (found == 0 && l.trust->n != 0)
+		id->roots = trust_end(&l, true);
+	else
+		trust_end(&l, false);
+	if (id->roots != NULL)
+		return NULL;
+	return found == 0 ? "no_certificate" : "malformed";
+}
+
+static bool
+is_between(char c)
+{
+	return c == ' ' || c == ',' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* "sha256:HEX", several with spaces or commas between; colons between bytes as openssl prints them. */
+static const char *
+ident_read_pins(struct tls_ident *id, struct slice text)
+{
+	for (size_t i = 0; i < text.n;) {
+		uint8_t h[32] = {0};
+		size_t n = 0;
+
+		if (is_between(text.p[i])) {
+			i++;
+			continue;
+		}
+		if (text.n - i < 7 || strncasecmp(text.p + i, "sha256:", 7) != 0)
+			return "malformed_pin";
+		for (i += 7; i < text.n && !is_between(text.p[i]); i++) {
+			const char *digit = strchr("0123456789abcdef", tolower((unsigned char)text.p[i]));
+
+			if (text.p[i] == ':' && n % 2 == 0)
+				continue;
+			if (text.p[i] == '\0' || digit == NULL || n == 2 * sizeof h)
+				return "malformed_pin";
+			h[n / 2] = (uint8_t)(h[n / 2] << 4 | (digit - "0123456789abcdef"));
+			n++;
+		}
+		if (n != 2 * sizeof h)
+			return "malformed_pin";
+		if (!buf_add(&id->itself, h, sizeof h))
+			return "too_large";
+	}
+	id->pinned = true;
+	return id->itself.n == 0 ? "malformed_pin" : NULL;
+}
+
+static const char *
+ident_read_ca(struct tls_ident *id, struct slice ca)
+{
+	if (ca.n > IDENT_PEM_MAX)
+		return "too_large";
+	return key_text_has(ca, SLICE("-----BEGIN ")) ? ident_read_roots(id, ca) : ident_read_pins(id, ca);
+}
+
+/* What it shows and what it trusts: a certificate that was renewed makes another identity. */
+static void
+ident_name(struct tls_ident *id)
+{
+	br_sha256_context c;
+	uint8_t head[12];
+
+	store_be32(head, (uint32_t)id->der.n);
+	store_be32(head + 4, (uint32_t)id->itself.n);
+	store_be32(head + 8, id->pinned);
+	br_sha256_init(&c);
+	br_sha256_update(&c, IDENT_TAG, sizeof IDENT_TAG);
+	br_sha256_update(&c, head, sizeof head);
+	if (id->der.n != 0)
+		br_sha256_update(&c, id->der.p, id->der.n);
+	if (id->itself.n != 0)
+		br_sha256_update(&c, id->itself.p, id->itself.n);
+	br_sha256_out(&c, id->tag);
+}
+
+/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. */
+static struct tls_ident *
+ident_new(struct slice cert, struct slice key, struct slice ca, struct ident_fault *fault)
+{
+	struct tls_ident *id = calloc(1, sizeof *id);
+
+	*fault = (struct ident_fault){"client_cert", "no_memory"};
+	if (id == NULL)
+		return NULL;
+	id->refs = 1;
+	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
+	buf_init(&id->itself, IDENT_PEM_MAX);
+	fault->code = cert.n == 0 && key.n != 0 ? "missing" : cert.n != 0 ? ident_read_chain(id, cert) : NULL;
+	if (fault->code == NULL && cert.n != 0) {
+		fault->field = "client_key";
+		fault->code = key.n == 0 ? "missing" : ident_read_key(id, key);
+	}
+	if (fault->code == NULL && ca.n != 0) {
+		fault->field = "ca";
+		fault->code = ident_read_ca(id, ca);
+	}
+	if (fault->code != NULL) {
+		tls_ident_unref(id);
+		return NULL;
+	}
+	ident_name(id);
+	return id;
+}
+
 /* ---- peer ------------------------------------------------------------------
  * One end of a connection, plain or TLS, seen as two streams of bytes. A peer borrows its wire
  * buffers from a pool while bytes are in them and gives them back when they are empty, so an idle
@@ -13468,6 +13870,7 @@ struct upstream {
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
 	char host[256];
 	uint16_t port;
+	struct tls_ident *ident; /* owned reference, or NULL; until TLS begins */
 	struct endpoint at;     /* what it is connected to */
 	bool guarded;           /* the guard let it: it must still do so when it is taken again */
 	void *owner;            /* borrowed: told by event; NULL while idle */
@@ -13479,6 +13882,15 @@ struct upstream {
 static struct upstream *upstream_idle;  /* newest first */
 static size_t upstream_idle_n;
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
+
+/* What keeps connections and sessions of this identity apart from all others. */
+static struct slice
+ident_tag(const struct tls_ident *id)
+{
+	if (id == NULL)
+		return (struct slice){"", 0};
+	return (struct slice){(const char *)id->tag, sizeof id->tag};
+}
 
 /* FNV-1a: only to tell most keys apart before they are compared. */
 static uint32_t
@@ -13521,6 +13933,8 @@ upstream_free(struct upstream *u)
 		peer_flush(&u->peer);
 	}
 	peer_close(&u->peer);
+	tls_ident_unref(u->ident);
+	u->ident = NULL;
 	u->owner = NULL;
 	loop_defer(&u->reap, upstream_reap);
 }
@@ -13600,8 +14014,8 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 		u->state = UP_OPEN;
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
-	} else if ((u->peer.tls = tls_connect(upstream_trust, slice_of(u->host), u->port,
-	    SLICE(""))) == NULL) {
+	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host),
+	    u->port, ident_tag(u->ident))) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
 		u->state = UP_HANDSHAKE;
@@ -13614,7 +14028,7 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 
 /* Not dialled yet: the caller sets owner and event, then calls upstream_dial. NULL: out of memory. */
 static struct upstream *
-upstream_new(const char *key, const char *host, uint16_t port, bool use_tls)
+upstream_new(const char *key, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident)
 {
 	struct upstream *u = calloc(1, sizeof *u);
 
@@ -13622,6 +14036,7 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls)
 		return NULL;
 	u->peer.watch.fd = -1;
 	u->tls = use_tls;
+	u->ident = tls_ident_ref(ident);
 	u->port = port;
 	u->state = UP_DIAL;
 	snprintf(u->host, sizeof u->host, "%s", host);
@@ -14186,6 +14601,7 @@ struct req {
 	char dial_host[256];
 	uint16_t dial_port;
 	bool dial_tls;
+	struct tls_ident *ident; /* owned reference, or NULL: the credential's certificate and roots */
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	bool watch;             /* tell Lua of 401 and 403 */
@@ -14662,6 +15078,7 @@ req_free(struct req *r)
 	subst_free(r->subst);
 	subst_back_free(r->back);
 	filter_free(r->filter);
+	tls_ident_unref(r->ident);
 	req_body_drop(r);
 	buf_free(&r->answer);
 	buf_free(&r->stripped_query);
@@ -15804,9 +16221,11 @@ req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 		key[n++] = '|';
 	}
 	n += hex_encode(key + n, &r->dial_port, sizeof r->dial_port);
+	if (r->ident != NULL)
+		n += hex_encode(key + n, r->ident->tag, sizeof r->ident->tag);
 	key[n] = '\0';
 }
-_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 32, "a pool key fits");
+_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 32 + 64, "a pool key fits");
 
 static void
 conn_begin_dial(struct conn *c)
@@ -15828,7 +16247,7 @@ conn_begin_dial(struct conn *c)
 		r->up->event = conn_upstream_event;
 		return;
 	}
-	if ((r->up = upstream_new(key, r->dial_host, r->dial_port, r->dial_tls)) == NULL) {
+	if ((r->up = upstream_new(key, r->dial_host, r->dial_port, r->dial_tls, r->ident)) == NULL) {
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 		return;
 	}
@@ -16861,12 +17280,12 @@ fetch_event(struct upstream *u)
 
 /* `out` holds the whole request, body.max is set. `done` may be called before this returns. */
 static void
-fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, const struct cidr *allow,
-    size_t nallow)
+fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident,
+    const struct cidr *allow, size_t nallow)
 {
 	buf_init(&f->head_bytes, HTTP_HEAD_MAX);
 	f->retry_after = -1;
-	if ((f->up = upstream_new("", host, port, use_tls)) == NULL) {
+	if ((f->up = upstream_new("", host, port, use_tls, ident)) == NULL) {
 		fetch_finish(f, "unreachable", "out of memory");
 		return;
 	}
@@ -20079,11 +20498,26 @@ l_flag(lua_State *L, int table, const char *key)
 	return set;
 }
 
-/* req:forward{ host=, port=, tls=, addresses={cidr}, watch=, websocket= }: C dials and relays */
+#define L_IDENTITY "sallyport.identity"
+
+/* The identity (module tls) at table.tls, borrowed from it; NULL: none. */
+static struct tls_ident *
+l_opt_identity(lua_State *L, int table)
+{
+	struct tls_ident **id = NULL;
+
+	if (lua_getfield(L, table, "tls") != LUA_TNIL)
+		id = luaL_checkudata(L, -1, L_IDENTITY);
+	lua_pop(L, 1);
+	return id != NULL ? *id : NULL;
+}
+
+/* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket= }: C dials and relays */
 static int
 l_req_forward(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
+	struct tls_ident *ident;
 	uint64_t state;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
@@ -20091,6 +20525,9 @@ l_req_forward(lua_State *L)
 	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
 	r->dial_port = (uint16_t)r->port;
 	r->dial_tls = r->secure;
+	ident = l_opt_identity(L, 2);
+	tls_ident_unref(r->ident);
+	r->ident = tls_ident_ref(ident);
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
 	r->watch = l_flag(L, 2, "watch");
 	r->allow_websocket = l_flag(L, 2, "websocket");
@@ -22013,6 +22450,141 @@ static const luaL_Reg l_time[] = {
 	{"iso", l_time_iso}, {NULL, NULL},
 };
 
+/* -- tls: what a credential brings of its own */
+static int
+l_identity_gc(lua_State *L)
+{
+	struct tls_ident **id = luaL_checkudata(L, 1, L_IDENTITY);
+
+	tls_ident_unref(*id);
+	*id = NULL;
+	return 0;
+}
+
+static struct slice
+l_opt_value(lua_State *L, int idx)
+{
+	bool is_secret;
+
+	return lua_isnoneornil(L, idx) ? (struct slice){"", 0} : l_check_value(L, idx, &is_secret);
+}
+
+/* tls.identity(cert | nil, key | nil, ca | nil) -> identity | nil, field, code. cert and ca are PEM, ca perhaps
+ * pins; key is a secret. Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs),
+ * "mismatch", "malformed_pin", "too_large", "no_memory", and those of secret.key_info. */
+static int
+l_tls_identity(lua_State *L)
+{
+	struct slice cert = l_opt_value(L, 1), key = l_opt_value(L, 2), ca = l_opt_value(L, 3);
+	struct tls_ident **id = lua_newuserdatauv(L, sizeof *id, 0);
+	struct ident_fault fault;
+
+	*id = NULL;
+	luaL_setmetatable(L, L_IDENTITY);
+	if ((*id = ident_new(cert, key, ca, &fault)) != NULL)
+		return 1;
+	lua_pushnil(L);
+	lua_pushstring(L, fault.field);
+	lua_pushstring(L, fault.code);
+	return 3;
+}
+
+/* A name as people write it: "CN=x, O=y"; attributes without a short name here are left out. */
+static void
+l_push_dn(lua_State *L, struct slice dn)
+{
+	static const struct { char id; const char *name; } parts[] = {
+		{3, "CN"}, {6, "C"}, {7, "L"}, {8, "ST"}, {10, "O"}, {11, "OU"},
+	};
+	struct slice names, set, pair, id, value;
+	luaL_Buffer b;
+	uint8_t tag;
+
+	luaL_buffinit(L, &b);
+	if (!der_expect(&dn, 0x30, &names, NULL))
+		names.n = 0;
+	while (der_expect(&names, 0x31, &set, NULL) && der_expect(&set, 0x30, &pair, NULL) &&
+	    der_expect(&pair, 0x06, &id, NULL) && der_next(&pair, &tag, &value, NULL)) {
+		for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+			if (id.n != 3 || memcmp(id.p, "\x55\x04", 2) != 0 || id.p[2] != parts[i].id)
+				continue;
+			luaL_addstring(&b, luaL_bufflen(&b) != 0 ? ", " : "");
+			luaL_addstring(&b, parts[i].name);
+			luaL_addchar(&b, '=');
+			for (size_t k = 0; k < value.n && k < 128; k++)   /* other letters show as ? */
+				luaL_addchar(&b, value.p[k] >= 0x20 && value.p[k] < 0x7f ? value.p[k] : '?');
+		}
+	}
+	luaL_pushresult(&b);
+}
+
+static void
+l_push_certificate(lua_State *L, struct slice der, const struct cert_view *v)
+{
+	char hex[65];
+	uint8_t h[32];
+
+	lua_createtable(L, 0, 6);
+	l_push_dn(L, v->subject);
+	lua_setfield(L, -2, "subject");
+	l_push_dn(L, v->issuer);
+	lua_setfield(L, -2, "issuer");
+	lua_pushinteger(L, (lua_Integer)v->not_before);
+	lua_setfield(L, -2, "not_before");
+	lua_pushinteger(L, (lua_Integer)v->not_after);
+	lua_setfield(L, -2, "not_after");
+	tls_sha256(der.p, der.n, h);
+	lua_pushlstring(L, hex, hex_encode(hex, h, sizeof h));
+	lua_setfield(L, -2, "sha256");
+	tls_sha256(v->spki.p, v->spki.n, h);
+	lua_pushlstring(L, hex, hex_encode(hex, h, sizeof h));
+	lua_setfield(L, -2, "key_sha256");
+}
+
+/* tls.certificates(pem) -> { { subject, issuer, not_before, not_after, sha256, key_sha256 } … } | nil, "malformed" */
+static int
+l_tls_certificates(lua_State *L)
+{
+	struct slice pem = {NULL, 0};
+	struct cert_view v;
+	struct buf der;
+	int found;
+
+	pem.p = luaL_checklstring(L, 1, &pem.n);
+	lua_newtable(L);
+	buf_init(&der, 2 * TLS_CERT_MAX);
+	for (lua_Integer i = 1; (found = pem_next_cert(&pem, &der)) > 0 && i <= 64; i++) {
+		char copy[TLS_CERT_MAX];        /* so that nothing leaks where Lua has no memory */
+		struct slice own = {copy, der.n < sizeof copy ? der.n : 0};
+
+		memcpy(copy, der.p, own.n);
+		buf_free(&der);
+		if (!cert_read(own, &v))
+			return l_fail(L, "malformed");
+		l_push_certificate(L, own, &v);
+		lua_seti(L, -2, i);
+	}
+	buf_free(&der);
+	return found < 0 ? l_fail(L, "malformed") : 1;
+}
+
+static int
+l_open_tls(lua_State *L)
+{
+	static const luaL_Reg funcs[] = {
+		{"identity", l_tls_identity}, {"certificates", l_tls_certificates}, {NULL, NULL},
+	};
+
+	luaL_newmetatable(L, L_IDENTITY);
+	lua_pushcfunction(L, l_identity_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pushboolean(L, false);
+	lua_setfield(L, -2, "__metatable");
+	lua_pop(L, 1);
+	luaL_newlib(L, funcs);
+	return 1;
+}
+
 /* -- http_client */
 #define L_FETCH "sallyport.fetch"
 
@@ -22144,7 +22716,8 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	lua_pop(L, 1);
 }
 
-/* http_client.request({ method=, url=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…} }, deadline)
+/* http_client.request({ method=, url=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…},
+ * tls=identity }, deadline)
  * -> { status=, values=, retry_after= } | nil, "timeout" | "unreachable" | "tls" | "address_blocked" |
  * "too_large" | "clock_unset", detail. No redirects. yields */
 static int
@@ -22154,6 +22727,7 @@ l_http_request(lua_State *L)
 	struct cidr allow[NET_CIDRS_MAX];
 	char canonical[256];
 	struct l_fetch *lf;
+	struct tls_ident *ident;
 	const char *method, *why;
 	size_t n, nallow;
 	bool use_tls, ip;
@@ -22189,7 +22763,8 @@ l_http_request(lua_State *L)
 	lua_settop(L, 3);
 	lf->f.owner = lf;
 	lf->f.done = l_fetch_done;
-	fetch_start(&lf->f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls, allow, nallow);
+	ident = l_opt_identity(L, 1);
+	fetch_start(&lf->f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls, ident, allow, nallow);
 	return l_fetch_wait_k(L, LUA_OK, 0);
 }
 
@@ -23899,6 +24474,7 @@ lua_bind_all(lua_State *L, bool worker)
 		{"sign", l_open_sign}, {"form", l_open_form}, {"uri", l_open_uri}, {"store", l_open_store},
 		{"logstore", l_open_logstore}, {"http", l_open_http}, {"addr", l_open_addr},
 		{"request", l_open_request}, {"http_client", l_open_http_client},
+		{"tls", l_open_tls},
 	};
 
 	for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)

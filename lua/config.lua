@@ -124,6 +124,7 @@ function M.new(with)
   self.acting = with.acting or function() end  -- secret.core.acting: whose secrets this task may use
   self.spawn = with.spawn
   self.places = with.places
+  self.identity = with.identity              -- tls.identity: a credential's own certificate and roots
   self.overrides = with.overrides
   self.on_settings = with.on_settings
   self.opened = cache_new(OPENED_MAX)
@@ -562,6 +563,31 @@ function M:filled(opened, agent, bundle)
   return opened.variants:put(key, variant)
 end
 
+-- Its own TLS: opened.tls for its hosts, opened.net_tls for the other hosts of `net`. true | nil, why
+local function identities(self, opened, rec)
+  local key = rec.secrets and rec.secrets["c/client_key"]
+  if not (rec.client_cert or key or rec.ca) then return true end
+  local why, code
+  opened.tls, why, code = self.identity(rec.client_cert, key, rec.ca)
+  if not opened.tls then return nil, ("its %s cannot be used: %s"):format(why, code) end
+  if rec.ca and not rec.ca:find("-----BEGIN ", 1, true) then
+    opened.net_tls = rec.client_cert and self.identity(rec.client_cert, key, nil) or nil
+  else
+    opened.net_tls = opened.tls
+  end
+  return true
+end
+
+--- The identity for a host that `net` calls: its token endpoint sees the certificate too, but a pin is the key of the
+-- credential's own hosts.
+function M.tls_for(opened, host)
+  for _, rule in ipairs(opened.rec.hosts or {}) do
+    local suffix = rule:match("^%*(%..+)$")
+    if rule == host or suffix and #host > #suffix and host:sub(-#suffix) == suffix then return opened.tls end
+  end
+  return opened.net_tls
+end
+
 --- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
 -- the index compares `version` with the item's: a new secret must not go where only the old record sent it.
 function M:open(name)
@@ -588,6 +614,9 @@ function M:open(name)
     if header then extra[#extra + 1] = { header, value } end
   end
   opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
+  local usable
+  usable, why = identities(self, opened, rec)
+  if not usable then return nil, "injection_failed", why end
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
   opened.rows, opened.places = rows.compile(rec, pol, self.places)

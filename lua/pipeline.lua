@@ -636,6 +636,7 @@ local function serve(self, req, agent, deadline)
       req:echo()
     else
       plan.forward.addresses = opened.addresses
+      plan.forward.tls = opened.tls
       plan.forward.watch = opened.pol.refresh ~= nil
       plan.forward.websocket = req.websocket
       req:forward(plan.forward)
@@ -916,9 +917,9 @@ local function trial_decides(self, opened, url, method, agent)
   return nil, second, ("credential %s does not go there%s"):format(opened.name, third and ": " .. third or "")
 end
 
---- One credential on a request that nobody sent, for `credential test`: the request as it would go out, or nil, code,
--- message. Its own record alone is asked whether it covers the URL, so the secret goes nowhere else; whether another
--- one would come first is what `explain` answers.
+--- One credential on a request that nobody sent, for `credential test`: the request as it would go out and the TLS
+-- identity to send it with, or nil, code, message. Its own record alone is asked whether it covers the URL, so the
+-- secret goes nowhere else; whether another one would come first is what `explain` answers.
 -- spec = { credential, method, url, headers = { name = value }, deadline, request = module "request",
 --          agent = name|nil: whose variables count, before those of the bundle }
 function M:on_trial(spec)
@@ -946,7 +947,7 @@ function M:on_trial(spec)
   if denied then return nil, denied, mints end
   local done, failed, message = inject(self, req, nil, opened, cred, true)
   if not done then return nil, failed, message end
-  return req
+  return req, opened.tls
 end
 
 -- From a command: on the store that is open, with an index of its own.

@@ -261,7 +261,10 @@ function Check:split(f, given)
 end
 
 -- What every credential has, whatever its type.
-local common_names = { state = true, grant = true, headers = true, env = true, placeholder = true, mint = true }
+local common_names = {
+  state = true, grant = true, headers = true, env = true, placeholder = true, mint = true, client_cert = true,
+  client_key = true, ca = true,
+}
 
 function Check:field(given, i, seen)
   if type(given) ~= "table" then return self:fail("fields", ("field %d is not a table"):format(i)) end

@@ -27,6 +27,7 @@ function M.build(with)
     store = store, records = records, policy = policy, sandbox = sandbox, time = time, keep = keep, acting = acting,
     log = log, parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
     places = require("request").places,
+    identity = require("tls").identity,
     on_settings = not with.command and configure or nil,
   }
   local function new_id() return (host.random_token("")) end
@@ -35,6 +36,7 @@ function M.build(with)
     return Config.freeze(oauth.net {
       client = require "http_client", time = time, secret = secret, form = require "form", json = json,
       sign = require "sign", new_id = new_id, addresses = opened.addresses, deadline = deadline,
+      tls = function(url) return Config.tls_for(opened, http.parse_url(url).host) end,
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
     })
   end

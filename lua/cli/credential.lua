@@ -5,6 +5,7 @@ local presets = require "cli.presets"
 local records = require "records"
 local report = require "cli.report"
 local rows = require "rows"
+local tls = require "cli.tls"
 
 local scope_options = {
   { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
@@ -166,8 +167,17 @@ local function check_rows(pol, plain, secrets)
   end
 end
 
+--- A credential's own certificate and roots, common to all types.
+local function read_tls(plain, into)
+  plain.client_cert = into.client_cert or plain.client_cert
+  plain.ca = into.ca or plain.ca
+end
+
 --- What is no error but seldom meant.
 local function advise(plain, ctx)
+  for _, t in ipairs(tls.troubles(plain, require("time").wall())) do
+    ctx.note(("note: %s %s"):format(t[1], t[2]))
+  end
   local addr = require "addr"
   for _, p in ipairs(plain.ports) do
     if p == 80 and not plain.plain_http then
@@ -195,10 +205,11 @@ local function public(record)
   end
   local names = {}
   for _, sealed in ipairs(record.sealed or {}) do
-    names[#names + 1] = sealed:gsub("^f/", ""):gsub("^h/", "headers."):gsub("/", ".")
+    names[#names + 1] = sealed:gsub("^[fc]/", ""):gsub("^h/", "headers."):gsub("/", ".")
   end
   table.sort(names)
   out.secrets = report.array(names)
+  tls.public(out)
   return out
 end
 
@@ -317,6 +328,7 @@ local function show(args, _, ctx)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
   line("created", report.time(record.created))
+  for _, r in ipairs(tls.rows(record, now)) do line(r[1], report.clean(r[2])) end
   local rest = {}
   for name, value in pairs(record.fields or {}) do rest[#rest + 1] = { name, shown(value) } end
   for name, members in pairs(record.split or {}) do
@@ -359,8 +371,9 @@ local function settle(pol, plain, into)
   plain.headers = next(into.headers) and into.headers or nil
   for sealed, handle in pairs(into.sealed) do
     secrets[sealed] = handle
-    names[#names + 1] = sealed:sub(3)
+    names[#names + 1] = sealed:match("^h/(.+)$")
   end
+  tls.check(plain, secrets)
   table.sort(names)
   plain.secret_headers = #names > 0 and names or nil
   return secrets
@@ -423,6 +436,7 @@ local function add(args, opt, ctx)
   if pol.env and not (into.env or opt.env) then opt.env = pol.env.name end
   read_env(plain, into, opt)
   read_rows(plain, opt)
+  read_tls(plain, into)
   fields.ask(ctx, specs, into, preset and preset.ask)
   local secrets = settle(pol, plain, into)
   check_rows(pol, plain, secrets)
@@ -449,7 +463,7 @@ end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder",
-  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows" }
+  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
 local function clear(plain, kept, names, specs)
@@ -460,11 +474,13 @@ local function clear(plain, kept, names, specs)
     if clearable[n] then
       plain[clearable[n]] = n == "bundle" and {} or nil
       if n == "env" then plain.placeholder, plain.env_also = nil, nil end
+      if n == "client_cert" then kept.sealed["c/client_key"] = nil end
     elseif name == "headers" then
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
-        "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, a field, or headers.NAME")
+        "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, "
+          .. "client_cert, ca, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
     else
@@ -494,6 +510,7 @@ local function set(args, opt, ctx)
     typed = typed or fields.read(ctx, specs, given)
     read_env(plain, typed, opt)
     read_rows(plain, opt)
+    read_tls(plain, typed)
     local secrets = settle(pol, plain, fields.over(kept, typed, specs))
     check_rows(pol, plain, secrets)
     return { { op = "put", db = "credential", key = plain.name, version = record.version, plain = plain,
@@ -563,6 +580,9 @@ A secret is never written on the command line, where the shell's history and `ps
 One final newline is dropped. Common to all types: headers.NAME=VALUE adds a header to every request (a literal
 is plain; @FILE, - and env:NAME are secret), env=NAME is --env, placeholder=SHAPE is --placeholder,
 mint=allow lets calls through that make further credentials (403 mint_denied else).
+client_cert=@FILE client_key=@FILE is mutual TLS with its hosts and its token endpoint (PEM; the certificate
+first, its issuers after it). ca=@FILE trusts further roots for them; a certificate that the server itself shows
+may stand there too, whatever name is in it. ca=sha256:HEX trusts that certificate, or that public key, alone.
 ]]
 
 return {
@@ -587,7 +607,6 @@ examples:
   sallyport credential add bot --type substitute --host api.telegram.org env=TELEGRAM_BOT_TOKEN value=@token.txt \
       --substitute value:path
   sallyport credential add wiki --type basic --host '${TENANT}.example.net' username=bot password=@pass.txt
-  sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin
   sallyport credential add gcp --type gcp_access_token key=@service-account.json
   sallyport credential add iap --type gcp_iap --host desk.example.com key=@service-account.json \
       audience=1234-abc.apps.googleusercontent.com
@@ -598,6 +617,9 @@ examples:
       token_url=https://login.salesforce.com/services/oauth2/token
   sallyport credential add appstore --type jwt --host api.appstoreconnect.apple.com private_key=@AuthKey_ABC.p8 \
       key_id=ABC claims.iss=ISSUER_ID claims.aud=appstoreconnect-v1 lifetime=1200
+  sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin \
+      ca=@nas-certificate.pem
+  sallyport credential add bank --type bearer --host api.bank.example token=- client_cert=@me.pem client_key=@me.key
   pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
       token_url=https://login.example.com/token client_id=abc client_secret=-
 ]], run = add },
@@ -628,7 +650,8 @@ example:
   { words = "credential set", args = "NAME [options] [FIELD=VALUE …]", min = 1, fields = true, means = field_means,
     summary = "change its scope or fields",
     options = with(scope_options, { { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, plain-http, bundle, substitute, a field, headers.NAME" } }),
+      help = "take away: method, path, address, env, plain-http, bundle, substitute, client_cert, ca, a field, "
+        .. "headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list.
 ]] .. fields_help .. [[

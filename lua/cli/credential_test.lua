@@ -71,7 +71,7 @@ function M.run(record, url, opt, ctx)
   local deadline = time.now() + DEADLINE_MS
   url = url or default_url(record)
   local own = { accept = "*/*" }
-  local req, code, message = require("pipeline").trial {
+  local req, code, message = require("pipeline").trial {   -- code: where all is well, the TLS identity
     credential = record.name, method = "GET", url = url, headers = own, deadline = deadline,
     agent = opt.agent,
   }
@@ -82,6 +82,7 @@ function M.run(record, url, opt, ctx)
   local headers, set = outgoing(req, { "accept", "host" })
   local answer, why, detail = require("http_client").request({
     method = "GET", url = url, headers = headers, expect = {}, max = MORE, addresses = record.addresses,
+    tls = code,
   }, deadline)
   local result = { credential = record.name, url = url, set = set }
   if answer then

@@ -91,6 +91,16 @@ local function certificates(_, say, now)
     left < CA_SOON and "make a new data directory and give its CA to the clients" or nil)
 end
 
+-- Of credentials: their own certificates, and the roots they are trusted by.
+local function credential_certificates(_, say, now)
+  for name, record in db.each("credential", "") do
+    for _, t in ipairs(record and require("cli.tls").troubles(record, now) or {}) do
+      say("credential TLS", t[2]:find("^expired") and BAD or WARN, ("%s: %s %s"):format(name, t[1], t[2]),
+        ("sallyport credential set %s %s=@FILE%s"):format(name, t[1], t[1] == "client_cert" and " client_key=@FILE" or ""))
+    end
+  end
+end
+
 local function client_files(ctx, say)
   local dir = home.public(ctx.home)
   local s = ctx.host.stat(dir)
@@ -236,6 +246,7 @@ local function run(_, _, ctx)
   files(ctx, say)
   if store(ctx, say) then
     certificates(ctx, say, now)
+    credential_certificates(ctx, say, now)
     client_files(ctx, say)
     listeners(ctx, say)
     policies(ctx, say)

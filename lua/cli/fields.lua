@@ -64,15 +64,32 @@ local function find(specs, name)
     names[#names + 1] = s.name
   end
   local near = records.nearest(name, names)
-  table.move({ "headers.NAME", "env", "placeholder", "mint" }, 1, 4, #names + 1, names)
+  local common_ones = { "headers.NAME", "env", "placeholder", "mint", "client_cert", "client_key", "ca" }
+  table.move(common_ones, 1, #common_ones, #names + 1, names)
   report.usage(("this type has no field '%s'"):format(report.clean(name):sub(1, 40)),
     near and ("did you mean %s?"):format(near) or ("it has %s"):format(table.concat(names, ", ")))
 end
 
+-- A plain text of any type's TLS, from a file or as it was typed.
+local function text_of(ctx, a)
+  if a.from ~= "file" then return a.text end
+  local text, why = ctx.host.read_file(a.value, PLAIN_FILE_MAX)
+  if not text then report.fail(("%s: cannot read that file: %s"):format(a.name, why)) end
+  return text
+end
+
 local checks = { env = records.env_name, placeholder = records.shape, mint = records.mint }
 
---- Members that every type has: headers.NAME, env, placeholder, mint.
+--- Members that every type has: headers.NAME, env, placeholder, mint, client_cert, client_key, ca.
 local function common(ctx, a, into)
+  if a.name == "client_cert" or a.name == "ca" then
+    into[a.name] = text_of(ctx, a)
+    return
+  end
+  if a.name == "client_key" then
+    into.sealed["c/client_key"] = M.secret(ctx, a, a.name, { multiline = true })
+    return
+  end
   if checks[a.name] then
     local value, why = checks[a.name](a.text)
     if not value then report.usage(("%s: %s"):format(a.name, why)) end
@@ -133,10 +150,13 @@ local function field(ctx, spec, a, into)
   end
 end
 
-local common_names = { headers = true, env = true, placeholder = true, mint = true }
+local common_names = {
+  headers = true, env = true, placeholder = true, mint = true, client_cert = true, client_key = true, ca = true,
+}
 
 --- Reads assignments into
--- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME", env, placeholder, mint }.
+-- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME" and "c/client_key", env, placeholder,
+--   mint, client_cert, ca }.
 function M.read(ctx, specs, texts)
   local into = { values = {}, headers = {}, sealed = {} }
   for _, text in ipairs(texts) do
@@ -214,7 +234,11 @@ function M.over(kept, typed, specs)
     end
   end
   for name, value in pairs(typed.headers) do kept.headers[name], kept.sealed["h/" .. name] = value, nil end
-  for sealed, value in pairs(typed.sealed) do kept.headers[sealed:sub(3)], kept.sealed[sealed] = nil, value end
+  for sealed, value in pairs(typed.sealed) do
+    local header = sealed:match("^h/(.+)$")
+    if header then kept.headers[header] = nil end
+    kept.sealed[sealed] = value
+  end
   return kept
 end
 

@@ -52,7 +52,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 static void
 fuzz_chain(const uint8_t *data, size_t n)
 {
-	struct tls *t = tls_connect(fuzz_trust, SLICE("api.test"), 443, SLICE(""));
+	struct tls *t = tls_connect(fuzz_trust, NULL, SLICE("api.test"), 443, SLICE(""));
 	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
 	struct cert_view v;
 	struct slice ext;

@@ -113,7 +113,7 @@ pair_named(const char *asked, const char *sni, int port, const char *tag)
 	struct pair *x = calloc(1, sizeof *x);
 
 	x->s = tls_accept(slice_of(asked));
-	x->c = tls_connect(own_trust, slice_of(sni), port, slice_of(tag));
+	x->c = tls_connect(own_trust, NULL, slice_of(sni), port, slice_of(tag));
 	if (x->s == NULL || x->c == NULL)
 		abort();
 	return x;
@@ -752,7 +752,7 @@ test_workers(void)
 			_exit(tls_status(s) == TLS_OPEN ? (tls_resumed(s) ? 2 : 1) : 0);
 		}
 		close(sv[1]);
-		c = tls_connect(own_trust, SLICE("fork.example.com"), 443, SLICE(""));
+		c = tls_connect(own_trust, NULL, SLICE("fork.example.com"), 443, SLICE(""));
 		on_socket(c, sv[0], NULL, reply, sizeof reply);
 		resumed[i] = tls_resumed(c);
 		check(i == 0 ? "a handshake with a worker" : "and with the next", strcmp(reply, "from the worker\n") == 0, state_name(c));
@@ -837,7 +837,7 @@ dial(struct tls_trust *trust, const char *host, bool *resumed, int *curve)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)server_port)};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	struct tls *t = tls_connect(trust, slice_of(host), server_port, SLICE(""));
+	struct tls *t = tls_connect(trust, NULL, slice_of(host), server_port, SLICE(""));
 	const char *why;
 	char reply[64];
 	size_t n;
