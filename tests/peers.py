@@ -241,6 +241,10 @@ class Upstream:
             self.delay = spec.get("delay", 0)
 
     def stop(self):
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)           # or its thread goes on accepting, on whatever gets its descriptor
+        except OSError:
+            pass
         self.sock.close()
         for wire in list(self.wires):
             try:

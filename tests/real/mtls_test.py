@@ -217,7 +217,7 @@ def test_pins(t):
     assert s.request().status == 200
     s.cli("credential", "set", "api", f"ca=sha256:{'0' * 64} sha256:{key}")
     r = s.request()
-    assert r.status == 200, ("several", r.body, s.cli("credential", "show", "api").stdout, key, s.log()[-600:])
+    assert r.status == 200, r.body
     s.cli("credential", "set", "api", f"ca=sha256:{'0' * 64}")
     up.reset({})
     untrusted(s, up)
