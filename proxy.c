@@ -6850,10 +6850,11 @@ subst_xml_text(struct subst_run *t)
 		size_t cdata = open != NULL ? (size_t)(open - t->in.p) + 9 : t->in.n;
 		const char *close = open != NULL ? memmem(t->in.p + cdata, t->in.n - cdata, "]]>", 3) : NULL;
 		size_t end = close != NULL ? (size_t)(close - t->in.p) : t->in.n;
-		unsigned hits = t->hits;
+		unsigned hits;
 
 		if (!subst_range(t, &subst_xml, at, cdata))
 			return SUBST_NO_ROOM;
+		hits = t->hits;
 		t->hits = 0;
 		if (!subst_range(t, &subst_plain, cdata, end))
 			return SUBST_NO_ROOM;
@@ -6970,7 +6971,8 @@ subst_ws_gather(const struct subst_ws *w, struct buf *text)
 
 		if (!buf_add(text, w->held.p + at + head, (size_t)len))
 			return false;
-		subst_ws_mask(text->p + text->n - len, (size_t)len, h + at + head - 4);
+		if (len != 0)
+			subst_ws_mask(text->p + text->n - len, (size_t)len, h + at + head - 4);
 		at += head + (size_t)len;
 	}
 	return true;
@@ -6996,7 +6998,8 @@ subst_ws_put(struct buf *out, struct slice text)
 	}
 	if (!rand_bytes(head + n, 4) || !buf_add(out, head, n + 4) || !buf_addv(out, text))
 		return false;
-	subst_ws_mask(out->p + out->n - text.n, text.n, head + n);
+	if (text.n != 0)
+		subst_ws_mask(out->p + out->n - text.n, text.n, head + n);
 	return true;
 }
 
@@ -7011,7 +7014,7 @@ subst_ws_message(struct subst_ws *w)
 
 	buf_init(&text, SUBST_WS_MAX);
 	buf_init(&now, SUBST_WS_OUT_MAX);
-	if (subst_ws_gather(w, &text)) {
+	if (buf_reserve(&text, 1) && subst_ws_gather(w, &text)) {
 		t.in = buf_slice(&text);
 		if ((result = subst_body(&t, SUBST_JSON)) == SUBST_MALFORMED) {
 			buf_clear(&now);
@@ -7158,13 +7161,13 @@ subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t
 {
 	size_t n = b->name.n + 1, at = *start - n;
 
-	if (b->name.n == 0 || *start < from + n + 1 || in.p[*start - 1] != '=' ||
+	if (b->name.n == 0 || *start < from + n || at == 0 || in.p[*start - 1] != '=' ||
 	    memcmp(in.p + at, b->name.p, b->name.n) != 0 || (in.p[at - 1] != '?' && in.p[at - 1] != '&'))
 		return;
 	*start = at;
 	if (*end < in.n && in.p[*end] == '&')
 		++*end;
-	else
+	else if (at > from)
 		--*start;
 }
 

@@ -1,0 +1,342 @@
+/* Rows: what becomes of placeholders, and of what an answer repeats. Each text also cut at every byte, before a guard
+ * page, and each WebSocket stream fed in pieces of every size. */
+#include PROXY_C
+#include "guard.h"
+
+static struct subst *
+rows(size_t n, const char *const (*row)[2], unsigned places)
+{
+	struct subst *s = calloc(1, sizeof *s);
+	size_t at = 0;
+
+	buf_init(&s->text, 8192);
+	for (size_t i = 0; i < n; i++) {
+		buf_adds(&s->text, row[i][0]);
+		s->row[i] = (struct subst_row){{NULL, strlen(row[i][0])}, secret_copy(row[i][1], strlen(row[i][1])), places};
+	}
+	s->n = n;
+	for (size_t i = 0; i < n; at += s->row[i++].placeholder.n)
+		s->row[i].placeholder.p = s->text.p + at;
+	return s;
+}
+
+static const char *const one[][2] = {{"__PH__", "s/e+c \"r&<e>\\t'"}};
+static const char *const two[][2] = {{"__PH__", "first"}, {"__PH__2__", "second"}};
+
+/* Runs `text` as that kind of body (or as with a code), and says what comes out. */
+static enum subst_result
+run(const struct subst *s, const struct subst_code *code, enum subst_kind kind, const char *text, size_t n, struct buf *out,
+    unsigned *hits)
+{
+	struct subst_run t = {.s = s, .place = SUBST_BODY, .in = {guard_copy(text, n), n}, .out = out};
+	enum subst_result result;
+
+	buf_clear(out);
+	result = code == NULL ? subst_body(&t, kind) : subst_all(&t, code) ? SUBST_DONE : SUBST_NO_ROOM;
+	if (result == SUBST_DONE && t.hits == 0)
+		buf_add(out, text, n);
+	*hits = t.hits;
+	return result;
+}
+
+static void
+expect(const char *name, const struct subst *s, const struct subst_code *code, enum subst_kind kind, const char *text,
+    const char *want)
+{
+	struct buf out;
+	unsigned hits;
+	enum subst_result result;
+
+	buf_init(&out, 4096);
+	result = run(s, code, kind, text, strlen(text), &out, &hits);
+	test_result(result == SUBST_DONE ? want != NULL && slice_eq(buf_slice(&out), slice_of(want)) : want == NULL, name,
+	    "%d: %.*s", result, (int)out.n, out.n != 0 ? out.p : "");
+	for (size_t n = 0; n < strlen(text); n++)
+		run(s, code, kind, text, n, &out, &hits);
+	for (size_t max = 0; max < 64; max++) { /* no room: no byte more than there is */
+		buf_free(&out);
+		buf_init(&out, max);
+		run(s, code, kind, text, strlen(text), &out, &hits);
+	}
+	buf_free(&out);
+}
+
+static void
+test_places(void)
+{
+	struct subst *s = rows(1, one, SUBST_BODY), *l = rows(2, two, SUBST_BODY), *bad;
+	static const char *const latin[][2] = {{"__PH__", "s\xe9"}}, *const cdata[][2] = {{"__PH__", "a]]>b"}},
+	    *const digits[][2] = {{"41__PH__", "x"}};
+
+	expect("plain", s, &subst_plain, 0, "a__PH____PH__b_", "as/e+c \"r&<e>\\t's/e+c \"r&<e>\\t'b_");
+	expect("nothing there", s, &subst_plain, 0, "a__PH_", "a__PH_");
+	expect("path", s, &subst_path, 0, "/x%5f_P%48__/y", "/xs%2Fe+c%20%22r&%3Ce%3E%5Ct'/y");
+	expect("form", s, &subst_form, 0, "a=%5F%5f%50H__&b", "a=s%2Fe%2Bc%20%22r%26%3Ce%3E%5Ct%27&b");
+	expect("half an escape is itself", s, &subst_form, 0, "%5%5F_PH__%", "%5s%2Fe%2Bc%20%22r%26%3Ce%3E%5Ct%27%");
+	expect("an escape's digits are not text", bad = rows(1, digits, SUBST_BODY), &subst_form, 0, "%41__PH__", "%41__PH__");
+	subst_free(bad);
+	expect("JSON", s, NULL, SUBST_JSON, "[\"\\u005f_PH__\", 1]", "[\"s/e+c \\\"r&<e>\\\\t'\", 1]");
+	expect("JSON: outside of strings nothing is replaced", s, NULL, SUBST_JSON, "[1,__PH__]", NULL);
+	expect("JSON: an escaped backslash begins nothing", s, NULL, SUBST_JSON, "\"\\\\u005f_PH__\"", "\"\\\\u005f_PH__\"");
+	expect("JSON: a value that is not UTF-8", bad = rows(1, latin, SUBST_BODY), NULL, SUBST_JSON, "\"__PH__\"", NULL);
+	subst_free(bad);
+	expect("lines", s, NULL, SUBST_LINES, "1\n\"__PH__\"\n", "1\n\"s/e+c \\\"r&<e>\\\\t'\"\n");
+	expect("XML", s, NULL, SUBST_XML, "<a>__PH__</a>", "<a>s/e+c &quot;r&amp;&lt;e&gt;\\t&apos;</a>");
+	expect("XML: a section that does not end", s, NULL, SUBST_XML, "<![CDATA[__PH__", "<![CDATA[s/e+c \"r&<e>\\t'");
+	expect("XML: a value that would end the section", bad = rows(1, cdata, SUBST_BODY), NULL, SUBST_XML, "<![CDATA[__PH__]]>", NULL);
+	subst_free(bad);
+	expect("the longest", l, &subst_plain, 0, "__PH__2____PH__2_", "secondfirst2_");
+	expect("other kinds", s, NULL, SUBST_OTHER, "__PH__", "__PH__");
+	subst_free(s);
+	subst_free(l);
+}
+
+static void
+test_header(void)
+{
+	static const struct { const char *in, *want; } cases[] = {
+		{"Basic dTpfX1BIX18=", "Basic dTpmaXJzdA=="}, {"basic X19QSF9fMl9fOng=", "basic c2Vjb25kOng="},
+		{"Basic dTpfX1BIX18", "Basic dTpfX1BIX18"}, {"Basic __PH__", "Basic __PH__"}, {"Basic ", "Basic "},
+		{"Basic", "Basic"}, {"Token __PH__", "Token first"}, {"", ""},
+	};
+	struct subst *s = rows(2, two, SUBST_HEADER);
+
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct buf out;
+		struct subst_run t = {.s = s, .place = SUBST_HEADER, .out = &out,
+		    .in = {guard_copy(cases[i].in, strlen(cases[i].in)), strlen(cases[i].in)}};
+
+		buf_init(&out, 4096);
+		test_result(subst_header(&t) && slice_eq(t.hits != 0 ? buf_slice(&out) : t.in, slice_of(cases[i].want)), cases[i].in,
+		    "%.*s", (int)out.n, out.n != 0 ? out.p : "");
+		buf_free(&out);
+	}
+	subst_free(s);
+}
+
+static void
+test_kinds(void)
+{
+	static const struct { const char *type; enum subst_kind kind; } cases[] = {
+		{"application/json", SUBST_JSON}, {"Application/JSON ; charset=utf-8", SUBST_JSON}, {"a/b+json", SUBST_JSON},
+		{"text/html", SUBST_TEXT}, {"text/", SUBST_OTHER}, {"", SUBST_OTHER}, {";", SUBST_OTHER}, {"image/png", SUBST_OTHER},
+		{"image/svg+xml", SUBST_XML}, {"application/x-www-form-urlencoded", SUBST_FORM}, {"application/jsonp", SUBST_OTHER},
+	};
+
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+		test_result(subst_kind_of((struct slice){guard_copy(cases[i].type, strlen(cases[i].type)), strlen(cases[i].type)}) ==
+		    cases[i].kind, cases[i].type, "another kind");
+}
+
+/* -- the way back */
+static void
+back(const char *name, const char *secret, const char *sent, const char *param, const char *in, const char *want)
+{
+	struct subst_back *list = NULL;
+	struct secret *s = secret_copy(secret, strlen(secret));
+	struct buf out;
+	bool ok;
+
+	subst_back_add(&list, s, sent != NULL ? slice_of(sent) : (struct slice){NULL, 0}, slice_of(param));
+	secret_unref(s);
+	buf_init(&out, 4096);
+	ok = subst_back_value(list, (struct slice){guard_copy(in, strlen(in)), strlen(in)}, &out);
+	test_result(ok && slice_eq(buf_slice(&out), slice_of(want)), name, "%.*s", (int)out.n, out.n != 0 ? out.p : "");
+	for (size_t n = 0; n < strlen(in); n++) {
+		buf_clear(&out);
+		subst_back_value(list, (struct slice){guard_copy(in, n), n}, &out);
+	}
+	buf_free(&out);
+	subst_back_free(list);
+}
+
+static void
+test_back(void)
+{
+	struct subst_back *list = NULL;
+	size_t i;
+
+	back("as it is", "a+b c%41", "PH", "", "x=a+b c%41&a+b", "x=PH&a+b");
+	back("encoded, in part and in whole", "a/b:c", "PH", "", "/a/b:c/a%2Fb:c/%61%2fb%3Ac/a%2", "/PH/PH/PH/a%2");
+	back("encoded twice", "a/b", "PH", "", "u=a%252Fb%25", "u=PH%25");
+	back("plus for a space", "a b+c", "PH", "", "a+b+c a%20b%2Bc a+b%20c", "PH PH a+b%20c");
+	back("ours leaves with its name", "secret", NULL, "key", "/?a=1&key=secret&b=2", "/?a=1&b=2");
+	back("the only one", "secret", NULL, "key", "/?key=secret", "/");
+	back("the first", "secret", NULL, "key", "/?key=secret&b=2", "/?b=2");
+	back("twice", "secret", NULL, "key", "/?key=secret&key=secret", "/?");
+	back("under another name", "secret", NULL, "key", "/?xkey=secret&key=xsecret", "/?xkey=&key=x");
+	back("alone", "secret", NULL, "key", "key=secret", "key=");
+	back("one byte", "s", "PH", "", "sss", "PHPHPH");
+	for (i = 0; i <= SUBST_BACK_MAX + 1; i++) {
+		struct secret *s = secret_copy(&i, sizeof i);
+		bool ok = subst_back_add(&list, s, SLICE("x"), SLICE(""));
+
+		secret_unref(s);
+		if (!ok)
+			break;
+	}
+	test_result(i == SUBST_BACK_MAX, "no more than the bound are noted", "%zu", i);
+	subst_back_free(list);
+}
+
+/* -- WebSocket */
+static void
+put_frame(struct buf *b, unsigned first, const char *text, size_t n, const char *mask)
+{
+	unsigned char head[14] = {(unsigned char)first};
+	size_t at = 2;
+
+	head[1] = (unsigned char)(128 | (n < 126 ? n : n < 65536 ? 126 : 127));
+	if (n >= 126 && n < 65536)
+		store_be16(head + 2, (uint16_t)n), at = 4;
+	else if (n >= 65536)
+		store_be64(head + 2, n), at = 10;
+	memcpy(head + at, mask, 4);
+	buf_add(b, head, at + 4);
+	buf_add(b, text, n);
+	subst_ws_mask(b->p + b->n - n, n, (const unsigned char *)mask);
+}
+
+/* Payloads of the text frames in a stream, one after the other; false: it is not one of whole frames. */
+static bool
+texts(struct slice in, struct buf *out)
+{
+	for (size_t at = 0; at < in.n;) {
+		uint64_t len = 0;
+		size_t head = subst_ws_head((const unsigned char *)in.p + at, in.n - at, &len);
+
+		if (in.n - at < head || in.n - at - head < len)
+			return false;
+		buf_add(out, in.p + at + head, (size_t)len);
+		subst_ws_mask(out->p + out->n - len, (size_t)len, (const unsigned char *)in.p + at + head - 4);
+		at += head + (size_t)len;
+	}
+	return true;
+}
+
+static void
+stream(const char *name, const struct subst *s, struct slice in, const char *want, bool same)
+{
+	for (size_t step = 1; step <= in.n; step += step < 40 ? 1 : in.n) {
+		struct subst_ws *w = subst_ws_new(s);
+		struct buf all, text;
+		bool ok = true;
+
+		buf_init(&all, 1 << 20);
+		buf_init(&text, 1 << 20);
+		for (size_t at = 0; ok && at < in.n; at += step) {
+			size_t n = in.n - at < step ? in.n - at : step;
+
+			ok = subst_ws_feed(w, (struct slice){guard_copy(in.p + at, n), n});
+			buf_addv(&all, buf_slice(&w->out));
+			buf_clear(&w->out);
+		}
+		ok = ok && subst_ws_release(w) && buf_addv(&all, buf_slice(&w->out));
+		if (same)
+			ok = ok && slice_eq(buf_slice(&all), in);
+		else
+			ok = ok && texts(buf_slice(&all), &text) && slice_eq(buf_slice(&text), slice_of(want));
+		if (!ok || step >= 40 || step == in.n) {
+			test_result(ok, name, "in pieces of %zu: %.*s", step, (int)text.n, text.n != 0 ? text.p : "");
+			step = in.n;
+		}
+		buf_free(&all);
+		buf_free(&text);
+		subst_ws_free(w);
+	}
+}
+
+static void
+test_websocket(void)
+{
+	struct subst *s = rows(1, one, SUBST_WEBSOCKET);
+	struct buf in;
+	static char big[SUBST_WS_MAX + 100];
+
+	buf_init(&in, 1 << 20);
+	put_frame(&in, 0x81, "hello", 5, "abcd");
+	put_frame(&in, 0x01, "__P", 3, "efgh");
+	put_frame(&in, 0x89, "", 0, "ijkl");
+	put_frame(&in, 0x80, "H__", 3, "mnop");
+	put_frame(&in, 0x82, "__PH__", 6, "qrst");
+	put_frame(&in, 0x81, "[\"__PH__\"]", 10, "uvwx");
+	stream("a stream of messages", s, buf_slice(&in), "hellos/e+c \"r&<e>\\t'__PH__[\"s/e+c \\\"r&<e>\\\\t'\"]", false);
+	buf_clear(&in);
+	put_frame(&in, 0xc1, "__PH__", 6, "abcd");      /* an extension's bit */
+	put_frame(&in, 0x83, "__PH__", 6, "abcd");      /* an opcode nobody knows */
+	put_frame(&in, 0x80, "__PH__", 6, "abcd");      /* the end of nothing */
+	buf_add(&in, "\x81\x06__PH__", 8);              /* no mask */
+	put_frame(&in, 0x01, "__PH__", 6, "abcd");      /* never ends: another message begins */
+	put_frame(&in, 0x82, "", 0, "abcd");
+	put_frame(&in, 0x01, "__PH__", 6, "abcd");
+	put_frame(&in, 0xc0, "", 0, "abcd");
+	stream("what breaks the rules goes as it came", s, buf_slice(&in), NULL, true);
+	buf_clear(&in);
+	memset(big, 'x', sizeof big);
+	put_frame(&in, 0x01, "__PH__", 6, "abcd");
+	put_frame(&in, 0x80, big, sizeof big, "abcd");
+	stream("and so does more than is held", s, buf_slice(&in), NULL, true);
+	buf_clear(&in);
+	buf_add(&in, "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff" "abcd" "xyz", 17);
+	stream("and a length beyond all bounds", s, buf_slice(&in), NULL, true);
+	buf_free(&in);
+	subst_free(s);
+}
+
+/* -- known placeholders */
+static void
+test_known(void)
+{
+	struct known k = {.text = {.max = 1 << 20}};
+	char text[64];
+	size_t wrong = 0;
+
+	for (unsigned i = 0; i < 3000; i++) {
+		snprintf(text, sizeof text, "tok_%08x%08x-end", i * 2654435761u, ~i * 40503u);
+		if (!known_add(&k, slice_of(text), 20))
+			abort();
+	}
+	for (unsigned i = 0; i < 3000; i++) {
+		struct known_found found = {.n = 0};
+		char head[128];
+		size_t n;
+
+		snprintf(text, sizeof text, "tok_%08x%08x-end", i * 2654435761u, ~i * 40503u);
+		n = (size_t)snprintf(head, sizeof head, "/a/%s%s/b", i % 2 ? "x" : "", text);
+		known_scan(&k, (struct slice){guard_copy(head, n), n}, &found);
+		wrong += found.n != 1 || found.id[0] != i + 1;
+		found.n = 0;
+		n = (size_t)snprintf(head, sizeof head, "/a/%.*s", (int)strlen(text) - 1, text);
+		known_scan(&k, (struct slice){guard_copy(head, n), n}, &found);
+		wrong += found.n;
+		known_scan(&k, (struct slice){guard_copy(text + 1, strlen(text) - 1), strlen(text) - 1}, &found);
+		wrong += found.n;
+	}
+	test_result(wrong == 0, "of 3000 each is found, whole and alone", "%zu are not", wrong);
+	{
+		struct known_found found = {.n = 0};
+
+		snprintf(text, sizeof text, "?a=%%74ok_%08x%08x%%2dend", 7 * 2654435761u, ~7u * 40503u);
+		known_scan_encoded(&k, slice_of(text), &found);
+		test_result(found.n == 1 && found.id[0] == 8, "percent-encoded", "%zu", found.n);
+		found.n = 0;
+		known_add(&k, SLICE("user:pass-0123456789"), 20);
+		known_scan_value(&k, SLICE("Basic dXNlcjpwYXNzLTAxMjM0NTY3ODk="), &found);
+		test_result(found.n == 1 && found.id[0] == 3001, "in Basic", "%zu", found.n);
+	}
+	known_wipe(&k);
+}
+
+int
+main(void)
+{
+	if (!secret_init())
+		return 1;
+	test_places();
+	test_header();
+	test_kinds();
+	test_back();
+	test_websocket();
+	test_known();
+	return test_end();
+}
