@@ -14588,7 +14588,8 @@ struct req {
 	bool body_reading, body_read, body_failed;
 	const char *body_error; /* static */
 	size_t body_max;
-	struct buf body;        /* owned; counted in req_bodies */
+	struct buf body;        /* owned; counted in req_bodies: body.max */
+	bool body_secret;       /* body holds a secret */
 	struct secret *new_body; /* owned; a body that holds secrets */
 	size_t body_sent;       /* of a body in memory, to the upstream */
 	struct filter *filter;  /* owned; rewrites a body that streams */
@@ -15047,6 +15048,22 @@ req_body_drop(struct req *r)
 	req_bodies -= r->body.max;
 	buf_free(&r->body);
 	r->body.max = 0;
+}
+
+/* The body is now what is in `out`, a secret among it; it is counted as what came was. Not in the arena, which a
+ * few large bodies would fill for everybody. False: no room, and `out` stays the caller's. */
+static bool
+req_take_body(struct req *r, struct buf *out)
+{
+	if (out->cap > r->body.max && out->cap - r->body.max > REQ_BODIES_MAX - req_bodies)
+		return false;
+	req_body_drop(r);
+	r->body = *out;
+	r->body.max = out->cap;
+	req_bodies += out->cap;
+	r->body_secret = true;
+	*out = (struct buf){0};
+	return true;
 }
 
 static void
@@ -21292,9 +21309,15 @@ l_view_set_body(lua_State *L, struct req *r, int idx)
 static void
 l_view_push_body(lua_State *L, struct req *r)
 {
-	if (r->new_body != NULL)
+	struct secret *s;
+
+	if (r->new_body != NULL) {
 		l_push_secret(L, secret_ref(r->new_body));
-	else if (r->body_read)
+	} else if (r->body_secret) {
+		if ((s = secret_copy(r->body.p, r->body.n)) == NULL)
+			luaL_error(L, "no room for the body");
+		l_push_secret(L, s);
+	} else if (r->body_read)
 		lua_pushlstring(L, r->body.p != NULL ? r->body.p : "", r->body.n);
 	else
 		lua_pushnil(L);
@@ -21308,11 +21331,18 @@ l_view_refused(lua_State *L, const char *why)
 	return 2;
 }
 
-static void
-l_view_take_body(struct req *r, struct secret *s)
+/* What a splice answers: the body that it wrote, if there is room for it. */
+static int
+l_view_spliced(lua_State *L, struct req *r, struct buf *out)
 {
+	bool ok = req_take_body(r, out);
+
+	buf_free(out);
+	if (!ok)
+		return l_view_refused(L, "no_room");
 	secret_drop(&r->new_body);
-	r->new_body = s;
+	lua_pushboolean(L, true);
+	return 1;
 }
 
 /* The body that apply may edit, and the arguments of a splice. */
@@ -21344,19 +21374,18 @@ l_view_splice_json(lua_State *L)
 	struct slice body = req_body(r);
 	enum json_result res;
 	struct json_spot spot;
-	struct secret *s;
+	struct buf out;
 	size_t n;
 
 	if ((res = json_find_spot(body, name, &spot)) != JSON_OK)
 		return l_view_refused(L, why[res]);
 	if ((n = json_splice(NULL, body, &spot, name, value)) == SIZE_MAX)
 		return l_view_refused(L, "not_utf8");
-	if ((s = secret_new(n)) == NULL)
+	buf_init(&out, n);
+	if (!buf_reserve(&out, n))
 		return l_view_refused(L, "no_room");
-	json_splice(s->p, body, &spot, name, value);
-	l_view_take_body(r, s);
-	lua_pushboolean(L, true);
-	return 1;
+	out.n = json_splice(out.p, body, &spot, name, value);
+	return l_view_spliced(L, r, &out);
 }
 
 /* req:splice_form(name, value) -> true | nil, "malformed" | "no_room": the same for a form */
@@ -21366,16 +21395,15 @@ l_view_splice_form(lua_State *L)
 	struct slice name, value;
 	struct req *r = l_check_splice(L, &name, &value);
 	size_t n = form_splice(NULL, req_body(r), name, value);
-	struct secret *s;
+	struct buf out;
 
 	if (n == SIZE_MAX)
 		return l_view_refused(L, "malformed");
-	if ((s = secret_new(n)) == NULL)
+	buf_init(&out, n);
+	if (!buf_reserve(&out, n))
 		return l_view_refused(L, "no_room");
-	form_splice(s->p, req_body(r), name, value);
-	l_view_take_body(r, s);
-	lua_pushboolean(L, true);
-	return 1;
+	out.n = form_splice(out.p, req_body(r), name, value);
+	return l_view_spliced(L, r, &out);
 }
 
 /* -- view: sigv4 */
@@ -21859,7 +21887,6 @@ req_subst_body(struct req *r)
 	struct buf out;
 	struct subst_run t = {.s = r->subst, .place = SUBST_BODY, .in = req_body(r), .out = &out};
 	enum subst_result result;
-	struct secret *s;
 
 	buf_init(&out, SECRET_MAX);
 	result = subst_body(&t, req_subst_kind(r));
@@ -21869,10 +21896,10 @@ req_subst_body(struct req *r)
 	if (result == SUBST_MALFORMED && t.hits == 0)
 		result = SUBST_DONE;    /* not ours to judge: it goes as it came */
 	else if (result == SUBST_DONE && t.hits != 0) {
-		if ((s = secret_copy(out.p, out.n)) == NULL)
+		if (!req_take_body(r, &out))
 			result = SUBST_NO_ROOM;
 		else
-			secret_drop(&r->new_body), r->new_body = s;
+			secret_drop(&r->new_body);
 	}
 	buf_free(&out);
 	return result;

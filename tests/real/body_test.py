@@ -7,6 +7,7 @@ import urllib.parse
 
 import sallyport
 from clients_test import environment, run
+from real import wait
 
 KEY = "canary-param-9c40"
 
@@ -19,7 +20,8 @@ class Recorder(http.server.ThreadingHTTPServer):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(sallyport.certs() / "ok.pem")
         self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.got = []
+        self.got, self.answer = [], threading.Event()
+        self.answer.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -30,6 +32,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         assert "Transfer-Encoding" not in self.headers
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.got.append((self.path, dict(self.headers), body))
+        self.server.answer.wait(30)
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -102,4 +105,30 @@ def test_requests(t):
             assert urllib.parse.parse_qs(body.decode(), strict_parsing=True) == {"q": ["a&b"], "api_key": [KEY]}
         else:
             assert urllib.parse.parse_qs(where.query)["api_key"] == [KEY] and body == b""
+    server.shutdown()
+
+
+def test_large_bodies(t):
+    """40 bodies of 900 KB at once: each has the value, and other credentials have room beside them"""
+    s, server = arrange(t)
+    s.credential({"name": "other", "type": "basic", "host": "www.test", "fields": {"username": "u"}, "secrets": {"password": "canary-other-41"}})
+    text = b'{"pad":"' + b"x" * 900_000 + b'","api_key":"placeholder"}'
+    server.answer.clear()                                  # all are held, one beside the other
+    statuses = []
+
+    def post():
+        statuses.append(s.request("POST", "/big", headers={"Content-Type": "application/json"}, body=text, timeout=40).status)
+
+    threads = [threading.Thread(target=post) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    wait(lambda: len(server.got) == 40, 30, "40 bodies at the server")
+    assert s.cli("explain", "--agent", "a", "GET", "https://www.test/").returncode == 0
+    r = s.request(host="www.test")                         # nothing answers there: but its credential went in
+    assert r.status == 502 and r.get("x-sallyport-error") == "upstream_unreachable", (r.status, r.body)
+    server.answer.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 40, statuses
+    assert {body for _, _, body in server.got} == {text.replace(b"placeholder", KEY.encode())}
     server.shutdown()

@@ -44,6 +44,8 @@ goes("in=query leaves the body alone", post("query.test", "/v1?key=mine", "Conte
   { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = "\0\1key=mine" }, "query.test")
 goes("in=json makes a body where there is none", post("json.test", "/v1", "", ""),
   { body = '{"api.key":"canary-json-77"}', header = { ["content-type"] = "application/json", ["content-length"] = "28" } }, "json.test")
+goes("in=json makes a body where no length was said either", "POST /v1 HTTP/1.1\r\nHost: json.test\r\n\r\n",
+  { body = '{"api.key":"canary-json-77"}', header = { ["content-length"] = "28" } }, "json.test")
 goes("in=form makes a body where there is none", post("form.test", "/v1?token=mine", "", ""),
   { line = "POST /v1 HTTP/1.1", body = "token=canary%26form+77", header = { ["content-type"] = "application/x-www-form-urlencoded" } }, "form.test")
 
