@@ -995,30 +995,37 @@ clock_now(void)
 	return loop_time;
 }
 
+/* Only the binary of the tests can be told another time, through a file: seconds on the wall clock, and
+ * ms since the boot, which leases count. */
+static int64_t
+clock_test(int which)
+{
+	long long off[2] = {0, 0};
+#ifdef SALLYPORT_TEST
+	const char *file = getenv("SALLYPORT_TEST_CLOCK");
+	FILE *f = file != NULL ? fopen(file, "re") : NULL;
+
+	if (f != NULL) {
+		if (fscanf(f, "%lld %lld", &off[0], &off[1]) < 1)
+			off[0] = 0;
+		fclose(f);
+	}
+#endif
+	return off[which];
+}
+
 /* Counts while the machine sleeps; the same for every process of one boot. For leases. */
 static int64_t
 clock_boot(void)
 {
-	return clock_read(CLOCK_BOOTTIME);
+	return clock_read(CLOCK_BOOTTIME) + clock_test(1);
 }
 
-/* Unix seconds. Only the binary of the tests can be told another time, through a file. */
+/* Unix seconds. */
 static int64_t
 clock_wall(void)
 {
-	int64_t now = clock_read(CLOCK_REALTIME) / 1000;
-#ifdef SALLYPORT_TEST
-	const char *file = getenv("SALLYPORT_TEST_CLOCK");
-	FILE *f = file != NULL ? fopen(file, "re") : NULL;
-	long long off = 0;
-
-	if (f != NULL) {
-		if (fscanf(f, "%lld", &off) == 1)
-			now += off;
-		fclose(f);
-	}
-#endif
-	return now;
+	return clock_read(CLOCK_REALTIME) / 1000 + clock_test(0);
 }
 
 /* A wall clock before the build's date was never set (an edge box without a battery). */

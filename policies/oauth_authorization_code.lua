@@ -77,9 +77,6 @@ return {
     if cred.redirect_uri and not cred.redirect_uri:find("^%a[%w+.-]*:[^#%s]+$") then
       return nil, "redirect_uri", "is an address without a #fragment"
     end
-    if cred.authorization_url and cred.authorization_url:find("#", 1, true) then
-      return nil, "authorization_url", "has a #fragment"
-    end
     local method = client_of(cred).method
     if (method == "basic" or method == "post") and not cred.client_secret then
       return nil, "client_secret", "is missing: auth_method=" .. method .. " sends it"

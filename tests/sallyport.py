@@ -116,9 +116,10 @@ class Sallyport:
         path.write_text(source, "latin-1")
         return self.cli("policy", "put", path, check=check)
 
-    def set_clock(self, offset):
+    def set_clock(self, offset, boot_ms=0):
+        """Moves the wall clock, and what leases count."""
         new = self.clock_file.with_suffix(".new")
-        new.write_text(f"{offset}\n")
+        new.write_text(f"{offset} {boot_ms}\n")
         new.rename(self.clock_file)
 
     # -- the server

@@ -56,7 +56,7 @@ local function setting(options)
     }
   end
 
-  local pol = { name = "t", fields = {}, expired = {} }
+  local pol = { name = "t", fields = {}, expired = {}, connect = options.connect and function() return {} end }
   function pol.refresh(cred, _, deadline)
     return serve(cred.state and cred.state.refresh_token, deadline)
   end
@@ -656,6 +656,131 @@ local cases = {
     is(refreshed(s, a).token, "at-2")
     is(refreshed(s, b).token, "at-2")
     is(s.requests, 2)
+  end,
+  -- ---- what a person consented to
+  ["a token that nobody can renew is not dropped for a 401, and works for a record that changed"] = function()
+    local s = one { connect = true }
+    s.version = s.store.put("credential", "c", { name = "c", type = "t", fields = { client_id = "i", token_url = "u" } })
+    s.w.open_one = s.w.opened()
+    local answer = { secrets = { access_token = "at-0" }, expires_at = s.world.time.wall() + 400 * 86400 }
+    s.world.spawn(function()
+      is(s.w.tokens:connected(s.w.open_one, answer, s.world.time.wall(), { "a" }), true)
+    end, "w1")
+    s.world.run(60 * 1000)
+    is(s.state().expires_at - s.state().obtained_at, 400 * 86400)   -- DESIGN's thirty days are for what can be renewed
+    s.world.spawn(function() is(s.w.tokens:rejected(s.w.open_one), false) end, "w1")
+    s.world.run(100)
+    is(refreshed(s).token, "at-0")
+    assert(s.state().refused_at)
+    s.store.put("credential", "c", { name = "c", type = "t", hosts = { "new" }, fields = { client_id = "i", token_url = "u" } })
+    s.w.open_one = s.w.opened()
+    is(refreshed(s).token, "at-0")
+    s.store.put("credential", "c", { name = "c", type = "t", fields = { client_id = "j", token_url = "u" } })
+    s.w.open_one = s.w.opened()
+    is(refreshed(s).token, "at-1")      -- another client's grant is not its own
+    is(s.requests, 1)
+  end,
+  ["a consent that is stored while a refresh is in flight wins over its answer"] = function()
+    local s = one { connect = true, rotating = true, delay = 2000 }
+    s.w.ask(20000)
+    s.world.run(500)
+    is(s.inflight, 1)
+    s.world.spawn(function()
+      local answer = { secrets = { access_token = "new-at", refresh_token = "new-rt" }, expires_at = s.world.time.wall() + 3600 }
+      is(s.w.tokens:connected(s.w.open_one, answer, s.world.time.wall(), {}), true)
+    end, "w1")
+    s.world.run(5000)
+    is(s.state().secrets.access_token, "new-at")
+    is(s.state().secrets.refresh_token, "new-rt")
+    is(s.state().intent, nil)
+    is(refreshed(s).token, "new-at")
+    is(s.requests, 1)
+  end,
+  ["a consent is stored over a refresh that came first, and without its refresh token"] = function()
+    local s = one { connect = true, rotating = true }
+    refreshed(s)
+    s.world.spawn(function()
+      local answer = { secrets = { access_token = "new-at" }, expires_at = s.world.time.wall() + 3600 }
+      is(s.w.tokens:connected(s.w.open_one, answer, s.world.time.wall(), {}), true)
+    end, "w1")
+    s.world.run(1000)
+    is(s.state().secrets.access_token, "new-at")
+    is(s.state().secrets.refresh_token, nil)
+  end,
+  ["a consent is not stored for a client that was changed meanwhile, nor for a credential that is gone"] = function()
+    local s = one { connect = true }
+    local results = {}
+    local function store()
+      s.world.spawn(function()
+        local answer = { secrets = { access_token = "x" }, expires_at = s.world.time.wall() + 3600 }
+        results[#results + 1] = select(2, s.w.tokens:connected(s.w.open_one, answer, s.world.time.wall(), {}))
+      end, "w1")
+      s.world.run(1000)
+    end
+    s.store.put("credential", "c", { name = "c", type = "t", fields = { client_id = "other" } })
+    store()
+    s.store.del("credential", "c")
+    store()
+    is(results[1], "changed")
+    is(results[2], "absent")
+    is(s.state(), nil)
+  end,
+  ["scopes that an API asks for are noted, at most once a minute, and survive a refresh"] = function()
+    local s = one { connect = true, rotating = true }
+    refreshed(s)
+    local function wants(scopes)
+      local r
+      s.world.spawn(function() r = s.w.tokens:wants(s.w.open_one, scopes) end, "w1")
+      s.world.run(100)
+      return r
+    end
+    is(wants { "a", "b" }, true)
+    is(wants { "c" }, false)
+    s.world.run(61 * 1000)
+    is(wants { "a" }, false)            -- nothing new
+    is(wants { "c" }, true)
+    s.world.run(3600 * 1000)
+    refreshed(s)
+    is(table.concat(s.state().wanted, " "), "a b c")
+    local many = {}
+    for i = 1, 500 do many[i] = "s" .. i end
+    s.world.run(61 * 1000)
+    wants(many)
+    is(#s.state().wanted, 50)
+  end,
+  ["which challenges ask for scopes, and what of them is kept"] = function()
+    local function scopes(v, status)
+      local list = token.insufficient(status or 403, v)
+      return list and table.concat(list, " ")
+    end
+    is(scopes 'Bearer error="insufficient_scope", scope="a b:c https://x/y"', "a b:c https://x/y")
+    is(scopes 'Bearer realm="x", scope=a, error=insufficient_scope', "a")
+    is(scopes 'Bearer error="insufficient_scope"', "")
+    is(scopes('Bearer error="insufficient_scope", scope="a"', 401), nil)
+    is(scopes 'Bearer error="invalid_token", scope="a"', nil)
+    is(scopes 'Bearer error="insufficient_scope_x"', nil)
+    is(scopes(nil), nil)
+    is(scopes('Bearer error="insufficient_scope", scope="\27[31m ok ' .. ("x"):rep(201) .. ' caf\195\169 a\\b"'), "ok")
+    is(#token.insufficient(403, 'Bearer error="insufficient_scope", scope="' .. ("a "):rep(1000) .. '"'), 50)
+  end,
+  ["whoever ends a grant waits for a refresh in flight, and then nobody renews it"] = function()
+    local s = setting { connect = true, rotating = true, delay = 2000 }
+    local a, b = s.worker "a", s.worker "b"
+    a.ask(20000)
+    s.world.run(500)
+    local held
+    s.world.spawn(function() held = b.tokens:hold("c", s.world.time.now() + 25000) end, "b")
+    s.world.run(1000)
+    is(held, nil)
+    s.world.run(2000)
+    is(held.secrets.refresh_token, s.live)
+    s.delay = 20
+    s.world.run(3600 * 1000)            -- a dead holder's lease ends too
+    is(refreshed(s, a).token, "at-2")
+    s.world.spawn(function() b.tokens:hold("c", s.world.time.now() + 25000); b.tokens:forget "c" end, "b")
+    s.world.run(100)
+    is(s.state(), nil)
+    is(s.store.get("lease", "c"), nil)
   end,
   ["which answers say that a token is dead"] = function()
     local pol = { expired = { 498 } }
