@@ -22126,13 +22126,33 @@ l_req_dump(lua_State *L)
 	return 1;
 }
 
+/* req:target() -> path and query as they would go out (a secret: either may hold one), whether the path, whether
+ * the query is no longer the client's. For `credential test`. */
+static int
+l_req_target(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct secret *s;
+	struct buf b;
+
+	buf_init(&b, PEER_HEAD_MAX);
+	s = req_put_target(r, &b) ? secret_copy(b.p, b.n) : NULL;
+	buf_free(&b);
+	if (s == NULL)
+		return luaL_error(L, "no memory for the target");
+	l_push_secret(L, s);
+	lua_pushboolean(L, r->new_path != NULL);
+	lua_pushboolean(L, r->new_query != NULL);
+	return 3;
+}
+
 static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
 	{"strip", l_req_strip}, {"substitute", l_req_substitute}, {"has_text", l_req_has_text}, {"known", l_req_known},
 	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
-	{NULL, NULL},
+	{"target", l_req_target}, {NULL, NULL},
 };
 
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new}, {NULL, NULL}};
@@ -22711,6 +22731,21 @@ l_fetch_wait_k(lua_State *L, int status, lua_KContext ctx)
 	return n;
 }
 
+/* What `target` says in the place of the URL's path and query: it may be a secret. */
+static struct slice
+l_fetch_target(lua_State *L, struct slice rest)
+{
+	bool is_secret;
+
+	if (lua_getfield(L, 1, "target") != LUA_TNIL)
+		rest = l_check_value(L, lua_gettop(L), &is_secret);
+	lua_pop(L, 1);                  /* argument 1 keeps it */
+	for (size_t i = 0; i < rest.n; i++)
+		if ((unsigned char)rest.p[i] <= ' ' || rest.p[i] == 127)
+			luaL_error(L, "not a target");
+	return rest;
+}
+
 /* The whole request into f->out: what a caller may not set is what C frames. */
 static void
 l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority, struct slice rest)
@@ -22753,7 +22788,7 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	lua_pop(L, 1);
 }
 
-/* http_client.request({ method=, url=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…},
+/* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…},
  * tls=identity }, deadline)
  * -> { status=, values=, retry_after= } | nil, "timeout" | "unreachable" | "tls" | "address_blocked" |
  * "too_large" | "clock_unset", detail. No redirects. yields */
@@ -22796,7 +22831,7 @@ l_http_request(lua_State *L)
 	method = luaL_optstring(L, 4, "GET");
 	lf->f.method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
-	l_fetch_compose(L, &lf->f, method, authority, rest);
+	l_fetch_compose(L, &lf->f, method, authority, l_fetch_target(L, rest));
 	lua_settop(L, 3);
 	lf->f.owner = lf;
 	lf->f.done = l_fetch_done;
@@ -24366,12 +24401,14 @@ master_signal(int sig)
 			kill(master_workers[i].pid, sig);
 }
 
-/* In serve.lock, a line each: `env` finds the running proxy there, whatever its flags said. */
+/* In serve.lock, a line each, and then the flags as JSON: commands find the running proxy there, and
+ * reach upstreams as it does. */
 static void
-master_note_listeners(void)
+master_note_running(void)
 {
 	char at[64];
 	off_t end = 0;
+	struct slice flags = slice_of(serve.overrides.p);
 
 	for (size_t i = 0; i < net.nlisteners; i++) {
 		size_t n = net_format(&net.listeners[i].at, at);
@@ -24381,6 +24418,8 @@ master_note_listeners(void)
 			return;
 		end += (off_t)n;
 	}
+	if (pwrite(serve.lock_fd, flags.p, flags.n, end) == (ssize_t)flags.n)
+		end += (off_t)flags.n;
 	if (ftruncate(serve.lock_fd, end) != 0)
 		log_line("ev=lock err=%s", strerror(errno));
 }
@@ -24398,7 +24437,7 @@ master_say_ready(void)
 		n += (size_t)snprintf(line + n, sizeof line - n, "%sproxy=%s", i != 0 ? " " : "", at);
 	}
 	fprintf(stderr, "listening %s workers=%u\n", line, serve.workers);
-	master_note_listeners();
+	master_note_running();
 	net_format(&net.listeners[0].at, at);
 	while (left.n != 0) {
 		const char *p = memmem(left.p, left.n, mark, sizeof mark - 1);

@@ -60,7 +60,8 @@ local function option_lines(options)
 end
 
 function M.help_for(c)
-  local parts = { "usage: " .. usage_line(c), "\n\n", c.help or c.summary .. "\n" }
+  local help = type(c.help) == "function" and c.help() or c.help
+  local parts = { "usage: " .. usage_line(c), "\n\n", help or c.summary .. "\n" }
   if c.options and #c.options > 0 then parts[#parts + 1] = "\noptions:\n" .. option_lines(c.options) .. "\n" end
   return table.concat(parts)
 end
@@ -92,7 +93,7 @@ function M.overview()
   lines[#lines + 1] = [[
 
 A first credential:
-  sallyport credential add gh --type bearer --host api.github.com --env GH_TOKEN
+  sallyport credential add gh --preset github
   sallyport agent add claude
   eval "$(sallyport env --agent claude)"
   curl https://api.github.com/user

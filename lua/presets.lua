@@ -204,10 +204,14 @@ function M.gap(preset)
   end
 end
 
---- A text with {host} and {FIELD} filled in; nil where one is not known.
-function M.fill(text, host, fields)
+--- A text of the preset's with {host} and {FIELD} filled in; nil where one is not known. What a row of the preset puts
+-- there stays: `credential test` knows "{FIELD}" as its placeholder.
+function M.fill(preset, text, host, fields)
   local missing = false
   local out = text:gsub("{([%l_]+)}", function(name)
+    for _, row in ipairs(preset.rows or {}) do
+      if row.field == name then return nil end
+    end
     local value = name == "host" and host or fields and fields[name]
     missing = missing or type(value) ~= "string"
     return type(value) == "string" and value or ""

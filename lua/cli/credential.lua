@@ -571,6 +571,21 @@ ${NAME} in a plain field, a header's value or, as one whole label, a host is a v
 NAME=VALUE`). $${NAME} is that text itself.
 ]]
 
+-- The first example in the manual comment of each type that this binary brings.
+local function type_examples()
+  local sandbox, out = require "sandbox", {}
+  for _, name in ipairs(sandbox.defaults()) do
+    local line, more = sandbox.default_source(name):match("\n%-%- +(sallyport credential add [^\n]*)(.*)")
+    while line and line:find("\\$") do
+      out[#out + 1] = "  " .. line
+      line, more = more:match("^\n%-%- +([^\n]*)(.*)")
+      line = line and "    " .. line
+    end
+    if line and name ~= "presets" then out[#out + 1] = "  " .. line end
+  end
+  return table.concat(out, "\n") .. "\n"
+end
+
 local fields_help = [[
 
 Fields belong to the type; `sallyport policy show TYPE` prints it. A plain field is literal: header=x-api-key.
@@ -591,7 +606,7 @@ return {
     options = with({ { name = "preset", arg = "API", help = "a well-known API: `credential presets` lists them" },
       { name = "type", arg = "TYPE", help = "how it becomes authentication: bearer, basic, api_key, …" } },
       scope_options),
-    help = [[
+    help = function() return [[
 Keeps a credential: its secret sealed, and where it may go. Requests of agents that hold its bundle carry
 it to those hosts, and nowhere else.
 ]] .. fields_help .. variables_help .. [[
@@ -599,30 +614,14 @@ it to those hosts, and nowhere else.
 examples:
   sallyport credential add gh --preset github
   sallyport credential add jira --preset atlassian --host acme.atlassian.net username=me@acme.example password=@token
-  sallyport credential add api --type bearer --host api.example.com env=API_TOKEN
-  sallyport credential add gh-git --type basic --host github.com username=me password=env:GH_TOKEN
-  sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET \
-      header=x-api-key key=@key.txt
-  sallyport credential add tavily --type body_parameter --host api.tavily.com name=api_key value=@key.txt in=json
-  sallyport credential add bot --type substitute --host api.telegram.org env=TELEGRAM_BOT_TOKEN value=@token.txt \
-      --substitute value:path
   sallyport credential add wiki --type basic --host '${TENANT}.example.net' username=bot password=@pass.txt
-  sallyport credential add gcp --type gcp_access_token key=@service-account.json
-  sallyport credential add iap --type gcp_iap --host desk.example.com key=@service-account.json \
-      audience=1234-abc.apps.googleusercontent.com
-  sallyport credential add gh-bot --type github_app app_id=12345 account=my-org private_key=@app.pem \
-      permissions.contents=write
-  sallyport credential add sf --type oauth_jwt_bearer --host mycompany.my.salesforce.com private_key=@sf.pem \
-      issuer=CONSUMER_KEY subject=robot@example.com audience=https://login.salesforce.com \
-      token_url=https://login.salesforce.com/services/oauth2/token
-  sallyport credential add appstore --type jwt --host api.appstoreconnect.apple.com private_key=@AuthKey_ABC.p8 \
-      key_id=ABC claims.iss=ISSUER_ID claims.aud=appstoreconnect-v1 lifetime=1200
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin \
       ca=@nas-certificate.pem
   sallyport credential add bank --type bearer --host api.bank.example token=- client_cert=@me.pem client_key=@me.key
-  pass show crm | sallyport credential add crm --type oauth_client_credentials --host crm.example.com \
-      token_url=https://login.example.com/token client_id=abc client_secret=-
-]], run = add },
+  pass show search | sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET key=-
+
+and one of each type; `sallyport policy show TYPE` has its manual:
+]] .. type_examples() end, run = add },
   { words = "credential presets", args = "[API]", max = 1, summary = "well-known APIs, for --preset", help = [[
 Lists the APIs that need no more than `--preset`: what each is, and where its key is made. With a name it shows
 everything about one. They are a policy: `sallyport policy edit presets` adds your own.
@@ -679,13 +678,15 @@ example:
     summary = "try it: token, one small read, status",
     options = { { name = "agent", arg = "AGENT", help = "with this agent's variables; else its bundle's" } },
     help = [[
-Fetches a token where the type has one, then sends one GET with the credential to the URL and says the
-status, and which headers were set: names, never values. The URL must be one that the credential may go to;
-left out, it is the root of its first host.
+Fetches a token where the type has one, then sends one GET with the credential to the URL and says what came
+back, and what was set: names, never values. The URL must be one that the credential may go to; left out, it is
+the small read that its preset knows, or the root of its first host. Upstreams are reached as by the proxy that
+runs, with its flags. Where a secret belongs into the URL by a row, its placeholder here is {FIELD}.
 
 examples:
-  sallyport credential test gh https://api.github.com/user
-  sallyport credential test crm
+  sallyport credential test gh
+  sallyport credential test crm https://api.crm.example/v1/me
+  sallyport credential test bot 'https://api.telegram.org/bot{value}/getMe'
 ]], run = test },
   require "cli.sandbox_file",
   { words = "credential remove", args = "NAME …", min = 1, summary = "forget it, its token too", help = [[

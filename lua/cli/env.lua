@@ -70,10 +70,9 @@ local function proxy_address(opt, ctx)
     end
     return opt.proxy
   end
-  -- A running server has written its listeners, ports picked and flags obeyed, into its lock.
-  local running = ctx.host.lock_held(ctx.home) and ctx.host.read_file(ctx.home .. "/serve.lock", 4096)
-  local first = running and running:match("^([^\n]+)\n")
-  if first then return env.reach(first) end
+  -- Its listeners, with ports picked and flags obeyed.
+  local running = home.running(ctx)
+  if running and running.listen[1] then return env.reach(running.listen[1]) end
   local listen = records.settings(nil).listen[1]
   if listen:find(":0$") then
     report.fail("the proxy picks its port when it starts, so it must be named here",

@@ -103,7 +103,7 @@ function M.next_steps(ctx)
   if me ~= "sallyport" then lines[#lines + 1] = "  alias sallyport=" .. me end
   if default ~= ctx.home then lines[#lines + 1] = "  export SALLYPORT_HOME=" .. quote(ctx.home) end
   lines[#lines + 1] = [[
-  sallyport credential add gh --type bearer --host api.github.com env=GH_TOKEN  # asks for the token
+  sallyport credential add gh --preset github  # asks for the token
   sallyport agent add claude                           # prints the agent's own token, once
   eval "$(sallyport env --agent claude)"               # in the agent's shell: proxy, CA, placeholder
   curl -H "Authorization: Bearer $GH_TOKEN" https://api.github.com/user   # goes out with the real token
@@ -111,6 +111,23 @@ function M.next_steps(ctx)
   sallyport log
 ]]
   return table.concat(lines, "\n")
+end
+
+local LOCK_MAX = 2 << 20   -- listeners, and flags with their files
+
+--- What the running proxy has written into its lock: { listen = {"127.0.0.1:7080", …}, flags = table } | nil.
+function M.running(ctx)
+  local text = ctx.host.lock_held(ctx.home) and ctx.host.read_file(ctx.home .. "/serve.lock", LOCK_MAX)
+  if not text then return nil end
+  local out = { listen = {} }
+  for line in text:gmatch("[^\n]+") do
+    if line:sub(1, 1) == "{" then
+      out.flags = require("json").decode(line)
+    else
+      out.listen[#out.listen + 1] = line
+    end
+  end
+  return out
 end
 
 return M

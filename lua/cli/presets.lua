@@ -69,10 +69,10 @@ local function check_asked(p, into, ctx)
 end
 
 -- A map of the preset under the members that were typed; anything else where nothing was.
-local function lay_field(plain, into, name, value)
+local function lay_field(p, plain, into, name, value)
   local typed = into.values[name]
   if typed == nil then
-    into.values[name] = type(value) == "string" and presets.fill(value, plain.hosts[1], into.values) or copied(value)
+    into.values[name] = type(value) == "string" and presets.fill(p, value, plain.hosts[1], into.values) or copied(value)
   elseif type(typed) == "table" and type(value) == "table" and #value == 0 then
     for member, v in pairs(value) do
       if typed[member] == nil then typed[member] = v end
@@ -83,7 +83,7 @@ end
 --- Lays the preset under what was typed.
 function M.lay(p, plain, into, opt, ctx)
   plain.preset = p.name
-  for name, value in pairs(p.fields) do lay_field(plain, into, name, value) end
+  for name, value in pairs(p.fields) do lay_field(p, plain, into, name, value) end
   for name, value in pairs(p.headers) do
     name = name:lower()
     if not into.headers[name] and not into.sealed["h/" .. name] then into.headers[name] = value end

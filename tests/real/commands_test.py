@@ -395,3 +395,37 @@ def test_shared_suffixes(t):
     assert "signs goes to *.amazonaws.com" in said, said
     s.cli("credential", "set", "signs", "--method", "GET")
     s.canaries.append("canary-wide")
+
+
+def test_credential_test(t):
+    """credential test says what came back and what was set, never a value; it reaches upstreams as the running proxy does"""
+    s, up = t.proxy(workers=1)      # --connect-to and --upstream-ca are flags of this run, not kept settings
+    host = {"host": "api.test"}
+    s.credential({**host, "name": "head", "type": "bearer", "secrets": {"token": "canary-try-1"}})
+    s.credential({**host, "name": "query", "preset": "serpapi", "secrets": {"value": "canary-try-2"}})
+    s.credential({**host, "name": "path", "preset": "telegram", "secrets": {"value": "777:canary-try-3"}})
+    s.credential({**host, "name": "mints", "preset": "postmark", "secrets": {"key": "canary-try-4"}})
+    r = s.cli("credential", "test", "head", "https://api.test/v1/me")
+    assert "status  200" in r.stdout and "set     authorization" in r.stdout, r.stdout
+    assert up.requests[-1].get("authorization") == "Bearer canary-try-1"
+    r = s.cli("credential", "test", "query", "https://api.test/search?q=1")
+    assert "the query" in r.stdout, r.stdout
+    assert up.requests[-1].line == "GET /search?q=1&api_key=canary-try-2 HTTP/1.1", up.requests[-1].line
+    r = s.cli("credential", "test", "path", "https://api.test/bot{value}/getMe", "--json")
+    assert json.loads(r.stdout)["set"] == ["the path"], r.stdout
+    assert up.requests[-1].line == "GET /bot777:canary-try-3/getMe HTTP/1.1", up.requests[-1].line
+    r = s.cli("credential", "test", "mints", "https://api.test/server", check=False)
+    assert r.returncode == 1 and "mint=allow" in r.stderr and "tokens" in r.stderr, r.stderr
+    r = s.cli("credential", "test", "head", "https://elsewhere.test/", check=False)
+    assert r.returncode == 1 and "elsewhere" not in up.requests[-1].line and "does not go there" in r.stderr, r.stderr
+    s.canaries += ["canary-try-1", "canary-try-2", "canary-try-3", "canary-try-4"]
+
+
+def test_an_example_of_each_type(t):
+    """credential add --help has an example for each credential type, from the type's own manual"""
+    s = t.bare()
+    s.init()
+    types = [p["name"] for p in sallyport.rows(s.cli("policy", "list", "--json").stdout) if p["kind"] == "type"]
+    text = s.cli("credential", "add", "--help").stdout
+    missing = [name for name in types if f"--type {name} " not in text]
+    assert len(types) >= 10 and not missing, missing

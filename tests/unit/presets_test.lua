@@ -60,8 +60,9 @@ local cases = {
   ["a gap is asked for, and what has none is not"] = function()
     is(presets.gap(presets.get "atlassian"), "YOUR-SITE.atlassian.net")
     is(presets.gap(presets.get "github"), nil)
-    is(presets.fill("https://{host}/x/{username}", "h.test", { username = "me" }), "https://h.test/x/me")
-    is(presets.fill("https://{host}/x/{username}", "h.test", {}), nil)
+    is(presets.fill({}, "https://{host}/x/{username}", "h.test", { username = "me" }), "https://h.test/x/me")
+    is(presets.fill({}, "https://{host}/x/{username}", "h.test", {}), nil)
+    is(presets.fill(presets.get "telegram", "https://{host}/bot{value}/getMe", "h.test", {}), "https://h.test/bot{value}/getMe")
   end,
   ["each variable's placeholder has the shape of its preset"] = function()
     is(records.shape_for("GITHUB_TOKEN"), "ghp_{36}")
