@@ -20396,7 +20396,7 @@ static const struct { const char *name; void (*get)(lua_State *, struct req *); 
 	{"port", l_get_port, true}, {"scheme", l_get_scheme, true}, {"token", l_get_token, false},
 	{"form", l_get_form, false}, {"own_endpoint", l_get_own, false},
 	{"websocket", l_get_websocket, false}, {"query", l_get_query, false}, {"id", l_get_id, false},
-	{"body_kind", l_get_body_kind, false}, {"length", l_get_length, false},
+	{"body_kind", l_get_body_kind, true}, {"length", l_get_length, false},
 	{"has_body", l_get_has_body, true},
 };
 

@@ -146,7 +146,7 @@ end
 -- What is known of a credential that has placeholders: enough to tell each agent's, and where they belong.
 local function holds(rec)
   return {
-    name = rec.name, type = rec.type, env = rec.env, placeholder = rec.placeholder, hosts = rec.hosts, bundles = rec.bundles,
+    name = rec.name, type = rec.type, env = rec.env, env_more = rec.env_more, placeholder = rec.placeholder, hosts = rec.hosts, bundles = rec.bundles,
     plain_http = rec.plain_http, enabled = rec.enabled, version = rec.version,
   }
 end
@@ -415,7 +415,7 @@ function M:candidates(agent, host)
   local ok, list = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.bundles, host, self:holds(agent))
   if not ok or type(list) ~= "table" then return nil, tostring(list) end
   if agent.host_count >= HOSTS_MAX then agent.hosts, agent.host_count = {}, 0 end
-  found = { list = list, plans = {}, kept = {} }
+  found = { list = list, plans = {}, kept = {}, foreign = {} }
   agent.hosts[host], agent.host_count = found, agent.host_count + 1
   return found
 end

@@ -100,9 +100,44 @@ local function method_of(method, websocket)
   return method ~= "WEBSOCKET" and method or "(WEBSOCKET)"
 end
 
--- `looked` is set once the answer depends on this one request: its path, or what it presents.
-local function question_of(self, req, agent, method, port)
+-- Query names that make a request somebody else's unless they bear this credential's placeholder; false: none.
+local function foreign_of(self, found, own)
+  local names = found.foreign[own]
+  if names == nil then
+    local rec = not own.domain and self.store.peek("credential", own.name)
+    local pol = rec and self.policy.load(rec.type)
+    names = pol and pol.foreign or false
+    found.foreign[own] = names
+  end
+  return names
+end
+
+local function names_any(query, names)
+  local list = require("uri").parse_query(query) or {}
+  for _, pair in ipairs(list) do
+    for _, name in ipairs(names) do
+      if pair[1]:lower() == name:lower() then return true end
+    end
+  end
+  return false
+end
+
+-- Is the request presigned with another key than the placeholder this agent holds for the item's credential? Then it is
+-- somebody else's, and to sign it again would break it.
+local function foreign(self, found, agent, item, query)
+  local own = self.config:item(item)
+  local names = own and foreign_of(self, found, own)
+  if not names or not names_any(query, names) then return false, names end
+  for _, h in ipairs(held_for(self, agent, own.name)) do
+    if query:find(h.text, 1, true) then return false, names end
+  end
+  return true, names
+end
+
+-- `looked` is set once the answer depends on this one request: its path, its query, or what it presents.
+local function question_of(self, req, agent, method, port, found)
   local question
+  local query = req.query
   question = {
     method = method,
     tls = req.scheme == "https",
@@ -111,6 +146,11 @@ local function question_of(self, req, agent, method, port)
       question.looked = true
       return self.path_readings(req.path)
     end,
+    foreign = query and function(item)
+      local is, names = foreign(self, found, agent, item, query)
+      question.looked = question.looked or names ~= false
+      return is
+    end or nil,
     presents = function(item)
       question.looked = true
       local own = self.config:item(item)
@@ -128,12 +168,12 @@ local KEPT = { GET = true, HEAD = true, OPTIONS = true, POST = true, PUT = true,
 local function decide_request(self, req, agent, found, skips)
   local method, port, secure = method_of(req.method, req.websocket), req.port, req.scheme == "https"
   local kept = secure and not skips and found.kept[method]
-  if kept and kept.port == port then return kept.own, kept.bundle, kept.routed end
-  local question = question_of(self, req, agent, method, port)
+  if kept and kept.port == port and not (kept.foreign and req.query) then return kept.own, kept.bundle, kept.routed end
+  local question = question_of(self, req, agent, method, port, found)
   question.skips = skips
   local own, bundle, routed = decide(self, agent, found, question)
   if own and secure and not skips and not question.looked and KEPT[method] and self.config.build.match.pure then
-    found.kept[method] = { port = port, own = own, bundle = bundle, routed = routed }
+    found.kept[method] = { port = port, own = own, bundle = bundle, routed = routed, foreign = foreign_of(self, found, own) }
   end
   return own, bundle, routed
 end
@@ -269,6 +309,13 @@ local function substitute(self, req, agent, opened, cred)
     ("injection failed (\"%s\"): what the placeholder stands for cannot be written into the %s"):format(opened.name, where)
 end
 
+-- Set before `apply`, for a type that signs them, and after it, for they have the last word.
+local function set_extra(req, opened)
+  if #opened.extra == 0 then return end
+  local headers = req:view().headers
+  for _, h in ipairs(opened.extra) do headers:set(h[1], h[2]) end
+end
+
 -- The type's `apply` and the credential's further headers. true | nil, code, message. `frank`: for the operator's
 -- eyes, with the policy's own words; an agent is never shown them.
 local function inject(self, req, agent, opened, cred, frank)
@@ -276,6 +323,7 @@ local function inject(self, req, agent, opened, cred, frank)
   local pol = opened.pol
   local ok, code, message = substitute(self, req, agent, opened, cred)
   if not ok then return nil, code, message end
+  set_extra(req, opened)
   ok, code, message = self.policy.apply(pol, req, cred)
   if not ok then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
@@ -287,10 +335,7 @@ local function inject(self, req, agent, opened, cred, frank)
     end
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
-  if #opened.extra > 0 then
-    local headers = req:view().headers
-    for _, h in ipairs(opened.extra) do headers:set(h[1], h[2]) end
-  end
+  set_extra(req, opened)
   return true
 end
 
@@ -687,6 +732,10 @@ function M:on_rejudge(info)
   local own, bundle = decide(self, agent, found, {
     method = method_of(info.method, info.websocket), tls = info.scheme == "https", port = info.port,
     readings = function() return self.path_readings(info.path) end,
+    foreign = function(item)
+      local candidate = self.config:item(item)
+      return candidate ~= nil and foreign_of(self, found, candidate) ~= false and candidate.name ~= info.credential
+    end,
     presents = function(item)
       local candidate = self.config:item(item)
       return candidate ~= nil and candidate.name == info.credential
@@ -873,6 +922,7 @@ function M:on_explain(spec)
   local own, bundle, routed = decide(self, agent, found, {
     method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
     port = url.port, readings = function() return self.path_readings(url.path) end,
+    foreign = url.query and function(item) return (foreign(self, found, agent, item, url.query)) end or nil,
     presents = function() return false end,
   }, trace)
   explain_rows(self, result.considered, trace)

@@ -64,10 +64,10 @@ end
 -- policy that does nothing.
 local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
-  fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
+  fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table function",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
-  connect = "function", sends_secret = "boolean", stand_in = "table",
+  connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -82,6 +82,7 @@ local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
   default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
   base = "boolean",
+  group = "string",
 }
 local body_keys = { max = "integer" }
 local stand_in_keys = { url = "function", answer = "function", file = "function", keys = "boolean" }
@@ -280,6 +281,7 @@ function Check:field(given, i, seen)
   local f = {
     name = name, type = given.type or "string", help = given.help, secret = given.secret or nil,
     required = given.required or nil, empty = given.empty or nil, min = given.min, max = given.max,
+    group = given.group,
     base = given.base or nil,   -- a url whose own path is an API's, not a token endpoint's
   }
   if f.base and f.type ~= "url" then
@@ -367,7 +369,9 @@ function Check:endpoints(given)
   return list, out
 end
 
+-- Statuses, or a function(status, error_type) that says whether an answer tells of a dead token.
 function Check:statuses(given)
+  if type(given) == "function" then return given end
   local out = {}
   for i, status in ipairs(given) do
     if math.type(status) ~= "integer" or status < 400 or status > 599 then
@@ -412,15 +416,23 @@ function Check:body(given)
 end
 
 -- What an agent's environment gets: env = { name = "GH_TOKEN", with = { GIT_TERMINAL_PROMPT = "0" } }. The first holds
--- the placeholder unless the credential names another variable, the others are set beside it.
+-- the placeholder unless the credential names another variable, the others are set beside it; more = { NAME = "{40}" }:
+-- further placeholders beside the first one, where there is more than one secret.
 function Check:environment(given)
-  if not self:keys(given, { name = "string", with = "table" }, "env") then return nil end
-  local records, out = require "records", { name = given.name, with = {} }
+  if not self:keys(given, { name = "string", shape = "string", with = "table", more = "table" }, "env") then return nil end
+  local records, out = require "records", { name = given.name, shape = given.shape, with = {}, more = given.more and {} }
   local function name_ok(name) return type(name) == "string" and records.env_name(name) end
   if given.name and not name_ok(given.name) then return self:fail("env", "env has a malformed name") end
+  if given.shape and not records.shape(given.shape) then return self:fail("env", "env has a malformed shape") end
   for name, value in pairs(given.with or {}) do
     if not name_ok(name) or not text_ok(value) then return self:fail("with", "env.with is { NAME = \"text\" }") end
     out.with[name] = value
+  end
+  for name, shape in pairs(given.more or {}) do
+    if not name_ok(name) or type(shape) ~= "string" or not records.shape(shape) then
+      return self:fail("more", "env.more is { NAME = \"the shape of a placeholder\" }")
+    end
+    out.more[name] = shape
   end
   return out
 end
@@ -457,6 +469,9 @@ function Check:type(t, pol)
   pol.expired = self:statuses(t.expired or {})
   if not pol.expired then return nil end
   pol.sends_secret = t.sends_secret ~= false   -- false: what goes out is good for that request alone
+  pol.clock = t.clock
+  pol.foreign = t.foreign and self:strings(t.foreign, "foreign")
+  if self.why then return nil end
   pol.mint = self:mint(t.mint or {})
   if not pol.mint then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)
@@ -514,9 +529,10 @@ end
 
 -- The runtime's modules as a policy sees them. `net` is not among them: refresh gets one that knows its credential.
 local function modules()
-  local time = require "time"
+  local aws, time = require "aws", require "time"
   return {
     form = require "form", json = require "json", uri = require "uri", secret = require "secret", sign = require "sign",
+    aws = { sign = aws.sign, body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope },
     time = { now = time.now, wall = time.wall, iso = time.iso },
   }
 end

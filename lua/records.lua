@@ -406,11 +406,21 @@ local function random_end(template)
 end
 
 --- All that this agent holds for the credential: { { env, text, stop = where its random part ends, field }… }.
--- `field`: the one that it stands for; nil: the credential as a whole.
+-- `field`: the one that it stands for; nil: the credential as a whole. First its own variable's, then `env_more`'s.
 function M.held(agent, cred)
   local text = M.placeholder(agent, cred)
   if not text then return {} end
-  return { { env = cred.env, text = text, stop = random_end(cred.placeholder or SHAPE_DEFAULT) } }
+  local list = { { env = cred.env, text = text, stop = random_end(cred.placeholder or SHAPE_DEFAULT) } }
+  for name, shape in pairs(cred.env_more or {}) do
+    local _, random = M.shape(shape)
+    local seed = ("placeholder/%s/%s/%s"):format(agent, cred.name, name)
+    list[#list + 1] = { env = name, text = M.fill(shape, require("store").derive(seed, random)), stop = random_end(shape) }
+  end
+  table.sort(list, function(a, b)
+    if (a.text == text) ~= (b.text == text) then return a.text == text end
+    return a.env < b.env
+  end)
+  return list
 end
 
 --- What stands for one part of a credential in this agent's sandbox: a client secret, a token. See stand_in.lua.

@@ -8,7 +8,8 @@
 --     paths = {…}|nil, plain_http = bool, enabled = bool, tunnel = bool, order = integer (older is smaller) }
 -- A question is what decide may know of a request:
 --   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool,
---     skips = { [id] = true }|nil: these have no part in it }
+--     skips = { [id] = true }|nil: these have no part in it,
+--     foreign = nil | function(item) -> bool: its query is signed with somebody else's key }
 -- A WebSocket upgrade has the method WEBSOCKET.
 -- One label of a host may be a variable, "${TENANT}.example.com": it counts as an exact host where its value is the
 -- label that was asked for. candidates asks for that: holds(bundle, name, label) -> bool.
@@ -115,6 +116,7 @@ local function fits(item, q)
   local shape = item.shape
   return shape.enabled and (q.tls or shape.plain) and shape.ports.has[q.port] and not (q.skips and q.skips[item.id])
     and (not shape.methods or shape.methods.has[q.method])
+    and not (q.foreign and q.foreign(item))
 end
 
 -- "/v1" covers "/v1" and "/v1/…", not "/v10"; "/v1/" covers what is below it.
@@ -386,6 +388,7 @@ local function reason(item, q, path, chosen)
   if shape.methods and not shape.methods.has[q.method] then
     return "its methods are " .. table.concat(shape.methods.list, ", ")
   end
+  if q.foreign and q.foreign(item) then return "the URL is signed with another key than its placeholder: somebody else's" end
   return chosen and chosen.name .. " comes first" or "servers may read the path otherwise"
 end
 
@@ -414,7 +417,7 @@ end
 
 -- Nothing fits: the code that names the nearest miss, and what would have been allowed.
 local function refuse(list, q, path)
-  local methods, paths, ports, disabled, plain = {}, {}, {}, nil, nil
+  local methods, paths, ports, disabled, plain, foreign = {}, {}, {}, nil, nil, nil
   for _, level in ipairs(list) do
     for _, item in ipairs(level_items(level, HINT_MAX)) do
       local shape = item.shape
@@ -424,6 +427,8 @@ local function refuse(list, q, path)
         plain = plain or item
       elseif not shape.ports.has[q.port] then
         note_all(ports, shape.ports.list)
+      elseif q.foreign and item_covers(item, path) and q.foreign(item) then
+        foreign = foreign or item
       elseif item_covers(item, path) then
         note_all(methods, shape.methods.list)
       else
@@ -435,6 +440,10 @@ local function refuse(list, q, path)
   if next(paths) then return nil, "path_not_allowed", "allowed on this host: " .. sorted_keys(paths) end
   if next(ports) then return nil, "host_not_allowed", "allowed on this host: port " .. sorted_keys(ports) end
   if plain then return nil, "host_not_allowed", "allowed on this host: https" end
+  if foreign then
+    return nil, "host_not_allowed", ("the URL is signed with another key than the placeholder of %s; a domain entry would "
+      .. "let it pass"):format(foreign.name)
+  end
   if disabled then return nil, "host_not_allowed", ("the credential %s for it is disabled"):format(disabled.name) end
   return nil, "host_not_allowed"
 end

@@ -274,7 +274,6 @@ local list = {
 
   -- ---- clouds and hosting ------------------------------------------------------------------------
   { name = "aws", title = "Amazon Web Services", type = "aws_sigv4", hosts = { "*.amazonaws.com", "*.api.aws" },
-    env = { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY" }, placeholder = "AKIA{16:upper}",
     ask = { access_key_id = "AKIA… or, with a session token, ASIA…", secret_access_key = "its secret" },
     make = "https://console.aws.amazon.com/iam/home#/security_credentials",
     test = "https://sts.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15",
@@ -604,7 +603,7 @@ return {
     ANTHROPIC_AUTH_TOKEN = "sk-ant-api03-{93:url}AA", GITHUB_PAT = "github_pat_{22}_{59}", NPM_TOKEN = "npm_{36}",
     NODE_AUTH_TOKEN = "npm_{36}", TWINE_PASSWORD = "pypi-AgEIcHlwaS5vcmc{150:url}", CARGO_REGISTRY_TOKEN = "cio{32}",
     SLACK_APP_TOKEN = "xapp-1-A{10:upper}-{13:digit}-{64:hex}", TWILIO_ACCOUNT_SID = "AC{32:hex}",
-    AWS_SECRET_ACCESS_KEY = "{40}",
+    AWS_ACCESS_KEY_ID = "AKIA{16:upper}", AWS_SECRET_ACCESS_KEY = "{40}",
   },
 
   -- What a row says, as it is used: a change that loses one of these is refused.

@@ -433,7 +433,10 @@ local function add(args, opt, ctx)
   local given, pasted = pasted_tokens(ctx, pol, table.move(args, 2, #args, 1, {}))
   local into = fields.read(ctx, specs, given)
   if preset then presets.lay(preset, plain, into, opt, ctx) end
-  if pol.env and not (into.env or opt.env) then opt.env = pol.env.name end
+  if pol.env and not (into.env or opt.env) then
+    opt.env, plain.env_more = pol.env.name, pol.env.more
+    if not into.placeholder then opt.placeholder = opt.placeholder or pol.env.shape end
+  end
   read_env(plain, into, opt)
   read_rows(plain, opt)
   read_tls(plain, into)
@@ -473,7 +476,7 @@ local function clear(plain, kept, names, specs)
     for _, s in ipairs(specs) do known = known or s.name == name end
     if clearable[n] then
       plain[clearable[n]] = n == "bundle" and {} or nil
-      if n == "env" then plain.placeholder, plain.env_also = nil, nil end
+      if n == "env" then plain.placeholder, plain.env_also, plain.env_more = nil, nil, nil end
       if n == "client_cert" then kept.sealed["c/client_key"] = nil end
     elseif name == "headers" then
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil

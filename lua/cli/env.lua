@@ -50,12 +50,15 @@ local function placeholders(agent, ctx)
   end)
   local out, taken = {}, {}
   for _, item in ipairs(list) do
-    for _, name in ipairs { item.cred.env, table.unpack(item.cred.env_also or {}) } do
+    local held = records.held(agent.name, item.cred)
+    for _, name in ipairs(item.cred.env_also or {}) do held[#held + 1] = { env = name, text = held[1].text } end
+    for _, h in ipairs(held) do
+      local name = h.env
       if taken[name] then
         ctx.note(("note: %s stands for '%s'; '%s' names the same variable"):format(name, taken[name], item.cred.name))
       else
         taken[name] = item.cred.name
-        out[#out + 1] = { name, records.placeholder(agent.name, item.cred) }
+        out[#out + 1] = { name, h.text }
       end
     end
     companions(item.cred, taken, out)

@@ -221,8 +221,20 @@ function M.kept(record)
   return into
 end
 
+-- Fields of one group are set together: with one of them typed, what is kept of the others belongs to the old one.
+local function forget_groups(kept, typed, specs)
+  local anew = {}
+  for _, spec in ipairs(specs) do
+    if spec.group and typed.values[spec.name] ~= nil then anew[spec.group] = true end
+  end
+  for _, spec in ipairs(specs) do
+    if anew[spec.group] then kept.values[spec.name] = nil end
+  end
+end
+
 --- Lays what was typed over what is kept: a map by its members, everything else whole.
 function M.over(kept, typed, specs)
+  forget_groups(kept, typed, specs)
   for _, spec in ipairs(specs) do
     local new = typed.values[spec.name]
     if spec.type == "map" and new then

@@ -1,0 +1,493 @@
+--- What the AWS types share: whose a host is, what a sandbox's own signature says, and how a request is signed.
+-- Policies see this module as `aws`. The names are facts about AWS's endpoints: its service models (endpointPrefix and
+-- signingName), its endpoint documentation, and the Amazon S3 User Guide for S3's many forms.
+local M = {}
+
+local BODY_MAX = 16 << 20      -- a body that has to be hashed before its head can go out
+local ACTION_MAX = 1 << 20     -- a body read for the action in it: IAM's and STS's have a few KiB
+local HOSTS_MAX = 256          -- hosts remembered; an agent may make up as many as it likes
+local EXPIRES_MAX = 604800     -- s: a presigned URL lives seven days at most
+
+-- ---- hosts ---------------------------------------------------------------------------------------
+
+-- Amazon's domains. `home`: where the partition's global services are signed for.
+local suffixes = {
+  { ".amazonaws.com.cn", home = "cn-northwest-1" }, { ".api.amazonwebservices.com.cn", home = "cn-northwest-1" },
+  { ".on.amazonwebservices.com.cn", home = "cn-northwest-1" },
+  { ".amazonaws.com", home = "us-east-1" }, { ".api.aws", home = "us-east-1" }, { ".on.aws", home = "us-east-1" },
+  { ".amazonaws.eu", home = "eusc-de-east-1" }, { ".api.amazonwebservices.eu", home = "eusc-de-east-1" },
+  { ".on.amazonwebservices.eu", home = "eusc-de-east-1" },
+  { ".c2s.ic.gov", home = "us-iso-east-1" }, { ".sc2s.sgov.gov", home = "us-isob-east-1" },
+  { ".csp.hci.ic.gov", home = "us-isof-south-1" }, { ".cloud.adc-e.uk", home = "eu-isoe-west-1" },
+}
+
+local direction = {}
+for _, d in ipairs { "north", "south", "east", "west", "central", "northeast", "northwest", "southeast", "southwest" } do
+  direction[d] = true
+end
+
+-- us-east-1, us-gov-west-1, eusc-de-east-1; not my-app-1.
+local function is_region(label)
+  local towards = label and label:match("^%l%l[%l-]*%-(%l+)%-%d+$")
+  return towards ~= nil and direction[towards] ~= nil
+end
+
+-- What stands before the region in a host, and the name that is signed, where they differ. Longest match from the left.
+local signing = {
+  -- as the service models have it
+  ["a2i-runtime.sagemaker"] = "sagemaker", ["api.detective"] = "detective", ["api.ecr"] = "ecr",
+  ["api.ecr-public"] = "ecr-public", ["api.elastic-inference"] = "elastic-inference",
+  ["api.fleethub.iot"] = "iotfleethub", ["api.iotdeviceadvisor"] = "iotdeviceadvisor",
+  ["api.iotwireless"] = "iotwireless", ["api.mediatailor"] = "mediatailor", ["api.pricing"] = "pricing",
+  ["api.sagemaker"] = "sagemaker", ["api.tunneling.iot"] = "IoTSecuredTunneling", appconfigdata = "appconfig",
+  appstream2 = "appstream", backupstorage = "backup-storage", ["catalog.marketplace"] = "aws-marketplace",
+  cloudhsmv2 = "cloudhsm", cloudsearchdomain = "cloudsearch", ["contact-lens"] = "connect",
+  ["data-ats.iot"] = "iotdata", ["data.iotevents"] = "ioteventsdata", ["data.jobs.iot"] = "iot-jobs-data",
+  ["data.mediastore"] = "mediastore", ["devices.iot1click"] = "iot1click", ["edge.sagemaker"] = "sagemaker",
+  email = "ses", ["entitlement.marketplace"] = "aws-marketplace", ["featurestore-runtime.sagemaker"] = "sagemaker",
+  forecastquery = "forecast", ["identity-chime"] = "chime", ["ingest.timestream"] = "timestream",
+  ["media-pipelines-chime"] = "chime", ["meetings-chime"] = "chime", ["memory-db"] = "memorydb",
+  ["messaging-chime"] = "chime", ["metering.marketplace"] = "aws-marketplace", ["migrationhub-config"] = "mgh",
+  mobile = "AWSMobileHubService", ["models-v2-lex"] = "lex", ["models.lex"] = "lex", oidc = "awsssooidc",
+  ["participant.connect"] = "execute-api", ["personalize-events"] = "personalize",
+  ["personalize-runtime"] = "personalize", pinpoint = "mobiletargeting", ["portal.sso"] = "awsssoportal",
+  ["projects.iot1click"] = "iot1click", ["query.timestream"] = "timestream", ["runtime-v2-lex"] = "lex",
+  ["runtime.lex"] = "lex", ["runtime.sagemaker"] = "sagemaker", ["s3-control"] = "s3",
+  ["servicecatalog-appregistry"] = "servicecatalog", ["session.qldb"] = "qldb", ["sms-voice.pinpoint"] = "sms-voice",
+  ["streams.dynamodb"] = "dynamodb", ["voice-chime"] = "chime",
+  -- younger services
+  ["bedrock-runtime"] = "bedrock", ["bedrock-agent"] = "bedrock", ["bedrock-agent-runtime"] = "bedrock",
+  ["bedrock-data-automation"] = "bedrock", ["bedrock-data-automation-runtime"] = "bedrock",
+  ["bedrock-agentcore-control"] = "bedrock-agentcore", ["metrics.sagemaker"] = "sagemaker",
+  ["workflows-omics"] = "omics", ["storage-omics"] = "omics", ["control-storage-omics"] = "omics",
+  ["analytics-omics"] = "omics", ["tags-omics"] = "omics", ivsrealtime = "ivs", ["data.qapps"] = "qapps",
+  ["mail-manager"] = "ses", ["runtime-medical-imaging"] = "medical-imaging",
+  ["controlplane.payment-cryptography"] = "payment-cryptography",
+  ["dataplane.payment-cryptography"] = "payment-cryptography", ["agreement-marketplace"] = "aws-marketplace",
+  ["deployment-marketplace"] = "aws-marketplace", ["reporting-marketplace"] = "aws-marketplace",
+  ["maps.geo"] = "geo", ["places.geo"] = "geo", ["routes.geo"] = "geo", ["tracking.geo"] = "geo",
+  ["geofencing.geo"] = "geo", ["metadata.geo"] = "geo", ["dataplane.rum"] = "rum", ["dataplane.evidently"] = "evidently",
+  ["greengrass-ats.iot"] = "greengrass",
+  -- endpoints of somebody's own
+  ["lambda-url"] = "lambda", ["appsync-api"] = "appsync", ["appsync-realtime-api"] = "appsync",
+  ["aps-workspaces"] = "aps", ddb = "dynamodb", ["data-kinesis"] = "kinesis", ["control-kinesis"] = "kinesis",
+  -- older names
+  ["s3-accesspoint"] = "s3", queue = "sqs", neptune = "neptune-db", transcribestreaming = "transcribe",
+}
+
+-- Services that are signed for one region, whatever is asked of them, where that is not the partition's home.
+local fixed = {
+  ["amazonaws.com"] = { globalaccelerator = "us-west-2", networkmanager = "us-west-2" },
+  ["amazonaws.com.cn"] = { iam = "cn-north-1", support = "cn-north-1" },
+}
+local global_names = {
+  iam = "iam", sts = "sts", cloudfront = "cloudfront", route53 = "route53", organizations = "organizations",
+  budgets = "budgets", ce = "ce", waf = "waf", shield = "shield", importexport = "IngestionService", sdb = "sdb",
+  support = "support", ec2 = "ec2", queue = "sqs", health = "health", ["global.health"] = "health", account = "account",
+  globalaccelerator = "globalaccelerator", networkmanager = "networkmanager", savingsplans = "savingsplans",
+  route53domains = "route53domains", artifact = "artifact", s3 = "s3",
+}
+
+-- Hosts that take SigV4a alone: no region is their own.
+local everywhere = {
+  ["s3-global"] = "s3", ["cloudfront-kvs.global"] = "cloudfront-keyvaluestore", ["endpoint.events"] = "events",
+  ["endpoints.email.global"] = "ses",
+}
+
+local function without_fips(label)
+  return (label:gsub("%-fips$", ""):gsub("^fips%-", ""))
+end
+
+-- The labels before the region, FIPS forgotten: "api.ecr", "bucket.s3".
+local function names_of(labels, n)
+  local out = {}
+  for i = 1, n do
+    if labels[i] ~= "fips" then out[#out + 1] = without_fips(labels[i]) end
+  end
+  return out
+end
+
+-- The longest run of last labels that `names` knows; its value.
+local function longest(names, labels)
+  for i = 1, #labels do
+    local name = table.concat(labels, ".", i)
+    if names[name] then return names[name] end
+  end
+end
+
+local function service_of(names)
+  local known = longest(signing, names)
+  if known then return known end
+  local last = names[#names]
+  if not last or last == "" then return nil end
+  if last:find("^s3express%-") then return "s3express" end
+  -- a device's or a customer's own data endpoint; the control plane has nothing before it
+  if last == "iot" and #names > 1 then return "iotdata" end
+  return last
+end
+
+-- s3.amazonaws.com in all its ages, and what else of S3 does not say its region in a label of its own.
+local function s3_alone(names)
+  local last = names[#names]
+  if last == "s3-accelerate" then return { service = "s3" } end       -- only the bucket knows its region
+  if last == "s3" then return { service = "s3", region = "us-east-1", loose = true } end
+  if last == "s3-external-1" then return { service = "s3", region = "us-east-1" } end
+  local region = last:match("^s3%-(.+)$")
+  region = region and without_fips(region)
+  if is_region(region) then return { service = "s3", region = region } end
+end
+
+local function alone(names, suffix)
+  local s3 = s3_alone(names)
+  if s3 then return s3 end
+  local service = longest(everywhere, names)
+  if service then return { service = service, everywhere = true } end
+  -- iam.us-gov.amazonaws.com
+  local home = suffix.home
+  if names[#names] == "us-gov" then
+    names[#names] = nil
+    home = "us-gov-west-1"
+  end
+  local name = table.concat(names, ".")
+  if global_names[name] then
+    local rules = fixed[suffix[1]:sub(2)]
+    return { service = global_names[name], region = rules and rules[name] or home }
+  end
+  -- my-domain.us-east-1.es.amazonaws.com
+  if is_region(names[#names - 1]) then
+    return { service = service_of { names[#names] }, region = names[#names - 1] }
+  end
+  return {}
+end
+
+local function suffix_of(host)
+  for _, s in ipairs(suffixes) do
+    if #host > #s[1] and host:sub(-#s[1]) == s[1] then return s end
+  end
+end
+
+local function read_host(host)
+  local suffix = suffix_of(host)
+  if not suffix then return false end
+  local labels = {}
+  for label in host:sub(1, -#suffix[1] - 1):gmatch("[^.]+") do labels[#labels + 1] = label end
+  local n, region = #labels, nil
+  if labels[n] == "vpce" then n = n - 1 end            -- an interface endpoint: the service's own host before it
+  if is_region(labels[n]) then
+    region = labels[n]
+    n = n - 1
+  end
+  if labels[n] == "dualstack" then n = n - 1 end
+  local names = names_of(labels, n)
+  if #names == 0 then return {} end
+  if not region then return alone(names, suffix) end
+  return { service = service_of(names), region = region }
+end
+
+local hosts, host_count = {}, 0
+
+--- What an Amazon host says of itself: { service, region, loose = the region is only a default, everywhere = SigV4a
+-- alone }, members absent where it does not say. nil: not Amazon's.
+function M.host(host)
+  local known = hosts[host]
+  if known == nil then
+    if host_count >= HOSTS_MAX then hosts, host_count = {}, 0 end
+    known = read_host(host)
+    hosts[host], host_count = known, host_count + 1
+  end
+  return known or nil
+end
+
+-- ---- the sandbox's own signature -----------------------------------------------------------------
+
+local algorithms = { ["AWS4-HMAC-SHA256"] = false, ["AWS4-ECDSA-P256-SHA256"] = true }
+
+local function read_credential(text, asymmetric)
+  if asymmetric then
+    local key, service = text:match("^([^/]+)/%d%d%d%d%d%d%d%d/([%w._~-]+)/aws4_request$")
+    return key and { key = key, service = service, asymmetric = true }
+  end
+  local key, region, service = text:match("^([^/]+)/%d%d%d%d%d%d%d%d/([%w._~-]+)/([%w._~-]+)/aws4_request$")
+  return key and { key = key, region = region, service = service }
+end
+
+--- { key, region, service, asymmetric, signed = names, region_set, query = bool, expires } of what strip took from the
+-- request; nil where there was no signature of version 4.
+function M.signature(stripped)
+  local headers, query = stripped.headers, stripped.query
+  local names = {}
+  for name, v in pairs(query) do names[name:lower()] = v end
+  if names["x-amz-credential"] then
+    local sig = read_credential(names["x-amz-credential"], algorithms[names["x-amz-algorithm"]])
+    if not sig then return nil end
+    sig.query, sig.signed, sig.expires = true, names["x-amz-signedheaders"], names["x-amz-expires"]
+    sig.region_set = names["x-amz-region-set"]
+    return sig
+  end
+  local algorithm, rest = (headers.authorization or ""):match("^%s*(AWS4%-[%w-]+)%s+(.*)$")
+  if algorithms[algorithm] == nil then return nil end
+  local sig = read_credential(rest:match("Credential=([^,%s]+)") or "", algorithms[algorithm])
+  if not sig then return nil end
+  sig.signed, sig.region_set = rest:match("SignedHeaders=([%w;_.-]+)"), headers["x-amz-region-set"]
+  return sig
+end
+
+-- ---- where and for what a request is signed ------------------------------------------------------
+
+local function lacking(host, region, service)
+  local missing = {}
+  if not region then missing[#missing + 1] = "region=…" end
+  if not service then missing[#missing + 1] = "service=…" end
+  return table.concat(missing, " and "), host
+end
+
+--- region, service, region_set (then SigV4a) | nil, why.
+-- Fields first; then the sandbox's own scope, if its region is the host's or the host has none of its own; then the host.
+function M.scope(host, cred, sig)
+  local at = M.host(host)
+  local region, service = cred.region, cred.service
+  if not at then
+    if region and service then return region, service end
+    return nil, ("%s is not one of Amazon's hosts: the credential needs %s"):format(host, (lacking(host, region, service)))
+  end
+  if sig and (sig.asymmetric or not at.region or at.loose or sig.region == at.region) then
+    service = service or sig.service
+    region = region or sig.region
+  end
+  region, service = region or at.region, service or at.service
+  if service and (at.everywhere or sig and sig.asymmetric) then
+    local set = sig and sig.region_set
+    if not set or not set:find("^[%w*,-]+$") then set = at.everywhere and "*" or cred.region or at.region or "*" end
+    return "", service, set
+  end
+  if region and service then return region, service end
+  return nil, ("%s does not say what to sign for: the credential needs %s"):format(host, (lacking(host, region, service)))
+end
+
+-- ---- payloads ------------------------------------------------------------------------------------
+
+-- S3 and its kin: the path as it is, and the payload's hash in a header.
+local s3_like = { s3 = true, ["s3-outposts"] = true, ["s3-object-lambda"] = true, s3express = true }
+
+local words = {
+  ["UNSIGNED-PAYLOAD"] = true, ["STREAMING-UNSIGNED-PAYLOAD-TRAILER"] = true,
+  ["STREAMING-AWS4-HMAC-SHA256-PAYLOAD"] = "chunks", ["STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"] = "chunks",
+}
+
+-- What the client says of its payload: word | nil | false, why
+local function payload_of(req, sig, asymmetric)
+  local word = req.headers:get("x-amz-content-sha256")
+  if not word then
+    return sig and sig.query and (req.query:get("X-Amz-Content-Sha256") or req.query:get("x-amz-content-sha256")) or nil
+  end
+  if word:find("^%x+$") and #word == 64 or words[word] == true then return word end
+  if words[word] == "chunks" and not asymmetric then return word end
+  return false, ("x-amz-content-sha256: %s cannot be signed again"):format(word:sub(1, 64):gsub("[^%w-]", "?"))
+end
+
+-- ---- calls that make credentials -----------------------------------------------------------------
+
+local KEYS, TOKEN, CODE = "keys", "a token", "a sign-in"
+
+-- By service and action: the action stands in X-Amz-Target, in the query, or in a form.
+local minting = {
+  iam = { CreateAccessKey = KEYS, CreateServiceSpecificCredential = KEYS, ResetServiceSpecificCredential = KEYS,
+    CreateLoginProfile = CODE, UpdateLoginProfile = CODE, CreateVirtualMFADevice = CODE, UploadSSHPublicKey = KEYS,
+    UploadSigningCertificate = KEYS },
+  sts = { AssumeRole = KEYS, AssumeRoleWithSAML = KEYS, AssumeRoleWithWebIdentity = KEYS, AssumeRoot = KEYS,
+    GetSessionToken = KEYS, GetFederationToken = KEYS, GetDelegatedAccessToken = KEYS, GetWebIdentityToken = TOKEN },
+  ecr = { GetAuthorizationToken = TOKEN }, ["ecr-public"] = { GetAuthorizationToken = TOKEN },
+  ["cognito-identity"] = { GetCredentialsForIdentity = KEYS, GetOpenIdToken = TOKEN,
+    GetOpenIdTokenForDeveloperIdentity = TOKEN },
+  ["cognito-idp"] = { InitiateAuth = TOKEN, AdminInitiateAuth = TOKEN, RespondToAuthChallenge = TOKEN,
+    AdminRespondToAuthChallenge = TOKEN, AdminSetUserPassword = CODE, GetTokensFromRefreshToken = TOKEN,
+    CreateUserPoolClient = KEYS, AddUserPoolClientSecret = KEYS },
+  redshift = { GetClusterCredentials = KEYS, GetClusterCredentialsWithIAM = KEYS },
+  ["redshift-serverless"] = { GetCredentials = KEYS },
+  ssm = { CreateActivation = CODE, StartSession = TOKEN, GetAccessToken = TOKEN, ResumeSession = TOKEN },
+  ec2 = { CreateKeyPair = KEYS, GetPasswordData = CODE },
+  lightsail = { CreateKeyPair = KEYS, DownloadDefaultKeyPair = KEYS, GetInstanceAccessDetails = KEYS,
+    CreateBucketAccessKey = KEYS, CreateContainerServiceRegistryLogin = TOKEN,
+    GetRelationalDatabaseMasterUserPassword = CODE },
+  gamelift = { RequestUploadCredentials = KEYS, GetInstanceAccess = KEYS, GetComputeAuthToken = TOKEN,
+    GetComputeAccess = KEYS, CreateBuild = KEYS },
+  elasticmapreduce = { GetClusterSessionCredentials = KEYS }, emr = { GetClusterSessionCredentials = KEYS },
+  ["license-manager"] = { CreateToken = TOKEN, GetAccessToken = TOKEN },
+  IoTSecuredTunneling = { OpenTunnel = TOKEN, RotateTunnelAccessToken = TOKEN },
+  sagemaker = { CreatePresignedDomainUrl = CODE,
+    CreatePresignedNotebookInstanceUrl = CODE, CreatePresignedMlflowTrackingServerUrl = CODE },
+  athena = { CreatePresignedNotebookUrl = CODE, GetSessionEndpoint = TOKEN },
+  appstream = { CreateStreamingURL = CODE, CreateImageBuilderStreamingURL = CODE, CreateAppBlockBuilderStreamingURL = CODE },
+}
+
+-- By service, method and path, for services that have no actions. "*": one segment.
+local minting_paths = {
+  s3 = { { "GET", "/v20180820/accessgrantsinstance/dataaccess", KEYS } },
+  rolesanywhere = { { "POST", "/sessions", KEYS } },
+  codeartifact = { { "POST", "/v1/authorization-token", TOKEN } },
+  iot = { { "POST", "/keys-and-certificate", KEYS }, { "POST", "/certificates", KEYS },
+    { "POST", "/provisioning-templates/*/provisioning-claim", KEYS } },
+  apigateway = { { "POST", "/apikeys", KEYS } },
+  appsync = { { "POST", "/v1/apis/*/apikeys", KEYS } },
+  awsssoportal = { { "GET", "/federation/credentials", KEYS } },
+  awsssooidc = { { "POST", "/token", TOKEN } },
+  airflow = { { "POST", "/clitoken/*", TOKEN }, { "POST", "/webtoken/*", TOKEN } },
+  grafana = { { "POST", "/workspaces/*/apikeys", KEYS }, { "POST", "/workspaces/*/serviceaccounts/*/tokens", KEYS } },
+  connect = { { "GET", "/user/federate/*", CODE } },
+  datazone = { { "GET", "/v2/domains/*/environments/*/credentials", KEYS } },
+  lakeformation = { { "POST", "/GetTemporaryGlueTableCredentials", KEYS },
+    { "POST", "/GetTemporaryGluePartitionCredentials", KEYS }, { "POST", "/GetTemporaryDataLocationCredentials", KEYS },
+    { "POST", "/AssumeDecoratedRoleWithSAML", KEYS } },
+  ["bedrock-agentcore"] = { { "POST", "/identities/oauth2/token", TOKEN }, { "POST", "/identities/api-key", KEYS },
+    { "POST", "/identities/GetWorkloadAccessToken", TOKEN }, { "POST", "/identities/GetWorkloadAccessTokenForJWT", TOKEN },
+    { "POST", "/identities/GetWorkloadAccessTokenForUserId", TOKEN } },
+  ["emr-containers"] = { { "POST", "/virtualclusters/*/endpoints/*/credentials", KEYS } },
+}
+for _, rows in pairs(minting_paths) do
+  for _, row in ipairs(rows) do
+    row.pattern = "^" .. row[2]:lower():gsub("[^%w*/]", "%%%0"):gsub("%*", "[^/]+") .. "/?$"
+  end
+end
+
+-- The services whose actions may stand in a form: their body is read, or an action in it would pass unseen.
+local in_form = { iam = true, sts = true, ec2 = true, redshift = true, elasticmapreduce = true }
+
+-- Every service that the request may be for. Whoever receives it is known by its host; the rest are for hosts that
+-- say nothing of themselves.
+local function services_of(req, cred)
+  local set, sig, at = {}, M.signature(req.stripped), M.host(req.host)
+  if at and at.service then set[at.service] = true end
+  if cred.service then set[cred.service] = true end
+  if sig then set[sig.service] = true end
+  return set
+end
+
+local function may_mint_in_form(req, cred)
+  if req.method ~= "POST" then return false end
+  for service in pairs(services_of(req, cred)) do
+    if in_form[service] then return true end
+  end
+  return false
+end
+
+-- Calls see(action) for each action that the request may be read to name; true where it cannot be read.
+local function each_action(req, see)
+  local uri, form = require "uri", require "form"
+  local targets = 0
+  for _, name in ipairs(req.headers:names()) do
+    if name == "x-amz-target" then targets = targets + 1 end
+  end
+  if targets > 1 then return true end
+  local target = req.headers:get("x-amz-target")
+  if target then see(target:match("([%w_]+)%s*$") or "") end
+  see(req.path:match("/operation/([%w_]+)/?$") or "")
+  for _, text in ipairs { req.query_string or "", type(req.body) == "string" and req.body or "" } do
+    local list = text ~= "" and (text == req.query_string and uri.parse_query or form.parse)(text) or {}
+    if not list then return true end
+    for _, pair in ipairs(list) do
+      if pair[1] == "Action" or pair[1] == "Operation" then see(pair[2]) end
+    end
+  end
+  return false
+end
+
+local function by_path(req, service)
+  local rows = minting_paths[service]
+  if not rows then return nil end
+  for _, reading in ipairs(require("http").path_readings(req.path) or { req.path }) do
+    for _, row in ipairs(rows) do
+      if (req.method == row[1] or row[1] == "GET" and req.method == "HEAD") and reading:lower():find(row.pattern) then
+        return row[3]
+      end
+    end
+  end
+end
+
+--- For `mint`: what this call would make, nil: nothing.
+function M.mint(req, cred)
+  local services, what = services_of(req, cred), nil
+  local forms = may_mint_in_form(req, cred)
+  if forms and req.headers:get("content-encoding") then return "nobody knows what: its body is compressed" end
+  for service in pairs(services) do
+    local actions, made = minting[service], by_path(req, service)
+    if made then what = ("%s (%s %s)"):format(made, service, req.method) end
+    if (service == "s3" or service == "s3express") and (req.query_string or ""):find("%f[%w]session%f[^%w]") then
+      what = "keys (s3:CreateSession)"
+    end
+    if actions then
+      local unreadable = each_action(req, function(action)
+        if actions[action] then what = ("%s (%s:%s)"):format(actions[action], service, action) end
+      end)
+      if unreadable and forms then what = what or "nobody knows what: its action cannot be read" end
+    end
+  end
+  return what
+end
+
+-- ---- fields -------------------------------------------------------------------------------------
+
+--- For `validate`: true | nil, field, message.
+function M.check(cred)
+  local id = cred.access_key_id
+  if not id:find("^[%w._~-]+$") or #id > 128 then
+    return nil, "access_key_id", "is letters and digits: AKIAIOSFODNN7EXAMPLE"
+  end
+  if id:find("^ASIA") and #id == 20 and not cred.session_token then
+    return nil, "session_token", "is missing: ASIA… keys are temporary and go with one"
+  end
+  for _, name in ipairs { "region", "service" } do
+    local v = cred[name]
+    if v and (v == "" or not v:find("^[%w._~-]+$") or #v > 64) then
+      return nil, name, "is one word: " .. (name == "region" and "us-east-1" or "s3")
+    end
+  end
+  return true
+end
+
+-- ---- signing -------------------------------------------------------------------------------------
+
+--- For `body`: { max } where the hash of the body is wanted and the client does not say it, or an action may stand in it.
+function M.body(req, cred)
+  if req.body_kind == "none" then return nil end
+  local sig = M.signature(req.stripped)
+  if payload_of(req, sig) == nil then
+    local at = M.host(req.host)
+    local s3 = s3_like[cred.service or sig and sig.service or at and at.service or ""]
+    if not (s3 and sig and sig.query) then return { max = BODY_MAX } end
+  end
+  if may_mint_in_form(req, cred) then return { max = ACTION_MAX } end
+  return nil
+end
+
+-- Seconds that a presigned URL of version 2 (until a date) or 4 (for so long) is to live.
+local function expires_of(req, sig)
+  if sig then return sig.expires and sig.expires:match("^%d+$") and math.min(tonumber(sig.expires), EXPIRES_MAX) or 3600 end
+  local at = tonumber(req.query:get("Expires") or "") or 0
+  return math.max(1, math.min(math.floor(at) - require("time").wall(), EXPIRES_MAX))
+end
+
+--- Signs `req` with keys = { access_key, secret, token }, for what the fields of cred, the sandbox's signature or the
+-- host say. nil | nil, why.
+function M.sign(req, cred, keys)
+  local stripped = req.stripped
+  local sig = M.signature(stripped)
+  local older = not sig and stripped.query.AWSAccessKeyId ~= nil and stripped.query.Signature ~= nil
+  local region, service, region_set = M.scope(req.host, cred, sig)
+  if not region then return nil, service end
+  local payload, why = payload_of(req, sig, region_set ~= nil)
+  if payload == false then return nil, why end
+  local s3, query = s3_like[service] or false, older or sig and sig.query or false
+  if query and s3 and not payload then payload = "UNSIGNED-PAYLOAD" end
+  local expires
+  if query then
+    expires = tostring(expires_of(req, sig))
+    if older then req.query:remove("Expires") end
+  end
+  req:sigv4 {
+    access_key = keys.access_key, secret = keys.secret, token = keys.token, region = region, service = service,
+    region_set = region_set, payload = payload, hash_header = s3 and not query and not payload, s3 = s3,
+    signed = sig and sig.signed, query = query, expires = expires, token_after = service == "iotdevicegateway",
+  }
+end
+
+return M
