@@ -122,8 +122,10 @@ local function set(args, opt, ctx)
     end
     return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
   end)
-  ctx.note(("'%s' holds %s%s."):format(args[1], table.concat(plain.bundles, ", "),
-    plain.expires_at and " until " .. report.time(plain.expires_at) or ""))
+  local set_here = variables.lines(plain.variables)
+  ctx.note(("'%s' holds %s%s%s."):format(args[1], table.concat(plain.bundles, ", "),
+    plain.expires_at and " until " .. report.time(plain.expires_at) or "",
+    set_here[1] and ", with " .. report.clean(table.concat(set_here, "  ")) or ""))
   return 0
 end
 

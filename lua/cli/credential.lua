@@ -173,8 +173,35 @@ local function read_tls(plain, into)
   plain.ca = into.ca or plain.ca
 end
 
+--- The names of the variables that a record holds, sorted.
+local function variables_of(record)
+  local set, names = {}, {}
+  for _, part in ipairs { record.hosts or {}, record.headers or {}, record.fields or {} } do
+    for _, value in pairs(part) do require("variables").note(value, set) end
+  end
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+--- Variables that a bundle leaves to its agents, or to a later command.
+local function advise_variables(plain, ctx)
+  local names = variables_of(plain)
+  for _, b in ipairs(names[1] and plain.bundles or {}) do
+    local bundle, unset = db.peek("bundle", b, "the bundle"), {}
+    for _, name in ipairs(names) do
+      if not (bundle and bundle.variables and bundle.variables[name]) then unset[#unset + 1] = name .. "=…" end
+    end
+    if unset[1] then
+      ctx.note(("note: not set yet: sallyport bundle set %s %s (or agent set AGENT, for one agent)"):format(b,
+        table.concat(unset, " ")))
+    end
+  end
+end
+
 --- What is no error but seldom meant.
 local function advise(plain, ctx)
+  advise_variables(plain, ctx)
   for _, t in ipairs(tls.troubles(plain, require("time").wall())) do
     ctx.note(("note: %s %s"):format(t[1], t[2]))
   end
@@ -287,16 +314,6 @@ local function token_lines(line, record, token)
   end
 end
 
-local function variables_of(record)
-  local set, names = {}, {}
-  for _, part in ipairs { record.hosts or {}, record.headers or {}, record.fields or {} } do
-    for _, value in pairs(part) do require("variables").note(value, set) end
-  end
-  for name in pairs(set) do names[#names + 1] = name end
-  table.sort(names)
-  return joined(names, nil)
-end
-
 local function show(args, _, ctx)
   db.open(ctx)
   local record = db.need("credential", args[1])
@@ -321,7 +338,7 @@ local function show(args, _, ctx)
   line("paths", joined(record.paths, "all"))
   line("addresses", joined(record.addresses, nil))
   line("bundles", joined(record.bundles, "(none)"))
-  line("variables", variables_of(record))
+  line("variables", joined(variables_of(record), nil))
   line("preset", record.preset)
   line("env", record.env and ("%s, shaped %s"):format(table.concat({ record.env,
     table.unpack(record.env_also or {}) }, ", "), record.placeholder or "") or nil)

@@ -62,8 +62,11 @@ def test_variables(t):
         return {r.status for r in everywhere(s, 6, host=host, **more)}
 
     assert statuses("acme.test") == {403}
+    told = s.cli("credential", "set", "wiki", "--port", "443").stderr
+    assert "bundle set default KIND=… TENANT=… WORKSPACE=…" in told, told
     s.cli("bundle", "set", "default", "TENANT=Acme", "KIND=wiki", "WORKSPACE=1")
-    s.cli("agent", "set", "b", "TENANT=globex", "WORKSPACE=2")
+    told = s.cli("agent", "set", "b", "TENANT=globex", "WORKSPACE=2").stderr
+    assert "TENANT=globex  WORKSPACE=2" in told, told
     assert statuses("acme.test") == {200}
     assert {(q.get("x-wiki-key"), q.get("x-workspace")) for q in up.requests} == {("Acme canary-variables-1", "ws_1")}
     assert statuses("globex.test") == {403} and statuses("acme.test", auth=b) == {403}
