@@ -17138,8 +17138,10 @@ struct fetch {
 	struct buf body;        /* owned */
 	struct slice method;    /* static or into `out` */
 	bool head_done, finished;
+	bool head_only;         /* the caller wants no body: it may never end */
 	int status;
 	int retry_after;        /* seconds; -1: not said */
+	char challenge[4096];   /* WWW-Authenticate, its lines joined (RFC 9110 5.3); what does not fit is left out */
 	const char *error;      /* static; NULL: an answer came whole */
 	const char *detail;     /* static */
 	void *owner;
@@ -17192,6 +17194,20 @@ retry_after_seconds(const struct http_head *h)
 	return n;
 }
 
+static void
+fetch_keep_challenge(struct fetch *f, const struct http_head *h)
+{
+	size_t n = 0;
+
+	for (int i = -1; (i = http_find(h, SLICE("www-authenticate"), i + 1)) >= 0;) {
+		struct slice v = h->field[i].value;
+
+		if (v.n + 3 > sizeof f->challenge - n)
+			continue;
+		n += (size_t)snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s", n != 0 ? ", " : "", (int)v.n, v.p);
+	}
+}
+
 /* False: an error was told. */
 static bool
 fetch_read_head(struct fetch *f)
@@ -17221,7 +17237,12 @@ fetch_read_head(struct fetch *f)
 	if (head.status >= 200) {
 		f->status = head.status;
 		f->retry_after = retry_after_seconds(&head);
+		fetch_keep_challenge(f, &head);
 		f->head_done = true;
+		if (f->head_only) {
+			fetch_finish(f, NULL, NULL);
+			return false;
+		}
 		flow_init(&f->flow, (int)head.body, head.length, false);
 		if (head.body == BODY_LENGTH && head.length > f->body.max) {
 			fetch_finish(f, "too_large", "the answer's body");
@@ -22672,7 +22693,7 @@ l_fetch_gc(lua_State *L)
 	return 0;
 }
 
-/* { status=, values= | malformed=true, retry_after= } */
+/* { status=, values= | malformed=true, retry_after=, challenge=, text= } */
 static int
 l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
 {
@@ -22690,6 +22711,12 @@ l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
 	if (f->retry_after >= 0) {
 		lua_pushinteger(L, f->retry_after);
 		lua_setfield(L, -2, "retry_after");
+	}
+	l_push_text(L, f->challenge);
+	lua_setfield(L, -2, "challenge");
+	if (l_flag(L, 1, "text")) {
+		l_push_slice(L, buf_slice(&f->body));
+		lua_setfield(L, -2, "text");
 	}
 	if (lua_istable(L, expect)) {
 		int n = l_json_expect(L, buf_slice(&f->body), expect);
@@ -22789,9 +22816,10 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 }
 
 /* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…},
- * tls=identity }, deadline)
- * -> { status=, values=, retry_after= } | nil, "timeout" | "unreachable" | "tls" | "address_blocked" |
- * "too_large" | "clock_unset", detail. No redirects. yields */
+ * tls=identity, text=, head= }, deadline)
+ * -> { status=, values=, retry_after=, challenge=, text= } | nil, "timeout" | "unreachable" | "tls" |
+ * "address_blocked" | "too_large" | "clock_unset", detail. No redirects. `text`: the body as a string, for what
+ * holds no secret (metadata); `head`: the body is not waited for. yields */
 static int
 l_http_request(lua_State *L)
 {
@@ -22830,6 +22858,7 @@ l_http_request(lua_State *L)
 		lf->f.body.max = FETCH_BODY_MAX;
 	method = luaL_optstring(L, 4, "GET");
 	lf->f.method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
+	lf->f.head_only = l_flag(L, 1, "head");
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
 	l_fetch_compose(L, &lf->f, method, authority, l_fetch_target(L, rest));
 	lua_settop(L, 3);

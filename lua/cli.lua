@@ -7,7 +7,8 @@ local M = {}
 -- The overview's order, and where each first word is kept.
 local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
-  { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "bundle", "cli.bundle" },
+  { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
+  { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "version", "cli.version" }, { "lua", "cli.script" },

@@ -154,6 +154,18 @@ return {
     end
   end,
 
+  -- For SDKs that mint the installation's token themselves (@octokit/auth-app): a PEM of their own, whose JWT is
+  -- answered with a placeholder.
+  stand_in = {
+    keys = true,
+    url = function(cred) return cred.api_url:gsub("/$", "") .. "/app/installations/*/access_tokens" end,
+    file = function(_, parts) return parts.private_key end,
+    answer = function(parts)
+      return { token = parts.access_token, expires_at = time.iso(parts.expires_at), permissions = { metadata = "read" },
+               repository_selection = "selected" }, 201
+    end,
+  },
+
   refresh = function(cred, net, deadline)
     local now = time.wall()
     local app = app_jwt(cred, now)

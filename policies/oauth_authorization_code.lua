@@ -8,7 +8,8 @@
 --     client_id=abc client_secret=@secret.txt scopes=https://www.googleapis.com/auth/drive.readonly \
 --     params.access_type=offline params.prompt=consent
 --   sallyport connect drive
--- Fields: authorization_url, token_url, revocation_url, device_authorization_url; issuer, compared with `iss` in the
+-- Fields: authorization_url, token_url, revocation_url, device_authorization_url; also_token_url, where clients in a
+--         sandbox may go for a token as well (they are answered with a placeholder); issuer, compared with `iss` in the
 --         callback, and require_iss where the server promises to send it; client_id; client_secret (secret);
 --         auth_method: none, basic, post or private_key_jwt (with private_key, key_id, algorithm); left out, it is basic
 --         with a client_secret, private_key_jwt with a private_key, else none; scopes and scope_separator; audience and
@@ -43,6 +44,7 @@ return {
   fields = {
     { name = "authorization_url", type = "url", help = "Where the person consents" },
     { name = "token_url", type = "url", required = true, help = "Token endpoint" },
+    { name = "also_token_url", type = "url", help = "Another address at which its clients fetch tokens" },
     { name = "revocation_url", type = "url", help = "RFC 7009: where `disconnect` ends the grant" },
     { name = "device_authorization_url", type = "url", help = "RFC 8628: for `connect --device`" },
     { name = "issuer", help = "The server's issuer, compared with iss in the callback (RFC 9207)" },
@@ -94,6 +96,8 @@ return {
   apply = function(req, cred)
     req.headers:set(cred.header, cred.prefix .. cred.state.access_token)
   end,
+
+  stand_in = { url = function(cred) return { cred.token_url, cred.also_token_url } end },
 
   -- cred.grant: what `connect` has in hand (a code, a device code). Else it is the refresh token's turn.
   refresh = function(cred, net, deadline)

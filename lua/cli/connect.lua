@@ -149,6 +149,9 @@ local function by_device(ctx, env, opened)
 end
 
 local function run(args, opt, ctx)
+  db.open(ctx)
+  local record = db.peek("credential", args[1], "the credential")
+  if record and record.mcp and not opt.known then require("cli.mcp").renew(ctx, args[1]) end
   local env, opened = open(ctx, args[1])
   if opt.device then return by_device(ctx, env, opened) end
   return by_code(ctx, env, opened, opt)

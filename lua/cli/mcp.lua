@@ -1,0 +1,208 @@
+--- sallyport mcp add, import
+local db = require "cli.db"
+local fields = require "cli.fields"
+local mcp = require "mcp"
+local records = require "records"
+local report = require "cli.report"
+
+local TYPE = "oauth_authorization_code"
+
+local function sentence(code, detail)
+  local text = mcp.say[code] or require("token").sentence(code)
+  return detail and ("%s: %s"):format(text, report.clean(tostring(detail))) or text
+end
+
+local function environment(ctx, addresses)
+  local ok, why = ctx.host.configure(records.settings(nil))   -- roots, connect-to, the guard
+  if not ok then report.fail(why) end
+  return {
+    client = require "http_client", time = require "time", http = require "http", json = require "json",
+    addresses = addresses,
+  }
+end
+
+local function checked(list, check, option)
+  local out = {}
+  for i, text in ipairs(list or {}) do
+    local value, why = check(text)
+    if value == nil then report.usage(("--%s: %s"):format(option, why)) end
+    out[i] = value
+  end
+  return #out > 0 and out or nil
+end
+
+-- ---- discovery and registration ------------------------------------------------------------------
+
+local function discover(env, ctx, url, name)
+  ctx.note(("Asking %s how to sign in."):format(report.clean(url)))
+  local found, code, detail = mcp.discover(env, url)
+  if found then return found end
+  local hint
+  if code == "open" then
+    local host = env.http.parse_url(url).host
+    hint = ("it needs no credential: sallyport domain add default %s --method GET --method POST --method DELETE"):format(host)
+  elseif code == "no_challenge" or code == "refused" then
+    hint = ("if it takes a key: sallyport credential add %s --type bearer --host %s"):format(name,
+      env.http.parse_url(url).host)
+  end
+  report.fail(("%s cannot be added: %s"):format(report.clean(url), sentence(code, detail)), hint)
+end
+
+-- A loopback address for the callback: a port that is free now. Servers that compare the whole address (RFC 8252 7.3
+-- tells them not to compare the port) meet the same one at the next `connect`.
+local function redirect(ctx)
+  local listener, port = ctx.host.callback("127.0.0.1", 0)
+  if not listener then report.fail(("no port can be had on 127.0.0.1: %s"):format(tostring(port))) end
+  listener:close()
+  return ("http://127.0.0.1:%d/callback"):format(port)
+end
+
+local function register(env, found, spec)
+  local client, code, detail = mcp.register(env, found, spec)
+  if client then return client end
+  local hint = code == "no_client"
+    and ("register a client with %s (redirect address %s), then name it: client_id=… and, if it has one, client_secret=@FILE%s")
+      :format(report.clean(found.issuer), spec.redirect,
+        found.meta.client_id_metadata_document_supported == true and "; or --client-metadata-url URL" or "")
+    or "a client that you registered can be named: client_id=… client_secret=@FILE"
+  report.fail(("no client at %s: %s"):format(report.clean(found.issuer), sentence(code, detail)), hint)
+end
+
+-- ---- the credential ------------------------------------------------------------------------------
+
+-- Where the token may go: the server's own path, or all of an SSE server, which names further paths as it goes.
+local function scope_of(found, plain)
+  local url = found.target
+  plain.hosts, plain.ports = { url.host }, { url.port }
+  local path = not found.sse and url.path ~= "/" and records.path(url.path) or nil
+  plain.paths = path and { path } or nil
+  plain.plain_http = url.scheme == "http" or nil
+  if found.own then
+    plain.addresses = plain.addresses or {}
+    plain.addresses[#plain.addresses + 1] = "127.0.0.0/8"
+    plain.addresses[#plain.addresses + 1] = "::1/128"
+  end
+end
+
+-- The record's members and secrets from what was found; what the operator typed comes first.
+local function compose(plain, found, client, uri, typed)
+  local policy = require "policy"
+  local pol, why = policy.load(TYPE)
+  if not pol then report.fail(("the type '%s' cannot be used: %s"):format(TYPE, tostring(why))) end
+  local values = mcp.fields(found, client, uri)
+  values.client_secret = client.secret
+  for name, value in pairs(typed.values) do values[name] = value end
+  local ok, field, message = policy.check_credential(pol, values)
+  if not ok then report.fail(("what the server says does not fit: %s %s"):format(field or "", tostring(message))) end
+  local secrets
+  plain.fields, plain.split, secrets = fields.parts(policy.fields(pol), values)
+  plain.mcp = { url = found.url, issuer = found.issuer, how = client.how, sse = found.sse or nil }
+  return secrets
+end
+
+local function entry_of(name, record)
+  return { mcpServers = { [name] = { type = record.mcp.sse and "sse" or "http", url = record.mcp.url } } }
+end
+
+local function connect(name, opt, ctx)
+  for _, c in ipairs(require "cli.connect") do
+    if c.words == "connect" then
+      return c.run({ name }, { no_browser = opt.no_browser, code_from_terminal = opt.code_from_terminal, known = true }, ctx)
+    end
+  end
+end
+
+local function add(args, opt, ctx)
+  local name, why = records.name(args[1])
+  if not name then report.usage(why) end
+  db.open(ctx)
+  if db.peek("credential", name, "the credential") then
+    report.fail(("there is a credential '%s' already"):format(name), ("sallyport connect %s signs in again"):format(name))
+  end
+  local pol = require("policy").load(TYPE)
+  local typed = fields.read(ctx, pol and require("policy").fields(pol) or {}, table.move(args, 3, #args, 1, {}))
+  local plain = { name = name, type = TYPE, enabled = true, bundles = checked(opt.bundle, records.name, "bundle") or { "default" },
+    addresses = checked(opt.address, records.cidr, "address") }
+  for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
+  local env = environment(ctx, plain.addresses)
+  local found = discover(env, ctx, args[2], name)
+  found.sse = found.sse or opt.sse
+  local uri = typed.values.redirect_uri or redirect(ctx)
+  local client = register(env, found, {
+    redirect = uri, client_id = typed.values.client_id, has_secret = typed.values.client_secret ~= nil,
+    client_metadata_url = opt.client_metadata_url,
+  })
+  scope_of(found, plain)
+  local secrets = compose(plain, found, client, uri, typed)
+  plain.created = require("time").wall()
+  db.change(function()
+    plain.order = require("store").generation()
+    return { { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = secrets } }
+  end)
+  ctx.note(("Kept '%s' for %s%s; its authorization server is %s."):format(name, plain.hosts[1],
+    plain.paths and plain.paths[1] or "", report.clean(found.issuer)))
+  local done = connect(name, opt, ctx)
+  ctx.note("For the agent's .mcp.json:")
+  ctx.out(require("json").encode(entry_of(name, plain), { indent = 2 }) .. "\n")
+  return done
+end
+
+--- Before a further consent: is the authorization server still the one that the client is known to? A client of ours is
+-- registered anew where it has moved, or no longer knows us; one that somebody registered by hand is theirs to see to.
+local function renew(ctx, name)
+  local record = db.need("credential", name)
+  local state = require("store").peek("state", name) or {}
+  local env = environment(ctx, record.addresses)
+  local found, code, detail = mcp.discover(env, record.mcp.url)
+  if not found then
+    -- It need not answer for a consent that its authorization server gives.
+    ctx.note(("note: %s: %s"):format(report.clean(record.mcp.url), sentence(code, detail)))
+    return
+  end
+  local moved = found.issuer ~= record.mcp.issuer
+  local unknown = state.last_error == "invalid_client" or state.last_error == "unauthorized_client"
+  if not moved and not (unknown and record.mcp.how == "registered") then return end
+  if record.mcp.how == "given" then
+    report.fail(("the authorization server of '%s' is now %s; its client was registered with %s"):format(name,
+      report.clean(found.issuer), report.clean(record.mcp.issuer)), "remove it, and add it again with a client_id of that server")
+  end
+  local uri = record.fields.redirect_uri
+  local client = register(env, found, { redirect = uri,
+    client_metadata_url = record.mcp.how == "metadata" and record.fields.client_id or nil })
+  db.change(function()
+    local now = db.need("credential", name)
+    local plain = db.plain(now)
+    local secrets = compose(plain, found, client, uri, { values = {} })
+    return { { op = "put", db = "credential", key = name, version = now.version, plain = plain, secrets = secrets } }
+  end)
+  ctx.note(("Registered '%s' anew with %s."):format(name, report.clean(found.issuer)))
+end
+
+return {
+  renew = renew,
+  { words = "mcp add", args = "NAME URL [FIELD=VALUE …]", min = 2, fields = true,
+    summary = "an MCP server that asks for OAuth: find its server, register, sign in",
+    options = {
+      { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
+      { name = "client-metadata-url", arg = "URL", help = "a client ID metadata document that you host, for servers that take one" },
+      { name = "sse", help = "an HTTP+SSE server: its whole origin, not its path alone" },
+      { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
+      { name = "no-browser", help = "print the address, open nothing" },
+      { name = "code-from-terminal", help = "paste the address that the browser ended on: for a box without one" },
+    },
+    help = [[
+Finds out how the server wants its clients to sign in (RFC 9728, RFC 8414), registers a client, asks you for consent
+in the browser, and keeps the account as a credential for that server's host and path. Agents reach the server
+through Sallyport without any token; what to put into their .mcp.json is printed last.
+
+A client comes, in this order, from you (client_id=…, client_secret=@FILE), from a metadata document that you host
+(--client-metadata-url), or from the server's own registration (RFC 7591). scopes="a b" asks for others than the
+server names. The server must offer PKCE with S256.
+
+examples:
+  sallyport mcp add linear https://mcp.linear.app/mcp
+  sallyport mcp add tracker https://mcp.example.com/mcp --bundle work client_id=abc client_secret=@secret.txt
+  sallyport mcp add box http://localhost:3000/mcp --no-browser
+]], run = add },
+  require "cli.mcp_import",
+}

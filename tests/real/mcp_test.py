@@ -1,0 +1,114 @@
+"""MCP servers that want OAuth: the MCP SDK's server and client, oidc-provider between them, `mcp add` and `mcp import`."""
+import json
+import os
+import pathlib
+import subprocess
+
+import sallyport
+from oauth_test import NODE, NPM, Command, Person
+from real import wait
+from servers import free_port
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class Mcp:
+    """The server and its authorization server, and what they have seen."""
+
+    def __init__(self, t, directory, kind="http"):
+        if not NODE.exists() or not (NPM / "@modelcontextprotocol/sdk").exists():
+            t.skip("the MCP SDK is not installed")
+        self.port, self.as_port, self.kind = free_port(), free_port(), kind
+        self.url = f"http://127.0.0.1:{self.port}/{'sse' if kind == 'sse' else 'mcp'}"
+        self.log = pathlib.Path(directory) / f"mcp-{self.port}.log"
+        t.start([NODE, HERE / "mcp.mjs", NPM, str(self.port), str(self.as_port), *([kind] if kind == "sse" else [])], self.log)
+        wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
+
+    def events(self, event):
+        return [e for e in map(json.loads, filter(lambda l: l.startswith('{"event"'), self.log.read_text().splitlines())) if e["event"] == event]
+
+
+def add(s, *args, person=None):
+    command = Command(s, "mcp", "add", *args)
+    at, status, page = (person or Person()).consent(command.url())
+    assert status == 200 and "Connected" in page, (at, status, page, command.err)
+    text = command.end()
+    return text, json.loads("".join(command.out[1:]))
+
+
+def tool(s, url, kind):
+    """The SDK's client through the proxy, with a proxy token and no other."""
+    env = {"PATH": os.environ["PATH"], "HTTP_PROXY": s.proxy_url(), "NODE_USE_ENV_PROXY": "1"}
+    r = subprocess.run([NODE, HERE / "mcp_client.mjs", NPM, url, kind], env=env, capture_output=True, text=True, timeout=30 * sallyport.SLOW)
+    assert r.returncode == 0, (r.stdout, r.stderr)
+    return json.loads(r.stdout)
+
+
+def test_add(t):
+    """mcp add: discovery, registration, consent; then the SDK's client in the sandbox calls a tool without any token"""
+    s, _ = t.proxy(serve=False)
+    server = Mcp(t, s.dir)
+    text, entry = add(s, "box", server.url)
+    assert entry == {"mcpServers": {"box": {"type": "http", "url": server.url}}}, entry
+    registered = server.events("registration_create.success")[0]["body"]
+    assert registered["application_type"] == "native" and registered["token_endpoint_auth_method"] == "none", registered
+    asked = server.events("authorization")[0]
+    assert asked["resource"] == server.url and asked["method"] == "S256" and asked["scope"].split()[0] == "tools", asked
+    shown = json.loads(s.cli("credential", "show", "box", "--json").stdout)
+    assert shown["hosts"] == ["127.0.0.1"] and shown["paths"] == ["/mcp"] and shown["plain_http"] is True, shown
+    assert shown["ports"] == [server.port] and shown["fields"]["issuer"] == f"http://127.0.0.1:{server.as_port}", shown
+    s.serve()
+    answer = tool(s, server.url, "http")
+    assert answer["aud"] == server.url, answer
+    real = server.events("request")[-1]["bearer"]
+    assert real
+    s.canaries.append(real)
+    # A token that has ended is renewed, for the same resource.
+    assert {e["resource"] for e in server.events("grant.success")} == {server.url}
+
+
+def test_add_sse(t):
+    """mcp add: an HTTP+SSE server is found to be one, and its credential covers its whole origin"""
+    s, _ = t.proxy(serve=False)
+    server = Mcp(t, s.dir, "sse")
+    _, entry = add(s, "old", server.url)
+    assert entry["mcpServers"]["old"]["type"] == "sse", entry
+    assert not json.loads(s.cli("credential", "show", "old", "--json").stdout).get("paths")
+    s.serve()
+    assert tool(s, server.url, "sse")["aud"] == server.url
+
+
+def test_open_server(t):
+    """mcp add: a server that asks for nothing is said to need no credential; one that is not there is said so"""
+    s, up = t.proxy()
+    r = s.cli("mcp", "add", "x", f"http://127.0.0.1:{up.plain_port if hasattr(up, 'plain_port') else free_port()}/mcp", check=False)
+    assert r.returncode == 1 and "cannot be added" in r.stderr, r.stderr
+    r = s.cli("mcp", "add", "x", "http://mcp.example.com/mcp", check=False)
+    assert r.returncode == 1 and "https" in r.stderr, r.stderr
+
+
+def test_import(t):
+    """mcp import: secrets become credentials, the new file has none, and the request carries what the old file held"""
+    s, up = t.proxy(serve=False)
+    old = {"mcpServers": {
+        "one": {"type": "http", "url": "https://api.test/mcp", "headers": {"Authorization": "Bearer ${ONE_TOKEN}", "X-Team": "blue"}},
+        "two": {"type": "sse", "url": "https://${TWO_HOST:-www.test}/sse", "headers": {"X-Api-Key": "canary-literal", "X-Other-Token": "${TWO:-canary-default}"}},
+        "three": {"command": "npx", "args": ["-y", "thing"], "env": {"THING_API_KEY": "canary-stdio", "LANG": "C"}},
+        "four": {"type": "http", "url": "https://git.test/mcp", "headersHelper": "/opt/helpers/headers.sh now"},
+    }}
+    path = s.dir / "old.json"
+    path.write_text(json.dumps(old))
+    r = s.cli("mcp", "import", path, "--out", s.dir / "new.json", env={"ONE_TOKEN": "canary-one"})
+    text = (s.dir / "new.json").read_text()
+    assert "canary" not in text + r.stdout + r.stderr, text
+    new = json.loads(text)["mcpServers"]
+    assert new["one"] == {"type": "http", "url": "https://api.test/mcp", "headers": {"X-Team": "blue"}}, new
+    assert new["two"] == {"type": "sse", "url": "https://www.test/sse"} and new["three"]["env"]["THING_API_KEY"] == "${THING_API_KEY}"
+    assert "--type substitute" in r.stderr and "THING_API_KEY" in r.stderr and "--type command" in r.stderr and "headers.sh" in r.stderr
+    s.canaries += ["canary-one", "canary-literal", "canary-default"]
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}",
+            "--connect-to", f"www.test:443:127.0.0.1:{up.port}", "--allow-address", "127.0.0.0/8")
+    assert s.request(target="/mcp").status == 200
+    assert up.requests[-1].get("authorization") == "Bearer canary-one"
+    assert s.request(host="www.test", target="/messages").status == 200
+    assert up.requests[-1].get("x-api-key") == "canary-literal" and up.requests[-1].get("x-other-token") == "canary-default"
