@@ -6453,9 +6453,10 @@ json_clean_string(char *out, const struct json_token *t)
  * other byte stays. And the way back: what an answer echoes of a secret becomes again what the client
  * had sent. Pure: what comes out is in a buf that the caller bounds, and bufs wipe what they held. */
 #define SUBST_ROWS_MAX 16       /* of one credential: places are a list, so a row is a field */
+#define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
 #define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
-#define SUBST_WS_MAX (64 * 1024) /* a text message that is held: a handshake has 4 KiB; larger ones pass as they are */
-#define SUBST_WS_OUT_MAX (256 * 1024) /* and what it may become */
+#define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB; as much as a connection may cost */
+#define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
 
 enum subst_place {
 	SUBST_HEADER = 1 << 0, SUBST_QUERY = 1 << 1, SUBST_PATH = 1 << 2, SUBST_BODY = 1 << 3, SUBST_WEBSOCKET = 1 << 4,
@@ -21916,7 +21917,7 @@ req_subst_body(struct req *r)
 	struct subst_run t = {.s = r->subst, .place = SUBST_BODY, .in = req_body(r), .out = &out};
 	enum subst_result result;
 
-	buf_init(&out, SECRET_MAX);
+	buf_init(&out, t.in.n + SUBST_GROW_MAX);
 	result = subst_body(&t, req_subst_kind(r));
 	if (result == SUBST_MALFORMED && t.hits == 0)
 		for (size_t i = 0; i < r->subst->n; i++)

@@ -197,7 +197,11 @@ local function index_put(self, build, db, key, rec, damaged)
     self.log(("ev=record_refused db=%s key=%s err=damaged"):format(db, key))
   end
   self.refused[id] = damaged or nil
-  if db == "credential" then build.held[key] = not damaged and rec and rec.env and holds(rec) or nil end
+  if db == "credential" then
+    local now = not damaged and rec and rec.env and holds(rec) or nil
+    if now or build.held[key] then build.held_at = {} end
+    build.held[key] = now
+  end
   if damaged or not rec then return true end
   local item = make(rec)
   item.id = id
@@ -226,7 +230,7 @@ end
 local function index_build(self)
   local pol, why = self.policy.load("match")
   if not pol then return { broken = "match.lua: " .. tostring(why), items = {}, token_hosts = {} } end
-  local build = { match = pol, items = {}, bundle_sets = {}, held = {}, token_hosts = {}, fetches = {} }
+  local build = { match = pol, items = {}, bundle_sets = {}, held = {}, held_at = {}, token_hosts = {}, fetches = {} }
   local ok, index = self.sandbox.call("match", pol.new)
   if not ok or type(index) ~= "table" then
     build.broken = "match.lua, new: " .. tostring(index)

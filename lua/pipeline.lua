@@ -19,7 +19,7 @@ local DECIDE_TRIES = 3      -- while the store changes under the decision
 local ECHO_HOST = "echo.sallyport.test"
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
 local PAGE = 32             -- records read at once
-local HELD_SLICE = 64       -- placeholders derived between two yields: about 10 µs each
+local HELD_SLICE = 32       -- placeholders derived between two yields: about 20 µs each
 
 local here                  -- the worker's pipeline; set once, before the first request
 
@@ -342,40 +342,51 @@ end
 local function mint_message(name, what) return ("this would make %s, which the credential %s may not"):format(what, name) end
 local function mint_hint(name) return ("the operator can allow it: sallyport credential set %s mint=allow"):format(name) end
 
--- The placeholders of all credentials that the agent holds, for C to look for in a request. Made anew when the
--- configuration has changed; what was derived once is kept, so that tasks which wait together share the work.
--- false: it changed meanwhile.
+-- Is there a bundle of the agent's among these?
+local function shared(agent, bundles)
+  for _, b in ipairs(bundles or {}) do
+    if agent.in_bundle[b] then return true end
+  end
+  return false
+end
+
+-- Adds what the agent holds for this credential; what was derived before is taken from the set that it replaces.
+local function learn_one(self, agent, set, name, rec)
+  local was = agent.derived and agent.derived[name]
+  if not was or was.version ~= rec.version then
+    was = { version = rec.version, list = self.records.held(agent.name, rec) }
+  end
+  set.derived[name] = was
+  for _, h in ipairs(was.list) do
+    set.known = set.known or self.known()
+    set.known:add(h.text, h.stop)
+    set.of[#set.of + 1] = rec
+  end
+end
+
+-- The placeholders of all credentials that the agent holds, for C to look for in a request: made anew when a credential
+-- with placeholders has changed, a slice at a time, and by all tasks that wait for it together. false: it changed again.
 local function learn(self, agent)
-  local at = self.config.applied
-  if agent.known_at == at or not self.known then return true end
-  local build, names, owners, set, n = self.config.build, {}, {}, nil, 0
-  for name, rec in pairs(build.held) do
-    for _, b in ipairs(rec.bundles or {}) do
-      if agent.in_bundle[b] then
-        names[#names + 1] = name
-        break
-      end
+  local build = self.config.build
+  if not self.known or not build or agent.known_at == build.held_at then return true end
+  local set = agent.learning
+  if not set or set.at ~= build.held_at then
+    set = { at = build.held_at, names = {}, done = 0, derived = {}, of = {} }
+    for name, rec in pairs(build.held) do
+      if shared(agent, rec.bundles) then set.names[#set.names + 1] = name end
     end
+    agent.learning = set
   end
-  local kept = {}
-  agent.derived = agent.derived or {}
-  for _, name in ipairs(names) do
-    local rec, was = build.held[name], agent.derived[name]
-    if rec and (not was or was.version ~= rec.version) then
-      was = { version = rec.version, list = self.records.held(agent.name, rec) }
-      agent.derived[name] = was
-      n = n + 1
-      if n % HELD_SLICE == 0 then self.time.sleep(0) end
-      if self.config.applied ~= at then return false end
-    end
-    kept[name] = was
-    for _, h in ipairs(was and was.list or {}) do
-      set = set or self.known()
-      set:add(h.text, h.stop)
-      owners[#owners + 1] = rec
-    end
+  while set.done < #set.names do
+    local name = set.names[set.done + 1]
+    learn_one(self, agent, set, name, build.held[name])
+    set.done = set.done + 1
+    if set.done % HELD_SLICE == 0 then self.time.sleep(0) end
+    if self.config.build ~= build or build.held_at ~= set.at then return false end
   end
-  agent.known, agent.known_of, agent.known_at, agent.derived = set, owners, at, kept
+  if agent.known_at ~= set.at then
+    agent.known, agent.known_of, agent.known_at, agent.derived, agent.learning = set.known, set.of, set.at, set.derived, nil
+  end
   return true
 end
 
@@ -468,7 +479,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     local code, message, hint = minted(self, opened, mint_question(self, req), req:view(), cred)
     if code then return nil, code, message, hint end
   end
-  if self.known and agent.known_at ~= self.config.applied then return nil, "changed" end
+  if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end
   local ok, code, message, advice = inject(self, req, agent, opened, cred)
   if not ok or not agent.known then return ok, code, message, advice end
   local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))

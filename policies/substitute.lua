@@ -11,7 +11,7 @@
 --   query      URL query; percent-encoded       path   URL path; percent-encoded
 --   body       JSON (in its strings), forms, XML, text, multipart, by Content-Type and escaped for it; read whole, up
 --              to 1 MiB. Other types, and what has a Content-Encoding, stream through untouched.
---   websocket  the client's text messages up to 64 KiB, in JSON's strings where they are JSON. Compression is not
+--   websocket  the client's text messages up to 32 KiB, in JSON's strings where they are JSON. Compression is not
 --              offered to the server then; binary messages and larger ones pass as they are.
 -- Without PLACEHOLDER it is what the agent's environment holds (env=NAME). What the answer repeats of a secret from
 -- path or query in Location, Content-Location, Link, Refresh or Set-Cookie becomes again what the client had sent.
