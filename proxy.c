@@ -14416,7 +14416,10 @@ filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, str
 		return (ssize_t)used;
 	if (s->at != SIGV4_DONE)
 		return -1;              /* cut short */
-	f->ended = true;
+	f->more = out->n != 0;          /* what was given lies in `held`: that goes in the next run */
+	f->ended = !f->more;
+	if (f->ended)
+		filter_sigv4_drop(s);
 	return (ssize_t)used;
 }
 

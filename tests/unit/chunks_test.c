@@ -308,6 +308,12 @@ test_memory(void)
 		peak = peak > req_bodies ? peak : req_bodies;
 	}
 	test_result(peak >= 1 << 20 && peak < (1 << 20) + 256, "chunks of 1 MiB are held one at a time, and counted", "%zu", peak);
+	test_result(feed(f, SLICE(LAST "\r\n"), 1000, true, &out) == 0 && req_bodies == 0,
+	    "nothing is held once the body has gone", "%zu bytes are", req_bodies);
+	filter_free(f);
+	f = new_filter(false);
+	feed(f, SLICE(HEAD("1000") "x"), 1000, false, &out);
+	test_result(req_bodies > 0x1000, "a chunk that is not whole is held", "it is not");
 	filter_free(f);
 	test_result(req_bodies == 0, "what was held is given back", "%zu are not", req_bodies);
 	req_bodies = REQ_BODIES_MAX - 1000;
