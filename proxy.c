@@ -14218,6 +14218,7 @@ struct filter_sigv4 {
 	enum sigv4_at at;
 	bool trailer;
 	char *held;             /* owned, counted: a chunk with its head and CR LF, or the trailers */
+	struct wirebuf *small;  /* owned; where `held` is while that is large enough. NULL: it is not */
 	size_t cap, n;
 	size_t signature;       /* where in `held` the chunk's stands */
 	size_t data_end;        /* where its data does */
@@ -14236,21 +14237,30 @@ static void
 filter_sigv4_drop(struct filter_sigv4 *s)
 {
 	req_bodies -= s->cap;
-	free(s->held);
+	if (s->small != NULL)
+		s->small->n = sizeof s->small->p;       /* so much is wiped */
+	else
+		free(s->held);
+	wirebuf_put(&s->small, true);
 	s->held = NULL;
 	s->cap = s->n = 0;
 }
 
-/* Room for n bytes, of which the first s->n stay. */
+/* Room for n bytes, of which the first s->n stay. Chunks of 64 KiB, the usual ones, fit into what peers
+ * use too: a block of that size from malloc is given back to the kernel each time, and faults in again. */
 static bool
 filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 {
-	size_t had = s->n;
+	size_t had = s->n, cap = n < sizeof s->small->p ? sizeof s->small->p : n;
+	struct wirebuf *small = NULL;
 	char *p;
 
 	if (n <= s->cap)
 		return true;
-	if (n - s->cap > REQ_BODIES_MAX - req_bodies || (p = malloc(n)) == NULL) {
+	if (cap <= REQ_BODIES_MAX - req_bodies && cap == sizeof s->small->p)
+		small = wirebuf_get();
+	p = small != NULL ? small->p : cap <= REQ_BODIES_MAX - req_bodies ? malloc(cap) : NULL;
+	if (p == NULL) {
 		s->f.fault = &filter_no_memory;
 		return false;
 	}
@@ -14258,9 +14268,10 @@ filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 		memcpy(p, s->held, had);
 	filter_sigv4_drop(s);
 	s->held = p;
+	s->small = small;
 	s->n = had;
-	s->cap = n;
-	req_bodies += n;
+	s->cap = cap;
+	req_bodies += cap;
 	return true;
 }
 

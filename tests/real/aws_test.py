@@ -20,7 +20,8 @@ ACCESS, SECRET = "AKIAREALKEY000000001", "canary-aws-wJalrXUtnFEMIK7MDENGbPxRfiC
 REGION = "us-east-1"
 HOSTS = ["s3.us-east-1.amazonaws.com", "s3.amazonaws.com", "s3.eu-central-1.amazonaws.com",
          *[f"{b}.s3.us-east-1.amazonaws.com" for b in ("bucket", "jsbucket")], "bucket.s3.amazonaws.com",
-         "jsbucket.s3.amazonaws.com", "bucket.s3.dualstack.us-east-1.amazonaws.com", "s3.dualstack.us-east-1.amazonaws.com", "sts.us-east-1.amazonaws.com", "sts.amazonaws.com",
+         "s3.dualstack.us-east-1.amazonaws.com", "bucket.s3.dualstack.us-east-1.amazonaws.com",    # where minio-go goes
+         "jsbucket.s3.amazonaws.com", "sts.us-east-1.amazonaws.com", "sts.amazonaws.com",
          "dynamodb.eu-central-1.amazonaws.com", "sqs.eu-central-1.amazonaws.com", "eu-central-1.queue.amazonaws.com",
          "queue.amazonaws.com", "iam.amazonaws.com", "lambda.eu-west-1.amazonaws.com", "monitoring.us-west-2.amazonaws.com"]
 
