@@ -5,10 +5,13 @@
 --   path    "*" stands for something within one segment ("/v1/keys/*", "/v1/accounts/*:signJwt"); "/**" at the end
 --           for any rest, or none. Case and a last "/" do not count: a server may ignore both.
 --   query   { name = "value" or true }: all of them are there
+--   body    { "word", … }: one of them stands in the body, or in the query: for GraphQL, where one path takes all calls.
+--           The body is read for it, up to BODY_MAX. It is no parser: a word in a comment counts too.
 -- A row that is met too often refuses a call; one that is met too seldom gives a key away. So any reading of the
 -- path will do, and a path that cannot be read counts as every one.
 local M = {}
 
+M.BODY_MAX = 1 << 20    -- a call by GraphQL; files are sent elsewhere
 local ROWS_MAX = 200    -- of a type or preset: a screen or two; a request may be held against all of them
 
 -- A path as a pattern over lower-case readings. nil, why.
@@ -63,7 +66,20 @@ local function compile_query(given)
   return out
 end
 
-local row_keys = { method = true, host = true, path = true, query = true, what = true }
+local function compile_words(given)
+  if given == nil then return nil end
+  local out = {}
+  for i, word in ipairs(type(given) == "table" and given or {}) do
+    if type(word) ~= "string" or not word:find("^[%a_][%w_]+$") then
+      return nil, "has a body that is no list of words: letters, digits and _"
+    end
+    out[i] = word
+  end
+  if #out == 0 then return nil, "has a body that is no list of words" end
+  return out
+end
+
+local row_keys = { method = true, host = true, path = true, query = true, body = true, what = true }
 
 local function compile_row(given)
   if type(given) ~= "table" then return nil, "is not a table" end
@@ -75,6 +91,7 @@ local function compile_row(given)
   row.methods, why = compile_methods(given.method)
   if not why then row.host, why = compile_host(given.host) end
   if not why then row.query, why = compile_query(given.query) end
+  if not why then row.words, why = compile_words(given.body) end
   if not why then row.patterns, why = compile_path(given.path) end
   if why then return nil, why end
   local methods = type(given.method) == "table" and table.concat(given.method, ", ") or given.method
@@ -130,17 +147,56 @@ local function covers_query(row, query)
   return true
 end
 
---- What this request would make, by the first row that it meets; nil: nothing.
--- q = { method, host, query = as sent, readings = function() -> list | nil }
-function M.find(rows, q)
-  local readings, read = nil, false
-  for _, row in ipairs(rows) do
-    if (not row.methods or row.methods[q.method]) and covers_host(row, q.host) then
-      if not read then
-        readings, read = q.readings(), true
+-- As a server may read it: escapes of JSON and of forms undone, whatever stands around them. Names have ASCII alone.
+local function unescaped(text)
+  local function char(hex) return string.char(tonumber(hex, 16)) end
+  return (text:gsub("\\[uU]00(%x%x)", char):gsub("%%(%x%x)", char))
+end
+
+-- A body that cannot be looked into, compressed or in a wide encoding, has every word.
+local function covers_words(row, q)
+  if not row.words then return true end
+  if not q.body then return false end  -- nobody sent this request
+  local text, coded = q.body()
+  if coded or text:find("\0", 1, true) then return true end
+  text = unescaped(text) .. "\n" .. unescaped(unescaped(q.query or ""))
+  for _, word in ipairs(row.words) do
+    if text:find(word, 1, true) then return true end
+  end
+  return false
+end
+
+-- The rows that method, host, path and query meet.
+local function each_met(rows, q)
+  local readings, read, at = nil, false, 0
+  return function()
+    while at < #rows do
+      at = at + 1
+      local row = rows[at]
+      if (not row.methods or row.methods[q.method]) and covers_host(row, q.host) then
+        if not read then
+          readings, read = q.readings(), true
+        end
+        if covers_path(row, readings) and covers_query(row, q.query) then return row end
       end
-      if covers_path(row, readings) and covers_query(row, q.query) then return row.what end
     end
+  end
+end
+
+--- Must the body be read before this request can be judged?
+function M.wants_body(rows, q)
+  for row in each_met(rows, q) do
+    if row.words then return true end
+  end
+  return false
+end
+
+--- What this request would make, by the first row that it meets; nil: nothing.
+-- q = { method, host, query = as sent, readings = function() -> list | nil,
+--       body = function() -> text, whether it is encoded | nil: there is no request yet }
+function M.find(rows, q)
+  for row in each_met(rows, q) do
+    if covers_words(row, q) then return row.what end
   end
 end
 

@@ -432,7 +432,22 @@ local function mint_question(self, req)
   return {
     method = req.method, host = req.host, query = req.query,
     readings = function() return self.path_readings(req.path) end,
+    body = function()
+      local view = req:view()
+      for _, name in ipairs(view.headers:names()) do
+        if name:gsub("_", "-") == "content-encoding" then return "", true end
+      end
+      return view.body or ""
+    end,
   }
+end
+
+-- Has a row of the credential's calls a word to find in the body?
+local function mint_reads(self, opened, q)
+  if not opened.guards then return false end
+  local mint, own = require "mint", opened.pol.mint
+  return opened.preset_mint ~= nil and mint.wants_body(opened.preset_mint, q)
+    or type(own) == "table" and mint.wants_body(own, q)
 end
 
 -- true | nil, "changed" | nil, code, message, hint, options
@@ -462,6 +477,8 @@ local function attach(self, req, agent, opened, routed, deadline)
   if opened.rows and opened.places & self.config.places.body ~= 0 and req:has_text() then
     max = math.max(max or 0, rows.BODY_MAX)
   end
+  local question = mint_question(self, req)
+  if mint_reads(self, opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
   if max then
     local ok, why = req:read_body(max, self.time.now() + BODY_WAIT)
     if not ok then return nil, body_codes[why] or "bad_request" end
@@ -476,7 +493,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     if self.config.applied ~= generation then return nil, "changed" end
   end
   if opened.guards then
-    local code, message, hint = minted(self, opened, mint_question(self, req), req:view(), cred)
+    local code, message, hint = minted(self, opened, question, req:view(), cred)
     if code then return nil, code, message, hint end
   end
   if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end

@@ -25,7 +25,7 @@ local UUID = "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}"
 -- POST alone, of which most rows are: { path, what }.
 local function post(rows)
   for i, row in ipairs(rows) do
-    rows[i] = { method = row.method or "POST", host = row.host, path = row[1], query = row.query, what = row[2] }
+    rows[i] = { method = row.method or "POST", host = row.host, path = row[1], query = row.query, body = row.body, what = row[2] }
   end
   return rows
 end
@@ -78,6 +78,8 @@ local GITLAB_MINT = post {
   { "/api/v4/projects/*/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/groups/*/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/applications/**", "an OAuth application's secret" },
+  { "/api/graphql", "a token", body = { "AccessTokenCreate", "AccessTokenRotate", "clusterAgentTokenCreate",
+                                        "runnersRegistrationTokenReset", "runnerCreate" } },
 }
 
 local list = {
@@ -324,9 +326,12 @@ local list = {
     },
     make = "https://app.netlify.com/user/applications", test = "https://api.netlify.com/api/v1/user" },
   { name = "fly", title = "Fly.io", type = "bearer", hosts = { "api.machines.dev", "api.fly.io" }, env = { "FLY_API_TOKEN" },
-    placeholder = "fm2_{120:url}", mint = post { { "/v1/tokens/**", "a token" }, { "/v1/apps/*/deploy_token", "a deploy token" } },
-    make = "https://fly.io/dashboard/personal/tokens", test = "https://api.machines.dev/v1/apps?org_slug=personal",
-    note = "GraphQL calls that make tokens go to one path with all others and are not told apart: leave api.fly.io out where that matters." },
+    placeholder = "fm2_{120:url}", mint = post {
+      { "/v1/tokens/**", "a token" }, { "/v1/apps/*/deploy_token", "a deploy token" },
+      { "/graphql", "a token", host = "api.fly.io",
+        body = { "createLimitedAccessToken", "createDelegatedWireGuardToken", "addWireGuardPeer" } },
+    },
+    make = "https://fly.io/dashboard/personal/tokens", test = "https://api.machines.dev/v1/apps?org_slug=personal" },
   { name = "heroku", title = "Heroku", type = "bearer", hosts = { "api.heroku.com" }, env = { "HEROKU_API_KEY" },
     placeholder = "HRKU-" .. UUID,
     mint = post {
@@ -415,7 +420,7 @@ local list = {
   { name = "newrelic", title = "New Relic", type = "api_key", hosts = { "api.newrelic.com", "api.eu.newrelic.com" },
     fields = { header = "api-key" }, env = { "NEW_RELIC_API_KEY" }, placeholder = "NRAK-{27:upper}",
     carriers = { headers = { "api-key", "x-api-key" } }, make = "https://one.newrelic.com/api-keys",
-    note = "NerdGraph is one path for all calls: what the key's user may do is the limit." },
+    mint = { { method = { "GET", "POST" }, path = "/graphql", body = { "apiAccess" }, what = "keys" } } },
   { name = "grafana", title = "Grafana, in the cloud or your own", type = "bearer", hosts = { "{stack}.grafana.net" },
     env = { "GRAFANA_TOKEN", "GRAFANA_SERVICE_ACCOUNT_TOKEN" }, placeholder = "glsa_{32}_{8:hex}", carriers = { headers = { "cookie" } },
     mint = post { { "/api/serviceaccounts/*/tokens", "a service account's token" }, { "/api/auth/keys", "an API key" } },
@@ -445,8 +450,8 @@ local list = {
   -- ---- work ----------------------------------------------------------------------------------------
   { name = "linear", title = "Linear", type = "api_key", hosts = { "api.linear.app", "uploads.linear.app" },
     fields = { header = "authorization" }, env = { "LINEAR_API_KEY" }, placeholder = "lin_api_{40}",
-    make = "https://linear.app/settings/account/security",
-    note = "GraphQL is one path for all calls: give the key the permissions that it needs and no more." },
+    mint = { { method = { "GET", "POST" }, path = "/graphql", body = { "apiKeyCreate" }, what = "an API key" } },
+    make = "https://linear.app/settings/account/security" },
   { name = "notion", title = "Notion", type = "bearer", hosts = { "api.notion.com" }, env = { "NOTION_TOKEN", "NOTION_API_KEY" },
     placeholder = "ntn_{46}", mint = post { { "/v1/oauth/token", "a token" } },
     make = "https://www.notion.so/profile/integrations",
@@ -557,9 +562,10 @@ local list = {
     mint = post {
       { "/admin/api/*/storefront_access_tokens.json", "a storefront token" }, { "/admin/oauth/access_token", "a token" },
       { "/admin/access_tokens/delegate", "a delegate token" }, { "/admin/access_tokens/delegate.json", "a delegate token" },
+      { "/admin/api/*/graphql.json", "a token", body = { "delegateAccessTokenCreate", "storefrontAccessTokenCreate" } },
+      { "/admin/api/graphql.json", "a token", body = { "delegateAccessTokenCreate", "storefrontAccessTokenCreate" } },
     },
-    make = "https://help.shopify.com/en/manual/apps/app-types/custom-apps",
-    note = "GraphQL is one path for all calls: give the app the scopes that it needs and no more." },
+    make = "https://help.shopify.com/en/manual/apps/app-types/custom-apps" },
   { name = "hubspot", title = "HubSpot: a private app", type = "bearer", hosts = { "api.hubapi.com" },
     env = { "HUBSPOT_ACCESS_TOKEN", "HUBSPOT_TOKEN" }, placeholder = "pat-na1-" .. UUID, carriers = { query = { "hapikey" } },
     mint = post {

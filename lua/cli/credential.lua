@@ -74,9 +74,10 @@ local function shown(value)
   return report.clean(table.concat(parts, " "))
 end
 
-local function field_help(pol)
+-- All fields, or the one whose value does not fit.
+local function field_help(pol, only)
   local lines = {}
-  for _, f in ipairs(require("policy").fields(pol)) do
+  for _, f in ipairs(only and { pol.by_name[only] } or require("policy").fields(pol)) do
     local notes = {}
     if records.is_secret(f) then notes[#notes + 1] = "secret" end
     if f.required then notes[#notes + 1] = "required" end
@@ -381,7 +382,8 @@ local function settle(pol, plain, into)
   local ok, field, message = policy.check_credential(pol, sample)
   if not ok then
     report.usage(field and ("%s %s"):format(field, tostring(message)) or tostring(message),
-      ("fields of %s:\n%s"):format(pol.name, field_help(pol)))
+      sample[field] ~= nil and (field_help(pol, field):gsub("^ +", ""))
+        or ("fields of %s:\n%s"):format(pol.name, field_help(pol)))
   end
   local secrets, names = nil, {}
   plain.fields, plain.split, secrets = fields.parts(policy.fields(pol), into.values)

@@ -78,6 +78,30 @@ return {
     is(find(row, "GET /?%zz"), true)
     is(find({ path = "/", query = { token = true } }, "GET /?token"), true)
   end,
+  ["a row may want a word in the body, as a server may read it"] = function()
+    local row = { method = { "GET", "POST" }, path = "/graphql", body = { "apiKeyCreate" }, what = "a key" }
+    local rows = assert(mint.compile { row })
+    local function ask(body, coded, method, query)
+      return mint.find(rows, {
+        method = method or "POST", host = "api.test", query = query, readings = function() return { "/graphql" } end,
+        body = body and function() return body, coded end,
+      }) ~= nil
+    end
+    is(ask [[{"query":"mutation { apiKeyCreate(input:{}) { id } }"}]], true)
+    is(ask [[{"query":"mutation { apiKey\u0043reate(input:{}) { id } }","query":"{ viewer }"}]], true)
+    is(ask [[{"query":"mutation { \u0061\u0070iKeyCreate(input:{}) { id } }"}]], true)
+    is(ask "query=mutation+%7B+apiKey%43reate+%7D", true)
+    is(ask [[{"query":"{ viewer { apiKeys { nodes { label } } } }"}]], false)
+    is(ask("", nil, "GET", "query=%7BapiKey%2543reate%7D"), true)
+    is(ask("", nil, "GET", "query=%7Bviewer%7D"), false)
+    is(ask("\31\139", true), true)     -- compressed: nobody can tell
+    is(ask("a\0p\0i\0", nil), true)
+    is(ask(nil), false)                 -- explain: there is no body yet
+    is(mint.wants_body(rows, { method = "POST", host = "a", readings = function() return { "/graphql/" } end }), true)
+    is(mint.wants_body(rows, { method = "POST", host = "a", readings = function() return { "/files" } end }), false)
+    refused({ path = "/g", body = { "a b" }, what = "x" }, "no list of words")
+    refused({ path = "/g", body = {}, what = "x" }, "no list of words")
+  end,
   ["a row that could not do what it says is refused, with the reason"] = function()
     refused({ path = "/k" }, "what the call makes")
     refused({ what = "a key" }, "begin with '/'")

@@ -9,11 +9,17 @@ local function post(host, target, expect)
     send = ("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\n\r\n"):format(target, host), expect = expect }
 end
 
+local function graphql(name, body, fields, expect)
+  return { name = "GraphQL: " .. name, host = "linear.test",
+    send = ("POST /graphql HTTP/1.1\r\nHost: linear.test\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"):format(
+      fields, #body, body), expect = expect }
+end
+
 local denied = { status = 403, error = "mint_denied", upstream = "nothing" }
 
 return {
   shared = {
-    hosts = { "gh.test", "free.test", "claude.test", "lab.test", "gemini.test", "key.test", "param.test" },
+    hosts = { "gh.test", "free.test", "claude.test", "lab.test", "gemini.test", "key.test", "param.test", "linear.test" },
     credentials = {
       { name = "gh", preset = "github", host = "gh.test", secrets = { token = "canary-gh" } },
       { name = "free", preset = "github", host = "free.test", fields = { mint = "allow" }, secrets = { token = "canary-free" } },
@@ -22,9 +28,20 @@ return {
       { name = "gemini", preset = "gemini", host = "gemini.test", secrets = { key = "canary-gemini" } },
       { name = "key", preset = "deepgram", host = "key.test", secrets = { key = "canary-key" } },
       { name = "param", preset = "serpapi", host = "param.test", secrets = { value = "canary-param" } },
+      { name = "linear", preset = "linear", host = "linear.test", secrets = { key = "canary-linear" } },
     },
   },
   cases = {
+    graphql("another call", [[{"query":"{ viewer { id } }"}]], "", { status = 200,
+      upstream = { header = { authorization = "canary-linear" }, body = [[{"query":"{ viewer { id } }"}]] } }),
+    graphql("the call", [[{"query":"mutation { apiKeyCreate }"}]], "", denied),
+    graphql("the call, escaped", [[{"query":"mutation { apiKey\u0043reate }"}]], "", denied),
+    graphql("the call, perhaps", "\31\139\8\0", "Content-Encoding: gzip\r\n", denied),
+    { name = "GraphQL: chunked", host = "linear.test",
+      send = "POST /graphql HTTP/1.1\r\nHost: linear.test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        .. "6\r\napiKey\r\n6\r\nCreate\r\n0\r\n\r\n", expect = denied },
+    { name = "GraphQL: a file, streamed", host = "linear.test",
+      send = "POST /upload HTTP/1.1\r\nHost: linear.test\r\nContent-Length: 12\r\n\r\napiKeyCreate", expect = { status = 200 } },
     get("gh.test", "/user?access_token=mine&page=2", "", { status = 200,
       upstream = { line = "GET /user?page=2 HTTP/1.1", header = { authorization = "Bearer canary-gh" }, head_not = "mine" } }),
     get("claude.test", "/v1/models", "X-Api-Key: mine\r\nx_api_key: mine\r\nAnthropic-Version: 2023-06-01\r\n", { status = 200,
