@@ -325,7 +325,8 @@ end
 local function revoke_one(env, opened, client, hint, token)
   local deadline = env.time.now() + REVOKE_MAX
   local answer, code, detail = env.tokens.net_for(opened, deadline).post(opened.view.revocation_url,
-    { client = client, form = { { "token", token }, { "token_type_hint", hint } }, expect = { error = "code" } }, deadline)
+    { client = client, form = { { "token", token }, { "token_type_hint", hint } }, body = opened.view.token_body,
+      expect = { error = "code" } }, deadline)
   if not answer then return nil, code, detail end
   if answer.status >= 200 and answer.status < 300 then return true end
   local said = answer.values and answer.values.error

@@ -254,10 +254,11 @@ function M.over(kept, typed, specs)
   return kept
 end
 
---- Asks on the terminal for each secret that is required and was not given. `said`: what a preset says of it.
+--- Asks on the terminal for each secret that was not given and is required, or that a preset asks for: `said` is what
+-- it says of it.
 function M.ask(ctx, specs, into, said)
   for _, spec in ipairs(specs) do
-    if spec.required and records.is_secret(spec) and into.values[spec.name] == nil then
+    if (spec.required or said and said[spec.name]) and records.is_secret(spec) and into.values[spec.name] == nil then
       if spec.type == "pem" or spec.type == "document" or spec.type == "map" or not ctx.host.isatty(0) then
         local what = said and said[spec.name] and ": " .. said[spec.name] or ""
         report.fail(("%s is missing%s"):format(spec.name, what), how(spec.name))
