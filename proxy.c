@@ -1023,9 +1023,15 @@ clock_boot(void)
 
 /* Unix seconds. */
 static int64_t
+clock_wall_ms(void)
+{
+	return clock_read(CLOCK_REALTIME) + clock_test(0) * 1000;
+}
+
+static int64_t
 clock_wall(void)
 {
-	return clock_read(CLOCK_REALTIME) / 1000 + clock_test(0);
+	return clock_wall_ms() / 1000;
 }
 
 /* A wall clock before the build's date was never set (an edge box without a battery). */
@@ -17650,6 +17656,39 @@ static const struct codec {
 	{"json_string", json_quote},       /* in quotes */
 };
 
+/* secret.decode("hex" | "base64" | "base64url", x) -> its bytes, a secret as x is | nil, "malformed": keys that are
+ * handed out in letters and used as bytes. */
+static int
+l_secret_decode(lua_State *L)
+{
+	static const char *const ways[] = {"hex", "base64", "base64url", NULL};
+	int way = luaL_checkoption(L, 1, NULL, ways);
+	bool is_secret = false, ok;
+	struct slice in = l_check_value(L, 2, &is_secret);
+	struct secret *s = secret_new(in.n);
+	ssize_t n;
+
+	if (s == NULL)
+		return luaL_error(L, "no room for secrets");
+	if (way == 0) {
+		ok = hex_decode(s->p, in);
+		n = (ssize_t)(in.n / 2);
+	} else {
+		n = b64_decode(s->p, in.n, in, way == 2);
+		ok = n >= 0;
+	}
+	if (!ok || n == 0) {
+		secret_unref(s);
+		return l_fail_code(L, "malformed");
+	}
+	l_push_secret(L, s);            /* in the collector's care: what follows may raise */
+	if (is_secret)
+		memcpy(l_alloc_secret(L, (size_t)n), s->p, (size_t)n);
+	else
+		lua_pushlstring(L, s->p, (size_t)n);
+	return 1;
+}
+
 /* secret.base64(x), x:base64() and so on, for each row above -> string | secret */
 static int
 l_secret_code(lua_State *L)
@@ -19036,6 +19075,7 @@ static const luaL_Reg l_secret_functions[] = {
 	{"sha256",   l_sign_sha256},
 	{"hmac",     l_secret_hmac},
 	{"template", l_secret_template},
+	{"decode",   l_secret_decode},
 	{"is",       l_secret_is},
 	{NULL, NULL},
 };
@@ -21728,6 +21768,18 @@ l_view_push_part(lua_State *L, int slot, const char *type)
 	lua_setiuservalue(L, 1, slot);
 }
 
+/* The query as it will go out: a secret once something was put in or taken out; nil: there is none. */
+static void
+l_view_push_query(lua_State *L, struct req *r)
+{
+	if (r->new_query == NULL)
+		l_push_slice(L, r->query);
+	else if (r->new_query->n == 0)
+		lua_pushnil(L);
+	else
+		l_push_secret(L, secret_ref(r->new_query));
+}
+
 static int
 l_view_index(lua_State *L)
 {
@@ -21755,6 +21807,8 @@ l_view_index(lua_State *L)
 		l_view_push_body(L, r);
 	else if (strcmp(name, "query_string") == 0)
 		l_push_slice(L, r->query);
+	else if (strcmp(name, "query_text") == 0)
+		l_view_push_query(L, r);
 	else if (strcmp(name, "set_segment") == 0)
 		lua_pushcfunction(L, l_view_set_segment);
 	else if (strcmp(name, "filter") == 0)
@@ -22489,6 +22543,7 @@ l_fail_errno(lua_State *L)
 static int l_time_now(lua_State *L) { lua_pushinteger(L, clock_now()); return 1; }
 static int l_time_boot(lua_State *L) { lua_pushinteger(L, clock_boot()); return 1; }
 static int l_time_wall(lua_State *L) { lua_pushinteger(L, clock_wall()); return 1; }
+static int l_time_wall_ms(lua_State *L) { lua_pushinteger(L, clock_wall_ms()); return 1; }
 
 static int
 l_time_boot_id(lua_State *L)
@@ -22539,6 +22594,7 @@ l_time_iso(lua_State *L)
 
 static const luaL_Reg l_time[] = {
 	{"now", l_time_now}, {"boot", l_time_boot}, {"boot_id", l_time_boot_id}, {"wall", l_time_wall},
+	{"wall_ms", l_time_wall_ms},
 	{"sleep", l_time_sleep}, /* yields */
 	{"iso", l_time_iso}, {NULL, NULL},
 };

@@ -13,6 +13,10 @@ local EXAMPLES_MAX = 200        -- each may take 40 ms
 local BODY_MAX = 16 << 20       -- what the runtime reads at most before `apply` (DESIGN, "Limits")
 local VERSIONS_PAGE = 100       -- records asked of the store at once
 
+local STILL_AT = 1700000000     -- Unix s: what time.wall() says while examples run
+
+local still = false             -- an example runs: the clock stands, and sign.nonce() is 32 zeros
+
 local function file_of(name) return "policies/" .. name .. ".lua" end
 
 --- A policy's name is a file's name and a word on the command line.
@@ -529,11 +533,17 @@ end
 
 -- The runtime's modules as a policy sees them. `net` is not among them: refresh gets one that knows its credential.
 local function modules()
-  local aws, time = require "aws", require "time"
+  local aws, time, signs = require "aws", require "time", {}
+  for name, f in pairs(require "sign") do signs[name] = f end
+  signs.nonce = function() return still and ("0"):rep(32) or require("sign").nonce() end
   return {
-    form = require "form", json = require "json", uri = require "uri", secret = require "secret", sign = require "sign",
+    form = require "form", json = require "json", uri = require "uri", secret = require "secret", sign = signs,
     aws = { sign = aws.sign, body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope },
-    time = { now = time.now, wall = time.wall, iso = time.iso },
+    time = {
+      now = time.now, iso = time.iso,
+      wall = function() return still and STILL_AT or time.wall() end,
+      wall_ms = function() return still and STILL_AT * 1000 or time.wall_ms() end,
+    },
   }
 end
 
@@ -817,7 +827,7 @@ local function example_request(ex)
 end
 
 -- nil where the example comes out as it says; else what differs.
-local function run_type_example(pol, ex, check, i)
+local function type_example(pol, ex, check, i)
   if ex.req and not check:keys(ex.req, request_keys, ("req of example %d"):format(i)) then return check.why end
   if not check:keys(ex.want, want_keys, ("want of example %d"):format(i)) then return check.why end
   local values, why, state = example_values(pol, ex.cred)
@@ -836,6 +846,15 @@ local function run_type_example(pol, ex, check, i)
   if code and not want then return ("%s: %s"):format(code, message) end
   if want == true then return code == nil and "it succeeds, the example wants an error" or nil end
   return differs("the error", code, want) or want == nil and compare(req:dump(), ex.want) or nil
+end
+
+-- With the clock and the nonces held still.
+local function run_type_example(...)
+  still = true
+  local ok, why = pcall(type_example, ...)
+  still = false
+  if not ok then error(why, 0) end
+  return why
 end
 
 local function run_match_example(pol, ex, check, i)

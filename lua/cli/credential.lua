@@ -639,6 +639,8 @@ examples:
   sallyport credential add wiki --type basic --host '${TENANT}.example.net' username=bot password=@pass.txt
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin \
       ca=@nas-certificate.pem
+  sallyport credential add shop --type hmac --host api.shop.example key=@secret.txt string='{timestamp}{method}{target}{body}' \
+      set.X-Timestamp={timestamp} set.X-Signature={signature}
   sallyport credential add bank --type bearer --host api.bank.example token=- client_cert=@me.pem client_key=@me.key
   pass show search | sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET key=-
 
