@@ -3,6 +3,7 @@
 -- For: Telegram (the token is in the path), APIs with several keys, WebSocket logins, anything no other type fits.
 --   sallyport credential add bot --type substitute --host api.telegram.org env=TELEGRAM_BOT_TOKEN \
 --     value=@token.txt --substitute value:path
+--   sallyport credential test bot 'https://api.telegram.org/bot{value}/getMe'
 --   sallyport credential add shop --type substitute --host api.shop.example values.id=@id.txt values.key=@key.txt \
 --     --substitute values.id:header,query:__SHOP_ID__ --substitute values.key:header,body:__SHOP_KEY__
 -- Fields: value (secret), or values.NAME (secrets) where there are several.

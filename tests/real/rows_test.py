@@ -171,6 +171,17 @@ def test_astray(t):
     assert len(server.got) == 1   # a placeholder of nothing is text like any other
 
 
+def test_credential_test(t):
+    """`credential test` takes {FIELD} in the URL for the placeholder that an agent would have"""
+    s, server, env = arrange(t, {"name": "bot", "env": "TELEGRAM_BOT_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:path"})
+    s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+    s.cli("set", "connect-to", f"api.test:443:127.0.0.1:{server.server_port}")
+    s.cli("set", "allow-address", "127.0.0.0/8")
+    out = s.cli("credential", "test", "bot", "https://api.test/bot{value}/getMe").stdout
+    assert "status  200" in out and "canary" not in out, out
+    assert urllib.parse.unquote(server.got[-1][1]) == f"/bot{SECRET}/getMe", server.got[-1]
+
+
 def test_commands(t):
     """--substitute says what is wrong with it, and what a listing shows"""
     s = t.bare()

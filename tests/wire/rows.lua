@@ -25,7 +25,7 @@ end
 local SECRET = "canary+1/2 &\\\"3:é"
 return {
   shared = {
-    hosts = { "head.test", "path.test", "query.test", "body.test", "set.test", "bear.test", "two.test", "add.test", "tok.test", "free.test" },
+    hosts = { "head.test", "path.test", "query.test", "body.test", "set.test", "bear.test", "two.test", "add.test", "both.test", "free.test" },
     credentials = {
       { name = "head", type = "substitute", host = "head.test", secrets = { value = "canary-head" }, substitute = "value:header:__HEAD__" },
       { name = "path", type = "substitute", host = "path.test", secrets = { value = "canary:path/1" }, substitute = "value:path:1234:__PATH__" },
@@ -38,6 +38,7 @@ return {
         substitute = "value:query" },
       { name = "twin", type = "substitute", host = "two.test", env = "TWIN_TOKEN", placeholder = "twin_{32}", secrets = { value = "canary-twin" },
         substitute = "value:path,header" },
+      { name = "both", type = "body_parameter", host = "both.test", fields = { name = "key" }, secrets = { value = "canary-both" }, substitute = "value:body:__BOTH__" },
       { name = "add", type = "body_parameter", host = "add.test", fields = { name = "api[key]", ["in"] = "query" }, secrets = { value = "canary-added" } },
     },
     domains = { { host = "free.test", method = { "GET", "POST" } } },
@@ -93,6 +94,14 @@ return {
     { name = "more than 1 MiB streams where no row looks", host = "body.test",
       send = { "POST /b HTTP/1.1\r\nHost: body.test\r\nContent-Type: image/png\r\nContent-Length: 1048577\r\n\r\n", { ["repeat"] = "x", times = 1048577 } },
       expect = { status = 200, upstream = { body_size = 1048577 } } },
+    post("rows and a type that edits the body do not meet", "both.test", "application/json", '{"key":"__BOTH__","a":"__BOTH__"}', '{"key":"canary-both","a":"canary-both"}'),
+    { name = "a token that refresh brought has rows too", host = "tok.test",
+      credential = { name = "tok", type = "oauth_client_credentials", host = "tok.test", fields = { token_url = "https://auth.test/token", client_id = "id" },
+                     secrets = { client_secret = "canary-client-secret" }, substitute = "access_token:query,body:__TOKEN__" },
+      servers = { auth = { host = "auth.test" }, tok = { host = "tok.test", reply = { "echo" } } }, canaries = { "canary-fresh" }, hosts = { "unused.test" },
+      token_endpoint = { '{"access_token":"canary-fresh","token_type":"Bearer","expires_in":3600}' },
+      send = "POST /?t=__TOKEN__ HTTP/1.1\r\nHost: tok.test\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n__TOKEN__",
+      expect = { status = 200, servers = { tok = { line = "POST /?t=canary-fresh HTTP/1.1", header = { authorization = "Bearer canary-fresh" }, body = "canary-fresh" } } } },
     -- which of two
     get("the placeholder chooses among equals: query", "two.test", "/?t=${ENV:TWO_TOKEN}", "", { line = "GET /?t=canary-two HTTP/1.1" }, { log = { credential = "two" } }),
     get("the placeholder chooses among equals: path", "two.test", "/${ENV:TWIN_TOKEN}/x", "", { line = "GET /canary-twin/x HTTP/1.1" }, { log = { credential = "twin" } }),
@@ -108,6 +117,9 @@ return {
     echoed("a parameter that we replaced gets the client's value", "add.test", "/x?api%5Bkey%5D=my%20own", "Location: /y?api%5Bkey%5D=canary-added&c=canary-added",
       "Location: /y?api%5Bkey%5D=my%20own&c=my%20own\r\n"),
     echoed("other headers are the upstream's own", "head.test", "/", "X-Note: hello\r\nLocation: /a", "X-Note: hello\r\nLocation: /a"),
+    -- told
+    { name = "the agent is told where a placeholder may stand", via = "proxy", send = "GET /discover HTTP/1.1\r\nHost: 127.0.0.1:${PORT}\r\nAuthorization: Bearer ${TOKEN}\r\n\r\n",
+      expect = { status = 200, body_has = { '"substitute":[{', '"placeholder":"__HEAD__"', '["query","path"]' } } },
     -- astray
     { name = "a placeholder of another credential, in a query", host = "head.test", send = "GET /?x=${ENV:TWO_TOKEN} HTTP/1.1\r\nHost: head.test\r\n\r\n",
       expect = { status = 403, error = "host_not_allowed", body_has = { "credential two (TWO_TOKEN)", "two.test" }, upstream = "nothing", log = { decision = "deny", credential = "head" } } },
