@@ -19,7 +19,7 @@ return {
 
   validate = function(cred)
     if not cred.header:find("^[%w!#$%%&'*+.^_`|~-]+$") then  -- RFC 9110 section 5.1
-      return nil, "header is not a header name"
+      return nil, "header", "is not a header name"
     end
     return true
   end,

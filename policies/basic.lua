@@ -15,7 +15,7 @@ return {
 
   validate = function(cred)
     -- RFC 7617 section 2: the first colon ends the user name.
-    if cred.username:find(":", 1, true) then return nil, "a user name has no ':'" end
+    if cred.username:find(":", 1, true) then return nil, "username", "has a ':' in it, where the user name would end" end
     return true
   end,
 
