@@ -91,6 +91,7 @@ local calls = {
   { "POST", "/enterprises/*/actions/runners/generate-jitconfig", "a runner's configuration, with its token" },
   { "POST", "/repos/*/*/keys", "a deploy key" },
   { "POST", "/user/keys", "an SSH key" },
+  { "GET", "/copilot_internal/v2/token", "a Copilot token" },
 }
 local rows = {}
 for _, c in ipairs(calls) do

@@ -341,7 +341,7 @@ static const struct { const char *name; int rule; } rule_cases[] = {
 	{"Hos", 0},
 	{"Hosts", 0},
 	{"Proxy", HDR_PROXY | HDR_FIXED},
-	{"Proxy-Authorization", HDR_PROXY | HDR_FIXED},
+	{"Proxy-Authorization", HDR_PROXY | HDR_AUTH},
 	{"proxy_connection", HDR_PROXY | HDR_FIXED},
 	{"Proxyx", 0},
 	{"X-Sallyport-Error", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED},
