@@ -179,7 +179,7 @@ def test_github(t):
     status, answer = w.get("https://ghe.test/api/v3/repos/acme/site/actions/runners/registration-token", "-X", "POST")
     assert (status, answer["error"]) == (403, "mint_denied"), answer
     status, answer = w.get("https://ghe.test/api/v3/app/installations/7/access_tokens", "-X", "POST")
-    assert (status, answer["error"]) == (403, "mint_denied"), answer
+    assert (status, answer["error"]) == (403, "token_endpoint"), answer
     _, document, _ = account(Keys(directory))
     theirs = libraries(t, w.s.dir, document, path.read_text(), APP)["installation"]
     other = opened(theirs["headers"]["authorization"].split()[1])
