@@ -196,7 +196,7 @@ end
 -- The scopes to ask for: the challenge's word, else all that the resource lists, else none.
 local function scopes_of(hint, prm, meta)
   local list = {}
-  for word in (hint.scope or ""):gmatch("[!#-%[%]-~]+") do
+  for word in (hint.scope or ""):gmatch("[^%c%s\"\\\127-\255]+") do
     if #list < SCOPES_MAX then list[#list + 1] = word end
   end
   if #list == 0 then list = prm.scopes or {} end
