@@ -23,7 +23,7 @@ HOSTS = ["s3.us-east-1.amazonaws.com", "s3.amazonaws.com", "s3.eu-central-1.amaz
          "s3.dualstack.us-east-1.amazonaws.com", "bucket.s3.dualstack.us-east-1.amazonaws.com",    # where minio-go goes
          "jsbucket.s3.amazonaws.com", "sts.us-east-1.amazonaws.com", "sts.amazonaws.com",
          "dynamodb.eu-central-1.amazonaws.com", "sqs.eu-central-1.amazonaws.com", "eu-central-1.queue.amazonaws.com",
-         "queue.amazonaws.com", "iam.amazonaws.com", "lambda.eu-west-1.amazonaws.com", "monitoring.us-west-2.amazonaws.com"]
+         "minio.test", "queue.amazonaws.com", "iam.amazonaws.com", "lambda.eu-west-1.amazonaws.com", "monitoring.us-west-2.amazonaws.com"]
 
 
 class Aws:
@@ -216,6 +216,35 @@ assert urllib.request.urlopen(url).read() == b'hello'
     a.check()
 
 
+def test_other_host(t):
+    """a host that is not Amazon's signs with the fields' region and service, path-style, whatever the client signed for"""
+    a = Aws(t, host=["minio.test"], fields={"access_key_id": ACCESS, "region": "garage", "service": "s3"})
+    python(a, """
+import boto3, urllib.request
+from botocore.config import Config
+c = boto3.client('s3', endpoint_url='https://minio.test', config=Config(signature_version='s3v4', s3={'addressing_style': 'path'}))
+c.put_object(Bucket='bucket', Key='a b/c', Body=b'hello' * 10000, ChecksumAlgorithm='SHA256')
+assert c.get_object(Bucket='bucket', Key='a b/c')['Body'].read() == b'hello' * 10000
+url = c.generate_presigned_url('get_object', {'Bucket': 'bucket', 'Key': 'a b/c'}, 60)
+assert urllib.request.urlopen(url).read() == b'hello' * 10000
+""")
+    answer = signed_put(a, "x", b"y" * 100_000, 65536, host="minio.test", target="/bucket/x")
+    assert answer.startswith("HTTP/1.1 200"), (answer, a.server.refused)
+    assert a.server.objects["bucket", "x"]["data"] == b"y" * 100_000
+    a.check()
+    assert {n["region"] for n in a.seen()} == {"garage"}, a.seen()
+
+
+def test_foreign_presigned(t):
+    """a URL that somebody else presigned is not signed again, and carries nothing of ours"""
+    a = Aws(t)
+    r = a.s.request(host="bucket.s3.us-east-1.amazonaws.com",
+                    target="/x?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIASOMEBODYELSE0000%2F20260101%2Fus-east-1%2Fs3%2Faws4_request"
+                           "&X-Amz-Date=20260101T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=" + "0" * 64)
+    assert r.status == 403 and not a.server.seen, (r.status, a.server.seen)
+    assert not any(ACCESS in h for h in a.server.heads)
+
+
 def javascript(t, scenario):
     """-> what s3client.mjs said, and the Aws"""
     found = node()
@@ -262,13 +291,14 @@ def test_js_presigned(t):
 
 # -- signed chunks
 
-def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plain_end=False, wire=None):
+def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plain_end=False, wire=None,
+               host="bucket.s3.us-east-1.amazonaws.com", target=None):
     """A PUT as the SDKs that sign chunks send it, on `wire` or through the proxy -> the head of the answer. Head and
     chunks are signed by botocore with the keys of the environment: the placeholders."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
-    host = "bucket.s3.us-east-1.amazonaws.com"
+    target = target or "/" + key
     mode = STREAMING + ("-TRAILER" if trailer else "")
 
     class Auth(S3SigV4Auth):
@@ -279,7 +309,7 @@ def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plai
     headers = {"Host": host, "Content-Encoding": "aws-chunked", "x-amz-decoded-content-length": str(len(data))}
     if trailer:
         headers["x-amz-trailer"] = trailer[0]
-    request = AWSRequest(method="PUT", url=f"https://{host}/{key}", headers=headers)
+    request = AWSRequest(method="PUT", url=f"https://{host}{target}", headers=headers)
     auth.add_auth(request)
     last, body, empty = request.headers["Authorization"][-64:], b"", hashlib.sha256(b"").hexdigest()
 
@@ -303,7 +333,7 @@ def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plai
         headers["Content-Length"] = len(body)
     wire = wire or a.s.tunnel(host)
     try:
-        wire.send(f"PUT /{key} HTTP/1.1\r\n".encode() + "".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
+        wire.send(f"PUT {target} HTTP/1.1\r\n".encode() + "".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
         answer = b""
         while b"\r\n\r\n" not in answer:
             part = wire.recv(20)
