@@ -38,7 +38,9 @@ M.say = {
 
 --- What commands need to ask a server, on the store that is open.
 function M.env(ctx)
-  local ok, why = ctx.host.configure(require("records").settings(nil))   -- roots, connect-to, the guard
+  -- Servers are reached as the running proxy reaches them; where none runs, as the kept settings say.
+  local running = require("cli.home").running(ctx)
+  local ok, why = ctx.host.configure(require("records").settings(running and running.flags))
   if not ok then return nil, why end
   local pipeline = require("worker").build { command = true }
   return {

@@ -159,7 +159,7 @@ function M.net(with)
   function net.post(url, spec, deadline)
     assert(type(url) == "string" and type(spec) == "table", "net.post: url or parameters are missing")
     local form, basic, why = authenticate(with, url, spec)
-    if not form then return nil, "signing", why end
+    if not form then return nil, "bad_key", why end
     local body, content_type = token_body(with, spec, form)
     local headers = { { "accept", "application/json" }, { "content-type", content_type } }
     if basic then headers[#headers + 1] = { "authorization", basic } end

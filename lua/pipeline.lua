@@ -905,7 +905,9 @@ local function explain_credential(self, result, own, url, spec, agent)
   local mints, message, hint = explain_mint(self, opened, spec, url)
   if mints then return mints, message, hint end
   local state = opened.pol.refresh and self.store.peek("state", own.name)
-  if state and state.last_error and state.error_version == opened.version then
+  if opened.pol.connect and not (state and state.obtained_at) then
+    result.message = ("allowed, but nobody has connected it yet: sallyport connect %s"):format(own.name)
+  elseif state and state.last_error and state.error_version == opened.version then
     result.message = ("allowed, but its last refresh failed: %s"):format(state.last_error)
   end
 end

@@ -135,7 +135,6 @@ local said = {
   no_access_token = "the token endpoint's answer has no access_token",
   token_type = "the token endpoint's answer has another token_type than Bearer",
   unregistered_error = "the token endpoint answers with an error of its own",
-  signing = "its private key cannot sign",
   url_not_declared = "its type asks a URL that neither it nor the credential names",
 }
 

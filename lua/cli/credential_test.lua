@@ -84,6 +84,10 @@ local function not_sent(record, code, message)
     host_not_allowed = "it goes only where `credential show` says",
     mint_denied = "an agent is refused this too; name another URL, or set mint=allow",
   }
+  if code == "oauth_not_connected" or code == "oauth_refresh_failed" then
+    local pol = require("policy").load(record.type)
+    hints[code] = pol and pol.connect and "sallyport connect " .. record.name or nil
+  end
   report.fail(("'%s' was not sent: %s"):format(record.name, tostring(message or code)), hints[code])
 end
 

@@ -108,6 +108,65 @@ local cases = {
     is(seen[3].deadline, 15000)
   end,
 
+  -- ---- who asks
+  ["the client says who it is: none, basic, post (RFC 6749 2.3.1)"] = function()
+    local net, seen = net_of(good())
+    local form = { { "grant_type", "x" } }
+    net.token(URL, { client = { method = "none", id = "i" }, form = form }, 9000)
+    net.token(URL, { client = { method = "basic", id = "i", secret = "s" }, form = form }, 9000)
+    net.token(URL, { client = { method = "post", id = "i", secret = "s" }, form = form }, 9000)
+    is(seen[1].body, "grant_type=x&client_id=i")
+    is(header(seen[1], "authorization"), nil)
+    is(seen[2].body, "grant_type=x")
+    is(header(seen[2], "authorization"), oauth.basic(secret, "i", "s"))
+    is(seen[3].body, "grant_type=x&client_id=i&client_secret=s")
+    is(header(seen[3], "authorization"), nil)
+    is(#form, 1)                -- the caller's own table stays as it was
+  end,
+  ["private_key_jwt signs a short assertion for this server, each with a number of its own (RFC 7523)"] = function()
+    local asked = {}
+    local net, seen = net_of(good(), {
+      sign = { jwt = function(spec) asked[#asked + 1] = spec; return "signed-" .. #asked end },
+      new_id = function() return "id-" .. #asked end,
+    })
+    local client = { method = "private_key_jwt", id = "i", key = "k", key_id = "k1", algorithm = "ES256" }
+    net.token(URL, { client = client, form = { { "grant_type", "x" } } }, 9000)
+    client.audience = "https://login.test"
+    net.token(URL, { client = client, form = {} }, 9000)
+    is(seen[1].body, "grant_type=x&client_id=i&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer"
+      .. "&client_assertion=signed-1")
+    is(asked[1].alg, "ES256")
+    is(asked[1].header.kid, "k1")
+    local c = asked[1].claims
+    is(c.iss, "i")
+    is(c.sub, "i")
+    is(c.aud, URL)
+    is(c.exp - c.iat, 120)
+    is(asked[2].claims.aud, "https://login.test")
+    assert(c.jti ~= asked[2].claims.jti)
+  end,
+  ["a key that cannot sign sends nothing"] = function()
+    local net, seen = net_of(good(), { sign = { jwt = function() return nil, "encrypted" end }, new_id = function() return "" end })
+    is(select(2, net.token(URL, { client = { method = "private_key_jwt", id = "i", key = "k" } }, 9000)), "bad_key")
+    is(#seen, 0)
+  end,
+  ["a token that nobody can renew is used as long as the server says, or until it is refused"] = function()
+    local year = 366 * 86400
+    local function life(more, spec)
+      spec.ttl = 3600
+      local a = good(more)
+      if more.expires_in == false then a.values.expires_in = nil end
+      return judged(a, spec).expires_at - 1000
+    end
+    is(life({ expires_in = 60 * 86400 }, { lasting = true }), 60 * 86400)
+    is(life({ expires_in = false }, { lasting = true }), 10 * year)
+    is(life({ expires_in = 1e12 }, { lasting = true }), 10 * year)
+    is(life({ expires_in = false, refresh_token = "r" }, { lasting = true }), 3600)
+    is(life({ expires_in = 60 * 86400, refresh_token = "r" }, { lasting = true }), 30 * 86400)
+    is(life({ expires_in = false }, { lasting = true, renewable = true }), 3600)
+    is(life({ expires_in = 60 * 86400 }, {}), 30 * 86400)
+  end,
+
   -- ---- answers
   ["an answer with a token is good, without token_type too"] = function()
     is(judged(good { token_type = false and "" or "bearer" }).secrets.access_token, "t1")
