@@ -21639,6 +21639,18 @@ req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s,
 	return ok;
 }
 
+/* An answer that repeats the query must not give away what makes it valid: not the session's token, and not the
+ * signature, with which anybody could use the URL until it expires. */
+static bool
+req_note_pair(struct req *r, const char *name, struct slice value)
+{
+	struct secret *s = secret_copy(value.p, value.n);
+	bool ok = s != NULL && subst_back_add(&r->back, s, req_query_sent(r, slice_of(name)), slice_of(name));
+
+	secret_unref(s);
+	return ok;
+}
+
 static bool
 req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, struct buf *names)
 {
@@ -21655,6 +21667,8 @@ req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, 
 	ok = ok && sigv4_make(o, s, names, key, signature) &&
 	    (o->token.n == 0 || !o->token_after || req_put_pair(&text, "X-Amz-Security-Token", o->token)) &&
 	    req_put_pair(&text, "X-Amz-Signature", slice_of(signature)) &&
+	    req_note_pair(r, "X-Amz-Signature", slice_of(signature)) &&
+	    (o->token.n == 0 || req_note_pair(r, "X-Amz-Security-Token", o->token)) &&
 	    (query = secret_copy(text.p, text.n)) != NULL;
 	wipe(key, sizeof key);
 	buf_free(&text);

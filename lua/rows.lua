@@ -113,7 +113,7 @@ function M.texts(row, held)
   local own, any = {}, {}
   for _, h in ipairs(held) do
     if h.field == row.field then own[#own + 1] = h.text end
-    if not h.field then any[#any + 1] = h.text end
+    if not h.field and #any == 0 then any[1] = h.text end   -- the first: further ones stand for other fields
   end
   return #own > 0 and own or any
 end
