@@ -3,6 +3,9 @@ import json
 import os
 import pathlib
 import subprocess
+import time
+import urllib.error
+import urllib.request
 
 import sallyport
 from oauth_test import NODE, NPM, Command, Person
@@ -15,13 +18,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 class Mcp:
     """The server and its authorization server, and what they have seen."""
 
-    def __init__(self, t, directory, kind="http"):
+    def __init__(self, t, directory, kind="http", ports=None):
         if not NODE.exists() or not (NPM / "@modelcontextprotocol/sdk").exists():
             t.skip("the MCP SDK is not installed")
-        self.port, self.as_port, self.kind = free_port(), free_port(), kind
+        self.port, self.as_port = ports or (free_port(), free_port())
         self.url = f"http://127.0.0.1:{self.port}/{'sse' if kind == 'sse' else 'mcp'}"
-        self.log = pathlib.Path(directory) / f"mcp-{self.port}.log"
-        t.start([NODE, HERE / "mcp.mjs", NPM, str(self.port), str(self.as_port), *([kind] if kind == "sse" else [])], self.log)
+        self.log = pathlib.Path(directory) / f"mcp-{self.port}-{time.monotonic_ns()}.log"
+        self.process = t.start([NODE, HERE / "mcp.mjs", NPM, str(self.port), str(self.as_port), *([kind] if kind == "sse" else [])], self.log)
         wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
 
     def events(self, event):
@@ -76,6 +79,36 @@ def test_add_sse(t):
     assert not json.loads(s.cli("credential", "show", "old", "--json").stdout).get("paths")
     s.serve()
     assert tool(s, server.url, "sse")["aud"] == server.url
+
+
+def test_forgotten_client(t):
+    """connect: an authorization server that has forgotten our client gets a new one registered"""
+    s, _ = t.proxy(serve=False)
+    server = Mcp(t, s.dir)
+    add(s, "box", server.url)
+    s.serve()
+    tool(s, server.url, "http")
+    server.process.terminate()
+    server.process.wait(10)
+    server = Mcp(t, s.dir, ports=(server.port, server.as_port))      # it kept everything in memory
+    target = f"http://127.0.0.1:{server.port}/mcp"
+
+    def code():
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": s.proxy_url()}))
+        try:
+            return opener.open(target, timeout=10).status
+        except urllib.error.HTTPError as e:
+            return e.headers.get("X-Sallyport-Error") or e.code
+    s.set_clock(120)                                                  # a token just issued is not doubted
+    assert code() == 401
+    wait(lambda: code() == "oauth_refresh_failed", 10, "invalid_client")
+    first = json.loads(s.cli("credential", "show", "box", "--json").stdout)["fields"]["client_id"]
+    command = Command(s, "connect", "box", "--no-browser")
+    at, status, page = Person().consent(command.url())
+    assert status == 200 and "Connected" in page, (at, status, page, command.err)
+    assert "anew" in command.end()
+    assert json.loads(s.cli("credential", "show", "box", "--json").stdout)["fields"]["client_id"] != first
+    assert tool(s, server.url, "http")["aud"] == server.url
 
 
 def test_open_server(t):
