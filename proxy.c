@@ -14711,7 +14711,7 @@ enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST };
 static bool req_start(struct req *, enum req_entry);
 static void req_stop(struct req *);
 static bool req_wake_body(struct req *);
-static void req_tell_answer(const struct req *, int status, struct slice www_authenticate);
+static void req_tell_answer(const struct req *, const struct http_head *);
 
 static void conn_advance(struct conn *);
 
@@ -16572,10 +16572,8 @@ conn_relay_interim(struct conn *c, const struct http_head *h)
 static void
 conn_watch_answer(struct req *r, const struct http_head *h)
 {
-	int i = http_find(h, SLICE("www-authenticate"), 0);
-
 	if (r->watch && h->status >= 400)
-		req_tell_answer(r, h->status, i >= 0 ? h->field[i].value : SLICE(""));
+		req_tell_answer(r, h);
 }
 
 /* A whole final head is in up_bytes. */
@@ -18691,13 +18689,51 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 	lua_pushnil(L);
 }
 
+#define L_EXPECT_DEEP_MAX (64u << 10)    /* text is read once for each object on the way: STS answers 2 KiB */
+
+/* The member that a dotted path leads to; .type JSON_END where there is none. */
+static enum json_result
+json_member_deep(struct slice text, struct slice path, struct json_token *out)
+{
+	for (;;) {
+		const char *dot = memchr(path.p, '.', path.n);
+		struct json_member one = {.name = {path.p, dot != NULL ? (size_t)(dot - path.p) : path.n}};
+		enum json_result res = json_members(text, &one, 1);
+
+		*out = one.value;
+		if (res != JSON_OK || dot == NULL || one.value.type == JSON_END)
+			return res;
+		if (one.value.type != JSON_OBJECT) {
+			out->type = JSON_END;
+			return JSON_OK;
+		}
+		text = one.value.raw;
+		path.p += one.name.n + 1;
+		path.n -= one.name.n + 1;
+	}
+}
+
+/* json_members, and then those whose names are paths. */
+static bool
+json_members_deep(struct slice body, struct json_member *want, size_t n)
+{
+	if (json_members(body, want, n) != JSON_OK)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (want[i].value.type == JSON_END && memchr(want[i].name.p, '.', want[i].name.n) != NULL &&
+		    (body.n > L_EXPECT_DEEP_MAX || json_member_deep(body, want[i].name, &want[i].value) != JSON_OK))
+			return false;
+	return true;
+}
+
 /* What net may let a caller see of a response body: the table at `idx` is { member = kind }. Pushes
  * { member = value } (1), or nil, "malformed" (2): no JSON object, or a wanted name comes twice.
  *   secret   a string that is not empty, as a handle
  *   string   at most 4 KiB, without control characters
  *   number   also in quotes
  *   boolean
- *   code     a registered OAuth error code; anything else that is there is "unregistered" */
+ *   code     a registered OAuth error code; anything else that is there is "unregistered"
+ * "A.B" is the member B of the object A. */
 static int
 l_json_expect(lua_State *L, struct slice body, int idx)
 {
@@ -18714,7 +18750,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 		want[n].name.p = lua_tolstring(L, -2, &want[n].name.n);
 		kind[n++] = (enum l_expect)luaL_checkoption(L, -1, NULL, l_expect_names);
 	}
-	if (json_members(body, want, n) != JSON_OK)
+	if (!json_members_deep(body, want, n))
 		return l_fail_code(L, "malformed");
 	lua_createtable(L, 0, (int)n);
 	for (size_t i = 0; i < n; i++) {
@@ -22383,9 +22419,10 @@ req_wake_body(struct req *r)
 /* What a task of ours is told, copied: the request may be gone by then. */
 struct told {
 	int status;
-	char credential[REQ_NAME_MAX];
-	size_t n;
-	char www_authenticate[];
+	char credential[REQ_NAME_MAX], host[256];
+	int64_t date;           /* Unix s, by the upstream's clock; -1: not said */
+	size_t n[2];
+	char text[];            /* WWW-Authenticate, then x-amzn-errortype */
 };
 
 static int
@@ -22395,8 +22432,14 @@ answer_push(lua_State *co, void *arg)
 
 	lua_pushstring(co, t->credential);
 	lua_pushinteger(co, t->status);
-	lua_pushlstring(co, t->www_authenticate, t->n);
-	return 3;
+	lua_pushlstring(co, t->text, t->n[0]);
+	lua_pushlstring(co, t->text + t->n[0], t->n[1]);
+	if (t->date < 0)
+		lua_pushnil(co);
+	else
+		lua_pushinteger(co, t->date);
+	lua_pushstring(co, t->host);
+	return 6;
 }
 
 static void
@@ -22408,20 +22451,51 @@ answer_done(struct task *t, bool ok, lua_State *co)
 	free(task_owner(t));
 }
 
-static void
-req_tell_answer(const struct req *r, int status, struct slice www_authenticate)
+/* A field's value, or nothing where it is longer than any of its kind. */
+static struct slice
+answer_field(const struct http_head *h, struct slice name)
 {
-	size_t n = www_authenticate.n < 4096 ? www_authenticate.n : 0;
-	struct told *t = malloc(sizeof *t + n);
+	int i = http_find(h, name, 0);
+
+	return i >= 0 && h->field[i].value.n < 4096 ? h->field[i].value : SLICE("");
+}
+
+/* RFC 9110 5.6.7, the one form that is sent: Unix s, -1 for anything else. */
+static int64_t
+answer_date(const struct http_head *h)
+{
+	struct slice v = answer_field(h, SLICE("date"));
+	struct tm tm = {0};
+	char text[40];
+	const char *end;
+
+	if (v.n != 29)
+		return -1;
+	memcpy(text, v.p, v.n);
+	text[v.n] = '\0';
+	end = strptime(text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+	return end != NULL && *end == '\0' ? (int64_t)timegm(&tm) : -1;
+}
+
+static void
+req_tell_answer(const struct req *r, const struct http_head *h)
+{
+	struct slice www = answer_field(h, SLICE("www-authenticate")), type = answer_field(h, SLICE("x-amzn-errortype"));
+	struct told *t = malloc(sizeof *t + www.n + type.n);
 	struct task *task;
 
 	if (t == NULL)
 		return;
-	t->status = status;
+	t->status = h->status;
+	t->date = answer_date(h);
 	memcpy(t->credential, r->credential, sizeof t->credential);
-	t->n = n;
-	if (n != 0)
-		memcpy(t->www_authenticate, www_authenticate.p, n);
+	text_copy(t->host, sizeof t->host, r->host);
+	t->n[0] = www.n;
+	t->n[1] = type.n;
+	if (www.n != 0)
+		memcpy(t->text, www.p, www.n);
+	if (type.n != 0)
+		memcpy(t->text + www.n, type.p, type.n);
 	if ((task = task_new(req_answer_ref, answer_push, t, t, answer_done)) == NULL)
 		free(t);
 	else

@@ -424,6 +424,50 @@ function M.mint(req, cred)
   return what
 end
 
+-- ---- roles --------------------------------------------------------------------------------------
+
+-- STS where the role's partition has it: { host, region }.
+local sts_hosts = {
+  aws = { "sts.amazonaws.com", "us-east-1" }, ["aws-us-gov"] = { "sts.us-gov-west-1.amazonaws.com", "us-gov-west-1" },
+  ["aws-cn"] = { "sts.cn-north-1.amazonaws.com.cn", "cn-north-1" },
+  ["aws-eusc"] = { "sts.eusc-de-east-1.amazonaws.eu", "eusc-de-east-1" },
+}
+
+--- host, region of STS for a role, nearest to `region` if that is one of AWS's; nil: no partition that we know.
+function M.sts(role_arn, region)
+  local partition = role_arn:match("^arn:([%w-]+):iam::%d+:role/.")
+  local at = sts_hosts[partition]
+  if not at then return nil end
+  if not is_region(region) then return at[1], at[2] end
+  local suffix = at[1]:match("%.amazonaws%..+$")
+  return ("sts.%s%s"):format(region, suffix), region
+end
+
+-- What STS says, in the words of a token endpoint. A clock that is off answers SignatureDoesNotMatch: that may pass.
+local sts_codes = {
+  InvalidClientTokenId = "invalid_client", UnrecognizedClientException = "invalid_client", ExpiredToken = "invalid_client",
+  ExpiredTokenException = "invalid_client", AccessDenied = "access_denied", AccessDeniedException = "access_denied",
+  ValidationError = "invalid_request", MalformedPolicyDocument = "invalid_request", RegionDisabledException = "access_denied",
+  Throttling = "slow_down", ThrottlingException = "slow_down", RequestLimitExceeded = "slow_down",
+}
+
+--- Judges an answer of AssumeRole: the state that refresh returns | nil, code, detail.
+function M.assumed(answer, sent_at, duration)
+  local v = answer.values or {}
+  local detail = { status = answer.status, retry_after = answer.retry_after }
+  if v["Error.Code"] then return nil, sts_codes[v["Error.Code"]] or answer.status >= 500 and "unavailable" or "refused", detail end
+  if answer.status == 429 or answer.status >= 500 then return nil, "unavailable", detail end
+  if answer.status ~= 200 then return nil, "refused", detail end
+  local at = "AssumeRoleResponse.AssumeRoleResult.Credentials."
+  local id, secret, token = v[at .. "AccessKeyId"], v[at .. "SecretAccessKey"], v[at .. "SessionToken"]
+  if answer.malformed or not (id and secret and token) then return nil, "malformed", detail end
+  local ends = v[at .. "Expiration"]
+  if type(ends) ~= "number" or ends <= sent_at then ends = sent_at + duration end
+  return {
+    secrets = { access_key_id = id, secret_access_key = secret, session_token = token }, expires_at = math.floor(ends),
+  }
+end
+
 -- ---- fields -------------------------------------------------------------------------------------
 
 --- For `validate`: true | nil, field, message.
@@ -467,8 +511,8 @@ local function expires_of(req, sig)
 end
 
 --- Signs `req` with keys = { access_key, secret, token }, for what the fields of cred, the sandbox's signature or the
--- host say. nil | nil, why.
-function M.sign(req, cred, keys)
+-- host say. nil | nil, why. `at`: Unix s, for examples.
+function M.sign(req, cred, keys, at)
   local stripped = req.stripped
   local sig = M.signature(stripped)
   local older = not sig and stripped.query.AWSAccessKeyId ~= nil and stripped.query.Signature ~= nil
@@ -486,7 +530,7 @@ function M.sign(req, cred, keys)
   req:sigv4 {
     access_key = keys.access_key, secret = keys.secret, token = keys.token, region = region, service = service,
     region_set = region_set, payload = payload, hash_header = s3 and not query and not payload, s3 = s3,
-    signed = sig and sig.signed, query = query, expires = expires, token_after = service == "iotdevicegateway",
+    signed = sig and sig.signed, at = at, query = query, expires = expires, token_after = service == "iotdevicegateway",
   }
 end
 

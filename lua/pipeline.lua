@@ -710,7 +710,7 @@ local function serve(self, req, agent, deadline)
     else
       plan.forward.addresses = opened.addresses
       plan.forward.tls = opened.tls
-      plan.forward.watch = opened.pol.refresh ~= nil
+      plan.forward.watch = opened.pol.refresh ~= nil or opened.pol.clock == true
       plan.forward.websocket = req.websocket
       req:forward(plan.forward)
     end
@@ -773,11 +773,15 @@ function M:on_rejudge(info)
   return (not own.domain and own.name or nil) == info.credential
 end
 
---- An upstream answered 401 or 403 to a request that carried this credential.
-function M:on_answer(name, status, www_authenticate)
+--- An upstream answered 400 or more to a request that carried this credential. `date`: Unix s, by its clock.
+function M:on_answer(name, status, www_authenticate, error_type, date, host)
   local opened = self.config:open(name)
-  if not opened or not opened.pol.refresh then return end
-  if token.says_expired(opened.pol, status, www_authenticate) then self.tokens:rejected(opened) end
+  if not opened then return end
+  if opened.pol.clock and date and (status == 400 or status == 401 or status == 403) then
+    require("skew").note(self, name, host, self.time.wall() - date)
+  end
+  if not opened.pol.refresh then return end
+  if token.says_expired(opened.pol, status, www_authenticate, error_type) then self.tokens:rejected(opened) end
   local scopes = token.insufficient(status, www_authenticate)
   if scopes then self.tokens:wants(opened, scopes) end
 end
@@ -785,7 +789,7 @@ end
 function M.connect(req) return here:on_connect(req) end
 function M.request(req) return here:on_request(req) end
 function M.rejudge(info) return here:on_rejudge(info) end
-function M.answer(credential, status, www_authenticate) return here:on_answer(credential, status, www_authenticate) end
+function M.answer(...) return here:on_answer(...) end
 
 -- ---- explaining ----------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ end
 -- policy that does nothing.
 local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
-  fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table function",
+  fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
@@ -373,13 +373,13 @@ function Check:endpoints(given)
   return list, out
 end
 
--- Statuses, or a function(status, error_type) that says whether an answer tells of a dead token.
+-- Statuses from 400 to 599, and names of errors as AWS says them in x-amzn-errortype.
 function Check:statuses(given)
-  if type(given) == "function" then return given end
   local out = {}
   for i, status in ipairs(given) do
-    if math.type(status) ~= "integer" or status < 400 or status > 599 then
-      return self:fail("expired", "expired lists statuses from 400 to 599")
+    local name = type(status) == "string" and status:find("^%w+$")
+    if not name and (math.type(status) ~= "integer" or status < 400 or status > 599) then
+      return self:fail("expired", "expired lists statuses from 400 to 599, and names of errors")
     end
     out[i] = status
   end
@@ -538,7 +538,8 @@ local function modules()
   signs.nonce = function() return still and ("0"):rep(32) or require("sign").nonce() end
   return {
     form = require "form", json = require "json", uri = require "uri", secret = require "secret", sign = signs,
-    aws = { sign = aws.sign, body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope },
+    aws = { body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope, sts = aws.sts, assumed = aws.assumed,
+      sign = function(req, cred, keys) return aws.sign(req, cred, keys, still and STILL_AT or nil) end },
     time = {
       now = time.now, iso = time.iso,
       wall = function() return still and STILL_AT or time.wall() end,

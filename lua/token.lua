@@ -440,10 +440,11 @@ function M:fresh(opened, deadline)
 end
 
 --- Does this answer of an upstream say that the token is dead? RFC 6750 3.1; a type may declare further statuses.
-function M.says_expired(pol, status, www_authenticate)
+function M.says_expired(pol, status, www_authenticate, error_type)
   if status == 401 then return true end
+  local code = type(error_type) == "string" and (error_type:match("^[%w.]*#(%w+)") or error_type:match("^%w+"))
   for _, s in ipairs(pol.expired or {}) do
-    if s == status then return true end
+    if s == status or s == code then return true end
   end
   if status ~= 403 or type(www_authenticate) ~= "string" then return false end
   return www_authenticate:lower():find("%f[%w_]error%s*=%s*\"?invalid_token%f[^%w_]") ~= nil

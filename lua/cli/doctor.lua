@@ -139,6 +139,8 @@ local function machine(ctx, say, now)
   end
   if now < (host.build_time or 0) then
     say("clock", BAD, "it is before this program was built: upstream TLS answers clock_unset", "set the clock")
+  elseif require("skew").report(now) then
+    say("clock", WARN, report.clean(require("skew").report(now)), "set it (timedatectl set-ntp true): signed requests are refused")
   else
     say("clock", OK, report.time(now))
   end

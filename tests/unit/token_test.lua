@@ -787,6 +787,11 @@ local cases = {
     is(token.says_expired(pol, 401), true)
     is(token.says_expired(pol, 498), true)
     is(token.says_expired(pol, 403), false)
+    local named = { expired = { "ExpiredToken", "ExpiredTokenException" } }
+    is(token.says_expired(named, 400, nil, "ExpiredTokenException:http://internal.amazon.com/coral/x/"), true)
+    is(token.says_expired(named, 400, nil, "com.amazon.coral.service#ExpiredTokenException"), true)
+    is(token.says_expired(named, 400, nil, "ValidationException"), false)
+    is(token.says_expired(named, 400, nil, ""), false)
     is(token.says_expired(pol, 403, 'Bearer realm="x", error="invalid_token"'), true)
     is(token.says_expired(pol, 403, "Bearer error=invalid_token"), true)
     is(token.says_expired(pol, 403, 'Bearer error="insufficient_scope"'), false)
