@@ -128,7 +128,7 @@ local function foreign(self, found, agent, item, query)
   local own = self.config:item(item)
   local names = own and foreign_of(self, found, own)
   if not names or not names_any(query, names) then return false, names end
-  for _, h in ipairs(held_for(self, agent, own.name)) do
+  for _, h in ipairs(agent.name and held_for(self, agent, own.name) or {}) do  -- explain may ask for nobody in particular
     if query:find(h.text, 1, true) then return false, names end
   end
   return true, names

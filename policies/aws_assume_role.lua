@@ -87,7 +87,7 @@ return {
     return aws.assumed(answer, now, cred.duration)
   end,
 
-  -- A signature depends on the time: these show what goes out beside it, and what is refused.
+  -- In examples it is always 2023-11-14T22:13:20Z.
   examples = {
     { cred = { access_key_id = "AKIAIOSFODNN7EXAMPLE", secret_access_key = "s", role_arn = "arn:aws:iam::123456789012:role/agent",
                state = { access_key_id = "ASIAIOSFODNN7EXAMPLE", secret_access_key = "t", session_token = "u" } },

@@ -49,15 +49,23 @@ return {
     })
   end,
 
-  -- A signature depends on the time: these show what is refused, and what goes out beside it.
+  -- In examples it is always 2023-11-14T22:13:20Z. The signatures are botocore's.
   examples = {
     { cred = { access_key_id = "AKIAIOSFODNN7EXAMPLE", secret_access_key = "s" },
       req  = { url = "https://bucket.s3.eu-west-1.amazonaws.com/key", headers = { ["x-amz-date"] = "20150830T123600Z" } },
-      want = { headers = { ["x-amz-content-sha256"] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" } } },
+      want = { headers = {
+        ["x-amz-content-sha256"] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        authorization = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20231114/eu-west-1/s3/aws4_request, "
+          .. "SignedHeaders=host;x-amz-content-sha256;x-amz-date, "
+          .. "Signature=7bf0a5c4935846694d7806ba4aee08941e23ae3df45049fd52f1241297135e64" } } },
     { cred = { access_key_id = "AKIAIOSFODNN7EXAMPLE", secret_access_key = "s", session_token = "t" },
       req  = { url = "https://sts.amazonaws.com/?Action=GetCallerIdentity",
                headers = { ["x-amz-security-token"] = "placeholder" } },
-      want = { headers = { ["x-amz-security-token"] = "t", ["x-amz-content-sha256"] = false } } },
+      want = { headers = {
+        ["x-amz-security-token"] = "t", ["x-amz-content-sha256"] = false,
+        authorization = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20231114/us-east-1/sts/aws4_request, "
+          .. "SignedHeaders=host;x-amz-date;x-amz-security-token, "
+          .. "Signature=9d8bd306fea9bea77f2227112a1573fd2af39fb63559e9a6e07630a0e835b4e5" } } },
     { cred = { access_key_id = "AKIAIOSFODNN7EXAMPLE", secret_access_key = "s" },
       req  = { url = "https://minio.example.com/bucket" }, want = { error = "injection_failed" } },
     { cred = { access_key_id = "AKIAIOSFODNN7EXAMPLE", secret_access_key = "s" },

@@ -9,7 +9,8 @@ import pathlib
 import subprocess
 import tempfile
 
-HOSTS = ["api.test", "auth.test", "git.test", "www.test", "deep.a.test", "*.test", "*.x.test", "*.example.com", "localhost"]
+HOSTS = ["api.test", "auth.test", "git.test", "www.test", "deep.a.test", "*.test", "*.x.test", "*.example.com", "localhost", "*.s3.us-east-1.amazonaws.com", "*.us-east-1.amazonaws.com",
+         "a.mrap.accesspoint.s3-global.amazonaws.com"]
 CONFIG = """
 [ca]
 default_ca = own
