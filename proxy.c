@@ -19,6 +19,7 @@
  *   http    parse, frame, canonicalise (pure)       peer    one end of a connection, plain or TLS
  *                                                   conn    a client's connection and its requests
  *                                                   fetch   our own requests, to token endpoints
+ *                                                   helper  programs that print headers
  *                                                   bind    values, store, http, request, host: Lua modules
  *                                                   main    master, workers, commands
  *
@@ -40,6 +41,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <signal.h>
@@ -17361,6 +17363,267 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 	upstream_dial(f->up, allow, nallow);
 }
 
+/* ---- helper ----------------------------------------------------------------
+ * Programs of the operator's that print headers (the type `command`). A process of its own starts them:
+ * main forks it before a store is open or a key unwrapped, so whatever they do, they inherit nothing.
+ * It takes asks from all workers on one socket, each with a descriptor for the answer, and gives each a
+ * runner, which ends with its program. It ends itself when the last worker's end of the socket closes. */
+#define HELPER_OUTPUT_MAX (64 * 1024)
+#define HELPER_TEXT_MAX 16384   /* program and arguments */
+#define HELPER_ARGS_MAX 64
+#define HELPER_RUNNERS_MAX 16   /* at once; a token is kept for its ttl, so few are ever wanted */
+#define HELPER_MS_MAX 10000     /* a refresh has no more */
+
+enum helper_code {
+	HELPER_DONE, HELPER_EXIT, HELPER_TIMEOUT, HELPER_LARGE, HELPER_MISSING, HELPER_UNSAFE, HELPER_BUSY,
+};
+
+struct helper_ask {
+	uint32_t ms;            /* 0: text is the folder */
+	uint32_t argc;
+	char text[HELPER_TEXT_MAX]; /* a NUL behind each */
+};
+
+struct helper_answer {          /* the output follows */
+	uint8_t code, status;
+};
+
+static int helper_fd = -1;      /* our end; -1: there is no helper process */
+static bool helper_ready;       /* it knows its folder */
+
+/* Of root or of us, and nobody else may write to it. */
+static bool
+helper_trusts(const struct stat *st)
+{
+	return (st->st_uid == 0 || st->st_uid == geteuid()) && (st->st_mode & 022) == 0;
+}
+
+/* In the folder itself: no path, no link. -1: *code says why. */
+static int
+helper_open(int dir, const char *name, enum helper_code *code)
+{
+	int fd = dir < 0 || strchr(name, '/') != NULL || name[0] == '.' ? -1 :
+	    openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st, folder;
+
+	*code = HELPER_MISSING;
+	if (fd < 0 || fstat(fd, &st) != 0 || fstat(dir, &folder) != 0 || !S_ISREG(st.st_mode) ||
+	    (st.st_mode & 0111) == 0) {
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	if (helper_trusts(&st) && helper_trusts(&folder))
+		return fd;
+	*code = HELPER_UNSAFE;
+	close(fd);
+	return -1;
+}
+
+/* Becomes the program. A script's interpreter opens it by its descriptor, so that one stays open. */
+__attribute__((noreturn)) static void
+helper_exec(int program, int out, char **argv)
+{
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ, SIGCHLD};
+	char *const nothing[] = {NULL};
+	int null = open("/dev/null", O_RDWR), at = fcntl(program, F_DUPFD, 16), to = fcntl(out, F_DUPFD, 16);
+	sigset_t none;
+
+	setsid();               /* a group of its own, to be killed whole */
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+		signal(signals[i], SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (null < 0 || at < 0 || to < 0 || chdir("/") != 0 || dup2(null, 0) < 0 || dup2(to, 1) < 0 ||
+	    dup2(null, 2) < 0 || dup2(at, 3) < 0 || close_range(4, ~0U, 0) != 0 ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+		_exit(127);
+	execveat(3, "", argv, nothing, AT_EMPTY_PATH);
+	_exit(127);
+}
+
+/* Reads to the end of the output, then waits for the end of the program; both before `until`. */
+static enum helper_code
+helper_watch(pid_t pid, int in, int64_t until, char *out, size_t *n, int *status)
+{
+	const struct timespec pause = {0, 2000000};
+	struct pollfd p = {.fd = in, .events = POLLIN};
+	siginfo_t ended = {0};
+	ssize_t got = 1;
+
+	while (got > 0) {
+		int64_t left = until - clock_read(CLOCK_MONOTONIC);
+
+		if (left <= 0 || poll(&p, 1, (int)left) == 0)
+			return HELPER_TIMEOUT;
+		got = read(in, out + *n, HELPER_OUTPUT_MAX + 1 - *n);
+		*n += got > 0 ? (size_t)got : 0;
+		if (*n > HELPER_OUTPUT_MAX)
+			return HELPER_LARGE;
+	}
+	/* Not reaped yet, so that its number is still its group's when that is killed. */
+	while (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0) {
+		if (clock_read(CLOCK_MONOTONIC) >= until)
+			return HELPER_TIMEOUT;
+		nanosleep(&pause, NULL);
+	}
+	*status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
+	return *status == 0 ? HELPER_DONE : HELPER_EXIT;
+}
+
+/* One program from start to end, in a process of its own. */
+__attribute__((noreturn)) static void
+helper_run(int dir, struct helper_ask *ask, int reply)
+{
+	static char out[HELPER_OUTPUT_MAX + 1];
+	int64_t until = clock_read(CLOCK_MONOTONIC) + ask->ms;
+	char *argv[HELPER_ARGS_MAX + 1], *at = ask->text;
+	enum helper_code code;
+	struct helper_answer answer;
+	int pipes[2], status = 0, program;
+	size_t n = 0;
+	pid_t pid;
+
+	(void)mlock(out, sizeof out);
+	for (uint32_t i = 0; i < ask->argc; i++, at += strlen(at) + 1)
+		argv[i] = at;
+	argv[ask->argc] = NULL;
+	if ((program = helper_open(dir, argv[0], &code)) >= 0) {
+		code = HELPER_BUSY;
+		if (pipe2(pipes, O_CLOEXEC) == 0 && (pid = fork()) >= 0) {
+			if (pid == 0)
+				helper_exec(program, pipes[1], argv);
+			close(pipes[1]);
+			code = helper_watch(pid, pipes[0], until, out, &n, &status);
+			kill(-pid, SIGKILL);    /* and what it left behind */
+			kill(pid, SIGKILL);     /* it may not have come to be a group */
+			waitpid(pid, NULL, 0);
+		}
+	}
+	answer = (struct helper_answer){(uint8_t)code, (uint8_t)status};
+	if (send(reply, &answer, sizeof answer, MSG_NOSIGNAL) == (ssize_t)sizeof answer && code == HELPER_DONE)
+		for (size_t sent = 0; sent < n;) {
+			ssize_t k = send(reply, out + sent, n - sent, MSG_NOSIGNAL);
+
+			if (k <= 0)
+				break;
+			sent += (size_t)k;
+		}
+	wipe(out, sizeof out);
+	_exit(0);
+}
+
+/* Is it whole? Texts end inside, and there are as many as it says. */
+static bool
+helper_ask_ok(const struct helper_ask *ask, size_t n)
+{
+	size_t texts = 0;
+
+	if (n <= offsetof(struct helper_ask, text) || ((const char *)ask)[n - 1] != '\0')
+		return false;
+	for (size_t i = 0; i < n - offsetof(struct helper_ask, text); i++)
+		texts += ask->text[i] == '\0';
+	return ask->argc >= 1 && ask->argc <= HELPER_ARGS_MAX && texts == ask->argc && ask->ms <= HELPER_MS_MAX;
+}
+
+static ssize_t
+helper_receive(int fd, struct helper_ask *ask, int *reply)
+{
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
+	struct iovec piece = {ask, sizeof *ask};
+	struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+	struct cmsghdr *c;
+	ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+
+	*reply = -1;
+	c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+	if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(reply, CMSG_DATA(c), sizeof *reply);
+	return n;
+}
+
+/* The helper process. Ctrl-C and a service manager's TERM reach it too: it serves until the workers end. */
+__attribute__((noreturn)) static void
+helper_main(int fd)
+{
+	static struct helper_ask ask;
+	int dir = -1, reply, running = 0;
+	ssize_t n;
+
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	dup2(fd, 3);
+	close_range(4, ~0U, 0);
+	for (;;) {
+		if ((n = helper_receive(3, &ask, &reply)) < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			_exit(0);
+		while (running > 0 && waitpid(-1, NULL, WNOHANG) > 0)
+			running--;
+		if (helper_ask_ok(&ask, (size_t)n) && ask.ms == 0) {
+			dir = open(ask.text, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		} else if (reply >= 0 && helper_ask_ok(&ask, (size_t)n) && running < HELPER_RUNNERS_MAX) {
+			pid_t pid = fork();
+
+			if (pid == 0) {
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				helper_run(dir, &ask, reply);
+			}
+			running += pid > 0;
+		} else if (reply >= 0) {
+			(void)!send(reply, &(struct helper_answer){HELPER_BUSY, 0}, sizeof(struct helper_answer), MSG_NOSIGNAL);
+		}
+		if (reply >= 0)
+			close(reply);
+	}
+}
+
+/* Before anything is opened. Without memory for it there is none, and `command` says so. */
+static void
+helper_start(void)
+{
+	int pair[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+		return;
+	if ((pid = fork()) == 0)
+		helper_main(pair[1]);
+	close(pair[1]);
+	if (pid > 0)
+		helper_fd = pair[0];
+	else
+		close(pair[0]);
+}
+
+static void
+helper_stop(void)
+{
+	if (helper_fd >= 0)
+		close(helper_fd);
+	helper_fd = -1;
+}
+
+/* reply < 0: none is wanted. */
+static bool
+helper_send(const struct helper_ask *ask, size_t text_n, int reply)
+{
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control = {0};
+	struct iovec piece = {(void *)ask, offsetof(struct helper_ask, text) + text_n};
+	struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1};
+
+	if (reply >= 0) {
+		m.msg_control = &control;
+		m.msg_controllen = sizeof control;
+		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET,
+		    .cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &reply, sizeof reply);
+	}
+	return helper_fd >= 0 && sendmsg(helper_fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)piece.iov_len;
+}
+
 /* ---- bind: values ----------------------------------------------------------
  * The Lua modules secret, secret.core, json, sign, form and uri: everything that makes bytes out
  * of bytes. A function here takes strings and secrets alike and answers the same kind: a secret
@@ -23043,6 +23306,217 @@ l_open_http_client(lua_State *L)
 	return 1;
 }
 
+/* -- command: what a helper program prints */
+#define L_COMMAND "sallyport.command"
+
+/* The memory goes in a deferred call: an event of this turn may still name the watch. */
+struct l_command {
+	struct watch watch;     /* our end of the answer's socket */
+	struct task *task;      /* waits; NULL: it does not */
+	struct buf in;          /* owned; struct helper_answer and the output: wiped */
+	bool ended;
+	struct defer gone;
+};
+
+static void
+l_command_ready(struct watch *w)
+{
+	struct l_command *c = (struct l_command *)((char *)w - offsetof(struct l_command, watch));
+	char part[8192];
+	ssize_t n;
+
+	while ((n = read(w->fd, part, sizeof part)) > 0 && buf_add(&c->in, part, (size_t)n))
+		;
+	wipe(part, sizeof part);
+	w->readable = false;
+	c->ended = !(n < 0 && (errno == EAGAIN || errno == EINTR));
+	if (c->ended && c->task != NULL) {
+		task_wake(c->task);
+		c->task = NULL;
+	}
+}
+
+static void
+l_command_free(struct defer *d)
+{
+	free((char *)d - offsetof(struct l_command, gone));
+}
+
+static int
+l_command_gc(lua_State *L)
+{
+	struct l_command **c = luaL_checkudata(L, 1, L_COMMAND);
+
+	if (*c != NULL) {
+		watch_close(&(*c)->watch);
+		buf_free(&(*c)->in);
+		loop_defer(&(*c)->gone, l_command_free);
+	}
+	*c = NULL;
+	return 0;
+}
+
+/* A JSON object of texts -> { { name, secret } … } | nil, "command_malformed" */
+static int
+l_command_headers(lua_State *L, struct slice text)
+{
+	char name[128];
+	size_t name_n = 0;
+	struct json_reader r;
+	struct json_token t;
+	lua_Integer n = 0;
+
+	lua_newtable(L);
+	json_open(&r, text);
+	if (json_next(&r, &t) != JSON_OBJECT)
+		return l_fail(L, "command_malformed");
+	while (json_next(&r, &t) != JSON_END) {
+		if (t.type == JSON_CLOSE)
+			continue;
+		if (t.type == JSON_KEY) {
+			if (json_unescape(NULL, &t) >= sizeof name || n == L_EXPECT_MAX)
+				return l_fail(L, "command_malformed");
+			name_n = json_unescape(name, &t);
+			if (!http_is_token((struct slice){name, name_n}))
+				return l_fail(L, "command_malformed");
+			continue;
+		}
+		if (t.type != JSON_STRING)
+			return l_fail(L, "command_malformed");
+		lua_createtable(L, 2, 0);
+		lua_pushlstring(L, name, name_n);
+		lua_rawseti(L, -2, 1);
+		l_json_push_secret(L, &t);
+		if (!http_valid_field_value(secret_slice(l_test_secret(L, -1))))
+			return l_fail(L, "command_malformed");
+		lua_rawseti(L, -2, 2);
+		lua_rawseti(L, -2, ++n);
+	}
+	return n != 0 ? 1 : l_fail(L, "command_malformed");
+}
+
+static int
+l_command_answer(lua_State *L, const struct l_command *c)
+{
+	static const char *const codes[] = {NULL, "command_failed", "command_timeout", "command_too_large",
+	    "command_missing", "command_unsafe", "command_busy"};
+	struct helper_answer a;
+
+	if (c->in.n < sizeof a)
+		return l_fail(L, "command_busy");
+	memcpy(&a, c->in.p, sizeof a);
+	if (a.code == HELPER_DONE)
+		return l_command_headers(L, (struct slice){c->in.p + sizeof a, c->in.n - sizeof a});
+	lua_pushnil(L);
+	lua_pushstring(L, a.code <= HELPER_BUSY ? codes[a.code] : "command_busy");
+	lua_pushinteger(L, a.status);
+	return 3;
+}
+
+static int
+l_command_wait_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct l_command **c = luaL_checkudata(L, 3, L_COMMAND);
+	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
+
+	(void)status;
+	(void)ctx;
+	if (!(*c)->ended) {
+		if (clock_now() >= deadline)
+			return l_fail(L, "command_timeout");
+		(*c)->task = task_of(L);
+		return task_yield(L, deadline, 0, l_command_wait_k);
+	}
+	return l_command_answer(L, *c);
+}
+
+/* Program and arguments, a NUL behind each; how long it may take. */
+static size_t
+l_command_ask(lua_State *L, struct helper_ask *ask)
+{
+	lua_Integer args, ms;
+	size_t n = 0;
+
+	lua_getfield(L, 1, "timeout");
+	ms = luaL_checkinteger(L, -1);
+	ask->ms = (uint32_t)(ms < 1 ? 1 : ms > HELPER_MS_MAX ? HELPER_MS_MAX : ms);
+	lua_getfield(L, 1, "arguments");
+	args = lua_istable(L, -1) ? luaL_len(L, -1) : 0;
+	luaL_argcheck(L, args < HELPER_ARGS_MAX, 1, "too many arguments");
+	ask->argc = (uint32_t)args + 1;
+	for (lua_Integer i = 0; i <= args; i++) {
+		struct slice s;
+
+		if (i == 0)
+			lua_getfield(L, 1, "program");
+		else
+			lua_geti(L, -1, i);
+		s.p = luaL_checklstring(L, -1, &s.n);
+		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL && s.n < sizeof ask->text - n, 1, "arguments too long");
+		memcpy(ask->text + n, s.p, s.n + 1);
+		n += s.n + 1;
+		lua_pop(L, 1);
+	}
+	lua_settop(L, 2);
+	return n;
+}
+
+/* host.command({ program=, arguments={…}, timeout=ms }, deadline) -> { { name, secret } … } | nil, code [, exit status].
+ * yields */
+static int
+l_host_run(lua_State *L)
+{
+	struct l_command **c;
+	struct helper_ask ask;
+	size_t n;
+	int pair[2];
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	luaL_checkinteger(L, 2);
+	lua_settop(L, 2);
+	if (helper_fd < 0 || !helper_ready)
+		return l_fail(L, "no_helpers");
+	n = l_command_ask(L, &ask);
+	c = lua_newuserdatauv(L, sizeof *c, 0);
+	*c = NULL;
+	luaL_setmetatable(L, L_COMMAND);
+	if ((*c = calloc(1, sizeof **c)) == NULL)
+		return luaL_error(L, "out of memory");
+	(*c)->watch.fd = -1;
+	buf_init(&(*c)->in, sizeof(struct helper_answer) + HELPER_OUTPUT_MAX);
+	lua_toclose(L, 3);              /* also when the task is abandoned while it waits */
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+		return l_fail(L, "command_busy");
+	(*c)->watch = (struct watch){.fd = pair[0], .ready = l_command_ready};
+	fcntl(pair[0], F_SETFL, O_NONBLOCK);
+	(*c)->ended = !helper_send(&ask, n, pair[1]) || !watch_add(&(*c)->watch, EPOLLIN | EPOLLRDHUP | EPOLLET);
+	close(pair[1]);
+	return l_command_wait_k(L, LUA_OK, 0);
+}
+
+/* host.helpers(dir) -> true | nil, why: names the folder, once, before there are workers */
+static int
+l_host_helpers(lua_State *L)
+{
+	struct helper_ask ask = {.argc = 1};
+	struct slice dir = {NULL, 0};
+	struct stat st;
+
+	dir.p = luaL_checklstring(L, 1, &dir.n);
+	if (dir.n == 0 || dir.p[0] != '/' || dir.n >= sizeof ask.text || memchr(dir.p, '\0', dir.n) != NULL)
+		return l_fail(L, "it is named from the root: /usr/local/lib/sallyport");
+	if (stat(dir.p, &st) != 0)
+		return l_fail_errno(L);
+	if (!S_ISDIR(st.st_mode) || !helper_trusts(&st))
+		return l_fail(L, "it is no folder that only root or this user may write to");
+	memcpy(ask.text, dir.p, dir.n + 1);
+	helper_ready = helper_send(&ask, dir.n + 1, -1);
+	if (!helper_ready)
+		return l_fail(L, "there is no process to run them");
+	lua_pushboolean(L, true);
+	return 1;
+}
+
 /* -- detached tasks */
 #define L_SPAWN "sallyport.spawn"
 
@@ -24186,6 +24660,7 @@ l_host_log(lua_State *L)
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"ca_pem", l_host_ca_pem}, {"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
+	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
 	{"stand_in_claims", l_host_stand_in_claims}, {"unbase64", l_host_unbase64}, {NULL, NULL},
 };
@@ -24215,6 +24690,12 @@ l_open_host(lua_State *L, bool worker)
 	lua_pushcfunction(L, l_spawn_state);
 	lua_setfield(L, -2, "state");
 	lua_setfield(L, -2, "__index");
+	lua_pop(L, 1);
+	luaL_newmetatable(L, L_COMMAND);
+	lua_pushcfunction(L, l_command_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pushcfunction(L, l_command_gc);
+	lua_setfield(L, -2, "__close");
 	lua_pop(L, 1);
 	if (!worker)
 		l_open_callback(L);
@@ -24300,6 +24781,8 @@ l_host_serve(lua_State *L)
 		lua_pop(L, 1);
 	}
 	serve.wanted = true;
+	if (!helper_ready)
+		helper_stop();
 	lua_pushinteger(L, 0);
 	return 1;
 }
@@ -24832,6 +25315,9 @@ main(int argc, char **argv)
 	int code;
 
 	process_harden();
+	for (int i = 1; i < argc; i++)
+		if (helper_fd < 0 && (strcmp(argv[i], "serve") == 0 || strcmp(argv[i], "test") == 0))
+			helper_start();
 	if (realpath("/proc/self/exe", host_arg0) == NULL)
 		snprintf(host_arg0, sizeof host_arg0, "%s", argv[0] != NULL ? argv[0] : "sallyport");
 	if (!secret_init() || !loop_init(false) || !tls_init(0) || !tls_worker_init()) {

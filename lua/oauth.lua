@@ -17,6 +17,7 @@ local LASTING = 10 * 366 * 86400  -- s: a token without an end that nobody can r
 local ASSERTION_LIFE = 120    -- s: RFC 7523 3 asks for short ones; two minutes forgive a slow clock
 local TTL_DEFAULT = 300       -- where neither the server nor the type says: short, so that an error heals soon
 local CALL_MAX = 10000        -- ms for one call; its caller's deadline may be nearer
+local SLACK = 500             -- ms that a program's end may take to be told
 local BODY_MAX = 1 << 20      -- a token answer of more than 1 MiB is none
 local TOKEN_EXPECT = {
   access_token = "secret", refresh_token = "secret", token_type = "string", expires_in = "number", error = "code",
@@ -182,6 +183,15 @@ function M.net(with)
     }, deadline)
     if not answer then return nil, code, detail end
     return M.judge(answer, spec, sent_at)
+  end
+
+  --- What a helper program prints: { { name, secret } … } | nil, code. spec = { program, arguments = {…}, timeout = ms }
+  function net.command(spec, deadline)
+    assert(type(spec) == "table" and type(spec.program) == "string", "net.command: program is missing")
+    local now = with.time.now()
+    local limit = math.min(with.deadline or math.huge, type(deadline) == "number" and deadline or math.huge, now + spec.timeout + SLACK)
+    if limit <= now then return nil, "command_timeout" end
+    return with.command(spec, limit)
   end
 
   return net

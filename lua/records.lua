@@ -210,6 +210,11 @@ function M.switch(s)
   return nil, "that is on or off"
 end
 
+function M.folder(s)
+  if s:sub(1, 1) ~= "/" or s:find("%c") or not utf8.len(s) then return nil, "a folder is named from the root: /usr/local/lib/sallyport" end
+  return s
+end
+
 -- ---- settings ------------------------------------------------------------------------------------
 
 --- A short text that a person gives for other people: a label, a note.
@@ -238,6 +243,8 @@ M.setting_list = {
     help = "the request log keeps at most so many" },
   { name = "log-age", arg = "TIME", check = M.duration, show = M.span, default = 30 * 86400,
     help = "the request log keeps nothing older" },
+  { name = "helpers", arg = "DIR", check = M.folder,
+    help = "folder of the programs that credentials of type command may run" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,
     help = "answer echo.sallyport.test inside the proxy, for the demo credential" },
 }

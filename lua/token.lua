@@ -135,6 +135,14 @@ local said = {
   no_access_token = "the token endpoint's answer has no access_token",
   token_type = "the token endpoint's answer has another token_type than Bearer",
   unregistered_error = "the token endpoint answers with an error of its own",
+  no_helpers = "it runs a program, and the proxy was started without a folder of programs: serve --helpers DIR",
+  command_failed = "its program failed; the log has its exit status",
+  command_timeout = "its program did not end in time",
+  command_missing = "there is no such program in the folder of serve --helpers",
+  command_unsafe = "its program, or the folder, may be written to by other users",
+  command_malformed = "its program did not print a JSON object of headers",
+  command_too_large = "its program printed more than 64 KiB",
+  command_busy = "its program could not be run now",
   url_not_declared = "its type asks a URL that neither it nor the credential names",
 }
 
@@ -159,6 +167,7 @@ function M.blocked(name, state, credential_version, boot, boot_id)
   info.retry_after = math.max(1, math.ceil(left / 1000))
   if state.last_error == "policy_failed" then return "policy_failed", info end
   if state.last_error == "clock_unset" then return "clock_unset", info end
+  if state.last_error == "no_helpers" or state.last_error:find("^command_") then return "injection_failed", info end
   return state.transient and "injection_unavailable" or "oauth_refresh_failed", info
 end
 

@@ -35,6 +35,13 @@ function M.build(with)
   local function net_for(opened, deadline)
     return Config.freeze(oauth.net {
       client = require "http_client", time = time, secret = secret, form = require "form", json = json,
+      command = function(spec, till)
+        local headers, code, status = host.command(spec, till)
+        if not headers and host.log then
+          host.log(("ev=command credential=%s err=%s%s"):format(opened.name, code, status and " exit=" .. status or ""))
+        end
+        return headers, code
+      end,
       sign = require "sign", new_id = new_id, addresses = opened.addresses, deadline = deadline,
       tls = function(url) return Config.tls_for(opened, http.parse_url(url).host) end,
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,

@@ -641,6 +641,7 @@ examples:
       ca=@nas-certificate.pem
   sallyport credential add shop --type hmac --host api.shop.example key=@secret.txt string='{timestamp}{method}{target}{body}' \
       set.X-Timestamp={timestamp} set.X-Signature={signature}
+  sallyport credential add mcp --type command --host mcp.example.com program=mcp-headers ttl=900
   sallyport credential add bank --type bearer --host api.bank.example token=- client_cert=@me.pem client_key=@me.key
   pass show search | sallyport credential add search --type api_key --host api.search.test --path /v1 --method GET key=-
 
@@ -700,7 +701,8 @@ example:
 ]], run = switch(false) },
   { words = "credential test", args = "NAME [URL]", min = 1, max = 2,
     summary = "try it: token, one small read, status",
-    options = { { name = "agent", arg = "AGENT", help = "with this agent's variables; else its bundle's" } },
+    options = { { name = "agent", arg = "AGENT", help = "with this agent's variables; else its bundle's" },
+      { name = "helpers", arg = "DIR", help = "programs for the type command; else as `serve` has them" } },
     help = [[
 Fetches a token where the type has one, then sends one GET with the credential to the URL and says what came
 back, and what was set: names, never values. The URL must be one that the credential may go to; left out, it is

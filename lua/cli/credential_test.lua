@@ -92,16 +92,22 @@ local function not_sent(record, code, message)
 end
 
 -- Upstreams are reached as the running proxy reaches them; where none runs, as the kept settings say.
-local function configure(ctx)
+local function configure(ctx, opt)
   local running = require("cli.home").running(ctx)
-  local ok, why = ctx.host.configure(require("records").settings(running and running.flags))
+  local settings = require("records").settings(running and running.flags)
+  local ok, why = ctx.host.configure(settings)
   if not ok then report.fail(why) end
+  local helpers = opt.helpers or settings.helpers
+  if helpers then
+    ok, why = ctx.host.helpers(helpers)
+    if not ok then report.fail(("--helpers %s: %s"):format(helpers, why)) end
+  end
 end
 
 --- Exit 0 where the upstream took the credential; 1 where it did not, or could not be asked.
 function M.run(record, url, opt, ctx)
   local time = require "time"
-  configure(ctx)
+  configure(ctx, opt)
   local deadline = time.now() + DEADLINE_MS
   local preset = record.preset and presets.get(record.preset)
   local own = { accept = "*/*" }

@@ -95,6 +95,10 @@ examples:
           ctx.note(("note: %s can be reached from other machines; tokens travel to it in the clear"):format(l))
         end
       end
+      if all.helpers then
+        local ok, why = ctx.host.helpers(all.helpers)
+        if not ok then report.fail(("--helpers %s: %s"):format(all.helpers, why)) end
+      end
       local banner
       if opt.demo then
         banner = demo_banner(ctx, paths, ensure_demo(ctx))
