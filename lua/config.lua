@@ -159,36 +159,18 @@ local function index_call(self, build, name, ...)
   return false
 end
 
--- Where this credential's clients would fetch tokens, by host: a request there may be answered with a stand-in.
+-- Where this credential's clients would fetch tokens: a request there may be answered with a stand-in.
 local function index_token_endpoints(self, build, name, rec)
-  for _, host in ipairs(build.fetches[name] or {}) do
-    local list = build.token_hosts[host]
-    for i = #list, 1, -1 do
-      if list[i].name == name then table.remove(list, i) end
-    end
-    if #list == 0 then build.token_hosts[host] = nil end
-  end
-  build.fetches[name] = nil
   local pol = rec and rec.enabled ~= false and self.policy.load(rec.type)
-  if not pol or not pol.refresh then return end
-  local hosts, seen = {}, {}
-  for _, e in ipairs(stand_in.endpoints(self, pol, self.policy.record_view(pol, rec, nil))) do
-    e.name = name
-    local list = build.token_hosts[e.host] or {}
-    build.token_hosts[e.host] = list
-    list[#list + 1] = e
-    if not seen[e.host] then hosts[#hosts + 1] = e.host end
-    seen[e.host] = true
-  end
-  build.fetches[name] = hosts
+  local fetches = pol and pol.refresh
+  stand_in.put(build.token_endpoints, name,
+    fetches and stand_in.endpoints(self, pol, self.policy.record_view(pol, rec, nil)) or {})
 end
 
 local function index_put(self, build, db, key, rec, damaged)
   local id, make = place_of(db, key)
   if not id then return true end
-  if db == "credential" and (build.fetches[key] or rec) then
-    index_token_endpoints(self, build, key, not damaged and rec or nil)
-  end
+  if db == "credential" then index_token_endpoints(self, build, key, not damaged and rec or nil) end
   if build.items[id] then
     build.items[id] = nil
     if not index_call(self, build, "remove", id) then return false end
@@ -229,8 +211,10 @@ end
 -- Everything anew, beside the index that serves meanwhile.
 local function index_build(self)
   local pol, why = self.policy.load("match")
-  if not pol then return { broken = "match.lua: " .. tostring(why), items = {}, token_hosts = {} } end
-  local build = { match = pol, items = {}, bundle_sets = {}, held = {}, held_at = {}, token_hosts = {}, fetches = {} }
+  if not pol then return { broken = "match.lua: " .. tostring(why), items = {}, token_endpoints = stand_in.index() } end
+  local build = {
+    match = pol, items = {}, bundle_sets = {}, held = {}, held_at = {}, token_endpoints = stand_in.index(),
+  }
   local ok, index = self.sandbox.call("match", pol.new)
   if not ok or type(index) ~= "table" then
     build.broken = "match.lua, new: " .. tostring(index)
@@ -443,8 +427,9 @@ end
 --- Names of this agent's credentials whose token endpoint a request is for; nil for nearly all requests.
 function M:at_token_endpoint(agent, req)
   local build = self.build
-  if not build or not build.token_hosts[req.host] then return nil end
-  return stand_in.named(build.token_hosts, build.items, agent, req)
+  if not build or not build.token_endpoints.hosts[req.host] then return nil end
+  if agent.endpoints_at ~= self.applied then agent.endpoints_at, agent.endpoints = self.applied, {} end
+  return stand_in.named(build.token_endpoints, build.items, agent, req, agent.endpoints)
 end
 
 --- The runtime's own item for one that match.lua answered, or nil if it is not one of ours.

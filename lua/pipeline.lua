@@ -67,7 +67,8 @@ local function relays(agent, own, bundle)
   return own and own.domain and own.domain.tunnel and own.bundles[bundle] and agent.in_bundle[bundle] or false
 end
 
--- What stands for this credential in a request of the agent's: { { text, field }… }, literal ones of its rows too.
+-- What stands for this credential in a request of the agent's: { { text, field }… }, literal ones of its rows and
+-- tokens that were answered in its server's place too.
 local function held_for(self, agent, name)
   local known = agent.placeholders
   if not known then
@@ -80,6 +81,12 @@ local function held_for(self, agent, name)
     list = rec and self.records.held(agent.name, rec) or {}
     for _, row in ipairs(rec and rec.rows or {}) do
       if row.placeholder then list[#list + 1] = { text = row.placeholder, field = row.field } end
+    end
+    local pol = rec and self.policy.load(rec.type)
+    if pol and pol.refresh then
+      for _, text in ipairs(stand_in.shown(require "secret", self.records, agent.name, rec)) do
+        list[#list + 1] = { text = text, field = "access_token", also = true }
+      end
     end
     known[name] = list
   end
@@ -186,7 +193,7 @@ local function at_endpoint(self, opened, scheme, host, port, path)
       local readings = self.path_readings(path)
       if not readings then return true end  -- unreadable: who knows what the server makes of it
       for _, reading in ipairs(readings) do
-        if e.paths[reading] then return true end
+        if e.paths[reading] or e.paths[reading:gsub("/+$", "")] then return true end  -- many servers drop a last slash
       end
     end
   end
@@ -516,16 +523,23 @@ local function stand_in_answer(self, req, agent, names)
   }
   local asked = stand_in.asked(with, headers:get("content-type"), req:view().body or "", headers:get("authorization"))
   if not asked then return nil end
-  for _, name in ipairs(names) do
-    local opened = self.config:open(name)
+  for i, name in ipairs(names) do
+    local opened = i <= stand_in.TRIES_MAX and self.config:open(name)
     local parts = opened and stand_in.parts(self.records, agent.name, opened.rec)
     local ours, claims
     if opened then ours, claims = stand_in.presents(with, asked, agent.name, name, parts) end
     if ours then
-      local status, text = stand_in.answer(with, opened.pol, asked, parts, claims)
+      local status, text = stand_in.answer(with, opened.pol, opened.view, asked, parts, claims)
       return opened, status, text
     end
   end
+end
+
+-- What match.lua is to leave out of a decision.
+local function skips_of(names)
+  local skips = names and {}
+  for _, name in ipairs(names or {}) do skips["credential/" .. name] = true end
+  return skips
 end
 
 -- An SDK in the sandbox may fetch a token itself, with what `credential sandbox-file` gave it: then it gets one that is
@@ -676,8 +690,7 @@ local function serve(self, req, agent, deadline)
     if code == "changed" then return false end
     if code then return refuse(req, agent, code) or true end
     if answered then return true end
-    skips = {}
-    for _, name in ipairs(names) do skips["credential/" .. name] = true end
+    skips = skips_of(names)
   end
   local own, bundle, routed, opened, plan = judge(self, req, agent, deadline, skips)
   if bundle == "changed" and not own then return false end
@@ -690,6 +703,8 @@ local function serve(self, req, agent, deadline)
     errors.fail(req, "too_many")
   elseif req.host == ECHO_HOST and self.config.echo and not (opened and opened.rec.demo) then
     refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
+  elseif opened and skips and skips["credential/" .. own.name] then
+    refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
   elseif not opened then
     if routed then req:strip { routing = true } end
     plan.forward.websocket = req.websocket
@@ -894,6 +909,27 @@ local function explain_mint(self, opened, spec, url)
   if code == "mint_denied" then return code, message, hint end
 end
 
+-- Credentials whose clients go to this URL for a token have no part in the request but to answer it, whether their
+-- hosts cover it or not.
+local function explain_fetchers(self, rows, agent, names)
+  local told = {}
+  for _, row in ipairs(rows) do told[row.kind .. row.name] = true end
+  for _, name in ipairs(names or {}) do
+    local rec = self.store.peek("credential", name)
+    for _, b in ipairs(not told["credential" .. name] and rec and rec.bundles or {}) do
+      if agent.in_bundle[b] then
+        rows[#rows + 1] =
+          { bundle = b, kind = "credential", name = name, why = "this is its token endpoint; the proxy alone talks to it" }
+        break
+      end
+    end
+  end
+end
+
+local function stand_in_message(name)
+  return ("a request that presents %s's stand-in (sallyport credential sandbox-file %s) is answered by the proxy"):format(name, name)
+end
+
 local function explain_credential(self, result, own, url, spec, agent)
   local opened, code, why = self.config:open(own.name)
   if opened then opened, code, why = self.config:filled(opened, agent, result.bundle) end
@@ -953,16 +989,22 @@ function M:on_explain(spec)
     end
   end
   local trace = {}
+  local names = self.config:at_token_endpoint(agent, url)
+  local skips, fetcher = skips_of(names), names and names[1]
   local own, bundle, routed = decide(self, agent, found, {
-    method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
+    skips = skips, method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
     port = url.port, readings = function() return self.path_readings(url.path) end,
     foreign = url.query and function(item) return (foreign(self, found, agent, item, url.query)) end or nil,
     presents = function() return false end,
   }, trace)
   explain_rows(self, result.considered, trace)
+  explain_fetchers(self, result.considered, agent, names)
   explain_varied(self, result.considered, agent, url.host)
   explain_strangers(self, result.considered, agent, url.host)
-  if not own then
+  if not own and skips then
+    return deny("token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(fetcher),
+      spec.method == "POST" and stand_in_message(fetcher) or nil)
+  elseif not own then
     return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
   end
   result.bundle = bundle
@@ -975,6 +1017,7 @@ function M:on_explain(spec)
     result.domain = own.name
     result.reason = "domain entry " .. own.name
   end
+  if fetcher and spec.method == "POST" then result.message = stand_in_message(fetcher) .. "; any other goes on" end
   result.decision = "allow"
   return result
 end

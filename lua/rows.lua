@@ -106,16 +106,20 @@ function M.compile(rec, pol, places)
   return out, all
 end
 
---- The texts that stand for a field: the row's own, else what the agent holds for the field, else for the credential.
--- held = { { text, field }… }
+--- The texts that stand for a field: the row's own, else what the agent holds for the field, else for the credential;
+-- beside them what an SDK was given for a token (`also`).
+-- held = { { text, field, also }… }
 function M.texts(row, held)
-  if row.placeholder then return { row.placeholder } end
-  local own, any = {}, {}
+  local own, any, also = {}, {}, {}
   for _, h in ipairs(held) do
-    if h.field == row.field then own[#own + 1] = h.text end
-    if not h.field and #any == 0 then any[1] = h.text end   -- the first: further ones stand for other fields
+    if h.also then
+      if h.field == row.field then also[#also + 1] = h.text end
+    elseif h.field == row.field then own[#own + 1] = h.text
+    elseif not h.field and #any == 0 then any[1] = h.text   -- the first: further ones stand for other fields
+    end
   end
-  return #own > 0 and own or any
+  local out = row.placeholder and { row.placeholder } or #own > 0 and own or any
+  return table.move(also, 1, #also, #out + 1, out)
 end
 
 --- For a listing: "value in path as __TOKEN__".

@@ -20,7 +20,7 @@ local M = {}
 -- (24.8 days): past that, timers fire at once and refresh without end.
 local LIFE = 20 * 86400
 local BODY_MAX = 64 * 1024   -- bytes of a token request; an assertion is a few KiB
-local PER_HOST_MAX = 64      -- credentials with their token endpoint on one host that one agent may hold
+M.TRIES_MAX = 64             -- credentials of an agent at one endpoint whose stand-ins are looked for: 100 µs each
 
 M.LIFE, M.BODY_MAX = LIFE, BODY_MAX
 
@@ -39,6 +39,12 @@ function M.parts(records, agent, rec)
     out[part] = records.stand_in(agent, rec.name, part, by_host[part])
   end
   return out
+end
+
+--- How the access token shows in a request: as it is, or inside the ID token that `answer` makes.
+function M.shown(with, records, agent, rec)
+  local text = M.parts(records, agent, rec).access_token
+  return { text, with.base64url(text) }
 end
 
 --- Where the public half of a stand-in key is kept.
@@ -74,24 +80,86 @@ function M.endpoints(with, pol, view)
   return out
 end
 
-local function at(e, req)
-  return e.port == req.port and e.scheme == req.scheme and e.host == req.host
-    and (e.path == req.path or e.pattern and req.path:find(e.pattern) ~= nil)
+--- Credentials by token endpoint: requests for another path of such a host must cost no more than one look, however
+-- many credentials fetch their tokens there. hosts[host] = { exact = { [key] = place }, patterns = { place… } },
+-- of[name] = the places of that credential; place = { host, key, prefix, pattern, names = { [name] = true } }
+function M.index() return { hosts = {}, of = {} } end
+
+local function prefix_of(e) return ("%s %d "):format(e.scheme, e.port) end
+
+local function place_at(index, e)
+  local host = index.hosts[e.host] or { exact = {}, patterns = {} }
+  index.hosts[e.host] = host
+  local key = prefix_of(e) .. e.path
+  local place = host.exact[key]
+  if not place then
+    place = { host = e.host, key = key, prefix = prefix_of(e), pattern = e.pattern, names = {} }
+    host.exact[key] = place
+    if e.pattern then host.patterns[#host.patterns + 1] = place end
+  end
+  return place
 end
 
---- Names of this agent's credentials whose token endpoint the request is for; nil: of none. `index` is config's: by host.
-function M.named(index, items, agent, req)
-  local out
-  for _, entry in ipairs(index[req.host] or {}) do
-    local own = items["credential/" .. entry.name]
-    local held = false
-    for bundle in pairs(own and own.bundles or {}) do held = held or agent.in_bundle[bundle] end
-    if held and at(entry, req) and (not out or #out < PER_HOST_MAX) then
-      out = out or {}
-      out[#out + 1] = entry.name
+local function drop_place(index, place)
+  local host = index.hosts[place.host]
+  host.exact[place.key] = nil
+  for i = #host.patterns, 1, -1 do
+    if host.patterns[i] == place then table.remove(host.patterns, i) end
+  end
+  if next(host.exact) == nil then index.hosts[place.host] = nil end
+end
+
+--- Puts a credential's endpoints in the place of what the index had for it; an empty list takes it out.
+function M.put(index, name, endpoints)
+  local before, now = index.of[name] or {}, {}
+  for _, e in ipairs(endpoints) do
+    local place = place_at(index, e)
+    place.names[name] = true
+    now[place] = true
+  end
+  for place in pairs(before) do
+    if not now[place] then
+      place.names[name] = nil
+      if next(place.names) == nil then drop_place(index, place) end
     end
   end
-  return out
+  index.of[name] = next(now) and now or nil
+end
+
+-- This agent's credentials at a place, in the order of their names; kept in `cache`, which lasts as long as the index.
+local function held_at(place, items, agent, cache)
+  local list = cache[place]
+  if list then return list end
+  list = {}
+  for name in pairs(place.names) do
+    local own, held = items["credential/" .. name], false
+    for bundle in pairs(own and own.bundles or {}) do held = held or agent.in_bundle[bundle] end
+    if held then list[#list + 1] = name end
+  end
+  table.sort(list)
+  cache[place] = list
+  return list
+end
+
+local function join(a, b)
+  if not a then return b end
+  local out = table.move(a, 1, #a, 1, {})
+  return table.move(b, 1, #b, #out + 1, out)
+end
+
+--- Names of this agent's credentials whose token endpoint the request is for; nil: of none.
+function M.named(index, items, agent, req, cache)
+  local host = index.hosts[req.host]
+  if not host then return nil end
+  local prefix, out = prefix_of(req), nil
+  local exact = host.exact[prefix .. req.path]
+  if exact then out = held_at(exact, items, agent, cache) end
+  for _, place in ipairs(host.patterns) do
+    if place ~= exact and place.prefix == prefix and req.path:find(place.pattern) then
+      out = join(out, held_at(place, items, agent, cache))
+    end
+  end
+  return out and #out > 0 and out or nil
 end
 
 -- ---- a token request -----------------------------------------------------------------------------
@@ -124,6 +192,9 @@ function M.asked(with, content_type, body, authorization)
   elseif scheme == "bearer" then
     out.bearer = rest
   end
+  for _, text in pairs(out) do
+    if not utf8.len(text) then return nil end   -- some of it is said again, in JSON
+  end
   return out
 end
 
@@ -144,14 +215,27 @@ function M.presents(with, asked, agent, name, parts)
   return true, claims
 end
 
+-- RFC 6749 5.1: what was asked for, as far as the account has it.
+local function granted(asked, view)
+  local own = type(view.scopes) == "table" and view.scopes or {}
+  if #own == 0 or not asked then return asked end
+  local has, out = {}, {}
+  for _, scope in ipairs(own) do has[scope] = true end
+  for scope in asked:gmatch("%S+") do
+    if has[scope] then out[#out + 1] = scope end
+  end
+  return table.concat(#out > 0 and out or own, " ")
+end
+
 -- An ID token that a client may take apart (it reads `exp`): signed by nobody.
 local function id_token(with, parts, claims)
   local function encode(t) return with.base64url(with.json.encode(t)) end
   return ("%s.%s.%s"):format(encode { alg = "RS256", typ = "JWT" }, encode(claims), with.base64url(parts.access_token))
 end
 
---- Status and JSON text that stand for the server's answer. with = { json, base64url, sandbox, now }
-function M.answer(with, pol, asked, parts, claims)
+--- Status and JSON text that stand for the server's answer. with = { json, base64url, sandbox, now }; view: the
+-- credential as its policy sees it.
+function M.answer(with, pol, view, asked, parts, claims)
   if pol.stand_in and pol.stand_in.answer then
     local given = {}
     for k, v in pairs(parts) do given[k] = v end
@@ -161,7 +245,7 @@ function M.answer(with, pol, asked, parts, claims)
     return math.type(status) == "integer" and status or 200, with.json.encode(out)
   end
   local out = {
-    access_token = parts.access_token, token_type = "Bearer", expires_in = LIFE, scope = asked.scope,
+    access_token = parts.access_token, token_type = "Bearer", expires_in = LIFE, scope = granted(asked.scope, view),
     refresh_token = asked.refresh_token and parts.refresh_token or nil,
   }
   if claims and claims.target_audience then

@@ -382,6 +382,7 @@ end
 local function reason(item, q, path, chosen)
   local shape = item.shape
   if not shape.enabled then return "it is disabled" end
+  if q.skips and q.skips[item.id] then return "this is its token endpoint; the proxy alone talks to it" end
   if not (q.tls or shape.plain) then return "it goes over TLS only" end
   if not shape.ports.has[q.port] then return "its ports are " .. table.concat(shape.ports.list, ", ") end
   if not item_covers(item, path) then return "its paths are " .. table.concat(item.prefixes, ", ") end

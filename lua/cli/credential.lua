@@ -5,6 +5,7 @@ local presets = require "cli.presets"
 local records = require "records"
 local report = require "cli.report"
 local rows = require "rows"
+local stand_in = require "stand_in"
 local tls = require "cli.tls"
 
 local scope_options = {
@@ -572,6 +573,7 @@ local function remove(args, _, ctx)
       for _, where in ipairs { "credential", "state", "lease" } do
         ops[#ops + 1] = { op = "del", db = where, key = name }
       end
+      for key in db.each("state", stand_in.key_record(name, "")) do ops[#ops + 1] = { op = "del", db = "state", key = key } end
     end
     return ops
   end)

@@ -4,13 +4,12 @@ local report = require "cli.report"
 local stand_in = require "stand_in"
 
 -- Google's form of a client with a refresh token; others read the same members under their own names.
-local function plain_file(view, parts)
+local function plain_file(pol, view, parts)
   local out = {
-    client_id = view.client_id, client_secret = parts.client_secret, token_uri = view.token_url,
+    client_id = view.client_id or view.issuer, client_secret = not parts.private_key and parts.client_secret or nil,
+    private_key = parts.private_key, token_uri = view.token_url,
   }
-  if view.authorization_url then
-    out.type, out.refresh_token = "authorized_user", parts.refresh_token
-  end
+  if pol.connect then out.type, out.refresh_token = "authorized_user", parts.refresh_token end
   return require("json").encode(out, { indent = 2 }) .. "\n"
 end
 
@@ -29,7 +28,9 @@ local function run(args, opt, ctx)
       "`sallyport env` gives the sandbox a placeholder for it")
   end
   local spec, parts = pol.stand_in or {}, stand_in.parts(require "records", opt.agent, rec)
-  if spec.keys then
+  local signs = spec.keys
+  for _, sealed in ipairs(rec.sealed or {}) do signs = signs or sealed == "f/private_key" and not spec.file end
+  if signs then
     local modulus
     parts.private_key, modulus = ctx.host.stand_in_key()
     local key = stand_in.key_record(opt.agent, rec.name)
@@ -44,7 +45,7 @@ local function run(args, opt, ctx)
     if not ok or type(made) ~= "string" then report.fail(("the type '%s' failed: %s"):format(pol.name, tostring(made))) end
     text = made
   else
-    text = plain_file(view, parts)
+    text = plain_file(pol, view, parts)
   end
   if opt.out then
     local ok, code = ctx.host.write_file(opt.out, text, 384)  -- 0600, as clients want such files
