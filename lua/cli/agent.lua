@@ -144,7 +144,7 @@ local function rotate(args, _, ctx)
     end
     local ops, kept = tokens.drop(args[1], now), nil
     token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now)
-    ops[#ops + 1] = { op = "check", db = "agent", key = "a/" .. args[1], version = record.version }
+    ops[#ops + 1] = tokens.touch(record)
     ops[#ops + 1] = kept
     return ops
   end)

@@ -122,8 +122,11 @@ local function run(_, opt, ctx)
     local label, bad = records.text(opt.label or "env")
     if not label then report.usage("--label: " .. bad) end
     db.change(function()
+      local record = db.need("agent", name)
+      if record.revoked then report.fail(("'%s' is revoked"):format(name), "sallyport agent add") end
       local ops, kept = tokens.drop(nil, now), nil
       token, kept = tokens.issue(host, name, label, math.tointeger(expires), now)
+      ops[#ops + 1] = tokens.touch(record)
       ops[#ops + 1] = kept
       return ops
     end)

@@ -11,6 +11,12 @@ function M.issue(host, agent, label, expires_at, now)
     plain = { agent = agent, label = label, created = now, expires_at = expires_at } }
 end
 
+--- The agent's record written as it is: whoever issues or drops tokens of an agent at the same time meets a conflict and
+-- looks again, so that no token survives a rotation that did not see it.
+function M.touch(record)
+  return { op = "put", db = "agent", key = "a/" .. record.name, version = record.version, plain = db.plain(record) }
+end
+
 --- Operations that drop tokens: those of `agent`, and of all agents what expired.
 function M.drop(agent, now)
   local ops, swept = {}, 0

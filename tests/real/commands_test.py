@@ -432,3 +432,18 @@ def test_an_example_of_each_type(t):
     text = s.cli("credential", "add", "--help").stdout
     missing = [name for name in types if f"--type {name} " not in text]
     assert len(types) >= 10 and not missing, missing
+
+
+def test_env_beside_rotate(t):
+    """env beside rotate: no token that was made before the last rotation is good after it"""
+    s = t.bare()
+    s.init()
+    s.cli("agent", "add", "a")
+    for _ in range(6):
+        started = [subprocess.Popen([s.binary, *argv], env=s.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                   for argv in [["env", "--agent", "a", "--proxy", "127.0.0.1:1"]] * 4 + [["agent", "rotate", "a"]] + [["env", "--agent", "a", "--proxy", "127.0.0.1:1"]] * 4]
+        outs = [p.communicate(timeout=60) for p in started]
+        assert all(p.returncode == 0 or "same time" in o[1] for p, o in zip(started, outs)), outs
+        s.cli("agent", "rotate", "a")
+        listed = json.loads(s.cli("agent", "list", "--json").stdout)[0]
+        assert len(listed["tokens"]) == 1, listed
