@@ -649,6 +649,10 @@ static const struct { const char *name, *chunk; } lua_cases[] = {
 	    "['{\"e\":\"\"}'] = 'unregistered', ['{\"e\":7}'] = 'unregistered', ['{\"e\":\"slow_d\\\\u006fwn\"}'] = 'slow_down', ['{\"e\":\"Invalid_grant\"}'] = 'unregistered' } do\n"
 	    "  assert(expect(body, { e = 'code' }).e == want, body) end\n"
 	    "assert(expect('{\"e\":null}', { e = 'code' }).e == nil)"},
+	{"reaches a member within objects by a dotted name", "local v = assert(expect('{\"a\":{\"b\":{\"c\":\"x\",\"n\":1.5}},\"e\":[1],\"d.e\":\"y\"}',\n"
+	    "  { ['a.b.c'] = 'string', ['a.b.n'] = 'number', ['a.x.c'] = 'string', ['e.f'] = 'string', ['d.e'] = 'string' }))\n"
+	    "assert(v['a.b.c'] == 'x' and v['a.b.n'] == 1.5 and v['a.x.c'] == nil and v['e.f'] == nil and v['d.e'] == 'y')\n"
+	    "assert(select(2, expect('{\"a\":{\"b\":1,\"b\":2}}', { ['a.b'] = 'number' })) == 'malformed')"},
 	{"treats a member of the wrong kind as absent", "local v = expect('{\"t\":\"\",\"u\":5,\"n\":\"1h\",\"m\":[],\"b\":\"true\",\"s\":1,\"i\":1e999}',\n"
 	    "{ t = 'secret', u = 'secret', n = 'number', m = 'number', b = 'boolean', s = 'string', i = 'number' })\n"
 	    "assert(next(v) == nil)\n"

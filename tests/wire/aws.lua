@@ -2,7 +2,7 @@
 local SCOPE = "20260101/us-east-1/s3/aws4_request"
 local EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 local HOST = "bucket.s3.us-east-1.amazonaws.com"
-local MINE = "AWS4-HMAC-SHA256 Credential=${ENV:AWS_ACCESS_KEY_ID}/" .. SCOPE .. ", SignedHeaders=host;x-amz-date, Signature=00"
+local MINE = "AWS4-HMAC-SHA256 Credential=${ENV:AWS_ACCESS_KEY_ID}/" .. SCOPE .. ", SignedHeaders=host;x-amz-date, Signature=0123456789abcdef0123"
 
 local function get(name, path, headers, expect, host)
   return { name = name, host = host or HOST,
@@ -17,7 +17,7 @@ end
 
 local function presigned(key)
   return ("/key?a=1&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=%s%%2F20260101%%2Fus-east-1%%2Fs3%%2Faws4_request"
-    .. "&X-Amz-Date=20260101T000000Z&X-Amz-Expires=77&X-Amz-SignedHeaders=host&X-Amz-Signature=0011"):format(key)
+    .. "&X-Amz-Date=20260101T000000Z&X-Amz-Expires=77&X-Amz-SignedHeaders=host&X-Amz-Signature=0123456789abcdef0123"):format(key)
 end
 
 local REAL = "Credential=AKIAREALKEY000000001/"
@@ -42,14 +42,14 @@ return {
       "Authorization: " .. MINE .. "\r\nX-Amz-Date: 20260101T000000Z\r\nX_Amz_Security_Token: mine\r\n",
       { status = 200, upstream = { head_has = { REAL, "/us-east-1/s3/aws4_request", "x-amz-security-token: canary-aws-session",
         "SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-meta-team;x-amz-security-token", EMPTY },
-        head_not = { "20260101T000000Z", "mine", "Signature=00" } } }),
+        head_not = { "20260101T000000Z", "mine", "Signature=0123456789abcdef0123" } } }),
     get("a signature of another kind goes too", "/k?AWSAccessKeyId=${ENV:AWS_ACCESS_KEY_ID}&x=1", "Authorization: AWS AKIAX:sig\r\n",
       { status = 200, upstream = { head_has = { REAL }, head_not = { "AKIAX", "AWSAccessKeyId" }, line = "GET /k?x=1 HTTP/1.1" } }),
     get("a request with no signature is signed", "/k", "", { status = 200, upstream = { head_has = { REAL } } }),
     get("a URL presigned with the placeholder is signed again, its expiry kept", presigned "${ENV:AWS_ACCESS_KEY_ID}", "",
       { status = 200, upstream = { head_has = { "/key?a=1&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAREALKEY000000001%2F",
         "X-Amz-Expires=77", "X-Amz-Security-Token=canary-aws-session", "X-Amz-Signature=" },
-        head_not = { "X-Amz-Signature=0011", "authorization:", "Authorization:" } } }),
+        head_not = { "X-Amz-Signature=0123456789abcdef0123", "authorization:", "Authorization:" } } }),
     get("a URL presigned with another key is somebody else's", presigned "AKIASOMEBODYELSE0000", "",
       { status = 403, error = "host_not_allowed", upstream = "nothing", body_has = "another key" }),
     get("also where its name is escaped", "/key?X%2DAmz%2DCredential=AKIASOMEBODYELSE0000%2F" .. SCOPE:gsub("/", "%%2F"), "",
