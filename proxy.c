@@ -24095,7 +24095,7 @@ l_host_exec_editor(lua_State *L)
 
 /* -- callback: a browser that comes back to a command (RFC 8252 7.3) */
 #define L_CALLBACK "sallyport.callback"
-#define CALLBACK_CONNS 8        /* browsers open a few sockets ahead of need; a further one ends the oldest */
+#define CALLBACK_CONNS 8        /* browsers open a few sockets ahead of need; a further one ends one of them */
 #define CALLBACK_HEAD_MAX 16384 /* a code and a state; servers write a few hundred bytes */
 #define CALLBACK_HEAD_MS 10000  /* for a request's head */
 #define CALLBACK_PAGE_MAX 8192  /* fits a socket's buffer, so that one write sends it */
@@ -24115,7 +24115,7 @@ struct callback {
 	struct watch watch;
 	struct endpoint at;
 	struct callback_conn conn[CALLBACK_CONNS];
-	unsigned oldest;
+	unsigned next;          /* slot that is taken away when all are in use */
 	struct callback_conn *current; /* what `next` answered last; NULL: none, or answered */
 	struct task *task;      /* waits in `next`; NULL: none */
 	struct defer gone;
@@ -24183,8 +24183,8 @@ callback_accept(struct watch *w)
 			if (cb->conn[i].watch.fd < 0)
 				c = &cb->conn[i];
 		if (c == NULL) {
-			c = &cb->conn[cb->oldest];
-			cb->oldest = (cb->oldest + 1) % CALLBACK_CONNS;
+			c = &cb->conn[cb->next];
+			cb->next = (cb->next + 1) % CALLBACK_CONNS;
 			callback_drop(c);
 		}
 		c->watch = (struct watch){.fd = fd, .ready = callback_read};

@@ -23,6 +23,7 @@
 --
 -- token.new{ store, time, policy, keep, cache, freeze, net_for = function(opened) -> net, owner = unique string,
 --            new_id = function() -> string, spawn = function(fn) -> task | nil (commands), log = function(text) }
+local challenge = require "challenge"
 local errors = require "errors"
 local oauth = require "oauth"
 local M = {}
@@ -494,12 +495,10 @@ end
 -- it says nothing of the kind. The header is the upstream's text: only what may be a scope (RFC 6749 3.3) is kept.
 function M.insufficient(status, www_authenticate)
   if status ~= 403 or type(www_authenticate) ~= "string" then return nil end
-  local lower = www_authenticate:lower()
-  if not lower:find('%f[%w_]error%s*=%s*"?insufficient_scope%f[^%w_]') then return nil end
-  local at = select(2, lower:find("%f[%w_]scope%s*=%s*"))
-  local text = at and (www_authenticate:match('^"([^"]*)"', at + 1) or www_authenticate:match("^[^%s,]+", at + 1)) or ""
+  local bearer = challenge.bearer(www_authenticate)
+  if not bearer or (bearer.error or ""):lower() ~= "insufficient_scope" then return nil end
   local list = {}
-  for word in text:gmatch("%S+") do
+  for word in (bearer.scope or ""):gmatch("%S+") do
     if #list < WANTED_MAX and #word <= SCOPE_MAX and not word:find('[^\33-\126]') and not word:find('["\\]') then
       list[#list + 1] = word
     end

@@ -637,6 +637,7 @@ it to those hosts, and nowhere else.
 
 examples:
   sallyport credential add gh --preset github
+  sallyport credential add drive --preset google-oauth client_id=… scopes=…     # then: sallyport connect drive
   sallyport credential add jira --preset atlassian --host acme.atlassian.net username=me@acme.example password=@token
   sallyport credential add wiki --type basic --host '${TENANT}.example.net' username=bot password=@pass.txt
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin \
@@ -718,7 +719,7 @@ examples:
 ]], run = test },
   require "cli.sandbox_file",
   { words = "credential remove", args = "NAME …", min = 1, summary = "forget it, its token too", help = [[
-Forgets the credential and its tokens at once. Nothing is revoked at the provider.
+Forgets the credential and its tokens at once. Nothing is revoked at the provider: `disconnect` an account first.
 
 example:
   sallyport credential remove gh

@@ -759,8 +759,11 @@ local cases = {
     is(scopes('Bearer error="insufficient_scope", scope="a"', 401), nil)
     is(scopes 'Bearer error="invalid_token", scope="a"', nil)
     is(scopes 'Bearer error="insufficient_scope_x"', nil)
+    is(scopes 'Bearer realm="error=insufficient_scope, scope=x"', nil)
+    is(scopes 'DPoP error="insufficient_scope", scope="x"', nil)
+    is(scopes 'Bearer error="insufficient_scope', nil)
     is(scopes(nil), nil)
-    is(scopes('Bearer error="insufficient_scope", scope="\27[31m ok ' .. ("x"):rep(201) .. ' caf\195\169 a\\b"'), "ok")
+    is(scopes('Bearer error="insufficient_scope", scope="\27[31m ok ' .. ("x"):rep(201) .. ' caf\195\169 a\\b"'), "ok ab")
     is(#token.insufficient(403, 'Bearer error="insufficient_scope", scope="' .. ("a "):rep(1000) .. '"'), 50)
   end,
   ["whoever ends a grant waits for a refresh in flight, and then nobody renews it"] = function()
