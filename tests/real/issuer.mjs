@@ -54,9 +54,25 @@ function issue(who) {
   return token;
 }
 
+// RFC 6749 2.3.1: in the header or in the form.
+function knownBySecret(req, form) {
+  const basic = /^Basic (.+)$/.exec(req.headers.authorization ?? "")?.[1];
+  const [id, secret] = basic ? Buffer.from(basic, "base64").toString().split(":").map(decodeURIComponent)
+    : [form.get("client_id"), form.get("client_secret")];
+  if (!secret || config.secrets?.[id] !== secret) throw new Refusal("invalid_client", `not the secret of ${id}`);
+  return id;
+}
+
 async function tokenEndpoint(req, body) {
   const form = new URLSearchParams(body);
   const grant = form.get("grant_type");
+  if (grant === "refresh_token") {
+    const who = knownBySecret(req, form);
+    if (form.get("refresh_token") !== config.refresh) throw new Refusal("invalid_grant", "nobody's refresh token");
+    return { access_token: issue(`person of ${who}`), token_type: "Bearer", expires_in: 3600 };
+  }
+  if (grant === "client_credentials" && config.secrets)
+    return { access_token: issue(knownBySecret(req, form)), token_type: "Bearer", expires_in: 3600 };
   if (grant === "client_credentials") {
     if (form.get("client_assertion_type") !== "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
       throw new Refusal("invalid_client", "no client assertion");

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 
+import certs
 import sallyport
 from clients_test import environment, run
 from git_test import CONF
@@ -41,13 +42,14 @@ class Keys:
 class World:
     """Sallyport in front of issuer.mjs, whose clients are known by what the test gives it."""
 
-    def __init__(self, t, clients, app=None, hosts=("auth.test", "api.test", "ghe.test")):
+    def __init__(self, t, clients, app=None, hosts=("auth.test", "api.test", "ghe.test"), leaf=(), **more):
         self.found = node() or t.skip("there is no Node 22")
         self.t, self.s = t, t.bare()
         self.s.init()
         self.port = free_port()
         self.log = self.s.dir / "issuer.log"
-        config = {"port": self.port, "cert": str(sallyport.certs() / "ok.pem"), "token_url": TOKEN_URL, "clients": clients, "app": app}
+        cert = certs.leaf(sallyport.certs(), self.s.dir, leaf) if leaf else sallyport.certs() / "ok.pem"
+        config = {"port": self.port, "cert": str(cert), "token_url": TOKEN_URL, "clients": clients, "app": app, **more}
         (self.s.dir / "issuer.json").write_text(json.dumps(config))
         t.start([self.found[0], HERE / "issuer.mjs", self.found[1], self.s.dir / "issuer.json"], self.log)
         wait(lambda: self.log.exists() and "listening" in self.log.read_text(), 10, "the issuer listening")
@@ -85,10 +87,10 @@ def opened(jwt):
     return {"header": parts[0], "claims": parts[1]}
 
 
-def account(keys, name="robot"):
+def account(keys, name="robot", token_url=TOKEN_URL):
     path, public = keys.make(name)
     document = {"type": "service_account", "project_id": "project", "private_key_id": "kid-1", "private_key": path.read_text(),
-                "client_email": EMAIL, "client_id": "1", "token_uri": TOKEN_URL}
+                "client_email": EMAIL, "client_id": "1", "token_uri": token_url}
     file = path.with_suffix(".json")
     file.write_text(json.dumps(document))
     return file, document, public
