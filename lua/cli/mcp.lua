@@ -142,6 +142,10 @@ local function add(args, opt, ctx)
   ctx.note(("Kept '%s' for %s%s; its authorization server is %s."):format(name, plain.hosts[1],
     plain.paths and plain.paths[1] or "", report.clean(found.issuer)))
   local done = connect(name, opt, ctx)
+  if found.own then
+    ctx.note("note: NO_PROXY, as `sallyport env` sets it, keeps clients from using the proxy for this machine's own names. The "
+      .. "client must reach this server through it: start it without NO_PROXY, or name the server otherwise.")
+  end
   ctx.note("For the agent's .mcp.json:")
   ctx.out(require("json").encode(entry_of(name, plain), { indent = 2 }) .. "\n")
   return done

@@ -153,7 +153,7 @@ local function one(ctx, p)
 end
 
 function M.run(args, _, ctx)
-  require("cli.db").open(ctx)
+  require("store").open(ctx.home, {})   -- where there is none yet, the binary's own list is the list
   if args[1] then
     local p = need(args[1])
     if ctx.json then ctx.out(report.json(public(p))) else one(ctx, p) end
