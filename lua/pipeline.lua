@@ -527,6 +527,7 @@ local function stand_in_answer(self, req, agent, names)
     local opened = i <= stand_in.TRIES_MAX and self.config:open(name)
     local parts = opened and stand_in.parts(self.records, agent.name, opened.rec)
     local ours, claims
+    with.held = opened and self.records.held(agent.name, opened.rec)
     if opened then ours, claims = stand_in.presents(with, asked, agent.name, name, parts) end
     if ours then
       local status, text = stand_in.answer(with, opened.pol, opened.view, asked, parts, claims)

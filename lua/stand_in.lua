@@ -198,14 +198,22 @@ function M.asked(with, content_type, body, authorization)
   return out
 end
 
-local function any_equal(asked, parts)
-  return asked.client_secret == parts.client_secret or asked.refresh_token == parts.refresh_token
+-- `held`: the placeholders that `env` gave this agent for the credential; any of them counts as well.
+local function any_equal(asked, parts, held)
+  for _, name in ipairs { "client_secret", "refresh_token" } do
+    local text = asked[name]
+    if text == parts[name] and text then return true end
+    for _, h in ipairs(text and held or {}) do
+      if h.text == text then return true end
+    end
+  end
+  return false
 end
 
 --- Does this request present one of our stand-ins? true, and of an assertion its claims.
--- with = { claims = host.stand_in_claims, store, json }
+-- with = { claims = host.stand_in_claims, store, json, held = records.held for this agent and credential }
 function M.presents(with, asked, agent, name, parts)
-  if any_equal(asked, parts) then return true end
+  if any_equal(asked, parts, with.held) then return true end
   local signed = asked.assertion or asked.client_assertion or asked.bearer
   if not signed then return false end
   local key = with.store.peek("state", M.key_record(agent, name))

@@ -66,8 +66,10 @@ def test_add(t):
     real = server.events("request")[-1]["bearer"]
     assert real
     s.canaries.append(real)
-    # A token that has ended is renewed, for the same resource.
-    assert {e["resource"] for e in server.events("grant.success")} == {server.url}
+    # A token that has ended is renewed, for the same resource [C14, C20].
+    s.set_clock(4000)
+    assert tool(s, server.url, "http")["aud"] == server.url
+    assert {(e["grant"], e["resource"]) for e in server.events("grant.success")} == {("authorization_code", server.url), ("refresh_token", server.url)}
 
 
 def test_add_sse(t):

@@ -619,6 +619,9 @@ local cases = {
     local s = with_oauth()
     local form = { ["content-type"] = "application/x-www-form-urlencoded; charset=utf-8" }
     local base64 = secret.base64
+    s.credential("named", { type = "oauth", env = "CRM_SECRET", secrets = { ["f/client_secret"] = secret.of "s" },
+      fields = { token_url = "https://api.test/oauth/token", client_id = "id" } })
+    is(s.request("POST https://api.test/oauth/token", { headers = form, text = "client_secret=ph-alice-named" }).log.credential, "named")
     for what, more in pairs {
       form = { headers = form, text = "grant_type=client_credentials&client_id=id&client_secret=st-alice-crm-client_secret&scope=a" },
       basic = { headers = { ["content-type"] = form["content-type"],
