@@ -774,6 +774,7 @@ function M:on_rejudge(info)
     return relays(agent, own, bundle)
   end
   local own, bundle = decide(self, agent, found, {
+    skips = skips_of(self.config:at_token_endpoint(agent, info)),
     method = method_of(info.method, info.websocket), tls = info.scheme == "https", port = info.port,
     readings = function() return self.path_readings(info.path) end,
     foreign = function(item)

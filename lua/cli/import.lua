@@ -1,5 +1,6 @@
 --- sallyport import claude-code: an account that the Claude Code CLI is signed in to.
 local db = require "cli.db"
+local files = require "cli.claude_files"
 local records = require "records"
 local report = require "cli.report"
 local stand_in = require "stand_in"
@@ -8,7 +9,7 @@ local stand_in = require "stand_in"
 local CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 local TOKEN_URL, ALSO = "https://platform.claude.com/v1/oauth/token", "https://console.anthropic.com/v1/oauth/token"
 local HOSTS = { "api.anthropic.com", "platform.claude.com", "mcp-proxy.anthropic.com" }
-local FAR = 365 * 86400    -- s: the placeholder's own end, so that the CLI seldom asks for another
+local PRESET = "claude-code"    -- what else is known of that API: the calls that would make further keys
 
 local function not_it(path, what)
   report.fail(("%s is not the CLI's .credentials.json: %s"):format(report.clean(path), what),
@@ -27,34 +28,41 @@ local function read(ctx, path)
     subscriptionType = { optional = true }, rateLimitTier = { optional = true },
   })
   if not inner then not_it(path, ("%s %s"):format(member or "claudeAiOauth", bad)) end
-  local scopes = inner.scopes and require("json").decode(inner.scopes)
+  local given, scopes = inner.scopes and require("json").decode(inner.scopes), {}
+  for _, scope in ipairs(type(given) == "table" and given or {}) do
+    if type(scope) ~= "string" or scope:find('[^\33-\126]') or scope:find('["\\]') then not_it(path, "scopes is no list of scopes") end
+    scopes[#scopes + 1] = scope
+  end
   return {
-    access_token = inner.accessToken, refresh_token = inner.refreshToken, scopes = type(scopes) == "table" and scopes or {},
-    subscription = inner.subscriptionType, tier = inner.rateLimitTier,
+    access_token = inner.accessToken, refresh_token = inner.refreshToken, scopes = scopes,
+    claude_code = { subscription = inner.subscriptionType, tier = inner.rateLimitTier },
   }
 end
 
--- What the CLI in the sandbox reads, and that it need not ask who it is.
-local function files(agent, rec, account, now)
-  local json, parts = require "json", stand_in.parts(records, agent, rec)
-  local out = { claudeAiOauth = {
-    accessToken = parts.access_token, refreshToken = parts.refresh_token, expiresAt = (now + FAR) * 1000,
-    scopes = json.array(account.scopes), subscriptionType = account.subscription, rateLimitTier = account.tier,
-  } }
-  return { { ".claude/.credentials.json", json.encode(out, { indent = 2 }) .. "\n" },
-    { ".claude.json", json.encode({ hasCompletedOnboarding = true }, { indent = 2 }) .. "\n" } }
-end
-
-local function write(ctx, dir, list)
+-- Before anything is spent: a directory that cannot be made is told while the account is still where it was.
+local function prepare(ctx, dir)
   for _, d in ipairs { dir, dir .. "/.claude" } do
     local ok, why = ctx.host.mkdir(d, 448)    -- 0700
     if not ok and why ~= "exists" and not ctx.host.stat(d) then
       report.fail(("%s cannot be made: %s"):format(report.clean(d), tostring(why)))
     end
   end
-  for _, f in ipairs(list) do
-    local ok, why = ctx.host.write_file(dir .. "/" .. f[1], f[2], 384)
-    if not ok then report.fail(("%s cannot be written: %s"):format(report.clean(f[1]), tostring(why))) end
+end
+
+local function write(ctx, dir, path, text)
+  local ok, why = ctx.host.write_file(dir .. "/" .. path, text, 384)
+  if not ok then report.fail(("%s cannot be written: %s"):format(report.clean(path), tostring(why))) end
+end
+
+-- A .claude.json that is there already holds a person's settings: it stays.
+local function write_files(ctx, dir, agent, rec)
+  write(ctx, dir, ".claude/.credentials.json",
+    files.credentials(rec, stand_in.parts(records, agent, rec), require("time").wall()))
+  if ctx.host.stat(dir .. "/.claude.json") then
+    ctx.note(("note: %s/.claude.json is there already and stays; the CLI wants \"hasCompletedOnboarding\": true in it")
+      :format(report.clean(dir)))
+  else
+    write(ctx, dir, ".claude.json", files.onboarding())
   end
 end
 
@@ -64,6 +72,7 @@ local function adopt(ctx, name, opt, account)
     enabled = true, env = "CLAUDE_CODE_OAUTH_TOKEN", created = require("time").wall(),
     fields = { token_url = TOKEN_URL, also_token_url = ALSO, client_id = CLIENT_ID, auth_method = "none",
       token_body = "json", scopes = account.scopes },
+    preset = require("presets").get(PRESET) and PRESET or nil, claude_code = account.claude_code,
   }
   plain.placeholder = records.shape_for(plain.env)
   for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
@@ -95,6 +104,8 @@ local function run(args, opt, ctx)
     report.fail(("there is a credential '%s' already"):format(name),
       ("sallyport credential remove %s first, or --name another"):format(name))
   end
+  local dir = opt.out or "claude-sandbox"
+  if opt.agent then prepare(ctx, dir) end
   rec = adopt(ctx, name, opt, account)
   ctx.note(("Kept '%s' for %s. Its refresh token works: the one in %s no longer does.\n"
     .. "The CLI of this machine is signed out by that; sign it in again if you need it here."):format(name,
@@ -103,8 +114,7 @@ local function run(args, opt, ctx)
     ctx.note("For the sandbox: `sallyport env --agent A` sets CLAUDE_CODE_OAUTH_TOKEN to a placeholder.")
     return 0
   end
-  local dir = opt.out or "claude-sandbox"
-  write(ctx, dir, files(opt.agent, rec, account, require("time").wall()))
+  write_files(ctx, dir, opt.agent, rec)
   ctx.note(("Written for '%s': %s/.claude/.credentials.json and %s/.claude.json, which go into its home directory.\n"
     .. "They hold placeholders. Its environment comes from `sallyport env --agent %s`."):format(opt.agent, dir, dir, opt.agent))
   return 0
@@ -123,10 +133,11 @@ Takes over the account of ~/.claude/.credentials.json (or FILE): its refresh tok
 is kept here. Requests of agents to api.anthropic.com then carry the real token, and no sandbox holds it. With
 --agent it writes the .credentials.json and .claude.json that the CLI in the sandbox reads, with placeholders for
 tokens; when that CLI goes to renew them, the proxy answers with placeholders again. Without files,
-CLAUDE_CODE_OAUTH_TOKEN from `sallyport env` is enough.
+CLAUDE_CODE_OAUTH_TOKEN from `sallyport env` is enough. Another agent's .credentials.json: credential sandbox-file.
 
 examples:
   sallyport import claude-code --agent claude
   sallyport import claude-code /mnt/laptop/.credentials.json --agent ci --out /srv/ci-home
+  sallyport credential sandbox-file claude-code --agent other --out /srv/other-home/.claude/.credentials.json
 ]], run = run },
 }

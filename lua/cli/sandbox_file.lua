@@ -40,7 +40,9 @@ local function run(args, opt, ctx)
     end)
   end
   local text
-  if spec.file then
+  if rec.claude_code then
+    text = require("cli.claude_files").credentials(rec, parts, require("time").wall())
+  elseif spec.file then
     local ok, made = sandbox.call(pol.name, spec.file, view, parts)
     if not ok or type(made) ~= "string" then report.fail(("the type '%s' failed: %s"):format(pol.name, tostring(made))) end
     text = made

@@ -258,6 +258,10 @@ def test_both_token_addresses(t):
     w.take("--agent", "a", "--out", w.s.dir / "files")
     home = w.home()
     held = stored(home)
+    again = w.s.dir / "again"
+    w.s.cli("credential", "sandbox-file", "claude-code", "--agent", "a", "--out", again)
+    assert json.loads(again.read_text())["claudeAiOauth"]["refreshToken"] == held["refreshToken"], "the same file, from the record"
+    assert json.loads(again.read_text())["claudeAiOauth"]["scopes"] == SCOPES
 
     def post(host, refresh, path="/v1/oauth/token", **more):
         body = json.dumps({"grant_type": "refresh_token", "refresh_token": refresh, "client_id": CLIENT, "scope": "user:inference"})
@@ -276,6 +280,8 @@ def test_both_token_addresses(t):
     for path in ("/v1/oauth/token/", "/v1/oauth//token", "/v1//oauth/token", "/v1/oauth/%74oken", "/v1/x/../oauth/token"):
         r = post(LOGIN, held["refreshToken"], path)
         assert r.status == 403 and r.get("x-sallyport-error") == "token_endpoint", (path, r.status, r.body)
+    r = w.s.request("POST", "/api/oauth/claude_cli/create_api_key", host=API)
+    assert r.status == 403 and r.get("x-sallyport-error") == "mint_denied", "the account makes no key for the agent"
     assert len(w.up.spends) == 1 and not w.up.calls
 
 
@@ -320,6 +326,12 @@ def test_refused_import(t):
         r = w.take(*bad, check=False)
         assert r.returncode != 0 and words in r.stderr, r.stderr
     assert len(w.up.spends) == spent, "what is wrong is said before the token is spent"
-    w.take()
+    (w.s.dir / "files").mkdir()
+    (w.s.dir / "files/.claude.json").write_text('{"theirs":1}')
+    (w.s.dir / "file").write_text("")
+    r = w.take("--agent", "a", "--out", w.s.dir / "file/x", check=False)
+    assert r.returncode == 1 and "cannot be made" in r.stderr and len(w.up.spends) == spent, r.stderr
+    r = w.take("--agent", "a", "--out", w.s.dir / "files")
+    assert "stays" in r.stderr and (w.s.dir / "files/.claude.json").read_text() == '{"theirs":1}'
     r = w.take(check=False)
     assert r.returncode == 1 and "already" in r.stderr and len(w.up.spends) == spent + 1, r.stderr
