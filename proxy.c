@@ -11033,7 +11033,19 @@ restore_fill(MDB_txn *txn, const struct store_keys *k, struct backup *b)
 	return err == STORE_ABSENT ? STORE_OK : err;
 }
 
-/* Tokens of credentials that are no more go; what is promised is counted anew. */
+/* Whose state this is: NAME, or of a stand-in's key (lua/stand_in.lua) k/NAME/AGENT. */
+static struct slice
+restore_credential_of(struct slice key)
+{
+	const char *end;
+
+	if (key.n < 2 || memcmp(key.p, "k/", 2) != 0)
+		return key;
+	end = memchr(key.p + 2, '/', key.n - 2);
+	return (struct slice){key.p + 2, end == NULL ? key.n - 2 : (size_t)(end - key.p - 2)};
+}
+
+/* What belongs to credentials that are no more goes; what is promised is counted anew. */
 static enum store_err
 restore_settle(MDB_txn *txn, struct store_counters *c)
 {
@@ -11047,7 +11059,7 @@ restore_settle(MDB_txn *txn, struct store_counters *c)
 		return store_err_of(rc);
 	c->room = 0;
 	while (rc == 0 && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
-		if (store_raw_get(txn, DB_CREDENTIAL, store_slice(k), &dummy) == STORE_ABSENT)
+		if (store_raw_get(txn, DB_CREDENTIAL, restore_credential_of(store_slice(k)), &dummy) == STORE_ABSENT)
 			rc = mdb_cursor_del(cur, 0);
 		else if (store_record_parse(store_slice(v), &r))
 			c->room += store_room_cost(r.room);

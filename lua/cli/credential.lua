@@ -573,7 +573,7 @@ local function remove(args, _, ctx)
       for _, where in ipairs { "credential", "state", "lease" } do
         ops[#ops + 1] = { op = "del", db = where, key = name }
       end
-      for key in db.each("state", stand_in.key_record(name, "")) do ops[#ops + 1] = { op = "del", db = "state", key = key } end
+      for key in db.each("state", stand_in.key_record("", name)) do ops[#ops + 1] = { op = "del", db = "state", key = key } end
     end
     return ops
   end)

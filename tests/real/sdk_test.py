@@ -1,5 +1,6 @@
 """SDKs that fetch their own tokens: they hold stand-ins, the proxy answers them, and the API gets the real token."""
 import base64
+import hmac
 import json
 import pathlib
 import subprocess
@@ -197,3 +198,99 @@ def test_client_credentials(t):
     assert w.post(url, "-d", f"client_secret={secret}")[0] == 200
     w.s.agent("b", bundles=["other"] if w.s.cli("bundle", "add", "other") else ())
     assert w.post(url, "-d", f"client_secret={secret}", agent="b")[1]["error"] == "host_not_allowed"
+
+
+def b64(data):
+    return base64.urlsafe_b64encode(data if isinstance(data, bytes) else json.dumps(data).encode()).rstrip(b"=").decode()
+
+
+def signed(pem, header, claims):
+    text = f"{b64(header)}.{b64(claims)}"
+    r = subprocess.run(["openssl", "dgst", "-sha256", "-sign", pem], input=text.encode(), capture_output=True, check=True)
+    return f"{text}.{b64(r.stdout)}"
+
+
+def test_crafted_assertions(t):
+    """assertions that somebody made up: no signature, another algorithm, cut short, twice; none of them is answered"""
+    t.need("curl", "openssl")
+    file, _, public = account(Keys(t.bare().dir), token_url=TOKEN_URL)
+    w = Sandbox(t, {EMAIL: {"key": public, "algs": ["RS256"]}})
+    w.add("gcp", "gcp_access_token", "*.googleapis.com", f"key=@{file}")
+    w.add("other", "gcp_access_token", "*.googleapis.com", f"key=@{file}", "scopes=x")
+    w.serve()
+    pem = w.s.dir / "held.pem"
+    pem.write_text(json.loads(w.file("gcp").read_text())["private_key"])
+    theirs = w.s.dir / "theirs.pem"
+    theirs.write_text(json.loads(w.file("other").read_text())["private_key"])
+    rs, claims = {"alg": "RS256", "typ": "JWT"}, {"iss": EMAIL, "aud": TOKEN_URL, "scope": "x", "exp": 9999999999, "iat": 1}
+    good = signed(pem, rs, claims)
+    head, body, signature = good.split(".")
+    modulus = subprocess.run(["openssl", "rsa", "-in", pem, "-noout", "-modulus"], capture_output=True, text=True, check=True).stdout
+    public_pem = subprocess.run(["openssl", "pkey", "-in", pem, "-pubout"], capture_output=True, check=True).stdout
+    hs = f"{b64({'alg': 'HS256'})}.{body}"
+    grant = ("--data-urlencode", "grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer", "--data-urlencode")
+
+    def ask(assertion, *more):
+        return w.post(TOKEN_URL, *grant, f"assertion={assertion}", *more)
+    status, answer = ask(good)
+    assert status == 200 and w.get(f"https://{DRIVE}/x", "-H", f"Authorization: Bearer {answer['access_token']}")[0] == 200
+    mine = answer["access_token"]
+    status, answer = ask(signed(theirs, rs, claims))
+    assert status == 200 and answer["access_token"] != mine, "the same account twice: each key is its own credential's"
+    wrong = {
+        "no signature": f"{b64({'alg': 'none'})}.{body}.", "none, in capitals": f"{b64({'alg': 'NONE'})}.{body}.AA",
+        "the public key as an HMAC key": hs + "." + b64(hmac.new(public_pem, hs.encode(), "sha256").digest()),
+        "the modulus as an HMAC key": hs + "." + b64(hmac.new(modulus.encode(), hs.encode(), "sha256").digest()),
+        "other claims": f"{head}.{b64({**claims, 'iss': 'x'})}.{signature}", "another header": f"{b64({'alg': 'RS512'})}.{body}.{signature}",
+        "cut short": good[:-4], "longer": good + "AAAA", "padded": good + "==", "a part more": good + "." + signature,
+        "no header": f".{body}.{signature}", "two parts": f"{head}.{body}", "dots alone": "..", "nothing": "",
+        "zeros": f"{head}.{body}.{b64(bytes(256))}", "ones": f"{head}.{body}.{b64(b'xff' * 86)}",
+        "claims that are no JSON": signed(pem, rs, b"{"),
+        "claims of 20 KB": signed(pem, rs, {**claims, "x": "y" * 20000}), "deep claims": signed(pem, rs, b"[" * 9000 + b"]" * 9000),
+        "another key of ours": signed(file.with_suffix(".pem"), rs, claims),
+    }
+    for what, assertion in wrong.items():
+        status, answer = ask(assertion)
+        assert (status, answer.get("error")) == (403, "token_endpoint"), (what, status, answer)
+    assert ask(good, "--data-urlencode", "assertion=x")[0] == 403, "not more than once (RFC 6749 3.2)"
+    # what it says is said back to the caller alone, and as JSON
+    for audience in ('"}\n{"access_token":"x', {"a": ["b"]}, 7, "é"):
+        status, answer = ask(signed(pem, rs, {**claims, "target_audience": audience}))
+        assert status == 200 and json.loads(base64.urlsafe_b64decode(answer["id_token"].split(".")[1] + "=="))["aud"] == audience
+    # in plain HTTP, in absolute form: another endpoint
+    out = subprocess.run(["curl", "-sS", "-X", "POST", *grant, f"assertion={good}", TOKEN_URL.replace("https", "http")],
+                         capture_output=True, text=True, check=True, env={**w.env, "http_proxy": w.s.proxy_url()}).stdout
+    assert json.loads(out)["error"] == "host_not_allowed", out
+
+
+def test_keys_come_and_go(t):
+    """the stand-in's key: kept by backup and restore, no trouble for doctor, gone with its credential"""
+    t.need("openssl")
+    file, _, _ = account(Keys(t.bare().dir), token_url=TOKEN_URL)
+    s = t.bare()
+    s.init()
+    s.agent()
+    s.agent("b")
+    script = s.dir / "keys.lua"
+    script.write_text('for _, r in ipairs(require("store").each("state", "k/", nil, 100)) do print(r.key) end')
+
+    def keys():
+        return s.cli("lua", "--store", script).stdout.split()
+    for name in ("gcp", "gcp2"):
+        s.cli("credential", "add", name, "--type", "gcp_access_token", f"key=@{file}")
+        for agent in ("a", "b"):
+            s.cli("credential", "sandbox-file", name, "--agent", agent)
+    assert keys() == ["k/gcp/a", "k/gcp/b", "k/gcp2/a", "k/gcp2/b"]
+    assert "damaged" not in s.cli("doctor", check=False).stdout
+    s.cli("backup", s.dir / "b")
+    s.cli("credential", "remove", "gcp")
+    assert keys() == ["k/gcp2/a", "k/gcp2/b"]
+    s.cli("credential", "add", "later", "--type", "gcp_access_token", f"key=@{file}")
+    s.cli("credential", "sandbox-file", "later", "--agent", "a")
+    assert "k/later/a" in keys()
+    s.cli("restore", s.dir / "b")
+    assert keys() == ["k/gcp/a", "k/gcp/b", "k/gcp2/a", "k/gcp2/b"]
+    for args, words in ((("gcp",), "--agent"), (("gcp", "--agent", "nobody"), "nobody"), (("nothing", "--agent", "a"), "nothing"),
+                        (("gcp", "--agent", "a", "--out", s.dir / "no/such"), "cannot be written")):
+        r = s.cli("credential", "sandbox-file", *args, check=False)
+        assert r.returncode != 0 and words in r.stderr and "PRIVATE" not in r.stdout + r.stderr, r.stderr

@@ -667,6 +667,91 @@ local cases = {
     end
     is(s.refreshes, 0)
   end,
+  ["two credentials at one endpoint: each is known by its own stand-in, in the token request and in calls"] = function()
+    local s = with_oauth()
+    s.credential("erp", {
+      type = "oauth", fields = { token_url = "https://api.test/oauth/token", client_id = "id", scopes = { "a", "b" } },
+      secrets = { ["f/client_secret"] = secret.of "s" },
+    })
+    local form = { ["content-type"] = "application/x-www-form-urlencoded" }
+    for _, name in ipairs { "crm", "erp" } do
+      local out = s.request("POST https://api.test/oauth/token",
+        { headers = form, text = ("client_secret=st-alice-%s-client_secret&scope=b+c"):format(name) })
+      is(out.did, "respond")
+      is(out.log.credential, name)
+      local answer = json.decode(out.body)
+      is(answer.access_token, ("st-alice-%s-access_token"):format(name))
+      is(answer.scope, name == "erp" and "b" or "b c")    -- no more than the account has
+      is(s.request("GET https://api.test/v1", { presents = { [answer.access_token] = true } }).log.credential, name)
+      is(s.request("GET https://api.test/v1", { presents = { [secret.base64url(answer.access_token)] = true } }).log.credential, name)
+    end
+    is(s.code("POST https://api.test/oauth/token", { headers = form, text = "client_secret=st-alice-hr-client_secret" }), "token_endpoint")
+    is(s.refreshes, 2)
+  end,
+  ["a stand-in counts while its credential is enabled, in the agent's bundles, and there"] = function()
+    local s = with_oauth()
+    local more = { headers = { ["content-type"] = "application/x-www-form-urlencoded" }, text = "client_secret=st-alice-crm-client_secret" }
+    local function put(change)
+      local plain = { type = "oauth", fields = { token_url = "https://api.test/oauth/token", client_id = "id" },
+        secrets = { ["f/client_secret"] = secret.of "s" } }
+      for k, v in pairs(change) do plain[k] = v end
+      s.credential("crm", plain)
+      return s.code("POST https://api.test/oauth/token", more)
+    end
+    is(put {}, "respond")
+    is(put { enabled = false }, "host_not_allowed")
+    is(put { bundles = { "other" } }, "host_not_allowed")
+    is(put { fields = { token_url = "https://login.test/oauth/token", client_id = "id" } }, "forward")
+    is(s.code("POST https://login.test/oauth/token", more), "respond")
+    is(put { type = "bearer", fields = {}, secrets = { ["f/token"] = secret.of "t" } }, "forward")
+    is(s.code("POST https://login.test/oauth/token", more), "host_not_allowed")
+    is(put {}, "respond")
+    is(s.code("POST http://api.test/oauth/token", more), "host_not_allowed")
+    is(s.code("POST https://api.test:8443/oauth/token", more), "host_not_allowed")
+    for _, path in ipairs { "/oauth/token/", "//oauth/token", "/oauth//token/", "/oauth/%74oken", "/oauth/./token", "/oauth/token;x" } do
+      is(s.code("POST https://api.test" .. path, more), "token_endpoint")
+    end
+    s.store.del("credential", "crm")
+    is(s.code("POST https://api.test/oauth/token", more), "host_not_allowed")
+  end,
+  ["bytes that are no UTF-8 are nobody's stand-in, and an edited match.lua cannot bring the credential back in"] = function()
+    local s = with_oauth()
+    local form = { ["content-type"] = "application/x-www-form-urlencoded" }
+    local secret_part = "client_secret=st-alice-crm-client_secret"
+    is(s.code("POST https://api.test/oauth/token", { headers = form, text = secret_part .. "&scope=%ff" }), "token_endpoint")
+    is(s.code("POST https://api.test/oauth/token", { headers = form, text = secret_part .. "&x=%zz" }), "token_endpoint")
+    is(s.code("POST https://api.test/oauth/token", { headers = form, text = ("a=1&"):rep(15000) .. secret_part }), "token_endpoint")
+    local match = {}
+    for k, v in pairs(default "match") do match[k] = v end
+    function match.decide(list, question, trace)
+      question.skips = nil
+      return default("match").decide(list, question, trace)
+    end
+    s.policies.match = match
+    s.store.put("policy", "match", { name = "match" })
+    local out = s.request "POST https://api.test/oauth/token"
+    is(out.code, "token_endpoint")
+    is(s.refreshes, 0)
+  end,
+  ["explain at a token endpoint says who answers there, and what a domain entry lets through"] = function()
+    local s = with_oauth()
+    s.credential("far", { type = "oauth", hosts = { "far.test" }, fields = { token_url = "https://login.test/t", client_id = "id" },
+      secrets = { ["f/client_secret"] = secret.of "s" } })
+    for url, name in pairs { ["https://api.test/oauth/token"] = "crm", ["https://login.test/t"] = "far" } do
+      local r = s.pipeline:on_explain { agent = "alice", method = "POST", url = url }
+      is(r.code, "token_endpoint")
+      has(r.message, name)
+      has(r.hint, "credential sandbox-file " .. name)
+      is(r.considered[1].name, name)
+      is(#r.considered, 1)
+    end
+    has(s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://login.test/t" }.hint, "call the API")
+    s.domain("default", "login.test", { methods = { "POST" } })
+    local r = s.pipeline:on_explain { agent = "alice", method = "POST", url = "https://login.test/t" }
+    is(r.decision, "allow")
+    has(r.message, "credential sandbox-file far")
+    is(s.pipeline:on_explain { agent = "alice", method = "POST", url = "https://login.test/x" }.message, nil)
+  end,
   ["another port of that host is another endpoint"] = function()
     local s = with_oauth()
     s.credential("crm", {
