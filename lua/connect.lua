@@ -33,6 +33,7 @@ M.say = {
   not_loopback = "it is not an address of this machine, so nothing can wait there",
   changed = "the credential's client or token address changed meanwhile",
   absent = "the credential was removed meanwhile",
+  newer_grant = "it was connected anew meanwhile, and that grant stays",
   no_refresh_token = "there is no refresh token",
 }
 
@@ -287,6 +288,31 @@ end
 
 -- ---- tokens that a person brings -----------------------------------------------------------------
 
+-- Takes back what `adopt` put: the person still has what was pasted. true: a worker, which an agent's request may have
+-- set to work meanwhile, has made a token of it, or is about to: then it stays, or a token that came would be lost.
+local function give_up(env, name, deadline)
+  local token = require "token"
+  while true do
+    local cred, state = env.store.peek("credential", name), env.store.peek("state", name)
+    if not cred or not state then return false, "changed" end       -- removed by somebody else
+    if state.expires_at then return true end
+    local lease = env.store.peek("lease", name)
+    local code
+    if not token.lease_lives(lease, env.time.boot(), env.time.boot_id()) then
+      local ok
+      ok, code = env.store.commit({
+        { op = "del", db = "credential", key = name, version = cred.version },
+        { op = "del", db = "state", key = name, version = state.version },
+        { op = "del", db = "lease", key = name, version = lease and lease.version or nil },
+      }, deadline)
+      if ok then return false end
+      if code ~= "conflict" then return false, code end
+    end
+    if env.time.now() >= deadline then return true end
+    env.time.sleep(50)
+  end
+end
+
 --- Keeps a new credential together with tokens from elsewhere: true | nil, code, sentence. A refresh token is exercised
 -- at once, by the same steps as any refresh (an intent before it is sent, the answer kept until it is stored), so that
 -- a successor is never lost; where the server does not take it, nothing is kept.
@@ -310,14 +336,10 @@ function M.adopt(env, name, ops, secrets)
   local view, info
   if opened then view, why, info = env.tokens:fresh(opened, env.time.now() + ADOPT_MAX) end
   if view then return true end
-  -- Whatever a worker made of it meanwhile is good; else the whole goes, and the person still has what was pasted.
-  local state = env.store.peek("state", name)
-  if state and state.expires_at then return true end
-  env.store.commit({
-    { op = "del", db = "credential", key = name }, { op = "del", db = "state", key = name },
-    { op = "del", db = "lease", key = name },
-  }, env.time.now() + ADOPT_MAX)
-  return nil, info and info.error or why, info and info.message or sentence
+  local kept
+  kept, code = give_up(env, name, env.time.now() + ADOPT_MAX)
+  if kept then return true end
+  return nil, info and info.error or why or code, info and info.message or sentence
 end
 
 -- ---- the end of a grant --------------------------------------------------------------------------
@@ -357,11 +379,17 @@ function M.disconnect(env, opened, force)
   local state, code = env.tokens:hold(opened.name, env.time.now() + HOLD_MAX)
   if not state then
     if code ~= "absent" and code ~= "damaged" then return nil, code end
+    if code == "absent" then
+      env.tokens:release(opened.name)
+      return "nothing"
+    end
     env.tokens:forget(opened.name)
-    return code == "absent" and "nothing" or "forgotten"
+    return "forgotten"
   end
   local held = state.secrets and next(state.secrets) ~= nil     -- else a note that it was never connected
-  local done, detail = held and (opened.view.revocation_url and "revoked" or "forgotten") or "nothing", nil
+  local ours, detail = require("token").ours(opened, state), nil
+  local done = held and (opened.view.revocation_url and ours and "revoked" or "forgotten") or "nothing"
+  if held and not ours then code = "other_client" end       -- this server never gave it
   if done == "revoked" then
     local ok
     ok, code, detail = M.revoke(env, opened, state)
@@ -373,8 +401,8 @@ function M.disconnect(env, opened, force)
       done = "forgotten"
     end
   end
-  local ok, why = env.tokens:forget(opened.name)
-  if not ok then return nil, "store", why end
+  local ok, why = env.tokens:forget(opened.name, state)
+  if not ok then return nil, why == "changed" and "newer_grant" or "store", why end
   return done, code
 end
 

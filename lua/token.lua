@@ -52,7 +52,7 @@ local CONNECT_STORE_MAX = 60000  -- ms to store what a person has just consented
 -- The server has judged the grant or the client itself; asking again brings the same answer (RFC 6749 5.2).
 local final_codes = {
   invalid_grant = true, invalid_client = true, unauthorized_client = true, not_connected = true, grant_ended = true,
-  bad_key = true,
+  bad_key = true, other_client = true,
 }
 -- It may pass by itself: callers are told to retry.
 local transient_codes = {
@@ -109,6 +109,12 @@ function M.earner(pol, rec)
   return pol.connect and ("%s %s"):format(f.client_id or "", f.token_url or "") or nil
 end
 
+--- Does the grant in a state record belong to the credential as it is now? A refresh token must not reach another
+-- address than the one that gave it: the one named now may be a stranger's (an MCP server that moved says where).
+function M.ours(opened, state)
+  return state.earner == nil or state.earner == M.earner(opened.pol, opened.rec)
+end
+
 local function standing_of(opened, state, now)
   return M.standing(state, opened.rec.version, now, M.earner(opened.pol, opened.rec))
 end
@@ -121,6 +127,7 @@ local said = {
   not_granted = "the installation does not have those repositories or permissions",
   lost_in_flight = "its refresh token was lost in flight: it was sent, and the answer never arrived; connect it anew",
   not_connected = "it has not been connected yet",
+  other_client = "its grant belongs to another client or token address; connect it anew",
   grant_ended = "its token has ended, and the server gave none to renew it with",
   policy_failed = "its type's refresh failed",
   timeout = "the token endpoint did not answer in time",
@@ -335,6 +342,20 @@ local function answer_plain(self, opened, base, answer, sent_at)
   }
 end
 
+-- A grant of another client or token address: kept, for the credential may be set back, and sent nowhere.
+local function note_other_client(self, opened, state)
+  local plain = copy(state)
+  plain.final, plain.transient, plain.last_error = true, nil, "other_client"
+  plain.last_error_at, plain.error_version = self.time.wall(), opened.rec.version
+  local ok, why = self.store.commit({
+    { op = "put", db = "state", key = opened.name, plain = plain, keep = true, version = state.version },
+    { op = "check", db = "credential", key = opened.name, version = opened.rec.version },
+  }, self.time.now() + COMMIT_MAX)
+  if not ok and why ~= "conflict" then
+    self.pauses[opened.name] = { until_boot = self.time.boot() + 1000, code = "store" }
+  end
+end
+
 -- Is there another record by now, or none?
 local function stale(self, opened)
   local cred = self.store.peek("credential", opened.name)
@@ -352,6 +373,9 @@ local function refresh(self, opened)
   -- Between the wish and this task another worker may have done it, or failed at it.
   if standing_of(opened, state, time.wall()) == "fresh" or M.blocked(name, state, version, boot, boot_id) then
     return
+  end
+  if not M.ours(opened, state) and (state.secrets or {}).refresh_token then
+    return note_other_client(self, opened, state)
   end
   local lease = self.store.get("lease", name)
   if M.lease_lives(lease, boot, boot_id) and lease.owner ~= self.owner then return end
@@ -575,11 +599,22 @@ function M:hold(name, deadline)
   end
 end
 
---- Forgets the grant: the state, and the lease that `hold` took. true | nil, code
-function M:forget(name)
-  return self.store.commit({
-    { op = "del", db = "state", key = name }, { op = "del", db = "lease", key = name },
-  }, self.time.now() + COMMIT_MAX)
+--- Forgets the grant that `hold` answered, and gives back the lease: true | nil, code. "changed": another grant has
+-- come meanwhile (somebody connected), which stays. seen: nil: whatever is there, for a record that cannot be read.
+function M:forget(name, seen)
+  local until_ = self.time.now() + COMMIT_MAX
+  while true do
+    local now = seen and (self.store.get("state", name) or ABSENT)
+    if now and (now.rotation ~= seen.rotation or now.refresh_id ~= seen.refresh_id) then
+      self:release(name)
+      if now.version == 0 then return true end
+      return nil, "changed"
+    end
+    local ok, why = self.store.commit({
+      { op = "del", db = "state", key = name, version = now and now.version }, { op = "del", db = "lease", key = name },
+    }, self.time.now() + COMMIT_MAX)
+    if ok or why ~= "conflict" or self.time.now() >= until_ then return ok, why end
+  end
 end
 
 --- Gives back what `hold` took, and leaves the grant.

@@ -160,6 +160,7 @@ end
 local function disconnect(args, opt, ctx)
   local env, opened = open(ctx, args[1])
   local done, code, detail = connect.disconnect(env, opened, opt.force)
+  if code == "newer_grant" then report.fail(("'%s' is connected: %s"):format(opened.name, sentence(code))) end
   if not done then
     report.fail(("'%s' is still connected: its server did not revoke the grant: %s"):format(opened.name,
       sentence(code, detail)), ("try again later, or forget it here alone: sallyport disconnect %s --force"):format(opened.name))

@@ -38,6 +38,46 @@ local function judged(a, query)
 end
 
 local cases = {
+  ["a pasted token that a worker exchanges just as it is given up stays; else all of it goes, and nothing newer"] = function()
+    local function adopt(on_delete)
+      local dbs, n, version = { credential = {}, state = {}, lease = {} }, 0, 0
+      local store = {}
+      function store.peek(db, key) return dbs[db][key] end
+      function store.commit(ops)
+        n = n + 1
+        if n == 2 and on_delete then on_delete(dbs) end
+        for _, op in ipairs(ops) do
+          if op.version and op.version ~= (dbs[op.db][op.key] or { version = 0 }).version then return nil, "conflict" end
+        end
+        version = version + 1
+        for _, op in ipairs(ops) do
+          if op.plain then op.plain.version = version end
+          dbs[op.db][op.key] = op.plain
+        end
+        return true, version
+      end
+      local now = 0
+      local ok, code = connect.adopt({
+        store = store, policy = { load = function() return { connect = true } end },
+        config = { open = function() return {} end }, tokens = { fresh = function() return nil, "x", { error = "timeout" } end },
+        time = { now = function() return now end, wall = function() return 1000 end, boot = function() return now end,
+                 boot_id = function() return "b" end, sleep = function(ms) now = now + ms end },
+      }, "c", { { op = "put", db = "credential", key = "c", version = 0, plain = { name = "c", type = "t" } } },
+        { refresh_token = core.of "rt" })
+      return ok, code, dbs
+    end
+    local ok, code, dbs = adopt()
+    is(ok, nil)
+    is(code, "timeout")
+    is(dbs.credential.c, nil)
+    is(dbs.state.c, nil)
+    ok, code, dbs = adopt(function(d) d.state.c = { expires_at = 5000, version = 99 } end)
+    is(ok, true)
+    is(dbs.state.c.version, 99)
+    is(dbs.credential.c.name, "c")
+    ok, code, dbs = adopt(function(d) d.credential.c = nil; d.state.c = nil end)
+    is(ok, nil)
+  end,
   ["PKCE S256, the vector of RFC 7636 appendix B"] = function()
     is(connect.challenge(secret, "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM")
   end,

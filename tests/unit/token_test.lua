@@ -725,6 +725,57 @@ local cases = {
     is(results[2], "absent")
     is(s.state(), nil)
   end,
+  ["a refresh token is not sent for another client or to another token address, and counts again when they come back"] = function()
+    local s = one { connect = true, rotating = true }
+    local function set(client, url)
+      s.store.put("credential", "c", { name = "c", type = "t", fields = { client_id = client, token_url = url } })
+      s.w.open_one = s.w.opened()
+    end
+    set("i", "u")
+    is(refreshed(s).token, "at-1")
+    for _, other in ipairs { { "j", "u" }, { "i", "elsewhere" } } do
+      set(other[1], other[2])
+      local got = s.w.ask()
+      s.world.run(1000)
+      is(got.code, "oauth_refresh_failed")
+      is(got.info.error, "other_client")
+      is(s.requests, 1)
+      is(s.state().intent, nil)
+    end
+    set("i", "u")
+    is(refreshed(s).token, "at-1")
+    s.world.run(3600 * 1000)
+    is(refreshed(s).token, "at-2")
+  end,
+  ["a grant that was stored while another was being ended stays"] = function()
+    local s = one { connect = true, rotating = true }
+    refreshed(s)
+    local held, ok, why
+    s.world.spawn(function()
+      held = s.w.tokens:hold("c", s.world.time.now() + 25000)
+      s.world.time.sleep(5000)                     -- the server takes its time to revoke
+      ok, why = s.w.tokens:forget("c", held)
+    end, "w1")
+    s.world.run(1000)
+    s.world.spawn(function()
+      local answer = { secrets = { access_token = "new-at" }, expires_at = s.world.time.wall() + 3600 }
+      is(s.w.tokens:connected(s.w.open_one, answer, s.world.time.wall(), {}), true)
+    end, "w1")
+    s.world.run(10000)
+    is(ok, nil)
+    is(why, "changed")
+    is(s.state().secrets.access_token, "new-at")
+    is(refreshed(s).token, "new-at")
+    -- What is only noted about the grant does not save it.
+    s.world.spawn(function()
+      held = s.w.tokens:hold("c", s.world.time.now() + 25000)
+      is(s.w.tokens:wants(s.w.open_one, { "a" }), true)
+      ok = s.w.tokens:forget("c", held)
+    end, "w1")
+    s.world.run(5000)
+    is(ok, true)
+    is(s.state(), nil)
+  end,
   ["scopes that an API asks for are noted, at most once a minute, and survive a refresh"] = function()
     local s = one { connect = true, rotating = true }
     refreshed(s)
