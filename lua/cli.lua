@@ -329,7 +329,11 @@ function M.main(args, given)
   local ctx = given or {}
   ctx.host = require "host"
   ctx.out = ctx.out or function(s) io.stdout:write(s) end
-  ctx.note = ctx.note or function(s) io.stderr:write(s:sub(-1) == "\n" and s or s .. "\n") end
+  -- Advice and failures quote files, servers and agents: none of them may steer the terminal.
+  ctx.note = ctx.note or function(s)
+    s = s:gsub("[^\n]+", report.clean)
+    io.stderr:write(s:sub(-1) == "\n" and s or s .. "\n")
+  end
   local ok, result = xpcall(run, caught, args, ctx)
   if ok then return result end
   ctx.note("sallyport: " .. result.message)

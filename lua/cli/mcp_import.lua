@@ -6,17 +6,45 @@ local report = require "cli.report"
 local FILE_MAX = 1 << 20
 local SERVERS_MAX = 200
 
--- Headers whose value is a secret however it is written; another is one if a variable stands in it.
+local function any_of(text, words)
+  for _, word in ipairs(words) do
+    if text:find(word) then return true end
+  end
+  return false
+end
+
+-- Headers and query parameters whose value is a secret however it is written.
+local secret_words = { "auth", "cookie", "key", "token", "secret", "passw", "credential", "session", "signature" }
+
+-- A header is one too if a variable stands in it.
 local function secret_header(name, value)
-  local n = name:lower()
-  return n == "authorization" or n == "cookie" or n:find("key", 1, true) or n:find("token", 1, true)
-    or n:find("secret", 1, true) or n:find("password", 1, true) or value:find("${", 1, true) ~= nil
+  return value ~= "" and (any_of(name:lower(), secret_words) or value:find("${", 1, true) ~= nil)
 end
 
 local function secret_variable(name, value)
-  local n = name:upper()
-  return (n:find "KEY" or n:find "TOKEN" or n:find "SECRET" or n:find "PASSWORD" or n:find "PASSWD" or n:find "_PAT$"
-    or n:find "CREDENTIAL") and value ~= ""
+  return value ~= "" and any_of(name:upper(), { "KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "_PASS$",
+    "_PWD$", "_PAT$", "AUTH$", "CREDENTIAL" })
+end
+
+-- What may be a secret in a program's argument or variable, where it cannot be taken out by its name.
+local function suspect(text)
+  local lower = text:lower()
+  return text:find("://[^/]*:[^/]*@") ~= nil or lower:find("bearer%s+[^%s$]") ~= nil
+    or lower:find("key[=:]%s*[^%s$]") ~= nil or lower:find("token[=:]%s*[^%s$]") ~= nil
+    or lower:find("secret[=:]%s*[^%s$]") ~= nil or lower:find("password[=:]%s*[^%s$]") ~= nil
+    or any_of(text, { "^sk%-", "^ghp_", "^gho_", "^ghs_", "^github_pat_", "^glpat%-", "^xox[abprs]%-", "^AKIA%u", "^eyJ" })
+end
+
+-- An object of the file: { } where it is absent; what else it may be ends the command.
+local function object(server, given, member)
+  local value = given[member]
+  if value == nil or value == require("json").null then return {} end
+  for name in pairs(type(value) == "table" and value or { 1 }) do
+    if type(name) ~= "string" then
+      report.fail(("%s: its %s is not an object"):format(report.clean(server):sub(1, 60), member))
+    end
+  end
+  return value
 end
 
 -- ---- variables -----------------------------------------------------------------------------------
@@ -81,6 +109,31 @@ local function secret_text(ctx, text, what)
   return out
 end
 
+-- The address of a server: as the new file has it, as it is parsed, and the secrets in it: { variable, in path or query }.
+-- A variable in the host is a name. One that is named like a secret, and a parameter of the query that is, stay out of
+-- the new file: there the sandbox's own variable stands, for a placeholder.
+local function address_of(ctx, server, text)
+  local shown, sample, secrets = "", "", {}
+  for _, part in ipairs(parts_of(text)) do
+    if type(part) == "table" and sample:find("^%a+://[^/?]+[/?]") and secret_variable(part[1], "x") then
+      secrets[#secrets + 1], secrets[part[1]] = not secrets[part[1]] and part[1] or nil, true
+      shown, sample = shown .. "${" .. part[1] .. "}", sample .. "\1"
+    else
+      part = type(part) == "table" and plain_text(ctx, "${" .. part[1] .. (part[2] and ":-" .. part[2] or "") .. "}", server)
+        or part
+      shown, sample = shown .. part, sample .. part:gsub("\1", " ")
+    end
+  end
+  local prefix = server:upper():gsub("[^%w]", "_"):gsub("^%d", "_%0")
+  shown = shown:gsub("([?&])([^=&#]+)=([^&#]+)", function(sep, name, value)
+    if value:find("^%${") or not any_of(name:lower(), secret_words) then return nil end
+    local var = (prefix .. "_" .. name:upper():gsub("[^%w]", "_")):sub(1, 100)
+    secrets[#secrets + 1] = var
+    return ("%s%s=${%s}"):format(sep, name, var)
+  end)
+  return shown, sample, secrets
+end
+
 -- ---- one server ----------------------------------------------------------------------------------
 
 local function credential_name(server)
@@ -89,23 +142,22 @@ local function credential_name(server)
 end
 
 -- The record for an http or sse server whose headers hold secrets.
-local function record_of(ctx, server, url, given, opt)
-  local target = require("http").parse_url(url)
-  if not target then report.fail(("%s: its url is not a URL"):format(server)) end
+local function record_of(ctx, server, target, given, opt)
   local plain = {
     name = credential_name(server), type = "api_key", enabled = true, bundles = opt.bundle or { "default" },
     hosts = { target.host }, ports = { target.port }, plain_http = target.scheme == "http" or nil, fields = {},
   }
   if given.type ~= "sse" and target.path ~= "/" then
-    local path = records.path(target.path)
+    local path = records.path(target.path)            -- up to what is secret in it
     plain.paths = path and { path } or nil
   end
   local secrets, kept, names = {}, {}, {}
-  for name in pairs(given.headers or {}) do names[#names + 1] = name end
+  local headers = object(server, given, "headers")
+  for name in pairs(headers) do names[#names + 1] = name end
   table.sort(names)
   local extra = {}
   for _, name in ipairs(names) do
-    local value = given.headers[name]
+    local value = headers[name]
     if type(value) ~= "string" or not records.header_name(name) then
       report.fail(("%s: the header %s cannot be used"):format(server, report.clean(name):sub(1, 60)))
     end
@@ -135,38 +187,81 @@ local function record_of(ctx, server, url, given, opt)
   return next(secrets) and plain or nil, secrets, kept
 end
 
--- { keep = entry for the new file, ops = what to store, say = lines }
+-- Where it is. What is secret in the path ends the prefix that counts.
+local function target_of(server, sample)
+  local plain = sample:gsub("/[^/?]*\1.*", "/"):gsub("\1", "x")
+  local target = require("http").parse_url(plain)
+  if target then return target end
+  report.fail(("%s: its url is not one that can be used"):format(report.clean(server):sub(1, 60)),
+    sample:find("^%a+://[^/]*@") and "it has a user or a password in it: put them into an Authorization header" or nil)
+end
+
+local function helper_line(server, given, host, plain)
+  local quote, words = require("env").quote, {}
+  if type(given.headersHelper) ~= "string" then report.fail(("%s: its headersHelper is not a text"):format(server)) end
+  for word in given.headersHelper:gmatch("%S+") do words[#words + 1] = word end
+  local program = (words[1] or ""):match("([^/]+)$") or "PROGRAM"
+  return ("%s: its headersHelper can run here, where the sandbox cannot see it: put it into the folder that "
+    .. "`serve --helpers DIR` names, then\n    sallyport credential add %s --type command --host %s %s%s"):format(
+    server, credential_name(server) .. (plain and "-helper" or ""), host, quote("program=" .. program),
+    words[2] and " " .. quote("arguments=" .. table.concat(words, " ", 2)) or "")
+end
+
+-- { keep = entry for the new file, plain, secrets = what to store, say = lines, held: it still holds a secret, perhaps }
 local function http_server(ctx, server, given, opt)
-  local url = plain_text(ctx, given.url, server)
+  if given.type ~= nil and type(given.type) ~= "string" then report.fail(("%s: its type is not a text"):format(server)) end
+  local url, sample, in_url = address_of(ctx, server, given.url)
+  local target = target_of(server, sample)
   local entry = { type = given.type or "http", url = url }
-  local plain, secrets, kept = record_of(ctx, server, url, given, opt)
+  local plain, secrets, kept = record_of(ctx, server, target, given, opt)
   entry.headers = next(kept) and kept or nil
   local out = { keep = entry, say = {} }
-  if given.headersHelper then
-    local words = {}
-    for word in tostring(given.headersHelper):gmatch("%S+") do words[#words + 1] = word end
-    local program = (words[1] or ""):match("([^/]+)$") or "PROGRAM"
-    out.say[1] = ("%s: its headersHelper can run here, where the sandbox cannot see it: put it into the folder that "
-      .. "`serve --helpers DIR` names, then\n    sallyport credential add %s --type command --host %s program=%s%s"):format(
-      server, credential_name(server) .. (plain and "-helper" or ""), require("http").parse_url(url).host, program,
-      words[2] and (" arguments=\"%s\""):format(table.concat(words, " ", 2)) or "")
+  if given.headersHelper then out.say[1] = helper_line(server, given, target.host, plain) end
+  for _, var in ipairs(in_url) do
+    out.say[#out.say + 1] = ("%s: its url has a secret in it, for which the new file has ${%s}. To replace it there:\n"
+      .. "    sallyport credential add %s --type substitute --host %s --substitute value:path,query --env %s value=-")
+      :format(server, var, credential_name(server .. "-url"), target.host, var)
   end
   if plain then
     out.plain, out.secrets = plain, secrets
-  elseif not given.headersHelper then
+    if plain.plain_http then
+      out.say[#out.say + 1] = ("%s: its url is http, so its secret goes over the network in clear"):format(server)
+    end
+  elseif not given.headersHelper and #in_url == 0 then
     out.say[#out.say + 1] = ("%s: no secret in it. If it asks for a sign-in:\n    sallyport mcp add %s %s"):format(server,
-      credential_name(server), url)
+      credential_name(server), require("env").quote(url))
   end
   return out
 end
 
+-- Arguments and variables that look like secrets, which only a person can take out.
+local function suspects(server, given, env, say)
+  local args = type(given.args) == "table" and given.args or {}
+  local list, found = { given.command }, false
+  for i, arg in ipairs(args) do
+    list[#list + 1] = arg
+    local before = type(args[i - 1]) == "string" and args[i - 1]:lower() or ""
+    if before:find("^%-%-?[%w-]+$") and any_of(before, { "key$", "token$", "secret$", "password$", "auth$" })
+      and type(arg) == "string" and not arg:find("^[-$]") then
+      found = true
+    end
+  end
+  for _, value in pairs(env) do list[#list + 1] = value end
+  for _, text in ipairs(list) do found = found or type(text) == "string" and suspect(text) end
+  if found then
+    say[#say + 1] = ("%s: its arguments or its environment look as if a secret stood in them, and it still stands in the "
+      .. "new file: take it out, or put a variable in its place"):format(server)
+  end
+  return found
+end
+
 -- A program in the sandbox: its secrets come through its environment, and leave it in its requests.
 local function stdio_server(server, given)
-  local entry, say = {}, {}
+  local entry, say, env = {}, {}, object(server, given, "env")
   for k, v in pairs(given) do entry[k] = v end
   entry.env = {}
   local names = {}
-  for name, value in pairs(given.env or {}) do
+  for name, value in pairs(env) do
     entry.env[name] = value
     if type(value) == "string" and secret_variable(name, value) then names[#names + 1] = name end
   end
@@ -175,10 +270,11 @@ local function stdio_server(server, given)
     entry.env[name] = "${" .. name .. "}"      -- what `sallyport env` sets there: the placeholder
     say[#say + 1] = ("%s: %s is a secret in its environment. To replace it, name the host that it goes to:\n"
       .. "    sallyport credential add %s --type substitute --host HOST --substitute value:header,query,body --env %s value=-")
-      :format(server, name, credential_name(server .. "-" .. name:lower()), name)
+      :format(server, name, credential_name(server .. "-" .. name:lower()), require("env").quote(name))
   end
+  local held = suspects(server, given, entry.env, say)
   if not next(entry.env) then entry.env = nil end
-  return { keep = entry, say = say }
+  return { keep = entry, say = say, held = held }
 end
 
 -- ---- the command ---------------------------------------------------------------------------------
@@ -191,6 +287,7 @@ local function read(ctx, path)
   if type(servers) ~= "table" then report.fail(("%s is not an .mcp.json: it has no mcpServers"):format(report.clean(path))) end
   local names = {}
   for name, given in pairs(servers) do
+    if type(name) ~= "string" then report.fail(("%s: its mcpServers is a list, not an object"):format(report.clean(path))) end
     if type(given) ~= "table" then report.fail(("the server %s is not an object"):format(report.clean(tostring(name)):sub(1, 60))) end
     names[#names + 1] = name
   end
@@ -209,9 +306,20 @@ local function run(args, opt, ctx)
   db.open(ctx)
   for _, b in ipairs(opt.bundle or {}) do db.need("bundle", b) end
   local servers, names = read(ctx, args[1])
-  local out, made, new = {}, {}, { mcpServers = {} }
+  local same = opt.out and ctx.host.realpath(opt.out)
+  if same and same == ctx.host.realpath(args[1]) then
+    report.usage("--out names the file that is read: its secrets would be lost if anything failed")
+  end
+  local out, made, new, whose, held = {}, {}, { mcpServers = {} }, {}, false
   for _, name in ipairs(names) do
     local result = one(ctx, name, servers[name], opt)
+    held = held or result.held
+    local key = result.plain and result.plain.name
+    if key and whose[key] then
+      report.fail(("the servers '%s' and '%s' would both be kept as '%s'; nothing was changed"):format(whose[key], name, key),
+        "rename one of them")
+    end
+    if key then whose[key] = name end
     if result.plain and db.peek("credential", result.plain.name, "the credential") then
       report.fail(("there is a credential '%s' already; nothing was changed"):format(result.plain.name),
         "rename that server, or remove the credential")
@@ -221,6 +329,11 @@ local function run(args, opt, ctx)
   end
   local now, any = require("time").wall(), false
   for _, result in ipairs(out) do any = any or result.plain ~= nil end
+  local text = require("json").encode(new, { indent = 2 }) .. "\n"
+  if opt.out then      -- first: what is kept cannot be imported a second time
+    local ok, why = ctx.host.write_file(opt.out, text, held and 384 or 420)   -- 0644: there is no secret in it
+    if not ok then report.fail(("%s cannot be written: %s"):format(report.clean(opt.out), tostring(why))) end
+  end
   if any then db.change(function()
     local ops = {}
     made = {}
@@ -234,13 +347,7 @@ local function run(args, opt, ctx)
     end
     return ops
   end) end
-  local text = require("json").encode(new, { indent = 2 }) .. "\n"
-  if opt.out then
-    local ok, why = ctx.host.write_file(opt.out, text, 420)   -- 0644: there is no secret in it
-    if not ok then report.fail(("%s cannot be written: %s"):format(report.clean(opt.out), tostring(why))) end
-  else
-    ctx.out(text)
-  end
+  if not opt.out then ctx.out(text) end
   ctx.note(#made > 0 and ("Kept %s. The %s without their secrets; the old one still has them."):format(
     table.concat(made, ", "), opt.out and "new file names the servers" or "text above names the servers")
     or "Nothing was kept.")
@@ -260,7 +367,8 @@ return {
 Reads the servers of an .mcp.json. Of http and sse servers the headers that hold secrets become credentials for that
 server's host and path; ${VAR} and ${VAR:-default} come from the environment, and what is not set is asked for. What
 it prints is the same file without a secret, for the sandbox. For programs (stdio) it names the secrets in their
-environment and the credential that would replace each.
+environment and the credential that would replace each; of a secret in a url likewise. Programs' arguments stay as they are: where one looks like a
+secret, it says so.
 
 examples:
   sallyport mcp import .mcp.json --out sandbox/.mcp.json
