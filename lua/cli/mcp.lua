@@ -4,6 +4,7 @@ local fields = require "cli.fields"
 local mcp = require "mcp"
 local records = require "records"
 local report = require "cli.report"
+local tls = require "cli.tls"
 
 local TYPE = "oauth_authorization_code"
 
@@ -13,7 +14,8 @@ local function sentence(code, detail)
 end
 
 local function environment(ctx, addresses)
-  local ok, why = ctx.host.configure(records.settings(nil))   -- roots, connect-to, the guard
+  local running = require("cli.home").running(ctx)            -- as the proxy that runs reaches servers
+  local ok, why = ctx.host.configure(records.settings(running and running.flags))   -- roots, connect-to, the guard
   if not ok then report.fail(why) end
   return {
     client = require "http_client", time = require "time", http = require "http", json = require "json",
@@ -84,20 +86,44 @@ local function scope_of(found, plain)
   end
 end
 
--- The record's members and secrets from what was found; what the operator typed comes first.
-local function compose(plain, found, client, uri, typed)
+-- What the server says, in the fields that it may decide: whatever stood there before goes. `into`, in the shape of
+-- fields.read, is what the operator typed, or what is kept.
+local SAID = { "authorization_url", "token_url", "revocation_url", "device_authorization_url", "issuer", "require_iss",
+  "client_id", "auth_method", "resource", "redirect_uri" }
+
+local function lay(into, found, client, uri)
+  local said = mcp.fields(found, client, uri)
+  for _, name in ipairs(SAID) do into.values[name] = said[name] end
+  into.values.client_secret = client.secret
+  return said.scopes
+end
+
+-- The record's members and secrets.
+local function compose(plain, found, client, into)
   local policy = require "policy"
   local pol, why = policy.load(TYPE)
   if not pol then report.fail(("the type '%s' cannot be used: %s"):format(TYPE, tostring(why))) end
-  local values = mcp.fields(found, client, uri)
-  values.client_secret = client.secret
-  for name, value in pairs(typed.values) do values[name] = value end
-  local ok, field, message = policy.check_credential(pol, values)
+  local ok, field, message = policy.check_credential(pol, into.values)
   if not ok then report.fail(("what the server says does not fit: %s %s"):format(field or "", tostring(message))) end
-  local secrets
-  plain.fields, plain.split, secrets = fields.parts(policy.fields(pol), values)
-  plain.mcp = { url = found.url, issuer = found.issuer, how = client.how, sse = found.sse or nil }
+  local secrets, headers = nil, {}
+  plain.fields, plain.split, secrets = fields.parts(policy.fields(pol), into.values)
+  plain.headers = next(into.headers) and into.headers or nil
+  for sealed, handle in pairs(into.sealed) do
+    secrets[sealed] = handle
+    headers[#headers + 1] = sealed:match("^h/(.+)$")
+  end
+  table.sort(headers)
+  plain.secret_headers = #headers > 0 and headers or nil
+  tls.check(plain, secrets)
+  -- scopes: what the server asked for, to tell it from the operator's own choice when it is asked again.
+  plain.mcp = { url = found.url, issuer = found.issuer, how = client.how, sse = found.sse or nil, scopes = found.scopes }
   return secrets
+end
+
+-- Of the members that every type has, those that mean something here: an agent needs no variable and no placeholder.
+local function common(typed, plain)
+  if typed.env or typed.placeholder then report.usage("an MCP server's account needs no variable in the sandbox") end
+  plain.mint, plain.client_cert, plain.ca = typed.mint == "allow" and "allow" or nil, typed.client_cert, typed.ca
 end
 
 local function entry_of(name, record)
@@ -123,6 +149,7 @@ local function add(args, opt, ctx)
   local typed = fields.read(ctx, pol and require("policy").fields(pol) or {}, table.move(args, 3, #args, 1, {}))
   local plain = { name = name, type = TYPE, enabled = true, bundles = checked(opt.bundle, records.name, "bundle") or { "default" },
     addresses = checked(opt.address, records.cidr, "address") }
+  common(typed, plain)
   for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
   local env = environment(ctx, plain.addresses)
   local found = discover(env, ctx, args[2], name)
@@ -133,7 +160,10 @@ local function add(args, opt, ctx)
     client_metadata_url = opt.client_metadata_url,
   })
   scope_of(found, plain)
-  local secrets = compose(plain, found, client, uri, typed)
+  local into = { values = {}, headers = typed.headers, sealed = typed.sealed }
+  into.values.scopes = lay(into, found, client, uri)
+  for field, value in pairs(typed.values) do into.values[field] = value end     -- what the operator typed comes first
+  local secrets = compose(plain, found, client, into)
   plain.created = require("time").wall()
   db.change(function()
     plain.order = require("store").generation()
@@ -174,9 +204,14 @@ local function renew(ctx, name)
   local client = register(env, found, { redirect = uri,
     client_metadata_url = record.mcp.how == "metadata" and record.fields.client_id or nil })
   db.change(function()
-    local now = db.need("credential", name)
-    local plain = db.plain(now)
-    local secrets = compose(plain, found, client, uri, { values = {} })
+    local now, why = require("store").get("credential", name)
+    if not now then report.fail(("the credential cannot be read: %s"):format(tostring(why)), "remove it and add it again") end
+    local plain, into = db.plain(now), fields.kept(now)
+    local scopes = lay(into, found, client, uri)
+    found.sse = found.sse or plain.mcp.sse
+    local had = table.concat(into.values.scopes or {}, " ")
+    if had == table.concat(plain.mcp.scopes or {}, " ") then into.values.scopes = scopes end
+    local secrets = compose(plain, found, client, into)
     return { { op = "put", db = "credential", key = name, version = now.version, plain = plain, secrets = secrets } }
   end)
   ctx.note(("Registered '%s' anew with %s."):format(name, report.clean(found.issuer)))

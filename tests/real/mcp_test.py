@@ -147,3 +147,67 @@ def test_import(t):
     assert up.requests[-1].get("authorization") == "Bearer canary-one"
     assert s.request(host="www.test", target="/messages").status == 200
     assert up.requests[-1].get("x-api-key") == "canary-literal" and up.requests[-1].get("x-other-token") == "canary-default"
+
+
+def test_import_hostile(t):
+    """mcp import: an .mcp.json that somebody else wrote steers no terminal and no shell; a secret in a url stays out of the
+    new file; names that would meet, a list for an object and the file itself as --out are refused, and nothing is kept"""
+    s, _ = t.proxy(serve=False)
+    path, out = s.dir / "old.json", s.dir / "new.json"
+
+    def give(servers, exit=0, **env):
+        path.write_text(json.dumps({"mcpServers": servers}))
+        r = s.cli("mcp", "import", path, "--out", out, env=env, check=False)
+        assert r.returncode == exit and "fault in sallyport" not in r.stderr, r.stderr
+        assert "\x1b" not in r.stderr + r.stdout and "canary" not in r.stderr + r.stdout, r.stderr
+        return r.stderr, json.loads(out.read_text())["mcpServers"] if exit == 0 else None
+    said, new = give({"url": {"url": "https://api.test/v1/${KEY}/mcp?api_key=canary-q&k=${KEY}&b=${B:-c}", "headers": {"X-Auth": "canary-h"}}}, KEY="canary-k")
+    assert new["url"]["url"] == "https://api.test/v1/${KEY}/mcp?api_key=${URL_API_KEY}&k=${KEY}&b=c" and "headers" not in new["url"], new
+    assert said.count("--env KEY ") == 1 and "--env URL_API_KEY" in said, said
+    assert json.loads(s.cli("credential", "show", "url", "--json").stdout)["paths"] == ["/v1/"]
+    said, _ = give({"a\x1b[31m": {"url": "https://x.test/a;$(touch)", "headersHelper": "/h/p \x1b[2J $(id)"}, "b": {"url": "https://x.test/`id`"}})
+    assert "'https://x.test/`id`'" in said and "'arguments=" in said, said
+    said, new = give({"std": {"command": "npx", "args": ["mcp-remote", "--header", "Authorization: Bearer canary-a"], "env": {"AUTH": "canary-b"}}})
+    assert "still stands" in said and new["std"]["env"] == {"AUTH": "${AUTH}"} and out.stat().st_mode & 0o777 == 0o600, said
+    token = {"Authorization": "Bearer canary-z"}
+    assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
+    assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
+    for bad in ([{"url": "https://x.test"}], {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},
+                {"c": {"url": "\x1b[2J"}}, {"c": {"url": "https://x.test", "type": {}}}, {"c": {"url": "https://x.test", "headersHelper": 5}}):
+        give(bad, 1)
+    assert s.cli("mcp", "import", path, "--out", path, check=False).returncode == 2
+    path.write_text(json.dumps({"mcpServers": {"d": {"url": "https://x.test", "headers": token}}}))
+    assert s.cli("mcp", "import", path, "--out", "/nowhere/x", check=False).returncode == 1
+    assert [c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)] == ["url"]
+
+
+def test_another_server(t):
+    """connect: an MCP server that names another authorization server gets a client there, and the old grant's refresh token
+    goes to neither it nor anywhere else; what the operator chose (scopes, headers) stays"""
+    s, _ = t.proxy(serve=False)
+    server = Mcp(t, s.dir)
+    secret = s.secret_file("canary-extra")
+    add(s, "box", server.url, "scopes=tools", "headers.X-Team=blue", f"headers.X-Extra=@{secret}")
+    before = json.loads(s.cli("credential", "show", "box", "--json").stdout)
+    assert before["headers"] == {"X-Team": "blue"} or before["headers"] == {"x-team": "blue"}, before
+    s.serve()
+    tool(s, server.url, "http")
+    server.process.terminate()
+    server.process.wait(10)
+    server = Mcp(t, s.dir, ports=(server.port, free_port()))
+    command = Command(s, "connect", "box", "--no-browser")
+    command.url()                                                     # registered there; nobody consents
+    target = f"http://127.0.0.1:{server.port}/mcp"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": s.proxy_url()}))
+    try:
+        opener.open(target, timeout=10)
+        raise AssertionError("no grant, and yet an answer")
+    except urllib.error.HTTPError as e:
+        assert e.code == 502 and b"another client or token address" in e.read()
+    assert not server.events("grant.error") and not server.events("grant.success")
+    at, status, page = Person().consent(command.url())
+    assert status == 200 and "anew" in command.end(), page
+    after = json.loads(s.cli("credential", "show", "box", "--json").stdout)
+    assert after["headers"] == before["headers"] and after["fields"]["scopes"] == ["tools"] and "headers.x-extra" in after["secrets"], after
+    assert after["fields"]["issuer"] == f"http://127.0.0.1:{server.as_port}"
+    assert tool(s, server.url, "http")["aud"] == server.url
