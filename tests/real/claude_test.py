@@ -3,6 +3,8 @@ import http.server
 import json
 import os
 import pathlib
+import re
+import shutil
 import ssl
 import subprocess
 import threading
@@ -211,6 +213,33 @@ def test_files(t):
     assert any(c[2] == "/v1/messages" for c in w.up.calls)
 
 
+def test_readme(t):
+    """the README's recipe, line by line: both its forms end in an answer"""
+    text = (sallyport.ROOT / "README.md").read_text().split("### Claude Code on a subscription\n")[1].split("\n### ")[0]
+    blocks = [b.replace("\n    ", "\n") for b in re.findall(r"(?<=\n\n)    ((?:.+\n)+)", text)]
+    assert len(blocks) == 3 and "import claude-code --agent" in blocks[1] and "import claude-code\n" in blocks[2], blocks
+    for block in blocks[1:]:
+        w = World(t)
+        machine = w.s.dir / "machine"
+        (machine / "bin").mkdir(parents=True)
+        (machine / "bin/claude").symlink_to(CLI)
+        (machine / "bin/sallyport").symlink_to(w.s.binary)
+        (machine / "person").mkdir()
+        w.source.parent.rename(machine / "person/.claude")
+        env = {"PATH": f"{machine}/bin:/usr/bin:/bin", "HOME": str(machine / "person"), "SALLYPORT_HOME": str(w.s.home),
+               "SALLYPORT_TEST_CLOCK": str(w.s.clock_file), "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+        if "agent add" not in block:
+            w.s.cli("agent", "add", "claude")
+            block = block.replace("claude -p", "HOME=$PWD claude -p")      # the sandbox's home, not the person's
+        r = subprocess.run(["bash", "-ec", block], cwd=machine, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                           timeout=120 * sallyport.SLOW)
+        assert r.returncode == 0 and r.stdout.endswith(REPLY + "\n"), (r.returncode, r.stdout[-300:], r.stderr[-1500:])
+        shutil.rmtree(machine / "person/.claude")
+        shutil.rmtree(machine / "bin")
+        w.clean(machine, r.stdout + r.stderr)
+        assert len(w.up.spends) == 1 and not w.up.strangers
+
+
 def test_token_variable(t):
     """CLAUDE_CODE_OAUTH_TOKEN from `sallyport env`: the shortest form"""
     w = World(t)
@@ -220,6 +249,16 @@ def test_token_variable(t):
     assert w.env["CLAUDE_CODE_OAUTH_TOKEN"].startswith("sk-ant-oat01-"), w.env
     assert REPLY in w.claude(home)
     assert not w.up.strangers and len(w.up.spends) == 1
+
+
+def test_token_variable_refused(t):
+    """CLAUDE_CODE_OAUTH_TOKEN, and a 401 of the API: the CLI tries again, and gets the token that the proxy renewed"""
+    w = World(t)
+    w.take()
+    w.s.set_clock(60)
+    w.up.expect_401 = 1
+    assert REPLY in w.claude(w.home(credentials=False))
+    assert len(w.up.spends) == 2 and "ev=token_dropped credential=claude-code" in w.s.log()
 
 
 def test_expired_placeholder(t):
