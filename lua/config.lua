@@ -444,7 +444,9 @@ local function endpoints_of(self, pol, view)
   local list = {}
   local function add(url)
     local paths = { [url.path] = true }
-    for _, reading in ipairs(self.path_readings(url.path) or {}) do paths[reading] = true end
+    for _, reading in ipairs(self.path_readings(url.path) or {}) do
+      paths[reading], paths[(reading:gsub("/+$", ""))] = true, true  -- many servers drop a last slash
+    end
     list[#list + 1] = { scheme = url.scheme, host = url.host, port = url.port, paths = paths }
   end
   for _, own in ipairs(self.policy.urls(pol, view)) do

@@ -193,7 +193,7 @@ local function at_endpoint(self, opened, scheme, host, port, path)
       local readings = self.path_readings(path)
       if not readings then return true end  -- unreadable: who knows what the server makes of it
       for _, reading in ipairs(readings) do
-        if e.paths[reading] or e.paths[reading:gsub("/+$", "")] then return true end  -- many servers drop a last slash
+        if e.paths[reading] or e.paths[reading:gsub("/+$", "")] then return true end
       end
     end
   end

@@ -20,6 +20,12 @@ end
 local CREDENTIALS, IAM = "iamcredentials.googleapis.com", "iam.googleapis.com"
 local ACCOUNT = "/projects/*/serviceAccounts/*"
 
+-- NAME@PROJECT.iam.gserviceaccount.com, or PROJECT@appspot.gserviceaccount.com: libraries name the project in calls.
+local function project_of(email)
+  return email:match("@([%l%d-]+)%.iam%.gserviceaccount%.com$") or email:match("^([%l%d-]+)@appspot%.gserviceaccount%.com$")
+    or "sandbox"
+end
+
 return {
   kind   = "type",
   api    = 1,
@@ -74,7 +80,7 @@ return {
     url = function(cred) return cred.key.token_uri end,
     file = function(cred, parts)
       return json.encode({
-        type = "service_account", project_id = "sandbox", private_key_id = "sallyport", private_key = parts.private_key,
+        type = "service_account", project_id = project_of(cred.key.client_email), private_key_id = "sallyport", private_key = parts.private_key,
         client_email = cred.key.client_email, client_id = "0", token_uri = cred.key.token_uri,
         auth_uri = "https://accounts.google.com/o/oauth2/auth", universe_domain = "googleapis.com",
       }, { indent = 2 }) .. "\n"

@@ -91,6 +91,15 @@ local function adopt(ctx, name, opt, account)
   return plain
 end
 
+local function shares(agent, rec)
+  for _, b in ipairs(rec.bundles) do
+    for _, mine in ipairs(agent.bundles or {}) do
+      if b == mine then return true end
+    end
+  end
+  return false
+end
+
 local function run(args, opt, ctx)
   if args[1] and args[2] then report.usage("one file at a time") end
   local path = args[1] or (ctx.host.getenv("HOME") or "") .. "/.claude/.credentials.json"
@@ -98,7 +107,7 @@ local function run(args, opt, ctx)
   local name, bad = records.name(opt.name or "claude-code")
   if not name then report.usage(bad) end
   local rec, account = db.peek("credential", name, "the credential"), nil
-  if opt.agent then db.need("agent", opt.agent) end
+  local agent = opt.agent and db.need("agent", opt.agent)
   account = read(ctx, path)
   if rec then
     report.fail(("there is a credential '%s' already"):format(name),
@@ -110,6 +119,9 @@ local function run(args, opt, ctx)
   ctx.note(("Kept '%s' for %s. Its refresh token works: the one in %s no longer does.\n"
     .. "The CLI of this machine is signed out by that; sign it in again if you need it here."):format(name,
     table.concat(HOSTS, ", "), report.clean(path)))
+  if agent and not shares(agent, rec) then
+    ctx.note(("note: '%s' holds no bundle that '%s' is in: sallyport bundle attach"):format(opt.agent, name))
+  end
   if not opt.agent then
     ctx.note("For the sandbox: `sallyport env --agent A` sets CLAUDE_CODE_OAUTH_TOKEN to a placeholder.")
     return 0

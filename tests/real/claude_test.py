@@ -319,6 +319,15 @@ def test_both_token_addresses(t):
     for path in ("/v1/oauth/token/", "/v1/oauth//token", "/v1//oauth/token", "/v1/oauth/%74oken", "/v1/x/../oauth/token"):
         r = post(LOGIN, held["refreshToken"], path)
         assert r.status == 403 and r.get("x-sallyport-error") == "token_endpoint", (path, r.status, r.body)
+    for url, words in ((f"https://{LOGIN}/v1/oauth/token", "sandbox-file claude-code"), (f"https://{OLD_LOGIN}/v1/oauth/token", "claude-code")):
+        assert words in w.s.cli("explain", "--agent", "a", "POST", url).stdout
+    r = w.s.cli("connect", "claude-code", check=False)
+    assert r.returncode == 1 and "import claude-code" in r.stderr, r.stderr
+    w.s.cli("credential", "set", "claude-code", "--path", "/v1")
+    assert json.loads(w.s.cli("credential", "show", "claude-code", "--json").stdout)["claude_code"]["subscription"] == "max"
+    r = w.s.request(target="/v1/models", host=API)
+    assert r.status == 200 and w.up.calls.pop()[3] == w.up.access, "another version of the record, the same grant"
+    w.s.cli("credential", "set", "claude-code", "--path", "/")
     r = w.s.request("POST", "/api/oauth/claude_cli/create_api_key", host=API)
     assert r.status == 403 and r.get("x-sallyport-error") == "mint_denied", "the account makes no key for the agent"
     assert len(w.up.spends) == 1 and not w.up.calls

@@ -63,7 +63,7 @@ def test_google_service_account(t):
     w.serve()
     sa = w.file("gcp")
     held = json.loads(sa.read_text())
-    assert held["client_email"] == EMAIL and held["token_uri"] == TOKEN_URL and held["private_key"] != document["private_key"]
+    assert held["client_email"] == EMAIL and held["project_id"] == "project" and held["token_uri"] == TOKEN_URL and held["private_key"] != document["private_key"]
     got = w.google(sa, "google", f"https://{DRIVE}/drive", SCOPE)
     assert got["data"] == {"who": EMAIL} and got["held"]["access_token"], got
     assert w.answered() == ["gcp"] and len(w.verified()) == 1, "one assertion at the issuer, and it was ours"

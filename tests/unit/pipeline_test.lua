@@ -614,6 +614,11 @@ local cases = {
     for _, path in ipairs { "/oauth/token2", "/oauth", "/oauth/token/x", "/" } do
       is(s.code("POST https://api.test" .. path), "forward")
     end
+    s.credential("crm", { type = "oauth", fields = { token_url = "https://api.test/oauth/token/", client_id = "id" },
+      secrets = { ["f/client_secret"] = secret.of "s" } })
+    for _, path in ipairs { "/oauth/token", "/oauth/token/", "/oauth/token//" } do
+      is(s.code("POST https://api.test" .. path), "token_endpoint")
+    end
   end,
   ["a token request that presents a stand-in is answered here, with a stand-in"] = function()
     local s = with_oauth()

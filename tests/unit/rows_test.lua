@@ -84,6 +84,10 @@ local cases = {
     is(#rows.texts({ field = "b" }, held), 1)
     is(rows.texts({ field = "b" }, held)[1], "own")
     is(rows.texts({ field = "b", placeholder = "lit" }, held)[1], "lit")
+    held[#held + 1] = { text = "answered", field = "access_token", also = true }
+    is(table.concat(rows.texts({ field = "access_token" }, held), " "), "any answered")
+    is(table.concat(rows.texts({ field = "access_token", placeholder = "lit" }, held), " "), "lit answered")
+    is(#rows.texts({ field = "b" }, held), 1)
   end,
 
   ["each place has its own escapes, and only the places named are looked at"] = function()
