@@ -13335,9 +13335,8 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
 		return "private_key";
 	buf_init(&one, 2 * TLS_CERT_MAX);
-	while ((found = pem_next_cert(&pem, &one)) > 0) {
-		if (id->chain_n == TLS_CHAIN_MAX || !cert_read(buf_slice(&one), &v) ||
-		    !buf_addv(&id->der, buf_slice(&one))) {
+	while ((found = pem_next_cert(&pem, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
+		if (!cert_read(buf_slice(&one), &v) || !buf_addv(&id->der, buf_slice(&one))) {
 			found = -1;
 			break;
 		}
@@ -13345,7 +13344,7 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 	}
 	buf_free(&one);
 	if (found != 0)
-		return "malformed";
+		return found > 0 ? "too_many" : "malformed";
 	for (size_t i = 0; i < id->chain_n; from = end[i++])
 		id->chain[i] = (br_x509_certificate){(unsigned char *)id->der.p + from, end[i] - from};
 	return id->chain_n == 0 ? "no_certificate" : NULL;
@@ -22983,7 +22982,7 @@ l_opt_value(lua_State *L, int idx)
 
 /* tls.identity(cert | nil, key | nil, ca | nil) -> identity | nil, field, code. cert and ca are PEM, ca perhaps
  * pins; key is a secret. Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs),
- * "mismatch", "malformed_pin", "too_large", "no_memory", and those of secret.key_info. */
+ * "mismatch", "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of secret.key_info. */
 static int
 l_tls_identity(lua_State *L)
 {

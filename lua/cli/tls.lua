@@ -8,6 +8,7 @@ local SOON = 30 * 86400   -- seconds before a certificate's end at which `show` 
 -- field/code of tls.identity, or a code alone -> a sentence behind the field's name, advice
 local faults = {
   ["client_cert/missing"] = { "is missing: client_key is of no use without its certificate", "client_cert=@FILE" },
+  ["client_cert/too_many"] = { "has more than 10 certificates", "the credential's own, and the issuers between it and a root" },
   ["client_key/missing"] = { "is missing: client_cert needs the private key that belongs to it", "client_key=@FILE" },
   ["client_cert/private_key"] = { "has a private key in it, and it is not kept as a secret",
     "give the certificates alone, and the key as client_key=@FILE (client_key may be that whole file)" },
