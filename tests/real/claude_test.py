@@ -55,7 +55,8 @@ class Anthropic:
         with self.lock:
             self.spends.append(body.get("refresh_token"))
             if self.refuse:
-                return 400, {"error": self.refuse, "error_description": "canary-words-of-the-server"}
+                status, error = self.refuse
+                return status, {"error": error, "error_description": "canary-words-of-the-server"}
             if body.get("refresh_token") != self.refresh or body.get("client_id") != CLIENT:
                 return 400, {"error": "invalid_grant"}
             access, refresh = self.issue()
@@ -353,11 +354,34 @@ def test_second_account(t):
         assert w.up.calls[-1][3] == real, "each placeholder its own account's token"
 
 
+def test_import_while_used(t):
+    """an import while the agent's requests come in: the refresh token is spent once, and each request gets an answer or a reason"""
+    w = World(t, cli=False)
+    seen, end = [], threading.Event()
+
+    def ask():
+        while not end.is_set():
+            r = w.s.request(target="/v1/models", host=API)
+            seen.append((r.status, r.get("x-sallyport-error")))
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    [x.start() for x in threads]
+    wait(lambda: len(seen) > 20, 10, "requests before the import")
+    w.take()
+    n = len(seen)
+    wait(lambda: len(seen) > n + 20, 10, "requests after the import")
+    end.set()
+    [x.join(20) for x in threads]
+    assert set(seen) <= {(403, "host_not_allowed"), (200, None)}, set(seen)
+    assert set(seen[n + 6:]) == {(200, None)}, "from the next request on"
+    assert len(w.up.spends) == 1 and not w.up.strangers, w.up.spends
+
+
 def test_refused_import(t):
     """a refresh token that is not taken, a file that is none, a name in use: nothing is kept, and it says why"""
     w = World(t, cli=False)
     for change, words in ((lambda: w.leave(refreshToken="sk-ant-ort01-" + "y" * 95), "invalid_grant"),
-                          (lambda: setattr(w.up, "refuse", "invalid_client"), "invalid_client"),
+                          (lambda: setattr(w.up, "refuse", (400, "invalid_client")), "invalid_client"),
+                          (lambda: setattr(w.up, "refuse", (503, "x")), "error of its own"),
                           (lambda: w.source.write_text("{}"), "claudeAiOauth"),
                           (lambda: w.source.write_text('{"claudeAiOauth":{"accessToken":"canary"}}'), "refreshToken"),
                           (lambda: w.source.write_text("canary not JSON"), "claudeAiOauth"),

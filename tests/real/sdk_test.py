@@ -263,6 +263,29 @@ def test_crafted_assertions(t):
     assert json.loads(out)["error"] == "host_not_allowed", out
 
 
+def test_clients_with_a_key(t):
+    """oauth_jwt_bearer, and oauth_client_credentials with a private key: the file has a key whose assertions are answered"""
+    t.need("curl", "openssl")
+    path, public = Keys(t.bare().dir).make("real")
+    w = Sandbox(t, {"me": {"key": public, "algs": ["RS256"], "aud": "https://auth.test/token"}})
+    url = "https://auth.test/token"
+    w.add("bearer", "oauth_jwt_bearer", "api.test", f"private_key=@{path}", "issuer=me", f"token_url={url}")
+    w.add("client", "oauth_client_credentials", "desk.test", f"private_key=@{path}", "client_id=me", f"token_url={url}")
+    w.serve()
+    kind = "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    for name, host, form in (("bearer", "api.test", "assertion={}"), ("client", "desk.test", "client_assertion={}&" + kind)):
+        held = json.loads(w.file(name).read_text())
+        assert held["client_id"] == "me" and held["token_uri"] == url and "client_secret" not in held, held
+        pem = w.s.dir / f"{name}.pem"
+        pem.write_text(held["private_key"])
+        claims = {"iss": "me", "sub": "me", "aud": url, "exp": 9999999999, "iat": 1, "jti": "1"}
+        status, answer = w.post(url, "-d", form.format(signed(pem, {"alg": "RS256"}, claims)))
+        assert status == 200, answer
+        assert w.get(f"https://{host}/x", "-H", f"Authorization: Bearer {answer['access_token']}") == (200, {"who": "me"}), w.log.read_text()
+        assert w.post(url, "-d", form.format(signed(path, {"alg": "RS256"}, claims)))[0] == 403, "the real key is no stand-in"
+    assert sorted(w.answered(2)) == ["bearer", "client"]
+
+
 def test_keys_come_and_go(t):
     """the stand-in's key: kept by backup and restore, no trouble for doctor, gone with its credential"""
     t.need("openssl")
