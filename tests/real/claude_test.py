@@ -224,7 +224,7 @@ def test_readme(t):
         machine = w.s.dir / "machine"
         (machine / "bin").mkdir(parents=True)
         (machine / "bin/claude").symlink_to(CLI)
-        (machine / "bin/sallyport").symlink_to(w.s.binary)
+        (machine / "bin/sallyport").symlink_to(pathlib.Path(w.s.binary).resolve())
         (machine / "person").mkdir()
         w.source.parent.rename(machine / "person/.claude")
         env = {"PATH": f"{machine}/bin:/usr/bin:/bin", "HOME": str(machine / "person"), "SALLYPORT_HOME": str(w.s.home),
@@ -317,6 +317,22 @@ def test_both_token_addresses(t):
         for stranger in ("sk-ant-ort01-" + "x" * 95, held["accessToken"], ""):
             r = post(host, stranger)
             assert r.status == 403 and r.get("x-sallyport-error") == "token_endpoint", r.body
+    wire = w.s.tunnel(LOGIN)           # one connection: answered, refused and chunked requests leave it in step
+    for refresh, body in ((held["refreshToken"], None), ("x", None), (held["refreshToken"], "chunked"), (held["refreshToken"], None)):
+        data = json.dumps({"grant_type": "refresh_token", "refresh_token": refresh}).encode()
+        fields = {"Content-Type": "application/json"}
+        if body == "chunked":
+            data = b"5\r\n" + data[:5] + b"\r\n%x\r\n" % len(data[5:]) + data[5:] + b"\r\n0\r\n\r\n"
+            head = f"POST /v1/oauth/token HTTP/1.1\r\nHost: {LOGIN}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            wire.send(head.encode() + data)
+            text = b""
+            while b"\r\n\r\n" not in text or not text.endswith(b"}"):
+                text += wire.recv(5)
+            assert text.startswith(b"HTTP/1.1 200") and held["accessToken"].encode() in text, text
+        else:
+            r = w.s.request("POST", "/v1/oauth/token", host=LOGIN, headers=fields, body=data, wire=wire)
+            assert r.status == (403 if refresh == "x" else 200), r.body
+    wire.close()
     for path in ("/v1/oauth/token/", "/v1/oauth//token", "/v1//oauth/token", "/v1/oauth/%74oken", "/v1/x/../oauth/token"):
         r = post(LOGIN, held["refreshToken"], path)
         assert r.status == 403 and r.get("x-sallyport-error") == "token_endpoint", (path, r.status, r.body)
