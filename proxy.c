@@ -24202,7 +24202,8 @@ callback_accept(struct watch *w)
 		buf_init(&c->in, CALLBACK_HEAD_MAX);
 		timer_set(&c->until, clock_now() + CALLBACK_HEAD_MS, callback_late);
 		net_nodelay(fd);
-		if (!watch_add(&c->watch, EPOLLIN | EPOLLRDHUP))
+		/* Edges: a request that waits for its answer is not read, and must not call us all the while. */
+		if (!watch_add(&c->watch, EPOLLIN | EPOLLRDHUP | EPOLLET))
 			callback_drop(c);
 	}
 }

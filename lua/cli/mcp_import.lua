@@ -5,6 +5,7 @@ local report = require "cli.report"
 
 local FILE_MAX = 1 << 20
 local SERVERS_MAX = 200
+local HEADERS_MAX = 64       -- of a server; an upstream takes a hundred at most
 
 local function any_of(text, words)
   for _, word in ipairs(words) do
@@ -155,9 +156,12 @@ local function record_of(ctx, server, target, given, opt)
   local headers = object(server, given, "headers")
   for name in pairs(headers) do names[#names + 1] = name end
   table.sort(names)
-  local extra = {}
+  if #names > HEADERS_MAX then report.fail(("%s: more than %d headers"):format(server, HEADERS_MAX)) end
+  local extra, seen = {}, {}
   for _, name in ipairs(names) do
     local value = headers[name]
+    if seen[name:lower()] then report.fail(("%s: the header %s is there twice"):format(server, report.clean(name):sub(1, 60))) end
+    seen[name:lower()] = true
     if type(value) ~= "string" or not records.header_name(name) then
       report.fail(("%s: the header %s cannot be used"):format(server, report.clean(name):sub(1, 60)))
     end

@@ -173,7 +173,8 @@ def test_import_hostile(t):
     assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
     assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
     for bad in ([{"url": "https://x.test"}], {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},
-                {"c": {"url": "\x1b[2J"}}, {"c": {"url": "https://x.test", "type": {}}}, {"c": {"url": "https://x.test", "headersHelper": 5}}):
+                {"c": {"url": "https://x.test", "headers": {"X-Token": "canary", "x-token": "canary"}}},
+                {"c": {"url": "https://x.test", "headers": {f"X-Token-{i}": "canary" for i in range(300)}}}, {"c": {"url": "\x1b[2J"}}, {"c": {"url": "https://x.test", "type": {}}}, {"c": {"url": "https://x.test", "headersHelper": 5}}):
         give(bad, 1)
     assert s.cli("mcp", "import", path, "--out", path, check=False).returncode == 2
     path.write_text(json.dumps({"mcpServers": {"d": {"url": "https://x.test", "headers": token}}}))

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -157,6 +158,24 @@ def test_pkce(t):
     form = server.asked[-1]
     want = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=").decode()
     assert want == q["code_challenge"] and form["redirect_uri"] == q["redirect_uri"] == "http://127.0.0.1:7082/callback"
+
+
+def test_callback_waits(t):
+    """a browser that closed its half while its code is exchanged costs no processor time, and is answered"""
+    s, up, server = scripted(t, serve=False)
+    server.after = lambda: time.sleep(2)
+    command = Command(s, "connect", "acc", "--port", "0", "--no-browser")
+    q = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(command.url()).query))
+    back = urllib.parse.urlsplit(q["redirect_uri"])
+    with socket.create_connection((back.hostname, back.port), 10) as c:
+        c.sendall(f"GET {back.path}?code=good&state={q['state']} HTTP/1.1\r\nHost: {back.netloc}\r\n\r\n".encode())
+        c.shutdown(socket.SHUT_WR)
+        wait(lambda: server.asked, 5, "the exchange")
+        time.sleep(1)
+        ticks = sum(map(int, open(f"/proc/{command.p.pid}/stat").read().rsplit(")", 1)[1].split()[11:13]))
+        assert ticks < 0.7 * os.sysconf("SC_CLK_TCK"), f"{ticks} ticks of waiting"
+        assert c.recv(100).startswith(b"HTTP/1.1 200")
+    command.end()
 
 
 def test_faulty_server_at_connect(t):
