@@ -76,8 +76,13 @@ end
 local function scope_of(found, plain)
   local url = found.target
   plain.hosts, plain.ports = { url.host }, { url.port }
-  local path = not found.sse and url.path ~= "/" and records.path(url.path) or nil
-  plain.paths = path and { path } or nil
+  if not found.sse and url.path ~= "/" then
+    local path, why = records.path(url.path)
+    if not path then
+      report.fail(("%s cannot be added: %s"):format(report.clean(found.url), why), "--sse: its account goes to its whole origin")
+    end
+    plain.paths = { path }
+  end
   plain.plain_http = url.scheme == "http" or nil
   if found.own then
     plain.addresses = plain.addresses or {}
@@ -154,12 +159,12 @@ local function add(args, opt, ctx)
   local env = environment(ctx, plain.addresses)
   local found = discover(env, ctx, args[2], name)
   found.sse = found.sse or opt.sse
+  scope_of(found, plain)                  -- before anything is registered
   local uri = typed.values.redirect_uri or redirect(ctx)
   local client = register(env, found, {
     redirect = uri, client_id = typed.values.client_id, has_secret = typed.values.client_secret ~= nil,
     client_metadata_url = opt.client_metadata_url,
   })
-  scope_of(found, plain)
   local into = { values = {}, headers = typed.headers, sealed = typed.sealed }
   into.values.scopes = lay(into, found, client, uri)
   for field, value in pairs(typed.values) do into.values[field] = value end     -- what the operator typed comes first

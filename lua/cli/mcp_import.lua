@@ -148,10 +148,6 @@ local function record_of(ctx, server, target, given, opt)
     name = credential_name(server), type = "api_key", enabled = true, bundles = opt.bundle or { "default" },
     hosts = { target.host }, ports = { target.port }, plain_http = target.scheme == "http" or nil, fields = {},
   }
-  if given.type ~= "sse" and target.path ~= "/" then
-    local path = records.path(target.path)            -- up to what is secret in it
-    plain.paths = path and { path } or nil
-  end
   local secrets, kept, names = {}, {}, {}
   local headers = object(server, given, "headers")
   for name in pairs(headers) do names[#names + 1] = name end
@@ -188,6 +184,15 @@ local function record_of(ctx, server, target, given, opt)
     more[#more + 1] = h[1]
   end
   plain.secret_headers = #more > 0 and more or nil
+  if next(secrets) and given.type ~= "sse" and target.path ~= "/" then
+    local path, why = records.path(target.path)       -- up to what is secret in it
+    if not path then     -- the whole host is more than the file says
+      report.fail(("%s: its url's path cannot be kept as a prefix: %s"):format(server, why),
+        ("take it out of the file, and make its credential by hand: sallyport credential add %s --type %s --host %s")
+          :format(credential_name(server), plain.type, target.host))
+    end
+    plain.paths = { path }
+  end
   return next(secrets) and plain or nil, secrets, kept
 end
 

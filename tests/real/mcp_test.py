@@ -172,6 +172,8 @@ def test_import_hostile(t):
     token = {"Authorization": "Bearer canary-z"}
     assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
     assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
+    for where in ("a/../b", "a%2fb", "/a", "a;b"):                     # what cannot be a prefix must not become the whole host
+        assert "prefix" in give({"c": {"url": f"https://x.test/{where}", "headers": token}}, 1)[0]
     for bad in ([{"url": "https://x.test"}], {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},
                 {"c": {"url": "https://x.test", "headers": {"X-Token": "canary", "x-token": "canary"}}},
                 {"c": {"url": "https://x.test", "headers": {f"X-Token-{i}": "canary" for i in range(300)}}}, {"c": {"url": "\x1b[2J"}}, {"c": {"url": "https://x.test", "type": {}}}, {"c": {"url": "https://x.test", "headersHelper": 5}}):
