@@ -363,7 +363,7 @@ local function services_of(req, cred)
 end
 
 local function may_mint_in_form(req, cred)
-  if req.method ~= "POST" then return false end
+  if req.method:upper() ~= "POST" then return false end
   for service in pairs(services_of(req, cred)) do
     if in_form[service] then return true end
   end
@@ -392,11 +392,15 @@ local function each_action(req, see)
 end
 
 local function by_path(req, service)
-  local rows = minting_paths[service]
+  local rows, method = minting_paths[service], req.method:upper()
   if not rows then return nil end
-  for _, reading in ipairs(require("http").path_readings(req.path) or { req.path }) do
+  local readings = require("http").path_readings(req.path)
+  if not readings then  -- it counts as every path; but an object's name is nearly anything
+    return (service ~= "s3" or req.host:find("s3-control", 1, true)) and rows[1][3] or nil
+  end
+  for _, reading in ipairs(readings) do
     for _, row in ipairs(rows) do
-      if (req.method == row[1] or row[1] == "GET" and req.method == "HEAD") and reading:lower():find(row.pattern) then
+      if (method == row[1] or row[1] == "GET" and method == "HEAD") and reading:lower():find(row.pattern) then
         return row[3]
       end
     end

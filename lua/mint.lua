@@ -1,12 +1,15 @@
 --- Calls of an API that answer with further credentials: an agent that may make them holds a key after all.
 -- A type or a preset lists them as rows { method = "POST" or list, host =, path =, query =, what = "a new token" }:
---   method  any where it is absent; GET means HEAD too
+--   method  any where it is absent; GET means HEAD too. A POST meets them all: in its body it may say what it would
+--           rather be (`_method`: Rails, Laravel, Symfony). Small letters are as good as capitals, as for Django.
 --   host    exact or "*.example.com"; every host of the credential where it is absent
 --   path    "*" stands for something within one segment ("/v1/keys/*", "/v1/accounts/*:signJwt"); "/**" at the end
---           for any rest, or none. Case and a last "/" do not count: a server may ignore both.
+--           for any rest, or none. Case does not count, nor "/", dots and white space at the end, nor a format behind
+--           the last dot (".json": Rails, Grape): a server may ignore each.
 --   query   { name = "value" or true }: all of them are there
 --   body    { "word", … }: one of them stands in the body, or in the query: for GraphQL, where one path takes all calls.
---           The body is read for it, up to BODY_MAX. It is no parser: a word in a comment counts too.
+--           The body is read for it, up to BODY_MAX. It is no parser: a word in a comment, or in other letters,
+--           counts too. Any method will do; and a WebSocket counts for what it may say (GraphQL has a protocol for it).
 -- A row that is met too often refuses a call; one that is met too seldom gives a key away. So any reading of the
 -- path will do, and a path that cannot be read counts as every one.
 local M = {}
@@ -73,7 +76,7 @@ local function compile_words(given)
     if type(word) ~= "string" or not word:find("^[%a_][%w_]+$") then
       return nil, "has a body that is no list of words: letters, digits and _"
     end
-    out[i] = word
+    out[i] = word:lower()  -- addresses in a batch may be in other letters
   end
   if #out == 0 then return nil, "has a body that is no list of words" end
   return out
@@ -116,13 +119,31 @@ function M.compile(given)
   return out
 end
 
+local function covers_method(row, q)
+  local method = q.method:upper()
+  return not row.methods or row.methods[method] or method == "POST" or row.words ~= nil
+end
+
+-- Without what servers ignore at the end: a walk from there, for a pattern would try each place where it could begin.
+local function trimmed(path)
+  local n = #path
+  while n > 1 and path:find("^[%s%c./]", n) do n = n - 1 end
+  return path:sub(1, n)
+end
+
+local function matches(row, path)
+  for _, pattern in ipairs(row.patterns) do
+    if path:find(pattern) then return true end
+  end
+  return false
+end
+
 local function covers_path(row, readings)
   if not readings then return true end
   for _, reading in ipairs(readings) do
-    local path = reading:lower():gsub("(.)/+$", "%1")
-    for _, pattern in ipairs(row.patterns) do
-      if path:find(pattern) then return true end
-    end
+    local path = trimmed(reading:lower())
+    local bare = path:match("^(.*)%.%w+$")
+    if matches(row, path) or bare and matches(row, trimmed(bare)) then return true end
   end
   return false
 end
@@ -155,11 +176,11 @@ end
 
 -- A body that cannot be looked into, compressed or in a wide encoding, has every word.
 local function covers_words(row, q)
-  if not row.words then return true end
+  if not row.words or q.websocket then return true end
   if not q.body then return false end  -- nobody sent this request
   local text, coded = q.body()
   if coded or text:find("\0", 1, true) then return true end
-  text = unescaped(text) .. "\n" .. unescaped(unescaped(q.query or ""))
+  text = (unescaped(text) .. "\n" .. unescaped(unescaped(q.query or ""))):lower()
   for _, word in ipairs(row.words) do
     if text:find(word, 1, true) then return true end
   end
@@ -173,7 +194,7 @@ local function each_met(rows, q)
     while at < #rows do
       at = at + 1
       local row = rows[at]
-      if (not row.methods or row.methods[q.method]) and covers_host(row, q.host) then
+      if covers_method(row, q) and covers_host(row, q.host) then
         if not read then
           readings, read = q.readings(), true
         end
@@ -192,7 +213,7 @@ function M.wants_body(rows, q)
 end
 
 --- What this request would make, by the first row that it meets; nil: nothing.
--- q = { method, host, query = as sent, readings = function() -> list | nil,
+-- q = { method, websocket = bool, host, query = as sent, readings = function() -> list | nil,
 --       body = function() -> text, whether it is encoded | nil: there is no request yet }
 function M.find(rows, q)
   for row in each_met(rows, q) do

@@ -437,7 +437,7 @@ end
 -- A request as the rows of lua/mint.lua ask about it.
 local function mint_question(self, req)
   return {
-    method = req.method, host = req.host, query = req.query,
+    method = req.method, websocket = req.websocket, host = req.host, query = req.query,
     readings = function() return self.path_readings(req.path) end,
     body = function()
       local view = req:view()
@@ -903,8 +903,9 @@ local function parse_target(self, text)
 end
 
 -- What can be told of a request that nobody sent: it has no body, and a type's function may want one.
-local function explain_mint(self, opened, spec, url)
-  local q = { method = spec.method, host = url.host, query = url.query,
+local function explain_mint(self, opened, spec, url, websocket)
+  websocket = websocket or spec.method == "WEBSOCKET"
+  local q = { method = websocket and "GET" or spec.method, websocket = websocket, host = url.host, query = url.query,
     readings = function() return self.path_readings(url.path) end }
   local ok, req = pcall(require("request").example, { method = spec.method, url = url.text })
   local code, message, hint = minted(self, opened, q, ok and req:view() or nil, opened.view)
@@ -932,7 +933,7 @@ local function stand_in_message(name)
   return ("a request that presents %s's stand-in (sallyport credential sandbox-file %s) is answered by the proxy"):format(name, name)
 end
 
-local function explain_credential(self, result, own, url, spec, agent)
+local function explain_credential(self, result, own, url, spec, agent, websocket)
   local opened, code, why = self.config:open(own.name)
   if opened then opened, code, why = self.config:filled(opened, agent, result.bundle) end
   if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
@@ -944,7 +945,7 @@ local function explain_credential(self, result, own, url, spec, agent)
     result.echo = true
     if not opened.rec.demo then return "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone" end
   end
-  local mints, message, hint = explain_mint(self, opened, spec, url)
+  local mints, message, hint = explain_mint(self, opened, spec, url, websocket)
   if mints then return mints, message, hint end
   local state = opened.pol.refresh and self.store.peek("state", own.name)
   if opened.pol.connect and not (state and state.obtained_at) then
@@ -1012,7 +1013,7 @@ function M:on_explain(spec)
   result.bundle = bundle
   if not own.domain then
     result.credential = own.name
-    local code, message, hint = explain_credential(self, result, own, url, spec, agent)
+    local code, message, hint = explain_credential(self, result, own, url, spec, agent, websocket)
     if code then return deny(code, message, hint) end
     result.reason = "credential " .. own.name
   else

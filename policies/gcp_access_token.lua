@@ -55,6 +55,12 @@ return {
     mint("www.googleapis.com", "/storage/v1/projects/*/hmacKeys", "an HMAC key for Cloud Storage"),
     mint("apikeys.googleapis.com", "/*/projects/*/locations/*/keys", "an API key"),
     mint("apikeys.googleapis.com", "/*/projects/*/locations/*/keys/*/keyString", "an API key in clear", "GET"),
+    -- A batch holds calls like these, each with a path of its own.
+    mint(CREDENTIALS, "/batch/**", "a batch of tokens and signatures"),
+    mint(IAM, "/batch/**", "a batch, which may make keys"),
+    mint("apikeys.googleapis.com", "/batch/**", "a batch, which may make API keys"),
+    { host = "storage.googleapis.com", path = "/batch/**", body = { "hmacKeys", "base64" }, what = "an HMAC key, in a batch" },
+    { host = "www.googleapis.com", path = "/batch/**", body = { "hmacKeys", "base64" }, what = "an HMAC key, in a batch" },
     mint("sts.googleapis.com", "/v1/token", "an exchanged token"),
     mint("sts.googleapis.com", "/v1/oauthtoken", "an exchanged token"),
     mint("oauth2.googleapis.com", "/token", "a token"),

@@ -87,6 +87,7 @@ local GRAPH_MINT = post {
   { "/*/servicePrincipals/*/addPassword", "a service principal's secret" },
   { "/*/servicePrincipals/*/addKey", "a service principal's key" },
   { "/*/servicePrincipals/*/addTokenSigningCertificate", "a signing certificate" },
+  { "/*/$batch", "a secret, in a batch", body = { "addPassword", "addKey", "addTokenSigningCertificate" } },
 }
 
 local list = {

@@ -174,6 +174,10 @@ return {
     assert(mints("POST proxy.test/", { body = form .. "CreateAccessKey", authorization = signed "us-east-1/iam" }))
     assert(mints("POST localstack.test/", { body = form .. "CreateAccessKey" }, { service = "iam" }))
     assert(mints(iam, { body = "\31\139", headers = { ["content-encoding"] = "gzip" } }))
+    assert(mints("post iam.amazonaws.com/", { body = form .. "CreateAccessKey" }))
+    assert(mints("post codeartifact.us-east-1.amazonaws.com/v1/authorization-token"))
+    assert(mints("POST codeartifact.us-east-1.amazonaws.com/v1/%zz"))  -- who knows which path that is
+    assert(not mints("GET b.s3.us-east-1.amazonaws.com/%zz"))
     assert(mints("POST sts.amazonaws.com/", { headers = { ["x-amz-target"] = "x.AssumeRole" }, names = { "x-amz-target", "x-amz-target" } }))
     is(mints(iam, { body = form .. "ListUsers" }), nil)
     is(mints("GET sts.amazonaws.com/?Action=GetCallerIdentity"), nil)

@@ -60,6 +60,20 @@ local cases = {
     is(presets.fill({}, "https://{host}/x/{username}", "h.test", {}), nil)
     is(presets.fill(presets.get "telegram", "https://{host}/bot{value}/getMe", "h.test", {}), "https://h.test/bot{value}/getMe")
   end,
+  ["a batch is looked into for the calls that it may hold"] = function()
+    local function find(rows, text, body)
+      local host, path = text:match("^([^/]+)(/.*)$")
+      return require("mint").find(rows, { method = "POST", host = host, readings = function() return { path } end,
+        body = function() return body or "" end }) ~= nil
+    end
+    local graph, google = presets.get "microsoft-graph".mint, policy.load "gcp_access_token".mint
+    is(find(graph, "graph.microsoft.com/v1.0/$batch", [[{"requests":[{"url":"/applications/1/addpassword"}]}]]), true)
+    is(find(graph, "graph.microsoft.com/v1.0/$batch", [[{"requests":[{"url":"/me"}]}]]), false)
+    is(find(google, "iamcredentials.googleapis.com/batch"), true)
+    is(find(google, "iam.googleapis.com/batch/v1"), true)
+    is(find(google, "storage.googleapis.com/batch/storage/v1", "POST /storage/v1/projects/p/hmacKeys HTTP/1.1"), true)
+    is(find(google, "storage.googleapis.com/batch/storage/v1", "PATCH /storage/v1/b/x/o/y HTTP/1.1"), false)
+  end,
   ["each variable's placeholder has the shape of its preset"] = function()
     is(records.shape_for("GITHUB_TOKEN"), "ghp_{36}")
     is(records.shape_for("NPM_TOKEN"), "npm_{36}")

@@ -5,6 +5,8 @@ return {
   fields = { { name = "token", secret = true, required = true } },
   mint = {
     { method = "POST", path = "/v1/*/keys", what = "a new key" },
+    { method = "GET", path = "/v1/*/secret", what = "a key in clear" },
+    { host = "words.test", method = "POST", path = "/graphql", body = { "createToken" }, what = "a token" },
     { host = "below.mint.test", path = "/tokens/**", what = "a new token" },
   },
   apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,
@@ -63,7 +65,21 @@ local cases = {
       "POST /v1/a/keys HTTP/1.1\r\nHost: switch.test\r\nContent-Length: 0\r\n\r\n" },
     expect = { statuses = { 403, 200, 403 } } },
 }
-for _, path in ipairs { "/v1/a/keys/", "/V1/a/Keys", "/v1//a/keys", "/v1/./a/keys", "/v1/b/../a/keys", "/v1/a%2fkeys", "/v1/a/%6beys",
+cases[#cases + 1] = { name = "a method in small letters", host = "mint.test", send = "post /v1/a/keys HTTP/1.1\r\nHost: mint.test\r\nContent-Length: 0\r\n\r\n",
+  expect = { status = 403, error = "mint_denied", upstream = "nothing" } }
+cases[#cases + 1] = denied("a GET that a POST may be by its body (_method)", "POST /v1/a/secret")
+local function words(name, line, text, expect)
+  cases[#cases + 1] = { name = name, host = "words.test", expect = expect or { status = 403, error = "mint_denied", upstream = "nothing" },
+    send = line .. " HTTP/1.1\r\nHost: words.test\r\nContent-Length: " .. #text .. "\r\n\r\n" .. text }
+end
+words("words in other letters", "POST /graphql", '{"url":"/CreateTOKEN"}')
+words("words that are escaped", "POST /graphql", '{"url":"/cr\\u0065ate\\u002554oken"}')
+words("words in the query of another method", "GET /graphql?query=mutation{createToken}", "")
+words("other words", "POST /graphql", "{ viewer }", { status = 200 })
+cases[#cases + 1] = { name = "a WebSocket where words are looked for in bodies", host = "words.test",
+  send = "GET /graphql HTTP/1.1\r\nHost: words.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+  expect = { status = 403, error = "mint_denied", upstream = "nothing" } }
+for _, path in ipairs { "/v1/a/keys/", "/v1/a/keys.json", "/v1/a/keys.", "/v1/a/keys%20", "/v1/a/keys%0a", "/V1/a/Keys", "/v1//a/keys", "/v1/./a/keys", "/v1/b/../a/keys", "/v1/a%2fkeys", "/v1/a/%6beys",
   "/v1/a/%256beys", "/v1/a\\keys", "/v1/a/keys;a=b", "/v1/a;x/keys", "//v1/a/keys", "/v1/a/x%2f..%2fkeys", "/v1/a/keys%2f",
   "/v1/a/%zz" } do
   cases[#cases + 1] = denied("spelt " .. path, "POST " .. path)
@@ -71,10 +87,10 @@ end
 
 return {
   shared = {
-    hosts = { "mint.test", "below.mint.test", "allow.test", "body.test", "switch.test" },
+    hosts = { "mint.test", "words.test", "below.mint.test", "allow.test", "body.test", "switch.test" },
     policies = { { name = "minter", source = minter }, { name = "reader", source = reader } },
     credentials = {
-      { name = "mint", type = "minter", host = { "mint.test", "below.mint.test" }, secrets = { token = "canary-mint" } },
+      { name = "mint", type = "minter", host = { "mint.test", "words.test", "below.mint.test" }, secrets = { token = "canary-mint" } },
       { name = "allow", type = "minter", host = "allow.test", fields = { mint = "allow" }, secrets = { token = "canary-mint" } },
       { name = "body", type = "reader", host = "body.test", secrets = { token = "canary-mint" } },
       { name = "switch", type = "minter", host = "switch.test", secrets = { token = "canary-mint" } },
