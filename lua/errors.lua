@@ -48,6 +48,11 @@ function M.status(code)
   return assert(M.codes[code], code)[1]
 end
 
+--- What to do about a code, with the name of the credential that it is about.
+function M.hint(code, name)
+  return (M.codes[code][3]:gsub("NAME", name))   -- a name has no '%'
+end
+
 function M.fail(req, code, message, hint, options)
   local row = assert(M.codes[code], code)
   local status = row[1]

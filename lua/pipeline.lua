@@ -298,13 +298,13 @@ local body_codes = {
 }
 
 -- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
--- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field.
+-- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
 local function substitute(self, req, agent, opened, cred)
   if not opened.rows then return true end
   local list, held = {}, agent and held_for(self, agent, opened.name) or {}
   for _, row in ipairs(opened.rows) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
-    local texts = agent and rows.texts(row, held) or { row.placeholder or "{" .. row.field .. "}" }
+    local texts = agent and rows.texts(row, held) or { "{" .. row.field .. "}", row.placeholder }
     for _, text in ipairs(value and texts or {}) do list[#list + 1] = { text, value, row.mask } end
   end
   local ok, where = req:substitute(list)
@@ -720,7 +720,7 @@ local function serve(self, req, agent, deadline)
     if code == "mint_denied" or code == "host_not_allowed" then
       refuse(req, agent, code, message, hint)
     elseif not ok then
-      errors.fail(req, code, message, hint, options)
+      errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
     elseif req.host == ECHO_HOST and self.config.echo then
       req:echo()
     else
@@ -1068,6 +1068,7 @@ function M:on_trial(spec)
   end
   local cred, info = opened.view, nil
   if opened.pol.refresh then
+    self.tokens:again(opened.base or opened)
     cred, code, info = self.tokens:fresh(opened.base or opened, spec.deadline)
     if not cred then return nil, code, info and info.message end
   end

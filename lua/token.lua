@@ -495,6 +495,14 @@ local function note(self, name, state, change)
   return ok == true
 end
 
+--- A person asks, who may just have mended what a refresh failed for: the next one need not wait. A grant that ended
+-- stays as it is: asking again would not bring it back.
+function M:again(opened)
+  local state = look(self, opened.name)
+  if not state or not state.error_version or state.final and opened.pol.connect then return end
+  note(self, opened.name, state, function(plain) plain.error_version = nil end)
+end
+
 --- An upstream refused the token: it is dropped, unless it is new or one was dropped within the minute. One that
 -- cannot be renewed is kept: a person would have to consent again for what may be a whim of one address.
 function M:rejected(opened)

@@ -5,12 +5,13 @@ local M = {}
 
 local DEADLINE_MS = 20000    -- a refresh may take 10 s, and the read as long
 local MORE = 1 << 20         -- of the answer's body; it is thrown away
+local FAR = 366 * 86400      -- s: an end further off than this is none that a server named
 
 local trouble = {
   timeout = "the upstream did not answer in time",
   unreachable = "the upstream cannot be reached",
   tls = "TLS with the upstream failed",
-  address_blocked = "its address is refused by the guard (see --address)",
+  address_blocked = "its address is refused by the guard",
   too_large = "it answered with more than 1 MiB",
   clock_unset = "this machine's clock is not set",
 }
@@ -37,25 +38,41 @@ local function default_url(record, preset)
   local known = preset and preset.test and presets.fill(preset, preset.test, host, record.fields)
   if known and not host:find("[*$]") then return known end
   if known and not preset.test:find("{host}", 1, true) then return known end
-  if host:find("$", 1, true) then
-    report.usage("a host with a variable needs a URL", ("sallyport credential test %s https://…/"):format(record.name))
+  local open = M.open_host(host)
+  if open then
+    report.usage(open .. " needs a URL", ("sallyport credential test %s %s"):format(record.name, M.root_url(record)))
   end
-  if host:sub(1, 2) == "*." then
-    report.usage("a credential for a wildcard needs a URL",
-      ("sallyport credential test %s https://…%s/"):format(record.name, host:sub(2)))
-  end
+  return M.root_url(record)
+end
+
+--- Why the root of a host can be no URL before a person has filled it in; nil: it is one.
+function M.open_host(host)
+  return host:find("$", 1, true) and "a host with a variable" or host:sub(1, 2) == "*." and "a credential for a wildcard" or nil
+end
+
+--- Is there no URL that `credential test` would name by itself?
+function M.needs_url(record)
+  local host, preset = record.hosts[1], record.preset and presets.get(record.preset)
+  return M.open_host(host) ~= nil and not (preset and preset.test and not preset.test:find("{host}", 1, true))
+end
+
+--- The first address that a credential covers, with … for what only a person knows.
+function M.root_url(record)
+  local host = record.hosts[1]:gsub("^%*%.", "….", 1):gsub("%${[%u%d_]+}", "…")
   local port = record.ports and record.ports[1] or 443
   local path = record.paths and record.paths[1] or "/"
   return ("https://%s%s%s"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, port ~= 443 and ":"
     .. port or "", path)
 end
 
---- What an answer's status means for a credential.
-local function verdict(status)
+--- What an answer's status means for a credential; `bare`: nothing of it was in the request.
+local function verdict(status, bare)
+  if bare then return "that says nothing: no secret was in this request (name a URL with {FIELD} in its place)" end
   if status == 401 then return "the upstream does not accept the credential" end
   if status == 403 then return "the upstream refuses this request, or the credential altogether" end
   if status >= 500 then return "the upstream is in trouble; that says nothing about the credential" end
   if status >= 300 and status < 400 then return "the upstream redirects; that says little about the credential" end
+  if status >= 400 then return "the upstream refuses this request for another reason, it seems; name a URL that it would answer" end
   return "the upstream accepts the request"
 end
 
@@ -70,13 +87,29 @@ local function say(ctx, result)
   ctx.out(("  set     %s\n"):format(#result.set > 0 and table.concat(result.set, ", ") or "nothing"))
   ctx.out(("  status  %s\n"):format(result.status or result.error))
   ctx.out(("  so      %s\n"):format(result.verdict))
+  if result.hint then ctx.out(("  try     %s\n"):format(result.hint)) end
+end
+
+--- When a token ends, in words.
+function M.ends(token)
+  local far = token.obtained_at and token.expires_at - token.obtained_at > FAR
+  return far and "valid until the API refuses it" or "valid until " .. report.time(token.expires_at)
+end
+
+-- What would mend it, where that is a word on the credential.
+local function mending(name, why, detail)
+  detail = tostring(detail)
+  if why == "tls" and detail:find("untrusted certificate", 1, true) and not detail:find("pins", 1, true) then
+    return ("sallyport credential set %s ca=@FILE, its certificate or its roots (all hosts: sallyport set upstream-ca FILE)"):format(name)
+  end
+  return why == "address_blocked" and ("sallyport credential set %s --address CIDR"):format(name) or nil
 end
 
 -- How the token stands that the trial has just asked for; nil: the type has none.
 local function token_of(record)
   local pol = require("policy").load(record.type)
   local state = pol and pol.refresh and require("store").peek("state", record.name)
-  return state and state.expires_at and "valid until " .. report.time(state.expires_at) or nil
+  return state and state.expires_at and M.ends(state) or nil
 end
 
 local function not_sent(record, code, message)
@@ -125,15 +158,18 @@ function M.run(record, url, opt, ctx)
     method = "GET", url = url, target = target, headers = headers, expect = {}, max = MORE, addresses = record.addresses,
     tls = code,
   }, deadline)
+  local bare
   local result = { credential = record.name, url = url, set = set, token = token_of(record) }
   if answer then
-    result.status, result.verdict = answer.status, verdict(answer.status)
+    bare = #set == 0 and not code
+    result.status, result.verdict = answer.status, verdict(answer.status, bare)
   else
     result.error, result.verdict = why, trouble[why] or tostring(why)
     if detail then result.verdict = result.verdict .. ": " .. detail end
+    result.hint = mending(record.name, why, detail)
   end
   say(ctx, result)
-  return answer and answer.status < 400 and 0 or 1
+  return answer and answer.status < 400 and not bare and 0 or 1
 end
 
 return M

@@ -142,6 +142,20 @@ def test_trial(t):
     assert up.requests[-1].get("x-key") == "canary-printed-1"
 
 
+def test_trial_after_mending(t):
+    """credential test shows what is, not what it said a second ago"""
+    s, up = arrange(t, {"p": "#!/bin/sh\nexit 3\n"}, "program=p", serve=False)
+    s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+    s.cli("set", "connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    trial = ["credential", "test", "c", "https://api.test/"]
+    assert "without a folder" in s.cli(*trial, check=False).stderr
+    trial += ["--helpers", s.folder]
+    for _ in range(3):
+        assert "its program failed" in s.cli(*trial, check=False).stderr
+    (s.folder / "p").write_text("#!/bin/sh\necho '{\"X-Key\": \"canary-printed-1\"}'\n")
+    assert "status  200" in s.cli(*trial).stdout
+
+
 def test_the_helper_ends(t):
     """the helper process ends with the server, and is there while it drains"""
     s, _ = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n"}, "program=p")

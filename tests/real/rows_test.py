@@ -194,6 +194,12 @@ def test_credential_test(t):
     out = s.cli("credential", "test", "bot", "https://api.test/bot{value}/getMe").stdout
     assert "status  200" in out and "canary" not in out, out
     assert urllib.parse.unquote(server.got[-1][1]) == f"/bot{SECRET}/getMe", server.got[-1]
+    r = s.cli("credential", "test", "bot", "https://api.test/", check=False)
+    assert r.returncode == 1 and "no secret was in this request" in r.stdout, r.stdout
+    s.cli("credential", "set", "bot", "--substitute", "value:path:__MY_TOKEN__")   # a literal: {FIELD} stands for it as well
+    for path in ("/bot{value}/getMe", "/bot__MY_TOKEN__/getMe"):
+        assert "the path" in s.cli("credential", "test", "bot", "https://api.test" + path).stdout
+        assert urllib.parse.unquote(server.got[-1][1]) == f"/bot{SECRET}/getMe", server.got[-1]
 
 
 def test_commands(t):

@@ -248,6 +248,30 @@ local cases = {
     is(refreshed(s).view.state.access_token, "at-1")
   end,
 
+  ["a person who asks need not wait for the next attempt; a grant that ended stays ended"] = function()
+    local function asked(s)
+      local r = s.w.ask()
+      s.world.run(500)
+      return r
+    end
+    local s = one()
+    s.mode = function(n) return n == 1 and { code = "invalid_client" } or n == 2 and { code = "unavailable" } or nil end
+    is(asked(s).code, "oauth_refresh_failed")
+    is(asked(s).code, "oauth_refresh_failed")
+    is(s.requests, 1)
+    s.w.tokens:again(s.w.open_one)
+    is(asked(s).code, "injection_unavailable")
+    s.w.tokens:again(s.w.open_one)
+    is(refreshed(s).token, "at-1")
+    is(s.requests, 3)
+    s = one { rotating = true, connect = true }
+    s.mode = function() return { code = "invalid_grant" } end
+    is(asked(s).code, "oauth_refresh_failed")
+    s.w.tokens:again(s.w.open_one)
+    is(asked(s).code, "oauth_refresh_failed")
+    is(s.requests, 1)
+  end,
+
   -- ---- absurd lifetimes
   ["what a type answers as expiry is bounded"] = function()
     for _, c in ipairs {
