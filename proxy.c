@@ -16317,6 +16317,16 @@ conn_begin_dial(struct conn *c)
 	upstream_dial(r->up, r->allow, r->nallow);
 }
 
+static struct slice
+conn_dial_hint(int status, const char *why)
+{
+	if (status == 403)
+		return SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
+	if (strncmp(why, "untrusted certificate", 21) == 0)
+		return SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
+	return SLICE("");
+}
+
 static void
 conn_dial_failed(struct conn *c)
 {
@@ -16329,7 +16339,7 @@ conn_dial_failed(struct conn *c)
 	snprintf(message, sizeof message, "%s%s: %s", tls ? "TLS to " : "", r->dial_host, why);
 	if (status == 503)
 		r->retry_after = 60;
-	req_failf(r, status, code, message);
+	req_fail(r, status, code, slice_of(message), conn_dial_hint(status, why));
 	conn_begin_answer(c);
 }
 
