@@ -8226,7 +8226,10 @@ sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context
 		return why;
 	if (info.encrypted)
 		return "encrypted";
-	if (info.type == NULL || strcmp(info.type, a->kind == SIGN_RSA ? "rsa" : "ec") != 0)
+	if (info.type == NULL || (strcmp(info.type, "rsa") != 0 && strcmp(info.type, "ec") != 0) ||
+	    (info.curve != NULL && strcmp(info.curve, "P-521") == 0))
+		return "unsupported";
+	if (strcmp(info.type, a->kind == SIGN_RSA ? "rsa" : "ec") != 0)
 		return "wrong_key";
 	if (a->kind == SIGN_EC) {
 		*n = a->n;

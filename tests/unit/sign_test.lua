@@ -120,6 +120,10 @@ return {
     told("RS256", keys.p256, "wrong_key", "is no RSA key, which RS256 needs")
     told("ES256", keys.rsa, "wrong_key", "is no EC key on P-256, which ES256 needs")
     told("ES256", keys.p384, "wrong_key", "P-256")
+    -- RFC 8410, 10.3
+    local ed25519 = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n"
+    told("RS256", ed25519, "unsupported", "of a kind that is not known here")
+    told("ES256", ed25519, "unsupported", "of a kind that is not known here")
     told("ES384", keys.p256, "wrong_key", "P-384")
     told("RS256", keys.weak, "weak_key", "less than 2048 bits")
     told("ES256", keys.encrypted, "encrypted", "passphrase")
