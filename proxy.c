@@ -19262,6 +19262,12 @@ l_fail_member(lua_State *L, const char *code, struct slice name)
 	return 3;
 }
 
+static int
+l_split_order(const void *a, const void *b)
+{
+	return strcmp(((const struct json_member *)a)->name.p, ((const struct json_member *)b)->name.p);
+}
+
 /* core.split(document, { member = { secret = bool, nested = bool, optional = bool } })
  *   -> { member = string | secret } | nil, "malformed" | "not_object" | "duplicate"
  *                                   | nil, "absent" | "not_string", member
@@ -19289,6 +19295,7 @@ l_core_split(lua_State *L)
 		m[n].name.p = lua_tolstring(L, -2, &m[n].name.n);
 		n++;
 	}
+	qsort(m, n, sizeof *m, l_split_order);   /* of several that are missing, the same is always named */
 	if ((res = json_members(doc, m, n)) != JSON_OK)
 		return l_fail_code(L, codes[res]);
 	lua_createtable(L, 0, (int)n);
