@@ -23525,7 +23525,7 @@ l_host_run(lua_State *L)
 	return l_command_wait_k(L, LUA_OK, 0);
 }
 
-/* host.helpers(dir) -> true | nil, why: names the folder, once, before there are workers */
+/* host.helpers(dir [, look]) -> true | nil, why: names the folder, once, before there are workers; or only looks at it */
 static int
 l_host_helpers(lua_State *L)
 {
@@ -23540,6 +23540,10 @@ l_host_helpers(lua_State *L)
 		return l_fail_errno(L);
 	if (!S_ISDIR(st.st_mode) || !helper_trusts(&st))
 		return l_fail(L, "it is no folder that only root or this user may write to");
+	if (lua_toboolean(L, 2)) {
+		lua_pushboolean(L, 1);
+		return 1;
+	}
 	memcpy(ask.text, dir.p, dir.n + 1);
 	helper_ready = helper_send(&ask, dir.n + 1, -1);
 	if (!helper_ready)

@@ -4,6 +4,8 @@ local records = require "records"
 local report = require "cli.report"
 local settings = require "cli.settings"
 
+local at_start = { listen = true, workers = true, memory = true, helpers = true }   -- the others count while it runs
+
 local function unknown(name)
   local names = {}
   for i, s in ipairs(records.setting_list) do names[i] = s.name end
@@ -38,8 +40,8 @@ return {
     options = { { name = "default", help = "forget the kept value" } },
     help = [[
 Without a name it lists the settings; with a name it shows one; with values it keeps them.
-A flag of `serve` with the same name counts before the kept value. `listen`, `workers`, `memory` are read
-when the proxy starts, the others while it runs.
+A flag of `serve` with the same name counts before the kept value. `listen`, `workers`, `memory`, `helpers` are
+read when the proxy starts, the others while it runs.
 
 ]] .. help_rows() .. [[
 
@@ -57,7 +59,7 @@ examples:
       local key = "set/" .. s.name
       if opt.default then
         db.change(function() return { { op = "del", db = "meta", key = key } } end)
-        ctx.note(("%s is %s again."):format(s.name, s.default ~= nil and settings.show(s, s.default) or "not set"))
+        ctx.note(("%s is %s again."):format(s.name, settings.show(s, s.default) == "" and "not set" or settings.show(s, s.default)))
         return 0
       end
       if not args[2] then
@@ -74,10 +76,16 @@ examples:
         for item in args[i]:gmatch(s.many and "[^,]+" or ".+") do given[#given + 1] = item end
       end
       local value = settings.read(ctx, s, given, s.name)
+      if s.name == "helpers" then
+        local ok, why = ctx.host.helpers(value, true)
+        if not ok then
+          report.fail(("helpers: %s: %s"):format(value, why == "absent" and "there is no such folder" or why))
+        end
+      end
       db.change(function()
         return { { op = "put", db = "meta", key = key, plain = { name = s.name, value = value } } }
       end)
-      local restart = s.name == "listen" or s.name == "workers" or s.name == "memory"
+      local restart = at_start[s.name]
       ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
         restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))
       return 0
