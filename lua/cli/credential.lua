@@ -295,12 +295,8 @@ local function list(_, opt, ctx)
   return 0
 end
 
-local FAR = 366 * 86400   -- an end further off than this is none that a server named
-
 local function token_lines(line, record, token)
-  local ends = token.expires_at and token.obtained_at and token.expires_at - token.obtained_at > FAR
-  line("token", not token.valid and "none that is valid" or ends and "valid until the API refuses it"
-    or ("valid until %s"):format(report.time(token.expires_at)))
+  line("token", token.valid and require("cli.credential_test").ends(token) or "none that is valid")
   line("renewed", token.obtained_at and report.time(token.obtained_at))
   line("connected", token.connected_at and report.time(token.connected_at))
   if token.scopes and #token.scopes > 0 then line("asked for", report.clean(table.concat(token.scopes, " "))) end
@@ -475,18 +471,20 @@ local function add(args, opt, ctx)
     db.change(function() return { op() } end)
   end
   advise(plain, ctx)
-  local me = require("cli.home").command(ctx)
+  local me, trial = require("cli.home").command(ctx), require "cli.credential_test"
+  local url = trial.root_url(plain)
+  local example = url:gsub("//….", "//any."):gsub("…", "tenant")   -- explain takes no gap
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
-    .. "  %s credential test %s\n  %s explain GET https://%s/"):format(name, joined(plain.hosts),
-      joined(plain.bundles),
-    me, name, me, (plain.hosts[1]:gsub("^%*", "any"):gsub("%${(%u[%u%d_]*)}", string.lower))))
+    .. "  %s credential test %s\n  %s explain GET %s"):format(name, joined(plain.hosts), joined(plain.bundles),
+    me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
   if pol.connect and not pasted then ctx.note(("Next, sign in to the account:\n  %s connect %s"):format(me, name)) end
   return 0
 end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder",
-  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca" }
+  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca",
+  mint = "mint" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
 local function clear(plain, kept, names, specs)
@@ -503,7 +501,7 @@ local function clear(plain, kept, names, specs)
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
         "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, "
-          .. "client_cert, ca, a field, or headers.NAME")
+          .. "client_cert, ca, mint, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
     else
@@ -541,6 +539,9 @@ local function set(args, opt, ctx)
   end)
   advise(plain, ctx)
   ctx.note(("Changed '%s'; it counts from the next request."):format(plain.name))
+  if typed.values.scopes and load_type(plain.type).connect and require("store").peek("state", plain.name) then
+    ctx.note(("A grant keeps the scopes that it was given: sallyport connect %s asks for these."):format(plain.name))
+  end
   return 0
 end
 
@@ -677,8 +678,8 @@ example:
   { words = "credential set", args = "NAME [options] [FIELD=VALUE …]", min = 1, fields = true, means = field_means,
     summary = "change its scope or fields",
     options = with(scope_options, { { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, plain-http, bundle, substitute, client_cert, ca, a field, "
-        .. "headers.NAME" } }),
+      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, mint, "
+        .. "a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list.
 ]] .. fields_help .. [[

@@ -24,7 +24,7 @@ local function line(r)
     (r.host or "-") .. ((r.port and r.port ~= 443) and ":" .. r.port or "") .. (r.path or ""), r.status or "-" }
   local tail = {}
   if r.error then tail[#tail + 1] = r.error end
-  if r.decision == "deny" and r.reason then tail[#tail + 1] = r.reason end
+  if r.decision == "deny" and r.reason and r.reason ~= r.error then tail[#tail + 1] = r.reason end
   if r.ms then tail[#tail + 1] = ("%d ms"):format(math.tointeger(r.ms) or r.ms // 1) end
   if r.up or r.down then tail[#tail + 1] = ("%d/%d bytes"):format(r.up or 0, r.down or 0) end
   for i, p in ipairs(parts) do parts[i] = report.clean(p) end

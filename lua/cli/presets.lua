@@ -141,8 +141,11 @@ local function one(ctx, p)
   lines("to give", sorted(p.ask, function(k, v) return ("%s: %s"):format(k, v) end))
   lines("env", p.env)
   lines("placeholder", { p.placeholder })
-  lines("stripped", sorted(p.carriers.headers or {}, function(_, v) return v end))
-  lines("", sorted(p.carriers.query or {}, function(_, v) return "?" .. v .. "=" end))
+  local stripped = sorted(p.carriers.headers or {}, function(_, v) return v end)
+  for _, text in ipairs(sorted(p.carriers.query or {}, function(_, v) return "?" .. v .. "=" end)) do
+    stripped[#stripped + 1] = text
+  end
+  lines("stripped", stripped)
   local mint = {}
   for i, row in ipairs(p.mint) do mint[i] = ("%s: %s"):format(row_text(row.given), row.what) end
   lines("refused", mint)

@@ -343,6 +343,44 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     w.refused("127.0.0.1:7080", "set", "listen", "here")
     w.refused("no certificate", "set", "upstream-ca", w.key)
     w.refused("one value", "set", "echo", "on", "off")
+    w.ok("set", "allow-address", "10.0.0.0/8")
+    has(select(2, w.ok("set", "allow-address", "--default")), "allow-address is not set again")
+    w.refused("no such folder", "set", "helpers", w.dir .. "/nowhere")
+    w.refused("is no folder", "set", "helpers", w.key)
+    assert(host.mkdir(w.dir .. "/programs", tonumber("700", 8)))
+    w.ok("set", "helpers", w.dir .. "/programs")
+  end),
+
+  ["what to do next, after credential add, is what would work"] = with_home(function(w)
+    local token = "token=@" .. w.file("next", CANARY)
+    local function advice(...)
+      local _, note = w.ok("credential", "add", "x", "--type", "bearer", token, ...)
+      w.ok("credential", "remove", "x")
+      return note
+    end
+    local wild = advice("--host", "*.example.com")
+    has(wild, "credential test x https://….example.com/\n")
+    has(wild, "explain GET https://any.example.com/")
+    has(advice("--host", "${TENANT}.example.com"), "credential test x https://….example.com/\n")
+    local narrow = advice("--host", "api.example.com", "--port", "8443", "--path", "/v1")
+    has(narrow, "credential test x\n")
+    has(narrow, "explain GET https://api.example.com:8443/v1")
+  end),
+
+  ["mint is taken away again, and a preset's stripped parameters have their name"] = with_home(function(w)
+    w.ok("credential", "add", "x", "--preset", "github", "token=@" .. w.file("gh", CANARY))
+    w.ok("credential", "set", "x", "mint=allow")
+    has(w.ok("credential", "show", "x"), "mint")
+    w.ok("credential", "set", "x", "--clear", "mint")
+    lacks(w.ok("credential", "show", "x"), "mint")
+    has(w.ok("credential", "presets", "github"), "stripped     ?access_token=")
+  end),
+
+  ["of several members that a document lacks, the same is always named"] = with_home(function(w)
+    local file = w.file("user.json", '{"type":"authorized_user"}')
+    for _ = 1, 8 do
+      w.refused("it has no 'client_email'", "credential", "add", "x", "--type", "gcp_access_token", "key=@" .. file)
+    end
   end),
 
   ["a policy that is refused leaves the old one, and the reason has file and line"] = with_home(function(w)
