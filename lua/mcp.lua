@@ -19,6 +19,10 @@ local PROTOCOL = "2025-11-25"        -- what the probe says it speaks; servers t
 
 M.say = {
   not_url = "it is not an https URL (http is for this machine alone)",
+  timeout = "it, or its authorization server, did not answer in time",
+  unreachable = "it, or its authorization server, cannot be reached",
+  tls = "TLS with it, or with its authorization server, failed",
+  address_blocked = "its address, or its authorization server's, is not public; --address CIDR would allow it",
   open = "it answers without any sign-in",
   redirect = "it redirects: name the address where it ends",
   no_challenge = "it refuses, but says nothing of OAuth (no protected resource metadata, no authorization server)",

@@ -518,7 +518,7 @@ function Check:table(t)
   end
   if not self:keys(t, keys, "a policy of kind " .. t.kind) then return nil end
   if t.name ~= self.name then
-    return self:fail("name", ("name = '%s' in the file of '%s'"):format(tostring(t.name), self.name))
+    return self:fail("name", ("name = '%s' in the file of '%s': write name = \"%s\", or give the file that name"):format(tostring(t.name), self.name, self.name))
   end
   for _, single in ipairs { "match", "presets" } do
     if (t.kind == single) ~= (t.name == single) then

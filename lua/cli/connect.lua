@@ -160,13 +160,16 @@ local function run(args, opt, ctx)
   return by_code(ctx, env, opened, opt)
 end
 
+-- Of the server that was to revoke: its tokens come from elsewhere.
+local function revoking(code, detail) return (sentence(code, detail):gsub("the token endpoint", "the revocation_url")) end
+
 local function disconnect(args, opt, ctx)
   local env, opened = open(ctx, args[1])
   local done, code, detail = connect.disconnect(env, opened, opt.force)
   if code == "newer_grant" then report.fail(("'%s' is connected: %s"):format(opened.name, sentence(code))) end
   if not done then
     report.fail(("'%s' is still connected: its server did not revoke the grant: %s"):format(opened.name,
-      sentence(code, detail)), ("try again later, or forget it here alone: sallyport disconnect %s --force"):format(opened.name))
+      revoking(code, detail)), ("try again later, or forget it here alone: sallyport disconnect %s --force"):format(opened.name))
   end
   if done == "nothing" then
     ctx.note(("'%s' was not connected."):format(opened.name))
@@ -174,7 +177,7 @@ local function disconnect(args, opt, ctx)
     ctx.note(("'%s' is disconnected: its grant was revoked at the server, and forgotten here."):format(opened.name))
   elseif code then
     ctx.note(("'%s' is forgotten here; the server did not revoke its grant (%s): end it on the provider's own page.")
-      :format(opened.name, sentence(code, detail)))
+      :format(opened.name, revoking(code, detail)))
   else
     ctx.note(("'%s' is forgotten here. It has no revocation_url, so the grant itself goes on until it is ended on the "
       .. "provider's own page."):format(opened.name))

@@ -237,8 +237,9 @@ local function http_server(ctx, server, given, opt)
       out.say[#out.say + 1] = ("%s: its url is http, so its secret goes over the network in clear"):format(server)
     end
   elseif not given.headersHelper and #in_url == 0 then
-    out.say[#out.say + 1] = ("%s: no secret in it. If it asks for a sign-in:\n    sallyport mcp add %s %s"):format(server,
-      credential_name(server), require("env").quote(url))
+    out.say[#out.say + 1] = ("%s: no secret in it. If it asks for a sign-in:\n    sallyport mcp add %s %s\n"
+      .. "  and if it asks for nothing:\n    sallyport domain add BUNDLE %s --method GET,POST,DELETE"):format(server,
+      credential_name(server), require("env").quote(url), target.host)
   end
   return out
 end
@@ -290,8 +291,11 @@ end
 
 local function read(ctx, path)
   local text, why = ctx.host.read_file(path, FILE_MAX)
-  if not text then report.fail(("%s cannot be read: %s"):format(report.clean(path), why)) end
+  if not text then
+    report.fail(("%s cannot be read: %s"):format(report.clean(path), why == "absent" and "there is no such file" or why))
+  end
   local doc = require("json").decode(text)
+  if doc == nil then report.fail(("%s is not an .mcp.json: it is not JSON"):format(report.clean(path))) end
   local servers = type(doc) == "table" and doc.mcpServers
   if type(servers) ~= "table" then report.fail(("%s is not an .mcp.json: it has no mcpServers"):format(report.clean(path))) end
   local names = {}

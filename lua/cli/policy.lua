@@ -198,6 +198,7 @@ file, line and reason; what served before goes on serving.
 
 examples:
   sallyport policy show api_key > acme.lua      # a type of your own begins as a copy
+  sed -i 's/"api_key"/"acme"/' acme.lua         # its name is the file's
   sallyport policy put acme.lua
   sallyport policy put bearer.lua --note "prefix for the old gateway"
 ]], run = put },
