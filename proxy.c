@@ -3742,6 +3742,15 @@ tls_init(size_t workers)
 	return workers == 0 || sessions_agents != NULL;
 }
 
+/* For a child that has nothing to do with TLS. */
+static void
+tls_forget_sessions(void)
+{
+	if (sessions_agents != NULL)
+		munmap(sessions_agents, session_table_size(TLS_SESSIONS));
+	sessions_agents = NULL;
+}
+
 static void
 tls_sweep(struct timer *t)
 {
@@ -17391,19 +17400,25 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
  * Programs of the operator's that print headers (the type `command`). A process of its own starts them:
  * main forks it before a store is open or a key unwrapped, so whatever they do, they inherit nothing.
  * It takes asks from all workers on one socket, each with a descriptor for the answer, and gives each a
- * runner, which ends with its program. It ends itself when the last worker's end of the socket closes. */
+ * runner, which ends with its program. It ends itself when the last worker's end of the socket closes.
+ * The process that started it keeps both ends: should the helper die, the master, which holds no keys,
+ * forks the next one on the same socket, and workers need not know. What the dead one had taken fails
+ * at once, since its descriptors close; what it had not waits for the next, at most to its deadline. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
 #define HELPER_TEXT_MAX 16384   /* program and arguments */
 #define HELPER_ARGS_MAX 64
 #define HELPER_RUNNERS_MAX 16   /* at once; a token is kept for its ttl, so few are ever wanted */
 #define HELPER_MS_MAX 10000     /* a refresh has no more */
+#define HELPER_YOUNG_MS 5000    /* dead before that: the next one has to wait, */
+#define HELPER_WAIT_MIN 500     /* this long, doubled each time, */
+#define HELPER_WAIT_MAX 60000   /* up to this */
 
 enum helper_code {
 	HELPER_DONE, HELPER_EXIT, HELPER_TIMEOUT, HELPER_LARGE, HELPER_MISSING, HELPER_UNSAFE, HELPER_BUSY,
 };
 
 struct helper_ask {
-	uint32_t ms;            /* 0: text is the folder */
+	uint32_t ms;            /* 0: text is the folder, for one that was forked before it was named */
 	uint32_t argc;
 	char text[HELPER_TEXT_MAX]; /* a NUL behind each */
 };
@@ -17412,8 +17427,15 @@ struct helper_answer {          /* the output follows */
 	uint8_t code, status;
 };
 
-static int helper_fd = -1;      /* our end; -1: there is no helper process */
-static bool helper_ready;       /* it knows its folder */
+static int helper_fd = -1;      /* workers' end; -1: there is no helper process */
+static int helper_far = -1;     /* its own end, kept for the one that follows it */
+
+static struct {                 /* kept by the process that starts it */
+	pid_t pid;              /* 0: none runs */
+	char folder[HELPER_TEXT_MAX]; /* "": not named, so nothing is run */
+	int64_t started, again; /* monotonic ms: this one, and not before then the next */
+	int64_t wait;           /* ms; how long the last death delayed the next start */
+} helper;
 
 /* Of root or of us, and nobody else may write to it. */
 static bool
@@ -17454,6 +17476,7 @@ helper_exec(int program, int out, char **argv)
 	sigset_t none;
 
 	setsid();               /* a group of its own, to be killed whole */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);       /* its runner's death ends it, too */
 	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
 		signal(signals[i], SIG_DFL);
 	sigemptyset(&none);
@@ -17566,42 +17589,99 @@ helper_receive(int fd, struct helper_ask *ask, int *reply)
 	return n;
 }
 
-/* The helper process. Ctrl-C and a service manager's TERM reach it too: it serves until the workers end. */
-__attribute__((noreturn)) static void
-helper_main(int fd)
+/* Has whoever asked gone? While there was no helper an ask may have waited longer than its worker. */
+static bool
+helper_ask_stale(int reply)
 {
-	static struct helper_ask ask;
-	int dir = -1, reply, running = 0;
-	ssize_t n;
+	struct pollfd p = {.fd = reply};
+
+	return poll(&p, 1, 0) != 0;     /* nothing was asked for, so it is hang-up or error */
+}
+
+static void
+helper_take(int dir, struct helper_ask *ask, ssize_t n, int reply, int *running)
+{
+	static const struct helper_answer busy = {HELPER_BUSY, 0};
+	pid_t pid;
+
+	if (!helper_ask_ok(ask, (size_t)n) || *running == HELPER_RUNNERS_MAX) {
+		(void)!send(reply, &busy, sizeof busy, MSG_NOSIGNAL);
+		return;
+	}
+	if (helper_ask_stale(reply))
+		return;
+	if ((pid = fork()) == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		helper_run(dir, ask, reply);
+	}
+	*running += pid > 0;
+}
+
+/* Leaves all that it was born with but the socket and standard error. Ctrl-C and a service manager's TERM
+ * reach it too: it serves until the workers end. */
+static int
+helper_leave_all(int fd)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	dup2(fd, 3);
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 4);
+	if (fd < 0 || null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(fd, 3) < 0)
+		_exit(1);
 	close_range(4, ~0U, 0);
+	tls_forget_sessions();
+	return 3;
+}
+
+__attribute__((noreturn)) static void
+helper_main(int fd)
+{
+	static struct helper_ask ask;
+	int reply, running = 0, dir;
+	ssize_t n;
+
+	fd = helper_leave_all(fd);
+	dir = helper.folder[0] != '\0' ? open(helper.folder, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
 	for (;;) {
-		if ((n = helper_receive(3, &ask, &reply)) < 0 && errno == EINTR)
+		if ((n = helper_receive(fd, &ask, &reply)) < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			_exit(0);
 		while (running > 0 && waitpid(-1, NULL, WNOHANG) > 0)
 			running--;
-		if (helper_ask_ok(&ask, (size_t)n) && ask.ms == 0) {
-			dir = open(ask.text, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		} else if (reply >= 0 && helper_ask_ok(&ask, (size_t)n) && running < HELPER_RUNNERS_MAX) {
-			pid_t pid = fork();
-
-			if (pid == 0) {
-				prctl(PR_SET_PDEATHSIG, SIGKILL);
-				helper_run(dir, &ask, reply);
-			}
-			running += pid > 0;
+		if (n > (ssize_t)sizeof ask.ms && ask.ms == 0) {
+			if (dir < 0 && helper_ask_ok(&ask, (size_t)n))
+				dir = open(ask.text, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		} else if (reply >= 0) {
-			(void)!send(reply, &(struct helper_answer){HELPER_BUSY, 0}, sizeof(struct helper_answer), MSG_NOSIGNAL);
+			helper_take(dir, &ask, n, reply, &running);
 		}
 		if (reply >= 0)
 			close(reply);
 	}
+}
+
+static void
+helper_stop(void)
+{
+	if (helper_fd >= 0) {
+		close(helper_fd);
+		close(helper_far);
+	}
+	helper_fd = helper_far = -1;
+}
+
+static void
+helper_fork(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		helper_main(helper_far);
+	helper.pid = pid > 0 ? pid : 0;
+	helper.started = clock_read(CLOCK_MONOTONIC);
+	helper.again = helper.started + HELPER_WAIT_MIN;        /* where it did not come to be */
 }
 
 /* Before anything is opened. Without memory for it there is none, and `command` says so. */
@@ -17609,25 +17689,40 @@ static void
 helper_start(void)
 {
 	int pair[2];
-	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
 		return;
-	if ((pid = fork()) == 0)
-		helper_main(pair[1]);
-	close(pair[1]);
-	if (pid > 0)
-		helper_fd = pair[0];
-	else
-		close(pair[0]);
+	helper_fd = pair[0];
+	helper_far = pair[1];
+	helper_fork();
+	if (helper.pid == 0)
+		helper_stop();
 }
 
+/* One that dies young is not followed at once, or a folder that kills it would have us spin. */
 static void
-helper_stop(void)
+helper_died(int status)
 {
-	if (helper_fd >= 0)
-		close(helper_fd);
-	helper_fd = -1;
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+
+	if (now - helper.started >= HELPER_YOUNG_MS)
+		helper.wait = 0;
+	else if (helper.wait < HELPER_WAIT_MAX / 2)
+		helper.wait = helper.wait == 0 ? HELPER_WAIT_MIN : 2 * helper.wait;
+	else
+		helper.wait = HELPER_WAIT_MAX;
+	log_line("ev=helper_died pid=%ld signal=%d again_ms=%lld", (long)helper.pid,
+	    WIFSIGNALED(status) ? WTERMSIG(status) : 0, (long long)helper.wait);
+	helper.pid = 0;
+	helper.again = now + helper.wait;
+}
+
+/* The master's: starts the next one when it is time. */
+static void
+helper_keep(void)
+{
+	if (helper_fd >= 0 && helper.pid == 0 && clock_read(CLOCK_MONOTONIC) >= helper.again)
+		helper_fork();
 }
 
 /* reply < 0: none is wanted. */
@@ -23505,7 +23600,7 @@ l_host_run(lua_State *L)
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
 	lua_settop(L, 2);
-	if (helper_fd < 0 || !helper_ready)
+	if (helper_fd < 0 || helper.folder[0] == '\0')
 		return l_fail(L, "no_helpers");
 	n = l_command_ask(L, &ask);
 	c = lua_newuserdatauv(L, sizeof *c, 0);
@@ -23545,9 +23640,9 @@ l_host_helpers(lua_State *L)
 		return 1;
 	}
 	memcpy(ask.text, dir.p, dir.n + 1);
-	helper_ready = helper_send(&ask, dir.n + 1, -1);
-	if (!helper_ready)
+	if (!helper_send(&ask, dir.n + 1, -1))
 		return l_fail(L, "there is no process to run them");
+	memcpy(helper.folder, dir.p, dir.n + 1);
 	lua_pushboolean(L, true);
 	return 1;
 }
@@ -24817,7 +24912,7 @@ l_host_serve(lua_State *L)
 		lua_pop(L, 1);
 	}
 	serve.wanted = true;
-	if (!helper_ready)
+	if (helper.folder[0] == '\0')
 		helper_stop();
 	lua_pushinteger(L, 0);
 	return 1;
@@ -24998,6 +25093,8 @@ worker_main(unsigned index, pid_t master)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
 	if (getppid() != master)
 		_exit(0);
+	if (helper_far >= 0)
+		close(helper_far);
 	worker_beat = &master_beats[index];
 	lua_running_slot = worker_beat->policy;
 	loop_time = 0;
@@ -25054,6 +25151,8 @@ master_reap(bool stopping)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (pid == helper.pid && !stopping)
+			helper_died(status);
 		for (unsigned i = 0; i < serve.workers; i++) {
 			struct worker *w = &master_workers[i];
 			int64_t now = clock_read(CLOCK_MONOTONIC);
@@ -25235,6 +25334,7 @@ master_main(void)
 			return master_stop(&set);
 		master_reap(false);
 		master_check_beats();
+		helper_keep();
 		for (unsigned i = 0; i < serve.workers; i++)
 			if (master_workers[i].pid == 0 && now >= master_workers[i].not_before)
 				master_fork(i);

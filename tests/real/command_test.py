@@ -165,5 +165,71 @@ def test_the_helper_ends(t):
     wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in before), 5, "the end of all")
 
 
+def helper_of(s):
+    """the helper process: the server's child that has no listener's port"""
+    for pid in children(s.process.pid):
+        fds = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        if len(fds) < 8 and not any("eventpoll" in f for f in fds):
+            return int(pid)
+    return None
+
+
+def test_a_killed_helper(t):
+    """a helper that was killed is followed by another on the same socket; what it ran fails at once, and ends"""
+    s, up = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n", "slow": "#!/bin/sh\nexec sleep 44.4\n"}, workers=2)
+    for name, program in [("one", "p"), ("two", "p"), ("slow", "slow")]:
+        s.cli("credential", "add", name, "--type", "command", "--host", "api.test", "--path", "/" + name, f"program={program}")
+    assert s.request(target="/one").status == 200
+    workers = sorted(set(children(s.process.pid)) - {str(helper_of(s))})
+    w = s.tunnel()
+    w.send(b"GET /slow HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
+    wait(lambda: sleeping("44.4"), 5, "the slow program")
+    dead, start = helper_of(s), time.monotonic()
+    os.kill(dead, 9)
+    assert w.recv(5).startswith(b"HTTP/1.1 502") and time.monotonic() - start < 4 * sallyport.SLOW
+    w.close()
+    wait(lambda: not sleeping("44.4"), 5, "its end")
+    # This one was taken while there was no helper, or by the next: it is answered all the same.
+    assert s.request(target="/two").status == 200
+    assert helper_of(s) not in (None, dead) and "ev=helper_died" in s.log()
+    assert sorted(set(children(s.process.pid)) - {str(helper_of(s))}) == workers
+    fds = os.listdir(f"/proc/{helper_of(s)}/fd")
+    assert sorted(map(int, fds))[:4] == [0, 1, 2, 3] and len(fds) == 5, fds     # and the folder
+    for name in ("api.test", "key", "data.mdb", "LMDB"):
+        assert name not in pathlib.Path(f"/proc/{helper_of(s)}/maps").read_text()
+
+
+def test_a_helper_that_keeps_dying(t):
+    """each death of a young helper doubles the wait before the next: no spinning, and nothing hangs"""
+    s, up = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n"}, "program=p", "timeout=1")
+    for n in range(3):
+        wait(lambda: helper_of(s), 10, "a helper")
+        os.kill(helper_of(s), 9)
+        wait(lambda: s.log().count("ev=helper_died") == n + 1, 5, "its death")
+    assert "again_ms=500" in s.log() and "again_ms=1000" in s.log() and "again_ms=2000" in s.log(), s.log()
+    assert s.request().status in (200, 502)
+    before = set(children(s.process.pid))
+    s.stop()
+    wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in before), 5, "the end of all")
+
+
+def test_words_like_commands(t):
+    """a value that happens to be serve or test starts a helper that ends with the command, and holds no pipe open"""
+    s, _ = arrange(t, {}, serve=False)
+    for args in [("agent", "add", "test"), ("agent", "add", "serve"), ("bundle", "add", "test"), ("agent", "list")]:
+        start = time.monotonic()
+        s.cli(*args)            # its output is a pipe: read to the end
+        assert time.monotonic() - start < 4 * sallyport.SLOW
+    left = [p for p in pathlib.Path("/proc").glob("[0-9]*/environ") if str(s.home).encode() in read(p)]
+    assert not left, left
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def children(pid):
     return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
