@@ -18578,6 +18578,68 @@ l_uri_decode(lua_State *L)
 	return l_uri_push_decoded(L, l_check_slice(L, 1), false) ? 1 : l_fail_code(L, "malformed");
 }
 
+/* -- read loosely: what the most forgiving of servers may see in a pair. For judging, where a reading that our own
+ * rules refuse must not hide what another's takes. */
+#define LOOSE_MAX 128           /* of a name or a value: longer ones are none that anybody looks for */
+#define LOOSE_VALUES_MAX 16
+
+/* Unescaped where that can be done, in small letters, nothing invisible around it. LOOSE_MAX + 1: longer. */
+static size_t
+loose_read(struct slice in, char out[LOOSE_MAX])
+{
+	size_t n = 0, seen = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		char ch = in.p[i] == '+' ? ' ' : ascii_lower(in.p[i]);
+
+		if (ch == '%' && in.n - i >= 3 && hex_decode(&ch, (struct slice){in.p + i + 1, 2})) {
+			ch = ascii_lower(ch);
+			i += 2;
+		}
+		if ((unsigned char)ch > ' ' && ch != 0x7f) {
+			if (n >= LOOSE_MAX)
+				return LOOSE_MAX + 1;
+			out[n] = ch;
+			seen = ++n;
+		} else if (n != 0 && n < LOOSE_MAX) {
+			out[n++] = ' ';
+		}
+	}
+	return seen;
+}
+
+/* form.values(s, name…) -> { value, … } | nil, "too_many": those of the names (in small letters), read loosely. */
+static int
+l_form_values(lua_State *L)
+{
+	struct slice in = l_check_slice(L, 1);
+	int names = lua_gettop(L), count = 0;
+	char text[LOOSE_MAX];
+
+	lua_newtable(L);
+	for (size_t at = 0; at < in.n;) {
+		size_t end = at, eq, n;
+		bool asked = false;
+
+		while (end < in.n && in.p[end] != '&' && in.p[end] != ';')
+			end++;
+		for (eq = at; eq < end && in.p[eq] != '=';)
+			eq++;
+		n = loose_read((struct slice){in.p + at, eq - at}, text);
+		for (int i = 2; i <= names && !asked; i++)
+			asked = n <= LOOSE_MAX && slice_eq((struct slice){text, n}, l_check_slice(L, i));
+		if (asked) {
+			if (count == LOOSE_VALUES_MAX)
+				return l_fail_code(L, "too_many");
+			n = eq == end ? 0 : loose_read((struct slice){in.p + eq + 1, end - eq - 1}, text);
+			lua_pushlstring(L, text, n <= LOOSE_MAX ? n : 0);
+			lua_rawseti(L, -2, ++count);
+		}
+		at = end + 1;
+	}
+	return 1;
+}
+
 /* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many".
  * A name without `=` has the value "". Empty pieces (`a&&b`) are no pairs. */
 static int
@@ -19799,6 +19861,7 @@ l_open_json(lua_State *L)
 static const luaL_Reg l_form_functions[] = {
 	{"encode", l_form_encode},
 	{"parse",  l_pairs_parse},
+	{"values", l_form_values},
 	{NULL, NULL},
 };
 

@@ -349,7 +349,14 @@ for _, rows in pairs(minting_paths) do
   end
 end
 
--- The services whose actions may stand in a form: their body is read, or an action in it would pass unseen.
+-- By lower-case name, for nobody knows which servers mind capitals: { name as AWS spells it, what it makes }.
+for _, actions in pairs(minting) do
+  local names = {}
+  for name in pairs(actions) do names[#names + 1] = name end
+  for _, name in ipairs(names) do actions[name:lower()], actions[name] = { name, actions[name] }, nil end
+end
+
+-- The services whose actions stand in a form: their body is read, or an action in it would pass unseen.
 local in_form = { iam = true, sts = true, ec2 = true, redshift = true, elasticmapreduce = true }
 
 -- Every service that the request may be for. Whoever receives it is known by its host; the rest are for hosts that
@@ -362,33 +369,43 @@ local function services_of(req, cred)
   return set
 end
 
+-- Services whose actions are named by X-Amz-Target may take them from a form where that is absent, or a form is sent.
 local function may_mint_in_form(req, cred)
   if req.method:upper() ~= "POST" then return false end
+  local target, kind = req.headers:get("x-amz-target"), (req.headers:get("content-type") or ""):lower()
   for service in pairs(services_of(req, cred)) do
-    if in_form[service] then return true end
+    if in_form[service] or minting[service] and (not target or kind:find("urlencoded", 1, true)) then return true end
   end
   return false
 end
 
--- Calls see(action) for each action that the request may be read to name; true where it cannot be read.
+-- Calls see(action, in small letters) for each action that the request may be read to name; true where it cannot be
+-- read.
 local function each_action(req, see)
-  local uri, form = require "uri", require "form"
   local targets = 0
   for _, name in ipairs(req.headers:names()) do
-    if name == "x-amz-target" then targets = targets + 1 end
+    if name:gsub("_", "-") == "x-amz-target" then targets = targets + 1 end
   end
   if targets > 1 then return true end
-  local target = req.headers:get("x-amz-target")
-  if target then see(target:match("([%w_]+)%s*$") or "") end
-  see(req.path:match("/operation/([%w_]+)/?$") or "")
+  for word in (req.headers:get("x-amz-target") or ""):gmatch("[%w_]+") do see(word:lower()) end
+  local readings = require("http").path_readings(req.path)
+  if not readings then return true end
+  for _, reading in ipairs(readings) do
+    see(reading:lower():match("/operation/([%w_]+)/?$") or "")
+  end
   for _, text in ipairs { req.query_string or "", type(req.body) == "string" and req.body or "" } do
-    local list = text ~= "" and (text == req.query_string and uri.parse_query or form.parse)(text) or {}
-    if not list then return true end
-    for _, pair in ipairs(list) do
-      if pair[1] == "Action" or pair[1] == "Operation" then see(pair[2]) end
-    end
+    local values = require("form").values(text, "action", "operation")
+    if not values then return true end
+    for _, value in ipairs(values) do see(value) end
   end
   return false
+end
+
+-- May a server read other letters in the form than stand there?
+local function recoded(req)
+  if req.headers:get("content-encoding") then return true end
+  local charset = (req.headers:get("content-type") or ""):lower():match("charset%s*=%s*\"?([%w_-]*)")
+  return charset ~= nil and charset ~= "utf-8" and charset ~= "utf8" and charset ~= "us-ascii" and charset ~= "iso-8859-1"
 end
 
 local function by_path(req, service)
@@ -407,22 +424,27 @@ local function by_path(req, service)
   end
 end
 
+local function makes_session(req)
+  local values = require("form").values(req.query_string or "", "session")
+  return values == nil or #values ~= 0
+end
+
 --- For `mint`: what this call would make, nil: nothing.
 function M.mint(req, cred)
   local services, what = services_of(req, cred), nil
-  local forms = may_mint_in_form(req, cred)
-  if forms and req.headers:get("content-encoding") then return "nobody knows what: its body is compressed" end
+  if may_mint_in_form(req, cred) and recoded(req) then
+    return "nobody knows what: its body is compressed, or in a charset of its own"
+  end
   for service in pairs(services) do
     local actions, made = minting[service], by_path(req, service)
     if made then what = ("%s (%s %s)"):format(made, service, req.method) end
-    if (service == "s3" or service == "s3express") and (req.query_string or ""):find("%f[%w]session%f[^%w]") then
-      what = "keys (s3:CreateSession)"
-    end
+    if (service == "s3" or service == "s3express") and makes_session(req) then what = "keys (s3:CreateSession)" end
     if actions then
       local unreadable = each_action(req, function(action)
-        if actions[action] then what = ("%s (%s:%s)"):format(actions[action], service, action) end
+        local row = actions[action]
+        if row then what = ("%s (%s:%s)"):format(row[2], service, row[1]) end
       end)
-      if unreadable and forms then what = what or "nobody knows what: its action cannot be read" end
+      if unreadable then what = what or "nobody knows what: its action cannot be read" end
     end
   end
   return what

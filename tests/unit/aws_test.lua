@@ -179,12 +179,39 @@ return {
     assert(mints("POST codeartifact.us-east-1.amazonaws.com/v1/%zz"))  -- who knows which path that is
     assert(not mints("GET b.s3.us-east-1.amazonaws.com/%zz"))
     assert(mints("POST sts.amazonaws.com/", { headers = { ["x-amz-target"] = "x.AssumeRole" }, names = { "x-amz-target", "x-amz-target" } }))
+    assert(mints("POST api.ecr.us-east-1.amazonaws.com/service/X/operation/GetAuthorization%54oken"))
+    assert(mints("POST api.ecr.us-east-1.amazonaws.com/service/X%zz/operation/Get"))
+    assert(mints("POST api.ecr.us-east-1.amazonaws.com/", { body = "Action=GetAuthorizationToken" }))
     is(mints(iam, { body = form .. "ListUsers" }), nil)
+    is(mints(iam, { body = form .. "CreatePolicy&PolicyDocument=%7B%22Action%22:%22sts:AssumeRole%22%7D%26Action%3DCreateAccessKey" }), nil)
     is(mints("GET sts.amazonaws.com/?Action=GetCallerIdentity"), nil)
     is(mints("GET s3.amazonaws.com/bucket?Action=CreateAccessKey"), nil)
   end,
 
+  ["no pair that a strict parser refuses hides the action"] = function()
+    local make = "Action=CreateAccessKey"
+    for _, text in ipairs { make .. "&x=%zz", "x=%&" .. make, ("a=1&"):rep(1001) .. make, ("a&"):rep(500000) .. make,
+      "x=%00&" .. make, "x=\255\254&" .. make, " " .. make .. "\r\n", "action=createaccesskey", "a=1;" .. make,
+      "%61ctio%6E=Create%41ccess%4bey%20", ("Action=ListUsers&"):rep(17) .. make } do
+      assert(mints("POST iam.amazonaws.com/", { body = text }), text:sub(1, 40))
+      assert(mints("GET iam.amazonaws.com/?" .. text:gsub("[ \r\n]", "")), text:sub(1, 40))
+    end
+    for kind, made in pairs { ["application/x-www-form-urlencoded; charset=utf-16"] = true, ["text/plain;charset=ibm037"] = true,
+      ["application/x-www-form-urlencoded; charset=utf-8"] = false, ["application/x-www-form-urlencoded"] = false } do
+      is(mints("POST iam.amazonaws.com/", { body = "x", headers = { ["content-type"] = kind } }) ~= nil, made)
+    end
+    for _, target in ipairs { "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken", "x.ListImages" } do
+      assert(mints("POST api.ecr.us-east-1.amazonaws.com/", {
+        headers = { ["x-amz-target"] = target }, names = { "x-amz-target", "x-amz-target" } }))
+    end
+  end,
+
   ["calls that make credentials are known by path, in every reading of it"] = function()
+    assert(mints("GET bucket.s3express-use1-az4.us-east-1.amazonaws.com/?%73essio%6e"))
+    assert(mints("GET bucket.s3express-use1-az4.us-east-1.amazonaws.com/?x=%zz&session"))
+    assert(mints("GET 1.s3-control.us-east-1.amazonaws.com/v20180820/access%67rantsinstance/dataaccess"))
+    assert(mints("POST apigateway.us-east-1.amazonaws.com/apikeys;%zz"))
+    is(mints("GET bucket.s3.us-east-1.amazonaws.com/100%zz"), nil)
     assert(mints("GET bucket.s3express-use1-az4.us-east-1.amazonaws.com/?session"))
     assert(mints("GET bucket--x.s3.us-east-1.amazonaws.com/?x=1&session="))
     assert(mints("POST apigateway.us-east-1.amazonaws.com/apikeys"))
@@ -202,6 +229,9 @@ return {
     is(max("PUT s3.us-east-1.amazonaws.com/b/k", { body = "b", headers = { ["x-amz-content-sha256"] = "UNSIGNED-PAYLOAD" } }), nil)
     is(max("PUT s3.us-east-1.amazonaws.com/b/k", { body = "b", headers = hash }), nil)
     is(max("POST sts.us-east-1.amazonaws.com/", { body = "b", headers = hash }), 1 << 20)
+    is(max("POST api.ecr.us-east-1.amazonaws.com/", { body = "b", headers = hash }), 1 << 20)
+    is(max("POST api.ecr.us-east-1.amazonaws.com/", { body = "b",
+      headers = { ["x-amz-target"] = "x.ListImages", ["x-amz-content-sha256"] = ("0"):rep(64) } }), nil)
     is(max("PUT s3.us-east-1.amazonaws.com/b/k", { body = "b",
       query = { ["X-Amz-Algorithm"] = "AWS4-HMAC-SHA256", ["X-Amz-Credential"] = "AK/20150830/us-east-1/s3/aws4_request" } }), nil)
   end,

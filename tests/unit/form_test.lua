@@ -23,6 +23,18 @@ return {
     assert(form {} == "" and uri.query {} == "")
   end,
 
+  ["values are found as the most forgiving server may read them"] = function()
+    local function values(...) return table.concat(assert(form.values(...)), "|") end
+    assert(values("a=1&B=2;b=3&%42=%zz4+5+&b&\0 b\r\n = x", "b") == "2|3|%zz4 5||x")
+    assert(values("a=1&b=2&c=3", "a", "c") == "1|3" and values("", "a") == "" and values("&;&=x", "a") == "")
+    assert(values("a=%26b%3D1", "b") == "" and values("b=%26b%3D1", "b") == "&b=1" and values("=x", "") == "x")
+    assert(values("a%=1&a%4=2&a=%4", "a%", "a%4", "a") == "1|2|%4")
+    assert(values("b=" .. ("x"):rep(128), "b") == ("x"):rep(128) and values("b=" .. ("x"):rep(129), "b") == "")
+    assert(values("b" .. (" "):rep(5000) .. "=1", "b") == "1" and values(("b"):rep(200) .. "=1", ("b"):rep(200)) == "")
+    local many, why = form.values(("b&"):rep(17), "b")
+    assert(not many and why == "too_many" and #form.values(("b&"):rep(16), "b") == 16)
+  end,
+
   ["a pair without a value is left out"] = function()
     assert(form { { "a", nil }, { "b", "1" }, { "c" } } == "b=1")
     assert(form { { "a" } } == "")
