@@ -75,6 +75,21 @@ local signing = {
   ["s3-accesspoint"] = "s3", queue = "sqs", neptune = "neptune-db", transcribestreaming = "transcribe",
 }
 
+-- Endpoints behind which anybody's code answers, and sees what was signed: signed for that service and no other,
+-- whatever the sandbox says, so that its owner cannot take the signature to IAM.
+local owned = {
+  ["execute-api"] = true, ["lambda-url"] = true, ["vpc-lattice-svcs"] = true, ["appsync-api"] = true,
+  ["appsync-realtime-api"] = true,
+}
+
+-- Names that Amazon gives to machines, balancers and sites of anybody's: no service answers there. What else there is
+-- in *.on.aws is somebody's own too.
+local function is_strange(label, suffix)
+  return label == "compute" or label:find("^compute%-%d+$") ~= nil or label == "elb" or label == "rds"
+    or label:find("^s3%-website") ~= nil or label:find("^vpce%-svc%-") ~= nil
+    or suffix[1]:find("^%.on%.") ~= nil and not owned[label]
+end
+
 -- Services that are signed for one region, whatever is asked of them, where that is not the partition's home.
 local fixed = {
   ["amazonaws.com"] = { globalaccelerator = "us-west-2", networkmanager = "us-west-2" },
@@ -155,7 +170,7 @@ local function alone(names, suffix)
   end
   -- my-domain.us-east-1.es.amazonaws.com
   if is_region(names[#names - 1]) then
-    return { service = service_of { names[#names] }, region = names[#names - 1] }
+    return { service = service_of { names[#names] }, region = names[#names - 1], owned = true }
   end
   return {}
 end
@@ -180,14 +195,18 @@ local function read_host(host)
   if labels[n] == "dualstack" then n = n - 1 end
   local names = names_of(labels, n)
   if #names == 0 then return {} end
+  local last = names[#names]
+  -- rds.eu-west-1 is the service, x.eu-west-1.rds somebody's database; elasticloadbalancing, not elb, the service
+  if is_strange(last, suffix) and not (region and #names == 1 and last == "rds") then return { strange = true } end
   if not region then return alone(names, suffix) end
-  return { service = service_of(names), region = region }
+  return { service = service_of(names), region = region, owned = owned[last] }
 end
 
 local hosts, host_count = {}, 0
 
 --- What an Amazon host says of itself: { service, region, loose = the region is only a default, everywhere = SigV4a
--- alone }, members absent where it does not say. nil: not Amazon's.
+-- alone, owned = signed for that service alone, strange = no service's at all }, members absent where it does not say.
+-- nil: not Amazon's.
 function M.host(host)
   local known = hosts[host]
   if known == nil then
@@ -242,15 +261,17 @@ local function lacking(host, region, service)
 end
 
 --- region, service, region_set (then SigV4a) | nil, why.
--- Fields first; then the sandbox's own scope, if its region is the host's or the host has none of its own; then the host.
+-- Fields first; then the sandbox's own scope, if its region is the host's or the host has none of its own, and the host
+-- is not a stranger's; then the host.
 function M.scope(host, cred, sig)
   local at = M.host(host)
   local region, service = cred.region, cred.service
-  if not at then
+  if not at or at.strange then
     if region and service then return region, service end
-    return nil, ("%s is not one of Amazon's hosts: the credential needs %s"):format(host, (lacking(host, region, service)))
+    return nil, ("%s is %s: the credential needs %s"):format(host,
+      at and "a name that Amazon gives to anybody's machine or site" or "not one of Amazon's hosts", (lacking(host, region, service)))
   end
-  if sig and (sig.asymmetric or not at.region or at.loose or sig.region == at.region) then
+  if sig and not at.owned and (sig.asymmetric or not at.region or at.loose or sig.region == at.region) then
     service = service or sig.service
     region = region or sig.region
   end
@@ -275,13 +296,13 @@ local words = {
 }
 
 -- What the client says of its payload: word | nil | false, why
-local function payload_of(req, sig, asymmetric)
+local function payload_of(req, sig, chunks)
   local word = req.headers:get("x-amz-content-sha256")
   if not word then
     return sig and sig.query and (req.query:get("X-Amz-Content-Sha256") or req.query:get("x-amz-content-sha256")) or nil
   end
   if word:find("^%x+$") and #word == 64 or words[word] == true then return word end
-  if words[word] == "chunks" and not asymmetric then return word end
+  if words[word] == "chunks" and chunks then return word end
   return false, ("x-amz-content-sha256: %s cannot be signed again"):format(word:sub(1, 64):gsub("[^%w-]", "?"))
 end
 
@@ -544,9 +565,9 @@ function M.sign(req, cred, keys, at)
   local older = not sig and stripped.query.AWSAccessKeyId ~= nil and stripped.query.Signature ~= nil
   local region, service, region_set = M.scope(req.host, cred, sig)
   if not region then return nil, service end
-  local payload, why = payload_of(req, sig, region_set ~= nil)
-  if payload == false then return nil, why end
   local s3, query = s3_like[service] or false, older or sig and sig.query or false
+  local payload, why = payload_of(req, sig, s3 and not region_set)
+  if payload == false then return nil, why end
   if query and s3 and not payload then payload = "UNSIGNED-PAYLOAD" end
   local expires
   if query then

@@ -11,7 +11,8 @@
 --     access_key_id=0a1b secret_access_key=-
 -- Fields: access_key_id and secret_access_key (secret), set together; session_token (secret), of temporary keys; region
 -- and service, which Amazon's own hosts do not need: there the sandbox's own signature says them, if its region is the
--- host's, or else the host does.
+-- host's, or else the host does. What Amazon calls somebody's machine, balancer or site (compute, elb, s3-website) is
+-- signed for only where both are given: its owner would see a signature, and the session's token.
 -- A presigned URL is signed again if it bears this credential's placeholder; with another key it is somebody else's,
 -- and does not match. Calls that make further credentials (IAM, STS, …) are refused unless mint=allow.
 return {

@@ -119,6 +119,37 @@ return {
     }
   end,
 
+  ["a signature does not reach anybody's machine, balancer or site, whatever the sandbox says"] = function()
+    local iam = aws.signature { headers = { authorization = signed "us-east-1/iam" }, query = {} }
+    local four_a = aws.signature { query = {},
+      headers = { authorization = "AWS4-ECDSA-P256-SHA256 Credential=AKIAX/20150830/iam/aws4_request, SignedHeaders=host, Signature=0" } }
+    for _, host in ipairs { "ec2-54-1-2-3.compute-1.amazonaws.com", "ec2-54-1-2-3.us-east-1.compute.amazonaws.com",
+      "lb-1.us-east-1.elb.amazonaws.com", "lb-1.elb.us-east-1.amazonaws.com", "ec2-1-2-3-4.cn-north-1.compute.amazonaws.com.cn",
+      "b.s3-website-us-east-1.amazonaws.com", "b.s3-website.us-east-1.amazonaws.com", "x.c1.us-east-1.rds.amazonaws.com",
+      "vpce-1.vpce-svc-2.us-east-1.vpce.amazonaws.com", "x.ecs.us-east-1.on.aws", "x.on.aws" } do
+      for _, sig in ipairs { false, iam, four_a } do
+        local region, why = aws.scope(host, {}, sig or nil)
+        is(region, nil)
+        assert(why:find("anybody's machine or site", 1, true), why)
+        is((aws.scope(host, { service = "s3" }, sig or nil)), nil)
+      end
+      is((aws.scope(host, { region = "r", service = "s3" }, iam)), "r")
+    end
+    is(scope_of "rds.us-east-1.amazonaws.com", "us-east-1 rds")
+  end,
+
+  ["behind which anybody's code may answer is signed for that service alone"] = function()
+    local iam = aws.signature { headers = { authorization = signed "us-east-1/iam" }, query = {} }
+    for host, want in pairs {
+      ["x.execute-api.us-east-1.amazonaws.com"] = "execute-api", ["x.lambda-url.us-east-1.on.aws"] = "lambda",
+      ["x.y.vpc-lattice-svcs.us-east-1.on.aws"] = "vpc-lattice-svcs", ["x.appsync-api.us-east-1.amazonaws.com"] = "appsync",
+      ["search-x.us-east-1.es.amazonaws.com"] = "es",
+    } do
+      local region, service = aws.scope(host, {}, iam)
+      is(region .. " " .. service, "us-east-1 " .. want)
+    end
+  end,
+
   ["an agent that makes up hosts fills nothing"] = function()
     for i = 1, 2000 do is(scope_of(("b%d.s3.eu-west-1.amazonaws.com"):format(i)), "eu-west-1 s3") end
   end,
