@@ -14165,6 +14165,7 @@ upstream_release(struct upstream *u, bool reusable)
 #define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
 #define CONN_LINGER_MAX (256 * 1024)
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
+#define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
 #define REQ_BUF_KEEP 4096       /* a head larger than this is rare */
 #define REQ_ECHO_MAX (64 * 1024)
@@ -14198,6 +14199,7 @@ struct filter {
 	bool more;              /* it holds output: to be run again before it gets new input */
 	bool ended;             /* it has given its last byte */
 	uint64_t cost;          /* of this turn's work beside the bytes themselves, in bytes of a turn */
+	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: nobody's */
 };
 
 /* What the client is told of a body that a filter refuses. */
@@ -14217,6 +14219,30 @@ struct filter_class {
 };
 
 static size_t req_bodies;               /* bytes of bodies held */
+
+/* May n bytes more be held? `share`: what one agent holds. A body counts when it is announced. */
+static bool
+bodies_fit(const size_t *share, size_t n)
+{
+	return n <= REQ_BODIES_MAX - req_bodies &&
+	    (share == NULL || (*share <= REQ_BODIES_SHARE && n <= REQ_BODIES_SHARE - *share));
+}
+
+static void
+bodies_take(size_t *share, size_t n)
+{
+	req_bodies += n;
+	if (share != NULL)
+		*share += n;
+}
+
+static void
+bodies_give(size_t *share, size_t n)
+{
+	req_bodies -= n;
+	if (share != NULL)
+		*share -= n;
+}
 
 static struct filter *
 filter_alloc(const struct filter_class *k)
@@ -14267,7 +14293,7 @@ static const struct filter_fault filter_no_memory = {503, "injection_unavailable
 static void
 filter_sigv4_drop(struct filter_sigv4 *s)
 {
-	req_bodies -= s->cap;
+	bodies_give(s->f.share, s->cap);
 	if (s->small != NULL)
 		s->small->n = sizeof s->small->p;       /* so much is wiped */
 	else
@@ -14283,14 +14309,15 @@ static bool
 filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 {
 	size_t had = s->n, cap = n < sizeof s->small->p ? sizeof s->small->p : n;
+	bool fits = bodies_fit(s->f.share, cap);
 	struct wirebuf *small = NULL;
 	char *p;
 
 	if (n <= s->cap)
 		return true;
-	if (cap <= REQ_BODIES_MAX - req_bodies && cap == sizeof s->small->p)
+	if (fits && cap == sizeof s->small->p)
 		small = wirebuf_get();
-	p = small != NULL ? small->p : cap <= REQ_BODIES_MAX - req_bodies ? malloc(cap) : NULL;
+	p = small != NULL ? small->p : fits ? malloc(cap) : NULL;
 	if (p == NULL) {
 		s->f.fault = &filter_no_memory;
 		return false;
@@ -14302,7 +14329,7 @@ filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 	s->small = small;
 	s->n = had;
 	s->cap = cap;
-	req_bodies += cap;
+	bodies_take(s->f.share, cap);
 	return true;
 }
 
@@ -14642,6 +14669,7 @@ struct req {
 	const char *body_error; /* static */
 	size_t body_max;
 	struct buf body;        /* owned; counted in req_bodies: body.max */
+	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
 	bool body_secret;       /* body holds a secret */
 	struct secret *new_body; /* owned; a body that holds secrets */
 	size_t body_sent;       /* of a body in memory, to the upstream */
@@ -14694,6 +14722,7 @@ struct req {
 struct agent {
 	struct agent *next;     /* in its slot */
 	unsigned conns, requests;
+	size_t bodies;          /* bytes of bodies held for its requests */
 	char name[REQ_NAME_MAX];
 };
 
@@ -15098,7 +15127,7 @@ req_new(struct conn *c)
 static void
 req_body_drop(struct req *r)
 {
-	req_bodies -= r->body.max;
+	bodies_give(r->body_share, r->body.max);
 	buf_free(&r->body);
 	r->body.max = 0;
 }
@@ -15108,12 +15137,12 @@ req_body_drop(struct req *r)
 static bool
 req_take_body(struct req *r, struct buf *out)
 {
-	if (out->cap > r->body.max && out->cap - r->body.max > REQ_BODIES_MAX - req_bodies)
+	if (out->cap > r->body.max && !bodies_fit(r->body_share, out->cap - r->body.max))
 		return false;
 	req_body_drop(r);
 	r->body = *out;
 	r->body.max = out->cap;
-	req_bodies += out->cap;
+	bodies_take(r->body_share, out->cap);
 	r->body_secret = true;
 	*out = (struct buf){0};
 	return true;
@@ -15140,10 +15169,6 @@ req_free(struct req *r)
 	}
 	if (r->up != NULL)
 		upstream_release(r->up, false);
-	if (r->counted != NULL) {
-		r->counted->requests--;
-		agent_put(r->counted);
-	}
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	secret_drop(&r->new_body);
@@ -15153,6 +15178,10 @@ req_free(struct req *r)
 	filter_free(r->filter);
 	tls_ident_unref(r->ident);
 	req_body_drop(r);
+	if (r->counted != NULL) {
+		r->counted->requests--;
+		agent_put(r->counted);
+	}
 	buf_free(&r->answer);
 	buf_free(&r->stripped_query);
 	buf_free(&r->stripped_names);
@@ -16107,11 +16136,12 @@ req_begin_body(struct req *r, size_t max)
 	}
 	if (r->head.body == BODY_LENGTH)
 		max = (size_t)r->head.length;
-	if (max > REQ_BODIES_MAX - req_bodies) {
+	r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
+	if (!bodies_fit(r->body_share, max)) {
 		r->body_error = "no_memory";
 		return false;
 	}
-	req_bodies += max;
+	bodies_take(r->body_share, max);
 	buf_init(&r->body, max);
 	flow_init(&r->up_flow, (int)r->head.body, r->head.length, false);
 	r->body_reading = true;
@@ -21858,6 +21888,7 @@ l_view_filter(lua_State *L)
 	filter_free(r->filter);
 	if ((r->filter = filter_new(name)) == NULL)
 		return luaL_error(L, "there is no filter %s", name);
+	r->filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
 	return 0;
 }
 
@@ -22095,6 +22126,8 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	filter_free(r->filter);
 	r->filter = filter_sigv4_new(&seed);
 	wipe(&seed, sizeof seed);
+	if (r->filter != NULL && r->counted != NULL)
+		r->filter->share = &r->counted->bodies;
 	return r->filter != NULL;
 }
 
