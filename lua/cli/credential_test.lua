@@ -72,7 +72,7 @@ local function verdict(status, bare)
   if status == 403 then return "the upstream refuses this request, or the credential altogether" end
   if status >= 500 then return "the upstream is in trouble; that says nothing about the credential" end
   if status >= 300 and status < 400 then return "the upstream redirects; that says little about the credential" end
-  if status >= 400 then return "the upstream refuses this request for another reason, it seems; name a URL that it would answer" end
+  if status >= 400 then return "an error that need not be about the credential: name a URL that the upstream is sure to answer" end
   return "the upstream accepts the request"
 end
 

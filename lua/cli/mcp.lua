@@ -43,6 +43,8 @@ local function discover(env, ctx, url, name)
   if code == "open" then
     local host = env.http.parse_url(url).host
     hint = ("it needs no credential: sallyport domain add default %s --method GET --method POST --method DELETE"):format(host)
+  elseif code == "not_url" and not url:find("://", 1, true) then
+    hint = ("sallyport mcp add %s %s"):format(name, require("env").quote("https://" .. report.clean(url)))
   elseif code == "no_challenge" or code == "refused" then
     hint = ("if it takes a key: sallyport credential add %s --type bearer --host %s"):format(name,
       env.http.parse_url(url).host)
