@@ -7491,8 +7491,16 @@ sigv4_put_once(struct buf *b, struct slice in, bool path)
 
 	for (size_t i = 0; ok && i < in.n; i++) {
 		char ch = in.p[i];
+		size_t run = 0;
 		int hi, lo;
 
+		while (i + run < in.n && (sigv4_unreserved(in.p[i + run]) || (path && in.p[i + run] == '/')))
+			run++;
+		if (run != 0) {
+			ok = buf_add(b, in.p + i, run);
+			i += run - 1;
+			continue;
+		}
 		if (ch == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 && (lo = hex_digit(in.p[i + 2])) >= 0) {
 			ch = (char)(hi << 4 | lo);
 			i += 2;
@@ -7500,7 +7508,7 @@ sigv4_put_once(struct buf *b, struct slice in, bool path)
 		} else if (!path && ch == '+') {
 			ok = buf_add(b, "%20", 3);      /* a space: servers read queries as forms */
 		} else {
-			ok = sigv4_put_byte(b, ch, !sigv4_unreserved(ch) && !(path && ch == '/'));
+			ok = sigv4_put_byte(b, ch, true);
 		}
 	}
 	return ok;
@@ -7531,6 +7539,23 @@ sigv4_normalize(struct slice path, struct buf *out)
 	return ok;
 }
 
+/* Escapes what is neither unreserved nor a slash, a '%' too. */
+static bool
+sigv4_put_escaped(struct buf *b, struct slice path)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < path.n;) {
+		size_t n = 0;
+
+		while (i + n < path.n && (sigv4_unreserved(path.p[i + n]) || path.p[i + n] == '/'))
+			n++;
+		ok = n != 0 ? buf_add(b, path.p + i, n) : sigv4_put_byte(b, path.p[i], true);
+		i += n != 0 ? n : 1;
+	}
+	return ok;
+}
+
 static bool
 sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 {
@@ -7545,8 +7570,8 @@ sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 	}
 	if (ok && !r->twice)
 		ok = sigv4_put_once(b, path, true);
-	for (size_t i = 0; ok && r->twice && i < path.n; i++)
-		ok = sigv4_put_byte(b, path.p[i], !sigv4_unreserved(path.p[i]) && path.p[i] != '/');
+	if (ok && r->twice)
+		ok = sigv4_put_escaped(b, path);
 	buf_free(&plain);
 	return ok;
 }
@@ -7646,15 +7671,19 @@ sigv4_put_lower(struct buf *b, struct slice s)
 static bool
 sigv4_put_value(struct buf *b, struct slice v)
 {
-	bool gap = false, any = false, ok = true;
+	bool any = false, ok = true;
 
-	for (size_t i = 0; ok && i < v.n; i++) {
-		if (v.p[i] == ' ' || v.p[i] == '\t') {
-			gap = any;
+	for (size_t i = 0; ok && i < v.n;) {
+		size_t n = 0;
+
+		while (i + n < v.n && v.p[i + n] != ' ' && v.p[i + n] != '\t')
+			n++;
+		if (n == 0) {
+			i++;
 			continue;
 		}
-		ok = (!gap || buf_add(b, " ", 1)) && buf_add(b, v.p + i, 1);
-		gap = false;
+		ok = (!any || buf_add(b, " ", 1)) && buf_add(b, v.p + i, n);
+		i += n;
 		any = true;
 	}
 	return ok;
@@ -7744,16 +7773,30 @@ sigv4_word_ok(struct slice s)
 	return s.n != 0 && s.n <= 64;
 }
 
+/* Kept for the requests of one second. False: a time that has no year of four digits. */
+static bool
+sigv4_datetime(time_t t, char out[SIGV4_DATE_MAX])
+{
+	static struct { bool is; time_t of; char text[SIGV4_DATE_MAX]; } last;
+	struct tm tm;
+
+	if (!last.is || last.of != t) {
+		last.is = gmtime_r(&t, &tm) != NULL &&
+		    strftime(last.text, sizeof last.text, "%Y%m%dT%H%M%SZ", &tm) == SIGV4_DATE_MAX - 1;
+		last.of = t;
+	}
+	memcpy(out, last.text, SIGV4_DATE_MAX);
+	return last.is;
+}
+
 /* False: no names for a scope, or a time that has no year of four digits. */
 static bool
 sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, struct slice service, bool asymmetric)
 {
-	time_t t = (time_t)unix_s;
-	struct tm tm;
 	int n;
 
-	if ((!asymmetric && !sigv4_word_ok(region)) || !sigv4_word_ok(service) || gmtime_r(&t, &tm) == NULL ||
-	    strftime(s->datetime, sizeof s->datetime, "%Y%m%dT%H%M%SZ", &tm) != SIGV4_DATE_MAX - 1)
+	if ((!asymmetric && !sigv4_word_ok(region)) || !sigv4_word_ok(service) ||
+	    !sigv4_datetime((time_t)unix_s, s->datetime))
 		return false;
 	s->asymmetric = asymmetric;
 	n = asymmetric ?

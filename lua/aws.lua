@@ -6,6 +6,8 @@ local M = {}
 local BODY_MAX = 16 << 20      -- a body that has to be hashed before its head can go out
 local ACTION_MAX = 1 << 20     -- a body read for the action in it: IAM's and STS's have a few KiB
 local HOSTS_MAX = 256          -- hosts remembered; an agent may make up as many as it likes
+local HEADS_MAX = 64           -- and signatures without their last field: one a client, day, region and service
+local HEAD_LENGTH_MAX = 512    -- bytes of one that is remembered
 local EXPIRES_MAX = 604800     -- s: a presigned URL lives seven days at most
 
 -- ---- hosts ---------------------------------------------------------------------------------------
@@ -230,8 +232,35 @@ local function read_credential(text, asymmetric)
   return key and { key = key, region = region, service = service }
 end
 
+local function read_authorization(text, region_set)
+  local algorithm, rest = text:match("^%s*(AWS4%-[%w-]+)%s+(.*)$")
+  if algorithms[algorithm] == nil then return nil end
+  local sig = read_credential(rest:match("Credential=([^,%s]+)") or "", algorithms[algorithm])
+  if not sig then return nil end
+  sig.signed, sig.region_set = rest:match("SignedHeaders=([%w;_.-]+)"), region_set
+  return sig
+end
+
+local heads, head_count = {}, 0
+
+-- What stands before a signature is the same in many requests. It is read alone if nothing behind it could be read as
+-- a part of it: with both names in it, and ended by a space or a comma.
+local function header_signature(text, region_set)
+  local at = text:find("Signature=", 1, true)
+  if not at or at > HEAD_LENGTH_MAX or region_set then return read_authorization(text, region_set) end
+  local head = text:sub(1, at - 1)
+  local known = heads[head]
+  if known then return known end
+  local last = head:sub(-1)
+  known = (last == " " or last == ",") and read_authorization(head) or nil
+  if not known or not known.signed then return read_authorization(text) end
+  if head_count >= HEADS_MAX then heads, head_count = {}, 0 end
+  heads[head], head_count = known, head_count + 1
+  return known
+end
+
 --- { key, region, service, asymmetric, signed = names, region_set, query = bool, expires } of what strip took from the
--- request; nil where there was no signature of version 4.
+-- request; nil where there was no signature of version 4. To be read only: it may serve another request too.
 function M.signature(stripped)
   local headers, query = stripped.headers, stripped.query
   local names = {}
@@ -243,12 +272,8 @@ function M.signature(stripped)
     sig.region_set = names["x-amz-region-set"]
     return sig
   end
-  local algorithm, rest = (headers.authorization or ""):match("^%s*(AWS4%-[%w-]+)%s+(.*)$")
-  if algorithms[algorithm] == nil then return nil end
-  local sig = read_credential(rest:match("Credential=([^,%s]+)") or "", algorithms[algorithm])
-  if not sig then return nil end
-  sig.signed, sig.region_set = rest:match("SignedHeaders=([%w;_.-]+)"), headers["x-amz-region-set"]
-  return sig
+  if not headers.authorization then return nil end
+  return header_signature(headers.authorization, headers["x-amz-region-set"])
 end
 
 -- ---- where and for what a request is signed ------------------------------------------------------
@@ -291,6 +316,7 @@ end
 local s3_like = { s3 = true, ["s3-outposts"] = true, ["s3-object-lambda"] = true, s3express = true }
 
 local words = {
+  ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"] = true,  -- of nothing: every GET has it
   ["UNSIGNED-PAYLOAD"] = true, ["STREAMING-UNSIGNED-PAYLOAD-TRAILER"] = true,
   ["STREAMING-AWS4-HMAC-SHA256-PAYLOAD"] = "chunks", ["STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"] = "chunks",
 }
@@ -301,7 +327,7 @@ local function payload_of(req, sig, chunks)
   if not word then
     return sig and sig.query and (req.query:get("X-Amz-Content-Sha256") or req.query:get("x-amz-content-sha256")) or nil
   end
-  if word:find("^%x+$") and #word == 64 or words[word] == true then return word end
+  if words[word] == true or #word == 64 and word:find("^%x+$") then return word end
   if words[word] == "chunks" and chunks then return word end
   return false, ("x-amz-content-sha256: %s cannot be signed again"):format(word:sub(1, 64):gsub("[^%w-]", "?"))
 end
@@ -391,10 +417,10 @@ local function services_of(req, cred)
 end
 
 -- Services whose actions are named by X-Amz-Target may take them from a form where that is absent, or a form is sent.
-local function may_mint_in_form(req, cred)
+local function may_mint_in_form(req, cred, services)
   if req.method:upper() ~= "POST" then return false end
   local target, kind = req.headers:get("x-amz-target"), (req.headers:get("content-type") or ""):lower()
-  for service in pairs(services_of(req, cred)) do
+  for service in pairs(services or services_of(req, cred)) do
     if in_form[service] or minting[service] and (not target or kind:find("urlencoded", 1, true)) then return true end
   end
   return false
@@ -453,7 +479,7 @@ end
 --- For `mint`: what this call would make, nil: nothing.
 function M.mint(req, cred)
   local services, what = services_of(req, cred), nil
-  if may_mint_in_form(req, cred) and recoded(req) then
+  if may_mint_in_form(req, cred, services) and recoded(req) then
     return "nobody knows what: its body is compressed, or in a charset of its own"
   end
   for service in pairs(services) do
