@@ -22331,7 +22331,8 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	lua_setfield(L, -2, "query");
 }
 
-/* A part of the view, made once: user values 2 (headers) and 3 (query) of the view. */
+/* A part of the view, made once: user values 2 (headers) and 3 (query) of the view; 4 is what was stripped, which no view
+ * sees before it is. */
 static void
 l_view_push_part(lua_State *L, int slot, const char *type)
 {
@@ -22358,48 +22359,93 @@ l_view_push_query(lua_State *L, struct req *r)
 		l_push_secret(L, secret_ref(r->new_query));
 }
 
+/* Stack: view, name. */
+static void
+l_view_get_headers(lua_State *L, struct req *r)
+{
+	(void)r;
+	l_view_push_part(L, 2, L_HEADERS);
+}
+
+static void
+l_view_get_query(lua_State *L, struct req *r)
+{
+	(void)r;
+	l_view_push_part(L, 3, L_QUERY);
+}
+
+static void
+l_view_get_stripped(lua_State *L, struct req *r)
+{
+	if (lua_getiuservalue(L, 1, 4) == LUA_TTABLE)
+		return;
+	lua_pop(L, 1);
+	l_view_push_stripped(L, r);
+	lua_pushvalue(L, -1);
+	lua_setiuservalue(L, 1, 4);
+}
+
+static void
+l_view_get_query_string(lua_State *L, struct req *r)
+{
+	l_push_slice(L, r->query);
+}
+
+/* What a view has besides l_req_fields. */
+static const struct { const char *name; void (*get)(lua_State *, struct req *); } l_view_fields[] = {
+	{"headers", l_view_get_headers}, {"query", l_view_get_query}, {"stripped", l_view_get_stripped},
+	{"body", l_view_push_body}, {"query_string", l_view_get_query_string}, {"query_text", l_view_push_query},
+};
+
+static const luaL_Reg l_view_methods[] = {
+	{"set_segment", l_view_set_segment}, {"filter", l_view_filter}, {"sigv4", l_view_sigv4},
+	{"splice_json", l_view_splice_json}, {"splice_form", l_view_splice_form}, {NULL, NULL},
+};
+
+#define L_VIEW_FIELDS 100       /* from here on a number in l_view_index's table is a row of l_view_fields */
+
+/* Upvalue 1: what a name is, a method or the row of a field. */
 static int
 l_view_index(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_VIEW);
-	const char *name = luaL_checkstring(L, 2);
+	lua_Integer row;
 
+	luaL_checkstring(L, 2);
 	lua_settop(L, 2);
-	if (strcmp(name, "headers") == 0) {
-		l_view_push_part(L, 2, L_HEADERS);
+	lua_pushvalue(L, 2);
+	switch (lua_rawget(L, lua_upvalueindex(1))) {
+	case LUA_TFUNCTION:
 		return 1;
-	}
-	if (strcmp(name, "query") == 0) {
-		l_view_push_part(L, 3, L_QUERY);
+	case LUA_TNUMBER:
+		row = lua_tointeger(L, -1);
+		lua_settop(L, 2);
+		if (row < L_VIEW_FIELDS)
+			l_req_fields[row].get(L, r);
+		else
+			l_view_fields[row - L_VIEW_FIELDS].get(L, r);
 		return 1;
+	default:
+		return luaL_error(L, "a request has no %s", lua_tostring(L, 2));
 	}
+}
+
+static void
+l_view_push_index(lua_State *L)
+{
+	lua_newtable(L);
+	luaL_setfuncs(L, l_view_methods, 0);
 	for (size_t i = 0; i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
-		if (l_req_fields[i].view && strcmp(l_req_fields[i].name, name) == 0) {
-			l_req_fields[i].get(L, r);
-			return 1;
-		}
+		if (!l_req_fields[i].view)
+			continue;
+		lua_pushinteger(L, (lua_Integer)i);
+		lua_setfield(L, -2, l_req_fields[i].name);
 	}
-	if (strcmp(name, "stripped") == 0)
-		l_view_push_stripped(L, r);
-	else if (strcmp(name, "body") == 0)
-		l_view_push_body(L, r);
-	else if (strcmp(name, "query_string") == 0)
-		l_push_slice(L, r->query);
-	else if (strcmp(name, "query_text") == 0)
-		l_view_push_query(L, r);
-	else if (strcmp(name, "set_segment") == 0)
-		lua_pushcfunction(L, l_view_set_segment);
-	else if (strcmp(name, "filter") == 0)
-		lua_pushcfunction(L, l_view_filter);
-	else if (strcmp(name, "sigv4") == 0)
-		lua_pushcfunction(L, l_view_sigv4);
-	else if (strcmp(name, "splice_json") == 0)
-		lua_pushcfunction(L, l_view_splice_json);
-	else if (strcmp(name, "splice_form") == 0)
-		lua_pushcfunction(L, l_view_splice_form);
-	else
-		return luaL_error(L, "a request has no %s", name);
-	return 1;
+	for (size_t i = 0; i < sizeof l_view_fields / sizeof *l_view_fields; i++) {
+		lua_pushinteger(L, (lua_Integer)(L_VIEW_FIELDS + i));
+		lua_setfield(L, -2, l_view_fields[i].name);
+	}
+	lua_pushcclosure(L, l_view_index, 1);
 }
 
 static int
@@ -22414,12 +22460,13 @@ l_view_newindex(lua_State *L)
 	return 0;
 }
 
-/* req:view() -> what apply gets */
+/* req:view() -> what apply gets. Not kept with the request: the two would hold each other, and the collector frees such
+ * a pair, one of them with a finalizer, a cycle later. */
 static int
 l_req_view(lua_State *L)
 {
 	l_check_req(L, 1);
-	lua_newuserdatauv(L, 0, 3);
+	lua_newuserdatauv(L, 0, 4);
 	lua_pushvalue(L, 1);
 	lua_setiuservalue(L, -2, 1);
 	luaL_setmetatable(L, L_VIEW);
@@ -22860,7 +22907,7 @@ l_open_request(lua_State *L)
 	lua_setfield(L, -2, "__gc");
 	lua_pop(L, 1);
 	luaL_newmetatable(L, L_VIEW);
-	lua_pushcfunction(L, l_view_index);
+	l_view_push_index(L);
 	lua_setfield(L, -2, "__index");
 	lua_pushcfunction(L, l_view_newindex);
 	lua_setfield(L, -2, "__newindex");

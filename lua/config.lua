@@ -610,6 +610,7 @@ function M:open(name)
   if not usable then return nil, "injection_failed", why end
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
+  opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table")
   opened.rows, opened.places = rows.compile(rec, pol, self.places)
   opened.carriers = preset and preset.carriers or {}
   opened.wants, opened.varied_fields = wants_of(pol, rec)

@@ -172,8 +172,8 @@ local KEPT = { GET = true, HEAD = true, OPTIONS = true, POST = true, PUT = true,
 
 -- decide for a request. An answer that hung on method, scheme and port alone stands for this agent and host until
 -- something changes, if match.lua says that it is pure.
-local function decide_request(self, req, agent, found, skips)
-  local method, port, secure = method_of(req.method, req.websocket), req.port, req.scheme == "https"
+local function decide_request(self, req, scheme, agent, found, skips)
+  local method, port, secure = method_of(req.method, req.websocket), req.port, scheme == "https"
   local kept = secure and not skips and found.kept[method]
   if kept and kept.port == port and not (kept.foreign and req.query) then return kept.own, kept.bundle, kept.routed end
   local question = question_of(self, req, agent, method, port, found)
@@ -217,10 +217,11 @@ end
 -- new secret must not follow an old record's hosts.
 -- { own, bundle, routed, opened, plan } | nil, code, message, hint
 local function judge(self, req, agent, deadline, skips)
+  local host, scheme = req.host, req.scheme
   for _ = 1, DECIDE_TRIES do
-    local found = self.config:candidates(agent, req.host)
+    local found = self.config:candidates(agent, host)
     if not found then return nil, "policy_failed" end
-    local own, bundle, routed = decide_request(self, req, agent, found, skips)
+    local own, bundle, routed = decide_request(self, req, scheme, agent, found, skips)
     if not own then return nil, bundle, nil, routed end
     local plan = found.plans[own]
     if not plan then
@@ -231,6 +232,7 @@ local function judge(self, req, agent, deadline, skips)
           reason = credential and "credential" or "domain " .. own.name,
         },
         forward = { addresses = own.domain and own.domain.addresses },
+        echo = host == ECHO_HOST,
       }
       found.plans[own] = plan
     end
@@ -241,11 +243,11 @@ local function judge(self, req, agent, deadline, skips)
         self.log(("ev=policy_failed credential=%s err=%s"):format(own.name, errors.quote(why)))
         return nil, code, ("credential %s: its type failed"):format(own.name)
       end
-      if plan.covered ~= req.scheme and not covers(opened.rec, req, self.config:variables(agent, bundle)) then
+      if plan.covered ~= scheme and not covers(opened.rec, req, self.config:variables(agent, bundle)) then
         self.log("ev=policy_failed policy=match err=\"answered a credential for a host that it does not name\"")
         return nil, "policy_failed"
       end
-      plan.covered = req.scheme
+      plan.covered = scheme
       if opened.wants then
         opened, code, why = self.config:filled(opened, agent, bundle)
         if not opened then return nil, code, ("credential %s: %s"):format(own.name, tostring(why)) end
@@ -300,7 +302,6 @@ local body_codes = {
 -- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
 -- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
 local function substitute(self, req, agent, opened, cred)
-  if not opened.rows then return true end
   local list, held = {}, agent and held_for(self, agent, opened.name) or {}
   for _, row in ipairs(opened.rows) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
@@ -318,20 +319,23 @@ end
 
 -- Set before `apply`, for a type that signs them, and after it, for they have the last word.
 local function set_extra(req, opened)
-  if #opened.extra == 0 then return end
   local headers = req:view().headers
   for _, h in ipairs(opened.extra) do headers:set(h[1], h[2]) end
 end
 
 -- The type's `apply` and the credential's further headers. true | nil, code, message. `frank`: for the operator's
--- eyes, with the policy's own words; an agent is never shown them.
-local function inject(self, req, agent, opened, cred, frank)
+-- eyes, with the policy's own words; an agent is never shown them. `view`: policy.apply's.
+local function inject(self, req, agent, opened, cred, view, frank)
   self.config.acting(opened.name)
   local pol = opened.pol
-  local ok, code, message = substitute(self, req, agent, opened, cred)
-  if not ok then return nil, code, message end
-  set_extra(req, opened)
-  ok, code, message = self.policy.apply(pol, req, cred)
+  local ok, code, message
+  if opened.rows then
+    ok, code, message = substitute(self, req, agent, opened, cred)
+    if not ok then return nil, code, message end
+  end
+  local extra = opened.extra[1] ~= nil
+  if extra then set_extra(req, opened) end
+  ok, code, message = self.policy.apply(pol, req, cred, view)
   if not ok then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
     if code == "policy_failed" then
@@ -342,7 +346,7 @@ local function inject(self, req, agent, opened, cred, frank)
     end
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
-  set_extra(req, opened)
+  if extra then set_extra(req, opened) end
   return true
 end
 
@@ -450,8 +454,7 @@ local function mint_question(self, req)
 end
 
 -- Has a row of the credential's calls a word to find in the body?
-local function mint_reads(self, opened, q)
-  if not opened.guards then return false end
+local function mint_reads(opened, q)
   local mint, own = require "mint", opened.pol.mint
   return opened.preset_mint ~= nil and mint.wants_body(opened.preset_mint, q)
     or type(own) == "table" and mint.wants_body(own, q)
@@ -474,18 +477,22 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     waited = self.time.now() ~= before
   end
-  local body, failed, why_failed = self.policy.body(pol, req, cred)
-  if body == nil then
-    self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, pol.name,
-      errors.quote(errors.place(why_failed))))
-    return nil, failed, ("credential %s: its type failed"):format(opened.name)
+  -- One view for all of the type's functions: what it was asked for is not made again.
+  local view, max = (pol.body or opened.guards) and req:view() or nil, nil
+  if pol.body then
+    local body, failed, why_failed = self.policy.body(pol, view, cred)
+    if body == nil then
+      self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, pol.name,
+        errors.quote(errors.place(why_failed))))
+      return nil, failed, ("credential %s: its type failed"):format(opened.name)
+    end
+    max = body and body.max
   end
-  local max = body and body.max
   if opened.rows and opened.places & self.config.places.body ~= 0 and req:has_text() then
     max = math.max(max or 0, rows.BODY_MAX)
   end
-  local question = mint_question(self, req)
-  if mint_reads(self, opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
+  local question = opened.mint_rows and mint_question(self, req)
+  if question and mint_reads(opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
   if max then
     local ok, why = req:read_body(max, self.time.now() + BODY_WAIT)
     if not ok then return nil, body_codes[why] or "bad_request" end
@@ -500,11 +507,11 @@ local function attach(self, req, agent, opened, routed, deadline)
     if self.config.applied ~= generation then return nil, "changed" end
   end
   if opened.guards then
-    local code, message, hint = minted(self, opened, question, req:view(), cred)
+    local code, message, hint = minted(self, opened, question, view, cred)
     if code then return nil, code, message, hint end
   end
   if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end
-  local ok, code, message, advice = inject(self, req, agent, opened, cred)
+  local ok, code, message, advice = inject(self, req, agent, opened, cred, view)
   if not ok or not agent.known then return ok, code, message, advice end
   local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))
   if lost then return nil, lost, why, hint end
@@ -702,7 +709,7 @@ local function serve(self, req, agent, deadline)
     refuse_decided(self, req, agent, bundle, routed, opened)
   elseif req:log(plan.log) == false then
     errors.fail(req, "too_many")
-  elseif req.host == ECHO_HOST and self.config.echo and not (opened and opened.rec.demo) then
+  elseif plan.echo and self.config.echo and not (opened and opened.rec.demo) then
     refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
   elseif opened and skips and skips["credential/" .. own.name] then
     refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
@@ -710,7 +717,7 @@ local function serve(self, req, agent, deadline)
     if routed then req:strip { routing = true } end
     plan.forward.websocket = req.websocket
     req:forward(plan.forward)
-  elseif at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
+  elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
@@ -721,14 +728,13 @@ local function serve(self, req, agent, deadline)
       refuse(req, agent, code, message, hint)
     elseif not ok then
       errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
-    elseif req.host == ECHO_HOST and self.config.echo then
+    elseif plan.echo and self.config.echo then
       req:echo()
     else
-      plan.forward.addresses = opened.addresses
-      plan.forward.tls = opened.tls
-      plan.forward.watch = opened.pol.refresh ~= nil or opened.pol.clock == true
-      plan.forward.websocket = req.websocket
-      req:forward(plan.forward)
+      local forward = plan.forward
+      forward.addresses, forward.tls = opened.addresses, opened.tls
+      forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, req.websocket
+      req:forward(forward)
     end
   end
   return true
@@ -739,10 +745,10 @@ function M:on_request(req)
   local synced, lost = self.config:sync(deadline)
   if not synced then return errors.fail(req, lost) end
   if req.own_endpoint then return own_endpoint(self, req) end
-  local form = req.form
-  local agent = req.token and self.config:agent(req.token)
+  local token_hash = req.token
+  local agent = token_hash and self.config:agent(token_hash)
   if not agent then return unknown(req) end
-  if form == "origin" then
+  if req.form == "origin" then
     return refuse(req, agent, "misdirected", "this is a proxy, and Host is not one of its own addresses",
       "send the request through it as a proxy")
   end
@@ -1076,7 +1082,7 @@ function M:on_trial(spec)
   req:strip(opened.strips[third ~= false])
   local denied, mints = minted(self, opened, mint_question(self, req), req:view(), cred)
   if denied then return nil, denied, mints end
-  local done, failed, message = inject(self, req, nil, opened, cred, true)
+  local done, failed, message = inject(self, req, nil, opened, cred, nil, true)
   if not done then return nil, failed, message end
   return req, opened.tls
 end

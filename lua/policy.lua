@@ -660,10 +660,10 @@ function M.strip(pol, cred)
 end
 
 --- How much of this request's body the type wants to read before `apply`: { max } | false: nothing |
--- nil, "policy_failed", message.
-function M.body(pol, req, cred)
+-- nil, "policy_failed", message. `view`: the request as `apply` gets it.
+function M.body(pol, view, cred)
   if type(pol.body) ~= "function" then return pol.body or false end
-  local ok, given = sandbox.call(pol.name, pol.body, req:view(), cred)
+  local ok, given = sandbox.call(pol.name, pol.body, view, cred)
   if not ok then return nil, "policy_failed", given end
   if given == nil or given == false then return false end
   local check = setmetatable({ name = pol.name, code = pol.code }, Check)
@@ -675,10 +675,11 @@ end
 -- What a type may say is wrong when it cannot go on: the agent's own request, or want of room here.
 local apply_codes = { bad_request = true, injection_unavailable = true }
 
---- Lets the policy edit the request, from which the caller has stripped what it must not keep.
+--- Lets the policy edit the request, from which the caller has stripped what it must not keep. `view`: what `body` and
+-- `mint` had, if there was one.
 -- true | nil, "injection_failed" (the policy says it cannot: nil, why [, code]) | nil, "policy_failed" (it broke), message
-function M.apply(pol, req, cred)
-  local ok, result, why, code = sandbox.call(pol.name, pol.apply, req:view(), cred)
+function M.apply(pol, req, cred, view)
+  local ok, result, why, code = sandbox.call(pol.name, pol.apply, view or req:view(), cred)
   if not ok then return nil, "policy_failed", result end
   if result == nil and why == nil or result == true then return true end
   if not result and type(why) == "string" then return nil, apply_codes[code] and code or "injection_failed", why end
