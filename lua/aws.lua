@@ -5,6 +5,7 @@ local M = {}
 
 local BODY_MAX = 16 << 20      -- a body that has to be hashed before its head can go out
 local ACTION_MAX = 1 << 20     -- a body read for the action in it: IAM's and STS's have a few KiB
+local ID_MAX = 64              -- of an access key's name, as req:sigv4 has it
 local HOSTS_MAX = 256          -- hosts remembered; an agent may make up as many as it likes
 local HEADS_MAX = 64           -- and signatures without their last field: one a client, day, region and service
 local HEAD_LENGTH_MAX = 512    -- bytes of one that is remembered
@@ -87,7 +88,7 @@ local owned = {
 -- Names that Amazon gives to machines, balancers and sites of anybody's: no service answers there. What else there is
 -- in *.on.aws is somebody's own too.
 local function is_strange(label, suffix)
-  return label == "compute" or label:find("^compute%-%d+$") ~= nil or label == "elb" or label == "rds"
+  return label == "compute" or label:find("^compute%-%d+$") ~= nil or label == "elb"
     or label:find("^s3%-website") ~= nil or label:find("^vpce%-svc%-") ~= nil
     or suffix[1]:find("^%.on%.") ~= nil and not owned[label]
 end
@@ -198,8 +199,8 @@ local function read_host(host)
   local names = names_of(labels, n)
   if #names == 0 then return {} end
   local last = names[#names]
-  -- rds.eu-west-1 is the service, x.eu-west-1.rds somebody's database; elasticloadbalancing, not elb, the service
-  if is_strange(last, suffix) and not (region and #names == 1 and last == "rds") then return { strange = true } end
+  -- rds.eu-west-1 is the service, x.eu-west-1.rds somebody's database
+  if is_strange(last, suffix) or last == "rds" and not region then return { strange = true } end
   if not region then return alone(names, suffix) end
   return { service = service_of(names), region = region, owned = owned[last] }
 end
@@ -546,7 +547,7 @@ end
 --- For `validate`: true | nil, field, message.
 function M.check(cred)
   local id = cred.access_key_id
-  if not id:find("^[%w._~-]+$") or #id > 128 then
+  if not id:find("^[%w._~-]+$") or #id > ID_MAX then
     return nil, "access_key_id", "is letters and digits: AKIAIOSFODNN7EXAMPLE"
   end
   if id:find("^ASIA") and #id == 20 and not cred.session_token then

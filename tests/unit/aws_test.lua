@@ -135,7 +135,7 @@ return {
       end
       is((aws.scope(host, { region = "r", service = "s3" }, iam)), "r")
     end
-    is(scope_of "rds.us-east-1.amazonaws.com", "us-east-1 rds")
+    all { ["rds.us-east-1.amazonaws.com"] = "us-east-1 rds", ["rds.rds-fips.us-east-1.amazonaws.com"] = "us-east-1 rds" }
   end,
 
   ["behind which anybody's code may answer is signed for that service alone"] = function()
@@ -272,6 +272,8 @@ return {
     is(bad { access_key_id = "AKIAIOSFODNN7EXAMPLE" }, "good")
     is(bad { access_key_id = "minio", region = "auto", service = "s3" }, "good")
     is(bad { access_key_id = "AKIA/x" }, "access_key_id")
+    is(bad { access_key_id = ("A"):rep(64) }, "good")
+    is(bad { access_key_id = ("A"):rep(65) }, "access_key_id")
     is(bad { access_key_id = "ASIAIOSFODNN7EXAMPLE" }, "session_token")
     is(bad { access_key_id = "AKIAX", region = "us east" }, "region")
     is(bad { access_key_id = "AKIAX", service = "s3/x" }, "service")
