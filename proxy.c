@@ -6303,7 +6303,7 @@ json_members(struct slice text, struct json_member *m, size_t n)
 }
 
 /* Would a lax reader take this key for the name? Go's encoding/json ignores case, and folds two letters
- * from outside ASCII with it: the long s and the Kelvin sign. */
+ * from outside ASCII with it: the long s and the Kelvin sign. For who keeps C strings it ends at a NUL. */
 static bool
 json_spells_loosely(const struct json_token *t, struct slice name)
 {
@@ -6317,6 +6317,8 @@ json_spells_loosely(const struct json_token *t, struct slice name)
 			c[0] = 's', len = 1;
 		else if (len == 3 && memcmp(c, "\xe2\x84\xaa", 3) == 0)
 			c[0] = 'k', len = 1;
+		else if (len == 1 && c[0] == '\0')
+			break;
 		for (size_t k = 0; k < len; k++)
 			if (at + k >= name.n || ascii_lower(c[k]) != ascii_lower(name.p[at + k]))
 				return false;
@@ -21359,21 +21361,54 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 		return false;
 	end = n == 0 ? NULL : memchr(p, ';', n);
 	n = end != NULL ? (size_t)(end - p) : n;
+	*at += n + 1;
+	while (n != 0 && (*p == '+' || (n >= 3 && memcmp(p, "%20", 3) == 0))) {  /* they are no part of it for PHP */
+		n -= *p == '+' ? 1 : 3;
+		p += *p == '+' ? 1 : 3;
+	}
 	eq = n == 0 ? NULL : memchr(p, '=', n);
 	*name = pair_name((struct slice){p, eq != NULL ? (size_t)(eq - p) : n}, out, cap);
-	*at += n + 1;
 	return true;
+}
+
+/* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it: it ends at a NUL
+ * and at a "[", and "." and " " are "_". The later of two counts there, so the agent's own must not stand
+ * beside ours. */
+static bool
+pair_same(struct slice found, struct slice name)
+{
+	bool array = name.n != 0 && memchr(name.p, '[', name.n) != NULL;
+	size_t n = 0;
+
+	for (; n < found.n && found.p[n] != '\0' && (array || found.p[n] != '['); n++) {
+		char ch = found.p[n] == '.' || found.p[n] == ' ' ? '_' : found.p[n];
+
+		if (n == name.n || name_fold(ch) != name_fold(name.p[n] == '.' ? '_' : name.p[n]))
+			return false;
+	}
+	return n == name.n;
 }
 
 static bool
 l_pair_listed(lua_State *L, int list, struct slice pair)
 {
+	lua_Integer n = luaL_len(L, list);
 	struct slice name;
 	char text[256];
 
-	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);)
-		if (l_list_has(L, list, name))
-			return true;
+	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);) {
+		for (lua_Integer i = 1; i <= n; i++) {
+			struct slice listed;
+			bool same;
+
+			lua_geti(L, list, i);
+			listed.p = luaL_checklstring(L, -1, &listed.n);
+			same = pair_same(name, listed);
+			lua_pop(L, 1);
+			if (same)
+				return true;
+		}
+	}
 	return false;
 }
 
@@ -21403,7 +21438,7 @@ form_pair_is(struct slice pair, struct slice name)
 	size_t at = 0;
 
 	for (size_t i = 0; pair_next_name(pair, &at, text, sizeof text, &found); i++)
-		if (name_same(found, name))
+		if (pair_same(found, name))
 			return i == 0 && at > pair.n ? FORM_OURS : FORM_HIDDEN;
 	return FORM_OTHER;
 }

@@ -21,7 +21,7 @@ local function form(body, fields, target) return post("api.test", target or "/v1
 -- ---- where it goes
 goes("no body: the query", "GET /v1?q=1 HTTP/1.1\r\nHost: api.test\r\n\r\n", { line = "GET /v1?q=1&api_key=" .. KEY .. " HTTP/1.1" })
 goes("no query yet", "GET /v1 HTTP/1.1\r\nHost: api.test\r\n\r\n", { line = "GET /v1?api_key=" .. KEY .. " HTTP/1.1" })
-goes("what the agent sent in the query goes, in every spelling", "GET /v1?api_key=mine&q=1&%61pi_key=mine&API-KEY=mine&x=1;api_key=mine HTTP/1.1\r\nHost: api.test\r\n\r\n",
+goes("what the agent sent in the query goes, in every spelling", "GET /v1?api_key=mine&q=1&%61pi_key=mine&API-KEY=mine&x=1;api_key=mine&api.key=mine&+api%20key=mine&api_key[]=mine&api_key[a]=mine&api_key%00b=mine&" .. ("+"):rep(300) .. "api_key=mine HTTP/1.1\r\nHost: api.test\r\n\r\n",
   { line = "GET /v1?q=1&api_key=" .. KEY .. " HTTP/1.1", head_not = "mine" })
 goes("an empty body: the query", post("api.test", "/v1", JSON, ""), { line = "POST /v1?api_key=" .. KEY .. " HTTP/1.1", body = "" })
 goes("JSON: set at the front", json '{"q":"a", "n":1.50}', { line = "POST /v1 HTTP/1.1", body = '{"api_key":"' .. KEY .. '","q":"a", "n":1.50}',
@@ -37,6 +37,7 @@ goes("JSON: chunked comes, a length goes", "POST /v1 HTTP/1.1\r\nHost: api.test\
 goes("a GET with a body", "GET /v1 HTTP/1.1\r\nHost: api.test\r\n" .. JSON .. "Content-Length: 7\r\n\r\n{\"q\":1}", { line = "GET /v1 HTTP/1.1", body = '{"api_key":"' .. KEY .. '","q":1}' })
 goes("a form: at the end", form "q=a+b&x=%41", { body = "q=a+b&x=%41&api_key=" .. KEY })
 goes("a form: in place, once", form "a=1&api_key=mine&b=2&%61pi-key=mine", { body = "a=1&api_key=" .. KEY .. "&b=2" })
+goes("a form: in every spelling of PHP's", form "api_keys=1&api.key=mine&%20api+key=mine&api_key%5B%5D=mine&api_key%00b=mine&b=2", { body = "api_keys=1&api_key=" .. KEY .. "&b=2" })
 goes("the next request of the connection begins where it should", { json "{}", { answers = 1 }, "GET /v2 HTTP/1.1\r\nHost: api.test\r\n\r\n" }, { requests = 2 })
 cases[#cases].expect = { statuses = { 200, 200 }, upstream = { requests = 2, lines = { "POST /v1 HTTP/1.1", "GET /v2?api_key=" .. KEY .. " HTTP/1.1" } } }
 
@@ -53,6 +54,7 @@ goes("in=form makes a body where there is none", post("form.test", "/v1?token=mi
 refused("a duplicate key", json '{"api_key":"mine","q":1,"api_key":"mine"}')
 refused("a duplicate key, escaped", json '{"api_key":"mine","api\\u005fkey":"mine"}')
 refused("a key in other letters", json '{"API_KEY":"mine"}')
+refused("a key with a NUL behind it", json '{"api_key\\u0000b":"mine"}')
 refused("a list", json '[{"api_key":"mine"}]')
 refused("half JSON", json '{"q":1')
 refused("JSON with a tail", json '{"q":1}{"api_key":"mine"}')
