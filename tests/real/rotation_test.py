@@ -310,10 +310,13 @@ def test_rotation_killed(t):
         return subprocess.Popen([s.binary, "credential", "test", "acc", "https://api.test/"], env=s.env, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     s.cli("set", "connect-to", "api.test:443:127.0.0.1:1")
-    later()
-    began = time.monotonic()
-    use().communicate()
-    whole = time.monotonic() - began
+    lives = []                           # the shortest of three: one that a busy machine held up would let most kills come too late
+    for _ in range(3):
+        later()
+        began = time.monotonic()
+        use().communicate()
+        lives.append(time.monotonic() - began)
+    whole = min(lives)
     lost = killed = unspent = stored = 0
     for i in range(rounds):
         later()
@@ -326,7 +329,7 @@ def test_rotation_killed(t):
             spent.wait(5)
             time.sleep(random.uniform(0, 0.004))
         else:
-            time.sleep(random.uniform(0, whole * 1.1))
+            time.sleep(random.uniform(0, whole))
         p.kill()
         p.communicate()
         killed += p.returncode == -9
