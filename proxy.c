@@ -13421,6 +13421,20 @@ ident_same_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 	    memcmp(own, n, len) == 0;
 }
 
+/* A key whose parts do not belong together signs wrongly, and a server that sees one wrong signature has its
+ * primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
+static bool
+ident_signs_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
+{
+	unsigned char sig[BR_X509_BUFSIZE_KEY], hash[32] = {0}, back[sizeof hash];
+	size_t n = (sk->n_bitlen + 7) / 8;
+
+	return n <= sizeof sig &&
+	    br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, sizeof hash, sk, sig) == 1 &&
+	    br_rsa_pkcs1_vrfy_get_default()(sig, n, BR_HASH_OID_SHA256, sizeof hash, pk, back) == 1 &&
+	    memcmp(back, hash, sizeof hash) == 0;
+}
+
 static bool
 ident_same_ec(const br_ec_private_key *sk, const br_ec_public_key *pk)
 {
@@ -13446,9 +13460,9 @@ ident_match(const br_skey_decoder_context *key, const br_x509_certificate *cert)
 		return "unsupported";
 	if (pk->key_type != br_skey_decoder_key_type(key))
 		return "mismatch";
-	same = pk->key_type == BR_KEYTYPE_RSA ?
-	    ident_same_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa) :
-	    ident_same_ec(br_skey_decoder_get_ec(key), &pk->key.ec);
+	if (pk->key_type == BR_KEYTYPE_RSA && ident_same_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa))
+		return ident_signs_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa) ? NULL : "malformed";
+	same = pk->key_type == BR_KEYTYPE_EC && ident_same_ec(br_skey_decoder_get_ec(key), &pk->key.ec);
 	return same ? NULL : "mismatch";
 }
 

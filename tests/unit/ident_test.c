@@ -11,6 +11,9 @@ static const char script[] =
     "cat >ext <<E\nbasicConstraints=critical,CA:TRUE\nE\n"
     "openssl genrsa -out rsa.key 2048 && openssl genrsa -out rsa2.key 2048\n"
     "openssl rsa -in rsa.key -traditional -out rsa.pkcs1\n"
+    "openssl rsa -in rsa.key -traditional -outform DER -out bad.der\n"
+    "printf 'damaged!' | dd of=bad.der bs=1 seek=$(($(wc -c <bad.der) - 220)) conv=notrunc\n"
+    "{ echo '-----BEGIN RSA PRIVATE KEY-----'; openssl base64 -in bad.der; echo '-----END RSA PRIVATE KEY-----'; } >rsa.bad\n"
     "openssl rsa -in rsa.key -aes128 -passout pass:x -traditional -out rsa.old\n"
     "openssl pkcs8 -topk8 -in rsa.key -passout pass:x -out rsa.locked\n"
     "for c in prime256v1:p256 secp384r1:p384 secp521r1:p521 prime256v1:other secp256k1:k256; do\n"
@@ -98,6 +101,7 @@ static const struct {
 	{"a key on another curve",                  "p256.pem", "p384.key", "", "client_key", "mismatch"},
 	{"an EC key for an RSA certificate",        "rsa.pem", "p256.key", "", "client_key", "mismatch"},
 	{"an RSA key for an EC certificate",        "p256.pem", "rsa.key", "", "client_key", "mismatch"},
+	{"an RSA key with a damaged part",          "rsa.pem", "rsa.bad", "", "client_key", "malformed"},
 	{"a passphrase, PKCS#8",                    "rsa.pem", "rsa.locked", "", "client_key", "encrypted"},
 	{"a passphrase, OpenSSL's old form",        "rsa.pem", "rsa.old", "", "client_key", "encrypted"},
 	{"Ed25519",                                 "ed.pem", "ed.key", "", "client_key", "unsupported"},
