@@ -21391,9 +21391,14 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 static bool
 pair_same(struct slice found, struct slice name)
 {
-	bool array = name.n != 0 && memchr(name.p, '[', name.n) != NULL;
+	bool array;
 	size_t n = 0;
 
+	while (name.n != 0 && name.p[0] == ' ')         /* as pair_next_name left them out of the other */
+		name = (struct slice){name.p + 1, name.n - 1};
+	if (name_same(found, name))
+		return true;
+	array = name.n != 0 && memchr(name.p, '[', name.n) != NULL;
 	for (; n < found.n && found.p[n] != '\0' && (array || found.p[n] != '['); n++) {
 		char ch = found.p[n] == '.' || found.p[n] == ' ' ? '_' : found.p[n];
 
