@@ -7453,6 +7453,7 @@ sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part,
 #define SIGV4_DATE_MAX 17       /* 20130524T000000Z */
 #define SIGV4_STRING_MAX (32 + SIGV4_DATE_MAX + SIGV4_SCOPE_MAX + 64)
 #define SIGV4_KEY 32
+#define SIGV4_AUTHORIZATION_MAX (SIGV4_SIGNATURE_MAX + 1024) /* with the key's id, the scope and four names */
 #define SIGV4_SIGNATURE_MAX 144 /* hex of SigV4a's longest ECDSA-Sig-Value (RFC 3279 2.2.3): 72 bytes */
 #define SIGV4_KEYS 32           /* derived keys kept: the (credential, region, service) of a busy hour */
 
@@ -19822,6 +19823,31 @@ sigv4_hash(struct slice body, char out[64])
 	hex_encode(out, digest, sizeof digest);
 }
 
+/* Its text as a secret on the stack. The buf is freed before anything may raise. */
+static void
+l_sigv4_push_secret(lua_State *L, struct buf *b)
+{
+	char text[SIGV4_AUTHORIZATION_MAX];
+	size_t n = b->n;
+
+	memcpy(text, b->p, n);
+	buf_free(b);
+	memcpy(l_alloc_secret(L, n), text, n);
+	wipe(text, sizeof text);
+}
+
+/* The value on the top becomes { name, value } in place i of the list below it. */
+static void
+l_sigv4_pair(lua_State *L, const char *name, lua_Integer i)
+{
+	lua_createtable(L, 2, 0);
+	lua_insert(L, -2);
+	lua_rawseti(L, -2, 2);
+	lua_pushstring(L, name);
+	lua_rawseti(L, -2, 1);
+	lua_rawseti(L, -2, i);
+}
+
 /* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } -> list of
  * { name, value }: the headers of a request of our own, to which it adds no others. */
 static int
@@ -19854,39 +19880,20 @@ l_sign_sigv4(lua_State *L)
 	    sigv4_authorization(&o, buf_slice(&names), signature, &authorization);
 	wipe(key, sizeof key);
 	buf_free(&names);
-	if (!ok || authorization.n > sizeof signature + 1024) {
+	if (!ok || authorization.n > SIGV4_AUTHORIZATION_MAX) {
 		buf_free(&authorization);
 		return luaL_error(L, "sigv4: out of memory");
 	}
-	{
-		char text[sizeof signature + 1024];
-		size_t n = authorization.n;
-
-		memcpy(text, authorization.p, n);
-		buf_free(&authorization);       /* before anything below may raise */
-		lua_createtable(L, 3, 0);
-		lua_createtable(L, 2, 0);
-		lua_pushliteral(L, "authorization");
-		lua_rawseti(L, -2, 1);
-		memcpy(l_alloc_secret(L, n), text, n);
-		wipe(text, sizeof text);
-	}
-	lua_rawseti(L, -2, 2);
-	lua_rawseti(L, -2, 1);
-	lua_createtable(L, 2, 0);
-	lua_pushliteral(L, "x-amz-date");
-	lua_rawseti(L, -2, 1);
+	l_sigv4_push_secret(L, &authorization);
+	lua_createtable(L, 3, 0);
+	lua_insert(L, -2);
+	l_sigv4_pair(L, "authorization", 1);
 	lua_pushstring(L, o.scope.datetime);
-	lua_rawseti(L, -2, 2);
-	lua_rawseti(L, -2, 2);
-	if (o.token.n == 0)
-		return 1;
-	lua_createtable(L, 2, 0);
-	lua_pushliteral(L, "x-amz-security-token");
-	lua_rawseti(L, -2, 1);
-	lua_getfield(L, 1, "token");
-	lua_rawseti(L, -2, 2);
-	lua_rawseti(L, -2, 3);
+	l_sigv4_pair(L, "x-amz-date", 2);
+	if (o.token.n != 0) {
+		lua_getfield(L, 1, "token");
+		l_sigv4_pair(L, "x-amz-security-token", 3);
+	}
 	return 1;
 }
 
