@@ -1,6 +1,7 @@
 """AWS's own clients with placeholder keys through the proxy, to a server that verifies every signature (s3.py)."""
 import base64
 import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -425,6 +426,65 @@ def test_signed_refused(t):
         answer = signed_put(a, "x", data[:1000], 1 << 16, spoil=spoil)
         assert answer.startswith("HTTP/1.1 400") and "x-sallyport-error: bad_request" in answer.lower(), answer
     assert not a.server.objects
+
+
+def four_a_key(access, secret):
+    """SigV4a's key pair, from AWS's description: NIST SP 800-108 in counter mode over the two halves of the key."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    for counter in range(1, 255):
+        data = b"\0\0\0\1AWS4-ECDSA-P256-SHA256\0" + access.encode() + bytes([counter]) + b"\0\0\1\0"
+        number = int.from_bytes(hmac.new(b"AWS4A" + secret.encode(), data, "sha256").digest(), "big")
+        if number <= order - 2:
+            return ec.derive_private_key(number + 1, ec.SECP256R1())
+
+
+def four_a_verify(key, q, query=""):
+    """Does the request that arrived carry a signature of that key over what it says is signed?"""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    algorithm, rest = q.get("authorization").split(" ", 1)
+    part = dict(p.strip().split("=", 1) for p in rest.split(","))
+    scope = part["Credential"].split("/", 1)[1]
+    names = part["SignedHeaders"].split(";")
+    assert algorithm == "AWS4-ECDSA-P256-SHA256" and names == sorted(names) and {"host", "x-amz-date", "x-amz-region-set"} <= set(names)
+    canonical = "\n".join(["GET", q.target.partition("?")[0], query, *[f"{n}:{q.get(n).strip()}" for n in names], "",
+                           ";".join(names), q.get("x-amz-content-sha256")])
+    text = "\n".join([algorithm, q.get("x-amz-date"), scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key.public_key().verify(bytes.fromhex(part["Signature"]), text.encode(), ec.ECDSA(hashes.SHA256()))
+    return scope
+
+
+def test_four_a(t):
+    """a SigV4a signature is replaced by one that verifies with the real key's public half, and with no other's"""
+    try:
+        from cryptography.exceptions import InvalidSignature
+    except ImportError:
+        t.skip("Python has no cryptography")
+    s, up = t.proxy(serve=False)
+    hosts = ["b.s3.us-east-1.amazonaws.com", "a.mrap.accesspoint.s3-global.amazonaws.com"]
+    up.context.load_cert_chain(certs_module.leaf(sallyport.certs(), s.dir, hosts))
+    s.credential({"name": "a", "type": "aws_sigv4", "host": ["*.amazonaws.com"], "secrets": {"secret_access_key": SECRET},
+                  "fields": {"access_key_id": ACCESS}})
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem",
+            *[w for h in hosts for w in ("--connect-to", f"{h}:443:127.0.0.1:{up.port}")])
+    theirs = ("AWS4-ECDSA-P256-SHA256 Credential=AKIAPLACEHOLDER00000/20260101/s3/aws4_request, "
+              "SignedHeaders=host;x-amz-date;x-amz-region-set, Signature=3045022100aa")
+    empty = hashlib.sha256(b"").hexdigest()
+    hmac_one = theirs.replace("ECDSA-P256", "HMAC").replace("20260101/s3", "20260101/us-east-1/s3")
+    for host, target, query, sent in [(hosts[0], "/bucket/a%20b", "", theirs), (hosts[0], "/k?b=2&a=1", "a=1&b=2", theirs),
+                                      (hosts[1], "/k", "", hmac_one), (hosts[1], "/k", "", None)]:
+        headers = {"X-Amz-Content-Sha256": empty, **({"Authorization": sent, "X-Amz-Region-Set": "*"} if sent else {})}
+        r = s.request(target=target, host=host, headers=headers)
+        assert r.status == 200, (r.status, r.body)
+        q = up.requests[-1]
+        assert "AKIAPLACEHOLDER" not in str(q.fields) and f"Credential={ACCESS}/" in q.get("authorization"), q.fields
+        assert four_a_verify(four_a_key(ACCESS, SECRET), q, query).endswith("/s3/aws4_request")
+        try:
+            four_a_verify(four_a_key(ACCESS, "another"), q, query)
+            raise AssertionError("verified with another key")
+        except InvalidSignature:
+            pass
 
 
 def test_restic(t):

@@ -75,8 +75,12 @@ return {
       header = { ["x-amz-content-sha256"] = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" } } }),
     put("a body with one streams", "x-amz-content-sha256: " .. EMPTY .. "\r\n", "hello",
       { status = 200, upstream = { body = "hello", header = { ["x-amz-content-sha256"] = EMPTY } } }),
-    put("chunk modes that are not signed again are refused by name", "x-amz-content-sha256: STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD\r\n",
+    put("chunks signed with ECDSA are refused by name", "x-amz-content-sha256: STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD\r\n",
       "x", { status = 502, error = "injection_failed", upstream = "nothing", body_has = "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD" }),
+    put("so are those with a trailer", "x-amz-content-sha256: STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD-TRAILER\r\n", "x",
+      { status = 502, error = "injection_failed", upstream = "nothing", body_has = "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD-TRAILER" }),
+    put("and signed events", "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-EVENTS\r\n", "x",
+      { status = 502, error = "injection_failed", upstream = "nothing", body_has = "STREAMING-AWS4-HMAC-SHA256-EVENTS" }),
     { name = "explain says why a presigned URL is passed over", host = HOST, send = "GET / HTTP/1.1\r\nHost: " .. HOST .. "\r\n\r\n", expect = { status = 200, cli = { ["explain GET https://" .. HOST .. presigned "AKIAX"] = "somebody else's" } } },
   },
 }
