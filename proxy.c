@@ -7071,7 +7071,7 @@ subst_ws_begin(struct subst_ws *w)
 		if (op != 0)
 			ok = subst_ws_release(w);       /* a new message; an unfinished one is the server's to judge */
 		w->hold = plain && (op == 1 || (op == 0 && w->text));
-		if (w->hold && w->left + w->head_n > SUBST_WS_MAX - w->held.n)
+		if (w->hold && (w->left > SUBST_WS_MAX || w->left + w->head_n > SUBST_WS_MAX - w->held.n))
 			w->hold = false;
 		if (w->text && !w->hold)
 			ok = ok && subst_ws_release(w);
