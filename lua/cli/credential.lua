@@ -484,7 +484,7 @@ end
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder",
   ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca",
-  mint = "mint" }
+  mint = "mint", preset = "preset" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
 local function clear(plain, kept, names, specs)
@@ -500,7 +500,7 @@ local function clear(plain, kept, names, specs)
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
-        "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, "
+        "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, preset, "
           .. "client_cert, ca, mint, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
@@ -526,6 +526,7 @@ local function set(args, opt, ctx)
     plain = db.plain(record)
     local kept = fields.kept(record)
     clear(plain, kept, opt.clear, specs)
+    if opt.preset then presets.attach(plain, opt.preset) end
     read_scope(plain, opt, ctx)
     if opt.host then check_shared(pol, plain.hosts) end
     typed = typed or fields.read(ctx, specs, given)
@@ -677,8 +678,10 @@ example:
 ]], run = show },
   { words = "credential set", args = "NAME [options] [FIELD=VALUE …]", min = 1, fields = true, means = field_means,
     summary = "change its scope or fields",
-    options = with(scope_options, { { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, mint, "
+    options = with(scope_options, {
+      { name = "preset", arg = "API", help = "a well-known API's guards: what is stripped and refused; the scope stays" },
+      { name = "clear", arg = "WHAT", many = true,
+      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, mint, preset, "
         .. "a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list.

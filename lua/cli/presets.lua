@@ -155,6 +155,16 @@ local function one(ctx, p)
   ctx.out(report.columns(nil, rows))
 end
 
+--- Puts an existing credential under a preset: what it strips, refuses (mint) and tests with. Its scope stays its own.
+function M.attach(plain, name)
+  local p = need(name)
+  if p.type ~= plain.type then
+    report.usage(("the preset %s is of type %s, and '%s' is of type %s"):format(p.name, p.type, plain.name, plain.type),
+      "a credential of that type can be added beside it")
+  end
+  plain.preset = p.name
+end
+
 function M.run(args, _, ctx)
   require("store").open(ctx.home, {})   -- where there is none yet, the binary's own list is the list
   if args[1] then

@@ -447,3 +447,22 @@ def test_env_beside_rotate(t):
         s.cli("agent", "rotate", "a")
         listed = json.loads(s.cli("agent", "list", "--json").stdout)[0]
         assert len(listed["tokens"]) == 1, listed
+
+
+def test_preset_for_what_is_there(t):
+    """credential set --preset: its guards come, the scope stays; --clear preset takes them away; another type's is refused"""
+    s = t.bare()
+    s.init()
+    s.cli("credential", "add", "own", "--type", "bearer", "--host", "api.github.com", "--path", "/app", "token=-", stdin="canary-preset-2\n")
+
+    def mints():
+        r = s.cli("explain", "POST", "https://api.github.com/app/installations/7/access_tokens", "--json")
+        return json.loads(r.stdout).get("code")
+    assert mints() is None
+    s.cli("credential", "set", "own", "--preset", "github")
+    shown = json.loads(s.cli("credential", "show", "own", "--json").stdout)
+    assert mints() == "mint_denied" and shown["hosts"] == ["api.github.com"] and shown["paths"] == ["/app"], shown
+    s.cli("credential", "set", "own", "--clear", "preset")
+    assert mints() is None
+    r = s.cli("credential", "set", "own", "--preset", "aws", check=False)
+    assert r.returncode == 2 and "aws_sigv4" in r.stderr, r.stderr
