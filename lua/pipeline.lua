@@ -298,6 +298,7 @@ local body_codes = {
   too_large = "body_too_large", no_memory = "injection_unavailable", malformed = "bad_request", eof = "bad_request",
   timeout = "bad_request",
 }
+local body_messages = { no_memory = "the proxy has no room for another request body right now" }
 
 -- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
 -- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
@@ -494,7 +495,9 @@ local function attach(self, req, agent, opened, routed, deadline)
   if question and mint_reads(opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
   if max then
     local ok, why = req:read_body(max, self.time.now() + BODY_WAIT)
-    if not ok then return nil, body_codes[why] or "bad_request" end
+    if not ok then
+      return nil, body_codes[why] or "bad_request", body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil
+    end
     local form = opened.strips[routed].form
     if form then req:strip { form = form } end  -- only now is there a form to take it from
     waited = true

@@ -434,7 +434,9 @@ local cases = {
     is(s.code "POST https://api.test/", "forward")
     is(s.code("POST https://api.test/", { body = { nil, "too_large" } }), "body_too_large")
     is(s.code("POST https://api.test/", { body = { nil, "eof" } }), "bad_request")
-    is(s.code("POST https://api.test/", { body = { nil, "no_memory" } }), "injection_unavailable")
+    local full = s.request("POST https://api.test/", { body = { nil, "no_memory" } })
+    is(full.code, "injection_unavailable")
+    assert(full.message:find("no room", 1, true) and full.options.retry_after == 1, full.message)
   end,
 
   -- ---- variables
