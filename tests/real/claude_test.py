@@ -401,7 +401,7 @@ def test_refused_import(t):
                           (lambda: w.source.write_text("{}"), "claudeAiOauth"),
                           (lambda: w.source.write_text('{"claudeAiOauth":{"accessToken":"canary"}}'), "refreshToken"),
                           (lambda: w.source.write_text("canary not JSON"), "claudeAiOauth"),
-                          (lambda: w.source.unlink(), "cannot be read")):
+                          (lambda: w.source.unlink(), "no such file")):
         change()
         r = w.take(check=False)
         assert r.returncode == 1 and words in r.stderr, r.stderr
