@@ -475,7 +475,7 @@ local function attach(self, req, agent, opened, routed, deadline)
         connect and ("the operator can mend it: sallyport connect %s"):format(opened.name) or nil,
         { retry_after = info.retry_after }
     end
-    waited = true  -- perhaps: no clock tells
+    waited = true  -- or not: a wait of less than a millisecond shows on no clock
   end
   -- One view for all of the type's functions: what it was asked for is not made again.
   local view, max = (pol.body or opened.guards) and req:view() or nil, nil

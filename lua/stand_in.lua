@@ -3,8 +3,9 @@
 --
 -- `credential sandbox-file NAME --agent A` makes the file. Each of its parts is derived for this agent and credential
 -- and worth nothing anywhere else; of a private key the public half is kept, in state "k/NAME/AGENT" { n = modulus }.
--- A POST to the credential's token endpoint that presents one of them is answered here, in the server's place: with a
--- placeholder for a token. Requests that then carry it get the real one, as every request for the credential's hosts.
+-- A POST to the credential's token endpoint that presents one of them, or the placeholder that `env` gave the agent, is
+-- answered here, in the server's place: with a placeholder for a token. Requests that then carry it get the real one,
+-- as every request for the credential's hosts.
 --
 -- A type may say how it looks there; without `stand_in` a type that has `refresh` is an OAuth client at its token_url:
 --   stand_in = {

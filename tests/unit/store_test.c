@@ -834,7 +834,7 @@ kill_9_of_a_writer_leaves_old_or_new_whole(void)
 		plain[r.plain.n] = '\0';
 		store_read_reset();
 		moved += strcmp(plain, last) != 0;
-		strcpy(last, plain);
+		memcpy(last, plain, strlen(plain) + 1);   /* both have the same room */
 		if (strcmp(plain, "{}") != 0)
 			torn += !plain_is(DB_STATE, "b", plain) ||
 			    !plain_is(DB_CREDENTIAL, "c", plain) ||
