@@ -17493,12 +17493,13 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
  * runner, which ends with its program. It ends itself when the last worker's end of the socket closes.
  * The process that started it keeps both ends: should the helper die, the master, which holds no keys,
  * forks the next one on the same socket, and workers need not know. What the dead one had taken fails
- * at once, since its descriptors close; what it had not waits for the next, at most to its deadline. */
+ * at once, since its runners end with it; what it had not waits for the next, at most to its deadline. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
 #define HELPER_TEXT_MAX 16384   /* program and arguments */
 #define HELPER_ARGS_MAX 64
 #define HELPER_RUNNERS_MAX 16   /* at once; a token is kept for its ttl, so few are ever wanted */
 #define HELPER_MS_MAX 10000     /* a refresh has no more */
+#define HELPER_CLEAR_MS 1000    /* to end what a program left behind; it takes two of them */
 #define HELPER_YOUNG_MS 5000    /* dead before that: the next one has to wait, */
 #define HELPER_WAIT_MIN 500     /* this long, doubled each time, */
 #define HELPER_WAIT_MAX 60000   /* up to this */
@@ -17560,13 +17561,13 @@ helper_open(int dir, const char *name, enum helper_code *code)
 __attribute__((noreturn)) static void
 helper_exec(int program, int out, char **argv)
 {
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ, SIGCHLD};
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ, SIGCHLD, SIGUSR1};
 	char *const nothing[] = {NULL};
 	int null = open("/dev/null", O_RDWR), at = fcntl(program, F_DUPFD, 16), to = fcntl(out, F_DUPFD, 16);
 	sigset_t none;
 
 	setsid();               /* a group of its own, to be killed whole */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);       /* its runner's death ends it, too */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);       /* should its runner be killed */
 	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
 		signal(signals[i], SIG_DFL);
 	sigemptyset(&none);
@@ -17591,21 +17592,73 @@ helper_watch(pid_t pid, int in, int64_t until, char *out, size_t *n, int *status
 	while (got > 0) {
 		int64_t left = until - clock_read(CLOCK_MONOTONIC);
 
-		if (left <= 0 || poll(&p, 1, (int)left) == 0)
-			return HELPER_TIMEOUT;
+		if (left <= 0 || poll(&p, 1, (int)left) <= 0)
+			return HELPER_TIMEOUT;  /* or the helper has died, which is a signal to us */
 		got = read(in, out + *n, HELPER_OUTPUT_MAX + 1 - *n);
 		*n += got > 0 ? (size_t)got : 0;
 		if (*n > HELPER_OUTPUT_MAX)
 			return HELPER_LARGE;
 	}
 	/* Not reaped yet, so that its number is still its group's when that is killed. */
-	while (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0) {
-		if (clock_read(CLOCK_MONOTONIC) >= until)
+	while (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0)
+		if (clock_read(CLOCK_MONOTONIC) >= until || nanosleep(&pause, NULL) != 0)
 			return HELPER_TIMEOUT;
-		nanosleep(&pause, NULL);
-	}
 	*status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
 	return *status == 0 ? HELPER_DONE : HELPER_EXIT;
+}
+
+/* The runner's children. /proc has numbers, and the kernel says which of them are ours: its own list of children is
+ * an option that small systems leave out. */
+static void
+helper_kill_children(void)
+{
+	DIR *proc = opendir("/proc");
+	const struct dirent *e;
+	siginfo_t info;
+
+	while (proc != NULL && (e = readdir(proc)) != NULL) {
+		pid_t pid = atoi(e->d_name);
+
+		if (pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0)
+			kill(pid, SIGKILL);
+	}
+	if (proc != NULL)
+		closedir(proc);
+}
+
+/* Whoever a program started is killed, even out of its group: the orphans of each round are ours in the next,
+ * for the runner is their subreaper. */
+static void
+helper_clear(void)
+{
+	const struct timespec pause = {0, 1000000};
+	int64_t until = clock_read(CLOCK_MONOTONIC) + HELPER_CLEAR_MS;
+	pid_t ended;
+
+	while ((ended = waitpid(-1, NULL, WNOHANG)) >= 0 && clock_read(CLOCK_MONOTONIC) < until)
+		if (ended == 0) {
+			helper_kill_children();
+			nanosleep(&pause, NULL);
+		}
+}
+
+static void
+helper_alone(int signal_number)
+{
+	(void)signal_number;    /* it interrupts helper_watch, which is all it is for */
+}
+
+/* The helper's death ends the run, by a signal that nobody else sends: to be killed would leave orphans. */
+static void
+helper_follow(pid_t helper_pid)
+{
+	const struct sigaction a = {.sa_handler = helper_alone};
+
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	sigaction(SIGUSR1, &a, NULL);
+	prctl(PR_SET_PDEATHSIG, SIGUSR1);
+	if (getppid() != helper_pid)
+		_exit(0);               /* it died before we asked to be told */
 }
 
 /* One program from start to end, in a process of its own. */
@@ -17632,9 +17685,9 @@ helper_run(int dir, struct helper_ask *ask, int reply)
 				helper_exec(program, pipes[1], argv);
 			close(pipes[1]);
 			code = helper_watch(pid, pipes[0], until, out, &n, &status);
-			kill(-pid, SIGKILL);    /* and what it left behind */
+			kill(-pid, SIGKILL);
 			kill(pid, SIGKILL);     /* it may not have come to be a group */
-			waitpid(pid, NULL, 0);
+			helper_clear();         /* and whoever left it */
 		}
 	}
 	answer = (struct helper_answer){(uint8_t)code, (uint8_t)status};
@@ -17692,7 +17745,7 @@ static void
 helper_take(int dir, struct helper_ask *ask, ssize_t n, int reply, int *running)
 {
 	static const struct helper_answer busy = {HELPER_BUSY, 0};
-	pid_t pid;
+	pid_t self = getpid(), pid;
 
 	if (!helper_ask_ok(ask, (size_t)n) || *running == HELPER_RUNNERS_MAX) {
 		(void)!send(reply, &busy, sizeof busy, MSG_NOSIGNAL);
@@ -17701,7 +17754,7 @@ helper_take(int dir, struct helper_ask *ask, ssize_t n, int reply, int *running)
 	if (helper_ask_stale(reply))
 		return;
 	if ((pid = fork()) == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		helper_follow(self);
 		helper_run(dir, ask, reply);
 	}
 	*running += pid > 0;

@@ -9,7 +9,8 @@
 -- The program runs without a shell, with an empty environment, in /, as the user of the proxy; it inherits no open file
 -- and nothing of the store. It and the folder belong to root or that user and are writable by nobody else; links are not
 -- followed. It prints at most 64 KiB and exits with 0; what it writes to standard error is thrown away. It runs once for
--- all who wait, and again after half of a ttl under ten minutes, or when an upstream answers 401.
+-- all who wait, and again after half of a ttl under ten minutes, or when an upstream answers 401. Whatever it started
+-- and left running (an agent, a cache) is killed when it ends.
 local function words(text)
   local quoted = lpeg.P'"' * lpeg.C((1 - lpeg.P'"')^0) * lpeg.P'"' + lpeg.P"'" * lpeg.C((1 - lpeg.P"'")^0) * lpeg.P"'"
   local plain = lpeg.C((1 - lpeg.S" \"'")^1)

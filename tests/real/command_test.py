@@ -101,6 +101,25 @@ def test_timeout(t):
     wait(lambda: not sleeping("55.5"), 5, "its end")
 
 
+def test_no_descendant_lives_on(t):
+    """who left the program's session is ended too, however the run ends: by its end, its timeout, its helper's death"""
+    started = "setsid sleep 55.6 >/dev/null & setsid sh -c 'setsid sleep 55.7 & sleep 55.7' >/dev/null & sleep 55.6 >/dev/null &\n"
+    seen = "until grep -qs 55.6 /proc/[0-9]*/cmdline && grep -qs 55.7 /proc/[0-9]*/cmdline; do sleep 0.05; done\n"
+    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "echo '{\"X\": \"a\"}'\n"}, "program=p")
+    assert s.request().status == 200
+    assert not sleeping("55.6") and not sleeping("55.7")        # before the answer, so there is nothing to wait for
+    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + "exec sleep 55.8\n"}, "program=p", "timeout=2")
+    refused(s, up, "in time")
+    assert not any(map(sleeping, ("55.6", "55.7", "55.8")))
+    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "exec sleep 55.8\n"}, "program=p")
+    w = s.tunnel()
+    w.send(b"GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
+    wait(lambda: sleeping("55.8"), 8, "the program")
+    os.kill(helper_of(s), 9)
+    assert w.recv(10).startswith(b"HTTP/1.1 502")
+    wait(lambda: not any(map(sleeping, ("55.6", "55.7", "55.8"))), 5, "their end")
+
+
 def sleeping(word):
     for p in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
