@@ -579,16 +579,8 @@ function M.tls_for(opened, host)
   return opened.net_tls
 end
 
---- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
--- the index compares `version` with the item's: a new secret must not go where only the old record sent it.
-function M:open(name)
-  local opened = self.opened:get(name)
-  if opened then return opened end
-  local rec, err = self.store.get("credential", name)
-  if not rec then
-    if err == "absent" then return nil, "injection_failed", "it was removed" end
-    return nil, "injection_failed", err == "locked" and "the store's key is missing" or "its record is damaged"
-  end
+--- A record, of the store or about to be, as a credential ready to be applied. nil, code, why
+function M:opened_of(name, rec)
   local pol, why = self.policy.load(rec.type)
   if not pol then return nil, "policy_failed", why end
   local preset
@@ -604,7 +596,7 @@ function M:open(name)
     local header = field:match("^h/(.+)$")
     if header then extra[#extra + 1] = { header, value } end
   end
-  opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
+  local opened = { name = name, version = rec.version, rec = rec, pol = pol, extra = extra, addresses = rec.addresses }
   local usable
   usable, why = identities(self, opened, rec)
   if not usable then return nil, "injection_failed", why end
@@ -619,6 +611,21 @@ function M:open(name)
   local code
   opened.strips, code, why = strips_of(self, pol, opened.view, extra, opened.carriers)
   if not opened.strips then return nil, code, why end
+  return opened
+end
+
+--- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by
+-- the index compares `version` with the item's: a new secret must not go where only the old record sent it.
+function M:open(name)
+  local opened, code, why = self.opened:get(name), nil, nil
+  if opened then return opened end
+  local rec, err = self.store.get("credential", name)
+  if not rec then
+    if err == "absent" then return nil, "injection_failed", "it was removed" end
+    return nil, "injection_failed", err == "locked" and "the store's key is missing" or "its record is damaged"
+  end
+  opened, code, why = self:opened_of(name, rec)
+  if not opened then return nil, code, why end
   return self.opened:put(name, opened)
 end
 

@@ -34,7 +34,9 @@ M.say = {
   changed = "the credential's client or token address changed meanwhile",
   absent = "the credential was removed meanwhile",
   newer_grant = "it was connected anew meanwhile, and that grant stays",
-  no_refresh_token = "there is no refresh token",
+  full = "there is no room on the disk",
+  store = "the store could not be written",
+  held = "another process renews it, or ends it, just now",
 }
 
 --- What commands need to ask a server, on the store that is open.
@@ -214,9 +216,9 @@ function M.code_grant(asked, code)
   }
 end
 
---- Trades a grant for tokens, the type's own way: answer, sent_at | nil, code, detail.
-function M.exchange(env, opened, grant)
-  local view = env.policy.record_view(opened.pol, opened.rec, nil)
+--- Trades a grant, or a refresh token (state), for tokens, the type's own way: answer, sent_at | nil, code, detail.
+function M.exchange(env, opened, grant, state)
+  local view = env.policy.record_view(opened.pol, opened.rec, state)
   view.grant = grant
   local sent_at, deadline = env.time.wall(), env.time.now() + EXCHANGE_MAX
   local answer, code, detail = env.policy.refresh(opened.pol, view, env.tokens.net_for(opened, deadline), deadline)
@@ -340,6 +342,44 @@ function M.adopt(env, name, ops, secrets)
   kept, code = give_up(env, name, env.time.now() + ADOPT_MAX)
   if kept then return true end
   return nil, info and info.error or why or code, info and info.message or sentence
+end
+
+-- A pasted refresh token for what the server gives: answer, sent_at | nil, code, detail. Under the lease: nobody spends
+-- one of this credential meanwhile, and a command that died leaves the token alone while its answer may still come.
+local function exercise(env, opened, refresh_token)
+  local name = opened.name
+  local held, code = env.tokens:hold(name, env.time.now() + HOLD_MAX)
+  if not held and code ~= "absent" and code ~= "damaged" then return nil, code end
+  if not env.tokens:may_send(name) then return nil, "held" end
+  local answer, second, detail = M.exchange(env, opened, nil, { refresh_token = refresh_token })
+  if not answer then return nil, second, detail end
+  -- One that is not rotated stays in force (RFC 6749 6).
+  answer.secrets.refresh_token = answer.secrets.refresh_token or refresh_token
+  return answer, second
+end
+
+--- Puts tokens from elsewhere in the place of a grant: true | nil, code, detail. A refresh token is exercised first;
+-- whatever fails leaves record and grant as they were, and "unstored" says that it was spent for nothing.
+-- build() -> the operation that puts the credential's record; again where somebody else wrote first.
+function M.replace(env, name, build, secrets)
+  local op = build()
+  local rec = { secrets = op.secrets, version = op.version }
+  for k, v in pairs(op.plain) do rec[k] = v end
+  local opened, code, detail = env.config:opened_of(name, rec)
+  if not opened then return nil, code, detail end
+  local answer, sent_at = { secrets = { access_token = secrets.access_token }, expires_at = math.huge }, env.time.wall()
+  if secrets.refresh_token then
+    answer, sent_at, detail = exercise(env, opened, secrets.refresh_token)
+  end
+  local ok = answer ~= nil
+  if answer then
+    ok, code = env.tokens:connected(opened, answer, sent_at, nil, build)
+    if not ok then code, detail = "unstored", code end
+  else
+    code = sent_at
+  end
+  env.tokens:release(name)
+  return ok or nil, code, detail
 end
 
 -- ---- the end of a grant --------------------------------------------------------------------------

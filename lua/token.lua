@@ -75,6 +75,7 @@ function M.new(with)
   self.log = with.log or function() end
   self.snapshots = self.cache(SNAPSHOTS_MAX)
   self.inflight = {}          -- name -> the task that refreshes it here
+  self.held = {}              -- name -> { lease, boot }: what `hold` took
   self.pauses = {}            -- name -> { until_boot, code }: a failure that could not be stored
   return self
 end
@@ -567,44 +568,56 @@ end
 -- ---- a person's grant ----------------------------------------------------------------------------
 
 --- Stores what a person's consent brought, over whatever was there: true | nil, code. A refresh that is in flight
--- finds another rotation and lets its answer go.
-function M:connected(opened, answer, sent_at, scopes)
+-- finds another rotation and lets its answer go. build() -> an operation: the record that changes with the grant.
+function M:connected(opened, answer, sent_at, scopes, build)
   local name, until_ = opened.name, self.time.now() + CONNECT_STORE_MAX
   while true do
-    local cred = self.store.peek("credential", name)
+    local change = build and build()
+    local cred = change and change.plain or self.store.peek("credential", name)
     if not cred then return nil, "absent" end
     if M.earner(opened.pol, cred) ~= M.earner(opened.pol, opened.rec) then return nil, "changed" end
     local base, damaged = self.store.get("state", name)
     if not base then base = damaged == "damaged" and { secrets = {} } or ABSENT end
     local plain = answer_plain(self, opened, { secrets = {}, rotation = base.rotation }, answer, sent_at)
     plain.rotation = (base.rotation or 0) + 1
-    plain.token_version, plain.scopes, plain.connected_at = cred.version, scopes, sent_at
+    plain.token_version, plain.scopes, plain.connected_at = change and change.version or cred.version, scopes, sent_at
     local ok, why = self.store.commit({
       -- A damaged record has no version that we know: a person's word replaces it.
       { op = "put", db = "state", key = name, plain = plain, secrets = answer.secrets, version = base.version },
-      { op = "check", db = "credential", key = name, version = cred.version },
+      change or { op = "check", db = "credential", key = name, version = cred.version },
     }, self.time.now() + COMMIT_MAX)
     if ok or (self.store.peek("state", name) or ABSENT).refresh_id == plain.refresh_id then return true end
-    if self.time.now() >= until_ then return nil, why end
+    if self.time.now() >= until_ then return nil, why == "full" and why or "store" end
     if why ~= "conflict" then self.time.sleep(200) end
   end
 end
 
---- Takes the lease for whoever will end the grant: then nobody renews it meanwhile. -> the state | nil, code
+--- Takes the lease for whoever will end or replace the grant: then nobody renews it meanwhile. There is room for an
+-- answer from then on. -> the state | nil, code ("absent", "damaged": it is held all the same)
 function M:hold(name, deadline)
   while true do
     local lease = self.store.get("lease", name)
     if not (M.lease_lives(lease, self.time.boot(), self.time.boot_id()) and lease.owner ~= self.owner) then
-      local ok, why = self.store.commit({ {
-        op = "put", db = "lease", key = name, version = lease and lease.version or 0,
-        plain = { owner = self.owner, boot_id = self.time.boot_id(), until_boot_ms = self.time.boot() + LEASE },
+      local boot = self.time.boot()
+      local ok, version = self.store.commit({ {
+        op = "put", db = "lease", key = name, version = lease and lease.version or 0, room = ROOM,
+        plain = { owner = self.owner, boot_id = self.time.boot_id(), until_boot_ms = boot + LEASE },
       } }, self.time.now() + COMMIT_MAX)
-      if ok then return self.store.get("state", name) end
-      if why ~= "conflict" then return nil, why end
+      if ok then
+        self.held[name] = { lease = version, boot = boot }
+        return self.store.get("state", name)
+      end
+      if version ~= "conflict" then return nil, version == "full" and version or "store" end
     end
-    if self.time.now() >= deadline then return nil, "timeout" end
+    if self.time.now() >= deadline then return nil, "held" end
     self.time.sleep(POLL_OTHER)
   end
+end
+
+--- May what `hold` took still be used to send a refresh token? Later another may think us dead while we send.
+function M:may_send(name)
+  local held = self.held[name]
+  return held ~= nil and self.time.boot() - held.boot <= SEND_SLACK
 end
 
 --- Forgets the grant that `hold` answered, and gives back the lease: true | nil, code. "changed": another grant has
@@ -625,9 +638,12 @@ function M:forget(name, seen)
   end
 end
 
---- Gives back what `hold` took, and leaves the grant.
+--- Gives back what `hold` took, and leaves the grant. A lease that somebody took over since is theirs.
 function M:release(name)
-  return self.store.commit({ { op = "del", db = "lease", key = name } }, self.time.now() + COMMIT_MAX)
+  local held = self.held[name]
+  if not held then return true end
+  self.held[name] = nil
+  return self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, self.time.now() + COMMIT_MAX)
 end
 
 return M

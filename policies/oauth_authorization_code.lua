@@ -17,7 +17,7 @@
 --         provider has another one registered than http://127.0.0.1:7082/callback; token_body, form or json; header
 --         and prefix, where the API does not read "Authorization: Bearer"; ttl, seconds, where the server says none.
 -- Tokens come from `sallyport connect NAME`, or pasted: access_token=@FILE refresh_token=@FILE beside the fields of
--- `credential add`; a refresh token that is given is exercised at once. A token that came without a refresh token is
+-- `credential add`, or of `credential set`; a refresh token that is given is exercised at once. A token that came without a refresh token is
 -- used until it ends; one without an end either, until the API refuses it.
 local reserved = {
   response_type = true, client_id = true, client_secret = true, redirect_uri = true, scope = true, state = true,

@@ -428,6 +428,22 @@ local function add_pasted(ctx, name, op, pasted)
     "a refresh token that was used already is spent: get a new one, or add it without and `sallyport connect` it")
 end
 
+-- The same for one that is there: record and grant change together, or not at all.
+local function set_pasted(ctx, name, build, pasted)
+  local connect = require "connect"
+  local env, trouble = connect.env(ctx)
+  if not env then report.fail(trouble) end
+  local ok, code, detail = connect.replace(env, name, build, pasted)
+  if ok then return end
+  local function said(c) return connect.say[c] or require("token").sentence(c) end
+  if code == "unstored" then
+    report.fail(("the refresh token works, and is spent, but what came for it could not be stored: %s"):format(said(detail)),
+      ("the grant that was there is as it was; else get a new refresh token, or sallyport connect %s"):format(name))
+  end
+  report.fail(("nothing was changed, for the refresh token did not work: %s"):format(said(code)),
+    "a refresh token that was used already is spent: get a new one, or `sallyport connect` " .. name)
+end
+
 local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
@@ -513,18 +529,19 @@ end
 local function set(args, opt, ctx)
   local given = table.move(args, 2, #args, 1, {})
   db.open(ctx)
-  db.need("credential", args[1])
+  local record = db.need("credential", args[1])
   if #given == 0 and not next(opt) then report.usage("nothing to change was named",
     "sallyport credential set --help") end
-  local typed, plain   -- secrets are read once, however often the commit is tried
-  db.change(function()
-    local record, why = require("store").get("credential", args[1])
-    if not record then report.fail(("the credential cannot be read: %s"):format(tostring(why)),
+  local typed, plain, pasted   -- secrets are read once, however often the commit is tried
+  given, pasted = pasted_tokens(ctx, load_type(record.type), given)
+  local function build()
+    local now, why = require("store").get("credential", args[1])
+    if not now then report.fail(("the credential cannot be read: %s"):format(tostring(why)),
       "remove it and add it again") end
-    local pol = load_type(record.type)
+    local pol = load_type(now.type)
     local specs = require("policy").fields(pol)
-    plain = db.plain(record)
-    local kept = fields.kept(record)
+    plain = db.plain(now)
+    local kept = fields.kept(now)
     clear(plain, kept, opt.clear, specs)
     if opt.preset then presets.attach(plain, opt.preset) end
     read_scope(plain, opt, ctx)
@@ -535,12 +552,16 @@ local function set(args, opt, ctx)
     read_tls(plain, typed)
     local secrets = settle(pol, plain, fields.over(kept, typed, specs))
     check_rows(pol, plain, secrets)
-    return { { op = "put", db = "credential", key = plain.name, version = record.version, plain = plain,
-      secrets = secrets } }
-  end)
+    return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets }
+  end
+  if pasted then
+    set_pasted(ctx, args[1], build, pasted)
+  else
+    db.change(function() return { build() } end)
+  end
   advise(plain, ctx)
   ctx.note(("Changed '%s'; it counts from the next request."):format(plain.name))
-  if typed.values.scopes and load_type(plain.type).connect and require("store").peek("state", plain.name) then
+  if typed.values.scopes and not pasted and load_type(plain.type).connect and require("store").peek("state", plain.name) then
     ctx.note(("A grant keeps the scopes that it was given: sallyport connect %s asks for these."):format(plain.name))
   end
   return 0
@@ -684,12 +705,15 @@ example:
       help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, mint, preset, "
         .. "a field, headers.NAME" } }),
     help = [[
-Changes what is named and keeps the rest. A list option replaces the whole list.
+Changes what is named and keeps the rest. A list option replaces the whole list. Tokens of an account that is
+connected elsewhere, access_token=@FILE refresh_token=@FILE, replace the grant: a refresh token is exercised at once,
+and where that fails nothing changes.
 ]] .. fields_help .. [[
 
 examples:
   sallyport credential set gh token=@new-token.txt
   sallyport credential set gh --host api.github.com --host uploads.github.com
+  sallyport credential set drive refresh_token=@new-refresh-token.txt
   sallyport credential set gh --clear path --clear headers.x-team
 ]], run = set },
   { words = "credential enable", args = "NAME", min = 1, max = 1, summary = "use it again",

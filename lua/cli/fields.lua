@@ -66,9 +66,6 @@ local function find(specs, name)
   local near = records.nearest(name, names)
   local common_ones = { "headers.NAME", "env", "placeholder", "mint", "client_cert", "client_key", "ca" }
   table.move(common_ones, 1, #common_ones, #names + 1, names)
-  if (name == "refresh_token" or name == "access_token") and table.concat(names, " "):find("authorization_url", 1, true) then
-    report.usage(name .. " is pasted with `credential add` alone", "sallyport connect NAME replaces the tokens of one that exists")
-  end
   report.usage(("this type has no field '%s'"):format(report.clean(name):sub(1, 40)),
     near and ("did you mean %s?"):format(near) or ("it has %s"):format(table.concat(names, ", ")))
 end

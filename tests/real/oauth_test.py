@@ -524,3 +524,53 @@ def test_pasted_tokens(t):
     r = s.cli("credential", "add", "typed", "--type", "oauth_authorization_code", "--host", "x.test", "token_url=https://x.test/t",
               "client_id=x", "refresh_token=canary-typed", check=False)
     assert r.returncode == 2 and "canary" not in r.stderr
+
+
+def test_pasted_over_a_grant(t):
+    """credential set with tokens: exercised at once, they replace the grant; what fails changes neither grant nor fields"""
+    s, up, server = account(t)
+    connect(s)
+
+    def value():
+        bearer(s, up, server)
+        return up.requests[-1].get("authorization")
+    first = value()
+
+    def paste(*args, token, kind="refresh_token", code=0):
+        path = s.dir / "pasted"
+        path.write_text(token + "\n")
+        path.chmod(0o600)
+        s.canaries.append(token)
+        r = s.cli("credential", "set", "acc", f"{kind}=@{path}", *args, check=False)
+        assert r.returncode == code, r.stderr
+        return r.stderr
+    got = tokens_of(server)
+    assert "canary" not in paste(token=got["refresh_token"])
+    assert len(server.events(event="grant.success", grant="refresh_token")) == 1
+    second = value()
+    assert second != first and show(s)["token"]["renewable"]
+    s.set_clock(4000)
+    third = value()
+    assert third != second, "the successor was kept"
+    before = show(s)
+    assert "invalid_grant" in paste("--path", "/elsewhere", token="canary-never-issued", code=1)
+    assert "nothing was changed" in paste("scopes=openid", token="canary-never-issued", code=1)
+    assert "cannot be reached" in paste("token_url=http://127.0.0.1:1/token", token=tokens_of(server)["refresh_token"], code=1)
+    after = show(s)
+    for k in ("valid", "expires_at", "obtained_at", "renewable", "last_error"):
+        assert after["token"].get(k) == before["token"].get(k), (k, before, after)
+    assert after["fields"] == before["fields"] and after.get("paths") == before.get("paths"), (before, after)
+    assert value() == third, "the old grant is as it was"
+    s.set_clock(8000)
+    assert bearer(s, up, server), "and its refresh token too"
+    # Another client with its own token: record and grant change together.
+    s.set_clock(0)
+    got = tokens_of(server)
+    s.cli("credential", "set", "acc", "client_id=other")
+    assert s.request().status == 502
+    paste("client_id=public", "--path", "/v1", token=got["refresh_token"])
+    assert s.request().status == 403 and s.request(target="/v1").status == 200
+    paste("--clear", "path", token=tokens_of(server)["access_token"], kind="access_token")
+    assert bearer(s, up, server) and not show(s)["token"].get("renewable")
+    r = s.cli("credential", "set", "acc", "refresh_token=canary-typed", check=False)
+    assert r.returncode == 2 and "canary" not in r.stderr

@@ -860,6 +860,25 @@ local cases = {
     is(s.state(), nil)
     is(s.store.get("lease", "c"), nil)
   end,
+  ["a lease that ran out while it was held, and that another took since, is not given back in its place"] = function()
+    local s = setting { connect = true, rotating = true, delay = 8000 }
+    local a, b = s.worker "a", s.worker "b"
+    s.world.spawn(function()
+      b.tokens:hold("c", s.world.time.now() + 25000)
+      is(b.tokens:may_send "c", true)
+      s.world.time.sleep(21000)                    -- stopped with Ctrl-Z, say
+      is(b.tokens:may_send "c", false)
+      s.world.time.sleep(2000)
+      b.tokens:release "c"
+    end, "b")
+    s.world.run(21500)
+    a.ask(30000)
+    s.world.run(3000)
+    is(s.inflight, 1)
+    assert(s.store.get("lease", "c"), "the other's lease is gone: its refresh token could be spent again")
+    s.world.run(30000)
+    is(s.requests, 1)
+  end,
   ["which answers say that a token is dead"] = function()
     local pol = { expired = { 498 } }
     is(token.says_expired(pol, 401), true)
