@@ -93,6 +93,9 @@ struct slice {
 	size_t n;
 };
 #define SLICE(lit) ((struct slice){"" lit, sizeof(lit) - 1})
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+/* The struct whose member p points at. */
+#define OWNER(p, type, member) ((type *)(void *)((char *)(uintptr_t)(p) - offsetof(type, member)))
 
 struct buf {
 	char *p;                /* owned */
@@ -126,6 +129,15 @@ slice_eq_nocase(struct slice a, struct slice b)
 		if (ascii_lower(a.p[i]) != ascii_lower(b.p[i]))
 			return false;
 	return true;
+}
+
+/* Order of bytes, a prefix first. */
+static int
+slice_order(struct slice a, struct slice b)
+{
+	int order = a.n == 0 || b.n == 0 ? 0 : memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
+
+	return order != 0 ? order : a.n < b.n ? -1 : a.n > b.n;
 }
 
 /* A C string into a field of ours, cut to fit; false where it was cut. */
@@ -1239,7 +1251,7 @@ static bool job_threaded;
 static void
 job_finish(struct defer *d)
 {
-	struct job *j = (struct job *)((char *)d - offsetof(struct job, defer));
+	struct job *j = OWNER(d, struct job, defer);
 
 	j->done(j);
 }
@@ -1679,7 +1691,7 @@ static const struct {
 static const char *
 addr_guard(const struct addr *a)
 {
-	for (size_t i = 0; i < sizeof addr_guard_rows / sizeof addr_guard_rows[0]; i++) {
+	for (size_t i = 0; i < COUNT(addr_guard_rows); i++) {
 		const struct cidr *range = &addr_guard_rows[i].range;
 		enum guard_rule rule = addr_guard_rows[i].rule;
 		struct addr inner = {.v4 = true};
@@ -2000,7 +2012,7 @@ dial_finish(struct dial *d, int fd, const char *code, const char *why)
 static void
 dial_timeout(struct timer *t)
 {
-	struct dial *d = (struct dial *)((char *)t - offsetof(struct dial, timer));
+	struct dial *d = OWNER(t, struct dial, timer);
 
 	if (d->resolve != NULL) {
 		dial_finish(d, -1, "upstream_unreachable", "the name look-up took too long");
@@ -2014,7 +2026,7 @@ dial_timeout(struct timer *t)
 static void
 dial_ready(struct watch *w)
 {
-	struct dial *d = (struct dial *)((char *)w - offsetof(struct dial, watch));
+	struct dial *d = OWNER(w, struct dial, watch);
 	int err = 0, fd = w->fd;
 	socklen_t len = sizeof err;
 
@@ -3649,7 +3661,7 @@ static const uint16_t tls_suites_client[] = {
 	BR_TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384,
 	BR_TLS_RSA_WITH_AES_128_GCM_SHA256, BR_TLS_RSA_WITH_AES_256_GCM_SHA384,
 };
-#define TLS_SUITES_MAX (sizeof tls_suites_client / sizeof *tls_suites_client)
+#define TLS_SUITES_MAX (COUNT(tls_suites_client))
 
 static bool
 suite_is_chacha(uint16_t s)
@@ -3699,7 +3711,7 @@ tls_templates(void)
 
 	br_ssl_server_zero(&tls_server_template);
 	tls_template(eng);
-	tls_suites(eng, tls_suites_server, sizeof tls_suites_server / sizeof *tls_suites_server);
+	tls_suites(eng, tls_suites_server, COUNT(tls_suites_server));
 	br_ssl_engine_set_protocol_names(eng, tls_alpn_server, 1);
 	br_ssl_engine_set_all_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES |
 	    BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
@@ -3918,7 +3930,7 @@ static const struct {
 static const char *
 tls_reason(const struct tls *t, int err)
 {
-	size_t i = 0, last = sizeof tls_reasons / sizeof *tls_reasons - 1;
+	size_t i = 0, last = COUNT(tls_reasons) - 1;
 	int alert = err - BR_ERR_RECV_FATAL_ALERT, version = t->u.eng.version_in;
 	const char *s;
 
@@ -3997,7 +4009,7 @@ static int
 policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_context *cc,
     br_ssl_server_choices *choices)
 {
-	struct tls *t = (struct tls *)(void *)((char *)pctx - offsetof(struct tls, policy));
+	struct tls *t = OWNER(pctx, struct tls, policy);
 	uint32_t hashes = br_ssl_server_get_client_hashes(cc) >> 8;     /* with ECDSA */
 	static const int prefer[] = {br_sha256_ID, br_sha384_ID, br_sha512_ID};
 	const br_suite_translated *suites;
@@ -4007,7 +4019,7 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 	suites = br_ssl_server_get_client_suites(cc, &n);
 	if (n == 0 || !tls_sni_fits(t) || (t->leaf = leaf_get(t->host)) == NULL)
 		return 0;
-	for (size_t i = 0; i < sizeof prefer / sizeof *prefer; i++)
+	for (size_t i = 0; i < COUNT(prefer); i++)
 		if (hashes >> prefer[i] & 1) {
 			choices->cipher_suite = suites[0][0];
 			choices->algo_id = 0xff00 + (unsigned)prefer[i];
@@ -4055,7 +4067,7 @@ static const br_ssl_server_policy_class policy_class = {
 static struct tls *
 cache_name(const br_ssl_session_cache_class **pctx, const br_ssl_session_parameters *p)
 {
-	struct tls *t = (struct tls *)(void *)((char *)pctx - offsetof(struct tls, cache));
+	struct tls *t = OWNER(pctx, struct tls, cache);
 	br_sha256_context c;
 
 	br_sha256_init(&c);
@@ -4711,7 +4723,7 @@ http_rule_fits(const char *row, struct slice name)
 static uint16_t
 http_field_rule(struct slice name)
 {
-	enum { ROWS = sizeof hdr_rules / sizeof hdr_rules[0] };
+	enum { ROWS = COUNT(hdr_rules) };
 	static uint8_t first[32], next[ROWS + 1];  /* row + 1; 0: none */
 	static bool chained;
 
@@ -4875,7 +4887,7 @@ http_parse_absolute(struct slice target, bool *tls, struct slice *authority, str
 		{{"https://", 8}, true},
 	};
 
-	for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+	for (size_t i = 0; i < COUNT(schemes); i++) {
 		size_t at = schemes[i].scheme.n, end = at;
 
 		if (target.n <= at ||
@@ -5719,7 +5731,7 @@ http_reading_add(struct http_readings *r, size_t from, size_t way)
 static bool
 http_reading_close(struct http_readings *r)
 {
-	size_t ways = sizeof http_reading_ways / sizeof http_reading_ways[0], from = 0, end;
+	size_t ways = COUNT(http_reading_ways), from = 0, end;
 
 	for (size_t depth = 0;; depth++) {
 		for (size_t i = from; i < r->n; i++)
@@ -6426,7 +6438,7 @@ static const char *const json_oauth_codes[] = {
 static const char *
 json_oauth_code(const struct json_token *t)
 {
-	const size_t n = sizeof json_oauth_codes / sizeof *json_oauth_codes;
+	const size_t n = COUNT(json_oauth_codes);
 
 	for (size_t i = 0; t->type == JSON_STRING && i < n; i++)
 		if (json_spells(t, slice_of(json_oauth_codes[i])))
@@ -6821,7 +6833,7 @@ subst_kind_of(struct slice type)
 		type.n = (size_t)(end - type.p);
 	while (type.n != 0 && (type.p[type.n - 1] == ' ' || type.p[type.n - 1] == '\t'))
 		type.n--;
-	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+	for (size_t i = 0; i < COUNT(kinds); i++)
 		if (slice_eq_nocase(type, kinds[i].type))
 			return kinds[i].kind;
 	if (slice_ends_nocase(type, SLICE("+json")))
@@ -7409,7 +7421,7 @@ static const struct sign_hash {
 static const struct sign_hash *
 sign_hash_find(struct slice name)
 {
-	for (size_t i = 0; i < sizeof sign_hashes / sizeof *sign_hashes; i++)
+	for (size_t i = 0; i < COUNT(sign_hashes); i++)
 		if (slice_eq(name, slice_of(sign_hashes[i].name)))
 			return &sign_hashes[i];
 	return NULL;
@@ -7579,15 +7591,6 @@ sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 	return ok;
 }
 
-/* Order of bytes, a prefix first. */
-static int
-sigv4_order(struct slice a, struct slice b)
-{
-	int order = memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
-
-	return order != 0 ? order : a.n < b.n ? -1 : a.n > b.n;
-}
-
 struct sigv4_pair {
 	struct slice name, value;
 };
@@ -7596,9 +7599,9 @@ static int
 sigv4_order_pairs(const void *a, const void *b)
 {
 	const struct sigv4_pair *x = a, *y = b;
-	int order = sigv4_order(x->name, y->name);
+	int order = slice_order(x->name, y->name);
 
-	return order != 0 ? order : sigv4_order(x->value, y->value);
+	return order != 0 ? order : slice_order(x->value, y->value);
 }
 
 /* One "name=value" at *at into `text`, escaped, and its lengths into p. */
@@ -8050,7 +8053,7 @@ key_judge_head(const struct key_sink *k, struct key_info *info)
 	if (h[i] != 0x02 && h[i] != 0x04 && h[i] != 0x30)
 		return "malformed";
 	info->format = h[i] == 0x02 ? "pkcs1" : h[i] == 0x04 ? "sec1" : "pkcs8";
-	for (size_t o = 0; o < sizeof key_others / sizeof *key_others; o++)
+	for (size_t o = 0; o < COUNT(key_others); o++)
 		if (memcmp(h + i, key_others[o].id, 7) == 0) {
 			info->type = key_others[o].name;
 			info->bits = key_others[o].bits;
@@ -8076,7 +8079,7 @@ key_judge(const struct key_sink *k, struct key_info *info)
 		info->type = "ec";
 		ec = br_skey_decoder_get_ec(k->key);
 		curve = ec->curve;
-		for (size_t i = 0; i < sizeof key_curves / sizeof *key_curves; i++)
+		for (size_t i = 0; i < COUNT(key_curves); i++)
 			if (key_curves[i].id == curve) {
 				info->curve = key_curves[i].name;
 				info->bits = key_curves[i].bits;
@@ -8240,7 +8243,7 @@ static const struct sign_alg {
 static const struct sign_alg *
 sign_alg_find(struct slice name)
 {
-	for (size_t i = 0; i < sizeof sign_algs / sizeof *sign_algs; i++)
+	for (size_t i = 0; i < COUNT(sign_algs); i++)
 		if (slice_eq(name, slice_of(sign_algs[i].name)))
 			return &sign_algs[i];
 	return NULL;
@@ -8263,7 +8266,7 @@ static const struct { const char *code, *say; } key_troubles[] = {
 static const char *
 key_trouble_say(const char *code)
 {
-	for (size_t i = 0; i < sizeof key_troubles / sizeof *key_troubles; i++)
+	for (size_t i = 0; i < COUNT(key_troubles); i++)
 		if (strcmp(key_troubles[i].code, code) == 0)
 			return key_troubles[i].say;
 	return "cannot be used";
@@ -8347,7 +8350,7 @@ sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned 
 		return false;
 	pk->nlen = n;
 	pk->elen = 4;
-	for (size_t i = 0; i < sizeof sign_rsa_exps / sizeof *sign_rsa_exps; i++) {
+	for (size_t i = 0; i < COUNT(sign_rsa_exps); i++) {
 		uint32_t e = sign_rsa_exps[i];
 
 		if (sign_rsa_verify(a, pk, e != 0 ? e : br_rsa_compute_pubexp_get_default()(sk), hash, sig))
@@ -8410,9 +8413,9 @@ key_public_ec(const br_ec_private_key *sk, struct der *d)
 	int curve = sk->curve;
 	size_t i = 0;
 
-	while (i < sizeof key_curve_ids / sizeof *key_curve_ids && key_curve_ids[i].curve != curve)
+	while (i < COUNT(key_curve_ids) && key_curve_ids[i].curve != curve)
 		i++;
-	if (i == sizeof key_curve_ids / sizeof *key_curve_ids ||
+	if (i == COUNT(key_curve_ids) ||
 	    br_ec_compute_pub(br_ec_get_default(), &pk, buf, sk) == 0)
 		return false;
 	der_put(d, pk.q, pk.qlen);
@@ -8604,12 +8607,11 @@ sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice valu
 		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21)
 			return false;   /* visible ASCII: there is nothing to trim or to fold */
 	for (; at > 0; at--) {          /* the canonical form is sorted by name */
-		struct slice other = t->field[at - 1].name;
-		int order = memcmp(other.p, name.p, other.n < name.n ? other.n : name.n);
+		int order = slice_order(t->field[at - 1].name, name);
 
-		if (order == 0 && other.n == name.n)
+		if (order == 0)
 			return false;
-		if (order < 0 || (order == 0 && other.n < name.n))
+		if (order < 0)
 			break;
 		t->field[at] = t->field[at - 1];
 	}
@@ -10463,7 +10465,7 @@ store_make_dirs(const char *home, struct buf *why)
 	char path[PATH_MAX];
 	enum store_err err = store_mkdir(home, why);
 
-	for (size_t i = 0; i < sizeof sub / sizeof *sub && err == STORE_OK; i++)
+	for (size_t i = 0; i < COUNT(sub) && err == STORE_OK; i++)
 		err = store_path(path, home, sub[i]) ? store_mkdir(path, why) : STORE_INVALID;
 	return err;
 }
@@ -12207,7 +12209,7 @@ lua_step(struct task *t, int nargs)
 static void
 task_resume(struct defer *d)
 {
-	struct task *t = (struct task *)((char *)d - offsetof(struct task, wake));
+	struct task *t = OWNER(d, struct task, wake);
 
 	lua_step(t, 0);
 }
@@ -12223,7 +12225,7 @@ task_first_step(struct task *t)
 static void
 task_start(struct defer *d)
 {
-	task_first_step((struct task *)((char *)d - offsetof(struct task, wake)));
+	task_first_step(OWNER(d, struct task, wake));
 }
 
 /* Runs the first step: now, or soon when Lua runs already. */
@@ -12250,7 +12252,7 @@ task_wake(struct task *t)
 static void
 task_timeout(struct timer *timer)
 {
-	task_wake((struct task *)((char *)timer - offsetof(struct task, deadline)));
+	task_wake(OWNER(timer, struct task, deadline));
 }
 
 /* The owner died: done is not called, the coroutine never resumed. */
@@ -13053,7 +13055,7 @@ l_sandbox_env(lua_State *L)
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	l_sandbox_copy(L, sandbox_allowed[0].lib, sandbox_allowed[0].names);
-	for (size_t i = 1; i < sizeof sandbox_allowed / sizeof sandbox_allowed[0]; i++) {
+	for (size_t i = 1; i < COUNT(sandbox_allowed); i++) {
 		l_sandbox_copy(L, sandbox_allowed[i].lib, sandbox_allowed[i].names);
 		l_sandbox_seal(L, "'%s' cannot be set: libraries are read-only");
 		lua_setfield(L, 2, sandbox_allowed[i].lib);
@@ -13289,7 +13291,7 @@ l_open_string(lua_State *L)
 static void
 l_open_lpeg(lua_State *L)
 {
-	const size_t last = sizeof sandbox_allowed / sizeof sandbox_allowed[0] - 1;
+	const size_t last = COUNT(sandbox_allowed) - 1;
 
 	luaL_requiref(L, "lpeg", luaopen_lpeg, 0);
 	lua_getfield(L, -1, "P");
@@ -13306,13 +13308,13 @@ l_open(lua_State *L)
 {
 	bool worker = *(const bool *)lua_touserdata(L, 1);
 
-	for (size_t i = 0; i < sizeof lua_libs / sizeof lua_libs[0]; i++) {
+	for (size_t i = 0; i < COUNT(lua_libs); i++) {
 		if (worker && !lua_libs[i].worker)
 			continue;
 		luaL_requiref(L, lua_libs[i].name, lua_libs[i].open, 1);
 		lua_pop(L, 1);
 	}
-	for (size_t i = 0; worker && i < sizeof lua_worker_lacks / sizeof *lua_worker_lacks; i++) {
+	for (size_t i = 0; worker && i < COUNT(lua_worker_lacks); i++) {
 		lua_pushnil(L);
 		lua_setglobal(L, lua_worker_lacks[i]);
 	}
@@ -14008,7 +14010,7 @@ upstream_hash(const char *key)
 static void
 upstream_reap(struct defer *d)
 {
-	free((char *)d - offsetof(struct upstream, reap));
+	free(OWNER(d, struct upstream, reap));
 }
 
 static void
@@ -14072,7 +14074,7 @@ upstream_shake(struct upstream *u)
 static void
 upstream_ready(struct watch *w)
 {
-	struct upstream *u = (struct upstream *)((char *)w - offsetof(struct upstream, peer.watch));
+	struct upstream *u = OWNER(w, struct upstream, peer.watch);
 
 	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes nobody asked for */
 		upstream_free(u);
@@ -14086,7 +14088,7 @@ upstream_ready(struct watch *w)
 static void
 upstream_timeout(struct timer *t)
 {
-	struct upstream *u = (struct upstream *)((char *)t - offsetof(struct upstream, timer));
+	struct upstream *u = OWNER(t, struct upstream, timer);
 
 	if (u->owner == NULL) {
 		upstream_free(u);
@@ -14100,7 +14102,7 @@ upstream_timeout(struct timer *t)
 static void
 upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 {
-	struct upstream *u = (struct upstream *)((char *)d - offsetof(struct upstream, dial));
+	struct upstream *u = OWNER(d, struct upstream, dial);
 
 	if (fd < 0) {
 		upstream_fail(u, code, why);
@@ -15357,7 +15359,7 @@ http_phrase(int status)
 		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
 	};
 
-	for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
+	for (size_t i = 0; i < COUNT(phrases); i++)
 		if (phrases[i].status == status)
 			return phrases[i].phrase;
 	return "Error";
@@ -15684,7 +15686,7 @@ req_out_chunked(const struct req *r)
 static bool
 req_trailer_may_pass(const struct flow *f, struct slice name)
 {
-	const struct req *r = (const struct req *)((const char *)f - offsetof(struct req, up_flow));
+	const struct req *r = OWNER(f, struct req, up_flow);
 	struct slice left = buf_slice(&r->stripped_names);
 
 	for (const struct added *a = r->added; a != NULL; a = a->next)
@@ -15724,7 +15726,7 @@ req_put_head(struct req *r, struct buf *b)
 static void
 conn_reap(struct defer *d)
 {
-	free((char *)d - offsetof(struct conn, defer));
+	free(OWNER(d, struct conn, defer));
 }
 
 static void
@@ -15786,7 +15788,7 @@ static void conn_expire(struct conn *);
 static void
 conn_timer(struct timer *t)
 {
-	struct conn *c = (struct conn *)((char *)t - offsetof(struct conn, timer));
+	struct conn *c = OWNER(t, struct conn, timer);
 
 	if (clock_now() < c->deadline)
 		timer_set(&c->timer, c->deadline, conn_timer);
@@ -15805,13 +15807,13 @@ conn_deadline(struct conn *c, int64_t ms)
 static void
 conn_turn(struct defer *d)
 {
-	conn_advance((struct conn *)((char *)d - offsetof(struct conn, defer)));
+	conn_advance(OWNER(d, struct conn, defer));
 }
 
 static void
 conn_ready(struct watch *w)
 {
-	conn_advance((struct conn *)((char *)w - offsetof(struct conn, peer.watch)));
+	conn_advance(OWNER(w, struct conn, peer.watch));
 }
 
 static void
@@ -16376,7 +16378,7 @@ req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 	const char *const parts[] = {r->agent, r->credential, r->dial_host, r->dial_tls ? "tls" : "plain"};
 	size_t n = 0;
 
-	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+	for (size_t i = 0; i < COUNT(parts); i++) {
 		size_t len = strlen(parts[i]);
 
 		memcpy(key + n, parts[i], len);
@@ -16516,7 +16518,7 @@ req_may_retry(const struct req *r)
 	if (r->retried || r->up->requests == 0 || r->up_seen || r->answer_begun ||
 	    r->head.body != BODY_NONE || req_wants_length(r))
 		return false;
-	for (size_t i = 0; i < sizeof idempotent / sizeof *idempotent; i++)
+	for (size_t i = 0; i < COUNT(idempotent); i++)
 		if (slice_eq(r->head.method, slice_of(idempotent[i])))
 			return true;
 	return false;
@@ -16561,7 +16563,7 @@ is_tainted(const struct http_head *h)
 {
 	static const char *const fields[] = {"www-authenticate", "proxy-authenticate", "authorization"};
 
-	for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+	for (size_t f = 0; f < COUNT(fields); f++) {
 		for (int i = http_find(h, slice_of(fields[f]), 0); i >= 0;
 		    i = http_find(h, slice_of(fields[f]), (size_t)i + 1)) {
 			struct slice v = h->field[i].value;
@@ -16607,7 +16609,7 @@ answer_echoes(struct slice name)
 		SLICE("set-cookie"),
 	};
 
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+	for (size_t i = 0; i < COUNT(names); i++)
 		if (slice_eq_nocase(name, names[i]))
 			return true;
 	return false;
@@ -16617,7 +16619,7 @@ answer_echoes(struct slice name)
 static bool
 answer_trailer_may_pass(const struct flow *f, struct slice name)
 {
-	const struct req *r = (const struct req *)((const char *)f - offsetof(struct req, down_flow));
+	const struct req *r = OWNER(f, struct req, down_flow);
 
 	return r->back == NULL || !answer_echoes(name);
 }
@@ -17568,7 +17570,7 @@ helper_exec(int program, int out, char **argv)
 
 	setsid();               /* a group of its own, to be killed whole */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);       /* should its runner be killed */
-	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+	for (size_t i = 0; i < COUNT(signals); i++)
 		signal(signals[i], SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -19061,10 +19063,7 @@ l_json_is_list(lua_State *L, lua_Integer *count)
 static int
 l_json_order(const void *a, const void *b)
 {
-	const struct slice *x = a, *y = b;
-	int d = memcmp(x->p, y->p, x->n < y->n ? x->n : y->n);
-
-	return d != 0 ? d : (x->n > y->n) - (x->n < y->n);
+	return slice_order(*(const struct slice *)a, *(const struct slice *)b);
 }
 
 /* Members in the order of their names' bytes: the same table always makes the same text. */
@@ -19505,7 +19504,7 @@ l_core_check(lua_State *L)
 	max = l_field_integer(L, 2, "max", 65536);
 	lua_getfield(L, 2, "charset");
 	name = luaL_optstring(L, -1, "header");
-	for (size_t i = 0; i < sizeof charsets / sizeof *charsets; i++)
+	for (size_t i = 0; i < COUNT(charsets); i++)
 		if (strcmp(name, charsets[i].name) == 0)
 			set = &charsets[i];
 	luaL_argcheck(L, set != NULL, 2, "no such charset");
@@ -19715,7 +19714,7 @@ static void
 l_secret_add(lua_State *L)
 {
 	luaL_setfuncs(L, l_secret_functions, 0);
-	for (size_t i = 0; i < sizeof codecs / sizeof *codecs; i++) {
+	for (size_t i = 0; i < COUNT(codecs); i++) {
 		lua_pushinteger(L, (lua_Integer)i);
 		lua_pushcclosure(L, l_secret_code, 1);
 		lua_setfield(L, -2, codecs[i].name);
@@ -19730,7 +19729,7 @@ l_secret_metatable(lua_State *L)
 		lua_pop(L, 1);
 		return;
 	}
-	for (size_t i = 0; i < sizeof l_secret_refused / sizeof *l_secret_refused; i++) {
+	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
 		lua_pushstring(L, l_secret_refused[i].why);
 		lua_pushcclosure(L, l_secret_refuse, 1);
 		lua_setfield(L, -2, l_secret_refused[i].event);
@@ -20035,7 +20034,7 @@ l_open_uri(lua_State *L)
 {
 	l_secret_metatable(L);
 	luaL_newlib(L, l_uri_functions);
-	for (size_t i = 0; i < sizeof codecs / sizeof *codecs; i++)
+	for (size_t i = 0; i < COUNT(codecs); i++)
 		if (codecs[i].code == codec_percent) {
 			lua_pushinteger(L, (lua_Integer)i);
 			lua_pushcclosure(L, l_secret_code, 1);
@@ -20495,7 +20494,7 @@ l_push_plain_text(lua_State *L, int idx)
 		lua_insert(L, -2);
 		lua_rawset(L, -4);
 	}
-	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
+	for (size_t i = 0; i < COUNT(ours); i++) {
 		lua_pushnil(L);
 		lua_setfield(L, -2, ours[i]);
 	}
@@ -22549,13 +22548,13 @@ l_view_push_index(lua_State *L)
 {
 	lua_newtable(L);
 	luaL_setfuncs(L, l_view_methods, 0);
-	for (size_t i = 0; i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
+	for (size_t i = 0; i < COUNT(l_req_fields); i++) {
 		if (!l_req_fields[i].view)
 			continue;
 		lua_pushinteger(L, (lua_Integer)i);
 		lua_setfield(L, -2, l_req_fields[i].name);
 	}
-	for (size_t i = 0; i < sizeof l_view_fields / sizeof *l_view_fields; i++) {
+	for (size_t i = 0; i < COUNT(l_view_fields); i++) {
 		lua_pushinteger(L, (lua_Integer)(L_VIEW_FIELDS + i));
 		lua_setfield(L, -2, l_view_fields[i].name);
 	}
@@ -23011,7 +23010,7 @@ l_open_request(lua_State *L)
 	luaL_newmetatable(L, L_REQ);
 	lua_newtable(L);
 	luaL_setfuncs(L, l_req, 0);
-	for (size_t i = 0; i < sizeof l_req_fields / sizeof *l_req_fields; i++) {
+	for (size_t i = 0; i < COUNT(l_req_fields); i++) {
 		lua_pushinteger(L, (lua_Integer)i);
 		lua_setfield(L, -2, l_req_fields[i].name);
 	}
@@ -23037,7 +23036,7 @@ l_open_request(lua_State *L)
 	lua_pop(L, 1);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
-	for (size_t i = 0; i < sizeof l_places / sizeof *l_places; i++) {
+	for (size_t i = 0; i < COUNT(l_places); i++) {
 		lua_pushinteger(L, l_places[i].place);
 		lua_setfield(L, -2, l_places[i].name);
 	}
@@ -23431,7 +23430,7 @@ l_push_dn(lua_State *L, struct slice dn)
 		names.n = 0;
 	while (der_expect(&names, 0x31, &set, NULL) && der_expect(&set, 0x30, &pair, NULL) &&
 	    der_expect(&pair, 0x06, &id, NULL) && der_next(&pair, &tag, &value, NULL)) {
-		for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+		for (size_t i = 0; i < COUNT(parts); i++) {
 			if (id.n != 3 || memcmp(id.p, "\x55\x04", 2) != 0 || id.p[2] != parts[i].id)
 				continue;
 			luaL_addstring(&b, luaL_bufflen(&b) != 0 ? ", " : "");
@@ -23747,7 +23746,7 @@ struct l_command {
 static void
 l_command_ready(struct watch *w)
 {
-	struct l_command *c = (struct l_command *)((char *)w - offsetof(struct l_command, watch));
+	struct l_command *c = OWNER(w, struct l_command, watch);
 	char part[8192];
 	ssize_t n;
 
@@ -23765,7 +23764,7 @@ l_command_ready(struct watch *w)
 static void
 l_command_free(struct defer *d)
 {
-	free((char *)d - offsetof(struct l_command, gone));
+	free(OWNER(d, struct l_command, gone));
 }
 
 static int
@@ -24038,7 +24037,7 @@ static const char *const system_roots[] = {
 static const char *
 host_system_roots(void)
 {
-	for (size_t i = 0; i < sizeof system_roots / sizeof *system_roots; i++)
+	for (size_t i = 0; i < COUNT(system_roots); i++)
 		if (access(system_roots[i], R_OK) == 0)
 			return system_roots[i];
 	return NULL;
@@ -24574,13 +24573,13 @@ callback_wake(struct callback *cb)
 static void
 callback_late(struct timer *t)
 {
-	callback_drop((struct callback_conn *)((char *)t - offsetof(struct callback_conn, until)));
+	callback_drop(OWNER(t, struct callback_conn, until));
 }
 
 static void
 callback_read(struct watch *w)
 {
-	struct callback_conn *c = (struct callback_conn *)((char *)w - offsetof(struct callback_conn, watch));
+	struct callback_conn *c = OWNER(w, struct callback_conn, watch);
 	char tmp[4096];
 	ssize_t n = 0;
 
@@ -24603,7 +24602,7 @@ callback_read(struct watch *w)
 static void
 callback_accept(struct watch *w)
 {
-	struct callback *cb = (struct callback *)((char *)w - offsetof(struct callback, watch));
+	struct callback *cb = OWNER(w, struct callback, watch);
 	int fd;
 
 	while ((fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
@@ -24630,7 +24629,7 @@ callback_accept(struct watch *w)
 static void
 callback_gone(struct defer *d)
 {
-	free((char *)d - offsetof(struct callback, gone));
+	free(OWNER(d, struct callback, gone));
 }
 
 static int
@@ -24963,7 +24962,7 @@ l_host_tty_secret(lua_State *L)
 		tty_fd = -1;
 		return l_fail(L, "no_tty");
 	}
-	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+	for (size_t i = 0; i < COUNT(signals); i++)
 		signal(signals[i], tty_restore);
 	quiet = tty_saved;
 	quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK | ECHONL);
@@ -24976,7 +24975,7 @@ l_host_tty_secret(lua_State *L)
 	tty_restore(0);
 	if (write(tty_fd, "\n", 1) < 0)
 		n = n > 0 ? n : -1;
-	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+	for (size_t i = 0; i < COUNT(signals); i++)
 		signal(signals[i], SIG_DFL);
 	close(tty_fd);
 	tty_fd = -1;
@@ -25660,7 +25659,7 @@ lua_bind_all(lua_State *L, bool worker)
 		{"tls", l_open_tls},
 	};
 
-	for (size_t i = 0; i < sizeof modules / sizeof *modules; i++)
+	for (size_t i = 0; i < COUNT(modules); i++)
 		lua_open_module(L, modules[i].name, modules[i].open);
 	lua_bind(L, "time", l_time);
 	lua_pop(L, 1);

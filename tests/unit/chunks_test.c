@@ -3,7 +3,6 @@
 #include PROXY_C
 #include "guard.h"
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
 #define SIG "0123456789abcdef0123456789abcdef0123456789abcdef0123456789ABCDEF"
 #define HEAD(size) size ";chunk-signature=" SIG "\r\n"
 #define LAST HEAD("0")

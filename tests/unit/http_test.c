@@ -3,7 +3,6 @@
 #include PROXY_C
 #include "guard.h"
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
 #define IN(lit) {"" lit, sizeof(lit) - 1}
 #define GET(fields) IN("GET / HTTP/1.1\r\nHost: a.test\r\n" fields "\r\n")
 #define POST(fields) IN("POST / HTTP/1.1\r\nHost: a.test\r\n" fields "\r\n")
