@@ -17,17 +17,23 @@ local M = {}
 M.BODY_MAX = 1 << 20    -- a call by GraphQL; files are sent elsewhere
 local ROWS_MAX = 200    -- of a type or preset: a screen or two; a request may be held against all of them
 
--- A path as a pattern over lower-case readings. nil, why.
-local function compile_path(path)
+local function check_path(path)
   if type(path) ~= "string" or path:sub(1, 1) ~= "/" then return nil, "has a path that does not begin with '/'" end
   if path:find("[%s%c?#%%]") then return nil, "has a path with a byte that none has" end
+  local plain = path:gsub("/%*%*$", "")
+  if plain:find("**", 1, true) then return nil, "has '**' elsewhere than at the end of its path" end
+  -- a pattern must not take squares
+  if plain:find("%*[^/*]*%*") then return nil, "has two '*' in one segment of its path" end
+  return path
+end
+
+-- A path as patterns over lower-case readings.
+local function patterns_of(path)
   local rest = path:match("^(.*)/%*%*$")
   local plain = (rest or path):gsub("(.)/$", "%1")
-  if plain:find("**", 1, true) then return nil, "has '**' elsewhere than at the end of its path" end
   local out = {}
   for segment in plain:gmatch("/[^/]*") do
-    local before, after, more = segment:match("^([^*]*)%*([^*]*)(%*?)")
-    if more == "*" then return nil, "has two '*' in one segment of its path" end  -- a pattern must not take squares
+    local before, after = segment:match("^([^*]*)%*(.*)$")
     local function literal(s) return (s:lower():gsub("%W", "%%%0")) end
     out[#out + 1] = before and literal(before) .. "[^/]+" .. literal(after) or literal(segment)
   end
@@ -95,7 +101,7 @@ local function compile_row(given)
   if not why then row.host, why = compile_host(given.host) end
   if not why then row.query, why = compile_query(given.query) end
   if not why then row.words, why = compile_words(given.body) end
-  if not why then row.patterns, why = compile_path(given.path) end
+  if not why then row.path, why = check_path(given.path) end
   if why then return nil, why end
   local methods = type(given.method) == "table" and table.concat(given.method, ", ") or given.method
   row.given = { method = methods, host = given.host, path = given.path }  -- for people to read
@@ -132,6 +138,7 @@ local function trimmed(path)
 end
 
 local function matches(row, path)
+  row.patterns = row.patterns or patterns_of(row.path)  -- of hundreds, a few are ever asked
   for _, pattern in ipairs(row.patterns) do
     if path:find(pattern) then return true end
   end

@@ -54,11 +54,12 @@ Check.__index = Check
 
 function Check:fail(key, text, within)
   if self.why then return false end
-  local from = within and self.code:find('"' .. within:gsub("%W", "%%%0") .. '"')
+  local code, literal = code_of(self.source), within and '["\']' .. within:gsub("%W", "%%%0") .. '["\']'
+  local from = within and (code:find("name%s*=%s*" .. literal) or code:find(literal))
   -- a field's table begins before its name
-  while from and from > 1 and self.code:sub(from, from) ~= "{" do from = from - 1 end
-  local at = key and (find_key(self.code, tostring(key), from or 1) or find_key(self.code, tostring(key))) or from
-  self.why = ("%s:%d: %s"):format(file_of(self.name), at and line_at(self.code, at) or 1, text)
+  while from and from > 1 and code:sub(from, from) ~= "{" do from = from - 1 end
+  local at = key and (find_key(code, tostring(key), from or 1) or find_key(code, tostring(key))) or from
+  self.why = ("%s:%d: %s"):format(file_of(self.name), at and line_at(code, at) or 1, text)
   return false
 end
 
@@ -111,19 +112,17 @@ local function listed(text, word) return (" " .. text .. " "):find(" " .. word .
 local function spoken(words) return (words:gsub(" (%S+)$", " or %1"):gsub("(%S+) (%S+ or)", "%1, %2")) end
 
 function Check:keys(t, keys, what, within)
-  local names = {}
-  for k in pairs(t) do names[#names + 1] = k end
-  table.sort(names, function(a, b) return tostring(a) < tostring(b) end)  -- the same reason each time
-  for _, k in ipairs(names) do
-    local want = keys[k]
-    if type(k) ~= "string" or not want then
-      return self:fail(k, ("%s has no key '%s'"):format(what, tostring(k)), within)
-    end
-    if not listed(want, type_of(t[k])) then
-      return self:fail(k, ("%s of %s is a %s, not a %s"):format(k, what, spoken(want), type_of(t[k])), within)
-    end
+  local bad
+  for k, v in pairs(t) do
+    local want, is = type(k) == "string" and keys[k], type_of(v)
+    local fits = want and (want == is or listed(want, is))
+    if not fits and (bad == nil or tostring(k) < tostring(bad)) then bad = k end  -- the same reason each time
   end
-  return true
+  if bad == nil then return true end
+  if type(bad) ~= "string" or not keys[bad] then
+    return self:fail(bad, ("%s has no key '%s'"):format(what, tostring(bad)), within)
+  end
+  return self:fail(bad, ("%s of %s is a %s, not a %s"):format(bad, what, spoken(keys[bad]), type_of(t[bad])), within)
 end
 
 -- A list of strings, copied. nil: refused.
@@ -559,10 +558,10 @@ function M.compile(name, source)
     if not result:find("^policies/") then result = file_of(name) .. ":1: " .. result end
     return nil, result
   end
-  local check = setmetatable({ name = name, code = code_of(source) }, Check)
+  local check = setmetatable({ name = name, source = source }, Check)
   local pol = check:table(result)
   if not pol then return nil, check.why end
-  pol.code = check.code
+  pol.source = source
   return pol
 end
 
@@ -650,7 +649,7 @@ function M.strip(pol, cred)
   if type(pol.strip) ~= "function" then return pol.strip end
   local ok, spec = sandbox.call(pol.name, pol.strip, cred)
   if not ok then return nil, "policy_failed", spec end
-  local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+  local check = setmetatable({ name = pol.name, source = pol.source }, Check)
   spec = check:strip(spec)
   if not spec then return nil, "policy_failed", check.why end
   if spec.form and not pol.body then
@@ -666,7 +665,7 @@ function M.body(pol, view, cred)
   local ok, given = sandbox.call(pol.name, pol.body, view, cred)
   if not ok then return nil, "policy_failed", given end
   if given == nil or given == false then return false end
-  local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+  local check = setmetatable({ name = pol.name, source = pol.source }, Check)
   given = check:body(given)
   if not given then return nil, "policy_failed", check.why end
   return given
@@ -708,7 +707,7 @@ function M.refresh(pol, cred, net, deadline)
   if type(state) ~= "table" then
     return nil, "policy_failed", ("%s: refresh returned a %s"):format(file, type(state))
   end
-  local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+  local check = setmetatable({ name = pol.name, source = pol.source }, Check)
   if not check:keys(state, state_keys, "what refresh returns") then return nil, "policy_failed", check.why end
   for name, v in pairs(state.secrets or {}) do
     if type(name) ~= "string" or not name:find("^[%w_]+$") or #name > 64 or not is_secret(v) then
@@ -884,17 +883,25 @@ local example_runs = {
   presets = function(pol, ex) return require("presets").run_example(pol, ex) end,
 }
 
+--- One plain value against a field: true | nil, reason, which reads behind the field's name.
+M.value = check_value
+
 --- Runs the examples: true, how many | nil, "policies/NAME.lua:LINE: example N: …".
 function M.check(pol)
   local run = example_runs[pol.kind]
+  if pol.kind == "presets" then
+    local check = setmetatable({ name = pol.name, source = pol.source }, Check)
+    if not require("presets").fit(check, pol) then return nil, check.why end
+  end
   for i, ex in ipairs(pol.examples) do
-    local check = setmetatable({ name = pol.name, code = pol.code }, Check)
+    local check = setmetatable({ name = pol.name, source = pol.source }, Check)
     -- An example holds values of the policy's own making: whatever breaks here is the example's fault.
     local ok, why = pcall(run, pol, ex, check, i)
     if not ok or why then
-      local from = find_key(pol.code, "examples")
-      local at = from and (find_key(pol.code, "want", from, i) or from)
-      return nil, ("%s:%d: example %d: %s"):format(file_of(pol.name), at and line_at(pol.code, at) or 1, i,
+      local code = code_of(pol.source)
+      local from = find_key(code, "examples")
+      local at = from and (find_key(code, "want", from, i) or from)
+      return nil, ("%s:%d: example %d: %s"):format(file_of(pol.name), at and line_at(code, at) or 1, i,
         tostring(why):gsub("^policies/[%w_]+%.lua:%d+: ", ""))
     end
   end

@@ -153,6 +153,67 @@ function M.compile(check, t, pol)
   return pol
 end
 
+-- ---- against the types ---------------------------------------------------------------------------
+
+local function by_name(map)
+  local names = {}
+  for name in pairs(map) do names[#names + 1] = name end
+  table.sort(names)
+  return ipairs(names)  -- the same reason each time
+end
+
+local function field_fits(pol, name, value)
+  local f = pol.by_name[name]
+  if not f then return nil, ("its type %s has no field '%s'"):format(pol.name, name) end
+  if require("records").is_secret(f) then return nil, ("'%s' is a secret of %s, which no preset holds"):format(name, pol.name) end
+  local ok, why = require("policy").value(f, type(value) == "string" and value:gsub("{[%l_]+}", "x") or value)
+  return ok, not ok and ("its field %s %s"):format(name, why) or nil
+end
+
+local function asks_for(pol, label)
+  local name, member = label:match("^([^.]+)%.?(.*)$")
+  local f = pol.by_name[name]
+  if f and (member == "" or f.type == "map" or f.split and f.split[member]) then return true end
+  return nil, ("it asks for '%s', which its type %s does not have"):format(label, pol.name)
+end
+
+local function rows_fit(pol, p)
+  local rows = require "rows"
+  for _, row in ipairs(p.rows or {}) do
+    local place = type(row) == "table" and type(row.place) == "table" and table.concat(row.place, ",") or ""
+    local ok, why = rows.parse(("%s:%s:%s"):format(type(row) == "table" and row.field, place, row.placeholder or ""))
+    if not ok then return nil, "rows: " .. why end
+  end
+  local ok, why = rows.check(p.rows, pol, function() return true end, #p.env > 0)
+  return ok, not ok and "rows: " .. why or nil
+end
+
+local function fits(p)
+  local pol = require("policy").load(p.type)
+  if not pol or pol.kind ~= "type" then return nil, ("there is no type '%s'"):format(p.type), "type" end
+  local ok, why
+  for _, name in by_name(p.fields) do
+    ok, why = field_fits(pol, name, p.fields[name])
+    if not ok then return nil, why, name end
+  end
+  for _, label in by_name(p.ask) do
+    ok, why = asks_for(pol, label)
+    if not ok then return nil, why, "ask" end
+  end
+  ok, why = rows_fit(pol, p)
+  return ok, why, "rows"
+end
+
+--- Does each preset fit the type that it names, as that is now? Asked when the file is saved: one whose type is gone
+-- later is refused when it is used. nil: check says why.
+function M.fit(check, pol)
+  for _, p in ipairs(pol.presets) do
+    local ok, why, key = fits(p)
+    if not ok then return check:fail(key, ("preset '%s': %s"):format(p.name, why), p.name) end
+  end
+  return true
+end
+
 local function joined(v) return type(v) == "table" and table.concat(v, " ") or tostring(v) end
 
 --- nil where the preset is what the example wants; else what differs.

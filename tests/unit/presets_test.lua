@@ -49,6 +49,26 @@ local cases = {
     refused(("presets = { { %s } }, examples = { { preset = 'b', want = {} } }"):format(row), "no preset 'b'")
     refused("shapes = { A = 'x' }", "A:")
   end,
+  ["a preset whose type does not exist, or lacks what it names, is refused with its line"] = function()
+    local function at(line, text, part)
+      local pol, why = put("\npresets = { {\n  name = 'o', title = 'O', type = 'basic', hosts = { 'o.test' }, make = 'x' }, {\n" .. text
+        .. "\n} }")
+      assert(not pol, "was accepted")
+      assert(why:find(("policies/presets.lua:%d: preset 'a': "):format(line), 1, true) and why:find(part, 1, true), why)
+    end
+    local typed = row:gsub("'bearer'", "'%%s'")
+    at(4, typed:format "barer", "there is no type 'barer'")
+    at(4, typed:format "match", "there is no type 'match'")
+    at(5, row .. ",\nfields = { prefx = 'x' }", "bearer has no field 'prefx'")
+    at(5, row .. ",\nfields = { token = 'x' }", "'token' is a secret of bearer")
+    at(6, typed:format "oauth_client_credentials" .. ",\nfields = { client_id = 'x',\ntoken_url = 'ftp://{host}/x' }", "its field token_url")
+    at(5, row .. ",\nask = { password = 'yours' }", "asks for 'password'")
+    at(5, row .. ",\nask = { ['token.x'] = 'yours' }", "asks for 'token.x'")
+    at(5, row .. ",\nrows = { { field = 'key', place = { 'path' } } }", "'key' is no secret of bearer")
+    at(5, row .. ",\nrows = { { field = 'token', place = { 'paht' } } }", "did you mean path")
+    at(5, row .. ",\nrows = { 'x' }", "rows: ")
+    assert(put(("presets = { { %s, ask = { token = 'x' }, rows = { { field = 'token', place = { 'path' }, placeholder = '__TOKEN__' } } } }"):format(row)))
+  end,
   ["only the policy of that name is of that kind"] = function()
     local pol, why = policy.compile("others", "return { kind = 'presets', api = 1, name = 'others', title = 'x' }")
     assert(not pol and why:find("named presets", 1, true), why)
