@@ -17815,6 +17815,7 @@ helper_stop(void)
 		close(helper_far);
 	}
 	helper_fd = helper_far = -1;
+	helper.pid = 0;         /* its end is what we want, and no news */
 }
 
 static void

@@ -31,6 +31,7 @@ def test_credentials_change(t):
     assert {r.status for r in everywhere(s)} == {200}
     s.cli("credential", "remove", "api")
     assert {r.status for r in everywhere(s)} == {403}
+    assert "ev=helper" not in s.log(), s.log()             # the process that a server without --helpers does not keep
 
 
 def test_changes_at_any_moment(t):
