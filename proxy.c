@@ -14213,6 +14213,7 @@ upstream_release(struct upstream *u, bool reusable)
  * "closed". State changes only in conn_advance and what it calls, never re-entered: an event that
  * comes while it runs makes it run once more. */
 #define CONN_TURN (1024 * 1024) /* bytes one conn may move before others have their turn */
+#define CONN_PIECE 256          /* a chunk or a frame costs as much as so many bytes, however short it is */
 #define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
 #define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
 #define CONN_HEAD_MS 30000
@@ -15098,10 +15099,12 @@ flow_resume(struct flow *f, struct peer *src, struct peer *dst)
 	return FLOW_DONE;
 }
 
-/* Moves what there is. `moved` counts body bytes; `turn` bounds them. */
+/* Moves what there is. `moved` counts body bytes; `turn` bounds what they cost. */
 static enum flow_io
 flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, uint64_t turn)
 {
+	uint64_t cost = 0;
+
 	if (f->filter != NULL)
 		f->filter->cost = 0;
 	while (!f->done) {
@@ -15110,7 +15113,7 @@ flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, u
 		size_t used;
 		bool bad = false;
 
-		if (*moved + (f->filter != NULL ? f->filter->cost : 0) >= turn)
+		if (cost + (f->filter != NULL ? f->filter->cost : 0) >= turn)
 			return FLOW_TURN;
 		if (f->filtering) {
 			if ((given = flow_resume(f, src, dst)) != FLOW_DONE)
@@ -15124,6 +15127,7 @@ flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, u
 		switch (flow_take(f, src, &body, &used, &bad)) {
 		case IO_OK:
 			*moved += body.n;
+			cost += used + CONN_PIECE;
 			given = flow_give(f, src, dst, body, used, false);
 			break;
 		case IO_EOF:
@@ -16142,10 +16146,10 @@ static void
 conn_read_body(struct conn *c)
 {
 	struct req *r = c->req;
+	size_t used;
 
-	for (;;) {
+	for (uint64_t cost = 0; cost < CONN_TURN; cost += used + CONN_PIECE) {
 		struct slice body;
-		size_t used;
 		bool bad = false;
 
 		switch (flow_take(&r->up_flow, &c->peer, &body, &used, &bad)) {
@@ -16180,6 +16184,7 @@ conn_read_body(struct conn *c)
 			return;
 		}
 	}
+	loop_defer(&c->defer, conn_turn);
 }
 
 /* For req:read_body and echo. False: r->body_error says why not. */
@@ -16927,13 +16932,17 @@ conn_step_relay(struct conn *c)
 	struct req *r = c->req;
 	uint64_t up = 0, down = 0, before = r->up->peer.received + c->peer.received;
 	enum flow_io io_up, io_down = FLOW_SRC_WAIT;
+	unsigned heads = 0;
 
 	io_up = conn_pump_up(c, &up);
 	r->bytes_up += r->body_read ? 0 : up;
 	if (peer_flush(&r->up->peer) == IO_ERR && io_up != FLOW_BAD)
 		io_up = FLOW_DST_GONE;
 	while (!r->answer_begun && conn_read_answer(c))
-		;
+		if (++heads == CONN_STEPS) {
+			loop_defer(&c->defer, conn_turn); /* an upstream may say 1xx without end */
+			break;
+		}
 	if (c->state != CONN_RELAY)
 		return true;
 	if (r->answer_begun) {
@@ -16990,7 +16999,7 @@ blind_pump(struct peer *from, struct peer *to, struct subst_ws *w, bool *done, u
 			if (w != NULL ? !subst_ws_feed(w, in) : !peer_put(to, in.p, in.n))
 				return false;
 			peer_consume(from, in.n);
-			*moved += in.n;
+			*moved += w == NULL ? in.n : in.n * (CONN_PIECE / 16); /* frames of ten, sixteen bytes */
 			break;
 		}
 		case IO_AGAIN:
@@ -17285,6 +17294,7 @@ struct fetch {
 	struct slice method;    /* static or into `out` */
 	bool head_done, finished;
 	bool head_only;         /* the caller wants no body: it may never end */
+	struct defer defer;     /* another turn */
 	int status;
 	int retry_after;        /* seconds; -1: not said */
 	char challenge[4096];   /* WWW-Authenticate, its lines joined (RFC 9110 5.3); what does not fit is left out */
@@ -17300,6 +17310,7 @@ fetch_free(struct fetch *f)
 	if (f->up != NULL)
 		upstream_release(f->up, false);
 	f->up = NULL;
+	loop_undefer(&f->defer);
 	buf_free(&f->out);
 	buf_free(&f->head_bytes);
 	buf_free(&f->body);
@@ -17400,17 +17411,20 @@ fetch_read_head(struct fetch *f)
 	return true;
 }
 
+static void fetch_turn(struct defer *);
+
 static void
 fetch_read(struct fetch *f)
 {
 	struct peer *p = &f->up->peer;
+	size_t used;
 
-	while (!f->finished) {
+	for (uint64_t cost = 0; cost < CONN_TURN; cost += used + CONN_PIECE) {
 		struct slice body;
-		size_t used;
 		bool bad = false;
 		enum io io;
 
+		used = PEER_PIECE;      /* of a head */
 		if (!f->head_done) {
 			io = peer_fill(p);
 			if (io == IO_AGAIN || (io == IO_OK && !fetch_read_head(f)))
@@ -17441,6 +17455,16 @@ fetch_read(struct fetch *f)
 			return;
 		}
 	}
+	loop_defer(&f->defer, fetch_turn);
+}
+
+static void
+fetch_turn(struct defer *d)
+{
+	struct fetch *f = OWNER(d, struct fetch, defer);
+
+	if (!f->finished)
+		fetch_read(f);
 }
 
 static void
