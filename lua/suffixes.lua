@@ -1,7 +1,9 @@
 --- Names below which strangers live: a wildcard there would hand a secret to any of them.
 -- A group is a reason and the names it holds for. It is a table of what an operator might plausibly type, not the Public
 -- Suffix List: that has ten thousand rows, changes each week, and does not know tenants. One name below is fine
--- ("*.acme.github.io" is Acme's alone), and so is an exact host.
+-- ("*.acme.github.io" is Acme's alone), and so is an exact host. Where what stands below is a region or a service, and
+-- the customer's own name somewhere below that ("acme-x.a.run.app", "acme.execute-api.us-east-1.amazonaws.com"), the
+-- name is listed among `deep` too: a wildcard anywhere below it is shared.
 local M = {}
 
 local groups = {
@@ -22,11 +24,12 @@ local groups = {
       linodeobjects.com digitaloceanspaces.com backblazeb2.com r2.dev r2.cloudflarestorage.com vultrobjects.com
       your-server.de contaboserver.net ovh.net scw.cloud edgekey.net akamaized.net fastly.net fastlylb.net b-cdn.net ]] },
   { why = "anybody can point a name below it at a machine of their own", names = [[
-      ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com cfargotunnel.com loca.lt lhr.life serveo.net
+      ngrok.io eu.ngrok.io us.ngrok.io ap.ngrok.io au.ngrok.io in.ngrok.io jp.ngrok.io sa.ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com cfargotunnel.com loca.lt lhr.life serveo.net
       ts.net zrok.io pinggy.link bore.pub app.github.dev gitpod.io devtunnels.ms pipedream.net webhook.site duckdns.org
       ddns.net dyndns.org dynu.net hopto.org zapto.org mooo.com nip.io sslip.io xip.io ]] },
   { why = "each name below it is another customer's own", names = [[
-      atlassian.net jira.com zendesk.com freshdesk.com myshopify.com my.salesforce.com force.com lightning.force.com
+      atlassian.net jira.com zendesk.com freshdesk.com myshopify.com my.salesforce.com
+      sandbox.my.salesforce.com develop.my.salesforce.com scratch.my.salesforce.com force.com lightning.force.com
       service-now.com sharepoint.com dynamics.com okta.com oktapreview.com auth0.com onelogin.com myworkday.com
       bamboohr.com netsuite.com looker.com openai.azure.com cognitiveservices.azure.com services.ai.azure.com vault.azure.net
       database.windows.net visualstudio.com snowflakecomputing.com cloud.databricks.com gcp.databricks.com
@@ -34,6 +37,15 @@ local groups = {
       convex.cloud convex.site hasura.app retool.com airtable.app teamcity.com jfrog.io cloudsmith.io sonatype.app
       chargebee.com recurly.com greenhouse.io lever.co ]] },
 }
+
+local deep = {}
+for name in ([[
+    amazonaws.com amazonaws.com.cn on.aws elasticbeanstalk.com awsapprunner.com appspot.com run.app googleusercontent.com
+    azurewebsites.net cloudapp.net cloudapp.azure.com azurestaticapps.net azurecontainerapps.io azurecontainer.io azure-api.net
+    core.windows.net oraclecloudapps.com linodeusercontent.com linodeobjects.com digitaloceanspaces.com backblazeb2.com
+    vultrobjects.com your-server.de contaboserver.net ovh.net scw.cloud fastly.net app.github.dev gitpod.io devtunnels.ms replit.dev
+    repl.co zrok.io dynamics.com auth0.com snowflakecomputing.com azuredatabricks.net es.io elastic-cloud.com
+    ]]):gmatch("%S+") do deep[name] = true end
 
 -- "co.uk", "com.br": below a country's top label these stand where ".com" does.
 local second = {}
@@ -50,12 +62,26 @@ end
 --- Why strangers answer below this name, and which name it is: why, name | nil. A wildcard over more is over them too.
 function M.shared(name)
   if reasons[name] then return reasons[name], name end
+  local above = name:match("%.(.+)$")
+  while above do
+    if deep[above] then return reasons[above], above end
+    above = above:match("%.(.+)$")
+  end
   local label, country = name:match("^([^.]+)%.(%l%l)$")
   if label and second[label] and country then return REGISTER, name end
   local tail = "." .. name
   for known, why in pairs(reasons) do
     if known:sub(-#tail) == tail then return why, known end
   end
+end
+
+--- Is a name of one's own below it shared, too?
+function M.is_deep(name) return deep[name] == true end
+
+--- What of a credential sends a secret as it is: the type's name, or what was added to a type that signs; nil: nothing.
+function M.sends(pol, record)
+  return pol.sends_secret and pol.name or record.rows and #record.rows > 0 and "--substitute"
+    or record.secret_headers and "headers." .. record.secret_headers[1] or nil
 end
 
 --- The first wildcard among hosts that strangers share: host, why, the name that they share | nil.

@@ -107,6 +107,17 @@ local function checked(list, check, option, ctx)
   return out
 end
 
+-- The ports and one more: what the operator chose stays.
+local function with_port(ports, more)
+  local out = {}
+  for i, p in ipairs(ports or { 443 }) do
+    if p == more then return ports end
+    out[i] = p
+  end
+  out[#out + 1] = more
+  return out
+end
+
 local function read_scope(plain, opt, ctx)
   if opt.host then plain.hosts = checked(opt.host, records.host, "host", ctx) end
   if opt.method then plain.methods = checked(opt.method, records.method, "method", ctx) end
@@ -116,7 +127,7 @@ local function read_scope(plain, opt, ctx)
   if opt.port then
     plain.ports = checked(opt.port, records.port, "port", ctx)
   elseif opt.plain_http then
-    plain.ports = { 443, 80 }
+    plain.ports = with_port(plain.ports, 80)
   end
   if opt.bundle then
     plain.bundles = checked(opt.bundle, records.name, "bundle", ctx)
@@ -124,14 +135,17 @@ local function read_scope(plain, opt, ctx)
   end
 end
 
---- A wildcard that strangers answer is for types alone whose requests are signed: they send no secret.
-local function check_shared(pol, hosts)
-  if not pol.sends_secret then return end
-  local host, why, known = require("suffixes").first(hosts)
+--- A wildcard that strangers answer is for requests alone that are signed: they send no secret.
+local function check_shared(pol, plain)
+  local suffixes = require "suffixes"
+  local what = suffixes.sends(pol, plain)
+  local host, why, known = suffixes.first(what and plain.hosts)
   if not host then return end
+  local own = host:sub(2)
   report.usage(("--host %s: %s%s, and %s sends the secret itself"):format(host, why,
-    "*." .. known ~= host and (" (%s)"):format(known) or "", pol.name),
-    ("name each host, or a wildcard of your own below it: --host acme%s, --host *.acme%s"):format(host:sub(2), host:sub(2)))
+    "*." .. known ~= host and (" (%s)"):format(known) or "", what),
+    suffixes.is_deep(known) and ("name each host: --host acme%s"):format(own)
+      or ("name each host, or a wildcard of your own below it: --host acme%s, --host *.acme%s"):format(own, own))
 end
 
 --- env, placeholder and mint come as fields (common to all types), the first two as options too.
@@ -461,7 +475,7 @@ local function add(args, opt, ctx)
   local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
   local specs = require("policy").fields(pol)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
-  check_shared(pol, plain.hosts)
+  check_shared(pol, plain)
   local given, pasted = pasted_tokens(ctx, pol, table.move(args, 2, #args, 1, {}))
   local into = fields.read(ctx, specs, given)
   if preset then presets.lay(preset, plain, into, opt, ctx) end
@@ -475,6 +489,7 @@ local function add(args, opt, ctx)
   fields.ask(ctx, specs, into, preset and preset.ask)
   local secrets = settle(pol, plain, into)
   check_rows(pol, plain, secrets)
+  check_shared(pol, plain)      -- with its rows and headers
   plain.created = require("time").wall()
   local function op()
     if db.peek("credential", name, "the credential") then taken(name) end
@@ -512,7 +527,7 @@ local function clear(plain, kept, names, specs)
       plain[clearable[n]] = n == "bundle" and {} or nil
       if n == "env" then plain.placeholder, plain.env_also, plain.env_more = nil, nil, nil end
       if n == "client_cert" then kept.sealed["c/client_key"] = nil end
-    elseif name == "headers" then
+    elseif name == "headers" and member ~= "" then
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
@@ -545,13 +560,13 @@ local function set(args, opt, ctx)
     clear(plain, kept, opt.clear, specs)
     if opt.preset then presets.attach(plain, opt.preset) end
     read_scope(plain, opt, ctx)
-    if opt.host then check_shared(pol, plain.hosts) end
     typed = typed or fields.read(ctx, specs, given)
     read_env(plain, typed, opt)
     read_rows(plain, opt)
     read_tls(plain, typed)
     local secrets = settle(pol, plain, fields.over(kept, typed, specs))
     check_rows(pol, plain, secrets)
+    if opt.host or opt.substitute or next(typed.sealed) then check_shared(pol, plain) end
     return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets }
   end
   if pasted then

@@ -204,7 +204,7 @@ local function credentials(_, say)
     end
     local pol = record and policy.load(record.type)
     local host, why = suffixes.first(record and record.hosts)
-    if host and pol and pol.sends_secret then
+    if host and pol and suffixes.sends(pol, record) then
       warn(WARN, ("%s goes to %s, and %s"):format(name, host, why), ("sallyport credential set %s --host …"):format(name))
     end
   end

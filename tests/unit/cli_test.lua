@@ -218,6 +218,27 @@ return {
     w.refused("is missing", "credential", "set", "k", "--clear", "key")
     w.refused("nothing to change", "credential", "set", "k")
     w.refused("--clear does not know", "credential", "set", "k", "--clear", "nonsense")
+    w.refused("headers.NAME", "credential", "set", "k", "--clear", "headers")
+  end),
+  ["plain HTTP adds port 80 to the ports that there are"] = with_home(function(w)
+    w.ok("credential", "add", "k", "--type", "bearer", "--host", "a.test", "--port", "8443", "token=@" .. w.key)
+    w.ok("credential", "set", "k", "--plain-http")
+    has(w.ok("credential", "show", "k"), "8443,80")
+    w.ok("credential", "set", "k", "--plain-http", "--port", "8080")
+    has(w.ok("credential", "show", "k"), "ports    8080")
+  end),
+  ["a type that signs sends a secret all the same in a row or a header: no wildcard that strangers share"] = with_home(function(w)
+    local function aws(name, ...)
+      return "credential", "add", name, "--type", "aws_sigv4", "--host", "*.amazonaws.com",
+        "access_key_id=AKIAIOSFODNN7EXAMPLE", "secret_access_key=@" .. w.key, ...
+    end
+    w.refused("--substitute sends the secret itself", aws("x", "--substitute", "secret_access_key:body:__SECRET__"))
+    w.refused("headers.x-key sends the secret itself", aws("x", "headers.x-key=@" .. w.key))
+    w.ok(aws("x", "headers.x-plain=1"))
+    w.refused("sends the secret itself", "credential", "set", "x", "--substitute", "secret_access_key:body:__SECRET__")
+    w.refused("sends the secret itself", "credential", "set", "x", "headers.x-key=@" .. w.key)
+    w.ok("credential", "set", "x", "headers.x-key=@" .. w.key, "--host", "s3.eu-west-1.amazonaws.com")
+    w.refused("sends the secret itself", "credential", "set", "x", "--host", "*.amazonaws.com")
   end),
 
   ["what the type itself refuses is said with its fields"] = with_home(function(w)

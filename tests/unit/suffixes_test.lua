@@ -20,6 +20,16 @@ return {
     is(suffixes.first { "*.windows.net" }, "*.windows.net")
     is(suffixes.first { "*.azure.com" }, "*.azure.com")
   end,
+  ["so is a region or a service below one, for the customer's name stands below that"] = function()
+    for _, name in ipairs { "a.run.app", "us-central1.run.app", "execute-api.us-east-1.amazonaws.com", "us-east-1.amazonaws.com",
+      "lambda-url.us-east-1.on.aws", "us.auth0.com", "westeurope.cloudapp.azure.com", "uc.r.appspot.com", "blob.core.windows.net",
+      "eu-west-1.snowflakecomputing.com", "crm4.dynamics.com", "7.azuredatabricks.net", "eu.ngrok.io", "sandbox.my.salesforce.com",
+      "us-central1.gcp.cloud.es.io" } do
+      local host, why, known = suffixes.first { "*." .. name }
+      is(host, "*." .. name)
+      assert(why and (name == known or name:sub(-#known - 1) == "." .. known), known)
+    end
+  end,
   ["a name of one's own below it is not, nor an exact host, nor another name that ends alike"] = function()
     is(suffixes.first { "*.acme.github.io", "acme.atlassian.net", "*.example.com", "*.notgithub.io", "*.acme.co.uk",
       "*.googleapis.com", "*.go.com", "*.uk" }, nil)
