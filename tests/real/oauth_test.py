@@ -118,9 +118,10 @@ class Command:
     def __init__(self, s, *args, env=None, stdin=False):
         self.p = subprocess.Popen([s.binary, *map(str, args)], env={**s.env, **(env or {})}, text=True, stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL)
-        self.out, self.err = [], []
+        self.out, self.err, self.readers = [], [], []
         for stream, into in ((self.p.stdout, self.out), (self.p.stderr, self.err)):
-            threading.Thread(target=lambda s=stream, i=into: i.extend(iter(s.readline, "")), daemon=True).start()
+            self.readers.append(threading.Thread(target=lambda s=stream, i=into: i.extend(iter(s.readline, "")), daemon=True))
+            self.readers[-1].start()
 
     def url(self):
         return wait(lambda: self.out and self.out[0].strip() or self.p.poll() is not None and self.fail(), 10, "the consent's address")
@@ -130,7 +131,8 @@ class Command:
 
     def end(self, code=0, timeout=30):
         got = self.p.wait(timeout * sallyport.SLOW)
-        time.sleep(0.02)
+        for reader in self.readers:
+            reader.join(timeout * sallyport.SLOW)
         text = "".join(self.err)
         assert got == code, f"exit {got}, wanted {code}: {text}"
         assert "canary" not in text + "".join(self.out)
