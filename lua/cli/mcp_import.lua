@@ -17,9 +17,12 @@ end
 -- Headers and query parameters whose value is a secret however it is written.
 local secret_words = { "auth", "cookie", "key", "token", "secret", "passw", "credential", "session", "signature" }
 
--- A header is one too if a variable stands in it.
-local function secret_header(name, value)
-  return value ~= "" and (any_of(name:lower(), secret_words) or value:find("${", 1, true) ~= nil)
+-- A text that nobody made up: twenty letters and digits on end, or a UUID.
+local function random(text)
+  for run in text:gmatch("[%w_]+") do
+    if #run >= 20 and run:find("%d") and run:find("%a") then return true end
+  end
+  return text:find("%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x") ~= nil
 end
 
 local function secret_variable(name, value)
@@ -34,6 +37,12 @@ local function suspect(text)
     or lower:find("key[=:]%s*[^%s$]") ~= nil or lower:find("token[=:]%s*[^%s$]") ~= nil
     or lower:find("secret[=:]%s*[^%s$]") ~= nil or lower:find("password[=:]%s*[^%s$]") ~= nil
     or any_of(text, { "^sk%-", "^ghp_", "^gho_", "^ghs_", "^github_pat_", "^glpat%-", "^xox[abprs]%-", "^AKIA%u", "^eyJ" })
+end
+
+-- A header is one too if a variable stands in it, or what it holds looks like one.
+local function secret_header(name, value)
+  return value ~= "" and (any_of(name:lower(), secret_words) or value:find("${", 1, true) ~= nil or suspect(value) or random(value)
+    or any_of(value:lower(), { "^bearer%s", "^basic%s", "^token%s" }))
 end
 
 -- An object of the file: { } where it is absent; what else it may be ends the command.
@@ -111,8 +120,8 @@ local function secret_text(ctx, text, what)
 end
 
 -- The address of a server: as the new file has it, as it is parsed, and the secrets in it: { variable, in path or query }.
--- A variable in the host is a name. One that is named like a secret, and a parameter of the query that is, stay out of
--- the new file: there the sandbox's own variable stands, for a placeholder.
+-- A variable in the host is a name. One that is named like a secret, a parameter of the query that is, and a part of the
+-- path that looks like one stay out of the new file: there the sandbox's own variable stands, for a placeholder.
 local function address_of(ctx, server, text)
   local shown, sample, secrets = "", "", {}
   for _, part in ipairs(parts_of(text)) do
@@ -126,8 +135,21 @@ local function address_of(ctx, server, text)
     end
   end
   local prefix = server:upper():gsub("[^%w]", "_"):gsub("^%d", "_%0")
+  local function path_parts(address, put)
+    local origin, path, rest = address:match("^(%a+://[^/?#]*)(/[^?#]*)(.*)$")
+    if not origin then return address end
+    return origin .. path:gsub("[^/]+", function(part) return random(part) and put() or nil end) .. rest
+  end
+  local in_path = 0
+  shown = path_parts(shown, function()
+    in_path = in_path + 1
+    local var = ("%s_PATH%s"):format(prefix, in_path > 1 and in_path or "")
+    secrets[#secrets + 1] = var
+    return "${" .. var .. "}"
+  end)
+  sample = path_parts(sample, function() return "\1" end)
   shown = shown:gsub("([?&])([^=&#]+)=([^&#]+)", function(sep, name, value)
-    if value:find("^%${") or not any_of(name:lower(), secret_words) then return nil end
+    if value:find("^%${") or not (any_of(name:lower(), secret_words) or suspect(value) or random(value)) then return nil end
     local var = (prefix .. "_" .. name:upper():gsub("[^%w]", "_")):sub(1, 100)
     secrets[#secrets + 1] = var
     return ("%s%s=${%s}"):format(sep, name, var)

@@ -167,6 +167,12 @@ def test_import_hostile(t):
     assert json.loads(s.cli("credential", "show", "url", "--json").stdout)["paths"] == ["/v1/"]
     said, _ = give({"a\x1b[31m": {"url": "https://x.test/a;$(touch)", "headersHelper": "/h/p \x1b[2J $(id)"}, "b": {"url": "https://x.test/`id`"}})
     assert "'https://x.test/`id`'" in said and "'arguments=" in said, said
+    said, new = give({"odd": {"url": "https://x.test/s/canary0Abcdefghij123456/mcp?p=canary0Abcdefghij123456&q=1", "headers": {
+        "X-Api": "sk-canary-1", "X-Fwd": "Bearer canary-2", "X-Id": "canary0Abcdefghij123456", "X-Team": "blue-team-2024"}}})
+    assert new["odd"] == {"type": "http", "url": "https://x.test/s/${ODD_PATH}/mcp?p=${ODD_P}&q=1", "headers": {"X-Team": "blue-team-2024"}}, new
+    assert "--env ODD_PATH" in said and "--env ODD_P " in said and "no secret in it" not in said, said
+    shown = json.loads(s.cli("credential", "show", "odd", "--json").stdout)
+    assert shown["paths"] == ["/s/"] and sorted(shown["secrets"]) == ["headers.x-fwd", "headers.x-id", "key"], shown
     said, new = give({"std": {"command": "npx", "args": ["mcp-remote", "--header", "Authorization: Bearer canary-a"], "env": {"AUTH": "canary-b"}}})
     assert "still stands" in said and new["std"]["env"] == {"AUTH": "${AUTH}"} and out.stat().st_mode & 0o777 == 0o600, said
     token = {"Authorization": "Bearer canary-z"}
@@ -181,7 +187,7 @@ def test_import_hostile(t):
     assert s.cli("mcp", "import", path, "--out", path, check=False).returncode == 2
     path.write_text(json.dumps({"mcpServers": {"d": {"url": "https://x.test", "headers": token}}}))
     assert s.cli("mcp", "import", path, "--out", "/nowhere/x", check=False).returncode == 1
-    assert [c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)] == ["url"]
+    assert [c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)] == ["odd", "url"]
 
 
 def test_another_server(t):
