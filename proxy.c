@@ -20078,6 +20078,7 @@ l_open_uri(lua_State *L)
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
 #define L_DERIVE_MAX 1024       /* a placeholder is at most as long as the longest real key */
+#define L_MARK 22               /* 130 bits: no two secrets share one */
 #define L_WHY_MAX 1024
 
 static int
@@ -20453,6 +20454,28 @@ l_store_derive(lua_State *L)
 	return 1;
 }
 
+/* store.mark(secret) -> letters and digits | nil, "locked"
+ * The same for the same secret and store, and without the key they tell nothing of it: to recognise one that was here
+ * before. */
+static int
+l_store_mark(lua_State *L)
+{
+	static const char label[] = "mark/";
+	unsigned char in[sizeof label - 1 + br_sha256_SIZE];
+	char out[L_MARK];
+	enum store_err err;
+	bool is_secret;
+
+	memcpy(in, label, sizeof label - 1);
+	sign_digest(SIGN_SHA256, l_check_value(L, 1, &is_secret), in + sizeof label - 1);
+	err = store_derive((struct slice){(char *)in, sizeof in}, out, sizeof out);
+	wipe(in, sizeof in);
+	if (err != STORE_OK)
+		return l_fail_store(L, err);
+	lua_pushlstring(L, out, sizeof out);
+	return 1;
+}
+
 /* -- committing */
 
 /* Holds what a commit owns while Lua can raise, and while the task waits. */
@@ -20701,6 +20724,7 @@ static const luaL_Reg l_store[] = {
 	{"generation", l_store_generation},
 	{"changes", l_store_changes},
 	{"derive", l_store_derive},
+	{"mark", l_store_mark},
 	{"commit", l_store_commit},     /* yields */
 	{NULL, NULL},
 };

@@ -34,6 +34,7 @@ M.say = {
   changed = "the credential's client or token address changed meanwhile",
   absent = "the credential was removed meanwhile",
   newer_grant = "it was connected anew meanwhile, and that grant stays",
+  taken = "it was pasted before and is spent; what the server gave for it is in use",
   full = "there is no room on the disk",
   store = "the store could not be written",
   held = "another process renews it, or ends it, just now",
@@ -322,6 +323,7 @@ end
 function M.adopt(env, name, ops, secrets)
   local now = env.time.wall()
   local plain = { credential = name, rotation = secrets.refresh_token and 1 or 0, connected_at = now }
+  plain.pasted = secrets.refresh_token and env.store.mark(secrets.refresh_token)
   if not secrets.refresh_token then
     local life = 10 * 366 * 86400       -- nobody said when it ends: the API will
     plain.obtained_at, plain.expires_at, plain.fresh_until = now, now + life, now + life
@@ -359,7 +361,8 @@ local function exercise(env, opened, refresh_token)
 end
 
 --- Puts tokens from elsewhere in the place of a grant: true | nil, code, detail. A refresh token is exercised first;
--- whatever fails leaves record and grant as they were, and "unstored" says that it was spent for nothing.
+-- whatever fails leaves record and grant as they were, and "unstored" says that it was spent for nothing. One that the
+-- grant began with is spent and not sent again ("taken"): a server that sees it twice ends the grant (RFC 9700 4.14.2).
 -- build() -> the operation that puts the credential's record; again where somebody else wrote first.
 function M.replace(env, name, build, secrets)
   local op = build()
@@ -368,12 +371,14 @@ function M.replace(env, name, build, secrets)
   local opened, code, detail = env.config:opened_of(name, rec)
   if not opened then return nil, code, detail end
   local answer, sent_at = { secrets = { access_token = secrets.access_token }, expires_at = math.huge }, env.time.wall()
-  if secrets.refresh_token then
+  local mark = secrets.refresh_token and env.store.mark(secrets.refresh_token)
+  if mark then
+    if (env.store.peek("state", name) or {}).pasted == mark then return nil, "taken" end
     answer, sent_at, detail = exercise(env, opened, secrets.refresh_token)
   end
   local ok = answer ~= nil
   if answer then
-    ok, code = env.tokens:connected(opened, answer, sent_at, nil, build)
+    ok, code = env.tokens:connected(opened, answer, sent_at, nil, { build = build, pasted = mark })
     if not ok then code, detail = "unstored", code end
   else
     code = sent_at

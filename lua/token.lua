@@ -15,6 +15,7 @@
 -- belongs to the client and the token address, so that a change of hosts or paths does not end it.
 --
 -- state/NAME, plain: token_version (of the credential that earned it), earner (of a grant: client and token address),
+--   pasted (of a grant that began with a refresh token from elsewhere: its mark, by which it is known again),
 --   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), wanted (that an API asks for besides),
 --   wanted_at, refused_at (a 401 that could not be acted on), refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
 --   last_error, last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
@@ -339,7 +340,7 @@ local function answer_plain(self, opened, base, answer, sent_at)
     obtained_at = sent_at, expires_at = sent_at + life,
     fresh_until = math.floor(M.fresh_until(sent_at, life)),
     dropped_at = base.dropped_at, scopes = base.scopes, wanted = base.wanted, wanted_at = base.wanted_at,
-    connected_at = base.connected_at, values = answer.values,
+    connected_at = base.connected_at, pasted = base.pasted, values = answer.values,
   }
 end
 
@@ -568,17 +569,18 @@ end
 -- ---- a person's grant ----------------------------------------------------------------------------
 
 --- Stores what a person's consent brought, over whatever was there: true | nil, code. A refresh that is in flight
--- finds another rotation and lets its answer go. build() -> an operation: the record that changes with the grant.
-function M:connected(opened, answer, sent_at, scopes, build)
+-- finds another rotation and lets its answer go. with.build() -> an operation: the record that changes with the grant; with.pasted: see the top.
+function M:connected(opened, answer, sent_at, scopes, with)
   local name, until_ = opened.name, self.time.now() + CONNECT_STORE_MAX
   while true do
-    local change = build and build()
+    local change = with and with.build()
     local cred = change and change.plain or self.store.peek("credential", name)
     if not cred then return nil, "absent" end
     if M.earner(opened.pol, cred) ~= M.earner(opened.pol, opened.rec) then return nil, "changed" end
     local base, damaged = self.store.get("state", name)
     if not base then base = damaged == "damaged" and { secrets = {} } or ABSENT end
-    local plain = answer_plain(self, opened, { secrets = {}, rotation = base.rotation }, answer, sent_at)
+    local plain = answer_plain(self, opened, { secrets = {}, rotation = base.rotation, pasted = with and with.pasted },
+      answer, sent_at)
     plain.rotation = (base.rotation or 0) + 1
     plain.token_version, plain.scopes, plain.connected_at = change and change.version or cred.version, scopes, sent_at
     local ok, why = self.store.commit({

@@ -85,7 +85,7 @@ end
 local function by_code(ctx, env, opened, opt)
   if opened.rec.claude_code then
     report.fail(("the account of '%s' is signed in to by the Claude Code CLI"):format(opened.name),
-      ("claude, then /login; sallyport credential remove %s; sallyport import claude-code"):format(opened.name))
+      ("claude, then /login; sallyport import claude-code --name %s"):format(opened.name))
   elseif not opened.view.authorization_url then
     report.fail(("'%s' has no authorization_url"):format(opened.name), opened.view.device_authorization_url
       and ("sallyport connect %s --device"):format(opened.name)

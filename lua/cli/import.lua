@@ -1,14 +1,18 @@
 --- sallyport import claude-code: an account that the Claude Code CLI is signed in to.
+local connect = require "connect"
 local db = require "cli.db"
 local files = require "cli.claude_files"
 local records = require "records"
 local report = require "cli.report"
 local stand_in = require "stand_in"
+local token = require "token"
 
 -- As the CLI has them: a public client, two token addresses in use.
 local CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 local TOKEN_URL, ALSO = "https://platform.claude.com/v1/oauth/token", "https://console.anthropic.com/v1/oauth/token"
 local HOSTS = { "api.anthropic.com", "platform.claude.com", "mcp-proxy.anthropic.com" }
+local FRESH_MAX = 30000         -- ms: one refresh, or another's lease and then ours
+local SETTINGS_MAX = 1 << 20
 local PRESET = "claude-code"    -- what else is known of that API: the calls that would make further keys
 
 local function not_it(path, what)
@@ -16,7 +20,7 @@ local function not_it(path, what)
     "sign in with the CLI first (it writes ~/.claude/.credentials.json), or name the file")
 end
 
--- { access_token, refresh_token (secrets), scopes, subscription, tier }
+-- { tokens = { access_token, refresh_token } (secrets), scopes, claude_code = { subscription, tier } }
 local function read(ctx, path)
   local core = require "secret.core"
   local text, why = ctx.host.read_secret_file(path, { multiline = true })
@@ -35,7 +39,7 @@ local function read(ctx, path)
     scopes[#scopes + 1] = scope
   end
   return {
-    access_token = inner.accessToken, refresh_token = inner.refreshToken, scopes = scopes,
+    tokens = { access_token = inner.accessToken, refresh_token = inner.refreshToken }, scopes = scopes,
     claude_code = { subscription = inner.subscriptionType, tier = inner.rateLimitTier },
   }
 end
@@ -50,24 +54,34 @@ local function prepare(ctx, dir)
   end
 end
 
-local function write(ctx, dir, path, text)
-  local ok, why = ctx.host.write_file(dir .. "/" .. path, text, 384)
-  if not ok then report.fail(("%s cannot be written: %s"):format(report.clean(path), tostring(why))) end
-end
-
--- A .claude.json that is there already holds a person's settings: it stays.
-local function write_files(ctx, dir, agent, rec)
-  write(ctx, dir, ".claude/.credentials.json",
-    files.credentials(rec, stand_in.parts(records, agent, rec), require("time").wall()))
-  if ctx.host.stat(dir .. "/.claude.json") then
-    ctx.note(("note: %s/.claude.json is there already and stays; the CLI wants \"hasCompletedOnboarding\": true in it")
-      :format(report.clean(dir)))
-  else
-    write(ctx, dir, ".claude.json", files.onboarding())
+-- made: the files that were not there before.
+local function write(ctx, made, path, text)
+  local new = not ctx.host.stat(path)
+  local ok, why = ctx.host.write_file(path, text, 384)
+  if not ok then
+    report.fail(("%s cannot be written: %s"):format(report.clean(path), tostring(why)), "nothing was changed; --out names another directory")
   end
+  if new then made[#made + 1] = path end
 end
 
-local function adopt(ctx, name, opt, account)
+-- Placeholders do not depend on tokens, so the files come first: what cannot be written is told while the account is
+-- still where it was. A .claude.json that is there already holds a person's settings: it stays. -> the new files
+local function write_files(ctx, dir, agent, rec)
+  local made, settings = {}, dir .. "/.claude.json"
+  write(ctx, made, dir .. "/.claude/.credentials.json",
+    files.credentials(rec, stand_in.parts(records, agent, rec), require("time").wall()))
+  if not ctx.host.stat(settings) then
+    write(ctx, made, settings, files.onboarding())
+  elseif ctx.host.read_file(settings, SETTINGS_MAX) ~= files.onboarding() then
+    ctx.note(("note: %s is there already and stays; the CLI wants \"hasCompletedOnboarding\": true in it"):format(
+      report.clean(settings)))
+  end
+  return made
+end
+
+-- ---- the account ---------------------------------------------------------------------------------
+
+local function record_of(name, opt, account)
   local plain = {
     name = name, type = "oauth_authorization_code", hosts = HOSTS, ports = { 443 }, bundles = opt.bundle or { "default" },
     enabled = true, env = "CLAUDE_CODE_OAUTH_TOKEN", created = require("time").wall(),
@@ -76,20 +90,57 @@ local function adopt(ctx, name, opt, account)
     preset = require("presets").get(PRESET) and PRESET or nil, claude_code = account.claude_code,
   }
   plain.placeholder = records.shape_for(plain.env)
-  for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
   plain.order = require("store").generation()
-  local connect = require "connect"
+  return plain
+end
+
+-- The operation that brings the record of an earlier import up to what the account says now. All else that the operator
+-- set since stays.
+local function renewed(name, opt, account)
+  local rec, why = require("store").get("credential", name)
+  if not rec then report.fail(("the credential cannot be read: %s"):format(tostring(why)), "remove it and import again") end
+  local plain = db.plain(rec)
+  plain.fields.scopes, plain.claude_code, plain.bundles = account.scopes, account.claude_code, opt.bundle or plain.bundles
+  return { op = "put", db = "credential", key = name, version = rec.version, plain = plain, secrets = rec.secrets }
+end
+
+local function env_of(ctx)
   local env, why = connect.env(ctx)
   if not env then report.fail(why) end
+  return env
+end
+
+local SIGN_IN = "its refresh token may have been used since: sign in with the CLI again, then import at once"
+
+-- A new credential: true | nil, what went wrong, advice.
+local function adopt(ctx, name, plain, account)
   local ops = { { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = {} } }
-  local ok, code, text = connect.adopt(env, name, ops, {
-    access_token = account.access_token, refresh_token = account.refresh_token,
-  })
-  if not ok then
-    report.fail(("the account was not taken over, and nothing was kept: %s"):format(text or require("token").sentence(code)),
-      "its refresh token may have been used since: sign in with the CLI again, then import at once")
+  local ok, code, text = connect.adopt(env_of(ctx), name, ops, account.tokens)
+  if ok then return true end
+  return nil, ("the account was not taken over, and nothing was kept: %s"):format(text or token.sentence(code)), SIGN_IN
+end
+
+-- Another grant for the credential: true, whether this file's account was taken over before | nil, what, advice. A
+-- refresh token that was taken over is spent: then what came of it must work, or only a new sign-in helps.
+local function replace(ctx, name, opt, account)
+  local env = env_of(ctx)
+  local function build() return renewed(name, opt, account) end
+  local ok, code, detail = connect.replace(env, name, build, account.tokens)
+  if ok then return true, false end
+  if code ~= "taken" then
+    local why = connect.say[code] or token.sentence(code)
+    if code == "unstored" then why = "it was spent, and the answer not stored: " .. (connect.say[detail] or tostring(detail)) end
+    return nil, ("the account was not taken over, and '%s' is as it was: %s"):format(name, why), SIGN_IN
   end
-  return plain
+  local opened, trouble, why = env.config:open(name)
+  local view, info
+  if opened then view, trouble, info = env.tokens:fresh(opened, env.time.now() + FRESH_MAX) end
+  if view then
+    db.change(function() return { build() } end)
+    return true, true
+  end
+  return nil, ("the account was taken over before, and '%s' does not work now: %s"):format(name,
+    info and info.message or why or token.sentence(trouble)), "sign in with the CLI again, then import at once"
 end
 
 local function shares(agent, rec)
@@ -110,16 +161,32 @@ local function run(args, opt, ctx)
   local rec, account = db.peek("credential", name, "the credential"), nil
   local agent = opt.agent and db.need("agent", opt.agent)
   account = read(ctx, path)
-  if rec then
-    report.fail(("there is a credential '%s' already"):format(name),
+  if rec and not rec.claude_code then
+    report.fail(("there is a credential '%s' already, and no import made it"):format(name),
       ("sallyport credential remove %s first, or --name another"):format(name))
   end
-  local dir = opt.out or "claude-sandbox"
-  if opt.agent then prepare(ctx, dir) end
-  rec = adopt(ctx, name, opt, account)
-  ctx.note(("Kept '%s' for %s. Its refresh token works: the one in %s no longer does.\n"
-    .. "The CLI of this machine is signed out by that; sign it in again if you need it here."):format(name,
-    table.concat(HOSTS, ", "), report.clean(path)))
+  for _, b in ipairs(opt.bundle or {}) do db.need("bundle", b) end
+  local dir, again, made = opt.out or "claude-sandbox", rec ~= nil, {}
+  rec = again and renewed(name, opt, account).plain or record_of(name, opt, account)
+  for _, b in ipairs(rec.bundles) do db.need("bundle", b) end
+  if opt.agent then
+    prepare(ctx, dir)
+    made = write_files(ctx, dir, opt.agent, rec)
+  end
+  local ok, taken, advice
+  if again then ok, taken, advice = replace(ctx, name, opt, account) else ok, taken, advice = adopt(ctx, name, rec, account) end
+  if not ok then
+    for _, file in ipairs(made) do os.remove(file) end
+    report.fail(taken, advice)
+  end
+  local shown = report.clean(path)
+  if taken then
+    ctx.note(("The account of %s was taken over before: '%s' goes on with what came of it."):format(shown, name))
+  else
+    ctx.note(("%s '%s' for %s. Its refresh token works: the one in %s no longer does.\n"
+      .. "The CLI of this machine is signed out by that; sign it in again if you need it here."):format(
+      again and "Renewed" or "Kept", name, table.concat(rec.hosts, ", "), shown))
+  end
   if agent and not shares(agent, rec) then
     ctx.note(("note: '%s' holds no bundle that '%s' is in: sallyport bundle attach"):format(opt.agent, name))
   end
@@ -146,7 +213,8 @@ Takes over the account of ~/.claude/.credentials.json (or FILE): its refresh tok
 is kept here. Requests of agents to api.anthropic.com then carry the real token, and no sandbox holds it. With
 --agent it writes the .credentials.json and .claude.json that the CLI in the sandbox reads, with placeholders for
 tokens; when that CLI goes to renew them, the proxy answers with placeholders again. Without files,
-CLAUDE_CODE_OAUTH_TOKEN from `sallyport env` is enough. Another agent's .credentials.json: credential sandbox-file.
+CLAUDE_CODE_OAUTH_TOKEN from `sallyport env` is enough. It may be repeated: after a new sign-in the credential gets that
+grant, if its refresh token works; with the same file it writes the files anew and spends nothing. Another agent's .credentials.json: credential sandbox-file.
 
 examples:
   sallyport import claude-code --agent claude

@@ -421,5 +421,58 @@ def test_refused_import(t):
     assert r.returncode == 1 and "cannot be made" in r.stderr and len(w.up.spends) == spent, r.stderr
     r = w.take("--agent", "a", "--out", w.s.dir / "files")
     assert "stays" in r.stderr and (w.s.dir / "files/.claude.json").read_text() == '{"theirs":1}'
-    r = w.take(check=False)
+    w.s.credential({"name": "other", "type": "bearer", "host": "other.test", "secrets": {"token": "canary-other"}})
+    r = w.take("--name", "other", check=False)
     assert r.returncode == 1 and "already" in r.stderr and len(w.up.spends) == spent + 1, r.stderr
+
+
+def test_import_again(t):
+    """an import is repeated: the same file spends nothing and harms nothing, a new sign-in replaces the grant, a dead one changes nothing"""
+    w = World(t, cli=False)
+    out, first = w.s.dir / "files", w.up.refresh
+
+    def works(real=None):
+        assert w.s.request(target="/v1/models", host=API).status == 200
+        return w.up.calls[-1][3]
+    (out / ".claude/.credentials.json").mkdir(parents=True)           # cannot be written
+    r = w.take("--agent", "a", "--out", out, check=False)
+    assert r.returncode == 1 and "cannot be written" in r.stderr and not w.up.spends, "nothing is spent for files that cannot be"
+    (out / ".claude/.credentials.json").rmdir()
+    w.up.refuse = (400, "invalid_grant")
+    assert w.take("--agent", "a", "--out", out, check=False).returncode == 1
+    assert not (out / ".claude/.credentials.json").exists() and not (out / ".claude.json").exists(), "no files of nothing"
+    w.up.refuse, w.up.spends = None, []
+    w.take("--agent", "a", "--out", out)
+    one = works()
+    held = stored(out)
+    (out / ".claude/.credentials.json").unlink()
+    w.s.cli("bundle", "add", "more")
+    r = w.take("--agent", "a", "--out", out, "--bundle", "default", "--bundle", "more")
+    assert "before" in r.stderr and w.up.spends == [first], "the spent token is not sent again: a server would end the grant"
+    assert "onboarding" not in r.stderr.lower(), "the file of ours is no other's"
+    assert {k: v for k, v in stored(out).items() if k != "expiresAt"} == {k: v for k, v in held.items() if k != "expiresAt"}
+    assert works() == one and show(w)["bundles"] == ["default", "more"]
+    # Signed in anew on that machine.
+    w.up.issue()
+    w.leave(subscriptionType="pro")
+    w.s.cli("credential", "set", "claude-code", "--path", "/v1")
+    assert "Renewed" in w.take("--agent", "a", "--out", out).stderr
+    two = works()
+    assert two == w.up.access != one and stored(out)["subscriptionType"] == "pro" and show(w)["claude_code"]["subscription"] == "pro"
+    assert show(w)["paths"] == ["/v1"] and stored(out)["accessToken"] == held["accessToken"], "what the operator set stays"
+    # A token that does not work, and a server that is in trouble: the grant stays.
+    spends = len(w.up.spends)
+    for change in (lambda: w.leave(refreshToken="sk-ant-ort01-" + "y" * 95), lambda: setattr(w.up, "refuse", (503, "x"))):
+        change()
+        r = w.take("--agent", "a", "--out", out, check=False)
+        assert r.returncode == 1 and "is as it was" in r.stderr and works() == two, r.stderr
+    w.up.refuse = None
+    assert len(w.up.spends) == spends + 2
+    w.s.set_clock(30000)
+    w.s.request(target="/v1/models", host=API)                        # within its last minutes, or past its end: renewed
+    wait(lambda: works() not in (one, two), 10, "the renewal")
+    assert not w.up.strangers
+
+
+def show(w):
+    return json.loads(w.s.cli("credential", "show", "claude-code", "--json").stdout)

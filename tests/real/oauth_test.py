@@ -550,6 +550,8 @@ def test_pasted_over_a_grant(t):
     assert "canary" not in paste(token=got["refresh_token"])
     assert len(server.events(event="grant.success", grant="refresh_token")) == 1
     second = value()
+    assert "pasted before" in paste(token=got["refresh_token"], code=1), "a spent token is known again, and not sent"
+    assert not server.events(event="grant.error") and not server.events(event="grant.revoked")
     assert second != first and show(s)["token"]["renewable"]
     s.set_clock(4000)
     third = value()

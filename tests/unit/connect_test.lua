@@ -42,6 +42,7 @@ local cases = {
     local function adopt(on_delete)
       local dbs, n, version = { credential = {}, state = {}, lease = {} }, 0, 0
       local store = {}
+      function store.mark() return "mark" end
       function store.peek(db, key) return dbs[db][key] end
       function store.commit(ops)
         n = n + 1

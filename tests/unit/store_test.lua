@@ -37,6 +37,7 @@ return {
     fails("locked", store.generation())
     fails("locked", put("credential", "c", {}))
     fails("locked", store.derive("x", 1))
+    fails("locked", store.mark(secret.of "x"))
     assert(store.open(home, { create = true }))
     assert(store.open(home, { create = true }))
     fails("exists", store.init(home))
@@ -175,6 +176,19 @@ return {
     assert(#a == 40 and a:find("^%w+$") and a ~= b)
     assert(store.open(home))
     assert(store.derive("one", 40) == a and store.derive("one", 10) == a:sub(1, 10))
+  end),
+
+  ["a secret is known again by its mark, in this store alone"] = with_home(function(home)
+    local a = store.mark(secret.of "canary-1")
+    assert(#a == 22 and a:find("^%w+$") and a ~= store.mark(secret.of "canary-2") and a ~= store.mark(secret.of ""))
+    assert(store.open(home))
+    assert(store.mark(secret.of "canary-1") == a and store.mark(secret.of("x"):sha256()) ~= store.mark(secret.of "x"))
+    store.close()
+    local other = os.tmpname()
+    os.remove(other)
+    assert(store.open(other, { create = true }))
+    assert(store.mark(secret.of "canary-1") ~= a)
+    sh("rm -rf '" .. other .. "'")
   end),
 
   ["a backup is restored into the same store and a new one"] = with_home(function(home)
