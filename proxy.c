@@ -2228,6 +2228,15 @@ tls_sha256(const void *p, size_t n, uint8_t out[32])
 	wipe(&c, sizeof c);
 }
 
+static void
+tls_sha256_hex(struct slice s, char out[64])
+{
+	uint8_t h[32];
+
+	tls_sha256(s.p, s.n, h);
+	hex_encode(out, h, sizeof h);
+}
+
 /* -- sessions: a table of fixed slots without locks, because its writers are processes that may be
  * killed at any instruction. Each slot carries a hash over its own contents: what two writers or a
  * dead one left torn does not match it and counts as absent. Nobody ever waits. */
@@ -14700,6 +14709,12 @@ struct added {
 	char text[];            /* name, then value */
 };
 
+static struct slice
+added_value(const struct added *a)
+{
+	return a->secret != NULL ? secret_slice(a->secret) : a->value;
+}
+
 struct req {
 	struct conn *conn;      /* borrowed */
 	struct req *next_free;
@@ -15628,6 +15643,12 @@ put_length(struct buf *b, uint64_t n)
 	return buf_adds(b, "Content-Length: ") && buf_addu(b, n) && buf_add(b, "\r\n", 2);
 }
 
+static struct slice
+req_path_now(const struct req *r)
+{
+	return r->new_path != NULL ? secret_slice(r->new_path) : r->path;
+}
+
 static bool
 req_put_target(const struct req *r, struct buf *b)
 {
@@ -15638,7 +15659,7 @@ req_put_target(const struct req *r, struct buf *b)
 		query = secret_slice(r->new_query);
 		any = query.n != 0;
 	}
-	return buf_addv(b, r->new_path != NULL ? secret_slice(r->new_path) : r->path) &&
+	return buf_addv(b, req_path_now(r)) &&
 	    (!any || (buf_add(b, "?", 1) && buf_addv(b, query)));
 }
 
@@ -15674,7 +15695,7 @@ req_put_fields(const struct req *r, struct buf *b)
 		ok = put_field(b, r->head.field[i].name, r->head.field[i].value);
 	}
 	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
-		ok = put_field(b, a->name, a->secret != NULL ? secret_slice(a->secret) : a->value);
+		ok = put_field(b, a->name, added_value(a));
 	return ok;
 }
 
@@ -17927,6 +17948,143 @@ helper_send(const struct helper_ask *ask, size_t text_n, int reply)
 #define L_PAIRS_MAX 1000        /* pairs of a form or query: a URL that long reaches no server */
 #define L_TEXT_MAX (16u << 20)  /* bytes json.encode makes: DESIGN's largest body */
 
+/* -- what every binding says and asks */
+
+/* What the world does wrong: nil and a short code. */
+static int
+l_fail(lua_State *L, const char *code)
+{
+	lua_pushnil(L);
+	lua_pushstring(L, code);
+	return 2;
+}
+
+static int
+l_answer(lua_State *L, bool b)
+{
+	lua_pushboolean(L, b);
+	return 1;
+}
+
+/* nil where there is none. */
+static void
+l_push_slice(lua_State *L, struct slice s)
+{
+	if (s.p == NULL)
+		lua_pushnil(L);
+	else
+		lua_pushlstring(L, s.p, s.n);
+}
+
+static void
+l_push_text(lua_State *L, const char *s)
+{
+	lua_pushstring(L, s[0] != '\0' ? s : NULL);     /* NULL: nil */
+}
+
+/* Members of the table on top. */
+static void
+l_set_slice(lua_State *L, const char *key, struct slice value)
+{
+	l_push_slice(L, value);
+	lua_setfield(L, -2, key);
+}
+
+static void
+l_set_string(lua_State *L, const char *key, const char *value)
+{
+	lua_pushstring(L, value);
+	lua_setfield(L, -2, key);
+}
+
+static void
+l_set_integer(lua_State *L, const char *key, int64_t value)
+{
+	lua_pushinteger(L, value);
+	lua_setfield(L, -2, key);
+}
+
+static void
+l_set_flag(lua_State *L, const char *key, bool value)
+{
+	lua_pushboolean(L, value);
+	lua_setfield(L, -2, key);
+}
+
+/* The value on top becomes member i of the list below it, as { name, value }. */
+static void
+l_add_pair(lua_State *L, struct slice name, lua_Integer i)
+{
+	lua_createtable(L, 2, 0);
+	lua_insert(L, -2);
+	lua_rawseti(L, -2, 2);
+	lua_pushlstring(L, name.p, name.n);
+	lua_rawseti(L, -2, 1);
+	lua_rawseti(L, -2, i);
+}
+
+static bool
+l_flag(lua_State *L, int table, const char *key)
+{
+	bool set;
+
+	lua_getfield(L, table, key);
+	set = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return set;
+}
+
+static lua_Integer
+l_integer(lua_State *L, int table, const char *key, lua_Integer otherwise)
+{
+	lua_Integer n;
+
+	lua_getfield(L, table, key);
+	n = luaL_optinteger(L, -1, otherwise);
+	lua_pop(L, 1);
+	return n;
+}
+
+/* The metatable of a handle, out of Lua's reach. On top is its __index, or nil; it is popped. */
+static void
+l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
+{
+	luaL_newmetatable(L, type);
+	lua_insert(L, -2);
+	lua_setfield(L, -2, "__index");
+	luaL_setfuncs(L, events, 0);
+	l_set_string(L, "__metatable", type);
+	lua_pop(L, 1);
+}
+
+/* A string; as Lua's own library does it, a number becomes one. */
+static struct slice
+l_check_text(lua_State *L, int idx)
+{
+	struct slice s;
+
+	s.p = luaL_checklstring(L, idx, &s.n);
+	return s;
+}
+
+/* What a task died of. */
+static const char *
+l_message(lua_State *co)
+{
+	return lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?";
+}
+
+static void
+l_push_sha256_hex(lua_State *L, struct slice s)
+{
+	char hex[64];
+
+	tls_sha256_hex(s, hex);
+	lua_pushlstring(L, hex, sizeof hex);
+}
+
+/* -- secret: handles */
+
 /* Pushes an empty handle. It joins the scope only when the collector knows how to take it out
  * again. */
 static struct secret_handle *
@@ -18121,12 +18279,19 @@ l_out_end(struct l_out *o)
 	return 1;
 }
 
-static int
-l_fail_code(lua_State *L, const char *code)
+/* The same where values are pushed and popped meanwhile: a place on the stack that stays put. */
+static char *
+l_room_begin(lua_State *L, size_t n, bool is_secret)
 {
-	lua_pushnil(L);
-	lua_pushstring(L, code);
-	return 2;
+	return is_secret ? l_alloc_secret(L, n) : lua_newuserdatauv(L, n == 0 ? 1 : n, 0);
+}
+
+static int
+l_room_end(lua_State *L, const char *out, size_t n, bool is_secret)
+{
+	if (!is_secret)
+		lua_pushlstring(L, out, n);
+	return 1;
 }
 
 /* -- codecs: each writes, or with out NULL counts. SIZE_MAX: not possible for these bytes. */
@@ -18229,7 +18394,7 @@ l_secret_decode(lua_State *L)
 	}
 	if (!ok || n == 0) {
 		secret_unref(s);
-		return l_fail_code(L, "malformed");
+		return l_fail(L, "malformed");
 	}
 	l_push_secret(L, s);            /* in the collector's care: what follows may raise */
 	if (is_secret)
@@ -18273,15 +18438,10 @@ l_digest(lua_State *L, const struct sign_hash *h, int idx)
 {
 	bool is_secret = false;
 	struct slice in = l_check_value(L, idx, &is_secret);
-	unsigned char digest[SIGN_DIGEST_MAX];
+	struct l_out o;
 
-	if (is_secret) {
-		sign_digest(h, in, l_alloc_secret(L, h->n));
-		return 1;
-	}
-	sign_digest(h, in, digest);
-	lua_pushlstring(L, (const char *)digest, h->n);
-	return 1;
+	sign_digest(h, in, l_out_begin(L, &o, h->n, is_secret));
+	return l_out_end(&o);
 }
 
 /* sign.sha256(x), x:sha256() -> 32 raw bytes, string | secret */
@@ -18304,15 +18464,10 @@ l_hmac(lua_State *L, int alg, int key, int data)
 	const struct sign_hash *h = l_check_hash(L, alg);
 	bool is_secret = false;
 	struct slice k = l_check_value(L, key, &is_secret), d = l_check_value(L, data, &is_secret);
-	unsigned char mac[SIGN_DIGEST_MAX];
+	struct l_out o;
 
-	if (is_secret) {
-		sign_hmac(h, k, &d, 1, l_alloc_secret(L, h->n));
-		return 1;
-	}
-	sign_hmac(h, k, &d, 1, mac);
-	lua_pushlstring(L, (const char *)mac, h->n);
-	return 1;
+	sign_hmac(h, k, &d, 1, l_out_begin(L, &o, h->n, is_secret));
+	return l_out_end(&o);
 }
 
 /* sign.hmac(alg, key, x) -> raw bytes, string | secret */
@@ -18353,24 +18508,15 @@ l_sign_key_info(lua_State *L)
 	struct key_info info;
 	const char *why = key_tell(in, &info);
 
-	if (why != NULL) {
-		lua_pushnil(L);
-		lua_pushstring(L, why);
-		return 2;
-	}
+	if (why != NULL)
+		return l_fail(L, why);
 	lua_createtable(L, 0, 5);
-	lua_pushstring(L, info.type);
-	lua_setfield(L, -2, "type");
-	lua_pushstring(L, info.format);
-	lua_setfield(L, -2, "format");
-	lua_pushstring(L, info.curve);
-	lua_setfield(L, -2, "curve");
-	lua_pushboolean(L, info.encrypted);
-	lua_setfield(L, -2, "encrypted");
-	if (info.bits != 0) {
-		lua_pushinteger(L, info.bits);
-		lua_setfield(L, -2, "bits");
-	}
+	l_set_string(L, "type", info.type);
+	l_set_string(L, "format", info.format);
+	l_set_string(L, "curve", info.curve);
+	l_set_flag(L, "encrypted", info.encrypted);
+	if (info.bits != 0)
+		l_set_integer(L, "bits", info.bits);
 	return 1;
 }
 
@@ -18403,9 +18549,9 @@ l_sign_signature(lua_State *L)
 	size_t n;
 
 	if ((why = sign_size(a, key, &n)) != NULL)
-		return l_fail_code(L, why);
+		return l_fail(L, why);
 	why = sign_make(a, key, data, (unsigned char *)l_out_begin(L, &o, n, is_secret));
-	return why != NULL ? l_fail_code(L, why) : l_out_end(&o);
+	return why != NULL ? l_fail(L, why) : l_out_end(&o);
 }
 
 /* sign.key_problem(alg, key) -> nil (it can sign) | sentence, code
@@ -18465,7 +18611,7 @@ l_sign_public_key(lua_State *L)
 	const char *why = key_public(key, &d);
 
 	if (why != NULL)
-		return l_fail_code(L, why);
+		return l_fail(L, why);
 	lua_pushlstring(L, (const char *)d.at, (size_t)(room + sizeof room - d.at));
 	return 1;
 }
@@ -18533,8 +18679,7 @@ l_secret_gc(lua_State *L)
 static int
 l_secret_is(lua_State *L)
 {
-	lua_pushboolean(L, luaL_testudata(L, 1, L_SECRET) != NULL);
-	return 1;
+	return l_answer(L, luaL_testudata(L, 1, L_SECRET) != NULL);
 }
 
 /* One step over a template: literal text in *lit, then a name in *name (empty: none follows).
@@ -18608,21 +18753,15 @@ l_secret_template(lua_State *L)
 {
 	struct slice text = l_check_slice(L, 1);
 	bool is_secret = false;
+	char *out;
 	size_t n;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
 	n = l_template_run(L, text, NULL, 0, &is_secret);
-	if (is_secret) {
-		l_template_run(L, text, l_alloc_secret(L, n), n, &is_secret);
-	} else {
-		/* A Lua string needs a place that stays put while values are pushed and popped. */
-		char *out = lua_newuserdatauv(L, n == 0 ? 1 : n, 0);
-
-		l_template_run(L, text, out, n, &is_secret);
-		lua_pushlstring(L, out, n);
-	}
-	return 1;
+	out = l_room_begin(L, n, is_secret);
+	l_template_run(L, text, out, n, &is_secret);
+	return l_room_end(L, out, n, is_secret);
 }
 
 /* -- form and uri: lists of pairs { {name, value}, … } */
@@ -18674,20 +18813,15 @@ static int
 l_pairs_encode(lua_State *L, enum pair_style style)
 {
 	bool is_secret = false;
+	char *out;
 	size_t n;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	n = l_pairs_run(L, style, NULL, 0, &is_secret);
-	if (is_secret) {
-		l_pairs_run(L, style, l_alloc_secret(L, n), n, &is_secret);
-	} else {
-		char *out = lua_newuserdatauv(L, n == 0 ? 1 : n, 0);
-
-		l_pairs_run(L, style, out, n, &is_secret);
-		lua_pushlstring(L, out, n);
-	}
-	return 1;
+	out = l_room_begin(L, n, is_secret);
+	l_pairs_run(L, style, out, n, &is_secret);
+	return l_room_end(L, out, n, is_secret);
 }
 
 /* form.encode(pairs), form(pairs) -> string | secret, application/x-www-form-urlencoded */
@@ -18745,7 +18879,7 @@ l_uri_push_decoded(lua_State *L, struct slice in, bool plus)
 static int
 l_uri_decode(lua_State *L)
 {
-	return l_uri_push_decoded(L, l_check_slice(L, 1), false) ? 1 : l_fail_code(L, "malformed");
+	return l_uri_push_decoded(L, l_check_slice(L, 1), false) ? 1 : l_fail(L, "malformed");
 }
 
 /* -- read loosely: what the most forgiving of servers may see in a pair. For judging, where a reading that our own
@@ -18800,7 +18934,7 @@ l_form_values(lua_State *L)
 			asked = n <= LOOSE_MAX && slice_eq((struct slice){text, n}, l_check_slice(L, i));
 		if (asked) {
 			if (count == LOOSE_VALUES_MAX)
-				return l_fail_code(L, "too_many");
+				return l_fail(L, "too_many");
 			n = eq == end ? 0 : loose_read((struct slice){in.p + eq + 1, end - eq - 1}, text);
 			lua_pushlstring(L, text, n <= LOOSE_MAX ? n : 0);
 			lua_rawseti(L, -2, ++count);
@@ -18810,35 +18944,50 @@ l_form_values(lua_State *L)
 	return 1;
 }
 
+/* One "name=value" of a query or form at *at. */
+static bool
+pair_next(struct slice in, size_t *at, struct slice *pair, struct slice *name)
+{
+	const char *end, *eq;
+
+	if (*at >= in.n)
+		return false;
+	end = memchr(in.p + *at, '&', in.n - *at);
+	*pair = (struct slice){in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
+	eq = memchr(pair->p, '=', pair->n);
+	*name = (struct slice){pair->p, eq != NULL ? (size_t)(eq - pair->p) : pair->n};
+	*at += pair->n + 1;
+	return true;
+}
+
+static struct slice
+pair_value(struct slice pair, struct slice name)
+{
+	size_t skip = name.n + (name.n < pair.n);       /* and the "=" */
+
+	return (struct slice){pair.p + skip, pair.n - skip};
+}
+
 /* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many".
  * A name without `=` has the value "". Empty pieces (`a&&b`) are no pairs. */
 static int
 l_pairs_parse(lua_State *L)
 {
-	struct slice in = l_check_slice(L, 1);
+	struct slice in = l_check_slice(L, 1), pair, name;
 	lua_Integer count = 0;
 
 	lua_newtable(L);
-	while (in.n != 0) {
-		const char *amp = memchr(in.p, '&', in.n);
-		struct slice piece = {in.p, amp == NULL ? in.n : (size_t)(amp - in.p)};
-		const char *eq = piece.n == 0 ? NULL : memchr(piece.p, '=', piece.n);
-		struct slice name = {piece.p, eq == NULL ? piece.n : (size_t)(eq - piece.p)};
-		size_t skip = name.n + (eq != NULL);
-		struct slice value = {piece.p + skip, piece.n - skip};
-
-		in.p += piece.n + (amp != NULL);
-		in.n -= piece.n + (amp != NULL);
-		if (piece.n == 0)
+	for (size_t at = 0; pair_next(in, &at, &pair, &name);) {
+		if (pair.n == 0)
 			continue;
 		if (++count > L_PAIRS_MAX)
-			return l_fail_code(L, "too_many");
+			return l_fail(L, "too_many");
 		lua_createtable(L, 2, 0);
 		if (!l_uri_push_decoded(L, name, true))
-			return l_fail_code(L, "malformed");
+			return l_fail(L, "malformed");
 		lua_rawseti(L, -2, 1);
-		if (!l_uri_push_decoded(L, value, true))
-			return l_fail_code(L, "malformed");
+		if (!l_uri_push_decoded(L, pair_value(pair, name), true))
+			return l_fail(L, "malformed");
 		lua_rawseti(L, -2, 2);
 		lua_rawseti(L, -2, count);
 	}
@@ -18979,7 +19128,7 @@ l_json_decode(lua_State *L)
 	if (why == NULL)
 		return 1;
 	lua_settop(L, 1);
-	l_fail_code(L, why);
+	l_fail(L, why);
 	lua_pushinteger(L, (lua_Integer)r.at + 1);
 	return 3;
 }
@@ -19192,13 +19341,11 @@ l_json_write(lua_State *L, int indent, bool may_secret)
 	l_json_put_value(L, &w, 0);
 	w.max = w.n;
 	w.n = 0;
-	w.out = w.is_secret ? l_alloc_secret(L, w.max) : lua_newuserdatauv(L, w.max, 0);
+	w.out = l_room_begin(L, w.max, w.is_secret);
 	lua_pushvalue(L, 1);
 	l_json_put_value(L, &w, 0);
 	lua_pop(L, 1);
-	if (!w.is_secret)
-		lua_pushlstring(L, w.out, w.n);
-	return 1;
+	return l_room_end(L, w.out, w.n, w.is_secret);
 }
 
 /* json.encode(value [, { indent = 2 }]) -> string. Names sorted; {} for an empty table that
@@ -19362,7 +19509,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 		kind[n++] = (enum l_expect)luaL_checkoption(L, -1, NULL, l_expect_names);
 	}
 	if (!json_members_deep(body, want, n))
-		return l_fail_code(L, "malformed");
+		return l_fail(L, "malformed");
 	lua_createtable(L, 0, (int)n);
 	for (size_t i = 0; i < n; i++) {
 		if (want[i].value.type == JSON_END)
@@ -19397,7 +19544,7 @@ l_owner(lua_State *L, int idx)
 
 	if (lua_isnoneornil(L, idx))
 		return 0;
-	name.p = luaL_checklstring(L, idx, &name.n);
+	name = l_check_text(L, idx);
 	for (size_t i = 0; i < name.n; i++)
 		h = (h ^ (unsigned char)name.p[i]) * 1099511628211u;
 	return h | 1;
@@ -19500,17 +19647,6 @@ charset_judge(const struct charset *set, struct slice s)
 	return NULL;
 }
 
-static lua_Integer
-l_field_integer(lua_State *L, int idx, const char *name, lua_Integer otherwise)
-{
-	lua_Integer v = otherwise;
-
-	if (lua_getfield(L, idx, name) != LUA_TNIL)
-		v = luaL_checkinteger(L, -1);
-	lua_pop(L, 1);
-	return v;
-}
-
 /* core.check(h, { min = 1, max = 65536, charset = "header" }) -> true | nil, reason
  * For what is about to be saved. Reasons: "empty", "too short", "too long", "final newline",
  * "control bytes", "spaces", "bytes that are not ASCII", and for charset "header" "space at an end"
@@ -19525,8 +19661,8 @@ l_core_check(lua_State *L)
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
-	min = l_field_integer(L, 2, "min", 1);
-	max = l_field_integer(L, 2, "max", 65536);
+	min = l_integer(L, 2, "min", 1);
+	max = l_integer(L, 2, "max", 65536);
 	lua_getfield(L, 2, "charset");
 	name = luaL_optstring(L, -1, "header");
 	for (size_t i = 0; i < COUNT(charsets); i++)
@@ -19534,28 +19670,16 @@ l_core_check(lua_State *L)
 			set = &charsets[i];
 	luaL_argcheck(L, set != NULL, 2, "no such charset");
 	if ((lua_Integer)s.n < min)
-		return l_fail_code(L, s.n == 0 ? "empty" : "too short");
+		return l_fail(L, s.n == 0 ? "empty" : "too short");
 	if ((lua_Integer)s.n > max)
-		return l_fail_code(L, "too long");
+		return l_fail(L, "too long");
 	why = charset_judge(set, s);
 	if (why == NULL && strcmp(name, "header") == 0 && s.n != 0 &&
 	    (strchr(" \t", s.p[0]) != NULL || strchr(" \t", s.p[s.n - 1]) != NULL))
 		why = "space at an end";
 	if (why != NULL)
-		return l_fail_code(L, why);
-	lua_pushboolean(L, true);
-	return 1;
-}
-
-static bool
-l_field_flag(lua_State *L, int idx, const char *name)
-{
-	bool v;
-
-	lua_getfield(L, idx, name);
-	v = lua_toboolean(L, -1);
-	lua_pop(L, 1);
-	return v;
+		return l_fail(L, why);
+	return l_answer(L, true);
 }
 
 /* Pushes one member of a document, or answers why it cannot be had. spec is on top and stays
@@ -19563,7 +19687,7 @@ l_field_flag(lua_State *L, int idx, const char *name)
 static const char *
 l_split_push(lua_State *L, const struct json_token *t)
 {
-	bool is_secret = l_field_flag(L, -1, "secret"), nested = l_field_flag(L, -1, "nested");
+	bool is_secret = l_flag(L, -1, "secret"), nested = l_flag(L, -1, "nested");
 
 	if (t->type == JSON_STRING && is_secret)
 		l_json_push_secret(L, t);
@@ -19581,7 +19705,7 @@ l_split_push(lua_State *L, const struct json_token *t)
 static int
 l_fail_member(lua_State *L, const char *code, struct slice name)
 {
-	l_fail_code(L, code);
+	l_fail(L, code);
 	lua_pushlstring(L, name.p, name.n);
 	return 3;
 }
@@ -19621,14 +19745,14 @@ l_core_split(lua_State *L)
 	}
 	qsort(m, n, sizeof *m, l_split_order);   /* of several that are missing, the same is always named */
 	if ((res = json_members(doc, m, n)) != JSON_OK)
-		return l_fail_code(L, codes[res]);
+		return l_fail(L, codes[res]);
 	lua_createtable(L, 0, (int)n);
 	for (size_t i = 0; i < n; i++) {
 		lua_pushlstring(L, m[i].name.p, m[i].name.n);
 		lua_pushvalue(L, -1);
 		lua_rawget(L, 2);
 		if (m[i].value.type == JSON_END || m[i].value.type == JSON_NULL) {
-			if (!l_field_flag(L, -1, "optional"))
+			if (!l_flag(L, -1, "optional"))
 				return l_fail_member(L, "absent", m[i].name);
 			lua_pop(L, 2);
 			continue;
@@ -19657,8 +19781,7 @@ static void
 l_jwt_push_header(lua_State *L, const struct sign_alg *a)
 {
 	lua_newtable(L);
-	lua_pushliteral(L, "JWT");
-	lua_setfield(L, -2, "typ");
+	l_set_string(L, "typ", "JWT");
 	if (lua_getfield(L, 1, "header") != LUA_TNIL) {
 		luaL_checktype(L, -1, LUA_TTABLE);
 		for (lua_pushnil(L); lua_next(L, -2); ) {
@@ -19668,8 +19791,7 @@ l_jwt_push_header(lua_State *L, const struct sign_alg *a)
 		}
 	}
 	lua_pop(L, 1);
-	lua_pushstring(L, a->name);
-	lua_setfield(L, -2, "alg");
+	l_set_string(L, "alg", a->name);
 	l_jwt_encode(L);
 }
 
@@ -19717,10 +19839,10 @@ l_sign_jwt(lua_State *L)
 	header = l_check_value(L, 4, &is_secret);
 	claims = l_check_value(L, 5, &is_secret);
 	if ((why = sign_size(a, key, &n)) != NULL)
-		return l_fail_code(L, why);
+		return l_fail(L, why);
 	why = l_jwt_write(a, header, claims, key, n, l_out_begin(L, &o, codec_base64url(NULL, header) +
 	    1 + codec_base64url(NULL, claims) + 1 + (n * 4 + 2) / 3, is_secret));
-	return why != NULL ? l_fail_code(L, why) : l_out_end(&o);
+	return why != NULL ? l_fail(L, why) : l_out_end(&o);
 }
 
 /* -- openers: each pushes its module's table */
@@ -19765,8 +19887,7 @@ l_secret_metatable(lua_State *L)
 	lua_setfield(L, -2, "__index");
 	lua_pushcfunction(L, l_secret_concat);
 	lua_setfield(L, -2, "__concat");
-	lua_pushliteral(L, "secret");
-	lua_setfield(L, -2, "__metatable");
+	l_set_string(L, "__metatable", "secret");
 	lua_pushcfunction(L, l_secret_gc);
 	lua_setfield(L, -2, "__gc");
 	lua_pop(L, 1);
@@ -19826,38 +19947,23 @@ l_sigv4_member(lua_State *L, int table, const char *key)
 	return s;
 }
 
-static bool
-l_sigv4_flag(lua_State *L, int table, const char *key)
-{
-	bool set;
-
-	lua_getfield(L, table, key);
-	set = lua_toboolean(L, -1);
-	lua_pop(L, 1);
-	return set;
-}
-
 static void
 l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 {
-	int64_t at = clock_wall();
-
 	luaL_checktype(L, table, LUA_TTABLE);
 	*o = (struct l_sigv4){
 		.access_key = l_sigv4_member(L, table, "access_key"), .secret = l_sigv4_member(L, table, "secret"),
 		.token = l_sigv4_member(L, table, "token"), .region = l_sigv4_member(L, table, "region"),
 		.service = l_sigv4_member(L, table, "service"), .payload = l_sigv4_member(L, table, "payload"),
 		.region_set = l_sigv4_member(L, table, "region_set"), .listed = l_sigv4_member(L, table, "signed"),
-		.expires = l_sigv4_member(L, table, "expires"), .query = l_sigv4_flag(L, table, "query"),
-		.s3 = l_sigv4_flag(L, table, "s3"), .hash_header = l_sigv4_flag(L, table, "hash_header"),
-		.token_after = l_sigv4_flag(L, table, "token_after"),
+		.expires = l_sigv4_member(L, table, "expires"), .query = l_flag(L, table, "query"),
+		.s3 = l_flag(L, table, "s3"), .hash_header = l_flag(L, table, "hash_header"),
+		.token_after = l_flag(L, table, "token_after"),
 	};
-	if (lua_getfield(L, table, "at") != LUA_TNIL)
-		at = luaL_checkinteger(L, -1);
-	lua_pop(L, 1);
 	if (!sigv4_word_ok(o->access_key) || o->secret.n == 0)
 		luaL_error(L, "sigv4: access_key or secret is missing or malformed");
-	if (!sigv4_scope_init(&o->scope, at, o->region, o->service, o->region_set.p != NULL))
+	if (!sigv4_scope_init(&o->scope, l_integer(L, table, "at", clock_wall()), o->region, o->service,
+	    o->region_set.p != NULL))
 		luaL_error(L, "sigv4: region or service is missing or malformed");
 }
 
@@ -19891,15 +19997,6 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *n
 	return ok;
 }
 
-static void
-sigv4_hash(struct slice body, char out[64])
-{
-	unsigned char digest[br_sha256_SIZE];
-
-	sign_digest(SIGN_SHA256, body, digest);
-	hex_encode(out, digest, sizeof digest);
-}
-
 /* Its text as a secret on the stack. The buf is freed before anything may raise. */
 static void
 l_sigv4_push_secret(lua_State *L, struct buf *b)
@@ -19911,18 +20008,6 @@ l_sigv4_push_secret(lua_State *L, struct buf *b)
 	buf_free(b);
 	memcpy(l_alloc_secret(L, n), text, n);
 	wipe(text, sizeof text);
-}
-
-/* The value on the top becomes { name, value } in place i of the list below it. */
-static void
-l_sigv4_pair(lua_State *L, const char *name, lua_Integer i)
-{
-	lua_createtable(L, 2, 0);
-	lua_insert(L, -2);
-	lua_rawseti(L, -2, 2);
-	lua_pushstring(L, name);
-	lua_rawseti(L, -2, 1);
-	lua_rawseti(L, -2, i);
 }
 
 /* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } -> list of
@@ -19945,7 +20030,7 @@ l_sign_sigv4(lua_State *L)
 	host = l_sigv4_member(L, 1, "host");
 	body = l_sigv4_member(L, 1, "body");
 	luaL_argcheck(L, r.method.n != 0 && host.n != 0 && !o.query, 1, "method and host are missing");
-	sigv4_hash(body.p != NULL ? body : SLICE(""), hash);
+	tls_sha256_hex(body.p != NULL ? body : SLICE(""), hash);
 	r.payload = (struct slice){hash, sizeof hash};
 	field[r.nfields++] = (struct sigv4_field){SLICE("host"), host};
 	field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-date"), slice_of(o.scope.datetime)};
@@ -19964,12 +20049,12 @@ l_sign_sigv4(lua_State *L)
 	l_sigv4_push_secret(L, &authorization);
 	lua_createtable(L, 3, 0);
 	lua_insert(L, -2);
-	l_sigv4_pair(L, "authorization", 1);
+	l_add_pair(L, SLICE("authorization"), 1);
 	lua_pushstring(L, o.scope.datetime);
-	l_sigv4_pair(L, "x-amz-date", 2);
+	l_add_pair(L, SLICE("x-amz-date"), 2);
 	if (o.token.n != 0) {
 		lua_getfield(L, 1, "token");
-		l_sigv4_pair(L, "x-amz-security-token", 3);
+		l_add_pair(L, SLICE("x-amz-security-token"), 3);
 	}
 	return 1;
 }
@@ -20003,8 +20088,7 @@ l_set_call(lua_State *L, lua_CFunction call)
 	lua_createtable(L, 0, 2);
 	lua_pushcfunction(L, call);
 	lua_setfield(L, -2, "__call");
-	lua_pushboolean(L, false);
-	lua_setfield(L, -2, "__metatable");
+	l_set_flag(L, "__metatable", false);
 	lua_setmetatable(L, -2);
 }
 
@@ -20020,10 +20104,8 @@ static int
 l_open_json(lua_State *L)
 {
 	l_secret_metatable(L);
-	if (luaL_newmetatable(L, L_JSON_ARRAY)) {
-		lua_pushliteral(L, "json.array");
-		lua_setfield(L, -2, "__metatable");
-	}
+	if (luaL_newmetatable(L, L_JSON_ARRAY))
+		l_set_string(L, "__metatable", "json.array");
 	luaL_newlib(L, l_json_functions);
 	l_json_push_null(L);
 	lua_setfield(L, -2, "null");
@@ -20082,19 +20164,17 @@ l_open_uri(lua_State *L)
 #define L_WHY_MAX 1024
 
 static int
-l_fail_store(lua_State *L, enum store_err err)
-{
-	if (!job_threaded)
-		store_read_reset();
-	return l_fail_code(L, store_code(err));
-}
-
-static int
 l_store_return(int n)
 {
 	if (!job_threaded)
 		store_read_reset();
 	return n;
+}
+
+static int
+l_fail_store(lua_State *L, enum store_err err)
+{
+	return l_store_return(l_fail(L, store_code(err)));
 }
 
 static struct slice
@@ -20127,11 +20207,9 @@ l_store_answer(lua_State *L, enum store_err err, struct buf *why)
 	if (n != 0)
 		memcpy(text, why->p, n);
 	buf_free(why);          /* before anything can raise */
-	if (err == STORE_OK) {
-		lua_pushboolean(L, true);
-		return 1;
-	}
-	l_fail_code(L, store_code(err));
+	if (err == STORE_OK)
+		return l_answer(L, true);
+	l_fail(L, store_code(err));
 	if (n != 0)
 		lua_pushlstring(L, text, n);
 	else
@@ -20142,15 +20220,10 @@ l_store_answer(lua_State *L, enum store_err err, struct buf *why)
 static bool
 l_option(lua_State *L, int idx, const char *name)
 {
-	bool set;
-
 	if (lua_isnoneornil(L, idx))
 		return false;
 	luaL_checktype(L, idx, LUA_TTABLE);
-	lua_getfield(L, idx, name);
-	set = lua_toboolean(L, -1);
-	lua_pop(L, 1);
-	return set;
+	return l_flag(L, idx, name);
 }
 
 /* store.open(home [, { create = bool, keyless = bool }]) -> true
@@ -20251,8 +20324,7 @@ l_push_plain(lua_State *L, struct slice text)
 static void
 l_set_version(lua_State *L, const struct store_record *r)
 {
-	lua_pushinteger(L, (lua_Integer)r->version);
-	lua_setfield(L, -2, "version");
+	l_set_integer(L, "version", r->version);
 }
 
 /* Sets .secrets of the table on top: { name = handle }. */
@@ -20282,10 +20354,8 @@ l_push_peek(lua_State *L, const struct store_record *r)
 	if (!l_push_plain(L, r->plain))
 		return false;
 	l_set_version(L, r);
-	if (!r->verified) {
-		lua_pushboolean(L, true);
-		lua_setfield(L, -2, "unverified");
-	}
+	if (!r->verified)
+		l_set_flag(L, "unverified", true);
 	if (r->nseals == 0)
 		return true;
 	lua_createtable(L, (int)r->nseals, 0);
@@ -20367,8 +20437,7 @@ l_store_each(lua_State *L)
 		if (err == STORE_OK && l_push_peek(L, &r)) {
 			lua_setfield(L, -2, "record");
 		} else {
-			lua_pushboolean(L, true);
-			lua_setfield(L, -2, "damaged");
+			l_set_flag(L, "damaged", true);
 		}
 		lua_rawseti(L, -2, i);
 	}
@@ -20401,12 +20470,8 @@ l_add_changes(lua_State *L, struct slice list, lua_Integer *n)
 		    (next = memchr(key, '\0', (size_t)(end - key))) == NULL ||
 		    *n == L_CHANGES_MAX)
 			return false;
-		lua_createtable(L, 2, 0);
-		lua_pushstring(L, p);
-		lua_rawseti(L, -2, 1);
 		lua_pushstring(L, key);
-		lua_rawseti(L, -2, 2);
-		lua_rawseti(L, -2, ++*n);
+		l_add_pair(L, slice_of(p), ++*n);
 		p = next + 1;
 	}
 	return true;
@@ -20429,11 +20494,7 @@ l_store_changes(lua_State *L)
 	lua_newtable(L);
 	while (known && since++ < config)
 		known = store_change_list(since, &list) == STORE_OK && l_add_changes(L, list, &n);
-	if (known)
-		return l_store_return(1);
-	if (!job_threaded)
-		store_read_reset();
-	return l_fail_code(L, "rebuild");
+	return l_store_return(known ? 1 : l_fail(L, "rebuild"));
 }
 
 /* store.derive(label, n) -> n letters and digits | nil, "locked"
@@ -20578,19 +20639,15 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 {
 	int op = lua_gettop(L);
 	lua_Integer room;
-	bool keep;
 
-	lua_getfield(L, op, "room");
-	room = luaL_optinteger(L, -1, 0);
+	room = l_integer(L, op, "room", 0);
 	if (room < 0 || room > STORE_PLAIN_MAX)
 		luaL_error(L, "room is out of bounds");
-	keep = l_option(L, op, "keep");
 	lua_getfield(L, op, "plain");
 	if (lua_type(L, -1) != LUA_TTABLE)
 		luaL_error(L, "put without plain");
 	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version,
-	    keep,
-	    (uint32_t)room));
+	    l_flag(L, op, "keep"), (uint32_t)room));
 	lua_getfield(L, op, "secrets");
 	if (lua_type(L, -1) == LUA_TTABLE)
 		l_batch_secrets(L, b);
@@ -20640,7 +20697,7 @@ static int
 l_commit_answer(lua_State *L, enum store_err err, uint64_t version)
 {
 	if (err != STORE_OK)
-		return l_fail_code(L, store_code(err));
+		return l_fail(L, store_code(err));
 	lua_pushboolean(L, true);
 	lua_pushinteger(L, (lua_Integer)version);
 	return 2;
@@ -20656,7 +20713,7 @@ l_commit_k(lua_State *L, int status, lua_KContext deadline)
 		return l_commit_answer(L, h->commit->err, h->commit->batch->version);
 	if (clock_now() < (int64_t)deadline)
 		return task_yield(L, (int64_t)deadline, deadline, l_commit_k);
-	l_fail_code(L, store_code(STORE_TIMEOUT));
+	l_fail(L, store_code(STORE_TIMEOUT));
 	lua_pushboolean(L, !store_commit_cancel(h->commit));
 	return 3;
 }
@@ -20690,9 +20747,9 @@ l_store_commit(lua_State *L)
 	luaL_setmetatable(L, L_COMMIT);
 	lua_toclose(L, 3);
 	if (store.env == NULL || store.keys == NULL)
-		return l_fail_code(L, store_code(STORE_LOCKED));
+		return l_fail(L, store_code(STORE_LOCKED));
 	if ((b = h->batch = store_batch_new()) == NULL)
-		return l_fail_code(L, store_code(STORE_MEMORY));
+		return l_fail(L, store_code(STORE_MEMORY));
 	n = luaL_len(L, 1);
 	for (lua_Integer i = 1; i <= n; i++) {
 		lua_rawgeti(L, 1, i);
@@ -20708,7 +20765,7 @@ l_store_commit(lua_State *L)
 	h->task = task_of(L);
 	h->batch = NULL;
 	if ((h->commit = store_commit_start(b, deadline, l_commit_done, h)) == NULL)
-		return l_fail_code(L, store_code(STORE_MEMORY));
+		return l_fail(L, store_code(STORE_MEMORY));
 	return task_yield(L, deadline, (lua_KContext)deadline, l_commit_k);
 }
 
@@ -20733,13 +20790,12 @@ static const luaL_Reg l_store[] = {
 static int
 l_open_store(lua_State *L)
 {
-	if (luaL_newmetatable(L, L_COMMIT)) {
-		lua_pushcfunction(L, l_commit_release);
-		lua_setfield(L, -2, "__gc");
-		lua_pushcfunction(L, l_commit_release);
-		lua_setfield(L, -2, "__close");
-	}
-	lua_pop(L, 1);
+	static const luaL_Reg events[] = {
+		{"__gc", l_commit_release}, {"__close", l_commit_release}, {NULL, NULL},
+	};
+
+	lua_pushnil(L);
+	l_metatable(L, L_COMMIT, events);
 	luaL_newlib(L, l_store);
 	return 1;
 }
@@ -20749,16 +20805,10 @@ l_open_store(lua_State *L)
 static lua_Integer
 l_opt_field(lua_State *L, int idx, const char *name, lua_Integer otherwise)
 {
-	lua_Integer n = otherwise;
-
 	if (lua_isnoneornil(L, idx))
-		return n;
+		return otherwise;
 	luaL_checktype(L, idx, LUA_TTABLE);
-	lua_getfield(L, idx, name);
-	if (!lua_isnil(L, -1))
-		n = luaL_checkinteger(L, -1);
-	lua_pop(L, 1);
-	return n;
+	return l_integer(L, idx, name, otherwise);
 }
 
 /* logstore.each { after = id, limit = N } | { newest = N } -> { { id = N, record = { … } }, … }
@@ -20785,8 +20835,7 @@ l_logstore_each(lua_State *L)
 			continue;
 		}
 		lua_setfield(L, -2, "record");
-		lua_pushinteger(L, (lua_Integer)id);
-		lua_setfield(L, -2, "id");
+		l_set_integer(L, "id", id);
 		lua_rawseti(L, -2, i++);
 	}
 	logstore_read_reset();
@@ -20809,15 +20858,6 @@ l_open_logstore(lua_State *L)
 /* ---- bind: http, addr ------------------------------------------------------
  * The pure parsers as the Lua modules `http` and `addr`: one spelling of hosts, paths and addresses for
  * the request path, the command line and match.lua. */
-
-static struct slice
-l_check_text(lua_State *L, int idx)
-{
-	struct slice s;
-
-	s.p = luaL_checklstring(L, idx, &s.n);
-	return s;
-}
 
 /* http.canonical_host(text) -> host, is_ip | nil, why [, xn-- form] */
 static int
@@ -20884,8 +20924,7 @@ l_http_path_readings(lua_State *L)
 static int
 l_http_path_covers(lua_State *L)
 {
-	lua_pushboolean(L, http_path_covers(l_check_text(L, 1), l_check_text(L, 2)));
-	return 1;
+	return l_answer(L, http_path_covers(l_check_text(L, 1), l_check_text(L, 2)));
 }
 
 /* http.parse_url(text) -> { scheme, host (canonical), port, path, query } | nil, why */
@@ -20902,29 +20941,19 @@ l_http_parse_url(lua_State *L)
 	if (!http_parse_absolute(l_check_text(L, 1), &tls, &authority, &rest) ||
 	    !http_parse_authority(authority, &host, &port) ||
 	    !http_canonical_host(host, out, &n, &ip, &why)) {
-		lua_pushnil(L);
-		lua_pushstring(L, why);
-		return 2;
+		return l_fail(L, why);
 	}
 	http_split_path(rest, &path, &query);
-	if (!http_valid_path(path) || (query.p != NULL && !http_valid_path(query))) {
-		lua_pushnil(L);
-		lua_pushliteral(L, "the path holds bytes that no URL may");
-		return 2;
-	}
+	if (!http_valid_path(path) || (query.p != NULL && !http_valid_path(query)))
+		return l_fail(L, "the path holds bytes that no URL may");
 	lua_createtable(L, 0, 5);
-	lua_pushstring(L, tls ? "https" : "http");
-	lua_setfield(L, -2, "scheme");
+	l_set_string(L, "scheme", tls ? "https" : "http");
 	lua_pushlstring(L, out, n);
 	lua_setfield(L, -2, "host");
-	lua_pushinteger(L, port > 0 ? port : tls ? 443 : 80);
-	lua_setfield(L, -2, "port");
-	lua_pushlstring(L, path.p, path.n);
-	lua_setfield(L, -2, "path");
-	if (query.p != NULL) {
-		lua_pushlstring(L, query.p, query.n);
-		lua_setfield(L, -2, "query");
-	}
+	l_set_integer(L, "port", port > 0 ? port : tls ? 443 : 80);
+	l_set_slice(L, "path", path);
+	if (query.p != NULL)
+		l_set_slice(L, "query", query);
 	return 1;
 }
 
@@ -20932,15 +20961,13 @@ l_http_parse_url(lua_State *L)
 static int
 l_http_field_name_ok(lua_State *L)
 {
-	lua_pushboolean(L, http_valid_field_name(l_check_text(L, 1)));
-	return 1;
+	return l_answer(L, http_valid_field_name(l_check_text(L, 1)));
 }
 
 static int
 l_http_field_value_ok(lua_State *L)
 {
-	lua_pushboolean(L, http_valid_field_value(l_check_text(L, 1)));
-	return 1;
+	return l_answer(L, http_valid_field_value(l_check_text(L, 1)));
 }
 
 static int
@@ -21011,9 +21038,8 @@ l_addr_cidr_contains(lua_State *L)
 	struct cidr c;
 	struct addr a;
 
-	lua_pushboolean(L, cidr_parse(l_check_text(L, 1), &c) && addr_parse(l_check_text(L, 2), &a) &&
+	return l_answer(L, cidr_parse(l_check_text(L, 1), &c) && addr_parse(l_check_text(L, 2), &a) &&
 	    cidr_contains(&c, &a));
-	return 1;
 }
 
 static int
@@ -21089,24 +21115,6 @@ l_req_gc(lua_State *L)
 	return 0;
 }
 
-static void
-l_push_slice(lua_State *L, struct slice s)
-{
-	if (s.p == NULL)
-		lua_pushnil(L);
-	else
-		lua_pushlstring(L, s.p, s.n);
-}
-
-static void
-l_push_text(lua_State *L, const char *s)
-{
-	if (s[0] == '\0')
-		lua_pushnil(L);
-	else
-		lua_pushstring(L, s);
-}
-
 /* -- req: fields */
 static void l_get_method(lua_State *L, struct req *r) { l_push_slice(L, r->head.method); }
 static void l_get_scheme(lua_State *L, struct req *r) { lua_pushstring(L, r->secure ? "https" : "http"); }
@@ -21119,12 +21127,12 @@ static void l_get_websocket(lua_State *L, struct req *r) { lua_pushboolean(L, r-
 static void l_get_token(lua_State *L, struct req *r) { l_push_text(L, r->token); }
 static void l_get_own(lua_State *L, struct req *r) { lua_pushboolean(L, r->own_endpoint); }
 
+static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel"};
+
 static void
 l_get_form(lua_State *L, struct req *r)
 {
-	static const char *const names[] = {"connect", "absolute", "origin", "tunnel"};
-
-	lua_pushstring(L, names[r->form]);
+	lua_pushstring(L, req_forms[r->form]);
 }
 
 static void
@@ -21199,8 +21207,7 @@ l_req_log(lua_State *L)
 	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
 	if (agent[0] != '\0')
 		req_claim(r, agent);
-	lua_pushboolean(L, !r->too_many);
-	return 1;
+	return l_answer(L, !r->too_many);
 }
 
 static struct slice
@@ -21209,7 +21216,7 @@ l_opt_text(lua_State *L, int idx)
 	struct slice s = {"", 0};
 
 	if (!lua_isnoneornil(L, idx))
-		s.p = luaL_checklstring(L, idx, &s.n);
+		s = l_check_text(L, idx);
 	return s;
 }
 
@@ -21242,7 +21249,7 @@ l_req_respond(lua_State *L)
 
 	r->status = (int)luaL_checkinteger(L, 2);
 	r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
-	body.p = luaL_checklstring(L, 4, &body.n);
+	body = l_check_text(L, 4);
 	buf_clear(&r->answer);
 	if (!buf_addv(&r->answer, body))
 		return luaL_error(L, "answer of more than 256 KiB");
@@ -21265,7 +21272,7 @@ l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t 
 			struct slice s;
 
 			lua_geti(L, -1, i);
-			s.p = luaL_checklstring(L, -1, &s.n);
+			s = l_check_text(L, -1);
 			if (!cidr_parse(s, &out[*n]))
 				luaL_error(L, "not a CIDR: %s", s.p);
 			++*n;
@@ -21273,17 +21280,6 @@ l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t 
 		}
 	}
 	lua_pop(L, 1);
-}
-
-static bool
-l_flag(lua_State *L, int table, const char *key)
-{
-	bool set;
-
-	lua_getfield(L, table, key);
-	set = lua_toboolean(L, -1);
-	lua_pop(L, 1);
-	return set;
 }
 
 #define L_IDENTITY "sallyport.identity"
@@ -21300,29 +21296,37 @@ l_opt_identity(lua_State *L, int table)
 	return id != NULL ? *id : NULL;
 }
 
+/* Where the request named it, as argument 2 allows; from now on the decision is of this configuration. */
+static void
+l_req_dial(lua_State *L, struct req *r)
+{
+	uint64_t state;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	text_copy(r->dial_host, sizeof r->dial_host, r->host);
+	r->dial_port = (uint16_t)r->port;
+	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
+	store_generations(&r->config, &state);
+	r->judged = clock_now();
+}
+
 /* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket= }: C dials and relays */
 static int
 l_req_forward(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	struct tls_ident *ident;
-	uint64_t state;
 
-	luaL_checktype(L, 2, LUA_TTABLE);
-	text_copy(r->dial_host, sizeof r->dial_host, r->host);
+	l_req_dial(L, r);
 	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
-	r->dial_port = (uint16_t)r->port;
 	r->dial_tls = r->secure;
 	ident = l_opt_identity(L, 2);
 	tls_ident_unref(r->ident);
 	r->ident = tls_ident_ref(ident);
-	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
 	r->watch = l_flag(L, 2, "watch");
 	r->allow_websocket = l_flag(L, 2, "websocket");
 	if (r->websocket && !r->allow_websocket)
 		r->websocket = false;   /* goes on as an ordinary GET: nothing is upgraded */
-	store_generations(&r->config, &state);
-	r->judged = clock_now();
 	r->action = REQ_FORWARD;
 	return 0;
 }
@@ -21340,15 +21344,9 @@ static int
 l_req_tunnel(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	uint64_t state;
 
-	luaL_checktype(L, 2, LUA_TTABLE);
-	text_copy(r->dial_host, sizeof r->dial_host, r->host);
-	r->dial_port = (uint16_t)r->port;
+	l_req_dial(L, r);
 	r->dial_tls = false;
-	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
-	store_generations(&r->config, &state);
-	r->judged = clock_now();
 	r->action = REQ_BLIND;
 	return 0;
 }
@@ -21368,18 +21366,14 @@ l_req_read_body_k(lua_State *L, int status, lua_KContext ctx)
 
 	(void)status;
 	(void)ctx;
-	if (r->body_read) {
-		lua_pushboolean(L, true);
-		return 1;
-	}
+	if (r->body_read)
+		return l_answer(L, true);
 	if (!r->body_reading || clock_now() >= deadline) {
 		bool late = r->body_reading;
 
 		r->body_reading = false;
 		r->close_after = true;
-		lua_pushnil(L);
-		lua_pushstring(L, late ? "timeout" : r->body_error);
-		return 2;
+		return l_fail(L, late ? "timeout" : r->body_error);
 	}
 	return task_yield(L, deadline, 0, l_req_read_body_k);
 }
@@ -21396,25 +21390,21 @@ l_req_read_body(lua_State *L)
 	lua_settop(L, 3);
 	if (!r->body_read && !r->body_reading && !req_begin_body(r, max)) {
 		r->close_after = true;
-		lua_pushnil(L);
-		lua_pushstring(L, r->body_error);
-		return 2;
+		return l_fail(L, r->body_error);
 	}
 	return l_req_read_body_k(L, LUA_OK, 0);
 }
 
 static bool
-l_list_has(lua_State *L, int list, struct slice name)
+l_list_has(lua_State *L, int list, struct slice name, bool (*same_as)(struct slice, struct slice))
 {
 	lua_Integer n = luaL_len(L, list);
 
 	for (lua_Integer i = 1; i <= n; i++) {
-		struct slice s;
 		bool same;
 
 		lua_geti(L, list, i);
-		s.p = luaL_checklstring(L, -1, &s.n);
-		same = name_same(name, s);
+		same = same_as(name, l_check_text(L, -1));
 		lua_pop(L, 1);
 		if (same)
 			return true;
@@ -21433,22 +21423,6 @@ l_note_names(lua_State *L, int list, struct buf *b)
 			luaL_error(L, "strip names too many headers");
 		lua_pop(L, 1);
 	}
-}
-
-/* One "name=value" of a query or form at *at. */
-static bool
-pair_next(struct slice in, size_t *at, struct slice *pair, struct slice *name)
-{
-	const char *end, *eq;
-
-	if (*at >= in.n)
-		return false;
-	end = memchr(in.p + *at, '&', in.n - *at);
-	*pair = (struct slice){in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
-	eq = memchr(pair->p, '=', pair->n);
-	*name = (struct slice){pair->p, eq != NULL ? (size_t)(eq - pair->p) : pair->n};
-	*at += pair->n + 1;
-	return true;
 }
 
 /* A form-encoded name, decoded; at most cap bytes: longer ones match nothing. */
@@ -21519,23 +21493,12 @@ pair_same(struct slice found, struct slice name)
 static bool
 l_pair_listed(lua_State *L, int list, struct slice pair)
 {
-	lua_Integer n = luaL_len(L, list);
 	struct slice name;
 	char text[256];
 
-	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);) {
-		for (lua_Integer i = 1; i <= n; i++) {
-			struct slice listed;
-			bool same;
-
-			lua_geti(L, list, i);
-			listed.p = luaL_checklstring(L, -1, &listed.n);
-			same = pair_same(name, listed);
-			lua_pop(L, 1);
-			if (same)
-				return true;
-		}
-	}
+	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);)
+		if (l_list_has(L, list, name, pair_same))
+			return true;
 	return false;
 }
 
@@ -21640,6 +21603,15 @@ req_is_form(const struct req *r)
 	    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form);
 }
 
+/* Takes the reference. */
+static void
+req_set_query(struct req *r, struct secret *s)
+{
+	secret_drop(&r->new_query);
+	r->new_query = s;
+	r->query_removed = true;
+}
+
 static int
 l_strip_query(lua_State *L, struct req *r, int list)
 {
@@ -21651,10 +21623,8 @@ l_strip_query(lua_State *L, struct req *r, int list)
 	buf_init(&kept, HTTP_HEAD_MAX);
 	ok = l_strip_pairs(L, list, r->query, &kept, &r->stripped_query);
 	if (ok && kept.n != r->query.n) {
-		secret_drop(&r->new_query);
-		r->new_query = secret_copy(kept.p, kept.n);
+		req_set_query(r, secret_copy(kept.p, kept.n));
 		ok = r->new_query != NULL;
-		r->query_removed = true;
 	}
 	buf_free(&kept);
 	return ok ? 0 : luaL_error(L, "no room for the query");
@@ -21701,7 +21671,7 @@ l_req_strip(lua_State *L)
 			continue;
 		if (routing && (f->rule & HDR_ROUTING))
 			r->mark[i] = FIELD_DROPPED;
-		else if (named && l_list_has(L, 3, f->name))
+		else if (named && l_list_has(L, 3, f->name, name_same))
 			r->mark[i] = FIELD_STRIPPED;
 	}
 	if (lua_getfield(L, 2, "query") == LUA_TTABLE)
@@ -21722,10 +21692,9 @@ static int
 l_req_presents(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	struct slice what;
+	struct slice what = l_check_text(L, 2);
 	bool found;
 
-	what.p = luaL_checklstring(L, 2, &what.n);
 	found = (r->query.p != NULL && subst_has(&subst_form, r->query, what)) ||
 	    (r->path.p != NULL && subst_has(&subst_path, r->path, what));
 	for (size_t i = 0; !found && i < r->head.nfields; i++) {
@@ -21742,8 +21711,7 @@ l_req_presents(lua_State *L)
 			wipe(plain, sizeof plain);
 		}
 	}
-	lua_pushboolean(L, found);
-	return 1;
+	return l_answer(L, found);
 }
 
 /* -- view: headers */
@@ -21772,15 +21740,14 @@ req_remove_field(struct req *r, struct slice name)
 	}
 }
 
-/* One field of that name: with a copy of the value, or with the secret, whose reference it takes. False: too many, or
- * no memory, and the reference is still the caller's. */
+/* One more field: with a copy of the value, or with the secret, whose reference it takes. False: too many, or no
+ * memory, and the reference is still the caller's. */
 static bool
-req_set_field(struct req *r, struct slice name, struct slice value, struct secret *s)
+req_add_field(struct req *r, struct slice name, struct slice value, struct secret *s)
 {
 	struct added *a, **end;
 	size_t count = 0;
 
-	req_remove_field(r, name);
 	for (end = &r->added; *end != NULL; end = &(*end)->next)
 		if (++count >= L_EDITS_MAX)
 			return false;
@@ -21797,6 +21764,14 @@ req_set_field(struct req *r, struct slice name, struct slice value, struct secre
 	return true;
 }
 
+/* The same, and no other of that name. */
+static bool
+req_set_field(struct req *r, struct slice name, struct slice value, struct secret *s)
+{
+	req_remove_field(r, name);
+	return req_add_field(r, name, value, s);
+}
+
 /* headers:set(name, value): one field of that name, with a string or a secret. Raises for what a
  * policy may not set, and for CR, LF, NUL in name or value. */
 static int
@@ -21807,7 +21782,7 @@ l_headers_set(lua_State *L)
 	struct secret *s;
 	bool is_secret = false;
 
-	name.p = luaL_checklstring(L, 2, &name.n);
+	name = l_check_text(L, 2);
 	if (lua_type(L, 3) == LUA_TNUMBER)
 		luaL_tolstring(L, 3, NULL), lua_replace(L, 3);
 	value = l_check_value(L, 3, &is_secret);
@@ -21828,9 +21803,8 @@ static int
 l_headers_get(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_HEADERS);
-	struct slice name;
+	struct slice name = l_check_text(L, 2);
 
-	name.p = luaL_checklstring(L, 2, &name.n);
 	for (const struct added *a = r->added; a != NULL; a = a->next) {
 		if (!slice_eq_nocase(a->name, name))
 			continue;
@@ -21854,9 +21828,8 @@ static int
 l_headers_remove(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_HEADERS);
-	struct slice name;
+	struct slice name = l_check_text(L, 2);
 
-	name.p = luaL_checklstring(L, 2, &name.n);
 	if (!field_settable(name))
 		return luaL_error(L, "a policy cannot remove the header %s", name.p);
 	req_remove_field(r, name);
@@ -21909,25 +21882,6 @@ req_query_now(const struct req *r)
 	return r->query.p != NULL ? r->query : SLICE("");
 }
 
-static size_t
-percent_put(char *out, struct slice s)
-{
-	size_t o = 0;
-
-	for (size_t i = 0; i < s.n; i++) {
-		unsigned char ch = (unsigned char)s.p[i];
-
-		if (isalnum(ch) || ch == '-' || ch == '.' || ch == '_' || ch == '~') {
-			out[o++] = (char)ch;
-		} else {
-			out[o++] = '%';
-			out[o++] = "0123456789ABCDEF"[ch >> 4];
-			out[o++] = "0123456789ABCDEF"[ch & 15];
-		}
-	}
-	return o;
-}
-
 /* The query without `name`, and with name=value behind it unless value.p is NULL. */
 static void
 l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
@@ -21950,14 +21904,12 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 	if (value.p != NULL) {
 		if (n != 0)
 			s->p[n++] = '&';
-		n += percent_put(s->p + n, name);
+		n += codec_percent(s->p + n, name);
 		s->p[n++] = '=';
-		n += percent_put(s->p + n, value);
+		n += codec_percent(s->p + n, value);
 	}
 	s->n = (uint32_t)n;
-	secret_drop(&r->new_query);
-	r->new_query = s;
-	r->query_removed = true;
+	req_set_query(r, s);
 }
 
 /* The first value of a parameter as the client wrote it; .p NULL: it sent none. */
@@ -21969,7 +21921,7 @@ req_query_sent(const struct req *r, struct slice name)
 
 	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, &pair, &raw);)
 		if (pair.n > raw.n && slice_eq(pair_name(raw, decoded, sizeof decoded), name))
-			return (struct slice){pair.p + raw.n + 1, pair.n - raw.n - 1};
+			return pair_value(pair, raw);
 	return (struct slice){NULL, 0};
 }
 
@@ -21990,11 +21942,11 @@ l_query_set(lua_State *L)
 	bool is_secret = false;
 	char *spelled;
 
-	name.p = luaL_checklstring(L, 2, &name.n);
+	name = l_check_text(L, 2);
 	value = l_check_value(L, 3, &is_secret);
 	if (is_secret) {
 		spelled = lua_newuserdatauv(L, 3 * name.n + 1, 0);
-		l_note_back(L, r, 3, req_query_sent(r, name), (struct slice){spelled, percent_put(spelled, name)});
+		l_note_back(L, r, 3, req_query_sent(r, name), (struct slice){spelled, codec_percent(spelled, name)});
 	}
 	l_query_edit(L, r, name, value);
 	return 0;
@@ -22004,11 +21956,20 @@ static int
 l_query_remove(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_QUERY);
-	struct slice name;
+	struct slice name = l_check_text(L, 2);
 
-	name.p = luaL_checklstring(L, 2, &name.n);
 	l_query_edit(L, r, name, (struct slice){NULL, 0});
 	return 0;
+}
+
+static void
+l_push_pair_value(lua_State *L, struct slice pair, struct slice name)
+{
+	struct slice v = pair_value(pair, name);
+	luaL_Buffer b;
+	char *p = luaL_buffinitsize(L, &b, v.n);
+
+	luaL_pushresultsize(&b, pair_name(v, p, v.n).n);
 }
 
 /* query:get(name) -> string | nil: the first as the client sent it, decoded */
@@ -22016,17 +21977,12 @@ static int
 l_query_get(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_QUERY);
-	struct slice name, pair, raw;
+	struct slice name = l_check_text(L, 2), pair, raw;
 	char decoded[256];
 
-	name.p = luaL_checklstring(L, 2, &name.n);
 	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, &pair, &raw);) {
 		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name) && pair.n > raw.n) {
-			struct slice v = {pair.p + raw.n + 1, pair.n - raw.n - 1};
-			luaL_Buffer b;
-			char *p = luaL_buffinitsize(L, &b, v.n);
-
-			luaL_pushresultsize(&b, pair_name(v, p, v.n).n);
+			l_push_pair_value(L, pair, raw);
 			return 1;
 		}
 	}
@@ -22045,7 +22001,7 @@ l_view_set_segment(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, L_VIEW);
 	lua_Integer want = luaL_checkinteger(L, 2), i = 0;
-	struct slice path = r->new_path != NULL ? secret_slice(r->new_path) : r->path, value, sent = SLICE("");
+	struct slice path = req_path_now(r), value, sent = SLICE("");
 	bool is_secret = false;
 	struct secret *s;
 	size_t n = 0, at = 0;
@@ -22060,7 +22016,7 @@ l_view_set_segment(lua_State *L)
 		s->p[n++] = '/';
 		if (++i == want) {
 			sent = (struct slice){path.p + at + 1, next - at - 1};
-			n += percent_put(s->p + n, value);
+			n += codec_percent(s->p + n, value);
 		} else {
 			memcpy(s->p + n, path.p + at + 1, next - at - 1);
 			n += next - at - 1;
@@ -22130,14 +22086,6 @@ l_view_push_body(lua_State *L, struct req *r)
 		lua_pushnil(L);
 }
 
-static int
-l_view_refused(lua_State *L, const char *why)
-{
-	lua_pushnil(L);
-	lua_pushstring(L, why);
-	return 2;
-}
-
 /* What a splice answers: the body that it wrote, if there is room for it. */
 static int
 l_view_spliced(lua_State *L, struct req *r, struct buf *out)
@@ -22146,10 +22094,9 @@ l_view_spliced(lua_State *L, struct req *r, struct buf *out)
 
 	buf_free(out);
 	if (!ok)
-		return l_view_refused(L, "no_room");
+		return l_fail(L, "no_room");
 	secret_drop(&r->new_body);
-	lua_pushboolean(L, true);
-	return 1;
+	return l_answer(L, true);
 }
 
 /* The body that apply may edit, and the arguments of a splice. */
@@ -22159,7 +22106,7 @@ l_check_splice(lua_State *L, struct slice *name, struct slice *value)
 	struct req *r = l_check_part(L, 1, L_VIEW);
 	bool is_secret;
 
-	name->p = luaL_checklstring(L, 2, &name->n);
+	*name = l_check_text(L, 2);
 	*value = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
 		luaL_error(L, "a type that edits the body declares body");
@@ -22185,12 +22132,12 @@ l_view_splice_json(lua_State *L)
 	size_t n;
 
 	if ((res = json_find_spot(body, name, &spot)) != JSON_OK)
-		return l_view_refused(L, why[res]);
+		return l_fail(L, why[res]);
 	if ((n = json_splice(NULL, body, &spot, name, value)) == SIZE_MAX)
-		return l_view_refused(L, "not_utf8");
+		return l_fail(L, "not_utf8");
 	buf_init(&out, n);
 	if (!buf_reserve(&out, n))
-		return l_view_refused(L, "no_room");
+		return l_fail(L, "no_room");
 	out.n = json_splice(out.p, body, &spot, name, value);
 	return l_view_spliced(L, r, &out);
 }
@@ -22205,10 +22152,10 @@ l_view_splice_form(lua_State *L)
 	struct buf out;
 
 	if (n == SIZE_MAX)
-		return l_view_refused(L, "malformed");
+		return l_fail(L, "malformed");
 	buf_init(&out, n);
 	if (!buf_reserve(&out, n))
-		return l_view_refused(L, "no_room");
+		return l_fail(L, "no_room");
 	out.n = form_splice(out.p, req_body(r), name, value);
 	return l_view_spliced(L, r, &out);
 }
@@ -22258,7 +22205,7 @@ req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300], 
 			out[n++] = (struct sigv4_field){r->head.field[i].name, r->head.field[i].value};
 	for (const struct added *a = r->added; a != NULL && n < REQ_SIGNED_MAX; a = a->next)
 		if (req_field_signed(a->name, o))
-			out[n++] = (struct sigv4_field){a->name, a->secret != NULL ? secret_slice(a->secret) : a->value};
+			out[n++] = (struct sigv4_field){a->name, added_value(a)};
 	return n;
 }
 
@@ -22267,7 +22214,7 @@ buf_add_percent(struct buf *b, struct slice s)
 {
 	if (!buf_reserve(b, 3 * s.n))
 		return false;
-	b->n += percent_put(b->p + b->n, s);
+	b->n += codec_percent(b->p + b->n, s);
 	return true;
 }
 
@@ -22400,9 +22347,7 @@ req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, 
 	buf_free(&text);
 	if (!ok)
 		return false;
-	secret_drop(&r->new_query);
-	r->new_query = query;
-	r->query_removed = true;
+	req_set_query(r, query);
 	return true;
 }
 
@@ -22445,12 +22390,12 @@ l_view_sigv4(lua_State *L)
 	if (o.payload.p == NULL) {
 		if (!r->body_read && r->head.body != BODY_NONE && !(r->head.body == BODY_LENGTH && r->head.length == 0))
 			return luaL_error(L, "sigv4: a body that is not read has no hash to sign");
-		sigv4_hash(req_body(r), hash);
+		tls_sha256_hex(req_body(r), hash);
 		o.payload = (struct slice){hash, sizeof hash};
 	}
 	ok = o.query || req_set_signing_fields(r, &o);
 	s = (struct sigv4_request){
-		.method = r->head.method, .path = r->new_path != NULL ? secret_slice(r->new_path) : r->path,
+		.method = r->head.method, .path = req_path_now(r),
 		.payload = o.payload, .field = field, .normalize = !o.s3, .twice = !o.s3,
 	};
 	buf_init(&names, HTTP_HEAD_MAX);
@@ -22481,13 +22426,8 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	lua_setfield(L, -2, "headers");
 	lua_newtable(L);
 	for (size_t at = 0; pair_next(all, &at, &pair, &raw);) {
-		struct slice v = {pair.p + raw.n + (pair.n > raw.n), pair.n - raw.n - (pair.n > raw.n)};
-		luaL_Buffer b;
-		char *p;
-
 		l_push_slice(L, pair_name(raw, name, sizeof name));
-		p = luaL_buffinitsize(L, &b, v.n);
-		luaL_pushresultsize(&b, pair_name(v, p, v.n).n);
+		l_push_pair_value(L, pair, raw);
 		lua_rawset(L, -3);
 	}
 	lua_setfield(L, -2, "query");
@@ -22595,18 +22535,13 @@ l_view_index(lua_State *L)
 static void
 l_view_push_index(lua_State *L)
 {
-	lua_newtable(L);
-	luaL_setfuncs(L, l_view_methods, 0);
+	luaL_newlib(L, l_view_methods);
 	for (size_t i = 0; i < COUNT(l_req_fields); i++) {
-		if (!l_req_fields[i].view)
-			continue;
-		lua_pushinteger(L, (lua_Integer)i);
-		lua_setfield(L, -2, l_req_fields[i].name);
+		if (l_req_fields[i].view)
+			l_set_integer(L, l_req_fields[i].name, (lua_Integer)i);
 	}
-	for (size_t i = 0; i < COUNT(l_view_fields); i++) {
-		lua_pushinteger(L, (lua_Integer)(L_VIEW_FIELDS + i));
-		lua_setfield(L, -2, l_view_fields[i].name);
-	}
+	for (size_t i = 0; i < COUNT(l_view_fields); i++)
+		l_set_integer(L, l_view_fields[i].name, (L_VIEW_FIELDS + i));
 	lua_pushcclosure(L, l_view_index, 1);
 }
 
@@ -22647,7 +22582,7 @@ l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
 	lua_geti(L, -1, 1);
 	lua_geti(L, -2, 2);
 	lua_geti(L, -3, 3);
-	text.p = luaL_checklstring(L, -3, &text.n);
+	text = l_check_text(L, -3);
 	row->secret = l_test_secret(L, -2);
 	row->places = (unsigned)luaL_checkinteger(L, -1);
 	if (row->secret == NULL || text.n == 0)
@@ -22711,30 +22646,20 @@ req_subst_field(struct req *r, size_t i)
 	const struct http_field *f = &r->head.field[i];
 	struct buf out;
 	struct subst_run t = {.s = r->subst, .place = SUBST_HEADER, .in = f->value, .out = &out};
-	struct added *a = NULL, **end = &r->added;
+	struct secret *s = NULL;
 	bool ok;
 
 	buf_init(&out, HTTP_HEAD_MAX);
 	ok = subst_header(&t) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
 	if (ok && t.hits != 0) {
-		ok = (a = malloc(sizeof *a + f->name.n)) != NULL;
-		if (ok && (a->secret = secret_copy(out.p, out.n)) == NULL) {
-			free(a);
-			ok = false;
-		}
+		ok = (s = secret_copy(out.p, out.n)) != NULL && req_add_field(r, f->name, (struct slice){NULL, 0}, s);
+		if (ok)
+			r->mark[i] = FIELD_DROPPED;
+		else
+			secret_unref(s);
 	}
 	buf_free(&out);
-	if (!ok || t.hits == 0)
-		return ok;
-	memcpy(a->text, f->name.p, f->name.n);
-	a->name = (struct slice){a->text, f->name.n};
-	a->value = (struct slice){a->text + f->name.n, 0};
-	a->next = NULL;
-	while (*end != NULL)
-		end = &(*end)->next;
-	*end = a;
-	r->mark[i] = FIELD_DROPPED;
-	return true;
+	return ok;
 }
 
 static bool
@@ -22807,7 +22732,7 @@ l_req_substitute(lua_State *L)
 	if ((places & SUBST_HEADER) != 0 && !req_subst_headers(r))
 		why = "header";
 	else if ((places & SUBST_PATH) != 0 && !req_subst_target(r, SUBST_PATH, &subst_path,
-	    r->new_path != NULL ? secret_slice(r->new_path) : r->path, &r->new_path))
+	    req_path_now(r), &r->new_path))
 		why = "path";
 	else if ((places & SUBST_QUERY) != 0 && r->query.p != NULL &&
 	    !req_subst_target(r, SUBST_QUERY, &subst_form, req_query_now(r), &r->new_query))
@@ -22817,17 +22742,14 @@ l_req_substitute(lua_State *L)
 	lua_pushboolean(L, why == NULL);
 	if (why == NULL)
 		return 1;
-	lua_pushnil(L);
-	lua_pushstring(L, why);
-	return 2;
+	return l_fail(L, why);
 }
 
 /* req:has_text() -> bool: it has a body that rows look into */
 static int
 l_req_has_text(lua_State *L)
 {
-	lua_pushboolean(L, req_subst_kind(l_check_req(L, 1)) != SUBST_OTHER);
-	return 1;
+	return l_answer(L, req_subst_kind(l_check_req(L, 1)) != SUBST_OTHER);
 }
 
 /* -- known placeholders: set = request.known(); set:add(text, end) in order; req:known(set) -> the numbers of those
@@ -22855,9 +22777,8 @@ static int
 l_known_add(lua_State *L)
 {
 	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
-	struct slice text;
+	struct slice text = l_check_text(L, 2);
 
-	text.p = luaL_checklstring(L, 2, &text.n);
 	if (!known_add(k, text, (size_t)luaL_checkinteger(L, 3)))
 		return luaL_error(L, "no room for placeholders");
 	return 0;
@@ -22869,14 +22790,14 @@ l_req_known(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 	const struct known *k = luaL_checkudata(L, 2, L_KNOWN);
 	struct known_found found = {.n = 0};
-	bool ok = known_scan_encoded(k, r->new_path != NULL ? secret_slice(r->new_path) : r->path, &found) &&
+	bool ok = known_scan_encoded(k, req_path_now(r), &found) &&
 	    known_scan_encoded(k, req_query_now(r), &found);
 
 	for (size_t i = 0; ok && i < r->head.nfields; i++)
 		if (r->mark[i] == FIELD_KEPT)
 			ok = known_scan_value(k, r->head.field[i].value, &found);
 	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
-		ok = known_scan_value(k, a->secret != NULL ? secret_slice(a->secret) : a->value, &found);
+		ok = known_scan_value(k, added_value(a), &found);
 	if (!ok)
 		return luaL_error(L, "out of memory");
 	for (size_t i = 0; i < found.n; i++)
@@ -22896,7 +22817,7 @@ l_example_fields(lua_State *L, int table, struct buf *b)
 
 			if (lua_type(L, -2) != LUA_TSTRING)
 				luaL_error(L, "header names are strings");
-			value.p = luaL_checklstring(L, -1, &value.n);
+			value = l_check_text(L, -1);
 			if (!put_field(b, slice_of(lua_tostring(L, -2)), value))
 				luaL_error(L, "headers of more than 64 KiB");
 		}
@@ -22922,7 +22843,7 @@ l_request_example(lua_State *L)
 	method = luaL_optstring(L, 2, "GET");
 	url = luaL_optstring(L, 3, "https://api.example.com/");
 	if (!lua_isnil(L, 4))
-		body.p = luaL_checklstring(L, 4, &body.n);
+		body = l_check_text(L, 4);
 	if (!http_parse_absolute(slice_of(url), &tls, &authority, &rest))
 		return luaL_error(L, "an example's url is absolute: %s", url);
 	h = lua_newuserdatauv(L, sizeof *h, 0);
@@ -22974,8 +22895,7 @@ l_req_dump(lua_State *L)
 	if (!h->owned)
 		return luaL_error(L, "a live request cannot be dumped");
 	lua_newtable(L);
-	l_push_slice(L, r->head.method);
-	lua_setfield(L, -2, "method");
+	l_set_slice(L, "method", r->head.method);
 	buf_init(&b, PEER_HEAD_MAX);
 	buf_addf(&b, "%s://%s", r->secure ? "https" : "http", r->host);
 	if (r->port != (r->secure ? 443 : 80))
@@ -22994,12 +22914,11 @@ l_req_dump(lua_State *L)
 	}
 	for (const struct added *a = r->added; a != NULL; a = a->next) {
 		l_push_lower(L, a->name);
-		l_push_slice(L, a->secret != NULL ? secret_slice(a->secret) : a->value);
+		l_push_slice(L, added_value(a));
 		lua_rawset(L, -3);
 	}
 	lua_setfield(L, -2, "headers");
-	l_push_slice(L, req_body(r));
-	lua_setfield(L, -2, "body");
+	l_set_slice(L, "body", req_body(r));
 	return 1;
 }
 
@@ -23041,54 +22960,35 @@ static const struct { const char *name; unsigned place; } l_places[] = {
 };
 
 static void
-l_part_metatable(lua_State *L, const char *type, const luaL_Reg *methods)
+l_req_push_index(lua_State *L)
 {
-	luaL_newmetatable(L, type);
-	lua_newtable(L);
-	luaL_setfuncs(L, methods, 0);
-	lua_setfield(L, -2, "__index");
-	lua_pushstring(L, type);
-	lua_setfield(L, -2, "__metatable");
-	lua_pop(L, 1);
+	luaL_newlib(L, l_req);
+	for (size_t i = 0; i < COUNT(l_req_fields); i++)
+		l_set_integer(L, l_req_fields[i].name, (lua_Integer)i);
+	lua_pushcclosure(L, l_req_index, 1);
 }
 
 /* require "request" (runtime only) */
 static int
 l_open_request(lua_State *L)
 {
-	luaL_newmetatable(L, L_REQ);
-	lua_newtable(L);
-	luaL_setfuncs(L, l_req, 0);
-	for (size_t i = 0; i < COUNT(l_req_fields); i++) {
-		lua_pushinteger(L, (lua_Integer)i);
-		lua_setfield(L, -2, l_req_fields[i].name);
-	}
-	lua_pushcclosure(L, l_req_index, 1);
-	lua_setfield(L, -2, "__index");
-	lua_pushcfunction(L, l_req_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
-	luaL_newmetatable(L, L_VIEW);
+	static const luaL_Reg none[] = {{NULL, NULL}}, req[] = {{"__gc", l_req_gc}, {NULL, NULL}},
+	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}}, known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
+
+	l_req_push_index(L);
+	l_metatable(L, L_REQ, req);
 	l_view_push_index(L);
-	lua_setfield(L, -2, "__index");
-	lua_pushcfunction(L, l_view_newindex);
-	lua_setfield(L, -2, "__newindex");
-	lua_pushstring(L, L_VIEW);
-	lua_setfield(L, -2, "__metatable");
-	lua_pop(L, 1);
-	l_part_metatable(L, L_HEADERS, l_headers);
-	l_part_metatable(L, L_QUERY, l_query);
-	l_part_metatable(L, L_KNOWN, l_known);
-	luaL_getmetatable(L, L_KNOWN);
-	lua_pushcfunction(L, l_known_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
+	l_metatable(L, L_VIEW, view);
+	luaL_newlib(L, l_headers);
+	l_metatable(L, L_HEADERS, none);
+	luaL_newlib(L, l_query);
+	l_metatable(L, L_QUERY, none);
+	luaL_newlib(L, l_known);
+	l_metatable(L, L_KNOWN, known);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
-	for (size_t i = 0; i < COUNT(l_places); i++) {
-		lua_pushinteger(L, l_places[i].place);
-		lua_setfield(L, -2, l_places[i].name);
-	}
+	for (size_t i = 0; i < COUNT(l_places); i++)
+		l_set_integer(L, l_places[i].name, l_places[i].place);
 	lua_setfield(L, -2, "places");
 	return 1;
 }
@@ -23114,7 +23014,7 @@ req_done(struct task *t, bool ok, lua_State *co)
 
 	if (!ok)
 		log_line("ev=task_failed request=%s msg=\"%.300s\"", r->id,
-		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+		    l_message(co));
 	r->task = NULL;
 	r->task_done = true;
 	r->task_ok = ok;
@@ -23184,7 +23084,7 @@ answer_done(struct task *t, bool ok, lua_State *co)
 {
 	if (!ok)
 		log_line("ev=task_failed entry=answer msg=\"%.300s\"",
-		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+		    l_message(co));
 	free(task_owner(t));
 }
 
@@ -23256,7 +23156,6 @@ static int
 rejudge_push(lua_State *co, void *arg)
 {
 	const struct req *r = ((struct rejudge *)arg)->r;
-	static const char *const forms[] = {"connect", "absolute", "origin", "tunnel"};
 
 	lua_newtable(co);
 	l_set_text(co, "agent", r->agent);
@@ -23265,15 +23164,11 @@ rejudge_push(lua_State *co, void *arg)
 	l_set_text(co, "host", r->host);
 	l_set_text(co, "token", r->token);
 	l_set_text(co, "scheme", r->secure ? "https" : "http");
-	l_set_text(co, "form", forms[r->form]);
-	l_push_slice(co, r->head.method);
-	lua_setfield(co, -2, "method");
-	l_push_slice(co, r->path);
-	lua_setfield(co, -2, "path");
-	lua_pushinteger(co, r->port);
-	lua_setfield(co, -2, "port");
-	lua_pushboolean(co, r->websocket);
-	lua_setfield(co, -2, "websocket");
+	l_set_text(co, "form", req_forms[r->form]);
+	l_set_slice(co, "method", r->head.method);
+	l_set_slice(co, "path", r->path);
+	l_set_integer(co, "port", r->port);
+	l_set_flag(co, "websocket", r->websocket);
 	return 1;
 }
 
@@ -23349,14 +23244,6 @@ req_import(void)
 #define HOST_SECRET_MAX (64 * 1024)
 #define HOST_SECRET_LINES_MAX (1024 * 1024)
 #define HOST_FILE_MAX (64 * 1024 * 1024)
-
-static int
-l_fail(lua_State *L, const char *why)
-{
-	lua_pushnil(L);
-	lua_pushstring(L, why);
-	return 2;
-}
 
 static int
 l_fail_errno(lua_State *L)
@@ -23495,23 +23382,16 @@ l_push_dn(lua_State *L, struct slice dn)
 static void
 l_push_certificate(lua_State *L, struct slice der, const struct cert_view *v)
 {
-	char hex[65];
-	uint8_t h[32];
-
 	lua_createtable(L, 0, 6);
 	l_push_dn(L, v->subject);
 	lua_setfield(L, -2, "subject");
 	l_push_dn(L, v->issuer);
 	lua_setfield(L, -2, "issuer");
-	lua_pushinteger(L, (lua_Integer)v->not_before);
-	lua_setfield(L, -2, "not_before");
-	lua_pushinteger(L, (lua_Integer)v->not_after);
-	lua_setfield(L, -2, "not_after");
-	tls_sha256(der.p, der.n, h);
-	lua_pushlstring(L, hex, hex_encode(hex, h, sizeof h));
+	l_set_integer(L, "not_before", v->not_before);
+	l_set_integer(L, "not_after", v->not_after);
+	l_push_sha256_hex(L, der);
 	lua_setfield(L, -2, "sha256");
-	tls_sha256(v->spki.p, v->spki.n, h);
-	lua_pushlstring(L, hex, hex_encode(hex, h, sizeof h));
+	l_push_sha256_hex(L, v->spki);
 	lua_setfield(L, -2, "key_sha256");
 }
 
@@ -23519,12 +23399,11 @@ l_push_certificate(lua_State *L, struct slice der, const struct cert_view *v)
 static int
 l_tls_certificates(lua_State *L)
 {
-	struct slice pem = {NULL, 0};
+	struct slice pem = l_check_text(L, 1);
 	struct cert_view v;
 	struct buf der;
 	int found;
 
-	pem.p = luaL_checklstring(L, 1, &pem.n);
 	lua_newtable(L);
 	buf_init(&der, 2 * TLS_CERT_MAX);
 	for (lua_Integer i = 1; (found = pem_next_cert(&pem, &der)) > 0 && i <= 64; i++) {
@@ -23547,14 +23426,10 @@ l_open_tls(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
 		{"identity", l_tls_identity}, {"certificates", l_tls_certificates}, {NULL, NULL},
-	};
+	}, events[] = {{"__gc", l_identity_gc}, {NULL, NULL}};
 
-	luaL_newmetatable(L, L_IDENTITY);
-	lua_pushcfunction(L, l_identity_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pushboolean(L, false);
-	lua_setfield(L, -2, "__metatable");
-	lua_pop(L, 1);
+	lua_pushnil(L);
+	l_metatable(L, L_IDENTITY, events);
 	luaL_newlib(L, funcs);
 	return 1;
 }
@@ -23602,18 +23477,13 @@ l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
 		return 3;
 	}
 	lua_createtable(L, 0, 3);
-	lua_pushinteger(L, f->status);
-	lua_setfield(L, -2, "status");
-	if (f->retry_after >= 0) {
-		lua_pushinteger(L, f->retry_after);
-		lua_setfield(L, -2, "retry_after");
-	}
+	l_set_integer(L, "status", f->status);
+	if (f->retry_after >= 0)
+		l_set_integer(L, "retry_after", f->retry_after);
 	l_push_text(L, f->challenge);
 	lua_setfield(L, -2, "challenge");
-	if (l_flag(L, 1, "text")) {
-		l_push_slice(L, buf_slice(&f->body));
-		lua_setfield(L, -2, "text");
-	}
+	if (l_flag(L, 1, "text"))
+		l_set_slice(L, "text", buf_slice(&f->body));
 	if (lua_istable(L, expect)) {
 		int n = l_json_expect(L, buf_slice(&f->body), expect);
 
@@ -23621,8 +23491,7 @@ l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
 			lua_setfield(L, -2, "values");
 		} else {
 			lua_pop(L, n);
-			lua_pushboolean(L, true);
-			lua_setfield(L, -2, "malformed");
+			l_set_flag(L, "malformed", true);
 		}
 	}
 	return 1;
@@ -23692,7 +23561,7 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 			lua_geti(L, -1, i);
 			lua_geti(L, -1, 1);
 			lua_geti(L, -2, 2);
-			name.p = luaL_checklstring(L, -2, &name.n);
+			name = l_check_text(L, -2);
 			value = l_check_value(L, lua_gettop(L), &is_secret);
 			if (!field_settable(name) || !http_valid_field_value(value) ||
 			    !put_field(&f->out, name, value))
@@ -23733,7 +23602,7 @@ l_http_request(lua_State *L)
 	luaL_checkinteger(L, 2);
 	lua_settop(L, 2);
 	lua_getfield(L, 1, "url");
-	url.p = luaL_checklstring(L, 3, &url.n);
+	url = l_check_text(L, 3);
 	if (!http_parse_absolute(url, &use_tls, &authority, &rest) ||
 	    !http_parse_authority(authority, &host, &port) ||
 	    !http_canonical_host(host, canonical, &n, &ip, &why))
@@ -23769,13 +23638,10 @@ static int
 l_open_http_client(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {{"request", l_http_request}, /* yields */ {NULL, NULL}};
+	static const luaL_Reg events[] = {{"__gc", l_fetch_gc}, {"__close", l_fetch_gc}, {NULL, NULL}};
 
-	luaL_newmetatable(L, L_FETCH);
-	lua_pushcfunction(L, l_fetch_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pushcfunction(L, l_fetch_gc);
-	lua_setfield(L, -2, "__close");
-	lua_pop(L, 1);
+	lua_pushnil(L);
+	l_metatable(L, L_FETCH, events);
 	luaL_newlib(L, funcs);
 	return 1;
 }
@@ -23857,14 +23723,10 @@ l_command_headers(lua_State *L, struct slice text)
 		}
 		if (t.type != JSON_STRING)
 			return l_fail(L, "command_malformed");
-		lua_createtable(L, 2, 0);
-		lua_pushlstring(L, name, name_n);
-		lua_rawseti(L, -2, 1);
 		l_json_push_secret(L, &t);
 		if (!http_valid_field_value(secret_slice(l_test_secret(L, -1))))
 			return l_fail(L, "command_malformed");
-		lua_rawseti(L, -2, 2);
-		lua_rawseti(L, -2, ++n);
+		l_add_pair(L, (struct slice){name, name_n}, ++n);
 	}
 	return n != 0 ? 1 : l_fail(L, "command_malformed");
 }
@@ -23925,7 +23787,7 @@ l_command_ask(lua_State *L, struct helper_ask *ask)
 			lua_getfield(L, 1, "program");
 		else
 			lua_geti(L, -1, i);
-		s.p = luaL_checklstring(L, -1, &s.n);
+		s = l_check_text(L, -1);
 		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL && s.n < sizeof ask->text - n, 1, "arguments too long");
 		memcpy(ask->text + n, s.p, s.n + 1);
 		n += s.n + 1;
@@ -23973,26 +23835,22 @@ static int
 l_host_helpers(lua_State *L)
 {
 	struct helper_ask ask = {.argc = 1};
-	struct slice dir = {NULL, 0};
+	struct slice dir = l_check_text(L, 1);
 	struct stat st;
 
-	dir.p = luaL_checklstring(L, 1, &dir.n);
 	if (dir.n == 0 || dir.p[0] != '/' || dir.n >= sizeof ask.text || memchr(dir.p, '\0', dir.n) != NULL)
 		return l_fail(L, "it is named from the root: /usr/local/lib/sallyport");
 	if (stat(dir.p, &st) != 0)
 		return l_fail_errno(L);
 	if (!S_ISDIR(st.st_mode) || !helper_trusts(&st))
 		return l_fail(L, "it is no folder that only root or this user may write to");
-	if (lua_toboolean(L, 2)) {
-		lua_pushboolean(L, 1);
-		return 1;
-	}
+	if (lua_toboolean(L, 2))
+		return l_answer(L, 1);
 	memcpy(ask.text, dir.p, dir.n + 1);
 	if (!helper_send(&ask, dir.n + 1, -1))
 		return l_fail(L, "there is no process to run them");
 	memcpy(helper.folder, dir.p, dir.n + 1);
-	lua_pushboolean(L, true);
-	return 1;
+	return l_answer(L, true);
 }
 
 /* -- detached tasks */
@@ -24020,7 +23878,7 @@ spawn_done(struct task *t, bool ok, lua_State *co)
 
 	if (!ok)
 		log_line("ev=task_failed entry=spawn msg=\"%.400s\"",
-		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+		    l_message(co));
 	s->state = ok ? "done" : "failed";
 	spawn_running--;
 	luaL_unref(lua_main, LUA_REGISTRYINDEX, s->fn_ref);
@@ -24217,7 +24075,7 @@ l_host_configure(lua_State *L)
 			struct slice s;
 
 			lua_geti(L, 2, i);
-			s.p = luaL_checklstring(L, -1, &s.n);
+			s = l_check_text(L, -1);
 			if (!connect_to_parse(s, &net.to[net.nto++])) {
 				net.nto--;
 				why = "connect-to wants HOST:PORT:ADDRESS:PORT";
@@ -24245,8 +24103,7 @@ l_host_configure(lua_State *L)
 	}
 	if (why != NULL)
 		return l_fail(L, why);
-	lua_pushboolean(L, true);
-	return 1;
+	return l_answer(L, true);
 }
 
 /* -- files and the machine */
@@ -24303,16 +24160,11 @@ l_host_stat(lua_State *L)
 	if (lstat(luaL_checkstring(L, 1), &st) != 0)
 		return l_fail_errno(L);
 	lua_createtable(L, 0, 6);
-	lua_pushinteger(L, st.st_mode & 07777);
-	lua_setfield(L, -2, "mode");
-	lua_pushinteger(L, st.st_uid);
-	lua_setfield(L, -2, "uid");
-	lua_pushinteger(L, st.st_gid);
-	lua_setfield(L, -2, "gid");
-	lua_pushinteger(L, st.st_size);
-	lua_setfield(L, -2, "size");
-	lua_pushinteger(L, st.st_mtime);
-	lua_setfield(L, -2, "mtime");
+	l_set_integer(L, "mode", st.st_mode & 07777);
+	l_set_integer(L, "uid", st.st_uid);
+	l_set_integer(L, "gid", st.st_gid);
+	l_set_integer(L, "size", st.st_size);
+	l_set_integer(L, "mtime", st.st_mtime);
 	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
 	    S_ISLNK(st.st_mode) ? "link" : "other");
 	lua_setfield(L, -2, "type");
@@ -24348,8 +24200,7 @@ l_host_mkdir(lua_State *L)
 		return errno == EEXIST ? l_fail(L, "exists") : l_fail_errno(L);
 	if (chmod(path, mode) != 0)
 		return l_fail_errno(L);
-	lua_pushboolean(L, true);
-	return 1;
+	return l_answer(L, true);
 }
 
 /* Reads to the end, at most max bytes, into b. NULL or why not. */
@@ -24400,11 +24251,10 @@ l_host_write_file(lua_State *L)
 {
 	const char *path = luaL_checkstring(L, 1);
 	char tmp[PATH_MAX];
-	struct slice text;
+	struct slice text = l_check_text(L, 2);
 	bool ok;
 	int fd;
 
-	text.p = luaL_checklstring(L, 2, &text.n);
 	if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp-%ld", path, (long)getpid()) >= sizeof tmp)
 		return l_fail(L, "the path is too long");
 	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
@@ -24427,8 +24277,7 @@ l_host_write_file(lua_State *L)
 		errno = err;
 		return l_fail_errno(L);
 	}
-	lua_pushboolean(L, true);
-	return 1;
+	return l_answer(L, true);
 }
 
 static int
@@ -24439,33 +24288,15 @@ l_host_disk(lua_State *L)
 	if (statvfs(luaL_checkstring(L, 1), &v) != 0)
 		return l_fail_errno(L);
 	lua_createtable(L, 0, 2);
-	lua_pushinteger(L, (lua_Integer)(v.f_bavail * v.f_frsize));
-	lua_setfield(L, -2, "free");
-	lua_pushinteger(L, (lua_Integer)(v.f_blocks * v.f_frsize));
-	lua_setfield(L, -2, "total");
+	l_set_integer(L, "free", (v.f_bavail * v.f_frsize));
+	l_set_integer(L, "total", (v.f_blocks * v.f_frsize));
 	return 1;
-}
-
-static void
-l_push_sha256_hex(lua_State *L, struct slice s)
-{
-	br_sha256_context sha;
-	uint8_t digest[32];
-	char hex[64];
-
-	br_sha256_init(&sha);
-	br_sha256_update(&sha, s.p, s.n);
-	br_sha256_out(&sha, digest);
-	lua_pushlstring(L, hex, hex_encode(hex, digest, sizeof digest));
 }
 
 static int
 l_host_sha256_hex(lua_State *L)
 {
-	struct slice s;
-
-	s.p = luaL_checklstring(L, 1, &s.n);
-	l_push_sha256_hex(L, s);
+	l_push_sha256_hex(L, l_check_text(L, 1));
 	return 1;
 }
 
@@ -24732,12 +24563,11 @@ callback_listen(struct callback *cb)
 static int
 l_host_callback(lua_State *L)
 {
-	struct slice text;
+	struct slice text = l_check_text(L, 1);
 	struct endpoint at = {.port = (uint16_t)luaL_checkinteger(L, 2)};
 	struct callback **h, *cb;
 	const char *why;
 
-	text.p = luaL_checklstring(L, 1, &text.n);
 	luaL_argcheck(L, addr_parse(text, &at.addr) && (at.addr.v4 ? at.addr.b[0] == 127 :
 	    slice_eq(text, SLICE("::1"))), 1, "not a loopback address");
 	h = lua_newuserdatauv(L, sizeof *h, 0);
@@ -24786,10 +24616,8 @@ l_callback_push(lua_State *L, struct callback_conn *c)
 		return false;
 	}
 	lua_createtable(L, 0, 4);
-	lua_pushlstring(L, head.method.p, head.method.n);
-	lua_setfield(L, -2, "method");
-	lua_pushlstring(L, head.path.p, head.path.n);
-	lua_setfield(L, -2, "path");
+	l_set_slice(L, "method", head.method);
+	l_set_slice(L, "path", head.path);
 	lua_pushlstring(L, head.query.p != NULL ? head.query.p : "", head.query.p != NULL ? head.query.n : 0);
 	lua_setfield(L, -2, "query");
 	lua_pushlstring(L, head.field[host].value.p, head.field[host].value.n);
@@ -24837,12 +24665,10 @@ l_callback_answer(lua_State *L)
 {
 	struct callback *cb = l_check_callback(L);
 	int status = (int)luaL_checkinteger(L, 2);
-	struct slice page;
+	struct slice page = l_check_text(L, 3);
 
-	page.p = luaL_checklstring(L, 3, &page.n);
 	luaL_argcheck(L, page.n <= CALLBACK_PAGE_MAX, 3, "too long a page");
-	lua_pushboolean(L, cb->current != NULL && callback_send(cb->current, status, page));
-	return 1;
+	return l_answer(L, cb->current != NULL && callback_send(cb->current, status, page));
 }
 
 static void
@@ -24851,14 +24677,10 @@ l_open_callback(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{"next", l_callback_next}, /* yields */
 		{"answer", l_callback_answer}, {"close", l_callback_close}, {NULL, NULL},
-	};
+	}, events[] = {{"__gc", l_callback_close}, {NULL, NULL}};
 
-	luaL_newmetatable(L, L_CALLBACK);
-	lua_pushcfunction(L, l_callback_close);
-	lua_setfield(L, -2, "__gc");
 	luaL_newlib(L, methods);
-	lua_setfield(L, -2, "__index");
-	lua_pop(L, 1);
+	l_metatable(L, L_CALLBACK, events);
 }
 
 /* host.open_browser(url) -> whether there is a desktop to ask. The address is in its arguments, which
@@ -24871,10 +24693,8 @@ l_host_open_browser(lua_State *L)
 	int status;
 	pid_t pid;
 
-	if ((x == NULL || x[0] == '\0') && (wayland == NULL || wayland[0] == '\0')) {
-		lua_pushboolean(L, false);
-		return 1;
-	}
+	if ((x == NULL || x[0] == '\0') && (wayland == NULL || wayland[0] == '\0'))
+		return l_answer(L, false);
 	if ((pid = fork()) == 0) {
 		int null = open("/dev/null", O_RDWR);
 
@@ -24889,8 +24709,7 @@ l_host_open_browser(lua_State *L)
 	}
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		continue;
-	lua_pushboolean(L, pid > 0);
-	return 1;
+	return l_answer(L, pid > 0);
 }
 
 /* -- secrets from outside: never through a Lua string */
@@ -25081,12 +24900,10 @@ l_host_ca_make(lua_State *L)
 		return l_fail(L, "out of memory");
 	}
 	lua_createtable(L, 0, 4);
-	lua_pushlstring(L, pem.p, pem.n);
-	lua_setfield(L, -2, "pem");
+	l_set_slice(L, "pem", buf_slice(&pem));
 	lua_pushlstring(L, b64, b64_encode(b64, der.p, der.n, false));
 	lua_setfield(L, -2, "der");
-	lua_pushinteger(L, now + TLS_CA_LIFE);
-	lua_setfield(L, -2, "not_after");
+	l_set_integer(L, "not_after", now + TLS_CA_LIFE);
 	l_push_sha256_hex(L, buf_slice(&der));
 	lua_setfield(L, -2, "sha256");
 	free(b64);
@@ -25112,20 +24929,16 @@ l_host_memlock(lua_State *L)
 	struct rlimit lim;
 
 	lua_createtable(L, 0, 2);
-	if (getrlimit(RLIMIT_MEMLOCK, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY) {
-		lua_pushinteger(L, (lua_Integer)lim.rlim_cur);
-		lua_setfield(L, -2, "limit");
-	}
-	lua_pushboolean(L, secret_locked());
-	lua_setfield(L, -2, "locked");
+	if (getrlimit(RLIMIT_MEMLOCK, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY)
+		l_set_integer(L, "limit", lim.rlim_cur);
+	l_set_flag(L, "locked", secret_locked());
 	return 1;
 }
 
 static int
 l_host_lock_held(lua_State *L)
 {
-	lua_pushboolean(L, store_serving(luaL_checkstring(L, 1)));
-	return 1;
+	return l_answer(L, store_serving(luaL_checkstring(L, 1)));
 }
 
 static int
@@ -25162,31 +24975,22 @@ static char host_arg0[PATH_MAX];
 static void
 l_open_host(lua_State *L, bool worker)
 {
-	luaL_newmetatable(L, L_SPAWN);
-	lua_pushcfunction(L, l_spawn_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_createtable(L, 0, 1);
-	lua_pushcfunction(L, l_spawn_state);
-	lua_setfield(L, -2, "state");
-	lua_setfield(L, -2, "__index");
-	lua_pop(L, 1);
-	luaL_newmetatable(L, L_COMMAND);
-	lua_pushcfunction(L, l_command_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pushcfunction(L, l_command_gc);
-	lua_setfield(L, -2, "__close");
-	lua_pop(L, 1);
+	static const luaL_Reg spawn[] = {{"state", l_spawn_state}, {NULL, NULL}},
+	    spawn_events[] = {{"__gc", l_spawn_gc}, {NULL, NULL}},
+	    command_events[] = {{"__gc", l_command_gc}, {"__close", l_command_gc}, {NULL, NULL}};
+
+	luaL_newlib(L, spawn);
+	l_metatable(L, L_SPAWN, spawn_events);
+	lua_pushnil(L);
+	l_metatable(L, L_COMMAND, command_events);
 	if (!worker)
 		l_open_callback(L);
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
-	lua_pushstring(L, VERSION);
-	lua_setfield(L, -2, "version");
-	lua_pushinteger(L, BUILD_TIME);
-	lua_setfield(L, -2, "build_time");
-	lua_pushstring(L, host_arg0);
-	lua_setfield(L, -2, "arg0");
+	l_set_string(L, "version", VERSION);
+	l_set_integer(L, "build_time", BUILD_TIME);
+	l_set_string(L, "arg0", host_arg0);
 }
 
 /* ---- main ------------------------------------------------------------------
@@ -25251,7 +25055,7 @@ l_host_serve(lua_State *L)
 		const char *why;
 
 		lua_geti(L, -1, i);
-		s.p = luaL_checklstring(L, -1, &s.n);
+		s = l_check_text(L, -1);
 		if ((why = net_listen(s)) != NULL) {
 			fprintf(stderr, "sallyport: cannot listen on %s: %s\n", s.p, why);
 			lua_pushinteger(L, 1);
@@ -25286,7 +25090,7 @@ worker_tick_done(struct task *t, bool ok, lua_State *co)
 	(void)t;
 	if (!ok)
 		log_line("ev=task_failed entry=tick msg=\"%.300s\"",
-		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+		    l_message(co));
 }
 
 static void
@@ -25359,7 +25163,7 @@ worker_start_done(struct task *t, bool ok, lua_State *co)
 	s->ok = ok && !(lua_gettop(co) >= 1 && !lua_toboolean(co, 1));
 	if (!s->ok)
 		log_line("ev=worker_start err=\"%.300s\"",
-		    lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?");
+		    l_message(co));
 }
 
 static bool
