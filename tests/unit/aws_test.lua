@@ -249,6 +249,18 @@ return {
     assert(mints("POST apigateway.us-east-1.amazonaws.com/x/..//%61pikeys/"))
     assert(mints("POST iot.us-east-1.amazonaws.com/provisioning-templates/t/provisioning-claim"))
     is(mints("GET apigateway.us-east-1.amazonaws.com/apikeys"), nil)
+    for _, call in ipairs { "GET finspace-api.us-east-1.amazonaws.com/credentials/programmatic",
+      "GET management.deadline.us-west-2.amazonaws.com/2023-10-12/farms/farm-1/queues/queue-1/user-roles",
+      "POST quicksight.us-east-1.amazonaws.com/accounts/1/embed-url/registered-user", "POST oidc.us-east-1.amazonaws.com/client/register",
+      "POST ivsrealtime.us-east-1.amazonaws.com/CreateParticipantToken", "POST cp.metadata.geo.us-east-1.amazonaws.com/metadata/v0/keys" } do
+      assert(mints(call), call)
+    end
+    for call, target in pairs { ["acm"] = "CertificateManager.ExportCertificate", codepipeline = "CodePipeline_20150709.PollForJobs",
+      ["ec2-instance-connect"] = "AWSEC2InstanceConnectService.SendSSHPublicKey", wafv2 = "AWSWAF_20190729.CreateAPIKey",
+      ["cognito-idp"] = "AWSCognitoIdentityProviderService.DescribeUserPoolClient" } do
+      assert(mints("POST " .. call .. ".us-east-1.amazonaws.com/", { headers = { ["x-amz-target"] = target } }), call)
+      is(mints("POST " .. call .. ".us-east-1.amazonaws.com/", { headers = { ["x-amz-target"] = "X.List" } }), nil)
+    end
     is(mints("GET bucket.s3.us-east-1.amazonaws.com/session?sessions=1"), nil)
   end,
 
