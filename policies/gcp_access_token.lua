@@ -13,12 +13,11 @@
 local GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 local LIFETIME = 3600   -- s: the longest that Google takes
 
-local function mint(host, path, what, method)
+local function mint(path, what, method, host)
   return { method = method or "POST", host = host, path = path, what = what }
 end
 
-local CREDENTIALS, IAM = "iamcredentials.googleapis.com", "iam.googleapis.com"
-local ACCOUNT = "/projects/*/serviceAccounts/*"
+local ACCOUNT, ANY = "/*/projects/*/serviceAccounts/*", "*.googleapis.com"
 
 -- NAME@PROJECT.iam.gserviceaccount.com, or PROJECT@appspot.gserviceaccount.com: libraries name the project in calls.
 local function project_of(email)
@@ -41,31 +40,34 @@ return {
     { name = "subject", help = "Person to act for (domain-wide delegation)" },
   },
 
-  -- By host and method of Google's discovery documents. `/v1` and `/v1beta1` are one: "*".
+  -- An API is reached by several names (iam.googleapis.com, content-iam.…, iam.mtls.…, those of a region), so that paths
+  -- count on every host. `/v1` and `/v1beta1` are one: "*".
   mint = {
-    mint(CREDENTIALS, "/*" .. ACCOUNT .. ":generateAccessToken", "an access token of a service account"),
-    mint(CREDENTIALS, "/*" .. ACCOUNT .. ":generateIdToken", "an ID token of a service account"),
-    mint(CREDENTIALS, "/*" .. ACCOUNT .. ":signJwt", "a JWT signed as a service account"),
-    mint(CREDENTIALS, "/*" .. ACCOUNT .. ":signBlob", "a signature of a service account"),
-    mint(IAM, "/*" .. ACCOUNT .. "/keys", "a key of a service account"),
-    mint(IAM, "/*" .. ACCOUNT .. "/keys:upload", "a key of a service account"),
-    mint(IAM, "/*" .. ACCOUNT .. ":signJwt", "a JWT signed as a service account"),
-    mint(IAM, "/*" .. ACCOUNT .. ":signBlob", "a signature of a service account"),
-    mint("storage.googleapis.com", "/storage/v1/projects/*/hmacKeys", "an HMAC key for Cloud Storage"),
-    mint("www.googleapis.com", "/storage/v1/projects/*/hmacKeys", "an HMAC key for Cloud Storage"),
-    mint("apikeys.googleapis.com", "/*/projects/*/locations/*/keys", "an API key"),
-    mint("apikeys.googleapis.com", "/*/projects/*/locations/*/keys/*/keyString", "an API key in clear", "GET"),
+    mint(ACCOUNT .. ":generateAccessToken", "an access token of a service account"),
+    mint(ACCOUNT .. ":generateIdToken", "an ID token of a service account"),
+    mint(ACCOUNT .. ":signJwt", "a JWT signed as a service account"),
+    mint(ACCOUNT .. ":signBlob", "a signature of a service account"),
+    mint(ACCOUNT .. "/keys", "a key of a service account"),
+    mint(ACCOUNT .. "/keys:upload", "a key of a service account"),
+    mint("/storage/v1/projects/*/hmacKeys", "an HMAC key for Cloud Storage"),
+    mint("/*/projects/*/locations/*/keys", "an API key"),
+    mint("/*/projects/*/locations/*/keys/*/keyString", "an API key in clear", "GET"),
     -- A batch holds calls like these, each with a path of its own.
-    mint(CREDENTIALS, "/batch/**", "a batch of tokens and signatures"),
-    mint(IAM, "/batch/**", "a batch, which may make keys"),
-    mint("apikeys.googleapis.com", "/batch/**", "a batch, which may make API keys"),
-    { host = "storage.googleapis.com", path = "/batch/**", body = { "hmacKeys", "base64" }, what = "an HMAC key, in a batch" },
-    { host = "www.googleapis.com", path = "/batch/**", body = { "hmacKeys", "base64" }, what = "an HMAC key, in a batch" },
-    mint("sts.googleapis.com", "/v1/token", "an exchanged token"),
-    mint("sts.googleapis.com", "/v1/oauthtoken", "an exchanged token"),
-    mint("oauth2.googleapis.com", "/token", "a token"),
-    mint("www.googleapis.com", "/oauth2/*/token", "a token"),
+    { path = "/batch/**", body = { "serviceAccounts", "hmacKeys", "keyString" }, what = "a key or a token, in a batch" },
+    mint("/batch/**", "a batch, which may make API keys", nil, "apikeys.googleapis.com"),
+    mint("/batch/**", "a batch, which may make API keys", nil, "content-apikeys.googleapis.com"),
+    mint("/batch/**", "a batch, which may make API keys", nil, "apikeys.mtls.googleapis.com"),
+    { host = "storage.googleapis.com", path = "/batch/**", body = { "base64" }, what = "nobody knows what, in a batch" },
+    { host = "www.googleapis.com", path = "/batch/**", body = { "base64" }, what = "nobody knows what, in a batch" },
+    mint("/v1/token", "an exchanged token", nil, ANY),
+    mint("/v1/oauthtoken", "an exchanged token", nil, ANY),
+    mint("/token", "a token", nil, ANY),
+    mint("/oauth2/*/token", "a token", nil, ANY),
   },
+
+  -- Other ways in which Google takes a key or headers: the sandbox's own never ride beside ours, and no query makes
+  -- another method of a GET.
+  strip = { headers = { "x-goog-api-key" }, query = { "key", "access_token", "oauth_token", "$httpHeaders", "$httpMethod", "$req" } },
 
   validate = function(cred)
     if cred.key.type ~= "service_account" then
@@ -113,7 +115,8 @@ return {
     { cred = { key = { type = "service_account", client_email = "a@p.iam.gserviceaccount.com",
                        token_uri = "https://oauth2.googleapis.com/token", private_key = "k" },
                state = { access_token = "t1" } },
-      req  = { url = "https://storage.googleapis.com/storage/v1/b", headers = { authorization = "Bearer placeholder" } },
-      want = { headers = { authorization = "Bearer t1" } } },
+      req  = { url = "https://storage.googleapis.com/storage/v1/b?key=mine&a=1&%24httpHeaders=x", headers = { authorization = "Bearer placeholder",
+               ["x-goog-api-key"] = "mine" } },
+      want = { url = "https://storage.googleapis.com/storage/v1/b?a=1", headers = { authorization = "Bearer t1", ["x-goog-api-key"] = false } } },
   },
 }

@@ -89,8 +89,9 @@ local cases = {
     local graph, google = presets.get "microsoft-graph".mint, policy.load "gcp_access_token".mint
     is(find(graph, "graph.microsoft.com/v1.0/$batch", [[{"requests":[{"url":"/applications/1/addpassword"}]}]]), true)
     is(find(graph, "graph.microsoft.com/v1.0/$batch", [[{"requests":[{"url":"/me"}]}]]), false)
-    is(find(google, "iamcredentials.googleapis.com/batch"), true)
-    is(find(google, "iam.googleapis.com/batch/v1"), true)
+    is(find(google, "iamcredentials.googleapis.com/batch", "POST /v1/projects/-/serviceAccounts/a:generateAccessToken HTTP/1.1"), true)
+    is(find(google, "iam.googleapis.com/batch/v1", "POST /v1/projects/p/service%41ccounts/a/keys HTTP/1.1"), true)
+    is(find(google, "content-apikeys.googleapis.com/batch/v2", "GET /v2/projects/p/locations/global/keys/1/keyString HTTP/1.1"), true)
     is(find(google, "storage.googleapis.com/batch/storage/v1", "POST /storage/v1/projects/p/hmacKeys HTTP/1.1"), true)
     is(find(google, "storage.googleapis.com/batch/storage/v1", "PATCH /storage/v1/b/x/o/y HTTP/1.1"), false)
   end,

@@ -91,6 +91,8 @@ refused("gcp_access_token", "an ID token", "POST /v1/projects/-/serviceAccounts/
 refused("gcp_access_token", "a signature", "POST /v1/projects/-/serviceAccounts/a@p.test:signBlob", "iamcredentials.googleapis.com")
 refused("gcp_access_token", "a signature, its colon escaped", "POST /v1/projects/-/serviceAccounts/a@p.test%3AsignJwt", "iamcredentials.googleapis.com")
 refused("gcp_access_token", "a key of a service account", "POST /v1/projects/p/serviceAccounts/a@p.test/keys", "iam.googleapis.com")
+refused("gcp_access_token", "a token, by another name of the API", "POST /v1/projects/-/serviceAccounts/a@p.test:generateAccessToken", "content-iamcredentials.googleapis.com")
+refused("gcp_access_token", "a key, by another name of the API", "POST /v1/projects/p/serviceAccounts/a@p.test/keys", "iam.mtls.googleapis.com")
 refused("gcp_access_token", "an HMAC key", "POST /storage/v1/projects/p/hmacKeys?serviceAccountEmail=x", "storage.googleapis.com")
 refused("gcp_access_token", "an API key in clear", "GET /v2/projects/p/locations/global/keys/1/keyString", "apikeys.googleapis.com")
 refused("gcp_access_token", "a token of Google's", "POST /token", "oauth2.googleapis.com")
