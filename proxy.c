@@ -21593,14 +21593,26 @@ l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct 
 	return ok;
 }
 
+/* A body without a type is a form, too: to Rack it is. */
 static bool
 req_is_form(const struct req *r)
 {
-	int i = http_find(&r->head, SLICE("content-type"), 0);
 	static const struct slice form = {"application/x-www-form-urlencoded", 33};
+	int i = http_find(&r->head, SLICE("content-type"), 0);
+	bool is = i < 0;
 
-	return i >= 0 && r->head.field[i].value.n >= form.n &&
-	    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form);
+	for (; i >= 0 && !is; i = http_find(&r->head, SLICE("content-type"), (size_t)i + 1))
+		is = r->head.field[i].value.n >= form.n &&
+		    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form);
+	return is;
+}
+
+/* req:is_form() -> bool: its body, if it has one, is made of parameters */
+static int
+l_req_is_form(lua_State *L)
+{
+	lua_pushboolean(L, req_is_form(l_check_req(L, 1)));
+	return 1;
 }
 
 /* Takes the reference. */
@@ -22946,7 +22958,7 @@ static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
-	{"strip", l_req_strip}, {"substitute", l_req_substitute}, {"has_text", l_req_has_text}, {"known", l_req_known},
+	{"is_form", l_req_is_form}, {"strip", l_req_strip}, {"substitute", l_req_substitute}, {"has_text", l_req_has_text}, {"known", l_req_known},
 	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
 };

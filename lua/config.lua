@@ -458,9 +458,27 @@ local function endpoints_of(self, pol, view)
   return list
 end
 
+--- Parameters that make a server see another method than the request line has, or headers that are not there: they go
+-- where the headers of that kind go. `method` is not among them (Facebook): elsewhere it is an API's own.
+local overrides = {
+  "_method",                  -- Rails, Laravel, Symfony; WordPress, for a GET too
+  "_httpmethod",              -- Salesforce
+  "x-http-method-override",   -- Express, CodeIgniter and their like, which take the header's name
+  "x-http-method", "x-method-override",
+  "$httpmethod", "$httpheaders",  -- Google
+}
+M.routing = { routing = true, query = overrides }
+
+-- Is the credential kept to some methods, POST among them? Then a form must not make a POST another one.
+local function posts_alone(rec)
+  local has, restricted = {}, rec.methods and rec.methods[1] ~= nil
+  for _, m in ipairs(rec.methods or {}) do has[m] = true end
+  return restricted and has.POST and not (has.PUT and has.PATCH and has.DELETE)
+end
+
 -- What comes off the request before `apply`: what the type says, Authorization always, our own extra headers, and the
 -- other names under which a preset's API takes a key.
-local function strips_of(self, pol, view, extra, carriers)
+local function strips_of(self, pol, view, extra, carriers, rec)
   local spec, code, why = self.policy.strip(pol, view)
   if not spec then return nil, code or "policy_failed", why end
   local headers, query = { "authorization" }, {}
@@ -469,9 +487,10 @@ local function strips_of(self, pol, view, extra, carriers)
   end
   for _, h in ipairs(extra) do headers[#headers + 1] = h[1] end
   for _, list in ipairs { spec.query or {}, carriers.query or {} } do table.move(list, 1, #list, #query + 1, query) end
+  local routed = table.move(overrides, 1, #overrides, #query + 1, { table.unpack(query) })
   return {
     [false] = { headers = headers, query = query, form = spec.form },
-    [true] = { headers = headers, query = query, form = spec.form, routing = true },
+    [true] = { headers = headers, query = routed, form = spec.form, routing = true, post = posts_alone(rec) and overrides or nil },
   }
 end
 
@@ -527,7 +546,7 @@ local function variant_of(self, opened, get)
   end
   local out = setmetatable({ base = opened, extra = extra, view = freeze(view) }, { __index = opened })
   local code, why
-  out.strips, code, why = strips_of(self, pol, out.view, extra, opened.carriers)
+  out.strips, code, why = strips_of(self, pol, out.view, extra, opened.carriers, rec)
   if not out.strips then return nil, code, why end
   return out
 end
@@ -609,7 +628,7 @@ function M:opened_of(name, rec)
   opened.variants = opened.wants and cache_new(VARIANTS_MAX)
   opened.endpoints = pol.refresh and endpoints_of(self, pol, opened.view) or {}
   local code
-  opened.strips, code, why = strips_of(self, pol, opened.view, extra, opened.carriers)
+  opened.strips, code, why = strips_of(self, pol, opened.view, extra, opened.carriers, rec)
   if not opened.strips then return nil, code, why end
   return opened
 end

@@ -439,6 +439,16 @@ local function minted(self, opened, q, view, cred)
   end
 end
 
+local ENCODED_FORM = "a form with Content-Encoding cannot be looked into, and this credential is kept to some methods"
+
+-- Is there a body that only its receiver can read?
+local function encoded(view)
+  for _, name in ipairs(view.headers:names()) do
+    if name:gsub("_", "-") == "content-encoding" then return true end
+  end
+  return false
+end
+
 -- A request as the rows of lua/mint.lua ask about it.
 local function mint_question(self, req)
   return {
@@ -446,10 +456,7 @@ local function mint_question(self, req)
     readings = function() return self.path_readings(req.path) end,
     body = function()
       local view = req:view()
-      for _, name in ipairs(view.headers:names()) do
-        if name:gsub("_", "-") == "content-encoding" then return "", true end
-      end
-      return view.body or ""
+      return view.body or "", encoded(view)
     end,
   }
 end
@@ -491,6 +498,11 @@ local function attach(self, req, agent, opened, routed, deadline)
   if opened.rows and opened.places & self.config.places.body ~= 0 and req:has_text() then
     max = math.max(max or 0, rows.BODY_MAX)
   end
+  local form = req.method == "POST" and opened.strips[routed].post
+  if form and req:is_form() then
+    if encoded(view or req:view()) then return nil, "bad_request", ENCODED_FORM end
+    max = math.max(max or 0, require("mint").BODY_MAX)
+  end
   local question = opened.mint_rows and mint_question(self, req)
   if question and mint_reads(opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
   if max then
@@ -498,8 +510,10 @@ local function attach(self, req, agent, opened, routed, deadline)
     if not ok then
       return nil, body_codes[why] or "bad_request", body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil
     end
-    local form = opened.strips[routed].form
-    if form then req:strip { form = form } end  -- only now is there a form to take it from
+    -- Only now is there a form to take something from.
+    for _, names in ipairs { opened.strips[routed].form or {}, form or {} } do
+      if names[1] then req:strip { form = names } end
+    end
     waited = true
   end
   if waited then
@@ -716,7 +730,7 @@ local function serve(self, req, agent, deadline)
   elseif opened and skips and skips["credential/" .. own.name] then
     refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
   elseif not opened then
-    if routed then req:strip { routing = true } end
+    if routed then req:strip(self.config.routing) end
     plan.forward.websocket = req.websocket
     req:forward(plan.forward)
   elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then

@@ -660,6 +660,9 @@ mint=allow lets calls through that make further credentials (403 mint_denied els
 client_cert=@FILE client_key=@FILE is mutual TLS with its hosts and its token endpoint (PEM; the certificate
 first, its issuers after it). ca=@FILE trusts further roots for them; a certificate that the server itself shows
 may stand there too, whatever name is in it. ca=sha256:HEX trusts that certificate, or that public key, alone.
+Where --method or --path restricts, what makes a server see another request goes: X-HTTP-Method-Override and its kin,
+_method in the query, and in the form of a POST. A multipart or JSON body is not looked into: where the server reads
+_method there (Rails, Laravel), POST is as good as any method, so name paths too.
 ]]
 
 return {

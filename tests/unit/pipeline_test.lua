@@ -118,6 +118,7 @@ local function setting(options)
         out.stripped[#out.stripped + 1] = name:lower()
       end
     end
+    function req.is_form() return false end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
       return { body = more.text, headers = {

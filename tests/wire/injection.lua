@@ -6,9 +6,17 @@ local function case(name, host, fields, upstream, more)
   return c
 end
 
+local FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+
+-- A POST where GET and POST are allowed.
+local function post(name, fields, body, upstream, expect)
+  return { name = name, host = "post.test", expect = expect or { status = 200, upstream = upstream },
+    send = ("POST /v1 HTTP/1.1\r\nHost: post.test\r\n%sContent-Length: %d\r\n\r\n%s"):format(fields, #body, body) }
+end
+
 return {
   shared = {
-    hosts = { "api.test", "basic.test", "empty.test", "key.test", "prefix.test", "more.test", "get.test", "deep.a.test", "free.test", "head.test" },
+    hosts = { "api.test", "basic.test", "empty.test", "key.test", "prefix.test", "more.test", "get.test", "deep.a.test", "free.test", "head.test", "post.test" },
     credentials = {
       { name = "bearer", type = "bearer", host = "api.test", secrets = { token = "canary-bearer" } },
       { name = "basic", type = "basic", host = "basic.test", fields = { username = "user" }, secrets = { password = "canary-pass" } },
@@ -18,6 +26,7 @@ return {
       { name = "more", type = "bearer", host = "more.test", fields = { ["headers.X-Version"] = "2026-01-01" },
         secrets = { token = "canary-more", ["headers.X-Account"] = "canary-account" } },
       { name = "get", type = "bearer", host = "get.test", method = { "GET" }, secrets = { token = "canary-get" } },
+      { name = "post", type = "bearer", host = "post.test", method = { "GET", "POST" }, secrets = { token = "canary-post" } },
       { name = "deep", type = "bearer", host = "*.a.test", secrets = { token = "canary-deep" } },
       { name = "plain", type = "bearer", host = "plain.test", plain_http = true, secrets = { token = "canary-plain" } },
     },
@@ -55,6 +64,22 @@ return {
     { name = "an override of the method goes where a method rule decided", host = "get.test",
       send = "GET / HTTP/1.1\r\nHost: get.test\r\nX-HTTP-Method-Override: DELETE\r\nX-Method-Override: DELETE\r\nX-HTTP-Method: DELETE\r\nX-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\n\r\n",
       expect = { status = 200, upstream = { no_header = { "x-http-method-override", "x-method-override", "x-http-method", "x-original-url", "x-rewrite-url" } } } },
+    { name = "an override of the method in the query goes, too", host = "get.test",
+      send = "GET /x?a=1&_method=DELETE&b&_METHOD[]=PUT&%5fmethod=PUT&.method=PUT&_HttpMethod=PATCH&X-HTTP-Method-Override=PUT&$httpMethod=POST&%24httpHeaders=x%3Ay&c;_method=PUT&payment_method=d HTTP/1.1\r\nHost: get.test\r\n\r\n",
+      expect = { status = 200, upstream = { line = "GET /x?a=1&b&payment_method=d HTTP/1.1" } } },
+    { name = "and stays where nothing decided by method", host = "api.test", send = "GET /x?_method=DELETE HTTP/1.1\r\nHost: api.test\r\n\r\n",
+      expect = { status = 200, upstream = { line = "GET /x?_method=DELETE HTTP/1.1" } } },
+    { name = "from a domain entry's query, too", host = "free.test", send = "GET /x?_method=DELETE HTTP/1.1\r\nHost: free.test\r\n\r\n",
+      expect = { status = 200, upstream = { line = "GET /x HTTP/1.1" } } },
+    post("an override of the method in a form goes", FORM, "a=1&_method=DELETE&_Method[x]=PUT&payment_method=b&%5Fmethod=PUT",
+      { body = "a=1&payment_method=b", header = { ["content-length"] = "20", authorization = "Bearer canary-post" } }),
+    post("and in one without a type", "", "_method=DELETE&a=1", { body = "a=1" }),
+    post("and in one that has two types", "Content-Type: text/plain\r\nContent-Type: Application/X-WWW-Form-URLEncoded; charset=x\r\n", "_method=DELETE&a=1",
+      { body = "a=1" }),
+    post("a form that is compressed cannot be looked into", FORM .. "Content-Encoding: gzip\r\n", "_method=DELETE", nil,
+      { status = 400, error = "bad_request", upstream = "nothing" }),
+    post("a form that is too large, neither", FORM, "a=" .. ("x"):rep(1 << 20) .. "&_method=DELETE", nil, { status = 413, upstream = "nothing" }),
+    post("another body streams, whatever its size", "Content-Type: application/json\r\n", ("x"):rep((1 << 20) + 1), { body_size = (1 << 20) + 1 }),
     { name = "a domain entry carries no credential", host = "free.test", send = "GET / HTTP/1.1\r\nHost: free.test\r\nAuthorization: Bearer own\r\n\r\n",
       expect = { status = 200, log = { host = "free.test", decision = "allow" } } },
     { name = "a domain entry is for reading", host = "free.test", send = "POST / HTTP/1.1\r\nHost: free.test\r\nContent-Length: 0\r\n\r\n",
