@@ -7,9 +7,11 @@
 --           for any rest, or none. Case does not count, nor "/", dots and white space at the end, nor a format behind
 --           the last dot (".json": Rails, Grape): a server may ignore each.
 --   query   { name = "value" or true }: all of them are there
---   body    { "word", … }: one of them stands in the body, or in the query: for GraphQL, where one path takes all calls.
---           The body is read for it, up to BODY_MAX. It is no parser: a word in a comment, or in other letters,
---           counts too. Any method will do; and a WebSocket counts for what it may say (GraphQL has a protocol for it).
+--   body    { "word", … }: one of them stands in the body, or in the query, where one path takes all calls. The body is
+--           read for it, up to BODY_MAX. It is no parser: a word in a comment, or in other letters, counts too. Any
+--           method will do; and a WebSocket counts for what it may say.
+--   graphql { "word", … }: body, for GraphQL: an operation whose text is not in the request (a persisted query, named by
+--           its hash or id; multipart, which is not taken apart) has every word, too.
 -- A row that is met too often refuses a call; one that is met too seldom gives a key away. So any reading of the
 -- path will do, and a path that cannot be read counts as every one.
 local M = {}
@@ -88,7 +90,7 @@ local function compile_words(given)
   return out
 end
 
-local row_keys = { method = true, host = true, path = true, query = true, body = true, what = true }
+local row_keys = { method = true, host = true, path = true, query = true, body = true, graphql = true, what = true }
 
 local function compile_row(given)
   if type(given) ~= "table" then return nil, "is not a table" end
@@ -100,7 +102,8 @@ local function compile_row(given)
   row.methods, why = compile_methods(given.method)
   if not why then row.host, why = compile_host(given.host) end
   if not why then row.query, why = compile_query(given.query) end
-  if not why then row.words, why = compile_words(given.body) end
+  if not why then row.words, why = compile_words(given.graphql or given.body) end
+  row.graphql = given.graphql ~= nil
   if not why then row.path, why = check_path(given.path) end
   if why then return nil, why end
   local methods = type(given.method) == "table" and table.concat(given.method, ", ") or given.method
@@ -176,21 +179,65 @@ local function covers_query(row, query)
 end
 
 -- As a server may read it: escapes of JSON and of forms undone, whatever stands around them. Names have ASCII alone.
+-- A text in a text (Shopify runs a mutation that is an argument of another) has its escapes escaped once more.
 local function unescaped(text)
   local function char(hex) return string.char(tonumber(hex, 16)) end
-  return (text:gsub("\\[uU]00(%x%x)", char):gsub("%%(%x%x)", char))
+  return (text:gsub("\\+[uU]00(%x%x)", char):gsub("\\+[uU]{0*(%x%x)}", char):gsub("%%(%x%x)", char))
 end
 
--- A body that cannot be looked into, compressed or in a wide encoding, has every word.
+-- Names by which a request asks for an operation that the server has: Apollo, Relay, Shopify, and their like.
+local elsewhere = {
+  extensions = true, id = true, documentid = true, doc_id = true, queryid = true, query_id = true, operationid = true,
+  hash = true, sha256hash = true, persistedquery = true,
+}
+
+local function is_document(v) return type(v) == "string" and v:find("{", 1, true) ~= nil end
+
+-- Parameters of a URL or a form: do they bring a document; do they name one that is elsewhere?
+local function looked_into(pairs_of)
+  local brings, names = false, false
+  for _, pair in ipairs(pairs_of) do
+    brings = brings or pair[1] == "query" and is_document(pair[2])
+    names = names or elsewhere[pair[1]:lower()] ~= nil
+  end
+  return brings, names
+end
+
+-- Each operation of a JSON body, one or a list of them, must bring its own.
+local function json_unread(text)
+  local ok, value = pcall(require("json").decode, text)
+  if not ok or type(value) ~= "table" then return true end
+  for _, op in ipairs(value[1] ~= nil and value or { value }) do
+    if type(op) ~= "table" or not is_document(op.query) then return true end
+  end
+  return false
+end
+
+-- May this be an operation of which the request does not say what it does?
+local function unread(q, text)
+  local uri, kind = require "uri", (q.kind and q.kind() or ""):lower()
+  local url = uri.parse_query(q.query or "")
+  if not url then return true end
+  local brings, names = looked_into(url)
+  if not text:find("%S") then return url[1] ~= nil and not brings end
+  if names and not brings then return true end
+  if kind:find("^application/graphql%f[^%w+-]") then return not is_document(text) end
+  if text:find("^%s*[%[{]") then return json_unread(text) end
+  local form = not kind:find("^multipart/") and uri.parse_query(text)
+  return not form or not looked_into(form)
+end
+
+-- A body that cannot be looked into, compressed or in a wide encoding, has every word. The second answer: "unread".
 local function covers_words(row, q)
   if not row.words or q.websocket then return true end
   if not q.body then return false end  -- nobody sent this request
-  local text, coded = q.body()
-  if coded or text:find("\0", 1, true) then return true end
-  text = (unescaped(text) .. "\n" .. unescaped(unescaped(q.query or ""))):lower()
+  local sent, coded = q.body()
+  if coded or sent:find("\0", 1, true) then return true end
+  local text = (unescaped(sent) .. "\n" .. unescaped(unescaped(q.query or ""))):lower()
   for _, word in ipairs(row.words) do
     if text:find(word, 1, true) then return true end
   end
+  if row.graphql and unread(q, sent) then return true, "unread" end
   return false
 end
 
@@ -219,12 +266,15 @@ function M.wants_body(rows, q)
   return false
 end
 
---- What this request would make, by the first row that it meets; nil: nothing.
+--- What this request would make, by the first row that it meets; nil: nothing. "unread" behind it: for all that can be
+-- told of an operation whose text is elsewhere.
 -- q = { method, websocket = bool, host, query = as sent, readings = function() -> list | nil,
---       body = function() -> text, whether it is encoded | nil: there is no request yet }
+--       body = function() -> text, whether it is encoded | nil: there is no request yet,
+--       kind = function() -> Content-Type | nil }
 function M.find(rows, q)
   for row in each_met(rows, q) do
-    if covers_words(row, q) then return row.what end
+    local met, how = covers_words(row, q)
+    if met then return row.what, how end
   end
 end
 

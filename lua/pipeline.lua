@@ -351,7 +351,11 @@ local function inject(self, req, agent, opened, cred, view, frank)
   return true
 end
 
-local function mint_message(name, what) return ("this would make %s, which the credential %s may not"):format(what, name) end
+local function mint_message(name, what, how)
+  local say = how == "unread" and "this is a GraphQL operation whose text is not in the request (a persisted query?), and may make"
+    or "this would make"
+  return ("%s %s, which the credential %s may not"):format(say, what, name)
+end
 local function mint_hint(name) return ("the operator can allow it: sallyport credential set %s mint=allow"):format(name) end
 
 -- Is there a bundle of the agent's among these?
@@ -426,12 +430,13 @@ end
 local function minted(self, opened, q, view, cred)
   if not opened.guards then return nil end
   local rows = opened.preset_mint
-  local what, code, message = rows and require("mint").find(rows, q), nil, nil
+  local what, code, message
+  if rows then what, code = require("mint").find(rows, q) end
   if not what then
     self.config.acting(opened.name)
     what, code, message = self.policy.mint(opened.pol, q, view, cred)
   end
-  if what then return "mint_denied", mint_message(opened.name, what), mint_hint(opened.name) end
+  if what then return "mint_denied", mint_message(opened.name, what, code), mint_hint(opened.name) end
   if what == nil then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, opened.pol.name,
       errors.quote(errors.place(message))))
@@ -458,6 +463,7 @@ local function mint_question(self, req)
       local view = req:view()
       return view.body or "", encoded(view)
     end,
+    kind = function() return req:view().headers:get("content-type") end,
   }
 end
 

@@ -685,10 +685,13 @@ function M.apply(pol, req, cred, view)
   return nil, "policy_failed", ("%s: apply returned a %s"):format(file_of(pol.name), type(result))
 end
 
---- What this request would make, if it is one of the calls that the type lists: what | false (none)
+--- What this request would make, if it is one of the calls that the type lists: what, "unread" or nil | false (none)
 -- | nil, "policy_failed", message. q as mint.find has it; `view` for a function: the request as `apply` gets it.
 function M.mint(pol, q, view, cred)
-  if type(pol.mint) == "table" then return require("mint").find(pol.mint, q) or false end
+  if type(pol.mint) == "table" then
+    local what, how = require("mint").find(pol.mint, q)
+    return what or false, how
+  end
   local ok, what = sandbox.call(pol.name, pol.mint, view, cred)
   if not ok then return nil, "policy_failed", what end
   if what == nil or type(what) == "string" then return what or false end

@@ -12,7 +12,8 @@
 --   ask           what the fields that a person must give are, by name (or claims.iss): said where one is missing
 --   env           variables that clients read their key from: a placeholder goes in each
 --   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:upper}, {N:url}
---   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends
+--   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. Not from
+--                 bodies (RFC 6750 2.2): they stream, and a key of its own there gives an agent nothing but its own
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)
 --   make          where the key is made
 --   test          what `credential test` reads; {host} and {FIELD} are filled in. test_headers go with it
@@ -25,7 +26,7 @@ local UUID = "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}"
 -- POST alone, of which most rows are: { path, what }.
 local function post(rows)
   for i, row in ipairs(rows) do
-    rows[i] = { method = row.method or "POST", host = row.host, path = row[1], query = row.query, body = row.body, what = row[2] }
+    rows[i] = { method = row.method or "POST", host = row.host, path = row[1], query = row.query, body = row.body, graphql = row.graphql, what = row[2] }
   end
   return rows
 end
@@ -78,8 +79,9 @@ local GITLAB_MINT = post {
   { "/api/v4/projects/*/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/groups/*/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/applications/**", "an OAuth application's secret" },
-  { "/api/graphql", "a token", body = { "AccessTokenCreate", "AccessTokenRotate", "clusterAgentTokenCreate",
-                                        "runnersRegistrationTokenReset", "runnerCreate" } },
+  { "/api/graphql", "a token", graphql = { "AccessTokenCreate", "AccessTokenRotate", "clusterAgentTokenCreate",
+                                           "runnersRegistrationTokenReset", "runnerCreate" } },
+  { "/-/cable", "a token, by GraphQL in a WebSocket", method = { "GET", "POST" } },  -- its GraphqlChannel runs mutations
 }
 
 local GRAPH_MINT = post {
@@ -89,6 +91,8 @@ local GRAPH_MINT = post {
   { "/*/servicePrincipals/*/addTokenSigningCertificate", "a signing certificate" },
   { "/*/$batch", "a secret, in a batch", body = { "addPassword", "addKey", "addTokenSigningCertificate" } },
 }
+
+local LINEAR_MINT = { { method = { "GET", "POST" }, path = "/graphql", graphql = { "apiKeyCreate" }, what = "an API key" } }
 
 local list = {
   -- ---- model providers ---------------------------------------------------------------------------
@@ -332,7 +336,7 @@ local list = {
     placeholder = "fm2_{120:url}", mint = post {
       { "/v1/tokens/**", "a token" }, { "/v1/apps/*/deploy_token", "a deploy token" },
       { "/graphql", "a token", host = "api.fly.io",
-        body = { "createLimitedAccessToken", "createDelegatedWireGuardToken", "addWireGuardPeer" } },
+        graphql = { "createLimitedAccessToken", "createDelegatedWireGuardToken", "addWireGuardPeer" } },
     },
     make = "https://fly.io/dashboard/personal/tokens", test = "https://api.machines.dev/v1/apps?org_slug=personal" },
   { name = "heroku", title = "Heroku", type = "bearer", hosts = { "api.heroku.com" }, env = { "HEROKU_API_KEY" },
@@ -423,7 +427,7 @@ local list = {
   { name = "newrelic", title = "New Relic", type = "api_key", hosts = { "api.newrelic.com", "api.eu.newrelic.com" },
     fields = { header = "api-key" }, env = { "NEW_RELIC_API_KEY" }, placeholder = "NRAK-{27:upper}",
     carriers = { headers = { "api-key", "x-api-key" } }, make = "https://one.newrelic.com/api-keys",
-    mint = { { method = { "GET", "POST" }, path = "/graphql", body = { "apiAccess" }, what = "keys" } } },
+    mint = { { method = { "GET", "POST" }, path = "/graphql", graphql = { "apiAccess" }, what = "keys" } } },
   { name = "grafana", title = "Grafana, in the cloud or your own", type = "bearer", hosts = { "{stack}.grafana.net" },
     env = { "GRAFANA_TOKEN", "GRAFANA_SERVICE_ACCOUNT_TOKEN" }, placeholder = "glsa_{32}_{8:hex}", carriers = { headers = { "cookie" } },
     mint = post { { "/api/serviceaccounts/*/tokens", "a service account's token" }, { "/api/auth/keys", "an API key" } },
@@ -453,7 +457,7 @@ local list = {
   -- ---- work ----------------------------------------------------------------------------------------
   { name = "linear", title = "Linear", type = "api_key", hosts = { "api.linear.app", "uploads.linear.app" },
     fields = { header = "authorization" }, env = { "LINEAR_API_KEY" }, placeholder = "lin_api_{40}",
-    mint = { { method = { "GET", "POST" }, path = "/graphql", body = { "apiKeyCreate" }, what = "an API key" } },
+    mint = LINEAR_MINT,
     make = "https://linear.app/settings/account/security" },
   { name = "notion", title = "Notion", type = "bearer", hosts = { "api.notion.com" }, env = { "NOTION_TOKEN", "NOTION_API_KEY" },
     placeholder = "ntn_{46}", mint = post { { "/v1/oauth/token", "a token" } },
@@ -565,8 +569,8 @@ local list = {
     mint = post {
       { "/admin/api/*/storefront_access_tokens.json", "a storefront token" }, { "/admin/oauth/access_token", "a token" },
       { "/admin/access_tokens/delegate", "a delegate token" }, { "/admin/access_tokens/delegate.json", "a delegate token" },
-      { "/admin/api/*/graphql.json", "a token", body = { "delegateAccessTokenCreate", "storefrontAccessTokenCreate" } },
-      { "/admin/api/graphql.json", "a token", body = { "delegateAccessTokenCreate", "storefrontAccessTokenCreate" } },
+      { "/admin/api/*/graphql.json", "a token", graphql = { "delegateAccessTokenCreate", "storefrontAccessTokenCreate" } },
+      { "/admin/api/graphql.json", "a token", graphql = { "delegateAccessTokenCreate", "storefrontAccessTokenCreate" } },
     },
     make = "https://help.shopify.com/en/manual/apps/app-types/custom-apps" },
   { name = "hubspot", title = "HubSpot: a private app", type = "bearer", hosts = { "api.hubapi.com" },
@@ -671,7 +675,7 @@ local list = {
       revocation_url = "https://api.linear.app/oauth/revoke", scope_separator = ",", auth_method = "post",
     },
     ask = { client_id = "the application's client id", client_secret = "its secret", scopes = "such as read, or issues:create" },
-    placeholder = "lin_oauth_{64:hex}", make = "https://linear.app/settings/api/applications/new" },
+    mint = LINEAR_MINT, placeholder = "lin_oauth_{64:hex}", make = "https://linear.app/settings/api/applications/new" },
   { name = "atlassian-oauth", title = "Jira and Confluence Cloud: an account", type = "oauth_authorization_code", hosts = { "api.atlassian.com" },
     fields = {
       authorization_url = "https://auth.atlassian.com/authorize", token_url = "https://auth.atlassian.com/oauth/token",

@@ -102,6 +102,47 @@ return {
     refused({ path = "/g", body = { "a b" }, what = "x" }, "no list of words")
     refused({ path = "/g", body = {}, what = "x" }, "no list of words")
   end,
+  ["a word may be escaped in a text within a text"] = function()
+    local rows = assert(mint.compile { { path = "/g", body = { "tokenCreate" }, what = "a key" } })
+    for _, text in ipairs { [[{"query":"mutation { run(mutation: \"{ token\\\\u0043reate }\") }"}]], [[{"query":"{ run(m: \"tok\\\\\\\\u{65}nCreate\") }"}]],
+      [[{"query":"{ run(m: \"tok\\\\u{00065}nCreate\") }"}]] } do
+      is(mint.find(rows, { method = "POST", host = "a", readings = function() return { "/g" } end, body = function() return text end }), "a key")
+    end
+  end,
+  ["a GraphQL operation whose text is not in the request counts"] = function()
+    local rows = assert(mint.compile { { method = "POST", path = "/g", graphql = { "tokenCreate" }, what = "a key" } })
+    local function ask(body, query, kind)
+      local what, how = mint.find(rows, {
+        method = body == "" and "GET" or "POST", host = "api.test", query = query, readings = function() return { "/g" } end,
+        body = function() return body end, kind = function() return kind end,
+      })
+      return what and (how or "found") or false
+    end
+    local hash = [["extensions":{"persistedQuery":{"version":1,"sha256Hash":"ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38"}}]]
+    for body, want in pairs {
+      [ [[{"query":"{ viewer { id } }"}]] ] = false, [ [[ { "query" : "query { viewer { id } }", "variables" : { "id": 1 }, ]] .. hash .. "}" ] = false,
+      [ [=[[{"query":"{ a }"},{"query":"{ b }"}]]=] ] = false, [ [=[[{"query":"{ a }"},{"id":"x"}]]=] ] = "unread",
+      [ "{" .. hash .. "}" ] = "unread", [ "{" .. hash .. [[,"query":""}]] ] = "unread", [ "{" .. hash .. [[,"query":null}]] ] = "unread",
+      [ "{" .. hash .. [[,"variables":{"query":"{ a }"}}]] ] = "unread", [ [[{"documentId":"x"}]] ] = "unread", [ [[{"id":"x","Query":"{ a }"}]] ] = "unread",
+      [ [[{"query":"{ a }"]] ] = "unread", [ "[]" ] = "unread", [ "[1]" ] = "unread", [ "7" ] = "unread",
+      [ "query=%7B+viewer+%7D" ] = false, [ "id=x" ] = "unread", [ "query=&id=x" ] = "unread", [ "%zz" ] = "unread",
+      [ [[{"query":"mutation { tokenCreate }"}]] ] = "found",
+    } do
+      if ask(body) ~= want then error(("%s: %s, wanted %s"):format(body, tostring(ask(body)), tostring(want))) end
+    end
+    is(ask("", nil), false)                                        -- a page, if anything
+    is(ask("", "query=%7Bviewer%7D"), false)
+    is(ask("", "query=%7Bviewer%7D&extensions=%7B%22persistedQuery%22%3A1%7D"), false)
+    is(ask("", "extensions=%7B%22persistedQuery%22%3A1%7D"), "unread")
+    is(ask("", "q=%7Bviewer%7D"), "unread")
+    is(ask([[{"query":"{ a }"}]], "documentId=x"), "unread")
+    is(ask([[{"query":"{ a }"}]], "api_version=x"), false)
+    is(ask("{ viewer }", nil, "application/graphql"), false)
+    is(ask("query { viewer }", nil, "Application/GraphQL; charset=utf-8"), false)
+    is(ask("{ viewer }", nil, "application/graphql+json"), "unread")
+    is(ask('--x\r\nContent-Disposition: form-data; name="operations"\r\n\r\n{"query":"{a}"}\r\n--x--', nil, "multipart/form-data; boundary=x"), "unread")
+    refused({ path = "/g", graphql = {}, what = "x" }, "no list of words")
+  end,
   ["a row that could not do what it says is refused, with the reason"] = function()
     refused({ path = "/k" }, "what the call makes")
     refused({ what = "a key" }, "begin with '/'")
