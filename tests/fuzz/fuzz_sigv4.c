@@ -46,7 +46,7 @@ ordered(struct slice names)
 		const char *end = memchr(names.p, ';', names.n);
 		struct slice name = {names.p, end != NULL ? (size_t)(end - names.p) : names.n};
 
-		if (last.p != NULL && sigv4_order(last, name) >= 0)
+		if (last.p != NULL && slice_order(last, name) >= 0)
 			abort();
 		last = name;
 		names.p += name.n + (end != NULL);
