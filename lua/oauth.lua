@@ -5,7 +5,8 @@
 --   net.token(url, { client = {…} | basic = {id, secret}, form = { {name, value}, … }, body = "form"|"json",
 --                    headers = { {n, v} }, ttl = seconds, lasting = bool, token_types = {"bearer"},
 --                    member = "access_token" }, deadline)
---     -> { secrets = { access_token, refresh_token }, expires_at = Unix s } | nil, code, detail
+--     -> { secrets = { access_token, refresh_token }, expires_at = Unix s, granted = { scope, … } or nil }
+--        | nil, code, detail
 --   net.post(url, { client =, basic =, form =, body =, headers =, expect = }, deadline) -> answer | nil, code, detail
 --   client = { method = "none"|"basic"|"post"|"private_key_jwt", id =, secret =, key =, key_id =, algorithm =,
 --              audience = } : who asks (RFC 6749 2.3.1, RFC 7523 2.2)
@@ -21,7 +22,9 @@ local SLACK = 500             -- ms that a program's end may take to be told
 local BODY_MAX = 1 << 20      -- a token answer of more than 1 MiB is none
 local TOKEN_EXPECT = {
   access_token = "secret", refresh_token = "secret", token_type = "string", expires_in = "number", error = "code",
+  scope = "string",
 }
+local SCOPES_MAX, SCOPE_MAX = 100, 200   -- scopes kept of one text, bytes of one: a server writes them
 
 -- Codes that servers register (RFC 6749 5.2 and 4.1.2.1, 8628 3.5, 8707 2, OpenID Connect Core 3.1.2.6): only these
 -- are ever repeated. Whatever else a server writes may hold anything.
@@ -36,6 +39,38 @@ local registered = {
 --- The code as it may be shown: itself if it is registered, else "unregistered_error".
 function M.code(text)
   return registered[text] and text or "unregistered_error"
+end
+
+--- The scopes that a server's text names: a list, only of what may be a scope (RFC 6749 3.3). GitHub and Slack put commas
+-- between them. nil: no text.
+function M.scopes(text, max)
+  if type(text) ~= "string" then return nil end
+  local list = {}
+  for word in text:gmatch("[^%s,]+") do
+    if #list < (max or SCOPES_MAX) and #word <= SCOPE_MAX and not word:find('[^\33-\126]') and not word:find('["\\]') then
+      list[#list + 1] = word
+    end
+  end
+  return list
+end
+
+-- Google and Microsoft write one scope in two ways: as a URL, and as its end. In capitals or not.
+local function same_scope(a, b)
+  a, b = a:lower(), b:lower()
+  local long, short = #a > #b and a or b, #a > #b and b or a
+  return a == b or long:find("://", 1, true) ~= nil and long:sub(-#short) == short and long:sub(-#short - 1, -#short - 1):find("[/.]") ~= nil
+end
+
+--- The scopes of one list that another does not have. renews: a refresh token came, for which offline_access asks.
+function M.missing(list, from, renews)
+  local out = {}
+  for _, scope in ipairs(list or {}) do
+    local found = renews and scope == "offline_access"
+      or scope:find("/.default", 1, true) ~= nil                -- Microsoft's word for all that the client may have
+    for _, other in ipairs(from) do found = found or same_scope(scope, other) end
+    if not found then out[#out + 1] = scope end
+  end
+  return out
 end
 
 --- A lifetime in whole seconds. Unreadable, infinite or not positive counts as absent: `default` then.
@@ -132,6 +167,7 @@ function M.judge(answer, spec, sent_at)
   return {
     secrets = { access_token = access_token, refresh_token = v.refresh_token },
     expires_at = sent_at + M.lifetime(v.expires_in, lasting and LASTING or spec.ttl, lasting and LASTING or nil),
+    granted = M.scopes(v.scope),
   }
 end
 

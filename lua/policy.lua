@@ -698,7 +698,7 @@ function M.mint(pol, q, view, cred)
   return nil, "policy_failed", ("%s: mint returned a %s"):format(file_of(pol.name), type(what))
 end
 
-local state_keys = { secrets = "table", expires_at = "integer" }
+local state_keys = { secrets = "table", expires_at = "integer", granted = "table" }
 
 --- Yields. The new state as the policy gives it | nil, code, … as it says | nil, "policy_failed", message.
 function M.refresh(pol, cred, net, deadline)

@@ -16,7 +16,7 @@
 --
 -- state/NAME, plain: token_version (of the credential that earned it), earner (of a grant: client and token address),
 --   pasted (of a grant that began with a refresh token from elsewhere: its mark, by which it is known again),
---   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), wanted (that an API asks for besides),
+--   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), granted (where the server said), wanted (that an API asks for besides),
 --   wanted_at, refused_at (a 401 that could not be acted on), refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
 --   last_error, last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
 -- state/NAME, sealed: access_token, refresh_token, and whatever else the type's `refresh` answered.
@@ -47,7 +47,7 @@ local DROP_EVERY = 60         -- s: an agent that provokes 401s must not make us
 local CLOCK_BACK = 60         -- s: a token from this far in the future says the clock was set back: renew it
 local ROOM = 8192             -- bytes kept free for the answer: two tokens and a JWT fit
 local SNAPSHOTS_MAX = 1024
-local WANTED_MAX, SCOPE_MAX = 50, 200   -- scopes kept of challenges, bytes of one: an upstream writes them
+local WANTED_MAX = 50         -- scopes kept of challenges: an upstream writes them
 local CONNECT_STORE_MAX = 60000  -- ms to store what a person has just consented to
 
 -- The server has judged the grant or the client itself; asking again brings the same answer (RFC 6749 5.2).
@@ -327,6 +327,15 @@ local function store_failure(self, opened, held, base, code, detail)
   self.log(("ev=refresh credential=%s err=%s"):format(name, plain.last_error))
 end
 
+-- A policy may have made the list by itself.
+local function granted_of(list)
+  local words = {}
+  for _, scope in ipairs(type(list) == "table" and list or {}) do
+    words[#words + 1] = type(scope) == "string" and scope or nil
+  end
+  return list and oauth.scopes(table.concat(words, " "))
+end
+
 local function answer_plain(self, opened, base, answer, sent_at)
   local life = tonumber(answer.expires_at) and answer.expires_at - sent_at or nil
   if not life or life ~= life or life < 1 then life = LIFE_DEFAULT end
@@ -339,6 +348,8 @@ local function answer_plain(self, opened, base, answer, sent_at)
     rotation = (base.rotation or 0) + (answer.secrets.refresh_token ~= nil and 1 or 0),
     obtained_at = sent_at, expires_at = sent_at + life,
     fresh_until = math.floor(M.fresh_until(sent_at, life)),
+    -- A refresh that says nothing of scopes grants what there was (RFC 6749 6).
+    granted = granted_of(answer.granted) or base.granted,
     dropped_at = base.dropped_at, scopes = base.scopes, wanted = base.wanted, wanted_at = base.wanted_at,
     connected_at = base.connected_at, pasted = base.pasted, values = answer.values,
   }
@@ -531,13 +542,7 @@ function M.insufficient(status, www_authenticate)
   if status ~= 403 or type(www_authenticate) ~= "string" then return nil end
   local bearer = challenge.bearer(www_authenticate)
   if not bearer or (bearer.error or ""):lower() ~= "insufficient_scope" then return nil end
-  local list = {}
-  for word in (bearer.scope or ""):gmatch("%S+") do
-    if #list < WANTED_MAX and #word <= SCOPE_MAX and not word:find('[^\33-\126]') and not word:find('["\\]') then
-      list[#list + 1] = word
-    end
-  end
-  return list
+  return oauth.scopes(bearer.scope or "", WANTED_MAX)
 end
 
 --- Two lists of scopes as one, each once, in order.

@@ -1,6 +1,7 @@
 --- sallyport connect, disconnect
 local connect = require "connect"
 local db = require "cli.db"
+local oauth = require "oauth"
 local records = require "records"
 local report = require "cli.report"
 local token = require "token"
@@ -42,6 +43,10 @@ local function keep(ctx, env, opened, answer, sent_at, scopes)
   local renews = answer.secrets.refresh_token ~= nil
   ctx.note(("Connected '%s'. %s"):format(opened.name, renews and "Its token is kept fresh from now on."
     or "The server gave no refresh token: its token is used until it ends, then connect it again."))
+  local lacks = answer.granted and oauth.missing(scopes, answer.granted, renews) or {}
+  if lacks[1] then
+    ctx.note(("note: asked for and not granted, by the server's word: %s"):format(report.clean(table.concat(lacks, " "))))
+  end
   return 0
 end
 

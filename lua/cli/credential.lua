@@ -1,6 +1,7 @@
 --- sallyport credential add, list, show, set, enable, disable, test, remove
 local db = require "cli.db"
 local fields = require "cli.fields"
+local missing = require("oauth").missing
 local presets = require "cli.presets"
 local records = require "records"
 local report = require "cli.report"
@@ -261,8 +262,8 @@ local function token_state(name, now)
   if not state then return nil end
   local out = { last_error = state.last_error, last_error_at = state.last_error_at,
     valid = state.expires_at ~= nil and state.expires_at > now and not state.final and not state.dropped }
-  for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "wanted" } do
-    out[k] = state[k]
+  for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "granted", "wanted" } do
+    out[k] = type(state[k]) == "table" and report.array(state[k]) or state[k]
   end
   for _, sealed in ipairs(state.sealed or {}) do
     out.renewable = out.renewable or sealed == "refresh_token"
@@ -314,6 +315,10 @@ local function token_lines(line, record, token)
   line("renewed", token.obtained_at and report.time(token.obtained_at))
   line("connected", token.connected_at and report.time(token.connected_at))
   if token.scopes and #token.scopes > 0 then line("asked for", report.clean(table.concat(token.scopes, " "))) end
+  local asked = token.scopes or record.fields and record.fields.scopes
+  if token.granted and (#missing(asked, token.granted, token.renewable) > 0 or #missing(token.granted, asked or {}) > 0) then
+    line("granted", #token.granted > 0 and report.clean(table.concat(token.granted, " ")) or "no scope")
+  end
   if token.wanted then
     line("wants", ("%s: sallyport connect %s"):format(#token.wanted > 0 and "the scopes "
       .. report.clean(table.concat(token.wanted, " ")) or "more scopes than it has", record.name))

@@ -266,6 +266,36 @@ def test_expires_in(t):
     assert token["expires_at"] - token["obtained_at"] == 60 * 86400, "nobody can renew it, so it is used to its end"
 
 
+def test_granted_scopes(t):
+    """scopes that the server granted: connect says what is missing, show tells them where they differ; absent, the asked ones count"""
+    s, up, server = scripted(t, scopes="read write:all https://api.test/auth/mail.full offline_access")
+
+    def shown():
+        out = s.cli("credential", "show", "acc").stdout
+        return show(s)["token"].get("granted"), [x.split(None, 1)[1] for x in out.splitlines() if x.startswith("granted")]
+    assert "granted" not in grant(s) and shown() == (None, [])
+    server.more = {"scope": "write:all Read mail.full"}
+    assert "granted" not in grant(s) and shown()[1] == [], "the same in other words"
+    server.more = {"scope": 'read,extra "canary" \u00e9'}          # commas as GitHub has them; what is no scope is not kept
+    text = grant(s)
+    assert "not granted, by the server's word: write:all https://api.test/auth/mail.full\n" in text, text
+    assert shown() == (["read", "extra"], ["read extra"])
+    s.set_clock(4000)
+    server.more = {}
+    carried(s, up)
+    assert shown()[0] == ["read", "extra"], "a refresh that says nothing grants what there was"
+    s.set_clock(8000)
+    server.more = {"scope": ""}
+    carried(s, up)
+    assert shown() == ([], ["no scope"])
+    server.more = {"scope": ["read"], "refresh_token": None}
+    text = grant(s)
+    assert "no refresh token" in text and shown() == (None, []), ("a list is no answer of RFC 6749", text, shown())
+    server.more = {"scope": "read write:all https://api.test/auth/mail.full", "refresh_token": None}
+    text = grant(s)
+    assert "not granted, by the server's word: offline_access\n" in text, text
+
+
 def test_clock_off(t):
     """a clock that was an hour off, either way, when the tokens came: they are renewed once it is right"""
     s, up, server = scripted(t)

@@ -44,6 +44,26 @@ local function judged(answer, spec)
 end
 
 local cases = {
+  ["the scopes of a server's text: only what may be one, so many, so long"] = function()
+    local function joined(text) return table.concat(oauth.scopes(text), "|") end
+    is(oauth.scopes(nil), nil)
+    is(oauth.scopes({}), nil)
+    is(joined(""), "")
+    is(joined(" a  b,c\n"), "a|b|c")
+    is(joined('a "b" c\\d \1 \200'), "a")
+    is(joined(("x"):rep(201)), "")
+    is(#oauth.scopes(("x "):rep(1000)), 100)
+  end,
+  ["scopes that were asked for and not granted, whichever way they are written"] = function()
+    local function missing(asked, granted) return table.concat(oauth.missing(asked, granted), " ") end
+    is(missing({ "a", "b" }, { "b" }), "a")
+    is(missing(nil, { "b" }), "")
+    is(missing({ "email" }, { "https://www.googleapis.com/auth/userinfo.email" }), "")
+    is(missing({ "https://graph.microsoft.com/Mail.Read" }, { "mail.read" }), "")
+    is(missing({ "https://graph.microsoft.com/.default" }, { "User.Read" }), "")
+    is(missing({ "read" }, { "mail.read" }), "read")
+    is(missing({ "mail" }, { "https://x.test/auth/gmail" }), "mail")
+  end,
   ["a token request is a POST of a form, and asks for members only"] = function()
     local net, seen = net_of(good())
     local t = net.token(URL, { form = { { "grant_type", "client_credentials" }, { "scope", { "a", "b c" } } } }, 9000)
