@@ -6442,6 +6442,20 @@ static const char *const json_oauth_codes[] = {
 	"account_selection_required",                       /* OpenID Connect 3.1.2.6 */
 };
 
+/* What large providers say in place of the registered code: GitHub, then Slack. */
+static const struct { const char *own, *registered; } json_own_codes[] = {
+	{"bad_refresh_token",            "invalid_grant"},
+	{"bad_verification_code",        "invalid_grant"},
+	{"incorrect_client_credentials", "invalid_client"},
+	{"invalid_refresh_token",        "invalid_grant"},
+	{"token_expired",                "invalid_grant"},
+	{"token_revoked",                "invalid_grant"},
+	{"invalid_code",                 "invalid_grant"},
+	{"code_already_used",            "invalid_grant"},
+	{"bad_client_secret",            "invalid_client"},
+	{"invalid_client_id",            "invalid_client"},
+};
+
 /* A registered code, or the word "unregistered" for everything else that an error member may
  * hold. */
 static const char *
@@ -6449,6 +6463,9 @@ json_oauth_code(const struct json_token *t)
 {
 	const size_t n = COUNT(json_oauth_codes);
 
+	for (size_t i = 0; t->type == JSON_STRING && i < COUNT(json_own_codes); i++)
+		if (json_spells(t, slice_of(json_own_codes[i].own)))
+			return json_own_codes[i].registered;
 	for (size_t i = 0; t->type == JSON_STRING && i < n; i++)
 		if (json_spells(t, slice_of(json_oauth_codes[i])))
 			return json_oauth_codes[i];

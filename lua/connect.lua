@@ -90,7 +90,7 @@ function M.ask(env, opened, spec)
     { "code_challenge_method", "S256" },
   }
   if #spec.scopes > 0 then
-    query[#query + 1] = { "scope", table.concat(spec.scopes, cred.scope_separator or " ") }
+    query[#query + 1] = { cred.scope_parameter or "scope", table.concat(spec.scopes, cred.scope_separator or " ") }
   end
   if cred.audience then query[#query + 1] = { "audience", cred.audience } end
   for _, url in ipairs(cred.resource or {}) do query[#query + 1] = { "resource", url } end

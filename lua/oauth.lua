@@ -4,7 +4,8 @@
 --
 --   net.token(url, { client = {…} | basic = {id, secret}, form = { {name, value}, … }, body = "form"|"json",
 --                    headers = { {n, v} }, ttl = seconds, lasting = bool, token_types = {"bearer"},
---                    member = "access_token" }, deadline)
+--                    member = "access_token", within = "authed_user", or_top = bool }, deadline)
+--     within: a dotted member in which the tokens stand; or_top: or, where it has none, at the top
 --     -> { secrets = { access_token, refresh_token }, expires_at = Unix s, granted = { scope, … } or nil }
 --        | nil, code, detail
 --   net.post(url, { client =, basic =, form =, body =, headers =, expect = }, deadline) -> answer | nil, code, detail
@@ -35,6 +36,12 @@ local registered = {
   invalid_target = true, interaction_required = true, login_required = true, consent_required = true,
   account_selection_required = true,
 }
+
+local function copy(t)
+  local out = {}
+  for k, v in pairs(t) do out[k] = v end
+  return out
+end
 
 --- The code as it may be shown: itself if it is registered, else "unregistered_error".
 function M.code(text)
@@ -148,6 +155,16 @@ local function type_ok(given, allowed)
   return false
 end
 
+-- The answer's members as they stand within another.
+local function inner(v, spec)
+  if not spec.within then return v end
+  local prefix, out = spec.within .. ".", {}
+  for name, value in pairs(v) do
+    if name:sub(1, #prefix) == prefix then out[name:sub(#prefix + 1)] = value end
+  end
+  return spec.or_top and out[spec.member or "access_token"] == nil and v or out
+end
+
 --- Judges a token endpoint's answer by RFC 6749 5.1. sent_at: Unix s, when the request went out.
 function M.judge(answer, spec, sent_at)
   local v = answer.values or {}
@@ -159,6 +176,7 @@ function M.judge(answer, spec, sent_at)
     return nil, answer.status >= 300 and answer.status < 400 and "redirect" or "refused", detail
   end
   if answer.malformed then return nil, "malformed", detail end
+  v = inner(v, spec)
   local access_token = v[spec.member or "access_token"]
   if access_token == nil then return nil, "no_access_token", detail end
   if not type_ok(v.token_type, spec.token_types) then return nil, "token_type", detail end
@@ -208,11 +226,9 @@ function M.net(with)
     assert(type(url) == "string" and type(spec) == "table", "net.token: url or parameters are missing")
     -- Counted from before the request: a slow answer must not lengthen the token's life.
     local sent_at = with.time.wall()
-    local expect = TOKEN_EXPECT
-    if spec.member then
-      expect = { [spec.member] = "secret" }
-      for k, v in pairs(TOKEN_EXPECT) do expect[k] = expect[k] or v end
-    end
+    local expect = { [spec.member or "access_token"] = "secret" }
+    for k, v in pairs(TOKEN_EXPECT) do expect[k] = expect[k] or v end
+    for k, v in pairs(spec.within and copy(expect) or {}) do expect[spec.within .. "." .. k] = v end
     local answer, code, detail = net.post(url, {
       client = spec.client, basic = spec.basic, form = spec.form, body = spec.body, headers = spec.headers,
       expect = expect,

@@ -12,10 +12,12 @@
 --         sandbox may go for a token as well (they are answered with a placeholder); issuer, compared with `iss` in the
 --         callback, and require_iss where the server promises to send it; client_id; client_secret (secret);
 --         auth_method: none, basic, post or private_key_jwt (with private_key, key_id, algorithm); left out, it is basic
---         with a client_secret, private_key_jwt with a private_key, else none; scopes and scope_separator; audience and
---         params.NAME, for the consent alone; resource, for the consent and the tokens; redirect_uri, where the
---         provider has another one registered than http://127.0.0.1:7082/callback; token_body, form or json; header
---         and prefix, where the API does not read "Authorization: Bearer"; ttl, seconds, where the server says none.
+--         with a client_secret, private_key_jwt with a private_key, else none; scopes, scope_separator and
+--         scope_parameter, where the consent wants another than `scope`; audience and params.NAME, for the consent
+--         alone; resource, for the consent and the tokens; redirect_uri, where the provider has another one registered
+--         than http://127.0.0.1:7082/callback; token_body, form or json; token_member, in which the answer's tokens stand
+--         (Slack's user tokens: authed_user); header and prefix, where the API does not read "Authorization: Bearer";
+--         ttl, seconds, where the server says none.
 -- Tokens come from `sallyport connect NAME`, or pasted: access_token=@FILE refresh_token=@FILE beside the fields of
 -- `credential add`, or of `credential set`; a refresh token that is given is exercised at once. A token that came without a refresh token is
 -- used until it ends; one without an end either, until the API refuses it.
@@ -59,12 +61,14 @@ return {
       help = "What the private key signs with" },
     { name = "scopes", type = "list", help = "Scopes, separated by spaces" },
     { name = "scope_separator", default = " ", help = "Between scopes in the consent's address" },
+    { name = "scope_parameter", default = "scope", help = "What the consent's address calls them; Slack's user_scope" },
     { name = "audience", help = "Atlassian, Auth0: the API's identifier" },
     { name = "resource", type = "list", help = "RFC 8707: the API's URL; may be several" },
     { name = "params", type = "map", help = "params.NAME=VALUE: a further parameter of the consent's address" },
     { name = "redirect_uri", help = "As registered; http://127.0.0.1:7082/callback where left out" },
     { name = "token_body", type = "enum", values = { "form", "json" }, default = "form",
       help = "How token requests' bodies are written" },
+    { name = "token_member", help = "Dotted member of the answer in which the tokens stand; Slack's authed_user" },
     { name = "header", default = "authorization", help = "Header that the API reads" },
     { name = "prefix", default = "Bearer ", help = "What stands before the token" },
     { name = "ttl", type = "integer", default = 3600, min = 1,
@@ -78,6 +82,13 @@ return {
     end
     if cred.redirect_uri and not cred.redirect_uri:find("^%a[%w+.-]*:[^#%s]+$") then
       return nil, "redirect_uri", "is an address without a #fragment"
+    end
+    local scope = cred.scope_parameter or "scope"
+    if not scope:find("^[%l_]+$") or scope ~= "scope" and reserved[scope] then
+      return nil, "scope_parameter", "is no name for scopes"
+    end
+    if cred.token_member and not cred.token_member:find("^[%w_]+[%w_.]*$") then
+      return nil, "token_member", "is a name, or names with dots between"
     end
     local method = client_of(cred).method
     if (method == "basic" or method == "post") and not cred.client_secret then
@@ -114,6 +125,8 @@ return {
       client = client_of(cred), form = form, body = cred.token_body, ttl = cred.ttl,
       -- A refresh that brings no new refresh token leaves the old one in force (RFC 6749 section 6).
       lasting = true, renewable = not cred.grant,
+      -- Slack puts a user's first tokens beside the bot's, and renewed ones at the top.
+      within = cred.token_member, or_top = not cred.grant,
       token_types = { "bearer", "bot", "user" },      -- Slack's answers name whose token it is
     }, deadline)
   end,

@@ -56,6 +56,13 @@ for i = 1, #GITHUB_MINT do  -- an Enterprise host has the API below /api/v3
   GITHUB_MINT[#GITHUB_MINT + 1] = { method = row.method, path = "/api/v3" .. row.path, what = row.what }
 end
 
+local SLACK_MINT = {
+  { path = "/api/oauth.access", what = "a token" }, { path = "/api/oauth.v2.access", what = "a token" },
+  { path = "/api/oauth.v2.user.access", what = "a token" },
+  { path = "/api/oauth.v2.exchange", what = "a token" }, { path = "/api/tooling.tokens.rotate", what = "a token" },
+  { path = "/api/openid.connect.token", what = "a token" },
+  { path = "/api/apps.manifest.create", what = "an app with its secrets" },
+}
 local GITLAB_MINT = post {
   { "/api/v4/user/personal_access_tokens", "a personal access token" },
   { "/api/v4/users/*/personal_access_tokens", "a personal access token" },
@@ -497,13 +504,7 @@ local list = {
   { name = "slack", title = "Slack", type = "bearer", hosts = { "slack.com", "files.slack.com" },
     paths = { "/api", "/files-pri", "/files-tmb", "/upload" }, env = { "SLACK_BOT_TOKEN", "SLACK_TOKEN" },
     placeholder = "xoxb-{12:digit}-{13:digit}-{24}", carriers = { headers = { "cookie" }, query = { "token" } },
-    mint = {
-      { path = "/api/oauth.access", what = "a token" }, { path = "/api/oauth.v2.access", what = "a token" },
-      { path = "/api/oauth.v2.exchange", what = "a token" }, { path = "/api/tooling.tokens.rotate", what = "a token" },
-      { path = "/api/openid.connect.token", what = "a token" },
-      { path = "/api/apps.manifest.create", what = "an app with its secrets" },
-    },
-    make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test" },
+    mint = SLACK_MINT, make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test" },
   { name = "discord", title = "Discord: a bot", type = "api_key", hosts = { "discord.com" }, paths = { "/api" },
     fields = { header = "authorization", prefix = "Bot " }, env = { "DISCORD_TOKEN", "DISCORD_BOT_TOKEN" },
     placeholder = "{26:url}.{6:url}.{38:url}", carriers = { headers = { "cookie" } },
@@ -644,10 +645,19 @@ local list = {
       scope_separator = ",", redirect_uri = "https://localhost:7082/callback",
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "of the bot, such as chat:write" },
-    carriers = { query = { "token" } }, placeholder = "xoxb-{12:digit}-{13:digit}-{24}",
+    carriers = { query = { "token" } }, mint = SLACK_MINT, placeholder = "xoxb-{12:digit}-{13:digit}-{24}",
     make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test",
     note = "Slack wants an https redirect address, where nothing waits: `connect` asks you to paste the one that the browser ended on. "
-      .. "A user's own token: authorization_url=https://slack.com/oauth/v2_user/authorize token_url=https://slack.com/api/oauth.v2.user.access" },
+      .. "A user's own token: the preset slack-user." },
+  { name = "slack-user", title = "Slack: a user's own account, through an app", type = "oauth_authorization_code", hosts = { "slack.com", "files.slack.com" },
+    fields = {
+      authorization_url = "https://slack.com/oauth/v2/authorize", token_url = "https://slack.com/api/oauth.v2.access",
+      scope_parameter = "user_scope", scope_separator = ",", token_member = "authed_user", redirect_uri = "https://localhost:7082/callback",
+    },
+    ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "of the user, such as search:read" },
+    carriers = { query = { "token" } }, mint = SLACK_MINT, placeholder = "xoxp-{12:digit}-{13:digit}-{13:digit}-{32:hex}",
+    make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test",
+    note = "Slack wants an https redirect address, where nothing waits: `connect` asks you to paste the one that the browser ended on." },
   { name = "microsoft-oauth", title = "Microsoft Graph: an account's mail, files, calendar", type = "oauth_authorization_code",
     hosts = { "graph.microsoft.com" },
     fields = {
@@ -766,6 +776,7 @@ return {
 
   -- What a row says, as it is used: a change that loses one of these is refused.
   examples = {
+    { preset = "slack-user", want = { type = "oauth_authorization_code", hosts = { "slack.com", "files.slack.com" } } },
     { preset = "github", want = { type = "bearer", hosts = { "api.github.com", "uploads.github.com" }, env = { "GH_TOKEN", "GITHUB_TOKEN" } } },
     { preset = "anthropic", want = { type = "api_key", hosts = { "api.anthropic.com" }, placeholder = "sk-ant-api03-{93:url}AA" } },
     { preset = "atlassian", want = { type = "basic", hosts = { "{site}.atlassian.net" } } },

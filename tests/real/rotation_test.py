@@ -296,6 +296,43 @@ def test_granted_scopes(t):
     assert "not granted, by the server's word: offline_access\n" in text, text
 
 
+def test_slack_user(t):
+    """the preset slack-user: user_scope in the consent, the user's token and not the bot's, renewed ones at the top"""
+    s, up = t.proxy(serve=False)
+    server = TokenServer(t)
+    secret = s.dir / "secret"
+    secret.write_text("canary-secret")
+    s.cli("credential", "add", "acc", "--preset", "slack-user", "--host", "api.test", "--address", "127.0.0.0/8", f"token_url={server.url}/token",
+          "client_id=id", f"client_secret=@{secret}", "scopes=search:read users:read", "--path", "/")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    command = Command(s, "connect", "acc", "--code-from-terminal", stdin=True)
+    url = urllib.parse.urlsplit(command.url())
+    q = dict(urllib.parse.parse_qsl(url.query))
+    assert url.netloc == "slack.com" and q["user_scope"] == "search:read,users:read" and "scope" not in q, q
+    command.p.kill()
+    command.p.wait()
+    bot = {"ok": True, "access_token": "canary-bot", "token_type": "bot", "refresh_token": "canary-bot-refresh", "expires_in": 43200}
+    user = {"id": "U1", "access_token": "canary-user-1", "token_type": "user", "refresh_token": "canary-user-refresh-1", "expires_in": 43200}
+    for body, says in (({**bot, "authed_user": {"id": "U1"}}, "no access_token"), ({**bot, "authed_user": None}, "no access_token"), (bot, "no access_token"),
+                       ({"ok": False, "error": "invalid_code"}, "invalid_grant"), ({"ok": False, "error": "bad_client_secret"}, "invalid_client"),
+                       ({"ok": False, "error": "canary"}, "error of its own")):
+        server.fault = lambda n, form, body=body: (200, {}, json.dumps(body))
+        text = grant(s, exit=1)
+        assert says in text and "canary" not in text, (says, text)
+    server.fault = lambda n, form: (200, {}, json.dumps({**bot, "authed_user": {**user, "scope": "search:read"}}))
+    assert "not granted, by the server's word: users:read" in grant(s)
+    assert carried(s, up) == "Bearer canary-user-1" and show(s)["token"]["expires_at"] - show(s)["token"]["obtained_at"] == 43200
+    s.set_clock(43000)
+    server.fault = lambda n, form: (200, {}, json.dumps({**user, "access_token": "canary-user-2", "refresh_token": "canary-user-refresh-2"}))
+    wait(lambda: carried(s, up) == "Bearer canary-user-2", 5, "the renewal")
+    assert server.refreshes()[-1]["refresh_token"] == "canary-user-refresh-1"
+    s.set_clock(90000)
+    server.fault = lambda n, form: (200, {}, json.dumps({"ok": False, "error": "invalid_refresh_token"}))
+    r = s.request()
+    assert r.status == 502 and b"invalid_grant" in r.body and b"connect acc" in r.body, r.body
+    assert server.refreshes()[-1]["refresh_token"] == "canary-user-refresh-2"
+
+
 def test_clock_off(t):
     """a clock that was an hour off, either way, when the tokens came: they are renewed once it is right"""
     s, up, server = scripted(t)

@@ -207,6 +207,9 @@ cases["the type refuses what cannot work"] = function()
   for _, name in ipairs { "state", "redirect_uri", "code_challenge", "scope", "response_type", "client_id", "response_mode" } do
     assert(check({ params = { [name] = "x" } }):find(name, 1, true))
   end
+  for _, name in ipairs { "state", "client_id", "a b", "x&y" } do assert(check({ scope_parameter = name }):find("scope_parameter", 1, true)) end
+  assert(check({ token_member = ".a" }):find("token_member", 1, true) and check({ token_member = "a/b" }):find("token_member", 1, true))
+  is(check({ scope_parameter = "user_scope", token_member = "a.b_c" }), true)
   assert(check({ auth_method = "basic" }):find("client_secret", 1, true))
   assert(check({ auth_method = "private_key_jwt" }):find("private_key", 1, true))
   assert(check({ redirect_uri = "http://127.0.0.1/#x" }):find("redirect_uri", 1, true))

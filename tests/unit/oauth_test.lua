@@ -44,6 +44,22 @@ local function judged(answer, spec)
 end
 
 local cases = {
+  ["tokens within a member: of no other, and at the top only where that is said"] = function()
+    local answer = { status = 200, values = { access_token = "bot", refresh_token = "bot-r", ["u.v.access_token"] = "user", ["u.v.token_type"] = "user",
+      ["u.v.expires_in"] = 60, ["u.v.scope"] = "a" } }
+    local spec = { within = "u.v", token_types = { "user" } }
+    local got = oauth.judge(answer, spec, 1000)
+    is(got.secrets.access_token, "user")
+    is(got.secrets.refresh_token, nil)
+    is(got.expires_at, 1060)
+    is(got.granted[1], "a")
+    answer.values["u.v.access_token"] = nil
+    is(select(2, oauth.judge(answer, spec, 1000)), "no_access_token")
+    spec.or_top = true
+    is(oauth.judge(answer, spec, 1000).secrets.refresh_token, "bot-r")
+    answer.values.error = "invalid_grant"
+    is(select(2, oauth.judge(answer, spec, 1000)), "invalid_grant")
+  end,
   ["the scopes of a server's text: only what may be one, so many, so long"] = function()
     local function joined(text) return table.concat(oauth.scopes(text), "|") end
     is(oauth.scopes(nil), nil)
