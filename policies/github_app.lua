@@ -10,7 +10,10 @@
 -- Fields: app_id, the App's id or client id; installation_id, or account, whose installation it is: a user, an
 --         organization, or OWNER/REPO; private_key, the PEM that GitHub gave (secret); repositories, names without their
 --         owner, all of the installation unless named; permissions.NAME=read|write|admin, all that the App has unless
---         named; api_url, of GitHub Enterprise.
+--         named; api_url, of GitHub Enterprise; app_reads=yes, for SDKs that look for their installation themselves
+--         (@octokit/app with a `credential sandbox-file`): what the App is and where it is installed, by GET on six
+--         paths, is asked with the App's own token, which tells of its other installations too. It lives nine minutes,
+--         so both are made anew every five.
 -- Hosts are GitHub's unless --host says else. `env` sets GH_TOKEN to a placeholder, so that gh runs, and
 -- GIT_TERMINAL_PROMPT=0, so that git fails where it would ask a person.
 local CLOCK_SLACK = 60     -- s: GitHub refuses an iat of the future; its advice
@@ -41,6 +44,26 @@ local function app_jwt(cred, now)
     alg = "RS256", key = cred.private_key,
     claims = { iss = math.tointeger(tonumber(cred.app_id)) or cred.app_id, iat = now - CLOCK_SLACK, exp = now + JWT_LIFE },
   }
+end
+
+-- What only the App itself may ask, and by which an SDK finds its installation. GET changes nothing.
+local app_paths = {
+  "^/app$", "^/app/installations$", "^/app/installations/%d+$", "^/repos/([^/]+)/([^/]+)/installation$",
+  "^/orgs/([^/]+)/installation$", "^/users/([^/]+)/installation$",
+}
+
+-- A name as GitHub has them: no second reading of the path, and no dots that lead elsewhere.
+local function plain_name(s) return s == nil or s == "" or s:find("^[%w._-]+$") and not s:find("^%.+$") end
+
+local function asks_as_app(req, cred)
+  local host, base = base_of(cred):match("^%a+://([^/:]+)[^/]*(.*)$")
+  if not cred.app_reads or req.host ~= host:lower() or req.method ~= "GET" and req.method ~= "HEAD" then return false end
+  if req.path:sub(1, #base) ~= base then return false end
+  for _, pattern in ipairs(app_paths) do
+    local found, _, one, two = req.path:sub(#base + 1):find(pattern)
+    if found then return plain_name(one) and plain_name(two) end
+  end
+  return false
 end
 
 local function judge(answer, not_found)
@@ -117,6 +140,7 @@ return {
     { name = "permissions", type = "map", help = "permissions.contents=read; all that the App has unless named" },
     { name = "api_url", type = "url", base = true, default = "https://api.github.com",
       help = "Of GitHub Enterprise: https://HOST/api/v3" },
+    { name = "app_reads", type = "boolean", default = false, help = "GET /app and where it is installed, as the App itself" },
   },
   mint = rows,
 
@@ -147,7 +171,7 @@ return {
 
   -- api.HOST and uploads.HOST are the API, and so is /api/ of an Enterprise host; everything else is git's.
   apply = function(req, cred)
-    local token = cred.state.access_token
+    local token = asks_as_app(req, cred) and cred.state.app_token or cred.state.access_token
     if req.host:find("^api%.") or req.host:find("^uploads%.") or req.path:find("^/api/") then
       req.headers:set("authorization", "Bearer " .. token)
     else
@@ -192,7 +216,9 @@ return {
     if answer.malformed then return nil, "malformed" end
     if not answer.values.token then return nil, "no_access_token" end
     local ends = answer.values.expires_at and unix_of(answer.values.expires_at)
-    return { secrets = { access_token = answer.values.token }, expires_at = ends or now + TOKEN_LIFE }
+    ends = ends or now + TOKEN_LIFE
+    if not cred.app_reads then return { secrets = { access_token = answer.values.token }, expires_at = ends } end
+    return { secrets = { access_token = answer.values.token, app_token = app }, expires_at = math.min(ends, now + JWT_LIFE) }
   end,
 
   examples = {
@@ -206,6 +232,10 @@ return {
                state = { access_token = "ghs_1" } },
       req  = { url = "https://ghe.example.com/api/graphql", method = "POST", body = "{}" },
       want = { headers = { authorization = "Bearer ghs_1" } } },
+    { cred = { app_id = "1", installation_id = 2, private_key = "k", app_reads = true, state = { access_token = "ghs_1", app_token = "a" } },
+      req  = { url = "https://api.github.com/repos/o/r/installation" }, want = { headers = { authorization = "Bearer a" } } },
+    { cred = { app_id = "1", installation_id = 2, private_key = "k", app_reads = true, state = { access_token = "ghs_1", app_token = "a" } },
+      req  = { url = "https://api.github.com/app", method = "DELETE" }, want = { headers = { authorization = "Bearer ghs_1" } } },
     { cred = { app_id = "1", installation_id = 2, private_key = "k", api_url = "https://ghe.example.com/api/v3",
                state = { access_token = "ghs_1" } },
       req  = { url = "https://ghe.example.com/o/r/info/lfs/objects/batch", method = "POST", body = "{}" },

@@ -107,7 +107,8 @@ async function github(req, res, where, body) {
     say({ refused: e.message, where });
     return answer(401, { message: "A JSON web token could not be decoded" });
   }
-  if (where === `/orgs/${config.app.account}/installation`) return answer(200, { id: config.app.installation });
+  if (where === "/app" && req.method === "GET") return answer(200, { slug: "ours", as: claims.iss });
+  if (where === `/repos/${config.app.account}/site/installation` || where === `/orgs/${config.app.account}/installation`) return answer(200, { id: config.app.installation });
   if (where !== `/app/installations/${config.app.installation}/access_tokens` || req.method !== "POST") return answer(404, { message: "Not Found" });
   const want = JSON.parse(body || "{}");
   if (want.repositories?.some((r) => !config.app.repositories.includes(r)))

@@ -2,6 +2,7 @@
 //   node sdk.mjs PACKAGES google URL [SCOPE]     GOOGLE_APPLICATION_CREDENTIALS names the file
 //   node sdk.mjs PACKAGES id_token URL AUDIENCE
 //   node sdk.mjs PACKAGES octokit API KEYFILE    an App's installation, as @octokit/auth-app does it
+//   node sdk.mjs PACKAGES app API KEYFILE        the same, but it looks for the installation as the App
 import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
@@ -22,14 +23,20 @@ async function google() {
 async function octokit() {
   const { createAppAuth } = await octokitOf("auth-app/dist-node/index.js");
   const { Octokit } = await octokitOf("core/dist-src/index.js");
-  const kit = new Octokit({ baseUrl: url, authStrategy: createAppAuth,
-    auth: { appId: 12345, privateKey: fs.readFileSync(more, "utf8"), installationId: 7 } });
+  const as = (installationId) => new Octokit({ baseUrl: url, authStrategy: createAppAuth,
+    auth: { appId: 12345, privateKey: fs.readFileSync(more, "utf8"), ...(installationId && { installationId }) } });
+  let id = 7;
+  if (what === "app") {
+    await as().request("GET /app");
+    ({ data: { id } } = await as().request("GET /repos/{owner}/{repo}/installation", { owner: "acme", repo: "site" }));
+  }
+  const kit = as(id);
   const { data } = await kit.request("GET /repos/{owner}/{repo}", { owner: "acme", repo: "site" });
   return { data, held: await kit.auth({ type: "installation" }) };
 }
 
 try {
-  console.log(JSON.stringify(await (what === "octokit" ? octokit() : google())));
+  console.log(JSON.stringify(await (["octokit", "app"].includes(what) ? octokit() : google())));
 } catch (e) {
   console.log(JSON.stringify({ failed: e.status ?? e.code ?? e.response?.status, message: e.message, body: e.response?.data }));
 }

@@ -156,6 +156,32 @@ def test_octokit(t):
         assert status in (400, 403) and answer["error"] in ("mint_denied", "token_endpoint", "ambiguous_path"), (spelt, answer)
 
 
+def test_octokit_app(t):
+    """app_reads=yes: Octokit finds its installation as the App, whose token the proxy puts in; nothing else gets that one"""
+    t.need("curl", "openssl")
+    path, public = Keys(t.bare().dir).make("app", form="pkcs1")
+    w = Sandbox(t, {"12345": {"key": public, "algs": ["RS256"]}},
+                {"account": "acme", "installation": 7, "repositories": ["site"], "token": INSTALLATION_TOKEN})
+    w.s.canaries.append(INSTALLATION_TOKEN)
+    w.add("gh", "github_app", "ghe.test", "api_url=https://ghe.test/api/v3", f"app_id={APP['appId']}", "installation_id=7",
+          f"private_key=@{path}")
+    w.serve()
+    pem = w.file("gh", out="app.pem")
+    got = w.sdk("app", "https://ghe.test/api/v3", pem)
+    assert got.get("failed") == 401, (got, w.log.read_text(), w.s.log())
+    w.s.cli("credential", "set", "gh", "app_reads=yes")
+    got = w.sdk("app", "https://ghe.test/api/v3", pem)
+    assert got["data"]["full_name"] == "acme/site" and got["held"]["token"] != INSTALLATION_TOKEN, got
+    minted = len(w.said("installation"))
+    for method, where, status in (("GET", "/app", 200), ("GET", "/repos/acme/site/installation", 200), ("GET", "/repos/acme/site", 200),
+                                  ("DELETE", "/app", 401), ("POST", "/app", 401), ("GET", "/app/hook/config", 401), ("GET", "/app/", 401),
+                                  ("GET", "/repos/acme/../installation", 401), ("GET", "/app/installation-requests", 401)):
+        got, answer = w.get("https://ghe.test/api/v3" + where, "-X", method, "--path-as-is")
+        assert got == status, (method, where, got, answer)
+    assert len(w.said("installation")) - minted <= 1, "kept until half of the App's token is over"
+    assert {json.dumps(v["claims"]["iss"]) for v in w.said("verified")} == {"12345"}
+
+
 def test_client_credentials(t):
     """client id and secret: Basic and form are answered for the stand-in alone; two clients of one server are told apart"""
     t.need("curl", "openssl")
