@@ -4,7 +4,8 @@
 --           rather be (`_method`: Rails, Laravel, Symfony). Small letters are as good as capitals, as for Django.
 --   host    exact or "*.example.com"; every host of the credential where it is absent
 --   path    "*" stands for something within one segment ("/v1/keys/*", "/v1/accounts/*:signJwt"); "/**" at the end
---           for any rest, or none. Case does not count, nor "/", dots and white space at the end, nor a format behind
+--           for any rest, or none; "/**/" at the beginning for any path before it, or none: a server of one's own may
+--           live below one. Case does not count, nor "/", dots and white space at the end, nor a format behind
 --           the last dot (".json": Rails, Grape): a server may ignore each.
 --   query   { name = "value" or true }: all of them are there
 --   body    { "word", … }: one of them stands in the body, or in the query, where one path takes all calls. The body is
@@ -22,15 +23,17 @@ local ROWS_MAX = 200    -- of a type or preset: a screen or two; a request may b
 local function check_path(path)
   if type(path) ~= "string" or path:sub(1, 1) ~= "/" then return nil, "has a path that does not begin with '/'" end
   if path:find("[%s%c?#%%]") then return nil, "has a path with a byte that none has" end
-  local plain = path:gsub("/%*%*$", "")
-  if plain:find("**", 1, true) then return nil, "has '**' elsewhere than at the end of its path" end
+  local plain = path:gsub("/%*%*$", ""):gsub("^/%*%*/", "/")
+  if plain:find("**", 1, true) then return nil, "has '**' elsewhere than at an end of its path" end
   -- a pattern must not take squares
   if plain:find("%*[^/*]*%*") then return nil, "has two '*' in one segment of its path" end
   return path
 end
 
--- A path as patterns over lower-case readings.
+-- A path as patterns over lower-case readings; `lead`: what it begins with, where that may stand anywhere.
 local function patterns_of(path)
+  local below = path:match("^/%*%*(/.+)$")
+  path = below or path
   local rest = path:match("^(.*)/%*%*$")
   local plain = (rest or path):gsub("(.)/$", "%1")
   local out = {}
@@ -39,9 +42,9 @@ local function patterns_of(path)
     local function literal(s) return (s:lower():gsub("%W", "%%%0")) end
     out[#out + 1] = before and literal(before) .. "[^/]+" .. literal(after) or literal(segment)
   end
-  local pattern = table.concat(out)
-  if not rest then return { "^" .. pattern .. "$" } end
-  return { "^" .. pattern .. "$", "^" .. pattern .. "/" }
+  local pattern, lead = table.concat(out), below and plain:lower():match("^[^*]+") or nil
+  if not rest then return { "^" .. pattern .. "$", lead = lead } end
+  return { "^" .. pattern .. "$", "^" .. pattern .. "/", lead = lead }
 end
 
 local function compile_methods(given)
@@ -140,10 +143,16 @@ local function trimmed(path)
   return path:sub(1, n)
 end
 
+-- Of a row for any path before it, "^" stands for each place where it could begin.
 local function matches(row, path)
   row.patterns = row.patterns or patterns_of(row.path)  -- of hundreds, a few are ever asked
-  for _, pattern in ipairs(row.patterns) do
-    if path:find(pattern) then return true end
+  local lead, at = row.patterns.lead, 1
+  while at do
+    if lead then at = path:find(lead, at, true) end
+    for _, pattern in ipairs(at and row.patterns or {}) do
+      if path:find(pattern, at) then return true end
+    end
+    at = lead and at and at + 1
   end
   return false
 end

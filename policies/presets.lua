@@ -86,10 +86,18 @@ local GITLAB_MINT = post {
   { "/api/v4/projects/*/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/groups/*/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/applications/**", "an OAuth application's secret" },
+  { "/jwt/auth", "a registry's token", method = { "GET", "POST" } }, { "/oauth/token", "a token" },
   { "/api/graphql", "a token", graphql = { "AccessTokenCreate", "AccessTokenRotate", "clusterAgentTokenCreate",
                                            "runnersRegistrationTokenReset", "runnerCreate" } },
   { "/-/cable", "a token, by GraphQL in a WebSocket", method = { "GET", "POST" } },  -- its GraphqlChannel runs mutations
 }
+
+-- On a server of one's own all of it may live below a path.
+local function below(rows)
+  for _, row in ipairs(rows) do row.path = "/**" .. row.path end
+  return rows
+end
+below(GITLAB_MINT)
 
 local GRAPH_MINT = post {
   { "/*/applications/*/addPassword", "an application's secret" }, { "/*/applications/*/addKey", "an application's key" },
@@ -437,12 +445,12 @@ local list = {
     mint = { { method = { "GET", "POST" }, path = "/graphql", graphql = { "apiAccess" }, what = "keys" } } },
   { name = "grafana", title = "Grafana, in the cloud or your own", type = "bearer", hosts = { "{stack}.grafana.net" },
     env = { "GRAFANA_TOKEN", "GRAFANA_SERVICE_ACCOUNT_TOKEN" }, placeholder = "glsa_{32}_{8:hex}", carriers = { headers = { "cookie" } },
-    mint = post { { "/api/serviceaccounts/*/tokens", "a service account's token" }, { "/api/auth/keys", "an API key" } },
+    mint = below(post { { "/api/serviceaccounts/*/tokens", "a service account's token" }, { "/api/auth/keys", "an API key" } }),
     make = "https://grafana.com/docs/grafana/latest/administration/service-accounts/", test = "https://{host}/api/org" },
   { name = "elastic", title = "Elasticsearch", type = "api_key", hosts = { "{deployment}.cloud.es.io" },
     fields = { header = "authorization", prefix = "ApiKey " }, env = { "ELASTIC_API_KEY" }, placeholder = "{60}",
     carriers = { headers = { "es-secondary-authorization" } },
-    mint = {
+    mint = below {
       { method = { "POST", "PUT" }, path = "/_security/api_key", what = "an API key" },
       { method = "POST", path = "/_security/api_key/grant", what = "an API key" },
       { method = "POST", path = "/_security/cross_cluster/api_key", what = "an API key" },
@@ -476,7 +484,7 @@ local list = {
     make = "https://id.atlassian.com/manage-profile/security/api-tokens", test = "https://{host}/rest/api/3/myself" },
   { name = "jira-server", title = "Jira or Confluence on a server of your own", type = "bearer", hosts = { "{host}" },
     env = { "JIRA_API_TOKEN" }, placeholder = "{44}", carriers = { headers = { "cookie" } },
-    mint = post { { "/rest/pat/latest/tokens", "a token" } },
+    mint = below(post { { "/rest/pat/latest/tokens", "a token" } }),
     make = "https://confluence.atlassian.com/enterprise/using-personal-access-tokens-1026032365.html" },
   { name = "asana", title = "Asana", type = "bearer", hosts = { "app.asana.com" }, paths = { "/api" },
     env = { "ASANA_ACCESS_TOKEN" }, placeholder = "2/{16:digit}/{16:digit}:{32:hex}", carriers = { headers = { "cookie" } },

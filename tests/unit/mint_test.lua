@@ -48,6 +48,22 @@ return {
     is(find({ path = "/**" }, "GET /"), true)
     is(find({ path = "/**" }, "GET /a/b"), true)
   end,
+  ["/**/ at the beginning stands for any path before it, or none"] = function()
+    local row = { path = "/**/api/v4/projects/*/access_tokens" }
+    for _, path in ipairs { "/api/v4/projects/1/access_tokens", "/git/api/v4/projects/1/access_tokens", "/a/b/Api/v4/projects/g%2fp/access_tokens/",
+      "/api/v4/projects/api/v4/projects/1/access_tokens.json" } do
+      is(find(row, "POST " .. path), true)
+    end
+    for _, path in ipairs { "/api/v4/projects/access_tokens", "/xapi/v4/projects/1/access_tokens/2", "/myapi/v4/projects/1/access_token" } do
+      is(find(row, "POST " .. path), false)
+    end
+    is(find({ path = "/**/keys/**" }, "POST /a/keys/b"), true)
+    is(find({ path = "/**/keys" }, "POST /monkeys"), false)
+    refused({ path = "/a/**/b", what = "x" }, "elsewhere")
+    local at = os.clock()
+    is(find(row, "POST " .. ("/api/v4/projects"):rep(4000)), false)
+    assert(os.clock() - at < 1, "it takes squares")
+  end,
   ["every spelling that a server could read as the path counts"] = function()
     for _, path in ipairs { "/v1/keys", "/v1/keys/", "/V1/Keys", "/v1//keys", "/v1/./keys", "/v1/x/../keys", "/v1%2fkeys",
       "/v1/%6beys", "/v1/%256beys", "/v1\\keys", "/v1/keys;a=b", "/v1;x/keys", "//v1/keys", "/v1/x%2f..%2fkeys", "/v1/keys//" } do

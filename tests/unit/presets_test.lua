@@ -95,6 +95,18 @@ local cases = {
     is(find(google, "storage.googleapis.com/batch/storage/v1", "POST /storage/v1/projects/p/hmacKeys HTTP/1.1"), true)
     is(find(google, "storage.googleapis.com/batch/storage/v1", "PATCH /storage/v1/b/x/o/y HTTP/1.1"), false)
   end,
+  ["a server of one's own may live below a path: its calls count there too"] = function()
+    local function met(name, path)
+      return require("mint").find(presets.get(name).mint, { method = "POST", host = "tools.test", readings = function() return { path } end,
+        body = function() return "" end }) ~= nil
+    end
+    for name, path in pairs { ["jira-server"] = "/rest/pat/latest/tokens", grafana = "/api/serviceaccounts/1/tokens",
+      gitlab = "/api/v4/user/personal_access_tokens", elastic = "/_security/api_key", ["gitlab-git"] = "/jwt/auth" } do
+      assert(met(name, path), name)
+      assert(met(name, "/tools/here" .. path), name)
+      assert(not met(name, "/tools" .. path .. "x"), name)
+    end
+  end,
   ["each variable's placeholder has the shape of its preset"] = function()
     is(records.shape_for("GITHUB_TOKEN"), "ghp_{36}")
     is(records.shape_for("NPM_TOKEN"), "npm_{36}")
