@@ -4653,19 +4653,16 @@ struct http_head {
 	struct http_field field[HTTP_FIELDS_MAX]; /* last: not cleared for each head */
 };
 
-/* RFC 9110 5.6.2, as bits: no table of 256 to get wrong. */
+/* RFC 9110 5.6.2 */
 static bool
-http_is_tchar(char ch)
+http_is_tchar(char c)
 {
-	static const uint32_t bits[4] = {
-		0,
-		0x03ff6cfa,     /* ! # $ % & ' * + - . 0..9 */
-		0xc7fffffe,     /* A..Z ^ _ */
-		0x57ffffff,     /* ` a..z | ~ */
+	static const bool is[256] = {
+		['!'] = true, ['#' ... '\''] = true, ['*'] = true, ['+'] = true, ['-'] = true, ['.'] = true,
+		['0' ... '9'] = true, ['A' ... 'Z'] = true, ['^' ... 'z'] = true, ['|'] = true, ['~'] = true,
 	};
-	unsigned char c = (unsigned char)ch;
 
-	return c < 128 && (bits[c / 32] >> c % 32 & 1) != 0;
+	return is[(unsigned char)c];
 }
 
 static bool
@@ -4695,14 +4692,34 @@ http_valid_field_name(struct slice s)
 	return http_is_token(s);
 }
 
+/* Is one of these eight bytes a control? */
+static bool
+http_has_control(const char *p)
+{
+	const uint64_t ones = UINT64_MAX / 255, highs = ones << 7;
+	uint64_t w, del;
+
+	memcpy(&w, p, sizeof w);
+	del = w ^ ones * 0x7f;
+	return (((w - ones * 0x20) & ~w) | ((del - ones) & ~del)) & highs;
+}
+
 /* RFC 9110 5.5: no control but HTAB. So no CR, LF or NUL, which would end the field or the
  * string. */
 static bool
 http_valid_field_value(struct slice s)
 {
-	for (size_t i = 0; i < s.n; i++)
+	size_t i = 0;
+
+	while (i < s.n) {
+		if (s.n - i >= 8 && !http_has_control(s.p + i)) {
+			i += 8;
+			continue;
+		}
 		if (http_is_control(s.p[i]) && s.p[i] != '\t')
 			return false;
+		i++;
+	}
 	return true;
 }
 
@@ -4727,25 +4744,34 @@ http_rule_fits(const char *row, struct slice name)
 	return row[k] == '*' || (row[k] == '\0' && k == name.n);
 }
 
-/* The first row that fits. Rows are chained by their first letter, in the table's order: each
+/* Where the rows begin that may fit a name: by its first two letters, so that "_" is "-" here too. */
+static size_t
+http_rule_chain(const char *name, size_t n)
+{
+	char second = n > 1 ? name[1] : '\0';
+
+	return (size_t)(name[0] & 31) << 5 | (size_t)((second == '_' ? '-' : second) & 31);
+}
+
+/* The first row that fits. Rows are chained by their first two letters, in the table's order: each
  * field of each message is looked up here. */
 static uint16_t
 http_field_rule(struct slice name)
 {
 	enum { ROWS = COUNT(hdr_rules) };
-	static uint8_t first[32], next[ROWS + 1];  /* row + 1; 0: none */
+	static uint8_t first[1024], next[ROWS + 1];  /* row + 1; 0: none */
 	static bool chained;
 
 	_Static_assert(ROWS < 255, "rows fit a byte");
 	for (size_t i = ROWS; !chained && i-- > 0;) {
-		uint8_t *head = &first[hdr_rules[i].name[0] & 31];
+		uint8_t *head = &first[http_rule_chain(hdr_rules[i].name, 2)];
 
 		next[i + 1] = *head;
 		*head = (uint8_t)(i + 1);
 		if (i == 0)
 			chained = true;
 	}
-	for (uint8_t i = name.n != 0 ? first[name.p[0] & 31] : 0; i != 0; i = next[i])
+	for (uint8_t i = name.n != 0 ? first[http_rule_chain(name.p, name.n)] : 0; i != 0; i = next[i])
 		if (http_rule_fits(hdr_rules[i - 1].name, name))
 			return hdr_rules[i - 1].rule;
 	return 0;

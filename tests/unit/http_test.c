@@ -361,7 +361,7 @@ static const struct { const char *name; int rule; } rule_cases[] = {
 static void
 test_rules(void)
 {
-	bool tchars = true, values = true, named;
+	bool tchars = true, values = true, rules = true, named;
 
 	for (size_t i = 0; i < COUNT(rule_cases); i++) {
 		size_t n = strlen(rule_cases[i].name);
@@ -377,9 +377,25 @@ test_rules(void)
 		bool token = alnum || (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
 
 		tchars = tchars && http_valid_field_name((struct slice){&ch, 1}) == token;
-		values = values && http_valid_field_value((struct slice){&ch, 1}) ==
-		    (c == '\t' || (c >= 0x20 && c != 0x7f));
+		for (size_t n = 1; n < 20; n++) {       /* among others, which are looked at eight at a time */
+			char text[20];
+
+			memset(text, n % 2 == 0 ? 'a' : '\t', sizeof text);
+			text[n / 2] = ch;
+			values = values && http_valid_field_value((struct slice){guard_copy(text, n), n}) ==
+			    (c == '\t' || (c >= 0x20 && c != 0x7f));
+		}
 	}
+	for (size_t i = 0; i < COUNT(hdr_rules); i++) {
+		size_t n = strcspn(hdr_rules[i].name, "*"), k = 0;
+
+		rules = rules && n > 1;         /* "x*" would stand in no chain */
+		while (k < i && !http_rule_fits(hdr_rules[k].name, (struct slice){hdr_rules[i].name, n}))
+			k++;
+		rules = rules && (hdr_rules[i].name[n] == '*' ||
+		    http_field_rule((struct slice){hdr_rules[i].name, n}) == hdr_rules[k].rule);
+	}
+	test_result(rules, "the first row that fits counts", "not so");
 	test_result(tchars, "a field name is made of RFC 9110 5.6.2's tchar and nothing else", "not so");
 	test_result(values, "a field value has no control byte but HTAB", "not so");
 	test_result(!http_valid_field_name(SLICE("")) && http_valid_field_value(SLICE("")),
