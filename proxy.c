@@ -181,7 +181,7 @@ buf_init(struct buf *b, size_t max)
 
 /* Not realloc: what the old block held may be a header with a credential, so it is wiped. */
 static bool
-buf_reserve(struct buf *b, size_t more)
+buf_grow(struct buf *b, size_t more)
 {
 	size_t want, cap;
 	char *p;
@@ -189,8 +189,6 @@ buf_reserve(struct buf *b, size_t more)
 	if (more > b->max || b->n > b->max - more)
 		return false;
 	want = b->n + more;
-	if (want <= b->cap)
-		return true;
 	cap = b->cap < 512 ? 512 : b->cap * 2;
 	while (cap < want)
 		cap *= 2;
@@ -208,6 +206,13 @@ buf_reserve(struct buf *b, size_t more)
 	return true;
 }
 
+/* A hundred times a request, and nearly always there is room. */
+static inline bool
+buf_reserve(struct buf *b, size_t more)
+{
+	return more <= b->cap - b->n || buf_grow(b, more);
+}
+
 static bool
 buf_add(struct buf *b, const void *p, size_t n)
 {
@@ -216,6 +221,24 @@ buf_add(struct buf *b, const void *p, size_t n)
 	if (n != 0)
 		memcpy(b->p + b->n, p, n);
 	b->n += n;
+	return true;
+}
+
+/* Pieces that belong together: room is asked for once. */
+static bool
+buf_join(struct buf *b, const struct slice *piece, size_t n)
+{
+	size_t all = 0;
+
+	for (size_t i = 0; i < n; i++)
+		all += piece[i].n;
+	if (!buf_reserve(b, all))
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (piece[i].n != 0)
+			memcpy(b->p + b->n, piece[i].p, piece[i].n);
+		b->n += piece[i].n;
+	}
 	return true;
 }
 
@@ -6290,8 +6313,11 @@ json_buf_string(struct buf *b, struct slice s)
 
 	while (n < s.n && s.p[n] >= 0x20 && s.p[n] < 0x7f && s.p[n] != '"' && s.p[n] != '\\')
 		n++;
-	if (n == s.n)                   /* nothing to escape: nearly always */
-		return buf_reserve(b, n + 2) && buf_add(b, "\"", 1) && buf_add(b, s.p, n) && buf_add(b, "\"", 1);
+	if (n == s.n) {                 /* nothing to escape: nearly always */
+		const struct slice quoted[] = {SLICE("\""), s, SLICE("\"")};
+
+		return buf_join(b, quoted, 3);
+	}
 	n = json_quote_as(NULL, s, true);
 	if (!buf_reserve(b, n))
 		return false;
@@ -15326,46 +15352,19 @@ req_free(struct req *r)
 	req_pooled++;
 }
 
-/* Pieces that belong together: room is asked for once. */
-static bool
-buf_join(struct buf *b, const struct slice *piece, size_t n)
+/* `name` with its punctuation; what is empty is left out. */
+static void
+json_put_member(struct buf *b, struct slice name, struct slice value)
 {
-	size_t all = 0;
-
-	for (size_t i = 0; i < n; i++)
-		all += piece[i].n;
-	if (!buf_reserve(b, all))
-		return false;
-	for (size_t i = 0; i < n; i++) {
-		if (piece[i].n != 0)
-			memcpy(b->p + b->n, piece[i].p, piece[i].n);
-		b->n += piece[i].n;
-	}
-	return true;
+	if (value.n != 0 && buf_addv(b, name))
+		json_buf_string(b, value);
 }
 
 static void
-json_put_name(struct buf *b, const char *name)
+json_put_number(struct buf *b, struct slice name, uint64_t value)
 {
-	const struct slice pieces[] = {SLICE(",\""), slice_of(name), SLICE("\":")};
-
-	buf_join(b, pieces, 3);
-}
-
-static void
-json_put_member(struct buf *b, const char *name, const char *value)
-{
-	if (value[0] == '\0')
-		return;
-	json_put_name(b, name);
-	json_buf_string(b, slice_of(value));
-}
-
-static void
-json_put_number(struct buf *b, const char *name, uint64_t value)
-{
-	json_put_name(b, name);
-	buf_addu(b, value);
+	if (buf_addv(b, name))
+		buf_addu(b, value);
 }
 
 /* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
@@ -15382,30 +15381,29 @@ req_log(struct req *r)
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
 	buf_clear(&b);
-	buf_adds(&b, "{\"time\":");
-	buf_addu(&b, (uint64_t)clock_read(CLOCK_REALTIME));
-	json_put_member(&b, "request", r->id);
-	json_put_member(&b, "agent", r->agent);
-	json_put_member(&b, "bundle", r->bundle);
-	json_put_member(&b, "credential", r->credential);
-	json_put_member(&b, "decision", r->allowed ? "allow" : "deny");
-	json_put_member(&b, "reason", r->reason);
+	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
+	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
+	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
+	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
+	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
+	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
+	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
 	buf_adds(&b, ",\"method\":");
 	json_buf_string(&b, r->head.method);
 	if (r->form != REQ_CONNECT)
-		json_put_member(&b, "scheme", r->secure ? "https" : "http");
-	json_put_member(&b, "host", r->host);
-	json_put_number(&b, "port", (uint64_t)r->port);
+		json_put_member(&b, SLICE(",\"scheme\":"), r->secure ? SLICE("https") : SLICE("http"));
+	json_put_member(&b, SLICE(",\"host\":"), slice_of(r->host));
+	json_put_number(&b, SLICE(",\"port\":"), (uint64_t)r->port);
 	buf_adds(&b, ",\"path\":");
 	json_buf_string(&b, path);
 	if (r->status != 0)
-		json_put_number(&b, "status", (uint64_t)r->status);
-	json_put_number(&b, "up", r->bytes_up);
-	json_put_number(&b, "down", r->bytes_down);
+		json_put_number(&b, SLICE(",\"status\":"), (uint64_t)r->status);
+	json_put_number(&b, SLICE(",\"up\":"), r->bytes_up);
+	json_put_number(&b, SLICE(",\"down\":"), r->bytes_down);
 	if (r->t_first != 0)
-		json_put_number(&b, "first_ms", (uint64_t)(r->t_first - r->t_start));
-	json_put_number(&b, "ms", (uint64_t)(clock_now() - r->t_start));
-	json_put_member(&b, "error", r->code);
+		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
+	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
+	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
 	buf_add(&b, "}", 1);
 	logstore_add(buf_slice(&b));
 }
