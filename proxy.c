@@ -8962,6 +8962,8 @@ static struct {
 	MDB_env *env;           /* owned; NULL: not open */
 	MDB_dbi dbi[STORE_DBS]; /* opened once, in a committed transaction */
 	struct store_reader reader;     /* loop thread */
+	struct store_counters counters; /* as they were after the commit `counted`; 0: not read */
+	size_t counted;
 	struct secret *keys;    /* owned; holds struct store_keys; NULL: opened without the key */
 	int lock_fd;            /* owned; writer.lock */
 	unsigned psize;
@@ -9477,16 +9479,23 @@ store_counters_get(MDB_txn *txn, struct store_counters *c)
 	return STORE_OK;
 }
 
-/* The two generations: some 300 ns, for each request. */
+/* The two generations, for each request: read anew when there was a commit, which only the environment's
+ * own page needs to be asked for. */
 static bool
 store_generations(uint64_t *config, uint64_t *state)
 {
-	struct store_counters c;
+	MDB_envinfo info;
 
-	if (store_read_begin() != STORE_OK || store_counters_get(store.reader.txn, &c) != STORE_OK)
-		return false;
-	*config = c.config;
-	*state = c.state;
+	if (store.failed || store.env == NULL || store.counted == 0 || mdb_env_info(store.env, &info) != 0 ||
+	    info.me_last_txnid != store.counted) {
+		store.counted = 0;
+		if (store_read_begin() != STORE_OK ||
+		    store_counters_get(store.reader.txn, &store.counters) != STORE_OK)
+			return false;
+		store.counted = mdb_txn_id(store.reader.txn);
+	}
+	*config = store.counters.config;
+	*state = store.counters.state;
 	return true;
 }
 
@@ -10335,6 +10344,7 @@ store_close(void)
 	store.env = NULL;
 	store.keys = NULL;
 	store.failed = false;
+	store.counted = 0;
 }
 
 /* The environment and the writers' lock, nothing of what is inside. */
