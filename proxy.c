@@ -18108,6 +18108,46 @@ l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
 	lua_pop(L, 1);
 }
 
+/* A kind of handle that every request makes and asks for: luaL_checkudata would look its metatable up by name. There is
+ * one state a process, and a metatable lives as long. */
+struct l_type {
+	const char *name;
+	const void *meta;       /* where its metatable lies */
+};
+
+static void
+l_type_open(lua_State *L, struct l_type *t)
+{
+	luaL_getmetatable(L, t->name);
+	t->meta = lua_topointer(L, -1);
+	lua_pop(L, 1);
+}
+
+/* luaL_testudata */
+static void *
+l_test_type(lua_State *L, int idx, const struct l_type *t)
+{
+	void *p = lua_touserdata(L, idx);
+	bool is;
+
+	if (p == NULL || !lua_getmetatable(L, idx))
+		return NULL;
+	is = lua_topointer(L, -1) == t->meta;
+	lua_pop(L, 1);
+	return is ? p : NULL;
+}
+
+/* luaL_checkudata, which words the error */
+static void *
+l_check_type(lua_State *L, int idx, const struct l_type *t)
+{
+	void *p = l_test_type(L, idx, t);
+
+	return p != NULL ? p : luaL_checkudata(L, idx, t->name);
+}
+
+static struct l_type l_type_secret = {.name = L_SECRET};
+
 /* A string; as Lua's own library does it, a number becomes one. */
 static struct slice
 l_check_text(lua_State *L, int idx)
@@ -18221,7 +18261,7 @@ l_push_secret(lua_State *L, struct secret *s)
 static struct secret *
 l_test_secret(lua_State *L, int idx)
 {
-	struct secret_handle *h = luaL_testudata(L, idx, L_SECRET);
+	struct secret_handle *h = l_test_type(L, idx, &l_type_secret);
 
 	if (h != NULL && h->s == NULL)
 		luaL_error(L, "secret is closed");
@@ -18233,7 +18273,7 @@ l_test_secret(lua_State *L, int idx)
 static struct secret_handle *
 l_check_handle(lua_State *L, int idx)
 {
-	return luaL_checkudata(L, idx, L_SECRET);
+	return l_check_type(L, idx, &l_type_secret);
 }
 
 static struct slice
@@ -19942,6 +19982,7 @@ l_secret_metatable(lua_State *L)
 	lua_pushcfunction(L, l_secret_gc);
 	lua_setfield(L, -2, "__gc");
 	lua_pop(L, 1);
+	l_type_open(L, &l_type_secret);
 }
 
 static int
@@ -21114,6 +21155,8 @@ l_open_addr(lua_State *L)
 #define L_VIEW "sallyport.view"
 #define L_HEADERS "sallyport.headers"
 #define L_QUERY "sallyport.query"
+static struct l_type l_type_req = {.name = L_REQ}, l_type_view = {.name = L_VIEW};
+static struct l_type l_type_headers = {.name = L_HEADERS}, l_type_query = {.name = L_QUERY};
 #define L_EDITS_MAX 200         /* fields a policy may add: twice what may arrive */
 
 struct req_handle {
@@ -21127,7 +21170,7 @@ static int req_answer_ref = LUA_NOREF, req_rejudge_ref = LUA_NOREF;
 static struct req *
 l_check_req(lua_State *L, int idx)
 {
-	struct req_handle *h = luaL_checkudata(L, idx, L_REQ);
+	struct req_handle *h = l_check_type(L, idx, &l_type_req);
 
 	if (h->r == NULL)
 		luaL_error(L, "request is closed");
@@ -21136,11 +21179,11 @@ l_check_req(lua_State *L, int idx)
 
 /* The request behind a view or one of its parts: its first user value is the handle. */
 static struct req *
-l_check_part(lua_State *L, int idx, const char *type)
+l_check_part(lua_State *L, int idx, const struct l_type *type)
 {
 	struct req_handle *h;
 
-	luaL_checkudata(L, idx, type);
+	l_check_type(L, idx, type);
 	lua_getiuservalue(L, idx, 1);
 	h = lua_touserdata(L, -1);
 	lua_pop(L, 1);
@@ -21152,7 +21195,7 @@ l_check_part(lua_State *L, int idx, const char *type)
 static int
 l_req_gc(lua_State *L)
 {
-	struct req_handle *h = luaL_checkudata(L, 1, L_REQ);
+	struct req_handle *h = l_check_type(L, 1, &l_type_req);
 
 	if (h->r != NULL) {
 		h->r->handle = NULL;
@@ -21840,7 +21883,7 @@ req_set_field(struct req *r, struct slice name, struct slice value, struct secre
 static int
 l_headers_set(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name, value;
 	struct secret *s;
 	bool is_secret = false;
@@ -21865,7 +21908,7 @@ l_headers_set(lua_State *L)
 static int
 l_headers_get(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name = l_check_text(L, 2);
 
 	for (const struct added *a = r->added; a != NULL; a = a->next) {
@@ -21890,7 +21933,7 @@ l_headers_get(lua_State *L)
 static int
 l_headers_remove(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name = l_check_text(L, 2);
 
 	if (!field_settable(name))
@@ -21914,7 +21957,7 @@ l_push_lower(lua_State *L, struct slice s)
 static int
 l_headers_names(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_HEADERS);
+	struct req *r = l_check_part(L, 1, &l_type_headers);
 	lua_Integer n = 0;
 
 	lua_newtable(L);
@@ -22000,7 +22043,7 @@ l_note_back(lua_State *L, struct req *r, int idx, struct slice sent, struct slic
 static int
 l_query_set(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_QUERY);
+	struct req *r = l_check_part(L, 1, &l_type_query);
 	struct slice name, value;
 	bool is_secret = false;
 	char *spelled;
@@ -22018,7 +22061,7 @@ l_query_set(lua_State *L)
 static int
 l_query_remove(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_QUERY);
+	struct req *r = l_check_part(L, 1, &l_type_query);
 	struct slice name = l_check_text(L, 2);
 
 	l_query_edit(L, r, name, (struct slice){NULL, 0});
@@ -22039,7 +22082,7 @@ l_push_pair_value(lua_State *L, struct slice pair, struct slice name)
 static int
 l_query_get(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_QUERY);
+	struct req *r = l_check_part(L, 1, &l_type_query);
 	struct slice name = l_check_text(L, 2), pair, raw;
 	char decoded[256];
 
@@ -22062,7 +22105,7 @@ static const luaL_Reg l_query[] = {
 static int
 l_view_set_segment(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct req *r = l_check_part(L, 1, &l_type_view);
 	lua_Integer want = luaL_checkinteger(L, 2), i = 0;
 	struct slice path = req_path_now(r), value, sent = SLICE("");
 	bool is_secret = false;
@@ -22104,7 +22147,7 @@ l_view_set_segment(lua_State *L)
 static int
 l_view_filter(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct req *r = l_check_part(L, 1, &l_type_view);
 	const char *name = luaL_checkstring(L, 2);
 
 	if (r->body_read && r->head.body != BODY_NONE)
@@ -22166,7 +22209,7 @@ l_view_spliced(lua_State *L, struct req *r, struct buf *out)
 static struct req *
 l_check_splice(lua_State *L, struct slice *name, struct slice *value)
 {
-	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct req *r = l_check_part(L, 1, &l_type_view);
 	bool is_secret;
 
 	*name = l_check_text(L, 2);
@@ -22437,7 +22480,7 @@ req_set_signing_fields(struct req *r, const struct l_sigv4 *o)
 static int
 l_view_sigv4(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct req *r = l_check_part(L, 1, &l_type_view);
 	struct sigv4_field field[REQ_SIGNED_MAX];
 	struct sigv4_request s;
 	struct l_sigv4 o;
@@ -22573,7 +22616,7 @@ static const luaL_Reg l_view_methods[] = {
 static int
 l_view_index(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct req *r = l_check_part(L, 1, &l_type_view);
 	lua_Integer row;
 
 	luaL_checkstring(L, 2);
@@ -22611,7 +22654,7 @@ l_view_push_index(lua_State *L)
 static int
 l_view_newindex(lua_State *L)
 {
-	struct req *r = l_check_part(L, 1, L_VIEW);
+	struct req *r = l_check_part(L, 1, &l_type_view);
 	const char *name = luaL_checkstring(L, 2);
 
 	if (strcmp(name, "body") != 0)
@@ -23048,6 +23091,10 @@ l_open_request(lua_State *L)
 	l_metatable(L, L_QUERY, none);
 	luaL_newlib(L, l_known);
 	l_metatable(L, L_KNOWN, known);
+	l_type_open(L, &l_type_req);
+	l_type_open(L, &l_type_view);
+	l_type_open(L, &l_type_headers);
+	l_type_open(L, &l_type_query);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; i < COUNT(l_places); i++)
