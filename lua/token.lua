@@ -18,7 +18,7 @@
 --   pasted (of a grant that began with a refresh token from elsewhere: its mark, by which it is known again),
 --   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), granted (where the server said), wanted (that an API asks for besides),
 --   wanted_at, refused_at (a 401 that could not be acted on), refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
---   last_error, last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
+--   last_error, error_detail (which kind of trouble), last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
 -- state/NAME, sealed: access_token, refresh_token, and whatever else the type's `refresh` answered.
 -- lease/NAME: owner, boot_id, until_boot_ms.
 --
@@ -156,13 +156,23 @@ local said = {
   url_not_declared = "its type asks a URL that neither it nor the credential names",
 }
 
+-- Codes of our own connection, whose detail is one of proxy.c's fixed phrases ("certificate expired").
+local detailed = { tls = true, unreachable = true, timeout = true, address_blocked = true }
+
+--- What may be told of a failure beside its code; nil: nothing.
+function M.detail(code, detail)
+  if not detailed[code] or type(detail) ~= "string" or #detail > 100 or detail:find("[^ -~]") then return nil end
+  return detail ~= "no answer in time" and detail or nil
+end
+
 --- A code as a sentence.
-function M.sentence(code)
-  return said[code] or "the token endpoint answers " .. tostring(code)
+function M.sentence(code, detail)
+  local more = M.detail(code, detail)
+  return (said[code] or "the token endpoint answers " .. tostring(code)) .. (more and ": " .. more or "")
 end
 
 local function message_of(name, state)
-  return ("credential %s: %s"):format(name, M.sentence(state.last_error))
+  return ("credential %s: %s"):format(name, M.sentence(state.last_error, state.error_detail))
 end
 
 --- Why no refresh may start now: code, { message, retry_after, error }; nil if one may.
@@ -308,6 +318,7 @@ local function store_failure(self, opened, held, base, code, detail)
   -- invalid_grant after a send whose answer we never saw: that answer held the new token.
   local lost = code == "invalid_grant" and spent and (base.unsure or base.intent ~= nil)
   plain.last_error = lost and "lost_in_flight" or code
+  plain.error_detail = M.detail(plain.last_error, detail)
   plain.last_error_at, plain.error_version = time.wall(), opened.rec.version
   plain.failures = (base.error_version == opened.rec.version and base.failures or 0) + 1
   local wait = math.min(BACKOFF_MAX, 2 ^ math.min(plain.failures - 1, 10))
@@ -324,7 +335,8 @@ local function store_failure(self, opened, held, base, code, detail)
     if why ~= "conflict" then self.pauses[name] = { until_boot = plain.retry_boot, code = code } end
     self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, time.now() + COMMIT_MAX)
   end
-  self.log(("ev=refresh credential=%s err=%s"):format(name, plain.last_error))
+  self.log(("ev=refresh credential=%s err=%s%s"):format(name, plain.last_error,
+    plain.error_detail and " why=" .. errors.quote(plain.error_detail) or ""))
 end
 
 -- A policy may have made the list by itself.
@@ -358,7 +370,7 @@ end
 -- A grant of another client or token address: kept, for the credential may be set back, and sent nowhere.
 local function note_other_client(self, opened, state)
   local plain = copy(state)
-  plain.final, plain.transient, plain.last_error = true, nil, "other_client"
+  plain.final, plain.transient, plain.last_error, plain.error_detail = true, nil, "other_client", nil
   plain.last_error_at, plain.error_version = self.time.wall(), opened.rec.version
   local ok, why = self.store.commit({
     { op = "put", db = "state", key = opened.name, plain = plain, keep = true, version = state.version },

@@ -10,7 +10,7 @@ local WAIT_MS = 600000     -- ten minutes: a person signs in, looks for a second
 
 local function sentence(code, detail)
   if code == "denied" then return "the authorization server says " .. tostring(detail) end
-  return connect.say[code] or token.sentence(code)
+  return connect.say[code] or token.sentence(code, detail)
 end
 
 --- The credential that the command names, and what is needed to talk to its server.

@@ -260,7 +260,7 @@ end
 local function token_state(name, now)
   local state = require("store").peek("state", name)
   if not state then return nil end
-  local out = { last_error = state.last_error, last_error_at = state.last_error_at,
+  local out = { last_error = state.last_error, error_detail = state.error_detail, last_error_at = state.last_error_at,
     valid = state.expires_at ~= nil and state.expires_at > now and not state.final and not state.dropped }
   for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "granted", "wanted" } do
     out[k] = type(state[k]) == "table" and report.array(state[k]) or state[k]
@@ -327,7 +327,8 @@ local function token_lines(line, record, token)
     line("refused", ("an API answered 401 at %s, and nothing can renew it"):format(report.time(token.refused_at)))
   end
   if token.last_error then
-    line("last error", ("%s at %s"):format(token.last_error, report.time(token.last_error_at) or "?"))
+    line("last error", ("%s%s at %s"):format(token.last_error, token.error_detail and " (" .. token.error_detail .. ")" or "",
+      report.time(token.last_error_at) or "?"))
   end
 end
 
@@ -454,12 +455,12 @@ local function set_pasted(ctx, name, build, pasted)
   if not env then report.fail(trouble) end
   local ok, code, detail = connect.replace(env, name, build, pasted)
   if ok then return end
-  local function said(c) return connect.say[c] or require("token").sentence(c) end
+  local function said(c, more) return connect.say[c] or require("token").sentence(c, more) end
   if code == "unstored" then
     report.fail(("the refresh token works, and is spent, but what came for it could not be stored: %s"):format(said(detail)),
       ("the grant that was there is as it was; else get a new refresh token, or sallyport connect %s"):format(name))
   end
-  report.fail(("nothing was changed, for the refresh token did not work: %s"):format(said(code)),
+  report.fail(("nothing was changed, for the refresh token did not work: %s"):format(said(code, detail)),
     "a refresh token that was used already is spent: get a new one, or `sallyport connect` " .. name)
 end
 

@@ -128,7 +128,7 @@ local function replace(ctx, name, opt, account)
   local ok, code, detail = connect.replace(env, name, build, account.tokens)
   if ok then return true, false end
   if code ~= "taken" then
-    local why = connect.say[code] or token.sentence(code)
+    local why = connect.say[code] or token.sentence(code, detail)
     if code == "unstored" then why = "it was spent, and the answer not stored: " .. (connect.say[detail] or tostring(detail)) end
     return nil, ("the account was not taken over, and '%s' is as it was: %s"):format(name, why), SIGN_IN
   end

@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import peers
 import sallyport
 from oauth_test import Command, show
 from real import wait
@@ -331,6 +333,36 @@ def test_slack_user(t):
     r = s.request()
     assert r.status == 502 and b"invalid_grant" in r.body and b"connect acc" in r.body, r.body
     assert server.refreshes()[-1]["refresh_token"] == "canary-user-refresh-2"
+
+
+def test_connection_trouble(t):
+    """no connection to the token endpoint: connect, show, the caller and the log say which kind of trouble it is"""
+    t.need("openssl")
+    kinds = {"expired": "certificate expired", "wrong_name": "certificate name mismatch", "unknown_root": "untrusted certificate (unknown issuer; missing intermediate?)",
+             "self_signed": "untrusted certificate (self-signed)", "refused": "connection refused"}
+    s, up, server = scripted(t, serve=False)
+    flags, made, pasted = ["--upstream-ca", sallyport.certs() / "root.pem"], [], s.dir / "pasted"
+    for i, kind in enumerate(kinds):
+        spec = {"refused": {"plain": True, "refuse": True}}.get(kind, {"tls": kind})
+        made.append(peers.Upstream(spec, sallyport.certs()))
+        flags += ["--connect-to", f"auth.test:{4000 + i}:127.0.0.1:{made[-1].port}"]
+        s.credential({"name": kind, "type": "oauth_client_credentials", "host": f"{kind.replace('_', '-')}.test", "address": "127.0.0.0/8",
+                      "fields": {"token_url": f"https://auth.test:{4000 + i}/token", "client_id": "id"}, "secrets": {"client_secret": "canary-secret"}})
+    s.serve(*flags)
+    pasted.write_text("canary-never-issued")
+    for i, (kind, words) in enumerate(kinds.items()):
+        s.cli("credential", "set", "acc", f"token_url=https://auth.test:{4000 + i}/token")
+        text = grant(s, exit=1)
+        assert words in text, (words, text)
+        r = s.cli("credential", "set", "acc", f"refresh_token=@{pasted}", check=False)
+        assert r.returncode == 1 and words in r.stderr and "canary" not in r.stderr, (words, r.stderr)
+        r = s.request(host=f"{kind.replace('_', '-')}.test")
+        assert r.status in (502, 503) and words in json.loads(r.body)["message"], (words, r.status, r.body)
+        assert show(s, kind)["token"]["error_detail"] == words and words in s.cli("credential", "show", kind).stdout
+        assert re.search(rf'ev=refresh credential={kind} err=(tls|unreachable) why="{re.escape(words)}"', s.log()), s.log()
+        r = s.cli("credential", "test", kind, f"https://{kind.replace('_', '-')}.test/", check=False)
+        assert r.returncode == 1 and words in r.stdout + r.stderr, r.stderr
+    [x.stop() for x in made]
 
 
 def test_clock_off(t):

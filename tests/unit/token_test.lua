@@ -879,6 +879,16 @@ local cases = {
     s.world.run(30000)
     is(s.requests, 1)
   end,
+  ["what kind of trouble a connection had is told in our own words alone"] = function()
+    is(token.sentence("tls", "certificate expired"), "TLS with the token endpoint failed: certificate expired")
+    is(token.sentence("unreachable", "the name does not resolve"), "the token endpoint cannot be reached: the name does not resolve")
+    is(token.sentence("timeout", "no answer in time"), "the token endpoint did not answer in time")
+    is(token.sentence("timeout", "the TLS handshake took too long"):match(": (.*)"), "the TLS handshake took too long")
+    for _, detail in ipairs { { status = 200 }, ("x"):rep(101), "a\nb", "\195\169" } do
+      is(token.sentence("tls", detail), "TLS with the token endpoint failed")
+    end
+    is(token.sentence("invalid_grant", "canary of the server"):find("canary", 1, true), nil)
+  end,
   ["which answers say that a token is dead"] = function()
     local pol = { expired = { 498 } }
     is(token.says_expired(pol, 401), true)
