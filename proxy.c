@@ -131,6 +131,12 @@ slice_eq_nocase(struct slice a, struct slice b)
 	return true;
 }
 
+static bool
+slice_begins_nocase(struct slice s, struct slice with)
+{
+	return s.n >= with.n && slice_eq_nocase((struct slice){s.p, with.n}, with);
+}
+
 /* Order of bytes, a prefix first. */
 static int
 slice_order(struct slice a, struct slice b)
@@ -138,6 +144,17 @@ slice_order(struct slice a, struct slice b)
 	int order = a.n == 0 || b.n == 0 ? 0 : memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
 
 	return order != 0 ? order : a.n < b.n ? -1 : a.n > b.n;
+}
+
+/* FNV-1a: spreads names over slots. Whoever makes names collide has gained a few comparisons. */
+static uint32_t
+text_hash(const char *text)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *text != '\0'; text++)
+		h = (h ^ (unsigned char)*text) * 16777619u;
+	return h;
 }
 
 /* A C string into a field of ours, cut to fit; false where it was cut. */
@@ -338,6 +355,24 @@ rand_bytes(void *out, size_t n)
 			return false;
 		p += r;
 		n -= (size_t)r;
+	}
+	return true;
+}
+
+static bool
+write_all(int fd, const void *data, size_t n)
+{
+	const char *p = data;
+
+	while (n != 0) {
+		ssize_t w = write(fd, p, n);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w <= 0)
+			return false;
+		p += w;
+		n -= (size_t)w;
 	}
 	return true;
 }
@@ -910,6 +945,13 @@ secret_unref(struct secret *s)
 	wipe(s, sizeof *s + s->n);
 	secret_put_block((SECRET_BLOCKS >> order) + id, order);
 	secret_arena.live--;
+}
+
+static void
+secret_drop(struct secret **s)
+{
+	secret_unref(*s);
+	*s = NULL;
 }
 
 static struct slice
@@ -2963,10 +3005,8 @@ leaf_get(const char *host)
 {
 	int64_t now = cert_now(clock_wall());
 	struct leaf **slot, *l;
-	uint32_t h = 2166136261u;
+	uint32_t h = text_hash(host);
 
-	for (const char *c = host; *c != '\0'; c++)
-		h = (h ^ (uint8_t)*c) * 16777619u;
 	h = (h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1);
 	slot = &leaves[h];
 	for (uint32_t i = h; i < h + TLS_LEAF_WAYS; i++) {
@@ -4253,6 +4293,20 @@ tls_new_verify(struct tls *t)
 	return true;
 }
 
+/* What only a handshake needs. */
+static void
+tls_forget_peer(struct tls *t)
+{
+	verify_free(t->verify);
+	tls_trust_unref(t->trust);
+	tls_ident_unref(t->ident);
+	leaf_unref(t->leaf);
+	t->verify = NULL;
+	t->trust = NULL;
+	t->ident = NULL;
+	t->leaf = NULL;
+}
+
 /* After whatever the engine did: is the handshake over, did it fail, may things go? */
 static void
 tls_settle(struct tls *t)
@@ -4279,14 +4333,7 @@ tls_settle(struct tls *t)
 		return;
 	/* Renegotiation is off, so nobody asks for these again. */
 	eng->x509ctx = NULL;
-	verify_free(t->verify);
-	tls_trust_unref(t->trust);
-	tls_ident_unref(t->ident);
-	leaf_unref(t->leaf);
-	t->verify = NULL;
-	t->trust = NULL;
-	t->ident = NULL;
-	t->leaf = NULL;
+	tls_forget_peer(t);
 }
 
 /* -- pump: what the rest of the file sees. Every call may change tls_status and tls_has_output. */
@@ -4296,10 +4343,7 @@ tls_free(struct tls *t)
 	if (t == NULL)
 		return;
 	tls_detach(t);
-	verify_free(t->verify);
-	tls_trust_unref(t->trust);
-	tls_ident_unref(t->ident);
-	leaf_unref(t->leaf);
+	tls_forget_peer(t);
 	wipe(t, sizeof *t);
 	free(t);
 }
@@ -4816,6 +4860,15 @@ http_find(const struct http_head *h, struct slice name, size_t from)
 		if (slice_eq_nocase(h->field[i].name, name))
 			return (int)i;
 	return -1;
+}
+
+/* The value of the first of that name; .p NULL: there is none. */
+static struct slice
+http_value(const struct http_head *h, struct slice name)
+{
+	int i = http_find(h, name, 0);
+
+	return i >= 0 ? h->field[i].value : (struct slice){NULL, 0};
 }
 
 /* -- lines and fields */
@@ -6879,7 +6932,7 @@ subst_basic(struct subst_run *t)
 static bool
 subst_header(struct subst_run *t)
 {
-	if (t->in.n > 6 && slice_eq_nocase((struct slice){t->in.p, 6}, SLICE("basic ")))
+	if (t->in.n > 6 && slice_begins_nocase(t->in, SLICE("basic ")))
 		return subst_basic(t);
 	return subst_all(t, &subst_plain);
 }
@@ -6918,7 +6971,7 @@ subst_kind_of(struct slice type)
 		return SUBST_JSON;
 	if (slice_ends_nocase(type, SLICE("+xml")))
 		return SUBST_XML;
-	return type.n > 5 && slice_eq_nocase((struct slice){type.p, 5}, SLICE("text/")) ? SUBST_TEXT : SUBST_OTHER;
+	return type.n > 5 && slice_begins_nocase(type, SLICE("text/")) ? SUBST_TEXT : SUBST_OTHER;
 }
 
 /* One JSON text at [at, end): in its strings, whatever way they are escaped. */
@@ -7465,7 +7518,7 @@ known_scan_value(const struct known *k, struct slice in, struct known_found *fou
 	ssize_t n;
 
 	known_scan(k, in, found);
-	if (in.n <= 6 || !slice_eq_nocase((struct slice){in.p, 6}, SLICE("basic ")))
+	if (in.n <= 6 || !slice_begins_nocase(in, SLICE("basic ")))
 		return true;
 	buf_init(&plain, in.n);
 	if (!buf_reserve(&plain, in.n))
@@ -9398,6 +9451,23 @@ store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *va
 	return store_err_of(rc);
 }
 
+/* The entry that `op` leads to from *k, and the next one where that has the key `after`. A cursor a step: none is left
+ * open where Lua may raise. */
+static int
+store_seek(MDB_txn *txn, MDB_dbi dbi, MDB_cursor_op op, struct slice after, MDB_val *k, MDB_val *v)
+{
+	MDB_cursor *cur;
+	int rc = mdb_cursor_open(txn, dbi, &cur);
+
+	if (rc != 0)
+		return rc;
+	rc = mdb_cursor_get(cur, k, v, op);
+	if (rc == 0 && after.n != 0 && slice_eq(store_slice(*k), after))
+		rc = mdb_cursor_get(cur, k, v, MDB_NEXT);
+	mdb_cursor_close(cur);
+	return rc;
+}
+
 /* The record under a key. Its slices live until store_read_reset. */
 static enum store_err
 store_read(enum store_db db, struct slice key, struct store_record *r)
@@ -9414,29 +9484,20 @@ store_read(enum store_db db, struct slice key, struct store_record *r)
 }
 
 /* The first key after `after` (or, with `after` empty, from `prefix` on) that begins with `prefix`.
- * STORE_DAMAGED still gives the key. A cursor a step: none is left open where Lua may raise. */
+ * STORE_DAMAGED still gives the key. */
 static enum store_err
 store_read_next(enum store_db db, struct slice prefix, struct slice after, struct slice *key,
     struct store_record *r)
 {
 	struct slice from = after.n != 0 ? after : prefix.n != 0 ? prefix : SLICE(" ");
 	MDB_val k = store_val(from), v;
-	MDB_cursor *cur;
 	enum store_err err;
-	int rc;
 
 	if (from.n > STORE_KEY_MAX)
 		return STORE_ABSENT;
-	if ((err = store_read_begin()) != STORE_OK)
+	if ((err = store_read_begin()) != STORE_OK || (err = store_err_of(store_seek(store.reader.txn, store.dbi[db],
+	    MDB_SET_RANGE, after, &k, &v))) != STORE_OK)
 		return err;
-	if ((rc = mdb_cursor_open(store.reader.txn, store.dbi[db], &cur)) != 0)
-		return store_err_of(rc);
-	rc = mdb_cursor_get(cur, &k, &v, MDB_SET_RANGE);
-	if (rc == 0 && after.n != 0 && slice_eq(store_slice(k), after))
-		rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT);
-	mdb_cursor_close(cur);
-	if (rc != 0)
-		return store_err_of(rc);
 	*key = store_slice(k);
 	if (key->n < prefix.n || memcmp(key->p, prefix.p, prefix.n) != 0)
 		return STORE_ABSENT;
@@ -10263,24 +10324,6 @@ store_sync_dir(const char *path)
 	return ok;
 }
 
-static bool
-store_write_all(int fd, const void *data, size_t n)
-{
-	const char *p = data;
-
-	while (n != 0) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-			return false;
-		p += w;
-		n -= (size_t)w;
-	}
-	return true;
-}
-
 /* link, not rename: a key that is there is never overwritten, whoever made it meanwhile. */
 static enum store_err
 store_key_make(const char *home, uint8_t kek[32], struct buf *why)
@@ -10297,7 +10340,7 @@ store_key_make(const char *home, uint8_t kek[32], struct buf *why)
 	unlink(tmp);
 	ok = (fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) >= 0 &&
 	    fchmod(fd, 0600) == 0 &&
-	    store_write_all(fd, text, sizeof text) && fsync(fd) == 0 && link(tmp, path) == 0 &&
+	    write_all(fd, text, sizeof text) && fsync(fd) == 0 && link(tmp, path) == 0 &&
 	    store_sync_dir(home);
 	if (!ok)
 		store_fail(why, STORE_IO, "cannot write %s: %s", path, strerror(errno));
@@ -10339,10 +10382,8 @@ store_close(void)
 		mdb_env_close(store.env);
 		close(store.lock_fd);
 	}
-	if (store.keys != NULL)
-		secret_unref(store.keys);
+	secret_drop(&store.keys);
 	store.env = NULL;
-	store.keys = NULL;
 	store.failed = false;
 	store.counted = 0;
 }
@@ -10441,10 +10482,8 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys, str
 			    store_errors[err].text);
 	}
 	wipe(kek, sizeof kek);
-	if (err != STORE_OK) {
-		secret_unref(*keys);
-		*keys = NULL;
-	}
+	if (err != STORE_OK)
+		secret_drop(keys);
 	return err;
 }
 
@@ -10774,7 +10813,7 @@ struct backup {
 static void
 backup_flush(struct backup *b)
 {
-	if (!b->bad && !store_write_all(b->fd, b->buf, b->n))
+	if (!b->bad && !write_all(b->fd, b->buf, b->n))
 		b->bad = true;
 	b->n = 0;
 }
@@ -11334,7 +11373,7 @@ restore_spool(void)
 
 	while (fd >= 0 && ((n = read(STDIN_FILENO, some, sizeof some)) > 0 ||
 	    (n < 0 && errno == EINTR)))
-		if (n > 0 && !store_write_all(fd, some, (size_t)n))
+		if (n > 0 && !write_all(fd, some, (size_t)n))
 			break;
 	if (fd >= 0 && n != 0) {
 		close(fd);
@@ -11789,21 +11828,14 @@ logstore_next(uint64_t id, uint64_t *next, struct slice *json)
 {
 	uint8_t key[8];
 	MDB_val k = {.mv_size = sizeof key, .mv_data = key}, v;
-	MDB_cursor *cur;
 	enum store_err err;
-	int rc;
 
 	if (id == UINT64_MAX)
 		return STORE_ABSENT;
-	if ((err = logstore_read_begin()) != STORE_OK)
-		return err;
 	store_be64(key, id + 1);
-	if ((rc = mdb_cursor_open(logstore.reader.txn, logstore.dbi, &cur)) != 0)
-		return store_err_of(rc);
-	rc = mdb_cursor_get(cur, &k, &v, MDB_SET_RANGE);
-	mdb_cursor_close(cur);
-	if (rc != 0)
-		return store_err_of(rc);
+	if ((err = logstore_read_begin()) != STORE_OK || (err = store_err_of(store_seek(logstore.reader.txn,
+	    logstore.dbi, MDB_SET_RANGE, SLICE(""), &k, &v))) != STORE_OK)
+		return err;
 	if (v.mv_size < 8)
 		return STORE_DAMAGED;
 	*next = logstore_id(k);
@@ -11815,16 +11847,12 @@ logstore_next(uint64_t id, uint64_t *next, struct slice *json)
 static uint64_t
 logstore_before(uint64_t newest)
 {
-	MDB_cursor *cur;
 	MDB_val k, v;
 	uint64_t last = 0;
 
-	if (logstore_read_begin() != STORE_OK ||
-	    mdb_cursor_open(logstore.reader.txn, logstore.dbi, &cur) != 0)
-		return 0;
-	if (mdb_cursor_get(cur, &k, &v, MDB_LAST) == 0)
+	if (logstore_read_begin() == STORE_OK &&
+	    store_seek(logstore.reader.txn, logstore.dbi, MDB_LAST, SLICE(""), &k, &v) == 0)
 		last = logstore_id(k);
-	mdb_cursor_close(cur);
 	return last > newest ? last - newest : 0;
 }
 
@@ -14084,17 +14112,6 @@ ident_tag(const struct tls_ident *id)
 	return (struct slice){(const char *)id->tag, sizeof id->tag};
 }
 
-/* FNV-1a: only to tell most keys apart before they are compared. */
-static uint32_t
-upstream_hash(const char *key)
-{
-	uint32_t h = 2166136261u;
-
-	for (; *key != '\0'; key++)
-		h = (h ^ (unsigned char)*key) * 16777619u;
-	return h;
-}
-
 static void
 upstream_reap(struct defer *d)
 {
@@ -14233,7 +14250,7 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls, str
 	u->state = UP_DIAL;
 	snprintf(u->host, sizeof u->host, "%s", host);
 	snprintf(u->key, sizeof u->key, "%s", key);
-	u->hash = upstream_hash(key);
+	u->hash = text_hash(key);
 	return u;
 }
 
@@ -14251,7 +14268,7 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 static struct upstream *
 upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 {
-	uint32_t hash = upstream_hash(key);
+	uint32_t hash = text_hash(key);
 
 	for (struct upstream *u = upstream_idle; u != NULL; u = u->next) {
 		if (u->hash == hash && strcmp(u->key, key) == 0 &&
@@ -14292,6 +14309,15 @@ upstream_release(struct upstream *u, bool reusable)
 	u->prev = &upstream_idle;
 	upstream_idle_n++;
 	timer_set(&u->timer, clock_now() + UPSTREAM_IDLE_MS, upstream_timeout);
+}
+
+/* Not to be used again. */
+static void
+upstream_drop(struct upstream **u)
+{
+	if (*u != NULL)
+		upstream_release(*u, false);
+	*u = NULL;
 }
 
 /* ---- conn ------------------------------------------------------------------
@@ -14930,11 +14956,8 @@ static void conn_advance(struct conn *);
 static struct agent **
 agent_slot(const char *name)
 {
-	uint32_t h = 2166136261u;
+	struct agent **a = &agent_slots[text_hash(name) % AGENT_SLOTS];
 
-	for (const char *p = name; *p != '\0'; p++)
-		h = (h ^ (unsigned char)*p) * 16777619u;
-	struct agent **a = &agent_slots[h % AGENT_SLOTS];
 	while (*a != NULL && strcmp((*a)->name, name) != 0)
 		a = &(*a)->next;
 	return a;
@@ -15086,6 +15109,50 @@ flow_take(struct flow *f, struct peer *src, struct slice *body, size_t *used, bo
 	return flow_take_chunked(f, in, body, used, bad);
 }
 
+/* Is there room, now or after a flush? Where not, dst->failed tells why. */
+static bool
+peer_make_room(struct peer *p)
+{
+	return peer_room(p) || (peer_flush(p) != IO_ERR && peer_room(p));
+}
+
+/* What there is room for of `all`, of which *at bytes went before. False: the peer failed. */
+static bool
+peer_put_some(struct peer *p, struct slice all, size_t *at)
+{
+	while (*at < all.n) {
+		size_t n = all.n - *at < PEER_PIECE ? all.n - *at : PEER_PIECE;
+
+		if (!peer_make_room(p))
+			return !p->failed;
+		if (!peer_put(p, all.p + *at, n))
+			return false;
+		*at += n;
+	}
+	return true;
+}
+
+/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or is longer than any may
+ * be. False: no memory. */
+static bool
+peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
+{
+	struct slice in = peer_data(p);
+	size_t had = b->n;
+	ssize_t end;
+
+	if (in.n > HTTP_HEAD_MAX - had)
+		in.n = HTTP_HEAD_MAX - had;
+	if (!buf_add(b, in.p, in.n))
+		return false;
+	end = http_head_end(b->p, b->n, scanned);
+	peer_consume(p, end > 0 ? (size_t)end - had : in.n);
+	if (end > 0)
+		buf_cut(b, (size_t)end);
+	*whole = end != 0 || b->n == HTTP_HEAD_MAX;
+	return true;
+}
+
 static bool
 flow_put(const struct flow *f, struct peer *dst, struct slice body)
 {
@@ -15113,10 +15180,8 @@ flow_filter(struct flow *f, struct peer *dst)
 		struct slice out = {scratch, 0};
 		ssize_t took;
 
-		if (!peer_room(dst) && peer_flush(dst) == IO_ERR)
-			return FLOW_DST_GONE;
-		if (!peer_room(dst))
-			return FLOW_DST_WAIT;
+		if (!peer_make_room(dst))
+			return dst->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
 		took = f->filter->class->run(f->filter, f->rest, f->rest_end, scratch, &out);
 		if (took < 0)
 			return FLOW_BAD;
@@ -15214,10 +15279,8 @@ flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, u
 				return given;
 			continue;
 		}
-		if (!peer_room(dst) && peer_flush(dst) == IO_ERR)
-			return FLOW_DST_GONE;
-		if (!peer_room(dst))
-			return FLOW_DST_WAIT;
+		if (!peer_make_room(dst))
+			return dst->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
 		switch (flow_take(f, src, &body, &used, &bad)) {
 		case IO_OK:
 			*moved += body.n;
@@ -15309,14 +15372,6 @@ req_take_body(struct req *r, struct buf *out)
 }
 
 static void
-secret_drop(struct secret **s)
-{
-	if (*s != NULL)
-		secret_unref(*s);
-	*s = NULL;
-}
-
-static void
 req_free(struct req *r)
 {
 	req_stop(r);
@@ -15327,8 +15382,7 @@ req_free(struct req *r)
 		secret_drop(&a->secret);
 		free(a);
 	}
-	if (r->up != NULL)
-		upstream_release(r->up, false);
+	upstream_drop(&r->up);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	secret_drop(&r->new_body);
@@ -15581,11 +15635,9 @@ req_token_from(struct req *r, struct slice value)
 {
 	char plain[512];
 	struct slice token = {NULL, 0};
-	br_sha256_context sha;
-	uint8_t digest[32];
 	ssize_t n = 0;
 
-	if (value.n > 6 && slice_eq_nocase((struct slice){value.p, 6}, SLICE("basic "))) {
+	if (slice_begins_nocase(value, SLICE("basic "))) {
 		n = b64_decode(plain, sizeof plain, (struct slice){value.p + 6, value.n - 6}, false);
 		const char *colon = n > 0 ? memchr(plain, ':', (size_t)n) : NULL;
 		size_t user = n <= 0 ? 0 : colon != NULL ? (size_t)(colon - plain) : (size_t)n;
@@ -15594,15 +15646,11 @@ req_token_from(struct req *r, struct slice value)
 			token = (struct slice){plain, user};
 		else if (colon != NULL && (size_t)n - user > 8)
 			token = (struct slice){colon + 1, (size_t)n - user - 1};
-	} else if (value.n > 7 && slice_eq_nocase((struct slice){value.p, 7}, SLICE("bearer "))) {
+	} else if (slice_begins_nocase(value, SLICE("bearer "))) {
 		token = (struct slice){value.p + 7, value.n - 7};
 	}
-	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0) {
-		br_sha256_init(&sha);
-		br_sha256_update(&sha, token.p, token.n);
-		br_sha256_out(&sha, digest);
-		hex_encode(r->token, digest, sizeof digest);
-	}
+	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
+		tls_sha256_hex(token, r->token);
 	wipe(plain, sizeof plain);
 }
 
@@ -15714,6 +15762,20 @@ req_put_target(const struct req *r, struct buf *b)
 	    (!any || (buf_add(b, "?", 1) && buf_addv(b, query)));
 }
 
+static bool
+req_default_port(const struct req *r)
+{
+	return r->port == (r->secure ? 443 : 80);
+}
+
+/* The whole URL as it goes out. */
+static bool
+req_put_url(const struct req *r, struct buf *b)
+{
+	return buf_adds(b, r->secure ? "https://" : "http://") && buf_adds(b, r->host) &&
+	    (req_default_port(r) || buf_addf(b, ":%d", r->port)) && req_put_target(r, b);
+}
+
 /* Whole body in memory: what apply left, or what came. */
 static struct slice
 req_body(const struct req *r)
@@ -15735,7 +15797,7 @@ req_put_fields(const struct req *r, struct buf *b)
 
 	ok = ok && buf_adds(b, v6 ? "Host: [" : "Host: ") && buf_adds(b, r->host) &&
 	    (!v6 || buf_add(b, "]", 1));
-	if (r->port != (r->secure ? 443 : 80))
+	if (!req_default_port(r))
 		ok = ok && buf_addf(b, ":%d", r->port);
 	ok = ok && buf_add(b, "\r\n", 2);
 	for (size_t i = 0; ok && i < r->head.nfields; i++) {
@@ -15805,6 +15867,15 @@ conn_reap(struct defer *d)
 	free(OWNER(d, struct conn, defer));
 }
 
+/* One that never came to be decided, and is not logged. */
+static void
+conn_drop_req(struct conn *c)
+{
+	if (c->req != NULL)
+		req_free(c->req);
+	c->req = NULL;
+}
+
 static void
 conn_finish_blind(struct conn *c)
 {
@@ -15815,9 +15886,7 @@ conn_finish_blind(struct conn *c)
 		req_free(c->blind_req);
 	}
 	c->blind_req = NULL;
-	if (c->blind != NULL)
-		upstream_release(c->blind, false);
-	c->blind = NULL;
+	upstream_drop(&c->blind);
 }
 
 /* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. */
@@ -15856,6 +15925,14 @@ conn_close(struct conn *c, bool abort_)
 	wipe(c->token, sizeof c->token);
 	loop_undefer(&c->defer);
 	loop_defer(&c->defer, conn_reap);
+}
+
+/* False, for a step that has nothing more to do. */
+static bool
+conn_end(struct conn *c, bool abort_)
+{
+	conn_close(c, abort_);
+	return false;
 }
 
 static void conn_expire(struct conn *);
@@ -16076,10 +16153,7 @@ conn_begin_answer(struct conn *c)
 {
 	struct req *r = c->req;
 
-	if (r->up != NULL) {
-		upstream_release(r->up, false);
-		r->up = NULL;
-	}
+	upstream_drop(&r->up);
 	if (r->close_after || !r->head.keep_alive || !req_body_consumed(r))
 		c->last = true;
 	if (!conn_put_answer(c, r)) {
@@ -16123,13 +16197,9 @@ conn_head_pause(struct conn *c, enum io io)
 		peer_park(&c->peer);
 	if (io == IO_AGAIN && !(c->req == NULL && conn_draining))
 		return false;
-	if (c->req != NULL)
-		req_free(c->req);
-	c->req = NULL;
-	if (io == IO_ERR) {
-		conn_close(c, false);
-		return false;
-	}
+	conn_drop_req(c);
+	if (io == IO_ERR)
+		return conn_end(c, false);
 	conn_linger(c);                 /* a client that has said all may still be reading */
 	return true;
 }
@@ -16147,10 +16217,8 @@ conn_head_begin(struct conn *c, struct slice in)
 		peer_consume(&c->peer, skip);
 		return false;
 	}
-	if ((c->req = req_new(c)) == NULL) {
-		conn_close(c, true);
-		return false;
-	}
+	if ((c->req = req_new(c)) == NULL)
+		return conn_end(c, true);
 	c->scanned = 0;
 	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
 	return true;
@@ -16159,34 +16227,20 @@ conn_head_begin(struct conn *c, struct slice in)
 static bool
 conn_step_head(struct conn *c)
 {
-	struct slice in;
 	enum io io;
-	ssize_t end;
-	size_t had;
+	bool whole;
 
-	if (peer_flush(&c->peer) == IO_ERR) {
-		conn_close(c, true);
-		return false;
-	}
+	if (peer_flush(&c->peer) == IO_ERR)
+		return conn_end(c, true);
 	if (!peer_room_head(&c->peer))
 		return false;           /* a client that pipelines and does not read: it waits */
 	if ((io = peer_fill(&c->peer)) != IO_OK)
 		return conn_head_pause(c, io);
-	in = peer_data(&c->peer);
-	if (c->req == NULL && !conn_head_begin(c, in))
+	if (c->req == NULL && !conn_head_begin(c, peer_data(&c->peer)))
 		return c->state != CONN_CLOSED;
-	had = c->req->bytes.n;
-	if (in.n > HTTP_HEAD_MAX - had)
-		in.n = HTTP_HEAD_MAX - had;
-	if (!buf_add(&c->req->bytes, in.p, in.n)) {
-		conn_close(c, true);
-		return false;
-	}
-	end = http_head_end(c->req->bytes.p, c->req->bytes.n, &c->scanned);
-	peer_consume(&c->peer, end > 0 ? (size_t)end - had : in.n);
-	if (end > 0)
-		buf_cut(&c->req->bytes, (size_t)end);
-	if (end != 0 || c->req->bytes.n == HTTP_HEAD_MAX)
+	if (!peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
+		return conn_end(c, true);
+	if (whole)
 		conn_decide(c);         /* the parser says what is wrong with a head that has no end */
 	return true;
 }
@@ -16299,10 +16353,11 @@ req_begin_body(struct req *r, size_t max)
 static void conn_begin_dial(struct conn *);
 static void conn_begin_echo(struct conn *);
 
+static const char conn_established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+
 static void
 conn_begin_tunnel(struct conn *c)
 {
-	static const char ok[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 	struct req *r = c->req;
 
 	memcpy(c->host, r->host, sizeof c->host);
@@ -16310,7 +16365,7 @@ conn_begin_tunnel(struct conn *c)
 	memcpy(c->token, r->token, sizeof c->token);
 	c->tunnel = true;
 	r->allowed = true;
-	if (!peer_put(&c->peer, ok, sizeof ok - 1)) {
+	if (!peer_put(&c->peer, conn_established, sizeof conn_established - 1)) {
 		conn_close(c, true);
 		return;
 	}
@@ -16376,70 +16431,60 @@ conn_step_decide(struct conn *c)
 		conn_act(c);
 		return true;
 	}
-	if (!r->body_reading && conn_client_gone(c)) {
-		conn_close(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
-		return false;
-	}
+	if (!r->body_reading && conn_client_gone(c))
+		return conn_end(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
 	return false;
 }
 
 /* -- echo: the request as an upstream would have got it, as JSON. For the demo credential alone. */
 static void
-conn_begin_echo(struct conn *c)
+req_echo(struct req *r)
 {
-	struct req *r = c->req;
 	struct buf *b = &r->answer;
-	struct buf fields;
-	bool first = true;
+	struct buf text;
 
-	if (!r->body_read && !r->body_failed && r->body_error == NULL) {
-		if (!req_begin_body(r, REQ_ECHO_MAX)) {
-			r->close_after = true;
-			conn_fail(c, 413, "body_too_large", "echo takes up to 64 KiB");
-			return;
-		}
-		if (!r->body_read)
-			return;
-	}
-	if (r->body_failed) {
-		conn_fail(c, 413, "body_too_large", "echo takes up to 64 KiB");
-		return;
-	}
-	buf_init(&fields, PEER_HEAD_MAX);
+	buf_init(&text, PEER_HEAD_MAX);
 	buf_clear(b);
 	buf_adds(b, "{\n  \"method\": ");
 	json_buf_string(b, r->head.method);
 	buf_adds(b, ",\n  \"url\": ");
-	req_put_target(r, &fields);
-	{
-		struct buf url;
-
-		buf_init(&url, PEER_HEAD_MAX);
-		buf_addf(&url, "%s://%s", r->secure ? "https" : "http", r->host);
-		if (r->port != (r->secure ? 443 : 80))
-			buf_addf(&url, ":%d", r->port);
-		buf_addv(&url, buf_slice(&fields));
-		json_buf_string(b, buf_slice(&url));
-		buf_free(&url);
-	}
+	req_put_url(r, &text);
+	json_buf_string(b, buf_slice(&text));
 	buf_adds(b, ",\n  \"headers\": {");
-	buf_clear(&fields);
-	req_put_fields(r, &fields);
-	for (char *line = fields.p, *end = fields.p + fields.n; line < end;) {
+	buf_clear(&text);
+	req_put_fields(r, &text);
+	for (char *line = text.p, *end = text.p + text.n; line < end;) {
 		char *cr = memchr(line, '\r', (size_t)(end - line));
 		char *colon = memchr(line, ':', (size_t)(cr - line));
 
-		buf_adds(b, first ? "\n    " : ",\n    ");
-		first = false;
+		buf_adds(b, line == text.p ? "\n    " : ",\n    ");
 		json_buf_string(b, (struct slice){line, (size_t)(colon - line)});
 		buf_adds(b, ": ");
 		json_buf_string(b, (struct slice){colon + 2, (size_t)(cr - colon - 2)});
 		line = cr + 2;
 	}
-	buf_free(&fields);
+	buf_free(&text);
 	buf_adds(b, "\n  },\n  \"body\": ");
 	json_buf_string(b, req_body(r));
 	buf_adds(b, "\n}\n");
+}
+
+static void
+conn_begin_echo(struct conn *c)
+{
+	struct req *r = c->req;
+
+	if (!r->body_read && !r->body_failed && r->body_error == NULL) {
+		if (!req_begin_body(r, REQ_ECHO_MAX))
+			r->body_failed = r->close_after = true;
+		else if (!r->body_read)
+			return;         /* it comes */
+	}
+	if (r->body_failed) {
+		conn_fail(c, 413, "body_too_large", "echo takes up to 64 KiB");
+		return;
+	}
+	req_echo(r);
 	r->action = REQ_REPLY;
 	r->allowed = true;
 	r->status = 200;
@@ -16542,7 +16587,6 @@ conn_begin_blind(struct conn *c)
 static bool
 conn_step_dial(struct conn *c)
 {
-	static const char ok[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 	struct req *r = c->req;
 	bool put;
 
@@ -16559,10 +16603,8 @@ conn_step_dial(struct conn *c)
 		break;
 	}
 	if (r->action == REQ_BLIND) {
-		if (!peer_put(&c->peer, ok, sizeof ok - 1)) {
-			conn_close(c, true);
-			return false;
-		}
+		if (!peer_put(&c->peer, conn_established, sizeof conn_established - 1))
+			return conn_end(c, true);
 		r->status = 200;
 		conn_begin_blind(c);
 		return true;
@@ -16601,37 +16643,31 @@ req_may_retry(const struct req *r)
 	return false;
 }
 
-/* The upstream failed or ended. Before an answer began the client can be told in words. */
-static void
+/* The upstream failed or ended. Before an answer began the client can be told in words. False, as what is relayed. */
+static bool
 conn_upstream_gone(struct conn *c, int status, const char *code, const char *why)
 {
 	struct req *r = c->req;
 	char message[384];
 
 	if (status == 502 && req_may_retry(r)) {
-		upstream_release(r->up, false);
-		r->up = NULL;
+		upstream_drop(&r->up);
 		r->retried = r->fresh_dial = true;
 		conn_begin_dial(c);
-		return;
+		return false;
 	}
 	text_copy(r->code, sizeof r->code, code);
-	if (r->answer_begun) {
-		conn_close(c, true);
-		return;
-	}
+	if (r->answer_begun)
+		return conn_end(c, true);
 	snprintf(message, sizeof message, "%s %s", r->dial_host, why);
-	req_failf(r, status, code, message);
-	conn_begin_answer(c);
+	conn_fail(c, status, code, message);
+	return false;
 }
 
 static bool
 is_stream(const struct http_head *h)
 {
-	int i = http_find(h, SLICE("content-type"), 0);
-
-	return i >= 0 && h->field[i].value.n >= 17 &&
-	    slice_eq_nocase((struct slice){h->field[i].value.p, 17}, SLICE("text/event-stream"));
+	return slice_begins_nocase(http_value(h, SLICE("content-type")), SLICE("text/event-stream"));
 }
 
 /* NTLM and Negotiate authenticate the connection, not the request: nobody else may use it. */
@@ -16645,8 +16681,7 @@ is_tainted(const struct http_head *h)
 		    i = http_find(h, slice_of(fields[f]), (size_t)i + 1)) {
 			struct slice v = h->field[i].value;
 
-			if ((v.n >= 4 && slice_eq_nocase((struct slice){v.p, 4}, SLICE("ntlm"))) ||
-			    (v.n >= 9 && slice_eq_nocase((struct slice){v.p, 9}, SLICE("negotiate"))))
+			if (slice_begins_nocase(v, SLICE("ntlm")) || slice_begins_nocase(v, SLICE("negotiate")))
 				return true;
 		}
 	}
@@ -16658,22 +16693,20 @@ static bool
 websocket_accepted(const struct req *r, const struct http_head *answer)
 {
 	static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-	int k = http_find(&r->head, SLICE("sec-websocket-key"), 0);
-	int a = http_find(answer, SLICE("sec-websocket-accept"), 0);
-	int u = http_find(answer, SLICE("upgrade"), 0);
+	struct slice key = http_value(&r->head, SLICE("sec-websocket-key"));
 	uint8_t digest[20];
 	char want[28];
 	br_sha1_context sha;
 
-	if (k < 0 || a < 0 || u < 0 || !answer->upgrade ||
-	    !slice_eq_nocase(answer->field[u].value, SLICE("websocket")))
+	if (key.p == NULL || !answer->upgrade ||
+	    !slice_eq_nocase(http_value(answer, SLICE("upgrade")), SLICE("websocket")))
 		return false;
 	br_sha1_init(&sha);
-	br_sha1_update(&sha, r->head.field[k].value.p, r->head.field[k].value.n);
+	br_sha1_update(&sha, key.p, key.n);
 	br_sha1_update(&sha, guid, sizeof guid - 1);
 	br_sha1_out(&sha, digest);
 	b64_encode(want, digest, sizeof digest, false);
-	return slice_eq(answer->field[a].value, (struct slice){want, sizeof want});
+	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")), (struct slice){want, sizeof want});
 }
 
 /* Fields that repeat the request's address, or what stood in it. */
@@ -16773,13 +16806,6 @@ conn_relay_interim(struct conn *c, const struct http_head *h)
 	return ok;
 }
 
-static void
-conn_watch_answer(struct req *r, const struct http_head *h)
-{
-	if (r->watch && h->status >= 400)
-		req_tell_answer(r, h);
-}
-
 /* A whole final head is in up_bytes. */
 static bool
 conn_begin_down(struct conn *c, const struct http_head *h)
@@ -16796,10 +16822,8 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 		r->up->tainted = true;
 	buf_init(&b, PEER_HEAD_MAX);
 	if (h->status == 101) {
-		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h)) {
-			conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
-			return false;
-		}
+		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h))
+			return conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
 		ok = (subst_places(r->subst) & SUBST_WEBSOCKET) == 0 || (r->ws = subst_ws_new(r->subst)) != NULL;
 		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
 		buf_free(&b);
@@ -16809,17 +16833,16 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 			conn_begin_blind(c);
 		return false;           /* either way CONN_RELAY is over */
 	}
-	conn_watch_answer(r, h);
+	if (r->watch && h->status >= 400)
+		req_tell_answer(r, h);
 	if (!r->head.keep_alive || conn_draining ||
 	    (h->status >= 400 && !r->body_read && !r->up_flow.done))
 		c->last = true;
 	ok = answer_put_fields(&b, r, h, false) && answer_put_framing(&b, r, h, &c->last) &&
 	    peer_put(&c->peer, b.p, b.n);
 	buf_free(&b);
-	if (!ok) {
-		conn_close(c, true);
-		return false;
-	}
+	if (!ok)
+		return conn_end(c, true);
 	r->answer_begun = true;
 	return true;
 }
@@ -16829,44 +16852,27 @@ static bool
 conn_read_answer(struct conn *c)
 {
 	struct req *r = c->req;
-	struct peer *up = &r->up->peer;
 	static struct http_head head;   /* 4 KiB of slices; dead before this returns */
-	struct slice in;
-	ssize_t end, n;
-	size_t had;
+	bool whole;
 
 	if (!peer_room_head(&c->peer) && (peer_flush(&c->peer) == IO_ERR || !peer_room_head(&c->peer)))
 		return false;
-	switch (peer_fill(up)) {
+	switch (peer_fill(&r->up->peer)) {
 	case IO_OK:
 		break;
 	case IO_AGAIN:
 		return false;
 	case IO_EOF:
 	case IO_ERR:
-		conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection without an answer");
-		return false;
+		return conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection without an answer");
 	}
-	in = peer_data(up);
 	r->up_seen = true;
-	had = r->up_bytes.n;
-	if (in.n > HTTP_HEAD_MAX - had)
-		in.n = HTTP_HEAD_MAX - had;
-	if (!buf_add(&r->up_bytes, in.p, in.n)) {
-		conn_upstream_gone(c, 502, "upstream_unreachable", "sent a head that is too large");
-		return false;
-	}
-	end = http_head_end(r->up_bytes.p, r->up_bytes.n, &r->up_scanned);
-	peer_consume(up, end > 0 ? (size_t)end - had : in.n);
-	if (end == 0 && r->up_bytes.n < HTTP_HEAD_MAX)
+	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
+		return conn_upstream_gone(c, 502, "upstream_unreachable", "sent a head that is too large");
+	if (!whole)
 		return true;
-	if (end > 0)
-		buf_cut(&r->up_bytes, (size_t)end);
-	n = http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head);
-	if (n <= 0) {
-		conn_upstream_gone(c, 502, "upstream_unreachable", "sent a malformed answer");
-		return false;
-	}
+	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0)
+		return conn_upstream_gone(c, 502, "upstream_unreachable", "sent a malformed answer");
 	if (head.status < 200 && head.status != 101) {
 		bool ok = conn_relay_interim(c, &head);
 
@@ -16897,29 +16903,19 @@ static enum flow_io
 conn_pump_up(struct conn *c, uint64_t *moved)
 {
 	struct req *r = c->req;
-	struct peer *up = &r->up->peer;
-	struct slice body = req_body(r);
 
 	if (!r->body_read)
-		return flow_pump(&r->up_flow, &c->peer, up, moved, CONN_TURN);
-	while (r->body_sent < body.n) {
-		size_t n = body.n - r->body_sent;
-
-		if (!peer_room(up) && (peer_flush(up) == IO_ERR || !peer_room(up)))
-			return up->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
-		n = n < PEER_PIECE ? n : PEER_PIECE;
-		if (!peer_put(up, body.p + r->body_sent, n))
-			return FLOW_DST_GONE;
-		r->body_sent += n;
-	}
-	return FLOW_DONE;
+		return flow_pump(&r->up_flow, &c->peer, &r->up->peer, moved, CONN_TURN);
+	if (!peer_put_some(&r->up->peer, req_body(r), &r->body_sent))
+		return FLOW_DST_GONE;
+	return r->body_sent == req_body(r).n ? FLOW_DONE : FLOW_DST_WAIT;
 }
 
-static void
+static bool
 conn_relay_cut(struct conn *c, const char *code)
 {
 	text_copy(c->req->code, sizeof c->req->code, code);
-	conn_close(c, true);
+	return conn_end(c, true);
 }
 
 /* What became of the answer. True: the conn goes on relaying. */
@@ -16931,12 +16927,10 @@ conn_relay_down(struct conn *c, enum flow_io io)
 		conn_relay_end(c);
 		return false;
 	case FLOW_DST_GONE:
-		conn_relay_cut(c, "client_closed");
-		return false;
+		return conn_relay_cut(c, "client_closed");
 	case FLOW_SRC_GONE:
 	case FLOW_BAD:
-		conn_relay_cut(c, "upstream_unreachable");
-		return false;
+		return conn_relay_cut(c, "upstream_unreachable");
 	case FLOW_TURN:
 		loop_defer(&c->defer, conn_turn);
 		return true;
@@ -16965,13 +16959,10 @@ conn_relay_up(struct conn *c, enum flow_io io)
 
 	switch (io) {
 	case FLOW_SRC_GONE:
-		conn_relay_cut(c, "client_closed");
-		return false;
+		return conn_relay_cut(c, "client_closed");
 	case FLOW_BAD:
-		if (r->answer_begun) {
-			conn_relay_cut(c, "bad_request");
-			return false;
-		}
+		if (r->answer_begun)
+			return conn_relay_cut(c, "bad_request");
 		r->close_after = true;
 		if (r->filter != NULL && r->filter->fault != NULL)
 			conn_fail_body(c, r->filter->fault);
@@ -16981,13 +16972,11 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	case FLOW_DST_GONE:
 		if (r->answer_begun)
 			return true;    /* it answered before it closed: that is read to its end */
-		conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
-		return false;
+		return conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
 	case FLOW_DONE:
 		if (!conn_client_gone(c))
 			return true;
-		conn_relay_cut(c, "client_closed");     /* nobody waits for this answer */
-		return false;
+		return conn_relay_cut(c, "client_closed");     /* nobody waits for this answer */
 	case FLOW_TURN:
 		loop_defer(&c->defer, conn_turn);
 		return true;
@@ -17055,7 +17044,7 @@ blind_pump(struct peer *from, struct peer *to, struct subst_ws *w, bool *done, u
 	while (!*done) {
 		if (*moved >= CONN_TURN)
 			return true;
-		if (!peer_room(to) && (peer_flush(to) == IO_ERR || !peer_room(to)))
+		if (!peer_make_room(to))
 			return !to->failed;
 		if (w != NULL && w->out.n != 0) {
 			if (!blind_put_ws(w, to))
@@ -17119,10 +17108,8 @@ conn_step_blind(struct conn *c)
 		c->blind_down_done = c->blind_up_done = c->blind_up_shut = true;
 	if (!blind_finish(&c->blind->peer, c->blind_up_done, &c->blind_up_shut) ||
 	    !blind_finish(&c->peer, c->blind_down_done, &c->blind_down_shut) ||
-	    (c->blind_up_shut && c->blind_down_shut)) {
-		conn_close(c, false);
-		return false;
-	}
+	    (c->blind_up_shut && c->blind_down_shut))
+		return conn_end(c, false);
 	if (up + down != 0 || peer_pending(&c->peer) + peer_pending(&c->blind->peer) < pending)
 		conn_deadline(c, c->blind_up_done || c->blind_down_done ? CONN_IDLE_MS : CONN_STREAM_MS);
 	if (up >= CONN_TURN || down >= CONN_TURN)
@@ -17149,31 +17136,26 @@ conn_step_sniff(struct conn *c)
 {
 	struct slice in;
 
-	if (peer_flush(&c->peer) == IO_ERR) {
-		conn_close(c, true);
-		return false;
-	}
+	if (peer_flush(&c->peer) == IO_ERR)
+		return conn_end(c, true);
 	switch (peer_fill(&c->peer)) {
 	case IO_OK:    break;
 	case IO_AGAIN: return false;
 	case IO_EOF:
-	case IO_ERR:   conn_close(c, false); return false;
+	case IO_ERR:   return conn_end(c, false);
 	}
 	in = peer_data(&c->peer);
 	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
 		c->secure = true;
 		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
 			wipe(c->peer.in->p, c->peer.in->off);
-		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL) {
-			conn_close(c, true);
-			return false;
-		}
+		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL)
+			return conn_end(c, true);
 		c->state = CONN_HANDSHAKE;
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
 		c->state = CONN_HEAD;
 	} else {
-		conn_close(c, false);
-		return false;
+		return conn_end(c, false);
 	}
 	return true;
 }
@@ -17191,8 +17173,7 @@ conn_step_handshake(struct conn *c)
 	case IO_EOF:
 	case IO_ERR:
 		peer_flush(&c->peer);   /* the alert */
-		conn_close(c, false);
-		return false;
+		return conn_end(c, false);
 	}
 	return false;
 }
@@ -17208,8 +17189,7 @@ conn_step_answer(struct conn *c)
 		return false;
 	case IO_EOF:
 	case IO_ERR:
-		conn_close(c, true);
-		return false;
+		return conn_end(c, true);
 	}
 	return false;
 }
@@ -17235,8 +17215,7 @@ conn_step_linger(struct conn *c)
 		break;
 	case IO_EOF:
 	case IO_ERR:
-		conn_close(c, true);
-		return false;
+		return conn_end(c, true);
 	}
 	for (;;) {
 		struct slice in;
@@ -17246,10 +17225,8 @@ conn_step_linger(struct conn *c)
 			in = peer_data(&c->peer);
 			c->lingered += in.n;
 			peer_consume(&c->peer, in.n);
-			if (c->lingered > CONN_LINGER_MAX) {
-				conn_close(c, false);
-				return false;
-			}
+			if (c->lingered > CONN_LINGER_MAX)
+				return conn_end(c, false);
 			break;
 		case IO_AGAIN:
 			return false;
@@ -17285,9 +17262,7 @@ conn_expire(struct conn *c)
 		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
 		break;
 	case CONN_HEAD:
-		if (c->req != NULL)
-			req_free(c->req);
-		c->req = NULL;
+		conn_drop_req(c);
 		conn_close(c, false);
 		return;
 	case CONN_SNIFF:
@@ -17379,9 +17354,7 @@ struct fetch {
 static void
 fetch_free(struct fetch *f)
 {
-	if (f->up != NULL)
-		upstream_release(f->up, false);
-	f->up = NULL;
+	upstream_drop(&f->up);
 	loop_undefer(&f->defer);
 	buf_free(&f->out);
 	buf_free(&f->head_bytes);
@@ -17389,30 +17362,27 @@ fetch_free(struct fetch *f)
 	flow_free(&f->flow);
 }
 
-static void
+/* False: nothing more is to be done for it. */
+static bool
 fetch_finish(struct fetch *f, const char *error, const char *detail)
 {
 	if (f->finished)
-		return;
+		return false;
 	f->finished = true;
 	f->error = error;
 	f->detail = detail;
-	if (f->up != NULL)
-		upstream_release(f->up, false);
-	f->up = NULL;
+	upstream_drop(&f->up);
 	f->done(f);
+	return false;
 }
 
 /* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said. */
 static int
 retry_after_seconds(const struct http_head *h)
 {
-	int i = http_find(h, SLICE("retry-after"), 0), n = 0;
-	struct slice v;
+	struct slice v = http_value(h, SLICE("retry-after"));
+	int n = 0;
 
-	if (i < 0)
-		return -1;
-	v = h->field[i].value;
 	if (v.n == 0 || v.n > 6)
 		return -1;
 	for (size_t k = 0; k < v.n; k++) {
@@ -17442,41 +17412,24 @@ static bool
 fetch_read_head(struct fetch *f)
 {
 	static struct http_head head;   /* dead before this returns */
-	struct slice in = peer_data(&f->up->peer);
-	size_t had = f->head_bytes.n;
-	ssize_t end;
+	bool whole;
 
-	if (in.n > HTTP_HEAD_MAX - had)
-		in.n = HTTP_HEAD_MAX - had;
-	if (!buf_add(&f->head_bytes, in.p, in.n)) {
-		fetch_finish(f, "too_large", "the answer's head");
-		return false;
-	}
-	end = http_head_end(f->head_bytes.p, f->head_bytes.n, &f->scanned);
-	peer_consume(&f->up->peer, end > 0 ? (size_t)end - had : in.n);
-	if (end == 0 && f->head_bytes.n < HTTP_HEAD_MAX)
+	if (!peer_take_head(&f->up->peer, &f->head_bytes, &f->scanned, &whole))
+		return fetch_finish(f, "too_large", "the answer's head");
+	if (!whole)
 		return true;
-	if (end > 0)
-		buf_cut(&f->head_bytes, (size_t)end);
-	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 ||
-	    head.status == 101) {
-		fetch_finish(f, "unreachable", "a malformed answer");
-		return false;
-	}
+	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 || head.status == 101)
+		return fetch_finish(f, "unreachable", "a malformed answer");
 	if (head.status >= 200) {
 		f->status = head.status;
 		f->retry_after = retry_after_seconds(&head);
 		fetch_keep_challenge(f, &head);
 		f->head_done = true;
-		if (f->head_only) {
-			fetch_finish(f, NULL, NULL);
-			return false;
-		}
+		if (f->head_only)
+			return fetch_finish(f, NULL, NULL);
 		flow_init(&f->flow, (int)head.body, head.length, false);
-		if (head.body == BODY_LENGTH && head.length > f->body.max) {
-			fetch_finish(f, "too_large", "the answer's body");
-			return false;
-		}
+		if (head.body == BODY_LENGTH && head.length > f->body.max)
+			return fetch_finish(f, "too_large", "the answer's body");
 	}
 	buf_clear(&f->head_bytes);
 	f->scanned = 0;
@@ -17543,7 +17496,6 @@ static void
 fetch_event(struct upstream *u)
 {
 	struct fetch *f = u->owner;
-	struct peer *p = &u->peer;
 
 	if (u->state == UP_FAILED) {
 		const char *code = u->code;
@@ -17554,17 +17506,8 @@ fetch_event(struct upstream *u)
 	}
 	if (u->state != UP_OPEN)
 		return;
-	while (f->out_sent < f->out.n) {
-		size_t n = f->out.n - f->out_sent;
-
-		if (!peer_room(p) && (peer_flush(p) == IO_ERR || !peer_room(p)))
-			break;
-		n = n < PEER_PIECE ? n : PEER_PIECE;
-		if (!peer_put(p, f->out.p + f->out_sent, n))
-			break;
-		f->out_sent += n;
-	}
-	peer_flush(p);          /* where it failed, an answer may have come before: reading says */
+	(void)peer_put_some(&u->peer, buf_slice(&f->out), &f->out_sent);
+	peer_flush(&u->peer);   /* where it failed, an answer may have come before: reading says */
 	fetch_read(f);
 }
 
@@ -21811,7 +21754,7 @@ l_req_presents(lua_State *L)
 		if (r->head.field[i].rule & (HDR_HOP | HDR_PROXY))
 			continue;
 		found = slice_has(v, what);
-		if (!found && v.n > 6 && v.n < 1200 && slice_eq_nocase((struct slice){v.p, 6}, SLICE("basic "))) {
+		if (!found && v.n > 6 && v.n < 1200 && slice_begins_nocase(v, SLICE("basic "))) {
 			n = b64_decode(plain, sizeof plain, (struct slice){v.p + 6, v.n - 6}, false);
 			found = n > 0 && slice_has((struct slice){plain, (size_t)n}, what);
 			wipe(plain, sizeof plain);
@@ -22276,7 +22219,7 @@ req_field_signed(struct slice name, const struct l_sigv4 *o)
 
 	if (slice_eq_nocase(name, SLICE("expect")) || slice_eq_nocase(name, SLICE("authorization")))
 		return false;
-	if (name.n > 6 && slice_eq_nocase((struct slice){name.p, 6}, SLICE("x-amz-")))
+	if (name.n > 6 && slice_begins_nocase(name, SLICE("x-amz-")))
 		return true;
 	for (size_t i = 0; !o->query && i < 2; i++)
 		if (slice_eq_nocase(name, always[i]))
@@ -22303,7 +22246,7 @@ req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300], 
 	int len = snprintf(host, 300, v6 ? "[%s]" : "%s", r->host);
 	size_t n = 0;
 
-	if (r->port != (r->secure ? 443 : 80))
+	if (!req_default_port(r))
 		len += snprintf(host + len, 300 - (size_t)len, ":%d", r->port);
 	out[n++] = (struct sigv4_field){SLICE("host"), {host, (size_t)len}};
 	for (size_t i = 0; i < r->head.nfields; i++)
@@ -23003,10 +22946,7 @@ l_req_dump(lua_State *L)
 	lua_newtable(L);
 	l_set_slice(L, "method", r->head.method);
 	buf_init(&b, PEER_HEAD_MAX);
-	buf_addf(&b, "%s://%s", r->secure ? "https" : "http", r->host);
-	if (r->port != (r->secure ? 443 : 80))
-		buf_addf(&b, ":%d", r->port);
-	req_put_target(r, &b);
+	req_put_url(r, &b);
 	lua_pushlstring(L, b.p, b.n);
 	buf_free(&b);
 	lua_setfield(L, -2, "url");
@@ -23202,9 +23142,9 @@ answer_done(struct task *t, bool ok, lua_State *co)
 static struct slice
 answer_field(const struct http_head *h, struct slice name)
 {
-	int i = http_find(h, name, 0);
+	struct slice v = http_value(h, name);
 
-	return i >= 0 && h->field[i].value.n < 4096 ? h->field[i].value : SLICE("");
+	return v.n != 0 && v.n < 4096 ? v : SLICE("");
 }
 
 /* RFC 9110 5.6.7, the one form that is sent: Unix s, -1 for anything else. */
@@ -24369,16 +24309,7 @@ l_host_write_file(lua_State *L)
 		return l_fail(L, "the path is too long");
 	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
 		return l_fail_errno(L);
-	ok = fchmod(fd, (mode_t)luaL_optinteger(L, 3, 0600)) == 0;
-	for (size_t at = 0; ok && at < text.n;) {
-		ssize_t n = write(fd, text.p + at, text.n - at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		ok = n > 0;
-		at += n > 0 ? (size_t)n : 0;
-	}
-	ok = ok && fsync(fd) == 0;
+	ok = fchmod(fd, (mode_t)luaL_optinteger(L, 3, 0600)) == 0 && write_all(fd, text.p, text.n) && fsync(fd) == 0;
 	ok = close(fd) == 0 && ok;
 	if (!ok || rename(tmp, path) != 0) {
 		int err = errno;
@@ -25287,8 +25218,7 @@ worker_load_ca(void)
 	buf_init(&host_ca_pem, 16384);
 	ok = store_ca(&der, &key) == STORE_OK && key->n == 32 && tls_ca_load(buf_slice(&der), key->p) &&
 	    cert_to_pem(buf_slice(&der), &host_ca_pem);
-	if (key != NULL)
-		secret_unref(key);
+	secret_unref(key);
 	buf_free(&der);
 	if (!ok)
 		log_line("ev=worker_start err=\"the CA of this store is missing or damaged\"");
