@@ -558,7 +558,7 @@ end
 -- ---- fields -------------------------------------------------------------------------------------
 
 --- For `validate`: true | nil, field, message.
-function M.check(cred)
+function M.check(cred, given)
   local id = cred.access_key_id
   if not id:find("^[%w._~-]+$") or #id > ID_MAX then
     return nil, "access_key_id", "is letters and digits: AKIAIOSFODNN7EXAMPLE"
@@ -570,6 +570,11 @@ function M.check(cred)
     local v = cred[name]
     if v and (v == "" or not v:find("^[%w._~-]+$") or #v > 64) then
       return nil, name, "is one word: " .. (name == "region" and "us-east-1" or "s3")
+    end
+  end
+  for _, host in ipairs(not (cred.region and cred.service) and given or {}) do
+    if not suffix_of(host) and not host:find("$", 1, true) then
+      return nil, cred.region and "service" or "region", ("is missing: %s is not one of Amazon's hosts, which say it themselves"):format(host)
     end
   end
   return true

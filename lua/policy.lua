@@ -86,7 +86,7 @@ local presets_keys = {
 local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
   default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
-  base = "boolean",
+  base = "boolean", header = "boolean",
   group = "string",
 }
 local body_keys = { max = "integer" }
@@ -167,7 +167,7 @@ local value_ok = {
     local url = require("http").parse_url(v)
     if not url then return false, "is not a URL" end
     if url.scheme ~= "https" and not (url.scheme == "http" and loopback(url.host)) then
-      return false, "begins with https:// (http:// for this machine alone)"
+      return false, "does not begin with https:// (http:// is for this machine alone)"
     end
     return true
   end,
@@ -211,6 +211,18 @@ local value_ok = {
   document = function(v) return type(v) == "string" or type(v) == "table", "is a document" end,
 }
 
+-- Of a field with `header`: a name that `apply` may set, or a map by such names. RFC 9110 section 5.1.
+local function check_headers(v)
+  for name in pairs(type(v) == "table" and v or { [v] = true }) do
+    local before = type(v) == "table" and ("has '%s', which "):format(name) or ""
+    if not require("http").field_name_ok(name) then return nil, before .. "is no header's name: letters, digits and dashes" end
+    if not require("records").header_name(name) and name:lower() ~= "proxy-authorization" then
+      return nil, before .. "is a header that the proxy writes itself"
+    end
+  end
+  return true
+end
+
 -- One value of a credential against its field. true | nil, reason
 local function check_value(f, v)
   local ok, why
@@ -238,6 +250,7 @@ local function check_value(f, v)
     return true
   end
   ok, why = value_ok[f.type](v, f)
+  if ok and f.header then ok, why = check_headers(v) end
   return ok or nil, why
 end
 
@@ -286,7 +299,11 @@ function Check:field(given, i, seen)
     required = given.required or nil, empty = given.empty or nil, min = given.min, max = given.max,
     group = given.group,
     base = given.base or nil,   -- a url whose own path is an API's, not a token endpoint's
+    header = given.header or nil,   -- the name of a header that the type sets, or a map by such names
   }
+  if f.header and (f.secret or f.type ~= "string" and f.type ~= "map") then
+    return self:fail("header", ("field '%s': header is for a string or a map"):format(name), name)
+  end
   if f.base and f.type ~= "url" then
     return self:fail("base", ("field '%s': base is for a url"):format(name), name)
   end
@@ -611,8 +628,8 @@ local function mark_fields(values)
 end
 
 --- true | nil, field, message. `values` are typed already: numbers, booleans, lists, maps, secret handles, and
--- documents by member. A message reads as a sentence behind the field's name.
-function M.check_credential(pol, values)
+-- documents by member. A message reads as a sentence behind the field's name. `hosts`: the credential's, where known.
+function M.check_credential(pol, values, hosts)
   for name in pairs(values) do
     if not pol.by_name[name] then return nil, name, "is no field of " .. pol.name end
   end
@@ -628,13 +645,13 @@ function M.check_credential(pol, values)
   end
   if not pol.validate then return true end
   mark_fields(values)
-  return M.validate(pol, M.view(pol, values))
+  return M.validate(pol, M.view(pol, values), hosts and copy_value(hosts))
 end
 
---- What the policy itself says of the fields together: its validate returns true | nil, field, message
--- (or nil, message).
-function M.validate(pol, cred)
-  local ok, good, field, message = sandbox.call(pol.name, pol.validate, cred)
+--- What the policy itself says of the fields together, and of the hosts beside them: its validate returns
+-- true | nil, field, message (or nil, message).
+function M.validate(pol, cred, hosts)
+  local ok, good, field, message = sandbox.call(pol.name, pol.validate, cred, hosts)
   if not ok then return nil, nil, good end
   if good then return true end
   if message == nil then field, message = nil, field end

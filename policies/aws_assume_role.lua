@@ -43,7 +43,7 @@ return {
   mint    = aws.mint,
   body    = aws.body,
 
-  validate = function(cred)
+  validate = function(cred, hosts)
     if not aws.sts(cred.role_arn) then
       return nil, "role_arn", "is a role's ARN: arn:aws:iam::123456789012:role/NAME"
     end
@@ -53,7 +53,7 @@ return {
     if cred.external_id and not (cred.external_id:find("^[%w+=,.@:/_-]+$") and #cred.external_id >= 2) then
       return nil, "external_id", "is letters, digits and + = , . @ : / _ -"
     end
-    return aws.check(cred)
+    return aws.check(cred, hosts)
   end,
 
   apply = function(req, cred)

@@ -42,7 +42,7 @@ return {
   mint    = aws.mint,
   body    = aws.body,
 
-  validate = function(cred) return aws.check(cred) end,
+  validate = function(cred, hosts) return aws.check(cred, hosts) end,
 
   apply = function(req, cred)
     return aws.sign(req, cred, {

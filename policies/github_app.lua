@@ -144,7 +144,7 @@ return {
   },
   mint = rows,
 
-  validate = function(cred)
+  validate = function(cred, hosts)
     local why = sign.key_problem("RS256", cred.private_key)
     if why then return nil, "private_key", why end
     if not cred.app_id:find("^[%w._-]+$") then return nil, "app_id", "is a number, or a client id such as Iv23liAbC" end
@@ -155,6 +155,11 @@ return {
     if cred.account and not cred.account:find("^[%w][%w._-]*$") and not cred.account:find("^[%w][%w._-]*/[%w._-]+$") then
       return nil, "account", "is the name of a user or an organization, or OWNER/REPO"
     end
+    local at, known = cred.api_url:match("^%a+://([^/:]+)"):lower(), not hosts
+    for _, h in ipairs(hosts or {}) do
+      known = known or h == at or h:find("$", 1, true) or h:sub(1, 2) == "*." and at:sub(1 - #h) == h:sub(2)
+    end
+    if not known then return nil, "api_url", ("is on %s, which is not among its hosts: --host %s"):format(at, at) end
     for _, name in ipairs(cred.repositories or {}) do
       if not name:find("^[%w._-]+$") then
         return nil, "repositories", ("has '%s': names stand without their owner"):format(name:sub(1, 60))

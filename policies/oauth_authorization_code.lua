@@ -69,7 +69,7 @@ return {
     { name = "token_body", type = "enum", values = { "form", "json" }, default = "form",
       help = "How token requests' bodies are written" },
     { name = "token_member", help = "Dotted member of the answer in which the tokens stand; Slack's authed_user" },
-    { name = "header", default = "authorization", help = "Header that the API reads" },
+    { name = "header", default = "authorization", header = true, help = "Header that the API reads" },
     { name = "prefix", default = "Bearer ", help = "What stands before the token" },
     { name = "ttl", type = "integer", default = 3600, min = 1,
       help = "Lifetime in seconds of a token that can be renewed, where the server says none" },

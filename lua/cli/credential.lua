@@ -396,7 +396,7 @@ local function settle(pol, plain, into)
     end
     sample[name] = varied and variables.sample(value) or value
   end
-  local ok, field, message = policy.check_credential(pol, sample)
+  local ok, field, message = policy.check_credential(pol, sample, plain.hosts)
   if not ok then
     report.usage(field and ("%s %s"):format(field, tostring(message)) or tostring(message),
       sample[field] ~= nil and (field_help(pol, field):gsub("^ +", ""))

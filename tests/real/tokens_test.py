@@ -201,8 +201,8 @@ def test_github_refused(t):
               {"account": "acme", "installation": 7, "repositories": ["site"], "token": INSTALLATION_TOKEN})
     base = "api_url=https://ghe.test/api/v3"
     w.add("wrong", "github_app", "ghe.test", base, "app_id=1", "installation_id=7", f"private_key=@{other}", "env=A")
-    w.add("more", "github_app", "api.test", base, "app_id=2", "installation_id=7", f"private_key=@{path}", "repositories=secret", "env=B")
-    w.add("gone", "github_app", "auth.test", base, "app_id=2", "installation_id=8", f"private_key=@{path}", "env=C")
+    w.add("more", "github_app", ["api.test", "ghe.test"], base, "app_id=2", "installation_id=7", f"private_key=@{path}", "repositories=secret", "env=B")
+    w.add("gone", "github_app", ["auth.test", "ghe.test"], base, "app_id=2", "installation_id=8", f"private_key=@{path}", "env=C")
     w.serve()
     for host, words in (("ghe.test", "does not take the App's signature"), ("api.test", "does not have those repositories"),
                         ("auth.test", "no such installation")):

@@ -21,7 +21,7 @@ local function applied(name, values, req)
   return headers
 end
 
-local function check(name, values) return policy.check_credential(type_of(name), values) end
+local function check(name, values, hosts) return policy.check_credential(type_of(name), values, hosts) end
 
 -- refresh with a net that notes its parameters
 local function refreshed(values)
@@ -54,6 +54,52 @@ local cases = {
     is(check("bearer", { token = secret.of "t" }), true)
     is(select(2, check("bearer", {})), "token")
     is(select(2, check("bearer", { token = "plain" })), "token")
+  end,
+  ["a header that the proxy writes itself is refused for every type that sets one, and so is what is no name"] = function()
+    local function refused(name, values, field, part)
+      local ok, at, why = check(name, values)
+      is(ok, nil)
+      is(at, field)
+      assert(why:find(part, 1, true), why)
+    end
+    local s = secret.of "k"
+    local oauth = { client_id = "x", token_url = "https://a.test/t", authorization_url = "https://a.test/a" }
+    for _, bad in ipairs { "Host", "content-length", "Connection", "X-Sallyport-Key", "Proxy-Connection" } do
+      refused("api_key", { key = s, header = bad }, "header", "is a header that the proxy writes itself")
+      refused("jwt", { secret = s, header = bad }, "header", "the proxy writes itself")
+      oauth.header = bad
+      refused("oauth_authorization_code", oauth, "header", "the proxy writes itself")
+      refused("hmac", { key = s, string = "{method}", set = { ["X-Sig"] = "{signature}", [bad] = "{method}" } }, "set", ("has '%s', which"):format(bad))
+    end
+    refused("api_key", { key = s, header = "x y" }, "header", "no header's name")
+    refused("api_key", { key = s, header = "" }, "header", "no header's name")
+    refused("hmac", { key = s, string = "{method}", set = { ["X Sig"] = "{signature}" } }, "set", "no header's name")
+    is(check("api_key", { key = s, header = "Proxy-Authorization" }), true)
+    is(check("api_key", { key = s }), true)
+  end,
+  ["a host that the fields do not fit is told when it is saved"] = function()
+    local keys = { access_key_id = "AKIA", secret_access_key = secret.of "k" }
+    local function aws(hosts, more)
+      for name, v in pairs(more or {}) do keys[name] = v end
+      local ok, field, why = check("aws_sigv4", keys, hosts)
+      return ok or field, why
+    end
+    is(aws(nil), true)
+    is(aws { "*.amazonaws.com", "s3.eu-west-1.amazonaws.com", "x.on.aws", "*.amazonaws.com.cn", "${WHERE}.test" }, true)
+    local field, why = aws { "s3.amazonaws.com", "minio.test" }
+    is(field, "region")
+    assert(why:find("minio.test is not one of Amazon's hosts", 1, true), why)
+    is(aws({ "minio.test" }, { region = "auto" }), "service")
+    is(aws({ "minio.test" }, { service = "s3" }), true)
+    local app = { app_id = "1", installation_id = 1, private_key = secret.of(dofile("tests/unit/keys.lua").rsa) }
+    is(check("github_app", app, type_of("github_app").hosts), true)
+    app.api_url = "https://GHE.test:8443/api/v3"
+    is(check("github_app", app, { "ghe.test" }), true)
+    is(check("github_app", app, { "*.ghe.test" }), nil)
+    is(check("github_app", app, { "*.test" }), true)
+    is(check("github_app", app, { "${TENANT}.test" }), true)
+    local _, at, said = check("github_app", app, type_of("github_app").hosts)
+    is(at .. " " .. said, "api_url is on ghe.test, which is not among its hosts: --host ghe.test")
   end,
   ["basic joins and encodes; an empty password is allowed"] = function()
     is(applied("basic", { username = "user", password = secret.of "" }, {}).authorization, "Basic dXNlcjo=")
