@@ -585,7 +585,11 @@ local function answer_token_request(self, req, agent, names, deadline)
   if self.config.applied ~= generation then return nil, "changed" end
   local opened, status, text = stand_in_answer(self, req, agent, names)
   if not opened then return false end
-  if req:log { agent = agent.name, credential = opened.name, decision = "allow", reason = "token placeholder" } == false then
+  local bundle
+  for _, b in ipairs(agent.bundles) do
+    for _, has in ipairs(opened.rec.bundles or {}) do bundle = bundle or b == has and b or nil end
+  end
+  if req:log { agent = agent.name, bundle = bundle, credential = opened.name, decision = "allow", reason = "token placeholder" } == false then
     return nil, "too_many"
   end
   if not status then

@@ -42,7 +42,9 @@ class Sandbox(World):
     def answered(self, n=1):
         """Whose token requests the proxy answered itself, once n are in the log."""
         def look():
-            return [r["credential"] for r in self.s.records() if r.get("reason") == "token placeholder"]
+            found = [r for r in self.s.records() if r.get("reason") == "token placeholder"]
+            assert all(r.get("agent") and r.get("bundle") for r in found), found
+            return [r["credential"] for r in found]
         return wait(lambda: len(look()) >= n and look(), 5, f"{n} answers in the log")
 
     def post(self, url, *args, agent="a"):
