@@ -28,7 +28,42 @@ local restore_hints = {
   full = "free some room and try again; nothing was changed",
 }
 
+-- What reaches something now, by record: tokens of agents that count, credentials, domain entries.
+local function reach()
+  local now, agents, set = require("time").wall(), {}, {}
+  for _, a in db.each("agent", "a/") do
+    if a and not a.revoked and not (a.expires_at and a.expires_at <= now) then agents[a.name] = true end
+  end
+  for key, token in db.each("agent", "t/") do
+    if token and agents[token.agent] and not (token.expires_at and token.expires_at <= now) then
+      set[key] = "a token of agent " .. token.agent
+    end
+  end
+  for key, c in db.each("credential", "") do
+    if c and c.enabled ~= false then set["c/" .. key] = "credential " .. key end
+  end
+  for key in db.each("bundle", "") do
+    local bundle, host = key:match("^([^/]+)/(.+)$")
+    if host then set["b/" .. key] = ("%s in bundle %s"):format(host, bundle) end
+  end
+  return set
+end
+
+-- What was ended since the backup was taken, and is in force again.
+local function back_again(before, after)
+  local list, seen = {}, {}
+  for key, what in pairs(after) do
+    if not before[key] and not seen[what] then
+      seen[what] = true
+      list[#list + 1] = report.clean(what)
+    end
+  end
+  table.sort(list)
+  return list
+end
+
 local function restore(args, _, ctx)
+  local before = require("store").open(ctx.home, {}) and reach() or nil
   local ok, code, detail = require("store").restore(args[1], ctx.home)
   if not ok then
     local hint = restore_hints[code]
@@ -37,6 +72,11 @@ local function restore(args, _, ctx)
   ctx.opened = true
   home.client_files(ctx)
   ctx.note(("%s is as the backup had it; tokens that were newer were kept."):format(ctx.home))
+  local back = before and back_again(before, reach()) or {}
+  if back[1] then
+    ctx.note("note: not there, or not in force, before, and in force again:\n  " .. table.concat(back, "\n  ")
+      .. "\n(agent revoke, agent rotate, credential remove, domain remove end them.)")
+  end
   return 0
 end
 
@@ -54,6 +94,7 @@ examples:
   { words = "restore", args = "FILE", min = 1, max = 1, summary = "put a backup back; no server may run", help = [[
 Puts a backup in the place of the store, while no proxy runs. The data directory must have the key file that
 belongs to it. Live tokens that are newer than the backup stay: a provider that rotates them would refuse the old.
+What was revoked, rotated, disabled or removed since is in force again: it is named.
 
 examples:
   sallyport restore sallyport-2026-01-31.backup

@@ -220,6 +220,21 @@ return {
     w.refused("--clear does not know", "credential", "set", "k", "--clear", "nonsense")
     w.refused("headers.NAME", "credential", "set", "k", "--clear", "headers")
   end),
+  ["restore names what was ended since the backup, and is in force again"] = with_home(function(w)
+    add_gh(w)
+    for _, name in ipairs { "a", "b", "c" } do w.ok("agent", "add", name) end
+    w.ok("domain", "add", "default", "docs.test")
+    w.ok("backup", w.dir .. "/backup")
+    local _, note = w.ok("restore", w.dir .. "/backup")
+    lacks(note, "in force again")
+    w.ok("agent", "revoke", "a")
+    w.ok("agent", "rotate", "b")
+    w.ok("credential", "disable", "gh")
+    w.ok("domain", "remove", "default", "docs.test")
+    _, note = w.ok("restore", w.dir .. "/backup")
+    for _, what in ipairs { "a token of agent a", "a token of agent b", "credential gh", "docs.test in bundle default" } do has(note, what) end
+    lacks(note, "agent c")
+  end),
   ["plain HTTP adds port 80 to the ports that there are"] = with_home(function(w)
     w.ok("credential", "add", "k", "--type", "bearer", "--host", "a.test", "--port", "8443", "token=@" .. w.key)
     w.ok("credential", "set", "k", "--plain-http")
