@@ -598,6 +598,15 @@ function M.tls_for(opened, host)
   return opened.net_tls
 end
 
+--- The private ranges in which a URL's host may be, when the type's `net` goes there. What an MCP server's metadata names
+-- is not the operator's word: the ranges of the credential are for its own host.
+function M.addresses_for(opened, host)
+  local rec = opened.rec
+  if not rec.mcp then return opened.addresses end
+  return require("mcp").addresses({ host = rec.hosts[1], own = rec.mcp.own, addresses = rec.addresses,
+    auth_addresses = rec.mcp.auth_addresses }, host)
+end
+
 --- A record, of the store or about to be, as a credential ready to be applied. nil, code, why
 function M:opened_of(name, rec)
   local pol, why = self.policy.load(rec.type)

@@ -5,7 +5,8 @@
 --   mcp.discover(env, url)            -> found = { url, sse, resource, issuer, meta, scopes, prm }
 --   mcp.register(env, found, spec)    -> client = { id, secret, method, how }
 --   mcp.fields(found, client, redirect) -> the plain fields of an oauth_authorization_code credential
--- env = { client = http_client, time, http, json, addresses }; discover sets env.loopback. Failures are nil, code, detail: M.say has sentences.
+-- env = { client = http_client, time, http, json, addresses = of the server's own host, auth_addresses = of its
+-- authorization server's }; discover sets env.loopback and env.host. Failures are nil, code, detail: M.say has sentences.
 -- Addresses that remote metadata names are https (http on this machine's own names alone) and dialled through the
 -- address guard, as everything that http_client sends.
 local challenge = require "challenge"
@@ -22,7 +23,8 @@ M.say = {
   timeout = "it, or its authorization server, did not answer in time",
   unreachable = "it, or its authorization server, cannot be reached",
   tls = "TLS with it, or with its authorization server, failed",
-  address_blocked = "its address, or its authorization server's, is not public; --address CIDR would allow it",
+  address_blocked = "its address, or its authorization server's, is not public (--address CIDR would allow its own, "
+    .. "--auth-address CIDR its authorization server's)",
   open = "it answers without any sign-in",
   redirect = "it redirects: name the address where it ends",
   no_challenge = "it refuses, but says nothing of OAuth (no protected resource metadata, no authorization server)",
@@ -40,13 +42,32 @@ M.say = {
 
 -- ---- fetching ------------------------------------------------------------------------------------
 
+local LOOPBACK = { "127.0.0.0/8", "::1/128" }
+
+--- Is a name this machine's own, whatever a resolver says (RFC 8252 8.3)?
+function M.own_name(host)
+  return host == "localhost" or host == "::1" or host:find("^127%.%d+%.%d+%.%d+$") ~= nil
+end
+
+--- The private ranges in which a host may be: those named for the MCP server are its own host's alone, for its metadata
+-- may name any other. server = { host, own = is it this machine's, addresses, auth_addresses }
+function M.addresses(server, host)
+  if server.own and M.own_name(host) then return LOOPBACK end
+  if host == server.host then return server.addresses end
+  return server.auth_addresses
+end
+
+local function addresses_of(env, url)
+  return M.addresses({ host = env.host, own = env.loopback, addresses = env.addresses, auth_addresses = env.auth_addresses }, url.host)
+end
+
 --- https, or http to a name that is this machine's own (RFC 8252 8.3): the parsed URL, whether it is | nil. Only a
 -- server of this machine may lead to this machine (env.loopback): another's metadata must not reach what listens here.
 function M.url(env, text)
   if type(text) ~= "string" or #text > TEXT_MAX or text:find("#", 1, true) then return nil end
   local url = env.http.parse_url(text)
   if not url then return nil end
-  local own = url.host == "localhost" or url.host == "::1" or url.host:find("^127%.%d+%.%d+%.%d+$") ~= nil
+  local own = M.own_name(url.host)
   if own and not env.loopback or url.scheme ~= "https" and not own then return nil end
   return url, own
 end
@@ -59,12 +80,12 @@ end
 
 -- A document of JSON: table | nil, "absent" (4xx: look elsewhere), "unavailable", "malformed", … (stop)
 local function document(env, text)
-  local url, own = M.url(env, text)
+  local url = M.url(env, text)
   if not url then return nil, "not_url" end
   local answer, code, detail = env.client.request({
     method = "GET", url = text, text = true, max = DOCUMENT_MAX,
     headers = { { "accept", "application/json" }, { "mcp-protocol-version", PROTOCOL } },
-    addresses = own and { "127.0.0.0/8", "::1/128" } or env.addresses,
+    addresses = addresses_of(env, url),
   }, env.time.now() + CALL_MAX)
   if not answer then return nil, code, detail end
   if answer.status >= 400 and answer.status < 500 then return nil, "absent" end
@@ -90,22 +111,22 @@ end
 local INITIALIZE = '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"' .. PROTOCOL
   .. '","capabilities":{},"clientInfo":{"name":"sallyport","version":"1"}}}'
 
-local function ask(env, url, own, method)
+local function ask(env, url, method)
   return env.client.request({
     method = method, url = url, head = true, body = method == "POST" and INITIALIZE or nil,
     headers = method == "POST" and { { "content-type", "application/json" },
       { "accept", "application/json, text/event-stream" }, { "mcp-protocol-version", PROTOCOL } }
       or { { "accept", "text/event-stream" } },
-    addresses = own and { "127.0.0.0/8", "::1/128" } or env.addresses,
+    addresses = addresses_of(env, env.http.parse_url(url)),
   }, env.time.now() + CALL_MAX)
 end
 
 -- { challenge, sse } | nil, code, detail. A server that knows no POST is one of HTTP with SSE (2024-11-05); one that
 -- asks who is there before it looks at the method can only be told by its usual path, /sse.
-local function probe(env, url, own)
-  local answer, code, detail = ask(env, url, own, "POST")
+local function probe(env, url)
+  local answer, code, detail = ask(env, url, "POST")
   local sse = answer and (answer.status == 404 or answer.status == 405 or answer.status == 400)
-  if sse then answer, code, detail = ask(env, url, own, "GET") end
+  if sse then answer, code, detail = ask(env, url, "GET") end
   if not answer then return nil, code, detail end
   if answer.status == 401 then return { challenge = challenge.bearer(answer.challenge) or {}, sse = sse } end
   if answer.status >= 300 and answer.status < 400 then return nil, "redirect" end
@@ -216,8 +237,8 @@ function M.discover(env, text)
   env.loopback = true                        -- the operator's own word
   local url, own = M.url(env, text)
   if not url then return nil, "not_url" end
-  env.loopback = own
-  local hint, code, detail = probe(env, text, own)
+  env.loopback, env.host = own, url.host
+  local hint, code, detail = probe(env, text)
   if not hint then return nil, code, detail end
   local prm, meta
   prm, code, detail = resource_metadata(env, url, hint.challenge.resource_metadata)
@@ -255,7 +276,7 @@ local short = { none = "none", client_secret_basic = "basic", client_secret_post
 local function dynamic(env, found, redirect)
   local method = method_of(found.meta)
   if not method then return nil, "auth_method" end
-  local _, own = M.url(env, found.meta.registration_endpoint)
+  local url = M.url(env, found.meta.registration_endpoint)
   local answer, code, detail = env.client.request({
     method = "POST", url = found.meta.registration_endpoint, max = DOCUMENT_MAX,
     headers = { { "content-type", "application/json" }, { "accept", "application/json" } },
@@ -265,7 +286,7 @@ local function dynamic(env, found, redirect)
       scope = #found.scopes > 0 and table.concat(found.scopes, " ") or nil,
     },
     expect = { client_id = "string", client_secret = "secret", token_endpoint_auth_method = "string", error = "string" },
-    addresses = own and { "127.0.0.0/8", "::1/128" } or env.addresses,
+    addresses = addresses_of(env, url),
   }, env.time.now() + CALL_MAX)
   if not answer then return nil, code, detail end
   local v = answer.values or {}

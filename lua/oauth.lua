@@ -190,7 +190,7 @@ function M.judge(answer, spec, sent_at)
 end
 
 --- with = { client = http_client, time, secret, form, json, sign, new_id, allows = function(url) -> true | nil, why,
---           addresses = {cidr}, tls = function(url) -> identity | nil, deadline = of the whole refresh }
+--           addresses = function(url) -> {cidr} | nil, tls = function(url) -> identity | nil, deadline = of the whole refresh }
 function M.net(with)
   local net = {}
 
@@ -202,7 +202,7 @@ function M.net(with)
     if limit <= with.time.now() then return nil, "timeout" end
     return with.client.request({
       method = spec.method or "POST", url = spec.url, headers = spec.headers, body = spec.body, expect = spec.expect,
-      max = BODY_MAX, addresses = with.addresses, tls = with.tls and with.tls(spec.url),
+      max = BODY_MAX, addresses = with.addresses and with.addresses(spec.url), tls = with.tls and with.tls(spec.url),
     }, limit)
   end
 

@@ -42,7 +42,8 @@ function M.build(with)
         end
         return headers, code
       end,
-      sign = require "sign", new_id = new_id, addresses = opened.addresses, deadline = deadline,
+      sign = require "sign", new_id = new_id, deadline = deadline,
+      addresses = function(url) return Config.addresses_for(opened, http.parse_url(url).host) end,
       tls = function(url) return Config.tls_for(opened, http.parse_url(url).host) end,
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
     })

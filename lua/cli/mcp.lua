@@ -13,13 +13,13 @@ local function sentence(code, detail)
   return detail and ("%s: %s"):format(text, report.clean(tostring(detail))) or text
 end
 
-local function environment(ctx, addresses)
+local function environment(ctx, addresses, auth_addresses)
   local running = require("cli.home").running(ctx)            -- as the proxy that runs reaches servers
   local ok, why = ctx.host.configure(records.settings(running and running.flags))   -- roots, connect-to, the guard
   if not ok then report.fail(why) end
   return {
     client = require "http_client", time = require "time", http = require "http", json = require "json",
-    addresses = addresses,
+    addresses = addresses, auth_addresses = auth_addresses,
   }
 end
 
@@ -106,7 +106,7 @@ local function lay(into, found, client, uri)
 end
 
 -- The record's members and secrets.
-local function compose(plain, found, client, into)
+local function compose(plain, found, client, into, auth_addresses)
   local policy = require "policy"
   local pol, why = policy.load(TYPE)
   if not pol then report.fail(("the type '%s' cannot be used: %s"):format(TYPE, tostring(why))) end
@@ -123,7 +123,8 @@ local function compose(plain, found, client, into)
   plain.secret_headers = #headers > 0 and headers or nil
   tls.check(plain, secrets)
   -- scopes: what the server asked for, to tell it from the operator's own choice when it is asked again.
-  plain.mcp = { url = found.url, issuer = found.issuer, how = client.how, sse = found.sse or nil, scopes = found.scopes }
+  plain.mcp = { url = found.url, issuer = found.issuer, how = client.how, sse = found.sse or nil, scopes = found.scopes,
+    own = found.own or nil, auth_addresses = auth_addresses }
   return secrets
 end
 
@@ -158,7 +159,8 @@ local function add(args, opt, ctx)
     addresses = checked(opt.address, records.cidr, "address") }
   common(typed, plain)
   for _, b in ipairs(plain.bundles) do db.need("bundle", b) end
-  local env = environment(ctx, plain.addresses)
+  local auth_addresses = checked(opt.auth_address, records.cidr, "auth-address")
+  local env = environment(ctx, plain.addresses, auth_addresses)
   local found = discover(env, ctx, args[2], name)
   found.sse = found.sse or opt.sse
   scope_of(found, plain)                  -- before anything is registered
@@ -170,7 +172,7 @@ local function add(args, opt, ctx)
   local into = { values = {}, headers = typed.headers, sealed = typed.sealed }
   into.values.scopes = lay(into, found, client, uri)
   for field, value in pairs(typed.values) do into.values[field] = value end     -- what the operator typed comes first
-  local secrets = compose(plain, found, client, into)
+  local secrets = compose(plain, found, client, into, auth_addresses)
   plain.created = require("time").wall()
   db.change(function()
     plain.order = require("store").generation()
@@ -193,7 +195,7 @@ end
 local function renew(ctx, name)
   local record = db.need("credential", name)
   local state = require("store").peek("state", name) or {}
-  local env = environment(ctx, record.addresses)
+  local env = environment(ctx, record.addresses, record.mcp.auth_addresses)
   local found, code, detail = mcp.discover(env, record.mcp.url)
   if not found then
     -- It need not answer for a consent that its authorization server gives.
@@ -218,7 +220,7 @@ local function renew(ctx, name)
     found.sse = found.sse or plain.mcp.sse
     local had = table.concat(into.values.scopes or {}, " ")
     if had == table.concat(plain.mcp.scopes or {}, " ") then into.values.scopes = scopes end
-    local secrets = compose(plain, found, client, into)
+    local secrets = compose(plain, found, client, into, plain.mcp.auth_addresses)
     return { { op = "put", db = "credential", key = name, version = now.version, plain = plain, secrets = secrets } }
   end)
   ctx.note(("Registered '%s' anew with %s."):format(name, report.clean(found.issuer)))
@@ -232,7 +234,8 @@ return {
       { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
       { name = "client-metadata-url", arg = "URL", help = "a client ID metadata document that you host, for servers that take one" },
       { name = "sse", help = "an HTTP+SSE server: its whole origin, not its path alone" },
-      { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
+      { name = "address", arg = "CIDR", many = true, help = "its host may resolve to this private range" },
+      { name = "auth-address", arg = "CIDR", many = true, help = "its authorization server may, which its metadata names" },
       { name = "no-browser", help = "print the address, open nothing" },
       { name = "code-from-terminal", help = "paste the address that the browser ended on: for a box without one" },
     },
@@ -248,6 +251,7 @@ server names. The server must offer PKCE with S256.
 examples:
   sallyport mcp add linear https://mcp.linear.app/mcp
   sallyport mcp add tracker https://mcp.example.com/mcp --bundle work client_id=abc client_secret=@secret.txt
+  sallyport mcp add wiki https://mcp.internal/mcp --address 10.0.0.0/8 --auth-address 10.20.0.7/32
   sallyport mcp add box http://localhost:3000/mcp --no-browser
 ]], run = add },
   require "cli.mcp_import",

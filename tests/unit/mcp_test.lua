@@ -74,6 +74,45 @@ return {
     end
     is(challenge.bearer(nil), nil)
   end,
+  ["--address is for the server's own host: its metadata may name any other"] = function()
+    local function reached(env, url)
+      local seen = {}
+      local w = world {
+        ["POST " .. URL] = asks(), [PRM] = prm(), [AS] = as(),
+        ["https://auth.test/reg"] = { status = 201, values = { client_id = "c" } },
+      }
+      local request = w.request
+      w.env.client.request = function(spec)
+        local host = http.parse_url(spec.url).host
+        seen[host] = (seen[host] or "") .. (spec.addresses and spec.addresses[1] or "guard") .. " "
+        return request(spec)
+      end
+      for k, v in pairs(env) do w.env[k] = v end
+      local found = mcp.discover(w.env, url or URL)
+      assert(mcp.register(w.env, found, { redirect = "http://127.0.0.1:1/" }))
+      return seen
+    end
+    local seen = reached { addresses = { "10.0.0.0/8" } }
+    is(seen["mcp.test"], "10.0.0.0/8 10.0.0.0/8 ")
+    is(seen["auth.test"], "guard guard ")
+    seen = reached { addresses = { "10.0.0.0/8" }, auth_addresses = { "10.1.0.0/16" } }
+    is(seen["mcp.test"], "10.0.0.0/8 10.0.0.0/8 ")
+    is(seen["auth.test"], "10.1.0.0/16 10.1.0.0/16 ")
+    -- At run time too: token requests, revocation.
+    local config = require "config"
+    local function at(mcp_part, host, own_host)
+      local list = config.addresses_for({ rec = { hosts = { own_host or "mcp.test" }, addresses = { "10.0.0.0/8" }, mcp = mcp_part },
+        addresses = { "10.0.0.0/8" } }, host)
+      return list and list[1]
+    end
+    is(at({}, "mcp.test"), "10.0.0.0/8")
+    is(at({}, "auth.test"), nil)
+    is(at({}, "localhost"), nil)
+    is(at({ auth_addresses = { "10.1.0.0/16" } }, "auth.test"), "10.1.0.0/16")
+    is(at({ own = true }, "localhost", "127.0.0.1"), "127.0.0.0/8")
+    is(at({ own = true }, "auth.test", "127.0.0.1"), nil)
+    is(at(nil, "auth.test"), "10.0.0.0/8")
+  end,
   ["the header's metadata address comes before the well-known ones [C2]"] = function()
     local there = "https://mcp.test/elsewhere"
     local w = world { ["POST " .. URL] = asks('Bearer resource_metadata="' .. there .. '"'), [there] = prm(), [PRM] = "unreachable", [AS] = as() }
