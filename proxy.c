@@ -15440,8 +15440,8 @@ req_log(struct req *r)
 
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
-	if (r->own_endpoint && r->code[0] == '\0')
-		return;
+	if (r->own_endpoint && r->code[0] == '\0' && r->agent[0] == '\0')
+		return;                 /* pages that are open to all: whoever watches us asks each second */
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
 	buf_clear(&b);

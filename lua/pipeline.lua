@@ -19,6 +19,9 @@ local DECIDE_TRIES = 3      -- while the store changes under the decision
 local ECHO_HOST = "echo.sallyport.test"
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
 local PAGE = 32             -- records read at once
+local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 2 MB at most
+local PAGE_TURN = 2000      -- ms that an agent's requests wait for the one that makes it; that one may have been given up
+local PAGE_POLL = 5         -- ms between two looks
 local HELD_SLICE = 32       -- placeholders derived between two yields: about 20 µs each
 
 local here                  -- the worker's pipeline; set once, before the first request
@@ -30,6 +33,7 @@ function M.new(with)
   end
   self.tokens = with.tokens
   self.known = with.known
+  self.pages = require("config").cache(PAGES_MAX)
   self.log = with.log or function() end
   return self
 end
@@ -677,6 +681,24 @@ function M:discover(agent)
   return out
 end
 
+-- Every record of the store is looked at for it: once until something changes, and by one request of an agent's at a
+-- time. Others would wait for a hundred of them.
+local function discover_page(self, agent)
+  local time, config = self.time, self.config
+  local turn = time.now() + PAGE_TURN
+  local page = self.pages:get(agent.name)
+  while page and page.making and page.agent == agent and time.now() < turn do
+    time.sleep(PAGE_POLL)
+    page = self.pages:get(agent.name)
+  end
+  if page and page.text and page.agent == agent and page.at == config.applied then return page.text end
+  page = self.pages:put(agent.name, { agent = agent, making = true })
+  local at = config.applied
+  local text = self.json.encode(self:discover(agent)) .. "\n"
+  page.making, page.text, page.at = nil, text, at
+  return text
+end
+
 local function own_endpoint(self, req)
   local path, method = req.path, req.method
   if path ~= "/healthz" and path ~= "/ca.pem" and path ~= "/discover" then
@@ -694,7 +716,8 @@ local function own_endpoint(self, req)
   end
   local agent = req.token and self.config:agent(req.token)
   if not agent then return unknown(req) end
-  return req:respond(200, "application/json", self.json.encode(self:discover(agent)) .. "\n")
+  if req:log { agent = agent.name, reason = "discover" } == false then return errors.fail(req, "too_many") end
+  return req:respond(200, "application/json", discover_page(self, agent))
 end
 
 -- ---- entry points --------------------------------------------------------------------------------

@@ -1041,6 +1041,27 @@ local cases = {
     is(d.allowed[2].methods[3], "OPTIONS")
     assert(not out.body:find("theirs", 1, true) and not out.body:find("trap", 1, true) and not out.body:find("token-of", 1, true))
   end,
+  ["/discover counts as the agent's, is looked up once, and anew after a change"] = function()
+    local s = setting { spawn = true }
+    s.credential("gh")
+    local pages, each = 0, s.store.each
+    s.store.each = function(db, ...)
+      if db == "credential" then pages = pages + 1 end
+      return each(db, ...)
+    end
+    local ask = "GET http://proxy/discover"
+    is(s.code(ask, { own = true, form = "origin", share = false }), "too_many")
+    pages = 0
+    local first = s.request(ask, { own = true, form = "origin", later = true })
+    local second = s.request(ask, { own = true, form = "origin" })
+    is(first.log.agent, "alice")
+    assert(first.body and first.body == second.body)
+    local built = pages
+    s.request(ask, { own = true, form = "origin" })
+    is(pages, built)
+    s.credential("more")
+    is(#json.decode(s.request(ask, { own = true, form = "origin" }).body).allowed, 2)
+  end,
   ["/discover ends somewhere"] = function()
     local s = setting { spawn = true }
     for i = 1, 600 do s.credential("c" .. i) end
