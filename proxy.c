@@ -114,6 +114,12 @@ slice_eq(struct slice a, struct slice b)
 	return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+static bool
+ascii_alnum(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
 static char
 ascii_lower(char c)
 {
@@ -7615,8 +7621,7 @@ struct sigv4_request {
 static bool
 sigv4_unreserved(char ch)
 {
-	return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
-	    ch == '-' || ch == '.' || ch == '_' || ch == '~';
+	return ascii_alnum(ch) || ch == '-' || ch == '.' || ch == '_' || ch == '~';
 }
 
 static bool
@@ -14850,7 +14855,6 @@ struct req {
 	/* the body, when somebody reads it whole */
 	bool body_reading, body_read, body_failed;
 	const char *body_error; /* static */
-	size_t body_max;
 	struct buf body;        /* owned; counted in req_bodies: body.max */
 	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
 	bool body_secret;       /* body holds a secret */
@@ -18348,12 +18352,6 @@ codec_hex(char *out, struct slice in)
 	return out == NULL ? in.n * 2 : hex_encode(out, in.p, in.n);
 }
 
-static bool
-codec_is_alnum(char c)
-{
-	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-}
-
 /* `keep`: further bytes that stand for themselves. */
 static size_t
 codec_escape(char *out, struct slice in, const char *keep, bool plus)
@@ -18363,7 +18361,7 @@ codec_escape(char *out, struct slice in, const char *keep, bool plus)
 
 	for (size_t i = 0; i < in.n; i++) {
 		unsigned char c = (unsigned char)in.p[i];
-		bool plain = codec_is_alnum(in.p[i]) || (c != '\0' && strchr(keep, c) != NULL);
+		bool plain = ascii_alnum(in.p[i]) || (c != '\0' && strchr(keep, c) != NULL);
 
 		if (plain || (plus && c == ' ')) {
 			if (out != NULL)
@@ -19939,7 +19937,6 @@ l_open_secret(lua_State *L)
 
 static const luaL_Reg l_core_functions[] = {
 	{"of",       l_core_of},
-	{"new",      l_core_of},
 	{"keep",     l_core_keep},
 	{"acting",   l_core_acting},
 	{"as_field", l_core_as_field},
@@ -21066,23 +21063,11 @@ l_addr_cidr(lua_State *L)
 	return 1;
 }
 
-/* addr.cidr_contains(cidr, address) -> bool */
-static int
-l_addr_cidr_contains(lua_State *L)
-{
-	struct cidr c;
-	struct addr a;
-
-	return l_answer(L, cidr_parse(l_check_text(L, 1), &c) && addr_parse(l_check_text(L, 2), &a) &&
-	    cidr_contains(&c, &a));
-}
-
 static int
 l_open_addr(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
-		{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr},
-		{"cidr_contains", l_addr_cidr_contains}, {NULL, NULL},
+		{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {NULL, NULL},
 	};
 
 	luaL_newlib(L, funcs);
@@ -21092,7 +21077,7 @@ l_open_addr(lua_State *L)
 /* ---- bind: request ---------------------------------------------------------
  * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point to
  * one struct req; req_free empties the first, and the views look through it: kept too long, both say
- * "closed". A view edits headers, query, path and body, and no more: method, scheme, host and port are
+ * "closed". A view edits headers, query and body, and no more: method, scheme, host, port and path are
  * what was decided on. */
 #define L_REQ "sallyport.request"
 #define L_VIEW "sallyport.view"
@@ -22043,49 +22028,7 @@ static const luaL_Reg l_query[] = {
 	{"set", l_query_set}, {"get", l_query_get}, {"remove", l_query_remove}, {NULL, NULL},
 };
 
-/* -- view: path, body, stripped */
-/* req:set_segment(i, value): the i-th segment of the path, percent-encoded */
-static int
-l_view_set_segment(lua_State *L)
-{
-	struct req *r = l_check_part(L, 1, &l_type_view);
-	lua_Integer want = luaL_checkinteger(L, 2), i = 0;
-	struct slice path = req_path_now(r), value, sent = SLICE("");
-	bool is_secret = false;
-	struct secret *s;
-	size_t n = 0, at = 0;
-
-	value = l_check_value(L, 3, &is_secret);
-	if ((s = secret_new(path.n + 3 * value.n)) == NULL)
-		return luaL_error(L, "no room for secrets");
-	while (at < path.n && path.p[at] == '/') {
-		const char *end = memchr(path.p + at + 1, '/', path.n - at - 1);
-		size_t next = end != NULL ? (size_t)(end - path.p) : path.n;
-
-		s->p[n++] = '/';
-		if (++i == want) {
-			sent = (struct slice){path.p + at + 1, next - at - 1};
-			n += codec_percent(s->p + n, value);
-		} else {
-			memcpy(s->p + n, path.p + at + 1, next - at - 1);
-			n += next - at - 1;
-		}
-		at = next;
-	}
-	s->n = (uint32_t)n;
-	if (want < 1 || want > i) {
-		secret_unref(s);
-		return luaL_error(L, "the path has no segment %d", (int)want);
-	}
-	if (is_secret && !subst_back_add(&r->back, l_test_secret(L, 3), sent, SLICE(""))) {
-		secret_unref(s);
-		return luaL_error(L, "more than %d secrets in path and query", SUBST_BACK_MAX);
-	}
-	secret_drop(&r->new_path);
-	r->new_path = s;
-	return 0;
-}
-
+/* -- view: body, stripped */
 /* req:filter(name): the body passes through that C filter as it streams; nothing where there is none */
 static int
 l_view_filter(lua_State *L)
@@ -22549,7 +22492,7 @@ static const struct { const char *name; void (*get)(lua_State *, struct req *); 
 };
 
 static const luaL_Reg l_view_methods[] = {
-	{"set_segment", l_view_set_segment}, {"filter", l_view_filter}, {"sigv4", l_view_sigv4},
+	{"filter", l_view_filter}, {"sigv4", l_view_sigv4},
 	{"splice_json", l_view_splice_json}, {"splice_form", l_view_splice_form}, {NULL, NULL},
 };
 
@@ -24060,6 +24003,25 @@ connect_to_parse(struct slice in, struct connect_to *to)
 	return true;
 }
 
+/* The list of HOST:PORT:ADDRESS:PORT at `list` replaces what there was. NULL, or what is wrong with one of them. */
+static const char *
+host_connect_to(lua_State *L, int list)
+{
+	lua_Integer n = luaL_len(L, list);
+	const char *why = n > NET_CONNECT_TO_MAX ? "more than 64 connect-to entries" : NULL;
+
+	net.nto = 0;
+	for (lua_Integer i = 1; i <= n && net.nto < NET_CONNECT_TO_MAX; i++) {
+		lua_geti(L, list, i);
+		if (connect_to_parse(l_check_text(L, -1), &net.to[net.nto]))
+			net.nto++;
+		else
+			why = "connect-to wants HOST:PORT:ADDRESS:PORT";
+		lua_pop(L, 1);
+	}
+	return why;
+}
+
 /* Loads the roots; idle connections were verified against the old ones, so they go. */
 static const char *
 host_load_trust(lua_State *L, int list)
@@ -24114,38 +24076,20 @@ static int
 l_host_configure(lua_State *L)
 {
 	const char *why = NULL;
+	lua_Integer memory;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "connect_to") == LUA_TTABLE) {
-		net.nto = 0;
-		if (luaL_len(L, 2) > NET_CONNECT_TO_MAX)
-			why = "more than 64 connect-to entries";
-		for (lua_Integer i = 1; i <= luaL_len(L, 2) && net.nto < NET_CONNECT_TO_MAX; i++) {
-			struct slice s;
-
-			lua_geti(L, 2, i);
-			s = l_check_text(L, -1);
-			if (!connect_to_parse(s, &net.to[net.nto++])) {
-				net.nto--;
-				why = "connect-to wants HOST:PORT:ADDRESS:PORT";
-			}
-			lua_pop(L, 1);
-		}
-	}
+	if (lua_getfield(L, 1, "connect_to") == LUA_TTABLE)
+		why = host_connect_to(L, 2);
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "allow_address") == LUA_TTABLE)
 		l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
 	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "memory") == LUA_TNUMBER)
-		conn_bound((uint64_t)lua_tointeger(L, 2));
-	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "log_records") == LUA_TNUMBER)
-		host_log_records = (uint64_t)lua_tointeger(L, 2);
-	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "log_age") == LUA_TNUMBER)
-		host_log_age = (int64_t)lua_tointeger(L, 2);
-	lua_settop(L, 1);
+	if ((memory = l_integer(L, 1, "memory", 0)) != 0)
+		conn_bound((uint64_t)memory);
+	host_log_records = (uint64_t)l_integer(L, 1, "log_records", (lua_Integer)host_log_records);
+	host_log_age = l_integer(L, 1, "log_age", host_log_age);
 	if (lua_getfield(L, 1, "upstream_ca") == LUA_TTABLE || upstream_trust == NULL) {
 		const char *trust_why = host_load_trust(L, 2);
 
@@ -24166,17 +24110,9 @@ l_host_getenv(lua_State *L)
 	return 1;
 }
 
-static int
-l_host_setenv(lua_State *L)
-{
-	setenv(luaL_checkstring(L, 1), luaL_checkstring(L, 2), 1);
-	return 0;
-}
-
 static int l_host_isatty(lua_State *L) { lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1))); return 1; }
 static int l_host_uid(lua_State *L) { lua_pushinteger(L, geteuid()); return 1; }
 static int l_host_pid(lua_State *L) { lua_pushinteger(L, getpid()); return 1; }
-static int l_host_cores(lua_State *L) { lua_pushinteger(L, sysconf(_SC_NPROCESSORS_ONLN)); return 1; }
 
 static int
 l_host_user_name(lua_State *L)
@@ -24955,15 +24891,6 @@ l_host_ca_make(lua_State *L)
 	return 2;
 }
 
-static struct buf host_ca_pem;          /* of the CA this worker signs with */
-
-static int
-l_host_ca_pem(lua_State *L)
-{
-	lua_pushlstring(L, host_ca_pem.p != NULL ? host_ca_pem.p : "", host_ca_pem.n);
-	return 1;
-}
-
 static int
 l_host_memlock(lua_State *L)
 {
@@ -24992,15 +24919,15 @@ l_host_log(lua_State *L)
 /* What workers have too; the rest is for commands. */
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
-	{"ca_pem", l_host_ca_pem}, {"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
+	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
 	{"stand_in_claims", l_host_stand_in_claims}, {"unbase64", l_host_unbase64}, {NULL, NULL},
 };
 
 static const luaL_Reg l_host_command[] = {
-	{"getenv", l_host_getenv}, {"setenv", l_host_setenv}, {"isatty", l_host_isatty},
-	{"uid", l_host_uid}, {"cores", l_host_cores}, {"user_name", l_host_user_name},
+	{"getenv", l_host_getenv}, {"isatty", l_host_isatty},
+	{"uid", l_host_uid}, {"user_name", l_host_user_name},
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
 	{"mkdir", l_host_mkdir}, {"read_file", l_host_read_file}, {"write_file", l_host_write_file},
 	{"disk", l_host_disk}, {"exec_editor", l_host_exec_editor},
@@ -25215,9 +25142,7 @@ worker_load_ca(void)
 	bool ok;
 
 	buf_init(&der, 8192);
-	buf_init(&host_ca_pem, 16384);
-	ok = store_ca(&der, &key) == STORE_OK && key->n == 32 && tls_ca_load(buf_slice(&der), key->p) &&
-	    cert_to_pem(buf_slice(&der), &host_ca_pem);
+	ok = store_ca(&der, &key) == STORE_OK && key->n == 32 && tls_ca_load(buf_slice(&der), key->p);
 	secret_unref(key);
 	buf_free(&der);
 	if (!ok)

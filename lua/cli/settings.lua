@@ -1,5 +1,4 @@
 --- Reading a setting's value, for `set` and for the flags of `serve`.
-local records = require "records"
 local report = require "cli.report"
 local M = {}
 
