@@ -115,9 +115,15 @@ slice_eq(struct slice a, struct slice b)
 }
 
 static bool
+ascii_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static bool
 ascii_alnum(char c)
 {
-	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+	return ascii_digit(c) || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
 static char
@@ -444,7 +450,7 @@ hex_encode(char *out, const void *in, size_t n)
 static int
 hex_digit(char c)
 {
-	if (c >= '0' && c <= '9')
+	if (ascii_digit(c))
 		return c - '0';
 	c = ascii_lower(c);
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
@@ -1627,7 +1633,7 @@ cidr_parse(struct slice in, struct cidr *out)
 	if (len.n == 0 || len.n > 3 || (len.n > 1 && len.p[0] == '0'))
 		return false;
 	for (size_t i = 0; i < len.n; i++) {
-		if (len.p[i] < '0' || len.p[i] > '9')
+		if (!ascii_digit(len.p[i]))
 			return false;
 		bits = bits * 10 + (unsigned)(len.p[i] - '0');
 	}
@@ -1914,7 +1920,7 @@ net_listen(struct slice text)
 	if (colon == NULL || colon + 1 == text.p + text.n)
 		return "expected ADDRESS:PORT";
 	for (const char *p = colon + 1; p < text.p + text.n; p++)
-		if (*p < '0' || *p > '9' || (port = port * 10 + (*p - '0')) > 65535)
+		if (!ascii_digit(*p) || (port = port * 10 + (*p - '0')) > 65535)
 			return "the port is not a number up to 65535";
 	if (host.n >= 2 && host.p[0] == '[' && host.p[host.n - 1] == ']')
 		host = (struct slice){host.p + 1, host.n - 2};
@@ -2604,7 +2610,7 @@ der_read_time(struct slice *in, int64_t *out)
 	    s.n != (tag == 0x17 ? 13u : 15u) || s.p[s.n - 1] != 'Z')
 		return false;
 	for (int i = tag == 0x17 ? 1 : 0; at + 1 < s.n; i++, at += 2) {
-		if (!isdigit((unsigned char)s.p[at]) || !isdigit((unsigned char)s.p[at + 1]))
+		if (!ascii_digit(s.p[at]) || !ascii_digit(s.p[at + 1]))
 			return false;
 		v[i] = (s.p[at] - '0') * 10 + s.p[at + 1] - '0';
 	}
@@ -4739,12 +4745,6 @@ http_is_tchar(char c)
 }
 
 static bool
-http_is_digit(char c)
-{
-	return c >= '0' && c <= '9';
-}
-
-static bool
 http_is_control(char c)
 {
 	return (unsigned char)c < 0x20 || c == 0x7f;
@@ -4987,7 +4987,7 @@ http_parse_authority(struct slice in, struct slice *host, int *port)
 		return false;
 	*port = 0;
 	for (size_t i = end + 1; i < in.n; i++) {
-		if (!http_is_digit(in.p[i]))
+		if (!ascii_digit(in.p[i]))
 			return false;
 		*port = *port * 10 + (in.p[i] - '0');
 	}
@@ -5082,7 +5082,7 @@ http_parse_length(struct slice s, uint64_t *out)
 	uint64_t v = 0;
 
 	for (size_t i = 0; i < s.n; i++) {
-		if (!http_is_digit(s.p[i]) || v > (INT64_MAX - 9) / 10)
+		if (!ascii_digit(s.p[i]) || v > (INT64_MAX - 9) / 10)
 			return false;
 		v = v * 10 + (uint64_t)(s.p[i] - '0');
 	}
@@ -5191,7 +5191,7 @@ http_parse_version(struct slice s, int *minor)
 	if (s.n < 6 || memcmp(s.p, "HTTP/", 5) != 0)
 		return 400;
 	for (size_t i = 5; i < s.n; i++)
-		if (!http_is_digit(s.p[i]) && s.p[i] != '.')
+		if (!ascii_digit(s.p[i]) && s.p[i] != '.')
 			return 400;
 	if (s.n != 8 || memcmp(s.p, "HTTP/1.", 7) != 0 || (s.p[7] != '0' && s.p[7] != '1'))
 		return 505;
@@ -5267,7 +5267,7 @@ http_parse_status_line(struct slice line, struct http_head *h)
 	    line.p[8] != ' ')
 		return false;
 	for (size_t i = 9; i < 12; i++) {
-		if (!http_is_digit(line.p[i]))
+		if (!ascii_digit(line.p[i]))
 			return false;
 		h->status = h->status * 10 + (line.p[i] - '0');
 	}
@@ -5575,7 +5575,7 @@ http_label_is_number(struct slice s)
 	bool hex = s.n >= 2 && s.p[0] == '0' && ascii_lower(s.p[1]) == 'x';
 
 	for (size_t i = hex ? 2 : 0; i < s.n; i++)
-		if (hex ? hex_digit(s.p[i]) < 0 : !http_is_digit(s.p[i]))
+		if (hex ? hex_digit(s.p[i]) < 0 : !ascii_digit(s.p[i]))
 			return false;
 	return s.n != 0;
 }
@@ -5596,7 +5596,7 @@ http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
 				return "label of over 63 bytes in the host name";
 			*last = start;
 			start = i + 1;
-		} else if (!http_is_digit(c) && !(c >= 'a' && c <= 'z') && c != '-' && c != '_') {
+		} else if (!ascii_digit(c) && !(c >= 'a' && c <= 'z') && c != '-' && c != '_') {
 			return "character that no host name has";
 		}
 		if (i < in.n)
@@ -5973,21 +5973,25 @@ json_utf8(const char *p, size_t n)
 }
 
 /* Four hexadecimal digits, or -1. */
-static int
+static long
 json_hex4(const char *p, size_t n)
 {
-	int v = 0;
+	uint8_t b[2];
 
-	if (n < 4)
-		return -1;
-	for (int i = 0; i < 4; i++) {
-		int d = hex_digit(p[i]);
+	return n >= 4 && hex_decode(b, (struct slice){p, 4}) ? load_be16(b) : -1;
+}
 
-		if (d < 0)
-			return -1;
-		v = v * 16 + d;
-	}
-	return v;
+/* A character as UTF-8; bytes. */
+static size_t
+json_put_utf8(char out[4], long c)
+{
+	static const unsigned char lead[] = {0, 0x00, 0xc0, 0xe0, 0xf0};
+	size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+
+	for (size_t i = n - 1; i > 0; i--, c >>= 6)
+		out[i] = (char)(0x80 | (c & 63));
+	out[0] = (char)(lead[n] | c);
+	return n;
 }
 
 /* The first character inside a string's quotes: writes its UTF-8 to out, its length to *len.
@@ -6021,59 +6025,43 @@ json_char(const char *p, size_t n, char out[4], size_t *len)
 		low = json_hex4(p + 8, 4);
 		if (low < 0xdc00 || low > 0xdfff)
 			return 0;
-		c = 0x10000 + (c - 0xd800) * 0x400 + (low - 0xdc00);
-		out[0] = (char)(0xf0 | c >> 18);
-		out[1] = (char)(0x80 | (c >> 12 & 63));
-		out[2] = (char)(0x80 | (c >> 6 & 63));
-		out[3] = (char)(0x80 | (c & 63));
-		*len = 4;
+		*len = json_put_utf8(out, 0x10000 + (c - 0xd800) * 0x400 + (low - 0xdc00));
 		return 12;
 	}
-	if (c < 0x80) {
-		out[0] = (char)c;
-		*len = 1;
-	} else if (c < 0x800) {
-		out[0] = (char)(0xc0 | c >> 6);
-		out[1] = (char)(0x80 | (c & 63));
-		*len = 2;
-	} else {
-		out[0] = (char)(0xe0 | c >> 12);
-		out[1] = (char)(0x80 | (c >> 6 & 63));
-		out[2] = (char)(0x80 | (c & 63));
-		*len = 3;
-	}
+	*len = json_put_utf8(out, c);
 	return 6;
+}
+
+/* Past the digits at *i; false: there is none. */
+static bool
+json_digits(const char *p, size_t n, size_t *i)
+{
+	size_t from = *i;
+
+	while (*i < n && ascii_digit(p[*i]))
+		++*i;
+	return *i != from;
 }
 
 /* Bytes of the number at p by RFC 8259 section 6, or 0. */
 static size_t
 json_number_len(const char *p, size_t n)
 {
-	size_t i = 0, digits;
+	size_t i = n != 0 && p[0] == '-';
 
-	if (i < n && p[i] == '-')
+	if (i < n && p[i] == '0')
 		i++;
-	if (i < n && p[i] == '0') {
-		i++;
-	} else {
-		for (digits = i; i < n && p[i] >= '0' && p[i] <= '9'; i++)
-			;
-		if (i == digits)
-			return 0;
-	}
+	else if (!json_digits(p, n, &i))
+		return 0;
 	if (i < n && p[i] == '.') {
-		for (digits = ++i; i < n && p[i] >= '0' && p[i] <= '9'; i++)
-			;
-		if (i == digits)
+		i++;
+		if (!json_digits(p, n, &i))
 			return 0;
 	}
 	if (i < n && (p[i] == 'e' || p[i] == 'E')) {
 		i++;
-		if (i < n && (p[i] == '+' || p[i] == '-'))
-			i++;
-		for (digits = i; i < n && p[i] >= '0' && p[i] <= '9'; i++)
-			;
-		if (i == digits)
+		i += i < n && (p[i] == '+' || p[i] == '-');
+		if (!json_digits(p, n, &i))
 			return 0;
 	}
 	return i;
@@ -12796,7 +12784,7 @@ pat_match(struct pat *m, const char *s, const char *p)
 				res = pat_frontier(m, s, p + 2, ep) ? s : NULL;
 				next = ep;
 			}
-		} else if (*p == '%' && p + 1 < m->p_end && isdigit((unsigned char)p[1])) {
+		} else if (*p == '%' && p + 1 < m->p_end && ascii_digit(p[1])) {
 			res = pat_again(m, s, p[1]);
 			next = p + 2;
 		} else {
@@ -13001,7 +12989,7 @@ l_str_replace(lua_State *L, struct pat *m, luaL_Buffer *b, const char *s, const 
 				luaL_addchar(b, '%');
 			} else if (i < n && r[i] == '0') {
 				luaL_addlstring(b, s, (size_t)(e - s));
-			} else if (i < n && isdigit((unsigned char)r[i])) {
+			} else if (i < n && ascii_digit(r[i])) {
 				l_pat_push(L, m, r[i] - '1', s, e);
 				luaL_tolstring(L, -1, NULL);    /* a position capture is a number */
 				lua_remove(L, -2);
@@ -17390,7 +17378,7 @@ retry_after_seconds(const struct http_head *h)
 	if (v.n == 0 || v.n > 6)
 		return -1;
 	for (size_t k = 0; k < v.n; k++) {
-		if (v.p[k] < '0' || v.p[k] > '9')
+		if (!ascii_digit(v.p[k]))
 			return -1;
 		n = n * 10 + (v.p[k] - '0');
 	}
@@ -23975,7 +23963,7 @@ connect_to_port(struct slice s, int *port)
 {
 	*port = 0;
 	for (size_t i = 0; i < s.n; i++)
-		if (s.p[i] < '0' || s.p[i] > '9' || (*port = *port * 10 + (s.p[i] - '0')) > 65535)
+		if (!ascii_digit(s.p[i]) || (*port = *port * 10 + (s.p[i] - '0')) > 65535)
 			return false;
 	return true;
 }
