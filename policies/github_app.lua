@@ -118,8 +118,11 @@ local calls = {
 }
 local rows = {}
 for _, c in ipairs(calls) do
-  rows[#rows + 1] = mint(c[1], c[2], c[3])
-  rows[#rows + 1] = mint(c[1], "/api/v3" .. c[2], c[3])
+  local by_number = c[2]:gsub("^/repos/%*/", "/repositories/"):gsub("^/orgs/", "/organizations/")  -- as Link headers have them
+  for _, path in ipairs { c[2], by_number ~= c[2] and by_number or nil } do
+    rows[#rows + 1] = mint(c[1], path, c[3])
+    rows[#rows + 1] = mint(c[1], "/api/v3" .. path, c[3])
+  end
 end
 rows[#rows + 1] = mint(nil, "/login/oauth/access_token", "an OAuth token")
 rows[#rows + 1] = mint(nil, "/login/device/code", "a device login")

@@ -51,7 +51,14 @@ local GITHUB_MINT = post {
   { "/user/keys", "an SSH key of the account" },
   { "/copilot_internal/v2/token", "a Copilot token", method = { "GET", "POST" } },
 }
-for i = 1, #GITHUB_MINT do  -- an Enterprise host has the API below /api/v3
+-- What GitHub's own Link headers call them: a repository and an organization by their numbers. And an Enterprise host has
+-- the API below /api/v3.
+for i = 1, #GITHUB_MINT do
+  local row = GITHUB_MINT[i]
+  local path = row.path:gsub("^/repos/%*/", "/repositories/"):gsub("^/orgs/", "/organizations/")
+  if path ~= row.path then GITHUB_MINT[#GITHUB_MINT + 1] = { method = row.method, path = path, what = row.what } end
+end
+for i = 1, #GITHUB_MINT do
   local row = GITHUB_MINT[i]
   GITHUB_MINT[#GITHUB_MINT + 1] = { method = row.method, path = "/api/v3" .. row.path, what = row.what }
 end
@@ -73,6 +80,7 @@ local GITLAB_MINT = post {
   { "/api/v4/groups/*/access_tokens", "a group's token" },
   { "/api/v4/groups/*/access_tokens/*/rotate", "a group's token" },
   { "/api/v4/groups/*/service_accounts/*/personal_access_tokens/**", "a service account's token" },
+  { "/api/v4/projects/*/service_accounts/*/personal_access_tokens/**", "a service account's token" },
   { "/api/v4/projects/*/deploy_tokens", "a deploy token" },
   { "/api/v4/groups/*/deploy_tokens", "a deploy token" },
   { "/api/v4/projects/*/deploy_keys", "a deploy key" },
@@ -80,7 +88,10 @@ local GITLAB_MINT = post {
   { "/api/v4/projects/*/cluster_agents/*/tokens", "a cluster agent's token" },
   { "/api/v4/user/keys", "an SSH key of the account" },
   { "/api/v4/users/*/keys", "an SSH key of an account" },
-  { "/api/v4/user/runners", "a runner's token" },
+  { "/api/v4/user/runners", "a runner's token" }, { "/api/v4/runners", "a runner's token" },
+  { "/api/v4/code_suggestions/direct_access", "a token for the AI gateway" }, { "/api/v4/ai/*/direct_access", "a token for the AI gateway" },
+  { "/api/v4/packages/conan/*/users/authenticate", "a token for packages", method = "GET" },
+  { "/api/v4/projects/*/packages/conan/*/users/authenticate", "a token for packages", method = "GET" },
   { "/api/v4/runners/*/reset_authentication_token", "a runner's token" },
   { "/api/v4/runners/reset_registration_token", "a runner's token" },
   { "/api/v4/projects/*/runners/reset_registration_token", "a runner's token" },

@@ -95,6 +95,26 @@ local cases = {
     is(find(google, "storage.googleapis.com/batch/storage/v1", "POST /storage/v1/projects/p/hmacKeys HTTP/1.1"), true)
     is(find(google, "storage.googleapis.com/batch/storage/v1", "PATCH /storage/v1/b/x/o/y HTTP/1.1"), false)
   end,
+  ["a call counts under the other names that the API has for it"] = function()
+    local function met(rows, method, path)
+      return require("mint").find(rows, { method = method, host = "api.test", readings = function() return { path } end,
+        body = function() return "" end }) ~= nil
+    end
+    for _, rows in ipairs { presets.get "github".mint, presets.get "github-oauth".mint, policy.load "github_app".mint } do
+      for _, below in ipairs { "", "/api/v3" } do
+        for _, path in ipairs { "/repos/o/r/keys", "/repositories/17/keys", "/repositories/17/actions/runners/registration-token",
+          "/organizations/9/actions/runners/generate-jitconfig", "/orgs/o/actions/runners/registration-token" } do
+          is(met(rows, "POST", below .. path), true)
+          is(met(rows, "GET", below .. path), false)
+        end
+      end
+    end
+    local rows = presets.get "gitlab".mint
+    is(met(rows, "POST", "/api/v4/projects/1/service_accounts/2/personal_access_tokens"), true)
+    is(met(rows, "GET", "/api/v4/projects/1/packages/conan/v2/users/authenticate"), true)
+    is(met(rows, "POST", "/api/v4/ai/duo_workflows/direct_access"), true)
+    is(met(rows, "GET", "/-/cable"), true)
+  end,
   ["a server of one's own may live below a path: its calls count there too"] = function()
     local function met(name, path)
       return require("mint").find(presets.get(name).mint, { method = "POST", host = "tools.test", readings = function() return { path } end,
