@@ -187,11 +187,24 @@ local function covers_query(row, query)
   return true
 end
 
+local chars = {}    -- "4a", "4A" … -> "J"
+for a in ("0123456789abcdefABCDEF"):gmatch(".") do
+  for b in ("0123456789abcdefABCDEF"):gmatch(".") do chars[a .. b] = string.char(tonumber(a .. b, 16)) end
+end
+
 -- As a server may read it: escapes of JSON and of forms undone, whatever stands around them. Names have ASCII alone.
--- A text in a text (Shopify runs a mutation that is an argument of another) has its escapes escaped once more.
+-- Twice, and without the backslashes that are left, for a text may hold a text (Shopify runs a mutation that is an
+-- argument of another), whose escapes are escaped. No pattern begins with a run: a body may be nothing else.
 local function unescaped(text)
-  local function char(hex) return string.char(tonumber(hex, 16)) end
-  return (text:gsub("\\+[uU]00(%x%x)", char):gsub("\\+[uU]{0*(%x%x)}", char):gsub("%%(%x%x)", char))
+  for _ = 1, 2 do
+    local before = text
+    if text:find("\\", 1, true) then
+      text = text:gsub("\\[uU]00(%x%x)", chars):gsub("\\[uU]{0?0?0?0?0?0?(%x%x)}", chars)
+    end
+    if text:find("%", 1, true) then text = text:gsub("%%(%x%x)", chars) end
+    if text == before then break end
+  end
+  return text:find("\\", 1, true) and (text:gsub("\\+", "")) or text
 end
 
 -- Names by which a request asks for an operation that the server has: Apollo, Relay, Shopify, and their like.

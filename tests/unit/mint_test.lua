@@ -125,6 +125,15 @@ return {
       is(mint.find(rows, { method = "POST", host = "a", readings = function() return { "/g" } end, body = function() return text end }), "a key")
     end
   end,
+  ["a body of nothing but escapes costs no more than its length"] = function()
+    local rows = assert(mint.compile { { path = "/g", graphql = { "tokenCreate" }, what = "a key" } })
+    local from = require("time").now()
+    for _, text in ipairs { "\\", "\\u", "\\u{0", "%", "%5", "\\u0065", "%5c", " ", "{", "[", '{"a":', "a&", "\\u{00" } do
+      mint.find(rows, { method = "POST", host = "a", readings = function() return { "/g" } end,
+        body = function() return '{"query":"{ a }","v":"' .. text:rep(1000000 // #text) end })
+    end
+    assert(require("time").now() - from < 60000)   -- a square would be hours
+  end,
   ["a GraphQL operation whose text is not in the request counts"] = function()
     local rows = assert(mint.compile { { method = "POST", path = "/g", graphql = { "tokenCreate" }, what = "a key" } })
     local function ask(body, query, kind)
@@ -141,7 +150,7 @@ return {
       [ "{" .. hash .. "}" ] = "unread", [ "{" .. hash .. [[,"query":""}]] ] = "unread", [ "{" .. hash .. [[,"query":null}]] ] = "unread",
       [ "{" .. hash .. [[,"variables":{"query":"{ a }"}}]] ] = "unread", [ [[{"documentId":"x"}]] ] = "unread", [ [[{"id":"x","Query":"{ a }"}]] ] = "unread",
       [ [[{"query":"{ a }"]] ] = "unread", [ "[]" ] = "unread", [ "[1]" ] = "unread", [ "7" ] = "unread",
-      [ "query=%7B+viewer+%7D" ] = false, [ "id=x" ] = "unread", [ "query=&id=x" ] = "unread", [ "%zz" ] = "unread",
+      [ "query=%7B+viewer+%7D" ] = false, [ "query=%7B+run%28m%3A+%22tok%5Cu0065nCreate%22%29+%7D" ] = "found", [ "id=x" ] = "unread", [ "query=&id=x" ] = "unread", [ "%zz" ] = "unread",
       [ [[{"query":"mutation { tokenCreate }"}]] ] = "found",
     } do
       if ask(body) ~= want then error(("%s: %s, wanted %s"):format(body, tostring(ask(body)), tostring(want))) end
