@@ -157,14 +157,24 @@ local function matches(row, path)
   return false
 end
 
-local function covers_path(row, readings)
-  if not readings then return true end
+-- The readings as rows are held against them, once for all rows; nil: it cannot be read.
+local function spelt(readings)
+  if not readings then return nil end
+  local out = {}
   for _, reading in ipairs(readings) do
     local path = trimmed(reading:lower())
+    out[#out + 1] = path
     local bare = path:match("^(.*)%.%w+$")
-    if matches(row, path) or bare and matches(row, trimmed(bare)) then return true end
+    if bare then out[#out + 1] = trimmed(bare) end
   end
-  return false
+  return out
+end
+
+local function covers_path(row, paths)
+  for _, path in ipairs(paths or {}) do
+    if matches(row, path) then return true end
+  end
+  return paths == nil
 end
 
 local function covers_host(row, host)
@@ -272,7 +282,7 @@ local function each_met(rows, q)
       local row = rows[at]
       if covers_method(row, q) and covers_host(row, q.host) then
         if not read then
-          readings, read = q.readings(), true
+          readings, read = spelt(q.readings()), true
         end
         if covers_path(row, readings) and covers_query(row, q.query) then return row end
       end
