@@ -122,6 +122,7 @@ def again(results):
 def main(words):
     import certs
     import sallyport
+    signal.signal(signal.SIGINT, signal.default_int_handler)          # a shell's background jobs ignore it; tests send it
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-")    # short: a socket's path has 108 bytes
     certs.make(sallyport.certs())
     everything = programs()

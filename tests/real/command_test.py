@@ -184,10 +184,21 @@ def test_the_helper_ends(t):
     wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in before), 5, "the end of all")
 
 
+def descriptors(pid):
+    """what each of a process's descriptors is; one closed while we look is none"""
+    found = []
+    for n in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{n}"))
+        except FileNotFoundError:
+            pass
+    return found
+
+
 def helper_of(s):
     """the helper process: the server's child that has no listener's port"""
     for pid in children(s.process.pid):
-        fds = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        fds = descriptors(pid)
         if len(fds) < 8 and not any("eventpoll" in f for f in fds):
             return int(pid)
     return None
