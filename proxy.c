@@ -14855,6 +14855,7 @@ struct req {
 	int status;             /* of our own answer, or the upstream's */
 	char code[32];          /* X-Sallyport-Error; empty: no error */
 	struct buf answer;      /* owned; body of our own answer */
+	size_t answer_sent;     /* of it, to the client */
 	const char *answer_type; /* static */
 	int retry_after;        /* seconds; 0: not said */
 	bool close_after;
@@ -16084,22 +16085,9 @@ conn_put_answer(struct conn *c, struct req *r)
 		ok = ok && buf_addf(&b, "Retry-After: %d\r\n", r->retry_after);
 	ok = ok && buf_addf(&b, "Cache-Control: no-store\r\n%s\r\n",
 	    !keep ? "Connection: close\r\n" : r->head.minor == 0 ? "Connection: keep-alive\r\n" : "");
-	if (ok && !slice_eq(r->head.method, SLICE("HEAD")) && r->answer.n != 0) {
-		size_t at = 0;
-
-		ok = peer_put(&c->peer, b.p, b.n);
-		while (ok && at < r->answer.n) { /* at most 256 KiB, in pieces the peer has room for */
-			size_t n = r->answer.n - at < PEER_PIECE ? r->answer.n - at : PEER_PIECE;
-
-			if (!peer_room(&c->peer) && peer_flush(&c->peer) == IO_ERR)
-				ok = false;
-			ok = ok && peer_put(&c->peer, r->answer.p + at, n);
-			at += n;
-		}
-	} else if (ok) {
-		ok = peer_put(&c->peer, b.p, b.n);
-	}
+	ok = ok && peer_put(&c->peer, b.p, b.n);
 	buf_free(&b);
+	r->answer_sent = slice_eq(r->head.method, SLICE("HEAD")) ? r->answer.n : 0;
 	r->t_first = clock_now();
 	r->bytes_down = r->answer.n;
 	return ok;
@@ -16962,8 +16950,10 @@ conn_relay_up(struct conn *c, enum flow_io io)
 			conn_fail(c, 400, "bad_request", "malformed body");
 		return false;
 	case FLOW_DST_GONE:
-		if (r->answer_begun)
-			return true;    /* it answered before it closed: that is read to its end */
+		if (r->answer_begun) {  /* it answered before it closed: that is read to its end */
+			c->last = c->last || !req_body_consumed(r);
+			return true;
+		}
 		return conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
 	case FLOW_DONE:
 		if (!conn_client_gone(c))
@@ -17170,10 +17160,32 @@ conn_step_handshake(struct conn *c)
 	return false;
 }
 
+/* The body, as the client has room for it. */
+static enum io
+conn_pump_answer(struct conn *c)
+{
+	struct req *r = c->req;
+
+	while (r->answer_sent < r->answer.n) {
+		size_t n = r->answer.n - r->answer_sent;
+
+		if (!peer_room(&c->peer) && peer_flush(&c->peer) == IO_ERR)
+			return IO_ERR;
+		if (!peer_room(&c->peer))
+			return IO_AGAIN;
+		n = n < PEER_PIECE ? n : PEER_PIECE;
+		if (!peer_put(&c->peer, r->answer.p + r->answer_sent, n))
+			return IO_ERR;
+		r->answer_sent += n;
+		conn_deadline(c, CONN_IDLE_MS);
+	}
+	return peer_flush(&c->peer);
+}
+
 static bool
 conn_step_answer(struct conn *c)
 {
-	switch (peer_flush(&c->peer)) {
+	switch (conn_pump_answer(c)) {
 	case IO_OK:
 		conn_next_request(c);
 		return true;

@@ -1,0 +1,69 @@
+/* A client's connection where the kernel's buffers and a busy machine would hide what it does: every socket is small,
+ * and every event is made by hand. */
+#include PROXY_C
+#include "guard.h"
+
+static int client;                      /* the other end of the only connection */
+
+static struct conn *
+conn_make(enum conn_state state)
+{
+	int pair[2], small = 4096;
+
+	assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
+	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+	client = pair[1];
+	conn_new(pair[0]);
+	assert(conn_first != NULL && (conn_first->req = req_new(conn_first)) != NULL);
+	conn_first->state = state;
+	conn_first->req->head.method = SLICE("GET");
+	conn_first->req->head.minor = 1;
+	conn_first->req->head.keep_alive = true;
+	return conn_first;
+}
+
+static size_t
+client_read(void)
+{
+	static char block[64 * 1024];
+	ssize_t n = read(client, block, sizeof block);
+
+	return n > 0 ? (size_t)n : 0;
+}
+
+/* The largest answer of our own to a client that reads slowly: all of it comes, and the connection goes on. */
+static void
+test_answer(void)
+{
+	struct conn *c = conn_make(CONN_DECIDE);
+	struct req *r = c->req;
+	size_t all = 0, n;
+	static char text[256 * 1024 - 1];
+
+	memset(text, 'x', sizeof text);
+	r->action = REQ_REPLY;
+	r->status = 200;
+	r->answer_type = "text/plain";
+	assert(buf_add(&r->answer, text, sizeof text));
+	conn_begin_answer(c);
+	do {
+		if (c->state == CONN_CLOSED)
+			break;
+		c->peer.watch.writable = true;
+		conn_advance(c);
+		all += n = client_read();
+	} while (n != 0 || c->state == CONN_ANSWER);
+	test_result(all > sizeof text && c->state == CONN_HEAD, "an answer of 256 KiB, and a client that is slow",
+	    "%zu bytes, state %d", all, c->state);
+	conn_close(c, true);
+	close(client);
+	loop_run_deferred();
+}
+
+int
+main(void)
+{
+	assert(loop_init(false));
+	test_answer();
+	return test_end();
+}
