@@ -786,7 +786,7 @@ inflate(const unsigned char *p, size_t n, char *out)
 
 struct secret {
 	uint32_t refs;
-	uint32_t n;             /* never changes: the block's size follows from it */
+	uint32_t n;             /* secret_cut alone changes it: the block's size follows from it */
 	char p[];
 };
 
@@ -964,6 +964,19 @@ secret_drop(struct secret **s)
 {
 	secret_unref(*s);
 	*s = NULL;
+}
+
+/* Shorter, for what was written into room enough: what the block has too much goes back. Before any handle holds it. */
+static void
+secret_cut(struct secret *s, size_t n)
+{
+	unsigned order = secret_order(s->n), want = secret_order(n);
+	uint32_t id = (uint32_t)((size_t)((char *)s - secret_arena.base) / SECRET_BLOCK_MIN >> order);
+
+	wipe(s->p + n, s->n - n);
+	s->n = (uint32_t)n;
+	for (id += SECRET_BLOCKS >> order; order > want; id *= 2)
+		secret_mark(2 * id + 1, --order, true);
 }
 
 static struct slice
@@ -21942,7 +21955,7 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 		s->p[n++] = '=';
 		n += codec_percent(s->p + n, value);
 	}
-	s->n = (uint32_t)n;
+	secret_cut(s, n);
 	req_set_query(r, s);
 }
 
@@ -22882,13 +22895,13 @@ l_req_dump(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	struct req_handle *h = lua_touserdata(L, 1);
-	struct buf b;
+	static struct buf b = {.max = PEER_HEAD_MAX}; /* dead when this returns; a push that raises leaves it to the next */
 
 	if (!h->owned)
 		return luaL_error(L, "a live request cannot be dumped");
 	lua_newtable(L);
 	l_set_slice(L, "method", r->head.method);
-	buf_init(&b, PEER_HEAD_MAX);
+	buf_clear(&b);
 	req_put_url(r, &b);
 	lua_pushlstring(L, b.p, b.n);
 	buf_free(&b);

@@ -124,6 +124,39 @@ test_arena_exhaustion(void)
 	check("the arena is zero from end to end", all_zero(secret_arena.base, SECRET_ARENA_MAX));
 }
 
+/* What is written into room enough keeps its bytes, and the rest of its block can be had again. */
+static void
+test_arena_cut(void)
+{
+	static const size_t sizes[] = {0, 1, 24, 25, 100, 1000, 1016, 1017, 70000, SECRET_MAX};
+	struct secret *large[16];
+	bool kept = true;
+	size_t n = 0;
+
+	for (size_t i = 0; i < COUNT(sizes); i++) {
+		for (size_t k = 0; k <= i; k++) {
+			struct secret *s = secret_new(sizes[i]), *other;
+
+			memset(s->p, 0xa5, sizes[i]);
+			secret_cut(s, sizes[k]);
+			other = secret_new(sizes[i] / 3);       /* into what was given back */
+			memset(other->p, 0x5a, other->n);
+			for (size_t at = 0; at < sizes[k]; at++)
+				kept &= (unsigned char)s->p[at] == 0xa5;
+			kept &= s->n == sizes[k];
+			secret_unref(s);
+			secret_unref(other);
+		}
+	}
+	check("a secret that is cut keeps what it keeps", kept);
+	while (n < COUNT(large) && (large[n] = secret_new(SECRET_MAX)) != NULL)
+		n++;
+	check("and its block comes back whole", n == COUNT(large) && all_zero(large[0]->p, SECRET_MAX));
+	while (n != 0)
+		secret_unref(large[--n]);
+	check("and zero", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+}
+
 /* A million-step walk would be no better than this one: sizes and lifetimes mixed, contents checked. */
 static void
 test_arena_walk(void)
@@ -883,6 +916,7 @@ main(void)
 	test_arena_wipes();
 	test_arena_walk();
 	test_arena_exhaustion();
+	test_arena_cut();
 	test_arena_system();
 	test_json_reader();
 	test_json_prefixes();

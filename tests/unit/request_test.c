@@ -1,0 +1,219 @@
+/* The bindings of a request and of the host with memory failing: Lua's and C's allocations are counted together, and
+ * the first, second, third … of each case fails, and all after it. Whatever comes of it, nothing stays behind. */
+#include <malloc.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+static long fail_after = -1;            /* allocations that still succeed; -1: all */
+
+static bool
+memory_fails(void)
+{
+	return fail_after >= 0 && (fail_after == 0 || fail_after-- == 0);
+}
+
+static void *
+test_malloc(size_t n)
+{
+	return memory_fails() ? NULL : malloc(n);
+}
+
+static void *
+test_calloc(size_t n, size_t size)
+{
+	return memory_fails() ? NULL : calloc(n, size);
+}
+
+static void *
+test_realloc(void *p, size_t n)
+{
+	return memory_fails() ? NULL : realloc(p, n);
+}
+
+static void *
+failing_alloc(void *ud, void *p, size_t osize, size_t nsize)
+{
+	(void)ud;
+	if (nsize == 0) {
+		free(p);
+		return NULL;
+	}
+	return (p == NULL || nsize > osize) && memory_fails() ? NULL : realloc(p, nsize);
+}
+
+#define malloc(n) test_malloc(n)
+#define calloc(n, size) test_calloc(n, size)
+#define realloc(p, n) test_realloc(p, n)
+#include PROXY_C
+#include "guard.h"
+
+#define POST "local r = request.example { method = 'POST', url = 'https://api.test/v1/ph_one/x?a=1&key=mine&b=2', body = body, " \
+    "headers = { ['content-type'] = kind, authorization = 'Basic dTpwaF9vbmU=', ['x-a'] = 'ph_one' } }\n" \
+    "local v = r:view()\n"
+#define KEYS "access_key = 'AKIDEXAMPLE', secret = secret, region = 'us-east-1', service = 's3', token = secret"
+#define ROW "request.places"
+
+static const struct { const char *name, *chunk; } cases[] = {
+	{"headers", "local body, kind\n" POST
+	    "v.headers:set('X-One', secret) v.headers:set('x-one', 'two') v.headers:set('x-two', secret)\n"
+	    "assert(v.headers:get('x-one') == 'two' and core.is(v.headers:get('x-two')))\n"
+	    "assert(#v.headers:names() == 4) v.headers:remove('x-two') assert(v.headers:get('x-two') == nil)\n"
+	    "assert(r:dump().headers['x-one'] == 'two')"},
+	{"query", "local body, kind\n" POST
+	    "v.query:set('key', secret) v.query:set('key', 'plain') v.query:remove('a') v.query:set('new', secret)\n"
+	    "assert(v.query:get('b') == '2') \n"
+	    "assert(core.is((r:target()))) local d = r:dump()\n"
+	    "assert(d.url == 'https://api.test/v1/ph_one/x?b=2&key=plain&new=canary-canary-canary', d.url)"},
+	{"long values in a query", "local body, kind\n" POST "for _ = 1, 3 do\n"
+	    "v.query:set('key', ('k'):rep(9000)) end"},
+	{"strip", "local body, kind = 'a=1&token=t&b=2', 'application/x-www-form-urlencoded'\n" POST
+	    "r:strip { headers = { 'authorization' }, query = { 'key' }, form = { 'token' }, routing = true }\n"
+	    "assert(v.stripped.query.key == 'mine' and v.stripped.headers.authorization and v.body == 'a=1&b=2')"},
+	{"a body that is set", "local body, kind = '{}', 'application/json'\n" POST
+	    "v.body = 'x' v.body = secret assert(core.is(v.body)) v.body = 'y'"},
+	{"a body that is edited", "local body, kind = '{\"a\":1,\"key\":\"old\"}', 'application/json'\n" POST
+	    "assert(v:splice_json('key', secret)) assert(v:splice_json('new', 'plain'))\n"
+	    "assert(r:dump().body == '{\"new\":\"plain\",\"a\":1,\"key\":\"canary-canary-canary\"}')"},
+	{"a form that is edited", "local body, kind = 'a=1&key=old', 'application/x-www-form-urlencoded'\n" POST
+	    "assert(v:splice_form('key', secret)) assert(r:dump().body == 'a=1&key=canary-canary-canary')"},
+	{"a filter", "local body, kind\n" POST "v:filter('test_twice') v:filter('test_upper')"},
+	{"a signature in the head", "local body, kind = 'x', 'text/plain'\n" POST
+	    "v:sigv4 { " KEYS ", s3 = true, hash_header = true } assert(core.is(v.headers:get('authorization')))\n"
+	    "v:sigv4 { " KEYS ", region_set = '*' }"},
+	{"a signature of chunks", "local body, kind = 'x', 'text/plain'\n" POST
+	    "v:sigv4 { " KEYS ", payload = 'STREAMING-AWS4-HMAC-SHA256-PAYLOAD', hash_header = true }"},
+	{"a signature in the query", "local body, kind\n" POST
+	    "v:sigv4 { " KEYS ", query = true, expires = '60', token_after = true, payload = 'UNSIGNED-PAYLOAD' }\n"
+	    "assert(core.is(v.query_text))"},
+	{"rows", "local body, kind = '{\"a\":\"ph_one\"}', 'application/json'\n" POST
+	    "local all = 0 for _, p in pairs(" ROW ") do all = all | p end\n"
+	    "assert(r:substitute { { 'ph_one', secret, all }, { 'ph_two', secret, all } }) local d = r:dump()\n"
+	    "assert(d.body == '{\"a\":\"canary-canary-canary\"}' and d.headers['x-a'] == 'canary-canary-canary')"},
+	{"rows, once more", "local body, kind = 'ph_one', 'text/plain'\n" POST
+	    "for _ = 1, 2 do r:substitute { { 'ph_one', secret, " ROW ".body | " ROW ".query } } end"},
+	{"known placeholders", "local body, kind\n" POST "local set = request.known()\n"
+	    "for i = 1, 70 do set:add(('placeholder_%07d'):format(i), 19) end\n"
+	    "v.headers:set('x-b', 'Bearer placeholder_0000007') v.query:set('z', 'placeholder_0000009')\n"
+	    "assert(select('#', r:known(set)) == 2 and r:presents('ph_one'))"},
+	{"an answer of our own", "local body, kind\n" POST
+	    "r:fail(403, 'denied', ('m'):rep(900), 'hint', { retry_after = 3 }) r:respond(200, 'text/plain', ('x'):rep(9000))"},
+	{"a decision", "local body, kind\n" POST
+	    "r:forward { host = 'x.test', addresses = { '10.0.0.0/8' }, watch = true } r:tunnel { addresses = {} }"},
+	{"a request of our own", "for _, url in ipairs { 'http://127.0.0.1:1/x', 'https://127.0.0.1:1/x' } do\n"
+	    "local ok, why = pcall(http_client.request, { url = url, method = 'POST', headers = { { 'x-a', secret } },\n"
+	    "  target = secret, body = secret, addresses = { '127.0.0.1/32' } }, 1 << 60)\n"
+	    "assert(not ok) if why:find 'cannot wait here' == nil then error(why, 0) end end"},
+	{"an identity", "assert(tls.identity(nil, nil, 'sha256:' .. ('ab'):rep(32)))"},
+	{"texts", "assert(host.unbase64 'YWJj' == 'abc' and #host.random_token 'sp_' == 46 and #host.sha256_hex 'x' == 64)\n"
+	    "assert(host.stand_in_claims('a.b.c', ('0'):rep(512)) == nil)"},
+};
+
+static int
+open_host(lua_State *L)
+{
+	l_open_host(L, true);
+	return 1;
+}
+
+static int
+open_all(lua_State *L)
+{
+	static const struct { const char *name; lua_CFunction open; } module[] = {
+		{"secret", l_open_secret}, {"core", l_open_secret_core}, {"request", l_open_request}, {"tls", l_open_tls},
+		{"http_client", l_open_http_client}, {"host", open_host},
+	};
+
+	luaL_openlibs(L);
+	for (size_t i = 0; i < COUNT(module); i++) {
+		module[i].open(L);
+		lua_setglobal(L, module[i].name);
+	}
+	return luaL_dostring(L, "secret = core.of 'canary-canary-canary'") == LUA_OK ? 0 : lua_error(L);
+}
+
+/* What a case must leave as it was. */
+static struct left {
+	size_t bodies, fds, live;
+	uint32_t blocks[SECRET_ORDERS];
+} before;
+
+static struct left
+look(void)
+{
+	struct left l = {.bodies = req_bodies, .live = secret_arena.live};
+	struct dirent *e;
+	DIR *d = opendir("/proc/self/fd");
+
+	while (d != NULL && (e = readdir(d)) != NULL)
+		l.fds++;
+	if (d != NULL)
+		closedir(d);
+	memcpy(l.blocks, secret_arena.free, sizeof l.blocks);
+	return l;
+}
+
+/* One run. False: it raised; `why` says what. */
+static char why[512];
+
+static bool
+run(const char *chunk, long allocations)
+{
+	lua_State *L = lua_newstate(failing_alloc, NULL);
+	bool ok;
+
+	assert(L != NULL);
+	lua_pushcfunction(L, open_all);
+	if (lua_pcall(L, 0, 0, 0) != LUA_OK || luaL_loadstring(L, chunk) != LUA_OK) {
+		printf("# %s\n", lua_tostring(L, -1));
+		abort();
+	}
+	fail_after = allocations;
+	ok = lua_pcall(L, 0, 0, 0) == LUA_OK;
+	fail_after = -1;
+	snprintf(why, sizeof why, "%s", ok || lua_type(L, -1) != LUA_TSTRING ? "" : lua_tostring(L, -1));
+	lua_close(L);
+	loop_run_deferred();
+	return ok;
+}
+
+static void
+test_case(const char *name, const char *chunk)
+{
+	bool done = false, clean = true;
+	struct left after;
+	long k;
+
+	if (!run(chunk, -1)) {
+		test_result(false, name, "%s", why);
+		return;
+	}
+	before = look();
+	for (k = 0; !done && k < 5000; k++) {
+		done = run(chunk, k);
+		after = look();
+		clean = memcmp(&before, &after, sizeof before) == 0;
+		if (!clean)
+			break;
+	}
+	test_result(done && clean, name, "with %ld allocations: %s; bodies %zu, descriptors %zu, secrets %zu", k, why,
+	    req_bodies, after.fds, secret_arena.live);
+}
+
+static void
+nothing(struct timer *t)
+{
+	(void)t;
+}
+
+int
+main(void)
+{
+	static struct timer t;
+
+	assert(secret_init() && loop_init(false) && tls_init(0) && tls_worker_init());
+	timer_set(&t, INT64_MAX, nothing);      /* the heap is there: without room for a deadline a worker ends */
+	sigv4_kept_keys();
+	for (size_t i = 0; i < COUNT(cases); i++)
+		test_case(cases[i].name, cases[i].chunk);
+	return test_end();
+}
