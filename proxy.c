@@ -14991,6 +14991,13 @@ agent_put(struct agent *a)
 	free(a);
 }
 
+/* More connections than its share: one that is told so closes, or it would hold everybody's. */
+static bool
+agent_over(const struct agent *a)
+{
+	return a != NULL && a->conns > conn_max / 4 + 1;
+}
+
 /* The request is this agent's. False: it has its share already. */
 static bool
 req_claim(struct req *r, const char *name)
@@ -15011,7 +15018,7 @@ req_claim(struct req *r, const char *name)
 		c->agent = a;
 		a->conns++;
 	}
-	if (a->requests > AGENT_REQUESTS_MAX || a->conns > conn_max / 4 + 1)
+	if (a->requests > AGENT_REQUESTS_MAX || agent_over(a))
 		r->too_many = true;
 	return !r->too_many;
 }
@@ -16132,6 +16139,10 @@ conn_next_request(struct conn *c)
 	req_log(r);
 	c->req = NULL;
 	req_free(r);
+	if (c->last && agent_over(c->agent)) {
+		conn_close(c, false);   /* not even for a while: it could open others faster */
+		return;
+	}
 	if (c->last || conn_draining) {
 		conn_linger(c);
 		return;
@@ -16385,6 +16396,7 @@ conn_act(struct conn *c)
 		r->retry_after = 1;
 		req_failf(r, 429, "too_many", "this agent has its share of connections or requests in use");
 	}
+	r->close_after = r->close_after || (r->too_many && agent_over(c->agent));
 	switch (r->action) {
 	case REQ_UNDECIDED:
 		req_failf(r, 502, "policy_failed", "nothing was decided");

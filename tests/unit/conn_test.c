@@ -60,10 +60,42 @@ test_answer(void)
 	loop_run_deferred();
 }
 
+/* One agent's connections over its share: each is told so and closed, and the others' places stay free. */
+static void
+test_share(void)
+{
+	size_t served = 0, closed = 0;
+	unsigned max = 0;
+
+	conn_max = 16;                  /* a quarter and one: five */
+	for (int i = 0; i < 16; i++) {
+		struct conn *c = conn_make(CONN_DECIDE);
+		struct req *r = c->req;
+
+		r->head.body = BODY_NONE;
+		r->task_done = r->task_ok = true;
+		if (req_claim(r, "greedy"))
+			req_failf(r, 404, "none", "an answer");
+		else
+			req_failf(r, 429, "too_many", "as the pipeline answers it");
+		max = c->agent->conns > max ? c->agent->conns : max;
+		conn_advance(c);
+		served += c->state == CONN_HEAD;
+		closed += c->state == CONN_CLOSED;
+	}
+	test_result(served == 5 && closed == 11 && max == 6 && conn_count == 5 && conn_unknown == 0,
+	    "connections beyond an agent's share are closed", "%zu go on, %zu are closed, %u at once, %zu are left", served,
+	    closed, max, conn_count);
+	while (conn_first != NULL)
+		conn_close(conn_first, true);
+	loop_run_deferred();
+}
+
 int
 main(void)
 {
 	assert(loop_init(false));
 	test_answer();
+	test_share();
 	return test_end();
 }
