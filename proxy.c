@@ -6843,24 +6843,38 @@ subst_has(const struct subst_code *code, struct slice in, struct slice want)
 	return false;
 }
 
-/* The row whose placeholder stands here; the longest of several. -1: none. */
+/* The row whose placeholder stands here; the longest of several. -1: none. All rows are read along together: an agent
+ * knows its placeholders, and could send 16 MiB of how they begin. */
 static int
 subst_row_at(const struct subst_run *t, const struct subst_code *code, struct slice in, size_t i, size_t *used)
 {
-	size_t best = 0;
+	size_t at = i, done = 0, len = 0, best = 0;
+	unsigned alive = 0;                     /* bit k: row k may still be it */
 	int row = -1;
+	char c[4];
 
-	for (size_t k = 0; k < t->s->n; k++) {
-		const struct subst_row *r = &t->s->row[k];
-		size_t n;
+	for (size_t k = 0; k < t->s->n; k++)
+		if ((t->s->row[k].places & t->place) != 0)
+			alive |= 1u << k;
+	for (; alive != 0 && at < in.n; done += len) {
+		at += code->get(in, at, c, &len);
+		if (len == 0)
+			break;
+		for (unsigned left = alive; left != 0; left &= left - 1) {
+			int k = __builtin_ctz(left);
+			const struct subst_row *r = &t->s->row[k];
+			const char *want = r->placeholder.p + done;
 
-		if ((r->places & t->place) == 0 || (in.p[i] != r->placeholder.p[0] &&
-		    (in.p[i] != code->escape || code->escape == '\0')))
-			continue;
-		if ((n = subst_match(code, in, i, r->placeholder)) != 0 && r->placeholder.n > best) {
-			best = r->placeholder.n;
-			*used = n;
-			row = (int)k;
+			if (want[0] != c[0] || len > r->placeholder.n - done || memcmp(want, c, len) != 0) {
+				alive &= ~(1u << k);
+			} else if (done + len == r->placeholder.n) {
+				alive &= ~(1u << k);
+				if (r->placeholder.n > best) {
+					best = r->placeholder.n;
+					*used = at - i;
+					row = k;
+				}
+			}
 		}
 	}
 	return row;
@@ -6871,14 +6885,23 @@ static bool
 subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t end)
 {
 	struct slice in = {t->in.p, end};
+	bool first[256] = {false};              /* a placeholder begins so */
 	size_t used, len;
 	char c[4];
 
+	for (size_t k = 0; k < t->s->n; k++)
+		first[(unsigned char)t->s->row[k].placeholder.p[0]] = true;
 	while (i < end) {
-		int row = subst_row_at(t, code, in, i, &used);
+		size_t step = 1;
+		int row = -1;
 
+		c[0] = in.p[i];
+		if (in.p[i] == code->escape)
+			step = code->get(in, i, c, &len);
+		if (first[(unsigned char)c[0]])
+			row = subst_row_at(t, code, in, i, &used);
 		if (row < 0) {
-			i += in.p[i] == code->escape ? code->get(in, i, c, &len) : 1;
+			i += step;
 			continue;
 		}
 		if (!buf_add(t->out, t->in.p + t->from, i - t->from) ||
