@@ -2086,7 +2086,7 @@ struct dial {
 	void (*done)(struct dial *, int fd, const char *code, const char *why);
 };
 
-static void dial_next(struct dial *);
+static void dial_next(struct dial *);       /* an address that fails leads to the next */
 
 static void
 dial_finish(struct dial *d, int fd, const char *code, const char *why)
@@ -11972,7 +11972,7 @@ lua_set_running(const char *name)
 
 /* -- budget */
 
-static void lua_hook(lua_State *L, lua_Debug *ar);
+static void lua_hook(lua_State *L, lua_Debug *ar);      /* it arms itself again */
 
 /* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
  * a signal handler (Lua's manual, lua.c). */
@@ -12540,6 +12540,7 @@ struct pat {
 	} cap[PAT_CAPTURES];
 };
 
+/* Patterns nest. */
 static const char *pat_match(struct pat *m, const char *s, const char *p);
 
 static const char *
@@ -14979,7 +14980,7 @@ static void req_stop(struct req *);
 static bool req_wake_body(struct req *);
 static void req_tell_answer(const struct req *, const struct http_head *);
 
-static void conn_advance(struct conn *);
+static void conn_advance(struct conn *);     /* the steps end in the pump that calls them */
 
 /* -- agents: their shares */
 static struct agent **
@@ -15971,7 +15972,7 @@ conn_end(struct conn *c, bool abort_)
 	return false;
 }
 
-static void conn_expire(struct conn *);
+static void conn_expire(struct conn *);      /* what a deadline means is known with the states */
 
 /* Deadlines move with every byte; the timer moves only when it must come earlier. */
 static void
@@ -16377,6 +16378,7 @@ req_begin_body(struct req *r, size_t max)
 	return true;
 }
 
+/* The states that CONN_DECIDE leads to, in the order in which they come. */
 static void conn_begin_dial(struct conn *);
 static void conn_begin_echo(struct conn *);
 
@@ -17488,7 +17490,7 @@ fetch_read_head(struct fetch *f)
 	return true;
 }
 
-static void fetch_turn(struct defer *);
+static void fetch_turn(struct defer *);      /* fetch_read ends in it, and it calls fetch_read */
 
 static void
 fetch_read(struct fetch *f)
@@ -19116,6 +19118,7 @@ l_json_push_number(lua_State *L, struct slice in)
 	return false;
 }
 
+/* Values nest. */
 static const char *l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t);
 
 static const char *
@@ -19283,7 +19286,7 @@ l_json_put_number(lua_State *L, struct l_json_writer *w, int idx)
 	l_json_put(L, w, text, (size_t)n);
 }
 
-static void l_json_put_value(lua_State *L, struct l_json_writer *w, int depth);
+static void l_json_put_value(lua_State *L, struct l_json_writer *w, int depth);      /* as above */
 
 /* The table on top. A list: keys 1..n and no other. False: an object, so all keys are strings. */
 static bool
