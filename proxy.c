@@ -1,31 +1,32 @@
 /* Sallyport: a credential-injecting egress proxy.
  *
- * An agent in a sandbox reaches the network through this program alone. It decides which request may
- * carry which credential, attaches it, and sends the request on; the agent never holds a key.
+ * An agent in a sandbox reaches the network through this program alone. It decides which request
+ * may carry which credential, attaches it, and sends the request on; the agent never holds a key.
  *
  * Trusted: the operator, this binary, the store opened with its key. Not trusted: the agent, the
  * upstream, a policy's author's care, the disk. C owns bytes, time and secrets; Lua owns decisions.
  * The C core knows no credential type, and a policy never sees a socket.
  *
- * Sections, each calling only those above it. A section's bounds stand at its head, each with its reason;
- * `grep '^/\* ---- '` finds the heads, `grep '^conn_'` a section's functions.
+ * Sections, each calling only those above it; where two call each other, a forward declaration says
+ * why. A section's bounds stand at its head, each with its reason; `grep '^/\* ---- '` finds the
+ * heads, `grep '^conn_'` a section's functions.
  *
- *   util    slices, buffers, wiping, logging        json    reading and writing, ranges of bytes
- *   secret  the locked arena all secrets live in    subst   placeholders become secrets, and back (pure)
- *   loop    clock, timers, the only epoll_wait      sign    SHA-256, HMAC, private keys (pure)
- *   addr    IP addresses and the guard (pure)       store   LMDB: sealed records, commits, request log
- *   net     listen, resolve, dial                   lua     state, sandbox; the only lua_resume
- *   tls     BearSSL pump, certificates, trust       ident   a credential's own certificate and roots
- *   http    parse, frame, canonicalise (pure)       peer    one end of a connection, plain or TLS
- *                                                   conn    a client's connection and its requests
- *                                                   fetch   our own requests, to token endpoints
- *                                                   helper  programs that print headers
- *                                                   bind    values, store, http, request, host: Lua modules
- *                                                   main    master, workers, commands
+ *   util    slices, buffers, wiping, logging       subst   placeholders to secrets, and back (pure)
+ *   secret  the locked arena all secrets live in   sign    SHA-256, HMAC, SigV4, keys (pure)
+ *   loop    clock, timers, the only epoll_wait     store   LMDB: sealed records, the request log
+ *   addr    IP addresses and the guard (pure)      lua     state, sandbox; the only lua_resume
+ *   net     listen, resolve, dial                  ident   a credential's certificate and roots
+ *   tls     BearSSL pump, certificates, trust      peer    one end of a connection, plain or TLS
+ *   http    parse, frame, canonicalise (pure)      conn    a client's connection and its requests
+ *   json    read, write, ranges of bytes (pure)    fetch   our own requests, to token endpoints
+ *                                                  helper  programs that print headers
+ *                                                  bind    Lua modules: values, store, http,
+ *                                                          request, host
+ *                                                  main    master, workers, commands
  *
- * A request's way through the file: conn_accept, conn_step_head (a head is whole), req_parse (who it is for),
- * req_start (a task in lua/pipeline.lua decides and calls back into `bind: request`), conn_act, conn_begin_dial,
- * conn_step_relay, conn_relay_end, req_log.
+ * A request's way through the file: conn_accept, conn_step_head (a head is whole), req_parse (who
+ * it is for), req_start (a task in lua/pipeline.lua decides and calls back into `bind: request`),
+ * conn_act, conn_begin_dial, conn_step_relay, conn_relay_end, req_log.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -86,8 +87,8 @@
 #endif
 
 /* ---- util ------------------------------------------------------------------
- * Slices borrow, buffers own. A buffer never grows past its `max`: whoever makes one says how much a
- * peer may make us keep. Nothing here knows of sockets, Lua or time. */
+ * Slices borrow, buffers own. A buffer never grows past its `max`: whoever makes one says how much
+ * a peer may make us keep. Nothing here knows of sockets, Lua or time. */
 struct slice {
 	const char *p;          /* borrowed; not NUL-terminated */
 	size_t n;
@@ -548,7 +549,8 @@ b64_decode(void *out, size_t cap, struct slice in, bool url)
 	return v == 0 ? (ssize_t)o : -1;
 }
 
-/* One logfmt line, one write: lines of several processes do not mix. Never a secret, header or body. */
+/* One logfmt line, one write: lines of several processes do not mix. Never
+ * a secret, header or body. */
 __attribute__((format(printf, 1, 2))) static void
 log_line(const char *fmt, ...)
 {
@@ -571,8 +573,8 @@ log_line(const char *fmt, ...)
 		;
 }
 
-/* -- inflate (RFC 1951), for the Lua text that build.sh puts into the binary with gzip. The input is our
- * own, so whatever is wrong with it is answered alike: false. */
+/* -- inflate (RFC 1951), for the Lua text that build.sh puts into the binary with gzip. The
+ * input is our own, so whatever is wrong with it is answered alike: false. */
 #define INFLATE_BITS 15         /* the longest code */
 #define INFLATE_FAST 9          /* codes up to here are found at the first look */
 
@@ -666,10 +668,13 @@ inflate_symbol(struct inflate *z, const struct inflate_code *c)
 static void
 inflate_lengths(struct inflate *z, struct inflate_code *lit, struct inflate_code *dist)
 {
-	static const uint8_t order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+	static const uint8_t order[19] = {
+		16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
+	};
 	static const uint8_t extra[3] = {2, 3, 7}, base[3] = {3, 3, 11};
 	uint8_t length[288 + 32] = {0};
-	unsigned nlit = inflate_bits(z, 5) + 257, ndist = inflate_bits(z, 5) + 1, n = inflate_bits(z, 4) + 4, i = 0;
+	unsigned nlit = inflate_bits(z, 5) + 257, ndist = inflate_bits(z, 5) + 1,
+	    n = inflate_bits(z, 4) + 4, i = 0;
 
 	for (unsigned k = 0; k < n; k++)
 		length[order[k]] = (uint8_t)inflate_bits(z, 3);
@@ -696,10 +701,13 @@ inflate_lengths(struct inflate *z, struct inflate_code *lit, struct inflate_code
 static void
 inflate_block(struct inflate *z, const struct inflate_code *lit, const struct inflate_code *dist)
 {
-	static const uint16_t lbase[29] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
-	    67, 83, 99, 115, 131, 163, 195, 227, 258};
-	static const uint8_t lextra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4,
-	    5, 5, 5, 5, 0};
+	static const uint16_t lbase[29] = {
+		3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27,
+		31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
+	};
+	static const uint8_t lextra[29] = {
+		0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0,
+	};
 
 	while (!z->bad) {
 		unsigned s = inflate_symbol(z, lit), d, more;
@@ -745,8 +753,8 @@ inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
 	inflate_build(dist, length, 30);
 }
 
-/* Unpacks all of it into `out`, which takes inflate_size bytes. gzip stores only what does not shrink, which
- * no text of ours is. */
+/* Unpacks all of it into `out`, which takes inflate_size bytes. gzip stores only what does not
+ * shrink, which no text of ours is. */
 static bool
 inflate(const unsigned char *p, size_t n, char *out)
 {
@@ -1072,11 +1080,11 @@ secret_scope_close(struct secret_scope *scope)
 }
 
 /* ---- loop ------------------------------------------------------------------
- * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all that
- * is in this file but struct job between submit and done. Descriptors are edge-triggered: a watch
- * remembers that it may be read or written until the kernel says it would block, so that no epoll_ctl
- * is needed while bytes move. Nothing is freed while a batch of events is handed out: whoever goes
- * away does so in a deferred call. */
+ * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all
+ * that is in this file but struct job between submit and done. Descriptors are edge-triggered: a
+ * watch remembers that it may be read or written until the kernel says it would block, so that no
+ * epoll_ctl is needed while bytes move. Nothing is freed while a batch of events is handed out:
+ * whoever goes away does so in a deferred call. */
 #define LOOP_EVENTS 256         /* events of one epoll_wait: bounds how long a batch may be */
 
 static int64_t loop_time;       /* CLOCK_MONOTONIC ms of this turn */
@@ -1099,8 +1107,8 @@ clock_now(void)
 	return loop_time;
 }
 
-/* Only the binary of the tests can be told another time, through a file: seconds on the wall clock, and
- * ms since the boot, which leases count. */
+/* Only the binary of the tests can be told another time, through a file: seconds on the wall
+ * clock, and ms since the boot, which leases count. */
 static int64_t
 clock_test(int which)
 {
@@ -1828,7 +1836,8 @@ struct listener {
 	struct endpoint at;     /* as bound: port 0 has become a number */
 };
 
-/* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the guard does not judge it. */
+/* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the
+ * guard does not judge it. */
 struct connect_to {
 	char host[256], target[256];    /* empty host: any */
 	int port, target_port;          /* 0: any; the same */
@@ -1916,7 +1925,8 @@ net_keepalive(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
 }
 
-/* "127.0.0.1:7080", "[::1]:7080": an address, never a name. Adds to net.listeners; NULL or why not. */
+/* "127.0.0.1:7080", "[::1]:7080": an address, never a name. Adds to
+ * net.listeners; NULL or why not. */
 static const char *
 net_listen(struct slice text)
 {
@@ -2029,7 +2039,8 @@ struct resolve {
 };
 
 #ifdef SALLYPORT_TEST
-/* Tests hold names still: lines of "name address…" in $SALLYPORT_TEST_HOSTS; every look-up reads it. */
+/* Tests hold names still: lines of "name address…" in
+ * $SALLYPORT_TEST_HOSTS; every look-up reads it. */
 static bool
 resolve_test_hosts(struct resolve *r)
 {
@@ -2220,8 +2231,8 @@ dial_resolve(struct dial *d, const char *host, uint16_t port)
 	job_submit(&r->job);
 }
 
-/* `host`: canonical. The caller filled allow, nallow and done in a zeroed struct. `done` may be called
- * before this returns. */
+/* `host`: canonical. The caller filled allow, nallow and done in a zeroed struct. `done` may be
+ * called before this returns. */
 static void
 net_dial(struct dial *d, const char *host, uint16_t port)
 {
@@ -3925,8 +3936,8 @@ bufs_put(struct tls_bufs *b)
 	bufs_nspare++;
 }
 
-/* Called now and then: what lay idle since the last call goes back to the kernel, so that a burst does
- * not cost memory for ever, and steady work never waits for the kernel. */
+/* Called now and then: what lay idle since the last call goes back to the kernel, so that a
+ * burst does not cost memory for ever, and steady work never waits for the kernel. */
 static void
 bufs_trim(void)
 {
@@ -4830,7 +4841,8 @@ http_rule_fits(const char *row, struct slice name)
 	return row[k] == '*' || (row[k] == '\0' && k == name.n);
 }
 
-/* Where the rows begin that may fit a name: by its first two letters, so that "_" is "-" here too. */
+/* Where the rows begin that may fit a name: by its first two letters, so
+ * that "_" is "-" here too. */
 static size_t
 http_rule_chain(const char *name, size_t n)
 {
@@ -6435,8 +6447,9 @@ json_members(struct slice text, struct json_member *m, size_t n)
 	return res;
 }
 
-/* Would a lax reader take this key for the name? Go's encoding/json ignores case, and folds two letters
- * from outside ASCII with it: the long s and the Kelvin sign. For who keeps C strings it ends at a NUL. */
+/* Would a lax reader take this key for the name? Go's encoding/json ignores case, and folds
+ * two letters from outside ASCII with it: the long s and the Kelvin sign. For who keeps C
+ * strings it ends at a NUL. */
 static bool
 json_spells_loosely(const struct json_token *t, struct slice name)
 {
@@ -6459,8 +6472,8 @@ json_spells_loosely(const struct json_token *t, struct slice name)
 	return at == name.n;
 }
 
-/* Where a member of the top object is to be written: the bytes of its value, or, where there is none
- * yet, the place behind the brace. */
+/* Where a member of the top object is to be written: the bytes of its value, or, where there is
+ * none yet, the place behind the brace. */
 struct json_spot {
 	size_t at, cut;
 	bool found, alone;      /* alone: the object is empty */
@@ -6507,7 +6520,8 @@ json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 /* Writes the text with that member set to a string, every other byte as it was; out NULL: only
  * counts. SIZE_MAX: name or value is not UTF-8. */
 static size_t
-json_splice(char *out, struct slice text, const struct json_spot *spot, struct slice name, struct slice value)
+json_splice(char *out, struct slice text, const struct json_spot *spot, struct slice name,
+    struct slice value)
 {
 	size_t key = spot->found ? 0 : json_quote(NULL, name), n = spot->at, len = json_quote(NULL, value);
 
@@ -6618,9 +6632,10 @@ json_clean_string(char *out, const struct json_token *t)
 }
 
 /* ---- subst -----------------------------------------------------------------
- * Rows: where the sandbox wrote a placeholder, the secret goes out, escaped for where it stands; every
- * other byte stays. And the way back: what an answer echoes of a secret becomes again what the client
- * had sent. Pure: what comes out is in a buf that the caller bounds, and bufs wipe what they held. */
+ * Rows: where the sandbox wrote a placeholder, the secret goes out, escaped for where it stands;
+ * every other byte stays. And the way back: what an answer echoes of a secret becomes again what
+ * the client had sent. Pure: what comes out is in a buf that the caller bounds, and bufs wipe what
+ * they held. */
 #define SUBST_ROWS_MAX 16       /* of one credential: places are a list, so a row is a field */
 #define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
 #define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
@@ -6628,7 +6643,8 @@ json_clean_string(char *out, const struct json_token *t)
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
 
 enum subst_place {
-	SUBST_HEADER = 1 << 0, SUBST_QUERY = 1 << 1, SUBST_PATH = 1 << 2, SUBST_BODY = 1 << 3, SUBST_WEBSOCKET = 1 << 4,
+	SUBST_HEADER = 1 << 0, SUBST_QUERY = 1 << 1, SUBST_PATH = 1 << 2, SUBST_BODY = 1 << 3,
+	    SUBST_WEBSOCKET = 1 << 4,
 };
 
 struct subst_row {
@@ -6846,7 +6862,8 @@ subst_has(const struct subst_code *code, struct slice in, struct slice want)
 /* The row whose placeholder stands here; the longest of several. -1: none. All rows are read along together: an agent
  * knows its placeholders, and could send 16 MiB of how they begin. */
 static int
-subst_row_at(const struct subst_run *t, const struct subst_code *code, struct slice in, size_t i, size_t *used)
+subst_row_at(const struct subst_run *t, const struct subst_code *code, struct slice in, size_t i,
+    size_t *used)
 {
 	size_t at = i, done = 0, len = 0, best = 0;
 	unsigned alive = 0;                     /* bit k: row k may still be it */
@@ -6880,7 +6897,8 @@ subst_row_at(const struct subst_run *t, const struct subst_code *code, struct sl
 	return row;
 }
 
-/* Replaces in bytes [i, end) of the text. False: no room, or a value that cannot be written there. */
+/* Replaces in bytes [i, end) of the text. False: no room, or a value that
+ * cannot be written there. */
 static bool
 subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t end)
 {
@@ -7059,7 +7077,9 @@ subst_xml_text(struct subst_run *t)
 		if (!subst_range(t, &subst_plain, cdata, end))
 			return SUBST_NO_ROOM;
 		for (size_t i = 0; i < t->s->n; i++)
-			if ((t->hits >> i & 1) != 0 && subst_has(&subst_plain, secret_slice(t->s->row[i].secret), SLICE("]]>")))
+			if ((t->hits >> i & 1) != 0 &&
+			    subst_has(&subst_plain, secret_slice(t->s->row[i].secret),
+			    SLICE("]]>")))
 				return SUBST_NO_ROOM;
 		t->hits |= hits;
 		at = end;
@@ -7079,16 +7099,20 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 	case SUBST_JSON:  result = subst_json_text(t, 0, t->in.n); break;
 	case SUBST_LINES: result = subst_json_lines(t); break;
 	case SUBST_XML:   result = subst_xml_text(t); break;
-	case SUBST_FORM:  result = subst_range(t, &subst_form, 0, t->in.n) ? SUBST_DONE : SUBST_NO_ROOM; break;
-	case SUBST_TEXT:  result = subst_range(t, &subst_plain, 0, t->in.n) ? SUBST_DONE : SUBST_NO_ROOM; break;
+	case SUBST_FORM:
+	case SUBST_TEXT:
+		result = subst_range(t, kind == SUBST_FORM ? &subst_form : &subst_plain, 0, t->in.n) ?
+		    SUBST_DONE : SUBST_NO_ROOM;
+		break;
 	}
 	if (result == SUBST_DONE && !subst_end(t))
 		result = SUBST_NO_ROOM;
 	return result;
 }
 
-/* -- WebSocket (RFC 6455 5): what the client sends. A text message is held until it is whole, and goes
- * on as it came unless a placeholder stood in it. Control frames pass it, everything else follows it. */
+/* -- WebSocket (RFC 6455 5): what the client sends. A text message is held until it is
+ * whole, and goes on as it came unless a placeholder stood in it. Control frames pass it,
+ * everything else follows it. */
 struct subst_ws {
 	const struct subst *s;  /* borrowed from the req */
 	struct buf held;        /* owned; the frames of a text message, as they came */
@@ -7222,7 +7246,8 @@ subst_ws_message(struct subst_ws *w)
 			result = subst_body(&t, SUBST_TEXT);
 		}
 	}
-	ok = result == SUBST_DONE && (t.hits != 0 ? subst_ws_put(&w->out, buf_slice(&now)) : subst_ws_release(w));
+	ok = result == SUBST_DONE &&
+	    (t.hits != 0 ? subst_ws_put(&w->out, buf_slice(&now)) : subst_ws_release(w));
 	buf_clear(&w->held);
 	w->text = w->hold = false;
 	buf_free(&text);
@@ -7235,7 +7260,8 @@ static bool
 subst_ws_begin(struct subst_ws *w)
 {
 	unsigned op = w->head[0] & 15;
-	bool plain = (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0; /* no extension, and masked as it must */
+	/* no extension, and masked as it must */
+	bool plain = (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0;
 	bool ok = true;
 
 	w->hold = false;
@@ -7278,7 +7304,8 @@ subst_ws_feed(struct subst_ws *w, struct slice in)
 		} else {
 			w->head[w->head_n++] = (unsigned char)in.p[0];
 			in = (struct slice){in.p + 1, in.n - 1};
-			if (subst_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1 && !subst_ws_begin(w))
+			if (subst_ws_head(w->head, w->head_n, &w->left) == w->head_n &&
+			    w->head_n > 1 && !subst_ws_begin(w))
 				return false;
 		}
 	}
@@ -7307,7 +7334,8 @@ subst_back_free(struct subst_back *b)
 
 /* Notes a value. The first of two with one value counts. False: no memory, or too many. */
 static bool
-subst_back_add(struct subst_back **list, struct secret *secret, struct slice sent, struct slice name)
+subst_back_add(struct subst_back **list, struct secret *secret, struct slice sent,
+    struct slice name)
 {
 	struct subst_back *b;
 	size_t n = 0;
@@ -7331,8 +7359,8 @@ subst_back_add(struct subst_back **list, struct secret *secret, struct slice sen
 	return true;
 }
 
-/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part. "+" may
- * be itself or a space. */
+/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part.
+ * "+" may be itself or a space. */
 static size_t
 subst_back_match(const struct subst_back *b, struct slice in, size_t at)
 {
@@ -7355,9 +7383,11 @@ subst_back_match(const struct subst_back *b, struct slice in, size_t at)
 	return i - at;
 }
 
-/* A parameter that we added leaves with its name and one "&". *start and *end are moved around it. */
+/* A parameter that we added leaves with its name and one "&". *start and
+ * *end are moved around it. */
 static void
-subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t *start, size_t *end)
+subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t *start,
+    size_t *end)
 {
 	size_t n = b->name.n + 1, at = *start - n;
 
@@ -7403,8 +7433,8 @@ subst_back_value(const struct subst_back *list, struct slice in, struct buf *out
 	return buf_add(out, in.p + from, in.n - from);
 }
 
-/* -- known placeholders: finds any of a set in a text, in one pass whose cost does not depend on how
- * many there are. Eight bytes of each, chosen where it is random, are its key. */
+/* -- known placeholders: finds any of a set in a text, in one pass whose cost does not depend on
+ * how many there are. Eight bytes of each, chosen where it is random, are its key. */
 #define KNOWN_KEY 8
 #define KNOWN_FOUND_MAX 16      /* told of one request; nobody needs more to refuse it */
 
@@ -7471,7 +7501,8 @@ known_grow(struct known *k)
 	return true;
 }
 
-/* `end`: where its random part ends. False: no memory. A text of less than a key's length is never found. */
+/* `end`: where its random part ends. False: no memory. A text of less than a
+ * key's length is never found. */
 static bool
 known_add(struct known *k, struct slice text, size_t end)
 {
@@ -7562,8 +7593,9 @@ known_scan_value(const struct known *k, struct slice in, struct known_found *fou
 }
 
 /* ---- sign ------------------------------------------------------------------
- * Digests, MACs, AWS signatures and private keys, as BearSSL has them. Pure: bytes in, bytes out, and nothing kept
- * but derived keys (sigv4_kept). Every context on the stack has seen a key, so every one is wiped. */
+ * Digests, MACs, AWS signatures and private keys, as BearSSL has them. Pure: bytes in, bytes out,
+ * and nothing kept but derived keys (sigv4_kept). Every context on the stack has seen a key, so
+ * every one is wiped. */
 #define SIGN_DIGEST_MAX 64      /* SHA-512 */
 
 static const struct sign_hash {
@@ -7617,9 +7649,9 @@ sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part,
 	wipe(&c, sizeof c);
 }
 
-/* -- Signature Version 4 (AWS Signature Version 4 for API requests; the S3 API Reference for S3's own rules).
- * A canonical request is read off the request as it goes out, hashed, and signed with a key that is derived
- * for a day, a region and a service. */
+/* -- Signature Version 4 (AWS Signature Version 4 for API requests; the S3 API Reference for
+ * S3's own rules). A canonical request is read off the request as it goes out, hashed, and
+ * signed with a key that is derived for a day, a region and a service. */
 #define SIGV4_CANONICAL_MAX (4 * HTTP_HEAD_MAX) /* escapes triple a byte, and names stand there twice */
 #define SIGV4_PAIRS_MAX 1000    /* of a query: as many as form.encode makes */
 #define SIGV4_SCOPE_MAX 256     /* region and service names have some 30 letters; a region set more */
@@ -7657,8 +7689,8 @@ sigv4_put_byte(struct buf *b, char ch, bool escape)
 	return escape ? buf_add(b, hex, 3) : buf_add(b, &ch, 1);
 }
 
-/* Escapes `in` as RFC 3986 2.3 has it. What came escaped is not escaped again, but spelled as AWS spells it; an
- * escaped slash of a path stays one. */
+/* Escapes `in` as RFC 3986 2.3 has it. What came escaped is not escaped again, but spelled as
+ * AWS spells it; an escaped slash of a path stays one. */
 static bool
 sigv4_put_once(struct buf *b, struct slice in, bool path)
 {
@@ -7676,7 +7708,8 @@ sigv4_put_once(struct buf *b, struct slice in, bool path)
 			i += run - 1;
 			continue;
 		}
-		if (ch == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 && (lo = hex_digit(in.p[i + 2])) >= 0) {
+		if (ch == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 &&
+		    (lo = hex_digit(in.p[i + 2])) >= 0) {
 			ch = (char)(hi << 4 | lo);
 			i += 2;
 			ok = sigv4_put_byte(b, ch, !sigv4_unreserved(ch));
@@ -7901,7 +7934,8 @@ sigv4_put_fields(struct buf *b, struct buf *names, const struct sigv4_field *f, 
 	return ok && (n == 0 || buf_add(b, "\n", 1));
 }
 
-/* Writes the canonical request and the names of the signed fields. False: over a bound, or no memory. */
+/* Writes the canonical request and the names of the signed fields. False:
+ * over a bound, or no memory. */
 static bool
 sigv4_canonical(const struct sigv4_request *r, struct buf *out, struct buf *names)
 {
@@ -7957,7 +7991,8 @@ sigv4_datetime(time_t t, char out[SIGV4_DATE_MAX])
 
 /* False: no names for a scope, or a time that has no year of four digits. */
 static bool
-sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, struct slice service, bool asymmetric)
+sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, struct slice service,
+    bool asymmetric)
 {
 	int n;
 
@@ -7966,8 +8001,10 @@ sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, str
 		return false;
 	s->asymmetric = asymmetric;
 	n = asymmetric ?
-	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/aws4_request", s->datetime, (int)service.n, service.p) :
-	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/%.*s/aws4_request", s->datetime, (int)region.n, region.p,
+	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/aws4_request", s->datetime, (int)service.n,
+	    service.p) :
+	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/%.*s/aws4_request", s->datetime,
+	    (int)region.n, region.p,
 	    (int)service.n, service.p);
 	return n > 0 && (size_t)n < sizeof s->text;
 }
@@ -7981,11 +8018,13 @@ sigv4_string(char out[SIGV4_STRING_MAX], const struct sigv4_scope *s, struct sli
 
 	sign_digest(SIGN_SHA256, canonical, digest);
 	hex_encode(hex, digest, sizeof digest);
-	return (size_t)snprintf(out, SIGV4_STRING_MAX, "%s\n%s\n%s\n%.64s", s->asymmetric ? sigv4_ecdsa : sigv4_hmac,
+	return (size_t)snprintf(out, SIGV4_STRING_MAX, "%s\n%s\n%s\n%.64s",
+	    s->asymmetric ? sigv4_ecdsa : sigv4_hmac,
 	    s->datetime, s->text, hex);
 }
 
-/* HMAC over date, region, service and "aws4_request", each keyed by the one before: the parts of the scope. */
+/* HMAC over date, region, service and "aws4_request", each keyed by the one
+ * before: the parts of the scope. */
 static void
 sigv4_derive(struct slice secret, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
 {
@@ -8024,8 +8063,9 @@ sigv4_not_above(const unsigned char *a, const unsigned char *b, size_t n)
 	return borrow == 0;
 }
 
-/* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256; the access key's id and a counter of our
- * own are the context, until the number fits the curve. False: it never does, which nobody will see. */
+/* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256; the access key's id
+ * and a counter of our own are the context, until the number fits the curve. False: it never
+ * does, which nobody will see. */
 static bool
 sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SIGV4_KEY])
 {
@@ -8054,8 +8094,9 @@ sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SI
 	return found;
 }
 
-/* Derived keys, each under the hash of what it was derived from. The one thing that this section keeps: four HMACs
- * a request less, and for SigV4a a search. In the arena; the oldest makes room and is overwritten. */
+/* Derived keys, each under the hash of what it was derived from. The one thing that this
+ * section keeps: four HMACs a request less, and for SigV4a a search. In the arena; the oldest
+ * makes room and is overwritten. */
 static struct {
 	char *arena;            /* whose block it is: a fork has another */
 	struct secret *block;   /* owned */
@@ -8078,7 +8119,8 @@ sigv4_kept_keys(void)
 }
 
 static bool
-sigv4_derive_any(struct slice secret, struct slice access_key, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
+sigv4_derive_any(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
+    unsigned char key[SIGV4_KEY])
 {
 	if (s->asymmetric)
 		return sigv4a_derive(secret, access_key, key);
@@ -8088,7 +8130,8 @@ sigv4_derive_any(struct slice secret, struct slice access_key, const struct sigv
 
 /* The signing key. False: a secret that is none, or SigV4a found no key. The caller wipes it. */
 static bool
-sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
+sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
+    unsigned char key[SIGV4_KEY])
 {
 	struct sigv4_kept_key *kept = sigv4_kept_keys();
 	unsigned char of[br_sha256_SIZE];
@@ -8413,7 +8456,8 @@ sign_alg_find(struct slice name)
 static const struct { const char *code, *say; } key_troubles[] = {
 	{"not_a_key",        "is not a PEM private key: it has no -----BEGIN line"},
 	{"malformed",        "is damaged: it begins like a private key, and cannot be read as one"},
-	{"unsupported",      "is a private key of a kind that is not known here (RSA to 4096 bits, P-256, P-384)"},
+	{"unsupported",
+	    "is a private key of a kind that is not known here (RSA to 4096 bits, P-256, P-384)"},
 	{"openssh_format",   "is in OpenSSH's own format; ssh-keygen -p -m PKCS8 -f FILE writes PEM"},
 	{"no_private_key",   "is a certificate or a public key, not the private key"},
 	{"escaped_newlines", "has \\n spelled out, as JSON has it, in place of line breaks"},
@@ -8484,7 +8528,8 @@ static const uint32_t sign_rsa_exps[] = {
 
 /* Does the signature belong to the hash, with e as the exponent? */
 static bool
-sign_rsa_verify(const struct sign_alg *a, br_rsa_public_key *pk, uint32_t e, const unsigned char *hash,
+sign_rsa_verify(const struct sign_alg *a, br_rsa_public_key *pk, uint32_t e,
+    const unsigned char *hash,
     const unsigned char *sig)
 {
 	unsigned char back[SIGN_DIGEST_MAX];
@@ -8496,9 +8541,9 @@ sign_rsa_verify(const struct sign_alg *a, br_rsa_public_key *pk, uint32_t e, con
 	    memcmp(back, hash, a->hash->n) == 0;
 }
 
-/* Each signature is verified before anybody sees it: one made with a key whose parts do not belong
- * together gives its primes away (Boneh, DeMillo, Lipton 1997). Fills pk, the public half: its n and
- * e have room for SIGN_MAX and 4 bytes. */
+/* Each signature is verified before anybody sees it: one made with a key whose parts do not
+ * belong together gives its primes away (Boneh, DeMillo, Lipton 1997). Fills pk, the public
+ * half: its n and e have room for SIGN_MAX and 4 bytes. */
 static bool
 sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned char *hash,
     unsigned char *sig, br_rsa_public_key *pk)
@@ -8519,7 +8564,8 @@ sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned 
 	return false;
 }
 
-/* RFC 6979: the nonce comes from key and message, so that no random number can give the key away. */
+/* RFC 6979: the nonce comes from key and message, so that no random
+ * number can give the key away. */
 static bool
 sign_ecdsa(const struct sign_alg *a, const br_ec_private_key *sk, const unsigned char *hash,
     unsigned char *sig)
@@ -8528,7 +8574,8 @@ sign_ecdsa(const struct sign_alg *a, const br_ec_private_key *sk, const unsigned
 	    a->n;
 }
 
-/* sig takes what sign_size said. NULL: done; else a code as sign_key_read has them, or "bad_key". */
+/* sig takes what sign_size said. NULL: done; else a code as
+ * sign_key_read has them, or "bad_key". */
 static const char *
 sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned char *sig)
 {
@@ -8652,9 +8699,9 @@ key_public(struct slice in, struct der *d)
 	return why;
 }
 
-/* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon S3 API
- * Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each signature
- * covers the one before it, so a chain begins with the head's own, the seed. */
+/* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon
+ * S3 API Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers").
+ * Each signature covers the one before it, so a chain begins with the head's own, the seed. */
 #define SIGV4_CHUNK_MAX (1024 * 1024)  /* SDKs send 64 or 128 KiB; a signature stands before its data */
 #define SIGV4_LINE_MAX (16 + sizeof ";chunk-signature=" - 1 + 64 + 2)
 #define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
@@ -8722,8 +8769,8 @@ sigv4_is_signature(struct slice s)
 	return s.n == 64;
 }
 
-/* `hex;chunk-signature=<64 hex>` CR LF, and nothing else: bytes it takes, 0 for "need more", -400, or
- * -413 for a chunk that we would not hold. The signature is the last 64 bytes before CR LF. */
+/* `hex;chunk-signature=<64 hex>` CR LF, and nothing else: bytes it takes, 0 for "need more", -400,
+ * or -413 for a chunk that we would not hold. The signature is the last 64 bytes before CR LF. */
 static ssize_t
 sigv4_chunk_head(struct slice in, size_t *size)
 {
@@ -8796,8 +8843,9 @@ sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
 	return t->n != 0 && sigv4_is_signature(value);
 }
 
-/* The lines behind the last chunk, to the empty one: bytes they take, 0 for "need more", or -400. A line
- * ends in CR LF; one that is not the signature also in LF CR LF, as minio-go sends it. */
+/* The lines behind the last chunk, to the empty one: bytes they take, 0 for "need
+ * more", or -400. A line ends in CR LF; one that is not the signature also in LF CR
+ * LF, as minio-go sends it. */
 static ssize_t
 sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 {
@@ -8845,11 +8893,13 @@ sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
 	sigv4_chain_sign(c, true, digest);
 }
 
-/* -- stand-in keys: what a sandbox's SDK signs with in the place of the real key. Worth nothing anywhere but
- * here, where an assertion that one of them signed is answered with a placeholder (lua/stand_in.lua). */
+/* -- stand-in keys: what a sandbox's SDK signs with in the place of the real key. Worth
+ * nothing anywhere but here, where an assertion that one of them signed is answered with a
+ * placeholder (lua/stand_in.lua). */
 #define STAND_IN_BITS 2048u
 
-/* Fills `pem` with a new PKCS#8 key: its length, 0: no randomness, or no room. The modulus goes to n. */
+/* Fills `pem` with a new PKCS#8 key: its length, 0: no randomness, or no
+ * room. The modulus goes to n. */
 static size_t
 stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 {
@@ -8864,7 +8914,8 @@ stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 		return 0;
 	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, sizeof seed);
 	if (br_rsa_keygen_get_default()(&rng.vtable, &sk, priv, &pk, pub, STAND_IN_BITS, 65537) &&
-	    (dn = br_rsa_compute_privexp_get_default()(d, &sk, 65537)) != 0 && pk.nlen == STAND_IN_BITS / 8 &&
+	    (dn = br_rsa_compute_privexp_get_default()(d, &sk, 65537)) != 0 &&
+	    pk.nlen == STAND_IN_BITS / 8 &&
 	    br_encode_rsa_pkcs8_der(NULL, &sk, &pk, d, dn) <= sizeof der) {
 		len = br_encode_rsa_pkcs8_der(der, &sk, &pk, d, dn);
 		memcpy(n, pk.n, pk.nlen);
@@ -8874,9 +8925,11 @@ stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 	return len;
 }
 
-/* RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), by the key of this modulus and exponent 65537. */
+/* RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), by the key of this
+ * modulus and exponent 65537. */
 static bool
-stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data, struct slice signature)
+stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
+    struct slice signature)
 {
 	unsigned char e[3] = {1, 0, 1}, modulus[STAND_IN_BITS / 8], want[32], got[32];
 	br_rsa_public_key pk = {modulus, sizeof modulus, e, sizeof e};
@@ -8884,7 +8937,8 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 	memcpy(modulus, n, sizeof modulus);
 	sign_digest(SIGN_SHA256, data, want);
 	return signature.n == sizeof modulus &&
-	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)signature.p, signature.n, BR_HASH_OID_SHA256,
+	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)signature.p, signature.n,
+	    BR_HASH_OID_SHA256,
 	    sizeof got, &pk, got) && memcmp(want, got, sizeof got) == 0;
 
 }
@@ -9480,8 +9534,8 @@ store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *va
 	return store_err_of(rc);
 }
 
-/* The entry that `op` leads to from *k, and the next one where that has the key `after`. A cursor a step: none is left
- * open where Lua may raise. */
+/* The entry that `op` leads to from *k, and the next one where that has the key `after`. A
+ * cursor a step: none is left open where Lua may raise. */
 static int
 store_seek(MDB_txn *txn, MDB_dbi dbi, MDB_cursor_op op, struct slice after, MDB_val *k, MDB_val *v)
 {
@@ -9524,7 +9578,8 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 
 	if (from.n > STORE_KEY_MAX)
 		return STORE_ABSENT;
-	if ((err = store_read_begin()) != STORE_OK || (err = store_err_of(store_seek(store.reader.txn, store.dbi[db],
+	if ((err = store_read_begin()) != STORE_OK ||
+	    (err = store_err_of(store_seek(store.reader.txn, store.dbi[db],
 	    MDB_SET_RANGE, after, &k, &v))) != STORE_OK)
 		return err;
 	*key = store_slice(k);
@@ -9569,14 +9624,15 @@ store_counters_get(MDB_txn *txn, struct store_counters *c)
 	return STORE_OK;
 }
 
-/* The two generations, for each request: read anew when there was a commit, which only the environment's
- * own page needs to be asked for. */
+/* The two generations, for each request: read anew when there was a commit, which only the
+ * environment's own page needs to be asked for. */
 static bool
 store_generations(uint64_t *config, uint64_t *state)
 {
 	MDB_envinfo info;
 
-	if (store.failed || store.env == NULL || store.counted == 0 || mdb_env_info(store.env, &info) != 0 ||
+	if (store.failed || store.env == NULL || store.counted == 0 ||
+	    mdb_env_info(store.env, &info) != 0 ||
 	    info.me_last_txnid != store.counted) {
 		store.counted = 0;
 		if (store_read_begin() != STORE_OK ||
@@ -11275,7 +11331,8 @@ restore_settle(MDB_txn *txn, struct store_counters *c)
 		return store_err_of(rc);
 	c->room = 0;
 	while (rc == 0 && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
-		if (store_raw_get(txn, DB_CREDENTIAL, restore_credential_of(store_slice(k)), &dummy) == STORE_ABSENT)
+		if (store_raw_get(txn, DB_CREDENTIAL, restore_credential_of(store_slice(k)),
+		    &dummy) == STORE_ABSENT)
 			rc = mdb_cursor_del(cur, 0);
 		else if (store_record_parse(store_slice(v), &r))
 			c->room += store_room_cost(r.room);
@@ -11527,8 +11584,8 @@ logstore_find_map(void)
 	fclose(f);
 }
 
-/* Pages of old records would count as this process's memory for ever: they stay in the kernel's cache
- * alone. The map is of a file and shared, so nothing is lost. */
+/* Pages of old records would count as this process's memory for ever: they stay in the kernel's
+ * cache alone. The map is of a file and shared, so nothing is lost. */
 static void
 logstore_forget_pages(void)
 {
@@ -11862,7 +11919,8 @@ logstore_next(uint64_t id, uint64_t *next, struct slice *json)
 	if (id == UINT64_MAX)
 		return STORE_ABSENT;
 	store_be64(key, id + 1);
-	if ((err = logstore_read_begin()) != STORE_OK || (err = store_err_of(store_seek(logstore.reader.txn,
+	if ((err = logstore_read_begin()) != STORE_OK ||
+	    (err = store_err_of(store_seek(logstore.reader.txn,
 	    logstore.dbi, MDB_SET_RANGE, SLICE(""), &k, &v))) != STORE_OK)
 		return err;
 	if (v.mv_size < 8)
@@ -13497,7 +13555,8 @@ lua_open_state(bool worker)
 		return lua_main = NULL;
 	}
 	lua_worker = worker;
-	if (worker)             /* what a request makes dies young: a fifth less than the incremental mode */
+	/* what a request makes dies young: a fifth less than the incremental mode */
+	if (worker)
 		lua_gc(lua_main, LUA_GCGEN, 5, 100);
 	return lua_main;
 }
@@ -13570,8 +13629,8 @@ ident_same_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 	    memcmp(own, n, len) == 0;
 }
 
-/* A key whose parts do not belong together signs wrongly, and a server that sees one wrong signature has its
- * primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
+/* A key whose parts do not belong together signs wrongly, and a server that sees one wrong
+ * signature has its primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
 static bool
 ident_signs_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 {
@@ -13667,7 +13726,8 @@ is_between(char c)
 	return c == ' ' || c == ',' || c == '\t' || c == '\r' || c == '\n';
 }
 
-/* "sha256:HEX", several with spaces or commas between; colons between bytes as openssl prints them. */
+/* "sha256:HEX", several with spaces or commas between; colons between
+ * bytes as openssl prints them. */
 static const char *
 ident_read_pins(struct tls_ident *id, struct slice text)
 {
@@ -13740,7 +13800,8 @@ ident_new(struct slice cert, struct slice key, struct slice ca, struct ident_fau
 	id->refs = 1;
 	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
 	buf_init(&id->itself, IDENT_PEM_MAX);
-	fault->code = cert.n == 0 && key.n != 0 ? "missing" : cert.n != 0 ? ident_read_chain(id, cert) : NULL;
+	fault->code = cert.n == 0 && key.n != 0 ? "missing" : cert.n != 0 ?
+	    ident_read_chain(id, cert) : NULL;
 	if (fault->code == NULL && cert.n != 0) {
 		fault->field = "client_key";
 		fault->code = key.n == 0 ? "missing" : ident_read_key(id, key);
@@ -13942,9 +14003,9 @@ peer_drain(struct peer *p)
 	return true;
 }
 
-/* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS: close_notify).
- * A TLS wire that ends without close_notify is IO_ERR: whoever cuts it could otherwise pass a part
- * for the whole (RFC 8446 6.1, RFC 9112 9.8). */
+/* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
+ * close_notify). A TLS wire that ends without close_notify is IO_ERR: whoever cuts it could
+ * otherwise pass a part for the whole (RFC 8446 6.1, RFC 9112 9.8). */
 static enum io
 peer_fill(struct peer *p)
 {
@@ -14265,9 +14326,11 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 	u->event(u);
 }
 
-/* Not dialled yet: the caller sets owner and event, then calls upstream_dial. NULL: out of memory. */
+/* Not dialled yet: the caller sets owner and event, then calls
+ * upstream_dial. NULL: out of memory. */
 static struct upstream *
-upstream_new(const char *key, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident)
+upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
+    struct tls_ident *ident)
 {
 	struct upstream *u = calloc(1, sizeof *u);
 
@@ -14302,7 +14365,8 @@ upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 
 	for (struct upstream *u = upstream_idle; u != NULL; u = u->next) {
 		if (u->hash == hash && strcmp(u->key, key) == 0 &&
-		    (!u->guarded || net_guard(&u->at, allow, nallow) == NULL) && !u->peer.watch.hup && !u->peer.watch.readable) {
+		    (!u->guarded || net_guard(&u->at, allow, nallow) == NULL) &&
+		    !u->peer.watch.hup && !u->peer.watch.readable) {
 			upstream_unlink(u);
 			timer_stop(&u->timer);
 			return u;
@@ -14351,11 +14415,11 @@ upstream_drop(struct upstream **u)
 }
 
 /* ---- conn ------------------------------------------------------------------
- * A client's connection and the request it carries. The loop owns every conn; a conn owns at most one
- * req, a req at most one upstream and one task. Lua decides in the task and leaves an action in the
- * req; from then on only C touches it. Lua's handles are emptied by req_free: kept too long, they say
- * "closed". State changes only in conn_advance and what it calls, never re-entered: an event that
- * comes while it runs makes it run once more. */
+ * A client's connection and the request it carries. The loop owns every conn; a conn owns at most
+ * one req, a req at most one upstream and one task. Lua decides in the task and leaves an action in
+ * the req; from then on only C touches it. Lua's handles are emptied by req_free: kept too long,
+ * they say "closed". State changes only in conn_advance and what it calls, never re-entered: an
+ * event that comes while it runs makes it run once more. */
 #define CONN_TURN (1024 * 1024) /* bytes one conn may move before others have their turn */
 #define CONN_PIECE 256          /* a chunk or a frame costs as much as so many bytes, however short it is */
 #define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
@@ -14398,8 +14462,9 @@ enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
 enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND, REQ_ECHO };
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
 
-/* The third body mode: `apply` attaches a filter, and the body passes through it as it streams. A
- * filter holds what it must (a signed chunk, say) within its own bound, and counts it in req_bodies. */
+/* The third body mode: `apply` attaches a filter, and the body passes through it as it
+ * streams. A filter holds what it must (a signed chunk, say) within its own bound, and
+ * counts it in req_bodies. */
 struct filter {
 	const struct filter_class *class;
 	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
@@ -14418,9 +14483,10 @@ struct filter_fault {
 struct filter_class {
 	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
 	bool keeps_length;      /* else the body goes out chunked */
-	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to PEER_PIECE bytes, it puts
-	 * where *out points, or points *out at memory of its own, good until it runs again. `end`: nothing comes
-	 * after `in`. Sets f->ended then, once all is given. */
+	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
+	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
+	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
+	 * then, once all is given. */
 	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
 	void (*wipe)(struct filter *f); /* or NULL */
 };
@@ -14471,9 +14537,11 @@ filter_free(struct filter *f)
 	free(f);
 }
 
-/* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature change. A chunk's
- * signature stands before its data, so a chunk is held until it is whole; it is hashed as it comes. */
-enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_DATA_END, SIGV4_LAST_END, SIGV4_TRAILERS, SIGV4_DONE };
+/* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature
+ * change. A chunk's signature stands before its data, so a chunk is held until it is whole;
+ * it is hashed as it comes. */
+enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_DATA_END, SIGV4_LAST_END, SIGV4_TRAILERS,
+    SIGV4_DONE };
 
 struct filter_sigv4 {
 	struct filter f;
@@ -14510,8 +14578,9 @@ filter_sigv4_drop(struct filter_sigv4 *s)
 	s->cap = s->n = 0;
 }
 
-/* Room for n bytes, of which the first s->n stay. Chunks of 64 KiB, the usual ones, fit into what peers
- * use too: a block of that size from malloc is given back to the kernel each time, and faults in again. */
+/* Room for n bytes, of which the first s->n stay. Chunks of 64 KiB, the usual ones, fit into
+ * what peers use too: a block of that size from malloc is given back to the kernel each
+ * time, and faults in again. */
 static bool
 filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 {
@@ -14577,8 +14646,8 @@ filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
 	return n - (ssize_t)before;
 }
 
-/* The data is complete: the signature may be written. It takes as long as hashing some 512 bytes: chunks of
- * one byte must not make a turn ten times as long. */
+/* The data is complete: the signature may be written. It takes as long as hashing some 512
+ * bytes: chunks of one byte must not make a turn ten times as long. */
 static void
 filter_sigv4_sign(struct filter_sigv4 *s)
 {
@@ -14617,7 +14686,8 @@ filter_sigv4_end(struct filter_sigv4 *s, struct slice in)
 	return (ssize_t)n;
 }
 
-/* Looked at as each line ends. The last chunk's head is before them in `held`, and goes out with them. */
+/* Looked at as each line ends. The last chunk's head is before them in
+ * `held`, and goes out with them. */
 static ssize_t
 filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
 {
@@ -14708,7 +14778,8 @@ filter_sigv4_wipe(struct filter *f)
 	wipe(&s->chain, sizeof s->chain);
 }
 
-/* The body of a request whose head was signed with `seed`. NULL: out of memory. The caller wipes the seed. */
+/* The body of a request whose head was signed with `seed`. NULL: out of memory.
+ * The caller wipes the seed. */
 static struct filter *
 filter_sigv4_new(const struct sigv4_seed *seed)
 {
@@ -14769,7 +14840,8 @@ filter_upper_new(void)
 	return filter_alloc(&class);
 }
 
-/* AWS's example of its documentation: secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY, 20130524, us-east-1, s3. */
+/* AWS's example of its documentation: secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY,
+ * 20130524, us-east-1, s3. */
 static void
 sigv4_seed_example(struct sigv4_seed *seed, bool trailer)
 {
@@ -14875,7 +14947,8 @@ struct req {
 	bool query_removed;
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	struct subst_ws *ws;    /* owned; a WebSocket with rows */
-	struct subst_back *back; /* owned; secrets in path and query, to be taken out of the answer's head */
+	/* owned; secrets in path and query, to be taken out of the answer's head */
+	struct subst_back *back;
 
 	/* the body, when somebody reads it whole */
 	bool body_reading, body_read, body_failed;
@@ -14961,7 +15034,8 @@ struct conn {
 	char token[65];         /* of the CONNECT */
 	struct upstream *blind; /* owned; CONN_BLIND's other end */
 	struct req *blind_req;  /* owned; its log record waits for the end */
-	bool blind_up_done, blind_down_done; /* nothing more will come from the client; from the upstream */
+	/* nothing more will come from the client; from the upstream */
+	bool blind_up_done, blind_down_done;
 	bool blind_up_shut, blind_down_shut; /* and the other end was told, after all that waited */
 };
 
@@ -15169,8 +15243,8 @@ peer_put_some(struct peer *p, struct slice all, size_t *at)
 	return true;
 }
 
-/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or is longer than any may
- * be. False: no memory. */
+/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or
+ * is longer than any may be. False: no memory. */
 static bool
 peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
 {
@@ -15205,7 +15279,8 @@ flow_put(const struct flow *f, struct peer *dst, struct slice body)
 	    peer_put(dst, "\r\n", 2);
 }
 
-enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD, FLOW_TURN };
+enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD,
+    FLOW_TURN };
 
 /* Pushes `rest` through the filter as far as dst has room. FLOW_DONE: it is through. */
 static enum flow_io
@@ -15255,7 +15330,8 @@ flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
 
 /* What flow_take showed goes on to dst. */
 static enum flow_io
-flow_give(struct flow *f, struct peer *src, struct peer *dst, struct slice body, size_t used, bool end)
+flow_give(struct flow *f, struct peer *src, struct peer *dst, struct slice body, size_t used,
+    bool end)
 {
 	enum flow_io io = FLOW_DONE;
 
@@ -15338,8 +15414,8 @@ flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, u
 	return FLOW_DONE;
 }
 
-/* An id for logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a random
- * start, mixed (splitmix64) so that neighbours look apart. */
+/* An id for logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a
+ * random start, mixed (splitmix64) so that neighbours look apart. */
 static void
 req_name(char id[17])
 {
@@ -15392,8 +15468,9 @@ req_body_drop(struct req *r)
 	r->body.max = 0;
 }
 
-/* The body is now what is in `out`, a secret among it; it is counted as what came was. Not in the arena, which a
- * few large bodies would fill for everybody. False: no room, and `out` stays the caller's. */
+/* The body is now what is in `out`, a secret among it; it is counted as what came was. Not
+ * in the arena, which a few large bodies would fill for everybody. False: no room, and
+ * `out` stays the caller's. */
 static bool
 req_take_body(struct req *r, struct buf *out)
 {
@@ -15735,11 +15812,13 @@ req_parse(struct req *r)
 	for (size_t i = 0; i < r->head.nfields; i++)
 		if (r->head.field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS))
 			r->mark[i] = FIELD_DROPPED;
-	if (!(r->conn->tunnel ? req_parse_tunnel(r) : r->head.form == HTTP_AUTHORITY ? req_parse_connect(r) :
+	if (!(r->conn->tunnel ? req_parse_tunnel(r) : r->head.form == HTTP_AUTHORITY ?
+	    req_parse_connect(r) :
 	    r->head.form == HTTP_ABSOLUTE ? req_parse_absolute(r) : req_parse_own(r)))
 		return false;
 	req_find_token(r);
-	if (slice_eq(r->head.method, SLICE("WEBSOCKET"))) /* our rules' word for an upgrade, nobody's method */
+	/* our rules' word for an upgrade, nobody's method */
+	if (slice_eq(r->head.method, SLICE("WEBSOCKET")))
 		return req_bad(r, 400, "bad_request", "there is no such method");
 	if (slice_eq(r->head.method, SLICE("TRACE")))
 		return req_bad(r, 405, "trace", "TRACE would send a credential back");
@@ -15856,8 +15935,8 @@ req_out_chunked(const struct req *r)
 	    (r->head.body == BODY_LENGTH && r->filter != NULL && !r->filter->class->keeps_length);
 }
 
-/* A server may merge trailers into the head: what strip took out or apply set must not come back there,
- * an agent's own key beside ours. */
+/* A server may merge trailers into the head: what strip took out or apply set must not come back
+ * there, an agent's own key beside ours. */
 static bool
 req_trailer_may_pass(const struct flow *f, struct slice name)
 {
@@ -15926,7 +16005,8 @@ conn_finish_blind(struct conn *c)
 	upstream_drop(&c->blind);
 }
 
-/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. */
+/* `abort`: an answer is cut short, and the client must be able to tell:
+ * no close_notify, a reset. */
 static void
 conn_close(struct conn *c, bool abort_)
 {
@@ -16052,8 +16132,8 @@ conn_refuse(int fd)
 	close(fd);
 }
 
-/* Those who have not said who they are have a tenth. The one that waited longest makes room: a flood of
- * strangers drives out strangers, and an agent says who it is at once. */
+/* Those who have not said who they are have a tenth. The one that waited longest makes room: a
+ * flood of strangers drives out strangers, and an agent says who it is at once. */
 static void
 conn_evict_unknown(void)
 {
@@ -16273,8 +16353,8 @@ conn_step_head(struct conn *c)
 	return true;
 }
 
-/* Nobody waits for the answer any more. A plain client may have ended its side and still read; TLS has
- * close_notify for that, and no client that sends it goes on reading. */
+/* Nobody waits for the answer any more. A plain client may have ended its side and still read;
+ * TLS has close_notify for that, and no client that sends it goes on reading. */
 static bool
 conn_client_gone(struct conn *c)
 {
@@ -16589,7 +16669,8 @@ conn_dial_failed(struct conn *c)
 	struct req *r = c->req;
 	const char *code = r->up->code, *why = r->up->why;
 	char message[384];
-	int status = strcmp(code, "address_blocked") == 0 ? 403 : strcmp(code, "clock_unset") == 0 ? 503 : 502;
+	int status = strcmp(code, "address_blocked") == 0 ? 403 : strcmp(code, "clock_unset") == 0 ?
+	    503 : 502;
 	bool tls = strcmp(code, "upstream_tls") == 0;
 
 	snprintf(message, sizeof message, "%s%s: %s", tls ? "TLS to " : "", r->dial_host, why);
@@ -16673,7 +16754,8 @@ req_may_retry(const struct req *r)
 	return false;
 }
 
-/* The upstream failed or ended. Before an answer began the client can be told in words. False, as what is relayed. */
+/* The upstream failed or ended. Before an answer began the client can be told in words.
+ * False, as what is relayed. */
 static bool
 conn_upstream_gone(struct conn *c, int status, const char *code, const char *why)
 {
@@ -16736,7 +16818,8 @@ websocket_accepted(const struct req *r, const struct http_head *answer)
 	br_sha1_update(&sha, guid, sizeof guid - 1);
 	br_sha1_out(&sha, digest);
 	b64_encode(want, digest, sizeof digest, false);
-	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")), (struct slice){want, sizeof want});
+	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")),
+	    (struct slice){want, sizeof want});
 }
 
 /* Fields that repeat the request's address, or what stood in it. */
@@ -16831,7 +16914,8 @@ conn_relay_interim(struct conn *c, const struct http_head *h)
 	if (c->req->head.minor == 0 || (h->status == 100 && c->req->expect_sent))
 		return true;
 	buf_init(&b, PEER_HEAD_MAX);
-	ok = answer_put_fields(&b, c->req, h, false) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
+	ok = answer_put_fields(&b, c->req, h, false) && buf_add(&b, "\r\n", 2) &&
+	    peer_put(&c->peer, b.p, b.n);
 	buf_free(&b);
 	return ok;
 }
@@ -16855,7 +16939,8 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h))
 			return conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
 		ok = (subst_places(r->subst) & SUBST_WEBSOCKET) == 0 || (r->ws = subst_ws_new(r->subst)) != NULL;
-		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) && peer_put(&c->peer, b.p, b.n);
+		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) &&
+		    peer_put(&c->peer, b.p, b.n);
 		buf_free(&b);
 		if (!ok)
 			conn_close(c, true);
@@ -16894,7 +16979,8 @@ conn_read_answer(struct conn *c)
 		return false;
 	case IO_EOF:
 	case IO_ERR:
-		return conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection without an answer");
+		return conn_upstream_gone(c, 502, "upstream_unreachable",
+		    "closed the connection without an answer");
 	}
 	r->up_seen = true;
 	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
@@ -16971,7 +17057,8 @@ conn_relay_down(struct conn *c, enum flow_io io)
 	return true;
 }
 
-/* A filter refused the body. What of it went out is not a request yet: the upstream's connection is cut. */
+/* A filter refused the body. What of it went out is not a request yet: the
+ * upstream's connection is cut. */
 static void
 conn_fail_body(struct conn *c, const struct filter_fault *why)
 {
@@ -17378,9 +17465,9 @@ conn_drain(void)
 }
 
 /* ---- fetch -----------------------------------------------------------------
- * One HTTP request of our own, to a token endpoint: dialled fresh, through the same guard and TLS as
- * everything else, no redirects, the whole answer in memory up to a bound. What goes out and what comes
- * back holds secrets: both buffers are wiped. The owner frees it at any moment. */
+ * One HTTP request of our own, to a token endpoint: dialled fresh, through the same guard and TLS
+ * as everything else, no redirects, the whole answer in memory up to a bound. What goes out and
+ * what comes back holds secrets: both buffers are wiped. The owner frees it at any moment. */
 #define FETCH_OUT_MAX (2 * 1024 * 1024)
 #define FETCH_BODY_MAX (16 * 1024 * 1024)
 
@@ -17398,7 +17485,8 @@ struct fetch {
 	struct defer defer;     /* another turn */
 	int status;
 	int retry_after;        /* seconds; -1: not said */
-	char challenge[4096];   /* WWW-Authenticate, its lines joined (RFC 9110 5.3); what does not fit is left out */
+	/* WWW-Authenticate, its lines joined (RFC 9110 5.3); what does not fit is left out */
+	char challenge[4096];
 	const char *error;      /* static; NULL: an answer came whole */
 	const char *detail;     /* static */
 	void *owner;
@@ -17457,7 +17545,8 @@ fetch_keep_challenge(struct fetch *f, const struct http_head *h)
 
 		if (v.n + 3 > sizeof f->challenge - n)
 			continue;
-		n += (size_t)snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s", n != 0 ? ", " : "", (int)v.n, v.p);
+		n += (size_t)snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s",
+		    n != 0 ? ", " : "", (int)v.n, v.p);
 	}
 }
 
@@ -17472,7 +17561,8 @@ fetch_read_head(struct fetch *f)
 		return fetch_finish(f, "too_large", "the answer's head");
 	if (!whole)
 		return true;
-	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 || head.status == 101)
+	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 ||
+	    head.status == 101)
 		return fetch_finish(f, "unreachable", "a malformed answer");
 	if (head.status >= 200) {
 		f->status = head.status;
@@ -17582,13 +17672,14 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 }
 
 /* ---- helper ----------------------------------------------------------------
- * Programs of the operator's that print headers (the type `command`). A process of its own starts them:
- * main forks it before a store is open or a key unwrapped, so whatever they do, they inherit nothing.
- * It takes asks from all workers on one socket, each with a descriptor for the answer, and gives each a
- * runner, which ends with its program. It ends itself when the last worker's end of the socket closes.
- * The process that started it keeps both ends: should the helper die, the master, which holds no keys,
- * forks the next one on the same socket, and workers need not know. What the dead one had taken fails
- * at once, since its runners end with it; what it had not waits for the next, at most to its deadline. */
+ * Programs of the operator's that print headers (the type `command`). A process of its own starts
+ * them: main forks it before a store is open or a key unwrapped, so whatever they do, they inherit
+ * nothing. It takes asks from all workers on one socket, each with a descriptor for the answer, and
+ * gives each a runner, which ends with its program. It ends itself when the last worker's end of
+ * the socket closes. The process that started it keeps both ends: should the helper die, the
+ * master, which holds no keys, forks the next one on the same socket, and workers need not know.
+ * What the dead one had taken fails at once, since its runners end with it; what it had not waits
+ * for the next, at most to its deadline. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
 #define HELPER_TEXT_MAX 16384   /* program and arguments */
 #define HELPER_ARGS_MAX 64
@@ -17652,13 +17743,15 @@ helper_open(int dir, const char *name, enum helper_code *code)
 	return -1;
 }
 
-/* Becomes the program. A script's interpreter opens it by its descriptor, so that one stays open. */
+/* Becomes the program. A script's interpreter opens it by its
+ * descriptor, so that one stays open. */
 __attribute__((noreturn)) static void
 helper_exec(int program, int out, char **argv)
 {
 	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ, SIGCHLD, SIGUSR1};
 	char *const nothing[] = {NULL};
-	int null = open("/dev/null", O_RDWR), at = fcntl(program, F_DUPFD, 16), to = fcntl(out, F_DUPFD, 16);
+	int null = open("/dev/null", O_RDWR), at = fcntl(program, F_DUPFD, 16),
+	    to = fcntl(out, F_DUPFD, 16);
 	sigset_t none;
 
 	setsid();               /* a group of its own, to be killed whole */
@@ -17702,8 +17795,8 @@ helper_watch(pid_t pid, int in, int64_t until, char *out, size_t *n, int *status
 	return *status == 0 ? HELPER_DONE : HELPER_EXIT;
 }
 
-/* The runner's children. /proc has numbers, and the kernel says which of them are ours: its own list of children is
- * an option that small systems leave out. */
+/* The runner's children. /proc has numbers, and the kernel says which of them are ours: its own
+ * list of children is an option that small systems leave out. */
 static void
 helper_kill_children(void)
 {
@@ -17721,8 +17814,8 @@ helper_kill_children(void)
 		closedir(proc);
 }
 
-/* Whoever a program started is killed, even out of its group: the orphans of each round are ours in the next,
- * for the runner is their subreaper. */
+/* Whoever a program started is killed, even out of its group: the orphans of each round are ours
+ * in the next, for the runner is their subreaper. */
 static void
 helper_clear(void)
 {
@@ -17743,7 +17836,8 @@ helper_alone(int signal_number)
 	(void)signal_number;    /* it interrupts helper_watch, which is all it is for */
 }
 
-/* The helper's death ends the run, by a signal that nobody else sends: to be killed would leave orphans. */
+/* The helper's death ends the run, by a signal that nobody else sends: to be
+ * killed would leave orphans. */
 static void
 helper_follow(pid_t helper_pid)
 {
@@ -17786,7 +17880,8 @@ helper_run(int dir, struct helper_ask *ask, int reply)
 		}
 	}
 	answer = (struct helper_answer){(uint8_t)code, (uint8_t)status};
-	if (send(reply, &answer, sizeof answer, MSG_NOSIGNAL) == (ssize_t)sizeof answer && code == HELPER_DONE)
+	if (send(reply, &answer, sizeof answer, MSG_NOSIGNAL) == (ssize_t)sizeof answer &&
+	    code == HELPER_DONE)
 		for (size_t sent = 0; sent < n;) {
 			ssize_t k = send(reply, out + sent, n - sent, MSG_NOSIGNAL);
 
@@ -17808,7 +17903,8 @@ helper_ask_ok(const struct helper_ask *ask, size_t n)
 		return false;
 	for (size_t i = 0; i < n - offsetof(struct helper_ask, text); i++)
 		texts += ask->text[i] == '\0';
-	return ask->argc >= 1 && ask->argc <= HELPER_ARGS_MAX && texts == ask->argc && ask->ms <= HELPER_MS_MAX;
+	return ask->argc >= 1 && ask->argc <= HELPER_ARGS_MAX && texts == ask->argc &&
+	    ask->ms <= HELPER_MS_MAX;
 }
 
 static ssize_t
@@ -17816,18 +17912,21 @@ helper_receive(int fd, struct helper_ask *ask, int *reply)
 {
 	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
 	struct iovec piece = {ask, sizeof *ask};
-	struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+	struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control,
+	    .msg_controllen = sizeof control};
 	struct cmsghdr *c;
 	ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
 
 	*reply = -1;
 	c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-	if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+	if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+	    c->cmsg_len == CMSG_LEN(sizeof(int)))
 		memcpy(reply, CMSG_DATA(c), sizeof *reply);
 	return n;
 }
 
-/* Has whoever asked gone? While there was no helper an ask may have waited longer than its worker. */
+/* Has whoever asked gone? While there was no helper an ask may have
+ * waited longer than its worker. */
 static bool
 helper_ask_stale(int reply)
 {
@@ -17855,8 +17954,8 @@ helper_take(int dir, struct helper_ask *ask, ssize_t n, int reply, int *running)
 	*running += pid > 0;
 }
 
-/* Leaves all that it was born with but the socket and standard error. Ctrl-C and a service manager's TERM
- * reach it too: it serves until the workers end. */
+/* Leaves all that it was born with but the socket and standard error. Ctrl-C and a service
+ * manager's TERM reach it too: it serves until the workers end. */
 static int
 helper_leave_all(int fd)
 {
@@ -17979,7 +18078,8 @@ helper_send(const struct helper_ask *ask, size_t text_n, int reply)
 		    .cmsg_type = SCM_RIGHTS};
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &reply, sizeof reply);
 	}
-	return helper_fd >= 0 && sendmsg(helper_fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)piece.iov_len;
+	return helper_fd >= 0 &&
+	    sendmsg(helper_fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)piece.iov_len;
 }
 
 /* ---- bind: values ----------------------------------------------------------
@@ -18105,8 +18205,8 @@ l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
 	lua_pop(L, 1);
 }
 
-/* A kind of handle that every request makes and asks for: luaL_checkudata would look its metatable up by name. There is
- * one state a process, and a metatable lives as long. */
+/* A kind of handle that every request makes and asks for: luaL_checkudata would look its
+ * metatable up by name. There is one state a process, and a metatable lives as long. */
 struct l_type {
 	const char *name;
 	const void *meta;       /* where its metatable lies */
@@ -18453,8 +18553,8 @@ static const struct codec {
 	{"json_string", json_quote},       /* in quotes */
 };
 
-/* secret.decode("hex" | "base64" | "base64url", x) -> its bytes, a secret as x is | nil, "malformed": keys that are
- * handed out in letters and used as bytes. */
+/* secret.decode("hex" | "base64" | "base64url", x) -> its bytes, a secret as x is | nil,
+ * "malformed": keys that are handed out in letters and used as bytes. */
 static int
 l_secret_decode(lua_State *L)
 {
@@ -18964,12 +19064,13 @@ l_uri_decode(lua_State *L)
 	return l_uri_push_decoded(L, l_check_slice(L, 1), false) ? 1 : l_fail(L, "malformed");
 }
 
-/* -- read loosely: what the most forgiving of servers may see in a pair. For judging, where a reading that our own
- * rules refuse must not hide what another's takes. */
+/* -- read loosely: what the most forgiving of servers may see in a pair. For judging, where a
+ * reading that our own rules refuse must not hide what another's takes. */
 #define LOOSE_MAX 128           /* of a name or a value: longer ones are none that anybody looks for */
 #define LOOSE_VALUES_MAX 16
 
-/* Unescaped where that can be done, in small letters, nothing invisible around it. LOOSE_MAX + 1: longer. */
+/* Unescaped where that can be done, in small letters, nothing invisible around
+ * it. LOOSE_MAX + 1: longer. */
 static size_t
 loose_read(struct slice in, char out[LOOSE_MAX])
 {
@@ -18994,7 +19095,8 @@ loose_read(struct slice in, char out[LOOSE_MAX])
 	return seen;
 }
 
-/* form.values(s, name…) -> { value, … } | nil, "too_many": those of the names (in small letters), read loosely. */
+/* form.values(s, name…) -> { value, … } | nil, "too_many": those of the names (in
+ * small letters), read loosely. */
 static int
 l_form_values(lua_State *L)
 {
@@ -19562,7 +19664,8 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
 		return false;
 	for (size_t i = 0; i < n; i++)
 		if (want[i].value.type == JSON_END && memchr(want[i].name.p, '.', want[i].name.n) != NULL &&
-		    (body.n > L_EXPECT_DEEP_MAX || json_member_deep(body, want[i].name, &want[i].value) != JSON_OK))
+		    (body.n > L_EXPECT_DEEP_MAX ||
+		    json_member_deep(body, want[i].name, &want[i].value) != JSON_OK))
 			return false;
 	return true;
 }
@@ -19633,7 +19736,8 @@ l_owner(lua_State *L, int idx)
 	return h | 1;
 }
 
-/* core.acting(credential): from now on this task may use that credential's kept handles, and no other's */
+/* core.acting(credential): from now on this task may use that credential's
+ * kept handles, and no other's */
 static int
 l_core_acting(lua_State *L)
 {
@@ -19644,8 +19748,8 @@ l_core_acting(lua_State *L)
 	return 0;
 }
 
-/* core.keep(h [, credential]) -> h, which now outlives the task that made it; with a credential's name, it
- * is of use only to tasks that act for it */
+/* core.keep(h [, credential]) -> h, which now outlives the task that made it; with a
+ * credential's name, it is of use only to tasks that act for it */
 static int
 l_core_keep(lua_State *L)
 {
@@ -19658,7 +19762,8 @@ l_core_keep(lua_State *L)
 	return 1;
 }
 
-/* core.as_field(h) -> h, which counts as stored or typed, and not built: sign may read it as a key */
+/* core.as_field(h) -> h, which counts as stored or typed, and not built:
+ * sign may read it as a key */
 static int
 l_core_as_field(lua_State *L)
 {
@@ -19826,7 +19931,8 @@ l_core_split(lua_State *L)
 		m[n].name.p = lua_tolstring(L, -2, &m[n].name.n);
 		n++;
 	}
-	qsort(m, n, sizeof *m, l_split_order);   /* of several that are missing, the same is always named */
+	/* of several that are missing, the same is always named */
+	qsort(m, n, sizeof *m, l_split_order);
 	if ((res = json_members(doc, m, n)) != JSON_OK)
 		return l_fail(L, codes[res]);
 	lua_createtable(L, 0, (int)n);
@@ -20035,10 +20141,12 @@ l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 {
 	luaL_checktype(L, table, LUA_TTABLE);
 	*o = (struct l_sigv4){
-		.access_key = l_sigv4_member(L, table, "access_key"), .secret = l_sigv4_member(L, table, "secret"),
+		.access_key = l_sigv4_member(L, table, "access_key"),
+		.secret = l_sigv4_member(L, table, "secret"),
 		.token = l_sigv4_member(L, table, "token"), .region = l_sigv4_member(L, table, "region"),
 		.service = l_sigv4_member(L, table, "service"), .payload = l_sigv4_member(L, table, "payload"),
-		.region_set = l_sigv4_member(L, table, "region_set"), .listed = l_sigv4_member(L, table, "signed"),
+		.region_set = l_sigv4_member(L, table, "region_set"),
+		.listed = l_sigv4_member(L, table, "signed"),
 		.expires = l_sigv4_member(L, table, "expires"), .query = l_flag(L, table, "query"),
 		.s3 = l_flag(L, table, "s3"), .hash_header = l_flag(L, table, "hash_header"),
 		.token_after = l_flag(L, table, "token_after"),
@@ -20052,9 +20160,11 @@ l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 
 /* "AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…" */
 static bool
-sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *signature, struct buf *out)
+sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *signature,
+    struct buf *out)
 {
-	return buf_adds(out, o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac) && buf_adds(out, " Credential=") &&
+	return buf_adds(out, o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac) &&
+	    buf_adds(out, " Credential=") &&
 	    buf_addv(out, o->access_key) && buf_add(out, "/", 1) && buf_adds(out, o->scope.text) &&
 	    buf_adds(out, ", SignedHeaders=") && buf_addv(out, names) && buf_adds(out, ", Signature=") &&
 	    buf_adds(out, signature);
@@ -20062,7 +20172,8 @@ sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *sig
 
 /* Signs. key: the derived one, for chunks; the caller wipes it. */
 static bool
-sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *names, unsigned char key[SIGV4_KEY],
+sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *names,
+    unsigned char key[SIGV4_KEY],
     char signature[SIGV4_SIGNATURE_MAX + 1])
 {
 	char string[SIGV4_STRING_MAX];
@@ -20093,8 +20204,9 @@ l_sigv4_push_secret(lua_State *L, struct buf *b)
 	wipe(text, sizeof text);
 }
 
-/* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } -> list of
- * { name, value }: the headers of a request of our own, to which it adds no others. */
+/* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service=
+ * [, at=] } -> list of { name, value }: the headers of a request of our own, to which it adds no
+ * others. */
 static int
 l_sign_sigv4(lua_State *L)
 {
@@ -20598,9 +20710,8 @@ l_store_derive(lua_State *L)
 	return 1;
 }
 
-/* store.mark(secret) -> letters and digits | nil, "locked"
- * The same for the same secret and store, and without the key they tell nothing of it: to recognise one that was here
- * before. */
+/* store.mark(secret) -> letters and digits | nil, "locked" The same for the same secret and
+ * store, and without the key they tell nothing of it: to recognise one that was here before. */
 static int
 l_store_mark(lua_State *L)
 {
@@ -20939,8 +21050,8 @@ l_open_logstore(lua_State *L)
 }
 
 /* ---- bind: http, addr ------------------------------------------------------
- * The pure parsers as the Lua modules `http` and `addr`: one spelling of hosts, paths and addresses for
- * the request path, the command line and match.lua. */
+ * The pure parsers as the Lua modules `http` and `addr`: one spelling of hosts, paths and addresses
+ * for the request path, the command line and match.lua. */
 
 /* http.canonical_host(text) -> host, is_ip | nil, why [, xn-- form] */
 static int
@@ -21126,10 +21237,10 @@ l_open_addr(lua_State *L)
 }
 
 /* ---- bind: request ---------------------------------------------------------
- * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point to
- * one struct req; req_free empties the first, and the views look through it: kept too long, both say
- * "closed". A view edits headers, query and body, and no more: method, scheme, host, port and path are
- * what was decided on. */
+ * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point
+ * to one struct req; req_free empties the first, and the views look through it: kept too long, both
+ * say "closed". A view edits headers, query and body, and no more: method, scheme, host, port and
+ * path are what was decided on. */
 #define L_REQ "sallyport.request"
 #define L_VIEW "sallyport.view"
 #define L_HEADERS "sallyport.headers"
@@ -21233,7 +21344,8 @@ l_get_has_body(lua_State *L, struct req *r)
 }
 
 /* One row a field; `view`: a policy may read it too. */
-static const struct { const char *name; void (*get)(lua_State *, struct req *); bool view; } l_req_fields[] = {
+static const struct { const char *name; void (*get)(lua_State *, struct req *); bool view;
+    } l_req_fields[] = {
 	{"method", l_get_method, true}, {"host", l_get_host, true}, {"path", l_get_path, true},
 	{"port", l_get_port, true}, {"scheme", l_get_scheme, true}, {"token", l_get_token, false},
 	{"form", l_get_form, false}, {"own_endpoint", l_get_own, false},
@@ -21265,8 +21377,9 @@ l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
 	lua_pop(L, 1);
 }
 
-/* req:log{ agent=, bundle=, credential=, decision=, reason= } -> within share (bool): false where the
- * agent has its share of requests or connections in use; what is decided then is answered 429. */
+/* req:log{ agent=, bundle=, credential=, decision=, reason= } -> within share (bool):
+ * false where the agent has its share of requests or connections in use; what is
+ * decided then is answered 429. */
 static int
 l_req_log(lua_State *L)
 {
@@ -21369,7 +21482,8 @@ l_opt_identity(lua_State *L, int table)
 	return id != NULL ? *id : NULL;
 }
 
-/* Where the request named it, as argument 2 allows; from now on the decision is of this configuration. */
+/* Where the request named it, as argument 2 allows; from now on the decision
+ * is of this configuration. */
 static void
 l_req_dial(lua_State *L, struct req *r)
 {
@@ -21451,8 +21565,8 @@ l_req_read_body_k(lua_State *L, int status, lua_KContext ctx)
 	return task_yield(L, deadline, 0, l_req_read_body_k);
 }
 
-/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" | "timeout"
- * yields */
+/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" |
+ * "eof" | "timeout" yields */
 static int
 l_req_read_body(lua_State *L)
 {
@@ -21518,8 +21632,8 @@ pair_name(struct slice in, char *out, size_t cap)
 	return (struct slice){out, o};
 }
 
-/* The next name in a pair, decoded: some servers part pairs at `;` too, and find more than one there.
- * The caller has *at = 0 first. */
+/* The next name in a pair, decoded: some servers part pairs at `;` too, and find more than one
+ * there. The caller has *at = 0 first. */
 static bool
 pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slice *name)
 {
@@ -21531,7 +21645,8 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 	end = n == 0 ? NULL : memchr(p, ';', n);
 	n = end != NULL ? (size_t)(end - p) : n;
 	*at += n + 1;
-	while (n != 0 && (*p == '+' || (n >= 3 && memcmp(p, "%20", 3) == 0))) {  /* they are no part of it for PHP */
+	/* they are no part of it for PHP */
+	while (n != 0 && (*p == '+' || (n >= 3 && memcmp(p, "%20", 3) == 0))) {
 		n -= *p == '+' ? 1 : 3;
 		p += *p == '+' ? 1 : 3;
 	}
@@ -21540,9 +21655,9 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 	return true;
 }
 
-/* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it: it ends at a NUL
- * and at a "[", and "." and " " are "_". The later of two counts there, so the agent's own must not stand
- * beside ours. */
+/* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it: it
+ * ends at a NUL and at a "[", and "." and " " are "_". The later of two counts there, so the
+ * agent's own must not stand beside ours. */
 static bool
 pair_same(struct slice found, struct slice name)
 {
@@ -21575,7 +21690,8 @@ l_pair_listed(lua_State *L, int list, struct slice pair)
 	return false;
 }
 
-/* What a form must be for two readers to agree on it: no control bytes, each `%` with its two digits. */
+/* What a form must be for two readers to agree on it: no control bytes, each
+ * `%` with its two digits. */
 static bool
 form_ok(struct slice in)
 {
@@ -21606,9 +21722,9 @@ form_pair_is(struct slice pair, struct slice name)
 	return FORM_OTHER;
 }
 
-/* Writes the form with one pair name=value: in place of the first of that name, else at the end; others
- * of that name are left out, every other byte stays. out NULL: only counts. SIZE_MAX: malformed, or
- * the name stands where only some servers see it. */
+/* Writes the form with one pair name=value: in place of the first of that name, else at the end;
+ * others of that name are left out, every other byte stays. out NULL: only counts. SIZE_MAX:
+ * malformed, or the name stands where only some servers see it. */
 static size_t
 form_splice(char *out, struct slice in, struct slice name, struct slice value)
 {
@@ -21735,8 +21851,8 @@ l_strip_form(lua_State *L, struct req *r, int list)
 	return ok ? 0 : luaL_error(L, "no room for the form");
 }
 
-/* req:strip{ headers={…}, query={…}, form={…}, routing=bool }: out of the request, into req.stripped.
- * `routing`: also what would make a server see another method or path. */
+/* req:strip{ headers={…}, query={…}, form={…}, routing=bool }: out of the request, into
+ * req.stripped. `routing`: also what would make a server see another method or path. */
 static int
 l_req_strip(lua_State *L)
 {
@@ -21772,7 +21888,8 @@ slice_has(struct slice in, struct slice what)
 	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
 }
 
-/* req:presents(placeholder) -> bool: it stands in a header (Basic is looked into), the path or the query */
+/* req:presents(placeholder) -> bool: it stands in a header (Basic is looked
+ * into), the path or the query */
 static int
 l_req_presents(lua_State *L)
 {
@@ -21825,8 +21942,8 @@ req_remove_field(struct req *r, struct slice name)
 	}
 }
 
-/* One more field: with a copy of the value, or with the secret, whose reference it takes. False: too many, or no
- * memory, and the reference is still the caller's. */
+/* One more field: with a copy of the value, or with the secret, whose reference it takes. False:
+ * too many, or no memory, and the reference is still the caller's. */
 static bool
 req_add_field(struct req *r, struct slice name, struct slice value, struct secret *s)
 {
@@ -22031,7 +22148,8 @@ l_query_set(lua_State *L)
 	value = l_check_value(L, 3, &is_secret);
 	if (is_secret) {
 		spelled = lua_newuserdatauv(L, 3 * name.n + 1, 0);
-		l_note_back(L, r, 3, req_query_sent(r, name), (struct slice){spelled, codec_percent(spelled, name)});
+		l_note_back(L, r, 3, req_query_sent(r, name),
+		    (struct slice){spelled, codec_percent(spelled, name)});
 	}
 	l_query_edit(L, r, name, value);
 	return 0;
@@ -22080,7 +22198,8 @@ static const luaL_Reg l_query[] = {
 };
 
 /* -- view: body, stripped */
-/* req:filter(name): the body passes through that C filter as it streams; nothing where there is none */
+/* req:filter(name): the body passes through that C filter as it streams;
+ * nothing where there is none */
 static int
 l_view_filter(lua_State *L)
 {
@@ -22158,8 +22277,9 @@ l_check_splice(lua_State *L, struct slice *name, struct slice *value)
 	return r;
 }
 
-/* req:splice_json(name, value) -> true | nil, "malformed" | "not_object" | "duplicate" | "not_utf8" | "no_room"
- * Sets a member of the body's top object to a string; every other byte stays. */
+/* req:splice_json(name, value) -> true | nil, "malformed" | "not_object" |
+ * "duplicate" | "not_utf8" | "no_room" Sets a member of the body's top object to a
+ * string; every other byte stays. */
 static int
 l_view_splice_json(lua_State *L)
 {
@@ -22204,7 +22324,8 @@ l_view_splice_form(lua_State *L)
 }
 
 /* -- view: sigv4 */
-/* Is this field of the request signed? What S3 and others insist on, and what the client had signed itself. */
+/* Is this field of the request signed? What S3 and others insist on, and what the
+ * client had signed itself. */
 static bool
 req_field_signed(struct slice name, const struct l_sigv4 *o)
 {
@@ -22232,9 +22353,11 @@ req_field_signed(struct slice name, const struct l_sigv4 *o)
 
 #define REQ_SIGNED_MAX (HTTP_FIELDS_MAX + L_EDITS_MAX + 1)
 
-/* The fields to be signed, as req_put_fields would write them. `host`: room for that line's value. */
+/* The fields to be signed, as req_put_fields would write them. `host`:
+ * room for that line's value. */
 static size_t
-req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300], struct sigv4_field *out)
+req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
+    struct sigv4_field *out)
 {
 	bool v6 = strchr(r->host, ':') != NULL;
 	int len = snprintf(host, 300, v6 ? "[%s]" : "%s", r->host);
@@ -22264,7 +22387,8 @@ buf_add_percent(struct buf *b, struct slice s)
 static bool
 req_put_pair(struct buf *b, const char *name, struct slice value)
 {
-	return (b->n == 0 || buf_add(b, "&", 1)) && buf_adds(b, name) && buf_add(b, "=", 1) && buf_add_percent(b, value);
+	return (b->n == 0 || buf_add(b, "&", 1)) && buf_adds(b, name) && buf_add(b, "=", 1) &&
+	    buf_add_percent(b, value);
 }
 
 /* The query that is signed: what the client sent besides, and the signature's own parameters. */
@@ -22272,7 +22396,8 @@ static bool
 req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice names, struct buf *b)
 {
 	char credential[2 * SIGV4_SCOPE_MAX];
-	int n = snprintf(credential, sizeof credential, "%.*s/%s", (int)o->access_key.n, o->access_key.p, o->scope.text);
+	int n = snprintf(credential, sizeof credential, "%.*s/%s", (int)o->access_key.n,
+	    o->access_key.p, o->scope.text);
 
 	return buf_addv(b, req_query_now(r)) &&
 	    req_put_pair(b, "X-Amz-Algorithm", slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac)) &&
@@ -22305,7 +22430,8 @@ req_signed_names(const struct sigv4_field *field, size_t n, struct buf *names)
 
 /* The body is signed piece by piece: from here on as it streams. */
 static bool
-req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[SIGV4_KEY], const char *signature)
+req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[SIGV4_KEY],
+    const char *signature)
 {
 	static const struct slice plain = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", 34},
 	    trailer = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER", 42};
@@ -22348,20 +22474,22 @@ req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s,
 
 	buf_init(&text, HTTP_HEAD_MAX);
 	s->query = req_query_now(r);
-	ok = sigv4_make(o, s, names, key, signature) && sigv4_authorization(o, buf_slice(names), signature, &text) &&
+	ok = sigv4_make(o, s, names, key, signature) &&
+	    sigv4_authorization(o, buf_slice(names), signature, &text) &&
 	    req_set_secret(r, SLICE("authorization"), &text) && req_sign_chunks(r, o, key, signature);
 	wipe(key, sizeof key);
 	buf_free(&text);
 	return ok;
 }
 
-/* An answer that repeats the query must not give away what makes it valid: not the session's token, and not the
- * signature, with which anybody could use the URL until it expires. */
+/* An answer that repeats the query must not give away what makes it valid: not the session's
+ * token, and not the signature, with which anybody could use the URL until it expires. */
 static bool
 req_note_pair(struct req *r, const char *name, struct slice value)
 {
 	struct secret *s = secret_copy(value.p, value.n);
-	bool ok = s != NULL && subst_back_add(&r->back, s, req_query_sent(r, slice_of(name)), slice_of(name));
+	bool ok = s != NULL &&
+	    subst_back_add(&r->back, s, req_query_sent(r, slice_of(name)), slice_of(name));
 
 	secret_unref(s);
 	return ok;
@@ -22377,11 +22505,13 @@ req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, 
 	bool ok;
 
 	buf_init(&text, HTTP_HEAD_MAX);
-	ok = req_signed_names(s->field, s->nfields, names) && req_put_presigned(r, o, buf_slice(names), &text);
+	ok = req_signed_names(s->field, s->nfields, names) &&
+	    req_put_presigned(r, o, buf_slice(names), &text);
 	s->query = buf_slice(&text);
 	buf_clear(names);
 	ok = ok && sigv4_make(o, s, names, key, signature) &&
-	    (o->token.n == 0 || !o->token_after || req_put_pair(&text, "X-Amz-Security-Token", o->token)) &&
+	    (o->token.n == 0 || !o->token_after ||
+	    req_put_pair(&text, "X-Amz-Security-Token", o->token)) &&
 	    req_put_pair(&text, "X-Amz-Signature", slice_of(signature)) &&
 	    req_note_pair(r, "X-Amz-Signature", slice_of(signature)) &&
 	    (o->token.n == 0 || req_note_pair(r, "X-Amz-Security-Token", o->token)) &&
@@ -22410,10 +22540,11 @@ req_set_signing_fields(struct req *r, const struct l_sigv4 *o)
 	return true;
 }
 
-/* req:sigv4{ access_key=, secret=, token=, region=, service=, region_set= (then SigV4a), payload= (a hash or a word;
- * absent: the body's hash), hash_header=bool, s3=bool, signed="names of further headers", query=bool (a presigned
- * URL), expires=, token_after=bool }: the request, as it is now, is signed; nothing signed may be edited after it.
- * A body that goes out in signed chunks gets its filter here. */
+/* req:sigv4{ access_key=, secret=, token=, region=, service=, region_set= (then SigV4a),
+ * payload= (a hash or a word; absent: the body's hash), hash_header=bool, s3=bool, signed="names
+ * of further headers", query=bool (a presigned URL), expires=, token_after=bool }: the request,
+ * as it is now, is signed; nothing signed may be edited after it. A body that goes out in signed
+ * chunks gets its filter here. */
 static int
 l_view_sigv4(lua_State *L)
 {
@@ -22426,12 +22557,14 @@ l_view_sigv4(lua_State *L)
 	bool ok;
 
 	l_sigv4_read(L, 2, &o);
-	if (!http_valid_field_value(o.payload.p != NULL ? o.payload : SLICE("")) || o.token.n > SECRET_MAX ||
+	if (!http_valid_field_value(o.payload.p != NULL ? o.payload : SLICE("")) ||
+	    o.token.n > SECRET_MAX ||
 	    !http_valid_field_value(o.token.p != NULL ? o.token : SLICE("")) ||
 	    !http_valid_field_value(o.region_set.p != NULL ? o.region_set : SLICE("")))
 		return luaL_error(L, "sigv4: bytes that no header may hold");
 	if (o.payload.p == NULL) {
-		if (!r->body_read && r->head.body != BODY_NONE && !(r->head.body == BODY_LENGTH && r->head.length == 0))
+		if (!r->body_read && r->head.body != BODY_NONE &&
+		    !(r->head.body == BODY_LENGTH && r->head.length == 0))
 			return luaL_error(L, "sigv4: a body that is not read has no hash to sign");
 		tls_sha256_hex(req_body(r), hash);
 		o.payload = (struct slice){hash, sizeof hash};
@@ -22450,7 +22583,8 @@ l_view_sigv4(lua_State *L)
 	return ok ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
 }
 
-/* { headers = { lower-case name = value }, query = { name = value } }: what the client sent there */
+/* { headers = { lower-case name = value }, query = { name = value } }: what the client sent
+ * there */
 static void
 l_view_push_stripped(lua_State *L, struct req *r)
 {
@@ -22476,8 +22610,8 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	lua_setfield(L, -2, "query");
 }
 
-/* A part of the view, made once: user values 2 (headers) and 3 (query) of the view; 4 is what was stripped, which no view
- * sees before it is. */
+/* A part of the view, made once: user values 2 (headers) and 3 (query) of the view; 4 is what
+ * was stripped, which no view sees before it is. */
 static void
 l_view_push_part(lua_State *L, int slot, const char *type)
 {
@@ -22492,7 +22626,8 @@ l_view_push_part(lua_State *L, int slot, const char *type)
 	lua_setiuservalue(L, 1, slot);
 }
 
-/* The query as it will go out: a secret once something was put in or taken out; nil: there is none. */
+/* The query as it will go out: a secret once something was put in or taken
+ * out; nil: there is none. */
 static void
 l_view_push_query(lua_State *L, struct req *r)
 {
@@ -22537,9 +22672,11 @@ l_view_get_query_string(lua_State *L, struct req *r)
 }
 
 /* What a view has besides l_req_fields. */
-static const struct { const char *name; void (*get)(lua_State *, struct req *); } l_view_fields[] = {
+static const struct { const char *name; void (*get)(lua_State *, struct req *);
+    } l_view_fields[] = {
 	{"headers", l_view_get_headers}, {"query", l_view_get_query}, {"stripped", l_view_get_stripped},
-	{"body", l_view_push_body}, {"query_string", l_view_get_query_string}, {"query_text", l_view_push_query},
+	{"body", l_view_push_body}, {"query_string", l_view_get_query_string},
+	{"query_text", l_view_push_query},
 };
 
 static const luaL_Reg l_view_methods[] = {
@@ -22600,8 +22737,8 @@ l_view_newindex(lua_State *L)
 	return 0;
 }
 
-/* req:view() -> what apply gets. Not kept with the request: the two would hold each other, and the collector frees such
- * a pair, one of them with a finalizer, a cycle later. */
+/* req:view() -> what apply gets. Not kept with the request: the two would hold each other, and
+ * the collector frees such a pair, one of them with a finalizer, a cycle later. */
 static int
 l_req_view(lua_State *L)
 {
@@ -22613,8 +22750,8 @@ l_req_view(lua_State *L)
 	return 1;
 }
 
-/* -- rows: what the client's own parts of the request become. Runs after strip and before apply, so that no
- * row replaces in what apply attaches. */
+/* -- rows: what the client's own parts of the request become. Runs after strip and before apply,
+ * so that no row replaces in what apply attaches. */
 static void
 l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
 {
@@ -22661,7 +22798,8 @@ l_read_rows(lua_State *L, int rows, struct req *r)
 
 /* Path and query: also noted for the way back. */
 static bool
-req_subst_target(struct req *r, unsigned place, const struct subst_code *code, struct slice in, struct secret **now)
+req_subst_target(struct req *r, unsigned place, const struct subst_code *code, struct slice in,
+    struct secret **now)
 {
 	struct buf out;
 	struct subst_run t = {.s = r->subst, .place = place, .in = in, .out = &out};
@@ -22695,7 +22833,8 @@ req_subst_field(struct req *r, size_t i)
 	buf_init(&out, HTTP_HEAD_MAX);
 	ok = subst_header(&t) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
 	if (ok && t.hits != 0) {
-		ok = (s = secret_copy(out.p, out.n)) != NULL && req_add_field(r, f->name, (struct slice){NULL, 0}, s);
+		ok = (s = secret_copy(out.p, out.n)) != NULL &&
+		    req_add_field(r, f->name, (struct slice){NULL, 0}, s);
 		if (ok)
 			r->mark[i] = FIELD_DROPPED;
 		else
@@ -22727,7 +22866,8 @@ req_subst_kind(const struct req *r)
 	int type = http_find(&r->head, SLICE("content-type"), 0);
 	int code = http_find(&r->head, SLICE("content-encoding"), 0);
 
-	if (r->head.body == BODY_NONE || type < 0 || http_find(&r->head, SLICE("content-type"), (size_t)type + 1) >= 0 ||
+	if (r->head.body == BODY_NONE || type < 0 ||
+	    http_find(&r->head, SLICE("content-type"), (size_t)type + 1) >= 0 ||
 	    (code >= 0 && !slice_eq_nocase(r->head.field[code].value, SLICE("identity"))))
 		return SUBST_OTHER;
 	return subst_kind_of(r->head.field[type].value);
@@ -22757,8 +22897,9 @@ req_subst_body(struct req *r)
 	return result;
 }
 
-/* req:substitute{ { placeholder, secret, places }… } -> true | nil, "header" | "path" | "query" | "body": the value
- * cannot stand there, or there is no room | nil, "malformed": a body that is not what it says. */
+/* req:substitute{ { placeholder, secret, places }… } -> true | nil, "header" | "path" |
+ * "query" | "body": the value cannot stand there, or there is no room | nil, "malformed": a
+ * body that is not what it says. */
 static int
 l_req_substitute(lua_State *L)
 {
@@ -22771,7 +22912,8 @@ l_req_substitute(lua_State *L)
 	lua_settop(L, 2);
 	places = subst_places(l_read_rows(L, 2, r));
 	if ((places & SUBST_WEBSOCKET) != 0 && r->websocket)
-		req_remove_field(r, SLICE("sec-websocket-extensions")); /* a deflated message hides what is in it */
+		/* a deflated message hides what is in it */
+		req_remove_field(r, SLICE("sec-websocket-extensions"));
 	if ((places & SUBST_HEADER) != 0 && !req_subst_headers(r))
 		why = "header";
 	else if ((places & SUBST_PATH) != 0 && !req_subst_target(r, SUBST_PATH, &subst_path,
@@ -22795,8 +22937,8 @@ l_req_has_text(lua_State *L)
 	return l_answer(L, req_subst_kind(l_check_req(L, 1)) != SUBST_OTHER);
 }
 
-/* -- known placeholders: set = request.known(); set:add(text, end) in order; req:known(set) -> the numbers of those
- * that stand in path, query or headers as they would go out, 16 at most */
+/* -- known placeholders: set = request.known(); set:add(text, end) in order; req:known(set) ->
+ * the numbers of those that stand in path, query or headers as they would go out, 16 at most */
 #define L_KNOWN "sallyport.known"
 
 static int
@@ -22868,7 +23010,8 @@ l_example_fields(lua_State *L, int table, struct buf *b)
 	lua_pop(L, 1);
 }
 
-/* request.example{ method=, url=, headers={}, body= } -> req, as a live one but for log, fail, forward */
+/* request.example{ method=, url=, headers={}, body= } -> req, as a live one
+ * but for log, fail, forward */
 static int
 l_request_example(lua_State *L)
 {
@@ -22901,7 +23044,8 @@ l_request_example(lua_State *L)
 	r->handle = h;
 	r->secure = r->conn->secure = tls;
 	r->conn->tunnel = true;
-	if (!buf_addf(&r->bytes, "%s ", method) || !buf_addv(&r->bytes, rest.n != 0 && rest.p[0] == '/' ? rest : SLICE("/")) ||
+	if (!buf_addf(&r->bytes, "%s ", method) ||
+	    !buf_addv(&r->bytes, rest.n != 0 && rest.p[0] == '/' ? rest : SLICE("/")) ||
 	    !buf_adds(&r->bytes, " HTTP/1.1\r\nHost: ") || !buf_addv(&r->bytes, authority) ||
 	    !buf_adds(&r->bytes, "\r\n"))
 		return luaL_error(L, "an example of more than 64 KiB");
@@ -22926,8 +23070,8 @@ l_request_example(lua_State *L)
 	return 1;
 }
 
-/* req:dump() -> { method=, url=, headers={ lower-case name = value }, body= }, secrets as they are: for
- * examples alone, whose secrets the policy's own file holds. */
+/* req:dump() -> { method=, url=, headers={ lower-case name = value }, body= }, secrets as they
+ * are: for examples alone, whose secrets the policy's own file holds. */
 static int
 l_req_dump(lua_State *L)
 {
@@ -22962,8 +23106,8 @@ l_req_dump(lua_State *L)
 	return 1;
 }
 
-/* req:target() -> path and query as they would go out (a secret: either may hold one), whether the path, whether
- * the query is no longer the client's. For `credential test`. */
+/* req:target() -> path and query as they would go out (a secret: either may hold one), whether
+ * the path, whether the query is no longer the client's. For `credential test`. */
 static int
 l_req_target(lua_State *L)
 {
@@ -22986,12 +23130,14 @@ static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
-	{"is_form", l_req_is_form}, {"strip", l_req_strip}, {"substitute", l_req_substitute}, {"has_text", l_req_has_text}, {"known", l_req_known},
+	{"is_form", l_req_is_form}, {"strip", l_req_strip}, {"substitute", l_req_substitute},
+	{"has_text", l_req_has_text}, {"known", l_req_known},
 	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
 };
 
-static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new}, {NULL, NULL}};
+static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
+    {NULL, NULL}};
 
 /* request.places: rows' words for where a placeholder may stand */
 static const struct { const char *name; unsigned place; } l_places[] = {
@@ -23013,7 +23159,8 @@ static int
 l_open_request(lua_State *L)
 {
 	static const luaL_Reg none[] = {{NULL, NULL}}, req[] = {{"__gc", l_req_gc}, {NULL, NULL}},
-	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}}, known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
+	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}},
+	    known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
 
 	l_req_push_index(L);
 	l_metatable(L, L_REQ, req);
@@ -23161,7 +23308,8 @@ answer_date(const struct http_head *h)
 static void
 req_tell_answer(const struct req *r, const struct http_head *h)
 {
-	struct slice www = answer_field(h, SLICE("www-authenticate")), type = answer_field(h, SLICE("x-amzn-errortype"));
+	struct slice www = answer_field(h, SLICE("www-authenticate")),
+	    type = answer_field(h, SLICE("x-amzn-errortype"));
 	struct told *t = malloc(sizeof *t + www.n + type.n);
 	struct task *task;
 
@@ -23374,9 +23522,10 @@ l_opt_value(lua_State *L, int idx)
 	return lua_isnoneornil(L, idx) ? (struct slice){"", 0} : l_check_value(L, idx, &is_secret);
 }
 
-/* tls.identity(cert | nil, key | nil, ca | nil) -> identity | nil, field, code. cert and ca are PEM, ca perhaps
- * pins; key is a secret. Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs),
- * "mismatch", "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of secret.key_info. */
+/* tls.identity(cert | nil, key | nil, ca | nil) -> identity | nil, field, code. cert and ca are
+ * PEM, ca perhaps pins; key is a secret. Codes: "missing", "malformed", "no_certificate",
+ * "private_key" (where none belongs), "mismatch", "malformed_pin", "too_many" (certificates to
+ * show), "too_large", "no_memory", and those of secret.key_info. */
 static int
 l_tls_identity(lua_State *L)
 {
@@ -23439,7 +23588,8 @@ l_push_certificate(lua_State *L, struct slice der, const struct cert_view *v)
 	lua_setfield(L, -2, "key_sha256");
 }
 
-/* tls.certificates(pem) -> { { subject, issuer, not_before, not_after, sha256, key_sha256 } … } | nil, "malformed" */
+/* tls.certificates(pem) -> { { subject, issuer, not_before, not_after, sha256, key_sha256
+ * } … } | nil, "malformed" */
 static int
 l_tls_certificates(lua_State *L)
 {
@@ -23584,7 +23734,8 @@ l_fetch_target(lua_State *L, struct slice rest)
 
 /* The whole request into f->out: what a caller may not set is what C frames. */
 static void
-l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority, struct slice rest)
+l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority,
+    struct slice rest)
 {
 	struct slice body = {NULL, 0};
 	bool is_secret = false;
@@ -23592,7 +23743,8 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	if (!http_is_token(slice_of(method)))
 		luaL_error(L, "not a method");
 	if (!buf_adds(&f->out, method) || !buf_add(&f->out, " ", 1) ||
-	    !(rest.n == 0 || rest.p[0] != '/' ? buf_add(&f->out, "/", 1) : true) || !buf_addv(&f->out, rest) ||
+	    !(rest.n == 0 || rest.p[0] != '/' ? buf_add(&f->out, "/", 1) : true) ||
+	    !buf_addv(&f->out, rest) ||
 	    !buf_adds(&f->out, " HTTP/1.1\r\nHost: ") || !buf_addv(&f->out, authority) ||
 	    !buf_adds(&f->out, "\r\nConnection: close\r\nUser-Agent: sallyport/" VERSION "\r\n"))
 		luaL_error(L, "out of memory");
@@ -23624,11 +23776,11 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	lua_pop(L, 1);
 }
 
-/* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=, addresses={…},
- * tls=identity, text=, head= }, deadline)
- * -> { status=, values=, retry_after=, challenge=, text= } | nil, "timeout" | "unreachable" | "tls" |
- * "address_blocked" | "too_large" | "clock_unset", detail. No redirects. `text`: the body as a string, for what
- * holds no secret (metadata); `head`: the body is not waited for. yields */
+/* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=,
+ * addresses={…}, tls=identity, text=, head= }, deadline)
+ * -> { status=, values=, retry_after=, challenge=, text= } | nil, "timeout" | "unreachable" |
+ * "tls" | "address_blocked" | "too_large" | "clock_unset", detail. No redirects. `text`: the body
+ * as a string, for what holds no secret (metadata); `head`: the body is not waited for. yields */
 static int
 l_http_request(lua_State *L)
 {
@@ -23674,7 +23826,8 @@ l_http_request(lua_State *L)
 	lf->f.owner = lf;
 	lf->f.done = l_fetch_done;
 	ident = l_opt_identity(L, 1);
-	fetch_start(&lf->f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls, ident, allow, nallow);
+	fetch_start(&lf->f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls,
+	    ident, allow, nallow);
 	return l_fetch_wait_k(L, LUA_OK, 0);
 }
 
@@ -23832,7 +23985,8 @@ l_command_ask(lua_State *L, struct helper_ask *ask)
 		else
 			lua_geti(L, -1, i);
 		s = l_check_text(L, -1);
-		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL && s.n < sizeof ask->text - n, 1, "arguments too long");
+		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL && s.n < sizeof ask->text - n, 1,
+		    "arguments too long");
 		memcpy(ask->text + n, s.p, s.n + 1);
 		n += s.n + 1;
 		lua_pop(L, 1);
@@ -23841,8 +23995,8 @@ l_command_ask(lua_State *L, struct helper_ask *ask)
 	return n;
 }
 
-/* host.command({ program=, arguments={…}, timeout=ms }, deadline) -> { { name, secret } … } | nil, code [, exit status].
- * yields */
+/* host.command({ program=, arguments={…}, timeout=ms }, deadline) -> { { name, secret } … } |
+ * nil, code [, exit status]. yields */
 static int
 l_host_run(lua_State *L)
 {
@@ -23869,12 +24023,14 @@ l_host_run(lua_State *L)
 		return l_fail(L, "command_busy");
 	(*c)->watch = (struct watch){.fd = pair[0], .ready = l_command_ready};
 	fcntl(pair[0], F_SETFL, O_NONBLOCK);
-	(*c)->ended = !helper_send(&ask, n, pair[1]) || !watch_add(&(*c)->watch, EPOLLIN | EPOLLRDHUP | EPOLLET);
+	(*c)->ended = !helper_send(&ask, n, pair[1]) ||
+	    !watch_add(&(*c)->watch, EPOLLIN | EPOLLRDHUP | EPOLLET);
 	close(pair[1]);
 	return l_command_wait_k(L, LUA_OK, 0);
 }
 
-/* host.helpers(dir [, look]) -> true | nil, why: names the folder, once, before there are workers; or only looks at it */
+/* host.helpers(dir [, look]) -> true | nil, why: names the folder, once, before there are
+ * workers; or only looks at it */
 static int
 l_host_helpers(lua_State *L)
 {
@@ -23882,7 +24038,8 @@ l_host_helpers(lua_State *L)
 	struct slice dir = l_check_text(L, 1);
 	struct stat st;
 
-	if (dir.n == 0 || dir.p[0] != '/' || dir.n >= sizeof ask.text || memchr(dir.p, '\0', dir.n) != NULL)
+	if (dir.n == 0 || dir.p[0] != '/' || dir.n >= sizeof ask.text ||
+	    memchr(dir.p, '\0', dir.n) != NULL)
 		return l_fail(L, "it is named from the root: /usr/local/lib/sallyport");
 	if (stat(dir.p, &st) != 0)
 		return l_fail_errno(L);
@@ -23949,7 +24106,8 @@ l_spawn_gc(lua_State *L)
 	return 0;
 }
 
-/* host.spawn(fn) -> handle; handle:state() -> "running" | "done" | "failed". Begins soon, is nobody's. */
+/* host.spawn(fn) -> handle; handle:state() -> "running" | "done" | "failed".
+ * Begins soon, is nobody's. */
 static int
 l_host_spawn(lua_State *L)
 {
@@ -24041,7 +24199,8 @@ connect_to_parse(struct slice in, struct connect_to *to)
 
 	memset(to, 0, sizeof *to);
 	if (!connect_to_field(in, &at, &host) || !connect_to_field(in, &at, &port) ||
-	    !connect_to_field(in, &at, &target) || !connect_to_field(in, &at, &target_port) || at <= in.n ||
+	    !connect_to_field(in, &at, &target) || !connect_to_field(in, &at, &target_port) ||
+	    at <= in.n ||
 	    !connect_to_port(port, &to->port) || !connect_to_port(target_port, &to->target_port))
 		return false;
 	if (host.n != 0 && !http_canonical_host(host, to->host, &n, &ip, &why))
@@ -24054,7 +24213,8 @@ connect_to_parse(struct slice in, struct connect_to *to)
 	return true;
 }
 
-/* The list of HOST:PORT:ADDRESS:PORT at `list` replaces what there was. NULL, or what is wrong with one of them. */
+/* The list of HOST:PORT:ADDRESS:PORT at `list` replaces what there was. NULL, or what
+ * is wrong with one of them. */
 static const char *
 host_connect_to(lua_State *L, int list)
 {
@@ -24114,14 +24274,16 @@ conn_bound(uint64_t memory)
 	struct rlimit files;
 
 	conn_max = (size_t)(memory / CONN_COST / host_workers) + 16;
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > 128 && conn_max > (files.rlim_cur - 64) / 2)
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > 128 &&
+	    conn_max > (files.rlim_cur - 64) / 2)
 		conn_max = (files.rlim_cur - 64) / 2;
 }
 
 static uint64_t host_log_records;
 static int64_t host_log_age;
 
-/* host.configure{ connect_to={…}, allow_address={…}, upstream_ca={…}, memory=bytes, log_records=, log_age=s }
+/* host.configure{ connect_to={…}, allow_address={…}, upstream_ca={…}, memory=bytes,
+ * log_records=, log_age=s }
  * -> true | nil, why. Members that are nil stay as they are. */
 static int
 l_host_configure(lua_State *L)
@@ -24296,7 +24458,8 @@ l_host_write_file(lua_State *L)
 		return l_fail(L, "the path is too long");
 	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
 		return l_fail_errno(L);
-	ok = fchmod(fd, (mode_t)luaL_optinteger(L, 3, 0600)) == 0 && write_all(fd, text.p, text.n) && fsync(fd) == 0;
+	ok = fchmod(fd, (mode_t)luaL_optinteger(L, 3, 0600)) == 0 &&
+	    write_all(fd, text.p, text.n) && fsync(fd) == 0;
 	ok = close(fd) == 0 && ok;
 	if (!ok || rename(tmp, path) != 0) {
 		int err = errno;
@@ -24328,7 +24491,8 @@ l_host_sha256_hex(lua_State *L)
 	return 1;
 }
 
-/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex. About a second of work: for a command. */
+/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex. About a
+ * second of work: for a command. */
 static int
 l_host_stand_in_key(lua_State *L)
 {
@@ -24343,8 +24507,8 @@ l_host_stand_in_key(lua_State *L)
 	return 2;
 }
 
-/* host.stand_in_claims(jwt, modulus) -> the payload's JSON text | nil: not a JWS in compact form (RFC 7515 3.1)
- * that this key signed with RS256. */
+/* host.stand_in_claims(jwt, modulus) -> the payload's JSON text | nil: not a JWS in compact form
+ * (RFC 7515 3.1) that this key signed with RS256. */
 static int
 l_host_stand_in_claims(lua_State *L)
 {
@@ -24446,8 +24610,8 @@ struct callback_conn {
 	struct timer until;
 };
 
-/* One listener of a command. The handle owns it; its memory goes in a deferred call, after the events
- * of the turn. */
+/* One listener of a command. The handle owns it; its memory goes in a deferred call,
+ * after the events of the turn. */
 struct callback {
 	struct watch watch;
 	struct endpoint at;
@@ -24577,7 +24741,8 @@ callback_listen(struct callback *cb)
 	if (cb->watch.fd < 0)
 		return strerror(errno);
 	setsockopt(cb->watch.fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(cb->watch.fd, (struct sockaddr *)&ss, len) != 0 || listen(cb->watch.fd, CALLBACK_CONNS) != 0)
+	if (bind(cb->watch.fd, (struct sockaddr *)&ss, len) != 0 ||
+	    listen(cb->watch.fd, CALLBACK_CONNS) != 0)
 		return errno == EADDRINUSE ? "in_use" : strerror(errno);
 	len = sizeof ss;
 	if (getsockname(cb->watch.fd, (struct sockaddr *)&ss, &len) != 0 ||
@@ -24586,8 +24751,9 @@ callback_listen(struct callback *cb)
 	return NULL;
 }
 
-/* host.callback(address, port) -> listener, port | nil, "in_use" | why. On a loopback address alone: what
- * comes there holds an authorization code. Port 0 picks one. listener:close(), also when it is garbage. */
+/* host.callback(address, port) -> listener, port | nil, "in_use" | why. On a loopback address
+ * alone: what comes there holds an authorization code. Port 0 picks one. listener:close(),
+ * also when it is garbage. */
 static int
 l_host_callback(lua_State *L)
 {
@@ -24646,7 +24812,8 @@ l_callback_push(lua_State *L, struct callback_conn *c)
 	lua_createtable(L, 0, 4);
 	l_set_slice(L, "method", head.method);
 	l_set_slice(L, "path", head.path);
-	lua_pushlstring(L, head.query.p != NULL ? head.query.p : "", head.query.p != NULL ? head.query.n : 0);
+	lua_pushlstring(L, head.query.p != NULL ? head.query.p : "", head.query.p != NULL ?
+	    head.query.n : 0);
 	lua_setfield(L, -2, "query");
 	lua_pushlstring(L, head.field[host].value.p, head.field[host].value.n);
 	lua_setfield(L, -2, "host");
@@ -24674,8 +24841,8 @@ l_callback_next_k(lua_State *L, int status, lua_KContext deadline)
 	return task_yield(L, (int64_t)deadline, deadline, l_callback_next_k);
 }
 
-/* listener:next(deadline) -> { method, path, query, host } | nil, "timeout". One that was not answered
- * is refused first. yields */
+/* listener:next(deadline) -> { method, path, query, host } | nil, "timeout". One that was not
+ * answered is refused first. yields */
 static int
 l_callback_next(lua_State *L)
 {
@@ -24711,8 +24878,8 @@ l_open_callback(lua_State *L)
 	l_metatable(L, L_CALLBACK, events);
 }
 
-/* host.open_browser(url) -> whether there is a desktop to ask. The address is in its arguments, which
- * other users of the machine may see: it names a state and a challenge, never a secret. */
+/* host.open_browser(url) -> whether there is a desktop to ask. The address is in its arguments,
+ * which other users of the machine may see: it names a state and a challenge, never a secret. */
 static int
 l_host_open_browser(lua_State *L)
 {
@@ -24862,7 +25029,8 @@ l_host_tty_secret(lua_State *L)
 		signal(signals[i], tty_restore);
 	quiet = tty_saved;
 	quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK | ECHONL);
-	quiet.c_cc[VSUSP] = _POSIX_VDISABLE; /* stopped and continued, the shell would have set echo again */
+	/* stopped and continued, the shell would have set echo again */
+	quiet.c_cc[VSUSP] = _POSIX_VDISABLE;
 	tcsetattr(tty_fd, TCSAFLUSH, &quiet);
 	if (write(tty_fd, prompt, strlen(prompt)) < 0)
 		n = -1;
@@ -25014,8 +25182,8 @@ l_open_host(lua_State *L, bool worker)
 
 /* ---- main ------------------------------------------------------------------
  * A command is one process: it runs cli.main as a task and ends. `serve` closes its Lua state and
- * becomes the master, which opens no store and speaks to nobody: it holds the listeners and the lock,
- * forks workers, replaces those that die, and kills one whose heart stopped. */
+ * becomes the master, which opens no store and speaks to nobody: it holds the listeners and the
+ * lock, forks workers, replaces those that die, and kills one whose heart stopped. */
 #define MASTER_WORKERS_MAX 64
 #define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
 #define MASTER_STALL_MS 10000   /* DESIGN, Processes */
@@ -25044,8 +25212,8 @@ static struct beat *master_beats;       /* shared */
 static bool worker_stop;
 
 /* -- serve */
-/* host.serve{ home=, listen={…}, workers=N, overrides=JSON, banner= } -> exit code. Listens at once; the
- * process becomes the master when the command has ended. */
+/* host.serve{ home=, listen={…}, workers=N, overrides=JSON, banner= } -> exit code. Listens at
+ * once; the process becomes the master when the command has ended. */
 static int
 l_host_serve(lua_State *L)
 {
@@ -25375,8 +25543,8 @@ master_signal(int sig)
 			kill(master_workers[i].pid, sig);
 }
 
-/* In serve.lock, a line each, and then the flags as JSON: commands find the running proxy there, and
- * reach upstreams as it does. */
+/* In serve.lock, a line each, and then the flags as JSON: commands find the running proxy there,
+ * and reach upstreams as it does. */
 static void
 master_note_running(void)
 {
@@ -25570,7 +25738,8 @@ command_done(struct task *t, bool ok, lua_State *co)
 	c->done = true;
 	c->code = ok && lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : ok ? 0 : 1;
 	if (!ok)
-		fprintf(stderr, "sallyport: %s\n", lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "failed");
+		fprintf(stderr, "sallyport: %s\n", lua_type(co, -1) == LUA_TSTRING ?
+		    lua_tostring(co, -1) : "failed");
 }
 
 static int
@@ -25600,7 +25769,8 @@ process_harden(void)
 
 	umask(077);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN);       /* a file at its size limit is an error of the write, not the end */
+	/* a file at its size limit is an error of the write, not the end */
+	signal(SIGXFSZ, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &none);
 #ifndef __SANITIZE_ADDRESS__            /* its leak checker looks at us from outside */
 	prctl(PR_SET_DUMPABLE, 0);
