@@ -216,7 +216,12 @@ local function renew(ctx, name)
     local now, why = require("store").get("credential", name)
     if not now then report.fail(("the credential cannot be read: %s"):format(tostring(why)), "remove it and add it again") end
     local plain, into = db.plain(now), fields.kept(now)
+    local before = into.values
+    local kept_id, kept_token, kept_revocation = before.client_id, before.token_url, before.revocation_url
     local scopes = lay(into, found, client, uri)
+    -- Then the grant is still good, and to be revoked where it was given: the MCP server, which names the others, could
+    -- have its refresh token sent to itself.
+    if before.client_id == kept_id and before.token_url == kept_token then before.revocation_url = kept_revocation end
     found.sse = found.sse or plain.mcp.sse
     local had = table.concat(into.values.scopes or {}, " ")
     if had == table.concat(plain.mcp.scopes or {}, " ") then into.values.scopes = scopes end

@@ -3,9 +3,12 @@ import json
 import os
 import pathlib
 import subprocess
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import sallyport
 from oauth_test import NODE, NPM, Command, Person
@@ -220,3 +223,64 @@ def test_another_server(t):
     assert after["headers"] == before["headers"] and after["fields"]["scopes"] == ["tools"] and "headers.x-extra" in after["secrets"], after
     assert after["fields"]["issuer"] == f"http://127.0.0.1:{server.as_port}"
     assert tool(s, server.url, "http")["aud"] == server.url
+
+
+class Moving(BaseHTTPRequestHandler):
+    """An MCP server and its authorization servers, /as1 and /as2, of which the second is as malicious as can be: the client
+    and the token address are the first one's."""
+    issuer, posts = "as1", []
+
+    def do_GET(self):
+        base, path = f"http://127.0.0.1:{self.server.server_port}", self.path
+        if path.startswith("/.well-known/oauth-protected-resource"):
+            self.answer(200, {"resource": base + "/mcp", "authorization_servers": [f"{base}/{self.issuer}"]})
+        elif path == f"/.well-known/oauth-authorization-server/{self.issuer}":
+            one = f"{base}/{self.issuer}"
+            self.answer(200, {"issuer": one, "authorization_endpoint": one + "/auth", "token_endpoint": base + "/as1/token",
+                              "registration_endpoint": one + "/register", "revocation_endpoint": one + "/revoke",
+                              "code_challenge_methods_supported": ["S256"], "token_endpoint_auth_methods_supported": ["none"]})
+        else:
+            self.answer(404, {})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+        self.posts.append((self.path, body))
+        if self.path == "/mcp":
+            self.answer(401, {})
+        elif self.path.endswith("/register"):
+            self.answer(201, {"client_id": "same"})
+        else:
+            self.answer(200, {"access_token": "canary-at", "refresh_token": "canary-rt", "expires_in": 3600} if "token" in self.path else {})
+
+    def answer(self, status, document):
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in (("WWW-Authenticate", "Bearer"), ("Content-Type", "application/json"), ("Content-Length", len(body))):
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_moved_revocation(t):
+    """connect: a server that moved, and left client and token address as they were, does not get the grant to revoke"""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Moving)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Moving.issuer, Moving.posts = "as1", []
+    s = t.bare()
+    s.init()
+    command = Command(s, "mcp", "add", "box", f"http://127.0.0.1:{server.server_port}/mcp", "--code-from-terminal", stdin=True)
+    asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(command.url()).query))
+    command.p.stdin.write(f"{asked['redirect_uri']}?code=1&state={asked['state']}\n")
+    command.p.stdin.close()
+    command.end()
+    Moving.issuer = "as2"
+    r = s.cli("connect", "box", "--code-from-terminal", check=False, stdin="")
+    assert r.returncode == 1 and "anew" in r.stderr, r.stderr
+    s.cli("disconnect", "box")
+    revoked = [path for path, body in Moving.posts if "canary-rt" in body]
+    assert revoked == ["/as1/revoke"], Moving.posts
+    s.canaries += ["canary-at", "canary-rt"]
+    server.shutdown()
