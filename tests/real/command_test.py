@@ -7,6 +7,7 @@ import time
 import sallyport
 from real import wait
 
+OURS = os.getpid()                       # ends each duration: the same test runs beside this one, on another build
 
 def arrange(t, programs, *fields, serve=True, upstream=None, workers=1):
     s, up = t.proxy(serve=False, upstream=upstream, workers=workers)
@@ -94,30 +95,30 @@ def test_failures(t):
 
 def test_timeout(t):
     """one that does not end is killed, with whatever it started"""
-    s, up = arrange(t, {"p": "#!/bin/sh\nsleep 55.5 &\nsleep 55.5\n"}, "program=p", "timeout=1")
+    s, up = arrange(t, {"p": f"#!/bin/sh\nsleep 55.5{OURS} &\nsleep 55.5{OURS}\n"}, "program=p", "timeout=1")
     start = time.monotonic()
     refused(s, up, "in time")
     assert time.monotonic() - start < 5 * sallyport.SLOW
-    wait(lambda: not sleeping("55.5"), 5, "its end")
+    wait(lambda: not sleeping(f"55.5{OURS}"), 5, "its end")
 
 
 def test_no_descendant_lives_on(t):
     """who left the program's session is ended too, however the run ends: by its end, its timeout, its helper's death"""
-    started = "setsid sleep 55.6 >/dev/null & setsid sh -c 'setsid sleep 55.7 & sleep 55.7' >/dev/null & sleep 55.6 >/dev/null &\n"
-    seen = "until grep -qs 55.6 /proc/[0-9]*/cmdline && grep -qs 55.7 /proc/[0-9]*/cmdline; do sleep 0.05; done\n"
+    started = f"setsid sleep 55.6{OURS} >/dev/null & setsid sh -c 'setsid sleep 55.7{OURS} & sleep 55.7{OURS}' >/dev/null & sleep 55.6{OURS} >/dev/null &\n"
+    seen = f"until grep -qs 55.6{OURS} /proc/[0-9]*/cmdline && grep -qs 55.7{OURS} /proc/[0-9]*/cmdline; do sleep 0.05; done\n"
     s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "echo '{\"X\": \"a\"}'\n"}, "program=p")
     assert s.request().status == 200
-    assert not sleeping("55.6") and not sleeping("55.7")        # before the answer, so there is nothing to wait for
-    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + "exec sleep 55.8\n"}, "program=p", "timeout=2")
+    assert not sleeping(f"55.6{OURS}") and not sleeping(f"55.7{OURS}")        # before the answer, so there is nothing to wait for
+    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + f"exec sleep 55.8{OURS}\n"}, "program=p", "timeout=2")
     refused(s, up, "in time")
-    assert not any(map(sleeping, ("55.6", "55.7", "55.8")))
-    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "exec sleep 55.8\n"}, "program=p")
+    assert not any(map(sleeping, (f"55.6{OURS}", f"55.7{OURS}", f"55.8{OURS}")))
+    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + f"exec sleep 55.8{OURS}\n"}, "program=p")
     w = s.tunnel()
     w.send(b"GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
-    wait(lambda: sleeping("55.8"), 8, "the program")
+    wait(lambda: sleeping(f"55.8{OURS}"), 8, "the program")
     os.kill(helper_of(s), 9)
     assert w.recv(10).startswith(b"HTTP/1.1 502")
-    wait(lambda: not any(map(sleeping, ("55.6", "55.7", "55.8"))), 5, "their end")
+    wait(lambda: not any(map(sleeping, (f"55.6{OURS}", f"55.7{OURS}", f"55.8{OURS}"))), 5, "their end")
 
 
 def sleeping(word):
@@ -206,19 +207,19 @@ def helper_of(s):
 
 def test_a_killed_helper(t):
     """a helper that was killed is followed by another on the same socket; what it ran fails at once, and ends"""
-    s, up = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n", "slow": "#!/bin/sh\nexec sleep 44.4\n"}, workers=2)
+    s, up = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n", "slow": f"#!/bin/sh\nexec sleep 44.4{OURS}\n"}, workers=2)
     for name, program in [("one", "p"), ("two", "p"), ("slow", "slow")]:
         s.cli("credential", "add", name, "--type", "command", "--host", "api.test", "--path", "/" + name, f"program={program}")
     assert s.request(target="/one").status == 200
     workers = sorted(set(children(s.process.pid)) - {str(helper_of(s))})
     w = s.tunnel()
     w.send(b"GET /slow HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
-    wait(lambda: sleeping("44.4"), 5, "the slow program")
+    wait(lambda: sleeping(f"44.4{OURS}"), 5, "the slow program")
     dead, start = helper_of(s), time.monotonic()
     os.kill(dead, 9)
     assert w.recv(5).startswith(b"HTTP/1.1 502") and time.monotonic() - start < 4 * sallyport.SLOW
     w.close()
-    wait(lambda: not sleeping("44.4"), 5, "its end")
+    wait(lambda: not sleeping(f"44.4{OURS}"), 5, "its end")
     # This one was taken while there was no helper, or by the next: it is answered all the same.
     assert s.request(target="/two").status == 200
     assert helper_of(s) not in (None, dead) and "ev=helper_died" in s.log()
