@@ -1,31 +1,19 @@
 """body_parameter with curl and requests, against a server of Python's that keeps every byte it gets."""
 import json
 import http.server
-import ssl
 import threading
 import urllib.parse
 
 import sallyport
+import servers
 from clients_test import environment, run
 from real import wait
 
 KEY = "canary-param-9c40"
 
 
-class Recorder(http.server.ThreadingHTTPServer):
-    """Answers with what it read: the query and the body, by Python's own parsers."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sallyport.certs() / "ok.pem")
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.got, self.answer = [], threading.Event()
-        self.answer.set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers at once, unless the server's `answer` is held back."""
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
@@ -45,7 +33,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def arrange(t):
-    server = Recorder()
+    server = servers.Recorder(Handler)
+    server.answer = threading.Event()
+    server.answer.set()
     s = t.bare()
     s.init()
     s.credential({"name": "param", "type": "body_parameter", "host": "api.test", "fields": {"name": "api_key"}, "secrets": {"value": KEY}})

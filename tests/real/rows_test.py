@@ -2,32 +2,20 @@
 import base64
 import http.server
 import json
-import ssl
 import subprocess
 import sys
-import threading
 import urllib.parse
 
 import sallyport
+import servers
 from clients_test import environment, run, serve_websockets
 
 SECRET = "123456:canary-rows/7e1 &\"<"
 WORD = "canary-word-77aa"
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Keeps what it was sent; redirects /bot…/old to /bot…/new, as an API does that has moved."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sallyport.certs() / "ok.pem")
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.got = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Keeps what it was sent; redirects /bot…/old to /bot…/new, as an API does that has moved."""
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -54,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def arrange(t, *credentials, port=None):
     s, server = t.bare(), None
     if port is None:
-        server = Server()
+        server = servers.Recorder(Handler)
         port = server.server_port
     s.init()
     for c in credentials:

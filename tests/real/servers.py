@@ -1,8 +1,11 @@
 """Real servers on loopback: nginx with TLS in front of files, echo answers and git."""
+import http.server
 import os
 import pathlib
 import shutil
 import socket
+import ssl
+import threading
 
 import sallyport
 from real import wait
@@ -22,6 +25,18 @@ http {{
   }}
 }}
 """
+
+
+class Recorder(http.server.ThreadingHTTPServer):
+    """Python's own, with TLS, on a thread; handlers note in `got` what they were sent."""
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sallyport.certs() / "ok.pem")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.got = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
 def free_port():

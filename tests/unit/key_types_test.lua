@@ -3,6 +3,7 @@
 local policy, sandbox, json = require "policy", require "sandbox", require "json"
 local secret, sign = require "secret.core", require "sign"
 local keys = dofile "tests/unit/keys.lua"
+local from_base64url = keys.from_base64url
 
 local function is(got, want)
   if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
@@ -44,19 +45,6 @@ local function says(part, name, values, field)
   local got, message = refused(name, values)
   assert(message and message:find(part, 1, true), tostring(message))
   is(got, field)
-end
-
-local function from_base64url(s)
-  local letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-  local bits, n, out = 0, 0, {}
-  for c in s:gmatch "." do
-    bits, n = bits << 6 | letters:find(c, 1, true) - 1, n + 6
-    if n >= 8 then
-      n = n - 8
-      out[#out + 1] = string.char(bits >> n & 255)
-    end
-  end
-  return table.concat(out)
 end
 
 -- header, claims of a JWT that this key has signed

@@ -1,5 +1,5 @@
 --- Keys for tests. Published ones, so that what is signed with them can be compared with what was published.
-return {
+local M = {
   -- RFC 7515 A.2.1, PKCS#1
   rsa = [[
 -----BEGIN RSA PRIVATE KEY-----
@@ -139,36 +139,6 @@ mWCOYFMCzyYgLDKI8AUCQG9d8PkfysNohh3ZJVykY1QPpOBpx4IM5S19w4CuF4H7
 KYuZAe57jcVWkvQjWdp0ZXR3t0L+G7ZjDgIrhO02GMw=
 -----END RSA PRIVATE KEY-----
 ]],
-  -- RFC 7515 A.2.1 with one bit of dQ turned: a signature made with it gives P away
-  broken = [[
------BEGIN RSA PRIVATE KEY-----
-MIIEowIBAAKCAQEAofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd/wWJcyQoTbji9k0
-l8W26mPddxHmfHQp+Vaw+4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL+yRT+SFd2lZS+pC
-gNMsD1W/YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb/7OMg0LOL+bSf63kpaSHSX
-ndS5z5rexMdbBYUsLA9e+KXBdQOS+UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uD
-Zlxvb3qCo5ZwKh9kG4LT6/I5IhlJH7aGhyxXFvUK+DWNmoudF8NAco9/h9iaGNj8
-q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQIDAQABAoIBABKucaRpzQorw35S
-bEUAVx8dYXUdZOlJcHtiWQ+dC6V8ljxAHj/PLyzTveyI5QO/xkObCyjIL303l2cf
-UhPu2MFaJdjVzqACXuOrLot/eSFvxjvqVidTtAZExqFRJ9mylUVAoLvhowVWmC1O
-n95fZCXxTUtxNEG1Xcc7m0rtzJKs45J+N/V9DP1edYH6USyPSWGp6wuA+KgHRnKK
-Vf9GRx80JQY7nVNkL17eHoTWEwga+lwi0FEoW9Y7lDtWXYmKBWhUE+U8PGxlJf8f
-40493HDw1WRQ/aSLoS4QTp3rn7gYgeHEvfJdkkf0UMhlknlo53M09EFPdadQ4TlU
-bjqKc50CgYEA4BzEEOtIpmVdVEZNCqS7baC4crd0pqnRH/5IB3jw3bcxGn6QLvnE
-tfdUdiYrqBdss1l58BQ3KhooKeQTa9AB0Hw/Py5PJdTJNPY8cQn7ouZ2KKDcmnPG
-BY5t7yLc1QlQ5xHdwW1VhvKn+nXqhJTBgIPgtldC+KDV5z+y2XDwGUcCgYEAuQPE
-fgmVtjL0Uyyx88GZFF1fOunH3+7cepKmtH4pxhtCoHqpWmT8YAmZxaewHgHAjLYs
-p1ZSe7zFYHj7C6ul7TjeLQeZD/YwD66t62wDmpe/HlB+TnBA+njbglfIsRLtXlnD
-zQkv5dTltRJ11BKBBypeeF6689rjcJIDEz9RWdcCgYAHAp9XcCSrn8wVkMVkKdb7
-DOX4IKjzdahm+ctDAJN4O/y7OW5FKebvUjdAIt2GuoTZ71iTG+7F0F+lP88jtjP4
-U4qe7VHoewl4MKOfXZKTe+YCS1XbNvfgwJ3Ltyl1OH9hWvu2yza7q+d5PCsDzqtm
-27kxuvULVeya+TEdAB1ijQKBgQCH/3r6YrVH/uCWGy6bzV1nGNOdjKc9tmkfOJmN
-54dxdixdpozCQ6U4OxZrsj3FcOhHBsqAHvX2uuYjagqvo3cOj1TRqNocX40omfCC
-Mx3bD1yPPf/6TI2XECva/ggqEY2mYzmIiA5LVVmc5nrybr+lssFKneeyxN2Wq93S
-0iJMdwKBgCGHewxzoa1r8ZMD0LETNrToK423K377UCYqXfg5XMclbrjPbEC3YI1Z
-NqMtuhdBJqUnBi6tjKMF+34Xf0CUN8ncuXGO2CAYvO8PdyCixHX52ybaDjy1FtCE
-6yUXjoKNXKvUm7MWGsAYH6f4IegOetN5NvmUMFStCSkh7ixZLkN1
------END RSA PRIVATE KEY-----
-]],
   -- both primes are 1 mod 4: BearSSL does not compute its exponent
   primes_1_mod_4 = [[
 -----BEGIN RSA PRIVATE KEY-----
@@ -252,3 +222,24 @@ uwIBAw==
 -----END PUBLIC KEY-----
 ]],
 }
+
+-- RFC 7515 A.2.1 with one bit of dQ turned: a signature made with it gives P away
+local turned
+M.broken, turned = M.rsa:gsub("\n0iJMdQKBgC", "\n0iJMdwKBgC")
+assert(turned == 1)
+
+--- Base64 without padding, read by code that is not the one under test.
+function M.from_base64url(s)
+  local letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+  local bits, n, out = 0, 0, {}
+  for c in s:gmatch "." do
+    bits, n = bits << 6 | letters:find(c, 1, true) - 1, n + 6
+    if n >= 8 then
+      n = n - 8
+      out[#out + 1] = string.char(bits >> n & 255)
+    end
+  end
+  return table.concat(out)
+end
+
+return M

@@ -1,6 +1,7 @@
 --- Signatures and JWTs against what RFC 7515, 6979 and 4231 publish; what is said of keys that cannot sign.
 local sign, secret, core, json = require "sign", require "secret", require "secret.core", require "json"
 local keys = dofile "tests/unit/keys.lua"
+local from_base64url = keys.from_base64url
 
 local function hex(s) return (s:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
 local function is(got, want)
@@ -9,20 +10,6 @@ end
 local function raises(part, fn, ...)
   local ok, message = pcall(fn, ...)
   assert(not ok and tostring(message):find(part, 1, true), message)
-end
-
--- Base64 without padding, read by code that is not the one under test.
-local function from_base64url(s)
-  local letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-  local bits, n, out = 0, 0, {}
-  for c in s:gmatch "." do
-    bits, n = bits << 6 | letters:find(c, 1, true) - 1, n + 6
-    if n >= 8 then
-      n = n - 8
-      out[#out + 1] = string.char(bits >> n & 255)
-    end
-  end
-  return table.concat(out)
 end
 
 local CLAIMS = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
