@@ -17685,7 +17685,7 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 #define HELPER_ARGS_MAX 64
 #define HELPER_RUNNERS_MAX 16   /* at once; a token is kept for its ttl, so few are ever wanted */
 #define HELPER_MS_MAX 10000     /* a refresh has no more */
-#define HELPER_CLEAR_MS 1000    /* to end what a program left behind; it takes two of them */
+#define HELPER_CLEAR_MS 5000    /* to end what a program left behind; a few suffice where nothing else runs */
 #define HELPER_YOUNG_MS 5000    /* dead before that: the next one has to wait, */
 #define HELPER_WAIT_MIN 500     /* this long, doubled each time, */
 #define HELPER_WAIT_MAX 60000   /* up to this */

@@ -106,7 +106,7 @@ def test_no_descendant_lives_on(t):
     """who left the program's session is ended too, however the run ends: by its end, its timeout, its helper's death"""
     started = f"setsid sleep 55.6{OURS} >/dev/null & setsid sh -c 'setsid sleep 55.7{OURS} & sleep 55.7{OURS}' >/dev/null & sleep 55.6{OURS} >/dev/null &\n"
     seen = f"until grep -qs 55.6{OURS} /proc/[0-9]*/cmdline && grep -qs 55.7{OURS} /proc/[0-9]*/cmdline; do sleep 0.05; done\n"
-    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "echo '{\"X\": \"a\"}'\n"}, "program=p")
+    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "echo '{\"X\": \"a\"}'\n"}, "program=p", "timeout=9")
     assert s.request().status == 200
     assert not sleeping(f"55.6{OURS}") and not sleeping(f"55.7{OURS}")        # before the answer, so there is nothing to wait for
     s, up = arrange(t, {"p": "#!/bin/sh\n" + started + f"exec sleep 55.8{OURS}\n"}, "program=p", "timeout=2")
@@ -118,7 +118,7 @@ def test_no_descendant_lives_on(t):
     wait(lambda: sleeping(f"55.8{OURS}"), 8, "the program")
     os.kill(helper_of(s), 9)
     assert w.recv(10).startswith(b"HTTP/1.1 502")
-    wait(lambda: not any(map(sleeping, (f"55.6{OURS}", f"55.7{OURS}", f"55.8{OURS}"))), 5, "their end")
+    wait(lambda: not any(map(sleeping, (f"55.6{OURS}", f"55.7{OURS}", f"55.8{OURS}"))), 15, "their end")
 
 
 def sleeping(word):
