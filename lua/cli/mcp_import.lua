@@ -143,7 +143,7 @@ local function address_of(ctx, server, text)
   local in_path = 0
   shown = path_parts(shown, function()
     in_path = in_path + 1
-    local var = ("%s_PATH%s"):format(prefix, in_path > 1 and in_path or "")
+    local var = ("%s_URL_KEY%s"):format(prefix, in_path > 1 and in_path or "")
     secrets[#secrets + 1] = var
     return "${" .. var .. "}"
   end)
@@ -279,6 +279,16 @@ local function suspects(server, given, env, say)
     end
   end
   for _, value in pairs(env) do list[#list + 1] = value end
+  local function others(value, deep)        -- members that mean nothing here, and stay
+    if type(value) == "string" then found = found or suspect(value) or random(value) end
+    for k, v in pairs(type(value) == "table" and deep < 8 and value or {}) do
+      found = found or type(k) == "string" and type(v) == "string" and v ~= "" and any_of(k:lower(), secret_words)
+      others(v, deep + 1)
+    end
+  end
+  for member, value in pairs(given) do
+    if member ~= "args" and member ~= "env" and member ~= "command" then others({ [member] = value }, 0) end
+  end
   for _, text in ipairs(list) do found = found or type(text) == "string" and suspect(text) end
   if found then
     say[#say + 1] = ("%s: its arguments or its environment look as if a secret stood in them, and it still stands in the "

@@ -172,12 +172,15 @@ def test_import_hostile(t):
     assert "'https://x.test/`id`'" in said and "'arguments=" in said, said
     said, new = give({"odd": {"url": "https://x.test/s/canary0Abcdefghij123456/mcp?p=canary0Abcdefghij123456&q=1", "headers": {
         "X-Api": "sk-canary-1", "X-Fwd": "Bearer canary-2", "X-Id": "canary0Abcdefghij123456", "X-Team": "blue-team-2024"}}})
-    assert new["odd"] == {"type": "http", "url": "https://x.test/s/${ODD_PATH}/mcp?p=${ODD_P}&q=1", "headers": {"X-Team": "blue-team-2024"}}, new
-    assert "--env ODD_PATH" in said and "--env ODD_P " in said and "no secret in it" not in said, said
+    assert new["odd"] == {"type": "http", "url": "https://x.test/s/${ODD_URL_KEY}/mcp?p=${ODD_P}&q=1", "headers": {"X-Team": "blue-team-2024"}}, new
+    assert "--env ODD_URL_KEY" in said and "--env ODD_P " in said and "no secret in it" not in said, said
     shown = json.loads(s.cli("credential", "show", "odd", "--json").stdout)
     assert shown["paths"] == ["/s/"] and sorted(shown["secrets"]) == ["headers.x-fwd", "headers.x-id", "key"], shown
     said, new = give({"std": {"command": "npx", "args": ["mcp-remote", "--header", "Authorization: Bearer canary-a"], "env": {"AUTH": "canary-b"}}})
     assert "still stands" in said and new["std"]["env"] == {"AUTH": "${AUTH}"} and out.stat().st_mode & 0o777 == 0o600, said
+    said, _ = give({"std": {"command": "npx", "headers": {"Authorization": "Bearer canary-c"}}})
+    assert "still stands" in said and out.stat().st_mode & 0o777 == 0o600, said
+    assert "still stands" not in give({"std": {"command": "npx", "args": ["-y", "thing@1.2.3"], "cwd": "/srv/thing", "timeout": 5}})[0]
     token = {"Authorization": "Bearer canary-z"}
     assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
     assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
