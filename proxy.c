@@ -17563,7 +17563,7 @@ fetch_read_head(struct fetch *f)
 		return true;
 	if (http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head) <= 0 ||
 	    head.status == 101)
-		return fetch_finish(f, "unreachable", "a malformed answer");
+		return fetch_finish(f, "cut", "a malformed answer");
 	if (head.status >= 200) {
 		f->status = head.status;
 		f->retry_after = retry_after_seconds(&head);
@@ -17599,7 +17599,7 @@ fetch_read(struct fetch *f)
 			if (io == IO_AGAIN || (io == IO_OK && !fetch_read_head(f)))
 				return;
 			if (io != IO_OK) {
-				fetch_finish(f, "unreachable", "the connection ended before an answer");
+				fetch_finish(f, "cut", "the connection ended before an answer");
 				return;
 			}
 			continue;
@@ -17620,7 +17620,7 @@ fetch_read(struct fetch *f)
 			fetch_finish(f, NULL, NULL);
 			return;
 		case IO_ERR:
-			fetch_finish(f, "unreachable", "the answer was cut short");
+			fetch_finish(f, "cut", "the answer was cut short");
 			return;
 		}
 	}
@@ -17644,8 +17644,8 @@ fetch_event(struct upstream *u)
 	if (u->state == UP_FAILED) {
 		const char *code = u->code;
 
-		fetch_finish(f, u->late ? "timeout" : strcmp(code, "upstream_tls") == 0 ? "tls" :
-		    strcmp(code, "upstream_unreachable") == 0 ? "unreachable" : code, u->why);
+		fetch_finish(f, strcmp(code, "upstream_tls") == 0 && !u->late ? "tls" :
+		    u->late || strcmp(code, "upstream_unreachable") == 0 ? "unreachable" : code, u->why);
 		return;
 	}
 	if (u->state != UP_OPEN)
@@ -23706,8 +23706,8 @@ l_fetch_wait_k(lua_State *L, int status, lua_KContext ctx)
 			return task_yield(L, deadline, 0, l_fetch_wait_k);
 		}
 		lf->f.finished = true;
-		lf->f.error = "timeout";
-		lf->f.detail = "no answer in time";
+		lf->f.error = lf->f.out_sent != 0 ? "timeout" : "unreachable";
+		lf->f.detail = lf->f.out_sent != 0 ? "no answer in time" : "no connection in time";
 	}
 	lf->task = NULL;
 	lua_getfield(L, 1, "expect");
@@ -23778,9 +23778,10 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 
 /* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=,
  * addresses={…}, tls=identity, text=, head= }, deadline)
- * -> { status=, values=, retry_after=, challenge=, text= } | nil, "timeout" | "unreachable" |
- * "tls" | "address_blocked" | "too_large" | "clock_unset", detail. No redirects. `text`: the body
- * as a string, for what holds no secret (metadata); `head`: the body is not waited for. yields */
+ * -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail. Nothing was sent:
+ * "unreachable", "tls", "address_blocked", "clock_unset". It may have been: "timeout", "cut",
+ * "too_large". No redirects. `text`: the body as a string, for what holds no secret (metadata);
+ * `head`: the body is not waited for. yields */
 static int
 l_http_request(lua_State *L)
 {

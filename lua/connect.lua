@@ -281,7 +281,7 @@ function M.poll(env, opened, device)
     if answer then return answer, code end
     if code == "slow_down" then
       pause = math.min(pause + 5, POLL_MAX)
-    elseif code == "timeout" or code == "unreachable" or code == "unavailable" then
+    elseif code == "timeout" or code == "unreachable" or code == "cut" or code == "unavailable" then
       pause = math.min(pause * 2, POLL_MAX)
     elseif code ~= "authorization_pending" then
       return nil, code, detail

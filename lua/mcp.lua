@@ -22,6 +22,7 @@ M.say = {
   not_url = "it is not an https URL (http is for this machine alone)",
   timeout = "it, or its authorization server, did not answer in time",
   unreachable = "it, or its authorization server, cannot be reached",
+  cut = "it, or its authorization server, broke off its answer",
   tls = "TLS with it, or with its authorization server, failed",
   address_blocked = "its address, or its authorization server's, is not public (--address CIDR would allow its own, "
     .. "--auth-address CIDR its authorization server's)",

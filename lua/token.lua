@@ -47,6 +47,7 @@ local DROP_EVERY = 60         -- s: an agent that provokes 401s must not make us
 local CLOCK_BACK = 60         -- s: a token from this far in the future says the clock was set back: renew it
 local ROOM = 8192             -- bytes kept free for the answer: two tokens and a JWT fit
 local SNAPSHOTS_MAX = 1024
+local FAILURE_TRIES = 3       -- to store a failure: what is lost by it is a back-off
 local WANTED_MAX = 50         -- scopes kept of challenges: an upstream writes them
 local CONNECT_STORE_MAX = 60000  -- ms to store what a person has just consented to
 
@@ -57,12 +58,13 @@ local final_codes = {
 }
 -- It may pass by itself: callers are told to retry.
 local transient_codes = {
-  timeout = true, unreachable = true, unavailable = true, server_error = true, temporarily_unavailable = true,
+  timeout = true, unreachable = true, cut = true, unavailable = true, server_error = true, temporarily_unavailable = true,
   slow_down = true, clock_unset = true, store = true, draining = true,
 }
--- After these the server may have spent the refresh token though no answer came to us.
+-- After these the server may have spent the refresh token though no answer came to us. Not after "unreachable" and "tls":
+-- no byte of the request went out.
 local unsure_codes = {
-  timeout = true, unreachable = true, unavailable = true, too_large = true, malformed = true, no_access_token = true,
+  timeout = true, cut = true, unavailable = true, too_large = true, malformed = true, no_access_token = true,
   server_error = true, policy_failed = true, token_type = true, refused = true, unregistered_error = true,
 }
 
@@ -134,6 +136,7 @@ local said = {
   policy_failed = "its type's refresh failed",
   timeout = "the token endpoint did not answer in time",
   unreachable = "the token endpoint cannot be reached",
+  cut = "the token endpoint broke off its answer",
   unavailable = "the token endpoint is out of order",
   tls = "TLS with the token endpoint failed",
   address_blocked = "the token endpoint's address is not public; --address CIDR would allow it",
@@ -157,7 +160,7 @@ local said = {
 }
 
 -- Codes of our own connection, whose detail is one of proxy.c's fixed phrases ("certificate expired").
-local detailed = { tls = true, unreachable = true, timeout = true, address_blocked = true }
+local detailed = { tls = true, unreachable = true, timeout = true, cut = true, address_blocked = true }
 
 --- What may be told of a failure beside its code; nil: nothing.
 function M.detail(code, detail)
@@ -308,9 +311,9 @@ local function store_answer(self, opened, held, base, plain, secrets)
   end
 end
 
-local function store_failure(self, opened, held, base, code, detail)
-  local name, time = opened.name, self.time
-  local plain = copy(base, { intent = true })
+-- Base with a failure's marks, and without the intent: the answer is known.
+local function failed_plain(self, opened, base, state, code, detail)
+  local time, plain = self.time, copy(state, { intent = true })
   local spent = base.secrets and base.secrets.refresh_token ~= nil
   plain.unsure = spent and (base.unsure or base.intent ~= nil or unsure_codes[code]) or nil
   plain.final = final_codes[code] or nil
@@ -325,11 +328,26 @@ local function store_failure(self, opened, held, base, code, detail)
   local wish = type(detail) == "table" and detail.retry_after
   if type(wish) == "number" then wait = math.max(wait, math.min(wish, RETRY_AFTER_MAX)) end
   plain.retry_boot, plain.boot_id = time.boot() + math.floor(wait * 1000), time.boot_id()
-  local ok, why = self.store.commit({
-    { op = "put", db = "state", key = name, plain = plain, keep = true, version = held.state },
-    { op = "check", db = "credential", key = name, version = opened.rec.version },
-    { op = "del", db = "lease", key = name, version = held.lease },
-  }, time.now() + COMMIT_MAX)
+  return plain
+end
+
+local function store_failure(self, opened, held, base, code, detail)
+  local name, time = opened.name, self.time
+  local state, state_version, plain, ok, why = base, held.state, nil, nil, nil
+  for _ = 1, FAILURE_TRIES do
+    local cred = self.store.peek("credential", name)
+    plain = failed_plain(self, opened, base, state, code, detail)
+    ok, why = self.store.commit({
+      { op = "put", db = "state", key = name, plain = plain, keep = true, version = state_version },
+      { op = "check", db = "credential", key = name, version = cred and cred.version or opened.rec.version },
+      { op = "del", db = "lease", key = name, version = held.lease },
+    }, time.now() + COMMIT_MAX)
+    if ok or why ~= "conflict" then break end
+    -- A mark that somebody made on the state meanwhile, or another version of the credential: the intent is still ours.
+    state = self.store.get("state", name) or ABSENT
+    state_version = state.version
+    if (state.intent or {}).owner ~= self.owner or state.rotation ~= base.rotation or state.refresh_id ~= base.refresh_id then break end
+  end
   if not ok then
     -- Somebody else's newer word stands; or the store is in trouble, and we remember by ourselves.
     if why ~= "conflict" then self.pauses[name] = { until_boot = plain.retry_boot, code = code } end
@@ -407,7 +425,11 @@ local function refresh(self, opened)
   local held = take_lease(self, opened, state, lease)
   if not held then return end
   if time.boot() - held.boot > SEND_SLACK then
-    self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, time.now() + COMMIT_MAX)
+    local ops = { { op = "del", db = "lease", key = name, version = held.lease } }
+    if held.state ~= state.version then     -- the intent goes too: nothing was sent
+      ops[2] = { op = "put", db = "state", key = name, plain = copy(state), keep = true, version = held.state }
+    end
+    self.store.commit(ops, time.now() + COMMIT_MAX)
     return
   end
   local view = self.policy.record_view(opened.pol, opened.rec, values_of(state))

@@ -10,6 +10,7 @@ local FAR = 366 * 86400      -- s: an end further off than this is none that a s
 local trouble = {
   timeout = "the upstream did not answer in time",
   unreachable = "the upstream cannot be reached",
+  cut = "the upstream broke off its answer",
   tls = "TLS with the upstream failed",
   address_blocked = "its address is refused by the guard",
   too_large = "it answered with more than 1 MiB",

@@ -570,6 +570,52 @@ local cases = {
     assert(r.info.message:find("lost in flight", 1, true))
     is(s.requests, 2)
   end,
+  ["a grant that ended while the server could not be reached is not called lost in flight; one whose answer was cut off is"] = function()
+    for code, want in pairs { unreachable = "invalid_grant", tls = "invalid_grant", address_blocked = "invalid_grant",
+        cut = "lost_in_flight", timeout = "lost_in_flight", too_large = "lost_in_flight" } do
+      local s = one { rotating = true }
+      s.mode = function(n) return n == 1 and { code = code, unprocessed = true } or nil end
+      s.w.ask()
+      s.world.run(1000)
+      is(s.state().last_error, code)
+      s.live = "ended"
+      s.world.run(10 * 1000)
+      local r = s.w.ask()
+      s.world.run(1000)
+      is(r.info.error, want)
+    end
+  end,
+  ["a failure is noted though somebody else wrote on the state, or changed the credential, meanwhile"] = function()
+    for _, change in ipairs {
+      function(s) s.w.tokens:wants(s.w.open_one, { "x" }) end,
+      function(s) s.store.put("credential", "c", { name = "c", type = "t", hosts = { "other" }, fields = {} }) end,
+    } do
+      local s = one { rotating = true, connect = true, delay = 2000 }
+      s.mode = function() return { code = "invalid_grant" } end
+      s.w.ask()
+      s.world.run(500)
+      is(s.inflight, 1)
+      s.world.spawn(function() change(s) end, "w1")
+      s.world.run(5000)
+      is(s.state().intent, nil)
+      is(s.state().last_error, "invalid_grant")
+      is(s.store.get("lease", "c"), nil)
+    end
+  end,
+  ["an intent that came too late to send is taken back"] = function()
+    local s = one { rotating = true }
+    s.store.latency = 6000
+    s.w.ask(100)
+    s.world.run(12500)
+    is(s.requests, 0)
+    is(s.state().intent, nil)
+    s.store.latency = 1
+    s.live = "ended"
+    s.world.run(1000)
+    local r = s.w.ask()
+    s.world.run(1000)
+    is(r.info.error, "invalid_grant")
+  end,
   ["a refresh that timed out after the server spent the token is lost in flight too"] = function()
     local s = one { rotating = true }
     s.mode = function(n) return n == 1 and { silent = true } or nil end
