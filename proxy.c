@@ -93,7 +93,8 @@ struct slice {
 	const char *p;          /* borrowed; not NUL-terminated */
 	size_t n;
 };
-#define SLICE(lit) ((struct slice){"" lit, sizeof(lit) - 1})
+#define SLICE_INIT(lit) {"" lit, sizeof(lit) - 1}
+#define SLICE(lit) ((struct slice)SLICE_INIT(lit))
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 /* The struct whose member p points at. */
 #define OWNER(p, type, member) ((type *)(void *)((char *)(uintptr_t)(p) - offsetof(type, member)))
@@ -7440,15 +7441,18 @@ subst_back_value(const struct subst_back *list, struct slice in, struct buf *out
 
 struct known_entry {
 	uint64_t key;
-	uint32_t at, n;         /* in `text` */
-	uint32_t end;           /* of the key, from `at` */
+	uint32_t at;            /* in `text`; before it is its name */
 	uint32_t next;          /* in its slot: index + 1; 0: none */
+	uint16_t n;             /* 0: dropped */
+	uint16_t end;           /* of the key, from `at` */
+	uint16_t name_n;
 };
 
 struct known {
 	struct known_entry *entry; /* owned */
 	uint32_t *slot;         /* owned; index + 1 */
 	uint32_t n, cap, bits;  /* 1 << bits slots */
+	uint32_t dropped;
 	struct buf text;        /* owned */
 };
 
@@ -7504,13 +7508,15 @@ known_grow(struct known *k)
 /* `end`: where its random part ends. False: no memory. A text of less than a
  * key's length is never found. */
 static bool
-known_add(struct known *k, struct slice text, size_t end)
+known_add(struct known *k, struct slice name, struct slice text, size_t end)
 {
-	struct known_entry e = {.at = (uint32_t)k->text.n, .n = (uint32_t)text.n, .end = (uint32_t)end};
+	struct known_entry e = {.n = (uint16_t)text.n, .end = (uint16_t)end, .name_n = (uint16_t)name.n};
 	uint32_t *at;
 
-	if ((k->n == k->cap && !known_grow(k)) || !buf_addv(&k->text, text))
+	if (name.n > UINT16_MAX || text.n > UINT16_MAX || (k->n == k->cap && !known_grow(k)) ||
+	    !buf_addv(&k->text, name) || !buf_addv(&k->text, text))
 		return false;
+	e.at = (uint32_t)(k->text.n - text.n);
 	if (text.n >= KNOWN_KEY && end >= KNOWN_KEY && end <= text.n) {
 		e.key = load_be64(text.p + end - KNOWN_KEY);
 		at = &k->slot[known_slot(k, e.key)];
@@ -7519,6 +7525,26 @@ known_add(struct known *k, struct slice text, size_t end)
 	}
 	k->entry[k->n++] = e;
 	return true;
+}
+
+static struct slice
+known_name(const struct known *k, uint32_t id)
+{
+	const struct known_entry *e = &k->entry[id - 1];
+
+	return (struct slice){k->text.p + e->at - e->name_n, e->name_n};
+}
+
+/* All of this name; they stay where they are, and are found no more. */
+static void
+known_drop(struct known *k, struct slice name)
+{
+	for (uint32_t id = 1; id <= k->n; id++) {
+		if (k->entry[id - 1].n == 0 || !slice_eq(known_name(k, id), name))
+			continue;
+		k->entry[id - 1].n = 0;
+		k->dropped++;
+	}
 }
 
 static void
@@ -7545,7 +7571,7 @@ known_scan(const struct known *k, struct slice in, struct known_found *found)
 		for (uint32_t at = k->slot[known_slot(k, key)]; at != 0; at = k->entry[at - 1].next) {
 			const struct known_entry *e = &k->entry[at - 1];
 
-			if (e->key == key && i + 1 >= e->end && in.n - (i + 1 - e->end) >= e->n &&
+			if (e->key == key && e->n != 0 && i + 1 >= e->end && in.n - (i + 1 - e->end) >= e->n &&
 			    memcmp(in.p + i + 1 - e->end, k->text.p + e->at, e->n) == 0)
 				known_note(found, at);
 		}
@@ -9084,8 +9110,8 @@ struct store_counters {
 /* In the arena, whole: BearSSL's key context is as good as the key. */
 struct store_keys {
 	uint8_t data[32];       /* the root; wrapped on the disk */
-	uint8_t seal[32], derive[32];
-	br_hmac_key_context tag, stream;
+	uint8_t seal[32];
+	br_hmac_key_context derive, tag, stream;
 };
 
 struct store_reader {
@@ -9245,7 +9271,8 @@ store_keys_derive(struct store_keys *k)
 	uint8_t sub[32];
 
 	store_subkey(k->data, SLICE("sallyport seal 1"), k->seal);
-	store_subkey(k->data, SLICE("sallyport derive 1"), k->derive);
+	store_subkey(k->data, SLICE("sallyport derive 1"), sub);
+	br_hmac_key_init(&k->derive, &br_sha256_vtable, sub, sizeof sub);
 	store_subkey(k->data, SLICE("sallyport tag 1"), sub);
 	br_hmac_key_init(&k->tag, &br_sha256_vtable, sub, sizeof sub);
 	store_subkey(k->data, SLICE("sallyport backup 1"), sub);
@@ -9677,17 +9704,15 @@ store_derive(struct slice label, char *out, size_t n)
 {
 	static const char abc[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 	const struct store_keys *k = store_keys_of(store.keys);
-	br_hmac_key_context kc;
 	br_hmac_context hc;
 	uint8_t block[32], ctr[4];
 	uint32_t round = 0;
 
 	if (k == NULL)
 		return STORE_LOCKED;
-	br_hmac_key_init(&kc, &br_sha256_vtable, k->derive, sizeof k->derive);
 	for (size_t o = 0; o < n; round++) {
 		store_be32(ctr, round);
-		br_hmac_init(&hc, &kc, 0);
+		br_hmac_init(&hc, &k->derive, 0);
 		br_hmac_update(&hc, ctr, sizeof ctr);
 		br_hmac_update(&hc, label.p, label.n);
 		br_hmac_out(&hc, block);
@@ -9695,9 +9720,78 @@ store_derive(struct slice label, char *out, size_t n)
 			if (block[i] < 248)
 				out[o++] = abc[block[i] % 62];
 	}
-	wipe(&kc, sizeof kc);
 	wipe(&hc, sizeof hc);
 	wipe(block, sizeof block);
+	return STORE_OK;
+}
+
+/* -- placeholders: a shape has random parts, "{N}" or "{N:class}" of N letters. Drawn here, and not in Lua, because an
+ * agent that comes holds those of ten thousand credentials. */
+#define STORE_SHAPE_MAX 256     /* as long as the longest real key: records.lua */
+#define STORE_ALNUM "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+static const struct { const char *class, *letters; } store_alphabets[] = {
+	{"", STORE_ALNUM},
+	{"hex", "0123456789abcdef"},
+	{"digit", "0123456789"},
+	{"upper", "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"},
+	{"url", STORE_ALNUM "-_"},
+};
+
+/* What a shape begins with. */
+struct store_part {
+	size_t n;               /* of its bytes */
+	size_t count;           /* letters to draw */
+	const char *letters;    /* of these; NULL: one byte that stands for itself */
+};
+
+static struct store_part
+store_part(struct slice s)
+{
+	size_t at = 1, count = 0, class;
+
+	for (; at < s.n && at <= 3 && ascii_digit(s.p[at]); at++)
+		count = count * 10 + (size_t)(s.p[at] - '0');
+	at += at < s.n && s.p[at] == ':';
+	for (class = at; at < s.n && s.p[at] != '}';)
+		at++;
+	for (size_t i = 0; s.p[0] == '{' && at < s.n && i < COUNT(store_alphabets); i++)
+		if (slice_eq(slice_of(store_alphabets[i].class), (struct slice){s.p + class, at - class}))
+			return (struct store_part){at + 1, count, store_alphabets[i].letters};
+	return (struct store_part){1, 0, NULL};
+}
+
+/* The shape with its parts filled from what is derived of the label. `stop`: where the longest of them ends, which tells
+ * one placeholder from all others. */
+static enum store_err
+store_placeholder(struct slice shape, struct slice label, char out[STORE_SHAPE_MAX], size_t *n, size_t *stop)
+{
+	char random[STORE_SHAPE_MAX];
+	size_t all = 0, used = 0, longest = 0;
+	struct store_part part;
+	enum store_err err;
+
+	*n = *stop = 0;
+	for (size_t at = 0; at < shape.n; at += part.n) {
+		part = store_part((struct slice){shape.p + at, shape.n - at});
+		all += part.count;
+		*n += part.letters != NULL ? part.count : 1;
+	}
+	if (*n > STORE_SHAPE_MAX)
+		return STORE_INVALID;
+	if ((err = store_derive(label, random, all)) != STORE_OK)
+		return err;
+	for (size_t at = 0, to = 0; at < shape.n; at += part.n) {
+		part = store_part((struct slice){shape.p + at, shape.n - at});
+		if (part.letters == NULL)
+			out[to++] = shape.p[at];
+		for (size_t i = 0, k = part.count != 0 ? strlen(part.letters) : 0; i < part.count; i++)
+			out[to++] = part.letters[(unsigned char)random[used++] % k];
+		if (part.count > longest) {
+			longest = part.count;
+			*stop = to;
+		}
+	}
 	return STORE_OK;
 }
 
@@ -20354,7 +20448,6 @@ l_open_uri(lua_State *L)
 #define L_COMMIT_MS 10000       /* for whoever names no deadline */
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
-#define L_DERIVE_MAX 1024       /* a placeholder is at most as long as the longest real key */
 #define L_MARK 22               /* 130 bits: no two secrets share one */
 #define L_WHY_MAX 1024
 
@@ -20692,22 +20785,20 @@ l_store_changes(lua_State *L)
 	return l_store_return(known ? 1 : l_fail(L, "rebuild"));
 }
 
-/* store.derive(label, n) -> n letters and digits | nil, "locked"
- * They look random, are the same for the same label and store, and nobody without the key can tell
- * them. */
+/* store.placeholder(shape, label) -> the shape with its random parts filled from what is derived of the label, and where
+ * the longest of them ends | nil, "locked" */
 static int
-l_store_derive(lua_State *L)
+l_store_placeholder(lua_State *L)
 {
-	struct slice label = l_check_slice(L, 1);
-	lua_Integer n = luaL_checkinteger(L, 2);
-	char out[L_DERIVE_MAX];
-	enum store_err err;
+	char out[STORE_SHAPE_MAX];
+	size_t n, stop;
+	enum store_err err = store_placeholder(l_check_text(L, 1), l_check_text(L, 2), out, &n, &stop);
 
-	luaL_argcheck(L, n >= 0 && n <= L_DERIVE_MAX, 2, "0 to 1024");
-	if ((err = store_derive(label, out, (size_t)n)) != STORE_OK)
+	if (err != STORE_OK)
 		return l_fail_store(L, err);
-	lua_pushlstring(L, out, (size_t)n);
-	return 1;
+	lua_pushlstring(L, out, n);
+	lua_pushinteger(L, (lua_Integer)stop);
+	return 2;
 }
 
 /* store.mark(secret) -> letters and digits | nil, "locked" The same for the same secret and
@@ -20974,7 +21065,7 @@ static const luaL_Reg l_store[] = {
 	{"each", l_store_each},
 	{"generation", l_store_generation},
 	{"changes", l_store_changes},
-	{"derive", l_store_derive},
+	{"placeholder", l_store_placeholder},
 	{"mark", l_store_mark},
 	{"commit", l_store_commit},     /* yields */
 	{NULL, NULL},
@@ -22937,9 +23028,11 @@ l_req_has_text(lua_State *L)
 	return l_answer(L, req_subst_kind(l_check_req(L, 1)) != SUBST_OTHER);
 }
 
-/* -- known placeholders: set = request.known(); set:add(text, end) in order; req:known(set) ->
- * the numbers of those that stand in path, query or headers as they would go out, 16 at most */
+/* -- known placeholders: set = request.known(); set:add(name, shape, before, after), which is
+ * store.placeholder(shape, before .. name .. after); set:drop(name) -> how many were dropped in all;
+ * req:known(set) -> the names of those that stand in path, query or headers as they would go out, 16 at most */
 #define L_KNOWN "sallyport.known"
+#define L_LABEL_MAX 1024        /* two names and a variable's */
 
 static int
 l_known_new(lua_State *L)
@@ -22962,11 +23055,28 @@ static int
 l_known_add(lua_State *L)
 {
 	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
-	struct slice text = l_check_text(L, 2);
+	struct slice name = l_check_text(L, 2), shape = l_check_text(L, 3), parts[3] = {l_check_text(L, 4), name, l_check_text(L, 5)};
+	char text[STORE_SHAPE_MAX], room[L_LABEL_MAX];
+	struct buf label = {.p = room, .cap = sizeof room, .max = sizeof room};
+	size_t n, stop;
 
-	if (!known_add(k, text, (size_t)luaL_checkinteger(L, 3)))
+	if (!buf_join(&label, parts, 3))
+		return luaL_error(L, "a name that is too long");
+	if (store_placeholder(shape, buf_slice(&label), text, &n, &stop) != STORE_OK)
+		return luaL_error(L, "placeholders cannot be told: the store is locked");
+	if (!known_add(k, name, (struct slice){text, n}, stop < KNOWN_KEY ? KNOWN_KEY : stop))
 		return luaL_error(L, "no room for placeholders");
 	return 0;
+}
+
+static int
+l_known_drop(lua_State *L)
+{
+	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
+
+	known_drop(k, l_check_text(L, 2));
+	lua_pushinteger(L, k->dropped);
+	return 1;
 }
 
 static int
@@ -22986,11 +23096,11 @@ l_req_known(lua_State *L)
 	if (!ok)
 		return luaL_error(L, "out of memory");
 	for (size_t i = 0; i < found.n; i++)
-		lua_pushinteger(L, found.id[i]);
+		l_push_slice(L, known_name(k, found.id[i]));
 	return (int)found.n;
 }
 
-static const luaL_Reg l_known[] = {{"add", l_known_add}, {NULL, NULL}};
+static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop}, {NULL, NULL}};
 
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
 static void

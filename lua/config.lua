@@ -20,6 +20,7 @@ local AGENTS_MAX = 1024      -- agents at work in one worker
 local HOSTS_MAX = 256        -- hosts of one agent whose candidates are kept
 local BUNDLES_MAX = 256      -- bundles whose variables are kept
 local VARIANTS_MAX = 64      -- sets of values for which one credential is kept ready
+local HELD_NEWS = 16         -- changes of placeholders of which the names are kept: each costs an agent's set one pass
 local FOLLOW_POLL = 1        -- ms between two looks of who waits for the index
 
 -- ---- a bounded cache -----------------------------------------------------------------------------
@@ -143,12 +144,27 @@ local function slice_end(self, n)
   if n % PAGE == 0 and self.spawn then self.time.sleep(0) end
 end
 
--- What is known of a credential that has placeholders: enough to tell each agent's, and where they belong.
-local function holds(rec)
-  return {
-    name = rec.name, type = rec.type, env = rec.env, env_more = rec.env_more, placeholder = rec.placeholder, hosts = rec.hosts, bundles = rec.bundles,
-    plain_http = rec.plain_http, enabled = rec.enabled, version = rec.version,
-  }
+-- What each agent's placeholders of a credential are derived from, beside its name; the same for nearly all of them.
+local function shapes_of(self, build, rec)
+  local more = {}
+  for env, shape in pairs(rec.env_more or {}) do more[#more + 1] = env .. "=" .. shape end
+  table.sort(more)
+  local bundles = rec.bundles or {}
+  local key = table.concat({ rec.placeholder or "", table.concat(bundles, "/"), table.concat(more, " ") }, "\n")
+  local shapes = build.shapes[key]
+  if not shapes then
+    shapes = { bundles = bundle_set(build, bundles), of = self.records.shapes(rec) }
+    build.shapes[key] = shapes
+  end
+  return shapes
+end
+
+-- Counts the changes, and keeps the names of the last ones: whoever knows all but those need not begin anew.
+local function held_put(build, name, shapes)
+  build.held[name] = shapes
+  build.held_at = build.held_at + 1
+  build.held_news[build.held_at] = name
+  build.held_news[build.held_at - HELD_NEWS] = nil
 end
 
 -- match.lua is a policy like any other: what it raises is caught, and then nothing is decided at all.
@@ -180,9 +196,8 @@ local function index_put(self, build, db, key, rec, damaged)
   end
   self.refused[id] = damaged or nil
   if db == "credential" then
-    local now = not damaged and rec and rec.env and holds(rec) or nil
-    if now or build.held[key] then build.held_at = {} end
-    build.held[key] = now
+    local shapes = not damaged and rec and rec.env and shapes_of(self, build, rec) or nil
+    if shapes ~= build.held[key] then held_put(build, key, shapes) end
   end
   if damaged or not rec then return true end
   local item = make(rec)
@@ -213,7 +228,7 @@ local function index_build(self)
   local pol, why = self.policy.load("match")
   if not pol then return { broken = "match.lua: " .. tostring(why), items = {}, token_endpoints = stand_in.index() } end
   local build = {
-    match = pol, items = {}, bundle_sets = {}, held = {}, held_at = {}, token_endpoints = stand_in.index(),
+    match = pol, items = {}, bundle_sets = {}, held = {}, held_at = 0, held_news = {}, shapes = {}, token_endpoints = stand_in.index(),
   }
   local ok, index = self.sandbox.call("match", pol.new)
   if not ok or type(index) ~= "table" then

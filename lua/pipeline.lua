@@ -22,7 +22,8 @@ local PAGE = 32             -- records read at once
 local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 2 MB at most
 local PAGE_TURN = 2000      -- ms that an agent's requests wait for the one that makes it; that one may have been given up
 local PAGE_POLL = 5         -- ms between two looks
-local HELD_SLICE = 32       -- placeholders derived between two yields: about 20 µs each
+local HELD_SLICE = 128      -- placeholders derived between two yields: about 4 µs each
+local DROPPED_MAX = 1000    -- placeholders that changed before an agent's set is made anew
 
 local here                  -- the worker's pipeline; set once, before the first request
 
@@ -362,51 +363,49 @@ local function mint_message(name, what, how)
 end
 local function mint_hint(name) return ("the operator can allow it: sallyport credential set %s mint=allow"):format(name) end
 
--- Is there a bundle of the agent's among these?
-local function shared(agent, bundles)
-  for _, b in ipairs(bundles or {}) do
-    if agent.in_bundle[b] then return true end
-  end
-  return false
-end
-
--- Adds what the agent holds for this credential; what was derived before is taken from the set that it replaces.
-local function learn_one(self, agent, set, name, rec)
-  local was = agent.derived and agent.derived[name]
-  if not was or was.version ~= rec.version then
-    was = { version = rec.version, list = self.records.held(agent.name, rec) }
-  end
-  set.derived[name] = was
-  for _, h in ipairs(was.list) do
-    set.known = set.known or self.known()
-    set.known:add(h.text, h.stop)
-    set.of[#set.of + 1] = rec
+-- Adds to a set what the agent holds for this credential. `shapes`: config's; nil: it has none any more.
+local function learn_one(self, agent, set, name, shapes)
+  for bundle in pairs(shapes and shapes.bundles or {}) do
+    if agent.in_bundle[bundle] then return self.records.learn(set, agent.name, name, shapes.of) end
   end
 end
 
--- The placeholders of all credentials that the agent holds, for C to look for in a request: made anew when a credential
--- with placeholders has changed, a slice at a time, and by all tasks that wait for it together. false: it changed again.
+-- The few that changed since, in place. false: they are too many, or so many were changed before that the set is full of
+-- what stands for nothing.
+local function learn_news(self, agent, build)
+  if agent.known_of ~= build or not build.held_news[agent.known_at + 1] then return false end
+  agent.known = agent.known or self.known()
+  for at = agent.known_at + 1, build.held_at do
+    local name = build.held_news[at]
+    if agent.known:drop(name) > DROPPED_MAX then return false end
+    learn_one(self, agent, agent.known, name, build.held[name])
+    agent.known_at = at
+  end
+  return true
+end
+
+-- The placeholders of all credentials that the agent holds, for C to look for in a request: made a slice at a time, and
+-- by all tasks that wait for it together. false: they changed meanwhile.
 local function learn(self, agent)
   local build = self.config.build
-  if not self.known or not build or agent.known_at == build.held_at then return true end
-  local set = agent.learning
-  if not set or set.at ~= build.held_at then
-    set = { at = build.held_at, names = {}, done = 0, derived = {}, of = {} }
-    for name, rec in pairs(build.held) do
-      if shared(agent, rec.bundles) then set.names[#set.names + 1] = name end
+  if not self.known or not build or agent.known_at == build.held_at and agent.known_of == build then return true end
+  if learn_news(self, agent, build) then return true end
+  local new = agent.learning
+  if not new or new.of ~= build or new.at ~= build.held_at then
+    new = { of = build, at = build.held_at, set = self.known() }
+    agent.learning = new
+  end
+  while not new.done do
+    for _ = 1, HELD_SLICE do
+      local name, shapes = next(build.held, new.last)
+      new.last, new.done = name, name == nil
+      if new.done then break end
+      learn_one(self, agent, new.set, name, shapes)
     end
-    agent.learning = set
+    if not new.done then self.time.sleep(0) end
+    if self.config.build ~= build or build.held_at ~= new.at then return false end
   end
-  while set.done < #set.names do
-    local name = set.names[set.done + 1]
-    learn_one(self, agent, set, name, build.held[name])
-    set.done = set.done + 1
-    if set.done % HELD_SLICE == 0 then self.time.sleep(0) end
-    if self.config.build ~= build or build.held_at ~= set.at then return false end
-  end
-  if agent.known_at ~= set.at then
-    agent.known, agent.known_of, agent.known_at, agent.derived, agent.learning = set.known, set.of, set.at, set.derived, nil
-  end
+  agent.known, agent.known_of, agent.known_at, agent.learning = next(build.held) and new.set, build, new.at, nil
   return true
 end
 
@@ -422,8 +421,8 @@ end
 -- was mistaken, or made to. code, message, hint | nil
 local function astray(self, agent, req, opened, first, ...)
   if first == nil then return nil end
-  local rec = agent.known_of[first]
-  if rec.name == opened.name or belongs(self, agent, rec, req) then return astray(self, agent, req, opened, ...) end
+  local rec = first ~= opened.name and self.store.peek("credential", first)
+  if not rec or belongs(self, agent, rec, req) then return astray(self, agent, req, opened, ...) end
   local hosts = table.concat(rec.hosts or {}, ", ", 1, math.min(#(rec.hosts or {}), 5))
   return "host_not_allowed",
     ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, req.host),

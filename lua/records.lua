@@ -341,23 +341,18 @@ function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
 -- ---- placeholders --------------------------------------------------------------------------------
 
 -- The shapes of real keys are the presets': some clients look at the prefix or the length before they send one.
--- {N} is N random letters and digits; {N:class} draws from a class of `alphabets`.
+-- {N} is N random letters and digits; {N:class} draws from one of `classes`.
 local SHAPE_DEFAULT = "sp_ph_{32}"
 
-local alnum = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-local alphabets = {
-  [""] = alnum, hex = "0123456789abcdef", digit = "0123456789",
-  upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", url = alnum .. "-_",
-}
+local classes = { [""] = true, hex = true, digit = true, upper = true, url = true }  -- their letters: proxy.c
 local SHAPE_RANDOM_MIN = 15   -- characters: two agents' placeholders must never be equal by chance
 local SHAPE_MAX = 256
-local SHAPE_KEY = 8           -- bytes by which proxy.c finds one in a request
 
 --- A template is made of what may stand in any header or environment, and says how many random characters it has.
 function M.shape(template)
   local random = 0
   local rest = template:gsub("{(%d+):?(%a*)}", function(n, class)
-    if not alphabets[class] or #n > 3 then return "\0" end
+    if not classes[class] or #n > 3 then return "\0" end
     random = random + tonumber(n)
     return ""
   end)
@@ -375,66 +370,54 @@ end
 --- The template for a credential whose variable is `env`; without one a key shows whose it is by where it goes.
 function M.shape_for(env, hosts) return require("presets").shape_for(env, hosts) or SHAPE_DEFAULT end
 
---- Fills a template from a text that looks random.
-function M.fill(template, random)
-  local at = 0
-  return (template:gsub("{(%d+):?(%a*)}", function(n, class)
-    local letters, out = alphabets[class], {}
-    for i = 1, tonumber(n) do
-      at = at + 1
-      local k = random:byte(at) % #letters + 1
-      out[i] = letters:sub(k, k)
-    end
-    return table.concat(out)
-  end))
+-- text, where its longest random part ends | nil: that is no template.
+local function derived(template, label)
+  if not M.shape(template) then return nil end
+  return require("store").placeholder(template, label)
 end
+
+local function own_label(agent, name) return "placeholder/" .. agent .. "/" .. name end
 
 --- What this agent holds in the credential's place; nil where the credential names no variable.
 -- Derived, so nothing is kept, and each agent's is its own: one that turns up elsewhere says whose it was.
 function M.placeholder(agent, cred)
   if not cred.env then return nil end
-  local template = cred.placeholder or SHAPE_DEFAULT
-  local _, random = M.shape(template)
-  if not random then return nil end
-  return M.fill(template, require("store").derive("placeholder/" .. agent .. "/" .. cred.name, random))
+  return (derived(cred.placeholder or SHAPE_DEFAULT, own_label(agent, cred.name)))
 end
 
--- Where the longest random part of a filled template ends: what tells one placeholder from all others.
-local function random_end(template)
-  local at, longest, stop, pos = 0, 0, 0, 1
-  while true do
-    local from, to, n = template:find("{(%d+):?%a*}", pos)
-    if not from then return math.max(stop, SHAPE_KEY) end
-    n = tonumber(n)
-    at = at + from - pos + n
-    if n > longest then longest, stop = n, at end
-    pos = to + 1
-  end
-end
-
---- All that this agent holds for the credential: { { env, text, stop = where its random part ends, field }… }.
--- `field`: the one that it stands for; nil: the credential as a whole. First its own variable's, then `env_more`'s.
+--- All that this agent holds for the credential: { { env, text, field }… }. `field`: the one that it stands for; nil: the
+-- credential as a whole. First its own variable's, then `env_more`'s.
 function M.held(agent, cred)
   local text = M.placeholder(agent, cred)
   if not text then return {} end
-  local list = { { env = cred.env, text = text, stop = random_end(cred.placeholder or SHAPE_DEFAULT) } }
-  for name, shape in pairs(cred.env_more or {}) do
-    local _, random = M.shape(shape)
-    local seed = ("placeholder/%s/%s/%s"):format(agent, cred.name, name)
-    list[#list + 1] = { env = name, text = M.fill(shape, require("store").derive(seed, random)), stop = random_end(shape) }
+  local list, more = { { env = cred.env, text = text } }, {}
+  for env in pairs(cred.env_more or {}) do more[#more + 1] = env end
+  table.sort(more)
+  for _, env in ipairs(more) do
+    list[#list + 1] = { env = env, text = derived(cred.env_more[env], own_label(agent, cred.name) .. "/" .. env) }
   end
-  table.sort(list, function(a, b)
-    if (a.text == text) ~= (b.text == text) then return a.text == text end
-    return a.env < b.env
-  end)
   return list
+end
+
+--- What the texts of `held` are drawn from, where the same may stand for many credentials:
+-- { { template, what their labels end in }… }
+function M.shapes(cred)
+  local list = {}
+  if cred.env and M.shape(cred.placeholder or SHAPE_DEFAULT) then
+    list[1] = { cred.placeholder or SHAPE_DEFAULT, "" }
+    for env, template in pairs(cred.env_more or {}) do list[#list + 1] = { template, "/" .. env } end
+  end
+  return list
+end
+
+--- Adds the texts of `held` to a set of request.known: ten thousand when an agent comes.
+function M.learn(set, agent, name, shapes)
+  for _, s in ipairs(shapes) do set:add(name, s[1], own_label(agent, ""), s[2]) end
 end
 
 --- What stands for one part of a credential in this agent's sandbox: a client secret, a token. See stand_in.lua.
 function M.stand_in(agent, name, part, template)
-  template = template or SHAPE_DEFAULT
-  local _, random = M.shape(template)
-  return M.fill(template, require("store").derive("stand-in/" .. agent .. "/" .. name .. "/" .. part, random))
+  return (derived(template or SHAPE_DEFAULT, "stand-in/" .. agent .. "/" .. name .. "/" .. part))
 end
 
 -- Variables that steer the proxy, the loader or the shell: a placeholder there would break the client or worse.

@@ -272,7 +272,7 @@ class Sallyport:
                      ["policy", "list", "--json"], ["bundle", "list", "--json"], ["doctor"]):
             r = self.cli(*args, check=False)
             places["`" + " ".join(args) + "`"] = (r.stdout + r.stderr).encode("utf-8", "replace")
-        for name in [c.get("name") for c in rows(self.cli("credential", "list", "--json").stdout)]:
+        for name in [c.get("name") for c in rows(self.cli("credential", "list", "--json").stdout)][:100]:
             r = self.cli("credential", "show", name, check=False)
             places[f"`credential show {name}`"] = (r.stdout + r.stderr).encode("utf-8", "replace")
         for path in self.dir.glob("home*/**/*"):

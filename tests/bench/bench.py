@@ -411,6 +411,20 @@ def deciding(b, rounds, seconds):
     lots.stop()
 
 
+def arriving(b, rounds, seconds):
+    """What an agent's first request costs where each of 10,000 credentials has a placeholder of its own for it"""
+    print("\nan agent that comes")
+    s = b.sallyport(before=lambda s: (s.cli("credential", "set", "www", "env=WWW_TOKEN"), many(s, 9999), [s.agent(f"new{i}") for i in range(5)]))
+    worker = s.worker_pids()[0]
+    b.load(b.through(s), "/1k", "-c", 1, "-k", 1)
+    before, spent = rss(worker), cpu(worker)
+    for i in range(5):
+        assert s.request(host="www.test", target="/1k", auth=s.auth(None, f"new{i}")).status == 200
+    target("CPU of its first request with 10,000 placeholders", (cpu(worker) - spent) / 5 * 1e3, 50, " ms")
+    target("memory of its placeholders", (rss(worker) - before) / 5, 2, " MB")
+    s.stop()
+
+
 def starting(b, rounds, seconds):
     print("\nstarting")
     times = []
@@ -438,7 +452,7 @@ def main():
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
     b = Bench()
     try:
-        for part in (throughput, signing, resumption, memory, deciding, starting):
+        for part in (throughput, signing, resumption, memory, deciding, arriving, starting):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:

@@ -31,7 +31,8 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	other = secret_copy("ab", 2);
 	if (!subst_back_add(&fuzz_list, s->row[0].secret, SLICE("SENT"), SLICE("")) ||
 	    !subst_back_add(&fuzz_list, other, (struct slice){NULL, 0}, SLICE("k")) ||
-	    !known_add(&fuzz_known, SLICE("tok_12345678"), 12) || !known_add(&fuzz_known, SLICE("12345678x"), 8))
+	    !known_add(&fuzz_known, SLICE("one"), SLICE("tok_12345678"), 12) ||
+	    !known_add(&fuzz_known, SLICE("two"), SLICE("12345678x"), 8))
 		abort();
 	return 0;
 }

@@ -128,6 +128,29 @@ return {
 """
 
 
+def test_ten_thousand_placeholders(t):
+    """an agent that comes among ten thousand credentials, each with a placeholder of its own for it: none goes astray"""
+    s, up = t.proxy(workers=1, serve=False)
+    s.credential({**API, "name": "www", "env": "WWW_TOKEN"})
+    s.cli("lua", "--store", sallyport.ROOT / "tests/bench/many.lua", 9999, timeout=120)
+    script = s.dir / "held.lua"
+    script.write_text("""for _, name in ipairs { "www", "many1", "many9999" } do
+      print(require("records").placeholder("a", require("store").peek("credential", name)))
+    end""")
+    own, first, last = s.cli("lua", "--store", script).stdout.split()
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f":443:127.0.0.1:{up.port}")
+    assert s.request(timeout=60, headers={"Authorization": f"Bearer {own}"}).status == 200
+    for i, lost in ((1, first), (9999, last)):
+        r = s.request(headers={"Authorization": f"Bearer {own}", "X-Other": lost})
+        assert r.status == 403 and f"many{i}".encode() in r.body and f"host{i}.test".encode() in r.body, r.body
+    s.cli("credential", "set", "many9999", "--host", "api.test")
+    assert s.request(headers={"X-Other": last}).status == 200
+    s.cli("credential", "set", "many9999", "--host", "else.test", "--placeholder", "other_{32}")
+    assert s.request(headers={"X-Other": last}).status == 200, "it stands for nothing any more"
+    changed = s.cli("lua", "--store", script).stdout.split()[2]
+    assert changed.startswith("other_") and s.request(headers={"X-Other": changed}).status == 403
+
+
 def test_policies_change(t):
     """policy put and rollback are in force at the next request; a bad script is refused, the old one serves on"""
     s, up = t.proxy(workers=2, credentials=[API])

@@ -177,4 +177,17 @@ function F.store(world)
   return s
 end
 
+--- The case with a store of its own, on the disk; its key is there.
+function F.with_home(case)
+  return function()
+    local store, home = require "store", os.tmpname()
+    os.remove(home)
+    assert(store.open(home, { create = true }))
+    local ok, err = xpcall(case, debug.traceback, home)
+    store.close()
+    os.execute("rm -rf '" .. home .. "'")
+    assert(ok, err)
+  end
+end
+
 return F

@@ -65,6 +65,7 @@ local function setting(options)
     placeholder = function(agent, rec) return rec.env and "ph-" .. agent .. "-" .. rec.name end,
     held = function(agent, rec) return rec.env and { { text = "ph-" .. agent .. "-" .. rec.name, stop = 8 } } or {} end,
     stand_in = function(agent, name, part) return ("st-%s-%s-%s"):format(agent, name, part) end,
+    shapes = function() return {} end,
   }
   s.config = config.new {
     store = s.store, records = records, policy = fake_policy, sandbox = sandbox, time = s.world.time,

@@ -3,6 +3,7 @@ local rows, policy, sandbox, request, records = require "rows", require "policy"
 local secret = require "secret.core"
 local here = debug.getinfo(1, "S").source:match("^@(.*)/") or "."
 local fake = dofile(here .. "/fake.lua")
+local with_home = fake.with_home
 
 local function is(got, want)
   if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
@@ -139,10 +140,14 @@ local cases = {
     is(pcall(r.substitute, r, {}), true)
   end,
 
-  ["known placeholders are found wherever the head has them, as it would go out"] = function()
-    local set = request.known()
-    set:add("tok_abcdefghijklmnop", 20)
-    set:add("key:ABCDEFGH12345678", 20)
+  ["known placeholders are found wherever the head has them, as it would go out"] = with_home(function()
+    local function known(name, shape)
+      local cred = { name = name, env = "X", placeholder = shape }
+      return cred, records.held("alice", cred)[1].text
+    end
+    local set, store_cred, text = request.known(), known("one", "tok_{20}")
+    local other_cred, other = known("two", "key:{30:hex}")
+    for _, cred in ipairs { store_cred, other_cred } do records.learn(set, "alice", cred.name, records.shapes(cred)) end
     local function found(req, strip)
       local r = request.example(req)
       r:strip { headers = strip or {} }
@@ -150,31 +155,33 @@ local cases = {
       table.sort(all)
       return table.concat(all, " ")
     end
-    is(found { url = "https://api.test/tok_abcdefghijklmnop" }, "1")
-    is(found { url = "https://api.test/a?b=key%3AABCDEFGH1234567%38" }, "2")
-    is(found { headers = { authorization = "Basic a2V5OkFCQ0RFRkdIMTIzNDU2Nzg=", x = "tok_abcdefghijklmnop" } }, "1 2")
-    is(found({ headers = { authorization = "Basic a2V5OkFCQ0RFRkdIMTIzNDU2Nzg=" } }, { "authorization" }), "")
-    is(found { url = "https://api.test/tok_abcdefghijklmno/p", headers = { x = "ok_abcdefghijklmnop" } }, "")
-    local r = request.example { url = "https://api.test/tok_abcdefghijklmnop" }
-    r:substitute { { "tok_abcdefghijklmnop", secret.of "s", request.places.path } }
+    local basic = "Basic " .. require("secret").base64(other)
+    is(found { url = "https://api.test/" .. text }, "one")
+    is(found { url = "https://api.test/a?b=" .. other:gsub(":", "%%3A") }, "two")
+    is(found { headers = { authorization = basic, x = text } }, "one two")
+    is(found({ headers = { authorization = basic } }, { "authorization" }), "")
+    is(found { url = "https://api.test/" .. text:sub(1, -2) .. "/p", headers = { x = text:sub(2) } }, "")
+    local r = request.example { url = "https://api.test/" .. text }
+    r:substitute { { text, secret.of "s", request.places.path } }
     is(r:known(set), nil)
-  end,
-  ["what tells a placeholder from others ends in its longest random part"] = function()
-    local function stop(shape)
-      local template = records.shape(shape)
-      local store = require "store"
-      local was = store.derive
-      store.derive = function(_, n) return ("\0"):rep(n) end
-      local held = records.held("a", { name = "c", env = "X", placeholder = template })
-      store.derive = was
-      return held[1].stop, held[1].text
-    end
-    local at, text = stop "sk-{4}-{20:hex}-prod"
-    is(text:sub(1, at), "sk-AAAA-00000000000000000000")
-    is(stop "{4}{4}{4}{4}", 8)
-    is((stop "ghp_{36}"), 40)
+    is(set:drop "one", 1)
+    is(set:drop "one", 1)
+    is(found { url = "https://api.test/" .. text, headers = { x = other } }, "two")
+    records.learn(set, "alice", "one", records.shapes(store_cred))
+    is(found { url = "https://api.test/" .. text }, "one")
+  end),
+  ["a set knows all that an agent holds, in whatever shape"] = with_home(function()
+    local cred = { name = "c", env = "X", placeholder = "sk-{4}-{20:hex}-prod", env_more = { Y = "{4}{4}{4}{4}", Z = "ghp_{36}" } }
+    local set = request.known()
+    records.learn(set, "a", "c", records.shapes(cred))
+    local held = records.held("a", cred)
+    is(held[1].env .. held[2].env .. held[3].env, "XYZ")
+    assert(held[1].text:find("^sk%-%w%w%w%w%-%x+%-prod$") and #held[1].text == 33, held[1].text)
+    assert(held[2].text:find("^%w+$") and #held[2].text == 16, held[2].text)
+    for _, h in ipairs(held) do is(request.example({ headers = { x = h.text } }):known(set), "c") end
     is(#records.held("a", { name = "c" }), 0)
-  end,
+    is(#records.shapes { name = "c" }, 0)
+  end),
 }
 
 -- The pipeline's part: a worker's config with a store in memory.
@@ -185,10 +192,12 @@ local function world()
   local fake_records = {
     settings = function() return {} end,
     placeholder = function() end,
-    held = function(agent, rec)
+    shapes = function(rec) return { { rec.placeholder or "", "" } } end,
+    learn = function(set, agent, name)
       s.derived = s.derived + 1
-      return { { text = ("ph-%s-%s-%s"):format(agent, rec.name, ("x"):rep(12)), stop = 8 } }
+      set:add(name, ("ph-%s-%s-%s"):format(agent, name, ("x"):rep(12)))
     end,
+    held = function() return {} end,
   }
   local http = require "http"
   local config = require("config").new {
@@ -200,8 +209,15 @@ local function world()
     config = config, policy = policy, sandbox = sandbox, store = store, records = fake_records, time = w.time, json = require "json",
     parse_url = http.parse_url, path_readings = http.path_readings, known = function()
       local set = { texts = {} }
-      function set.add(_, text) set.texts[#set.texts + 1] = text end
-      s.set = set
+      local dropped = 0
+      function set.add(_, name, text) set.texts[#set.texts + 1] = { name, text } end
+      function set.drop(_, name)
+        for _, t in ipairs(set.texts) do
+          if t[1] == name and t[2] then t[2], dropped = nil, dropped + 1 end
+        end
+        return dropped
+      end
+      s.set, s.sets = set, (s.sets or 0) + 1
       return set
     end,
   }
@@ -224,14 +240,15 @@ local function world()
     function req.view() return { headers = { set = function() end } } end
     function req.known(_, set)
       local n = {}
-      for i, text in ipairs(set.texts) do
+      for _, t in ipairs(set.texts) do
         for _, name in ipairs(found) do
-          if text:find("-" .. name .. "-", 1, true) then n[#n + 1] = i end
+          if t[2] and t[2]:find("-" .. name .. "-", 1, true) then n[#n + 1] = t[1] end
         end
       end
       return table.unpack(n)
     end
-    s.pipeline:on_request(req)
+    w.spawn(function() s.pipeline:on_request(req) end)
+    w.run(1000)
     return out
   end
   return s
@@ -263,7 +280,40 @@ cases["placeholders are derived once, and anew when their record changes"] = fun
   is(#s.set.texts, 2)
   s.credential("two", { hosts = { "two.test", "x.test" } })
   is(s.request("one.test", "two").code, "host_not_allowed")
+  is(s.derived, 2)
+  s.credential("two", { placeholder = "two_{32}" })
+  is(s.request("one.test", "two").code, "host_not_allowed")
   is(s.derived, 3)
+  s.credential("two", { bundles = { "not_alices" } })
+  is(s.request("one.test", "two").code, "forward")
+  is(s.derived, 3)
+  is(s.sets, 1)
+end
+cases["many changes at once, and very many one by one, make the set anew"] = function()
+  local s = world()
+  s.credential "one"
+  s.request "one.test"
+  for i = 1, 100 do s.credential("more" .. i) end
+  is(s.request("one.test", "more100").code, "host_not_allowed")
+  is(s.derived, 102)
+  is(s.sets, 2)
+  for i = 1, 1100 do
+    s.credential("two", { placeholder = ("two%d_{32}"):format(i) })
+    s.request "one.test"
+  end
+  is(s.request("one.test", "two").code, "host_not_allowed")
+  is(s.sets, 3)
+end
+cases["of more than one slice each is derived once, and one more when one changes"] = function()
+  local s = world()
+  for i = 1, 300 do s.credential("c" .. i) end
+  is(s.request("c7.test").code, "forward")
+  is(s.request("c8.test", "c9").code, "host_not_allowed")
+  is(s.derived, 300)
+  s.credential("c9", { placeholder = "nine_{32}" })
+  is(s.request("c9.test").code, "forward")
+  is(s.derived, 301)
+  is(s.sets, 1)
 end
 cases["one that was removed is text like any other"] = function()
   local s = world()

@@ -36,7 +36,7 @@ return {
     fails("locked", store.get("credential", "c"))
     fails("locked", store.generation())
     fails("locked", put("credential", "c", {}))
-    fails("locked", store.derive("x", 1))
+    fails("locked", store.placeholder("{20}", "x"))
     fails("locked", store.mark(secret.of "x"))
     assert(store.open(home, { create = true }))
     assert(store.open(home, { create = true }))
@@ -171,11 +171,15 @@ return {
     fails("locked", put("credential", "gh", {}))
   end),
 
-  ["derived strings are stable, apart, and of the length asked for"] = with_home(function(home)
-    local a, b = store.derive("one", 40), store.derive("two", 40)
-    assert(#a == 40 and a:find("^%w+$") and a ~= b)
+  ["placeholders are stable, apart, and say where their longest random part ends"] = with_home(function(home)
+    local a, stop = store.placeholder("sk-{4}-{20:hex}-prod", "one")
+    assert(#a == 33 and a:find("^sk%-%w%w%w%w%-%x+%-prod$") and stop == 28)
+    assert(select(2, store.placeholder("{4}{4}{4}{4}", "one")) == 4)
+    assert(store.placeholder("sk-{4}-{20:hex}-prod", "two") ~= a)
     assert(store.open(home))
-    assert(store.derive("one", 40) == a and store.derive("one", 10) == a:sub(1, 10))
+    assert(store.placeholder("sk-{4}-{20:hex}-prod", "one") == a)
+    fails("invalid", store.placeholder("{200}{57}", "one"))
+    for _, odd in ipairs { "{", "{4", "{:emoji}", "{9999}", "{4:emoji}", "}", "" } do assert(#store.placeholder(odd, "one") <= #odd) end
   end),
 
   ["a secret is known again by its mark, in this store alone"] = with_home(function(home)

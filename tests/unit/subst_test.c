@@ -293,7 +293,7 @@ test_known(void)
 
 	for (unsigned i = 0; i < 3000; i++) {
 		snprintf(text, sizeof text, "tok_%08x%08x-end", i * 2654435761u, ~i * 40503u);
-		if (!known_add(&k, slice_of(text), 20))
+		if (!known_add(&k, (struct slice){(char *)&i, sizeof i}, slice_of(text), 20))
 			abort();
 	}
 	for (unsigned i = 0; i < 3000; i++) {
@@ -320,9 +320,13 @@ test_known(void)
 		known_scan_encoded(&k, slice_of(text), &found);
 		test_result(found.n == 1 && found.id[0] == 8, "percent-encoded", "%zu", found.n);
 		found.n = 0;
-		known_add(&k, SLICE("user:pass-0123456789"), 20);
+		known_add(&k, SLICE("basic"), SLICE("user:pass-0123456789"), 20);
 		known_scan_value(&k, SLICE("Basic dXNlcjpwYXNzLTAxMjM0NTY3ODk="), &found);
-		test_result(found.n == 1 && found.id[0] == 3001, "in Basic", "%zu", found.n);
+		test_result(found.n == 1 && slice_eq(known_name(&k, found.id[0]), SLICE("basic")), "in Basic", "%zu", found.n);
+		found.n = 0;
+		known_drop(&k, SLICE("basic"));
+		known_scan(&k, SLICE("user:pass-0123456789"), &found);
+		test_result(found.n == 0 && k.dropped == 1, "what was dropped is found no more", "%zu", found.n);
 	}
 	known_wipe(&k);
 }
