@@ -23295,6 +23295,23 @@ l_open_request(lua_State *L)
 }
 
 /* -- C's calls into Lua */
+
+/* "GET https://host:port", what an ordinary request says of itself beside path, query and fields; nil for any other. */
+static void
+l_push_route(lua_State *L, const struct req *r)
+{
+	const struct slice part[] = {r->head.method, r->secure ? SLICE(" https://") : SLICE(" http://"), slice_of(r->host), SLICE(":")};
+	char room[HTTP_METHOD_MAX + HTTP_HOST_MAX + 32];
+	struct buf b = {.p = room, .cap = sizeof room, .max = sizeof room};
+
+	if ((r->form == REQ_ABSOLUTE || r->form == REQ_TUNNEL) && !r->own_endpoint && !r->websocket &&
+	    buf_join(&b, part, COUNT(part)) && buf_addu(&b, (uint64_t)r->port))
+		l_push_slice(L, buf_slice(&b));
+	else
+		lua_pushnil(L);
+}
+
+/* req, token, route */
 static int
 req_push(lua_State *co, void *arg)
 {
@@ -23305,7 +23322,9 @@ req_push(lua_State *co, void *arg)
 	luaL_setmetatable(co, L_REQ);
 	h->r = r;
 	r->handle = h;
-	return 1;
+	l_push_text(co, r->token);
+	l_push_route(co, r);
+	return 3;
 }
 
 static void

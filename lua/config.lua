@@ -411,6 +411,7 @@ end
 function M:candidates(agent, host)
   if agent.generation ~= self.applied then
     agent.generation, agent.hosts, agent.host_count, agent.placeholders = self.applied, {}, 0, nil
+    agent.ready, agent.ready_count = {}, 0
   end
   local found = agent.hosts[host]
   if found then return found end

@@ -15,6 +15,7 @@ M.__index = M
 
 local WAIT_MAX = 15000      -- ms a request waits for the index or a token: one refresh and a second worker's try
 local BODY_WAIT = 300000    -- ms for a body that a type must read whole; C's idle limit ends a stalled one sooner
+local READY_MAX = 256       -- routes of one agent that go the short way
 local DECIDE_TRIES = 3      -- while the store changes under the decision
 local ECHO_HOST = "echo.sallyport.test"
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
@@ -180,12 +181,14 @@ local KEPT = { GET = true, HEAD = true, OPTIONS = true, POST = true, PUT = true,
 local function decide_request(self, req, scheme, agent, found, skips)
   local method, port, secure = method_of(req.method, req.websocket), req.port, scheme == "https"
   local kept = secure and not skips and found.kept[method]
-  if kept and kept.port == port and not (kept.foreign and req.query) then return kept.own, kept.bundle, kept.routed end
+  if kept and kept.port == port and not (kept.foreign and req.query) then return kept.own, kept.bundle, kept.routed, kept end
   local question = question_of(self, req, agent, method, port, found)
   question.skips = skips
   local own, bundle, routed = decide(self, agent, found, question)
   if own and secure and not skips and not question.looked and KEPT[method] and self.config.build.match.pure then
-    found.kept[method] = { port = port, own = own, bundle = bundle, routed = routed, foreign = foreign_of(self, found, own) }
+    kept = { port = port, own = own, bundle = bundle, routed = routed, foreign = foreign_of(self, found, own) }
+    found.kept[method] = kept
+    return own, bundle, routed, kept
   end
   return own, bundle, routed
 end
@@ -220,13 +223,13 @@ end
 
 -- The decision for this request, with its credential opened. The index and the record must be of one version: a
 -- new secret must not follow an old record's hosts.
--- { own, bundle, routed, opened, plan } | nil, code, message, hint
+-- own, bundle, routed, opened, plan, kept (decide_request's, if it is one) | nil, code, message, hint
 local function judge(self, req, agent, deadline, skips)
   local host, scheme = req.host, req.scheme
   for _ = 1, DECIDE_TRIES do
     local found = self.config:candidates(agent, host)
     if not found then return nil, "policy_failed" end
-    local own, bundle, routed = decide_request(self, req, scheme, agent, found, skips)
+    local own, bundle, routed, kept = decide_request(self, req, scheme, agent, found, skips)
     if not own then return nil, bundle, nil, routed end
     local plan = found.plans[own]
     if not plan then
@@ -257,7 +260,7 @@ local function judge(self, req, agent, deadline, skips)
         opened, code, why = self.config:filled(opened, agent, bundle)
         if not opened then return nil, code, ("credential %s: %s"):format(own.name, tostring(why)) end
       end
-      return own, bundle, routed, opened, plan
+      return own, bundle, routed, opened, plan, kept
     end
     local synced, lost = self.config:sync(deadline)
     if not synced then return nil, lost end
@@ -737,9 +740,53 @@ function M:on_connect(req)
   return req:tunnel { addresses = own.domain.addresses }
 end
 
+-- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
+local function send(self, req, agent, plan, opened, routed, websocket, deadline)
+  local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline)
+  if code == "changed" then return false end
+  if code == "mint_denied" or code == "host_not_allowed" then
+    refuse(req, agent, code, message, hint)
+  elseif not ok then
+    errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
+  elseif plan.echo and self.config.echo then
+    req:echo()
+  else
+    local forward = plan.forward
+    forward.addresses, forward.tls = opened.addresses, opened.tls
+    forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, websocket
+    req:forward(forward)
+  end
+  return true
+end
+
+-- Where nothing of a request but its route had a say, the next of this agent and route goes the same way, until anything
+-- changes. (That a token endpoint is nobody's is not known of a host that has one: it is a matter of the path.)
+local function make_ready(self, req, agent, route, kept, opened, plan, routed)
+  if not route or not kept or kept.foreign or plan.echo or opened.wants or opened.endpoints[1]
+    or self.config.build.token_endpoints.hosts[req.host] then return end
+  if agent.ready_count >= READY_MAX then agent.ready, agent.ready_count = {}, 0 end
+  agent.ready[route] = { name = opened.name, version = opened.version, plan = plan, routed = routed }
+  agent.ready_count = agent.ready_count + 1
+end
+
+-- opened, plan, routed | nil
+local function ready_for(self, agent, route)
+  local config = self.config
+  local ready = route and agent.generation == config.applied and agent.ready[route]
+  local opened = ready and config:open(ready.name)
+  if opened and opened.version == ready.version then return opened, ready.plan, ready.routed end
+end
+
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
-local function serve(self, req, agent, deadline)
+local function serve(self, req, agent, route, deadline)
   if not learn(self, agent) then return false end
+  local ready, ready_plan, ready_routed = ready_for(self, agent, route)
+  if ready then
+    if req:log(ready_plan.log) ~= false then return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline) end
+    errors.fail(req, "too_many")
+    return true
+  end
+  if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
   local names, skips = self.config:at_token_endpoint(agent, req), nil
   if names then
     local answered, code = answer_token_request(self, req, agent, names, deadline)
@@ -748,7 +795,7 @@ local function serve(self, req, agent, deadline)
     if answered then return true end
     skips = skips_of(names)
   end
-  local own, bundle, routed, opened, plan = judge(self, req, agent, deadline, skips)
+  local own, bundle, routed, opened, plan, kept = judge(self, req, agent, deadline, skips)
   if bundle == "changed" and not own then return false end
   if not own and skips then
     refuse(req, agent, "token_endpoint",
@@ -769,44 +816,32 @@ local function serve(self, req, agent, deadline)
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    local ok, code, message, hint, options =
-      attach(self, req, agent, opened, routed or opened.guards or #opened.endpoints > 0, deadline)
-    if code == "changed" then return false end
-    if code == "mint_denied" or code == "host_not_allowed" then
-      refuse(req, agent, code, message, hint)
-    elseif not ok then
-      errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
-    elseif plan.echo and self.config.echo then
-      req:echo()
-    else
-      local forward = plan.forward
-      forward.addresses, forward.tls = opened.addresses, opened.tls
-      forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, req.websocket
-      req:forward(forward)
-    end
+    routed = routed or opened.guards or #opened.endpoints > 0
+    make_ready(self, req, agent, route, kept, opened, plan, routed)
+    return send(self, req, agent, plan, opened, routed, req.websocket, deadline)
   end
   return true
 end
 
-function M:on_request(req)
+--- token: the hash of what the client said, or nil; route: what an ordinary request says beside path, query and fields,
+-- as one text; nil for any other.
+function M:on_request(req, token_hash, route)
   local deadline = self.time.now() + WAIT_MAX
   local synced, lost = self.config:sync(deadline)
   if not synced then return errors.fail(req, lost) end
-  if req.own_endpoint then return own_endpoint(self, req) end
-  local token_hash = req.token
+  if not route and req.own_endpoint then return own_endpoint(self, req) end
   local agent = token_hash and self.config:agent(token_hash)
   if not agent then return unknown(req) end
-  if req.form == "origin" then
+  if not route and req.form == "origin" then
     return refuse(req, agent, "misdirected", "this is a proxy, and Host is not one of its own addresses",
       "send the request through it as a proxy")
   end
-  if req.method == "TRACE" then return refuse(req, agent, "trace") end
   for _ = 1, DECIDE_TRIES do
-    if serve(self, req, agent, deadline) then return end
+    if serve(self, req, agent, route, deadline) then return end
     -- Something changed while it waited: everything again, from who asks.
     synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return errors.fail(req, lost) end
-    agent = self.config:agent(req.token)
+    agent = self.config:agent(token_hash)
     if not agent then return unknown(req) end
   end
   return errors.fail(req, "injection_unavailable", "what is allowed kept changing while the request waited")
@@ -858,7 +893,7 @@ function M:on_answer(name, status, www_authenticate, error_type, date, host)
 end
 
 function M.connect(req) return here:on_connect(req) end
-function M.request(req) return here:on_request(req) end
+function M.request(req, token_hash, route) return here:on_request(req, token_hash, route) end
 function M.rejudge(info) return here:on_rejudge(info) end
 function M.answer(...) return here:on_answer(...) end
 

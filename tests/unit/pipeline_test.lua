@@ -128,11 +128,13 @@ local function setting(options)
       } }
     end
     local entry = more.connect and s.pipeline.on_connect or s.pipeline.on_request
+    local ordinary = (req.form == "tunnel" or req.form == "absolute") and not req.own_endpoint and not req.websocket
+    local route = ordinary and ("%s %s://%s:%d"):format(method, scheme, host, req.port) or nil
     if options.spawn then
-      s.world.spawn(function() entry(s.pipeline, req) end, "w")
+      s.world.spawn(function() entry(s.pipeline, req, req.token, route) end, "w")
       if not more.later then s.world.run(more.run or 1000) end
     else
-      entry(s.pipeline, req)
+      entry(s.pipeline, req, req.token, route)
     end
     return out
   end
@@ -977,6 +979,38 @@ local cases = {
   end,
 
   -- ---- streams that go on
+  ["the second request of a route is not decided again, and any change or other kind of request is"] = function()
+    local s = with_bearer()
+    local decided = 0
+    local counting = setmetatable({ call = function(name, ...)
+      if name == "match" then decided = decided + 1 end
+      return sandbox.call(name, ...)
+    end }, { __index = sandbox })
+    s.config.sandbox, s.pipeline.sandbox = counting, counting
+    is(s.code "GET https://api.test/a", "forward")
+    local first = decided
+    is(s.code "GET https://api.test/b", "forward")
+    is(decided, first)
+    is(s.request("GET https://api.test/b").log.credential, "gh")
+    is(s.request("GET https://api.test/b", { share = false }).code, "too_many")
+    is(s.request("GET https://api.test/b", { agent = "nobody", form = "absolute" }).status, 407)
+    is(s.code("GET https://api.test/b", { form = "origin" }), "misdirected")
+    is(s.code "TRACE https://api.test/b", "trace")
+    is(s.code "GET https://api.test:8443/b", "host_not_allowed")
+    is(s.code "GET http://api.test/b", "host_not_allowed")
+    is(s.code "GET https://other.test/b", "host_not_allowed")
+    is(s.request("GET https://api.test/b", { websocket = true }).with.websocket, true)
+    is(s.request("GET https://api.test/b").with.websocket, false)
+    s.credential("gh", { secrets = { ["f/token"] = secret.of "new" } })
+    is(s.code "GET https://api.test/b", "forward")
+    s.credential("gh", { methods = { "POST" } })
+    is(s.code "GET https://api.test/b", "method_not_allowed")
+    s.credential("gh", { paths = { "/v1" } })
+    is(s.code "GET https://api.test/v1/x", "forward")
+    is(s.code "GET https://api.test/b", "path_not_allowed")
+    s.credential("gh", { enabled = false })
+    is(s.code "GET https://api.test/v1/x", "host_not_allowed")
+  end,
   ["a stream is kept while the same entry would decide, and ended when not"] = function()
     local s = with_bearer()
     s.domain("default", "db.test", { tunnel = true })

@@ -247,7 +247,7 @@ local function world()
       end
       return table.unpack(n)
     end
-    w.spawn(function() s.pipeline:on_request(req) end)
+    w.spawn(function() s.pipeline:on_request(req, req.token) end)
     w.run(1000)
     return out
   end
