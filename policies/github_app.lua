@@ -127,6 +127,8 @@ end
 rows[#rows + 1] = mint(nil, "/login/oauth/access_token", "an OAuth token")
 rows[#rows + 1] = mint(nil, "/login/device/code", "a device login")
 
+local function githubs(host) return ("." .. host):find("%.github%.com$") ~= nil or host:find("%.githubusercontent%.com$") ~= nil end
+
 return {
   kind   = "type",
   api    = 1,
@@ -158,9 +160,10 @@ return {
     if cred.account and not cred.account:find("^[%w][%w._-]*$") and not cred.account:find("^[%w][%w._-]*/[%w._-]+$") then
       return nil, "account", "is the name of a user or an organization, or OWNER/REPO"
     end
+    -- an Enterprise server's tokens are not for GitHub's hosts, nor the other way round
     local at, known = cred.api_url:match("^%a+://([^/:]+)"):lower(), not hosts
     for _, h in ipairs(hosts or {}) do
-      known = known or h == at or h:find("$", 1, true) or h:sub(1, 2) == "*." and at:sub(1 - #h) == h:sub(2)
+      known = known or h:find("$", 1, true) or githubs(h) == githubs(at)
     end
     if not known then return nil, "api_url", ("is on %s, which is not among its hosts: --host %s"):format(at, at) end
     for _, name in ipairs(cred.repositories or {}) do

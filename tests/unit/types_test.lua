@@ -93,9 +93,11 @@ local cases = {
     is(aws({ "minio.test" }, { service = "s3" }), true)
     local app = { app_id = "1", installation_id = 1, private_key = secret.of(dofile("tests/unit/keys.lua").rsa) }
     is(check("github_app", app, type_of("github_app").hosts), true)
+    is(check("github_app", app, { "github.com" }), true)            -- for git alone
+    is(check("github_app", app, { "ghe.test" }), nil)
     app.api_url = "https://GHE.test:8443/api/v3"
     is(check("github_app", app, { "ghe.test" }), true)
-    is(check("github_app", app, { "*.ghe.test" }), nil)
+    is(check("github_app", app, { "git.ghe.test" }), true)
     is(check("github_app", app, { "*.test" }), true)
     is(check("github_app", app, { "${TENANT}.test" }), true)
     local _, at, said = check("github_app", app, type_of("github_app").hosts)
