@@ -38,9 +38,10 @@ deps() {
 	sudo=
 	[ "$(id -u)" = 0 ] || sudo="sudo"
 	say "installing from Debian: $want${sudo:+(through sudo)}"
-	$sudo apt-get update -qq
 	# shellcheck disable=SC2086  # a list of words
-	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $want >/dev/null
+	$sudo apt-get update -qq &&
+		$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $want >/dev/null ||
+		{ say "they could not be installed; as root: apt-get install --no-install-recommends $want"; exit 1; }
 }
 
 # slim FILE: Lua without indentation and whole-line comments, every line where it was; long strings are left alone.
