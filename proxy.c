@@ -11601,7 +11601,7 @@ store_restore(const char *home, const char *path, struct buf *why)
 #define LOG_PENDING_MAX 4096            /* records that wait; more are dropped and counted */
 #define LOG_PENDING_BYTES (2u << 20)
 #define LOG_BATCH 1024                  /* as many waiting are written at once, without the pause */
-#define LOG_DELAY_MS 200                /* so that `log --follow` follows */
+#define LOG_DELAY_MS 20                 /* whoever looks right after a request finds it */
 #define LOG_PAUSE_MS 1000
 #define LOG_DRAIN_MS 2000               /* of a worker that ends */
 #define LOG_RETRY_MS 20                 /* another worker writes */
@@ -15703,7 +15703,7 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 {
 	r->action = REQ_REPLY;
 	r->status = status;
-	r->allowed = false;
+	r->allowed = r->allowed && status >= 500;       /* what fails later on was allowed all the same */
 	text_copy(r->code, sizeof r->code, code);
 	buf_clear(&r->answer);
 	r->answer_type = "application/json";
@@ -21482,6 +21482,8 @@ l_req_log(lua_State *L)
 	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
 	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
 	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
+	lua_getfield(L, 2, "decision");
+	r->allowed = strcmp(luaL_optstring(L, -1, ""), "allow") == 0;
 	if (agent[0] != '\0')
 		req_claim(r, agent);
 	return l_answer(L, !r->too_many);

@@ -4,7 +4,9 @@ local report = require "cli.report"
 
 local NEWEST = 50        -- what a screen holds
 local PAGE = 512
-local FOLLOW_MS = 300    -- the server writes its batches every 200 ms
+local FOLLOW_MS = 300    -- as often as the server writes
+
+local PAUSE_MS = 1200    -- a worker that has just written keeps what ends within the second after it
 
 local function wanted(opt)
   return function(r)
@@ -40,7 +42,7 @@ local function run(_, opt, ctx)
   end
   local keep, show = wanted(opt), ctx.json and function(r) return report.json_line(r) .. "\n" end or line
   local filtered = opt.agent or opt.host or opt.denied
-  local after, held = nil, {}
+  local after, held, waited = nil, {}, false
   -- A filter may leave few of the newest: then the whole log is read, a page at a time, and its end kept.
   local page = logstore.each((ctx.json or filtered) and { limit = PAGE } or { newest = newest })
   while page and #page > 0 do
@@ -54,7 +56,15 @@ local function run(_, opt, ctx)
         end
       end
     end
+    local last = page[#page].record.time
     page = logstore.each { after = after, limit = PAGE }
+    -- For a reader, who has just made a request and looks for it; a program asks again, or follows.
+    if #page == 0 and not ctx.json and not opt.follow and not waited and 1000 * time.wall() - last < PAUSE_MS
+      and ctx.host.lock_held(ctx.home) then
+      waited = true
+      time.sleep(PAUSE_MS)
+      page = logstore.each { after = after, limit = PAGE }
+    end
   end
   local from = (ctx.json and not opt.newest) and 1 or math.max(1, #held - newest + 1)
   for i = from, #held do ctx.out(show(held[i])) end

@@ -25,7 +25,7 @@ local cases = {
   { name = "a half-closed client gets its answer", send = { get, { half_close = true } }, upstream = { delay = 0.3 }, expect = {} },
   { name = "upstream answers late", send = get, upstream = { delay = 1.5 }, expect = { status = 200, after = 1.4 } },
   { name = "upstream refuses connections", host = "refused.test", send = "GET / HTTP/1.1\r\nHost: refused.test\r\n\r\n",
-    expect = { status = 502, error = "upstream_unreachable", log = { host = "refused.test", status = 502, error = "upstream_unreachable" } } },
+    expect = { status = 502, error = "upstream_unreachable", log = { host = "refused.test", decision = "allow", status = 502, error = "upstream_unreachable" } } },
   { name = "upstream closes its idle connection: the next request is served", workers = 1, send = { get, { answers = 1 }, 0.6, get },
     upstream = { reply = { { steps = { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 0.2, { close = true } } } } },
     expect = { statuses = { 200, 200 }, upstream = { requests = 2, connections = 2 } } },
