@@ -1,6 +1,7 @@
 --- The command line: finds the command, reads its options, prints what went wrong.
 -- A command is data and one function: { words, args, summary, help, options, run }. Its module is loaded when it
 -- is called. A message repeats words and names of options, never a value: one may be a secret in the wrong place.
+local page = require "cli.page"
 local report = require "cli.report"
 local M = {}
 
@@ -48,34 +49,24 @@ local function usage_line(c)
 end
 
 local function option_lines(options)
-  local lines, width = {}, 0
-  for _, o in ipairs(options) do
-    local left = "--" .. o.name .. (o.arg and " " .. o.arg or "") .. (o.many and " …" or "")
-    lines[#lines + 1] = { left, o.help }
-    width = math.max(width, utf8.len(left))
+  local rows = {}
+  for i, o in ipairs(options) do
+    rows[i] = { "--" .. o.name .. (o.arg and " " .. o.arg or "") .. (o.many and " …" or ""), o.help }
   end
-  for i, l in ipairs(lines) do
-    lines[i] = "  " .. l[1] .. (" "):rep(width - utf8.len(l[1]) + 2) .. l[2]
-  end
-  return table.concat(lines, "\n")
+  return page.pairs(rows, 30)
 end
 
 function M.help_for(c)
   local help = type(c.help) == "function" and c.help() or c.help
-  local parts = { "usage: " .. usage_line(c), "\n\n", help or c.summary .. "\n" }
+  local parts = { page.command("usage: " .. usage_line(c), ""), "\n\n", page.text(help or c.summary .. "\n") }
   if c.options and #c.options > 0 then parts[#parts + 1] = "\noptions:\n" .. option_lines(c.options) .. "\n" end
   return table.concat(parts)
 end
 
 function M.help_family(list)
-  local width, lines = 0, {}
-  for _, c in ipairs(list) do width = math.max(width, utf8.len(usage_line(c))) end
-  width = math.min(width, 60)
-  for i, c in ipairs(list) do
-    local u = usage_line(c)
-    lines[i] = "  " .. u .. (" "):rep(width - utf8.len(u)) .. "  " .. c.summary
-  end
-  return table.concat(lines, "\n") .. "\n\nsallyport COMMAND --help says more about each, with examples.\n"
+  local rows, first = {}, list[1].words:match("^%S+")
+  for i, c in ipairs(list) do rows[i] = { usage_line(c), c.summary } end
+  return page.pairs(rows, 44) .. ("\n\nsallyport %s COMMAND --help says more about each, with examples.\n"):format(first)
 end
 
 function M.overview()

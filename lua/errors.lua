@@ -5,6 +5,7 @@
 local M = {}
 
 local LIST = "GET /discover on the proxy lists what this agent may reach"
+M.LIST = LIST
 
 M.codes = {
   bad_request      = { 400, "the request is malformed", "send it as RFC 9112 has it" },

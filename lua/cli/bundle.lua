@@ -73,7 +73,7 @@ local function list(_, _, ctx)
   table.sort(names)
   for i, name in ipairs(names) do
     local held = all[name]
-    rows[i] = { name, joined(held.credentials, "-"), #held.domains, joined(held.agents, "-") }
+    rows[i] = { name, report.several(held.credentials, "-"), #held.domains, report.several(held.agents, "-") }
     out[i] = public(name, held)
   end
   ctx.out(ctx.json and report.json(out) or report.columns({ "BUNDLE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local fields = require "cli.fields"
 local missing = require("oauth").missing
 local presets = require "cli.presets"
+local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
 local rows = require "rows"
@@ -85,10 +86,10 @@ local function field_help(pol, only)
     if f.required then notes[#notes + 1] = "required" end
     if f.default ~= nil and f.default ~= "" then notes[#notes + 1] = "default " .. shown(f.default) end
     if f.values then notes[#notes + 1] = table.concat(f.values, "|") end
-    lines[#lines + 1] = ("  %s%s%s%s"):format(f.name, f.type == "map" and ".KEY" or "",
-      #notes > 0 and " (" .. table.concat(notes, ", ") .. ")" or "", f.help and "  " .. f.help or "")
+    lines[#lines + 1] = { f.name .. (f.type == "map" and ".KEY" or ""),
+      (#notes > 0 and "(" .. table.concat(notes, ", ") .. ") " or "") .. (f.help or "") }
   end
-  return table.concat(lines, "\n")
+  return page.pairs(lines, 24)
 end
 
 -- ---- scope ---------------------------------------------------------------------------------------
@@ -229,10 +230,11 @@ local function advise(plain, ctx)
     end
   end
   for _, h in ipairs(plain.hosts) do
-    local why = addr.parse(h) and addr.guard(h)
+    local at = h == "localhost" and "127.0.0.1" or h
+    local why = addr.parse(at) and addr.guard(at)
     if why and not plain.addresses then
       ctx.note(("note: %s is %s; the address guard refuses it unless you add --address %s"):format(h, why,
-        records.cidr(h)))
+        records.cidr(at)))
     end
   end
 end
@@ -295,7 +297,7 @@ local function list(_, opt, ctx)
       rows[#rows + 1] = { key, "", "", "", "damaged: refused" }
       out[#out + 1] = { name = key, damaged = true }
     else
-      rows[#rows + 1] = { record.name, record.type, joined(record.hosts, ""), joined(record.bundles, "(none)"),
+      rows[#rows + 1] = { record.name, record.type, report.several(record.hosts), report.several(record.bundles, "(none)"),
         state_of(record) }
       out[#out + 1] = public(record)
     end
@@ -350,7 +352,7 @@ local function show(args, _, ctx)
   line("name", record.name)
   line("type", record.type)
   line("state", record.enabled == false and "disabled" or "enabled")
-  line("hosts", joined(record.hosts))
+  for i, host in ipairs(record.hosts) do lines[#lines + 1] = { i == 1 and "hosts" or "", host } end
   line("ports", joined(record.ports) .. (record.plain_http and " (plain HTTP too)" or ""))
   line("methods", joined(record.methods, "all"))
   line("paths", joined(record.paths, "all"))
@@ -633,12 +635,6 @@ local function test(args, opt, ctx)
   return require("cli.credential_test").run(record, args[2], opt, ctx)
 end
 
-local variables_help = [[
-${NAME} in a plain field, a header's value or, as one whole label, a host is a variable: the agent's own
-(`agent set A NAME=VALUE`), else that of the bundle through which the agent has the credential (`bundle set B
-NAME=VALUE`). $${NAME} is that text itself.
-]]
-
 -- The first example in the manual comment of each type that this binary brings.
 local function type_examples()
   local sandbox, out = require "sandbox", {}
@@ -657,18 +653,35 @@ end
 local fields_help = [[
 
 Fields belong to the type; `sallyport policy show TYPE` prints it. A plain field is literal: header=x-api-key.
-A secret is never written on the command line, where the shell's history and `ps` would keep it:
-  token=@FILE       read from a file        token=-          from standard input
-  token=env:NAME    from a variable         (left out)       asked on the terminal, not shown
-One final newline is dropped. Common to all types: headers.NAME=VALUE adds a header to every request (a literal
-is plain; @FILE, - and env:NAME are secret), env=NAME is --env, placeholder=SHAPE is --placeholder,
-mint=allow lets calls through that make further credentials (403 mint_denied else).
-client_cert=@FILE client_key=@FILE is mutual TLS with its hosts and its token endpoint (PEM; the certificate
-first, its issuers after it). ca=@FILE trusts further roots for them; a certificate that the server itself shows
-may stand there too, whatever name is in it. ca=sha256:HEX trusts that certificate, or that public key, alone.
+A secret is never written on the command line, where the shell's history and `ps` would keep it; one final newline
+of it is dropped:
+]] .. page.pairs({
+  { "token=@FILE", "from a file" }, { "token=-", "from standard input" }, { "token=env:NAME", "from a variable" },
+  { "(left out)", "asked on the terminal, not shown" } }, 30) .. [[
+
+
+All types have these too:
+]] .. page.pairs({
+  { "headers.NAME=VALUE", "a header of every request; a literal is plain, @FILE, - and env:NAME are secret" },
+  { "client_cert=@FILE client_key=@FILE",
+    "mutual TLS with its hosts and its token endpoint: PEM, the certificate first, its issuers after it" },
+  { "ca=@FILE", "trusts further roots for them; a certificate that the server itself shows may stand there too, "
+    .. "whatever name is in it" },
+  { "ca=sha256:HEX", "trusts that certificate, or that public key, alone" },
+  { "mint=allow", "lets calls through that make further credentials (else 403 mint_denied)" },
+  { "env=, placeholder=", "the options of these names" } }, 20) .. [[
+
+
 Where --method or --path restricts, what makes a server see another request goes: X-HTTP-Method-Override and its kin,
 _method in the query, and in the form of a POST. A multipart or JSON body is not looked into: where the server reads
 _method there (Rails, Laravel), POST is as good as any method, so name paths too.
+]]
+
+local variables_help = [[
+
+${NAME} in a plain field, a header's value or, as one whole label, a host is a variable: the agent's own
+(`agent set A NAME=VALUE`), else that of the bundle through which the agent has the credential (`bundle set B
+NAME=VALUE`). $${NAME} is that text itself.
 ]]
 
 return {
@@ -684,7 +697,7 @@ it to those hosts, and nowhere else.
 
 examples:
   sallyport credential add gh --preset github
-  sallyport credential add drive --preset google-oauth client_id=… scopes=…     # then: sallyport connect drive
+  sallyport credential add drive --preset google-oauth client_id=… scopes=…
   sallyport credential add jira --preset atlassian --host acme.atlassian.net username=me@acme.example password=@token
   sallyport credential add wiki --type basic --host '${TENANT}.example.net' username=bot password=@pass.txt
   sallyport credential add nas --type basic --host nas.internal --address 192.168.1.0/24 username=admin \

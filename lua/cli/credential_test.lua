@@ -88,6 +88,7 @@ local function say(ctx, result)
   ctx.out(("  set     %s\n"):format(#result.set > 0 and table.concat(result.set, ", ") or "nothing"))
   ctx.out(("  status  %s\n"):format(result.status or result.error))
   ctx.out(("  so      %s\n"):format(result.verdict))
+  if result.disabled then ctx.out("  note    it is disabled: agents do not get it\n") end
   if result.hint then ctx.out(("  try     %s\n"):format(result.hint)) end
 end
 
@@ -103,7 +104,8 @@ local function mending(name, why, detail)
   if why == "tls" and detail:find("untrusted certificate", 1, true) and not detail:find("pins", 1, true) then
     return ("sallyport credential set %s ca=@FILE, its certificate or its roots (all hosts: sallyport set upstream-ca FILE)"):format(name)
   end
-  return why == "address_blocked" and ("sallyport credential set %s --address CIDR"):format(name) or nil
+  if why ~= "address_blocked" then return nil end
+  return ("sallyport credential set %s --address %s"):format(name, detail:find("^loopback") and "127.0.0.0/8" or "CIDR")
 end
 
 -- How the token stands that the trial has just asked for; nil: the type has none.
@@ -122,7 +124,11 @@ local function not_sent(record, code, message)
     local pol = require("policy").load(record.type)
     hints[code] = pol and pol.connect and "sallyport connect " .. record.name or nil
   end
-  report.fail(("'%s' was not sent: %s"):format(record.name, tostring(message or code)), hints[code])
+  if code == "path_not_allowed" then
+    hints[code] = ("sallyport credential test %s %s"):format(record.name, M.root_url(record))
+  end
+  local text = tostring(message or code):gsub("^credential " .. record.name:gsub("%p", "%%%0") .. ":? ", "")
+  report.fail(("'%s' was not sent: %s"):format(record.name, text), hints[code])
 end
 
 -- Upstreams are reached as the running proxy reaches them; where none runs, as the kept settings say.
@@ -141,6 +147,9 @@ end
 --- Exit 0 where the upstream took the credential; 1 where it did not, or could not be asked.
 function M.run(record, url, opt, ctx)
   local time = require "time"
+  if url and not url:find("^%a[%w+.-]*://") then
+    report.usage("a URL has a scheme", ("sallyport credential test %s https://%s"):format(record.name, report.clean(url)))
+  end
   configure(ctx, opt)
   local deadline = time.now() + DEADLINE_MS
   local preset = record.preset and presets.get(record.preset)
@@ -160,7 +169,8 @@ function M.run(record, url, opt, ctx)
     tls = code,
   }, deadline)
   local bare
-  local result = { credential = record.name, url = url, set = set, token = token_of(record) }
+  local result = { credential = record.name, url = url, set = set, token = token_of(record),
+    disabled = record.enabled == false or nil }
   if answer then
     bare = #set == 0 and not code
     result.status, result.verdict = answer.status, verdict(answer.status, bare)

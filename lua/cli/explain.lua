@@ -3,12 +3,22 @@ local db = require "cli.db"
 local records = require "records"
 local report = require "cli.report"
 
+local LIST = require("errors").LIST
+
 local function decision_line(d)
   if d.decision ~= "allow" then
     return ("DENY   %s%s"):format(d.code or "refused", d.status and (" (%d)"):format(d.status) or "")
   end
   if d.credential then return ("ALLOW  with the credential '%s'"):format(d.credential) end
   return "ALLOW  without a credential" .. (d.domain and (", by the domain entry %s"):format(d.domain) or "")
+end
+
+-- The hint that the agent gets, where it is one for the agent: what the operator can do about it instead.
+local function operators_hint(d)
+  if d.hint ~= LIST then return d.hint end
+  local host = d.url:match("^%a[%w+.-]*://([^/?#]*)"):match("([^@]*)$"):gsub(":%d+$", "")
+  local bundles = d.agent and (db.peek("agent", "a/" .. d.agent, "the agent " .. d.agent) or {}).bundles
+  return ("sallyport domain add %s %s, or a credential for it"):format((bundles or { "default" })[1] or "BUNDLE", host)
 end
 
 local function readable(d, method, url)
@@ -20,7 +30,7 @@ local function readable(d, method, url)
   line("bundle", d.bundle)
   line("rule", d.rule)
   line("why", d.message or d.decision == "allow" and d.reason or nil)
-  line("hint", d.hint)
+  line("hint", operators_hint(d))
   if d.considered and #d.considered > 0 then
     lines[#lines + 1] = "\nconsidered:"
     local rows = {}
@@ -62,7 +72,7 @@ end
 return {
   { words = "explain", args = "[--agent A] METHOD URL", min = 2, max = 2,
     summary = "what would happen to a request, and why",
-    options = { { name = "agent", arg = "AGENT", help = "as this agent; else with the bundle `default`" } },
+    options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" } },
     help = [[
 Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
 code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. METHOD may be

@@ -13,8 +13,8 @@ end
 local troubles = {
   control = "%s has a control byte in it (a line break, perhaps)",
   too_large = "%s is too large",
-  absent = "%s: there is no such file",
-  unset = "%s: that variable is not set",
+  absent = "%s: there is no file '%s'",
+  unset = "%s: the variable %s is not set",
   no_tty = "%s is missing and there is no terminal to ask on",
   cancelled = "%s: cancelled",
 }
@@ -39,7 +39,7 @@ function M.secret(ctx, a, label, opts, may_be_empty)
   end
   local value, second = read(ctx, a, label, opts or {})
   if not value then
-    report.fail((troubles[second] or "%s: " .. tostring(second):gsub("%%", "%%%%")):format(label), how(label))
+    report.fail((troubles[second] or "%s: " .. tostring(second):gsub("%%", "%%%%")):format(label, a.value), how(label))
   end
   if second and not may_be_empty then report.fail(label .. " is empty", how(label)) end
   if second and a.from == "ask" then ctx.note(("note: %s is empty, and kept so"):format(label)) end

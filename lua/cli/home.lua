@@ -103,10 +103,10 @@ function M.next_steps(ctx)
   if me ~= "sallyport" then lines[#lines + 1] = "  alias sallyport=" .. me end
   if default ~= ctx.home then lines[#lines + 1] = "  export SALLYPORT_HOME=" .. quote(ctx.home) end
   lines[#lines + 1] = [[
-  sallyport credential add gh --preset github            # asks for the token
-  sallyport agent add claude                           # prints the agent's own token, once
-  eval "$(sallyport env --agent claude)"               # in the agent's shell: proxy, CA, placeholder
-  curl -H "Authorization: Bearer $GH_TOKEN" https://api.github.com/user   # goes out with the real token
+  sallyport credential add gh --preset github   # asks for the token
+  sallyport agent add claude                    # prints the agent's own, once
+  eval "$(sallyport env --agent claude)"        # in the agent's shell
+  curl -H "Authorization: Bearer $GH_TOKEN" https://api.github.com/user
   sallyport explain --agent claude GET https://api.github.com/user
   sallyport log
 ]]

@@ -197,8 +197,8 @@ A script that does not compile, has a key that is not known, or fails one of its
 file, line and reason; what served before goes on serving.
 
 examples:
-  sallyport policy show api_key > acme.lua      # a type of your own begins as a copy
-  sed -i 's/"api_key"/"acme"/' acme.lua         # its name is the file's
+  sallyport policy show api_key > acme.lua   # a type of yours is a copy
+  sed -i 's/"api_key"/"acme"/' acme.lua      # its name is the file's
   sallyport policy put acme.lua
   sallyport policy put bearer.lua --note "prefix for the old gateway"
 ]], run = put },

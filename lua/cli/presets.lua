@@ -149,10 +149,17 @@ local function one(ctx, p)
   local mint = {}
   for i, row in ipairs(p.mint) do mint[i] = ("%s: %s"):format(row_text(row.given), row.what) end
   lines("refused", mint)
-  lines("make a key", { p.make })
   lines("test", { p.test })
+  lines("make a key", { p.make })
   lines("note", { p.note })
   ctx.out(report.columns(nil, rows))
+  local words, gap = { "sallyport credential add", p.name, "--preset", p.name }, presets.gap(p)
+  if gap then words[#words + 1] = "--host " .. gap end
+  local pol = require("policy").load(p.type)
+  for _, label in ipairs(sorted(p.ask, function(k) return k end)) do
+    if not (pol and pol.by_name[label] and records.is_secret(pol.by_name[label])) then words[#words + 1] = label .. "=…" end
+  end
+  ctx.note("\n  " .. table.concat(words, " "))
 end
 
 --- Puts an existing credential under a preset: what it strips, refuses (mint) and tests with. Its scope stays its own.
@@ -174,9 +181,10 @@ function M.run(args, _, ctx)
   end
   local rows, out = {}, report.array()
   for i, p in ipairs(all().presets) do
-    rows[i], out[i] = { p.name, p.title, p.make }, public(p)
+    rows[i], out[i] = { p.name, p.title }, public(p)
   end
-  ctx.out(ctx.json and report.json(out) or report.columns({ "PRESET", "WHAT", "WHERE A KEY IS MADE" }, rows))
+  ctx.out(ctx.json and report.json(out) or report.columns({ "PRESET", "WHAT" }, rows))
+  if not ctx.json then ctx.note("sallyport credential presets NAME says more, and where a key is made.") end
   return 0
 end
 

@@ -37,6 +37,17 @@ function M.columns(head, rows)
   return table.concat(all, "\n") .. "\n"
 end
 
+--- As many of the items as a cell of a listing has room for, and how many more there are.
+function M.several(list, none)
+  local text, n = "", 0
+  for i, item in ipairs(list or {}) do
+    if i > 1 and width(text) + width(item) > 30 then break end
+    text, n = text .. (i > 1 and "," or "") .. item, i
+  end
+  if n == 0 then return none or "" end
+  return n < #list and ("%s +%d"):format(text, #list - n) or text
+end
+
 --- Unix seconds as people and machines read them.
 function M.time(s)
   return s and os.date("!%Y-%m-%dT%H:%M:%SZ", math.tointeger(s) or math.floor(s)) or nil

@@ -79,7 +79,8 @@ endpoint with one of them, the proxy answers in the server's place with a placeh
 the real token. A private key is made anew each time: the file before no longer counts.
 
 examples:
-  sallyport credential sandbox-file gcp --agent claude --out sa.json    (GOOGLE_APPLICATION_CREDENTIALS=sa.json)
+  sallyport credential sandbox-file gcp --agent claude --out sa.json
+  export GOOGLE_APPLICATION_CREDENTIALS=sa.json   # in the sandbox
   sallyport credential sandbox-file app --agent claude --out app.pem
 ]], run = run,
 }

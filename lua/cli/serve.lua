@@ -53,10 +53,13 @@ end
 local function demo_banner(ctx, paths, token)
   return ([[
 
-Paste this into another terminal. It needs no network: the proxy itself answers, with the request as
-an upstream would have got it. The placeholder goes in, the demo credential's value comes out.
+Paste this into another terminal. It needs no network: the proxy itself answers,
+with the request as an upstream would have got it. The placeholder goes in, the
+demo credential's value comes out.
 
-  curl -x http://demo:%s@{proxy} --cacert %s https://%s/hello -H 'Authorization: Bearer placeholder'
+  curl -x http://demo:%s@{proxy} \
+      --cacert %s \
+      https://%s/hello -H 'Authorization: Bearer placeholder'
 
 Then a first real API:
 

@@ -1,5 +1,6 @@
 --- sallyport set
 local db = require "cli.db"
+local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
 local settings = require "cli.settings"
@@ -30,9 +31,9 @@ end
 local function help_rows()
   local lines = {}
   for _, s in ipairs(records.setting_list) do
-    lines[#lines + 1] = { "  " .. s.name, s.arg .. (s.many and " …" or ""), s.help }
+    lines[#lines + 1] = { s.name .. " " .. s.arg .. (s.many and " …" or ""), s.help }
   end
-  return report.columns(nil, lines)
+  return page.pairs(lines, 30) .. "\n"
 end
 
 return {

@@ -346,7 +346,7 @@ def test_first_paste(t):
     s.process = subprocess.Popen([s.binary, "serve", "--demo", "--listen", "127.0.0.1:0"], env=s.env, stdin=subprocess.DEVNULL, stdout=log,
                                  stderr=log, start_new_session=True)
     s.group = s.process.pid
-    line = wait(lambda: re.search(r"^\s*(curl .*(?:\\\n.*)*)$", s.log(), re.M), 10, "a curl line: " + s.log())[1]
+    line = wait(lambda: re.search(r"^\s*(curl (?:.*\\\n)*.*placeholder')$", s.log(), re.M), 10, "a curl line: " + s.log())[1]
     r = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": str(s.dir)}, timeout=30)
     assert r.returncode == 0, (line, r.stderr)
     assert "authorization" in r.stdout.lower() and "Bearer" in r.stdout, r.stdout

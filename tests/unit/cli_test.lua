@@ -131,10 +131,42 @@ return {
           local text = verb and w.ok(first, verb, "--help") or family
           has(text, "usage: sallyport " .. first)
           has(text, "example")
+          for line in text:gmatch("[^\n]+") do assert(utf8.len(line) <= 80, line) end
         end
       end
     end)
   end,
+
+  ["a command that is folded is the same command"] = function()
+    local page = require "cli.page"
+    local long = [[  pass show x | sallyport credential add shop --type hmac --host api.shop.example string='{method} {body}' set.X="a b" --path /v1]]
+    local folded = page.command(long)
+    has(folded, "\\\n")
+    is((folded:gsub(" \\\n +", " ")), long)
+    for line in folded:gmatch("[^\n]+") do assert(#line <= 80 and not line:find("%-%-%l+ \\$"), line) end
+    is(page.command("  sallyport log"), "  sallyport log")
+    is(page.text("one\ntwo:\n  a     b\n\nthree\n"), "one two:\n  a     b\n\nthree\n")
+    is(page.pairs({ { "a", ("word "):rep(20) }, { "much longer", "x" } }, 5),
+      "  a  " .. ("word "):rep(14) .. "word\n     " .. ("word "):rep(4) .. "word\n  much longer\n     x")
+  end,
+
+  ["listings keep long lists short, and show has all of them"] = with_home(function(w)
+    w.ok("credential", "add", "many", "--type", "bearer", "--host", "a.example.com,b.example.com,c.example.com,d.example.com",
+      "token=@" .. w.key)
+    has(w.ok("credential", "list"), "a.example.com,b.example.com +2")
+    has(w.ok("credential", "show", "many"), "d.example.com")
+  end),
+
+  ["what is missing, and where, is named"] = with_home(function(w)
+    is(w.refused("there is no file 'nowhere.txt'", "credential", "add", "x", "--type", "bearer", "--host", "a.test",
+      "token=@nowhere.txt"), 1)
+    is(w.refused("the variable NOT_SET_HERE is not set", "credential", "add", "x", "--type", "bearer", "--host", "a.test",
+      "token=env:NOT_SET_HERE"), 1)
+    w.ok("credential", "add", "x", "--type", "bearer", "--host", "a.test", "--path", "/v1", "token=@" .. w.key)
+    is(w.refused("sallyport credential test x https://a.test/", "credential", "test", "x", "a.test/"), 2)
+    is(w.refused("sallyport credential test x https://a.test/v1", "credential", "test", "x", "https://a.test/"), 1)
+    is(w.ok("explain", "GET", "https://b.test:8443/x"):match("hint +([^\n]+)"), "sallyport domain add default b.test, or a credential for it")
+  end),
 
   ["a credential is kept, listed and shown without its secret"] = with_home(function(w)
     add_gh(w, "env=GH_TOKEN", "headers.X-Team=blue", "headers.x-key=@" .. w.key)
