@@ -103,13 +103,14 @@ local parts = {
 
 local lists = { "hosts", "paths", "methods", "env" }
 
--- The rows as they are, deep; what they mean is said where a credential with rows is kept.
+--- A copy of a value, deep, without metatables: what a preset says may be changed by whoever takes it over.
 local function copied(v)
   if type(v) ~= "table" then return v end
   local out = {}
   for k, item in pairs(v) do out[k] = copied(item) end
   return out
 end
+M.copied = copied
 
 local function compile_one(check, given, name)
   local p = { name = name }
@@ -126,7 +127,7 @@ local function compile_one(check, given, name)
   if p.carriers and p.carriers.form then
     return check:fail("carriers", ("preset '%s': carriers are headers and query names"):format(name), name)
   end
-  p.rows = given.rows and copied(given.rows)
+  p.rows = given.rows and copied(given.rows)  -- what they mean is said where a credential with rows is kept
   return p.carriers and p
 end
 

@@ -42,13 +42,6 @@ function M.named(opt)
   return p
 end
 
-local function copied(v)
-  if type(v) ~= "table" then return v end
-  local out = {}
-  for k, item in pairs(v) do out[k] = copied(item) end
-  return out
-end
-
 -- What a person must give and has not: said before a secret is asked for. On a terminal, where to make one, too.
 local function check_asked(p, into, ctx)
   local pol, wanted = require("policy").load(p.type), false
@@ -72,7 +65,7 @@ end
 local function lay_field(p, plain, into, name, value)
   local typed = into.values[name]
   if typed == nil then
-    into.values[name] = type(value) == "string" and presets.fill(p, value, plain.hosts[1], into.values) or copied(value)
+    into.values[name] = type(value) == "string" and presets.fill(p, value, plain.hosts[1], into.values) or presets.copied(value)
   elseif type(typed) == "table" and type(value) == "table" and #value == 0 then
     for member, v in pairs(value) do
       if typed[member] == nil then typed[member] = v end
@@ -88,7 +81,7 @@ function M.lay(p, plain, into, opt, ctx)
     name = name:lower()
     if not into.headers[name] and not into.sealed["h/" .. name] then into.headers[name] = value end
   end
-  if p.rows and not opt.substitute then plain.rows = copied(p.rows) end
+  if p.rows and not opt.substitute then plain.rows = presets.copied(p.rows) end
   if not into.env and not opt.env and p.env[1] then
     into.env = p.env[1]
     into.placeholder = into.placeholder or p.placeholder
@@ -106,8 +99,8 @@ end
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
     placeholder = p.placeholder, make = p.make, test = p.test, note = p.note, carriers = { }, mint = report.array() }
-  for _, k in ipairs { "hosts", "paths", "methods", "env" } do out[k] = report.array(copied(p[k])) end
-  for k, list in pairs(p.carriers) do out.carriers[k] = report.array(copied(list)) end
+  for _, k in ipairs { "hosts", "paths", "methods", "env" } do out[k] = report.array(presets.copied(p[k])) end
+  for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end
   return out
 end
