@@ -22,6 +22,10 @@ local function setup(kind, fields, more)
   for k, v in pairs(kinds[kind][1]) do c.fields[k] = v end
   for k, v in pairs(fields or {}) do c.fields[k] = v end
   for k, v in pairs(more or {}) do c[k] = v end
+  if kind == "github_app" then    -- its API's host is one of its own
+    c.host = type(c.host) == "table" and c.host or { c.host }
+    if c.host[#c.host] ~= "auth.test" then c.host[#c.host + 1] = "auth.test" end
+  end
   return c
 end
 
