@@ -7,7 +7,8 @@
 --   sallyport credential add maps --type body_parameter --host maps.googleapis.com name=key value=@key in=query
 -- Fields: name, the parameter; value (secret);
 --         in: auto   a form or the top object of a JSON body, by Content-Type; the query where there is no body
---             query  always there; the body streams, and is not looked into
+--             query  always there, and taken out of a form; another body streams (a JSON one may be a large upload, and
+--                    who reads a key from the query does not read it from JSON)
 --             form, json  always there; a POST, PUT, PATCH or DELETE without a body gets one of this parameter alone
 -- What the agent sent under that name is replaced: in the query, in the form (repeated ones go), in the JSON object.
 -- Of the body every other byte stays. A body that could be read in two ways is refused with 400, before a byte is sent:
@@ -58,10 +59,19 @@ local function kind_of(headers)
   return nil, ("a body of type %s cannot take it: send JSON or a form"):format(media:sub(1, 60))
 end
 
+-- Is there a form, in which servers that merge the two would read the agent's own parameter?
+local function beside(req)
+  local text = req.has_body and only(req.headers, "content-type")
+  return text == false or text and text:lower():find(TYPES.form, 1, true) ~= nil
+end
+
 -- "query" | "form" | "json" | nil, why
 local function place_of(req, cred)
   local where = cred["in"]
-  if where == "query" then return where end
+  if where == "query" then
+    if not beside(req) or kind_of(req.headers) then return where end
+    return nil, "the form cannot be looked into: send it plain, in UTF-8"
+  end
   if not req.has_body then
     if where == "auto" then return "query" end
     if MAKES_BODY[req.method] then return where end
@@ -116,12 +126,12 @@ return {
     return true
   end,
 
-  strip = function(cred) return { query = { cred.name } } end,
+  strip = function(cred) return { query = { cred.name }, form = cred["in"] == "query" and { cred.name } or nil } end,
 
   -- A body that will be refused is not read.
   body = function(req, cred)
     local where = place_of(req, cred)
-    return where and where ~= "query" and { max = BODY_MAX } or nil
+    return where and (where ~= "query" or beside(req)) and { max = BODY_MAX } or nil
   end,
 
   apply = function(req, cred)
@@ -143,6 +153,10 @@ return {
     { cred = { name = "key", value = "k&1" },
       req  = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "a=1&key=x&b=2&key=y" },
       want = { body = "a=1&key=k%261&b=2" } },
+    { cred = { name = "key", value = "k1", ["in"] = "query" },
+      req  = { method = "POST", url = "https://api.example.com/", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
+               body = "a=1&key=x&b=2" },
+      want = { url = "https://api.example.com/?key=k1", body = "a=1&b=2" } },
     { cred = { name = "key", value = "k1", ["in"] = "json" }, req = { method = "POST" }, want = { body = '{"key":"k1"}' } },
     { cred = { name = "key", value = "k1" },
       req  = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"key":1,"KEY":2}' },

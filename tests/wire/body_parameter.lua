@@ -43,6 +43,10 @@ cases[#cases].expect = { statuses = { 200, 200 }, upstream = { requests = 2, lin
 
 goes("in=query leaves the body alone", post("query.test", "/v1?key=mine", "Content-Type: image/png\r\nContent-Encoding: gzip\r\n", "\0\1key=mine"),
   { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = "\0\1key=mine" }, "query.test")
+goes("in=query takes the agent's own out of a form", post("query.test", "/v1", "Content-Type: application/x-www-form-urlencoded\r\n", "a=1&key=mine&b=2"),
+  { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = "a=1&b=2", header = { ["content-length"] = "7" } }, "query.test")
+goes("in=query leaves JSON alone", post("query.test", "/v1", JSON, '{"key":"mine"}'),
+  { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = '{"key":"mine"}' }, "query.test")
 goes("in=json makes a body where there is none", post("json.test", "/v1", "", ""),
   { body = '{"api.key":"canary-json-77"}', header = { ["content-type"] = "application/json", ["content-length"] = "28" } }, "json.test")
 goes("in=json makes a body where no length was said either", "POST /v1 HTTP/1.1\r\nHost: json.test\r\n\r\n",
@@ -51,6 +55,7 @@ goes("in=form makes a body where there is none", post("form.test", "/v1?token=mi
   { line = "POST /v1 HTTP/1.1", body = "token=canary%26form+77", header = { ["content-type"] = "application/x-www-form-urlencoded" } }, "form.test")
 
 -- ---- what is refused
+refused("in=query beside a form that cannot be read", post("query.test", "/v1", "Content-Type: application/x-www-form-urlencoded\r\nContent-Encoding: gzip\r\n", "\0\1"), "query.test")
 refused("a duplicate key", json '{"api_key":"mine","q":1,"api_key":"mine"}')
 refused("a duplicate key, escaped", json '{"api_key":"mine","api\\u005fkey":"mine"}')
 refused("a key in other letters", json '{"API_KEY":"mine"}')
