@@ -150,8 +150,11 @@ local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
   db.open(ctx)
-  if db.peek("credential", name, "the credential") then
-    report.fail(("there is a credential '%s' already"):format(name), ("sallyport connect %s signs in again"):format(name))
+  local there = db.peek("credential", name, "the credential")
+  if there then
+    local pol = require("policy").load(there.type)
+    report.fail(("there is a credential '%s' already"):format(name), pol and pol.connect
+      and ("sallyport connect %s signs in again"):format(name) or "give this one another name")
   end
   local pol = require("policy").load(TYPE)
   local typed = fields.read(ctx, pol and require("policy").fields(pol) or {}, table.move(args, 3, #args, 1, {}))

@@ -394,7 +394,7 @@ local function run(args, opt, ctx)
   end) end
   if not opt.out then ctx.out(text) end
   ctx.note(#made > 0 and ("Kept %s. The %s without their secrets; the old one still has them."):format(
-    table.concat(made, ", "), opt.out and "new file names the servers" or "text above names the servers")
+    table.concat(made, ", "), opt.out and "new file names the servers" or "file on standard output names the servers")
     or "Nothing was kept.")
   for _, result in ipairs(out) do
     for _, line in ipairs(result.say) do ctx.note(line) end
