@@ -17308,6 +17308,14 @@ blind_finish(struct peer *to, bool done, bool *shut)
 	return io != IO_ERR || *shut;
 }
 
+/* One end failed: what waits still goes out, to who reads it. */
+static void
+blind_cut(struct conn *c)
+{
+	c->blind_up_done = c->blind_up_shut = c->blind_down_done = true;
+	conn_deadline(c, CONN_IDLE_MS);
+}
+
 static bool
 conn_step_blind(struct conn *c)
 {
@@ -17316,9 +17324,9 @@ conn_step_blind(struct conn *c)
 	size_t pending = peer_pending(&c->peer) + peer_pending(&c->blind->peer);
 
 	if (!blind_pump(&c->peer, &c->blind->peer, c->blind_req->ws, &c->blind_up_done, &up))
-		c->blind_up_done = c->blind_up_shut = c->blind_down_done = true; /* what waits still goes out */
+		blind_cut(c);
 	if (!blind_pump(&c->blind->peer, &c->peer, NULL, &c->blind_down_done, &down))
-		c->blind_down_done = c->blind_up_done = c->blind_up_shut = true;
+		blind_cut(c);
 	if (!blind_finish(&c->blind->peer, c->blind_up_done, &c->blind_up_shut) ||
 	    !blind_finish(&c->peer, c->blind_down_done, &c->blind_down_shut) ||
 	    (c->blind_up_shut && c->blind_down_shut))

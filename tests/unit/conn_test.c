@@ -91,11 +91,40 @@ test_share(void)
 	loop_run_deferred();
 }
 
+/* A tunnel whose upstream fails while the client does not read: it waits for that as for any reader, not for an hour. */
+static void
+test_blind(void)
+{
+	struct conn *c = conn_make(CONN_RELAY);
+	char text[4096] = {0};
+	int pair[2];
+
+	assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0 &&
+	    (c->req->up = calloc(1, sizeof *c->req->up)) != NULL);
+	c->req->up->state = UP_OPEN;
+	c->req->up->owner = c;
+	c->req->up->event = conn_upstream_event;
+	peer_init(&c->req->up->peer, pair[0], upstream_ready);
+	conn_begin_blind(c);
+	while (peer_flush(&c->peer) == IO_OK)
+		assert(peer_put(&c->peer, text, sizeof text));
+	c->blind->peer.failed = true;
+	conn_advance(c);
+	test_result(c->state == CONN_BLIND && peer_pending(&c->peer) != 0 && c->deadline <= clock_now() + CONN_IDLE_MS &&
+	    c->timer.at <= c->deadline, "a tunnel that failed, and a client that does not read", "%d: %lld ms", c->state,
+	    (long long)(c->deadline - clock_now()));
+	conn_close(c, true);
+	close(client);
+	close(pair[1]);
+	loop_run_deferred();
+}
+
 int
 main(void)
 {
 	assert(loop_init(false));
 	test_answer();
+	test_blind();
 	test_share();
 	return test_end();
 }
