@@ -77,7 +77,7 @@ def programs():
         sanitizers = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"} if slow > 1 else {}
         for path in sorted((TESTS / "real").glob("*_test.py")):
             out.append(Program(f"{variant} real/{path.stem}", [PYTHON, TESTS / "real/real.py", binary, path],
-                               240 * slow, slow))
+                               480 + 120 * slow, slow))
         for path in sorted((TESTS / "wire").glob("*.lua")):
             if path.stem != "dump":
                 out.append(Program(f"{variant} wire/{path.stem}", [PYTHON, TESTS / "wire/harness.py", binary, path],
