@@ -21733,6 +21733,18 @@ pair_name(struct slice in, char *out, size_t cap)
 	return (struct slice){out, o};
 }
 
+/* How much of this some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
+ * (Rack 2). */
+static size_t
+pair_lead(const char *p, size_t n)
+{
+	if (n != 0 && memchr("+ []", *p, 4) != NULL)
+		return 1;
+	if (n < 3 || *p != '%')
+		return 0;
+	return memcmp(p, "%20", 3) == 0 || (p[1] == '5' && memchr("bBdD", p[2], 4) != NULL) ? 3 : 0;
+}
+
 /* The next name in a pair, decoded: some servers part pairs at `;` too, and find more than one
  * there. The caller has *at = 0 first. */
 static bool
@@ -21746,31 +21758,28 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 	end = n == 0 ? NULL : memchr(p, ';', n);
 	n = end != NULL ? (size_t)(end - p) : n;
 	*at += n + 1;
-	/* they are no part of it for PHP */
-	while (n != 0 && (*p == '+' || (n >= 3 && memcmp(p, "%20", 3) == 0))) {
-		n -= *p == '+' ? 1 : 3;
-		p += *p == '+' ? 1 : 3;
-	}
+	for (size_t lead; (lead = pair_lead(p, n)) != 0; p += lead)
+		n -= lead;
 	eq = n == 0 ? NULL : memchr(p, '=', n);
 	*name = pair_name((struct slice){p, eq != NULL ? (size_t)(eq - p) : n}, out, cap);
 	return true;
 }
 
 /* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it: it
- * ends at a NUL and at a "[", and "." and " " are "_". The later of two counts there, so the
- * agent's own must not stand beside ours. */
+ * ends at a NUL and at a "[", and "." and " " are "_"; to Rack 2 it ends at a "]" too. The later of
+ * two counts there, so the agent's own must not stand beside ours. */
 static bool
 pair_same(struct slice found, struct slice name)
 {
 	bool array;
 	size_t n = 0;
 
-	while (name.n != 0 && name.p[0] == ' ')         /* as pair_next_name left them out of the other */
+	while (name.n != 0 && memchr(" []", name.p[0], 3) != NULL)  /* as pair_next_name left them out of the other */
 		name = (struct slice){name.p + 1, name.n - 1};
 	if (name_same(found, name))
 		return true;
 	array = name.n != 0 && memchr(name.p, '[', name.n) != NULL;
-	for (; n < found.n && found.p[n] != '\0' && (array || found.p[n] != '['); n++) {
+	for (; n < found.n && found.p[n] != '\0' && (array || memchr("[]", found.p[n], 2) == NULL); n++) {
 		char ch = found.p[n] == '.' || found.p[n] == ' ' ? '_' : found.p[n];
 
 		if (n == name.n || name_fold(ch) != name_fold(name.p[n] == '.' ? '_' : name.p[n]))
@@ -21883,7 +21892,7 @@ l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct 
 	return ok;
 }
 
-/* A body without a type is a form, too: to Rack it is. */
+/* A body without a type, or with an empty one, is a form, too: to Rack it is. */
 static bool
 req_is_form(const struct req *r)
 {
@@ -21892,8 +21901,8 @@ req_is_form(const struct req *r)
 	bool is = i < 0;
 
 	for (; i >= 0 && !is; i = http_find(&r->head, SLICE("content-type"), (size_t)i + 1))
-		is = r->head.field[i].value.n >= form.n &&
-		    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form);
+		is = r->head.field[i].value.n == 0 || (r->head.field[i].value.n >= form.n &&
+		    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form));
 	return is;
 }
 
