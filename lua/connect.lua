@@ -348,10 +348,12 @@ end
 
 -- A pasted refresh token for what the server gives: answer, sent_at | nil, code, detail. Under the lease: nobody spends
 -- one of this credential meanwhile, and a command that died leaves the token alone while its answer may still come.
-local function exercise(env, opened, refresh_token)
+-- "taken": the grant began with it, perhaps while we waited for the lease.
+local function exercise(env, opened, refresh_token, mark)
   local name = opened.name
   local held, code = env.tokens:hold(name, env.time.now() + HOLD_MAX)
   if not held and code ~= "absent" and code ~= "damaged" then return nil, code end
+  if held and held.pasted == mark then return nil, "taken" end
   if not env.tokens:may_send(name) then return nil, "held" end
   local answer, second, detail = M.exchange(env, opened, nil, { refresh_token = refresh_token })
   if not answer then return nil, second, detail end
@@ -374,7 +376,7 @@ function M.replace(env, name, build, secrets)
   local mark = secrets.refresh_token and env.store.mark(secrets.refresh_token)
   if mark then
     if (env.store.peek("state", name) or {}).pasted == mark then return nil, "taken" end
-    answer, sent_at, detail = exercise(env, opened, secrets.refresh_token)
+    answer, sent_at, detail = exercise(env, opened, secrets.refresh_token, mark)
   end
   local ok = answer ~= nil
   if answer then

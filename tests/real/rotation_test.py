@@ -335,6 +335,28 @@ def test_slack_user(t):
     assert server.refreshes()[-1]["refresh_token"] == "canary-user-refresh-2"
 
 
+def test_pasted_twice_at_once(t):
+    """two commands paste one refresh token: the later waits for the earlier, and does not spend it again"""
+    s, up, server = scripted(t)
+    grant(s)
+    pasted, waits, go = s.dir / "pasted", threading.Event(), threading.Event()
+    pasted.write_text("canary-pasted")
+    server.live = "canary-pasted"
+
+    def after():
+        waits.set()
+        go.wait(8)
+    server.after = after
+    first = Command(s, "credential", "set", "acc", f"refresh_token=@{pasted}")
+    assert waits.wait(30)
+    second = Command(s, "credential", "set", "acc", f"refresh_token=@{pasted}")
+    time.sleep(1)                    # it waits for the lease by now; later, it finds the token in the record
+    go.set()
+    first.end()
+    assert "pasted before" in second.end(1)
+    assert server.presented["canary-pasted"] == 1 and carried(s, up) == f"Bearer canary-access-{server.count}"
+
+
 def test_connection_trouble(t):
     """no connection to the token endpoint: connect, show, the caller and the log say which kind of trouble it is"""
     t.need("openssl")
