@@ -61,8 +61,9 @@ end
 
 -- Is there a form, in which servers that merge the two would read the agent's own parameter?
 local function beside(req)
-  local text = req.has_body and only(req.headers, "content-type")
-  return text == false or text and text:lower():find(TYPES.form, 1, true) ~= nil
+  if not req.has_body then return false end
+  local text = only(req.headers, "content-type")
+  return text == false or text ~= nil and text:lower():find(TYPES.form, 1, true) ~= nil
 end
 
 -- "query" | "form" | "json" | nil, why
@@ -153,6 +154,8 @@ return {
     { cred = { name = "key", value = "k&1" },
       req  = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "a=1&key=x&b=2&key=y" },
       want = { body = "a=1&key=k%261&b=2" } },
+    { cred = { name = "key", value = "k1", ["in"] = "query" }, req = { url = "https://api.example.com/?q=1" },
+      want = { url = "https://api.example.com/?q=1&key=k1" } },
     { cred = { name = "key", value = "k1", ["in"] = "query" },
       req  = { method = "POST", url = "https://api.example.com/", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
                body = "a=1&key=x&b=2" },
