@@ -92,9 +92,10 @@ static const struct { const char *name, *chunk; } cases[] = {
 	{"rows, once more", "local body, kind = 'ph_one', 'text/plain'\n" POST
 	    "for _ = 1, 2 do r:substitute { { 'ph_one', secret, " ROW ".body | " ROW ".query } } end"},
 	{"known placeholders", "local body, kind\n" POST "local set = request.known()\n"
-	    "for i = 1, 70 do set:add(('placeholder_%07d'):format(i), 19) end\n"
+	    "for i = 1, 70 do set:add('c' .. i, ('placeholder_%07d'):format(i), 'placeholder/a/', '') end\n"
 	    "v.headers:set('x-b', 'Bearer placeholder_0000007') v.query:set('z', 'placeholder_0000009')\n"
-	    "assert(select('#', r:known(set)) == 2 and r:presents('ph_one'))"},
+	    "assert(select('#', r:known(set)) == 2 and r:presents('ph_one'))\n"
+	    "for i = 1, 9 do set:drop('c' .. i) end assert(select('#', r:known(set)) == 0)"},
 	{"an answer of our own", "local body, kind\n" POST
 	    "r:fail(403, 'denied', ('m'):rep(900), 'hint', { retry_after = 3 }) r:respond(200, 'text/plain', ('x'):rep(9000))"},
 	{"a decision", "local body, kind\n" POST
@@ -213,6 +214,7 @@ main(void)
 	assert(secret_init() && loop_init(false) && tls_init(0) && tls_worker_init());
 	timer_set(&t, INT64_MAX, nothing);      /* the heap is there: without room for a deadline a worker ends */
 	sigv4_kept_keys();
+	assert((store.keys = secret_new(sizeof(struct store_keys))) != NULL);   /* that of no store: placeholders can be told */
 	for (size_t i = 0; i < COUNT(cases); i++)
 		test_case(cases[i].name, cases[i].chunk);
 	return test_end();
