@@ -226,10 +226,13 @@ end
 -- Everything anew, beside the index that serves meanwhile.
 local function index_build(self)
   local pol, why = self.policy.load("match")
-  if not pol then return { broken = "match.lua: " .. tostring(why), items = {}, token_endpoints = stand_in.index() } end
   local build = {
     match = pol, items = {}, bundle_sets = {}, held = {}, held_at = 0, held_news = {}, shapes = {}, token_endpoints = stand_in.index(),
   }
+  if not pol then
+    build.broken = "match.lua: " .. tostring(why)
+    return build
+  end
   local ok, index = self.sandbox.call("match", pol.new)
   if not ok or type(index) ~= "table" then
     build.broken = "match.lua, new: " .. tostring(index)

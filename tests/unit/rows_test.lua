@@ -201,7 +201,10 @@ local function world()
   }
   local http = require "http"
   local config = require("config").new {
-    store = store, records = fake_records, policy = setmetatable({ load = function(name) return type_of(name) end }, { __index = policy }),
+    store = store, records = fake_records, policy = setmetatable({ load = function(name)
+      if name == "match" and s.broken then return nil, "its record is damaged" end
+      return type_of(name)
+    end }, { __index = policy }),
     sandbox = sandbox, time = w.time, keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = http.path_readings,
     places = request.places,
   }
@@ -314,6 +317,15 @@ cases["of more than one slice each is derived once, and one more when one change
   is(s.request("c9.test").code, "forward")
   is(s.derived, 301)
   is(s.sets, 1)
+end
+cases["where match.lua cannot be loaded, the request is refused, and says why"] = function()
+  local s = world()
+  s.credential "one"
+  s.broken = true
+  is(s.request("one.test").code, "policy_failed")
+  s.broken = false
+  s.store.put("policy", "match", {})
+  is(s.request("one.test").code, "forward")
 end
 cases["one that was removed is text like any other"] = function()
   local s = world()
