@@ -20,6 +20,10 @@ local CLOCK_SLACK = 60     -- s: GitHub refuses an iat of the future; its advice
 local JWT_LIFE = 540       -- s: ten minutes are the most it takes, its clock's
 local TOKEN_LIFE = 3600    -- s: where expires_at cannot be read
 local ACCEPT = "application/vnd.github+json"
+local OVERRIDES = {        -- headers that name another method or path than the request line
+  "x-http-method-override", "x-http-method", "x-method-override", "x-original-method", "x-forwarded-method",
+  "x-original-url", "x-original-uri", "x-rewrite-url", "x-rewrite-uri",
+}
 local VERSION = "2022-11-28"
 
 -- Days from 1970 to a date of the Gregorian calendar.
@@ -180,6 +184,12 @@ return {
     return true
   end,
 
+  -- What the App's own token goes out with is a GET of that path to every server on the way, too.
+  strip = function(cred)
+    if not cred.app_reads then return {} end
+    return { headers = OVERRIDES, query = { "_method" } }
+  end,
+
   -- api.HOST and uploads.HOST are the API, and so is /api/ of an Enterprise host; everything else is git's.
   apply = function(req, cred)
     local token = asks_as_app(req, cred) and cred.state.app_token or cred.state.access_token
@@ -244,7 +254,8 @@ return {
       req  = { url = "https://ghe.example.com/api/graphql", method = "POST", body = "{}" },
       want = { headers = { authorization = "Bearer ghs_1" } } },
     { cred = { app_id = "1", installation_id = 2, private_key = "k", app_reads = true, state = { access_token = "ghs_1", app_token = "a" } },
-      req  = { url = "https://api.github.com/repos/o/r/installation" }, want = { headers = { authorization = "Bearer a" } } },
+      req  = { url = "https://api.github.com/repos/o/r/installation?_method=DELETE", headers = { ["x-http-method-override"] = "DELETE" } },
+      want = { url = "https://api.github.com/repos/o/r/installation", headers = { authorization = "Bearer a", ["x-http-method-override"] = false } } },
     { cred = { app_id = "1", installation_id = 2, private_key = "k", app_reads = true, state = { access_token = "ghs_1", app_token = "a" } },
       req  = { url = "https://api.github.com/app", method = "DELETE" }, want = { headers = { authorization = "Bearer ghs_1" } } },
     { cred = { app_id = "1", installation_id = 2, private_key = "k", api_url = "https://ghe.example.com/api/v3",
