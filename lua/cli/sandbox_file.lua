@@ -81,6 +81,6 @@ the real token. A private key is made anew each time: the file before no longer 
 examples:
   sallyport credential sandbox-file gcp --agent claude --out sa.json
   export GOOGLE_APPLICATION_CREDENTIALS=sa.json   # in the sandbox
-  sallyport credential sandbox-file app --agent claude --out app.pem
+  sallyport credential sandbox-file app --agent claude --out bot.pem
 ]], run = run,
 }
