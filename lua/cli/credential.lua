@@ -438,6 +438,13 @@ local function pasted_tokens(ctx, pol, texts)
   return rest, pasted
 end
 
+-- What to do about a refresh token that did not work: where nothing of it went out, it is as good as before.
+local unsent = { unreachable = true, tls = true, address_blocked = true, clock_unset = true, held = true, full = true }
+local function advice(code, instead)
+  return unsent[code] and "it was not sent: it can be pasted again once that is mended"
+    or "a refresh token that was used already is spent: get a new one, or " .. instead
+end
+
 -- The credential and its tokens together, once the server has taken the refresh token.
 local function add_pasted(ctx, name, op, pasted)
   local connect = require "connect"
@@ -447,7 +454,7 @@ local function add_pasted(ctx, name, op, pasted)
   if ok then return end
   if code == "conflict" then taken(name) end
   report.fail(("nothing was kept, for the refresh token did not work: %s"):format(sentence or require("token").sentence(code)),
-    "a refresh token that was used already is spent: get a new one, or add it without and `sallyport connect` it")
+    advice(code, "add it without and `sallyport connect` it"))
 end
 
 -- The same for one that is there: record and grant change together, or not at all.
@@ -463,7 +470,7 @@ local function set_pasted(ctx, name, build, pasted)
       ("the grant that was there is as it was; else get a new refresh token, or sallyport connect %s"):format(name))
   end
   report.fail(("nothing was changed, for the refresh token did not work: %s"):format(said(code, detail)),
-    "a refresh token that was used already is spent: get a new one, or `sallyport connect` " .. name)
+    advice(code, "`sallyport connect` " .. name))
 end
 
 local function add(args, opt, ctx)

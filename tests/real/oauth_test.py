@@ -559,7 +559,8 @@ def test_pasted_over_a_grant(t):
     before = show(s)
     assert "invalid_grant" in paste("--path", "/elsewhere", token="canary-never-issued", code=1)
     assert "nothing was changed" in paste("scopes=openid", token="canary-never-issued", code=1)
-    assert "cannot be reached" in paste("token_url=http://127.0.0.1:1/token", token=tokens_of(server)["refresh_token"], code=1)
+    text = paste("token_url=http://127.0.0.1:1/token", token=tokens_of(server)["refresh_token"], code=1)
+    assert "cannot be reached" in text and "it was not sent" in text and "spent" not in text, text
     after = show(s)
     for k in ("valid", "expires_at", "obtained_at", "renewable", "last_error"):
         assert after["token"].get(k) == before["token"].get(k), (k, before, after)
