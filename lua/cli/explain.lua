@@ -16,9 +16,13 @@ end
 -- The hint that the agent gets, where it is one for the agent: what the operator can do about it instead.
 local function operators_hint(d)
   if d.hint ~= LIST then return d.hint end
-  local host = d.url:match("^%a[%w+.-]*://([^/?#]*)"):match("([^@]*)$"):gsub(":%d+$", "")
+  local scheme, authority = d.url:match("^(%a[%w+.-]*)://([^/?#]*)")
+  authority = authority:match("[^@]*$")
+  local port = tonumber(authority:match(":(%d+)$")) or (scheme == "http" or scheme == "ws") and 80 or 443
+  local host = authority:gsub(":%d*$", "")
   local bundles = d.agent and (db.peek("agent", "a/" .. d.agent, "the agent " .. d.agent) or {}).bundles
-  return ("sallyport domain add %s %s, or a credential for it"):format((bundles or { "default" })[1] or "BUNDLE", host)
+  return ("sallyport domain add %s %s%s, or a credential for it"):format((bundles or { "default" })[1] or "BUNDLE", host,
+    port ~= 443 and " --port " .. port or "")
 end
 
 local function readable(d, method, url)

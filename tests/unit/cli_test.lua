@@ -165,7 +165,9 @@ return {
     w.ok("credential", "add", "x", "--type", "bearer", "--host", "a.test", "--path", "/v1", "token=@" .. w.key)
     is(w.refused("sallyport credential test x https://a.test/", "credential", "test", "x", "a.test/"), 2)
     is(w.refused("sallyport credential test x https://a.test/v1", "credential", "test", "x", "https://a.test/"), 1)
-    is(w.ok("explain", "GET", "https://b.test:8443/x"):match("hint +([^\n]+)"), "sallyport domain add default b.test, or a credential for it")
+    is(w.ok("explain", "GET", "https://b.test:8443/x"):match("hint +([^\n]+)"), "sallyport domain add default b.test --port 8443, or a credential for it")
+    is(w.ok("explain", "GET", "http://b.test/"):match("hint +([^\n]+)"), "sallyport domain add default b.test --port 80, or a credential for it")
+    is(w.ok("explain", "GET", "https://b.test:443"):match("hint +([^\n]+)"), "sallyport domain add default b.test, or a credential for it")
   end),
 
   ["a credential is kept, listed and shown without its secret"] = with_home(function(w)
