@@ -17,8 +17,9 @@ end
 -- Headers and query parameters whose value is a secret however it is written.
 local secret_words = { "auth", "cookie", "key", "token", "secret", "passw", "credential", "session", "signature" }
 
--- A text that nobody made up: twenty letters and digits on end, or a UUID.
+-- A text that nobody made up: twenty letters and digits on end, or a UUID. Not the name of a variable.
 local function random(text)
+  text = text:gsub("%${[^}]*}", " ")
   for run in text:gmatch("[%w_]+") do
     if #run >= 20 and run:find("%d") and run:find("%a") then return true end
   end

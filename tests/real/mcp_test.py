@@ -174,6 +174,9 @@ def test_import_hostile(t):
         "X-Api": "sk-canary-1", "X-Fwd": "Bearer canary-2", "X-Id": "canary0Abcdefghij123456", "X-Team": "blue-team-2024"}}})
     assert new["odd"] == {"type": "http", "url": "https://x.test/s/${ODD_URL_KEY}/mcp?p=${ODD_P}&q=1", "headers": {"X-Team": "blue-team-2024"}}, new
     assert "--env ODD_URL_KEY" in said and "--env ODD_P " in said and "no secret in it" not in said, said
+    said, new = give({"long": {"url": "https://x.test/s/${A_VARIABLE_OF_32_LETTERS_API_KEY}/mcp?p=a-${A_VARIABLE_OF_32_LETTERS_API_KEY}"}})
+    assert new["long"]["url"] == "https://x.test/s/${A_VARIABLE_OF_32_LETTERS_API_KEY}/mcp?p=a-${A_VARIABLE_OF_32_LETTERS_API_KEY}", new
+    assert "LONG_URL_KEY" not in said and "LONG_P" not in said, said
     shown = json.loads(s.cli("credential", "show", "odd", "--json").stdout)
     assert shown["paths"] == ["/s/"] and sorted(shown["secrets"]) == ["headers.x-fwd", "headers.x-id", "key"], shown
     said, new = give({"std": {"command": "npx", "args": ["mcp-remote", "--header", "Authorization: Bearer canary-a"], "env": {"AUTH": "canary-b"}}})
