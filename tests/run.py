@@ -4,15 +4,10 @@ tests/run.py [WORD…]    only the tests whose name has one of the words; --list
 
 Each test is a program that prints "ok NAME", "not ok NAME - why" or "skip NAME - why" lines. Programs run four at a
 time, each with a time-out; one that dies, or prints nothing and fails, counts as a failure of its own.
-
-Programs that run clocks and processes of their own (real/, wire/) may fail because three others held the machine. Up to
-MOST_AGAIN of them run once more, alone, and that run counts; the first one is printed all the same, as a test to mend.
-What no load explains (a sanitizer's word, a dead worker, a secret seen) is never asked again.
 """
 import concurrent.futures
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -24,8 +19,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS, BUILD = ROOT / "tests", ROOT / "build"
 sys.path.insert(0, str(TESTS))
 PYTHON = sys.executable
-MOST_AGAIN = 3
-FINAL = re.compile(r"Sanitizer|runtime error:|worker died|the server ended with|shows .*…")
 
 
 class Program:
@@ -47,8 +40,7 @@ class Program:
             late = True
             os.killpg(p.pid, signal.SIGKILL)
             out, _ = p.communicate()
-        text = out.decode("utf-8", "replace")
-        self.final, lines = FINAL.search(text), text.splitlines()
+        lines = out.decode("utf-8", "replace").splitlines()
         passed = [l for l in lines if l.startswith("ok ")]
         failed = [l for l in lines if l.startswith("not ok ")]
         skipped = [l for l in lines if l.startswith("skip ")]
@@ -106,19 +98,6 @@ def untested():
     return [p.stem for p in sorted((ROOT / "policies").glob("*.lua")) if p.stem not in text]
 
 
-def again(results):
-    """Runs programs that load may have failed once more, alone. Replaces their results; returns what their first runs said."""
-    failed = [p for p, r in results.items() if r[1]]
-    if len(failed) > MOST_AGAIN:
-        return []
-    texts = []
-    for p in failed:
-        if p.name.split(" ")[-1].startswith(("real/", "wire/")) and not p.final:
-            texts += [f"{line} (beside others; run again alone)" for line in results[p][3] if ": not ok" in line]
-            results[p] = p.run()
-    return texts
-
-
 def main(words):
     import certs
     import sallyport
@@ -130,11 +109,12 @@ def main(words):
         return print("\n".join(p.name for p in everything))
     chosen = [p for p in everything if not words or any(w in p.name for w in words)]
     chosen.sort(key=lambda p: -p.timeout)          # the long ones first, so that the end is not one waiting for another
+    totals, texts = [0, 0, 0], []
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = dict(zip(chosen, pool.map(Program.run, chosen)))
-    texts = again(results)
-    totals = [sum(r[i] for r in results.values()) for i in range(3)]
-    texts += [line for r in results.values() for line in r[3]]
+        for result in pool.map(Program.run, chosen):
+            for i in range(3):
+                totals[i] += result[i]
+            texts += result[3]
     for name in [] if words else untested():
         totals[1] += 1
         texts.append(f"policies/{name}.lua: not ok - no test names it")
