@@ -3,7 +3,9 @@ import base64
 import json
 import os
 import pathlib
+import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -61,6 +63,28 @@ class Sallyport:
         if check and r.returncode != 0:
             raise AssertionError(f"sallyport {' '.join(map(str, args))}: exit {r.returncode}: {r.stderr.strip()[-600:]}")
         return r
+
+    def terminal(self, *args, answers=(), timeout=30, env=None):
+        """A command at a terminal, which gets a line for each question: its exit code, and all that stood on the screen."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen([self.binary, *map(str, args)], env={**self.env, **(env or {})}, stdin=slave, stdout=slave,
+                                   stderr=slave, start_new_session=True)
+        os.close(slave)
+        os.write(master, "".join(a + "\n" for a in answers).encode())
+        seen, end = b"", time.monotonic() + timeout * SLOW
+        while time.monotonic() < end:
+            if not select.select([master], [], [], 1)[0]:
+                continue
+            try:
+                piece = os.read(master, 65536)
+            except OSError:                      # EIO: nobody holds the other side
+                break
+            if not piece:
+                break
+            seen += piece
+        process.kill() if time.monotonic() >= end else None
+        os.close(master)
+        return process.wait(10), seen.decode(errors="replace")
 
     def init(self):
         self.cli("init")

