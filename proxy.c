@@ -3863,15 +3863,6 @@ tls_init(size_t workers)
 	return workers == 0 || sessions_agents != NULL;
 }
 
-/* For a child that has nothing to do with TLS. */
-static void
-tls_forget_sessions(void)
-{
-	if (sessions_agents != NULL)
-		munmap(sessions_agents, session_table_size(TLS_SESSIONS));
-	sessions_agents = NULL;
-}
-
 static void
 tls_sweep(struct timer *t)
 {
@@ -17774,47 +17765,41 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 }
 
 /* ---- helper ----------------------------------------------------------------
- * Programs of the operator's that print headers (the type `command`). A process of its own starts
- * them: main forks it before a store is open or a key unwrapped, so whatever they do, they inherit
- * nothing. It takes asks from all workers on one socket, each with a descriptor for the answer, and
- * gives each a runner, which ends with its program. It ends itself when the last worker's end of
- * the socket closes. The process that started it keeps both ends: should the helper die, the
- * master, which holds no keys, forks the next one on the same socket, and workers need not know.
- * What the dead one had taken fails at once, since its runners end with it; what it had not waits
- * for the next, at most to its deadline. */
+ * Programs of the operator's that print headers (the type `command`). A worker starts them itself and
+ * hands on nothing: execveat replaces the memory that vfork lent, close_range leaves the descriptors 0
+ * to 3, the environment is empty, and SIGKILL follows the worker's death. A run has a deadline and a
+ * bounded output, and at its end its process group is killed. Who left the group becomes the worker's
+ * child (PR_SET_CHILD_SUBREAPER) and is killed as soon as no other run is left, so that a run never
+ * ends what another one still uses. Not covered: a descendant outside the group of a program whose
+ * worker was killed. Skip this unless you use the type `command`. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
-#define HELPER_TEXT_MAX 16384   /* program and arguments */
 #define HELPER_ARGS_MAX 64
-#define HELPER_RUNNERS_MAX 16   /* at once; a token is kept for its ttl, so few are ever wanted */
+#define HELPER_RUNS_MAX 8       /* of a worker; a token is kept for its ttl, so few are ever wanted */
 #define HELPER_MS_MAX 10000     /* a refresh has no more */
+#define HELPER_LOOK_MS 2        /* between two looks for the end of a program whose output has ended */
 #define HELPER_CLEAR_MS 5000    /* to end what a program left behind; a few suffice where nothing else runs */
-#define HELPER_YOUNG_MS 5000    /* dead before that: the next one has to wait, */
-#define HELPER_WAIT_MIN 500     /* this long, doubled each time, */
-#define HELPER_WAIT_MAX 60000   /* up to this */
 
 enum helper_code {
 	HELPER_DONE, HELPER_EXIT, HELPER_TIMEOUT, HELPER_LARGE, HELPER_MISSING, HELPER_UNSAFE, HELPER_BUSY,
 };
 
-struct helper_ask {
-	uint32_t ms;            /* 0: text is the folder, for one that was forked before it was named */
-	uint32_t argc;
-	char text[HELPER_TEXT_MAX]; /* a NUL behind each */
+/* One program from start to end. Freed by helper_over if `task_gone`, else by its owner. */
+struct helper_run {
+	struct watch watch;     /* our end of its standard output */
+	struct timer timer;     /* its deadline; later the next look */
+	int64_t until;          /* monotonic ms */
+	pid_t pid;              /* 0: none, or reaped */
+	struct task *task;      /* waits for the end; NULL: none does */
+	struct buf in;          /* owned; its output: wiped */
+	enum helper_code code;
+	int status;             /* of HELPER_EXIT */
+	bool ended;             /* code, status and output are final */
+	bool task_gone;
+	struct defer gone;      /* an event of this turn may still name the watch */
 };
 
-struct helper_answer {          /* the output follows */
-	uint8_t code, status;
-};
-
-static int helper_fd = -1;      /* workers' end; -1: there is no helper process */
-static int helper_far = -1;     /* its own end, kept for the one that follows it */
-
-static struct {                 /* kept by the process that starts it */
-	pid_t pid;              /* 0: none runs */
-	char folder[HELPER_TEXT_MAX]; /* "": not named, so nothing is run */
-	int64_t started, again; /* monotonic ms: this one, and not before then the next */
-	int64_t wait;           /* ms; how long the last death delayed the next start */
-} helper;
+static int helper_dir = -1;             /* the folder, opened when it was named; -1: nothing is run */
+static unsigned helper_runs;            /* whose program has not been reaped */
 
 /* Of root or of us, and nobody else may write to it. */
 static bool
@@ -17825,14 +17810,14 @@ helper_trusts(const struct stat *st)
 
 /* In the folder itself: no path, no link. -1: *code says why. */
 static int
-helper_open(int dir, const char *name, enum helper_code *code)
+helper_open(const char *name, enum helper_code *code)
 {
-	int fd = dir < 0 || strchr(name, '/') != NULL || name[0] == '.' ? -1 :
-	    openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	int fd = strchr(name, '/') != NULL || name[0] == '.' ? -1 :
+	    openat(helper_dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st, folder;
 
 	*code = HELPER_MISSING;
-	if (fd < 0 || fstat(fd, &st) != 0 || fstat(dir, &folder) != 0 || !S_ISREG(st.st_mode) ||
+	if (fd < 0 || fstat(fd, &st) != 0 || fstat(helper_dir, &folder) != 0 || !S_ISREG(st.st_mode) ||
 	    (st.st_mode & 0111) == 0) {
 		if (fd >= 0)
 			close(fd);
@@ -17845,10 +17830,10 @@ helper_open(int dir, const char *name, enum helper_code *code)
 	return -1;
 }
 
-/* Becomes the program. A script's interpreter opens it by its
- * descriptor, so that one stays open. */
+/* Becomes the program, in memory that is still the worker's: it writes to its own frame alone. A
+ * script's interpreter opens the script by its descriptor, so that one stays open. */
 __attribute__((noreturn)) static void
-helper_exec(int program, int out, char **argv)
+helper_exec(pid_t worker, int program, int out, char **argv)
 {
 	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ, SIGCHLD, SIGUSR1};
 	char *const nothing[] = {NULL};
@@ -17857,7 +17842,9 @@ helper_exec(int program, int out, char **argv)
 	sigset_t none;
 
 	setsid();               /* a group of its own, to be killed whole */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);       /* should its runner be killed */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != worker)
+		_exit(127);             /* it died before we asked to be told */
 	for (size_t i = 0; i < COUNT(signals); i++)
 		signal(signals[i], SIG_DFL);
 	sigemptyset(&none);
@@ -17870,35 +17857,39 @@ helper_exec(int program, int out, char **argv)
 	_exit(127);
 }
 
-/* Reads to the end of the output, then waits for the end of the program; both before `until`. */
-static enum helper_code
-helper_watch(pid_t pid, int in, int64_t until, char *out, size_t *n, int *status)
+/* Returns when the child has become the program, or has failed to. */
+static pid_t
+helper_vfork(int program, int out, char **argv)
 {
-	const struct timespec pause = {0, 2000000};
-	struct pollfd p = {.fd = in, .events = POLLIN};
-	siginfo_t ended = {0};
-	ssize_t got = 1;
+	pid_t worker = getpid(), pid = vfork();
 
-	while (got > 0) {
-		int64_t left = until - clock_read(CLOCK_MONOTONIC);
-
-		if (left <= 0 || poll(&p, 1, (int)left) <= 0)
-			return HELPER_TIMEOUT;  /* or the helper has died, which is a signal to us */
-		got = read(in, out + *n, HELPER_OUTPUT_MAX + 1 - *n);
-		*n += got > 0 ? (size_t)got : 0;
-		if (*n > HELPER_OUTPUT_MAX)
-			return HELPER_LARGE;
-	}
-	/* Not reaped yet, so that its number is still its group's when that is killed. */
-	while (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0)
-		if (clock_read(CLOCK_MONOTONIC) >= until || nanosleep(&pause, NULL) != 0)
-			return HELPER_TIMEOUT;
-	*status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
-	return *status == 0 ? HELPER_DONE : HELPER_EXIT;
+	if (pid == 0)
+		helper_exec(worker, program, out, argv);
+	return pid;
 }
 
-/* The runner's children. /proc has numbers, and the kernel says which of them are ours: its own
- * list of children is an option that small systems leave out. */
+static void
+helper_free(struct defer *d)
+{
+	free(OWNER(d, struct helper_run, gone));
+}
+
+static void
+helper_over(struct helper_run *h)
+{
+	h->ended = true;
+	timer_stop(&h->timer);
+	if (h->task_gone) {
+		buf_free(&h->in);
+		loop_defer(&h->gone, helper_free);
+	} else if (h->task != NULL) {
+		task_wake(h->task);
+		h->task = NULL;
+	}
+}
+
+/* Our children. /proc has numbers, and waitid says which of them are ours: the kernel's own list of
+ * children is an option that small systems leave out. */
 static void
 helper_kill_children(void)
 {
@@ -17916,272 +17907,122 @@ helper_kill_children(void)
 		closedir(proc);
 }
 
-/* Whoever a program started is killed, even out of its group: the orphans of each round are ours
- * in the next, for the runner is their subreaper. */
+/* Reaps the program, then kills whom it left behind: the orphans of each look are our children in
+ * the next. */
 static void
-helper_clear(void)
+helper_clear(struct timer *t)
 {
-	const struct timespec pause = {0, 1000000};
-	int64_t until = clock_read(CLOCK_MONOTONIC) + HELPER_CLEAR_MS;
-	pid_t ended;
+	struct helper_run *h = OWNER(t, struct helper_run, timer);
+	pid_t orphan = -1;
 
-	while ((ended = waitpid(-1, NULL, WNOHANG)) >= 0 && clock_read(CLOCK_MONOTONIC) < until)
-		if (ended == 0) {
+	if (h->pid > 0 && waitpid(h->pid, NULL, WNOHANG) == h->pid) {
+		h->pid = 0;
+		helper_runs--;
+	}
+	if (h->pid == 0 && helper_runs == 0) {
+		while ((orphan = waitpid(-1, NULL, WNOHANG)) > 0)
+			;
+		if (orphan == 0)
 			helper_kill_children();
-			nanosleep(&pause, NULL);
-		}
+	}
+	if ((h->pid != 0 || orphan == 0) && clock_now() < h->until)
+		timer_set(t, clock_now() + HELPER_LOOK_MS, helper_clear);
+	else
+		helper_over(h);
+}
+
+/* The program is not reaped yet, so its number is still its group's. */
+static void
+helper_stop(struct helper_run *h, enum helper_code code)
+{
+	watch_close(&h->watch);
+	h->code = code;
+	kill(-h->pid, SIGKILL);
+	h->until = clock_now() + HELPER_CLEAR_MS;
+	helper_clear(&h->timer);
 }
 
 static void
-helper_alone(int signal_number)
+helper_look(struct timer *t)
 {
-	(void)signal_number;    /* it interrupts helper_watch, which is all it is for */
-}
+	struct helper_run *h = OWNER(t, struct helper_run, timer);
+	siginfo_t ended = {0};
 
-/* The helper's death ends the run, by a signal that nobody else sends: to be
- * killed would leave orphans. */
-static void
-helper_follow(pid_t helper_pid)
-{
-	const struct sigaction a = {.sa_handler = helper_alone};
-
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	sigaction(SIGUSR1, &a, NULL);
-	prctl(PR_SET_PDEATHSIG, SIGUSR1);
-	if (getppid() != helper_pid)
-		_exit(0);               /* it died before we asked to be told */
-}
-
-/* One program from start to end, in a process of its own. */
-__attribute__((noreturn)) static void
-helper_run(int dir, struct helper_ask *ask, int reply)
-{
-	static char out[HELPER_OUTPUT_MAX + 1];
-	int64_t until = clock_read(CLOCK_MONOTONIC) + ask->ms;
-	char *argv[HELPER_ARGS_MAX + 1], *at = ask->text;
-	enum helper_code code;
-	struct helper_answer answer;
-	int pipes[2], status = 0, program;
-	size_t n = 0;
-	pid_t pid;
-
-	(void)mlock(out, sizeof out);
-	for (uint32_t i = 0; i < ask->argc; i++, at += strlen(at) + 1)
-		argv[i] = at;
-	argv[ask->argc] = NULL;
-	if ((program = helper_open(dir, argv[0], &code)) >= 0) {
-		code = HELPER_BUSY;
-		if (pipe2(pipes, O_CLOEXEC) == 0 && (pid = fork()) >= 0) {
-			if (pid == 0)
-				helper_exec(program, pipes[1], argv);
-			close(pipes[1]);
-			code = helper_watch(pid, pipes[0], until, out, &n, &status);
-			kill(-pid, SIGKILL);
-			kill(pid, SIGKILL);     /* it may not have come to be a group */
-			helper_clear();         /* and whoever left it */
-		}
+	if (waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid != 0) {
+		h->status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
+		helper_stop(h, h->status == 0 ? HELPER_DONE : HELPER_EXIT);
+	} else if (clock_now() >= h->until) {
+		helper_stop(h, HELPER_TIMEOUT);
+	} else {
+		timer_set(t, clock_now() + HELPER_LOOK_MS, helper_look);
 	}
-	answer = (struct helper_answer){(uint8_t)code, (uint8_t)status};
-	if (send(reply, &answer, sizeof answer, MSG_NOSIGNAL) == (ssize_t)sizeof answer &&
-	    code == HELPER_DONE)
-		for (size_t sent = 0; sent < n;) {
-			ssize_t k = send(reply, out + sent, n - sent, MSG_NOSIGNAL);
-
-			if (k <= 0)
-				break;
-			sent += (size_t)k;
-		}
-	wipe(out, sizeof out);
-	_exit(0);
-}
-
-/* Is it whole? Texts end inside, and there are as many as it says. */
-static bool
-helper_ask_ok(const struct helper_ask *ask, size_t n)
-{
-	size_t texts = 0;
-
-	if (n <= offsetof(struct helper_ask, text) || ((const char *)ask)[n - 1] != '\0')
-		return false;
-	for (size_t i = 0; i < n - offsetof(struct helper_ask, text); i++)
-		texts += ask->text[i] == '\0';
-	return ask->argc >= 1 && ask->argc <= HELPER_ARGS_MAX && texts == ask->argc &&
-	    ask->ms <= HELPER_MS_MAX;
-}
-
-static ssize_t
-helper_receive(int fd, struct helper_ask *ask, int *reply)
-{
-	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
-	struct iovec piece = {ask, sizeof *ask};
-	struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control,
-	    .msg_controllen = sizeof control};
-	struct cmsghdr *c;
-	ssize_t n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
-
-	*reply = -1;
-	c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-	if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-	    c->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(reply, CMSG_DATA(c), sizeof *reply);
-	return n;
-}
-
-/* Has whoever asked gone? While there was no helper an ask may have
- * waited longer than its worker. */
-static bool
-helper_ask_stale(int reply)
-{
-	struct pollfd p = {.fd = reply};
-
-	return poll(&p, 1, 0) != 0;     /* nothing was asked for, so it is hang-up or error */
 }
 
 static void
-helper_take(int dir, struct helper_ask *ask, ssize_t n, int reply, int *running)
+helper_late(struct timer *t)
 {
-	static const struct helper_answer busy = {HELPER_BUSY, 0};
-	pid_t self = getpid(), pid;
-
-	if (!helper_ask_ok(ask, (size_t)n) || *running == HELPER_RUNNERS_MAX) {
-		(void)!send(reply, &busy, sizeof busy, MSG_NOSIGNAL);
-		return;
-	}
-	if (helper_ask_stale(reply))
-		return;
-	if ((pid = fork()) == 0) {
-		helper_follow(self);
-		helper_run(dir, ask, reply);
-	}
-	*running += pid > 0;
+	helper_stop(OWNER(t, struct helper_run, timer), HELPER_TIMEOUT);
 }
 
-/* Leaves all that it was born with but the socket and standard error. Ctrl-C and a service
- * manager's TERM reach it too: it serves until the workers end. */
-static int
-helper_leave_all(int fd)
+/* Reads to the end of the output, then waits for the end of the program; both before `until`. */
+static void
+helper_ready(struct watch *w)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	fd = fcntl(fd, F_DUPFD_CLOEXEC, 4);
-	if (fd < 0 || null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(fd, 3) < 0)
-		_exit(1);
-	close_range(4, ~0U, 0);
-	tls_forget_sessions();
-	return 3;
-}
-
-__attribute__((noreturn)) static void
-helper_main(int fd)
-{
-	static struct helper_ask ask;
-	int reply, running = 0, dir;
+	struct helper_run *h = OWNER(w, struct helper_run, watch);
+	char part[8192];
 	ssize_t n;
 
-	fd = helper_leave_all(fd);
-	dir = helper.folder[0] != '\0' ? open(helper.folder, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-	for (;;) {
-		if ((n = helper_receive(fd, &ask, &reply)) < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			_exit(0);
-		while (running > 0 && waitpid(-1, NULL, WNOHANG) > 0)
-			running--;
-		if (n > (ssize_t)sizeof ask.ms && ask.ms == 0) {
-			if (dir < 0 && helper_ask_ok(&ask, (size_t)n))
-				dir = open(ask.text, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		} else if (reply >= 0) {
-			helper_take(dir, &ask, n, reply, &running);
+	while ((n = read(w->fd, part, sizeof part)) > 0 && buf_add(&h->in, part, (size_t)n))
+		;
+	wipe(part, sizeof part);
+	w->readable = false;
+	if (n > 0) {
+		helper_stop(h, HELPER_LARGE);
+	} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+		watch_close(w);
+		helper_look(&h->timer);
+	}
+}
+
+/* h is empty. If the program does not start, h ends at once and its code says why. */
+static void
+helper_start(struct helper_run *h, char **argv, int64_t ms)
+{
+	int program = helper_open(argv[0], &h->code), pipes[2] = {-1, -1};
+
+	if (program >= 0) {
+		h->code = HELPER_BUSY;
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		if (helper_runs < HELPER_RUNS_MAX && pipe2(pipes, O_CLOEXEC | O_NONBLOCK) == 0) {
+			h->watch = (struct watch){.fd = pipes[0], .ready = helper_ready};
+			fcntl(pipes[1], F_SETFL, 0);
+			if (watch_add(&h->watch, EPOLLIN | EPOLLET))
+				h->pid = helper_vfork(program, pipes[1], argv);
+			close(pipes[1]);
 		}
-		if (reply >= 0)
-			close(reply);
+		close(program);
 	}
-}
-
-static void
-helper_stop(void)
-{
-	if (helper_fd >= 0) {
-		close(helper_fd);
-		close(helper_far);
-	}
-	helper_fd = helper_far = -1;
-	helper.pid = 0;         /* its end is what we want, and no news */
-}
-
-static void
-helper_fork(void)
-{
-	pid_t pid = fork();
-
-	if (pid == 0)
-		helper_main(helper_far);
-	helper.pid = pid > 0 ? pid : 0;
-	helper.started = clock_read(CLOCK_MONOTONIC);
-	helper.again = helper.started + HELPER_WAIT_MIN;        /* where it did not come to be */
-}
-
-/* Before anything is opened. Without memory for it there is none, and `command` says so. */
-static void
-helper_start(void)
-{
-	int pair[2];
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+	if (h->pid <= 0) {
+		h->pid = 0;
+		h->ended = true;
+		watch_close(&h->watch);
 		return;
-	helper_fd = pair[0];
-	helper_far = pair[1];
-	helper_fork();
-	if (helper.pid == 0)
-		helper_stop();
-}
-
-/* One that dies young is not followed at once, or a folder that kills it would have us spin. */
-static void
-helper_died(int status)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-
-	if (now - helper.started >= HELPER_YOUNG_MS)
-		helper.wait = 0;
-	else if (helper.wait < HELPER_WAIT_MAX / 2)
-		helper.wait = helper.wait == 0 ? HELPER_WAIT_MIN : 2 * helper.wait;
-	else
-		helper.wait = HELPER_WAIT_MAX;
-	log_line("ev=helper_died pid=%ld signal=%d again_ms=%lld", (long)helper.pid,
-	    WIFSIGNALED(status) ? WTERMSIG(status) : 0, (long long)helper.wait);
-	helper.pid = 0;
-	helper.again = now + helper.wait;
-}
-
-/* The master's: starts the next one when it is time. */
-static void
-helper_keep(void)
-{
-	if (helper_fd >= 0 && helper.pid == 0 && clock_read(CLOCK_MONOTONIC) >= helper.again)
-		helper_fork();
-}
-
-/* reply < 0: none is wanted. */
-static bool
-helper_send(const struct helper_ask *ask, size_t text_n, int reply)
-{
-	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control = {0};
-	struct iovec piece = {(void *)ask, offsetof(struct helper_ask, text) + text_n};
-	struct msghdr m = {.msg_iov = &piece, .msg_iovlen = 1};
-
-	if (reply >= 0) {
-		m.msg_control = &control;
-		m.msg_controllen = sizeof control;
-		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET,
-		    .cmsg_type = SCM_RIGHTS};
-		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &reply, sizeof reply);
 	}
-	return helper_fd >= 0 &&
-	    sendmsg(helper_fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)piece.iov_len;
+	helper_runs++;
+	h->until = clock_now() + ms;
+	timer_set(&h->timer, h->until, helper_late);
+}
+
+/* Its owner goes: a program that still runs is ended, and what is left of h goes with it. */
+static void
+helper_drop(struct helper_run *h)
+{
+	h->task = NULL;
+	h->task_gone = true;
+	if (h->ended)
+		helper_over(h);
+	else if (h->watch.fd >= 0 || h->timer.fire == helper_look)
+		helper_stop(h, HELPER_TIMEOUT);
 }
 
 /* ---- bind: values ----------------------------------------------------------
@@ -23995,50 +23836,14 @@ l_open_http_client(lua_State *L)
 /* -- command: what a helper program prints */
 #define L_COMMAND "sallyport.command"
 
-/* The memory goes in a deferred call: an event of this turn may still name the watch. */
-struct l_command {
-	struct watch watch;     /* our end of the answer's socket */
-	struct task *task;      /* waits; NULL: it does not */
-	struct buf in;          /* owned; struct helper_answer and the output: wiped */
-	bool ended;
-	struct defer gone;
-};
-
-static void
-l_command_ready(struct watch *w)
-{
-	struct l_command *c = OWNER(w, struct l_command, watch);
-	char part[8192];
-	ssize_t n;
-
-	while ((n = read(w->fd, part, sizeof part)) > 0 && buf_add(&c->in, part, (size_t)n))
-		;
-	wipe(part, sizeof part);
-	w->readable = false;
-	c->ended = !(n < 0 && (errno == EAGAIN || errno == EINTR));
-	if (c->ended && c->task != NULL) {
-		task_wake(c->task);
-		c->task = NULL;
-	}
-}
-
-static void
-l_command_free(struct defer *d)
-{
-	free(OWNER(d, struct l_command, gone));
-}
-
 static int
 l_command_gc(lua_State *L)
 {
-	struct l_command **c = luaL_checkudata(L, 1, L_COMMAND);
+	struct helper_run **h = luaL_checkudata(L, 1, L_COMMAND);
 
-	if (*c != NULL) {
-		watch_close(&(*c)->watch);
-		buf_free(&(*c)->in);
-		loop_defer(&(*c)->gone, l_command_free);
-	}
-	*c = NULL;
+	if (*h != NULL)
+		helper_drop(*h);
+	*h = NULL;
 	return 0;
 }
 
@@ -24078,55 +23883,46 @@ l_command_headers(lua_State *L, struct slice text)
 }
 
 static int
-l_command_answer(lua_State *L, const struct l_command *c)
+l_command_answer(lua_State *L, const struct helper_run *h)
 {
 	static const char *const codes[] = {NULL, "command_failed", "command_timeout", "command_too_large",
 	    "command_missing", "command_unsafe", "command_busy"};
-	struct helper_answer a;
 
-	if (c->in.n < sizeof a)
-		return l_fail(L, "command_busy");
-	memcpy(&a, c->in.p, sizeof a);
-	if (a.code == HELPER_DONE)
-		return l_command_headers(L, (struct slice){c->in.p + sizeof a, c->in.n - sizeof a});
+	if (h->code == HELPER_DONE)
+		return l_command_headers(L, (struct slice){h->in.p, h->in.n});
 	lua_pushnil(L);
-	lua_pushstring(L, a.code <= HELPER_BUSY ? codes[a.code] : "command_busy");
-	lua_pushinteger(L, a.status);
+	lua_pushstring(L, codes[h->code]);
+	lua_pushinteger(L, h->status);
 	return 3;
 }
 
 static int
 l_command_wait_k(lua_State *L, int status, lua_KContext ctx)
 {
-	struct l_command **c = luaL_checkudata(L, 3, L_COMMAND);
+	struct helper_run **h = luaL_checkudata(L, 3, L_COMMAND);
 	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
 
 	(void)status;
 	(void)ctx;
-	if (!(*c)->ended) {
+	if (!(*h)->ended) {
 		if (clock_now() >= deadline)
 			return l_fail(L, "command_timeout");
-		(*c)->task = task_of(L);
+		(*h)->task = task_of(L);
 		return task_yield(L, deadline, 0, l_command_wait_k);
 	}
-	return l_command_answer(L, *c);
+	return l_command_answer(L, *h);
 }
 
-/* Program and arguments, a NUL behind each; how long it may take. */
-static size_t
-l_command_ask(lua_State *L, struct helper_ask *ask)
+/* Program and arguments of the table at 1, which keeps the texts. Pushes that table's list. */
+static void
+l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
 {
-	lua_Integer args, ms;
-	size_t n = 0;
+	lua_Integer n;
 
-	lua_getfield(L, 1, "timeout");
-	ms = luaL_checkinteger(L, -1);
-	ask->ms = (uint32_t)(ms < 1 ? 1 : ms > HELPER_MS_MAX ? HELPER_MS_MAX : ms);
 	lua_getfield(L, 1, "arguments");
-	args = lua_istable(L, -1) ? luaL_len(L, -1) : 0;
-	luaL_argcheck(L, args < HELPER_ARGS_MAX, 1, "too many arguments");
-	ask->argc = (uint32_t)args + 1;
-	for (lua_Integer i = 0; i <= args; i++) {
+	n = lua_istable(L, -1) ? luaL_len(L, -1) : 0;
+	luaL_argcheck(L, n < HELPER_ARGS_MAX, 1, "too many arguments");
+	for (lua_Integer i = 0; i <= n; i++) {
 		struct slice s;
 
 		if (i == 0)
@@ -24134,14 +23930,12 @@ l_command_ask(lua_State *L, struct helper_ask *ask)
 		else
 			lua_geti(L, -1, i);
 		s = l_check_text(L, -1);
-		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL && s.n < sizeof ask->text - n, 1,
-		    "arguments too long");
-		memcpy(ask->text + n, s.p, s.n + 1);
-		n += s.n + 1;
+		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, 1, "a NUL in an argument");
+		argv[i] = (char *)s.p;
 		lua_pop(L, 1);
 	}
-	lua_settop(L, 2);
-	return n;
+	argv[n + 1] = NULL;
+	lua_pop(L, 1);
 }
 
 /* host.command({ program=, arguments={…}, timeout=ms }, deadline) -> { { name, secret } … } |
@@ -24149,32 +23943,28 @@ l_command_ask(lua_State *L, struct helper_ask *ask)
 static int
 l_host_run(lua_State *L)
 {
-	struct l_command **c;
-	struct helper_ask ask;
-	size_t n;
-	int pair[2];
+	struct helper_run **h;
+	char *argv[HELPER_ARGS_MAX + 1];
+	lua_Integer ms;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
 	lua_settop(L, 2);
-	if (helper_fd < 0 || helper.folder[0] == '\0')
+	if (helper_dir < 0)
 		return l_fail(L, "no_helpers");
-	n = l_command_ask(L, &ask);
-	c = lua_newuserdatauv(L, sizeof *c, 0);
-	*c = NULL;
+	lua_getfield(L, 1, "timeout");
+	ms = luaL_checkinteger(L, -1);
+	lua_settop(L, 2);
+	l_command_argv(L, argv);
+	h = lua_newuserdatauv(L, sizeof *h, 0);
+	*h = NULL;
 	luaL_setmetatable(L, L_COMMAND);
-	if ((*c = calloc(1, sizeof **c)) == NULL)
+	if ((*h = calloc(1, sizeof **h)) == NULL)
 		return luaL_error(L, "out of memory");
-	(*c)->watch.fd = -1;
-	buf_init(&(*c)->in, sizeof(struct helper_answer) + HELPER_OUTPUT_MAX);
+	(*h)->watch.fd = -1;
+	buf_init(&(*h)->in, HELPER_OUTPUT_MAX);
 	lua_toclose(L, 3);              /* also when the task is abandoned while it waits */
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
-		return l_fail(L, "command_busy");
-	(*c)->watch = (struct watch){.fd = pair[0], .ready = l_command_ready};
-	fcntl(pair[0], F_SETFL, O_NONBLOCK);
-	(*c)->ended = !helper_send(&ask, n, pair[1]) ||
-	    !watch_add(&(*c)->watch, EPOLLIN | EPOLLRDHUP | EPOLLET);
-	close(pair[1]);
+	helper_start(*h, argv, ms < 1 ? 1 : ms > HELPER_MS_MAX ? HELPER_MS_MAX : ms);
 	return l_command_wait_k(L, LUA_OK, 0);
 }
 
@@ -24183,12 +23973,10 @@ l_host_run(lua_State *L)
 static int
 l_host_helpers(lua_State *L)
 {
-	struct helper_ask ask = {.argc = 1};
 	struct slice dir = l_check_text(L, 1);
 	struct stat st;
 
-	if (dir.n == 0 || dir.p[0] != '/' || dir.n >= sizeof ask.text ||
-	    memchr(dir.p, '\0', dir.n) != NULL)
+	if (dir.n == 0 || dir.p[0] != '/' || memchr(dir.p, '\0', dir.n) != NULL)
 		return l_fail(L, "it is named from the root: /usr/local/lib/sallyport");
 	if (stat(dir.p, &st) != 0)
 		return l_fail_errno(L);
@@ -24196,10 +23984,8 @@ l_host_helpers(lua_State *L)
 		return l_fail(L, "it is no folder that only root or this user may write to");
 	if (lua_toboolean(L, 2))
 		return l_answer(L, 1);
-	memcpy(ask.text, dir.p, dir.n + 1);
-	if (!helper_send(&ask, dir.n + 1, -1))
-		return l_fail(L, "there is no process to run them");
-	memcpy(helper.folder, dir.p, dir.n + 1);
+	if (helper_dir < 0 && (helper_dir = open(dir.p, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
+		return l_fail_errno(L);
 	return l_answer(L, true);
 }
 
@@ -25400,8 +25186,6 @@ l_host_serve(lua_State *L)
 		lua_pop(L, 1);
 	}
 	serve.wanted = true;
-	if (helper.folder[0] == '\0')
-		helper_stop();
 	lua_pushinteger(L, 0);
 	return 1;
 }
@@ -25578,8 +25362,6 @@ worker_main(unsigned index, pid_t master)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
 	if (getppid() != master)
 		_exit(0);
-	if (helper_far >= 0)
-		close(helper_far);
 	worker_beat = &master_beats[index];
 	lua_running_slot = worker_beat->policy;
 	loop_time = 0;
@@ -25636,8 +25418,6 @@ master_reap(bool stopping)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		if (pid == helper.pid && !stopping)
-			helper_died(status);
 		for (unsigned i = 0; i < serve.workers; i++) {
 			struct worker *w = &master_workers[i];
 			int64_t now = clock_read(CLOCK_MONOTONIC);
@@ -25819,7 +25599,6 @@ master_main(void)
 			return master_stop(&set);
 		master_reap(false);
 		master_check_beats();
-		helper_keep();
 		for (unsigned i = 0; i < serve.workers; i++)
 			if (master_workers[i].pid == 0 && now >= master_workers[i].not_before)
 				master_fork(i);
@@ -25938,9 +25717,6 @@ main(int argc, char **argv)
 	int code;
 
 	process_harden();
-	for (int i = 1; i < argc; i++)
-		if (helper_fd < 0 && (strcmp(argv[i], "serve") == 0 || strcmp(argv[i], "test") == 0))
-			helper_start();
 	if (realpath("/proc/self/exe", host_arg0) == NULL)
 		snprintf(host_arg0, sizeof host_arg0, "%s", argv[0] != NULL ? argv[0] : "sallyport");
 	if (!secret_init() || !loop_init(false) || !tls_init(0) || !tls_worker_init()) {

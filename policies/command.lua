@@ -10,7 +10,8 @@
 -- and nothing of the store. It and the folder belong to root or that user and are writable by nobody else; links are not
 -- followed. It prints at most 64 KiB and exits with 0; what it writes to standard error is thrown away. It runs once for
 -- all who wait, and again after half of a ttl under ten minutes, or when an upstream answers 401. Whatever it started
--- and left running (an agent, a cache) is killed when it ends.
+-- and left running (an agent, a cache) is killed when it ends: what left its process group as well, but then only once no
+-- other such program runs in that worker.
 local function words(text)
   local quoted = lpeg.P'"' * lpeg.C((1 - lpeg.P'"')^0) * lpeg.P'"' + lpeg.P"'" * lpeg.C((1 - lpeg.P"'")^0) * lpeg.P"'"
   local plain = lpeg.C((1 - lpeg.S" \"'")^1)

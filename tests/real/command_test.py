@@ -103,7 +103,7 @@ def test_timeout(t):
 
 
 def test_no_descendant_lives_on(t):
-    """who left the program's session is ended too, however the run ends: by its end, its timeout, its helper's death"""
+    """who left the program's session is ended too, whether the run ends by itself or by its timeout"""
     started = f"setsid sleep 55.6{OURS} >/dev/null & setsid sh -c 'setsid sleep 55.7{OURS} & sleep 55.7{OURS}' >/dev/null & sleep 55.6{OURS} >/dev/null &\n"
     seen = f"until grep -qs 55.6{OURS} /proc/[0-9]*/cmdline && grep -qs 55.7{OURS} /proc/[0-9]*/cmdline; do sleep 0.05; done\n"
     s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + "echo '{\"X\": \"a\"}'\n"}, "program=p", "timeout=9")
@@ -112,13 +112,35 @@ def test_no_descendant_lives_on(t):
     s, up = arrange(t, {"p": "#!/bin/sh\n" + started + f"exec sleep 55.8{OURS}\n"}, "program=p", "timeout=2")
     refused(s, up, "in time")
     assert not any(map(sleeping, (f"55.6{OURS}", f"55.7{OURS}", f"55.8{OURS}")))
-    s, up = arrange(t, {"p": "#!/bin/sh\n" + started + seen + f"exec sleep 55.8{OURS}\n"}, "program=p")
+
+
+def test_a_run_ends_no_other(t):
+    """who left a program's session lives while another run goes on, for it may be that one's, and is ended with the last"""
+    s, up = arrange(t, {"quick": "#!/bin/sh\necho '{\"X\": \"a\"}'\n", "slow": ""})
+    go = s.dir / "go"
+    (s.folder / "slow").write_text(f"#!/bin/sh\nsh -c 'setsid sleep 55.3{OURS} >/dev/null & exit'\n"
+                                   f"until [ -e {go} ]; do sleep 0.05; done\necho '{{\"X\": \"b\"}}'\n")
+    for name in ("quick", "slow"):
+        s.cli("credential", "add", name, "--type", "command", "--host", "api.test", "--path", "/" + name, f"program={name}")
+    w = s.tunnel()
+    w.send(b"GET /slow HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
+    wait(lambda: sleeping(f"55.3{OURS}"), 8, "what the slow program started")
+    assert s.request(target="/quick").status == 200
+    assert sleeping(f"55.3{OURS}")
+    go.touch()
+    assert w.recv(10).startswith(b"HTTP/1.1 200")
+    wait(lambda: not sleeping(f"55.3{OURS}"), 5, "the end of what it left")
+
+
+def test_a_killed_worker(t):
+    """a program does not outlive the worker that runs it"""
+    s, up = arrange(t, {"p": f"#!/bin/sh\nexec sleep 55.8{OURS}\n"}, "program=p")
     w = s.tunnel()
     w.send(b"GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
     wait(lambda: sleeping(f"55.8{OURS}"), 8, "the program")
-    os.kill(helper_of(s), 9)
-    assert w.recv(10).startswith(b"HTTP/1.1 502")
-    wait(lambda: not any(map(sleeping, (f"55.6{OURS}", f"55.7{OURS}", f"55.8{OURS}"))), 15, "their end")
+    s.may_die = "yes"
+    os.kill(int(children(s.process.pid)[0]), 9)
+    wait(lambda: not sleeping(f"55.8{OURS}"), 5, "its end")
 
 
 def sleeping(word):
@@ -174,92 +196,6 @@ def test_trial_after_mending(t):
         assert "its program failed" in s.cli(*trial, check=False).stderr
     (s.folder / "p").write_text("#!/bin/sh\necho '{\"X-Key\": \"canary-printed-1\"}'\n")
     assert "status  200" in s.cli(*trial).stdout
-
-
-def test_the_helper_ends(t):
-    """the helper process ends with the server, and is there while it drains"""
-    s, _ = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n"}, "program=p")
-    before = children(s.process.pid)
-    assert len(before) == 2, before
-    s.stop()
-    wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in before), 5, "the end of all")
-
-
-def descriptors(pid):
-    """what each of a process's descriptors is; one closed while we look is none"""
-    found = []
-    for n in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{n}"))
-        except FileNotFoundError:
-            pass
-    return found
-
-
-def helper_of(s):
-    """the helper process: the server's child that has no listener's port"""
-    for pid in children(s.process.pid):
-        fds = descriptors(pid)
-        if len(fds) < 8 and not any("eventpoll" in f for f in fds):
-            return int(pid)
-    return None
-
-
-def test_a_killed_helper(t):
-    """a helper that was killed is followed by another on the same socket; what it ran fails at once, and ends"""
-    s, up = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n", "slow": f"#!/bin/sh\nexec sleep 44.4{OURS}\n"}, workers=2)
-    for name, program in [("one", "p"), ("two", "p"), ("slow", "slow")]:
-        s.cli("credential", "add", name, "--type", "command", "--host", "api.test", "--path", "/" + name, f"program={program}")
-    assert s.request(target="/one").status == 200
-    workers = sorted(set(children(s.process.pid)) - {str(helper_of(s))})
-    w = s.tunnel()
-    w.send(b"GET /slow HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n")
-    wait(lambda: sleeping(f"44.4{OURS}"), 5, "the slow program")
-    dead, start = helper_of(s), time.monotonic()
-    os.kill(dead, 9)
-    assert w.recv(5).startswith(b"HTTP/1.1 502") and time.monotonic() - start < 4 * sallyport.SLOW
-    w.close()
-    wait(lambda: not sleeping(f"44.4{OURS}"), 5, "its end")
-    # This one was taken while there was no helper, or by the next: it is answered all the same.
-    assert s.request(target="/two").status == 200
-    assert helper_of(s) not in (None, dead) and "ev=helper_died" in s.log()
-    assert sorted(set(children(s.process.pid)) - {str(helper_of(s))}) == workers
-    fds = os.listdir(f"/proc/{helper_of(s)}/fd")
-    assert sorted(map(int, fds))[:4] == [0, 1, 2, 3] and len(fds) == 5, fds     # and the folder
-    for name in ("api.test", "key", "data.mdb", "LMDB"):
-        assert name not in pathlib.Path(f"/proc/{helper_of(s)}/maps").read_text()
-
-
-def test_a_helper_that_keeps_dying(t):
-    """each death of a young helper doubles the wait before the next: no spinning, and nothing hangs"""
-    s, up = arrange(t, {"p": "#!/bin/sh\necho '{\"X\": \"a\"}'\n"}, "program=p", "timeout=1")
-    for n in range(3):
-        wait(lambda: helper_of(s), 10, "a helper")
-        os.kill(helper_of(s), 9)
-        wait(lambda: s.log().count("ev=helper_died") == n + 1, 5, "its death")
-    assert "again_ms=500" in s.log() and "again_ms=1000" in s.log() and "again_ms=2000" in s.log(), s.log()
-    assert s.request().status in (200, 502)
-    before = set(children(s.process.pid))
-    s.stop()
-    wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in before), 5, "the end of all")
-
-
-def test_words_like_commands(t):
-    """a value that happens to be serve or test starts a helper that ends with the command, and holds no pipe open"""
-    s, _ = arrange(t, {}, serve=False)
-    for args in [("agent", "add", "test"), ("agent", "add", "serve"), ("bundle", "add", "test"), ("agent", "list")]:
-        start = time.monotonic()
-        s.cli(*args)            # its output is a pipe: read to the end
-        assert time.monotonic() - start < 4 * sallyport.SLOW
-    left = [p for p in pathlib.Path("/proc").glob("[0-9]*/environ") if str(s.home).encode() in read(p)]
-    assert not left, left
-
-
-def read(path):
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def children(pid):
