@@ -14527,7 +14527,9 @@ upstream_drop(struct upstream **u)
 #define REQ_ECHO_MAX (64 * 1024)
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
-#define AGENT_REQUESTS_MAX 64   /* in progress, of one agent and worker */
+#define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
+#define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
+#define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
 #define AGENT_SLOTS 256
 
 enum conn_state {
@@ -15068,6 +15070,8 @@ struct req {
 	char reason[272];       /* "domain " and a host */
 	bool allowed;
 	struct agent *counted;  /* holds one of this agent's requests in progress */
+	bool held;              /* or waits for that, in its queue */
+	struct req *held_next;
 	bool too_many;
 
 	/* the upstream */
@@ -15092,7 +15096,9 @@ struct req {
 
 struct agent {
 	struct agent *next;     /* in its slot */
-	unsigned conns, requests;
+	unsigned conns, requests, share; /* `requests` may be as many as `share` */
+	struct req *held;       /* those that wait for their turn, in the order they came */
+	size_t held_bytes;      /* of their heads */
 	size_t bodies;          /* bytes of bodies held for its requests */
 	char name[REQ_NAME_MAX];
 };
@@ -15167,7 +15173,7 @@ agent_put(struct agent *a)
 {
 	struct agent **at;
 
-	if (a->conns != 0 || a->requests != 0)
+	if (a->conns != 0 || a->requests != 0 || a->held != NULL)
 		return;
 	at = agent_slot(a->name);
 	*at = a->next;
@@ -15181,18 +15187,57 @@ agent_over(const struct agent *a)
 	return a != NULL && a->conns > conn_max / 4 + 1;
 }
 
-/* The request is this agent's. False: it has its share already. */
-static bool
-req_claim(struct req *r, const char *name)
+static void
+req_unhold(struct req *r, struct req **at)
+{
+	while (*at != r)
+		at = &(*at)->held_next;
+	*at = r->held_next;
+	r->counted->held_bytes -= sizeof *r + r->bytes.n;
+	r->held = false;
+}
+
+/* Those that waited longest have their turn, as far as the share goes. */
+static void
+agent_turns(struct agent *a)
+{
+	for (; a->held != NULL && a->requests < a->share; a->requests++) {
+		struct req *r = a->held;
+
+		req_unhold(r, &a->held);
+		req_wake_body(r);
+	}
+}
+
+/* The request is no longer one of its agent's. */
+static void
+req_unclaim(struct req *r)
+{
+	struct agent *a = r->counted;
+
+	if (a == NULL)
+		return;
+	if (r->held)
+		req_unhold(r, &a->held);
+	else
+		a->requests--;
+	r->counted = NULL;
+	agent_turns(a);
+	agent_put(a);
+}
+
+/* The request is this agent's. Where it is to have a part of its share, it gets that at once or waits
+ * for its turn (held); one for which there is no room is too_many. */
+static void
+req_claim(struct req *r, const char *name, unsigned share)
 {
 	struct conn *c = r->conn;
+	struct req **at;
 	struct agent *a;
 
 	text_copy(r->agent, sizeof r->agent, name);
 	if (r->counted != NULL || (a = agent_get(name)) == NULL)
-		return r->counted != NULL;
-	a->requests++;
-	r->counted = a;
+		return;
 	if (c->counted_unknown) {
 		c->counted_unknown = false;
 		conn_unknown--;
@@ -15201,9 +15246,20 @@ req_claim(struct req *r, const char *name)
 		c->agent = a;
 		a->conns++;
 	}
-	if (a->requests > AGENT_REQUESTS_MAX || agent_over(a))
+	if (agent_over(a) || sizeof *r + r->bytes.n > AGENT_HELD_MAX - a->held_bytes)
 		r->too_many = true;
-	return !r->too_many;
+	else if (share != 0) {
+		for (at = &a->held; *at != NULL;)
+			at = &(*at)->held_next;
+		*at = r;
+		r->held_next = NULL;
+		r->held = true;
+		r->counted = a;
+		a->held_bytes += sizeof *r + r->bytes.n;
+		a->share = share;
+		agent_turns(a);
+	}
+	agent_put(a);
 }
 
 /* -- flow: one body from one peer to another. */
@@ -15591,10 +15647,7 @@ req_free(struct req *r)
 	filter_free(r->filter);
 	tls_ident_unref(r->ident);
 	req_body_drop(r);
-	if (r->counted != NULL) {
-		r->counted->requests--;
-		agent_put(r->counted);
-	}
+	req_unclaim(r);
 	buf_free(&r->answer);
 	buf_free(&r->stripped_query);
 	buf_free(&r->stripped_names);
@@ -21317,14 +21370,33 @@ l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
 	lua_pop(L, 1);
 }
 
-/* req:log{ agent=, bundle=, credential=, decision=, reason= } -> within share (bool):
- * false where the agent has its share of requests or connections in use; what is
- * decided then is answered 429. */
+static int
+l_req_log_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct req *r = l_check_req(L, 1);
+	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
+
+	(void)status;
+	(void)ctx;
+	if (r->held && clock_now() < deadline)
+		return task_yield(L, deadline, 0, l_req_log_k);
+	r->too_many = r->held;
+	if (r->too_many)
+		req_unclaim(r);
+	lua_pushstring(L, "waited");
+	return r->too_many ? l_answer(L, false) : 1;
+}
+
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason= } -> within share: false where
+ * the agent has its share of requests or connections in use; what is decided then is answered 429.
+ * "waited": it was so for a while, and what was decided before may be so no longer. A refusal and a
+ * CONNECT that leads to further requests need no share. yields */
 static int
 l_req_log(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	char agent[REQ_NAME_MAX] = "";
+	const char *decision;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	l_opt_name(L, 2, "agent", agent, sizeof agent);
@@ -21332,10 +21404,17 @@ l_req_log(lua_State *L)
 	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
 	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
 	lua_getfield(L, 2, "decision");
-	r->allowed = strcmp(luaL_optstring(L, -1, ""), "allow") == 0;
+	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
+	r->allowed = strcmp(decision, "allow") == 0;
+	lua_getfield(L, 2, "requests");
 	if (agent[0] != '\0')
-		req_claim(r, agent);
-	return l_answer(L, !r->too_many);
+		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
+		    (unsigned)luaL_optinteger(L, -1, AGENT_REQUESTS));
+	if (!r->held)
+		return l_answer(L, !r->too_many);
+	lua_settop(L, 1);
+	lua_pushinteger(L, clock_now() + AGENT_HELD_MS);
+	return l_req_log_k(L, LUA_OK, 0);
 }
 
 static struct slice

@@ -363,7 +363,7 @@ function M:agent_named(name)
     local rec = self.store.get("agent", "a/" .. name)
     if not rec then return nil end
     agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
-      variables = rec.variables }
+      variables = rec.variables, requests = rec.requests }
     agent.in_bundle = {}
     for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
     self.agents:put(name, agent)

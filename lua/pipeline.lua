@@ -236,7 +236,8 @@ local function judge(self, req, agent, deadline, skips)
       local credential = not own.domain
       plan = {
         log = {
-          agent = agent.name, bundle = bundle, credential = credential and own.name or nil, decision = "allow",
+          agent = agent.name, requests = agent.requests, bundle = bundle, credential = credential and own.name or nil,
+          decision = "allow",
           reason = credential and "credential" or "domain " .. own.name,
         },
         forward = { addresses = own.domain and own.domain.addresses },
@@ -595,9 +596,10 @@ local function answer_token_request(self, req, agent, names, deadline)
   for _, b in ipairs(agent.bundles) do
     for _, has in ipairs(opened.rec.bundles or {}) do bundle = bundle or b == has and b or nil end
   end
-  if req:log { agent = agent.name, bundle = bundle, credential = opened.name, decision = "allow", reason = "token placeholder" } == false then
-    return nil, "too_many"
-  end
+  local turn = req:log { agent = agent.name, requests = agent.requests, bundle = bundle, credential = opened.name,
+    decision = "allow", reason = "token placeholder" }
+  if turn == false then return nil, "too_many" end
+  if turn == "waited" then return nil, "changed" end
   if not status then
     self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, opened.pol.name, errors.quote(errors.place(text))))
     return nil, "policy_failed"
@@ -718,7 +720,9 @@ local function own_endpoint(self, req)
   end
   local agent = req.token and self.config:agent(req.token)
   if not agent then return unknown(req) end
-  if req:log { agent = agent.name, reason = "discover" } == false then return errors.fail(req, "too_many") end
+  local turn = req:log { agent = agent.name, requests = agent.requests, reason = "discover" }
+  if turn == false then return errors.fail(req, "too_many") end
+  if turn == "waited" then return self:on_request(req, req.token) end
   return req:respond(200, "application/json", discover_page(self, agent))
 end
 
@@ -736,7 +740,10 @@ function M:on_connect(req)
   local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, req.port)
   local own = ok and self.config:item(item)
   if not relays(agent, own, bundle) then return req:intercept() end
-  req:log { agent = agent.name, bundle = bundle, decision = "allow", reason = "tunnel " .. own.name }
+  local turn = req:log { agent = agent.name, requests = agent.requests, bundle = bundle, decision = "allow",
+    reason = "tunnel " .. own.name }
+  if turn == false then return errors.fail(req, "too_many") end
+  if turn == "waited" then return self:on_connect(req) end
   return req:tunnel { addresses = own.domain.addresses }
 end
 
@@ -777,12 +784,15 @@ local function ready_for(self, agent, route)
   if opened and opened.version == ready.version then return opened, ready.plan, ready.routed end
 end
 
--- Decides and does it. false: what was decided changed while the request waited, and nothing was done.
+-- Decides and does it. false: what was decided changed while the request waited, and nothing was done; "waited": for the
+-- agent's other requests to end.
 local function serve(self, req, agent, route, deadline)
   if not learn(self, agent) then return false end
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)
   if ready then
-    if req:log(ready_plan.log) ~= false then return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline) end
+    local turn = req:log(ready_plan.log)
+    if turn == "waited" then return false, turn end
+    if turn then return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline) end
     errors.fail(req, "too_many")
     return true
   end
@@ -797,12 +807,14 @@ local function serve(self, req, agent, route, deadline)
   end
   local own, bundle, routed, opened, plan, kept = judge(self, req, agent, deadline, skips)
   if bundle == "changed" and not own then return false end
+  local turn = own and req:log(plan.log)
+  if turn == "waited" then return false, turn end
   if not own and skips then
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its token endpoint, and the request presents nothing that stands in for it"):format(names[1]))
   elseif not own then
     refuse_decided(self, req, agent, bundle, routed, opened)
-  elseif req:log(plan.log) == false then
+  elseif turn == false then
     errors.fail(req, "too_many")
   elseif plan.echo and self.config.echo and not (opened and opened.rec.demo) then
     refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
@@ -837,8 +849,10 @@ function M:on_request(req, token_hash, route)
       "send the request through it as a proxy")
   end
   for _ = 1, DECIDE_TRIES do
-    if serve(self, req, agent, route, deadline) then return end
+    local done, waited = serve(self, req, agent, route, deadline)
+    if done then return end
     -- Something changed while it waited: everything again, from who asks.
+    if waited then deadline = self.time.now() + WAIT_MAX end
     synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return errors.fail(req, lost) end
     agent = self.config:agent(token_hash)

@@ -9,7 +9,16 @@ local variables = require "variables"
 local options = {
   { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named" },
   { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named" },
+  { name = "requests", arg = "N", help = "of it in progress at once, in a worker; 64 unless named. More wait, up to 30 s" },
 }
+
+local REQUESTS_MAX = 10000      -- in progress: more connections than that no worker has for one agent
+
+local function requests(text)
+  local n = text:find("^%d+$") and math.tointeger(tonumber(text))
+  if not n or n < 1 or n > REQUESTS_MAX then report.usage(("--requests is a number from 1 to %d"):format(REQUESTS_MAX)) end
+  return n
+end
 
 local function bundles(given)
   local list, seen = {}, {}
@@ -41,7 +50,7 @@ local function add(args, opt, ctx)
   db.open(ctx)
   local now = require("time").wall()
   local plain = { name = name, bundles = bundles(opt.bundle), created = now, revoked = false,
-    expires_at = expiry(opt.ttl, now) }
+    expires_at = expiry(opt.ttl, now), requests = opt.requests and requests(opt.requests) }
   local token
   db.change(function()
     local old = db.peek("agent", "a/" .. name, "the agent")
@@ -83,7 +92,7 @@ local function list(_, _, ctx)
         shown[i] = { label = t.label, created = report.time(t.created), expires_at = report.time(t.expires_at) }
       end
       out[#out + 1] = { name = a.name, bundles = report.array(a.bundles or {}), state = state, tokens = shown,
-        created = report.time(a.created), expires_at = report.time(a.expires_at), variables = a.variables or {} }
+        created = report.time(a.created), expires_at = report.time(a.expires_at), variables = a.variables or {}, requests = a.requests }
     end
   end
   if ctx.json then
@@ -102,8 +111,9 @@ local function list(_, _, ctx)
 end
 
 local function set(args, opt, ctx)
-  if not opt.bundle and not opt.ttl and #args == 1 then report.usage("nothing to change was named",
-    "--bundle B …, --ttl TIME|never or NAME=VALUE …") end
+  if not opt.bundle and not opt.ttl and not opt.requests and #args == 1 then report.usage("nothing to change was named",
+    "--bundle B …, --ttl TIME|never, --requests N or NAME=VALUE …") end
+  local most = opt.requests and requests(opt.requests)
   db.open(ctx)
   local now = require("time").wall()
   local plain
@@ -115,6 +125,7 @@ local function set(args, opt, ctx)
     plain = db.plain(record)
     if opt.bundle then plain.bundles = bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
+    plain.requests = most or plain.requests
     for i = 2, #args do
       local new, why = variables.assign(plain.variables, args[i])
       if not new then report.usage(why, "sallyport agent set AGENT TENANT=acme") end
@@ -188,14 +199,15 @@ example:
   sallyport agent list
 ]], run = list },
   { words = "agent set", args = "AGENT [options] [NAME=VALUE …]", min = 1, options = options,
-    summary = "change its bundles, its end or its variables",
+    summary = "change its bundles, its end, its share or its variables",
     help = [[
-Replaces the agent's bundles, or sets when it ends (`--ttl never` removes the end). NAME=VALUE is the agent's own
+Replaces the agent's bundles, or sets when it ends (`--ttl never` removes the end). --requests says how many of its
+requests a worker has in progress at once; what comes above waits its turn for 30 s, then it is told 429. NAME=VALUE is the agent's own
 value of a variable, before that of a bundle (see `bundle set`); NAME= takes it away.
 
 examples:
   sallyport agent set claude --bundle research --bundle default
-  sallyport agent set ci --ttl 30d
+  sallyport agent set ci --ttl 30d --requests 200
   sallyport agent set claude WORKSPACE=wrk_123
 ]], run = set },
   { words = "agent rotate", args = "NAME", min = 1, max = 1, summary = "a new token; every older one ends",

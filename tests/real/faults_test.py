@@ -249,30 +249,67 @@ def answered(s):
         return None
 
 
-def test_one_agent_taking_all(t):
-    """one agent's hundred requests in progress get 429 past its share, another agent is served at once"""
-    s, up = t.proxy(workers=1, credentials=[API], upstream={"delay": 3})
-    s.agent("other")
-    s.cli("agent", "list")
-    statuses = []
-
-    def greedy():
+def burst(s, n, out, target="/", name="a", timeout=60):
+    """n requests at once, each through a tunnel of its own: (status, error, Retry-After, when it ended) go to out."""
+    def one(i):
         try:
-            r = s.request(target="/greedy", timeout=30)
-            statuses.append((r.status, r.get("x-sallyport-error"), r.get("retry-after")))
+            r = s.request(target=f"{target}{i}", auth=s.auth(name=name), timeout=timeout)
+            out.append((r.status, r.get("x-sallyport-error"), r.get("retry-after"), time.monotonic()))
         except Exception as e:
-            statuses.append((type(e).__name__, None, None))
-    threads = [threading.Thread(target=greedy) for _ in range(100)]
+            out.append((f"{type(e).__name__}: {e}", None, None, time.monotonic()))
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
     [x.start() for x in threads]
-    wait(lambda: any(a[0] == 429 for a in statuses) or len(statuses) == 100, 20, "429 or the end")
-    up.delay = 0
+    return threads
+
+
+def test_one_agent_taking_all(t):
+    """an agent's requests above its share wait for their turn: 100 and 200 at once all succeed; another agent is served at once"""
+    s, up = t.proxy(workers=1, credentials=[API], upstream={"delay": 2})
+    s.agent("other")
+    for n in (100, 200):
+        up.delay, answers, most = 2, [], len(up.requests)
+        threads = burst(s, n, answers)
+        wait(lambda: len(up.requests) - most >= 64, 20, "a share of requests in progress")
+        began = time.monotonic()
+        up.delay = 0
+        assert s.request(target="/other", auth=s.auth(name="other"), timeout=10).status == 200
+        assert time.monotonic() - began < 2 * sallyport.SLOW
+        up.delay = 2
+        [x.join(60) for x in threads]
+        assert [a[0] for a in answers] == [200] * n, [a for a in answers if a[0] != 200]
+
+
+def test_turns(t):
+    """`agent set --requests`: what comes above waits in the order it came; who hangs up leaves no gap; a drain lets those
+    that wait have their turn; after 30 seconds it is 429 with Retry-After, and CONNECT itself never waits"""
+    s, up = t.proxy(workers=1, credentials=[API], upstream={"delay": 0.3})
+    assert s.cli("agent", "set", "a", "--requests", "0", check=False).returncode == 2
+    s.cli("agent", "set", "a", "--requests", "1")
+    tunnels = [s.tunnel() for _ in range(6)]
+    for i, w in enumerate(tunnels):
+        w.send(b"GET /turn%d HTTP/1.1\r\nHost: api.test\r\n\r\n" % i)
+        time.sleep(0.05)
+    tunnels[2].close()
+    assert s.tunnel(), "a tunnel is no request yet"
+    wait(lambda: len(up.requests) >= 5, 20, "five requests upstream")
+    assert [r.target for r in up.requests] == [f"/turn{i}" for i in (0, 1, 3, 4, 5)], [r.target for r in up.requests]
+    up.delay, answers = 40, []
+    threads = burst(s, 1, answers, "/long")
+    wait(lambda: len(up.requests) >= 6, 20, "the long one")
     began = time.monotonic()
-    assert s.request(target="/other", auth=s.auth(name="other"), timeout=10).status == 200
-    assert time.monotonic() - began < 2 * sallyport.SLOW
+    threads += burst(s, 2, answers, "/late")
+    wait(lambda: len(answers) >= 2, 40, "429")
+    assert all(a[:2] == (429, "too_many") and a[2] for a in answers) and time.monotonic() - began >= 29, (answers, began)
+    s.cli("agent", "set", "a", "--requests", "2")                       # in force at the next request
+    up.delay = 2
+    threads += burst(s, 4, answers, "/drain")
+    wait(lambda: len(up.requests) >= 7, 20, "one more upstream")
+    time.sleep(min(sallyport.SLOW, 1.5))                                # the others have come, and the first is not answered
+    s.process.terminate()
+    wait(lambda: len(answers) >= 6, 20, "the drained ones")
+    assert [a[0] for a in answers] == [429, 429, 200, 200, 200, 200], answers
+    up.stop()
     [x.join(60) for x in threads]
-    refused = [a for a in statuses if a[0] == 429]
-    assert refused and all(a[1] == "too_many" and a[2] for a in refused), statuses
-    assert sum(a[0] == 200 for a in statuses) >= 32, statuses
 
 
 def rss(pid):

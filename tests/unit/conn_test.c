@@ -74,7 +74,8 @@ test_share(void)
 
 		r->head.body = BODY_NONE;
 		r->task_done = r->task_ok = true;
-		if (req_claim(r, "greedy"))
+		req_claim(r, "greedy", AGENT_REQUESTS);
+		if (!r->too_many)
 			req_failf(r, 404, "none", "an answer");
 		else
 			req_failf(r, 429, "too_many", "as the pipeline answers it");
@@ -89,6 +90,46 @@ test_share(void)
 	while (conn_first != NULL)
 		conn_close(conn_first, true);
 	loop_run_deferred();
+}
+
+/* What an agent asks above its share waits, in the order it came; what has gone leaves no gap; how much waits is bounded. */
+static void
+test_turns(void)
+{
+	struct req *r[8];
+	struct agent *a;
+	bool ok = true;
+	size_t n = 0;
+
+	conn_max = 4096;
+	for (size_t i = 0; i < COUNT(r); i++) {
+		r[i] = conn_make(CONN_DECIDE)->req;
+		req_claim(r[i], "busy", 2);
+		ok = ok && r[i]->held == (i >= 2) && !r[i]->too_many;
+	}
+	a = r[0]->counted;
+	conn_close(r[4]->conn, true);
+	conn_close(r[7]->conn, true);
+	conn_close(r[1]->conn, true);
+	ok = ok && !r[2]->held && r[3]->held && r[5]->held && a->requests == 2;
+	conn_close(r[0]->conn, true);
+	conn_close(r[2]->conn, true);
+	ok = ok && !r[3]->held && !r[5]->held && r[6]->held && a->held == r[6] && a->held->held_next == NULL;
+	test_result(ok, "an agent's further requests have their turn in the order they came", "%u in progress", a->requests);
+	for (ok = true; ok && n < 100000; n++) {
+		struct req *more = conn_make(CONN_DECIDE)->req;
+
+		conn_max = 1u << 20;
+		req_claim(more, "busy", 2);
+		ok = !more->too_many;
+		if (!ok)
+			test_result(!more->held && more->counted == NULL && a->held_bytes <= AGENT_HELD_MAX && n > 200,
+			    "how much of an agent waits is bounded", "%zu wait, %zu bytes", n, a->held_bytes);
+	}
+	while (conn_first != NULL)
+		conn_close(conn_first, true);
+	loop_run_deferred();
+	test_result(!ok && *agent_slot("busy") == NULL, "an agent of whom nothing is left is forgotten", "%zu waited", n);
 }
 
 /* A tunnel whose upstream fails while the client does not read: it waits for that as for any reader, not for an hour. */
@@ -126,5 +167,6 @@ main(void)
 	test_answer();
 	test_blind();
 	test_share();
+	test_turns();
 	return test_end();
 }
