@@ -96,7 +96,7 @@ local function setting(options)
       form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
       own_endpoint = more.own or false, websocket = more.websocket or false, id = "1",
     }
-    function req.log(_, t) out.log = fake.copy(t); return more.share end
+    function req.log(_, t) out.log = fake.copy(t); if more.turn then return more.turn() end return more.share ~= false end
     function req.fail(_, status, code, message, hint, opt)
       assert(not out.did, "a second decision")
       out.did, out.status, out.code, out.message, out.hint, out.options = "fail", status, code, message, hint, opt
@@ -215,6 +215,19 @@ local cases = {
     is(s.code("GET https://api.test/", { share = false }), "too_many")
     is(s.refreshes, 0)
     is(s.code("GET https://api.test/", { share = false, connect = true }), "too_many")
+  end,
+  ["a request that waited for its turn is judged again"] = function()
+    local s = with_bearer()
+    is(s.code "GET https://api.test/", "forward")
+    for _, connect in ipairs { false, true } do
+      local turns = { "waited", true }
+      is(s.code("GET https://api.test/", { connect = connect, turn = function() return table.remove(turns, 1) end }),
+        connect and "intercept" or "forward")
+    end
+    is(s.code("GET https://api.test/", { turn = function()
+      s.agent("alice", { "default" }, { revoked = true })
+      return "waited"
+    end }), "agent_unknown")
   end,
 
   -- ---- CONNECT
