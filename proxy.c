@@ -9067,20 +9067,19 @@ enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
 static const struct {
 	const char *name;
 	enum store_bump bump;   /* the generation that a write moves */
-	bool backup;
 } store_dbs[STORE_DBS] = {
-	[DB_META] = {"meta", BUMP_CONFIG, true},
-	[DB_POLICY] = {"policy", BUMP_CONFIG, true},
-	[DB_CREDENTIAL] = {"credential", BUMP_CONFIG, true},
-	[DB_STATE] = {"state", BUMP_STATE, true},
-	[DB_BUNDLE] = {"bundle", BUMP_CONFIG, true},
-	[DB_AGENT] = {"agent", BUMP_CONFIG, true},
-	[DB_LEASE] = {"lease", BUMP_NONE, false},       /* of one boot of one machine */
+	[DB_META] = {"meta", BUMP_CONFIG},
+	[DB_POLICY] = {"policy", BUMP_CONFIG},
+	[DB_CREDENTIAL] = {"credential", BUMP_CONFIG},
+	[DB_STATE] = {"state", BUMP_STATE},
+	[DB_BUNDLE] = {"bundle", BUMP_CONFIG},
+	[DB_AGENT] = {"agent", BUMP_CONFIG},
+	[DB_LEASE] = {"lease", BUMP_NONE},       /* of one boot of one machine */
 };
 
 /* The store's own entries in meta begin with a byte that no record's key begins with. */
 #define STORE_K_FORMAT SLICE("\1format")        /* u32 */
-#define STORE_K_DATAKEY SLICE("\1datakey")      /* struct below, 88 bytes */
+#define STORE_K_DATAKEY SLICE("\1datakey")      /* struct below, 84 bytes */
 #define STORE_K_COUNTERS SLICE("\1counters")    /* config, state, version, room: u64 each */
 #define STORE_K_CHANGE "\1change/"              /* + u64 config generation -> db NUL key NUL … */
 #define STORE_CHANGE_KEY (sizeof(STORE_K_CHANGE) - 1 + 8)
@@ -10957,627 +10956,6 @@ out:
 	secret_unref(sec);
 	store_read_reset();
 	return err;
-}
-
-/* -- backup and restore
- * One stream: magic, format, the store's format, counters, the wrapped data key; then frames
- * ('R', u8 db name length, db, u16 key length, key, u32 value length, value); then 'E', u64 number
- * of frames, and an HMAC over all of it under a key from the data key. Records go as they lie on
- * the disk, sealed: the stream is as secret as the store without its key file. */
-#define BACKUP_MAGIC "sallyport-backup\n"
-#define BACKUP_FORMAT 1
-#define BACKUP_BUF 65536                /* one write or read */
-#define BACKUP_RECORD_MAX (STORE_BATCH_MAX + STORE_HEAD + STORE_TAG)
-
-struct backup {
-	int fd;                         /* owned by the caller */
-	br_hmac_context hmac;
-	struct store_counters counters;
-	uint8_t datakey[DATAKEY_LEN];
-	size_t at, n;                   /* reading: what of buf is unread; writing: n bytes wait */
-	bool bad;                       /* an error of the disk, or the end too early */
-	struct buf value;               /* owned; a record being read */
-	uint8_t buf[BACKUP_BUF];
-};
-
-static void
-backup_flush(struct backup *b)
-{
-	if (!b->bad && !write_all(b->fd, b->buf, b->n))
-		b->bad = true;
-	b->n = 0;
-}
-
-static void
-backup_raw(struct backup *b, const void *p, size_t n)
-{
-	const char *from = p;
-
-	while (n != 0) {
-		size_t some = sizeof b->buf - b->n < n ? sizeof b->buf - b->n : n;
-
-		memcpy(b->buf + b->n, from, some);
-		b->n += some;
-		from += some;
-		n -= some;
-		if (b->n == sizeof b->buf)
-			backup_flush(b);
-	}
-}
-
-static void
-backup_put(struct backup *b, const void *p, size_t n)
-{
-	br_hmac_update(&b->hmac, p, n);
-	backup_raw(b, p, n);
-}
-
-static void
-backup_put_int(struct backup *b, uint64_t v, size_t bytes)
-{
-	uint8_t be[8];
-
-	store_be64(be, v);
-	backup_put(b, be + 8 - bytes, bytes);
-}
-
-static void
-backup_put_frame(struct backup *b, enum store_db db, struct slice key, struct slice value)
-{
-	size_t dbn = strlen(store_dbs[db].name);
-
-	backup_put(b, "R", 1);
-	backup_put_int(b, dbn, 1);
-	backup_put(b, store_dbs[db].name, dbn);
-	backup_put_int(b, key.n, 2);
-	backup_put(b, key.p, key.n);
-	backup_put_int(b, value.n, 4);
-	backup_put(b, value.p, value.n);
-}
-
-static enum store_err
-backup_write_db(struct backup *b, MDB_txn *txn, enum store_db db, uint64_t *frames)
-{
-	MDB_cursor *cur;
-	MDB_val k, v;
-	int rc = mdb_cursor_open(txn, store.dbi[db], &cur);
-
-	if (rc != 0)
-		return store_err_of(rc);
-	while (!b->bad && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
-		if (!store_key_ok(store_slice(k)))
-			continue;       /* the store's own */
-		backup_put_frame(b, db, store_slice(k), store_slice(v));
-		++*frames;
-	}
-	mdb_cursor_close(cur);
-	return rc == MDB_NOTFOUND || rc == 0 ? STORE_OK : store_err_of(rc);
-}
-
-static enum store_err
-backup_write(struct backup *b, MDB_txn *txn)
-{
-	struct store_counters c;
-	struct slice datakey;
-	uint8_t mac[32];
-	uint64_t frames = 0;
-	enum store_err err;
-
-	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
-	    (err = store_raw_get(txn, DB_META, STORE_K_DATAKEY, &datakey)) != STORE_OK)
-		return err;
-	backup_put(b, BACKUP_MAGIC, sizeof BACKUP_MAGIC - 1);
-	backup_put_int(b, BACKUP_FORMAT, 4);
-	backup_put_int(b, STORE_FORMAT, 4);
-	backup_put_int(b, c.config, 8);
-	backup_put_int(b, c.state, 8);
-	backup_put_int(b, c.version, 8);
-	backup_put(b, datakey.p, DATAKEY_LEN);
-	for (int db = 0; db < STORE_DBS && err == STORE_OK; db++)
-		if (store_dbs[db].backup)
-			err = backup_write_db(b, txn, (enum store_db)db, &frames);
-	backup_put(b, "E", 1);
-	backup_put_int(b, frames, 8);
-	br_hmac_out(&b->hmac, mac);
-	backup_raw(b, mac, sizeof mac);
-	backup_flush(b);
-	return err != STORE_OK ? err : b->bad ? store_err_of(errno) : STORE_OK;
-}
-
-/* A snapshot of a transaction of its own: what is written meanwhile waits for nothing. */
-static enum store_err
-backup_snapshot(int fd)
-{
-	const struct store_keys *k = store_keys_of(store.keys);
-	struct backup *b;
-	MDB_txn *txn;
-	enum store_err err;
-	int rc;
-
-	if (store.env == NULL || k == NULL)
-		return STORE_LOCKED;
-	if ((b = calloc(1, sizeof *b)) == NULL)
-		return STORE_MEMORY;
-	b->fd = fd;
-	br_hmac_init(&b->hmac, &k->stream, 0);
-	if ((rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn)) == 0) {
-		err = backup_write(b, txn);
-		mdb_txn_abort(txn);
-	} else {
-		err = store_err_of(rc);
-	}
-	wipe(b, sizeof *b);
-	free(b);
-	return err;
-}
-
-static bool
-store_sync_parent(const char *path)
-{
-	char dir[PATH_MAX];
-	char *slash;
-
-	snprintf(dir, sizeof dir, "%s", path);
-	slash = strrchr(dir, '/');
-	if (slash == NULL)
-		return store_sync_dir(".");
-	slash[slash == dir] = '\0';
-	return store_sync_dir(dir);
-}
-
-/* Writes a backup to a file, whole or not at all, or to standard output ("-"). Works while
- * serving. */
-static enum store_err
-store_backup(const char *path, struct buf *why)
-{
-	char tmp[PATH_MAX];
-	enum store_err err;
-	int fd, n;
-
-	if (strcmp(path, "-") == 0) {
-		err = backup_snapshot(STDOUT_FILENO);
-		return err == STORE_OK ? err : store_fail(why, err, "backup: %s",
-		    store_errors[err].text);
-	}
-	n = snprintf(tmp, sizeof tmp, "%s.%ld.new", path, (long)getpid());
-	if (n < 0 || (size_t)n >= sizeof tmp)
-		return store_fail(why, STORE_INVALID, "the path of the backup is too long");
-	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0)
-		return store_fail(why, store_err_of(errno), "cannot write %s: %s", tmp,
-		    strerror(errno));
-	if ((err = backup_snapshot(fd)) == STORE_OK && fsync(fd) != 0)
-		err = store_err_of(errno);
-	if (close(fd) != 0 && err == STORE_OK)
-		err = store_err_of(errno);
-	if (err == STORE_OK && (rename(tmp, path) != 0 || !store_sync_parent(path)))
-		err = store_err_of(errno);
-	if (err == STORE_OK)
-		return STORE_OK;
-	unlink(tmp);
-	return store_fail(why, err, "cannot write %s: %s", path, store_errors[err].text);
-}
-
-/* What is read beyond the end reads as zeros; b->bad tells. */
-static void
-backup_get_raw(struct backup *b, void *out, size_t n)
-{
-	char *to = out;
-
-	while (n != 0) {
-		size_t some;
-
-		if (b->at == b->n) {
-			ssize_t r = b->bad ? 0 : read(b->fd, b->buf, sizeof b->buf);
-
-			if (r < 0 && errno == EINTR)
-				continue;
-			b->bad = b->bad || r <= 0;
-			if (b->bad) {
-				memset(to, 0, n);
-				return;
-			}
-			b->at = 0;
-			b->n = (size_t)r;
-		}
-		some = b->n - b->at < n ? b->n - b->at : n;
-		memcpy(to, b->buf + b->at, some);
-		b->at += some;
-		to += some;
-		n -= some;
-	}
-}
-
-static void
-backup_get(struct backup *b, void *out, size_t n)
-{
-	backup_get_raw(b, out, n);
-	br_hmac_update(&b->hmac, out, n);
-}
-
-static uint64_t
-backup_get_int(struct backup *b, size_t bytes)
-{
-	uint8_t be[8] = {0};
-
-	backup_get(b, be + 8 - bytes, bytes);
-	return load_be64(be);
-}
-
-/* Reads the head up to the data key. The stream's own key lies behind that one, so what was read
- * goes through the HMAC again once it is known: backup_start. */
-#define BACKUP_HEAD (sizeof BACKUP_MAGIC - 1 + 4 + 4 + 24 + DATAKEY_LEN)
-static enum store_err
-backup_read_head(struct backup *b, uint8_t head[BACKUP_HEAD], const char *path, struct buf *why)
-{
-	const uint8_t *p = head + sizeof BACKUP_MAGIC - 1;
-
-	backup_get_raw(b, head, BACKUP_HEAD);
-	if (memcmp(head, BACKUP_MAGIC, sizeof BACKUP_MAGIC - 1) != 0)
-		return store_fail(why, STORE_INVALID, "%s is not a backup of sallyport", path);
-	if (b->bad)
-		return store_fail(why, STORE_DAMAGED, "%s is cut short", path);
-	if (load_be32(p) > BACKUP_FORMAT || load_be32(p + 4) > STORE_FORMAT)
-		return store_fail(why, STORE_NEWER,
-		    "%s was written by a newer version of sallyport", path);
-	b->counters = (struct store_counters){load_be64(p + 8), load_be64(p + 16),
-	    load_be64(p + 24), 0};
-	memcpy(b->datakey, p + 32, DATAKEY_LEN);
-	return STORE_OK;
-}
-
-/* Opens the stream at its beginning, its HMAC under `keys`. */
-static enum store_err
-backup_start(struct backup *b, int fd, const struct store_keys *keys, const char *path,
-    struct buf *why)
-{
-	uint8_t head[BACKUP_HEAD];
-	enum store_err err;
-
-	b->fd = fd;
-	b->at = b->n = 0;
-	b->bad = false;
-	if (lseek(fd, 0, SEEK_SET) != 0)
-		return store_fail(why, STORE_IO, "%s: %s", path, strerror(errno));
-	if ((err = backup_read_head(b, head, path, why)) != STORE_OK || keys == NULL)
-		return err;
-	br_hmac_init(&b->hmac, &keys->stream, 0);
-	br_hmac_update(&b->hmac, head, sizeof head);
-	return STORE_OK;
-}
-
-struct backup_frame {
-	enum store_db db;
-	/* borrowed from the backup's own memory until the next frame */
-	struct slice key, value;
-	char keybuf[STORE_KEY_MAX];
-	uint64_t n;                     /* frames so far */
-};
-
-/* Reads one frame. ABSENT: the end, and every byte so far is what was written. */
-static enum store_err
-backup_next(struct backup *b, struct backup_frame *f)
-{
-	char name[16] = {0}, kind;
-	uint8_t ours[32], theirs[32];
-	size_t n;
-
-	backup_get(b, &kind, 1);
-	if (kind == 'E') {
-		bool whole = backup_get_int(b, 8) == f->n;
-
-		br_hmac_out(&b->hmac, ours);
-		backup_get_raw(b, theirs, sizeof theirs);
-		return whole && !b->bad && ct_eq(ours, theirs, sizeof ours) ? STORE_ABSENT
-		    : STORE_DAMAGED;
-	}
-	n = backup_get_int(b, 1);
-	if (kind != 'R' || n > sizeof name)
-		return STORE_DAMAGED;
-	backup_get(b, name, n);
-	if (!store_db_of((struct slice){name, n}, &f->db) || !store_dbs[f->db].backup)
-		return STORE_DAMAGED;
-	n = backup_get_int(b, 2);
-	if (n > STORE_KEY_MAX)
-		return STORE_DAMAGED;
-	backup_get(b, f->keybuf, n);
-	f->key = (struct slice){f->keybuf, n};
-	n = backup_get_int(b, 4);
-	if (b->bad || n > BACKUP_RECORD_MAX || !store_key_ok(f->key))
-		return STORE_DAMAGED;
-	buf_clear(&b->value);
-	if (!buf_reserve(&b->value, n))
-		return STORE_MEMORY;
-	backup_get(b, b->value.p, n);
-	b->value.n = n;
-	f->value = buf_slice(&b->value);
-	f->n++;
-	return b->bad ? STORE_DAMAGED : STORE_OK;
-}
-
-/* Reads it all before anything is touched. */
-static enum store_err
-backup_verify(struct backup *b)
-{
-	struct backup_frame f = {.n = 0};
-	enum store_err err;
-
-	while ((err = backup_next(b, &f)) == STORE_OK)
-		;
-	return err == STORE_ABSENT ? STORE_OK : err;
-}
-
-/* When a token was obtained (Unix seconds), or -1. */
-static int64_t
-store_obtained_at(const struct store_record *r)
-{
-	struct json_member m = {.name = SLICE("obtained_at")};
-	int64_t at;
-	double real;
-
-	if (json_members(r->plain, &m, 1) != JSON_OK || m.value.type != JSON_NUMBER)
-		return -1;
-	switch (json_number(m.value.raw, &at, &real)) {
-	case JSON_INTEGER:
-		return at;
-	case JSON_REAL:
-		return real >= 0 && real < 1e15 ? (int64_t)real : -1;
-	case JSON_NOT_A_NUMBER:
-		break;
-	}
-	return -1;
-}
-
-/* A rotated token lives only in the newest state: putting the backup's over it would lose it. By
- * the time they were obtained; two machines that went on from one backup count versions each their
- * own. */
-static bool
-restore_keeps(MDB_txn *txn, const struct store_keys *k, const struct backup_frame *f)
-{
-	struct store_record live, old;
-	struct slice v;
-	int64_t a, b;
-
-	if (f->db != DB_STATE || store_raw_get(txn, DB_STATE, f->key, &v) != STORE_OK ||
-	    store_record_check(k, DB_STATE, f->key, v, &live) != STORE_OK)
-		return false;
-	if (store_record_check(k, DB_STATE, f->key, f->value, &old) != STORE_OK)
-		return true;
-	a = store_obtained_at(&live);
-	b = store_obtained_at(&old);
-	if (a >= 0 && b >= 0 && a != b)
-		return a > b;
-	return live.version >= old.version;
-}
-
-/* Empties what the backup replaces: all but the tokens and the store's own entries. */
-static enum store_err
-restore_clear(MDB_txn *txn)
-{
-	MDB_cursor *cur;
-	MDB_val k, v;
-	int rc = 0;
-
-	for (int db = 0; db < STORE_DBS && rc == 0; db++)
-		if (db != DB_META && db != DB_STATE)
-			rc = mdb_drop(txn, store.dbi[db], 0);
-	if (rc != 0 || (rc = mdb_cursor_open(txn, store.dbi[DB_META], &cur)) != 0)
-		return store_err_of(rc);
-	while (rc == 0 && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
-		struct slice key = store_slice(k);
-		bool change = key.n == STORE_CHANGE_KEY &&
-		    memcmp(key.p, STORE_K_CHANGE, STORE_CHANGE_KEY - 8) == 0;
-
-		if (change || store_key_ok(key))
-			rc = mdb_cursor_del(cur, 0);
-	}
-	mdb_cursor_close(cur);
-	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
-}
-
-static enum store_err
-restore_fill(MDB_txn *txn, const struct store_keys *k, struct backup *b)
-{
-	struct backup_frame f = {.n = 0};
-	enum store_err err;
-
-	while ((err = backup_next(b, &f)) == STORE_OK) {
-		MDB_val key = store_val(f.key), v = store_val(f.value);
-		int rc = restore_keeps(txn, k, &f) ? 0 : mdb_put(txn, store.dbi[f.db], &key, &v, 0);
-
-		if (rc != 0)
-			return store_err_of(rc);
-	}
-	return err == STORE_ABSENT ? STORE_OK : err;
-}
-
-/* Whose state this is: NAME, or of a stand-in's key (lua/stand_in.lua) k/NAME/AGENT. */
-static struct slice
-restore_credential_of(struct slice key)
-{
-	const char *end;
-
-	if (key.n < 2 || memcmp(key.p, "k/", 2) != 0)
-		return key;
-	end = memchr(key.p + 2, '/', key.n - 2);
-	return (struct slice){key.p + 2, end == NULL ? key.n - 2 : (size_t)(end - key.p - 2)};
-}
-
-/* What belongs to credentials that are no more goes; what is promised is counted anew. */
-static enum store_err
-restore_settle(MDB_txn *txn, struct store_counters *c)
-{
-	struct store_record r;
-	struct slice dummy;
-	MDB_cursor *cur;
-	MDB_val k, v;
-	int rc = mdb_cursor_open(txn, store.dbi[DB_STATE], &cur);
-
-	if (rc != 0)
-		return store_err_of(rc);
-	c->room = 0;
-	while (rc == 0 && (rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT)) == 0) {
-		if (store_raw_get(txn, DB_CREDENTIAL, restore_credential_of(store_slice(k)),
-		    &dummy) == STORE_ABSENT)
-			rc = mdb_cursor_del(cur, 0);
-		else if (store_record_parse(store_slice(v), &r))
-			c->room += store_room_cost(r.room);
-	}
-	mdb_cursor_close(cur);
-	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
-}
-
-/* Counters move on from the higher of both, so that nobody takes the new content for what it
- * knew. */
-static enum store_err
-restore_apply(MDB_txn *txn, const struct store_keys *k, struct backup *b)
-{
-	const struct store_counters *o = &b->counters;
-	struct store_counters c;
-	enum store_err err;
-
-	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
-	    (err = restore_clear(txn)) != STORE_OK ||
-	    (err = restore_fill(txn, k, b)) != STORE_OK ||
-	    (err = restore_settle(txn, &c)) != STORE_OK)
-		return err;
-	c.config = (c.config > o->config ? c.config : o->config) + 1;
-	c.state = (c.state > o->state ? c.state : o->state) + 1;
-	c.version = (c.version > o->version ? c.version : o->version) + 1;
-	return store_counters_put(txn, &c);
-}
-
-/* Into a store that is there, or a new one: one transaction either way. The environment is open. */
-static enum store_err
-restore_commit(const struct store_keys *k, struct backup *b, const char *home, struct buf *why)
-{
-	struct secret *live = NULL;
-	struct slice blob;
-	MDB_txn *txn = NULL;
-	enum store_err err;
-
-	if (!store_is_made()) {
-		struct store_counters zero = {0};
-
-		err = store_make_write((struct slice){(char *)b->datakey, DATAKEY_LEN}, &zero,
-		    &txn);
-	} else {
-		if ((err = store_dbis_open(why)) == STORE_OK &&
-		    (err = store_check_format(&blob, why)) == STORE_OK)
-			err = store_unlock_keys(home, blob, &live, why);
-		store_read_reset();
-		if (err == STORE_WRONG_KEY || (err == STORE_OK &&
-		    !ct_eq(store_keys_of(live)->data, k->data, 32)))
-			err = store_fail(why, STORE_OTHER,
-			    "%s holds another store than the backup's: move it away "
-			    "first; nothing was changed", home);
-		secret_unref(live);
-		if (err != STORE_OK)
-			return err;
-		err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &txn));
-	}
-	if (err == STORE_OK && (err = restore_apply(txn, k, b)) != STORE_OK)
-		mdb_txn_abort(txn);
-	else if (err == STORE_OK)
-		err = store_txn_commit(txn);
-	return err == STORE_OK ? err :
-	    store_fail(why, err, "cannot restore into %s: %s; nothing was changed", home,
-	    store_errors[err].text);
-}
-
-static enum store_err
-restore_locked(const struct store_keys *k, struct backup *b, const char *home, struct buf *why)
-{
-	enum store_err err;
-
-	if ((err = store_env_open(home, why)) != STORE_OK)
-		return err;
-	if ((err = store_lock_wait(store.lock_fd,
-	    clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS)) != STORE_OK)
-		return store_fail(why, err, "another process holds %s/store", home);
-	err = restore_commit(k, b, home, why);
-	store_unlock(store.lock_fd);
-	return err;
-}
-
-/* Checks the whole backup against HOME/key first, and touches nothing until it is right. */
-static enum store_err
-restore_from(int fd, struct backup *b, const char *home, const char *path, struct buf *why)
-{
-	struct secret *keys = NULL;
-	enum store_err err;
-	int lock;
-
-	if ((err = backup_start(b, fd, NULL, path, why)) != STORE_OK)
-		return err;
-	err = store_unlock_keys(home, (struct slice){(char *)b->datakey, DATAKEY_LEN}, &keys, why);
-	if (err == STORE_KEY_ABSENT || err == STORE_WRONG_KEY)
-		return store_fail(why, err,
-		    "%s/key %s: bring the key file of the store that was backed up, mode 0600",
-		    home, err == STORE_KEY_ABSENT ? "is missing" : "does not open this backup");
-	if (err != STORE_OK)
-		return err;
-	if ((err = backup_start(b, fd, store_keys_of(keys), path, why)) == STORE_OK &&
-	    (err = backup_verify(b)) != STORE_OK)
-		store_fail(why, err, "%s is cut short or was changed: nothing was restored", path);
-	if (err == STORE_OK && (err = store_make_dirs(home, why)) == STORE_OK) {
-		if ((lock = store_lock_serve(home)) < 0) {
-			err = store_fail(why, STORE_RUNNING, "a server runs on %s: stop it first",
-			    home);
-		} else {
-			if ((err = backup_start(b, fd, store_keys_of(keys), path, why)) == STORE_OK)
-				err = restore_locked(store_keys_of(keys), b, home, why);
-			store_close();
-			close(lock);
-		}
-	}
-	secret_unref(keys);
-	return err;
-}
-
-/* Standard input cannot be read twice: it is kept in memory, sealed as it is. */
-static int
-restore_spool(void)
-{
-	char some[BACKUP_BUF / 4];
-	ssize_t n = 0;
-	int fd = memfd_create("restore", MFD_CLOEXEC);
-
-	while (fd >= 0 && ((n = read(STDIN_FILENO, some, sizeof some)) > 0 ||
-	    (n < 0 && errno == EINTR)))
-		if (n > 0 && !write_all(fd, some, (size_t)n))
-			break;
-	if (fd >= 0 && n != 0) {
-		close(fd);
-		fd = -1;
-	}
-	return fd;
-}
-
-/* Puts a backup's content in place of the store's; tokens that are newer stay. Refuses while a
- * server runs. On any error nothing was changed. The store is open with its key afterwards. */
-static enum store_err
-store_restore(const char *home, const char *path, struct buf *why)
-{
-	struct backup *b = calloc(1, sizeof *b);
-	enum store_err err;
-	int fd;
-
-	store_close();
-	if (b == NULL)
-		return store_fail(why, STORE_MEMORY, "out of memory");
-	buf_init(&b->value, BACKUP_RECORD_MAX);
-	if ((fd = strcmp(path, "-") == 0 ? restore_spool()
-	    : open(path, O_RDONLY | O_CLOEXEC)) < 0) {
-		err = store_fail(why, errno == ENOENT ? STORE_ABSENT : STORE_IO, "%s: %s", path,
-		    strerror(errno));
-	} else {
-		err = restore_from(fd, b, home, path, why);
-		close(fd);
-	}
-	buf_free(&b->value);
-	wipe(b, sizeof *b);
-	free(b);
-	return err != STORE_OK ? err : store_open(home, STORE_WITH_KEY, why);
 }
 
 /* -- the request log
@@ -20463,35 +19841,6 @@ l_store_close(lua_State *L)
 	return 0;
 }
 
-/* store.backup(path) -> true | nil, code, message. "-": standard output. Works while serving. */
-static int
-l_store_backup(lua_State *L)
-{
-	const char *path = luaL_checkstring(L, 1);
-	struct buf why;
-
-	buf_init(&why, L_WHY_MAX);
-	return l_store_answer(L, store_backup(path, &why), &why);
-}
-
-/* store.restore(path [, home]) -> true
- *   | nil, "running" | "key_absent" | "wrong_key" | "other_store" | "damaged" | "invalid" | …,
- * message "-": standard input. home: that of the last store.open, also one that failed. On any
- * error nothing was changed; the store is closed then, and open with its key after a success. */
-static int
-l_store_restore(lua_State *L)
-{
-	const char *path = luaL_checkstring(L, 1);
-	char home[PATH_MAX];
-	struct buf why;
-
-	snprintf(home, sizeof home, "%s", luaL_optstring(L, 2, store.home));
-	luaL_argcheck(L, home[0] != '\0', 2, "no data directory");
-	buf_init(&why, L_WHY_MAX);
-	logstore_close();
-	return l_store_answer(L, store_restore(home, path, &why), &why);
-}
-
 /* -- reading */
 
 /* Pushes the plain members as a table; false: not JSON, which a tag that is right makes our own
@@ -20956,12 +20305,294 @@ l_store_commit(lua_State *L)
 	return task_yield(L, deadline, (lua_KContext)deadline, l_commit_k);
 }
 
+/* -- bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua, which has the
+ * stream's layout). A handle is a snapshot of the open store, or the one transaction that replaces a
+ * store's content. Records stay sealed; only the wrapped data key and a record's plain part are
+ * looked at. */
+#define L_RAW "sallyport.raw"
+
+struct l_raw {
+	MDB_txn *txn;           /* owned; NULL: not begun, or over */
+	struct secret *keys;    /* owned */
+	br_hmac_context mac;    /* under keys->stream, over what mac was given */
+	int serve_fd;           /* owned; a server's lock, so that none starts meanwhile; -1: a snapshot */
+};
+
+static void
+raw_mac_init(struct l_raw *r)
+{
+	br_hmac_init(&r->mac, &store_keys_of(r->keys)->stream, 0);
+}
+
+static int
+l_raw_gc(lua_State *L)
+{
+	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+
+	if (r->txn != NULL)
+		mdb_txn_abort(r->txn);
+	if (r->serve_fd >= 0) {
+		store_close();          /* drops the writer's lock too */
+		close(r->serve_fd);
+	}
+	secret_unref(r->keys);
+	wipe(r, sizeof *r);
+	r->serve_fd = -1;
+	return 0;
+}
+
+static struct l_raw *
+l_raw_new(lua_State *L)
+{
+	struct l_raw *r = lua_newuserdatauv(L, sizeof *r, 0);
+
+	*r = (struct l_raw){.serve_fd = -1};
+	luaL_setmetatable(L, L_RAW);
+	return r;
+}
+
+/* store.snapshot() -> raw | nil, code, message
+ *
+ * The open store as it is now. What is written meanwhile waits for nothing. */
+static int
+l_store_snapshot(lua_State *L)
+{
+	struct l_raw *r = l_raw_new(L);
+	struct buf why;
+	enum store_err err = STORE_LOCKED;
+
+	buf_init(&why, L_WHY_MAX);
+	if (store.env != NULL && store.keys != NULL)
+		err = store_err_of(mdb_txn_begin(store.env, NULL, MDB_RDONLY, &r->txn));
+	if (err != STORE_OK)
+		return l_store_answer(L, err, &why);
+	r->keys = secret_ref(store.keys);
+	raw_mac_init(r);
+	return 1;
+}
+
+/* store.replace(home, datakey) -> raw | nil, "key_absent" | "wrong_key" | …, message
+ *
+ * datakey: the wrapped one of a backup, opened by HOME/key. Nothing is touched before raw:begin. The
+ * store is closed. */
+static int
+l_store_replace(lua_State *L)
+{
+	const char *home = luaL_checkstring(L, 1);
+	struct slice datakey = l_check_slice(L, 2);
+	struct l_raw *r;
+	struct buf why;
+	enum store_err err;
+
+	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 2, "no data key");
+	r = l_raw_new(L);
+	buf_init(&why, L_WHY_MAX);
+	logstore_close();
+	store_close();
+	if ((err = store_unlock_keys(home, datakey, &r->keys, &why)) != STORE_OK)
+		return l_store_answer(L, err, &why);
+	buf_free(&why);
+	raw_mac_init(r);
+	return 1;
+}
+
+/* The transaction is of a new store, or of one whose data key is the backup's. */
+static enum store_err
+raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey, struct buf *why)
+{
+	const struct store_counters zero = {0};
+	struct secret *live = NULL;
+	struct slice blob;
+	enum store_err err;
+
+	if (!store_is_made())
+		return store_make_write(datakey, &zero, &r->txn);
+	if ((err = store_dbis_open(why)) == STORE_OK &&
+	    (err = store_check_format(&blob, why)) == STORE_OK)
+		err = store_unlock_keys(home, blob, &live, why);
+	store_read_reset();
+	if (err == STORE_WRONG_KEY || (err == STORE_OK &&
+	    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32))) {
+		buf_clear(why);
+		err = STORE_OTHER;
+	}
+	secret_unref(live);
+	return err != STORE_OK ? err : store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
+}
+
+/* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, message */
+static int
+l_raw_begin(lua_State *L)
+{
+	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	const char *home = luaL_checkstring(L, 2);
+	struct slice datakey = l_check_slice(L, 3);
+	struct buf why;
+	enum store_err err;
+
+	luaL_argcheck(L, r->keys != NULL && r->txn == NULL && r->serve_fd < 0 && store.env == NULL, 1,
+	    "begun already");
+	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 3, "no data key");
+	buf_init(&why, L_WHY_MAX);
+	if ((err = store_make_dirs(home, &why)) != STORE_OK)
+		return l_store_answer(L, err, &why);
+	if ((r->serve_fd = store_lock_serve(home)) < 0)
+		return l_store_answer(L, STORE_RUNNING, &why);
+	if ((err = store_env_open(home, &why)) == STORE_OK &&
+	    (err = store_lock_wait(store.lock_fd,
+	    clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS)) == STORE_OK)
+		err = raw_begin_txn(r, home, datakey, &why);
+	return l_store_answer(L, err, &why);
+}
+
+/* raw:commit() -> true | nil, code, message: on the disk when it returns. The handle is spent. */
+static int
+l_raw_commit(lua_State *L)
+{
+	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	MDB_txn *txn = r->txn;
+	struct buf why;
+
+	luaL_argcheck(L, txn != NULL && r->serve_fd >= 0, 1, "not begun");
+	buf_init(&why, L_WHY_MAX);
+	r->txn = NULL;
+	return l_store_answer(L, store_txn_commit(txn), &why);
+}
+
+static struct l_raw *
+l_check_raw(lua_State *L)
+{
+	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+
+	luaL_argcheck(L, r->txn != NULL, 1, "not begun, or over");
+	return r;
+}
+
+/* raw:next(db [, after]) -> key, value | nothing at the end | nil, code
+ *
+ * In order of keys, the store's own ones of meta (the first byte is 1) among them. */
+static int
+l_raw_next(lua_State *L)
+{
+	const struct l_raw *r = l_check_raw(L);
+	enum store_db db = l_check_db(L, 2);
+	struct slice after = lua_isnoneornil(L, 3) ? SLICE("\1") : l_check_slice(L, 3);
+	MDB_val k = store_val(after), v;
+	int rc = store_seek(r->txn, store.dbi[db], MDB_SET_RANGE, after, &k, &v);
+
+	if (rc == MDB_NOTFOUND)
+		return 0;
+	if (rc != 0)
+		return l_fail(L, store_code(store_err_of(rc)));
+	lua_pushlstring(L, k.mv_data, k.mv_size);
+	lua_pushlstring(L, v.mv_data, v.mv_size);
+	return 2;
+}
+
+/* raw:get(db, key) -> value | nil, code */
+static int
+l_raw_get(lua_State *L)
+{
+	const struct l_raw *r = l_check_raw(L);
+	enum store_db db = l_check_db(L, 2);
+	struct slice v;
+	enum store_err err = store_raw_get(r->txn, db, l_check_slice(L, 3), &v);
+
+	if (err != STORE_OK)
+		return l_fail(L, store_code(err));
+	lua_pushlstring(L, v.p, v.n);
+	return 1;
+}
+
+/* raw:put(db, key, value | nil) -> true | nil, code. Without a value the entry goes. */
+static int
+l_raw_put(lua_State *L)
+{
+	const struct l_raw *r = l_check_raw(L);
+	enum store_db db = l_check_db(L, 2);
+	MDB_val k = store_val(l_check_slice(L, 3)), v;
+	int rc;
+
+	if (lua_isnoneornil(L, 4)) {
+		rc = mdb_del(r->txn, store.dbi[db], &k, NULL);
+	} else {
+		v = store_val(l_check_slice(L, 4));
+		rc = mdb_put(r->txn, store.dbi[db], &k, &v, 0);
+	}
+	return rc == 0 ? l_answer(L, true) : l_fail(L, store_code(store_err_of(rc)));
+}
+
+/* raw:record(db, key, value) -> plain part, version, room | nil, "damaged"
+ *
+ * Only a record that was written for this place under these keys. room: bytes of the disk that it
+ * was promised. */
+static int
+l_raw_record(lua_State *L)
+{
+	const struct l_raw *r = l_check_raw(L);
+	struct store_record rec;
+
+	if (store_record_check(store_keys_of(r->keys), l_check_db(L, 2), l_check_slice(L, 3),
+	    l_check_slice(L, 4), &rec) != STORE_OK || !l_push_plain(L, rec.plain))
+		return l_fail(L, store_code(STORE_DAMAGED));
+	lua_pushinteger(L, (lua_Integer)rec.version);
+	lua_pushinteger(L, (lua_Integer)store_room_cost(rec.room));
+	return 3;
+}
+
+/* raw:mac(text): adds to what is authenticated */
+static int
+l_raw_mac(lua_State *L)
+{
+	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct slice s = l_check_slice(L, 2);
+
+	br_hmac_update(&r->mac, s.p, s.n);
+	return 0;
+}
+
+/* raw:sum() -> 32 bytes
+ * raw:sum(theirs) -> are they the same?
+ *
+ * HMAC-SHA256 of what raw:mac was given since the last sum. */
+static int
+l_raw_sum(lua_State *L)
+{
+	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	uint8_t ours[32];
+
+	br_hmac_out(&r->mac, ours);
+	raw_mac_init(r);
+	if (lua_isnoneornil(L, 2)) {
+		lua_pushlstring(L, (char *)ours, sizeof ours);
+	} else {
+		struct slice theirs = l_check_slice(L, 2);
+
+		lua_pushboolean(L, theirs.n == sizeof ours && ct_eq(ours, theirs.p, sizeof ours));
+	}
+	return 1;
+}
+
+static void
+l_open_raw(lua_State *L)
+{
+	static const luaL_Reg events[] = {{"__gc", l_raw_gc}, {"__close", l_raw_gc}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {
+		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next}, {"get", l_raw_get},
+		{"put", l_raw_put}, {"record", l_raw_record}, {"mac", l_raw_mac}, {"sum", l_raw_sum},
+		{NULL, NULL},
+	};
+
+	luaL_newlib(L, methods);
+	l_metatable(L, L_RAW, events);
+}
+
 static const luaL_Reg l_store[] = {
 	{"open", l_store_open},
 	{"init", l_store_init},
 	{"close", l_store_close},
-	{"backup", l_store_backup},
-	{"restore", l_store_restore},
+	{"snapshot", l_store_snapshot},
+	{"replace", l_store_replace},
 	{"get", l_store_get},
 	{"peek", l_store_peek},
 	{"each", l_store_each},
@@ -20983,6 +20614,7 @@ l_open_store(lua_State *L)
 
 	lua_pushnil(L);
 	l_metatable(L, L_COMMIT, events);
+	l_open_raw(L);
 	luaL_newlib(L, l_store);
 	return 1;
 }
@@ -24486,6 +24118,48 @@ l_host_write_file(lua_State *L)
 }
 
 static int
+l_file_close(lua_State *L)
+{
+	luaL_Stream *f = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+
+	return luaL_fileresult(L, fclose(f->f) == 0, NULL);
+}
+
+/* host.create(path) -> a file as io.open's | nil, why: new, 0600; never a link or what is there */
+static int
+l_host_create(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	luaL_Stream *f = lua_newuserdatauv(L, sizeof *f, 0);
+	int fd;
+
+	*f = (luaL_Stream){NULL, NULL};
+	luaL_setmetatable(L, LUA_FILEHANDLE);
+	if ((fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
+		return l_fail_errno(L);
+	if ((f->f = fdopen(fd, "w")) == NULL) {
+		close(fd);
+		return l_fail_errno(L);
+	}
+	f->closef = l_file_close;
+	return 1;
+}
+
+/* host.sync(path) -> true | nil, why: a file's bytes, or a folder's names, are on the disk */
+static int
+l_host_sync(lua_State *L)
+{
+	int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
+	bool ok = fd >= 0 && fsync(fd) == 0;
+
+	if (!ok)
+		l_fail_errno(L);
+	if (fd >= 0)
+		close(fd);
+	return ok ? l_answer(L, true) : 2;
+}
+
+static int
 l_host_disk(lua_State *L)
 {
 	struct statvfs v;
@@ -25163,6 +24837,7 @@ static const luaL_Reg l_host_command[] = {
 	{"uid", l_host_uid}, {"user_name", l_host_user_name},
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
 	{"mkdir", l_host_mkdir}, {"read_file", l_host_read_file}, {"write_file", l_host_write_file},
+	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"exec_editor", l_host_exec_editor},
 	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},

@@ -1,4 +1,5 @@
 --- sallyport backup, restore
+local archive = require "cli.archive"
 local db = require "cli.db"
 local home = require "cli.home"
 local report = require "cli.report"
@@ -11,7 +12,7 @@ local function backup(args, _, ctx)
   if file ~= "-" and ctx.host.stat(file) then report.fail(report.clean(file) .. " is there already",
     "name another file") end
   db.open(ctx)
-  local ok, code, detail = require("store").backup(file)
+  local ok, code, detail = archive.save(file, ctx.host)
   if not ok then report.fail(("the backup was not written: %s"):format(tostring(detail or code))) end
   ctx.note(("%s holds the whole store, sealed. The key file is not in it: keep a copy of\n  %s/key\nin another place; "
     .. "one without the other is of no use."):format(file == "-" and "The backup" or file, ctx.home))
@@ -64,7 +65,7 @@ end
 
 local function restore(args, _, ctx)
   local before = require("store").open(ctx.home, {}) and reach() or nil
-  local ok, code, detail = require("store").restore(args[1], ctx.home)
+  local ok, code, detail = archive.load(args[1], ctx.home)
   if not ok then
     local hint = restore_hints[code]
     report.fail(tostring(detail or code), hint and hint:format(ctx.home))

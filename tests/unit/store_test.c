@@ -1069,139 +1069,7 @@ the_ca_is_found(void)
 	buf_free(&der);
 }
 
-/* ---- backup */
-
-static char archive[160];
-
-static void
-backed_up_home(void)
-{
-	fresh();
-	snprintf(archive, sizeof archive, "%s.backup", home);
-	put(DB_CREDENTIAL, "c", "{\"old\":1}", "canary-cred", 0);
-	put(DB_CREDENTIAL, "d", "{}", "canary-d", 0);
-	put(DB_STATE, "c", "{\"obtained_at\":100}", "canary-old-token", 0);
-	put(DB_STATE, "d", "{\"obtained_at\":100}", "canary-d-token", 0);
-	put(DB_META, "set/echo", "{\"value\":\"off\"}", NULL, 0);
-	put(DB_LEASE, "c", "{}", NULL, 0);
-	CHECK(store_backup(archive, &why) == STORE_OK);
-	CHECK(mode_of(archive) == 0600);
-}
-
-static void
-a_backup_restored_into_a_new_home_is_the_same(void)
-{
-	char old[128], key[256];
-	char *text;
-	size_t n;
-	uint64_t c0 = 0, s0 = 0, c = 0, s = 0;
-
-	backed_up_home();
-	CHECK(store_generations(&c0, &s0));
-	store_read_reset();
-	memcpy(old, home, sizeof old);
-	snprintf(key, sizeof key, "%s/key", old);
-	n = file_read(key, &text);
-	fresh_home();
-	CHECK(store_restore(home, archive, &why) == STORE_KEY_ABSENT && access(home, F_OK) != 0);
-	mkdir(home, 0700);
-	file_write(in_home("key"), text, n, 0600);
-	CHECK(store_restore(home, archive, &why) == STORE_OK);
-	CHECK(plain_is(DB_CREDENTIAL, "c", "{\"old\":1}") &&
-	    secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
-	CHECK(secret_is(DB_STATE, "c", "f/key", "canary-old-token"));
-	CHECK(plain_is(DB_META, "set/echo", "{\"value\":\"off\"}"));
-	CHECK(read_err(DB_LEASE, "c") == STORE_ABSENT);
-	CHECK(store_generations(&c, &s) && c > c0 && s > s0);
-	store_read_reset();
-	CHECK(put(DB_STATE, "c", "{}", NULL, STORE_ANY) == STORE_OK);
-	free(text);
-}
-
-static void
-restore_keeps_newer_tokens(void)
-{
-	uint64_t c0 = 0, s0 = 0, c = 0, s = 0;
-	struct store_batch *b;
-
-	backed_up_home();
-	put(DB_CREDENTIAL, "c", "{\"new\":1}", "canary-cred-2", STORE_ANY);
-	put(DB_CREDENTIAL, "later", "{}", "canary-later", 0);
-	put(DB_STATE, "c", "{\"obtained_at\":200}", "canary-new-token", STORE_ANY);
-	put(DB_STATE, "d", "{\"obtained_at\":50}", "canary-older-token", STORE_ANY);
-	put(DB_STATE, "later", "{\"obtained_at\":200}", "canary-later-token", 0);
-	b = store_batch_new();
-	store_batch_del(b, DB_META, SLICE("set/echo"), STORE_ANY);
-	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c0, &s0));
-	CHECK(store_restore(home, archive, &why) == STORE_OK);
-	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "canary-cred"));
-	CHECK(secret_is(DB_STATE, "c", "f/key", "canary-new-token"));
-	CHECK(secret_is(DB_STATE, "d", "f/key", "canary-d-token"));
-	CHECK(read_err(DB_CREDENTIAL, "later") == STORE_ABSENT &&
-	    read_err(DB_STATE, "later") == STORE_ABSENT);
-	CHECK(plain_is(DB_META, "set/echo", "{\"value\":\"off\"}"));
-	CHECK(store_generations(&c, &s) && c > c0 && s > s0);
-	store_read_reset();
-}
-
-static void
-a_cut_or_changed_backup_is_refused(void)
-{
-	char *text, bad[176];
-	size_t n;
-	int accepted = 0;
-
-	backed_up_home();
-	put(DB_CREDENTIAL, "c", "{\"live\":1}", NULL, STORE_ANY);
-	n = file_read(archive, &text);
-	snprintf(bad, sizeof bad, "%s.bad", archive);
-	for (size_t i = 0; i < n; i += i < 200 ? 7 : 41) {
-		file_write(bad, text, i, 0600);
-		accepted += store_restore(home, bad, &why) == STORE_OK;
-		text[i] ^= 1;
-		file_write(bad, text, n, 0600);
-		accepted += store_restore(home, bad, &why) == STORE_OK;
-		text[i] ^= 1;
-	}
-	CHECK(accepted == 0);
-	file_write(bad, "hello", 5, 0600);
-	CHECK(store_restore(home, bad, &why) == STORE_INVALID);
-	CHECK(store_restore(home, "/nonexistent", &why) == STORE_ABSENT);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK &&
-	    plain_is(DB_CREDENTIAL, "c", "{\"live\":1}"));
-	free(text);
-}
-
-static void
-restore_refuses_a_running_server_another_key_and_another_store(void)
-{
-	char *key;
-	size_t n;
-	int lock;
-
-	backed_up_home();
-	lock = store_lock_serve(home);
-	CHECK(lock >= 0 && store_serving(home));
-	CHECK(store_lock_serve(home) < 0 && errno == EWOULDBLOCK);
-	CHECK(store_restore(home, archive, &why) == STORE_RUNNING);
-	close(lock);
-	CHECK(!store_serving(home));
-	n = file_read(in_home("key"), &key);
-	fresh();
-	put(DB_CREDENTIAL, "mine", "{}", NULL, 0);
-	CHECK(store_restore(home, archive, &why) == STORE_WRONG_KEY);
-	file_write(in_home("key"), key, n, 0600);
-	CHECK(store_restore(home, archive, &why) == STORE_OTHER);
-	fresh_home();
-	mkdir(home, 0700);
-	file_write(in_home("key"), key, n, 0600);
-	CHECK(store_init(home, &why) == STORE_OK &&
-	    put(DB_CREDENTIAL, "mine", "{}", NULL, 0) == STORE_OK);
-	CHECK(store_restore(home, archive, &why) == STORE_OTHER);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK &&
-	    plain_is(DB_CREDENTIAL, "mine", "{}"));
-	free(key);
-}
+/* ---- secrets on the disk */
 
 static int canaries;
 
@@ -1218,10 +1086,10 @@ grep_canary(const char *path, const struct stat *st, int type, struct FTW *ftw)
 static void
 no_secret_lies_readable_in_any_file(void)
 {
-	backed_up_home();
+	fresh();
+	put(DB_CREDENTIAL, "c", "{\"old\":1}", "canary-cred", 0);
 	for (int i = 0; i < 20; i++)
 		put(DB_STATE, "c", "{\"obtained_at\":200}", "canary-new-token", STORE_ANY);
-	CHECK(store_backup(archive, &why) == STORE_OK);
 	store_close();
 	canaries = 0;
 	nftw(tmp, grep_canary, 16, FTW_PHYS);
@@ -1410,10 +1278,6 @@ static const struct {
 	CASE(dead_readers_are_cleared),
 	CASE(derived_strings_are_stable_and_apart),
 	CASE(the_ca_is_found),
-	CASE(a_backup_restored_into_a_new_home_is_the_same),
-	CASE(restore_keeps_newer_tokens),
-	CASE(a_cut_or_changed_backup_is_refused),
-	CASE(restore_refuses_a_running_server_another_key_and_another_store),
 	CASE(no_secret_lies_readable_in_any_file),
 	CASE(the_log_is_bounded_by_records_and_age),
 	CASE(the_log_drops_rather_than_grows_or_waits),

@@ -2,6 +2,8 @@
 local store = require "store"
 local logstore = require "logstore"
 local secret = require "secret.core"
+local archive = require "cli.archive"
+local host = require "host"
 
 local function fails(want, ok, code)
   assert(ok == nil and code == want, ("want nil, %s; got %s, %s"):format(want, tostring(ok), tostring(code)))
@@ -26,6 +28,18 @@ end
 
 local function put(db, key, plain, secrets, version)
   return store.commit { { op = "put", db = db, key = key, plain = plain, secrets = secrets, version = version } }
+end
+
+local function sh_read(command)
+  local pipe <close> = assert(io.popen(command))
+  return (pipe:read("a"):gsub("%s+$", ""))
+end
+
+-- A backup of the open store beside its home.
+local function backup_of(home)
+  local file = home .. ".backup"
+  assert(archive.save(file, host))
+  return file
 end
 
 return {
@@ -198,25 +212,115 @@ return {
   ["a backup is restored into the same store and a new one"] = with_home(function(home)
     put("credential", "gh", { name = "gh" }, { ["f/key"] = secret.of "canary-1" })
     put("state", "gh", { obtained_at = 100, n = "old" }, { access_token = secret.of "canary-2" })
-    local file = home .. "/../" .. home:match("[^/]+$") .. ".backup"
-    assert(store.backup(file))
+    put("meta", "set/echo", { value = "off" })
+    put("lease", "gh", {})
+    local file = backup_of(home)
+    assert(sh_read(("stat -c %%a '%s'"):format(file)) == "600")
     put("state", "gh", { obtained_at = 200, n = "new" })
     put("credential", "later", {})
-    local config = store.generation()
-    assert(store.restore(file))
-    assert(store.generation() > config)
-    fails("absent", store.peek("credential", "later"))
-    assert(store.peek("state", "gh").n == "new")
+    put("state", "later", { obtained_at = 200 })
+    put("state", "k/later/agent", {})
+    put("meta", "set/echo", { value = "on" })
+    local config, state = store.generation()
+    assert(archive.load(file, home))
+    local config2, state2 = store.generation()
+    assert(config2 > config and state2 > state)
+    for _, gone in ipairs { { "credential", "later" }, { "state", "later" }, { "state", "k/later/agent" }, { "lease", "gh" } } do
+      fails("absent", store.peek(gone[1], gone[2]))
+    end
+    assert(store.peek("state", "gh").n == "new" and store.peek("meta", "set/echo").value == "off")
+    put("credential", "after", {})
 
     local other = home .. "/other"
     fails("absent", store.open(other))
-    fails("key_absent", store.restore(file))
-    sh(("mkdir -m 700 '%s' && cp -p '%s/key' '%s/key'"):format(other, home, other))
+    fails("key_absent", archive.load(file, other))
     fails("absent", store.open(other))
-    assert(store.restore(file))
+    sh(("mkdir -m 700 '%s' && cp -p '%s/key' '%s/key'"):format(other, home, other))
+    assert(archive.load(file, other))
     assert(store.get("state", "gh").n == "old" and store.get("credential", "gh").secrets["f/key"])
     os.remove(file)
-    fails("absent", store.restore(file))
+    fails("absent", archive.load(file, other))
+  end),
+
+  ["a token that was obtained later stays, an older one goes, and by version where nobody says when"] = with_home(function(home)
+    for _, name in ipairs { "a", "b", "c" } do put("credential", name, {}) end
+    put("state", "a", { obtained_at = 100, n = "backup" })
+    put("state", "b", { obtained_at = 100, n = "backup" })
+    put("state", "c", { n = "backup" })
+    local file = backup_of(home)
+    put("state", "a", { obtained_at = 50, n = "live" })
+    put("state", "b", { obtained_at = 100.5, n = "live" })
+    put("state", "c", { n = "live" })
+    assert(archive.load(file, home))
+    assert(store.peek("state", "a").n == "backup" and store.peek("state", "b").n == "live" and store.peek("state", "c").n == "live")
+  end),
+
+  ["a backup that is cut, longer or changed anywhere is refused, and changes nothing"] = with_home(function(home)
+    put("credential", "gh", { name = "gh" }, { ["f/key"] = secret.of "canary-1" })
+    put("state", "gh", { obtained_at = 100 }, { access_token = secret.of "canary-2" })
+    local file = backup_of(home)
+    local f <close> = assert(io.open(file, "rb"))
+    local text, bad = f:read("a"), file .. ".bad"
+    put("credential", "gh", { name = "live" })
+    local function tried(what)
+      local out <close> = assert(io.open(bad, "wb"))
+      out:write(what)
+      out:close()
+      return archive.load(bad, home)
+    end
+    for i = 1, #text, 13 do
+      assert(not tried(text:sub(1, i - 1)), i)
+      assert(not tried(text:sub(1, i - 1) .. string.char(text:byte(i) ~ 1) .. text:sub(i + 1)), i)
+    end
+    for _, behind in ipairs { "\0", "R", text } do fails("damaged", tried(text .. behind)) end
+    fails("invalid", tried("hello"))
+    fails("newer_format", tried(text:sub(1, 17) .. "\0\0\0\2" .. text:sub(22)))
+    assert(store.open(home) and store.peek("credential", "gh").name == "live")
+    assert(archive.load(file, home) and store.peek("credential", "gh").name == "gh")
+    os.remove(bad)
+    os.remove(file)
+  end),
+
+  ["a backup's bytes are as the table says"] = with_home(function(home)
+    put("bundle", "b", { n = 1 })
+    local file = backup_of(home)
+    local f <close> = assert(io.open(file, "rb"))
+    local text, at, seen, n = f:read("a"), 134, {}, 0
+    assert(text:sub(1, 17) == "sallyport-backup\n")
+    local format, of_store, config, state = (">I4I4I8I8"):unpack(text, 18)
+    local live_config, live_state = store.generation()
+    assert(format == 1 and of_store == 1 and config == live_config and state == live_state and text:sub(50, 53) == "SPK1")
+    while text:sub(at, at) == "R" do
+      local db, key, value, to = (">s1s2s4"):unpack(text, at + 1)
+      assert(value:sub(1, 3) == "SPR")
+      seen[db .. " " .. key], at, n = true, to, n + 1
+    end
+    assert(seen["bundle b"] and text:sub(at, at) == "E" and (">I8"):unpack(text, at + 1) == n and #text == at + 8 + 32)
+    os.remove(file)
+  end),
+
+  ["a backup goes into no other store, and not past another key"] = with_home(function(home)
+    local file = backup_of(home)
+    local other = home .. "/other"
+    assert(store.open(other, { create = true }))
+    put("credential", "mine", {})
+    fails("wrong_key", archive.load(file, other))
+    sh(("cp -p '%s/key' '%s/key'"):format(home, other))
+    fails("other_store", archive.load(file, other))
+    sh(("rm -r '%s' && mkdir -m 700 '%s' && cp -p '%s/key' '%s/key'"):format(other, other, home, other))
+    assert(store.open(other, { create = true }))
+    put("credential", "mine", {})
+    fails("other_store", archive.load(file, other))
+    assert(store.open(other) and store.peek("credential", "mine"))
+    os.remove(file)
+  end),
+
+  ["a backup that cannot be written leaves nothing behind"] = with_home(function(home)
+    local ok, code = archive.save(home .. "/nowhere/file", host)
+    assert(not ok and code == "io")
+    sh(("mkdir '%s/there'"):format(home))
+    assert(not archive.save(home .. "/there", host))
+    assert(sh_read(("ls -A '%s' | grep -c new"):format(home)) == "0")
   end),
 
   ["a commit that meets a held store times out and is never applied"] = with_home(function(home)

@@ -1,0 +1,259 @@
+--- Backup and restore: one portable, authenticated stream of a whole store.
+--
+-- bytes         meaning (numbers are big-endian)
+-- 17            "sallyport-backup\n"
+-- 4, 4          format of the stream, format of the store
+-- 8, 8, 8       generations config and state, version of the last commit
+-- 84            the data key as it is wrapped by the key file
+-- then, a record:
+-- 1             "R"
+-- 1 + n         name of the database
+-- 2 + n         key
+-- 4 + n         value, as it lies on the disk: sealed, with its own tag
+-- at the end:
+-- 1, 8          "E", number of records
+-- 32            HMAC-SHA256 over all before it, under a key derived from the data key
+--
+-- The stream is as secret as the store without its key file. Leases are left out: they bind one boot of one machine.
+local store = require "store"
+local M = {}
+
+local MAGIC = "sallyport-backup\n"
+local FORMAT, STORE_FORMAT = 1, 1
+local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
+local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 56   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
+local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent" }
+local COUNTERS, DATAKEY_ENTRY = "\1counters", "\1datakey"
+
+local known = {}
+for _, name in ipairs(DATABASES) do known[name] = true end
+
+-- The store's own entries in meta begin with a byte below the space, which no record's key does.
+local function ours(key) return key:byte() <= 32 end
+
+-- for key, value in entries(raw, db): each may be taken out meanwhile.
+local function entries(raw, db)
+  local key, value
+  return function()
+    key, value = raw:next(db, key)
+    if not key and value then error({ code = value }, 0) end
+    return key, value
+  end
+end
+
+--- Writes the open store, as it is now, to `file` (as io.open's). Raises { code =, text = } where the disk fails.
+-- -> true | nil, code, text
+function M.write(file)
+  local raw <close>, code, text = store.snapshot()
+  if not raw then return nil, code, text end
+  local function put(s)
+    raw:mac(s)
+    local ok, why = file:write(s)
+    if not ok then error({ code = "io", text = why }) end
+  end
+  put(MAGIC .. (">I4I4"):pack(FORMAT, STORE_FORMAT) .. raw:get("meta", COUNTERS):sub(1, 24) .. raw:get("meta", DATAKEY_ENTRY))
+  local n = 0
+  for _, db in ipairs(DATABASES) do
+    for key, value in entries(raw, db) do
+      if not ours(key) then
+        put((">Bs1s2s4"):pack(82, db, key, value))
+        n = n + 1
+      end
+    end
+  end
+  put((">BI8"):pack(69, n))
+  local ok, why = file:write(raw:sum())
+  if ok then ok, why = file:flush() end
+  if not ok then error({ code = "io", text = why }) end
+  return true
+end
+
+--- A backup in `path`, whole or not at all and on the disk, or on standard output for "-". It works while a server runs.
+-- -> true | nil, code, text
+function M.save(path, host)
+  local tmp, file, why = path .. ".new", io.stdout, nil
+  if path ~= "-" then
+    os.remove(tmp)                      -- of one that was killed
+    file, why = host.create(tmp)
+    if not file then return nil, "io", ("cannot write %s: %s"):format(tmp, why) end
+  end
+  local done, ok, code, text = pcall(M.write, file)
+  if not done then
+    if type(ok) ~= "table" then error(ok, 0) end
+    ok, code, text = nil, ok.code, ok.text
+  end
+  if path == "-" then return ok, code, text end
+  ok = file:close() and ok and host.sync(tmp) and os.rename(tmp, path) and host.sync(path:match("^(.*)/[^/]*$") or ".")
+  if ok then return true end
+  os.remove(tmp)
+  return nil, code or "io", text or ("cannot write %s"):format(path)
+end
+
+local function damaged() error({ code = "damaged" }, 0) end
+
+-- Reads exactly n bytes or raises.
+local function take(file, n)
+  if n == 0 then return "" end
+  local s = file:read(n)
+  if not s or #s ~= n then damaged() end
+  return s
+end
+
+-- -> { head =, counters = { config, state, version }, datakey = } | nil, code, text
+local function read_head(file, path)
+  local head = file:read(HEAD) or ""
+  if head:sub(1, #MAGIC) ~= MAGIC then return nil, "invalid", path .. " is not a backup of sallyport" end
+  if #head < HEAD then return nil, "damaged", path .. " is cut short" end
+  local format, of_store, config, state, version = (">I4I4I8I8I8"):unpack(head, #MAGIC + 1)
+  if format > FORMAT or of_store > STORE_FORMAT then
+    return nil, "newer_format", path .. " was written by a newer version of sallyport"
+  end
+  return { head = head, counters = { config, state, version }, datakey = head:sub(-DATAKEY) }
+end
+
+-- Every record behind the head; raises { code = "damaged" } unless all that was read is what was written, and nothing
+-- lies behind it.
+local function frames(file, raw, head)
+  raw:mac(head.head)
+  local n = 0
+  local function get(bytes)
+    local s = take(file, bytes)
+    raw:mac(s)
+    return s
+  end
+  local function counted(bytes, most)
+    local size = (">I" .. bytes):unpack(get(bytes))
+    if size > most then damaged() end
+    return get(size)
+  end
+  return function()
+    local kind = get(1)
+    if kind == "E" then
+      local whole = (">I8"):unpack(get(8)) == n
+      if not raw:sum(take(file, 32)) or not whole or file:read(1) then damaged() end
+      return nil
+    end
+    if kind ~= "R" then damaged() end
+    local db, key, value = counted(1, 16), counted(2, KEY_MAX), counted(4, RECORD_MAX)
+    if not known[db] or key == "" or ours(key) then damaged() end
+    n = n + 1
+    return db, key, value
+  end
+end
+
+-- A rotated token lives only in the newest state: putting the backup's over it would lose it. By the time they were
+-- obtained; two machines that went on from one backup count versions each their own.
+local function keeps(raw, db, key, value)
+  if db ~= "state" then return false end
+  local there = raw:get(db, key)
+  local live, live_version = nil, nil
+  if there then live, live_version = raw:record(db, key, there) end
+  if not live then return false end
+  local old, old_version = raw:record(db, key, value)
+  if not old then return true end
+  local a, b = live.obtained_at, old.obtained_at
+  if math.type(a) and math.type(b) and a ~= b then return a > b end
+  return live_version >= old_version
+end
+
+local function put(raw, db, key, value)
+  local ok, code = raw:put(db, key, value)
+  if not ok then error({ code = code }, 0) end
+end
+
+-- Empties what the backup replaces: all but the tokens and the store's own entries. The lists of changes go: the
+-- generations that they belong to are passed over.
+local function clear(raw)
+  for _, db in ipairs { "policy", "credential", "bundle", "agent", "lease", "meta" } do
+    for key in entries(raw, db) do
+      if not ours(key) or key:find("^\1change/") then put(raw, db, key, nil) end
+    end
+  end
+end
+
+-- Tokens of credentials that are no more go: NAME's, and those of a stand-in's key (lua/stand_in.lua), k/NAME/AGENT. What
+-- the others are promised on the disk is counted anew.
+local function settle(raw)
+  local room = 0
+  for key, value in entries(raw, "state") do
+    if not raw:get("credential", key:match("^k/([^/]*)") or key) then
+      put(raw, "state", key, nil)
+    else
+      local plain, _, bytes = raw:record("state", key, value)
+      if plain then room = room + bytes end
+    end
+  end
+  return room
+end
+
+-- Both generations and the version become max(live, backup) + 1, so that every worker's cached generation is stale.
+local function apply(raw, file, head)
+  local live = { (">I8I8I8"):unpack(raw:get("meta", COUNTERS)) }
+  clear(raw)
+  for db, key, value in frames(file, raw, head) do
+    if not keeps(raw, db, key, value) then put(raw, db, key, value) end
+  end
+  local room = settle(raw)
+  for i = 1, 3 do live[i] = math.max(live[i], head.counters[i]) + 1 end
+  put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(live[1], live[2], live[3], room))
+end
+
+local function restore(file, path, home)
+  local head, code, text = read_head(file, path)
+  if not head then return nil, code, text end
+  local ok
+  local raw <close>, code, text = store.replace(home, head.datakey)
+  if code == "key_absent" or code == "wrong_key" then
+    return nil, code, ("%s/key %s: bring the key file of the store that was backed up, mode 0600"):format(home,
+      code == "key_absent" and "is missing" or "does not open this backup")
+  end
+  if not raw then return nil, code, text end
+  local whole, why = pcall(function() for _ in frames(file, raw, head) do end end)   -- before anything is touched
+  if not whole then
+    if type(why) ~= "table" then error(why, 0) end
+    return nil, why.code, path .. " is cut short or was changed: nothing was restored"
+  end
+  if not file:seek("set", HEAD) then return nil, "io", path .. " cannot be read twice" end
+  ok, code, text = raw:begin(home, head.datakey)
+  if not ok then
+    if code == "running" then text = ("a server runs on %s: stop it first"):format(home) end
+    if code == "timeout" then text = ("another process holds %s/store"):format(home) end
+    if code == "other_store" then
+      text = ("%s holds another store than the backup's: move it away first; nothing was changed"):format(home)
+    end
+    return nil, code, text
+  end
+  ok, why = pcall(apply, raw, file, head)
+  if not ok and type(why) ~= "table" then error(why, 0) end
+  if ok then ok, code, text = raw:commit() else code, text = why.code, why.code end
+  if not ok then return nil, code, ("cannot restore into %s: %s; nothing was changed"):format(home, text) end
+  return true
+end
+
+-- Standard input cannot be read twice: it is kept in a file without a name, sealed as it is.
+local function spool()
+  local file = io.tmpfile()
+  for part in function() return io.stdin:read(65536) end do
+    if not file or not file:write(part) then return nil end
+  end
+  return file and file:seek("set", 0) and file
+end
+
+--- Puts a backup's content in the place of the store's in `home`; tokens that are newer stay. Refuses while a server
+-- runs. On any error nothing was changed. The store is open with its key afterwards.
+-- -> true | nil, "running" | "key_absent" | "wrong_key" | "other_store" | "damaged" | "invalid" | …, text
+function M.load(path, home)
+  local file, why
+  if path == "-" then
+    file, why = spool(), "no room to keep what standard input brings"
+  else
+    file, why = io.open(path, "rb")
+  end
+  if not file then return nil, path ~= "-" and why:find("No such file") and "absent" or "io", why end
+  local ok, code, text = restore(file, path, home)
+  file:close()
+  if not ok then return nil, code, text end
+  return store.open(home, {})
+end
+
+return M
