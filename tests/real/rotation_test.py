@@ -258,7 +258,8 @@ def test_expires_in(t):
         server.more = {"expires_in": given}
         grant(s)
         token = show(s)["token"]
-        assert token["expires_at"] - token["obtained_at"] == life, (given, token)
+        lasts = token["expires_at"] - token["obtained_at"]      # obtained before it was asked for: a second may have passed
+        assert life <= lasts <= life + 2, (given, token)
     server.more = {"expires_in": None, "refresh_token": None}
     grant(s)
     assert "until the API refuses it" in s.cli("credential", "show", "acc").stdout
