@@ -202,19 +202,45 @@ for a in ("0123456789abcdefABCDEF"):gmatch(".") do
   for b in ("0123456789abcdefABCDEF"):gmatch(".") do chars[a .. b] = string.char(tonumber(a .. b, 16)) end
 end
 
+local SLICE = 32768      -- bytes that are looked into in one go: a millisecond or two of the loop's time
+local ESCAPE = 12        -- the longest: \u{00000041}
+
+-- The text as `change` makes it, slice by slice, with a pause between two. A slice ends before an escape that it would cut:
+-- within one, its first byte does not come again.
+local function sliced(text, change, pause)
+  if #text <= SLICE then return (change(text)) end
+  local out, at = {}, 1
+  while at <= #text do
+    local stop = at + SLICE - 1
+    local cut = stop < #text and text:sub(stop - ESCAPE + 1, stop):match("()[\\%%][^\\%%]*$")
+    if cut then stop = stop - ESCAPE + cut - 1 end
+    if pause and at > 1 then pause() end
+    out[#out + 1] = change(text:sub(at, stop))
+    at = stop + 1
+  end
+  return table.concat(out)
+end
+
+local function unescape(text)
+  if text:find("\\", 1, true) then
+    text = text:gsub("\\[uU]00(%x%x)", chars):gsub("\\[uU]{0?0?0?0?0?0?(%x%x)}", chars)
+  end
+  if text:find("%", 1, true) then text = text:gsub("%%(%x%x)", chars) end
+  return text
+end
+
+local function bare(text) return text:find("\\", 1, true) and text:gsub("\\+", "") or text end
+
 -- As a server may read it: escapes of JSON and of forms undone, whatever stands around them. Names have ASCII alone.
 -- Twice, and without the backslashes that are left, for a text may hold a text (Shopify runs a mutation that is an
 -- argument of another), whose escapes are escaped. No pattern begins with a run: a body may be nothing else.
-local function unescaped(text)
+local function unescaped(text, pause)
   for _ = 1, 2 do
     local before = text
-    if text:find("\\", 1, true) then
-      text = text:gsub("\\[uU]00(%x%x)", chars):gsub("\\[uU]{0?0?0?0?0?0?(%x%x)}", chars)
-    end
-    if text:find("%", 1, true) then text = text:gsub("%%(%x%x)", chars) end
+    text = sliced(text, unescape, pause)
     if text == before then break end
   end
-  return text:find("\\", 1, true) and (text:gsub("\\+", "")) or text
+  return sliced(text, bare, pause)
 end
 
 -- Names by which a request asks for an operation that the server has: Apollo, Relay, Shopify, and their like.
@@ -265,12 +291,16 @@ local function covers_words(row, q)
   if not q.body then return false end  -- nobody sent this request
   local sent, coded = q.body()
   if coded or sent:find("\0", 1, true) then return true end
-  local text = (unescaped(sent) .. "\n" .. unescaped(unescaped(q.query or ""))):lower()
+  -- once for all rows
+  q.text = q.text or (unescaped(sent, q.pause) .. "\n" .. unescaped(unescaped(q.query or ""))):lower()
   for _, word in ipairs(row.words) do
-    if text:find(word, 1, true) then return true end
+    if q.text:find(word, 1, true) then return true end
   end
-  if row.graphql and unread(q, sent) then return true, "unread" end
-  return false
+  if row.graphql and q.unread == nil then
+    if q.pause and #sent > SLICE then q.pause() end
+    q.unread = unread(q, sent)
+  end
+  return row.graphql and q.unread, row.graphql and q.unread and "unread" or nil
 end
 
 -- The rows that method, host, path and query meet.
@@ -302,7 +332,8 @@ end
 -- told of an operation whose text is elsewhere.
 -- q = { method, websocket = bool, host, query = as sent, readings = function() -> list | nil,
 --       body = function() -> text, whether it is encoded | nil: there is no request yet,
---       kind = function() -> Content-Type | nil }
+--       kind = function() -> Content-Type | nil,
+--       pause = function(): called between two pieces of work that take long; or nil }
 function M.find(rows, q)
   for row in each_met(rows, q) do
     local met, how = covers_words(row, q)

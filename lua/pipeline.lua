@@ -461,9 +461,19 @@ local function encoded(view)
   return false
 end
 
+local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
+
+-- Everybody else has a turn; then it is this request's, if no other one had a heavy piece of work in this turn of the loop.
+local function take_turns(self)
+  self.time.sleep(0)
+  while self.heavy_at == self.time.now() do self.time.sleep(1) end
+  self.heavy_at = self.time.now()
+end
+
 -- A request as the rows of lua/mint.lua ask about it.
 local function mint_question(self, req)
   return {
+    pause = function() take_turns(self) end,
     method = req.method, websocket = req.websocket, host = req.host, query = req.query,
     readings = function() return self.path_readings(req.path) end,
     body = function()
@@ -523,21 +533,22 @@ local function attach(self, req, agent, opened, routed, deadline)
     if not ok then
       return nil, body_codes[why] or "bad_request", body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil
     end
+    if (req.length or max) > HEAVY then take_turns(self) end
     -- Only now is there a form to take something from.
     for _, names in ipairs { opened.strips[routed].form or {}, form or {} } do
       if names[1] then req:strip { form = names } end
     end
     waited = true
   end
+  if opened.guards then
+    local code, message, hint = minted(self, opened, question, view, cred)   -- of a body it reads, it waits
+    if code then return nil, code, message, hint end
+  end
   if waited then
     -- What was decided before the wait must still be so: a credential may have been taken away meanwhile.
     local synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return nil, lost end
     if self.config.applied ~= generation then return nil, "changed" end
-  end
-  if opened.guards then
-    local code, message, hint = minted(self, opened, question, view, cred)
-    if code then return nil, code, message, hint end
   end
   if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end
   local ok, code, message, advice = inject(self, req, agent, opened, cred, view)

@@ -125,6 +125,26 @@ return {
       is(mint.find(rows, { method = "POST", host = "a", readings = function() return { "/g" } end, body = function() return text end }), "a key")
     end
   end,
+  ["a long body is looked into by slices, with a pause between two, and no slice cuts an escape"] = function()
+    local rows = assert(mint.compile { { path = "/g", graphql = { "tokenCreate" }, what = "a key" } })
+    local pauses
+    local function ask(text)
+      pauses = 0
+      return mint.find(rows, { method = "POST", host = "a", readings = function() return { "/g" } end,
+        body = function() return text end, pause = function() pauses = pauses + 1 end })
+    end
+    is(ask('{"query":"{ a }"}'), nil)
+    is(pauses, 0)
+    for _, escape in ipairs { "\\u0065", "\\u{00000065}", "%65", "%5cu0065", "\\\\u0065", "e" } do
+      for back = 0, 40 do
+        is(ask(('{"query":"{ %s tok%snCreate }"}'):format(("x"):rep(32768 - 16 - back), escape)), "a key")
+      end
+    end
+    for _, text in ipairs { "\\u0041", "\\u{0", "\\", "%" } do
+      is(ask('{"query":"{ a }","v":"' .. text:rep((1 << 20) // #text)), "a key")      -- no JSON: it cannot be read
+      assert(pauses >= 32, pauses)
+    end
+  end,
   ["a body of nothing but escapes costs no more than its length"] = function()
     local rows = assert(mint.compile { { path = "/g", graphql = { "tokenCreate" }, what = "a key" } })
     local from = require("time").now()

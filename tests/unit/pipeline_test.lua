@@ -455,6 +455,20 @@ local cases = {
     is(full.code, "injection_unavailable")
     assert(full.message:find("no room", 1, true) and full.options.retry_after == 1, full.message)
   end,
+  ["of long bodies one is judged at a time, and others have a turn in between"] = function()
+    local s = setting { spawn = true }
+    s.credential "gh"
+    local pol, at = {}, {}
+    for k, v in pairs(default "bearer") do pol[k] = v end
+    pol.body = { max = 1 << 20 }
+    function pol.apply() at[#at + 1] = s.world.time.now() end
+    s.policies.bearer = pol
+    local all = {}
+    for i = 1, 5 do all[i] = s.request("POST https://api.test/", { later = true }) end
+    s.world.run(1000)
+    for i = 1, 5 do is(all[i].did, "forward") end
+    for i = 2, 5 do assert(at[i] > at[i - 1], "two in one turn") end
+  end,
 
   -- ---- variables
   ["a host with a variable is the bundle's, or the agent's own"] = function()
