@@ -24945,6 +24945,9 @@ l_host_serve(lua_State *L)
 }
 
 /* -- worker */
+#define HEAP_LOOK_MS 2000
+#define HEAP_SPARE (2u << 20)   /* bytes that are not worth a look at the whole heap */
+
 static int worker_tick_ref = LUA_NOREF;
 static struct timer worker_beat_timer, worker_tick_timer, worker_drain_timer;
 static struct beat *worker_beat;
@@ -24967,6 +24970,28 @@ worker_tick_done(struct task *t, bool ok, lua_State *co)
 		    l_message(co));
 }
 
+/* The C library keeps what is freed below its last block: half heads of a thousand connections, say.
+ * What lay idle through two looks goes back to the kernel, as bufs_trim does it. */
+static void
+heap_trim(void)
+{
+	static int64_t next;
+	static size_t before, least = SIZE_MAX;
+	size_t unused, idle;
+
+	if (clock_now() < next)
+		return;
+	next = clock_now() + HEAP_LOOK_MS;
+	unused = mallinfo2().fordblks;
+	idle = unused < before ? unused : before;
+	least = unused < least ? unused : least;        /* known as free, and with the kernel already */
+	if (idle > least + HEAP_SPARE) {
+		malloc_trim(0);
+		least = unused;
+	}
+	before = unused;
+}
+
 static void
 worker_on_tick(struct timer *t)
 {
@@ -24977,6 +25002,7 @@ worker_on_tick(struct timer *t)
 		task_run(task);
 	more = conn_rejudge();
 	bufs_trim();
+	heap_trim();
 	if (clock_now() >= worker_readers_at) {
 		store_clear_readers();
 		worker_readers_at = clock_now() + 60000;

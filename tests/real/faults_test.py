@@ -316,6 +316,24 @@ def rss(pid):
     return int(re.search(r"VmRSS:\s+([0-9]+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
 
 
+def test_memory_after_a_burst(t):
+    """a burst of 500 half heads of 30 KB leaves no memory behind when it is over"""
+    if "asan" in str(t.binary):
+        t.skip("the sanitizer's allocator keeps what is freed")
+    s, _ = t.proxy(workers=1, credentials=[API])
+    assert s.request().status == 200
+    pid = s.worker_pids()[0]
+    before, tunnels = rss(pid), []
+    for _ in range(500):
+        tunnels.append(s.tunnel(timeout=30))
+        tunnels[-1].send(b"GET / HTTP/1.1\r\nHost: api.test\r\nX: " + b"a" * 30000)
+    wait(lambda: rss(pid) > before + 15000, 20, "a burst")
+    for w in tunnels:
+        w.close()
+    wait(lambda: rss(pid) < before + 5000, 30, f"memory given back ({before} KiB at the beginning)")
+    assert s.request().status == 200
+
+
 def test_big_bodies_at_constant_memory(t):
     """96 MiB down to a slow reader and 96 MiB up to a slow upstream add next to nothing to memory"""
     size = 96 << 20
