@@ -8,6 +8,7 @@
 --             places = request.places, log = function(text), spawn = function(fn) -> task | nil (commands), overrides,
 --             on_settings }
 local errors = require "errors"
+local paths = require "paths"
 local rows = require "rows"
 local stand_in = require "stand_in"
 local variables = require "variables"
@@ -80,10 +81,11 @@ M.freeze = freeze
 -- ---- records as items of the index ---------------------------------------------------------------
 
 -- What match.lua gets. It belongs to the script; what the runtime knows of the record stands beside it, below.
-local function credential_item(rec)
+local function credential_item(rec, self)
+  local preset = rec.preset and rec.paths and self.presets.get(rec.preset)
   return {
     kind = "credential", name = rec.name, bundles = rec.bundles or {}, hosts = rec.hosts or {}, ports = rec.ports,
-    methods = rec.methods, paths = rec.paths, plain_http = rec.plain_http == true, enabled = rec.enabled ~= false,
+    methods = rec.methods, paths = preset and paths.spread(rec.paths, preset.within) or rec.paths, plain_http = rec.plain_http == true, enabled = rec.enabled ~= false,
     order = rec.order or rec.created or 0,
   }
 end
@@ -91,7 +93,7 @@ end
 local function domain_item(rec)
   return {
     kind = "domain", name = rec.host, bundles = { rec.bundle }, hosts = { rec.host }, ports = rec.ports,
-    methods = rec.methods, tunnel = rec.tunnel == true, enabled = true, order = rec.created or 0,
+    methods = rec.methods, paths = rec.paths, tunnel = rec.tunnel == true, enabled = true, order = rec.created or 0,
   }
 end
 
@@ -200,7 +202,7 @@ local function index_put(self, build, db, key, rec, damaged)
     if shapes ~= build.held[key] then held_put(build, key, shapes) end
   end
   if damaged or not rec then return true end
-  local item = make(rec)
+  local item = make(rec, self)
   item.id = id
   -- What the runtime itself knows. Few members: the collector walks ten thousand of them.
   build.items[id] = {
@@ -432,7 +434,7 @@ end
 function M:alone(rec, host, agent, bundle)
   local pol, why = self.policy.load("match")
   if not pol then return nil, why end
-  local item, holds = credential_item(rec), self:holds(agent)
+  local item, holds = credential_item(rec, self), self:holds(agent)
   item.id, item.enabled, item.bundles = "credential/" .. rec.name, true, { "alone" }
   local ok, list = self.sandbox.call("match", function()
     local index = pol.new()

@@ -6,6 +6,7 @@
 -- known = request.known } -> one worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil
 -- in `explain`.
 local errors = require "errors"
+local paths = require "paths"
 local rows = require "rows"
 local stand_in = require "stand_in"
 local token = require "token"
@@ -155,9 +156,9 @@ local function question_of(self, req, agent, method, port, found)
     method = method,
     tls = req.scheme == "https",
     port = port,
-    readings = function()
+    readings = function(known)
       question.looked = true
-      return self.path_readings(req.path)
+      return paths.readings(self.path_readings, req.path, known)
     end,
     foreign = query and function(item)
       local is, names = foreign(self, found, agent, item, query)
@@ -652,7 +653,7 @@ end
 
 local function discover_domain(_, _, rec, bundle)
   return {
-    bundle = bundle, hosts = { rec.host }, ports = some(rec.ports) or { 443 },
+    bundle = bundle, hosts = { rec.host }, ports = some(rec.ports) or { 443 }, paths = some(rec.paths),
     methods = not rec.tunnel and (some(rec.methods) or { "GET", "HEAD", "OPTIONS" }) or nil, tunnel = rec.tunnel,
   }
 end
@@ -890,7 +891,7 @@ function M:on_rejudge(info)
   local own, bundle = decide(self, agent, found, {
     skips = skips_of(self.config:at_token_endpoint(agent, info)),
     method = method_of(info.method, info.websocket), tls = info.scheme == "https", port = info.port,
-    readings = function() return self.path_readings(info.path) end,
+    readings = function(known) return paths.readings(self.path_readings, info.path, known) end,
     foreign = function(item)
       local candidate = self.config:item(item)
       return candidate ~= nil and foreign_of(self, found, candidate) ~= false and candidate.name ~= info.credential
@@ -1110,7 +1111,7 @@ function M:on_explain(spec)
   local skips, fetcher = skips_of(names), names and names[1]
   local own, bundle, routed = decide(self, agent, found, {
     skips = skips, method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
-    port = url.port, readings = function() return self.path_readings(url.path) end,
+    port = url.port, readings = function(known) return paths.readings(self.path_readings, url.path, known) end,
     foreign = url.query and function(item) return (foreign(self, found, agent, item, url.query)) end or nil,
     presents = function() return false end,
   }, trace)
@@ -1153,7 +1154,8 @@ local function trial_decides(self, opened, url, method, agent)
     local ok
     ok, item, second, third = self.sandbox.call("match", match.decide, list, {
       method = method, tls = url.scheme == "https", port = url.port,
-      readings = function() return self.path_readings(url.path) end, presents = function() return false end,
+      readings = function(known) return paths.readings(self.path_readings, url.path, known) end,
+      presents = function() return false end,
     })
     if not ok then return nil, "policy_failed", tostring(item) end
     if item then return item, bundle, third end

@@ -885,7 +885,7 @@ local function run_match_example(pol, ex, check, i)
   for _, id in ipairs(asked.presents or {}) do present[id] = true end
   local question = {
     method = asked.method, tls = asked.tls, port = asked.port,
-    readings = function() return http.path_readings(asked.path or "/") end,
+    readings = function(known) return require("paths").readings(http.path_readings, asked.path or "/", known) end,
     presents = function(item) return present[item.id] or false end,
   }
   local ok, item, code = sandbox.call(pol.name, function()

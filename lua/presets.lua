@@ -1,6 +1,6 @@
 --- Presets: what policies/presets.lua says of well-known APIs, checked when it is compiled, and asked for by name.
 -- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
--- carriers = { headers, query }, mint = compiled rows, make, test, test_headers, note }.
+-- carriers = { headers, query }, within = list, mint = compiled rows, make, test, test_headers, note }.
 local M = {}
 
 local PRESETS_MAX = 500   -- of one file; its size is bounded too
@@ -8,7 +8,7 @@ local PRESETS_MAX = 500   -- of one file; its size is bounded too
 local keys = {
   name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
   fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
-  carriers = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
+  carriers = "table", within = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
 }
 
 -- "{site}.example.com" -> "site.example.com", "site"; a host without a gap as it is.
@@ -78,6 +78,11 @@ local parts = {
   function(p) return check_list(p.paths, require("records").path) end,
   function(p) return check_list(p.methods, require("records").method) end,
   function(p)
+    return check_list(p.within, function(base)
+      return base:sub(-1) == "/" and require("records").path(base), ("within: %s does not end in '/'"):format(base)
+    end)
+  end,
+  function(p)
     if #p.env > 0 and not p.placeholder then return nil, "a variable needs the shape of its placeholder" end
     return check_list(p.env, require("records").env_name)
   end,
@@ -101,7 +106,7 @@ local parts = {
   end,
 }
 
-local lists = { "hosts", "paths", "methods", "env" }
+local lists = { "hosts", "paths", "methods", "env", "within" }
 
 --- A copy of a value, deep, without metatables: what a preset says may be changed by whoever takes it over.
 local function copied(v)

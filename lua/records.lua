@@ -81,21 +81,28 @@ function M.method(s)
   return m
 end
 
---- A path prefix. It is compared with what a server may read, so it is written plainly: decoded, no dot segments.
+--- A path prefix. It is compared with what a server may read, so it is written plainly: decoded, no dot segments. A slash
+-- within a segment is "%2F".
 function M.path(s)
   if s:sub(1, 1) ~= "/" then return nil, "a path begins with '/': /v1 covers /v1 and /v1/…" end
   if #s > PATH_MAX then return nil, "a path has at most " .. PATH_MAX .. " bytes" end
   if s:find("[%z\1-\32\127]") then return nil, "a path has no spaces or control bytes" end
   if s:find("[?#]") then return nil, "a path has no query and no fragment" end
   if s:find("*", 1, true) then return nil, "a path is a prefix and needs no '*': /v1 covers /v1 and /v1/…" end
-  if s:find("[%%\\;]") then return nil, "a path is written decoded: no '%', '\\' or ';'" end
-  if s:find("//", 1, true) then return nil, "a path has no '//'" end
-  if (s .. "/"):find("/%.%.?/") then return nil, "a path has no '.' or '..' segment" end
+  local plain, encoded = s:gsub("%%2[Ff]", "/")
+  if plain:find("[%%\\;]") then
+    return nil, "a path is written decoded: no '%', '\\' or ';' (%2F alone, for a slash within a segment)"
+  end
+  if encoded > 0 and (plain:find("//", 1, true) or s:find("%%2[Ff]$")) then
+    return nil, "a %2F in a path stands between two names of one segment: /projects/acme%2Fsite"
+  end
+  if plain:find("//", 1, true) then return nil, "a path has no '//'" end
+  if (plain .. "/"):find("/%.%.?/") then return nil, "a path has no '.' or '..' segment" end
   if s:find("[\128-\255]") then
     -- Clients send such letters percent-encoded, so that a server may read the path in two ways: ambiguous_path.
     return nil, "a path has ASCII letters alone: others are sent encoded, and no prefix could decide for certain"
   end
-  return s
+  return (s:gsub("%%2f", "%%2F"))
 end
 
 --- An address or a range, as "10.0.0.0/8"; a bare address means itself alone.

@@ -7,7 +7,9 @@
 --   { id, kind = "credential"|"domain", name, bundles = {…}, hosts = {…}, ports = {…}|nil, methods = {…}|nil,
 --     paths = {…}|nil, plain_http = bool, enabled = bool, tunnel = bool, order = integer (older is smaller) }
 -- A question is what decide may know of a request:
---   { method, tls = bool, port, readings = function() -> {path, …}|nil, presents = function(item) -> bool,
+--   { method, tls = bool, port, presents = function(item) -> bool,
+--     readings = function(known) -> {path, …}|nil: known(prefix), with its slashes as "%2F", answers what stands for
+--       it in a reading, where it is the path of an item,
 --     skips = { [id] = true }|nil: these have no part in it,
 --     foreign = nil | function(item) -> bool: its query is signed with somebody else's key }
 -- A WebSocket upgrade has the method WEBSOCKET.
@@ -74,13 +76,21 @@ local function item_methods(given)
   return with
 end
 
+-- A slash within a segment is "%2F" in a path. Here it is a byte that no reading of a request has, so that nothing but
+-- exactly this segment is covered.
+local WITHIN = "\1"
+local function held(prefix) return (prefix:gsub("%%2F", WITHIN)) end
+local function shown(prefixes) return (table.concat(prefixes, ", "):gsub(WITHIN, "%%2F")) end
+
 -- nil where every path will do; "/" covers all and is no rule.
 local function item_paths(given)
   if not given.paths or #given.paths == 0 then return nil end
-  for _, p in ipairs(given.paths) do
+  local paths = {}
+  for i, p in ipairs(given.paths) do
     if p == "/" then return nil end
+    paths[i] = held(p)
   end
-  return given.paths
+  return paths
 end
 
 -- What many items have in common, kept once: ten thousand credentials come in a handful of shapes.
@@ -385,7 +395,7 @@ local function reason(item, q, path, chosen)
   if q.skips and q.skips[item.id] then return "this is its token endpoint; the proxy alone talks to it" end
   if not (q.tls or shape.plain) then return "it goes over TLS only" end
   if not shape.ports.has[q.port] then return "its ports are " .. table.concat(shape.ports.list, ", ") end
-  if not item_covers(item, path) then return "its paths are " .. table.concat(item.prefixes, ", ") end
+  if not item_covers(item, path) then return "its paths are " .. shown(item.prefixes) end
   if shape.methods and not shape.methods.has[q.method] then
     return "its methods are " .. table.concat(shape.methods.list, ", ")
   end
@@ -409,7 +419,7 @@ local function sorted_keys(set)
   local keys = {}
   for k in pairs(set) do keys[#keys + 1] = k end
   table.sort(keys)
-  return table.concat(keys, ", ")
+  return shown(keys)
 end
 
 local function note_all(set, list)
@@ -454,7 +464,12 @@ local function decide(list, q, trace)
   local path = "/"
   local item, level, routed = walk(list, q)
   if item == PATH_WANTED or (trace and #list > 0) then
-    local readings = q.readings()
+    local readings = q.readings(function(prefix)
+      local text = held(prefix)
+      for i = 1, #list do
+        if list[i].paths and list[i].paths[text] then return text end
+      end
+    end)
     local wanted = item == PATH_WANTED
     if not readings and wanted then return nil, "ambiguous_path" end
     path = readings and readings[1] or path
@@ -480,11 +495,11 @@ local function tunnel(list, port)
     if level.tree.kind == "credential" then return nil end
   end
   for _, level in ipairs(list) do
-    for _, item in ipairs(level) do  -- domain entries have no paths
+    for _, item in ipairs(level_items(level, HINT_MAX)) do
       local shape = item.shape
       if shape.enabled and shape.ports.has[port] then
         if shape.tunnel then return item, level.tree.bundle end
-        return nil
+        return nil   -- one for some paths alone counts, too: bytes that nobody reads have none
       end
     end
   end
@@ -531,6 +546,10 @@ return {
       bundles = { "default" }, host = "api.example.com", question = asks("GET"), want = { id = "exact" } },
     { items = { credential("a", { paths = { "/public" } }) }, bundles = { "default" }, host = "api.example.com",
       question = asks("GET", { path = "/public/%2e%2e/admin" }), want = { code = "ambiguous_path" } },
+    { items = { credential("a", { paths = { "/projects/acme%2Fsite" } }) }, bundles = { "default" }, host = "api.example.com",
+      question = asks("GET", { path = "/projects/acme%2fsite/issues/%2e" }), want = { id = "a" } },
+    { items = { credential("a", { paths = { "/projects/acme%2Fsite" } }) }, bundles = { "default" }, host = "api.example.com",
+      question = asks("GET", { path = "/projects/acme%2Fsite%2F..%2Fother" }), want = { code = "path_not_allowed" } },
     { items = { domain("d") }, bundles = { "default" }, host = "api.example.com",
       question = asks("POST"), want = { code = "method_not_allowed" } },
     { items = { domain("all", { hosts = { "*" } }), credential("a", { order = 9 }) }, bundles = { "default" },

@@ -14,11 +14,13 @@
 --   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:upper}, {N:url}
 --   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. Not from
 --                 bodies (RFC 6750 2.2): they stream, and a key of its own there gives an agent nothing but its own
+--   within        paths below which one segment holds several names, its slashes as "%2F": --path with plain slashes
+--                 covers that, too
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)
 --   make          where the key is made
 --   test          what `credential test` reads; {host} and {FIELD} are filled in. test_headers go with it
 --   note          what else a person should know
--- carriers and mint are looked up here for each credential that was added with the preset, so that a change of this
+-- carriers, within and mint are looked up here for each credential that was added with the preset, so that a change of this
 -- file is in force for those that exist. The rest is copied into the credential when it is added.
 
 local UUID = "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}"
@@ -102,6 +104,10 @@ local GITLAB_MINT = post {
                                            "runnersRegistrationTokenReset", "runnerCreate" } },
   { "/-/cable", "a token, by GraphQL in a WebSocket", method = { "GET", "POST" } },  -- its GraphqlChannel runs mutations
 }
+
+-- A project or group goes by its number, or by its whole name in one segment: acme%2Fsite (GitLab's REST documentation,
+-- "Namespaced paths").
+local GITLAB_WITHIN = { "/api/v4/projects/", "/api/v4/groups/", "/api/v4/namespaces/" }
 
 -- On a server of one's own all of it may live below a path.
 local function below(rows)
@@ -274,7 +280,7 @@ local list = {
     env = { "GITLAB_TOKEN" }, placeholder = "glpat-{20:url}",
     carriers = { headers = { "private-token", "job-token", "deploy-token", "cookie" },
                  query = { "private_token", "access_token", "job_token" } },
-    mint = GITLAB_MINT, make = "https://gitlab.com/-/user_settings/personal_access_tokens",
+    within = GITLAB_WITHIN, mint = GITLAB_MINT, make = "https://gitlab.com/-/user_settings/personal_access_tokens",
     test = "https://gitlab.com/api/v4/user", note = "Your own server: --host. git goes by preset gitlab-git." },
   { name = "gitlab-git", title = "GitLab: git over HTTPS", type = "basic", hosts = { "gitlab.com" },
     fields = { username = "oauth2" }, ask = { password = "a personal access token with read_repository or write_repository" },
@@ -655,7 +661,7 @@ local list = {
     },
     ask = { client_id = "the application's id", scopes = "such as read_api" },
     carriers = { headers = { "private-token", "job-token", "deploy-token", "cookie" }, query = { "private_token", "access_token", "job_token" } },
-    mint = GITLAB_MINT, placeholder = "{64:hex}",
+    within = GITLAB_WITHIN, mint = GITLAB_MINT, placeholder = "{64:hex}",
     make = "https://gitlab.com/-/user_settings/applications", test = "https://{host}/api/v4/user",
     note = "client_secret where the application is confidential. Your own server: --host." },
   { name = "slack-oauth", title = "Slack: an app in a workspace", type = "oauth_authorization_code", hosts = { "slack.com", "files.slack.com" },

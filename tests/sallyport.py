@@ -125,7 +125,7 @@ class Sallyport:
 
     def domain(self, spec):
         self.cli("domain", "add", spec.get("bundle", "default"), spec["host"],
-                 *self._flags(spec, ["method", "port", "address"]), *(["--tunnel"] if spec.get("tunnel") else []))
+                 *self._flags(spec, ["method", "port", "path", "address"]), *(["--tunnel"] if spec.get("tunnel") else []))
 
     def agent(self, name="a", bundles=(), ttl=None):
         args = ["agent", "add", name]

@@ -38,12 +38,12 @@ end
 
 local function domain_line(d)
   return ("%s  %s  %s%s"):format(d.host, joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
-    (d.tunnel and "  tunnel" or "") .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
+    (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and "  tunnel" or "") .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
 end
 
 local function public_domain(d)
   return { host = d.host, methods = report.array(d.methods or { "GET", "HEAD", "OPTIONS" }),
-    ports = report.array(d.ports or { 443 }), addresses = d.addresses and report.array(d.addresses),
+    ports = report.array(d.ports or { 443 }), paths = d.paths and report.array(d.paths), addresses = d.addresses and report.array(d.addresses),
     tunnel = d.tunnel or false }
 end
 
@@ -187,10 +187,11 @@ local function domain_add(args, opt, ctx)
     report.usage("a tunnel is relayed unseen: name its hosts",
       "sallyport domain add BUNDLE db.example.com --port 5432 --tunnel")
   end
-  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel,
+  if opt.tunnel and opt.path then report.usage("a tunnel is relayed unseen: it has no paths that anybody could look at") end
+  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel, paths = checked(opt.path, records.path, "path", ctx),
     methods = checked(opt.method, records.method, "method", ctx),
     ports = checked(opt.port, records.port, "port", ctx),
-      addresses = checked(opt.address, records.cidr, "address", ctx) }
+    addresses = checked(opt.address, records.cidr, "address", ctx) }
   local key, replaced = args[1] .. "/" .. host, false
   db.change(function()
     local old = db.peek("bundle", key, "the domain entry")
@@ -288,6 +289,7 @@ example:
       { name = "method", arg = "METHOD", many = true,
         help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
       { name = "port", arg = "PORT", many = true, help = "443 unless named" },
+      { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
       { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
       { name = "tunnel", help = "relay bytes blindly: for clients that pin certificates, or other protocols" },
     },
@@ -298,6 +300,7 @@ everything below it, or '*' for the whole public internet. A credential for the 
 examples:
   sallyport domain add default docs.example.org
   sallyport domain add default '*.example.net' --port 80,443
+  sallyport domain add default registry.example.org --path '/@acme%2Fsite' --path /@acme/site
   sallyport domain add research '*'
   sallyport domain add default db.example.com --port 5432 --tunnel
 ]], run = domain_add },

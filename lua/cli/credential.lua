@@ -14,7 +14,7 @@ local scope_options = {
   { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
   { name = "port", arg = "PORT", many = true, help = "443 unless named" },
   { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET: the upgrade" },
-  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
+  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…; %2F within a segment" },
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
   { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
   { name = "env", arg = "NAME", help = "variable in which the agent's environment gets a placeholder" },

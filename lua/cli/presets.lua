@@ -99,7 +99,7 @@ end
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
     placeholder = p.placeholder, make = p.make, test = p.test, note = p.note, carriers = { }, mint = report.array() }
-  for _, k in ipairs { "hosts", "paths", "methods", "env" } do out[k] = report.array(presets.copied(p[k])) end
+  for _, k in ipairs { "hosts", "paths", "methods", "env", "within" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end
   return out
@@ -129,6 +129,7 @@ local function one(ctx, p)
   lines("hosts", p.hosts)
   lines("paths", p.paths)
   lines("methods", p.methods)
+  lines("within", p.within)
   lines("fields", sorted(p.fields, field_text))
   lines("headers", sorted(p.headers, function(k, v) return ("%s: %s"):format(k, v) end))
   lines("to give", sorted(p.ask, function(k, v) return ("%s: %s"):format(k, v) end))

@@ -398,6 +398,14 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     w.ok("bundle", "remove", "research")
     w.refused("stays", "bundle", "remove", "default")
     w.refused("name its hosts", "domain", "add", "default", "*", "--tunnel")
+    w.refused("unseen", "domain", "add", "default", "db.test", "--tunnel", "--path", "/x")
+    w.refused("paths go in --path", "domain", "add", "default", "https://x.test/p")
+    w.refused("names of one segment", "domain", "add", "default", "x.test", "--path", "/a%2F")
+    w.ok("domain", "add", "default", "npm.test", "--path", "/@scope%2fname", "--path", "/@scope/name")
+    has(w.ok("bundle", "show", "default"), "/@scope%2Fname,/@scope/name")
+    has(w.ok("bundle", "show", "default", "--json"), '"/@scope%2Fname",')
+    has(w.ok("explain", "GET", "https://npm.test/@scope%2fname"), "by the domain entry npm.test")
+    has(w.ok("explain", "GET", "https://npm.test/x"), "its paths are /@scope%2Fname, /@scope/name")
     w.ok("domain", "add", "default", "*")
   end),
 

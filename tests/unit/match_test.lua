@@ -1,6 +1,6 @@
 -- policies/match.lua: every rule of DESIGN's step 4, and the paths of attackers. The script is compiled as it is in
 -- life, in its sandbox; paths are read by the C core.
-local http, policy, sandbox = require "http", require "policy", require "sandbox"
+local http, paths, policy, sandbox = require "http", require "paths", require "policy", require "sandbox"
 
 local match = assert(policy.compile("match", sandbox.default_source("match")))
 
@@ -39,7 +39,7 @@ local function question_of(text, more)
   return host, {
     method = method, tls = scheme == "https",
     port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
-    readings = function() return http.path_readings(path == "" and "/" or path) end,
+    readings = function(known) return paths.readings(http.path_readings, path == "" and "/" or path, known) end,
     presents = function(it) return presents[it.id] or false end,
   }
 end
@@ -478,6 +478,117 @@ cases["where every reading leads to one decision the path passes"] = function()
   decides(items, "GET https://api.test/api/v4/projects/group%2Fproj", "a")
   decides({ credential("a", { paths = { "/x" } }), credential("b") }, "GET https://api.test/@scope%2fname", "b")
   decides({ credential("a", { paths = { "/x" } }), credential("b") }, "GET https://api.test/x/../y", "ambiguous_path")
+end
+
+-- ---- slashes within a segment ------------------------------------------------------------------------------------
+
+local project = { credential("a", { paths = { "/api/v4/projects/acme%2Fsite" } }) }
+local P = "/api/v4/projects/acme%2Fsite"
+
+for path, want in pairs {
+  [P] = "a", ["/api/v4/projects/acme%2fsite"] = "a", [P .. "/"] = "a", [P .. "/issues"] = "a", [P .. "/a/../b"] = "a",
+  [P .. "/repository/files/src%2Fmain%2Ec/raw"] = "a", [P .. "/a%2F..%2Fb"] = "a", [P .. "//x"] = "a", [P .. "/x;y=z"] = "a",
+  [P .. "/%2541"] = "a", [P .. "/~/~~/%7E"] = "a",
+  ["/api/v4/projects/acme/site"] = outside, ["/api/v4/projects/acme%2Fother"] = outside, [P .. "2"] = outside, [P .. "%2Fsub"] = outside,
+  ["/api/v4/projects/acme%252Fsite"] = outside, ["/api/v4/projects/%61cme%2Fsite"] = outside, ["/api/v4/projects/acme%2F%2Fsite"] = outside,
+  ["/api/v4/projects/acme%2F.%2Fsite"] = outside, ["/api/v4/projects/acme%5Csite"] = outside, ["/api/v4/projects/acme\\site"] = outside,
+  ["/api%2Fv4/projects/acme%2Fsite"] = outside, ["//api/v4/projects/acme%2Fsite"] = outside, ["/x/.." .. P] = outside,
+  ["/api/v4/projects/acme%2Fsite;x"] = outside, [P .. "\\x"] = outside, [P .. "%2F..%2Fother"] = outside, [P .. "%2f..%2f..%2fuser"] = outside,
+  [P .. "/.."] = outside, [P .. "/../acme%2Fother"] = outside, [P .. "/../../other"] = outside, [P .. "/../../../../../x"] = outside,
+  [P .. "/../acme%2Fsite/../../user"] = outside, [P .. "/..;/user"] = outside, [P .. "/%2e%2e/user"] = outside,
+  [P .. "/%2e%2e%2Fuser"] = outside, [P .. "/..%5cuser"] = outside, [P .. "/..\\user"] = outside, [P .. "/%252e%252e/user"] = outside,
+  [P .. "/..%252fuser"] = outside, [P .. "/.//../user"] = outside, [P .. "/%2e%2e/~/user"] = outside, [P .. "/%2e%2e/%7E/user"] = outside,
+  [P .. "/../~~/x"] = outside, [P .. "/%01"] = "ambiguous_path", [P .. "/%zz"] = "ambiguous_path", [P .. "/%00"] = "ambiguous_path",
+  ["/api/v4/projects/acme\1site"] = "ambiguous_path", ["/api/v4/projects/acme%01site"] = "ambiguous_path",
+  ["/api/v4/projects/acme%2501site"] = "ambiguous_path", [P .. "/%c0%ae%c0%ae/x"] = "ambiguous_path",
+} do
+  cases[("restricted to acme%%2Fsite, %s is %s"):format(path, want)] = function()
+    decides(project, "GET https://api.test" .. path, want)
+  end
+end
+
+cases["a rule with an encoded slash leaves others their paths"] = function()
+  local items = { credential("a", { paths = { P } }), credential("all", { paths = { "/api" } }) }
+  decides(items, "GET https://api.test" .. P .. "/issues", "a")
+  decides(items, "GET https://api.test" .. P .. "/../acme%2Fother", "all")
+  decides(items, "GET https://api.test/api/v4/projects/acme%2Fother", "all")
+  decides(items, "GET https://api.test" .. P .. "/../../../../x", "ambiguous_path")
+  -- the longest counts, and where that does not fit, the shorter
+  items = { credential("a", { paths = { P } }), credential("file", { paths = { P .. "/files/a%2Fb" }, methods = { "GET" } }) }
+  decides(items, "GET https://api.test" .. P .. "/files/a%2fb/raw", "file")
+  decides(items, "POST https://api.test" .. P .. "/files/a%2fb/raw", "a")
+  decides(items, "GET https://api.test" .. P .. "/files/a%2Fb/../c", "a")
+  -- another bundle's, and another host's, is none of this agent's
+  decides({ credential("a", { paths = { "/api/v4/projects/acme" } }), credential("x", { paths = { P }, bundles = { "later" } }),
+    credential("y", { paths = { P }, hosts = { "other.test" } }) }, "GET https://api.test" .. P, "ambiguous_path")
+  decides({ credential("a", { paths = { "/@scope%2Fname", "/@scope%2Fname/" } }) }, "GET https://api.test/@scope%2fname", "a")
+  decides({ credential("a", { paths = { "/b%2Fc/" } }) }, "GET https://api.test/b%2Fc/d", "a")
+  decides({ credential("a", { paths = { "/b%2Fc/" } }) }, "GET https://api.test/b%2Fc", outside)
+  is(select(2, ask(index_of(project), "GET https://api.test/x")), "allowed on this host: " .. P)
+end
+
+cases["a domain entry is kept to its paths, and one of them keeps a tunnel shut"] = function()
+  local items = { domain("api.test", { paths = { "/public", "/b%2Fc" } }) }
+  decides(items, "GET https://api.test/public/x", "api.test")
+  decides(items, "GET https://api.test/b%2fc", "api.test")
+  decides(items, "GET https://api.test/x", outside)
+  decides(items, "GET https://api.test/public/../x", "ambiguous_path")
+  decides(items, "POST https://api.test/public", "method_not_allowed")
+  local index = index_of { domain("api.test", { paths = { "/public" } }), domain("*.test", { tunnel = true }) }
+  assert(not match.tunnel(match.candidates(index, { "default" }, "api.test"), 443))
+  is(match.tunnel(match.candidates(index, { "default" }, "b.test"), 443).name, "*.test")
+end
+
+-- Servers as they are: what is decoded first, and what a segment is; each habit on and off.
+local function served(path, how)
+  local function decoded(s) return (s:gsub("%%(%x%x)", function(x) return string.char(tonumber(x, 16)) end)) end
+  if how.backslash then path = path:gsub("\\", "/") end
+  if how.parameters then path = path:gsub(";[^/]*", "") end
+  for _ = 1, how.first do path = decoded(path) end
+  if how.first > 0 and how.backslash then path = path:gsub("\\", "/") end
+  if how.first > 0 and how.parameters then path = path:gsub(";[^/]*", "") end
+  local out = {}
+  for segment in path:gmatch("/([^/]*)") do
+    local plain = how.late and decoded(segment) or segment
+    if plain == ".." then out[#out] = nil elseif plain ~= "." and not (segment == "" and how.merge) then out[#out + 1] = plain end
+  end
+  return "/" .. table.concat(out, "/")
+end
+
+cases["whatever covers a slash within a segment, no server leaves that segment"] = function()
+  local seed, covered = 7, 0
+  local function draw(n)
+    seed = (seed * 1103515245 + 12345) % (1 << 31)
+    return (seed >> 8) % n + 1
+  end
+  local bits = { "/", "/", "/", "..", "..", ".", "%2F", "%2f", "%2e", "%2E%2e", "%252e", "%252F", "%5c", "\\", ";", ";x", "//", "a", "b",
+    "acme%2Fsite", "acme", "~", "%7E", "/..", "/../", "%2F..", "user", "api/v4/projects" }
+  local index = index_of(project)
+  for _ = 1, 4000 do
+    local path = draw(4) > 1 and P or "/api/v4/projects/"
+    for _ = 1, draw(7) do path = path .. bits[draw(#bits)] end
+    if ask(index, "GET https://api.test" .. path) == "a" then
+      covered = covered + 1
+      for first = 0, 2 do
+        for flags = 0, 15 do
+          local how = { first = first, merge = flags & 1 > 0, backslash = flags & 2 > 0, parameters = flags & 4 > 0, late = flags & 8 > 0 }
+          local got = served(path, how)
+          assert(first == 2 and how.late or got:find("^/api/v4/projects/acme/site%f[/\0]") or got:find("^/api/v4/projects/acme%%2[fF]site%f[/\0]"),
+            path .. " is read as " .. got)
+        end
+      end
+    end
+  end
+  assert(covered > 100, covered)
+end
+
+cases["plain paths of an API that takes them in one segment cover that segment too"] = function()
+  local function list(...) return table.concat(paths.spread({ ... }, { "/api/v4/projects/", "/api/v4/groups/" }), " ") end
+  is(list "/api", "/api")
+  is(list "/api/v4/projects/12", "/api/v4/projects/12")
+  is(list "/api/v4/projects/acme/site", "/api/v4/projects/acme/site /api/v4/projects/acme%2Fsite")
+  is(list "/lab/api/v4/groups/a/b/x", "/lab/api/v4/groups/a/b/x /lab/api/v4/groups/a%2Fb/x /lab/api/v4/groups/a%2Fb%2Fx")
+  is(list "/api/v4/projects/acme%2Fsite/issues", "/api/v4/projects/acme%2Fsite/issues /api/v4/projects/acme%2Fsite%2Fissues")
 end
 
 return cases

@@ -43,6 +43,7 @@ local cases = {
     refused(("presets = { { %s, paths = { 'v1' } } }"):format(row), "path")
     refused(("presets = { { %s, carriers = { form = { 'x' } } } }"):format(row), "carriers")
     refused(("presets = { { %s, carriers = { cookies = { 'x' } } } }"):format(row), "no key 'cookies'")
+    refused(("presets = { { %s, within = { '/a' } } }"):format(row), "does not end in '/'")
     refused(("presets = { { %s, test = 'x' } }"):format(row), "URL")
     refused("presets = { { name = 'a', title = 'A', type = 'bearer', hosts = { '*.com' }, make = 'x' } }", "*.com")
     refused(("presets = { { %s } }, examples = { { preset = 'a', want = { type = 'basic' } } }"):format(row), "the example wants")

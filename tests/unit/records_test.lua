@@ -78,6 +78,18 @@ return {
     end
   end,
 
+  ["a slash within a segment is written %2F, and is the only escape"] = function()
+    is(records.path("/api/v4/projects/acme%2fsite"), "/api/v4/projects/acme%2Fsite")
+    is(records.path("/@scope%2Fname/x"), "/@scope%2Fname/x")
+    is(records.path("/a%2Fb%2Fc/"), "/a%2Fb%2Fc/")
+    for _, bad in ipairs { "/%2Fa", "/a%2F", "/a%2F/b", "/a/%2Fb", "/a%2F%2Fb", "/a%2F..%2Fb", "/a%2F.", "/..%2Fa", "/.%2Fa", "/a%252Fb",
+      "/a%5Cb", "/a%2Fb%2e", "/a%2", "/%40a%2Fb" } do
+      refused(records.path(bad))
+    end
+    local path, why = records.path("/a%2F")
+    refused(path, why, "between two names")
+  end,
+
   ["a path prefix with letters that are sent encoded is refused: no request could be judged by it"] = function()
     local path, why = records.path("/caf\u{e9}")
     refused(path, why, "ASCII")

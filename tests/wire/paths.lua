@@ -61,13 +61,36 @@ cases[#cases + 1] = { name = "readings that lead to two credentials are refused"
 cases[#cases + 1] = { name = "/v1 does not cover /v10", host = "two.test", send = "GET /v10 HTTP/1.1\r\nHost: two.test\r\n\r\n",
   expect = { status = 403, error = "path_not_allowed", upstream = "nothing" } }
 
+
+-- A slash within a segment, where the rule itself says so.
+local function within(host, target, status, code)
+  local sent = status == 200 and { line = "GET " .. target .. " HTTP/1.1", header = host ~= "open.test" and { authorization = "Bearer canary-one" } or nil }
+  cases[#cases + 1] = { name = host .. target .. (status == 200 and " passes" or " is refused") .. ", whose rule has %2F", host = host,
+    send = "GET " .. target .. " HTTP/1.1\r\nHost: " .. host .. "\r\n\r\n", expect = { status = status, error = code, upstream = sent or "nothing" } }
+end
+for _, host in ipairs { "one.test", "open.test", "own.test" } do
+  within(host, "/api/v4/projects/acme%2Fsite", 200)
+  within(host, "/api/v4/projects/acme%2fsite/issues?state=opened", 200)
+  within(host, "/api/v4/projects/acme%2Fsite/repository/files/src%2Fmain%2Ec/raw", 200)
+  local plain = host == "own.test"   -- whose rule has plain slashes, and a preset that says where they may be encoded
+  for _, target in ipairs { "/api/v4/projects/acme%2Fsite/../../other", "/api/v4/projects/acme%2Fsite%2F..%2Fother", "/api/v4/projects/acme%252Fsite" } do
+    within(host, target, plain and 400 or 403, plain and "ambiguous_path" or "path_not_allowed")
+  end
+  within(host, "/api/v4/projects/acme%2Fother", 403, "path_not_allowed")
+end
+within("open.test", "/@scope%2fname", 200)
+within("open.test", "/@scope%2fname/../x", 403, "path_not_allowed")
+
 return {
   shared = {
-    hosts = { "api.test", "git.test", "lab.test", "two.test" },
+    hosts = { "api.test", "git.test", "lab.test", "two.test", "one.test", "open.test", "own.test" },
+    domains = { { host = "open.test", path = { "/api/v4/projects/acme%2Fsite", "/@scope%2Fname" } } },
     credentials = {
       { name = "api", type = "bearer", host = "api.test", path = "/public", secrets = { token = "canary-path" } },
       { name = "git", type = "bearer", host = "git.test", secrets = { token = "canary-git" } },
       { name = "lab", type = "bearer", host = "lab.test", path = "/api", secrets = { token = "canary-lab" } },
+      { name = "one", type = "bearer", host = "one.test", path = "/api/v4/projects/acme%2Fsite", secrets = { token = "canary-one" } },
+      { name = "own", preset = "gitlab", host = "own.test", path = "/api/v4/projects/acme/site", secrets = { token = "canary-one" } },
       { name = "user", type = "bearer", host = "two.test", path = "/v1", secrets = { token = "canary-user" } },
       { name = "admin", type = "bearer", host = "two.test", path = "/v1/admin", secrets = { token = "canary-admin" } },
     },
