@@ -11551,10 +11551,12 @@ lua_charge(lua_State *L, int64_t instructions)
 	if (lua_now.co == NULL)
 		return;
 	lua_now.left -= instructions;
-	if (lua_now.left < 0) {
+	if (lua_now.left < 0)
 		lua_exceed(LUA_OVER_BUDGET);
+	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
+		lua_exceed(LUA_OVER_TIME);
+	if (lua_now.over != LUA_WITHIN)
 		lua_raise_over(L);
-	}
 }
 
 static void
@@ -12654,9 +12656,9 @@ l_table_move(lua_State *L)
 /* -- sandbox
  * What a policy may name: copies made for it alone, behind tables that cannot be assigned to. Left
  * out on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other
- * code (load, require, string.dump), control of the state (collectgarbage, coroutine,
- * lpeg.setmaxstack, which holds for all), the outside (io, os, print), and math.random: guessable,
- * a mistake where it would be used. No setmetatable: no finalizers, no proxies that lie to us. */
+ * code (load, require, string.dump), control of the state (collectgarbage, coroutine), the outside
+ * (io, os, print), and math.random: guessable, a mistake where it would be used. No setmetatable: no
+ * finalizers, no proxies that lie to us. LPeg comes from lua/patterns.lua, which bounds it. */
 static const struct { const char *lib, *names; } sandbox_allowed[] = {
 	{LUA_GNAME, "assert error ipairs next pairs pcall select tonumber tostring type"},
 	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min "
@@ -12665,7 +12667,6 @@ static const struct { const char *lib, *names; } sandbox_allowed[] = {
 	    "sub unpack upper"},
 	{"table", "concat insert move pack remove sort unpack"},
 	{"utf8", "char charpattern codepoint codes len offset"},
-	{"lpeg", "B C Carg Cb Cc Cf Cg Cmt Cp Cs Ct P R S V locale match type version"},
 };
 
 /* The library keeps some functions under names of their own: `string` in the table, `_G` for
@@ -12720,6 +12721,12 @@ static int
 l_sandbox_env(lua_State *L)
 {
 	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	lua_pushcfunction(L, l_require);
+	lua_pushliteral(L, "patterns");         /* LPeg, bounded */
+	lua_call(L, 1, 1);
+	lua_getfield(L, 2, "lib");
+	lua_setfield(L, 1, "lpeg");
 	lua_settop(L, 1);
 	l_sandbox_copy(L, sandbox_allowed[0].lib, sandbox_allowed[0].names);
 	for (size_t i = 1; i < COUNT(sandbox_allowed); i++) {
@@ -12898,8 +12905,18 @@ l_sandbox_defaults(lua_State *L)
 	return 1;
 }
 
+/* sandbox.charge(instructions): the work of C that follows, for the runtime's own code that policies
+ * call */
+static int
+l_sandbox_charge(lua_State *L)
+{
+	lua_charge(L, luaL_checkinteger(L, 1));
+	return 0;
+}
+
 static const luaL_Reg l_sandbox[] = {
 	{"call", l_sandbox_call},
+	{"charge", l_sandbox_charge},
 	{"default_source", l_sandbox_default_source},
 	{"defaults", l_sandbox_defaults},
 	{"env", l_sandbox_env},
@@ -12954,22 +12971,6 @@ l_open_string(lua_State *L)
 	lua_pop(L, 2);
 }
 
-/* A pattern's methods are reached through its metatable: the allowed functions, not all of lpeg. */
-static void
-l_open_lpeg(lua_State *L)
-{
-	const size_t last = COUNT(sandbox_allowed) - 1;
-
-	luaL_requiref(L, "lpeg", luaopen_lpeg, 0);
-	lua_getfield(L, -1, "P");
-	lua_pushboolean(L, true);
-	lua_call(L, 1, 1);
-	lua_getmetatable(L, -1);
-	l_sandbox_copy(L, sandbox_allowed[last].lib, sandbox_allowed[last].names);
-	lua_setfield(L, -2, "__index");
-	lua_pop(L, 3);
-}
-
 static int
 l_open(lua_State *L)
 {
@@ -12986,7 +12987,7 @@ l_open(lua_State *L)
 		lua_setglobal(L, lua_worker_lacks[i]);
 	}
 	l_open_string(L);
-	l_open_lpeg(L);
+	luaL_requiref(L, "lpeg", luaopen_lpeg, 0);
 	lua_pushliteral(L, "policy_failed");
 	lua_rawsetp(L, LUA_REGISTRYINDEX, &lua_over_key);
 	lua_pushcfunction(L, l_require);

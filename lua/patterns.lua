@@ -1,0 +1,381 @@
+--- LPeg as policies get it: the same patterns and results, with a bound on what each of them may cost.
+-- LPeg's machine cannot be stopped: a match is one instruction of the policy's budget, however long it runs. So a
+-- policy's pattern is a table of ours, empty and read-only, and `shape` knows for it
+--   p      LPeg's own pattern, which never reaches a policy
+--   size   nodes of its tree, at least: LPeg copies and compiles it in time by it
+--   kind   "seq" or "choice", or nil
+--   high   how far it nests; a long sequence or choice is one level. LPeg compiles in time by size * size * high or so,
+--          and by recursion
+--   deep   captures within captures: LPeg makes their values by recursion
+--   whole  lpeg.C within lpeg.C: LPeg 1.0.2 pushes the value of each without asking Lua's stack for room
+--   timed  it has a match-time capture
+--   a, b   what a match costs in steps of LPeg's machine that succeeds: at most a + b * (bytes that it consumed)
+--   f      what one costs that fails, at most; false: it cannot fail
+-- a, b and f are polynomials in n, the bytes of the whole subject: { c0, c1, … } is c0 + c1*n + …
+-- A pattern without rules that call themselves is tried at most once at each place where what holds it tries it. From
+-- this follow the sums below. A loop's body consumes a byte at least (LPeg refuses others), so a loop is linear where
+-- a and b of its body are constants: each byte is paid for once. `1 - p` and `p + q` put what p costs to fail into a
+-- of the body: `(P"a"^0 * P"x" + 1)^0` looks at the rest of the subject for each byte, and that makes n*n.
+-- Left out on purpose: lpeg.V and tables for lpeg.P (grammars: exponential, and no bound is known), lpeg.Cb (the values
+-- of a group twice, and of a group of such twice: exponential too), lpeg.Cmt within lpeg.Cmt (LPeg takes the inner
+-- values off its stack in time by their square) and setmaxstack (it holds for all).
+local lpeg = require "lpeg"
+local charge = require("sandbox").charge
+local M = { lib = {} }
+local lib = M.lib
+
+local SIZE_MAX = 4000         -- nodes: some 20 ms to compile, however they nest
+local HIGH_MAX = 60
+local DEEP_MAX = 60           -- some 2 KiB of C stack each
+local WHOLE_MAX = 4           -- Lua keeps 5 slots more than are asked for (lstate.h, EXTRA_STACK)
+local SUBJECT_MAX = 2048      -- bytes of a subject for a pattern that is not linear
+local DEGREE_MAX = 6          -- loops within loops; more cost math.huge
+local STEPS_MAX = 32e6        -- of one match: what the whole budget is worth, some 60 ms
+local LINEAR_MAX = 256e6      -- where it is linear: 16 MiB, a body at most, of a pattern that takes 16 steps a byte
+local STEPS = 16              -- of a match, that are worth one instruction
+local LINEAR_CHARGE = 50      -- instructions at most for a linear match: a scanner calls one for each word
+local CAPTURE = 32            -- steps: to make a value is slower than to look at a byte
+local BYTES = 16              -- of a value, that are copied in a step
+
+local shape = setmetatable({}, { __mode = "k" })
+local meta = { __metatable = false, __index = lib }
+
+-- ---- polynomials ---------------------------------------------------------------------------------
+
+local ZERO, ONE = { 0.0 }, { 1.0 }
+
+local function sum(x, y)
+  local out = {}
+  for i = 1, math.max(#x, #y) do out[i] = (x[i] or 0) + (y[i] or 0) end
+  return out
+end
+
+local function more(x, c)
+  local out = { table.unpack(x) }
+  out[1] = out[1] + c
+  return out
+end
+
+local function most(x, y)
+  local out = {}
+  for i = 1, math.max(#x, #y) do out[i] = math.max(x[i] or 0, y[i] or 0) end
+  return out
+end
+
+local function times(x, c)
+  local out = {}
+  for i = 1, #x do out[i] = x[i] * c end
+  return out
+end
+
+-- x times n: what is paid for each byte, for the whole subject.
+local function whole(x)
+  if #x == 1 and x[1] == 0 then return x end
+  if #x > DEGREE_MAX then return { math.huge } end
+  return { 0.0, table.unpack(x) }
+end
+
+local function at(x, n)
+  local v = 0
+  for i = #x, 1, -1 do v = v * n + x[i] end
+  return v
+end
+
+-- ---- patterns ------------------------------------------------------------------------------------
+
+-- Errors name the policy's line: it called the function of `lib` or `meta` that calls these, so it is at level 3.
+local function build(f, ...)
+  local ok, p = pcall(f, ...)
+  if not ok then error(tostring(p):gsub("^[%w/]+%.lua:%d+: ", ""), 3) end  -- "loop body may accept empty string"
+  return p
+end
+
+-- Before LPeg copies anything.
+local function room(size, level)
+  if size > SIZE_MAX then error(("the pattern is too large: more than %d parts"):format(SIZE_MAX), level or 3) end
+  charge(size // 4)
+end
+
+local function new(p, size, a, b, f)
+  local q = setmetatable({}, meta)
+  shape[q] = { p = p, size = size, high = 0, deep = 0, whole = 0, timed = false, a = a, b = b, f = f }
+  return q
+end
+
+-- How far a pattern of that kind nests that is made of x and y, before LPeg makes it.
+local function height(x, y, kind, level)
+  local high = math.max(x.high + (kind and x.kind == kind and 0 or 1), y.high + (kind and y.kind == kind and 0 or 1))
+  if high > HIGH_MAX then error(("the pattern nests more than %d levels deep"):format(HIGH_MAX), level or 3) end
+  return high
+end
+
+-- One that is made of x and y.
+local function made(x, y, kind, high, p, size, a, b, f)
+  local q = new(p, size, a, b, f)
+  local z = shape[q]
+  z.kind, z.high, z.timed = kind, high, x.timed or y.timed
+  z.deep, z.whole = math.max(x.deep, y.deep), math.max(x.whole, y.whole)
+  return q
+end
+
+-- A policy's function that a match calls. Each call counts, also where it is one of C's: else none of them would.
+local function counted(f)
+  return function(...)
+    charge(1 + select("#", ...))
+    return f(...)
+  end
+end
+
+local function literal(v, level)
+  local kind = type(v)
+  if kind == "string" then
+    room(2 * #v, level + 1)
+    return new(lpeg.P(v), math.max(2 * #v, 1), ONE, ONE, { #v + 1.0 })
+  elseif math.type(v) == "integer" then
+    local n = math.min(math.abs(math.max(v, -SIZE_MAX)), SIZE_MAX)
+    room(2 * n + 1, level + 1)
+    return new(lpeg.P(v), 2 * n + 1, { n + 2.0 }, ZERO, v ~= 0 and { n + 2.0 })
+  elseif kind == "boolean" then
+    return new(lpeg.P(v), 1, ONE, ZERO, not v and ONE)
+  elseif kind == "function" then
+    local q = new(lpeg.P(counted(v)), 2, { CAPTURE + 1.0 }, ZERO, { CAPTURE + 1.0 })
+    shape[q].timed = true
+    return q
+  elseif kind == "table" then
+    error("a table is a grammar, which policies do not have: write the pattern without rules", level)
+  end
+  error(("a %s is no pattern"):format(kind), level)
+end
+
+-- The shape of an operand.
+local function of(v)
+  local x = shape[v]
+  if x then return x end
+  v = literal(v, 4)
+  return shape[v]
+end
+
+function lib.P(v)
+  if shape[v] then return v end
+  v = literal(v, 3)
+  return v
+end
+
+local function set(f)
+  return function(...) return new(build(f, ...), 1, ONE, ZERO, ONE) end
+end
+
+lib.S, lib.R = set(lpeg.S), set(lpeg.R)
+
+function lib.locale(into)
+  local out = into or {}
+  for name, p in pairs(lpeg.locale()) do out[name] = new(p, 1, ONE, ZERO, ONE) end
+  return out
+end
+
+-- x, then y.
+local function follow(x, y)
+  local f = x.f
+  if y.f then
+    local late = sum(sum(x.a, whole(x.b)), y.f)
+    f = f and most(f, late) or late
+  end
+  return sum(x.a, y.a), most(x.b, y.b), f
+end
+
+-- That p is not here: it fails after all that p costs to succeed.
+local function absent(x) return more(x.f or ZERO, 2), ZERO, more(sum(x.a, whole(x.b)), 2) end
+
+function meta.__mul(v, w)
+  local x, y = of(v), of(w)
+  local size = x.size + y.size + 1
+  room(size)
+  local high = height(x, y, "seq")
+  return made(x, y, "seq", high, build(function() return x.p * y.p end), size, follow(x, y))
+end
+
+function meta.__add(v, w)
+  local x, y = of(v), of(w)
+  local size = x.size + y.size + 1
+  room(size)
+  local high = height(x, y, "choice")
+  local p = build(function() return x.p + y.p end)
+  if not x.f then return made(x, y, "choice", high, p, size, x.a, x.b, false) end
+  return made(x, y, "choice", high, p, size, more(most(x.a, sum(x.f, y.a)), 2), most(x.b, y.b), y.f and more(sum(x.f, y.f), 2))
+end
+
+function meta.__sub(v, w)
+  local x, y = of(v), of(w)
+  local size = x.size + y.size + 2
+  room(size)
+  local high = height(x, y) + 1
+  local a, b, f = absent(y)
+  return made(x, y, "seq", high, build(function() return x.p - y.p end), size, follow({ a = a, b = b, f = f }, x))
+end
+
+function meta.__unm(v)
+  local x = of(v)
+  room(x.size + 1)
+  local high = height(x, x)
+  return made(x, x, nil, high, build(function() return -x.p end), x.size + 1, absent(x))
+end
+
+function meta.__len(v)
+  local x = of(v)
+  room(x.size + 1)
+  local high = height(x, x)
+  return made(x, x, nil, high, build(function() return #x.p end), x.size + 1, more(sum(x.a, whole(x.b)), 2), ZERO, x.f and more(x.f, 2))
+end
+
+function meta.__pow(v, n)
+  local x = of(v)
+  local count = shape[v] and math.tointeger(n)
+  if not count then error("a pattern's power is an integer", 2) end
+  local times_n = math.min(math.abs(math.max(count, -SIZE_MAX)), SIZE_MAX)
+  local size = (times_n + 1) * (x.size + 3)
+  room(size)
+  local high = height(x, x) + 1
+  local p, fails = build(function() return x.p ^ count end), x.f or ZERO
+  if count < 0 then return made(x, x, nil, high, p, size, sum(times(more(x.a, 2), times_n), more(fails, 1)), x.b, false) end
+  local first = { a = ZERO, b = ZERO, f = false }
+  if times_n > 0 then first.a, first.b = times(x.a, times_n), x.b end
+  if times_n > 0 and x.f then first.f = sum(sum(first.a, whole(x.b)), x.f) end
+  return made(x, x, nil, high, p, size, follow(first, { a = more(fails, 2), b = more(sum(x.a, x.b), 1), f = false }))
+end
+
+-- B looks at a fixed number of bytes, 255 at most.
+function lib.B(v)
+  local x = of(v)
+  room(x.size + 1)
+  local high = height(x, x)
+  local all = more(sum(x.a, times(x.b, 256)), 2)
+  return made(x, x, nil, high, build(lpeg.B, x.p), x.size + 1, all, ZERO, sum(all, x.f or ZERO))
+end
+
+-- ---- captures ------------------------------------------------------------------------------------
+
+-- One whose values cost `steps` more, and `a_byte` for each that the pattern consumed. Values are made once a match,
+-- also those of `repeats` > 1: there they are made again for each mention (LPeg's string captures).
+local function captured(x, p, steps, a_byte, repeats)
+  local q = made(x, x, nil, x.high + 1, p, x.size + 1, more(times(x.a, repeats or 1), CAPTURE + (steps or 0)),
+    more(times(x.b, repeats or 1), a_byte or 0), x.f and more(x.f, 2))
+  shape[q].deep = x.deep + 1
+  return q
+end
+
+local function nest(x)
+  if x.deep >= DEEP_MAX then error(("more than %d captures within each other"):format(DEEP_MAX), 3) end
+  height(x, x, nil, 4)
+  room(x.size + 1, 4)
+end
+
+local function capture(f, a_byte, whole_of)
+  return function(v, ...)
+    local x = of(v)
+    nest(x)
+    local deep = whole_of(x.whole)
+    if deep > WHOLE_MAX then error(("more than %d lpeg.C within each other"):format(WHOLE_MAX), 2) end
+    local q = captured(x, build(f, x.p, ...), 0, a_byte)
+    shape[q].whole = deep
+    return q
+  end
+end
+
+local function one() return 0 end   -- one value, whatever is within
+
+lib.C = capture(lpeg.C, 1 / BYTES, function(n) return n + 1 end)
+lib.Cs, lib.Ct = capture(lpeg.Cs, 1 / BYTES, one), capture(lpeg.Ct, 0, one)
+lib.Cg = capture(lpeg.Cg, 0, function(n) return n end)
+
+function lib.Cf(v, f)
+  local x = of(v)
+  nest(x)
+  return captured(x, build(lpeg.Cf, x.p, type(f) == "function" and counted(f) or f))
+end
+
+function lib.Cp() return new(lpeg.Cp(), 1, { CAPTURE + 0.0 }, ZERO, false) end
+
+function lib.Cc(...)
+  local n, bytes = select("#", ...), 0
+  room(2 * n + 1)
+  for _, v in ipairs(table.pack(...)) do bytes = bytes + (type(v) == "string" and #v or 0) end
+  return new(build(lpeg.Cc, ...), 2 * n + 1, { CAPTURE * n + bytes / BYTES + 1 }, ZERO, false)
+end
+
+-- What lib.match takes beside the subject is as short as a subject.
+function lib.Carg(i) return new(build(lpeg.Carg, i), 1, { CAPTURE + SUBJECT_MAX / BYTES }, ZERO, false) end
+
+-- f decides while the pattern is matched: it may fail behind all that its pattern cost.
+function lib.Cmt(v, f)
+  local x = of(v)
+  nest(x)
+  if x.timed then error("a match-time capture within another is not for policies", 2) end
+  local q = captured(x, build(lpeg.Cmt, x.p, type(f) == "function" and counted(f) or f))
+  local z = shape[q]
+  z.timed, z.f = true, more(most(x.f or ZERO, sum(x.a, whole(x.b))), CAPTURE)
+  return q
+end
+
+function meta.__div(v, w)
+  local x = of(v)
+  nest(x)
+  if shape[w] then error("a pattern divided by a pattern", 2) end
+  if type(w) == "function" then return captured(x, build(function() return x.p / counted(w) end)) end
+  if type(w) == "table" then
+    local get = counted(function(key)
+      local found = w[key]
+      if found ~= nil then return found end
+    end)
+    return captured(x, build(function() return x.p / get end))
+  end
+  if type(w) ~= "string" then return captured(x, build(function() return x.p / w end)) end
+  local _, mentions = w:gsub("%%%d", "")
+  return captured(x, build(function() return x.p / w end), #w / BYTES, mentions / BYTES, math.max(mentions, 1))
+end
+
+-- ---- matching ------------------------------------------------------------------------------------
+
+local function total(x)
+  local all = sum(x.a, whole(x.b))
+  return x.f and most(all, x.f) or all
+end
+
+--- Steps that it may take on n bytes, at most, and whether they are linear in n: for tests.
+function M.cost(p, n)
+  local all = total(shape[p])
+  return at(all, n), #all <= 2
+end
+
+function lib.match(p, s, init, ...)
+  local x = shape[p] or of(p)
+  local n = type(s) == "string" and #s or type(s) == "number" and #tostring(s)
+  if not n then error(("lpeg.match takes a string, not a %s"):format(type(s)), 2) end
+  if not x.total then
+    x.total = total(x)
+    charge(x.size * x.size // 256)   -- LPeg compiles it now
+  end
+  local steps, linear = at(x.total, n), #x.total <= 2 and x.total[1] < math.huge
+  if n > SUBJECT_MAX and not linear then
+    error(("the subject is longer than %d bytes, and the pattern is not linear: it repeats or searches within a repetition")
+      :format(SUBJECT_MAX), 2)
+  end
+  if not (steps <= (linear and LINEAR_MAX or STEPS_MAX)) then
+    error(("the pattern may take too long on %d bytes: it repeats or searches within repetitions"):format(n), 2)
+  end
+  for i = 1, select("#", ...) do
+    local v = select(i, ...)
+    if type(v) == "string" and #v > SUBJECT_MAX then
+      error(("a further argument of lpeg.match is longer than %d bytes"):format(SUBJECT_MAX), 2)
+    end
+  end
+  charge((linear and math.min(steps, LINEAR_CHARGE * STEPS) or steps) // STEPS | 0)
+  return lpeg.match(x.p, s, init or 1, ...)
+end
+
+function lib.type(v) return shape[v] and "pattern" or nil end
+
+lib.version = lpeg.version
+
+function meta.__newindex() error("a pattern cannot be set", 2) end
+
+return M
