@@ -13904,6 +13904,7 @@ upstream_drop(struct upstream **u)
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
 #define REQ_BUF_KEEP 4096       /* a head larger than this is rare */
 #define REQ_ECHO_MAX (64 * 1024)
+#define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
 #define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
@@ -14964,7 +14965,7 @@ req_new(struct conn *c)
 		return NULL;
 	} else {
 		buf_init(&r->bytes, HTTP_HEAD_MAX);
-		buf_init(&r->out_head, HTTP_HEAD_MAX);
+		buf_init(&r->out_head, PEER_HEAD_MAX);
 		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
 	}
 	/* Not the 100 fields: http_parse_request writes those that count. */
@@ -15473,6 +15474,26 @@ req_trailer_may_pass(const struct flow *f, struct slice name)
 	return true;
 }
 
+static bool
+req_has_body(const struct req *r)
+{
+	return r->body_read ? req_body(r).n != 0 :
+	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0);
+}
+
+/* A server that ignores a body where none is usual would take it for the next request of its
+ * connection, which may speak for us (a client certificate). */
+static bool
+req_odd_body(const struct req *r)
+{
+	static const struct slice bare[] = {SLICE("GET"), SLICE("HEAD"), SLICE("DELETE"), SLICE("OPTIONS")};
+	bool odd = false;
+
+	for (size_t i = 0; i < COUNT(bare); i++)
+		odd = odd || slice_eq(r->head.method, bare[i]);
+	return odd && req_has_body(r);
+}
+
 /* Framing last, whatever anybody set: we alone say where a message ends. */
 static bool
 req_put_head(struct req *r, struct buf *b)
@@ -15490,6 +15511,8 @@ req_put_head(struct req *r, struct buf *b)
 		ok = ok && buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	if (r->websocket && r->allow_websocket)
 		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	else if (req_odd_body(r))
+		ok = ok && buf_adds(b, "Connection: close\r\n");
 	return ok && buf_add(b, "\r\n", 2);
 }
 
@@ -16147,8 +16170,10 @@ conn_begin_dial(struct conn *c)
 	struct req *r = c->req;
 	char key[UPSTREAM_KEY_MAX];
 
-	if (r->action == REQ_FORWARD && !req_put_head(r, &r->out_head)) {
-		conn_fail(c, 431, "head_too_large", "the head with its credential is over 64 KiB");
+	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
+	if (r->action == REQ_FORWARD && (!req_put_head(r, &r->out_head) ||
+	    r->out_head.n > r->bytes.n + REQ_ATTACHED_MAX)) {
+		conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
 		return;
 	}
 	c->state = CONN_DIAL;
@@ -16447,7 +16472,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 
 	r->status = h->status;
 	r->t_first = clock_now();
-	r->up_keep = h->keep_alive;
+	r->up_keep = h->keep_alive && !req_odd_body(r);
 	r->stream = is_stream(h);
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
@@ -20965,8 +20990,7 @@ l_get_length(lua_State *L, struct req *r)
 static void
 l_get_has_body(lua_State *L, struct req *r)
 {
-	lua_pushboolean(L, r->body_read ? req_body(r).n != 0 :
-	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0));
+	lua_pushboolean(L, req_has_body(r));
 }
 
 /* One row a field; `view`: a policy may read it too. */
@@ -22469,7 +22493,7 @@ req_subst_target(struct req *r, unsigned place, const struct subst_code *code, s
 	struct secret *s;
 	bool ok;
 
-	buf_init(&out, HTTP_HEAD_MAX);
+	buf_init(&out, PEER_HEAD_MAX);
 	ok = subst_all(&t, code);
 	for (size_t i = 0; ok && i < r->subst->n; i++)
 		if ((t.hits >> i & 1) != 0)
@@ -22493,7 +22517,7 @@ req_subst_field(struct req *r, size_t i)
 	struct secret *s = NULL;
 	bool ok;
 
-	buf_init(&out, HTTP_HEAD_MAX);
+	buf_init(&out, PEER_HEAD_MAX);
 	ok = subst_header(&t) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
 	if (ok && t.hits != 0) {
 		ok = (s = secret_copy(out.p, out.n)) != NULL &&

@@ -14,9 +14,15 @@ local function post(name, fields, body, upstream, expect)
     send = ("POST /v1 HTTP/1.1\r\nHost: post.test\r\n%sContent-Length: %d\r\n\r\n%s"):format(fields, #body, body) }
 end
 
+-- As long as a head may be: what is attached beside it must not decide whether it is too long.
+local function padded(n)
+  local head = "GET /v1 HTTP/1.1\r\nHost: api.test\r\nX-Pad: "
+  return head .. ("a"):rep(n - #head - 4) .. "\r\n\r\n"
+end
+
 return {
   shared = {
-    hosts = { "api.test", "basic.test", "empty.test", "key.test", "prefix.test", "more.test", "get.test", "deep.a.test", "free.test", "head.test", "post.test" },
+    hosts = { "api.test", "basic.test", "empty.test", "key.test", "prefix.test", "more.test", "get.test", "deep.a.test", "free.test", "head.test", "post.test", "odd1.test", "odd2.test", "odd3.test" },
     credentials = {
       { name = "bearer", type = "bearer", host = "api.test", secrets = { token = "canary-bearer" } },
       { name = "basic", type = "basic", host = "basic.test", fields = { username = "user" }, secrets = { password = "canary-pass" } },
@@ -28,12 +34,27 @@ return {
       { name = "get", type = "bearer", host = "get.test", method = { "GET" }, secrets = { token = "canary-get" } },
       { name = "post", type = "bearer", host = "post.test", method = { "GET", "POST" }, secrets = { token = "canary-post" } },
       { name = "deep", type = "bearer", host = "*.a.test", secrets = { token = "canary-deep" } },
+      { name = "odd", type = "bearer", host = { "odd1.test", "odd2.test", "odd3.test" }, secrets = { token = "canary-odd" } },
       { name = "plain", type = "bearer", host = "plain.test", plain_http = true, secrets = { token = "canary-plain" } },
     },
     domains = { { host = "free.test" }, { host = "head.test", method = { "GET", "POST" } } },
     servers = { plain = { host = { "plain.test", "api.test" }, plain = true } },
   },
   cases = {
+    { name = "the longest head, beside a credential", send = padded(65536),
+      expect = { status = 200, upstream = { header = { authorization = "Bearer canary-bearer" } } } },
+    { name = "a head longer by a byte", send = padded(65537), expect = { status = 431, error = "head_too_large", upstream = "nothing" } },
+    { name = "a GET with a body ends its upstream connection", host = "odd1.test", expect = { answers = 3, upstream = {
+        requests = 3, connections = 2 } },
+      send = { "GET /a HTTP/1.1\r\nHost: odd1.test\r\nContent-Length: 27\r\n\r\nGET /secret HTTP/1.1\r\nX: y\r", { answers = 1 },
+        "GET /b HTTP/1.1\r\nHost: odd1.test\r\nContent-Length: 0\r\n\r\n", { answers = 2 },
+        "GET /c HTTP/1.1\r\nHost: odd1.test\r\n\r\n", { answers = 3 } } },
+    { name = "so does a chunked DELETE", host = "odd2.test", expect = { answers = 2, upstream = { requests = 2, connections = 2 } },
+      send = { "DELETE /a HTTP/1.1\r\nHost: odd2.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", { answers = 1 },
+        "GET /b HTTP/1.1\r\nHost: odd2.test\r\n\r\n", { answers = 2 } } },
+    { name = "and a POST does not", host = "odd3.test", expect = { answers = 2, upstream = { requests = 2, connections = 1 } },
+      send = { "POST /a HTTP/1.1\r\nHost: odd3.test\r\nContent-Length: 1\r\n\r\nx", { answers = 1 },
+        "GET /b HTTP/1.1\r\nHost: odd3.test\r\n\r\n", { answers = 2 } } },
     case("bearer", "api.test", "", { header = { authorization = "Bearer canary-bearer" } }),
     case("an agent's own Authorization goes", "api.test", "Authorization: Bearer mine\r\nauthorization: Basic eDp5\r\n",
       { header = { authorization = "Bearer canary-bearer" }, head_not = "mine" }),
