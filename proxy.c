@@ -24115,33 +24115,6 @@ l_host_read_file(lua_State *L)
 	return 1;
 }
 
-/* host.write_file(path, text, mode): whole or not at all, on the disk when it returns */
-static int
-l_host_write_file(lua_State *L)
-{
-	const char *path = luaL_checkstring(L, 1);
-	char tmp[PATH_MAX];
-	struct slice text = l_check_text(L, 2);
-	bool ok;
-	int fd;
-
-	if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp-%ld", path, (long)getpid()) >= sizeof tmp)
-		return l_fail(L, "the path is too long");
-	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
-		return l_fail_errno(L);
-	ok = fchmod(fd, (mode_t)luaL_optinteger(L, 3, 0600)) == 0 &&
-	    write_all(fd, text.p, text.n) && fsync(fd) == 0;
-	ok = close(fd) == 0 && ok;
-	if (!ok || rename(tmp, path) != 0) {
-		int err = errno;
-
-		unlink(tmp);
-		errno = err;
-		return l_fail_errno(L);
-	}
-	return l_answer(L, true);
-}
-
 static int
 l_file_close(lua_State *L)
 {
@@ -24150,11 +24123,13 @@ l_file_close(lua_State *L)
 	return luaL_fileresult(L, fclose(f->f) == 0, NULL);
 }
 
-/* host.create(path) -> a file as io.open's | nil, why: new, 0600; never a link or what is there */
+/* host.create(path, mode) -> a file as io.open's | nil, why: new, 0600 unless `mode` says more; never
+ * a link or what is there */
 static int
 l_host_create(lua_State *L)
 {
 	const char *path = luaL_checkstring(L, 1);
+	mode_t mode = (mode_t)luaL_optinteger(L, 2, 0600);
 	luaL_Stream *f = lua_newuserdatauv(L, sizeof *f, 0);
 	int fd;
 
@@ -24162,7 +24137,7 @@ l_host_create(lua_State *L)
 	luaL_setmetatable(L, LUA_FILEHANDLE);
 	if ((fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
 		return l_fail_errno(L);
-	if ((f->f = fdopen(fd, "w")) == NULL) {
+	if (fchmod(fd, mode) != 0 || (f->f = fdopen(fd, "w")) == NULL) {
 		close(fd);
 		return l_fail_errno(L);
 	}
@@ -24170,11 +24145,12 @@ l_host_create(lua_State *L)
 	return 1;
 }
 
-/* host.sync(path) -> true | nil, why: a file's bytes, or a folder's names, are on the disk */
+/* host.sync(path or file) -> true | nil, why: a file's bytes, or a folder's names, are on the disk */
 static int
 l_host_sync(lua_State *L)
 {
-	int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
+	luaL_Stream *f = luaL_testudata(L, 1, LUA_FILEHANDLE);
+	int fd = f != NULL ? dup(fileno(f->f)) : open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
 	bool ok = fd >= 0 && fsync(fd) == 0;
 
 	if (!ok)
@@ -24861,7 +24837,7 @@ static const luaL_Reg l_host_command[] = {
 	{"getenv", l_host_getenv}, {"isatty", l_host_isatty},
 	{"uid", l_host_uid}, {"user_name", l_host_user_name},
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
-	{"mkdir", l_host_mkdir}, {"read_file", l_host_read_file}, {"write_file", l_host_write_file},
+	{"mkdir", l_host_mkdir}, {"read_file", l_host_read_file}, 
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"exec_editor", l_host_exec_editor},
 	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},

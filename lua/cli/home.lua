@@ -40,7 +40,7 @@ function M.client_files(ctx)
   if roots and roots:sub(-1) ~= "\n" then roots = roots .. "\n" end
   for path, text in pairs { [paths.ca] = ca.pem, [paths.bundle] = (roots or "") .. ca.pem } do
     if host.read_file(path, 8 << 20) ~= text then
-      ok, why = host.write_file(path, text, tonumber("644", 8))
+      ok, why = require("cli.files").write(host, path, text, tonumber("644", 8))
       if not ok then report.fail(("cannot write %s: %s"):format(path, why)) end
     end
   end

@@ -48,16 +48,19 @@ end
 local function prepare(ctx, dir)
   for _, d in ipairs { dir, dir .. "/.claude" } do
     local ok, why = ctx.host.mkdir(d, 448)    -- 0700
-    if not ok and why ~= "exists" and not ctx.host.stat(d) then
+    local there = ctx.host.stat(d)
+    if not ok and why ~= "exists" and not there then
       report.fail(("%s cannot be made: %s"):format(report.clean(d), tostring(why)))
     end
+    -- below a folder of the agent's, a link may lead anywhere
+    if d ~= dir and (not there or there.type ~= "dir") then report.fail(report.clean(d) .. " is no folder") end
   end
 end
 
 -- made: the files that were not there before.
 local function write(ctx, made, path, text)
   local new = not ctx.host.stat(path)
-  local ok, why = ctx.host.write_file(path, text, 384)
+  local ok, why = require("cli.files").write(ctx.host, path, text, 384)
   if not ok then
     report.fail(("%s cannot be written: %s"):format(report.clean(path), tostring(why)), "nothing was changed; --out names another directory")
   end
@@ -72,7 +75,7 @@ local function write_files(ctx, dir, agent, rec)
     files.credentials(rec, stand_in.parts(records, agent, rec), require("time").wall()))
   if not ctx.host.stat(settings) then
     write(ctx, made, settings, files.onboarding())
-  elseif ctx.host.read_file(settings, SETTINGS_MAX) ~= files.onboarding() then
+  elseif ctx.host.stat(settings).type ~= "file" or ctx.host.read_file(settings, SETTINGS_MAX) ~= files.onboarding() then
     ctx.note(("note: %s is there already and stays; the CLI wants \"hasCompletedOnboarding\": true in it"):format(
       report.clean(settings)))
   end

@@ -434,7 +434,7 @@ local function run(args, opt, ctx)
   for _, result in ipairs(out) do any = any or result.plain ~= nil end
   local text = require("json").encode(new, { indent = 2 }) .. "\n"
   if opt.out then      -- first: what is kept cannot be imported a second time
-    local ok, why = ctx.host.write_file(opt.out, text, held and 384 or 420)   -- 0644: there is no secret in it
+    local ok, why = require("cli.files").write(ctx.host, opt.out, text, held and 384 or 420)   -- 0644: there is no secret in it
     if not ok then report.fail(("%s cannot be written: %s"):format(report.clean(opt.out), tostring(why))) end
   end
   if any then db.change(function()

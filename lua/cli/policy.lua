@@ -93,7 +93,7 @@ local function edit(args, _, ctx)
   local dir = ctx.home .. "/edit"
   host.mkdir(dir, tonumber("700", 8))
   local path = ("%s/%s.lua"):format(dir, name)
-  local ok, why = host.write_file(path, before, tonumber("600", 8))
+  local ok, why = require("cli.files").write(host, path, before, tonumber("600", 8))
   if not ok then report.fail(("cannot write %s: %s"):format(path, why)) end
   while true do
     local status, trouble = host.exec_editor(path)

@@ -50,7 +50,7 @@ local function run(args, opt, ctx)
     text = plain_file(pol, view, parts)
   end
   if opt.out then
-    local ok, code = ctx.host.write_file(opt.out, text, 384)  -- 0600, as clients want such files
+    local ok, code = require("cli.files").write(ctx.host, opt.out, text, 384)  -- 0600, as clients want such files
     if not ok then report.fail(("%s cannot be written: %s"):format(opt.out, tostring(code))) end
   else
     ctx.out(text)

@@ -207,6 +207,33 @@ def test_import_takes(t):
     assert kept() == {"asked", "clear", "good", "snow"}
 
 
+def test_out_traps(t):
+    """--out: a link, a pipe, a folder or a device under the name is refused at once and left as it was; a file there is
+    replaced by a new one, whatever shared it"""
+    s, _ = t.proxy(serve=False, credentials=[{"name": "crm", "type": "oauth_client_credentials", "host": "api.test", "fields": {
+        "token_url": "https://api.test/token", "client_id": "x"}, "secrets": {"client_secret": "canary-crm"}}])
+    (s.dir / "in.json").write_text(json.dumps({"mcpServers": {"a": {"command": "x"}}}))
+    trap, other = s.dir / "trap", s.dir / "other"
+    commands = (("mcp", "import", s.dir / "in.json", "--out", trap), ("credential", "sandbox-file", "crm", "--agent", "a", "--out", trap))
+    for command in commands:
+        for lay in (lambda: trap.symlink_to(other), lambda: trap.symlink_to(s.dir / "nowhere"), lambda: os.mkfifo(trap), trap.mkdir):
+            other.write_text("mine")
+            lay()
+            r = s.cli(*command, check=False, timeout=10)
+            assert r.returncode == 1 and "no plain file" in r.stderr and other.read_text() == "mine", r.stderr
+            assert not (s.dir / "nowhere").exists()
+            trap.rmdir() if trap.is_dir() and not trap.is_symlink() else trap.unlink()
+        other.chmod(0o666)
+        os.link(other, trap)                                            # an agent keeps the other name, and what it may do with it
+        s.cli(*command)
+        assert other.read_text() == "mine" and trap.stat().st_ino != other.stat().st_ino and trap.stat().st_nlink == 1
+        assert trap.stat().st_mode & 0o022 == 0 and trap.stat().st_uid == os.getuid()
+        trap.unlink()
+        assert not [p for p in s.dir.iterdir() if p.name.startswith("trap")], "nothing stays beside it"
+    r = s.cli("mcp", "import", s.dir / "in.json", "--out", s.dir / "none" / "x", check=False)
+    assert r.returncode == 1 and "no such folder" in r.stderr, r.stderr
+
+
 def test_import_hostile(t):
     """mcp import: an .mcp.json that somebody else wrote steers no terminal and no shell; a secret in a url stays out of the
     new file; names that would meet, a list for an object and the file itself as --out are refused, and nothing is kept"""
@@ -242,7 +269,7 @@ def test_import_hostile(t):
     token = {"Authorization": "Bearer canary-z"}
     assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
     assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
-    for where in ("a/../b", "a%2fb", "/a", "a;b"):                     # what cannot be a prefix must not become the whole host
+    for where in ("a/../b", "a%2f..%2fb", "/a", "a;b"):                     # what cannot be a prefix must not become the whole host
         assert "prefix" in give({"c": {"url": f"https://x.test/{where}", "headers": token}}, 1)[0]
     for bad in ([{"url": "https://x.test"}], {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},
                 {"c": {"url": "https://x.test", "headers": {"X-Token": "canary", "x-token": "canary"}}},

@@ -40,7 +40,7 @@ local function world(case)
     return out, note
   end
   function w.file(name, text)
-    assert(host.write_file(dir .. "/" .. name, text, tonumber("600", 8)))
+    assert(require("cli.files").write(host, dir .. "/" .. name, text, tonumber("600", 8)))
     return dir .. "/" .. name
   end
   function w.refused(part, ...)
