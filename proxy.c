@@ -349,6 +349,27 @@ buf_addu(struct buf *b, uint64_t v)
 	return buf_add(b, tmp + i, sizeof tmp - i);
 }
 
+/* All that is still to be read of a file. NULL, or why not. */
+static const char *
+buf_read(struct buf *b, int fd)
+{
+	char tmp[8192];
+	ssize_t n;
+
+	while ((n = read(fd, tmp, sizeof tmp)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return strerror(errno);
+		if (!buf_add(b, tmp, (size_t)n)) {
+			wipe(tmp, sizeof tmp);
+			return "too_large";
+		}
+	}
+	wipe(tmp, sizeof tmp);
+	return NULL;
+}
+
 static struct slice
 buf_slice(const struct buf *b)
 {
@@ -2572,15 +2593,16 @@ der_time(struct der *d, int64_t when)
 	der_elem(d, tm.tm_year >= 150 ? 0x18 : 0x17, s, n);
 }
 
-/* -- DER, reading: just enough of a certificate to explain what is wrong with it, to find its
- * issuer and to compare an IP address. Whether it may be trusted is for BearSSL to say. */
+/* -- DER, reading: whatever of a certificate decides whether it is to be trusted. Only its key is
+ * for BearSSL's decoder, which reads the same text: so both are strict about lengths and about what
+ * is left over, and never see two certificates in one. */
 static bool
 der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole)
 {
 	const uint8_t *p = (const uint8_t *)in->p;
 	size_t n, head = 2;
 
-	if (in->n < 2)
+	if (in->n < 2 || (p[0] & 0x1f) == 0x1f)         /* X.509 has no tags of several bytes */
 		return false;
 	n = p[1];
 	if (n >= 0x80) {
@@ -2590,6 +2612,8 @@ der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole
 			return false;
 		for (n = 0, head = 2; head < 2 + bytes; head++)
 			n = n << 8 | p[head];
+		if (n < 0x80 || p[2] == 0)      /* X.690 10.1: as short as can be */
+			return false;
 	}
 	if (n > in->n - head)
 		return false;
@@ -2610,17 +2634,11 @@ der_expect(struct slice *in, uint8_t tag, struct slice *body, struct slice *whol
 	return der_next(in, &got, body, whole) && got == tag;
 }
 
-/* Days since 1970-01-01 of a Gregorian date. */
-static int64_t
-der_days(int64_t y, int64_t m, int64_t d)
+/* The one element that `in` is. */
+static bool
+der_only(struct slice in, uint8_t tag, struct slice *body)
 {
-	int64_t era;
-
-	y -= m <= 2;
-	era = y / 400;
-	y -= era * 400;
-	return era * 146097 + y * 365 + y / 4 - y / 100 + (153 * (m + (m > 2 ? -3 : 9)) + 2) / 5 +
-	    d - 1 - 719468;
+	return der_expect(&in, tag, body, NULL) && in.n == 0;
 }
 
 static bool
@@ -2643,62 +2661,236 @@ der_read_time(struct slice *in, int64_t *out)
 		v[0] = v[1] >= 50 ? 19 : 20;
 	if (v[2] < 1 || v[2] > 12 || v[3] < 1 || v[3] > 31)
 		return false;
-	*out = der_days(v[0] * 100 + v[1], v[2], v[3]) * 86400 + v[4] * 3600 + v[5] * 60 + v[6];
+	*out = timegm(&(struct tm){.tm_year = v[0] * 100 + v[1] - 1900, .tm_mon = v[2] - 1,
+	    .tm_mday = v[3], .tm_hour = v[4], .tm_min = v[5], .tm_sec = v[6]});
 	return true;
 }
 
 struct cert_view {              /* all borrowed from the certificate */
-	struct slice issuer, subject;   /* names with their headers, as BearSSL compares them */
+	struct slice der, tbs;          /* the whole; what is signed, with its header */
+	struct slice issuer, subject;   /* names with their headers: compared byte by byte */
 	struct slice spki, exts;        /* exts: contents of the list; empty without */
-	struct slice sig_alg;           /* the OID's contents */
+	struct slice sig_alg, sig;      /* the OID's contents; the signature */
 	int64_t not_before, not_after;
+	/* what its extensions say (RFC 5280 4.2.1); without them nothing is limited */
+	const char *fault;              /* static: why it can be no part of a path; NULL: nothing */
+	struct slice names;             /* subjectAltName, where has_names */
+	struct slice subtrees[2];       /* nameConstraints: permitted, excluded */
+	struct slice key_id;            /* subjectKeyIdentifier, as it stands */
+	bool has_names, is_ca, for_servers;
+	uint8_t usage;                  /* keyUsage's first eight bits */
+	int path_len;
 };
+#define CERT_SIGNS  0x80        /* keyUsage (4.2.1.3): digitalSignature */
+#define CERT_ISSUES 0x04        /* keyCertSign */
+#define CERT_MALFORMED "malformed certificate"
+#define X509_WEAK_HASH BR_ERR_X509_WRONG_KEY_TYPE       /* a code that its decoder never gives */
+#define FORM_DNS 0x82           /* names (4.2.1.6): the tags of the forms that we can compare */
+#define FORM_DN  0xa4
+#define FORM_IP  0x87
+#define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
+
+static bool
+rule_usage(struct cert_view *v, struct slice value)
+{
+	struct slice bits;
+
+	if (!der_only(value, 0x03, &bits) || bits.n == 0 || (uint8_t)bits.p[0] > 7)
+		return false;
+	v->usage = bits.n == 1 ? 0 : (uint8_t)bits.p[1];
+	if (bits.n == 2)
+		v->usage &= (uint8_t)(0xff << bits.p[0]);
+	return true;
+}
+
+static bool
+rule_basic(struct cert_view *v, struct slice value)
+{
+	struct slice seq, s;
+
+	if (!der_only(value, 0x30, &seq))
+		return false;
+	if (seq.n != 0 && seq.p[0] == 0x01) {
+		if (!der_expect(&seq, 0x01, &s, NULL) || s.n != 1)
+			return false;
+		v->is_ca = s.p[0] != 0;
+	}
+	if (seq.n == 0)
+		return true;
+	v->path_len = der_only(seq, 0x02, &s) && s.n == 1 ? s.p[0] : INT_MAX;  /* no chain has 128 */
+	return der_only(seq, 0x02, &s) && s.n != 0 && (s.p[0] & 0x80) == 0;
+}
+
+/* serverAuth or any must be in it. An issuer's list limits what it issues: that is not in the RFC,
+ * but what all browsers and libraries do. */
+static bool
+rule_purposes(struct cert_view *v, struct slice value)
+{
+	struct slice uses, s;
+
+	v->for_servers = false;
+	if (!der_only(value, 0x30, &uses))
+		return false;
+	while (der_expect(&uses, 0x06, &s, NULL))
+		if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
+		    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
+			v->for_servers = true;
+	return uses.n == 0;
+}
+
+static const char *
+rule_names(struct cert_view *v, struct slice value)
+{
+	struct slice names, s;
+	uint8_t form;
+
+	v->has_names = true;
+	if (!der_only(value, 0x30, &names))
+		return CERT_MALFORMED;
+	v->names = names;
+	while (names.n != 0) {
+		if (!der_next(&names, &form, &s, NULL))
+			return CERT_MALFORMED;
+		if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
+			return "certificate with a NUL byte in a name";
+	}
+	return NULL;
+}
+
+/* Takes the next subtree off a list. 4.2.1.10 fixes its bounds: from 0, which DER leaves out, and
+ * without end. */
+static bool
+subtree_next(struct slice *list, uint8_t *form, struct slice *base)
+{
+	struct slice tree, from;
+
+	return der_expect(list, 0x30, &tree, NULL) && der_next(&tree, form, base, NULL) &&
+	    (tree.n == 0 || (der_only(tree, 0x80, &from) && slice_eq(from, SLICE("\0"))));
+}
+
+/* Is it what a subtree of that form may be? What cannot match as it was meant would let pass what
+ * it should exclude. */
+static bool
+subtree_valid(uint8_t form, struct slice base)
+{
+	const uint8_t *p = (const uint8_t *)base.p;
+	struct slice names;
+	bool ended = false;
+
+	if (form == FORM_DN)
+		return der_only(base, 0x30, &names);
+	if (form == FORM_IP && base.n != 8 && base.n != 32)
+		return false;           /* an address and its mask, whose ones come first */
+	for (size_t i = base.n / 2; i < base.n && form == FORM_IP; ended = p[i++] != 0xff)
+		if ((ended && p[i] != 0) || (uint8_t)(~p[i] & (~p[i] + 1)) != 0)
+			return false;
+	for (size_t i = 0; i < base.n && form == FORM_DNS; i++)
+		if (!ascii_alnum(base.p[i]) && base.p[i] != '-' && base.p[i] != '_' &&
+		    (base.p[i] != '.' || i + 1 == base.n || base.p[i + 1] == '.'))
+			return false;
+	return true;
+}
+
+/* A constraint on a form of names that we cannot compare: one that is critical ends it here (4.2);
+ * any other counts against each certificate below that has such a name. */
+static const char *
+rule_constraints(struct cert_view *v, struct slice value, bool critical)
+{
+	struct slice seq, list, base;
+	uint8_t tag, last = 0, form;
+
+	if (value.n > CONSTRAINTS_MAX)
+		return "certificate with too many name constraints";
+	if (!der_only(value, 0x30, &seq) || seq.n == 0)
+		return CERT_MALFORMED;
+	for (; seq.n != 0; last = tag) {
+		if (!der_next(&seq, &tag, &list, NULL) || (tag != 0xa0 && tag != 0xa1) ||
+		    tag <= last || list.n == 0)
+			return CERT_MALFORMED;
+		v->subtrees[tag & 1] = list;
+		while (list.n != 0) {
+			if (!subtree_next(&list, &form, &base) || !subtree_valid(form, base))
+				return CERT_MALFORMED " (its name constraints)";
+			if (critical && form != FORM_DNS && form != FORM_DN && form != FORM_IP)
+				return "certificate with critical name constraints of a form we do not know";
+		}
+	}
+	return NULL;
+}
+
+static const char *
+cert_rules(struct cert_view *v)
+{
+	struct slice list = v->exts, ext, oid, flag, value;
+	const char *why = NULL;
+	uint64_t seen = 0;
+
+	v->usage = 0xff;
+	v->for_servers = true;
+	v->path_len = INT_MAX;
+	while (why == NULL && list.n != 0) {
+		bool critical = false, ok = true;
+		uint8_t id = 0;                 /* N of 2.5.29.N; 0: all others */
+
+		if (!der_expect(&list, 0x30, &ext, NULL) || !der_expect(&ext, 0x06, &oid, NULL))
+			return CERT_MALFORMED;
+		if (ext.n != 0 && ext.p[0] == 0x01)
+			critical = der_expect(&ext, 0x01, &flag, NULL) && !slice_eq(flag, SLICE("\0"));
+		if (oid.n == 3 && memcmp(oid.p, "\x55\x1d", 2) == 0 && oid.p[2] > 0 && oid.p[2] < 64)
+			id = (uint8_t)oid.p[2];
+		if (!der_only(ext, 0x04, &value) || (id != 0 && (seen >> id & 1) != 0))
+			return CERT_MALFORMED;          /* 4.2: no two of a kind */
+		seen |= (uint64_t)1 << id;
+		switch (id) {
+		case 14: v->key_id = value; break;
+		case 15: ok = rule_usage(v, value); break;
+		case 17: why = rule_names(v, value); break;
+		case 19: ok = rule_basic(v, value); break;
+		case 30: why = rule_constraints(v, value, critical); break;
+		case 37: ok = rule_purposes(v, value); break;
+		case 9: case 18: case 35:       /* attributes, the issuer's names and key id */
+		case 31: case 46:       /* where to ask whether it was revoked, which we do not */
+		case 32: case 54:       /* policies: any will do, so none of these changes anything */
+			break;
+		default:
+			if (critical)
+				why = "certificate with a critical extension we do not know";
+		}
+		if (!ok)
+			why = CERT_MALFORMED;
+	}
+	if (why == NULL && !v->is_ca && v->subtrees[0].n + v->subtrees[1].n != 0)
+		why = CERT_MALFORMED " (name constraints in what is not a CA)";
+	return why;
+}
 
 static bool
 cert_read(struct slice der, struct cert_view *v)
 {
-	struct slice cert, tbs, s, alg;
+	struct slice cert, tbs, s, alg, inner, outer;
 	uint8_t tag;
 
-	*v = (struct cert_view){0};
-	if (!der_expect(&der, 0x30, &cert, NULL) || !der_expect(&cert, 0x30, &tbs, NULL))
+	*v = (struct cert_view){.der = der};
+	if (!der_only(der, 0x30, &cert) || !der_expect(&cert, 0x30, &tbs, &v->tbs))
 		return false;
 	if (tbs.n != 0 && (uint8_t)tbs.p[0] == 0xa0 && !der_next(&tbs, &tag, &s, NULL))
 		return false;
-	if (!der_expect(&tbs, 0x02, &s, NULL) || !der_expect(&tbs, 0x30, &alg, NULL) ||
+	if (!der_expect(&tbs, 0x02, &s, NULL) || !der_expect(&tbs, 0x30, &alg, &inner) ||
 	    !der_expect(&alg, 0x06, &v->sig_alg, NULL) || !der_expect(&tbs, 0x30, &s, &v->issuer) ||
 	    !der_expect(&tbs, 0x30, &s, NULL) || !der_read_time(&s, &v->not_before) ||
 	    !der_read_time(&s, &v->not_after) || !der_expect(&tbs, 0x30, &s, &v->subject) ||
 	    !der_expect(&tbs, 0x30, &s, &v->spki))
 		return false;
-	while (tbs.n != 0) {
-		if (!der_next(&tbs, &tag, &s, NULL))
+	while (tbs.n != 0)
+		if (!der_next(&tbs, &tag, &s, NULL) ||
+		    (tag == 0xa3 && (tbs.n != 0 || !der_only(s, 0x30, &v->exts))))
 			return false;
-		if (tag == 0xa3 && !der_expect(&s, 0x30, &v->exts, NULL))
-			return false;
-	}
+	if (!der_expect(&cert, 0x30, &s, &outer) || !slice_eq(inner, outer) ||  /* 4.1.1.2 */
+	    !der_only(cert, 0x03, &s) || s.n < 2 || s.p[0] != 0)
+		return false;
+	v->sig = (struct slice){s.p + 1, s.n - 1};
+	v->fault = cert_rules(v);
 	return true;
-}
-
-/* The value of extension 2.5.29.`id`, if it is there. */
-static bool
-cert_ext(const struct cert_view *v, uint8_t id, struct slice *value)
-{
-	const char want[3] = {0x55, 0x1d, (char)id};
-	struct slice list = v->exts, ext, s;
-	uint8_t tag;
-
-	while (der_expect(&list, 0x30, &ext, NULL)) {
-		if (!der_expect(&ext, 0x06, &s, NULL) || s.n != 3 || memcmp(s.p, want, 3) != 0)
-			continue;
-		if (!der_next(&ext, &tag, &s, NULL))
-			return false;
-		if (tag == 0x01 && !der_next(&ext, &tag, &s, NULL))
-			return false;
-		*value = s;
-		return tag == 0x04;
-	}
-	return false;
 }
 
 /* 0: not an address; else 4 or 16 bytes in `ip`. Hosts come canonical: there are no other forms. */
@@ -2710,45 +2902,211 @@ host_ip(const char *host, uint8_t ip[16])
 	return inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
 }
 
-/* RFC 9110 4.3.5: an address is compared with iPAddress names, all bytes, and with nothing else. */
+struct rdn {                    /* one part of a name, like O=Acme */
+	struct slice whole, id, value;
+	bool several;           /* more attributes follow in it */
+};
+
 static bool
-cert_names_ip(const struct cert_view *v, const uint8_t *ip, size_t n)
+rdn_next(struct slice *names, struct rdn *r)
 {
-	struct slice ext, names, s;
+	struct slice set, pair;
 	uint8_t tag;
 
-	if (!cert_ext(v, 17, &ext) || !der_expect(&ext, 0x30, &names, NULL))
+	if (!der_expect(names, 0x31, &set, &r->whole) || !der_expect(&set, 0x30, &pair, NULL) ||
+	    !der_expect(&pair, 0x06, &r->id, NULL) || !der_next(&pair, &tag, &r->value, NULL))
 		return false;
-	while (der_next(&names, &tag, &s, NULL))
-		if (tag == 0x87 && s.n == n && memcmp(s.p, ip, n) == 0)
-			return true;
-	return false;
+	r->several = set.n != 0;
+	return true;
 }
 
-/* RFC 5280 4.2.1.12: none allows all, else serverAuth or any must be in it. BearSSL never asks. */
+/* RFC 5280 7.1: neither case nor spaces count. `unsure` is the answer where letters that are not ASCII
+ * differ, or the encoding may. */
 static bool
-cert_for_servers(const struct cert_view *v)
+rdn_same(struct slice a, struct slice b, bool unsure)
 {
-	struct slice ext, uses, s;
+	for (size_t i = 0, k = 0;; i++, k++) {
+		while (i < a.n && a.p[i] == ' ')
+			i++;
+		while (k < b.n && b.p[k] == ' ')
+			k++;
+		if (i == a.n || k == b.n)
+			return i == a.n && k == b.n;
+		if (ascii_lower(a.p[i]) != ascii_lower(b.p[k]))
+			return unsure && (a.p[i] < ' ' || b.p[k] < ' ');
+	}
+}
 
-	if (!cert_ext(v, 37, &ext))
+/* Does a directoryName begin with another? `unsure` is the answer where we cannot tell. */
+static bool
+dn_within(struct slice base, struct slice dn, bool unsure)
+{
+	struct slice head, names;
+	struct rdn a, b;
+
+	if (!der_only(base, 0x30, &head) || !der_only(dn, 0x30, &names))
+		return unsure;
+	while (head.n != 0) {
+		if (names.n == 0)
+			return false;
+		if (!rdn_next(&head, &a) || !rdn_next(&names, &b))
+			return unsure;
+		if (slice_eq(a.whole, b.whole))
+			continue;
+		if (a.several || b.several)
+			return unsure;
+		if (!slice_eq(a.id, b.id) || !rdn_same(a.value, b.value, unsure))
+			return false;
+	}
+	return true;
+}
+
+/* A name is within itself and what it ends, label by label; a base with a leading dot wants one
+ * label more, as OpenSSL and Go read it; an empty one has all names within. A wildcard is excluded
+ * by whatever one of the names that it stands for would be (RFC 5280 is silent; OpenSSL asks of the
+ * wildcard's own letters alone), and permitted only with all of them. */
+static bool
+dns_within(struct slice base, struct slice name, bool excluded)
+{
+	const char *dot = base.n != 0 ? memchr(base.p, '.', base.n) : NULL;
+	size_t more = name.n - base.n;
+
+	if (excluded && dot != NULL && name.n > 1 && name.p[0] == '*' &&
+	    slice_eq_nocase((struct slice){dot, base.n - (size_t)(dot - base.p)},
+	    (struct slice){name.p + 1, name.n - 1}))
 		return true;
-	if (!der_expect(&ext, 0x30, &uses, NULL))
-		return false;
-	while (der_expect(&uses, 0x06, &s, NULL))
-		if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
-		    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
+	if (base.n == 0)
+		return true;
+	return name.n >= base.n && slice_eq_nocase((struct slice){name.p + more, base.n}, base) &&
+	    (more == 0 || base.p[0] == '.' || name.p[more - 1] == '.');
+}
+
+static bool
+subtree_holds(uint8_t form, struct slice base, struct slice name, bool excluded)
+{
+	if (form == FORM_DNS)
+		return dns_within(base, name, excluded);
+	if (form == FORM_DN)
+		return dn_within(base, name, excluded);
+	if (form != FORM_IP || (name.n != 4 && name.n != 16))
+		return excluded;        /* what we cannot compare is neither permitted nor let pass */
+	for (size_t i = 0; i < name.n; i++)
+		if (base.n != 2 * name.n || ((name.p[i] ^ base.p[i]) & base.p[name.n + i]) != 0)
+			return false;
+	return true;
+}
+
+/* May there be such a name below `ca`? Excluded beats permitted. */
+static bool
+cert_allows(const struct cert_view *ca, uint8_t form, struct slice name)
+{
+	for (int excluded = 0; excluded < 2; excluded++) {
+		struct slice list = ca->subtrees[excluded], base;
+		bool named = false, held = false;
+		uint8_t of;
+
+		while (!held && subtree_next(&list, &of, &base))
+			if (of == form) {
+				named = true;
+				held = subtree_holds(form, base, name, excluded != 0);
+			}
+		if (excluded ? held : named && !held)
+			return false;
+	}
+	return true;
+}
+
+/* RFC 9525 6.3: a wildcard is a whole first label, and stands for one. */
+static bool
+dns_matches(struct slice name, struct slice host)
+{
+	const char *dot = memchr(host.p, '.', host.n);
+
+	if (name.n < 3 || name.p[0] != '*' || name.p[1] != '.')
+		return slice_eq_nocase(name, host);
+	return dot != NULL && dot != host.p && slice_eq_nocase((struct slice){name.p + 1, name.n - 1},
+	    (struct slice){dot, host.n - (size_t)(dot - host.p)});
+}
+
+/* Is it a certificate of that host? An address is compared with iPAddress names, all bytes, and
+ * with nothing else (RFC 9110 4.3.5). */
+static bool
+cert_names(const struct cert_view *v, const char *host)
+{
+	struct slice names = v->names, s;
+	uint8_t form, ip[16];
+	size_t n = host_ip(host, ip);
+
+	while (der_next(&names, &form, &s, NULL))
+		if (n != 0 ? form == FORM_IP && s.n == n && memcmp(s.p, ip, n) == 0 :
+		    form == FORM_DNS && dns_matches(s, slice_of(host)))
 			return true;
 	return false;
 }
 
-/* MD5 and SHA-1 with RSA, SHA-1 with ECDSA: anybody may have forged those. */
-static bool
-cert_weakly_signed(const struct cert_view *v)
+static const struct {           /* how certificates are signed; what is not here we cannot check */
+	struct slice oid;
+	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, which anybody may have forged */
+	const unsigned char *rsa;       /* the hash's OID in a PKCS#1 signature; NULL: ECDSA */
+} cert_algs[] = {
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), &br_sha256_vtable, BR_HASH_OID_SHA256},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c"), &br_sha384_vtable, BR_HASH_OID_SHA384},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d"), &br_sha512_vtable, BR_HASH_OID_SHA512},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x02"), &br_sha256_vtable, NULL},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x03"), &br_sha384_vtable, NULL},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x04"), &br_sha512_vtable, NULL},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04"), NULL, NULL},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05"), NULL, NULL},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x01"), NULL, NULL},
+};
+
+/* Reads the key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… */
+static int
+cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
 {
-	return slice_eq(v->sig_alg, SLICE("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04")) ||
-	    slice_eq(v->sig_alg, SLICE("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05")) ||
-	    slice_eq(v->sig_alg, SLICE("\x2a\x86\x48\xce\x3d\x04\x01"));
+	const br_x509_pkey *pk;
+	int err;
+
+	br_x509_decoder_init(dc, NULL, NULL);
+	br_x509_decoder_push(dc, v->der.p, v->der.n);
+	if ((pk = br_x509_decoder_get_pkey(dc)) != NULL)
+		return pk->key_type == BR_KEYTYPE_RSA && pk->key.rsa.nlen < TLS_RSA_MIN ?
+		    BR_ERR_X509_WEAK_PUBLIC_KEY : 0;
+	err = br_x509_decoder_last_error(dc);
+	return err == BR_ERR_X509_UNSUPPORTED || err == BR_ERR_X509_LIMIT_EXCEEDED ? err :
+	    BR_ERR_X509_INVALID_VALUE;
+}
+
+/* Was it signed with the key of `ca`? 0, or why not: BR_ERR_X509_… */
+static int
+cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
+{
+	br_x509_decoder_context dc;
+	br_hash_compat_context hash;
+	const br_x509_pkey *pk;
+	uint8_t own[64], signed_[64];
+	size_t i = 0, n;
+	int err = cert_key(ca, &dc);
+
+	while (i < COUNT(cert_algs) && !slice_eq(cert_algs[i].oid, v->sig_alg))
+		i++;
+	if (i == COUNT(cert_algs) || err != 0)
+		return err != 0 ? err : BR_ERR_X509_UNSUPPORTED;
+	if (cert_algs[i].hash == NULL)
+		return X509_WEAK_HASH;
+	pk = br_x509_decoder_get_pkey(&dc);
+	n = cert_algs[i].hash->desc >> BR_HASHDESC_OUT_OFF & BR_HASHDESC_OUT_MASK;
+	cert_algs[i].hash->init(&hash.vtable);
+	cert_algs[i].hash->update(&hash.vtable, v->tbs.p, v->tbs.n);
+	cert_algs[i].hash->out(&hash.vtable, own);
+	if (cert_algs[i].rsa == NULL)
+		return pk->key_type == BR_KEYTYPE_EC &&
+		    br_ecdsa_vrfy_asn1_get_default()(br_ec_get_default(), own, n, &pk->key.ec, v->sig.p,
+		    v->sig.n) == 1 ? 0 : BR_ERR_X509_BAD_SIGNATURE;
+	return pk->key_type == BR_KEYTYPE_RSA &&
+	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)v->sig.p, v->sig.n,
+	    cert_algs[i].rsa, n, &pk->key.rsa, signed_) == 1 && memcmp(own, signed_, n) == 0 ? 0 :
+	    BR_ERR_X509_BAD_SIGNATURE;
 }
 
 /* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
@@ -2971,18 +3329,12 @@ tls_ca_make(struct buf *cert_der, struct buf *key_raw, int64_t now)
 static bool
 cert_to_pem(struct slice der, struct buf *out)
 {
-	char line[65];
+	size_t n = br_pem_encode(NULL, NULL, der.n, "CERTIFICATE", BR_PEM_LINE64);
 
-	if (!buf_adds(out, "-----BEGIN CERTIFICATE-----\n"))
+	if (!buf_reserve(out, n + 1))           /* it ends with a NUL */
 		return false;
-	for (size_t i = 0; i < der.n; i += 48) {
-		size_t n = b64_encode(line, der.p + i, der.n - i < 48 ? der.n - i : 48, false);
-
-		line[n] = '\n';
-		if (!buf_add(out, line, n + 1))
-			return false;
-	}
-	return buf_adds(out, "-----END CERTIFICATE-----\n");
+	out->n += br_pem_encode(out->p + out->n, der.p, der.n, "CERTIFICATE", BR_PEM_LINE64);
+	return true;
 }
 
 struct leaf {
@@ -3074,8 +3426,8 @@ static bool
 tls_ca_load(struct slice cert_der, const void *key32)
 {
 	struct cert_view v;
-	struct slice ext, s;
 	uint8_t pub[65];
+	struct slice s;
 
 	tls_ca.loaded = false;
 	leaf_flush();
@@ -3090,7 +3442,7 @@ tls_ca_load(struct slice cert_der, const void *key32)
 		return false;
 	}
 	cert_skid(pub, tls_ca.skid);
-	if (cert_ext(&v, 14, &ext) && der_expect(&ext, 0x04, &s, NULL) && s.n == 20)
+	if (der_only(v.key_id, 0x04, &s) && s.n == 20)
 		memcpy(tls_ca.skid, s.p, 20);
 	memcpy(tls_ca.dn, v.subject.p, v.subject.n);
 	tls_ca.dn_n = v.subject.n;
@@ -3101,19 +3453,14 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	return true;
 }
 
-/* -- trust: roots from PEM bundles, sorted by name. BearSSL would hash every root's name for every
- * certificate; we hand it only those whose name fits. */
-struct anchor {
-	br_x509_trust_anchor ta;        /* points into the set's slab */
-	int64_t not_after;              /* BearSSL keeps no dates of roots; we drop expired ones */
-};
-
+/* -- trust: roots from PEM bundles. They are kept whole: a root binds what is below
+ * it as any other issuer does. */
 struct tls_trust {
 	uint32_t refs;
 	uint32_t id;            /* never reused: part of the names of sessions */
 	size_t n;
-	struct anchor *anchor;  /* owned, sorted by name */
-	struct buf slab;        /* names and keys of all */
+	struct cert_view *anchor;       /* owned; into `slab` */
+	struct buf slab;        /* the certificates, one behind the other */
 };
 
 struct trust_load {             /* while bundles are read */
@@ -3140,130 +3487,55 @@ tls_trust_ref(struct tls_trust *t)
 	return t;
 }
 
-/* The pointers are set when the slab no longer moves: its parts lie in the order of the anchors. */
 static bool
 trust_add(struct trust_load *l, struct slice der)
 {
 	struct tls_trust *t = l->trust;
 	br_x509_decoder_context dc;
-	const br_x509_pkey *pk;
 	struct cert_view v;
-	bool ok;
+	int err;
 
-	br_x509_decoder_init(&dc, NULL, NULL);
-	br_x509_decoder_push(&dc, der.p, der.n);
-	pk = br_x509_decoder_get_pkey(&dc);
-	if (pk == NULL || !cert_read(der, &v))
+	if (!cert_read(der, &v) || ((err = cert_key(&v, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY))
 		return true;    /* a key we cannot use: its chains will be reported as untrusted */
 	if (t->n == l->cap) {
 		size_t cap = l->cap == 0 ? 160 : l->cap * 2;
-		struct anchor *p = realloc(t->anchor, cap * sizeof *p);
+		struct cert_view *p = realloc(t->anchor, cap * sizeof *p);
 
 		if (p == NULL)
 			return false;
 		t->anchor = p;
 		l->cap = cap;
 	}
-	t->anchor[t->n++] = (struct anchor){.ta = {.dn.len = v.subject.n, .pkey = *pk,
-	    .flags = br_x509_decoder_isCA(&dc) ? BR_X509_TA_CA : 0}, .not_after = v.not_after};
-	ok = buf_addv(&t->slab, v.subject);
-	if (pk->key_type == BR_KEYTYPE_RSA)
-		return ok && buf_add(&t->slab, pk->key.rsa.n, pk->key.rsa.nlen) &&
-		    buf_add(&t->slab, pk->key.rsa.e, pk->key.rsa.elen);
-	return ok && buf_add(&t->slab, pk->key.ec.q, pk->key.ec.qlen);
+	t->anchor[t->n++] = v;
+	return buf_addv(&t->slab, der);
 }
 
+/* Read once more where the slab no longer moves; its parts lie in the order of the anchors. */
 static void
 trust_fix(struct tls_trust *t)
 {
-	unsigned char *p = (unsigned char *)t->slab.p;
+	const char *p = t->slab.p;
 
-	for (size_t i = 0; i < t->n; i++) {
-		br_x509_trust_anchor *ta = &t->anchor[i].ta;
-
-		ta->dn.data = p;
-		p += ta->dn.len;
-		if (ta->pkey.key_type == BR_KEYTYPE_RSA) {
-			ta->pkey.key.rsa.n = p;
-			p += ta->pkey.key.rsa.nlen;
-			ta->pkey.key.rsa.e = p;
-			p += ta->pkey.key.rsa.elen;
-		} else {
-			ta->pkey.key.ec.q = p;
-			p += ta->pkey.key.ec.qlen;
-		}
+	for (size_t i = 0, n; i < t->n; i++, p += n) {
+		n = t->anchor[i].der.n;
+		cert_read((struct slice){p, n}, &t->anchor[i]);
 	}
-}
-
-static int
-trust_compare_name(const br_x500_name *a, struct slice b)
-{
-	if (a->len != b.n)
-		return a->len < b.n ? -1 : 1;
-	return memcmp(a->data, b.p, b.n);
-}
-
-static int
-trust_compare(const void *a, const void *b)
-{
-	const struct anchor *x = a, *y = b;
-
-	return trust_compare_name(&x->ta.dn,
-	    (struct slice){(const char *)y->ta.dn.data, y->ta.dn.len});
-}
-
-/* The first anchor of that name, or where it would be. */
-static size_t
-trust_find(const struct tls_trust *t, struct slice dn)
-{
-	size_t lo = 0, hi = t->n;
-
-	while (lo < hi) {
-		size_t mid = lo + (hi - lo) / 2;
-
-		if (trust_compare_name(&t->anchor[mid].ta.dn, dn) < 0)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
-static bool
-trust_read_file(const char *file, struct buf *text)
-{
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	char chunk[16384];
-	ssize_t n = -1;
-
-	if (fd < 0)
-		return false;
-	buf_clear(text);
-	while ((n = read(fd, chunk, sizeof chunk)) > 0)
-		if (!buf_add(text, chunk, (size_t)n)) {
-			errno = EFBIG;
-			n = -1;
-			break;
-		}
-	close(fd);
-	return n == 0;
 }
 
 /* What stands between two PEM lines. BearSSL's decoder takes 27 ms for the system's; this 2. */
 static bool
 pem_block(struct slice b64, struct buf *der)
 {
+	size_t end = 0;
 	ssize_t n;
 
 	buf_clear(der);
-	for (size_t i = 0, end; i < b64.n; i = end) {
-		for (end = i; end < b64.n && !isspace((unsigned char)b64.p[end]); end++)
-			;
-		if (!buf_add(der, b64.p + i, end - i))
-			return false;
-		while (end < b64.n && isspace((unsigned char)b64.p[end]))
-			end++;
-	}
+	if (b64.n == 0 || !buf_addv(der, b64))
+		return false;
+	for (size_t i = 0; i < b64.n; i++)
+		if (!isspace((unsigned char)der->p[i]))
+			der->p[end++] = der->p[i];
+	buf_cut(der, end);
 	n = b64_decode(der->p, der->n, buf_slice(der), false);  /* in place */
 	if (n > 0)
 		buf_cut(der, (size_t)n);
@@ -3291,12 +3563,18 @@ pem_next_cert(struct slice *in, struct buf *der)
 static bool
 trust_read(struct trust_load *l, const char *file, struct buf *why)
 {
+	int found, fd = open(file, O_RDONLY | O_CLOEXEC);
+	const char *bad = fd < 0 ? strerror(errno) : NULL;
 	size_t before = l->trust->n;
 	struct slice rest;
-	int found;
 
-	if (!trust_read_file(file, &l->text)) {
-		buf_addf(why, "%s: %s", file, strerror(errno));
+	buf_clear(&l->text);
+	if (fd >= 0) {
+		bad = buf_read(&l->text, fd);
+		close(fd);
+	}
+	if (bad != NULL) {
+		buf_addf(why, "%s: %s", file, bad);
 		return false;
 	}
 	rest = buf_slice(&l->text);
@@ -3336,8 +3614,6 @@ trust_end(struct trust_load *l, bool ok)
 		return NULL;
 	}
 	trust_fix(l->trust);
-	if (l->trust->n != 0)
-		qsort(l->trust->anchor, l->trust->n, sizeof *l->trust->anchor, trust_compare);
 	return l->trust;
 }
 
@@ -3368,6 +3644,7 @@ struct tls_ident {
 	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
 	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
 	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
+	bool legacy;            /* tls=legacy: an old box of the operator's own network */
 };
 
 static struct tls_ident *
@@ -3419,25 +3696,28 @@ ident_show(const struct tls_ident *id, br_ssl_client_context *cc)
 		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
 }
 
-/* -- verification: BearSSL's minimal engine judges. Around it: chains that come out of order or
- * with certificates too many, the roots that fit, IP addresses, the key's purpose, and a reason
- * that a person can act on. Nothing is judged before the whole chain is there. */
-#define VERIFY_ANCHORS 8        /* roots of one name that are tried (re-keyed or cross-signed) */
+/* -- verification: a path from the server's certificate to a root, each signed by the next, and
+ * nothing on it that forbids it (RFC 5280 6.1). The walk is ours, because BearSSL's knows neither
+ * name constraints nor purposes and takes no root's word; keys and signatures are BearSSL's. Chains
+ * may come out of order and with certificates too many. Nothing is judged before all is there. */
+#define VERIFY_CHECKS 24        /* signatures that are looked at: P-384 takes 4 ms */
 
 struct tls_verify {
 	const br_x509_class *vtable;    /* first: BearSSL casts */
-	br_x509_minimal_context in;
-	br_x509_trust_anchor pick[VERIFY_ANCHORS];
 	struct tls *owner;              /* borrowed: we die before it */
 	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
 	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
 	unsigned count;
 	bool too_large;
 	int64_t now;
-	unsigned err;                   /* ours, where BearSSL sees nothing wrong */
+	struct cert_view cert[TLS_CHAIN_MAX];
+	const struct cert_view *path[TLS_CHAIN_MAX + 1];        /* the server's own first */
+	unsigned used;                  /* bits: which of `cert` are in `path` */
+	unsigned checks;
+	uint8_t cn[2 + 127];            /* see verify_take_cn */
+	unsigned err;                   /* BR_ERR_X509_…, once something is wrong */
 	const char *why;                /* static; NULL: the table of reasons has it */
-	bool itself;                    /* trusted as itself: `own` has its key */
-	br_x509_decoder_context own;
+	br_x509_decoder_context own;    /* the server's key */
 };
 
 enum tls_state {
@@ -3491,10 +3771,9 @@ verify_start_chain(const br_x509_class **ctx, const char *server_name)
 
 	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
 	v->owner->resumed = false;
-	v->in.vtable->start_chain(&v->in.vtable, v->owner->is_ip ? NULL : v->owner->host);
 	buf_clear(&v->certs);
-	v->count = 0;
-	v->too_large = v->itself = false;
+	v->count = v->used = v->checks = 0;
+	v->too_large = false;
 	v->err = 0;
 	v->why = NULL;
 }
@@ -3533,60 +3812,43 @@ verify_cert(const struct tls_verify *v, unsigned i)
 	return (struct slice){v->certs.p + from, v->end[i] - from};
 }
 
-/* The credential's own roots first: there is room for few of one name. */
-static const struct tls_trust *
-verify_roots(const struct tls_verify *v, int which)
+/* The next root of a name, counted from 0, the credential's own first; NULL: there is none. */
+static const struct cert_view *
+verify_root(const struct tls_verify *v, struct slice name, size_t at)
 {
-	if (which != 0)
-		return v->owner->trust;
-	return v->owner->ident != NULL ? v->owner->ident->roots : NULL;
+	const struct tls_ident *id = v->owner->ident;
+	const struct tls_trust *of[] = {id != NULL ? id->roots : NULL, v->owner->trust};
+
+	for (int k = 0; k < 2; k++)
+		for (size_t i = 0; of[k] != NULL && i < of[k]->n; i++)
+			if (slice_eq(of[k]->anchor[i].subject, name) && at-- == 0)
+				return &of[k]->anchor[i];
+	return NULL;
 }
 
-/* Adds the roots of a name to those that BearSSL is shown; false: there are only expired ones. */
+/* What is told is what was wrong first. But a signature that does not fit may only mean that there
+ * is another certificate of this name. Always false. */
 static bool
-verify_pick(struct tls_verify *v, struct slice name)
+verify_blame(struct tls_verify *v, unsigned err, const char *why)
 {
-	size_t n = v->in.trust_anchors_num;
-	bool expired = false;
-
-	for (int which = 0; which < 2; which++) {
-		const struct tls_trust *t = verify_roots(v, which);
-
-		for (size_t i = t == NULL ? 0 : trust_find(t, name); t != NULL && i < t->n &&
-		    n < VERIFY_ANCHORS && trust_compare_name(&t->anchor[i].ta.dn, name) == 0; i++) {
-			if (t->anchor[i].not_after < v->now)
-				expired = true;
-			else
-				v->pick[n++] = t->anchor[i].ta;
-		}
-	}
-	expired = expired && n == v->in.trust_anchors_num;
-	v->in.trust_anchors = v->pick;
-	v->in.trust_anchors_num = n;
-	return !expired;
-}
-
-static bool
-verify_has_root(const struct tls_verify *v, struct slice name)
-{
-	for (int which = 0; which < 2; which++) {
-		const struct tls_trust *t = verify_roots(v, which);
-		size_t at = t == NULL ? 0 : trust_find(t, name);
-
-		if (t != NULL && at < t->n && trust_compare_name(&t->anchor[at].ta.dn, name) == 0)
-			return true;
+	if (v->err == 0 || (v->err == BR_ERR_X509_BAD_SIGNATURE && err != BR_ERR_X509_NOT_TRUSTED)) {
+		v->err = err;
+		v->why = why;
 	}
 	return false;
 }
 
+static const char *
+verify_dates(const struct tls_verify *v, const struct cert_view *c)
+{
+	return v->now < c->not_before ? "certificate not yet valid" :
+	    v->now > c->not_after ? "certificate expired" : NULL;
+}
+
 /* Why a chain that ends with `c` leads nowhere. */
 static const char *
-verify_untrusted(const struct tls_verify *v, const struct cert_view *c, bool first, bool expired)
+verify_untrusted(const struct cert_view *c, bool first)
 {
-	if (v->in.trust_anchors_num != 0)
-		return "bad certificate signature (a trusted root has this name, but another key)";
-	if (expired)
-		return "untrusted certificate (its root has expired)";
 	if (slice_eq(c->issuer, c->subject))
 		return first ? "untrusted certificate (self-signed)" :
 		    "untrusted certificate (unknown root)";
@@ -3594,123 +3856,186 @@ verify_untrusted(const struct tls_verify *v, const struct cert_view *c, bool fir
 	    "untrusted certificate (unknown authority)";
 }
 
-/* Shows BearSSL one certificate: the server's own first, then each one's issuer. */
+/* tls=legacy: the commonName of a certificate without subjectAltName stands as one from here on, to be
+ * compared with the host and with constraints. */
 static void
-verify_one(struct tls_verify *v, struct slice der, const struct cert_view *c, bool first)
+verify_take_cn(struct tls_verify *v, struct cert_view *c)
 {
-	uint8_t ip[16];
-	bool expired;
+	struct slice rdns, cn = {NULL, 0}, host = slice_of(v->owner->host);
+	struct rdn r;
 
-	v->in.trust_anchors_num = 0;
-	expired = !verify_pick(v, c->issuer);
-	if (first && !slice_eq(c->issuer, c->subject))
-		verify_pick(v, c->subject);     /* it may be pinned itself */
-	v->in.vtable->start_cert(&v->in.vtable, (uint32_t)der.n);
-	v->in.vtable->append(&v->in.vtable, (const unsigned char *)der.p, der.n);
-	v->in.vtable->end_cert(&v->in.vtable);
-	if (v->in.err == BR_ERR_X509_EXPIRED)
-		v->why = v->now < c->not_before ? "certificate not yet valid" :
-		    "certificate expired";
-	else if (v->in.err == BR_ERR_X509_UNSUPPORTED && cert_weakly_signed(c))
-		v->why = "weak certificate signature (SHA-1 or MD5)";
-	else if (v->in.err == 0)
-		v->why = verify_untrusted(v, c, first, expired);        /* should nothing follow */
-	else if (v->in.err == BR_ERR_X509_BAD_SERVER_NAME && v->in.trust_anchors_num == 0 &&
-	    slice_eq(c->issuer, c->subject))
-		v->why = "untrusted certificate (self-signed, and for another name)";
+	if (v->owner->ident == NULL || !v->owner->ident->legacy || c->has_names ||
+	    !der_only(c->subject, 0x30, &rdns))
+		return;
+	while (rdn_next(&rdns, &r))
+		if (slice_eq(r.id, SLICE("\x55\x04\x03")) && r.value.n < 128)
+			cn = r.value;           /* the last is the most specific */
+	v->cn[0] = v->owner->is_ip ? FORM_IP : FORM_DNS;
+	if (!v->owner->is_ip)
+		memcpy(v->cn + 2, cn.p != NULL ? cn.p : "", cn.n);
 	else
-		v->why = NULL;
-	if (first && v->owner->is_ip && !cert_names_ip(c, ip, host_ip(v->owner->host, ip)))
-		v->err = BR_ERR_X509_BAD_SERVER_NAME;
-	else if (first && !cert_for_servers(c))
-		v->err = BR_ERR_X509_FORBIDDEN_KEY_USAGE;
+		cn.n = slice_eq(cn, host) ? host_ip(v->owner->host, v->cn + 2) : 0;
+	v->cn[1] = (uint8_t)cn.n;
+	c->names = (struct slice){(char *)v->cn, cn.n == 0 ? 0 : 2 + cn.n};
 }
 
-/* The issuer of `c` among the certificates not used yet, best one that a root has signed. */
+/* Does whoever is above on the path let all names below be (4.2.1.10)? A certificate that an issuer
+ * made for itself, to change its key, is asked only as the last one. */
 static bool
-verify_next(const struct tls_verify *v, const struct cert_view *c, unsigned used, unsigned *next)
+verify_names(const struct tls_verify *v, unsigned top)
 {
-	struct cert_view o;
-	bool found = false;
+	struct slice names, s;
+	uint8_t form;
 
-	for (unsigned i = 0; i < v->count; i++) {
-		if ((used >> i & 1) != 0 || !cert_read(verify_cert(v, i), &o) ||
-		    !slice_eq(o.subject, c->issuer))
-			continue;
-		if (verify_has_root(v, o.issuer)) {
-			*next = i;
-			return true;
+	for (unsigned i = 1; i <= top; i++)
+		for (unsigned k = 0; k < i; k++) {
+			const struct cert_view *ca = v->path[i], *c = v->path[k];
+
+			if (k != 0 && slice_eq(c->issuer, c->subject))
+				continue;
+			if (c->subject.n > 2 && !cert_allows(ca, FORM_DN, c->subject))
+				return false;
+			for (names = c->names; der_next(&names, &form, &s, NULL);)
+				if (!cert_allows(ca, form, s))
+					return false;
 		}
-		if (!found)
-			*next = i;
-		found = true;
+	return true;
+}
+
+/* May `ca` be above the n certificates of the path? Then it is on it. */
+static bool
+verify_link(struct tls_verify *v, unsigned n, const struct cert_view *ca, bool root)
+{
+	const struct cert_view *c = v->path[n - 1];
+	int err, below = 0;
+	const char *why;
+
+	if (v->checks++ >= VERIFY_CHECKS)
+		return verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
+	if ((err = cert_signed_by(c, ca)) != 0)
+		return verify_blame(v, (unsigned)err, err == BR_ERR_X509_BAD_SIGNATURE && root ?
+		    "bad certificate signature (damaged, or not made by the trusted root of that name)" :
+		    NULL);
+	for (unsigned i = 1; i < n; i++)        /* 4.2.1.9: but for those that issuers made for themselves */
+		below += !slice_eq(v->path[i]->issuer, v->path[i]->subject);
+	v->path[n] = ca;
+	if (root && v->now > ca->not_after)
+		why = "untrusted certificate (its root has expired)";
+	else if ((why = verify_dates(v, ca)) == NULL && (why = ca->fault) == NULL)
+		why = !ca->is_ca || (ca->usage & CERT_ISSUES) == 0 ?
+		    "untrusted certificate (an issuer is not a CA)" : below > ca->path_len ?
+		    "untrusted certificate (more authorities than one above them allows)" : !ca->for_servers ?
+		    "untrusted certificate (an authority above it is not meant for servers)" :
+		    root && !verify_names(v, n) ?
+		    "untrusted certificate (the name constraints above it do not allow a name)" : NULL;
+	return why == NULL || verify_blame(v, BR_ERR_X509_NOT_CA, why);
+}
+
+/* Is there a way from the n certificates of the path up to a root? */
+static bool
+verify_climb(struct tls_verify *v, unsigned n)
+{
+	const struct cert_view *c = v->path[n - 1], *root;
+
+	for (size_t i = 0; (root = verify_root(v, c->issuer, i)) != NULL; i++)
+		if (verify_link(v, n, root, true))
+			return true;
+	for (unsigned i = 0; i < v->count; i++) {
+		if ((v->used >> i & 1) != 0 || !slice_eq(v->cert[i].subject, c->issuer))
+			continue;
+		v->used |= 1u << i;
+		if (verify_link(v, n, &v->cert[i], false) && verify_climb(v, n + 1))
+			return true;
+		v->used &= ~(1u << i);
 	}
-	return found;
+	return verify_blame(v, BR_ERR_X509_NOT_TRUSTED, verify_untrusted(c, n == 1));
+}
+
+/* The server's own certificate, whoever signed it. */
+static bool
+verify_leaf(struct tls_verify *v, struct cert_view *c)
+{
+	const char *why;
+	int err = cert_key(c, &v->own);
+
+	if ((why = verify_dates(v, c)) != NULL)
+		return verify_blame(v, BR_ERR_X509_EXPIRED, why);
+	if (c->fault != NULL)
+		return verify_blame(v, BR_ERR_X509_CRITICAL_EXTENSION, c->fault);
+	if (err != 0)
+		return verify_blame(v, (unsigned)err, NULL);
+	verify_take_cn(v, c);
+	if (!cert_names(c, v->owner->host))
+		return verify_blame(v, BR_ERR_X509_BAD_SERVER_NAME, slice_eq(c->issuer, c->subject) &&
+		    verify_root(v, c->issuer, 0) == NULL ?
+		    "untrusted certificate (self-signed, and for another name)" : !c->has_names ?
+		    "certificate name mismatch (it has no subjectAltName; tls=legacy takes its CN)" : NULL);
+	if (!c->for_servers)
+		return verify_blame(v, BR_ERR_X509_FORBIDDEN_KEY_USAGE, NULL);
+	if ((c->usage & CERT_SIGNS) == 0)
+		return verify_blame(v, BR_ERR_X509_FORBIDDEN_KEY_USAGE,
+		    "certificate whose key may not sign handshakes (keyUsage without digitalSignature)");
+	return true;
 }
 
 /* Does the credential trust the server's own certificate as itself? Its name and its issuer are not
  * asked then: who shows it and proves its key is who was meant. Nor are its dates for a pin, which
- * stands for a key. True: judged, with the verdict in *err. */
+ * stands for a key. True: judged, with the verdict in v->err. */
 static bool
-verify_itself(struct tls_verify *v, unsigned *err)
+verify_itself(struct tls_verify *v)
 {
 	const struct tls_ident *id = v->owner->ident;
-	struct slice der;
-	const br_x509_pkey *pk;
-	struct cert_view c;
+	int err;
 
-	if (id == NULL || id->itself.n == 0 || v->count == 0)
+	if (id == NULL || id->itself.n == 0)
 		return false;
-	der = verify_cert(v, 0);
-	*err = BR_ERR_X509_INVALID_VALUE;
-	if (!cert_read(der, &c))
-		return true;
-	if (!ident_knows(id, der) && !(id->pinned && ident_knows(id, c.spki))) {
-		*err = BR_ERR_X509_NOT_TRUSTED;
-		if (id->pinned)
-			v->why = "untrusted certificate (not the one that ca pins)";
-		return id->pinned;
+	if (!ident_knows(id, v->cert[0].der) && !(id->pinned && ident_knows(id, v->cert[0].spki))) {
+		return id->pinned && !verify_blame(v, BR_ERR_X509_NOT_TRUSTED,
+		    "untrusted certificate (not the one that ca pins)");
 	}
-	br_x509_decoder_init(&v->own, NULL, NULL);
-	br_x509_decoder_push(&v->own, der.p, der.n);
-	if ((pk = br_x509_decoder_get_pkey(&v->own)) == NULL)
-		*err = BR_ERR_X509_UNSUPPORTED;
-	else if (pk->key_type == BR_KEYTYPE_RSA && pk->key.rsa.nlen < TLS_RSA_MIN)
-		*err = BR_ERR_X509_WEAK_PUBLIC_KEY;
-	else if (!id->pinned && (v->now < c.not_before || v->now > c.not_after)) {
-		*err = BR_ERR_X509_EXPIRED;
-		v->why = v->now < c.not_before ? "certificate not yet valid" : "certificate expired";
-	} else {
-		*err = 0;
-		v->itself = true;
-	}
+	if ((err = cert_key(&v->cert[0], &v->own)) != 0)
+		verify_blame(v, (unsigned)err, NULL);
+	else if (!id->pinned && verify_dates(v, &v->cert[0]) != NULL)
+		verify_blame(v, BR_ERR_X509_EXPIRED, verify_dates(v, &v->cert[0]));
 	return true;
+}
+
+/* Is it among the roots itself, byte by byte? Then nobody needs to have signed it. (The same name and
+ * key would not do: whoever has a constrained root's key could name itself as it likes.) */
+static bool
+verify_is_root(const struct tls_verify *v, const struct cert_view *c)
+{
+	const struct cert_view *root;
+
+	for (size_t i = 0; (root = verify_root(v, c->subject, i)) != NULL; i++)
+		if (slice_eq(root->der, c->der))
+			return true;
+	return false;
 }
 
 static unsigned
 verify_end_chain(const br_x509_class **ctx)
 {
 	struct tls_verify *v = verify_of(ctx);
-	struct cert_view c;
-	unsigned at = 0, used = 0, err;
 
-	if (v->too_large) {
-		v->why = "certificate chain too large";
-		return BR_ERR_X509_LIMIT_EXCEEDED;
+	if (v->count == 0)
+		return BR_ERR_X509_EMPTY_CHAIN;
+	if (v->too_large)
+		verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
+	for (unsigned i = 0; i < v->count; i++)
+		if (!cert_read(verify_cert(v, i), &v->cert[i])) {
+			v->cert[i] = (struct cert_view){0};     /* is nobody's issuer */
+			if (i == 0)
+				verify_blame(v, BR_ERR_X509_INVALID_VALUE, NULL);
+		}
+	v->path[0] = &v->cert[0];
+	v->used = 1;
+	if (v->err == 0 && !verify_itself(v) && verify_leaf(v, &v->cert[0]) &&
+	    (verify_is_root(v, &v->cert[0]) || verify_climb(v, 1))) {
+		v->err = 0;     /* of ways that led nowhere */
+		v->why = NULL;
 	}
-	if (verify_itself(v, &err))
-		return err;
-	while (v->count != 0 && v->in.err == 0) {
-		if (!cert_read(verify_cert(v, at), &c))
-			return BR_ERR_X509_INVALID_VALUE;
-		verify_one(v, verify_cert(v, at), &c, used == 0);
-		used |= 1u << at;
-		if (v->in.err == 0 &&
-		    (slice_eq(c.issuer, c.subject) || !verify_next(v, &c, used, &at)))
-			break;
-	}
-	err = v->in.vtable->end_chain(&v->in.vtable);
-	return err != 0 ? err : v->err;
+	return v->err;
 }
 
 static const br_x509_pkey *
@@ -3718,12 +4043,9 @@ verify_get_pkey(const br_x509_class *const *ctx, unsigned *usages)
 {
 	const struct tls_verify *v = (const struct tls_verify *)(const void *)ctx;
 
-	if (v->itself) {
-		if (usages != NULL)
-			*usages = BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN;
-		return br_x509_decoder_get_pkey((br_x509_decoder_context *)&v->own);
-	}
-	return v->in.vtable->get_pkey(&v->in.vtable, usages);
+	if (usages != NULL)
+		*usages = BR_KEYTYPE_SIGN;      /* all our suites want a signature */
+	return br_x509_decoder_get_pkey((br_x509_decoder_context *)(uintptr_t)&v->own);
 }
 
 static const br_x509_class verify_class = {
@@ -3744,7 +4066,6 @@ verify_free(struct tls_verify *v)
  * never seeded: each copy gets its own randomness, or two connections would share theirs. */
 static br_ssl_server_context tls_server_template;
 static br_ssl_client_context tls_client_template;
-static br_x509_minimal_context tls_x509_template;
 
 static const char *tls_alpn[] = {"http/1.1"};
 
@@ -3754,8 +4075,8 @@ static const char *tls_alpn[] = {"http/1.1"};
 #define TLS_ALPN_NONE 0xffff            /* selected_protocol: a list came, without a name of ours */
 static const char **tls_alpn_server;
 
-/* Forward secrecy and AEAD; towards upstreams also CBC with SHA-2 and, last, RSA key exchange, for
- * old servers. Nothing with SHA-1 or 3DES. Where ChaCha20 stands depends on the processor. */
+/* Forward secrecy and AEAD; with tls=legacy also CBC with SHA-2. Never RSA key exchange, SHA-1 or
+ * 3DES. Where ChaCha20 stands depends on the processor. */
 static const uint16_t tls_suites_server[] = {
 	BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
 	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -3768,9 +4089,9 @@ static const uint16_t tls_suites_client[] = {
 	BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 	BR_TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, BR_TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
 	BR_TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384,
-	BR_TLS_RSA_WITH_AES_128_GCM_SHA256, BR_TLS_RSA_WITH_AES_256_GCM_SHA384,
 };
 #define TLS_SUITES_MAX (COUNT(tls_suites_client))
+#define TLS_SUITES_LEGACY 4     /* the last ones of them */
 
 static bool
 suite_is_chacha(uint16_t s)
@@ -3828,22 +4149,12 @@ tls_templates(void)
 	eng = &tls_client_template.eng;
 	br_ssl_client_zero(&tls_client_template);
 	tls_template(eng);
-	tls_suites(eng, tls_suites_client, TLS_SUITES_MAX);
+	tls_suites(eng, tls_suites_client, TLS_SUITES_MAX - TLS_SUITES_LEGACY);
 	br_ssl_engine_set_default_aes_cbc(eng);
 	br_ssl_engine_set_default_rsavrfy(eng);
 	br_ssl_engine_set_default_ecdsa(eng);
-	br_ssl_client_set_default_rsapub(&tls_client_template);
 	br_ssl_engine_set_protocol_names(eng, tls_alpn, 1);
 	br_ssl_engine_set_all_flags(eng, BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
-
-	br_x509_minimal_init(&tls_x509_template, &br_sha256_vtable, NULL, 0);
-	br_x509_minimal_set_rsa(&tls_x509_template, br_rsa_pkcs1_vrfy_get_default());
-	br_x509_minimal_set_ecdsa(&tls_x509_template, br_ec_get_default(),
-	    br_ecdsa_vrfy_asn1_get_default());
-	br_x509_minimal_set_hash(&tls_x509_template, br_sha256_ID, &br_sha256_vtable);
-	br_x509_minimal_set_hash(&tls_x509_template, br_sha384_ID, &br_sha384_vtable);
-	br_x509_minimal_set_hash(&tls_x509_template, br_sha512_ID, &br_sha512_vtable);
-	br_x509_minimal_set_minrsa(&tls_x509_template, TLS_RSA_MIN);
 }
 
 /* Once, before fork: workers 0 (a command) keeps no sessions of agents. */
@@ -3984,11 +4295,10 @@ static const struct {
 	{BR_ERR_X509_NOT_TRUSTED, "untrusted certificate", NULL},
 	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature", NULL},
 	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)", NULL},
-	{BR_ERR_X509_NOT_CA, "untrusted certificate (an issuer is not a CA)", NULL},
 	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers", NULL},
-	{BR_ERR_X509_CRITICAL_EXTENSION, "certificate with a critical extension we do not know",
-	    NULL},
+	{BR_ERR_X509_INVALID_VALUE, CERT_MALFORMED, NULL},
 	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know", NULL},
+	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)", NULL},
 	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)", NULL},
 	{BR_ERR_X509_EMPTY_CHAIN, "no certificate", NULL},
 	{BR_ERR_X509_TIME_UNKNOWN, "clock not set", NULL},
@@ -4003,7 +4313,8 @@ static const struct {
 	    "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)",
 	    "client refuses TLS 1.2"},
 	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE,
-	    "handshake refused (no algorithm in common; it may speak only TLS 1.3)", NULL},
+	    "handshake refused (no algorithm in common: it may speak only TLS 1.3, or what tls=legacy "
+	    "takes, or its certificate lacks digitalSignature)", NULL},
 	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_INSUFFICIENT_SECURITY,
 	    "handshake refused (no algorithm strong enough in common)", NULL},
 	{BR_ERR_RECV_FATAL_ALERT + TLS_UNRECOGNIZED_NAME, "server name not known there", NULL},
@@ -4306,17 +4617,14 @@ static bool
 tls_new_verify(struct tls *t)
 {
 	struct tls_verify *v = malloc(sizeof *v);
-	int64_t now = clock_wall();
 
 	if ((t->verify = v) == NULL)
 		return false;
 	v->vtable = &verify_class;
-	v->in = tls_x509_template;
 	v->owner = t;
-	v->now = now;
+	v->now = clock_wall();
 	v->why = NULL;
 	buf_init(&v->certs, TLS_CERT_MAX);
-	br_x509_minimal_set_time(&v->in, (uint32_t)(now / 86400 + 719528), (uint32_t)(now % 86400));
 	br_ssl_engine_set_x509(&t->u.eng, &v->vtable);
 	return true;
 }
@@ -4437,6 +4745,8 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	t->trust = tls_trust_ref(trust);
 	t->ident = tls_ident_ref(ident);
 	ident_show(ident, &t->u.client);
+	if (ident != NULL && ident->legacy)
+		tls_suites(&t->u.eng, tls_suites_client, TLS_SUITES_MAX);
 	if (!tls_new_verify(t)) {
 		tls_free(t);
 		return NULL;
@@ -13241,7 +13551,7 @@ ident_name(struct tls_ident *id)
 
 	store_be32(head, (uint32_t)id->der.n);
 	store_be32(head + 4, (uint32_t)id->itself.n);
-	store_be32(head + 8, id->pinned);
+	store_be32(head + 8, id->pinned | id->legacy << 1);
 	br_sha256_init(&c);
 	br_sha256_update(&c, IDENT_TAG, sizeof IDENT_TAG);
 	br_sha256_update(&c, head, sizeof head);
@@ -13254,7 +13564,8 @@ ident_name(struct tls_ident *id)
 
 /* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. */
 static struct tls_ident *
-ident_new(struct slice cert, struct slice key, struct slice ca, struct ident_fault *fault)
+ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
+    struct ident_fault *fault)
 {
 	struct tls_ident *id = calloc(1, sizeof *id);
 
@@ -13262,6 +13573,7 @@ ident_new(struct slice cert, struct slice key, struct slice ca, struct ident_fau
 	if (id == NULL)
 		return NULL;
 	id->refs = 1;
+	id->legacy = legacy;
 	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
 	buf_init(&id->itself, IDENT_PEM_MAX);
 	fault->code = cert.n == 0 && key.n != 0 ? "missing" : cert.n != 0 ?
@@ -23247,8 +23559,8 @@ l_opt_value(lua_State *L, int idx)
 	return lua_isnoneornil(L, idx) ? (struct slice){"", 0} : l_check_value(L, idx, &is_secret);
 }
 
-/* tls.identity(cert | nil, key | nil, ca | nil) -> identity | nil, field, code. cert and ca are
- * PEM, ca perhaps pins; key is a secret. Codes: "missing", "malformed", "no_certificate",
+/* tls.identity(cert | nil, key | nil, ca | nil, legacy) -> identity | nil, field, code. cert and ca
+ * are PEM, ca perhaps pins; key is a secret; legacy: true for an old box. Codes: "missing", "malformed", "no_certificate",
  * "private_key" (where none belongs), "mismatch", "malformed_pin", "too_many" (certificates to
  * show), "too_large", "no_memory", and those of secret.key_info. */
 static int
@@ -23260,7 +23572,7 @@ l_tls_identity(lua_State *L)
 
 	*id = NULL;
 	luaL_setmetatable(L, L_IDENTITY);
-	if ((*id = ident_new(cert, key, ca, &fault)) != NULL)
+	if ((*id = ident_new(cert, key, ca, lua_toboolean(L, 4), &fault)) != NULL)
 		return 1;
 	lua_pushnil(L);
 	lua_pushstring(L, fault.field);
@@ -23275,23 +23587,22 @@ l_push_dn(lua_State *L, struct slice dn)
 	static const struct { char id; const char *name; } parts[] = {
 		{3, "CN"}, {6, "C"}, {7, "L"}, {8, "ST"}, {10, "O"}, {11, "OU"},
 	};
-	struct slice names, set, pair, id, value;
+	struct slice names;
 	luaL_Buffer b;
-	uint8_t tag;
+	struct rdn r;
 
 	luaL_buffinit(L, &b);
 	if (!der_expect(&dn, 0x30, &names, NULL))
 		names.n = 0;
-	while (der_expect(&names, 0x31, &set, NULL) && der_expect(&set, 0x30, &pair, NULL) &&
-	    der_expect(&pair, 0x06, &id, NULL) && der_next(&pair, &tag, &value, NULL)) {
+	while (rdn_next(&names, &r)) {
 		for (size_t i = 0; i < COUNT(parts); i++) {
-			if (id.n != 3 || memcmp(id.p, "\x55\x04", 2) != 0 || id.p[2] != parts[i].id)
+			if (r.id.n != 3 || memcmp(r.id.p, "\x55\x04", 2) != 0 || r.id.p[2] != parts[i].id)
 				continue;
 			luaL_addstring(&b, luaL_bufflen(&b) != 0 ? ", " : "");
 			luaL_addstring(&b, parts[i].name);
 			luaL_addchar(&b, '=');
-			for (size_t k = 0; k < value.n && k < 128; k++)   /* other letters show as ? */
-				luaL_addchar(&b, value.p[k] >= 0x20 && value.p[k] < 0x7f ? value.p[k] : '?');
+			for (size_t k = 0; k < r.value.n && k < 128; k++)       /* other letters show as ? */
+				luaL_addchar(&b, r.value.p[k] >= 0x20 && r.value.p[k] < 0x7f ? r.value.p[k] : '?');
 		}
 	}
 	luaL_pushresult(&b);
@@ -24074,26 +24385,6 @@ l_host_mkdir(lua_State *L)
 }
 
 /* Reads to the end, at most max bytes, into b. NULL or why not. */
-static const char *
-host_read_fd(int fd, struct buf *b)
-{
-	char tmp[8192];
-	ssize_t n;
-
-	while ((n = read(fd, tmp, sizeof tmp)) != 0) {
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return strerror(errno);
-		if (!buf_add(b, tmp, (size_t)n)) {
-			wipe(tmp, sizeof tmp);
-			return "too_large";
-		}
-	}
-	wipe(tmp, sizeof tmp);
-	return NULL;
-}
-
 static int
 l_host_read_file(lua_State *L)
 {
@@ -24104,7 +24395,7 @@ l_host_read_file(lua_State *L)
 	buf_init(&b, (size_t)luaL_optinteger(L, 2, HOST_FILE_MAX));
 	if (fd < 0)
 		return l_fail_errno(L);
-	why = host_read_fd(fd, &b);
+	why = buf_read(&b, fd);
 	close(fd);
 	if (why != NULL) {
 		buf_free(&b);
@@ -24642,7 +24933,7 @@ l_secret_from_fd(lua_State *L, int fd, int opts)
 {
 	struct buf b;
 	bool multiline = l_opt_multiline(L, opts, &b);
-	const char *why = host_read_fd(fd, &b);
+	const char *why = buf_read(&b, fd);
 
 	if (fd != STDIN_FILENO)
 		close(fd);

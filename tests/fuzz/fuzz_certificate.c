@@ -50,12 +50,23 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 }
 
 static void
+fuzz_constraints(const struct cert_view *ca, const struct cert_view *v)
+{
+	struct slice names = v->names, s;
+	uint8_t form;
+
+	cert_allows(ca, FORM_DN, v->subject);
+	while (der_next(&names, &form, &s, NULL))
+		cert_allows(ca, form, s);
+}
+
+static void
 fuzz_chain(const uint8_t *data, size_t n)
 {
 	struct tls *t = tls_connect(fuzz_trust, NULL, SLICE("api.test"), 443, SLICE(""));
 	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
-	struct cert_view v;
-	struct slice ext;
+	struct cert_view v, before;
+	bool have = false;
 
 	(*x)->start_chain(x, "api.test");
 	while (n >= 2) {
@@ -65,10 +76,14 @@ fuzz_chain(const uint8_t *data, size_t n)
 		(*x)->append(x, data + 2, take);
 		(*x)->end_cert(x);
 		if (cert_read((struct slice){(const char *)data + 2, take}, &v)) {
-			cert_names_ip(&v, (const uint8_t *)"\177\0\0\1", 4);
-			cert_for_servers(&v);
-			cert_weakly_signed(&v);
-			cert_ext(&v, 35, &ext);
+			cert_names(&v, "127.0.0.1");
+			cert_names(&v, "api.test");
+			fuzz_constraints(&v, &v);
+			if (have)
+				fuzz_constraints(&before, &v);  /* an issuer's constraints and the names of another */
+			cert_signed_by(&v, &v);
+			before = v;
+			have = true;
 		}
 		data += take + 2;
 		n -= take + 2;

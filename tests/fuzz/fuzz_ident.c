@@ -88,8 +88,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		part[i] = der ? part_der(&in) : part_text(&in);
 	buf_init(&cert, 4 * TLS_CERT_MAX);
 	buf_init(&ca, 4 * TLS_CERT_MAX);
-	id = der ? ident_new(pem_of(part[0], &cert), part[1], pem_of(part[2], &ca), &fault) :
-	    ident_new(part[0], part[1], part[2], &fault);
+	id = der ? ident_new(pem_of(part[0], &cert), part[1], pem_of(part[2], &ca), false, &fault) :
+	    ident_new(part[0], part[1], part[2], false, &fault);
 	if (id != NULL)
 		fuzz_show(id, part[3]);
 	else if (fault.field == NULL || fault.code == NULL)

@@ -122,7 +122,7 @@ test_texts(void)
 {
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		struct ident_fault fault;
-		struct tls_ident *id = ident_new(file(rows[i].cert), file(rows[i].key), file(rows[i].ca), &fault);
+		struct tls_ident *id = ident_new(file(rows[i].cert), file(rows[i].key), file(rows[i].ca), false, &fault);
 		bool ok = rows[i].code == NULL ? id != NULL :
 		    id == NULL && strcmp(fault.field, rows[i].field) == 0 && strcmp(fault.code, rows[i].code) == 0;
 
@@ -136,7 +136,7 @@ static void
 test_chain(void)
 {
 	struct ident_fault fault;
-	struct tls_ident *id = ident_new(file("chain.pem"), file("p256.key"), file(""), &fault);
+	struct tls_ident *id = ident_new(file("chain.pem"), file("p256.key"), file(""), false, &fault);
 	struct slice pem = file("chain.pem");
 	struct buf der;
 	bool ok = id != NULL && id->chain_n == 2;
@@ -165,7 +165,7 @@ prefixes(const char *name, const char *cert, const char *key, const char *ca, in
 		struct tls_ident *id;
 
 		in[which] = (struct slice){guard_copy(whole.p, n), n};
-		if ((id = ident_new(in[0], in[1], in[2], &fault)) != NULL && n < least)
+		if ((id = ident_new(in[0], in[1], in[2], false, &fault)) != NULL && n < least)
 			least = n;
 		tls_ident_unref(id);
 	}
@@ -199,7 +199,7 @@ test_damage(void)
 
 			p[i] ^= (char)(1 + i % 7);
 			tls_ident_unref(ident_new(f == 0 ? text : file(f == 1 ? "rsa.pem" : "p256.pem"),
-			    f == 0 ? file("p256.key") : text, f == 0 ? text : file(""), &fault));
+			    f == 0 ? file("p256.key") : text, f == 0 ? text : file(""), false, &fault));
 		}
 	}
 	test_result(secret_arena.live == live, "damaged texts leave nothing behind", "%zu", secret_arena.live - live);
@@ -210,7 +210,7 @@ static const char *
 refused(struct slice cert, struct slice key, struct slice ca)
 {
 	struct ident_fault fault;
-	struct tls_ident *id = ident_new(cert, key, ca, &fault);
+	struct tls_ident *id = ident_new(cert, key, ca, false, &fault);
 
 	tls_ident_unref(id);
 	return id != NULL ? "taken" : fault.code;
@@ -271,7 +271,7 @@ test_pins(void)
 	for (size_t i = 0; i < sizeof pins / sizeof *pins; i++) {
 		struct slice text = {guard_copy(pins[i].text, strlen(pins[i].text)), strlen(pins[i].text)};
 		struct ident_fault fault;
-		struct tls_ident *id = ident_new(file(""), file(""), text, &fault);
+		struct tls_ident *id = ident_new(file(""), file(""), text, false, &fault);
 		int n = id == NULL ? -1 : id->pinned ? (int)(id->itself.n / 32) : -2;
 
 		test_result(n == pins[i].n && (n != -1 || strcmp(fault.code, "malformed_pin") == 0),
@@ -292,8 +292,6 @@ judge(struct tls_ident *id, const char *host, const char *shown, int64_t days, c
 
 	buf_init(&der, TLS_CERT_MAX);
 	t->verify->now += days * 86400;
-	br_x509_minimal_set_time(&t->verify->in, (uint32_t)(t->verify->now / 86400 + 719528),
-	    (uint32_t)(t->verify->now % 86400));
 	(*x)->start_chain(x, host);
 	while (pem_next_cert(&pem, &der) > 0) {
 		(*x)->start_cert(x, (uint32_t)der.n);
@@ -367,7 +365,7 @@ test_verdicts(void)
 		bool pin = strchr(verdicts[i].ca, ':') != NULL;
 		struct ident_fault fault;
 		struct tls_ident *id = ident_new(file(""), file(""),
-		    pin ? pin_of(verdicts[i].ca) : file(verdicts[i].ca), &fault);
+		    pin ? pin_of(verdicts[i].ca) : file(verdicts[i].ca), false, &fault);
 		const char *why = "-";
 		unsigned err = id == NULL ? 2000 : judge(id, "api.test", verdicts[i].shown, verdicts[i].days, &why);
 		bool ok = verdicts[i].err == 1 ? err != 0 && err < 1000 : err == verdicts[i].err;
@@ -390,7 +388,7 @@ static void
 test_wiped(void)
 {
 	struct ident_fault fault;
-	struct tls_ident *id = ident_new(file("p256.pem"), file("p256.pkcs8"), file(""), &fault);
+	struct tls_ident *id = ident_new(file("p256.pem"), file("p256.pkcs8"), file(""), false, &fault);
 	const br_ec_private_key *ec = br_skey_decoder_get_ec((void *)id->key->p);
 	size_t live = secret_arena.live;
 	char x[32];
@@ -402,7 +400,7 @@ test_wiped(void)
 	test_result(arena_has(x, 32), "a reference keeps it", "gone");
 	tls_ident_unref(id);
 	test_result(!arena_has(x, 32) && secret_arena.live == live - 1, "the last one wipes it", "still there");
-	id = ident_new(file("other.pem"), file("p256.pkcs8"), file(""), &fault);
+	id = ident_new(file("other.pem"), file("p256.pkcs8"), file(""), false, &fault);
 	test_result(id == NULL && !arena_has(x, 32), "a key that does not fit is wiped too", "still there");
 	wipe(x, sizeof x);
 }
@@ -415,21 +413,21 @@ test_names(void)
 		{"", "", "ca.pem"}, {"", "", "p256.pem"}, {"p256.pem", "p256.key", ""}, {"leaf.pem", "p256.key", ""},
 		{"chain.pem", "p256.key", ""}, {"leaf.pem", "p256.key", "ca.pem"}, {"", "", "cert:ca.pem"}, {"", "", ""},
 	};
-	struct tls_ident *id[8];
+	struct tls_ident *id[16];       /* the second half: with tls=legacy */
 	struct ident_fault fault;
 	size_t same = 0;
 
-	for (size_t i = 0; i < 8; i++)
-		id[i] = ident_new(file(of[i][0]), file(of[i][1]),
-		    strchr(of[i][2], ':') != NULL ? pin_of(of[i][2]) : file(of[i][2]), &fault);
-	for (size_t i = 0; i < 8; i++)
+	for (size_t i = 0; i < 16; i++)
+		id[i] = ident_new(file(of[i % 8][0]), file(of[i % 8][1]),
+		    strchr(of[i % 8][2], ':') != NULL ? pin_of(of[i % 8][2]) : file(of[i % 8][2]), i >= 8, &fault);
+	for (size_t i = 0; i < 16; i++)
 		for (size_t k = 0; k < i; k++)
 			same += memcmp(id[i]->tag, id[k]->tag, 32) == 0;
 	test_result(same == 0, "no two identities share a tag", "%zu do", same);
 	tls_ident_unref(id[7]);
-	id[7] = ident_new(file("leaf.pem"), file("p256.pkcs8"), file("ca.pem"), &fault);
+	id[7] = ident_new(file("leaf.pem"), file("p256.pkcs8"), file("ca.pem"), false, &fault);
 	test_result(memcmp(id[7]->tag, id[5]->tag, 32) == 0, "the same one has the same tag", "another");
-	for (size_t i = 0; i < 8; i++)
+	for (size_t i = 0; i < 16; i++)
 		tls_ident_unref(id[i]);
 }
 

@@ -833,11 +833,12 @@ server_stop(pid_t pid)
 
 /* One connection to s_server; NULL when it opened and data went both ways, else why not. */
 static const char *
-dial(struct tls_trust *trust, const char *host, bool *resumed, int *curve)
+dial_with(struct tls_trust *trust, struct tls_ident *ident, const char *host, bool *resumed, int *curve)
 {
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)server_port)};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	struct tls *t = tls_connect(trust, NULL, slice_of(host), server_port, SLICE(""));
+	struct tls *t = tls_connect(trust, ident, slice_of(host), server_port,
+	    ident != NULL ? (struct slice){(const char *)ident->tag, sizeof ident->tag} : SLICE(""));
 	const char *why;
 	char reply[64];
 	size_t n;
@@ -871,6 +872,20 @@ trust_of(const char *name)
 		printf("# %.*s\n", (int)why.n, why.p);
 	buf_free(&why);
 	return t;
+}
+
+static const char *
+dial(struct tls_trust *trust, const char *host, bool *resumed, int *curve)
+{
+	return dial_with(trust, NULL, host, resumed, curve);
+}
+
+static struct tls_ident *
+legacy_new(void)
+{
+	struct ident_fault fault;
+
+	return ident_new(SLICE(""), SLICE(""), SLICE(""), true, &fault);
 }
 
 static const char make_certs[] =
@@ -924,6 +939,9 @@ static const char make_certs[] =
 	"cat root.crt rogue.crt good.crt inter.crt >chain6; cat root.crt rogue.crt good.crt ip.crt cnip.crt twin.crt rsa.crt p384.crt client.crt server.crt inter.crt >chain7\n"
 	"cat root.crt self.crt selfca.crt ca.pem >many.crt";
 
+#define NONE_IN_COMMON "handshake refused (no algorithm in common: it may speak only TLS 1.3, or what tls=legacy " \
+    "takes, or its certificate lacks digitalSignature)"
+
 static void
 test_chains(void)
 {
@@ -955,7 +973,7 @@ test_chains(void)
 		{"a chain out of order, with strangers", "-cert under.crt -key under.key -cert_chain chain6", "root.crt", "up.example", NULL},
 		{"a chain too long", "-cert under.crt -key under.key -cert_chain chain7", "root.crt", "up.example", "certificate chain too large"},
 		{"bad signature", "-cert bad.crt -key under.key -cert_chain chain1", "root.crt", "up.example", "bad certificate signature"},
-		{"a root of the same name", "-cert good.crt -key good.key", "twin.crt", "up.example", "bad certificate signature (a trusted root has this name, but another key)"},
+		{"a root of the same name", "-cert good.crt -key good.key", "twin.crt", "up.example", "bad certificate signature (damaged, or not made by the trusted root of that name)"},
 		{"signed by what is not a CA", "-cert sub.crt -key sub.key -cert_chain chain5", "root.crt", "up.example", "untrusted certificate (an issuer is not a CA)"},
 		{"only for clients", "-cert client.crt -key client.key", "root.crt", "up.example", "certificate not meant for servers"},
 		{"for servers", "-cert server.crt -key server.key", "root.crt", "up.example", NULL},
@@ -963,17 +981,23 @@ test_chains(void)
 		{"RSA 1024", "-cert weak.crt -key weak.key -cipher ALL:@SECLEVEL=0", "root.crt", "up.example", "weak certificate key (under 2048 bits)"},
 		{"RSA 2048", "-cert rsa.crt -key rsa.key", "root.crt", "up.example", NULL},
 		{"RSA, ChaCha20", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-CHACHA20-POLY1305", "root.crt", "up.example", NULL},
-		{"RSA, CBC with SHA-256", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-AES128-SHA256", "root.crt", "up.example", NULL},
-		{"RSA, CBC with SHA-384", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-AES256-SHA384", "root.crt", "up.example", NULL},
-		{"RSA key exchange", "-cert rsa.crt -key rsa.key -cipher AES128-GCM-SHA256", "root.crt", "up.example", NULL},
+		{"RSA, CBC with SHA-256", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-AES128-SHA256", "root.crt", "up.example", NONE_IN_COMMON},
+		{"RSA, CBC with SHA-384", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-AES256-SHA384", "root.crt", "up.example", NONE_IN_COMMON},
+		{"RSA key exchange", "-cert rsa.crt -key rsa.key -cipher AES128-GCM-SHA256", "root.crt", "up.example", NONE_IN_COMMON},
+		{"ECDHE with CBC and SHA-1", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-AES128-SHA", "root.crt", "up.example", NONE_IN_COMMON},
+		{"legacy: RSA, CBC with SHA-256", "-cert rsa.crt -key rsa.key -cipher ECDHE-RSA-AES128-SHA256", "root.crt legacy", "up.example", NULL},
+		{"legacy: ECDSA, CBC with SHA-384", "-cert good.crt -key good.key -cipher ECDHE-ECDSA-AES256-SHA384", "root.crt legacy", "up.example", NULL},
+		{"legacy: AEAD comes first", "-cert good.crt -key good.key -cipher ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256", "root.crt legacy", "up.example", NULL},
+		{"legacy: RSA key exchange", "-cert rsa.crt -key rsa.key -cipher AES128-GCM-SHA256", "root.crt legacy", "up.example", NONE_IN_COMMON},
+		{"legacy: another name", "-cert good.crt -key good.key", "root.crt legacy", "other.example", "certificate name mismatch"},
 		{"P-384", "-cert p384.crt -key p384.key", "root.crt", "up.example", NULL},
 		{"AES-256", "-cert good.crt -key good.key -cipher ECDHE-ECDSA-AES256-GCM-SHA384", "root.crt", "up.example", NULL},
 		{"P-256 alone", "-cert good.crt -key good.key -named_curve prime256v1", "root.crt", "up.example", NULL},
-		{"Ed25519", "-cert ed.crt -key ed.key", "root.crt", "up.example", "handshake refused (no algorithm in common; it may speak only TLS 1.3)"},
+		{"Ed25519", "-cert ed.crt -key ed.key", "root.crt", "up.example", NONE_IN_COMMON},
 		{"TLS 1.3 only", "-cert good.crt -key good.key -tls1_3", "root.crt", "up.example", "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)"},
 		{"TLS 1.0 only", "-cert good.crt -key good.key -tls1 -cipher ALL:@SECLEVEL=0", "root.crt", "up.example", "protocol version (offers only TLS 1.1 or older)"},
 		{"TLS 1.1 only", "-cert rsa.crt -key rsa.key -tls1_1 -cipher ALL:@SECLEVEL=0", "root.crt", "up.example", "protocol version (offers only TLS 1.1 or older)"},
-		{"no cipher in common", "-cert rsa.crt -key rsa.key -cipher DHE-RSA-AES128-GCM-SHA256", "root.crt", "up.example", "handshake refused (no algorithm in common; it may speak only TLS 1.3)"},
+		{"no cipher in common", "-cert rsa.crt -key rsa.key -cipher DHE-RSA-AES128-GCM-SHA256", "root.crt", "up.example", NONE_IN_COMMON},
 		{"client certificate wanted", "-cert good.crt -key good.key -tls1_2 -Verify 1 -verify_return_error", "root.crt", "up.example", "client certificate wanted"},
 		{"h2 only", "-cert good.crt -key good.key -alpn h2", "root.crt", "up.example", "refuses HTTP/1.1"},
 		{"ALPN http/1.1", "-cert good.crt -key good.key -alpn h2,http/1.1", "root.crt", "up.example", NULL},
@@ -983,15 +1007,81 @@ test_chains(void)
 	check("certificates are made", shell(make_certs) == 0, "see log");
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		pid_t pid = server_start(rows[i].args);
-		struct tls_trust *t = trust_of(rows[i].trust);
-		const char *why = dial(t, rows[i].host, NULL, NULL);
+		bool legacy = strstr(rows[i].trust, " legacy") != NULL;
+		struct tls_trust *t = trust_of(legacy ? "root.crt" : rows[i].trust);
+		struct tls_ident *ident = legacy ? legacy_new() : NULL;
+		const char *why = dial_with(t, ident, rows[i].host, NULL, NULL);
 		bool ok = rows[i].why == NULL ? why == NULL : why != NULL && strcmp(why, rows[i].why) == 0;
 
 		snprintf(name, sizeof name, "upstream: %s", rows[i].name);
 		check(name, ok, why != NULL ? why : "it opened");
+		tls_ident_unref(ident);
 		tls_trust_unref(t);
 		server_stop(pid);
 	}
+}
+
+/* A chain as an upstream shows it, judged alone. */
+static const char *
+judge(const char *root, const char *chain, const char *host, bool legacy)
+{
+	struct tls_trust *trust = trust_of(root);
+	struct tls_ident *ident = legacy ? legacy_new() : NULL;
+	struct tls *t = tls_connect(trust, ident, slice_of(host), 443, SLICE(""));
+	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
+	struct slice rest = {NULL, 0};
+	static char why[200], text[65536];
+	struct buf der;
+	FILE *f = fopen(path(chain), "r");
+	unsigned err;
+
+	rest = (struct slice){text, f != NULL ? fread(text, 1, sizeof text, f) : 0};
+	fclose(f);
+	buf_init(&der, TLS_CERT_MAX);
+	(*x)->start_chain(x, host);
+	while (pem_next_cert(&rest, &der) > 0) {
+		(*x)->start_cert(x, (uint32_t)der.n);
+		(*x)->append(x, (unsigned char *)der.p, der.n);
+		(*x)->end_cert(x);
+	}
+	err = (*x)->end_chain(x);
+	snprintf(why, sizeof why, "%s", err == 0 ? "" : tls_reason(t, (int)err));
+	buf_free(&der);
+	tls_free(t);
+	tls_ident_unref(ident);
+	tls_trust_unref(trust);
+	return why;
+}
+
+/* tests/certificates.py: what is good and what is said of the rest. real/certificates_test.py asks openssl the same. */
+static void
+test_matrix(const char *program)
+{
+	char cmd[512], line[512], root[64], chain[64], name[300];
+	FILE *f;
+	int rows = 0;
+
+	snprintf(cmd, sizeof cmd, "python3 -B '%s' %s >%s 2>&1", program, path("matrix"), path("matrix.log"));
+	if (system(cmd) != 0 || (f = fopen(path("matrix/matrix.txt"), "r")) == NULL) {
+		check("the matrix is made", false, "see matrix.log");
+		return;
+	}
+	while (fgets(line, sizeof line, f) != NULL) {
+		char *at = line, *cell[5];
+
+		line[strcspn(line, "\n")] = '\0';
+		for (int i = 0; i < 5; i++)
+			cell[i] = strsep(&at, "\t");
+		snprintf(root, sizeof root, "matrix/%s/root.crt", cell[0]);
+		snprintf(chain, sizeof chain, "matrix/%s/chain.pem", cell[0]);
+		const char *why = judge(root, chain, cell[1], cell[2][0] == '1');
+
+		snprintf(name, sizeof name, "path: %s (%s)", cell[4], cell[3][0] == '\0' ? "good" : cell[3]);
+		check(name, cell[3][0] == '\0' ? why[0] == '\0' : strstr(why, cell[3]) != NULL, why[0] != '\0' ? why : "it was accepted");
+		rows++;
+	}
+	fclose(f);
+	check("all rows", rows > 150, NULL);
 }
 
 static void
@@ -1233,6 +1323,7 @@ main(int argc, char **argv)
 	test_workers();
 	test_sessions();
 	test_chains();
+	test_matrix("tests/certificates.py");
 	test_upstream_resumption();
 	test_trust();
 	test_s_client();
