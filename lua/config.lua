@@ -207,7 +207,8 @@ local function index_put(self, build, db, key, rec, damaged)
   -- What the runtime itself knows. Few members: the collector walks ten thousand of them.
   build.items[id] = {
     name = item.name, version = rec.version, bundles = bundle_set(build, item.bundles),
-    domain = item.kind == "domain" and { addresses = rec.addresses, tunnel = item.tunnel } or nil,
+    domain = item.kind == "domain" and { addresses = rec.addresses, tunnel = item.tunnel,
+      tls = rec.tls == "legacy" and self.identity and self.identity(nil, nil, nil, true) or nil } or nil,
   }
   return index_call(self, build, "add", item)
 end
@@ -597,20 +598,21 @@ end
 -- Its own TLS: opened.tls for its hosts, opened.net_tls for the other hosts of `net`. true | nil, why
 local function identities(self, opened, rec)
   local key = rec.secrets and rec.secrets["c/client_key"]
-  if not (rec.client_cert or key or rec.ca) then return true end
+  if not (rec.client_cert or key or rec.ca or rec.tls) then return true end
   local why, code
-  opened.tls, why, code = self.identity(rec.client_cert, key, rec.ca)
+  opened.tls, why, code = self.identity(rec.client_cert, key, rec.ca, rec.tls == "legacy")
   if not opened.tls then return nil, ("its %s cannot be used: %s"):format(why, code) end
-  if rec.ca and not rec.ca:find("-----BEGIN ", 1, true) then
-    opened.net_tls = rec.client_cert and self.identity(rec.client_cert, key, nil) or nil
-  else
+  local ca = rec.ca and rec.ca:find("-----BEGIN ", 1, true) and rec.ca or nil
+  if ca == rec.ca and not rec.tls then
     opened.net_tls = opened.tls
+  else
+    opened.net_tls = (rec.client_cert or ca) and self.identity(rec.client_cert, key, ca) or nil
   end
   return true
 end
 
 --- The identity for a host that `net` calls: its token endpoint sees the certificate too, but a pin is the key of the
--- credential's own hosts.
+-- credential's own hosts, and legacy a word on them.
 function M.tls_for(opened, host)
   for _, rule in ipairs(opened.rec.hosts or {}) do
     local suffix = rule:match("^%*(%..+)$")

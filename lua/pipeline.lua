@@ -241,7 +241,7 @@ local function judge(self, req, agent, deadline, skips)
           decision = "allow",
           reason = credential and "credential" or "domain " .. own.name,
         },
-        forward = { addresses = own.domain and own.domain.addresses },
+        forward = { addresses = own.domain and own.domain.addresses, tls = own.domain and own.domain.tls },
         echo = host == ECHO_HOST,
       }
       found.plans[own] = plan

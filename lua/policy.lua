@@ -280,7 +280,7 @@ end
 -- What every credential has, whatever its type.
 local common_names = {
   state = true, grant = true, headers = true, env = true, placeholder = true, mint = true, client_cert = true,
-  client_key = true, ca = true,
+  client_key = true, ca = true, tls = true,
 }
 
 function Check:field(given, i, seen)

@@ -342,6 +342,11 @@ function M.mint(s)
   return nil, "mint is allow or deny: whether calls that make further credentials may go out with this one"
 end
 
+function M.tls(s)
+  if s == "legacy" or s == "strict" then return s end
+  return nil, "tls is strict or legacy: whether an old server's CN counts as its name, and CBC ciphers will do"
+end
+
 --- Whether a field is read as a secret: it says so, or it is a document that is taken apart in C.
 function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
 

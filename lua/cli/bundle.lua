@@ -38,13 +38,14 @@ end
 
 local function domain_line(d)
   return ("%s  %s  %s%s"):format(d.host, joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
-    (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and "  tunnel" or "") .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
+    (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and "  tunnel" or "") .. (d.tls and "  tls " .. d.tls or "")
+      .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
 end
 
 local function public_domain(d)
   return { host = d.host, methods = report.array(d.methods or { "GET", "HEAD", "OPTIONS" }),
     ports = report.array(d.ports or { 443 }), paths = d.paths and report.array(d.paths), addresses = d.addresses and report.array(d.addresses),
-    tunnel = d.tunnel or false }
+    tunnel = d.tunnel or false, tls = d.tls }
 end
 
 local function public(name, held)
@@ -188,7 +189,14 @@ local function domain_add(args, opt, ctx)
       "sallyport domain add BUNDLE db.example.com --port 5432 --tunnel")
   end
   if opt.tunnel and opt.path then report.usage("a tunnel is relayed unseen: it has no paths that anybody could look at") end
-  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel, paths = checked(opt.path, records.path, "path", ctx),
+  local tls
+  if opt.tls then
+    tls, why = records.tls(opt.tls)
+    if not tls then report.usage("--tls: " .. why) end
+    if host == "*" then report.usage("an old box has a name: name it") end
+    if opt.tunnel then report.usage("in a tunnel the client judges the server's TLS, not we", "leave out --tls") end
+  end
+  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel, tls = tls == "legacy" and tls or nil, paths = checked(opt.path, records.path, "path", ctx),
     methods = checked(opt.method, records.method, "method", ctx),
     ports = checked(opt.port, records.port, "port", ctx),
     addresses = checked(opt.address, records.cidr, "address", ctx) }
@@ -291,6 +299,7 @@ example:
       { name = "port", arg = "PORT", many = true, help = "443 unless named" },
       { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
       { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
+      { name = "tls", arg = "legacy", help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
       { name = "tunnel", help = "relay bytes blindly: for clients that pin certificates, or other protocols" },
     },
     help = [[
@@ -303,6 +312,7 @@ examples:
   sallyport domain add default registry.example.org --path '/@acme%2Fsite' --path /@acme/site
   sallyport domain add research '*'
   sallyport domain add default db.example.com --port 5432 --tunnel
+  sallyport domain add default printer.corp.example --address 10.0.0.0/8 --tls legacy
 ]], run = domain_add },
   { words = "domain remove", args = "BUNDLE HOST", min = 2, max = 2, summary = "it may be reached no more",
     help = [[

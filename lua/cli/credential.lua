@@ -189,6 +189,7 @@ end
 local function read_tls(plain, into)
   plain.client_cert = into.client_cert or plain.client_cert
   plain.ca = into.ca or plain.ca
+  if into.tls then plain.tls = into.tls == "legacy" and "legacy" or nil end
 end
 
 --- The names of the variables that a record holds, sorted.
@@ -529,7 +530,7 @@ end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder",
-  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca",
+  ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca", tls = "tls",
   mint = "mint", preset = "preset" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
@@ -547,7 +548,7 @@ local function clear(plain, kept, names, specs)
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
         "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, preset, "
-          .. "client_cert, ca, mint, a field, or headers.NAME")
+          .. "client_cert, ca, tls, mint, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
     else
@@ -675,6 +676,8 @@ All types have these too:
   { "ca=@FILE", "trusts further roots for them; a certificate that the server itself shows may stand there too, "
     .. "whatever name is in it" },
   { "ca=sha256:HEX", "trusts that certificate, or that public key, alone" },
+  { "tls=legacy", "for an old box of your own network: takes its CN where it has no subjectAltName, and CBC ciphers; "
+    .. "tls=strict again" },
   { "mint=allow", "lets calls through that make further credentials (else 403 mint_denied)" },
   { "env=, placeholder=", "the options of these names" } }, 20) .. [[
 
@@ -746,7 +749,7 @@ example:
     options = with(scope_options, {
       { name = "preset", arg = "API", help = "a well-known API's guards: what is stripped and refused; the scope stays" },
       { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, mint, preset, "
+      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, tls, mint, preset, "
         .. "a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list. Tokens of an account that is

@@ -104,6 +104,9 @@ local function mending(name, why, detail)
   if why == "tls" and detail:find("untrusted certificate", 1, true) and not detail:find("pins", 1, true) then
     return ("sallyport credential set %s ca=@FILE, its certificate or its roots (all hosts: sallyport set upstream-ca FILE)"):format(name)
   end
+  if why == "tls" and detail:find("tls=legacy", 1, true) then
+    return ("sallyport credential set %s tls=legacy, if it is an old box of your own network"):format(name)
+  end
   if why ~= "address_blocked" then return nil end
   return ("sallyport credential set %s --address %s"):format(name, detail:find("^loopback") and "127.0.0.0/8" or "CIDR")
 end

@@ -98,6 +98,16 @@ local function credential_certificates(_, say, now)
       say("credential TLS", t[2]:find("^expired") and BAD or WARN, ("%s: %s %s"):format(name, t[1], t[2]),
         ("sallyport credential set %s %s=@FILE%s"):format(name, t[1], t[1] == "client_cert" and " client_key=@FILE" or ""))
     end
+    if record and record.tls then
+      say("credential TLS", WARN, name .. ": tls=legacy takes its servers' CN for a name, and CBC ciphers",
+        ("once they are renewed: sallyport credential set %s tls=strict"):format(name))
+    end
+  end
+  for _, d in db.each("bundle", "") do
+    if d and d.tls then
+      say("domain TLS", WARN, ("%s of '%s': tls=legacy takes its CN for a name, and CBC ciphers"):format(d.host, d.bundle),
+        ("once it is renewed: sallyport domain add %s %s, with its other options and without --tls"):format(d.bundle, d.host))
+    end
   end
 end
 

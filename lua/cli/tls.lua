@@ -83,6 +83,7 @@ function M.rows(record, now)
       out[#out + 1] = { "ca", ("%s, until %s, sha256:%s"):format(c.subject, report.time(c.not_after), c.sha256) }
     end
   end
+  if record.tls then out[#out + 1] = { "tls", record.tls .. ": takes its CN for a name, and CBC ciphers" } end
   return out
 end
 
