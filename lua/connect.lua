@@ -228,11 +228,15 @@ function M.exchange(env, opened, grant, state)
   return answer, sent_at
 end
 
---- The scopes for a consent: the credential's own, those asked for before, and those that an API wants besides.
+--- The scopes for a consent: the credential's own, and those asked for before. Behind them, those that an API wants besides:
+-- an upstream said so to an agent's request, so that they are asked for where a person says so, and not before.
 function M.scopes(env, opened)
   local token = require "token"
-  local state = env.store.peek("state", opened.name) or {}
-  return token.union(token.union(opened.view.scopes, state.scopes), state.wanted)
+  local state, more = env.store.peek("state", opened.name) or {}, {}
+  local scopes = token.union(opened.view.scopes, state.scopes)
+  local all = token.union(scopes, state.wanted)
+  table.move(all, #scopes + 1, #all, 1, more)
+  return scopes, more
 end
 
 -- ---- the device grant (RFC 8628) -----------------------------------------------------------------

@@ -56,6 +56,30 @@ local function failed(opened, code, detail)
     ("what was there before is as it was; sallyport connect %s tries again"):format(opened.name))
 end
 
+-- What is asked for: more than the operator chose only with a yes at the terminal, or by --scope.
+local function scopes_of(ctx, env, opened, opt)
+  local scopes, more = connect.scopes(env, opened)
+  for _, scope in ipairs(opt.scope or {}) do
+    if oauth.scopes(scope, 1)[1] ~= scope then report.usage("--scope is one scope, as the provider writes it") end
+  end
+  scopes = token.union(scopes, opt.scope)
+  local left, words = {}, ""
+  for _, scope in ipairs(more) do
+    if #token.union(scopes, { scope }) > #scopes then
+      left[#left + 1] = scope
+      words = words .. " --scope " .. require("env").quote(scope)
+    end
+  end
+  if not left[1] then return scopes end
+  local named = report.clean(table.concat(left, " "))
+  ctx.note(("An API that '%s' is used with has asked for further scopes, when an agent called it: %s"):format(opened.name, named))
+  if ctx.host.isatty(0) then
+    return report.ask(ctx, "Is the consent to ask for them too?") and token.union(scopes, left) or scopes
+  end
+  ctx.note(("They are not asked for. If they should be:\n    sallyport connect %s%s"):format(opened.name, words))
+  return scopes
+end
+
 -- ---- three ways to a code ------------------------------------------------------------------------
 
 local function by_terminal(ctx, env, asked)
@@ -97,6 +121,7 @@ local function by_code(ctx, env, opened, opt)
       or ("sallyport credential set %s authorization_url=…"):format(opened.name))
   end
   local redirect, port = redirect_of(opt, opened)
+  local scopes = scopes_of(ctx, env, opened, opt)
   local listener
   if not opt.code_from_terminal then
     local bound, why
@@ -110,7 +135,6 @@ local function by_code(ctx, env, opened, opt)
       redirect = bound
     end
   end
-  local scopes = connect.scopes(env, opened)
   local asked = connect.ask(env, opened, { redirect_uri = redirect, scopes = scopes })
   local code, second, detail
   if listener then
@@ -137,8 +161,8 @@ local function by_code(ctx, env, opened, opt)
   return keep(ctx, env, opened, answer, sent_at, scopes)
 end
 
-local function by_device(ctx, env, opened)
-  local scopes = connect.scopes(env, opened)
+local function by_device(ctx, env, opened, opt)
+  local scopes = scopes_of(ctx, env, opened, opt)
   local device, code, detail = connect.device(env, opened, scopes)
   if code == "no_device_url" then
     report.fail(("'%s' has no device_authorization_url"):format(opened.name),
@@ -161,7 +185,7 @@ local function run(args, opt, ctx)
   local record = db.peek("credential", args[1], "the credential")
   if record and record.mcp and not opt.known then require("cli.mcp").renew(ctx, args[1]) end
   local env, opened = open(ctx, args[1])
-  if opt.device then return by_device(ctx, env, opened) end
+  if opt.device then return by_device(ctx, env, opened, opt) end
   return by_code(ctx, env, opened, opt)
 end
 
@@ -197,13 +221,14 @@ return {
       { name = "port", arg = "N", help = "another port on this machine; 0 picks one, where the provider allows any" },
       { name = "no-browser", help = "print the address, open nothing" },
       { name = "code-from-terminal", help = "paste the address that the browser ended on: for a box without one" },
+      { name = "scope", arg = "SCOPE", many = true, help = "ask for this scope too, beside the credential's own" },
       { name = "device", help = "type a short code on another device (RFC 8628), where the server supports it" },
     },
     help = [[
 Prints the address of the provider's consent page, opens a browser where there is one, waits for it to come back,
 and stores the tokens. Agents then use the account without ever seeing one. Connecting again replaces the grant;
-a failure leaves the old one. Where an API has asked for further scopes (`credential show` names them), the consent
-asks for those too.
+a failure leaves the old one. Where an API has asked for further scopes (`credential show` names them), it asks you
+whether the consent is to ask for those too; without a terminal, --scope names them.
 
 A redirect address of another machine cannot be waited for: then the address that the browser ended on is pasted.
 

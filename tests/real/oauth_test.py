@@ -419,7 +419,7 @@ def test_no_refresh_token(t):
 
 
 def test_insufficient_scope(t):
-    """403 insufficient_scope: the agent gets it, show names the scopes, connect asks for them"""
+    """403 insufficient_scope: the agent gets it, show names the scopes, connect asks the operator whether to ask for them"""
     s, up, server = account(t)
     connect(s)
     bearer(s, up, server)
@@ -432,8 +432,18 @@ def test_insufficient_scope(t):
     out = s.cli("credential", "show", "acc").stdout
     assert "read admin" in out and "connect acc" in out and "canary" not in out
     up.reply = {"body": "ok"}
-    command = Command(s, "connect", "acc", "--port", "0")
-    assert dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(command.url()).query))["scope"] == "openid read admin"
+
+    def scope(url):
+        return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query))["scope"]
+    command = Command(s, "connect", "acc", "--port", "0")              # nobody to ask
+    assert scope(command.url()) == "openid read", command.url()
+    command.p.send_signal(signal.SIGINT)
+    command.p.wait(10)
+    for answer, want in (("n", "openid read"), ("", "openid read"), ("y", "openid read admin")):
+        _, said = s.terminal("connect", "acc", "--no-browser", "--code-from-terminal", answers=[answer, "not an address"])
+        assert "admin" in said and scope(re.search(r"http\S+", said)[0]) == want, said
+    command = Command(s, "connect", "acc", "--port", "0", "--scope", "admin")
+    assert scope(command.url()) == "openid read admin"
     Person().consent(command.url())
     command.end()
     assert "admin" in bearer(s, up, server)["scope"] and not show(s)["token"].get("wanted")
