@@ -6935,30 +6935,34 @@ json_clean_string(char *out, const struct json_token *t)
 
 /* ---- subst -----------------------------------------------------------------
  * Rows: where the sandbox wrote a placeholder, the secret goes out, escaped for where it stands;
- * every other byte stays. And the way back: what an answer echoes of a secret becomes again what
- * the client had sent. Pure: what comes out is in a buf that the caller bounds, and bufs wipe what
- * they held. */
-#define SUBST_ROWS_MAX 16       /* of one credential: places are a list, so a row is a field */
+ * every other byte stays. A row names its place, for the agent must not choose one that comes
+ * back: an Origin that CORS repeats, a member that is stored and read again. And the way back:
+ * what an answer's head echoes of a secret becomes again what the client had sent. Pure: what
+ * comes out is in a buf that the caller bounds, and bufs wipe what they held. */
+#define SUBST_ROWS_MAX 64       /* of one request, one a text and place: a bit each */
+#define SUBST_TEXT_MAX (32 * 1024) /* their placeholders and names: 512 bytes each */
 #define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
 #define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
+#define SUBST_BACK_MIN 8        /* bytes: a shorter one is any word, and stands in heads that do not echo it */
 #define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB; as much as a connection may cost */
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
 
 enum subst_place {
-	SUBST_HEADER = 1 << 0, SUBST_QUERY = 1 << 1, SUBST_PATH = 1 << 2, SUBST_BODY = 1 << 3,
-	    SUBST_WEBSOCKET = 1 << 4,
+	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_JSON, PLACE_WS, PLACES
 };
 
 struct subst_row {
 	struct slice placeholder; /* owned by the subst */
+	struct slice name;      /* too: of the field or parameter; or the steps to a member, each ended by a NUL */
 	struct secret *secret;  /* owned */
-	unsigned places;        /* enum subst_place */
+	enum subst_place place;
+	size_t from, to;        /* PLACE_PATH: these bytes of the path */
 };
 
 struct subst {
 	size_t n;
 	struct subst_row row[SUBST_ROWS_MAX];
-	struct buf text;        /* owned: the placeholders */
+	struct buf text;        /* owned: placeholders and names */
 };
 
 /* A way of writing characters: how one is read, how a value is written. */
@@ -6971,11 +6975,11 @@ struct subst_code {
 /* A run over one text: what lies before `from` has been copied, or replaced. */
 struct subst_run {
 	const struct subst *s;
-	unsigned place;
+	uint64_t rows;          /* bit i: row i is looked for, here */
 	struct slice in;        /* borrowed */
 	struct buf *out;        /* borrowed; untouched while nothing was found */
 	size_t from;
-	unsigned hits;          /* bit i: row i was found */
+	uint64_t hits;          /* bit i: row i was found */
 	struct slice sent[SUBST_ROWS_MAX]; /* borrowed from `in`: as the client wrote it, the first time */
 };
 
@@ -6990,14 +6994,27 @@ subst_free(struct subst *s)
 	free(s);
 }
 
-static unsigned
-subst_places(const struct subst *s)
+/* Has a row one of these places (bit i: enum subst_place)? */
+static bool
+subst_places(const struct subst *s, unsigned places)
 {
-	unsigned all = 0;
-
 	for (size_t i = 0; s != NULL && i < s->n; i++)
-		all |= s->row[i].places;
-	return all;
+		if ((places >> s->row[i].place & 1) != 0)
+			return true;
+	return false;
+}
+
+/* The rows of this very place. Names of fields have no case (RFC 9110 5.1), all others do. */
+static uint64_t
+subst_rows(const struct subst *s, enum subst_place place, struct slice name)
+{
+	uint64_t rows = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		if (s->row[i].place == place && (place == PLACE_HEADER ?
+		    slice_eq_nocase(s->row[i].name, name) : slice_eq(s->row[i].name, name)))
+			rows |= (uint64_t)1 << i;
+	return rows;
 }
 
 /* -- one character */
@@ -7105,27 +7122,11 @@ subst_put_json(struct buf *b, struct slice value)
 	return true;
 }
 
-static bool
-subst_put_xml(struct buf *b, struct slice value)
-{
-	static const char from[] = "&<>\"'";
-	static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&apos;"};
-
-	for (size_t i = 0; i < value.n; i++) {
-		const char *at = value.p[i] != '\0' ? strchr(from, value.p[i]) : NULL;
-
-		if (!(at != NULL ? buf_adds(b, to[at - from]) : buf_add(b, &value.p[i], 1)))
-			return false;
-	}
-	return true;
-}
-
 static const struct subst_code
     subst_plain = {'\0', subst_get_plain, subst_put_plain},
     subst_path = {'%', subst_get_percent, subst_put_path},
     subst_form = {'%', subst_get_form, subst_put_form},
-    subst_json = {'\\', subst_get_json, subst_put_json},
-    subst_xml = {'\0', subst_get_plain, subst_put_xml};
+    subst_json = {'\\', subst_get_json, subst_put_json};
 
 /* Bytes of in at `at` that spell `want`, or 0. */
 static size_t
@@ -7168,26 +7169,23 @@ subst_row_at(const struct subst_run *t, const struct subst_code *code, struct sl
     size_t *used)
 {
 	size_t at = i, done = 0, len = 0, best = 0;
-	unsigned alive = 0;                     /* bit k: row k may still be it */
+	uint64_t alive = t->rows;               /* bit k: row k may still be it */
 	int row = -1;
 	char c[4];
 
-	for (size_t k = 0; k < t->s->n; k++)
-		if ((t->s->row[k].places & t->place) != 0)
-			alive |= 1u << k;
 	for (; alive != 0 && at < in.n; done += len) {
 		at += code->get(in, at, c, &len);
 		if (len == 0)
 			break;
-		for (unsigned left = alive; left != 0; left &= left - 1) {
-			int k = __builtin_ctz(left);
+		for (uint64_t left = alive; left != 0; left &= left - 1) {
+			int k = __builtin_ctzll(left);
 			const struct subst_row *r = &t->s->row[k];
 			const char *want = r->placeholder.p + done;
 
 			if (want[0] != c[0] || len > r->placeholder.n - done || memcmp(want, c, len) != 0) {
-				alive &= ~(1u << k);
+				alive &= ~((uint64_t)1 << k);
 			} else if (done + len == r->placeholder.n) {
-				alive &= ~(1u << k);
+				alive &= ~((uint64_t)1 << k);
 				if (r->placeholder.n > best) {
 					best = r->placeholder.n;
 					*used = at - i;
@@ -7209,9 +7207,9 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 	size_t used, len;
 	char c[4];
 
-	for (size_t k = 0; k < t->s->n; k++)
-		first[(unsigned char)t->s->row[k].placeholder.p[0]] = true;
-	while (i < end) {
+	for (uint64_t left = t->rows; left != 0; left &= left - 1)
+		first[(unsigned char)t->s->row[__builtin_ctzll(left)].placeholder.p[0]] = true;
+	while (t->rows != 0 && i < end) {
 		size_t step = 1;
 		int row = -1;
 
@@ -7229,7 +7227,7 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 			return false;
 		if ((t->hits >> row & 1) == 0)
 			t->sent[row] = (struct slice){in.p + i, used};
-		t->hits |= 1u << row;
+		t->hits |= (uint64_t)1 << row;
 		i = t->from = i + used;
 	}
 	return true;
@@ -7279,16 +7277,101 @@ subst_basic(struct subst_run *t)
 	return ok;
 }
 
+/* A field's value: in Authorization also what Basic holds, where a row says so. */
 static bool
-subst_header(struct subst_run *t)
+subst_header(struct subst_run *t, struct slice name)
 {
-	if (t->in.n > 6 && slice_begins_nocase(t->in, SLICE("basic ")))
-		return subst_basic(t);
-	return subst_all(t, &subst_plain);
+	t->rows = subst_rows(t->s, PLACE_HEADER, name);
+	if (!subst_all(t, &subst_plain))
+		return false;
+	if (t->hits != 0)
+		return true;
+	t->rows = subst_rows(t->s, PLACE_BASIC, SLICE(""));
+	return t->rows == 0 || t->in.n <= 6 || !slice_begins_nocase(t->in, SLICE("basic ")) ||
+	    !slice_eq_nocase(name, SLICE("authorization")) || subst_basic(t);
+}
+
+/* -- the path: the row says where */
+static bool
+subst_path_rows(struct subst_run *t)
+{
+	for (size_t i = 0; i < t->s->n; i++) {
+		const struct subst_row *row = &t->s->row[i];
+
+		t->rows = (uint64_t)1 << i;
+		/* whole: a "%2F" beside it would be another place for who decodes before they part */
+		if (row->place == PLACE_PATH && row->from >= t->from && row->to <= t->in.n && row->from < row->to &&
+		    subst_match(&subst_path, (struct slice){t->in.p, row->to}, row->from, row->placeholder) ==
+		    row->to - row->from && !subst_range(t, &subst_path, row->from, row->to))
+			return false;
+	}
+	return subst_end(t);
+}
+
+/* -- query, and a form of pairs */
+/* One "name=value" of a query or form at *at. */
+static bool
+pair_next(struct slice in, size_t *at, struct slice *pair, struct slice *name)
+{
+	const char *end, *eq;
+
+	if (*at >= in.n)
+		return false;
+	end = memchr(in.p + *at, '&', in.n - *at);
+	*pair = (struct slice){in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
+	eq = memchr(pair->p, '=', pair->n);
+	*name = (struct slice){pair->p, eq != NULL ? (size_t)(eq - pair->p) : pair->n};
+	*at += pair->n + 1;
+	return true;
+}
+
+static struct slice
+pair_value(struct slice pair, struct slice name)
+{
+	size_t skip = name.n + (name.n < pair.n);       /* and the "=" */
+
+	return (struct slice){pair.p + skip, pair.n - skip};
+}
+
+/* A form-encoded name, decoded; at most cap bytes: longer ones match nothing. */
+static struct slice
+pair_name(struct slice in, char *out, size_t cap)
+{
+	size_t o = 0;
+
+	for (size_t i = 0; i < in.n && o < cap; i++) {
+		int hi, lo;
+
+		if (in.p[i] == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 &&
+		    (lo = hex_digit(in.p[i + 2])) >= 0) {
+			out[o++] = (char)(hi << 4 | lo);
+			i += 2;
+		} else {
+			out[o++] = in.p[i] == '+' ? ' ' : in.p[i];
+		}
+	}
+	return (struct slice){out, o};
+}
+
+static bool
+subst_pairs(struct subst_run *t, enum subst_place place)
+{
+	struct slice pair, raw, value;
+	char name[256];
+
+	for (size_t at = 0; pair_next(t->in, &at, &pair, &raw);) {
+		value = pair_value(pair, raw);
+		t->rows = subst_rows(t->s, place, pair_name(raw, name, sizeof name));
+		/* some servers part pairs at ";" too, and what stands behind it has another name there */
+		if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL &&
+		    !subst_range(t, &subst_form, (size_t)(value.p - t->in.p), (size_t)(value.p - t->in.p) + value.n))
+			return false;
+	}
+	return subst_end(t);
 }
 
 /* -- bodies, by Content-Type */
-enum subst_kind { SUBST_OTHER, SUBST_JSON, SUBST_LINES, SUBST_FORM, SUBST_XML, SUBST_TEXT };
+enum subst_kind { SUBST_OTHER, SUBST_JSON, SUBST_LINES, SUBST_FORM, SUBST_PARTS };
 enum subst_result { SUBST_DONE, SUBST_MALFORMED, SUBST_NO_ROOM };
 
 static bool
@@ -7304,9 +7387,7 @@ subst_kind_of(struct slice type)
 		{SLICE("application/json"), SUBST_JSON}, {SLICE("text/json"), SUBST_JSON},
 		{SLICE("application/x-ndjson"), SUBST_LINES}, {SLICE("application/jsonl"), SUBST_LINES},
 		{SLICE("application/x-www-form-urlencoded"), SUBST_FORM},
-		{SLICE("application/xml"), SUBST_XML}, {SLICE("text/xml"), SUBST_XML},
-		{SLICE("application/graphql"), SUBST_TEXT},
-		{SLICE("multipart/form-data"), SUBST_TEXT},     /* RFC 7578: parts are as they are */
+		{SLICE("multipart/form-data"), SUBST_PARTS},
 	};
 	const char *end = type.n != 0 ? memchr(type.p, ';', type.n) : NULL;
 
@@ -7317,17 +7398,78 @@ subst_kind_of(struct slice type)
 	for (size_t i = 0; i < COUNT(kinds); i++)
 		if (slice_eq_nocase(type, kinds[i].type))
 			return kinds[i].kind;
-	if (slice_ends_nocase(type, SLICE("+json")))
-		return SUBST_JSON;
-	if (slice_ends_nocase(type, SLICE("+xml")))
-		return SUBST_XML;
-	return type.n > 5 && slice_begins_nocase(type, SLICE("text/")) ? SUBST_TEXT : SUBST_OTHER;
+	return slice_ends_nocase(type, SLICE("+json")) ? SUBST_JSON : SUBST_OTHER;
 }
 
-/* One JSON text at [at, end): in its strings, whatever way they are escaped. */
-static enum subst_result
-subst_json_text(struct subst_run *t, size_t at, size_t end)
+/* Has a row of these places (bits) something to look for in such a body? */
+static bool
+subst_reads(enum subst_kind kind, unsigned places)
 {
+	bool json = kind == SUBST_JSON || kind == SUBST_LINES;
+
+	return kind != SUBST_OTHER && (places >> (json ? PLACE_JSON : PLACE_FORM) & 1) != 0;
+}
+
+/* The step of a row's pointer (RFC 6901 4) at this depth; .p NULL: it has no more. */
+static struct slice
+subst_step(const struct subst_row *row, unsigned depth)
+{
+	struct slice left = row->name;
+
+	for (;; depth--) {
+		const char *end = left.n != 0 ? memchr(left.p, '\0', left.n) : NULL;
+		size_t n = end != NULL ? (size_t)(end - left.p) : 0;
+
+		if (end == NULL)
+			return (struct slice){NULL, 0};
+		if (depth == 0)
+			return (struct slice){left.p, n};
+		left = (struct slice){end + 1, left.n - n - 1};
+	}
+}
+
+/* How far the open arrays and objects lie on the way to each row's member. */
+struct subst_walk {
+	enum subst_place place;
+	struct json_token key;  /* of the value that comes */
+	size_t index[JSON_DEPTH_MAX + 1]; /* of the next value of the array at this depth */
+	uint8_t met[SUBST_ROWS_MAX], most[SUBST_ROWS_MAX]; /* steps: now; ever */
+	bool twice;             /* a step was met twice: which of them counts is the server's choice */
+};
+
+/* A value: notes in t->rows those whose member it is. */
+static void
+subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_token *v, bool in_array)
+{
+	char text[24];
+	struct slice number = {text, 0};
+
+	if (in_array)
+		number.n = (size_t)snprintf(text, sizeof text, "%zu", w->index[v->depth]++);
+	t->rows = 0;
+	for (size_t k = 0; v->depth != 0 && k < t->s->n; k++) {
+		const struct subst_row *row = &t->s->row[k];
+		struct slice step;
+
+		if (row->place != w->place || w->met[k] != v->depth - 1)
+			continue;
+		step = subst_step(row, v->depth - 1);
+		if (step.p == NULL || !(in_array ? slice_eq(step, number) : json_spells(&w->key, step)))
+			continue;
+		w->twice |= w->most[k] >= v->depth;
+		w->most[k] = (uint8_t)(w->most[k] > v->depth ? w->most[k] : v->depth);
+		if (v->type == JSON_OBJECT || v->type == JSON_ARRAY)
+			w->met[k] = (uint8_t)v->depth;
+		else if (subst_step(row, v->depth).p == NULL)
+			t->rows |= (uint64_t)1 << k;
+	}
+}
+
+/* One JSON text at [at, end): in the strings that rows point at, whatever way they are escaped. */
+static enum subst_result
+subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t end)
+{
+	struct subst_walk w = {.place = place};
 	struct json_reader r;
 	struct json_token token;
 
@@ -7335,11 +7477,22 @@ subst_json_text(struct subst_run *t, size_t at, size_t end)
 	while (json_next(&r, &token) != JSON_BAD && token.type != JSON_END) {
 		size_t i = (size_t)(token.raw.p - t->in.p) + 1;
 
-		if ((token.type == JSON_STRING || token.type == JSON_KEY) &&
-		    !subst_range(t, &subst_json, i, i + token.raw.n - 2))
+		if (token.type == JSON_KEY) {
+			w.key = token;
+			continue;
+		}
+		if (token.type == JSON_CLOSE) {
+			for (size_t k = 0; token.depth != 0 && k < t->s->n; k++)
+				w.met[k] -= w.met[k] == token.depth;
+			continue;
+		}
+		subst_step_into(t, &w, &token, token.depth != 0 && (r.objects >> (token.depth - 1) & 1) == 0);
+		if (token.type == JSON_ARRAY)
+			w.index[token.depth + 1] = 0;
+		if (token.type == JSON_STRING && !subst_range(t, &subst_json, i, i + token.raw.n - 2))
 			return SUBST_NO_ROOM;
 	}
-	return token.type == JSON_END ? SUBST_DONE : SUBST_MALFORMED;
+	return token.type == JSON_END && !(w.twice && t->hits != 0) ? SUBST_DONE : SUBST_MALFORMED;
 }
 
 static enum subst_result
@@ -7351,7 +7504,7 @@ subst_json_lines(struct subst_run *t)
 		enum subst_result result = SUBST_DONE;
 
 		if (end > at && !(end == at + 1 && t->in.p[at] == '\r'))
-			result = subst_json_text(t, at, end);
+			result = subst_json_text(t, PLACE_JSON, at, end);
 		if (result != SUBST_DONE)
 			return result;
 		at = end + 1;
@@ -7359,52 +7512,101 @@ subst_json_lines(struct subst_run *t)
 	return SUBST_DONE;
 }
 
-/* Markup with references; a CDATA section has none (XML 1.0 2.7), and a value must not end it. */
-static enum subst_result
-subst_xml_text(struct subst_run *t)
+/* The rows of a part of multipart/form-data (RFC 7578 4.2). None where two readers could take it for
+ * parts of different names: a Content-Disposition that is not the plain one, a file, an encoding. */
+static uint64_t
+subst_part_rows(const struct subst *s, const struct http_field *field, size_t n)
 {
-	size_t at = 0;
+	static const struct slice lead = SLICE("form-data; name=\"");
+	struct slice name = {NULL, 0};
 
-	while (at < t->in.n) {
-		const char *open = memmem(t->in.p + at, t->in.n - at, "<![CDATA[", 9);
-		size_t cdata = open != NULL ? (size_t)(open - t->in.p) + 9 : t->in.n;
-		const char *close = open != NULL ? memmem(t->in.p + cdata, t->in.n - cdata, "]]>", 3) : NULL;
-		size_t end = close != NULL ? (size_t)(close - t->in.p) : t->in.n;
-		unsigned hits;
-
-		if (!subst_range(t, &subst_xml, at, cdata))
-			return SUBST_NO_ROOM;
-		hits = t->hits;
-		t->hits = 0;
-		if (!subst_range(t, &subst_plain, cdata, end))
-			return SUBST_NO_ROOM;
-		for (size_t i = 0; i < t->s->n; i++)
-			if ((t->hits >> i & 1) != 0 &&
-			    subst_has(&subst_plain, secret_slice(t->s->row[i].secret),
-			    SLICE("]]>")))
-				return SUBST_NO_ROOM;
-		t->hits |= hits;
-		at = end;
-		if (close == NULL)
-			break;
+	for (size_t i = 0; i < n; i++) {
+		if (slice_eq_nocase(field[i].name, SLICE("content-disposition")) && name.p == NULL)
+			name = field[i].value;
+		else if (!slice_eq_nocase(field[i].name, SLICE("content-type")))
+			return 0;
 	}
-	return SUBST_DONE;
+	if (name.n <= lead.n || !slice_begins_nocase(name, lead) || name.p[name.n - 1] != '"')
+		return 0;
+	name = (struct slice){name.p + lead.n, name.n - lead.n - 1};
+	for (size_t i = 0; i < name.n; i++)
+		if (strchr("\"\\%;", name.p[i]) != NULL)
+			return 0;
+	return subst_rows(s, PLACE_FORM, name);
+}
+
+/* "--" and the boundary (RFC 2046 5.1.1), where there is one that all would take for it. */
+static bool
+subst_boundary(struct slice type, struct buf *delimiter)
+{
+	static const struct slice word = SLICE("boundary=");
+	struct slice b = {NULL, 0};
+
+	for (size_t i = 0; i + word.n <= type.n; i++) {
+		if (!slice_begins_nocase((struct slice){type.p + i, type.n - i}, word))
+			continue;
+		if (b.p != NULL || i == 0 || memchr("; \t", type.p[i - 1], 3) == NULL)
+			return false;
+		b = (struct slice){type.p + i + word.n, type.n - i - word.n};
+	}
+	if (b.n > 1 && b.p[0] == '"' && memchr(b.p + 1, '"', b.n - 1) == b.p + b.n - 1)
+		b = (struct slice){b.p + 1, b.n - 2};
+	for (size_t i = 0; i < b.n; i++)
+		if (!ascii_alnum(b.p[i]) && strchr("'()+_,-./:=?", b.p[i]) == NULL)
+			return false;
+	return b.n != 0 && b.n <= 70 && buf_adds(delimiter, "\r\n--") && buf_addv(delimiter, b);
+}
+
+/* Parts, each behind its delimiter and nothing around them. */
+static enum subst_result
+subst_parts(struct subst_run *t, struct slice delimiter)
+{
+	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
+	struct slice in = t->in;
+	size_t at = delimiter.n - 2, count;
+
+	if (in.n < at || memcmp(in.p, delimiter.p + 2, at) != 0)
+		return SUBST_MALFORMED;
+	for (;;) {
+		const char *end;
+		size_t to;
+		ssize_t head;
+
+		if (in.n - at < 2 || memcmp(in.p + at, "\r\n", 2) != 0)
+			break;
+		at += 2;
+		if ((head = http_parse_trailers((struct slice){in.p + at, in.n - at}, field, &count)) <= 0)
+			return SUBST_MALFORMED;
+		at += (size_t)head;
+		if ((end = memmem(in.p + at, in.n - at, delimiter.p, delimiter.n)) == NULL)
+			return SUBST_MALFORMED;
+		to = (size_t)(end - in.p);
+		t->rows = subst_part_rows(t->s, field, count);
+		/* a line end could begin another part for who reads it more loosely */
+		if (to != at && memchr(in.p + at, '\n', to - at) == NULL && memchr(in.p + at, '\r', to - at) == NULL &&
+		    !subst_range(t, &subst_plain, at, to))
+			return SUBST_NO_ROOM;
+		at = to + delimiter.n;
+	}
+	in = (struct slice){in.p + at, in.n - at};
+	return slice_eq(in, SLICE("--")) || slice_eq(in, SLICE("--\r\n")) ? SUBST_DONE : SUBST_MALFORMED;
 }
 
 static enum subst_result
-subst_body(struct subst_run *t, enum subst_kind kind)
+subst_body(struct subst_run *t, enum subst_kind kind, struct slice type)
 {
 	enum subst_result result = SUBST_DONE;
+	struct buf delimiter;
 
 	switch (kind) {
 	case SUBST_OTHER: return SUBST_DONE;
-	case SUBST_JSON:  result = subst_json_text(t, 0, t->in.n); break;
+	case SUBST_JSON:  result = subst_json_text(t, PLACE_JSON, 0, t->in.n); break;
 	case SUBST_LINES: result = subst_json_lines(t); break;
-	case SUBST_XML:   result = subst_xml_text(t); break;
-	case SUBST_FORM:
-	case SUBST_TEXT:
-		result = subst_range(t, kind == SUBST_FORM ? &subst_form : &subst_plain, 0, t->in.n) ?
-		    SUBST_DONE : SUBST_NO_ROOM;
+	case SUBST_FORM:  return subst_pairs(t, PLACE_FORM) ? SUBST_DONE : SUBST_NO_ROOM;
+	case SUBST_PARTS:
+		buf_init(&delimiter, 80);
+		result = subst_boundary(type, &delimiter) ? subst_parts(t, buf_slice(&delimiter)) : SUBST_MALFORMED;
+		buf_free(&delimiter);
 		break;
 	}
 	if (result == SUBST_DONE && !subst_end(t))
@@ -7413,7 +7615,7 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 }
 
 /* -- WebSocket (RFC 6455 5): what the client sends. A text message is held until it is
- * whole, and goes on as it came unless a placeholder stood in it. Control frames pass it,
+ * whole, and goes on as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
  * everything else follows it. */
 struct subst_ws {
 	const struct subst *s;  /* borrowed from the req */
@@ -7534,7 +7736,7 @@ static bool
 subst_ws_message(struct subst_ws *w)
 {
 	struct buf text, now;
-	struct subst_run t = {.s = w->s, .place = SUBST_WEBSOCKET, .out = &now};
+	struct subst_run t = {.s = w->s, .out = &now};
 	enum subst_result result = SUBST_NO_ROOM;
 	bool ok;
 
@@ -7542,14 +7744,12 @@ subst_ws_message(struct subst_ws *w)
 	buf_init(&now, SUBST_WS_OUT_MAX);
 	if (buf_reserve(&text, 1) && subst_ws_gather(w, &text)) {
 		t.in = buf_slice(&text);
-		if ((result = subst_body(&t, SUBST_JSON)) == SUBST_MALFORMED) {
-			buf_clear(&now);
-			t = (struct subst_run){.s = w->s, .place = SUBST_WEBSOCKET, .out = &now, .in = buf_slice(&text)};
-			result = subst_body(&t, SUBST_TEXT);
-		}
+		result = subst_json_text(&t, PLACE_WS, 0, t.in.n);
+		if (result == SUBST_DONE && !subst_end(&t))
+			result = SUBST_NO_ROOM;
 	}
-	ok = result == SUBST_DONE &&
-	    (t.hits != 0 ? subst_ws_put(&w->out, buf_slice(&now)) : subst_ws_release(w));
+	ok = result != SUBST_NO_ROOM &&
+	    (result == SUBST_DONE && t.hits != 0 ? subst_ws_put(&w->out, buf_slice(&now)) : subst_ws_release(w));
 	buf_clear(&w->held);
 	w->text = w->hold = false;
 	buf_free(&text);
@@ -7613,10 +7813,11 @@ subst_ws_feed(struct subst_ws *w, struct slice in)
 	}
 }
 
-/* -- the way back: what went out in path or query, and what the client had sent there */
+/* -- the way back: what went out, and what the client had sent there */
 struct subst_back {
 	struct subst_back *next;
 	struct secret *secret;  /* owned */
+	struct slice value;     /* in `secret` */
 	struct slice sent;      /* in `text`; .p NULL: nothing, the parameter `name` was ours */
 	struct slice name;      /* in `text`, as we wrote it; empty: it was no parameter */
 	char text[];
@@ -7634,22 +7835,24 @@ subst_back_free(struct subst_back *b)
 	}
 }
 
-/* Notes a value. The first of two with one value counts. False: no memory, or too many. */
+/* Notes the bytes of a secret from `skip` on. The first of two with one value counts. False: no
+ * memory, or too many. */
 static bool
-subst_back_add(struct subst_back **list, struct secret *secret, struct slice sent,
+subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, struct slice sent,
     struct slice name)
 {
+	struct slice value = {secret_slice(secret).p + skip, secret->n - skip};
 	struct subst_back *b;
 	size_t n = 0;
 
 	for (; *list != NULL; list = &(*list)->next)
-		if (slice_eq(secret_slice((*list)->secret), secret_slice(secret)) || ++n == SUBST_BACK_MAX)
+		if (slice_eq((*list)->value, value) || ++n == SUBST_BACK_MAX)
 			return n != SUBST_BACK_MAX;
-	if (secret->n == 0)
+	if (value.n == 0)
 		return true;
 	if ((b = malloc(sizeof *b + sent.n + name.n)) == NULL)
 		return false;
-	*b = (struct subst_back){.secret = secret_ref(secret)};
+	*b = (struct subst_back){.secret = secret_ref(secret), .value = value};
 	if (sent.n != 0)
 		memcpy(b->text, sent.p, sent.n);
 	if (name.n != 0)
@@ -7661,28 +7864,159 @@ subst_back_add(struct subst_back **list, struct secret *secret, struct slice sen
 	return true;
 }
 
-/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part.
- * "+" may be itself or a space. */
-static size_t
-subst_back_match(const struct subst_back *b, struct slice in, size_t at)
+/* Six bits of a character of Base64, in either alphabet (RFC 4648 4, 5); -1: it is none. */
+static int
+b64_digit(char c)
 {
-	struct slice want = secret_slice(b->secret);
+	if (c >= 'A' && c <= 'Z')
+		return c - 'A';
+	if (c >= 'a' && c <= 'z')
+		return c - 'a' + 26;
+	if (ascii_digit(c))
+		return c - '0' + 52;
+	return c == '+' || c == '-' ? 62 : c == '/' || c == '_' ? 63 : -1;
+}
+
+/* The six bits of a value that begin at this bit; `bit` may lie up to four before its first. */
+static int
+subst_six(struct slice value, ssize_t bit)
+{
+	size_t i = bit > 0 ? (size_t)bit / 8 : 0;
+	int v = (unsigned char)value.p[i] << 8 | (i + 1 < value.n ? (unsigned char)value.p[i + 1] : 0);
+
+	return v >> (10 - (bit - 8 * (ssize_t)i)) & 63;
+}
+
+/* Base64 of what the value is a part of: behind `lead` bytes of a group of three. Its first and its last
+ * character may have bits of others. */
+static size_t
+subst_back_base64(struct slice want, struct slice in, size_t at, int lead)
+{
+	ssize_t bits = 8 * (ssize_t)want.n, bit = -2 * lead;
 	size_t i = at, len;
 	char c[4];
 
-	if (in.n - at >= want.n && memcmp(in.p + at, want.p, want.n) == 0)
-		return want.n;
-	for (size_t done = 0; done < want.n; done++) {
-		bool plus;
+	for (; bit < bits; bit += 6) {
+		int mask = (bit < 0 ? 63 >> -bit : 63) & (bit + 6 > bits ? 63 << (bit + 6 - bits) : 63), digit;
 
 		if (i >= in.n)
 			return 0;
-		plus = in.p[i] == '+' && want.p[done] == ' ';
 		i += subst_get_nested(in, i, c, &len);
-		if (c[0] != want.p[done] && !plus)
+		if ((digit = b64_digit(c[0])) < 0 || ((digit ^ subst_six(want, bit)) & mask) != 0)
 			return 0;
 	}
 	return i - at;
+}
+
+/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part, where
+ * "+" may be itself or a space; or in Base64. Shorter ones are looked for where `echoes` says. */
+static size_t
+subst_back_match(const struct subst_back *b, struct slice in, size_t at, bool echoes)
+{
+	struct slice want = b->value;
+	size_t i = at, done = 0, len;
+	char c[4];
+
+	if (want.n < SUBST_BACK_MIN && !echoes)
+		return 0;
+	if (in.n - at >= want.n && memcmp(in.p + at, want.p, want.n) == 0)
+		return want.n;
+	for (; done < want.n && i < in.n; done++) {
+		bool plus = in.p[i] == '+' && want.p[done] == ' ';
+
+		i += subst_get_nested(in, i, c, &len);
+		if (c[0] != want.p[done] && !plus)
+			break;
+	}
+	if (done == want.n)
+		return i - at;
+	for (int lead = 0; lead < 3 && want.n >= SUBST_BACK_MIN; lead++)
+		if ((len = subst_back_base64(want, in, at, lead)) != 0)
+			return len;
+	return 0;
+}
+
+/* -- at a glance: may a head hold one of them at all? One pass, whose cost does not depend on how
+ * many there are: a bit for how each begins, as it is and behind 0, 1 or 2 bytes in Base64. */
+struct subst_glance {
+	uint64_t plain[16], base64[16];
+	bool always;            /* one of them shows in ways that this does not see */
+};
+
+static bool
+glance_bit(uint64_t set[16], uint32_t window, bool put)
+{
+	uint32_t h = window * 0x9e3779b1u >> 22;
+
+	if (put)
+		set[h / 64] |= (uint64_t)1 << h % 64;
+	return (set[h / 64] >> h % 64 & 1) != 0;
+}
+
+static void
+glance_at(struct subst_glance *g, const struct subst_back *list)
+{
+	*g = (struct subst_glance){.always = false};
+	for (const struct subst_back *b = list; b != NULL; b = b->next) {
+		g->always |= b->value.n < SUBST_BACK_MIN || memchr(b->value.p, ' ', b->value.n) != NULL;
+		for (ssize_t bit = 0; b->value.n >= SUBST_BACK_MIN && bit <= 4; bit += 2) {
+			uint32_t window = 0;
+
+			for (ssize_t k = 0; k < 4; k++)
+				window = window << 6 | (uint32_t)subst_six(b->value, bit + 6 * k);
+			glance_bit(g->base64, window, true);
+		}
+		if (b->value.n >= SUBST_BACK_MIN)
+			glance_bit(g->plain, load_be32(b->value.p), true);
+	}
+}
+
+static bool
+glance_sees(struct subst_glance *g, const struct subst_back *list, struct slice in)
+{
+	static int8_t digits[256];      /* b64_digit, 0 for what is none */
+	uint32_t plain = 0, base64 = 0;
+
+	for (int c = 255; digits['/'] == 0 && c >= 0; c--)
+		digits[c] = (int8_t)(b64_digit((char)c) < 0 ? 0 : b64_digit((char)c));
+	for (size_t i = 0; i < in.n; i++) {
+		plain = plain << 8 | (unsigned char)in.p[i];
+		base64 = (base64 << 6 | (uint32_t)digits[(unsigned char)in.p[i]]) & 0xffffff;
+		if (i < 3 || (!glance_bit(g->plain, plain, false) && !glance_bit(g->base64, base64, false)))
+			continue;
+		for (const struct subst_back *b = list; b != NULL; b = b->next)
+			if (subst_back_match(b, in, i - 3, false) != 0 || (i > 3 && subst_back_match(b, in, i - 4, false) != 0))
+				return true;
+	}
+	return false;
+}
+
+/* Has the text one of the list, in any spelling? True too where there is no memory to look. */
+static bool
+subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
+{
+	struct subst_glance g;
+	struct buf plain;
+	bool found = false;
+
+	if (list == NULL || in.n == 0)
+		return false;
+	glance_at(&g, list);
+	for (size_t i = 0; g.always && !found && i < in.n; i++)
+		for (const struct subst_back *b = list; !found && b != NULL; b = b->next)
+			found = subst_back_match(b, in, i, echoes) != 0;
+	if (g.always || glance_sees(&g, list, in))
+		return found || !g.always;
+	if (memchr(in.p, '%', in.n) == NULL)
+		return false;
+	buf_init(&plain, in.n);
+	found = !buf_reserve(&plain, in.n);
+	for (int depth = 0; !found && depth < 2; depth++) {
+		plain.n = http_reading_decode_all(depth == 0 ? in : buf_slice(&plain), plain.p);
+		found = glance_sees(&g, list, buf_slice(&plain));
+	}
+	buf_free(&plain);
+	return found;
 }
 
 /* A parameter that we added leaves with its name and one "&". *start and
@@ -7705,7 +8039,7 @@ subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t
 
 /* A field's value as the client may see it. False: no room. */
 static bool
-subst_back_value(const struct subst_back *list, struct slice in, struct buf *out)
+subst_back_value(const struct subst_back *list, struct slice in, bool echoes, struct buf *out)
 {
 	size_t from = 0, i = 0;
 
@@ -7714,7 +8048,7 @@ subst_back_value(const struct subst_back *list, struct slice in, struct buf *out
 		size_t used = 0, start = i, end;
 
 		for (const struct subst_back *b = list; b != NULL; b = b->next) {
-			size_t n = subst_back_match(b, in, i);
+			size_t n = subst_back_match(b, in, i, echoes);
 
 			if (n > used) {
 				used = n;
@@ -14679,7 +15013,7 @@ struct flow {
 	struct buf trailers;    /* owned; a trailer section that spans reads */
 	bool out_chunked;
 	bool done;
-	bool (*may_pass)(const struct flow *, struct slice trailer); /* NULL: those the rules let */
+	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
 	struct filter *filter;  /* borrowed from the req; NULL: as it came */
 	bool filtering;         /* `rest` is on its way through the filter */
 	bool rest_end;          /* and is the last of the body */
@@ -14726,7 +15060,7 @@ struct req {
 	bool query_removed;
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	struct subst_ws *ws;    /* owned; a WebSocket with rows */
-	/* owned; secrets in path and query, to be taken out of the answer's head */
+	/* owned; what was attached, to be taken out of the answer's head */
 	struct subst_back *back;
 
 	/* the body, when somebody reads it whole */
@@ -15153,7 +15487,7 @@ flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
 	if (trailers.n != 0 && http_parse_trailers(trailers, field, &n) <= 0)
 		n = 0;
 	for (size_t i = 0; i < n; i++)
-		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, field[i].name)) &&
+		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, &field[i])) &&
 		    (!peer_put(dst, field[i].name.p, field[i].name.n) ||
 		    !peer_put(dst, ": ", 2) || !peer_put(dst, field[i].value.p, field[i].value.n) ||
 		    !peer_put(dst, "\r\n", 2)))
@@ -15768,8 +16102,9 @@ req_out_chunked(const struct req *r)
 /* A server may merge trailers into the head: what strip took out or apply set must not come back
  * there, an agent's own key beside ours. */
 static bool
-req_trailer_may_pass(const struct flow *f, struct slice name)
+req_trailer_may_pass(const struct flow *f, const struct http_field *t)
 {
+	struct slice name = t->name;
 	const struct req *r = OWNER(f, struct req, up_flow);
 	struct slice left = buf_slice(&r->stripped_names);
 
@@ -16694,32 +17029,36 @@ answer_echoes(struct slice name)
 
 /* Whether a trailer may follow: what is rewritten in a head is dropped behind a body. */
 static bool
-answer_trailer_may_pass(const struct flow *f, struct slice name)
+answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 {
 	const struct req *r = OWNER(f, struct req, down_flow);
 
-	return r->back == NULL || !answer_echoes(name);
+	return !subst_back_in(r->back, t->value, answer_echoes(t->name)) &&
+	    !subst_back_in(r->back, t->name, false);
 }
 
-/* With what the client had sent in the place of our secrets. */
+/* With what the client had sent in the place of what we attached: any server may repeat any field
+ * (CORS an Origin, a tracer an id, a login a cookie), in whichever field it likes. */
 static bool
 answer_put_echo(struct buf *b, const struct req *r, const struct http_field *f)
 {
-	return buf_addv(b, f->name) && buf_add(b, ": ", 2) && subst_back_value(r->back, f->value, b) &&
-	    buf_add(b, "\r\n", 2);
+	return subst_back_in(r->back, f->name, false) || (buf_addv(b, f->name) && buf_add(b, ": ", 2) &&
+	    subst_back_value(r->back, f->value, answer_echoes(f->name), b) && buf_add(b, "\r\n", 2));
 }
 
 /* Status line and fields of the answer, without framing. */
 static bool
 answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h, bool upgrade)
 {
+	bool found = subst_back_in(r->back, buf_slice(&r->up_bytes), true);
 	bool ok = buf_adds(b, "HTTP/1.1 ") && buf_addu(b, (uint64_t)h->status) && buf_add(b, " ", 1) &&
-	    buf_addv(b, h->reason) && buf_add(b, "\r\n", 2);
+	    (found ? subst_back_value(r->back, h->reason, false, b) : buf_addv(b, h->reason)) &&
+	    buf_add(b, "\r\n", 2);
 
 	for (size_t i = 0; ok && i < h->nfields; i++) {
 		if (h->field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
 			continue;
-		ok = r->back != NULL && answer_echoes(h->field[i].name) ? answer_put_echo(b, r, &h->field[i]) :
+		ok = found ? answer_put_echo(b, r, &h->field[i]) :
 		    put_field(b, h->field[i].name, h->field[i].value);
 	}
 	if (upgrade)
@@ -16792,7 +17131,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (h->status == 101) {
 		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h))
 			return conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
-		ok = (subst_places(r->subst) & SUBST_WEBSOCKET) == 0 || (r->ws = subst_ws_new(r->subst)) != NULL;
+		ok = !subst_places(r->subst, 1u << PLACE_WS) || (r->ws = subst_ws_new(r->subst)) != NULL;
 		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) &&
 		    peer_put(&c->peer, b.p, b.n);
 		buf_free(&b);
@@ -18838,30 +19177,6 @@ l_form_values(lua_State *L)
 		at = end + 1;
 	}
 	return 1;
-}
-
-/* One "name=value" of a query or form at *at. */
-static bool
-pair_next(struct slice in, size_t *at, struct slice *pair, struct slice *name)
-{
-	const char *end, *eq;
-
-	if (*at >= in.n)
-		return false;
-	end = memchr(in.p + *at, '&', in.n - *at);
-	*pair = (struct slice){in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
-	eq = memchr(pair->p, '=', pair->n);
-	*name = (struct slice){pair->p, eq != NULL ? (size_t)(eq - pair->p) : pair->n};
-	*at += pair->n + 1;
-	return true;
-}
-
-static struct slice
-pair_value(struct slice pair, struct slice name)
-{
-	size_t skip = name.n + (name.n < pair.n);       /* and the "=" */
-
-	return (struct slice){pair.p + skip, pair.n - skip};
 }
 
 /* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many".
@@ -21602,26 +21917,6 @@ l_note_names(lua_State *L, int list, struct buf *b)
 	}
 }
 
-/* A form-encoded name, decoded; at most cap bytes: longer ones match nothing. */
-static struct slice
-pair_name(struct slice in, char *out, size_t cap)
-{
-	size_t o = 0;
-
-	for (size_t i = 0; i < in.n && o < cap; i++) {
-		int hi, lo;
-
-		if (in.p[i] == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 &&
-		    (lo = hex_digit(in.p[i + 2])) >= 0) {
-			out[o++] = (char)(hi << 4 | lo);
-			i += 2;
-		} else {
-			out[o++] = in.p[i] == '+' ? ' ' : in.p[i];
-		}
-	}
-	return (struct slice){out, o};
-}
-
 /* How much of this some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
  * (Rack 2). */
 static size_t
@@ -22130,8 +22425,8 @@ req_query_sent(const struct req *r, struct slice name)
 static void
 l_note_back(lua_State *L, struct req *r, int idx, struct slice sent, struct slice name)
 {
-	if (!subst_back_add(&r->back, l_test_secret(L, idx), sent, name))
-		luaL_error(L, "more than %d secrets in path and query", SUBST_BACK_MAX);
+	if (!subst_back_add(&r->back, l_test_secret(L, idx), 0, sent, name))
+		luaL_error(L, "more than %d secrets to be kept from an answer", SUBST_BACK_MAX);
 }
 
 /* query:set(name, value): one pair of that name, percent-encoded, at the end */
@@ -22488,7 +22783,7 @@ req_note_pair(struct req *r, const char *name, struct slice value)
 {
 	struct secret *s = secret_copy(value.p, value.n);
 	bool ok = s != NULL &&
-	    subst_back_add(&r->back, s, req_query_sent(r, slice_of(name)), slice_of(name));
+	    subst_back_add(&r->back, s, 0, req_query_sent(r, slice_of(name)), slice_of(name));
 
 	secret_unref(s);
 	return ok;
@@ -22755,23 +23050,25 @@ static void
 l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
 {
 	struct subst_row *row = &s->row[s->n];
-	struct slice text;
+	lua_Integer place;
 
 	lua_geti(L, rows, i);
-	lua_geti(L, -1, 1);
-	lua_geti(L, -2, 2);
-	lua_geti(L, -3, 3);
-	text = l_check_text(L, -3);
-	row->secret = l_test_secret(L, -2);
-	row->places = (unsigned)luaL_checkinteger(L, -1);
-	if (row->secret == NULL || text.n == 0)
-		luaL_error(L, "a row is { placeholder, secret, places }");
-	if (!buf_addv(&s->text, text))
-		luaL_error(L, "placeholders of more than 8 KiB");
-	row->placeholder = (struct slice){NULL, text.n};
+	for (int k = 1; k <= 6; k++)
+		lua_geti(L, -k, k);
+	row->placeholder = l_check_text(L, -6);
+	row->secret = l_test_secret(L, -5);
+	place = luaL_checkinteger(L, -4);
+	row->name = lua_isnil(L, -3) ? SLICE("") : l_check_text(L, -3);
+	row->from = (size_t)luaL_optinteger(L, -2, 0);
+	row->to = (size_t)luaL_optinteger(L, -1, 0);
+	if (row->secret == NULL || row->placeholder.n == 0 || place < 0 || place >= PLACES)
+		luaL_error(L, "a row is { placeholder, secret, place, name, from, to }");
+	if (!buf_addv(&s->text, row->placeholder) || !buf_addv(&s->text, row->name))
+		luaL_error(L, "placeholders and names of more than %d KiB", SUBST_TEXT_MAX / 1024);
+	row->place = (enum subst_place)place;
 	secret_ref(row->secret);
 	s->n++;
-	lua_pop(L, 4);
+	lua_pop(L, 7);
 }
 
 static struct subst *
@@ -22785,31 +23082,41 @@ l_read_rows(lua_State *L, int rows, struct req *r)
 		luaL_error(L, "out of memory");
 	subst_free(r->subst);
 	r->subst = s;
-	buf_init(&s->text, 8192);
+	buf_init(&s->text, SUBST_TEXT_MAX);
 	if (n > SUBST_ROWS_MAX)
 		luaL_error(L, "more than %d rows", SUBST_ROWS_MAX);
 	for (lua_Integer i = 1; i <= n; i++)
 		l_read_row(L, rows, i, s);
-	for (size_t i = 0; i < s->n; at += s->row[i].placeholder.n, i++)
+	for (size_t i = 0; i < s->n; i++) {
 		s->row[i].placeholder.p = s->text.p + at;       /* only now does the buffer stay where it is */
+		s->row[i].name.p = s->text.p + at + s->row[i].placeholder.n;
+		at += s->row[i].placeholder.n + s->row[i].name.n;
+	}
 	return s;
 }
 
-/* Path and query: also noted for the way back. */
+/* What a run replaced is to be kept from the answer, as the client wrote it. */
 static bool
-req_subst_target(struct req *r, unsigned place, const struct subst_code *code, struct slice in,
-    struct secret **now)
+req_note_hits(struct req *r, const struct subst_run *t)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < r->subst->n; i++)
+		if ((t->hits >> i & 1) != 0)
+			ok = subst_back_add(&r->back, r->subst->row[i].secret, 0, t->sent[i], SLICE(""));
+	return ok;
+}
+
+static bool
+req_subst_target(struct req *r, enum subst_place place, struct slice in, struct secret **now)
 {
 	struct buf out;
-	struct subst_run t = {.s = r->subst, .place = place, .in = in, .out = &out};
+	struct subst_run t = {.s = r->subst, .in = in, .out = &out};
 	struct secret *s;
 	bool ok;
 
 	buf_init(&out, PEER_HEAD_MAX);
-	ok = subst_all(&t, code);
-	for (size_t i = 0; ok && i < r->subst->n; i++)
-		if ((t.hits >> i & 1) != 0)
-			ok = subst_back_add(&r->back, r->subst->row[i].secret, t.sent[i], SLICE(""));
+	ok = (place == PLACE_PATH ? subst_path_rows(&t) : subst_pairs(&t, place)) && req_note_hits(r, &t);
 	if (ok && t.hits != 0) {
 		if ((s = secret_copy(out.p, out.n)) == NULL)
 			ok = false;
@@ -22825,12 +23132,12 @@ req_subst_field(struct req *r, size_t i)
 {
 	const struct http_field *f = &r->head.field[i];
 	struct buf out;
-	struct subst_run t = {.s = r->subst, .place = SUBST_HEADER, .in = f->value, .out = &out};
+	struct subst_run t = {.s = r->subst, .in = f->value, .out = &out};
 	struct secret *s = NULL;
 	bool ok;
 
 	buf_init(&out, PEER_HEAD_MAX);
-	ok = subst_header(&t) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
+	ok = subst_header(&t, f->name) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
 	if (ok && t.hits != 0) {
 		ok = (s = secret_copy(out.p, out.n)) != NULL &&
 		    req_add_field(r, f->name, (struct slice){NULL, 0}, s);
@@ -22876,11 +23183,14 @@ static enum subst_result
 req_subst_body(struct req *r)
 {
 	struct buf out;
-	struct subst_run t = {.s = r->subst, .place = SUBST_BODY, .in = req_body(r), .out = &out};
+	struct subst_run t = {.s = r->subst, .in = req_body(r), .out = &out};
+	enum subst_kind kind = req_subst_kind(r);
 	enum subst_result result;
 
+	if (!subst_places(r->subst, subst_reads(kind, 1u << PLACE_JSON) ? 1u << PLACE_JSON : 1u << PLACE_FORM))
+		return SUBST_DONE;
 	buf_init(&out, t.in.n + SUBST_GROW_MAX);
-	result = subst_body(&t, req_subst_kind(r));
+	result = subst_body(&t, kind, http_value(&r->head, SLICE("content-type")));
 	if (result == SUBST_MALFORMED && t.hits == 0)
 		for (size_t i = 0; i < r->subst->n; i++)
 			t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
@@ -22896,32 +23206,34 @@ req_subst_body(struct req *r)
 	return result;
 }
 
-/* req:substitute{ { placeholder, secret, places }… } -> true | nil, "header" | "path" |
- * "query" | "body": the value cannot stand there, or there is no room | nil, "malformed": a
- * body that is not what it says. */
+/* req:substitute{ { placeholder, secret, place, name, from, to }… } -> true | nil, "header" | "path" |
+ * "query" | "body": the value cannot stand there, or there is no room | nil, "malformed": a body that
+ * is not what it says. `place`: request.places; `name`: of the field or parameter, or the steps to the
+ * member, a NUL behind each; from, to: the bytes of the path that are the place, counted from 0. */
 static int
 l_req_substitute(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	const char *why = NULL;
 	enum subst_result body = SUBST_DONE;
-	unsigned places;
+	const struct subst *s;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
-	places = subst_places(l_read_rows(L, 2, r));
-	if ((places & SUBST_WEBSOCKET) != 0 && r->websocket)
+	s = l_read_rows(L, 2, r);
+	if (r->websocket && subst_places(s, 1u << PLACE_WS))
 		/* a deflated message hides what is in it */
 		req_remove_field(r, SLICE("sec-websocket-extensions"));
-	if ((places & SUBST_HEADER) != 0 && !req_subst_headers(r))
+	if (subst_places(s, 1u << PLACE_HEADER | 1u << PLACE_BASIC) && !req_subst_headers(r))
 		why = "header";
-	else if ((places & SUBST_PATH) != 0 && !req_subst_target(r, SUBST_PATH, &subst_path,
-	    req_path_now(r), &r->new_path))
+	else if (subst_places(s, 1u << PLACE_PATH) &&
+	    !req_subst_target(r, PLACE_PATH, req_path_now(r), &r->new_path))
 		why = "path";
-	else if ((places & SUBST_QUERY) != 0 && r->query.p != NULL &&
-	    !req_subst_target(r, SUBST_QUERY, &subst_form, req_query_now(r), &r->new_query))
+	else if (subst_places(s, 1u << PLACE_QUERY) && r->query.p != NULL &&
+	    !req_subst_target(r, PLACE_QUERY, req_query_now(r), &r->new_query))
 		why = "query";
-	else if ((places & SUBST_BODY) != 0 && r->body_read && (body = req_subst_body(r)) != SUBST_DONE)
+	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_JSON) &&
+	    (body = req_subst_body(r)) != SUBST_DONE)
 		why = body == SUBST_MALFORMED ? "malformed" : "body";
 	lua_pushboolean(L, why == NULL);
 	if (why == NULL)
@@ -22929,11 +23241,52 @@ l_req_substitute(lua_State *L)
 	return l_fail(L, why);
 }
 
-/* req:has_text() -> bool: it has a body that rows look into */
+/* req:has_text(places) -> bool: it has a body that rows of these places (a bit each) look into */
 static int
 l_req_has_text(lua_State *L)
 {
-	return l_answer(L, req_subst_kind(l_check_req(L, 1)) != SUBST_OTHER);
+	return l_answer(L, subst_reads(req_subst_kind(l_check_req(L, 1)), (unsigned)luaL_checkinteger(L, 2)));
+}
+
+/* What apply set is kept from the answer too: a token that was signed for this request. Without the
+ * scheme before it (RFC 9110 11.4), which a server that repeats it leaves out. */
+static bool
+req_hide_added(struct req *r, struct slice text)
+{
+	bool ok = true;
+
+	for (const struct added *a = r->added; ok && a != NULL; a = a->next) {
+		struct slice v = added_value(a);
+		size_t skip = 0;
+
+		while (skip < v.n && (ascii_alnum(v.p[skip]) || v.p[skip] == '-'))
+			skip++;
+		skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
+		if (a->secret != NULL && v.n - skip >= SUBST_BACK_MIN)
+			ok = subst_back_add(&r->back, a->secret, skip, text, SLICE(""));
+	}
+	return ok;
+}
+
+/* req:hide(secrets, text): an answer's head that repeats one of them, or what apply set, has this
+ * text in its place. Called last, for the first to be noted counts. */
+static int
+l_req_hide(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct slice text = l_check_text(L, 3);
+	bool ok = true;
+
+	for (lua_Integer i = 1; ok && lua_geti(L, 2, i) != LUA_TNIL; i++) {
+		struct secret *s = l_test_secret(L, -1);
+
+		if (s != NULL && s->n >= SUBST_BACK_MIN)
+			ok = subst_back_add(&r->back, s, 0, text, SLICE(""));
+		lua_pop(L, 1);
+	}
+	if (!ok || !req_hide_added(r, text))
+		return luaL_error(L, "more than %d secrets to be kept from an answer", SUBST_BACK_MAX);
+	return 0;
 }
 
 /* -- known placeholders: set = request.known(); set:add(name, shape, before, after), which is
@@ -23149,7 +23502,7 @@ static const luaL_Reg l_req[] = {
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
 	{"is_form", l_req_is_form}, {"strip", l_req_strip}, {"substitute", l_req_substitute},
-	{"has_text", l_req_has_text}, {"known", l_req_known},
+	{"has_text", l_req_has_text}, {"hide", l_req_hide}, {"known", l_req_known},
 	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
 };
@@ -23159,8 +23512,8 @@ static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l
 
 /* request.places: rows' words for where a placeholder may stand */
 static const struct { const char *name; unsigned place; } l_places[] = {
-	{"header", SUBST_HEADER}, {"query", SUBST_QUERY}, {"path", SUBST_PATH}, {"body", SUBST_BODY},
-	{"websocket", SUBST_WEBSOCKET},
+	{"header", PLACE_HEADER}, {"basic", PLACE_BASIC}, {"query", PLACE_QUERY}, {"path", PLACE_PATH},
+	{"form", PLACE_FORM}, {"json", PLACE_JSON}, {"ws", PLACE_WS},
 };
 
 static void

@@ -654,7 +654,8 @@ function M:opened_of(name, rec)
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
   opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table")
-  opened.rows, opened.places = rows.compile(rec, pol, self.places)
+  opened.rows, opened.places, why = rows.compile(rec, pol, self.places)
+  if why then return nil, "injection_failed", why end
   opened.carriers = preset and preset.carriers or {}
   opened.wants, opened.varied_fields = wants_of(pol, rec)
   opened.variants = opened.wants and cache_new(VARIANTS_MAX)

@@ -24,6 +24,7 @@ local PAGE = 32             -- records read at once
 local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 4 MB at most
 local PAGE_TURN = 2000      -- ms that an agent's requests wait for the one that makes it; that one may have been given up
 local PAGE_POLL = 5         -- ms between two looks
+local HIDDEN = "__SALLYPORT_SECRET__"  -- in an answer's head, for what was attached where no placeholder stands for it
 local HELD_SLICE = 128      -- placeholders derived between two yields: about 4 µs each
 local DROPPED_MAX = 1000    -- placeholders that changed before an agent's set is made anew
 
@@ -317,7 +318,7 @@ local function substitute(self, req, agent, opened, cred)
   for _, row in ipairs(opened.rows) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
     local texts = agent and rows.texts(row, held) or { "{" .. row.field .. "}", row.placeholder }
-    for _, text in ipairs(value and texts or {}) do list[#list + 1] = { text, value, row.mask } end
+    for _, text in ipairs(value and texts or {}) do rows.apply(row, text, value, req.path, list) end
   end
   local ok, where = req:substitute(list)
   if ok then return true end
@@ -326,6 +327,22 @@ local function substitute(self, req, agent, opened, cred)
   end
   return nil, "injection_failed",
     ("injection failed (\"%s\"): what the placeholder stands for cannot be written into the %s"):format(opened.name, where)
+end
+
+-- The secrets of a credential that an answer must not repeat, and what it gets for them: what the agent holds, or a mark.
+-- Made once for a view: that of a token is another with each token.
+local function hidden_of(self, agent, opened, cred)
+  local hidden = opened.hidden
+  if not hidden or opened.hidden_of ~= cred then
+    hidden = {}
+    for _, s in pairs(opened.rec.secrets or {}) do hidden[#hidden + 1] = s end
+    for _, s in pairs(cred.state or {}) do
+      if type(s) == "userdata" then hidden[#hidden + 1] = s end
+    end
+    opened.hidden, opened.hidden_of = hidden, cred
+  end
+  local held = agent and held_for(self, agent, opened.name)[1]
+  return hidden, held and held.text or HIDDEN
 end
 
 -- Set before `apply`, for a type that signs them, and after it, for they have the last word.
@@ -358,6 +375,7 @@ local function inject(self, req, agent, opened, cred, view, frank)
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
   if extra then set_extra(req, opened) end
+  req:hide(hidden_of(self, agent, opened, cred))
   return true
 end
 
@@ -519,7 +537,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     max = body and body.max
   end
-  if opened.rows and opened.places & self.config.places.body ~= 0 and req:has_text() then
+  if opened.rows and req:has_text(opened.places) then
     max = math.max(max or 0, rows.BODY_MAX)
   end
   local form = req.method == "POST" and opened.strips[routed].post

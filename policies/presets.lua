@@ -539,7 +539,7 @@ local list = {
     },
     make = "https://discord.com/developers/applications", test = "https://discord.com/api/v10/users/@me" },
   { name = "telegram", title = "Telegram: a bot", type = "substitute", hosts = { "api.telegram.org" },
-    rows = { { field = "value", place = { "path" } } }, env = { "TELEGRAM_BOT_TOKEN" }, placeholder = "{10:digit}:AA{33:url}",
+    rows = { { field = "value", place = { "path=/bot{}/**", "path=/file/bot{}/**" } } }, env = { "TELEGRAM_BOT_TOKEN" }, placeholder = "{10:digit}:AA{33:url}",
     ask = { value = "the token that @BotFather gave" }, make = "https://t.me/BotFather",
     test = "https://api.telegram.org/bot{value}/getMe" },
   { name = "twilio", title = "Twilio", type = "basic",

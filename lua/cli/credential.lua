@@ -21,7 +21,8 @@ local scope_options = {
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:upper}, {N:url}" },
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
   { name = "substitute", arg = "FIELD:PLACE[:PLACEHOLDER]", many = true, whole = true,
-    help = "the secret goes where its placeholder stands; PLACE: header,query,path,body,websocket" },
+    help = "the secret goes out where its placeholder stands: header=NAME, query=NAME, form=NAME, json=/POINTER, "
+      .. "ws=/POINTER, path=/bot{}/**, basic" },
 }
 
 local function with(...)

@@ -294,6 +294,17 @@ local function helper_line(server, given, host, plain)
     words[2] and " " .. quote("arguments=" .. table.concat(words, " ", 2)) or "")
 end
 
+-- Where this variable stands in the url, as a row names it.
+local function place_of(url, var)
+  local path, query = url:match("^%a+://[^/?#]*([^?#]*)%??([^#]*)")
+  local function named(place) return (place:gsub(":", "%%3A"):gsub(",", "%%2C")) end
+  for name, value in query:gmatch("([^&=]+)=([^&]*)") do
+    if value:find("${" .. var .. "}", 1, true) then return "query=" .. named(name) end
+  end
+  local place = "path=" .. named(path:gsub("%${([%w_]+)}", function(other) return other == var and "{}" or "*" end):gsub("/$", "")) .. "/**"
+  return require("rows").parse("value:" .. place) and place or "path=/TEMPLATE{}"
+end
+
 -- { keep = entry for the new file, plain, secrets = what to store, say = lines, held: it still holds a secret, perhaps }
 local function http_server(ctx, server, given, opt)
   if given.type ~= nil and type(given.type) ~= "string" then report.fail(("%s: its type is not a text"):format(server)) end
@@ -307,8 +318,8 @@ local function http_server(ctx, server, given, opt)
   if given.headersHelper then out.say[1] = helper_line(server, given, target.host, plain) end
   for _, var in ipairs(in_url) do
     out.say[#out.say + 1] = ("%s: its url has a secret in it, for which the new file has ${%s}. To replace it there:\n"
-      .. "    sallyport credential add %s --type substitute --host %s --substitute value:path,query --env %s value=-")
-      :format(server, var, credential_name(server .. "-url"), target.host, var)
+      .. "    sallyport credential add %s --type substitute --host %s --substitute %s --env %s value=-")
+      :format(server, var, credential_name(server .. "-url"), target.host, require("env").quote("value:" .. place_of(url, var)), var)
   end
   if plain then
     out.plain, out.secrets = plain, secrets
@@ -368,7 +379,7 @@ local function stdio_server(server, given)
   for _, name in ipairs(names) do
     entry.env[name] = "${" .. name .. "}"      -- what `sallyport env` sets there: the placeholder
     say[#say + 1] = ("%s: %s is a secret in its environment. To replace it, name the host that it goes to:\n"
-      .. "    sallyport credential add %s --type substitute --host HOST --substitute value:header,query,body --env %s value=-")
+      .. "    sallyport credential add %s --type substitute --host HOST --substitute value:header=Authorization --env %s value=-")
       :format(server, name, credential_name(server .. "-" .. name:lower()), require("env").quote(name))
   end
   local held = suspects(server, given, entry.env, say)

@@ -4,10 +4,11 @@
 #include PROXY_C
 
 #define PH "{PH}"
-#define SECRET "k/ \"&]9"
+#define SECRET "k/ \"&]9z"
+#define WORD "word+of/8"
 
 static struct subst *fuzz_rows;
-static struct subst_back *fuzz_list;
+static struct subst_back *fuzz_list, *fuzz_long;
 static struct known fuzz_known = {.text = {.max = 4096}};
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -25,12 +26,20 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 		abort();
 	buf_init(&s->text, 64);
 	buf_adds(&s->text, PH PH "b");
-	s->row[0] = (struct subst_row){{s->text.p, 4}, secret_copy(SECRET, sizeof SECRET - 1), 31};
-	s->row[1] = (struct subst_row){{s->text.p + 4, 5}, secret_copy("\xff", 1), SUBST_BODY};
-	s->n = 2;
+	/* each place twice, at a name and for two placeholders of which one begins the other */
+	for (unsigned i = 0; i < 2 * PLACES; i++) {
+		enum subst_place place = (enum subst_place)(i / 2);
+
+		s->row[i] = (struct subst_row){.placeholder = {s->text.p + (i % 2 == 0 ? 0 : 4), i % 2 == 0 ? 4 : 5},
+		    .secret = i % 2 == 0 ? secret_copy(SECRET, sizeof SECRET - 1) : secret_copy("\xff", 1), .place = place,
+		    .name = place == PLACE_JSON || place == PLACE_WS ? (struct slice){"a\0" "0\0", 4} :
+		    place == PLACE_BASIC || place == PLACE_PATH ? SLICE("") : SLICE("k"), .from = 2, .to = 6};
+	}
+	s->n = 2 * PLACES;
 	other = secret_copy("ab", 2);
-	if (!subst_back_add(&fuzz_list, s->row[0].secret, SLICE("SENT"), SLICE("")) ||
-	    !subst_back_add(&fuzz_list, other, (struct slice){NULL, 0}, SLICE("k")) ||
+	if (!subst_back_add(&fuzz_list, s->row[0].secret, 0, SLICE("SENT"), SLICE("")) ||
+	    !subst_back_add(&fuzz_list, other, 0, (struct slice){NULL, 0}, SLICE("k")) ||
+	    !subst_back_add(&fuzz_long, secret_copy(WORD, sizeof WORD - 1), 0, SLICE("<>"), SLICE("")) ||
 	    !known_add(&fuzz_known, SLICE("one"), SLICE("tok_12345678"), 12) ||
 	    !known_add(&fuzz_known, SLICE("two"), SLICE("12345678x"), 8))
 		abort();
@@ -41,11 +50,12 @@ static void
 fuzz_body(struct slice in, unsigned kind)
 {
 	struct buf out;
-	struct subst_run t = {.s = fuzz_rows, .place = SUBST_BODY, .in = in, .out = &out};
+	struct subst_run t = {.s = fuzz_rows, .in = in, .out = &out};
 
 	buf_init(&out, 4096);
-	if (kind < 6 ? subst_body(&t, (enum subst_kind)kind) == SUBST_DONE :
-	    kind == 6 ? subst_all(&t, &subst_path) : (t.place = SUBST_HEADER, subst_header(&t))) {
+	if (kind <= SUBST_PARTS ? subst_body(&t, (enum subst_kind)kind, SLICE("multipart/form-data; boundary=x")) == SUBST_DONE :
+	    kind == 5 ? subst_path_rows(&t) : kind == 6 ? subst_pairs(&t, PLACE_QUERY) :
+	    subst_header(&t, in.n % 2 == 0 ? SLICE("k") : SLICE("authorization"))) {
 		if (t.hits == 0 && out.n != 0)
 			abort();
 		if (t.hits != 0 && kind == SUBST_JSON) {        /* what was JSON is JSON */
@@ -90,8 +100,14 @@ fuzz_answer(struct slice in)
 	struct buf out;
 
 	buf_init(&out, 4096);
-	if (buf_reserve(&out, 1) && subst_back_value(fuzz_list, in, &out) && memmem(out.p, out.n, SECRET, sizeof SECRET - 1) != NULL &&
+	if (buf_reserve(&out, 1) && subst_back_value(fuzz_list, in, true, &out) && memmem(out.p, out.n, SECRET, sizeof SECRET - 1) != NULL &&
 	    memmem(in.p, in.n, SECRET, sizeof SECRET - 1) != NULL && memmem(in.p, in.n, "ab", 2) == NULL)
+		abort();
+	buf_free(&out);
+	/* what is taken out is what is seen, and no spelling of it is left */
+	buf_init(&out, 1 << 20);
+	if (buf_reserve(&out, 1) && subst_back_value(fuzz_long, in, false, &out) &&
+	    subst_back_in(fuzz_long, in, false) != (out.n != in.n || memcmp(out.p, in.p, in.n) != 0))
 		abort();
 	buf_free(&out);
 	known_scan_value(&fuzz_known, in, &found);

@@ -55,7 +55,7 @@ def arrange(t, *credentials, port=None):
 def test_telegram(t):
     """curl asks for /bot<token>/getMe with the placeholder of its environment, and follows a redirect that holds it"""
     t.need("curl")
-    s, server, env = arrange(t, {"name": "bot", "env": "TELEGRAM_BOT_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:path"})
+    s, server, env = arrange(t, {"name": "bot", "env": "TELEGRAM_BOT_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:path=/bot{}/**"})
     held = env["TELEGRAM_BOT_TOKEN"]
     assert ":" in held and held != SECRET, held
     out = run(["curl", "-sSi", "-L", f"https://api.test/bot{held}/old"], env)
@@ -84,7 +84,7 @@ def test_presigned(t):
 def test_basic(t):
     """curl -u and git put the placeholder into Basic; the password goes out"""
     t.need("curl", "git")
-    s, server, env = arrange(t, {"name": "repo", "env": "REPO_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:header"})
+    s, server, env = arrange(t, {"name": "repo", "env": "REPO_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:basic"})
     run(["curl", "-sS", "-u", f"me:{env['REPO_TOKEN']}", "https://api.test/x"], env)
     sent = server.got[-1][2]["Authorization"]
     assert base64.b64decode(sent.split()[1]).decode() == f"me:{SECRET}", sent
@@ -100,7 +100,7 @@ def test_basic(t):
 def test_bodies(t):
     """requests sends JSON, a form and parts; curl streams JSON from a pipe: each arrives with the secret, decoded by Python"""
     t.need("curl")
-    s, server, env = arrange(t, {"name": "b", "env": "B_KEY", "secrets": {"value": SECRET}, "substitute": "value:body,query"})
+    s, server, env = arrange(t, {"name": "b", "env": "B_KEY", "secrets": {"value": SECRET}, "substitute": "value:json=/a/1/key,json=/key,form=key,query=k"})
     script = ("import os, requests\nk, u = os.environ['B_KEY'], 'https://api.test/'\n"
               "requests.post(u + '?k=' + k, json={'a': ['é', {'key': 'x' + k}]})\n"
               "requests.post(u, data={'key': k, 'o': '+ &'})\n"
@@ -126,7 +126,7 @@ def test_websocket(t):
 
     probe = t.bare()
     port = serve_websockets(t, probe, handler)
-    s, _, env = arrange(t, {"name": "ws", "env": "WS_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:websocket"}, port=port)
+    s, _, env = arrange(t, {"name": "ws", "env": "WS_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:ws=/token"}, port=port)
     held = env["WS_TOKEN"]
     client = (
         "import asyncio, json, os, ssl, sys, websockets\n"
@@ -145,8 +145,8 @@ def test_websocket(t):
         "      return int(await ws.recv())\n"
         "    await say(json.dumps({'op': 'login', 'token': held}))\n"
         "    async def parts():\n"
-        "      yield 'token=' + held[:10]\n"
-        "      yield held[10:]\n"
+        "      yield json.dumps({'token': held})[:20]\n"
+        "      yield json.dumps({'token': held})[20:]\n"
         "    await say(parts())\n"
         "    await ws.ping()\n"
         "    await say(held.encode())\n"
@@ -155,7 +155,7 @@ def test_websocket(t):
         "asyncio.run(main())\n")
     run([sys.executable, "-c", client], env)
     assert json.loads(got[0]) == {"op": "login", "token": SECRET}, got[0]
-    assert got[1] == "token=" + SECRET, got[1]
+    assert json.loads(got[1]) == {"token": SECRET}, got[1]
     assert got[2] == held.encode() and len(json.loads(got[3])["audio"]) == 300000 and got[4] == "bye", [g[:80] for g in got]
     assert "canary" not in s.log_path.read_text()
 
@@ -163,8 +163,8 @@ def test_websocket(t):
 def test_astray(t):
     """a script that sends its environment to another API is told whose placeholder it is, and nothing goes out"""
     t.need("curl")
-    s, server, env = arrange(t, {"name": "mine", "env": "MINE", "secrets": {"value": WORD}, "substitute": "value:header"},
-                             {"name": "other", "host": "other.test", "env": "OTHER_KEY", "secrets": {"value": SECRET}, "substitute": "value:header"})
+    s, server, env = arrange(t, {"name": "mine", "env": "MINE", "secrets": {"value": WORD}, "substitute": "value:header=X-Key"},
+                             {"name": "other", "host": "other.test", "env": "OTHER_KEY", "secrets": {"value": SECRET}, "substitute": "value:header=X-Key"})
     out = json.loads(run(["curl", "-sS", "-G", "https://api.test/log", "--data-urlencode", f"env=OTHER_KEY={env['OTHER_KEY']}"], env))
     assert out["error"] == "host_not_allowed" and "credential other" in out["message"] and "other.test" in out["hint"], out
     assert server.got == []
@@ -175,7 +175,7 @@ def test_astray(t):
 
 def test_credential_test(t):
     """`credential test` takes {FIELD} in the URL for the placeholder that an agent would have"""
-    s, server, env = arrange(t, {"name": "bot", "env": "TELEGRAM_BOT_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:path"})
+    s, server, env = arrange(t, {"name": "bot", "env": "TELEGRAM_BOT_TOKEN", "secrets": {"value": SECRET}, "substitute": "value:path=/bot{}/**"})
     s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
     s.cli("set", "connect-to", f"api.test:443:127.0.0.1:{server.server_port}")
     s.cli("set", "allow-address", "127.0.0.0/8")
@@ -184,7 +184,7 @@ def test_credential_test(t):
     assert urllib.parse.unquote(server.got[-1][1]) == f"/bot{SECRET}/getMe", server.got[-1]
     r = s.cli("credential", "test", "bot", "https://api.test/", check=False)
     assert r.returncode == 1 and "no secret was in this request" in r.stdout, r.stdout
-    s.cli("credential", "set", "bot", "--substitute", "value:path:__MY_TOKEN__")   # a literal: {FIELD} stands for it as well
+    s.cli("credential", "set", "bot", "--substitute", "value:path=/bot{}/**:__MY_TOKEN__")   # a literal: {FIELD} stands for it as well
     for path in ("/bot{value}/getMe", "/bot__MY_TOKEN__/getMe"):
         assert "the path" in s.cli("credential", "test", "bot", "https://api.test" + path).stdout
         assert urllib.parse.unquote(server.got[-1][1]) == f"/bot{SECRET}/getMe", server.got[-1]
@@ -195,18 +195,22 @@ def test_commands(t):
     s = t.bare()
     s.init()
     add = ["credential", "add", "x", "--type", "substitute", "--host", "api.test", f"value=@{s.secret_file(WORD)}"]
-    for args, why in ((["--substitute", "value"], "FIELD:PLACE"), (["--substitute", "value:cookie"], "header, query, path"),
-                      (["--substitute", "token:path"], "'token' is no secret of substitute"), ([], "nothing without a row"),
-                      (["--substitute", "values.a:path:__LONG__"], "values.a is not set"), (["--substitute", "value:path"], "env=NAME"),
-                      (["--substitute", "value:path:short"], "from 8 to 256"), (["--substitute", "value:path:with space"], "letters")):
+    for args, why in ((["--substitute", "value"], "FIELD:PLACE"), (["--substitute", "value:cookie=a"], "header=NAME, query=NAME"),
+                      (["--substitute", "token:path=/{}"], "'token' is no secret of substitute"), ([], "nothing without a row"),
+                      (["--substitute", "values.a:path=/{}:__LONG__"], "values.a is not set"), (["--substitute", "value:path=/{}"], "env=NAME"),
+                      (["--substitute", "value:path=/{}:short"], "from 8 to 256"), (["--substitute", "value:path=/{}:with space"], "letters"),
+                      *((["--substitute", f"value:{word}:__TOKEN__"], f"Write {example}") for word, example in (
+                          ("header", "header=X-Api-Key"), ("query", "query=key"), ("body", "json=/auth/key or form=token"),
+                          ("websocket", "ws=/d/token"), ("path", "path=/bot{}/**"))),
+                      (["--substitute", "value:header=Origin:__TOKEN__"], "Origin is no place for a secret: servers repeat it")):
         r = s.cli(*add, *args, check=False)
         assert r.returncode == 2 and why in r.stderr, (args, r.stderr)
-    s.cli(*add, "--substitute", "value:header,path:__TOKEN__")
-    assert "value in header, path as __TOKEN__" in s.cli("credential", "show", "x").stdout
+    s.cli(*add, "--substitute", "value:header=X-Key,path=/{}/x:__TOKEN__")
+    assert "value in header=X-Key, path=/{}/x as __TOKEN__" in s.cli("credential", "show", "x").stdout
     rows = json.loads(s.cli("credential", "show", "x", "--json").stdout)["rows"]
-    assert rows == [{"field": "value", "place": ["header", "path"], "placeholder": "__TOKEN__"}], rows
-    s.cli("credential", "set", "x", "--substitute", "value:query", "env=X_TOKEN")
-    assert "value in query\n" in s.cli("credential", "show", "x").stdout
+    assert rows == [{"field": "value", "place": ["header=X-Key", "path=/{}/x"], "placeholder": "__TOKEN__"}], rows
+    s.cli("credential", "set", "x", "--substitute", "value:query=k", "env=X_TOKEN")
+    assert "value in query=k\n" in s.cli("credential", "show", "x").stdout
     r = s.cli("credential", "set", "x", "--clear", "substitute", check=False)
     assert r.returncode == 2 and "nothing without a row" in r.stderr, r.stderr
     r = s.cli("credential", "set", "x", "--clear", "env", check=False)

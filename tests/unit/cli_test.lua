@@ -281,10 +281,10 @@ return {
       return "credential", "add", name, "--type", "aws_sigv4", "--host", "*.amazonaws.com",
         "access_key_id=AKIAIOSFODNN7EXAMPLE", "secret_access_key=@" .. w.key, ...
     end
-    w.refused("--substitute sends the secret itself", aws("x", "--substitute", "secret_access_key:body:__SECRET__"))
+    w.refused("--substitute sends the secret itself", aws("x", "--substitute", "secret_access_key:json=/a:__SECRET__"))
     w.refused("headers.x-key sends the secret itself", aws("x", "headers.x-key=@" .. w.key))
     w.ok(aws("x", "headers.x-plain=1"))
-    w.refused("sends the secret itself", "credential", "set", "x", "--substitute", "secret_access_key:body:__SECRET__")
+    w.refused("sends the secret itself", "credential", "set", "x", "--substitute", "secret_access_key:json=/a:__SECRET__")
     w.refused("sends the secret itself", "credential", "set", "x", "headers.x-key=@" .. w.key)
     w.ok("credential", "set", "x", "headers.x-key=@" .. w.key, "--host", "s3.eu-west-1.amazonaws.com")
     w.refused("sends the secret itself", "credential", "set", "x", "--host", "*.amazonaws.com")

@@ -120,6 +120,7 @@ local function setting(options)
       end
     end
     function req.is_form() return false end
+    function req.hide() end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
       return { body = more.text, headers = {

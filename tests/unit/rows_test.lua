@@ -16,15 +16,13 @@ end
 
 local function type_of(name) return assert(policy.compile(name, sandbox.default_source(name))) end
 
--- The request of an example after these rows: { { text, secret, "place", … }… }
+-- The request of an example after these rows: { { text, secret, "place", name, from, to }… }
 local function after(list, req)
   local r = request.example(req)
   r:strip { headers = { "authorization" } }
   local given = {}
   for i, row in ipairs(list) do
-    local mask = 0
-    for n = 3, #row do mask = mask | request.places[row[n]] end
-    given[i] = { row[1], secret.of(row[2]), mask }
+    given[i] = { row[1], secret.of(row[2]), request.places[row[3]], row[4], row[5], row[6] }
   end
   local ok, why = r:substitute(given)
   local out = ok and r:dump() or {}
@@ -34,26 +32,61 @@ end
 
 local cases = {
   ["a row is read"] = function()
-    local row = rows.parse "value:path"
-    is(row.field .. table.concat(row.place, "|") .. tostring(row.placeholder), "valuepathnil")
-    row = rows.parse "values.a-b:header,body,header:x:__PH__"
+    local row = rows.parse "value:path=/bot{}/**"
+    is(row.field .. table.concat(row.place, "|") .. tostring(row.placeholder), "valuepath=/bot{}/**nil")
+    row = rows.parse "values.a-b:header=X-Key,json=/a%3Ab/0/c~1d,header=X-Key,basic:x:__PH__"
     is(row.field, "values.a-b")
-    is(table.concat(row.place, "|"), "header|body")
+    is(table.concat(row.place, "|"), "header=X-Key|json=/a%3Ab/0/c~1d|basic")
     is(row.placeholder, "x:__PH__")
   end,
   ["what is no row says so"] = function()
     for text, want in pairs {
-      value = "FIELD:PLACE", [""] = "FIELD:PLACE", [":path"] = "FIELD:PLACE", ["a b:path"] = "FIELD:PLACE", ["value:"] = "names no place",
-      ["value:quary"] = "did you mean query?", ["value:path:short"] = "from 8 to 256", ["value:path:" .. ("x"):rep(257)] = "from 8 to 256",
-      ['value:path:"quoted"'] = "letters", ["value:path:with\nbreak"] = "letters",
+      value = "FIELD:PLACE", [""] = "FIELD:PLACE", [":path=/{}"] = "FIELD:PLACE", ["a b:path=/{}"] = "FIELD:PLACE", ["value:"] = "names no place",
+      ["value:quary=a"] = "did you mean query=key?", ["value:basic:short"] = "from 8 to 256", ["value:basic:" .. ("x"):rep(257)] = "from 8 to 256",
+      ['value:basic:"quoted"'] = "letters", ["value:basic:with\nbreak"] = "letters", ["value:json=/a,b"] = "%2C",
+      ["value:json=/a:b"] = "%3A", ["value:cookie=a"] = "a placeholder stands in header=NAME", ["value:basic=user"] = "takes no name",
     } do
       local value, why = rows.parse(text)
       refused(value, why, want)
     end
   end,
+  ["a bare word is no place, and the answer says what to write"] = function()
+    for word, want in pairs { header = "header=X-Api-Key", query = "query=key", body = "json=/auth/key or form=token", form = "form=token",
+                              json = "json=/auth/key", websocket = "ws=/d/token", ws = "ws=/d/token", path = "path=/bot{}/**" } do
+      local value, why = rows.parse("value:" .. word)
+      refused(value, why, "the agent would choose one that comes back")
+      refused(value, why, want)
+      refused(nil, select(2, rows.parse("value:basic," .. word .. ":__TOKEN__")), want)
+    end
+  end,
+  ["fields that servers repeat, or that the proxy writes, are no places"] = function()
+    for _, name in ipairs { "Host", "connection", "Transfer-Encoding", "content-length", "Proxy-Authorization", "TE", "Upgrade", "X-Sallyport-Error" } do
+      refused(nil, select(2, rows.parse("value:header=" .. name)), "written by the proxy itself")
+    end
+    for _, name in ipairs { "Origin", "access-control-request-headers", "Referer", "Cookie", "Range", "If-None-Match", "X-Request-Id", "User-Agent",
+                            "Accept-Language", "Content-Type", "X-Forwarded-For", "Forwarded", "traceparent", "Sec-WebSocket-Key", "Idempotency-Key" } do
+      refused(nil, select(2, rows.parse("value:header=" .. name)), name .. " is no place for a secret: ")
+    end
+    for _, name in ipairs { "X-Api-Key", "Authorization", "Private-Token", "Sec-WebSocket-Protocol", "apikey", "X-Auth-Token", "DD-API-KEY" } do
+      assert(rows.parse("value:header=" .. name), name)
+    end
+    refused(nil, select(2, rows.parse "value:header="), "not a header name")
+    refused(nil, select(2, rows.parse "value:header=a b"), "not a header name")
+  end,
+  ["pointers, names and templates are strict"] = function()
+    for text, want in pairs {
+      ["json=auth"] = "begins with '/'", ["json="] = "begins with '/'", ["ws=/a~2"] = "~0", ["json=/a~"] = "~0", ["json=/a%00b"] = "~0",
+      ["query="] = "from 1 to 128", ["form=" .. ("x"):rep(129)] = "from 1 to 128", ["query=a%0a"] = "from 1 to 128",
+      ["json=" .. ("/a"):rep(33)] = "32 steps", ["path=bot{}"] = "is like /bot{}/**", ["path=/bot"] = "{} once", ["path=/{}/{}"] = "{} once",
+      ["path=/{}{}"] = "cannot be a part", ["path=/a*/{}"] = "cannot be a part", ["path=/**/{}"] = "cannot be a part", ["path=/../{}"] = "cannot be a part",
+      ["path=/{}?a"] = "is like", ["path=/{"] = "cannot be a part",
+    } do
+      refused(nil, select(2, rows.parse("value:" .. text)), want)
+    end
+  end,
   ["a row names a secret of the type that is set"] = function()
     local function check(name, field, set, held)
-      return rows.check({ { field = field, place = { "path" } } }, type_of(name), function(sealed) return sealed == set end, held ~= false)
+      return rows.check({ { field = field, place = { "basic" } } }, type_of(name), function(sealed) return sealed == set end, held ~= false)
     end
     is(check("bearer", "token", "f/token"), true)
     is(check("substitute", "values.a", "f/values/a"), true)
@@ -68,16 +101,64 @@ local cases = {
     refused(nil, select(2, rows.check({}, type_of "substitute", nil, true)), "nothing without a row")
     is(rows.check(nil, type_of "bearer"), true)
   end,
-  ["compiled, a row has its secret or the name of its token"] = function()
-    local s = secret.of "s"
-    local rec = { rows = { { field = "client_secret", place = { "header", "path" } }, { field = "access_token", place = { "body" }, placeholder = "__TOKEN__" } },
+  ["compiled, a row has its secret or the name of its token, and each place is one"] = function()
+    local s, places = secret.of "s", request.places
+    local rec = { rows = { { field = "client_secret", place = { "header=X-Key", "path=/{}/**" } }, { field = "access_token", place = { "json=/a~1b/~01/%2c" }, placeholder = "__TOKEN__" } },
                   secrets = { ["f/client_secret"] = s } }
-    local list, all = rows.compile(rec, type_of "oauth_client_credentials", request.places)
+    local list, all = rows.compile(rec, type_of "oauth_client_credentials", places)
     is(list[1].secret, s)
-    is(list[1].mask, 5)
-    is(list[2].token, "access_token")
-    is(all, 13)
-    is(rows.compile({}, type_of "bearer", request.places), nil)
+    is(list[1].place, places.header)
+    is(list[1].name, "x-key")
+    is(#list[2].patterns, 2)
+    is(list[3].token, "access_token")
+    is(list[3].name, "a/b\0~1\0,\0")
+    is(all, 1 << places.header | 1 << places.path | 1 << places.json)
+    is(rows.compile({}, type_of "bearer", places), nil)
+  end,
+  ["a bare header of before is Authorization and the type's own field"] = function()
+    local function names(type, fields)
+      local out = {}
+      for i, row in ipairs((rows.compile({ rows = { { field = type == "api_key" and "key" or "value", place = { "header" } } }, fields = fields, secrets = {} },
+        type_of(type), request.places))) do out[i] = row.name or "-" end
+      return table.concat(out, " ")
+    end
+    is(names("substitute"), "authorization -")
+    is(names("api_key"), "authorization - x-api-key")
+    is(names("api_key", { header = "X-Own" }), "authorization - x-own")
+    is(rows.mend { name = "x", rows = { { field = "value", place = { "header" } } } }, nil)
+  end,
+  ["other bare places of before are refused with the command that mends them"] = function()
+    local function why(rec)
+      local list, _, why = rows.compile(rec, type_of "substitute", request.places)
+      is(list, nil)
+      return why
+    end
+    refused(nil, why { name = "x", rows = { { field = "value", place = { "header", "body" }, placeholder = "__TOKEN__" }, { field = "value", place = { "basic" } } } },
+      "sallyport credential set x --substitute value:header=Authorization,json=/POINTER:__TOKEN__ --substitute value:basic")
+    refused(nil, why { name = "x", rows = { { field = "value", place = { "websocket", "query" } } } }, "--substitute value:ws=/POINTER,query=NAME")
+    refused(nil, why { name = "bot", preset = "telegram", rows = { { field = "value", place = { "path" } } } }, "--substitute 'value:path=/bot{}/**,path=/file/bot{}/**'")
+  end,
+  ["where a template stands in a path"] = function()
+    local function at(template, path)
+      local list, places = {}, request.places
+      local compiled = rows.compile({ rows = { { field = "value", place = { "path=" .. template } } }, secrets = {} }, type_of "substitute", places)
+      rows.apply(compiled[1], "t", "s", path, list)
+      return list[1] and path:sub(list[1][5] + 1, list[1][6])
+    end
+    is(at("/bot{}/**", "/botX:1/getMe"), "X:1")
+    is(at("/bot{}/**", "/botX"), "X")
+    is(at("/bot{}/**", "/botX/../y"), "X")
+    is(at("/bot{}", "/botX/"), nil)
+    is(at("/bot{}/", "/botX/"), "X")
+    is(at("/bot{}/**", "/bot/x"), nil)
+    is(at("/bot{}/**", "/x/botX"), nil)
+    is(at("/bot{}/**", "//botX"), nil)
+    is(at("/a/*/{}.json", "/a/b.c/X.json"), "X")
+    is(at("/a/*/{}.json", "/a/../X.json"), nil)
+    is(at("/a/*/{}.json", "/a/b%2Fc/X.json"), nil)
+    is(at("/a/*/{}.json", "/a/;/X.json"), nil)
+    is(at("/a.b/{}", "/a-b/X"), nil)
+    is(at("/v1/{}%3Arun", "/v1/X:run"), "X")
   end,
   ["a field's own placeholder comes before the credential's, and a literal before both"] = function()
     local held = { { text = "any" }, { text = "own", field = "b" } }
@@ -92,37 +173,35 @@ local cases = {
   end,
 
   ["each place has its own escapes, and only the places named are looked at"] = function()
-    local out = after({ { "__PH__", "s/ \"&", "header", "query", "path" } }, {
-      method = "POST", url = "https://api.test/a/__PH__?b=__PH__", body = "__PH__",
-      headers = { authorization = "Bearer __PH__", cookie = "c=__PH__", ["content-type"] = "text/plain", ["x-other"] = "y" },
-    })
-    is(out.url, "https://api.test/a/s%2F%20%22&?b=s%2F%20%22%26")
+    local value, form = "s/ \"&", { ["content-type"] = "application/x-www-form-urlencoded", authorization = "Bearer __PH__", ["x-key"] = "c=__PH__", ["x-other"] = "__PH__" }
+    local req = { method = "POST", url = "https://api.test/a/__PH__?b=__PH__&c=__PH__", body = "b=__PH__&c=__PH__", headers = form }
+    local out = after({ { "__PH__", value, "header", "authorization" }, { "__PH__", value, "header", "x-key" }, { "__PH__", value, "query", "b" },
+                        { "__PH__", value, "path", nil, 3, 9 } }, req)
+    is(out.url, "https://api.test/a/s%2F%20%22&?b=s%2F%20%22%26&c=__PH__")
     is(out.headers.authorization, "Bearer s/ \"&")
-    is(out.headers.cookie, "c=s/ \"&")
-    is(out.headers["x-other"], "y")
-    is(out.body, "__PH__")
-    out = after({ { "__PH__", "s/ \"&", "body" } }, {
-      method = "POST", url = "https://api.test/__PH__", body = "__PH__", headers = { cookie = "__PH__", ["content-type"] = "text/plain" },
-    })
-    is(out.url, "https://api.test/__PH__")
-    is(out.headers.cookie, "__PH__")
-    is(out.body, "s/ \"&")
+    is(out.headers["x-key"], "c=s/ \"&")
+    is(out.headers["x-other"], "__PH__")
+    is(out.body, "b=__PH__&c=__PH__")
+    out = after({ { "__PH__", value, "form", "c" } }, req)
+    is(out.url, "https://api.test/a/__PH__?b=__PH__&c=__PH__")
+    is(out.headers["x-key"], "c=__PH__")
+    is(out.body, "b=__PH__&c=s%2F%20%22%26")
   end,
   ["a value that no header may hold is refused there, and fine elsewhere"] = function()
-    local _, why = after({ { "__PH__", "a\nb", "header" } }, { headers = { x = "__PH__" } })
+    local _, why = after({ { "__PH__", "a\nb", "header", "x" } }, { headers = { x = "__PH__" } })
     is(why, "header")
-    is(after({ { "__PH__", "a\nb", "query" } }, { url = "https://api.test/?a=__PH__" }).url, "https://api.test/?a=a%0Ab")
+    is(after({ { "__PH__", "a\nb", "query", "a" } }, { url = "https://api.test/?a=__PH__" }).url, "https://api.test/?a=a%0Ab")
   end,
   ["JSON that is none: refused with a placeholder in it, else left alone"] = function()
     local json = { ["content-type"] = "application/json" }
-    local _, why = after({ { "__PH__", "s", "body" } }, { method = "POST", headers = json, body = "{\"__PH__\"" })
+    local _, why = after({ { "__PH__", "s", "json", "a\0" } }, { method = "POST", headers = json, body = "{\"__PH__\"" })
     is(why, "malformed")
-    is(after({ { "__PH__", "s", "body" } }, { method = "POST", headers = json, body = "{no" }).body, "{no")
-    _, why = after({ { "__PH__", "\xff", "body" } }, { method = "POST", headers = json, body = "[\"__PH__\"]" })
+    is(after({ { "__PH__", "s", "json", "a\0" } }, { method = "POST", headers = json, body = "{no" }).body, "{no")
+    _, why = after({ { "__PH__", "\xff", "json", "0\0" } }, { method = "POST", headers = json, body = "[\"__PH__\"]" })
     is(why, "body")
   end,
   ["apply comes after the rows and wins"] = function()
-    local _, _, r = after({ { "__PH__", "row", "header", "query" } }, { url = "https://api.test/?key=__PH__", headers = { ["x-key"] = "__PH__" } })
+    local _, _, r = after({ { "__PH__", "row", "header", "x-key" }, { "__PH__", "row", "query", "key" } }, { url = "https://api.test/?key=__PH__", headers = { ["x-key"] = "__PH__" } })
     local view = r:view()
     view.headers:set("x-key", secret.of "type")
     view.query:set("key", secret.of "type")
@@ -130,14 +209,19 @@ local cases = {
     is(out.headers["x-key"], "type")
     is(out.url, "https://api.test/?key=type")
   end,
-  ["no more rows than the bound, and none without a secret"] = function()
+  ["no more rows than the bound, and none without a secret or a place"] = function()
     local r = request.example {}
     local many = {}
-    for i = 1, 17 do many[i] = { "__PH__" .. i, secret.of "s", 1 } end
+    for i = 1, 65 do many[i] = { "__PH__" .. i, secret.of "s", 1 } end
     refused(pcall(r.substitute, r, many), nil, "")
     is(pcall(r.substitute, r, { { "__PH__", "plain", 1 } }), false)
     is(pcall(r.substitute, r, { { "", secret.of "s", 1 } }), false)
+    is(pcall(r.substitute, r, { { "__PH__", secret.of "s", 7 } }), false)
+    is(pcall(r.substitute, r, { { "__PH__", secret.of "s", -1 } }), false)
     is(pcall(r.substitute, r, {}), true)
+    local rec = { rows = {} }
+    for i = 1, 9 do rec.rows[i] = { field = "value", place = { "query=a", "query=b", "query=c", "query=d" }, placeholder = "__TOKEN__" } end
+    refused(nil, select(2, rows.check(rec.rows, type_of "substitute", function() return true end, true)), "32 places")
   end,
 
   ["known placeholders are found wherever the head has them, as it would go out"] = with_home(function()
@@ -162,7 +246,7 @@ local cases = {
     is(found({ headers = { authorization = basic } }, { "authorization" }), "")
     is(found { url = "https://api.test/" .. text:sub(1, -2) .. "/p", headers = { x = text:sub(2) } }, "")
     local r = request.example { url = "https://api.test/" .. text }
-    r:substitute { { text, secret.of "s", request.places.path } }
+    r:substitute { { text, secret.of "s", request.places.path, nil, 1, 1 + #text } }
     is(r:known(set), nil)
     is(set:drop "one", 1)
     is(set:drop "one", 1)
@@ -241,6 +325,7 @@ local function world()
     function req.strip() end
     function req.presents() return false end
     function req.view() return { headers = { set = function() end } } end
+    function req.hide() end
     function req.known(_, set)
       local n = {}
       for _, t in ipairs(set.texts) do

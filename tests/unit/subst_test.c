@@ -3,8 +3,9 @@
 #include PROXY_C
 #include "guard.h"
 
+/* Rows that all have this one place; a name's NULs are written as "|". */
 static struct subst *
-rows(size_t n, const char *const (*row)[2], unsigned places)
+rows(size_t n, const char *const (*row)[2], enum subst_place place, const char *name)
 {
 	struct subst *s = calloc(1, sizeof *s);
 	size_t at = 0;
@@ -12,11 +13,19 @@ rows(size_t n, const char *const (*row)[2], unsigned places)
 	buf_init(&s->text, 8192);
 	for (size_t i = 0; i < n; i++) {
 		buf_adds(&s->text, row[i][0]);
-		s->row[i] = (struct subst_row){{NULL, strlen(row[i][0])}, secret_copy(row[i][1], strlen(row[i][1])), places};
+		buf_adds(&s->text, name);
+		s->row[i] = (struct subst_row){.placeholder = {NULL, strlen(row[i][0])}, .name = {NULL, strlen(name)},
+		    .secret = secret_copy(row[i][1], strlen(row[i][1])), .place = place};
 	}
 	s->n = n;
-	for (size_t i = 0; i < n; at += s->row[i++].placeholder.n)
+	for (size_t i = 0; i < s->text.n; i++)
+		if (s->text.p[i] == '|')
+			s->text.p[i] = '\0';
+	for (size_t i = 0; i < n; at += strlen(name), i++) {
 		s->row[i].placeholder.p = s->text.p + at;
+		at += s->row[i].placeholder.n;
+		s->row[i].name.p = s->text.p + at;
+	}
 	return s;
 }
 
@@ -26,13 +35,13 @@ static const char *const two[][2] = {{"__PH__", "first"}, {"__PH__2__", "second"
 /* Runs `text` as that kind of body (or as with a code), and says what comes out. */
 static enum subst_result
 run(const struct subst *s, const struct subst_code *code, enum subst_kind kind, const char *text, size_t n, struct buf *out,
-    unsigned *hits)
+    uint64_t *hits)
 {
-	struct subst_run t = {.s = s, .place = SUBST_BODY, .in = {guard_copy(text, n), n}, .out = out};
+	struct subst_run t = {.s = s, .rows = UINT64_MAX >> (64 - s->n), .in = {guard_copy(text, n), n}, .out = out};
 	enum subst_result result;
 
 	buf_clear(out);
-	result = code == NULL ? subst_body(&t, kind) : subst_all(&t, code) ? SUBST_DONE : SUBST_NO_ROOM;
+	result = code == NULL ? subst_body(&t, kind, SLICE("multipart/form-data; boundary=\"=-x\"")) : subst_all(&t, code) ? SUBST_DONE : SUBST_NO_ROOM;
 	if (result == SUBST_DONE && t.hits == 0)
 		buf_add(out, text, n);
 	*hits = t.hits;
@@ -44,7 +53,7 @@ expect(const char *name, const struct subst *s, const struct subst_code *code, e
     const char *want)
 {
 	struct buf out;
-	unsigned hits;
+	uint64_t hits;
 	enum subst_result result;
 
 	buf_init(&out, 4096);
@@ -61,54 +70,144 @@ expect(const char *name, const struct subst *s, const struct subst_code *code, e
 	buf_free(&out);
 }
 
+#define DELIM "--=-x\r\n"
+#define PART(name) DELIM "Content-Disposition: form-data; name=\"" name "\"\r\n\r\n"
+
 static void
-test_places(void)
+test_codes(void)
 {
-	struct subst *s = rows(1, one, SUBST_BODY), *l = rows(2, two, SUBST_BODY), *bad;
-	static const char *const latin[][2] = {{"__PH__", "s\xe9"}}, *const cdata[][2] = {{"__PH__", "a]]>b"}},
-	    *const digits[][2] = {{"41__PH__", "x"}};
+	struct subst *s = rows(1, one, PLACE_QUERY, ""), *l = rows(2, two, PLACE_QUERY, ""), *bad;
+	static const char *const digits[][2] = {{"41__PH__", "x"}};
 
 	expect("plain", s, &subst_plain, 0, "a__PH____PH__b_", "as/e+c \"r&<e>\\t's/e+c \"r&<e>\\t'b_");
 	expect("nothing there", s, &subst_plain, 0, "a__PH_", "a__PH_");
 	expect("path", s, &subst_path, 0, "/x%5f_P%48__/y", "/xs%2Fe+c%20%22r&%3Ce%3E%5Ct'/y");
 	expect("form", s, &subst_form, 0, "a=%5F%5f%50H__&b", "a=s%2Fe%2Bc%20%22r%26%3Ce%3E%5Ct%27&b");
 	expect("half an escape is itself", s, &subst_form, 0, "%5%5F_PH__%", "%5s%2Fe%2Bc%20%22r%26%3Ce%3E%5Ct%27%");
-	expect("an escape's digits are not text", bad = rows(1, digits, SUBST_BODY), &subst_form, 0, "%41__PH__", "%41__PH__");
-	subst_free(bad);
-	expect("JSON", s, NULL, SUBST_JSON, "[\"\\u005f_PH__\", 1]", "[\"s/e+c \\\"r&<e>\\\\t'\", 1]");
-	expect("JSON: outside of strings nothing is replaced", s, NULL, SUBST_JSON, "[1,__PH__]", NULL);
-	expect("JSON: an escaped backslash begins nothing", s, NULL, SUBST_JSON, "\"\\\\u005f_PH__\"", "\"\\\\u005f_PH__\"");
-	expect("JSON: a value that is not UTF-8", bad = rows(1, latin, SUBST_BODY), NULL, SUBST_JSON, "\"__PH__\"", NULL);
-	subst_free(bad);
-	expect("lines", s, NULL, SUBST_LINES, "1\n\"__PH__\"\n", "1\n\"s/e+c \\\"r&<e>\\\\t'\"\n");
-	expect("XML", s, NULL, SUBST_XML, "<a>__PH__</a>", "<a>s/e+c &quot;r&amp;&lt;e&gt;\\t&apos;</a>");
-	expect("XML: a section that does not end", s, NULL, SUBST_XML, "<![CDATA[__PH__", "<![CDATA[s/e+c \"r&<e>\\t'");
-	expect("XML: a value that would end the section", bad = rows(1, cdata, SUBST_BODY), NULL, SUBST_XML, "<![CDATA[__PH__]]>", NULL);
+	expect("an escape's digits are not text", bad = rows(1, digits, PLACE_QUERY, ""), &subst_form, 0, "%41__PH__", "%41__PH__");
 	subst_free(bad);
 	expect("the longest", l, &subst_plain, 0, "__PH__2____PH__2_", "secondfirst2_");
-	expect("other kinds", s, NULL, SUBST_OTHER, "__PH__", "__PH__");
 	subst_free(s);
 	subst_free(l);
 }
 
 static void
-test_header(void)
+test_bodies(void)
 {
-	static const struct { const char *in, *want; } cases[] = {
-		{"Basic dTpfX1BIX18=", "Basic dTpmaXJzdA=="}, {"basic X19QSF9fMl9fOng=", "basic c2Vjb25kOng="},
-		{"Basic dTpfX1BIX18", "Basic dTpfX1BIX18"}, {"Basic __PH__", "Basic __PH__"}, {"Basic ", "Basic "},
-		{"Basic", "Basic"}, {"Token __PH__", "Token first"}, {"", ""},
+	static const char *const latin[][2] = {{"__PH__", "s\xe9"}};
+	struct subst *s = rows(1, one, PLACE_JSON, "a|b/c|"), *l = rows(2, two, PLACE_JSON, "0|"), *f = rows(2, two, PLACE_FORM, "a b"), *bad;
+
+	expect("JSON", s, NULL, SUBST_JSON, "{\"a\":{\"b/c\":\"\\u005f_PH__\"}, \"b\":\"__PH__\"}",
+	    "{\"a\":{\"b/c\":\"s/e+c \\\"r&<e>\\\\t'\"}, \"b\":\"__PH__\"}");
+	expect("JSON: a key that is escaped", s, NULL, SUBST_JSON, "{\"\\u0061\":{\"b\\/c\":\"__PH__\"}}",
+	    "{\"\\u0061\":{\"b\\/c\":\"s/e+c \\\"r&<e>\\\\t'\"}}");
+	expect("JSON: no other depth, no key, no list", s, NULL, SUBST_JSON,
+	    "{\"b/c\":\"__PH__\",\"a\":{\"a\":{\"b/c\":\"__PH__\"},\"b/c\":[\"__PH__\"],\"__PH__\":1},\"c\":{\"b/c\":\"__PH__\"}}",
+	    "{\"b/c\":\"__PH__\",\"a\":{\"a\":{\"b/c\":\"__PH__\"},\"b/c\":[\"__PH__\"],\"__PH__\":1},\"c\":{\"b/c\":\"__PH__\"}}");
+	expect("JSON: a number is a list's, or a name", l, NULL, SUBST_JSON, "[\"__PH__\",\"__PH__\",[\"__PH__\"]]", "[\"first\",\"__PH__\",[\"__PH__\"]]");
+	expect("JSON: a number as a name", l, NULL, SUBST_JSON, "{\"0\":\"__PH__2__\",\"00\":\"__PH__\"}", "{\"0\":\"second\",\"00\":\"__PH__\"}");
+	expect("JSON: outside of strings it is none", s, NULL, SUBST_JSON, "[1,__PH__]", NULL);
+	expect("JSON: a member that is there twice", s, NULL, SUBST_JSON, "{\"a\":{\"b/c\":\"__PH__\",\"b\\u002fc\":1}}", NULL);
+	expect("JSON: one on its way that is there twice", s, NULL, SUBST_JSON, "{\"a\":{\"b/c\":\"__PH__\"},\"a\":1}", NULL);
+	expect("JSON: twice, before it", s, NULL, SUBST_JSON, "{\"a\":1,\"a\":{\"b/c\":\"__PH__\"}}", NULL);
+	expect("JSON: twice, and nothing there", s, NULL, SUBST_JSON, "{\"a\":1,\"a\":{\"b/c\":\"PH\"}}", "{\"a\":1,\"a\":{\"b/c\":\"PH\"}}");
+	expect("JSON: others may be there twice", s, NULL, SUBST_JSON, "{\"b\":1,\"b\":2,\"a\":{\"b/c\":\"__PH__\"}}",
+	    "{\"b\":1,\"b\":2,\"a\":{\"b/c\":\"s/e+c \\\"r&<e>\\\\t'\"}}");
+	expect("JSON: a value that is not UTF-8", bad = rows(1, latin, PLACE_JSON, "0|"), NULL, SUBST_JSON, "[\"__PH__\"]", NULL);
+	subst_free(bad);
+	expect("lines", l, NULL, SUBST_LINES, "1\n[\"__PH__\"]\n[\"__PH__\"]", "1\n[\"first\"]\n[\"first\"]");
+	expect("a form", f, NULL, SUBST_FORM, "a+b=x__PH__&a%20b=__PH__2__&ab=__PH__&__PH__=a+b&a+b", "a+b=xfirst&a%20b=second&ab=__PH__&__PH__=a+b&a+b");
+	expect("a form: some part it at a semicolon", f, NULL, SUBST_FORM, "a+b=1;c=__PH__&x;a+b=__PH__", "a+b=1;c=__PH__&x;a+b=__PH__");
+	expect("parts", f, NULL, SUBST_PARTS, PART("a b") "x__PH__\r\n" PART("b") "__PH__\r\n" PART("a b") "\r\n--=-x--\r\n",
+	    PART("a b") "xfirst\r\n" PART("b") "__PH__\r\n" PART("a b") "\r\n--=-x--\r\n");
+	expect("parts: with a type", f, NULL, SUBST_PARTS, DELIM "content-type: text/plain\r\ncontent-disposition: form-data; name=\"a b\"\r\n\r\n__PH__\r\n--=-x--",
+	    DELIM "content-type: text/plain\r\ncontent-disposition: form-data; name=\"a b\"\r\n\r\nfirst\r\n--=-x--");
+	expect("parts: a file, and what is written otherwise", f, NULL, SUBST_PARTS,
+	    DELIM "Content-Disposition: form-data; name=\"a b\"; filename=\"a\"\r\n\r\n__PH__\r\n" DELIM "Content-Disposition: form-data; name=a b\r\n\r\n__PH__\r\n--=-x--",
+	    DELIM "Content-Disposition: form-data; name=\"a b\"; filename=\"a\"\r\n\r\n__PH__\r\n" DELIM "Content-Disposition: form-data; name=a b\r\n\r\n__PH__\r\n--=-x--");
+	expect("parts: an encoding, and two names", f, NULL, SUBST_PARTS,
+	    DELIM "Content-Disposition: form-data; name=\"a b\"\r\nContent-Transfer-Encoding: base64\r\n\r\n__PH__\r\n--=-x--",
+	    DELIM "Content-Disposition: form-data; name=\"a b\"\r\nContent-Transfer-Encoding: base64\r\n\r\n__PH__\r\n--=-x--");
+	expect("parts: lines", f, NULL, SUBST_PARTS, PART("a b") "\n--=-x\n__PH__\r\n--=-x--", PART("a b") "\n--=-x\n__PH__\r\n--=-x--");
+	expect("parts: no end", f, NULL, SUBST_PARTS, PART("a b") "__PH__\r\n" DELIM, NULL);
+	expect("parts: text before, and behind", f, NULL, SUBST_PARTS, "x\r\n" PART("a b") "__PH__\r\n--=-x--", NULL);
+	expect("parts: text behind", f, NULL, SUBST_PARTS, PART("a b") "__PH__\r\n--=-x--\r\n" DELIM, NULL);
+	expect("parts: a longer boundary", f, NULL, SUBST_PARTS, PART("a b") "__PH__\r\n--=-xy--", NULL);
+	expect("parts: a space behind the delimiter", f, NULL, SUBST_PARTS, "--=-x \r\n" "Content-Disposition: form-data; name=\"a b\"\r\n\r\n__PH__\r\n--=-x--", NULL);
+	expect("other kinds", s, NULL, SUBST_OTHER, "__PH__", "__PH__");
+	subst_free(s);
+	subst_free(l);
+	subst_free(f);
+}
+
+static void
+test_boundary(void)
+{
+	static const struct { const char *type, *want; } cases[] = {
+		{"multipart/form-data; boundary=abc", "\r\n--abc"}, {"multipart/form-data;BOUNDARY=\"a b\"", NULL}, {"multipart/form-data; boundary=\"a.b\"", "\r\n--a.b"},
+		{"multipart/form-data", NULL}, {"multipart/form-data; boundary=", NULL}, {"multipart/form-data; boundary=a; boundary=b", NULL},
+		{"multipart/form-data; boundary=a; charset=x", NULL}, {"multipart/form-data; boundary*=a", NULL}, {"multipart/form-data; xboundary=a", NULL},
+		{"multipart/form-data; boundary=\"a", NULL}, {"boundary=a", NULL},
+		{"multipart/form-data; boundary=0123456789012345678901234567890123456789012345678901234567890123456789x", NULL},
 	};
-	struct subst *s = rows(2, two, SUBST_HEADER);
 
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct buf out;
-		struct subst_run t = {.s = s, .place = SUBST_HEADER, .out = &out,
+		bool ok;
+
+		buf_init(&out, 80);
+		ok = subst_boundary((struct slice){guard_copy(cases[i].type, strlen(cases[i].type)), strlen(cases[i].type)}, &out);
+		test_result(cases[i].want != NULL ? ok && slice_eq(buf_slice(&out), slice_of(cases[i].want)) : !ok, cases[i].type, "%.*s",
+		    (int)out.n, out.n != 0 ? out.p : "");
+		buf_free(&out);
+	}
+}
+
+static void
+test_header(void)
+{
+	static const struct { const char *name, *in, *want; } cases[] = {
+		{"authorization", "Basic dTpfX1BIX18=", "Basic dTpmaXJzdA=="}, {"Authorization", "basic X19QSF9fMl9fOng=", "basic c2Vjb25kOng="},
+		{"Authorization", "Basic dTpfX1BIX18", "Basic dTpfX1BIX18"}, {"Authorization", "Basic __PH__", "Basic __PH__"},
+		{"Authorization", "Basic ", "Basic "}, {"Authorization", "Basic", "Basic"}, {"Authorization", "Token __PH__", "Token __PH__"},
+		{"X-Basic", "Basic dTpfX1BIX18=", "Basic dTpfX1BIX18="}, {"x-KEY", "a __PH__", "a first"}, {"x-key", "Basic dTpfX1BIX18=", "Basic dTpfX1BIX18="},
+		{"x-key", "Basic __PH__", "Basic first"}, {"x-keys", "__PH__", "__PH__"}, {"x-key", "", ""},
+	};
+	struct subst *s = rows(2, two, PLACE_BASIC, ""), *h = rows(2, two, PLACE_HEADER, "x-key");
+
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct buf out;
+		struct subst_run t = {.s = slice_begins_nocase(slice_of(cases[i].name), SLICE("x-key")) ? h : s, .out = &out,
 		    .in = {guard_copy(cases[i].in, strlen(cases[i].in)), strlen(cases[i].in)}};
 
 		buf_init(&out, 4096);
-		test_result(subst_header(&t) && slice_eq(t.hits != 0 ? buf_slice(&out) : t.in, slice_of(cases[i].want)), cases[i].in,
-		    "%.*s", (int)out.n, out.n != 0 ? out.p : "");
+		test_result(subst_header(&t, slice_of(cases[i].name)) && slice_eq(t.hits != 0 ? buf_slice(&out) : t.in, slice_of(cases[i].want)),
+		    cases[i].in, "%.*s", (int)out.n, out.n != 0 ? out.p : "");
+		buf_free(&out);
+	}
+	subst_free(s);
+	subst_free(h);
+}
+
+static void
+test_path(void)
+{
+	static const struct { const char *in; size_t from, to; const char *want; } cases[] = {
+		{"/bot__PH__/x", 4, 10, "/botfirst/x"}, {"/bot_%5fPH__/x", 4, 12, "/botfirst/x"}, {"/botx__PH__/x", 4, 11, "/botx__PH__/x"},
+		{"/bot__PH__x/x", 4, 11, "/bot__PH__x/x"}, {"/bot__PH__/x", 4, 9, "/bot__PH__/x"}, {"/__PH__/__PH__", 8, 14, "/__PH__/first"},
+		{"/__PH__", 1, 99, "/__PH__"}, {"/__PH__", 7, 7, "/__PH__"}, {"/__PH__", 9, 8, "/__PH__"},
+	};
+	struct subst *s = rows(1, two, PLACE_PATH, "");
+
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct buf out;
+		struct subst_run t = {.s = s, .out = &out, .in = {guard_copy(cases[i].in, strlen(cases[i].in)), strlen(cases[i].in)}};
+
+		buf_init(&out, 4096);
+		s->row[0].from = cases[i].from;
+		s->row[0].to = cases[i].to;
+		test_result(subst_path_rows(&t) && slice_eq(t.hits != 0 ? buf_slice(&out) : t.in, slice_of(cases[i].want)), cases[i].in, "%.*s",
+		    (int)out.n, out.n != 0 ? out.p : "");
 		buf_free(&out);
 	}
 	subst_free(s);
@@ -119,8 +218,9 @@ test_kinds(void)
 {
 	static const struct { const char *type; enum subst_kind kind; } cases[] = {
 		{"application/json", SUBST_JSON}, {"Application/JSON ; charset=utf-8", SUBST_JSON}, {"a/b+json", SUBST_JSON},
-		{"text/html", SUBST_TEXT}, {"text/", SUBST_OTHER}, {"", SUBST_OTHER}, {";", SUBST_OTHER}, {"image/png", SUBST_OTHER},
-		{"image/svg+xml", SUBST_XML}, {"application/x-www-form-urlencoded", SUBST_FORM}, {"application/jsonp", SUBST_OTHER},
+		{"text/html", SUBST_OTHER}, {"text/", SUBST_OTHER}, {"", SUBST_OTHER}, {";", SUBST_OTHER}, {"image/png", SUBST_OTHER},
+		{"image/svg+xml", SUBST_OTHER}, {"application/x-www-form-urlencoded", SUBST_FORM}, {"application/jsonp", SUBST_OTHER},
+		{"multipart/form-data; boundary=x", SUBST_PARTS}, {"multipart/mixed; boundary=x", SUBST_OTHER}, {"text/json", SUBST_JSON},
 	};
 
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -137,16 +237,57 @@ back(const char *name, const char *secret, const char *sent, const char *param, 
 	struct buf out;
 	bool ok;
 
-	subst_back_add(&list, s, sent != NULL ? slice_of(sent) : (struct slice){NULL, 0}, slice_of(param));
+	subst_back_add(&list, s, 0, sent != NULL ? slice_of(sent) : (struct slice){NULL, 0}, slice_of(param));
 	secret_unref(s);
 	buf_init(&out, 4096);
-	ok = subst_back_value(list, (struct slice){guard_copy(in, strlen(in)), strlen(in)}, &out);
+	ok = subst_back_value(list, (struct slice){guard_copy(in, strlen(in)), strlen(in)}, true, &out) &&
+	    subst_back_in(list, (struct slice){guard_copy(in, strlen(in)), strlen(in)}, true) == (strcmp(in, want) != 0);
 	test_result(ok && slice_eq(buf_slice(&out), slice_of(want)), name, "%.*s", (int)out.n, out.n != 0 ? out.p : "");
 	for (size_t n = 0; n < strlen(in); n++) {
 		buf_clear(&out);
-		subst_back_value(list, (struct slice){guard_copy(in, n), n}, &out);
+		subst_back_value(list, (struct slice){guard_copy(in, n), n}, true, &out);
+		subst_back_in(list, (struct slice){guard_copy(in, n), n}, false);
 	}
 	buf_free(&out);
+	subst_back_free(list);
+}
+
+/* Behind 0 to 2 bytes and before 0 to 2, in both alphabets, with and without padding, as it is and percent-encoded:
+ * none of the characters that its bits are in is left. */
+static void
+test_base64(void)
+{
+	static const char value[] = "pass~?\xff\xfe-word";
+	struct subst_back *list = NULL;
+	struct secret *s = secret_copy(value, sizeof value - 1);
+	unsigned wrong = 0;
+
+	subst_back_add(&list, s, 0, SLICE("<>"), SLICE(""));
+	secret_unref(s);
+	for (unsigned i = 0; i < 3 * 3 * 2 * 2 * 2; i++) {
+		unsigned before = i % 3, behind = i / 3 % 3, url = i / 9 % 2, cut = i / 18 % 2, percent = i / 36;
+		char plain[64], text[256], want[256], code[128];
+		size_t n = before + sizeof value - 1 + behind, first = 8 * before / 6, last = (8 * (before + sizeof value - 1) + 5) / 6, k = 0;
+		struct buf out;
+
+		memcpy(plain, "u:", 2);
+		memcpy(plain + before, value, sizeof value - 1);
+		memcpy(plain + n - behind, "xy", 2);
+		n = b64_encode(code, plain, n, url);
+		while (cut && n != 0 && code[n - 1] == '=')
+			n--;
+		for (size_t c = 0; c < n; c++)
+			k += percent && c % 2 == 0 ? (size_t)sprintf(text + k, "%%%02x", code[c]) : (size_t)sprintf(text + k, "%c", code[c]);
+		if (!percent)
+			snprintf(want, sizeof want, "%.*s<>%.*s", (int)first, code, (int)(n - last), code + last);
+		buf_init(&out, 4096);
+		if (!subst_back_value(list, (struct slice){guard_copy(text, k), k}, false, &out) || !subst_back_in(list, (struct slice){text, k}, false) ||
+		    (!percent && !slice_eq(buf_slice(&out), slice_of(want))) || memmem(out.p, out.n, "<>", 2) == NULL ||
+		    out.n > 2 + (first + n - last) * 3)
+			wrong++;
+		buf_free(&out);
+	}
+	test_result(wrong == 0, "in Base64, wherever it stands in it", "%u are wrong", wrong);
 	subst_back_free(list);
 }
 
@@ -167,9 +308,13 @@ test_back(void)
 	back("under another name", "secret", NULL, "key", "/?xkey=secret&key=xsecret", "/?xkey=&key=x");
 	back("alone", "secret", NULL, "key", "key=secret", "key=");
 	back("one byte", "s", "PH", "", "sss", "PHPHPH");
+	back("a long one, as it is", "sk-live-0123456789", "PH", "", "https://sk-live-0123456789 sk-live-012345678", "https://PH sk-live-012345678");
+	back("a long one, encoded", "sk/live=0123456789", "PH", "", "sk%2Flive%3d%30123456789;sk%252flive%253D0123456789", "PH;PH");
+	back("not there", "sk-live-0123456789", "PH", "", "sk-live-0123456788 sk%2dlive%2D0123456788", "sk-live-0123456788 sk%2dlive%2D0123456788");
+	test_base64();
 	for (i = 0; i <= SUBST_BACK_MAX + 1; i++) {
 		struct secret *s = secret_copy(&i, sizeof i);
-		bool ok = subst_back_add(&list, s, SLICE("x"), SLICE(""));
+		bool ok = subst_back_add(&list, s, 0, SLICE("x"), SLICE(""));
 
 		secret_unref(s);
 		if (!ok)
@@ -249,18 +394,21 @@ stream(const char *name, const struct subst *s, struct slice in, const char *wan
 static void
 test_websocket(void)
 {
-	struct subst *s = rows(1, one, SUBST_WEBSOCKET);
+	struct subst *s = rows(1, one, PLACE_WS, "0|");
 	struct buf in;
 	static char big[SUBST_WS_MAX + 100];
 
 	buf_init(&in, 1 << 20);
 	put_frame(&in, 0x81, "hello", 5, "abcd");
-	put_frame(&in, 0x01, "__P", 3, "efgh");
+	put_frame(&in, 0x01, "[\"__P", 5, "efgh");
 	put_frame(&in, 0x89, "", 0, "ijkl");
-	put_frame(&in, 0x80, "H__", 3, "mnop");
+	put_frame(&in, 0x80, "H__\"]", 5, "mnop");
 	put_frame(&in, 0x82, "__PH__", 6, "qrst");
 	put_frame(&in, 0x81, "[\"__PH__\"]", 10, "uvwx");
-	stream("a stream of messages", s, buf_slice(&in), "hellos/e+c \"r&<e>\\t'__PH__[\"s/e+c \\\"r&<e>\\\\t'\"]", false);
+	put_frame(&in, 0x81, "{\"0\":\"__PH__\",\"0\":1}", 20, "uvwx");
+	put_frame(&in, 0x81, "__PH__", 6, "uvwx");
+	stream("a stream of messages", s, buf_slice(&in), "hello[\"s/e+c \\\"r&<e>\\\\t'\"]__PH__[\"s/e+c \\\"r&<e>\\\\t'\"]"
+	    "{\"0\":\"__PH__\",\"0\":1}__PH__", false);
 	buf_clear(&in);
 	put_frame(&in, 0xc1, "__PH__", 6, "abcd");      /* an extension's bit */
 	put_frame(&in, 0x83, "__PH__", 6, "abcd");      /* an opcode nobody knows */
@@ -336,8 +484,11 @@ main(void)
 {
 	if (!secret_init())
 		return 1;
-	test_places();
+	test_codes();
+	test_bodies();
+	test_boundary();
 	test_header();
+	test_path();
 	test_kinds();
 	test_back();
 	test_websocket();

@@ -170,7 +170,7 @@ test_frames(const char *name, const char *unit, size_t n)
 		fwrite(unit, n, 1, f);
 	fflush(f);
 	rewind(f);
-	s.row[0] = (struct subst_row){SLICE("placeholder"), secret_new(4), SUBST_WEBSOCKET};
+	s.row[0] = (struct subst_row){.placeholder = SLICE("placeholder"), .name = SLICE(""), .secret = secret_new(4), .place = PLACE_WS};
 	assert((w = subst_ws_new(&s)) != NULL);
 	peer_from(&src, fileno(f));
 	peer_from(&dst, sink());
