@@ -1,6 +1,7 @@
 --- Names below which strangers live: a wildcard there would hand a secret to any of them.
--- A group is a reason and the names it holds for. It is a table of what an operator might plausibly type, not the Public
--- Suffix List: that has ten thousand rows, changes each week, and does not know tenants. One name below is fine
+-- A group is a reason and the names it holds for. It is a table of what an operator might plausibly type, with what the
+-- Public Suffix List does not know: tenants. That list has ten thousand rows and changes each week, so it is not in here;
+-- where this machine has it (Debian's publicsuffix), it is asked too. One name below is fine
 -- ("*.acme.github.io" is Acme's alone), and so is an exact host. Where what stands below is a region or a service, and
 -- the customer's own name somewhere below that ("acme-x.a.run.app", "acme.execute-api.us-east-1.amazonaws.com"), the
 -- name is listed among `deep` too: a wildcard anywhere below it is shared.
@@ -25,8 +26,12 @@ local groups = {
       your-server.de contaboserver.net ovh.net scw.cloud edgekey.net akamaized.net fastly.net fastlylb.net b-cdn.net ]] },
   { why = "anybody can point a name below it at a machine of their own", names = [[
       ngrok.io eu.ngrok.io us.ngrok.io ap.ngrok.io au.ngrok.io in.ngrok.io jp.ngrok.io sa.ngrok.io ngrok.app ngrok.dev ngrok-free.app ngrok-free.dev trycloudflare.com cfargotunnel.com loca.lt lhr.life serveo.net
-      ts.net zrok.io pinggy.link bore.pub app.github.dev gitpod.io devtunnels.ms pipedream.net webhook.site duckdns.org
+      ts.net zrok.io pinggy.link bore.pub app.github.dev gitpod.io devtunnels.ms duckdns.org
       ddns.net dyndns.org dynu.net hopto.org zapto.org mooo.com nip.io sslip.io xip.io ]] },
+  { why = "what is sent there is shown to whoever made that name", deep = true, names = [[
+      pipedream.net webhook.site beeceptor.com requestcatcher.com requestbin.net requestbin.com hookb.in postb.in
+      oastify.com burpcollaborator.net interact.sh interactsh.com oast.fun oast.live oast.me oast.online oast.pro oast.site
+      dnslog.cn ceye.io eyes.sh dnslog.link canarytokens.com canarytokens.org mockapi.io mockable.io hookdeck.com webhook.cool ]] },
   { why = "each name below it is another customer's own", names = [[
       atlassian.net jira.com zendesk.com freshdesk.com myshopify.com my.salesforce.com
       sandbox.my.salesforce.com develop.my.salesforce.com scratch.my.salesforce.com force.com lightning.force.com
@@ -56,7 +61,49 @@ local REGISTER = groups[1].why
 
 local reasons = {}
 for _, group in ipairs(groups) do
-  for name in group.names:gmatch("%S+") do reasons[name] = group.why end
+  for name in group.names:gmatch("%S+") do
+    reasons[name] = group.why
+    deep[name] = deep[name] or group.deep
+  end
+end
+
+-- ---- the machine's Public Suffix List: data alone, as its packages lay it there
+
+local LIST, LIST_MAX = "/usr/share/publicsuffix/public_suffix_list.dat", 4 << 20
+local listed
+
+-- { [rule] = true, with "*." and "!" as they stand there; below = { name = a rule below it } }; false: there is none.
+local function list()
+  if listed ~= nil then return listed end
+  local file = io and io.open(LIST, "rb")
+  local text = file and file:read(LIST_MAX)
+  if file then file:close() end
+  listed = text and { below = {} } or false
+  for rule in (text or ""):gmatch("[^\r\n]+") do
+    rule = not rule:find("^//") and rule:match("^%S+")
+    if rule and not rule:find("[\128-\255]") then     -- the others' xn-- forms are not in it
+      rule = rule:lower()
+      listed[rule] = true
+      local name = rule:match("^[!*]?%.?(.+)$")
+      if rule:find("^%*") then listed.below[name] = rule end
+      for above in name:gmatch("%.()") do listed.below[name:sub(above)] = rule end
+    end
+  end
+  return listed
+end
+
+--- Has this machine the list? Else less is known of a name than could be.
+function M.has_list() return list() ~= false end
+
+-- Their owner's own APIs: there for browsers' sake, whose cookies strangers' files below one of its names must not get.
+local apis = { ["googleapis.com"] = true }
+
+-- Why, and the rule: the name is a suffix itself, or one stands below it.
+local function on_list(name)
+  local rules, rest = list(), name:match("%.(.+)$")
+  if not rules or not rest or rules["!" .. name] or apis[name] then return nil end
+  if rules[name] or rules["*." .. rest] then return REGISTER, name end
+  if rules.below[name] then return REGISTER, rules.below[name] end
 end
 
 --- Why strangers answer below this name, and which name it is: why, name | nil. A wildcard over more is over them too.
@@ -73,6 +120,7 @@ function M.shared(name)
   for known, why in pairs(reasons) do
     if known:sub(-#tail) == tail then return why, known end
   end
+  return on_list(name)
 end
 
 --- Is a name of one's own below it shared, too?

@@ -139,11 +139,18 @@ local function read_scope(plain, opt, ctx)
 end
 
 --- A wildcard that strangers answer is for requests alone that are signed: they send no secret.
-local function check_shared(pol, plain)
+local function check_shared(pol, plain, ctx)
   local suffixes = require "suffixes"
   local what = suffixes.sends(pol, plain)
   local host, why, known = suffixes.first(what and plain.hosts)
-  if not host then return end
+  if not host then
+    local wild = ctx and what and not suffixes.has_list() and table.concat(plain.hosts, " "):match("%*%.[^ ]+")
+    if wild then
+      ctx.note(("note: whether strangers can have names in %s is looked up in the Public Suffix List, which this machine does "
+        .. "not have (Debian: apt install publicsuffix)"):format(wild))
+    end
+    return
+  end
   local own = host:sub(2)
   report.usage(("--host %s: %s%s, and %s sends the secret itself"):format(host, why,
     "*." .. known ~= host and (" (%s)"):format(known) or "", what),
@@ -506,7 +513,7 @@ local function add(args, opt, ctx)
   fields.ask(ctx, specs, into, preset and preset.ask)
   local secrets = settle(pol, plain, into)
   check_rows(pol, plain, secrets)
-  check_shared(pol, plain)      -- with its rows and headers
+  check_shared(pol, plain, ctx) -- with its rows and headers
   plain.created = require("time").wall()
   local function op()
     if db.peek("credential", name, "the credential") then taken(name) end
@@ -583,7 +590,7 @@ local function set(args, opt, ctx)
     read_tls(plain, typed)
     local secrets = settle(pol, plain, fields.over(kept, typed, specs))
     check_rows(pol, plain, secrets)
-    if opt.host or opt.substitute or next(typed.sealed) then check_shared(pol, plain) end
+    if opt.host or opt.substitute or next(typed.sealed) then check_shared(pol, plain, ctx) end
     return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets }
   end
   if pasted then

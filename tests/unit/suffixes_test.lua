@@ -34,6 +34,29 @@ return {
     is(suffixes.first { "*.acme.github.io", "acme.atlassian.net", "*.example.com", "*.notgithub.io", "*.acme.co.uk",
       "*.googleapis.com", "*.go.com", "*.uk" }, nil)
   end,
+  ["what is sent to a name is shown to strangers: at any depth"] = function()
+    for _, name in ipairs { "pipedream.net", "m.pipedream.net", "oastify.com", "a.oastify.com", "beeceptor.com", "requestcatcher.com",
+      "webhook.site", "x.interact.sh" } do
+      is(suffixes.first { "*." .. name }, "*." .. name)
+    end
+  end,
+  ["every private name of the Public Suffix List is shared, and what is below one is not"] = function()
+    if not suffixes.has_list() then return print("skip suffixes: no Public Suffix List here") end
+    -- Not asked: the thirteen names in other letters than ASCII, which no host is written in; their xn-- forms are not in it.
+    local known = { ["googleapis.com"] = "Google's own APIs; what strangers keep there are files" }
+    local private, n = false, 0
+    for line in io.lines("/usr/share/publicsuffix/public_suffix_list.dat") do
+      private = private and not line:find("END PRIVATE", 1, true) or line:find("BEGIN PRIVATE", 1, true) ~= nil
+      local name = private and line:find("^[%w*]") and not line:find("[\128-\255]") and line:gsub("^%*", "some")
+      if name and not known[name] then
+        n = n + 1
+        is(suffixes.first { "*." .. name }, "*." .. name)
+        if line:find("^%*") then is(suffixes.first { "*." .. line:sub(3) }, "*." .. line:sub(3)) end
+      end
+    end
+    assert(n > 1500, n)
+    is(suffixes.first { "*.acme.co.com", "*.acme.altervista.org", "*.example.org", "*.acme.com", "*.acme.io", "*.api.acme.dev" }, nil)
+  end,
   ["a whole top label is refused where it is typed"] = function()
     for _, host in ipairs { "*.com", "*.uk", "*.io", "*.dev" } do assert(not records.host(host), host) end
   end,
