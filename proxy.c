@@ -65,6 +65,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -12078,6 +12079,11 @@ store_clear_readers(void)
 #define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
 #define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
 #define LUA_PATTERN_STEPS 4     /* steps of a pattern match that take as long as an instruction */
+#define LUA_COPY 64             /* bytes that are copied in the time of one */
+#define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
+#define LUA_CALL 32             /* instructions worth one digest of next to nothing */
+#define LUA_SIGN 20000          /* instructions worth one RSA or EC signature */
+#define LUA_COMMAND_S 10        /* of processor time: what a policy may run in a command, whatever it does */
 #define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
 #define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
 #define LUA_NAME_MAX 64         /* a policy's name with its NUL; so long in the heartbeat page */
@@ -12204,8 +12210,30 @@ lua_charge(lua_State *L, int64_t instructions)
 }
 
 static void
+lua_late(int sig)
+{
+	static const char text[] = "sallyport: a policy used more than 10 s of processor time\n";
+
+	(void)sig;
+	(void)!write(STDERR_FILENO, text, sizeof text - 1);
+	_exit(1);
+}
+
+/* A worker that hangs is killed by the master; a command has this. 0: nothing runs. */
+static void
+lua_watch(time_t seconds)
+{
+	const struct itimerval t = {.it_value = {.tv_sec = seconds}};
+
+	signal(SIGPROF, lua_late);
+	setitimer(ITIMER_PROF, &t, NULL);
+}
+
+static void
 lua_arm(lua_State *co)
 {
+	if (!lua_worker)
+		lua_watch(LUA_COMMAND_S);
 	lua_now = (struct allowance){
 		.co = co,
 		.left = LUA_BUDGET,
@@ -12220,6 +12248,8 @@ lua_disarm(const struct allowance *outer)
 {
 	if (lua_now.co != NULL)
 		lua_sethook(lua_now.co, NULL, 0, 0);
+	if (!lua_worker && lua_now.co != NULL && outer->co == NULL)
+		lua_watch(0);
 	lua_now = *outer;
 	if (lua_now.co != NULL)
 		lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, lua_now.over ? 1 : LUA_HOOK_EVERY);
@@ -12271,6 +12301,9 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 #endif
 		if (!lua_may_grow(nsize - osize))
 			return NULL;
+		/* what a string function does grows with the string that it makes */
+		if (lua_now.co != NULL && (lua_now.left -= (int64_t)(nsize - osize) / LUA_COPY) < 0)
+			lua_exceed(LUA_OVER_BUDGET);
 	}
 	p = realloc(ptr, nsize);
 	if (p == NULL)
@@ -13302,7 +13335,7 @@ l_table_move(lua_State *L)
  * out on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other
  * code (load, require, string.dump), control of the state (collectgarbage, coroutine), the outside
  * (io, os, print), and math.random: guessable, a mistake where it would be used. No setmetatable: no
- * finalizers, no proxies that lie to us. LPeg comes from lua/patterns.lua, which bounds it. */
+ * finalizers, no proxies that lie to us. lpeg and utf8 come from lua/patterns.lua, which bounds them. */
 static const struct { const char *lib, *names; } sandbox_allowed[] = {
 	{LUA_GNAME, "assert error ipairs next pairs pcall select tonumber tostring type"},
 	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min "
@@ -13310,7 +13343,6 @@ static const struct { const char *lib, *names; } sandbox_allowed[] = {
 	{"string", "byte char find format gmatch gsub len lower match pack packsize rep reverse "
 	    "sub unpack upper"},
 	{"table", "concat insert move pack remove sort unpack"},
-	{"utf8", "char charpattern codepoint codes len offset"},
 };
 
 /* The library keeps some functions under names of their own: `string` in the table, `_G` for
@@ -13367,10 +13399,12 @@ l_sandbox_env(lua_State *L)
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	lua_pushcfunction(L, l_require);
-	lua_pushliteral(L, "patterns");         /* LPeg, bounded */
+	lua_pushliteral(L, "patterns");         /* these two, bounded */
 	lua_call(L, 1, 1);
 	lua_getfield(L, 2, "lib");
 	lua_setfield(L, 1, "lpeg");
+	lua_getfield(L, 2, "utf8");
+	lua_setfield(L, 1, "utf8");
 	lua_settop(L, 1);
 	l_sandbox_copy(L, sandbox_allowed[0].lib, sandbox_allowed[0].names);
 	for (size_t i = 1; i < COUNT(sandbox_allowed); i++) {
@@ -18360,6 +18394,14 @@ l_secret_refuse_size(lua_State *L, const char *why)
 	luaL_error(L, "%s", why);
 }
 
+/* What is wrong with these bytes. One text for all that may be wrong with a secret's: else a policy
+ * that builds one around a guess would learn of it (and pass it on: `return nil, message`). */
+static const char *
+l_unfit(bool is_secret, const char *why)
+{
+	return is_secret ? "a secret that does not fit there" : why;
+}
+
 /* Pushes a handle on n bytes, all zero, for the caller to fill. Raises when there is no room:
  * what is garbage gives its bytes back first. */
 static char *
@@ -18368,6 +18410,7 @@ l_alloc_secret(lua_State *L, size_t n)
 	struct secret_handle *h = l_new_secret(L);
 	struct secret *s;
 
+	lua_charge(L, (int64_t)n / LUA_COPY + LUA_CALL);
 	if (n > SECRET_MAX)
 		l_secret_refuse_size(L, "a secret of more than 2 MiB");
 	if ((s = l_secret_room(h, n)) == NULL) {
@@ -18440,6 +18483,7 @@ l_check_slice(lua_State *L, int idx)
 
 	luaL_argexpected(L, lua_type(L, idx) == LUA_TSTRING, idx, "string");
 	s.p = lua_tolstring(L, idx, &s.n);
+	lua_charge(L, (int64_t)s.n / LUA_READ);
 	return s;
 }
 
@@ -18467,6 +18511,7 @@ l_check_value(lua_State *L, int idx, bool *is_secret)
 	struct slice s = {NULL, 0};
 
 	luaL_argexpected(L, l_value_slice(L, idx, &s, is_secret), idx, "string or secret");
+	lua_charge(L, (int64_t)s.n / LUA_READ + LUA_CALL);
 	return s;
 }
 
@@ -18613,11 +18658,13 @@ l_secret_decode(lua_State *L)
 	int way = luaL_checkoption(L, 1, NULL, ways);
 	bool is_secret = false, ok;
 	struct slice in = l_check_value(L, 2, &is_secret);
-	struct secret *s = secret_new(in.n);
+	struct secret *s;
 	ssize_t n;
 
-	if (s == NULL)
-		return luaL_error(L, "no room for secrets");
+	if (is_secret && lua_now.co != NULL && !l_check_handle(L, 2)->field)
+		return luaL_error(L, "a field of the credential is decoded, not what was built of it");
+	if ((s = secret_new(in.n)) == NULL)
+		l_secret_refuse_size(L, "no room for secrets");
 	if (way == 0) {
 		ok = hex_decode(s->p, in);
 		n = (ssize_t)(in.n / 2);
@@ -18649,7 +18696,7 @@ l_secret_code(lua_State *L)
 	char *out;
 
 	if (n == SIZE_MAX)
-		return luaL_error(L, "%s: not UTF-8", c->name);
+		return luaL_error(L, "%s: %s", c->name, l_unfit(is_secret, "not UTF-8"));
 	out = l_out_begin(L, &o, n, is_secret);
 	c->code(out, in);
 	return l_out_end(&o);
@@ -18728,6 +18775,7 @@ l_check_key(lua_State *L, int idx, bool *is_secret)
 	if (secret && lua_now.co != NULL && !l_check_handle(L, idx)->field)
 		luaL_error(L, "a private key is a field of the credential, not what was built");
 	*is_secret |= secret;
+	lua_charge(L, LUA_SIGN / 16);
 	return in;
 }
 
@@ -18766,7 +18814,10 @@ l_check_alg(lua_State *L, int idx)
 static struct slice
 l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret)
 {
-	return a->kind == SIGN_HMAC ? l_check_value(L, idx, is_secret) : l_check_key(L, idx, is_secret);
+	if (a->kind == SIGN_HMAC)
+		return l_check_value(L, idx, is_secret);
+	lua_charge(L, LUA_SIGN);
+	return l_check_key(L, idx, is_secret);
 }
 
 /* sign.signature(alg, key, data) -> raw signature (ES: R and S), string | secret | nil, code
@@ -18971,6 +19022,8 @@ l_template_run(lua_State *L, struct slice text, char *out, size_t max, bool *is_
 				memcpy(out + n + lit.n, part.s.p, part.s.n);
 		}
 		n += lit.n + part.s.n;
+		if (n > L_TEXT_MAX && *is_secret)
+			l_secret_refuse_size(L, "template: the result is too long");
 		if (n > L_TEXT_MAX)
 			luaL_error(L, "template: the result is too long");
 		if (name.n != 0)
@@ -19358,6 +19411,8 @@ struct l_json_writer {
 static void
 l_json_put(lua_State *L, struct l_json_writer *w, const char *p, size_t n)
 {
+	if (n > w->max - w->n && w->is_secret)
+		l_secret_refuse_size(L, "json: the text is too long");
 	if (n > w->max - w->n)
 		luaL_error(L, "json: %s",
 		    w->out == NULL ? "the text is too long" : "a value changed meanwhile");
@@ -19384,7 +19439,7 @@ l_json_put_string(lua_State *L, struct l_json_writer *w, struct slice s)
 	size_t n = json_quote(NULL, s);
 
 	if (n == SIZE_MAX)
-		luaL_error(L, "json: a string is not UTF-8");
+		luaL_error(L, "json: %s", l_unfit(w->is_secret, "a string is not UTF-8"));
 	if (n > w->max - w->n)
 		l_json_put(L, w, NULL, n);  /* raises */
 	if (w->out != NULL)
@@ -19551,6 +19606,7 @@ l_json_write(lua_State *L, int indent, bool may_secret)
 	struct l_json_writer w = {.max = L_TEXT_MAX, .indent = indent, .may_secret = may_secret};
 
 	l_json_put_value(L, &w, 0);
+	lua_charge(L, (int64_t)w.n / LUA_READ);
 	w.max = w.n;
 	w.n = 0;
 	w.out = l_room_begin(L, w.max, w.is_secret);
@@ -22285,7 +22341,7 @@ l_headers_set(lua_State *L)
 	if (!field_settable(name))
 		return luaL_error(L, "a policy cannot set the header %s", name.p);
 	if (!http_valid_field_value(value))
-		return luaL_error(L, "the value of header %s holds bytes that no header may", name.p);
+		return luaL_error(L, "header %s: %s", name.p, l_unfit(is_secret, "bytes that no header may hold"));
 	s = is_secret ? secret_ref(l_test_secret(L, 3)) : NULL;
 	if (!req_set_field(r, name, value, s)) {
 		secret_unref(s);
@@ -22388,7 +22444,7 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 	size_t n = 0;
 
 	if (s == NULL)
-		luaL_error(L, "no room for secrets");
+		l_secret_refuse_size(L, "no room for secrets");
 	for (size_t at = 0; pair_next(in, &at, &pair, &raw);) {
 		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name))
 			continue;
@@ -22523,6 +22579,7 @@ l_view_set_body(lua_State *L, struct req *r, int idx)
 		luaL_error(L, "no room for the body");
 	secret_drop(&r->new_body);
 	r->new_body = s;
+	r->body_secret = is_secret;
 }
 
 static void
@@ -22560,19 +22617,22 @@ static struct req *
 l_check_splice(lua_State *L, struct slice *name, struct slice *value)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	bool is_secret;
+	bool is_secret = false;
 
 	*name = l_check_text(L, 2);
 	*value = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
 		luaL_error(L, "a type that edits the body declares body");
+	if (r->new_body != NULL && r->body_secret)  /* "duplicate" would compare it with a guess */
+		luaL_error(L, "a body that was built with a secret is not edited");
 	if (value->n > SECRET_MAX / 8)
-		luaL_error(L, "a value of more than 256 KiB");
+		l_secret_refuse_size(L, "a value of more than 256 KiB");
+	lua_charge(L, (int64_t)req_body(r).n / LUA_READ);
 	return r;
 }
 
 /* req:splice_json(name, value) -> true | nil, "malformed" | "not_object" |
- * "duplicate" | "not_utf8" | "no_room" Sets a member of the body's top object to a
+ * "duplicate" | "unfit" | "no_room" Sets a member of the body's top object to a
  * string; every other byte stays. */
 static int
 l_view_splice_json(lua_State *L)
@@ -22591,7 +22651,7 @@ l_view_splice_json(lua_State *L)
 	if ((res = json_find_spot(body, name, &spot)) != JSON_OK)
 		return l_fail(L, why[res]);
 	if ((n = json_splice(NULL, body, &spot, name, value)) == SIZE_MAX)
-		return l_fail(L, "not_utf8");
+		return l_fail(L, "unfit");
 	buf_init(&out, n);
 	if (!buf_reserve(&out, n))
 		return l_fail(L, "no_room");

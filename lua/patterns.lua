@@ -21,7 +21,7 @@
 -- values off its stack in time by their square) and setmaxstack (it holds for all).
 local lpeg = require "lpeg"
 local charge = require("sandbox").charge
-local M = { lib = {} }
+local M = { lib = {}, utf8 = {} }
 local lib = M.lib
 
 local SIZE_MAX = 4000         -- nodes: some 20 ms to compile, however they nest
@@ -375,6 +375,16 @@ end
 function lib.type(v) return shape[v] and "pattern" or nil end
 
 lib.version = lpeg.version
+
+-- ---- utf8: what reads a text to its end in one instruction ----------------------------------------
+
+for _, name in ipairs { "char", "charpattern", "codepoint", "codes", "len", "offset" } do M.utf8[name] = utf8[name] end
+for _, name in ipairs { "codepoint", "len", "offset" } do
+  M.utf8[name] = function(s, ...)
+    if type(s) == "string" then charge(#s // BYTES) end
+    return utf8[name](s, ...)
+  end
+end
 
 function meta.__newindex() error("a pattern cannot be set", 2) end
 

@@ -10,6 +10,7 @@ local API = 1
 local SOURCE_MAX = 256 * 1024   -- bytes: ten times the longest we know
 local FIELDS_MAX = 64           -- of a type: one screen of help
 local EXAMPLES_MAX = 200        -- each may take 40 ms
+local EXAMPLES_CPU = 10         -- seconds of processor time for all of them
 local BODY_MAX = 16 << 20       -- what the runtime reads at most before `apply` (DESIGN, "Limits")
 local VERSIONS_PAGE = 100       -- records asked of the store at once
 
@@ -791,7 +792,8 @@ end
 
 -- A secret field's plain example becomes a handle, as in life; so does each text of the state.
 local function example_values(pol, given)
-  local secret, values, state = require "secret.core", {}, nil
+  local core, values, state = require "secret.core", {}, nil
+  local secret = { of = function(text) return core.as_field(core.of(text)) end }
   for name, v in pairs(given or {}) do
     local f = pol.by_name[name]
     if name == "state" and type(v) == "table" then
@@ -913,8 +915,16 @@ function M.check(pol)
     local check = setmetatable({ name = pol.name, source = pol.source }, Check)
     if not require("presets").fit(check, pol) then return nil, check.why end
   end
+  local clock = os and os.clock or function() return 0 end   -- commands alone have one
+  local began = clock()
   for i, ex in ipairs(pol.examples) do
     local check = setmetatable({ name = pol.name, source = pol.source }, Check)
+    if clock() - began > EXAMPLES_CPU then
+      local code = code_of(pol.source)
+      local at = find_key(code, "examples")
+      return nil, ("%s:%d: the examples took more than %d s of processor time, and example %d was still to run"):format(
+        file_of(pol.name), at and line_at(code, at) or 1, EXAMPLES_CPU, i)
+    end
     -- An example holds values of the policy's own making: whatever breaks here is the example's fault.
     local ok, why = pcall(run, pol, ex, check, i)
     if not ok or why then
@@ -932,6 +942,14 @@ end
 function M.test(name, source)
   local pol, why = M.compile(name, source)
   if not pol then return nil, why end
+  if pol.kind == "type" then
+    local comparisons = require "comparisons"
+    local line = comparisons.find(source, comparisons.fields(pol))
+    if line then
+      return nil, ("%s:%d: a secret is compared with a text: it is a handle, and no handle equals one. If the text is the secret, give it to the credential")
+        :format(file_of(name), line)
+    end
+  end
   local ok, count = M.check(pol)
   if not ok then return nil, count end
   return pol, count

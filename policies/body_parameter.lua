@@ -105,7 +105,7 @@ local function put(req, cred, where)
   local why = reasons[code] and reasons[code][where]
   if why then return nil, why, "bad_request" end
   if code == "no_room" then return nil, "there is no room for its body", "injection_unavailable" end
-  return nil, "its value is not UTF-8"
+  return nil, "its value does not fit there"
 end
 
 return {

@@ -526,6 +526,27 @@ test_inflate_damaged(void)
 	CHECK(inflate_size((const unsigned char *)"return {}", 9) == 0);
 }
 
+/* What no look at the clock comes between ends too, in a command. */
+static void
+test_watch(void)
+{
+	int status = 0;
+	pid_t child = fork();
+
+	if (child == 0) {
+		lua_watch(1);
+		for (;;)
+			(void)clock_now();
+	}
+	CHECK(child > 0 && waitpid(child, &status, 0) == child);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	lua_watch(1);
+	lua_watch(0);
+	for (int64_t end = clock_read(CLOCK_PROCESS_CPUTIME_ID) + 1100; clock_read(CLOCK_PROCESS_CPUTIME_ID) < end;)
+		;
+	passed++;
+}
+
 int
 main(void)
 {
@@ -545,6 +566,7 @@ main(void)
 	test_no_memory_at_the_start();
 	test_embedded();
 	test_inflate_damaged();
+	test_watch();
 	close_state();
 	if (failed == 0)
 		printf("ok 1 - lua: tasks, allowances, memory\n");

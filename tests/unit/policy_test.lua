@@ -446,4 +446,45 @@ return me]])
     local ok, set = apply("req.headers:set('authorization', 'Bearer ' .. cred.key)")
     assert(ok and secret.is(set.authorization))
   end,
+
+  ["what judges a secret's bytes does not say why"] = function()
+    local core, request = require "secret.core", require "request"
+    local function apply(key, body)
+      local pol = compiled((type_with("body = { max = 1000 },"):gsub("apply = .-end,", function() return "apply = function(req, cred) " .. body .. " end," end)))
+      local req = request.example { method = "POST", url = "https://api.example.com/", headers = {}, body = '{"a":1}' }
+      local _, code, why = policy.apply(pol, req, { key = core.as_field(core.of(key)) })
+      return tostring(code) .. ": " .. tostring(why)
+    end
+    local function same(body, one, other, text)
+      local first, second = apply(one, body), apply(other, body)
+      assert(first == second and first:find(text, 1, true), ("'%s' and '%s'"):format(first, second))
+    end
+    -- A name beside a guess: "duplicate" would say that it is right.
+    local splice = [[req.body = '{"' .. cred.key .. '":1,"hunter2":2}' local ok, why = req:splice_json("x", "y") return nil, tostring(ok) .. tostring(why)]]
+    same(splice, "hunter2", "hunter3", "a body that was built with a secret is not edited")
+    same((splice:gsub("splice_json", "splice_form")), "hunter2", "hunter3", "a body that was built with a secret is not edited")
+    same("local ok, why = pcall(function() return json { cred.key } end) return nil, why", "\255", "\192\175", "a secret that does not fit there")
+    same("local ok, why = pcall(cred.key.json_string, cred.key) return nil, why", "\255", "x\192\175", "a secret that does not fit there")
+    same("local ok, why = pcall(req.headers.set, req.headers, 'x', cred.key) return nil, why", "a\nb", "a\0b", "a secret that does not fit there")
+    same("local ok, why = req:splice_json('x', cred.key) return nil, why", "\255", "x\192\175", "injection_failed: unfit")
+    -- What was built around one is not decoded: it would tell of the length, and of its letters.
+    same("local ok, why = pcall(secret.decode, 'base64', cred.key .. 'A') return nil, why", "aaa", "aaaa", "a field of the credential is decoded")
+    same("return nil, tostring(secret.is(secret.decode('hex', cred.key)))", "6162", "6364", "injection_failed: true")
+    -- A limit that pcall could catch would tell a length.
+    same("local pad = ('x'):rep(1 << 20) pcall(secret.template, ('${p}'):rep(16) .. '${k}', { p = pad, k = cred.key }) return nil, 'went on'",
+      "a", "ab", "policy_failed: policies/t.lua: used more than 16 MiB")
+    same("local pad = ('x'):rep(1 << 18) pcall(req.splice_json, req, 'x', cred.key .. pad) return nil, 'went on'",
+      "a", "ab", "policy_failed: policies/t.lua: used more than 16 MiB")
+  end,
+
+  ["examples have a deadline together"] = function()
+    local examples = ("{ want = {} },"):rep(20)
+    local source = (type_with(""):gsub("apply = .-end,", function() return "apply = function(req, cred) end, examples = { " .. examples .. " }," end))
+    assert(policy.test("t", source))
+    local clock, now = os.clock, 0
+    os.clock = function() now = now + 1 return now end
+    local ok, pol, why = pcall(policy.test, "t", source)
+    os.clock = clock
+    assert(ok and not pol and why:find("the examples took more than 10 s of processor time, and example 11 was still to run"), why)
+  end,
 }

@@ -102,6 +102,17 @@ return {
     stopped("local t = {} for i = 1, 400000 do t[i] = i end while true do table.insert(t, 1, 0) table.remove(t, 1) end", "time")
   end,
 
+  ["what C does counts by the byte"] = function()
+    local modules = { sign = require "sign", secret = require "secret", json = require "json", form = require "form" }
+    for _, code in ipairs { "sign.hmac('sha256', 'k', 'x')", "sign.sha256(text)", "secret.hex(text)", "form { { 'a', text } }", "text:upper()", "json.decode(list)",
+        "json.build { text }", "utf8.len(text)", "local x = key .. 'x'", "key:hmac('sha256', 'x')" } do
+      local fn = load_text("local key = ... local text, list = ('x'):rep(65536), '[' .. ('1,'):rep(30000) .. '1]' for i = 1, 100000 do " .. code .. " end", modules)
+      local ok, _, why = sandbox.call("attack", fn, require("secret.core").of("key"))
+      assert(not ok and (why == "budget" or why == "time" and code:find("json", 1, true)), code .. ": " .. tostring(why))
+    end
+    assert(value("return #('x'):rep(1 << 20):upper()") == 1 << 20, "a body of 1 MiB is nothing")
+  end,
+
   ["deep recursion ends in an error"] = function()
     collectgarbage()  -- a finalizer that finds no C stack left fails (Lua does so): LPeg's patterns would leak
     stopped("local function f(n) return 1 + f(n + 1) end return pcall(f, 1)", "memory")
