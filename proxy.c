@@ -5772,129 +5772,6 @@ http_chunked_step(struct http_chunked *c, const char *p, size_t n, size_t *used,
 
 /* -- hosts */
 
-/* RFC 3492 6.1 and 6.3. */
-static char
-http_puny_digit(uint32_t d)
-{
-	return (char)(d < 26 ? 'a' + d : '0' + (d - 26));
-}
-
-static uint32_t
-http_puny_adapt(uint32_t delta, uint32_t points, bool first)
-{
-	uint32_t k = 0;
-
-	delta = first ? delta / 700 : delta / 2;
-	delta += delta / points;
-	for (; delta > 35 * 26 / 2; k += 36)
-		delta /= 35;
-	return k + 36 * delta / (delta + 38);
-}
-
-/* One label of code points as "xn--…", or as it is if it is ASCII. 0: does not fit. */
-static size_t
-http_puny_label(const uint32_t *cp, size_t n, char out[HTTP_LABEL_MAX])
-{
-	uint32_t next = 128, delta = 0, bias = 72;
-	size_t o = 0, basic = 0, done;
-
-	for (size_t i = 0; i < n; i++)
-		basic += cp[i] < 128;
-	if (basic != n) {
-		memcpy(out, "xn--", 4);
-		o = 4;
-	}
-	if (n > HTTP_LABEL_MAX - 6)     /* "xn--", the delimiter, a digit: nothing overflows */
-		return 0;
-	for (size_t i = 0; i < n; i++)
-		if (cp[i] < 128)
-			out[o++] = ascii_lower((char)cp[i]);
-	if (basic != n && basic != 0)
-		out[o++] = '-';
-	for (done = basic; done < n; delta++, next++) {
-		uint32_t least = UINT32_MAX;
-
-		for (size_t i = 0; i < n; i++)
-			if (cp[i] >= next && cp[i] < least)
-				least = cp[i];
-		delta += (least - next) * (uint32_t)(done + 1);
-		next = least;
-		for (size_t i = 0; i < n; i++) {
-			uint32_t q;
-
-			delta += cp[i] < next;
-			if (cp[i] != next)
-				continue;
-			q = delta;
-			for (uint32_t k = 36;; k += 36) {
-				uint32_t t = k <= bias ? 1 : k >= bias + 26 ? 26 : k - bias;
-
-				if (o == HTTP_LABEL_MAX)
-					return 0;
-				if (q < t)
-					break;
-				out[o++] = http_puny_digit(t + (q - t) % (36 - t));
-				q = (q - t) / (36 - t);
-			}
-			out[o++] = http_puny_digit(q);
-			bias = http_puny_adapt(delta, (uint32_t)done + 1, done == basic);
-			delta = 0;
-			done++;
-		}
-	}
-	return o;
-}
-
-/* One code point of UTF-8 (RFC 3629): bytes, or 0 where there is none. */
-static size_t
-http_utf8(struct slice in, size_t at, uint32_t *cp)
-{
-	static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-	unsigned char c = (unsigned char)in.p[at];
-	size_t n = c < 0x80 ? 1 : c >> 5 == 6 ? 2 : c >> 4 == 14 ? 3 : c >> 3 == 30 ? 4 : 0;
-
-	if (n == 0 || n > in.n - at)
-		return 0;
-	*cp = n == 1 ? c : c & (0x7fu >> n);
-	for (size_t i = 1; i < n; i++) {
-		if (((unsigned char)in.p[at + i] & 0xc0) != 0x80)
-			return 0;
-		*cp = *cp << 6 | ((unsigned char)in.p[at + i] & 0x3f);
-	}
-	return *cp >= least[n] && *cp <= 0x10ffff && *cp >> 11 != 0x1b ? n : 0;
-}
-
-/* The xn-- form of a name, for the message that asks for it: lower-cases ASCII alone and checks
- * no IDNA table, which is why we name it and do not use it. 0: there is none. */
-static size_t
-http_puny_host(struct slice in, char out[HTTP_HOST_MAX + 1])
-{
-	uint32_t cp[HTTP_LABEL_MAX];
-	char label[HTTP_LABEL_MAX];
-	size_t n = 0, o = 0, k, len;
-
-	for (size_t i = 0; i <= in.n; i += k) {
-		k = 1;
-		if (i < in.n && in.p[i] != '.') {
-			if (n == HTTP_LABEL_MAX || (k = http_utf8(in, i, &cp[n])) == 0)
-				return 0;
-			n++;
-			continue;
-		}
-		if (n == 0 && i == in.n && o != 0)
-			break;          /* the dot that may end a name */
-		len = n != 0 ? http_puny_label(cp, n, label) : 0;
-		if (len == 0 || o + len + 1 > HTTP_HOST_MAX)
-			return 0;
-		if (o != 0)
-			out[o++] = '.';
-		memcpy(out + o, label, len);
-		o += len;
-		n = 0;
-	}
-	return o;
-}
-
 /* Only digits, or 0x and hexadecimal digits: such a last label makes an address of the whole
  * host, says the URL standard ("ends in a number"), and so do getaddrinfo and every browser. */
 static bool
@@ -5954,8 +5831,8 @@ http_canonical_v6(struct slice in, char out[256], size_t *n)
 
 /* One spelling for each host: lower case, one trailing dot off, addresses as RFC 5952 or dotted
  * quad, and what getaddrinfo would take for an address made one. Otherwise false and why, a
- * static phrase; for a name with letters outside ASCII `out` then holds its xn-- form (n is 0
- * where there is none). */
+ * static phrase. A name with letters outside ASCII is refused: which xn-- form it has is a matter of
+ * tables (UTS 46), and a wrong guess would name another host. */
 static bool
 http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, const char **why)
 {
@@ -5971,8 +5848,7 @@ http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, cons
 	}
 	for (size_t i = 0; i < in.n; i++) {
 		if ((unsigned char)in.p[i] >= 0x80) {
-			*n = http_puny_host(in, out);
-			*why = "letters outside ASCII: use the xn-- form";
+			*why = "letters outside ASCII: a host name is written in its xn-- form";
 			return false;
 		}
 	}
@@ -15846,16 +15722,12 @@ req_canonical(struct req *r, struct slice host)
 	bool ip;
 	size_t n;
 
-	if (http_canonical_host(host, r->host, &n, &ip, &why)) {
-		r->host[n] = '\0';
-		return true;
+	if (!http_canonical_host(host, r->host, &n, &ip, &why)) {
+		r->host[0] = '\0';
+		return req_bad(r, 400, "bad_request", why);
 	}
 	r->host[n] = '\0';
-	if (n == 0)
-		return req_bad(r, 400, "bad_request", why);
-	req_fail(r, 400, "bad_request", slice_of(why), slice_of(r->host));
-	r->close_after = true;
-	return false;
+	return true;
 }
 
 /* The Host field, canonical, against what we already know. */
@@ -21387,7 +21259,7 @@ l_open_logstore(lua_State *L)
  * The pure parsers as the Lua modules `http` and `addr`: one spelling of hosts, paths and addresses
  * for the request path, the command line and match.lua. */
 
-/* http.canonical_host(text) -> host, is_ip | nil, why [, xn-- form] */
+/* http.canonical_host(text) -> host, is_ip | nil, why */
 static int
 l_http_canonical_host(lua_State *L)
 {
@@ -21401,12 +21273,7 @@ l_http_canonical_host(lua_State *L)
 		lua_pushboolean(L, ip);
 		return 2;
 	}
-	lua_pushnil(L);
-	lua_pushstring(L, why);
-	if (n == 0)
-		return 2;
-	lua_pushlstring(L, out, n);
-	return 3;
+	return l_fail(L, why);
 }
 
 /* http.authority("host:port") -> host as written, port | nil */
