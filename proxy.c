@@ -1572,65 +1572,25 @@ addr_parse(struct slice in, struct addr *out)
 	return inet_pton(out->v4 ? AF_INET : AF_INET6, text, out->b) == 1;
 }
 
-/* One number of an inet_aton address: decimal, 0 octal, 0x hexadecimal. -1: none of these, or
- * over 32 bits. */
-static int64_t
-addr_legacy_number(struct slice in)
-{
-	int base = 10;
-	int64_t v = 0;
-
-	if (in.n == 0)
-		return -1;
-	if (in.n >= 2 && in.p[0] == '0' && ascii_lower(in.p[1]) == 'x') {
-		base = 16;      /* "0x" alone is 0: so say the URL standard and the resolvers */
-		in = (struct slice){in.p + 2, in.n - 2};
-	} else if (in.n >= 2 && in.p[0] == '0') {
-		base = 8;
-	}
-	for (size_t i = 0; i < in.n; i++) {
-		int d = hex_digit(in.p[i]);
-
-		if (d < 0 || d >= base)
-			return -1;
-		if ((v = v * base + d) > UINT32_MAX)
-			return -1;
-	}
-	return v;
-}
-
 /* What getaddrinfo takes for an address though no RFC does: 127.1, 0x7f.1, 0177.0.0.1,
- * 2130706433. The last number fills all bytes that are left. One dot may end it, as it may a
- * name. */
+ * 2130706433. One dot may end it, as it may a name. inet_aton would stop at white space and take what
+ * stands before it. */
 static bool
 addr_parse_legacy(struct slice in, struct addr *out)
 {
-	int64_t part[4];
-	size_t parts = 0, start = 0;
-	uint32_t v = 0;
+	struct in_addr a;
+	char text[256];
 
 	*out = (struct addr){.v4 = true};
 	if (in.n != 0 && in.p[in.n - 1] == '.')
 		in.n--;
-	for (size_t i = 0; i <= in.n; i++) {
-		if (i < in.n && in.p[i] != '.')
-			continue;
-		if (parts == 4)
-			return false;
-		part[parts] = addr_legacy_number((struct slice){in.p + start, i - start});
-		if (part[parts] < 0)
-			return false;
-		parts++;
-		start = i + 1;
-	}
-	for (size_t i = 0; i + 1 < parts; i++) {
-		if (part[i] > 255)
-			return false;
-		v |= (uint32_t)part[i] << (24 - 8 * i);
-	}
-	if (part[parts - 1] >> (8 * (5 - parts)) != 0)
+	if (in.n == 0 || in.n >= sizeof text)
 		return false;
-	store_be32(out->b, v | (uint32_t)part[parts - 1]);
+	memcpy(text, in.p, in.n);
+	text[in.n] = '\0';
+	if (strspn(text, "0123456789abcdefABCDEFxX.") != in.n || inet_aton(text, &a) == 0)
+		return false;
+	memcpy(out->b, &a, sizeof a);
 	return true;
 }
 
@@ -15667,7 +15627,7 @@ http_phrase(int status)
 		{200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"},
 		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"},
 		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
-		{431, "Request Header Fields Too Large"}, {501, "Not Implemented"}, {502, "Bad Gateway"},
+		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
 		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
 	};
 
@@ -15871,8 +15831,7 @@ req_parse(struct req *r)
 			return req_bad(r, 431, "head_too_large", "more than 64 KiB or 100 header fields");
 		if (n == -505)
 			return req_bad(r, 505, "bad_request", "HTTP/1.1 or HTTP/1.0, please");
-		return req_bad(r, n == -501 ? 501 : 400, "bad_request", n == -501 ?
-		    "that transfer coding is not supported" : "malformed request");
+		return req_bad(r, 400, "bad_request", "malformed request");
 	}
 	r->path = r->head.path;
 	r->query = r->head.query;
