@@ -1,0 +1,80 @@
+/* Filters for the tests, by name for their policies: the test binaries alone hold them. proxy.c includes this. */
+/* The tests' own: every byte twice. */
+static ssize_t
+filter_twice_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	size_t i = 0;
+
+	for (; i < in.n && 2 * i + 2 <= PEER_PIECE; i++)
+		scratch[2 * i] = scratch[2 * i + 1] = in.p[i];
+	out->n = 2 * i;
+	f->ended = end && i == in.n;
+	return (ssize_t)i;
+}
+
+/* Letters in upper case; "!" is refused. */
+static ssize_t
+filter_upper_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	size_t i = 0;
+
+	for (; i < in.n && i < PEER_PIECE; i++) {
+		if (in.p[i] == '!')
+			return -1;
+		scratch[i] = (char)toupper((unsigned char)in.p[i]);
+	}
+	out->n = i;
+	f->ended = end && i == in.n;
+	return (ssize_t)i;
+}
+
+static struct filter *
+filter_twice_new(void)
+{
+	static const struct filter_class class = {sizeof(struct filter), false, filter_twice_run, NULL};
+
+	return filter_alloc(&class);
+}
+
+static struct filter *
+filter_upper_new(void)
+{
+	static const struct filter_class class = {sizeof(struct filter), true, filter_upper_run, NULL};
+
+	return filter_alloc(&class);
+}
+
+/* AWS's example of its documentation: secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY,
+ * 20130524, us-east-1, s3. */
+static void
+sigv4_seed_example(struct sigv4_seed *seed, bool trailer)
+{
+	*seed = (struct sigv4_seed){.trailer = trailer, .datetime = "20130524T000000Z",
+	    .scope = "20130524/us-east-1/s3/aws4_request"};
+	text_copy(seed->seed, sizeof seed->seed, trailer ?
+	    "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e" :
+	    "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9");
+	hex_decode(seed->key, SLICE("dbb893acc010964918f1fd433add87c70e8b0db6be30c1fbeafefa5ec6ba8378"));
+}
+
+static struct filter *
+filter_sigv4_example(void)
+{
+	struct sigv4_seed seed;
+
+	sigv4_seed_example(&seed, false);
+	return filter_sigv4_new(&seed);
+}
+
+static struct filter *
+filter_sigv4_trailer_example(void)
+{
+	struct sigv4_seed seed;
+
+	sigv4_seed_example(&seed, true);
+	return filter_sigv4_new(&seed);
+}
+
+#define FILTERS_OF_TESTS \
+	{"test_twice", filter_twice_new}, {"test_upper", filter_upper_new}, \
+	{"test_sigv4", filter_sigv4_example}, {"test_sigv4_trailer", filter_sigv4_trailer_example},
