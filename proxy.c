@@ -33,8 +33,8 @@
 #endif
 #include <arpa/inet.h>
 #include <assert.h>
-#include <dirent.h>
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -5015,6 +5015,9 @@ struct http_head {
 	bool expect_continue;           /* request: waits for 100 before it sends its body */
 	bool upgrade;                   /* Upgrade is there and Connection names it */
 	bool websocket;                 /* upgrade, to websocket and nothing else */
+	int64_t keep_ms;                /* answer: how long its sender keeps an idle connection; 0: not said */
+	const char *why;                /* static; what it is refused for, as in "it has …" */
+	size_t line;                    /* which of its lines is to blame, from 1; 0: none alone */
 	size_t nfields;
 	struct http_field field[HTTP_FIELDS_MAX]; /* last: not cleared for each head */
 };
@@ -5245,8 +5248,8 @@ http_head_end(const char *p, size_t n, size_t *scanned)
 
 /* -- targets */
 
-/* "host", "host:port", "[v6]", "[v6]:port". No userinfo (RFC 9110 4.2.4), no empty port. Which
- * letters a host may have is http_canonical_host's to say. */
+/* "host", "host:port", "[v6]", "[v6]:port"; an empty port is none (RFC 3986 3.2.3). No userinfo
+ * (RFC 9110 4.2.4). Which letters a host may have is http_canonical_host's to say. */
 static bool
 http_parse_authority(struct slice in, struct slice *host, int *port)
 {
@@ -5269,9 +5272,9 @@ http_parse_authority(struct slice in, struct slice *host, int *port)
 	if (end == 0)
 		return false;
 	*host = (struct slice){in.p, end};
-	if (end == in.n)
+	if (end == in.n || (in.p[end] == ':' && end + 1 == in.n))
 		return true;
-	if (in.p[end] != ':' || in.n - end < 2 || in.n - end > 6)
+	if (in.p[end] != ':' || in.n - end > 6)
 		return false;
 	*port = 0;
 	for (size_t i = end + 1; i < in.n; i++) {
@@ -5358,6 +5361,8 @@ http_parse_target(struct http_head *h)
 			return false;
 	}
 	http_split_path(rest, &h->path, &h->query);
+	if (rest.n == 0 && slice_eq(h->method, SLICE("OPTIONS")))
+		h->path = SLICE("*");   /* RFC 9112 3.2.4: of the server, not of its root */
 	return http_valid_path(rest);
 }
 
@@ -5422,9 +5427,29 @@ http_connection(struct http_head *h, struct slice value, size_t *options, bool *
 	return true;
 }
 
-/* All that a head says of itself: lengths, Host, Connection, Expect, Upgrade. False where two
- * readers may read it differently: RFC 9112 6.3 and 6.1, without the repairs that they permit. */
-static bool
+/* "timeout=5, max=100" (RFC 2068 19.7.1.1). A second less, for the server's clock began before ours:
+ * a request that meets the end of its connection may not be sent twice. */
+static void
+http_keep_alive(struct http_head *h, struct slice value, bool *close)
+{
+	struct slice item;
+	uint64_t s;
+
+	for (size_t at = 0; http_list_next(value, &at, &item);) {
+		if (!slice_begins_nocase(item, SLICE("timeout=")) ||
+		    !http_parse_length((struct slice){item.p + 8, item.n - 8}, &s))
+			continue;
+		if (s <= 1)
+			*close = true;
+		else if (s < 3600 && (h->keep_ms == 0 || (int64_t)(s - 1) * 1000 < h->keep_ms))
+			h->keep_ms = (int64_t)(s - 1) * 1000;
+	}
+}
+
+/* All that a head says of itself: lengths, Host, Connection, Expect, Upgrade. NULL, or why it is
+ * refused: two readers may read it differently. RFC 9112 6.3 and 6.1, without the repairs that they
+ * permit. */
+static const char *
 http_judge_fields(struct http_head *h)
 {
 	bool chunked = false, keep = false, close = false;
@@ -5435,24 +5460,29 @@ http_judge_fields(struct http_head *h)
 
 		if (h->field[i].rule == 0)
 			continue;       /* all names below have a row */
+		h->line = i + 2;
 		if (slice_eq_nocase(name, SLICE("content-length"))) {
-			if (h->length_given || !http_parse_length(value, &h->length))
-				return false;
+			if (h->length_given)
+				return "two Content-Length fields";
+			if (!http_parse_length(value, &h->length))
+				return "a Content-Length that is no number";
 			h->length_given = true;
 		} else if (slice_eq_nocase(name, SLICE("transfer-encoding"))) {
 			if (chunked || h->minor == 0 || !slice_eq_nocase(value, SLICE("chunked")))
-				return false;
+				return "a Transfer-Encoding other than one chunked in HTTP/1.1";
 			chunked = true;
 		} else if (slice_eq_nocase(name, SLICE("host")) && h->status == 0) {
 			if (h->host.host.p != NULL)
-				return false;
+				return "two Host fields";
 			h->host = (struct http_authority){value, -1};
 			if (value.n != 0 &&
 			    !http_parse_authority(value, &h->host.host, &h->host.port))
-				return false;
+				return "a malformed Host field";
 		} else if (slice_eq_nocase(name, SLICE("connection"))) {
 			if (!http_connection(h, value, &options, &keep, &close))
-				return false;
+				return "a Connection field that is malformed, or of more than 32 options";
+		} else if (h->status != 0 && slice_eq_nocase(name, SLICE("keep-alive"))) {
+			http_keep_alive(h, value, &close);
 		} else if (slice_eq_nocase(name, SLICE("expect"))) {
 			h->expect_continue |= h->minor == 1 && h->status == 0 &&
 			    slice_eq_nocase(value, SLICE("100-continue"));
@@ -5461,13 +5491,14 @@ http_judge_fields(struct http_head *h)
 			    slice_eq_nocase(value, SLICE("websocket"));
 		}
 	}
+	h->line = 0;
 	if (chunked && h->length_given)
-		return false;
+		return "both Content-Length and Transfer-Encoding";
 	h->body = chunked ? BODY_CHUNKED : h->length_given ? BODY_LENGTH : BODY_NONE;
 	h->keep_alive = !close && (h->minor == 1 || keep);
 	h->upgrade &= upgrades != 0 && h->minor == 1;   /* RFC 9110 7.8: ignored in 1.0 */
 	h->websocket = h->websocket && h->upgrade;
-	return true;
+	return NULL;
 }
 
 /* -- heads */
@@ -5510,11 +5541,41 @@ http_parse_request_line(struct slice line, struct http_head *h)
 	return http_parse_target(h) ? 0 : 400;
 }
 
+static ssize_t
+http_refuse(struct http_head *h, ssize_t status, const char *why)
+{
+	h->why = why;
+	return status;
+}
+
 /* What is left once the bytes end too early: more, or too many. */
 static ssize_t
-http_more(size_t n)
+http_more(struct http_head *h, size_t n)
 {
-	return n < HTTP_HEAD_MAX ? 0 : -431;
+	return n < HTTP_HEAD_MAX ? 0 : http_refuse(h, -431, "a head of more than 64 KiB");
+}
+
+/* Behind the first line, which ends at `at`: the fields, and what they say of the message. */
+static ssize_t
+http_parse_rest(const char *p, size_t n, size_t at, struct http_head *h)
+{
+	ssize_t r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields);
+	const char *why;
+
+	if (r == 0)
+		return http_more(h, n);
+	if (r == -431)
+		return http_refuse(h, r, "more than 100 header fields");
+	if (r < 0) {
+		h->line = h->nfields + 2;
+		return http_refuse(h, r, "a malformed header field");
+	}
+	at += (size_t)r;
+	if (at > HTTP_HEAD_MAX)
+		return http_more(h, at);
+	if ((why = http_judge_fields(h)) != NULL)
+		return http_refuse(h, -400, why);
+	return (ssize_t)at;
 }
 
 static ssize_t
@@ -5527,23 +5588,20 @@ http_parse_request(const char *p, size_t n, struct http_head *h)
 
 	memset(h, 0, offsetof(struct http_head, field));
 	h->to.port = h->host.port = -1;
-	if ((r = http_line(p + at, n - at, &line)) <= 0)
-		return r < 0 ? -400 : http_more(n);
-	if ((status = http_parse_request_line(line, h)) != 0)
-		return -status;
-	at += (size_t)r;
-	if ((r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields)) <= 0)
-		return r < 0 ? r : http_more(n);
-	at += (size_t)r;
-	if (at > HTTP_HEAD_MAX)
-		return -431;
-	if (!http_judge_fields(h))
-		return -400;
+	if ((r = http_line(p + at, n - at, &line)) == 0)
+		return http_more(h, n);
+	status = r < 0 ? 400 : http_parse_request_line(line, h);
+	if (status != 0)
+		return http_refuse(h, -status, status == 505 ? "another version than HTTP/1.1 or HTTP/1.0" :
+		    "a malformed request line");
+	if ((r = http_parse_rest(p, n, at + (size_t)r, h)) <= 0)
+		return r;
 	if (h->host.host.p == NULL && h->minor == 1)
-		return -400;            /* RFC 9112 3.2 */
+		return http_refuse(h, -400, "no Host field");   /* RFC 9112 3.2 */
+	/* RFC 9110 9.3.6: what follows CONNECT is the tunnel's */
 	if (h->form == HTTP_AUTHORITY && (h->body == BODY_CHUNKED || h->length != 0))
-		return -400;            /* RFC 9110 9.3.6: what follows CONNECT is the tunnel's */
-	return (ssize_t)at;
+		return http_refuse(h, -400, "a body behind CONNECT");
+	return r;
 }
 
 /* "HTTP/1.1 200 OK". The phrase may be missing, and the space before it (RFC 9112 4 asks senders
@@ -5571,20 +5629,17 @@ http_parse_response(const char *p, size_t n, struct slice request_method, struct
 {
 	struct slice line;
 	ssize_t r;
-	size_t at;
 
 	memset(h, 0, offsetof(struct http_head, field));
 	h->to.port = h->host.port = -1;
-	if ((r = http_line(p, n, &line)) <= 0)
-		return r < 0 || n >= HTTP_HEAD_MAX ? -502 : 0;
-	if (!http_parse_status_line(line, h))
-		return -502;
-	at = (size_t)r;
-	if ((r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields)) <= 0)
-		return r < 0 || n >= HTTP_HEAD_MAX ? -502 : 0;
-	at += (size_t)r;
-	if (at > HTTP_HEAD_MAX || !http_judge_fields(h))
-		return -502;
+	if ((r = http_line(p, n, &line)) == 0)
+		r = http_more(h, n);
+	else if (r < 0 || !http_parse_status_line(line, h))
+		r = http_refuse(h, -502, "a malformed status line");
+	else
+		r = http_parse_rest(p, n, (size_t)r, h);
+	if (r <= 0)
+		return r < 0 ? -502 : 0;
 	if (h->status < 200 || h->status == 204 || h->status == 304 ||
 	    slice_eq(request_method, SLICE("HEAD")) ||
 	    (slice_eq(request_method, SLICE("CONNECT")) && h->status < 300)) {
@@ -5593,7 +5648,7 @@ http_parse_response(const char *p, size_t n, struct slice request_method, struct
 		h->body = BODY_EOF;
 		h->keep_alive = false;
 	}
-	return (ssize_t)at;
+	return r;
 }
 
 /* The block that CHUNK_TRAILERS handed out: bytes, 0 or negative as for a head. */
@@ -5610,8 +5665,12 @@ enum chunk_event { CHUNK_MORE, CHUNK_DATA, CHUNK_TRAILERS, CHUNK_END, CHUNK_BAD 
 
 struct http_chunked {           /* all zero to begin with */
 	enum {
-		CHUNKED_SIZE, CHUNKED_EXT, CHUNKED_SIZE_LF, CHUNKED_BODY, CHUNKED_BODY_CR,
-		CHUNKED_BODY_LF, CHUNKED_TRAILERS, CHUNKED_DONE, CHUNKED_BROKEN
+		CHUNKED_SIZE, CHUNKED_SIZE_LF, CHUNKED_BODY, CHUNKED_BODY_CR,
+		CHUNKED_BODY_LF, CHUNKED_TRAILERS, CHUNKED_DONE, CHUNKED_BROKEN,
+		/* in an extension: white space behind a size or value; behind ";"; a name, white space behind
+		 * it; behind "="; a value that is a token, or quoted; behind "\"; behind the second quote */
+		CHUNKED_EXT, CHUNKED_NAME0, CHUNKED_NAME, CHUNKED_NAME_END, CHUNKED_VALUE0, CHUNKED_VALUE,
+		CHUNKED_QUOTED, CHUNKED_ESCAPE, CHUNKED_QUOTED_END
 	} state;
 	unsigned digits;        /* of the size now being read */
 	uint64_t left;          /* of the chunk: its size, then what has not come */
@@ -5619,8 +5678,47 @@ struct http_chunked {           /* all zero to begin with */
 	size_t scanned;         /* of the trailer block, by http_head_end */
 };
 
-/* One byte of framing. False: broken. Extensions are skipped (RFC 9112 7.1.1 lets a recipient),
- * but their bytes are judged as a field's are, and a sender who sends little else is stopped. */
+/* One byte behind a chunk's size, as in the grammar: *( BWS ";" BWS token [ BWS "=" BWS ( token /
+ * quoted-string ) ] ). What extensions say is ignored (RFC 9112 7.1.1 lets a recipient), and a sender who
+ * sends little else is stopped. */
+static bool
+http_chunked_ext(struct http_chunked *c, char ch)
+{
+	int was = c->state;
+
+	if (was != CHUNKED_SIZE && ch != '\r' && ++c->ext > HTTP_CHUNK_EXT_MAX)
+		return false;
+	if (http_is_control(ch) && ch != '\t' && ch != '\r')
+		return false;
+	if (was == CHUNKED_QUOTED || was == CHUNKED_ESCAPE) {
+		c->state = was == CHUNKED_ESCAPE ? CHUNKED_QUOTED : ch == '"' ? CHUNKED_QUOTED_END :
+		    ch == '\\' ? CHUNKED_ESCAPE : CHUNKED_QUOTED;
+		return ch != '\r';
+	}
+	switch (ch) {
+	case ' ':
+	case '\t':
+		c->state = was == CHUNKED_NAME ? CHUNKED_NAME_END : was == CHUNKED_SIZE || was == CHUNKED_VALUE ||
+		    was == CHUNKED_QUOTED_END ? CHUNKED_EXT : c->state;
+		return true;
+	case ';':
+		c->state = CHUNKED_NAME0;
+		return was != CHUNKED_NAME0 && was != CHUNKED_VALUE0;
+	case '=':
+		c->state = CHUNKED_VALUE0;
+		return was == CHUNKED_NAME || was == CHUNKED_NAME_END;
+	case '"':
+		c->state = CHUNKED_QUOTED;
+		return was == CHUNKED_VALUE0;
+	case '\r':
+		c->state = CHUNKED_SIZE_LF;
+		return was == CHUNKED_SIZE || was == CHUNKED_NAME || was == CHUNKED_VALUE || was == CHUNKED_QUOTED_END;
+	}
+	c->state = was == CHUNKED_NAME0 ? CHUNKED_NAME : was == CHUNKED_VALUE0 ? CHUNKED_VALUE : c->state;
+	return http_is_tchar(ch) && (c->state == CHUNKED_NAME || c->state == CHUNKED_VALUE);
+}
+
+/* One byte of framing. False: broken. */
 static bool
 http_chunked_byte(struct http_chunked *c, char ch)
 {
@@ -5634,14 +5732,7 @@ http_chunked_byte(struct http_chunked *c, char ch)
 			c->left = c->left << 4 | (uint64_t)digit;
 			return true;
 		}
-		c->state = ch == '\r' ? CHUNKED_SIZE_LF : CHUNKED_EXT;
-		return c->digits != 0 && (ch == '\r' || ch == ';');
-	case CHUNKED_EXT:
-		if (ch == '\r')
-			c->state = CHUNKED_SIZE_LF;
-		else if ((http_is_control(ch) && ch != '\t') || ++c->ext > HTTP_CHUNK_EXT_MAX)
-			return false;
-		return true;
+		return c->digits != 0 && http_chunked_ext(c, ch);
 	case CHUNKED_SIZE_LF:
 		c->state = c->left != 0 ? CHUNKED_BODY : CHUNKED_TRAILERS;
 		c->ext -= c->ext < c->left ? c->ext : c->left;
@@ -5657,9 +5748,10 @@ http_chunked_byte(struct http_chunked *c, char ch)
 	case CHUNKED_TRAILERS:
 	case CHUNKED_DONE:
 	case CHUNKED_BROKEN:
-		break;
+		return false;
+	default:
+		return http_chunked_ext(c, ch);
 	}
-	return false;
 }
 
 /* The trailer section must lie whole in [p, n): an empty one ends the body, another is handed
@@ -21209,17 +21301,18 @@ static int
 l_http_parse_url(lua_State *L)
 {
 	struct slice authority, rest, host, path, query;
-	const char *why = "expected http:// or https:// and a host";
+	const char *why;
 	char out[256];
 	size_t n;
 	bool tls, ip;
 	int port;
 
-	if (!http_parse_absolute(l_check_text(L, 1), &tls, &authority, &rest) ||
-	    !http_parse_authority(authority, &host, &port) ||
-	    !http_canonical_host(host, out, &n, &ip, &why)) {
+	if (!http_parse_absolute(l_check_text(L, 1), &tls, &authority, &rest))
+		return l_fail(L, "expected http:// or https:// and a host");
+	if (!http_parse_authority(authority, &host, &port))
+		return l_fail(L, "malformed host or port (a user name has no place there)");
+	if (!http_canonical_host(host, out, &n, &ip, &why))
 		return l_fail(L, why);
-	}
 	http_split_path(rest, &path, &query);
 	if (!http_valid_path(path) || (query.p != NULL && !http_valid_path(query)))
 		return l_fail(L, "the path holds bytes that no URL may");
