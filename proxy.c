@@ -14935,6 +14935,7 @@ struct req {
 	bool secure;            /* scheme https */
 	bool own_endpoint;
 	bool websocket;
+	bool last_hop;          /* OPTIONS with Max-Forwards: 0 */
 	char host[256];
 	int port;
 	struct slice path, query; /* as they came; query without "?", .p NULL: none */
@@ -15640,7 +15641,7 @@ http_phrase(int status)
 {
 	static const struct { int status; const char *phrase; } phrases[] = {
 		{200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"},
-		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"},
+		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
 		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
 		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
 		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
@@ -15679,6 +15680,29 @@ static void
 req_failf(struct req *r, int status, const char *code, const char *message)
 {
 	req_fail(r, status, code, slice_of(message), SLICE(""));
+}
+
+/* As it stands in a message: IPv6 in brackets. */
+static const char *
+host_text(const char *host)
+{
+	static char text[260];  /* dead at the next call */
+
+	if (strchr(host, ':') == NULL)
+		return host;
+	snprintf(text, sizeof text, "[%s]", host);
+	return text;
+}
+
+/* A head was refused: "… two Content-Length fields (line 5)". */
+static void
+head_tell(const struct http_head *h, const char *begin, char *out, size_t cap)
+{
+	char line[32] = "";
+
+	if (h->line != 0)
+		snprintf(line, sizeof line, " (line %zu)", h->line);
+	snprintf(out, cap, "%s %s%s", begin, h->why, line);
 }
 
 /* -- arriving: from the head to canonical parts. False: req_fail was called. */
@@ -15732,7 +15756,7 @@ req_parse_connect(struct req *r)
 	r->secure = true;
 	r->port = r->head.to.port;
 	r->path = SLICE("");
-	return req_canonical(r, r->head.to.host) && req_check_host(r, r->port);
+	return req_canonical(r, r->head.to.host);
 }
 
 /* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
@@ -15756,14 +15780,14 @@ req_parse_own(struct req *r)
 	return true;
 }
 
+/* Also https (old axios): the TLS is then ours. Host is ignored (RFC 9112 3.2.2). */
 static bool
 req_parse_absolute(struct req *r)
 {
 	r->form = REQ_ABSOLUTE;
-	if (r->head.tls)
-		return req_bad(r, 400, "bad_request", "https goes through CONNECT");
-	r->port = r->head.to.port < 0 ? 80 : r->head.to.port;
-	return req_canonical(r, r->head.to.host) && req_check_host(r, 80);
+	r->secure = r->head.tls;
+	r->port = r->head.to.port >= 0 ? r->head.to.port : r->secure ? 443 : 80;
+	return req_canonical(r, r->head.to.host);
 }
 
 static bool
@@ -15830,10 +15854,31 @@ req_find_token(struct req *r)
 		req_token_from(r, r->head.field[i].value);
 }
 
+/* RFC 9110 7.6.2: one hop less, written over what came. At zero the answer is ours: see conn_act. */
+static bool
+req_count_hop(struct req *r)
+{
+	int i = http_find(&r->head, SLICE("max-forwards"), 0);
+	struct slice *v;
+	uint64_t hops;
+	char less[24];
+
+	if (i < 0 || !slice_eq(r->head.method, SLICE("OPTIONS")))
+		return true;
+	v = &r->head.field[i].value;
+	if (!http_parse_length(*v, &hops) || http_find(&r->head, SLICE("max-forwards"), (size_t)i + 1) >= 0)
+		return req_bad(r, 400, "bad_request", "the request has a malformed Max-Forwards field");
+	r->last_hop = hops == 0;
+	v->n = (size_t)snprintf(less, sizeof less, "%llu", (unsigned long long)hops - !r->last_hop);
+	memcpy(r->bytes.p + (v->p - r->bytes.p), less, v->n);
+	return true;
+}
+
 static bool
 req_parse(struct req *r)
 {
 	ssize_t n = http_parse_request(r->bytes.p, r->bytes.n, &r->head);
+	char why[128];
 
 	if (n <= 0) {
 		r->head.nfields = 0;
@@ -15842,11 +15887,8 @@ req_parse(struct req *r)
 		r->head.body = BODY_NONE;
 		memcpy(r->host, r->conn->host, sizeof r->host);
 		r->port = r->conn->port;
-		if (n == -431)
-			return req_bad(r, 431, "head_too_large", "more than 64 KiB or 100 header fields");
-		if (n == -505)
-			return req_bad(r, 505, "bad_request", "HTTP/1.1 or HTTP/1.0, please");
-		return req_bad(r, 400, "bad_request", "malformed request");
+		head_tell(&r->head, "the request has", why, sizeof why);
+		return req_bad(r, (int)-n, n == -431 ? "head_too_large" : "bad_request", why);
 	}
 	r->path = r->head.path;
 	r->query = r->head.query;
@@ -15866,7 +15908,7 @@ req_parse(struct req *r)
 		return req_bad(r, 400, "bad_request", "there is no such method");
 	if (slice_eq(r->head.method, SLICE("TRACE")))
 		return req_bad(r, 405, "trace", "TRACE would send a credential back");
-	return true;
+	return req_count_hop(r);
 }
 
 /* -- names: case is ignored, and "_" equals "-", for CGI makes them equal */
@@ -15932,7 +15974,7 @@ req_default_port(const struct req *r)
 static bool
 req_put_url(const struct req *r, struct buf *b)
 {
-	return buf_adds(b, r->secure ? "https://" : "http://") && buf_adds(b, r->host) &&
+	return buf_adds(b, r->secure ? "https://" : "http://") && buf_adds(b, host_text(r->host)) &&
 	    (req_default_port(r) || buf_addf(b, ":%d", r->port)) && req_put_target(r, b);
 }
 
@@ -15953,10 +15995,8 @@ req_wants_length(const struct req *r)
 static bool
 req_put_fields(const struct req *r, struct buf *b)
 {
-	bool ok = true, v6 = strchr(r->host, ':') != NULL;
+	bool ok = buf_adds(b, "Host: ") && buf_adds(b, host_text(r->host));
 
-	ok = ok && buf_adds(b, v6 ? "Host: [" : "Host: ") && buf_adds(b, r->host) &&
-	    (!v6 || buf_add(b, "]", 1));
 	if (!req_default_port(r))
 		ok = ok && buf_addf(b, ":%d", r->port);
 	ok = ok && buf_add(b, "\r\n", 2);
@@ -16191,7 +16231,7 @@ conn_new(int fd)
 static void
 conn_refuse(int fd)
 {
-	static const char busy[] = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n"
+	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
 	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 	if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -16262,16 +16302,16 @@ conn_put_answer(struct conn *c, struct req *r)
 	bool ok, keep = !c->last;
 
 	buf_init(&b, PEER_HEAD_MAX);
-	ok = buf_addf(&b, "HTTP/1.1 %d %s\r\nContent-Length: %zu\r\n", r->status,
-	    http_phrase(r->status), r->answer.n);
+	ok = buf_addf(&b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
+	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
+		ok = ok && buf_addf(&b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
+	ok = ok && (r->status == 204 ? buf_adds(&b, "\r\n") : buf_addf(&b, "\r\nContent-Length: %zu\r\n", r->answer.n));
 	if (r->answer.n != 0)
 		ok = ok && buf_addf(&b, "Content-Type: %s\r\n", r->answer_type);
 	if (r->status == 407)
 		ok = ok && buf_adds(&b, "Proxy-Authenticate: Basic realm=\"sallyport\"\r\n");
-	if (r->status == 405)
+	if (r->status == 405 || r->status == 204)
 		ok = ok && buf_adds(&b, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
-	if (r->code[0] != '\0')
-		ok = ok && buf_addf(&b, "X-Sallyport-Error: %s\r\n", r->code);
 	if (r->retry_after > 0)
 		ok = ok && buf_addf(&b, "Retry-After: %d\r\n", r->retry_after);
 	ok = ok && buf_addf(&b, "Cache-Control: no-store\r\n%s\r\n",
@@ -16578,6 +16618,14 @@ conn_act(struct conn *c)
 		conn_begin_answer(c);
 		break;
 	case REQ_FORWARD:
+		if (r->last_hop) {      /* RFC 9110 9.3.7: what may be asked of us; nothing is said of the path */
+			r->action = REQ_REPLY;
+			r->status = 204;
+			r->allowed = true;
+			conn_begin_answer(c);
+			break;
+		}
+		/* fall through */
 	case REQ_BLIND:
 		conn_begin_dial(c);
 		break;
@@ -16742,7 +16790,7 @@ conn_dial_failed(struct conn *c)
 	    503 : 502;
 	bool tls = strcmp(code, "upstream_tls") == 0;
 
-	snprintf(message, sizeof message, "%s%s: %s", tls ? "TLS to " : "", r->dial_host, why);
+	snprintf(message, sizeof message, "%s%s: %s", tls ? "TLS to " : "", host_text(r->dial_host), why);
 	if (status == 503)
 		r->retry_after = 60;
 	req_fail(r, status, code, slice_of(message), conn_dial_hint(status, why));
@@ -16840,7 +16888,7 @@ conn_upstream_gone(struct conn *c, int status, const char *code, const char *why
 	text_copy(r->code, sizeof r->code, code);
 	if (r->answer_begun)
 		return conn_end(c, true);
-	snprintf(message, sizeof message, "%s %s", r->dial_host, why);
+	snprintf(message, sizeof message, "%s %s", host_text(r->dial_host), why);
 	conn_fail(c, status, code, message);
 	return false;
 }
@@ -17023,8 +17071,9 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	}
 	if (r->watch && h->status >= 400)
 		req_tell_answer(r, h);
-	if (!r->head.keep_alive || conn_draining ||
-	    (h->status >= 400 && !r->body_read && !r->up_flow.done))
+	/* An early answer: the rest of the body is no request, and a client that hears of it in time need
+	 * not send it (RFC 9112 9.6). */
+	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
 	ok = answer_put_fields(&b, r, h, false) && answer_put_framing(&b, r, h, &c->last) &&
 	    peer_put(&c->peer, b.p, b.n);
@@ -17041,6 +17090,7 @@ conn_read_answer(struct conn *c)
 {
 	struct req *r = c->req;
 	static struct http_head head;   /* 4 KiB of slices; dead before this returns */
+	char why[128];
 	bool whole;
 
 	if (!peer_room_head(&c->peer) && (peer_flush(&c->peer) == IO_ERR || !peer_room_head(&c->peer)))
@@ -17057,11 +17107,15 @@ conn_read_answer(struct conn *c)
 	}
 	r->up_seen = true;
 	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
-		return conn_upstream_gone(c, 502, "upstream_unreachable", "sent a head that is too large");
+		return conn_upstream_gone(c, 502, "upstream_unreachable", "sent a head for which there is no memory");
+	if (memcmp(r->up_bytes.p, "HTTP/", r->up_bytes.n < 5 ? r->up_bytes.n : 5) != 0)
+		return conn_upstream_gone(c, 502, "upstream_unreachable", "speaks something else than HTTP/1.1 on this port");
 	if (!whole)
 		return true;
-	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0)
-		return conn_upstream_gone(c, 502, "upstream_unreachable", "sent a malformed answer");
+	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0) {
+		head_tell(&head, "sent an answer with", why, sizeof why);
+		return conn_upstream_gone(c, 502, "upstream_unreachable", why);
+	}
 	if (head.status < 200 && head.status != 101) {
 		bool ok = conn_relay_interim(c, &head);
 
@@ -17082,8 +17136,6 @@ conn_relay_end(struct conn *c)
 
 	upstream_release(r->up, sent && r->up_keep && r->down_flow.mode != BODY_EOF);
 	r->up = NULL;
-	if (!sent)
-		c->last = true;         /* an early answer: the rest of the body is not a request */
 	conn_next_request(c);
 }
 
@@ -17160,10 +17212,8 @@ conn_relay_up(struct conn *c, enum flow_io io)
 			conn_fail(c, 400, "bad_request", "malformed body");
 		return false;
 	case FLOW_DST_GONE:
-		if (r->answer_begun) {  /* it answered before it closed: that is read to its end */
-			c->last = c->last || !req_body_consumed(r);
-			return true;
-		}
+		if (r->answer_begun)
+			return true;    /* it answered before it closed: that is read to its end */
 		return conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
 	case FLOW_DONE:
 		if (!conn_client_gone(c))
