@@ -1806,7 +1806,6 @@ addr_guard(const struct addr *a)
 #define NET_LISTENERS_MAX 16
 #define NET_CIDRS_MAX 16        /* of one credential or domain entry */
 #define NET_CONNECT_TO_MAX 64
-#define NET_DIAL_MS 10000       /* DESIGN, Limits: dial 10 s, all addresses together */
 #define NET_DIAL_EACH_MS 3000   /* one address of several: a dead one leaves time for the next */
 
 struct endpoint {
@@ -1825,6 +1824,8 @@ struct connect_to {
 	char host[256], target[256];    /* empty host: any */
 	int port, target_port;          /* 0: any; the same */
 };
+
+static int64_t net_dial_ms = 10000;     /* `dial-timeout`: all addresses together */
 
 /* What the operator opened for the whole process. */
 static struct {
@@ -2221,7 +2222,7 @@ net_dial(struct dial *d, const char *host, uint16_t port)
 {
 	struct addr a;
 
-	d->deadline = clock_now() + NET_DIAL_MS;
+	d->deadline = clock_now() + net_dial_ms;
 	d->guarded = true;
 	d->watch.fd = -1;
 	d->last = "connection failed";
@@ -14232,7 +14233,7 @@ peer_park(struct peer *p)
 /* -- upstream: a connection we dialled, owned by one request or net call at a time, or idle in the
  * pool. Idle ones are kept per (agent, host, port, client certificate): one agent's connection,
  * with whatever the server remembers of it, is never another's. */
-#define UPSTREAM_IDLE_MS 60000  /* below the 75 s of nginx and most load balancers */
+#define UPSTREAM_IDLE_MS 60000  /* below the 75 s of nginx and most load balancers; a server may say less */
 #define UPSTREAM_IDLE_MAX 256   /* of a worker */
 #define UPSTREAM_KEY_MAX 640
 #define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
@@ -14251,6 +14252,7 @@ struct upstream {
 	bool tls;
 	bool late;              /* it failed for want of time: another try may do */
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
+	int64_t keep_ms;        /* how long it may be idle */
 	char host[256];
 	uint16_t port;
 	struct tls_ident *ident; /* owned reference, or NULL; until TLS begins */
@@ -14380,6 +14382,7 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 	u->at = d->at[d->next - 1];
 	u->guarded = d->guarded;
 	peer_init(&u->peer, fd, upstream_ready);
+	net_keepalive(fd);
 	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
 		upstream_fail(u, "upstream_unreachable", "out of memory");
 	} else if (!u->tls) {
@@ -14409,6 +14412,7 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
 	if (u == NULL)
 		return NULL;
 	u->peer.watch.fd = -1;
+	u->keep_ms = UPSTREAM_IDLE_MS;
 	u->tls = use_tls;
 	u->ident = tls_ident_ref(ident);
 	u->port = port;
@@ -14474,7 +14478,7 @@ upstream_release(struct upstream *u, bool reusable)
 	upstream_idle = u;
 	u->prev = &upstream_idle;
 	upstream_idle_n++;
-	timer_set(&u->timer, clock_now() + UPSTREAM_IDLE_MS, upstream_timeout);
+	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
 }
 
 /* Not to be used again. */
@@ -14500,9 +14504,7 @@ upstream_drop(struct upstream **u)
 #define CONN_HEAD_UNKNOWN_MS 10000 /* until somebody says who they are */
 #define CONN_HANDSHAKE_MS 10000
 #define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
-#define CONN_IDLE_MS 90000
-#define CONN_STREAM_MS 3600000  /* event streams, WebSockets, tunnels; TCP keep-alive finds the dead */
-#define CONN_ANSWER_MS 300000   /* head of the upstream's answer: models think for minutes */
+#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
 #define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
 #define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
 #define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
@@ -14519,6 +14521,11 @@ upstream_drop(struct upstream **u)
 #define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
 #define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
 #define AGENT_SLOTS 256
+
+/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
+ * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
+ * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
+static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
 
 enum conn_state {
 	CONN_HEAD,      /* between requests, or a head is arriving */
@@ -14991,7 +14998,7 @@ struct req {
 	bool fresh_dial;        /* no pooled connection: the second try */
 	bool answer_begun, retried;
 	bool up_seen;           /* a byte of an answer came, be it a 1xx */
-	bool stream;            /* event stream: long idle */
+	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
 	size_t up_scanned;
 	struct flow up_flow, down_flow;
 	bool up_keep;           /* the upstream will keep its connection */
@@ -15729,12 +15736,22 @@ req_canonical(struct req *r, struct slice host)
 	return true;
 }
 
-/* The Host field, canonical, against what we already know. */
+static bool
+host_is_ours(const char *host, int port)
+{
+	struct endpoint e = {.port = (uint16_t)port};
+
+	return addr_parse(slice_of(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host), &e.addr) &&
+	    net_is_own_listener(&e);
+}
+
+/* The Host field, canonical, against what we already know. With CONNECT some clients send ours. */
 static bool
 req_check_host(struct req *r, int default_port)
 {
 	const struct http_authority *h = &r->head.host;
 	char canonical[256];
+	int port = h->port < 0 ? default_port : h->port;
 	const char *why;
 	size_t n;
 	bool ip;
@@ -15744,7 +15761,8 @@ req_check_host(struct req *r, int default_port)
 	if (!http_canonical_host(h->host, canonical, &n, &ip, &why))
 		return req_bad(r, 400, "bad_request", "Host is malformed");
 	canonical[n] = '\0';
-	if (strcmp(canonical, r->host) != 0 || (h->port < 0 ? default_port : h->port) != r->port)
+	if ((strcmp(canonical, r->host) != 0 || port != r->port) &&
+	    !(r->form == REQ_CONNECT && host_is_ours(canonical, port)))
 		return req_bad(r, 421, "misdirected", "Host is not the host this request is for");
 	return true;
 }
@@ -15756,15 +15774,13 @@ req_parse_connect(struct req *r)
 	r->secure = true;
 	r->port = r->head.to.port;
 	r->path = SLICE("");
-	return req_canonical(r, r->head.to.host);
+	return req_canonical(r, r->head.to.host) && req_check_host(r, r->port);
 }
 
 /* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
 static bool
 req_parse_own(struct req *r)
 {
-	struct endpoint e = {0};
-
 	r->form = REQ_ORIGIN;
 	r->own_endpoint = true;
 	if (r->head.host.host.p == NULL)
@@ -15772,9 +15788,7 @@ req_parse_own(struct req *r)
 	if (!req_canonical(r, r->head.host.host))
 		return false;
 	r->port = r->head.host.port < 0 ? 80 : r->head.host.port;
-	e.port = (uint16_t)r->port;
-	if (!addr_parse(slice_of(strcmp(r->host, "localhost") == 0 ? "127.0.0.1" : r->host), &e.addr) ||
-	    !net_is_own_listener(&e))
+	if (!host_is_ours(r->host, r->port))
 		return req_bad(r, 421, "misdirected",
 		    "this is a proxy: send absolute-form requests or CONNECT");
 	return true;
@@ -16752,7 +16766,7 @@ conn_begin_dial(struct conn *c)
 		return;
 	}
 	c->state = CONN_DIAL;
-	conn_deadline(c, CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
+	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	req_pool_key(r, key);
 	if (r->action == REQ_FORWARD && !r->fresh_dial && !r->websocket)
 		r->up = upstream_take(key, r->allow, r->nallow);
@@ -16808,8 +16822,18 @@ conn_begin_blind(struct conn *c)
 	c->req = NULL;
 	r->allowed = true;
 	c->state = CONN_BLIND;
-	net_keepalive(c->blind->peer.watch.fd);
-	conn_deadline(c, CONN_STREAM_MS);
+	conn_deadline(c, c->blind_req->idle_ms);
+}
+
+/* How long may nothing move? `sent`: the request is. */
+static int64_t
+req_patience(const struct req *r, bool sent)
+{
+	int mode = r->answer_begun ? r->down_flow.mode : r->body_read ? BODY_LENGTH : r->up_flow.mode;
+
+	if (!r->answer_begun && sent)
+		return r->answer_ms;
+	return mode == BODY_LENGTH && r->idle_ms > CONN_IDLE_MS ? CONN_IDLE_MS : r->idle_ms;
 }
 
 static bool
@@ -16850,7 +16874,7 @@ conn_step_dial(struct conn *c)
 		r->up_flow.may_pass = req_trailer_may_pass;
 	}
 	c->state = CONN_RELAY;
-	conn_deadline(c, req_body_consumed(r) ? CONN_ANSWER_MS : CONN_IDLE_MS);
+	conn_deadline(c, req_patience(r, req_body_consumed(r)));
 	return true;
 }
 
@@ -16891,12 +16915,6 @@ conn_upstream_gone(struct conn *c, int status, const char *code, const char *why
 	snprintf(message, sizeof message, "%s %s", host_text(r->dial_host), why);
 	conn_fail(c, status, code, message);
 	return false;
-}
-
-static bool
-is_stream(const struct http_head *h)
-{
-	return slice_begins_nocase(http_value(h, SLICE("content-type")), SLICE("text/event-stream"));
 }
 
 /* NTLM and Negotiate authenticate the connection, not the request: nobody else may use it. */
@@ -17052,7 +17070,8 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	r->status = h->status;
 	r->t_first = clock_now();
 	r->up_keep = h->keep_alive && !req_odd_body(r);
-	r->stream = is_stream(h);
+	if (h->keep_ms != 0 && h->keep_ms < r->up->keep_ms)
+		r->up->keep_ms = h->keep_ms;
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
 	buf_init(&b, PEER_HEAD_MAX);
@@ -17257,8 +17276,7 @@ conn_step_relay(struct conn *c)
 	if (!conn_relay_down(c, io_down) || !conn_relay_up(c, io_up))
 		return c->state != CONN_CLOSED;
 	if (r->up->peer.received + c->peer.received != before || up + down != 0)
-		conn_deadline(c, r->stream ? CONN_STREAM_MS : r->answer_begun || io_up != FLOW_DONE ?
-		    CONN_IDLE_MS : CONN_ANSWER_MS);
+		conn_deadline(c, req_patience(r, io_up == FLOW_DONE));
 	return false;
 }
 
@@ -17361,7 +17379,7 @@ conn_step_blind(struct conn *c)
 	    (c->blind_up_shut && c->blind_down_shut))
 		return conn_end(c, false);
 	if (up + down != 0 || peer_pending(&c->peer) + peer_pending(&c->blind->peer) < pending)
-		conn_deadline(c, c->blind_up_done || c->blind_down_done ? CONN_IDLE_MS : CONN_STREAM_MS);
+		conn_deadline(c, c->blind_req->idle_ms);
 	if (up >= CONN_TURN || down >= CONN_TURN)
 		loop_defer(&c->defer, conn_turn);
 	return false;
@@ -17511,24 +17529,46 @@ conn_step_linger(struct conn *c)
 	}
 }
 
+/* Nothing has moved for too long: was it the client? It does not read, or owes a body. */
+static bool
+conn_client_stalls(const struct conn *c)
+{
+	const struct req *r = c->req;
+
+	return peer_pending(&c->peer) != 0 ||
+	    (!req_body_consumed(r) && (r->up == NULL || peer_pending(&r->up->peer) == 0));
+}
+
+static void
+conn_expire_relay(struct conn *c)
+{
+	bool client = conn_client_stalls(c);
+
+	if (c->req->answer_begun)
+		conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
+	else if (client)
+		conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
+	else
+		conn_upstream_gone(c, 504, "upstream_timeout", "did not answer in time");
+}
+
 /* The deadline has passed. */
 static void
 conn_expire(struct conn *c)
 {
+	struct req *r = c->req != NULL ? c->req : c->blind_req;
+
 	switch (c->state) {
 	case CONN_RELAY:
-		if (c->req->answer_begun || !req_body_consumed(c->req)) {
-			snprintf(c->req->code, sizeof c->req->code,
-			    c->req->answer_begun ? "upstream_timeout" : "client_closed");
-			conn_close(c, true);
-			return;
-		}
-		conn_upstream_gone(c, 504, "upstream_timeout", "did not answer in time");
+		conn_expire_relay(c);
 		break;
 	case CONN_DECIDE:
-		c->req->close_after = true;
-		req_stop(c->req);
-		conn_fail(c, 503, "injection_unavailable", "the decision took too long");
+		r->close_after = true;
+		req_stop(r);
+		if (r->body_reading)
+			conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
+		else
+			conn_fail(c, 503, "injection_unavailable", "the decision took too long");
 		break;
 	case CONN_DIAL:
 		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
@@ -17537,10 +17577,14 @@ conn_expire(struct conn *c)
 		conn_drop_req(c);
 		conn_close(c, false);
 		return;
-	case CONN_SNIFF:
-	case CONN_HANDSHAKE:
 	case CONN_ANSWER:
 	case CONN_BLIND:
+		if (r->code[0] == '\0')
+			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" :
+			    "idle_timeout");
+		/* fall through */
+	case CONN_SNIFF:
+	case CONN_HANDSHAKE:
 	case CONN_LINGER:
 		conn_close(c, false);
 		return;
@@ -21746,11 +21790,14 @@ l_req_dial(lua_State *L, struct req *r)
 	text_copy(r->dial_host, sizeof r->dial_host, r->host);
 	r->dial_port = (uint16_t)r->port;
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
+	r->answer_ms = 1000 * l_integer(L, 2, "answer_timeout", conn_answer_ms / 1000);
+	r->idle_ms = 1000 * l_integer(L, 2, "idle_timeout", conn_idle_ms / 1000);
 	store_generations(&r->config, &state);
 	r->judged = clock_now();
 }
 
-/* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket= }: C dials and relays */
+/* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket=, answer_timeout=s,
+ * idle_timeout=s }: C dials and relays */
 static int
 l_req_forward(lua_State *L)
 {
@@ -24570,7 +24617,7 @@ static uint64_t host_log_records;
 static int64_t host_log_age;
 
 /* host.configure{ connect_to={…}, allow_address={…}, upstream_ca={…}, memory=bytes,
- * log_records=, log_age=s }
+ * log_records=, log_age=s, dial_timeout=s, answer_timeout=s, idle_timeout=s }
  * -> true | nil, why. Members that are nil stay as they are. */
 static int
 l_host_configure(lua_State *L)
@@ -24590,6 +24637,9 @@ l_host_configure(lua_State *L)
 		conn_bound((uint64_t)memory);
 	host_log_records = (uint64_t)l_integer(L, 1, "log_records", (lua_Integer)host_log_records);
 	host_log_age = l_integer(L, 1, "log_age", host_log_age);
+	net_dial_ms = 1000 * l_integer(L, 1, "dial_timeout", net_dial_ms / 1000);
+	conn_answer_ms = 1000 * l_integer(L, 1, "answer_timeout", conn_answer_ms / 1000);
+	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
 	if (lua_getfield(L, 1, "upstream_ca") == LUA_TTABLE || upstream_trust == NULL) {
 		const char *trust_why = host_load_trust(L, 2);
 

@@ -10,7 +10,8 @@ local config                -- the worker's view of the store; set once, by star
 local function configure(settings)
   require("host").configure {
     connect_to = settings.connect_to, allow_address = settings.allow_address, upstream_ca = settings.upstream_ca,
-    memory = settings.memory, log_records = settings.log_records, log_age = settings.log_age,
+    memory = settings.memory, dial_timeout = settings.dial_timeout, answer_timeout = settings.answer_timeout,
+    idle_timeout = settings.idle_timeout, log_records = settings.log_records, log_age = settings.log_age,
   }
 end
 
