@@ -4782,6 +4782,17 @@ tls_feed(struct tls *t, const void *p, size_t n)
 	return n;
 }
 
+/* Is the next byte off the wire, at p, the first of an alert (RFC 5246 6.2.1)? After a handshake that
+ * is close_notify, or the end. */
+static bool
+tls_alert_next(const struct tls *t, const char *p)
+{
+	size_t room;
+
+	return t->done && !t->failed && t->bufs != NULL && *p == 21 &&
+	    br_ssl_engine_recvrec_buf(&t->u.eng, &room) != NULL && room == 5;
+}
+
 static bool
 tls_has_output(const struct tls *t)
 {
@@ -13919,6 +13930,7 @@ struct peer {
 	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
 	bool eof;               /* the wire ended */
 	bool failed;            /* reading or writing failed */
+	bool hold_alerts;       /* an alert is not taken from the wire yet; it counts as IO_EOF */
 	bool send_failed;       /* writing did: what had come before may still be read */
 	uint64_t received, sent; /* plaintext bytes */
 };
@@ -14086,8 +14098,11 @@ peer_fill(struct peer *p)
 		enum io io;
 
 		if (p->tls != NULL && p->in != NULL && p->in->off < p->in->n) {
-			size_t took = tls_feed(p->tls, p->in->p + p->in->off, p->in->n - p->in->off);
+			size_t took;
 
+			if (p->hold_alerts && tls_alert_next(p->tls, p->in->p + p->in->off))
+				return IO_EOF;
+			took = tls_feed(p->tls, p->in->p + p->in->off, p->in->n - p->in->off);
 			p->in->off += took;
 			if (p->in->off == p->in->n) {
 				wirebuf_put(&p->in, false);
@@ -14509,6 +14524,7 @@ upstream_drop(struct upstream **u)
 #define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
 #define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
 #define CONN_LINGER_MAX (256 * 1024)
+#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
 #define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
@@ -14982,6 +14998,7 @@ struct req {
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	bool watch;             /* tell Lua of 401 and 403 */
+	bool refused;           /* the upstream answered 401 to what we attached */
 	bool allow_websocket;
 	uint64_t config;        /* generation that decided */
 	int64_t judged;         /* monotonic ms: when */
@@ -15639,6 +15656,7 @@ req_log(struct req *r)
 		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
 	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
 	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
+	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
 	buf_add(&b, "}", 1);
 	logstore_add(buf_slice(&b));
 }
@@ -16024,6 +16042,17 @@ req_put_fields(const struct req *r, struct buf *b)
 	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
 		ok = put_field(b, a->name, added_value(a));
 	return ok;
+}
+
+/* Did a secret go into the request? */
+static bool
+req_attached(const struct req *r)
+{
+	const struct added *a = r->added;
+
+	while (a != NULL && a->secret == NULL)
+		a = a->next;
+	return a != NULL || r->new_path != NULL || r->new_query != NULL || r->new_body != NULL || r->body_secret;
 }
 
 static bool
@@ -16474,8 +16503,9 @@ conn_step_head(struct conn *c)
 	return true;
 }
 
-/* Nobody waits for the answer any more. A plain client may have ended its side and still read;
- * TLS has close_notify for that, and no client that sends it goes on reading. */
+/* Nobody waits for the answer any more. A plain client may have ended its side and still read. So may
+ * one that sent close_notify: BearSSL would close both ways at that, so it stays on the wire until the
+ * answer is out. With the end of the wire behind it, it is somebody who closed. */
 static bool
 conn_client_gone(struct conn *c)
 {
@@ -16483,8 +16513,10 @@ conn_client_gone(struct conn *c)
 
 	if (!c->peer.watch.hup && !c->peer.watch.readable && c->peer.in == NULL)
 		return false;
+	c->peer.hold_alerts = true;
 	io = peer_fill(&c->peer);
-	return io == IO_ERR || (io == IO_EOF && c->peer.tls != NULL);
+	c->peer.hold_alerts = false;
+	return io == IO_ERR || (io == IO_EOF && c->peer.tls != NULL && c->peer.watch.hup);
 }
 
 /* -- CONN_DECIDE: while the task runs, a body may be read for it. */
@@ -17009,6 +17041,9 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h,
 	}
 	if (upgrade)
 		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	if (r->refused)         /* or a client begins to sign in where there is nothing to sign in with */
+		ok = ok && buf_adds(b, "X-Sallyport-Note: credential_refused; credential=") &&
+		    buf_adds(b, r->credential) && buf_add(b, "\r\n", 2);
 	return ok;
 }
 
@@ -17088,7 +17123,8 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 			conn_begin_blind(c);
 		return false;           /* either way CONN_RELAY is over */
 	}
-	if (r->watch && h->status >= 400)
+	r->refused = h->status == 401 && req_attached(r);
+	if ((r->watch && h->status >= 400) || r->refused)
 		req_tell_answer(r, h);
 	/* An early answer: the rest of the body is no request, and a client that hears of it in time need
 	 * not send it (RFC 9112 9.6). */
@@ -17507,16 +17543,16 @@ conn_step_linger(struct conn *c)
 	case IO_ERR:
 		return conn_end(c, true);
 	}
-	for (;;) {
-		struct slice in;
-
-		switch (peer_fill(&c->peer)) {
+	/* Off the wire: what is thrown away need not be decrypted. */
+	for (uint64_t from = c->lingered; c->lingered - from < CONN_TURN;) {
+		switch (peer_read_wire(&c->peer)) {
 		case IO_OK:
-			in = peer_data(&c->peer);
-			c->lingered += in.n;
-			peer_consume(&c->peer, in.n);
-			if (c->lingered > CONN_LINGER_MAX)
+			c->lingered += c->peer.in->n;
+			wirebuf_put(&c->peer.in, c->peer.tls == NULL);
+			if (c->lingered > (c->agent != NULL ? CONN_LINGER_AGENT_MAX : CONN_LINGER_MAX))
 				return conn_end(c, false);
+			if (c->agent != NULL && peer_pending(&c->peer) == 0)
+				conn_deadline(c, CONN_LINGER_MS);
 			break;
 		case IO_AGAIN:
 			return false;
@@ -17527,6 +17563,8 @@ conn_step_linger(struct conn *c)
 			return false;
 		}
 	}
+	loop_defer(&c->defer, conn_turn);
+	return false;
 }
 
 /* Nothing has moved for too long: was it the client? It does not read, or owes a body. */
@@ -21663,10 +21701,10 @@ l_req_log_k(lua_State *L, int status, lua_KContext ctx)
 	return r->too_many ? l_answer(L, false) : 1;
 }
 
-/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason= } -> within share: false where
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, ended= } -> within share: false where
  * the agent has its share of requests or connections in use; what is decided then is answered 429.
  * "waited": it was so for a while, and what was decided before may be so no longer. A refusal and a
- * CONNECT that leads to further requests need no share. yields */
+ * CONNECT that leads to further requests need no share. `ended`: whose token it was. yields */
 static int
 l_req_log(lua_State *L)
 {
@@ -21682,6 +21720,8 @@ l_req_log(lua_State *L)
 	lua_getfield(L, 2, "decision");
 	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
 	r->allowed = strcmp(decision, "allow") == 0;
+	if (!r->allowed)
+		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
 	lua_getfield(L, 2, "requests");
 	if (agent[0] != '\0')
 		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :

@@ -359,7 +359,8 @@ end
 
 -- ---- agents --------------------------------------------------------------------------------------
 
---- An agent by name, as the pipeline uses it: { name, bundles, hosts = cache }; nil if it may do nothing.
+--- An agent by name, as the pipeline uses it: { name, bundles, hosts = cache } | nil: it may do nothing; "revoked",
+-- "expired"
 function M:agent_named(name)
   local agent = self.agents:get(name)
   if not agent then
@@ -371,20 +372,25 @@ function M:agent_named(name)
     for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
     self.agents:put(name, agent)
   end
-  if agent.revoked or agent.expires_at and self.time.wall() >= agent.expires_at then return nil end
+  if agent.revoked then return nil, "revoked" end
+  if agent.expires_at and self.time.wall() >= agent.expires_at then return nil, "expired" end
   return agent
 end
 
---- The agent whose token has this SHA-256 (hex); nil: unknown, expired or revoked.
+--- The agent whose token has this SHA-256 (hex) | nil: unknown; nil, "expired" | "revoked" | "rotated", whose it was.
 function M:agent(hash)
   local token = self.tokens:get(hash)
   if not token then
     local rec = self.store.get("agent", "t/" .. hash)
-    if not rec then return nil end
+    if not rec then
+      local ended = self.store.get("agent", "e/" .. hash)
+      return nil, ended and ended.ended, ended and ended.agent
+    end
     token = self.tokens:put(hash, { agent = rec.agent, expires_at = rec.expires_at })
   end
-  if token.expires_at and self.time.wall() >= token.expires_at then return nil end
-  return self:agent_named(token.agent)
+  if token.expires_at and self.time.wall() >= token.expires_at then return nil, "expired", token.agent end
+  local agent, why = self:agent_named(token.agent)
+  return agent, why, token.agent
 end
 
 --- The value of a variable for what this agent (nil: nobody) holds through this bundle | nil: it is not set.

@@ -64,8 +64,8 @@ function M.fail(req, code, message, hint, options)
 end
 
 --- 407: the challenge on the proxy port, with an empty body; git, Java and Chromium answer it.
-function M.challenge(req)
-  return req:fail(407)
+function M.challenge(req, code)
+  return req:fail(407, code)
 end
 
 --- A text as one value of a log line.

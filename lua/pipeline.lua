@@ -282,19 +282,30 @@ local function refuse(req, agent, code, message, hint, options)
   return errors.fail(req, code, message, hint, options)
 end
 
--- 407 where the client can still answer it; inside a tunnel it would not look, so 403 and the end.
-local function unknown(req)
-  req:log { decision = "deny", reason = "agent_unknown" }
-  if req.form ~= "tunnel" then return errors.challenge(req) end
-  return errors.fail(req, "agent_unknown", nil, nil, { close = true })
+-- The agent that asks | nil, how its token ended, whose it was: as config:agent.
+local function asking(self, token)
+  if not token then return nil end
+  return self.config:agent(token)
 end
 
+-- 407 where the client can still answer it; inside a tunnel it would not look, so 403 and the end. Who shows a token
+-- that was good once is told how it ended; a record names whose it was.
+local function unknown(req, how, name)
+  local code = how and "agent_" .. how or "agent_unknown"
+  req:log { decision = "deny", reason = code, ended = name }
+  if req.form ~= "tunnel" then return errors.challenge(req, code) end
+  return errors.fail(req, "agent_unknown", how and "this agent's token has ended: it was " .. how, nil, { close = true })
+end
+
+-- IPv6 in brackets.
+local function shown(host) return host:find(":", 1, true) and "[" .. host .. "]" or host end
+
 local function allowed_message(code, req)
-  if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(req.host, req.port) end
+  if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(shown(req.host), req.port) end
   if code == "method_not_allowed" then
-    return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", req.host)
+    return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", shown(req.host))
   end
-  if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(req.host) end
+  if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(shown(req.host)) end
 end
 
 local function refuse_decided(self, req, agent, code, message, hint)
@@ -448,7 +459,7 @@ local function astray(self, agent, req, opened, first, ...)
   if not rec or belongs(self, agent, rec, req) then return astray(self, agent, req, opened, ...) end
   local hosts = table.concat(rec.hosts or {}, ", ", 1, math.min(#(rec.hosts or {}), 5))
   return "host_not_allowed",
-    ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, req.host),
+    ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, shown(req.host)),
     ("it belongs to %s: take it out of the path, query and headers"):format(hosts)
 end
 
@@ -748,8 +759,8 @@ local function own_endpoint(self, req)
     if not ca then return refuse(req, nil, "store_unavailable") end
     return req:respond(200, "application/x-pem-file", ca.pem)
   end
-  local agent = req.token and self.config:agent(req.token)
-  if not agent then return unknown(req) end
+  local agent, how, whose = asking(self, req.token)
+  if not agent then return unknown(req, how, whose) end
   local turn = req:log { agent = agent.name, requests = agent.requests, reason = "discover" }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_request(req, req.token) end
@@ -761,8 +772,8 @@ end
 function M:on_connect(req)
   local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
   if not synced then return errors.fail(req, lost) end
-  local agent = req.token and self.config:agent(req.token)
-  if not agent then return unknown(req) end
+  local agent, how, whose = asking(self, req.token)
+  if not agent then return unknown(req, how, whose) end
   if req:log { agent = agent.name } == false then return errors.fail(req, "too_many") end
   -- What will be refused is intercepted too, so that the client can read why; so is what match.lua cannot judge.
   local found = self.config:candidates(agent, req.host)
@@ -790,6 +801,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline)
   else
     local forward = plan.forward
     forward.addresses, forward.tls = opened.addresses, opened.tls
+    forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
     forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, websocket
     req:forward(forward)
   end
@@ -872,8 +884,8 @@ function M:on_request(req, token_hash, route)
   local synced, lost = self.config:sync(deadline)
   if not synced then return errors.fail(req, lost) end
   if not route and req.own_endpoint then return own_endpoint(self, req) end
-  local agent = token_hash and self.config:agent(token_hash)
-  if not agent then return unknown(req) end
+  local agent, how, whose = asking(self, token_hash)
+  if not agent then return unknown(req, how, whose) end
   if not route and req.form == "origin" then
     return refuse(req, agent, "misdirected", "this is a proxy, and Host is not one of its own addresses",
       "send the request through it as a proxy")
@@ -885,8 +897,8 @@ function M:on_request(req, token_hash, route)
     if waited then deadline = self.time.now() + WAIT_MAX end
     synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return errors.fail(req, lost) end
-    agent = self.config:agent(token_hash)
-    if not agent then return unknown(req) end
+    agent, how, whose = self.config:agent(token_hash)
+    if not agent then return unknown(req, how, whose) end
   end
   return errors.fail(req, "injection_unavailable", "what is allowed kept changing while the request waited")
 end
@@ -927,6 +939,7 @@ end
 function M:on_answer(name, status, www_authenticate, error_type, date, host)
   local opened = self.config:open(name)
   if not opened then return end
+  if status == 401 then require("refused").note(self, name, opened.version, host) end
   if opened.pol.clock and date and (status == 400 or status == 401 or status == 403) then
     require("skew").note(self, name, host, self.time.wall() - date)
   end

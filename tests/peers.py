@@ -129,6 +129,14 @@ class Wire:
         except OSError:
             pass
 
+    def close_notify(self):
+        """TLS's half-close: this side has said all, and goes on reading."""
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:                       # for the other side's, which has time
+            pass
+        self._flush(time.monotonic() + 5)
+
     def close(self, clean=True):
         if self.tls is not None and clean:
             try:

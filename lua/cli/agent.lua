@@ -58,7 +58,7 @@ local function add(args, opt, ctx)
       report.fail(("there is an agent '%s' already"):format(name),
         ("sallyport agent rotate %s gives it a new token"):format(name))
     end
-    local ops, kept = tokens.drop(name, now), nil
+    local ops, kept = tokens.drop(name, now, "revoked"), nil
     token, kept = tokens.issue(ctx.host, name, "agent", nil, now)  -- the agent's own expiry rules
     ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, version = old and old.version or 0,
       plain = plain }
@@ -153,7 +153,7 @@ local function rotate(args, _, ctx)
       report.fail(("'%s' has ended: a new token would be good for nothing"):format(args[1]),
         ("sallyport agent set %s --ttl 7d"):format(args[1]))
     end
-    local ops, kept = tokens.drop(args[1], now), nil
+    local ops, kept = tokens.drop(args[1], now, "rotated"), nil
     token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now)
     ops[#ops + 1] = tokens.touch(record)
     ops[#ops + 1] = kept
@@ -171,7 +171,7 @@ local function revoke(args, _, ctx)
     local record = db.need("agent", args[1])
     local plain = db.plain(record)
     plain.revoked = true
-    local ops = tokens.drop(args[1], now)
+    local ops = tokens.drop(args[1], now, "revoked")
     ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain }
     return ops
   end)

@@ -20,6 +20,8 @@ local scope_options = {
   { name = "env", arg = "NAME", help = "variable in which the agent's environment gets a placeholder" },
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:upper}, {N:url}" },
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
+  { name = "answer-timeout", arg = "TIME", help = "until its API begins to answer; else the setting of that name" },
+  { name = "idle-timeout", arg = "TIME", help = "silence on its streams and WebSockets; else the setting of that name" },
   { name = "substitute", arg = "FIELD:PLACE[:PLACEHOLDER]", many = true, whole = true,
     help = "the secret goes out where its placeholder stands: header=NAME, query=NAME, form=NAME, json=/POINTER, "
       .. "ws=/POINTER, path=/bot{}/**, basic" },
@@ -127,6 +129,12 @@ local function read_scope(plain, opt, ctx)
   if opt.path then plain.paths = checked(opt.path, records.path, "path", ctx) end
   if opt.address then plain.addresses = checked(opt.address, records.cidr, "address", ctx) end
   if opt.plain_http then plain.plain_http = true end
+  for _, name in ipairs { "answer_timeout", "idle_timeout" } do
+    local seconds, why
+    if opt[name] then seconds, why = records.duration(opt[name]) end
+    if why then report.usage(("--%s: %s"):format(name:gsub("_", "-"), why)) end
+    plain[name] = seconds or plain[name]
+  end
   if opt.port then
     plain.ports = checked(opt.port, records.port, "port", ctx)
   elseif opt.plain_http then
@@ -348,9 +356,10 @@ local function show(args, _, ctx)
   local record = db.need("credential", args[1])
   local now = require("time").wall()
   local token = token_state(record.name, now)
+  local refused = require("refused").last(record, token and token.obtained_at)
   if ctx.json then
     local out = public(record)
-    out.token = token
+    out.token, out.refused = token, refused
     ctx.out(report.json(out))
     return 0
   end
@@ -366,6 +375,8 @@ local function show(args, _, ctx)
   line("methods", joined(record.methods, "all"))
   line("paths", joined(record.paths, "all"))
   line("addresses", joined(record.addresses, nil))
+  line("answers in", record.answer_timeout and records.span(record.answer_timeout))
+  line("silent for", record.idle_timeout and records.span(record.idle_timeout))
   line("bundles", joined(record.bundles, "(none)"))
   line("variables", joined(variables_of(record), nil))
   line("preset", record.preset)
@@ -387,6 +398,10 @@ local function show(args, _, ctx)
   local pol = require("policy").load(record.type)
   if pol and pol.connect then line("account", connection(token)) end
   if token then token_lines(line, record, token) end
+  if refused and not (token and token.refused_at) then
+    line("refused", ("%s answered 401 to it at %s: sallyport credential test %s"):format(refused.host, report.time(refused.at),
+      record.name))
+  end
   ctx.out(report.columns(nil, lines))
   return 0
 end
@@ -538,6 +553,7 @@ end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder",
+  ["answer-timeout"] = "answer_timeout", ["idle-timeout"] = "idle_timeout",
   ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca", tls = "tls",
   mint = "mint", preset = "preset" }
 
@@ -555,7 +571,7 @@ local function clear(plain, kept, names, specs)
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
-        "it takes method, path, address, env, placeholder, plain-http, bundle, substitute, preset, "
+        "it takes method, path, address, env, placeholder, plain-http, answer-timeout, idle-timeout, bundle, substitute, preset, "
           .. "client_cert, ca, tls, mint, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
@@ -635,6 +651,7 @@ local function remove(args, _, ctx)
       for _, where in ipairs { "credential", "state", "lease" } do
         ops[#ops + 1] = { op = "del", db = where, key = name }
       end
+      ops[#ops + 1] = { op = "del", db = "lease", key = require("refused").key(name) }
       for key in db.each("state", stand_in.key_record("", name)) do ops[#ops + 1] = { op = "del", db = "state", key = key } end
     end
     return ops

@@ -78,7 +78,7 @@ local function one(name, via, send, expect)
   cases[#cases + 1] = { name = name, via = via, send = send, expect = expect }
 end
 
-one("an absolute https target on the port", "proxy", "GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n${AUTH}\r\n",
+one("an absolute wss target", "proxy", "GET wss://api.test/ HTTP/1.1\r\nHost: api.test\r\n${AUTH}\r\n",
     { status = 400, error = "bad_request", closed = true })
 one("an absolute ftp target", "proxy", "GET ftp://api.test/ HTTP/1.1\r\nHost: api.test\r\n${AUTH}\r\n",
     { status = 400, error = "bad_request", closed = true })
@@ -86,8 +86,8 @@ one("an absolute target with userinfo", "proxy", "GET http://u:p@api.test/ HTTP/
     { status = 400, error = "bad_request", closed = true })
 one("an absolute target without a host", "proxy", "GET http:///x HTTP/1.1\r\nHost: api.test\r\n${AUTH}\r\n",
     { status = 400, error = "bad_request", closed = true })
-one("an absolute target whose Host disagrees", "proxy", "GET http://api.test/ HTTP/1.1\r\nHost: other.test\r\n${AUTH}\r\n",
-    { status = 421, error = "misdirected" })
+one("an absolute target with two Hosts", "proxy", "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nHost: api.test\r\n${AUTH}\r\n",
+    { status = 400, error = "bad_request", closed = true })
 one("an asterisk target that is not OPTIONS", "tunnel", "GET * HTTP/1.1\r\nHost: api.test\r\n\r\n",
     { status = 400, error = "bad_request", closed = true })
 one("a target without its slash", "tunnel", "GET path HTTP/1.1\r\nHost: api.test\r\n\r\n",
@@ -126,6 +126,10 @@ for _, row in ipairs {
   { "a chunk longer than its size", "3\r\nabcd\r\n0\r\n\r\n" },
   { "a chunk extension with a bare LF", "3;x\ny\r\nabc\r\n0\r\n\r\n" },
   { "a chunk extension with NUL", "3;x=\0\r\nabc\r\n0\r\n\r\n" },
+  { "an empty chunk extension", "3;\r\nabc\r\n0\r\n\r\n" },
+  { "a chunk extension without a name", "3;=x\r\nabc\r\n0\r\n\r\n" },
+  { "a chunk extension whose quote is not closed", "3;x=\"y\r\nabc\r\n0\r\n\r\n" },
+  { "a chunk extension that is no token", "3;x=\200\r\nabc\r\n0\r\n\r\n" },
   { "a chunk extension of 70,000 bytes", "3;" .. big .. "\r\nabc\r\n0\r\n\r\n" },
   { "a trailer with a bare LF", "3\r\nabc\r\n0\r\nx: 1\ny: 2\r\n\r\n" },
   { "a folded trailer", "3\r\nabc\r\n0\r\nx: 1\r\n y\r\n\r\n" },
@@ -136,6 +140,21 @@ for _, row in ipairs {
     name = "in a body, " .. row[1], send = { chunked, row[2] .. "GET /smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n" },
     expect = { closed = true, raw_not = "HTTP/1.1 200", upstream = { requests = 0 } },
   }
+end
+
+-- What is wrong is said, by the field, the line or the limit.
+for _, row in ipairs {
+  { "two lengths", "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", "two Content-Length fields (line 4)" },
+  { "both framings", "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", "both Content-Length and Transfer-Encoding" },
+  { "a field", "GET / HTTP/1.1\r\nHost: api.test\r\nX: 1\r\nno colon\r\n\r\n", "a malformed header field (line 4)" },
+  { "the first line", "GET nowhere HTTP/1.1\r\nHost: api.test\r\n\r\n", "a malformed request line" },
+  { "no Host", "GET / HTTP/1.1\r\n\r\n", "no Host field" },
+  { "the version", "GET / HTTP/3.0\r\nHost: api.test\r\n\r\n", "another version than HTTP/1.1", 505 },
+  { "the fields", "GET / HTTP/1.1\r\nHost: api.test\r\n" .. table.concat(fields) .. "\r\n", "more than 100 header fields", 431 },
+  { "the head", "GET / HTTP/1.1\r\nHost: api.test\r\nX: " .. big .. "\r\n\r\n", "a head of more than 64 KiB", 431 },
+} do
+  cases[#cases + 1] = { name = "the message names it: " .. row[1], send = row[2],
+    expect = { status = row[4] or 400, body_has = row[3], closed = true, upstream = "nothing" } }
 end
 
 cases[#cases + 1] = {

@@ -173,6 +173,8 @@ class Client:
             self.world.ups[step["server"]].reset(step)
         elif "half_close" in step:
             self.wire.half_close()
+        elif "close_notify" in step:
+            self.wire.close_notify()
         elif "reset" in step:
             self.wire.reset()
         elif "close" in step:
