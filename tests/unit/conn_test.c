@@ -160,10 +160,54 @@ test_blind(void)
 	loop_run_deferred();
 }
 
+/* How long nothing may move. */
+static void
+test_patience(void)
+{
+	static const struct {
+		const char *name;
+		bool begun, sent, read;
+		int up, down;
+		int64_t idle, want;
+	} cases[] = {
+		{"the answer's head", false, true, false, BODY_NONE, 0, 3600, 900},
+		{"a body of known length that is being sent", false, false, false, BODY_LENGTH, 0, 3600, 90},
+		{"a chunked body that is being sent", false, false, false, BODY_CHUNKED, 0, 3600, 3600},
+		{"a body that was read whole", false, false, true, BODY_CHUNKED, 0, 3600, 90},
+		{"an answer of known length", true, true, false, BODY_NONE, BODY_LENGTH, 3600, 90},
+		{"a chunked answer, whatever its type", true, true, false, BODY_NONE, BODY_CHUNKED, 3600, 3600},
+		{"an answer until the end", true, true, false, BODY_NONE, BODY_EOF, 3600, 3600},
+		{"a stream while its request goes on", true, false, false, BODY_LENGTH, BODY_CHUNKED, 3600, 3600},
+		{"a short idle-timeout, and a known length", true, true, false, BODY_NONE, BODY_LENGTH, 5, 5},
+		{"a short idle-timeout, and a stream", true, true, false, BODY_NONE, BODY_CHUNKED, 5, 5},
+		{"a short idle-timeout is not the answer's", false, true, false, BODY_NONE, 0, 5, 900},
+	};
+
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct conn *c = conn_make(CONN_RELAY);
+		struct req *r = c->req;
+		int64_t got;
+
+		r->answer_ms = 900000;
+		r->idle_ms = cases[i].idle * 1000;
+		r->answer_begun = cases[i].begun;
+		r->body_read = cases[i].read;
+		r->up_flow.mode = cases[i].up;
+		r->down_flow.mode = cases[i].down;
+		got = req_patience(r, cases[i].sent);
+		test_result(got == cases[i].want * 1000, cases[i].name, "%lld ms", (long long)got);
+		conn_close(c, true);
+		close(client);
+		loop_run_deferred();
+	}
+	test_result(conn_answer_ms == 900000 && conn_idle_ms == 3600000 && net_dial_ms == 10000, "DESIGN's limits", "not so");
+}
+
 int
 main(void)
 {
 	assert(loop_init(false));
+	test_patience();
 	test_answer();
 	test_blind();
 	test_share();

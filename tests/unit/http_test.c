@@ -1021,9 +1021,80 @@ test_readings(void)
 	test_result(n == -1 || n > 1, "10,000 encoded dots end in time", "%d readings", n);
 }
 
+/* What a head is refused for, and where. */
+static void
+test_reasons(void)
+{
+	static char big[HTTP_HEAD_MAX + 100], many[HTTP_HEAD_MAX];
+	struct { struct slice in; bool answer; const char *why; size_t line; } cases[] = {
+		{IN("GET nowhere HTTP/1.1\r\n\r\n"), false, "a malformed request line", 0},
+		{IN("GET / HTTP/1.1\nHost: a\r\n\r\n"), false, "a malformed request line", 0},
+		{IN("GET / HTTP/2.0\r\n\r\n"), false, "another version than HTTP/1.1 or HTTP/1.0", 0},
+		{IN("GET / HTTP/1.1\r\nX: 1\r\n\r\n"), false, "no Host field", 0},
+		{IN("GET / HTTP/1.1\r\nHost: a\r\nX : 1\r\n\r\n"), false, "a malformed header field", 3},
+		{IN("GET / HTTP/1.1\r\nHost: a\r\nX: 1\nY: 2\r\n\r\n"), false, "a malformed header field", 3},
+		{IN("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"), false, "two Host fields", 3},
+		{IN("GET / HTTP/1.1\r\nHost: a b\r\n\r\n"), false, "a malformed Host field", 2},
+		{IN("CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"), false, "a body behind CONNECT", 0},
+		{IN("HTTP/1.1 20 OK\r\n\r\n"), true, "a malformed status line", 0},
+		{IN("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: 1\r\nContent-Length: 5\r\n\r\n"), true, "two Content-Length fields", 4},
+		{IN("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n"), true, "a Content-Length that is no number", 2},
+		{IN("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"), true, "a Transfer-Encoding other than one chunked in HTTP/1.1", 2},
+		{IN("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n"), true, "both Content-Length and Transfer-Encoding", 0},
+		{{many, 0}, true, "more than 100 header fields", 0},
+		{{big, sizeof big}, true, "a head of more than 64 KiB", 0},
+		{{big, HTTP_HEAD_MAX}, true, "a head of more than 64 KiB", 0},
+	};
+
+	memset(big, 'a', sizeof big);
+	memcpy(big, "HTTP/1.1 200 OK\r\nX: ", 20);
+	cases[14].in.n = (size_t)snprintf(many, sizeof many, "HTTP/1.1 200 OK\r\n");
+	for (int i = 0; i < 101; i++)
+		cases[14].in.n += (size_t)snprintf(many + cases[14].in.n, sizeof many - cases[14].in.n, "X-%d: 1\r\n", i);
+	cases[14].in.n += (size_t)snprintf(many + cases[14].in.n, sizeof many - cases[14].in.n, "\r\n");
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		ssize_t n = cases[i].answer ? http_parse_response(cases[i].in.p, cases[i].in.n, SLICE("GET"), &head) :
+		    http_parse_request(cases[i].in.p, cases[i].in.n, &head);
+
+		test_result(n < 0 && head.why != NULL && strcmp(head.why, cases[i].why) == 0 && head.line == cases[i].line,
+		    cases[i].why, "%zd %s, line %zu", n, head.why != NULL ? head.why : "nothing", head.line);
+	}
+}
+
+/* How long an answer says that its connection is kept. */
+static void
+test_keep_alive(void)
+{
+	static const struct { struct slice in; int64_t ms; bool keep; } cases[] = {
+		{OK("Content-Length: 0\r\n"), 0, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=5\r\n"), 4000, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=5, max=100\r\n"), 4000, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: max=100 , Timeout=2\r\n"), 1000, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=5\r\nKeep-Alive: timeout=3\r\n"), 2000, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=1\r\n"), 0, false},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=0\r\n"), 0, false},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=99999999999\r\n"), 0, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: timeout=-1, timeouts=2, timeout\r\n"), 0, true},
+		{OK("Content-Length: 0\r\nKeep-Alive: 300\r\n"), 0, true},
+		{IN("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n"), 4000, true},
+		{IN("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nKeep-Alive: timeout=5\r\n\r\n"), 4000, false},
+	};
+
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		ssize_t n = http_parse_response(cases[i].in.p, cases[i].in.n, SLICE("GET"), &head);
+		char name[32];
+
+		snprintf(name, sizeof name, "Keep-Alive, %zu", i + 1);
+		test_result(n > 0 && head.keep_ms == cases[i].ms && head.keep_alive == cases[i].keep, name, "%lld ms, %d",
+		    (long long)head.keep_ms, head.keep_alive);
+	}
+}
+
 int
 main(void)
 {
+	test_reasons();
+	test_keep_alive();
 	test_requests();
 	test_limits();
 	test_flags();

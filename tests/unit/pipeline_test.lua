@@ -182,9 +182,31 @@ local cases = {
         more.agent = agent
         local out = s.request("GET https://api.test/", more)
         is(out.status, 407)
-        is(out.code, nil)
+        is(out.code, "agent_unknown")
         is(out.message, nil)
       end
+    end
+  end,
+  ["a token that has ended is told how, and whose it was stands in the record"] = function()
+    local s = with_bearer()
+    s.agent("old", { "default" }, { expires_at = s.world.time.wall() })
+    s.agent("gone", { "default" }, { revoked = true })
+    s.agent("short", { "default" })
+    s.store.put("agent", "t/hash-short", { agent = "short", expires_at = s.world.time.wall() })
+    s.store.put("agent", "e/hash-spun", { agent = "alice", ended = "rotated", at = 1 })
+    for agent, want in pairs { old = "expired", gone = "revoked", short = "expired", spun = "rotated" } do
+      for _, more in ipairs { { form = "absolute" }, { form = "connect", connect = true }, { own = true, form = "origin" } } do
+        more.agent = agent
+        local out = s.request(more.own and "GET http://api.test/discover" or "GET https://api.test/", more)
+        is(out.status, 407)
+        is(out.code, "agent_" .. want)
+        is(out.log.ended, agent == "spun" and "alice" or agent)
+        is(out.log.agent, nil)
+      end
+      local out = s.request("GET https://api.test/", { agent = agent })
+      is(out.status, 403)
+      is(out.code, "agent_unknown")
+      assert(out.message:find(want, 1, true), out.message)
     end
   end,
   ["an unknown token inside a tunnel is 403 agent_unknown, then the end"] = function()

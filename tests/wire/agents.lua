@@ -1,9 +1,10 @@
 --- Who asks: the token on the proxy port and in tunnels, and what ends with it.
 local get = "GET http://plain.test/ HTTP/1.1\r\nHost: plain.test\r\n"
 
-local function refused(name, fields)
+local function refused(name, fields, code)
   return { name = "on the port, " .. name, via = "proxy", send = get .. fields .. "\r\n",
-           expect = { status = 407, closed = false, headers = { ["content-length"] = "0" }, body = "", upstream = "nothing" } }
+           expect = { status = 407, closed = false, headers = { ["content-length"] = "0" }, body = "", upstream = "nothing",
+             error = code or "agent_unknown", raw_has = "HTTP/1.1 407 Proxy Authentication Required (sallyport: " .. (code or "agent_unknown") .. ")\r\n" } }
 end
 
 return {
@@ -15,13 +16,16 @@ return {
     },
     domains = { { host = "plain.test", port = 80 } },
     servers = { plain = { host = "plain.test", plain = true } },
-    agents = { { name = "a" }, { name = "b", bundles = { "second", "default" } }, { name = "short", ttl = "1h" }, { name = "gone" }, { name = "late" } },
-    before = { { "agent", "revoke", "gone" } },
+    agents = { { name = "a" }, { name = "b", bundles = { "second", "default" } }, { name = "short", ttl = "1h" }, { name = "gone" }, { name = "late" }, { name = "spun" } },
+    before = { { "agent", "revoke", "gone" }, { "agent", "rotate", "spun" } },
   },
   cases = {
     refused("no token", ""),
     refused("an unknown token", "Proxy-Authorization: Basic eDpzcF9hZ3RfQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB\r\n"),
-    refused("a revoked token", "${AUTH:gone}"),
+    refused("a revoked token", "${AUTH:gone}", "agent_revoked"),
+    refused("a rotated token", "${AUTH:spun}", "agent_rotated"),
+    { name = "CONNECT with a rotated token: the record names whose it was", via = "proxy", send = "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n${AUTH:spun}\r\n",
+      expect = { status = 407, error = "agent_rotated", log = { status = 407, agent = "spun", reason = "agent_rotated", error = "agent_rotated", host = "api.test" } } },
     refused("malformed base64", "Proxy-Authorization: Basic !!!\r\n"),
     refused("a scheme nobody knows", "Proxy-Authorization: Digest x=y\r\n"),
     refused("two tokens", "${AUTH}${AUTH:b}"),
@@ -38,7 +42,7 @@ return {
     { name = "a token past its end, in a tunnel that is open", token = "short",
       send = { "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n", { answers = 1 }, { clock = 4000 }, 0.2, "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n" },
       expect = { statuses = { 200, 403 }, error = "agent_unknown", closed = true } },
-    { name = "a token past its end, on the port", clock = 4000, via = "proxy", send = get .. "${AUTH:short}\r\n", expect = { status = 407 } },
+    { name = "a token past its end, on the port", clock = 4000, via = "proxy", send = get .. "${AUTH:short}\r\n", expect = { status = 407, error = "agent_expired" } },
     { name = "a token revoked while its tunnel is open", token = "late",
       send = { "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n", { answers = 1 }, { cli = { "agent", "revoke", "late" } }, "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n" },
       expect = { statuses = { 200, 403 }, error = "agent_unknown", closed = true, upstream = { requests = 1 } } },
