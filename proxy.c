@@ -56,6 +56,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -15045,6 +15046,7 @@ struct conn {
 	struct defer defer;     /* another turn, or the end */
 	struct timer timer;
 	int64_t deadline;       /* monotonic ms; the timer may fire earlier and look again */
+	int unsent;             /* what the kernel held when a deadline last passed */
 	enum conn_state state;
 	bool advancing, again;
 	bool tunnel;            /* CONNECT was answered: host and port are fixed */
@@ -17577,12 +17579,26 @@ conn_client_stalls(const struct conn *c)
 	    (!req_body_consumed(r) && (r->up == NULL || peer_pending(&r->up->peer) == 0));
 }
 
+/* Somebody who reads a few bytes at a time empties the kernel's megabytes, and we hear nothing of it. */
+static bool
+conn_drains(struct conn *c)
+{
+	int was = c->unsent, up = 0, down = 0;
+
+	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
+	ioctl(c->req->up->peer.watch.fd, TIOCOUTQ, &up);
+	c->unsent = up + down;
+	return c->unsent != was;
+}
+
 static void
 conn_expire_relay(struct conn *c)
 {
 	bool client = conn_client_stalls(c);
 
-	if (c->req->answer_begun)
+	if (conn_drains(c))
+		conn_deadline(c, req_patience(c->req, req_body_consumed(c->req)));
+	else if (c->req->answer_begun)
 		conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
 	else if (client)
 		conn_fail(c, 408, "client_timeout", "the request's body stopped coming");

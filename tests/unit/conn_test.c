@@ -146,6 +146,7 @@ test_blind(void)
 	c->req->up->owner = c;
 	c->req->up->event = conn_upstream_event;
 	peer_init(&c->req->up->peer, pair[0], upstream_ready);
+	c->req->idle_ms = 3600000;
 	conn_begin_blind(c);
 	while (peer_flush(&c->peer) == IO_OK)
 		assert(peer_put(&c->peer, text, sizeof text));
@@ -203,10 +204,45 @@ test_patience(void)
 	test_result(conn_answer_ms == 900000 && conn_idle_ms == 3600000 && net_dial_ms == 10000, "DESIGN's limits", "not so");
 }
 
+/* An answer on its way, of which the client has taken nothing we would hear of. */
+static void
+test_stall(void)
+{
+	struct conn *c = conn_make(CONN_RELAY);
+	struct req *r = c->req;
+	char text[4096] = {0};
+	int pair[2];
+	bool slow, slower;
+
+	assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0 && (r->up = calloc(1, sizeof *r->up)) != NULL);
+	r->up->state = UP_OPEN;
+	r->up->owner = c;
+	r->up->event = conn_upstream_event;
+	peer_init(&r->up->peer, pair[0], upstream_ready);
+	r->answer_begun = true;
+	r->idle_ms = 3600000;
+	flow_init(&r->down_flow, BODY_LENGTH, 1 << 20, false);
+	while (peer_flush(&c->peer) == IO_OK)
+		assert(peer_put(&c->peer, text, sizeof text));
+	conn_expire(c);
+	slow = c->state == CONN_RELAY && c->deadline > clock_now();
+	while (client_read() == 0)
+		;
+	conn_expire(c);
+	slower = c->state == CONN_RELAY && c->deadline > clock_now();
+	test_result(slow && slower, "a client that reads a little has time", "%d %d", slow, slower);
+	conn_expire(c);
+	test_result(c->state == CONN_CLOSED, "one that reads nothing has not", "%d", c->state);
+	close(client);
+	close(pair[1]);
+	loop_run_deferred();
+}
+
 int
 main(void)
 {
 	assert(loop_init(false));
+	test_stall();
 	test_patience();
 	test_answer();
 	test_blind();

@@ -171,6 +171,8 @@ class Client:
             self.world.s.policy(step["policy"]["name"], step["policy"]["source"])
         elif "server" in step:
             self.world.ups[step["server"]].reset(step)
+        elif "unread" in step:                             # nothing is taken from the wire meanwhile
+            time.sleep(step["unread"])
         elif "half_close" in step:
             self.wire.half_close()
         elif "close_notify" in step:
