@@ -103,6 +103,19 @@ broken("HTTP/2.0", { "HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n" }, { status 
 broken("a status of 99", { "HTTP/1.1 99 Low\r\nContent-Length: 0\r\n\r\n" }, { status = 502 })
 broken("a head without end", { { ["repeat"] = "HTTP/1.1 200 OK\r\nX: " .. ("a"):rep(1000), times = 100 } }, { status = 502 })
 broken("101 that nobody asked for", { "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" }, { status = 502 })
+local function says(text) return { status = 502, error = "upstream_unreachable", body_has = "api.test " .. text } end
+local many = {}
+for i = 1, 101 do many[i] = ("X-%d: 1\r\n"):format(i) end
+broken("101 fields", { "HTTP/1.1 200 OK\r\n" .. table.concat(many) .. "Content-Length: 0\r\n\r\n" }, says "sent an answer with more than 100 header fields")
+broken("a field of 70 KiB", { "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: " .. ("a"):rep(70000) .. "\r\n\r\n" }, says "sent an answer with a head of more than 64 KiB")
+broken("a field of 200 KiB", { "HTTP/1.1 200 OK\r\nX: " .. ("a"):rep(200000) .. "\r\n\r\n" }, says "sent an answer with a head of more than 64 KiB")
+broken("two lengths, and is told which line", { "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n" }, says "sent an answer with two Content-Length fields (line 3)")
+broken("a field without a name", { "HTTP/1.1 200 OK\r\nX: 1\r\n: 2\r\n\r\n" }, says "sent an answer with a malformed header field (line 3)")
+broken("a status line of letters", { "HTTP/1.1 OK\r\n\r\n" }, says "sent an answer with a malformed status line")
+for name, text in pairs { ["TLS"] = "\22\3\3\0\5", ["a page without a head"] = "<html>", ["SSH"] = "SSH-2.0-x\r\n", ["HTTP/2"] = "\0\0\18\4\0\0\0\0\0", ["one byte"] = "h" } do
+  broken(name .. ", and stays open", { text, 30 }, { status = 502, error = "upstream_unreachable", body_has = "speaks something else than HTTP/1.1 on this port", within = 10 })
+end
+cases[#cases + 1] = answer("a status line without its last space gets one", "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok", { status = 200, body = "ok", raw_has = "HTTP/1.1 200 \r\n" })
 broken("nothing and closes", { { close = true } }, bad)
 broken("nothing and resets", { { reset = true } }, bad)
 broken("half a head and closes", { "HTTP/1.1 200 OK\r\nConte", { close = true } }, { status = 502 })
