@@ -19,14 +19,14 @@ build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium"
-bench_packages="python3 openssl procps nginx haproxy libssl-dev"
+bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 
 say() { printf '%s\n' "build.sh: $*" >&2; }
 
 # missing PACKAGE…: those not installed. A command that is there already counts: npm may come from elsewhere.
 missing() {
 	for p; do
-		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl) command -v "$p" >/dev/null && continue ;; esac
+		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl|valgrind) command -v "$p" >/dev/null && continue ;; esac
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$p"
 	done
 }

@@ -42,6 +42,7 @@ class Sallyport:
         self.dir = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TEST_TMP")))
         self.home = self.dir / "home"
         self.binary, self.workers, self.process = str(binary), workers, None
+        self.wrap = []                           # a command that runs the server, such as valgrind
         self.canaries, self.tokens, self.extra = [], {}, []
         self.clock_file, self.resolve_file = self.dir / "clock", self.dir / "resolve"
         self.set_clock(0)
@@ -158,7 +159,7 @@ class Sallyport:
         if (BUILD / "resolve.so").exists():
             env.update(LD_PRELOAD=str(BUILD / "resolve.so"), TEST_RESOLVE=str(self.resolve_file))
         self.process = subprocess.Popen(
-            [self.binary, "serve", "--listen", listen, "--workers", str(self.workers), *map(str, flags)],
+            [*self.wrap, self.binary, "serve", "--listen", listen, "--workers", str(self.workers), *map(str, flags)],
             env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.group = self.process.pid
         end = time.monotonic() + timeout * SLOW

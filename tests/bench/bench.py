@@ -1,6 +1,8 @@
 """The issue's "Speed and memory": Sallyport beside HAProxy and nginx as TLS-to-TLS reverse proxies that add a header.
 
-tests/bench/bench.py [--rounds N] [--seconds S] [WORD…]    only the parts whose name has one of the words
+tests/bench/bench.py [--rounds N] [--seconds S] [--against BINARY] [WORD…]    only the parts whose name has one of the words
+
+--against: another build of sallyport takes part in every round, and each row of `throughput` and `instructions` says new / old.
 
 Each proxy has one worker, pinned to core 0; nginx as upstream and the load are on core 1. Rounds are interleaved:
 each does every case with every peer, and a figure is the median of its rounds. CPU is the proxy's own, user and
@@ -115,7 +117,8 @@ def pinned(core, argv, **options):
 
 
 class Bench:
-    def __init__(self):
+    def __init__(self, against=None):
+        self.against = against
         self.d = pathlib.Path(tempfile.mkdtemp(prefix="sallyport-bench-"))
         self.certs = sallyport.certs()
         self.quiet = open(self.d / "out", "ab")
@@ -147,6 +150,9 @@ class Bench:
         self.peers["direct"] = (None, ["-t", f"127.0.0.1:{self.up}"])
         self.s = self.sallyport()
         self.peers["sallyport"] = (self.s.process.pid, self.through(self.s))
+        if self.against:
+            old = self.sallyport(binary=self.against)
+            self.peers["before"] = (old.process.pid, self.through(old))
         port = free_port()
         p = self.start(PROXY_CORE, ["haproxy", "-f", self.conf("ha.cfg", HAPROXY, px=port)], port)
         self.peers["haproxy"] = (p.pid, ["-t", f"127.0.0.1:{port}"])
@@ -154,8 +160,9 @@ class Bench:
         p = self.start(PROXY_CORE, ["nginx", "-e", self.d / "px.err", "-c", self.conf("px.conf", NGINX, px=port)], port)
         self.peers["nginx"] = (p.pid, ["-t", f"127.0.0.1:{port}"])
 
-    def sallyport(self, workers=1, before=None):
-        s = sallyport.Sallyport(ROOT / "build/sallyport", workers)
+    def sallyport(self, workers=1, before=None, binary=None, wrap=()):
+        s = sallyport.Sallyport(binary or ROOT / "build/sallyport", workers)
+        s.wrap = [*wrap]
         s.init()
         s.credential({"name": "www", "type": "bearer", "host": "www.test", "secrets": {"token": SECRET}})
         s.agent()
@@ -167,7 +174,7 @@ class Bench:
 
     def serve(self, s):
         s.serve("--upstream-ca", self.certs / "root.pem", "--connect-to", f"www.test:443:127.0.0.1:{self.up}",
-                "--connect-to", f"aws.test:443:127.0.0.1:{self.up}")
+                "--connect-to", f"aws.test:443:127.0.0.1:{self.up}", timeout=60 if s.wrap else 15)
         for p in children(s.process.pid):
             subprocess.run(["taskset", "-a", "-p", "-c", PROXY_CORE, str(p)], stdout=subprocess.DEVNULL, check=True)
 
@@ -248,6 +255,9 @@ def throughput(b, rounds, seconds):
             m = med[name, peer]
             print(f"  {peer:10} {m['rps']:11.1f} {m['mb'] / m['seconds']:8.1f} {m['p50']:8.3f} {m['p99']:8.3f} {m[unit]:11.2f}"
                   + (f"   {m['resumed'] / max(1, m['handshakes']):.1%} resumed" if "resumed" in name else ""))
+        if b.against:      # round by round, so that what the machine did meanwhile is in both
+            each = [new[unit] / old[unit] for new, old in zip(got[name, "sallyport"], got[name, "before"])]
+            print(f"  CPU, new / old: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})")
     ours, theirs = (lambda n, f: med[n, "sallyport"][f]), (lambda n, f: med[n, "haproxy"][f])
     target("CPU per request, 32 kept alive, of HAProxy's", ours(CASES[1][0], "cpu") / theirs(CASES[1][0], "cpu"), 1.0)
     target("p50, 1 kept alive, of HAProxy's", ours(CASES[0][0], "p50") / theirs(CASES[0][0], "p50"), 1.1)
@@ -439,10 +449,42 @@ def starting(b, rounds, seconds):
     target("from start to the first proxied answer (client's handshake in Python included)", statistics.median(times), 50, " ms")
 
 
+INSTRUCTIONS = [   # name, path, load's flags, requests of the shorter and the longer run
+    ("kept alive", "/1k", ["-c", 1], 500, 1500),
+    ("full handshake and request", "/1k", ["-c", 1, "-n"], 20, 60),
+    ("resumed and request", "/1k", ["-c", 1, "-n", "-r"], 50, 150),
+    ("POST of 64 KiB", "/sink", ["-c", 1, "-b", 65536], 100, 300),
+]
+
+
+def counted(b, binary, path, flags, requests):
+    """User-mode instructions of a worker in its whole life, which ends after so many requests."""
+    out = b.d / "callgrind"
+    s = b.sallyport(binary=binary, wrap=["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}.%p"])
+    worker = s.worker_pids()[0]
+    figures = b.load(b.through(s), path, *flags, "-k", requests, "-d", 120)
+    assert figures["requests"] == requests, figures
+    s.stop()
+    text = pathlib.Path(f"{out}.{worker}").read_text()
+    return int(re.search(r"^(?:totals|summary): ([0-9]+)", text, re.M)[1])
+
+
+def instructions(b, rounds, seconds):
+    """Two runs of different length: their difference has no start and no end in it. Instructions do not scatter."""
+    print("\nuser-mode instructions a request")
+    if not shutil.which("valgrind"):
+        return print("  skipped: valgrind is not installed")
+    for name, path, flags, few, more in INSTRUCTIONS:
+        each = [(counted(b, x, path, flags, more) - counted(b, x, path, flags, few)) / (more - few)
+                for x in [None] + ([b.against] if b.against else [])]
+        print(f"  {name:28}" + ", ".join(f"{n:12,.0f}" for n in each) + (f"   new / old {each[0] / each[1]:.3f}" if b.against else ""), flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=3)
+    p.add_argument("--against", type=pathlib.Path)
     p.add_argument("words", nargs="*")
     a = p.parse_args()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
@@ -450,9 +492,9 @@ def main():
         print("one core only: proxy and load share it, so that latencies say little")
         globals()["OTHER_CORE"] = "0"
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
-    b = Bench()
+    b = Bench(a.against and a.against.resolve())
     try:
-        for part in (throughput, signing, resumption, memory, deciding, arriving, starting):
+        for part in (throughput, instructions, signing, resumption, memory, deciding, arriving, starting):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:
