@@ -3711,7 +3711,8 @@ struct tls {
 	struct tls_ident *ident;        /* owned reference, or NULL; client, during the handshake */
 	const char *why;                /* static; set once failed */
 	uint8_t name[32];               /* of the session in its table */
-	uint8_t alert[7], alert_n, alert_at;    /* a record that BearSSL would not send for us */
+	uint8_t ended_by;               /* the alert that did, the peer's or ours; 0: none */
+	uint8_t alert[96], alert_n, alert_at;   /* a record that BearSSL would not send for us */
 	bool is_client, is_ip;
 	bool hello_seen;                /* server: the ClientHello was checked */
 	bool done;                      /* the handshake is over */
@@ -4328,29 +4329,58 @@ tls_reason(const struct tls *t, int err)
 	return t->done && i == last ? "protocol error" : s;
 }
 
-/* What to tell a peer whose handshake we end; BearSSL goes silent. 0: nothing. */
+/* What to tell a peer whom we break with, by RFC 5246 7.2.2; BearSSL goes silent. */
+static const uint8_t tls_alerts[] = {
+	[BR_ERR_BAD_PARAM] = 50, [BR_ERR_UNSUPPORTED_VERSION] = 70, [BR_ERR_BAD_VERSION] = 70,
+	[BR_ERR_BAD_LENGTH] = 20, [BR_ERR_TOO_LARGE] = 22, [BR_ERR_BAD_MAC] = 20,
+	[BR_ERR_UNKNOWN_TYPE] = 10, [BR_ERR_UNEXPECTED] = 10, [BR_ERR_BAD_CCS] = 50,
+	[BR_ERR_BAD_ALERT] = 50, [BR_ERR_BAD_HANDSHAKE] = 50, [BR_ERR_OVERSIZED_ID] = 50,
+	[BR_ERR_BAD_CIPHER_SUITE] = 47, [BR_ERR_BAD_COMPRESSION] = 47, [BR_ERR_BAD_FRAGLEN] = 47,
+	[BR_ERR_EXTRA_EXTENSION] = 110, [BR_ERR_BAD_SNI] = 47, [BR_ERR_BAD_HELLO_DONE] = 50,
+	[BR_ERR_BAD_FINISHED] = 51, [BR_ERR_RESUME_MISMATCH] = 47, [BR_ERR_INVALID_ALGORITHM] = 47,
+	[BR_ERR_BAD_SIGNATURE] = 51, [BR_ERR_X509_EXPIRED] = 45, [BR_ERR_X509_NOT_TRUSTED] = 48,
+};
+static const char *const tls_alert_names[] = {  /* and RFC 6066 3, 7301 3.2, 8446 6.2 */
+	[10] = "unexpected_message", [20] = "bad_record_mac", [22] = "record_overflow",
+	[40] = "handshake_failure", [42] = "bad_certificate", [43] = "unsupported_certificate",
+	[44] = "certificate_revoked", [45] = "certificate_expired", [46] = "certificate_unknown",
+	[47] = "illegal_parameter", [48] = "unknown_ca", [49] = "access_denied", [50] = "decode_error",
+	[51] = "decrypt_error", [70] = "protocol_version", [71] = "insufficient_security",
+	[80] = "internal_error", [90] = "user_canceled", [110] = "unsupported_extension",
+	[112] = "unrecognized_name", [120] = "no_application_protocol",
+};
+
+/* 0: the engine, or the peer, has said it. */
 static uint8_t
-tls_alert_for(int err)
+tls_alert_for(const struct tls *t, int err)
 {
-	switch (err) {
-	case BR_ERR_X509_EXPIRED:
-		return BR_ALERT_CERTIFICATE_EXPIRED;
-	case BR_ERR_X509_NOT_TRUSTED:
-		return BR_ALERT_UNKNOWN_CA;
-	case BR_ERR_UNSUPPORTED_VERSION:
-	case BR_ERR_BAD_VERSION:
-		return BR_ALERT_PROTOCOL_VERSION;
-	case BR_ERR_BAD_SIGNATURE:
-		return BR_ALERT_DECRYPT_ERROR;
-	}
 	if (err >= BR_ERR_RECV_FATAL_ALERT || err == BR_ERR_OK)
-		return 0;       /* the peer, or the engine, already said it */
-	return err >= BR_ERR_X509_OK && err <= BR_ERR_X509_NOT_TRUSTED ? BR_ALERT_BAD_CERTIFICATE :
-	    BR_ALERT_HANDSHAKE_FAILURE;
+		return 0;
+	if (err == BR_ERR_BAD_LENGTH && t->u.eng.ibuf != NULL && load_be16(t->u.eng.ibuf + 3) > 16384)
+		return 22;      /* too long for any record, or, else, too short for its check */
+	if ((size_t)err < COUNT(tls_alerts) && tls_alerts[err] != 0)
+		return tls_alerts[err];
+	return err >= BR_ERR_X509_OK ? BR_ALERT_BAD_CERTIFICATE : BR_ALERT_HANDSHAKE_FAILURE;
 }
 
-/* Ends it. A session that a fatal alert ended is never resumed (RFC 5246 7.2.2). The alert goes out
- * only where records are still clear. */
+/* A fatal alert, under the keys of the moment. Not where a part of a record may be out already. */
+static void
+tls_put_alert(struct tls *t, uint8_t alert)
+{
+	br_ssl_engine_context *eng = &t->u.eng;
+	size_t from = 5, to = sizeof t->alert, n = 2;
+	unsigned char *p;
+
+	if (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa)
+		return;
+	eng->out.vtable->max_plaintext(&eng->out.vtable, &from, &to);
+	memcpy(t->alert + from, (uint8_t[]){2, alert}, 2);
+	p = eng->out.vtable->encrypt(&eng->out.vtable, 21, BR_TLS12, t->alert + from, &n);
+	t->alert_at = (uint8_t)(p - t->alert);
+	t->alert_n = (uint8_t)(t->alert_at + n);
+}
+
+/* Ends it. A session that a fatal alert ended is never resumed (RFC 5246 7.2.2). */
 static void
 tls_fail(struct tls *t, const char *why, uint8_t alert)
 {
@@ -4361,10 +4391,10 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 	t->why = why;
 	if (table != NULL && memcmp(t->name, none, 32) != 0)
 		session_drop(table, t->name);
-	if (alert != 0 && !t->done && t->u.eng.out.vtable == &br_sslrec_out_clear_vtable) {
-		memcpy(t->alert, (uint8_t[]){21, 3, 3, 0, 2, 2, alert}, 7);
-		t->alert_n = 7;
-	}
+	t->ended_by = alert != 0 ? alert : t->u.eng.err >= BR_ERR_RECV_FATAL_ALERT ?
+	    (uint8_t)t->u.eng.err : 0;          /* both kinds of errors end in the alert's number */
+	if (alert != 0)
+		tls_put_alert(t, alert);
 }
 
 /* -- server: our policy and the session cache, called from within the engine */
@@ -4620,7 +4650,7 @@ tls_settle(struct tls *t)
 		tls_fail(t, tls_reason(t, BR_ERR_OK), 0);
 	if (!t->failed && br_ssl_engine_current_state(eng) == BR_SSL_CLOSED &&
 	    (eng->err != BR_ERR_OK || !t->done))
-		tls_fail(t, tls_reason(t, eng->err), tls_alert_for(eng->err));
+		tls_fail(t, tls_reason(t, eng->err), tls_alert_for(t, eng->err));
 	if (!t->failed && !t->done && eng->application_data == 1) {
 		t->done = true;
 		if (t->is_client && !t->resumed && sessions_up != NULL &&
@@ -4741,6 +4771,15 @@ static const char *
 tls_why(const struct tls *t)
 {
 	return t->why;
+}
+
+/* The alert that ended it, by its name in the standards. */
+static const char *
+tls_ended_by(const struct tls *t)
+{
+	const char *name = t->ended_by < COUNT(tls_alert_names) ? tls_alert_names[t->ended_by] : NULL;
+
+	return name != NULL ? name : "closed";
 }
 
 #ifdef SALLYPORT_UNIT
@@ -14089,6 +14128,8 @@ peer_drain(struct peer *p)
 	return true;
 }
 
+static enum io peer_flush(struct peer *);        /* an alert, when reading finds what ends the connection */
+
 /* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
  * close_notify). A TLS wire that ends without close_notify is IO_ERR: whoever cuts it could
  * otherwise pass a part for the whole (RFC 8446 6.1, RFC 9112 9.8). */
@@ -14118,7 +14159,9 @@ peer_fill(struct peer *p)
 			return IO_OK;
 		if (p->tls != NULL) {
 			switch (tls_status(p->tls)) {
-			case TLS_FAILED: return IO_ERR;
+			case TLS_FAILED:
+				peer_flush(p);  /* the alert; in peer_handshake, too */
+				return IO_ERR;
 			case TLS_CLOSED: return IO_EOF;
 			case TLS_HANDSHAKE:
 			case TLS_OPEN:   break;
@@ -16135,6 +16178,52 @@ conn_reap(struct defer *d)
 	free(OWNER(d, struct conn, defer));
 }
 
+/* -- what ends a connection before there is a request: a handshake that failed, another protocol. What
+ * is the same within NOTE_FOLD_MS is counted, and its number told by the next record of its kind. */
+#define NOTES 16                /* kinds that are told apart at a time */
+#define NOTE_FOLD_MS 10000
+
+static struct note {
+	uint32_t kind;          /* hash of agent, host and cause */
+	unsigned folded;
+	int64_t until;          /* monotonic ms */
+} notes[NOTES];
+
+/* `what`: "client_tls" or "not_http". */
+static void
+conn_note(const struct conn *c, const char *what, const char *why)
+{
+	static struct buf b = {.max = 4096}; /* dead when this returns */
+	const char *agent = c->agent != NULL ? c->agent->name : "";
+	uint32_t kind = text_hash(agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
+	struct note *n = &notes[0];
+	char reason[64];
+
+	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
+		if (notes[i].kind == kind || notes[i].until < n->until)
+			n = &notes[i];
+	if (n->kind == kind && clock_now() < n->until) {
+		n->folded++;
+		return;
+	}
+	snprintf(reason, sizeof reason, "%s: %s", what, why);
+	buf_clear(&b);
+	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
+	json_put_member(&b, SLICE(",\"agent\":"), slice_of(agent));
+	json_put_member(&b, SLICE(",\"decision\":"), SLICE("deny"));
+	json_put_member(&b, SLICE(",\"reason\":"), slice_of(reason));
+	if (c->tunnel) {
+		json_put_member(&b, SLICE(",\"method\":"), SLICE("CONNECT"));
+		json_put_member(&b, SLICE(",\"host\":"), slice_of(c->host));
+		json_put_number(&b, SLICE(",\"port\":"), (uint64_t)c->port);
+	}
+	json_put_number(&b, SLICE(",\"times\":"), n->kind == kind ? n->folded + 1 : 1);
+	json_put_member(&b, SLICE(",\"error\":"), slice_of(what));
+	buf_add(&b, "}", 1);
+	logstore_add(buf_slice(&b));
+	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
+}
+
 /* One that never came to be decided, and is not logged. */
 static void
 conn_drop_req(struct conn *c)
@@ -16458,11 +16547,30 @@ conn_head_pause(struct conn *c, enum io io)
 	if (io == IO_AGAIN && !(c->req == NULL && conn_draining))
 		return false;
 	conn_drop_req(c);
-	if (io == IO_ERR)
+	if (io == IO_ERR) {
+		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
+			conn_note(c, "client_tls", tls_ended_by(c->peer.tls));  /* it judges us late */
 		return conn_end(c, false);
+	}
 	conn_linger(c);                 /* a client that has said all may still be reading */
 	return true;
 }
+
+/* What is not HTTP/1.1, by its first bytes, and what its client shows for an answer. */
+static const struct {
+	struct slice begins, answer;
+	const char *what;
+} conn_foreign[] = {
+	/* a handshake record; a fatal alert, handshake_failure (RFC 5246 6.2.1, 7.2) */
+	{SLICE_INIT("\x16\x03"), SLICE_INIT("\x15\x03\x01\0\x02\x02\x28"),
+	    "TLS (the proxy's URL begins with http://)"},
+	/* no acceptable method (RFC 1928 3); rejected (SOCKS4: version 0, code 91) */
+	{SLICE_INIT("\x05"), SLICE_INIT("\x05\xff"), "SOCKS5 (the proxy's URL begins with http://)"},
+	{SLICE_INIT("\x04"), SLICE_INIT("\0\x5b\0\0\0\0\0\0"), "SOCKS4 (the proxy's URL begins with http://)"},
+	/* SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 3.4, 6.8, 7) */
+	{SLICE_INIT("PRI * HTTP/2.0\r\n"), SLICE_INIT("\0\0\0\x04\0\0\0\0\0"
+	    "\0\0\x22\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dthis proxy speaks HTTP/1.1"), "HTTP/2 (it speaks HTTP/1.1)"},
+};
 
 /* The first bytes of a request. False: there is no request yet. */
 static bool
@@ -16477,6 +16585,15 @@ conn_head_begin(struct conn *c, struct slice in)
 		peer_consume(&c->peer, skip);
 		return false;
 	}
+	for (size_t i = 0; i < COUNT(conn_foreign); i++)
+		if (in.n >= conn_foreign[i].begins.n &&
+		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
+			conn_note(c, "not_http", conn_foreign[i].what);
+			if (!peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n))
+				return conn_end(c, true);
+			conn_linger(c);
+			return false;
+		}
 	if ((c->req = req_new(c)) == NULL)
 		return conn_end(c, true);
 	c->scanned = 0;
@@ -17461,6 +17578,7 @@ conn_step_sniff(struct conn *c)
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
 		c->state = CONN_HEAD;
 	} else {
+		conn_note(c, "client_tls", "not_tls");  /* SSH, say: a tunnel entry would let it through */
 		return conn_end(c, false);
 	}
 	return true;
@@ -17478,7 +17596,7 @@ conn_step_handshake(struct conn *c)
 		return false;
 	case IO_EOF:
 	case IO_ERR:
-		peer_flush(&c->peer);   /* the alert */
+		conn_note(c, "client_tls", tls_ended_by(c->peer.tls));
 		return conn_end(c, false);
 	}
 	return false;
@@ -17636,9 +17754,12 @@ conn_expire(struct conn *c)
 		if (r->code[0] == '\0')
 			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" :
 			    "idle_timeout");
-		/* fall through */
+		conn_close(c, false);
+		return;
 	case CONN_SNIFF:
 	case CONN_HANDSHAKE:
+		conn_note(c, "client_tls", "timeout");
+		/* fall through */
 	case CONN_LINGER:
 		conn_close(c, false);
 		return;

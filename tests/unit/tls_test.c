@@ -633,6 +633,87 @@ test_damage(void)
 	check("flipped bits in handshakes do no harm", true, NULL);
 }
 
+/* RFC 5246 7.2.2: whoever breaks off says why, under the keys of the connection. */
+static const struct {
+	const char *name;
+	int at, to;             /* a byte of the record, -1: the last; what it becomes, -1: one bit of it flips */
+	const char *alert;
+} broken[] = {
+	{"a damaged record", -1, -1, "bad_record_mac"},
+	{"a record of another type", 0, 24, "unexpected_message"},      /* a heartbeat; its type is under the MAC */
+	{"a record of another version", 1, 2, "protocol_version"},
+	{"a record of TLS 1.1", 2, 2, "protocol_version"},
+	{"a record too long for any", 3, 0xff, "record_overflow"},
+	{"a record too short for its check", 4, 1, "bad_record_mac"},
+};
+
+static void
+test_alert(uint16_t suite, bool server)
+{
+	for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+		struct ident_fault fault;
+		struct tls_ident *old = ident_new(SLICE(""), SLICE(""), SLICE(""), true, &fault);
+		struct pair *x = calloc(1, sizeof *x);
+		struct tls *from, *to;
+		char name[128], w[1024];
+		const char *want = broken[i].alert;
+		size_t n;
+
+		x->s = tls_accept(SLICE("alert.example.com"));
+		x->c = tls_connect(own_trust, old, SLICE("alert.example.com"), 1000 + suite, SLICE(""));
+		br_ssl_engine_set_suites(&x->s->u.eng, &suite, 1);
+		br_ssl_engine_set_default_aes_cbc(&x->s->u.eng);
+		run(x);
+		from = server ? x->c : x->s;
+		to = server ? x->s : x->c;
+		tls_write(from, "hello", 5);
+		tls_flush(from);
+		n = tls_drain(from, w, sizeof w);
+		if (broken[i].to < 0)
+			w[n - 1] ^= 1;
+		else
+			w[broken[i].at] = (char)broken[i].to;
+		if (broken[i].at == 4)
+			w[3] = 0;
+		if (broken[i].at == 0)  /* the type is authenticated: the check comes first */
+			want = "bad_record_mac";
+		tls_feed(to, w, n);
+		n = tls_drain(to, w, sizeof w);
+		tls_feed(from, w, n);
+		snprintf(name, sizeof name, "%04x, %s: %s, and an alert that can be read", suite, server ? "agent" : "upstream", broken[i].name);
+		check(name, pair_open(x) == false && tls_status(to) == TLS_FAILED && n > 7 && w[0] == 21 && !tls_has_output(to) &&
+		    strcmp(tls_ended_by(to), want) == 0 && from->u.eng.err == BR_ERR_RECV_FATAL_ALERT + to->ended_by &&
+		    strcmp(tls_ended_by(from), want) == 0, tls_ended_by(to));
+		pair_free(x);
+		tls_ident_unref(old);
+	}
+}
+
+static void
+test_alerts(void)
+{
+	static const uint16_t suites[] = {
+		BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+		BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, BR_TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256,
+		BR_TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384,
+	};
+	struct pair *x;
+	char w[64];
+
+	for (size_t i = 0; i < sizeof suites / sizeof *suites; i++)
+		for (int server = 0; server < 2; server++)
+			test_alert(suites[i], server != 0);
+	/* A hello that is none, in the clear. */
+	x = pair_named("hello.example.com", "hello.example.com", 443, "");
+	tls_feed(x->s, "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03", 10);
+	check("a hello cut short: decode_error", tls_drain(x->s, w, sizeof w) == 7 && w[6] == 50, tls_ended_by(x->s));
+	pair_free(x);
+	x = pair_named("hello.example.com", "hello.example.com", 443, "");
+	tls_feed(x->s, "\x17\x03\x03\x00\x01\x00", 6);
+	check("data before a hello: unexpected_message", tls_drain(x->s, w, sizeof w) == 7 && w[6] == 10, tls_ended_by(x->s));
+	pair_free(x);
+}
+
 static void
 test_sessions(void)
 {
@@ -1320,6 +1401,7 @@ main(int argc, char **argv)
 	test_wiping();
 	test_bulk();
 	test_damage();
+	test_alerts();
 	test_workers();
 	test_sessions();
 	test_chains();
