@@ -221,6 +221,46 @@ local function credentials(_, say)
   if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone") end
 end
 
+-- What the cause of a client's failed handshake means, and what the operator does about it.
+local distrust = { "it does not trust the CA", "sallyport env %agent says what each client reads; see Clients in the README" }
+local causes = {
+  unknown_ca = distrust, bad_certificate = distrust, certificate_unknown = distrust,
+  certificate_expired = { "its clock, or ours, is off", "set the clocks" },
+  protocol_version = { "it does not offer TLS 1.2", "let it offer TLS 1.2" },
+  no_application_protocol = { "it offers HTTP/2 alone", "let it offer HTTP/1.1" },
+  handshake_failure = { "no cipher or curve in common, or it offers TLS 1.3 alone",
+    "let it offer TLS 1.2: ECDHE-ECDSA with AES-GCM or ChaCha20, on P-256 or X25519" },
+  unrecognized_name = { "it names another host in its TLS than in its CONNECT", "its proxy settings, or a client that fronts domains" },
+  not_tls = { "what it speaks is neither TLS nor HTTP", "sallyport domain add BUNDLE %host --tunnel relays it, without a credential" },
+  timeout = { "nothing came for 10 s: perhaps the server is to speak first", "sallyport domain add BUNDLE %host --tunnel relays it, without a credential" },
+}
+
+--- Handshakes of clients that failed within a day, and strangers' protocols, as the newest records have them.
+local function handshakes(_, say, now)
+  local sums, order = {}, {}
+  for _, item in ipairs(require("logstore").each { newest = 1000 } or {}) do
+    local r = item.record
+    if (r.error == "client_tls" or r.error == "not_http") and (r.time or 0) // 1000 > now - 86400 then
+      local key = ("%s\n%s\n%s"):format(r.agent, r.host, r.reason)
+      if not sums[key] then
+        sums[key] = { r = r, n = 0 }
+        order[#order + 1] = sums[key]
+      end
+      sums[key].n = sums[key].n + (math.tointeger(r.times) or 1)
+    end
+  end
+  for _, sum in ipairs(order) do
+    local r, why = sum.r, tostring(sum.r.reason):match(": (.*)$") or "?"
+    if r.error == "not_http" then
+      say("clients", WARN, ("%d connections began with %s"):format(sum.n, why), "the proxy speaks HTTP/1.1: HTTPS_PROXY=http://…")
+    else
+      local known = causes[why] or { "the client ended it", nil }
+      say("clients", WARN, ("%s: %d handshakes with %s failed: %s (%s)"):format(r.agent, sum.n, r.host, why, known[1]),
+        known[2] and known[2]:gsub("%%%a+", { ["%agent"] = r.agent, ["%host"] = r.host }) or nil)
+    end
+  end
+end
+
 --- A process of our own user that holds one of our tokens could as well read the key file.
 local function same_user(ctx, say)
   local host = ctx.host
@@ -263,6 +303,7 @@ local function run(_, _, ctx)
     listeners(ctx, say)
     policies(ctx, say)
     credentials(ctx, say)
+    handshakes(ctx, say, now)
     say("server", OK, ctx.host.lock_held(ctx.home) and "runs" or "does not run")
   end
   machine(ctx, say, now)
