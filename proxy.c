@@ -37,6 +37,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <limits.h>
 #include <malloc.h>
 #include <netdb.h>
@@ -1769,6 +1770,50 @@ static const struct {
 #undef INSIDE_INVERTED
 #undef PASS
 
+/* What is global and yet as near as what is private: this machine's own addresses, and the IPv6 networks
+ * it stands in. They change while it runs, and are asked for at each dial. */
+#define ADDR_OWN_MS 1000
+#define ADDR_OWN_MAX 1024       /* a machine full of containers */
+
+static struct { struct cidr range[ADDR_OWN_MAX]; size_t n; int64_t until; } addr_own;
+
+static void
+addr_own_read(void)
+{
+	struct ifaddrs *all;
+
+	addr_own.until = clock_now() + ADDR_OWN_MS;
+	if (getifaddrs(&all) != 0)
+		return;                 /* what was known stays */
+	addr_own.n = 0;
+	for (struct ifaddrs *i = all; i != NULL && addr_own.n < ADDR_OWN_MAX; i = i->ifa_next) {
+		const struct sockaddr_in6 *a = (void *)i->ifa_addr, *mask = (void *)i->ifa_netmask;
+		bool v4 = a != NULL && a->sin6_family == AF_INET;
+		struct cidr *c = &addr_own.range[addr_own.n];
+
+		if (a == NULL || (!v4 && a->sin6_family != AF_INET6))
+			continue;
+		*c = (struct cidr){.a.v4 = v4, .bits = v4 ? 32 : 0};
+		memcpy(c->a.b, (const char *)a + (v4 ? offsetof(struct sockaddr_in, sin_addr) :
+		    offsetof(struct sockaddr_in6, sin6_addr)), v4 ? 4 : 16);
+		for (size_t k = 0; !v4 && k < 8; k++) /* neighbours share 64 bits (RFC 4291 2.5.4), or fewer */
+			c->bits += mask == NULL ? 8 : (uint8_t)__builtin_popcount(mask->sin6_addr.s6_addr[k]);
+		addr_own.n++;
+	}
+	freeifaddrs(all);
+}
+
+static const char *
+addr_own_guard(const struct addr *a)
+{
+	if (clock_now() >= addr_own.until)
+		addr_own_read();
+	for (size_t i = 0; i < addr_own.n; i++)
+		if (cidr_contains(&addr_own.range[i], a))
+			return addr_own.range[i].a.v4 ? "this machine's own address" : "this machine's own network";
+	return NULL;
+}
+
 /* NULL: globally reachable unicast; else why not, a static phrase. */
 static const char *
 addr_guard(const struct addr *a)
@@ -1785,7 +1830,7 @@ addr_guard(const struct addr *a)
 		case GUARD_REFUSE:
 			return addr_guard_rows[i].reason;
 		case GUARD_PASS:
-			return NULL;
+			return addr_own_guard(a);
 		case GUARD_INSIDE:
 		case GUARD_INSIDE_INVERTED:
 			for (size_t k = 0; k < 4; k++)
@@ -25769,7 +25814,7 @@ l_host_serve(lua_State *L)
 }
 
 /* -- worker */
-#define HEAP_LOOK_MS 2000
+#define HEAP_LOOK_MS 5000
 #define HEAP_SPARE (2u << 20)   /* bytes that are not worth a look at the whole heap */
 
 static int worker_tick_ref = LUA_NOREF;
@@ -25795,25 +25840,22 @@ worker_tick_done(struct task *t, bool ok, lua_State *co)
 }
 
 /* The C library keeps what is freed below its last block: half heads of a thousand connections, say.
- * What lay idle through two looks goes back to the kernel, as bufs_trim does it. */
+ * Now and then it goes back to the kernel, if it is worth a look at the whole heap. */
 static void
 heap_trim(void)
 {
 	static int64_t next;
-	static size_t before, least = SIZE_MAX;
-	size_t unused, idle;
+	static size_t known;            /* as free, and with the kernel already */
+	size_t unused;
 
 	if (clock_now() < next)
 		return;
 	next = clock_now() + HEAP_LOOK_MS;
 	unused = mallinfo2().fordblks;
-	idle = unused < before ? unused : before;
-	least = unused < least ? unused : least;        /* known as free, and with the kernel already */
-	if (idle > least + HEAP_SPARE) {
+	if (unused > known + HEAP_SPARE)
 		malloc_trim(0);
-		least = unused;
-	}
-	before = unused;
+	if (unused > known + HEAP_SPARE || unused < known)
+		known = unused;
 }
 
 static void

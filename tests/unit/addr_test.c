@@ -266,6 +266,36 @@ test_guard(void)
 	}
 }
 
+/* This machine's own addresses and IPv6 networks are private, however they are written, and read anew as they change. */
+static void
+test_guard_own(void)
+{
+	static const struct { const char *text; bool refused; } cases[] = {
+		{"93.184.216.34", true}, {"93.184.216.35", false}, {"::ffff:93.184.216.34", true}, {"64:ff9b::5db8:d822", true},
+		{"64:ff9b::5db8:d823", false}, {"2a00:1:2:3::1", true}, {"2a00:1:2:3:ffff::9", true}, {"2a00:1:2:4::1", false},
+		{"2a00:2:2:9::1", true}, {"2a00:2:3:9::1", false}, {"8.8.8.8", false},
+	};
+	static const char *const own[] = {"93.184.216.34/32", "2a00:1:2:3::/64", "2a00:2:2::/48"};
+	bool lo = false;
+
+	loop_time = clock_read(CLOCK_MONOTONIC);
+	for (addr_own.n = 0; addr_own.n < COUNT(own); addr_own.n++)
+		cidr_parse(guarded(own[addr_own.n]), &addr_own.range[addr_own.n]);
+	addr_own.until = loop_time + 1000;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct addr a;
+		const char *why = addr_parse(guarded(cases[i].text), &a) ? addr_guard(&a) : "?";
+
+		test_result(cases[i].refused ? why != NULL && strncmp(why, "this machine's own", 18) == 0 : why == NULL,
+		    cases[i].text, "%s", why == NULL ? "passed" : why);
+	}
+	addr_own.until = loop_time;
+	addr_own_guard(&addr_own.range[0].a);
+	for (size_t i = 0; i < addr_own.n; i++)
+		lo = lo || (addr_own.range[i].a.v4 && addr_own.range[i].a.b[0] == 127 && addr_own.range[i].bits == 32);
+	test_result(lo && addr_own.until > loop_time, "the interfaces' addresses are read", "%zu of them", addr_own.n);
+}
+
 /* A row that an earlier one hides would be a reason nobody can ever read. */
 static void
 test_guard_rows(void)
@@ -391,6 +421,7 @@ main(void)
 	test_parse();
 	test_legacy();
 	test_guard();
+	test_guard_own();
 	test_guard_rows();
 	test_cidr();
 	test_prefixes();
