@@ -7794,6 +7794,8 @@ subst_ws_begin(struct subst_ws *w)
 
 	w->hold = false;
 	w->last = (w->head[0] & 128) != 0;
+	if (op == 8)
+		ok = subst_ws_release(w);       /* the end within a message is the server's to judge, too */
 	if (op < 8) {
 		if (op != 0)
 			ok = subst_ws_release(w);       /* a new message; an unfinished one is the server's to judge */

@@ -68,6 +68,9 @@ function M.challenge(req, code)
   return req:fail(407, code)
 end
 
+--- A host as a message or URL shows it: IPv6 in brackets.
+function M.host(host) return host:find(":", 1, true) and "[" .. host .. "]" or host end
+
 --- A text as one value of a log line.
 function M.quote(text)
   return '"' .. tostring(text):gsub('[%c"\\]', "?"):sub(1, 300) .. '"'

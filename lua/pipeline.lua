@@ -297,15 +297,13 @@ local function unknown(req, how, name)
   return errors.fail(req, "agent_unknown", how and "this agent's token has ended: it was " .. how, nil, { close = true })
 end
 
--- IPv6 in brackets.
-local function shown(host) return host:find(":", 1, true) and "[" .. host .. "]" or host end
 
 local function allowed_message(code, req)
-  if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(shown(req.host), req.port) end
+  if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(errors.host(req.host), req.port) end
   if code == "method_not_allowed" then
-    return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", shown(req.host))
+    return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", errors.host(req.host))
   end
-  if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(shown(req.host)) end
+  if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(errors.host(req.host)) end
 end
 
 local function refuse_decided(self, req, agent, code, message, hint)
@@ -459,7 +457,7 @@ local function astray(self, agent, req, opened, first, ...)
   if not rec or belongs(self, agent, rec, req) then return astray(self, agent, req, opened, ...) end
   local hosts = table.concat(rec.hosts or {}, ", ", 1, math.min(#(rec.hosts or {}), 5))
   return "host_not_allowed",
-    ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, shown(req.host)),
+    ("this request carries the placeholder of credential %s (%s), which does not go to %s"):format(rec.name, rec.env, errors.host(req.host)),
     ("it belongs to %s: take it out of the path, query and headers"):format(hosts)
 end
 

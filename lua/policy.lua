@@ -785,7 +785,7 @@ function M.allows_url(pol, cred, text)
     if not e.scheme and covers and url.scheme == "https" and url.port == 443 then return true end
   end
   return nil, ("%s://%s:%d is neither a URL of the credential nor an endpoint of %s"):format(
-    url.scheme, url.host, url.port, file_of(pol.name))
+    url.scheme, require("errors").host(url.host), url.port, file_of(pol.name))
 end
 
 -- ---- examples ------------------------------------------------------------------------------------

@@ -399,7 +399,7 @@ local function show(args, _, ctx)
   if pol and pol.connect then line("account", connection(token)) end
   if token then token_lines(line, record, token) end
   if refused and not (token and token.refused_at) then
-    line("refused", ("%s answered 401 to it at %s: sallyport credential test %s"):format(refused.host, report.time(refused.at),
+    line("refused", ("%s answered 401 to it at %s: sallyport credential test %s"):format(require("errors").host(refused.host), report.time(refused.at),
       record.name))
   end
   ctx.out(report.columns(nil, lines))

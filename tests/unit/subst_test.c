@@ -420,6 +420,10 @@ test_websocket(void)
 	put_frame(&in, 0xc0, "", 0, "abcd");
 	stream("what breaks the rules goes as it came", s, buf_slice(&in), NULL, true);
 	buf_clear(&in);
+	put_frame(&in, 0x01, "[\"__P", 5, "abcd");      /* the end of the stream within a message */
+	put_frame(&in, 0x88, "\3\350", 2, "efgh");
+	stream("a message that a close cuts short goes before it", s, buf_slice(&in), NULL, true);
+	buf_clear(&in);
 	memset(big, 'x', sizeof big);
 	put_frame(&in, 0x01, "__PH__", 6, "abcd");
 	put_frame(&in, 0x80, big, sizeof big, "abcd");

@@ -66,7 +66,7 @@ return {
     case("an empty body through a filter", "twice.test", post("twice.test", "Content-Length: 0\r\n", ""),
       { status = 200, closed = false, upstream = { body = "" } }),
     case("what a filter refuses is a 400 and no complete request", "upper.test",
-      post("upper.test", "Content-Length: 5\r\n", "he!lo"), { status = 400, error = "bad_request", closed = true }),
+      post("upper.test", "Content-Length: 5\r\n", "he!lo"), { status = 400, error = "bad_request", closed = true }, { wait = 0.5 }),
     case("a filter that is not there fails the policy", "nofilter.test",
       post("nofilter.test", "Content-Length: 5\r\n", "hello"), { status = 502, error = "policy_failed", upstream = "nothing" }),
     case("a body read whole and set anew, with a secret in it", "whole.test",
