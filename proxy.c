@@ -2698,63 +2698,49 @@ struct cert_view {              /* all borrowed from the certificate */
 #define FORM_IP  0x87
 #define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
 
+/* keyUsage, basicConstraints and extKeyUsage. Of the last, serverAuth or any must be there; that an
+ * issuer's list limits what it issues is not in the RFC, but what all browsers and libraries do. */
 static bool
-rule_usage(struct cert_view *v, struct slice value)
+rule_read(struct cert_view *v, uint8_t id, struct slice in)
 {
-	struct slice bits;
+	struct slice s;
 
-	if (!der_only(value, 0x03, &bits) || bits.n == 0 || (uint8_t)bits.p[0] > 7)
-		return false;
-	v->usage = bits.n == 1 ? 0 : (uint8_t)bits.p[1];
-	if (bits.n == 2)
-		v->usage &= (uint8_t)(0xff << bits.p[0]);
-	return true;
-}
-
-static bool
-rule_basic(struct cert_view *v, struct slice value)
-{
-	struct slice seq, s;
-
-	if (!der_only(value, 0x30, &seq))
-		return false;
-	if (seq.n != 0 && seq.p[0] == 0x01) {
-		if (!der_expect(&seq, 0x01, &s, NULL) || s.n != 1)
+	if (id == 15) {
+		if (in.n == 0 || (uint8_t)in.p[0] > 7)
 			return false;
-		v->is_ca = s.p[0] != 0;
-	}
-	if (seq.n == 0)
+		v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
+		if (in.n == 2)
+			v->usage &= (uint8_t)(0xff << in.p[0]);
 		return true;
-	v->path_len = der_only(seq, 0x02, &s) && s.n == 1 ? s.p[0] : INT_MAX;  /* no chain has 128 */
-	return der_only(seq, 0x02, &s) && s.n != 0 && (s.p[0] & 0x80) == 0;
-}
-
-/* serverAuth or any must be in it. An issuer's list limits what it issues: that is not in the RFC,
- * but what all browsers and libraries do. */
-static bool
-rule_purposes(struct cert_view *v, struct slice value)
-{
-	struct slice uses, s;
-
+	}
+	if (id == 19) {
+		if (in.n != 0 && in.p[0] == 0x01) {
+			if (!der_expect(&in, 0x01, &s, NULL) || s.n != 1)
+				return false;
+			v->is_ca = s.p[0] != 0;
+		}
+		if (in.n == 0)
+			return true;
+		if (!der_only(in, 0x02, &s) || s.n == 0 || (s.p[0] & 0x80) != 0)
+			return false;
+		v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
+		return true;
+	}
 	v->for_servers = false;
-	if (!der_only(value, 0x30, &uses))
-		return false;
-	while (der_expect(&uses, 0x06, &s, NULL))
+	while (der_expect(&in, 0x06, &s, NULL))
 		if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
 		    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
 			v->for_servers = true;
-	return uses.n == 0;
+	return in.n == 0;
 }
 
 static const char *
-rule_names(struct cert_view *v, struct slice value)
+rule_names(struct cert_view *v, struct slice names)
 {
-	struct slice names, s;
+	struct slice s;
 	uint8_t form;
 
 	v->has_names = true;
-	if (!der_only(value, 0x30, &names))
-		return CERT_MALFORMED;
 	v->names = names;
 	while (names.n != 0) {
 		if (!der_next(&names, &form, &s, NULL))
@@ -2802,15 +2788,13 @@ subtree_valid(uint8_t form, struct slice base)
 /* A constraint on a form of names that we cannot compare: one that is critical ends it here (4.2);
  * any other counts against each certificate below that has such a name. */
 static const char *
-rule_constraints(struct cert_view *v, struct slice value, bool critical)
+rule_constraints(struct cert_view *v, struct slice seq, bool critical)
 {
-	struct slice seq, list, base;
+	struct slice list, base;
 	uint8_t tag, last = 0, form;
 
-	if (value.n > CONSTRAINTS_MAX)
-		return "certificate with too many name constraints";
-	if (!der_only(value, 0x30, &seq) || seq.n == 0)
-		return CERT_MALFORMED;
+	if (seq.n == 0 || seq.n > CONSTRAINTS_MAX)
+		return CERT_MALFORMED " (none, or too many name constraints)";
 	for (; seq.n != 0; last = tag) {
 		if (!der_next(&seq, &tag, &list, NULL) || (tag != 0xa0 && tag != 0xa1) ||
 		    tag <= last || list.n == 0)
@@ -2829,7 +2813,7 @@ rule_constraints(struct cert_view *v, struct slice value, bool critical)
 static const char *
 cert_rules(struct cert_view *v)
 {
-	struct slice list = v->exts, ext, oid, flag, value;
+	struct slice list = v->exts, ext, oid, flag, value, in;
 	const char *why = NULL;
 	uint64_t seen = 0;
 
@@ -2837,7 +2821,7 @@ cert_rules(struct cert_view *v)
 	v->for_servers = true;
 	v->path_len = INT_MAX;
 	while (why == NULL && list.n != 0) {
-		bool critical = false, ok = true;
+		bool critical = false;
 		uint8_t id = 0;                 /* N of 2.5.29.N; 0: all others */
 
 		if (!der_expect(&list, 0x30, &ext, NULL) || !der_expect(&ext, 0x06, &oid, NULL))
@@ -2851,11 +2835,12 @@ cert_rules(struct cert_view *v)
 		seen |= (uint64_t)1 << id;
 		switch (id) {
 		case 14: v->key_id = value; break;
-		case 15: ok = rule_usage(v, value); break;
-		case 17: why = rule_names(v, value); break;
-		case 19: ok = rule_basic(v, value); break;
-		case 30: why = rule_constraints(v, value, critical); break;
-		case 37: ok = rule_purposes(v, value); break;
+		case 15: case 17: case 19: case 30: case 37:
+			if (!der_only(value, id == 15 ? 0x03 : 0x30, &in))
+				return CERT_MALFORMED;
+			why = id == 17 ? rule_names(v, in) : id == 30 ? rule_constraints(v, in, critical) :
+			    rule_read(v, id, in) ? NULL : CERT_MALFORMED;
+			break;
 		case 9: case 18: case 35:       /* attributes, the issuer's names and key id */
 		case 31: case 46:       /* where to ask whether it was revoked, which we do not */
 		case 32: case 54:       /* policies: any will do, so none of these changes anything */
@@ -2864,8 +2849,6 @@ cert_rules(struct cert_view *v)
 			if (critical)
 				why = "certificate with a critical extension we do not know";
 		}
-		if (!ok)
-			why = CERT_MALFORMED;
 	}
 	if (why == NULL && !v->is_ca && v->subtrees[0].n + v->subtrees[1].n != 0)
 		why = CERT_MALFORMED " (name constraints in what is not a CA)";
@@ -4293,74 +4276,60 @@ tls_detach(struct tls *t)
 #define TLS_UNRECOGNIZED_NAME 112       /* alerts that BearSSL has no name for: RFC 6066 3, */
 #define TLS_CERTIFICATE_REQUIRED 116    /* RFC 8446 6.2 */
 
-/* -- why a handshake failed. The client's side reads well after "upstream TLS: ". */
-static const struct {
-	int err;
-	const char *client;     /* we dialled; NULL: the table's last row */
-	const char *server;     /* an agent's connection to us */
-} tls_reasons[] = {
-	{BR_ERR_X509_EXPIRED, "certificate expired", NULL},
-	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch", NULL},
-	{BR_ERR_X509_NOT_TRUSTED, "untrusted certificate", NULL},
-	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature", NULL},
-	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)", NULL},
-	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers", NULL},
-	{BR_ERR_X509_INVALID_VALUE, CERT_MALFORMED, NULL},
-	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know", NULL},
-	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)", NULL},
-	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)", NULL},
-	{BR_ERR_X509_EMPTY_CHAIN, "no certificate", NULL},
-	{BR_ERR_X509_TIME_UNKNOWN, "clock not set", NULL},
-	{BR_ERR_WRONG_KEY_USAGE, "certificate key of the wrong kind", NULL},
-	{BR_ERR_BAD_SIGNATURE, "bad handshake signature", NULL},
-	{BR_ERR_UNSUPPORTED_VERSION, "not TLS", "not TLS"},
-	{BR_ERR_BAD_VERSION, "protocol version (inconsistent)", NULL},
-	{BR_ERR_BAD_MAC, "damaged record", "damaged record"},
-	{BR_ERR_TOO_LARGE, "record too large", "record too large"},
-	{BR_ERR_RESUME_MISMATCH, "session resumed wrongly", NULL},
+/* -- why an upstream's handshake failed; an agent's is told by its alert. The last row is for the rest. */
+static const struct { int err; const char *why; } tls_reasons[] = {
+	{BR_ERR_X509_EXPIRED, "certificate expired"},
+	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch"},
+	{BR_ERR_X509_NOT_TRUSTED, "untrusted certificate"},
+	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature"},
+	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)"},
+	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers"},
+	{BR_ERR_X509_INVALID_VALUE, CERT_MALFORMED},
+	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know"},
+	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)"},
+	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)"},
+	{BR_ERR_X509_EMPTY_CHAIN, "no certificate"},
+	{BR_ERR_X509_TIME_UNKNOWN, "clock not set"},
+	{BR_ERR_WRONG_KEY_USAGE, "certificate key of the wrong kind"},
+	{BR_ERR_BAD_SIGNATURE, "bad handshake signature"},
+	{BR_ERR_UNSUPPORTED_VERSION, "not TLS"},
+	{BR_ERR_BAD_VERSION, "protocol version (inconsistent)"},
+	{BR_ERR_BAD_MAC, "damaged record"},
+	{BR_ERR_TOO_LARGE, "record too large"},
+	{BR_ERR_RESUME_MISMATCH, "session resumed wrongly"},
 	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_PROTOCOL_VERSION,
-	    "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)",
-	    "client refuses TLS 1.2"},
+	    "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)"},
 	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE,
 	    "handshake refused (no algorithm in common: it may speak only TLS 1.3, or what tls=legacy "
-	    "takes, or its certificate lacks digitalSignature)", NULL},
+	    "takes, or its certificate lacks digitalSignature)"},
 	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_INSUFFICIENT_SECURITY,
-	    "handshake refused (no algorithm strong enough in common)", NULL},
-	{BR_ERR_RECV_FATAL_ALERT + TLS_UNRECOGNIZED_NAME, "server name not known there", NULL},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, "refuses HTTP/1.1", NULL},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_RENEGOTIATION, "renegotiation wanted",
-	    "renegotiation wanted"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_UNKNOWN_CA, "refuses our certificate",
-	    "client does not trust the CA"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_BAD_CERTIFICATE, "refuses our certificate",
-	    "client refuses the certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_EXPIRED, "refuses our certificate",
-	    "client refuses the certificate (its clock?)"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_UNKNOWN, "refuses our certificate",
-	    "client refuses the certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + TLS_CERTIFICATE_REQUIRED, "client certificate wanted", NULL},
-	{BR_ERR_SEND_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, NULL,
-	    "client does not offer HTTP/1.1"},
-	{BR_ERR_SEND_FATAL_ALERT + BR_ALERT_PROTOCOL_VERSION, NULL,
-	    "client does not offer TLS 1.2"},
-	{BR_ERR_SEND_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE, NULL, "no algorithm in common"},
-	{BR_ERR_OK, "handshake failed", "handshake failed"},
+	    "handshake refused (no algorithm strong enough in common)"},
+	{BR_ERR_RECV_FATAL_ALERT + TLS_UNRECOGNIZED_NAME, "server name not known there"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, "refuses HTTP/1.1"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_RENEGOTIATION, "renegotiation wanted"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_UNKNOWN_CA, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_BAD_CERTIFICATE, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_EXPIRED, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_UNKNOWN, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + TLS_CERTIFICATE_REQUIRED, "client certificate wanted"},
+	{BR_ERR_OK, "handshake failed"},
 };
 
 static const char *
 tls_reason(const struct tls *t, int err)
 {
-	size_t i = 0, last = COUNT(tls_reasons) - 1;
 	int alert = err - BR_ERR_RECV_FATAL_ALERT, version = t->u.eng.version_in;
-	const char *s;
+	size_t i = 0, last = COUNT(tls_reasons) - 1;
 
+	if (!t->is_client)
+		return NULL;
 	if (t->verify != NULL && t->verify->why != NULL)
 		return t->verify->why;
 	/* An old server takes our 1.2 down to its own and then finds no cipher of that time. */
-	if (t->is_client && (version == BR_TLS10 || version == BR_TLS11) &&
+	if ((version == BR_TLS10 || version == BR_TLS11) &&
 	    (err == BR_ERR_UNSUPPORTED_VERSION || alert == BR_ALERT_HANDSHAKE_FAILURE))
 		return "protocol version (offers only TLS 1.1 or older)";
-	if (t->is_client && t->u.client.hashes != 0 &&  /* a CertificateRequest came */
+	if (t->u.client.hashes != 0 &&  /* a CertificateRequest came */
 	    (alert == BR_ALERT_HANDSHAKE_FAILURE || alert == BR_ALERT_BAD_CERTIFICATE))
 		return t->ident != NULL && t->ident->key != NULL ?
 		    "refuses our client certificate" : "client certificate wanted";
@@ -4368,10 +4337,7 @@ tls_reason(const struct tls *t, int err)
 		return "closed during the handshake";
 	while (i < last && tls_reasons[i].err != err)
 		i++;
-	s = t->is_client ? tls_reasons[i].client : tls_reasons[i].server;
-	if (s == NULL)
-		s = t->is_client ? tls_reasons[last].client : tls_reasons[last].server;
-	return t->done && i == last ? "protocol error" : s;
+	return t->done && i == last ? "protocol error" : tls_reasons[i].why;
 }
 
 /* What to tell a peer whom we break with, by RFC 5246 7.2.2; BearSSL goes silent. */
@@ -4391,8 +4357,9 @@ static const char *const tls_alert_names[] = {  /* and RFC 6066 3, 7301 3.2, 844
 	[44] = "certificate_revoked", [45] = "certificate_expired", [46] = "certificate_unknown",
 	[47] = "illegal_parameter", [48] = "unknown_ca", [49] = "access_denied", [50] = "decode_error",
 	[51] = "decrypt_error", [70] = "protocol_version", [71] = "insufficient_security",
-	[80] = "internal_error", [90] = "user_canceled", [110] = "unsupported_extension",
-	[112] = "unrecognized_name", [120] = "no_application_protocol",
+	[80] = "internal_error", [90] = "user_canceled", [100] = "no_renegotiation",
+	[110] = "unsupported_extension", [112] = "unrecognized_name",
+	[120] = "no_application_protocol",
 };
 
 /* 0: the engine, or the peer, has said it. */
@@ -4433,11 +4400,13 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 	struct session_table *table = t->is_client ? sessions_up : sessions_agents;
 
 	t->failed = true;
-	t->why = why;
 	if (table != NULL && memcmp(t->name, none, 32) != 0)
 		session_drop(table, t->name);
 	t->ended_by = alert != 0 ? alert : t->u.eng.err >= BR_ERR_RECV_FATAL_ALERT ?
 	    (uint8_t)t->u.eng.err : 0;          /* both kinds of errors end in the alert's number */
+	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
+	    t->ended_by < COUNT(tls_alert_names) && tls_alert_names[t->ended_by] != NULL ?
+	    tls_alert_names[t->ended_by] : "another_alert";
 	if (alert != 0)
 		tls_put_alert(t, alert);
 }
@@ -4579,9 +4548,9 @@ tls_check_hello(struct tls *t)
 {
 	t->hello_seen = true;
 	if (!tls_sni_fits(t))
-		tls_fail(t, "client names another server than it asked for", TLS_UNRECOGNIZED_NAME);
+		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
 	else if (t->u.eng.selected_protocol == TLS_ALPN_NONE)
-		tls_fail(t, "client does not offer HTTP/1.1", BR_ALERT_NO_APPLICATION_PROTOCOL);
+		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
 }
 
 /* -- client */
@@ -4811,20 +4780,12 @@ tls_status(const struct tls *t)
 	return t->u.eng.shutdown_recv ? TLS_CLOSED : TLS_OPEN;
 }
 
-/* A fixed phrase once TLS_FAILED; NULL before. */
+/* A fixed phrase once TLS_FAILED; NULL before. Of an agent's end, the name of the alert that ended it,
+ * whosever it was, or "closed". */
 static const char *
 tls_why(const struct tls *t)
 {
 	return t->why;
-}
-
-/* The alert that ended it, by its name in the standards. */
-static const char *
-tls_ended_by(const struct tls *t)
-{
-	const char *name = t->ended_by < COUNT(tls_alert_names) ? tls_alert_names[t->ended_by] : NULL;
-
-	return name != NULL ? name : "closed";
 }
 
 #ifdef SALLYPORT_UNIT
@@ -16240,12 +16201,12 @@ static struct note {
 static void
 conn_note(const struct conn *c, const char *what, const char *why)
 {
-	static struct buf b = {.max = 4096}; /* dead when this returns */
-	const char *agent = c->agent != NULL ? c->agent->name : "";
-	uint32_t kind = text_hash(agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
+	static struct req r;            /* of which a record is made; its rest stays zero */
+	uint32_t kind;
 	struct note *n = &notes[0];
-	char reason[64];
 
+	text_copy(r.agent, sizeof r.agent, c->agent != NULL ? c->agent->name : "");
+	kind = text_hash(r.agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
 	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
 		if (notes[i].kind == kind || notes[i].until < n->until)
 			n = &notes[i];
@@ -16253,22 +16214,19 @@ conn_note(const struct conn *c, const char *what, const char *why)
 		n->folded++;
 		return;
 	}
-	snprintf(reason, sizeof reason, "%s: %s", what, why);
-	buf_clear(&b);
-	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
-	json_put_member(&b, SLICE(",\"agent\":"), slice_of(agent));
-	json_put_member(&b, SLICE(",\"decision\":"), SLICE("deny"));
-	json_put_member(&b, SLICE(",\"reason\":"), slice_of(reason));
-	if (c->tunnel) {
-		json_put_member(&b, SLICE(",\"method\":"), SLICE("CONNECT"));
-		json_put_member(&b, SLICE(",\"host\":"), slice_of(c->host));
-		json_put_number(&b, SLICE(",\"port\":"), (uint64_t)c->port);
-	}
-	json_put_number(&b, SLICE(",\"times\":"), n->kind == kind ? n->folded + 1 : 1);
-	json_put_member(&b, SLICE(",\"error\":"), slice_of(what));
-	buf_add(&b, "}", 1);
-	logstore_add(buf_slice(&b));
+	text_copy(r.code, sizeof r.code, what);
+	text_copy(r.host, sizeof r.host, c->host);
+	if (n->kind == kind && n->folded != 0)
+		snprintf(r.reason, sizeof r.reason, "%s: %s, %u times more", what, why, n->folded);
+	else
+		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
+	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
+	r.form = REQ_CONNECT;
+	r.counted = c->agent;
+	r.port = c->port;
+	r.t_start = clock_now();
 	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
+	req_log(&r);
 }
 
 /* One that never came to be decided, and is not logged. */
@@ -16596,7 +16554,7 @@ conn_head_pause(struct conn *c, enum io io)
 	conn_drop_req(c);
 	if (io == IO_ERR) {
 		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
-			conn_note(c, "client_tls", tls_ended_by(c->peer.tls));  /* it judges us late */
+			conn_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
 		return conn_end(c, false);
 	}
 	conn_linger(c);                 /* a client that has said all may still be reading */
@@ -17643,7 +17601,8 @@ conn_step_handshake(struct conn *c)
 		return false;
 	case IO_EOF:
 	case IO_ERR:
-		conn_note(c, "client_tls", tls_ended_by(c->peer.tls));
+		conn_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
+		    tls_why(c->peer.tls) : "closed");
 		return conn_end(c, false);
 	}
 	return false;

@@ -241,16 +241,18 @@ local function handshakes(_, say, now)
   for _, item in ipairs(require("logstore").each { newest = 1000 } or {}) do
     local r = item.record
     if (r.error == "client_tls" or r.error == "not_http") and (r.time or 0) // 1000 > now - 86400 then
-      local key = ("%s\n%s\n%s"):format(r.agent, r.host, r.reason)
+      local reason, more = tostring(r.reason):match("^(.-), (%d+) times more$")
+      local why = (reason or tostring(r.reason)):match(": (.*)$") or "?"
+      local key = ("%s\n%s\n%s"):format(r.agent, r.host, why)
       if not sums[key] then
-        sums[key] = { r = r, n = 0 }
+        sums[key] = { r = r, why = why, n = 0 }
         order[#order + 1] = sums[key]
       end
-      sums[key].n = sums[key].n + (math.tointeger(r.times) or 1)
+      sums[key].n = sums[key].n + 1 + (math.tointeger(tonumber(more)) or 0)
     end
   end
   for _, sum in ipairs(order) do
-    local r, why = sum.r, tostring(sum.r.reason):match(": (.*)$") or "?"
+    local r, why = sum.r, sum.why
     if r.error == "not_http" then
       say("clients", WARN, ("%d connections began with %s"):format(sum.n, why), "the proxy speaks HTTP/1.1: HTTPS_PROXY=http://…")
     else
