@@ -4982,7 +4982,16 @@ enum hdr_rule {
 	HDR_ANSWER_DROP = 1 << 6,       /* goes from answers */
 	HDR_FIXED       = 1 << 7,       /* no policy may set it */
 	HDR_NO_TRAILER  = 1 << 8,       /* means something only before the body */
+	HDR_VHOST       = 1 << 9,       /* goes where a rule decided or a credential goes out: says another host */
+	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
 };
+
+/* How a second target is read (lua/target.lua): bucket/key; a key in the request's own bucket;
+ * Swift's container/object; Swift's account; what WebDAV, CouchDB and Swift call Destination; a URL or
+ * a path of this host; Swift's container/beginning of objects. */
+enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
+	SECOND_PREFIX };
+#define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
 
 static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
@@ -5001,23 +5010,53 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"x-sallyport-*", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED}, /* nobody else may forge it */
 	{"alt-svc", HDR_ANSWER_DROP},           /* RFC 7838: leads the client around the proxy */
 
-	/* Servers and frameworks that take the method or the path from here, not from its line. */
-	{"x-http-method-override", HDR_ROUTING}, /* Google APIs, Rails, Symfony */
-	{"x-http-method", HDR_ROUTING},         /* Microsoft OData */
-	{"x-method-override", HDR_ROUTING},     /* IBM, express method-override */
-	{"x-original-method", HDR_ROUTING},     /* nginx ingress auth */
-	{"x-forwarded-method", HDR_ROUTING},    /* Traefik forward auth */
-	{"x-original-url", HDR_ROUTING},        /* IIS, Symfony, Zend */
-	{"x-original-uri", HDR_ROUTING},        /* nginx ingress */
-	{"x-rewrite-url", HDR_ROUTING},         /* ISAPI Rewrite, Symfony */
-	{"x-rewrite-uri", HDR_ROUTING},         /* its variants */
-	{"x-override-url", HDR_ROUTING},        /* PHP frameworks */
-	{"x-forwarded-uri", HDR_ROUTING},       /* Traefik, Caddy */
-	{"x-forwarded-path", HDR_ROUTING},      /* Kong */
-	{"x-forwarded-prefix", HDR_ROUTING},    /* Spring, Traefik: part of the path */
-	{"x-envoy-original-path", HDR_ROUTING}, /* Envoy */
-	{"x-original-path", HDR_ROUTING},       /* its imitators */
-	{"x-script-name", HDR_ROUTING},         /* WSGI: part of the path */
+	/* Servers and frameworks that take the method from here, not from its line. */
+	{"x-http-method*", HDR_ROUTING}, {"x-method-override", HDR_ROUTING}, /* Google, OData, Rails, Symfony, Express */
+	{"http-method*", HDR_ROUTING}, {"method-override", HDR_ROUTING}, {"x-override-method", HDR_ROUTING},
+	{"x-method", HDR_ROUTING}, {"x-http-verb*", HDR_ROUTING}, {"x-verb", HDR_ROUTING}, /* their imitators */
+	{"x-original-method", HDR_ROUTING}, {"x-forwarded-method", HDR_ROUTING}, /* nginx ingress, Traefik */
+	{"x-request-method", HDR_ROUTING}, {"x-requested-method", HDR_ROUTING}, /* other gateways */
+
+	/* The same for the path. */
+	{"x-original-ur*", HDR_ROUTING}, {"x-rewrite-*", HDR_ROUTING}, /* IIS, ISAPI Rewrite, Symfony, Zend, nginx */
+	{"x-original-request-*", HDR_ROUTING}, {"x-original-path*", HDR_ROUTING}, {"x-replaced-path", HDR_ROUTING},
+	{"x-override-ur*", HDR_ROUTING}, {"x-forwarded-ur*", HDR_ROUTING}, /* PHP frameworks; Traefik, Caddy */
+	{"x-forwarded-path*", HDR_ROUTING}, {"x-forwarded-prefix", HDR_ROUTING}, /* Kong; Spring, Traefik */
+	{"x-request-ur*", HDR_ROUTING}, {"x-request-path", HDR_ROUTING}, {"request-ur*", HDR_ROUTING},
+	{"x-path", HDR_ROUTING}, {"x-path-info", HDR_ROUTING}, {"x-url", HDR_ROUTING}, {"x-uri", HDR_ROUTING},
+	{"url", HDR_ROUTING}, {"uri", HDR_ROUTING}, {"http-ur*", HDR_ROUTING}, {"base-url", HDR_ROUTING},
+	{"x-http-ur*", HDR_ROUTING}, {"x-http-path*", HDR_ROUTING}, {"x-http-destination*", HDR_ROUTING},
+	{"x-script-name", HDR_ROUTING}, {"script-name", HDR_ROUTING}, {"path-info", HDR_ROUTING}, /* WSGI, CGI */
+	{"x-base-path", HDR_ROUTING}, {"x-context-path", HDR_ROUTING}, {"x-forwarded-context*", HDR_ROUTING},
+	{"x-forwarded-request-*", HDR_ROUTING}, {"x-envoy-original-*", HDR_ROUTING}, {"x-proxy-*", HDR_ROUTING}, /* Envoy dials there */
+	{"x-invoke-*", HDR_ROUTING}, {"x-matched-path", HDR_ROUTING}, {"x-ingress-path", HDR_ROUTING}, /* Next.js */
+	{"x-waws-unencoded-url", HDR_ROUTING},  /* Azure App Service */
+	{"x-accel-*", HDR_ROUTING}, {"x-sendfile*", HDR_ROUTING}, /* Rack::Sendfile, CVE-2025-61780 */
+
+	/* The same for the host. */
+	{"forwarded", HDR_VHOST | HDR_NO_TRAILER}, /* RFC 7239: its host= */
+	{"x-forwarded-host*", HDR_VHOST}, {"x-forwarded-server", HDR_VHOST}, /* Apache, nearly all frameworks */
+	{"x-forwarded-authority", HDR_VHOST}, {"x-host", HDR_VHOST}, {"x-host-override", HDR_VHOST},
+	{"x-original-host", HDR_VHOST}, {"x-http-host*", HDR_VHOST}, {"http-host*", HDR_VHOST}, /* gateways */
+	{"x-override-host", HDR_VHOST}, {"x-backend-host", HDR_VHOST}, {"x-real-host", HDR_VHOST},
+	{"x-upstream-host", HDR_VHOST}, {"host-override", HDR_VHOST}, {"fastly-host", HDR_VHOST},
+
+	/* A second target. */
+	{"x-amz-copy-source", HDR_NAMES(BUCKET)}, /* S3 */
+	{"x-goog-copy-source", HDR_NAMES(BUCKET)}, /* Google Storage, XML API */
+	{"x-oss-copy-source", HDR_NAMES(BUCKET)}, {"x-obs-copy-source", HDR_NAMES(BUCKET)}, /* Alibaba, Huawei */
+	{"x-bce-copy-source", HDR_NAMES(BUCKET)}, {"x-tos-copy-source", HDR_NAMES(BUCKET)}, /* Baidu, Volcano */
+	{"x-kss-copy-source", HDR_NAMES(BUCKET)}, {"x-cos-copy-source", HDR_NAMES(URL)}, /* Kingsoft, Tencent */
+	{"x-amz-rename-source", HDR_NAMES(KEY)}, /* S3's directory buckets: RenameObject */
+	{"x-amz-meta-minio-snowball-prefix", HDR_NAMES(KEY)}, /* MinIO: an archive is unpacked there */
+	{"x-ms-copy-source", HDR_NAMES(URL)}, {"x-ms-rename-source", HDR_NAMES(URL)}, /* Azure: Blob, Data Lake, */
+	{"x-ms-file-rename-source", HDR_NAMES(URL)}, /* and Files */
+	{"x-copy-from", HDR_NAMES(CONTAINER)}, {"x-copy-from-account", HDR_NAMES(ACCOUNT)}, /* Swift */
+	{"x-symlink-target", HDR_NAMES(CONTAINER)}, {"x-symlink-target-account", HDR_NAMES(ACCOUNT)},
+	{"x-object-manifest", HDR_NAMES(PREFIX)}, /* Swift: a large object is all that begins so */
+	{"x-versions-location", HDR_NAMES(CONTAINER)}, {"x-history-location", HDR_NAMES(CONTAINER)},
+	{"destination", HDR_NAMES(DESTINATION)}, /* RFC 4918 10.3 */
+	{"destination-account", HDR_NAMES(ACCOUNT)}, /* Swift, beside it */
 
 	{"authorization", HDR_AUTH},            /* RFC 9110 11.6.2 */
 	{"authentication-info", HDR_AUTH},      /* RFC 9110 11.6.3 */
@@ -5030,7 +5069,6 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"cache-control", HDR_NO_TRAILER},      /* RFC 9111 5.2: request and response control */
 	{"pragma", HDR_NO_TRAILER},             /* RFC 9111 5.4 */
 	{"max-forwards", HDR_NO_TRAILER},       /* RFC 9110 7.6.2 */
-	{"forwarded", HDR_NO_TRAILER},          /* RFC 7239 */
 	{"x-forwarded-*", HDR_NO_TRAILER},      /* who asked, and for which host */
 	{"range", HDR_NO_TRAILER},              /* RFC 9110 14.2 */
 	{"if-*", HDR_NO_TRAILER},               /* RFC 9110 13.1: conditionals */
@@ -5165,17 +5203,17 @@ http_rule_fits(const char *row, struct slice name)
 	return row[k] == '*' || (row[k] == '\0' && k == name.n);
 }
 
-/* Where the rows begin that may fit a name: by its first two letters, so
- * that "_" is "-" here too. */
+/* Where the rows begin that may fit a name: by its first letter and its third, for half of them
+ * begin with "x-"; "_" is "-" here too. */
 static size_t
 http_rule_chain(const char *name, size_t n)
 {
-	char second = n > 1 ? name[1] : '\0';
+	char third = n > 2 ? name[2] : '\0';
 
-	return (size_t)(name[0] & 31) << 5 | (size_t)((second == '_' ? '-' : second) & 31);
+	return (size_t)(name[0] & 31) << 5 | (size_t)((third == '_' ? '-' : third) & 31);
 }
 
-/* The first row that fits. Rows are chained by their first two letters, in the table's order: each
+/* The first row that fits. Rows are chained by two of their letters, in the table's order: each
  * field of each message is looked up here. */
 static uint16_t
 http_field_rule(struct slice name)
@@ -5186,7 +5224,7 @@ http_field_rule(struct slice name)
 
 	_Static_assert(ROWS < 255, "rows fit a byte");
 	for (size_t i = ROWS; !chained && i-- > 0;) {
-		uint8_t *head = &first[http_rule_chain(hdr_rules[i].name, 2)];
+		uint8_t *head = &first[http_rule_chain(hdr_rules[i].name, strlen(hdr_rules[i].name))];
 
 		next[i + 1] = *head;
 		*head = (uint8_t)(i + 1);
@@ -5205,7 +5243,7 @@ static bool
 http_trailer_allowed(const struct http_field *f)
 {
 	return (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ROUTING | HDR_AUTH |
-	    HDR_ANSWER_DROP | HDR_NO_TRAILER)) == 0;
+	    HDR_ANSWER_DROP | HDR_NO_TRAILER | HDR_VHOST | HDR_SECOND)) == 0;
 }
 
 static int
@@ -6056,7 +6094,7 @@ http_reading_parameters(struct slice in, char *out)
 	bool in_parameter = false;
 	size_t o = 0;
 
-	for (size_t i = 0; i < in.n; i++) {
+	for (size_t i = 0; i < in.n && in.p[i] != '?' && in.p[i] != '#'; i++) {
 		if (in.p[i] == '/' || in.p[i] == ';')
 			in_parameter = in.p[i] == ';';
 		if (!in_parameter)
@@ -6105,7 +6143,7 @@ static const struct {
 	bool decodes;
 } http_reading_ways[] = {
 	{http_reading_backslash, false},        /* IIS; parsers that follow the URL standard */
-	{http_reading_parameters, false},       /* Tomcat, Jetty, Spring: /..;/ is /../ to them */
+	{http_reading_parameters, false},       /* Tomcat, Jetty, Spring: /..;/ is /../ to them; a query that was encoded */
 	{http_reading_merge, false},            /* nginx merge_slashes, Go's ServeMux */
 	{http_reading_dots, false},             /* all of them, before or after decoding */
 	{http_reading_decode_all, true},        /* nginx, WSGI, CGI */
@@ -6196,7 +6234,7 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
 	for (size_t i = 0; i < path.n; i++) {
 		if (path.p[i] == '%' && http_percent(path, i) < 0)
 			return -1;
-		plain = plain && path.p[i] != '%' && path.p[i] != '\\' && path.p[i] != ';' &&
+		plain = plain && memchr("%\\;?#", path.p[i], 5) == NULL &&
 		    (path.p[i] != '/' || i + 1 == path.n ||
 		    (path.p[i + 1] != '/' && path.p[i + 1] != '.'));
 	}
@@ -22127,27 +22165,32 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 	return true;
 }
 
-/* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it: it
- * ends at a NUL and at a "[", and "." and " " are "_"; to Rack 2 it ends at a "]" too. The later of
- * two counts there, so the agent's own must not stand beside ours. */
+/* Is `found`, up to a NUL and, with `array`, to a bracket, the name as PHP writes it? "." and " " are "_"
+ * there, and so is a "[" that nothing closes. */
 static bool
-pair_same(struct slice found, struct slice name)
+pair_same_php(struct slice found, struct slice name, bool array)
 {
-	bool array;
 	size_t n = 0;
 
-	while (name.n != 0 && memchr(" []", name.p[0], 3) != NULL)  /* as pair_next_name left them out of the other */
-		name = (struct slice){name.p + 1, name.n - 1};
-	if (name_same(found, name))
-		return true;
-	array = name.n != 0 && memchr(name.p, '[', name.n) != NULL;
-	for (; n < found.n && found.p[n] != '\0' && (array || memchr("[]", found.p[n], 2) == NULL); n++) {
-		char ch = found.p[n] == '.' || found.p[n] == ' ' ? '_' : found.p[n];
+	for (; n < found.n && found.p[n] != '\0' && (!array || memchr("[]", found.p[n], 2) == NULL); n++) {
+		char ch = memchr(". [", found.p[n], 3) != NULL ? '_' : found.p[n];
 
-		if (n == name.n || name_fold(ch) != name_fold(name.p[n] == '.' ? '_' : name.p[n]))
+		if (n == name.n || name_fold(ch) != name_fold(memchr(". [", name.p[n], 3) != NULL ? '_' : name.p[n]))
 			return false;
 	}
 	return n == name.n;
+}
+
+/* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it; to Rack 2
+ * it ends at a "]" too. The later of two counts there, so the agent's own must not stand beside
+ * ours. */
+static bool
+pair_same(struct slice found, struct slice name)
+{
+	while (name.n != 0 && memchr(" []", name.p[0], 3) != NULL)  /* as pair_next_name left them out of the other */
+		name = (struct slice){name.p + 1, name.n - 1};
+	return name_same(found, name) || pair_same_php(found, name, false) ||
+	    ((name.n == 0 || memchr(name.p, '[', name.n) == NULL) && pair_same_php(found, name, true));
 }
 
 static bool
@@ -22254,26 +22297,39 @@ l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct 
 	return ok;
 }
 
-/* A body without a type, or with an empty one, is a form, too: to Rack it is. */
-static bool
-req_is_form(const struct req *r)
+/* request.second(name) -> how a field is read that names a second target | nil: it names none */
+static int
+l_field_second(lua_State *L)
 {
-	static const struct slice form = {"application/x-www-form-urlencoded", 33};
-	int i = http_find(&r->head, SLICE("content-type"), 0);
-	bool is = i < 0;
+	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix"};
+	uint16_t rule = http_field_rule(l_check_text(L, 1));
 
-	for (; i >= 0 && !is; i = http_find(&r->head, SLICE("content-type"), (size_t)i + 1))
-		is = r->head.field[i].value.n == 0 || (r->head.field[i].value.n >= form.n &&
-		    slice_eq_nocase((struct slice){r->head.field[i].value.p, form.n}, form));
-	return is;
+	lua_pushstring(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
+	return 1;
 }
 
-/* req:is_form() -> bool: its body, if it has one, is made of parameters */
+/* request.form_names(text, { name… }) -> bool: does a pair of this form, or query, have one of these
+ * names to any server? */
 static int
-l_req_is_form(lua_State *L)
+l_form_names(lua_State *L)
 {
-	lua_pushboolean(L, req_is_form(l_check_req(L, 1)));
-	return 1;
+	struct slice in = l_check_slice(L, 1), pair, raw;
+	bool found = false;
+
+	for (size_t at = 0; !found && pair_next(in, &at, &pair, &raw);)
+		found = l_pair_listed(L, 2, pair);
+	return l_answer(L, found);
+}
+
+/* request.json_has(text, name) -> bool | nil, "malformed": does its top object, if it is one, have a
+ * member of that name, even to a lax reader? */
+static int
+l_json_has(lua_State *L)
+{
+	struct json_spot spot;
+	enum json_result res = json_find_spot(l_check_slice(L, 1), l_check_text(L, 2), &spot);
+
+	return res == JSON_MALFORMED ? l_fail(L, "malformed") : l_answer(L, spot.found || res == JSON_DUPLICATE);
 }
 
 /* Takes the reference. */
@@ -22309,7 +22365,7 @@ l_strip_form(lua_State *L, struct req *r, int list)
 	struct buf kept, gone;
 	bool ok;
 
-	if (!r->body_read || !req_is_form(r) || r->body.n == 0)
+	if (!r->body_read || r->body.n == 0)
 		return 0;
 	buf_init(&kept, r->body.n);
 	buf_init(&gone, r->body.n);
@@ -22323,17 +22379,19 @@ l_strip_form(lua_State *L, struct req *r, int list)
 	return ok ? 0 : luaL_error(L, "no room for the form");
 }
 
-/* req:strip{ headers={…}, query={…}, form={…}, routing=bool }: out of the request, into
- * req.stripped. `routing`: also what would make a server see another method or path. */
+/* req:strip{ headers={…}, query={…}, form={…}, routing=bool, vhost=bool } -> bool
+ * Out of the request, into req.stripped. `routing`: also what would make a server see another
+ * method, path or host; `vhost`: another host. Is a field left that names a second target? */
 static int
 l_req_strip(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	bool routing, named;
+	unsigned gone;
+	bool named, second = false;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
-	routing = l_flag(L, 2, "routing");
+	gone = (l_flag(L, 2, "routing") ? HDR_ROUTING | HDR_VHOST : 0) | (l_flag(L, 2, "vhost") ? HDR_VHOST : 0);
 	named = lua_getfield(L, 2, "headers") == LUA_TTABLE;
 	if (named && r->head.body == BODY_CHUNKED)
 		l_note_names(L, 3, &r->stripped_names);
@@ -22342,16 +22400,18 @@ l_req_strip(lua_State *L)
 
 		if (r->mark[i] != FIELD_KEPT)
 			continue;
-		if (routing && (f->rule & HDR_ROUTING))
+		if ((f->rule & gone) != 0)
 			r->mark[i] = FIELD_DROPPED;
 		else if (named && l_list_has(L, 3, f->name, name_same))
 			r->mark[i] = FIELD_STRIPPED;
+		else
+			second = second || (f->rule & HDR_SECOND) != 0;
 	}
 	if (lua_getfield(L, 2, "query") == LUA_TTABLE)
 		l_strip_query(L, r, 4);
 	if (lua_getfield(L, 2, "form") == LUA_TTABLE)
 		l_strip_form(L, r, 5);
-	return 0;
+	return l_answer(L, second);
 }
 
 static bool
@@ -22472,12 +22532,13 @@ l_headers_set(lua_State *L)
 	return 0;
 }
 
-/* headers:get(name) -> string | secret | nil: what was set, else the first that came */
+/* headers:get(name [, n]) -> string | secret | nil: what was set, else the first that came, or the nth */
 static int
 l_headers_get(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name = l_check_text(L, 2);
+	lua_Integer n = luaL_optinteger(L, 3, 1);
 
 	for (const struct added *a = r->added; a != NULL; a = a->next) {
 		if (!slice_eq_nocase(a->name, name))
@@ -22489,7 +22550,7 @@ l_headers_get(lua_State *L)
 		return 1;
 	}
 	for (size_t i = 0; i < r->head.nfields; i++) {
-		if (r->mark[i] == FIELD_KEPT && slice_eq_nocase(r->head.field[i].name, name)) {
+		if (r->mark[i] == FIELD_KEPT && slice_eq_nocase(r->head.field[i].name, name) && --n == 0) {
 			l_push_slice(L, r->head.field[i].value);
 			return 1;
 		}
@@ -23683,14 +23744,14 @@ static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
-	{"is_form", l_req_is_form}, {"strip", l_req_strip}, {"substitute", l_req_substitute},
+	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"has_text", l_req_has_text}, {"hide", l_req_hide}, {"known", l_req_known},
 	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
 };
 
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
-    {NULL, NULL}};
+    {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has}, {NULL, NULL}};
 
 /* request.places: rows' words for where a placeholder may stand */
 static const struct { const char *name; unsigned place; } l_places[] = {

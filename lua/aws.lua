@@ -463,11 +463,7 @@ local function each_action(req, see)
 end
 
 -- May a server read other letters in the form than stand there?
-local function recoded(req)
-  if req.headers:get("content-encoding") then return true end
-  local charset = (req.headers:get("content-type") or ""):lower():match("charset%s*=%s*\"?([%w_-]*)")
-  return charset ~= nil and charset ~= "utf-8" and charset ~= "utf8" and charset ~= "us-ascii" and charset ~= "iso-8859-1"
-end
+local function recoded(req) return require("body").of(req.headers).why ~= nil end
 
 local function by_path(req, service)
   local rows, method = minting_paths[service], req.method:upper()

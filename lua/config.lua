@@ -207,7 +207,7 @@ local function index_put(self, build, db, key, rec, damaged)
   -- What the runtime itself knows. Few members: the collector walks ten thousand of them.
   build.items[id] = {
     name = item.name, version = rec.version, bundles = bundle_set(build, item.bundles),
-    domain = item.kind == "domain" and { addresses = rec.addresses, tunnel = item.tunnel,
+    domain = item.kind == "domain" and { addresses = rec.addresses, tunnel = item.tunnel, posts = M.posts_alone(rec) or nil,
       tls = rec.tls == "legacy" and self.identity and self.identity(nil, nil, nil, true) or nil } or nil,
   }
   return index_call(self, build, "add", item)
@@ -494,11 +494,15 @@ local overrides = {
   "x-http-method-override",   -- Express, CodeIgniter and their like, which take the header's name
   "x-http-method", "x-method-override",
   "$httpmethod", "$httpheaders",  -- Google
+  "x-amz-copy-source", "x-amz-rename-source",     -- a presigned URL may have a header's name
 }
 M.routing = { routing = true, query = overrides }
 
--- Is the credential kept to some methods, POST among them? Then a form must not make a POST another one.
-local function posts_alone(rec)
+--- Those that are looked for in JSON and multipart bodies: Laravel takes it from the first, Rack from the second.
+M.overrides, M.json_overrides = overrides, { "_method" }
+
+--- Is the credential or domain entry kept to some methods, POST among them? Then a body must not make a POST another one.
+function M.posts_alone(rec)
   local has, restricted = {}, rec.methods and rec.methods[1] ~= nil
   for _, m in ipairs(rec.methods or {}) do has[m] = true end
   return restricted and has.POST and not (has.PUT and has.PATCH and has.DELETE)
@@ -516,9 +520,15 @@ local function strips_of(self, pol, view, extra, carriers, rec)
   for _, h in ipairs(extra) do headers[#headers + 1] = h[1] end
   for _, list in ipairs { spec.query or {}, carriers.query or {} } do table.move(list, 1, #list, #query + 1, query) end
   local routed = table.move(overrides, 1, #overrides, #query + 1, { table.unpack(query) })
+  -- What names another host goes whether a method or path rule decided or not: the hosts always do.
+  local ruled = table.move(headers, 1, #headers, 1, {})
+  for name, kind in pairs(pol.targets or {}) do
+    if kind == "away" then ruled[#ruled + 1] = name end
+  end
   return {
-    [false] = { headers = headers, query = query, form = spec.form },
-    [true] = { headers = headers, query = routed, form = spec.form, routing = true, post = posts_alone(rec) and overrides or nil },
+    [false] = { headers = headers, query = query, form = spec.form, vhost = true },
+    guarded = { headers = ruled, query = routed, form = spec.form, routing = true },   -- by its calls and endpoints alone
+    [true] = { headers = ruled, query = routed, form = spec.form, routing = true, posts = M.posts_alone(rec) },
   }
 end
 

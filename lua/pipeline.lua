@@ -479,14 +479,78 @@ local function minted(self, opened, q, view, cred)
   end
 end
 
-local ENCODED_FORM = "a form with Content-Encoding cannot be looked into, and this credential is kept to some methods"
+-- ---- what a request names besides its own line -------------------------------------------------
 
--- Is there a body that only its receiver can read?
-local function encoded(view)
-  for _, name in ipairs(view.headers:names()) do
-    if name:gsub("_", "-") == "content-encoding" then return true end
+-- May what was chosen go to this place, too? The same rules decide: true | nil, code
+local function covers_second(self, req, agent, own, t)
+  local found = self.config:candidates(agent, t.host)
+  if not found then return nil, "policy_failed" end
+  local item, code = decide(self, agent, found, {
+    method = method_of(req.method, req.websocket), tls = (t.scheme or req.scheme) == "https", port = t.port or req.port,
+    readings = function(known) return t.path and paths.readings(self.path_readings, t.path, known) end,
+    presents = function(answered)
+      local candidate = self.config:item(answered)
+      return candidate and not candidate.domain and agent.name and presents(self, req, agent, candidate.name) or false
+    end,
+  })
+  if item == own then return true end
+  if item then code = t.host == req.host and "path_not_allowed" or "host_not_allowed" end  -- another one would decide
+  return nil, code
+end
+
+-- The fields that strip left, those that name a second target among them. nil: each of these is covered by what decided
+-- | code, message
+local function judge_second(self, req, agent, own, routed, targets)
+  local target, headers, seen, values = require "target", req:view().headers, {}, {}
+  for _, as in ipairs(headers:names()) do
+    local name = as:gsub("_", "-")
+    local kind = targets and targets[name] or require("request").second(name)
+    if kind and kind ~= "away" and (routed or target.names_host(kind, req.host)) then
+      values[as] = (values[as] or 0) + 1
+      local code = seen[name] and routed and "ambiguous_path" or nil
+      local list = not code and target.read(kind, headers:get(as, values[as]), req)
+      if not list then code = code or "ambiguous_path" end
+      for _, t in ipairs(list or {}) do
+        local ok, why = covers_second(self, req, agent, own, t)
+        if not ok then code = code or why end
+      end
+      if code == "ambiguous_path" then return code, ("servers may read the field %s in more than one way"):format(name) end
+      if code then return code, ("the field %s names another place, which is not allowed here"):format(name) end
+      seen[name] = true
+    end
   end
-  return false
+end
+
+local UNREADABLE = ", so it cannot be looked into, and this is kept to some methods"
+
+-- A method rule decided, and a body could say another. nil: it does not | code, message. A form's own is cut out; `of`:
+-- body.of for this request, whose body has been read.
+local function judge_method(req, of)
+  local config = require "config"
+  if of.form then req:strip { form = config.overrides } end
+  if not (of.json or of.multipart or of.bare) then return nil end
+  local has, why = require("body").carries(of, req:view().body or "", of.multipart and config.overrides or config.json_overrides)
+  if has then return "method_not_allowed", "the body names another method (_method), and this is kept to some methods" end
+  if has == nil then return "bad_request", why .. UNREADABLE end
+end
+
+-- The same for a request without a credential. nil: it may go on | code, message, options
+local function judge_domain(self, req, agent, own, deadline)
+  local code, message
+  if req:strip(self.config.routing) then code, message = judge_second(self, req, agent, own, true) end
+  if code or not own.domain.posts or req.method ~= "POST" or not req.has_body then return code, message end
+  local body, generation = require "body", self.config.applied
+  local of = body.of(req:view().headers)
+  if not (of.form or of.json or of.multipart) then return nil end
+  if body.unreadable(of) then return "bad_request", body.unreadable(of) .. UNREADABLE end
+  local ok, why = req:read_body(body.max(of), self.time.now() + BODY_WAIT)
+  if not ok then
+    return body_codes[why] or "bad_request", body_messages[why], why == "no_memory" and { retry_after = 1 } or nil
+  end
+  local synced, lost = self.config:sync(deadline + WAIT_MAX)
+  if not synced then return lost end
+  if self.config.applied ~= generation then return "changed" end
+  return judge_method(req, of)
 end
 
 local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
@@ -505,8 +569,8 @@ local function mint_question(self, req)
     method = req.method, websocket = req.websocket, host = req.host, query = req.query,
     readings = function() return self.path_readings(req.path) end,
     body = function()
-      local view = req:view()
-      return view.body or "", encoded(view)
+      local view, body = req:view(), require "body"
+      return view.body or "", body.hidden(body.of(view.headers), view.body or "")
     end,
     kind = function() return req:view().headers:get("content-type") end,
   }
@@ -522,7 +586,12 @@ end
 -- true | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, agent, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
-  req:strip(opened.strips[routed])
+  local strips = opened.strips[routed]
+  if req:strip(strips) or pol.targets then
+    local own = self.config:item { id = "credential/" .. opened.name }
+    local code, message = judge_second(self, req, agent, own, routed == true, pol.targets)
+    if code then return nil, code, message end
+  end
   if pol.refresh then
     local code, info
     cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
@@ -549,10 +618,13 @@ local function attach(self, req, agent, opened, routed, deadline)
   if opened.rows and req:has_text(opened.places) then
     max = math.max(max or 0, rows.BODY_MAX)
   end
-  local form = req.method == "POST" and opened.strips[routed].post
-  if form and req:is_form() then
-    if encoded(view or req:view()) then return nil, "bad_request", ENCODED_FORM end
-    max = math.max(max or 0, require("mint").BODY_MAX)
+  local posts = strips.posts and req.method == "POST" and req.has_body
+  local of = (posts or strips.form) and require("body").of((view or req:view()).headers)
+  posts = posts and (of.form or of.json or of.multipart)
+  if posts then
+    local why = require("body").unreadable(of)
+    if why then return nil, "bad_request", why .. UNREADABLE end
+    max = math.max(max or 0, require("body").max(of))
   end
   local question = opened.mint_rows and mint_question(self, req)
   if question and mint_reads(opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
@@ -563,8 +635,10 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     if (req.length or max) > HEAVY then take_turns(self) end
     -- Only now is there a form to take something from.
-    for _, names in ipairs { opened.strips[routed].form or {}, form or {} } do
-      if names[1] then req:strip { form = names } end
+    if strips.form and of.form then req:strip { form = strips.form } end
+    if posts then
+      local code, message = judge_method(req, of)
+      if code then return nil, code, message end
     end
     waited = true
   end
@@ -596,7 +670,7 @@ local function stand_in_answer(self, req, agent, names)
     json = self.json, uri = require "uri", unbase64 = host.unbase64, claims = host.stand_in_claims, store = self.store,
     base64url = require("secret").base64url, sandbox = self.sandbox, now = self.time.wall(),
   }
-  local asked = stand_in.asked(with, headers:get("content-type"), req:view().body or "", headers:get("authorization"))
+  local asked = stand_in.asked(with, require("body").of(headers), req:view().body or "", headers:get("authorization"))
   if not asked then return nil end
   for i, name in ipairs(names) do
     local opened = i <= stand_in.TRIES_MAX and self.config:open(name)
@@ -786,11 +860,15 @@ function M:on_connect(req)
   return req:tunnel { addresses = own.domain.addresses }
 end
 
+local refused_codes = {
+  mint_denied = true, host_not_allowed = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
+}
+
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
 local function send(self, req, agent, plan, opened, routed, websocket, deadline)
   local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline)
   if code == "changed" then return false end
-  if code == "mint_denied" or code == "host_not_allowed" then
+  if refused_codes[code] then
     refuse(req, agent, code, message, hint)
   elseif not ok then
     errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
@@ -861,14 +939,21 @@ local function serve(self, req, agent, route, deadline)
   elseif opened and skips and skips["credential/" .. own.name] then
     refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
   elseif not opened then
-    if routed then req:strip(self.config.routing) end
+    if routed then
+      local code, message, options = judge_domain(self, req, agent, own, deadline)
+      if code == "changed" then return false end
+      if code then
+        if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, nil, options) end
+        return true
+      end
+    end
     plan.forward.websocket = req.websocket
     req:forward(plan.forward)
   elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    routed = routed or opened.guards or #opened.endpoints > 0
+    routed = routed or (opened.guards or #opened.endpoints > 0) and "guarded"
     make_ready(self, req, agent, route, kept, opened, plan, routed)
     return send(self, req, agent, plan, opened, routed, req.websocket, deadline)
   end
@@ -1099,8 +1184,29 @@ local function explain_credential(self, result, own, url, spec, agent, websocket
   end
 end
 
+-- What becomes of fields that name another host, path or method: code, message | nil, the names of those that go
+local function explain_fields(self, spec, url, agent, own, routed)
+  local opened = not own.domain and self.config:open(own.name) or nil
+  local guarded = opened and (opened.guards or #opened.endpoints > 0) and "guarded"
+  local ok, req = pcall(require("request").example, { method = spec.method, url = url.text, headers = spec.headers })
+  if not ok then return "bad_request", "these are no fields of a request" end
+  local strips = opened and opened.strips[routed or guarded or false] or routed and self.config.routing or {}
+  if (req:strip(strips) or opened and opened.pol.targets) and (opened or routed) then
+    local code, message = judge_second(self, req, agent, own, routed, opened and opened.pol.targets)
+    if code then return code, message end
+  end
+  local left, gone = {}, {}
+  for _, name in ipairs(req:view().headers:names()) do left[name] = true end
+  for name in pairs(spec.headers) do
+    if not left[name:lower()] then gone[#gone + 1] = name end
+  end
+  table.sort(gone)
+  return nil, gone
+end
+
 --- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
--- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url }.
+-- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url,
+-- headers = { name = value } | nil }.
 function M:on_explain(spec)
   local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
   if not synced then return nil, lost end
@@ -1164,6 +1270,11 @@ function M:on_explain(spec)
     result.domain = own.name
     result.reason = "domain entry " .. own.name
   end
+  if spec.headers then
+    local code, fields = explain_fields(self, spec, url, agent, own, routed)
+    if code then return deny(code, fields) end
+    result.taken_off = fields[1] and fields or nil
+  end
   if fetcher and spec.method == "POST" then result.message = stand_in_message(fetcher) .. "; any other goes on" end
   result.decision = "allow"
   return result
@@ -1218,7 +1329,11 @@ function M:on_trial(spec)
     if not cred then return nil, code, info and info.message end
   end
   local req = spec.request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
-  req:strip(opened.strips[third ~= false])
+  if req:strip(opened.strips[third ~= false]) and agent then
+    local other, why_other = judge_second(self, req, agent, self.config:item { id = "credential/" .. spec.credential },
+      third ~= false, opened.pol.targets)
+    if other then return nil, other, why_other end
+  end
   local denied, mints = minted(self, opened, mint_question(self, req), req:view(), cred)
   if denied then return nil, denied, mints end
   local done, failed, message = inject(self, req, nil, opened, cred, nil, true)

@@ -74,6 +74,7 @@ local type_keys = {
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
+  targets = "table",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -368,6 +369,23 @@ function Check:strip(given)
   return out
 end
 
+-- targets = { ["x-acme-copy-from"] = "bucket", ["x-acme-tenant-host"] = "away" }: headers that name another place than the
+-- request line does, and how they are read (lua/target.lua) where a rule decided; "away": not at all, they go.
+function Check:targets(given)
+  local kinds, out = require("target").kinds, {}
+  for name, kind in pairs(given) do
+    if type(name) ~= "string" or not require("http").field_name_ok(name) then
+      return self:fail("targets", ("targets: '%s' is no header's name"):format(tostring(name)))
+    end
+    if kind ~= "away" and not kinds[kind] then
+      return self:fail("targets", ("targets: '%s' is read as one of away, bucket, container, account, destination, key, prefix, "
+        .. "url"):format(name))
+    end
+    out[name:lower():gsub("_", "-")] = kind
+  end
+  return out
+end
+
 -- An endpoint is a URL (its exact path) or a host, "*.example.com" for all below it.
 local function endpoint_parse(text)
   if not text:find("://", 1, true) then
@@ -492,6 +510,7 @@ function Check:type(t, pol)
   pol.sends_secret = t.sends_secret ~= false   -- false: what goes out is good for that request alone
   pol.clock = t.clock
   pol.foreign = t.foreign and self:strings(t.foreign, "foreign")
+  pol.targets = t.targets and self:targets(t.targets)
   if self.why then return nil end
   pol.mint = self:mint(t.mint or {})
   if not pol.mint then return nil end
@@ -551,10 +570,13 @@ end
 -- The runtime's modules as a policy sees them. `net` is not among them: refresh gets one that knows its credential.
 local function modules()
   local aws, time, signs = require "aws", require "time", {}
+  local forms = setmetatable({}, { __call = function(_, pairs_of) return require("form").encode(pairs_of) end })
   for name, f in pairs(require "sign") do signs[name] = f end
   signs.nonce = function() return still and ("0"):rep(32) or require("sign").nonce() end
+  for name, f in pairs(require "form") do forms[name] = f end
+  forms.of, forms.carries = require("body").of, require("body").carries
   return {
-    form = require "form", json = require "json", uri = require "uri", secret = require "secret", sign = signs,
+    form = forms, json = require "json", uri = require "uri", secret = require "secret", sign = signs,
     aws = { body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope, sts = aws.sts, assumed = aws.assumed,
       sign = function(req, cred, keys) return aws.sign(req, cred, keys, still and STILL_AT or nil) end },
     time = {
@@ -860,7 +882,8 @@ local function type_example(pol, ex, check, i)
   local spec, code, message = M.strip(pol, cred)
   if spec then
     local headers = { "authorization", table.unpack(spec.headers or {}) }
-    req:strip { headers = headers, query = spec.query, form = spec.form }
+    local is_form = spec.form and require("body").of(req:view().headers).form
+    req:strip { headers = headers, query = spec.query, form = is_form and spec.form or nil }
     local ok
     ok, code, message = M.apply(pol, req, cred)
     if ok then code = nil end

@@ -166,15 +166,16 @@ end
 -- ---- a token request -----------------------------------------------------------------------------
 
 --- What was asked: parameters of a form or a JSON object, and of Basic (RFC 6749 2.3.1); nil: neither.
--- with = { json, uri, unbase64 }
-function M.asked(with, content_type, body, authorization)
+-- with = { json, uri, unbase64 }; of: body.of for the request, or its Content-Type
+function M.asked(with, of, body, authorization)
   local out = {}
-  content_type = (content_type or ""):lower():match("^%s*([^;%s]*)")
-  if content_type == "application/json" then
+  if type(of) ~= "table" then of = require("body").of_type(of) end
+  if of.why then return nil end
+  if of.kind == "json" then
     local doc = with.json.decode(body)
     if type(doc) ~= "table" then return nil end
     for k, v in pairs(doc) do out[k] = type(v) == "string" and v or nil end
-  elseif content_type == "application/x-www-form-urlencoded" then
+  elseif of.kind == "form" then
     for _, pair in ipairs(with.uri.parse_query(body) or {}) do
       if out[pair[1]] then return nil end  -- RFC 6749 3.2: not more than once
       out[pair[1]] = pair[2]

@@ -7,71 +7,44 @@
 --   sallyport credential add maps --type body_parameter --host maps.googleapis.com name=key value=@key in=query
 -- Fields: name, the parameter; value (secret);
 --         in: auto   a form or the top object of a JSON body, by Content-Type; the query where there is no body
---             query  always there, and taken out of a form; another body streams (a JSON one may be a large upload, and
---                    who reads a key from the query does not read it from JSON)
+--             query  always there, and taken out of a form (without a Content-Type, too: that is one to Rack); a JSON or
+--                    multipart body that has it, too, is refused, for frameworks merge them all. Other bodies stream
 --             form, json  always there; a POST, PUT, PATCH or DELETE without a body gets one of this parameter alone
 -- What the agent sent under that name is replaced: in the query, in the form (repeated ones go), in the JSON object.
 -- Of the body every other byte stays. A body that could be read in two ways is refused with 400, before a byte is sent:
 -- JSON that is malformed, not an object, or has the name twice (escaped or in other letters too), a malformed form, a
--- Content-Encoding, another charset or Content-Type (multipart/form-data among them). Bodies up to 1 MiB.
-local R, S, P, C = lpeg.R, lpeg.S, lpeg.P, lpeg.C
-
+-- Content-Encoding, another charset or Content-Type (multipart/form-data among them). Bodies up to 1 MiB; with in=query
+-- 16 MiB, of those types that are looked into.
 local BODY_MAX = 1048576
+local LOOK_MAX = 16 * BODY_MAX      -- nothing of it is built anew
 local MAKES_BODY = { POST = true, PUT = true, PATCH = true, DELETE = true }
-local CHARSETS = { ["utf-8"] = true, utf8 = true, ["us-ascii"] = true, ["iso-8859-1"] = true }  -- ASCII is itself in them
 local TYPES = { form = "application/x-www-form-urlencoded", json = "application/json" }
 
 -- ---- what the body is ----------------------------------------------------------------------------
 
--- RFC 9110 section 8.3.1: type/subtype *( ";" name=value )
-local ows   = S" \t"^0
-local token = (R("az", "AZ", "09") + S"!#$%&'*+-.^_`|~")^1
-local quoted = P'"' * C((1 - S'"\\')^0) * P'"'
-local param = C(token) / string.lower * P"=" * (quoted + C(token))
-local media_type = C(token * P"/" * token) / string.lower * lpeg.Ct((ows * P";" * ows * lpeg.Ct(param)^-1)^0) * ows * -1
-
--- A header that servers also read with "_" for "-": its value | nil: absent | false: there are several.
-local function only(headers, wanted)
-  local count = 0
-  for _, name in ipairs(headers:names()) do
-    if name:gsub("_", "-") == wanted then count = count + 1 end
-  end
-  if count == 0 then return nil end
-  return count == 1 and headers:get(wanted) or false
-end
-
 -- "form" | "json" | nil, why the parameter cannot go there
 local function kind_of(headers)
-  local coding = only(headers, "content-encoding")
-  if coding ~= nil and (not coding or coding:lower() ~= "identity") then
-    return nil, "the body has a Content-Encoding: send it plain"
-  end
-  local text = only(headers, "content-type")
-  if text == nil then return nil, "the body has no Content-Type" end
-  if text == false then return nil, "there is more than one Content-Type" end
-  local media, params = media_type:match(text)
-  if not media then return nil, "the Content-Type is malformed" end
-  for _, p in ipairs(params) do
-    if p[1] == "charset" and not CHARSETS[p[2]:lower()] then return nil, "the body is not UTF-8" end
-  end
-  if media == TYPES.form then return "form" end
-  if media == TYPES.json or media == "text/json" or media:find("%+json$") then return "json" end
-  return nil, ("a body of type %s cannot take it: send JSON or a form"):format(media:sub(1, 60))
+  local of = form.of(headers)
+  if of.why then return nil, of.why end
+  if of.kind == "form" or of.kind == "json" then return of.kind end
+  if not of.media then return nil, "the body has no Content-Type" end
+  return nil, ("a body of type %s cannot take it: send JSON or a form"):format(of.media:sub(1, 60))
 end
 
--- Is there a form, in which servers that merge the two would read the agent's own parameter?
+-- What form.of says of a body in which servers that merge them would read the agent's own parameter; nil: there is none.
 local function beside(req)
-  if not req.has_body then return false end
-  local text = only(req.headers, "content-type")
-  return text == false or text ~= nil and text:lower():find(TYPES.form, 1, true) ~= nil
+  if not req.has_body then return nil end
+  local of = form.of(req.headers)
+  return (of.form or of.json or of.multipart) and of or nil
 end
 
 -- "query" | "form" | "json" | nil, why
 local function place_of(req, cred)
   local where = cred["in"]
   if where == "query" then
-    if not beside(req) or kind_of(req.headers) then return where end
-    return nil, "the form cannot be looked into: send it plain, in UTF-8"
+    local of = beside(req)
+    if not of or not of.why then return where end
+    return nil, of.why .. ", so it cannot be looked into"
   end
   if not req.has_body then
     if where == "auto" then return "query" end
@@ -132,13 +105,19 @@ return {
   -- A body that will be refused is not read.
   body = function(req, cred)
     local where = place_of(req, cred)
-    return where and (where ~= "query" or beside(req)) and { max = BODY_MAX } or nil
+    if where == "query" then return beside(req) and { max = LOOK_MAX } or nil end
+    return where and { max = BODY_MAX } or nil
   end,
 
   apply = function(req, cred)
     local where, why = place_of(req, cred)
     if not where then return nil, ("parameter %s: %s"):format(cred.name, why), "bad_request" end
-    if where == "query" then return req.query:set(cred.name, cred.value) end
+    if where == "query" then
+      local of, has = beside(req), false
+      if of then has, why = form.carries(of, req.body or "", { cred.name }) end   -- a form's own has been taken out
+      if has == false then return req.query:set(cred.name, cred.value) end
+      return nil, ("parameter %s: %s"):format(cred.name, why or "the body has it, too: leave it out"), "bad_request"
+    end
     local ok, reason, code = put(req, cred, where)
     if ok then return true end
     return nil, ("parameter %s: %s"):format(cred.name, reason), code
@@ -160,6 +139,10 @@ return {
       req  = { method = "POST", url = "https://api.example.com/", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
                body = "a=1&key=x&b=2" },
       want = { url = "https://api.example.com/?key=k1", body = "a=1&b=2" } },
+    { cred = { name = "key", value = "k1", ["in"] = "query" },
+      req  = { method = "POST", url = "https://api.example.com/", headers = { ["content-type"] = "application/json" },
+               body = '{"a":1,"\\u006bey":"mine"}' },
+      want = { error = "bad_request" } },
     { cred = { name = "key", value = "k1", ["in"] = "json" }, req = { method = "POST" }, want = { body = '{"key":"k1"}' } },
     { cred = { name = "key", value = "k1" },
       req  = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"key":1,"KEY":2}' },

@@ -93,7 +93,7 @@ local function setting(options)
     local req = {
       method = method, scheme = scheme, host = host, path = path == "" and "/" or path,
       port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
-      form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
+      has_body = more.text ~= nil, form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
       own_endpoint = more.own or false, websocket = more.websocket or false, id = "1",
     }
     function req.log(_, t) out.log = fake.copy(t); if more.turn then return more.turn() end return more.share ~= false end
@@ -118,12 +118,17 @@ local function setting(options)
         out.headers[name:lower()] = nil
         out.stripped[#out.stripped + 1] = name:lower()
       end
+      return false
     end
-    function req.is_form() return false end
     function req.hide() end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
       return { body = more.text, headers = {
+        names = function()
+          local names = {}
+          for n in pairs(out.headers) do names[#names + 1] = n end
+          return names
+        end,
         set = function(_, n, v) out.headers[n:lower()] = v end,
         get = function(_, n) return out.headers[n:lower()] end,
       } }
@@ -720,7 +725,7 @@ local cases = {
     end
     is(s.code("GET https://api.test/oauth/token"), "token_endpoint")
     is(s.code("POST https://api.test/oauth/token", { body = { nil, "too_large" } }), "body_too_large")
-    s.domain("default", "api.test", { methods = { "POST" } })
+    s.domain("default", "api.test", { methods = { "POST", "PUT", "PATCH", "DELETE" } })
     for _, more in ipairs(others) do
       local out = s.request("POST https://api.test/oauth/token", more)
       is(out.did, "forward")

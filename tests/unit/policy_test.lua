@@ -117,6 +117,13 @@ return {
     refused(type_with('  fields = {\n    { name = "key", secrt = true },\n  },'), "policies/t.lua:5:", "no key 'secrt'")
   end,
 
+  ["targets are names of headers, and ways of reading them"] = function()
+    refused(type_with(key .. '\n  targets = { ["x-a"] = "sideways" },'), "policies/t.lua:5:", "'x-a' is read as one of")
+    refused(type_with(key .. '\n  targets = { ["x a"] = "url" },'), "policies/t.lua:5:", "no header's name")
+    refused(type_with(key .. "\n  targets = { 'x-a' },"), "policies/t.lua:5:", "no header's name")
+    assert(compiled(type_with(key .. '\n  targets = { X_A = "bucket", ["X-B"] = "away" },')).targets["x-a"] == "bucket")
+  end,
+
   ["a commented key does not mislead the line"] = function()
     refused(type_with("  -- aply = 1\n  aply = 1,"), "policies/t.lua:5:", "no key 'aply'")
   end,

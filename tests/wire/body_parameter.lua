@@ -45,8 +45,15 @@ goes("in=query leaves the body alone", post("query.test", "/v1?key=mine", "Conte
   { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = "\0\1key=mine" }, "query.test")
 goes("in=query takes the agent's own out of a form", post("query.test", "/v1", "Content-Type: application/x-www-form-urlencoded\r\n", "a=1&key=mine&b=2"),
   { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = "a=1&b=2", header = { ["content-length"] = "7" } }, "query.test")
-goes("in=query leaves JSON alone", post("query.test", "/v1", JSON, '{"key":"mine"}'),
-  { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = '{"key":"mine"}' }, "query.test")
+goes("in=query leaves JSON alone", post("query.test", "/v1", JSON, '{"keys":"mine", "a":{"key":1}}'),
+  { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = '{"keys":"mine", "a":{"key":1}}' }, "query.test")
+goes("in=query leaves parts alone", post("query.test", "/v1", "Content-Type: multipart/form-data; boundary=x\r\n", '--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nkey=1\r\n--x--\r\n'),
+  { line = "POST /v1?key=canary-query-77 HTTP/1.1" }, "query.test")
+for _, kind in ipairs { "", "Content-Type:\r\n", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n", "Content_Type: application/x-www-form-urlencoded\r\n" } do
+  goes("in=query takes the agent's own out of a form with " .. (kind:match("^[^\r]+") or "no type"), post("query.test", "/v1", kind, "a=1&key=mine&b=2&key[=mine&key[x]=mine"),
+    { line = "POST /v1?key=canary-query-77 HTTP/1.1", body = "a=1&b=2" }, "query.test")
+end
+goes("a form: as PHP reads a bracket that nothing closes", form "api[key=mine&b=2&api.key[x=mine", { body = "api_key=" .. KEY .. "&b=2" })
 goes("in=json makes a body where there is none", post("json.test", "/v1", "", ""),
   { body = '{"api.key":"canary-json-77"}', header = { ["content-type"] = "application/json", ["content-length"] = "28" } }, "json.test")
 goes("in=json makes a body where no length was said either", "POST /v1 HTTP/1.1\r\nHost: json.test\r\n\r\n",
@@ -56,6 +63,10 @@ goes("in=form makes a body where there is none", post("form.test", "/v1?token=mi
 
 -- ---- what is refused
 refused("in=query beside a form that cannot be read", post("query.test", "/v1", "Content-Type: application/x-www-form-urlencoded\r\nContent-Encoding: gzip\r\n", "\0\1"), "query.test")
+refused("in=query beside JSON that has it", post("query.test", "/v1", JSON, '{"key":"mine"}'), "query.test")
+refused("in=query beside JSON that has it, escaped", post("query.test", "/v1", JSON, '{"k\\u0065y":"mine"}'), "query.test")
+refused("in=query beside JSON that cannot be read", post("query.test", "/v1", JSON, '{"key"'), "query.test")
+refused("in=query beside a part that has it", post("query.test", "/v1", "Content-Type: multipart/form-data; boundary=x\r\n", '--x\r\nContent-Disposition: form-data; name="key"\r\n\r\nmine\r\n--x--\r\n'), "query.test")
 refused("a duplicate key", json '{"api_key":"mine","q":1,"api_key":"mine"}')
 refused("a duplicate key, escaped", json '{"api_key":"mine","api\\u005fkey":"mine"}')
 refused("a key in other letters", json '{"API_KEY":"mine"}')

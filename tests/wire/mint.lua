@@ -78,11 +78,21 @@ words("words in the query of another method", "GET /graphql?query=mutation{creat
 -- our own reading of it is no fault of a policy's
 words("a body of nothing but beginnings of escapes", "POST /graphql", ("\\u{0"):rep(262144), { status = 200 })
 words("other words", "POST /graphql", "{ viewer }", { status = 200 })
+local function typed(name, kind, text, expect)
+  words(name, "POST /graphql", text, expect)
+  cases[#cases].send = cases[#cases].send:gsub("\r\n\r\n", function() return "\r\n" .. kind .. "\r\n\r\n" end, 1)
+end
+typed("words in utf-7", "Content-Type: application/json; charset=utf-7", '{"url":"/+AGM-reateToken"}')
+typed("words in a charset that nobody knows", "Content-Type: text/plain; charset=\"x-own\"", "x")
+typed("words in two types", "Content-Type: text/plain\r\nContent_Type: application/json", "x")
+typed("words in Base64", "Content-Type: multipart/form-data; boundary=x",
+  '--x\r\nContent-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: base64\r\n\r\nY3JlYXRlVG9rZW4=\r\n--x--\r\n')
+typed("other words in a known charset", "Content-Type: application/json; charset=\"UTF-8\"", "{}", { status = 200 })
 cases[#cases + 1] = { name = "a WebSocket where words are looked for in bodies", host = "words.test",
   send = "GET /graphql HTTP/1.1\r\nHost: words.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
   expect = { status = 403, error = "mint_denied", upstream = "nothing" } }
 for _, path in ipairs { "/v1/a/keys/", "/v1/a/keys.json", "/v1/a/keys.", "/v1/a/keys%20", "/v1/a/keys%0a", "/V1/a/Keys", "/v1//a/keys", "/v1/./a/keys", "/v1/b/../a/keys", "/v1/a%2fkeys", "/v1/a/%6beys",
-  "/v1/a/%256beys", "/v1/a\\keys", "/v1/a/keys;a=b", "/v1/a;x/keys", "//v1/a/keys", "/v1/a/x%2f..%2fkeys", "/v1/a/keys%2f",
+  "/v1/a/%256beys", "/v1/a/keys%3fx", "/v1/a/keys%23x", "/v1/a/keys%253Fx", "/v1/a/keys/%3f", "/v1/a\\keys", "/v1/a/keys;a=b", "/v1/a;x/keys", "//v1/a/keys", "/v1/a/x%2f..%2fkeys", "/v1/a/keys%2f",
   "/v1/a/%zz" } do
   cases[#cases + 1] = denied("spelt " .. path, "POST " .. path)
 end
