@@ -35,6 +35,7 @@ local function readable(d, method, url)
   line("rule", d.rule)
   line("why", d.message or d.decision == "allow" and d.reason or nil)
   line("hint", operators_hint(d))
+  line("taken", d.taken_off and "off: " .. table.concat(d.taken_off, ", "))
   if d.considered and #d.considered > 0 then
     lines[#lines + 1] = "\nconsidered:"
     local rows = {}
@@ -45,6 +46,20 @@ local function readable(d, method, url)
     lines[i] = l:gsub("[^\n]+", report.clean)
   end
   return table.concat(lines, "\n") .. "\n"
+end
+
+-- { "Name: value" … } -> { name = value } | nil
+local function fields_of(list)
+  if not list or not list[1] then return nil end
+  local out = {}
+  for _, text in ipairs(list) do
+    local name, value = text:match("^([^:%s]+):%s*(.-)%s*$")
+    if not name or not require("http").field_name_ok(name) or not require("http").field_value_ok(value) then
+      report.usage("a header is 'NAME: VALUE'", "--header 'Destination: /other'")
+    end
+    out[name] = value
+  end
+  return out
 end
 
 local function explain(args, opt, ctx)
@@ -61,7 +76,7 @@ local function explain(args, opt, ctx)
   end
   db.open(ctx)
   if opt.agent then db.need("agent", opt.agent) end
-  local d, trouble = require("pipeline").explain { agent = opt.agent, method = method, url = url }
+  local d, trouble = require("pipeline").explain { agent = opt.agent, method = method, url = url, headers = fields_of(opt.header) }
   if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
   if ctx.json then
     d.method, d.url = method, url
@@ -74,9 +89,11 @@ local function explain(args, opt, ctx)
 end
 
 return {
-  { words = "explain", args = "[--agent A] METHOD URL", min = 2, max = 2,
+  { words = "explain", args = "[--agent A] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
     summary = "what would happen to a request, and why",
-    options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" } },
+    options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" },
+      { name = "header", arg = "FIELD", many = true, whole = true,
+        help = "a field of the request: does it name a second place (Destination, x-amz-copy-source), is it taken off?" } },
     help = [[
 Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
 code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. METHOD may be
@@ -85,5 +102,6 @@ WEBSOCKET for the upgrade.
 examples:
   sallyport explain --agent claude GET https://api.github.com/user
   sallyport explain --agent claude --json POST https://api.github.com/gists | jq .decision
+  sallyport explain --header 'x-amz-copy-source: /private/key' PUT https://s3.eu-west-1.amazonaws.com/public/key
 ]], run = explain },
 }

@@ -236,6 +236,60 @@ assert urllib.request.urlopen(url).read() == b'hello' * 10000
     assert {n["region"] for n in a.seen()} == {"garage"}, a.seen()
 
 
+def test_copy(t):
+    """boto3 and the AWS CLI copy: within the path that a credential is kept to, and not from another bucket"""
+    a = Aws(t, host=["minio.test"], path=["/pub-bucket"], fields={"access_key_id": ACCESS, "region": "garage", "service": "s3"})
+    a.server.objects["private-bucket", "secret"] = {"data": b"private", "etag": '"e"', "sum": None, "type": None}
+    out = python(a, """
+import boto3, botocore
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+c = boto3.client('s3', endpoint_url='https://minio.test', config=Config(signature_version='s3v4', s3={'addressing_style': 'path'}))
+c.put_object(Bucket='pub-bucket', Key='a b/ü+?#%', Body=b'hello' * 2_000_000)
+def tries(what, *args, **kw):
+    try:
+        what(*args, **kw)
+        return 'ok'
+    except botocore.exceptions.ClientError as e:
+        return e.response['ResponseMetadata']['HTTPHeaders'].get('x-sallyport-error')
+own = {'Bucket': 'pub-bucket', 'Key': 'a b/ü+?#%'}
+print(tries(c.copy_object, Bucket='pub-bucket', Key='copy', CopySource=own))
+print(tries(c.copy_object, Bucket='pub-bucket', Key='copy2', CopySource='/pub-bucket/copy'))
+print(tries(c.copy, own, 'pub-bucket', 'parts', Config=TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)))
+print(tries(c.copy_object, Bucket='pub-bucket', Key='stolen', CopySource={'Bucket': 'private-bucket', 'Key': 'secret'}))
+print(tries(c.copy_object, Bucket='pub-bucket', Key='stolen', CopySource='private-bucket/secret?versionId=1'))
+u = c.create_multipart_upload(Bucket='pub-bucket', Key='stolen')['UploadId']
+print(tries(c.upload_part_copy, Bucket='pub-bucket', Key='stolen', UploadId=u, PartNumber=1, CopySource='private-bucket/secret'))
+""")
+    assert out.split() == ["ok"] * 3 + ["path_not_allowed"] * 3, out
+    assert len(a.server.objects["pub-bucket", "copy"]["data"]) == 10_000_000, "the copy is not whole"
+    if pathlib.Path("/usr/bin/aws").exists():
+        to = ["--endpoint-url", "https://minio.test"]
+        cli(a, *to, "s3", "cp", "s3://pub-bucket/copy2", "s3://pub-bucket/copy3", "--copy-props", "none")
+        assert ("pub-bucket", "copy3") in a.server.objects
+    assert ("pub-bucket", "stolen") not in a.server.objects
+    a.check()
+
+
+def test_copy_bucket_host(t):
+    """boto3 copies between buckets that are hosts: a credential kept to one of them is not for the other"""
+    a = Aws(t, host=["bucket.s3.us-east-1.amazonaws.com"])
+    a.server.objects["jsbucket", "secret"] = {"data": b"private", "etag": '"e"', "sum": None, "type": None}
+    out = python(a, """
+import boto3, botocore
+from botocore.config import Config
+c = boto3.client('s3', config=Config(signature_version='s3v4', s3={'addressing_style': 'virtual', 'us_east_1_regional_endpoint': 'regional'}))
+c.put_object(Bucket='bucket', Key='a', Body=b'hello')
+c.copy_object(Bucket='bucket', Key='b', CopySource={'Bucket': 'bucket', 'Key': 'a'})
+try:
+    c.copy_object(Bucket='bucket', Key='stolen', CopySource={'Bucket': 'jsbucket', 'Key': 'secret'})
+except botocore.exceptions.ClientError as e:
+    print(e.response['ResponseMetadata']['HTTPHeaders'].get('x-sallyport-error'))
+""")
+    assert out == "host_not_allowed\n" and set(a.server.objects) == {("bucket", "a"), ("bucket", "b"), ("jsbucket", "secret")}, out
+    a.check()
+
+
 def test_foreign_presigned(t):
     """a URL that somebody else presigned is not signed again, and carries nothing of ours"""
     a = Aws(t)

@@ -408,6 +408,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         srv = self.server.s3
         if sum(len(o["data"]) for o in srv.objects.values()) + len(self.body) > OBJECTS_MAX:
             raise Refused(507, "ServiceUnavailable", "the server's memory is full")
+        source = self.headers.get("x-amz-copy-source")
+        if source is not None:
+            b, _, k = unquote(source.split("?")[0]).removeprefix("/").partition("/")
+            if (b, k) not in srv.objects:
+                raise Refused(404, "NoSuchKey", f"{b}/{k}")
+            self.body = srv.objects[b, k]["data"]
         etag = f'"{hashlib.md5(self.body).hexdigest()}"'
         if "uploadId" in query:
             srv.uploads[query["uploadId"]][int(query["partNumber"])] = self.body
@@ -415,6 +421,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             srv.objects[bucket, key] = {"data": self.body, "etag": etag, "sum": getattr(self, "sum", None),
                                         "type": self.headers.get("content-type")}
         name, value = getattr(self, "sum", None) or ("content-md5", "")
+        if source is not None:
+            kind = "CopyPartResult" if "uploadId" in query else "CopyObjectResult"
+            return self.answer(200, f"<{kind}><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>{escape(etag)}</ETag></{kind}>".encode())
         self.answer(200, headers={"ETag": etag, **({name: value} if name != "content-md5" else {})})
 
     def post_object(self, bucket, key, query):

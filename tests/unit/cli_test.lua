@@ -509,6 +509,18 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     is(w.refused("scheme", "explain", "GET", "api.github.com"), 2)
   end),
 
+  ["explain says what becomes of fields that name another place"] = with_home(function(w)
+    w.ok("bundle", "add", "b")
+    w.ok("domain", "add", "b", "dav.test", "--method", "GET", "--method", "COPY")
+    local function explain(...) return w.ok("explain", "--json", ...) end
+    local line = { "COPY", "https://dav.test/a" }
+    has(explain("--header", "Destination: https://dav.test/b", table.unpack(line)), '"decision": "allow"')
+    has(explain("--header", "Destination: https://other.test/b", table.unpack(line)), '"code": "host_not_allowed"')
+    has(explain("--header", "X-Forwarded-Host: a", "--header", "X-Other: b", table.unpack(line)), '"taken_off": [\n    "X-Forwarded-Host"\n  ]')
+    has(w.ok("explain", "--header", "X-Path: /a", table.unpack(line)), "off: X-Path")
+    is(w.refused("NAME: VALUE", "explain", "--header", "nothing", table.unpack(line)), 2)
+  end),
+
   ["what an agent wrote into a path cannot steer the operator's terminal"] = function()
     local report = require "cli.report"
     is(report.clean("/a\27[2Jb\n"), "/a\\x1b[2Jb\\x0a")
