@@ -19912,9 +19912,18 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
 	return true;
 }
 
+static bool
+has_control(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (http_is_control(s.p[i]))
+			return true;
+	return false;
+}
+
 /* What net may let a caller see of a response body: the table at `idx` is { member = kind }. Pushes
  * { member = value } (1), or nil, "malformed" (2): no JSON object, or a wanted name comes twice.
- *   secret   a string that is not empty, as a handle
+ *   secret   a string that is not empty, as a handle; one with control bytes makes the body malformed
  *   string   at most 4 KiB, without control characters
  *   number   also in quotes
  *   boolean
@@ -19944,6 +19953,10 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 			continue;
 		lua_pushlstring(L, want[i].name.p, want[i].name.n);
 		l_json_push_expected(L, &want[i].value, kind[i]);
+		if (kind[i] == L_EXPECT_SECRET && !lua_isnil(L, -1) && has_control(l_check_secret(L, -1))) {
+			lua_pop(L, 3);
+			return l_fail(L, "malformed");  /* or it is kept, and fails each request that it is set on */
+		}
 		lua_rawset(L, -3);
 	}
 	return 1;
