@@ -2,12 +2,16 @@
 
 tests/run.py [WORD…]    only the tests whose name has one of the words; --list names them
 
+Where root runs it, a part of the tests runs once more as a plain user that is made for it ("user …"), in a copy of the
+tree that is that user's own: modes, owners and /proc say other things to root.
+
 Each test is a program that prints "ok NAME", "not ok NAME - why" or "skip NAME - why" lines. Programs run four at a
 time, each with a time-out; one that dies, or prints nothing and fails, counts as a failure of its own.
 """
 import concurrent.futures
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import subprocess
@@ -21,17 +25,32 @@ sys.path.insert(0, str(TESTS))
 PYTHON = sys.executable
 
 
+# What a plain user runs too: what commands and the server do with files, processes and limits; every Lua module; and
+# of the wire what needs no root to begin with. The rest knows no user.
+AS_USER = ("test real/command_test", "test real/commands_test", "test real/faults_test", "test real/rotation_test",
+           "test real/git_test", "test unit/", "unit/store_test", "test wire/agents", "test wire/injection",
+           "test wire/tokens", "test wire/tls_upstream", "test wire/connect")
+
+
 class Program:
+    user = None             # or a PlainUser
+
     def __init__(self, name, argv, timeout, slow=1.0, env=None):
         self.name, self.argv, self.timeout, self.slow, self.env = name, [str(a) for a in argv], timeout, slow, env or {}
+
+    def as_user(self, user):
+        argv = [a.replace(str(ROOT), str(user.root)) for a in self.argv]
+        p = Program(user_name(self), user.prefix + argv, self.timeout, self.slow, self.env)
+        p.user = user
+        return p
 
     def run(self):
         """(passed, failed, skipped, text for failures)."""
         # Debian's nginx and its like are in sbin, which not everybody's PATH has
-        env = {**os.environ, "SLOW": str(self.slow), "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin",
-               "PYTHONDONTWRITEBYTECODE": "1", **self.env}
+        env = {**(self.user.env if self.user else os.environ), "SLOW": str(self.slow),
+               "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "PYTHONDONTWRITEBYTECODE": "1", **self.env}
         began = time.monotonic()
-        p = subprocess.Popen(self.argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        p = subprocess.Popen(self.argv, cwd=self.user.root if self.user else ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
         try:
             out, _ = p.communicate(timeout=self.timeout)
@@ -91,6 +110,83 @@ def programs():
     return out
 
 
+class PlainUser:
+    """A user of this run's own. Raises OSError or CalledProcessError where none can be made."""
+
+    def __init__(self):
+        self.name, self.root = f"sallyport-{os.getpid()}", pathlib.Path(tempfile.mkdtemp(prefix="spu-"))
+        self.made = False
+        try:
+            self.call("useradd", "--system", "--no-create-home", "--home-dir", self.root, "--shell", "/bin/sh", self.name)
+            self.made = True
+            entry = pwd.getpwnam(self.name)
+            self.uid = entry.pw_uid
+            self.prefix = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--"]
+            (self.root / "tmp").mkdir()
+            (self.root / "build").mkdir()
+            for name in ("tests", "policies", "lua", "README.md", "build.sh", "build/test", "build/unit", "build/resolve.so",
+                         *(f"build/{p.name}" for p in BUILD.glob("certs-*"))):
+                self.call("cp", "-RL", ROOT / name, self.root / name)
+            self.call("chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", self.root)
+            self.call("chmod", "-R", "u+rwX", self.root)
+            # It must be able to get there: a temporary directory below root's own is no place for it.
+            self.call(*self.prefix, self.root / "build/test/sallyport", "version")
+        except (OSError, subprocess.CalledProcessError):
+            self.remove(keep=False)
+            raise
+        self.env = {k: v for k, v in os.environ.items() if k in ("LANG", "LC_ALL", "TERM")}
+        self.env.update(HOME=str(self.root), USER=self.name, LOGNAME=self.name, TEST_TMP=str(self.root / "tmp"))
+
+    @staticmethod
+    def call(*argv):
+        subprocess.run([str(a) for a in argv], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.PIPE, text=True)
+
+    def left(self):
+        """Its processes that still run. The user is this run's own, so they are the tests'."""
+        found = []
+        for p in pathlib.Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = p.read_text()
+            except OSError:
+                continue
+            if f"\nUid:\t{self.uid}\t" in text and "\nState:\tZ" not in text:
+                found.append(int(p.parent.name))
+        return found
+
+    def left_names(self):
+        return [pathlib.Path(f"/proc/{pid}/comm").read_text().strip() for pid in self.left() if os.path.exists(f"/proc/{pid}/comm")]
+
+    def remove(self, keep):
+        for pid in self.left() if self.made else []:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        if self.made:
+            subprocess.run(["userdel", self.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if not keep:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def user_name(program):
+    return "user " + program.name.removeprefix("test ")
+
+
+def plain_user(everything, words):
+    """The user and its programs, or nobody and why not."""
+    part = [p for p in everything if p.name.startswith(AS_USER) and (not words or any(w in user_name(p) for w in words))]
+    if os.getuid() != 0 or not part:
+        return None, [], None
+    try:
+        user = PlainUser()
+    except subprocess.CalledProcessError as e:
+        return None, [], f"{e.cmd[0]}: {(e.stderr or '').strip()[-300:] or e.returncode}"
+    except (OSError, KeyError) as e:
+        return None, [], str(e)
+    return user, [p.as_user(user) for p in part], None
+
+
 def untested():
     """A policy that no test names is a failure: it would be shipped on trust."""
     text = "".join(p.read_text("utf-8", "replace") for p in TESTS.rglob("*")
@@ -108,8 +204,13 @@ def main(words):
     if "--list" in words:
         return print("\n".join(p.name for p in everything))
     chosen = [p for p in everything if not words or any(w in p.name for w in words)]
+    user, part, why = plain_user(everything, words)
+    chosen += part
     chosen.sort(key=lambda p: -p.timeout)          # the long ones first, so that the end is not one waiting for another
     totals, texts = [0, 0, 0], []
+    if why:
+        totals[2] += 1
+        texts.append(f"as a plain user: skip - none could be made: {why}")
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for result in pool.map(Program.run, chosen):
             for i in range(3):
@@ -118,9 +219,12 @@ def main(words):
     for name in [] if words else untested():
         totals[1] += 1
         texts.append(f"policies/{name}.lua: not ok - no test names it")
+    if user:
+        texts += [f"the plain user's tests left a process: {name}" for name in user.left_names()]
+        user.remove(keep=totals[1] > 0)
     print("\n".join(texts))
     if totals[1]:
-        print(f"what the failed tests left is in {os.environ['TEST_TMP']}")
+        print(f"what the failed tests left is in {os.environ['TEST_TMP']}{f' and {user.root}/tmp' if user else ''}")
     else:
         shutil.rmtree(os.environ["TEST_TMP"], ignore_errors=True)
     print(f"{totals[0]} passed, {totals[1]} failed" + (f", {totals[2]} skipped" if totals[2] else ""), flush=True)
