@@ -13,12 +13,13 @@
  *
  *   util    slices, buffers, wiping, logging       subst   placeholders to secrets, and back (pure)
  *   secret  the locked arena all secrets live in   sign    SHA-256, HMAC, SigV4, keys (pure)
- *   loop    clock, timers, the only epoll_wait     store   LMDB: sealed records, the request log
- *   addr    IP addresses and the guard (pure)      lua     state, sandbox; the only lua_resume
- *   net     listen, resolve, dial                  ident   a credential's certificate and roots
- *   tls     BearSSL pump, certificates, trust      peer    one end of a connection, plain or TLS
- *   http    parse, frame, canonicalise (pure)      conn    a client's connection and its requests
- *   json    read, write, ranges of bytes (pure)    fetch   our own requests, to token endpoints
+ *   loop    clock, timers, the only epoll_wait     store   LMDB: sealed records
+ *   addr    IP addresses and the guard (pure)      reqlog  a worker's part of the request log
+ *   net     listen, resolve, dial                  lua     state, sandbox; the only lua_resume
+ *   tls     BearSSL pump, certificates, trust      ident   a credential's certificate and roots
+ *   http    parse, frame, canonicalise (pure)      peer    one end of a connection, plain or TLS
+ *   json    read, write, ranges of bytes (pure)    conn    a client's connection and its requests
+ *                                                  fetch   our own requests, to token endpoints
  *                                                  helper  programs that print headers
  *                                                  bind    Lua modules: values, store, http,
  *                                                          request, host
@@ -11629,467 +11630,160 @@ out:
 	return err;
 }
 
-/* -- the request log
- * Its own environment, HOME/log: u64 id -> u64 Unix seconds, JSON. Ids rise over all workers and
- * are never used twice while a record is there. Records wait in memory and are written by the
- * helper thread. Each write syncs data but not the meta page (MDB_NOMETASYNC): a power cut loses
- * the last writes, never the log; without any sync LMDB's tree could come back torn. To spare flash
- * and the thread that also writes tokens, a worker writes at most once a second unless much
- * waits. */
-#define LOG_MAP_SIZE STORE_MAP_SIZE     /* sparse; trimmed from three quarters on */
-#define LOG_RECORD_MAX 8192             /* a path of 2 KiB and what surrounds it, escaped */
-#define LOG_PENDING_MAX 4096            /* records that wait; more are dropped and counted */
-#define LOG_PENDING_BYTES (2u << 20)
-#define LOG_BATCH 1024                  /* as many waiting are written at once, without the pause */
-#define LOG_DELAY_MS 20                 /* whoever looks right after a request finds it */
-#define LOG_PAUSE_MS 1000
-#define LOG_DRAIN_MS 2000               /* of a worker that ends */
-#define LOG_RETRY_MS 20                 /* another worker writes */
-#define LOG_BUSY_TIMES 10               /* slow disks: a tenth of the thread's time */
-#define LOG_TRIM 512                    /* further records removed by one write: it stays short */
-#define LOG_RECORDS 100000              /* default bound: some 50 MB */
-#define LOG_AGE (30 * 86400)            /* default bound, seconds */
-
-static struct {
-	MDB_env *env;                   /* owned; NULL: not open */
-	MDB_dbi dbi;
-	struct store_reader reader;
-	int lock_fd;                    /* owned */
-	unsigned psize;
-	void *map;                      /* LMDB's: where it lies here; NULL: unknown */
-	size_t map_n;
-	uint64_t records;               /* bounds */
-	int64_t age;
-	struct buf pending;             /* owned; u32 length, JSON, … */
-	unsigned pending_n;
-	bool writing;                   /* a job has the records before these: */
-	struct logstore_job *job;       /* borrowed; while writing */
-	uint64_t dropped;               /* since the last line about it */
-	struct timer timer;
-	/* monotonic ms: no write before, unless much waits; none at all */
-	int64_t pause_until, rest_until;
-} logstore;
-
-struct logstore_job {
-	struct job job;
-	struct buf batch;               /* owned */
-	unsigned n;
-	int64_t took;                   /* ms */
-	enum store_err err;
-	_Atomic bool ran;
-};
-
-static void
-logstore_close(void)
-{
-	timer_stop(&logstore.timer);
-	store_reader_end(&logstore.reader);
-	if (logstore.env != NULL) {
-		mdb_env_close(logstore.env);
-		close(logstore.lock_fd);
-	}
-	buf_free(&logstore.pending);
-	logstore.env = NULL;
-	logstore.pending_n = 0;
-}
-
-/* LMDB does not tell where its map lies; the kernel does. */
-static void
-logstore_find_map(void)
-{
-	unsigned long long from, to, inode;
-	char line[PATH_MAX + 128], how[5];
-	struct stat st;
-	FILE *f;
-	int fd;
-
-	logstore.map = NULL;
-	if (mdb_env_get_fd(logstore.env, &fd) != 0 || fstat(fd, &st) != 0 ||
-	    (f = fopen("/proc/self/maps", "re")) == NULL)
-		return;
-	while (logstore.map == NULL && fgets(line, sizeof line, f) != NULL) {
-		/* Shared ones alone: forgetting a private page would lose what was written there. */
-		if (sscanf(line, "%llx-%llx %4s %*s %*s %llu", &from, &to, how, &inode) == 4 &&
-		    how[3] == 's' && inode == (unsigned long long)st.st_ino) {
-			logstore.map = (void *)(uintptr_t)from;
-			logstore.map_n = (size_t)(to - from);
-		}
-	}
-	fclose(f);
-}
-
-/* Pages of old records would count as this process's memory for ever: they stay in the kernel's
- * cache alone. The map is of a file and shared, so nothing is lost. */
-static void
-logstore_forget_pages(void)
-{
-	if (logstore.map != NULL)
-		(void)madvise(logstore.map, logstore.map_n, MADV_DONTNEED);
-}
-
-static enum store_err
-logstore_env_open(const char *home)
-{
-	char path[PATH_MAX];
-	MDB_stat st;
-	MDB_txn *txn;
-	int rc;
-
-	if (!store_path(path, home, "log"))
-		return STORE_INVALID;
-	if ((logstore.lock_fd = store_lock_open(home, "log/writer.lock")) < 0)
-		return errno == ENOENT ? STORE_ABSENT : store_err_of(errno);
-	if ((rc = mdb_env_create(&logstore.env)) == 0 &&
-	    (rc = mdb_env_set_mapsize(logstore.env, LOG_MAP_SIZE)) == 0 &&
-	    (rc = mdb_env_set_maxreaders(logstore.env, STORE_READERS)) == 0 &&
-	    (rc = mdb_env_open(logstore.env, path, MDB_NOTLS | MDB_NOMETASYNC, 0600)) == 0 &&
-	    (rc = mdb_env_stat(logstore.env, &st)) == 0 &&
-	    (rc = mdb_txn_begin(logstore.env, NULL, MDB_RDONLY, &txn)) == 0) {
-		logstore.psize = st.ms_psize;
-		logstore_find_map();
-		if ((rc = mdb_dbi_open(txn, NULL, 0, &logstore.dbi)) == 0)
-			return store_err_of(mdb_txn_commit(txn));
-		mdb_txn_abort(txn);
-	}
-	mdb_env_close(logstore.env);
-	close(logstore.lock_fd);
-	logstore.env = NULL;
-	return store_err_of(rc);
-}
-
-/* Once a process, after store_open (which saw to the owner). records, age: 0 for the defaults. */
-static enum store_err
-logstore_open(const char *home, uint64_t records, int64_t age)
-{
-	enum store_err err;
-
-	logstore_close();
-	buf_init(&logstore.pending, LOG_PENDING_BYTES);
-	logstore.records = records != 0 ? records : LOG_RECORDS;
-	logstore.age = age != 0 ? age : LOG_AGE;
-	err = logstore_env_open(home);
-	if (err == STORE_OK && mdb_reader_check(logstore.env, NULL) != 0)
-		err = STORE_IO;
-	return err;
-}
-
-static uint64_t
-logstore_id(MDB_val k)
-{
-	return k.mv_size == 8 ? load_be64(k.mv_data) : 0;
-}
-
-static bool
-logstore_crowded(void)
-{
-	MDB_envinfo info;
-	size_t pages, used;
-
-	if (mdb_env_info(logstore.env, &info) != 0)
-		return false;
-	pages = info.me_mapsize / logstore.psize;
-	used = info.me_last_pgno + 1;
-	return used > pages / 4 * 3 && used - store_free_pages(logstore.env) > pages / 4 * 3;
-}
-
-/* Removes the oldest: what is too old or over the bound, and twice as many as came (n) when the map
- * gets narrow. The last record stays always: ids go on from it. */
-static int
-logstore_trim(MDB_txn *txn, unsigned n)
-{
-	unsigned crowded = logstore_crowded() ? 2 * n : 0, most = n + LOG_TRIM;
-	int64_t oldest = clock_wall() - logstore.age;
-	MDB_cursor *cur;
-	MDB_stat st;
-	MDB_val k, v;
-	int rc;
-
-	if ((rc = mdb_stat(txn, logstore.dbi, &st)) != 0 ||
-	    (rc = mdb_cursor_open(txn, logstore.dbi, &cur)) != 0)
-		return rc;
-	for (size_t left = st.ms_entries; left > 1 && most != 0; left--, most--) {
-		if ((rc = mdb_cursor_get(cur, &k, &v, MDB_FIRST)) != 0)
-			break;
-		if (crowded == 0 && left <= logstore.records && v.mv_size >= 8 &&
-		    (int64_t)load_be64(v.mv_data) >= oldest)
-			break;
-		crowded -= crowded != 0;
-		if ((rc = mdb_cursor_del(cur, 0)) != 0)
-			break;
-	}
-	mdb_cursor_close(cur);
-	return rc;
-}
-
-static int
-logstore_append(MDB_txn *txn, const struct logstore_job *j)
-{
-	uint8_t key[8], value[8 + LOG_RECORD_MAX];
-	int64_t now = clock_wall();
-	MDB_cursor *cur;
-	MDB_val k, v;
-	uint64_t id = 0;
-	int rc = mdb_cursor_open(txn, logstore.dbi, &cur);
-
-	if (rc != 0)
-		return rc;
-	if ((rc = mdb_cursor_get(cur, &k, &v, MDB_LAST)) == 0)
-		id = logstore_id(k);
-	for (size_t at = 0; at < j->batch.n && (rc == 0 || rc == MDB_NOTFOUND);) {
-		size_t n = load_be32(j->batch.p + at);
-
-		store_be64(key, ++id);
-		store_be64(value, (uint64_t)now);
-		memcpy(value + 8, j->batch.p + at + 4, n);
-		k = (MDB_val){.mv_size = sizeof key, .mv_data = key};
-		v = (MDB_val){.mv_size = 8 + n, .mv_data = value};
-		rc = mdb_cursor_put(cur, &k, &v, MDB_APPEND);
-		at += 4 + n;
-	}
-	mdb_cursor_close(cur);
-	return rc;
-}
-
-static enum store_err
-logstore_write(const struct logstore_job *j)
-{
-	MDB_txn *txn;
-	int rc = mdb_txn_begin(logstore.env, NULL, 0, &txn);
-
-	if (rc != 0)
-		return store_err_of(rc);
-	if ((rc = logstore_append(txn, j)) == 0 && (rc = logstore_trim(txn, j->n)) == 0) {
-		rc = mdb_txn_commit(txn);
-		logstore_forget_pages();
-		return store_err_of(rc);
-	}
-	mdb_txn_abort(txn);
-	if (rc != MDB_MAP_FULL || mdb_txn_begin(logstore.env, NULL, 0, &txn) != 0)
-		return store_err_of(rc);
-	if (logstore_trim(txn, j->n) == 0)
-		mdb_txn_commit(txn);
-	else
-		mdb_txn_abort(txn);
-	return STORE_FULL;
-}
-
-/* Helper thread. Never waits for another writer: the records can. */
-static void
-logstore_run(struct job *job)
-{
-	struct logstore_job *j = (struct logstore_job *)(void *)job;
-	int64_t began = clock_read(CLOCK_MONOTONIC);
-
-	if (!store_lock_try(logstore.lock_fd)) {
-		j->err = STORE_BUSY;
-	} else {
-		j->err = logstore_write(j);
-		store_unlock(logstore.lock_fd);
-	}
-	j->took = clock_read(CLOCK_MONOTONIC) - began;
-	j->ran = true;
-}
-
-static void logstore_schedule(void);    /* a write that is done schedules the next */
-
-static void
-logstore_drop(unsigned n, const char *why)
-{
-	if (logstore.dropped == 0)
-		log_line("ev=log_dropped why=%s", why);
-	logstore.dropped += n;
-}
-
-/* What could not be written goes back before what came meanwhile. */
-static void
-logstore_put_back(struct logstore_job *j)
-{
-	struct buf later = logstore.pending;
-
-	if (logstore.pending_n + j->n > LOG_PENDING_MAX ||
-	    j->batch.n + later.n > LOG_PENDING_BYTES) {
-		logstore_drop(j->n, "busy");
-		return;
-	}
-	logstore.pending = j->batch;
-	j->batch = (struct buf){.max = 0};
-	if (!buf_addv(&logstore.pending, buf_slice(&later)))
-		logstore_drop(logstore.pending_n, "memory");
-	else
-		logstore.pending_n += j->n;
-	buf_free(&later);
-}
-
-static void
-logstore_done(struct job *job)
-{
-	struct logstore_job *j = (struct logstore_job *)(void *)job;
-
-	logstore.writing = false;
-	logstore.pause_until = clock_now() + LOG_PAUSE_MS;
-	logstore.rest_until = clock_now() + (j->err == STORE_BUSY ? LOG_RETRY_MS
-	    : j->took * LOG_BUSY_TIMES);
-	if (logstore.env != NULL && j->err == STORE_BUSY)
-		logstore_put_back(j);
-	else if (j->err != STORE_OK)
-		logstore_drop(j->n, store_code(j->err));
-	if (j->err == STORE_OK && logstore.dropped != 0) {
-		log_line("ev=log_resumed dropped=%llu", (unsigned long long)logstore.dropped);
-		logstore.dropped = 0;
-	}
-	buf_free(&j->batch);
-	free(j);
-	logstore_schedule();
-}
-
-static void
-logstore_flush(struct timer *t)
-{
-	struct logstore_job *j;
-
-	(void)t;
-	if (logstore.env == NULL || logstore.writing || logstore.pending_n == 0)
-		return;
-	if ((j = calloc(1, sizeof *j)) == NULL) {
-		logstore.rest_until = clock_now() + LOG_PAUSE_MS;
-		logstore_schedule();
-		return;
-	}
-	j->job = (struct job){.lane = JOB_STORE, .run = logstore_run, .done = logstore_done};
-	j->batch = logstore.pending;
-	j->n = logstore.pending_n;
-	buf_init(&logstore.pending, LOG_PENDING_BYTES);
-	logstore.pending_n = 0;
-	logstore.writing = true;
-	logstore.job = j;
-	job_submit(&j->job);
-}
-
-static void
-logstore_schedule(void)
-{
-	bool much = logstore.pending_n >= LOG_BATCH;
-	int64_t at = clock_now() + (much ? 0 : LOG_DELAY_MS);
-
-	if (logstore.writing || logstore.pending_n == 0)
-		return;
-	if (!much && at < logstore.pause_until)
-		at = logstore.pause_until;
-	if (at < logstore.rest_until)
-		at = logstore.rest_until;
-	if (logstore.timer.slot == 0 || at < logstore.timer.at)
-		timer_set(&logstore.timer, at, logstore_flush);
-}
-
-/* One finished request. Copies; never blocks, never fails the request. Loop thread. */
-static void
-logstore_add(struct slice json)
-{
-	uint8_t len[4];
-
-	if (logstore.env == NULL)
-		return;
-	store_be32(len, (uint32_t)json.n);
-	if (json.n > LOG_RECORD_MAX || logstore.pending_n >= LOG_PENDING_MAX ||
-	    !buf_reserve(&logstore.pending, sizeof len + json.n)) {
-		logstore_drop(1, "full");
-		return;
-	}
-	buf_add(&logstore.pending, len, sizeof len);
-	buf_addv(&logstore.pending, json);
-	logstore.pending_n++;
-	if (logstore.pending_n == 1 || logstore.pending_n == LOG_BATCH)
-		logstore_schedule();
-}
-
-/* Before a process ends, its loop over: writes what waits, here, and waits for the write under
- * way. */
-static void
-logstore_drain(void)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + LOG_DRAIN_MS;
-	struct logstore_job last = {.err = STORE_BUSY};
-
-	if (logstore.env == NULL)
-		return;
-	while (logstore.writing && !logstore.job->ran && clock_read(CLOCK_MONOTONIC) < until)
-		store_lock_pause();
-	last.batch = logstore.pending;
-	last.n = logstore.pending_n;
-	logstore.pending = (struct buf){.max = LOG_PENDING_BYTES};
-	logstore.pending_n = 0;
-	while (last.n != 0 && last.err == STORE_BUSY && clock_read(CLOCK_MONOTONIC) < until) {
-		logstore_run(&last.job);
-		if (last.err == STORE_BUSY)
-			store_lock_pause();
-	}
-	if (last.n != 0 && last.err != STORE_OK)
-		logstore_drop(last.n, store_code(last.err));
-	buf_free(&last.batch);
-}
-
-static enum store_err
-logstore_read_begin(void)
-{
-	if (logstore.env == NULL)
-		return STORE_ABSENT;
-	return store_err_of(store_reader_begin(&logstore.reader, logstore.env));
-}
-
-static void
-logstore_read_reset(void)
-{
-	store_reader_reset(&logstore.reader);
-}
-
-/* The record after `id` (0: the first). The text lives until logstore_read_reset. */
-static enum store_err
-logstore_next(uint64_t id, uint64_t *next, struct slice *json)
-{
-	uint8_t key[8];
-	MDB_val k = {.mv_size = sizeof key, .mv_data = key}, v;
-	enum store_err err;
-
-	if (id == UINT64_MAX)
-		return STORE_ABSENT;
-	store_be64(key, id + 1);
-	if ((err = logstore_read_begin()) != STORE_OK ||
-	    (err = store_err_of(store_seek(logstore.reader.txn,
-	    logstore.dbi, MDB_SET_RANGE, SLICE(""), &k, &v))) != STORE_OK)
-		return err;
-	if (v.mv_size < 8)
-		return STORE_DAMAGED;
-	*next = logstore_id(k);
-	*json = (struct slice){(char *)v.mv_data + 8, v.mv_size - 8};
-	return STORE_OK;
-}
-
-/* The id that the `newest` last records come after. Ids have no gaps but at the front. */
-static uint64_t
-logstore_before(uint64_t newest)
-{
-	MDB_val k, v;
-	uint64_t last = 0;
-
-	if (logstore_read_begin() == STORE_OK &&
-	    store_seek(logstore.reader.txn, logstore.dbi, MDB_LAST, SLICE(""), &k, &v) == 0)
-		last = logstore_id(k);
-	return last > newest ? last - newest : 0;
-}
-
 /* Clears the slots of readers that died: a slot pins every page freed since. After a child's death
  * and each minute. Returns how many. */
 static int
 store_clear_readers(void)
 {
-	int dead = 0, logs = 0;
+	int dead = 0;
 
 	if (store.env != NULL)
 		mdb_reader_check(store.env, &dead);
-	if (logstore.env != NULL)
-		mdb_reader_check(logstore.env, &logs);
-	return dead + logs;
+	return dead;
 }
+
+/* ---- reqlog ----------------------------------------------------------------
+ * The request log, as a worker sees it: a pipe to the one process that writes the file (log_main,
+ * lua/reqlog.lua). Records, a line each, wait in memory for REQLOG_DELAY_MS and go down the pipe in
+ * pieces of whole lines: pieces of several workers do not mix, because none is over PIPE_BUF. An
+ * empty line ends a batch. So neither the loop nor a worker's death ever waits for the disk.
+ *
+ * While the disk does not keep up, records wait here. Refusals are dropped, counted and said, from
+ * half of the queue on. The record of a request that was sent on is not: while the queue is full, or
+ * one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
+#define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
+#define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
+#define REQLOG_DELAY_MS 50              /* whoever looks right after a request finds it */
+#define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
+#define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
+
+enum reqlog_kind {
+	REQLOG_REFUSED,                 /* many alike become one */
+	REQLOG_PLAIN,
+	REQLOG_SENT,                    /* not dropped: its agent waited for room */
+};
+
+/* What one agent has in the queue; of an earlier turn: nothing. */
+struct reqlog_share {
+	unsigned turn;
+	size_t n;
+};
+
+static struct {
+	int fd;                         /* owned: the pipe; -1: no log */
+	struct buf pending;             /* owned; bounded by the above, and by the requests in progress */
+	unsigned turn;                  /* how often it was empty */
+	unsigned ticks;                 /* the writer is to be woken so many times more */
+	bool held;                      /* requests wait for room */
+	struct timer timer, said;
+	uint64_t dropped;               /* since the last line about it */
+} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
+
+static void agents_turn(void);          /* in conn: what waits for room goes on */
+
+static void
+reqlog_say(struct timer *t)
+{
+	(void)t;
+	log_line("ev=log_dropped why=slow dropped=%llu", (unsigned long long)reqlog.dropped);
+	reqlog.dropped = 0;
+}
+
+static void
+reqlog_drop(void)
+{
+	if (reqlog.dropped++ == 0 && reqlog.said.slot == 0)
+		timer_set(&reqlog.said, clock_now() + REQLOG_SAY_MS, reqlog_say);
+}
+
+/* As much as the pipe takes. */
+static void
+reqlog_flush(struct timer *t)
+{
+	struct buf *b = &reqlog.pending;
+	size_t at = 0, n;
+
+	(void)t;
+	if (!buf_add(b, "\n", 1))
+		return;
+	for (; (n = b->n - at) != 0; at += n) {
+		if (n > PIPE_BUF)
+			for (n = PIPE_BUF; b->p[at + n - 1] != '\n'; n--)
+				;
+		if (write(reqlog.fd, b->p + at, n) != (ssize_t)n)
+			break;          /* all of it, or nothing: pipe(7) */
+	}
+	memmove(b->p, b->p + at, b->n - at);
+	buf_cut(b, b->n - at);
+	if (b->n != 0) {
+		timer_set(&reqlog.timer, clock_now() + REQLOG_DELAY_MS, reqlog_flush);
+		return;
+	}
+	reqlog.turn++;
+	if (reqlog.held) {
+		reqlog.held = false;
+		agents_turn();
+	}
+}
+
+/* Twice a second: what the writer has counted alone becomes records when its second is over. */
+static void
+reqlog_tick(bool minute)
+{
+	if (reqlog.fd < 0 || (reqlog.ticks == 0 && !minute))
+		return;
+	reqlog.ticks -= reqlog.ticks != 0;
+	reqlog_flush(NULL);
+}
+
+/* May a request of this agent be sent? False: agents_turn is called when it may. */
+static bool
+reqlog_room(const struct reqlog_share *s)
+{
+	bool room = reqlog.pending.n < REQLOG_QUEUE && (s->turn != reqlog.turn || s->n < REQLOG_SHARE);
+
+	reqlog.held = reqlog.held || !room;
+	return room;
+}
+
+/* One record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies; never blocks,
+ * never fails the request. `s`: its agent's, or NULL. */
+static void
+reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s)
+{
+	const struct slice line[] = {kind == REQLOG_REFUSED ? SLICE("!") : SLICE(""), json, SLICE("\n")};
+
+	if (reqlog.fd < 0)
+		return;
+	if ((kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2) ||
+	    (kind == REQLOG_PLAIN && reqlog.pending.n > REQLOG_QUEUE) ||
+	    json.n > PIPE_BUF - 2 || !buf_join(&reqlog.pending, line, 3)) {
+		reqlog_drop();
+		return;
+	}
+	if (kind == REQLOG_REFUSED)
+		reqlog.ticks = 4;
+	if (s != NULL) {
+		s->n = (s->turn == reqlog.turn ? s->n : 0) + json.n;
+		s->turn = reqlog.turn;
+	}
+	if (reqlog.timer.slot == 0)
+		timer_set(&reqlog.timer, clock_now() + REQLOG_DELAY_MS, reqlog_flush);
+}
+
+/* Before a process ends, its loop over: what waits goes out. */
+static void
+reqlog_drain(void)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + REQLOG_DRAIN_MS;
+
+	while (reqlog.pending.n != 0 && clock_read(CLOCK_MONOTONIC) < until) {
+		reqlog_flush(NULL);
+		if (reqlog.pending.n != 0)
+			store_lock_pause();
+	}
+}
+
 /* ---- lua -------------------------------------------------------------------
  * One Lua state a process. Its memory is counted; all that may raise runs protected. Lua runs in
  * tasks, a coroutine each, and lua_step alone resumes them, never one inside another. A task that
@@ -15095,6 +14789,7 @@ struct req {
 	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
 	char reason[272];       /* "domain " and a host */
 	bool allowed;
+	bool sent;              /* on its way to the upstream */
 	struct agent *counted;  /* holds one of this agent's requests in progress */
 	bool held;              /* or waits for that, in its queue */
 	struct req *held_next;
@@ -15125,6 +14820,7 @@ struct agent {
 	unsigned conns, requests, share; /* `requests` may be as many as `share` */
 	struct req *held;       /* those that wait for their turn, in the order they came */
 	size_t held_bytes;      /* of their heads */
+	struct reqlog_share log; /* its records that wait to be written */
 	size_t bodies;          /* bytes of bodies held for its requests */
 	char name[REQ_NAME_MAX];
 };
@@ -15200,8 +14896,8 @@ agent_put(struct agent *a)
 {
 	struct agent **at;
 
-	if (a->conns != 0 || a->requests != 0 || a->held != NULL)
-		return;
+	if (a->conns != 0 || a->requests != 0 || a->held != NULL || a->log.turn == reqlog.turn)
+		return;         /* with records in the queue it stays until it comes again */
 	at = agent_slot(a->name);
 	*at = a->next;
 	free(a);
@@ -15224,16 +14920,24 @@ req_unhold(struct req *r, struct req **at)
 	r->held = false;
 }
 
-/* Those that waited longest have their turn, as far as the share goes. */
+/* Those that waited longest have their turn, as far as the share goes, and the log's queue. */
 static void
 agent_turns(struct agent *a)
 {
-	for (; a->held != NULL && a->requests < a->share; a->requests++) {
+	for (; a->held != NULL && a->requests < a->share && reqlog_room(&a->log); a->requests++) {
 		struct req *r = a->held;
 
 		req_unhold(r, &a->held);
 		req_wake_body(r);
 	}
+}
+
+static void
+agents_turn(void)
+{
+	for (size_t i = 0; i < AGENT_SLOTS; i++)
+		for (struct agent *a = agent_slots[i]; a != NULL; a = a->next)
+			agent_turns(a);
 }
 
 /* The request is no longer one of its agent's. */
@@ -15715,6 +15419,7 @@ static void
 req_log(struct req *r)
 {
 	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
+	bool refused = r->code[0] != '\0' && !r->sent;
 	struct slice path = r->path;
 
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
@@ -15723,6 +15428,8 @@ req_log(struct req *r)
 		return;                 /* pages that are open to all: whoever watches us asks each second */
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
+	while (path.n > REQ_PATH_LOG_MAX / 6 && json_quote_as(NULL, path, true) > REQ_PATH_LOG_MAX + 2)
+		path.n -= path.n / 8;
 	buf_clear(&b);
 	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
 	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
@@ -15749,7 +15456,8 @@ req_log(struct req *r)
 	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
 	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
 	buf_add(&b, "}", 1);
-	logstore_add(buf_slice(&b));
+	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
+	    r->counted != NULL ? &r->counted->log : NULL);
 }
 
 static const char *
@@ -16959,6 +16667,7 @@ conn_begin_dial(struct conn *c)
 		conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
 		return;
 	}
+	r->sent = true;
 	c->state = CONN_DIAL;
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	req_pool_key(r, key);
@@ -20601,8 +20310,7 @@ l_open_uri(lua_State *L)
 }
 
 /* ---- bind: store -----------------------------------------------------------
- * The Lua modules store and logstore. A record reaches Lua as a table: its plain members, its
- * `version`, and handles for what is sealed. A slice of the read transaction never outlives the
+ * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles for what is sealed. A slice of the read transaction never outlives the
  * binding that took it: a worker's ends with the resume, a command's with the binding, since a
  * command may wait at a prompt and an open snapshot keeps old pages in the file. */
 #define L_COMMIT "sallyport.store.commit"
@@ -20692,7 +20400,6 @@ l_store_open(lua_State *L)
 	enum store_err err;
 
 	buf_init(&why, L_WHY_MAX);
-	logstore_close();
 	err = store_open(home, how, &why);
 	if (err == STORE_ABSENT && create)
 		err = store_init(home, &why);
@@ -20708,7 +20415,6 @@ l_store_init(lua_State *L)
 	struct buf why;
 
 	buf_init(&why, L_WHY_MAX);
-	logstore_close();
 	return l_store_answer(L, store_init(home, &why), &why);
 }
 
@@ -20717,7 +20423,6 @@ static int
 l_store_close(lua_State *L)
 {
 	(void)L;
-	logstore_close();
 	store_close();
 	return 0;
 }
@@ -21268,7 +20973,6 @@ l_store_replace(lua_State *L)
 	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 2, "no data key");
 	r = l_raw_new(L);
 	buf_init(&why, L_WHY_MAX);
-	logstore_close();
 	store_close();
 	if ((err = store_unlock_keys(home, datakey, &r->keys, &why)) != STORE_OK)
 		return l_store_answer(L, err, &why);
@@ -21497,61 +21201,6 @@ l_open_store(lua_State *L)
 	l_metatable(L, L_COMMIT, events);
 	l_open_raw(L);
 	luaL_newlib(L, l_store);
-	return 1;
-}
-
-/* -- the request log */
-
-static lua_Integer
-l_opt_field(lua_State *L, int idx, const char *name, lua_Integer otherwise)
-{
-	if (lua_isnoneornil(L, idx))
-		return otherwise;
-	luaL_checktype(L, idx, LUA_TTABLE);
-	return l_integer(L, idx, name, otherwise);
-}
-
-/* logstore.each { after = id, limit = N } | { newest = N } -> { { id = N, record = { … } }, … }
- * Oldest first, after the id or the N last; at most limit (1000): a page. Ids rise. No log yet:
- * {}. */
-static int
-l_logstore_each(lua_State *L)
-{
-	lua_Integer newest = l_opt_field(L, 1, "newest", 0);
-	lua_Integer limit = l_opt_field(L, 1, "limit", newest > 0 ? newest : 1000);
-	uint64_t id = (uint64_t)l_opt_field(L, 1, "after", 0);
-	struct slice json;
-
-	if (logstore.env == NULL && store.env != NULL)
-		logstore_open(store.home, 0, 0);
-	if (newest > 0)
-		id = logstore_before((uint64_t)newest);
-	lua_newtable(L);
-	for (lua_Integer i = 1; i <= limit && i <= L_EACH_MAX &&
-	    logstore_next(id, &id, &json) == STORE_OK;) {
-		lua_createtable(L, 0, 2);
-		if (!l_push_plain(L, json)) {
-			lua_pop(L, 1);
-			continue;
-		}
-		lua_setfield(L, -2, "record");
-		l_set_integer(L, "id", id);
-		lua_rawseti(L, -2, i++);
-	}
-	logstore_read_reset();
-	return 1;
-}
-
-static const luaL_Reg l_logstore[] = {
-	{"each", l_logstore_each},
-	{NULL, NULL},
-};
-
-/* Pushes the module. */
-static int
-l_open_logstore(lua_State *L)
-{
-	luaL_newlib(L, l_logstore);
 	return 1;
 }
 
@@ -24870,11 +24519,8 @@ conn_bound(uint64_t memory)
 		conn_max = (files.rlim_cur - 64) / 2;
 }
 
-static uint64_t host_log_records;
-static int64_t host_log_age;
-
 /* host.configure{ connect_to={…}, allow_address={…}, upstream_ca={…}, memory=bytes,
- * log_records=, log_age=s, dial_timeout=s, answer_timeout=s, idle_timeout=s }
+ * dial_timeout=s, answer_timeout=s, idle_timeout=s }
  * -> true | nil, why. Members that are nil stay as they are. */
 static int
 l_host_configure(lua_State *L)
@@ -24892,8 +24538,6 @@ l_host_configure(lua_State *L)
 	lua_settop(L, 1);
 	if ((memory = l_integer(L, 1, "memory", 0)) != 0)
 		conn_bound((uint64_t)memory);
-	host_log_records = (uint64_t)l_integer(L, 1, "log_records", (lua_Integer)host_log_records);
-	host_log_age = l_integer(L, 1, "log_age", host_log_age);
 	net_dial_ms = 1000 * l_integer(L, 1, "dial_timeout", net_dial_ms / 1000);
 	conn_answer_ms = 1000 * l_integer(L, 1, "answer_timeout", conn_answer_ms / 1000);
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
@@ -24958,9 +24602,46 @@ l_host_stat(lua_State *L)
 	l_set_integer(L, "gid", st.st_gid);
 	l_set_integer(L, "size", st.st_size);
 	l_set_integer(L, "mtime", st.st_mtime);
+	l_set_integer(L, "inode", (lua_Integer)st.st_ino);
 	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
 	    S_ISLNK(st.st_mode) ? "link" : "other");
 	lua_setfield(L, -2, "type");
+	return 1;
+}
+
+static int
+l_host_close_append(lua_State *L)
+{
+	luaL_Stream *p = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+
+	return luaL_fileresult(L, fclose(p->f) == 0, NULL);
+}
+
+/* host.open_append(path, gid) -> file | nil, why: for its owner and the group (-1: none) alone, made
+ * where it is not there. Not what is no plain file of ours: a link, a pipe. */
+static int
+l_host_open_append(lua_State *L)
+{
+	const char *path = luaL_checkstring(L, 1);
+	gid_t group = (gid_t)luaL_checkinteger(L, 2);
+	luaL_Stream *p = lua_newuserdatauv(L, sizeof *p, 0);
+	struct stat st;
+	int fd;
+
+	p->closef = NULL;
+	luaL_setmetatable(L, LUA_FILEHANDLE);
+	fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
+	    st.st_uid != geteuid() || (p->f = fdopen(fd, "a+")) == NULL)) {
+		close(fd);
+		fd = -1;
+		errno = EPERM;
+	}
+	if (fd < 0)
+		return luaL_fileresult(L, 0, path);
+	p->closef = l_host_close_append;
+	if (group != (gid_t)-1 && (fchown(fd, (uid_t)-1, group) != 0 || fchmod(fd, 0640) != 0))
+		log_line("ev=log_group gid=%u err=\"%s\"", (unsigned)group, strerror(errno));
 	return 1;
 }
 
@@ -25740,7 +25421,7 @@ static const luaL_Reg l_host_command[] = {
 	{"getenv", l_host_getenv}, {"isatty", l_host_isatty},
 	{"uid", l_host_uid}, {"user_name", l_host_user_name},
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
-	{"mkdir", l_host_mkdir}, {"read_file", l_host_read_file}, 
+	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir}, {"read_file", l_host_read_file},
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"exec_editor", l_host_exec_editor},
 	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
@@ -25781,6 +25462,7 @@ l_open_host(lua_State *L, bool worker)
 #define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
 #define MASTER_STALL_MS 10000   /* DESIGN, Processes */
 #define MASTER_DRAIN_MS 30000
+#define MASTER_PIPE (1 << 20)   /* to the log's process, which at times is busy for a second */
 #define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
 #define WORKER_EXIT_START 3     /* could not start: another one could not either */
 #define MEMORY_MAX ((uint64_t)512 << 20)
@@ -25797,6 +25479,7 @@ static struct {
 	char home[PATH_MAX];
 	struct buf overrides;   /* owned; JSON, for worker.start */
 	struct buf banner;      /* owned */
+	struct buf log;         /* owned; JSON, for reqlog.run */
 	unsigned workers;
 	int lock_fd;
 } serve = {.lock_fd = -1};
@@ -25817,6 +25500,9 @@ l_host_serve(lua_State *L)
 	if (lua_getfield(L, 1, "overrides") == LUA_TSTRING)
 		buf_adds(&serve.overrides, lua_tostring(L, -1));
 	buf_add(&serve.overrides, "", 1);
+	buf_init(&serve.log, 16 * 1024);
+	lua_getfield(L, 1, "log");
+	buf_add(&serve.log, luaL_checkstring(L, -1), lua_rawlen(L, -1) + 1);
 	if (lua_getfield(L, 1, "banner") == LUA_TSTRING)
 		buf_adds(&serve.banner, lua_tostring(L, -1));
 	lua_getfield(L, 1, "workers");
@@ -25904,6 +25590,7 @@ worker_on_tick(struct timer *t)
 	more = conn_rejudge();
 	bufs_trim();
 	heap_trim();
+	reqlog_tick(clock_now() >= worker_readers_at);
 	if (clock_now() >= worker_readers_at) {
 		store_clear_readers();
 		worker_readers_at = clock_now() + 60000;
@@ -26016,9 +25703,7 @@ worker_open(void)
 	task_run(task);
 	if (!s.done)
 		loop_run(&s.done);
-	if (!s.ok || logstore_open(serve.home, host_log_records, host_log_age) != STORE_OK)
-		return false;
-	return true;
+	return s.ok;
 }
 
 static void
@@ -26060,7 +25745,7 @@ worker_main(unsigned index, pid_t master)
 	worker_on_tick(&worker_tick_timer);
 	worker_beat->ready = 1;
 	loop_run(&worker_stop);
-	logstore_drain();
+	reqlog_drain();
 	store_close();
 	_exit(0);
 }
@@ -26073,6 +25758,62 @@ struct worker {
 };
 
 static struct worker master_workers[MASTER_WORKERS_MAX];
+static int64_t master_log_at;           /* monotonic ms: no process for the log before */
+static int master_log_lock = -1;        /* owned; that process holds the lock */
+static int master_pipe[2];              /* owned: to that process */
+
+/* The process that writes the request log, until nobody is left to send records: a master that is
+ * killed does not cost those of its workers. It holds the lock as they do, so that no other server
+ * begins before. SIGTERM and the like are blocked, as in the master. */
+__attribute__((noreturn)) static void
+log_main(void)
+{
+	int run, lock = store_lock_open(serve.home, "log/writer.lock");
+
+	prctl(PR_SET_NAME, "sallyport-log");
+	for (size_t i = 0; i < net.nlisteners; i++)
+		close(net.listeners[i].watch.fd);
+	close(master_pipe[1]);
+	if (lock < 0 || !store_lock_try(lock) || dup2(master_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL ||
+	    (run = lua_import("reqlog", "run")) == LUA_NOREF)
+		_exit(WORKER_EXIT_START);
+	lua_rawgeti(lua_main, LUA_REGISTRYINDEX, run);
+	lua_pushstring(lua_main, serve.log.p);
+	if (lua_pcall(lua_main, 1, 0, 0) == LUA_OK)
+		_exit(0);
+	log_line("ev=log_failed err=\"%.300s\"", l_message(lua_main));
+	_exit(1);
+}
+
+static bool
+master_has_log(void)
+{
+	bool none = store_lock_try(master_log_lock);
+
+	if (none)
+		store_unlock(master_log_lock);
+	return !none;
+}
+
+/* Not a child of ours: whoever looks at the master's children means the workers. */
+static void
+master_keep_log(void)
+{
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+	pid_t pid;
+
+	if (now < master_log_at || master_has_log())
+		return;
+	if (master_log_at != 0)
+		log_line("ev=log_died");
+	master_log_at = now + 1000;
+	if ((pid = fork()) == 0) {
+		if (fork() == 0)
+			log_main();
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+}
 
 static void
 master_fork(unsigned i)
@@ -26238,7 +25979,8 @@ master_stop(const sigset_t *set)
 	for (size_t i = 0; i < net.nlisteners; i++)
 		close(net.listeners[i].watch.fd);
 	master_signal(SIGTERM);
-	while (master_alive() && clock_read(CLOCK_MONOTONIC) < until) {
+	close(master_pipe[1]);
+	while ((master_alive() || master_has_log()) && clock_read(CLOCK_MONOTONIC) < until) {
 		int sig = sigtimedwait(set, NULL, &wait);
 
 		if (sig == SIGTERM || sig == SIGINT)
@@ -26253,8 +25995,14 @@ static int
 master_main(void)
 {
 	const struct timespec second = {0, 500000000};
+	const bool terminal = isatty(STDIN_FILENO);
 	sigset_t set;
 
+	if ((master_log_lock = store_lock_open(serve.home, "log/writer.lock")) < 0 ||
+	    pipe2(master_pipe, O_CLOEXEC) != 0 || fcntl(master_pipe[1], F_SETFL, O_NONBLOCK) != 0)
+		return 1;
+	fcntl(master_pipe[1], F_SETPIPE_SZ, MASTER_PIPE);
+	reqlog.fd = master_pipe[1];
 	master_beats = mmap(NULL, sizeof(struct beat) * serve.workers, PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (master_beats == MAP_FAILED || !tls_init(serve.workers))
@@ -26267,6 +26015,7 @@ master_main(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (unsigned i = 0; i < serve.workers; i++)
 		master_fork(i);
+	master_keep_log();
 	if (!master_wait_ready()) {
 		master_stop(&set);
 		return 1;
@@ -26276,9 +26025,14 @@ master_main(void)
 		int sig = sigtimedwait(&set, NULL, &second);
 		int64_t now = clock_read(CLOCK_MONOTONIC);
 
-		if (sig == SIGTERM || sig == SIGINT || sig == SIGHUP)
+		/* SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away. */
+		if (sig == SIGTERM || sig == SIGINT ||
+		    (sig == SIGHUP && terminal && !isatty(STDIN_FILENO)))
 			return master_stop(&set);
+		if (sig == SIGHUP)
+			reqlog_flush(NULL);
 		master_reap(false);
+		master_keep_log();
 		master_check_beats();
 		for (unsigned i = 0; i < serve.workers; i++)
 			if (master_workers[i].pid == 0 && now >= master_workers[i].not_before)
@@ -26300,9 +26054,8 @@ lua_bind_all(lua_State *L, bool worker)
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
 		{"secret", l_open_secret}, {"secret.core", l_open_secret_core}, {"json", l_open_json},
 		{"sign", l_open_sign}, {"form", l_open_form}, {"uri", l_open_uri}, {"store", l_open_store},
-		{"logstore", l_open_logstore}, {"http", l_open_http}, {"addr", l_open_addr},
-		{"request", l_open_request}, {"http_client", l_open_http_client},
-		{"tls", l_open_tls},
+		{"http", l_open_http}, {"addr", l_open_addr}, {"request", l_open_request},
+		{"http_client", l_open_http_client}, {"tls", l_open_tls},
 	};
 
 	for (size_t i = 0; i < COUNT(modules); i++)

@@ -168,6 +168,29 @@ function M.memory(s)
   return n, why
 end
 
+function M.show_size(n)
+  if n % (1 << 20) == 0 then return ("%dm"):format(n >> 20) end
+  return n % 1024 == 0 and ("%dk"):format(n >> 10) or tostring(n)
+end
+
+local LOG_MIN, LOG_MAX = 64 << 10, 1 << 40
+
+function M.log_size(s)
+  local n, why = M.size(s)
+  if n and (n < LOG_MIN or n > LOG_MAX) then return nil, "log-size is at least 64k, at most 1024g" end
+  return n, why
+end
+
+local function choice(...)
+  local words = { ... }
+  return function(s)
+    for _, w in ipairs(words) do
+      if s == w then return s end
+    end
+    return nil, "that is " .. table.concat(words, " or ")
+  end
+end
+
 local function count(min, max, what)
   return function(s)
     local n = s:find("^%d+$") and #s <= 12 and math.tointeger(tonumber(s))
@@ -217,6 +240,19 @@ function M.switch(s)
   return nil, "that is on or off"
 end
 
+--- A file, named from the root.
+function M.folder_file(s)
+  if not s:find("^/.*[^/]$") or s:find("%c") or not utf8.len(s) then
+    return nil, "a file is named from the root: /var/log/sallyport/requests.jsonl"
+  end
+  return s
+end
+
+function M.group_name(s)
+  if not s:find("^[%w_][%w_.-]*%$?$") or #s > 64 then return nil, "that is a group's name or number" end
+  return s
+end
+
 function M.folder(s)
   if s:sub(1, 1) ~= "/" or s:find("%c") or not utf8.len(s) then return nil, "a folder is named from the root: /usr/local/lib/sallyport" end
   return s
@@ -244,7 +280,7 @@ M.setting_list = {
     help = "dial elsewhere for a host, as in curl" },
   { name = "allow-address", arg = "CIDR", many = true, check = M.cidr, default = {},
     help = "opens the address guard for every host: for tests" },
-  { name = "memory", arg = "SIZE", check = M.memory, show = function(n) return ("%dm"):format(n >> 20) end,
+  { name = "memory", arg = "SIZE", check = M.memory, show = M.show_size,
     help = "for connections; a quarter of RAM, at most 512m, when not set" },
   { name = "dial-timeout", arg = "TIME", check = M.duration, show = M.span, default = 10,
     help = "to reach an upstream, all its addresses together" },
@@ -252,10 +288,16 @@ M.setting_list = {
     help = "until an upstream begins to answer; a credential may have its own" },
   { name = "idle-timeout", arg = "TIME", check = M.duration, show = M.span, default = 3600,
     help = "silence on streams, WebSockets, tunnels; a credential may have its own" },
-  { name = "log-records", arg = "N", check = count(100, 100000000, "log-records"), default = 100000,
-    help = "the request log keeps at most so many" },
+  { name = "log", arg = "file|memory", check = choice("file", "memory"), default = "file",
+    help = "where the request log lies: memory spares flash, and forgets at a restart of the machine" },
+  { name = "log-file", arg = "FILE", check = M.folder_file, place = true,
+    help = "the request log, JSON lines; log/requests.jsonl in the data directory when not set" },
+  { name = "log-size", arg = "SIZE", check = M.log_size, show = M.show_size, default = 64 << 20,
+    help = "the request log's files have at most so much; one in memory at most 8m" },
   { name = "log-age", arg = "TIME", check = M.duration, show = M.span, default = 30 * 86400,
     help = "the request log keeps nothing older" },
+  { name = "log-group", arg = "GROUP", check = M.group_name, group = true,
+    help = "may read the request log's files, to ship them" },
   { name = "helpers", arg = "DIR", check = M.folder,
     help = "folder of the programs that credentials of type command may run" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,

@@ -11,7 +11,7 @@ local function configure(settings)
   require("host").configure {
     connect_to = settings.connect_to, allow_address = settings.allow_address, upstream_ca = settings.upstream_ca,
     memory = settings.memory, dial_timeout = settings.dial_timeout, answer_timeout = settings.answer_timeout,
-    idle_timeout = settings.idle_timeout, log_records = settings.log_records, log_age = settings.log_age,
+    idle_timeout = settings.idle_timeout,
   }
 end
 

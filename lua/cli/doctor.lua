@@ -31,17 +31,15 @@ local function files(ctx, say)
   local host, h = ctx.host, ctx.home
   say("data directory", path_check(host, h, tonumber("700", 8), "dir"))
   say("key file", path_check(host, h .. "/key", tonumber("600", 8), "file"))
-  for _, dir in ipairs { "/store", "/log" } do
-    local bad = false
-    for _, name in ipairs(host.list_dir(h .. dir) or {}) do
-      local level, text, fix = path_check(host, ("%s%s/%s"):format(h, dir, name), tonumber("600", 8), "file")
-      if level ~= OK then
-        bad = true
-        say("store files", level, text, fix)
-      end
+  local bad = false
+  for _, name in ipairs(host.list_dir(h .. "/store") or {}) do
+    local level, text, fix = path_check(host, ("%s/store/%s"):format(h, name), tonumber("600", 8), "file")
+    if level ~= OK then
+      bad = true
+      say("store files", level, text, fix)
     end
-    if not bad then say("store files", OK, h .. dir) end
   end
+  if not bad then say("store files", OK, h .. "/store") end
   local disk = host.disk(h)
   if disk then
     say("disk", disk.free < ROOM_MIN and BAD or OK, ("%d MiB are free"):format(disk.free >> 20),
@@ -89,6 +87,36 @@ local function certificates(_, say, now)
   say("CA", left < 0 and BAD or left < CA_SOON and WARN or OK,
     left < 0 and "has expired: no client accepts it" or ("valid until %s"):format(report.time(ca.not_after)),
     left < CA_SOON and "make a new data directory and give its CA to the clients" or nil)
+end
+
+-- Where it lies, who may read it, and what an earlier version left.
+local function request_log(ctx, say)
+  local host, place = ctx.host, require "cli.log_place"
+  local all = records.settings(nil)
+  local path, group = place.current(ctx), all.log_group and place.group(ctx.host, all.log_group)
+  local fine, mode = true, tonumber(group and "640" or "600", 8)
+  local function wrong(level, text, fix)
+    if level ~= OK then fine = false; say("request log", level, text, fix) end
+  end
+  if not host.lock_held(ctx.home) and all.log ~= "memory" then
+    local ok, why, hint = place.check(host, path)
+    if not ok then wrong(BAD, why, hint or "sallyport set log-file FILE") end
+  end
+  for _, ending in ipairs { "", ".0", ".1" } do
+    if host.stat(path .. ending) then wrong(path_check(host, path .. ending, mode, "file")) end
+  end
+  if all.log_group and not group then wrong(BAD, ("there is no group '%s'"):format(all.log_group), "sallyport set log-group GROUP") end
+  local closed = group and place.closed_to(host, path, group)
+  if closed then
+    wrong(WARN, ("the group %s cannot enter %s, so not read the log"):format(all.log_group, closed),
+      "sallyport set log-file /var/log/sallyport/requests.jsonl, in a folder of that group, mode 750")
+  end
+  if fine then say("request log", OK, path) end
+  local before = ctx.home .. "/log/data.mdb"
+  if host.stat(before) then
+    say("request log", OK, before .. " holds the records of an earlier version, which this one does not read",
+      "remove that folder's *.mdb files when nobody needs them")
+  end
 end
 
 -- Of credentials: their own certificates, and the roots they are trusted by.
@@ -236,10 +264,9 @@ local causes = {
 }
 
 --- Handshakes of clients that failed within a day, and strangers' protocols, as the newest records have them.
-local function handshakes(_, say, now)
+local function handshakes(ctx, say, now)
   local sums, order = {}, {}
-  for _, item in ipairs(require("logstore").each { newest = 1000 } or {}) do
-    local r = item.record
+  for _, r in ipairs(require("cli.log_files").newest(ctx.host, require("cli.log_place").current(ctx), 1000)) do
     if (r.error == "client_tls" or r.error == "not_http") and (r.time or 0) // 1000 > now - 86400 then
       local reason, more = tostring(r.reason):match("^(.-), (%d+) times more$")
       local why = (reason or tostring(r.reason)):match(": (.*)$") or "?"
@@ -303,6 +330,7 @@ local function run(_, _, ctx)
     credential_certificates(ctx, say, now)
     client_files(ctx, say)
     listeners(ctx, say)
+    request_log(ctx, say)
     policies(ctx, say)
     credentials(ctx, say)
     handshakes(ctx, say, now)

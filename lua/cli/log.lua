@@ -1,17 +1,22 @@
 --- sallyport log
 local db = require "cli.db"
+local files = require "cli.log_files"
 local report = require "cli.report"
+local reqlog = require "reqlog"
 
 local NEWEST = 50        -- what a screen holds
-local PAGE = 512
-local FOLLOW_MS = 300    -- as often as the server writes
+local FOLLOW_MS = 100
+local PAUSE_MS = 120     -- a worker and the writer keep a record that long: whoever has just made a request looks for it
 
-local PAUSE_MS = 1200    -- a worker that has just written keeps what ends within the second after it
+-- "GET api.example.com:443/v1", as a record of many refusals names the first and the last.
+local function host_of(target)
+  return target and target:match("^%S* (.-):%d*/") or target and target:match("^%S* (.*):%d*$")
+end
 
 local function wanted(opt)
   return function(r)
-    return (not opt.agent or r.agent == opt.agent) and (not opt.host or r.host == opt.host)
-      and (not opt.denied or r.decision == "deny")
+    return (not opt.agent or r.agent == opt.agent) and (not opt.denied or r.decision == "deny")
+      and (not opt.host or r.host == opt.host or host_of(r.first) == opt.host or host_of(r.last) == opt.host)
   end
 end
 
@@ -20,65 +25,81 @@ local function when(ms)
   return os.date("!%Y-%m-%dT%H:%M:%S", ms // 1000) .. (".%03dZ"):format(ms % 1000)
 end
 
+local function text(v) return type(v) ~= "table" and v or nil end
+
+local function integer(v) return math.tointeger(v) or type(v) == "number" and v // 1 or nil end
+
 local function line(r)
-  local parts = { when(math.tointeger(r.time)), r.decision or "?", r.agent or "-", r.credential or "-", r.method
-    or "-",
-    (r.host or "-") .. ((r.port and r.port ~= 443) and ":" .. r.port or "") .. (r.path or ""), r.status or "-" }
+  local parts = { when(integer(r.time)), text(r.decision) or "?", text(r.agent) or "-", text(r.credential) or "-" }
   local tail = {}
-  if r.error then tail[#tail + 1] = r.error end
-  if r.decision == "deny" and r.reason and r.reason ~= r.error then tail[#tail + 1] = r.reason end
-  if r.ms then tail[#tail + 1] = ("%d ms"):format(math.tointeger(r.ms) or r.ms // 1) end
-  if r.up or r.down then tail[#tail + 1] = ("%d/%d bytes"):format(r.up or 0, r.down or 0) end
+  if integer(r.count) then
+    parts[#parts + 1] = ("%d more: %s … %s"):format(integer(r.count), text(r.first) or "-", text(r.last) or "-")
+  else
+    parts[#parts + 1] = text(r.method) or "-"
+    parts[#parts + 1] = (text(r.host) or "-") .. ((integer(r.port) and r.port ~= 443) and ":" .. integer(r.port) or "")
+      .. (text(r.path) or "")
+    parts[#parts + 1] = text(r.status) or "-"
+  end
+  if text(r.error) then tail[#tail + 1] = text(r.error) end
+  if r.decision == "deny" and text(r.reason) and r.reason ~= r.error then tail[#tail + 1] = r.reason end
+  if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
+  if integer(r.up) or integer(r.down) then
+    tail[#tail + 1] = ("%d/%d bytes"):format(integer(r.up) or 0, integer(r.down) or 0)
+  end
   for i, p in ipairs(parts) do parts[i] = report.clean(p) end
   return table.concat(parts, " ") .. (#tail > 0 and "  " .. report.clean(table.concat(tail, ", ")) or "") .. "\n"
 end
 
 local function run(_, opt, ctx)
   db.open(ctx)
-  local logstore, time = require "logstore", require "time"
-  local newest = NEWEST
+  local host, time = ctx.host, require "time"
+  local newest = not ctx.json and NEWEST or nil
   if opt.newest then
     newest = opt.newest:find("^%d+$") and math.tointeger(tonumber(opt.newest)) or report.usage("--newest is a number")
   end
+  local path = require("cli.log_place").current(ctx)
   local keep, show = wanted(opt), ctx.json and function(r) return report.json_line(r) .. "\n" end or line
-  local filtered = opt.agent or opt.host or opt.denied
-  local after, held, waited = nil, {}, false
-  -- A filter may leave few of the newest: then the whole log is read, a page at a time, and its end kept.
-  local page = logstore.each((ctx.json or filtered) and { limit = PAGE } or { newest = newest })
-  while page and #page > 0 do
-    for _, item in ipairs(page) do
-      after = item.id
-      if keep(item.record) then
-        held[#held + 1] = item.record
-        if #held > 2 * newest and not (ctx.json and not opt.newest) then
-          table.move(held, #held - newest + 1, #held, 1, held)
-          for i = #held, newest + 1, -1 do held[i] = nil end
-        end
-      end
-    end
-    local last = page[#page].record.time
-    page = logstore.each { after = after, limit = PAGE }
-    -- For a reader, who has just made a request and looks for it; a program asks again, or follows.
-    if #page == 0 and not ctx.json and not opt.follow and not waited and 1000 * time.wall() - last < PAUSE_MS
-      and ctx.host.lock_held(ctx.home) then
-      waited = true
-      time.sleep(PAUSE_MS)
-      page = logstore.each { after = after, limit = PAGE }
-    end
+  local json, shown = require "json", 0
+  -- What is too old goes from the files at the next rotation, and is not shown any more.
+  local oldest, unset = time.wall_ms() - 1000 * require("records").settings(nil).log_age, 1000 * host.build_time
+
+  local function record(s)
+    local r = reqlog.whole(s) and json.decode(s)
+    if type(r) == "table" and (r.time >= oldest or r.time < unset) and keep(r) then return r end
   end
-  local from = (ctx.json and not opt.newest) and 1 or math.max(1, #held - newest + 1)
-  for i = from, #held do ctx.out(show(held[i])) end
-  if #held == 0 and not opt.follow then ctx.note(filtered and "No such request." or "No request yet.") end
-  while opt.follow do
-    io.stdout:flush()
-    time.sleep(FOLLOW_MS)
-    page = logstore.each { after = after, limit = PAGE }
-    for _, item in ipairs(page) do
-      after = item.id
-      if keep(item.record) then ctx.out(show(item.record)) end
+  local function put(s)
+    local r = record(s)
+    if r then ctx.out(show(r)) end
+    shown = shown + (r and 1 or 0)
+  end
+
+  if not ctx.json and not opt.follow and ctx.host.lock_held(ctx.home) then time.sleep(PAUSE_MS) end
+  local set = files.snapshot(host, path)
+  local list = files.list(set)
+  if newest then
+    local held = {}
+    for i = #list, 1, -1 do
+      files.backward(list[i], function(s)
+        if #held < newest then held[#held + 1] = record(s) end
+        return #held >= newest
+      end)
     end
+    for i = #held, 1, -1 do ctx.out(show(held[i])) end
+    shown = #held
+  else
+    for _, file in ipairs(list) do files.forward(file, put) end
+  end
+  if not opt.follow then
+    files.close(set)
+    if shown == 0 then ctx.note((opt.agent or opt.host or opt.denied) and "No such request." or "No request yet.") end
+    return 0
+  end
+  local tail = files.tail(host, path, set)
+  repeat
+    tail.poll(put)
     if not io.stdout:flush() then break end   -- whoever read us has gone
-  end
+    time.sleep(FOLLOW_MS)
+  until false
   return 0
 end
 
@@ -95,11 +116,17 @@ return {
     help = [[
 Shows the request log: one line a request, at its end: time, decision, agent, credential, method, host and
 path, status, reason, times, bytes. Never a header, a query, a body or a secret. --json prints one object a line.
-How much is kept: sallyport set log-records, sallyport set log-age.
+Of more than 20 refusals of an agent in a second the rest is one line, with their number, the first and the last.
+
+The log is a file of JSON lines, log/requests.jsonl in the data directory or what log-file says, for other programs
+too: sallyport set log-file, log-group. log-size and log-age say how much is kept: of every agent the newest 10,000, as far
+as half of log-size goes. Older records are in the file of the same name with .1. The file may be moved away (logrotate).
+`sallyport set log memory` keeps it off the flash.
 
 examples:
   sallyport log --follow
   sallyport log --denied --agent claude
   sallyport log --json --host api.github.com | jq .status
+  sallyport set log-file /var/log/sallyport/requests.jsonl
 ]], run = run },
 }

@@ -102,6 +102,8 @@ examples:
         local ok, why = ctx.host.helpers(all.helpers)
         if not ok then report.fail(("--helpers %s: %s"):format(all.helpers, why)) end
       end
+      local log = require("cli.log_place").prepare(ctx, all)
+      flags.log_path = log.path       -- for commands: they read it from the lock
       local banner
       if opt.demo then
         banner = demo_banner(ctx, paths, ensure_demo(ctx))
@@ -110,6 +112,6 @@ examples:
       end
       store.close()
       return ctx.host.serve { home = ctx.home, listen = all.listen, workers = all.workers,
-        overrides = report.json_line(flags), banner = banner }
+        overrides = report.json_line(flags), banner = banner, log = report.json_line(log) }
     end },
 }

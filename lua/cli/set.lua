@@ -5,13 +5,16 @@ local records = require "records"
 local report = require "cli.report"
 local settings = require "cli.settings"
 
-local at_start = { listen = true, workers = true, memory = true, helpers = true }   -- the others count while it runs
+-- The others count while it runs.
+local at_start = { listen = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
+  ["log-size"] = true, ["log-age"] = true, ["log-group"] = true }
+local gone = { ["log-records"] = "the request log is bounded in bytes now: sallyport set log-size 64m" }
 
 local function unknown(name)
   local names = {}
   for i, s in ipairs(records.setting_list) do names[i] = s.name end
   local near = records.nearest(name, names)
-  report.usage(("there is no setting '%s'"):format(report.clean(name):sub(1, 40)),
+  report.usage(("there is no setting '%s'"):format(report.clean(name):sub(1, 40)), gone[name] or
     near and ("did you mean %s?"):format(near) or "sallyport set lists them")
 end
 
@@ -41,8 +44,8 @@ return {
     options = { { name = "default", help = "forget the kept value" } },
     help = [[
 Without a name it lists the settings; with a name it shows one; with values it keeps them.
-A flag of `serve` with the same name counts before the kept value. `listen`, `workers`, `memory`, `helpers` are
-read when the proxy starts, the others while it runs.
+A flag of `serve` with the same name counts before the kept value. `listen`, `workers`, `memory`, `helpers` and those
+of the log are read when the proxy starts, the others while it runs.
 
 ]] .. help_rows() .. [[
 

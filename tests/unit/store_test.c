@@ -1,4 +1,4 @@
-/* The store (section `store` of proxy.c): sealing, damage, faults, crashes, backup, request log.
+/* The store (section `store` of proxy.c): sealing, damage, faults, crashes, backup.
  * Every case makes a data directory of its own below one temporary directory. */
 #include <stddef.h>
 static size_t test_map = (size_t)256 << 20;     /* a case may make it small */
@@ -29,7 +29,6 @@ fresh_home(void)
 	static int n;
 
 	store_close();
-	logstore_close();
 	snprintf(home, sizeof home, "%s/%d", tmp, n++);
 }
 
@@ -1097,147 +1096,6 @@ no_secret_lies_readable_in_any_file(void)
 	CHECK(file_has(in_home("store/data.mdb"), "obtained_at"));     /* the grep works */
 }
 
-/* ---- request log */
-
-static void
-log_write(int from, int n)
-{
-	for (int i = 0; i < n; i++) {
-		char text[64];
-		int len = snprintf(text, sizeof text, "{\"n\":%d}", from + i);
-
-		logstore_add((struct slice){text, (size_t)len});
-	}
-	logstore_flush(NULL);
-	for (int i = 0; i < 400 && logstore.writing; i++) {
-		struct timer wait = {0};
-
-		commit_done = false;
-		timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 5, stop_loop);
-		loop_run(&commit_done);
-		timer_stop(&wait);
-	}
-	CHECK(!logstore.writing);
-}
-
-static int
-log_count(uint64_t *first, uint64_t *last)
-{
-	struct slice json;
-	uint64_t id = 0;
-	int n = 0;
-
-	*first = 0;
-	while (logstore_next(id, &id, &json) == STORE_OK) {
-		if (n++ == 0)
-			*first = id;
-		*last = id;
-	}
-	logstore_read_reset();
-	return n;
-}
-
-static void
-the_log_is_bounded_by_records_and_age(void)
-{
-	uint64_t first, last = 0;
-	struct slice json;
-	uint64_t id;
-
-	fresh();
-	CHECK(logstore_open(home, 100, 0) == STORE_OK);
-	log_write(0, 10);
-	CHECK(log_count(&first, &last) == 10 && first == 1 && last == 10);
-	CHECK(logstore_next(logstore_before(3), &id, &json) == STORE_OK && id == 8 &&
-	    slice_eq(json, SLICE("{\"n\":7}")));
-	logstore_read_reset();
-	for (int i = 0; i < 10; i++)
-		log_write(10 + i * 50, 50);
-	CHECK(log_count(&first, &last) == 100 && last == 510 && first == 411);
-	logstore_close();
-	/* everything is older than in ten seconds */
-	CHECK(logstore_open(home, 0, -10) == STORE_OK);
-	log_write(0, 1);
-	/* but for the last: ids go on from it */
-	CHECK(log_count(&first, &last) == 1 && last == 511);
-	logstore_close();
-	CHECK(logstore_open(home, 0, 0) == STORE_OK);
-	log_write(0, 2);
-	CHECK(log_count(&first, &last) == 3 && last == 513);
-}
-
-static void
-the_log_drops_rather_than_grows_or_waits(void)
-{
-	static char big[LOG_RECORD_MAX + 1];
-	uint64_t first, last = 0;
-	int lock;
-
-	fresh();
-	CHECK(logstore_open(home, 0, 0) == STORE_OK);
-	lock = open(in_home("log/writer.lock"), O_RDWR);
-	CHECK(store_lock_try(lock));            /* another worker, stopped */
-	for (int i = 0; i < LOG_PENDING_MAX + 10; i++)
-		logstore_add(SLICE("{}"));
-	CHECK(logstore.dropped == 10);
-	logstore_add((struct slice){big, sizeof big});
-	CHECK(logstore.dropped == 11);
-	logstore_flush(NULL);
-	commit_done = false;
-	for (int i = 0; i < 100 && logstore.writing; i++) {
-		struct timer wait = {0};
-
-		commit_done = false;
-		timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 5, stop_loop);
-		loop_run(&commit_done);
-		timer_stop(&wait);
-	}
-	CHECK(logstore.pending_n == LOG_PENDING_MAX);           /* put back */
-	close(lock);
-	while (logstore.writing || logstore.pending_n != 0)
-		log_write(0, 0);
-	CHECK(log_count(&first, &last) == LOG_PENDING_MAX && logstore.dropped == 0);
-}
-
-static void
-a_worker_that_ends_writes_what_waits(void)
-{
-	uint64_t first, last = 0;
-
-	fresh();
-	CHECK(logstore_open(home, 0, 0) == STORE_OK);
-	logstore_add(SLICE("{}"));
-	logstore_add(SLICE("{}"));
-	logstore_flush(NULL);
-	logstore_add(SLICE("{}"));
-	logstore_drain();
-	CHECK(log_count(&first, &last) == 3);
-	while (logstore.writing)
-		log_write(0, 0);
-}
-
-static void
-the_log_survives_a_full_map(void)
-{
-	static char text[6000];
-	uint64_t first = 0, last = 0;
-
-	test_map = 1 << 20;
-	fresh();
-	CHECK(logstore_open(home, 0, 0) == STORE_OK);
-	memset(text, 'x', sizeof text);
-	for (int i = 0; i < 300; i++) {
-		for (int k = 0; k < 2; k++)
-			logstore_add((struct slice){text, sizeof text});
-		log_write(0, 0);
-	}
-	CHECK(log_count(&first, &last) > 20 && last > 500 && first > 300);
-
-	logstore_close();
-	store_close();
-	test_map = (size_t)256 << 20;
-}
-
 static int
 remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
@@ -1279,10 +1137,6 @@ static const struct {
 	CASE(derived_strings_are_stable_and_apart),
 	CASE(the_ca_is_found),
 	CASE(no_secret_lies_readable_in_any_file),
-	CASE(the_log_is_bounded_by_records_and_age),
-	CASE(the_log_drops_rather_than_grows_or_waits),
-	CASE(a_worker_that_ends_writes_what_waits),
-	CASE(the_log_survives_a_full_map),
 };
 
 int
@@ -1307,7 +1161,6 @@ main(void)
 		failed == before ? good++ : bad++;
 	}
 	store_close();
-	logstore_close();
 	buf_free(&why);
 	nftw(tmp, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	printf("%d passed, %d failed\n", good, bad);

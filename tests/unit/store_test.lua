@@ -1,6 +1,5 @@
---- store and logstore as Lua sees them. Sealing, damage, faults and crashes are in store_test.c.
+--- store as Lua sees it. Sealing, damage, faults and crashes are in store_test.c.
 local store = require "store"
-local logstore = require "logstore"
 local secret = require "secret.core"
 local archive = require "cli.archive"
 local host = require "host"
@@ -333,9 +332,5 @@ return {
     held:close()
     assert(store.commit { { op = "put", db = "lease", key = "other", plain = {} } })
     fails("absent", store.peek("lease", "l"))
-  end),
-
-  ["a log that was never written is empty"] = with_home(function()
-    assert(#logstore.each {} == 0 and #logstore.each { newest = 5 } == 0 and #logstore.each { after = 7, limit = 1 } == 0)
   end),
 }

@@ -1,0 +1,98 @@
+--- Where the request log lies, and whether that is a place for it.
+local report = require "cli.report"
+local M = {}
+
+local MEMORY_MAX = 8 << 20       -- of a log in memory: some 25,000 records
+local GROUPS_MAX = 1 << 20
+local MEMORY = "/dev/shm"
+
+--- A group's number, by its name in /etc/group or as it stands; nil: there is none.
+function M.group(host, name)
+  local id = name:find("^%d+$") and #name < 10 and math.tointeger(tonumber(name))
+  if id then return id end
+  for line in (host.read_file("/etc/group", GROUPS_MAX) or ""):gmatch("[^\n]+") do
+    local named, number = line:match("^([^:]*):[^:]*:(%d+):")
+    if named == name then return math.tointeger(tonumber(number)) end
+  end
+end
+
+-- Server and commands agree on the folder by the data directory's inode; it is made by `serve`.
+local function memory_folder(ctx)
+  local st = ctx.host.stat(ctx.host.realpath(ctx.home) or ctx.home)
+  return st and ("%s/sallyport-%d-%x"):format(MEMORY, ctx.host.uid(), st.inode)
+end
+
+--- The file by these settings (records.settings).
+function M.path(ctx, all)
+  if all.log == "memory" then return (memory_folder(ctx) or MEMORY) .. "/requests.jsonl" end
+  return all.log_file or (ctx.host.realpath(ctx.home) or ctx.home) .. "/log/requests.jsonl"
+end
+
+--- The file of the running proxy, or of the next one.
+function M.current(ctx)
+  local running = require("cli.home").running(ctx)
+  local flags = running and running.flags or nil
+  return flags and flags.log_path or M.path(ctx, require("records").settings(flags))
+end
+
+-- "folder" -> its stat, or nil and what is wrong with it.
+local function folder(host, dir)
+  local st, why = host.stat(dir)
+  if not st then return nil, ("%s: %s"):format(dir, why == "absent" and "there is no such folder" or why) end
+  if st.type ~= "dir" then return nil, dir .. " is not a folder" end
+  if st.mode & 2 ~= 0 then return nil, ("everybody may put files into %s"):format(dir), "give the log a folder of its own" end
+  return st
+end
+
+--- true, or nil, what is wrong, and what to do: may a log be written there?
+function M.check(host, path)
+  local dir = path:match("^(.+)/[^/]+$")
+  if not dir or path:find("%c") or not utf8.len(path) or #path > 3000 then
+    return nil, "a log is named from the root: /var/log/sallyport/requests.jsonl"
+  end
+  local ok, why, hint = folder(host, dir)
+  if not ok then return nil, why, hint end
+  local st = host.stat(path)
+  if st and (st.type ~= "file" or st.uid ~= host.uid()) then
+    return nil, ("%s is %s"):format(path, st.type ~= "file" and "not a plain file" or "somebody else's")
+  end
+  local f, bad = host.open_append(path, -1)
+  if not f then return nil, bad end
+  f:close()
+  return true
+end
+
+--- What the writer needs (lua/reqlog.lua), all checked; makes the folder of a log in memory. Or it ends the command.
+function M.prepare(ctx, all)
+  local host, path = ctx.host, M.path(ctx, all)
+  if all.log == "memory" then
+    local dir = path:match("^(.+)/")
+    host.mkdir(dir, tonumber("700", 8))
+    local st = host.stat(dir)
+    if not st or st.type ~= "dir" or st.uid ~= host.uid() or st.mode & tonumber("77", 8) ~= 0 then
+      report.fail(("log memory: %s cannot be made, or is not ours alone"):format(dir), "sallyport set log file")
+    end
+  end
+  local ok, why, hint = M.check(host, path)
+  if not ok then report.fail("the request log: " .. why, hint or "sallyport set log-file FILE") end
+  local group = -1
+  if all.log_group then
+    group = M.group(host, all.log_group)
+    if not group then report.fail(("log-group: there is no group '%s' in /etc/group"):format(all.log_group),
+      "name one, or its number") end
+  end
+  return { path = path, age = all.log_age, group = group,
+    size = all.log == "memory" and math.min(all.log_size, MEMORY_MAX) or all.log_size }
+end
+
+--- The folder on the way to `path` that members of group `gid` cannot enter; nil: they reach it.
+function M.closed_to(host, path, gid)
+  local at = ""
+  for part in path:match("^(.*)/"):gmatch("[^/]+") do
+    at = at .. "/" .. part
+    local st = host.stat(at)
+    if st and st.type == "dir" and st.mode & 1 == 0 and not (st.gid == gid and st.mode & 8 ~= 0) then return at end
+  end
+end
+
+return M

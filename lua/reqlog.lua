@@ -1,0 +1,248 @@
+--- The request log's writer: a process of its own beside the workers (proxy.c, log_main). It reads their records from a
+-- pipe, a line each, and appends them to FILE in batches; nobody else writes there.
+--   {"time":…}     a record      !{"time":…}    a refusal: beyond 20 a second of one agent they are counted, and written
+--   (empty line)   a batch's end                as one record for each code when the second is over
+-- FILE.1 holds what a rotation kept of older ones: the newest 10,000 records of each agent, as far as half of the size
+-- goes, and beyond that what there is room for. FILE.0 is there only while that is being decided.
+local M = {}
+M.__index = M
+
+local EACH = 10000       -- records of an agent that another's flood cannot drive out
+local ALONE = 20         -- refusals of an agent in one second that have a record each
+local BATCH = 4096       -- records held at most
+local FRESH = 1          -- seconds: a file lives so long, so that whoever follows sees each
+local AGE_PART = 8       -- a file spans at most this part of the age, since what is too old goes at rotations
+
+-- Our records begin with their time and agent, and a quote within a string is never bare: the first match is the member.
+local function agent_of(line) return line:match('"agent":"([^"]*)"') or "" end
+local function time_of(line) return math.tointeger(tonumber(line:match('^{"time":(%d+)[,}]'))) end
+
+--- Is it a record, whole? What a full disk or a kill left is not.
+function M.whole(line) return line:sub(-2) == "}\n" and time_of(line) ~= nil end
+
+local function each_line(paths, fn)
+  for _, path in ipairs(paths) do
+    local f = io.open(path, "rb")
+    if f then
+      for line in f:lines("L") do
+        if M.whole(line) then fn(line) end
+      end
+      f:close()
+    end
+  end
+end
+
+--- The most that each of `needs` may have so that all together have at most `room`, and what is left then.
+function M.level(needs, room)
+  local list = {}
+  for _, n in pairs(needs) do list[#list + 1] = n end
+  table.sort(list)
+  for i, n in ipairs(list) do
+    local left = #list - i + 1
+    if n * left > room then return room // left, 0 end
+    room = room - n
+  end
+  return math.maxinteger, room
+end
+
+-- Of the lines in both files: agent -> bytes of its newest that stay; and agent -> bytes of all.
+local function shares(paths, room, fresh)
+  local count, bytes, need, rest = {}, {}, {}, {}
+  each_line(paths, function(line)
+    if not fresh(line) then return end
+    local a = agent_of(line)
+    count[a], bytes[a] = (count[a] or 0) + 1, (bytes[a] or 0) + #line
+  end)
+  local seen = {}
+  each_line(paths, function(line)
+    if not fresh(line) then return end
+    local a = agent_of(line)
+    seen[a] = (seen[a] or 0) + 1
+    if count[a] and seen[a] > count[a] - EACH then need[a] = (need[a] or 0) + #line end
+  end)
+  local most, left = M.level(need, room)
+  for a, n in pairs(need) do rest[a] = bytes[a] - n end
+  local more = M.level(rest, left)
+  local keep = {}
+  for a, n in pairs(need) do keep[a] = math.min(n, most) + math.min(rest[a], more) end
+  return keep, bytes
+end
+
+local function last_line(path)
+  local last
+  each_line({ path }, function(line) last = line end)
+  return last
+end
+
+--- FILE.1 and FILE.0 become FILE.1. with = { path =, size =, age = (s), group =, build = (s) }; now in ms.
+function M.merge(with, host, now)
+  local old, moved, new = with.path .. ".1", with.path .. ".0", with.path .. ".new"
+  -- Killed between the two last steps of an earlier merge: what FILE.0 has is in FILE.1 already.
+  local last = last_line(moved)
+  if last and last == last_line(old) then return os.remove(moved) end
+  local oldest, unset = now - 1000 * with.age, 1000 * with.build
+  local function fresh(line)
+    local t = time_of(line)
+    return t >= oldest or t < unset       -- a clock that was not set says nothing about age
+  end
+  local paths = { old, moved }
+  local keep, left = shares(paths, with.size // 2, fresh)
+  os.remove(new)
+  local out = assert(host.open_append(new, with.group))
+  out:setvbuf("full", 65536)
+  each_line(paths, function(line)
+    if not fresh(line) then return end
+    local a = agent_of(line)
+    if left[a] <= keep[a] then assert(out:write(line)) end
+    left[a] = left[a] - #line
+  end)
+  assert(out:close())
+  assert(os.rename(new, old))
+  return os.remove(moved)
+end
+
+--- A writer. env = { host =, json =, time = os.time }
+function M.new(with, env)
+  return setmetatable({ with = with, host = env.host, json = env.json, time = env.time,
+    batch = {}, count = {}, folded = {}, dropped = 0 }, M)
+end
+
+-- Opens FILE where it is not open, or is no longer what has the name.
+function M:open()
+  local path = self.with.path
+  local st = self.host.stat(path)
+  if self.file and st and st.inode == self.inode then return true end
+  if self.file then self.file:close() end
+  local why
+  self.file, why = self.host.open_append(path, self.with.group)
+  if not self.file then return nil, why end
+  self.file:setvbuf("no")                 -- one write is one write
+  st = self.host.stat(path)
+  self.inode, self.opened = st and st.inode, self.time()
+  self.began = time_of(self.file:read(64) or "")
+  local size = self.file:seek("end")
+  self.torn = size > 0 and self.file:seek("set", size - 1) and self.file:read(1) ~= "\n"
+  self.file:seek("end")
+  return true
+end
+
+function M:merge_logged(now)
+  local ok, why = pcall(M.merge, self.with, self.host, now)
+  if ok then return end
+  self.host.log(("ev=log_rotate err=%q"):format(tostring(why)))
+  os.remove(self.with.path .. ".new")
+  os.rename(self.with.path .. ".0", self.with.path .. ".1")   -- the older half is lost, and the bound is kept
+end
+
+local function rotate_when_due(self)
+  local now = self.time()
+  local due = self.file:seek("end") > self.with.size // 2
+    or self.began and 1000 * now - self.began > 1000 * self.with.age // AGE_PART
+  if not due or now - self.opened < FRESH then return end
+  self.file:close()
+  self.file = nil
+  os.rename(self.with.path, self.with.path .. ".0")
+  self:open()
+  self:merge_logged(1000 * now)
+end
+
+--- Writes the batch. What cannot be written is lost, and that is said once.
+function M:append()
+  local n, text = #self.batch, table.concat(self.batch)
+  local first = self.batch[1]
+  self.batch = {}
+  local ok, why = self:open()
+  if ok and n > 0 then
+    ok, why = self.file:write(self.torn and "\n" .. text or text)
+    self.torn = not ok
+    self.began = self.began or time_of(first)
+  end
+  if not ok then
+    if self.dropped == 0 and n > 0 then self.host.log(("ev=log_dropped why=%q"):format(tostring(why))) end
+    self.dropped = self.dropped + n
+    return
+  end
+  if self.dropped > 0 and n > 0 then
+    self.host.log(("ev=log_resumed dropped=%d"):format(self.dropped))
+    self.dropped = 0
+  end
+  rotate_when_due(self)
+end
+
+local function target(r)
+  return ("%s %s:%s%s"):format(r.method or "", r.host or "", math.tointeger(r.port) or "", r.path or "")
+end
+
+--- One record for f.n refusals that had none.
+local function folded_line(json, f)
+  local first, last = json.decode(f.first), json.decode(f.last)
+  if not first or not last then return nil end
+  local parts = { ('{"time":%d'):format(time_of(f.last)) }
+  for _, name in ipairs { "agent", "decision", "reason", "error" } do
+    if last[name] then parts[#parts + 1] = (',"%s":%s'):format(name, json.encode(last[name])) end
+  end
+  return ('%s,"count":%d,"first":%s,"last":%s}\n'):format(table.concat(parts), f.n, json.encode(target(first)),
+    json.encode(target(last)))
+end
+
+-- When another second has begun (or `all`), what was counted in the last one becomes records.
+local function second(self, all)
+  local now = self.time()
+  if now == self.window and not all then return end
+  self.window, self.count = now, {}
+  for i, f in ipairs(self.folded) do self.batch[#self.batch + 1] = folded_line(self.json, f) end
+  if #self.folded > 0 then self.folded = {} end
+end
+
+local function refused(self, line)
+  second(self, false)
+  local agent, code = agent_of(line), line:match('"error":"([^"]*)"') or ""
+  local n = (self.count[agent] or 0) + 1
+  self.count[agent] = n
+  if n <= ALONE then
+    self.batch[#self.batch + 1] = line
+    return
+  end
+  local key = agent .. "\n" .. code
+  local f = self.folded[key]
+  if not f then
+    f = { n = 0, first = line }
+    self.folded[key], self.folded[#self.folded + 1] = f, f
+  end
+  f.n, f.last = f.n + 1, line
+end
+
+--- A line from the pipe.
+function M:feed(line)
+  local c = line:byte()
+  if c == 10 then
+    second(self, false)
+    self:append()
+  elseif c == 33 then
+    if M.whole(line:sub(2)) then refused(self, line:sub(2)) end
+  elseif M.whole(line) then
+    self.batch[#self.batch + 1] = line
+  end
+  if #self.batch >= BATCH then self:append() end
+end
+
+--- Nobody is left to send.
+function M:finish()
+  second(self, true)
+  self:append()
+end
+
+--- The process. text: JSON of `with`, without build.
+function M.run(text)
+  local host, json = require "host", require "json"
+  local with = json.decode(text)
+  with.build = host.build_time
+  for k, v in pairs(with) do with[k] = math.tointeger(v) or v end
+  local w = M.new(with, { host = host, json = json, time = os.time })
+  if host.stat(with.path .. ".0") then w:merge_logged(1000 * os.time()) end
+  w:append()
+  for line in io.stdin:lines("L") do w:feed(line) end
+  w:finish()
+end
+
+return M
