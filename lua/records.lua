@@ -138,7 +138,8 @@ local seconds_in = { s = 1, m = 60, h = 3600, d = 86400, w = 7 * 86400 }
 function M.duration(s)
   local n, unit = s:match("^(%d+)([smhdw])$")
   local total = n and #n <= 9 and math.tointeger(tonumber(n)) * seconds_in[unit]
-  if not total or total < 1 then return nil, "a time is a number with s, m, h, d or w: 90s, 24h, 7d" end
+  if not total then return nil, "a time is a number with s, m, h, d or w: 90s, 24h, 7d" end
+  if total < 1 then return nil, "that time is nothing: 1s is the shortest" end
   if total > TTL_MAX then return nil, "that is longer than ten years" end
   return total
 end
