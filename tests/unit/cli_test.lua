@@ -364,6 +364,59 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     has(w.ok("agent", "list"), "active")
   end),
 
+  ["how a token ended is known for a month, by its hash"] = with_home(function(w)
+    local time, tokens, wall = require "time", require "cli.tokens", nil
+    local function ended(token)
+      w.ok("agent", "list")     -- whatever opens and closes the store
+      require("cli.db").open { home = w.home, host = host }
+      local rec = store.peek("agent", "e/" .. host.sha256_hex(token))
+      local live = store.peek("agent", "t/" .. host.sha256_hex(token))
+      store.close()
+      assert(not (rec and live), "it cannot be both")
+      return rec and rec.ended, rec and rec.agent
+    end
+    local first = w.ok("agent", "add", "claude"):sub(1, -2)
+    is(ended(first), nil)
+    local second = w.ok("agent", "rotate", "claude"):sub(1, -2)
+    local how, whose = ended(first)
+    is(how, "rotated")
+    is(whose, "claude")
+    is(ended(second), nil)
+    w.ok("agent", "revoke", "claude")
+    is(ended(second), "revoked")
+    local third = w.ok("agent", "add", "claude"):sub(1, -2)
+    is(ended(third), nil)
+    is(ended(first), "rotated")
+    require("cli.db").open { home = w.home, host = host }
+    wall = time.wall()
+    is(#tokens.drop(nil, wall + 29 * 86400), 0)
+    local gone = tokens.drop(nil, wall + 31 * 86400)
+    is(#gone, 2)
+    for _, op in ipairs(gone) do
+      is(op.op, "del")
+      is(op.key:sub(1, 2), "e/")
+    end
+    store.close()
+  end),
+
+  ["time limits are settings, and a credential may have its own"] = with_home(function(w)
+    is(w.ok("set", "answer-timeout"), "15m\n")
+    is(w.ok("set", "idle-timeout"), "1h\n")
+    is(w.ok("set", "dial-timeout"), "10s\n")
+    w.ok("set", "idle-timeout", "90m")
+    is(w.ok("set", "idle-timeout"), "90m\n")
+    w.refused("that time is nothing", "set", "answer-timeout", "0s")
+    w.refused("a time is a number", "set", "answer-timeout", "10")
+    add_gh(w, "--answer-timeout", "20m")
+    has(w.ok("credential", "show", "gh"), "20m")
+    w.ok("credential", "set", "gh", "--idle-timeout", "2h")
+    has(w.ok("credential", "show", "gh", "--json"), '"idle_timeout": 7200')
+    has(w.ok("credential", "show", "gh", "--json"), '"answer_timeout": 1200')
+    w.refused("--idle-timeout: a time is", "credential", "set", "gh", "--idle-timeout", "soon")
+    w.ok("credential", "set", "gh", "--clear", "answer-timeout")
+    lacks(w.ok("credential", "show", "gh", "--json"), "answer_timeout")
+  end),
+
   ["env makes a token of its own and sets a placeholder that is this agent's alone"] = with_home(function(w)
     add_gh(w, "env=GH_TOKEN")
     w.ok("agent", "add", "a")
