@@ -6025,16 +6025,6 @@ http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, cons
 
 /* -- paths */
 
-/* "/v1" covers "/v1" and "/v1/…", not "/v10". "/" covers all; "/v1/" covers what is below it
- * alone. */
-static bool
-http_path_covers(struct slice prefix, struct slice path)
-{
-	if (prefix.n == 0 || path.n < prefix.n || memcmp(prefix.p, path.p, prefix.n) != 0)
-		return false;
-	return path.n == prefix.n || prefix.p[prefix.n - 1] == '/' || path.p[prefix.n] == '/';
-}
-
 /* What servers, frameworks and gateways do to a path before they look at it, each from `in` to
  * `out`; none makes it longer, none takes the first slash away. */
 static size_t
@@ -13227,15 +13217,6 @@ l_sandbox_call(lua_State *L)
 	return l_sandbox_result(L, rc, over);
 }
 
-/* sandbox.run(fn, …): sandbox.call for tests */
-static int
-l_sandbox_run(lua_State *L)
-{
-	lua_pushliteral(L, "test");
-	lua_insert(L, 1);
-	return l_sandbox_call(L);
-}
-
 static int
 l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
 {
@@ -13319,7 +13300,6 @@ static const luaL_Reg l_sandbox[] = {
 	{"defaults", l_sandbox_defaults},
 	{"env", l_sandbox_env},
 	{"load", l_sandbox_load},
-	{"run", l_sandbox_run},
 	{"wait", l_sandbox_wait},       /* yields */
 	{NULL, NULL},
 };
@@ -19744,29 +19724,6 @@ l_core_wipe(lua_State *L)
 	return 0;
 }
 
-/* core.chomp(h) -> h or a new secret without one final "\n" or "\r\n", whether one was dropped */
-static int
-l_core_chomp(lua_State *L)
-{
-	struct slice s = l_check_secret(L, 1);
-	size_t n = s.n;
-
-	lua_settop(L, 1);
-	if (n != 0 && s.p[n - 1] == '\n')
-		n--;
-	if (n != s.n && n != 0 && s.p[n - 1] == '\r')
-		n--;
-	lua_pushvalue(L, 1);
-	if (n != s.n) {
-		char *p = l_alloc_secret(L, n);
-
-		if (n != 0)
-			memcpy(p, s.p, n);
-	}
-	lua_pushboolean(L, n != s.n);
-	return 2;
-}
-
 /* Bytes a charset allows, besides 80-ff where `high`. */
 static const struct charset {
 	const char *name;
@@ -20062,7 +20019,6 @@ static const luaL_Reg l_core_functions[] = {
 	{"acting",   l_core_acting},
 	{"as_field", l_core_as_field},
 	{"wipe",     l_core_wipe},
-	{"chomp",    l_core_chomp},
 	{"check",    l_core_check},
 	{"split",    l_core_split},
 	{"key_info", l_sign_key_info},
@@ -21264,13 +21220,6 @@ l_http_path_readings(lua_State *L)
 	return 1;
 }
 
-/* http.path_covers(prefix, path) -> bool: "/v1" covers "/v1" and "/v1/…", not "/v10" */
-static int
-l_http_path_covers(lua_State *L)
-{
-	return l_answer(L, http_path_covers(l_check_text(L, 1), l_check_text(L, 2)));
-}
-
 /* http.parse_url(text) -> { scheme, host (canonical), port, path, query } | nil, why */
 static int
 l_http_parse_url(lua_State *L)
@@ -21320,7 +21269,7 @@ l_open_http(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
 		{"canonical_host", l_http_canonical_host}, {"authority", l_http_authority},
-		{"path_readings", l_http_path_readings}, {"path_covers", l_http_path_covers},
+		{"path_readings", l_http_path_readings},
 		{"parse_url", l_http_parse_url}, {"field_name_ok", l_http_field_name_ok},
 		{"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
 	};
@@ -24842,31 +24791,6 @@ l_host_random_token(lua_State *L)
 	return 2;
 }
 
-/* host.exec_editor(path) -> exit status | nil, why */
-static int
-l_host_exec_editor(lua_State *L)
-{
-	const char *path = luaL_checkstring(L, 1), *editor = getenv("VISUAL");
-	int status;
-	pid_t pid;
-
-	if (editor == NULL || editor[0] == '\0')
-		editor = getenv("EDITOR");
-	setenv("SALLYPORT_EDITOR", editor != NULL && editor[0] != '\0' ? editor : "vi", 1);
-	if ((pid = fork()) == 0) {
-		signal(SIGPIPE, SIG_DFL);
-		execl("/bin/sh", "sh", "-c", "eval \"$SALLYPORT_EDITOR\" '\"$1\"'", "sh", path, (char *)NULL);
-		_exit(127);
-	}
-	if (pid < 0)
-		return l_fail_errno(L);
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return l_fail_errno(L);
-	lua_pushinteger(L, WIFEXITED(status) ? WEXITSTATUS(status) : 128);
-	return 1;
-}
-
 /* -- callback: a browser that comes back to a command (RFC 8252 7.3) */
 #define L_CALLBACK "sallyport.callback"
 #define CALLBACK_CONNS 8        /* browsers open a few sockets ahead of need; a further one ends one of them */
@@ -25151,35 +25075,6 @@ l_open_callback(lua_State *L)
 	l_metatable(L, L_CALLBACK, events);
 }
 
-/* host.open_browser(url) -> whether there is a desktop to ask. The address is in its arguments,
- * which other users of the machine may see: it names a state and a challenge, never a secret. */
-static int
-l_host_open_browser(lua_State *L)
-{
-	const char *url = luaL_checkstring(L, 1);
-	const char *x = getenv("DISPLAY"), *wayland = getenv("WAYLAND_DISPLAY");
-	int status;
-	pid_t pid;
-
-	if ((x == NULL || x[0] == '\0') && (wayland == NULL || wayland[0] == '\0'))
-		return l_answer(L, false);
-	if ((pid = fork()) == 0) {
-		int null = open("/dev/null", O_RDWR);
-
-		signal(SIGPIPE, SIG_DFL);
-		umask(022);             /* ours is stricter than a browser's files should be */
-		setsid();
-		for (int fd = 0; null >= 0 && fd < 3; fd++)
-			dup2(null, fd);
-		if (fork() == 0)        /* its parent ends at once: nobody has to wait for the browser */
-			execlp("xdg-open", "xdg-open", url, (char *)NULL);
-		_exit(0);
-	}
-	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		continue;
-	return l_answer(L, pid > 0);
-}
-
 /* -- secrets from outside: never through a Lua string */
 /* One final newline goes; other control bytes are refused. Frees b. -> secret, empty | nil, code */
 static int
@@ -25423,12 +25318,11 @@ static const luaL_Reg l_host_command[] = {
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir}, {"read_file", l_host_read_file},
 	{"create", l_host_create}, {"sync", l_host_sync},
-	{"disk", l_host_disk}, {"exec_editor", l_host_exec_editor},
-	{"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
+	{"disk", l_host_disk}, {"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
 	{"lock_held", l_host_lock_held}, {"callback", l_host_callback},
-	{"open_browser", l_host_open_browser}, {"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
+	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];

@@ -91,8 +91,16 @@ local function by_terminal(ctx, env, asked)
   return connect.pasted(env, asked, line)
 end
 
+-- Whether there was a desktop to ask. The address is in the program's arguments, which other users of the machine may see: it
+-- names a state and a challenge, never a secret. Our umask is stricter than a browser's files should be, and nobody waits for it.
+local function open_browser(host, url)
+  if (host.getenv("DISPLAY") or "") == "" and (host.getenv("WAYLAND_DISPLAY") or "") == "" then return false end
+  return os.execute(("command -v xdg-open >/dev/null && { umask 022; setsid xdg-open '%s' </dev/null >/dev/null 2>&1 & }"):format(
+    url:gsub("'", [['\'']]))) == true
+end
+
 local function by_browser(ctx, env, opt, asked, listener)
-  local shown = not opt.no_browser and env.host.open_browser(asked.url)
+  local shown = not opt.no_browser and open_browser(env.host, asked.url)
   ctx.note(shown and "A browser opens. If it does not, open this address and consent:\n"
     or "Open this address in a browser on this machine and consent:\n")
   say(ctx, asked.url .. "\n")

@@ -85,6 +85,8 @@ local function again(ctx)
   return answer ~= nil and not answer:lower():find("^%s*n")
 end
 
+local function quoted(text) return "'" .. text:gsub("'", [['\'']]) .. "'" end
+
 local function edit(args, _, ctx)
   db.open(ctx)
   local policy, host = require "policy", ctx.host
@@ -96,9 +98,9 @@ local function edit(args, _, ctx)
   local ok, why = require("cli.files").write(host, path, before, tonumber("600", 8))
   if not ok then report.fail(("cannot write %s: %s"):format(path, why)) end
   while true do
-    local status, trouble = host.exec_editor(path)
-    if status ~= 0 then
-      report.fail(("the editor ended with %s; nothing was changed"):format(tostring(status or trouble)),
+    local done, _, status = os.execute(('eval "${VISUAL:-${EDITOR:-vi}} %s"'):format(quoted(path):gsub('[$`"\\]', "\\%0")))
+    if not done then
+      report.fail(("the editor ended with %s; nothing was changed"):format(tostring(status)),
         "it is $VISUAL or $EDITOR, else vi")
     end
     local text, bad = host.read_file(path, SOURCE_MAX)

@@ -980,6 +980,14 @@ static const struct { const char *prefix, *path; int verdict; } path_cases[] = {
 	{"/v1", "/v10", NONE},
 };
 
+/* What lua/config.lua and policies/match.lua make of a prefix: "/v1" covers "/v1" and "/v1/…", not "/v10". */
+static bool
+covers(struct slice prefix, struct slice path)
+{
+	return path.n >= prefix.n && memcmp(prefix.p, path.p, prefix.n) == 0 &&
+	    (path.n == prefix.n || prefix.p[prefix.n - 1] == '/' || path.p[prefix.n] == '/');
+}
+
 static int
 judge(const char *prefix, struct slice path)
 {
@@ -988,7 +996,7 @@ judge(const char *prefix, struct slice path)
 	int n = http_path_readings(path, mem, reading), in = 0;
 
 	for (int i = 0; i < n; i++)
-		in += http_path_covers(slice_of(prefix), reading[i]);
+		in += covers(slice_of(prefix), reading[i]);
 	return n < 0 ? INVALID : in == 0 ? NONE : in == n ? ALL : SOME;
 }
 

@@ -142,15 +142,6 @@ return {
     assert(reason("\0", { charset = "any" }) == nil and reason("\0", { charset = "text" }) == "control bytes")
   end,
 
-  ["one final newline is dropped"] = function()
-    local s, dropped = core.chomp(core.of "key\r\n")
-    assert(secret.is(s) and dropped == true and core.check(s, {}) == true)
-    s, dropped = core.chomp(core.of "key\n\n")
-    assert(dropped == true and select(2, core.check(s, {})) == "final newline")
-    s, dropped = core.chomp(S)
-    assert(rawequal(s, S) and dropped == false)
-  end,
-
   ["a document is taken apart into strings and secrets"] = function()
     local doc = core.of [[{ "client_email": "a@b", "private_key": "canary", "n": 7, "o": {"x": [1]}, "z": null }]]
     local t = assert(core.split(doc, { client_email = {}, private_key = { secret = true } }))

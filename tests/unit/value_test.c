@@ -664,11 +664,6 @@ static const struct { const char *name, *chunk; } lua_cases[] = {
 	    "assert(reveal(json { b = { s, 1, json.null }, a = 'x' }) == [[{\"a\":\"x\",\"b\":[\"p w&=\",1,null]}]])\n"
 	    "assert(reveal(json.build(s)) == '\"p w&=\"')\n"
 	    "assert(reveal(secret.template('${u}:${p}$$${u}', { u = 'me', p = s })) == 'me:p w&=$me')"},
-	{"takes the final newline off", "local a, dropped = core.chomp(core.of 'x\\r\\n')\n"
-	    "assert(reveal(a) == 'x' and dropped)\n"
-	    "a, dropped = core.chomp(core.of 'x\\n\\n') assert(reveal(a) == 'x\\n' and dropped)\n"
-	    "a, dropped = core.chomp(core.of 'x\\r') assert(reveal(a) == 'x\\r' and not dropped)\n"
-	    "a, dropped = core.chomp(core.of '\\n') assert(reveal(a) == '' and dropped)"},
 	{"takes a document apart", "local doc = core.of [[{\"type\":\"sa\",\"key\":\"-\\u0041\\n-\",\"n\":{\"x\": 1},\"z\":null}]]\n"
 	    "local t = assert(core.split(doc, { type = {}, key = { secret = true }, n = { nested = true }, z = { optional = true } }))\n"
 	    "assert(t.type == 'sa' and reveal(t.key) == '-A\\n-' and t.n == '{\"x\": 1}' and t.z == nil)\n"
