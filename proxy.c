@@ -14321,6 +14321,8 @@ enum conn_state {
 };
 
 enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
+/* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
+enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
 enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND, REQ_ECHO };
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
 
@@ -14764,6 +14766,7 @@ struct req {
 	bool watch;             /* tell Lua of 401 and 403 */
 	bool refused;           /* the upstream answered 401 to what we attached */
 	bool allow_websocket;
+	int hello;              /* enum hello */
 	uint64_t config;        /* generation that decided */
 	int64_t judged;         /* monotonic ms: when */
 	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
@@ -14846,6 +14849,7 @@ enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST };
 static bool req_start(struct req *, enum req_entry);
 static void req_stop(struct req *);
 static bool req_wake_body(struct req *);
+static int l_judge_hello(lua_State *);
 static void req_tell_answer(const struct req *, const struct http_head *);
 
 static void conn_advance(struct conn *);     /* the steps end in the pump that calls them */
@@ -16705,7 +16709,7 @@ conn_begin_blind(struct conn *c)
 	c->req = NULL;
 	r->allowed = true;
 	c->state = CONN_BLIND;
-	conn_deadline(c, c->blind_req->idle_ms);
+	conn_deadline(c, r->hello == HELLO_MORE ? CONN_HANDSHAKE_MS : r->idle_ms);
 }
 
 /* How long may nothing move? `sent`: the request is. */
@@ -17250,10 +17254,45 @@ blind_cut(struct conn *c)
 	conn_deadline(c, CONN_IDLE_MS);
 }
 
+/* Nothing of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
+ * False: it waits for more, or is over. */
+static bool
+blind_hello(struct conn *c)
+{
+	struct req *r = c->blind_req;
+
+	while (r->hello == HELLO_MORE) {
+		enum io io = peer_flush(&c->peer) == IO_ERR ? IO_ERR : peer_fill(&c->peer);
+		struct slice in;
+
+		if (io != IO_OK)
+			return io != IO_AGAIN && conn_end(c, false);
+		in = peer_data(&c->peer);
+		if (!buf_add(&r->up_bytes, in.p, in.n) || !lua_protect(l_judge_hello, r))
+			r->hello = HELLO_REFUSE;
+		peer_consume(&c->peer, in.n);
+	}
+	if (r->hello == HELLO_PASS && peer_put(&c->blind->peer, r->up_bytes.p, r->up_bytes.n)) {
+		r->hello = HELLO_ANY;
+		conn_deadline(c, r->idle_ms);
+		return true;
+	}
+	r->allowed = false;
+	r->status = 421;
+	text_copy(r->code, sizeof r->code, "misdirected");
+	peer_put(&c->peer, "\25\3\1\0\2\2\160", 7); /* fatal, unrecognized_name (RFC 6066 3) */
+	r->hello = HELLO_ANY;
+	blind_cut(c);
+	return true;
+}
+
 static bool
 conn_step_blind(struct conn *c)
 {
 	uint64_t up = 0, down = 0;
+
+	if (c->blind_req->hello != HELLO_ANY && !blind_hello(c))
+		return false;
 
 	size_t pending = peer_pending(&c->peer) + peer_pending(&c->blind->peer);
 
@@ -21355,7 +21394,8 @@ struct req_handle {
 };
 
 static int req_entry_ref[2] = {LUA_NOREF, LUA_NOREF};
-static int req_answer_ref = LUA_NOREF, req_rejudge_ref = LUA_NOREF;
+static int req_answer_ref = LUA_NOREF, req_rejudge_ref = LUA_NOREF,
+    req_hello_ref = LUA_NOREF;
 
 static struct req *
 l_check_req(lua_State *L, int idx)
@@ -21667,6 +21707,7 @@ l_req_tunnel(lua_State *L)
 	l_req_dial(L, r);
 	r->dial_tls = false;
 	r->action = REQ_BLIND;
+	r->hello = l_option(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
 	return 0;
 }
 
@@ -23663,15 +23704,30 @@ conn_rejudge(void)
 	return false;
 }
 
+static int
+l_judge_hello(lua_State *L)
+{
+	struct req *r = lua_touserdata(L, 1);
+
+	lua_rawgeti(L, LUA_REGISTRYINDEX, req_hello_ref);
+	l_push_slice(L, buf_slice(&r->up_bytes));
+	lua_pushstring(L, r->host);
+	lua_call(L, 2, 1);
+	r->hello = (int)lua_tointeger(L, -1);
+	return 0;
+}
+
 static bool
 req_import(void)
 {
+	req_hello_ref = lua_import("hello", "judge");
+
 	req_entry_ref[ENTRY_CONNECT] = lua_import("pipeline", "connect");
 	req_entry_ref[ENTRY_REQUEST] = lua_import("pipeline", "request");
 	req_answer_ref = lua_import("pipeline", "answer");
 	req_rejudge_ref = lua_import("pipeline", "rejudge");
 	return req_entry_ref[0] != LUA_NOREF && req_entry_ref[1] != LUA_NOREF &&
-	    req_answer_ref != LUA_NOREF && req_rejudge_ref != LUA_NOREF;
+	    req_answer_ref != LUA_NOREF && req_rejudge_ref != LUA_NOREF && req_hello_ref != LUA_NOREF;
 }
 
 /* ---- bind: host ------------------------------------------------------------
@@ -23679,7 +23735,6 @@ req_import(void)
  * settings that C acts on. None of it is within a policy's reach. */
 #define HOST_SECRET_MAX (64 * 1024)
 #define HOST_SECRET_LINES_MAX (1024 * 1024)
-#define HOST_FILE_MAX (64 * 1024 * 1024)
 
 static int
 l_fail_errno(lua_State *L)
@@ -24626,28 +24681,6 @@ l_host_mkdir(lua_State *L)
 	return l_answer(L, true);
 }
 
-/* Reads to the end, at most max bytes, into b. NULL or why not. */
-static int
-l_host_read_file(lua_State *L)
-{
-	const char *why;
-	struct buf b;
-	int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
-
-	buf_init(&b, (size_t)luaL_optinteger(L, 2, HOST_FILE_MAX));
-	if (fd < 0)
-		return l_fail_errno(L);
-	why = buf_read(&b, fd);
-	close(fd);
-	if (why != NULL) {
-		buf_free(&b);
-		return l_fail(L, why);
-	}
-	lua_pushlstring(L, b.p != NULL ? b.p : "", b.n);
-	buf_free(&b);
-	return 1;
-}
-
 static int
 l_file_close(lua_State *L)
 {
@@ -25316,7 +25349,7 @@ static const luaL_Reg l_host_command[] = {
 	{"getenv", l_host_getenv}, {"isatty", l_host_isatty},
 	{"uid", l_host_uid}, {"user_name", l_host_user_name},
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
-	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir}, {"read_file", l_host_read_file},
+	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
@@ -25429,13 +25462,13 @@ l_host_serve(lua_State *L)
 }
 
 /* -- worker */
-#define HEAP_LOOK_MS 5000
-#define HEAP_SPARE (2u << 20)   /* bytes that are not worth a look at the whole heap */
+#define HEAP_BURST 32           /* connections; fewer are not worth a look at the whole heap */
 
 static int worker_tick_ref = LUA_NOREF;
 static struct timer worker_beat_timer, worker_tick_timer, worker_drain_timer;
 static struct beat *worker_beat;
 static int64_t worker_drain_until, worker_readers_at;
+static size_t worker_conns;             /* the most at once, of late */
 static struct watch worker_signals = {.fd = -1};
 
 static void
@@ -25454,25 +25487,6 @@ worker_tick_done(struct task *t, bool ok, lua_State *co)
 		    l_message(co));
 }
 
-/* The C library keeps what is freed below its last block: half heads of a thousand connections, say.
- * Now and then it goes back to the kernel, if it is worth a look at the whole heap. */
-static void
-heap_trim(void)
-{
-	static int64_t next;
-	static size_t known;            /* as free, and with the kernel already */
-	size_t unused;
-
-	if (clock_now() < next)
-		return;
-	next = clock_now() + HEAP_LOOK_MS;
-	unused = mallinfo2().fordblks;
-	if (unused > known + HEAP_SPARE)
-		malloc_trim(0);
-	if (unused > known + HEAP_SPARE || unused < known)
-		known = unused;
-}
-
 static void
 worker_on_tick(struct timer *t)
 {
@@ -25483,7 +25497,14 @@ worker_on_tick(struct timer *t)
 		task_run(task);
 	more = conn_rejudge();
 	bufs_trim();
-	heap_trim();
+	/* The C library keeps what is freed below its last block: half heads of a thousand connections,
+	 * say. When most of them have gone, that goes back to the kernel. */
+	if (conn_count >= worker_conns) {
+		worker_conns = conn_count;
+	} else if (conn_count + HEAP_BURST < worker_conns / 2) {
+		malloc_trim(0);
+		worker_conns = conn_count;
+	}
 	reqlog_tick(clock_now() >= worker_readers_at);
 	if (clock_now() >= worker_readers_at) {
 		store_clear_readers();

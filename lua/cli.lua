@@ -51,7 +51,7 @@ end
 local function option_lines(options)
   local rows = {}
   for i, o in ipairs(options) do
-    rows[i] = { "--" .. o.name .. (o.arg and " " .. o.arg or "") .. (o.many and " …" or ""), o.help }
+    rows[i] = { "--" .. o.name .. (o.bare and "[=" .. o.arg .. "]" or o.arg and " " .. o.arg or "") .. (o.many and " …" or ""), o.help }
   end
   return page.pairs(rows, 30)
 end
@@ -142,7 +142,7 @@ function M.parse(args, command)
       local o = find_option(options, name)
       if not o then unknown_option(name, command, options) end
       local key = name:gsub("-", "_")
-      if not o.arg then
+      if not o.arg or o.bare and not value then
         if value then report.usage(("--%s takes no value"):format(name)) end
         opt[key] = true
       else
@@ -319,6 +319,7 @@ end
 function M.main(args, given)
   local ctx = given or {}
   ctx.host = require "host"
+  ctx.host.read_file = require("cli.files").read      -- what Lua does as well
   ctx.out = ctx.out or function(s) io.stdout:write(s) end
   -- Advice and failures quote files, servers and agents: none of them may steer the terminal.
   ctx.note = ctx.note or function(s)

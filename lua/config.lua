@@ -93,7 +93,7 @@ end
 local function domain_item(rec)
   return {
     kind = "domain", name = rec.host, bundles = { rec.bundle }, hosts = { rec.host }, ports = rec.ports,
-    methods = rec.methods, paths = rec.paths, tunnel = rec.tunnel == true, enabled = true, order = rec.created or 0,
+    methods = rec.methods, paths = rec.paths, tunnel = rec.tunnel == "raw" and "raw" or rec.tunnel == true, enabled = true, order = rec.created or 0,
   }
 end
 

@@ -857,7 +857,7 @@ function M:on_connect(req)
     reason = "tunnel " .. own.name }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_connect(req) end
-  return req:tunnel { addresses = own.domain.addresses }
+  return req:tunnel { addresses = own.domain.addresses, raw = own.domain.tunnel == "raw" }
 end
 
 local refused_codes = {
@@ -1237,7 +1237,8 @@ function M:on_explain(spec)
     local own = ok and self.config:item(item)
     if relays(agent, own, bundle) then
       result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
-      result.reason = "the domain entry relays this port unread"
+      result.reason = own.domain.tunnel == "raw" and "the domain entry relays this port unread, whatever it speaks"
+        or "the domain entry relays this port unread: TLS that names this host"
       return result
     end
   end

@@ -127,7 +127,7 @@ class Sallyport:
 
     def domain(self, spec):
         self.cli("domain", "add", spec.get("bundle", "default"), spec["host"],
-                 *self._flags(spec, ["method", "port", "path", "address"]), *(["--tunnel"] if spec.get("tunnel") else []))
+                 *self._flags(spec, ["method", "port", "path", "address"]), *(["--tunnel=raw"] if spec.get("tunnel") == "raw" else ["--tunnel"] if spec.get("tunnel") else []))
 
     def agent(self, name="a", bundles=(), ttl=None):
         args = ["agent", "add", name]

@@ -38,7 +38,7 @@ end
 
 local function domain_line(d)
   return ("%s  %s  %s%s"):format(d.host, joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
-    (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and "  tunnel" or "") .. (d.tls and "  tls " .. d.tls or "")
+    (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and (d.tunnel == "raw" and "  tunnel=raw" or "  tunnel") or "") .. (d.tls and "  tls " .. d.tls or "")
       .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
 end
 
@@ -186,7 +186,12 @@ local function domain_add(args, opt, ctx)
   if not host then report.usage(why) end
   if opt.tunnel and host == "*" then
     report.usage("a tunnel is relayed unseen: name its hosts",
-      "sallyport domain add BUNDLE db.example.com --port 5432 --tunnel")
+      "sallyport domain add BUNDLE pinned.example.com --tunnel")
+  end
+  if opt.tunnel and opt.tunnel ~= true and opt.tunnel ~= "raw" then report.usage("--tunnel is TLS with that host; --tunnel=raw is anything") end
+  if opt.tunnel == "raw" and host:find("*", 1, true) then
+    report.usage("a raw tunnel is anything that an agent likes to say: name its hosts, one by one",
+      ("sallyport domain add %s db%s --port 5432 --tunnel=raw"):format(args[1], host:sub(2)))
   end
   if opt.tunnel and opt.path then report.usage("a tunnel is relayed unseen: it has no paths that anybody could look at") end
   local tls
@@ -300,18 +305,22 @@ example:
       { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
       { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
       { name = "tls", arg = "legacy", help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
-      { name = "tunnel", help = "relay bytes blindly: for clients that pin certificates, or other protocols" },
+      { name = "tunnel", arg = "raw", bare = true,
+        help = "relay TLS unread, for clients that pin certificates; =raw: anything, such as a database's protocol" },
     },
     help = [[
 Lets agents that hold the bundle reach a host without any credential. HOST is a name, *.example.com for
 everything below it, or '*' for the whole public internet. A credential for the same host comes first.
+A tunnel is TLS that names the host of its CONNECT (SNI); where a client sends no name, or speaks something else,
+--tunnel=raw relays whatever comes, to exact hosts alone.
 
 examples:
   sallyport domain add default docs.example.org
   sallyport domain add default '*.example.net' --port 80,443
   sallyport domain add default registry.example.org --path '/@acme%2Fsite' --path /@acme/site
   sallyport domain add research '*'
-  sallyport domain add default db.example.com --port 5432 --tunnel
+  sallyport domain add default pinned.example.com --tunnel
+  sallyport domain add default db.example.com --port 5432 --tunnel=raw
   sallyport domain add default printer.corp.example --address 10.0.0.0/8 --tls legacy
 ]], run = domain_add },
   { words = "domain remove", args = "BUNDLE HOST", min = 2, max = 2, summary = "it may be reached no more",

@@ -246,6 +246,12 @@ local function credentials(_, say)
       warn(WARN, ("%s goes to %s, and %s"):format(name, host, why), ("sallyport credential set %s --host …"):format(name))
     end
   end
+  for _, d in db.each("bundle", "") do
+    if d and d.tunnel == "raw" then
+      say("domains", WARN, ("%s (%s) is relayed unread, whatever it speaks"):format(d.host, d.bundle),
+        ("if it is TLS: sallyport domain add %s %s --tunnel"):format(d.bundle, d.host))
+    end
+  end
   if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone") end
 end
 
@@ -259,8 +265,8 @@ local causes = {
   handshake_failure = { "no cipher or curve in common, or it offers TLS 1.3 alone",
     "let it offer TLS 1.2: ECDHE-ECDSA with AES-GCM or ChaCha20, on P-256 or X25519" },
   unrecognized_name = { "it names another host in its TLS than in its CONNECT", "its proxy settings, or a client that fronts domains" },
-  not_tls = { "what it speaks is neither TLS nor HTTP", "sallyport domain add BUNDLE %host --tunnel relays it, without a credential" },
-  timeout = { "nothing came for 10 s: perhaps the server is to speak first", "sallyport domain add BUNDLE %host --tunnel relays it, without a credential" },
+  not_tls = { "what it speaks is neither TLS nor HTTP", "sallyport domain add BUNDLE %host --tunnel=raw relays it, without a credential" },
+  timeout = { "nothing came for 10 s: perhaps the server is to speak first", "sallyport domain add BUNDLE %host --tunnel=raw relays it, without a credential" },
 }
 
 --- Handshakes of clients that failed within a day, and strangers' protocols, as the newest records have them.

@@ -1,9 +1,23 @@
---- Files that commands leave, `--out` among them. The folder may be an agent's, who may lay a link, a pipe or a file of its
--- own in the way: what stands under the name must be a plain file, and what takes its place is made anew beside it, under a
--- name that nobody could foresee.
+--- Files of commands: those that they read, and those that they leave.
 local M = {}
 
---- Whole or not at all, and on the disk when it returns. true | nil, why
+local ABSENT = { [2] = true, [20] = true }      -- ENOENT, ENOTDIR
+
+--- The whole file, of at most `max` bytes | nil, "absent" | nil, "too_large" | nil, why
+function M.read(path, max)
+  local file, why, code = io.open(path, "rb")
+  if not file then return nil, ABSENT[code] and "absent" or why:gsub("^.*: ", "") end
+  local text
+  text, why = file:read(max + 1)
+  file:close()
+  if why then return nil, why end
+  if text and #text > max then return nil, "too_large" end
+  return text or ""
+end
+
+--- Whole or not at all, and on the disk when it returns: true | nil, why. The folder may be an agent's (`--out`), who may lay
+-- a link, a pipe or a file of its own in the way: what stands under the name must be a plain file, and what takes its place
+-- is made anew beside it, under a name that nobody could foresee.
 function M.write(host, path, text, mode)
   local there = host.stat(path)
   if there and there.type ~= "file" then return nil, "what stands there is no plain file" end

@@ -81,7 +81,7 @@ return {
       { name = "api", type = "bearer", host = "api.test", secrets = { token = "canary-connect" } },
       { name = "both", type = "bearer", host = "both.test", secrets = { token = "canary-both" } },
     },
-    domains = { { host = "plain.test", port = 80 }, { host = "blind.test", tunnel = true }, { host = "both.test", tunnel = true } },
+    domains = { { host = "plain.test", port = 80 }, { host = "blind.test", tunnel = "raw" }, { host = "both.test", tunnel = true } },
     servers = {
       plain = { host = "plain.test", plain = true },
       blind = { host = "blind.test", plain = true, port = 443, at_connect = "echo" },

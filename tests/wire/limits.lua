@@ -23,7 +23,7 @@ return {
       { name = "long", type = "bearer", host = "long.test", ["answer-timeout"] = "10m", ["idle-timeout"] = "2h", secrets = { token = "canary-long" } },
     },
     set = { ["answer-timeout"] = "1s", ["idle-timeout"] = "1s" },
-    domains = { { host = "blind.test", tunnel = true } },
+    domains = { { host = "blind.test", tunnel = "raw" } },
     servers = { blind = { host = "blind.test", plain = true, port = 443, at_connect = "echo" } },
   },
   cases = {
