@@ -205,6 +205,9 @@ row("policyConstraints, critical", "critical extension", inter=[{"policyConstrai
 # -- more than one way, and none
 row("two intermediates of one name: the other may not", "", inter=[{}], extra=[{"as": "inter0", EKU: "clientAuth"}], openssl="skip")
 row("two intermediates of one name: another key", "", inter=[{}], extra=[{"as": "inter0", "own_key": True}], openssl="skip")
+row("eight intermediates of one name, the right one last", "", inter=[{}], extra=[{"as": "inter0", "own_key": True}] * 7, openssl="skip")
+row("more ways than anybody needs", "chain too large", inter=[{}, {}], damage="inter0",
+    extra=[{"as": "inter1"}] * 3 + [{"as": "inter0", "own_key": True}] * 4, openssl="skip")
 # Whoever has the key of a constrained root can make its copy without constraints, or name itself as it likes.
 row("a copy of the root without its constraints", OUTSIDE, root={"subject": "/O=Root {n}", NC: "critical,permitted;DNS:other.test"}, extra=[{"as": "root"}])
 

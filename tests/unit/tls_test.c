@@ -713,6 +713,45 @@ test_alerts(void)
 	pair_free(x);
 }
 
+#define BC_CA "\x30\x0c\x06\x03\x55\x1d\x13\x04\x05\x30\x03\x01\x01\xff"
+
+/* Lists of extensions that openssl would not make. */
+static const struct {
+	const char *name;
+	struct slice exts;
+	const char *why;        /* NULL: good */
+} extensions[] = {
+	{"a CA", SLICE_INIT(BC_CA), NULL},
+	{"two of a kind", SLICE_INIT(BC_CA BC_CA), "malformed"},
+	{"two of a kind that we do not know", SLICE_INIT("\x30\x08\x06\x02\x29\x01\x04\x02\x05\x00" "\x30\x08\x06\x02\x29\x01\x04\x02\x05\x00"), NULL},
+	{"critical, as one byte that is not ff", SLICE_INIT("\x30\x0b\x06\x02\x29\x01\x01\x01\x01\x04\x02\x05\x00"), "critical extension"},
+	{"critical: false, spelled out", SLICE_INIT("\x30\x0b\x06\x02\x29\x01\x01\x01\x00\x04\x02\x05\x00"), NULL},
+	{"critical, of two bytes", SLICE_INIT("\x30\x0c\x06\x02\x29\x01\x01\x02\x00\x00\x04\x02\x05\x00"), "critical extension"},
+	{"no value", SLICE_INIT("\x30\x04\x06\x02\x29\x01"), "malformed"},
+	{"a value of another type", SLICE_INIT("\x30\x08\x06\x02\x29\x01\x03\x02\x05\x00"), "malformed"},
+	{"something behind the value", SLICE_INIT("\x30\x0a\x06\x02\x29\x01\x04\x02\x05\x00\x05\x00"), "malformed"},
+	{"something behind basicConstraints", SLICE_INIT("\x30\x0e\x06\x03\x55\x1d\x13\x04\x07\x30\x03\x01\x01\xff\x05\x00"), "malformed"},
+	{"a length longer than it need be", SLICE_INIT("\x30\x81\x0c\x06\x03\x55\x1d\x13\x04\x05\x30\x03\x01\x01\xff"), "malformed"},
+	{"a list cut short", SLICE_INIT("\x30\x0c\x06\x03\x55\x1d\x13\x04\x05\x30\x03\x01"), "malformed"},
+	{"a key usage without bits", SLICE_INIT("\x30\x0a\x06\x03\x55\x1d\x0f\x04\x03\x03\x01\x08"), "malformed"},
+	{"a pathlen of two elements", SLICE_INIT("\x30\x12\x06\x03\x55\x1d\x13\x04\x0b\x30\x09\x01\x01\xff\x02\x01\x00\x02\x01\x01"), "malformed"},
+	{"a name that is cut short", SLICE_INIT("\x30\x0d\x06\x03\x55\x1d\x11\x04\x06\x30\x04\x82\x05\x61\x62"), "malformed"},
+};
+
+static void
+test_extensions(void)
+{
+	char name[128];
+
+	for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) {
+		struct cert_view v = {.exts = extensions[i].exts};
+		const char *why = cert_rules(&v);
+
+		snprintf(name, sizeof name, "extensions: %s", extensions[i].name);
+		check(name, extensions[i].why == NULL ? why == NULL : why != NULL && strstr(why, extensions[i].why) != NULL, why != NULL ? why : "good");
+	}
+}
+
 static void
 test_sessions(void)
 {
@@ -1404,6 +1443,7 @@ main(int argc, char **argv)
 	test_workers();
 	test_sessions();
 	test_chains();
+	test_extensions();
 	test_matrix("tests/certificates.py");
 	test_upstream_resumption();
 	test_trust();
