@@ -1,5 +1,6 @@
 --- sallyport log
 local db = require "cli.db"
+local errors = require "errors"
 local files = require "cli.log_files"
 local report = require "cli.report"
 local reqlog = require "reqlog"
@@ -36,11 +37,12 @@ local function line(r)
     parts[#parts + 1] = ("%d more: %s … %s"):format(integer(r.count), text(r.first) or "-", text(r.last) or "-")
   else
     parts[#parts + 1] = text(r.method) or "-"
-    parts[#parts + 1] = (text(r.host) or "-") .. ((integer(r.port) and r.port ~= 443) and ":" .. integer(r.port) or "")
+    parts[#parts + 1] = errors.host(text(r.host) or "-") .. ((integer(r.port) and r.port ~= 443) and ":" .. integer(r.port) or "")
       .. (text(r.path) or "")
     parts[#parts + 1] = text(r.status) or "-"
   end
   if text(r.error) then tail[#tail + 1] = text(r.error) end
+  if text(r.note) then tail[#tail + 1] = text(r.note) end
   if r.decision == "deny" and text(r.reason) and r.reason ~= r.error then tail[#tail + 1] = r.reason end
   if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
   if integer(r.up) or integer(r.down) then

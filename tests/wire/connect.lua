@@ -38,7 +38,7 @@ connect("a Host without the port is the same host", "api.test:443", { status = 2
 connect("a body declared on CONNECT", "api.test:443", bad(), "1.1", "Host: api.test:443\r\nContent-Length: 5\r\n")
 
 cases[#cases + 1] = { name = "IPv6 stands in brackets in a message", host = "2001:db8::1", port = 8443, send = "GET / HTTP/1.1\r\nHost: [2001:db8::1]:8443\r\n\r\n",
-  expect = { status = 403, error = "host_not_allowed", body_has = "[2001:db8::1]:8443 is not allowed", upstream = "nothing",
+  expect = { status = 403, error = "host_not_allowed", body_has = "[2001:db8::1]:8443 is not allowed", upstream = "nothing", cli = { ["log"] = "[2001:db8::1]:8443/" },
     raw_has = "HTTP/1.1 403 Forbidden (sallyport: host_not_allowed)\r\n" } }
 for _, row in ipairs {
   { "upper case", "API.TEST" }, { "a trailing dot", "api.test." }, { "both", "Api.Test." },

@@ -15,7 +15,7 @@ return {
   cases = {
     { name = "what we attached", send = { get("api.test"), { answers = 1 }, 0.3 }, upstream = no,
       expect = { status = 401, body = "no", headers = { ["x-sallyport-note"] = marked, ["www-authenticate"] = "Bearer" }, no_headers = "x-sallyport-error", closed = false,
-        log = { status = 401, credential = "api", note = "credential_refused" }, cli = { ["credential show api"] = "api.test answered 401 to it", ["credential show api --json"] = '"refused"' } } },
+        log = { status = 401, credential = "api", note = "credential_refused" }, cli = { ["credential show api"] = "api.test answered 401 to it", ["credential show api --json"] = '"refused"', ["log"] = "credential_refused" } } },
     { name = "on the proxy port, in absolute form", via = "proxy", send = "GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n${AUTH}\r\n", upstream = no,
       expect = { status = 401, headers = { ["x-sallyport-note"] = marked } } },
     { name = "a 401 to a request without a credential is the server's own", host = "free.test", send = get("free.test"), upstream = no,
