@@ -281,7 +281,7 @@ local function handshakes(ctx, say, now)
         sums[key] = { r = r, why = why, n = 0 }
         order[#order + 1] = sums[key]
       end
-      sums[key].n = sums[key].n + 1 + (math.tointeger(tonumber(more)) or 0)
+      sums[key].n = sums[key].n + (math.tointeger(r.count) or 1) + (math.tointeger(tonumber(more)) or 0)
     end
   end
   for _, sum in ipairs(order) do
@@ -290,8 +290,9 @@ local function handshakes(ctx, say, now)
       say("clients", WARN, ("%d connections began with %s"):format(sum.n, why), "the proxy speaks HTTP/1.1: HTTPS_PROXY=http://…")
     else
       local known = causes[why] or { "the client ended it", nil }
-      say("clients", WARN, ("%s: %d handshakes with %s failed: %s (%s)"):format(r.agent, sum.n, r.host, why, known[1]),
-        known[2] and known[2]:gsub("%%%a+", { ["%agent"] = r.agent, ["%host"] = r.host }) or nil)
+      local agent, host = r.agent or "AGENT", r.host or "HOST"     -- a record of very many has no host
+      say("clients", WARN, ("%s: %d handshakes with %s failed: %s (%s)"):format(agent, sum.n, r.host or "many hosts", why, known[1]),
+        known[2] and known[2]:gsub("%%%a+", { ["%agent"] = agent, ["%host"] = host }) or nil)
     end
   end
 end

@@ -118,6 +118,7 @@ return {
     help = [[
 Shows the request log: one line a request, at its end: time, decision, agent, credential, method, host and
 path, status, reason, times, bytes. Never a header, a query, a body or a secret. --json prints one object a line.
+A client whose TLS with us fails has a line too, with the cause: client_tls: unknown_ca does not trust the CA.
 Of more than 20 refusals of an agent in a second the rest is one line, with their number, the first and the last.
 
 The log is a file of JSON lines, log/requests.jsonl in the data directory or what log-file says, for other programs
