@@ -11804,7 +11804,8 @@ static void lua_bind_all(lua_State *L, bool worker);
 /* Every file of lua/ and policies/, linked in by build.sh, sorted by name. */
 extern const struct embed_file {
 	const char *name;       /* "lua/pipeline.lua" */
-	const unsigned char *p, *end; /* gzip */
+	const unsigned char *p, *end; /* gzip; of several files, it may be */
+	uint32_t from, n;       /* which bytes of what is in it */
 } embed_files[];
 extern const unsigned embed_count;
 extern int luaopen_lpeg(lua_State *L);  /* its package brings no usable header */
@@ -12346,17 +12347,28 @@ embed_find(const char *name)
 	return NULL;
 }
 
-/* Pushes the text of an embedded file. */
+/* Pushes the text of an embedded file. A pack of several stays unpacked in the registry: a command
+ * goes on to ask for more of it. */
 static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
 	size_t packed = (size_t)(f->end - f->p), n = inflate_size(f->p, packed);
 	luaL_Buffer b;
-	char *out = luaL_buffinitsize(L, &b, n);
+	char *out;
 
-	if (n == 0 || !inflate(f->p, packed, out))
-		luaL_error(L, "%s is damaged in this binary", f->name);
-	luaL_pushresultsize(&b, n);
+	if (lua_rawgetp(L, LUA_REGISTRYINDEX, f->p) == LUA_TNIL) {
+		lua_pop(L, 1);
+		out = luaL_buffinitsize(L, &b, n);
+		if (n == 0 || !inflate(f->p, packed, out) || f->from > n || f->n > n - f->from)
+			luaL_error(L, "%s is damaged in this binary", f->name);
+		luaL_pushresultsize(&b, n);
+		if (f->n == n)
+			return;
+		lua_pushvalue(L, -1);
+		lua_rawsetp(L, LUA_REGISTRYINDEX, f->p);
+	}
+	lua_pushlstring(L, lua_tostring(L, -1) + f->from, f->n);
+	lua_remove(L, -2);
 }
 
 /* require("x.y") -> what lua/x/y.lua returned, once; raises for what is not there */

@@ -482,8 +482,9 @@ test_embedded(void)
 		FILE *in = fopen(f->name, "r");
 
 		CHECK(n > 50 && inflate(f->p, packed, text));
+		CHECK(f->from <= n && f->n <= n - f->from && f->n > 50);
 		if (in != NULL && strncmp(f->name, "policies/", 9) == 0) {
-			CHECK(fread(file, 1, n + 2, in) == n && memcmp(text, file, n) == 0);
+			CHECK(f->n == n && fread(file, 1, n + 2, in) == n && memcmp(text, file, n) == 0);
 			policies++;
 		}
 		if (in != NULL)
