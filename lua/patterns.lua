@@ -31,7 +31,7 @@ local WHOLE_MAX = 4           -- Lua keeps 5 slots more than are asked for (lsta
 local SUBJECT_MAX = 2048      -- bytes of a subject for a pattern that is not linear
 local DEGREE_MAX = 6          -- loops within loops; more cost math.huge
 local STEPS_MAX = 32e6        -- of one match: what the whole budget is worth, some 60 ms
-local LINEAR_MAX = 256e6      -- where it is linear: 16 MiB, a body at most, of a pattern that takes 16 steps a byte
+local LINEAR_MAX = 128e6      -- where it is linear: 8 MiB of a pattern that takes 16 steps a byte, half a second at worst
 local STEPS = 16              -- of a match, that are worth one instruction
 local LINEAR_CHARGE = 50      -- instructions at most for a linear match: a scanner calls one for each word
 local CAPTURE = 32            -- steps: to make a value is slower than to look at a byte
@@ -131,8 +131,8 @@ local function literal(v, level)
   if kind == "string" then
     room(2 * #v, level + 1)
     return new(lpeg.P(v), math.max(2 * #v, 1), ONE, ONE, { #v + 1.0 })
-  elseif math.type(v) == "integer" then
-    local n = math.min(math.abs(math.max(v, -SIZE_MAX)), SIZE_MAX)
+  elseif math.tointeger(v) then
+    local n = math.min(math.abs(math.max(math.tointeger(v), -SIZE_MAX)), SIZE_MAX)
     room(2 * n + 1, level + 1)
     return new(lpeg.P(v), 2 * n + 1, { n + 2.0 }, ZERO, v ~= 0 and { n + 2.0 })
   elseif kind == "boolean" then
@@ -298,7 +298,10 @@ function lib.Cp() return new(lpeg.Cp(), 1, { CAPTURE + 0.0 }, ZERO, false) end
 function lib.Cc(...)
   local n, bytes = select("#", ...), 0
   room(2 * n + 1)
-  for _, v in ipairs(table.pack(...)) do bytes = bytes + (type(v) == "string" and #v or 0) end
+  for i = 1, n do
+    local v = select(i, ...)
+    bytes = bytes + (type(v) == "string" and #v or 0)
+  end
   return new(build(lpeg.Cc, ...), 2 * n + 1, { CAPTURE * n + bytes / BYTES + 1 }, ZERO, false)
 end
 

@@ -211,11 +211,16 @@ def main(words):
     if why:
         totals[2] += 1
         texts.append(f"as a plain user: skip - none could be made: {why}")
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for result in pool.map(Program.run, chosen):
-            for i in range(3):
-                totals[i] += result[i]
-            texts += result[3]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for result in pool.map(Program.run, chosen):
+                for i in range(3):
+                    totals[i] += result[i]
+                texts += result[3]
+    except BaseException:
+        if user:
+            user.remove(keep=True)
+        raise
     for name in [] if words else untested():
         totals[1] += 1
         texts.append(f"policies/{name}.lua: not ok - no test names it")

@@ -231,7 +231,8 @@ return {
     refused("local p = lpeg.P'a' / '' for i = 1, 30 do p = p / '%1%1' end return p:match'a'", "may take too long")
     refused("return lpeg.Cmt(lpeg.Cmt(1, function() return true, 1 end)^0, function() return true end)", "match-time capture within another")
     refused("return lpeg.match(lpeg.Carg(1), '', 1, ('x'):rep(3000))", "longer than 2048 bytes")
-    assert(value("return lpeg.match(lpeg.Carg(1), '', 1, 'x')") == "x")
+    refused("local big = ('x'):rep(1 << 21) return lpeg.match(lpeg.Cs((1 * lpeg.Cg(lpeg.Cc'' * (lpeg.Cc(big) / '%1')))^0), ('a'):rep(2000))", "may take too long")
+    assert(value("return lpeg.match(lpeg.Carg(1), '', 1, 'x') .. tostring(lpeg.P(1.0):match('a'))") == "x2")
   end,
 
   ["functions that a match calls count, C's too"] = function()
