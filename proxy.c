@@ -11920,31 +11920,19 @@ lua_charge(lua_State *L, int64_t instructions)
 		lua_raise_over(L);
 }
 
-static void
-lua_late(int sig)
-{
-	static const char text[] = "sallyport: a policy used more than 10 s of processor time\n";
-
-	(void)sig;
-	(void)!write(STDERR_FILENO, text, sizeof text - 1);
-	_exit(1);
-}
-
-/* A worker that hangs is killed by the master; a command has this. 0: nothing runs. */
+/* A worker that hangs is killed by the master; a command has this, and dies of SIGPROF ("Profiling
+ * timer expired"). 0: nothing runs. */
 static void
 lua_watch(time_t seconds)
 {
-	const struct itimerval t = {.it_value = {.tv_sec = seconds}};
-
-	signal(SIGPROF, lua_late);
-	setitimer(ITIMER_PROF, &t, NULL);
+	if (!lua_worker)
+		setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_sec = seconds}}, NULL);
 }
 
 static void
 lua_arm(lua_State *co)
 {
-	if (!lua_worker)
-		lua_watch(LUA_COMMAND_S);
+	lua_watch(LUA_COMMAND_S);
 	lua_now = (struct allowance){
 		.co = co,
 		.left = LUA_BUDGET,
@@ -11959,7 +11947,7 @@ lua_disarm(const struct allowance *outer)
 {
 	if (lua_now.co != NULL)
 		lua_sethook(lua_now.co, NULL, 0, 0);
-	if (!lua_worker && lua_now.co != NULL && outer->co == NULL)
+	if (lua_now.co != NULL && outer->co == NULL)
 		lua_watch(0);
 	lua_now = *outer;
 	if (lua_now.co != NULL)
@@ -18295,11 +18283,7 @@ l_secret_refuse_size(lua_State *L, const char *why)
 
 /* What is wrong with these bytes. One text for all that may be wrong with a secret's: else a policy
  * that builds one around a guess would learn of it (and pass it on: `return nil, message`). */
-static const char *
-l_unfit(bool is_secret, const char *why)
-{
-	return is_secret ? "a secret that does not fit there" : why;
-}
+#define L_UNFIT(is_secret, why) ((is_secret) ? "a secret that does not fit there" : (why))
 
 /* Pushes a handle on n bytes, all zero, for the caller to fill. Raises when there is no room:
  * what is garbage gives its bytes back first. */
@@ -18595,7 +18579,7 @@ l_secret_code(lua_State *L)
 	char *out;
 
 	if (n == SIZE_MAX)
-		return luaL_error(L, "%s: %s", c->name, l_unfit(is_secret, "not UTF-8"));
+		return luaL_error(L, "%s: %s", c->name, L_UNFIT(is_secret, "not UTF-8"));
 	out = l_out_begin(L, &o, n, is_secret);
 	c->code(out, in);
 	return l_out_end(&o);
@@ -18674,7 +18658,7 @@ l_check_key(lua_State *L, int idx, bool *is_secret)
 	if (secret && lua_now.co != NULL && !l_check_handle(L, idx)->field)
 		luaL_error(L, "a private key is a field of the credential, not what was built");
 	*is_secret |= secret;
-	lua_charge(L, LUA_SIGN / 16);
+	lua_charge(L, LUA_SIGN);        /* what follows reads it, and mostly signs */
 	return in;
 }
 
@@ -18713,10 +18697,7 @@ l_check_alg(lua_State *L, int idx)
 static struct slice
 l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret)
 {
-	if (a->kind == SIGN_HMAC)
-		return l_check_value(L, idx, is_secret);
-	lua_charge(L, LUA_SIGN);
-	return l_check_key(L, idx, is_secret);
+	return a->kind == SIGN_HMAC ? l_check_value(L, idx, is_secret) : l_check_key(L, idx, is_secret);
 }
 
 /* sign.signature(alg, key, data) -> raw signature (ES: R and S), string | secret | nil, code
@@ -18921,10 +18902,8 @@ l_template_run(lua_State *L, struct slice text, char *out, size_t max, bool *is_
 				memcpy(out + n + lit.n, part.s.p, part.s.n);
 		}
 		n += lit.n + part.s.n;
-		if (n > L_TEXT_MAX && *is_secret)
-			l_secret_refuse_size(L, "template: the result is too long");
 		if (n > L_TEXT_MAX)
-			luaL_error(L, "template: the result is too long");
+			l_secret_refuse_size(L, "template: the result is too long");
 		if (name.n != 0)
 			lua_pop(L, 2);
 	}
@@ -19338,7 +19317,7 @@ l_json_put_string(lua_State *L, struct l_json_writer *w, struct slice s)
 	size_t n = json_quote(NULL, s);
 
 	if (n == SIZE_MAX)
-		luaL_error(L, "json: %s", l_unfit(w->is_secret, "a string is not UTF-8"));
+		luaL_error(L, "json: %s", L_UNFIT(w->is_secret, "a string is not UTF-8"));
 	if (n > w->max - w->n)
 		l_json_put(L, w, NULL, n);  /* raises */
 	if (w->out != NULL)
@@ -19652,15 +19631,6 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
 	return true;
 }
 
-static bool
-has_control(struct slice s)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if (http_is_control(s.p[i]))
-			return true;
-	return false;
-}
-
 /* What net may let a caller see of a response body: the table at `idx` is { member = kind }. Pushes
  * { member = value } (1), or nil, "malformed" (2): no JSON object, or a wanted name comes twice.
  *   secret   a string that is not empty, as a handle; one with control bytes makes the body malformed
@@ -19693,9 +19663,14 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 			continue;
 		lua_pushlstring(L, want[i].name.p, want[i].name.n);
 		l_json_push_expected(L, &want[i].value, kind[i]);
-		if (kind[i] == L_EXPECT_SECRET && !lua_isnil(L, -1) && has_control(l_check_secret(L, -1))) {
-			lua_pop(L, 3);
-			return l_fail(L, "malformed");  /* or it is kept, and fails each request that it is set on */
+		if (kind[i] == L_EXPECT_SECRET && !lua_isnil(L, -1)) {
+			struct slice s = l_check_secret(L, -1);
+
+			/* it would be kept, and fail each request that it is set on */
+			if (!http_valid_field_value(s) || memchr(s.p, '\t', s.n) != NULL) {
+				lua_pop(L, 3);
+				return l_fail(L, "malformed");
+			}
 		}
 		lua_rawset(L, -3);
 	}
@@ -22187,7 +22162,7 @@ l_headers_set(lua_State *L)
 	if (!field_settable(name))
 		return luaL_error(L, "a policy cannot set the header %s", name.p);
 	if (!http_valid_field_value(value))
-		return luaL_error(L, "header %s: %s", name.p, l_unfit(is_secret, "bytes that no header may hold"));
+		return luaL_error(L, "header %s: %s", name.p, L_UNFIT(is_secret, "bytes that no header may hold"));
 	s = is_secret ? secret_ref(l_test_secret(L, 3)) : NULL;
 	if (!req_set_field(r, name, value, s)) {
 		secret_unref(s);
