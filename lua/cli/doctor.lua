@@ -240,6 +240,10 @@ local function credentials(_, say)
         warn(BAD, ("%s is refused: %s"):format(name, why), "sallyport policy rollback presets, or add it again")
       end
     end
+    local command = record and require("rows").mend(record)
+    if command then
+      warn(BAD, ("%s is refused (injection_failed): a row of it names no place, so the agent could choose it"):format(name), command)
+    end
     local pol = record and policy.load(record.type)
     local host, why = suffixes.first(record and record.hosts)
     if host and pol and suffixes.sends(pol, record) then
@@ -252,7 +256,7 @@ local function credentials(_, say)
         ("if it is TLS: sallyport domain add %s %s --tunnel"):format(d.bundle, d.host))
     end
   end
-  if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone") end
+  if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone, no row without a place") end
 end
 
 -- What the cause of a client's failed handshake means, and what the operator does about it.

@@ -190,6 +190,46 @@ def test_credential_test(t):
         assert urllib.parse.unquote(server.got[-1][1]) == f"/bot{SECRET}/getMe", server.got[-1]
 
 
+def test_bare(t):
+    """rows of a store of before: a bare header is Authorization, any other is refused with the command that mends it, and doctor lists it"""
+    t.need("curl")
+    s = t.bare()
+    server = servers.Recorder(Handler)
+    s.init()
+    for name, row in (("head", "header=X-Key"), ("body", "form=key")):
+        s.credential({"type": "substitute", "name": name, "host": f"{name}.test", "env": f"{name.upper()}_KEY", "secrets": {"value": SECRET},
+                      "substitute": f"value:{row}"})
+    script = s.dir / "bare.lua"
+    script.write_text("""local store, ops = require "store", {}
+for name, place in pairs { head = "header", body = "body" } do
+  local rec, plain = assert(store.get("credential", name)), {}
+  for k, v in pairs(rec) do if k ~= "secrets" and k ~= "version" then plain[k] = v end end
+  plain.rows = { { field = "value", place = { place } } }
+  ops[#ops + 1] = { op = "put", db = "credential", key = name, plain = plain, secrets = rec.secrets }
+end
+assert(store.commit(ops, require("time").now() + 20000))""")
+    s.cli("lua", "--store", script)
+    r = s.cli("doctor", check=False)
+    mend = "sallyport credential set body --substitute value:json=/POINTER"
+    assert r.returncode == 1 and "body is refused (injection_failed)" in r.stdout and mend in r.stdout and "head is refused" not in r.stdout, r.stdout
+    assert "value in body" in s.cli("credential", "show", "body").stdout
+    s.agent()
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(f for n in ("head", "body") for f in ("--connect-to", f"{n}.test:443:127.0.0.1:{server.server_port}")))
+    env = environment(s)
+    held = env["HEAD_KEY"]
+    for auth in (["-H", f"Authorization: Bearer {held}"], ["-u", f"me:{held}"]):
+        run(["curl", "-sS", "https://head.test/", "-H", f"X-Key: {held}", "-H", f"Origin: {held}", *auth], env)
+        got = server.got[-1][2]
+        sent = got["Authorization"].split(" ", 1)[1]
+        assert SECRET in (sent, base64.b64decode(sent + "==").decode("latin1")[3:]) and got["X-Key"] == got["Origin"] == held, got
+    out = json.loads(run(["curl", "-sS", "https://body.test/", "-d", f"key={env['BODY_KEY']}"], env))
+    assert out["error"] == "injection_failed" and mend in out["message"], out
+    s.cli("credential", "set", "body", "--substitute", "value:form=key")
+    run(["curl", "-sS", "https://body.test/", "-d", f"key={env['BODY_KEY']}"], env)
+    assert urllib.parse.parse_qs(server.got[-1][3].decode()) == {"key": [SECRET]}, server.got[-1]
+    assert s.cli("doctor", check=False).stdout.count("injection_failed") == 0
+
+
 def test_commands(t):
     """--substitute says what is wrong with it, and what a listing shows"""
     s = t.bare()
