@@ -6964,7 +6964,8 @@ json_clean_string(char *out, const struct json_token *t)
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
 
 enum subst_place {
-	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_JSON, PLACE_WS, PLACES
+	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
+	    PLACE_WS, PLACES
 };
 
 struct subst_row {
@@ -6972,7 +6973,7 @@ struct subst_row {
 	struct slice name;      /* too: of the field or parameter; or the steps to a member, each ended by a NUL */
 	struct secret *secret;  /* owned */
 	enum subst_place place;
-	size_t from, to;        /* PLACE_PATH: these bytes of the path */
+	size_t from, to;        /* PLACE_PATH, PLACE_PART: these bytes */
 };
 
 struct subst {
@@ -7095,18 +7096,39 @@ subst_put_plain(struct buf *b, struct slice value)
 	return buf_addv(b, value);
 }
 
-/* All but what is unreserved (RFC 3986 2.3), and `keep`. */
+/* `keep`: further bytes that stand for themselves. */
+static size_t
+codec_escape(char *out, struct slice in, const char *keep, bool plus)
+{
+	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
+	size_t n = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		unsigned char c = (unsigned char)in.p[i];
+		bool plain = ascii_alnum(in.p[i]) || (c != '\0' && strchr(keep, c) != NULL);
+
+		if (plain || (plus && c == ' ')) {
+			if (out != NULL)
+				out[n] = plain ? (char)c : '+';
+			n++;
+			continue;
+		}
+		if (out != NULL) {
+			out[n] = '%';
+			out[n + 1] = digits[c >> 4];
+			out[n + 2] = digits[c & 15];
+		}
+		n += 3;
+	}
+	return n;
+}
+
 static bool
 subst_put_escaped(struct buf *b, struct slice value, const char *keep)
 {
-	for (size_t i = 0; i < value.n; i++) {
-		unsigned char ch = (unsigned char)value.p[i];
-		char hex[3] = {'%', "0123456789ABCDEF"[ch >> 4], "0123456789ABCDEF"[ch & 15]};
-		bool plain = (ch < 0x80 && isalnum(ch)) || (ch != '\0' && strchr(keep, ch) != NULL);
-
-		if (!buf_add(b, plain ? &value.p[i] : hex, plain ? 1 : 3))
-			return false;
-	}
+	if (!buf_reserve(b, 3 * value.n))
+		return false;
+	b->n += codec_escape(b->p + b->n, value, keep, false);
 	return true;
 }
 
@@ -7263,24 +7285,32 @@ subst_all(struct subst_run *t, const struct subst_code *code)
 }
 
 /* -- headers: a value as it is, and what Basic holds in base64 (RFC 7617 2) */
+
+/* Into `plain`, which the caller frees. False: it is no Basic, or none that a server reads. */
+static bool
+basic_read(struct slice value, struct buf *plain)
+{
+	ssize_t n = -1;
+
+	buf_init(plain, value.n + 1);
+	if (value.n > 6 && slice_begins_nocase(value, SLICE("basic ")) && buf_reserve(plain, value.n + 1))
+		n = b64_decode(plain->p, plain->cap, (struct slice){value.p + 6, value.n - 6}, false);
+	plain->n = n > 0 ? (size_t)n : 0;
+	return n > 0;
+}
+
 static bool
 subst_basic(struct subst_run *t)
 {
-	struct slice token = {t->in.p + 6, t->in.n - 6};
 	struct subst_run inner = *t;
 	struct buf plain, now;
-	ssize_t n;
-	bool ok = false;
+	bool ok = true;
 
-	buf_init(&plain, token.n + 1);
 	buf_init(&now, t->out->max);
 	inner.out = &now;
-	if (buf_reserve(&plain, token.n + 1) && (n = b64_decode(plain.p, plain.cap, token, false)) >= 0) {
-		plain.n = (size_t)n;
+	if (basic_read(t->in, &plain)) {
 		inner.in = buf_slice(&plain);
 		ok = subst_all(&inner, &subst_plain);
-	} else {
-		ok = true;              /* not base64: no server reads it */
 	}
 	if (ok && inner.hits != 0) {
 		t->hits = inner.hits;
@@ -7303,22 +7333,25 @@ subst_header(struct subst_run *t, struct slice name)
 	if (t->hits != 0)
 		return true;
 	t->rows = subst_rows(t->s, PLACE_BASIC, SLICE(""));
-	return t->rows == 0 || t->in.n <= 6 || !slice_begins_nocase(t->in, SLICE("basic ")) ||
-	    !slice_eq_nocase(name, SLICE("authorization")) || subst_basic(t);
+	return t->rows == 0 || !slice_eq_nocase(name, SLICE("authorization")) || subst_basic(t);
 }
 
-/* -- the path: the row says where */
+/* -- the path, and the parts of a form: rows say which bytes, in the order of the text */
 static bool
-subst_path_rows(struct subst_run *t)
+subst_spans(struct subst_run *t, enum subst_place place)
 {
 	for (size_t i = 0; i < t->s->n; i++) {
 		const struct subst_row *row = &t->s->row[i];
+		struct slice until = {t->in.p, row->to};
 
 		t->rows = (uint64_t)1 << i;
-		/* whole: a "%2F" beside it would be another place for who decodes before they part */
-		if (row->place == PLACE_PATH && row->from >= t->from && row->to <= t->in.n && row->from < row->to &&
-		    subst_match(&subst_path, (struct slice){t->in.p, row->to}, row->from, row->placeholder) ==
-		    row->to - row->from && !subst_range(t, &subst_path, row->from, row->to))
+		if (row->place != place || row->from < t->from || row->to > t->in.n || row->from >= row->to)
+			continue;
+		/* whole in a path: a "%2F" beside it would be another place for who decodes before they part */
+		if (place == PLACE_PATH &&
+		    subst_match(&subst_path, until, row->from, row->placeholder) != row->to - row->from)
+			continue;
+		if (!subst_range(t, place == PLACE_PATH ? &subst_path : &subst_plain, row->from, row->to))
 			return false;
 	}
 	return subst_end(t);
@@ -7353,19 +7386,11 @@ pair_value(struct slice pair, struct slice name)
 static struct slice
 pair_name(struct slice in, char *out, size_t cap)
 {
-	size_t o = 0;
+	size_t o = 0, len;
+	char c[4];
 
-	for (size_t i = 0; i < in.n && o < cap; i++) {
-		int hi, lo;
-
-		if (in.p[i] == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 &&
-		    (lo = hex_digit(in.p[i + 2])) >= 0) {
-			out[o++] = (char)(hi << 4 | lo);
-			i += 2;
-		} else {
-			out[o++] = in.p[i] == '+' ? ' ' : in.p[i];
-		}
-	}
+	for (size_t i = 0; i < in.n && o < cap; out[o++] = c[0])
+		i += subst_get_form(in, i, c, &len);
 	return (struct slice){out, o};
 }
 
@@ -7415,15 +7440,6 @@ subst_kind_of(struct slice type)
 		if (slice_eq_nocase(type, kinds[i].type))
 			return kinds[i].kind;
 	return slice_ends_nocase(type, SLICE("+json")) ? SUBST_JSON : SUBST_OTHER;
-}
-
-/* Has a row of these places (bits) something to look for in such a body? */
-static bool
-subst_reads(enum subst_kind kind, unsigned places)
-{
-	bool json = kind == SUBST_JSON || kind == SUBST_LINES;
-
-	return kind != SUBST_OTHER && (places >> (json ? PLACE_JSON : PLACE_FORM) & 1) != 0;
 }
 
 /* The step of a row's pointer (RFC 6901 4) at this depth; .p NULL: it has no more. */
@@ -7528,102 +7544,17 @@ subst_json_lines(struct subst_run *t)
 	return SUBST_DONE;
 }
 
-/* The rows of a part of multipart/form-data (RFC 7578 4.2). None where two readers could take it for
- * parts of different names: a Content-Disposition that is not the plain one, a file, an encoding. */
-static uint64_t
-subst_part_rows(const struct subst *s, const struct http_field *field, size_t n)
-{
-	static const struct slice lead = SLICE("form-data; name=\"");
-	struct slice name = {NULL, 0};
-
-	for (size_t i = 0; i < n; i++) {
-		if (slice_eq_nocase(field[i].name, SLICE("content-disposition")) && name.p == NULL)
-			name = field[i].value;
-		else if (!slice_eq_nocase(field[i].name, SLICE("content-type")))
-			return 0;
-	}
-	if (name.n <= lead.n || !slice_begins_nocase(name, lead) || name.p[name.n - 1] != '"')
-		return 0;
-	name = (struct slice){name.p + lead.n, name.n - lead.n - 1};
-	for (size_t i = 0; i < name.n; i++)
-		if (strchr("\"\\%;", name.p[i]) != NULL)
-			return 0;
-	return subst_rows(s, PLACE_FORM, name);
-}
-
-/* "--" and the boundary (RFC 2046 5.1.1), where there is one that all would take for it. */
-static bool
-subst_boundary(struct slice type, struct buf *delimiter)
-{
-	static const struct slice word = SLICE("boundary=");
-	struct slice b = {NULL, 0};
-
-	for (size_t i = 0; i + word.n <= type.n; i++) {
-		if (!slice_begins_nocase((struct slice){type.p + i, type.n - i}, word))
-			continue;
-		if (b.p != NULL || i == 0 || memchr("; \t", type.p[i - 1], 3) == NULL)
-			return false;
-		b = (struct slice){type.p + i + word.n, type.n - i - word.n};
-	}
-	if (b.n > 1 && b.p[0] == '"' && memchr(b.p + 1, '"', b.n - 1) == b.p + b.n - 1)
-		b = (struct slice){b.p + 1, b.n - 2};
-	for (size_t i = 0; i < b.n; i++)
-		if (!ascii_alnum(b.p[i]) && strchr("'()+_,-./:=?", b.p[i]) == NULL)
-			return false;
-	return b.n != 0 && b.n <= 70 && buf_adds(delimiter, "\r\n--") && buf_addv(delimiter, b);
-}
-
-/* Parts, each behind its delimiter and nothing around them. */
 static enum subst_result
-subst_parts(struct subst_run *t, struct slice delimiter)
-{
-	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
-	struct slice in = t->in;
-	size_t at = delimiter.n - 2, count;
-
-	if (in.n < at || memcmp(in.p, delimiter.p + 2, at) != 0)
-		return SUBST_MALFORMED;
-	for (;;) {
-		const char *end;
-		size_t to;
-		ssize_t head;
-
-		if (in.n - at < 2 || memcmp(in.p + at, "\r\n", 2) != 0)
-			break;
-		at += 2;
-		if ((head = http_parse_trailers((struct slice){in.p + at, in.n - at}, field, &count)) <= 0)
-			return SUBST_MALFORMED;
-		at += (size_t)head;
-		if ((end = memmem(in.p + at, in.n - at, delimiter.p, delimiter.n)) == NULL)
-			return SUBST_MALFORMED;
-		to = (size_t)(end - in.p);
-		t->rows = subst_part_rows(t->s, field, count);
-		/* a line end could begin another part for who reads it more loosely */
-		if (to != at && memchr(in.p + at, '\n', to - at) == NULL && memchr(in.p + at, '\r', to - at) == NULL &&
-		    !subst_range(t, &subst_plain, at, to))
-			return SUBST_NO_ROOM;
-		at = to + delimiter.n;
-	}
-	in = (struct slice){in.p + at, in.n - at};
-	return slice_eq(in, SLICE("--")) || slice_eq(in, SLICE("--\r\n")) ? SUBST_DONE : SUBST_MALFORMED;
-}
-
-static enum subst_result
-subst_body(struct subst_run *t, enum subst_kind kind, struct slice type)
+subst_body(struct subst_run *t, enum subst_kind kind)
 {
 	enum subst_result result = SUBST_DONE;
-	struct buf delimiter;
 
 	switch (kind) {
 	case SUBST_OTHER: return SUBST_DONE;
 	case SUBST_JSON:  result = subst_json_text(t, PLACE_JSON, 0, t->in.n); break;
 	case SUBST_LINES: result = subst_json_lines(t); break;
 	case SUBST_FORM:  return subst_pairs(t, PLACE_FORM) ? SUBST_DONE : SUBST_NO_ROOM;
-	case SUBST_PARTS:
-		buf_init(&delimiter, 80);
-		result = subst_boundary(type, &delimiter) ? subst_parts(t, buf_slice(&delimiter)) : SUBST_MALFORMED;
-		buf_free(&delimiter);
-		break;
+	case SUBST_PARTS: return subst_spans(t, PLACE_PART) ? SUBST_DONE : SUBST_NO_ROOM;
 	}
 	if (result == SUBST_DONE && !subst_end(t))
 		result = SUBST_NO_ROOM;
@@ -7882,19 +7813,6 @@ subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, str
 	return true;
 }
 
-/* Six bits of a character of Base64, in either alphabet (RFC 4648 4, 5); -1: it is none. */
-static int
-b64_digit(char c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (ascii_digit(c))
-		return c - '0' + 52;
-	return c == '+' || c == '-' ? 62 : c == '/' || c == '_' ? 63 : -1;
-}
-
 /* The six bits of a value that begin at this bit; `bit` may lie up to four before its first. */
 static int
 subst_six(struct slice value, ssize_t bit)
@@ -7915,12 +7833,15 @@ subst_back_base64(struct slice want, struct slice in, size_t at, int lead)
 	char c[4];
 
 	for (; bit < bits; bit += 6) {
-		int mask = (bit < 0 ? 63 >> -bit : 63) & (bit + 6 > bits ? 63 << (bit + 6 - bits) : 63), digit;
+		int mask = (bit < 0 ? 63 >> -bit : 63) & (bit + 6 > bits ? 63 << (bit + 6 - bits) : 63);
+		const char *digit;
 
 		if (i >= in.n)
 			return 0;
 		i += subst_get_nested(in, i, c, &len);
-		if ((digit = b64_digit(c[0])) < 0 || ((digit ^ subst_six(want, bit)) & mask) != 0)
+		c[0] = c[0] == '-' ? '+' : c[0] == '_' ? '/' : c[0];    /* RFC 4648 5 */
+		if (c[0] == '\0' || (digit = strchr(b64_std, c[0])) == NULL ||
+		    (((int)(digit - b64_std) ^ subst_six(want, bit)) & mask) != 0)
 			return 0;
 	}
 	return i - at;
@@ -7954,53 +7875,52 @@ subst_back_match(const struct subst_back *b, struct slice in, size_t at, bool ec
 	return 0;
 }
 
-/* -- at a glance: may a head hold one of them at all? One pass, whose cost does not depend on how
- * many there are: a bit for how each begins, as it is and behind 0, 1 or 2 bytes in Base64. */
-struct subst_glance {
-	uint64_t plain[16], base64[16];
+/* -- at a glance: may a head hold one of them at all? One pass over it, whose cost does not depend on
+ * how many there are: a bit for the first four bytes of each, as it is and in Base64 (behind 0, 1 or 2
+ * bytes, in either alphabet). */
+struct glance {
+	uint64_t bits[32];
 	bool always;            /* one of them shows in ways that this does not see */
 };
 
 static bool
-glance_bit(uint64_t set[16], uint32_t window, bool put)
+glance_bit(struct glance *g, uint32_t window, bool put)
 {
-	uint32_t h = window * 0x9e3779b1u >> 22;
+	uint32_t h = window * 0x9e3779b1u >> 21;
 
 	if (put)
-		set[h / 64] |= (uint64_t)1 << h % 64;
-	return (set[h / 64] >> h % 64 & 1) != 0;
+		g->bits[h / 64] |= (uint64_t)1 << h % 64;
+	return (g->bits[h / 64] >> h % 64 & 1) != 0;
 }
 
 static void
-glance_at(struct subst_glance *g, const struct subst_back *list)
+glance_at(struct glance *g, const struct subst_back *list)
 {
-	*g = (struct subst_glance){.always = false};
-	for (const struct subst_back *b = list; b != NULL; b = b->next) {
-		g->always |= b->value.n < SUBST_BACK_MIN || memchr(b->value.p, ' ', b->value.n) != NULL;
-		for (ssize_t bit = 0; b->value.n >= SUBST_BACK_MIN && bit <= 4; bit += 2) {
+	*g = (struct glance){.always = false};
+	for (; list != NULL; list = list->next) {
+		g->always |= list->value.n < SUBST_BACK_MIN || memchr(list->value.p, ' ', list->value.n) != NULL;
+		if (list->value.n >= SUBST_BACK_MIN)
+			glance_bit(g, load_be32(list->value.p), true);
+		for (int k = 0; k < 6 && list->value.n >= SUBST_BACK_MIN; k++) {
 			uint32_t window = 0;
 
-			for (ssize_t k = 0; k < 4; k++)
-				window = window << 6 | (uint32_t)subst_six(b->value, bit + 6 * k);
-			glance_bit(g->base64, window, true);
+			for (int i = 0; i < 4; i++)
+				window = window << 8 |
+				    (unsigned char)(k < 3 ? b64_std : b64_url)[subst_six(list->value, k % 3 * 2 + 6 * i)];
+			glance_bit(g, window, true);
 		}
-		if (b->value.n >= SUBST_BACK_MIN)
-			glance_bit(g->plain, load_be32(b->value.p), true);
 	}
 }
 
+/* Base64 behind 1 or 2 bytes begins a character before the first that is known. */
 static bool
-glance_sees(struct subst_glance *g, const struct subst_back *list, struct slice in)
+glance_sees(struct glance *g, const struct subst_back *list, struct slice in)
 {
-	static int8_t digits[256];      /* b64_digit, 0 for what is none */
-	uint32_t plain = 0, base64 = 0;
+	uint32_t window = 0;
 
-	for (int c = 255; digits['/'] == 0 && c >= 0; c--)
-		digits[c] = (int8_t)(b64_digit((char)c) < 0 ? 0 : b64_digit((char)c));
 	for (size_t i = 0; i < in.n; i++) {
-		plain = plain << 8 | (unsigned char)in.p[i];
-		base64 = (base64 << 6 | (uint32_t)digits[(unsigned char)in.p[i]]) & 0xffffff;
-		if (i < 3 || (!glance_bit(g->plain, plain, false) && !glance_bit(g->base64, base64, false)))
+		window = window << 8 | (unsigned char)in.p[i];
+		if (i < 3 || !glance_bit(g, window, false))
 			continue;
 		for (const struct subst_back *b = list; b != NULL; b = b->next)
 			if (subst_back_match(b, in, i - 3, false) != 0 || (i > 3 && subst_back_match(b, in, i - 4, false) != 0))
@@ -8013,7 +7933,7 @@ glance_sees(struct subst_glance *g, const struct subst_back *list, struct slice 
 static bool
 subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 {
-	struct subst_glance g;
+	struct glance g;
 	struct buf plain;
 	bool found = false;
 
@@ -8023,8 +7943,8 @@ subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 	for (size_t i = 0; g.always && !found && i < in.n; i++)
 		for (const struct subst_back *b = list; !found && b != NULL; b = b->next)
 			found = subst_back_match(b, in, i, echoes) != 0;
-	if (g.always || glance_sees(&g, list, in))
-		return found || !g.always;
+	if (g.always || (found = glance_sees(&g, list, in)))
+		return found;
 	if (memchr(in.p, '%', in.n) == NULL)
 		return false;
 	buf_init(&plain, in.n);
@@ -8251,24 +8171,15 @@ known_scan_encoded(const struct known *k, struct slice in, struct known_found *f
 }
 
 /* A header's value; Basic is looked into. */
-static bool
+static void
 known_scan_value(const struct known *k, struct slice in, struct known_found *found)
 {
 	struct buf plain;
-	ssize_t n;
 
 	known_scan(k, in, found);
-	if (in.n <= 6 || !slice_begins_nocase(in, SLICE("basic ")))
-		return true;
-	buf_init(&plain, in.n);
-	if (!buf_reserve(&plain, in.n))
-		return false;
-	if ((n = b64_decode(plain.p, plain.cap, (struct slice){in.p + 6, in.n - 6}, false)) > 0) {
-		plain.n = (size_t)n;
+	if (basic_read(in, &plain))
 		known_scan(k, buf_slice(&plain), found);
-	}
 	buf_free(&plain);
-	return true;
 }
 
 /* ---- sign ------------------------------------------------------------------
@@ -18481,33 +18392,6 @@ codec_hex(char *out, struct slice in)
 	return out == NULL ? in.n * 2 : hex_encode(out, in.p, in.n);
 }
 
-/* `keep`: further bytes that stand for themselves. */
-static size_t
-codec_escape(char *out, struct slice in, const char *keep, bool plus)
-{
-	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
-	size_t n = 0;
-
-	for (size_t i = 0; i < in.n; i++) {
-		unsigned char c = (unsigned char)in.p[i];
-		bool plain = ascii_alnum(in.p[i]) || (c != '\0' && strchr(keep, c) != NULL);
-
-		if (plain || (plus && c == ' ')) {
-			if (out != NULL)
-				out[n] = plain ? (char)c : '+';
-			n++;
-			continue;
-		}
-		if (out != NULL) {
-			out[n] = '%';
-			out[n + 1] = digits[c >> 4];
-			out[n + 2] = digits[c & 15];
-		}
-		n += 3;
-	}
-	return n;
-}
-
 static size_t
 codec_percent(char *out, struct slice in)
 {
@@ -22072,17 +21956,13 @@ l_req_presents(lua_State *L)
 	    (r->path.p != NULL && subst_has(&subst_path, r->path, what));
 	for (size_t i = 0; !found && i < r->head.nfields; i++) {
 		struct slice v = r->head.field[i].value;
-		char plain[1024];
-		ssize_t n;
+		struct buf plain;
 
 		if (r->head.field[i].rule & (HDR_HOP | HDR_PROXY))
 			continue;
-		found = slice_has(v, what);
-		if (!found && v.n > 6 && v.n < 1200 && slice_begins_nocase(v, SLICE("basic "))) {
-			n = b64_decode(plain, sizeof plain, (struct slice){v.p + 6, v.n - 6}, false);
-			found = n > 0 && slice_has((struct slice){plain, (size_t)n}, what);
-			wipe(plain, sizeof plain);
-		}
+		basic_read(v, &plain);
+		found = slice_has(v, what) || slice_has(buf_slice(&plain), what);
+		buf_free(&plain);
 	}
 	return l_answer(L, found);
 }
@@ -22552,19 +22432,10 @@ req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
 }
 
 static bool
-buf_add_percent(struct buf *b, struct slice s)
-{
-	if (!buf_reserve(b, 3 * s.n))
-		return false;
-	b->n += codec_percent(b->p + b->n, s);
-	return true;
-}
-
-static bool
 req_put_pair(struct buf *b, const char *name, struct slice value)
 {
 	return (b->n == 0 || buf_add(b, "&", 1)) && buf_adds(b, name) && buf_add(b, "=", 1) &&
-	    buf_add_percent(b, value);
+	    subst_put_form(b, value);
 }
 
 /* The query that is signed: what the client sent besides, and the signature's own parameters. */
@@ -22998,7 +22869,7 @@ req_subst_target(struct req *r, enum subst_place place, struct slice in, struct 
 	bool ok;
 
 	buf_init(&out, PEER_HEAD_MAX);
-	ok = (place == PLACE_PATH ? subst_path_rows(&t) : subst_pairs(&t, place)) && req_note_hits(r, &t);
+	ok = (place == PLACE_PATH ? subst_spans(&t, place) : subst_pairs(&t, place)) && req_note_hits(r, &t);
 	if (ok && t.hits != 0) {
 		if ((s = secret_copy(out.p, out.n)) == NULL)
 			ok = false;
@@ -23066,13 +22937,10 @@ req_subst_body(struct req *r)
 {
 	struct buf out;
 	struct subst_run t = {.s = r->subst, .in = req_body(r), .out = &out};
-	enum subst_kind kind = req_subst_kind(r);
 	enum subst_result result;
 
-	if (!subst_places(r->subst, subst_reads(kind, 1u << PLACE_JSON) ? 1u << PLACE_JSON : 1u << PLACE_FORM))
-		return SUBST_DONE;
 	buf_init(&out, t.in.n + SUBST_GROW_MAX);
-	result = subst_body(&t, kind, http_value(&r->head, SLICE("content-type")));
+	result = subst_body(&t, req_subst_kind(r));
 	if (result == SUBST_MALFORMED && t.hits == 0)
 		for (size_t i = 0; i < r->subst->n; i++)
 			t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
@@ -23091,7 +22959,8 @@ req_subst_body(struct req *r)
 /* req:substitute{ { placeholder, secret, place, name, from, to }… } -> true | nil, "header" | "path" |
  * "query" | "body": the value cannot stand there, or there is no room | nil, "malformed": a body that
  * is not what it says. `place`: request.places; `name`: of the field or parameter, or the steps to the
- * member, a NUL behind each; from, to: the bytes of the path that are the place, counted from 0. */
+ * member, a NUL behind each; from, to: the bytes of the path, or of a part of the body, that are the
+ * place, counted from 0, in their order. */
 static int
 l_req_substitute(lua_State *L)
 {
@@ -23114,7 +22983,7 @@ l_req_substitute(lua_State *L)
 	else if (subst_places(s, 1u << PLACE_QUERY) && r->query.p != NULL &&
 	    !req_subst_target(r, PLACE_QUERY, req_query_now(r), &r->new_query))
 		why = "query";
-	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_JSON) &&
+	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_PART | 1u << PLACE_JSON) &&
 	    (body = req_subst_body(r)) != SUBST_DONE)
 		why = body == SUBST_MALFORMED ? "malformed" : "body";
 	lua_pushboolean(L, why == NULL);
@@ -23123,11 +22992,15 @@ l_req_substitute(lua_State *L)
 	return l_fail(L, why);
 }
 
-/* req:has_text(places) -> bool: it has a body that rows of these places (a bit each) look into */
+/* req:text_kind() -> "json" | "form" | "part" | nil: the place of rows that its body has, by its type */
 static int
-l_req_has_text(lua_State *L)
+l_req_text_kind(lua_State *L)
 {
-	return l_answer(L, subst_reads(req_subst_kind(l_check_req(L, 1)), (unsigned)luaL_checkinteger(L, 2)));
+	static const char *const kinds[] = {[SUBST_JSON] = "json", [SUBST_LINES] = "json", [SUBST_FORM] = "form",
+	    [SUBST_PARTS] = "part"};
+
+	lua_pushstring(L, kinds[req_subst_kind(l_check_req(L, 1))]);
+	return 1;
 }
 
 /* What apply set is kept from the answer too: a token that was signed for this request. Without the
@@ -23231,11 +23104,11 @@ l_req_known(lua_State *L)
 	bool ok = known_scan_encoded(k, req_path_now(r), &found) &&
 	    known_scan_encoded(k, req_query_now(r), &found);
 
-	for (size_t i = 0; ok && i < r->head.nfields; i++)
+	for (size_t i = 0; i < r->head.nfields; i++)
 		if (r->mark[i] == FIELD_KEPT)
-			ok = known_scan_value(k, r->head.field[i].value, &found);
-	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
-		ok = known_scan_value(k, added_value(a), &found);
+			known_scan_value(k, r->head.field[i].value, &found);
+	for (const struct added *a = r->added; a != NULL; a = a->next)
+		known_scan_value(k, added_value(a), &found);
 	if (!ok)
 		return luaL_error(L, "out of memory");
 	for (size_t i = 0; i < found.n; i++)
@@ -23384,7 +23257,7 @@ static const luaL_Reg l_req[] = {
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
 	{"read_body", l_req_read_body}, /* yields */
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
-	{"has_text", l_req_has_text}, {"hide", l_req_hide}, {"known", l_req_known},
+	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"known", l_req_known},
 	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
 };
@@ -23395,7 +23268,7 @@ static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l
 /* request.places: rows' words for where a placeholder may stand */
 static const struct { const char *name; unsigned place; } l_places[] = {
 	{"header", PLACE_HEADER}, {"basic", PLACE_BASIC}, {"query", PLACE_QUERY}, {"path", PLACE_PATH},
-	{"form", PLACE_FORM}, {"json", PLACE_JSON}, {"ws", PLACE_WS},
+	{"form", PLACE_FORM}, {"part", PLACE_PART}, {"json", PLACE_JSON}, {"ws", PLACE_WS},
 };
 
 static void

@@ -320,19 +320,26 @@ local body_codes = {
 }
 local body_messages = { no_memory = "the proxy has no room for another request body right now" }
 
+local MALFORMED = "the body is not what its Content-Type says, or has a member twice, so no placeholder in it can be replaced"
+
 -- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
 -- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
 local function substitute(self, req, agent, opened, cred)
   local list, held = {}, agent and held_for(self, agent, opened.name) or {}
+  local body, parts = rows.looks(opened, req, self.config.places) == "part" and req:view().body or nil, nil
+  if body then parts = rows.parts(req:view().headers:get("content-type"), body) end
   for _, row in ipairs(opened.rows) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
     local texts = agent and rows.texts(row, held) or { "{" .. row.field .. "}", row.placeholder }
-    for _, text in ipairs(value and texts or {}) do rows.apply(row, text, value, req.path, list) end
+    for _, text in ipairs(value and texts or {}) do
+      if body and not parts and body:find(text, 1, true) then return nil, "bad_request", MALFORMED end
+      rows.apply(row, text, value, req.path, parts, list)
+    end
   end
   local ok, where = req:substitute(list)
   if ok then return true end
   if where == "malformed" then
-    return nil, "bad_request", "the body is not what its Content-Type says, so no placeholder in it can be replaced"
+    return nil, "bad_request", MALFORMED
   end
   return nil, "injection_failed",
     ("injection failed (\"%s\"): what the placeholder stands for cannot be written into the %s"):format(opened.name, where)
@@ -615,7 +622,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     max = body and body.max
   end
-  if opened.rows and req:has_text(opened.places) then
+  if rows.looks(opened, req, self.config.places) then
     max = math.max(max or 0, rows.BODY_MAX)
   end
   local posts = strips.posts and req.method == "POST" and req.has_body

@@ -268,7 +268,7 @@ function M.compile(rec, pol, places)
       all = all | 1 << places[kind]
       out[#out + 1] = {
         field = row.field, placeholder = row.placeholder, place = places[kind], name = kind ~= "path" and name or nil,
-        patterns = kind == "path" and name or nil, token = sealed == false and row.field or nil,
+        part = kind == "form" and places.part or nil, patterns = kind == "path" and name or nil, token = sealed == false and row.field or nil,
         secret = sealed and rec.secrets and rec.secrets[sealed] or nil,
       }
     end
@@ -276,21 +276,67 @@ function M.compile(rec, pol, places)
   return out, all
 end
 
---- Adds what stands for the row in this request to `list`, as req:substitute takes it.
-function M.apply(row, text, value, path, list)
+--- The kind of the request's body, where rows look into it: "json", "form" or "part"; else nil.
+function M.looks(opened, req, places)
+  local kind = opened.rows and opened.places & (1 << places.json | 1 << places.form) ~= 0 and req:text_kind()
+  return kind and opened.places & 1 << places[kind == "json" and kind or "form"] ~= 0 and kind or nil
+end
+
+-- The name of a part by the lines of its head; nil: none that all readers would take for the same, or a file.
+local function part_name(head)
+  local name, disposition
+  if head:gsub("\r\n[^\r\n]+", "") ~= "" then return nil end
+  for line in head:gmatch("[^\r\n]+") do
+    local field, value = line:match("^([%w-]+):[ \t]*(.-)[ \t]*$")
+    field = field and field:lower()
+    if field == "content-disposition" and not disposition then
+      disposition, name = true, value:match('^form%-data; name="([^"\\%%;]+)"$')
+    elseif field ~= "content-type" then return nil
+    end
+  end
+  return name
+end
+
+--- Where the values of the parts of multipart/form-data (RFC 7578) stand: { [name] = { from, to } }, or nil: it is not
+-- made as strictly as two readers need who are to agree on it. A value of several lines is left out: one of them could
+-- begin another part for who reads line ends more loosely; so is one whose name is there twice.
+function M.parts(kind, text)
+  local _, boundaries = kind:lower():gsub("boundary", "")
+  local quote, boundary = kind:match("^[%w/-]+;.-[bB][oO][uU][nN][dD][aA][rR][yY]=(\"?)([%w'()+_,./:=?-]+)\"?$")
+  if not boundary or boundaries ~= 1 or #boundary > 70 or (quote ~= "") ~= (kind:sub(-1) == '"') then return nil end
+  local delimiter, out, at = "--" .. boundary, {}, #boundary + 3
+  if text:sub(1, at - 1) ~= delimiter then return nil end
+  while text:sub(at, at + 1) == "\r\n" do
+    local stop = text:find("\r\n\r\n", at, true)
+    local to = stop and text:find("\r\n" .. delimiter, stop + 4, true)
+    if not to then return nil end
+    local name = part_name(text:sub(at, stop - 1))
+    if name then
+      local broken = out[name] or text:find("[\r\n]", stop + 4) < to
+      out[name] = not broken and { stop + 4, to } or {}
+    end
+    at = to + 2 + #delimiter
+  end
+  local rest = text:sub(at)
+  return (rest == "--" or rest == "--\r\n") and out or nil
+end
+
+--- Adds what stands for the row in this request to `list`, as req:substitute takes it. `parts`: M.parts of its body.
+function M.apply(row, text, value, path, parts, list)
+  local function span(kind, from, to)         -- in the order of the text
+    local at = #list + 1
+    while at > 1 and (list[at - 1][5] or 0) >= from do at = at - 1 end
+    table.insert(list, at, { text, value, kind, nil, from - 1, to - 1 })
+  end
+  local part = parts and parts[row.part and row.name]
+  if part and part[1] then span(row.part, part[1], part[2]) end
   if not row.patterns then
     list[#list + 1] = { text, value, row.place, row.name }
     return
   end
   for _, pattern in ipairs(row.patterns) do
     local from, to = path:match(pattern)
-    if from then
-      -- in the order of the path
-      local at = #list + 1
-      while at > 1 and (list[at - 1][5] or 0) >= from do at = at - 1 end
-      table.insert(list, at, { text, value, row.place, nil, from - 1, to - 1 })
-      return
-    end
+    if from then return span(row.place, from, to) end
   end
 end
 

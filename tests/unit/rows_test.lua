@@ -142,7 +142,7 @@ local cases = {
     local function at(template, path)
       local list, places = {}, request.places
       local compiled = rows.compile({ rows = { { field = "value", place = { "path=" .. template } } }, secrets = {} }, type_of "substitute", places)
-      rows.apply(compiled[1], "t", "s", path, list)
+      rows.apply(compiled[1], "t", "s", path, nil, list)
       return list[1] and path:sub(list[1][5] + 1, list[1][6])
     end
     is(at("/bot{}/**", "/botX:1/getMe"), "X:1")
@@ -159,6 +159,37 @@ local cases = {
     is(at("/a/*/{}.json", "/a/;/X.json"), nil)
     is(at("/a.b/{}", "/a-b/X"), nil)
     is(at("/v1/{}%3Arun", "/v1/X:run"), "X")
+  end,
+  ["the parts of a form, where all readers agree on them"] = function()
+    local TYPE, CD = "multipart/form-data; boundary=\"=-x\"", 'Content-Disposition: form-data; name="%s"'
+    local function part(head, value) return ("--=-x\r\n%s\r\n\r\n%s\r\n"):format(head, value) end
+    local function value(text, name, kind)
+      local parts = rows.parts(kind or TYPE, text)
+      local span = parts and parts[name or "k"]
+      return span and (span[1] and text:sub(span[1], span[2] - 1) or "twice") or parts and "none" or nil
+    end
+    local k = CD:format "k"
+    is(value(part(k, "v") .. "--=-x--"), "v")
+    is(value(part(k, "") .. "--=-x--\r\n"), "")
+    is(value(part(CD:format "a b", "1") .. part("content-type: text/plain\r\n" .. k, "2") .. "--=-x--"), "2")
+    is(value(part(k, "v") .. "--=-x--", "other"), "none")
+    is(value(part(k, "v") .. part(k, "w") .. "--=-x--"), "twice")
+    is(value(part(k, "a\n--=-x\nb") .. "--=-x--"), "twice")
+    is(value(part(k, "a\rb") .. "--=-x--"), "twice")
+    for _, head in ipairs { k .. '; filename="k"', 'Content-Disposition: form-data; name=k', k .. "\r\n" .. CD:format "note", k .. "\r\nContent-Transfer-Encoding: base64",
+                            'Content-Disposition: form-data; name="k"; name="note"', "X: y", k .. "\r\n folded: x", k .. "\nX: y",
+                            "Content-Disposition: form-data; name*=utf-8''k", 'Content-Disposition: attachment; name="k"' } do
+      is(value(part(head, "v") .. "--=-x--"), "none")
+    end
+    for _, text in ipairs { part(k, "v"), "x\r\n" .. part(k, "v") .. "--=-x--", part(k, "v") .. "--=-x--\r\n" .. part(k, "v"), part(k, "v") .. "--=-xy--",
+                            "--=-x \r\n" .. k .. "\r\n\r\nv\r\n--=-x--", "--=-x\n" .. k .. "\n\nv\n--=-x--", "", "--=-x", "--=-x--x", "--=-x\r\n" .. k } do
+      is(value(text), nil)
+    end
+    is(value(part(k, "v") .. "--=-x--", "k", "Multipart/Form-Data;BOUNDARY==-x"), "v")
+    for _, kind in ipairs { "multipart/form-data", "multipart/form-data; boundary=", TYPE .. "; boundary=y", "multipart/form-data; boundary*=utf-8''=-x",
+                            'multipart/form-data; boundary="=-x', 'multipart/form-data; boundary==-x"', "multipart/form-data; boundary=" .. ("x"):rep(71) } do
+      is(value(part(k, "v") .. "--=-x--", "k", kind), nil)
+    end
   end,
   ["a field's own placeholder comes before the credential's, and a literal before both"] = function()
     local held = { { text = "any" }, { text = "own", field = "b" } }
@@ -216,7 +247,7 @@ local cases = {
     refused(pcall(r.substitute, r, many), nil, "")
     is(pcall(r.substitute, r, { { "__PH__", "plain", 1 } }), false)
     is(pcall(r.substitute, r, { { "", secret.of "s", 1 } }), false)
-    is(pcall(r.substitute, r, { { "__PH__", secret.of "s", 7 } }), false)
+    is(pcall(r.substitute, r, { { "__PH__", secret.of "s", 8 } }), false)
     is(pcall(r.substitute, r, { { "__PH__", secret.of "s", -1 } }), false)
     is(pcall(r.substitute, r, {}), true)
     local rec = { rows = {} }

@@ -41,7 +41,7 @@ run(const struct subst *s, const struct subst_code *code, enum subst_kind kind, 
 	enum subst_result result;
 
 	buf_clear(out);
-	result = code == NULL ? subst_body(&t, kind, SLICE("multipart/form-data; boundary=\"=-x\"")) : subst_all(&t, code) ? SUBST_DONE : SUBST_NO_ROOM;
+	result = code == NULL ? subst_body(&t, kind) : subst_all(&t, code) ? SUBST_DONE : SUBST_NO_ROOM;
 	if (result == SUBST_DONE && t.hits == 0)
 		buf_add(out, text, n);
 	*hits = t.hits;
@@ -69,9 +69,6 @@ expect(const char *name, const struct subst *s, const struct subst_code *code, e
 	}
 	buf_free(&out);
 }
-
-#define DELIM "--=-x\r\n"
-#define PART(name) DELIM "Content-Disposition: form-data; name=\"" name "\"\r\n\r\n"
 
 static void
 test_codes(void)
@@ -118,49 +115,10 @@ test_bodies(void)
 	expect("lines", l, NULL, SUBST_LINES, "1\n[\"__PH__\"]\n[\"__PH__\"]", "1\n[\"first\"]\n[\"first\"]");
 	expect("a form", f, NULL, SUBST_FORM, "a+b=x__PH__&a%20b=__PH__2__&ab=__PH__&__PH__=a+b&a+b", "a+b=xfirst&a%20b=second&ab=__PH__&__PH__=a+b&a+b");
 	expect("a form: some part it at a semicolon", f, NULL, SUBST_FORM, "a+b=1;c=__PH__&x;a+b=__PH__", "a+b=1;c=__PH__&x;a+b=__PH__");
-	expect("parts", f, NULL, SUBST_PARTS, PART("a b") "x__PH__\r\n" PART("b") "__PH__\r\n" PART("a b") "\r\n--=-x--\r\n",
-	    PART("a b") "xfirst\r\n" PART("b") "__PH__\r\n" PART("a b") "\r\n--=-x--\r\n");
-	expect("parts: with a type", f, NULL, SUBST_PARTS, DELIM "content-type: text/plain\r\ncontent-disposition: form-data; name=\"a b\"\r\n\r\n__PH__\r\n--=-x--",
-	    DELIM "content-type: text/plain\r\ncontent-disposition: form-data; name=\"a b\"\r\n\r\nfirst\r\n--=-x--");
-	expect("parts: a file, and what is written otherwise", f, NULL, SUBST_PARTS,
-	    DELIM "Content-Disposition: form-data; name=\"a b\"; filename=\"a\"\r\n\r\n__PH__\r\n" DELIM "Content-Disposition: form-data; name=a b\r\n\r\n__PH__\r\n--=-x--",
-	    DELIM "Content-Disposition: form-data; name=\"a b\"; filename=\"a\"\r\n\r\n__PH__\r\n" DELIM "Content-Disposition: form-data; name=a b\r\n\r\n__PH__\r\n--=-x--");
-	expect("parts: an encoding, and two names", f, NULL, SUBST_PARTS,
-	    DELIM "Content-Disposition: form-data; name=\"a b\"\r\nContent-Transfer-Encoding: base64\r\n\r\n__PH__\r\n--=-x--",
-	    DELIM "Content-Disposition: form-data; name=\"a b\"\r\nContent-Transfer-Encoding: base64\r\n\r\n__PH__\r\n--=-x--");
-	expect("parts: lines", f, NULL, SUBST_PARTS, PART("a b") "\n--=-x\n__PH__\r\n--=-x--", PART("a b") "\n--=-x\n__PH__\r\n--=-x--");
-	expect("parts: no end", f, NULL, SUBST_PARTS, PART("a b") "__PH__\r\n" DELIM, NULL);
-	expect("parts: text before, and behind", f, NULL, SUBST_PARTS, "x\r\n" PART("a b") "__PH__\r\n--=-x--", NULL);
-	expect("parts: text behind", f, NULL, SUBST_PARTS, PART("a b") "__PH__\r\n--=-x--\r\n" DELIM, NULL);
-	expect("parts: a longer boundary", f, NULL, SUBST_PARTS, PART("a b") "__PH__\r\n--=-xy--", NULL);
-	expect("parts: a space behind the delimiter", f, NULL, SUBST_PARTS, "--=-x \r\n" "Content-Disposition: form-data; name=\"a b\"\r\n\r\n__PH__\r\n--=-x--", NULL);
 	expect("other kinds", s, NULL, SUBST_OTHER, "__PH__", "__PH__");
 	subst_free(s);
 	subst_free(l);
 	subst_free(f);
-}
-
-static void
-test_boundary(void)
-{
-	static const struct { const char *type, *want; } cases[] = {
-		{"multipart/form-data; boundary=abc", "\r\n--abc"}, {"multipart/form-data;BOUNDARY=\"a b\"", NULL}, {"multipart/form-data; boundary=\"a.b\"", "\r\n--a.b"},
-		{"multipart/form-data", NULL}, {"multipart/form-data; boundary=", NULL}, {"multipart/form-data; boundary=a; boundary=b", NULL},
-		{"multipart/form-data; boundary=a; charset=x", NULL}, {"multipart/form-data; boundary*=a", NULL}, {"multipart/form-data; xboundary=a", NULL},
-		{"multipart/form-data; boundary=\"a", NULL}, {"boundary=a", NULL},
-		{"multipart/form-data; boundary=0123456789012345678901234567890123456789012345678901234567890123456789x", NULL},
-	};
-
-	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		struct buf out;
-		bool ok;
-
-		buf_init(&out, 80);
-		ok = subst_boundary((struct slice){guard_copy(cases[i].type, strlen(cases[i].type)), strlen(cases[i].type)}, &out);
-		test_result(cases[i].want != NULL ? ok && slice_eq(buf_slice(&out), slice_of(cases[i].want)) : !ok, cases[i].type, "%.*s",
-		    (int)out.n, out.n != 0 ? out.p : "");
-		buf_free(&out);
-	}
 }
 
 static void
@@ -190,12 +148,15 @@ test_header(void)
 }
 
 static void
-test_path(void)
+test_spans(void)
 {
-	static const struct { const char *in; size_t from, to; const char *want; } cases[] = {
-		{"/bot__PH__/x", 4, 10, "/botfirst/x"}, {"/bot_%5fPH__/x", 4, 12, "/botfirst/x"}, {"/botx__PH__/x", 4, 11, "/botx__PH__/x"},
-		{"/bot__PH__x/x", 4, 11, "/bot__PH__x/x"}, {"/bot__PH__/x", 4, 9, "/bot__PH__/x"}, {"/__PH__/__PH__", 8, 14, "/__PH__/first"},
-		{"/__PH__", 1, 99, "/__PH__"}, {"/__PH__", 7, 7, "/__PH__"}, {"/__PH__", 9, 8, "/__PH__"},
+	static const struct { enum subst_place place; const char *in; size_t from, to; const char *want; } cases[] = {
+		{PLACE_PATH, "/bot__PH__/x", 4, 10, "/botfirst/x"}, {PLACE_PATH, "/bot_%5fPH__/x", 4, 12, "/botfirst/x"},
+		{PLACE_PATH, "/botx__PH__/x", 4, 11, "/botx__PH__/x"}, {PLACE_PATH, "/bot__PH__x/x", 4, 11, "/bot__PH__x/x"},
+		{PLACE_PATH, "/bot__PH__/x", 4, 9, "/bot__PH__/x"}, {PLACE_PATH, "/__PH__/__PH__", 8, 14, "/__PH__/first"},
+		{PLACE_PATH, "/__PH__", 1, 99, "/__PH__"}, {PLACE_PATH, "/__PH__", 7, 7, "/__PH__"}, {PLACE_PATH, "/__PH__", 9, 8, "/__PH__"},
+		{PLACE_PART, "a__PH__ b__PH__c__PH__", 7, 16, "a__PH__ bfirstc__PH__"}, {PLACE_PART, "%5f_PH__", 0, 8, "%5f_PH__"},
+		{PLACE_PART, "__PH__", 0, 6, "first"}, {PLACE_PART, "__PH__", 0, 7, "__PH__"},
 	};
 	struct subst *s = rows(1, two, PLACE_PATH, "");
 
@@ -204,9 +165,10 @@ test_path(void)
 		struct subst_run t = {.s = s, .out = &out, .in = {guard_copy(cases[i].in, strlen(cases[i].in)), strlen(cases[i].in)}};
 
 		buf_init(&out, 4096);
+		s->row[0].place = cases[i].place;
 		s->row[0].from = cases[i].from;
 		s->row[0].to = cases[i].to;
-		test_result(subst_path_rows(&t) && slice_eq(t.hits != 0 ? buf_slice(&out) : t.in, slice_of(cases[i].want)), cases[i].in, "%.*s",
+		test_result(subst_spans(&t, cases[i].place) && slice_eq(t.hits != 0 ? buf_slice(&out) : t.in, slice_of(cases[i].want)), cases[i].in, "%.*s",
 		    (int)out.n, out.n != 0 ? out.p : "");
 		buf_free(&out);
 	}
@@ -490,9 +452,8 @@ main(void)
 		return 1;
 	test_codes();
 	test_bodies();
-	test_boundary();
 	test_header();
-	test_path();
+	test_spans();
 	test_kinds();
 	test_back();
 	test_websocket();
