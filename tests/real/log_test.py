@@ -1,0 +1,363 @@
+"""The request log: floods, full disks, rotation from outside, and processes that die."""
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+
+import sallyport
+from real import wait
+
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-log-1"}}
+
+
+def writer(s):
+    """The process that writes the log."""
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "comm").read_text() == "sallyport-log\n" and os.getpgid(int(entry.name)) == s.group:
+                return int(entry.name)
+        except OSError:
+            pass
+    return None
+
+
+def file_of(s):
+    return s.home / "log" / "requests.jsonl"
+
+
+def lines(path):
+    return path.read_bytes().splitlines(True) if path.exists() else []
+
+
+def again(s, up, *flags):
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", *flags)
+
+
+def refused(s, n, name="a", host="denied.test", target="/"):
+    """n requests on one connection, each refused."""
+    sock = socket.create_connection(("127.0.0.1", s.port), 30)
+    sock.settimeout(60 * sallyport.SLOW)
+    head = f"GET http://{host}{target} HTTP/1.1\r\nHost: {host}\r\n{s.auth(name=name)}\r\n".encode()
+    sent = threading.Thread(target=lambda: sock.sendall(head * n))
+    sent.start()
+    answers = b""
+    while answers.count(b"HTTP/1.1 403") < n:
+        part = sock.recv(1 << 16)
+        assert part, f"closed after {answers.count(b'HTTP/1.1 403')} of {n}"
+        answers += part
+    sent.join()
+    sock.close()
+
+
+def total(records, **want):
+    return sum(int(r.get("count", 1)) for r in records if all(r.get(k) == v for k, v in want.items()))
+
+
+def test_flood(t):
+    """an agent's thousands of refusals are a few records, none uncounted, and another's record stays"""
+    s, up = t.proxy(workers=2, credentials=[API], serve=False)
+    s.agent("b")
+    again(s, up, "--log-size", "64k")
+    refused(s, 1, "b", "mine.test")
+    threads = [threading.Thread(target=refused, args=(s, 3000)) for _ in range(4)]
+    began = time.monotonic()
+    for x in threads:
+        x.start()
+    for x in threads:
+        x.join()
+    seconds = time.monotonic() - began + 2
+    refused(s, 1, "b", "mine.test", "/after")
+    wait(lambda: total(s.records(), agent="a") == 12000, 20, f"12000, not {total(s.records(), agent='a')}")
+    records = s.records()
+    assert len([r for r in records if r.get("agent") == "a"]) <= 22 * seconds + 22, (len(records), seconds)
+    assert total(records, agent="b") == 2
+    many = [r for r in records if "count" in r]
+    assert many and all(r["error"] == "host_not_allowed" and r["first"].startswith("GET denied.test:80/") and r["decision"] == "deny"
+                        for r in many), many[:2]
+    assert sum(f.stat().st_size for f in file_of(s).parent.glob("requests*")) <= 64 << 10
+    assert "more: GET denied.test:80/ … GET denied.test:80/" in s.cli("log", "--newest", "2000").stdout
+    assert s.cli("log", "--json", "--host", "denied.test").stdout.count("\n") == len(records) - 2
+
+
+def test_allowed_flood(t):
+    """rotations keep every agent's records, however many allowed requests another makes"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    s.agent("b")
+    again(s, up, "--log-size", "64k")
+    refused(s, 1, "b")
+    # a's own pages are allowed, need no upstream, and are not counted alone
+    sock = socket.create_connection(("127.0.0.1", s.port), 30)
+    sock.settimeout(60 * sallyport.SLOW)
+    one = f"GET /discover HTTP/1.1\r\nHost: 127.0.0.1:{s.port}\r\n{s.auth()}\r\n".encode()
+    for _ in range(6):
+        got = b""
+        sender = threading.Thread(target=lambda: sock.sendall(one * 100))
+        sender.start()
+        while got.count(b"HTTP/1.1 200") < 100:
+            part = sock.recv(1 << 16)
+            assert part
+            got += part
+        sender.join()
+        time.sleep(0.6)         # a file lives a second
+    wait(lambda: (file_of(s).parent / "requests.jsonl.1").exists(), 5, "a rotation")
+    records = s.records()
+    assert total(records, agent="b") == 1 and total(records, agent="a") > 50
+    s.stop()
+    assert sum(f.stat().st_size for f in file_of(s).parent.glob("requests*")) <= (64 << 10) + 60000
+    assert not (file_of(s).parent / "requests.jsonl.0").exists()
+
+
+def test_waits(t):
+    """while the log's writer stands still nothing that carried a credential goes unrecorded: requests wait, and go on"""
+    s, up = t.proxy(credentials=[API], upstream={"reply": {"body": "ok"}})
+    assert s.request().status == 200
+    pid = writer(s)
+    os.kill(pid, signal.SIGSTOP)
+    done, stop, failed = [0], threading.Event(), []
+
+    def load():
+        wire = s.tunnel()
+        path = "/" + "p" * 1900
+        while not stop.is_set():
+            try:
+                if s.request(target=path, wire=wire, timeout=25).status != 200:
+                    failed.append("status")
+                    return
+            except Exception as e:          # noqa: BLE001
+                failed.append(repr(e))
+                return
+            done[0] += 1
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for x in threads:
+        x.start()
+    seen = -1
+    try:
+        end = time.monotonic() + 120 * sallyport.SLOW
+        while seen != done[0]:          # one MiB in the pipe and half of one in the queue, then nobody moves
+            assert time.monotonic() < end, "nothing ever waits"
+            seen = done[0]
+            time.sleep(2)
+        held = done[0]
+        # another agent's requests go on
+        s.agent("b")
+        assert s.request(auth=s.auth(name="b")).status == 200
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)
+        stop.set()
+        for x in threads:
+            x.join(60)
+    assert not failed, failed
+    assert held > 400
+    wait(lambda: len([r for r in s.records() if r.get("path", "").startswith("/pp")]) == done[0], 10, "every record")
+    assert "ev=log_dropped" not in s.log()
+
+
+def test_full_disk(t):
+    """a full disk costs records, says so once, and the next ones are whole"""
+    s, up = t.proxy(credentials=[API])
+    for _ in range(3):
+        s.request()
+    wait(lambda: len(s.records()) == 3, 5, "three records")
+    size = file_of(s).stat().st_size
+    resource.prlimit(writer(s), resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+    for _ in range(8):
+        assert s.request().status == 200
+        time.sleep(0.1)
+    wait(lambda: s.log().count("ev=log_dropped") == 1, 5, "a line about it")
+    resource.prlimit(writer(s), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    s.request(target="/room")
+    s.wait_record({"path": "/room"})
+    assert s.log().count("ev=log_dropped") == 1 and s.log().count("ev=log_resumed dropped=8") == 1, s.log()
+    assert json.loads(lines(file_of(s))[-1])["path"] == "/room"
+
+
+def test_torn(t):
+    """a torn line is passed over, and the next record is whole"""
+    s, up = t.proxy(credentials=[API])
+    s.request(target="/one")
+    s.wait_record({"path": "/one"})
+    s.stop()
+    with open(file_of(s), "ab") as f:
+        f.write(b'{"time":1795902368349,"request":"1a4f","agent":"a","path":"/to')
+    assert [r["path"] for r in s.records()] == ["/one"]
+    again(s, up)
+    s.request(target="/two")
+    s.wait_record({"path": "/two"})
+    assert [r["path"] for r in s.records()] == ["/one", "/two"]
+
+
+def test_hostile_paths(t):
+    """one request is one line of ASCII-safe JSON, whatever its path"""
+    s, up = t.proxy(credentials=[API])
+    wire = s.tunnel()
+    for path in (b"/\xff\xfe\xc3", b'/","agent":"b","x":"', b"/\xc2\x9b31m", b"/" + b"\xe2\x82\xac" * 2000, b"/\xf0\x9f\x92\xa9" * 500):
+        wire.send(b"GET " + path + b" HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        got = b""
+        while b"\r\n\r\n" not in got:
+            part = wire.recv(10)
+            if not part:
+                wire = s.tunnel()
+                break
+            got += part
+    s.request(target="/last", wire=None)
+    s.wait_record({"path": "/last"})
+    raw = lines(file_of(s))
+    for line in raw:
+        r = json.loads(line)
+        assert r.get("agent", "a") == "a" and len(line) < 4096, line
+        assert not any(c < 0x20 or c == 0x7f for c in line[:-1]), line
+    assert len(raw) >= 2
+    assert "\x9b" not in s.cli("log").stdout and "\x1b" not in s.cli("log").stdout
+
+
+def test_moved_away(t):
+    """logrotate: a moved file is left with the next record or SIGHUP, copytruncate works, and nobody sees anything twice"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    out = open(s.dir / "follow", "wb")
+    p = subprocess.Popen([s.binary, "log", "--follow", "--json"], env=s.env, stdout=out)
+    t.processes.append(p)
+    sent = []
+
+    def send(n=2):
+        for _ in range(n):
+            path = f"/r{len(sent)}"
+            sent.append(path)
+            assert s.request(target=path).status == 200
+
+    def seen():
+        return [json.loads(x)["path"] for x in (s.dir / "follow").read_bytes().splitlines(True) if x.endswith(b"\n")]
+    time.sleep(0.5)
+    send()
+    wait(lambda: seen() == sent, 8, "the first records")
+    file_of(s).rename(s.dir / "moved")
+    send()
+    wait(lambda: seen() == sent, 8, f"what came behind a move: {seen()}")
+    assert len(lines(s.dir / "moved")) == 2 and len(lines(file_of(s))) == 2
+    file_of(s).rename(s.dir / "moved2")
+    os.kill(s.process.pid, signal.SIGHUP)
+    wait(lambda: file_of(s).exists(), 5, "the file after SIGHUP")
+    assert stat.S_IMODE(file_of(s).stat().st_mode) == 0o600
+    send()
+    wait(lambda: seen() == sent, 8, "what came behind SIGHUP")
+    shutil.copy(file_of(s), s.dir / "copied")
+    os.truncate(file_of(s), 0)
+    time.sleep(0.5)
+    send()
+    wait(lambda: seen() == sent, 8, "what came behind copytruncate")
+    assert len(lines(file_of(s))) == 2 and b"\0" not in file_of(s).read_bytes()
+    time.sleep(0.3)
+    assert seen() == sent and s.alive()
+
+
+def test_kills(t):
+    """kill -9 of the writer, of workers and of the master: the log goes on, and what was written stays whole"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    s.may_die = "yes"
+    s.request(target="/one")
+    s.wait_record({"path": "/one"})
+    pid = writer(s)
+    assert pid not in s.worker_pids()
+    os.kill(pid, signal.SIGKILL)
+    s.request(target="/two")
+    wait(lambda: writer(s) not in (None, pid), 5, "another writer")
+    s.wait_record({"path": "/two"})
+    for w in s.worker_pids():
+        os.kill(w, signal.SIGKILL)
+    wait(lambda: len(s.worker_pids()) == 2, 10, "workers")
+    s.request(target="/three")
+    s.wait_record({"path": "/three"})
+    s.request(target="/four")
+    os.kill(s.process.pid, signal.SIGKILL)     # at once: what waits in a worker is written as it drains
+    s.process.wait()
+    wait(lambda: writer(s) is None, 35, "the writer's end")
+    s.process = None
+    again(s, up)
+    s.request(target="/five")
+    s.wait_record({"path": "/five"})
+    assert [r["path"] for r in s.records()] == ["/one", "/two", "/three", "/four", "/five"]
+    assert all(json.loads(x) for x in lines(file_of(s)))
+
+
+def test_drain(t):
+    """what was asked just before the end is in the log"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    for i in range(20):
+        s.request(target=f"/r{i}")
+    s.stop()
+    assert sorted(r["path"] for r in s.records()) == sorted(f"/r{i}" for i in range(20))
+
+
+def test_memory(t):
+    """log memory: nothing is written to the data directory"""
+    if not os.path.isdir("/dev/shm") or not os.access("/dev/shm", os.W_OK):
+        t.skip("there is no /dev/shm here")
+    s, up = t.proxy(credentials=[API], serve=False)
+    s.cli("set", "log", "memory")
+    folder = pathlib.Path(f"/dev/shm/sallyport-{os.getuid()}-{s.home.stat().st_ino:x}")
+    try:
+        again(s, up)
+        s.request(target="/one")
+        s.wait_record({"path": "/one"})
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "requests.jsonl").stat().st_mode) == 0o600
+        assert not file_of(s).exists()
+        s.stop()
+        folder.chmod(0o755)
+        r = s.cli("serve", "--listen", "127.0.0.1:0", check=False)
+        assert r.returncode == 1 and "not ours alone" in r.stderr, r.stderr
+    finally:
+        s.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_places(t):
+    """log-file and log-group: what is no place for a log is refused, and who may read it can"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    place = s.dir / "logs"
+    place.mkdir(0o700)
+    other = place / "other.jsonl"
+    for path, why in ((s.dir / "absent" / "x", "no such folder"), ("/tmp/sallyport-log-test.jsonl", "everybody may put files"),
+                      ("relative", "named from the root"), (place, "not a plain file")):
+        r = s.cli("set", "log-file", path, check=False)
+        assert r.returncode != 0 and why in r.stderr, (path, r.stderr)
+    (place / "link").symlink_to(other)
+    r = s.cli("set", "log-file", place / "link", check=False)
+    assert r.returncode == 1 and "not a plain file" in r.stderr and not other.exists(), r.stderr
+    r = s.cli("set", "log-group", "no-such-group-here", check=False)
+    assert r.returncode == 1 and "no group" in r.stderr, r.stderr
+    r = s.cli("set", "log-records", "1000", check=False)
+    assert r.returncode == 2 and "log-size" in r.stderr, r.stderr
+    s.cli("set", "log-file", other)
+    s.cli("set", "log-group", os.getgid())
+    again(s, up)
+    s.request(target="/there")
+    s.wait_record({"path": "/there"})
+    st = other.stat()
+    assert stat.S_IMODE(st.st_mode) == 0o640 and st.st_gid == os.getgid() and len(lines(other)) == 1
+    assert not file_of(s).exists()
+    # a flag of serve counts for commands too
+    s.stop()
+    again(s, up, "--log-file", place / "flag.jsonl")
+    s.request(target="/flag")
+    assert s.wait_record({"path": "/flag"}) and len(s.records()) == 1
+    assert "cannot enter" in s.cli("doctor", check=False).stdout      # the folder is our own alone
+
+
+def test_older_store(t):
+    """what an earlier version kept is left alone, and doctor says where it is"""
+    s, up = t.proxy(credentials=[API])
+    old = s.home / "log" / "data.mdb"
+    old.write_bytes(b"x" * 4096)
+    old.chmod(0o600)
+    s.request(target="/new")
+    s.wait_record({"path": "/new"})
+    assert f"{old} holds the records of an earlier version" in s.cli("doctor", check=False).stdout
+    assert old.read_bytes() == b"x" * 4096
