@@ -526,7 +526,14 @@ local function judge_second(self, req, agent, own, routed, targets)
       seen[name] = true
     end
   end
+  for _, t in ipairs(routed and target.in_path(req.host, function() return self.path_readings(req.path) end) or {}) do
+    local ok, code = covers_second(self, req, agent, own, t)
+    if not ok then return code, "the path names a second place, which is not allowed here" end
+  end
 end
+
+-- Paths of these hosts may name a second place, too.
+local function names_in_path(req, routed) return routed == true and req.host:find("googleapis.com", 1, true) ~= nil end
 
 local UNREADABLE = ", so it cannot be looked into, and this is kept to some methods"
 
@@ -544,7 +551,7 @@ end
 -- The same for a request without a credential. nil: it may go on | code, message, options
 local function judge_domain(self, req, agent, own, deadline)
   local code, message
-  if req:strip(self.config.routing) then code, message = judge_second(self, req, agent, own, true) end
+  if req:strip(self.config.routing) or names_in_path(req, true) then code, message = judge_second(self, req, agent, own, true) end
   if code or not own.domain.posts or req.method ~= "POST" or not req.has_body then return code, message end
   local body, generation = require "body", self.config.applied
   local of = body.of(req:view().headers)
@@ -594,7 +601,7 @@ end
 local function attach(self, req, agent, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
   local strips = opened.strips[routed]
-  if req:strip(strips) or pol.targets then
+  if req:strip(strips) or pol.targets or names_in_path(req, routed) then
     local own = self.config:item { id = "credential/" .. opened.name }
     local code, message = judge_second(self, req, agent, own, routed == true, pol.targets)
     if code then return nil, code, message end
@@ -1195,16 +1202,16 @@ end
 local function explain_fields(self, spec, url, agent, own, routed)
   local opened = not own.domain and self.config:open(own.name) or nil
   local guarded = opened and (opened.guards or #opened.endpoints > 0) and "guarded"
-  local ok, req = pcall(require("request").example, { method = spec.method, url = url.text, headers = spec.headers })
+  local ok, req = pcall(require("request").example, { method = spec.method, url = url.text, headers = spec.headers or {} })
   if not ok then return "bad_request", "these are no fields of a request" end
   local strips = opened and opened.strips[routed or guarded or false] or routed and self.config.routing or {}
-  if (req:strip(strips) or opened and opened.pol.targets) and (opened or routed) then
+  if (req:strip(strips) or opened and opened.pol.targets or names_in_path(req, routed)) and (opened or routed) then
     local code, message = judge_second(self, req, agent, own, routed, opened and opened.pol.targets)
     if code then return code, message end
   end
   local left, gone = {}, {}
   for _, name in ipairs(req:view().headers:names()) do left[name] = true end
-  for name in pairs(spec.headers) do
+  for name in pairs(spec.headers or {}) do
     if not left[name:lower()] then gone[#gone + 1] = name end
   end
   table.sort(gone)
@@ -1278,7 +1285,7 @@ function M:on_explain(spec)
     result.domain = own.name
     result.reason = "domain entry " .. own.name
   end
-  if spec.headers then
+  if spec.headers or names_in_path(url, routed) then
     local code, fields = explain_fields(self, spec, url, agent, own, routed)
     if code then return deny(code, fields) end
     result.taken_off = fields[1] and fields or nil

@@ -163,6 +163,18 @@ M.kinds = {
   destination = read_destination, url = read_url, prefix = read_prefix,
 }
 
+--- Google Storage's JSON API has the second place in the path: /storage/v1/b/FROM/o/KEY/rewriteTo/b/TO/o/KEY (copyTo, moveTo).
+-- Where it goes, by any reading of the path; nil: this host has no such paths.
+function M.in_path(host, readings)
+  if not host:find("googleapis%.com$") then return nil end
+  local out = {}
+  for _, reading in ipairs(readings() or {}) do
+    local before, to = reading:match("^(/.-/b/)[^/]+/o/.+/%a+[Tt]o/b/(.+)$")
+    if before then out[#out + 1] = { host = host, path = before .. to } end
+  end
+  return out
+end
+
 --- Does a field of this kind name a host that the rule on hosts decides about, even where no path does? A bucket in the
 -- host is one; so is where a WebDAV server writes. (A URL that Azure reads with a key of the URL's own is not.)
 function M.names_host(kind, host)

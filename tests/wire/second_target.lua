@@ -128,6 +128,15 @@ for _, field in ipairs { "X-Copy-From-Account", "Destination-Account", "X-Symlin
   refused(SWIFT, "PUT " .. OBJECT, field .. ": AUTH_me/pub", "ambiguous_path")
 end
 
+-- ---- Google Storage's JSON API has it in the path
+local GCS = "storage.googleapis.com"
+for _, path in ipairs { "/storage/v1/b/pub/o/x/rewriteTo/b/other/o/y", "/storage/v1/b/pub/o/x%2Fy/copyTo/b/other/o/y", "/storage/v1/b/pub/o/x/moveTo/b/other/o/y" } do
+  refused(GCS, "POST " .. path, "X-A: b")
+end
+refused(GCS, "POST /storage/v1/b/pub/o/x/rewrite%54o/b/other/o/y", "X-A: b")
+cases[#cases].expect.cli = { ["explain POST https://storage.googleapis.com/storage/v1/b/pub/o/x/rewriteTo/b/pub/o/y"] = "ALLOW  with the credential 'gcs'",
+  ["explain POST https://storage.googleapis.com/storage/v1/b/pub/o/x/rewriteTo/b/other/o/y"] = "path_not_allowed" }
+
 -- ---- another credential's place is not this one's
 refused("two.test", "COPY /a/x", "Destination: /b/y")
 refused("two.test", "COPY /a/x", "Destination: /c/y")
@@ -191,7 +200,7 @@ return {
       { name = "region", type = "aws_sigv4", host = "*.us-east-1.amazonaws.com", fields = { access_key_id = "k" }, secrets = { secret_access_key = "canary-region" } },
       bearer("blob", BLOB, { path = "/pub" }), bearer("freeblob", "freeblob.test"),
       bearer("dav", DAV, { path = "/dav/shared" }), bearer("swift", SWIFT, { path = "/v1/AUTH_me/pub" }),
-      bearer("a", "two.test", { path = "/a" }), bearer("b", "two.test", { path = "/b" }),
+      bearer("gcs", GCS, { path = "/storage/v1/b/pub" }), bearer("a", "two.test", { path = "/a" }), bearer("b", "two.test", { path = "/b" }),
       bearer("write", "verb.test", { path = "/a", method = { "PUT" } }), bearer("read", "verb.test", { path = "/b", method = { "GET" } }),
       bearer("keyed", "key.test"),
       { name = "own", type = "own", host = "own.test", path = "/pub", secrets = { token = "canary-own" } },
