@@ -6958,6 +6958,7 @@ json_clean_string(char *out, const struct json_token *t)
 #define SUBST_ROWS_MAX 64       /* of one request, one a text and place: a bit each */
 #define SUBST_TEXT_MAX (32 * 1024) /* their placeholders and names: 512 bytes each */
 #define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
+#define SUBST_AGAIN_MAX 8       /* in a text: by when there is no more room for it, a secret's length could be told */
 #define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
 #define SUBST_BACK_MIN 8        /* bytes: a shorter one is any word, and stands in heads that do not echo it */
 #define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB; as much as a connection may cost */
@@ -6997,6 +6998,7 @@ struct subst_run {
 	struct buf *out;        /* borrowed; untouched while nothing was found */
 	size_t from;
 	uint64_t hits;          /* bit i: row i was found */
+	unsigned again;         /* and how often those were found once more */
 	struct slice sent[SUBST_ROWS_MAX]; /* borrowed from `in`: as the client wrote it, the first time */
 };
 
@@ -7265,6 +7267,8 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 			return false;
 		if ((t->hits >> row & 1) == 0)
 			t->sent[row] = (struct slice){in.p + i, used};
+		else if (++t->again > SUBST_AGAIN_MAX)
+			return false;
 		t->hits |= (uint64_t)1 << row;
 		i = t->from = i + used;
 	}
