@@ -1,5 +1,6 @@
 """Clients whose handshake fails, and those that speak something else to the proxy: seen in the log, summed up by doctor."""
 import json
+import re
 import socket
 import ssl
 import time
@@ -48,13 +49,15 @@ def test_untrusted_ca(t):
     for _ in range(20):
         fails(s, context)
     first = seen(s, "client_tls: unknown_ca")
-    assert len(first) == 1 and first[0]["agent"] == "a" and first[0]["host"] == "api.test" and first[0]["port"] == 443, first
+    assert first[0]["agent"] == "a" and first[0]["host"] == "api.test" and first[0]["port"] == 443, first
     fails(s, context, host="other.test")
     assert len(seen(s, "client_tls: unknown_ca", host="other.test")) == 1, "another host is another kind"
     time.sleep(10.5)
     fails(s, context)
-    seen(s, "client_tls: unknown_ca, 19 times more", agent="a", host="api.test")
-    assert len(records(s, error="client_tls")) == 3, s.records()
+    # One at once, and after each 10 s one that counts: two or three where the loop itself was slow.
+    wait(lambda: sum(1 + int((re.search(r", (\d+) times more$", r["reason"]) or [0, 0])[1]) for r in records(s, host="api.test", error="client_tls")) == 21, 6,
+         "the number of the folded ones")
+    assert len(records(s, host="api.test", error="client_tls")) < 8, s.records()
     said = s.cli("doctor", check=False).stdout
     assert "a: 21 handshakes with api.test failed: unknown_ca" in said and "sallyport env a" in said, said
     assert "unknown_ca" in s.cli("log").stdout
