@@ -226,10 +226,10 @@ def main(words):
         texts.append(f"policies/{name}.lua: not ok - no test names it")
     if user:
         texts += [f"the plain user's tests left a process: {name}" for name in user.left_names()]
-        user.remove(keep=totals[1] > 0)
+        user.remove(keep=totals[1] > 0 and any((user.root / "tmp").iterdir()))
     print("\n".join(texts))
     if totals[1]:
-        print(f"what the failed tests left is in {os.environ['TEST_TMP']}{f' and {user.root}/tmp' if user else ''}")
+        print(f"what the failed tests left is in {os.environ['TEST_TMP']}{f' and {user.root}/tmp' if user and user.root.exists() else ''}")
     else:
         shutil.rmtree(os.environ["TEST_TMP"], ignore_errors=True)
     print(f"{totals[0]} passed, {totals[1]} failed" + (f", {totals[2]} skipped" if totals[2] else ""), flush=True)
