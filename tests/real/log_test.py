@@ -207,6 +207,11 @@ def test_hostile_paths(t):
                 wire = s.tunnel()
                 break
             got += part
+    time.sleep(0.3)
+    before = total(s.records(), error="bad_request")
+    for n in (100, 4000, 40000):
+        s.tunnel().send(b"M" * n + b" / HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    wait(lambda: total(s.records(), error="bad_request") == before + 3, 5, "records of long methods")
     s.request(target="/last", wire=None)
     s.wait_record({"path": "/last"})
     raw = lines(file_of(s))
