@@ -14646,7 +14646,8 @@ struct req {
 	char token[65];         /* hex SHA-256 of the proxy token presented; empty: none */
 	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
-	struct buf stripped_names; /* owned; headers that strip names, a line each: for trailers */
+	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
+	char taken[256];        /* names of what was taken off and was not ours: for the record */
 	bool query_removed;
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	struct subst_ws *ws;    /* owned; a WebSocket with rows */
@@ -15337,6 +15338,7 @@ req_log(struct req *r)
 	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
 	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
 	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
+	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
 	buf_adds(&b, ",\"method\":");
 	json_buf_string(&b, r->head.method);
 	if (r->form != REQ_CONNECT)
@@ -21424,6 +21426,7 @@ l_req_log(lua_State *L)
 	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
 	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
 	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
+	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
 	lua_getfield(L, 2, "decision");
 	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
 	r->allowed = strcmp(decision, "allow") == 0;
@@ -21630,34 +21633,27 @@ l_req_read_body(lua_State *L)
 	return l_req_read_body_k(L, LUA_OK, 0);
 }
 
-static bool
-l_list_has(lua_State *L, int list, struct slice name, bool (*same_as)(struct slice, struct slice))
+/* Pushes the name with each letter as `as` has it: ascii_lower, or name_fold as sets of names do. */
+static void
+l_push_name(lua_State *L, struct slice s, char (*as)(char))
 {
-	lua_Integer n = luaL_len(L, list);
+	luaL_Buffer b;
+	char *p = luaL_buffinitsize(L, &b, s.n);
 
-	for (lua_Integer i = 1; i <= n; i++) {
-		bool same;
-
-		lua_geti(L, list, i);
-		same = same_as(name, l_check_text(L, -1));
-		lua_pop(L, 1);
-		if (same)
-			return true;
-	}
-	return false;
+	for (size_t i = 0; i < s.n; i++)
+		p[i] = as(s.p[i]);
+	luaL_pushresultsize(&b, s.n);
 }
 
-static void
-l_note_names(lua_State *L, int list, struct buf *b)
+static bool
+l_set_has(lua_State *L, int set, struct slice name)
 {
-	lua_Integer n = luaL_len(L, list);
+	bool has;
 
-	for (lua_Integer i = 1; i <= n; i++) {
-		lua_geti(L, list, i);
-		if (!buf_adds(b, luaL_checkstring(L, -1)) || !buf_add(b, "\n", 1))
-			luaL_error(L, "strip names too many headers");
-		lua_pop(L, 1);
-	}
+	l_push_name(L, name, name_fold);
+	has = lua_rawget(L, set) != LUA_TNIL;
+	lua_pop(L, 1);
+	return has;
 }
 
 /* How much of this some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
@@ -21720,16 +21716,22 @@ pair_same(struct slice found, struct slice name)
 	    ((name.n == 0 || memchr(name.p, '[', name.n) == NULL) && pair_same_php(found, name, true));
 }
 
-static bool
+/* Which of the list's names the pair has, from 1; 0: none. */
+static lua_Integer
 l_pair_listed(lua_State *L, int list, struct slice pair)
 {
 	struct slice name;
 	char text[256];
 
 	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);)
-		if (l_list_has(L, list, name, pair_same))
-			return true;
-	return false;
+		for (lua_Integer i = luaL_len(L, list); i > 0; i--) {
+			bool same = (lua_geti(L, list, i), pair_same(name, l_check_text(L, -1)));
+
+			lua_pop(L, 1);
+			if (same)
+				return i;
+		}
+	return 0;
 }
 
 /* What a form must be for two readers to agree on it: no control bytes, each
@@ -21817,7 +21819,7 @@ l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct 
 	bool ok = true;
 
 	for (size_t at = 0; ok && pair_next(in, &at, &pair, &raw);) {
-		struct buf *to = l_pair_listed(L, list, pair) ? gone : kept;
+		struct buf *to = l_pair_listed(L, list, pair) != 0 ? gone : kept;
 
 		ok = (to->n == 0 || buf_add(to, "&", 1)) && buf_addv(to, pair);
 	}
@@ -21906,9 +21908,9 @@ l_strip_form(lua_State *L, struct req *r, int list)
 	return ok ? 0 : luaL_error(L, "no room for the form");
 }
 
-/* req:strip{ headers={…}, query={…}, form={…}, routing=bool, vhost=bool } -> bool
- * Out of the request, into req.stripped. `routing`: also what would make a server see another
- * method, path or host; `vhost`: another host. Is a field left that names a second target? */
+/* req:strip{ headers={[name]=true}, query={…}, form={…}, routing=bool, vhost=bool, trailers="name\n…" } -> bool
+ * Out of the request, into req.stripped; trailers of these names go, too. `routing`: also what would make a
+ * server see another method, path or host; `vhost`: another host. Is a field left that names a second target? */
 static int
 l_req_strip(lua_State *L)
 {
@@ -21920,8 +21922,10 @@ l_req_strip(lua_State *L)
 	lua_settop(L, 2);
 	gone = (l_flag(L, 2, "routing") ? HDR_ROUTING | HDR_VHOST : 0) | (l_flag(L, 2, "vhost") ? HDR_VHOST : 0);
 	named = lua_getfield(L, 2, "headers") == LUA_TTABLE;
-	if (named && r->head.body == BODY_CHUNKED)
-		l_note_names(L, 3, &r->stripped_names);
+	if (r->head.body == BODY_CHUNKED && lua_getfield(L, 2, "trailers") == LUA_TSTRING &&
+	    !buf_addv(&r->stripped_names, l_check_text(L, -1)))
+		luaL_error(L, "strip names too many headers");
+	lua_settop(L, 3);
 	for (size_t i = 0; i < r->head.nfields; i++) {
 		const struct http_field *f = &r->head.field[i];
 
@@ -21929,7 +21933,7 @@ l_req_strip(lua_State *L)
 			continue;
 		if ((f->rule & gone) != 0)
 			r->mark[i] = FIELD_DROPPED;
-		else if (named && l_list_has(L, 3, f->name, name_same))
+		else if (named && l_set_has(L, 3, f->name))
 			r->mark[i] = FIELD_STRIPPED;
 		else
 			second = second || (f->rule & HDR_SECOND) != 0;
@@ -21947,8 +21951,19 @@ slice_has(struct slice in, struct slice what)
 	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
 }
 
+/* Does the text stand in the value, or in what it says in Basic? */
+static bool
+field_bears(struct slice v, struct slice what)
+{
+	struct buf plain;
+	bool found = basic_read(v, &plain) && slice_has(buf_slice(&plain), what);
+
+	buf_free(&plain);
+	return found || slice_has(v, what);
+}
+
 /* req:presents(placeholder) -> bool: it stands in a header (Basic is looked
- * into), the path or the query */
+ * into), the path, the query or a body that was read */
 static int
 l_req_presents(lua_State *L)
 {
@@ -21957,18 +21972,71 @@ l_req_presents(lua_State *L)
 	bool found;
 
 	found = (r->query.p != NULL && subst_has(&subst_form, r->query, what)) ||
-	    (r->path.p != NULL && subst_has(&subst_path, r->path, what));
-	for (size_t i = 0; !found && i < r->head.nfields; i++) {
-		struct slice v = r->head.field[i].value;
-		struct buf plain;
-
-		if (r->head.field[i].rule & (HDR_HOP | HDR_PROXY))
-			continue;
-		basic_read(v, &plain);
-		found = slice_has(v, what) || slice_has(buf_slice(&plain), what);
-		buf_free(&plain);
-	}
+	    (r->path.p != NULL && subst_has(&subst_path, r->path, what)) ||
+	    (r->body_read && slice_has(buf_slice(&r->body), what));
+	for (size_t i = 0; !found && i < r->head.nfields; i++)
+		if ((r->head.field[i].rule & (HDR_HOP | HDR_PROXY)) == 0)
+			found = field_bears(r->head.field[i].value, what);
 	return l_answer(L, found);
+}
+
+/* Does one of the list's { text = … } stand there? code NULL: in a header's value. */
+static bool
+l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *code)
+{
+	bool found = false;
+	int top = lua_gettop(L);
+
+	for (lua_Integer i = 1; !found && lua_geti(L, list, i) == LUA_TTABLE; i++) {
+		struct slice what = (lua_getfield(L, -1, "text"), l_check_text(L, -1));
+
+		found = code != NULL ? subst_has(code, v, what) : field_bears(v, what);
+		lua_settop(L, top);
+	}
+	lua_settop(L, top);
+	return found;
+}
+
+/* req:taken(texts, names, list) -> whether the list has any: adds to it what strip took of headers, and
+ * as "?name" of the query under these names, without one of the texts ({ { text = … }… }) in it. */
+static int
+l_req_taken(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct slice all = buf_slice(&r->stripped_query), pair, raw;
+	lua_Integer n = luaL_len(L, 4);
+
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		if (r->mark[i] != FIELD_STRIPPED || l_bears_one(L, 2, r->head.field[i].value, NULL))
+			continue;
+		l_push_name(L, r->head.field[i].name, name_fold);
+		lua_seti(L, 4, ++n);
+	}
+	for (size_t at = 0; pair_next(all, &at, &pair, &raw);) {
+		lua_Integer i = l_pair_listed(L, 3, pair);
+
+		if (i == 0 || l_bears_one(L, 2, pair, &subst_form))
+			continue;
+		lua_geti(L, 3, i);
+		lua_pushfstring(L, "?%s", lua_tostring(L, -1));
+		lua_seti(L, 4, ++n);
+	}
+	return l_answer(L, n != 0);
+}
+
+/* req:unstrip(): what strip took out of headers and query stands there again */
+static int
+l_req_unstrip(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->mark[i] == FIELD_STRIPPED)
+			r->mark[i] = FIELD_KEPT;
+	secret_drop(&r->new_query);
+	r->query_removed = false;
+	buf_clear(&r->stripped_query);
+	return 0;
 }
 
 /* -- view: headers */
@@ -22094,17 +22162,6 @@ l_headers_remove(lua_State *L)
 	return 0;
 }
 
-static void
-l_push_lower(lua_State *L, struct slice s)
-{
-	luaL_Buffer b;
-	char *p = luaL_buffinitsize(L, &b, s.n);
-
-	for (size_t i = 0; i < s.n; i++)
-		p[i] = ascii_lower(s.p[i]);
-	luaL_pushresultsize(&b, s.n);
-}
-
 /* headers:names() -> { lower-case names as they would go out } */
 static int
 l_headers_names(lua_State *L)
@@ -22116,11 +22173,11 @@ l_headers_names(lua_State *L)
 	for (size_t i = 0; i < r->head.nfields; i++) {
 		if (r->mark[i] != FIELD_KEPT)
 			continue;
-		l_push_lower(L, r->head.field[i].name);
+		l_push_name(L, r->head.field[i].name, ascii_lower);
 		lua_seti(L, -2, ++n);
 	}
 	for (const struct added *a = r->added; a != NULL; a = a->next) {
-		l_push_lower(L, a->name);
+		l_push_name(L, a->name, ascii_lower);
 		lua_seti(L, -2, ++n);
 	}
 	return 1;
@@ -22647,7 +22704,7 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	for (size_t i = 0; i < r->head.nfields; i++) {
 		if (r->mark[i] != FIELD_STRIPPED)
 			continue;
-		l_push_lower(L, r->head.field[i].name);
+		l_push_name(L, r->head.field[i].name, ascii_lower);
 		l_push_slice(L, r->head.field[i].value);
 		lua_rawset(L, -3);
 	}
@@ -23222,12 +23279,12 @@ l_req_dump(lua_State *L)
 	for (size_t i = 0; i < r->head.nfields; i++) {
 		if (r->mark[i] != FIELD_KEPT)
 			continue;
-		l_push_lower(L, r->head.field[i].name);
+		l_push_name(L, r->head.field[i].name, ascii_lower);
 		l_push_slice(L, r->head.field[i].value);
 		lua_rawset(L, -3);
 	}
 	for (const struct added *a = r->added; a != NULL; a = a->next) {
-		l_push_lower(L, a->name);
+		l_push_name(L, a->name, ascii_lower);
 		l_push_slice(L, added_value(a));
 		lua_rawset(L, -3);
 	}
@@ -23262,7 +23319,8 @@ static const luaL_Reg l_req[] = {
 	{"read_body", l_req_read_body}, /* yields */
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"known", l_req_known},
-	{"presents", l_req_presents}, {"view", l_req_view}, {"dump", l_req_dump},
+	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
+	{"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
 };
 

@@ -7,6 +7,7 @@
 -- config.new{ store, records, policy, sandbox, time, keep = secret.core.keep, parse_url, path_readings,
 --             places = request.places, log = function(text), spawn = function(fn) -> task | nil (commands), overrides,
 --             on_settings }
+local carriers = require "carriers"
 local errors = require "errors"
 local paths = require "paths"
 local rows = require "rows"
@@ -508,27 +509,49 @@ function M.posts_alone(rec)
   return restricted and has.POST and not (has.PUT and has.PATCH and has.DELETE)
 end
 
--- What comes off the request before `apply`: what the type says, Authorization always, our own extra headers, and the
--- other names under which a preset's API takes a key.
-local function strips_of(self, pol, view, extra, carriers, rec)
+-- What comes off the request before `apply`: what the type says, our own extra headers, and all that may hold a key of
+-- the agent's own, but for what the operator lets be. headers: a set; query: a list; names: of the query, what may hold a
+-- key; refused: of these, those that apply puts nothing in the place of; body: the same in multipart and JSON; plain: of the
+-- headers, those that are no keys.
+local function strips_of(self, pol, view, extra, known, rec)
   local spec, code, why = self.policy.strip(pol, view)
   if not spec then return nil, code or "policy_failed", why end
-  local headers, query = { "authorization" }, {}
-  for _, list in ipairs { spec.headers or {}, carriers.headers or {} } do
-    table.move(list, 1, #list, #headers + 1, headers)
+  local names, own = carriers.names, spec.query or {}
+  local _, keep = names { rec.keep or {} }
+  local _, taken = names({ carriers.headers, pol.carriers.headers or {}, known.headers or {} }, keep)
+  local _, headers = names { spec.headers or {} }
+  for name in pairs(taken) do headers[name] = true end
+  local plain, trailers = {}, {}
+  for _, h in ipairs(extra) do
+    local name = carriers.fold(h[1])
+    plain[name] = not headers[name] and type(h[2]) == "string" or nil
+    headers[name] = true
   end
-  for _, h in ipairs(extra) do headers[#headers + 1] = h[1] end
-  for _, list in ipairs { spec.query or {}, carriers.query or {} } do table.move(list, 1, #list, #query + 1, query) end
-  local routed = table.move(overrides, 1, #overrides, #query + 1, { table.unpack(query) })
+  for name in pairs(headers) do trailers[#trailers + 1] = name .. "\n" end
+  local _, of_type = names { own }
+  local _, of_method = names { overrides }
+  local named = names({ pol.carriers.query or {}, known.query or {} }, keep)
+  local base = {
+    keep = keep, headers = headers, trailers = table.concat(trailers), plain = plain, form = spec.form,
+    query = names { own, named }, names = names({ own, named }, of_method), refused = names({ named }, of_type),
+    body = names({ pol.carriers.body or {}, known.body or {} }, keep),
+  }
   -- What names another host goes whether a method or path rule decided or not: the hosts always do.
-  local ruled = table.move(headers, 1, #headers, 1, {})
+  local ruled, away, routed = setmetatable({}, { __index = base }), {}, names { base.query, overrides }
   for name, kind in pairs(pol.targets or {}) do
-    if kind == "away" then ruled[#ruled + 1] = name end
+    if kind == "away" then away[#away + 1] = name end
   end
+  if away[1] then
+    ruled.headers = {}
+    for name in pairs(headers) do ruled.headers[name] = true end
+    for _, name in ipairs(away) do ruled.headers[carriers.fold(name)], plain[carriers.fold(name)] = true, true end
+  end
+  ruled.query, ruled.routing = routed, true
+  base.vhost = true
   return {
-    [false] = { headers = headers, query = query, form = spec.form, vhost = true },
-    guarded = { headers = ruled, query = routed, form = spec.form, routing = true },   -- by its calls and endpoints alone
-    [true] = { headers = ruled, query = routed, form = spec.form, routing = true, posts = M.posts_alone(rec) },
+    [false] = base,
+    guarded = setmetatable({ vhost = false }, { __index = ruled }),   -- by its calls and endpoints alone
+    [true] = setmetatable({ vhost = false, posts = M.posts_alone(rec) }, { __index = ruled }),
   }
 end
 
@@ -679,6 +702,13 @@ function M:opened_of(name, rec)
   local code
   opened.strips, code, why = strips_of(self, pol, opened.view, extra, opened.carriers, rec)
   if not opened.strips then return nil, code, why end
+  opened.own_tls = opened.tls
+  if rec.attach == "placeholder:own" and rec.client_cert then  -- a request with a key of its own gets our trust alone
+    local trust = rec.ca or rec.tls == "legacy"
+    opened.own_tls, why = nil, nil
+    if trust then opened.own_tls, why, code = self.identity(nil, nil, rec.ca, rec.tls == "legacy") end
+    if trust and not opened.own_tls then return nil, "injection_failed", ("its %s cannot be used: %s"):format(why, code) end
+  end
   return opened
 end
 

@@ -17,6 +17,8 @@ M.codes = {
   rule_denied      = { 403, "a rule of the bundle refuses this request", LIST },
   mint_denied      = { 403, "this request would make a further credential",
                        "the operator can allow it: sallyport credential set NAME mint=allow" },
+  foreign_credential = { 403, "this request bears a key of its own, where a credential of the proxy's is attached",
+                       "leave it out, or send the placeholder in its place" },
   token_endpoint   = { 403, "this is the credential's own token endpoint; the proxy alone talks to it",
                        "call the API itself: its token is kept fresh for you" },
   address_blocked  = { 403, "this host's address is not publicly reachable",

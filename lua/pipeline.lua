@@ -5,6 +5,7 @@
 -- pipeline.new{ config, tokens, policy, sandbox, store, records, time, json, parse_url, path_readings, log,
 -- known = request.known } -> one worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil
 -- in `explain`.
+local carriers = require "carriers"
 local errors = require "errors"
 local paths = require "paths"
 local rows = require "rows"
@@ -121,7 +122,7 @@ local function foreign_of(self, found, own)
   if names == nil then
     local rec = not own.domain and self.store.peek("credential", own.name)
     local pol = rec and self.policy.load(rec.type)
-    names = pol and pol.foreign or false
+    names = pol and not rec.attach and pol.foreign or false  -- with attach=placeholder that is told later
     found.foreign[own] = names
   end
   return names
@@ -549,10 +550,10 @@ local function judge_method(req, of)
 end
 
 -- The same for a request without a credential. nil: it may go on | code, message, options
-local function judge_domain(self, req, agent, own, deadline)
+local function judge_domain(self, req, agent, own, deadline, posts)
   local code, message
   if req:strip(self.config.routing) or names_in_path(req, true) then code, message = judge_second(self, req, agent, own, true) end
-  if code or not own.domain.posts or req.method ~= "POST" or not req.has_body then return code, message end
+  if code or not posts or req.method ~= "POST" or not req.has_body then return code, message end
   local body, generation = require "body", self.config.applied
   local of = body.of(req:view().headers)
   if not (of.form or of.json or of.multipart) then return nil end
@@ -597,15 +598,83 @@ local function mint_reads(opened, q)
     or type(own) == "table" and mint.wants_body(own, q)
 end
 
--- true | nil, "changed" | nil, code, message, hint, options
+-- ---- keys of the agent's own ---------------------------------------------------------------------
+
+local SUBPROTOCOLS = "sec-websocket-protocol"
+local spare = {}   -- the names of keys that a request bears of its own, while it has none: nearly all have none
+
+-- Keys in a WebSocket's subprotocols: names the field in `keys` where one of them is not ours. What takes them out | nil.
+local function subprotocols(req, strips, held, keys)
+  local headers, all = req:view().headers, {}
+  local value = not strips.keep[SUBPROTOCOLS] and headers:get(SUBPROTOCOLS)
+  while value do
+    all[#all + 1] = value
+    value = headers:get(SUBPROTOCOLS, #all + 1)
+  end
+  local left, gone = carriers.subprotocols(table.concat(all, ","))
+  if not gone then return nil end
+  for _, text in ipairs(gone) do
+    local ours = false
+    for _, h in ipairs(held) do ours = ours or text:find(h.text, 1, true) or text:find(require("secret").base64url(h.text), 1, true) end
+    if not ours then keys[1] = SUBPROTOCOLS end
+  end
+  return function()
+    if left then headers:set(SUBPROTOCOLS, left) else headers:remove(SUBPROTOCOLS) end
+  end
+end
+
+local function foreign_message(opened, keys)
+  return ("this request bears a key of its own (%s), and the credential %s %s"):format(table.concat(keys, ", "), opened.name,
+    opened.rec.attach and "goes where its placeholder stands, or no key at all" or "attaches another")
+end
+
+local function foreign_hint(opened)
+  return ("leave it out%s; the operator can let it pass: sallyport credential set %s %s"):format(
+    opened.rec.env and (", or send what %s holds"):format(opened.rec.env) or "", opened.name,
+    opened.rec.attach and "attach=placeholder:own" or "keep=NAME")
+end
+
+local STRIPPED_MAX = 200     -- bytes of names in a record
+
+-- A request that bears keys of its own. true: it goes out as it came, with nothing of ours | false: they are taken off |
+-- nil, code, message, hint
+local function own_key(self, req, agent, opened, strips, keys)
+  local rec, found = opened.rec, nil
+  req:log { agent = agent.name, decision = "allow", stripped = table.concat(keys, ", "):sub(1, STRIPPED_MAX) }
+  for _, name in ipairs(rec.attach and keys or {}) do found = found or not strips.plain[name] end
+  if found and not presents(self, req, agent, opened.name) then
+    if rec.attach == "placeholder:own" then return true end
+    return nil, "foreign_credential", foreign_message(opened, keys), foreign_hint(opened)
+  end
+  if req.method == "GET" or req.method == "HEAD" then return false end
+  -- What changes something is not sent as another request than the one that was meant.
+  for _, name in ipairs(strips.refused) do
+    for _, key in ipairs(keys) do
+      if key == "?" .. name then return nil, "foreign_credential", foreign_message(opened, { key }), foreign_hint(opened) end
+    end
+  end
+  return false
+end
+
+-- true | true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, agent, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
-  local strips = opened.strips[routed]
-  if req:strip(strips) or pol.targets or names_in_path(req, routed) then
-    local own = self.config:item { id = "credential/" .. opened.name }
-    local code, message = judge_second(self, req, agent, own, routed == true, pol.targets)
+  local strips, held, keys, own = opened.strips[routed], held_for(self, agent, opened.name), spare, false
+  local second = req:strip(strips)
+  local take = req.websocket and subprotocols(req, strips, held, keys)
+  if req:taken(held, strips.names, keys) then
+    spare = {}
+    local code, message, hint
+    own, code, message, hint = own_key(self, req, agent, opened, strips, keys)
+    if code then return nil, code, message, hint end
+  end
+  if take and not own then take() end
+  if second or pol.targets or names_in_path(req, routed) then
+    local item = self.config:item { id = "credential/" .. opened.name }
+    local code, message = judge_second(self, req, agent, item, routed == true, pol.targets)
     if code then return nil, code, message end
   end
+  if own then return true, "own" end
   if pol.refresh then
     local code, info
     cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
@@ -762,7 +831,7 @@ local function discover_credential(self, agent, rec, bundle)
     bundle = bundle, credential = rec.name, type = rec.type, hosts = self.json.array(hosts_for(self, agent, rec, bundle)),
     ports = some(rec.ports) or (rec.plain_http and { 443, 80 } or { 443 }), methods = some(rec.methods),
     paths = some(rec.paths),
-    env = rec.env, placeholder = self.records.placeholder(agent.name, rec), substitute = discover_rows(self, agent, rec),
+    attach = rec.attach, env = rec.env, placeholder = self.records.placeholder(agent.name, rec), substitute = discover_rows(self, agent, rec),
   }
 end
 
@@ -875,8 +944,27 @@ function M:on_connect(req)
 end
 
 local refused_codes = {
-  mint_denied = true, host_not_allowed = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
+  mint_denied = true, foreign_credential = true, host_not_allowed = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
 }
+
+-- A request goes out with its own key, as it came. What would make a server see another method or path stays away, or is
+-- refused, as where no credential is. false: what was decided changed meanwhile.
+local function let_own_pass(self, req, agent, opened, routed, websocket, deadline)
+  req:unstrip()
+  if routed then
+    local own = self.config:item { id = "credential/" .. opened.name }
+    local code, message, options = judge_domain(self, req, agent, own, deadline, opened.strips[routed].posts)
+    if code == "changed" then return false end
+    if code then
+      if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, nil, options) end
+      return true
+    end
+  end
+  req:log { agent = agent.name, credential = "", decision = "allow", reason = "a key of its own: " .. opened.name, stripped = "" }
+  req:forward { addresses = opened.addresses, tls = opened.own_tls, websocket = websocket,
+    answer_timeout = opened.rec.answer_timeout, idle_timeout = opened.rec.idle_timeout }
+  return true
+end
 
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
 local function send(self, req, agent, plan, opened, routed, websocket, deadline)
@@ -884,6 +972,8 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline)
   if code == "changed" then return false end
   if refused_codes[code] then
     refuse(req, agent, code, message, hint)
+  elseif code == "own" then
+    return let_own_pass(self, req, agent, opened, routed, websocket, deadline)
   elseif not ok then
     errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
   elseif plan.echo and self.config.echo then
@@ -954,7 +1044,7 @@ local function serve(self, req, agent, route, deadline)
     refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
   elseif not opened then
     if routed then
-      local code, message, options = judge_domain(self, req, agent, own, deadline)
+      local code, message, options = judge_domain(self, req, agent, own, deadline, own.domain.posts)
       if code == "changed" then return false end
       if code then
         if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, nil, options) end
@@ -1029,6 +1119,10 @@ function M:on_rejudge(info)
     end,
   })
   if not own or bundle ~= info.bundle then return false end
+  if not own.domain and not info.credential then
+    local opened = self.config:open(own.name)
+    return opened ~= nil and opened.rec.attach == "placeholder:own"  -- with a key of its own
+  end
   return (not own.domain and own.name or nil) == info.credential
 end
 
@@ -1176,11 +1270,18 @@ local function stand_in_message(name)
   return ("a request that presents %s's stand-in (sallyport credential sandbox-file %s) is answered by the proxy"):format(name, name)
 end
 
+-- What becomes of a request that bears a key of its own: nobody has sent this one.
+local function explain_attach(rec)
+  if not rec.attach then return nil end
+  return ("attach=%s: a request with another key than its placeholder %s"):format(rec.attach, rec.attach == "placeholder"
+    and "is refused (foreign_credential)" or "goes out as it came, with nothing attached: wider than the credential")
+end
+
 local function explain_credential(self, result, own, url, spec, agent, websocket)
   local opened, code, why = self.config:open(own.name)
   if opened then opened, code, why = self.config:filled(opened, agent, result.bundle) end
   if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
-  result.type = opened.pol.name
+  result.type, result.note = opened.pol.name, explain_attach(opened.rec)
   if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
     return "token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(own.name)
   end

@@ -74,7 +74,7 @@ local type_keys = {
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
-  targets = "table",
+  targets = "table", carriers = "table",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -94,6 +94,7 @@ local field_keys = {
 local body_keys = { max = "integer" }
 local stand_in_keys = { url = "function", answer = "function", file = "function", keys = "boolean" }
 local strip_keys = { headers = "table", query = "table", form = "table" }
+local carrier_keys = { headers = "table", query = "table", body = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
 local example_keys = { cred = "table", req = "table", want = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
@@ -282,7 +283,7 @@ end
 -- What every credential has, whatever its type.
 local common_names = {
   state = true, grant = true, headers = true, env = true, placeholder = true, mint = true, client_cert = true,
-  client_key = true, ca = true, tls = true,
+  client_key = true, ca = true, tls = true, keep = true, attach = true,
 }
 
 function Check:field(given, i, seen)
@@ -357,10 +358,8 @@ function Check:fields(given)
   return out
 end
 
--- { headers = {…}, query = {…}, form = {…} }, copied; also what a strip function answers.
-function Check:strip(given)
-  if type(given) ~= "table" then return self:fail("strip", "strip is a table, or a function that returns one") end
-  if not self:keys(given, strip_keys, "strip") then return nil end
+function Check:lists(given, keys, what)
+  if not self:keys(given, keys, what) then return nil end
   local out = {}
   for k, list in pairs(given) do
     out[k] = self:strings(list, k)
@@ -385,6 +384,16 @@ function Check:targets(given)
   end
   return out
 end
+
+-- { headers = {…}, query = {…}, form = {…} }, copied; also what a strip function answers.
+function Check:strip(given)
+  if type(given) ~= "table" then return self:fail("strip", "strip is a table, or a function that returns one") end
+  return self:lists(given, strip_keys, "strip")
+end
+
+-- { headers = {…}, query = {…}, body = {…} }, copied: names under which the agent's own key may come (lua/carriers.lua).
+-- Those of the query are looked for in forms, too, those of the body in multipart and JSON.
+function Check:carriers(given) return self:lists(given, carrier_keys, "carriers") end
 
 -- An endpoint is a URL (its exact path) or a host, "*.example.com" for all below it.
 local function endpoint_parse(text)
@@ -488,6 +497,8 @@ function Check:type(t, pol)
   else
     pol.strip = t.strip or {}
   end
+  pol.carriers = self:carriers(t.carriers or {})
+  if not pol.carriers then return nil end
   if t.body then
     pol.body = type(t.body) == "function" and t.body or self:body(t.body)
     if not pol.body then return nil end
@@ -881,9 +892,10 @@ local function type_example(pol, ex, check, i)
   local req = example_request(ex)
   local spec, code, message = M.strip(pol, cred)
   if spec then
-    local headers = { "authorization", table.unpack(spec.headers or {}) }
+    local carriers = require "carriers"
+    local _, headers = carriers.names { spec.headers or {}, pol.carriers.headers or {}, carriers.headers }
     local is_form = spec.form and require("body").of(req:view().headers).form
-    req:strip { headers = headers, query = spec.query, form = is_form and spec.form or nil }
+    req:strip { headers = headers, query = carriers.names { spec.query or {}, pol.carriers.query or {} }, form = is_form and spec.form or nil }
     local ok
     ok, code, message = M.apply(pol, req, cred)
     if ok then code = nil end

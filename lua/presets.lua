@@ -1,6 +1,6 @@
 --- Presets: what policies/presets.lua says of well-known APIs, checked when it is compiled, and asked for by name.
 -- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
--- carriers = { headers, query }, within = list, mint = compiled rows, make, test, test_headers, note }.
+-- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note }.
 local M = {}
 
 local PRESETS_MAX = 500   -- of one file; its size is bounded too
@@ -128,10 +128,7 @@ local function compile_one(check, given, name)
     local ok, why = part(p, given)
     if not ok then return check:fail("presets", ("preset '%s': %s"):format(name, tostring(why)), name) end
   end
-  p.carriers = check:strip(given.carriers or {})
-  if p.carriers and p.carriers.form then
-    return check:fail("carriers", ("preset '%s': carriers are headers and query names"):format(name), name)
-  end
+  p.carriers = check:carriers(given.carriers or {})
   p.rows = given.rows and copied(given.rows)  -- what they mean is said where a credential with rows is kept
   return p.carriers and p
 end

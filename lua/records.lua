@@ -396,6 +396,24 @@ function M.tls(s)
   return nil, "tls is strict or legacy: whether an old server's CN counts as its name, and CBC ciphers will do"
 end
 
+--- Names that the agent may send beside the credential, comma or space between them; none: a list without any.
+function M.keep(s)
+  local list = {}
+  for name in s:gmatch("[^%s,]+") do
+    if #name > NAME_MAX or not name:find("^[%w_.$%[%]-]+$") then return nil, "that is a list of names of headers and parameters" end
+    if name:lower() == "authorization" then return nil, "Authorization is where keys go: a credential always takes off the agent's own" end
+    list[#list + 1] = name:lower()
+  end
+  return list
+end
+
+--- When is the credential attached? nil, why
+function M.attach(s)
+  if s == "always" or s == "placeholder" or s == "placeholder:own" then return s end
+  return nil, "attach is always, placeholder (where its placeholder stands, or no key at all; another key is refused) or "
+    .. "placeholder:own (another key passes, and nothing is attached)"
+end
+
 --- Whether a field is read as a secret: it says so, or it is a document that is taken apart in C.
 function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
 

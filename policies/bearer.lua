@@ -14,6 +14,9 @@ return {
     { name = "token", secret = true, required = true, help = "The token, without the word Bearer" },
   },
 
+  -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
+  carriers = { query = { "access_token" } },
+
   apply = function(req, cred)
     req.headers:set("authorization", "Bearer " .. cred.token)
   end,

@@ -67,7 +67,8 @@ return {
 
   -- Other ways in which Google takes a key or headers: the sandbox's own never ride beside ours, and no query makes
   -- another method of a GET.
-  strip = { headers = { "x-goog-api-key" }, query = { "key", "access_token", "oauth_token", "$httpHeaders", "$httpMethod", "$req" } },
+  strip    = { query = { "$httpHeaders", "$httpMethod", "$req" } },
+  carriers = { query = { "key", "access_token", "oauth_token" } },
 
   validate = function(cred)
     if cred.key.type ~= "service_account" then

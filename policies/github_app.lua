@@ -190,6 +190,9 @@ return {
     return { headers = OVERRIDES, query = { "_method" } }
   end,
 
+  -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
+  carriers = { query = { "access_token" } },
+
   -- api.HOST and uploads.HOST are the API, and so is /api/ of an Enterprise host; everything else is git's.
   apply = function(req, cred)
     local token = asks_as_app(req, cred) and cred.state.app_token or cred.state.access_token

@@ -104,6 +104,9 @@ return {
 
   strip = function(cred) return { headers = { cred.header } } end,
 
+  -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
+  carriers = { query = { "access_token" } },
+
   apply = function(req, cred)
     req.headers:set(cred.header, cred.prefix .. cred.state.access_token)
   end,

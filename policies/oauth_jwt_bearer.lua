@@ -74,6 +74,9 @@ return {
     return true
   end,
 
+  -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
+  carriers = { query = { "access_token" } },
+
   apply = function(req, cred)
     req.headers:set("authorization", "Bearer " .. cred.state.access_token)
   end,

@@ -12,8 +12,9 @@
 --   ask           what the fields that a person must give are, by name (or claims.iss): said where one is missing
 --   env           variables that clients read their key from: a placeholder goes in each
 --   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:upper}, {N:url}
---   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. Not from
---                 bodies (RFC 6750 2.2): they stream, and a key of its own there gives an agent nothing but its own
+--   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. headers;
+--                 query (and forms); body (multipart and JSON too). Headers that hold keys are known
+--                 (lua/carriers.lua): "cookie", and the API's own, are for here
 --   within        paths below which one segment holds several names, its slashes as "%2F": --path with plain slashes
 --                 covers that, too
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)

@@ -166,7 +166,7 @@ local function check_shared(pol, plain, ctx)
       or ("name each host, or a wildcard of your own below it: --host acme%s, --host *.acme%s"):format(own, own))
 end
 
---- env, placeholder and mint come as fields (common to all types), the first two as options too.
+--- env, placeholder, mint, keep and attach come as fields (common to all types), the first two as options too.
 local function read_env(plain, into, opt)
   local env, shape = into.env, into.placeholder
   for name, check in pairs { env = records.env_name, placeholder = records.shape } do
@@ -180,6 +180,8 @@ local function read_env(plain, into, opt)
   if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
   if shape or env then plain.placeholder = shape or records.shape_for(env, plain.hosts) end
   if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
+  if into.keep then plain.keep = into.keep[1] and into.keep or nil end
+  if into.attach then plain.attach = into.attach ~= "always" and into.attach or nil end
 end
 
 local function read_rows(plain, opt)
@@ -263,7 +265,7 @@ local function joined(list, empty) return list and #list > 0 and table.concat(li
 --- A record as JSON shows it: plain members, and the names of the secrets.
 local function public(record)
   local out = db.plain(record)
-  for _, k in ipairs { "hosts", "ports", "methods", "paths", "addresses", "bundles" } do
+  for _, k in ipairs { "hosts", "ports", "methods", "paths", "addresses", "bundles", "keep" } do
     if out[k] then report.array(out[k]) end
   end
   local names = {}
@@ -384,6 +386,9 @@ local function show(args, _, ctx)
     table.unpack(record.env_also or {}) }, ", "), record.placeholder or "") or nil)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
+  line("keep", joined(record.keep, nil))
+  line("attach", record.attach == "placeholder" and "placeholder: a key of the agent's own is refused"
+    or record.attach and "placeholder:own: a key of the agent's own passes, and nothing is attached")
   line("created", report.time(record.created))
   for _, r in ipairs(tls.rows(record, now)) do line(r[1], report.clean(r[2])) end
   local rest = {}
@@ -552,7 +557,7 @@ local function add(args, opt, ctx)
 end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
-  placeholder = "placeholder",
+  placeholder = "placeholder", keep = "keep", attach = "attach",
   ["answer-timeout"] = "answer_timeout", ["idle-timeout"] = "idle_timeout",
   ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca", tls = "tls",
   mint = "mint", preset = "preset" }
@@ -704,6 +709,10 @@ All types have these too:
   { "tls=legacy", "for an old box of your own network: takes its CN where it has no subjectAltName, and CBC ciphers; "
     .. "tls=strict again" },
   { "mint=allow", "lets calls through that make further credentials (else 403 mint_denied)" },
+  { "attach=placeholder", "attached where its placeholder stands, or no key at all; another key is refused "
+    .. "(403 foreign_credential). placeholder:own lets another key pass, with nothing attached: a session's, for one" },
+  { "keep=NAME,NAME", "headers, parameters and cookies with a key of the agent's own that go out beside it (else "
+    .. "they are taken off, and the log says so)" },
   { "env=, placeholder=", "the options of these names" } }, 20) .. [[
 
 

@@ -244,6 +244,10 @@ local function credentials(_, say)
     if command then
       warn(BAD, ("%s is refused (injection_failed): a row of it names no place, so the agent could choose it"):format(name), command)
     end
+    if record and record.attach == "placeholder:own" then
+      warn(WARN, ("%s lets requests with a key of the agent's own pass (attach=placeholder:own)"):format(name),
+        ("where none is needed: sallyport credential set %s attach=placeholder"):format(name))
+    end
     local pol = record and policy.load(record.type)
     local host, why = suffixes.first(record and record.hosts)
     if host and pol and suffixes.sends(pol, record) then
@@ -256,7 +260,7 @@ local function credentials(_, say)
         ("if it is TLS: sallyport domain add %s %s --tunnel"):format(d.bundle, d.host))
     end
   end
-  if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone, no row without a place") end
+  if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone, no row without a place, no foreign key that passes") end
 end
 
 -- What the cause of a client's failed handshake means, and what the operator does about it.

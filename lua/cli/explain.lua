@@ -34,6 +34,7 @@ local function readable(d, method, url)
   line("bundle", d.bundle)
   line("rule", d.rule)
   line("why", d.message or d.decision == "allow" and d.reason or nil)
+  line("note", d.note)
   line("hint", operators_hint(d))
   line("taken", d.taken_off and "off: " .. table.concat(d.taken_off, ", "))
   if d.considered and #d.considered > 0 then

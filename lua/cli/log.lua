@@ -44,6 +44,7 @@ local function line(r)
   if text(r.error) then tail[#tail + 1] = text(r.error) end
   if text(r.note) then tail[#tail + 1] = text(r.note) end
   if r.decision == "deny" and text(r.reason) and r.reason ~= r.error then tail[#tail + 1] = r.reason end
+  if text(r.stripped) then tail[#tail + 1] = "of the agent's own: " .. r.stripped end
   if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
   if integer(r.up) or integer(r.down) then
     tail[#tail + 1] = ("%d/%d bytes"):format(integer(r.up) or 0, integer(r.down) or 0)

@@ -537,6 +537,28 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     w.refused("there already", "backup", w.dir .. "/one.backup")
   end),
 
+  ["keep and attach are checked, shown, explained, and doctor names what they widen"] = with_home(function(w)
+    w.refused("attach is always, placeholder", "credential", "add", "gh", "--type", "bearer", "--host", "a.test", "token=@" .. w.key, "attach=own")
+    w.refused("always takes off", "credential", "add", "gh", "--type", "bearer", "--host", "a.test", "token=@" .. w.key, "keep=Authorization")
+    w.refused("names of headers", "credential", "add", "gh", "--type", "bearer", "--host", "a.test", "token=@" .. w.key, "keep=a:b")
+    add_gh(w, "keep=X-Api-Key,token", "attach=placeholder")
+    has(w.ok("credential", "show", "gh"), "x-api-key,token")
+    has(w.ok("credential", "show", "gh"), "is refused")
+    has(w.ok("credential", "show", "gh", "--json"), '"attach": "placeholder"')
+    has(w.ok("explain", "GET", "https://api.github.com/"), "is refused (foreign_credential)")
+    assert(not w.ok("doctor"):find("placeholder:own", 1, true))
+    w.ok("credential", "set", "gh", "attach=placeholder:own", "keep=")
+    assert(not w.ok("credential", "show", "gh"):find("keep", 1, true))
+    has(w.ok("explain", "GET", "https://api.github.com/"), "goes out as it came")
+    has(w.ok("explain", "GET", "https://api.github.com/", "--json"), "goes out as it came")
+    has(w.ok("doctor"), "gh lets requests with a key of the agent's own pass (attach=placeholder:own)")
+    w.ok("credential", "set", "gh", "attach=always")
+    assert(not w.ok("credential", "show", "gh"):find("attach", 1, true))
+    w.ok("credential", "set", "gh", "attach=placeholder", "keep=x")
+    w.ok("credential", "set", "gh", "--clear", "attach", "--clear", "keep")
+    assert(not w.ok("credential", "show", "gh"):find("attach", 1, true))
+  end),
+
   ["doctor runs on a new data directory and finds nothing bad"] = with_home(function(w)
     local out = w.ok("doctor")
     has(out, "key file")

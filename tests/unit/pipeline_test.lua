@@ -114,11 +114,16 @@ local function setting(options)
     function req.presents(_, text_) return (more.presents or {})[text_] == true end
     function req.strip(_, spec)
       out.routing = spec.routing
-      for _, name in ipairs(spec.headers or {}) do
-        out.headers[name:lower()] = nil
-        out.stripped[#out.stripped + 1] = name:lower()
+      for name in pairs(spec.headers or {}) do
+        out.headers[name] = nil
+        out.stripped[#out.stripped + 1] = name
       end
       return false
+    end
+    function req.unstrip() out.untouched = true end
+    function req.taken(_, _, _, list)
+      for _, name in ipairs(more.keys or {}) do list[#list + 1] = name end
+      return list[1] ~= nil
     end
     function req.hide() end
     function req.read_body() return table.unpack(more.body or { true }) end

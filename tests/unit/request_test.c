@@ -67,7 +67,7 @@ static const struct { const char *name, *chunk; } cases[] = {
 	{"long values in a query", "local body, kind\n" POST "for _ = 1, 3 do\n"
 	    "v.query:set('key', ('k'):rep(9000)) end"},
 	{"strip", "local body, kind = 'a=1&token=t&b=2', 'application/x-www-form-urlencoded'\n" POST
-	    "r:strip { headers = { 'authorization' }, query = { 'key' }, form = { 'token' }, routing = true }\n"
+	    "r:strip { headers = { authorization = true }, query = { 'key' }, form = { 'token' }, routing = true }\n"
 	    "assert(v.stripped.query.key == 'mine' and v.stripped.headers.authorization and v.body == 'a=1&b=2')"},
 	{"a body that is set", "local body, kind = '{}', 'application/json'\n" POST
 	    "v.body = 'x' v.body = secret assert(core.is(v.body)) v.body = 'y'"},
