@@ -16081,6 +16081,10 @@ conn_accept(struct watch *w)
 }
 
 /* -- our own answers */
+#define PAGE_TYPE "text/html; charset=utf-8"
+#define PAGE_FIELDS "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n" \
+	"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
+
 static bool
 conn_put_answer(struct conn *c, struct req *r)
 {
@@ -16094,6 +16098,8 @@ conn_put_answer(struct conn *c, struct req *r)
 	ok = ok && (r->status == 204 ? buf_adds(&b, "\r\n") : buf_addf(&b, "\r\nContent-Length: %zu\r\n", r->answer.n));
 	if (r->answer.n != 0)
 		ok = ok && buf_addf(&b, "Content-Type: %s\r\n", r->answer_type);
+	if (strcmp(r->answer_type, PAGE_TYPE) == 0)
+		ok = ok && buf_adds(&b, PAGE_FIELDS);
 	if (r->status == 407)
 		ok = ok && buf_adds(&b, "Proxy-Authenticate: Basic realm=\"sallyport\"\r\n");
 	if (r->status == 405 || r->status == 204)
@@ -21476,7 +21482,7 @@ l_req_fail(lua_State *L)
 static int
 l_req_respond(lua_State *L)
 {
-	static const char *const types[] = {"application/json", "application/x-pem-file", "text/plain"};
+	static const char *const types[] = {"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE};
 	struct req *r = l_check_req(L, 1);
 	struct slice body;
 
@@ -24746,288 +24752,44 @@ l_host_random_token(lua_State *L)
 	return 2;
 }
 
-/* -- callback: a browser that comes back to a command (RFC 8252 7.3) */
-#define L_CALLBACK "sallyport.callback"
-#define CALLBACK_CONNS 8        /* browsers open a few sockets ahead of need; a further one ends one of them */
-#define CALLBACK_HEAD_MAX 16384 /* a code and a state; servers write a few hundred bytes */
-#define CALLBACK_HEAD_MS 10000  /* for a request's head */
-#define CALLBACK_PAGE_MAX 8192  /* fits a socket's buffer, so that one write sends it */
-
-struct callback_conn {
-	struct watch watch;
-	struct callback *of;    /* borrowed */
-	struct buf in;          /* owned; holds the code: wiped */
-	size_t scanned;
-	bool whole;             /* the head is complete and waits for `next` */
-	struct timer until;
-};
-
-/* One listener of a command. The handle owns it; its memory goes in a deferred call,
- * after the events of the turn. */
-struct callback {
-	struct watch watch;
-	struct endpoint at;
-	struct callback_conn conn[CALLBACK_CONNS];
-	unsigned next;          /* slot that is taken away when all are in use */
-	struct callback_conn *current; /* what `next` answered last; NULL: none, or answered */
-	struct task *task;      /* waits in `next`; NULL: none */
-	struct defer gone;
-};
-
-static void
-callback_drop(struct callback_conn *c)
-{
-	watch_close(&c->watch);
-	timer_stop(&c->until);
-	buf_free(&c->in);
-	c->scanned = 0;
-	c->whole = false;
-	if (c->of->current == c)
-		c->of->current = NULL;
-}
-
-static void
-callback_wake(struct callback *cb)
-{
-	if (cb->task != NULL)
-		task_wake(cb->task);
-	cb->task = NULL;
-}
-
-static void
-callback_late(struct timer *t)
-{
-	callback_drop(OWNER(t, struct callback_conn, until));
-}
-
-static void
-callback_read(struct watch *w)
-{
-	struct callback_conn *c = OWNER(w, struct callback_conn, watch);
-	char tmp[4096];
-	ssize_t n = 0;
-
-	while (!c->whole && (n = recv(w->fd, tmp, sizeof tmp, 0)) > 0) {
-		bool room = buf_add(&c->in, tmp, (size_t)n);
-
-		c->whole = room && http_head_end(c->in.p, c->in.n, &c->scanned) > 0;
-		if (!room)
-			break;
-	}
-	wipe(tmp, sizeof tmp);
-	if (c->whole) {
-		timer_stop(&c->until);
-		callback_wake(c->of);
-	} else if (n >= 0 || errno != EAGAIN) {
-		callback_drop(c);
-	}
-}
-
-static void
-callback_accept(struct watch *w)
-{
-	struct callback *cb = OWNER(w, struct callback, watch);
-	int fd;
-
-	while ((fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-		struct callback_conn *c = NULL;
-
-		for (size_t i = 0; i < CALLBACK_CONNS && c == NULL; i++)
-			if (cb->conn[i].watch.fd < 0)
-				c = &cb->conn[i];
-		if (c == NULL) {
-			c = &cb->conn[cb->next];
-			cb->next = (cb->next + 1) % CALLBACK_CONNS;
-			callback_drop(c);
-		}
-		c->watch = (struct watch){.fd = fd, .ready = callback_read};
-		buf_init(&c->in, CALLBACK_HEAD_MAX);
-		timer_set(&c->until, clock_now() + CALLBACK_HEAD_MS, callback_late);
-		net_nodelay(fd);
-		/* Edges: a request that waits for its answer is not read, and must not call us all the while. */
-		if (!watch_add(&c->watch, EPOLLIN | EPOLLRDHUP | EPOLLET))
-			callback_drop(c);
-	}
-}
-
-static void
-callback_gone(struct defer *d)
-{
-	free(OWNER(d, struct callback, gone));
-}
-
+/* -- a command's own listener: a browser that comes back to it (RFC 8252 7.3) */
 static int
-l_callback_close(lua_State *L)
+l_host_receive_close(lua_State *L)
 {
-	struct callback **h = luaL_checkudata(L, 1, L_CALLBACK), *cb = *h;
-
-	if (cb == NULL)
-		return 0;
-	*h = NULL;
-	watch_close(&cb->watch);
-	for (size_t i = 0; i < CALLBACK_CONNS; i++)
-		callback_drop(&cb->conn[i]);
-	loop_defer(&cb->gone, callback_gone);
+	(void)L;
+	for (; net.nlisteners != 0; net.nlisteners--)
+		watch_close(&net.listeners[net.nlisteners - 1].watch);
 	return 0;
 }
 
-static struct callback *
-l_check_callback(lua_State *L)
-{
-	struct callback **h = luaL_checkudata(L, 1, L_CALLBACK);
-
-	luaL_argcheck(L, *h != NULL, 1, "closed");
-	return *h;
-}
-
-/* NULL or why not. */
-static const char *
-callback_listen(struct callback *cb)
-{
-	struct sockaddr_storage ss;
-	socklen_t len = net_sockaddr(&cb->at, &ss);
-	const int one = 1;
-
-	cb->watch = (struct watch){.ready = callback_accept};
-	cb->watch.fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (cb->watch.fd < 0)
-		return strerror(errno);
-	setsockopt(cb->watch.fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(cb->watch.fd, (struct sockaddr *)&ss, len) != 0 ||
-	    listen(cb->watch.fd, CALLBACK_CONNS) != 0)
-		return errno == EADDRINUSE ? "in_use" : strerror(errno);
-	len = sizeof ss;
-	if (getsockname(cb->watch.fd, (struct sockaddr *)&ss, &len) != 0 ||
-	    !net_endpoint((struct sockaddr *)&ss, &cb->at) || !watch_add(&cb->watch, EPOLLIN))
-		return strerror(errno);
-	return NULL;
-}
-
-/* host.callback(address, port) -> listener, port | nil, "in_use" | why. On a loopback address
- * alone: what comes there holds an authorization code. Port 0 picks one. listener:close(),
- * also when it is garbage. */
+/* host.receive(address, port, handler) -> port | nil, "in_use" | why
+ *
+ * Connections are as a worker's; each request, CONNECT too, is a task that runs handler(req). On a
+ * loopback address alone: what comes there holds an authorization code. Port 0 picks one.
+ * host.receive_close() ends it; what is open is served to its end. */
 static int
-l_host_callback(lua_State *L)
+l_host_receive(lua_State *L)
 {
-	struct slice text = l_check_text(L, 1);
-	struct endpoint at = {.port = (uint16_t)luaL_checkinteger(L, 2)};
-	struct callback **h, *cb;
+	struct slice address = l_check_text(L, 1);
+	int port = (int)luaL_checkinteger(L, 2);
+	char text[ADDR_TEXT_MAX + 16];
+	struct addr a;
 	const char *why;
 
-	luaL_argcheck(L, addr_parse(text, &at.addr) && (at.addr.v4 ? at.addr.b[0] == 127 :
-	    slice_eq(text, SLICE("::1"))), 1, "not a loopback address");
-	h = lua_newuserdatauv(L, sizeof *h, 0);
-	*h = NULL;
-	luaL_setmetatable(L, L_CALLBACK);
-	if ((cb = calloc(1, sizeof *cb)) == NULL)
-		return luaL_error(L, "out of memory");
-	*h = cb;
-	cb->at = at;
-	for (size_t i = 0; i < CALLBACK_CONNS; i++) {
-		cb->conn[i].watch.fd = -1;
-		cb->conn[i].of = cb;
-	}
-	if ((why = callback_listen(cb)) != NULL)
-		return l_fail(L, why);
-	lua_pushinteger(L, cb->at.port);
-	return 2;
-}
-
-static bool
-callback_send(struct callback_conn *c, int status, struct slice page)
-{
-	char out[CALLBACK_PAGE_MAX + 1024];
-	int n = snprintf(out, sizeof out, "HTTP/1.1 %d %s\r\nContent-Type: text/html; charset=utf-8\r\n"
-	    "Content-Length: %zu\r\nConnection: close\r\nCache-Control: no-store\r\n"
-	    "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
-	    "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\r\n%.*s",
-	    status, status < 400 ? "OK" : "Refused", page.n, (int)page.n, page.p);
-	bool ok = n > 0 && (size_t)n < sizeof out && send(c->watch.fd, out, (size_t)n, MSG_NOSIGNAL) == n;
-
-	shutdown(c->watch.fd, SHUT_WR);
-	callback_drop(c);
-	return ok;
-}
-
-/* Pushes { method, path, query, host } of a whole head; false: it was malformed, and refused. */
-static bool
-l_callback_push(lua_State *L, struct callback_conn *c)
-{
-	static struct http_head head;   /* dead before this returns */
-	int host;
-
-	if (http_parse_request(c->in.p, c->in.n, &head) <= 0 || head.form != HTTP_ORIGIN ||
-	    (host = http_find(&head, SLICE("host"), 0)) < 0) {
-		callback_send(c, 400, SLICE("malformed\n"));
-		return false;
-	}
-	lua_createtable(L, 0, 4);
-	l_set_slice(L, "method", head.method);
-	l_set_slice(L, "path", head.path);
-	lua_pushlstring(L, head.query.p != NULL ? head.query.p : "", head.query.p != NULL ?
-	    head.query.n : 0);
-	lua_setfield(L, -2, "query");
-	lua_pushlstring(L, head.field[host].value.p, head.field[host].value.n);
-	lua_setfield(L, -2, "host");
-	return true;
-}
-
-static int
-l_callback_next_k(lua_State *L, int status, lua_KContext deadline)
-{
-	struct callback *cb = l_check_callback(L);
-
-	(void)status;
-	cb->task = NULL;
-	for (size_t i = 0; i < CALLBACK_CONNS; i++) {
-		struct callback_conn *c = &cb->conn[i];
-
-		if (!c->whole || !l_callback_push(L, c))
-			continue;
-		cb->current = c;
-		return 1;
-	}
-	if (clock_now() >= (int64_t)deadline)
-		return l_fail(L, "timeout");
-	cb->task = task_of(L);
-	return task_yield(L, (int64_t)deadline, deadline, l_callback_next_k);
-}
-
-/* listener:next(deadline) -> { method, path, query, host } | nil, "timeout". One that was not
- * answered is refused first. yields */
-static int
-l_callback_next(lua_State *L)
-{
-	struct callback *cb = l_check_callback(L);
-	lua_Integer deadline = luaL_checkinteger(L, 2);
-
-	if (cb->current != NULL)
-		callback_send(cb->current, 404, SLICE("no such page\n"));
-	return l_callback_next_k(L, LUA_OK, (lua_KContext)deadline);
-}
-
-/* listener:answer(status, html) -> whether it was sent: to the request that `next` answered */
-static int
-l_callback_answer(lua_State *L)
-{
-	struct callback *cb = l_check_callback(L);
-	int status = (int)luaL_checkinteger(L, 2);
-	struct slice page = l_check_text(L, 3);
-
-	luaL_argcheck(L, page.n <= CALLBACK_PAGE_MAX, 3, "too long a page");
-	return l_answer(L, cb->current != NULL && callback_send(cb->current, status, page));
-}
-
-static void
-l_open_callback(lua_State *L)
-{
-	static const luaL_Reg methods[] = {
-		{"next", l_callback_next}, /* yields */
-		{"answer", l_callback_answer}, {"close", l_callback_close}, {NULL, NULL},
-	}, events[] = {{"__gc", l_callback_close}, {NULL, NULL}};
-
-	luaL_newlib(L, methods);
-	l_metatable(L, L_CALLBACK, events);
+	luaL_checktype(L, 3, LUA_TFUNCTION);
+	luaL_argcheck(L, addr_parse(address, &a) && (a.v4 ? a.b[0] == 127 :
+	    slice_eq(address, SLICE("::1"))), 1, "not a loopback address");
+	l_host_receive_close(L);
+	snprintf(text, sizeof text, a.v4 ? "%s:%d" : "[%s]:%d", address.p, port);
+	if ((why = net_listen(slice_of(text))) != NULL)
+		return l_fail(L, errno == EADDRINUSE ? "in_use" : why);
+	net.listeners[0].watch.ready = conn_accept;
+	if (!watch_add(&net.listeners[0].watch, EPOLLIN))
+		return l_fail_errno(L);
+	lua_settop(L, 3);
+	req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
+	lua_pushinteger(L, net.listeners[0].at.port);
+	return 1;
 }
 
 /* -- secrets from outside: never through a Lua string */
@@ -25276,7 +25038,7 @@ static const luaL_Reg l_host_command[] = {
 	{"disk", l_host_disk}, {"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
-	{"lock_held", l_host_lock_held}, {"callback", l_host_callback},
+	{"lock_held", l_host_lock_held}, {"receive", l_host_receive}, {"receive_close", l_host_receive_close},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
@@ -25293,8 +25055,6 @@ l_open_host(lua_State *L, bool worker)
 	l_metatable(L, L_SPAWN, spawn_events);
 	lua_pushnil(L);
 	l_metatable(L, L_COMMAND, command_events);
-	if (!worker)
-		l_open_callback(L);
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);

@@ -2,7 +2,7 @@
 -- RFC 6749 4.1 with PKCE (RFC 7636, S256 always), the callback's `state` and `iss` (RFC 9207), loopback redirects
 -- (RFC 8252 7.3), the device grant (RFC 8628), revocation (RFC 7009). For commands: what waits, waits for a person.
 --
--- connect.env(ctx) -> env = { host, time, tokens, config, policy, secret, form, uri, http, random }   then, in this order:
+-- connect.env(ctx) -> env = { host, callback, time, tokens, config, policy, secret, form, uri, http, random }   then, in this order:
 --   connect.open(env, name)                     -> opened: the credential, as config.open gives it
 --   connect.listen(env, redirect_uri, port)     -> listener, redirect_uri
 --   connect.ask(env, opened, { redirect_uri, scopes }) -> asked = { url, state, verifier, redirect_uri, … }
@@ -48,7 +48,7 @@ function M.env(ctx)
   if not ok then return nil, why end
   local pipeline = require("worker").build { command = true }
   return {
-    host = ctx.host, time = require "time", tokens = pipeline.tokens, config = pipeline.config,
+    host = ctx.host, callback = function(...) return require("cli.callback").open(ctx.host, ...) end, time = require "time", tokens = pipeline.tokens, config = pipeline.config,
     policy = require "policy", secret = require "secret", core = require "secret.core", form = require "form",
     uri = require "uri", http = require "http", store = require "store",
     random = function() return (ctx.host.random_token("")) end,   -- 256 bits in base64url: RFC 7636 4.1's length
@@ -167,7 +167,7 @@ function M.listen(env, redirect_uri, port)
   if not url or url.scheme ~= "http" or not (host:find("^127%.%d+%.%d+%.%d+$") or host == "::1") then
     return nil, "not_loopback"
   end
-  local listener, bound = env.host.callback(host, port or url.port)
+  local listener, bound = env.callback(host, port or url.port)
   if not listener then return nil, bound == "in_use" and bound or "listen", bound end
   if bound ~= url.port then
     local shown = url.host:find(":", 1, true) and "[" .. url.host .. "]" or url.host
