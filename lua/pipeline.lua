@@ -656,6 +656,40 @@ local function own_key(self, req, agent, opened, strips, keys)
   return false
 end
 
+-- A body in which a key of the agent's own may come is read: a form for the names of the query, JSON and multipart for those
+-- that the type or preset says. (A body without a type is a form to Rack, of a POST.)
+local function keyed_body(req, strips, of)
+  if not req.has_body or not of then return false end
+  return of.form and strips.refused[1] ~= nil and (not of.bare or req.method == "POST")
+    or (of.json or of.multipart) and strips.body[1] ~= nil
+end
+
+-- Does one of the pairs that left the form bear none of our placeholders?
+local function foreign_pair(before, after, held)
+  local left = after:gmatch("[^&]+")
+  local next_left = left()
+  for pair in before:gmatch("[^&]+") do
+    if pair == next_left then next_left = left() else
+      local ours = false
+      local plain = pair:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+      for _, h in ipairs(held) do ours = ours or plain:find(h.text, 1, true) ~= nil end
+      if not ours then return true end
+    end
+  end
+  return false
+end
+
+-- Does the body that was read bear a key that is not ours? In a form ours is cut out.
+local function body_key(req, strips, of, held)
+  if of.form then
+    local names, before = carriers.names { strips.refused, strips.body }, req:view().body or ""
+    req:strip { form = names }
+    if foreign_pair(before, req:view().body or "", held) then return true end
+  end
+  if not (of.json or of.multipart) or not strips.body[1] then return false end
+  return require("body").carries(of, req:view().body or "", strips.body) ~= false  -- what cannot be looked into has it
+end
+
 -- true | true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, agent, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
@@ -702,7 +736,10 @@ local function attach(self, req, agent, opened, routed, deadline)
     max = math.max(max or 0, rows.BODY_MAX)
   end
   local posts = strips.posts and req.method == "POST" and req.has_body
-  local of = (posts or strips.form) and require("body").of((view or req:view()).headers)
+  local keyed = req.has_body and (strips.refused[1] or strips.body[1]) ~= nil
+  local of = (posts or strips.form or keyed) and require("body").of((view or req:view()).headers)
+  keyed = keyed and keyed_body(req, strips, of)
+  if keyed then max = math.max(max or 0, require("body").max(of)) end
   posts = posts and (of.form or of.json or of.multipart)
   if posts then
     local why = require("body").unreadable(of)
@@ -718,6 +755,9 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     if (req.length or max) > HEAVY then take_turns(self) end
     -- Only now is there a form to take something from.
+    if keyed and body_key(req, strips, of, held) then
+      return nil, "foreign_credential", foreign_message(opened, { "the body" }), foreign_hint(opened)
+    end
     if strips.form and of.form then req:strip { form = strips.form } end
     if posts then
       local code, message = judge_method(req, of)

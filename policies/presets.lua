@@ -529,7 +529,7 @@ local list = {
   -- ---- messages ------------------------------------------------------------------------------------
   { name = "slack", title = "Slack", type = "bearer", hosts = { "slack.com", "files.slack.com" },
     paths = { "/api", "/files-pri", "/files-tmb", "/upload" }, env = { "SLACK_BOT_TOKEN", "SLACK_TOKEN" },
-    placeholder = "xoxb-{12:digit}-{13:digit}-{24}", carriers = { headers = { "cookie" }, query = { "token" } },
+    placeholder = "xoxb-{12:digit}-{13:digit}-{24}", carriers = { headers = { "cookie" }, query = { "token" }, body = { "token" } },
     mint = SLACK_MINT, make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test" },
   { name = "discord", title = "Discord: a bot", type = "api_key", hosts = { "discord.com" }, paths = { "/api" },
     fields = { header = "authorization", prefix = "Bot " }, env = { "DISCORD_TOKEN", "DISCORD_BOT_TOKEN" },
@@ -671,7 +671,7 @@ local list = {
       scope_separator = ",", redirect_uri = "https://localhost:7082/callback",
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "of the bot, such as chat:write" },
-    carriers = { query = { "token" } }, mint = SLACK_MINT, placeholder = "xoxb-{12:digit}-{13:digit}-{24}",
+    carriers = { query = { "token" }, body = { "token" } }, mint = SLACK_MINT, placeholder = "xoxb-{12:digit}-{13:digit}-{24}",
     make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test",
     note = "Slack wants an https redirect address, where nothing waits: `connect` asks you to paste the one that the browser ended on. "
       .. "A user's own token: the preset slack-user." },
@@ -681,7 +681,7 @@ local list = {
       scope_parameter = "user_scope", scope_separator = ",", token_member = "authed_user", redirect_uri = "https://localhost:7082/callback",
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "of the user, such as search:read" },
-    carriers = { query = { "token" } }, mint = SLACK_MINT, placeholder = "xoxp-{12:digit}-{13:digit}-{13:digit}-{32:hex}",
+    carriers = { query = { "token" }, body = { "token" } }, mint = SLACK_MINT, placeholder = "xoxp-{12:digit}-{13:digit}-{13:digit}-{32:hex}",
     make = "https://api.slack.com/apps", test = "https://slack.com/api/auth.test",
     note = "Slack wants an https redirect address, where nothing waits: `connect` asks you to paste the one that the browser ended on." },
   { name = "microsoft-oauth", title = "Microsoft Graph: an account's mail, files, calendar", type = "oauth_authorization_code",

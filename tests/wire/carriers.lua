@@ -75,6 +75,19 @@ add(send("POST", "slack.test", "/api/chat?token=mine", "", "", refused "?token")
 add(get("slack.test", "/api/chat?token=mine&a=b", "", { status = 200, upstream = { line = "GET /api/chat?a=b HTTP/1.1", head_not = "mine" } }))
 add(send("POST", "param.test", "/?key=mine&q=1", "", "", { status = 200, upstream = { line = "POST /?q=1&key=canary-param HTTP/1.1" } }))
 
+local FORM, JSON = "Content-Type: application/x-www-form-urlencoded\r\n", "Content-Type: application/json\r\n"
+local PARTS = "Content-Type: multipart/form-data; boundary=b\r\n"
+local body_refused = { status = 403, error = "foreign_credential", upstream = "nothing" }
+add(send("POST", "bearer.test", "/", FORM, "a=1&access_token=mine", body_refused))
+add(send("POST", "bearer.test", "/", FORM, "a=1&access%5Ftoken[]=mine", body_refused))
+add(send("POST", "bearer.test", "/", FORM, "a=1&token=t&key=k", { status = 200, upstream = { raw_body = "a=1&token=t&key=k" } }))
+add(send("POST", "bearer.test", "/", JSON, '{"access_token":"x"}', { status = 200, upstream = { raw_body = '{"access_token":"x"}' } }))
+add(send("POST", "slack.test", "/api/x", FORM, "token=mine&a=b", body_refused))
+add(send("POST", "slack.test", "/api/x", JSON, '{"t\\u006fken":"mine"}', body_refused))
+add(send("POST", "slack.test", "/api/x", JSON, '{"text":"token"}', { status = 200, upstream = { raw_body = '{"text":"token"}' } }))
+add(send("POST", "slack.test", "/api/x", PARTS, '--b\r\nContent-Disposition: form-data; name="token"\r\n\r\nmine\r\n--b--\r\n', body_refused))
+add(send("POST", "slack.test", "/api/x", PARTS, '--b\r\nContent-Disposition: form-data; name="text"\r\n\r\ntoken\r\n--b--\r\n', { status = 200 }))
+
 -- ---- kept
 add(get("keep.test", "/?access_token=mine", "X_Api_Key: mine\r\nX-Auth-Token: theirs\r\n", { status = 200,
   upstream = { line = "GET /?access_token=mine HTTP/1.1", header = { authorization = "Bearer canary-keep", ["x_api_key"] = "mine" }, head_not = "theirs" },
