@@ -85,12 +85,20 @@ static const struct { const char *name, *chunk; } cases[] = {
 	{"a signature in the query", "local body, kind\n" POST
 	    "v:sigv4 { " KEYS ", query = true, expires = '60', token_after = true, payload = 'UNSIGNED-PAYLOAD' }\n"
 	    "assert(core.is(v.query_text))"},
-	{"rows", "local body, kind = '{\"a\":\"ph_one\"}', 'application/json'\n" POST
-	    "local all = 0 for _, p in pairs(" ROW ") do all = all | p end\n"
-	    "assert(r:substitute { { 'ph_one', secret, all }, { 'ph_two', secret, all } }) local d = r:dump()\n"
-	    "assert(d.body == '{\"a\":\"canary-canary-canary\"}' and d.headers['x-a'] == 'canary-canary-canary')"},
-	{"rows, once more", "local body, kind = 'ph_one', 'text/plain'\n" POST
-	    "for _ = 1, 2 do r:substitute { { 'ph_one', secret, " ROW ".body | " ROW ".query } } end"},
+	{"rows", "local body, kind = '{\"a\":\"ph_one\"}', 'application/json'\n" POST "local p = " ROW "\n"
+	    "assert(r:substitute { { 'ph_one', secret, p.header, 'x-a' }, { 'ph_one', secret, p.basic }, { 'ph_two', secret, p.query, 'a' },\n"
+	    "  { 'mine', secret, p.query, 'key' }, { 'ph_one', secret, p.path, nil, 4, 10 }, { 'ph_one', secret, p.json, 'a\\0' } })\n"
+	    "local d = r:dump() assert(d.body == '{\"a\":\"canary-canary-canary\"}' and d.headers['x-a'] == 'canary-canary-canary')\n"
+	    "assert(d.headers.authorization == 'Basic dTpjYW5hcnktY2FuYXJ5LWNhbmFyeQ==')\n"
+	    "assert(d.url == 'https://api.test/v1/canary-canary-canary/x?a=1&key=canary-canary-canary&b=2', d.url)"},
+	{"rows, once more", "local body, kind = 'k=ph_one', 'application/x-www-form-urlencoded'\n" POST
+	    "for _ = 1, 2 do assert(r:substitute { { 'ph_one', secret, " ROW ".form, 'k' }, { 'mine', secret, " ROW ".query, 'key' } }) end\n"
+	    "assert(r:dump().body == 'k=canary-canary-canary')"},
+	{"rows in a form of parts", "local body, kind = '--x\\r\\n\\r\\nph_one\\r\\n--x--', 'multipart/form-data; boundary=x'\n" POST
+	    "assert(r:substitute { { 'ph_one', secret, " ROW ".part, nil, 7, 13 } })\n"
+	    "assert(r:dump().body == '--x\\r\\n\\r\\ncanary-canary-canary\\r\\n--x--')"},
+	{"what an answer must not repeat", "local body, kind\n" POST
+	    "r:hide({ secret, core.of 'another-canary' }, 'ph_one') v.headers:set('x-c', core.of 'Bearer of-more-canaries') r:hide({}, 'ph')"},
 	{"known placeholders", "local body, kind\n" POST "local set = request.known()\n"
 	    "for i = 1, 70 do set:add('c' .. i, ('placeholder_%07d'):format(i), 'placeholder/a/', '') end\n"
 	    "v.headers:set('x-b', 'Bearer placeholder_0000007') v.query:set('z', 'placeholder_0000009')\n"
