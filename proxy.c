@@ -21843,15 +21843,18 @@ l_field_second(lua_State *L)
 	return 1;
 }
 
-/* request.form_names(text, { name… }) -> bool: does a pair of this form, or query, have one of these
- * names to any server? */
+/* request.form_names(text, { name… } [, from, to]) -> bool: does a pair of this form, or query, or of
+ * these bytes of it, have one of these names to any server? */
 static int
 l_form_names(lua_State *L)
 {
 	struct slice in = l_check_slice(L, 1), pair, raw;
+	size_t from = (size_t)luaL_optinteger(L, 3, 1), to = (size_t)luaL_optinteger(L, 4, (lua_Integer)in.n);
 	bool found = false;
 
-	for (size_t at = 0; !found && pair_next(in, &at, &pair, &raw);)
+	luaL_argcheck(L, from >= 1 && to <= in.n, 3, "outside the text");
+	in.n = to;
+	for (size_t at = from - 1; !found && pair_next(in, &at, &pair, &raw);)
 		found = l_pair_listed(L, 2, pair);
 	return l_answer(L, found);
 }

@@ -3,13 +3,12 @@
 --
 -- body.of(headers), body.of_type(Content-Type | nil) -> { form, json, multipart = bool: some server would take it for one, kind = "form" | "json" |
 --   "multipart" | nil: what it says it is, and nothing else, bare: it says nothing, why = nil | a reason: it cannot be looked into, media, boundary }
--- body.carries(of, text, names) -> true: a server may find a parameter of one of these names in it | false | nil, why
+-- body.carries(of, text, names [, form_has]) -> true: a server may find a parameter of one of these names in it | false | nil, why
 local request = require "request"
 local lpeg = require "lpeg"
 local M = {}
 
-M.MAX = 16 << 20        -- bytes of a body that is read to be looked into (DESIGN, "Limits"),
-M.FORM_MAX = 1 << 20    -- and of a form, of which something is cut out
+M.MAX = 16 << 20        -- bytes of a body that is read to be looked into (DESIGN, "Limits")
 local HEAD_MAX = 8192   -- bytes before one part's content
 local PARTS_MAX = 1000  -- of a multipart body: PHP's max_input_vars
 
@@ -94,9 +93,6 @@ function M.of(headers)
   end
   return out
 end
-
---- Bytes of it that are read.
-function M.max(of) return (of.json or of.multipart) and M.MAX or M.FORM_MAX end
 
 --- Why the rule on methods cannot look into it; nil: it can, or need not. A form's own parameters are cut out in any
 -- charset, and where it has another type beside.
@@ -193,11 +189,12 @@ local function multipart_has(text, boundary, names)
   return false
 end
 
---- `text`: the body. A form without a type may be JSON that nobody says is.
-function M.carries(of, text, names)
+--- `text`: the body. A form without a type may be JSON that nobody says is. `form_has`: in the place of request.form_names,
+-- for long forms.
+function M.carries(of, text, names, form_has)
   if text == "" then return false end
   if of.why then return nil, of.why end
-  if of.form and request.form_names(text, names) then return true end
+  if of.form and (form_has or request.form_names)(text, names) then return true end
   local has
   if of.json then
     has = json_has(text, names)

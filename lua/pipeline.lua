@@ -536,17 +536,48 @@ end
 -- Paths of these hosts may name a second place, too.
 local function names_in_path(req, routed) return routed == true and req.host:find("googleapis.com", 1, true) ~= nil end
 
+local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
+
+-- Everybody else has a turn; then it is this request's, if no other one had a heavy piece of work in this turn of the loop.
+local function take_turns(self)
+  self.time.sleep(0)
+  while self.heavy_at == self.time.now() do self.time.sleep(1) end
+  self.heavy_at = self.time.now()
+end
+
+local CUT_MAX = 1 << 20      -- bytes of a form whose pairs are looked at one by one, some of them to be cut out
+local SLICE = 256 << 10      -- bytes of a form that are searched in one turn: some 20 ms where the pairs are tiny
+
+-- Does a pair of a form have one of these names to any server?
+local function form_has(self, text, names)
+  local at, has = 1, require("request").form_names
+  while at <= #text do
+    local stop = text:find("&", at + SLICE, true) or #text
+    if has(text, names, at, stop) then return true end
+    at = stop + 1
+    if at <= #text then take_turns(self) end
+  end
+  return false
+end
+
 local UNREADABLE = ", so it cannot be looked into, and this is kept to some methods"
 
--- A method rule decided, and a body could say another. nil: it does not | code, message. A form's own is cut out; `of`:
--- body.of for this request, whose body has been read.
-local function judge_method(req, of)
-  local config = require "config"
-  if of.form then req:strip { form = config.overrides } end
-  if not (of.json or of.multipart or of.bare) then return nil end
-  local has, why = require("body").carries(of, req:view().body or "", of.multipart and config.overrides or config.json_overrides)
+-- A method rule decided, and a body could say another. nil: it does not | code, message. A form's own is cut out, unless
+-- the form is long. `of`: body.of for this request, whose body has been read. It may wait.
+local function judge_method(self, req, of)
+  local config, has, why = require "config", nil, nil
+  local long = of.form and #(req:view().body or "") > CUT_MAX
+  if long then
+    has = form_has(self, req:view().body, config.overrides)
+  elseif of.form then
+    req:strip { form = config.overrides }
+  end
+  if not has and (of.json or of.multipart or of.bare) then
+    has, why = require("body").carries(of, req:view().body or "", of.multipart and config.overrides or config.json_overrides,
+      function(text, names) return form_has(self, text, names) end)
+  end
   if has then return "method_not_allowed", "the body names another method (_method), and this is kept to some methods" end
-  if has == nil then return "bad_request", why .. UNREADABLE end
+  if why then return "bad_request", why .. UNREADABLE end
 end
 
 -- The same for a request without a credential. nil: it may go on | code, message, options
@@ -558,23 +589,15 @@ local function judge_domain(self, req, agent, own, deadline, posts)
   local of = body.of(req:view().headers)
   if not (of.form or of.json or of.multipart) then return nil end
   if body.unreadable(of) then return "bad_request", body.unreadable(of) .. UNREADABLE end
-  local ok, why = req:read_body(body.max(of), self.time.now() + BODY_WAIT)
+  local ok, why = req:read_body(body.MAX, self.time.now() + BODY_WAIT)
   if not ok then
     return body_codes[why] or "bad_request", body_messages[why], why == "no_memory" and { retry_after = 1 } or nil
   end
+  code, message = judge_method(self, req, of)
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   if self.config.applied ~= generation then return "changed" end
-  return judge_method(req, of)
-end
-
-local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
-
--- Everybody else has a turn; then it is this request's, if no other one had a heavy piece of work in this turn of the loop.
-local function take_turns(self)
-  self.time.sleep(0)
-  while self.heavy_at == self.time.now() do self.time.sleep(1) end
-  self.heavy_at = self.time.now()
+  return code, message
 end
 
 -- A request as the rows of lua/mint.lua ask about it.
@@ -680,9 +703,10 @@ local function foreign_pair(before, after, held)
 end
 
 -- Does the body that was read bear a key that is not ours? In a form ours is cut out.
-local function body_key(req, strips, of, held)
-  if of.form then
-    local names, before = carriers.names { strips.refused, strips.body }, req:view().body or ""
+local function body_key(self, req, strips, of, held)
+  local names, before = of.form and carriers.names { strips.refused, strips.body }, of.form and req:view().body or ""
+  if names and form_has(self, before, names) then
+    if #before > CUT_MAX then return true end
     req:strip { form = names }
     if foreign_pair(before, req:view().body or "", held) then return true end
   end
@@ -739,12 +763,12 @@ local function attach(self, req, agent, opened, routed, deadline)
   local keyed = req.has_body and (strips.refused[1] or strips.body[1]) ~= nil
   local of = (posts or strips.form or keyed) and require("body").of((view or req:view()).headers)
   keyed = keyed and keyed_body(req, strips, of)
-  if keyed then max = math.max(max or 0, require("body").max(of)) end
+  if keyed then max = math.max(max or 0, require("body").MAX) end
   posts = posts and (of.form or of.json or of.multipart)
   if posts then
     local why = require("body").unreadable(of)
     if why then return nil, "bad_request", why .. UNREADABLE end
-    max = math.max(max or 0, require("body").max(of))
+    max = math.max(max or 0, require("body").MAX)
   end
   local question = opened.mint_rows and mint_question(self, req)
   if question and mint_reads(opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
@@ -755,12 +779,12 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     if (req.length or max) > HEAVY then take_turns(self) end
     -- Only now is there a form to take something from.
-    if keyed and body_key(req, strips, of, held) then
+    if keyed and body_key(self, req, strips, of, held) then
       return nil, "foreign_credential", foreign_message(opened, { "the body" }), foreign_hint(opened)
     end
     if strips.form and of.form then req:strip { form = strips.form } end
     if posts then
-      local code, message = judge_method(req, of)
+      local code, message = judge_method(self, req, of)
       if code then return nil, code, message end
     end
     waited = true

@@ -93,7 +93,7 @@ local function setting(options)
     local req = {
       method = method, scheme = scheme, host = host, path = path == "" and "/" or path,
       port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
-      has_body = more.text ~= nil, form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
+      has_body = more.text ~= nil, length = more.text and #more.text, form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
       own_endpoint = more.own or false, websocket = more.websocket or false, id = "1",
     }
     function req.log(_, t) out.log = fake.copy(t); if more.turn then return more.turn() end return more.share ~= false end

@@ -81,6 +81,13 @@ local body_refused = { status = 403, error = "foreign_credential", upstream = "n
 add(send("POST", "bearer.test", "/", FORM, "a=1&access_token=mine", body_refused))
 add(send("POST", "bearer.test", "/", FORM, "a=1&access%5Ftoken[]=mine", body_refused))
 add(send("POST", "bearer.test", "/", FORM, "a=1&token=t&key=k", { status = 200, upstream = { raw_body = "a=1&token=t&key=k" } }))
+-- A long form is looked through as well, and one that has no such name goes on.
+local long = ("a=%41&"):rep((3 << 20) // 7)
+for _, kind in ipairs { FORM, "" } do
+  local head = "POST / HTTP/1.1\r\nHost: bearer.test\r\n" .. kind .. "Content-Length: %d\r\n\r\n"
+  add { name = "3 MiB of a form, " .. kind, host = "bearer.test", send = { head:format(#long), long }, expect = { status = 200, upstream = { body_size = #long } } }
+  add { name = "3 MiB and a key, " .. kind, host = "bearer.test", send = { head:format(#long + 14), long, "access%5Ftoken" }, expect = body_refused }
+end
 add(send("POST", "bearer.test", "/", JSON, '{"access_token":"x"}', { status = 200, upstream = { raw_body = '{"access_token":"x"}' } }))
 add(send("POST", "slack.test", "/api/x", FORM, "token=mine&a=b", body_refused))
 add(send("POST", "slack.test", "/api/x", JSON, '{"t\\u006fken":"mine"}', body_refused))

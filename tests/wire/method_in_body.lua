@@ -97,10 +97,20 @@ passes("requests' file with a long name", MULTI, parts(part("Content-Disposition
 -- ---- sizes
 local big = '{"a":"' .. ("x"):rep((1 << 20) + 1) .. '"}'
 post("JSON of over 1 MiB passes", JSON, big, { status = 200, upstream = { body_size = #big } })
-for name, kind in pairs { JSON = JSON, multipart = MULTI } do
+for name, kind in pairs { JSON = JSON, multipart = MULTI, ["a form"] = FORM } do
   cases[#cases + 1] = { name = name .. " of over 16 MiB is refused", host = "post.test",
     send = "POST /v1 HTTP/1.1\r\nHost: post.test\r\n" .. kind .. "\r\nContent-Length: 16777217\r\n\r\n",
     expect = { status = 413, error = "body_too_large", upstream = "nothing" } }
+end
+-- A long form is only looked through, in turns; what a short one loses makes a long one refused.
+local long = ("a=%41&"):rep((3 << 20) // 7)
+for name, kind in pairs { form = FORM, ["no type"] = "" } do
+  cases[#cases + 1] = { name = name .. " of 3 MiB passes", host = "post.test",
+    send = { "POST /v1 HTTP/1.1\r\nHost: post.test\r\n" .. kind .. (kind ~= "" and "\r\n" or "") .. ("Content-Length: %d\r\n\r\n"):format(#long), long },
+    expect = { status = 200, upstream = { body_size = #long } } }
+  cases[#cases + 1] = { name = name .. " of 3 MiB with _method is refused", host = "post.test",
+    send = { "POST /v1 HTTP/1.1\r\nHost: post.test\r\n" .. kind .. (kind ~= "" and "\r\n" or "") .. ("Content-Length: %d\r\n\r\n"):format(#long + 14), long, "%5Fmethod=PUT&" .. "x" },
+    expect = { status = 403, error = "method_not_allowed", upstream = "nothing" } }
 end
 -- ---- where no method rule decides, and where POST is not what a body could change
 passes("JSON, and no method rule", JSON, '{"_method":"DELETE"}', "any.test")
