@@ -10,7 +10,7 @@ M.__index = M
 local EACH = 10000       -- records of an agent that another's flood cannot drive out
 local ALONE = 20         -- refusals of an agent in one second that have a record each
 local BATCH = 4096       -- records held at most
-local FRESH = 1          -- seconds: a file lives so long, so that whoever follows sees each
+local FRESH = 1          -- seconds: a file lives so long, so that whoever follows sees each, unless it is over the size
 local AGE_PART = 8       -- a file spans at most this part of the age, since what is too old goes at rotations
 
 -- Our records begin with their time and agent, and a quote within a string is never bare: the first match is the member.
@@ -136,9 +136,9 @@ end
 
 local function rotate_when_due(self)
   local now = self.time()
-  local due = self.file:seek("end") > self.with.size // 2
-    or self.began and 1000 * now - self.began > 1000 * self.with.age // AGE_PART
-  if not due or now - self.opened < FRESH then return end
+  local size = self.file:seek("end")
+  local due = size > self.with.size // 2 or self.began and 1000 * now - self.began > 1000 * self.with.age // AGE_PART
+  if not due or now - self.opened < FRESH and size <= self.with.size then return end
   self.file:close()
   self.file = nil
   os.rename(self.with.path, self.with.path .. ".0")

@@ -366,3 +366,75 @@ def test_older_store(t):
     s.wait_record({"path": "/new"})
     assert f"{old} holds the records of an earlier version" in s.cli("doctor", check=False).stdout
     assert old.read_bytes() == b"x" * 4096
+
+
+def paths(s):
+    return [r.get("path") for r in s.records()]
+
+
+def test_places_for_a_log(t):
+    """log-file is no file of the data directory, and none that holds something else"""
+    s = t.bare()
+    s.init()
+    other, folder = s.dir / "notes.txt", s.dir / "logs"
+    other.write_text("dear diary\n")
+    folder.mkdir(0o750)
+    (folder / "json").write_text('{"a":1}\n')
+    (folder / "link").symlink_to(s.home / "log")
+    (s.home / "serve.lock").touch(0o600)
+    before = {f: f.read_bytes() for f in (s.home / "key", s.home / "serve.lock", s.home / "store" / "writer.lock")}
+    for place in [other, folder / "json", s.home / "key", s.home / "serve.lock", s.home / "new", s.home / "store" / "writer.lock",
+                  s.home / "store" / "new", folder / "link" / ".." / "new"]:
+        r = s.cli("set", "log-file", place, check=False)
+        assert r.returncode == 1 and ("data directory's own" in r.stderr or "something else than a request log" in r.stderr), (place, r)
+    assert other.read_text() == "dear diary\n"
+    assert {f: f.read_bytes() for f in before} == before and not (s.home / "store" / "new").exists()
+    (folder / "old").write_text('{"time":1,"agent":"a"}\n')
+    (folder / "torn").write_text('{"ti\n{"time":1,"agent":"a"}\n')
+    for place in [folder / "old", folder / "torn", folder / "new", s.home / "log" / "mine.jsonl"]:
+        s.cli("set", "log-file", place)
+    r = s.cli("set", "log-file", "", check=False)
+    assert r.returncode == 2 and "--default" in r.stderr, r
+    s.cli("set", "log-file", "--default")
+
+
+def test_writer_killed_where_its_folder_is_new(t):
+    """the log's writer is replaced, once for each end, when its folder was made anew too"""
+    s, up = t.proxy(credentials=[API])
+
+    def killed():
+        old = writer(s)
+        os.kill(old, signal.SIGKILL)
+        wait(lambda: writer(s) not in (None, old), 5, "another writer")
+    s.request(target="/1")
+    s.wait_record({"path": "/1"})
+    killed()
+    s.request(target="/2")
+    s.wait_record({"path": "/2"})
+    assert paths(s) == ["/1", "/2"]
+    shutil.rmtree(s.home / "log")
+    (s.home / "log").mkdir(0o700)
+    s.request(target="/3")
+    s.wait_record({"path": "/3"})
+    killed()
+    s.request(target="/4")
+    s.wait_record({"path": "/4"})
+    time.sleep(2.5)
+    assert s.log().count("ev=log_died") == 2, s.log()
+    assert paths(s) == ["/3", "/4"]
+
+
+def test_small_log(t):
+    """what one agent sends does not make the log larger than one and a half of its size"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    s.cli("set", "log-size", "64k")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    w, most = s.tunnel(), 0
+    for i in range(150):
+        s.request(target=f"/{i}?" + "q" * 10, wire=w)
+        s.request(target=f"/{i}" + "p" * 1900, wire=w)
+        most = max(most, sum(f.stat().st_size for f in (s.home / "log").glob("*.jsonl*")))
+    w.close()
+    s.wait_record({"path": "/149"})
+    # a batch comes to at most 50 ms of records
+    assert most < 200 << 10, most

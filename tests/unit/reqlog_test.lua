@@ -257,6 +257,19 @@ return {
     is(#w.said, 0)
   end),
 
+  ["a file over the whole size is rotated at once"] = with_folder(function(path, with)
+    local w, most = writer(with), 0
+    for i = 1, 3000 do
+      w:feed(record("a", i, ("x"):rep(500)))
+      if i % 10 == 0 then
+        w:feed("\n")
+        most = math.max(most, host.stat(path).size + (host.stat(path .. ".1") or { size = 0 }).size)
+      end
+    end
+    assert(most < SIZE + SIZE // 2 + 10000, most)
+    is(all(path)[#all(path)], record("a", 3000, ("x"):rep(500)))
+  end),
+
   ["a rotation that was killed loses nothing and shows nothing twice"] = with_folder(function(path, with)
     -- before the merge
     put(path .. ".1", record("a", 1))
