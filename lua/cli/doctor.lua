@@ -99,7 +99,7 @@ local function request_log(ctx, say)
     if level ~= OK then fine = false; say("request log", level, text, fix) end
   end
   if not host.lock_held(ctx.home) and all.log ~= "memory" then
-    local ok, why, hint = place.check(host, path)
+    local ok, why, hint = place.check(ctx, path)
     if not ok then wrong(BAD, why, hint or "sallyport set log-file FILE") end
   end
   for _, ending in ipairs { "", ".0", ".1" } do

@@ -5,6 +5,8 @@ local M = {}
 local MEMORY_MAX = 8 << 20       -- of a log in memory: some 25,000 records
 local GROUPS_MAX = 1 << 20
 local MEMORY = "/dev/shm"
+local LINE_MAX = 4096
+local BEGINS = '{"time":'
 
 --- A group's number, by its name in /etc/group or as it stands; nil: there is none.
 function M.group(host, name)
@@ -44,21 +46,35 @@ local function folder(host, dir)
   return st
 end
 
+-- Is what stands there the beginning of a log, if only of a torn record?
+local function is_log(f)
+  local first = (f:read(LINE_MAX) or ""):match("^[^\n]*")
+  return first:sub(1, #BEGINS) == BEGINS:sub(1, #first)
+end
+
 --- true, or nil, what is wrong, and what to do: may a log be written there?
-function M.check(host, path)
+function M.check(ctx, path)
+  local host = ctx.host
   local dir = path:match("^(.+)/[^/]+$")
   if not dir or path:find("%c") or not utf8.len(path) or #path > 3000 then
     return nil, "a log is named from the root: /var/log/sallyport/requests.jsonl"
   end
   local ok, why, hint = folder(host, dir)
   if not ok then return nil, why, hint end
+  -- A log is renamed, removed and given to a group: not what the store, its locks or its key are.
+  local home, real = host.realpath(ctx.home), host.realpath(dir)
+  if home and real and (real .. "/"):sub(1, #home + 1) == home .. "/" and (real .. "/"):sub(1, #home + 5) ~= home .. "/log/" then
+    return nil, ("%s is among the data directory's own files"):format(path), "in there a log lies in " .. home .. "/log"
+  end
   local st = host.stat(path)
   if st and (st.type ~= "file" or st.uid ~= host.uid()) then
     return nil, ("%s is %s"):format(path, st.type ~= "file" and "not a plain file" or "somebody else's")
   end
   local f, bad = host.open_append(path, -1)
   if not f then return nil, bad end
+  local log <const> = is_log(f)
   f:close()
+  if not log then return nil, path .. " holds something else than a request log", "name a file that is not there yet" end
   return true
 end
 
@@ -73,7 +89,7 @@ function M.prepare(ctx, all)
       report.fail(("log memory: %s cannot be made, or is not ours alone"):format(dir), "sallyport set log file")
     end
   end
-  local ok, why, hint = M.check(host, path)
+  local ok, why, hint = M.check(ctx, path)
   if not ok then report.fail("the request log: " .. why, hint or "sallyport set log-file FILE") end
   local group = -1
   if all.log_group then

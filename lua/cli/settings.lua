@@ -23,7 +23,7 @@ function M.read(ctx, setting, given, label)
     end
     if value == nil then report.usage(("%s: %s"):format(label, why)) end
     if setting.place then
-      local ok, bad, hint = require("cli.log_place").check(ctx.host, value)
+      local ok, bad, hint = require("cli.log_place").check(ctx, value)
       if not ok then report.fail(("%s: %s"):format(label, bad), hint) end
     elseif setting.group and not require("cli.log_place").group(ctx.host, value) then
       report.fail(("%s: there is no group '%s' in /etc/group"):format(label, value), "name one, or its number")
