@@ -79,6 +79,9 @@ examples:
       for i = 2, #args do
         for item in args[i]:gmatch(s.many and "[^,]+" or ".+") do given[#given + 1] = item end
       end
+      if #given == 0 and not s.many then
+        report.usage(("%s needs a value"):format(s.name), ("sallyport set %s --default puts it back"):format(s.name))
+      end
       local value = settings.read(ctx, s, given, s.name)
       if s.name == "helpers" then
         local ok, why = ctx.host.helpers(value, true)
