@@ -5524,22 +5524,28 @@ http_connection(struct http_head *h, struct slice value, size_t *options, bool *
 	return true;
 }
 
-/* "timeout=5, max=100" (RFC 2068 19.7.1.1). A second less, for the server's clock began before ours:
- * a request that meets the end of its connection may not be sent twice. */
+/* "timeout=5, max=100" (RFC 2068 19.7.1.1), however it is written: `timeout = "5"`, `timeout=5;max=9`.
+ * The least counts. A second less, for the server's clock began before ours: a request that meets the
+ * end of its connection may not be sent twice. */
 static void
 http_keep_alive(struct http_head *h, struct slice value, bool *close)
 {
-	struct slice item;
-	uint64_t s;
+	for (; value.n > 7; value.p++, value.n--) {
+		size_t at = 7;
+		int64_t s = 0;
 
-	for (size_t at = 0; http_list_next(value, &at, &item);) {
-		if (!slice_begins_nocase(item, SLICE("timeout=")) ||
-		    !http_parse_length((struct slice){item.p + 8, item.n - 8}, &s))
+		if (!slice_begins_nocase(value, SLICE("timeout")))
 			continue;
+		while (at < value.n && strchr("= \t\"", value.p[at]) != NULL)
+			at++;
+		if (at == value.n || !isdigit((unsigned char)value.p[at]))
+			continue;
+		for (; at < value.n && isdigit((unsigned char)value.p[at]) && s < 3600; at++)
+			s = s * 10 + value.p[at] - '0';
 		if (s <= 1)
 			*close = true;
-		else if (s < 3600 && (h->keep_ms == 0 || (int64_t)(s - 1) * 1000 < h->keep_ms))
-			h->keep_ms = (int64_t)(s - 1) * 1000;
+		else if (s < 3600 && (h->keep_ms == 0 || (s - 1) * 1000 < h->keep_ms))
+			h->keep_ms = (s - 1) * 1000;
 	}
 }
 
@@ -15889,8 +15895,8 @@ static void
 conn_finish_blind(struct conn *c)
 {
 	if (c->blind_req != NULL) {
-		c->blind_req->bytes_up = c->blind != NULL ? c->blind->peer.sent : 0;
-		c->blind_req->bytes_down = c->blind != NULL ? c->blind->peer.received : 0;
+		c->blind_req->bytes_up = c->blind != NULL ? c->blind->peer.sent - c->blind_req->bytes_up : 0;
+		c->blind_req->bytes_down = c->blind != NULL ? c->blind->peer.received - c->blind_req->bytes_down : 0;
 		req_log(c->blind_req);
 		req_free(c->blind_req);
 	}
@@ -16627,6 +16633,8 @@ conn_begin_blind(struct conn *c)
 	struct req *r = c->req;
 
 	c->blind = r->up;
+	r->bytes_up = c->blind->peer.sent;      /* until its end: what the heads had, which is not counted */
+	r->bytes_down = c->blind->peer.received;
 	r->up = NULL;
 	c->blind_req = r;
 	c->req = NULL;
@@ -25368,7 +25376,7 @@ static int master_pipe[2];              /* owned: to that process */
 __attribute__((noreturn)) static void
 log_main(void)
 {
-	int run, lock = store_lock_open(serve.home, "log/writer.lock");
+	int run, lock = store_lock_open(serve.home, "log.lock");
 
 	prctl(PR_SET_NAME, "sallyport-log");
 	for (size_t i = 0; i < net.nlisteners; i++)
@@ -25598,7 +25606,7 @@ master_main(void)
 	const bool terminal = isatty(STDIN_FILENO);
 	sigset_t set;
 
-	if ((master_log_lock = store_lock_open(serve.home, "log/writer.lock")) < 0 ||
+	if ((master_log_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
 	    pipe2(master_pipe, O_CLOEXEC) != 0 || fcntl(master_pipe[1], F_SETFL, O_NONBLOCK) != 0)
 		return 1;
 	fcntl(master_pipe[1], F_SETPIPE_SZ, MASTER_PIPE);

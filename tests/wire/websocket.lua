@@ -15,6 +15,8 @@ return {
       upstream = { reply = { { steps = { switch .. "greeting", { relay = true } } } } },
       expect = { raw_has = { "HTTP/1.1 101", "greeting", "ping\0\255" }, log = { path = "/ws", status = 101 },
                  upstream = { header = { authorization = "Bearer canary-ws", upgrade = "websocket", ["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ==" } } } },
+    { name = "its record counts what came behind the heads", send = { upgrade("api.test"), { ["until"] = "greeting" }, "12345", { ["until"] = "12345" } },
+      upstream = { reply = { { steps = { switch .. "greeting", { relay = true } } } } }, expect = { raw_has = "12345", log = { path = "/ws", up = 5, down = 13 } } },
     { name = "a domain entry with WEBSOCKET allows it", host = "ws.test", send = { upgrade("ws.test"), { ["until"] = "101" }, "hello", { ["until"] = "hello" } },
       upstream = { reply = { { steps = { switch, { relay = true } } } } }, expect = { raw_has = { "101", "hello" } } },
     { name = "a method list without WEBSOCKET does not", host = "post.test", send = upgrade("post.test"),
