@@ -16103,9 +16103,8 @@ conn_put_answer(struct conn *c, struct req *r)
 		ok = ok && buf_addf(&b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
 	ok = ok && (r->status == 204 ? buf_adds(&b, "\r\n") : buf_addf(&b, "\r\nContent-Length: %zu\r\n", r->answer.n));
 	if (r->answer.n != 0)
-		ok = ok && buf_addf(&b, "Content-Type: %s\r\n", r->answer_type);
-	if (strcmp(r->answer_type, PAGE_TYPE) == 0)
-		ok = ok && buf_adds(&b, PAGE_FIELDS);
+		ok = ok && buf_addf(&b, "Content-Type: %s\r\n%s", r->answer_type,
+		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
 	if (r->status == 407)
 		ok = ok && buf_adds(&b, "Proxy-Authenticate: Basic realm=\"sallyport\"\r\n");
 	if (r->status == 405 || r->status == 204)
