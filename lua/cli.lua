@@ -70,19 +70,24 @@ function M.help_family(list)
 end
 
 function M.overview()
-  local lines = { "usage: sallyport [--home DIR] COMMAND …\n",
-    "Sallyport lets an agent's requests carry credentials that the agent never holds.\n" }
+  local rows = {}
   for _, f in ipairs(families) do
     local list = commands_of(f[1])
     if #list == 1 then
-      lines[#lines + 1] = ("  %-11s %s"):format(f[1], list[1].summary)
+      rows[#rows + 1] = { f[1], list[1].summary }
     else
       local verbs = {}
       for i, c in ipairs(list) do verbs[i] = c.words:match(" (.+)$") end
-      lines[#lines + 1] = ("  %-11s %s"):format(f[1], table.concat(verbs, ", "))
+      rows[#rows + 1] = { f[1], table.concat(verbs, ", ") }
     end
   end
-  lines[#lines + 1] = [[
+  return [[
+usage: sallyport [--home DIR] COMMAND …
+
+Sallyport lets an agent's requests carry credentials that the agent never holds.
+
+]] .. page.pairs(rows, 11) .. [[
+
 
 A first credential:
   sallyport credential add gh --preset github
@@ -90,8 +95,8 @@ A first credential:
   eval "$(sallyport env --agent claude)"
   curl https://api.github.com/user
 
-sallyport COMMAND --help says more about each, with examples.]]
-  return table.concat(lines, "\n") .. "\n"
+sallyport COMMAND --help says more about each, with examples.
+]]
 end
 
 -- ---- options -------------------------------------------------------------------------------------

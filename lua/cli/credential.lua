@@ -577,7 +577,7 @@ local function clear(plain, kept, names, specs)
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
         "it takes method, path, address, env, placeholder, plain-http, answer-timeout, idle-timeout, bundle, substitute, preset, "
-          .. "client_cert, ca, tls, mint, a field, or headers.NAME")
+          .. "client_cert, ca, tls, mint, attach, keep, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
     else
@@ -785,8 +785,8 @@ example:
     options = with(scope_options, {
       { name = "preset", arg = "API", help = "a well-known API's guards: what is stripped and refused; the scope stays" },
       { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, client_cert, ca, tls, mint, preset, "
-        .. "a field, headers.NAME" } }),
+      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, answer-timeout, idle-timeout, client_cert, ca, tls, mint, "
+        .. "attach, keep, preset, a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list. Tokens of an account that is
 connected elsewhere, access_token=@FILE refresh_token=@FILE, replace the grant: a refresh token is exercised at once,

@@ -25,7 +25,7 @@ local function words(text)
   return list
 end
 
---- Rows { left, right } as two columns, the right one folded; a left cell wider than `most` has a line of its own.
+--- Rows { left, right } as two columns, the right one folded; a left cell wider than `most` has lines of its own.
 function M.pairs(rows, most)
   local col, lines = 0, {}
   for _, r in ipairs(rows) do
@@ -34,7 +34,7 @@ function M.pairs(rows, most)
   for _, r in ipairs(rows) do
     local left, gap = "  " .. r[1], col - width(r[1])
     if gap < 0 then
-      lines[#lines + 1], left, gap = left, "  ", col
+      lines[#lines + 1], left, gap = M.command(left, ""), "  ", col
     end
     for i, text in ipairs(filled(words(r[2]), WIDTH - col - 4)) do
       lines[#lines + 1] = (i == 1 and left .. (" "):rep(gap) or (" "):rep(col + 2)) .. "  " .. text
