@@ -607,6 +607,7 @@ function M.compile(name, source)
   local ok, result = sandbox.call(name, chunk)
   if not ok then
     if not result:find("^policies/") then result = file_of(name) .. ":1: " .. result end
+    if result:find("%(field '[VC]b?'%)") then result = result .. ": policies have no grammars (lpeg.V, lpeg.Cb)" end
     return nil, result
   end
   local check = setmetatable({ name = name, source = source }, Check)

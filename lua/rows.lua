@@ -187,6 +187,16 @@ local function places_of(row, pol, rec)
   return out
 end
 
+--- Why a place of these rows has no name; nil: all have one.
+function M.bare(list)
+  for _, row in ipairs(list or {}) do
+    for _, place in ipairs(row.place) do
+      local kind, why = read_place(place)
+      if not kind then return why end
+    end
+  end
+end
+
 --- The command that names the places of a credential's rows of before; nil: they have names. The gaps are in capitals.
 function M.mend(rec)
   local words, bare = {}, false
@@ -201,7 +211,8 @@ function M.mend(rec)
     end
     bare = bare or mended
     local list = { { place = places } }
-    if mended and preset and preset.rows and #rec.rows == 1 then list = preset.rows end
+    -- Presets that were edited before places had names may have what we mend here.
+    if mended and preset and preset.rows and #rec.rows == 1 and not M.bare(preset.rows) then list = preset.rows end
     for _, named in ipairs(list) do
       words[#words + 1] = " --substitute " .. require("env").quote(("%s:%s%s"):format(row.field, table.concat(named.place, ","),
         row.placeholder and ":" .. row.placeholder or ""))

@@ -215,7 +215,7 @@ local function policies(_, say)
     if p.why or p.status == "damaged" then
       edited[#edited + 1] = p.name
       say("policies", BAD, ("%s is refused: %s"):format(p.name, p.why or p.status),
-        ("sallyport policy rollback %s 0"):format(p.name))
+        (p.status == "your own" and "sallyport policy edit %s" or "sallyport policy rollback %s 0"):format(p.name))
     elseif p.status:find("changed since", 1, true) then
       edited[#edited + 1] = p.name
       say("policies", WARN, ("%s was edited, and its default has changed since"):format(p.name),

@@ -81,7 +81,14 @@ function M.lay(p, plain, into, opt, ctx)
     name = name:lower()
     if not into.headers[name] and not into.sealed["h/" .. name] then into.headers[name] = value end
   end
-  if p.rows and not opt.substitute then plain.rows = presets.copied(p.rows) end
+  if p.rows and not opt.substitute then
+    local why = require("rows").bare(p.rows)
+    if why then
+      report.fail(("preset '%s': rows: %s"):format(p.name, why),
+        "sallyport policy edit presets; `sallyport policy show presets 0` has the built-in ones, or name the place here: --substitute")
+    end
+    plain.rows = presets.copied(p.rows)
+  end
   if not into.env and not opt.env and p.env[1] then
     into.env = p.env[1]
     into.placeholder = into.placeholder or p.placeholder

@@ -123,6 +123,7 @@ return {
         :gmatch("%a+") do
         has(overview, "\n  " .. first .. " ")
         local family = w.ok(first, "--help")
+        for line in (overview .. family):gmatch("[^\n]+") do assert(utf8.len(line) <= 80, line) end
         local verbs = {}
         for verb in family:gmatch("\n?  sallyport " .. first .. " ([%l-]+)") do verbs[#verbs + 1] = verb end
         if family:sub(1, 6) == "usage:" then verbs = { false } end
@@ -527,6 +528,34 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     w.ok("policy", "rollback", "bearer")
     is(w.ok("policy", "show", "bearer"), before)
     has(w.ok("policy", "test"), "ok      bearer")
+  end),
+
+  ["policies of an earlier version that are refused now come with a command that works"] = with_home(function(w)
+    local grammar = 'local g = lpeg.P{ "S", S = "a" * lpeg.V"S" + "b" }\n'
+    local function keep(name, source)
+      assert(store.open(w.home, {}))
+      assert(store.commit {
+        { op = "put", db = "policy", key = name .. "/000001", version = 0, plain = { source = source, saved_at = 1 } },
+        { op = "put", db = "policy", key = name, version = 0, plain = { name = name, active = 1, latest = 1 } },
+      })
+      store.close()
+    end
+    keep("bearer", grammar .. w.ok("policy", "show", "bearer"))
+    keep("own", grammar .. w.ok("policy", "show", "basic"):gsub('"basic"', '"own"'))
+    local list = w.ok("policy", "list")
+    has(list, "policies have no grammars")
+    local _, out = w.run("doctor")
+    has(out, "sallyport policy edit own")
+    has(out, "sallyport policy rollback bearer 0")
+    w.ok("policy", "rollback", "bearer", "0")
+    w.refused("policies have no grammars", "policy", "put", w.file("own.lua", w.ok("policy", "show", "own")))
+    w.ok("policy", "put", w.file("own.lua", (w.ok("policy", "show", "own"):gsub("^.-\n", "", 1))))
+    lacks(w.ok("doctor"), "is refused")
+
+    -- presets whose row names no place
+    keep("presets", (w.ok("policy", "show", "presets"):gsub('"path=/bot{}/%*%*", "path=/file/bot{}/%*%*"', '"path"')))
+    w.refused("preset 'telegram': rows: 'path' is no place", "credential", "add", "bot", "--preset", "telegram", "value=@" .. w.key)
+    w.ok("credential", "add", "bot", "--preset", "telegram", "value=@" .. w.key, "--substitute", "value:path=/bot{}/**")
   end),
 
   ["a backup does not overwrite, and says that the key file is apart"] = with_home(function(w)

@@ -137,6 +137,13 @@ local cases = {
       "sallyport credential set x --substitute value:header=Authorization,json=/POINTER:__TOKEN__ --substitute value:basic")
     refused(nil, why { name = "x", rows = { { field = "value", place = { "websocket", "query" } } } }, "--substitute value:ws=/POINTER,query=NAME")
     refused(nil, why { name = "bot", preset = "telegram", rows = { { field = "value", place = { "path" } } } }, "--substitute 'value:path=/bot{}/**,path=/file/bot{}/**'")
+    local presets = require "presets"
+    local get = presets.get
+    presets.get = function() return { rows = { { field = "value", place = { "path" } } } } end   -- edited before places had names
+    local ok, text = pcall(why, { name = "bot", preset = "telegram", rows = { { field = "value", place = { "path" } } } })
+    presets.get = get
+    assert(ok, text)
+    refused(nil, text, "--substitute 'value:path=/TEMPLATE{}'")
   end,
   ["where a template stands in a path"] = function()
     local function at(template, path)
