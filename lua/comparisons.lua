@@ -215,11 +215,12 @@ function Reader:assign(names, i, scope)
     i = self.list[e] and self.list[e].kind == "," and e + 1 or nil
   end
   for n, name in ipairs(names) do
-    local into = scope
-    for at = #self.scopes, 1, -1 do
-      if not into and self.scopes[at][name] ~= nil then into = self.scopes[at] end
+    local kind, here = kinds[n] or false, self.scopes[#self.scopes]
+    -- Set in a block that may not run, or later, it is that within the block alone; behind it nobody knows.
+    for at = 1, scope and 0 or #self.scopes - 1 do
+      if self.scopes[at][name] ~= kind and self.scopes[at][name] ~= nil then self.scopes[at][name] = false end
     end
-    if into then into[name] = kinds[n] or false end
+    here[name] = kind
   end
 end
 

@@ -17,6 +17,7 @@ return {
       "local s = cred.state return s.access_token == 'x'", "local k k = cred.key return k == 'x'", "local k = 'x' .. cred.key return k == 'xy'", "local h = secret.hex(cred.key) return h == 'x'",
       "local WANT = 'x' return cred.key == WANT", "if req.path == '/' and cred.key == 'x' then end", "if not (cred.key == 'x') then end", "local ok = cred.key == 'x'",
       "return { a = cred.key == 'x' }", "for _ in pairs(t) do if cred.key == 'x' then return end end", "local function f() return cred.key == 'x' end", "return f(cred.key == 'x')",
+      "local k if a then k = cred.key return k == 'x' end", "local k = cred.key if a then k = cred.key end return k == 'x'",
       "-- cred.key\nreturn cred . key\n==\n'x'", "return cred.key == 'a\\'b'",
     } do
       assert(found(code), code)
@@ -36,6 +37,9 @@ return {
       "return req.key == 'x'", "return other.cred.key == 'x'", "return cred.key.x", "for _, k in ipairs(cred.list) do if k == 'x' then end end", "return cred.state.region == 'x'",
       "if cred.name then local k = cred.key end return k == 'x'", "return count(cred.key) == 1", "return cred.kind == 'a' and cred.key or 'b'", "req.headers:set('x', cred.key) if req.path == 'x' then end",
       "local k = req.headers:get('x', cred.key) return k == 'x'",
+      "local k if cred.name == 'x' then k = '' else k = cred.key end if k == '' then end", "local k = '' if cred.name then k = cred.key end return k == ''",
+      "local k = '' local function set() k = cred.key end return k == ''", "local k = cred.key if a then k = cred.key if b then k = '' end end return k == ''",
+      "local k = '' for _, c in ipairs(t) do k = c.key or k end return k == ''",
     } do
       assert(not found(code), code)
     end
