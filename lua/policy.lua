@@ -106,7 +106,7 @@ local want_keys = {
 local match_want_keys = { id = "string integer", code = "string" }
 
 local function type_of(v)
-  return math.type(v) == "integer" and "integer" or type(v)
+  return math.type(v) == "integer" and "integer" or require("patterns").lib.type(v) or type(v)
 end
 
 local function listed(text, word) return (" " .. text .. " "):find(" " .. word .. " ", 1, true) ~= nil end

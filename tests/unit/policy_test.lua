@@ -117,6 +117,12 @@ return {
     refused(type_with('  fields = {\n    { name = "key", secrt = true },\n  },'), "policies/t.lua:5:", "no key 'secrt'")
   end,
 
+  ["a pattern is no table, though it is one of ours"] = function()
+    for _, name in ipairs { "fields", "examples", "strip", "mint", "targets", "hosts" } do
+      refused(type_with(("  %s = lpeg.P(1),"):format(name)), "policies/t.lua:4:", name .. " of a policy of kind type", "not a pattern")
+    end
+  end,
+
   ["targets are names of headers, and ways of reading them"] = function()
     refused(type_with(key .. '\n  targets = { ["x-a"] = "sideways" },'), "policies/t.lua:5:", "'x-a' is read as one of")
     refused(type_with(key .. '\n  targets = { ["x a"] = "url" },'), "policies/t.lua:5:", "no header's name")
