@@ -6989,10 +6989,12 @@ struct subst {
 	struct buf text;        /* owned: placeholders and names */
 };
 
+typedef size_t subst_get(struct slice in, size_t i, char out[4], size_t *len); /* bytes read, at least 1 */
+
 /* A way of writing characters: how one is read, how a value is written. */
 struct subst_code {
 	char escape;            /* begins what is longer than a byte; '\0': nothing does */
-	size_t (*get)(struct slice in, size_t i, char out[4], size_t *len); /* bytes read, at least 1 */
+	subst_get *get;
 	bool (*put)(struct buf *, struct slice value);
 };
 
@@ -7779,6 +7781,7 @@ struct subst_back {
 	struct slice value;     /* in `secret` */
 	struct slice sent;      /* in `text`; .p NULL: nothing, the parameter `name` was ours */
 	struct slice name;      /* in `text`, as we wrote it; empty: it was no parameter */
+	uint64_t window[4];     /* its first 8 characters, and those in Base64 behind 0, 1 or 2 bytes; of less than 8 the first */
 	char text[];
 };
 
@@ -7792,6 +7795,23 @@ subst_back_free(struct subst_back *b)
 		free(b);
 		b = next;
 	}
+}
+
+/* The six bits of a value that begin at this bit; `bit` may lie up to four before its first. */
+static int
+subst_six(struct slice value, ssize_t bit)
+{
+	size_t i = bit > 0 ? (size_t)bit / 8 : 0;
+	int v = (unsigned char)value.p[i] << 8 | (i + 1 < value.n ? (unsigned char)value.p[i + 1] : 0);
+
+	return v >> (10 - (bit - 8 * (ssize_t)i)) & 63;
+}
+
+/* The next character of a window. What may be written in two ways is one here: Base64's alphabets, "+" for a space. */
+static uint64_t
+subst_window(uint64_t window, char c)
+{
+	return window << 8 | (unsigned char)(c == '-' || c == ' ' ? '+' : c == '_' ? '/' : c);
 }
 
 /* Notes the bytes of a secret from `skip` on. The first of two with one value counts. False: no
@@ -7819,84 +7839,51 @@ subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, str
 	if (sent.p != NULL)
 		b->sent = (struct slice){b->text, sent.n};
 	b->name = (struct slice){b->text + sent.n, name.n};
+	for (size_t i = 0; i < (value.n < SUBST_BACK_MIN ? 1 : 8); i++) {
+		b->window[0] = subst_window(b->window[0], value.p[i]);
+		for (int k = 1; k < 4 && value.n >= SUBST_BACK_MIN; k++) /* the first character that is all its own */
+			b->window[k] = subst_window(b->window[k], b64_std[subst_six(value, (4 - k) % 3 * 2 + 6 * (ssize_t)i)]);
+	}
 	*list = b;
 	return true;
 }
 
-/* The six bits of a value that begin at this bit; `bit` may lie up to four before its first. */
-static int
-subst_six(struct slice value, ssize_t bit)
-{
-	size_t i = bit > 0 ? (size_t)bit / 8 : 0;
-	int v = (unsigned char)value.p[i] << 8 | (i + 1 < value.n ? (unsigned char)value.p[i + 1] : 0);
-
-	return v >> (10 - (bit - 8 * (ssize_t)i)) & 63;
-}
-
-/* Base64 of what the value is a part of: behind `lead` bytes of a group of three. Its first and its last
- * character may have bits of others. */
+/* The bytes at in[at] that spell the value, or 0. `k` 0: as it is. 1, 2, 3: in Base64 of what it is a part of, behind
+ * k - 1 bytes of a group of three; its first and its last character may have bits of others. */
 static size_t
-subst_back_base64(struct slice want, struct slice in, size_t at, int lead)
+subst_back_match(struct slice want, struct slice in, size_t at, int k, subst_get *get)
 {
-	ssize_t bits = 8 * (ssize_t)want.n, bit = -2 * lead;
+	ssize_t bits = 8 * (ssize_t)want.n, bit = k > 1 ? -2 * (k - 1) : 0;
 	size_t i = at, len;
 	char c[4];
 
-	for (; bit < bits; bit += 6) {
+	for (; bit < bits; bit += k == 0 ? 8 : 6) {
 		int mask = (bit < 0 ? 63 >> -bit : 63) & (bit + 6 > bits ? 63 << (bit + 6 - bits) : 63);
-		const char *digit;
+		const char *digit = b64_std;
 
 		if (i >= in.n)
 			return 0;
-		i += subst_get_nested(in, i, c, &len);
-		c[0] = c[0] == '-' ? '+' : c[0] == '_' ? '/' : c[0];    /* RFC 4648 5 */
-		if (c[0] == '\0' || (digit = strchr(b64_std, c[0])) == NULL ||
+		i += get(in, i, c, &len);
+		if (k == 0 ? c[0] != want.p[bit / 8] && !(c[0] == '+' && want.p[bit / 8] == ' ') : c[0] == '\0' ||
+		    (digit = strchr(b64_std, (char)subst_window(0, c[0]))) == NULL ||
 		    (((int)(digit - b64_std) ^ subst_six(want, bit)) & mask) != 0)
 			return 0;
 	}
 	return i - at;
 }
 
-/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part, where
- * "+" may be itself or a space; or in Base64. Shorter ones are looked for where `echoes` says. */
-static size_t
-subst_back_match(const struct subst_back *b, struct slice in, size_t at, bool echoes)
-{
-	struct slice want = b->value;
-	size_t i = at, done = 0, len;
-	char c[4];
-
-	if (want.n < SUBST_BACK_MIN && !echoes)
-		return 0;
-	if (in.n - at >= want.n && memcmp(in.p + at, want.p, want.n) == 0)
-		return want.n;
-	for (; done < want.n && i < in.n; done++) {
-		bool plus = in.p[i] == '+' && want.p[done] == ' ';
-
-		i += subst_get_nested(in, i, c, &len);
-		if (c[0] != want.p[done] && !plus)
-			break;
-	}
-	if (done == want.n)
-		return i - at;
-	for (int lead = 0; lead < 3 && want.n >= SUBST_BACK_MIN; lead++)
-		if ((len = subst_back_base64(want, in, at, lead)) != 0)
-			return len;
-	return 0;
-}
-
-/* -- at a glance: may a head hold one of them at all? One pass over it, whose cost does not depend on
- * how many there are: a bit for the first four bytes of each, as it is and in Base64 (behind 0, 1 or 2
- * bytes, in either alphabet). */
+/* -- at a glance: may one of them stand here at all? What it costs does not depend on how many there are: a bit
+ * for each window. */
 struct glance {
 	uint64_t bits[32];
-	bool always;            /* one of them shows in ways that this does not see */
+	bool brief;             /* one of them has less than 8 bytes */
+	bool percent;           /* the text has a "%" */
 };
 
 static bool
-glance_bit(struct glance *g, uint32_t window, bool put)
+glance_bit(struct glance *g, uint64_t window, bool put)
 {
-	uint32_t h = window * 0x9e3779b1u >> 21;
+	uint64_t h = window * 0x9e3779b97f4a7c15 >> 53;
 
 	if (put)
 		g->bits[h / 64] |= (uint64_t)1 << h % 64;
@@ -7904,67 +7891,105 @@ glance_bit(struct glance *g, uint32_t window, bool put)
 }
 
 static void
-glance_at(struct glance *g, const struct subst_back *list)
+glance_at(struct glance *g, const struct subst_back *list, struct slice in)
 {
-	*g = (struct glance){.always = false};
+	*g = (struct glance){.percent = in.n != 0 && memchr(in.p, '%', in.n) != NULL};
 	for (; list != NULL; list = list->next) {
-		g->always |= list->value.n < SUBST_BACK_MIN || memchr(list->value.p, ' ', list->value.n) != NULL;
-		if (list->value.n >= SUBST_BACK_MIN)
-			glance_bit(g, load_be32(list->value.p), true);
-		for (int k = 0; k < 6 && list->value.n >= SUBST_BACK_MIN; k++) {
-			uint32_t window = 0;
-
-			for (int i = 0; i < 4; i++)
-				window = window << 8 |
-				    (unsigned char)(k < 3 ? b64_std : b64_url)[subst_six(list->value, k % 3 * 2 + 6 * i)];
-			glance_bit(g, window, true);
-		}
+		g->brief |= list->value.n < SUBST_BACK_MIN;
+		for (int k = 0; k < (list->value.n < SUBST_BACK_MIN ? 1 : 4); k++)
+			glance_bit(g, list->window[k], true);
 	}
 }
 
-/* Base64 behind 1 or 2 bytes begins a character before the first that is known. */
+/* The longest of the list that stands at in[at] in one reading. False: none of them begins so. */
 static bool
-glance_sees(struct glance *g, const struct subst_back *list, struct slice in)
+subst_back_read(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes,
+    subst_get *get, const struct subst_back **best, size_t *used)
 {
-	uint32_t window = 0;
+	uint64_t window[3] = {0};       /* from the first character on, from the second; the first alone */
+	size_t i = at, len;
+	char c[4];
+	bool seen;
 
-	for (size_t i = 0; i < in.n; i++) {
-		window = window << 8 | (unsigned char)in.p[i];
-		if (i < 3 || !glance_bit(g, window, false))
-			continue;
-		for (const struct subst_back *b = list; b != NULL; b = b->next)
-			if (subst_back_match(b, in, i - 3, false) != 0 || (i > 3 && subst_back_match(b, in, i - 4, false) != 0))
-				return true;
+	for (int k = 0; k < 9 && i < in.n; k++) {
+		i += get(in, i, c, &len);
+		if (k < 8)
+			window[0] = subst_window(window[0], c[0]);
+		if (k == 0)
+			window[2] = window[0];
+		window[1] = subst_window(window[1], c[0]);
+	}
+	seen = glance_bit(g, window[0], false) || glance_bit(g, window[1], false) ||
+	    (echoes && g->brief && glance_bit(g, window[2], false));
+	for (const struct subst_back *b = list; seen && b != NULL; b = b->next) {
+		bool brief = b->value.n < SUBST_BACK_MIN;
+
+		for (int k = 0; k < (!brief ? 4 : echoes); k++) {
+			/* Base64 behind 1 or 2 bytes begins a character before the first that is known */
+			if (b->window[k] != window[brief ? 2 : k > 1])
+				continue;
+			if ((len = subst_back_match(b->value, in, at, k, get)) > *used) {
+				*used = len;
+				*best = b;
+			}
+		}
+	}
+	return seen;
+}
+
+/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part, where
+ * "+" may be itself or a space; or in Base64. Shorter ones are looked for where `echoes` says. */
+static const struct subst_back *
+subst_back_at(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes, size_t *used)
+{
+	const struct subst_back *best = NULL;
+	size_t near = in.n - at < 45 ? in.n - at : 45;  /* nine characters of five bytes */
+
+	*used = 0;
+	if (!(subst_back_read(list, g, in, at, echoes, subst_get_plain, &best, used) ? g->percent :
+	    g->percent && memchr(in.p + at, '%', near) != NULL))
+		return best;
+	subst_back_read(list, g, in, at, echoes, subst_get_percent, &best, used);
+	subst_back_read(list, g, in, at, echoes, subst_get_nested, &best, used);
+	return best;
+}
+
+/* One of them, in this reading; NULL: as it is. */
+static bool
+glance_sees(struct glance *g, const struct subst_back *list, struct slice in, subst_get *get)
+{
+	size_t start[16] = {0}, n = 0, len = 1, used;
+	uint64_t window = 0;
+	char c[4];
+
+	for (size_t i = 0; i < in.n; n++) {
+		start[n & 15] = i;
+		c[0] = in.p[i];
+		i += get == NULL ? 1 : get(in, i, c, &len);
+		window = subst_window(window, c[0]);
+		if (n >= 7 && glance_bit(g, window, false) &&
+		    (subst_back_at(list, g, in, start[(n - 7) & 15], false, &used) != NULL ||
+		    (n > 7 && subst_back_at(list, g, in, start[(n - 8) & 15], false, &used) != NULL)))
+			return true;
 	}
 	return false;
 }
 
-/* Has the text one of the list, in any spelling? True too where there is no memory to look. */
+/* Has the text one of the list, in any spelling? */
 static bool
 subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 {
 	struct glance g;
-	struct buf plain;
-	bool found = false;
+	size_t used;
 
-	if (list == NULL || in.n == 0)
+	if (list == NULL)
 		return false;
-	glance_at(&g, list);
-	for (size_t i = 0; g.always && !found && i < in.n; i++)
-		for (const struct subst_back *b = list; !found && b != NULL; b = b->next)
-			found = subst_back_match(b, in, i, echoes) != 0;
-	if (g.always || (found = glance_sees(&g, list, in)))
-		return found;
-	if (memchr(in.p, '%', in.n) == NULL)
-		return false;
-	buf_init(&plain, in.n);
-	found = !buf_reserve(&plain, in.n);
-	for (int depth = 0; !found && depth < 2; depth++) {
-		plain.n = http_reading_decode_all(depth == 0 ? in : buf_slice(&plain), plain.p);
-		found = glance_sees(&g, list, buf_slice(&plain));
-	}
-	buf_free(&plain);
-	return found;
+	glance_at(&g, list, in);
+	for (size_t i = 0; echoes && g.brief && i < in.n; i++)
+		if (subst_back_at(list, &g, in, i, echoes, &used) != NULL)
+			return true;
+	return glance_sees(&g, list, in, NULL) || (g.percent &&
+	    (glance_sees(&g, list, in, subst_get_percent) || glance_sees(&g, list, in, subst_get_nested)));
 }
 
 /* A parameter that we added leaves with its name and one "&". *start and
@@ -7990,19 +8015,13 @@ static bool
 subst_back_value(const struct subst_back *list, struct slice in, bool echoes, struct buf *out)
 {
 	size_t from = 0, i = 0;
+	struct glance g;
 
+	glance_at(&g, list, in);
 	while (i < in.n) {
-		const struct subst_back *best = NULL;
-		size_t used = 0, start = i, end;
+		size_t used, start = i, end;
+		const struct subst_back *best = subst_back_at(list, &g, in, i, echoes, &used);
 
-		for (const struct subst_back *b = list; b != NULL; b = b->next) {
-			size_t n = subst_back_match(b, in, i, echoes);
-
-			if (n > used) {
-				used = n;
-				best = b;
-			}
-		}
 		if (best == NULL) {
 			i++;
 			continue;

@@ -263,6 +263,11 @@ test_back(void)
 	back("encoded, in part and in whole", "a/b:c", "PH", "", "/a/b:c/a%2Fb:c/%61%2fb%3Ac/a%2", "/PH/PH/PH/a%2");
 	back("encoded twice", "a/b", "PH", "", "u=a%252Fb%25", "u=PH%25");
 	back("plus for a space", "a b+c", "PH", "", "a+b+c a%20b%2Bc a+b%20c", "PH PH a+b%20c");
+	back("plus for a space, encoded", "canary a b", "PH", "", "canary%20a%2Bb canary%2Ba%252Bb canary+a%2520b", "PH PH PH");
+	back("one that has an escape in it", "canary%41-x", "PH", "", "canary%41-x canary%2541-x %63anary%252541%252dx", "PH PH PH");
+	back("encoded where it ends", "0123456789/", "PH", "", "0123456789%2f 0123456789%252F 0123456789%2", "PH PH 0123456789%2");
+	back("of eight bytes", "canary/8", "PH", "", "xcanary/8 canary%2f8 Y2FuYXJ5Lzg= eGNhbmFyeS84 eHhjYW5hcnkvOA", "xPH PH PH= ePH eHPH");
+	back("less than eight are no Base64", "canary", "PH", "", "Y2FuYXJ5 %63anary canarz", "Y2FuYXJ5 PH canarz");
 	back("ours leaves with its name", "secret", NULL, "key", "/?a=1&key=secret&b=2", "/?a=1&b=2");
 	back("the only one", "secret", NULL, "key", "/?key=secret", "/");
 	back("the first", "secret", NULL, "key", "/?key=secret&b=2", "/?b=2");
