@@ -4,6 +4,7 @@
 -- body.of(headers), body.of_type(Content-Type | nil) -> { form, json, multipart = bool: some server would take it for one, kind = "form" | "json" |
 --   "multipart" | nil: what it says it is, and nothing else, bare: it says nothing, why = nil | a reason: it cannot be looked into, media, boundary }
 -- body.carries(of, text, names [, form_has]) -> true: a server may find a parameter of one of these names in it | false | nil, why
+-- body.batch(of, text, path, allowed) -> true: it is a batch, and a request in it has a method that is not in the set
 local request = require "request"
 local lpeg = require "lpeg"
 local M = {}
@@ -38,7 +39,10 @@ local function all(headers, wanted)
   return out
 end
 
-local kinds = { ["application/x-www-form-urlencoded"] = "form", ["application/json"] = "json", ["text/json"] = "json" }
+local kinds = {
+  ["application/x-www-form-urlencoded"] = "form", ["application/json"] = "json", ["text/json"] = "json",
+  ["application/x-json"] = "json", ["text/x-json"] = "json",     -- Symfony, Rails
+}
 
 local function kind_of(media)
   return kinds[media] or media:find("%+json$") and "json" or media:find("^multipart/") and "multipart" or nil
@@ -61,7 +65,7 @@ function M.of_type(text)
   end
   -- Wherever it stands: some look for "/json" in the whole of it (Laravel), some at the end of a list.
   out.form = lower:find("urlencoded", 1, true) ~= nil
-  out.json = lower:find("[/+]json") ~= nil
+  out.json = lower:find("[/+]json") ~= nil or lower:find("/x%-json") ~= nil
   out.multipart = lower:find("multipart", 1, true) ~= nil
   local media, params = media_type:match(text)
   out.media = media
@@ -107,17 +111,30 @@ end
 
 -- ---- multipart (RFC 2046 5.1, RFC 7578) ----------------------------------------------------------
 
--- Everything that some reader does otherwise is unreadable: line ends without CR, folded lines, backslashes, quotes
--- of the other kind (PHP's), continued parameters (RFC 2231), encoded words, what stands twice.
+-- Everything that some reader does otherwise is unreadable: two kinds of line ends, folded lines, quotes of the other kind
+-- (PHP's), continued parameters (RFC 2231), encoded words, what stands twice; backslashes, unless no name can be meant.
 local part_param = Ct(C(token) / string.lower * P"=" * (quoted + C(token) * lpeg.Cc(true)))
 local disposition = token * Ct((ows * P";" * ows * part_param^-1)^0) * ows * -1
 
-local function disposition_names(out, text)
-  local seen = {}
-  for _, p in ipairs(disposition:match(text) or { {} }) do
+-- Has it the letters of one of the names, however they are quoted, or escapes that may stand for them?
+local function disposition_spells(text, names)
+  local letters = text:lower():gsub("[^%w]", "")
+  for _, name in ipairs(names) do
+    if letters:find(name:lower():gsub("[^%w]", ""), 1, true) then return true end
+  end
+  return text:find("[%%*]") ~= nil or text:find("=?", 1, true) ~= nil
+end
+
+-- An encoded word (RFC 2047) may be a file's name (.NET, Spring) where the part has a name beside it; Commons FileUpload
+-- decodes both.
+local function disposition_names(out, text, names)
+  local seen, encoded, params = {}, false, disposition:match(text)
+  if not params then return not disposition_spells(text, names) end     -- curl: filename="a\"b.txt"
+  for _, p in ipairs(params) do
     local name, value, bare = p[1], p[2], p[3]
-    if not name or seen[name] or value:find("=?", 1, true) then return nil end     -- RFC 2047: Commons FileUpload decodes it
-    seen[name] = true
+    local word = value:find("=?", 1, true)
+    if seen[name] or word and name ~= "filename" then return nil end
+    seen[name], encoded = true, encoded or word
     if name:find("*", 1, true) then                                                -- RFC 8187
       value = name:find("^%l+%*$") and value:match("^[%w-]*'[%w-]*'([^']*)$")
       if not value then return nil end
@@ -126,43 +143,71 @@ local function disposition_names(out, text)
     end
     if name:find("name", 1, true) then out[#out + 1] = value end
   end
-  return true
+  return not encoded or seen.name
 end
 
 -- The names that a part may have to anybody: of its disposition, and what Rack takes where there is none. nil: unreadable
-local function part_names(out, head)
+local function part_names(out, head, newline, names)
   local seen = {}
-  if head:gsub("\r\n", ""):find("[\0-\8\10-\31\127]") then return nil end
-  for line in head:gmatch("(.-)\r\n") do
+  if head:gsub(newline, ""):find("[\0-\8\10-\31\127]") then return nil end
+  for line in head:gmatch("(.-)" .. newline) do
     local name, value = line:match("^([%w!#$%%&'*+.^_`|~-]+):[ \t]*(.-)[ \t]*$")
     if not name then return nil end
     name = name:lower():gsub("_", "-")
     if seen[name] then return nil end
     seen[name] = true
-    if name == "content-disposition" and not disposition_names(out, value) then return nil end
+    if name == "content-disposition" and not disposition_names(out, value, names) then return nil end
     if name == "content-id" then out[#out + 1] = value:gsub("[<>]", "") end
   end
   return true
 end
 
--- Every "--boundary" is a delimiter to somebody, so each has to be one to all: { name, … } | nil: unreadable
-local function multipart_names(text, boundary)
-  local out, at, delimiter = {}, 1, "--" .. boundary
+-- Every "--boundary" is a delimiter to somebody, so each has to be one to all, and all lines end as the first one does
+-- (LF alone: Python's email, and with it Google's client): { name, … } | nil: unreadable
+local function multipart_names(text, boundary, names)
+  local out, at, delimiter, newline = {}, 1, "--" .. boundary, nil
   if not boundary:find("^[%w'()+_,./:=?-]+$") or #boundary > 70 then return nil end     -- RFC 2046 5.1.1
   for _ = 1, PARTS_MAX do
     local from, to = text:find(delimiter, at, true)
-    if not from or from ~= 1 and text:sub(from - 2, from - 1) ~= "\r\n" then return nil end
-    local after = text:sub(to + 1, to + 2)
-    if after == "--" then
+    if not from then return nil end
+    newline = newline or text:match("^\r?\n", to + 1) or "\r\n"
+    local before = from ~= 1 and text:sub(math.max(from - 2, 1), from - 1) or newline
+    if before:match("\r?\n$") ~= newline then return nil end
+    if text:sub(to + 1, to + 2) == "--" then
       return not text:find(delimiter, to + 1, true) and not text:find("%S", to + 3) and out or nil
     end
-    local stop = after == "\r\n" and text:find("\r\n\r\n", to + 1, true)
-    if not stop or stop - to > HEAD_MAX then return nil end
-    local head = text:sub(to + 3, stop + 1)
-    if head:find(delimiter, 1, true) or not part_names(out, head) then return nil end
-    at = stop + 2
+    to = to + #newline
+    local stop, last = text:find(newline .. newline, to - #newline + 1, true)
+    if text:sub(to - #newline + 1, to) ~= newline or not stop or stop - to > HEAD_MAX then return nil end
+    local head = text:sub(to + 1, stop + #newline - 1)
+    if head:find(delimiter, 1, true) or not part_names(out, head, newline, names) then return nil end
+    at = last + 1
   end
   return nil
+end
+
+-- ---- batches of requests ---------------------------------------------------------------------------
+
+-- Parts of type application/http (Google, Azure; OData nests them); requests in JSON (OData JSON 4.01 section 19, Microsoft
+-- Graph). The first asks for no path: a body of that type is sent to nothing else.
+function M.batch(of, text, path, allowed)
+  if of.multipart then
+    if not text:lower():find("content%-type:[ \t]*application/http") then return false end
+    for method in text:gmatch("[\r\n]([%w!#$%%&'*+.^_`|~-]+)[ \t]+[^\r\n]-[Hh][Tt][Tt][Pp]/") do
+      if not allowed[method:upper()] then return true end
+    end
+  elseif of.json and path:lower():find("[$4]batch") then     -- "%24batch", too
+    local ok, doc = pcall(require("json").decode, text)
+    if not ok or type(doc) ~= "table" then return true end
+    for name, list in pairs(doc) do
+      for _, one in ipairs(tostring(name):lower() == "requests" and type(list) == "table" and list or {}) do
+        for member, method in pairs(type(one) == "table" and one or {}) do
+          if tostring(member):lower() == "method" and not allowed[tostring(method):upper()] then return true end
+        end
+      end
+    end
+  end
+  return false
 end
 
 local function percent(text)
@@ -171,16 +216,28 @@ end
 
 -- ---- looking for names -----------------------------------------------------------------------------
 
+-- Could a lax reader find one of the names in JSON that is malformed to us? Not without their letters, or an escape
+-- that stands for one. What is left has no such name: deep nesting, half a surrogate pair, NaN, a BOM before it.
+local function json_spells(text, names)
+  if text:find("[\0-\8\11\12\14-\31]") or text:find("\\u00", 1, true) or text:find('\\[^"\\/bfnrtu]') then return true end
+  local lower = text:lower()
+  for _, name in ipairs(names) do
+    if lower:find(name:lower():match("%w*$"), 1, true) then return true end
+  end
+  return not utf8.len(text)
+end
+
 local function json_has(text, names)
   for _, name in ipairs(names) do
-    local has, why = request.json_has(text, name)
-    if has ~= false then return has, why end
+    local has = request.json_has(text, name)
+    if has then return true end
+    if has == nil then return json_spells(text, names) and nil end
   end
   return false
 end
 
 local function multipart_has(text, boundary, names)
-  local found = multipart_names(text, boundary)
+  local found = multipart_names(text, boundary, names)
   if not found then return nil end
   for _, name in ipairs(found) do
     -- as it is and decoded once more, for some clients escape what stands between quotes (WHATWG HTML 4.10.21.8)
@@ -196,14 +253,12 @@ function M.carries(of, text, names, form_has)
   if of.why then return nil, of.why end
   if of.form and (form_has or request.form_names)(text, names) then return true end
   local has
-  if of.json then
+  if of.json or of.bare and text:find("^[\xef\xbb\xbf%s]*{") then
     has = json_has(text, names)
-    if has == nil and of.kind then return nil, "the body is not valid JSON" end
+    if has == nil and (of.kind or of.bare) then return nil, "the body is not valid JSON" end
   elseif of.multipart then
     has = multipart_has(text, of.boundary, names)
     if has == nil then return nil, "the parts of the body can be read in more than one way" end
-  elseif of.bare and text:find("^%s*{") then
-    has = json_has(text, names)
   end
   return has == true
 end

@@ -502,11 +502,12 @@ M.routing = { routing = true, query = overrides }
 --- Those that are looked for in JSON and multipart bodies: Laravel takes it from the first, Rack from the second.
 M.overrides, M.json_overrides = overrides, { "_method" }
 
---- Is the credential or domain entry kept to some methods, POST among them? Then a body must not make a POST another one.
+--- Is the credential or domain entry kept to some methods, POST among them? Then a body must not make a POST another one:
+-- the set of them | false.
 function M.posts_alone(rec)
   local has, restricted = {}, rec.methods and rec.methods[1] ~= nil
   for _, m in ipairs(rec.methods or {}) do has[m] = true end
-  return restricted and has.POST and not (has.PUT and has.PATCH and has.DELETE)
+  return restricted and has.POST and not (has.PUT and has.PATCH and has.DELETE) and has
 end
 
 -- What comes off the request before `apply`: what the type says, our own extra headers, and all that may hold a key of

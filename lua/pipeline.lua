@@ -563,8 +563,8 @@ end
 local UNREADABLE = ", so it cannot be looked into, and this is kept to some methods"
 
 -- A method rule decided, and a body could say another. nil: it does not | code, message. A form's own is cut out, unless
--- the form is long. `of`: body.of for this request, whose body has been read. It may wait.
-local function judge_method(self, req, of)
+-- the form is long. `of`: body.of for this request, whose body has been read; allowed: the set of methods. It may wait.
+local function judge_method(self, req, of, allowed)
   local config, has, why = require "config", nil, nil
   local long = of.form and #(req:view().body or "") > CUT_MAX
   if long then
@@ -578,6 +578,9 @@ local function judge_method(self, req, of)
   end
   if has then return "method_not_allowed", "the body names another method (_method), and this is kept to some methods" end
   if why then return "bad_request", why .. UNREADABLE end
+  if require("body").batch(of, req:view().body or "", req.path, allowed) then
+    return "method_not_allowed", "the body is a batch of requests, and one has another method than is allowed here"
+  end
 end
 
 -- The same for a request without a credential. nil: it may go on | code, message, options
@@ -593,7 +596,7 @@ local function judge_domain(self, req, agent, own, deadline, posts)
   if not ok then
     return body_codes[why] or "bad_request", body_messages[why], why == "no_memory" and { retry_after = 1 } or nil
   end
-  code, message = judge_method(self, req, of)
+  code, message = judge_method(self, req, of, posts)
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   if self.config.applied ~= generation then return "changed" end
@@ -759,12 +762,12 @@ local function attach(self, req, agent, opened, routed, deadline)
   if rows.looks(opened, req, self.config.places) then
     max = math.max(max or 0, rows.BODY_MAX)
   end
-  local posts = strips.posts and req.method == "POST" and req.has_body
+  local posts = req.method == "POST" and req.has_body and strips.posts
   local keyed = req.has_body and (strips.refused[1] or strips.body[1]) ~= nil
   local of = (posts or strips.form or keyed) and require("body").of((view or req:view()).headers)
   keyed = keyed and keyed_body(req, strips, of)
   if keyed then max = math.max(max or 0, require("body").MAX) end
-  posts = posts and (of.form or of.json or of.multipart)
+  posts = posts and (of.form or of.json or of.multipart) and posts
   if posts then
     local why = require("body").unreadable(of)
     if why then return nil, "bad_request", why .. UNREADABLE end
@@ -784,7 +787,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     if strips.form and of.form then req:strip { form = strips.form } end
     if posts then
-      local code, message = judge_method(self, req, of)
+      local code, message = judge_method(self, req, of, posts)
       if code then return nil, code, message end
     end
     waited = true

@@ -37,6 +37,7 @@ for _, kind in ipairs { "application/json;charset=UTF-8", "application/vnd.api+j
   refused("JSON as " .. kind, "Content-Type: " .. kind, '{"_method":"DELETE"}')
 end
 refused("JSON with _ for - in the field's name", "Content_Type: application/json", '{"_method":"DELETE"}')
+for _, kind in ipairs { "application/x-json", "text/x-json" } do refused("JSON as " .. kind, "Content-Type: " .. kind, '{"_method":"DELETE"}') end
 refused("text that Laravel takes for JSON", "Content-Type: text/plain; profile=\"/json\"", '{"_method":"DELETE"}')
 refused("JSON without a type", "", '{"_method":"DELETE"}')
 refused("JSON with an empty type", "Content-Type:", ' {"_method":"DELETE"}')
@@ -56,6 +57,16 @@ refused("JSON, in capitals", JSON, '{"_METHOD":"DELETE"}')
 for name, text in pairs { ["half"] = '{"_method":"DEL', ["two texts"] = '{}{"_method":"DELETE"}', ["a trailing comma"] = '{"_method":"DELETE",}',
   ["single quotes"] = "{'_method':'DELETE'}", ["a comment"] = '{/**/"_method":"DELETE"}', ["a BOM"] = '\xef\xbb\xbf{"_method":"DELETE"}', ["not UTF-8"] = '{"a":"\xff"}' } do
   unreadable("JSON with " .. name, JSON, text)
+end
+unreadable("JSON without a type, behind a BOM", "", '\xef\xbb\xbf{"_method":"DELETE"}')
+unreadable("JSON without a type, with a trailing comma", "", '{"_method":"DELETE",}')
+unreadable("half JSON with a BOM in it as UTF-16", JSON, '\xff\xfe{\0"\0')
+unreadable("malformed JSON with an escape", JSON, '{"_\\u006dethod":"DELETE",}')
+unreadable("JSON5 with an escape", JSON, '{"_\\x6dethod":"DELETE"}')
+-- no reader can find the name in these
+for name, text in pairs { ["half a surrogate pair"] = '{"a":"\\ud83d"}', ["NaN"] = '{"a":NaN}', ["deep nesting"] = ("[{\"a\":"):rep(40) .. "1" .. ("}]"):rep(40),
+  ["deep objects"] = ('{"a":'):rep(80) .. "1" .. ("}"):rep(80), ["white space alone"] = " \n", ["a BOM before it"] = '\xef\xbb\xbf{"a":1}' } do
+  passes("JSON with " .. name, JSON, text)
 end
 passes("a list", JSON, '[{"_method":"DELETE"}]')
 passes("a body of another type", "Content-Type: application/x-ndjson", '{"_method":"DELETE"}\n{}')
@@ -80,9 +91,34 @@ for name, head in pairs {
   ["an encoded word"] = 'Content-Disposition: form-data; name="=?utf-8?q?_method?="', ["a space before the colon"] = 'Content-Disposition : form-data; name="_method"',
   ["a bare LF"] = 'X: y\n' .. NAME, ["a bare CR"] = "X: y\r" .. NAME, ["a line without a colon"] = "x\r\n" .. NAME,
 } do unreadable("multipart with " .. name, MULTI, named(head)) end
+refused("multipart with bare LFs", MULTI, (named(NAME):gsub("\r\n", "\n")))
+local LF = "--xYz\nContent-Type: application/json\nMIME-Version: 1.0\n\n{}\n--xYz\nContent-Type: image/png\nContent-Transfer-Encoding: binary\n\n\x89PNG\r\n\n\n--xYz--\n"
+passes("multipart with bare LFs, as Google's Python client sends it", 'Content-Type: multipart/related; boundary="xYz"', LF)
+unreadable("multipart with bare LFs and a delimiter behind CRLF", MULTI, (LF:gsub("\n%-%-xYz%-%-", "\r%0")))
+for name, head in pairs {
+  ["a quote in a file's name, as curl writes it"] = 'name="f"; filename="a\\"b.txt"', ["a path of Windows"] = 'name="f"; filename="C:\\x\\b.txt"',
+  [".NET's names"] = "name=f; filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt", ["Spring's names"] = 'name="f"; filename="=?UTF-8?Q?a=C3=A9.txt?="',
+} do passes("multipart with " .. name, MULTI, named("Content-Disposition: form-data; " .. head)) end
+for name, head in pairs {
+  ["a backslash in the name"] = 'name="_me\\thod"', ["a backslash and a name that is split"] = 'name="a\\"; name="_met"hod', ["an encoded word as a file's name alone"] = 'filename="=?utf-8?q?_method?="',
+  ["a backslash and percent"] = 'name="\\a%5fm"', ["an encoded name beside a file's"] = 'name="=?utf-8?q?_method?="; filename="=?utf-8?q?x?="',
+} do unreadable("multipart with " .. name, MULTI, named("Content-Disposition: form-data; " .. head)) end
+-- ---- batches
+local function batch(line, head) return parts(part((head or "Content-Type: application/http") .. "\r\nContent-ID: <1>", line .. "\r\nAccept: */*\r\n")) end
+local MIXED = "Content-Type: multipart/mixed; boundary=xYz"
+refused("a batch with a DELETE", MIXED, batch "DELETE /drive/v3/files/x HTTP/1.1")
+refused("a batch with a patch, in small letters", MIXED, batch("patch /x HTTP/1.1", "content-type:application/http;msgtype=request"))
+refused("a batch within a batch's change set", MIXED, parts(part("Content-Type: multipart/mixed; boundary=abc", "--abc\r\nContent-Type: application/http\r\n\r\nPUT /x HTTP/1.1\r\n\r\n--abc--")))
+passes("a batch with GET and POST", MIXED, parts(part("Content-Type: application/http", "GET /x HTTP/1.1"), part("Content-Type: application/http", "POST /x HTTP/1.1\r\n\r\n{}")))
+passes("a file that shows a request", MULTI, parts(part('Content-Disposition: form-data; name="f"', "DELETE /x HTTP/1.1")))
+for path, status in pairs { ["/v1/$batch"] = 403, ["/v1/%24batch"] = 403, ["/v1/jobs"] = 200 } do
+  local text = '{"requests":[{"id":"1","method":"GET","url":"/me"},{"id":"2","Method":"delete","url":"/x"}]}'
+  cases[#cases + 1] = { name = path .. ": a batch in JSON with a DELETE", host = "post.test", expect = { status = status, error = status == 403 and "method_not_allowed" or nil },
+    send = ("POST %s HTTP/1.1\r\nHost: post.test\r\n%s\r\nContent-Length: %d\r\n\r\n%s"):format(path, JSON, #text, text) }
+end
 local whole = named 'Content-Disposition: form-data; name="b"'
 for name, text in pairs {
-  ["bare LFs"] = (named(NAME):gsub("\r\n", "\n")), ["a delimiter behind a bare LF"] = parts(part('Content-Disposition: form-data; name="a"', "x\n--xYz\n" .. NAME .. "\n\nDELETE")),
+  ["LF in one place"] = (named(NAME):gsub("\r\n", "\n", 1)), ["CRLF in one place"] = (named(NAME):gsub("\r\n", "\n", 5)), ["a delimiter behind a bare LF"] = parts(part('Content-Disposition: form-data; name="a"', "x\n--xYz\n" .. NAME .. "\n\nDELETE")),
   ["no end"] = part 'Content-Disposition: form-data; name="a"', ["something behind the end"] = whole .. part(NAME) .. "--xYz--\r\n",
   ["something before the first"] = "x\r\n--xYz" .. "\r\n" .. NAME .. "\r\n\r\nx\r\n--xYz--\r\nx", ["another boundary"] = (named(NAME):gsub("xYz", "abc")),
   ["white space behind a delimiter"] = (whole:gsub("%-%-xYz\r\n", "--xYz \r\n", 1)), ["a delimiter that goes on"] = parts("--xYz1\r\n" .. NAME .. "\r\n\r\nDELETE\r\n"),
