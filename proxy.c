@@ -4989,9 +4989,9 @@ enum hdr_rule {
 
 /* How a second target is read (lua/target.lua): bucket/key; a key in the request's own bucket;
  * Swift's container/object; Swift's account; what WebDAV, CouchDB and Swift call Destination; a URL or
- * a path of this host; Swift's container/beginning of objects. */
+ * a path of this host; Swift's container/beginning of objects; what stands before all paths of an API. */
 enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
-	SECOND_PREFIX };
+	SECOND_PREFIX, SECOND_NAMESPACE };
 #define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
 
 static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
@@ -5031,7 +5031,10 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"x-base-path", HDR_ROUTING}, {"x-context-path", HDR_ROUTING}, {"x-forwarded-context*", HDR_ROUTING},
 	{"x-forwarded-request-*", HDR_ROUTING}, {"x-envoy-original-*", HDR_ROUTING}, {"x-proxy-*", HDR_ROUTING}, /* Envoy dials there */
 	{"x-invoke-*", HDR_ROUTING}, {"x-matched-path", HDR_ROUTING}, {"x-ingress-path", HDR_ROUTING}, /* Next.js */
-	{"x-waws-unencoded-url", HDR_ROUTING},  /* Azure App Service */
+	{"x-middleware-*", HDR_ROUTING}, {"x-nextjs-rewrit*", HDR_ROUTING}, {"x-now-route-*", HDR_ROUTING}, /* Next.js */
+	{"x-waws-unencoded-url", HDR_ROUTING}, {"x-ms-original-url", HDR_ROUTING}, /* Azure's web apps */
+	{"x-forward-ur*", HDR_ROUTING}, {"x-forwarded-script*", HDR_ROUTING}, {"x-real-ur*", HDR_ROUTING},
+	{"original-ur*", HDR_ROUTING}, {"rewrite-ur*", HDR_ROUTING}, {"unencoded-url", HDR_ROUTING}, /* IIS */
 	{"x-accel-*", HDR_ROUTING}, {"x-sendfile*", HDR_ROUTING}, /* Rack::Sendfile, CVE-2025-61780 */
 
 	/* The same for the host. */
@@ -5041,6 +5044,9 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"x-original-host", HDR_VHOST}, {"x-http-host*", HDR_VHOST}, {"http-host*", HDR_VHOST}, /* gateways */
 	{"x-override-host", HDR_VHOST}, {"x-backend-host", HDR_VHOST}, {"x-real-host", HDR_VHOST},
 	{"x-upstream-host", HDR_VHOST}, {"host-override", HDR_VHOST}, {"fastly-host", HDR_VHOST},
+	{"x-forward-host", HDR_VHOST}, {"x-forwarded-domain", HDR_VHOST}, {"original-host", HDR_VHOST},
+	{"x-virtual-host", HDR_VHOST}, {"x-target-host", HDR_VHOST}, {"disguised-host", HDR_VHOST}, /* Azure App Service */
+	{"x-cf-forwarded-url", HDR_VHOST}, {"x-target-ur*", HDR_VHOST}, /* Cloud Foundry's route services go there */
 
 	/* A second target. */
 	{"x-amz-copy-source", HDR_NAMES(BUCKET)}, /* S3 */
@@ -5048,7 +5054,10 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"x-oss-copy-source", HDR_NAMES(BUCKET)}, {"x-obs-copy-source", HDR_NAMES(BUCKET)}, /* Alibaba, Huawei */
 	{"x-bce-copy-source", HDR_NAMES(BUCKET)}, {"x-tos-copy-source", HDR_NAMES(BUCKET)}, /* Baidu, Volcano */
 	{"x-kss-copy-source", HDR_NAMES(BUCKET)}, {"x-cos-copy-source", HDR_NAMES(URL)}, /* Kingsoft, Tencent */
-	{"x-amz-rename-source", HDR_NAMES(KEY)}, /* S3's directory buckets: RenameObject */
+	{"x-upyun-copy-source", HDR_NAMES(BUCKET)}, {"x-upyun-move-source", HDR_NAMES(BUCKET)}, /* UPYUN */
+	{"x-qs-copy-source", HDR_NAMES(BUCKET)}, {"x-qs-move-source", HDR_NAMES(BUCKET)}, /* QingStor */
+	{"x-nos-copy-source", HDR_NAMES(BUCKET)}, {"x-nos-move-source", HDR_NAMES(BUCKET)}, /* NetEase */
+	{"x-amz-rename-source", HDR_NAMES(KEY)}, {"x-oss-rename-source", HDR_NAMES(KEY)}, /* a rename within a bucket */
 	{"x-amz-meta-minio-snowball-prefix", HDR_NAMES(KEY)}, /* MinIO: an archive is unpacked there */
 	{"x-ms-copy-source", HDR_NAMES(URL)}, {"x-ms-rename-source", HDR_NAMES(URL)}, /* Azure: Blob, Data Lake, */
 	{"x-ms-file-rename-source", HDR_NAMES(URL)}, /* and Files */
@@ -5058,6 +5067,7 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"x-versions-location", HDR_NAMES(CONTAINER)}, {"x-history-location", HDR_NAMES(CONTAINER)},
 	{"destination", HDR_NAMES(DESTINATION)}, /* RFC 4918 10.3 */
 	{"destination-account", HDR_NAMES(ACCOUNT)}, /* Swift, beside it */
+	{"x-vault-namespace", HDR_NAMES(NAMESPACE)}, /* Vault, OpenBao */
 
 	{"authorization", HDR_AUTH},            /* RFC 9110 11.6.2 */
 	{"authentication-info", HDR_AUTH},      /* RFC 9110 11.6.3 */
@@ -21862,7 +21872,7 @@ l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct 
 static int
 l_field_second(lua_State *L)
 {
-	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix"};
+	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix", "namespace"};
 	uint16_t rule = http_field_rule(l_check_text(L, 1));
 
 	lua_pushstring(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);

@@ -506,6 +506,10 @@ local function covers_second(self, req, agent, own, t)
   return nil, code
 end
 
+local function names_in_query(req, routed)
+  return routed == true and req.query ~= nil and require("request").form_names(req.query, require("target").in_query)
+end
+
 -- The fields that strip left, those that name a second target among them. nil: each of these is covered by what decided
 -- | code, message
 local function judge_second(self, req, agent, own, routed, targets)
@@ -531,10 +535,16 @@ local function judge_second(self, req, agent, own, routed, targets)
     local ok, code = covers_second(self, req, agent, own, t)
     if not ok then return code, "the path names a second place, which is not allowed here" end
   end
+  for _, t in ipairs(names_in_query(req, routed) and target.of_query(req) or {}) do
+    local ok, code = covers_second(self, req, agent, own, t)
+    if not ok then return code, "the query names a second place, which is not allowed here" end
+  end
 end
 
--- Paths of these hosts may name a second place, too.
-local function names_in_path(req, routed) return routed == true and req.host:find("googleapis.com", 1, true) ~= nil end
+-- Paths of these hosts may name a second place, too, and so may a query.
+local function names_in_line(req, routed)
+  return routed == true and req.host:find("googleapis.com", 1, true) ~= nil or names_in_query(req, routed)
+end
 
 local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
 
@@ -586,7 +596,7 @@ end
 -- The same for a request without a credential. nil: it may go on | code, message, options
 local function judge_domain(self, req, agent, own, deadline, posts)
   local code, message
-  if req:strip(self.config.routing) or names_in_path(req, true) then code, message = judge_second(self, req, agent, own, true) end
+  if req:strip(self.config.routing) or names_in_line(req, true) then code, message = judge_second(self, req, agent, own, true) end
   if code or not posts or req.method ~= "POST" or not req.has_body then return code, message end
   local body, generation = require "body", self.config.applied
   local of = body.of(req:view().headers)
@@ -730,7 +740,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     if code then return nil, code, message, hint end
   end
   if take and not own then take() end
-  if second or pol.targets or names_in_path(req, routed) then
+  if second or pol.targets or names_in_line(req, routed) then
     local item = self.config:item { id = "credential/" .. opened.name }
     local code, message = judge_second(self, req, agent, item, routed == true, pol.targets)
     if code then return nil, code, message end
@@ -1373,7 +1383,7 @@ local function explain_fields(self, spec, url, agent, own, routed)
   local ok, req = pcall(require("request").example, { method = spec.method, url = url.text, headers = spec.headers or {} })
   if not ok then return "bad_request", "these are no fields of a request" end
   local strips = opened and opened.strips[routed or guarded or false] or routed and self.config.routing or {}
-  if (req:strip(strips) or opened and opened.pol.targets or names_in_path(req, routed)) and (opened or routed) then
+  if (req:strip(strips) or opened and opened.pol.targets or names_in_line(req, routed)) and (opened or routed) then
     local code, message = judge_second(self, req, agent, own, routed, opened and opened.pol.targets)
     if code then return code, message end
   end
@@ -1453,7 +1463,7 @@ function M:on_explain(spec)
     result.domain = own.name
     result.reason = "domain entry " .. own.name
   end
-  if spec.headers or names_in_path(url, routed) then
+  if spec.headers or names_in_line(url, routed) then
     local code, fields = explain_fields(self, spec, url, agent, own, routed)
     if code then return deny(code, fields) end
     result.taken_off = fields[1] and fields or nil

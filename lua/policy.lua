@@ -377,8 +377,8 @@ function Check:targets(given)
       return self:fail("targets", ("targets: '%s' is no header's name"):format(tostring(name)))
     end
     if kind ~= "away" and not kinds[kind] then
-      return self:fail("targets", ("targets: '%s' is read as one of away, bucket, container, account, destination, key, prefix, "
-        .. "url"):format(name))
+      return self:fail("targets", ("targets: '%s' is read as one of away, bucket, container, account, destination, key, "
+        .. "namespace, prefix, url"):format(name))
     end
     out[name:lower():gsub("_", "-")] = kind
   end

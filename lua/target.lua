@@ -144,23 +144,37 @@ local function read_url(value, req)
   return url and { { host = url.host, path = url.path } } or nil
 end
 
--- WebDAV: a URL, or a path (RFC 4918 8.3). CouchDB: a document beside this one. Swift: container/object.
+-- WebDAV: a URL, or a path (RFC 4918 8.3). CouchDB: a document of this database. Wasabi: a key in this bucket. Swift:
+-- container/object. What holds a URL somewhere else than at its beginning is one to some (SabreDAV looks for "://").
 local function read_destination(value, req)
   local swift, surely = account_of(req.path)
   local out = {}
+  local plain = uri.decode(value) or value
+  if plain:find("[<>\"'\\]") or not value:find("^%a[%w+.-]*:") and plain:find(":/", 1, true) then return nil end
   if value:find("^%a[%w+.-]*:") or value:find("^/") and not surely then
     out = read_url(value, req)
     if not out or not value:find("^/") then return out end
   elseif not surely then
     out[1] = { host = req.host, path = req.path:gsub("[^/]*$", "") .. value }
+    if req.host:find("wasabisys.com", 1, true) then
+      out[2] = { host = req.host, path = (bucket_of(req.host) and "/" or req.path:match("^/[^/]*/") or "/") .. value }
+    end
   end
   if swift then out[#out + 1] = { host = req.host, path = swift .. "/" .. value:gsub("^/", "") } end
   return out
 end
 
+-- Vault: what stands before the path of every mount (/v1/secret/x in the namespace a/b is /v1/a/b/secret/x).
+local function read_namespace(value, req)
+  local version, rest = req.path:match("^(/v%d+)(/.*)$")
+  local name = value:match("^/?(.-)/?$")
+  if not version or not name:find("^[%w_./-]*$") then return nil end
+  return { { host = req.host, path = version .. (name ~= "" and "/" .. name or "") .. rest } }
+end
+
 M.kinds = {
   bucket = read_bucket, key = read_key, container = read_container, account = read_account,
-  destination = read_destination, url = read_url, prefix = read_prefix,
+  destination = read_destination, url = read_url, prefix = read_prefix, namespace = read_namespace,
 }
 
 --- Google Storage's JSON API has the second place in the path: /storage/v1/b/FROM/o/KEY/rewriteTo/b/TO/o/KEY (copyTo, moveTo).
@@ -171,6 +185,25 @@ function M.in_path(host, readings)
   for _, reading in ipairs(readings() or {}) do
     local before, to = reading:match("^(/.-/b/)[^/]+/o/.+/%a+[Tt]o/b/(.+)$")
     if before then out[#out + 1] = { host = host, path = before .. to } end
+  end
+  return out
+end
+
+--- Names of the query that name a place: WordPress takes its route from there before it looks at the path, WebHDFS renames
+-- and joins.
+M.in_query = { "rest_route", "destination", "sources" }
+
+--- The places that these name in a request with such a query.
+function M.of_query(req)
+  local out, hdfs = {}, req.path:match("^(.-/webhdfs/v%d+)/")
+  local site = req.path:match("^(.*)/wp%-json") or req.path:match("^(.*)/")
+  for _, pair in ipairs(uri.parse_query(req.query) or { { "rest_route", false } }) do
+    local name, value = pair[1]:lower(), pair[2]
+    if require("request").form_names(name:gsub(" ", "+"), { "rest_route" }) then
+      out[#out + 1] = { host = req.host, path = value and site .. "/wp-json/" .. value:gsub("^/", "") }
+    elseif hdfs and (name == "destination" or name == "sources") then
+      for one in value:gmatch("[^,]+") do out[#out + 1] = { host = req.host, path = hdfs .. "/" .. one:gsub("^/", "") } end
+    end
   end
   return out
 end

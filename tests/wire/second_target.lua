@@ -33,7 +33,8 @@ end
 
 -- ---- S3, buckets in the path, kept to one of them
 local S3, PUT = "s3.test", "PUT /pub-bucket/x"
-for _, field in ipairs { "x-amz-copy-source", "X-Amz-Copy-Source", "x-goog-copy-source", "x-oss-copy-source", "x-obs-copy-source" } do
+for _, field in ipairs { "x-amz-copy-source", "X-Amz-Copy-Source", "x-goog-copy-source", "x-oss-copy-source", "x-obs-copy-source",
+  "x-upyun-move-source", "x-qs-copy-source", "x-nos-move-source" } do
   passes(S3, PUT, field, "/pub-bucket/a")
   refused(S3, PUT, field .. ": /private-bucket/secret")
 end
@@ -108,6 +109,10 @@ for _, method in ipairs { "COPY", "MOVE" } do
   refused(DAV, method .. " /dav/shared/x", "Destination: file:///dav/shared/y", "ambiguous_path")
 end
 passes(DAV, "COPY /dav/shared/x", "Destination", "y")
+for _, value in ipairs { "1https://dav.test/dav/private/y", "<https://dav.test/dav/private/y>", "https%3A//dav.test/dav/private/y", "\"/dav/private/y\"",
+  "x:/dav/private/y\\", "y\\..\\..\\private" } do
+  refused(DAV, "COPY /dav/shared/x", "Destination: " .. value, "ambiguous_path")
+end
 passes("key.test", "MOVE /dav/x", "Destination", "https://key.test/dav/y", "no path rule")
 refused("key.test", "MOVE /dav/x", "Destination: https://elsewhere.test/dav/y", "host_not_allowed")
 local SWIFT, OBJECT = "swift.test", "/v1/AUTH_me/pub/x"
@@ -137,6 +142,24 @@ refused(GCS, "POST /storage/v1/b/pub/o/x/rewrite%54o/b/other/o/y", "X-A: b")
 cases[#cases].expect.cli = { ["explain POST https://storage.googleapis.com/storage/v1/b/pub/o/x/rewriteTo/b/pub/o/y"] = "ALLOW  with the credential 'gcs'",
   ["explain POST https://storage.googleapis.com/storage/v1/b/pub/o/x/rewriteTo/b/other/o/y"] = "path_not_allowed" }
 
+-- ---- Vault's namespaces, routes of WordPress, WebHDFS
+passes("vault.test", "GET /v1/team/secret/x", "X-Vault-Namespace", "")
+refused("vault.test", "GET /v1/team/secret/x", "X-Vault-Namespace: other")
+refused("vault.test", "GET /v1/team/secret/x", "X_Vault_Namespace: /other/")
+refused("vault.test", "GET /v1/team/secret/x", "X-Vault-Namespace: team/../other")
+local POSTS = "/wp-json/wp/v2/posts"
+passes("wp.test", "GET " .. POSTS .. "?rest_route=/wp/v2/posts/1&destination=/x", "X-A", "b")
+for _, query in ipairs { "rest_route=/wp/v2/users", "a=b&rest%5Froute=%2Fwp%2Fv2%2Fusers", "rest.route=/wp/v2/users", "+rest_route=wp/v2/users", "rest_route[=/wp/v2/users" } do
+  refused("wp.test", "GET " .. POSTS .. "?" .. query, "X-A: b")
+end
+refused("wp.test", "GET " .. POSTS .. "?rest_route=/wp/v2/posts/../users", "X-A: b", "ambiguous_path")
+cases[#cases].expect.cli = { ["explain GET https://wp.test" .. POSTS .. "?rest_route=/wp/v2/users"] = "path_not_allowed",
+  ["explain GET https://wp.test" .. POSTS .. "?rest_route=/wp/v2/posts/1"] = "ALLOW  with the credential 'wp'" }
+passes("hdfs.test", "PUT /webhdfs/v1/pub/x?op=RENAME&destination=/pub/y", "X-A", "b")
+refused("hdfs.test", "PUT /webhdfs/v1/pub/x?op=RENAME&destination=/private/y", "X-A: b")
+refused("hdfs.test", "POST /webhdfs/v1/pub/x?op=CONCAT&sources=/pub/y,/private/y", "X-A: b")
+passes("open.test", "GET /x?rest_route=/wp/v2/users", "X-A", "b")      -- a rule on methods alone
+
 -- ---- another credential's place is not this one's
 refused("two.test", "COPY /a/x", "Destination: /b/y")
 refused("two.test", "COPY /a/x", "Destination: /c/y")
@@ -155,10 +178,13 @@ gone("own.test", "GET /pub/x", { "X-Acme-Tenant: other" })
 
 -- ---- what is taken away
 local hosts = { "X-Forwarded-Host: a", "X-Host: a", "X-Original-Host: a", "X-Forwarded-Server: a", "Forwarded: host=a", "X-HTTP-Host-Override: a",
-  "X_Forwarded_Host: a", "X-Host-Override: a", "X-HTTP-Host: a" }
+  "X_Forwarded_Host: a", "X-Host-Override: a", "X-HTTP-Host: a", "X-Forward-Host: a", "X-Forwarded-Domain: a", "Original-Host: a", "X-Virtual-Host: a",
+  "DISGUISED-HOST: a", "X-CF-Forwarded-Url: https://a/", "X-Target-URL: https://a/" }
 local paths = { "X-Original-URL: /a", "X-Rewrite-URL: /a", "X-Request-Uri: /a", "X-Original-Request-Url: /a", "X-Proxy-Url: /a", "X-Forwarded-Url: /a",
   "X-Forwarded-Uri: /a", "X-Forwarded-Path: /a", "X-Forwarded-Prefix: /a", "X-Path: /a", "Request-Uri: /a", "X_Request_Uri: /a",
-  "X-Http-Destinationurl: /a", "X-Envoy-Original-Path: /a", "X-Accel-Mapping: /=/a", "X-Sendfile-Type: X-Accel-Redirect" }
+  "X-Http-Destinationurl: /a", "X-Envoy-Original-Path: /a", "X-Accel-Mapping: /=/a", "X-Sendfile-Type: X-Accel-Redirect",
+  "X-Middleware-Rewrite: /a", "X-Now-Route-Matches: 1=a", "X-MS-Original-Url: /a", "X-Forward-Uri: /a", "X-Forwarded-Script-Name: /a", "X-Real-URL: /a",
+  "Original-Url: /a", "Rewrite-Url: /a", "Unencoded-Url: /a" }
 local methods = { "Method-Override: DELETE", "X-METHOD: DELETE", "HTTP-Method: DELETE", "X-Request-Method: DELETE", "X-Forwarded-Method: DELETE",
   "X-HTTP-Method: DELETE", "X-HTTP-Method-Override: DELETE", "X-Method-Override: DELETE", "X-Original-Method: DELETE", "HTTP_METHOD_OVERRIDE: DELETE" }
 for _, host in ipairs { S3, "verb.test" } do
@@ -191,7 +217,7 @@ end
 
 return {
   shared = {
-    hosts = { "s3.test", "all.test", VHOST, REGION, BLOB, "freeblob.test", DAV, SWIFT, "two.test", "verb.test", "open.test", "own.test", "key.test" },
+    hosts = { "s3.test", "all.test", VHOST, REGION, BLOB, "freeblob.test", DAV, SWIFT, "two.test", "verb.test", "open.test", "own.test", "key.test", "vault.test", "wp.test", "hdfs.test" },
     policies = { { name = "own", source = own } },
     credentials = {
       { name = "s3", type = "aws_sigv4", host = "s3.test", path = "/pub-bucket", fields = { access_key_id = "k", region = "r1", service = "s3" },
@@ -200,7 +226,8 @@ return {
       { name = "region", type = "aws_sigv4", host = "*.us-east-1.amazonaws.com", fields = { access_key_id = "k" }, secrets = { secret_access_key = "canary-region" } },
       bearer("blob", BLOB, { path = "/pub" }), bearer("freeblob", "freeblob.test"),
       bearer("dav", DAV, { path = "/dav/shared" }), bearer("swift", SWIFT, { path = "/v1/AUTH_me/pub" }),
-      bearer("gcs", GCS, { path = "/storage/v1/b/pub" }), bearer("a", "two.test", { path = "/a" }), bearer("b", "two.test", { path = "/b" }),
+      bearer("gcs", GCS, { path = "/storage/v1/b/pub" }), bearer("vault", "vault.test", { path = "/v1/team/secret" }),
+      bearer("wp", "wp.test", { path = POSTS }), bearer("hdfs", "hdfs.test", { path = "/webhdfs/v1/pub" }), bearer("a", "two.test", { path = "/a" }), bearer("b", "two.test", { path = "/b" }),
       bearer("write", "verb.test", { path = "/a", method = { "PUT" } }), bearer("read", "verb.test", { path = "/b", method = { "GET" } }),
       bearer("keyed", "key.test"),
       { name = "own", type = "own", host = "own.test", path = "/pub", secrets = { token = "canary-own" } },
