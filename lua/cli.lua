@@ -255,12 +255,16 @@ local function find_command(args, ctx)
       or ("it has %s"):format(table.concat(verbs, ", ")))
 end
 
-local function check_count(rest, command)
+local function check_count(rest, command, opt)
   if #rest < (command.min or 0) then
     report.usage(("`%s` needs %s"):format(command.words, command.args), "usage: " .. usage_line(command))
   end
   if command.max and #rest > command.max then
-    report.usage(("`%s` has an argument too many"):format(command.words), "usage: " .. usage_line(command))
+    local hint = "usage: " .. usage_line(command)
+    for _, o in ipairs(command.options or {}) do
+      if o.bare and opt[o.name] then hint = ("a value of --%s is written with '=': --%s=%s"):format(o.name, o.name, o.arg) end
+    end
+    report.usage(("`%s` has an argument too many"):format(command.words), hint)
   end
 end
 
@@ -305,7 +309,7 @@ local function run(args, ctx)
     ctx.out(M.help_for(command))
     return 0
   end
-  check_count(rest, command)
+  check_count(rest, command, opt)
   ctx.json = ctx.json or opt.json
   ctx.home = home_of(ctx.host, opt.home or ctx.home)
   if not ctx.home and not command.homeless then

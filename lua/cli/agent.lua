@@ -75,18 +75,18 @@ end
 local function list(_, _, ctx)
   db.open(ctx)
   local now = require("time").wall()
-  local held, rows, out, varied = tokens.by_agent(now), {}, report.array(), false
+  local held, rows, out, shared, varied = tokens.by_agent(now), {}, report.array(), false, false
   for key, a, damaged in db.each("agent", "a/") do
     if not a or damaged then
-      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "" }
+      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "", "" }
       out[#out + 1] = { name = key:sub(3), damaged = true }
     else
       local mine = held[a.name] or {}
       local state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active"
       rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
-        a.expires_at and report.time(a.expires_at) or "never",
+        a.expires_at and report.time(a.expires_at) or "never", a.requests or "",
         report.clean(table.concat(variables.lines(a.variables), " ")) }
-      varied = varied or a.variables and next(a.variables) ~= nil
+      shared, varied = shared or a.requests, varied or a.variables and next(a.variables) ~= nil
       local shown = report.array()
       for i, t in ipairs(mine) do
         shown[i] = { label = t.label, created = report.time(t.created), expires_at = report.time(t.expires_at) }
@@ -100,10 +100,10 @@ local function list(_, _, ctx)
   elseif #rows == 0 then
     ctx.note("There are no agents yet: sallyport agent add NAME")
   else
-    local titles = { "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES", "VARIABLES" }
-    if not varied then
-      titles[6] = nil
-      for _, row in ipairs(rows) do row[6] = nil end
+    local titles = { "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES", "REQUESTS", "VARIABLES" }
+    for _, list in ipairs { titles, table.unpack(rows) } do
+      if not varied then list[7] = nil end
+      if not shared then table.remove(list, 6) end
     end
     ctx.out(report.columns(titles, rows))
   end
@@ -134,8 +134,9 @@ local function set(args, opt, ctx)
     return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
   end)
   local set_here = variables.lines(plain.variables)
-  ctx.note(("'%s' holds %s%s%s."):format(args[1], table.concat(plain.bundles, ", "),
+  ctx.note(("'%s' holds %s%s%s%s."):format(args[1], table.concat(plain.bundles, ", "),
     plain.expires_at and " until " .. report.time(plain.expires_at) or "",
+    plain.requests and (", %d requests at once"):format(plain.requests) or "",
     set_here[1] and ", with " .. report.clean(table.concat(set_here, "  ")) or ""))
   return 0
 end

@@ -395,9 +395,14 @@ local function read(ctx, path)
     report.fail(("%s cannot be read: %s"):format(report.clean(path), why == "absent" and "there is no such file" or why))
   end
   local doc = require("json").decode(text)
-  if doc == nil then report.fail(("%s is not an .mcp.json: it is not JSON"):format(report.clean(path))) end
+  if doc == nil then
+    report.fail(("%s is not an .mcp.json: it is not JSON"):format(report.clean(path)), "comments, commas behind the last member, members twice and a byte order mark are not of it")
+  end
   local servers = type(doc) == "table" and doc.mcpServers
-  if type(servers) ~= "table" then report.fail(("%s is not an .mcp.json: it has no mcpServers"):format(report.clean(path))) end
+  if type(servers) ~= "table" then
+    report.fail(("%s is not an .mcp.json: it has no mcpServers"):format(report.clean(path)),
+      "of another client's file, write the servers as {\"mcpServers\": {\"NAME\": {\"type\": \"http\", \"url\": …, \"headers\": {…}}}}")
+  end
   local names = {}
   for name, given in pairs(servers) do
     if type(name) ~= "string" then report.fail(("%s: its mcpServers is a list, not an object"):format(report.clean(path))) end
@@ -412,7 +417,9 @@ end
 local function one(ctx, server, given, opt)
   if type(given.url) == "string" then return http_server(ctx, server, given, opt) end
   if given.command then return stdio_server(server, given) end
-  report.fail(("the server %s has neither url nor command"):format(report.clean(server):sub(1, 60)))
+  local other = type(given.serverUrl) == "string" and "serverUrl" or type(given.httpUrl) == "string" and "httpUrl"
+  report.fail(("the server %s has neither url nor command"):format(report.clean(server):sub(1, 60)),
+    other and ("write its %s as \"url\""):format(other))
 end
 
 local function run(args, opt, ctx)

@@ -558,6 +558,29 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     w.ok("credential", "add", "bot", "--preset", "telegram", "value=@" .. w.key, "--substitute", "value:path=/bot{}/**")
   end),
 
+  ["an agent's share is said and listed, where it has one of its own"] = with_home(function(w)
+    w.ok("agent", "add", "a")
+    lacks(w.ok("agent", "list"), "REQUESTS")
+    local _, note = w.ok("agent", "set", "a", "--requests", "200")
+    has(note, "200 requests at once")
+    w.ok("agent", "add", "b")
+    w.ok("agent", "set", "b", "TENANT=x")
+    local out = w.ok("agent", "list")
+    assert(out:find("REQUESTS +VARIABLES\n") and out:find("\na [^\n]* 200 *\n") and out:find("\nb [^\n]*TENANT=x"), out)
+  end),
+
+  ["what another client calls an MCP server is answered with what to write"] = with_home(function(w)
+    for text, hint in pairs {
+      ['{"servers":{}}'] = "write the servers as", ["{ // a comment\n}"] = "comments, commas",
+      ['{"mcpServers":{"a":{"serverUrl":"https://a.test/"}}}'] = 'write its serverUrl as "url"',
+      ['{"mcpServers":{"a":{"httpUrl":"https://a.test/"}}}'] = 'write its httpUrl as "url"',
+    } do
+      w.refused(hint, "mcp", "import", w.file("m.json", text))
+      os.remove(w.dir .. "/m.json")
+    end
+    w.refused("--tunnel=raw", "domain", "add", "default", "a.test", "--tunnel", "raw")
+  end),
+
   ["a backup does not overwrite, and says that the key file is apart"] = with_home(function(w)
     add_gh(w)
     local _, note = w.ok("backup", w.dir .. "/one.backup")
