@@ -11,6 +11,7 @@
 --   timed  it has a match-time capture
 --   a, b   what a match costs in steps of LPeg's machine that succeeds: at most a + b * (bytes that it consumed)
 --   f      what one costs that fails, at most; false: it cannot fail
+--   long   bytes that it consumes, at most; math.huge: as many as there are
 -- a, b and f are polynomials in n, the bytes of the whole subject: { c0, c1, … } is c0 + c1*n + …
 -- A pattern without rules that call themselves is tried at most once at each place where what holds it tries it. From
 -- this follow the sums below. A loop's body consumes a byte at least (LPeg refuses others), so a loop is linear where
@@ -63,6 +64,7 @@ local function most(x, y)
 end
 
 local function times(x, c)
+  if c == 0 then return ZERO end
   local out = {}
   for i = 1, #x do out[i] = x[i] * c end
   return out
@@ -74,6 +76,9 @@ local function whole(x)
   if #x > DEGREE_MAX then return { math.huge } end
   return { 0.0, table.unpack(x) }
 end
+
+-- What it costs to succeed, however many bytes that takes.
+local function spent(x) return sum(x.a, x.long < math.huge and times(x.b, x.long) or whole(x.b)) end
 
 local function at(x, n)
   local v = 0
@@ -96,9 +101,9 @@ local function room(size, level)
   charge(size // 4)
 end
 
-local function new(p, size, a, b, f)
+local function new(p, size, long, a, b, f)
   local q = setmetatable({}, meta)
-  shape[q] = { p = p, size = size, high = 0, deep = 0, whole = 0, timed = false, a = a, b = b, f = f }
+  shape[q] = { p = p, size = size, high = 0, deep = 0, whole = 0, timed = false, long = long, a = a, b = b, f = f }
   return q
 end
 
@@ -110,8 +115,8 @@ local function height(x, y, kind, level)
 end
 
 -- One that is made of x and y.
-local function made(x, y, kind, high, p, size, a, b, f)
-  local q = new(p, size, a, b, f)
+local function made(x, y, kind, high, p, size, long, a, b, f)
+  local q = new(p, size, long, a, b, f)
   local z = shape[q]
   z.kind, z.high, z.timed = kind, high, x.timed or y.timed
   z.deep, z.whole = math.max(x.deep, y.deep), math.max(x.whole, y.whole)
@@ -130,15 +135,15 @@ local function literal(v, level)
   local kind = type(v)
   if kind == "string" then
     room(2 * #v, level + 1)
-    return new(lpeg.P(v), math.max(2 * #v, 1), ONE, ONE, { #v + 1.0 })
+    return new(lpeg.P(v), math.max(2 * #v, 1), #v, ONE, ONE, { #v + 1.0 })
   elseif math.tointeger(v) then
     local n = math.min(math.abs(math.max(math.tointeger(v), -SIZE_MAX)), SIZE_MAX)
     room(2 * n + 1, level + 1)
-    return new(lpeg.P(v), 2 * n + 1, { n + 2.0 }, ZERO, v ~= 0 and { n + 2.0 })
+    return new(lpeg.P(v), 2 * n + 1, n, { n + 2.0 }, ZERO, v ~= 0 and { n + 2.0 })
   elseif kind == "boolean" then
-    return new(lpeg.P(v), 1, ONE, ZERO, not v and ONE)
+    return new(lpeg.P(v), 1, 0, ONE, ZERO, not v and ONE)
   elseif kind == "function" then
-    local q = new(lpeg.P(counted(v)), 2, { CAPTURE + 1.0 }, ZERO, { CAPTURE + 1.0 })
+    local q = new(lpeg.P(counted(v)), 2, math.huge, { CAPTURE + 1.0 }, ZERO, { CAPTURE + 1.0 })
     shape[q].timed = true
     return q
   elseif kind == "table" then
@@ -162,14 +167,14 @@ function lib.P(v)
 end
 
 local function set(f)
-  return function(...) return new(build(f, ...), 1, ONE, ZERO, ONE) end
+  return function(...) return new(build(f, ...), 1, 1, ONE, ZERO, ONE) end
 end
 
 lib.S, lib.R = set(lpeg.S), set(lpeg.R)
 
 function lib.locale(into)
   local out = into or {}
-  for name, p in pairs(lpeg.locale()) do out[name] = new(p, 1, ONE, ZERO, ONE) end
+  for name, p in pairs(lpeg.locale()) do out[name] = new(p, 1, 1, ONE, ZERO, ONE) end
   return out
 end
 
@@ -177,21 +182,21 @@ end
 local function follow(x, y)
   local f = x.f
   if y.f then
-    local late = sum(sum(x.a, whole(x.b)), y.f)
+    local late = sum(spent(x), y.f)
     f = f and most(f, late) or late
   end
   return sum(x.a, y.a), most(x.b, y.b), f
 end
 
 -- That p is not here: it fails after all that p costs to succeed.
-local function absent(x) return more(x.f or ZERO, 2), ZERO, more(sum(x.a, whole(x.b)), 2) end
+local function absent(x) return more(x.f or ZERO, 2), ZERO, more(spent(x), 2) end
 
 function meta.__mul(v, w)
   local x, y = of(v), of(w)
   local size = x.size + y.size + 1
   room(size)
   local high = height(x, y, "seq")
-  return made(x, y, "seq", high, build(function() return x.p * y.p end), size, follow(x, y))
+  return made(x, y, "seq", high, build(function() return x.p * y.p end), size, x.long + y.long, follow(x, y))
 end
 
 function meta.__add(v, w)
@@ -199,9 +204,9 @@ function meta.__add(v, w)
   local size = x.size + y.size + 1
   room(size)
   local high = height(x, y, "choice")
-  local p = build(function() return x.p + y.p end)
-  if not x.f then return made(x, y, "choice", high, p, size, x.a, x.b, false) end
-  return made(x, y, "choice", high, p, size, more(most(x.a, sum(x.f, y.a)), 2), most(x.b, y.b), y.f and more(sum(x.f, y.f), 2))
+  local p, long = build(function() return x.p + y.p end), math.max(x.long, y.long)
+  if not x.f then return made(x, y, "choice", high, p, size, long, x.a, x.b, false) end
+  return made(x, y, "choice", high, p, size, long, more(most(x.a, sum(x.f, y.a)), 2), most(x.b, y.b), y.f and more(sum(x.f, y.f), 2))
 end
 
 function meta.__sub(v, w)
@@ -210,21 +215,21 @@ function meta.__sub(v, w)
   room(size)
   local high = height(x, y) + 1
   local a, b, f = absent(y)
-  return made(x, y, "seq", high, build(function() return x.p - y.p end), size, follow({ a = a, b = b, f = f }, x))
+  return made(x, y, "seq", high, build(function() return x.p - y.p end), size, x.long, follow({ a = a, b = b, f = f, long = 0 }, x))
 end
 
 function meta.__unm(v)
   local x = of(v)
   room(x.size + 1)
   local high = height(x, x)
-  return made(x, x, nil, high, build(function() return -x.p end), x.size + 1, absent(x))
+  return made(x, x, nil, high, build(function() return -x.p end), x.size + 1, 0, absent(x))
 end
 
 function meta.__len(v)
   local x = of(v)
   room(x.size + 1)
   local high = height(x, x)
-  return made(x, x, nil, high, build(function() return #x.p end), x.size + 1, more(sum(x.a, whole(x.b)), 2), ZERO, x.f and more(x.f, 2))
+  return made(x, x, nil, high, build(function() return #x.p end), x.size + 1, 0, more(spent(x), 2), ZERO, x.f and more(x.f, 2))
 end
 
 function meta.__pow(v, n)
@@ -236,11 +241,11 @@ function meta.__pow(v, n)
   room(size)
   local high = height(x, x) + 1
   local p, fails = build(function() return x.p ^ count end), x.f or ZERO
-  if count < 0 then return made(x, x, nil, high, p, size, sum(times(more(x.a, 2), times_n), more(fails, 1)), x.b, false) end
-  local first = { a = ZERO, b = ZERO, f = false }
-  if times_n > 0 then first.a, first.b = times(x.a, times_n), x.b end
-  if times_n > 0 and x.f then first.f = sum(sum(first.a, whole(x.b)), x.f) end
-  return made(x, x, nil, high, p, size, follow(first, { a = more(fails, 2), b = more(sum(x.a, x.b), 1), f = false }))
+  if count < 0 then return made(x, x, nil, high, p, size, times_n * x.long, sum(times(more(x.a, 2), times_n), more(fails, 1)), x.b, false) end
+  local first = { a = ZERO, b = ZERO, f = false, long = 0 }
+  if times_n > 0 then first.a, first.b, first.long = times(x.a, times_n), x.b, times_n * x.long end
+  if times_n > 0 and x.f then first.f = sum(spent(first), x.f) end
+  return made(x, x, nil, high, p, size, math.huge, follow(first, { a = more(fails, 2), b = more(sum(x.a, x.b), 1), f = false }))
 end
 
 -- B looks at a fixed number of bytes, 255 at most.
@@ -249,7 +254,7 @@ function lib.B(v)
   room(x.size + 1)
   local high = height(x, x)
   local all = more(sum(x.a, times(x.b, 256)), 2)
-  return made(x, x, nil, high, build(lpeg.B, x.p), x.size + 1, all, ZERO, sum(all, x.f or ZERO))
+  return made(x, x, nil, high, build(lpeg.B, x.p), x.size + 1, 0, all, ZERO, sum(all, x.f or ZERO))
 end
 
 -- ---- captures ------------------------------------------------------------------------------------
@@ -257,7 +262,7 @@ end
 -- One whose values cost `steps` more, and `a_byte` for each that the pattern consumed. Values are made once a match,
 -- also those of `repeats` > 1: there they are made again for each mention (LPeg's string captures).
 local function captured(x, p, steps, a_byte, repeats)
-  local q = made(x, x, nil, x.high + 1, p, x.size + 1, more(times(x.a, repeats or 1), CAPTURE + (steps or 0)),
+  local q = made(x, x, nil, x.high + 1, p, x.size + 1, x.long, more(times(x.a, repeats or 1), CAPTURE + (steps or 0)),
     more(times(x.b, repeats or 1), a_byte or 0), x.f and more(x.f, 2))
   shape[q].deep = x.deep + 1
   return q
@@ -293,7 +298,7 @@ function lib.Cf(v, f)
   return captured(x, build(lpeg.Cf, x.p, type(f) == "function" and counted(f) or f))
 end
 
-function lib.Cp() return new(lpeg.Cp(), 1, { CAPTURE + 0.0 }, ZERO, false) end
+function lib.Cp() return new(lpeg.Cp(), 1, 0, { CAPTURE + 0.0 }, ZERO, false) end
 
 function lib.Cc(...)
   local n, bytes = select("#", ...), 0
@@ -302,11 +307,11 @@ function lib.Cc(...)
     local v = select(i, ...)
     bytes = bytes + (type(v) == "string" and #v or 0)
   end
-  return new(build(lpeg.Cc, ...), 2 * n + 1, { CAPTURE * n + bytes / BYTES + 1 }, ZERO, false)
+  return new(build(lpeg.Cc, ...), 2 * n + 1, 0, { CAPTURE * n + bytes / BYTES + 1 }, ZERO, false)
 end
 
 -- What lib.match takes beside the subject is as short as a subject.
-function lib.Carg(i) return new(build(lpeg.Carg, i), 1, { CAPTURE + SUBJECT_MAX / BYTES }, ZERO, false) end
+function lib.Carg(i) return new(build(lpeg.Carg, i), 1, 0, { CAPTURE + SUBJECT_MAX / BYTES }, ZERO, false) end
 
 -- f decides while the pattern is matched: it may fail behind all that its pattern cost.
 function lib.Cmt(v, f)
@@ -315,7 +320,7 @@ function lib.Cmt(v, f)
   if x.timed then error("a match-time capture within another is not for policies", 2) end
   local q = captured(x, build(lpeg.Cmt, x.p, type(f) == "function" and counted(f) or f))
   local z = shape[q]
-  z.timed, z.f = true, more(most(x.f or ZERO, sum(x.a, whole(x.b))), CAPTURE)
+  z.timed, z.f, z.long = true, more(most(x.f or ZERO, spent(x)), CAPTURE), math.huge
   return q
 end
 
@@ -339,7 +344,7 @@ end
 -- ---- matching ------------------------------------------------------------------------------------
 
 local function total(x)
-  local all = sum(x.a, whole(x.b))
+  local all = spent(x)
   return x.f and most(all, x.f) or all
 end
 

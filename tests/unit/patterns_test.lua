@@ -204,6 +204,25 @@ return {
       while true do local a, j = w:match(s, i) if not a then return n end n, i = n + 1, j + 1 end]]) == 5000)
   end,
 
+  -- A separator of one byte is looked at and left: that costs what it is long, not what the subject is.
+  ["the patterns that people write are linear"] = function()
+    local head = "local P, S, R, C, Ct, Cs = lpeg.P, lpeg.S, lpeg.R, lpeg.C, lpeg.Ct, lpeg.Cs local ws = S' \\t'^0 "
+    for p, part in pairs {
+      ["C((1 - P'\\n')^0) * (P'\\n' * C((1 - P'\\n')^0))^0"] = "line\\n",
+      ["Ct(C((1 - S'=;')^1) * '=' * C((1 - P';')^0)) * (P'; ' * C((1 - S'=;')^1) * '=' * C((1 - P';')^0))^0"] = "a=b; ",
+      ["Cs((P'%' * R('09', 'AF') * R('09', 'AF') / 'x' + 1)^0)"] = "a%20",
+      ["Cs((P'--' * (1 - P'\\n')^0 / '' + 1)^0)"] = "x=1 -- c\\n",
+      ["P'\"' * Cs((P'\\\\' * C(1) + (1 - S'\"\\\\'))^0)"] = '\\"a',
+      ["Ct((C((1 - P':')^1) * ':' * ws * C((1 - P'\\r\\n')^0) * '\\r\\n')^0)"] = "X-A: b\\r\\n",
+      ["(P'a'^-3 * #P'b' * -P'cc' * (1 - lpeg.B(P'd')) + 1)^0"] = "aab",
+    } do
+      assert(value(head .. "return lpeg.match(" .. p .. ", ('" .. part .. "'):rep(5000)) and 1") == 1)
+    end
+    for _, p in ipairs { "(ws * 'x' + 1)^0", "(1 - ws * P'x')^0" } do
+      refused(head .. "return (" .. p .. "):match((' '):rep(3000))", "the pattern is not linear")
+    end
+  end,
+
   ["a pattern's size is bounded where it is built"] = function()
     for _, code in ipairs { "local p = lpeg.P'' for i = 1, 200000 do p = p + lpeg.P'a' end", "local p = lpeg.P'a'^1000000", "local p = lpeg.P'a'^-1000000",
         "local p = lpeg.P'a'^math.mininteger", "local p = lpeg.P(1000000)", "local p = lpeg.P(math.mininteger)", "local p = lpeg.P(('a'):rep(100000))",
