@@ -6039,6 +6039,67 @@ http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, cons
 	return *n != 0;
 }
 
+/* -- percent signs (RFC 3986 2.1): one reader and one writer. A row is what servers read or want differently. */
+enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_NO_SLASH, PCT_TWICE };
+
+static const struct {
+	const char *coded;      /* stays %XX when it is read */
+	bool plus;              /* "+" is read as a space */
+	bool twice;             /* so is what was encoded again */
+} pct_modes[] = {
+	[PCT_NONE]     = {"", false, false},    /* a text that nobody decodes */
+	[PCT_URI]      = {"", false, false},    /* RFC 3986 2.1: nginx, WSGI, CGI */
+	[PCT_QUERY]    = {"", true, false},     /* WHATWG URL 5.1: queries are read as forms are */
+	[PCT_NO_SLASH] = {"/\\", false, false}, /* Envoy, Kong, Apache NoDecode: an encoded slash parts nothing */
+	[PCT_TWICE]    = {"", false, true},     /* a Location that has an address within an address */
+};
+
+/* The byte that is spelled at i; of how many bytes, at least 1. A "%" that begins no %XX is itself. */
+static size_t
+pct_next(struct slice in, size_t i, enum pct mode, char *out)
+{
+	char c = in.p[i], coded;
+	size_t used = 1;
+
+	if (c == '%' && mode != PCT_NONE && in.n - i >= 3 && hex_decode(&coded, (struct slice){in.p + i + 1, 2}) &&
+	    (coded == '\0' || strchr(pct_modes[mode].coded, coded) == NULL)) {
+		c = coded;
+		used = 3;
+	} else if (c == '+' && pct_modes[mode].plus) {
+		c = ' ';
+	}
+	if (used == 3 && c == '%' && pct_modes[mode].twice && in.n - i >= 5 &&
+	    hex_decode(&coded, (struct slice){in.p + i + 3, 2})) {
+		c = coded;
+		used = 5;
+	}
+	*out = c;
+	return used;
+}
+
+/* Into `out`, as long as `in`. */
+static size_t
+pct_decode(char *out, struct slice in, enum pct mode)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < in.n;)
+		i += pct_next(in, i, mode, &out[n++]);
+	return n;
+}
+
+/* Has each "%" its two digits? Servers keep one that has not, drop it or fail. */
+static bool
+pct_ok(struct slice in)
+{
+	char c;
+
+	for (size_t i = 0; i < in.n; i++)
+		if (in.p[i] == '%' && pct_next(in, i, PCT_URI, &c) != 3)
+			return false;
+	return true;
+}
+
 /* -- paths */
 
 /* What servers, frameworks and gateways do to a path before they look at it, each from `in` to
@@ -6049,50 +6110,6 @@ http_reading_backslash(struct slice in, char *out)
 	for (size_t i = 0; i < in.n; i++)
 		out[i] = in.p[i] == '\\' ? '/' : in.p[i];
 	return in.n;
-}
-
-/* The byte that %XX stands for, or -1. */
-static int
-http_percent(struct slice in, size_t i)
-{
-	int hi, lo;
-
-	if (in.p[i] != '%' || in.n - i < 3)
-		return -1;
-	hi = hex_digit(in.p[i + 1]);
-	lo = hex_digit(in.p[i + 2]);
-	return hi < 0 || lo < 0 ? -1 : hi << 4 | lo;
-}
-
-/* Decodes what `keep` does not name. What is no %XX stays. */
-static size_t
-http_reading_decode(struct slice in, char *out, const char *keep)
-{
-	size_t o = 0;
-
-	for (size_t i = 0; i < in.n; i++) {
-		int c = http_percent(in, i);
-
-		if (c < 0 || (c != 0 && strchr(keep, c) != NULL)) {
-			out[o++] = in.p[i];
-			continue;
-		}
-		out[o++] = (char)c;
-		i += 2;
-	}
-	return o;
-}
-
-static size_t
-http_reading_decode_all(struct slice in, char *out)
-{
-	return http_reading_decode(in, out, "");
-}
-
-static size_t
-http_reading_decode_kept_slash(struct slice in, char *out)
-{
-	return http_reading_decode(in, out, "/\\");
 }
 
 static size_t
@@ -6146,15 +6163,15 @@ http_reading_dots(struct slice in, char *out)
 }
 
 static const struct {
-	size_t (*read)(struct slice in, char *out);
-	bool decodes;
+	size_t (*read)(struct slice in, char *out);     /* NULL: it decodes */
+	enum pct mode;
 } http_reading_ways[] = {
-	{http_reading_backslash, false},        /* IIS; parsers that follow the URL standard */
-	{http_reading_parameters, false},       /* Tomcat, Jetty, Spring: /..;/ is /../ to them; a query that was encoded */
-	{http_reading_merge, false},            /* nginx merge_slashes, Go's ServeMux */
-	{http_reading_dots, false},             /* all of them, before or after decoding */
-	{http_reading_decode_all, true},        /* nginx, WSGI, CGI */
-	{http_reading_decode_kept_slash, true}, /* Envoy, Kong, Apache NoDecode: dots alone */
+	{http_reading_backslash, PCT_URI},      /* IIS; parsers that follow the URL standard */
+	{http_reading_parameters, PCT_URI},     /* Tomcat, Jetty, Spring: /..;/ is /../ to them; a query that was encoded */
+	{http_reading_merge, PCT_URI},          /* nginx merge_slashes, Go's ServeMux */
+	{http_reading_dots, PCT_URI},           /* all of them, before or after decoding */
+	{NULL, PCT_URI},
+	{NULL, PCT_NO_SLASH},                   /* dots alone */
 };
 #define HTTP_READING_DEPTH 2            /* decoded once by a gateway and once behind it */
 
@@ -6191,7 +6208,8 @@ http_reading_add(struct http_readings *r, size_t from, size_t way)
 
 	if (r->list[from].n > HTTP_READINGS_BYTES - r->used)
 		return false;
-	s.n = http_reading_ways[way].read(r->list[from], r->mem + r->used);
+	s.n = http_reading_ways[way].read != NULL ? http_reading_ways[way].read(r->list[from], r->mem + r->used) :
+	    pct_decode(r->mem + r->used, r->list[from], http_reading_ways[way].mode);
 	for (size_t i = 0; i < r->n; i++)
 		if (slice_eq(r->list[i], s))
 			return true;
@@ -6212,21 +6230,21 @@ http_reading_close(struct http_readings *r)
 	for (size_t depth = 0;; depth++) {
 		for (size_t i = from; i < r->n; i++)
 			for (size_t w = 0; w < ways; w++)
-				if (!http_reading_ways[w].decodes && !http_reading_add(r, i, w))
+				if (http_reading_ways[w].read != NULL && !http_reading_add(r, i, w))
 					return false;
 		if (depth == HTTP_READING_DEPTH)
 			return true;
 		end = r->n;
 		for (size_t i = from; i < end; i++)
 			for (size_t w = 0; w < ways; w++)
-				if (http_reading_ways[w].decodes && !http_reading_add(r, i, w))
+				if (http_reading_ways[w].read == NULL && !http_reading_add(r, i, w))
 					return false;
 		from = end;
 	}
 }
 
 /* The distinct readings of a path, itself first: how many, or -1 where a path rule must refuse:
- * it does not begin with "/", has a "%" that begins no %XX (servers keep it, drop it or fail), is
+ * it does not begin with "/", has a "%" that begins no %XX, is
  * not sane in some reading, or has more readings than fit. A plain path is its own only reading
  * and takes no memory. */
 static int
@@ -6236,15 +6254,11 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
 	struct http_readings r = {.list = reading, .mem = mem, .n = 1};
 	bool plain = true;
 
-	if (path.n == 0 || path.p[0] != '/' || !http_reading_sane(path))
+	if (path.n == 0 || path.p[0] != '/' || !http_reading_sane(path) || !pct_ok(path))
 		return -1;
-	for (size_t i = 0; i < path.n; i++) {
-		if (path.p[i] == '%' && http_percent(path, i) < 0)
-			return -1;
-		plain = plain && memchr("%\\;?#", path.p[i], 5) == NULL &&
-		    (path.p[i] != '/' || i + 1 == path.n ||
+	for (size_t i = 0; plain && i < path.n; i++)
+		plain = memchr("%\\;?#", path.p[i], 5) == NULL && (path.p[i] != '/' || i + 1 == path.n ||
 		    (path.p[i + 1] != '/' && path.p[i + 1] != '.'));
-	}
 	reading[0] = path;
 	return plain || http_reading_close(&r) ? (int)r.n : -1;
 }
@@ -7066,39 +7080,15 @@ subst_get_plain(struct slice in, size_t i, char out[4], size_t *len)
 static size_t
 subst_get_percent(struct slice in, size_t i, char out[4], size_t *len)
 {
-	int c = http_percent(in, i);
-
-	out[0] = c < 0 ? in.p[i] : (char)c;
 	*len = 1;
-	return c < 0 ? 1 : 3;
+	return pct_next(in, i, PCT_URI, out);
 }
 
 static size_t
 subst_get_form(struct slice in, size_t i, char out[4], size_t *len)
 {
-	size_t used = subst_get_percent(in, i, out, len);
-
-	if (in.p[i] == '+')
-		out[0] = ' ';
-	return used;
-}
-
-/* Encoded once, or twice: an address within an address. */
-static size_t
-subst_get_nested(struct slice in, size_t i, char out[4], size_t *len)
-{
-	size_t used = subst_get_percent(in, i, out, len);
-	char twice[3];
-	int c;
-
-	if (used != 3 || out[0] != '%' || in.n - i < 5)
-		return used;
-	twice[0] = '%';
-	memcpy(twice + 1, in.p + i + 3, 2);
-	if ((c = http_percent((struct slice){twice, 3}, 0)) < 0)
-		return used;
-	out[0] = (char)c;
-	return 5;
+	*len = 1;
+	return pct_next(in, i, PCT_QUERY, out);
 }
 
 static size_t
@@ -7861,11 +7851,11 @@ subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, str
 /* The bytes at in[at] that spell the value, or 0. `k` 0: as it is. 1, 2, 3: in Base64 of what it is a part of, behind
  * k - 1 bytes of a group of three; its first and its last character may have bits of others. */
 static size_t
-subst_back_match(struct slice want, struct slice in, size_t at, int k, subst_get *get)
+subst_back_match(struct slice want, struct slice in, size_t at, int k, enum pct mode)
 {
 	ssize_t bits = 8 * (ssize_t)want.n, bit = k > 1 ? -2 * (k - 1) : 0;
-	size_t i = at, len;
-	char c[4];
+	size_t i = at;
+	char c;
 
 	for (; bit < bits; bit += k == 0 ? 8 : 6) {
 		int mask = (bit < 0 ? 63 >> -bit : 63) & (bit + 6 > bits ? 63 << (bit + 6 - bits) : 63);
@@ -7873,9 +7863,9 @@ subst_back_match(struct slice want, struct slice in, size_t at, int k, subst_get
 
 		if (i >= in.n)
 			return 0;
-		i += get(in, i, c, &len);
-		if (k == 0 ? c[0] != want.p[bit / 8] && !(c[0] == '+' && want.p[bit / 8] == ' ') : c[0] == '\0' ||
-		    (digit = strchr(b64_std, (char)subst_window(0, c[0]))) == NULL ||
+		i += pct_next(in, i, mode, &c);
+		if (k == 0 ? c != want.p[bit / 8] && !(c == '+' && want.p[bit / 8] == ' ') : c == '\0' ||
+		    (digit = strchr(b64_std, (char)subst_window(0, c))) == NULL ||
 		    (((int)(digit - b64_std) ^ subst_six(want, bit)) & mask) != 0)
 			return 0;
 	}
@@ -7914,20 +7904,20 @@ glance_at(struct glance *g, const struct subst_back *list, struct slice in)
 /* The longest of the list that stands at in[at] in one reading. False: none of them begins so. */
 static bool
 subst_back_read(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes,
-    subst_get *get, const struct subst_back **best, size_t *used)
+    enum pct mode, const struct subst_back **best, size_t *used)
 {
 	uint64_t window[3] = {0};       /* from the first character on, from the second; the first alone */
 	size_t i = at, len;
-	char c[4];
 	bool seen;
+	char c;
 
 	for (int k = 0; k < 9 && i < in.n; k++) {
-		i += get(in, i, c, &len);
+		i += pct_next(in, i, mode, &c);
 		if (k < 8)
-			window[0] = subst_window(window[0], c[0]);
+			window[0] = subst_window(window[0], c);
 		if (k == 0)
 			window[2] = window[0];
-		window[1] = subst_window(window[1], c[0]);
+		window[1] = subst_window(window[1], c);
 	}
 	seen = glance_bit(g, window[0], false) || glance_bit(g, window[1], false) ||
 	    (echoes && g->brief && glance_bit(g, window[2], false));
@@ -7938,7 +7928,7 @@ subst_back_read(const struct subst_back *list, struct glance *g, struct slice in
 			/* Base64 behind 1 or 2 bytes begins a character before the first that is known */
 			if (b->window[k] != window[brief ? 2 : k > 1])
 				continue;
-			if ((len = subst_back_match(b->value, in, at, k, get)) > *used) {
+			if ((len = subst_back_match(b->value, in, at, k, mode)) > *used) {
 				*used = len;
 				*best = b;
 			}
@@ -7956,27 +7946,27 @@ subst_back_at(const struct subst_back *list, struct glance *g, struct slice in, 
 	size_t near = in.n - at < 45 ? in.n - at : 45;  /* nine characters of five bytes */
 
 	*used = 0;
-	if (!(subst_back_read(list, g, in, at, echoes, subst_get_plain, &best, used) ? g->percent :
+	if (!(subst_back_read(list, g, in, at, echoes, PCT_NONE, &best, used) ? g->percent :
 	    g->percent && memchr(in.p + at, '%', near) != NULL))
 		return best;
-	subst_back_read(list, g, in, at, echoes, subst_get_percent, &best, used);
-	subst_back_read(list, g, in, at, echoes, subst_get_nested, &best, used);
+	subst_back_read(list, g, in, at, echoes, PCT_URI, &best, used);
+	subst_back_read(list, g, in, at, echoes, PCT_TWICE, &best, used);
 	return best;
 }
 
-/* One of them, in this reading; NULL: as it is. */
+/* One of them, in this reading. */
 static bool
-glance_sees(struct glance *g, const struct subst_back *list, struct slice in, subst_get *get)
+glance_sees(struct glance *g, const struct subst_back *list, struct slice in, enum pct mode)
 {
-	size_t start[16] = {0}, n = 0, len = 1, used;
+	size_t start[16] = {0}, n = 0, used;
 	uint64_t window = 0;
-	char c[4];
+	char c;
 
 	for (size_t i = 0; i < in.n; n++) {
 		start[n & 15] = i;
-		c[0] = in.p[i];
-		i += get == NULL ? 1 : get(in, i, c, &len);
-		window = subst_window(window, c[0]);
+		c = in.p[i];
+		i += mode == PCT_NONE ? 1 : pct_next(in, i, mode, &c);
+		window = subst_window(window, c);
 		if (n >= 7 && glance_bit(g, window, false) &&
 		    (subst_back_at(list, g, in, start[(n - 7) & 15], false, &used) != NULL ||
 		    (n > 7 && subst_back_at(list, g, in, start[(n - 8) & 15], false, &used) != NULL)))
@@ -7998,8 +7988,8 @@ subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 	for (size_t i = 0; echoes && g.brief && i < in.n; i++)
 		if (subst_back_at(list, &g, in, i, echoes, &used) != NULL)
 			return true;
-	return glance_sees(&g, list, in, NULL) || (g.percent &&
-	    (glance_sees(&g, list, in, subst_get_percent) || glance_sees(&g, list, in, subst_get_nested)));
+	return glance_sees(&g, list, in, PCT_NONE) || (g.percent &&
+	    (glance_sees(&g, list, in, PCT_URI) || glance_sees(&g, list, in, PCT_TWICE)));
 }
 
 /* A parameter that we added leaves with its name and one "&". *start and
@@ -8203,7 +8193,7 @@ known_scan_encoded(const struct known *k, struct slice in, struct known_found *f
 	buf_init(&plain, in.n);
 	if (!buf_reserve(&plain, in.n))
 		return false;
-	plain.n = http_reading_decode_all(in, plain.p);
+	plain.n = pct_decode(plain.p, in, PCT_URI);
 	known_scan(k, buf_slice(&plain), found);
 	buf_free(&plain);
 	return true;
