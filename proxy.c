@@ -6040,18 +6040,31 @@ http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, cons
 }
 
 /* -- percent signs (RFC 3986 2.1): one reader and one writer. A row is what servers read or want differently. */
-enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_NO_SLASH, PCT_TWICE };
+enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_FORM, PCT_SEGMENT, PCT_PATH, PCT_NO_SLASH, PCT_TWICE };
 
 static const struct {
+	const char *plain;      /* written as it is, besides letters and digits */
 	const char *coded;      /* stays %XX when it is read */
-	bool plus;              /* "+" is read as a space */
-	bool twice;             /* so is what was encoded again */
+	bool plus, puts_plus;   /* "+" is read as a space; a space is written as one */
+	bool twice;             /* what was encoded again is read too */
 } pct_modes[] = {
-	[PCT_NONE]     = {"", false, false},    /* a text that nobody decodes */
-	[PCT_URI]      = {"", false, false},    /* RFC 3986 2.1: nginx, WSGI, CGI */
-	[PCT_QUERY]    = {"", true, false},     /* WHATWG URL 5.1: queries are read as forms are */
-	[PCT_NO_SLASH] = {"/\\", false, false}, /* Envoy, Kong, Apache NoDecode: an encoded slash parts nothing */
-	[PCT_TWICE]    = {"", false, true},     /* a Location that has an address within an address */
+	/* a text that nobody decodes */
+	[PCT_NONE] = {"", "", false, false, false},
+	/* RFC 3986 2.1, 2.3: nginx, WSGI, CGI. AWS's UriEncode */
+	[PCT_URI] = {"-._~", "", false, false, false},
+	/* read as WHATWG URL 5.1 has it; written so that readers of plain RFC 3986 and signers agree */
+	[PCT_QUERY] = {"-._~", "", true, false, false},
+	/* WHATWG URL 5.2, RFC 6749 B: to the letter */
+	[PCT_FORM] = {"*-._", "", true, true, false},
+	/* RFC 3986 3.3: what a segment may hold as it is, since some servers compare before they decode (Telegram's ":").
+	 * Not ";", which ends a segment for some */
+	[PCT_SEGMENT] = {"-._~:@!$&'()*+,=", "", false, false, false},
+	/* AWS's UriEncode of a path */
+	[PCT_PATH] = {"-._~/", "", false, false, false},
+	/* Envoy, Kong, Apache NoDecode: an encoded slash parts nothing */
+	[PCT_NO_SLASH] = {"-._~", "/\\", false, false, false},
+	/* a Location that has an address within an address */
+	[PCT_TWICE] = {"-._~", "", false, false, true},
 };
 
 /* The byte that is spelled at i; of how many bytes, at least 1. A "%" that begins no %XX is itself. */
@@ -6086,6 +6099,46 @@ pct_decode(char *out, struct slice in, enum pct mode)
 	for (size_t i = 0; i < in.n;)
 		i += pct_next(in, i, mode, &out[n++]);
 	return n;
+}
+
+static bool
+pct_plain(char c, enum pct mode)
+{
+	return ascii_alnum(c) || (c != '\0' && strchr(pct_modes[mode].plain, c) != NULL);
+}
+
+/* Writes, or with out NULL counts. */
+static size_t
+pct_encode(char *out, struct slice in, enum pct mode)
+{
+	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
+	size_t n = 0;
+
+	for (size_t i = 0; i < in.n; i++) {
+		unsigned char c = (unsigned char)in.p[i];
+		bool space = c == ' ' && pct_modes[mode].puts_plus, one = space || pct_plain(in.p[i], mode);
+
+		if (out != NULL) {
+			out[n] = space ? '+' : one ? in.p[i] : '%';
+			if (!one) {
+				out[n + 1] = digits[c >> 4];
+				out[n + 2] = digits[c & 15];
+			}
+		}
+		n += one ? 1 : 3;
+	}
+	return n;
+}
+
+static bool
+pct_put(struct buf *b, struct slice in, enum pct mode)
+{
+	size_t n = pct_encode(NULL, in, mode);
+
+	if (n == 0 || !buf_reserve(b, n))
+		return n == 0;
+	b->n += pct_encode(b->p + b->n, in, mode);
+	return true;
 }
 
 /* Has each "%" its two digits? Servers keep one that has not, drop it or fail. */
@@ -7013,13 +7066,10 @@ struct subst {
 	struct buf text;        /* owned: placeholders and names */
 };
 
-typedef size_t subst_get(struct slice in, size_t i, char out[4], size_t *len); /* bytes read, at least 1 */
-
-/* A way of writing characters: how one is read, how a value is written. */
+/* A way of writing characters. */
 struct subst_code {
 	char escape;            /* begins what is longer than a byte; '\0': nothing does */
-	subst_get *get;
-	bool (*put)(struct buf *, struct slice value);
+	enum pct mode;          /* of '%' */
 };
 
 /* A run over one text: what lies before `from` has been copied, or replaced. */
@@ -7068,99 +7118,29 @@ subst_rows(const struct subst *s, enum subst_place place, struct slice name)
 	return rows;
 }
 
-/* -- one character */
+static const struct subst_code subst_plain = {'\0', PCT_NONE}, subst_path = {'%', PCT_SEGMENT},
+    subst_form = {'%', PCT_QUERY}, subst_json = {'\\', PCT_NONE};
+
+/* One character, of *len bytes; how many were read, at least 1. */
 static size_t
-subst_get_plain(struct slice in, size_t i, char out[4], size_t *len)
+subst_get(const struct subst_code *code, struct slice in, size_t i, char out[4], size_t *len)
 {
-	out[0] = in.p[i];
+	size_t used;
+
+	if (code->escape == '\\' && (used = json_char(in.p + i, in.n - i, out, len)) != 0)
+		return used;
 	*len = 1;
-	return 1;
-}
-
-static size_t
-subst_get_percent(struct slice in, size_t i, char out[4], size_t *len)
-{
-	*len = 1;
-	return pct_next(in, i, PCT_URI, out);
-}
-
-static size_t
-subst_get_form(struct slice in, size_t i, char out[4], size_t *len)
-{
-	*len = 1;
-	return pct_next(in, i, PCT_QUERY, out);
-}
-
-static size_t
-subst_get_json(struct slice in, size_t i, char out[4], size_t *len)
-{
-	size_t used = json_char(in.p + i, in.n - i, out, len);
-
-	return used != 0 ? used : subst_get_plain(in, i, out, len);
-}
-
-/* -- one value */
-static bool
-subst_put_plain(struct buf *b, struct slice value)
-{
-	return buf_addv(b, value);
-}
-
-/* `keep`: further bytes that stand for themselves. */
-static size_t
-codec_escape(char *out, struct slice in, const char *keep, bool plus)
-{
-	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
-	size_t n = 0;
-
-	for (size_t i = 0; i < in.n; i++) {
-		unsigned char c = (unsigned char)in.p[i];
-		bool plain = ascii_alnum(in.p[i]) || (c != '\0' && strchr(keep, c) != NULL);
-
-		if (plain || (plus && c == ' ')) {
-			if (out != NULL)
-				out[n] = plain ? (char)c : '+';
-			n++;
-			continue;
-		}
-		if (out != NULL) {
-			out[n] = '%';
-			out[n + 1] = digits[c >> 4];
-			out[n + 2] = digits[c & 15];
-		}
-		n += 3;
-	}
-	return n;
+	return pct_next(in, i, code->mode, out);
 }
 
 static bool
-subst_put_escaped(struct buf *b, struct slice value, const char *keep)
+subst_put(const struct subst_code *code, struct buf *b, struct slice value)
 {
-	if (!buf_reserve(b, 3 * value.n))
-		return false;
-	b->n += codec_escape(b->p + b->n, value, keep, false);
-	return true;
-}
+	size_t n;
 
-/* RFC 3986 3.3: a segment may hold these as they are, and servers that compare before they decode
- * want them so (Telegram's ":"). Not ";", which ends a segment for some. */
-static bool
-subst_put_path(struct buf *b, struct slice value)
-{
-	return subst_put_escaped(b, value, "-._~:@!$&'()*+,=");
-}
-
-static bool
-subst_put_form(struct buf *b, struct slice value)
-{
-	return subst_put_escaped(b, value, "-._~");
-}
-
-static bool
-subst_put_json(struct buf *b, struct slice value)
-{
-	size_t n = json_quote(NULL, value);
-
+	if (code->escape != '\\')
+		return code->escape == '%' ? pct_put(b, value, code->mode) : buf_addv(b, value);
+	n = json_quote(NULL, value);
 	if (n == SIZE_MAX || !buf_reserve(b, n + 2))
 		return false;
 	json_quote(b->p + b->n, value);
@@ -7169,12 +7149,6 @@ subst_put_json(struct buf *b, struct slice value)
 	b->n += n - 2;
 	return true;
 }
-
-static const struct subst_code
-    subst_plain = {'\0', subst_get_plain, subst_put_plain},
-    subst_path = {'%', subst_get_percent, subst_put_path},
-    subst_form = {'%', subst_get_form, subst_put_form},
-    subst_json = {'\\', subst_get_json, subst_put_json};
 
 /* Bytes of in at `at` that spell `want`, or 0. */
 static size_t
@@ -7186,7 +7160,7 @@ subst_match(const struct subst_code *code, struct slice in, size_t at, struct sl
 	while (done < want.n) {
 		if (i >= in.n)
 			return 0;
-		i += code->get(in, i, c, &len);
+		i += subst_get(code, in, i, c, &len);
 		if (len == 0 || len > want.n - done || memcmp(c, want.p + done, len) != 0)
 			return 0;
 		done += len;
@@ -7204,7 +7178,7 @@ subst_has(const struct subst_code *code, struct slice in, struct slice want)
 		return false;
 	if (code->escape == '\0')
 		return memmem(in.p, in.n, want.p, want.n) != NULL;
-	for (size_t i = 0; i < in.n; i += in.p[i] == code->escape ? code->get(in, i, c, &len) : 1)
+	for (size_t i = 0; i < in.n; i += in.p[i] == code->escape ? subst_get(code, in, i, c, &len) : 1)
 		if (subst_match(code, in, i, want) != 0)
 			return true;
 	return false;
@@ -7222,7 +7196,7 @@ subst_row_at(const struct subst_run *t, const struct subst_code *code, struct sl
 	char c[4];
 
 	for (; alive != 0 && at < in.n; done += len) {
-		at += code->get(in, at, c, &len);
+		at += subst_get(code, in, at, c, &len);
 		if (len == 0)
 			break;
 		for (uint64_t left = alive; left != 0; left &= left - 1) {
@@ -7263,7 +7237,7 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 
 		c[0] = in.p[i];
 		if (in.p[i] == code->escape)
-			step = code->get(in, i, c, &len);
+			step = subst_get(code, in, i, c, &len);
 		if (first[(unsigned char)c[0]])
 			row = subst_row_at(t, code, in, i, &used);
 		if (row < 0) {
@@ -7271,7 +7245,7 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 			continue;
 		}
 		if (!buf_add(t->out, t->in.p + t->from, i - t->from) ||
-		    !code->put(t->out, secret_slice(t->s->row[row].secret)))
+		    !subst_put(code, t->out, secret_slice(t->s->row[row].secret)))
 			return false;
 		if ((t->hits >> row & 1) == 0)
 			t->sent[row] = (struct slice){in.p + i, used};
@@ -7398,11 +7372,10 @@ pair_value(struct slice pair, struct slice name)
 static struct slice
 pair_name(struct slice in, char *out, size_t cap)
 {
-	size_t o = 0, len;
-	char c[4];
+	size_t o = 0;
 
-	for (size_t i = 0; i < in.n && o < cap; out[o++] = c[0])
-		i += subst_get_form(in, i, c, &len);
+	for (size_t i = 0; i < in.n && o < cap;)
+		i += pct_next(in, i, PCT_QUERY, &out[o++]);
 	return (struct slice){out, o};
 }
 
@@ -18433,13 +18406,13 @@ codec_hex(char *out, struct slice in)
 static size_t
 codec_percent(char *out, struct slice in)
 {
-	return codec_escape(out, in, "-._~", false);  /* RFC 3986 2.3 */
+	return pct_encode(out, in, PCT_URI);
 }
 
 static size_t
 codec_form(char *out, struct slice in)
 {
-	return codec_escape(out, in, "*-._", true);   /* WHATWG URL 5.2, RFC 6749 B */
+	return pct_encode(out, in, PCT_FORM);
 }
 
 static const struct codec {
@@ -22531,7 +22504,7 @@ static bool
 req_put_pair(struct buf *b, const char *name, struct slice value)
 {
 	return (b->n == 0 || buf_add(b, "&", 1)) && buf_adds(b, name) && buf_add(b, "=", 1) &&
-	    subst_put_form(b, value);
+	    pct_put(b, value, PCT_QUERY);
 }
 
 /* The query that is signed: what the client sent besides, and the signature's own parameters. */

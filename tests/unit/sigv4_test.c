@@ -181,7 +181,7 @@ test_query_form(const char *dir, const char *name, const char *context)
 	buf_addf(&query, "&X-Amz-Expires=3600");
 	if (t.n != 0 && !slice_eq(member(context, "omit_session_token"), SLICE("true"))) {
 		buf_adds(&query, "&X-Amz-Security-Token=");
-		subst_put_form(&query, t);
+		pct_put(&query, t, PCT_QUERY);
 	}
 	w.r.query = buf_slice(&query);
 	check_stages(dir, name, "query", &w, context);
