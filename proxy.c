@@ -8266,50 +8266,24 @@ struct sigv4_request {
 	bool normalize, twice;             /* the path; S3 wants neither */
 };
 
-static bool
-sigv4_unreserved(char ch)
-{
-	return ascii_alnum(ch) || ch == '-' || ch == '.' || ch == '_' || ch == '~';
-}
-
-static bool
-sigv4_put_byte(struct buf *b, char ch, bool escape)
-{
-	unsigned char u = (unsigned char)ch;
-	char hex[3] = {'%', "0123456789ABCDEF"[u >> 4], "0123456789ABCDEF"[u & 15]};
-
-	return escape ? buf_add(b, hex, 3) : buf_add(b, &ch, 1);
-}
-
 /* Escapes `in` as RFC 3986 2.3 has it. What came escaped is not escaped again, but spelled as
  * AWS spells it; an escaped slash of a path stays one. */
 static bool
 sigv4_put_once(struct buf *b, struct slice in, bool path)
 {
+	enum pct mode = path ? PCT_PATH : PCT_QUERY;
 	bool ok = true;
+	char c;
 
-	for (size_t i = 0; ok && i < in.n; i++) {
-		char ch = in.p[i];
-		size_t run = 0;
-		int hi, lo;
-
-		while (i + run < in.n && (sigv4_unreserved(in.p[i + run]) || (path && in.p[i + run] == '/')))
-			run++;
-		if (run != 0) {
-			ok = buf_add(b, in.p + i, run);
-			i += run - 1;
+	for (size_t i = 0, n; ok && i < in.n; i += n) {
+		for (n = 0; i + n < in.n && pct_plain(in.p[i + n], mode); n++)
+			;
+		if (n != 0) {
+			ok = buf_add(b, in.p + i, n);
 			continue;
 		}
-		if (ch == '%' && i + 2 < in.n && (hi = hex_digit(in.p[i + 1])) >= 0 &&
-		    (lo = hex_digit(in.p[i + 2])) >= 0) {
-			ch = (char)(hi << 4 | lo);
-			i += 2;
-			ok = sigv4_put_byte(b, ch, !sigv4_unreserved(ch));
-		} else if (!path && ch == '+') {
-			ok = buf_add(b, "%20", 3);      /* a space: servers read queries as forms */
-		} else {
-			ok = sigv4_put_byte(b, ch, true);
-		}
+		n = pct_next(in, i, mode, &c);
+		ok = pct_put(b, (struct slice){&c, 1}, PCT_URI);
 	}
 	return ok;
 }
@@ -8339,23 +8313,6 @@ sigv4_normalize(struct slice path, struct buf *out)
 	return ok;
 }
 
-/* Escapes what is neither unreserved nor a slash, a '%' too. */
-static bool
-sigv4_put_escaped(struct buf *b, struct slice path)
-{
-	bool ok = true;
-
-	for (size_t i = 0; ok && i < path.n;) {
-		size_t n = 0;
-
-		while (i + n < path.n && (sigv4_unreserved(path.p[i + n]) || path.p[i + n] == '/'))
-			n++;
-		ok = n != 0 ? buf_add(b, path.p + i, n) : sigv4_put_byte(b, path.p[i], true);
-		i += n != 0 ? n : 1;
-	}
-	return ok;
-}
-
 static bool
 sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 {
@@ -8368,10 +8325,7 @@ sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 		ok = sigv4_normalize(path, &plain);
 		path = buf_slice(&plain);
 	}
-	if (ok && !r->twice)
-		ok = sigv4_put_once(b, path, true);
-	if (ok && r->twice)
-		ok = sigv4_put_escaped(b, path);
+	ok = ok && (r->twice ? pct_put(b, path, PCT_PATH) : sigv4_put_once(b, path, true));
 	buf_free(&plain);
 	return ok;
 }
@@ -8560,7 +8514,7 @@ static bool
 sigv4_word_ok(struct slice s)
 {
 	for (size_t i = 0; i < s.n; i++)
-		if (!sigv4_unreserved(s.p[i]))
+		if (!pct_plain(s.p[i], PCT_URI))
 			return false;
 	return s.n != 0 && s.n <= 64;
 }

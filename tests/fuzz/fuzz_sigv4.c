@@ -22,7 +22,7 @@ static void
 clean(struct slice s, const char *extra)
 {
 	for (size_t i = 0; i < s.n; i++)
-		if (!sigv4_unreserved(s.p[i]) && strchr(extra, s.p[i]) == NULL)
+		if (!pct_plain(s.p[i], PCT_URI) && strchr(extra, s.p[i]) == NULL)
 			abort();
 }
 
