@@ -155,6 +155,15 @@ slice_begins_nocase(struct slice s, struct slice with)
 	return s.n >= with.n && slice_eq_nocase((struct slice){s.p, with.n}, with);
 }
 
+/* What lies before the first `mark`, or all. */
+static struct slice
+slice_until(struct slice s, char mark)
+{
+	const char *end = s.n != 0 ? memchr(s.p, mark, s.n) : NULL;
+
+	return (struct slice){s.p, end != NULL ? (size_t)(end - s.p) : s.n};
+}
+
 /* Order of bytes, a prefix first. */
 static int
 slice_order(struct slice a, struct slice b)
@@ -6090,13 +6099,13 @@ pct_next(struct slice in, size_t i, enum pct mode, char *out)
 	return used;
 }
 
-/* Into `out`, as long as `in`. */
+/* Into `out`, which may be `in`; at most cap bytes. */
 static size_t
-pct_decode(char *out, struct slice in, enum pct mode)
+pct_decode(char *out, size_t cap, struct slice in, enum pct mode)
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < in.n;)
+	for (size_t i = 0; i < in.n && n < cap;)
 		i += pct_next(in, i, mode, &out[n++]);
 	return n;
 }
@@ -6151,6 +6160,48 @@ pct_ok(struct slice in)
 		if (in.p[i] == '%' && pct_next(in, i, PCT_URI, &c) != 3)
 			return false;
 	return true;
+}
+
+/* -- pairs of a query or form */
+
+enum pair_mode { PAIR_AMP, PAIR_LOOSE, PAIR_INNER, PAIR_EVERY };
+
+static const struct {
+	char mark, also;        /* what parts them */
+	bool last;              /* behind a mark at the end there is one more, if an empty one */
+} pair_modes[] = {
+	[PAIR_AMP] = {'&', '&', false},         /* WHATWG URL 5.1 */
+	[PAIR_LOOSE] = {'&', ';', false},       /* HTML 4.01 B.2.2: Rack 2, CGI.pm. For judging */
+	[PAIR_INNER] = {';', ';', true},        /* what those see within one of PAIR_AMP */
+	[PAIR_EVERY] = {'&', '&', true},        /* for copies in which every byte stays */
+};
+
+/* The "name=value" at *at. */
+static bool
+pair_next(struct slice in, size_t *at, enum pair_mode mode, struct slice *pair, struct slice *name)
+{
+	if (*at > in.n || (*at == in.n && !pair_modes[mode].last))
+		return false;
+	*pair = slice_until((struct slice){in.p + *at, in.n - *at}, pair_modes[mode].mark);
+	*pair = slice_until(*pair, pair_modes[mode].also);
+	*name = slice_until(*pair, '=');
+	*at += pair->n + 1;
+	return true;
+}
+
+static struct slice
+pair_value(struct slice pair, struct slice name)
+{
+	size_t skip = name.n + (name.n < pair.n);       /* and the "=" */
+
+	return (struct slice){pair.p + skip, pair.n - skip};
+}
+
+/* A name, decoded; at most cap bytes: longer ones match nothing. */
+static struct slice
+pair_name(struct slice in, char *out, size_t cap)
+{
+	return (struct slice){out, pct_decode(out, cap, in, PCT_QUERY)};
 }
 
 /* -- paths */
@@ -6262,7 +6313,7 @@ http_reading_add(struct http_readings *r, size_t from, size_t way)
 	if (r->list[from].n > HTTP_READINGS_BYTES - r->used)
 		return false;
 	s.n = http_reading_ways[way].read != NULL ? http_reading_ways[way].read(r->list[from], r->mem + r->used) :
-	    pct_decode(r->mem + r->used, r->list[from], http_reading_ways[way].mode);
+	    pct_decode(r->mem + r->used, r->list[from].n, r->list[from], http_reading_ways[way].mode);
 	for (size_t i = 0; i < r->n; i++)
 		if (slice_eq(r->list[i], s))
 			return true;
@@ -7344,48 +7395,13 @@ subst_spans(struct subst_run *t, enum subst_place place)
 }
 
 /* -- query, and a form of pairs */
-/* One "name=value" of a query or form at *at. */
-static bool
-pair_next(struct slice in, size_t *at, struct slice *pair, struct slice *name)
-{
-	const char *end, *eq;
-
-	if (*at >= in.n)
-		return false;
-	end = memchr(in.p + *at, '&', in.n - *at);
-	*pair = (struct slice){in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
-	eq = memchr(pair->p, '=', pair->n);
-	*name = (struct slice){pair->p, eq != NULL ? (size_t)(eq - pair->p) : pair->n};
-	*at += pair->n + 1;
-	return true;
-}
-
-static struct slice
-pair_value(struct slice pair, struct slice name)
-{
-	size_t skip = name.n + (name.n < pair.n);       /* and the "=" */
-
-	return (struct slice){pair.p + skip, pair.n - skip};
-}
-
-/* A form-encoded name, decoded; at most cap bytes: longer ones match nothing. */
-static struct slice
-pair_name(struct slice in, char *out, size_t cap)
-{
-	size_t o = 0;
-
-	for (size_t i = 0; i < in.n && o < cap;)
-		i += pct_next(in, i, PCT_QUERY, &out[o++]);
-	return (struct slice){out, o};
-}
-
 static bool
 subst_pairs(struct subst_run *t, enum subst_place place)
 {
 	struct slice pair, raw, value;
 	char name[256];
 
-	for (size_t at = 0; pair_next(t->in, &at, &pair, &raw);) {
+	for (size_t at = 0; pair_next(t->in, &at, PAIR_AMP, &pair, &raw);) {
 		value = pair_value(pair, raw);
 		t->rows = subst_rows(t->s, place, pair_name(raw, name, sizeof name));
 		/* some servers part pairs at ";" too, and what stands behind it has another name there */
@@ -7415,10 +7431,8 @@ subst_kind_of(struct slice type)
 		{SLICE("application/x-www-form-urlencoded"), SUBST_FORM},
 		{SLICE("multipart/form-data"), SUBST_PARTS},
 	};
-	const char *end = type.n != 0 ? memchr(type.p, ';', type.n) : NULL;
 
-	if (end != NULL)
-		type.n = (size_t)(end - type.p);
+	type = slice_until(type, ';');
 	while (type.n != 0 && (type.p[type.n - 1] == ' ' || type.p[type.n - 1] == '\t'))
 		type.n--;
 	for (size_t i = 0; i < COUNT(kinds); i++)
@@ -8166,7 +8180,7 @@ known_scan_encoded(const struct known *k, struct slice in, struct known_found *f
 	buf_init(&plain, in.n);
 	if (!buf_reserve(&plain, in.n))
 		return false;
-	plain.n = pct_decode(plain.p, in, PCT_URI);
+	plain.n = pct_decode(plain.p, in.n, in, PCT_URI);
 	known_scan(k, buf_slice(&plain), found);
 	buf_free(&plain);
 	return true;
@@ -8295,8 +8309,7 @@ sigv4_normalize(struct slice path, struct buf *out)
 	bool ok = true;
 
 	for (size_t at = 0; ok && at < path.n;) {
-		const char *end = memchr(path.p + at, '/', path.n - at);
-		struct slice segment = {path.p + at, end != NULL ? (size_t)(end - path.p) - at : path.n - at};
+		struct slice segment = slice_until((struct slice){path.p + at, path.n - at}, '/');
 
 		at += segment.n + 1;
 		if (segment.n == 0 || slice_eq(segment, SLICE(".")))
@@ -8343,33 +8356,11 @@ sigv4_order_pairs(const void *a, const void *b)
 	return order != 0 ? order : slice_order(x->value, y->value);
 }
 
-/* One "name=value" at *at into `text`, escaped, and its lengths into p. */
-static bool
-sigv4_read_pair(struct slice in, size_t *at, struct buf *text, struct sigv4_pair *p)
-{
-	const char *end = memchr(in.p + *at, '&', in.n - *at);
-	struct slice pair = {in.p + *at, end != NULL ? (size_t)(end - in.p) - *at : in.n - *at};
-	const char *eq = memchr(pair.p, '=', pair.n);
-	size_t name = eq != NULL ? (size_t)(eq - pair.p) : pair.n, began = text->n;
-
-	*at += pair.n + 1;
-	*p = (struct sigv4_pair){{NULL, 0}, {NULL, 0}};
-	if (pair.n == 0)
-		return true;
-	if (!sigv4_put_once(text, (struct slice){pair.p, name}, false))
-		return false;
-	p->name.n = text->n - began;
-	began = text->n;
-	if (eq != NULL && !sigv4_put_once(text, (struct slice){eq + 1, pair.n - name - 1}, false))
-		return false;
-	p->value.n = text->n - began;
-	return true;
-}
-
 static bool
 sigv4_put_query(struct buf *b, struct slice query)
 {
 	struct sigv4_pair *pair = NULL;
+	struct slice one, name;
 	size_t n = 0, count = 1, began = 0;
 	struct buf text;
 	bool ok = true;
@@ -8381,9 +8372,14 @@ sigv4_put_query(struct buf *b, struct slice query)
 	if (count > SIGV4_PAIRS_MAX || (pair = calloc(count, sizeof *pair)) == NULL)
 		return false;
 	buf_init(&text, SIGV4_CANONICAL_MAX);
-	for (size_t at = 0; ok && at < query.n;) {
-		ok = sigv4_read_pair(query, &at, &text, &pair[n]);
-		n += pair[n].name.n + pair[n].value.n != 0;
+	for (size_t at = 0; ok && pair_next(query, &at, PAIR_AMP, &one, &name);) {
+		size_t from = text.n, mid;
+
+		ok = sigv4_put_once(&text, name, false);
+		mid = text.n;
+		ok = ok && sigv4_put_once(&text, pair_value(one, name), false);
+		pair[n] = (struct sigv4_pair){{NULL, mid - from}, {NULL, text.n - mid}};
+		n += text.n != from;
 	}
 	for (size_t i = 0; i < n; i++) {        /* only now does the text stay where it is */
 		pair[i].name.p = text.p + began;
@@ -18858,41 +18854,22 @@ l_uri_query(lua_State *L)
 	return l_pairs_encode(L, PAIR_QUERY);
 }
 
-/* Decodes into out (as long as in); SIZE_MAX: a `%` without two digits. */
-static size_t
-uri_decode(char *out, struct slice in, bool plus)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < in.n; i++) {
-		if (in.p[i] == '%') {
-			if (in.n - i < 3 || !hex_decode(out + n, (struct slice){in.p + i + 1, 2}))
-				return SIZE_MAX;
-			n++;
-			i += 2;
-		} else {
-			out[n++] = plus && in.p[i] == '+' ? ' ' : in.p[i];
-		}
-	}
-	return n;
-}
-
-/* Pushes the decoded text; false: malformed, nothing is pushed that the caller need look at. */
-static bool
-l_uri_push_decoded(lua_State *L, struct slice in, bool plus)
+static void
+l_push_decoded(lua_State *L, struct slice in, enum pct mode)
 {
 	luaL_Buffer b;
-	size_t n = uri_decode(luaL_buffinitsize(L, &b, in.n), in, plus);
+	char *p = luaL_buffinitsize(L, &b, in.n);
 
-	luaL_pushresultsize(&b, n == SIZE_MAX ? 0 : n);
-	return n != SIZE_MAX;
+	luaL_pushresultsize(&b, pct_decode(p, in.n, in, mode));
 }
 
 /* uri.decode(s) -> string | nil, "malformed". Percent signs only; `+` stays. Strings only. */
 static int
 l_uri_decode(lua_State *L)
 {
-	return l_uri_push_decoded(L, l_check_slice(L, 1), false) ? 1 : l_fail(L, "malformed");
+	struct slice in = l_check_slice(L, 1);
+
+	return pct_ok(in) ? (l_push_decoded(L, in, PCT_URI), 1) : l_fail(L, "malformed");
 }
 
 /* -- read loosely: what the most forgiving of servers may see in a pair. For judging, where a
@@ -18907,13 +18884,11 @@ loose_read(struct slice in, char out[LOOSE_MAX])
 {
 	size_t n = 0, seen = 0;
 
-	for (size_t i = 0; i < in.n; i++) {
-		char ch = in.p[i] == '+' ? ' ' : ascii_lower(in.p[i]);
+	for (size_t i = 0; i < in.n;) {
+		char ch;
 
-		if (ch == '%' && in.n - i >= 3 && hex_decode(&ch, (struct slice){in.p + i + 1, 2})) {
-			ch = ascii_lower(ch);
-			i += 2;
-		}
+		i += pct_next(in, i, PCT_QUERY, &ch);
+		ch = ascii_lower(ch);
 		if ((unsigned char)ch > ' ' && ch != 0x7f) {
 			if (n >= LOOSE_MAX)
 				return LOOSE_MAX + 1;
@@ -18931,30 +18906,24 @@ loose_read(struct slice in, char out[LOOSE_MAX])
 static int
 l_form_values(lua_State *L)
 {
-	struct slice in = l_check_slice(L, 1);
+	struct slice in = l_check_slice(L, 1), pair, raw;
 	int names = lua_gettop(L), count = 0;
 	char text[LOOSE_MAX];
 
 	lua_newtable(L);
-	for (size_t at = 0; at < in.n;) {
-		size_t end = at, eq, n;
+	for (size_t at = 0; pair_next(in, &at, PAIR_LOOSE, &pair, &raw);) {
+		size_t n = loose_read(raw, text);
 		bool asked = false;
 
-		while (end < in.n && in.p[end] != '&' && in.p[end] != ';')
-			end++;
-		for (eq = at; eq < end && in.p[eq] != '=';)
-			eq++;
-		n = loose_read((struct slice){in.p + at, eq - at}, text);
 		for (int i = 2; i <= names && !asked; i++)
 			asked = n <= LOOSE_MAX && slice_eq((struct slice){text, n}, l_check_slice(L, i));
 		if (asked) {
 			if (count == LOOSE_VALUES_MAX)
 				return l_fail(L, "too_many");
-			n = eq == end ? 0 : loose_read((struct slice){in.p + eq + 1, end - eq - 1}, text);
+			n = loose_read(pair_value(pair, raw), text);
 			lua_pushlstring(L, text, n <= LOOSE_MAX ? n : 0);
 			lua_rawseti(L, -2, ++count);
 		}
-		at = end + 1;
 	}
 	return 1;
 }
@@ -18968,17 +18937,17 @@ l_pairs_parse(lua_State *L)
 	lua_Integer count = 0;
 
 	lua_newtable(L);
-	for (size_t at = 0; pair_next(in, &at, &pair, &name);) {
+	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &name);) {
 		if (pair.n == 0)
 			continue;
 		if (++count > L_PAIRS_MAX)
 			return l_fail(L, "too_many");
+		if (!pct_ok(pair))
+			return l_fail(L, "malformed");
 		lua_createtable(L, 2, 0);
-		if (!l_uri_push_decoded(L, name, true))
-			return l_fail(L, "malformed");
+		l_push_decoded(L, name, PCT_QUERY);
 		lua_rawseti(L, -2, 1);
-		if (!l_uri_push_decoded(L, pair_value(pair, name), true))
-			return l_fail(L, "malformed");
+		l_push_decoded(L, pair_value(pair, name), PCT_QUERY);
 		lua_rawseti(L, -2, 2);
 		lua_rawseti(L, -2, count);
 	}
@@ -21632,18 +21601,13 @@ pair_lead(const char *p, size_t n)
 static bool
 pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slice *name)
 {
-	const char *p = pair.p + *at, *end, *eq;
-	size_t n = pair.n - *at;
+	struct slice piece, raw;
 
-	if (*at > pair.n)
+	if (!pair_next(pair, at, PAIR_INNER, &piece, &raw))
 		return false;
-	end = n == 0 ? NULL : memchr(p, ';', n);
-	n = end != NULL ? (size_t)(end - p) : n;
-	*at += n + 1;
-	for (size_t lead; (lead = pair_lead(p, n)) != 0; p += lead)
-		n -= lead;
-	eq = n == 0 ? NULL : memchr(p, '=', n);
-	*name = pair_name((struct slice){p, eq != NULL ? (size_t)(eq - p) : n}, out, cap);
+	for (size_t lead; (lead = pair_lead(raw.p, raw.n)) != 0; raw.p += lead)
+		raw.n -= lead;
+	*name = pair_name(raw, out, cap);
 	return true;
 }
 
@@ -21698,15 +21662,10 @@ l_pair_listed(lua_State *L, int list, struct slice pair)
 static bool
 form_ok(struct slice in)
 {
-	for (size_t i = 0; i < in.n; i++) {
-		unsigned char c = (unsigned char)in.p[i];
-
-		if (c < 0x20 || c == 0x7f)
+	for (size_t i = 0; i < in.n; i++)
+		if (http_is_control(in.p[i]))
 			return false;
-		if (c == '%' && (in.n - i < 3 || hex_digit(in.p[i + 1]) < 0 || hex_digit(in.p[i + 2]) < 0))
-			return false;
-	}
-	return true;
+	return pct_ok(in);
 }
 
 /* What a pair of a form is to the parameter `name`. */
@@ -21731,21 +21690,19 @@ form_pair_is(struct slice pair, struct slice name)
 static size_t
 form_splice(char *out, struct slice in, struct slice name, struct slice value)
 {
-	size_t n = 0;
-	bool placed = false, first = true;
+	struct slice pair, raw;
+	size_t n = 0, at = 0;
+	bool placed = false, first = true, more = in.n != 0;
 
 	if (!form_ok(in))
 		return SIZE_MAX;
-	for (size_t at = 0; at <= in.n || !placed;) {
-		const char *end = at < in.n ? memchr(in.p + at, '&', in.n - at) : NULL;
-		bool over = at > in.n || in.n == 0;  /* no pair was it */
-		struct slice pair = {over ? "" : in.p + at,
-		    over ? 0 : end != NULL ? (size_t)(end - in.p) - at : in.n - at};
-		enum form_pair is = over ? FORM_OURS : form_pair_is(pair, name);
+	while (more || !placed) {
+		enum form_pair is = FORM_OURS;  /* where no pair was it */
 
+		if (more && (more = pair_next(in, &at, PAIR_EVERY, &pair, &raw)))
+			is = form_pair_is(pair, name);
 		if (is == FORM_HIDDEN)
 			return SIZE_MAX;
-		at += pair.n + 1;
 		if (is == FORM_OURS && placed)
 			continue;
 		if (!first) {
@@ -21777,7 +21734,7 @@ l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct 
 	struct slice pair, raw;
 	bool ok = true;
 
-	for (size_t at = 0; ok && pair_next(in, &at, &pair, &raw);) {
+	for (size_t at = 0; ok && pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
 		struct buf *to = l_pair_listed(L, list, pair) != 0 ? gone : kept;
 
 		ok = (to->n == 0 || buf_add(to, "&", 1)) && buf_addv(to, pair);
@@ -21807,7 +21764,7 @@ l_form_names(lua_State *L)
 
 	luaL_argcheck(L, from >= 1 && to <= in.n, 3, "outside the text");
 	in.n = to;
-	for (size_t at = from - 1; !found && pair_next(in, &at, &pair, &raw);)
+	for (size_t at = from - 1; !found && pair_next(in, &at, PAIR_AMP, &pair, &raw);)
 		found = l_pair_listed(L, 2, pair);
 	return l_answer(L, found);
 }
@@ -21974,7 +21931,7 @@ l_req_taken(lua_State *L)
 		l_push_name(L, r->head.field[i].name, name_fold);
 		lua_seti(L, 4, ++n);
 	}
-	for (size_t at = 0; pair_next(all, &at, &pair, &raw);) {
+	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
 		lua_Integer i = l_pair_listed(L, 3, pair);
 
 		if (i == 0 || l_bears_one(L, 2, pair, &subst_form))
@@ -22170,7 +22127,7 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 
 	if (s == NULL)
 		l_secret_refuse_size(L, "no room for secrets");
-	for (size_t at = 0; pair_next(in, &at, &pair, &raw);) {
+	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
 		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name))
 			continue;
 		if (n != 0)
@@ -22196,7 +22153,7 @@ req_query_sent(const struct req *r, struct slice name)
 	struct slice pair, raw;
 	char decoded[256];
 
-	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, &pair, &raw);)
+	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, PAIR_AMP, &pair, &raw);)
 		if (pair.n > raw.n && slice_eq(pair_name(raw, decoded, sizeof decoded), name))
 			return pair_value(pair, raw);
 	return (struct slice){NULL, 0};
@@ -22240,31 +22197,17 @@ l_query_remove(lua_State *L)
 	return 0;
 }
 
-static void
-l_push_pair_value(lua_State *L, struct slice pair, struct slice name)
-{
-	struct slice v = pair_value(pair, name);
-	luaL_Buffer b;
-	char *p = luaL_buffinitsize(L, &b, v.n);
-
-	luaL_pushresultsize(&b, pair_name(v, p, v.n).n);
-}
-
 /* query:get(name) -> string | nil: the first as the client sent it, decoded */
 static int
 l_query_get(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_query);
-	struct slice name = l_check_text(L, 2), pair, raw;
-	char decoded[256];
+	struct slice value = req_query_sent(r, l_check_text(L, 2));
 
-	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, &pair, &raw);) {
-		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name) && pair.n > raw.n) {
-			l_push_pair_value(L, pair, raw);
-			return 1;
-		}
-	}
-	lua_pushnil(L);
+	if (value.p != NULL)
+		l_push_decoded(L, value, PCT_QUERY);
+	else
+		lua_pushnil(L);
 	return 1;
 }
 
@@ -22672,9 +22615,9 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	}
 	lua_setfield(L, -2, "headers");
 	lua_newtable(L);
-	for (size_t at = 0; pair_next(all, &at, &pair, &raw);) {
+	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
 		l_push_slice(L, pair_name(raw, name, sizeof name));
-		l_push_pair_value(L, pair, raw);
+		l_push_decoded(L, pair_value(pair, raw), PCT_QUERY);
 		lua_rawset(L, -3);
 	}
 	lua_setfield(L, -2, "query");

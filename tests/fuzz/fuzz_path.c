@@ -17,7 +17,7 @@ static size_t
 read_so(size_t w, struct slice in, char *out)
 {
 	return http_reading_ways[w].read != NULL ? http_reading_ways[w].read(in, out) :
-	    pct_decode(out, in, http_reading_ways[w].mode);
+	    pct_decode(out, in.n, in, http_reading_ways[w].mode);
 }
 
 /* Each habit on each reading; the path itself may also be decoded, twice. */

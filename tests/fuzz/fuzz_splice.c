@@ -47,7 +47,7 @@ fuzz_form_splice(struct slice in, struct slice name, struct slice value)
 	out = malloc(n + 1);
 	if (form_splice(out, in, name, value) != n || !form_ok((struct slice){out, n}))
 		abort();
-	for (size_t at = 0; pair_next((struct slice){out, n}, &at, &pair, &raw);)
+	for (size_t at = 0; pair_next((struct slice){out, n}, &at, PAIR_AMP, &pair, &raw);)
 		count += form_pair_is(pair, name) == FORM_OURS;
 	if (name.n != 0 && name.n < 128 && count != 1)
 		abort();

@@ -136,7 +136,7 @@ test_form_prefixes(void)
 		struct slice got = form_spliced((struct slice){whole, n}, SLICE("k"), SLICE("N")), pair, raw;
 		size_t count = 0;
 
-		for (size_t at = 0; pair_next(got, &at, &pair, &raw);)
+		for (size_t at = 0; pair_next(got, &at, PAIR_AMP, &pair, &raw);)
 			count += slice_eq(raw, SLICE("k")) || slice_eq(raw, SLICE("%6b"));
 		ok = ok && (slice_eq(got, SLICE("malformed")) || (count == 1 && slice_has(got, SLICE("k=N"))));
 	}
