@@ -327,14 +327,18 @@ local MALFORMED = "the body is not what its Content-Type says, or has a member t
 -- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
 local function substitute(self, req, agent, opened, cred)
   local list, held = {}, agent and held_for(self, agent, opened.name) or {}
-  local body, parts = rows.looks(opened, req, self.config.places) == "part" and req:view().body or nil, nil
-  if body then parts = rows.parts(req:view().headers:get("content-type"), body) end
+  local places = self.config.places
+  local kind, body, parts = rows.looks(opened, req, places), nil, nil
+  -- In UTF-7 or EBCDIC, or by the other of two types, a server reads other names than stand there.
+  local why = kind and require("body").of(req:view().headers).why
+  if kind == "part" or why then body = req:view().body end
+  if body and not why then parts = rows.parts(req:view().headers:get("content-type"), body) end
   for _, row in ipairs(opened.rows) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
     local texts = agent and rows.texts(row, held) or { "{" .. row.field .. "}", row.placeholder }
     for _, text in ipairs(value and texts or {}) do
       if body and not parts and body:find(text, 1, true) then return nil, "bad_request", MALFORMED end
-      rows.apply(row, text, value, req.path, parts, list)
+      if not why or row.place ~= places.json and row.place ~= places.form then rows.apply(row, text, value, req.path, parts, list) end
     end
   end
   local ok, where = req:substitute(list)

@@ -35,6 +35,13 @@ local function stays(name, target, fields)
   return get(name, "places.test", target, fields, { head_has = "__PLACES__", head_not = "canary" })
 end
 
+-- A body that a server may read otherwise than we do, with a placeholder in it.
+local function unreadable(name, kind, body)
+  return { name = "refused: " .. name, host = "body.test",
+           send = "POST /b HTTP/1.1\r\nHost: body.test\r\nContent-Type: " .. kind .. "\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body,
+           expect = { status = 400, error = "bad_request", upstream = "nothing" } }
+end
+
 -- A server that repeats a field of the request in one of its own.
 local function reflects(name, host, target, fields, answer, has, more)
   local c = { name = name, host = host, send = "GET " .. target .. " HTTP/1.1\r\nHost: " .. host .. "\r\n" .. (fields or "") .. "\r\n",
@@ -158,6 +165,12 @@ return {
     { name = "a member that is there twice is refused: which counts is the server's choice", host = "body.test",
       send = 'POST /b HTTP/1.1\r\nHost: body.test\r\nContent-Type: application/json\r\nContent-Length: 47\r\n\r\n{"auth":{"key":"__BODY:1__"},"auth":{"key":""}}',
       expect = { status = 400, error = "bad_request", upstream = "nothing" } },
+    unreadable("a charset in which other letters are quotes", "application/json; charset=utf-7", '{"auth":{"key":"+ACI-,+ACI-note+ACI-:+ACI-__BODY:1__"}}'),
+    unreadable("a charset in which other letters part pairs", "application/x-www-form-urlencoded; charset=ibm037", "k=aP\x95\x96\xa3\x85~__BODY:1__"),
+    unreadable("two types", "application/json\r\nContent_Type: text/plain", '{"auth":{"key":"__BODY:1__"}}'),
+    unreadable("a malformed type", "application/json; urlencoded", '{"auth":{"key":"__BODY:1__"}}'),
+    post("nor by its escape", "body.test", "application/json; charset=utf-16", '{"auth":{"key":"\\u005f_BODY:1__"}}', '{"auth":{"key":"\\u005f_BODY:1__"}}'),
+    post("but in any charset that has ASCII", "body.test", 'application/json; charset="ISO-8859-1"', '{"auth":{"key":"__BODY:1__"}}', '{"auth":{"key":"' .. JSON_SECRET .. '"}}'),
     post("a body without it goes as it came", "body.test", "application/json", '{"a": [1, "x"]', '{"a": [1, "x"]'),
     post("another type streams through", "body.test", "application/octet-stream", "__BODY:1__", "__BODY:1__"),
     { name = "a compressed body streams through", host = "body.test",
