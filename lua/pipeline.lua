@@ -697,7 +697,7 @@ local function own_key(self, req, agent, opened, strips, keys)
 end
 
 -- A body in which a key of the agent's own may come is read: a form for the names of the query, JSON and multipart for those
--- that the type or preset says. (A body without a type is a form to Rack, of a POST.)
+-- that the type or preset says. (A body without a type is a form to Rack, of a POST: see `attach`.)
 local function keyed_body(req, strips, of)
   if not req.has_body or not of then return false end
   return of.form and strips.refused[1] ~= nil and (not of.bare or req.method == "POST")
@@ -780,6 +780,11 @@ local function attach(self, req, agent, opened, routed, deadline)
   local keyed = req.has_body and (strips.refused[1] or strips.body[1]) ~= nil
   local of = (posts or strips.form or keyed) and require("body").of((view or req:view()).headers)
   keyed = keyed and keyed_body(req, strips, of)
+  if keyed and of.bare and not posts then
+    -- It streams: an answer may come before its end. It is told to be what RFC 9110 8.3 has it for, so nobody's form.
+    (view or req:view()).headers:set("content-type", "application/octet-stream")
+    keyed = false
+  end
   if keyed then max = math.max(max or 0, require("body").MAX) end
   posts = posts and (of.form or of.json or of.multipart) and posts
   if posts then

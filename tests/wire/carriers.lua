@@ -83,11 +83,18 @@ add(send("POST", "bearer.test", "/", FORM, "a=1&access%5Ftoken[]=mine", body_ref
 add(send("POST", "bearer.test", "/", FORM, "a=1&token=t&key=k", { status = 200, upstream = { raw_body = "a=1&token=t&key=k" } }))
 -- A long form is looked through as well, and one that has no such name goes on.
 local long = ("a=%41&"):rep((3 << 20) // 7)
-for _, kind in ipairs { FORM, "" } do
-  local head = "POST / HTTP/1.1\r\nHost: bearer.test\r\n" .. kind .. "Content-Length: %d\r\n\r\n"
-  add { name = "3 MiB of a form, " .. kind, host = "bearer.test", send = { head:format(#long), long }, expect = { status = 200, upstream = { body_size = #long } } }
-  add { name = "3 MiB and a key, " .. kind, host = "bearer.test", send = { head:format(#long + 14), long, "access%5Ftoken" }, expect = body_refused }
+local head = "POST / HTTP/1.1\r\nHost: bearer.test\r\n" .. FORM .. "Content-Length: %d\r\n\r\n"
+add { name = "3 MiB of a form", host = "bearer.test", send = { head:format(#long), long }, expect = { status = 200, upstream = { body_size = #long } } }
+add { name = "3 MiB and a key", host = "bearer.test", send = { head:format(#long + 14), long, "access%5Ftoken" }, expect = body_refused }
+-- A body without a type, which some read as a form of a POST, streams, and is nobody's form: it gets its type.
+for _, kind in ipairs { "", "Content-Type:\r\n", "Content-Type: ;\r\nContent-Type: \r\n" } do
+  add(send("POST", "bearer.test", "/", kind, "a=1&access_token=mine", { status = 200,
+    upstream = { raw_body = "a=1&access_token=mine", header = { ["content-type"] = "application/octet-stream" } } }))
 end
+add(send("POST", "bearer.test", "/", "", "", { status = 200, upstream = { no_header = "content-type" } }))
+add(send("PUT", "bearer.test", "/", "", "access_token=mine", { status = 200, upstream = { no_header = "content-type" } }))
+add { name = "20 MB without a type", host = "bearer.test", send = { "POST / HTTP/1.1\r\nHost: bearer.test\r\nContent-Length: 20000000\r\n\r\n", { ["repeat"] = ("x"):rep(100000), times = 200 } },
+  upstream = { reply = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" }, expect = { status = 200, upstream = { body_size = 20000000 } } }
 add(send("POST", "bearer.test", "/", JSON, '{"access_token":"x"}', { status = 200, upstream = { raw_body = '{"access_token":"x"}' } }))
 add(send("POST", "slack.test", "/api/x", FORM, "token=mine&a=b", body_refused))
 add(send("POST", "slack.test", "/api/x", JSON, '{"t\\u006fken":"mine"}', body_refused))
