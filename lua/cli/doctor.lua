@@ -111,6 +111,11 @@ local function request_log(ctx, say)
     wrong(WARN, ("the group %s cannot enter %s, so not read the log"):format(all.log_group, closed),
       "sallyport set log-file /var/log/sallyport/requests.jsonl, in a folder of that group, mode 750")
   end
+  local disk = host.disk(path:match("^(.*)/"))
+  if disk and disk.free < ROOM_MIN then
+    wrong(BAD, ("%d MiB are free where it lies: records are lost once there is no room"):format(disk.free >> 20),
+      all.log == "memory" and "free some in /dev/shm" or "free some, or: sallyport set log-file FILE on another disk")
+  end
   if fine then say("request log", OK, path) end
   local before = ctx.home .. "/log/data.mdb"
   if host.stat(before) then

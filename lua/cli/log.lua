@@ -7,10 +7,17 @@ local reqlog = require "reqlog"
 
 local NEWEST = 50        -- what a screen holds
 local FOLLOW_MS = 100
+local TIME_MAX = 253402300799999   -- ms: the last of the year 9999
 local PAUSE_MS = 120     -- a worker and the writer keep a record that long: whoever has just made a request looks for it
+
+-- The members of a line that something else has written may be anything.
+local function text(v) return (type(v) == "string" or type(v) == "number") and tostring(v) or nil end
+
+local function integer(v) return type(v) == "number" and math.tointeger(v // 1) or nil end
 
 -- "GET api.example.com:443/v1", as a record of many refusals names the first and the last.
 local function host_of(target)
+  target = text(target)
   return target and target:match("^%S* (.-):%d*/") or target and target:match("^%S* (.*):%d*$")
 end
 
@@ -22,13 +29,9 @@ local function wanted(opt)
 end
 
 local function when(ms)
-  if not ms then return "" end
+  if not ms or ms < 0 or ms > TIME_MAX then return "-" end
   return os.date("!%Y-%m-%dT%H:%M:%S", ms // 1000) .. (".%03dZ"):format(ms % 1000)
 end
-
-local function text(v) return type(v) ~= "table" and v or nil end
-
-local function integer(v) return math.tointeger(v) or type(v) == "number" and v // 1 or nil end
 
 local function line(r)
   local parts = { when(integer(r.time)), text(r.decision) or "?", text(r.agent) or "-", text(r.credential) or "-" }
@@ -43,8 +46,8 @@ local function line(r)
   end
   if text(r.error) then tail[#tail + 1] = text(r.error) end
   if text(r.note) then tail[#tail + 1] = text(r.note) end
-  if r.decision == "deny" and text(r.reason) and r.reason ~= r.error then tail[#tail + 1] = r.reason end
-  if text(r.stripped) then tail[#tail + 1] = "of the agent's own: " .. r.stripped end
+  if r.decision == "deny" and text(r.reason) and r.reason ~= r.error then tail[#tail + 1] = text(r.reason) end
+  if text(r.stripped) then tail[#tail + 1] = "of the agent's own: " .. text(r.stripped) end
   if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
   if integer(r.up) or integer(r.down) then
     tail[#tail + 1] = ("%d/%d bytes"):format(integer(r.up) or 0, integer(r.down) or 0)

@@ -194,6 +194,31 @@ def test_torn(t):
     assert [r["path"] for r in s.records()] == ["/one", "/two"]
 
 
+def test_lines_of_others(t):
+    """whatever another program left in the file, log shows the records, and doctor ends well"""
+    s, up = t.proxy(credentials=[API])
+    s.request(target="/one")
+    s.wait_record({"path": "/one"})
+    now = json.loads(lines(file_of(s))[0])["time"]
+    every = ["time", "agent", "credential", "decision", "reason", "method", "host", "port", "path", "status", "up", "down", "ms", "error", "note",
+             "stripped", "count", "first", "last"]
+    with open(file_of(s), "ab") as f:
+        for value in ["null", "true", "{}", "[1]", "1.5", "-1", "1e400", "1e30", "99999999999999999999", '"x"', r'"\u001b[2J"']:
+            for deny in ['"deny"', value]:
+                f.write(('{"time":%d,"decision":%s,' % (now, deny)
+                         + ",".join(f'"{n}":{value}' for n in every[1:] if n != "decision") + "}\n").encode())
+            f.write(('{"time":%d,"count":%s,"error":"client_tls","decision":"deny"}\n' % (now, value)).encode())
+        f.write(b'{"time":9223372036854775807,"agent":"a"}\n{"time":1,"time":2}\n{"time":%d.5}\n\0\0\0\n' % now)
+        f.write(b'{"time":%d,"agent":"%s"}\n{"time":%d,"a":%s%s}\n\xff\n' % (now, b"A" * 200000, now, b"[" * 5000, b"]" * 5000))
+    s.request(target="/two")
+    s.wait_record({"path": "/two"})
+    for args in [], ["--newest", "7"], ["--json"], ["--denied"], ["--host", "x"], ["--agent", "x"]:
+        r = s.cli("log", *args)
+        assert "\x1b" not in r.stdout and not r.stderr.strip(), (args, r.stderr)
+    assert "/two" in s.cli("log").stdout and "/one" in s.cli("log", "--json").stdout
+    assert "fault in sallyport" not in s.cli("doctor", check=False).stderr
+
+
 def test_hostile_paths(t):
     """one request is one line of ASCII-safe JSON, whatever its path"""
     s, up = t.proxy(credentials=[API])
