@@ -15858,6 +15858,8 @@ conn_close(struct conn *c, bool abort_)
 	c->state = CONN_CLOSED;
 	timer_stop(&c->timer);
 	if (c->req != NULL) {
+		if (c->req->code[0] == '\0' && c->req->status == 0)
+			text_copy(c->req->code, sizeof c->req->code, "client_closed");
 		req_log(c->req);
 		req_free(c->req);
 		c->req = NULL;
