@@ -3,15 +3,18 @@
 --
 -- body.of(headers), body.of_type(Content-Type | nil) -> { form, json, multipart = bool: some server would take it for one, kind = "form" | "json" |
 --   "multipart" | nil: what it says it is, and nothing else, bare: it says nothing, why = nil | a reason: it cannot be looked into, media, boundary }
--- body.carries(of, text, names [, form_has]) -> true: a server may find a parameter of one of these names in it | false | nil, why
--- body.batch(of, text, path, allowed) -> true: it is a batch, and a request in it has a method that is not in the set
+-- body.carries(of, text, names [, form_has, pause]) -> true: a server may find a parameter of one of these names in it | false | nil, why
+-- body.batch(of, text, path, allowed [, pause]) -> true: it is a batch, and too long or with a method that is not in the set
 local request = require "request"
 local lpeg = require "lpeg"
 local M = {}
 
 M.MAX = 16 << 20        -- bytes of a body that is read to be looked into (DESIGN, "Limits")
 local HEAD_MAX = 8192   -- bytes before one part's content
+local HEADS_MAX = 256 << 10     -- and before those of all of them
 local PARTS_MAX = 1000  -- of a multipart body: PHP's max_input_vars
+local BATCH_MAX = 4 << 20       -- bytes of a batch of requests: Azure's
+local SLICE = 1 << 20   -- bytes that are searched in one turn, and copied meanwhile
 
 -- RFC 9110 section 8.3.1: type/subtype *( ";" name=value )
 local R, S, P, C, Ct = lpeg.R, lpeg.S, lpeg.P, lpeg.C, lpeg.Ct
@@ -118,6 +121,7 @@ local disposition = token * Ct((ows * P";" * ows * part_param^-1)^0) * ows * -1
 
 -- Has it the letters of one of the names, however they are quoted, or escapes that may stand for them?
 local function disposition_spells(text, names)
+  if #text > 1024 then return true end
   local letters = text:lower():gsub("[^%w]", "")
   for _, name in ipairs(names) do
     if letters:find(name:lower():gsub("[^%w]", ""), 1, true) then return true end
@@ -165,7 +169,7 @@ end
 -- Every "--boundary" is a delimiter to somebody, so each has to be one to all, and all lines end as the first one does
 -- (LF alone: Python's email, and with it Google's client): { name, … } | nil: unreadable
 local function multipart_names(text, boundary, names)
-  local out, at, delimiter, newline = {}, 1, "--" .. boundary, nil
+  local out, at, heads, delimiter, newline = {}, 1, 0, "--" .. boundary, nil
   if not boundary:find("^[%w'()+_,./:=?-]+$") or #boundary > 70 then return nil end     -- RFC 2046 5.1.1
   for _ = 1, PARTS_MAX do
     local from, to = text:find(delimiter, at, true)
@@ -180,7 +184,8 @@ local function multipart_names(text, boundary, names)
     local stop, last = text:find(newline .. newline, to - #newline + 1, true)
     if text:sub(to - #newline + 1, to) ~= newline or not stop or stop - to > HEAD_MAX then return nil end
     local head = text:sub(to + 1, stop + #newline - 1)
-    if head:find(delimiter, 1, true) or not part_names(out, head, newline, names) then return nil end
+    heads = heads + #head
+    if heads > HEADS_MAX or head:find(delimiter, 1, true) or not part_names(out, head, newline, names) then return nil end
     at = last + 1
   end
   return nil
@@ -188,15 +193,26 @@ end
 
 -- ---- batches of requests ---------------------------------------------------------------------------
 
+-- Does a piece of the text fit? The pieces overlap.
+local function sliced(text, pause, fits)
+  for at = 1, #text, SLICE do
+    if at > 1 and pause then pause() end
+    if fits(text:sub(at, at + SLICE + 255)) then return true end
+  end
+  return false
+end
+
 -- Parts of type application/http (Google, Azure; OData nests them); requests in JSON (OData JSON 4.01 section 19, Microsoft
 -- Graph). The first asks for no path: a body of that type is sent to nothing else.
-function M.batch(of, text, path, allowed)
+function M.batch(of, text, path, allowed, pause)
   if of.multipart then
-    if not text:lower():find("content%-type:[ \t]*application/http") then return false end
-    for method in text:gmatch("[\r\n]([%w!#$%%&'*+.^_`|~-]+)[ \t]+[^\r\n]-[Hh][Tt][Tt][Pp]/") do
+    if not sliced(text, pause, function(piece) return piece:lower():find("content%-type:[ \t]*application/http") end) then return false end
+    if #text > BATCH_MAX then return true end
+    for method in text:gmatch("[\r\n]([%w!#$%%&'*+.^_`|~-]+)[ \t][^\r\n]-[Hh][Tt][Tt][Pp]/") do
       if not allowed[method:upper()] then return true end
     end
   elseif of.json and path:lower():find("[$4]batch") then     -- "%24batch", too
+    if #text > BATCH_MAX then return true end
     local ok, doc = pcall(require("json").decode, text)
     if not ok or type(doc) ~= "table" then return true end
     for name, list in pairs(doc) do
@@ -218,20 +234,21 @@ end
 
 -- Could a lax reader find one of the names in JSON that is malformed to us? Not without their letters, or an escape
 -- that stands for one. What is left has no such name: deep nesting, half a surrogate pair, NaN, a BOM before it.
-local function json_spells(text, names)
-  if text:find("[\0-\8\11\12\14-\31]") or text:find("\\u00", 1, true) or text:find('\\[^"\\/bfnrtu]') then return true end
-  local lower = text:lower()
-  for _, name in ipairs(names) do
-    if lower:find(name:lower():match("%w*$"), 1, true) then return true end
-  end
-  return not utf8.len(text)
+local function json_spells(text, names, pause)
+  return sliced(text, pause, function(piece)
+    if piece:find("[\0-\8\11\12\14-\31]") or piece:find("\\u00", 1, true) or piece:find('\\[^"\\/bfnrtu]') then return true end
+    local lower = piece:lower()
+    for _, name in ipairs(names) do
+      if lower:find(name:lower():match("%w*$"), 1, true) then return true end
+    end
+  end) or not utf8.len(text)
 end
 
-local function json_has(text, names)
+local function json_has(text, names, pause)
   for _, name in ipairs(names) do
     local has = request.json_has(text, name)
     if has then return true end
-    if has == nil then return json_spells(text, names) and nil end
+    if has == nil then return json_spells(text, names, pause) and nil end
   end
   return false
 end
@@ -247,14 +264,14 @@ local function multipart_has(text, boundary, names)
 end
 
 --- `text`: the body. A form without a type may be JSON that nobody says is. `form_has`: in the place of request.form_names,
--- for long forms.
-function M.carries(of, text, names, form_has)
+-- for long forms; pause(): others have a turn.
+function M.carries(of, text, names, form_has, pause)
   if text == "" then return false end
   if of.why then return nil, of.why end
   if of.form and (form_has or request.form_names)(text, names) then return true end
   local has
   if of.json or of.bare and text:find("^[\xef\xbb\xbf%s]*{") then
-    has = json_has(text, names)
+    has = json_has(text, names, pause)
     if has == nil and (of.kind or of.bare) then return nil, "the body is not valid JSON" end
   elseif of.multipart then
     has = multipart_has(text, of.boundary, names)

@@ -580,6 +580,7 @@ local UNREADABLE = ", so it cannot be looked into, and this is kept to some meth
 -- the form is long. `of`: body.of for this request, whose body has been read; allowed: the set of methods. It may wait.
 local function judge_method(self, req, of, allowed)
   local config, has, why = require "config", nil, nil
+  local function pause() take_turns(self) end
   local long = of.form and #(req:view().body or "") > CUT_MAX
   if long then
     has = form_has(self, req:view().body, config.overrides)
@@ -588,12 +589,12 @@ local function judge_method(self, req, of, allowed)
   end
   if not has and (of.json or of.multipart or of.bare) then
     has, why = require("body").carries(of, req:view().body or "", of.multipart and config.overrides or config.json_overrides,
-      function(text, names) return form_has(self, text, names) end)
+      function(text, names) return form_has(self, text, names) end, pause)
   end
   if has then return "method_not_allowed", "the body names another method (_method), and this is kept to some methods" end
   if why then return "bad_request", why .. UNREADABLE end
-  if require("body").batch(of, req:view().body or "", req.path, allowed) then
-    return "method_not_allowed", "the body is a batch of requests, and one has another method than is allowed here"
+  if require("body").batch(of, req:view().body or "", req.path, allowed, pause) then
+    return "method_not_allowed", "the body is a batch of requests, and one has another method than is allowed here (or it is over 4 MiB)"
   end
 end
 
