@@ -385,6 +385,8 @@ local function show(args, _, ctx)
   line("env", record.env and ("%s, shaped %s"):format(table.concat({ record.env,
     table.unpack(record.env_also or {}) }, ", "), record.placeholder or "") or nil)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
+  local mend = rows.mend(record)
+  if mend then line("refused", "a row of it names no place; name it: " .. mend) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
   line("keep", joined(record.keep, nil))
   line("attach", record.attach == "placeholder" and "placeholder: a key of the agent's own is refused"

@@ -556,6 +556,16 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     keep("presets", (w.ok("policy", "show", "presets"):gsub('"path=/bot{}/%*%*", "path=/file/bot{}/%*%*"', '"path"')))
     w.refused("preset 'telegram': rows: 'path' is no place", "credential", "add", "bot", "--preset", "telegram", "value=@" .. w.key)
     w.ok("credential", "add", "bot", "--preset", "telegram", "value=@" .. w.key, "--substitute", "value:path=/bot{}/**")
+    lacks(w.ok("credential", "show", "bot"), "refused")
+    assert(store.open(w.home, {}))
+    local record = assert(store.get("credential", "bot"))
+    local plain = require("cli.db").plain(record)
+    plain.rows[1].place = { "path" }
+    assert(store.commit { { op = "put", db = "credential", key = "bot", version = record.version, plain = plain, keep = true } })
+    store.close()
+    has(w.ok("credential", "show", "bot"), "sallyport credential set bot --substitute 'value:path=/TEMPLATE{}'")
+    w.ok("credential", "set", "bot", "--substitute", "value:path=/bot{}/**")
+    lacks(w.ok("credential", "show", "bot"), "refused")
   end),
 
   ["an agent's share is said and listed, where it has one of its own"] = with_home(function(w)
