@@ -164,6 +164,17 @@ slice_until(struct slice s, char mark)
 	return (struct slice){s.p, end != NULL ? (size_t)(end - s.p) : s.n};
 }
 
+/* The same, taken off `left` with its mark. */
+static struct slice
+slice_cut(struct slice *left, char mark)
+{
+	struct slice piece = slice_until(*left, mark);
+	size_t n = piece.n + (piece.n < left->n);
+
+	*left = (struct slice){left->p + n, left->n - n};
+	return piece;
+}
+
 /* Order of bytes, a prefix first. */
 static int
 slice_order(struct slice a, struct slice b)
@@ -8308,10 +8319,9 @@ sigv4_normalize(struct slice path, struct buf *out)
 {
 	bool ok = true;
 
-	for (size_t at = 0; ok && at < path.n;) {
-		struct slice segment = slice_until((struct slice){path.p + at, path.n - at}, '/');
+	for (struct slice left = path; ok && left.n != 0;) {
+		struct slice segment = slice_cut(&left, '/');
 
-		at += segment.n + 1;
 		if (segment.n == 0 || slice_eq(segment, SLICE(".")))
 			continue;
 		if (slice_eq(segment, SLICE(".."))) {
@@ -8577,13 +8587,10 @@ sigv4_derive(struct slice secret, const struct sigv4_scope *s, unsigned char key
 	memcpy(first, "AWS4", 4);
 	memcpy(first + 4, secret.p, secret.n);
 	while (left.n != 0) {
-		const char *end = memchr(left.p, '/', left.n);
-		struct slice part = {left.p, end != NULL ? (size_t)(end - left.p) : left.n};
+		struct slice part = slice_cut(&left, '/');
 
 		sign_hmac(SIGN_SHA256, k, &part, 1, key);
 		k = (struct slice){(char *)key, SIGV4_KEY};
-		left.p += part.n + (end != NULL);
-		left.n -= part.n + (end != NULL);
 	}
 	wipe(first, sizeof first);
 }
@@ -15722,13 +15729,9 @@ req_trailer_may_pass(const struct flow *f, const struct http_field *t)
 	for (const struct added *a = r->added; a != NULL; a = a->next)
 		if (name_same(a->name, name))
 			return false;
-	while (left.n != 0) {
-		size_t n = (size_t)((const char *)memchr(left.p, '\n', left.n) - left.p);
-
-		if (name_same((struct slice){left.p, n}, name))
+	while (left.n != 0)
+		if (name_same(slice_cut(&left, '\n'), name))
 			return false;
-		left = (struct slice){left.p + n + 1, left.n - n - 1};
-	}
 	return true;
 }
 
@@ -22363,15 +22366,9 @@ req_field_signed(struct slice name, const struct l_sigv4 *o)
 	for (size_t i = 0; !o->query && i < 2; i++)
 		if (slice_eq_nocase(name, always[i]))
 			return true;
-	while (left.n != 0) {
-		const char *end = memchr(left.p, ';', left.n);
-		size_t n = end != NULL ? (size_t)(end - left.p) : left.n;
-
-		if (slice_eq_nocase(name, (struct slice){left.p, n}))
+	while (left.n != 0)
+		if (slice_eq_nocase(name, slice_cut(&left, ';')))
 			return true;
-		left.p += n + (end != NULL);
-		left.n -= n + (end != NULL);
-	}
 	return false;
 }
 
