@@ -6215,6 +6215,19 @@ pair_name(struct slice in, char *out, size_t cap)
 	return (struct slice){out, pct_decode(out, cap, in, PCT_QUERY)};
 }
 
+/* What Basic holds in base64 (RFC 7617 2), into `plain`, which the caller frees. False: it is no Basic, or none that a server reads. */
+static bool
+http_basic(struct slice value, struct buf *plain)
+{
+	ssize_t n = -1;
+
+	buf_init(plain, value.n + 1);
+	if (value.n > 6 && slice_begins_nocase(value, SLICE("basic ")) && buf_reserve(plain, value.n + 1))
+		n = b64_decode(plain->p, plain->cap, (struct slice){value.p + 6, value.n - 6}, false);
+	plain->n = n > 0 ? (size_t)n : 0;
+	return n > 0;
+}
+
 /* -- paths */
 
 /* What servers, frameworks and gateways do to a path before they look at it, each from `in` to
@@ -7334,19 +7347,6 @@ subst_all(struct subst_run *t, const struct subst_code *code)
 
 /* -- headers: a value as it is, and what Basic holds in base64 (RFC 7617 2) */
 
-/* Into `plain`, which the caller frees. False: it is no Basic, or none that a server reads. */
-static bool
-basic_read(struct slice value, struct buf *plain)
-{
-	ssize_t n = -1;
-
-	buf_init(plain, value.n + 1);
-	if (value.n > 6 && slice_begins_nocase(value, SLICE("basic ")) && buf_reserve(plain, value.n + 1))
-		n = b64_decode(plain->p, plain->cap, (struct slice){value.p + 6, value.n - 6}, false);
-	plain->n = n > 0 ? (size_t)n : 0;
-	return n > 0;
-}
-
 static bool
 subst_basic(struct subst_run *t)
 {
@@ -7356,7 +7356,7 @@ subst_basic(struct subst_run *t)
 
 	buf_init(&now, t->out->max);
 	inner.out = &now;
-	if (basic_read(t->in, &plain)) {
+	if (http_basic(t->in, &plain)) {
 		inner.in = buf_slice(&plain);
 		ok = subst_all(&inner, &subst_plain);
 	}
@@ -8204,7 +8204,7 @@ known_scan_value(const struct known *k, struct slice in, struct known_found *fou
 	struct buf plain;
 
 	known_scan(k, in, found);
-	if (basic_read(in, &plain))
+	if (http_basic(in, &plain))
 		known_scan(k, buf_slice(&plain), found);
 	buf_free(&plain);
 }
@@ -15499,29 +15499,25 @@ req_parse_tunnel(struct req *r)
 	return req_check_host(r, default_port);
 }
 
+#define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
+
 /* A token has a fixed beginning, so it may stand in either half of Basic, or be a Bearer. */
 static void
 req_token_from(struct req *r, struct slice value)
 {
-	char plain[512];
 	struct slice token = {NULL, 0};
-	ssize_t n = 0;
+	struct buf plain;
 
-	if (slice_begins_nocase(value, SLICE("basic "))) {
-		n = b64_decode(plain, sizeof plain, (struct slice){value.p + 6, value.n - 6}, false);
-		const char *colon = n > 0 ? memchr(plain, ':', (size_t)n) : NULL;
-		size_t user = n <= 0 ? 0 : colon != NULL ? (size_t)(colon - plain) : (size_t)n;
+	if (http_basic(value, &plain) && plain.n <= REQ_BASIC_MAX) {
+		struct slice password = buf_slice(&plain), user = slice_cut(&password, ':');
 
-		if (user > 7 && memcmp(plain, "sp_agt_", 7) == 0)
-			token = (struct slice){plain, user};
-		else if (colon != NULL && (size_t)n - user > 8)
-			token = (struct slice){colon + 1, (size_t)n - user - 1};
+		token = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0 ? user : password;
 	} else if (slice_begins_nocase(value, SLICE("bearer "))) {
 		token = (struct slice){value.p + 7, value.n - 7};
 	}
 	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
 		tls_sha256_hex(token, r->token);
-	wipe(plain, sizeof plain);
+	buf_free(&plain);
 }
 
 static void
@@ -21880,7 +21876,7 @@ static bool
 field_bears(struct slice v, struct slice what)
 {
 	struct buf plain;
-	bool found = basic_read(v, &plain) && slice_has(buf_slice(&plain), what);
+	bool found = http_basic(v, &plain) && slice_has(buf_slice(&plain), what);
 
 	buf_free(&plain);
 	return found || slice_has(v, what);
