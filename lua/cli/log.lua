@@ -40,13 +40,14 @@ local function line(r)
     parts[#parts + 1] = ("%d more: %s … %s"):format(integer(r.count), text(r.first) or "-", text(r.last) or "-")
   else
     parts[#parts + 1] = text(r.method) or "-"
-    parts[#parts + 1] = errors.host(text(r.host) or "-") .. ((integer(r.port) and r.port ~= 443) and ":" .. integer(r.port) or "")
+    parts[#parts + 1] = errors.host(text(r.host) or "-") .. (((integer(r.port) or 443) ~= 443 and integer(r.port) ~= 0) and ":" .. integer(r.port) or "")
       .. (text(r.path) or "")
     parts[#parts + 1] = text(r.status) or "-"
   end
-  if text(r.error) then tail[#tail + 1] = text(r.error) end
+  local reason = r.decision == "deny" and text(r.reason)
+  if text(r.error) and not (reason and reason:sub(1, #text(r.error) + 1) == text(r.error) .. ":") then tail[1] = text(r.error) end
   if text(r.note) then tail[#tail + 1] = text(r.note) end
-  if r.decision == "deny" and text(r.reason) and r.reason ~= r.error then tail[#tail + 1] = text(r.reason) end
+  if reason and reason ~= r.error then tail[#tail + 1] = reason end
   if text(r.stripped) then tail[#tail + 1] = "of the agent's own: " .. text(r.stripped) end
   if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
   if integer(r.up) or integer(r.down) then

@@ -219,6 +219,19 @@ def test_lines_of_others(t):
     assert "fault in sallyport" not in s.cli("doctor", check=False).stderr
 
 
+def test_reasons_once(t):
+    """a line of log says a cause once, and no port where there is none"""
+    s, up = t.proxy(credentials=[API])
+    with socket.create_connection(("127.0.0.1", s.port), 10) as sock:
+        sock.sendall(b"\x05\x01\x00")
+        while sock.recv(100):
+            pass
+    s.request(host="denied.test")
+    s.wait_record({"error": "not_http"})
+    shown = s.cli("log").stdout
+    assert shown.count("not_http") == 1 and ":0 " not in shown and shown.count("host_not_allowed") == 1, shown
+
+
 def test_hostile_paths(t):
     """one request is one line of ASCII-safe JSON, whatever its path"""
     s, up = t.proxy(credentials=[API])
