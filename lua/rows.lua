@@ -26,9 +26,8 @@ local no_place = {
   ["cookie"] = "the agent would choose the cookie; attach it whole: --type api_key header=cookie prefix=NAME=",
   ["range"] = CACHE, ["if-*"] = CACHE, ["cache-control"] = CACHE, ["pragma"] = CACHE, -- RFC 9110 13, 14
   ["user-agent"] = TRACE, ["from"] = TRACE, ["date"] = TRACE, ["idempotency-key"] = TRACE, ["x-idempotency-key"] = TRACE,
-  ["x-request-id"] = TRACE, ["request-id"] = TRACE, ["x-correlation-id"] = TRACE, ["correlation-id"] = TRACE,
-  ["x-amzn-trace-id"] = TRACE, ["x-cloud-trace-context"] = TRACE, ["x-trace-*"] = TRACE, ["x-transaction-id"] = TRACE,
-  ["x-client-request-id"] = TRACE, ["x-ms-client-request-id"] = TRACE, ["x-amz-request-id"] = TRACE,
+  ["x-cloud-trace-context"] = TRACE, ["x-trace-*"] = TRACE, ["x-transaction-id"] = TRACE, ["sentry-trace"] = TRACE,
+  ["x-datadog-*"] = TRACE, ["last-event-id"] = TRACE, ["set-cookie"] = ABOUT, ["location"] = ABOUT,
   ["traceparent"] = TRACE, ["tracestate"] = TRACE, ["baggage"] = TRACE, ["b3"] = TRACE, ["x-b3-*"] = TRACE,
   ["via"] = ROUTE, ["forwarded"] = ROUTE, ["x-forwarded-*"] = ROUTE, ["x-original-*"] = ROUTE, ["x-rewrite-*"] = ROUTE,
   ["x-real-ip"] = ROUTE, ["x-host"] = ROUTE, ["destination"] = ROUTE, ["x-http-method*"] = ROUTE, ["x-method-override"] = ROUTE,
@@ -45,10 +44,11 @@ end
 local function header(text)
   local name, why = require("records").header_name(text)
   if not name then return nil, why end
-  why = no_place[name]
+  local folded = name:gsub("_", "-"):lower()    -- as CGI, WSGI and their kin read it
+  why = no_place[folded] or (folded:find("request%-?id$") or folded:find("correlation%-?id$") or folded:find("trace%-?id$")) and TRACE
   for pattern, reason in pairs(no_place) do
     local lead = pattern:match("^(.*)%*$")
-    if lead and name:sub(1, #lead) == lead then why = reason end
+    if lead and folded:sub(1, #lead) == lead then why = reason end
   end
   if why then return nil, ("%s is no place for a secret: %s"):format(text, why) end
   return name
