@@ -22984,8 +22984,8 @@ req_hide_added(struct req *r, struct slice text)
 	return ok;
 }
 
-/* req:hide(secrets, text): an answer's head that repeats one of them, or what apply set, has this
- * text in its place. Called last, for the first to be noted counts. */
+/* req:hide(secrets, text) -> true | false: they are too many. An answer's head that repeats one of them, or what
+ * apply set, has this text in its place. Called last, for the first to be noted counts. */
 static int
 l_req_hide(lua_State *L)
 {
@@ -23000,9 +23000,8 @@ l_req_hide(lua_State *L)
 			ok = subst_back_add(&r->back, s, 0, text, SLICE(""));
 		lua_pop(L, 1);
 	}
-	if (!ok || !req_hide_added(r, text))
-		return luaL_error(L, "more than %d secrets to be kept from an answer", SUBST_BACK_MAX);
-	return 0;
+	lua_pushboolean(L, ok && req_hide_added(r, text));
+	return 1;
 }
 
 /* -- known placeholders: set = request.known(); set:add(name, shape, before, after), which is

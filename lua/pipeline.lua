@@ -396,7 +396,9 @@ local function inject(self, req, agent, opened, cred, view, frank)
     return nil, code, ("injection failed (\"%s\"): %s"):format(opened.name, tostring(message))
   end
   if extra then set_extra(req, opened) end
-  req:hide(hidden_of(self, agent, opened, cred))
+  if not req:hide(hidden_of(self, agent, opened, cred)) then
+    return nil, "injection_failed", ("credential %s: its secrets are too many to keep them from an answer"):format(opened.name)
+  end
   return true
 end
 

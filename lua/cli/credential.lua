@@ -10,6 +10,8 @@ local rows = require "rows"
 local stand_in = require "stand_in"
 local tls = require "cli.tls"
 
+local SECRETS_MAX = 30  -- each may go out in a field with words beside it, and of 64 in all an answer is kept free
+
 local scope_options = {
   { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
   { name = "port", arg = "PORT", many = true, help = "443 unless named" },
@@ -443,6 +445,11 @@ local function settle(pol, plain, into)
     names[#names + 1] = sealed:match("^h/(.+)$")
   end
   tls.check(plain, secrets)
+  local count = 0
+  for _ in pairs(secrets) do count = count + 1 end
+  if count > SECRETS_MAX then
+    report.usage(("more than %d secrets in one credential"):format(SECRETS_MAX), "each answer is searched for all of them: add another credential")
+  end
   table.sort(names)
   plain.secret_headers = #names > 0 and names or nil
   return secrets

@@ -93,6 +93,12 @@ return {
     end)
   end,
 
+  ["a credential has no more secrets than an answer is searched for"] = with_home(function(w)
+    local args = { "credential", "add", "many", "--type", "api_key", "--host", "a.test", "key=@" .. w.key }
+    for i = 1, 29 do args[#args + 1] = ("headers.X-Part-%d=@%s"):format(i, w.key) end
+    w.ok(table.unpack(args))
+    w.refused("more than 30 secrets in one credential", "credential", "set", "many", "headers.X-Part-30=@" .. w.key)
+  end),
   ["an unknown command is answered with what was meant, exit 2"] = function()
     world(function(w)
       is(w.refused("`sallyport credential`", "credentail"), 2)

@@ -125,7 +125,7 @@ local function setting(options)
       for _, name in ipairs(more.keys or {}) do list[#list + 1] = name end
       return list[1] ~= nil
     end
-    function req.hide() end
+    function req.hide() return true end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
       return { body = more.text, headers = {
