@@ -25025,7 +25025,8 @@ l_host_serve(lua_State *L)
 		lua_geti(L, -1, i);
 		s = l_check_text(L, -1);
 		if ((why = net_listen(s)) != NULL) {
-			fprintf(stderr, "sallyport: cannot listen on %s: %s\n", s.p, why);
+			fprintf(stderr, "sallyport: cannot listen on %s: %s\n  --listen ADDR:PORT names "
+			    "another, `sallyport set listen` for good; port 0 picks one\n", s.p, why);
 			lua_pushinteger(L, 1);
 			return 1;
 		}

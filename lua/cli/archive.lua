@@ -75,7 +75,9 @@ function M.save(path, host)
   if path ~= "-" then
     os.remove(tmp)                      -- of one that was killed
     file, why = host.create(tmp)
-    if not file then return nil, "io", ("cannot write %s: %s"):format(tmp, why) end
+    if not file then
+      return nil, "io", ("cannot write %s: %s"):format(tmp, why == "absent" and "there is no such folder" or why)
+    end
   end
   local done, ok, code, text = pcall(M.write, file)
   if not done then

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 
@@ -265,6 +266,15 @@ def test_help_teaches(t):
                     "backup", "restore", "version"]:
         r = s.cli(*command.split(), "--help")
         assert "usage:" in r.stdout and len(r.stdout) > 60, f"{command} --help: {r.stdout}"
+
+
+def test_address_in_use(t):
+    """serve on an address that is taken says how to name another"""
+    s = t.bare()
+    s.init()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        r = s.cli("serve", "--listen", "127.0.0.1:%d" % taken.getsockname()[1], check=False)
+    assert r.returncode == 1 and "cannot listen" in r.stderr and "--listen ADDR:PORT names another" in r.stderr, r.stderr
 
 
 def test_listings(t):

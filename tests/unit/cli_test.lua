@@ -603,6 +603,7 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     has(note, "/key")
     lacks(host.read_file(w.dir .. "/one.backup", 64 << 20), CANARY)
     w.refused("there already", "backup", w.dir .. "/one.backup")
+    w.refused("there is no such folder", "backup", w.dir .. "/none/one.backup")
   end),
 
   ["keep and attach are checked, shown, explained, and doctor names what they widen"] = with_home(function(w)
