@@ -148,6 +148,14 @@ for name, kind in pairs { form = FORM, ["no type"] = "" } do
     send = { "POST /v1 HTTP/1.1\r\nHost: post.test\r\n" .. kind .. (kind ~= "" and "\r\n" or "") .. ("Content-Length: %d\r\n\r\n"):format(#long + 14), long, "%5Fmethod=PUT&" .. "x" },
     expect = { status = 403, error = "method_not_allowed", upstream = "nothing" } }
 end
+-- ---- long ones that need more than one look
+local nan, escaped = '{"a":NaN,"b":"' .. ("\\n"):rep(3 << 20), ("x"):rep((1 << 20) - 20)
+post("malformed JSON of 6 MiB passes", JSON, nan .. '"}', { status = 200, upstream = { body_size = #nan + 2 } })
+unreadable("malformed JSON with the name across two slices", JSON, '{"a":NaN,"b":"' .. escaped .. '","_method":"DELETE"}')
+local head = 'Content-Disposition: form-data; name="a"; filename="' .. ("\\a"):rep(900)
+unreadable("multipart with a long name full of backslashes", MULTI, named(head .. '"'))
+unreadable("multipart with over 256 KiB of heads", MULTI, parts(part('Content-Disposition: form-data; name="a"; filename="' .. ("a"):rep(4000) .. '"'):rep(70)))
+refused("a batch of over 4 MiB", MIXED, parts(part("Content-Type: application/http", "GET /x HTTP/1.1\r\n\r\n" .. ("x"):rep(4 << 20))))
 -- ---- where no method rule decides, and where POST is not what a body could change
 passes("JSON, and no method rule", JSON, '{"_method":"DELETE"}', "any.test")
 passes("multipart, and no method rule", MULTI, named(NAME), "any.test")
