@@ -21609,6 +21609,14 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 	for (size_t lead; (lead = pair_lead(raw.p, raw.n)) != 0; raw.p += lead)
 		raw.n -= lead;
 	*name = pair_name(raw, out, cap);
+	for (char *u = out; (u = memmem(u, name->n - (size_t)(u - out), "%u00", 4)) != NULL; u++) {
+		size_t left = name->n - (size_t)(u - out);      /* ASP.NET reads %u005f as "_" */
+
+		if (left >= 6 && hex_decode(u, (struct slice){u + 4, 2})) {
+			memmove(u + 1, u + 6, left - 6);
+			name->n -= 5;
+		}
+	}
 	return true;
 }
 

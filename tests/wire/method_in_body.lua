@@ -45,6 +45,7 @@ for _, charset in ipairs { "utf-8", "ISO-8859-1", "shift_jis", "utf-7", "\"x\"" 
   post("a form in charset " .. charset, FORM .. "; charset=" .. charset, "a=1&_method=DELETE", { status = 200, upstream = { body = "a=1" } })
 end
 post("a form as PHP reads brackets", FORM, "a=1&_method[=DELETE&_method[x=DELETE&.method=DELETE&[_method=DELETE", { status = 200, upstream = { body = "a=1" } })
+post("a form as ASP.NET reads %u", FORM, "a=%u005f&X-HTTP-Method%u002dOverride=DELETE&%u005f%u006dethod=PUT&%u005=1&b%u00zz=2", { status = 200, upstream = { body = "a=%u005f&%u005=1&b%u00zz=2" } })
 unreadable("JSON in utf-16", JSON .. "; charset=utf-16", "\xff\xfe{\0}\0")
 unreadable("JSON that is compressed", JSON .. "\r\nContent-Encoding: gzip", "\x1f\x8b")
 unreadable("multipart that is compressed", MULTI .. "\r\nContent-Encoding: gzip", "\x1f\x8b")
