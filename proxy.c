@@ -7871,9 +7871,11 @@ subst_back_match(struct slice want, struct slice in, size_t at, int k, enum pct 
 }
 
 /* -- at a glance: may one of them stand here at all? What it costs does not depend on how many there are: a bit
- * for each window. */
+ * for each window. Every window of 8 has four characters that begin at a multiple of 4, so a text as
+ * it is needs to be looked at in steps of 4 alone. */
 struct glance {
 	uint64_t bits[32];
+	uint64_t fours[32];     /* of each window the characters from its 1st, 2nd, 3rd and 4th on */
 	bool brief;             /* one of them has less than 8 bytes */
 	bool percent;           /* the text has a "%" */
 };
@@ -7888,14 +7890,27 @@ glance_bit(struct glance *g, uint64_t window, bool put)
 	return (g->bits[h / 64] >> h % 64 & 1) != 0;
 }
 
+static bool
+glance_four(struct glance *g, uint32_t four, bool put)
+{
+	uint32_t h = four * 0x9e3779b1u >> 21;
+
+	if (put)
+		g->fours[h / 64] |= (uint64_t)1 << h % 64;
+	return (g->fours[h / 64] >> h % 64 & 1) != 0;
+}
+
 static void
 glance_at(struct glance *g, const struct subst_back *list, struct slice in)
 {
 	*g = (struct glance){.percent = in.n != 0 && memchr(in.p, '%', in.n) != NULL};
 	for (; list != NULL; list = list->next) {
 		g->brief |= list->value.n < SUBST_BACK_MIN;
-		for (int k = 0; k < (list->value.n < SUBST_BACK_MIN ? 1 : 4); k++)
+		for (int k = 0; k < (list->value.n < SUBST_BACK_MIN ? 1 : 4); k++) {
 			glance_bit(g, list->window[k], true);
+			for (int skip = 8; list->value.n >= SUBST_BACK_MIN && skip <= 32; skip += 8)
+				glance_four(g, (uint32_t)(list->window[k] >> skip), true);
+		}
 	}
 }
 
@@ -7952,7 +7967,30 @@ subst_back_at(const struct subst_back *list, struct glance *g, struct slice in, 
 	return best;
 }
 
-/* One of them, in this reading. */
+/* One of them of at least 8 bytes, as the text stands. */
+static bool
+glance_sees_plain(struct glance *g, const struct subst_back *list, struct slice in)
+{
+	static uint8_t fold[256];       /* as subst_window */
+	const uint8_t *p = (const uint8_t *)in.p;
+	size_t used;
+
+	for (int c = 255; fold[1] == 0 && c > 0; c--)
+		fold[c] = (uint8_t)subst_window(0, (char)c);
+	for (size_t i = 0; i + 4 <= in.n; i += 4) {
+		uint32_t four = (uint32_t)fold[p[i]] << 24 | (uint32_t)fold[p[i + 1]] << 16 |
+		    (uint32_t)fold[p[i + 2]] << 8 | fold[p[i + 3]];
+
+		if (!glance_four(g, four, false))
+			continue;
+		for (size_t at = i < 4 ? 0 : i - 4; at <= i; at++)      /* one may begin before its window */
+			if (subst_back_at(list, g, in, at, false, &used) != NULL)
+				return true;
+	}
+	return false;
+}
+
+/* The same, in another reading. */
 static bool
 glance_sees(struct glance *g, const struct subst_back *list, struct slice in, enum pct mode)
 {
@@ -7962,8 +8000,7 @@ glance_sees(struct glance *g, const struct subst_back *list, struct slice in, en
 
 	for (size_t i = 0; i < in.n; n++) {
 		start[n & 15] = i;
-		c = in.p[i];
-		i += mode == PCT_NONE ? 1 : pct_next(in, i, mode, &c);
+		i += pct_next(in, i, mode, &c);
 		window = subst_window(window, c);
 		if (n >= 7 && glance_bit(g, window, false) &&
 		    (subst_back_at(list, g, in, start[(n - 7) & 15], false, &used) != NULL ||
@@ -7986,7 +8023,7 @@ subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 	for (size_t i = 0; echoes && g.brief && i < in.n; i++)
 		if (subst_back_at(list, &g, in, i, echoes, &used) != NULL)
 			return true;
-	return glance_sees(&g, list, in, PCT_NONE) || (g.percent &&
+	return glance_sees_plain(&g, list, in) || (g.percent &&
 	    (glance_sees(&g, list, in, PCT_URI) || glance_sees(&g, list, in, PCT_TWICE)));
 }
 
