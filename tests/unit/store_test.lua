@@ -20,7 +20,7 @@ local function with_home(f)
     assert(store.open(home, { create = true }))
     local ok, err = xpcall(f, debug.traceback, home)
     store.close()
-    sh("rm -rf '" .. home .. "'")
+    sh(("rm -rf '%s' '%s.backup' '%s.backup.bad'"):format(home, home, home))
     assert(ok, err)
   end
 end
