@@ -9,7 +9,8 @@ M.__index = M
 
 local EACH = 10000       -- records of an agent that another's flood cannot drive out
 local ALONE = 20         -- refusals of an agent in one second that have a record each
-local BATCH = 4096       -- records held at most
+local BATCH = 4096       -- records held at most, and
+local BATCH_PART = 8     -- this part of log-size: a file passes its size by a batch at most
 local FRESH = 1          -- seconds: a file lives so long, so that whoever follows sees each, unless it is over the size
 local AGE_PART = 8       -- a file spans at most this part of the age, since what is too old goes at rotations
 
@@ -104,7 +105,12 @@ end
 --- A writer. env = { host =, json =, time = os.time }
 function M.new(with, env)
   return setmetatable({ with = with, host = env.host, json = env.json, time = env.time,
-    batch = {}, count = {}, folded = {}, dropped = 0 }, M)
+    batch = {}, bytes = 0, count = {}, folded = {}, dropped = 0 }, M)
+end
+
+local function hold(self, line)
+  self.batch[#self.batch + 1] = line
+  self.bytes = self.bytes + #line
 end
 
 -- Opens FILE where it is not open, or is no longer what has the name.
@@ -150,7 +156,7 @@ end
 function M:append()
   local n, text = #self.batch, table.concat(self.batch)
   local first = self.batch[1]
-  self.batch = {}
+  self.batch, self.bytes = {}, 0
   local ok, why = self:open()
   if ok and n > 0 then
     ok, why = self.file:write(self.torn and "\n" .. text or text)
@@ -190,7 +196,10 @@ local function second(self, all)
   local now = self.time()
   if now == self.window and not all then return end
   self.window, self.count = now, {}
-  for i, f in ipairs(self.folded) do self.batch[#self.batch + 1] = folded_line(self.json, f) end
+  for _, f in ipairs(self.folded) do
+    local line = folded_line(self.json, f)
+    if line then hold(self, line) end
+  end
   if #self.folded > 0 then self.folded = {} end
 end
 
@@ -200,7 +209,7 @@ local function refused(self, line)
   local n = (self.count[agent] or 0) + 1
   self.count[agent] = n
   if n <= ALONE then
-    self.batch[#self.batch + 1] = line
+    hold(self, line)
     return
   end
   local key = agent .. "\n" .. code
@@ -221,9 +230,9 @@ function M:feed(line)
   elseif c == 33 then
     if M.whole(line:sub(2)) then refused(self, line:sub(2)) end
   elseif M.whole(line) then
-    self.batch[#self.batch + 1] = line
+    hold(self, line)
   end
-  if #self.batch >= BATCH then self:append() end
+  if #self.batch >= BATCH or self.bytes >= self.with.size // BATCH_PART then self:append() end
 end
 
 --- Nobody is left to send.
