@@ -8816,7 +8816,9 @@ key_sink_push(void *ctx, const void *p, size_t n)
 	if (more != 0)
 		memcpy(k->head + k->n, p, more);
 	k->n += more;
-	br_skey_decoder_push(k->key, p, n);
+	/* BearSSL's decoder runs on from a null pointer if it gets more once it is done. */
+	if (br_skey_decoder_last_error(k->key) == BR_ERR_X509_TRUNCATED)
+		br_skey_decoder_push(k->key, p, n);
 }
 
 /* What the outermost elements say: NULL, or why it cannot be a private key. */
