@@ -49,7 +49,7 @@ fuzz_form_splice(struct slice in, struct slice name, struct slice value)
 		abort();
 	for (size_t at = 0; pair_next((struct slice){out, n}, &at, PAIR_AMP, &pair, &raw);)
 		count += form_pair_is(pair, name) == FORM_OURS;
-	/* A name with a "%" is none that a credential can have: what is written of it may be read twice. */
+	/* policies/body_parameter.lua refuses a name with a "%": what is written of it may be read twice. */
 	if (name.n != 0 && name.n < 128 && memchr(name.p, '%', name.n) == NULL && count != 1)
 		abort();
 	free(out);

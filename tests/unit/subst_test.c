@@ -239,7 +239,7 @@ test_base64(void)
 		while (cut && n != 0 && code[n - 1] == '=')
 			n--;
 		for (size_t c = 0; c < n; c++)
-			k += percent && c % 2 == 0 ? (size_t)sprintf(text + k, "%%%02x", code[c]) : (size_t)sprintf(text + k, "%c", code[c]);
+			k += (size_t)snprintf(text + k, sizeof text - k, percent && c % 2 == 0 ? "%%%02x" : "%c", code[c]);
 		if (!percent)
 			snprintf(want, sizeof want, "%.*s<>%.*s", (int)first, code, (int)(n - last), code + last);
 		buf_init(&out, 4096);
