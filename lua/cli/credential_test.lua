@@ -1,4 +1,5 @@
 --- sallyport credential test: a token where the type has one, then one small read; what was set, by name.
+local decision = require "cli.decision"
 local presets = require "presets"
 local report = require "cli.report"
 local M = {}
@@ -161,10 +162,10 @@ function M.run(record, url, opt, ctx)
     for name, value in pairs(preset.test_headers) do own[name] = value end
   end
   url = url or default_url(record, preset)
-  local req, code, message = require("pipeline").trial {   -- code: where all is well, the TLS identity
+  local req, code, message = decision.trial(nil, {   -- code: where all is well, the TLS identity
     credential = record.name, method = "GET", url = url, headers = own, deadline = deadline,
     agent = opt.agent,
-  }
+  })
   if not req then not_sent(record, code, message) end
   local target, headers, set = outgoing(req, own)
   local answer, why, detail = require("http_client").request({

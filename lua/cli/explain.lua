@@ -1,5 +1,6 @@
 --- sallyport explain
 local db = require "cli.db"
+local decision = require "cli.decision"
 local records = require "records"
 local report = require "cli.report"
 
@@ -77,7 +78,7 @@ local function explain(args, opt, ctx)
   end
   db.open(ctx)
   if opt.agent then db.need("agent", opt.agent) end
-  local d, trouble = require("pipeline").explain { agent = opt.agent, method = method, url = url, headers = fields_of(opt.header) }
+  local d, trouble = decision.explain(nil, { agent = opt.agent, method = method, url = url, headers = fields_of(opt.header) })
   if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
   if ctx.json then
     d.method, d.url = method, url

@@ -4,6 +4,7 @@ local here = debug.getinfo(1, "S").source:match("^@(.*)/") or "."
 local fake = dofile(here .. "/fake.lua")
 local http, policy, sandbox, json = require "http", require "policy", require "sandbox", require "json"
 local pipeline, config, token, errors = require "pipeline", require "config", require "token", require "errors"
+local decision = require "cli.decision"
 local secret = require "secret.core"
 
 local function is(got, want)
@@ -377,10 +378,10 @@ local cases = {
     is(out.log.decision, "deny")
     is(s.code "GET https://api.test/keys", "forward")
     is(s.request("GET https://api.test/keys").routing, true)   -- an override of the method must not make it a POST
-    local why = s.pipeline:on_explain { agent = "alice", method = "POST", url = "https://api.test/k%65ys" }
+    local why = decision.explain(s.pipeline, { agent = "alice", method = "POST", url = "https://api.test/k%65ys" })
     is(why.code, "mint_denied")
     is(why.hint, out.hint)
-    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "https://api.test/keys" }).decision, "allow")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://api.test/keys" }).decision, "allow")
     s.credential("m", { type = "minter", mint = "allow" })
     is(s.code "POST https://api.test/keys", "forward")
     is(s.request("GET https://api.test/keys").routing, nil)
@@ -606,7 +607,7 @@ local cases = {
     local s = setting()
     s.credential("wiki", { hosts = { "${TENANT}.api.test" } })
     local function why(agent)
-      local d = s.pipeline:on_explain { agent = agent, method = "GET", url = "https://acme.api.test/" }
+      local d = decision.explain(s.pipeline, { agent = agent, method = "GET", url = "https://acme.api.test/" })
       return d.considered[1] and d.considered[1].why or d.decision, d
     end
     is(why "alice", "its variable TENANT is not set in default")
@@ -809,19 +810,19 @@ local cases = {
     s.credential("far", { type = "oauth", hosts = { "far.test" }, fields = { token_url = "https://login.test/t", client_id = "id" },
       secrets = { ["f/client_secret"] = secret.of "s" } })
     for url, name in pairs { ["https://api.test/oauth/token"] = "crm", ["https://login.test/t"] = "far" } do
-      local r = s.pipeline:on_explain { agent = "alice", method = "POST", url = url }
+      local r = decision.explain(s.pipeline, { agent = "alice", method = "POST", url = url })
       is(r.code, "token_endpoint")
       has(r.message, name)
       has(r.hint, "credential sandbox-file " .. name)
       is(r.considered[1].name, name)
       is(#r.considered, 1)
     end
-    has(s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://login.test/t" }.hint, "call the API")
+    has(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://login.test/t" }).hint, "call the API")
     s.domain("default", "login.test", { methods = { "POST" } })
-    local r = s.pipeline:on_explain { agent = "alice", method = "POST", url = "https://login.test/t" }
+    local r = decision.explain(s.pipeline, { agent = "alice", method = "POST", url = "https://login.test/t" })
     is(r.decision, "allow")
     has(r.message, "credential sandbox-file far")
-    is(s.pipeline:on_explain { agent = "alice", method = "POST", url = "https://login.test/x" }.message, nil)
+    is(decision.explain(s.pipeline, { agent = "alice", method = "POST", url = "https://login.test/x" }).message, nil)
   end,
   ["another port of that host is another endpoint"] = function()
     local s = with_oauth()
@@ -1028,14 +1029,14 @@ local cases = {
   ["a test that breaks match.lua sees explain and the decision change"] = function()
     local s = with_bearer()
     is(s.code "GET https://api.test/", "forward")
-    is(s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://api.test/" }.decision, "allow")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://api.test/" }).decision, "allow")
     local pol = {}
     for k, v in pairs(default "match") do pol[k] = v end
     pol.decide = function() return nil, "rule_denied" end
     s.policies.match = pol
     s.store.put("policy", "match", { name = "match" })
     is(s.code "GET https://api.test/", "rule_denied")
-    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "https://api.test/" }).code, "rule_denied")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://api.test/" }).code, "rule_denied")
   end,
 
   -- ---- streams that go on
@@ -1171,7 +1172,7 @@ local cases = {
     s.credential("second")
     s.credential("theirs", { bundles = { "other" } })
     s.domain("default", "api.test")
-    local e = s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://api.test/x" }
+    local e = decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://api.test/x" })
     is(e.decision, "allow")
     is(e.credential, "gh")
     is(e.bundle, "default")
@@ -1187,7 +1188,7 @@ local cases = {
     local s = with_oauth()
     s.agent("gone", {}, { revoked = true })
     local function code(method, url, agent)
-      local e, why = s.pipeline:on_explain { agent = agent or "alice", method = method, url = url }
+      local e, why = decision.explain(s.pipeline, { agent = agent or "alice", method = method, url = url })
       if not e then return why end
       assert(e.decision == "deny" and e.status and e.message)
       return e.code
@@ -1203,22 +1204,22 @@ local cases = {
   ["explain without an agent asks for one that holds every bundle, default first"] = function()
     local s = setting()
     s.credential("a", { bundles = { "alpha" } })
-    is(s.pipeline:on_explain({ method = "GET", url = "https://api.test/" }).bundle, "alpha")
+    is(decision.explain(s.pipeline, { method = "GET", url = "https://api.test/" }).bundle, "alpha")
     s.credential("d", { bundles = { "default" } })
-    is(s.pipeline:on_explain({ method = "GET", url = "https://api.test/" }).bundle, "default")
-    is(setting().pipeline:on_explain({ method = "GET", url = "https://api.test/" }).code, "host_not_allowed")
+    is(decision.explain(s.pipeline, { method = "GET", url = "https://api.test/" }).bundle, "default")
+    is(decision.explain(setting().pipeline, { method = "GET", url = "https://api.test/" }).code, "host_not_allowed")
   end,
   ["explain takes a URL without a scheme, and WebSocket URLs"] = function()
     local s = with_bearer()
     s.credential("ro", { hosts = { "ro.test" }, methods = { "GET" } })
-    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "api.test/x" }).decision, "allow")
-    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "wss://api.test/x" }).decision, "allow")
-    is(s.pipeline:on_explain({ agent = "alice", method = "GET", url = "wss://ro.test/x" }).code, "method_not_allowed")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "api.test/x" }).decision, "allow")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "wss://api.test/x" }).decision, "allow")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "wss://ro.test/x" }).code, "method_not_allowed")
   end,
   ["explain names a tunnel"] = function()
     local s = setting()
     s.domain("default", "db.test", { tunnel = true })
-    local e = s.pipeline:on_explain { agent = "alice", method = "GET", url = "https://db.test/" }
+    local e = decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://db.test/" })
     is(e.decision, "allow")
     is(e.tunnel, true)
   end,
@@ -1228,13 +1229,13 @@ local cases = {
     local s = with_bearer()
     s.credential("gh", { enabled = false, paths = { "/v1" } })
     local request = require "request"
-    local req = assert(s.pipeline:on_trial { credential = "gh", method = "GET", url = "https://api.test/v1", request = request })
+    local req = assert(decision.trial(s.pipeline, { credential = "gh", method = "GET", url = "https://api.test/v1" }))
     is(req:dump().headers.authorization, "Bearer token-of-gh")
-    local none, code = s.pipeline:on_trial { credential = "gh", method = "GET", url = "https://evil.test/v1", request = request }
+    local none, code = decision.trial(s.pipeline, { credential = "gh", method = "GET", url = "https://evil.test/v1" })
     is(none, nil)
     is(code, "host_not_allowed")
-    is(select(2, s.pipeline:on_trial { credential = "gh", method = "GET", url = "https://api.test/v2", request = request }), "path_not_allowed")
-    is(select(2, s.pipeline:on_trial { credential = "none", method = "GET", url = "https://api.test/v2", request = request }), "injection_failed")
+    is(select(2, decision.trial(s.pipeline, { credential = "gh", method = "GET", url = "https://api.test/v2" })), "path_not_allowed")
+    is(select(2, decision.trial(s.pipeline, { credential = "none", method = "GET", url = "https://api.test/v2" })), "injection_failed")
   end,
 
   -- ---- codes

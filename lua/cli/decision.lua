@@ -1,0 +1,331 @@
+--- What would happen to a request that nobody sent: `sallyport explain` and `sallyport credential test`. Both decide by
+-- the functions of the request path (pipeline.parts), so what they say is what a worker does.
+--
+-- explain(pipeline|nil, spec), trial(pipeline|nil, spec): nil makes a pipeline on the store that is open.
+local errors = require "errors"
+local paths = require "paths"
+local request = require "request"
+local variables = require "variables"
+local worker = require "worker"
+local parts = require("pipeline").parts
+local decide, relays, foreign, at_endpoint, skips_of, allowed_message =
+  parts.decide, parts.relays, parts.foreign, parts.at_endpoint, parts.skips_of, parts.allowed_message
+local judge_second, names_in_line, minted, mint_question, inject =
+  parts.judge_second, parts.names_in_line, parts.minted, parts.mint_question, parts.inject
+local M = {}
+
+local WAIT_MAX = 15000      -- ms for the index of what the store holds
+
+local function add_rows(self, rows, trace)
+  for _, note in ipairs(trace) do
+    local own = self.config:item(note.item)
+    if own then
+      rows[#rows + 1] = { bundle = note.bundle, kind = own.domain and "domain" or "credential", name = own.name, why = note.why }
+    end
+  end
+end
+
+-- Those that would cover the host if a variable had another value.
+local function varied(self, rows, agent, host)
+  local asked, match = {}, self.config.build.match
+  local function differs(bundle, name, label)
+    local value = self.config:variable(agent, bundle, name)
+    if value and variables.label(value) == label then return false end
+    asked[#asked + 1] = { bundle = bundle, why = not value and ("its variable %s is not set in %s"):format(name, bundle)
+      or variables.label(value) and ("its variable %s is %s"):format(name, value)
+      or ("the value of its variable %s is no label of a host"):format(name) }
+    return true
+  end
+  local ok, all = self.sandbox.call("match", match.candidates, self.config.build.index, agent.bundles, host, differs)
+  local got, plain = self.sandbox.call("match", match.candidates, self.config.build.index, agent.bundles, host)
+  if not ok or not got or type(all) ~= "table" or type(plain) ~= "table" then return end
+  local seen, n = {}, 0
+  for _, level in ipairs(plain) do seen[level] = true end
+  for _, level in ipairs(all) do
+    if not seen[level] then
+      n = n + 1
+      local trace, before = {}, #rows
+      self.sandbox.call("match", match.decide, { level }, {
+        method = "GET", tls = true, port = 443, readings = function() return { "/" } end,
+        presents = function() return false end,
+      }, trace)
+      add_rows(self, rows, trace)
+      for i = before + 1, #rows do rows[i].why = asked[n] and asked[n].why or rows[i].why end
+    end
+  end
+end
+
+-- Those that cover the host and would count, were their bundle one of the agent's.
+local function strangers(self, rows, agent, host)
+  local others, seen = {}, {}
+  for _, set in pairs(self.config.build.bundle_sets) do
+    for bundle in pairs(set) do
+      if not agent.in_bundle[bundle] and not seen[bundle] then
+        seen[bundle] = true
+        others[#others + 1] = bundle
+      end
+    end
+  end
+  table.sort(others)
+  local match = self.config.build.match
+  local ok, list = self.sandbox.call("match", match.candidates, self.config.build.index, others, host,
+    self.config:holds(agent))
+  if not ok then return end
+  local trace, before = {}, #rows
+  self.sandbox.call("match", match.decide, list, {
+    method = "GET", tls = true, port = 443, readings = function() return { "/" } end,
+    presents = function() return false end,
+  }, trace)
+  add_rows(self, rows, trace)
+  for i = before + 1, #rows do
+    rows[i].why = ("its bundle %s is not one of the agent's"):format(rows[i].bundle)
+  end
+end
+
+-- Where no agent is named: one that holds every bundle, `default` first, the others by name.
+local function agent_of_all(build)
+  local agent = { bundles = {}, in_bundle = {} }
+  for _, set in pairs(build and build.bundle_sets or {}) do
+    for bundle in pairs(set) do agent.in_bundle[bundle] = true end
+  end
+  for bundle in pairs(agent.in_bundle) do agent.bundles[#agent.bundles + 1] = bundle end
+  table.sort(agent.bundles, function(a, b)
+    if a == "default" or b == "default" then return a == "default" and b ~= "default" end
+    return a < b
+  end)
+  return agent
+end
+
+local function parse_target(self, text)
+  local scheme, rest = text:match("^(%a+)://(.*)$")
+  scheme = scheme and scheme:lower()
+  if not scheme then scheme, rest = "https", text end
+  local websocket = scheme == "ws" or scheme == "wss"
+  if websocket then scheme = scheme == "wss" and "https" or "http" end
+  local url, why = self.parse_url(scheme .. "://" .. rest)
+  if not url then return nil, why or "that is not a URL" end
+  url.text = scheme .. "://" .. rest
+  return url, websocket
+end
+
+-- What can be told of a request that nobody sent: it has no body, and a type's function may want one.
+local function mint_answer(self, opened, spec, url, websocket)
+  websocket = websocket or spec.method == "WEBSOCKET"
+  local q = { method = websocket and "GET" or spec.method, websocket = websocket, host = url.host, query = url.query,
+    readings = function() return self.path_readings(url.path) end }
+  local ok, req = pcall(request.example, { method = spec.method, url = url.text })
+  local code, message, hint = minted(self, opened, q, ok and req:view() or nil, opened.view)
+  if code == "mint_denied" then return code, message, hint end
+end
+
+-- Credentials whose clients go to this URL for a token have no part in the request but to answer it, whether their
+-- hosts cover it or not.
+local function fetchers(self, rows, agent, names)
+  local told = {}
+  for _, row in ipairs(rows) do told[row.kind .. row.name] = true end
+  for _, name in ipairs(names or {}) do
+    local rec = self.store.peek("credential", name)
+    for _, b in ipairs(not told["credential" .. name] and rec and rec.bundles or {}) do
+      if agent.in_bundle[b] then
+        rows[#rows + 1] =
+          { bundle = b, kind = "credential", name = name, why = "this is its token endpoint; the proxy alone talks to it" }
+        break
+      end
+    end
+  end
+end
+
+local function stand_in_message(name)
+  return ("a request that presents %s's stand-in (sallyport credential sandbox-file %s) is answered by the proxy"):format(name, name)
+end
+
+-- What becomes of a request that bears a key of its own: nobody has sent this one.
+local function attach_note(rec)
+  if not rec.attach then return nil end
+  return ("attach=%s: a request with another key than its placeholder %s"):format(rec.attach, rec.attach == "placeholder"
+    and "is refused (foreign_credential)" or "goes out as it came, with nothing attached: wider than the credential")
+end
+
+local function judge_credential(self, result, own, url, spec, agent, websocket)
+  local opened, code, why = self.config:open(own.name)
+  if opened then opened, code, why = self.config:filled(opened, agent, result.bundle) end
+  if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
+  result.type, result.note = opened.pol.name, attach_note(opened.rec)
+  if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
+    return "token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(own.name)
+  end
+  if url.host == parts.ECHO_HOST and self.config.echo then
+    result.echo = true
+    if not opened.rec.demo then return "host_not_allowed", parts.ECHO_HOST .. " answers for the demo credential alone" end
+  end
+  local mints, message, hint = mint_answer(self, opened, spec, url, websocket)
+  if mints then return mints, message, hint end
+  local state = opened.pol.refresh and self.store.peek("state", own.name)
+  if opened.pol.connect and not (state and state.obtained_at) then
+    result.message = ("allowed, but nobody has connected it yet: sallyport connect %s"):format(own.name)
+  elseif state and state.last_error and state.error_version == opened.version then
+    result.message = ("allowed, but its last refresh failed: %s"):format(state.last_error)
+  end
+end
+
+-- What becomes of fields that name another host, path or method: code, message | nil, the names of those that go
+local function judge_fields(self, spec, url, agent, own, routed)
+  local opened = not own.domain and self.config:open(own.name) or nil
+  local guarded = opened and (opened.guards or #opened.endpoints > 0) and "guarded"
+  local ok, req = pcall(request.example, { method = spec.method, url = url.text, headers = spec.headers or {} })
+  if not ok then return "bad_request", "these are no fields of a request" end
+  local strips = opened and opened.strips[routed or guarded or false] or routed and self.config.routing or {}
+  if (req:strip(strips) or opened and opened.pol.targets or names_in_line(req, routed)) and (opened or routed) then
+    local code, message = judge_second(self, req, agent, own, routed, opened and opened.pol.targets)
+    if code then return code, message end
+  end
+  local left, gone = {}, {}
+  for _, name in ipairs(req:view().headers:names()) do left[name] = true end
+  for name in pairs(spec.headers or {}) do
+    if not left[name:lower()] then gone[#gone + 1] = name end
+  end
+  table.sort(gone)
+  return nil, gone
+end
+
+--- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
+-- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url,
+-- headers = { name = value } | nil }.
+function M.explain(pipeline, spec)
+  local self = pipeline or worker.build { command = true }
+  local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
+  if not synced then return nil, lost end
+  local agent
+  if spec.agent then
+    if not self.store.peek("agent", "a/" .. spec.agent) then
+      return nil, ("there is no agent '%s'"):format(spec.agent)
+    end
+    agent = self.config:agent_named(spec.agent)
+  else
+    agent = agent_of_all(self.config.build)
+  end
+  local url, websocket = parse_target(self, spec.url)
+  if not url then return nil, websocket end
+  local result = { agent = spec.agent, method = spec.method, url = spec.url, considered = {} }
+  local function deny(code, message, hint)
+    result.decision, result.code, result.status = "deny", code, errors.codes[code][1]
+    result.reason = code
+    result.message, result.hint = message or errors.codes[code][2], hint or errors.codes[code][3]
+    return result
+  end
+  if not agent then return deny("agent_unknown") end
+  if spec.method == "TRACE" then return deny("trace") end
+  local found, broken = self.config:candidates(agent, url.host)
+  if not found then return deny("policy_failed", tostring(broken)) end
+  if url.scheme == "https" then
+    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, url.port)
+    local own = ok and self.config:item(item)
+    if relays(agent, own, bundle) then
+      result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
+      result.reason = own.domain.tunnel == "raw" and "the domain entry relays this port unread, whatever it speaks"
+        or "the domain entry relays this port unread: TLS that names this host"
+      return result
+    end
+  end
+  local trace = {}
+  local names = self.config:at_token_endpoint(agent, url)
+  local skips, fetcher = skips_of(names), names and names[1]
+  local own, bundle, routed = decide(self, agent, found, {
+    skips = skips, method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
+    port = url.port, readings = function(known) return paths.readings(self.path_readings, url.path, known) end,
+    foreign = url.query and function(item) return (foreign(self, found, agent, item, url.query)) end or nil,
+    presents = function() return false end,
+  }, trace)
+  add_rows(self, result.considered, trace)
+  fetchers(self, result.considered, agent, names)
+  varied(self, result.considered, agent, url.host)
+  strangers(self, result.considered, agent, url.host)
+  if not own and skips then
+    return deny("token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(fetcher),
+      spec.method == "POST" and stand_in_message(fetcher) or nil)
+  elseif not own then
+    return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
+  end
+  result.bundle = bundle
+  if not own.domain then
+    result.credential = own.name
+    local code, message, hint = judge_credential(self, result, own, url, spec, agent, websocket)
+    if code then return deny(code, message, hint) end
+    result.reason = "credential " .. own.name
+  else
+    result.domain = own.name
+    result.reason = "domain entry " .. own.name
+  end
+  if spec.headers or names_in_line(url, routed) then
+    local code, fields = judge_fields(self, spec, url, agent, own, routed)
+    if code then return deny(code, fields) end
+    result.taken_off = fields[1] and fields or nil
+  end
+  if fetcher and spec.method == "POST" then result.message = stand_in_message(fetcher) .. "; any other goes on" end
+  result.decision = "allow"
+  return result
+end
+
+-- The first bundle of the credential through which it goes there: decide's answer for it, and the bundle. Where it
+-- goes nowhere, the last answer.
+local function trial_decides(self, opened, url, method, agent)
+  local item, second, third
+  local bundles = {}
+  for _, b in ipairs(opened.rec.bundles or {}) do
+    if not agent or agent.in_bundle[b] then bundles[#bundles + 1] = b end
+  end
+  for _, bundle in ipairs(bundles[1] and bundles or { "" }) do
+    local list, match = self.config:alone(opened.rec, url.host, agent, bundle)
+    if not list then return nil, "policy_failed", tostring(match) end
+    local ok
+    ok, item, second, third = self.sandbox.call("match", match.decide, list, {
+      method = method, tls = url.scheme == "https", port = url.port,
+      readings = function(known) return paths.readings(self.path_readings, url.path, known) end,
+      presents = function() return false end,
+    })
+    if not ok then return nil, "policy_failed", tostring(item) end
+    if item then return item, bundle, third end
+  end
+  return nil, second, ("credential %s does not go there%s"):format(opened.name, third and ": " .. third or "")
+end
+
+--- One credential on a request that nobody sent, for `credential test`: the request as it would go out and the TLS
+-- identity to send it with, or nil, code, message. Its own record alone is asked whether it covers the URL, so the
+-- secret goes nowhere else; whether another one would come first is what `explain` answers.
+-- spec = { credential, method, url, headers = { name = value }, deadline,
+--          agent = name|nil: whose variables count, before those of the bundle }
+function M.trial(pipeline, spec)
+  local self = pipeline or worker.build { command = true }
+  local opened, code, why = self.config:open(spec.credential)
+  if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
+  local url, websocket = parse_target(self, spec.url)
+  if not url then return nil, "bad_request", websocket end
+  local agent = spec.agent and self.config:agent_named(spec.agent) or nil
+  if spec.agent and not agent then return nil, "agent_unknown", ("the agent %s may do nothing"):format(spec.agent) end
+  local item, second, third = trial_decides(self, opened, url, websocket and "WEBSOCKET" or spec.method, agent)
+  if not item then return nil, second, third end
+  opened, code, why = self.config:filled(opened, agent, second)
+  if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
+  if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
+    return nil, "token_endpoint", "this is its own token endpoint"
+  end
+  local cred, info = opened.view, nil
+  if opened.pol.refresh then
+    self.tokens:again(opened.base or opened)
+    cred, code, info = self.tokens:fresh(opened.base or opened, spec.deadline)
+    if not cred then return nil, code, info and info.message end
+  end
+  local req = request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
+  if req:strip(opened.strips[third ~= false]) and agent then
+    local other, why_other = judge_second(self, req, agent, self.config:item { id = "credential/" .. spec.credential },
+      third ~= false, opened.pol.targets)
+    if other then return nil, other, why_other end
+  end
+  local denied, mints = minted(self, opened, mint_question(self, req), req:view(), cred)
+  if denied then return nil, denied, mints end
+  local done, failed, message = inject(self, req, nil, opened, cred, nil, true)
+  if not done then return nil, failed, message end
+  return req, opened.tls
+end
+
+return M
