@@ -11562,7 +11562,7 @@ enum reqlog_kind {
 	REQLOG_SENT,                    /* not dropped: its agent waited for room */
 };
 
-/* What one agent has in the queue; of an earlier turn: nothing. */
+/* What one agent has added to the queue since it was last empty; of an earlier turn: nothing. */
 struct reqlog_share {
 	unsigned turn;
 	size_t n;
@@ -11614,12 +11614,11 @@ reqlog_flush(struct timer *t)
 	}
 	memmove(b->p, b->p + at, b->n - at);
 	buf_cut(b, b->n - at);
-	if (b->n != 0) {
+	if (b->n != 0)
 		timer_set(&reqlog.timer, clock_now() + REQLOG_DELAY_MS, reqlog_flush);
-		return;
-	}
-	reqlog.turn++;
-	if (reqlog.held) {
+	else
+		reqlog.turn++;
+	if (reqlog.held && at != 0) {
 		reqlog.held = false;
 		agents_turn();
 	}
@@ -11635,11 +11634,14 @@ reqlog_tick(bool minute)
 	reqlog_flush(NULL);
 }
 
-/* May a request of this agent be sent? False: agents_turn is called when it may. */
+/* May a request of this agent be sent? False: agents_turn is called when it may. s->n also counts
+ * records that went down the pipe since the queue was last empty, so a queue that is shorter than a
+ * share holds nobody. */
 static bool
 reqlog_room(const struct reqlog_share *s)
 {
-	bool room = reqlog.pending.n < REQLOG_QUEUE && (s->turn != reqlog.turn || s->n < REQLOG_SHARE);
+	bool room = reqlog.pending.n < REQLOG_SHARE || (reqlog.pending.n < REQLOG_QUEUE &&
+	    (s->turn != reqlog.turn || s->n < REQLOG_SHARE));
 
 	reqlog.held = reqlog.held || !room;
 	return room;
