@@ -92,7 +92,9 @@
 
 /* ---- util ------------------------------------------------------------------
  * Slices borrow, buffers own. A buffer never grows past its `max`: whoever makes one says how much
- * a peer may make us keep. Nothing here knows of sockets, Lua or time. */
+ * a peer may make us keep. A buffer's failure is sticky: what does not fit makes the buffer bad, a
+ * bad buffer takes nothing more, and buf_ok is asked once, at the end. Nothing here knows of
+ * sockets, Lua or time. */
 struct slice {
 	const char *p;          /* borrowed; not NUL-terminated */
 	size_t n;
@@ -106,6 +108,7 @@ struct slice {
 struct buf {
 	char *p;                /* owned */
 	size_t n, cap, max;     /* bytes in use, allocated, allowed */
+	bool bad;               /* an addition did not fit: none is taken from then on */
 };
 
 static struct slice
@@ -234,14 +237,22 @@ buf_init(struct buf *b, size_t max)
 	*b = (struct buf){.max = max};
 }
 
-/* Not realloc: what the old block held may be a header with a credential, so it is wiped. */
+/* Did everything fit that was added? */
+static bool
+buf_ok(const struct buf *b)
+{
+	return !b->bad;
+}
+
+/* Not realloc: what the old block held may be a header with a credential, so it is wiped. False:
+ * no room, and the buffer is as before. */
 static bool
 buf_grow(struct buf *b, size_t more)
 {
 	size_t want, cap;
 	char *p;
 
-	if (more > b->max || b->n > b->max - more)
+	if (b->bad || more > b->max || b->n > b->max - more)
 		return false;
 	want = b->n + more;
 	cap = b->cap < 512 ? 512 : b->cap * 2;
@@ -253,19 +264,27 @@ buf_grow(struct buf *b, size_t more)
 		return false;
 	if (b->n != 0)
 		memcpy(p, b->p, b->n);
-	if (b->p != NULL)
-		wipe(b->p, b->n);
+	wipe(b->p, b->n);
 	free(b->p);
 	b->p = p;
 	b->cap = cap;
 	return true;
 }
 
+/* For a buffer that goes on without what does not fit: asks, and never makes it bad. */
+static inline bool
+buf_room(struct buf *b, size_t more)
+{
+	return (more <= b->cap - b->n && !b->bad) || buf_grow(b, more);
+}
+
 /* A hundred times a request, and nearly always there is room. */
 static inline bool
 buf_reserve(struct buf *b, size_t more)
 {
-	return more <= b->cap - b->n || buf_grow(b, more);
+	if (!buf_room(b, more))
+		b->bad = true;
+	return !b->bad;
 }
 
 static bool
@@ -319,22 +338,23 @@ buf_addf(struct buf *b, const char *fmt, ...)
 	va_start(ap, fmt);
 	n = vsnprintf(tmp, sizeof tmp, fmt, ap);
 	va_end(ap);
-	return n >= 0 && (size_t)n < sizeof tmp && buf_add(b, tmp, (size_t)n);
+	b->bad |= n < 0 || (size_t)n >= sizeof tmp;
+	return buf_add(b, tmp, (size_t)n);
 }
 
+/* Empty, and good again. */
 static void
 buf_clear(struct buf *b)
 {
-	if (b->n != 0)
-		wipe(b->p, b->n);
+	wipe(b->p, b->n);
 	b->n = 0;
+	b->bad = false;
 }
 
 static void
 buf_free(struct buf *b)
 {
-	if (b->p != NULL)
-		wipe(b->p, b->cap);
+	wipe(b->p, b->cap);
 	free(b->p);
 	*b = (struct buf){.max = b->max};
 }
@@ -351,13 +371,10 @@ buf_cut(struct buf *b, size_t n)
 static void
 buf_recycle(struct buf *b, size_t keep)
 {
-	if (b->cap > keep) {
+	if (b->cap > keep)
 		buf_free(b);
-		return;
-	}
-	if (b->n != 0)
-		wipe(b->p, b->n);
-	b->n = 0;
+	else
+		buf_clear(b);
 }
 
 /* Decimal: a twentieth of what buf_addf costs, for what every request writes. */
@@ -11603,8 +11620,9 @@ reqlog_flush(struct timer *t)
 	size_t at = 0, n;
 
 	(void)t;
-	if (!buf_add(b, "\n", 1))
+	if (!buf_room(b, 1))
 		return;
+	buf_add(b, "\n", 1);
 	for (; (n = b->n - at) != 0; at += n) {
 		if (n > PIPE_BUF)
 			for (n = PIPE_BUF; b->p[at + n - 1] != '\n'; n--)
@@ -11658,10 +11676,11 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s)
 		return;
 	if ((kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2) ||
 	    (kind == REQLOG_PLAIN && reqlog.pending.n > REQLOG_QUEUE) ||
-	    json.n > PIPE_BUF - 2 || !buf_join(&reqlog.pending, line, 3)) {
+	    json.n > PIPE_BUF - 2 || !buf_room(&reqlog.pending, json.n + 2)) {
 		reqlog_drop();
 		return;
 	}
+	buf_join(&reqlog.pending, line, 3);
 	if (kind == REQLOG_REFUSED)
 		reqlog.ticks = 4;
 	if (s != NULL) {
@@ -19969,11 +19988,16 @@ static bool
 sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *signature,
     struct buf *out)
 {
-	return buf_adds(out, o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac) &&
-	    buf_adds(out, " Credential=") &&
-	    buf_addv(out, o->access_key) && buf_add(out, "/", 1) && buf_adds(out, o->scope.text) &&
-	    buf_adds(out, ", SignedHeaders=") && buf_addv(out, names) && buf_adds(out, ", Signature=") &&
-	    buf_adds(out, signature);
+	buf_adds(out, o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac);
+	buf_adds(out, " Credential=");
+	buf_addv(out, o->access_key);
+	buf_add(out, "/", 1);
+	buf_adds(out, o->scope.text);
+	buf_adds(out, ", SignedHeaders=");
+	buf_addv(out, names);
+	buf_adds(out, ", Signature=");
+	buf_adds(out, signature);
+	return buf_ok(out);
 }
 
 /* Signs. key: the derived one, for chunks; the caller wipes it. */

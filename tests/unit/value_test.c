@@ -47,6 +47,31 @@ before_guard(const char *p, size_t n)
 	return page + room - n;
 }
 
+/* -- buffers */
+
+static void
+test_buf_sticky(void)
+{
+	struct buf b;
+
+	buf_init(&b, 16);
+	check("a buffer takes what fits", buf_adds(&b, "0123456789") && buf_addu(&b, 42) && buf_ok(&b) && b.n == 12);
+	check("asking for room that is not there is no failure", !buf_room(&b, 5) && buf_ok(&b) && buf_room(&b, 4));
+	check("what does not fit makes it bad", !buf_adds(&b, "12345") && !buf_ok(&b) && b.n == 12);
+	check("a bad buffer takes nothing, not even what would fit", !buf_add(&b, "1", 1) && !buf_adds(&b, "") &&
+	    !buf_reserve(&b, 1) && !buf_room(&b, 1) && !buf_addf(&b, "%d", 1) && b.n == 12);
+	buf_cut(&b, 2);
+	check("cut shorter it stays bad", !buf_ok(&b) && !buf_add(&b, "1", 1));
+	buf_clear(&b);
+	check("cleared it is good again, and wiped", buf_ok(&b) && all_zero(b.p, 12) && buf_addf(&b, "%d", 1));
+	check("a format that is too long makes it bad", !buf_addf(&b, "%600d", 1) && !buf_ok(&b));
+	buf_recycle(&b, 64);
+	check("so does using it again", buf_ok(&b) && b.n == 0 && b.cap != 0);
+	check("a number that does not fit makes it bad", !(buf_adds(&b, "0123456789abcdef"), buf_addu(&b, 1)) && !buf_ok(&b));
+	buf_free(&b);
+	check("freed it is good again", buf_ok(&b) && b.p == NULL && b.max == 16);
+}
+
 /* -- arena */
 
 /* Is this flag ("dd", "wf", "lo") set on the mapping that holds p? */
@@ -908,6 +933,7 @@ main(void)
 {
 	if (!secret_init())
 		return 1;
+	test_buf_sticky();
 	test_arena_wipes();
 	test_arena_walk();
 	test_arena_exhaustion();
