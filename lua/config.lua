@@ -120,7 +120,7 @@ end
 
 function M.new(with)
   local self = setmetatable({}, M)
-  for _, name in ipairs { "store", "records", "policy", "sandbox", "time", "keep", "parse_url", "path_readings" } do
+  for _, name in ipairs { "store", "records", "policy", "policies", "sandbox", "time", "keep", "parse_url", "path_readings" } do
     self[name] = assert(with[name], name)
   end
   self.log = with.log or function() end
@@ -180,7 +180,7 @@ end
 
 -- Where this credential's clients would fetch tokens: a request there may be answered with a stand-in.
 local function index_token_endpoints(self, build, name, rec)
-  local pol = rec and rec.enabled ~= false and self.policy.load(rec.type)
+  local pol = rec and rec.enabled ~= false and self.policies.load(rec.type)
   local fetches = pol and pol.refresh
   stand_in.put(build.token_endpoints, name,
     fetches and stand_in.endpoints(self, pol, self.policy.record_view(pol, rec, nil)) or {})
@@ -229,7 +229,7 @@ end
 
 -- Everything anew, beside the index that serves meanwhile.
 local function index_build(self)
-  local pol, why = self.policy.load("match")
+  local pol, why = self.policies.load("match")
   local build = {
     match = pol, items = {}, bundle_sets = {}, held = {}, held_at = 0, held_news = {}, shapes = {}, token_endpoints = stand_in.index(),
   }
@@ -440,7 +440,7 @@ end
 --- An index of this one record, enabled or not: match's list for the host, match | nil, why. For `credential test`,
 -- with the values that the agent (nil: nobody) has through the bundle.
 function M:alone(rec, host, agent, bundle)
-  local pol, why = self.policy.load("match")
+  local pol, why = self.policies.load("match")
   if not pol then return nil, why end
   local item, holds = credential_item(rec, self), self:holds(agent)
   item.id, item.enabled, item.bundles = "credential/" .. rec.name, true, { "alone" }
@@ -672,7 +672,7 @@ end
 
 --- A record, of the store or about to be, as a credential ready to be applied. nil, code, why
 function M:opened_of(name, rec)
-  local pol, why = self.policy.load(rec.type)
+  local pol, why = self.policies.load(rec.type)
   if not pol then return nil, "policy_failed", why end
   local preset
   if rec.preset then
@@ -694,7 +694,7 @@ function M:opened_of(name, rec)
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
   opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table")
-  opened.rows, opened.places, why = rows.compile(rec, pol, self.places)
+  opened.rows, opened.places, why = rows.compile(rec, pol, self.places, rec.preset and self.presets.get(rec.preset))
   if why then return nil, "injection_failed", why end
   opened.carriers = preset and preset.carriers or {}
   opened.wants, opened.varied_fields = wants_of(pol, rec)

@@ -2,7 +2,7 @@
 -- answer as tasks; each ends by telling `req` what to do, and C does it. lua/cli/decision.lua decides by the same code
 -- and sends nothing.
 --
--- pipeline.new{ config, tokens, policy, sandbox, store, records, time, json, parse_url, path_readings, log,
+-- pipeline.new{ config, tokens, policy, policies, sandbox, store, records, time, json, parse_url, path_readings, log,
 -- known = request.known } -> one worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil
 -- in a command that explains.
 local carriers = require "carriers"
@@ -33,7 +33,7 @@ local here                  -- the worker's pipeline; set once, before the first
 
 function M.new(with)
   local self = setmetatable({}, M)
-  for _, name in ipairs { "config", "policy", "sandbox", "store", "records", "time", "json", "parse_url", "path_readings" } do
+  for _, name in ipairs { "config", "policy", "policies", "sandbox", "store", "records", "time", "json", "parse_url", "path_readings" } do
     self[name] = assert(with[name], name)
   end
   self.tokens = with.tokens
@@ -91,7 +91,7 @@ local function held_for(self, agent, name)
     for _, row in ipairs(rec and rec.rows or {}) do
       if row.placeholder then list[#list + 1] = { text = row.placeholder, field = row.field } end
     end
-    local pol = rec and self.policy.load(rec.type)
+    local pol = rec and self.policies.load(rec.type)
     if pol and pol.refresh then
       for _, text in ipairs(stand_in.shown(require "secret", self.records, agent.name, rec)) do
         list[#list + 1] = { text = text, field = "access_token", also = true }
@@ -121,7 +121,7 @@ local function foreign_of(self, found, own)
   local names = found.foreign[own]
   if names == nil then
     local rec = not own.domain and self.store.peek("credential", own.name)
-    local pol = rec and self.policy.load(rec.type)
+    local pol = rec and self.policies.load(rec.type)
     names = pol and not rec.attach and pol.foreign or false  -- with attach=placeholder that is told later
     found.foreign[own] = names
   end

@@ -10,9 +10,7 @@ local API = 1
 local SOURCE_MAX = 256 * 1024   -- bytes: ten times the longest we know
 local FIELDS_MAX = 64           -- of a type: one screen of help
 local EXAMPLES_MAX = 200        -- each may take 40 ms
-local EXAMPLES_CPU = 10         -- seconds of processor time for all of them
 local BODY_MAX = 16 << 20       -- what the runtime reads at most before `apply` (DESIGN, "Limits")
-local VERSIONS_PAGE = 100       -- records asked of the store at once
 
 local STILL_AT = 1700000000     -- Unix s: what time.wall() says while examples run
 
@@ -99,11 +97,6 @@ local member_keys = { secret = "boolean", nested = "boolean", optional = "boolea
 local example_keys = { cred = "table", req = "table", want = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
-local request_keys = { method = "string", url = "string", headers = "table", body = "string" }
-local want_keys = {
-  headers = "table", query = "table", url = "string", path = "string", body = "string", error = "string boolean",
-}
-local match_want_keys = { id = "string integer", code = "string" }
 
 local function type_of(v)
   return math.type(v) == "integer" and "integer" or require("patterns").lib.type(v) or type(v)
@@ -527,7 +520,7 @@ function Check:type(t, pol)
   if not pol.mint then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)
   if not pol.examples then return nil end
-  -- A type that a person connects (lua/connect.lua): its refresh takes cred.grant, and connect(cred) answers how the
+  -- A type that a person connects (lua/cli/authorization.lua): its refresh takes cred.grant, and connect(cred) answers how the
   -- client says who it is.
   if t.connect and not t.refresh then return self:fail("connect", "a type with connect needs refresh") end
   pol.apply, pol.refresh, pol.validate, pol.help, pol.rows = t.apply, t.refresh, t.validate, t.help, t.rows
@@ -549,7 +542,7 @@ end
 
 function Check:presets(t, pol)
   pol.examples = self:example_list(t.examples or {}, preset_example_keys)
-  return pol.examples and require("presets").compile(self, t, pol)
+  return pol.examples and require("preset_table").compile(self, t, pol)
 end
 
 local kinds = { type = type_keys, match = match_keys, presets = presets_keys }
@@ -822,346 +815,30 @@ function M.allows_url(pol, cred, text)
     url.scheme, require("errors").host(url.host), url.port, file_of(pol.name))
 end
 
--- ---- examples ------------------------------------------------------------------------------------
-
--- A secret field's plain example becomes a handle, as in life; so does each text of the state.
-local function example_values(pol, given)
-  local core, values, state = require "secret.core", {}, nil
-  local secret = { of = function(text) return core.as_field(core.of(text)) end }
-  for name, v in pairs(given or {}) do
-    local f = pol.by_name[name]
-    if name == "state" and type(v) == "table" then
-      state = {}
-      for k, item in pairs(v) do state[k] = type(item) == "string" and secret.of(item) or item end
-    elseif not f then
-      return nil, ("cred.%s is no field"):format(tostring(name))
-    elseif type(v) == "table" then
-      values[name] = {}
-      for k, item in pairs(v) do
-        local sealed = f.secret or f.split and f.split[k] and f.split[k].secret
-        values[name][k] = sealed and type(item) == "string" and secret.of(item) or item
-      end
-    else
-      values[name] = f.secret and type(v) == "string" and secret.of(v) or v
-    end
-  end
-  for name, v in pairs(values) do
-    local ok, why = check_value(pol.by_name[name], v)
-    if not ok then return nil, ("cred.%s %s"):format(name, why) end
-  end
-  return values, nil, state
-end
-
-local function quoted(v) return v == nil and "absent" or v == false and "absent" or ("%q"):format(v) end
-
--- nil where both say the same; else what differs, with both values.
-local function differs(what, got, want)
-  if want == false then want = nil end
-  if got == want then return nil end
-  return ("%s is %s, the example wants %s"):format(what, quoted(got), quoted(want))
-end
-
-local function compare(out, want)
-  local http, headers, why = require "http", {}, nil
-  for name, v in pairs(out.headers) do headers[name:lower()] = v end
-  for name, v in pairs(want.headers or {}) do why = why or differs("header " .. name, headers[name:lower()], v) end
-  local url = http.parse_url(out.url)
-  local query = {}
-  for _, pair in ipairs(url and url.query and require("uri").parse_query(url.query) or {}) do
-    query[pair[1]] = query[pair[1]] or pair[2]
-  end
-  for name, v in pairs(want.query or {}) do why = why or differs("query " .. name, query[name], v) end
-  why = why or want.url and differs("the URL", out.url, want.url)
-  why = why or want.path and differs("the path", url and url.path, want.path)
-  return why or want.body and differs("the body", out.body, want.body)
-end
-
-local function example_request(ex)
-  local r = ex.req or {}
-  return require("request").example {
-    method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body,
-  }
-end
-
--- nil where the example comes out as it says; else what differs.
-local function type_example(pol, ex, check, i)
-  if ex.req and not check:keys(ex.req, request_keys, ("req of example %d"):format(i)) then return check.why end
-  if not check:keys(ex.want, want_keys, ("want of example %d"):format(i)) then return check.why end
-  local values, why, state = example_values(pol, ex.cred)
-  if not values then return why end
-  local cred = M.view(pol, values, state)
-  local req = example_request(ex)
-  local spec, code, message = M.strip(pol, cred)
-  if spec then
-    local carriers = require "carriers"
-    local _, headers = carriers.names { spec.headers or {}, pol.carriers.headers or {}, carriers.headers }
-    local is_form = spec.form and require("body").of(req:view().headers).form
-    req:strip { headers = headers, query = carriers.names { spec.query or {}, pol.carriers.query or {} }, form = is_form and spec.form or nil }
-    local ok
-    ok, code, message = M.apply(pol, req, cred)
-    if ok then code = nil end
-  end
-  local want = ex.want.error or nil
-  if code and not want then return ("%s: %s"):format(code, message) end
-  if want == true then return code == nil and "it succeeds, the example wants an error" or nil end
-  return differs("the error", code, want) or want == nil and compare(req:dump(), ex.want) or nil
-end
-
--- With the clock and the nonces held still.
-local function run_type_example(...)
-  still = true
-  local ok, why = pcall(type_example, ...)
-  still = false
-  if not ok then error(why, 0) end
-  return why
-end
-
-local function run_match_example(pol, ex, check, i)
-  if not check:keys(ex.want, match_want_keys, ("want of example %d"):format(i)) then return check.why end
-  local http, asked = require "http", ex.question or {}
-  local present = {}
-  for _, id in ipairs(asked.presents or {}) do present[id] = true end
-  local question = {
-    method = asked.method, tls = asked.tls, port = asked.port,
-    readings = function(known) return require("paths").readings(http.path_readings, asked.path or "/", known) end,
-    presents = function(item) return present[item.id] or false end,
-  }
-  local ok, item, code = sandbox.call(pol.name, function()
-    local index = pol.new()
-    for _, given in ipairs(ex.items or {}) do pol.add(index, given) end
-    return pol.decide(pol.candidates(index, ex.bundles or {}, ex.host), question)
-  end)
-  if not ok then return item end
-  if item then code = nil end  -- the second answer is its bundle then
-  return differs("the item", item and item.id, ex.want.id) or differs("the code", code, ex.want.code)
-end
-
-local example_runs = {
-  type = run_type_example, match = run_match_example,
-  presets = function(pol, ex) return require("presets").run_example(pol, ex) end,
-}
+-- ---- for lua/cli/policy_examples.lua -------------------------------------------------------------
 
 --- One plain value against a field: true | nil, reason, which reads behind the field's name.
 M.value = check_value
 
---- Runs the examples: true, how many | nil, "policies/NAME.lua:LINE: example N: …".
-function M.check(pol)
-  local run = example_runs[pol.kind]
-  if pol.kind == "presets" then
-    local check = setmetatable({ name = pol.name, source = pol.source }, Check)
-    if not require("presets").fit(check, pol) then return nil, check.why end
-  end
-  local clock = os and os.clock or function() return 0 end   -- commands alone have one
-  local began = clock()
-  for i, ex in ipairs(pol.examples) do
-    local check = setmetatable({ name = pol.name, source = pol.source }, Check)
-    if clock() - began > EXAMPLES_CPU then
-      local code = code_of(pol.source)
-      local at = find_key(code, "examples")
-      return nil, ("%s:%d: the examples took more than %d s of processor time, and example %d was still to run"):format(
-        file_of(pol.name), at and line_at(code, at) or 1, EXAMPLES_CPU, i)
-    end
-    -- An example holds values of the policy's own making: whatever breaks here is the example's fault.
-    local ok, why = pcall(run, pol, ex, check, i)
-    if not ok or why then
-      local code = code_of(pol.source)
-      local from = find_key(code, "examples")
-      local at = from and (find_key(code, "want", from, i) or from)
-      return nil, ("%s:%d: example %d: %s"):format(file_of(pol.name), at and line_at(code, at) or 1, i,
-        tostring(why):gsub("^policies/[%w_]+%.lua:%d+: ", ""))
-    end
-  end
-  return true, #pol.examples
+M.file_of = file_of
+
+--- The checker of a policy's tables, as the compiler has it; its `why` says what is wrong where it answers nil.
+function M.checker(pol) return setmetatable({ name = pol.name, source = pol.source }, Check) end
+
+--- The line of the policy's examples, or of example i's `want` where there is one.
+function M.line_of_examples(pol, i)
+  local code = code_of(pol.source)
+  local from = find_key(code, "examples")
+  local at = from and i and find_key(code, "want", from, i) or from
+  return at and line_at(code, at) or 1
 end
 
---- Compiles and runs the examples: pol, how many | nil, why.
-function M.test(name, source)
-  local pol, why = M.compile(name, source)
-  if not pol then return nil, why end
-  if pol.kind == "type" then
-    local comparisons = require "comparisons"
-    local line = comparisons.find(source, comparisons.fields(pol))
-    if line then
-      return nil, ("%s:%d: a secret is compared with a text: it is a handle, and no handle equals one. If the text is the secret, give it to the credential")
-        :format(file_of(name), line)
-    end
-  end
-  local ok, count = M.check(pol)
-  if not ok then return nil, count end
-  return pol, count
-end
-
--- ---- versions in the store -----------------------------------------------------------------------
-
-local function sha256(text) return require("host").sha256_hex(text) end
-
-local function version_key(name, n) return ("%s/%06d"):format(name, n) end
-
--- A record, or an empty head where nobody edited the policy, or no store is open. nil, why: damaged.
-local function read_head(name)
-  local head, err = require("store").peek("policy", name)
-  if head then return head end
-  if err ~= "absent" and err ~= "locked" then return nil, ("%s: its record is %s"):format(file_of(name), err) end
-  return { name = name, active = 0, latest = 0, version = 0 }
-end
-
-local function read_version(name, n)
-  if n == 0 then
-    local text = sandbox.default_source(name)
-    if not text then return nil, ("there is no policy '%s'"):format(name) end
-    return { source = text, base = sha256(text), note = "built in" }
-  end
-  local rec, err = require("store").peek("policy", version_key(name, n))
-  if not rec then return nil, ("%s: version %d is %s"):format(file_of(name), n, err or "absent") end
-  return rec
-end
-
---- text, version | nil, why. The active version where none is named.
-function M.source(name, version)
-  if not M.name_ok(name) then return nil, "there is no such policy" end
-  local head, why = read_head(name)
-  if not head then return nil, why end
-  local rec
-  rec, why = read_version(name, version or head.active)
-  if not rec then return nil, why end
-  return rec.source, version or head.active
-end
-
-local loaded = {}   -- name -> { config, id, pol, why }: what the store said at that generation
-
---- pol | nil, why. One look at the generation while nothing changed.
-function M.load(name)
-  if not M.name_ok(name) then return nil, "there is no such policy" end
-  local was = loaded[name]
-  local config, code = require("store").generation()
-  if not config and code ~= "locked" then  -- what served before goes on serving
-    if was and was.pol then return was.pol end
-    return nil, "the store cannot be read"
-  end
-  if was and was.config == config then return was.pol, was.why end
-  local head, why = read_head(name)
-  local id = head and (head.active == 0 and "default" or head.active .. "." .. head.version)
-  if was and id and was.id == id then
-    was.config = config
-    return was.pol, was.why
-  end
-  local rec, pol
-  if head then rec, why = read_version(name, head.active) end
-  if rec then pol, why = M.compile(name, rec.source) end
-  loaded[name] = { config = config, id = id, pol = pol, why = why }
-  return pol, why
-end
-
---- Saves and activates, after compiling and running the examples: version | nil, why.
--- The text of the built-in policy makes the name follow the binary again.
-function M.put(name, source, note, now)
-  local ok, why = M.test(name, source)
-  if not ok then return nil, why end
-  local head
-  head, why = read_head(name)
-  if not head then return nil, why end
-  local default = sandbox.default_source(name)
-  if source == default then return M.rollback(name, 0) end
-  local n = head.latest + 1
-  local done, code = require("store").commit({
-    { op = "put", db = "policy", key = version_key(name, n), version = 0, plain = {
-      source = source, saved_at = now or require("time").wall(), note = note, base = default and sha256(default),
-    } },
-    { op = "put", db = "policy", key = name, version = head.version, plain = { name = name, active = n, latest = n } },
-  })
-  if not done then return nil, "the store did not take it: " .. tostring(code) end
-  return n
-end
-
--- The newest version before the active one; 0, the built-in one, where there is one.
-local function version_before(name, head)
-  for n = head.active - 1, 1, -1 do
-    if require("store").peek("policy", version_key(name, n)) then return n end
-  end
-  return head.active > 0 and sandbox.default_source(name) and 0 or nil
-end
-
---- One write: version | nil, why.
-function M.rollback(name, version)
-  if not M.name_ok(name) then return nil, "there is no such policy" end
-  local head, why = read_head(name)
-  if not head then return nil, why end
-  version = version or version_before(name, head)
-  if not version then return nil, ("%s has no version before this one"):format(name) end
-  local rec, pol
-  rec, why = read_version(name, version)
-  if not rec then return nil, why end
-  pol, why = M.compile(name, rec.source)
-  if not pol then return nil, why end
-  if version == head.active then return version end
-  local done, code = require("store").commit {
-    { op = "put", db = "policy", key = name, version = head.version,
-      plain = { name = name, active = version, latest = head.latest } },
-  }
-  if not done then return nil, "the store did not take it: " .. tostring(code) end
-  return version
-end
-
--- Every record under a prefix, a page at a time.
-local function each(prefix)
-  local store, out, after = require "store", {}, nil
-  repeat
-    local page = store.each("policy", prefix, after, VERSIONS_PAGE) or {}
-    for _, row in ipairs(page) do
-      out[#out + 1] = row
-      after = row.key
-    end
-  until #page < VERSIONS_PAGE
-  return out
-end
-
-local function status_of(name, active)
-  local default = sandbox.default_source(name)
-  if active == 0 then return "default" end
-  if not default then return "your own" end
-  local rec = read_version(name, active)
-  if rec and rec.base ~= sha256(default) then return "edited; the default has changed since" end
-  return "edited"
-end
-
---- { { name, kind, title, version, status } … } by name; `why` in place of kind and title where one does not compile.
-function M.list()
-  local seen, out = {}, {}
-  for _, name in ipairs(sandbox.defaults()) do seen[name] = true end
-  for _, row in ipairs(each("")) do
-    if M.name_ok(row.key) then seen[row.key] = true end
-  end
-  for name in pairs(seen) do
-    local head, why = read_head(name)
-    local pol
-    if head then pol, why = M.load(name) end
-    out[#out + 1] = {
-      name = name, kind = pol and pol.kind, title = pol and pol.title, why = not pol and why or nil,
-      version = head and head.active, status = head and status_of(name, head.active) or "damaged",
-    }
-  end
-  table.sort(out, function(a, b) return a.name < b.name end)
-  return out
-end
-
---- { { version, saved_at, note, active } … }, the oldest first | nil, why. 0 is built in.
-function M.history(name)
-  if not M.name_ok(name) then return nil, "there is no such policy" end
-  local head, why = read_head(name)
-  if not head then return nil, why end
-  local out = {}
-  if sandbox.default_source(name) then
-    out[1] = { version = 0, note = "built in", active = head.active == 0 }
-  end
-  for _, row in ipairs(each(name .. "/")) do
-    local n = math.tointeger(tonumber(row.key:sub(#name + 2)))
-    out[#out + 1] = {
-      version = n, saved_at = row.record and row.record.saved_at, active = n == head.active,
-      note = row.damaged and "damaged" or row.record and row.record.note,
-    }
-  end
-  if #out == 0 then return nil, ("there is no policy '%s'"):format(name) end
-  return out
+--- Calls run(...) while the clock stands and sign.nonce() is 32 zeros: true, what it returns | false, error.
+function M.held_still(run, ...)
+  still = true
+  local ok, why = pcall(run, ...)
+  still = false
+  return ok, why
 end
 
 return M

@@ -419,9 +419,9 @@ function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
 
 -- ---- placeholders --------------------------------------------------------------------------------
 
--- The shapes of real keys are the presets': some clients look at the prefix or the length before they send one.
--- {N} is N random letters and digits; {N:class} draws from one of `classes`.
-local SHAPE_DEFAULT = "sp_ph_{32}"
+-- The shapes of real keys are the presets' (presets.shape_for): some clients look at the prefix or the length before
+-- they send one. {N} is N random letters and digits; {N:class} draws from one of `classes`.
+M.SHAPE_DEFAULT = "sp_ph_{32}"   -- where no preset knows one
 
 local classes = { [""] = true, hex = true, digit = true, upper = true, url = true }  -- their letters: proxy.c
 local SHAPE_RANDOM_MIN = 15   -- characters: two agents' placeholders must never be equal by chance
@@ -446,9 +446,6 @@ function M.shape(template)
   return template, random
 end
 
---- The template for a credential whose variable is `env`; without one a key shows whose it is by where it goes.
-function M.shape_for(env, hosts) return require("presets").shape_for(env, hosts) or SHAPE_DEFAULT end
-
 -- text, where its longest random part ends | nil: that is no template.
 local function derived(template, label)
   if not M.shape(template) then return nil end
@@ -461,7 +458,7 @@ local function own_label(agent, name) return "placeholder/" .. agent .. "/" .. n
 -- Derived, so nothing is kept, and each agent's is its own: one that turns up elsewhere says whose it was.
 function M.placeholder(agent, cred)
   if not cred.env then return nil end
-  return (derived(cred.placeholder or SHAPE_DEFAULT, own_label(agent, cred.name)))
+  return (derived(cred.placeholder or M.SHAPE_DEFAULT, own_label(agent, cred.name)))
 end
 
 --- All that this agent holds for the credential: { { env, text, field }… }. `field`: the one that it stands for; nil: the
@@ -482,8 +479,8 @@ end
 -- { { template, what their labels end in }… }
 function M.shapes(cred)
   local list = {}
-  if cred.env and M.shape(cred.placeholder or SHAPE_DEFAULT) then
-    list[1] = { cred.placeholder or SHAPE_DEFAULT, "" }
+  if cred.env and M.shape(cred.placeholder or M.SHAPE_DEFAULT) then
+    list[1] = { cred.placeholder or M.SHAPE_DEFAULT, "" }
     for env, template in pairs(cred.env_more or {}) do list[#list + 1] = { template, "/" .. env } end
   end
   return list
@@ -496,7 +493,7 @@ end
 
 --- What stands for one part of a credential in this agent's sandbox: a client secret, a token. See stand_in.lua.
 function M.stand_in(agent, name, part, template)
-  return (derived(template or SHAPE_DEFAULT, "stand-in/" .. agent .. "/" .. name .. "/" .. part))
+  return (derived(template or M.SHAPE_DEFAULT, "stand-in/" .. agent .. "/" .. name .. "/" .. part))
 end
 
 -- Variables that steer the proxy, the loader or the shell: a placeholder there would break the client or worse.

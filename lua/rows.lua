@@ -197,12 +197,12 @@ function M.bare(list)
   end
 end
 
---- The command that names the places of a credential's rows of before; nil: they have names. The gaps are in capitals.
-function M.mend(rec)
+--- The command that names the places of a credential's rows of before; nil: they have names. The gaps are in
+-- capitals. `preset`: the one that the credential names, or nil.
+function M.mend(rec, preset)
   local words, bare = {}, false
   local gaps = { header = "header=Authorization", query = "query=NAME", body = "json=/POINTER", websocket = "ws=/POINTER",
     path = "path=/TEMPLATE{}" }
-  local preset = rec.preset and require("presets").get(rec.preset)
   for _, row in ipairs(rec.rows or {}) do
     local places, mended = {}, false
     for i, place in ipairs(row.place) do
@@ -266,9 +266,9 @@ end
 
 --- As the pipeline uses them: { { field, placeholder, secret | token, place, name | patterns }… }, one a place, and a bit
 -- for each kind of place. nil: there are none; nil, nil, why: one has no name. `places`: C's words (request.places).
-function M.compile(rec, pol, places)
+function M.compile(rec, pol, places, preset)
   if not rec.rows or #rec.rows == 0 then return nil end
-  local command = M.mend(rec)
+  local command = M.mend(rec, preset)
   if command then return nil, nil, "a row of it names no place, so the agent could choose it; the operator mends it: " .. command end
   local out, all = {}, 0
   for _, row in ipairs(rec.rows) do

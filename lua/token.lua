@@ -11,7 +11,7 @@
 -- hash in the intent: a secret's hash is a secret too and cannot be compared in Lua, so `rotation`, a count of the
 -- refresh tokens this record has held, names it instead.
 --
--- A type that a person connects (`connect`) gets its first token from lua/connect.lua, through M:connected. Its grant
+-- A type that a person connects (`connect`) gets its first token from lua/cli/authorization.lua, through M:connected. Its grant
 -- belongs to the client and the token address, so that a change of hosts or paths does not end it.
 --
 -- state/NAME, plain: token_version (of the credential that earned it), earner (of a grant: client and token address),

@@ -19,13 +19,13 @@ end
 function M.build(with)
   local host, http, time = require "host", require "http", require "time"
   local store, policy, sandbox, records = require "store", require "policy", require "sandbox", require "records"
-  local json, secret = require "json", require "secret"
+  local json, secret, policies = require "json", require "secret", require "policy_store"
   local keep, acting = require("secret.core").keep, require("secret.core").acting
   local Config, Token, oauth = require "config", require "token", require "oauth"
   local spawn = not with.command and host.spawn or nil
   local log = not with.command and host.log or nil
   config = Config.new {
-    store = store, records = records, policy = policy, sandbox = sandbox, time = time, keep = keep, acting = acting,
+    store = store, records = records, policy = policy, policies = policies, sandbox = sandbox, time = time, keep = keep, acting = acting,
     log = log, parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
     places = require("request").places,
     identity = require("tls").identity,
@@ -54,7 +54,7 @@ function M.build(with)
     net_for = net_for, owner = ("%d-%s"):format(host.pid(), new_id()), new_id = new_id, spawn = spawn, log = log,
   }
   return require("pipeline").new {
-    config = config, tokens = tokens, policy = policy, sandbox = sandbox, store = store, records = records, time = time,
+    config = config, tokens = tokens, policy = policy, policies = policies, sandbox = sandbox, store = store, records = records, time = time,
     json = json, parse_url = http.parse_url, path_readings = http.path_readings, log = log,
     known = require("request").known,
   }

@@ -51,7 +51,7 @@ local field_means = {
 
 local function type_names()
   local names = {}
-  for _, p in ipairs(require("policy").list()) do
+  for _, p in ipairs(require("cli.policy_versions").list()) do
     if p.kind == "type" then names[#names + 1] = p.name end
   end
   table.sort(names)
@@ -61,7 +61,7 @@ end
 local function load_type(name)
   local policy = require "policy"
   local pol, why
-  if records.name(name) then pol, why = policy.load(name) end
+  if records.name(name) then pol, why = require("policy_store").load(name) end
   if pol and pol.kind == "type" then return pol end
   local names = type_names()
   local known = false
@@ -150,7 +150,7 @@ end
 
 --- A wildcard that strangers answer is for requests alone that are signed: they send no secret.
 local function check_shared(pol, plain, ctx)
-  local suffixes = require "suffixes"
+  local suffixes = require "cli.suffixes"
   local what = suffixes.sends(pol, plain)
   local host, why, known = suffixes.first(what and plain.hosts)
   if not host then
@@ -180,7 +180,7 @@ local function read_env(plain, into, opt)
   end
   plain.env = env or plain.env
   if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
-  if shape or env then plain.placeholder = shape or records.shape_for(env, plain.hosts) end
+  if shape or env then plain.placeholder = shape or require("presets").shape_for(env, plain.hosts) end
   if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
   if into.keep then plain.keep = into.keep[1] and into.keep or nil end
   if into.attach then plain.attach = into.attach ~= "always" and into.attach or nil end
@@ -305,7 +305,7 @@ end
 
 local function state_of(record)
   local enabled = record.enabled == false and "disabled" or "enabled"
-  local pol = require("policy").load(record.type)
+  local pol = require("policy_store").load(record.type)
   if not (pol and pol.connect) then return enabled end
   return ("%s, %s"):format(enabled, connection(token_state(record.name, require("time").wall())))
 end
@@ -387,7 +387,7 @@ local function show(args, _, ctx)
   line("env", record.env and ("%s, shaped %s"):format(table.concat({ record.env,
     table.unpack(record.env_also or {}) }, ", "), record.placeholder or "") or nil)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
-  local mend = rows.mend(record)
+  local mend = rows.mend(record, record.preset and require("presets").get(record.preset))
   if mend then line("refused", "a row of it names no place; name it: " .. mend) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
   line("keep", joined(record.keep, nil))
@@ -404,7 +404,7 @@ local function show(args, _, ctx)
   for _, name in ipairs(public(record).secrets) do rest[#rest + 1] = { name, "(secret, set)" } end
   table.sort(rest, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(rest) do line(r[1], r[2]) end
-  local pol = require("policy").load(record.type)
+  local pol = require("policy_store").load(record.type)
   if pol and pol.connect then line("account", connection(token)) end
   if token then token_lines(line, record, token) end
   if refused and not (token and token.refused_at) then
@@ -485,7 +485,7 @@ end
 
 -- The credential and its tokens together, once the server has taken the refresh token.
 local function add_pasted(ctx, name, op, pasted)
-  local connect = require "connect"
+  local connect = require "cli.authorization"
   local env, trouble = connect.env(ctx)
   if not env then report.fail(trouble) end
   local ok, code, sentence = connect.adopt(env, name, { op }, pasted)
@@ -497,7 +497,7 @@ end
 
 -- The same for one that is there: record and grant change together, or not at all.
 local function set_pasted(ctx, name, build, pasted)
-  local connect = require "connect"
+  local connect = require "cli.authorization"
   local env, trouble = connect.env(ctx)
   if not env then report.fail(trouble) end
   local ok, code, detail = connect.replace(env, name, build, pasted)

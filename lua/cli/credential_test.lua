@@ -114,7 +114,7 @@ end
 
 -- How the token stands that the trial has just asked for; nil: the type has none.
 local function token_of(record)
-  local pol = require("policy").load(record.type)
+  local pol = require("policy_store").load(record.type)
   local state = pol and pol.refresh and require("store").peek("state", record.name)
   return state and state.expires_at and M.ends(state) or nil
 end
@@ -125,7 +125,7 @@ local function not_sent(record, code, message)
     mint_denied = "an agent is refused this too; name another URL, or set mint=allow",
   }
   if code == "oauth_not_connected" or code == "oauth_refresh_failed" then
-    local pol = require("policy").load(record.type)
+    local pol = require("policy_store").load(record.type)
     hints[code] = pol and pol.connect and "sallyport connect " .. record.name or nil
   end
   if code == "path_not_allowed" then

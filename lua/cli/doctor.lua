@@ -216,7 +216,7 @@ end
 
 local function policies(_, say)
   local edited = {}
-  for _, p in ipairs(require("policy").list()) do
+  for _, p in ipairs(require("cli.policy_versions").list()) do
     if p.why or p.status == "damaged" then
       edited[#edited + 1] = p.name
       say("policies", BAD, ("%s is refused: %s"):format(p.name, p.why or p.status),
@@ -232,7 +232,7 @@ end
 
 -- Credentials that do less, or reach further, than their owner may think.
 local function credentials(_, say)
-  local presets, suffixes, policy = require "presets", require "suffixes", require "policy"
+  local presets, suffixes, policies = require "presets", require "cli.suffixes", require "policy_store"
   local fine = true
   local function warn(level, text, fix)
     fine = false
@@ -245,7 +245,7 @@ local function credentials(_, say)
         warn(BAD, ("%s is refused: %s"):format(name, why), "sallyport policy rollback presets, or add it again")
       end
     end
-    local command = record and require("rows").mend(record)
+    local command = record and require("rows").mend(record, record.preset and presets.get(record.preset))
     if command then
       warn(BAD, ("%s is refused (injection_failed): a row of it names no place, so the agent could choose it"):format(name), command)
     end
@@ -253,7 +253,7 @@ local function credentials(_, say)
       warn(WARN, ("%s lets requests with a key of the agent's own pass (attach=placeholder:own)"):format(name),
         ("where none is needed: sallyport credential set %s attach=placeholder"):format(name))
     end
-    local pol = record and policy.load(record.type)
+    local pol = record and policies.load(record.type)
     local host, why = suffixes.first(record and record.hosts)
     if host and pol and suffixes.sends(pol, record) then
       warn(WARN, ("%s goes to %s, and %s"):format(name, host, why), ("sallyport credential set %s --host …"):format(name))

@@ -17,7 +17,7 @@ end
 
 --- What a type wants set beside its placeholder: a client must not ask a person, say.
 local function companions(cred, taken, out)
-  local pol = require("policy").load(cred.type)
+  local pol = require("policy_store").load(cred.type)
   local names = {}
   for name in pairs(pol and pol.env and pol.env.with or {}) do names[#names + 1] = name end
   table.sort(names)

@@ -1,5 +1,5 @@
 --- sallyport import claude-code: an account that the Claude Code CLI is signed in to.
-local connect = require "connect"
+local connect = require "cli.authorization"
 local db = require "cli.db"
 local files = require "cli.claude_files"
 local records = require "records"
@@ -92,7 +92,7 @@ local function record_of(name, opt, account)
       token_body = "json", scopes = account.scopes },
     preset = require("presets").get(PRESET) and PRESET or nil, claude_code = account.claude_code,
   }
-  plain.placeholder = records.shape_for(plain.env)
+  plain.placeholder = require("presets").shape_for(plain.env)
   plain.order = require("store").generation()
   return plain
 end

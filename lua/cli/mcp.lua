@@ -108,7 +108,7 @@ end
 -- The record's members and secrets.
 local function compose(plain, found, client, into, auth_addresses)
   local policy = require "policy"
-  local pol, why = policy.load(TYPE)
+  local pol, why = require("policy_store").load(TYPE)
   if not pol then report.fail(("the type '%s' cannot be used: %s"):format(TYPE, tostring(why))) end
   local ok, field, message = policy.check_credential(pol, into.values)
   if not ok then report.fail(("what the server says does not fit: %s %s"):format(field or "", tostring(message))) end
@@ -140,11 +140,7 @@ local function entry_of(name, record)
 end
 
 local function connect(name, opt, ctx)
-  for _, c in ipairs(require "cli.connect") do
-    if c.words == "connect" then
-      return c.run({ name }, { no_browser = opt.no_browser, code_from_terminal = opt.code_from_terminal, known = true }, ctx)
-    end
-  end
+  return require("cli.sign_in").connect(ctx, name, { no_browser = opt.no_browser, code_from_terminal = opt.code_from_terminal })
 end
 
 local function add(args, opt, ctx)
@@ -153,11 +149,11 @@ local function add(args, opt, ctx)
   db.open(ctx)
   local there = db.peek("credential", name, "the credential")
   if there then
-    local pol = require("policy").load(there.type)
+    local pol = require("policy_store").load(there.type)
     report.fail(("there is a credential '%s' already"):format(name), pol and pol.connect
       and ("sallyport connect %s signs in again"):format(name) or "give this one another name")
   end
-  local pol = require("policy").load(TYPE)
+  local pol = require("policy_store").load(TYPE)
   local typed = fields.read(ctx, pol and require("policy").fields(pol) or {}, table.move(args, 3, #args, 1, {}))
   local plain = { name = name, type = TYPE, enabled = true, bundles = checked(opt.bundle, records.name, "bundle") or { "default" },
     addresses = checked(opt.address, records.cidr, "address") }

@@ -7,7 +7,7 @@ local SOURCE_MAX = 256 << 10   -- the largest policy is a tenth of it
 
 local function names()
   local list = {}
-  for i, p in ipairs(require("policy").list()) do list[i] = p.name end
+  for i, p in ipairs(require("cli.policy_versions").list()) do list[i] = p.name end
   return list
 end
 
@@ -24,7 +24,7 @@ end
 local function list(_, _, ctx)
   db.open(ctx)
   local rows, out = {}, report.array()
-  for i, p in ipairs(require("policy").list()) do
+  for i, p in ipairs(require("cli.policy_versions").list()) do
     rows[i] = { p.name, p.kind or "refused", p.version or "", p.status, p.title or p.why or "" }
     out[i] = { name = p.name, kind = p.kind, version = p.version, status = p.status, title = p.title, why = p.why }
   end
@@ -42,7 +42,7 @@ end
 
 local function show(args, _, ctx)
   db.open(ctx)
-  local text, why = require("policy").source(need(args[1]), version_of(args[2]))
+  local text, why = require("policy_store").source(need(args[1]), version_of(args[2]))
   if not text then report.fail(("%s cannot be shown: %s"):format(args[1], tostring(why))) end
   ctx.out(text)
   return 0
@@ -70,7 +70,7 @@ local function put(args, opt, ctx)
   if not note then report.usage("--note: " .. bad) end
   db.open(ctx)
   local name, text = read(ctx, args[1])
-  local version, why = require("policy").put(name, text, note)
+  local version, why = require("cli.policy_versions").put(name, text, note)
   if not version then
     report.fail(in_file(why, name, args[1]), "nothing was changed; what served before goes on serving")
   end
@@ -89,9 +89,9 @@ local function quoted(text) return "'" .. text:gsub("'", [['\'']]) .. "'" end
 
 local function edit(args, _, ctx)
   db.open(ctx)
-  local policy, host = require "policy", ctx.host
+  local host = ctx.host
   local name = need(args[1])
-  local before = policy.source(name)
+  local before = require("policy_store").source(name)
   local dir = ctx.home .. "/edit"
   host.mkdir(dir, tonumber("700", 8))
   local path = ("%s/%s.lua"):format(dir, name)
@@ -111,7 +111,7 @@ local function edit(args, _, ctx)
       return 0
     end
     local version
-    version, why = policy.put(name, text, "edit")
+    version, why = require("cli.policy_versions").put(name, text, "edit")
     if version then
       os.remove(path)
       ctx.note(("%s is at version %d, from the next request; sallyport policy rollback %s takes it back.")
@@ -128,7 +128,6 @@ end
 
 local function test(args, _, ctx)
   db.open(ctx)
-  local policy = require "policy"
   local list, failed = args, 0
   if #list == 0 then list = names() end
   for _, what in ipairs(list) do
@@ -137,9 +136,9 @@ local function test(args, _, ctx)
       name, text = read(ctx, what)
     else
       name = need(what)
-      text, why = policy.source(name)
+      text, why = require("policy_store").source(name)
     end
-    if text then ok, count = policy.test(name, text) end
+    if text then ok, count = require("cli.policy_examples").test(name, text) end
     if ok then
       ctx.out(("ok      %s  %d example%s\n"):format(name, count, count == 1 and "" or "s"))
     else
@@ -155,7 +154,7 @@ end
 local function history(args, _, ctx)
   db.open(ctx)
   local rows, out = {}, report.array()
-  local versions, why = require("policy").history(need(args[1]))
+  local versions, why = require("cli.policy_versions").history(need(args[1]))
   if not versions then report.fail(why) end
   for i, v in ipairs(versions) do
     rows[i] = { v.version, v.active and "in force" or "", report.time(v.saved_at) or "built in", v.note or "" }
@@ -167,7 +166,7 @@ end
 
 local function rollback(args, _, ctx)
   db.open(ctx)
-  local version, why = require("policy").rollback(need(args[1]), version_of(args[2]))
+  local version, why = require("cli.policy_versions").rollback(need(args[1]), version_of(args[2]))
   if not version then
     report.fail(("%s was not rolled back: %s"):format(args[1], tostring(why)),
       ("sallyport policy history %s"):format(args[1]))

@@ -44,7 +44,7 @@ end
 
 -- What a person must give and has not: said before a secret is asked for. On a terminal, where to make one, too.
 local function check_asked(p, into, ctx)
-  local pol, wanted = require("policy").load(p.type), false
+  local pol, wanted = require("policy_store").load(p.type), false
   local names = {}
   for label in pairs(p.ask) do names[#names + 1] = label end
   table.sort(names)
@@ -156,7 +156,7 @@ local function one(ctx, p)
   ctx.out(report.columns(nil, rows))
   local words, gap = { "sallyport credential add", p.name, "--preset", p.name }, presets.gap(p)
   if gap then words[#words + 1] = "--host " .. gap end
-  local pol = require("policy").load(p.type)
+  local pol = require("policy_store").load(p.type)
   for _, label in ipairs(sorted(p.ask, function(k) return k end)) do
     if not (pol and pol.by_name[label] and records.is_secret(pol.by_name[label])) then words[#words + 1] = label .. "=…" end
   end

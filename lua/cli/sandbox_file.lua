@@ -19,7 +19,7 @@ local function run(args, opt, ctx)
   if not opt.agent then report.usage("--agent is missing: whose sandbox?", "sallyport agent list") end
   local agent = db.need("agent", opt.agent)
   local policy, sandbox = require "policy", require "sandbox"
-  local pol, why = policy.load(rec.type)
+  local pol, why = require("policy_store").load(rec.type)
   if not pol then report.fail(("the type '%s' cannot be used: %s"):format(rec.type, tostring(why))) end
   local view = policy.record_view(pol, rec, nil)
   local endpoints = stand_in.endpoints({ sandbox = sandbox, parse_url = require("http").parse_url }, pol, view)

@@ -1,5 +1,6 @@
---- Comparisons of a secret with a text in a policy's source (lua/comparisons.lua), as `policy put` refuses them.
-local comparisons, policy = require "comparisons", require "policy"
+--- Comparisons of a secret with a text in a policy's source (lua/cli/comparisons.lua), as `policy put` refuses them.
+local examples = require "cli.policy_examples"
+local comparisons, policy = require "cli.comparisons", require "policy"
 
 local fields = { key = "secret", map = { ["*"] = "secret" }, doc = { private_key = "secret" }, state = { access_token = "secret" } }
 
@@ -60,10 +61,10 @@ return { kind = "type", api = 1, name = "mine", title = "Mine",
     if cred.key == "hunter2" then return nil, "no" end
   end }
 ]]
-    local pol, why = policy.test("mine", source)
+    local pol, why = examples.test("mine", source)
     assert(not pol and why:find("^policies/mine.lua:5: a secret is compared with a text"), why)
     assert(not why:find("hunter2"))
-    assert(policy.test("mine", (source:gsub("cred.key ==", "cred.name =="))))
+    assert(examples.test("mine", (source:gsub("cred.key ==", "cred.name =="))))
     assert(policy.compile("mine", source), "what serves goes on serving")
   end,
 }

@@ -1,5 +1,5 @@
--- lua/connect.lua: the consent's address, and the judgement of what comes back.
-local connect, policy = require "connect", require "policy"
+-- lua/cli/authorization.lua: the consent's address, and the judgement of what comes back.
+local connect, policy = require "cli.authorization", require "policy"
 local secret, core, form, uri, http = require "secret", require "secret.core", require "form", require "uri", require "http"
 
 local function is(got, want)
@@ -59,7 +59,7 @@ local cases = {
       end
       local now = 0
       local ok, code = connect.adopt({
-        store = store, policy = { load = function() return { connect = true } end },
+        store = store, policies = { load = function() return { connect = true } end },
         config = { open = function() return {} end }, tokens = { fresh = function() return nil, "x", { error = "timeout" } end },
         time = { now = function() return now end, wall = function() return 1000 end, boot = function() return now end,
                  boot_id = function() return "b" end, sleep = function(ms) now = now + ms end },

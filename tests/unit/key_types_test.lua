@@ -1,5 +1,6 @@
 --- The types that sign with a private key: what they send, what they say of a wrong field, what they make of answers.
 -- Keys are plain text here, so that an assertion can be read; that a secret key makes secret ones is sign_test's.
+local examples = require "cli.policy_examples"
 local policy, sandbox, json = require "policy", require "sandbox", require "json"
 local secret, sign = require "secret.core", require "sign"
 local keys = dofile "tests/unit/keys.lua"
@@ -343,7 +344,7 @@ local cases = {
 
 for _, name in ipairs { "gcp_access_token", "gcp_iap", "oauth_jwt_bearer", "jwt", "github_app" } do
   cases[name .. " passes its own examples"] = function()
-    local pol, count = policy.test(name, sandbox.default_source(name))
+    local pol, count = examples.test(name, sandbox.default_source(name))
     assert(pol, count)
     assert(count > 0, "no examples")
   end

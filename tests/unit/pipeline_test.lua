@@ -69,7 +69,7 @@ local function setting(options)
     shapes = function() return {} end,
   }
   s.config = config.new {
-    store = s.store, records = records, policy = fake_policy, sandbox = sandbox, time = s.world.time,
+    store = s.store, records = records, policy = fake_policy, policies = fake_policy, sandbox = sandbox, time = s.world.time,
     keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = http.path_readings,
     spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
     log = function(text) s.logged[#s.logged + 1] = text end,
@@ -80,7 +80,7 @@ local function setting(options)
     spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
   }
   s.pipeline = pipeline.new {
-    config = s.config, tokens = tokens, policy = fake_policy, sandbox = sandbox, store = s.store, records = records,
+    config = s.config, tokens = tokens, policy = fake_policy, policies = fake_policy, sandbox = sandbox, store = s.store, records = records,
     time = s.world.time, json = json, parse_url = http.parse_url, path_readings = http.path_readings,
     log = function(text) s.logged[#s.logged + 1] = text end,
   }

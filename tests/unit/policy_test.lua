@@ -1,4 +1,7 @@
 --- Policies (lua/policy.lua): what is refused and where the reason points, examples, versions, calls.
+local examples = require "cli.policy_examples"
+local policies = require "policy_store"
+local versions = require "cli.policy_versions"
 local policy = require "policy"
 local sandbox = require "sandbox"
 local secret = require "secret.core"
@@ -26,7 +29,7 @@ local function compiled(source, name)
 end
 
 local function refused(source, ...)
-  local pol, why = policy.test("t", source)
+  local pol, why = examples.test("t", source)
   assert(not pol, "it was taken")
   for _, part in ipairs { ... } do find(why, part) end
   return why
@@ -86,7 +89,7 @@ return {
     local names = sandbox.defaults()
     assert(#names >= 5)
     for _, name in ipairs(names) do
-      local pol, count = policy.test(name, sandbox.default_source(name))
+      local pol, count = examples.test(name, sandbox.default_source(name))
       assert(pol, count)
       assert(pol.name == name and count > 0, name .. " has no example")
     end
@@ -181,7 +184,7 @@ return {
   end,
 
   ["an example may want a header gone, a query, a body, an error"] = function()
-    local pol, count = policy.test("t", type_with(key .. [[
+    local pol, count = examples.test("t", type_with(key .. [[
   strip = { headers = { "x-old" } },
   examples = {
     { cred = { key = "k1" }, req = { headers = { ["X-Old"] = "1", authorization = "Bearer p" } },
@@ -353,71 +356,71 @@ return me]])
   ["versions are kept, a rollback is one write"] = function()
     with_store(function(store)
       local v1, v2 = type_with(key), type_with(key .. "\n  help = 'two',")
-      assert(policy.load("t") == nil)
-      assert(policy.put("t", v1, "first", 100) == 1)
-      assert(policy.load("t") and policy.source("t") == v1)
-      assert(policy.put("t", v2, "second", 200) == 2)
-      assert(policy.load("t").help == "two")
+      assert(policies.load("t") == nil)
+      assert(versions.put("t", v1, "first", 100) == 1)
+      assert(policies.load("t") and policies.source("t") == v1)
+      assert(versions.put("t", v2, "second", 200) == 2)
+      assert(policies.load("t").help == "two")
       assert(#store.commits[2] == 2 and store.commits[2][1].plain.saved_at == 200)
-      local history = policy.history("t")
+      local history = versions.history("t")
       assert(#history == 2 and history[1].note == "first" and history[2].active and not history[1].active)
-      assert(policy.rollback("t") == 1)
+      assert(versions.rollback("t") == 1)
       assert(#store.commits[3] == 1)
-      assert(policy.load("t").help == nil and policy.source("t", 2) == v2)
-      assert(policy.rollback("t") == nil, "nothing before the first, and no built-in one")
-      assert(policy.rollback("t", 2) == 2 and policy.load("t").help == "two")
-      assert(policy.put("t", v1, "third") == 3)
-      assert(policy.list()[1].name and policy.history("t")[3].active)
+      assert(policies.load("t").help == nil and policies.source("t", 2) == v2)
+      assert(versions.rollback("t") == nil, "nothing before the first, and no built-in one")
+      assert(versions.rollback("t", 2) == 2 and policies.load("t").help == "two")
+      assert(versions.put("t", v1, "third") == 3)
+      assert(versions.list()[1].name and versions.history("t")[3].active)
     end)
   end,
 
   ["a refused policy leaves what served before"] = function()
     with_store(function(store)
-      assert(policy.put("t", type_with(key)) == 1)
-      local n, why = policy.put("t", type_with("aply = 1"))
+      assert(versions.put("t", type_with(key)) == 1)
+      local n, why = versions.put("t", type_with("aply = 1"))
       assert(n == nil) find(why, "policies/t.lua:4:")
-      assert(#store.commits == 1 and policy.load("t"))
+      assert(#store.commits == 1 and policies.load("t"))
       store.now = "full"
-      n, why = policy.put("t", type_with(key .. "help = 'x',"))
+      n, why = versions.put("t", type_with(key .. "help = 'x',"))
       assert(n == nil) find(why, "full")
-      assert(policy.load("t").help == nil)
+      assert(policies.load("t").help == nil)
     end)
   end,
 
   ["an unedited policy follows the binary; an edited one says when the default moved on"] = function()
     with_store(function(store)
       local function status()
-        for _, p in ipairs(policy.list()) do if p.name == "bearer" then return p.status, p.version end end
+        for _, p in ipairs(versions.list()) do if p.name == "bearer" then return p.status, p.version end end
       end
       local default = sandbox.default_source("bearer")
       assert(status() == "default")
-      assert(policy.put("bearer", default .. "-- mine\n") == 1)
+      assert(versions.put("bearer", default .. "-- mine\n") == 1)
       assert(status() == "edited")
       local edited = store.data["bearer/000001"]
       edited.base = ("0"):rep(64)
       assert(status() == "edited; the default has changed since")
-      assert(policy.rollback("bearer") == 0 and status() == "default")
-      assert(policy.rollback("bearer", 1) == 1)
-      assert(policy.put("bearer", default) == 0, "the default's own text follows the binary again")
-      assert(policy.history("bearer")[1].version == 0 and policy.history("bearer")[1].active)
-      assert(policy.rollback("bearer") == nil)
-      assert(policy.rollback("bearer", 9) == nil)
+      assert(versions.rollback("bearer") == 0 and status() == "default")
+      assert(versions.rollback("bearer", 1) == 1)
+      assert(versions.put("bearer", default) == 0, "the default's own text follows the binary again")
+      assert(versions.history("bearer")[1].version == 0 and versions.history("bearer")[1].active)
+      assert(versions.rollback("bearer") == nil)
+      assert(versions.rollback("bearer", 9) == nil)
     end)
   end,
 
   ["a damaged record is refused by name, and the rest is listed"] = function()
     with_store(function(store)
-      assert(policy.put("t", type_with(key)) == 1)
+      assert(versions.put("t", type_with(key)) == 1)
       local peek = store.peek
       store.peek = function(db, k)
         if k == "t" then return nil, "damaged" end
         return peek(db, k)
       end
       store.generation = function() return 99, 1 end
-      local pol, why = policy.load("t")
+      local pol, why = policies.load("t")
       assert(pol == nil) find(why, "policies/t.lua: its record is damaged")
       local seen
-      for _, p in ipairs(policy.list()) do seen = seen or p.name == "t" and p.status end
+      for _, p in ipairs(versions.list()) do seen = seen or p.name == "t" and p.status end
       assert(seen == "damaged")
     end)
   end,
@@ -425,7 +428,7 @@ return me]])
   ["policy names are file names"] = function()
     for _, name in ipairs { "", "A", "../x", "a/b", "a.b", "-a", ("a"):rep(41), "1a" } do
       assert(not policy.name_ok(name), name)
-      assert(policy.load(name) == nil)
+      assert(policies.load(name) == nil)
     end
     assert(policy.name_ok("oauth_client_credentials"))
   end,
@@ -491,12 +494,12 @@ return me]])
   end,
 
   ["examples have a deadline together"] = function()
-    local examples = ("{ want = {} },"):rep(20)
-    local source = (type_with(""):gsub("apply = .-end,", function() return "apply = function(req, cred) end, examples = { " .. examples .. " }," end))
-    assert(policy.test("t", source))
+    local many = ("{ want = {} },"):rep(20)
+    local source = (type_with(""):gsub("apply = .-end,", function() return "apply = function(req, cred) end, examples = { " .. many .. " }," end))
+    assert(examples.test("t", source))
     local clock, now = os.clock, 0
     os.clock = function() now = now + 1 return now end
-    local ok, pol, why = pcall(policy.test, "t", source)
+    local ok, pol, why = pcall(examples.test, "t", source)
     os.clock = clock
     assert(ok and not pol and why:find("the examples took more than 10 s of processor time, and example 11 was still to run"), why)
   end,

@@ -1,4 +1,6 @@
 -- policies/presets.lua: each row fits its type, and what it says is used.
+local examples = require "cli.policy_examples"
+local policies = require "policy_store"
 local policy, sandbox, presets, records = require "policy", require "sandbox", require "presets", require "records"
 
 local function is(got, want)
@@ -6,7 +8,7 @@ local function is(got, want)
 end
 
 local function put(text)
-  return policy.test("presets", ("return { kind = 'presets', api = 1, name = 'presets', title = 'x', %s }"):format(text))
+  return examples.test("presets", ("return { kind = 'presets', api = 1, name = 'presets', title = 'x', %s }"):format(text))
 end
 
 local row = "name = 'a', title = 'A', type = 'bearer', hosts = { 'a.test' }, make = 'there'"
@@ -24,7 +26,7 @@ end
 
 local cases = {
   ["presets passes its own examples, and has at least forty rows"] = function()
-    local pol, count = policy.test("presets", sandbox.default_source "presets")
+    local pol, count = examples.test("presets", sandbox.default_source "presets")
     assert(pol, count)
     assert(count > 0)
     assert(#pol.presets >= 40, #pol.presets)
@@ -88,7 +90,7 @@ local cases = {
       return require("mint").find(rows, { method = "POST", host = host, readings = function() return { path } end,
         body = function() return body or "" end }) ~= nil
     end
-    local graph, google = presets.get "microsoft-graph".mint, policy.load "gcp_access_token".mint
+    local graph, google = presets.get "microsoft-graph".mint, policies.load "gcp_access_token".mint
     is(find(graph, "graph.microsoft.com/v1.0/$batch", [[{"requests":[{"url":"/applications/1/addpassword"}]}]]), true)
     is(find(graph, "graph.microsoft.com/v1.0/$batch", [[{"requests":[{"url":"/me"}]}]]), false)
     is(find(google, "iamcredentials.googleapis.com/batch", "POST /v1/projects/-/serviceAccounts/a:generateAccessToken HTTP/1.1"), true)
@@ -102,7 +104,7 @@ local cases = {
       return require("mint").find(rows, { method = method, host = "api.test", readings = function() return { path } end,
         body = function() return "" end }) ~= nil
     end
-    for _, rows in ipairs { presets.get "github".mint, presets.get "github-oauth".mint, policy.load "github_app".mint } do
+    for _, rows in ipairs { presets.get "github".mint, presets.get "github-oauth".mint, policies.load "github_app".mint } do
       for _, below in ipairs { "", "/api/v3" } do
         for _, path in ipairs { "/repos/o/r/keys", "/repositories/17/keys", "/repositories/17/actions/runners/registration-token",
           "/organizations/9/actions/runners/generate-jitconfig", "/orgs/o/actions/runners/registration-token" } do
@@ -130,10 +132,10 @@ local cases = {
     end
   end,
   ["each variable's placeholder has the shape of its preset"] = function()
-    is(records.shape_for("GITHUB_TOKEN"), "ghp_{36}")
-    is(records.shape_for("NPM_TOKEN"), "npm_{36}")
-    is(records.shape_for(nil, { "x.test", "api.openai.com" }), "sk-proj-{74:url}T3BlbkFJ{74:url}")
-    is(records.shape_for("UNKNOWN", { "x.test" }), "sp_ph_{32}")
+    is(presets.shape_for("GITHUB_TOKEN"), "ghp_{36}")
+    is(presets.shape_for("NPM_TOKEN"), "npm_{36}")
+    is(presets.shape_for(nil, { "x.test", "api.openai.com" }), "sk-proj-{74:url}T3BlbkFJ{74:url}")
+    is(presets.shape_for("UNKNOWN", { "x.test" }), "sp_ph_{32}")
   end,
 }
 
@@ -153,7 +155,7 @@ for _, preset in ipairs(assert(presets.load()).presets) do
         assert(preset.fields[f.name] or preset.ask[f.name], "says nothing of " .. f.name)
       end
     end
-    if pol.sends_secret then is(require("suffixes").first(preset.hosts), nil) end
+    if pol.sends_secret then is(require("cli.suffixes").first(preset.hosts), nil) end
     -- What it reads for `credential test` is not what it would refuse the agent.
     local url = preset.test and require("http").parse_url((preset.test:gsub("{[%l_]+}", "x")))
     local what = url and require("mint").find(preset.mint, {

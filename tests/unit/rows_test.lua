@@ -133,7 +133,8 @@ local cases = {
   end,
   ["other bare places of before are refused with the command that mends them"] = function()
     local function why(rec)
-      local list, _, why = rows.compile(rec, type_of "substitute", request.places)
+      local preset = rec.preset and require("presets").get(rec.preset)
+      local list, _, why = rows.compile(rec, type_of "substitute", request.places, preset)
       is(list, nil)
       return why
     end
@@ -329,15 +330,15 @@ local function world()
   }
   local http = require "http"
   local config = require("config").new {
-    store = store, records = fake_records, policy = setmetatable({ load = function(name)
+    store = store, records = fake_records, policy = policy, policies = { load = function(name)
       if name == "match" and s.broken then return nil, "its record is damaged" end
       return type_of(name)
-    end }, { __index = policy }),
+    end },
     sandbox = sandbox, time = w.time, keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = http.path_readings,
     places = request.places,
   }
   s.pipeline = require("pipeline").new {
-    config = config, policy = policy, sandbox = sandbox, store = store, records = fake_records, time = w.time, json = require "json",
+    config = config, policy = policy, policies = { load = type_of }, sandbox = sandbox, store = store, records = fake_records, time = w.time, json = require "json",
     parse_url = http.parse_url, path_readings = http.path_readings, known = function()
       local set = { texts = {} }
       local dropped = 0

@@ -1,5 +1,5 @@
--- lua/suffixes.lua: wildcards that strangers answer.
-local suffixes, records = require "suffixes", require "records"
+-- lua/cli/suffixes.lua: wildcards that strangers answer.
+local suffixes, records = require "cli.suffixes", require "records"
 
 local function is(got, want)
   if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end

@@ -49,7 +49,7 @@ function M.env(ctx)
   local pipeline = require("worker").build { command = true }
   return {
     host = ctx.host, callback = function(...) return require("cli.callback").open(ctx.host, ...) end, time = require "time", tokens = pipeline.tokens, config = pipeline.config,
-    policy = require "policy", secret = require "secret", core = require "secret.core", form = require "form",
+    policy = require "policy", policies = require "policy_store", secret = require "secret", core = require "secret.core", form = require "form",
     uri = require "uri", http = require "http", store = require "store",
     random = function() return (ctx.host.random_token("")) end,   -- 256 bits in base64url: RFC 7636 4.1's length
   }
@@ -333,7 +333,7 @@ function M.adopt(env, name, ops, secrets)
     plain.obtained_at, plain.expires_at, plain.fresh_until = now, now + life, now + life
   end
   local record = ops[1].plain
-  local pol = env.policy.load(record.type)
+  local pol = env.policies.load(record.type)
   plain.earner = require("token").earner(pol, record)
   ops[#ops + 1] = { op = "put", db = "state", key = name, plain = plain, secrets = secrets }
   ops[#ops + 1] = { op = "del", db = "lease", key = name }

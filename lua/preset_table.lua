@@ -1,0 +1,159 @@
+--- The table of policies/presets.lua, checked when it is compiled. presets.lua asks it.
+-- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
+-- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note }.
+local M = {}
+
+local PRESETS_MAX = 500   -- of one file; its size is bounded too
+
+local keys = {
+  name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
+  fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
+  carriers = "table", within = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
+}
+
+--- "{site}.example.com" -> "site.example.com", "site"; a host without a gap as it is.
+function M.filled(host)
+  local gap
+  local text = host:gsub("{(%l+)}", function(name)
+    gap = name
+    return name
+  end)
+  return text, gap
+end
+
+local function check_list(list, check)
+  for _, item in ipairs(list) do
+    local ok, why = check(item)
+    if not ok then return nil, why end
+  end
+  return true
+end
+
+local function check_map(map, check)
+  local out = {}
+  for name, value in pairs(map or {}) do
+    if type(name) ~= "string" then return nil, "a name is missing" end
+    local ok, why = check(name, value)
+    if not ok then return nil, why end
+    out[name] = value
+  end
+  return out
+end
+
+local function plain_ok(name, value)
+  if not name:find("^%l[%l%d_]*$") then return nil, ("'%s' is no field's name"):format(name) end
+  if type(value) == "string" or math.type(value) == "integer" or type(value) == "boolean" then return true end
+  for _, item in pairs(type(value) == "table" and value or { false }) do  -- a list or a map
+    if type(item) ~= "string" then return nil, name .. " is no text, number, truth, list or map" end
+  end
+  return true
+end
+
+local function header_ok(name, value)
+  local records, http = require "records", require "http"
+  local _, why = records.header_name(name)
+  if why then return nil, why end
+  if type(value) ~= "string" or not http.field_value_ok(value) then return nil, name .. " has no header's value" end
+  return true
+end
+
+local function text_ok(name, value)
+  if type(value) ~= "string" then return nil, name .. " is no text" end
+  return true
+end
+
+-- Each part with what it must be; `p` is the copy that we keep. nil, why.
+local parts = {
+  function(p, given)
+    p.title, p.type, p.placeholder, p.make, p.note = given.title, given.type, given.placeholder, given.make, given.note
+    p.test = given.test
+    if not (p.title and p.type and p.make) then return nil, "it needs a title, a type and where its key is made" end
+    if not p.placeholder then return true end
+    return require("records").shape(p.placeholder)
+  end,
+  function(p)
+    if #p.hosts == 0 then return nil, "it has no host" end
+    return check_list(p.hosts, function(h) return require("records").host((M.filled(h))) end)
+  end,
+  function(p) return check_list(p.paths, require("records").path) end,
+  function(p) return check_list(p.methods, require("records").method) end,
+  function(p)
+    return check_list(p.within, function(base)
+      return base:sub(-1) == "/" and require("records").path(base), ("within: %s does not end in '/'"):format(base)
+    end)
+  end,
+  function(p)
+    if #p.env > 0 and not p.placeholder then return nil, "a variable needs the shape of its placeholder" end
+    return check_list(p.env, require("records").env_name)
+  end,
+  function(p, given)
+    local why
+    p.fields, why = check_map(given.fields, plain_ok)
+    if p.fields then p.headers, why = check_map(given.headers, header_ok) end
+    if p.headers then p.test_headers, why = check_map(given.test_headers, header_ok) end
+    if p.test_headers then p.ask, why = check_map(given.ask, text_ok) end
+    return p.ask and true or nil, why
+  end,
+  function(p)
+    if not p.test then return true end
+    local url = p.test:gsub("{[%l_]+}", "x")
+    return require("http").parse_url(url) and true or nil, "its test is no URL"
+  end,
+  function(p, given)
+    local why
+    p.mint, why = require("mint").compile(given.mint or {})
+    return p.mint and true or nil, "mint " .. tostring(why)
+  end,
+}
+
+local lists = { "hosts", "paths", "methods", "env", "within" }
+
+--- A copy of a value, deep, without metatables: what a preset says may be changed by whoever takes it over.
+local function copied(v)
+  if type(v) ~= "table" then return v end
+  local out = {}
+  for k, item in pairs(v) do out[k] = copied(item) end
+  return out
+end
+M.copied = copied
+
+local function compile_one(check, given, name)
+  local p = { name = name }
+  if not check:keys(given, keys, "preset '" .. name .. "'", name) then return nil end
+  for _, key in ipairs(lists) do
+    p[key] = check:strings(given[key] or {}, key, name)
+    if not p[key] then return nil end
+  end
+  for _, part in ipairs(parts) do
+    local ok, why = part(p, given)
+    if not ok then return check:fail("presets", ("preset '%s': %s"):format(name, tostring(why)), name) end
+  end
+  p.carriers = check:carriers(given.carriers or {})
+  p.rows = given.rows and copied(given.rows)  -- what they mean is said where a credential with rows is kept
+  return p.carriers and p
+end
+
+--- The table of a policy of kind presets, checked (check: policy.lua's) and taken over into pol.
+function M.compile(check, t, pol)
+  pol.presets, pol.by_preset, pol.shapes = {}, {}, {}
+  for i, given in ipairs(t.presets or {}) do
+    local name = type(given) == "table" and given.name
+    if type(name) ~= "string" or not name:find("^%l[%l%d-]*$") or #name > 40 then
+      return check:fail("presets", ("preset %d has no name of small letters, digits and -"):format(i))
+    end
+    if pol.by_preset[name] then return check:fail("name", ("preset '%s' occurs twice"):format(name), name) end
+    local p = compile_one(check, given, name)
+    if not p then return nil end
+    pol.presets[i], pol.by_preset[name] = p, p
+    for _, env in ipairs(p.env) do pol.shapes[env] = pol.shapes[env] or p.placeholder end
+  end
+  if #pol.presets > PRESETS_MAX then return check:fail("presets", ("more than %d presets"):format(PRESETS_MAX)) end
+  for env, shape in pairs(t.shapes or {}) do
+    local ok, why = require("records").shape(type(shape) == "string" and shape or "")
+    if type(env) ~= "string" or not ok then return check:fail("shapes", ("%s: %s"):format(tostring(env), why)) end
+    pol.shapes[env] = shape
+  end
+  return pol
+end
+
+return M
