@@ -12254,6 +12254,21 @@ task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
 	return lua_yieldk(L, 0, ctx, k);
 }
 
+/* What a task waits for inside one binding: the head of the struct in its handle (l_wait_new). */
+struct wait {
+	struct task *task;      /* borrowed; NULL: none waits */
+	bool done;
+	void (*drop)(struct wait *);    /* the binding returned, or its task was abandoned */
+};
+
+static void
+wait_end(struct wait *w)
+{
+	w->done = true;
+	if (w->task != NULL)
+		task_wake(w->task);
+}
+
 /* -- modules: embedded ones alone. No path, no environment variable leads to other code. */
 
 static const struct embed_file *
@@ -17527,6 +17542,7 @@ conn_drain(void)
 #define FETCH_BODY_MAX (16 * 1024 * 1024)
 
 struct fetch {
+	struct wait wait;
 	struct upstream *up;    /* owned while it runs */
 	struct buf out;         /* owned; head and body */
 	size_t out_sent;
@@ -17535,7 +17551,7 @@ struct fetch {
 	struct flow flow;
 	struct buf body;        /* owned */
 	struct slice method;    /* static or into `out` */
-	bool head_done, finished;
+	bool head_done;
 	bool head_only;         /* the caller wants no body: it may never end */
 	struct defer defer;     /* another turn */
 	int status;
@@ -17544,8 +17560,6 @@ struct fetch {
 	char challenge[4096];
 	const char *error;      /* static; NULL: an answer came whole */
 	const char *detail;     /* static */
-	void *owner;
-	void (*done)(struct fetch *);
 };
 
 static void
@@ -17563,13 +17577,12 @@ fetch_free(struct fetch *f)
 static bool
 fetch_finish(struct fetch *f, const char *error, const char *detail)
 {
-	if (f->finished)
+	if (f->wait.done)
 		return false;
-	f->finished = true;
 	f->error = error;
 	f->detail = detail;
 	upstream_drop(&f->up);
-	f->done(f);
+	wait_end(&f->wait);
 	return false;
 }
 
@@ -17687,7 +17700,7 @@ fetch_turn(struct defer *d)
 {
 	struct fetch *f = OWNER(d, struct fetch, defer);
 
-	if (!f->finished)
+	if (!f->wait.done)
 		fetch_read(f);
 }
 
@@ -17710,7 +17723,7 @@ fetch_event(struct upstream *u)
 	fetch_read(f);
 }
 
-/* `out` holds the whole request, body.max is set. `done` may be called before this returns. */
+/* `out` holds the whole request, body.max is set. It may have ended when this returns. */
 static void
 fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident,
     const struct cidr *allow, size_t nallow)
@@ -17745,18 +17758,16 @@ enum helper_code {
 	HELPER_DONE, HELPER_EXIT, HELPER_TIMEOUT, HELPER_LARGE, HELPER_MISSING, HELPER_UNSAFE, HELPER_BUSY,
 };
 
-/* One program from start to end. Freed by helper_over if `task_gone`, else by its owner. */
+/* One program from start to end. helper_over frees it once its owner is gone. */
 struct helper_run {
 	struct watch watch;     /* our end of its standard output */
 	struct timer timer;     /* its deadline; later the next look */
 	int64_t until;          /* monotonic ms */
 	pid_t pid;              /* 0: none, or reaped */
-	struct task *task;      /* waits for the end; NULL: none does */
+	struct wait *wait;      /* borrowed, the owner's: once done, code, status and output are final; NULL: it is gone */
 	struct buf in;          /* owned; its output: wiped */
 	enum helper_code code;
 	int status;             /* of HELPER_EXIT */
-	bool ended;             /* code, status and output are final */
-	bool task_gone;
 	struct defer gone;      /* an event of this turn may still name the watch */
 };
 
@@ -17839,15 +17850,13 @@ helper_free(struct defer *d)
 static void
 helper_over(struct helper_run *h)
 {
-	h->ended = true;
 	timer_stop(&h->timer);
-	if (h->task_gone) {
-		buf_free(&h->in);
-		loop_defer(&h->gone, helper_free);
-	} else if (h->task != NULL) {
-		task_wake(h->task);
-		h->task = NULL;
+	if (h->wait != NULL) {
+		wait_end(h->wait);
+		return;
 	}
+	buf_free(&h->in);
+	loop_defer(&h->gone, helper_free);
 }
 
 /* Our children. /proc has numbers, and waitid says which of them are ours: the kernel's own list of
@@ -17966,8 +17975,8 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 	}
 	if (h->pid <= 0) {
 		h->pid = 0;
-		h->ended = true;
 		watch_close(&h->watch);
+		helper_over(h);
 		return;
 	}
 	helper_runs++;
@@ -17979,9 +17988,10 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 static void
 helper_drop(struct helper_run *h)
 {
-	h->task = NULL;
-	h->task_gone = true;
-	if (h->ended)
+	bool ended = h->wait->done;
+
+	h->wait = NULL;
+	if (ended)
 		helper_over(h);
 	else if (h->watch.fd >= 0 || h->timer.fire == helper_look)
 		helper_stop(h, HELPER_TIMEOUT);
@@ -18149,6 +18159,68 @@ l_check_type(lua_State *L, int idx, const struct l_type *t)
 }
 
 static struct l_type l_type_secret = {.name = L_SECRET};
+
+/* -- waiting */
+#define L_WAIT "sallyport.wait"
+
+static int
+l_wait_gc(lua_State *L)
+{
+	struct wait *w = luaL_checkudata(L, 1, L_WAIT);
+
+	if (w->drop != NULL)
+		w->drop(w);
+	w->drop = NULL;
+	return 0;
+}
+
+static void
+l_open_wait(lua_State *L)
+{
+	static const luaL_Reg events[] = {{"__gc", l_wait_gc}, {"__close", l_wait_gc}, {NULL, NULL}};
+
+	lua_pushnil(L);
+	l_metatable(L, L_WAIT, events);
+}
+
+/* Two arguments stay, the second of them the deadline; a handle of `size` zeroed bytes that begins
+ * with a struct wait becomes the third. `drop` runs when the binding returns, or raises, or its task
+ * is abandoned while it waits. */
+static void *
+l_wait_new(lua_State *L, size_t size, void (*drop)(struct wait *))
+{
+	struct wait *w;
+
+	lua_settop(L, 2);
+	w = lua_newuserdatauv(L, size, 0);
+	memset(w, 0, size);
+	luaL_setmetatable(L, L_WAIT);
+	lua_toclose(L, 3);
+	w->task = task_of(L);
+	w->drop = drop;
+	return w;
+}
+
+/* Pushes the binding's results, and tells how many; below 0: what it waits for is not there, and it
+ * is not late. */
+typedef int l_wait_push(lua_State *L, bool late);
+
+static int
+l_wait_k(lua_State *L, int status, lua_KContext push)
+{
+	int64_t deadline = (int64_t)lua_tointeger(L, 2);
+	int n = ((l_wait_push *)push)(L, clock_now() >= deadline);
+
+	(void)status;
+	return n >= 0 ? n : task_yield(L, deadline, push, l_wait_k);
+}
+
+/* What every binding that yields ends in. Argument 2 is the deadline (monotonic ms). */
+static int
+l_wait(lua_State *L, l_wait_push *push)
+{
+	return l_wait_k(L, LUA_OK, (lua_KContext)push);
+}
 
 /* A string; as Lua's own library does it, a number becomes one. */
 static struct slice
@@ -20179,7 +20251,6 @@ l_open_uri(lua_State *L)
  * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles for what is sealed. A slice of the read transaction never outlives the
  * binding that took it: a worker's ends with the resume, a command's with the binding, since a
  * command may wait at a prompt and an open snapshot keeps old pages in the file. */
-#define L_COMMIT "sallyport.store.commit"
 #define L_COMMIT_MS 10000       /* for whoever names no deadline */
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
@@ -20529,27 +20600,22 @@ l_store_mark(lua_State *L)
 
 /* Holds what a commit owns while Lua can raise, and while the task waits. */
 struct l_commit {
+	struct wait wait;
 	struct store_batch *batch;      /* owned until the commit starts */
-	/* once started: its owner is this, until it is done or given up */
-	struct store_commit *commit;
-	struct task *task;              /* borrowed; waits */
-	bool done;                      /* commit is ours to free */
+	struct store_commit *commit;    /* once started: its owner is this; ours to free once it is done */
 };
 
-/* Also when the task dies while it waits (its coroutine is closed) : the commit goes on without
- * us. */
-static int
-l_commit_release(lua_State *L)
+/* A commit that is under way goes on without us. */
+static void
+l_commit_drop(struct wait *w)
 {
-	struct l_commit *h = luaL_checkudata(L, 1, L_COMMIT);
+	struct l_commit *h = (struct l_commit *)w;
 
 	store_batch_free(h->batch);
-	if (h->commit != NULL && h->done)
+	if (w->done)
 		store_commit_free(h->commit);
 	else if (h->commit != NULL)
 		h->commit->owner = NULL;
-	*h = (struct l_commit){NULL, NULL, NULL, false};
-	return 0;
 }
 
 /* Loop thread. */
@@ -20558,12 +20624,10 @@ l_commit_done(struct store_commit *c)
 {
 	struct l_commit *h = c->owner;
 
-	if (h == NULL) {
+	if (h == NULL)
 		store_commit_free(c);
-		return;
-	}
-	h->done = true;
-	task_wake(h->task);
+	else
+		wait_end(&h->wait);
 }
 
 static void
@@ -20692,15 +20756,14 @@ l_commit_answer(lua_State *L, enum store_err err, uint64_t version)
 }
 
 static int
-l_commit_k(lua_State *L, int status, lua_KContext deadline)
+l_commit_push(lua_State *L, bool late)
 {
 	struct l_commit *h = lua_touserdata(L, 3);
 
-	(void)status;
-	if (h->done)
+	if (h->wait.done)
 		return l_commit_answer(L, h->commit->err, h->commit->batch->version);
-	if (clock_now() < (int64_t)deadline)
-		return task_yield(L, (int64_t)deadline, deadline, l_commit_k);
+	if (!late)
+		return -1;
 	l_fail(L, store_code(STORE_TIMEOUT));
 	lua_pushboolean(L, !store_commit_cancel(h->commit));
 	return 3;
@@ -20729,11 +20792,9 @@ l_store_commit(lua_State *L)
 	lua_Integer n;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
-	lua_settop(L, 2);
-	h = lua_newuserdatauv(L, sizeof *h, 0);
-	*h = (struct l_commit){NULL, NULL, NULL, false};
-	luaL_setmetatable(L, L_COMMIT);
-	lua_toclose(L, 3);
+	h = l_wait_new(L, sizeof *h, l_commit_drop);
+	lua_pushinteger(L, deadline);
+	lua_replace(L, 2);
 	if (store.env == NULL || store.keys == NULL)
 		return l_fail(L, store_code(STORE_LOCKED));
 	if ((b = h->batch = store_batch_new()) == NULL)
@@ -20748,13 +20809,12 @@ l_store_commit(lua_State *L)
 		err = store_commit_now(b, deadline);
 		return l_commit_answer(L, err, b->version);
 	}
-	if (task_of(L) == NULL || !lua_isyieldable(L))
+	if (h->wait.task == NULL || !lua_isyieldable(L))
 		return luaL_error(L, "cannot wait here");
-	h->task = task_of(L);
 	h->batch = NULL;
 	if ((h->commit = store_commit_start(b, deadline, l_commit_done, h)) == NULL)
 		return l_fail(L, store_code(STORE_MEMORY));
-	return task_yield(L, deadline, (lua_KContext)deadline, l_commit_k);
+	return l_wait(L, l_commit_push);
 }
 
 /* -- bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua, which has the
@@ -21059,12 +21119,6 @@ static const luaL_Reg l_store[] = {
 static int
 l_open_store(lua_State *L)
 {
-	static const luaL_Reg events[] = {
-		{"__gc", l_commit_release}, {"__close", l_commit_release}, {NULL, NULL},
-	};
-
-	lua_pushnil(L);
-	l_metatable(L, L_COMMIT, events);
 	l_open_raw(L);
 	luaL_newlib(L, l_store);
 	return 1;
@@ -21388,15 +21442,12 @@ l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
 }
 
 static int
-l_req_log_k(lua_State *L, int status, lua_KContext ctx)
+l_req_log_push(lua_State *L, bool late)
 {
 	struct req *r = l_check_req(L, 1);
-	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
 
-	(void)status;
-	(void)ctx;
-	if (r->held && clock_now() < deadline)
-		return task_yield(L, deadline, 0, l_req_log_k);
+	if (r->held && !late)
+		return -1;
 	r->too_many = r->held;
 	if (r->too_many)
 		req_unclaim(r);
@@ -21434,7 +21485,7 @@ l_req_log(lua_State *L)
 		return l_answer(L, !r->too_many);
 	lua_settop(L, 1);
 	lua_pushinteger(L, clock_now() + AGENT_HELD_MS);
-	return l_req_log_k(L, LUA_OK, 0);
+	return l_wait(L, l_req_log_push);
 }
 
 static struct slice
@@ -21591,23 +21642,18 @@ l_req_echo(lua_State *L)
 }
 
 static int
-l_req_read_body_k(lua_State *L, int status, lua_KContext ctx)
+l_req_read_body_push(lua_State *L, bool late)
 {
 	struct req *r = l_check_req(L, 1);
-	int64_t deadline = (int64_t)luaL_checkinteger(L, 3);
 
-	(void)status;
-	(void)ctx;
 	if (r->body_read)
 		return l_answer(L, true);
-	if (!r->body_reading || clock_now() >= deadline) {
-		bool late = r->body_reading;
-
-		r->body_reading = false;
-		r->close_after = true;
-		return l_fail(L, late ? "timeout" : r->body_error);
-	}
-	return task_yield(L, deadline, 0, l_req_read_body_k);
+	if (r->body_reading && !late)
+		return -1;
+	late = r->body_reading;
+	r->body_reading = false;
+	r->close_after = true;
+	return l_fail(L, late ? "timeout" : r->body_error);
 }
 
 /* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" |
@@ -21620,11 +21666,12 @@ l_req_read_body(lua_State *L)
 
 	luaL_checkinteger(L, 3);
 	lua_settop(L, 3);
+	lua_remove(L, 2);
 	if (!r->body_read && !r->body_reading && !req_begin_body(r, max)) {
 		r->close_after = true;
 		return l_fail(L, r->body_error);
 	}
-	return l_req_read_body_k(L, LUA_OK, 0);
+	return l_wait(L, l_req_read_body_push);
 }
 
 /* Pushes the name with each letter as `as` has it: ascii_lower, or name_fold as sets of names do. */
@@ -23658,12 +23705,10 @@ l_time_boot_id(lua_State *L)
 }
 
 static int
-l_time_sleep_k(lua_State *L, int status, lua_KContext until)
+l_time_sleep_push(lua_State *L, bool late)
 {
-	(void)status;
-	if (clock_now() < (int64_t)until)
-		return task_yield(L, (int64_t)until, until, l_time_sleep_k);
-	return 0;
+	(void)L;
+	return late ? 0 : -1;
 }
 
 /* time.sleep(ms): 0 lets everything else have its turn. yields */
@@ -23672,7 +23717,9 @@ l_time_sleep(lua_State *L)
 {
 	int64_t until = clock_now() + (int64_t)luaL_checkinteger(L, 1);
 
-	return task_yield(L, until, (lua_KContext)until, l_time_sleep_k);
+	lua_settop(L, 1);
+	lua_pushinteger(L, until);
+	return task_yield(L, until, (lua_KContext)l_time_sleep_push, l_wait_k);
 }
 
 /* time.iso(s) -> "2026-11-21T02:07:00Z" */
@@ -23821,41 +23868,23 @@ l_open_tls(lua_State *L)
 }
 
 /* -- http_client */
-#define L_FETCH "sallyport.fetch"
-
-struct l_fetch {
-	struct fetch f;
-	struct task *task;      /* waits; NULL: it does not */
-	bool started;
-};
-
 static void
-l_fetch_done(struct fetch *f)
+l_fetch_drop(struct wait *w)
 {
-	struct l_fetch *lf = f->owner;
-
-	if (lf->task != NULL)
-		task_wake(lf->task);
-	lf->task = NULL;
-}
-
-static int
-l_fetch_gc(lua_State *L)
-{
-	struct l_fetch *lf = luaL_checkudata(L, 1, L_FETCH);
-
-	if (lf->started)
-		fetch_free(&lf->f);
-	lf->started = false;
-	return 0;
+	fetch_free((struct fetch *)w);
 }
 
 /* { status=, values= | malformed=true, retry_after=, challenge=, text= } */
 static int
-l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
+l_fetch_push(lua_State *L, bool late)
 {
-	struct fetch *f = &lf->f;
+	struct fetch *f = lua_touserdata(L, 3);
 
+	if (!f->wait.done && !late)
+		return -1;
+	if (late)
+		fetch_finish(f, f->out_sent != 0 ? "timeout" : "unreachable",
+		    f->out_sent != 0 ? "no answer in time" : "no connection in time");
 	if (f->error != NULL) {
 		lua_pushnil(L);
 		lua_pushstring(L, f->error);
@@ -23870,43 +23899,17 @@ l_fetch_answer(lua_State *L, struct l_fetch *lf, int expect)
 	lua_setfield(L, -2, "challenge");
 	if (l_flag(L, 1, "text"))
 		l_set_slice(L, "text", buf_slice(&f->body));
-	if (lua_istable(L, expect)) {
-		int n = l_json_expect(L, buf_slice(&f->body), expect);
+	if (lua_getfield(L, 1, "expect") == LUA_TTABLE) {
+		int n = l_json_expect(L, buf_slice(&f->body), lua_gettop(L));
 
-		if (n == 1) {
-			lua_setfield(L, -2, "values");
-		} else {
-			lua_pop(L, n);
+		if (n == 1)
+			lua_setfield(L, 4, "values");
+		lua_settop(L, 4);
+		if (n != 1)
 			l_set_flag(L, "malformed", true);
-		}
 	}
+	lua_settop(L, 4);
 	return 1;
-}
-
-static int
-l_fetch_wait_k(lua_State *L, int status, lua_KContext ctx)
-{
-	struct l_fetch *lf = luaL_checkudata(L, 3, L_FETCH);
-	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
-	int n;
-
-	(void)status;
-	(void)ctx;
-	if (!lf->f.finished) {
-		if (clock_now() < deadline) {
-			lf->task = task_of(L);
-			return task_yield(L, deadline, 0, l_fetch_wait_k);
-		}
-		lf->f.finished = true;
-		lf->f.error = lf->f.out_sent != 0 ? "timeout" : "unreachable";
-		lf->f.detail = lf->f.out_sent != 0 ? "no answer in time" : "no connection in time";
-	}
-	lf->task = NULL;
-	lua_getfield(L, 1, "expect");
-	n = l_fetch_answer(L, lf, 4);
-	fetch_free(&lf->f);
-	lf->started = false;
-	return n;
 }
 
 /* What `target` says in the place of the URL's path and query: it may be a secret. */
@@ -23980,8 +23983,7 @@ l_http_request(lua_State *L)
 	struct slice url, authority, rest, host;
 	struct cidr allow[NET_CIDRS_MAX];
 	char canonical[256];
-	struct l_fetch *lf;
-	struct tls_ident *ident;
+	struct fetch *f;
 	const char *method, *why;
 	size_t n, nallow;
 	bool use_tls, ip;
@@ -23989,65 +23991,53 @@ l_http_request(lua_State *L)
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
-	lua_settop(L, 2);
+	f = l_wait_new(L, sizeof *f, l_fetch_drop);
 	lua_getfield(L, 1, "url");
-	url = l_check_text(L, 3);
+	url = l_check_text(L, 4);
 	if (!http_parse_absolute(url, &use_tls, &authority, &rest) ||
 	    !http_parse_authority(authority, &host, &port) ||
 	    !http_canonical_host(host, canonical, &n, &ip, &why))
 		return luaL_error(L, "not a URL: %s", url.p);
 	canonical[n] = '\0';
-	lua_pop(L, 1);
-	lf = lua_newuserdatauv(L, sizeof *lf, 1);
-	memset(lf, 0, sizeof *lf);
-	luaL_setmetatable(L, L_FETCH);
-	lua_toclose(L, 3);              /* also when the task is abandoned while it waits */
-	buf_init(&lf->f.out, FETCH_OUT_MAX);
-	lf->started = true;
+	buf_init(&f->out, FETCH_OUT_MAX);
 	lua_getfield(L, 1, "method");
-	lua_getfield(L, 1, "url");
 	lua_getfield(L, 1, "max");
-	buf_init(&lf->f.body, (size_t)luaL_optinteger(L, 6, 1024 * 1024));
-	if (lf->f.body.max > FETCH_BODY_MAX)
-		lf->f.body.max = FETCH_BODY_MAX;
-	method = luaL_optstring(L, 4, "GET");
-	lf->f.method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
-	lf->f.head_only = l_flag(L, 1, "head");
+	buf_init(&f->body, (size_t)luaL_optinteger(L, 6, 1024 * 1024));
+	if (f->body.max > FETCH_BODY_MAX)
+		f->body.max = FETCH_BODY_MAX;
+	method = luaL_optstring(L, 5, "GET");
+	f->method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
+	f->head_only = l_flag(L, 1, "head");
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
-	l_fetch_compose(L, &lf->f, method, authority, l_fetch_target(L, rest));
+	l_fetch_compose(L, f, method, authority, l_fetch_target(L, rest));
 	lua_settop(L, 3);
-	lf->f.owner = lf;
-	lf->f.done = l_fetch_done;
-	ident = l_opt_identity(L, 1);
-	fetch_start(&lf->f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls,
-	    ident, allow, nallow);
-	return l_fetch_wait_k(L, LUA_OK, 0);
+	fetch_start(f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls,
+	    l_opt_identity(L, 1), allow, nallow);
+	return l_wait(L, l_fetch_push);
 }
 
 static int
 l_open_http_client(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {{"request", l_http_request}, /* yields */ {NULL, NULL}};
-	static const luaL_Reg events[] = {{"__gc", l_fetch_gc}, {"__close", l_fetch_gc}, {NULL, NULL}};
 
-	lua_pushnil(L);
-	l_metatable(L, L_FETCH, events);
 	luaL_newlib(L, funcs);
 	return 1;
 }
 
 /* -- command: what a helper program prints */
-#define L_COMMAND "sallyport.command"
+struct l_command {
+	struct wait wait;
+	struct helper_run *run; /* owned; NULL: none yet */
+};
 
-static int
-l_command_gc(lua_State *L)
+static void
+l_command_drop(struct wait *w)
 {
-	struct helper_run **h = luaL_checkudata(L, 1, L_COMMAND);
+	struct l_command *c = (struct l_command *)w;
 
-	if (*h != NULL)
-		helper_drop(*h);
-	*h = NULL;
-	return 0;
+	if (c->run != NULL)
+		helper_drop(c->run);
 }
 
 /* A JSON object of texts -> { { name, secret } … } | nil, "command_malformed" */
@@ -24086,34 +24076,20 @@ l_command_headers(lua_State *L, struct slice text)
 }
 
 static int
-l_command_answer(lua_State *L, const struct helper_run *h)
+l_command_push(lua_State *L, bool late)
 {
 	static const char *const codes[] = {NULL, "command_failed", "command_timeout", "command_too_large",
 	    "command_missing", "command_unsafe", "command_busy"};
+	const struct l_command *c = lua_touserdata(L, 3);
 
-	if (h->code == HELPER_DONE)
-		return l_command_headers(L, (struct slice){h->in.p, h->in.n});
+	if (!c->wait.done)
+		return late ? l_fail(L, "command_timeout") : -1;
+	if (c->run->code == HELPER_DONE)
+		return l_command_headers(L, buf_slice(&c->run->in));
 	lua_pushnil(L);
-	lua_pushstring(L, codes[h->code]);
-	lua_pushinteger(L, h->status);
+	lua_pushstring(L, codes[c->run->code]);
+	lua_pushinteger(L, c->run->status);
 	return 3;
-}
-
-static int
-l_command_wait_k(lua_State *L, int status, lua_KContext ctx)
-{
-	struct helper_run **h = luaL_checkudata(L, 3, L_COMMAND);
-	int64_t deadline = (int64_t)luaL_checkinteger(L, 2);
-
-	(void)status;
-	(void)ctx;
-	if (!(*h)->ended) {
-		if (clock_now() >= deadline)
-			return l_fail(L, "command_timeout");
-		(*h)->task = task_of(L);
-		return task_yield(L, deadline, 0, l_command_wait_k);
-	}
-	return l_command_answer(L, *h);
 }
 
 /* Program and arguments of the table at 1, which keeps the texts. Pushes that table's list. */
@@ -24146,29 +24122,26 @@ l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
 static int
 l_host_run(lua_State *L)
 {
-	struct helper_run **h;
+	struct l_command *c;
 	char *argv[HELPER_ARGS_MAX + 1];
 	lua_Integer ms;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
-	lua_settop(L, 2);
 	if (helper_dir < 0)
 		return l_fail(L, "no_helpers");
+	c = l_wait_new(L, sizeof *c, l_command_drop);
 	lua_getfield(L, 1, "timeout");
 	ms = luaL_checkinteger(L, -1);
-	lua_settop(L, 2);
 	l_command_argv(L, argv);
-	h = lua_newuserdatauv(L, sizeof *h, 0);
-	*h = NULL;
-	luaL_setmetatable(L, L_COMMAND);
-	if ((*h = calloc(1, sizeof **h)) == NULL)
+	lua_settop(L, 3);
+	if ((c->run = calloc(1, sizeof *c->run)) == NULL)
 		return luaL_error(L, "out of memory");
-	(*h)->watch.fd = -1;
-	buf_init(&(*h)->in, HELPER_OUTPUT_MAX);
-	lua_toclose(L, 3);              /* also when the task is abandoned while it waits */
-	helper_start(*h, argv, ms < 1 ? 1 : ms > HELPER_MS_MAX ? HELPER_MS_MAX : ms);
-	return l_command_wait_k(L, LUA_OK, 0);
+	c->run->watch.fd = -1;
+	c->run->wait = &c->wait;
+	buf_init(&c->run->in, HELPER_OUTPUT_MAX);
+	helper_start(c->run, argv, ms < 1 ? 1 : ms > HELPER_MS_MAX ? HELPER_MS_MAX : ms);
+	return l_wait(L, l_command_push);
 }
 
 /* host.helpers(dir [, look]) -> true | nil, why: names the folder, once, before there are
@@ -25014,13 +24987,10 @@ static void
 l_open_host(lua_State *L, bool worker)
 {
 	static const luaL_Reg spawn[] = {{"state", l_spawn_state}, {NULL, NULL}},
-	    spawn_events[] = {{"__gc", l_spawn_gc}, {NULL, NULL}},
-	    command_events[] = {{"__gc", l_command_gc}, {"__close", l_command_gc}, {NULL, NULL}};
+	    spawn_events[] = {{"__gc", l_spawn_gc}, {NULL, NULL}};
 
 	luaL_newlib(L, spawn);
 	l_metatable(L, L_SPAWN, spawn_events);
-	lua_pushnil(L);
-	l_metatable(L, L_COMMAND, command_events);
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
@@ -25626,6 +25596,7 @@ lua_bind_all(lua_State *L, bool worker)
 		lua_open_module(L, modules[i].name, modules[i].open);
 	lua_bind(L, "time", l_time);
 	lua_pop(L, 1);
+	l_open_wait(L);
 	l_open_host(L, worker);
 	if (!worker) {
 		lua_pushcfunction(L, l_host_serve);

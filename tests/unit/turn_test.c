@@ -106,15 +106,9 @@ test_held_body(void)
 }
 
 static void
-fetched(struct fetch *f)
-{
-	(void)f;
-}
-
-static void
 test_fetch(const char *name, const char *head, const char *unit)
 {
-	struct fetch f = {.done = fetched, .method = SLICE("GET"), .retry_after = -1};
+	struct fetch f = {.method = SLICE("GET"), .retry_after = -1};
 
 	buf_init(&f.head_bytes, HTTP_HEAD_MAX);
 	buf_init(&f.body, FETCH_BODY_MAX);
@@ -122,7 +116,7 @@ test_fetch(const char *name, const char *head, const char *unit)
 	f.up->state = UP_OPEN;
 	peer_from(&f.up->peer, source(head, unit));
 	fetch_read(&f);
-	told(name, f.defer.queued && !f.finished, f.up->peer.received / strlen(unit));
+	told(name, f.defer.queued && !f.wait.done, f.up->peer.received / strlen(unit));
 	fetch_free(&f);
 	test_result(!f.defer.queued, "  and none once it is freed", "it is queued");
 	loop_run_deferred();
