@@ -2350,7 +2350,7 @@ net_dial_cancel(struct dial *d)
  * it was made for: that is part of its name in the cache. Record buffers belong to a connection
  * only while bytes move. Keys, master secrets and read plaintext are wiped when they go. TLS_CLOSED
  * means that close_notify came; the end of the transport before it is a truncation. */
-#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 512 KiB as they fill */
+#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
 #define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
 #define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
 #define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
@@ -2386,15 +2386,23 @@ tls_map(size_t n, int sharing)
 	return p;
 }
 
+/* Of pieces, one behind the other. */
 static void
-tls_sha256(const void *p, size_t n, uint8_t out[32])
+tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32])
 {
 	br_sha256_context c;
 
 	br_sha256_init(&c);
-	br_sha256_update(&c, p, n);
+	for (size_t i = 0; i < n; i++)
+		br_sha256_update(&c, piece[i].p, piece[i].n);
 	br_sha256_out(&c, out);
 	wipe(&c, sizeof c);
+}
+
+static void
+tls_sha256(const void *p, size_t n, uint8_t out[32])
+{
+	tls_sha256_join(&(struct slice){p, n}, 1, out);
 }
 
 static void
@@ -2411,17 +2419,14 @@ tls_sha256_hex(struct slice s, char out[64])
  * dead one left torn does not match it and counts as absent. Nobody ever waits. */
 struct session {
 	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
-	uint8_t secret[48];     /* master secret */
-	uint8_t id[32];         /* what to offer an upstream; for agents it is in the name */
-	uint16_t suite;
-	uint8_t id_len;
-	uint8_t spare;
-	uint32_t expires;       /* monotonic seconds: the same in all processes */
+	br_ssl_session_parameters of;
+	uint8_t spare[2];
+	uint64_t expires;       /* monotonic seconds: the same in all processes */
 	uint64_t check;         /* first bytes of SHA-256 of what is above */
 };
-_Static_assert(sizeof(struct session) == 128, "no padding: the check covers every byte");
+_Static_assert(sizeof(struct session) == 136, "no padding of ours: the check covers every byte");
 #define SESSION_WORDS (sizeof(struct session) / 8)
-#define SESSION_GROUP 32        /* slots in a page: one never written is not swept, nor paged in */
+#define SESSION_GROUP 32        /* slots of about a page: one never written is not swept, nor paged in */
 
 struct session_table {
 	size_t n;                                       /* slots, a power of two */
@@ -2460,104 +2465,113 @@ session_check(const struct session *s)
 static void
 session_read(struct session_table *t, size_t i, struct session *s)
 {
-	uint64_t w[SESSION_WORDS];
+	for (size_t k = 0; k < SESSION_WORDS; k++) {
+		uint64_t w = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
 
-	for (size_t k = 0; k < SESSION_WORDS; k++)
-		w[k] = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
-	memcpy(s, w, sizeof w);
-	wipe(w, sizeof w);
+		memcpy((char *)s + 8 * k, &w, 8);
+	}
 }
 
 static void
 session_write(struct session_table *t, size_t i, const struct session *s)
 {
-	uint64_t w[SESSION_WORDS];
-
-	memcpy(w, s, sizeof w);
 	atomic_store_explicit(&t->used[i / SESSION_GROUP], 1, memory_order_relaxed);
-	for (size_t k = 0; k < SESSION_WORDS; k++)
-		atomic_store_explicit(&t->slot[i][k], w[k], memory_order_relaxed);
-	wipe(w, sizeof w);
+	for (size_t k = 0; k < SESSION_WORDS; k++) {
+		uint64_t w;
+
+		memcpy(&w, (const char *)s + 8 * k, 8);
+		atomic_store_explicit(&t->slot[i][k], w, memory_order_relaxed);
+	}
 }
 
-static uint32_t
+static uint64_t
 session_now(void)
 {
-	return (uint32_t)(clock_now() / 1000);
+	return (uint64_t)clock_now() / 1000;
 }
 
+/* The slot of `name` with what it holds; without one, that whose session ends first. */
 static size_t
-session_set(const struct session_table *t, const uint8_t name[32])
+session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
 {
-	return load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1);
-}
-
-/* The slot that holds `name`, whole and in time; else t->n. */
-static size_t
-session_find(struct session_table *t, const uint8_t name[32], struct session *s)
-{
-	size_t set = session_set(t, name);
+	size_t set = load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1), at = set;
+	uint64_t first = UINT64_MAX;
 
 	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
 		session_read(t, i, s);
-		if (memcmp(s->name, name, 32) == 0 && s->check == session_check(s) &&
-		    s->expires > session_now())
+		if (memcmp(s->name, name, 32) == 0)
 			return i;
+		if (s->expires < first) {
+			first = s->expires;
+			at = i;
+		}
 	}
-	wipe(s, sizeof *s);
-	return t->n;
+	memset(s, 0, sizeof *s);
+	return at;
+}
+
+/* The session of that name, whole and in time. `t` may be NULL here and below: it keeps none. */
+static bool
+session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_parameters *p)
+{
+	struct session s = {.check = 0};
+	bool found;
+
+	if (t != NULL)
+		session_slot(t, name, &s);
+	if ((found = s.check == session_check(&s) && s.expires > session_now()))
+		*p = s.of;
+	wipe(&s, sizeof s);
+	return found;
 }
 
 static void
-session_put(struct session_table *t, struct session *s, uint32_t life)
+session_put(struct session_table *t, const uint8_t name[32], const br_ssl_session_parameters *p,
+    uint32_t life)
 {
-	size_t set = session_set(t, s->name), at = set;
-	uint32_t first = UINT32_MAX;
-	struct session old;
+	struct session s;
+	size_t at;
 
-	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
-		session_read(t, i, &old);
-		if (memcmp(old.name, s->name, 32) == 0) {
-			at = i;
-			break;
-		}
-		if (old.expires < first) {
-			first = old.expires;
-			at = i;
-		}
-	}
-	wipe(&old, sizeof old);
-	s->expires = session_now() + life;
-	s->check = session_check(s);
-	session_write(t, at, s);
+	if (t == NULL)
+		return;
+	at = session_slot(t, name, &s);
+	memset(&s, 0, sizeof s);
+	memcpy(s.name, name, sizeof s.name);
+	memcpy(&s.of, p, sizeof s.of);
+	s.expires = session_now() + life;
+	s.check = session_check(&s);
+	session_write(t, at, &s);
+	wipe(&s, sizeof s);
 }
 
 static void
 session_drop(struct session_table *t, const uint8_t name[32])
 {
 	struct session s;
-	size_t i = session_find(t, name, &s);
+	size_t i;
 
-	wipe(&s, sizeof s);
-	if (i < t->n)
-		session_write(t, i, &s);
+	if (t == NULL)
+		return;
+	i = session_slot(t, name, &s);
+	wipe(&s.of, sizeof s.of);
+	if (s.check != 0)
+		session_write(t, i, &(struct session){.check = 0});
 }
 
 /* Wipes what expired or was left torn. A slot that another worker is writing is lost: a miss. */
 static void
 session_sweep(struct session_table *t)
 {
-	static const struct session none;
 	struct session s;
 
-	for (size_t i = 0; i < t->n; i++) {
+	for (size_t i = 0; t != NULL && i < t->n; i++) {
 		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
 			i |= SESSION_GROUP - 1;
 			continue;
 		}
 		session_read(t, i, &s);
 		if (s.check != 0 && (s.expires <= session_now() || s.check != session_check(&s)))
-			session_write(t, i, &none);
+			session_write(t, i, &(struct session){.check = 0});
 	}
 	wipe(&s, sizeof s);
 }
@@ -3149,6 +3163,7 @@ static struct {
 	size_t dn_n;
 	uint8_t skid[20];
 	uint8_t leaf_pub[65], leaf_skid[20];
+	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
 } tls_ca;
 
 /* RFC 7093 2 (1): the first 160 bits of SHA-256 of the public key. */
@@ -3478,6 +3493,7 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
 		return false;
 	cert_skid(tls_ca.leaf_pub, tls_ca.leaf_skid);
+	tls_ca.leaf_sk = (br_ec_private_key){BR_EC_secp256r1, tls_keys->leaf, 32};
 	tls_ca.loaded = true;
 	return true;
 }
@@ -3767,8 +3783,6 @@ struct tls {
 		br_ssl_server_context server;
 		br_ssl_client_context client;
 	} u;
-	const br_ssl_session_cache_class *cache;        /* server: BearSSL hands these to us, */
-	const br_ssl_server_policy_class *policy;       /* and they lead to the whole */
 	struct tls_bufs *bufs;          /* owned; NULL while parked */
 	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
@@ -4097,13 +4111,11 @@ verify_free(struct tls_verify *v)
 static br_ssl_server_context tls_server_template;
 static br_ssl_client_context tls_client_template;
 
-static const char *tls_alpn[] = {"http/1.1"};
-
 /* BearSSL 0.6 checks for a failed ALPN match only in full handshakes. In a resumed one it goes on
- * to read protocol_names[0xfffe]: any client could crash a worker. So the server's array of names
- * is long enough to have that entry (pages between stay untouched); tls_check_hello ends it. */
+ * to read protocol_names[0xfffe]: any client could crash a worker. So the array of names is long
+ * enough to have that entry (pages between stay untouched); tls_check_hello ends it. */
 #define TLS_ALPN_NONE 0xffff            /* selected_protocol: a list came, without a name of ours */
-static const char **tls_alpn_server;
+static const char **tls_alpn;
 
 /* Forward secrecy and AEAD; with tls=legacy also CBC with SHA-2. Never RSA key exchange, SHA-1 or
  * 3DES. Where ChaCha20 stands depends on the processor. */
@@ -4123,14 +4135,8 @@ static const uint16_t tls_suites_client[] = {
 #define TLS_SUITES_MAX (COUNT(tls_suites_client))
 #define TLS_SUITES_LEGACY 4     /* the last ones of them */
 
-static bool
-suite_is_chacha(uint16_t s)
-{
-	return s == BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 ||
-	    s == BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256;
-}
-
-/* A 16 KiB record takes AES-GCM 4 us in hardware, ChaCha20 41, AES in plain C hundreds. */
+/* A 16 KiB record takes AES-GCM 4 us in hardware, ChaCha20 41, AES in plain C hundreds: without the
+ * hardware ChaCha20 goes first. */
 static void
 tls_suites(br_ssl_engine_context *eng, const uint16_t *in, size_t n)
 {
@@ -4139,65 +4145,56 @@ tls_suites(br_ssl_engine_context *eng, const uint16_t *in, size_t n)
 	uint16_t out[TLS_SUITES_MAX];
 	size_t k = 0;
 
-	if (!hw)
+	for (int pass = hw; pass < 2; pass++)
 		for (size_t i = 0; i < n; i++)
-			if (suite_is_chacha(in[i]))
+			if (hw || (in[i] != BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 &&
+			    in[i] != BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256) == pass)
 				out[k++] = in[i];
-	for (size_t i = 0; i < n; i++)
-		if (hw || !suite_is_chacha(in[i]))
-			out[k++] = in[i];
 	br_ssl_engine_set_suites(eng, out, k);
-}
-
-static void
-tls_template(br_ssl_engine_context *eng)
-{
-	br_ssl_engine_set_versions(eng, BR_TLS12, BR_TLS12);
-	br_ssl_engine_set_hash(eng, br_sha256_ID, &br_sha256_vtable);
-	br_ssl_engine_set_hash(eng, br_sha384_ID, &br_sha384_vtable);
-	br_ssl_engine_set_hash(eng, br_sha512_ID, &br_sha512_vtable);
-	br_ssl_engine_set_prf_sha256(eng, &br_tls12_sha256_prf);
-	br_ssl_engine_set_prf_sha384(eng, &br_tls12_sha384_prf);
-	br_ssl_engine_set_default_aes_gcm(eng);
-	br_ssl_engine_set_default_chapol(eng);
-	br_ssl_engine_set_default_ec(eng);
-	eng->rng_os_rand_done = 1;      /* tls_new seeds; BearSSL would open /dev/urandom */
 }
 
 static void
 tls_templates(void)
 {
-	br_ssl_engine_context *eng = &tls_server_template.eng;
+	br_ssl_engine_context *const ends[] = {&tls_server_template.eng, &tls_client_template.eng};
 
 	br_ssl_server_zero(&tls_server_template);
-	tls_template(eng);
-	tls_suites(eng, tls_suites_server, COUNT(tls_suites_server));
-	br_ssl_engine_set_protocol_names(eng, tls_alpn_server, 1);
-	br_ssl_engine_set_all_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES |
-	    BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
-
-	eng = &tls_client_template.eng;
 	br_ssl_client_zero(&tls_client_template);
-	tls_template(eng);
-	tls_suites(eng, tls_suites_client, TLS_SUITES_MAX - TLS_SUITES_LEGACY);
-	br_ssl_engine_set_default_aes_cbc(eng);
-	br_ssl_engine_set_default_rsavrfy(eng);
-	br_ssl_engine_set_default_ecdsa(eng);
-	br_ssl_engine_set_protocol_names(eng, tls_alpn, 1);
-	br_ssl_engine_set_all_flags(eng, BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
+	tls_suites(ends[0], tls_suites_server, COUNT(tls_suites_server));
+	tls_suites(ends[1], tls_suites_client, TLS_SUITES_MAX - TLS_SUITES_LEGACY);
+	for (size_t i = 0; i < COUNT(ends); i++) {
+		br_ssl_engine_context *eng = ends[i];
+
+		br_ssl_engine_set_versions(eng, BR_TLS12, BR_TLS12);
+		br_ssl_engine_set_hash(eng, br_sha256_ID, &br_sha256_vtable);
+		br_ssl_engine_set_hash(eng, br_sha384_ID, &br_sha384_vtable);
+		br_ssl_engine_set_hash(eng, br_sha512_ID, &br_sha512_vtable);
+		br_ssl_engine_set_prf_sha256(eng, &br_tls12_sha256_prf);
+		br_ssl_engine_set_prf_sha384(eng, &br_tls12_sha384_prf);
+		br_ssl_engine_set_default_aes_gcm(eng);
+		br_ssl_engine_set_default_chapol(eng);
+		br_ssl_engine_set_default_aes_cbc(eng);
+		br_ssl_engine_set_default_ec(eng);
+		br_ssl_engine_set_default_rsavrfy(eng);
+		br_ssl_engine_set_default_ecdsa(eng);
+		br_ssl_engine_set_protocol_names(eng, tls_alpn, 1);
+		br_ssl_engine_set_all_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES |
+		    BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
+		eng->rng_os_rand_done = 1;      /* tls_new seeds; BearSSL would open /dev/urandom */
+	}
 }
 
 /* Once, before fork: workers 0 (a command) keeps no sessions of agents. */
 static bool
 tls_init(size_t workers)
 {
-	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn_server;
+	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn;
 
-	tls_alpn_server = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (tls_alpn_server == MAP_FAILED)
+	tls_alpn = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (tls_alpn == MAP_FAILED)
 		return false;
-	tls_alpn_server[0] = tls_alpn_server[TLS_ALPN_NONE - 1] = tls_alpn[0];
-	(void)mprotect(tls_alpn_server, n, PROT_READ);
+	tls_alpn[0] = tls_alpn[TLS_ALPN_NONE - 1] = "http/1.1";
+	(void)mprotect(tls_alpn, n, PROT_READ);
 	if (workers != 0)
 		sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED);
 	tls_templates();
@@ -4207,8 +4204,7 @@ tls_init(size_t workers)
 static void
 tls_sweep(struct timer *t)
 {
-	if (sessions_agents != NULL)
-		session_sweep(sessions_agents);
+	session_sweep(sessions_agents);
 	session_sweep(sessions_up);
 	timer_set(t, clock_now() + TLS_SWEEP_MS, tls_sweep);
 }
@@ -4434,12 +4430,8 @@ tls_put_alert(struct tls *t, uint8_t alert)
 static void
 tls_fail(struct tls *t, const char *why, uint8_t alert)
 {
-	static const uint8_t none[32];
-	struct session_table *table = t->is_client ? sessions_up : sessions_agents;
-
 	t->failed = true;
-	if (table != NULL && memcmp(t->name, none, 32) != 0)
-		session_drop(table, t->name);
+	session_drop(t->is_client ? sessions_up : sessions_agents, t->name);
 	t->ended_by = alert != 0 ? alert : t->u.eng.err >= BR_ERR_RECV_FATAL_ALERT ?
 	    (uint8_t)t->u.eng.err : 0;          /* both kinds of errors end in the alert's number */
 	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
@@ -4460,125 +4452,57 @@ tls_sni_fits(const struct tls *t)
 	return sni.n == 0 || slice_eq_nocase(sni, slice_of(t->host));
 }
 
-/* A full handshake: the client's suites arrive filtered and in our order. */
+/* A full handshake: the client's suites arrive filtered and in our order. What this host's certificate
+ * can do is for BearSSL's own policy from here on. */
 static int
 policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_context *cc,
     br_ssl_server_choices *choices)
 {
-	struct tls *t = OWNER(pctx, struct tls, policy);
-	uint32_t hashes = br_ssl_server_get_client_hashes(cc) >> 8;     /* with ECDSA */
-	static const int prefer[] = {br_sha256_ID, br_sha384_ID, br_sha512_ID};
-	const br_suite_translated *suites;
-	size_t n;
-
-	t->resumed = false;
-	suites = br_ssl_server_get_client_suites(cc, &n);
-	if (n == 0 || !tls_sni_fits(t) || (t->leaf = leaf_get(t->host)) == NULL)
-		return 0;
-	for (size_t i = 0; i < COUNT(prefer); i++)
-		if (hashes >> prefer[i] & 1) {
-			choices->cipher_suite = suites[0][0];
-			choices->algo_id = 0xff00 + (unsigned)prefer[i];
-			choices->chain = &t->leaf->chain;
-			choices->chain_len = 1;
-			return 1;
-		}
-	return 0;
-}
-
-/* Only for key exchanges that none of our suites has. */
-static uint32_t
-policy_keyx(const br_ssl_server_policy_class **pctx, unsigned char *data, size_t *len)
-{
-	(void)pctx, (void)data, (void)len;
-	return 0;
-}
-
-static size_t
-policy_sign(const br_ssl_server_policy_class **pctx, unsigned algo_id, unsigned char *data,
-    size_t hv_len, size_t len)
-{
-	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = tls_keys->leaf, .xlen = 32};
-	const br_hash_class *h =
-	    br_multihash_getimpl(&tls_server_template.eng.mhash, algo_id & 0xff);
-	unsigned char hash[64], sig[80];
-	size_t n;
+	struct tls *t = OWNER(cc, struct tls, u.server);
 
 	(void)pctx;
-	if (algo_id < 0xff00 || h == NULL || hv_len > sizeof hash)
+	t->resumed = false;
+	if (!tls_sni_fits(t) || (t->leaf = leaf_get(t->host)) == NULL)
 		return 0;
-	memcpy(hash, data, hv_len);
-	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), h, hash, &sk, sig);
-	if (n == 0 || n > len)
-		return 0;
-	memcpy(data, sig, n);
-	return n;
+	br_ssl_server_set_single_ec(&t->u.server, &t->leaf->chain, 1, &tls_ca.leaf_sk, BR_KEYTYPE_SIGN,
+	    BR_KEYTYPE_EC, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	return (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
 }
 
-static const br_ssl_server_policy_class policy_class = {
-	sizeof(void *), policy_choose, policy_keyx, policy_sign,
-};
+static const br_ssl_server_policy_class policy_class = {sizeof(void *), policy_choose, NULL, NULL},
+    *tls_policy = &policy_class;
 
 /* Agents' sessions are named by their id and the host of the tunnel. */
 static struct tls *
-cache_name(const br_ssl_session_cache_class **pctx, const br_ssl_session_parameters *p)
+cache_name(br_ssl_server_context *server, const br_ssl_session_parameters *p)
 {
-	struct tls *t = OWNER(pctx, struct tls, cache);
-	br_sha256_context c;
+	struct tls *t = OWNER(server, struct tls, u.server);
 
-	br_sha256_init(&c);
-	br_sha256_update(&c, p->session_id, sizeof p->session_id);
-	br_sha256_update(&c, t->host, strlen(t->host));
-	br_sha256_out(&c, t->name);
+	tls_sha256_join((const struct slice[]){{(const char *)p->session_id, sizeof p->session_id},
+	    slice_of(t->host)}, 2, t->name);
 	return t;
-}
-
-static void
-session_save(struct session_table *table, const uint8_t name[32],
-    const br_ssl_session_parameters *p, uint32_t life)
-{
-	struct session s = {.suite = p->cipher_suite, .id_len = p->session_id_len};
-
-	memcpy(s.name, name, 32);
-	memcpy(s.secret, p->master_secret, 48);
-	memcpy(s.id, p->session_id, p->session_id_len);
-	session_put(table, &s, life);
-	wipe(&s, sizeof s);
 }
 
 static void
 cache_save(const br_ssl_session_cache_class **pctx, br_ssl_server_context *server,
     const br_ssl_session_parameters *p)
 {
-	struct tls *t = cache_name(pctx, p);
-
-	(void)server;
-	if (sessions_agents != NULL)
-		session_save(sessions_agents, t->name, p, TLS_SESSION_LIFE);
+	(void)pctx;
+	session_put(sessions_agents, cache_name(server, p)->name, p, TLS_SESSION_LIFE);
 }
 
 static int
 cache_load(const br_ssl_session_cache_class **pctx, br_ssl_server_context *server,
     br_ssl_session_parameters *p)
 {
-	struct tls *t = cache_name(pctx, p);
-	struct session s;
+	struct tls *t = cache_name(server, p);
 
-	(void)server;
-	if (sessions_agents == NULL ||
-	    session_find(sessions_agents, t->name, &s) == sessions_agents->n) {
-		memset(t->name, 0, sizeof t->name);
-		return 0;
-	}
-	p->version = BR_TLS12;
-	p->cipher_suite = s.suite;
-	memcpy(p->master_secret, s.secret, 48);
-	wipe(&s, sizeof s);
-	t->resumed = true;
-	return 1;
+	(void)pctx;
+	return t->resumed = session_find(sessions_agents, t->name, p);
 }
 
-static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_save, cache_load};
+static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_save, cache_load},
+    *tls_cache = &cache_class;
 
 /* What BearSSL leaves to us of a ClientHello. Its answer lies in the output buffer, unsent. */
 static void
@@ -4599,63 +4523,36 @@ tls_check_hello(struct tls *t)
 static void
 tls_prefer_x25519(br_ssl_engine_context *eng)
 {
-	size_t n, at, end;
-	unsigned char *p = br_ssl_engine_sendrec_buf(eng, &n);
+	static const char theirs[] = "\0\x0a\0\x0a\0\x08\0\x17\0\x18\0\x19\0\x1d",
+	    ours[] = "\0\x0a\0\x0a\0\x08\0\x1d\0\x17\0\x18\0\x19\0";
+	const size_t sid = 5 + 4 + 34;          /* the length of the session id, which the server chose */
+	size_t n;
+	unsigned char *p = br_ssl_engine_sendrec_buf(eng, &n), *at;
 
-	if (p == NULL || n < 5 + 4 + 34 + 1 || p[0] != 22 || p[5] != 1 ||
-	    (size_t)load_be16(p + 3) + 5 != n || (load_be32(p + 5) & 0xffffff) + 9 != n)
+	if (p == NULL || n <= sid || (size_t)p[sid] + sid >= n ||
+	    (at = memmem(p + sid + p[sid], n - sid - p[sid], theirs, sizeof theirs - 1)) == NULL)
 		return;
-	at = 5 + 4 + 34;
-	at += 1 + (size_t)p[at];                        /* session id */
-	at += at + 2 <= n ? 2 + (size_t)load_be16(p + at) : n;  /* suites */
-	at += at + 1 <= n ? 1 + (size_t)p[at] : n;      /* compression */
-	for (at += 2; at + 4 <= n; at = end) {
-		end = at + 4 + load_be16(p + at + 2);
-		if (load_be16(p + at) != 10 || end > n)
-			continue;
-		for (size_t i = at + 6; i + 2 <= end; i += 2)
-			if (load_be16(p + i) == BR_EC_curve25519) {
-				memmove(p + at + 8, p + at + 6, i - at - 6);
-				store_be16(p + at + 6, BR_EC_curve25519);
-			}
-		br_multihash_init(&eng->mhash);
-		br_multihash_update(&eng->mhash, p + 5, n - 5);
-		return;
-	}
+	memcpy(at, ours, sizeof theirs - 1);
+	br_multihash_init(&eng->mhash);
+	br_multihash_update(&eng->mhash, p + 5, n - 5);
 }
 
-static void
-tls_name_session(struct tls *t, int port, struct slice tag)
+/* What a session is bound to is its name. */
+static bool
+tls_offer_session(struct tls *t, int port, struct slice tag)
 {
-	br_sha256_context c;
+	br_ssl_session_parameters p;
 	uint8_t head[8];
+	bool found;
 
 	store_be32(head, t->trust->id);
 	store_be32(head + 4, (uint32_t)port);
-	br_sha256_init(&c);
-	br_sha256_update(&c, head, sizeof head);
-	br_sha256_update(&c, t->host, strlen(t->host) + 1);
-	if (tag.n != 0)
-		br_sha256_update(&c, tag.p, tag.n);
-	br_sha256_out(&c, t->name);
-}
-
-static bool
-tls_offer_session(struct tls *t)
-{
-	br_ssl_session_parameters p = {.version = BR_TLS12};
-	struct session s;
-
-	if (sessions_up == NULL || session_find(sessions_up, t->name, &s) == sessions_up->n)
-		return false;
-	p.cipher_suite = s.suite;
-	p.session_id_len = s.id_len;
-	memcpy(p.session_id, s.id, sizeof p.session_id);
-	memcpy(p.master_secret, s.secret, 48);
-	br_ssl_engine_set_session_parameters(&t->u.eng, &p);
-	wipe(&s, sizeof s);
+	tls_sha256_join((const struct slice[]){{(const char *)head, sizeof head},
+	    {t->host, strlen(t->host) + 1}, tag}, 3, t->name);
+	if ((found = session_find(sessions_up, t->name, &p)))
+		br_ssl_engine_set_session_parameters(&t->u.eng, &p);
 	wipe(&p, sizeof p);
-	return true;
+	return found;
 }
 
 static bool
@@ -4693,28 +4590,24 @@ static void
 tls_settle(struct tls *t)
 {
 	br_ssl_engine_context *eng = &t->u.eng;
+	bool closed = br_ssl_engine_current_state(eng) == BR_SSL_CLOSED;
 
-	if (t->failed)
+	if (t->failed || (t->done && (!closed || eng->err == BR_ERR_OK)))
 		return;
 	if (!t->is_client && !t->hello_seen && eng->version_out == BR_TLS12)
 		tls_check_hello(t);
-	if (!t->failed && !t->done && eng->shutdown_recv)
-		tls_fail(t, tls_reason(t, BR_ERR_OK), 0);
-	if (!t->failed && br_ssl_engine_current_state(eng) == BR_SSL_CLOSED &&
-	    (eng->err != BR_ERR_OK || !t->done))
+	if (!t->failed && (closed || eng->shutdown_recv))
 		tls_fail(t, tls_reason(t, eng->err), tls_alert_for(t, eng->err));
-	if (!t->failed && !t->done && eng->application_data == 1) {
+	if (!t->failed && eng->application_data == 1) {
 		t->done = true;
-		if (t->is_client && !t->resumed && sessions_up != NULL &&
-		    eng->session.session_id_len != 0)
-			session_save(sessions_up, t->name, &eng->session, TLS_SESSION_LIFE_UP);
+		if (t->is_client && !t->resumed && eng->session.session_id_len != 0)
+			session_put(sessions_up, t->name, &eng->session, TLS_SESSION_LIFE_UP);
 		wipe(eng->session.master_secret, sizeof eng->session.master_secret);
 	}
-	if (!t->failed && !t->done)
-		return;
-	/* Renegotiation is off, so nobody asks for these again. */
-	eng->x509ctx = NULL;
-	tls_forget_peer(t);
+	if (t->failed || t->done) {
+		eng->x509ctx = NULL;    /* renegotiation is off, so nobody asks for these again */
+		tls_forget_peer(t);
+	}
 }
 
 /* -- pump: what the rest of the file sees. Every call may change tls_status and tls_has_output. */
@@ -4766,10 +4659,8 @@ tls_accept(struct slice host)
 
 	if (t == NULL)
 		return NULL;
-	t->policy = &policy_class;
-	t->cache = &cache_class;
-	br_ssl_server_set_policy(&t->u.server, &t->policy);
-	br_ssl_server_set_cache(&t->u.server, &t->cache);
+	br_ssl_server_set_policy(&t->u.server, &tls_policy);
+	br_ssl_server_set_cache(&t->u.server, &tls_cache);
 	br_ssl_server_reset(&t->u.server);
 	t->u.eng.version_out = BR_TLS10;        /* of alerts before a hello; BearSSL says 0 */
 	tls_settle(t);
@@ -4800,8 +4691,7 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 		tls_fail(t, "clock not set", 0);
 		return t;
 	}
-	tls_name_session(t, port, tag);
-	t->resumed = tls_offer_session(t);
+	t->resumed = tls_offer_session(t, port, tag);
 	br_ssl_client_reset(&t->u.client, t->is_ip ? NULL : t->host, t->resumed);
 	tls_prefer_x25519(&t->u.eng);
 	tls_settle(t);
@@ -13559,20 +13449,13 @@ ident_read_ca(struct tls_ident *id, struct slice ca)
 static void
 ident_name(struct tls_ident *id)
 {
-	br_sha256_context c;
 	uint8_t head[12];
 
 	store_be32(head, (uint32_t)id->der.n);
 	store_be32(head + 4, (uint32_t)id->itself.n);
 	store_be32(head + 8, id->pinned | id->legacy << 1);
-	br_sha256_init(&c);
-	br_sha256_update(&c, IDENT_TAG, sizeof IDENT_TAG);
-	br_sha256_update(&c, head, sizeof head);
-	if (id->der.n != 0)
-		br_sha256_update(&c, id->der.p, id->der.n);
-	if (id->itself.n != 0)
-		br_sha256_update(&c, id->itself.p, id->itself.n);
-	br_sha256_out(&c, id->tag);
+	tls_sha256_join((const struct slice[]){{IDENT_TAG, sizeof IDENT_TAG},
+	    {(const char *)head, sizeof head}, buf_slice(&id->der), buf_slice(&id->itself)}, 4, id->tag);
 }
 
 /* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. */

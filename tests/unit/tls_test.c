@@ -755,36 +755,36 @@ test_extensions(void)
 static void
 test_sessions(void)
 {
-	struct session s = {.suite = 1}, got;
+	br_ssl_session_parameters p = {.cipher_suite = 1};
+	struct session got;
 	uint8_t name[32];
 	char n[32];
 	int found = 0;
 	size_t i;
 
 	for (int k = 0; k < 8000; k++) {
-		memset(&s, 0, sizeof s);
-		tls_sha256(&k, sizeof k, s.name);
-		session_put(sessions_agents, &s, 100);
-		found += session_find(sessions_agents, s.name, &got) < TLS_SESSIONS;
+		tls_sha256(&k, sizeof k, name);
+		session_put(sessions_agents, name, &p, 100);
+		found += session_find(sessions_agents, name, &p);
 	}
 	check("a session just kept is found", found == 8000, NULL);
 	found = 0;
 	for (int k = 0; k < 8000; k++) {
 		tls_sha256(&k, sizeof k, name);
-		found += session_find(sessions_agents, name, &got) < TLS_SESSIONS;
+		found += session_find(sessions_agents, name, &p);
 	}
 	snprintf(n, sizeof n, "%d", found);
 	check("the table is bounded and used", found > 3500 && found <= TLS_SESSIONS, n);
-	i = session_find(sessions_agents, s.name, &got);
+	i = session_slot(sessions_agents, name, &got);
 	atomic_store(&sessions_agents->slot[i][5], 99);         /* as a writer killed half-way leaves it */
-	check("a torn slot is a miss", session_find(sessions_agents, s.name, &got) == TLS_SESSIONS, NULL);
-	session_put(sessions_agents, &s, 100);
-	check("and is used again", session_find(sessions_agents, s.name, &got) < TLS_SESSIONS, NULL);
-	session_drop(sessions_agents, s.name);
+	check("a torn slot is a miss", !session_find(sessions_agents, name, &p), NULL);
+	session_put(sessions_agents, name, &p, 100);
+	check("and is used again", session_find(sessions_agents, name, &p), NULL);
+	session_drop(sessions_agents, name);
 	session_read(sessions_agents, i, &got);
 	check("a dropped session is wiped", memcmp(&got, &(struct session){0}, sizeof got) == 0, NULL);
-	session_put(sessions_agents, &s, 0);
-	check("an expired session is not found", session_find(sessions_agents, s.name, &got) == TLS_SESSIONS, NULL);
+	session_put(sessions_agents, name, &p, 0);
+	check("an expired session is not found", !session_find(sessions_agents, name, &p), NULL);
 	for (size_t k = 0; k < TLS_SESSIONS; k++) {
 		session_read(sessions_agents, k, &got);
 		got.expires = 0;
@@ -798,6 +798,7 @@ test_sessions(void)
 		found += memcmp(&got, &(struct session){0}, sizeof got) != 0;
 	}
 	check("the sweep wipes what expired", found == 0, NULL);
+	check("no table keeps none", (session_put(NULL, name, &p, 9), session_drop(NULL, name), !session_find(NULL, name, &p)), NULL);
 }
 
 /* Puts one end on a socket until it opened and `want` bytes came, or it ended; sends `text` when open. */
