@@ -4886,6 +4886,7 @@ tls_park(struct tls *t)
  * more". */
 #define HTTP_HEAD_MAX 65536             /* DESIGN, Limits; nginx and Node stop at 32 and 16 KiB */
 #define HTTP_FIELDS_MAX 100             /* DESIGN, Limits; Apache's LimitRequestFields */
+#define HTTP_EDITS_MAX 100              /* fields that policies may add to those */
 #define HTTP_METHOD_MAX 32              /* the longest registered has 17: UPDATEREDIRECTREF */
 #define HTTP_CONNECTION_MAX 32          /* options in Connection: each is looked up in all fields */
 #define HTTP_TRAILERS_MAX 8192          /* kept contiguous by the caller; checksums are tiny */
@@ -5018,9 +5019,15 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"vary", HDR_NO_TRAILER},               /* RFC 9110 12.5.5 */
 };
 
+/* What a request's field comes to; an answer's are all kept. */
+enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
+
 struct http_field {
 	struct slice name, value;       /* value without the white space around it */
 	uint16_t rule;                  /* HDR_*; 0: goes through */
+	uint8_t mark;                   /* enum field_mark */
+	bool is_secret;                 /* the value is one that was attached */
+	struct secret *own;             /* owned; name and value lie in it. NULL: in the head as it came */
 };
 
 struct http_authority {
@@ -5053,7 +5060,7 @@ struct http_head {
 	const char *why;                /* static; what it is refused for, as in "it has …" */
 	size_t line;                    /* which of its lines is to blame, from 1; 0: none alone */
 	size_t nfields;
-	struct http_field field[HTTP_FIELDS_MAX]; /* last: not cleared for each head */
+	struct http_field field[HTTP_FIELDS_MAX + HTTP_EDITS_MAX]; /* last: not cleared for each head */
 };
 
 /* RFC 9110 5.6.2 */
@@ -5231,7 +5238,7 @@ http_parse_field(struct slice line, struct http_field *f)
 
 	if (colon == NULL)
 		return false;
-	f->name = (struct slice){line.p, (size_t)(colon - line.p)};
+	*f = (struct http_field){.name = {line.p, (size_t)(colon - line.p)}};
 	f->value = http_trim((struct slice){colon + 1, line.n - f->name.n - 1});
 	if (!http_valid_field_name(f->name) || !http_valid_field_value(f->value))
 		return false;
@@ -14152,7 +14159,6 @@ enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
 /* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
 enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
 enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND, REQ_ECHO };
-enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
 
 /* The third body mode: `apply` attaches a filter, and the body passes through it as it
  * streams. A filter holds what it must (a signed chunk, say) within its own bound, and
@@ -14523,20 +14529,6 @@ struct flow {
 	size_t rest_used;       /* bytes of the source that are done with when it is through */
 };
 
-/* What a policy put into the request: values are secrets or our own copies. */
-struct added {
-	struct added *next;
-	struct slice name, value;
-	struct secret *secret;  /* owned; NULL: value is in `text` */
-	char text[];            /* name, then value */
-};
-
-static struct slice
-added_value(const struct added *a)
-{
-	return a->secret != NULL ? secret_slice(a->secret) : a->value;
-}
-
 struct req {
 	struct conn *conn;      /* borrowed */
 	struct req *next_free;
@@ -14545,9 +14537,7 @@ struct req {
 	bool task_done, task_ok;
 	char id[17];
 
-	struct http_head head;  /* slices into bytes */
-	uint8_t mark[HTTP_FIELDS_MAX]; /* enum field_mark of head.field[i] */
-	struct added *added;    /* owned */
+	struct http_head head;  /* slices into bytes; behind its fields, those that policies add */
 	enum req_form form;
 	bool secure;            /* scheme https */
 	bool own_endpoint;
@@ -15132,9 +15122,9 @@ req_new(struct conn *c)
 		buf_init(&r->out_head, PEER_HEAD_MAX);
 		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
 	}
-	/* Not the 100 fields: http_parse_request writes those that count. */
-	memset(r, 0, offsetof(struct req, head) + offsetof(struct http_head, field));
-	memset(r->mark, 0, offsetof(struct req, bytes) - offsetof(struct req, mark));
+	/* Not the fields: http_parse_request writes those that count. */
+	memset(r, 0, offsetof(struct req, head.field));
+	memset(&r->form, 0, offsetof(struct req, bytes) - offsetof(struct req, form));
 	r->conn = c;
 	buf_init(&r->body, 0);
 	buf_init(&r->answer, 256 * 1024);
@@ -15174,13 +15164,8 @@ static void
 req_free(struct req *r)
 {
 	req_stop(r);
-	while (r->added != NULL) {
-		struct added *a = r->added;
-
-		r->added = a->next;
-		secret_drop(&a->secret);
-		free(a);
-	}
+	for (size_t i = 0; i < r->head.nfields; i++)
+		secret_unref(r->head.field[i].own);
 	upstream_drop(&r->up);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
@@ -15538,7 +15523,7 @@ req_parse(struct req *r)
 	    http_find(&r->head, SLICE("sec-websocket-key"), 0) >= 0; /* RFC 6455 4.1 */
 	for (size_t i = 0; i < r->head.nfields; i++)
 		if (r->head.field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS))
-			r->mark[i] = FIELD_DROPPED;
+			r->head.field[i].mark = FIELD_DROPPED;
 	if (!(r->conn->tunnel ? req_parse_tunnel(r) : r->head.form == HTTP_AUTHORITY ?
 	    req_parse_connect(r) :
 	    r->head.form == HTTP_ABSOLUTE ? req_parse_absolute(r) : req_parse_own(r)))
@@ -15642,14 +15627,14 @@ req_put_fields(const struct req *r, struct buf *b)
 		ok = ok && buf_addf(b, ":%d", r->port);
 	ok = ok && buf_add(b, "\r\n", 2);
 	for (size_t i = 0; ok && i < r->head.nfields; i++) {
-		if (r->mark[i] != FIELD_KEPT)
+		const struct http_field *f = &r->head.field[i];
+
+		if (f->mark != FIELD_KEPT)
 			continue;
-		if (r->body_read && slice_eq_nocase(r->head.field[i].name, SLICE("expect")))
+		if (r->body_read && slice_eq_nocase(f->name, SLICE("expect")))
 			continue;       /* we have sent 100 Continue ourselves */
-		ok = put_field(b, r->head.field[i].name, r->head.field[i].value);
+		ok = put_field(b, f->name, f->value);
 	}
-	for (const struct added *a = r->added; ok && a != NULL; a = a->next)
-		ok = put_field(b, a->name, added_value(a));
 	return ok;
 }
 
@@ -15657,11 +15642,11 @@ req_put_fields(const struct req *r, struct buf *b)
 static bool
 req_attached(const struct req *r)
 {
-	const struct added *a = r->added;
+	size_t i = 0;
 
-	while (a != NULL && a->secret == NULL)
-		a = a->next;
-	return a != NULL || r->new_path != NULL || r->new_query != NULL || r->new_body != NULL || r->body_secret;
+	while (i < r->head.nfields && !r->head.field[i].is_secret)
+		i++;
+	return i < r->head.nfields || r->new_path != NULL || r->new_query != NULL || r->new_body != NULL || r->body_secret;
 }
 
 static bool
@@ -15680,8 +15665,8 @@ req_trailer_may_pass(const struct flow *f, const struct http_field *t)
 	const struct req *r = OWNER(f, struct req, up_flow);
 	struct slice left = buf_slice(&r->stripped_names);
 
-	for (const struct added *a = r->added; a != NULL; a = a->next)
-		if (name_same(a->name, name))
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->head.field[i].own != NULL && name_same(r->head.field[i].name, name))
 			return false;
 	while (left.n != 0)
 		if (name_same(slice_cut(&left, '\n'), name))
@@ -21194,7 +21179,6 @@ l_open_addr(lua_State *L)
 #define L_QUERY "sallyport.query"
 static struct l_type l_type_req = {.name = L_REQ}, l_type_view = {.name = L_VIEW};
 static struct l_type l_type_headers = {.name = L_HEADERS}, l_type_query = {.name = L_QUERY};
-#define L_EDITS_MAX 200         /* fields a policy may add: twice what may arrive */
 
 struct req_handle {
 	struct req *r;          /* NULL: closed */
@@ -21850,14 +21834,14 @@ l_req_strip(lua_State *L)
 		luaL_error(L, "strip names too many headers");
 	lua_settop(L, 3);
 	for (size_t i = 0; i < r->head.nfields; i++) {
-		const struct http_field *f = &r->head.field[i];
+		struct http_field *f = &r->head.field[i];
 
-		if (r->mark[i] != FIELD_KEPT)
+		if (f->mark != FIELD_KEPT || f->own != NULL)
 			continue;
 		if ((f->rule & gone) != 0)
-			r->mark[i] = FIELD_DROPPED;
+			f->mark = FIELD_DROPPED;
 		else if (named && l_set_has(L, 3, f->name))
-			r->mark[i] = FIELD_STRIPPED;
+			f->mark = FIELD_STRIPPED;
 		else
 			second = second || (f->rule & HDR_SECOND) != 0;
 	}
@@ -21897,9 +21881,8 @@ l_req_presents(lua_State *L)
 	found = (r->query.p != NULL && subst_has(&subst_form, r->query, what)) ||
 	    (r->path.p != NULL && subst_has(&subst_path, r->path, what)) ||
 	    (r->body_read && slice_has(buf_slice(&r->body), what));
-	for (size_t i = 0; !found && i < r->head.nfields; i++)
-		if ((r->head.field[i].rule & (HDR_HOP | HDR_PROXY)) == 0)
-			found = field_bears(r->head.field[i].value, what);
+	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++)
+		found = (f->rule & (HDR_HOP | HDR_PROXY)) == 0 && f->own == NULL && field_bears(f->value, what);
 	return l_answer(L, found);
 }
 
@@ -21929,10 +21912,10 @@ l_req_taken(lua_State *L)
 	struct slice all = buf_slice(&r->stripped_query), pair, raw;
 	lua_Integer n = luaL_len(L, 4);
 
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		if (r->mark[i] != FIELD_STRIPPED || l_bears_one(L, 2, r->head.field[i].value, NULL))
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if (f->mark != FIELD_STRIPPED || l_bears_one(L, 2, f->value, NULL))
 			continue;
-		l_push_name(L, r->head.field[i].name, name_fold);
+		l_push_name(L, f->name, name_fold);
 		lua_seti(L, 4, ++n);
 	}
 	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
@@ -21954,8 +21937,8 @@ l_req_unstrip(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 
 	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->mark[i] == FIELD_STRIPPED)
-			r->mark[i] = FIELD_KEPT;
+		if (r->head.field[i].mark == FIELD_STRIPPED)
+			r->head.field[i].mark = FIELD_KEPT;
 	secret_drop(&r->new_query);
 	r->query_removed = false;
 	buf_clear(&r->stripped_query);
@@ -21972,52 +21955,41 @@ field_settable(struct slice name)
 static void
 req_remove_field(struct req *r, struct slice name)
 {
-	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->mark[i] == FIELD_KEPT && slice_eq_nocase(r->head.field[i].name, name))
-			r->mark[i] = FIELD_DROPPED;
-	for (struct added **p = &r->added; *p != NULL;) {
-		struct added *a = *p;
+	for (size_t i = r->head.nfields; i-- > 0;) {
+		struct http_field *f = &r->head.field[i];
 
-		if (!slice_eq_nocase(a->name, name)) {
-			p = &a->next;
+		if (f->mark != FIELD_KEPT || !slice_eq_nocase(f->name, name))
 			continue;
-		}
-		*p = a->next;
-		secret_drop(&a->secret);
-		free(a);
+		f->mark = FIELD_DROPPED;
+		if (f->own == NULL)
+			continue;
+		secret_unref(f->own);
+		memmove(f, f + 1, (--r->head.nfields - i) * sizeof *f);
 	}
 }
 
-/* One more field: with a copy of the value, or with the secret, whose reference it takes. False:
- * too many, or no memory, and the reference is still the caller's. */
+/* The field, of the list or its next one, is now this. False: no memory. */
 static bool
-req_add_field(struct req *r, struct slice name, struct slice value, struct secret *s)
+field_set(struct http_field *f, struct slice name, struct slice value, bool is_secret)
 {
-	struct added *a, **end;
-	size_t count = 0;
+	struct secret *own = secret_new(name.n + value.n);
 
-	for (end = &r->added; *end != NULL; end = &(*end)->next)
-		if (++count >= L_EDITS_MAX)
-			return false;
-	if ((a = malloc(sizeof *a + name.n + (s == NULL ? value.n : 0))) == NULL)
+	if (own == NULL)
 		return false;
-	a->next = NULL;
-	memcpy(a->text, name.p, name.n);
-	a->name = (struct slice){a->text, name.n};
-	a->secret = s;
-	if (s == NULL && value.n != 0)
-		memcpy(a->text + name.n, value.p, value.n);
-	a->value = (struct slice){a->text + name.n, s == NULL ? value.n : 0};
-	*end = a;
+	memcpy(own->p, name.p, name.n);
+	if (value.n != 0)
+		memcpy(own->p + name.n, value.p, value.n);
+	*f = (struct http_field){.name = {own->p, name.n}, .value = {own->p + name.n, value.n}, .is_secret = is_secret, .own = own};
 	return true;
 }
 
-/* The same, and no other of that name. */
+/* The one field of that name. False: no memory, or too many. */
 static bool
-req_set_field(struct req *r, struct slice name, struct slice value, struct secret *s)
+req_set_field(struct req *r, struct slice name, struct slice value, bool is_secret)
 {
 	req_remove_field(r, name);
-	return req_add_field(r, name, value, s);
+	return r->head.nfields < COUNT(r->head.field) &&
+	    field_set(&r->head.field[r->head.nfields], name, value, is_secret) && ++r->head.nfields != 0;
 }
 
 /* headers:set(name, value): one field of that name, with a string or a secret. Raises for what a
@@ -22027,7 +21999,6 @@ l_headers_set(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name, value;
-	struct secret *s;
 	bool is_secret = false;
 
 	name = l_check_text(L, 2);
@@ -22038,12 +22009,8 @@ l_headers_set(lua_State *L)
 		return luaL_error(L, "a policy cannot set the header %s", name.p);
 	if (!http_valid_field_value(value))
 		return luaL_error(L, "header %s: %s", name.p, L_UNFIT(is_secret, "bytes that no header may hold"));
-	s = is_secret ? secret_ref(l_test_secret(L, 3)) : NULL;
-	if (!req_set_field(r, name, value, s)) {
-		secret_unref(s);
-		return luaL_error(L, "out of memory, or more than %d headers set", L_EDITS_MAX);
-	}
-	return 0;
+	return req_set_field(r, name, value, is_secret) ? 0 :
+	    luaL_error(L, "out of memory, or more than %d headers set", HTTP_EDITS_MAX);
 }
 
 /* headers:get(name [, n]) -> string | secret | nil: what was set, else the first that came, or the nth */
@@ -22053,23 +22020,21 @@ l_headers_get(lua_State *L)
 	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name = l_check_text(L, 2);
 	lua_Integer n = luaL_optinteger(L, 3, 1);
+	const struct http_field *found = NULL;
 
-	for (const struct added *a = r->added; a != NULL; a = a->next) {
-		if (!slice_eq_nocase(a->name, name))
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if (f->mark != FIELD_KEPT || !slice_eq_nocase(f->name, name) || (f->own == NULL && --n != 0))
 			continue;
-		if (a->secret != NULL)
-			l_push_secret(L, secret_ref(a->secret));
-		else
-			l_push_slice(L, a->value);
-		return 1;
+		found = f;
+		if (f->own != NULL)
+			break;
 	}
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		if (r->mark[i] == FIELD_KEPT && slice_eq_nocase(r->head.field[i].name, name) && --n == 0) {
-			l_push_slice(L, r->head.field[i].value);
-			return 1;
-		}
-	}
-	lua_pushnil(L);
+	if (found == NULL)
+		lua_pushnil(L);
+	else if (found->is_secret)
+		memcpy(l_alloc_secret(L, found->value.n), found->value.p, found->value.n);
+	else
+		l_push_slice(L, found->value);
 	return 1;
 }
 
@@ -22093,16 +22058,11 @@ l_headers_names(lua_State *L)
 	lua_Integer n = 0;
 
 	lua_newtable(L);
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		if (r->mark[i] != FIELD_KEPT)
-			continue;
-		l_push_name(L, r->head.field[i].name, ascii_lower);
-		lua_seti(L, -2, ++n);
-	}
-	for (const struct added *a = r->added; a != NULL; a = a->next) {
-		l_push_name(L, a->name, ascii_lower);
-		lua_seti(L, -2, ++n);
-	}
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+		if (f->mark == FIELD_KEPT) {
+			l_push_name(L, f->name, ascii_lower);
+			lua_seti(L, -2, ++n);
+		}
 	return 1;
 }
 
@@ -22371,7 +22331,7 @@ req_field_signed(struct slice name, const struct l_sigv4 *o)
 	return false;
 }
 
-#define REQ_SIGNED_MAX (HTTP_FIELDS_MAX + L_EDITS_MAX + 1)
+#define REQ_SIGNED_MAX (HTTP_FIELDS_MAX + HTTP_EDITS_MAX + 1)
 
 /* The fields to be signed, as req_put_fields would write them. `host`:
  * room for that line's value. */
@@ -22386,12 +22346,9 @@ req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
 	if (!req_default_port(r))
 		len += snprintf(host + len, 300 - (size_t)len, ":%d", r->port);
 	out[n++] = (struct sigv4_field){SLICE("host"), {host, (size_t)len}};
-	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->mark[i] == FIELD_KEPT && req_field_signed(r->head.field[i].name, o))
-			out[n++] = (struct sigv4_field){r->head.field[i].name, r->head.field[i].value};
-	for (const struct added *a = r->added; a != NULL && n < REQ_SIGNED_MAX; a = a->next)
-		if (req_field_signed(a->name, o))
-			out[n++] = (struct sigv4_field){a->name, added_value(a)};
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+		if (f->mark == FIELD_KEPT && req_field_signed(f->name, o))
+			out[n++] = (struct sigv4_field){f->name, f->value};
 	return n;
 }
 
@@ -22463,18 +22420,6 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	return r->filter != NULL;
 }
 
-/* As apply may set it, with a secret of its own reference. False: no memory, or too many. */
-static bool
-req_set_secret(struct req *r, struct slice name, const struct buf *value)
-{
-	struct secret *s = secret_copy(value->p, value->n);
-
-	if (s != NULL && req_set_field(r, name, (struct slice){NULL, 0}, s))
-		return true;
-	secret_unref(s);
-	return false;
-}
-
 static bool
 req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, struct buf *names)
 {
@@ -22487,7 +22432,7 @@ req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s,
 	s->query = req_query_now(r);
 	ok = sigv4_make(o, s, names, key, signature) &&
 	    sigv4_authorization(o, buf_slice(names), signature, &text) &&
-	    req_set_secret(r, SLICE("authorization"), &text) && req_sign_chunks(r, o, key, signature);
+	    req_set_field(r, SLICE("authorization"), buf_slice(&text), true) && req_sign_chunks(r, o, key, signature);
 	wipe(key, sizeof key);
 	buf_free(&text);
 	return ok;
@@ -22539,16 +22484,10 @@ req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, 
 static bool
 req_set_signing_fields(struct req *r, const struct l_sigv4 *o)
 {
-	if (!req_set_field(r, SLICE("x-amz-date"), slice_of(o->scope.datetime), NULL) ||
-	    (o->hash_header && !req_set_field(r, SLICE("x-amz-content-sha256"), o->payload, NULL)) ||
-	    (o->scope.asymmetric && !req_set_field(r, SLICE("x-amz-region-set"), o->region_set, NULL)))
-		return false;
-	if (o->token.n != 0) {
-		struct buf token = {.p = (char *)(uintptr_t)o->token.p, .n = o->token.n};  /* borrowed */
-
-		return req_set_secret(r, SLICE("x-amz-security-token"), &token);
-	}
-	return true;
+	return req_set_field(r, SLICE("x-amz-date"), slice_of(o->scope.datetime), false) &&
+	    (!o->hash_header || req_set_field(r, SLICE("x-amz-content-sha256"), o->payload, false)) &&
+	    (!o->scope.asymmetric || req_set_field(r, SLICE("x-amz-region-set"), o->region_set, false)) &&
+	    (o->token.n == 0 || req_set_field(r, SLICE("x-amz-security-token"), o->token, true));
 }
 
 /* req:sigv4{ access_key=, secret=, token=, region=, service=, region_set= (then SigV4a),
@@ -22594,6 +22533,20 @@ l_view_sigv4(lua_State *L)
 	return ok ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
 }
 
+/* { lower-case name = value } of the fields with that mark, secrets among them as they are */
+static void
+l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
+{
+	lua_newtable(L);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if (f->mark != mark)
+			continue;
+		l_push_name(L, f->name, ascii_lower);
+		l_push_slice(L, f->value);
+		lua_rawset(L, -3);
+	}
+}
+
 /* { headers = { lower-case name = value }, query = { name = value } }: what the client sent
  * there */
 static void
@@ -22603,14 +22556,7 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	char name[256];
 
 	lua_createtable(L, 0, 2);
-	lua_newtable(L);
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		if (r->mark[i] != FIELD_STRIPPED)
-			continue;
-		l_push_name(L, r->head.field[i].name, ascii_lower);
-		l_push_slice(L, r->head.field[i].value);
-		lua_rawset(L, -3);
-	}
+	l_push_fields(L, r, FIELD_STRIPPED);
 	lua_setfield(L, -2, "headers");
 	lua_newtable(L);
 	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
@@ -22845,24 +22791,15 @@ req_subst_target(struct req *r, enum subst_place place, struct slice in, struct 
 }
 
 static bool
-req_subst_field(struct req *r, size_t i)
+req_subst_field(struct req *r, struct http_field *f)
 {
-	const struct http_field *f = &r->head.field[i];
 	struct buf out;
 	struct subst_run t = {.s = r->subst, .in = f->value, .out = &out};
-	struct secret *s = NULL;
 	bool ok;
 
 	buf_init(&out, PEER_HEAD_MAX);
-	ok = subst_header(&t, f->name) && (t.hits == 0 || http_valid_field_value(buf_slice(&out)));
-	if (ok && t.hits != 0) {
-		ok = (s = secret_copy(out.p, out.n)) != NULL &&
-		    req_add_field(r, f->name, (struct slice){NULL, 0}, s);
-		if (ok)
-			r->mark[i] = FIELD_DROPPED;
-		else
-			secret_unref(s);
-	}
+	ok = subst_header(&t, f->name) && (t.hits == 0 || (http_valid_field_value(buf_slice(&out)) &&
+	    field_set(f, f->name, buf_slice(&out), true)));
 	buf_free(&out);
 	return ok;
 }
@@ -22870,15 +22807,11 @@ req_subst_field(struct req *r, size_t i)
 static bool
 req_subst_headers(struct req *r)
 {
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		const struct http_field *f = &r->head.field[i];
-
+	for (struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
 		/* What was stripped counts: it is our placeholder's own field, and goes out as the row says. */
-		if (r->mark[i] == FIELD_DROPPED || (f->rule & (HDR_FIXED | HDR_HOP)) != 0)
-			continue;
-		if (!req_subst_field(r, i))
+		if (f->mark != FIELD_DROPPED && f->own == NULL && (f->rule & (HDR_FIXED | HDR_HOP)) == 0 &&
+		    !req_subst_field(r, f))
 			return false;
-	}
 	return true;
 }
 
@@ -22974,15 +22907,18 @@ req_hide_added(struct req *r, struct slice text)
 {
 	bool ok = true;
 
-	for (const struct added *a = r->added; ok && a != NULL; a = a->next) {
-		struct slice v = added_value(a);
+	for (const struct http_field *f = r->head.field; ok && f < r->head.field + r->head.nfields; f++) {
+		struct slice v = f->value;
 		size_t skip = 0;
+
+		if (!f->is_secret)
+			continue;
 
 		while (skip < v.n && (ascii_alnum(v.p[skip]) || v.p[skip] == '-'))
 			skip++;
 		skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
-		if (a->secret != NULL && v.n - skip >= SUBST_BACK_MIN)
-			ok = subst_back_add(&r->back, a->secret, skip, text, SLICE(""));
+		if (v.n - skip >= SUBST_BACK_MIN)
+			ok = subst_back_add(&r->back, f->own, f->name.n + skip, text, SLICE(""));
 	}
 	return ok;
 }
@@ -23067,11 +23003,9 @@ l_req_known(lua_State *L)
 	bool ok = known_scan_encoded(k, req_path_now(r), &found) &&
 	    known_scan_encoded(k, req_query_now(r), &found);
 
-	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->mark[i] == FIELD_KEPT)
-			known_scan_value(k, r->head.field[i].value, &found);
-	for (const struct added *a = r->added; a != NULL; a = a->next)
-		known_scan_value(k, added_value(a), &found);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+		if (f->mark == FIELD_KEPT)
+			known_scan_value(k, f->value, &found);
 	if (!ok)
 		return luaL_error(L, "out of memory");
 	for (size_t i = 0; i < found.n; i++)
@@ -23177,19 +23111,7 @@ l_req_dump(lua_State *L)
 	lua_pushlstring(L, b.p, b.n);
 	buf_free(&b);
 	lua_setfield(L, -2, "url");
-	lua_newtable(L);
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		if (r->mark[i] != FIELD_KEPT)
-			continue;
-		l_push_name(L, r->head.field[i].name, ascii_lower);
-		l_push_slice(L, r->head.field[i].value);
-		lua_rawset(L, -3);
-	}
-	for (const struct added *a = r->added; a != NULL; a = a->next) {
-		l_push_name(L, a->name, ascii_lower);
-		l_push_slice(L, added_value(a));
-		lua_rawset(L, -3);
-	}
+	l_push_fields(L, r, FIELD_KEPT);
 	lua_setfield(L, -2, "headers");
 	l_set_slice(L, "body", req_body(r));
 	return 1;
