@@ -63,6 +63,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/queue.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -185,6 +186,34 @@ slice_order(struct slice a, struct slice b)
 	int order = a.n == 0 || b.n == 0 ? 0 : memcmp(a.p, b.p, a.n < b.n ? a.n : b.n);
 
 	return order != 0 ? order : a.n < b.n ? -1 : a.n > b.n;
+}
+
+/* As a C string; false where it is empty, holds a NUL or does not fit. */
+static bool
+slice_cstr(struct slice s, char *out, size_t cap)
+{
+	if (s.n == 0 || s.n >= cap || memchr(s.p, '\0', s.n) != NULL)
+		return false;
+	memcpy(out, s.p, s.n);
+	out[s.n] = '\0';
+	return true;
+}
+
+/* 1*DIGIT up to `max`: no sign, no 0x, no white space. */
+static bool
+slice_number(struct slice s, uint64_t max, uint64_t *out)
+{
+	uint64_t v = 0;
+
+	for (size_t i = 0; i < s.n; i++) {
+		uint64_t digit = (uint64_t)(unsigned char)s.p[i] - '0';
+
+		if (digit > 9 || digit > max || v > (max - digit) / 10)
+			return false;
+		v = v * 10 + digit;
+	}
+	*out = v;
+	return s.n != 0;
 }
 
 /* FNV-1a: spreads names over slots. Whoever makes names collide has gained a few comparisons. */
@@ -1294,39 +1323,29 @@ timer_set(struct timer *t, int64_t at, void (*fire)(struct timer *))
 
 /* -- deferred calls: run after the events of this turn, in order. */
 struct defer {
-	struct defer *next;
+	STAILQ_ENTRY(defer) next;
 	void (*run)(struct defer *);
 	bool queued;
 };
+STAILQ_HEAD(defers, defer);
 
-static struct defer *defer_first, **defer_last = &defer_first;
+static struct defers defer_list = STAILQ_HEAD_INITIALIZER(defer_list);
 
 static void
 loop_defer(struct defer *d, void (*run)(struct defer *))
 {
 	d->run = run;
-	if (d->queued)
-		return;
+	if (!d->queued)
+		STAILQ_INSERT_TAIL(&defer_list, d, next);
 	d->queued = true;
-	d->next = NULL;
-	*defer_last = d;
-	defer_last = &d->next;
 }
 
-/* Takes it back: for whoever is freed while queued. */
+/* Takes it back: its owner is freed while it is queued. */
 static void
 loop_undefer(struct defer *d)
 {
-	if (!d->queued)
-		return;
-	for (struct defer **p = &defer_first; *p != NULL; p = &(*p)->next) {
-		if (*p == d) {
-			if (defer_last == &d->next)
-				defer_last = p;
-			*p = d->next;
-			break;
-		}
-	}
+	if (d->queued)
+		STAILQ_REMOVE(&defer_list, d, defer, next);
 	d->queued = false;
 }
 
@@ -1335,20 +1354,15 @@ loop_undefer(struct defer *d)
 static void
 loop_run_deferred(void)
 {
-	struct defer **end = defer_last;
+	struct defer end, *d;
 
-	while (defer_first != NULL) {
-		struct defer *d = defer_first;
-		bool last = &d->next == end;
-
-		defer_first = d->next;
-		if (defer_first == NULL)
-			defer_last = &defer_first;
+	STAILQ_INSERT_TAIL(&defer_list, &end, next);
+	while ((d = STAILQ_FIRST(&defer_list)) != &end) {
+		STAILQ_REMOVE_HEAD(&defer_list, next);
 		d->queued = false;
 		d->run(d);
-		if (last)
-			break;
 	}
+	STAILQ_REMOVE_HEAD(&defer_list, next);
 }
 
 /* -- descriptors */
@@ -1391,21 +1405,20 @@ static const unsigned job_threads[JOB_LANES] = {
 #define JOB_STACK (256 * 1024)  /* glibc's resolver needs some 64 KiB of it */
 
 struct job {
-	struct job *next;
-	struct defer defer;
+	struct defer defer;             /* its place in a lane, then among what is done */
 	enum job_lane lane;
 	void (*run)(struct job *);      /* a helper thread; touches only the job's own memory */
 	void (*done)(struct job *);     /* loop thread; frees the job */
 };
 
 struct job_queue {
-	struct job *first, **last;      /* under job_lock */
+	struct defers list;             /* under job_lock */
 	pthread_cond_t ready;
 };
 
 static pthread_mutex_t job_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct job_queue job_queues[JOB_LANES];
-static struct job *job_done_first, **job_done_last = &job_done_first; /* under job_lock: have run */
+static struct defers job_done = STAILQ_HEAD_INITIALIZER(job_done); /* under job_lock: have run */
 static struct watch job_watch = {.fd = -1};                     /* eventfd: something is done */
 static bool job_threaded;
 
@@ -1417,36 +1430,23 @@ job_finish(struct defer *d)
 	j->done(j);
 }
 
-static struct job *
-job_queue_take(struct job_queue *q)
-{
-	struct job *j;
-
-	pthread_mutex_lock(&job_lock);
-	while (q->first == NULL)
-		pthread_cond_wait(&q->ready, &job_lock);
-	j = q->first;
-	q->first = j->next;
-	if (q->first == NULL)
-		q->last = &q->first;
-	pthread_mutex_unlock(&job_lock);
-	return j;
-}
-
 static void *
 job_thread(void *queue)
 {
 	const uint64_t one = 1;
+	struct job_queue *q = queue;
 
+	pthread_mutex_lock(&job_lock);
 	for (;;) {
-		struct job *j = job_queue_take(queue);
+		struct defer *d;
 
-		j->run(j);
-		pthread_mutex_lock(&job_lock);
-		j->next = NULL;
-		*job_done_last = j;
-		job_done_last = &j->next;
+		while ((d = STAILQ_FIRST(&q->list)) == NULL)
+			pthread_cond_wait(&q->ready, &job_lock);
+		STAILQ_REMOVE_HEAD(&q->list, next);
 		pthread_mutex_unlock(&job_lock);
+		OWNER(d, struct job, defer)->run(OWNER(d, struct job, defer));
+		pthread_mutex_lock(&job_lock);
+		STAILQ_INSERT_TAIL(&job_done, d, next);
 		if (write(job_watch.fd, &one, sizeof one) < 0 && errno != EAGAIN)
 			abort();
 	}
@@ -1457,41 +1457,29 @@ static void
 job_collect(struct watch *w)
 {
 	uint64_t n;
-	struct job *j;
 
 	w->readable = false;
 	if (read(w->fd, &n, sizeof n) < 0 && errno != EAGAIN)
 		return;
 	pthread_mutex_lock(&job_lock);
-	j = job_done_first;
-	job_done_first = NULL;
-	job_done_last = &job_done_first;
+	STAILQ_CONCAT(&defer_list, &job_done);
 	pthread_mutex_unlock(&job_lock);
-	while (j != NULL) {
-		struct job *next = j->next;
-
-		j->done(j);
-		j = next;
-	}
 }
 
 /* A command has no helper thread: its jobs run at once, and are done in the next turn. */
 static void
 job_submit(struct job *j)
 {
-	struct job_queue *q;
+	struct job_queue *q = &job_queues[j->lane];
 
-	j->next = NULL;
-	j->defer.queued = false;
+	j->defer = (struct defer){.run = job_finish, .queued = true};
 	if (!job_threaded) {
 		j->run(j);
-		loop_defer(&j->defer, job_finish);
+		STAILQ_INSERT_TAIL(&defer_list, &j->defer, next);
 		return;
 	}
-	q = &job_queues[j->lane];
 	pthread_mutex_lock(&job_lock);
-	*q->last = j;
-	q->last = &j->next;
+	STAILQ_INSERT_TAIL(&q->list, &j->defer, next);
 	pthread_cond_signal(&q->ready);
 	pthread_mutex_unlock(&job_lock);
 }
@@ -1510,7 +1498,7 @@ job_start_threads(void)
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, JOB_STACK);
 	for (int lane = 0; lane < JOB_LANES; lane++) {
-		job_queues[lane].last = &job_queues[lane].first;
+		STAILQ_INIT(&job_queues[lane].list);
 		pthread_cond_init(&job_queues[lane].ready, NULL);
 		for (unsigned i = 0; i < job_threads[lane]; i++)
 			ok = pthread_create(&thread, &attr, job_thread, &job_queues[lane]) == 0 && ok;
@@ -1535,17 +1523,6 @@ loop_init(bool threaded)
 	return job_watch.fd >= 0 && watch_add(&job_watch, EPOLLIN | EPOLLET) && job_start_threads();
 }
 
-static void
-loop_fire_timers(void)
-{
-	while (timer_n != 0 && timer_heap[1]->at <= loop_time) {
-		struct timer *t = timer_heap[1];
-
-		timer_stop(t);
-		t->fire(t);
-	}
-}
-
 /* The only epoll_wait. Returns when *stop is set. */
 static void
 loop_run(const bool *stop)
@@ -1553,7 +1530,7 @@ loop_run(const bool *stop)
 	struct epoll_event ev[LOOP_EVENTS];
 
 	while (!*stop) {
-		int64_t wait = defer_first != NULL ? 0 : -1;
+		int64_t wait = STAILQ_EMPTY(&defer_list) ? -1 : 0;
 		int n;
 
 		if (wait < 0 && timer_n != 0) {
@@ -1575,7 +1552,12 @@ loop_run(const bool *stop)
 				w->hup = true;
 			w->ready(w);
 		}
-		loop_fire_timers();
+		while (timer_n != 0 && timer_heap[1]->at <= loop_time) {
+			struct timer *t = timer_heap[1];
+
+			timer_stop(t);
+			t->fire(t);
+		}
 		loop_run_deferred();
 	}
 }
@@ -1603,13 +1585,8 @@ addr_parse(struct slice in, struct addr *out)
 {
 	char text[ADDR_TEXT_MAX];
 
-	*out = (struct addr){.v4 = false};
-	if (in.n == 0 || in.n >= sizeof text || memchr(in.p, '\0', in.n) != NULL)
-		return false;
-	memcpy(text, in.p, in.n);
-	text[in.n] = '\0';
-	out->v4 = memchr(in.p, ':', in.n) == NULL;
-	return inet_pton(out->v4 ? AF_INET : AF_INET6, text, out->b) == 1;
+	*out = (struct addr){.v4 = in.n == 0 || memchr(in.p, ':', in.n) == NULL};
+	return slice_cstr(in, text, sizeof text) && inet_pton(out->v4 ? AF_INET : AF_INET6, text, out->b) == 1;
 }
 
 /* What getaddrinfo takes for an address though no RFC does: 127.1, 0x7f.1, 0177.0.0.1,
@@ -1621,17 +1598,25 @@ addr_parse_legacy(struct slice in, struct addr *out)
 	struct in_addr a;
 	char text[256];
 
+	in.n -= in.n != 0 && in.p[in.n - 1] == '.';
 	*out = (struct addr){.v4 = true};
-	if (in.n != 0 && in.p[in.n - 1] == '.')
-		in.n--;
-	if (in.n == 0 || in.n >= sizeof text)
-		return false;
-	memcpy(text, in.p, in.n);
-	text[in.n] = '\0';
-	if (strspn(text, "0123456789abcdefABCDEFxX.") != in.n || inet_aton(text, &a) == 0)
+	if (!slice_cstr(in, text, sizeof text) || strspn(text, "0123456789abcdefABCDEFxX.") != in.n ||
+	    inet_aton(text, &a) == 0)
 		return false;
 	memcpy(out->b, &a, sizeof a);
 	return true;
+}
+
+/* A socket's; false: of another family. */
+static bool
+addr_of_socket(const struct sockaddr *sa, struct addr *a)
+{
+	*a = (struct addr){.v4 = sa->sa_family == AF_INET};
+	if (a->v4)
+		memcpy(a->b, &((const struct sockaddr_in *)sa)->sin_addr, 4);
+	else if (sa->sa_family == AF_INET6)
+		memcpy(a->b, &((const struct sockaddr_in6 *)sa)->sin6_addr, 16);
+	return a->v4 || sa->sa_family == AF_INET6;
 }
 
 /* RFC 5952, which is what inet_ntop writes. Returns the length without the NUL. */
@@ -1657,55 +1642,45 @@ addr_in_prefix(const uint8_t *a, const uint8_t *prefix, unsigned bits)
 static bool
 cidr_parse(struct slice in, struct cidr *out)
 {
-	const char *slash = in.n != 0 ? memchr(in.p, '/', in.n) : NULL;
-	struct slice text = in, len = {NULL, 0};
-	unsigned bits = 0, max;
-	struct addr rest;
+	size_t n = in.n;
+	struct slice text = slice_cut(&in, '/');
+	uint64_t bits, max;
 
 	*out = (struct cidr){.bits = 0};
-	if (slash != NULL) {
-		text.n = (size_t)(slash - in.p);
-		len = (struct slice){slash + 1, in.n - text.n - 1};
-	}
 	if (!addr_parse(text, &out->a))
 		return false;
-	max = out->a.v4 ? 32 : 128;
-	if (slash == NULL) {
-		out->bits = (uint8_t)max;
-		return true;
-	}
-	if (len.n == 0 || len.n > 3 || (len.n > 1 && len.p[0] == '0'))
-		return false;
-	for (size_t i = 0; i < len.n; i++) {
-		if (!ascii_digit(len.p[i]))
-			return false;
-		bits = bits * 10 + (unsigned)(len.p[i] - '0');
-	}
-	if (bits > max)
+	bits = max = out->a.v4 ? 32 : 128;
+	if (text.n != n && (!slice_number(in, max, &bits) || (in.n > 1 && in.p[0] == '0')))
 		return false;
 	out->bits = (uint8_t)bits;
-	rest = out->a;
-	for (unsigned i = 0; i < bits; i++)
-		rest.b[i / 8] &= (uint8_t)~(0x80u >> i % 8);
-	for (size_t i = 0; i < sizeof rest.b; i++)
-		if (rest.b[i] != 0)
+	for (uint64_t i = bits; i < max; i++)
+		if ((out->a.b[i / 8] & 0x80u >> i % 8) != 0)
 			return false;
 	return true;
 }
 
-static const uint8_t addr_mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+/* RFC 4291 2.5.5.2: an IPv4-mapped address is dialled over IPv4. That address; any other stays. */
+static struct addr
+addr_unmapped(const struct addr *a)
+{
+	static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+	struct addr inner = {.v4 = true};
 
-/* A mapped address is dialled over IPv4, so ::ffff:10.0.0.1 is in 10.0.0.0/8 too. And it is in no
- * IPv6 range shorter than the mapped one: ::/0 says "IPv6", not "and all of IPv4". */
+	if (a->v4 || memcmp(a->b, prefix, sizeof prefix) != 0)
+		return *a;
+	memcpy(inner.b, a->b + 12, 4);
+	return inner;
+}
+
+/* ::ffff:10.0.0.1 is in 10.0.0.0/8 too. And it is in no IPv6 range shorter than the mapped one: ::/0
+ * says "IPv6", not "and all of IPv4". */
 static bool
 cidr_contains(const struct cidr *c, const struct addr *a)
 {
-	struct addr inner = {.v4 = true};
+	struct addr inner = addr_unmapped(a);
 
-	if (!a->v4 && addr_in_prefix(a->b, addr_mapped_prefix, 96) && (c->a.v4 || c->bits < 96)) {
-		memcpy(inner.b, a->b + 12, 4);
+	if (c->a.v4 || c->bits < 96)
 		a = &inner;
-	}
 	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
 }
 
@@ -1825,16 +1800,13 @@ addr_own_read(void)
 		return;                 /* what was known stays */
 	addr_own.n = 0;
 	for (struct ifaddrs *i = all; i != NULL && addr_own.n < ADDR_OWN_MAX; i = i->ifa_next) {
-		const struct sockaddr_in6 *a = (void *)i->ifa_addr, *mask = (void *)i->ifa_netmask;
-		bool v4 = a != NULL && a->sin6_family == AF_INET;
+		const struct sockaddr_in6 *mask = (void *)i->ifa_netmask;
 		struct cidr *c = &addr_own.range[addr_own.n];
 
-		if (a == NULL || (!v4 && a->sin6_family != AF_INET6))
+		if (i->ifa_addr == NULL || !addr_of_socket(i->ifa_addr, &c->a))
 			continue;
-		*c = (struct cidr){.a.v4 = v4, .bits = v4 ? 32 : 0};
-		memcpy(c->a.b, (const char *)a + (v4 ? offsetof(struct sockaddr_in, sin_addr) :
-		    offsetof(struct sockaddr_in6, sin6_addr)), v4 ? 4 : 16);
-		for (size_t k = 0; !v4 && k < 8; k++) /* neighbours share 64 bits (RFC 4291 2.5.4), or fewer */
+		c->bits = c->a.v4 ? 32 : 0;
+		for (size_t k = 0; !c->a.v4 && k < 8; k++) /* neighbours share 64 bits (RFC 4291 2.5.4), or fewer */
 			c->bits += mask == NULL ? 8 : (uint8_t)__builtin_popcount(mask->sin6_addr.s6_addr[k]);
 		addr_own.n++;
 	}
@@ -1924,43 +1896,26 @@ static struct {
 static socklen_t
 net_sockaddr(const struct endpoint *e, struct sockaddr_storage *ss)
 {
-	memset(ss, 0, sizeof *ss);
-	if (e->addr.v4) {
-		struct sockaddr_in *in = (struct sockaddr_in *)ss;
-
-		in->sin_family = AF_INET;
-		in->sin_port = htons(e->port);
-		memcpy(&in->sin_addr, e->addr.b, 4);
-		return sizeof *in;
-	}
+	struct sockaddr_in *in = (struct sockaddr_in *)ss;
 	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ss;
+	bool v4 = e->addr.v4;
 
-	in6->sin6_family = AF_INET6;
-	in6->sin6_port = htons(e->port);
-	memcpy(&in6->sin6_addr, e->addr.b, 16);
-	return sizeof *in6;
+	_Static_assert(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port),
+	    "a port lies in one place");
+	memset(ss, 0, sizeof *ss);
+	ss->ss_family = v4 ? AF_INET : AF_INET6;
+	in->sin_port = htons(e->port);
+	memcpy(v4 ? (void *)&in->sin_addr : (void *)&in6->sin6_addr, e->addr.b, v4 ? 4 : 16);
+	return v4 ? sizeof *in : sizeof *in6;
 }
 
 static bool
 net_endpoint(const struct sockaddr *sa, struct endpoint *e)
 {
-	memset(e, 0, sizeof *e);
-	if (sa->sa_family == AF_INET) {
-		const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+	bool ok = addr_of_socket(sa, &e->addr);
 
-		e->addr.v4 = true;
-		memcpy(e->addr.b, &in->sin_addr, 4);
-		e->port = ntohs(in->sin_port);
-		return true;
-	}
-	if (sa->sa_family == AF_INET6) {
-		const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
-
-		memcpy(e->addr.b, &in6->sin6_addr, 16);
-		e->port = ntohs(in6->sin6_port);
-		return true;
-	}
-	return false;
+	e->port = ok ? ntohs(((const struct sockaddr_in *)sa)->sin_port) : 0;
+	return ok;
 }
 
 static size_t
@@ -1993,51 +1948,33 @@ net_keepalive(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
 }
 
-/* "127.0.0.1:7080", "[::1]:7080": an address, never a name. Adds to
- * net.listeners; NULL or why not. */
+/* Adds to net.listeners; NULL or why not. */
 static const char *
-net_listen(struct slice text)
+net_listen(const struct endpoint *at)
 {
 	struct listener *l = &net.listeners[net.nlisteners];
 	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss;
-	const char *colon = memrchr(text.p, ':', text.n);
-	struct slice host = {text.p, colon != NULL ? (size_t)(colon - text.p) : 0};
+	socklen_t len = net_sockaddr(at, &ss);
 	const int one = 1;
-	long port = 0;
+	int fd;
 
+	errno = 0;
 	if (net.nlisteners == NET_LISTENERS_MAX)
 		return "too many listeners";
-	if (colon == NULL || colon + 1 == text.p + text.n)
-		return "expected ADDRESS:PORT";
-	for (const char *p = colon + 1; p < text.p + text.n; p++)
-		if (!ascii_digit(*p) || (port = port * 10 + (*p - '0')) > 65535)
-			return "the port is not a number up to 65535";
-	if (host.n >= 2 && host.p[0] == '[' && host.p[host.n - 1] == ']')
-		host = (struct slice){host.p + 1, host.n - 2};
-	memset(l, 0, sizeof *l);
-	if (slice_eq(host, SLICE("localhost")))
-		host = SLICE("127.0.0.1");
-	if (!addr_parse(host, &l->at.addr))
-		return "expected an IP address to listen on";
-	l->at.port = (uint16_t)port;
-	l->watch.fd = socket(l->at.addr.v4 ? AF_INET : AF_INET6,
-	    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (l->watch.fd < 0)
+	if ((fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
 		return strerror(errno);
-	setsockopt(l->watch.fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (!l->at.addr.v4)
-		setsockopt(l->watch.fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-	len = net_sockaddr(&l->at, &ss);
-	if (bind(l->watch.fd, (struct sockaddr *)&ss, len) != 0 ||
-	    listen(l->watch.fd, NET_BACKLOG) != 0) {
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (!at->addr.v4)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+	if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, NET_BACKLOG) != 0) {
 		const char *why = strerror(errno);
 
-		close(l->watch.fd);
+		close(fd);
 		return why;
 	}
+	*l = (struct listener){.watch.fd = fd, .at = *at};
 	len = sizeof ss;
-	if (getsockname(l->watch.fd, (struct sockaddr *)&ss, &len) == 0)
+	if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
 		net_endpoint((struct sockaddr *)&ss, &l->at);
 	net.nlisteners++;
 	return NULL;
@@ -2063,13 +2000,8 @@ net_is_local(const struct addr *a)
 static bool
 net_is_own_listener(const struct endpoint *e)
 {
-	struct addr a = e->addr;
-	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	struct addr a = addr_unmapped(&e->addr);
 
-	if (!a.v4 && memcmp(a.b, mapped, 12) == 0) {
-		memmove(a.b, a.b + 12, 4);
-		a.v4 = true;
-	}
 	for (size_t i = 0; i < net.nlisteners; i++)
 		if (net.listeners[i].at.port == e->port && net_is_local(&a))
 			return true;
@@ -2167,14 +2099,21 @@ struct dial {
 
 static void dial_next(struct dial *);       /* an address that fails leads to the next */
 
+/* The owner goes away: `done` is never called. */
+static void
+net_dial_cancel(struct dial *d)
+{
+	timer_stop(&d->timer);
+	watch_close(&d->watch);
+	if (d->resolve != NULL)
+		d->resolve->dial = NULL;
+	d->resolve = NULL;
+}
+
 static void
 dial_finish(struct dial *d, int fd, const char *code, const char *why)
 {
-	timer_stop(&d->timer);
-	if (d->resolve != NULL) {
-		d->resolve->dial = NULL;
-		d->resolve = NULL;
-	}
+	net_dial_cancel(d);
 	d->done(d, fd, code, why);
 }
 
@@ -2270,11 +2209,9 @@ resolve_done(struct job *j)
 		d->resolve = NULL;
 		memcpy(d->at, r->at, sizeof d->at);
 		d->n = r->n;
-		if (r->n == 0)
-			dial_finish(d, -1, "upstream_unreachable", r->err == EAI_AGAIN ?
-			    "the name look-up failed for now" : "the name does not resolve");
-		else
-			dial_judge(d);
+		if (d->n == 0)
+			d->last = r->err == EAI_AGAIN ? "the name look-up failed for now" : "the name does not resolve";
+		dial_judge(d);
 	}
 	free(r);
 }
@@ -2288,9 +2225,7 @@ dial_resolve(struct dial *d, const char *host, uint16_t port)
 		dial_finish(d, -1, "upstream_unreachable", "out of memory");
 		return;
 	}
-	r->job.lane = JOB_RESOLVE;
-	r->job.run = resolve_run;
-	r->job.done = resolve_done;
+	r->job = (struct job){.lane = JOB_RESOLVE, .run = resolve_run, .done = resolve_done};
 	snprintf(r->host, sizeof r->host, "%s", host);
 	r->port = port;
 	r->dial = d;
@@ -2330,16 +2265,6 @@ net_dial(struct dial *d, const char *host, uint16_t port)
 	dial_judge(d);
 }
 
-/* The owner goes away: `done` is never called. */
-static void
-net_dial_cancel(struct dial *d)
-{
-	timer_stop(&d->timer);
-	watch_close(&d->watch);
-	if (d->resolve != NULL)
-		d->resolve->dial = NULL;
-	d->resolve = NULL;
-}
 /* ---- tls -------------------------------------------------------------------
  * TLS 1.2 both ways over BearSSL: bytes in, bytes out, no sockets. The rest of the file sees only
  * the functions of "pump" at the end of this section; another engine could stand beside this one.
@@ -24498,7 +24423,7 @@ l_host_random_token(lua_State *L)
 
 /* -- a command's own listener: a browser that comes back to it (RFC 8252 7.3) */
 static int
-l_host_receive_close(lua_State *L)
+l_host_listen_close(lua_State *L)
 {
 	(void)L;
 	for (; net.nlisteners != 0; net.nlisteners--)
@@ -24506,34 +24431,42 @@ l_host_receive_close(lua_State *L)
 	return 0;
 }
 
-/* host.receive(address, port, handler) -> port | nil, "in_use" | why
+/* host.listen(address, port, handler?) -> port, "address:port" | nil, "in_use" | why
  *
- * Connections are as a worker's; each request, CONNECT too, is a task that runs handler(req). On a
- * loopback address alone: what comes there holds an authorization code. Port 0 picks one.
- * host.receive_close() ends it; what is open is served to its end. */
+ * Port 0 picks one. Without a handler the listener is for host.serve. With one it is the only listener,
+ * connections are as a worker's, and each request, CONNECT too, is a task that runs handler(req); on a
+ * loopback address alone: what comes there holds an authorization code. host.listen_close() ends it;
+ * what is open is served to its end. */
 static int
-l_host_receive(lua_State *L)
+l_host_listen(lua_State *L)
 {
 	struct slice address = l_check_text(L, 1);
-	int port = (int)luaL_checkinteger(L, 2);
-	char text[ADDR_TEXT_MAX + 16];
-	struct addr a;
+	lua_Integer port = luaL_checkinteger(L, 2);
+	struct endpoint at = {.port = (uint16_t)port};
+	bool handled = lua_isfunction(L, 3);
+	struct listener *l;
 	const char *why;
+	char text[64];
 
-	luaL_checktype(L, 3, LUA_TFUNCTION);
-	luaL_argcheck(L, addr_parse(address, &a) && (a.v4 ? a.b[0] == 127 :
-	    slice_eq(address, SLICE("::1"))), 1, "not a loopback address");
-	l_host_receive_close(L);
-	snprintf(text, sizeof text, a.v4 ? "%s:%d" : "[%s]:%d", address.p, port);
-	if ((why = net_listen(slice_of(text))) != NULL)
+	luaL_argcheck(L, port >= 0 && port <= UINT16_MAX, 2, "not a port");
+	luaL_argcheck(L, addr_parse(address, &at.addr), 1, "not an address");
+	luaL_argcheck(L, !handled || (at.addr.v4 ? at.addr.b[0] == 127 : slice_eq(address, SLICE("::1"))), 1,
+	    "not a loopback address");
+	if (handled)
+		l_host_listen_close(L);
+	l = &net.listeners[net.nlisteners];
+	if ((why = net_listen(&at)) != NULL)
 		return l_fail(L, errno == EADDRINUSE ? "in_use" : why);
-	net.listeners[0].watch.ready = conn_accept;
-	if (!watch_add(&net.listeners[0].watch, EPOLLIN))
-		return l_fail_errno(L);
-	lua_settop(L, 3);
-	req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
-	lua_pushinteger(L, net.listeners[0].at.port);
-	return 1;
+	if (handled) {
+		l->watch.ready = conn_accept;
+		if (!watch_add(&l->watch, EPOLLIN))
+			return l_fail_errno(L);
+		lua_settop(L, 3);
+		req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
+	}
+	lua_pushinteger(L, l->at.port);
+	lua_pushlstring(L, text, net_format(&l->at, text));
+	return 2;
 }
 
 /* -- secrets from outside: never through a Lua string */
@@ -24782,7 +24715,7 @@ static const luaL_Reg l_host_command[] = {
 	{"disk", l_host_disk}, {"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
-	{"lock_held", l_host_lock_held}, {"receive", l_host_receive}, {"receive_close", l_host_receive_close},
+	{"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
@@ -24827,9 +24760,11 @@ struct beat {
 static struct {
 	bool wanted;
 	char home[PATH_MAX];
-	struct buf overrides;   /* owned; JSON, for worker.start */
-	struct buf banner;      /* owned */
-	struct buf log;         /* owned; JSON, for reqlog.run */
+	const char *overrides;  /* JSON, for worker.start; all five are owned, for ever */
+	const char *log;        /* JSON, for reqlog.run */
+	const char *at;         /* the listeners; it and the banner are said when the workers are up */
+	const char *banner;
+	const char *note;       /* what serve.lock holds then */
 	unsigned workers;
 	int lock_fd;
 } serve = {.lock_fd = -1};
@@ -24838,51 +24773,49 @@ static struct beat *master_beats;       /* shared */
 static bool worker_stop;
 
 /* -- serve */
-/* host.serve{ home=, listen={…}, workers=N, overrides=JSON, banner= } -> exit code. Listens at
- * once; the process becomes the master when the command has ended. */
+/* host.serve_lock(home) -> true | nil, "running" | why
+ *
+ * Takes the lock of the one server of that store. */
+static int
+l_host_serve_lock(lua_State *L)
+{
+	luaL_argcheck(L, text_copy(serve.home, sizeof serve.home, luaL_checkstring(L, 1)), 1, "too long");
+	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0)
+		return l_fail(L, errno == EWOULDBLOCK ? "running" : strerror(errno));
+	return l_answer(L, true);
+}
+
+static const char *
+l_serve_text(lua_State *L, const char *key)
+{
+	const char *text;
+
+	lua_getfield(L, 1, key);
+	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
+		luaL_error(L, "out of memory");
+	return text;
+}
+
+/* host.serve{ workers=N|nil, overrides=JSON, log=JSON, at=, banner=, note= }
+ *
+ * The process becomes the master when the command has ended, for the listeners of host.listen and
+ * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
+ * is written to serve.lock, for commands. */
 static int
 l_host_serve(lua_State *L)
 {
-	luaL_checktype(L, 1, LUA_TTABLE);
-	l_opt_name(L, 1, "home", serve.home, sizeof serve.home);
-	buf_init(&serve.overrides, 1024 * 1024);
-	buf_init(&serve.banner, 64 * 1024);
-	if (lua_getfield(L, 1, "overrides") == LUA_TSTRING)
-		buf_adds(&serve.overrides, lua_tostring(L, -1));
-	buf_add(&serve.overrides, "", 1);
-	buf_init(&serve.log, 16 * 1024);
-	lua_getfield(L, 1, "log");
-	buf_add(&serve.log, luaL_checkstring(L, -1), lua_rawlen(L, -1) + 1);
-	if (lua_getfield(L, 1, "banner") == LUA_TSTRING)
-		buf_adds(&serve.banner, lua_tostring(L, -1));
-	lua_getfield(L, 1, "workers");
-	serve.workers = (unsigned)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
-	if (serve.workers < 1 || serve.workers > MASTER_WORKERS_MAX)
-		serve.workers = serve.workers < 1 ? 1 : MASTER_WORKERS_MAX;
-	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0) {
-		fprintf(stderr, errno == EWOULDBLOCK ? "sallyport: a server already runs on %s\n" :
-		    "sallyport: cannot lock %s/serve.lock\n", serve.home);
-		lua_pushinteger(L, 1);
-		return 1;
-	}
-	lua_getfield(L, 1, "listen");
-	for (lua_Integer i = 1; i <= luaL_len(L, -1); i++) {
-		struct slice s;
-		const char *why;
+	long workers;
 
-		lua_geti(L, -1, i);
-		s = l_check_text(L, -1);
-		if ((why = net_listen(s)) != NULL) {
-			fprintf(stderr, "sallyport: cannot listen on %s: %s\n  --listen ADDR:PORT names "
-			    "another, `sallyport set listen` for good; port 0 picks one\n", s.p, why);
-			lua_pushinteger(L, 1);
-			return 1;
-		}
-		lua_pop(L, 1);
-	}
+	serve.overrides = l_serve_text(L, "overrides");
+	serve.log = l_serve_text(L, "log");
+	serve.at = l_serve_text(L, "at");
+	serve.banner = l_serve_text(L, "banner");
+	serve.note = l_serve_text(L, "note");
+	lua_getfield(L, 1, "workers");
+	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
+	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
 	serve.wanted = true;
-	lua_pushinteger(L, 0);
-	return 1;
+	return 0;
 }
 
 /* -- worker */
@@ -24977,7 +24910,7 @@ static int
 worker_start_push(lua_State *co, void *arg)
 {
 	(void)arg;
-	lua_pushstring(co, serve.overrides.p);
+	lua_pushstring(co, serve.overrides);
 	return 1;
 }
 
@@ -25117,7 +25050,7 @@ log_main(void)
 	    (run = lua_import("reqlog", "run")) == LUA_NOREF)
 		_exit(WORKER_EXIT_START);
 	lua_rawgeti(lua_main, LUA_REGISTRYINDEX, run);
-	lua_pushstring(lua_main, serve.log.p);
+	lua_pushstring(lua_main, serve.log);
 	if (lua_pcall(lua_main, 1, 0, 0) == LUA_OK)
 		_exit(0);
 	log_line("ev=log_failed err=\"%.300s\"", l_message(lua_main));
@@ -25233,58 +25166,15 @@ master_signal(int sig)
 			kill(master_workers[i].pid, sig);
 }
 
-/* In serve.lock, a line each, and then the flags as JSON: commands find the running proxy there,
- * and reach upstreams as it does. */
-static void
-master_note_running(void)
-{
-	char at[64];
-	off_t end = 0;
-	struct slice flags = slice_of(serve.overrides.p);
-
-	for (size_t i = 0; i < net.nlisteners; i++) {
-		size_t n = net_format(&net.listeners[i].at, at);
-
-		at[n++] = '\n';
-		if (pwrite(serve.lock_fd, at, n, end) != (ssize_t)n)
-			return;
-		end += (off_t)n;
-	}
-	if (pwrite(serve.lock_fd, flags.p, flags.n, end) == (ssize_t)flags.n)
-		end += (off_t)flags.n;
-	if (ftruncate(serve.lock_fd, end) != 0)
-		log_line("ev=lock err=%s", strerror(errno));
-}
-
+/* `note` tells commands where the running proxy is, and its flags: they reach upstreams as it does. */
 static void
 master_say_ready(void)
 {
-	static const char mark[] = "{proxy}";
-	char at[64], line[NET_LISTENERS_MAX * 72];
-	size_t n = 0;
-	struct slice left = buf_slice(&serve.banner);
+	size_t n = strlen(serve.note);
 
-	for (size_t i = 0; i < net.nlisteners; i++) {
-		net_format(&net.listeners[i].at, at);
-		n += (size_t)snprintf(line + n, sizeof line - n, "%sproxy=%s", i != 0 ? " " : "", at);
-	}
-	fprintf(stderr, "listening %s workers=%u\n", line, serve.workers);
-	master_note_running();
-	net_format(&net.listeners[0].at, at);
-	while (left.n != 0) {
-		const char *p = memmem(left.p, left.n, mark, sizeof mark - 1);
-		size_t k = p != NULL ? (size_t)(p - left.p) : left.n;
-
-		fwrite(left.p, 1, k, stderr);
-		left.p += k;
-		left.n -= k;
-		if (p == NULL)
-			break;
-		fputs(at, stderr);
-		left.p += sizeof mark - 1;
-		left.n -= sizeof mark - 1;
-	}
-	fflush(stderr);
+	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers, serve.banner);
+	if (pwrite(serve.lock_fd, serve.note, n, 0) != (ssize_t)n || ftruncate(serve.lock_fd, (off_t)n) != 0)
+		log_line("ev=lock err=%s", strerror(errno));
 }
 
 /* False: a worker could not start. */
@@ -25396,6 +25286,9 @@ lua_bind_all(lua_State *L, bool worker)
 		{"http", l_open_http}, {"addr", l_open_addr}, {"request", l_open_request},
 		{"http_client", l_open_http_client}, {"tls", l_open_tls},
 	};
+	static const luaL_Reg serve_funcs[] = {
+		{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock}, {NULL, NULL},
+	};
 
 	for (size_t i = 0; i < COUNT(modules); i++)
 		lua_open_module(L, modules[i].name, modules[i].open);
@@ -25403,10 +25296,8 @@ lua_bind_all(lua_State *L, bool worker)
 	lua_pop(L, 1);
 	l_open_wait(L);
 	l_open_host(L, worker);
-	if (!worker) {
-		lua_pushcfunction(L, l_host_serve);
-		lua_setfield(L, -2, "serve");
-	}
+	if (!worker)
+		luaL_setfuncs(L, serve_funcs, 0);
 	lua_pop(L, 1);
 }
 

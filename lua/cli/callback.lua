@@ -23,7 +23,7 @@ end
 --- callback.open(host, address, port) -> listener, port | nil, "in_use" | why. A loopback address; port 0 picks one.
 function M.open(host, address, port)
   local self = setmetatable({ host = host, waiting = {} }, M)
-  local bound, why = host.receive(address, port, function(req) return handle(self, req) end)
+  local bound, why = host.listen(address, port, function(req) return handle(self, req) end)
   if not bound then return nil, why end
   return self, bound
 end
@@ -49,7 +49,7 @@ function M:close()
   local until_ = time.now() + FLUSH
   while self.current and self.current.status and not self.current.sent and time.now() < until_ do time.sleep(POLL) end
   if self.current then time.sleep(POLL) end
-  self.host.receive_close()
+  self.host.listen_close()
 end
 
 return M

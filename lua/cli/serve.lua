@@ -50,20 +50,40 @@ local function ensure_demo(ctx)
   return token
 end
 
-local function demo_banner(ctx, paths, token)
+local function demo_banner(ctx, paths, token, at)
   return ([[
 
 Paste this into another terminal. It needs no network: the proxy itself answers,
 with the request as an upstream would have got it. The placeholder goes in, the
 demo credential's value comes out.
 
-  curl -x http://demo:%s@{proxy} \
+  curl -x http://demo:%s@%s \
       --cacert %s \
       https://%s/hello -H 'Authorization: Bearer placeholder'
 
 Then a first real API:
 
-%s]]):format(token, require("env").quote(paths.ca), DEMO_HOST, home.next_steps(ctx))
+%s]]):format(token, at, require("env").quote(paths.ca), DEMO_HOST, home.next_steps(ctx))
+end
+
+-- Under the store's lock, so that the reason is the server that runs, not its address. -> {"127.0.0.1:7080", …} as bound.
+local function listen(ctx, list)
+  local ok, why = ctx.host.serve_lock(ctx.home)
+  if not ok then
+    report.fail(why == "running" and "a server already runs on " .. ctx.home
+      or ("cannot lock %s/serve.lock: %s"):format(ctx.home, why))
+  end
+  local bound = {}
+  for i, text in ipairs(list) do
+    local address, port = text:match("^%[?(.-)%]?:(%d+)$")
+    local got, at = ctx.host.listen(address, math.tointeger(tonumber(port)))
+    if not got then
+      report.fail(("cannot listen on %s: %s"):format(text, at == "in_use" and "Address already in use" or at),
+        "--listen ADDR:PORT names another, `sallyport set listen` for good; port 0 picks one")
+    end
+    bound[i] = at
+  end
+  return bound
 end
 
 return {
@@ -104,14 +124,12 @@ examples:
       end
       local log = require("cli.log_place").prepare(ctx, all)
       flags.log_path = log.path       -- for commands: they read it from the lock
-      local banner
-      if opt.demo then
-        banner = demo_banner(ctx, paths, ensure_demo(ctx))
-      elseif made then
-        banner = ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx))
-      end
+      local token = opt.demo and ensure_demo(ctx)
       store.close()
-      return ctx.host.serve { home = ctx.home, listen = all.listen, workers = all.workers,
-        overrides = report.json_line(flags), banner = banner, log = report.json_line(log) }
+      local at, overrides = listen(ctx, all.listen), report.json_line(flags)
+      local banner = token and demo_banner(ctx, paths, token, at[1])
+        or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
+      ctx.host.serve { workers = all.workers, overrides = overrides, log = report.json_line(log), banner = banner,
+        at = "proxy=" .. table.concat(at, " proxy="), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },
 }

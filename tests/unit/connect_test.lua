@@ -183,13 +183,13 @@ local cases = {
   ["the listener is for loopback addresses alone"] = function()
     local host = require "host"
     for _, address in ipairs { "0.0.0.0", "10.0.0.1", "::", "localhost", "x" } do
-      is(pcall(host.receive, address, 0, print), false)
+      is(pcall(host.listen, address, 0, print), false)
     end
-    local port = host.receive("127.0.0.1", 0, print)
+    local port = host.listen("127.0.0.1", 0, print)
     assert(port > 0)
-    local other = require("cli.callback").open({ receive = function() return nil, "in_use" end }, "127.0.0.1", port)
+    local other = require("cli.callback").open({ listen = function() return nil, "in_use" end }, "127.0.0.1", port)
     is(other, nil)
-    host.receive_close()
+    host.listen_close()
   end,
 }
 
