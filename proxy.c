@@ -2038,40 +2038,12 @@ struct resolve {
 	struct dial *dial;      /* borrowed; NULL once the dial is gone */
 };
 
-#ifdef SALLYPORT_TEST
-/* Tests hold names still: lines of "name address…" in
- * $SALLYPORT_TEST_HOSTS; every look-up reads it. */
-static bool
-resolve_test_hosts(struct resolve *r)
-{
-	const char *file = getenv("SALLYPORT_TEST_HOSTS");
-	FILE *f = file != NULL ? fopen(file, "re") : NULL;
-	char line[1024], *save, *word;
-
-	if (f == NULL)
-		return false;
-	while (r->n == 0 && fgets(line, sizeof line, f) != NULL) {
-		if ((word = strtok_r(line, " \n", &save)) == NULL || strcmp(word, r->host) != 0)
-			continue;
-		while ((word = strtok_r(NULL, " \n", &save)) != NULL && r->n < NET_ADDRS_MAX)
-			if (addr_parse(slice_of(word), &r->at[r->n].addr))
-				r->at[r->n++].port = r->port;
-	}
-	fclose(f);
-	return r->n != 0;
-}
-#endif
-
 static void
 resolve_run(struct job *j)
 {
 	struct resolve *r = (struct resolve *)j;
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG}, *list = NULL;
 
-#ifdef SALLYPORT_TEST
-	if (resolve_test_hosts(r))
-		return;
-#endif
 	r->err = getaddrinfo(r->host, NULL, &hints, &list);
 	for (struct addrinfo *a = list; a != NULL && r->n < NET_ADDRS_MAX; a = a->ai_next) {
 		if (net_endpoint(a->ai_addr, &r->at[r->n]))
