@@ -5,7 +5,7 @@
 --   python3 tests/wire/harness.py build/test/sallyport tests/wire/example.lua [WORD…]
 --
 -- A file returns a case, a list of cases, or { shared = SETUP, cases = { … } }: then one server serves all cases, and a
--- case with a key of SETUP gets a server of its own. README.md here lists every key.
+-- case with a key of SETUP gets a server of its own. `python3 tests/wire/harness.py --keys` lists every key.
 return {
   -- SETUP: the store and the server.
   shared = {

@@ -1,5 +1,6 @@
-"""Runs wire cases: the real binary between a scripted client and scripted upstreams. A case is data: README.md here.
+"""Runs wire cases: the real binary between a scripted client and scripted upstreams. A case is data: example.lua shows the form.
 
+tests/wire/harness.py --keys                     prints what a case may say
 tests/wire/harness.py BINARY FILE.lua [WORD…]   prints "ok", "not ok" or "skip" and the case's name, one a line
 """
 import json
@@ -15,13 +16,63 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import sallyport  # noqa: E402
 from peers import Upstream, parse_responses  # noqa: E402
 
-SETUP = {"credential", "credentials", "domains", "bundles", "agents", "policies", "set", "serve", "workers", "servers",
-         "resolve", "before", "may_die", "upstream_tls", "hosts"}
-CASE = {"name", "via", "host", "port", "token", "send", "client", "upstream", "token_endpoint", "clock", "times", "expect",
-        "sni", "alpn", "tls", "canaries", "skip", "wait", "timeout", "refuse"}
-EXPECT = {"status", "statuses", "error", "headers", "no_headers", "body", "body_has", "body_not", "body_size", "closed",
-          "no_answer", "truncated", "upstream", "log", "log_never", "tls_error", "within", "after", "interim",
-          "token_requests", "connect_status", "answers", "raw_has", "raw_not", "servers", "cli"}
+# What a case may say, and what it means; `harness.py --keys` prints it. Another key fails the case. example.lua shows them in use.
+SETUP = {
+    "credential": "one, or `credentials`: { name, type or preset, host, port, method, path, bundle, address, env, placeholder, substitute,"
+                  " answer-timeout, idle-timeout, plain_http, fields, secrets }",
+    "credentials": "a list of them",
+    "domains": "{ host, bundle, method, port, path, address, tunnel }",
+    "bundles": "names, beside `default`",
+    "agents": "{ name, bundles, ttl }; `a` is there anyway",
+    "policies": "{ name, source }",
+    "set": "settings by name",
+    "before": "commands that run before the server",
+    "serve": "flags of `serve`",
+    "workers": "how many; 1",
+    "resolve": "addresses by name; ` / ` parts one look-up's answer from the next",
+    "hosts": "names of the main upstream; api.test",
+    "upstream_tls": "its certificate: a name of tests/certs.py",
+    "servers": "further upstreams by name: { host, plain, port, tls, alpn, refuse, delay, at_connect, reply }; `auth` is the token endpoint",
+    "may_die": "workers are killed on purpose",
+}
+CASE = {
+    "name": "said when it fails",
+    "via": "`tunnel` (CONNECT, then TLS; the default), `connect` (CONNECT, then as it stands) or `proxy` (as it stands)",
+    "host": "of the CONNECT; api.test",
+    "port": "of the CONNECT; 443",
+    "token": "an agent's name, `none` or `bad`",
+    "sni": "of the client's TLS", "alpn": "of the client's TLS", "tls": "the client's highest version",
+    "send": "text or steps. ${AUTH}, ${TOKEN}, ${PORT}, ${UPSTREAM} are filled in, with `:NAME` for others; ${ENV:NAME} is agent a's variable",
+    "client": "several clients at once, each with what differs",
+    "times": "how often `send` is sent, each on a connection of its own",
+    "upstream": "what the main upstream does: { reply, … } as in `servers`",
+    "token_endpoint": "its answers in turn",
+    "clock": "seconds that the test clock is ahead",
+    "refuse": "a script that `policy put` must refuse",
+    "canaries": "texts that must be nowhere at the end, beside every secret and token",
+    "wait": "seconds before the log is looked at", "timeout": "seconds for the client",
+    "skip": "why the case cannot run",
+    "expect": "see EXPECT",
+}
+STEPS = {
+    "of a client": "text, seconds, { repeat, times, every }, { bytewise, every }, { until = text }, { answers = N }, { clock }, { cli }, { policy },"
+                   " { server }, { unread = seconds }, { half_close }, { close_notify }, { reset }, { close = true or `ragged` }",
+    "of an upstream's `reply`": "`echo` (the request as JSON), text, { status, headers, body, type } or { steps = { text, seconds, { repeat, times },"
+                                " { bytewise }, { until }, { relay }, { half_close }, { reset }, { close } } }; a list is one answer a request, the last repeats",
+}
+EXPECT = {
+    "status": "of the answer", "statuses": "of the answers, in turn", "answers": "how many",
+    "error": "X-Sallyport-Error", "headers": "that are there", "no_headers": "that are not",
+    "body": "the whole", "body_has": "a text in it", "body_not": "a text not in it", "body_size": "bytes",
+    "raw_has": "in all that the client read", "raw_not": "not in it", "interim": "1xx answers before it",
+    "closed": "the connection is closed after it", "truncated": "the client can tell that the answer was cut", "no_answer": "none came",
+    "tls_error": "what ended the handshake", "connect_status": "of the CONNECT",
+    "within": "seconds at most", "after": "seconds at least",
+    "log": "one record has all of these", "log_never": "texts that no record has",
+    "cli": "a command's output", "token_requests": "how many reached the token endpoint",
+    "upstream": "`nothing` (not one byte) or { requests, connections, cut, line, lines, header, no_header, head_has, head_not, body, raw_body, body_size }",
+    "servers": "the same, by the name of a server",
+}
 
 
 def as_list(v):
@@ -29,7 +80,7 @@ def as_list(v):
 
 
 def check_keys(table, known, where):
-    unknown = set(table) - known
+    unknown = set(table) - set(known)
     assert not unknown, f"{where}: unknown keys {sorted(unknown)}"
 
 
@@ -335,7 +386,7 @@ def check_client(world, client, expect):
 
 def run_case(world, case):
     expect = case.get("expect") or {}
-    check_keys(case, CASE | SETUP, case.get("name"))
+    check_keys(case, {**CASE, **SETUP}, case.get("name"))
     check_keys(expect, EXPECT, case.get("name"))
     s = world.s
     assert s.alive(), f"the server is gone: {s.log()[-800:]}"
@@ -442,7 +493,7 @@ def main(binary, path, words):
         if case.get("skip"):
             verdict("skip", name, case["skip"])
             continue
-        own = shared is None or set(case) & SETUP
+        own = shared is None or set(case) & set(SETUP)
         try:
             if own:
                 w = World(binary, {**(shared or {}), **{k: v for k, v in case.items() if k in SETUP}})
@@ -467,5 +518,14 @@ def main(binary, path, words):
         verdict("ok", f"{label}: nothing leaks, and the server lives")
 
 
+def print_keys():
+    for title, table in (("SETUP", SETUP), ("CASE", CASE), ("STEPS", STEPS), ("EXPECT", EXPECT)):
+        print(title)
+        for key, text in table.items():
+            print(f"  {key:15} {text}")
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--keys"]:
+        sys.exit(print_keys())
     main(sys.argv[1], sys.argv[2], sys.argv[3:])
