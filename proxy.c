@@ -3397,28 +3397,37 @@ tls_ca_load(struct slice cert_der, const void *key32)
 
 /* -- trust: roots from PEM bundles. They are kept whole: a root binds what is below
  * it as any other issuer does. */
+struct tls_root {
+	struct tls_root *next;  /* in the order of the files */
+	struct cert_view cert;  /* into `der` */
+	char der[];
+};
+
 struct tls_trust {
 	uint32_t refs;
 	uint32_t id;            /* never reused: part of the names of sessions */
 	size_t n;
-	struct cert_view *anchor;       /* owned; into `slab` */
-	struct buf slab;        /* the certificates, one behind the other */
+	struct tls_root *first, **last; /* owned */
 };
 
-struct trust_load {             /* while bundles are read */
-	struct tls_trust *trust;
-	size_t cap;
-	struct buf text;        /* a file */
-	struct buf line;        /* one certificate: base64 without white space, then DER */
-};
+static struct tls_trust *
+trust_new(void)
+{
+	static uint32_t ids;
+	struct tls_trust *t = calloc(1, sizeof *t);
+
+	if (t != NULL)
+		*t = (struct tls_trust){.refs = 1, .id = ++ids, .last = &t->first};
+	return t;
+}
 
 static void
 tls_trust_unref(struct tls_trust *t)
 {
 	if (t == NULL || --t->refs != 0)
 		return;
-	buf_free(&t->slab);
-	free(t->anchor);
+	for (struct tls_root *r; (r = t->first) != NULL; free(r))
+		t->first = r->next;
 	free(t);
 }
 
@@ -3429,148 +3438,115 @@ tls_trust_ref(struct tls_trust *t)
 	return t;
 }
 
+/* False: no memory. A root with a key that we cannot use is left out: its chains will be reported as
+ * untrusted. */
 static bool
-trust_add(struct trust_load *l, struct slice der)
+trust_add(struct tls_trust *t, struct slice der)
 {
-	struct tls_trust *t = l->trust;
+	struct tls_root *r = malloc(sizeof *r + der.n);
 	br_x509_decoder_context dc;
-	struct cert_view v;
 	int err;
 
-	if (!cert_read(der, &v) || ((err = cert_key(&v, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY))
-		return true;    /* a key we cannot use: its chains will be reported as untrusted */
-	if (t->n == l->cap) {
-		size_t cap = l->cap == 0 ? 160 : l->cap * 2;
-		struct cert_view *p = realloc(t->anchor, cap * sizeof *p);
-
-		if (p == NULL)
-			return false;
-		t->anchor = p;
-		l->cap = cap;
-	}
-	t->anchor[t->n++] = v;
-	return buf_addv(&t->slab, der);
-}
-
-/* Read once more where the slab no longer moves; its parts lie in the order of the anchors. */
-static void
-trust_fix(struct tls_trust *t)
-{
-	const char *p = t->slab.p;
-
-	for (size_t i = 0, n; i < t->n; i++, p += n) {
-		n = t->anchor[i].der.n;
-		cert_read((struct slice){p, n}, &t->anchor[i]);
-	}
-}
-
-/* What stands between two PEM lines. BearSSL's decoder takes 27 ms for the system's; this 2. */
-static bool
-pem_block(struct slice b64, struct buf *der)
-{
-	size_t end = 0;
-	ssize_t n;
-
-	buf_clear(der);
-	if (b64.n == 0 || !buf_addv(der, b64))
+	if (r == NULL)
 		return false;
-	for (size_t i = 0; i < b64.n; i++)
-		if (!isspace((unsigned char)der->p[i]))
-			der->p[end++] = der->p[i];
-	buf_cut(der, end);
-	n = b64_decode(der->p, der->n, buf_slice(der), false);  /* in place */
-	if (n > 0)
-		buf_cut(der, (size_t)n);
-	return n > 0;
+	memcpy(r->der, der.p, der.n);
+	if (!cert_read((struct slice){r->der, der.n}, &r->cert) ||
+	    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY)) {
+		free(r);
+		return true;
+	}
+	r->next = NULL;
+	*t->last = r;
+	t->last = &r->next;
+	t->n++;
+	return true;
 }
 
-/* Takes the next certificate off a PEM text, as DER into `der`. 0: there is none; -1: malformed. */
+/* Takes the next certificate off a PEM text, as DER into `der`. 0: there is none; -1: malformed.
+ * BearSSL's decoder takes 27 ms for the system's bundle; this 2. */
 static int
 pem_next_cert(struct slice *in, struct buf *der)
 {
 	static const char begin[] = "-----BEGIN CERTIFICATE-----";
 	static const char end[] = "-----END CERTIFICATE-----";
 	const char *at, *stop, *last = in->p + in->n;
+	ssize_t n;
 
+	buf_clear(der);
 	if (in->n == 0 || (at = memmem(in->p, in->n, begin, sizeof begin - 1)) == NULL)
 		return 0;
 	at += sizeof begin - 1;
 	stop = memmem(at, (size_t)(last - at), end, sizeof end - 1);
-	if (stop == NULL || !pem_block((struct slice){at, (size_t)(stop - at)}, der))
+	if (stop == NULL || !buf_reserve(der, (size_t)(stop - at)))
 		return -1;
+	for (; at < stop; at++)
+		if (!isspace((unsigned char)*at))
+			der->p[der->n++] = *at;
+	n = b64_decode(der->p, der->n, buf_slice(der), false);  /* in place */
+	if (n <= 0)
+		return -1;
+	buf_cut(der, (size_t)n);
 	*in = (struct slice){stop, (size_t)(last - stop)};
 	return 1;
 }
 
+/* All certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL. */
 static bool
-trust_read(struct trust_load *l, const char *file, struct buf *why)
+trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 {
-	int found, fd = open(file, O_RDONLY | O_CLOEXEC);
-	const char *bad = fd < 0 ? strerror(errno) : NULL;
-	size_t before = l->trust->n;
-	struct slice rest;
+	uint8_t h[32];
+	struct buf der;
+	int found;
 
-	buf_clear(&l->text);
+	buf_init(&der, 2 * TLS_CERT_MAX);
+	while ((found = pem_next_cert(&pem, &der)) > 0 && trust_add(t, buf_slice(&der))) {
+		if (hashes == NULL)
+			continue;
+		tls_sha256(der.p, der.n, h);
+		if (!buf_add(hashes, h, sizeof h))
+			break;
+	}
+	buf_free(&der);
+	return found == 0;
+}
+
+static bool
+trust_add_file(struct tls_trust *t, const char *file, struct buf *why)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+	const char *bad = fd < 0 ? strerror(errno) : NULL;
+	size_t before = t->n;
+	struct buf text;
+	bool whole;
+
+	buf_init(&text, TLS_BUNDLE_MAX);
 	if (fd >= 0) {
-		bad = buf_read(&l->text, fd);
+		bad = buf_read(&text, fd);
 		close(fd);
 	}
-	if (bad != NULL) {
+	whole = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
+	buf_free(&text);
+	if (bad != NULL)
 		buf_addf(why, "%s: %s", file, bad);
-		return false;
-	}
-	rest = buf_slice(&l->text);
-	while ((found = pem_next_cert(&rest, &l->line)) > 0 && trust_add(l, buf_slice(&l->line)))
-		;
-	if (found != 0)
-		buf_addf(why, "%s: certificate %zu is malformed", file, l->trust->n - before + 1);
-	else if (l->trust->n == before)
+	else if (!whole)
+		buf_addf(why, "%s: certificate %zu is malformed", file, t->n - before + 1);
+	else if (t->n == before)
 		buf_addf(why, "%s: no usable certificate in PEM form", file);
-	return found == 0 && l->trust->n != before;
-}
-
-static bool
-trust_begin(struct trust_load *l)
-{
-	static uint32_t ids;
-
-	*l = (struct trust_load){.trust = calloc(1, sizeof(struct tls_trust))};
-	if (l->trust == NULL)
-		return false;
-	l->trust->refs = 1;
-	l->trust->id = ++ids;
-	buf_init(&l->trust->slab, TLS_BUNDLE_MAX);
-	buf_init(&l->text, TLS_BUNDLE_MAX);
-	buf_init(&l->line, 2 * TLS_CERT_MAX);
-	return true;
-}
-
-/* What was read, ready to be searched; NULL where it did not go well. */
-static struct tls_trust *
-trust_end(struct trust_load *l, bool ok)
-{
-	buf_free(&l->text);
-	buf_free(&l->line);
-	if (!ok) {
-		tls_trust_unref(l->trust);
-		return NULL;
-	}
-	trust_fix(l->trust);
-	return l->trust;
+	return whole && t->n != before;
 }
 
 /* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
 static struct tls_trust *
 tls_trust_load(const char **files, size_t n, struct buf *why)
 {
-	struct trust_load l;
-	bool ok = true;
+	struct tls_trust *t = trust_new();
 
-	if (!trust_begin(&l))
-		return NULL;
-	for (size_t i = 0; i < n && ok; i++)
-		ok = trust_read(&l, files[i], why);
-	return trust_end(&l, ok);
+	for (size_t i = 0; i < n && t != NULL; i++)
+		if (!trust_add_file(t, files[i], why)) {
+			tls_trust_unref(t);
+			t = NULL;
+		}
+	return t;
 }
 
 /* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
@@ -3761,9 +3737,9 @@ verify_root(const struct tls_verify *v, struct slice name, size_t at)
 	const struct tls_trust *of[] = {id != NULL ? id->roots : NULL, v->owner->trust};
 
 	for (int k = 0; k < 2; k++)
-		for (size_t i = 0; of[k] != NULL && i < of[k]->n; i++)
-			if (slice_eq(of[k]->anchor[i].subject, name) && at-- == 0)
-				return &of[k]->anchor[i];
+		for (const struct tls_root *r = of[k] != NULL ? of[k]->first : NULL; r != NULL; r = r->next)
+			if (slice_eq(r->cert.subject, name) && at-- == 0)
+				return &r->cert;
 	return NULL;
 }
 
@@ -13171,77 +13147,58 @@ struct ident_fault {            /* static texts: the field, and a code */
 static const char *
 ident_read_chain(struct tls_ident *id, struct slice pem)
 {
-	size_t end[TLS_CHAIN_MAX], from = 0;
-	struct buf one;
 	struct cert_view v;
+	struct buf one;
 	int found;
 
 	if (pem.n > IDENT_PEM_MAX)
 		return "too_large";
 	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
 		return "private_key";
-	buf_init(&one, 2 * TLS_CERT_MAX);
+	if (!buf_reserve(&id->der, pem.n))      /* more than all DER takes: it never moves */
+		return "no_memory";
+	buf_init(&one, IDENT_PEM_MAX);
 	while ((found = pem_next_cert(&pem, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
+		id->chain[id->chain_n++] =
+		    (br_x509_certificate){(unsigned char *)id->der.p + id->der.n, one.n};
 		if (!cert_read(buf_slice(&one), &v) || !buf_addv(&id->der, buf_slice(&one))) {
 			found = -1;
 			break;
 		}
-		end[id->chain_n++] = id->der.n;
 	}
 	buf_free(&one);
 	if (found != 0)
 		return found > 0 ? "too_many" : "malformed";
-	for (size_t i = 0; i < id->chain_n; from = end[i++])
-		id->chain[i] = (br_x509_certificate){(unsigned char *)id->der.p + from, end[i] - from};
 	return id->chain_n == 0 ? "no_certificate" : NULL;
-}
-
-static bool
-ident_same_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
-{
-	br_rsa_compute_modulus modulus = br_rsa_compute_modulus_get_default();
-	const unsigned char *n = pk->n;
-	unsigned char own[BR_X509_BUFSIZE_KEY];
-	size_t len = pk->nlen;
-
-	for (; len != 0 && *n == 0; len--)
-		n++;
-	return modulus(NULL, sk) == len && len <= sizeof own && modulus(own, sk) == len &&
-	    memcmp(own, n, len) == 0;
 }
 
 /* A key whose parts do not belong together signs wrongly, and a server that sees one wrong
  * signature has its primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
-static bool
-ident_signs_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
+static const char *
+ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 {
-	unsigned char sig[BR_X509_BUFSIZE_KEY], hash[32] = {0}, back[sizeof hash];
-	size_t n = (sk->n_bitlen + 7) / 8;
+	unsigned char own[BR_X509_BUFSIZE_KEY], sig[sizeof own], hash[32] = {0}, back[sizeof hash];
+	size_t n = br_rsa_compute_modulus_get_default()(NULL, sk), zeros = 0;
 
-	return n <= sizeof sig &&
+	while (zeros < pk->nlen && pk->n[zeros] == 0)
+		zeros++;
+	if (n != pk->nlen - zeros || n > sizeof own ||
+	    br_rsa_compute_modulus_get_default()(own, sk) != n || memcmp(own, pk->n + zeros, n) != 0)
+		return "mismatch";
+	return (sk->n_bitlen + 7) / 8 == n &&   /* that long is the signature */
 	    br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, sizeof hash, sk, sig) == 1 &&
 	    br_rsa_pkcs1_vrfy_get_default()(sig, n, BR_HASH_OID_SHA256, sizeof hash, pk, back) == 1 &&
-	    memcmp(back, hash, sizeof hash) == 0;
-}
-
-static bool
-ident_same_ec(const br_ec_private_key *sk, const br_ec_public_key *pk)
-{
-	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
-	br_ec_public_key mine;
-
-	return sk->curve == pk->curve &&
-	    br_ec_compute_pub(br_ec_get_default(), &mine, own, sk) == pk->qlen &&
-	    memcmp(own, pk->q, pk->qlen) == 0;
+	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
 }
 
 /* Is it the key of the first certificate? */
 static const char *
 ident_match(const br_skey_decoder_context *key, const br_x509_certificate *cert)
 {
+	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
+	const br_ec_private_key *sk;
 	br_x509_decoder_context dc;
 	const br_x509_pkey *pk;
-	bool same;
 
 	br_x509_decoder_init(&dc, NULL, NULL);
 	br_x509_decoder_push(&dc, cert->data, cert->data_len);
@@ -13249,10 +13206,12 @@ ident_match(const br_skey_decoder_context *key, const br_x509_certificate *cert)
 		return "unsupported";
 	if (pk->key_type != br_skey_decoder_key_type(key))
 		return "mismatch";
-	if (pk->key_type == BR_KEYTYPE_RSA && ident_same_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa))
-		return ident_signs_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa) ? NULL : "malformed";
-	same = pk->key_type == BR_KEYTYPE_EC && ident_same_ec(br_skey_decoder_get_ec(key), &pk->key.ec);
-	return same ? NULL : "mismatch";
+	if (pk->key_type == BR_KEYTYPE_RSA)
+		return ident_match_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa);
+	sk = br_skey_decoder_get_ec(key);
+	return sk->curve == pk->key.ec.curve &&
+	    br_ec_compute_pub(br_ec_get_default(), NULL, own, sk) == pk->key.ec.qlen &&
+	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
 }
 
 /* The decoded key lives in the arena: its parts are wiped with the block. */
@@ -13268,43 +13227,9 @@ ident_read_key(struct tls_ident *id, struct slice key)
 		return why;
 	if (info.encrypted)
 		return "encrypted";
-	if (strcmp(info.type, "rsa") != 0 && strcmp(info.type, "ec") != 0)
+	if (br_skey_decoder_key_type((void *)id->key->p) == 0)
 		return "unsupported";
 	return ident_match((void *)id->key->p, &id->chain[0]);
-}
-
-/* Roots of the credential's own. Each is trusted as itself too: a server that shows that very
- * certificate needs no issuer. */
-static const char *
-ident_read_roots(struct tls_ident *id, struct slice pem)
-{
-	struct trust_load l;
-	int found = 1;
-
-	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
-		return "private_key";
-	if (!trust_begin(&l))
-		return "no_memory";
-	while (found > 0 && (found = pem_next_cert(&pem, &l.line)) > 0) {
-		uint8_t h[32];
-
-		tls_sha256(l.line.p, l.line.n, h);
-		if (!trust_add(&l, buf_slice(&l.line)) || !buf_add(&id->itself, h, sizeof h))
-			found = -1;
-	}
-	if (found == 0 && l.trust->n != 0)
-		id->roots = trust_end(&l, true);
-	else
-		trust_end(&l, false);
-	if (id->roots != NULL)
-		return NULL;
-	return found == 0 ? "no_certificate" : "malformed";
-}
-
-static bool
-is_between(char c)
-{
-	return c == ' ' || c == ',' || c == '\t' || c == '\r' || c == '\n';
 }
 
 /* "sha256:HEX", several with spaces or commas between; colons between
@@ -13312,27 +13237,27 @@ is_between(char c)
 static const char *
 ident_read_pins(struct tls_ident *id, struct slice text)
 {
+	static const char between[5] = " ,\t\r\n";
+
 	for (size_t i = 0; i < text.n;) {
-		uint8_t h[32] = {0};
+		char hex[64];
+		uint8_t h[sizeof hex / 2];
 		size_t n = 0;
 
-		if (is_between(text.p[i])) {
+		if (memchr(between, text.p[i], sizeof between) != NULL) {
 			i++;
 			continue;
 		}
-		if (text.n - i < 7 || strncasecmp(text.p + i, "sha256:", 7) != 0)
+		if (!slice_begins_nocase((struct slice){text.p + i, text.n - i}, SLICE("sha256:")))
 			return "malformed_pin";
-		for (i += 7; i < text.n && !is_between(text.p[i]); i++) {
-			const char *digit = strchr("0123456789abcdef", tolower((unsigned char)text.p[i]));
-
+		for (i += 7; i < text.n && memchr(between, text.p[i], sizeof between) == NULL; i++) {
 			if (text.p[i] == ':' && n % 2 == 0)
 				continue;
-			if (text.p[i] == '\0' || digit == NULL || n == 2 * sizeof h)
+			if (n == sizeof hex)
 				return "malformed_pin";
-			h[n / 2] = (uint8_t)(h[n / 2] << 4 | (digit - "0123456789abcdef"));
-			n++;
+			hex[n++] = text.p[i];
 		}
-		if (n != 2 * sizeof h)
+		if (n != sizeof hex || !hex_decode(h, (struct slice){hex, n}))
 			return "malformed_pin";
 		if (!buf_add(&id->itself, h, sizeof h))
 			return "too_large";
@@ -13341,12 +13266,22 @@ ident_read_pins(struct tls_ident *id, struct slice text)
 	return id->itself.n == 0 ? "malformed_pin" : NULL;
 }
 
+/* Roots of the credential's own, or pins. Each root is trusted as itself too: a server that shows that
+ * very certificate needs no issuer. */
 static const char *
 ident_read_ca(struct tls_ident *id, struct slice ca)
 {
 	if (ca.n > IDENT_PEM_MAX)
 		return "too_large";
-	return key_text_has(ca, SLICE("-----BEGIN ")) ? ident_read_roots(id, ca) : ident_read_pins(id, ca);
+	if (!key_text_has(ca, SLICE("-----BEGIN ")))
+		return ident_read_pins(id, ca);
+	if (key_text_has(ca, SLICE("PRIVATE KEY-----")))
+		return "private_key";
+	if ((id->roots = trust_new()) == NULL)
+		return "no_memory";
+	if (!trust_add_pem(id->roots, ca, &id->itself))
+		return "malformed";
+	return id->roots->n == 0 ? "no_certificate" : NULL;
 }
 
 /* What it shows and what it trusts: a certificate that was renewed makes another identity. */

@@ -12,12 +12,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	struct trust_load l;
-
 	(void)argc;
 	(void)argv;
-	if (!secret_init() || !tls_init(1) || !tls_worker_init() || !trust_begin(&l) ||
-	    (fuzz_trust = trust_end(&l, true)) == NULL)
+	if (!secret_init() || !tls_init(1) || !tls_worker_init() || (fuzz_trust = trust_new()) == NULL)
 		abort();
 	return 0;
 }
