@@ -14383,7 +14383,6 @@ struct req {
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
 	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
 	char taken[256];        /* names of what was taken off and was not ours: for the record */
-	bool query_removed;
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	struct subst_ws *ws;    /* owned; a WebSocket with rows */
 	/* owned; what was attached, to be taken out of the answer's head */
@@ -14394,8 +14393,8 @@ struct req {
 	const char *body_error; /* static */
 	struct buf body;        /* owned; counted in req_bodies: body.max */
 	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
-	bool body_secret;       /* body holds a secret */
-	struct secret *new_body; /* owned; a body that holds secrets */
+	bool body_set;          /* apply made all of it: it goes out whether one came or not */
+	bool body_secret;       /* it holds a secret */
 	size_t body_sent;       /* of a body in memory, to the upstream */
 	struct filter *filter;  /* owned; rewrites a body that streams */
 
@@ -14988,6 +14987,7 @@ req_take_body(struct req *r, struct buf *out)
 	r->body.max = out->cap;
 	bodies_take(r->body_share, out->cap);
 	r->body_secret = true;
+	r->body_set = false;
 	*out = (struct buf){0};
 	return true;
 }
@@ -15001,7 +15001,6 @@ req_free(struct req *r)
 	upstream_drop(&r->up);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
-	secret_drop(&r->new_body);
 	subst_ws_free(r->ws);
 	subst_free(r->subst);
 	subst_back_free(r->back);
@@ -15408,18 +15407,21 @@ req_path_now(const struct req *r)
 	return r->new_path != NULL ? secret_slice(r->new_path) : r->path;
 }
 
+static struct slice
+req_query_now(const struct req *r)
+{
+	return r->new_query != NULL ? secret_slice(r->new_query) : r->query.p != NULL ? r->query : SLICE("");
+}
+
 static bool
 req_put_target(const struct req *r, struct buf *b)
 {
-	struct slice query = r->query;
-	bool any = query.p != NULL && !(r->query_removed && query.n == 0);
-
-	if (r->new_query != NULL) {
-		query = secret_slice(r->new_query);
-		any = query.n != 0;
+	buf_addv(b, req_path_now(r));
+	if (r->new_query != NULL ? r->new_query->n != 0 : r->query.p != NULL) {
+		buf_add(b, "?", 1);
+		buf_addv(b, req_query_now(r));
 	}
-	return buf_addv(b, req_path_now(r)) &&
-	    (!any || (buf_add(b, "?", 1) && buf_addv(b, query)));
+	return buf_ok(b);
 }
 
 static bool
@@ -15436,17 +15438,10 @@ req_put_url(const struct req *r, struct buf *b)
 	    (req_default_port(r) || buf_addf(b, ":%d", r->port)) && req_put_target(r, b);
 }
 
-/* Whole body in memory: what apply left, or what came. */
-static struct slice
-req_body(const struct req *r)
-{
-	return r->new_body != NULL ? secret_slice(r->new_body) : buf_slice(&r->body);
-}
-
 static bool
 req_wants_length(const struct req *r)
 {
-	return r->head.body != BODY_NONE || r->new_body != NULL;
+	return r->head.body != BODY_NONE || r->body_set || r->body.n != 0;
 }
 
 /* Request line and fields, without framing: also what echo shows. */
@@ -15478,7 +15473,7 @@ req_attached(const struct req *r)
 
 	while (i < r->head.nfields && !r->head.field[i].is_secret)
 		i++;
-	return i < r->head.nfields || r->new_path != NULL || r->new_query != NULL || r->new_body != NULL || r->body_secret;
+	return i < r->head.nfields || r->new_path != NULL || r->new_query != NULL || r->body_set || r->body_secret;
 }
 
 static bool
@@ -15509,7 +15504,7 @@ req_trailer_may_pass(const struct flow *f, const struct http_field *t)
 static bool
 req_has_body(const struct req *r)
 {
-	return r->body_read ? req_body(r).n != 0 :
+	return r->body_read ? r->body.n != 0 :
 	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0);
 }
 
@@ -15534,7 +15529,7 @@ req_put_head(struct req *r, struct buf *b)
 	    buf_adds(b, " HTTP/1.1\r\n") && req_put_fields(r, b);
 
 	if (r->body_read && req_wants_length(r))
-		ok = ok && put_length(b, req_body(r).n);
+		ok = ok && put_length(b, r->body.n);
 	else if (r->body_read)
 		;
 	else if (r->head.body == BODY_LENGTH && !req_out_chunked(r))
@@ -16236,7 +16231,7 @@ req_echo(struct req *r)
 	}
 	buf_free(&text);
 	buf_adds(b, "\n  },\n  \"body\": ");
-	json_buf_string(b, req_body(r));
+	json_buf_string(b, buf_slice(&r->body));
 	buf_adds(b, "\n}\n");
 }
 
@@ -16456,17 +16451,10 @@ conn_upstream_gone(struct conn *c, int status, const char *code, const char *why
 static bool
 is_tainted(const struct http_head *h)
 {
-	static const char *const fields[] = {"www-authenticate", "proxy-authenticate", "authorization"};
-
-	for (size_t f = 0; f < COUNT(fields); f++) {
-		for (int i = http_find(h, slice_of(fields[f]), 0); i >= 0;
-		    i = http_find(h, slice_of(fields[f]), (size_t)i + 1)) {
-			struct slice v = h->field[i].value;
-
-			if (slice_begins_nocase(v, SLICE("ntlm")) || slice_begins_nocase(v, SLICE("negotiate")))
-				return true;
-		}
-	}
+	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++)
+		if ((f->rule & (HDR_AUTH | HDR_PROXY)) != 0 && (slice_begins_nocase(f->value, SLICE("ntlm")) ||
+		    slice_begins_nocase(f->value, SLICE("negotiate"))))
+			return true;
 	return false;
 }
 
@@ -16690,7 +16678,7 @@ static void
 conn_relay_end(struct conn *c)
 {
 	struct req *r = c->req;
-	bool sent = r->body_read ? r->body_sent == req_body(r).n : r->up_flow.done;
+	bool sent = r->body_read ? r->body_sent == r->body.n : r->up_flow.done;
 
 	upstream_release(r->up, sent && r->up_keep && r->down_flow.mode != BODY_EOF);
 	r->up = NULL;
@@ -16705,9 +16693,9 @@ conn_pump_up(struct conn *c, uint64_t *moved)
 
 	if (!r->body_read)
 		return flow_pump(&r->up_flow, &c->peer, &r->up->peer, moved, CONN_TURN);
-	if (!peer_put_some(&r->up->peer, req_body(r), &r->body_sent))
+	if (!peer_put_some(&r->up->peer, buf_slice(&r->body), &r->body_sent))
 		return FLOW_DST_GONE;
-	return r->body_sent == req_body(r).n ? FLOW_DONE : FLOW_DST_WAIT;
+	return r->body_sent == r->body.n ? FLOW_DONE : FLOW_DST_WAIT;
 }
 
 static bool
@@ -21012,6 +21000,9 @@ l_open_addr(lua_State *L)
 static struct l_type l_type_req = {.name = L_REQ}, l_type_view = {.name = L_VIEW};
 static struct l_type l_type_headers = {.name = L_HEADERS}, l_type_query = {.name = L_QUERY};
 
+/* User values of a view; the first is the request's handle. */
+enum { L_VIEW_HEADERS = 2, L_VIEW_QUERY, L_VIEW_STRIPPED };
+
 struct req_handle {
 	struct req *r;          /* NULL: closed */
 	bool owned;             /* an example: made by Lua, freed by the collector */
@@ -21063,73 +21054,7 @@ l_req_gc(lua_State *L)
 	return 0;
 }
 
-/* -- req: fields */
-static void l_get_method(lua_State *L, struct req *r) { l_push_slice(L, r->head.method); }
-static void l_get_scheme(lua_State *L, struct req *r) { lua_pushstring(L, r->secure ? "https" : "http"); }
-static void l_get_host(lua_State *L, struct req *r) { lua_pushstring(L, r->host); }
-static void l_get_port(lua_State *L, struct req *r) { lua_pushinteger(L, r->port); }
-static void l_get_path(lua_State *L, struct req *r) { l_push_slice(L, r->path); }
-static void l_get_query(lua_State *L, struct req *r) { l_push_slice(L, r->query); }
-static void l_get_id(lua_State *L, struct req *r) { lua_pushstring(L, r->id); }
-static void l_get_websocket(lua_State *L, struct req *r) { lua_pushboolean(L, r->websocket); }
-static void l_get_token(lua_State *L, struct req *r) { l_push_text(L, r->token); }
-static void l_get_own(lua_State *L, struct req *r) { lua_pushboolean(L, r->own_endpoint); }
-
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel"};
-
-static void
-l_get_form(lua_State *L, struct req *r)
-{
-	lua_pushstring(L, req_forms[r->form]);
-}
-
-static void
-l_get_body_kind(lua_State *L, struct req *r)
-{
-	lua_pushstring(L, r->head.body == BODY_CHUNKED ? "chunked" :
-	    r->head.body == BODY_LENGTH ? "length" : "none");
-}
-
-static void
-l_get_length(lua_State *L, struct req *r)
-{
-	if (r->head.body == BODY_LENGTH)
-		lua_pushinteger(L, (lua_Integer)r->head.length);
-	else
-		lua_pushnil(L);
-}
-
-/* Is there a byte of body, as far as one can tell before it is read? */
-static void
-l_get_has_body(lua_State *L, struct req *r)
-{
-	lua_pushboolean(L, req_has_body(r));
-}
-
-/* One row a field; `view`: a policy may read it too. */
-static const struct { const char *name; void (*get)(lua_State *, struct req *); bool view;
-    } l_req_fields[] = {
-	{"method", l_get_method, true}, {"host", l_get_host, true}, {"path", l_get_path, true},
-	{"port", l_get_port, true}, {"scheme", l_get_scheme, true}, {"token", l_get_token, false},
-	{"form", l_get_form, false}, {"own_endpoint", l_get_own, false},
-	{"websocket", l_get_websocket, false}, {"query", l_get_query, false}, {"id", l_get_id, false},
-	{"body_kind", l_get_body_kind, true}, {"length", l_get_length, false},
-	{"has_body", l_get_has_body, true},
-};
-
-/* Upvalue 1: what a name is, a method or the row of a field. */
-static int
-l_req_index(lua_State *L)
-{
-	struct req_handle *h = lua_touserdata(L, 1);
-
-	if (h->r == NULL)
-		return luaL_error(L, "request is closed");
-	lua_settop(L, 2);
-	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNUMBER)
-		l_req_fields[lua_tointeger(L, -1)].get(L, h->r);
-	return 1;
-}
 
 /* -- req: the decision */
 static void
@@ -21187,16 +21112,6 @@ l_req_log(lua_State *L)
 	return l_wait(L, l_req_log_push);
 }
 
-static struct slice
-l_opt_text(lua_State *L, int idx)
-{
-	struct slice s = {"", 0};
-
-	if (!lua_isnoneornil(L, idx))
-		s = l_check_text(L, idx);
-	return s;
-}
-
 /* req:fail(status, code, message [, hint [, { close=, retry_after= }]]) */
 static int
 l_req_fail(lua_State *L)
@@ -21212,7 +21127,8 @@ l_req_fail(lua_State *L)
 		r->retry_after = (int)luaL_optinteger(L, -1, 0);
 		lua_pop(L, 2);
 	}
-	req_fail(r, status, code, l_opt_text(L, 4), l_opt_text(L, 5));
+	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
+	    slice_of(luaL_optstring(L, 5, "")));
 	return 0;
 }
 
@@ -21606,7 +21522,6 @@ req_set_query(struct req *r, struct secret *s)
 {
 	secret_drop(&r->new_query);
 	r->new_query = s;
-	r->query_removed = true;
 }
 
 static int
@@ -21772,7 +21687,6 @@ l_req_unstrip(lua_State *L)
 		if (r->head.field[i].mark == FIELD_STRIPPED)
 			r->head.field[i].mark = FIELD_KEPT;
 	secret_drop(&r->new_query);
-	r->query_removed = false;
 	buf_clear(&r->stripped_query);
 	return 0;
 }
@@ -21904,14 +21818,6 @@ static const luaL_Reg l_headers[] = {
 };
 
 /* -- view: query. An edited query is kept as a secret whether it holds one or not. */
-static struct slice
-req_query_now(const struct req *r)
-{
-	if (r->new_query != NULL)
-		return secret_slice(r->new_query);
-	return r->query.p != NULL ? r->query : SLICE("");
-}
-
 /* The query without `name`, and with name=value behind it unless value.p is NULL. */
 static void
 l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
@@ -22034,33 +21940,30 @@ l_view_set_body(lua_State *L, struct req *r, int idx)
 {
 	bool is_secret = false;
 	struct slice body = l_check_value(L, idx, &is_secret);
-	struct secret *s;
+	struct buf out;
 
 	if (!r->body_read)
 		luaL_error(L, "a type that sets the body declares body = { max = N }");
-	s = is_secret ? secret_ref(l_test_secret(L, idx)) : secret_copy(body.p, body.n);
-	if (s == NULL)
+	buf_init(&out, body.n);
+	if (!buf_addv(&out, body) || !req_take_body(r, &out)) {
+		buf_free(&out);
 		luaL_error(L, "no room for the body");
-	secret_drop(&r->new_body);
-	r->new_body = s;
+	}
+	r->body_set = true;
 	r->body_secret = is_secret;
 }
 
 static void
 l_view_push_body(lua_State *L, struct req *r)
 {
-	struct secret *s;
+	struct slice body = {r->body.n != 0 ? r->body.p : "", r->body.n};
 
-	if (r->new_body != NULL) {
-		l_push_secret(L, secret_ref(r->new_body));
-	} else if (r->body_secret) {
-		if ((s = secret_copy(r->body.p, r->body.n)) == NULL)
-			luaL_error(L, "no room for the body");
-		l_push_secret(L, s);
-	} else if (r->body_read)
-		lua_pushlstring(L, r->body.p != NULL ? r->body.p : "", r->body.n);
-	else
+	if (!r->body_read)
 		lua_pushnil(L);
+	else if (r->body_secret)
+		memcpy(l_alloc_secret(L, body.n), body.p, body.n);
+	else
+		l_push_slice(L, body);
 }
 
 /* What a splice answers: the body that it wrote, if there is room for it. */
@@ -22072,7 +21975,6 @@ l_view_spliced(lua_State *L, struct req *r, struct buf *out)
 	buf_free(out);
 	if (!ok)
 		return l_fail(L, "no_room");
-	secret_drop(&r->new_body);
 	return l_answer(L, true);
 }
 
@@ -22087,11 +21989,11 @@ l_check_splice(lua_State *L, struct slice *name, struct slice *value)
 	*value = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
 		luaL_error(L, "a type that edits the body declares body");
-	if (r->new_body != NULL && r->body_secret)  /* "duplicate" would compare it with a guess */
+	if (r->body_set && r->body_secret)  /* "duplicate" would compare it with a guess */
 		luaL_error(L, "a body that was built with a secret is not edited");
 	if (value->n > SECRET_MAX / 8)
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
-	lua_charge(L, (int64_t)req_body(r).n / LUA_READ);
+	lua_charge(L, (int64_t)r->body.n / LUA_READ);
 	return r;
 }
 
@@ -22106,7 +22008,7 @@ l_view_splice_json(lua_State *L)
 	};
 	struct slice name, value;
 	struct req *r = l_check_splice(L, &name, &value);
-	struct slice body = req_body(r);
+	struct slice body = buf_slice(&r->body);
 	enum json_result res;
 	struct json_spot spot;
 	struct buf out;
@@ -22129,7 +22031,7 @@ l_view_splice_form(lua_State *L)
 {
 	struct slice name, value;
 	struct req *r = l_check_splice(L, &name, &value);
-	size_t n = form_splice(NULL, req_body(r), name, value);
+	size_t n = form_splice(NULL, buf_slice(&r->body), name, value);
 	struct buf out;
 
 	if (n == SIZE_MAX)
@@ -22137,7 +22039,7 @@ l_view_splice_form(lua_State *L)
 	buf_init(&out, n);
 	if (!buf_reserve(&out, n))
 		return l_fail(L, "no_room");
-	out.n = form_splice(out.p, req_body(r), name, value);
+	out.n = form_splice(out.p, buf_slice(&r->body), name, value);
 	return l_view_spliced(L, r, &out);
 }
 
@@ -22348,7 +22250,7 @@ l_view_sigv4(lua_State *L)
 		if (!r->body_read && r->head.body != BODY_NONE &&
 		    !(r->head.body == BODY_LENGTH && r->head.length == 0))
 			return luaL_error(L, "sigv4: a body that is not read has no hash to sign");
-		tls_sha256_hex(req_body(r), hash);
+		tls_sha256_hex(buf_slice(&r->body), hash);
 		o.payload = (struct slice){hash, sizeof hash};
 	}
 	ok = o.query || req_set_signing_fields(r, &o);
@@ -22399,120 +22301,123 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	lua_setfield(L, -2, "query");
 }
 
-/* A part of the view, made once: user values 2 (headers) and 3 (query) of the view; 4 is what
- * was stripped, which no view sees before it is. */
+/* A part of the view, made once and kept as this user value of the view; what was stripped no view
+ * sees before it is. */
 static void
-l_view_push_part(lua_State *L, int slot, const char *type)
+l_view_push_part(lua_State *L, struct req *r, int slot)
 {
-	if (lua_getiuservalue(L, 1, slot) == LUA_TUSERDATA)
+	if (lua_getiuservalue(L, 1, slot) != LUA_TNIL)
 		return;
-	lua_pop(L, 1);
-	lua_newuserdatauv(L, 0, 1);
-	lua_getiuservalue(L, 1, 1);
-	lua_setiuservalue(L, -2, 1);
-	luaL_setmetatable(L, type);
+	if (slot == L_VIEW_STRIPPED)
+		l_view_push_stripped(L, r);
+	else {
+		lua_newuserdatauv(L, 0, 1);
+		lua_getiuservalue(L, 1, 1);
+		lua_setiuservalue(L, -2, 1);
+		luaL_setmetatable(L, slot == L_VIEW_HEADERS ? L_HEADERS : L_QUERY);
+	}
 	lua_pushvalue(L, -1);
 	lua_setiuservalue(L, 1, slot);
 }
 
-/* The query as it will go out: a secret once something was put in or taken
- * out; nil: there is none. */
-static void
-l_view_push_query(lua_State *L, struct req *r)
-{
-	if (r->new_query == NULL)
-		l_push_slice(L, r->query);
-	else if (r->new_query->n == 0)
-		lua_pushnil(L);
-	else
-		l_push_secret(L, secret_ref(r->new_query));
-}
-
-/* Stack: view, name. */
-static void
-l_view_get_headers(lua_State *L, struct req *r)
-{
-	(void)r;
-	l_view_push_part(L, 2, L_HEADERS);
-}
-
-static void
-l_view_get_query(lua_State *L, struct req *r)
-{
-	(void)r;
-	l_view_push_part(L, 3, L_QUERY);
-}
-
-static void
-l_view_get_stripped(lua_State *L, struct req *r)
-{
-	if (lua_getiuservalue(L, 1, 4) == LUA_TTABLE)
-		return;
-	lua_pop(L, 1);
-	l_view_push_stripped(L, r);
-	lua_pushvalue(L, -1);
-	lua_setiuservalue(L, 1, 4);
-}
-
-static void
-l_view_get_query_string(lua_State *L, struct req *r)
-{
-	l_push_slice(L, r->query);
-}
-
-/* What a view has besides l_req_fields. */
-static const struct { const char *name; void (*get)(lua_State *, struct req *);
-    } l_view_fields[] = {
-	{"headers", l_view_get_headers}, {"query", l_view_get_query}, {"stripped", l_view_get_stripped},
-	{"body", l_view_push_body}, {"query_string", l_view_get_query_string},
-	{"query_text", l_view_push_query},
+/* -- req and view: members. What a name reads, and of which of the two. */
+enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH, M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
+enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3 };
+static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
+	{"method", M_SLICE, offsetof(struct req, head.method), OF_BOTH},
+	{"path", M_SLICE, offsetof(struct req, path), OF_BOTH},
+	{"query", M_SLICE, offsetof(struct req, query), OF_REQ},
+	{"query_string", M_SLICE, offsetof(struct req, query), OF_VIEW},
+	{"host", M_TEXT, offsetof(struct req, host), OF_BOTH},
+	{"token", M_TEXT, offsetof(struct req, token), OF_REQ},
+	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
+	{"own_endpoint", M_FLAG, offsetof(struct req, own_endpoint), OF_REQ},
+	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ},
+	{"port", M_PORT, 0, OF_BOTH}, {"scheme", M_SCHEME, 0, OF_BOTH}, {"form", M_FORM, 0, OF_REQ},
+	{"body_kind", M_BODY_KIND, 0, OF_BOTH}, {"length", M_LENGTH, 0, OF_REQ},
+	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_VIEW},
+	{"headers", M_PART, L_VIEW_HEADERS, OF_VIEW}, {"query", M_PART, L_VIEW_QUERY, OF_VIEW},
+	{"stripped", M_PART, L_VIEW_STRIPPED, OF_VIEW}, {"query_text", M_QUERY_TEXT, 0, OF_VIEW},
 };
+
+static void
+l_push_member(lua_State *L, struct req *r, size_t row)
+{
+	static const char *const kinds[] = {[BODY_NONE] = "none", [BODY_LENGTH] = "length", [BODY_CHUNKED] = "chunked"};
+	size_t at = l_members[row].at;
+	const char *p = (const char *)r + at;
+
+	switch (l_members[row].is) {
+	case M_SLICE:     l_push_slice(L, *(const struct slice *)(const void *)p); break;
+	case M_TEXT:      l_push_text(L, p); break;
+	case M_FLAG:      lua_pushboolean(L, *(const bool *)p); break;
+	case M_PORT:      lua_pushinteger(L, r->port); break;
+	case M_SCHEME:    lua_pushstring(L, r->secure ? "https" : "http"); break;
+	case M_FORM:      lua_pushstring(L, req_forms[r->form]); break;
+	case M_BODY_KIND: lua_pushstring(L, kinds[r->head.body]); break;
+	case M_HAS_BODY:  lua_pushboolean(L, req_has_body(r)); break;
+	case M_BODY:      l_view_push_body(L, r); break;
+	case M_PART:      l_view_push_part(L, r, (int)at); break;
+	case M_LENGTH:
+		if (r->head.body == BODY_LENGTH)
+			lua_pushinteger(L, (lua_Integer)r->head.length);
+		else
+			lua_pushnil(L);
+		break;
+	case M_QUERY_TEXT:      /* as it will go out: a secret once something was put in or taken out; nil: there is none */
+		if (r->new_query == NULL)
+			l_push_slice(L, r->query);
+		else if (r->new_query->n == 0)
+			lua_pushnil(L);
+		else
+			l_push_secret(L, secret_ref(r->new_query));
+		break;
+	}
+}
+
+/* Upvalue 1: what a name is, a method or the row of a member. */
+static int
+l_req_index(lua_State *L)
+{
+	struct req_handle *h = lua_touserdata(L, 1);
+
+	if (h->r == NULL)
+		return luaL_error(L, "request is closed");
+	lua_settop(L, 2);
+	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNUMBER)
+		l_push_member(L, h->r, (size_t)lua_tointeger(L, -1));
+	return 1;
+}
+
+static int
+l_view_index(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, &l_type_view);
+
+	luaL_checkstring(L, 2);
+	lua_settop(L, 2);
+	lua_pushvalue(L, 2);
+	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNIL)
+		return luaL_error(L, "a request has no %s", lua_tostring(L, 2));
+	if (lua_type(L, 3) == LUA_TNUMBER)
+		l_push_member(L, r, (size_t)lua_tointeger(L, 3));
+	return 1;
+}
+
+/* The table of methods is on top; `index` takes its place. */
+static void
+l_push_index(lua_State *L, int of, lua_CFunction index)
+{
+	for (size_t i = 0; i < COUNT(l_members); i++)
+		if ((l_members[i].of & of) != 0)
+			l_set_integer(L, l_members[i].name, (lua_Integer)i);
+	lua_pushcclosure(L, index, 1);
+}
 
 static const luaL_Reg l_view_methods[] = {
 	{"filter", l_view_filter}, {"sigv4", l_view_sigv4},
 	{"splice_json", l_view_splice_json}, {"splice_form", l_view_splice_form}, {NULL, NULL},
 };
-
-#define L_VIEW_FIELDS 100       /* from here on a number in l_view_index's table is a row of l_view_fields */
-
-/* Upvalue 1: what a name is, a method or the row of a field. */
-static int
-l_view_index(lua_State *L)
-{
-	struct req *r = l_check_part(L, 1, &l_type_view);
-	lua_Integer row;
-
-	luaL_checkstring(L, 2);
-	lua_settop(L, 2);
-	lua_pushvalue(L, 2);
-	switch (lua_rawget(L, lua_upvalueindex(1))) {
-	case LUA_TFUNCTION:
-		return 1;
-	case LUA_TNUMBER:
-		row = lua_tointeger(L, -1);
-		lua_settop(L, 2);
-		if (row < L_VIEW_FIELDS)
-			l_req_fields[row].get(L, r);
-		else
-			l_view_fields[row - L_VIEW_FIELDS].get(L, r);
-		return 1;
-	default:
-		return luaL_error(L, "a request has no %s", lua_tostring(L, 2));
-	}
-}
-
-static void
-l_view_push_index(lua_State *L)
-{
-	luaL_newlib(L, l_view_methods);
-	for (size_t i = 0; i < COUNT(l_req_fields); i++) {
-		if (l_req_fields[i].view)
-			l_set_integer(L, l_req_fields[i].name, (lua_Integer)i);
-	}
-	for (size_t i = 0; i < COUNT(l_view_fields); i++)
-		l_set_integer(L, l_view_fields[i].name, (L_VIEW_FIELDS + i));
-	lua_pushcclosure(L, l_view_index, 1);
-}
 
 static int
 l_view_newindex(lua_State *L)
@@ -22665,7 +22570,7 @@ static enum subst_result
 req_subst_body(struct req *r)
 {
 	struct buf out;
-	struct subst_run t = {.s = r->subst, .in = req_body(r), .out = &out};
+	struct subst_run t = {.s = r->subst, .in = buf_slice(&r->body), .out = &out};
 	enum subst_result result;
 
 	buf_init(&out, t.in.n + SUBST_GROW_MAX);
@@ -22675,12 +22580,8 @@ req_subst_body(struct req *r)
 			t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
 	if (result == SUBST_MALFORMED && t.hits == 0)
 		result = SUBST_DONE;    /* not ours to judge: it goes as it came */
-	else if (result == SUBST_DONE && t.hits != 0) {
-		if (!req_take_body(r, &out))
-			result = SUBST_NO_ROOM;
-		else
-			secret_drop(&r->new_body);
-	}
+	else if (result == SUBST_DONE && t.hits != 0 && !req_take_body(r, &out))
+		result = SUBST_NO_ROOM;
 	buf_free(&out);
 	return result;
 }
@@ -22945,7 +22846,7 @@ l_req_dump(lua_State *L)
 	lua_setfield(L, -2, "url");
 	l_push_fields(L, r, FIELD_KEPT);
 	lua_setfield(L, -2, "headers");
-	l_set_slice(L, "body", req_body(r));
+	l_set_slice(L, "body", (struct slice){r->body.n != 0 ? r->body.p : "", r->body.n});
 	return 1;
 }
 
@@ -22989,15 +22890,6 @@ static const struct { const char *name; unsigned place; } l_places[] = {
 	{"form", PLACE_FORM}, {"part", PLACE_PART}, {"json", PLACE_JSON}, {"ws", PLACE_WS},
 };
 
-static void
-l_req_push_index(lua_State *L)
-{
-	luaL_newlib(L, l_req);
-	for (size_t i = 0; i < COUNT(l_req_fields); i++)
-		l_set_integer(L, l_req_fields[i].name, (lua_Integer)i);
-	lua_pushcclosure(L, l_req_index, 1);
-}
-
 /* require "request" (runtime only) */
 static int
 l_open_request(lua_State *L)
@@ -23006,9 +22898,11 @@ l_open_request(lua_State *L)
 	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}},
 	    known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
 
-	l_req_push_index(L);
+	luaL_newlib(L, l_req);
+	l_push_index(L, OF_REQ, l_req_index);
 	l_metatable(L, L_REQ, req);
-	l_view_push_index(L);
+	luaL_newlib(L, l_view_methods);
+	l_push_index(L, OF_VIEW, l_view_index);
 	l_metatable(L, L_VIEW, view);
 	luaL_newlib(L, l_headers);
 	l_metatable(L, L_HEADERS, none);
