@@ -2490,6 +2490,8 @@ der_put(struct der *d, const void *p, size_t n)
 		memcpy(d->at, p, n);
 }
 
+#define DER_PUT(d, lit) der_put(d, lit, sizeof(lit) - 1)
+
 static void
 der_byte(struct der *d, uint8_t b)
 {
@@ -2521,19 +2523,6 @@ der_elem(struct der *d, uint8_t tag, const void *p, size_t n)
 
 	der_put(d, p, n);
 	der_wrap(d, tag, end);
-}
-
-/* An extension 2.5.29.`id` whose value was written since `end`. */
-static void
-der_ext(struct der *d, uint8_t id, bool critical, const uint8_t *end)
-{
-	uint8_t oid[3] = {0x55, 0x1d, id};
-
-	der_wrap(d, 0x04, end);
-	if (critical)
-		der_put(d, "\x01\x01\xff", 3);
-	der_elem(d, 0x06, oid, 3);
-	der_wrap(d, 0x30, end);
 }
 
 /* RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050 on. */
@@ -3058,39 +3047,21 @@ static struct {
 	bool loaded;
 	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
 	size_t dn_n;
-	uint8_t skid[20];
-	uint8_t leaf_pub[65], leaf_skid[20];
+	uint8_t skid[32];               /* RFC 7093 2 (1): the first 160 bits of SHA-256 of the public key */
+	uint8_t leaf_pub[65], leaf_skid[32];
 	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
 } tls_ca;
-
-/* RFC 7093 2 (1): the first 160 bits of SHA-256 of the public key. */
-static void
-cert_skid(const uint8_t pub[65], uint8_t out[20])
-{
-	uint8_t h[32];
-
-	tls_sha256(pub, 65, h);
-	memcpy(out, h, 20);
-}
 
 static bool
 p256_key_make(uint8_t key[32])
 {
-	const br_ec_impl *ec = br_ec_get_default();
 	br_hmac_drbg_context rng;
-	br_ec_private_key sk;
-	uint8_t buf[BR_EC_KBUF_PRIV_MAX_SIZE], seed[48];
-	bool ok = false;
+	uint8_t seed[48];
+	bool ok = rand_bytes(seed, sizeof seed);
 
-	if (!rand_bytes(seed, sizeof seed))
-		return false;
-	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, sizeof seed);
-	if (br_ec_keygen(&rng.vtable, ec, &sk, buf, BR_EC_secp256r1) == 32) {
-		memcpy(key, sk.x, 32);
-		ok = true;
-	}
+	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, ok ? sizeof seed : 0);
+	ok = ok && br_ec_keygen(&rng.vtable, br_ec_get_default(), NULL, key, BR_EC_secp256r1) == 32;
 	wipe(&rng, sizeof rng);
-	wipe(buf, sizeof buf);
 	wipe(seed, sizeof seed);
 	return ok;
 }
@@ -3099,13 +3070,8 @@ static bool
 p256_public(uint8_t key[32], uint8_t pub[65])
 {
 	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = key, .xlen = 32};
-	br_ec_public_key pk;
-	uint8_t buf[BR_EC_KBUF_PUB_MAX_SIZE];
 
-	if (br_ec_compute_pub(br_ec_get_default(), &pk, buf, &sk) != 65)
-		return false;
-	memcpy(pub, pk.q, 65);
-	return true;
+	return br_ec_compute_pub(br_ec_get_default(), NULL, pub, &sk) == 65;
 }
 
 struct cert_plan {
@@ -3120,13 +3086,9 @@ struct cert_plan {
 
 #define CERT_ROOM 4096          /* a leaf is 0.5 KB; with the longest host and issuer 2 KB */
 
-static const uint8_t ecdsa_sha256[] = {
-	0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
-};
-static const uint8_t p256_spki[] = {    /* what stands before the point */
-	0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01,
-	0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-};
+#define ECDSA_SHA256 "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
+#define P256_SPKI /* what stands before the point */ "\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce" \
+    "\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00"
 
 /* A name of one commonName; empty where RFC 5280's 64 characters do not hold it. */
 static void
@@ -3136,57 +3098,48 @@ der_name(struct der *d, const char *cn)
 
 	if (strlen(cn) <= 64) {
 		der_elem(d, 0x0c, cn, strlen(cn));
-		der_put(d, "\x06\x03\x55\x04\x03", 5);
+		DER_PUT(d, "\x06\x03\x55\x04\x03");
 		der_wrap(d, 0x30, end);
 		der_wrap(d, 0x31, end);
 	}
 	der_wrap(d, 0x30, end);
 }
 
-static void
-der_san(struct der *d, const char *host)
-{
-	const uint8_t *end = d->at;
-	uint8_t ip[16];
-	size_t n = host_ip(host, ip);
-
-	if (n != 0)
-		der_elem(d, 0x87, ip, n);
-	else
-		der_elem(d, 0x82, host, strlen(host));
-	der_wrap(d, 0x30, end);
-	der_ext(d, 17, strlen(host) > 64, end); /* RFC 5280 4.2.1.6: critical if no subject */
-}
+/* The extensions (RFC 5280 4.2.1) that never change, whole, and what stands before a key id. */
+#define EXT_SKID "\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"        /* subjectKeyIdentifier */
+#define EXT_AKID "\x30\x1f\x06\x03\x55\x1d\x23\x04\x18\x30\x16\x80\x14"        /* of the issuer */
+#define EXT_USAGE "\x30\x0e\x06\x03\x55\x1d\x0f\x01\x01\xff\x04\x04\x03\x02"     /* keyUsage, critical: */
+#define EXT_LEAF EXT_USAGE "\x07\x80" /* digitalSignature; extKeyUsage: serverAuth */ \
+    "\x30\x13\x06\x03\x55\x1d\x25\x04\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01"
+#define EXT_CA "\x30\x12\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x08\x30\x06\x01\x01\xff\x02\x01\x00" /* \
+    basicConstraints, critical: a CA, of leaves alone */ EXT_USAGE "\x02\x04"       /* keyCertSign */
 
 static void
 der_extensions(struct der *d, const struct cert_plan *c)
 {
-	const uint8_t *all = d->at, *end;
+	const uint8_t *end = d->at;
+	uint8_t ip[16];
 
 	if (c->host != NULL) {
-		der_san(d, c->host);
-		end = d->at;
-		der_put(d, "\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01", 12);
-		der_ext(d, 37, false, end);             /* serverAuth */
-		end = d->at;
-		der_put(d, "\x03\x02\x07\x80", 4);
-		der_ext(d, 15, true, end);              /* digitalSignature */
-		end = d->at;
-		der_elem(d, 0x80, c->issuer_skid, 20);
+		size_t n = host_ip(c->host, ip), len = strlen(c->host);
+
+		der_elem(d, n != 0 ? FORM_IP : FORM_DNS, n != 0 ? ip : (const void *)c->host, n != 0 ? n : len);
 		der_wrap(d, 0x30, end);
-		der_ext(d, 35, false, end);
+		der_wrap(d, 0x04, end);
+		if (len > 64)           /* RFC 5280 4.2.1.6: critical if no subject */
+			DER_PUT(d, "\x01\x01\xff");
+		DER_PUT(d, "\x06\x03\x55\x1d\x11");
+		der_wrap(d, 0x30, end);
+		DER_PUT(d, EXT_LEAF);
+		der_put(d, c->issuer_skid, 20);
+		DER_PUT(d, EXT_AKID);
 	} else {
-		der_put(d, "\x03\x02\x02\x04", 4);
-		der_ext(d, 15, true, all);              /* keyCertSign */
-		end = d->at;
-		der_put(d, "\x30\x06\x01\x01\xff\x02\x01\x00", 8);
-		der_ext(d, 19, true, end);              /* a CA, of leaves alone */
+		DER_PUT(d, EXT_CA);
 	}
-	end = d->at;
-	der_elem(d, 0x04, c->skid, 20);
-	der_ext(d, 14, false, end);
-	der_wrap(d, 0x30, all);
-	der_wrap(d, 0xa3, all);
+	der_put(d, c->skid, 20);
+	DER_PUT(d, EXT_SKID);
+	der_wrap(d, 0x30, end);
+	der_wrap(d, 0xa3, end);
 }
 
 /* The certificate, DER, at d->at up to the end of the room; false only when it did not fit. */
@@ -3204,7 +3157,7 @@ cert_make(const struct cert_plan *c, struct der *out)
 	serial[0] = (serial[0] & 0x7f) | 0x40;          /* positive, and 16 bytes long always */
 	der_extensions(&d, c);
 	der_put(&d, c->pub, 65);
-	der_put(&d, p256_spki, sizeof p256_spki);
+	DER_PUT(&d, P256_SPKI);
 	if (c->host != NULL)
 		der_name(&d, c->host);
 	else
@@ -3214,9 +3167,9 @@ cert_make(const struct cert_plan *c, struct der *out)
 	der_time(&d, c->from);
 	der_wrap(&d, 0x30, span);
 	der_put(&d, c->dn, c->dn_n);
-	der_put(&d, ecdsa_sha256, sizeof ecdsa_sha256);
+	DER_PUT(&d, ECDSA_SHA256);
 	der_elem(&d, 0x02, serial, sizeof serial);
-	der_put(&d, "\xa0\x03\x02\x01\x02", 5);         /* version 3 */
+	DER_PUT(&d, "\xa0\x03\x02\x01\x02");            /* version 3 */
 	der_wrap(&d, 0x30, end);
 	if (d.at == NULL)
 		return false;
@@ -3229,7 +3182,7 @@ cert_make(const struct cert_plan *c, struct der *out)
 	der_put(out, sig, n);
 	der_byte(out, 0);
 	der_wrap(out, 0x03, span);
-	der_put(out, ecdsa_sha256, sizeof ecdsa_sha256);
+	DER_PUT(out, ECDSA_SHA256);
 	der_put(out, d.at, (size_t)(end - d.at));
 	der_wrap(out, 0x30, span);
 	return out->at != NULL;
@@ -3246,7 +3199,7 @@ cert_now(int64_t now)
 static bool
 tls_ca_make(struct buf *cert_der, struct buf *key_raw, int64_t now)
 {
-	uint8_t key[32], pub[65], skid[20], dn[128], room[CERT_ROOM], tag[4];
+	uint8_t key[32], pub[65], skid[32], dn[128], room[CERT_ROOM], tag[4];
 	struct der name = {dn, dn + sizeof dn}, out = {room, room + sizeof room};
 	char cn[32];
 	bool ok;
@@ -3257,7 +3210,7 @@ tls_ca_make(struct buf *cert_der, struct buf *key_raw, int64_t now)
 	snprintf(cn, sizeof cn, "Sallyport CA %08x", load_be32(tag));   /* no two share a name */
 	der_name(&name, cn);
 	ok = p256_public(key, pub);
-	cert_skid(pub, skid);
+	tls_sha256(pub, sizeof pub, skid);
 	ok = ok && cert_make(&(struct cert_plan){.pub = pub, .skid = skid, .dn = name.at,
 	    .dn_n = (size_t)(dn + sizeof dn - name.at), .issuer_skid = skid, .issuer_key = key,
 	    .from = now - TLS_BACKDATE, .to = now + TLS_CA_LIFE}, &out) &&
@@ -3280,15 +3233,14 @@ cert_to_pem(struct slice der, struct buf *out)
 
 struct leaf {
 	uint32_t refs;          /* the cache's and those of handshakes in progress */
-	uint32_t used;          /* stamp of the last use */
 	int64_t renew;          /* wall clock: mint anew from here on */
 	br_x509_certificate chain;      /* points at `der` */
 	char host[TLS_HOST_MAX + 1];
 	uint8_t der[];
 };
 
-static struct leaf *leaves[TLS_LEAVES]; /* owned; a host may lie in the TLS_LEAF_WAYS of its set */
-static uint32_t leaves_clock;
+/* Owned. A host may lie in the TLS_LEAF_WAYS of its set, which come in the order of their last use. */
+static struct leaf *leaves[TLS_LEAVES];
 
 static void
 leaf_unref(struct leaf *l)
@@ -3334,30 +3286,23 @@ static struct leaf *
 leaf_get(const char *host)
 {
 	int64_t now = cert_now(clock_wall());
-	struct leaf **slot, *l;
 	uint32_t h = text_hash(host);
+	struct leaf **set = &leaves[(h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1)];
+	struct leaf *l, *old;
+	size_t i = 0;
 
-	h = (h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1);
-	slot = &leaves[h];
-	for (uint32_t i = h; i < h + TLS_LEAF_WAYS; i++) {
-		if (leaves[i] != NULL && strcmp(leaves[i]->host, host) == 0) {
-			slot = &leaves[i];
-			break;
-		}
-		if (*slot != NULL && (leaves[i] == NULL ||
-		    (int32_t)(leaves[i]->used - (*slot)->used) < 0))
-			slot = &leaves[i];
-	}
-	l = *slot;
+	while (i < TLS_LEAF_WAYS - 1 && set[i] != NULL && strcmp(set[i]->host, host) != 0)
+		i++;
+	l = old = set[i];
 	/* After a clock was set back, what was minted before is not valid yet. */
 	if (l == NULL || strcmp(l->host, host) != 0 || now >= l->renew ||
 	    now < l->renew - TLS_LEAF_LIFE - TLS_BACKDATE + TLS_LEAF_RENEW) {
 		if ((l = leaf_mint(host, now)) == NULL)
 			return NULL;
-		leaf_unref(*slot);
-		*slot = l;
+		leaf_unref(old);
 	}
-	l->used = ++leaves_clock;
+	memmove(set + 1, set, i * sizeof *set);
+	set[0] = l;
 	l->refs++;
 	return l;
 }
@@ -3376,20 +3321,20 @@ tls_ca_load(struct slice cert_der, const void *key32)
 		return false;
 	memcpy(tls_keys->ca, key32, 32);
 	if (!cert_read(cert_der, &v) || v.subject.n > TLS_DN_MAX ||
-	    !p256_public(tls_keys->ca, pub) || v.spki.n != sizeof p256_spki + 65 ||
-	    memcmp(v.spki.p, p256_spki, sizeof p256_spki) != 0 ||
-	    memcmp(v.spki.p + sizeof p256_spki, pub, 65) != 0) {
+	    !p256_public(tls_keys->ca, pub) || v.spki.n != sizeof P256_SPKI - 1 + sizeof pub ||
+	    memcmp(v.spki.p, P256_SPKI, sizeof P256_SPKI - 1) != 0 ||
+	    memcmp(v.spki.p + sizeof P256_SPKI - 1, pub, sizeof pub) != 0) {
 		wipe(tls_keys->ca, 32);         /* not the key of this certificate */
 		return false;
 	}
-	cert_skid(pub, tls_ca.skid);
+	tls_sha256(pub, sizeof pub, tls_ca.skid);
 	if (der_only(v.key_id, 0x04, &s) && s.n == 20)
 		memcpy(tls_ca.skid, s.p, 20);
 	memcpy(tls_ca.dn, v.subject.p, v.subject.n);
 	tls_ca.dn_n = v.subject.n;
 	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
 		return false;
-	cert_skid(tls_ca.leaf_pub, tls_ca.leaf_skid);
+	tls_sha256(tls_ca.leaf_pub, sizeof tls_ca.leaf_pub, tls_ca.leaf_skid);
 	tls_ca.leaf_sk = (br_ec_private_key){BR_EC_secp256r1, tls_keys->leaf, 32};
 	tls_ca.loaded = true;
 	return true;
