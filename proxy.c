@@ -6150,10 +6150,10 @@ struct json_token {
 };
 
 enum json_want {
-	JSON_WANT_VALUE, JSON_WANT_FIRST,   /* FIRST: or the end of the array */
-	JSON_WANT_KEY, JSON_WANT_FIRST_KEY, /* FIRST_KEY: or the end of the object */
-	JSON_WANT_COMMA, JSON_WANT_END,
-	JSON_WANT_NOTHING,                  /* it failed */
+	JSON_WANT_VALUE, JSON_WANT_KEY,
+	JSON_WANT_COMMA,        /* or the end of the array or object */
+	JSON_WANT_END,
+	JSON_WANT_NOTHING,      /* it failed */
 };
 
 struct json_reader {
@@ -6162,6 +6162,7 @@ struct json_reader {
 	uint64_t objects;       /* bit i: level i+1 is an object */
 	unsigned depth;
 	enum json_want want;
+	bool first;             /* of an array or object, which may end here */
 };
 
 static void
@@ -6365,7 +6366,8 @@ json_read_open(struct json_reader *r, struct json_token *t, enum json_type type)
 	json_token(r, t, type, 1);
 	bit = (uint64_t)1 << r->depth++;
 	r->objects = type == JSON_OBJECT ? r->objects | bit : r->objects & ~bit;
-	r->want = type == JSON_OBJECT ? JSON_WANT_FIRST_KEY : JSON_WANT_FIRST;
+	r->want = type == JSON_OBJECT ? JSON_WANT_KEY : JSON_WANT_VALUE;
+	r->first = true;
 	return type;
 }
 
@@ -6373,14 +6375,6 @@ static bool
 json_in_object(const struct json_reader *r)
 {
 	return r->depth != 0 && (r->objects >> (r->depth - 1) & 1) != 0;
-}
-
-static enum json_type
-json_read_close(struct json_reader *r, struct json_token *t)
-{
-	r->depth--;
-	r->want = r->depth == 0 ? JSON_WANT_END : JSON_WANT_COMMA;
-	return json_token(r, t, JSON_CLOSE, 1);
 }
 
 static enum json_type
@@ -6425,45 +6419,29 @@ json_read_key(struct json_reader *r, struct json_token *t)
 static enum json_type
 json_next(struct json_reader *r, struct json_token *t)
 {
-	char c;
+	bool may_close = r->first || r->want == JSON_WANT_COMMA;
 
-	t->escaped = false;
+	r->first = t->escaped = false;
 	json_skip_space(r);
 	if (r->want == JSON_WANT_END && r->at == r->text.n)
 		return json_token(r, t, JSON_END, 0);
-	if (r->at == r->text.n || r->want == JSON_WANT_END)
+	if (r->at == r->text.n || r->want >= JSON_WANT_END)
 		return json_fail(r, t);
-	c = r->text.p[r->at];
-	if (r->want == JSON_WANT_COMMA && c == ',') {
-		r->want = json_in_object(r) ? JSON_WANT_KEY : JSON_WANT_VALUE;
+	if (may_close && r->text.p[r->at] == (json_in_object(r) ? '}' : ']')) {
+		r->depth--;
+		r->want = r->depth == 0 ? JSON_WANT_END : JSON_WANT_COMMA;
+		return json_token(r, t, JSON_CLOSE, 1);
+	}
+	if (r->want == JSON_WANT_COMMA) {
+		if (r->text.p[r->at] != ',')
+			return json_fail(r, t);
 		r->at++;
+		r->want = json_in_object(r) ? JSON_WANT_KEY : JSON_WANT_VALUE;
 		json_skip_space(r);
 		if (r->at == r->text.n)
 			return json_fail(r, t);
-		c = r->text.p[r->at];
 	}
-	switch (r->want) {
-	case JSON_WANT_FIRST:
-		if (c == ']')
-			return json_read_close(r, t);
-		return json_read_value(r, t);
-	case JSON_WANT_VALUE:
-		return json_read_value(r, t);
-	case JSON_WANT_FIRST_KEY:
-		if (c == '}')
-			return json_read_close(r, t);
-		return json_read_key(r, t);
-	case JSON_WANT_KEY:
-		return json_read_key(r, t);
-	case JSON_WANT_COMMA:
-		if (c == (json_in_object(r) ? '}' : ']'))
-			return json_read_close(r, t);
-		return json_fail(r, t);
-	case JSON_WANT_END:
-	case JSON_WANT_NOTHING:
-		break;
-	}
-	return json_fail(r, t);
+	return r->want == JSON_WANT_KEY ? json_read_key(r, t) : json_read_value(r, t);
 }
 
 /* What is between the quotes of a string or key, as it is written. */
@@ -6490,20 +6468,30 @@ json_unescape(char *out, const struct json_token *t)
 	return n;
 }
 
-/* Does a string or key token spell this name, in whatever way it is escaped? */
+/* Does a string or key token spell this name, in whatever way it is escaped? `loosely`: would a lax
+ * reader take it for the name? Go's encoding/json ignores case, and folds two letters from outside
+ * ASCII with it: the long s and the Kelvin sign. A reader that keeps C strings ends it at a NUL. */
 static bool
-json_spells(const struct json_token *t, struct slice name)
+json_spells(const struct json_token *t, struct slice name, bool loosely)
 {
 	struct slice in = json_inside(t);
 	size_t at = 0, len;
 	char c[4];
 
-	if (!t->escaped)
+	if (!t->escaped && !loosely)
 		return slice_eq(in, name);
 	for (size_t i = 0; i < in.n; at += len) {
 		i += json_char(in.p + i, in.n - i, c, &len);
-		if (name.n - at < len || memcmp(name.p + at, c, len) != 0)
-			return false;
+		if (loosely && len == 2 && memcmp(c, "\xc5\xbf", 2) == 0)
+			c[0] = 's', len = 1;
+		else if (loosely && len == 3 && memcmp(c, "\xe2\x84\xaa", 3) == 0)
+			c[0] = 'k', len = 1;
+		else if (loosely && len == 1 && c[0] == '\0')
+			break;
+		for (size_t k = 0; k < len; k++)
+			if (at + k >= name.n || (c[k] != name.p[at + k] &&
+			    !(loosely && ascii_lower(c[k]) == ascii_lower(name.p[at + k]))))
+				return false;
 	}
 	return at == name.n;
 }
@@ -6608,19 +6596,11 @@ json_buf_string(struct buf *b, struct slice s)
 /* What a caller wants of an object's own members. */
 struct json_member {
 	struct slice name;      /* borrowed from the caller */
+	bool alone;             /* a key that some readers take for it is a duplicate too */
 	struct json_token value; /* out. JSON_END: there is none. raw of a container is all of it */
 };
 
 enum json_result { JSON_OK, JSON_MALFORMED, JSON_NOT_OBJECT, JSON_DUPLICATE };
-
-static struct json_member *
-json_find(struct json_member *m, size_t n, const struct json_token *key)
-{
-	for (size_t i = 0; i < n; i++)
-		if (json_spells(key, m[i].name))
-			return &m[i];
-	return NULL;
-}
 
 /* Finds members of the top object. The whole text is read and must be JSON: half an answer is
  * none. A wanted name that comes twice is refused, since who reads the first and who the last
@@ -6644,7 +6624,14 @@ json_members(struct slice text, struct json_member *m, size_t n)
 		if (t.depth != 1 || res != JSON_OK)
 			continue;
 		if (t.type == JSON_KEY) {
-			if ((w = json_find(m, n, &t)) != NULL && w->value.type != JSON_END)
+			w = NULL;
+			for (size_t i = 0; i < n && w == NULL; i++) {
+				if (json_spells(&t, m[i].name, false))
+					w = &m[i];
+				else if (m[i].alone && json_spells(&t, m[i].name, true))
+					res = JSON_DUPLICATE;
+			}
+			if (w != NULL && w->value.type != JSON_END)
 				res = JSON_DUPLICATE;
 		} else if (w != NULL && t.type == JSON_CLOSE) {
 			w->value.raw.n = (size_t)(t.raw.p + 1 - w->value.raw.p);
@@ -6655,31 +6642,6 @@ json_members(struct slice text, struct json_member *m, size_t n)
 	return res;
 }
 
-/* Would a lax reader take this key for the name? Go's encoding/json ignores case, and folds
- * two letters from outside ASCII with it: the long s and the Kelvin sign. For who keeps C
- * strings it ends at a NUL. */
-static bool
-json_spells_loosely(const struct json_token *t, struct slice name)
-{
-	struct slice in = json_inside(t);
-	size_t at = 0, len;
-	char c[4];
-
-	for (size_t i = 0; i < in.n; at += len) {
-		i += json_char(in.p + i, in.n - i, c, &len);
-		if (len == 2 && memcmp(c, "\xc5\xbf", 2) == 0)
-			c[0] = 's', len = 1;
-		else if (len == 3 && memcmp(c, "\xe2\x84\xaa", 3) == 0)
-			c[0] = 'k', len = 1;
-		else if (len == 1 && c[0] == '\0')
-			break;
-		for (size_t k = 0; k < len; k++)
-			if (at + k >= name.n || ascii_lower(c[k]) != ascii_lower(name.p[at + k]))
-				return false;
-	}
-	return at == name.n;
-}
-
 /* Where a member of the top object is to be written: the bytes of its value, or, where there is
  * none yet, the place behind the brace. */
 struct json_spot {
@@ -6687,42 +6649,26 @@ struct json_spot {
 	bool found, alone;      /* alone: the object is empty */
 };
 
-/* The whole text is read and must be JSON. A name that stands there twice, or in letters that only
- * some readers take for it, is refused: whichever we replaced, a server could read the other. */
+/* A name that stands there twice, or in letters that only some readers take for it, is refused:
+ * whichever we replaced, a server could read the other. */
 static enum json_result
 json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 {
+	struct json_member m = {.name = name, .alone = true};
+	enum json_result res;
 	struct json_reader r;
 	struct json_token t;
-	bool ours = false;
 
-	*spot = (struct json_spot){.alone = true};
 	json_open(&r, text);
-	if (json_next(&r, &t) == JSON_BAD)
-		return JSON_MALFORMED;
-	if (t.type != JSON_OBJECT)
-		return JSON_NOT_OBJECT;
-	spot->at = r.at;
-	for (enum json_result res = JSON_OK;;) {
-		if (json_next(&r, &t) == JSON_BAD)
-			return JSON_MALFORMED;  /* before whatever else is wrong with it */
-		if (t.type == JSON_END)
-			return res;
-		if (t.depth != 1)
-			continue;
-		if (t.type == JSON_KEY) {
-			ours = json_spells(&t, name);
-			if ((ours && spot->found) || (!ours && json_spells_loosely(&t, name)))
-				res = JSON_DUPLICATE;
-			spot->found = spot->found || ours;
-			spot->alone = false;
-		} else if (ours && t.type == JSON_CLOSE) {
-			spot->cut = (size_t)(t.raw.p + 1 - text.p) - spot->at;
-		} else if (ours) {
-			spot->at = (size_t)(t.raw.p - text.p);
-			spot->cut = t.raw.n;
-		}
+	if (json_next(&r, &t) != JSON_OBJECT)
+		return t.type == JSON_BAD ? JSON_MALFORMED : JSON_NOT_OBJECT;
+	*spot = (struct json_spot){.at = r.at, .alone = json_next(&r, &t) == JSON_CLOSE};
+	res = json_members(text, &m, 1);
+	if ((spot->found = m.value.type != JSON_END)) {
+		spot->at = (size_t)(m.value.raw.p - text.p);
+		spot->cut = m.value.raw.n;
 	}
+	return res;
 }
 
 /* Writes the text with that member set to a string, every other byte as it was; out NULL: only
@@ -6756,56 +6702,6 @@ json_splice(char *out, struct slice text, const struct json_spot *spot, struct s
 	return n + text.n - spot->at - spot->cut;
 }
 
-/* Error codes that a token, device, revocation or registration endpoint may answer (IANA, "OAuth
- * Extensions Error"). Of a server's text these alone are repeated: any other could be anything. */
-static const char *const json_oauth_codes[] = {
-	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
-	"unsupported_grant_type", "invalid_scope",          /* RFC 6749 5.2 */
-	"access_denied", "unsupported_response_type", "server_error",
-	"temporarily_unavailable",                          /* RFC 6749 4.1.2.1 */
-	"invalid_token", "insufficient_scope",              /* RFC 6750 3.1 */
-	"unsupported_token_type",                           /* RFC 7009 2.2.1 */
-	"invalid_redirect_uri", "invalid_client_metadata", "invalid_software_statement",
-	"unapproved_software_statement",                    /* RFC 7591 3.2.2 */
-	"authorization_pending", "slow_down", "expired_token",/* RFC 8628 3.5 */
-	"invalid_target",                                   /* RFC 8707 2 */
-	"invalid_authorization_details",                                            /* RFC 9396 5 */
-	"invalid_dpop_proof", "use_dpop_nonce",             /* RFC 9449 5, 8 */
-	"insufficient_user_authentication",                 /* RFC 9470 3 */
-	"interaction_required", "login_required", "consent_required",
-	"account_selection_required",                       /* OpenID Connect 3.1.2.6 */
-};
-
-/* What large providers say in place of the registered code: GitHub, then Slack. */
-static const struct { const char *own, *registered; } json_own_codes[] = {
-	{"bad_refresh_token",            "invalid_grant"},
-	{"bad_verification_code",        "invalid_grant"},
-	{"incorrect_client_credentials", "invalid_client"},
-	{"invalid_refresh_token",        "invalid_grant"},
-	{"token_expired",                "invalid_grant"},
-	{"token_revoked",                "invalid_grant"},
-	{"invalid_code",                 "invalid_grant"},
-	{"code_already_used",            "invalid_grant"},
-	{"bad_client_secret",            "invalid_client"},
-	{"invalid_client_id",            "invalid_client"},
-};
-
-/* A registered code, or the word "unregistered" for everything else that an error member may
- * hold. */
-static const char *
-json_oauth_code(const struct json_token *t)
-{
-	const size_t n = COUNT(json_oauth_codes);
-
-	for (size_t i = 0; t->type == JSON_STRING && i < COUNT(json_own_codes); i++)
-		if (json_spells(t, slice_of(json_own_codes[i].own)))
-			return json_own_codes[i].registered;
-	for (size_t i = 0; t->type == JSON_STRING && i < n; i++)
-		if (json_spells(t, slice_of(json_oauth_codes[i])))
-			return json_oauth_codes[i];
-	return "unregistered";
-}
-
 /* What json_number is to read of a member that ought to be a number: some servers quote expires_in
  * (DESIGN, "Token lifecycle"). */
 static struct slice
@@ -6821,20 +6717,16 @@ json_lenient_number(const struct json_token *t)
 static size_t
 json_clean_string(char *out, const struct json_token *t)
 {
-	struct slice in;
-	size_t n = 0, len;
-	char c[4];
+	size_t n = 0, all;
 
 	if (t->type != JSON_STRING || t->raw.n > JSON_STRING_MAX)
 		return SIZE_MAX;
-	in = json_inside(t);
-	for (size_t i = 0; i < in.n;) {
-		i += json_char(in.p + i, in.n - i, c, &len);
-		if ((len == 1 && ((unsigned char)c[0] < 0x20 || c[0] == 0x7f)) ||
-		    (len == 2 && c[0] == '\xc2' && (unsigned char)c[1] < 0xa0))
-			continue;
-		memcpy(out + n, c, len);
-		n += len;
+	all = json_unescape(out, t);
+	for (size_t i = 0; i < all; i++) {
+		if (out[i] == '\xc2' && (unsigned char)out[i + 1] < 0xa0)
+			i++;
+		else if ((unsigned char)out[i] >= 0x20 && out[i] != 0x7f)
+			out[n++] = out[i];
 	}
 	return n;
 }
@@ -7228,7 +7120,7 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 		if (row->place != w->place || w->met[k] != v->depth - 1)
 			continue;
 		step = subst_step(row, v->depth - 1);
-		if (step.p == NULL || !(in_array ? slice_eq(step, number) : json_spells(&w->key, step)))
+		if (step.p == NULL || !(in_array ? slice_eq(step, number) : json_spells(&w->key, step, false)))
 			continue;
 		w->twice |= w->most[k] >= v->depth;
 		w->most[k] = (uint8_t)(w->most[k] > v->depth ? w->most[k] : v->depth);
@@ -19158,15 +19050,12 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 		if (l_json_push_number(L, json_lenient_number(t)))
 			return;
 		break;
-	case L_EXPECT_STRING:
-		if ((n = json_clean_string(text, t)) == SIZE_MAX)
-			break;
-		lua_pushlstring(L, text, n);
-		return;
 	case L_EXPECT_CODE:
-		if (t->type == JSON_NULL)
+	case L_EXPECT_STRING:
+		n = json_clean_string(text, t);
+		if (n == SIZE_MAX && (kind == L_EXPECT_STRING || t->type == JSON_NULL))
 			break;
-		lua_pushstring(L, json_oauth_code(t));
+		lua_pushlstring(L, text, n == SIZE_MAX ? 0 : n);
 		return;
 	case L_EXPECT_BOOLEAN:
 		if (t->type != JSON_TRUE && t->type != JSON_FALSE)
@@ -19221,12 +19110,12 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
  *   string   at most 4 KiB, without control characters
  *   number   also in quotes
  *   boolean
- *   code     a registered OAuth error code; anything else that is there is "unregistered"
+ *   code     what lua/oauth.lua judges: a string, or "" for anything else that is there but null
  * "A.B" is the member B of the object A. */
 static int
 l_json_expect(lua_State *L, struct slice body, int idx)
 {
-	struct json_member want[L_EXPECT_MAX];
+	struct json_member want[L_EXPECT_MAX] = {0};
 	enum l_expect kind[L_EXPECT_MAX];
 	size_t n = 0;
 
@@ -19449,7 +19338,7 @@ l_core_split(lua_State *L)
 		[JSON_DUPLICATE] = "duplicate",
 	};
 	struct slice doc = l_check_secret(L, 1);
-	struct json_member m[L_EXPECT_MAX];
+	struct json_member m[L_EXPECT_MAX] = {0};
 	enum json_result res;
 	const char *why;
 	size_t n = 0;

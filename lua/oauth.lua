@@ -27,14 +27,31 @@ local TOKEN_EXPECT = {
 }
 local SCOPES_MAX, SCOPE_MAX = 100, 200   -- scopes kept of one text, bytes of one: a server writes them
 
--- Codes that servers register (RFC 6749 5.2 and 4.1.2.1, 8628 3.5, 8707 2, OpenID Connect Core 3.1.2.6): only these
--- are ever repeated. Whatever else a server writes may hold anything.
+-- Error codes that a token, device, revocation or registration endpoint may answer (IANA, "OAuth Extensions Error"). Of a
+-- server's text these alone are repeated: any other could be anything.
 local registered = {
   invalid_request = true, invalid_client = true, invalid_grant = true, unauthorized_client = true,
-  unsupported_grant_type = true, invalid_scope = true, access_denied = true, server_error = true,
-  temporarily_unavailable = true, authorization_pending = true, slow_down = true, expired_token = true,
-  invalid_target = true, interaction_required = true, login_required = true, consent_required = true,
-  account_selection_required = true,
+  unsupported_grant_type = true, invalid_scope = true,                            -- RFC 6749 5.2
+  access_denied = true, unsupported_response_type = true, server_error = true,
+  temporarily_unavailable = true,                                                 -- RFC 6749 4.1.2.1
+  invalid_token = true, insufficient_scope = true,                                -- RFC 6750 3.1
+  unsupported_token_type = true,                                                  -- RFC 7009 2.2.1
+  invalid_redirect_uri = true, invalid_client_metadata = true, invalid_software_statement = true,
+  unapproved_software_statement = true,                                           -- RFC 7591 3.2.2
+  authorization_pending = true, slow_down = true, expired_token = true,           -- RFC 8628 3.5
+  invalid_target = true,                                                          -- RFC 8707 2
+  invalid_authorization_details = true,                                           -- RFC 9396 5
+  invalid_dpop_proof = true, use_dpop_nonce = true,                               -- RFC 9449 5, 8
+  insufficient_user_authentication = true,                                        -- RFC 9470 3
+  interaction_required = true, login_required = true, consent_required = true,
+  account_selection_required = true,                                              -- OpenID Connect 3.1.2.6
+}
+-- What large providers say in place of the registered code: GitHub, then Slack.
+local registered_for = {
+  bad_refresh_token = "invalid_grant", bad_verification_code = "invalid_grant", incorrect_client_credentials = "invalid_client",
+  invalid_refresh_token = "invalid_grant", token_expired = "invalid_grant", token_revoked = "invalid_grant",
+  invalid_code = "invalid_grant", code_already_used = "invalid_grant", bad_client_secret = "invalid_client",
+  invalid_client_id = "invalid_client",
 }
 
 local function copy(t)
@@ -43,9 +60,9 @@ local function copy(t)
   return out
 end
 
---- The code as it may be shown: itself if it is registered, else "unregistered_error".
+--- The code as it may be shown: the registered one, else "unregistered_error".
 function M.code(text)
-  return registered[text] and text or "unregistered_error"
+  return registered[text] and text or registered_for[text] or "unregistered_error"
 end
 
 --- The scopes that a server's text names: a list, only of what may be a scope (RFC 6749 3.3). GitHub and Slack put commas
@@ -200,10 +217,15 @@ function M.net(with)
     local limit = math.min(with.time.now() + CALL_MAX, with.deadline or math.huge)
     if type(deadline) == "number" and deadline < limit then limit = deadline end
     if limit <= with.time.now() then return nil, "timeout" end
-    return with.client.request({
+    local answer, code, detail = with.client.request({
       method = spec.method or "POST", url = spec.url, headers = spec.headers, body = spec.body, expect = spec.expect,
       max = BODY_MAX, addresses = with.addresses and with.addresses(spec.url), tls = with.tls and with.tls(spec.url),
     }, limit)
+    local values = answer and answer.values or {}
+    for name, kind in pairs(spec.expect or {}) do
+      if kind == "code" and values[name] ~= nil then values[name] = M.code(values[name]) end
+    end
+    return answer, code, detail
   end
 
   function net.request(spec, deadline)

@@ -35,7 +35,7 @@ fuzz_token(const struct json_token *t, struct slice in, const char **last)
 	if (len > t->raw.n - 2 || (!t->escaped && len != t->raw.n - 2))
 		abort();
 	out = malloc(len + 1);
-	if (json_unescape(out, t) != len || !json_spells(t, (struct slice){out, len}))
+	if (json_unescape(out, t) != len || !json_spells(t, (struct slice){out, len}, false))
 		abort();
 	if ((again = json_quote(NULL, (struct slice){out, len})) == SIZE_MAX)
 		abort();

@@ -253,6 +253,17 @@ local cases = {
     is(oauth.code("sk_live_canary"), "unregistered_error")
     is(select(2, judged { status = 400, values = { error = "the secret canary-7f3a is wrong" } }), "unregistered_error")
   end,
+  ["a policy that expects a code gets a registered one"] = function()
+    for said, code in pairs {
+      slow_down = "slow_down", bad_refresh_token = "invalid_grant", Invalid_grant = "unregistered_error",
+      [""] = "unregistered_error", ["canary-7f3a"] = "unregistered_error",
+    } do
+      local net = net_of { status = 400, values = { e = said, other = said } }
+      local values = net.request({ url = URL, expect = { e = "code", other = "string" } }, 9000).values
+      is(values.e, code)
+      is(values.other, said)
+    end
+  end,
   ["what the client says is passed on"] = function()
     for _, code in ipairs { "timeout", "unreachable", "tls", "address_blocked", "too_large", "clock_unset" } do
       local net = net_of(function() return nil, code, "detail" end)
