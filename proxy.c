@@ -9192,6 +9192,7 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 #define STORE_LOCK_POLL_NS 2000000      /* a commit on flash takes some ms */
 #define STORE_REOPEN_MS 1000            /* a disk that fails is not asked at each request */
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
+#define STORE_LOOK_MS 10                /* store_serving holds serve.lock for an instant */
 
 #define STORE_FORMAT 1
 #define STORE_TAG 32                    /* HMAC-SHA256 */
@@ -9222,29 +9223,27 @@ enum store_err {
 	STORE_ERRS,
 };
 
-/* The codes are a contract (DESIGN.md); the text serves where nothing more exact is known. */
-static const struct {
-	const char *code, *text;
-} store_errors[STORE_ERRS] = {
-	[STORE_OK] = {"ok", "ok"},
-	[STORE_ABSENT] = {"absent", "there is no such record or store"},
-	[STORE_EXISTS] = {"exists", "there is a store already"},
-	[STORE_DAMAGED] = {"damaged", "what is on the disk is not what was written"},
-	[STORE_LOCKED] = {"locked", "the store is not open with its key"},
-	[STORE_NOT_OWNER] = {"not_owner", "the store belongs to another user"},
-	[STORE_KEY_ABSENT] = {"key_absent", "the key file is missing"},
-	[STORE_KEY_MODE] = {"key_mode", "the key file is open to others or not a key file"},
-	[STORE_WRONG_KEY] = {"wrong_key", "the key file does not fit the store"},
-	[STORE_NEWER] = {"newer_format", "it was written by a newer version of this program"},
-	[STORE_OTHER] = {"other_store", "the data directory holds another store"},
-	[STORE_RUNNING] = {"running", "a server runs on this data directory"},
-	[STORE_FULL] = {"full", "no room is left for the store"},
-	[STORE_BUSY] = {"busy", "too many processes use the store"},
-	[STORE_TIMEOUT] = {"timeout", "another process holds the store"},
-	[STORE_CONFLICT] = {"conflict", "the record was changed meanwhile"},
-	[STORE_INVALID] = {"invalid", "a key or value is out of bounds"},
-	[STORE_MEMORY] = {"memory", "out of memory"},
-	[STORE_IO] = {"io", "the disk answered with an error"},
+/* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
+static const char *const store_codes[STORE_ERRS] = {
+	[STORE_OK] = "ok",
+	[STORE_ABSENT] = "absent",
+	[STORE_EXISTS] = "exists",
+	[STORE_DAMAGED] = "damaged",
+	[STORE_LOCKED] = "locked",
+	[STORE_NOT_OWNER] = "not_owner",
+	[STORE_KEY_ABSENT] = "key_absent",
+	[STORE_KEY_MODE] = "key_mode",
+	[STORE_WRONG_KEY] = "wrong_key",
+	[STORE_NEWER] = "newer_format",
+	[STORE_OTHER] = "other_store",
+	[STORE_RUNNING] = "running",
+	[STORE_FULL] = "full",
+	[STORE_BUSY] = "busy",
+	[STORE_TIMEOUT] = "timeout",
+	[STORE_CONFLICT] = "conflict",
+	[STORE_INVALID] = "invalid",
+	[STORE_MEMORY] = "memory",
+	[STORE_IO] = "io",
 };
 
 enum store_db {
@@ -9299,16 +9298,12 @@ struct store_keys {
 	br_hmac_key_context derive, tag, stream;
 };
 
-struct store_reader {
-	MDB_txn *txn;           /* owned; reset between uses; NULL until the first */
-	bool live;
-};
-
 static struct {
 	char home[PATH_MAX];    /* of the last store_open, also of one that failed */
 	MDB_env *env;           /* owned; NULL: not open */
 	MDB_dbi dbi[STORE_DBS]; /* opened once, in a committed transaction */
-	struct store_reader reader;     /* loop thread */
+	MDB_txn *reader;        /* owned; loop thread; reset between uses; NULL until the first */
+	bool reading;           /* the reader has a snapshot */
 	struct store_counters counters; /* as they were after the commit `counted`; 0: not read */
 	size_t counted;
 	struct secret *keys;    /* owned; holds struct store_keys; NULL: opened without the key */
@@ -9320,27 +9315,24 @@ static struct {
 	_Atomic bool failed;
 } store;
 
-/* Says why, once, with what is known here; returns the code. */
-__attribute__((format(printf, 3, 4))) static enum store_err
-store_fail(struct buf *why, enum store_err err, const char *fmt, ...)
-{
-	char text[512];
-	va_list ap;
+/* Where and why opening failed; lua/cli/db.lua makes a sentence of it. */
+static struct store_fault {
+	const char *place;      /* static; below the data directory; NULL: nothing more is known */
+	const char *why;        /* static: LMDB's or the system's words; NULL: the code says it all */
+	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
+} store_fault;
 
-	if (why == NULL)
-		return err;
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof text, fmt, ap);
-	va_end(ap);
-	buf_clear(why);
-	buf_adds(why, text);
+static enum store_err
+store_fail(enum store_err err, const char *place, const char *why, long n)
+{
+	store_fault = (struct store_fault){place, why, n};
 	return err;
 }
 
 static const char *
 store_code(enum store_err err)
 {
-	return store_errors[err].code;
+	return store_codes[err];
 }
 
 static bool
@@ -9387,10 +9379,19 @@ store_err_of(int rc)
 		return STORE_INVALID;
 	case ENOMEM:
 		return STORE_MEMORY;
+	case EACCES:
+		return STORE_NOT_OWNER;
 	case EIO:
 		return store_err_eio();
 	}
 	return STORE_IO;
+}
+
+/* rc: errno, or LMDB's. */
+static enum store_err
+store_fail_rc(int rc, const char *place)
+{
+	return store_fail(store_err_of(rc), place, mdb_strerror(rc), -1);
 }
 
 static MDB_val
@@ -9679,48 +9680,14 @@ store_record_check(const struct store_keys *k, enum store_db db, struct slice ke
 
 /* -- reading */
 
-static int
-store_reader_begin(struct store_reader *r, MDB_env *env)
-{
-	int rc;
-
-	if (r->live)
-		return 0;
-	if (r->txn == NULL)
-		rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &r->txn);
-	else if ((rc = mdb_txn_renew(r->txn)) != 0) {
-		mdb_txn_abort(r->txn);
-		r->txn = NULL;
-		rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &r->txn);
-	}
-	if (rc != 0)
-		r->txn = NULL;
-	r->live = rc == 0;
-	return rc;
-}
-
-static void
-store_reader_reset(struct store_reader *r)
-{
-	if (r->live)
-		mdb_txn_reset(r->txn);
-	r->live = false;
-}
-
-static void
-store_reader_end(struct store_reader *r)
-{
-	if (r->txn != NULL)
-		mdb_txn_abort(r->txn);
-	*r = (struct store_reader){.txn = NULL};
-}
-
 /* Ends the snapshot that reads share: lua_step calls it after each resume. Slices of records
  * die. */
 static void
 store_read_reset(void)
 {
-	store_reader_reset(&store.reader);
+	if (store.reading)
+		mdb_txn_reset(store.reader);
+	store.reading = false;
 }
 
 /* below, with opening: for an environment that LMDB gave up */
@@ -9729,11 +9696,22 @@ static enum store_err store_reopen(void);
 static enum store_err
 store_read_begin(void)
 {
+	int rc = 0;
+
 	if (store.failed && store.inflight == 0)
 		store_reopen();
 	if (store.env == NULL)
 		return STORE_LOCKED;
-	return store_err_of(store_reader_begin(&store.reader, store.env));
+	if (store.reading)
+		return STORE_OK;
+	if (store.reader != NULL && (rc = mdb_txn_renew(store.reader)) != 0) {
+		mdb_txn_abort(store.reader);
+		store.reader = NULL;
+	}
+	if (store.reader == NULL && (rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &store.reader)) != 0)
+		store.reader = NULL;
+	store.reading = rc == 0;
+	return store_err_of(rc);
 }
 
 static enum store_err
@@ -9773,7 +9751,7 @@ store_read(enum store_db db, struct slice key, struct store_record *r)
 	if (!store_key_ok(key))
 		return STORE_ABSENT;
 	if ((err = store_read_begin()) != STORE_OK ||
-	    (err = store_raw_get(store.reader.txn, db, key, &v)) != STORE_OK)
+	    (err = store_raw_get(store.reader, db, key, &v)) != STORE_OK)
 		return err;
 	return store_record_check(store_keys_of(store.keys), db, key, v, r);
 }
@@ -9791,7 +9769,7 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	if (from.n > STORE_KEY_MAX)
 		return STORE_ABSENT;
 	if ((err = store_read_begin()) != STORE_OK ||
-	    (err = store_err_of(store_seek(store.reader.txn, store.dbi[db],
+	    (err = store_err_of(store_seek(store.reader, store.dbi[db],
 	    MDB_SET_RANGE, after, &k, &v))) != STORE_OK)
 		return err;
 	*key = store_slice(k);
@@ -9848,9 +9826,9 @@ store_generations(uint64_t *config, uint64_t *state)
 	    info.me_last_txnid != store.counted) {
 		store.counted = 0;
 		if (store_read_begin() != STORE_OK ||
-		    store_counters_get(store.reader.txn, &store.counters) != STORE_OK)
+		    store_counters_get(store.reader, &store.counters) != STORE_OK)
 			return false;
-		store.counted = mdb_txn_id(store.reader.txn);
+		store.counted = mdb_txn_id(store.reader);
 	}
 	*config = store.counters.config;
 	*state = store.counters.state;
@@ -9875,19 +9853,20 @@ store_change_list(uint64_t generation, struct slice *list)
 	if ((err = store_read_begin()) != STORE_OK)
 		return err;
 	store_change_key(key, generation);
-	err = store_raw_get(store.reader.txn, DB_META, (struct slice){(char *)key, sizeof key},
+	err = store_raw_get(store.reader, DB_META, (struct slice){(char *)key, sizeof key},
 	    list);
 	if (err == STORE_OK && list->n == 1)
 		err = STORE_ABSENT;     /* it was too long to keep */
 	return err;
 }
 
+#define STORE_ALNUM "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
 /* `n` letters and digits that look random, the same for the same label, unknown without the key:
  * for placeholders. Rejection keeps all 62 alike. */
 static enum store_err
 store_derive(struct slice label, char *out, size_t n)
 {
-	static const char abc[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 	const struct store_keys *k = store_keys_of(store.keys);
 	br_hmac_context hc;
 	uint8_t block[32], ctr[4];
@@ -9903,7 +9882,7 @@ store_derive(struct slice label, char *out, size_t n)
 		br_hmac_out(&hc, block);
 		for (size_t i = 0; i < sizeof block && o < n; i++)
 			if (block[i] < 248)
-				out[o++] = abc[block[i] % 62];
+				out[o++] = STORE_ALNUM[block[i] % 62];
 	}
 	wipe(&hc, sizeof hc);
 	wipe(block, sizeof block);
@@ -9913,7 +9892,6 @@ store_derive(struct slice label, char *out, size_t n)
 /* -- placeholders: a shape has random parts, "{N}" or "{N:class}" of N letters. Drawn here, and not in Lua, because an
  * agent that comes holds those of ten thousand credentials. */
 #define STORE_SHAPE_MAX 256     /* as long as the longest real key: records.lua */
-#define STORE_ALNUM "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 static const struct { const char *class, *letters; } store_alphabets[] = {
 	{"", STORE_ALNUM},
@@ -10070,18 +10048,6 @@ store_batch_op(struct store_batch *b, enum store_op_kind kind, enum store_db db,
 	return STORE_OK;
 }
 
-static enum store_err
-store_batch_del(struct store_batch *b, enum store_db db, struct slice key, uint64_t version)
-{
-	return store_batch_op(b, OP_DEL, db, key, version);
-}
-
-static enum store_err
-store_batch_check(struct store_batch *b, enum store_db db, struct slice key, uint64_t version)
-{
-	return store_batch_op(b, OP_CHECK, db, key, version);
-}
-
 /* store_batch_secret and _drop after it belong to this record. */
 static enum store_err
 store_batch_put(struct store_batch *b, enum store_db db, struct slice key, struct slice plain,
@@ -10104,14 +10070,15 @@ store_batch_put(struct store_batch *b, enum store_db db, struct slice key, struc
 	return STORE_OK;
 }
 
-static bool
+static void
 store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
 {
 	uint8_t len = (uint8_t)name.n, be[4];
 
 	store_be32(be, n);
-	return buf_add(&b->bytes, &len, 1) && buf_addv(&b->bytes, name) &&
-	    buf_add(&b->bytes, be, 4);
+	buf_add(&b->bytes, &len, 1);
+	buf_addv(&b->bytes, name);
+	buf_add(&b->bytes, be, 4);
 }
 
 /* Seals at once, under a nonce of its own: the plain bytes are not copied anywhere else. */
@@ -10133,10 +10100,11 @@ store_batch_secret(struct store_batch *b, struct slice name, const void *p, size
 		return STORE_INVALID;
 	if (!rand_bytes(nonce, sizeof nonce))
 		return STORE_IO;
-	if (!store_batch_name(b, name, (uint32_t)n) || !buf_add(&b->bytes, nonce, sizeof nonce))
-		return STORE_INVALID;
+	store_batch_name(b, name, (uint32_t)n);
+	buf_add(&b->bytes, nonce, sizeof nonce);
 	at = b->bytes.n;
-	if (!buf_add(&b->bytes, p, n) || !buf_add(&b->bytes, tag, sizeof tag))
+	buf_add(&b->bytes, p, n);
+	if (!buf_add(&b->bytes, tag, sizeof tag))
 		return STORE_INVALID;
 	aadn = store_aad(aad, op->db, store_op_key(b, op), name);
 	store_aead(k->seal, nonce, b->bytes.p + at, n, (struct slice){(char *)aad, aadn},
@@ -10153,13 +10121,15 @@ store_batch_drop(struct store_batch *b, struct slice name)
 	struct store_op *op = &b->op[b->n - 1];
 
 	assert(b->n != 0 && op->kind == OP_PUT);
-	if (name.n > STORE_SECRET_NAME_MAX || !store_batch_name(b, name, STORE_DROP))
+	if (name.n > STORE_SECRET_NAME_MAX)
 		return STORE_INVALID;
+	store_batch_name(b, name, STORE_DROP);
 	op->seals_n = b->bytes.n - op->seals;
-	return STORE_OK;
+	return buf_ok(&b->bytes) ? STORE_OK : STORE_INVALID;
 }
 
 /* -- the lock of writers */
+enum store_phase { COMMIT_WAITING, COMMIT_BEGUN, COMMIT_CANCELLED };
 
 static int
 store_lock_open(const char *home, const char *name)
@@ -10189,6 +10159,20 @@ static void
 store_lock_pause(void)
 {
 	nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
+}
+
+/* Not in flock, so that the deadline (monotonic ms) and a cancellation are seen. `phase`: a
+ * commit's, or NULL. */
+static bool
+store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
+{
+	while (!store_lock_try(fd)) {
+		if ((phase != NULL && *phase == COMMIT_CANCELLED) ||
+		    clock_read(CLOCK_MONOTONIC) >= deadline)
+			return false;
+		store_lock_pause();
+	}
+	return true;
 }
 
 /* -- room on the disk */
@@ -10317,34 +10301,22 @@ store_compose(struct store_batch *b, const struct store_op *op, const struct sto
 	struct store_seal s, other;
 	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG];
 	unsigned n = 0;
-	bool ok;
 
 	buf_clear(&b->record);
-	ok = buf_add(&b->record, head, sizeof head) &&
-	    buf_add(&b->record, b->bytes.p + op->plain, op->plain_n);
-	while (ours.n != 0 && ok && store_seal_next(&ours, &s))
+	buf_add(&b->record, head, sizeof head);
+	buf_add(&b->record, b->bytes.p + op->plain, op->plain_n);
+	while (ours.n != 0 && store_seal_next(&ours, &s))
 		if (!s.drop && ++n != 0)
-			ok = buf_addv(&b->record, s.whole);
-	while (rest.n != 0 && ok && store_seal_next(&rest, &s))
+			buf_addv(&b->record, s.whole);
+	while (rest.n != 0 && store_seal_next(&rest, &s))
 		if (!store_seal_find(store_op_seals(b, op), s.name, &other) && ++n != 0)
-			ok = buf_addv(&b->record, s.whole);
-	if (!ok || n > STORE_SECRETS_MAX)
+			buf_addv(&b->record, s.whole);
+	if (!buf_ok(&b->record) || n > STORE_SECRETS_MAX)
 		return STORE_INVALID;
 	store_record_head((uint8_t *)b->record.p, b->version, op->room, op->plain_n, n);
 	store_tag(store_keys_of(store.keys), op->db, store_op_key(b, op), buf_slice(&b->record),
 	    tag);
 	return buf_add(&b->record, tag, sizeof tag) ? STORE_OK : STORE_MEMORY;
-}
-
-static bool
-store_note_change(struct store_batch *b, const struct store_op *op)
-{
-	const char *db = store_dbs[op->db].name;
-
-	return store_dbs[op->db].bump != BUMP_CONFIG ||
-	    (buf_add(&b->changes, db, strlen(db) + 1) &&
-	    buf_addv(&b->changes, store_op_key(b, op)) &&
-	    buf_add(&b->changes, "", 1));
 }
 
 static uint64_t
@@ -10383,7 +10355,12 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 	if (rc != 0)
 		return store_err_of(rc);
 	b->moves_state = b->moves_state || store_dbs[op->db].bump == BUMP_STATE;
-	return store_note_change(b, op) ? STORE_OK : STORE_MEMORY;
+	if (store_dbs[op->db].bump == BUMP_CONFIG) {
+		buf_add(&b->changes, store_dbs[op->db].name, strlen(store_dbs[op->db].name) + 1);
+		buf_addv(&b->changes, key);
+		buf_add(&b->changes, "", 1);
+	}
+	return buf_ok(&b->changes) ? STORE_OK : STORE_MEMORY;
 }
 
 static enum store_err
@@ -10513,8 +10490,6 @@ store_transact(struct store_batch *b)
 }
 
 /* One commit by the helper thread. */
-enum store_phase { COMMIT_WAITING, COMMIT_BEGUN, COMMIT_CANCELLED };
-
 struct store_commit {
 	struct job job;
 	struct store_batch *batch;      /* owned */
@@ -10535,22 +10510,16 @@ store_commit_free(struct store_commit *c)
 	free(c);
 }
 
-/* Waits for the writers' lock, not in flock, so that the deadline and a cancellation are seen. */
 static enum store_err
 store_commit_run(struct store_commit *c)
 {
 	int waiting = COMMIT_WAITING;
-	enum store_err err;
+	enum store_err err = STORE_TIMEOUT;
 
-	while (!store_lock_try(store.lock_fd)) {
-		if (c->phase == COMMIT_CANCELLED || clock_read(CLOCK_MONOTONIC) >= c->deadline)
-			return STORE_TIMEOUT;
-		store_lock_pause();
-	}
+	if (!store_lock_wait(store.lock_fd, c->deadline, &c->phase))
+		return err;
 	if (atomic_compare_exchange_strong(&c->phase, &waiting, COMMIT_BEGUN))
 		err = store_transact(c->batch);
-	else
-		err = STORE_TIMEOUT;
 	store_unlock(store.lock_fd);
 	return err;
 }
@@ -10633,15 +10602,7 @@ store_commit_now(struct store_batch *b, int64_t deadline)
 
 /* Copies the key of the key file into kek. */
 static enum store_err
-store_key_parse(const char *text, size_t n, uint8_t kek[32])
-{
-	if (n == 65 && text[64] == '\n')
-		n = 64;
-	return n == 64 && hex_decode(kek, (struct slice){text, n}) ? STORE_OK : STORE_KEY_MODE;
-}
-
-static enum store_err
-store_key_read(const char *home, uint8_t kek[32], struct buf *why)
+store_key_read(const char *home, uint8_t kek[32])
 {
 	char path[PATH_MAX], text[80];
 	struct stat st;
@@ -10651,26 +10612,18 @@ store_key_read(const char *home, uint8_t kek[32], struct buf *why)
 	    ? open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
 
 	if (fd < 0 && errno == ENOENT)
-		return store_fail(why, STORE_KEY_ABSENT,
-		    "%s is missing: without it the secrets in the store "
-		    "cannot be read; bring it back from where you keep it", path);
+		return store_fail(STORE_KEY_ABSENT, "key", NULL, -1);
 	if (fd < 0 || fstat(fd, &st) != 0)
-		err = store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path,
-		    strerror(errno));
+		err = store_fail_rc(errno, "key");
 	else if (st.st_uid != geteuid())
-		err = store_fail(why, STORE_NOT_OWNER,
-		    "%s belongs to user %ld, this command runs as %ld", path,
-		    (long)st.st_uid, (long)geteuid());
+		err = store_fail(STORE_NOT_OWNER, "key", NULL, st.st_uid);
 	else if (!S_ISREG(st.st_mode) || (st.st_mode & 07777 & ~(mode_t)0600) != 0)
-		err = store_fail(why, STORE_KEY_MODE,
-		    "%s has mode %04o: others may have read the key; if not, "
-		    "chmod 600 it", path, (unsigned)(st.st_mode & 07777));
+		err = store_fail(STORE_KEY_MODE, "key", NULL, st.st_mode & 07777);
 	else if ((n = read(fd, text, sizeof text)) < 0)
-		err = store_fail(why, STORE_IO, "%s: %s", path, strerror(errno));
-	else if (store_key_parse(text, (size_t)n, kek) != STORE_OK)
-		err = store_fail(why, STORE_KEY_MODE,
-		    "%s is not a key file: it should hold 64 hexadecimal digits",
-		    path);
+		err = store_fail_rc(errno, "key");
+	else if ((n != 64 && (n != 65 || text[64] != '\n')) ||
+	    !hex_decode(kek, (struct slice){text, 64}))
+		err = store_fail(STORE_KEY_MODE, "key", NULL, -1);
 	wipe(text, sizeof text);
 	if (fd >= 0)
 		close(fd);
@@ -10690,11 +10643,11 @@ store_sync_dir(const char *path)
 
 /* link, not rename: a key that is there is never overwritten, whoever made it meanwhile. */
 static enum store_err
-store_key_make(const char *home, uint8_t kek[32], struct buf *why)
+store_key_make(const char *home, uint8_t kek[32])
 {
 	char path[PATH_MAX], tmp[PATH_MAX], text[65];
+	enum store_err err = STORE_OK;
 	int fd = -1;
-	bool ok;
 
 	if (!store_path(path, home, "key") || !store_path(tmp, home, ".key.new") ||
 	    !rand_bytes(kek, 32))
@@ -10702,46 +10655,24 @@ store_key_make(const char *home, uint8_t kek[32], struct buf *why)
 	hex_encode(text, kek, 32);
 	text[64] = '\n';
 	unlink(tmp);
-	ok = (fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) >= 0 &&
-	    fchmod(fd, 0600) == 0 &&
-	    write_all(fd, text, sizeof text) && fsync(fd) == 0 && link(tmp, path) == 0 &&
-	    store_sync_dir(home);
-	if (!ok)
-		store_fail(why, STORE_IO, "cannot write %s: %s", path, strerror(errno));
+	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0 ||
+	    fchmod(fd, 0600) != 0 || !write_all(fd, text, sizeof text) || fsync(fd) != 0 ||
+	    link(tmp, path) != 0 || !store_sync_dir(home))
+		err = store_fail_rc(errno, "key");
 	wipe(text, sizeof text);
 	if (fd >= 0)
 		close(fd);
 	unlink(tmp);
-	return ok ? STORE_OK : store_err_of(errno == EIO ? EIO : errno);
-}
-
-/* The data directory and its store are ours, and the file is as long as the tree in it says. */
-static enum store_err
-store_look(const char *home, struct buf *why)
-{
-	char path[PATH_MAX];
-	struct stat st;
-
-	if (!store_path(path, home, "store/data.mdb"))
-		return store_fail(why, STORE_INVALID, "the path of the data directory is too long");
-	if (stat(path, &st) != 0) {
-		if (errno == ENOENT || errno == ENOTDIR)
-			return store_fail(why, STORE_ABSENT,
-			    "there is no store in %s: run init (or serve) first", home);
-		return store_fail(why, errno == EACCES ? STORE_NOT_OWNER : STORE_IO, "%s: %s", path,
-		    strerror(errno));
-	}
-	if (st.st_uid != geteuid())
-		return store_fail(why, STORE_NOT_OWNER,
-		    "%s belongs to user %ld, this command runs as %ld: run it "
-		    "as the store's owner", path, (long)st.st_uid, (long)geteuid());
-	return STORE_OK;
+	return err;
 }
 
 static void
 store_close(void)
 {
-	store_reader_end(&store.reader);
+	if (store.reader != NULL)
+		mdb_txn_abort(store.reader);
+	store.reader = NULL;
+	store.reading = false;
 	if (store.env != NULL) {
 		mdb_env_close(store.env);
 		close(store.lock_fd);
@@ -10754,17 +10685,16 @@ store_close(void)
 
 /* The environment and the writers' lock, nothing of what is inside. */
 static enum store_err
-store_env_open(const char *home, struct buf *why)
+store_env_open(const char *home)
 {
 	char path[PATH_MAX];
 	MDB_stat st;
-	int rc, fd;
+	int rc;
 
 	if (!store_path(path, home, "store"))
 		return STORE_INVALID;
-	if ((fd = store_lock_open(home, "store/writer.lock")) < 0)
-		return store_fail(why, store_err_of(errno), "%s/writer.lock: %s", path,
-		    strerror(errno));
+	if ((store.lock_fd = store_lock_open(home, "store/writer.lock")) < 0)
+		return store_fail_rc(errno, "store/writer.lock");
 	if ((rc = mdb_env_create(&store.env)) == 0 &&
 	    (rc = mdb_env_set_mapsize(store.env, STORE_MAP_SIZE)) == 0 &&
 	    (rc = mdb_env_set_maxreaders(store.env, STORE_READERS)) == 0 &&
@@ -10772,22 +10702,20 @@ store_env_open(const char *home, struct buf *why)
 	    (rc = mdb_env_open(store.env, path, MDB_NOTLS, 0600)) == 0 &&
 	    (rc = mdb_env_stat(store.env, &st)) == 0) {
 		store.psize = st.ms_psize;
-		store.lock_fd = fd;
 		snprintf(store.home, sizeof store.home, "%s", home);
 		return STORE_OK;
 	}
 	mdb_env_close(store.env);
 	store.env = NULL;
-	close(fd);
-	return store_fail(why, store_err_of(rc), "%s/data.mdb: %s", path, rc == MDB_INVALID ?
-	    "this is not a store, or its head is damaged" : mdb_strerror(rc));
+	close(store.lock_fd);
+	return store_fail_rc(rc, "store/data.mdb");
 }
 
 /* LMDB reads the file through a map: a file cut short would end the process with SIGBUS later on. A
  * few pages may be missing rightly, taken and given back by the commit before a kill: holes stand
  * in for them. fallocate never shortens what another process has just extended. */
 static enum store_err
-store_check_length(struct buf *why)
+store_check_length(void)
 {
 	MDB_envinfo info;
 	mdb_filehandle_t fd;
@@ -10801,50 +10729,39 @@ store_check_length(struct buf *why)
 	if ((size_t)st.st_size >= want || (want - (size_t)st.st_size <= STORE_RESERVE &&
 	    fallocate(fd, 0, st.st_size, (off_t)want - st.st_size) == 0))
 		return STORE_OK;
-	return store_fail(why, STORE_DAMAGED,
-	    "%s/store/data.mdb is cut short: restore it from a backup", store.home);
+	return store_fail(STORE_DAMAGED, "store/data.mdb", "is cut short", -1);
 }
 
 /* Handles are opened in a read transaction: a writer that is stopped keeps nobody from opening. */
 static enum store_err
-store_dbis_open(struct buf *why)
+store_dbis_open(void)
 {
 	MDB_txn *txn;
 	int rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn);
 
 	if (rc != 0)
-		return store_fail(why, store_err_of(rc), "%s/store: %s", store.home,
-		    mdb_strerror(rc));
+		return store_fail_rc(rc, "store");
 	for (int i = 0; i < STORE_DBS && rc == 0; i++)
 		rc = mdb_dbi_open(txn, store_dbs[i].name, 0, &store.dbi[i]);
 	if (rc == 0)
 		rc = mdb_txn_commit(txn);
 	else
 		mdb_txn_abort(txn);
-	if (rc == MDB_NOTFOUND)
-		return store_fail(why, STORE_ABSENT,
-		    "there is no store in %s: run init (or serve) first", store.home);
-	return rc == 0 ? STORE_OK :
-	    store_fail(why, store_err_of(rc), "%s/store: %s", store.home, mdb_strerror(rc));
+	return rc == 0 ? STORE_OK : store_fail_rc(rc, "store");
 }
 
 /* Unwraps the data key with HOME/key. */
 static enum store_err
-store_unlock_keys(const char *home, struct slice blob, struct secret **keys, struct buf *why)
+store_unlock_keys(const char *home, struct slice blob, struct secret **keys)
 {
 	uint8_t kek[32];
 	enum store_err err;
 
 	if ((*keys = secret_new(sizeof(struct store_keys))) == NULL)
-		return store_fail(why, STORE_MEMORY, "no memory for the keys");
-	if ((err = store_key_read(home, kek, why)) == STORE_OK) {
-		err = store_datakey_unwrap(kek, blob, (struct store_keys *)(void *)(*keys)->p);
-		if (err == STORE_WRONG_KEY)
-			store_fail(why, err, "%s/key is not the key of this store", home);
-		else if (err != STORE_OK)
-			store_fail(why, err, "the wrapped data key in the store: %s",
-			    store_errors[err].text);
-	}
+		return STORE_MEMORY;
+	if ((err = store_key_read(home, kek)) == STORE_OK &&
+	    (err = store_datakey_unwrap(kek, blob, (struct store_keys *)(void *)(*keys)->p)) != STORE_OK)
+		store_fail(err, "store", "has a damaged data key", -1);
 	wipe(kek, sizeof kek);
 	if (err != STORE_OK)
 		secret_drop(keys);
@@ -10852,50 +10769,50 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys, str
 }
 
 static enum store_err
-store_check_format(struct slice *datakey, struct buf *why)
+store_check_format(struct slice *datakey)
 {
 	struct store_counters c;
 	struct slice v;
 	enum store_err err;
 
 	if ((err = store_read_begin()) != STORE_OK)
-		return store_fail(why, err, "%s/store: %s", store.home, store_errors[err].text);
-	if (store_raw_get(store.reader.txn, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
+		return err;
+	if (store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
 	    load_be32(v.p) == 0)
-		return store_fail(why, STORE_DAMAGED, "%s/store does not say its format",
-		    store.home);
+		return store_fail(STORE_DAMAGED, "store", "does not say its format", -1);
 	if (load_be32(v.p) > STORE_FORMAT)
-		return store_fail(why, STORE_NEWER,
-		    "%s/store has format %lu, this version of sallyport knows %d: "
-		    "use the newer one; nothing was changed", store.home,
-		    (unsigned long)load_be32(v.p), STORE_FORMAT);
-	if (store_counters_get(store.reader.txn, &c) != STORE_OK ||
-	    store_raw_get(store.reader.txn, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
-		return store_fail(why, STORE_DAMAGED,
-		    "%s/store has lost its counters or its data key", store.home);
+		return store_fail(STORE_NEWER, "store", NULL, (long)load_be32(v.p));
+	if (store_counters_get(store.reader, &c) != STORE_OK ||
+	    store_raw_get(store.reader, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
+		return store_fail(STORE_DAMAGED, "store", "has lost its counters or its data key", -1);
 	return STORE_OK;
 }
 
 enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
 
-/* After fork, once a process. KEYLESS opens a store whose key is not at hand: names, hosts and
- * times can be read, unverified; nothing can be unsealed or written. Nothing on the disk is
- * changed. */
+/* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
+ * at hand: names, hosts and times can be read, unverified; nothing can be unsealed or written.
+ * Nothing on the disk is changed. */
 static enum store_err
-store_open(const char *home, enum store_how how, struct buf *why)
+store_open(const char *home, enum store_how how)
 {
+	char path[PATH_MAX];
 	struct slice blob = {NULL, 0};
+	struct stat st;
 	enum store_err err;
 
 	store_close();
 	snprintf(store.home, sizeof store.home, "%s", home);
-	if ((err = store_look(home, why)) != STORE_OK ||
-	    (err = store_env_open(home, why)) != STORE_OK)
-		return err;
-	if ((err = store_check_length(why)) == STORE_OK &&
-	    (err = store_dbis_open(why)) == STORE_OK &&
-	    (err = store_check_format(&blob, why)) == STORE_OK)
-		err = store_unlock_keys(home, blob, &store.keys, why);
+	if (!store_path(path, home, "store/data.mdb"))
+		return STORE_INVALID;
+	if (stat(path, &st) != 0)
+		return errno == ENOENT || errno == ENOTDIR ? STORE_ABSENT
+		    : store_fail_rc(errno, "store/data.mdb");
+	if (st.st_uid != geteuid())
+		return store_fail(STORE_NOT_OWNER, "store/data.mdb", NULL, st.st_uid);
+	if ((err = store_env_open(home)) == STORE_OK && (err = store_check_length()) == STORE_OK &&
+	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
+		err = store_unlock_keys(home, blob, &store.keys);
 	store_read_reset();
 	if (how == STORE_KEYLESS && (err == STORE_WRONG_KEY || err == STORE_KEY_ABSENT ||
 	    err == STORE_KEY_MODE))
@@ -10919,8 +10836,7 @@ store_reopen(void)
 	keys = store.keys != NULL ? secret_ref(store.keys) : NULL;
 	memcpy(home, store.home, sizeof home);
 	store_close();
-	if ((err = store_env_open(home, NULL)) == STORE_OK &&
-	    (err = store_dbis_open(NULL)) != STORE_OK)
+	if ((err = store_env_open(home)) == STORE_OK && (err = store_dbis_open()) != STORE_OK)
 		store_close();
 	log_line("ev=store_reopen err=%s", store_code(err));
 	store.keys = keys;
@@ -10930,44 +10846,25 @@ store_reopen(void)
 
 /* -- making a store */
 
+/* The data directory and its folders, for their owner alone. */
 static enum store_err
-store_mkdir(const char *path, struct buf *why)
+store_make_dirs(const char *home)
 {
+	static const char *const sub[] = {"", "store", "log"};
+	char path[PATH_MAX];
 	struct stat st;
 
-	if (mkdir(path, 0700) != 0 && errno != EEXIST)
-		return store_fail(why, errno == ENOSPC || errno == EDQUOT ? STORE_FULL : STORE_IO,
-		    "cannot make %s: %s", path, strerror(errno));
-	if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
-		return store_fail(why, STORE_IO, "%s is not a directory", path);
-	if (st.st_uid != geteuid())
-		return store_fail(why, STORE_NOT_OWNER, "%s belongs to user %ld", path,
-		    (long)st.st_uid);
-	if ((st.st_mode & 077) != 0 && chmod(path, 0700) != 0)
-		return store_fail(why, STORE_IO, "cannot close %s to others: %s", path,
-		    strerror(errno));
-	return STORE_OK;
-}
-
-static enum store_err
-store_make_dirs(const char *home, struct buf *why)
-{
-	static const char *const sub[] = {"store", "log"};
-	char path[PATH_MAX];
-	enum store_err err = store_mkdir(home, why);
-
-	for (size_t i = 0; i < COUNT(sub) && err == STORE_OK; i++)
-		err = store_path(path, home, sub[i]) ? store_mkdir(path, why) : STORE_INVALID;
-	return err;
-}
-
-static enum store_err
-store_lock_wait(int fd, int64_t deadline)
-{
-	while (!store_lock_try(fd)) {
-		if (clock_read(CLOCK_MONOTONIC) >= deadline)
-			return STORE_TIMEOUT;
-		store_lock_pause();
+	for (size_t i = 0; i < COUNT(sub); i++) {
+		if (!store_path(path, home, sub[i]))
+			return STORE_INVALID;
+		if ((mkdir(path, 0700) != 0 && errno != EEXIST) || stat(path, &st) != 0)
+			return store_fail_rc(errno, sub[i]);
+		if (!S_ISDIR(st.st_mode))
+			return store_fail_rc(ENOTDIR, sub[i]);
+		if (st.st_uid != geteuid())
+			return store_fail(STORE_NOT_OWNER, sub[i], NULL, st.st_uid);
+		if ((st.st_mode & 077) != 0 && chmod(path, 0700) != 0)
+			return store_fail_rc(errno, sub[i]);
 	}
 	return STORE_OK;
 }
@@ -10986,15 +10883,10 @@ store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn *
 	for (int i = 0; i < STORE_DBS && rc == 0; i++)
 		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
 	store_be32(format, STORE_FORMAT);
-	err = store_err_of(rc);
-	if (err == STORE_OK)
-		err = store_raw_put(txn, STORE_K_FORMAT,
-		    (struct slice){(char *)format, sizeof format});
-	if (err == STORE_OK)
-		err = store_raw_put(txn, STORE_K_DATAKEY, datakey);
-	if (err == STORE_OK)
-		err = store_counters_put(txn, c);
-	if (err == STORE_OK)
+	if ((err = store_err_of(rc)) == STORE_OK &&
+	    (err = store_raw_put(txn, STORE_K_FORMAT, (struct slice){(char *)format, 4})) == STORE_OK &&
+	    (err = store_raw_put(txn, STORE_K_DATAKEY, datakey)) == STORE_OK &&
+	    (err = store_counters_put(txn, c)) == STORE_OK)
 		*out = txn;
 	else
 		mdb_txn_abort(txn);
@@ -11016,90 +10908,67 @@ store_is_made(void)
 	return made;
 }
 
+/* With the writers' lock held. */
 static enum store_err
-store_make_keys(const char *home, uint8_t blob[DATAKEY_LEN], struct buf *why)
-{
-	uint8_t kek[32], data[32];
-	enum store_err err = store_key_read(home, kek, why);
-
-	if (err == STORE_KEY_ABSENT)
-		err = store_key_make(home, kek, why);
-	if (err == STORE_OK && !(rand_bytes(data, sizeof data) &&
-	    store_datakey_wrap(kek, data, blob)))
-		err = STORE_IO;
-	wipe(kek, sizeof kek);
-	wipe(data, sizeof data);
-	return err;
-}
-
-static enum store_err
-store_make_locked(const char *home, struct buf *why)
+store_make(const char *home)
 {
 	struct store_counters c = {.config = 1, .state = 1, .version = 1};
-	uint8_t blob[DATAKEY_LEN];
+	uint8_t kek[32], data[32], blob[DATAKEY_LEN];
 	MDB_txn *txn;
 	enum store_err err;
 
 	if (store_is_made())
-		return store_fail(why, STORE_EXISTS, "there is a store in %s already", home);
-	if ((err = store_make_keys(home, blob, why)) != STORE_OK)
-		return err;
-	err = store_reserve(0, 0, 0);
-	if (err == STORE_OK)
-		err = store_make_write((struct slice){(char *)blob, sizeof blob}, &c, &txn);
-	if (err == STORE_OK)
+		return STORE_EXISTS;
+	if ((err = store_key_read(home, kek)) == STORE_KEY_ABSENT)
+		err = store_key_make(home, kek);
+	if (err == STORE_OK && !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
+		err = STORE_IO;
+	wipe(kek, sizeof kek);
+	wipe(data, sizeof data);
+	if (err == STORE_OK && (err = store_reserve(0, 0, 0)) == STORE_OK &&
+	    (err = store_make_write((struct slice){(char *)blob, sizeof blob}, &c, &txn)) == STORE_OK)
 		err = store_txn_commit(txn);
-	if (err != STORE_OK)
-		store_fail(why, err, "cannot write a store in %s: %s", home,
-		    store_errors[err].text);
 	return err;
 }
 
 /* Makes the data directory, the key file and an empty store, and opens it. Never overwrites: what a
  * killed init left (a key, a file without a store in it) is gone on with. */
 static enum store_err
-store_init(const char *home, struct buf *why)
+store_init(const char *home)
 {
 	char path[PATH_MAX];
 	enum store_err err;
 
 	store_close();
-	if ((err = store_make_dirs(home, why)) != STORE_OK ||
-	    (err = store_env_open(home, why)) != STORE_OK)
+	if ((err = store_make_dirs(home)) != STORE_OK || (err = store_env_open(home)) != STORE_OK)
 		return err;
-	err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS);
-	if (err != STORE_OK)
-		store_fail(why, err, "another process holds %s/store", home);
-	else {
-		err = store_make_locked(home, why);
+	err = STORE_TIMEOUT;
+	if (store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS, NULL)) {
+		err = store_make(home);
 		store_unlock(store.lock_fd);
 	}
 	store_close();
 	if (err != STORE_OK)
 		return err;
 	if (!store_path(path, home, "store") || !store_sync_dir(path) || !store_sync_dir(home))
-		return store_fail(why, STORE_IO, "%s: %s", home, strerror(errno));
-	return store_open(home, STORE_WITH_KEY, why);
+		return store_fail_rc(errno, "store");
+	return store_open(home, STORE_WITH_KEY);
 }
 
 /* -- one server per data directory */
 
 /* The lock of a server, which its workers inherit: -1, errno EWOULDBLOCK where one runs. Whoever
- * only looks (store_serving) holds it for an instant: hence a few tries. */
+ * only looks (store_serving) holds it for an instant: hence the wait. */
 static int
 store_lock_serve(const char *home)
 {
 	int fd = store_lock_open(home, "serve.lock");
 
-	for (int i = 0; fd >= 0 && !store_lock_try(fd); i++) {
-		if (i == 5) {
-			close(fd);
-			errno = EWOULDBLOCK;
-			return -1;
-		}
-		store_lock_pause();
-	}
-	return fd;
+	if (fd < 0 || store_lock_wait(fd, clock_read(CLOCK_MONOTONIC) + STORE_LOOK_MS, NULL))
+		return fd;
+	close(fd);
+	errno = EWOULDBLOCK;
+	return -1;
 }
 
 static bool
@@ -19777,7 +19646,6 @@ l_open_uri(lua_State *L)
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
 #define L_MARK 22               /* 130 bits: no two secrets share one */
-#define L_WHY_MAX 1024
 
 static int
 l_store_return(int n)
@@ -19812,24 +19680,22 @@ l_check_db(lua_State *L, int idx)
 	return db;
 }
 
-/* -- opening and the like: they answer true | nil, code, message */
+/* -- opening and the like: they answer true | nil, code, fault; fault = { place =, why =, n = }, as
+ * struct store_fault has it, is for db.why in lua/cli/db.lua. */
 
 static int
-l_store_answer(lua_State *L, enum store_err err, struct buf *why)
+l_store_answer(lua_State *L, enum store_err err)
 {
-	char text[L_WHY_MAX];
-	size_t n = why->n < sizeof text ? why->n : sizeof text;
-
-	if (n != 0)
-		memcpy(text, why->p, n);
-	buf_free(why);          /* before anything can raise */
 	if (err == STORE_OK)
 		return l_answer(L, true);
 	l_fail(L, store_code(err));
-	if (n != 0)
-		lua_pushlstring(L, text, n);
-	else
-		lua_pushstring(L, store_errors[err].text);
+	lua_newtable(L);
+	if (store_fault.place != NULL)
+		l_set_string(L, "place", store_fault.place);
+	if (store_fault.why != NULL)
+		l_set_string(L, "why", store_fault.why);
+	if (store_fault.n >= 0)
+		l_set_integer(L, "n", store_fault.n);
 	return 3;
 }
 
@@ -19844,8 +19710,8 @@ l_option(lua_State *L, int idx, const char *name)
 
 /* store.open(home [, { create = bool, keyless = bool }]) -> true
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
- *   "damaged"
- *         | "full" | "busy" | "io" | …, message
+ *   "damaged" | "full" | "busy" | "io" | …, fault
+ *
  * In commands; C opens the store of a worker. `create`: an absent one is made, with its key file.
  * `keyless`: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
  * written. */
@@ -19853,28 +19719,14 @@ static int
 l_store_open(lua_State *L)
 {
 	const char *home = luaL_checkstring(L, 1);
-	bool create = l_option(L, 2, "create");
 	enum store_how how = l_option(L, 2, "keyless") ? STORE_KEYLESS : STORE_WITH_KEY;
-	struct buf why;
 	enum store_err err;
 
-	buf_init(&why, L_WHY_MAX);
-	err = store_open(home, how, &why);
-	if (err == STORE_ABSENT && create)
-		err = store_init(home, &why);
-	return l_store_answer(L, err, &why);
-}
-
-/* store.init(home) -> true | nil, "exists" | …, message. As open with create, but the store must be
- * new. */
-static int
-l_store_init(lua_State *L)
-{
-	const char *home = luaL_checkstring(L, 1);
-	struct buf why;
-
-	buf_init(&why, L_WHY_MAX);
-	return l_store_answer(L, store_init(home, &why), &why);
+	store_fault = (struct store_fault){NULL, NULL, -1};
+	err = store_open(home, how);
+	if (err == STORE_ABSENT && l_option(L, 2, "create"))
+		err = store_init(home);
+	return l_store_answer(L, err);
 }
 
 /* store.close(): nothing is open afterwards. The master calls it before it forks. */
@@ -20259,9 +20111,9 @@ l_batch_op(lua_State *L, struct store_batch *b)
 	if (strcmp(kind, "put") == 0)
 		l_batch_put(L, b, db, key, version);
 	else if (strcmp(kind, "del") == 0)
-		l_check_batch(L, store_batch_del(b, db, key, version));
+		l_check_batch(L, store_batch_op(b, OP_DEL, db, key, version));
 	else if (strcmp(kind, "check") == 0 && version != STORE_ANY)
-		l_check_batch(L, store_batch_check(b, db, key, version));
+		l_check_batch(L, store_batch_op(b, OP_CHECK, db, key, version));
 	else
 		luaL_error(L, "op is put, del or check (with a version)");
 	lua_settop(L, op);
@@ -20385,27 +20237,25 @@ l_raw_new(lua_State *L)
 	return r;
 }
 
-/* store.snapshot() -> raw | nil, code, message
+/* store.snapshot() -> raw | nil, code, fault
  *
  * The open store as it is now. What is written meanwhile waits for nothing. */
 static int
 l_store_snapshot(lua_State *L)
 {
 	struct l_raw *r = l_raw_new(L);
-	struct buf why;
 	enum store_err err = STORE_LOCKED;
 
-	buf_init(&why, L_WHY_MAX);
 	if (store.env != NULL && store.keys != NULL)
 		err = store_err_of(mdb_txn_begin(store.env, NULL, MDB_RDONLY, &r->txn));
 	if (err != STORE_OK)
-		return l_store_answer(L, err, &why);
+		return l_store_answer(L, err);
 	r->keys = secret_ref(store.keys);
 	raw_mac_init(r);
 	return 1;
 }
 
-/* store.replace(home, datakey) -> raw | nil, "key_absent" | "wrong_key" | …, message
+/* store.replace(home, datakey) -> raw | nil, "key_absent" | "wrong_key" | …, fault
  *
  * datakey: the wrapped one of a backup, opened by HOME/key. Nothing is touched before raw:begin. The
  * store is closed. */
@@ -20415,23 +20265,20 @@ l_store_replace(lua_State *L)
 	const char *home = luaL_checkstring(L, 1);
 	struct slice datakey = l_check_slice(L, 2);
 	struct l_raw *r;
-	struct buf why;
 	enum store_err err;
 
 	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 2, "no data key");
 	r = l_raw_new(L);
-	buf_init(&why, L_WHY_MAX);
 	store_close();
-	if ((err = store_unlock_keys(home, datakey, &r->keys, &why)) != STORE_OK)
-		return l_store_answer(L, err, &why);
-	buf_free(&why);
+	if ((err = store_unlock_keys(home, datakey, &r->keys)) != STORE_OK)
+		return l_store_answer(L, err);
 	raw_mac_init(r);
 	return 1;
 }
 
 /* The transaction is of a new store, or of one whose data key is the backup's. */
 static enum store_err
-raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey, struct buf *why)
+raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey)
 {
 	const struct store_counters zero = {0};
 	struct secret *live = NULL;
@@ -20440,56 +20287,48 @@ raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey, struct bu
 
 	if (!store_is_made())
 		return store_make_write(datakey, &zero, &r->txn);
-	if ((err = store_dbis_open(why)) == STORE_OK &&
-	    (err = store_check_format(&blob, why)) == STORE_OK)
-		err = store_unlock_keys(home, blob, &live, why);
+	if ((err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
+		err = store_unlock_keys(home, blob, &live);
 	store_read_reset();
 	if (err == STORE_WRONG_KEY || (err == STORE_OK &&
-	    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32))) {
-		buf_clear(why);
+	    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32)))
 		err = STORE_OTHER;
-	}
 	secret_unref(live);
 	return err != STORE_OK ? err : store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
 }
 
-/* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, message */
+/* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, fault */
 static int
 l_raw_begin(lua_State *L)
 {
 	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
 	const char *home = luaL_checkstring(L, 2);
 	struct slice datakey = l_check_slice(L, 3);
-	struct buf why;
 	enum store_err err;
 
 	luaL_argcheck(L, r->keys != NULL && r->txn == NULL && r->serve_fd < 0 && store.env == NULL, 1,
 	    "begun already");
 	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 3, "no data key");
-	buf_init(&why, L_WHY_MAX);
-	if ((err = store_make_dirs(home, &why)) != STORE_OK)
-		return l_store_answer(L, err, &why);
+	if ((err = store_make_dirs(home)) != STORE_OK)
+		return l_store_answer(L, err);
 	if ((r->serve_fd = store_lock_serve(home)) < 0)
-		return l_store_answer(L, STORE_RUNNING, &why);
-	if ((err = store_env_open(home, &why)) == STORE_OK &&
-	    (err = store_lock_wait(store.lock_fd,
-	    clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS)) == STORE_OK)
-		err = raw_begin_txn(r, home, datakey, &why);
-	return l_store_answer(L, err, &why);
+		return l_store_answer(L, STORE_RUNNING);
+	if ((err = store_env_open(home)) == STORE_OK)
+		err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS,
+		    NULL) ? raw_begin_txn(r, home, datakey) : STORE_TIMEOUT;
+	return l_store_answer(L, err);
 }
 
-/* raw:commit() -> true | nil, code, message: on the disk when it returns. The handle is spent. */
+/* raw:commit() -> true | nil, code, fault: on the disk when it returns. The handle is spent. */
 static int
 l_raw_commit(lua_State *L)
 {
 	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
 	MDB_txn *txn = r->txn;
-	struct buf why;
 
 	luaL_argcheck(L, txn != NULL && r->serve_fd >= 0, 1, "not begun");
-	buf_init(&why, L_WHY_MAX);
 	r->txn = NULL;
-	return l_store_answer(L, store_txn_commit(txn), &why);
+	return l_store_answer(L, store_txn_commit(txn));
 }
 
 static struct l_raw *
@@ -20622,7 +20461,6 @@ l_open_raw(lua_State *L)
 
 static const luaL_Reg l_store[] = {
 	{"open", l_store_open},
-	{"init", l_store_init},
 	{"close", l_store_close},
 	{"snapshot", l_store_snapshot},
 	{"replace", l_store_replace},
@@ -24590,12 +24428,12 @@ worker_open(void)
 {
 	struct worker_start s = {false, false};
 	struct task *task;
-	struct buf why;
+	enum store_err err;
 	int start;
 
-	buf_init(&why, 1024);
-	if (store_open(serve.home, STORE_WITH_KEY, &why) != STORE_OK) {
-		log_line("ev=worker_start err=\"%.*s\"", (int)why.n, why.p != NULL ? why.p : "");
+	if ((err = store_open(serve.home, STORE_WITH_KEY)) != STORE_OK) {
+		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
+		    store_fault.place != NULL ? store_fault.place : "", store_fault.why != NULL ? store_fault.why : "");
 		return false;
 	}
 	host_workers = serve.workers;

@@ -16,6 +16,7 @@
 --
 -- The stream is as secret as the store without its key file. Leases are left out: they bind one boot of one machine.
 local store = require "store"
+local db = require "cli.db"
 local M = {}
 
 local MAGIC = "sallyport-backup\n"
@@ -44,8 +45,8 @@ end
 --- Writes the open store, as it is now, to `file` (as io.open's). Raises { code =, text = } where the disk fails.
 -- -> true | nil, code, text
 function M.write(file)
-  local raw <close>, code, text = store.snapshot()
-  if not raw then return nil, code, text end
+  local raw <close>, code = store.snapshot()
+  if not raw then return nil, code, db.why("the store", code) end
   local function put(s)
     raw:mac(s)
     local ok, why = file:write(s)
@@ -204,20 +205,21 @@ local function restore(file, path, home)
   local head, code, text = read_head(file, path)
   if not head then return nil, code, text end
   local ok
-  local raw <close>, code, text = store.replace(home, head.datakey)
+  local raw <close>, code, fault = store.replace(home, head.datakey)
   if code == "key_absent" or code == "wrong_key" then
     return nil, code, ("%s/key %s: bring the key file of the store that was backed up, mode 0600"):format(home,
       code == "key_absent" and "is missing" or "does not open this backup")
   end
-  if not raw then return nil, code, text end
+  if not raw then return nil, code, db.why(home, code, fault) end
   local whole, why = pcall(function() for _ in frames(file, raw, head) do end end)   -- before anything is touched
   if not whole then
     if type(why) ~= "table" then error(why, 0) end
     return nil, why.code, path .. " is cut short or was changed: nothing was restored"
   end
   if not file:seek("set", HEAD) then return nil, "io", path .. " cannot be read twice" end
-  ok, code, text = raw:begin(home, head.datakey)
+  ok, code, fault = raw:begin(home, head.datakey)
   if not ok then
+    text = db.why(home, code, fault)
     if code == "running" then text = ("a server runs on %s: stop it first"):format(home) end
     if code == "timeout" then text = ("another process holds %s/store"):format(home) end
     if code == "other_store" then
@@ -227,8 +229,8 @@ local function restore(file, path, home)
   end
   ok, why = pcall(apply, raw, file, head)
   if not ok and type(why) ~= "table" then error(why, 0) end
-  if ok then ok, code, text = raw:commit() else code, text = why.code, why.code end
-  if not ok then return nil, code, ("cannot restore into %s: %s; nothing was changed"):format(home, text) end
+  if ok then ok, code, fault = raw:commit() else code = why.code end
+  if not ok then return nil, code, ("cannot restore into %s; nothing was changed"):format(db.why(home, code, fault)) end
   return true
 end
 
@@ -255,7 +257,8 @@ function M.load(path, home)
   local ok, code, text = restore(file, path, home)
   file:close()
   if not ok then return nil, code, text end
-  return store.open(home, {})
+  ok, code, text = store.open(home, {})
+  return ok, code, not ok and db.why(home, code, text) or nil
 end
 
 return M

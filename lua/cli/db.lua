@@ -18,16 +18,62 @@ local open_hints = {
   busy = "wait for the others to finish, or end them",
 }
 
+-- What each code of the store means, where nothing more is known.
+local meaning = {
+  damaged = "what is on the disk is not what was written", locked = "the store is not open with its key",
+  not_owner = "the store belongs to another user", newer_format = "it was written by a newer version of this program",
+  other_store = "the data directory holds another store", running = "a server runs on this data directory",
+  full = "no room is left for the store", busy = "too many processes use the store",
+  timeout = "another process holds the store", conflict = "the record was changed meanwhile",
+  invalid = "a key, a value or a path is out of bounds", memory = "out of memory",
+  io = "the disk answered with an error",
+}
+
+-- Sentences about one place: %s is its path. `n` is a number that the store saw there.
+local sentences = {
+  absent = function(_, _, home) return ("there is no store in %s: run init (or serve) first"):format(home) end,
+  exists = function(_, _, home) return ("there is a store in %s already"):format(home) end,
+  key_absent = function(at)
+    return at .. " is missing: without it the secrets in the store cannot be read; bring it back from where you keep it"
+  end,
+  key_mode = function(at, fault)
+    return fault.n and ("%s has mode %04o: others may have read the key; if not, chmod 600 it"):format(at, fault.n)
+      or at .. " is not a key file: it should hold 64 hexadecimal digits"
+  end,
+  wrong_key = function(_, _, home) return home .. "/key is not the key of this store" end,
+  not_owner = function(at, fault)
+    return fault.n and ("%s belongs to user %d, this command runs as %d: run it as the store's owner"):format(at, fault.n,
+      require("host").uid())
+  end,
+  newer_format = function(at, fault)
+    return fault.n and ("%s has format %d, which this version of sallyport does not know: use the newer one; nothing was changed")
+      :format(at, fault.n)
+  end,
+  damaged = function(at, fault)
+    if not fault.why then return nil end
+    if fault.why:find("^MDB_INVALID") then return at .. " is not a store, or its head is damaged" end
+    return not fault.why:find("^MDB_") and ("%s %s: restore it from a backup"):format(at, fault.why) or nil
+  end,
+}
+
+--- A sentence for what store.open and its like answered: a code, and where and why it failed.
+function M.why(home, code, fault)
+  local at = fault and fault.place and (home .. "/" .. fault.place):gsub("/$", "") or home
+  return sentences[code] and sentences[code](at, fault or {}, home)
+    or fault and fault.why and ("%s: %s"):format(at, fault.why)
+    or ("%s: %s"):format(at, meaning[code] or code)
+end
+
 --- Ends the command with what store.open answered.
-function M.not_open(home, code, detail)
-  report.fail(detail or ("the store in %s cannot be opened: %s"):format(home, code), open_hints[code])
+function M.not_open(home, code, fault)
+  report.fail(M.why(home, code, fault), open_hints[code])
 end
 
 --- Opens the store of ctx.home or ends the command with the reason.
 function M.open(ctx)
   if ctx.opened then return end
-  local ok, code, detail = require("store").open(ctx.home, {})
-  if not ok then M.not_open(ctx.home, code, detail) end
+  local ok, code, fault = require("store").open(ctx.home, {})
+  if not ok then M.not_open(ctx.home, code, fault) end
   ctx.opened = true
 end
 

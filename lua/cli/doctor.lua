@@ -49,9 +49,9 @@ end
 
 local function store(ctx, say)
   local s = require "store"
-  local ok, code, detail = s.open(ctx.home, {})
+  local ok, code, fault = s.open(ctx.home, {})
   if not ok then
-    say("store", BAD, tostring(detail or code))
+    say("store", BAD, require("cli.db").why(ctx.home, code, fault))
     ok = s.open(ctx.home, { keyless = true })   -- what can be read without the key is looked at all the same
     if not ok then return false end
   end

@@ -69,7 +69,7 @@ end
 function M.make(ctx)
   local store, time = require "store", require "time"
   refuse_foreign(ctx)
-  local ok, code, detail = store.open(ctx.home, {})
+  local ok, code, fault = store.open(ctx.home, {})
   local made = not ok and code == "absent"
   if made then
     -- With a store directory it is an init that was cut off: creating goes on with it.
@@ -77,9 +77,9 @@ function M.make(ctx)
       report.fail(("%s has a key file but no store"):format(ctx.home),
         "restore a backup: sallyport restore FILE; or move the key file away to begin anew")
     end
-    ok, code, detail = store.open(ctx.home, { create = true })
+    ok, code, fault = store.open(ctx.home, { create = true })
   end
-  if not ok then db.not_open(ctx.home, code, detail) end
+  if not ok then db.not_open(ctx.home, code, fault) end
   ctx.opened = true
   local missing = {}
   if not db.peek("meta", "ca", "the certificate authority") then

@@ -9,7 +9,6 @@ static size_t test_map = (size_t)256 << 20;     /* a case may make it small */
 static int passed, failed;
 static char tmp[64];            /* the temporary directory */
 static char home[128];          /* of this case */
-static struct buf why;
 
 #define CHECK(cond) check((cond), __func__, #cond, __LINE__)
 static void
@@ -18,9 +17,9 @@ check(bool ok, const char *test, const char *what, int line)
 	if (ok)
 		passed++;
 	else
-		printf("not ok %d - %s: line %d: %s (why: %.*s)\n", ++failed + passed, test, line,
-		    what,
-		    (int)why.n, why.p != NULL ? why.p : "");
+		printf("not ok %d - %s: line %d: %s (why: %s %s)\n", ++failed + passed, test, line,
+		    what, store_fault.place != NULL ? store_fault.place : "",
+		    store_fault.why != NULL ? store_fault.why : "");
 }
 
 static void
@@ -36,7 +35,7 @@ static void
 fresh(void)
 {
 	fresh_home();
-	CHECK(store_init(home, &why) == STORE_OK);
+	CHECK(store_init(home) == STORE_OK);
 }
 
 static const char *
@@ -133,7 +132,7 @@ raw_get(enum store_db db, struct slice key, char out[8192])
 	struct slice v = {NULL, 0};
 
 	CHECK(store_read_begin() == STORE_OK);
-	CHECK(store_raw_get(store.reader.txn, db, key, &v) == STORE_OK);
+	CHECK(store_raw_get(store.reader, db, key, &v) == STORE_OK);
 	CHECK(v.n <= 8192);
 	memcpy(out, v.p, v.n);
 	store_read_reset();
@@ -201,9 +200,9 @@ init_makes_private_files_and_never_overwrites(void)
 	CHECK(mode_of(in_home("key")) == 0600 && mode_of(in_home("store/data.mdb")) == 0600);
 	CHECK(put(DB_BUNDLE, "default", "{}", NULL, 0) == STORE_OK);
 	n = file_read(in_home("key"), &key);
-	CHECK(store_init(home, &why) == STORE_EXISTS);
+	CHECK(store_init(home) == STORE_EXISTS);
 	CHECK(file_read(in_home("key"), &again) == n && memcmp(key, again, n) == 0);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK &&
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK &&
 	    plain_is(DB_BUNDLE, "default", "{}"));
 	free(key);
 	free(again);
@@ -216,12 +215,12 @@ init_goes_on_after_a_killed_one(void)
 	size_t n;
 
 	fresh_home();
-	CHECK(store_make_dirs(home, &why) == STORE_OK && store_env_open(home, &why) == STORE_OK);
+	CHECK(store_make_dirs(home) == STORE_OK && store_env_open(home) == STORE_OK);
 	store_close();
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_ABSENT);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_ABSENT);
 	file_write(in_home("key"), "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n", 65, 0600);
 	n = file_read(in_home("key"), &key);
-	CHECK(store_init(home, &why) == STORE_OK);
+	CHECK(store_init(home) == STORE_OK);
 	CHECK(file_read(in_home("key"), &again) == n && memcmp(key, again, n) == 0);
 	free(key);
 	free(again);
@@ -238,13 +237,13 @@ kill_9_of_init_can_be_gone_on_with(void)
 
 		fresh_home();
 		if ((pid = fork()) == 0)
-			_exit(secret_init() && store_init(home, &why) == STORE_OK ? 0 : 1);
+			_exit(secret_init() && store_init(home) == STORE_OK ? 0 : 1);
 		nanosleep(&(struct timespec){.tv_nsec = 200000 + i * 60000}, NULL);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
-		err = store_open(home, STORE_WITH_KEY, &why);
+		err = store_open(home, STORE_WITH_KEY);
 		if (err == STORE_ABSENT)
-			err = store_init(home, &why);
+			err = store_init(home);
 		bad += err != STORE_OK || put(DB_BUNDLE, "default", "{}", NULL, 0) != STORE_OK;
 	}
 	CHECK(bad == 0);
@@ -289,10 +288,10 @@ bounds_are_kept(void)
 
 	fresh();
 	memset(long_key, 'k', sizeof long_key - 1);
-	CHECK(store_batch_del(b, DB_STATE, slice_of(long_key), STORE_ANY) == STORE_INVALID);
-	CHECK(store_batch_del(b, DB_STATE, SLICE(""), STORE_ANY) == STORE_INVALID);
-	CHECK(store_batch_del(b, DB_META, STORE_K_FORMAT, STORE_ANY) == STORE_INVALID);
-	CHECK(store_batch_del(b, DB_STATE, SLICE("a\0b"), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_op(b, OP_DEL, DB_STATE, slice_of(long_key), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_op(b, OP_DEL, DB_STATE, SLICE(""), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_op(b, OP_DEL, DB_META, STORE_K_FORMAT, STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_op(b, OP_DEL, DB_STATE, SLICE("a\0b"), STORE_ANY) == STORE_INVALID);
 	long_key[STORE_KEY_MAX] = '\0';
 	CHECK(store_batch_put(b, DB_STATE, slice_of(long_key), SLICE("{}"), 0, false,
 	    0) == STORE_OK);
@@ -389,7 +388,7 @@ a_damaged_record_can_be_replaced_or_removed_only(void)
 
 	fresh();
 	CHECK(put(DB_STATE, "s", "{}", "canary", 0) == STORE_OK);
-	v = store.reader.live;
+	v = store.reading;
 	raw_put(DB_STATE, SLICE("s"), SLICE("rubbish"));
 	b = store_batch_new();
 	store_batch_put(b, DB_STATE, SLICE("s"), SLICE("{}"), STORE_ANY, true, 0);
@@ -400,7 +399,7 @@ a_damaged_record_can_be_replaced_or_removed_only(void)
 	CHECK(plain_is(DB_STATE, "s", "{\"new\":1}"));
 	raw_put(DB_STATE, SLICE("s"), SLICE("rubbish"));
 	b = store_batch_new();
-	store_batch_del(b, DB_STATE, SLICE("s"), STORE_ANY);
+	store_batch_op(b, OP_DEL, DB_STATE, SLICE("s"), STORE_ANY);
 	CHECK(commit(b, NULL) == STORE_OK && read_err(DB_STATE, "s") == STORE_ABSENT);
 }
 
@@ -417,24 +416,24 @@ key_file_errors_are_named_and_nothing_is_written(void)
 	kn = file_read(in_home("key"), &key);
 	bn = file_read(in_home("store/data.mdb"), &before);
 	unlink(in_home("key"));
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_KEY_ABSENT);
-	CHECK(store_init(home, &why) == STORE_EXISTS && access(in_home("key"), F_OK) != 0);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_KEY_ABSENT);
+	CHECK(store_init(home) == STORE_EXISTS && access(in_home("key"), F_OK) != 0);
 	file_write(in_home("key"), other, sizeof other - 1, 0600);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_WRONG_KEY);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_WRONG_KEY);
 	file_write(in_home("key"), key, kn - 10, 0600);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_KEY_MODE);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_KEY_MODE);
 	file_write(in_home("key"), key, kn, 0644);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_KEY_MODE);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_KEY_MODE);
 	file_write(in_home("key"), key, kn, 0600);
 	if (geteuid() == 0) {
 		CHECK(chown(in_home("key"), 12345, 12345) == 0);
-		CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NOT_OWNER);
+		CHECK(store_open(home, STORE_WITH_KEY) == STORE_NOT_OWNER);
 		CHECK(chown(in_home("key"), 0, 0) == 0 &&
 		    chown(in_home("store/data.mdb"), 12345, 12345) == 0);
-		CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NOT_OWNER);
+		CHECK(store_open(home, STORE_WITH_KEY) == STORE_NOT_OWNER);
 		CHECK(chown(in_home("store/data.mdb"), 0, 0) == 0);
 	}
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
 	store_close();
 	CHECK(file_read(in_home("store/data.mdb"), &after) == bn && memcmp(before, after, bn) == 0);
 	free(key);
@@ -453,14 +452,14 @@ without_the_key_names_are_readable_and_secrets_are_not(void)
 	fresh();
 	CHECK(put(DB_CREDENTIAL, "c", "{\"a\":1}", "canary", 0) == STORE_OK);
 	unlink(in_home("key"));
-	CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK);
+	CHECK(store_open(home, STORE_KEYLESS) == STORE_OK);
 	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK && !r.verified &&
 	    r.nseals == 1);
 	CHECK(store_seal_find(r.seals, SLICE("f/key"), &s));
 	CHECK(store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_LOCKED);
 	store_read_reset();
 	b = store_batch_new();
-	store_batch_del(b, DB_CREDENTIAL, SLICE("c"), STORE_ANY);
+	store_batch_op(b, OP_DEL, DB_CREDENTIAL, SLICE("c"), STORE_ANY);
 	CHECK(commit(b, NULL) == STORE_LOCKED);
 	CHECK(store_derive(SLICE("x"), &c, 1) == STORE_LOCKED);
 }
@@ -473,13 +472,13 @@ stores_that_are_newer_damaged_or_no_store_are_refused(void)
 
 	fresh();
 	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\2"));
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_NEWER);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_NEWER);
 	fresh();
 	raw_put(DB_META, STORE_K_FORMAT, SLICE("1"));
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
 	fresh();
 	raw_put(DB_META, STORE_K_DATAKEY, SLICE("1"));
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
 	fresh();
 	for (int i = 0; i < 100; i++)
 		put(DB_CREDENTIAL, i % 2 ? "x" : "y", "{}", NULL, STORE_ANY);
@@ -492,13 +491,13 @@ stores_that_are_newer_damaged_or_no_store_are_refused(void)
 	store_close();
 	n = file_read(in_home("store/data.mdb"), &file);
 	CHECK(truncate(in_home("store/data.mdb"), 3 * 4096) == 0);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
 	memset(file, 'x', 8192);
 	file_write(in_home("store/data.mdb"), file, n, 0600);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_DAMAGED);
-	CHECK(store_init(home, &why) != STORE_OK);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
+	CHECK(store_init(home) != STORE_OK);
 	free(file);
-	CHECK(store_open("/nonexistent/home", STORE_WITH_KEY, &why) == STORE_ABSENT);
+	CHECK(store_open("/nonexistent/home", STORE_WITH_KEY) == STORE_ABSENT);
 }
 
 static void
@@ -517,19 +516,19 @@ every_flipped_byte_of_the_data_key_is_noticed(void)
 
 		blob[i] ^= 1;
 		raw_put(DB_META, STORE_K_DATAKEY, (struct slice){blob, n});
-		err = store_open(home, STORE_WITH_KEY, &why);
+		err = store_open(home, STORE_WITH_KEY);
 		unnoticed += err != STORE_DAMAGED && err != STORE_WRONG_KEY && err != STORE_NEWER;
 		blob[i] ^= 1;
-		CHECK(store_open(home, STORE_KEYLESS, &why) == STORE_OK || err == STORE_DAMAGED ||
+		CHECK(store_open(home, STORE_KEYLESS) == STORE_OK || err == STORE_DAMAGED ||
 		    err == STORE_NEWER);
 		if (store.env == NULL) {
-			CHECK(store_env_open(home, &why) == STORE_OK &&
-			    store_dbis_open(&why) == STORE_OK);
+			CHECK(store_env_open(home) == STORE_OK &&
+			    store_dbis_open() == STORE_OK);
 		}
 	}
 	CHECK(unnoticed == 0);
 	raw_put(DB_META, STORE_K_DATAKEY, (struct slice){saved, n});
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
 }
 
 static void
@@ -550,19 +549,19 @@ preconditions_make_conflicts(void)
 	CHECK(commit(b, &v2) == STORE_OK && v2 > v1);
 	b = store_batch_new();          /* all or nothing */
 	store_batch_put(b, DB_STATE, SLICE("other"), SLICE("{}"), 0, false, 0);
-	store_batch_check(b, DB_STATE, SLICE("s"), v1);
+	store_batch_op(b, OP_CHECK, DB_STATE, SLICE("s"), v1);
 	CHECK(commit(b, NULL) == STORE_CONFLICT && read_err(DB_STATE, "other") == STORE_ABSENT);
 	b = store_batch_new();
 	store_batch_put(b, DB_STATE, SLICE("other"), SLICE("{}"), 0, false, 0);
-	store_batch_check(b, DB_STATE, SLICE("s"), v2);
-	store_batch_check(b, DB_STATE, SLICE("none"), 0);
+	store_batch_op(b, OP_CHECK, DB_STATE, SLICE("s"), v2);
+	store_batch_op(b, OP_CHECK, DB_STATE, SLICE("none"), 0);
 	CHECK(commit(b, NULL) == STORE_OK && read_err(DB_STATE, "other") == STORE_OK);
 	b = store_batch_new();
-	store_batch_del(b, DB_STATE, SLICE("s"), v1);
+	store_batch_op(b, OP_DEL, DB_STATE, SLICE("s"), v1);
 	CHECK(commit(b, NULL) == STORE_CONFLICT);
 	b = store_batch_new();
-	store_batch_del(b, DB_STATE, SLICE("s"), v2);
-	store_batch_del(b, DB_STATE, SLICE("never"), STORE_ANY);
+	store_batch_op(b, OP_DEL, DB_STATE, SLICE("s"), v2);
+	store_batch_op(b, OP_DEL, DB_STATE, SLICE("never"), STORE_ANY);
 	CHECK(commit(b, NULL) == STORE_OK && read_err(DB_STATE, "s") == STORE_ABSENT);
 }
 
@@ -677,7 +676,7 @@ full_disk_child(void)
 	int n = 0, bad = 0;
 
 	signal(SIGXFSZ, SIG_IGN);
-	if (store_open(home, STORE_WITH_KEY, &why) != STORE_OK ||
+	if (store_open(home, STORE_WITH_KEY) != STORE_OK ||
 	    stat(in_home("store/data.mdb"), &st) != 0)
 		return 100;
 	lim.rlim_cur = lim.rlim_max = (rlim_t)st.st_size;
@@ -702,7 +701,7 @@ full_disk_child(void)
 	store_batch_put(b, DB_STATE, SLICE("tok"), (struct slice){text, 2900}, STORE_ANY, false, 0);
 	bad += 2 * (commit(b, NULL) != STORE_OK);
 	b = store_batch_new();
-	store_batch_del(b, DB_STATE, SLICE("tok"), STORE_ANY);
+	store_batch_op(b, OP_DEL, DB_STATE, SLICE("tok"), STORE_ANY);
 	bad += 8 * (commit(b, NULL) != STORE_OK);
 	bad += 16 * (read_err(DB_STATE, "new") != STORE_ABSENT);
 	store_close();
@@ -727,7 +726,7 @@ a_full_disk_is_named_and_promised_room_is_there(void)
 	if (WEXITSTATUS(status) != 0)
 		printf("# full_disk_child: %d\n", WEXITSTATUS(status));
 	CHECK(WEXITSTATUS(status) == 0);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
 	CHECK(put(DB_STATE, "new", "{}", NULL, STORE_ANY) == STORE_OK);
 }
 
@@ -757,7 +756,7 @@ a_full_map_is_named_and_room_is_counted(void)
 	b = store_batch_new();
 	store_batch_put(b, DB_STATE, SLICE("tok"), (struct slice){text, 2900}, STORE_ANY, false, 0);
 	CHECK(commit(b, NULL) == STORE_OK);
-	CHECK(store_read_begin() == STORE_OK && store_counters_get(store.reader.txn,
+	CHECK(store_read_begin() == STORE_OK && store_counters_get(store.reader,
 	    &c) == STORE_OK && c.room == 0);
 	store_read_reset();
 	b = store_batch_new();          /* removing makes room again */
@@ -765,7 +764,7 @@ a_full_map_is_named_and_room_is_counted(void)
 		char key[32];
 
 		snprintf(key, sizeof key, "fill%d", i);
-		store_batch_del(b, DB_BUNDLE, slice_of(key), STORE_ANY);
+		store_batch_op(b, OP_DEL, DB_BUNDLE, slice_of(key), STORE_ANY);
 	}
 	CHECK(commit(b, NULL) == STORE_OK);
 	CHECK(put(DB_LEASE, "x", "{}", NULL, STORE_ANY) == STORE_OK);
@@ -784,7 +783,7 @@ a_full_map_is_named_and_room_is_counted(void)
 static void
 crash_child(void)
 {
-	if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK)
+	if (!secret_init() || store_open(home, STORE_WITH_KEY) != STORE_OK)
 		_exit(3);
 	for (unsigned i = 0;; i++) {
 		struct store_batch *b = store_batch_new();
@@ -821,7 +820,7 @@ kill_9_of_a_writer_leaves_old_or_new_whole(void)
 		kill(pid, SIGKILL);
 		waitpid(pid, &status, 0);
 		odd += !WIFSIGNALED(status);
-		if (store_open(home, STORE_WITH_KEY, &why) != STORE_OK) {
+		if (store_open(home, STORE_WITH_KEY) != STORE_OK) {
 			CHECK(!"opens after kill -9");
 			return;
 		}
@@ -848,7 +847,7 @@ kill_9_of_a_writer_leaves_old_or_new_whole(void)
 static void
 counting_child(void)
 {
-	if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK)
+	if (!secret_init() || store_open(home, STORE_WITH_KEY) != STORE_OK)
 		_exit(3);
 	for (int i = 0; i < 50;) {
 		struct store_batch *b = store_batch_new();
@@ -885,7 +884,7 @@ writers_in_several_processes_lose_nothing(void)
 	for (int i = 0; i < 4; i++)
 		CHECK(waitpid(pid[i], &status, 0) == pid[i] && WIFEXITED(status) &&
 		    WEXITSTATUS(status) == 0);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK && plain_is(DB_STATE, "n", "200"));
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK && plain_is(DB_STATE, "n", "200"));
 }
 
 /* Takes the writers' lock, inside LMDB too if asked, tells so, and stops as by kill -STOP. */
@@ -901,7 +900,7 @@ stopped_writer(bool in_txn)
 	if ((pid = fork()) == 0) {
 		MDB_txn *txn;
 
-		if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK ||
+		if (!secret_init() || store_open(home, STORE_WITH_KEY) != STORE_OK ||
 		    !store_lock_try(store.lock_fd) ||
 		    (in_txn && mdb_txn_begin(store.env, NULL, 0, &txn) != 0))
 			_exit(3);
@@ -914,7 +913,7 @@ stopped_writer(bool in_txn)
 	CHECK(waitpid(pid, NULL, WUNTRACED) == pid);
 	close(fds[0]);
 	close(fds[1]);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);      /* opens all the same */
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);      /* opens all the same */
 	return pid;
 }
 
@@ -1022,13 +1021,13 @@ dead_readers_are_cleared(void)
 	fresh();
 	store_close();
 	if ((pid = fork()) == 0) {
-		if (!secret_init() || store_open(home, STORE_WITH_KEY, &why) != STORE_OK)
+		if (!secret_init() || store_open(home, STORE_WITH_KEY) != STORE_OK)
 			_exit(3);
 		store_read_begin();
 		_exit(0);
 	}
 	waitpid(pid, NULL, 0);
-	CHECK(store_open(home, STORE_WITH_KEY, &why) == STORE_OK);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
 	store_clear_readers();
 	CHECK(store_clear_readers() == 0);
 }
@@ -1147,12 +1146,10 @@ main(void)
 	snprintf(tmp, sizeof tmp, "/tmp/sallyport-store-XXXXXX");
 	if (mkdtemp(tmp) == NULL || !secret_init() || !loop_init(true))
 		return 1;
-	buf_init(&why, 4096);
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		int before = failed;
 		int64_t began = clock_read(CLOCK_MONOTONIC);
 
-		buf_clear(&why);
 		cases[i].run();
 		printf("%s %zu - %s # %d ms\n", failed == before ? "ok" : "not ok", i + 1,
 		    cases[i].name,
@@ -1161,7 +1158,6 @@ main(void)
 		failed == before ? good++ : bad++;
 	}
 	store_close();
-	buf_free(&why);
 	nftw(tmp, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	printf("%d passed, %d failed\n", good, bad);
 	return bad != 0;

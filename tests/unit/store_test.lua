@@ -53,7 +53,6 @@ return {
     fails("locked", store.mark(secret.of "x"))
     assert(store.open(home, { create = true }))
     assert(store.open(home, { create = true }))
-    fails("exists", store.init(home))
     store.close()
     sh("rm -rf '" .. home .. "'")
   end,
