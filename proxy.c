@@ -11194,7 +11194,8 @@ reqlog_drain(void)
 #define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
 #define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
 #define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
-#define LUA_PATTERN_STEPS 4     /* steps of a pattern match that take as long as an instruction */
+#define LUA_MS 50000            /* instructions in a millisecond */
+#define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
 #define LUA_COPY 64             /* bytes that are copied in the time of one */
 #define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
 #define LUA_CALL 32             /* instructions worth one digest of next to nothing */
@@ -11849,580 +11850,79 @@ lua_import(const char *module, const char *fn)
 	return im.ref;
 }
 
-/* -- patterns
- * Lua's patterns (manual 6.4.1), matched by our own code because the library's cannot be stopped:
- * ".-.-.-x" takes time that grows with a power of the subject's length, in one instruction.
- * Here every step counts against the policy's budget. Same language, same results;
- * string.find and the others keep their names and their meaning. Pure: no function takes L. */
-#define PAT_CAPTURES 32         /* as Lua's LUA_MAXCAPTURES */
-#define PAT_DEPTH 200           /* C recursion, as Lua's MAXCCALLS: some 20 KiB of stack */
-enum { PAT_OPEN = -1, PAT_POSITION = -2 };
+/* -- what a policy's call may cost
+ * string.find, match, gmatch and gsub take time that may grow with a power of the subject's length;
+ * string.rep and table.move run over any range of nothing. One call of each is one instruction. So
+ * all code gets these closures instead, which check what a policy (`lua_now.co`) asks for.
+ * Upvalue 1 is Lua's own function. */
+static const char lua_patterns_key;     /* its address: registry key of what `patterns` returned */
 
-struct pat {
-	const char *s, *s_end;  /* borrowed: the subject */
-	const char *p_end;      /* borrowed: where the pattern ends */
-	const char *why;        /* static: what is wrong with the pattern; NULL: nothing */
-	int64_t steps;          /* left; below 0: out of budget */
-	int depth;              /* recursion left */
-	int n;                  /* captures so far */
-	struct {
-		const char *p;
-		ptrdiff_t n;    /* or PAT_OPEN, PAT_POSITION */
-	} cap[PAT_CAPTURES];
-};
-
-/* Patterns nest. */
-static const char *pat_match(struct pat *m, const char *s, const char *p);
-
-static const char *
-pat_fail(struct pat *m, const char *why)
+static int
+l_of_lua(lua_State *L)
 {
-	if (m->why == NULL)
-		m->why = why;
-	return NULL;
-}
-
-/* False ends all loops: an error, or no steps left. */
-static bool
-pat_step(struct pat *m)
-{
-	return --m->steps >= 0 && m->why == NULL;
-}
-
-/* The end of the single-character class that begins at p; NULL: malformed. */
-static const char *
-pat_class_end(struct pat *m, const char *p)
-{
-	char c = *p++;
-
-	if (c == '%')
-		return p == m->p_end ? pat_fail(m, "malformed pattern (ends with '%')") : p + 1;
-	if (c != '[')
-		return p;
-	if (p < m->p_end && *p == '^')
-		p++;
-	do {                            /* a ']' that comes first stands for itself */
-		if (p == m->p_end)
-			return pat_fail(m, "malformed pattern (missing ']')");
-		c = *p++;
-		if (c == '%') {
-			if (p == m->p_end)
-				return pat_fail(m, "malformed pattern (missing ']')");
-			p++;
-		}
-	} while (p == m->p_end || *p != ']');
-	return p + 1;
-}
-
-static bool
-pat_is_class(int c, int class)
-{
-	bool is;
-
-	switch (tolower(class)) {
-	case 'a': is = isalpha(c); break;
-	case 'c': is = iscntrl(c); break;
-	case 'd': is = isdigit(c); break;
-	case 'g': is = isgraph(c); break;
-	case 'l': is = islower(c); break;
-	case 'p': is = ispunct(c); break;
-	case 's': is = isspace(c); break;
-	case 'u': is = isupper(c); break;
-	case 'w': is = isalnum(c); break;
-	case 'x': is = isxdigit(c); break;
-	case 'z': is = c == 0; break;           /* no longer in the manual; the library has it */
-	default: return class == c;
-	}
-	return isupper(class) ? !is : is;
-}
-
-/* p at '[', ec at the closing ']'. */
-static bool
-pat_in_set(int c, const char *p, const char *ec)
-{
-	bool found = true;
-
-	if (p[1] == '^') {
-		found = false;
-		p++;
-	}
-	while (++p < ec) {
-		if (*p == '%') {
-			p++;
-			if (pat_is_class(c, (unsigned char)*p))
-				return found;
-		} else if (p[1] == '-' && p + 2 < ec) {
-			if ((unsigned char)p[0] <= c && c <= (unsigned char)p[2])
-				return found;
-			p += 2;
-		} else if ((unsigned char)*p == c) {
-			return found;
-		}
-	}
-	return !found;
-}
-
-static bool
-pat_single(struct pat *m, const char *s, const char *p, const char *ep)
-{
-	int c;
-
-	if (s >= m->s_end)
-		return false;
-	c = (unsigned char)*s;
-	switch (*p) {
-	case '.': return true;
-	case '%': return pat_is_class(c, (unsigned char)p[1]);
-	case '[':
-		m->steps -= (ep - p) / 8;       /* a set is read through for each character */
-		return pat_in_set(c, p, ep - 1);
-	default: return (unsigned char)*p == c;
-	}
-}
-
-static const char *
-pat_balance(struct pat *m, const char *s, const char *p)
-{
-	int depth = 1;
-
-	if (p + 1 >= m->p_end)
-		return pat_fail(m, "malformed pattern (missing arguments to '%b')");
-	if (s >= m->s_end || *s != p[0])
-		return NULL;
-	while (++s < m->s_end && pat_step(m)) {
-		if (*s == p[1]) {
-			if (--depth == 0)
-				return s + 1;
-		} else if (*s == p[0]) {
-			depth++;
-		}
-	}
-	return NULL;
-}
-
-static const char *
-pat_longest(struct pat *m, const char *s, const char *p, const char *ep)
-{
-	ptrdiff_t i = 0;
-	const char *res;
-
-	while (pat_single(m, s + i, p, ep) && pat_step(m))
-		i++;
-	for (; i >= 0 && pat_step(m); i--)
-		if ((res = pat_match(m, s + i, ep + 1)) != NULL)
-			return res;
-	return NULL;
-}
-
-static const char *
-pat_shortest(struct pat *m, const char *s, const char *p, const char *ep)
-{
-	const char *res;
-
-	while (pat_step(m)) {
-		if ((res = pat_match(m, s, ep + 1)) != NULL)
-			return res;
-		if (!pat_single(m, s, p, ep))
-			return NULL;
-		s++;
-	}
-	return NULL;
-}
-
-static const char *
-pat_open(struct pat *m, const char *s, const char *p, ptrdiff_t what)
-{
-	const char *res;
-
-	if (m->n >= PAT_CAPTURES)
-		return pat_fail(m, "too many captures");
-	m->cap[m->n].p = s;
-	m->cap[m->n].n = what;
-	m->n++;
-	if ((res = pat_match(m, s, p)) == NULL)
-		m->n--;
-	return res;
-}
-
-static const char *
-pat_close(struct pat *m, const char *s, const char *p)
-{
-	const char *res;
-	int i = m->n - 1;
-
-	while (i >= 0 && m->cap[i].n != PAT_OPEN)
-		i--;
-	if (i < 0)
-		return pat_fail(m, "invalid pattern capture");
-	m->cap[i].n = s - m->cap[i].p;
-	if ((res = pat_match(m, s, p)) == NULL)
-		m->cap[i].n = PAT_OPEN;
-	return res;
-}
-
-/* %1 to %9: what capture i matched, once more. */
-static const char *
-pat_again(struct pat *m, const char *s, int digit)
-{
-	int i = digit - '1';
-	ptrdiff_t n;
-
-	if (i < 0 || i >= m->n || m->cap[i].n == PAT_OPEN)
-		return pat_fail(m, "invalid capture index in pattern");
-	n = m->cap[i].n;
-	if (n == PAT_POSITION)
-		return NULL;            /* a position is no text: nothing matches it again */
-	m->steps -= n / 16;
-	return m->s_end - s >= n && memcmp(m->cap[i].p, s, (size_t)n) == 0 ? s + n : NULL;
-}
-
-/* %f[set]: between a character outside the set and one inside. */
-static bool
-pat_frontier(struct pat *m, const char *s, const char *p, const char *ep)
-{
-	int before = s == m->s ? '\0' : (unsigned char)s[-1];
-	int after = s == m->s_end ? '\0' : (unsigned char)*s;
-
-	return !pat_in_set(before, p, ep - 1) && pat_in_set(after, p, ep - 1);
-}
-
-/* One item and its suffix; sets *next where the match goes on behind it. */
-static const char *
-pat_item(struct pat *m, const char *s, const char *p, const char **next)
-{
-	const char *ep = pat_class_end(m, p), *res;
-	char suffix;
-
-	*next = NULL;
-	if (ep == NULL)
-		return NULL;
-	suffix = ep < m->p_end ? *ep : '\0';
-	if (suffix == '*')
-		return pat_longest(m, s, p, ep);
-	if (suffix == '-')
-		return pat_shortest(m, s, p, ep);
-	if (suffix == '+')
-		return pat_single(m, s, p, ep) ? pat_longest(m, s + 1, p, ep) : NULL;
-	if (suffix == '?') {
-		if (pat_single(m, s, p, ep) && (res = pat_match(m, s + 1, ep + 1)) != NULL)
-			return res;
-		*next = ep + 1;
-		return s;
-	}
-	*next = ep;
-	return pat_single(m, s, p, ep) ? s + 1 : NULL;
-}
-
-/* What matches at s from p to the pattern's end: where it ends, or NULL. */
-static const char *
-pat_match(struct pat *m, const char *s, const char *p)
-{
-	const char *next = p, *res = s, *ep;
-
-	if (m->depth-- == 0) {
-		m->depth++;
-		return pat_fail(m, "pattern too complex");
-	}
-	while (res != NULL && next != NULL && next < m->p_end) {
-		p = next;
-		s = res;
-		if (!pat_step(m)) {
-			res = NULL;
-			break;
-		}
-		if (*p == '(') {
-			next = NULL;
-			res = p + 1 < m->p_end && p[1] == ')' ? pat_open(m, s, p + 2, PAT_POSITION)
-			    : pat_open(m, s, p + 1, PAT_OPEN);
-		} else if (*p == ')') {
-			next = NULL;
-			res = pat_close(m, s, p + 1);
-		} else if (*p == '$' && p + 1 == m->p_end) {
-			next = NULL;
-			res = s == m->s_end ? s : NULL;
-		} else if (*p == '%' && p + 1 < m->p_end && p[1] == 'b') {
-			res = pat_balance(m, s, p + 2);
-			next = p + 4;
-		} else if (*p == '%' && p + 1 < m->p_end && p[1] == 'f') {
-			if (p + 2 >= m->p_end || p[2] != '[') {
-				res = pat_fail(m, "missing '[' after '%f' in pattern");
-			} else if ((ep = pat_class_end(m, p + 2)) == NULL) {
-				res = NULL;
-			} else {
-				res = pat_frontier(m, s, p + 2, ep) ? s : NULL;
-				next = ep;
-			}
-		} else if (*p == '%' && p + 1 < m->p_end && ascii_digit(p[1])) {
-			res = pat_again(m, s, p[1]);
-			next = p + 2;
-		} else {
-			res = pat_item(m, s, p, &next);
-		}
-	}
-	m->depth++;
-	return m->why == NULL && m->steps >= 0 ? res : NULL;
-}
-
-/* -- the string library over it */
-
-static void
-l_pat_begin(struct pat *m, const char *s, size_t ls, const char *p, size_t lp)
-{
-	m->s = s;
-	m->s_end = s + ls;
-	m->p_end = p + lp;
-	m->why = NULL;
-	m->depth = PAT_DEPTH;
-	m->steps = INT64_MAX;
-	if (lua_now.co != NULL)
-		m->steps = (lua_now.left + 1) * LUA_PATTERN_STEPS;
-	else if (lua_worker)    /* our own patterns meet what agents send */
-		m->steps = (int64_t)LUA_BUDGET * LUA_PATTERN_STEPS;
-}
-
-/* One try at s. Raises for a malformed pattern and when the budget is used up. */
-static const char *
-l_pat_try(lua_State *L, struct pat *m, const char *s, const char *p)
-{
-	const char *res;
-	int64_t before = m->steps;
-
-	m->n = 0;
-	res = pat_match(m, s, p);
-	if (m->why != NULL)
-		luaL_error(L, "%s", m->why);
-	lua_charge(L, (before - m->steps) / LUA_PATTERN_STEPS + 1);
-	if (m->steps < 0)
-		luaL_error(L, "pattern takes too long");
-	return res;
+	return lua_tocfunction(L, lua_upvalueindex(1))(L);
 }
 
 static void
-l_pat_push(lua_State *L, const struct pat *m, int i, const char *s, const char *e)
+l_push_patterns(lua_State *L)
 {
-	if (i >= m->n) {
-		if (i != 0)
-			luaL_error(L, "invalid capture index %%%d", i + 1);
-		lua_pushlstring(L, s, (size_t)(e - s));         /* no captures: the whole match */
-	} else if (m->cap[i].n == PAT_POSITION) {
-		lua_pushinteger(L, m->cap[i].p - m->s + 1);
-	} else if (m->cap[i].n == PAT_OPEN) {
-		luaL_error(L, "unfinished capture");
-	} else {
-		lua_pushlstring(L, m->cap[i].p, (size_t)m->cap[i].n);
-	}
+	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_patterns_key) != LUA_TNIL)
+		return;
+	lua_pushcfunction(L, l_require);
+	lua_pushliteral(L, "patterns");
+	lua_call(L, 1, 1);
+	lua_pushvalue(L, -1);
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &lua_patterns_key);
+	lua_replace(L, -2);
 }
 
-/* All captures; the whole match where there are none and s is given. */
+/* Upvalue 2: the name. lua/patterns.lua knows on how many bytes a pattern is cheap whatever they are
+ * (`free`), and refuses what may take too long (`judge`). Other calls cost the time they took. In a
+ * worker the runtime's own long subjects are judged too: agents sent them. */
 static int
-l_pat_push_all(lua_State *L, const struct pat *m, const char *s, const char *e)
+l_str_pattern(lua_State *L)
 {
-	int n = m->n == 0 && s != NULL ? 1 : m->n;
+	int64_t start, work;
+	size_t n, m, more = 0;
+	const char *name, *with;
+	int rc;
 
-	luaL_checkstack(L, n, "too many captures");
-	for (int i = 0; i < n; i++)
-		l_pat_push(L, m, i, s, e);
-	return n;
-}
-
-/* A start position as string.sub counts it, as an offset. */
-static size_t
-l_str_start(lua_Integer init, size_t len)
-{
-	if (init > 0)
-		return (size_t)init - 1;
-	if (init == 0 || init < -(lua_Integer)len)
-		return 0;
-	return len - (size_t)-init;
-}
-
-static int
-l_str_search(lua_State *L, bool find)
-{
-	size_t ls, lp;
-	const char *s = luaL_checklstring(L, 1, &ls), *p = luaL_checklstring(L, 2, &lp), *at, *e;
-	size_t init = l_str_start(luaL_optinteger(L, 3, 1), ls);
-	struct pat m;
-	bool anchor;
-
-	if (init > ls) {
-		luaL_pushfail(L);
-		return 1;
+	luaL_checklstring(L, 1, &n);
+	luaL_checklstring(L, 2, &m);
+	if (lua_now.co == NULL && (!lua_worker || n <= LUA_SHORT))
+		return l_of_lua(L);
+	name = lua_tostring(L, lua_upvalueindex(2));
+	lua_settop(L, 4);
+	work = (int64_t)n;
+	if (strcmp(name, "find") == 0 && lua_toboolean(L, 4)) { /* plain */
+		lua_charge(L, work * (int64_t)(1 + m / LUA_COPY) / LUA_READ + LUA_CALL);
+		return l_of_lua(L);
 	}
-	if (find && (lua_toboolean(L, 4) || strcspn(p, "^$*+?.([%-") == lp)) {
-		lua_charge(L, (int64_t)(ls - init) / 64);
-		at = memmem(s + init, ls - init, p, lp);
-		if (at == NULL) {
-			luaL_pushfail(L);
-			return 1;
-		}
-		lua_pushinteger(L, at - s + 1);
-		lua_pushinteger(L, at - s + (lua_Integer)lp);
-		return 2;
+	if (strcmp(name, "gsub") == 0 && (with = lua_tolstring(L, 3, &more)) != NULL)
+		for (size_t i = 0; i < more; i++)       /* each "%1" may be filled in n times */
+			work += with[i] == '%' ? (int64_t)n : 0;
+	lua_charge(L, work / LUA_READ + LUA_CALL);
+	l_push_patterns(L);
+	lua_getfield(L, 5, "free");
+	lua_pushvalue(L, 2);
+	if (lua_rawget(L, 6) != LUA_TNIL && n <= (size_t)lua_tointeger(L, -1)) {
+		lua_settop(L, 4);
+		return l_of_lua(L);
 	}
-	anchor = lp > 0 && *p == '^';
-	l_pat_begin(&m, s, ls, p, lp);
-	for (at = s + init; at <= m.s_end; at++) {
-		if ((e = l_pat_try(L, &m, at, p + anchor)) != NULL) {
-			if (!find)
-				return l_pat_push_all(L, &m, at, e);
-			lua_pushinteger(L, at - s + 1);
-			lua_pushinteger(L, e - s);
-			return 2 + l_pat_push_all(L, &m, NULL, NULL);
-		}
-		if (anchor)
-			break;
-	}
-	luaL_pushfail(L);
-	return 1;
+	lua_getfield(L, 5, "judge");
+	lua_pushstring(L, name);
+	lua_pushvalue(L, 1);
+	lua_pushvalue(L, 2);
+	lua_call(L, 3, 0);
+	lua_settop(L, 4);
+	start = clock_read(CLOCK_THREAD_CPUTIME_ID);
+	rc = l_of_lua(L);
+	lua_charge(L, (clock_read(CLOCK_THREAD_CPUTIME_ID) - start) * LUA_MS);
+	return rc;
 }
 
-/* string.find(s, pattern [, init [, plain]]) -> from, to, captures… | nil */
-static int
-l_str_find(lua_State *L)
-{
-	return l_str_search(L, true);
-}
-
-/* string.match(s, pattern [, init]) -> captures… | nil */
-static int
-l_str_match(lua_State *L)
-{
-	return l_str_search(L, false);
-}
-
-/* Upvalues: subject, pattern, offset of the next try, end of the last match (two empty matches
- * at one place would never end). */
-static int
-l_str_gmatch_next(lua_State *L)
-{
-	size_t ls, lp;
-	const char *s = lua_tolstring(L, lua_upvalueindex(1), &ls), *e;
-	const char *p = lua_tolstring(L, lua_upvalueindex(2), &lp);
-	lua_Integer last = lua_tointeger(L, lua_upvalueindex(4));
-	struct pat m;
-
-	l_pat_begin(&m, s, ls, p, lp);
-	for (const char *at = s + lua_tointeger(L, lua_upvalueindex(3)); at <= m.s_end; at++) {
-		e = l_pat_try(L, &m, at, p);
-		if (e != NULL && e - s != last) {
-			lua_pushinteger(L, e - s);
-			lua_copy(L, -1, lua_upvalueindex(3));
-			lua_replace(L, lua_upvalueindex(4));
-			return l_pat_push_all(L, &m, at, e);
-		}
-	}
-	return 0;
-}
-
-/* string.gmatch(s, pattern [, init]) -> iterator */
-static int
-l_str_gmatch(lua_State *L)
-{
-	size_t ls;
-	size_t init;
-
-	luaL_checklstring(L, 1, &ls);
-	luaL_checkstring(L, 2);
-	init = l_str_start(luaL_optinteger(L, 3, 1), ls);
-	lua_settop(L, 2);
-	lua_pushinteger(L, (lua_Integer)(init > ls ? ls + 1 : init));
-	lua_pushinteger(L, -1);
-	lua_pushcclosure(L, l_str_gmatch_next, 4);
-	return 1;
-}
-
-/* Adds what replaces the match [s, e): the string with %0 to %9 filled in, or what the table or
- * function answers for the first capture. True: something changed. */
-static bool
-l_str_replace(lua_State *L, struct pat *m, luaL_Buffer *b, const char *s, const char *e)
-{
-	size_t n;
-	const char *r;
-
-	if (lua_type(L, 3) == LUA_TFUNCTION) {
-		lua_pushvalue(L, 3);
-		lua_call(L, l_pat_push_all(L, m, s, e), 1);
-	} else if (lua_type(L, 3) == LUA_TTABLE) {
-		l_pat_push(L, m, 0, s, e);
-		lua_gettable(L, 3);
-	} else {
-		r = lua_tolstring(L, 3, &n);
-		for (size_t i = 0; i < n; i++) {
-			if (r[i] != '%') {
-				luaL_addchar(b, r[i]);
-				continue;
-			}
-			if (++i < n && r[i] == '%') {
-				luaL_addchar(b, '%');
-			} else if (i < n && r[i] == '0') {
-				luaL_addlstring(b, s, (size_t)(e - s));
-			} else if (i < n && ascii_digit(r[i])) {
-				l_pat_push(L, m, r[i] - '1', s, e);
-				luaL_tolstring(L, -1, NULL);    /* a position capture is a number */
-				lua_remove(L, -2);
-				luaL_addvalue(b);
-			} else {
-				luaL_error(L, "invalid use of '%%' in replacement string");
-			}
-		}
-		return true;
-	}
-	if (!lua_toboolean(L, -1)) {
-		lua_pop(L, 1);
-		luaL_addlstring(b, s, (size_t)(e - s));
-		return false;
-	}
-	if (!lua_isstring(L, -1))
-		luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));
-	luaL_addvalue(b);
-	return true;
-}
-
-/* string.gsub(s, pattern, string | table | function [, n]) -> string, count */
-static int
-l_str_gsub(lua_State *L)
-{
-	size_t ls, lp;
-	const char *s = luaL_checklstring(L, 1, &ls), *p = luaL_checklstring(L, 2, &lp), *e;
-	const char *last = NULL;
-	lua_Integer max = luaL_optinteger(L, 4, (lua_Integer)ls + 1), n = 0;
-	int type = lua_type(L, 3);
-	bool anchor = lp > 0 && *p == '^', changed = false;
-	struct pat m;
-	luaL_Buffer b;
-
-	luaL_argexpected(L, type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TFUNCTION
-	    || type == LUA_TTABLE, 3, "string/function/table");
-	if (type == LUA_TNUMBER)
-		lua_tolstring(L, 3, NULL);
-	luaL_buffinit(L, &b);
-	l_pat_begin(&m, s, ls, p, lp);
-	while (n < max) {
-		if ((e = l_pat_try(L, &m, s, p + anchor)) != NULL && e != last) {
-			n++;
-			changed = l_str_replace(L, &m, &b, s, e) || changed;
-			s = last = e;
-		} else if (s < m.s_end) {
-			luaL_addchar(&b, *s++);
-		} else {
-			break;
-		}
-		if (anchor)
-			break;
-	}
-	if (!changed) {
-		lua_pushvalue(L, 1);
-	} else {
-		luaL_addlstring(&b, s, (size_t)(m.s_end - s));
-		luaL_pushresult(&b);
-	}
-	lua_pushinteger(L, n);
-	return 2;
-}
-
-/* string.rep(s, n [, sep]) -> string. Lua's own runs n times over nothing for ""; and what can
- * never fit is an error like any other, before memory is asked for. Upvalue: Lua's. */
+/* string.rep(s, n [, sep]) -> string. What can never fit is an error like any other, before memory is
+ * asked for. */
 static int
 l_str_rep(lua_State *L)
 {
@@ -12431,20 +11931,14 @@ l_str_rep(lua_State *L)
 
 	luaL_checklstring(L, 1, &n);
 	luaL_optlstring(L, 3, "", &sep);
-	if (times <= 0 || n + sep == 0) {
-		lua_pushliteral(L, "");
-		return 1;
-	}
-	if (lua_now.co != NULL && (size_t)times > LUA_RESUME_MEM / (n + sep))
+	if (n + sep == 0)               /* Lua's own runs n times over nothing */
+		lua_settop(L, 1);
+	else if (lua_now.co != NULL && times > 0 && (size_t)times > LUA_RESUME_MEM / (n + sep))
 		return luaL_error(L, "resulting string too large");
-	lua_pushvalue(L, lua_upvalueindex(1));
-	lua_insert(L, 1);
-	lua_call(L, lua_gettop(L) - 1, 1);
-	return 1;
+	return n + sep == 0 ? 1 : l_of_lua(L);
 }
 
-/* table.move(a, from, to, at [, b]): Lua's runs over any range of nothing, uncounted. Upvalue:
- * Lua's. */
+/* table.move(a, from, to, at [, b]) */
 static int
 l_table_move(lua_State *L)
 {
@@ -12455,10 +11949,40 @@ l_table_move(lua_State *L)
 		    "too many elements to move");
 		lua_charge(L, to - from);
 	}
-	lua_pushvalue(L, lua_upvalueindex(1));
-	lua_insert(L, 1);
-	lua_call(L, lua_gettop(L) - 1, 1);
-	return 1;
+	return l_of_lua(L);
+}
+
+static const struct { const char *lib, *name; lua_CFunction bounded; } lua_bounded[] = {
+	{LUA_STRLIBNAME, "find", l_str_pattern},
+	{LUA_STRLIBNAME, "gmatch", l_str_pattern},
+	{LUA_STRLIBNAME, "gsub", l_str_pattern},
+	{LUA_STRLIBNAME, "match", l_str_pattern},
+	{LUA_STRLIBNAME, "rep", l_str_rep},
+	{LUA_TABLIBNAME, "move", l_table_move},
+};
+
+/* "x":find reaches the same functions as string.find, in policies too: one table for all. The module
+ * `unbounded` keeps Lua's own, for lua/patterns.lua. */
+static void
+l_bound_libraries(lua_State *L)
+{
+	lua_getglobal(L, LUA_STRLIBNAME);
+	lua_pushnil(L);
+	lua_setfield(L, -2, "dump");
+	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+	lua_newtable(L);
+	for (size_t i = 0; i < COUNT(lua_bounded); i++) {
+		lua_getglobal(L, lua_bounded[i].lib);
+		lua_getfield(L, -1, lua_bounded[i].name);
+		lua_pushvalue(L, -1);
+		lua_setfield(L, -4, lua_bounded[i].name);
+		lua_pushstring(L, lua_bounded[i].name);
+		lua_pushcclosure(L, lua_bounded[i].bounded, 2);
+		lua_setfield(L, -2, lua_bounded[i].name);
+		lua_pop(L, 1);
+	}
+	lua_setfield(L, -2, "unbounded");
+	lua_pop(L, 2);
 }
 
 /* -- sandbox
@@ -12529,9 +12053,7 @@ l_sandbox_env(lua_State *L)
 {
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	lua_pushcfunction(L, l_require);
-	lua_pushliteral(L, "patterns");         /* these two, bounded */
-	lua_call(L, 1, 1);
+	l_push_patterns(L);
 	lua_getfield(L, 2, "lib");
 	lua_setfield(L, 1, "lpeg");
 	lua_getfield(L, 2, "utf8");
@@ -12743,33 +12265,6 @@ static const struct { const char *name; lua_CFunction open; bool worker; } lua_l
 /* Functions that bring code in: nobody in a worker needs them. */
 static const char *const lua_worker_lacks[] = {"dofile", "load", "loadfile"};
 
-/* "x":find reaches the same functions as string.find, in policies too: one table for all. */
-static void
-l_open_string(lua_State *L)
-{
-	static const luaL_Reg bounded[] = {
-		{"dump", NULL}, {"find", l_str_find}, {"gmatch", l_str_gmatch},
-		{"gsub", l_str_gsub}, {"match", l_str_match}, {NULL, NULL},
-	};
-
-	lua_getglobal(L, LUA_STRLIBNAME);
-	for (const luaL_Reg *r = bounded; r->name != NULL; r++) {
-		if (r->func != NULL)
-			lua_pushcfunction(L, r->func);
-		else
-			lua_pushnil(L);
-		lua_setfield(L, -2, r->name);
-	}
-	lua_getfield(L, -1, "rep");
-	lua_pushcclosure(L, l_str_rep, 1);
-	lua_setfield(L, -2, "rep");
-	lua_getglobal(L, LUA_TABLIBNAME);
-	lua_getfield(L, -1, "move");
-	lua_pushcclosure(L, l_table_move, 1);
-	lua_setfield(L, -2, "move");
-	lua_pop(L, 2);
-}
-
 static int
 l_open(lua_State *L)
 {
@@ -12785,7 +12280,7 @@ l_open(lua_State *L)
 		lua_pushnil(L);
 		lua_setglobal(L, lua_worker_lacks[i]);
 	}
-	l_open_string(L);
+	l_bound_libraries(L);
 	luaL_requiref(L, "lpeg", luaopen_lpeg, 0);
 	lua_pushliteral(L, "policy_failed");
 	lua_rawsetp(L, LUA_REGISTRYINDEX, &lua_over_key);

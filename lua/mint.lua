@@ -164,8 +164,8 @@ local function spelt(readings)
   for _, reading in ipairs(readings) do
     local path = trimmed(reading:lower())
     out[#out + 1] = path
-    local bare = path:match("^(.*)%.%w+$")
-    if bare then out[#out + 1] = trimmed(bare) end
+    local dot = path:find("%.%w+$")
+    if dot then out[#out + 1] = trimmed(path:sub(1, dot - 1)) end
   end
   return out
 end

@@ -22,6 +22,7 @@
 -- values off its stack in time by their square) and setmaxstack (it holds for all).
 local lpeg = require "lpeg"
 local charge = require("sandbox").charge
+local lua = require "unbounded"          -- string.find, gmatch, gsub and match without what bounds them
 local M = { lib = {}, utf8 = {} }
 local lib = M.lib
 
@@ -36,7 +37,7 @@ local LINEAR_MAX = 128e6      -- where it is linear: 8 MiB of a pattern that tak
 local STEPS = 16              -- of a match, that are worth one instruction
 local LINEAR_CHARGE = 50      -- instructions at most for a linear match: a scanner calls one for each word
 local CAPTURE = 32            -- steps: to make a value is slower than to look at a byte
-local BYTES = 16              -- of a value, that are copied in a step
+local BYTES = 16              -- of a value, that are copied or compared in a step
 
 local shape = setmetatable({}, { __mode = "k" })
 local meta = { __metatable = false, __index = lib }
@@ -383,6 +384,167 @@ end
 function lib.type(v) return shape[v] and "pattern" or nil end
 
 lib.version = lpeg.version
+
+-- ---- Lua's string patterns -----------------------------------------------------------------------
+-- Lua's own matcher cannot be stopped either: string.find and the others are one instruction. proxy.c (l_str_pattern)
+-- lets a call through where `free` knows its pattern and the subject is as short as that, and asks M.judge before any
+-- other.
+-- A step is one item of the pattern at one place. For the items from the i-th to the last one, on any place:
+--   a, b  what a match costs that succeeds: at most a + b * (bytes that it consumed)
+--   f     what one costs that fails; false: it cannot fail
+-- A repetition tries what follows again for each byte that it may give back or take, so it multiplies f by the bytes
+-- that it can run over. It does not where f is false; where what follows begins with a byte that it never takes
+-- ("apart": `[^/]*/`); and where it takes every byte and what follows is content with none ("rest": `.*$`).
+
+local PATTERN_MAX = 1000      -- bytes
+local FREE = 4000             -- steps: some 20 us
+local TRIED_MAX = 64e6        -- steps: a third of a second or so
+local KEPT_MAX = 500          -- patterns; then all are forgotten
+local RUN = 16                -- runs of a class that are shorter are not told apart
+
+local bytes = {}
+for i = 0, 255 do bytes[i + 1] = string.char(i) end
+local every = table.concat(bytes)
+
+-- As Lua reads a class: what comes first in a set stands for itself.
+local C, Cc, Cg, Ct, P, R, S = lpeg.C, lpeg.Cc, lpeg.Cg, lpeg.Ct, lpeg.P, lpeg.R, lpeg.S
+local escaped = P"%" * 1
+local set_of = P"[" * P"^"^-1 * (escaped + (1 - P"%")) * (escaped + (1 - S"%]"))^0 * "]"
+local class = Cg(escaped + set_of + (1 - S"%["), "class")
+
+local function item(kind, p) return Ct(Cg(Cc(kind), "kind") * p) end
+local reader = P"^"^-1 * Ct((item("mark", S"()") + item("last", P"$" * -1) + item("balance", "%b" * Cg(C(1), "open") * 1)
+  + item("border", P"%f" * #P"[" * class) + item("again", "%" * R"09") + item("class", class * Cg(S"*+-?"^-1, "suffix")))^0) * -1
+
+-- The steps of one call on n bytes, at most; `runs`: how many bytes each class may run over, where that is known.
+local function steps_of(x, n, runs, starts)
+  local function cost(longest)
+    local a, b, f, nested = 1, 0, false, 0
+    for i = #x, 1, -1 do
+      local y = x[i]
+      local r = longest and (runs and runs[y.class] or n)
+      local many, weight, fails = y.many, y.weight, f or 0
+      r = r or 0
+      if y.kind == "last" then a, f = a + 1, 1
+      elseif y.kind == "balance" then a, b, f = a + 1, math.max(b, 1), r + 1 + fails
+      elseif y.kind == "again" then a, b, f = a + 1, math.max(b, 1), r / BYTES + 1 + fails
+      elseif y.kind == "mark" then a, f = a + 1, f and f + 1
+      elseif not many and y.suffix ~= "?" then a, f = a + weight, weight + fails
+      elseif y.suffix == "?" then
+        a, f = a + weight + 1 + fails, f and weight + 1 + (y.apart and fails + y.quick or 2 * fails)
+      else
+        local tried = y.apart and y.quick or fails
+        if y.suffix == "-" then a, b = a + 1, math.max(b, weight + tried)
+        elseif not f or y.apart or y.rest then a, b = a + 2 + y.quick, math.max(b, weight)
+        else a = a + r * (weight + 1 + fails) end
+        if not f or y.rest then f = false
+        elseif y.apart then f = r * (weight + tried) + weight + 1 + fails
+        else
+          nested = runs and 1 or nested + 1       -- k of them share n bytes in n^k / k! ways
+          f = (r + 1) * (weight + 1) + fails * (r + #x) / nested
+        end
+        if y.suffix == "+" then f = f or weight end
+      end
+    end
+    return a + (f or 0), b, runs and 1 or nested + 1
+  end
+  local each, b, shared = cost(true)
+  local tries = x.anchored and 1 or x.passes or starts or (n + #x) / shared
+  return tries * each + (starts or n) * cost(false) + n * (b + #x)
+end
+
+-- The pattern's items with what bounds them; n: a subject may be that long, whatever is in it. Nil: malformed.
+local function read(p)
+  local x = #p <= PATTERN_MAX and reader:match(p)
+  if not x then return nil end
+  -- Of what follows: the bytes it begins with; whether it begins with one or is the end; whether it may be nothing;
+  -- the steps to see that another byte does not begin it.
+  local first, must, nothing, quick, single = "", false, true, 1, 0
+  for i = #x, 1, -1 do
+    local y = x[i]
+    y.class = y.class or ""
+    y.weight = 1 + #y.class // 8
+    y.many = y.suffix and lua.find(y.suffix, "^[*+-]") ~= nil
+    if y.kind == "class" then
+      if #y.class == 1 and y.class ~= "." then y.class = lua.gsub(y.class, "^%p", "%%%0") end
+      local own = {}
+      for c in lua.gmatch(every, y.class) do own[#own + 1] = c end
+      y.apart, y.rest, y.quick = must and not lua.find(first, y.class), nothing and #own == 256, quick
+      if y.suffix == "" or y.suffix == "+" then first, must, nothing, quick = "", true, false, 0 end
+      first, quick = first .. table.concat(own), quick + y.weight
+      must = must and #first < 2000
+    elseif y.kind == "last" then first, must = "", true
+    elseif y.kind == "balance" then first, must, nothing, quick = y.open, true, false, 1
+    elseif y.kind ~= "mark" then must, nothing = false, false
+    else quick = quick + 1 end
+  end
+  x.anchored, x.first = lua.find(p, "^^") ~= nil, must and first ~= "" and first
+  -- Where no repetition takes a byte that the pattern begins with, a try runs over as many starts of others as it has
+  -- items that take one such byte: all tries together run over the subject so many times.
+  x.passes = x.first and 1
+  for _, y in ipairs(x) do
+    local meets = y.kind == "class" and x.first and lua.find(x.first, y.class)
+    if y.kind == "balance" or y.kind == "again" or meets and y.many then x.passes = nil end
+    x.passes = x.passes and x.passes + (meets and 1 or 0)
+  end
+  x.n = 0
+  return x
+end
+
+local known, kept = {}, 0
+--- Pattern -> bytes of a subject on which it may run unasked.
+M.free = {}
+
+-- How many bytes of s the class may run over.
+local function longest(s, of)
+  local most = RUN
+  for from, to in lua.gmatch(s, "()" .. of:rep(RUN) .. of .. "*()") do most = math.max(most, to - from) end
+  return most
+end
+
+-- As steps_of, by the runs and the starts that are in s.
+local function steps_on(x, s)
+  local runs, starts = {}, #s
+  for _, y in ipairs(x) do
+    if y.many and not runs[y.class] then runs[y.class] = y.class == "." and #s or longest(s, y.class) end
+  end
+  if x.first and #x.first <= 70 then starts = select(2, lua.gsub(s, "[" .. lua.gsub(x.first, "%W", "%%%0") .. "]", "")) end
+  return steps_of(x, #s, runs, starts)
+end
+
+--- Both bounds of the steps that string.find or gsub may take: for tests.
+function M.tries(p, s)
+  local x = read(p)
+  return steps_of(x, #s), steps_on(x, s)
+end
+
+--- Raises where string[name](s, p) may take too long.
+function M.judge(name, s, p)
+  local n, key = #s, p
+  if name == "gmatch" and lua.find(p, "^^") then key = "%" .. p end     -- it has no anchor
+  local x = known[key]
+  if not x then
+    x = read(key)
+    if not x then error(("malformed pattern '%s', or longer than %d bytes"):format(lua.gsub(p:sub(1, 60), "%c", "?"), PATTERN_MAX), 3) end
+    if kept == KEPT_MAX then
+      for k in pairs(known) do known[k], M.free[k] = nil, nil end
+      kept = 0
+    end
+    known[key], kept = x, kept + 1
+  end
+  if n <= x.n then return end
+  local round = 16
+  while round < n do round = 2 * round end
+  local steps = steps_of(x, round)
+  if steps <= FREE then M.free[key] = round end
+  if steps <= TRIED_MAX then
+    x.n = round
+    return
+  end
+  if math.min(steps_of(x, n), steps_on(x, s)) > TRIED_MAX then
+    error(("the pattern '%s' may take too long on %d bytes: it repeats within repetitions"):format(lua.gsub(p:sub(1, 60), "%c", "?"), n), 3)
+  end
+end
 
 -- ---- utf8: what reads a text to its end in one instruction ----------------------------------------
 

@@ -155,7 +155,7 @@ local function read_destination(value, req)
     out = read_url(value, req)
     if not out or not value:find("^/") then return out end
   elseif not surely then
-    out[1] = { host = req.host, path = req.path:gsub("[^/]*$", "") .. value }
+    out[1] = { host = req.host, path = (req.path:match("^.*/") or "") .. value }
     if req.host:find("wasabisys.com", 1, true) then
       out[2] = { host = req.host, path = (bucket_of(req.host) and "/" or req.path:match("^/[^/]*/") or "/") .. value }
     end
@@ -183,8 +183,9 @@ function M.in_path(host, readings)
   if not host:find("googleapis%.com$") then return nil end
   local out = {}
   for _, reading in ipairs(readings() or {}) do
-    local before, to = reading:match("^(/.-/b/)[^/]+/o/.+/%a+[Tt]o/b/(.+)$")
-    if before then out[#out + 1] = { host = host, path = before .. to } end
+    local before, rest = reading:match("^(/.-/b/)[^/]+/o/(.+)$")
+    local to = rest and rest:match("^.+/%a+[Tt]o/b/(.+)$")
+    if to then out[#out + 1] = { host = host, path = before .. to } end
   end
   return out
 end

@@ -137,6 +137,107 @@ local function subjects(roll)
   return out
 end
 
+-- ---- Lua's string patterns -----------------------------------------------------------------------
+
+-- Lua's matcher as its source has it (lstrlib.c), which counts an item at a place as a step. -> end or nil, steps
+local function plain_match(p, s, anchored)
+  local spent, all = 0, #s
+  local match
+  local function class_end(i)
+    local c = p:sub(i, i)
+    if c == "%" then return i + 2 end
+    if c ~= "[" then return i + 1 end
+    i = i + 1
+    if p:sub(i, i) == "^" then i = i + 1 end
+    repeat
+      i = i + (p:sub(i, i) == "%" and 2 or 1)
+    until p:sub(i, i) == "]"
+    return i + 1
+  end
+  local function single(at, i, e)
+    spent = spent + 1
+    local class = p:sub(i, e - 1)
+    return at <= all and s:find("^" .. class, at) ~= nil
+  end
+  local captures = {}
+  function match(at, i)
+    spent = spent + 1
+    if i > #p then return at end
+    local c, two = p:sub(i, i), p:sub(i, i + 1)
+    if c == "(" then
+      captures[#captures + 1] = { at }
+      local e = match(at, i + 1)
+      if not e then captures[#captures] = nil end
+      return e
+    elseif c == ")" then
+      local k = #captures
+      while captures[k][2] do k = k - 1 end
+      captures[k][2] = at
+      local e = match(at, i + 1)
+      if not e then captures[k][2] = nil end
+      return e
+    elseif c == "$" and i == #p then return at > all and at or nil
+    elseif two == "%b" then
+      local open, close, depth = p:sub(i + 2, i + 2), p:sub(i + 3, i + 3), 1
+      if s:sub(at, at) ~= open then return nil end
+      for k = at + 1, all do
+        spent = spent + 1
+        local v = s:sub(k, k)
+        if v == close then depth = depth - 1 elseif v == open then depth = depth + 1 end
+        if depth == 0 then return match(k + 1, i + 4) end
+      end
+      return nil
+    elseif two == "%1" then
+      local text = s:sub(captures[1][1], captures[1][2] - 1)
+      spent = spent + #text // 16
+      return s:sub(at, at + #text - 1) == text and match(at + #text, i + 2) or nil
+    end
+    local e = class_end(i)
+    local suffix = p:sub(e, e)
+    if suffix == "?" then
+      local found = single(at, i, e) and match(at + 1, e + 1)
+      return found or match(at, e + 1)
+    elseif suffix == "*" or suffix == "+" then
+      local k = at
+      while single(k, i, e) do k = k + 1 end
+      for back = k, suffix == "+" and at + 1 or at, -1 do
+        local found = match(back, e + 1)
+        if found then return found end
+      end
+      return nil
+    elseif suffix == "-" then
+      while true do
+        local found = match(at, e + 1)
+        if found then return found end
+        if not single(at, i, e) then return nil end
+        at = at + 1
+      end
+    end
+    return single(at, i, e) and match(at + 1, e) or nil
+  end
+  for at = 1, anchored and 1 or all + 1 do
+    captures = {}
+    local e = match(at, 1)
+    if e then return e, spent end
+  end
+  return nil, spent
+end
+
+local function random_pattern(roll)
+  local out, open = {}, 0
+  local classes = { "a", "b", "%a", "[ab]", "[^a]", ".", "%s", "c", "%W", "[^%s]" }
+  for _ = 1, roll(6) do
+    local what = roll(16)
+    if what == 1 and open == 0 then
+      out[#out + 1], open = "(" .. classes[roll(#classes)] .. ({ "", "*", "-" })[roll(3)] .. ")", 1
+    elseif what == 2 and open == 1 then out[#out + 1] = "%1"
+    elseif what == 3 then out[#out + 1] = "%bab"
+    else out[#out + 1] = classes[roll(#classes)] .. ({ "", "", "?", "*", "+", "-" })[roll(6)] end
+  end
+  if roll(4) == 1 then out[#out + 1] = "$" end
+  return table.concat(out)
+end
+
 return {
   ["random patterns mean what LPeg's mean, and never cost more than was promised"] = function()
     local built, linear, tight = 0, 0, 0
@@ -277,5 +378,23 @@ return {
 
   ["the runtime's own patterns are LPeg's"] = function()
     assert(lpeg.V and lpeg.type(lpeg.P(1)) == "pattern" and lpeg.P(1) ~= patterns.lib.P(1))
+  end,
+
+  ["no string pattern takes more steps than it may"] = function()
+    local texts = {}
+    for i, part in ipairs { "a", "b", "ab", " ", "aab c", "a b", "ba", "c" } do texts[i] = part:rep(24 // #part) end
+    for seed = 1, SEEDS do
+      local roll = dice(seed)
+      local p = random_pattern(roll)
+      local s = texts[roll(#texts)] .. texts[roll(#texts)]:sub(1, roll(9)) .. texts[roll(#texts)]:sub(1, roll(9))
+      for _, anchored in ipairs { false, true } do
+        local whole = anchored and "^" .. p or p
+        local e, steps = plain_match(p, s, anchored)
+        local _, to = s:find(whole)
+        assert(to == (e and e - 1), ("'%s' on '%s' ends at %s, not at %s"):format(whole, s, to, e))
+        local may = math.min(patterns.tries(whole, s))
+        assert(steps <= 3 * may, ("'%s' on '%s' took %d steps, may take %g"):format(whole, s, steps, may))
+      end
+    end
   end,
 }

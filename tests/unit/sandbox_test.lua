@@ -59,19 +59,37 @@ return {
     stopped("lpeg.match(lpeg.Cmt(1, function() while true do end end), 'x')", "budget")
   end,
 
-  ["a pattern bomb is stopped"] = function()
-    stopped("return (('a'):rep(20000)):find('.-.-.-.-b')", "budget")
-    stopped("return (('a'):rep(20000)):match('a*a*a*a*b')", "budget")
-    stopped("return (('a'):rep(20000)):gsub('.-.-.-b', '')", "budget")
-    stopped("for _ in (('a'):rep(20000)):gmatch('.-.-.-b') do end", "budget")
-    stopped("return string.find(('a'):rep(20000), ('a?'):rep(180) .. ('.-'):rep(10) .. 'b')", "budget")
+  ["a pattern bomb is refused, and its sentence names the pattern"] = function()
+    refused("return (('a'):rep(20000)):find('.-.-.-.-b')", "the pattern '.-.-.-.-b' may take too long on 20000 bytes")
+    for _, code in ipairs { "(('a'):rep(40)):find('.-.-.-.-.-.-.-x')", "(('a'):rep(20000)):match('a*a*a*a*b')", "(('a'):rep(20000)):gsub('.-.-.-b', '')",
+        "(('a'):rep(20000)):gmatch('.-.-.-b')", "(('a'):rep(20000)):gmatch('^.-.-.-b')", "(('('):rep(50000)):find('%b()')", "(('a'):rep(20000)):match('^(.*)(.*)%1%2x')",
+        "string.find(('a'):rep(20000), ('a?'):rep(180) .. ('.-'):rep(10) .. 'b')", 
+        "(('a'):rep(1 << 20)):find('[%w]*x')", "((' '):rep(1 << 20) .. 'x'):gsub('%s+$', '')" } do
+      refused("return " .. code, "may take too long")
+    end
+    refused("return (('a'):rep(20000)):find('.-.-.-.-[b')", "malformed pattern '.-.-.-.-[b'")
+    refused("return (('a'):rep(20000)):find('.-.-.-.-%')", "malformed pattern")
+    refused("return (('a'):rep(20000)):find('.-.-.-.-(')", "unfinished capture")
+    refused("return ('a'):find(('a'):rep(1001) .. '%a')", "longer than 1000 bytes")
     refused("return string.find(('x'):rep(1000), ('x?'):rep(300))", "pattern too complex")
+  end,
+
+  ["patterns that pass count, by the time that they took"] = function()
+    stopped("for i = 1, 1000000 do (('a'):rep(64)):find('a*a*b') end", "budget")
+    stopped("for i = 1, 1000000 do (('a'):rep(3000)):find('a*b') end", "budget")
+    stopped("for i = 1, 1000000 do pcall(string.find, ('a'):rep(3000), 'a*b') end", "budget")
+    stopped("return ('x'):rep(100000):gsub('', ('%0'):rep(1000))", "budget")
+    stopped("for i = 1, 1000 do ('x'):rep(1 << 20):find('y', 1, true) end", "budget")
   end,
 
   ["honest patterns on long subjects run"] = function()
     assert(value("return #(('a b '):rep(20000)):gsub('%s+', ' ')") == 80000)
     assert(value("return (' '):rep(1000) .. 'x' == ((' '):rep(1000) .. 'x'):match('^(.-)$')"))
-    assert(value("return ((' '):rep(3000) .. 'x' .. (' '):rep(3000)):match('^%s*(.-)%s*$')") == "x")
+    assert(value("return ((' '):rep(2500) .. 'x' .. (' '):rep(2500)):match('^%s*(.-)%s*$')") == "x")
+    assert(value("return #('hello world, this is text '):rep(40000):match('^%s*(.-)%s*$')") == 1040000 - 1)
+    assert(value([[return ('{"a":"bbbbbb","c":1}'):rep(40000):match('"model"%s*:%s*"([^"]+)"') == nil]]))
+    assert(value([[local n = 0 for k, v in ('key=value&'):rep(10000):gmatch("([^&=]+)=([^&=]*)") do n = n + #k + #v end return n]]) == 80000)
+    assert(value([[return select(2, ("${a} and text "):rep(5000):gsub("%${([^{}]*)}", string.upper))]]) == 5000)
   end,
 
   ["a memory hog is stopped"] = function()
