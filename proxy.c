@@ -13161,7 +13161,6 @@ upstream_drop(struct upstream **u)
 #define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
 #define REQ_BUF_KEEP 4096       /* a head larger than this is rare */
-#define REQ_ECHO_MAX (64 * 1024)
 #define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
@@ -13191,7 +13190,7 @@ enum conn_state {
 enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
 /* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
 enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
-enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND, REQ_ECHO };
+enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
 
 /* The third body mode: `apply` attaches a filter, and the body passes through it as it
  * streams. A filter holds what it must (a signed chunk, say) within its own bound, and
@@ -14631,39 +14630,10 @@ req_default_port(const struct req *r)
 	return r->port == (r->secure ? 443 : 80);
 }
 
-/* The whole URL as it goes out. */
-static bool
-req_put_url(const struct req *r, struct buf *b)
-{
-	return buf_adds(b, r->secure ? "https://" : "http://") && buf_adds(b, host_text(r->host)) &&
-	    (req_default_port(r) || buf_addf(b, ":%d", r->port)) && req_put_target(r, b);
-}
-
 static bool
 req_wants_length(const struct req *r)
 {
 	return r->head.body != BODY_NONE || r->body_set || r->body.n != 0;
-}
-
-/* Request line and fields, without framing: also what echo shows. */
-static bool
-req_put_fields(const struct req *r, struct buf *b)
-{
-	bool ok = buf_adds(b, "Host: ") && buf_adds(b, host_text(r->host));
-
-	if (!req_default_port(r))
-		ok = ok && buf_addf(b, ":%d", r->port);
-	ok = ok && buf_add(b, "\r\n", 2);
-	for (size_t i = 0; ok && i < r->head.nfields; i++) {
-		const struct http_field *f = &r->head.field[i];
-
-		if (f->mark != FIELD_KEPT)
-			continue;
-		if (r->body_read && slice_eq_nocase(f->name, SLICE("expect")))
-			continue;       /* we have sent 100 Continue ourselves */
-		ok = put_field(b, f->name, f->value);
-	}
-	return ok;
 }
 
 /* Did a secret go into the request? */
@@ -14722,26 +14692,32 @@ req_odd_body(const struct req *r)
 	return odd && req_has_body(r);
 }
 
-/* Framing last, whatever anybody set: we alone say where a message ends. */
+/* The head as it goes out. Framing last, whatever anybody set: we alone say where a message ends. */
 static bool
 req_put_head(struct req *r, struct buf *b)
 {
-	bool ok = buf_addv(b, r->head.method) && buf_add(b, " ", 1) && req_put_target(r, b) &&
-	    buf_adds(b, " HTTP/1.1\r\n") && req_put_fields(r, b);
-
+	buf_addv(b, r->head.method);
+	buf_add(b, " ", 1);
+	req_put_target(r, b);
+	buf_adds(b, " HTTP/1.1\r\nHost: ");
+	buf_adds(b, host_text(r->host));
+	if (!req_default_port(r))
+		buf_addf(b, ":%d", r->port);
+	buf_add(b, "\r\n", 2);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+		if (f->mark == FIELD_KEPT && !(r->body_read && slice_eq_nocase(f->name, SLICE("expect"))))
+			put_field(b, f->name, f->value);        /* with the body there, 100 Continue was ours */
 	if (r->body_read && req_wants_length(r))
-		ok = ok && put_length(b, r->body.n);
-	else if (r->body_read)
-		;
-	else if (r->head.body == BODY_LENGTH && !req_out_chunked(r))
-		ok = ok && put_length(b, r->head.length);
-	else if (req_out_chunked(r))
-		ok = ok && buf_adds(b, "Transfer-Encoding: chunked\r\n");
+		put_length(b, r->body.n);
+	else if (!r->body_read && req_out_chunked(r))
+		buf_adds(b, "Transfer-Encoding: chunked\r\n");
+	else if (!r->body_read && r->head.body == BODY_LENGTH)
+		put_length(b, r->head.length);
 	if (r->websocket && r->allow_websocket)
-		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
 	else if (req_odd_body(r))
-		ok = ok && buf_adds(b, "Connection: close\r\n");
-	return ok && buf_add(b, "\r\n", 2);
+		buf_adds(b, "Connection: close\r\n");
+	return buf_add(b, "\r\n", 2);
 }
 
 /* -- conn: deadlines, beginning and end */
@@ -15270,7 +15246,7 @@ conn_read_body(struct conn *c)
 	loop_defer(&c->defer, conn_turn);
 }
 
-/* For req:read_body and echo. False: r->body_error says why not. */
+/* For req:read_body. False: r->body_error says why not. */
 static bool
 req_begin_body(struct req *r, size_t max)
 {
@@ -15309,7 +15285,6 @@ req_begin_body(struct req *r, size_t max)
 
 /* The states that CONN_DECIDE leads to, in the order in which they come. */
 static void conn_begin_dial(struct conn *);
-static void conn_begin_echo(struct conn *);
 
 static const char conn_established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -15374,9 +15349,6 @@ conn_act(struct conn *c)
 	case REQ_INTERCEPT:
 		conn_begin_tunnel(c);
 		break;
-	case REQ_ECHO:
-		conn_begin_echo(c);
-		break;
 	}
 }
 
@@ -15389,11 +15361,6 @@ conn_step_decide(struct conn *c)
 		conn_read_body(c);
 	if (r->body_reading && r->body_failed)
 		r->body_reading = false;
-	if (r->action == REQ_ECHO && r->task_done) {
-		if (!r->body_reading)
-			conn_begin_echo(c);
-		return !r->body_reading;
-	}
 	if (r->task_done) {
 		conn_act(c);
 		return true;
@@ -15401,62 +15368,6 @@ conn_step_decide(struct conn *c)
 	if (!r->body_reading && conn_client_gone(c))
 		return conn_end(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
 	return false;
-}
-
-/* -- echo: the request as an upstream would have got it, as JSON. For the demo credential alone. */
-static void
-req_echo(struct req *r)
-{
-	struct buf *b = &r->answer;
-	struct buf text;
-
-	buf_init(&text, PEER_HEAD_MAX);
-	buf_clear(b);
-	buf_adds(b, "{\n  \"method\": ");
-	json_buf_string(b, r->head.method);
-	buf_adds(b, ",\n  \"url\": ");
-	req_put_url(r, &text);
-	json_buf_string(b, buf_slice(&text));
-	buf_adds(b, ",\n  \"headers\": {");
-	buf_clear(&text);
-	req_put_fields(r, &text);
-	for (char *line = text.p, *end = text.p + text.n; line < end;) {
-		char *cr = memchr(line, '\r', (size_t)(end - line));
-		char *colon = memchr(line, ':', (size_t)(cr - line));
-
-		buf_adds(b, line == text.p ? "\n    " : ",\n    ");
-		json_buf_string(b, (struct slice){line, (size_t)(colon - line)});
-		buf_adds(b, ": ");
-		json_buf_string(b, (struct slice){colon + 2, (size_t)(cr - colon - 2)});
-		line = cr + 2;
-	}
-	buf_free(&text);
-	buf_adds(b, "\n  },\n  \"body\": ");
-	json_buf_string(b, buf_slice(&r->body));
-	buf_adds(b, "\n}\n");
-}
-
-static void
-conn_begin_echo(struct conn *c)
-{
-	struct req *r = c->req;
-
-	if (!r->body_read && !r->body_failed && r->body_error == NULL) {
-		if (!req_begin_body(r, REQ_ECHO_MAX))
-			r->body_failed = r->close_after = true;
-		else if (!r->body_read)
-			return;         /* it comes */
-	}
-	if (r->body_failed) {
-		conn_fail(c, 413, "body_too_large", "echo takes up to 64 KiB");
-		return;
-	}
-	req_echo(r);
-	r->action = REQ_REPLY;
-	r->allowed = true;
-	r->status = 200;
-	r->answer_type = "application/json";
-	conn_begin_answer(c);
 }
 
 /* -- CONN_DIAL */
@@ -20204,6 +20115,16 @@ l_check_part(lua_State *L, int idx, const struct l_type *type)
 	return h->r;
 }
 
+static struct req_handle *
+l_new_req(lua_State *L)
+{
+	struct req_handle *h = lua_newuserdatauv(L, sizeof *h, 0);
+
+	*h = (struct req_handle){NULL, false};
+	luaL_setmetatable(L, L_REQ);
+	return h;
+}
+
 static int
 l_req_gc(lua_State *L)
 {
@@ -20299,17 +20220,18 @@ l_req_fail(lua_State *L)
 	return 0;
 }
 
-/* req:respond(status, content_type, body): one of our own endpoints */
+/* req:respond(status, content_type, body): an answer of our own; the body may be a secret */
 static int
 l_req_respond(lua_State *L)
 {
 	static const char *const types[] = {"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE};
 	struct req *r = l_check_req(L, 1);
+	bool is_secret = false;
 	struct slice body;
 
 	r->status = (int)luaL_checkinteger(L, 2);
 	r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
-	body = l_check_text(L, 4);
+	body = l_check_value(L, 4, &is_secret);
 	buf_clear(&r->answer);
 	if (!buf_addv(&r->answer, body))
 		return luaL_error(L, "answer of more than 256 KiB");
@@ -20413,13 +20335,6 @@ l_req_tunnel(lua_State *L)
 	r->dial_tls = false;
 	r->action = REQ_BLIND;
 	r->hello = l_option(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
-	return 0;
-}
-
-static int
-l_req_echo(lua_State *L)
-{
-	l_check_req(L, 1)->action = REQ_ECHO;
 	return 0;
 }
 
@@ -21916,80 +21831,45 @@ l_req_known(lua_State *L)
 static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop}, {NULL, NULL}};
 
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
-static void
-l_example_fields(lua_State *L, int table, struct buf *b)
-{
-	if (lua_getfield(L, table, "headers") == LUA_TTABLE) {
-		for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
-			struct slice value;
-
-			if (lua_type(L, -2) != LUA_TSTRING)
-				luaL_error(L, "header names are strings");
-			value = l_check_text(L, -1);
-			if (!put_field(b, slice_of(lua_tostring(L, -2)), value))
-				luaL_error(L, "headers of more than 64 KiB");
-		}
-	}
-	lua_pop(L, 1);
-}
-
-/* request.example{ method=, url=, headers={}, body= } -> req, as a live one
- * but for log, fail, forward */
+/* request.example{ method=, url=, headers={}, body= } -> req, as a live one but for log, fail and
+ * forward. Raises for what is no request. */
 static int
 l_request_example(lua_State *L)
 {
-	const char *method, *url;
-	struct slice authority, rest, body = {NULL, 0};
+	struct slice line[] = {SLICE("GET"), SLICE(" "), SLICE("https://api.example.com/"), SLICE(" HTTP/1.1\r\nHost: example\r\n")};
 	struct req_handle *h;
 	struct req *r;
-	bool tls;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	lua_getfield(L, 1, "method");
-	lua_getfield(L, 1, "url");
-	lua_getfield(L, 1, "body");
-	method = luaL_optstring(L, 2, "GET");
-	url = luaL_optstring(L, 3, "https://api.example.com/");
-	if (!lua_isnil(L, 4))
-		body = l_check_text(L, 4);
-	if (!http_parse_absolute(slice_of(url), &tls, &authority, &rest))
-		return luaL_error(L, "an example's url is absolute: %s", url);
-	h = lua_newuserdatauv(L, sizeof *h, 0);
-	*h = (struct req_handle){NULL, true};
-	luaL_setmetatable(L, L_REQ);
-	if ((r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL) {
-		if (r != NULL)
-			req_free(r);
+	if (lua_getfield(L, 1, "method") != LUA_TNIL)
+		line[0] = l_check_text(L, 2);
+	if (lua_getfield(L, 1, "url") != LUA_TNIL)
+		line[2] = l_check_text(L, 3);
+	h = l_new_req(L);
+	h->owned = true;
+	if ((r = h->r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL)
 		return luaL_error(L, "out of memory");
-	}
-	h->r = r;
 	r->handle = h;
-	r->secure = r->conn->secure = tls;
-	r->conn->tunnel = true;
-	if (!buf_addf(&r->bytes, "%s ", method) ||
-	    !buf_addv(&r->bytes, rest.n != 0 && rest.p[0] == '/' ? rest : SLICE("/")) ||
-	    !buf_adds(&r->bytes, " HTTP/1.1\r\nHost: ") || !buf_addv(&r->bytes, authority) ||
-	    !buf_adds(&r->bytes, "\r\n"))
-		return luaL_error(L, "an example of more than 64 KiB");
-	l_example_fields(L, 1, &r->bytes);
-	if (body.p != NULL)
-		buf_addf(&r->bytes, "Content-Length: %zu\r\n", body.n);
-	buf_adds(&r->bytes, "\r\n");
-	if (http_parse_request(r->bytes.p, r->bytes.n, &r->head) <= 0)
-		return luaL_error(L, "an example is no request");
-	r->conn->port = r->head.host.port > 0 ? r->head.host.port : tls ? 443 : 80;
-	if (!req_canonical(r, r->head.host.host))
-		return luaL_error(L, "an example's host is malformed");
-	memcpy(r->conn->host, r->host, sizeof r->host);
-	if (!req_parse(r))
-		return luaL_error(L, "an example is no request");
-	if (body.p != NULL) {
-		req_bodies += body.n;
+	buf_join(&r->bytes, line, COUNT(line));
+	if (lua_getfield(L, 1, "headers") == LUA_TTABLE)
+		for (lua_pushnil(L); lua_next(L, 5); lua_pop(L, 1)) {
+			luaL_argcheck(L, lua_type(L, 6) == LUA_TSTRING, 1, "header names are strings");
+			put_field(&r->bytes, l_check_text(L, 6), l_check_text(L, 7));
+		}
+	if (lua_getfield(L, 1, "body") != LUA_TNIL) {
+		struct slice body = l_check_text(L, -1);
+
+		put_length(&r->bytes, body.n);
 		buf_init(&r->body, body.n);
-		buf_addv(&r->body, body);
+		req_bodies += body.n;
+		if (!buf_addv(&r->body, body))
+			return luaL_error(L, "out of memory");
 	}
 	r->body_read = true;
+	if (!buf_add(&r->bytes, "\r\n", 2) || !req_parse(r) || r->form != REQ_ABSOLUTE)
+		return luaL_error(L, "an example is no request, or its url is not absolute");
+	lua_settop(L, 4);
 	return 1;
 }
 
@@ -22007,7 +21887,10 @@ l_req_dump(lua_State *L)
 	lua_newtable(L);
 	l_set_slice(L, "method", r->head.method);
 	buf_clear(&b);
-	req_put_url(r, &b);
+	buf_addf(&b, "%s://%s", r->secure ? "https" : "http", host_text(r->host));
+	if (!req_default_port(r))
+		buf_addf(&b, ":%d", r->port);
+	req_put_target(r, &b);
 	lua_pushlstring(L, b.p, b.n);
 	buf_free(&b);
 	lua_setfield(L, -2, "url");
@@ -22039,7 +21922,7 @@ l_req_target(lua_State *L)
 
 static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
-	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel}, {"echo", l_req_echo},
+	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
 	{"read_body", l_req_read_body}, /* yields */
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"known", l_req_known},
@@ -22111,10 +21994,8 @@ static int
 req_push(lua_State *co, void *arg)
 {
 	struct req *r = arg;
-	struct req_handle *h = lua_newuserdatauv(co, sizeof *h, 0);
+	struct req_handle *h = l_new_req(co);
 
-	*h = (struct req_handle){NULL, false};
-	luaL_setmetatable(co, L_REQ);
 	h->r = r;
 	r->handle = h;
 	l_push_text(co, r->token);

@@ -20,6 +20,7 @@ local BODY_WAIT = 300000    -- ms for a body that a type must read whole; C's id
 local READY_MAX = 256       -- routes of one agent that go the short way
 local DECIDE_TRIES = 3      -- while the store changes under the decision
 local ECHO_HOST = "echo.sallyport.test"
+local ECHO_MAX = 64 * 1024  -- bytes of a body that is shown
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
 local PAGE = 32             -- records read at once
 local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 4 MB at most
@@ -1055,6 +1056,25 @@ local function let_own_pass(self, req, agent, opened, routed, websocket, deadlin
   return true
 end
 
+-- The request as an upstream would have got it, as JSON. For the demo credential alone.
+local function echo(self, req)
+  local ok, why = req:read_body(ECHO_MAX, self.time.now() + BODY_WAIT)
+  if not ok then return errors.fail(req, body_codes[why] or "bad_request", body_messages[why]) end
+  local view, seen, default = req:view(), {}, req.scheme == "https" and 443 or 80
+  local function quoted(value)
+    local utf8, text = pcall(self.json.build, value)
+    return utf8 and text or '"(not UTF-8)"'
+  end
+  local host = errors.host(req.host) .. (req.port ~= default and ":" .. req.port or "")
+  local text = '{\n  "method": ' .. quoted(req.method) .. ',\n  "url": ' .. quoted(req.scheme .. "://" .. host .. (req:target()))
+    .. ',\n  "headers": {\n    "host": ' .. quoted(host)
+  for _, name in ipairs(view.headers:names()) do
+    seen[name] = (seen[name] or 0) + 1
+    text = text .. ",\n    " .. quoted(name) .. ": " .. quoted(view.headers:get(name, seen[name]))
+  end
+  return req:respond(200, "application/json", text .. '\n  },\n  "body": ' .. quoted(view.body or "") .. "\n}\n")
+end
+
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
 local function send(self, req, agent, plan, opened, routed, websocket, deadline)
   local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline)
@@ -1066,7 +1086,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline)
   elseif not ok then
     errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
   elseif plan.echo and self.config.echo then
-    req:echo()
+    echo(self, req)
   else
     local forward = plan.forward
     forward.addresses, forward.tls = opened.addresses, opened.tls

@@ -108,7 +108,8 @@ local function setting(options)
         out.did, out.with = name, fake.copy(t)
       end
     end
-    req.forward, req.tunnel, req.intercept, req.echo = ends "forward", ends "tunnel", ends "intercept", ends "echo"
+    req.forward, req.tunnel, req.intercept = ends "forward", ends "tunnel", ends "intercept"
+    function req.target() return req.path end
     function req.respond(_, status, kind, body)
       out.did, out.status, out.kind, out.body = "respond", status, kind, body
     end
@@ -646,7 +647,9 @@ local cases = {
   ["the echo host answers for the demo credential alone"] = function()
     local s = setting()
     s.credential("demo", { hosts = { "echo.sallyport.test" }, demo = true })
-    is(s.code "GET https://echo.sallyport.test/", "echo")
+    local out = s.request("POST https://echo.sallyport.test/a", { text = "b\0\255" })
+    is(out.did, "respond")
+    is(secret.is(out.body), true)
     local t = setting()
     t.credential("mine", { hosts = { "*.sallyport.test" } })
     is(t.code "GET https://echo.sallyport.test/", "host_not_allowed")
