@@ -2890,6 +2890,18 @@ dn_within(struct slice base, struct slice dn, bool unsure)
 	return true;
 }
 
+/* RFC 9525 6.3: a wildcard is a whole first label, and stands for one. */
+static bool
+dns_matches(struct slice name, struct slice host)
+{
+	const char *dot = memchr(host.p, '.', host.n);
+
+	if (name.n < 3 || name.p[0] != '*' || name.p[1] != '.')
+		return slice_eq_nocase(name, host);
+	return dot != NULL && dot != host.p && slice_eq_nocase((struct slice){name.p + 1, name.n - 1},
+	    (struct slice){dot, host.n - (size_t)(dot - host.p)});
+}
+
 /* A name is within itself and what it ends, label by label; a base with a leading dot wants one
  * label more, as OpenSSL and Go read it; an empty one has all names within. A wildcard is excluded
  * by whatever one of the names that it stands for would be (RFC 5280 is silent; OpenSSL asks of the
@@ -2897,14 +2909,9 @@ dn_within(struct slice base, struct slice dn, bool unsure)
 static bool
 dns_within(struct slice base, struct slice name, bool excluded)
 {
-	const char *dot = base.n != 0 ? memchr(base.p, '.', base.n) : NULL;
 	size_t more = name.n - base.n;
 
-	if (excluded && dot != NULL && name.n > 1 && name.p[0] == '*' &&
-	    slice_eq_nocase((struct slice){dot, base.n - (size_t)(dot - base.p)},
-	    (struct slice){name.p + 1, name.n - 1}))
-		return true;
-	if (base.n == 0)
+	if (base.n == 0 || (excluded && dns_matches(name, base)))
 		return true;
 	return name.n >= base.n && slice_eq_nocase((struct slice){name.p + more, base.n}, base) &&
 	    (more == 0 || base.p[0] == '.' || name.p[more - 1] == '.');
@@ -2943,18 +2950,6 @@ cert_allows(const struct cert_view *ca, uint8_t form, struct slice name)
 			return false;
 	}
 	return true;
-}
-
-/* RFC 9525 6.3: a wildcard is a whole first label, and stands for one. */
-static bool
-dns_matches(struct slice name, struct slice host)
-{
-	const char *dot = memchr(host.p, '.', host.n);
-
-	if (name.n < 3 || name.p[0] != '*' || name.p[1] != '.')
-		return slice_eq_nocase(name, host);
-	return dot != NULL && dot != host.p && slice_eq_nocase((struct slice){name.p + 1, name.n - 1},
-	    (struct slice){dot, host.n - (size_t)(dot - host.p)});
 }
 
 /* Is it a certificate of that host? An address is compared with iPAddress names, all bytes, and
@@ -3376,13 +3371,6 @@ tls_trust_unref(struct tls_trust *t)
 	free(t);
 }
 
-static struct tls_trust *
-tls_trust_ref(struct tls_trust *t)
-{
-	t->refs++;
-	return t;
-}
-
 /* False: no memory. A root with a key that we cannot use is left out: its chains will be reported as
  * untrusted. */
 static bool
@@ -3570,8 +3558,7 @@ struct tls_verify {
 	struct tls *owner;              /* borrowed: we die before it */
 	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
 	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
-	unsigned count;
-	bool too_large;
+	unsigned count;                 /* over TLS_CHAIN_MAX: too many came */
 	int64_t now;
 	struct cert_view cert[TLS_CHAIN_MAX];
 	const struct cert_view *path[TLS_CHAIN_MAX + 1];        /* the server's own first */
@@ -3620,24 +3607,11 @@ struct tls {
 _Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
     offsetof(br_ssl_client_context, eng) == 0, "the union's members share the engine");
 
-static struct tls_verify *
-verify_of(const br_x509_class **ctx)
-{
-	return (struct tls_verify *)(void *)ctx;
-}
-
 static void
 verify_start_chain(const br_x509_class **ctx, const char *server_name)
 {
-	struct tls_verify *v = verify_of(ctx);
-
 	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
-	v->owner->resumed = false;
-	buf_clear(&v->certs);
-	v->count = v->used = v->checks = 0;
-	v->too_large = false;
-	v->err = 0;
-	v->why = NULL;
+	OWNER(ctx, struct tls_verify, vtable)->owner->resumed = false;
 }
 
 static void
@@ -3649,29 +3623,20 @@ verify_start_cert(const br_x509_class **ctx, uint32_t n)
 static void
 verify_append(const br_x509_class **ctx, const unsigned char *p, size_t n)
 {
-	struct tls_verify *v = verify_of(ctx);
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
 
-	if (v->count == TLS_CHAIN_MAX || !buf_add(&v->certs, p, n))
-		v->too_large = true;
+	if (v->count < TLS_CHAIN_MAX)
+		buf_add(&v->certs, p, n);
 }
 
 static void
 verify_end_cert(const br_x509_class **ctx)
 {
-	struct tls_verify *v = verify_of(ctx);
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
 
 	if (v->count < TLS_CHAIN_MAX)
-		v->end[v->count++] = v->certs.n;
-}
-
-static struct slice
-verify_cert(const struct tls_verify *v, unsigned i)
-{
-	size_t from = i == 0 ? 0 : v->end[i - 1];
-
-	if (v->end[i] == from)
-		return (struct slice){NULL, 0};
-	return (struct slice){v->certs.p + from, v->end[i] - from};
+		v->end[v->count] = v->certs.n;
+	v->count++;
 }
 
 /* The next root of a name, counted from 0, the credential's own first; NULL: there is none. */
@@ -3878,14 +3843,18 @@ verify_is_root(const struct tls_verify *v, const struct cert_view *c)
 static unsigned
 verify_end_chain(const br_x509_class **ctx)
 {
-	struct tls_verify *v = verify_of(ctx);
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
+	size_t from = 0;
 
 	if (v->count == 0)
 		return BR_ERR_X509_EMPTY_CHAIN;
-	if (v->too_large)
+	if (v->count > TLS_CHAIN_MAX || !buf_ok(&v->certs)) {
+		v->count = 0;
 		verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
-	for (unsigned i = 0; i < v->count; i++)
-		if (!cert_read(verify_cert(v, i), &v->cert[i])) {
+	}
+	for (unsigned i = 0; i < v->count; from = v->end[i++])
+		if (v->end[i] == from ||
+		    !cert_read((struct slice){v->certs.p + from, v->end[i] - from}, &v->cert[i])) {
 			v->cert[i] = (struct cert_view){0};     /* is nobody's issuer */
 			if (i == 0)
 				verify_blame(v, BR_ERR_X509_INVALID_VALUE, NULL);
@@ -3903,26 +3872,15 @@ verify_end_chain(const br_x509_class **ctx)
 static const br_x509_pkey *
 verify_get_pkey(const br_x509_class *const *ctx, unsigned *usages)
 {
-	const struct tls_verify *v = (const struct tls_verify *)(const void *)ctx;
-
 	if (usages != NULL)
 		*usages = BR_KEYTYPE_SIGN;      /* all our suites want a signature */
-	return br_x509_decoder_get_pkey((br_x509_decoder_context *)(uintptr_t)&v->own);
+	return br_x509_decoder_get_pkey(&OWNER(ctx, struct tls_verify, vtable)->own);
 }
 
 static const br_x509_class verify_class = {
 	sizeof(struct tls_verify), verify_start_chain, verify_start_cert, verify_append,
 	verify_end_cert, verify_end_chain, verify_get_pkey,
 };
-
-static void
-verify_free(struct tls_verify *v)
-{
-	if (v == NULL)
-		return;
-	buf_free(&v->certs);
-	free(v);
-}
 
 /* -- templates: setting an engine up costs 37 us, copying one that is set up does not. They are
  * never seeded: each copy gets its own randomness, or two connections would share theirs. */
@@ -4373,27 +4331,13 @@ tls_offer_session(struct tls *t, int port, struct slice tag)
 	return found;
 }
 
-static bool
-tls_new_verify(struct tls *t)
-{
-	struct tls_verify *v = malloc(sizeof *v);
-
-	if ((t->verify = v) == NULL)
-		return false;
-	v->vtable = &verify_class;
-	v->owner = t;
-	v->now = clock_wall();
-	v->why = NULL;
-	buf_init(&v->certs, TLS_CERT_MAX);
-	br_ssl_engine_set_x509(&t->u.eng, &v->vtable);
-	return true;
-}
-
 /* What only a handshake needs. */
 static void
 tls_forget_peer(struct tls *t)
 {
-	verify_free(t->verify);
+	if (t->verify != NULL)
+		buf_free(&t->verify->certs);
+	free(t->verify);
 	tls_trust_unref(t->trust);
 	tls_ident_unref(t->ident);
 	leaf_unref(t->leaf);
@@ -4496,15 +4440,19 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 
 	if (t == NULL)
 		return NULL;
-	t->trust = tls_trust_ref(trust);
+	trust->refs++;
+	t->trust = trust;
 	t->ident = tls_ident_ref(ident);
 	ident_show(ident, &t->u.client);
 	if (ident != NULL && ident->legacy)
 		tls_suites(&t->u.eng, tls_suites_client, TLS_SUITES_MAX);
-	if (!tls_new_verify(t)) {
+	if ((t->verify = malloc(sizeof *t->verify)) == NULL) {
 		tls_free(t);
 		return NULL;
 	}
+	*t->verify = (struct tls_verify){.vtable = &verify_class, .owner = t, .now = clock_wall(),
+	    .certs = {.max = TLS_CERT_MAX}};
+	br_ssl_engine_set_x509(&t->u.eng, &t->verify->vtable);
 	if (clock_unset()) {
 		tls_fail(t, "clock not set", 0);
 		return t;
@@ -4543,35 +4491,50 @@ tls_resumed(const struct tls *t)
 }
 #endif
 
+/* Where the engine takes bytes or gives them out, and how it is told that they moved. */
+struct tls_window {
+	unsigned char *(*buf)(const br_ssl_engine_context *, size_t *);
+	void (*ack)(br_ssl_engine_context *, size_t);
+};
+static const struct tls_window
+    tls_wire_in = {br_ssl_engine_recvrec_buf, br_ssl_engine_recvrec_ack},
+    tls_wire_out = {br_ssl_engine_sendrec_buf, br_ssl_engine_sendrec_ack},
+    tls_plain_out = {br_ssl_engine_sendapp_buf, br_ssl_engine_sendapp_ack};
+
+/* Moves as many of n bytes as it will: from `in`, or else to `out`. */
+static size_t
+tls_move(struct tls *t, const struct tls_window *w, const char *in, char *out, size_t n)
+{
+	br_ssl_engine_context *eng = &t->u.eng;
+	size_t at = 0, room;
+	unsigned char *p;
+
+	while (at < n && !t->failed && (p = w->buf(eng, &room)) != NULL) {
+		if (room > n - at)
+			room = n - at;
+		memcpy(in != NULL ? (char *)p : out + at, in != NULL ? in + at : (char *)p, room);
+		at += room;
+		w->ack(eng, room);
+		if (eng->ixb > t->in_high)
+			t->in_high = eng->ixb;
+		tls_settle(t);
+	}
+	return at;
+}
+
 /* Wire bytes in. Takes fewer while plaintext waits for tls_consume, or output for tls_drain. After
  * a failure, and after close_notify, whatever comes is taken and dropped. */
 static size_t
 tls_feed(struct tls *t, const void *p, size_t n)
 {
-	br_ssl_engine_context *eng = &t->u.eng;
-	const char *in = p;
-	size_t at = 0;
+	size_t took;
 
 	if (n == 0)
 		return 0;
 	if (!t->failed && !tls_attach(t))
 		tls_fail(t, "out of memory", 0);
-	while (at < n && !t->failed && !eng->shutdown_recv) {
-		size_t room;
-		unsigned char *to = br_ssl_engine_recvrec_buf(eng, &room);
-
-		if (to == NULL)
-			return at;
-		if (room > n - at)
-			room = n - at;
-		memcpy(to, in + at, room);
-		at += room;
-		br_ssl_engine_recvrec_ack(eng, room);
-		if (eng->ixb > t->in_high)
-			t->in_high = eng->ixb;
-		tls_settle(t);
-	}
-	return n;
+	took = tls_move(t, &tls_wire_in, p, NULL, n);
+	return t->failed || t->u.eng.shutdown_recv ? n : took;
 }
 
 /* Is the next byte off the wire, at p, the first of an alert (RFC 5246 6.2.1)? After a handshake that
@@ -4599,19 +4562,8 @@ tls_has_output(const struct tls *t)
 static size_t
 tls_drain(struct tls *t, void *out, size_t n)
 {
-	br_ssl_engine_context *eng = &t->u.eng;
-	size_t at = 0, have;
-	unsigned char *from;
+	size_t at = tls_move(t, &tls_wire_out, NULL, out, n), have = t->alert_n - t->alert_at;
 
-	while (at < n && !t->failed && (from = br_ssl_engine_sendrec_buf(eng, &have)) != NULL) {
-		if (have > n - at)
-			have = n - at;
-		memcpy((char *)out + at, from, have);
-		at += have;
-		br_ssl_engine_sendrec_ack(eng, have);
-		tls_settle(t);
-	}
-	have = (size_t)(t->alert_n - t->alert_at);
 	if (have > n - at)
 		have = n - at;
 	memcpy((char *)out + at, t->alert + t->alert_at, have);
@@ -4642,25 +4594,11 @@ tls_consume(struct tls *t, size_t n)
 static size_t
 tls_write(struct tls *t, const void *p, size_t n)
 {
-	br_ssl_engine_context *eng = &t->u.eng;
-	const char *in = p;
-	size_t at = 0, room;
-	unsigned char *to;
-
 	if (tls_status(t) != TLS_OPEN || t->closing)
 		return 0;
-	if (!tls_attach(t)) {
+	if (!tls_attach(t))
 		tls_fail(t, "out of memory", 0);
-		return 0;
-	}
-	while (at < n && (to = br_ssl_engine_sendapp_buf(eng, &room)) != NULL) {
-		if (room > n - at)
-			room = n - at;
-		memcpy(to, in + at, room);
-		at += room;
-		br_ssl_engine_sendapp_ack(eng, room);
-	}
-	return at;
+	return tls_move(t, &tls_plain_out, p, NULL, n);
 }
 
 /* Ends the record that tls_write began, so that tls_drain gives it out. */
