@@ -12702,18 +12702,6 @@ peer_fill(struct peer *p)
 	}
 }
 
-static bool
-peer_room(const struct peer *p)
-{
-	return p->out == NULL || p->out->n - p->out->off < PEER_OUT_HIGH;
-}
-
-static bool
-peer_room_head(const struct peer *p)
-{
-	return p->out == NULL || p->out->n - p->out->off < PEER_OUT_HEAD;
-}
-
 static size_t
 peer_pending(const struct peer *p)
 {
@@ -12758,7 +12746,7 @@ peer_flush(struct peer *p)
 	for (;;) {
 		ssize_t n;
 
-		if ((p->out == NULL || p->out->n - p->out->off < PEER_OUT_HIGH) && !peer_drain(p))
+		if (peer_pending(p) < PEER_OUT_HIGH && !peer_drain(p))
 			return p->failed = true, IO_ERR;
 		if (p->out == NULL)
 			return IO_OK;
@@ -12780,6 +12768,34 @@ peer_flush(struct peer *p)
 			return IO_ERR;
 		}
 	}
+}
+
+/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or
+ * is longer than any may be. False: no memory. */
+static bool
+peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
+{
+	struct slice in = peer_data(p);
+	size_t had = b->n;
+	ssize_t end;
+
+	if (in.n > HTTP_HEAD_MAX - had)
+		in.n = HTTP_HEAD_MAX - had;
+	if (!buf_add(b, in.p, in.n))
+		return false;
+	end = http_head_end(b->p, b->n, scanned);
+	peer_consume(p, end > 0 ? (size_t)end - had : in.n);
+	if (end > 0)
+		buf_cut(b, (size_t)end);
+	*whole = end != 0 || b->n == HTTP_HEAD_MAX;
+	return true;
+}
+
+/* Do fewer bytes wait than `below`, now or after a flush? Where not, p->failed tells why. */
+static bool
+peer_room(struct peer *p, size_t below)
+{
+	return peer_pending(p) < below || (peer_flush(p) != IO_ERR && peer_pending(p) < below);
 }
 
 /* Drives a handshake. IO_OK: open. */
@@ -13075,89 +13091,24 @@ upstream_drop(struct upstream **u)
 	*u = NULL;
 }
 
-/* ---- conn ------------------------------------------------------------------
- * A client's connection and the request it carries. The loop owns every conn; a conn owns at most
- * one req, a req at most one upstream and one task. Lua decides in the task and leaves an action in
- * the req; from then on only C touches it. Lua's handles are emptied by req_free: kept too long,
- * they say "closed". State changes only in conn_advance and what it calls, never re-entered: an
- * event that comes while it runs makes it run once more. */
-#define CONN_TURN (1024 * 1024) /* bytes one conn may move before others have their turn */
-#define CONN_PIECE 256          /* a chunk or a frame costs as much as so many bytes, however short it is */
-#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
-#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
-#define CONN_HEAD_MS 30000
-#define CONN_HEAD_UNKNOWN_MS 10000 /* until somebody says who they are */
-#define CONN_HANDSHAKE_MS 10000
-#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
-#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
-#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
-#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
-#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
-#define CONN_LINGER_MAX (256 * 1024)
-#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
+/* ---- flow ------------------------------------------------------------------
+ * Bytes from one end to another: a body that is relayed, read for a policy, or answered from memory; a
+ * request of our own and its answer; each direction of a tunnel or WebSocket. Invariants:
+ * - An end is a peer, or memory. flow_take and flow_put alone touch an end, and only through peer_fill,
+ *   peer_consume, peer_room and peer_put: whether a peer is a whole connection or one stream of several
+ *   is the peer's affair.
+ * - Framing comes off in flow_take and goes on in flow_put. BODY_EOF is raw: bytes until the source ends.
+ * - Nothing is taken unless the destination has room. A piece of the source is consumed when all that
+ *   became of the piece lies at the destination: back-pressure is not reading on. Of the bytes a flow
+ *   itself keeps only a trailer section that spans reads.
+ * - A filter stands between the two, in either direction, and knows neither end nor framing.
+ * - A turn is bounded (FLOW_TURN_MAX), whatever the pieces cost.
+ * - A flow closes nothing and has no deadline: enum flow_io tells its owner which end stalls or is gone. */
+#define FLOW_TURN_MAX (1024 * 1024) /* bytes a flow may move before other connections have their turn */
+#define FLOW_PIECE_COST 256     /* a chunk or a frame costs as much as so many bytes, however short it is */
+#define FLOW_BUF_KEEP 4096      /* a buffer that is used again keeps no more; a larger head is rare */
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
 #define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
-#define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
-#define REQ_BUF_KEEP 4096       /* a head larger than this is rare */
-#define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
-#define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
-#define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
-#define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
-#define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
-#define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
-#define AGENT_SLOTS 256
-
-/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
- * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
- * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
-static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
-
-enum conn_state {
-	CONN_HEAD,      /* between requests, or a head is arriving */
-	CONN_DECIDE,    /* a task decides; req:read_body reads meanwhile */
-	CONN_DIAL,      /* the upstream is not open yet */
-	CONN_RELAY,     /* bytes go both ways */
-	CONN_ANSWER,    /* our own answer goes out */
-	CONN_SNIFF,     /* a tunnel is open: its first byte decides */
-	CONN_HANDSHAKE, /* TLS with the client */
-	CONN_BLIND,     /* bytes go both ways unread: a tunnel entry, or a WebSocket after its 101 */
-	CONN_LINGER,    /* answered for the last time */
-	CONN_CLOSED,
-};
-
-enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
-/* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
-enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
-enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
-
-/* The third body mode: `apply` attaches a filter, and the body passes through it as it
- * streams. A filter holds what it must (a signed chunk, say) within its own bound, and
- * counts it in req_bodies. */
-struct filter {
-	const struct filter_class *class;
-	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
-	bool more;              /* it holds output: to be run again before it gets new input */
-	bool ended;             /* it has given its last byte */
-	uint64_t cost;          /* of this turn's work beside the bytes themselves, in bytes of a turn */
-	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: nobody's */
-};
-
-/* What the client is told of a body that a filter refuses. */
-struct filter_fault {
-	int status;
-	const char *code, *message, *hint;
-};
-
-struct filter_class {
-	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
-	bool keeps_length;      /* else the body goes out chunked */
-	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
-	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
-	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
-	 * then, once all is given. */
-	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
-	void (*wipe)(struct filter *f); /* or NULL */
-};
 
 static size_t req_bodies;               /* bytes of bodies held */
 
@@ -13185,6 +13136,34 @@ bodies_give(size_t *share, size_t n)
 		*share -= n;
 }
 
+/* A filter rewrites a body as it streams. It holds what it must (a signed chunk, say) within its own
+ * bound, and counts what it holds in req_bodies. */
+struct filter {
+	const struct filter_class *class;
+	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
+	bool more;              /* it holds output: to be run again before it gets new input */
+	bool ended;             /* it has given its last byte */
+	uint64_t cost;          /* of this run's work beside the bytes themselves, in bytes of a turn */
+	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: nobody's */
+};
+
+/* What the client is told of a body that a filter refuses. */
+struct filter_fault {
+	int status;
+	const char *code, *message, *hint;
+};
+
+struct filter_class {
+	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
+	bool keeps_length;      /* else the body goes out chunked */
+	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
+	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
+	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
+	 * then, once all is given. */
+	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
+	void (*wipe)(struct filter *f); /* or NULL */
+};
+
 static struct filter *
 filter_alloc(const struct filter_class *k)
 {
@@ -13203,6 +13182,214 @@ filter_free(struct filter *f)
 	if (f->class->wipe != NULL)
 		f->class->wipe(f);
 	free(f);
+}
+
+struct flow {
+	struct peer *src, *dst; /* borrowed; NULL: memory, the last `left` bytes of `from`, or `into` */
+	struct slice from;      /* borrowed */
+	struct buf *into;       /* borrowed */
+	int mode;               /* enum http_body: how the source is framed */
+	uint64_t left;          /* BODY_LENGTH */
+	struct http_chunked chunked;
+	struct buf trailers;    /* owned; a trailer section that spans reads */
+	bool out_chunked;       /* the destination gets chunks */
+	bool done;              /* all of it lies at the destination */
+	bool shut;              /* and the destination was told so: a tunnel's */
+	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
+	struct filter *filter;  /* owned; NULL: as it came */
+	/* the piece that is on its way */
+	bool held;              /* there is one */
+	bool end;               /* nothing comes after it */
+	struct slice piece;     /* borrowed from the source: what of it the destination has not got */
+	struct slice tail;      /* borrowed from the source or `trailers`: the trailer section behind it */
+	size_t used;            /* bytes of the source that are done with then */
+	uint64_t moved;         /* body bytes that went to the destination */
+};
+
+enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD,
+    FLOW_TURN };
+
+static void
+flow_free(struct flow *f)
+{
+	buf_free(&f->trailers);
+	filter_free(f->filter);
+}
+
+/* A flow that was used before, or a zeroed one; its filter stays. For an end in memory the caller sets
+ * `from` or `into`. */
+static void
+flow_init(struct flow *f, struct peer *src, struct peer *dst, int mode, uint64_t length, bool out_chunked)
+{
+	buf_free(&f->trailers);
+	*f = (struct flow){.src = src, .dst = dst, .mode = mode, .left = length, .out_chunked = out_chunked,
+	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter};
+	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
+}
+
+static enum flow_io
+flow_take_chunked(struct flow *f, struct slice in)
+{
+	enum chunk_event e = CHUNK_MORE;
+	size_t had = f->trailers.n, used;
+
+	if (had == 0)
+		e = http_chunked_step(&f->chunked, in.p, in.n, &f->used, &f->piece);
+	if (e == CHUNK_MORE && f->used == 0) {  /* trailers: gathered until the section is whole */
+		if (in.n > f->trailers.max - had)
+			in.n = f->trailers.max - had;
+		if (in.n == 0 || !buf_addv(&f->trailers, in))
+			return FLOW_BAD;
+		e = http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &used, &f->piece);
+		f->used = e == CHUNK_MORE ? in.n : used - had;
+	}
+	if (e == CHUNK_TRAILERS || e == CHUNK_END) {
+		f->end = true;
+		f->tail = f->piece;
+		f->piece.n = 0;
+	}
+	return e == CHUNK_BAD ? FLOW_BAD : FLOW_DONE;
+}
+
+/* FLOW_DONE: there is a piece, perhaps an empty one. */
+static enum flow_io
+flow_take(struct flow *f)
+{
+	struct slice in;
+
+	f->used = 0;
+	f->piece = (struct slice){"", 0};
+	if ((f->end = f->mode == BODY_LENGTH && f->left == 0))
+		return FLOW_DONE;
+	if (f->src != NULL) {
+		switch (peer_fill(f->src)) {
+		case IO_OK:
+			break;
+		case IO_AGAIN:
+			return FLOW_SRC_WAIT;
+		case IO_EOF:
+			f->end = f->mode == BODY_EOF;
+			return f->end ? FLOW_DONE : FLOW_SRC_GONE;
+		case IO_ERR:
+			return FLOW_SRC_GONE;
+		}
+		in = peer_data(f->src);
+	} else {
+		in = (struct slice){f->from.p + (f->from.n - f->left), (size_t)f->left};
+	}
+	if (in.n > PEER_PIECE)
+		in.n = PEER_PIECE;
+	if (f->mode == BODY_CHUNKED)
+		return flow_take_chunked(f, in);
+	if (f->mode == BODY_LENGTH) {
+		if (in.n > f->left)
+			in.n = (size_t)f->left;
+		f->left -= in.n;
+		f->end = f->left == 0;
+	}
+	f->piece = in;
+	f->used = in.n;
+	return FLOW_DONE;
+}
+
+static bool
+flow_put(struct flow *f, struct slice piece)
+{
+	char size[24];
+	int n;
+
+	if (piece.n == 0)
+		return true;
+	f->moved += piece.n;
+	if (f->dst == NULL)
+		return buf_addv(f->into, piece);
+	if (!f->out_chunked)
+		return peer_put(f->dst, piece.p, piece.n);
+	n = snprintf(size, sizeof size, "%zx\r\n", piece.n);
+	return peer_put(f->dst, size, (size_t)n) && peer_put(f->dst, piece.p, piece.n) &&
+	    peer_put(f->dst, "\r\n", 2);
+}
+
+/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). A filtered body's were another body's. */
+static bool
+flow_put_end(struct flow *f)
+{
+	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
+	size_t n = 0;
+	bool ok;
+
+	if (!f->out_chunked)
+		return true;
+	ok = peer_put(f->dst, "0\r\n", 3);
+	if (f->tail.n != 0 && (f->filter != NULL || http_parse_trailers(f->tail, field, &n) <= 0))
+		n = 0;
+	for (size_t i = 0; ok && i < n; i++)
+		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, &field[i])))
+			ok = peer_put(f->dst, field[i].name.p, field[i].name.n) &&
+			    peer_put(f->dst, ": ", 2) &&
+			    peer_put(f->dst, field[i].value.p, field[i].value.n) &&
+			    peer_put(f->dst, "\r\n", 2);
+	return ok && peer_put(f->dst, "\r\n", 2);
+}
+
+/* What the filter makes of the piece, as far as one run gives it; f->held: not all of it yet. */
+static enum flow_io
+flow_filter(struct flow *f, uint64_t *cost)
+{
+	char scratch[PEER_PIECE];
+	struct slice out = {scratch, 0};
+	ssize_t took = f->filter->class->run(f->filter, f->piece, f->end, scratch, &out);
+
+	if (took < 0)
+		return FLOW_BAD;
+	*cost += f->filter->cost;
+	f->filter->cost = 0;
+	f->piece = (struct slice){f->piece.p + took, f->piece.n - (size_t)took};
+	f->held = f->piece.n != 0 || f->filter->more || (f->end && !f->filter->ended);
+	return flow_put(f, out) ? FLOW_DONE : FLOW_DST_GONE;
+}
+
+static enum flow_io
+flow_move(struct flow *f)
+{
+	uint64_t cost = 0;
+
+	while (!f->done) {
+		enum flow_io io = FLOW_DONE;
+
+		if (cost >= FLOW_TURN_MAX)
+			return FLOW_TURN;
+		if (f->dst != NULL && !peer_room(f->dst, PEER_OUT_HIGH))
+			return f->dst->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
+		if (!f->held) {
+			if ((io = flow_take(f)) != FLOW_DONE)
+				return io;
+			cost += f->used + FLOW_PIECE_COST;
+		}
+		if (f->filter != NULL)
+			io = flow_filter(f, &cost);
+		else if (!flow_put(f, f->piece))
+			io = FLOW_DST_GONE;
+		if (io != FLOW_DONE)
+			return io;
+		if (f->held)
+			continue;
+		if (f->end && !flow_put_end(f))
+			return FLOW_DST_GONE;
+		if (f->src != NULL && f->used != 0)
+			peer_consume(f->src, f->used);
+		f->done = f->end;
+	}
+	return FLOW_DONE;
+}
+
+/* Moves what there is, and sends what the destination holds, some of which may still wait there. */
+static enum flow_io
+flow_pump(struct flow *f)
+{
+	enum flow_io io = flow_move(f);
+
+	return f->dst != NULL && peer_flush(f->dst) == IO_ERR && io != FLOW_BAD ? FLOW_DST_GONE : io;
 }
 
 /* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature
@@ -13483,21 +13670,55 @@ filter_new(const char *name)
 	return NULL;
 }
 
-/* Body framing on its way in, and how it goes out. */
-struct flow {
-	int mode;               /* enum http_body */
-	uint64_t left;          /* BODY_LENGTH */
-	struct http_chunked chunked;
-	struct buf trailers;    /* owned; a trailer section that spans reads */
-	bool out_chunked;
-	bool done;
-	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
-	struct filter *filter;  /* borrowed from the req; NULL: as it came */
-	bool filtering;         /* `rest` is on its way through the filter */
-	bool rest_end;          /* and is the last of the body */
-	struct slice rest;      /* borrowed from the source peer, which is not consumed meanwhile */
-	size_t rest_used;       /* bytes of the source that are done with when it is through */
+/* ---- conn ------------------------------------------------------------------
+ * A client's connection and the request it carries. The loop owns every conn; a conn owns at most
+ * one req, a req at most one upstream and one task. Lua decides in the task and leaves an action in
+ * the req; from then on only C touches it. Lua's handles are emptied by req_free: kept too long,
+ * they say "closed". State changes only in conn_advance and what it calls, never re-entered: an
+ * event that comes while it runs makes it run once more. */
+#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
+#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
+#define CONN_HEAD_MS 30000
+#define CONN_HEAD_UNKNOWN_MS 10000 /* until somebody says who they are */
+#define CONN_HANDSHAKE_MS 10000
+#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
+#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
+#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
+#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
+#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
+#define CONN_LINGER_MAX (256 * 1024)
+#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
+#define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
+#define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
+#define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
+#define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
+#define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
+#define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
+#define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
+#define AGENT_SLOTS 256
+
+/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
+ * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
+ * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
+static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
+
+enum conn_state {
+	CONN_HEAD,      /* between requests, or a head is arriving */
+	CONN_DECIDE,    /* a task decides; req:read_body reads meanwhile */
+	CONN_DIAL,      /* the upstream is not open yet */
+	CONN_RELAY,     /* bytes go both ways */
+	CONN_ANSWER,    /* our own answer goes out */
+	CONN_SNIFF,     /* a tunnel is open: its first byte decides */
+	CONN_HANDSHAKE, /* TLS with the client */
+	CONN_BLIND,     /* bytes go both ways unread: a tunnel entry, or a WebSocket after its 101 */
+	CONN_LINGER,    /* answered for the last time */
+	CONN_CLOSED,
 };
+
+enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
+/* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
+enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
+enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
 
 struct req {
 	struct conn *conn;      /* borrowed */
@@ -13527,21 +13748,18 @@ struct req {
 	struct subst_back *back;
 
 	/* the body, when somebody reads it whole */
-	bool body_reading, body_read, body_failed;
-	const char *body_error; /* static */
+	bool body_reading, body_read;
+	const char *body_error; /* static; NULL: none so far */
 	struct buf body;        /* owned; counted in req_bodies: body.max */
 	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
 	bool body_set;          /* apply made all of it: it goes out whether one came or not */
 	bool body_secret;       /* it holds a secret */
-	size_t body_sent;       /* of a body in memory, to the upstream */
-	struct filter *filter;  /* owned; rewrites a body that streams */
 
 	/* the decision */
 	enum req_action action;
 	int status;             /* of our own answer, or the upstream's */
 	char code[32];          /* X-Sallyport-Error; empty: no error */
 	struct buf answer;      /* owned; body of our own answer */
-	size_t answer_sent;     /* of it, to the client */
 	const char *answer_type; /* static */
 	int retry_after;        /* seconds; 0: not said */
 	bool close_after;
@@ -13765,299 +13983,6 @@ req_claim(struct req *r, const char *name, unsigned share)
 	agent_put(a);
 }
 
-/* -- flow: one body from one peer to another. */
-
-static void
-flow_init(struct flow *f, int mode, uint64_t length, bool out_chunked)
-{
-	memset(f, 0, sizeof *f);
-	f->mode = mode;
-	f->left = length;
-	f->out_chunked = out_chunked;
-	buf_init(&f->trailers, HTTP_TRAILERS_MAX);
-	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
-}
-
-static void
-flow_free(struct flow *f)
-{
-	buf_free(&f->trailers);
-}
-
-/* A trailer section that spans reads: it is gathered until it is whole. */
-static enum io
-flow_take_trailers(struct flow *f, struct slice in, struct slice *body, size_t *used, bool *bad)
-{
-	size_t had = f->trailers.n, all;
-
-	if (in.n > f->trailers.max - had)
-		in.n = f->trailers.max - had;
-	if (in.n == 0 || !buf_add(&f->trailers, in.p, in.n)) {
-		*bad = true;
-		return IO_ERR;
-	}
-	switch (http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &all, body)) {
-	case CHUNK_MORE:
-		*used = in.n;
-		*body = (struct slice){NULL, 0};
-		return IO_OK;
-	case CHUNK_TRAILERS:
-	case CHUNK_END:
-		*used = all - had;
-		return IO_EOF;
-	case CHUNK_DATA:
-	case CHUNK_BAD:
-		break;
-	}
-	*bad = true;
-	return IO_ERR;
-}
-
-static enum io
-flow_take_chunked(struct flow *f, struct slice in, struct slice *body, size_t *used, bool *bad)
-{
-	if (f->trailers.n != 0)
-		return flow_take_trailers(f, in, body, used, bad);
-	switch (http_chunked_step(&f->chunked, in.p, in.n, used, body)) {
-	case CHUNK_DATA:
-		return IO_OK;
-	case CHUNK_MORE:
-		*body = (struct slice){NULL, 0};
-		if (*used != 0)
-			return IO_OK;
-		return flow_take_trailers(f, in, body, used, bad);
-	case CHUNK_TRAILERS:
-	case CHUNK_END:
-		return IO_EOF;
-	case CHUNK_BAD:
-		break;
-	}
-	*bad = true;
-	return IO_ERR;
-}
-
-/* One step: takes bytes from src, shows what of them is body. IO_EOF: the body is complete. */
-static enum io
-flow_take(struct flow *f, struct peer *src, struct slice *body, size_t *used, bool *bad)
-{
-	struct slice in;
-	enum io io;
-
-	*body = (struct slice){NULL, 0};
-	*used = 0;
-	if (f->mode == BODY_LENGTH && f->left == 0)
-		return IO_EOF;
-	if ((io = peer_fill(src)) != IO_OK)
-		return io == IO_EOF && f->mode != BODY_EOF ? IO_ERR : io;
-	in = peer_data(src);
-	if (in.n > PEER_PIECE)
-		in.n = PEER_PIECE;
-	if (f->mode != BODY_CHUNKED) {
-		if (f->mode == BODY_LENGTH && in.n > f->left)
-			in.n = (size_t)f->left;
-		if (f->mode == BODY_LENGTH)
-			f->left -= in.n;
-		*body = in;
-		*used = in.n;
-		return IO_OK;
-	}
-	return flow_take_chunked(f, in, body, used, bad);
-}
-
-/* Is there room, now or after a flush? Where not, dst->failed tells why. */
-static bool
-peer_make_room(struct peer *p)
-{
-	return peer_room(p) || (peer_flush(p) != IO_ERR && peer_room(p));
-}
-
-/* What there is room for of `all`, of which *at bytes went before. False: the peer failed. */
-static bool
-peer_put_some(struct peer *p, struct slice all, size_t *at)
-{
-	while (*at < all.n) {
-		size_t n = all.n - *at < PEER_PIECE ? all.n - *at : PEER_PIECE;
-
-		if (!peer_make_room(p))
-			return !p->failed;
-		if (!peer_put(p, all.p + *at, n))
-			return false;
-		*at += n;
-	}
-	return true;
-}
-
-/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or
- * is longer than any may be. False: no memory. */
-static bool
-peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
-{
-	struct slice in = peer_data(p);
-	size_t had = b->n;
-	ssize_t end;
-
-	if (in.n > HTTP_HEAD_MAX - had)
-		in.n = HTTP_HEAD_MAX - had;
-	if (!buf_add(b, in.p, in.n))
-		return false;
-	end = http_head_end(b->p, b->n, scanned);
-	peer_consume(p, end > 0 ? (size_t)end - had : in.n);
-	if (end > 0)
-		buf_cut(b, (size_t)end);
-	*whole = end != 0 || b->n == HTTP_HEAD_MAX;
-	return true;
-}
-
-static bool
-flow_put(const struct flow *f, struct peer *dst, struct slice body)
-{
-	char size[24];
-	int n;
-
-	if (body.n == 0)
-		return true;
-	if (!f->out_chunked)
-		return peer_put(dst, body.p, body.n);
-	n = snprintf(size, sizeof size, "%zx\r\n", body.n);
-	return peer_put(dst, size, (size_t)n) && peer_put(dst, body.p, body.n) &&
-	    peer_put(dst, "\r\n", 2);
-}
-
-enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD,
-    FLOW_TURN };
-
-/* Pushes `rest` through the filter as far as dst has room. FLOW_DONE: it is through. */
-static enum flow_io
-flow_filter(struct flow *f, struct peer *dst)
-{
-	char scratch[PEER_PIECE];
-
-	do {
-		struct slice out = {scratch, 0};
-		ssize_t took;
-
-		if (!peer_make_room(dst))
-			return dst->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
-		took = f->filter->class->run(f->filter, f->rest, f->rest_end, scratch, &out);
-		if (took < 0)
-			return FLOW_BAD;
-		f->rest.p += took;
-		f->rest.n -= (size_t)took;
-		if (!flow_put(f, dst, out))
-			return FLOW_DST_GONE;
-	} while (f->rest.n != 0 || f->filter->more || (f->rest_end && !f->filter->ended));
-	f->filtering = false;
-	return FLOW_DONE;
-}
-
-/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). */
-static bool
-flow_put_end(const struct flow *f, struct peer *dst, struct slice trailers)
-{
-	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
-	size_t n = 0;
-
-	if (!f->out_chunked)
-		return true;
-	if (!peer_put(dst, "0\r\n", 3))
-		return false;
-	if (trailers.n != 0 && http_parse_trailers(trailers, field, &n) <= 0)
-		n = 0;
-	for (size_t i = 0; i < n; i++)
-		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, &field[i])) &&
-		    (!peer_put(dst, field[i].name.p, field[i].name.n) ||
-		    !peer_put(dst, ": ", 2) || !peer_put(dst, field[i].value.p, field[i].value.n) ||
-		    !peer_put(dst, "\r\n", 2)))
-			return false;
-	return peer_put(dst, "\r\n", 2);
-}
-
-/* What flow_take showed goes on to dst. */
-static enum flow_io
-flow_give(struct flow *f, struct peer *src, struct peer *dst, struct slice body, size_t used,
-    bool end)
-{
-	enum flow_io io = FLOW_DONE;
-
-	if (f->filter != NULL) {
-		f->filtering = true;
-		f->rest = end ? (struct slice){"", 0} : body;
-		f->rest_end = end;
-		f->rest_used = used;
-		if ((io = flow_filter(f, dst)) != FLOW_DONE)
-			return io;
-	} else if (!end && !flow_put(f, dst, body)) {
-		return FLOW_DST_GONE;
-	}
-	if (f->mode != BODY_CHUNKED || f->filter != NULL)
-		body = (struct slice){NULL, 0}; /* trailers of a filtered body: they were another body's */
-	if (end && !flow_put_end(f, dst, body))
-		return FLOW_DST_GONE;
-	if (used != 0)
-		peer_consume(src, used);
-	f->done = end;
-	return FLOW_DONE;
-}
-
-/* What the filter could not give when dst was full. */
-static enum flow_io
-flow_resume(struct flow *f, struct peer *src, struct peer *dst)
-{
-	enum flow_io io = flow_filter(f, dst);
-
-	if (io != FLOW_DONE)
-		return io;
-	if (f->rest_end && !flow_put_end(f, dst, (struct slice){NULL, 0}))
-		return FLOW_DST_GONE;
-	if (f->rest_used != 0)
-		peer_consume(src, f->rest_used);
-	f->done = f->rest_end;
-	return FLOW_DONE;
-}
-
-/* Moves what there is. `moved` counts body bytes; `turn` bounds what they cost. */
-static enum flow_io
-flow_pump(struct flow *f, struct peer *src, struct peer *dst, uint64_t *moved, uint64_t turn)
-{
-	uint64_t cost = 0;
-
-	if (f->filter != NULL)
-		f->filter->cost = 0;
-	while (!f->done) {
-		enum flow_io given = FLOW_DONE;
-		struct slice body;
-		size_t used;
-		bool bad = false;
-
-		if (cost + (f->filter != NULL ? f->filter->cost : 0) >= turn)
-			return FLOW_TURN;
-		if (f->filtering) {
-			if ((given = flow_resume(f, src, dst)) != FLOW_DONE)
-				return given;
-			continue;
-		}
-		if (!peer_make_room(dst))
-			return dst->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
-		switch (flow_take(f, src, &body, &used, &bad)) {
-		case IO_OK:
-			*moved += body.n;
-			cost += used + CONN_PIECE;
-			given = flow_give(f, src, dst, body, used, false);
-			break;
-		case IO_EOF:
-			given = flow_give(f, src, dst, body, used, true);
-			break;
-		case IO_AGAIN:
-			return FLOW_SRC_WAIT;
-		case IO_ERR:
-			return bad ? FLOW_BAD : FLOW_SRC_GONE;
-		}
-		if (given != FLOW_DONE)
-			return given;
-	}
-	return FLOW_DONE;
-}
-
 /* An id for logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a
  * random start, mixed (splitmix64) so that neighbours look apart. */
 static void
@@ -14142,7 +14067,6 @@ req_free(struct req *r)
 	subst_ws_free(r->ws);
 	subst_free(r->subst);
 	subst_back_free(r->back);
-	filter_free(r->filter);
 	tls_ident_unref(r->ident);
 	req_body_drop(r);
 	req_unclaim(r);
@@ -14151,9 +14075,9 @@ req_free(struct req *r)
 	buf_free(&r->stripped_names);
 	flow_free(&r->up_flow);
 	flow_free(&r->down_flow);
-	buf_recycle(&r->bytes, REQ_BUF_KEEP);
-	buf_recycle(&r->out_head, REQ_BUF_KEEP);
-	buf_recycle(&r->up_bytes, REQ_BUF_KEEP);
+	buf_recycle(&r->bytes, FLOW_BUF_KEEP);
+	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
+	buf_recycle(&r->up_bytes, FLOW_BUF_KEEP);
 	if (req_pooled >= REQ_POOL_MAX) {
 		buf_free(&r->bytes);
 		buf_free(&r->out_head);
@@ -14589,7 +14513,7 @@ static bool
 req_out_chunked(const struct req *r)
 {
 	return r->head.body == BODY_CHUNKED ||
-	    (r->head.body == BODY_LENGTH && r->filter != NULL && !r->filter->class->keeps_length);
+	    (r->head.body == BODY_LENGTH && r->up_flow.filter != NULL && !r->up_flow.filter->class->keeps_length);
 }
 
 /* A server may merge trailers into the head: what strip took out or apply set must not come back
@@ -14943,7 +14867,9 @@ conn_put_answer(struct conn *c, struct req *r)
 	    !keep ? "Connection: close\r\n" : r->head.minor == 0 ? "Connection: keep-alive\r\n" : "");
 	ok = ok && peer_put(&c->peer, b.p, b.n);
 	buf_free(&b);
-	r->answer_sent = slice_eq(r->head.method, SLICE("HEAD")) ? r->answer.n : 0;
+	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
+	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
+	r->down_flow.from = buf_slice(&r->answer);
 	r->t_first = clock_now();
 	r->bytes_down = r->answer.n;
 	return ok;
@@ -15100,7 +15026,7 @@ conn_step_head(struct conn *c)
 
 	if (peer_flush(&c->peer) == IO_ERR)
 		return conn_end(c, true);
-	if (!peer_room_head(&c->peer))
+	if (!peer_room(&c->peer, PEER_OUT_HEAD))
 		return false;           /* a client that pipelines and does not read: it waits */
 	if ((io = peer_fill(&c->peer)) != IO_OK)
 		return conn_head_pause(c, io);
@@ -15131,57 +15057,37 @@ conn_client_gone(struct conn *c)
 
 /* -- CONN_DECIDE: while the task runs, a body may be read for it. */
 static void
-req_body_fail(struct req *r, const char *why)
-{
-	r->body_reading = false;
-	r->body_failed = true;
-	r->body_error = why;
-	req_wake_body(r);
-}
-
-static void
 conn_read_body(struct conn *c)
 {
 	struct req *r = c->req;
-	size_t used;
+	uint64_t before = c->peer.received;
+	enum flow_io io = flow_pump(&r->up_flow);
 
-	for (uint64_t cost = 0; cost < CONN_TURN; cost += used + CONN_PIECE) {
-		struct slice body;
-		bool bad = false;
-
-		switch (flow_take(&r->up_flow, &c->peer, &body, &used, &bad)) {
-		case IO_OK:
-			if (body.n > r->body.max - r->body.n) {
-				req_body_fail(r, "too_large");
-				return;
-			}
-			if (!buf_add(&r->body, body.p, body.n)) {
-				req_body_fail(r, "no_memory");
-				return;
-			}
-			if (used != 0)
-				peer_consume(&c->peer, used);
-			r->bytes_up += body.n;
-			conn_deadline(c, CONN_IDLE_MS);
-			break;
-		case IO_AGAIN:
-			return;
-		case IO_EOF:
-			if (used != 0)
-				peer_consume(&c->peer, used);
-			conn_deadline(c, CONN_DECIDE_MS);
-			r->up_flow.done = true;
-			r->body_reading = false;
-			r->body_read = true;
-			req_wake_body(r);
-			return;
-		case IO_ERR:
-			r->close_after = true;
-			req_body_fail(r, bad ? "malformed" : "eof");
-			return;
-		}
+	r->bytes_up = r->up_flow.moved;
+	if (c->peer.received != before)
+		conn_deadline(c, CONN_IDLE_MS);
+	switch (io) {
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		return;
+	case FLOW_TURN:
+		loop_defer(&c->defer, conn_turn);
+		return;
+	case FLOW_DONE:
+		conn_deadline(c, CONN_DECIDE_MS);
+		r->body_read = true;
+		break;
+	case FLOW_DST_GONE:
+		r->body_error = r->up_flow.piece.n > r->body.max - r->body.n ? "too_large" : "no_memory";
+		break;
+	case FLOW_SRC_GONE:
+	case FLOW_BAD:
+		r->close_after = true;
+		r->body_error = io == FLOW_BAD ? "malformed" : "eof";
+		break;
 	}
-	loop_defer(&c->defer, conn_turn);
+	r->body_reading = false;
+	req_wake_body(r);
 }
 
 /* For req:read_body. False: r->body_error says why not. */
@@ -15207,7 +15113,8 @@ req_begin_body(struct req *r, size_t max)
 	}
 	bodies_take(r->body_share, max);
 	buf_init(&r->body, max);
-	flow_init(&r->up_flow, (int)r->head.body, r->head.length, false);
+	flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, false);
+	r->up_flow.into = &r->body;
 	r->body_reading = true;
 	if (r->head.expect_continue && !r->expect_sent) {
 		r->expect_sent = true;
@@ -15297,8 +15204,6 @@ conn_step_decide(struct conn *c)
 
 	if (r->body_reading)
 		conn_read_body(c);
-	if (r->body_reading && r->body_failed)
-		r->body_reading = false;
 	if (r->task_done) {
 		conn_act(c);
 		return true;
@@ -15442,15 +15347,18 @@ conn_step_dial(struct conn *c)
 		return true;
 	}
 	put = peer_put(&r->up->peer, r->out_head.p, r->out_head.n);
-	buf_recycle(&r->out_head, REQ_BUF_KEEP);
+	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
 	if (!put) {
 		conn_fail(c, 502, "upstream_unreachable", "the connection failed");
 		return true;
 	}
 	r->allowed = true;
-	if (!r->body_read) {
-		flow_init(&r->up_flow, (int)r->head.body, r->head.length, req_out_chunked(r));
-		r->up_flow.filter = r->filter;
+	if (r->body_read) {
+		flow_init(&r->up_flow, NULL, &r->up->peer, BODY_LENGTH, r->body.n, false);
+		r->up_flow.from = buf_slice(&r->body);
+	} else {
+		flow_init(&r->up_flow, &c->peer, &r->up->peer, (int)r->head.body, r->head.length,
+		    req_out_chunked(r));
 		r->up_flow.may_pass = req_trailer_may_pass;
 	}
 	c->state = CONN_RELAY;
@@ -15610,7 +15518,8 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h, bool
 		chunk = true;
 		ok = buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	}
-	flow_init(&r->down_flow, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
+	flow_init(&r->down_flow, &r->up->peer, &r->conn->peer, no_body ? BODY_NONE : (int)h->body, h->length,
+	    chunk);
 	r->down_flow.may_pass = answer_trailer_may_pass;
 	if (*last)
 		ok = ok && buf_adds(b, "Connection: close\r\n");
@@ -15689,7 +15598,7 @@ conn_read_answer(struct conn *c)
 	char why[128];
 	bool whole;
 
-	if (!peer_room_head(&c->peer) && (peer_flush(&c->peer) == IO_ERR || !peer_room_head(&c->peer)))
+	if (!peer_room(&c->peer, PEER_OUT_HEAD))
 		return false;
 	switch (peer_fill(&r->up->peer)) {
 	case IO_OK:
@@ -15728,24 +15637,10 @@ static void
 conn_relay_end(struct conn *c)
 {
 	struct req *r = c->req;
-	bool sent = r->body_read ? r->body_sent == r->body.n : r->up_flow.done;
 
-	upstream_release(r->up, sent && r->up_keep && r->down_flow.mode != BODY_EOF);
+	upstream_release(r->up, r->up_flow.done && r->up_keep && r->down_flow.mode != BODY_EOF);
 	r->up = NULL;
 	conn_next_request(c);
-}
-
-/* The body to the upstream: from memory, or from the client. */
-static enum flow_io
-conn_pump_up(struct conn *c, uint64_t *moved)
-{
-	struct req *r = c->req;
-
-	if (!r->body_read)
-		return flow_pump(&r->up_flow, &c->peer, &r->up->peer, moved, CONN_TURN);
-	if (!peer_put_some(&r->up->peer, buf_slice(&r->body), &r->body_sent))
-		return FLOW_DST_GONE;
-	return r->body_sent == r->body.n ? FLOW_DONE : FLOW_DST_WAIT;
 }
 
 static bool
@@ -15802,8 +15697,8 @@ conn_relay_up(struct conn *c, enum flow_io io)
 		if (r->answer_begun)
 			return conn_relay_cut(c, "bad_request");
 		r->close_after = true;
-		if (r->filter != NULL && r->filter->fault != NULL)
-			conn_fail_body(c, r->filter->fault);
+		if (r->up_flow.filter != NULL && r->up_flow.filter->fault != NULL)
+			conn_fail_body(c, r->up_flow.filter->fault);
 		else
 			conn_fail(c, 400, "bad_request", "malformed body");
 		return false;
@@ -15829,14 +15724,12 @@ static bool
 conn_step_relay(struct conn *c)
 {
 	struct req *r = c->req;
-	uint64_t up = 0, down = 0, before = r->up->peer.received + c->peer.received;
-	enum flow_io io_up, io_down = FLOW_SRC_WAIT;
+	uint64_t before = r->up->peer.received + c->peer.received + r->up_flow.moved;
+	enum flow_io up = flow_pump(&r->up_flow), down = FLOW_SRC_WAIT;
 	unsigned heads = 0;
 
-	io_up = conn_pump_up(c, &up);
-	r->bytes_up += r->body_read ? 0 : up;
-	if (peer_flush(&r->up->peer) == IO_ERR && io_up != FLOW_BAD)
-		io_up = FLOW_DST_GONE;
+	if (!r->body_read)
+		r->bytes_up = r->up_flow.moved;
 	while (!r->answer_begun && conn_read_answer(c))
 		if (++heads == CONN_STEPS) {
 			loop_defer(&c->defer, conn_turn); /* an upstream may say 1xx without end */
@@ -15845,15 +15738,15 @@ conn_step_relay(struct conn *c)
 	if (c->state != CONN_RELAY)
 		return true;
 	if (r->answer_begun) {
-		io_down = flow_pump(&r->down_flow, &r->up->peer, &c->peer, &down, CONN_TURN);
-		r->bytes_down += down;
+		down = flow_pump(&r->down_flow);
+		r->bytes_down = r->down_flow.moved;
+	} else if (peer_flush(&c->peer) == IO_ERR) {
+		down = FLOW_DST_GONE;
 	}
-	if (peer_flush(&c->peer) == IO_ERR)
-		io_down = FLOW_DST_GONE;
-	if (!conn_relay_down(c, io_down) || !conn_relay_up(c, io_up))
+	if (!conn_relay_down(c, down) || !conn_relay_up(c, up))
 		return c->state != CONN_CLOSED;
-	if (r->up->peer.received + c->peer.received != before || up + down != 0)
-		conn_deadline(c, req_patience(r, io_up == FLOW_DONE));
+	if (r->up->peer.received + c->peer.received + r->up_flow.moved != before)
+		conn_deadline(c, req_patience(r, up == FLOW_DONE));
 	return false;
 }
 
@@ -15869,7 +15762,7 @@ blind_put_ws(struct subst_ws *w, struct peer *to)
 	w->out_used += n;
 	if (w->out_used == w->out.n) {
 		w->out_used = 0;
-		buf_recycle(&w->out, REQ_BUF_KEEP);
+		buf_recycle(&w->out, FLOW_BUF_KEEP);
 	}
 	return true;
 }
@@ -15879,9 +15772,9 @@ static bool
 blind_pump(struct peer *from, struct peer *to, struct subst_ws *w, bool *done, uint64_t *moved)
 {
 	while (!*done) {
-		if (*moved >= CONN_TURN)
+		if (*moved >= FLOW_TURN_MAX)
 			return true;
-		if (!peer_make_room(to))
+		if (!peer_room(to, PEER_OUT_HIGH))
 			return !to->failed;
 		if (w != NULL && w->out.n != 0) {
 			if (!blind_put_ws(w, to))
@@ -15897,7 +15790,7 @@ blind_pump(struct peer *from, struct peer *to, struct subst_ws *w, bool *done, u
 			if (w != NULL ? !subst_ws_feed(w, in) : !peer_put(to, in.p, in.n))
 				return false;
 			peer_consume(from, in.n);
-			*moved += w == NULL ? in.n : in.n * (CONN_PIECE / 16); /* frames of ten, sixteen bytes */
+			*moved += w == NULL ? in.n : in.n * (FLOW_PIECE_COST / 16); /* frames of ten, sixteen bytes */
 			break;
 		}
 		case IO_AGAIN:
@@ -15992,7 +15885,7 @@ conn_step_blind(struct conn *c)
 		return conn_end(c, false);
 	if (up + down != 0 || peer_pending(&c->peer) + peer_pending(&c->blind->peer) < pending)
 		conn_deadline(c, c->blind_req->idle_ms);
-	if (up >= CONN_TURN || down >= CONN_TURN)
+	if (up >= FLOW_TURN_MAX || down >= FLOW_TURN_MAX)
 		loop_defer(&c->defer, conn_turn);
 	return false;
 }
@@ -16060,41 +15953,31 @@ conn_step_handshake(struct conn *c)
 	return false;
 }
 
-/* The body, as the client has room for it. */
-static enum io
-conn_pump_answer(struct conn *c)
-{
-	struct req *r = c->req;
-
-	while (r->answer_sent < r->answer.n) {
-		size_t n = r->answer.n - r->answer_sent;
-
-		if (!peer_room(&c->peer) && peer_flush(&c->peer) == IO_ERR)
-			return IO_ERR;
-		if (!peer_room(&c->peer))
-			return IO_AGAIN;
-		n = n < PEER_PIECE ? n : PEER_PIECE;
-		if (!peer_put(&c->peer, r->answer.p + r->answer_sent, n))
-			return IO_ERR;
-		r->answer_sent += n;
-		conn_deadline(c, CONN_IDLE_MS);
-	}
-	return peer_flush(&c->peer);
-}
-
 static bool
 conn_step_answer(struct conn *c)
 {
-	switch (conn_pump_answer(c)) {
-	case IO_OK:
+	struct flow *f = &c->req->down_flow;
+	uint64_t before = f->moved;
+
+	switch (flow_pump(f)) {
+	case FLOW_DONE:
+		if (peer_pending(&c->peer) != 0)
+			break;
 		conn_next_request(c);
 		return true;
-	case IO_AGAIN:
-		return false;
-	case IO_EOF:
-	case IO_ERR:
+	case FLOW_TURN:
+		loop_defer(&c->defer, conn_turn);
+		break;
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		break;
+	case FLOW_SRC_GONE:
+	case FLOW_DST_GONE:
+	case FLOW_BAD:
 		return conn_end(c, true);
 	}
+	if (f->moved != before)
+		conn_deadline(c, CONN_IDLE_MS);
 	return false;
 }
 
@@ -16122,7 +16005,7 @@ conn_step_linger(struct conn *c)
 		return conn_end(c, true);
 	}
 	/* Off the wire: what is thrown away need not be decrypted. */
-	for (uint64_t from = c->lingered; c->lingered - from < CONN_TURN;) {
+	for (uint64_t from = c->lingered; c->lingered - from < FLOW_TURN_MAX;) {
 		switch (peer_read_wire(&c->peer)) {
 		case IO_OK:
 			c->lingered += c->peer.in->n;
@@ -16283,10 +16166,9 @@ struct fetch {
 	struct wait wait;
 	struct upstream *up;    /* owned while it runs */
 	struct buf out;         /* owned; head and body */
-	size_t out_sent;
 	struct buf head_bytes;  /* owned; the answer's head as it comes */
 	size_t scanned;
-	struct flow flow;
+	struct flow up_flow, down_flow; /* `out` to the server, the answer's body into `body` */
 	struct buf body;        /* owned */
 	struct slice method;    /* static or into `out` */
 	bool head_done;
@@ -16308,7 +16190,8 @@ fetch_free(struct fetch *f)
 	buf_free(&f->out);
 	buf_free(&f->head_bytes);
 	buf_free(&f->body);
-	flow_free(&f->flow);
+	flow_free(&f->up_flow);
+	flow_free(&f->down_flow);
 }
 
 /* False: nothing more is to be done for it. */
@@ -16377,7 +16260,8 @@ fetch_read_head(struct fetch *f)
 		f->head_done = true;
 		if (f->head_only)
 			return fetch_finish(f, NULL, NULL);
-		flow_init(&f->flow, (int)head.body, head.length, false);
+		flow_init(&f->down_flow, &f->up->peer, NULL, (int)head.body, head.length, false);
+		f->down_flow.into = &f->body;
 		if (head.body == BODY_LENGTH && head.length > f->body.max)
 			return fetch_finish(f, "too_large", "the answer's body");
 	}
@@ -16386,51 +16270,43 @@ fetch_read_head(struct fetch *f)
 	return true;
 }
 
-static void fetch_turn(struct defer *);      /* fetch_read ends in it, and it calls fetch_read */
+static void fetch_turn(struct defer *);      /* fetch_advance ends in it, and it calls fetch_advance */
 
 static void
-fetch_read(struct fetch *f)
+fetch_advance(struct fetch *f)
 {
-	struct peer *p = &f->up->peer;
-	size_t used;
+	enum flow_io up = flow_pump(&f->up_flow);       /* where it failed, an answer may have come before */
+	enum io io = IO_OK;
+	unsigned heads = 0;
 
-	for (uint64_t cost = 0; cost < CONN_TURN; cost += used + CONN_PIECE) {
-		struct slice body;
-		bool bad = false;
-		enum io io;
-
-		used = PEER_PIECE;      /* of a head */
-		if (!f->head_done) {
-			io = peer_fill(p);
-			if (io == IO_AGAIN || (io == IO_OK && !fetch_read_head(f)))
-				return;
-			if (io != IO_OK) {
-				fetch_finish(f, "cut", "the connection ended before an answer");
-				return;
-			}
-			continue;
-		}
-		io = f->flow.done ? IO_EOF : flow_take(&f->flow, p, &body, &used, &bad);
-		switch (io) {
-		case IO_OK:
-			if (!buf_add(&f->body, body.p, body.n)) {
-				fetch_finish(f, "too_large", "the answer's body");
-				return;
-			}
-			if (used != 0)
-				peer_consume(p, used);
-			break;
-		case IO_AGAIN:
+	if (up == FLOW_TURN)
+		loop_defer(&f->defer, fetch_turn);
+	while (!f->head_done && heads++ < CONN_STEPS) {
+		if ((io = peer_fill(&f->up->peer)) == IO_AGAIN || (io == IO_OK && !fetch_read_head(f)))
 			return;
-		case IO_EOF:
-			fetch_finish(f, NULL, NULL);
-			return;
-		case IO_ERR:
-			fetch_finish(f, "cut", "the answer was cut short");
+		if (io != IO_OK) {
+			fetch_finish(f, "cut", "the connection ended before an answer");
 			return;
 		}
 	}
-	loop_defer(&f->defer, fetch_turn);
+	switch (f->head_done ? flow_pump(&f->down_flow) : FLOW_TURN) {
+	case FLOW_DONE:
+		fetch_finish(f, NULL, NULL);
+		break;
+	case FLOW_TURN:
+		loop_defer(&f->defer, fetch_turn);
+		break;
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		break;
+	case FLOW_DST_GONE:
+		fetch_finish(f, "too_large", "the answer's body");
+		break;
+	case FLOW_SRC_GONE:
+	case FLOW_BAD:
+		fetch_finish(f, "cut", "the answer was cut short");
+		break;
+	}
 }
 
 static void
@@ -16439,7 +16315,7 @@ fetch_turn(struct defer *d)
 	struct fetch *f = OWNER(d, struct fetch, defer);
 
 	if (!f->wait.done)
-		fetch_read(f);
+		fetch_advance(f);
 }
 
 static void
@@ -16456,9 +16332,7 @@ fetch_event(struct upstream *u)
 	}
 	if (u->state != UP_OPEN)
 		return;
-	(void)peer_put_some(&u->peer, buf_slice(&f->out), &f->out_sent);
-	peer_flush(&u->peer);   /* where it failed, an answer may have come before: reading says */
-	fetch_read(f);
+	fetch_advance(f);
 }
 
 /* `out` holds the whole request, body.max is set. It may have ended when this returns. */
@@ -16474,6 +16348,8 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 	}
 	f->up->owner = f;
 	f->up->event = fetch_event;
+	flow_init(&f->up_flow, NULL, &f->up->peer, BODY_LENGTH, f->out.n, false);
+	f->up_flow.from = buf_slice(&f->out);
 	upstream_dial(f->up, allow, nallow);
 }
 
@@ -20948,10 +20824,10 @@ l_view_filter(lua_State *L)
 
 	if (r->body_read && r->head.body != BODY_NONE)
 		return luaL_error(L, "a filter goes with a body that streams");
-	filter_free(r->filter);
-	if ((r->filter = filter_new(name)) == NULL)
+	filter_free(r->up_flow.filter);
+	if ((r->up_flow.filter = filter_new(name)) == NULL)
 		return luaL_error(L, "there is no filter %s", name);
-	r->filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
+	r->up_flow.filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
 	return 0;
 }
 
@@ -21166,12 +21042,12 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	text_copy(seed.scope, sizeof seed.scope, o->scope.text);
 	text_copy(seed.seed, sizeof seed.seed, signature);
 	seed.trailer = slice_eq(o->payload, trailer);
-	filter_free(r->filter);
-	r->filter = filter_sigv4_new(&seed);
+	filter_free(r->up_flow.filter);
+	r->up_flow.filter = filter_sigv4_new(&seed);
 	wipe(&seed, sizeof seed);
-	if (r->filter != NULL && r->counted != NULL)
-		r->filter->share = &r->counted->bodies;
-	return r->filter != NULL;
+	if (r->up_flow.filter != NULL && r->counted != NULL)
+		r->up_flow.filter->share = &r->counted->bodies;
+	return r->up_flow.filter != NULL;
 }
 
 static bool
@@ -22400,8 +22276,8 @@ l_fetch_push(lua_State *L, bool late)
 	if (!f->wait.done && !late)
 		return -1;
 	if (late)
-		fetch_finish(f, f->out_sent != 0 ? "timeout" : "unreachable",
-		    f->out_sent != 0 ? "no answer in time" : "no connection in time");
+		fetch_finish(f, f->up_flow.moved != 0 ? "timeout" : "unreachable",
+		    f->up_flow.moved != 0 ? "no answer in time" : "no connection in time");
 	if (f->error != NULL) {
 		lua_pushnil(L);
 		lua_pushstring(L, f->error);

@@ -221,7 +221,7 @@ test_stall(void)
 	peer_init(&r->up->peer, pair[0], upstream_ready);
 	r->answer_begun = true;
 	r->idle_ms = 3600000;
-	flow_init(&r->down_flow, BODY_LENGTH, 1 << 20, false);
+	flow_init(&r->down_flow, &r->up->peer, &c->peer, BODY_LENGTH, 1 << 20, false);
 	while (peer_flush(&c->peer) == IO_OK)
 		assert(peer_put(&c->peer, text, sizeof text));
 	conn_expire(c);

@@ -3,7 +3,7 @@
 #include PROXY_C
 #include "guard.h"
 
-#define PIECES_MAX (2 * CONN_TURN / CONN_PIECE) /* in one turn: some milliseconds */
+#define PIECES_MAX (2 * FLOW_TURN_MAX / FLOW_PIECE_COST) /* in one turn: some milliseconds */
 
 static uint64_t taken;                  /* bytes that were read from the source */
 
@@ -71,14 +71,13 @@ static void
 test_flow(const char *name, const char *unit, bool chunked)
 {
 	struct peer src, dst;
-	struct flow f;
-	uint64_t moved = 0;
+	struct flow f = {.done = false};
 	enum flow_io io;
 
 	peer_from(&src, source("", unit));
 	peer_from(&dst, sink());
-	flow_init(&f, BODY_CHUNKED, 0, chunked);
-	io = flow_pump(&f, &src, &dst, &moved, CONN_TURN);
+	flow_init(&f, &src, &dst, BODY_CHUNKED, 0, chunked);
+	io = flow_pump(&f);
 	told(name, io == FLOW_TURN, src.received / strlen(unit));
 	flow_free(&f);
 	peer_close(&src);
@@ -108,14 +107,14 @@ test_held_body(void)
 static void
 test_fetch(const char *name, const char *head, const char *unit)
 {
-	struct fetch f = {.method = SLICE("GET"), .retry_after = -1};
+	struct fetch f = {.method = SLICE("GET"), .retry_after = -1, .up_flow.done = true};
 
 	buf_init(&f.head_bytes, HTTP_HEAD_MAX);
 	buf_init(&f.body, FETCH_BODY_MAX);
 	assert((f.up = calloc(1, sizeof *f.up)) != NULL);
 	f.up->state = UP_OPEN;
 	peer_from(&f.up->peer, source(head, unit));
-	fetch_read(&f);
+	fetch_advance(&f);
 	told(name, f.defer.queued && !f.wait.done, f.up->peer.received / strlen(unit));
 	fetch_free(&f);
 	test_result(!f.defer.queued, "  and none once it is freed", "it is queued");
@@ -133,7 +132,7 @@ test_interim(void)
 	assert(c != NULL && (r = c->req = req_new(c)) != NULL);
 	c->state = CONN_RELAY;
 	r->head.method = SLICE("GET");
-	r->body_read = true;
+	r->body_read = r->up_flow.done = true;
 	assert((r->up = calloc(1, sizeof *r->up)) != NULL);
 	r->up->state = UP_OPEN;
 	peer_from(&c->peer, sink());
@@ -169,7 +168,7 @@ test_frames(const char *name, const char *unit, size_t n)
 	peer_from(&src, fileno(f));
 	peer_from(&dst, sink());
 	test_result(blind_pump(&src, &dst, w, &done, &moved) && !done, name, "ended");
-	told("  and the turn ends", moved >= CONN_TURN, src.received / n / 2);
+	told("  and the turn ends", moved >= FLOW_TURN_MAX, src.received / n / 2);
 	subst_ws_free(w);
 	peer_close(&src);
 	peer_close(&dst);
