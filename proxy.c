@@ -7133,207 +7133,6 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 	return result;
 }
 
-/* -- WebSocket (RFC 6455 5): what the client sends. A text message is held until it is
- * whole, and goes on as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
- * everything else follows it. */
-struct subst_ws {
-	const struct subst *s;  /* borrowed from the req */
-	struct buf held;        /* owned; the frames of a text message, as they came */
-	struct buf out;         /* owned; what is to go on */
-	size_t out_used;
-	unsigned char head[14]; /* of a frame, while it arrives */
-	size_t head_n;
-	uint64_t left;          /* bytes of its payload still to come */
-	bool payload;           /* its head is whole */
-	bool hold;              /* it belongs to what is held */
-	bool last;              /* and ends the message */
-	bool text;              /* a message is held that is not whole yet */
-};
-
-static struct subst_ws *
-subst_ws_new(const struct subst *s)
-{
-	struct subst_ws *w = calloc(1, sizeof *w);
-
-	if (w == NULL)
-		return NULL;
-	w->s = s;
-	buf_init(&w->held, SUBST_WS_MAX);
-	buf_init(&w->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
-	return w;
-}
-
-static void
-subst_ws_free(struct subst_ws *w)
-{
-	if (w == NULL)
-		return;
-	buf_free(&w->held);
-	buf_free(&w->out);
-	free(w);
-}
-
-/* Length of a frame's head as far as its first bytes tell; its payload's length. */
-static size_t
-subst_ws_head(const unsigned char *h, size_t n, uint64_t *len)
-{
-	size_t extra, need;
-
-	if (n < 2)
-		return 2;
-	extra = (h[1] & 127) == 126 ? 2 : (h[1] & 127) == 127 ? 8 : 0;
-	need = 2 + extra + ((h[1] & 128) != 0 ? 4 : 0);
-	if (n >= need)
-		*len = extra == 2 ? load_be16(h + 2) : extra == 8 ? load_be64(h + 2) : h[1] & 127;
-	return need;
-}
-
-static void
-subst_ws_mask(char *p, size_t n, const unsigned char key[4])
-{
-	for (size_t i = 0; i < n; i++)
-		p[i] = (char)((unsigned char)p[i] ^ key[i & 3]);
-}
-
-/* What is held goes on as it came. */
-static bool
-subst_ws_release(struct subst_ws *w)
-{
-	bool ok = buf_addv(&w->out, buf_slice(&w->held));
-
-	buf_clear(&w->held);
-	w->text = w->hold = false;
-	return ok;
-}
-
-/* The text of the held frames, unmasked. */
-static bool
-subst_ws_gather(const struct subst_ws *w, struct buf *text)
-{
-	const unsigned char *h = (const unsigned char *)w->held.p;
-
-	for (size_t at = 0; at < w->held.n;) {
-		uint64_t len = 0;
-		size_t head = subst_ws_head(h + at, w->held.n - at, &len);
-
-		if (!buf_add(text, w->held.p + at + head, (size_t)len))
-			return false;
-		if (len != 0)
-			subst_ws_mask(text->p + text->n - len, (size_t)len, h + at + head - 4);
-		at += head + (size_t)len;
-	}
-	return true;
-}
-
-/* One whole text frame with a mask of its own. */
-static bool
-subst_ws_put(struct buf *out, struct slice text)
-{
-	unsigned char head[14] = {0x81};
-	size_t n = 2;
-
-	if (text.n < 126) {
-		head[1] = (unsigned char)(0x80 | text.n);
-	} else if (text.n <= 0xffff) {
-		head[1] = 0x80 | 126;
-		store_be16(head + 2, (uint16_t)text.n);
-		n = 4;
-	} else {
-		head[1] = 0x80 | 127;
-		store_be64(head + 2, text.n);
-		n = 10;
-	}
-	if (!rand_bytes(head + n, 4) || !buf_add(out, head, n + 4) || !buf_addv(out, text))
-		return false;
-	if (text.n != 0)
-		subst_ws_mask(out->p + out->n - text.n, text.n, head + n);
-	return true;
-}
-
-/* The held message is whole. */
-static bool
-subst_ws_message(struct subst_ws *w)
-{
-	struct buf text, now;
-	struct subst_run t = {.s = w->s, .out = &now};
-	enum subst_result result = SUBST_NO_ROOM;
-	bool ok;
-
-	buf_init(&text, SUBST_WS_MAX);
-	buf_init(&now, SUBST_WS_OUT_MAX);
-	if (buf_reserve(&text, 1) && subst_ws_gather(w, &text)) {
-		t.in = buf_slice(&text);
-		result = subst_json_text(&t, PLACE_WS, 0, t.in.n);
-		if (result == SUBST_DONE && !subst_end(&t))
-			result = SUBST_NO_ROOM;
-	}
-	ok = result != SUBST_NO_ROOM &&
-	    (result == SUBST_DONE && t.hits != 0 ? subst_ws_put(&w->out, buf_slice(&now)) : subst_ws_release(w));
-	buf_clear(&w->held);
-	w->text = w->hold = false;
-	buf_free(&text);
-	buf_free(&now);
-	return ok;
-}
-
-/* A frame's head is whole: is its payload held? */
-static bool
-subst_ws_begin(struct subst_ws *w)
-{
-	unsigned op = w->head[0] & 15;
-	/* no extension, and masked as it must */
-	bool plain = (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0;
-	bool ok = true;
-
-	w->hold = false;
-	w->last = (w->head[0] & 128) != 0;
-	if (op == 8)
-		ok = subst_ws_release(w);       /* the end within a message is the server's to judge, too */
-	if (op < 8) {
-		if (op != 0)
-			ok = subst_ws_release(w);       /* a new message; an unfinished one is the server's to judge */
-		w->hold = plain && (op == 1 || (op == 0 && w->text));
-		if (w->hold && (w->left > SUBST_WS_MAX || w->left + w->head_n > SUBST_WS_MAX - w->held.n))
-			w->hold = false;
-		if (w->text && !w->hold)
-			ok = ok && subst_ws_release(w);
-		w->text = w->hold;
-	}
-	ok = ok && buf_add(w->hold ? &w->held : &w->out, w->head, w->head_n);
-	w->head_n = 0;
-	w->payload = true;
-	return ok;
-}
-
-/* Takes bytes of the client's. False: no room; the connection is to end. */
-static bool
-subst_ws_feed(struct subst_ws *w, struct slice in)
-{
-	for (;;) {
-		if (w->payload && w->left == 0) {
-			w->payload = false;
-			if (w->hold && w->last && !subst_ws_message(w))
-				return false;
-		}
-		if (in.n == 0)
-			return true;
-		if (w->payload) {
-			size_t n = in.n < w->left ? in.n : (size_t)w->left;
-
-			if (!buf_add(w->hold ? &w->held : &w->out, in.p, n))
-				return false;
-			w->left -= n;
-			in = (struct slice){in.p + n, in.n - n};
-		} else {
-			w->head[w->head_n++] = (unsigned char)in.p[0];
-			in = (struct slice){in.p + 1, in.n - 1};
-			if (subst_ws_head(w->head, w->head_n, &w->left) == w->head_n &&
-			    w->head_n > 1 && !subst_ws_begin(w))
-				return false;
-		}
-	}
-}
-
 /* -- the way back: what went out, and what the client had sent there */
 struct subst_back {
 	struct subst_back *next;
@@ -13649,6 +13448,193 @@ filter_sigv4_new(const struct sigv4_seed *seed)
 	return f;
 }
 
+/* WebSocket (RFC 6455 5), what the client sends. A text message is held until it is whole, and goes on
+ * as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
+ * everything else follows it. */
+struct filter_ws {
+	struct filter f;
+	const struct subst *s;  /* borrowed from the req */
+	struct buf held;        /* owned; the frames of a text message, as they came */
+	struct buf out;         /* owned; what is to go on */
+	size_t given;           /* of `out` */
+	unsigned char head[14]; /* of a frame, while it arrives */
+	size_t head_n;
+	uint64_t left;          /* bytes of its payload still to come */
+	bool payload;           /* its head is whole */
+	bool hold;              /* it belongs to what is held */
+	bool last;              /* and ends the message */
+	bool text;              /* a message is held that is not whole yet */
+};
+
+/* Length of a frame's head as far as its first bytes tell; its payload's length. */
+static size_t
+filter_ws_head(const unsigned char *h, size_t n, uint64_t *len)
+{
+	size_t extra, need;
+
+	if (n < 2)
+		return 2;
+	extra = (h[1] & 127) == 126 ? 2 : (h[1] & 127) == 127 ? 8 : 0;
+	need = 2 + extra + ((h[1] & 128) != 0 ? 4 : 0);
+	if (n >= need)
+		*len = extra == 2 ? load_be16(h + 2) : extra == 8 ? load_be64(h + 2) : h[1] & 127;
+	return need;
+}
+
+/* Adds a payload with its mask put on, or taken off. */
+static void
+filter_ws_mask(struct buf *out, struct slice payload, const unsigned char key[4])
+{
+	if (payload.n == 0 || !buf_addv(out, payload))
+		return;
+	for (size_t i = 0; i < payload.n; i++)
+		out->p[out->n - payload.n + i] ^= (char)key[i & 3];
+}
+
+/* What is held goes on as it came. */
+static void
+filter_ws_release(struct filter_ws *w)
+{
+	buf_addv(&w->out, buf_slice(&w->held));
+	buf_clear(&w->held);
+	w->text = false;
+}
+
+/* One whole text frame with a mask of its own. */
+static void
+filter_ws_put(struct buf *out, struct slice text)
+{
+	unsigned char head[14] = {0x81, (unsigned char)(0x80 | text.n)};
+	size_t n = 2;
+
+	if (text.n > 0xffff) {
+		head[1] = 0x80 | 127;
+		store_be64(head + 2, text.n);
+		n = 10;
+	} else if (text.n > 125) {
+		head[1] = 0x80 | 126;
+		store_be16(head + 2, (uint16_t)text.n);
+		n = 4;
+	}
+	out->bad |= !rand_bytes(head + n, 4);
+	buf_add(out, head, n + 4);
+	filter_ws_mask(out, text, head + n);
+}
+
+/* The held message is whole. */
+static void
+filter_ws_message(struct filter_ws *w)
+{
+	const unsigned char *h = (const unsigned char *)w->held.p;
+	struct buf text, now;
+	struct subst_run t = {.s = w->s, .out = &now};
+	enum subst_result result;
+
+	buf_init(&text, SUBST_WS_MAX);
+	buf_init(&now, SUBST_WS_OUT_MAX);
+	for (size_t at = 0; at < w->held.n;) {
+		uint64_t len = 0;
+		size_t head = filter_ws_head(h + at, w->held.n - at, &len);
+
+		filter_ws_mask(&text, (struct slice){w->held.p + at + head, (size_t)len}, h + at + head - 4);
+		at += head + (size_t)len;
+	}
+	buf_reserve(&text, 1);
+	t.in = buf_slice(&text);
+	result = buf_ok(&text) ? subst_json_text(&t, PLACE_WS, 0, t.in.n) : SUBST_NO_ROOM;
+	w->out.bad |= result == SUBST_NO_ROOM || (result == SUBST_DONE && !subst_end(&t));
+	if (result == SUBST_DONE && t.hits != 0) {
+		filter_ws_put(&w->out, buf_slice(&now));
+		buf_clear(&w->held);
+	}
+	filter_ws_release(w);
+	buf_free(&text);
+	buf_free(&now);
+}
+
+/* A frame's head is whole: is its payload held? */
+static void
+filter_ws_begin(struct filter_ws *w)
+{
+	unsigned op = w->head[0] & 15;
+	bool text = op == 1 || (op == 0 && w->text);
+
+	w->last = (w->head[0] & 128) != 0;
+	/* no extension, masked as it must be, and not too long */
+	w->hold = text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0 && w->left <= SUBST_WS_MAX &&
+	    w->left + w->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
+	/* Another message begins, or the end comes, within a message: that is the server's to judge. */
+	if (op <= 8 && (op != 0 || (w->text && !w->hold)))
+		filter_ws_release(w);
+	if (op < 8)
+		w->text = w->hold;
+	w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, w->head, w->head_n);
+	w->head_n = 0;
+	w->payload = true;
+}
+
+static ssize_t
+filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_ws *w = (struct filter_ws *)f;
+	size_t n, used = 0;
+
+	(void)scratch;
+	if (w->given == w->out.n) {
+		buf_recycle(&w->out, FLOW_BUF_KEEP);
+		w->given = 0;
+		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* frames of ten, sixteen bytes */
+		while (used < in.n) {
+			if (w->payload) {
+				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
+				w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, in.p + used, n);
+				w->left -= n;
+				used += n;
+			} else {
+				w->head[w->head_n++] = (unsigned char)in.p[used++];
+				if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1)
+					filter_ws_begin(w);
+			}
+			if (w->payload && w->left == 0) {
+				w->payload = false;
+				if (w->hold && w->last)
+					filter_ws_message(w);
+			}
+		}
+		if (end)
+			filter_ws_release(w);   /* half a message: the server's to judge, too */
+	}
+	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
+	if (n != 0)
+		*out = (struct slice){w->out.p + w->given, n};
+	w->given += n;
+	f->more = n != 0;               /* what was given lies in `out`: that goes in the next run */
+	f->ended = end && n == 0;
+	return buf_ok(&w->out) ? (ssize_t)used : -1;
+}
+
+static void
+filter_ws_wipe(struct filter *f)
+{
+	buf_free(&((struct filter_ws *)f)->held);
+	buf_free(&((struct filter_ws *)f)->out);
+}
+
+/* NULL: out of memory. */
+static struct filter *
+filter_ws_new(const struct subst *s)
+{
+	static const struct filter_class class = {sizeof(struct filter_ws), false, filter_ws_run, filter_ws_wipe};
+	struct filter *f = filter_alloc(&class);
+
+	if (f != NULL) {
+		((struct filter_ws *)f)->s = s;
+		buf_init(&((struct filter_ws *)f)->held, SUBST_WS_MAX);
+		buf_init(&((struct filter_ws *)f)->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
+	}
+	return f;
+}
+
 #ifdef SALLYPORT_TEST
 #include "tests/filters.h"
 #else
@@ -13743,7 +13729,6 @@ struct req {
 	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
 	char taken[256];        /* names of what was taken off and was not ours: for the record */
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
-	struct subst_ws *ws;    /* owned; a WebSocket with rows */
 	/* owned; what was attached, to be taken out of the answer's head */
 	struct subst_back *back;
 
@@ -13835,11 +13820,6 @@ struct conn {
 	char host[256];         /* of the tunnel, canonical */
 	int port;
 	char token[65];         /* of the CONNECT */
-	struct upstream *blind; /* owned; CONN_BLIND's other end */
-	struct req *blind_req;  /* owned; its log record waits for the end */
-	/* nothing more will come from the client; from the upstream */
-	bool blind_up_done, blind_down_done;
-	bool blind_up_shut, blind_down_shut; /* and the other end was told, after all that waited */
 };
 
 static struct conn *conn_first;         /* all of them */
@@ -14064,7 +14044,6 @@ req_free(struct req *r)
 	upstream_drop(&r->up);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
-	subst_ws_free(r->ws);
 	subst_free(r->subst);
 	subst_back_free(r->back);
 	tls_ident_unref(r->ident);
@@ -14641,19 +14620,6 @@ conn_drop_req(struct conn *c)
 	c->req = NULL;
 }
 
-static void
-conn_finish_blind(struct conn *c)
-{
-	if (c->blind_req != NULL) {
-		c->blind_req->bytes_up = c->blind != NULL ? c->blind->peer.sent - c->blind_req->bytes_up : 0;
-		c->blind_req->bytes_down = c->blind != NULL ? c->blind->peer.received - c->blind_req->bytes_down : 0;
-		req_log(c->blind_req);
-		req_free(c->blind_req);
-	}
-	c->blind_req = NULL;
-	upstream_drop(&c->blind);
-}
-
 /* `abort`: an answer is cut short, and the client must be able to tell:
  * no close_notify, a reset. */
 static void
@@ -14672,7 +14638,6 @@ conn_close(struct conn *c, bool abort_)
 		req_free(c->req);
 		c->req = NULL;
 	}
-	conn_finish_blind(c);
 	if (abort_ && c->peer.watch.fd >= 0) {
 		setsockopt(c->peer.watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 	} else if (c->peer.tls != NULL && !c->peer.failed && tls_status(c->peer.tls) == TLS_OPEN) {
@@ -15299,12 +15264,8 @@ conn_begin_blind(struct conn *c)
 {
 	struct req *r = c->req;
 
-	c->blind = r->up;
-	r->bytes_up = c->blind->peer.sent;      /* until its end: what the heads had, which is not counted */
-	r->bytes_down = c->blind->peer.received;
-	r->up = NULL;
-	c->blind_req = r;
-	c->req = NULL;
+	flow_init(&r->up_flow, &c->peer, &r->up->peer, BODY_EOF, 0, false);
+	flow_init(&r->down_flow, &r->up->peer, &c->peer, BODY_EOF, 0, false);
 	r->allowed = true;
 	c->state = CONN_BLIND;
 	conn_deadline(c, r->hello == HELLO_MORE ? CONN_HANDSHAKE_MS : r->idle_ms);
@@ -15563,7 +15524,9 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (h->status == 101) {
 		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h))
 			return conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
-		ok = !subst_places(r->subst, 1u << PLACE_WS) || (r->ws = subst_ws_new(r->subst)) != NULL;
+		filter_free(r->up_flow.filter);
+		r->up_flow.filter = NULL;
+		ok = !subst_places(r->subst, 1u << PLACE_WS) || (r->up_flow.filter = filter_ws_new(r->subst)) != NULL;
 		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) &&
 		    peer_put(&c->peer, b.p, b.n);
 		buf_free(&b);
@@ -15751,86 +15714,42 @@ conn_step_relay(struct conn *c)
 }
 
 /* -- CONN_BLIND */
-/* What the rows made of a WebSocket's frames goes on, a piece at a time. */
+/* One end is gone: what waits for the client still goes out. */
 static bool
-blind_put_ws(struct subst_ws *w, struct peer *to)
-{
-	size_t n = w->out.n - w->out_used < PEER_PIECE ? w->out.n - w->out_used : PEER_PIECE;
-
-	if (!peer_put(to, w->out.p + w->out_used, n))
-		return false;
-	w->out_used += n;
-	if (w->out_used == w->out.n) {
-		w->out_used = 0;
-		buf_recycle(&w->out, FLOW_BUF_KEEP);
-	}
-	return true;
-}
-
-/* One direction. `w`: rows that rewrite it, or NULL. False: it is over, cleanly or not. */
-static bool
-blind_pump(struct peer *from, struct peer *to, struct subst_ws *w, bool *done, uint64_t *moved)
-{
-	while (!*done) {
-		if (*moved >= FLOW_TURN_MAX)
-			return true;
-		if (!peer_room(to, PEER_OUT_HIGH))
-			return !to->failed;
-		if (w != NULL && w->out.n != 0) {
-			if (!blind_put_ws(w, to))
-				return false;
-			continue;
-		}
-		switch (peer_fill(from)) {
-		case IO_OK: {
-			struct slice in = peer_data(from);
-
-			if (in.n > PEER_PIECE)
-				in.n = PEER_PIECE;
-			if (w != NULL ? !subst_ws_feed(w, in) : !peer_put(to, in.p, in.n))
-				return false;
-			peer_consume(from, in.n);
-			*moved += w == NULL ? in.n : in.n * (FLOW_PIECE_COST / 16); /* frames of ten, sixteen bytes */
-			break;
-		}
-		case IO_AGAIN:
-			return peer_flush(to) != IO_ERR;
-		case IO_EOF:
-			if (w != NULL && w->held.n != 0) {
-				if (!subst_ws_release(w))
-					return false;
-				break;          /* half a message: the upstream's to judge */
-			}
-			*done = true;
-			if (to->tls != NULL && peer_flush(to) != IO_ERR)
-				tls_shutdown(to->tls);
-			break;
-		case IO_ERR:
-			return false;
-		}
-	}
-	return true;
-}
-
-/* Flushes, and ends the direction once all of it has gone. False: the peer failed. */
-static bool
-blind_finish(struct peer *to, bool done, bool *shut)
-{
-	enum io io = peer_flush(to);
-
-	if (io == IO_OK && done && !*shut) {
-		shutdown(to->watch.fd, SHUT_WR);
-		*shut = true;
-	}
-	return io != IO_ERR || *shut;
-}
-
-/* One end failed: what waits still goes out, to who reads it. */
-static void
 blind_cut(struct conn *c)
 {
-	c->blind_up_done = c->blind_up_shut = c->blind_down_done = true;
+	struct req *r = c->req;
+
+	r->up_flow.done = r->up_flow.shut = r->down_flow.done = true;
 	conn_deadline(c, CONN_IDLE_MS);
+	return true;
+}
+
+/* One direction, and its end once all of it has gone. True: one end is gone. */
+static bool
+blind_pump(struct conn *c, struct flow *f)
+{
+	switch (f->shut ? FLOW_SRC_WAIT : flow_pump(f)) {
+	case FLOW_DONE:
+		if (f->dst->tls != NULL)
+			tls_shutdown(f->dst->tls);
+		if (peer_flush(f->dst) != IO_OK)
+			break;
+		shutdown(f->dst->watch.fd, SHUT_WR);
+		f->shut = true;
+		break;
+	case FLOW_TURN:
+		loop_defer(&c->defer, conn_turn);
+		break;
+	case FLOW_SRC_WAIT:
+	case FLOW_DST_WAIT:
+		break;
+	case FLOW_SRC_GONE:
+	case FLOW_DST_GONE:
+	case FLOW_BAD:
+		return blind_cut(c);
+	}
+	return false;
 }
 
 /* Nothing of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
@@ -15838,7 +15757,7 @@ blind_cut(struct conn *c)
 static bool
 blind_hello(struct conn *c)
 {
-	struct req *r = c->blind_req;
+	struct req *r = c->req;
 
 	while (r->hello == HELLO_MORE) {
 		enum io io = peer_flush(&c->peer) == IO_ERR ? IO_ERR : peer_fill(&c->peer);
@@ -15851,8 +15770,9 @@ blind_hello(struct conn *c)
 			r->hello = HELLO_REFUSE;
 		peer_consume(&c->peer, in.n);
 	}
-	if (r->hello == HELLO_PASS && peer_put(&c->blind->peer, r->up_bytes.p, r->up_bytes.n)) {
+	if (r->hello == HELLO_PASS && peer_put(&r->up->peer, r->up_bytes.p, r->up_bytes.n)) {
 		r->hello = HELLO_ANY;
+		r->up_flow.moved = r->up_bytes.n;
 		conn_deadline(c, r->idle_ms);
 		return true;
 	}
@@ -15861,33 +15781,29 @@ blind_hello(struct conn *c)
 	text_copy(r->code, sizeof r->code, "misdirected");
 	peer_put(&c->peer, "\25\3\1\0\2\2\160", 7); /* fatal, unrecognized_name (RFC 6066 3) */
 	r->hello = HELLO_ANY;
-	blind_cut(c);
-	return true;
+	return blind_cut(c);
 }
 
 static bool
 conn_step_blind(struct conn *c)
 {
-	uint64_t up = 0, down = 0;
+	struct req *r = c->req;
+	size_t pending;
+	bool cut;
 
-	if (c->blind_req->hello != HELLO_ANY && !blind_hello(c))
+	if (r->hello != HELLO_ANY && !blind_hello(c))
 		return false;
-
-	size_t pending = peer_pending(&c->peer) + peer_pending(&c->blind->peer);
-
-	if (!blind_pump(&c->peer, &c->blind->peer, c->blind_req->ws, &c->blind_up_done, &up))
-		blind_cut(c);
-	if (!blind_pump(&c->blind->peer, &c->peer, NULL, &c->blind_down_done, &down))
-		blind_cut(c);
-	if (!blind_finish(&c->blind->peer, c->blind_up_done, &c->blind_up_shut) ||
-	    !blind_finish(&c->peer, c->blind_down_done, &c->blind_down_shut) ||
-	    (c->blind_up_shut && c->blind_down_shut))
+	pending = peer_pending(&c->peer) + peer_pending(&r->up->peer);
+	cut = blind_pump(c, &r->up_flow);
+	cut = blind_pump(c, &r->down_flow) || cut;
+	if (r->bytes_up + r->bytes_down != r->up_flow.moved + r->down_flow.moved ||
+	    peer_pending(&c->peer) + peer_pending(&r->up->peer) < pending)
+		conn_deadline(c, r->idle_ms);
+	r->bytes_up = r->up_flow.moved;
+	r->bytes_down = r->down_flow.moved;
+	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut))
 		return conn_end(c, false);
-	if (up + down != 0 || peer_pending(&c->peer) + peer_pending(&c->blind->peer) < pending)
-		conn_deadline(c, c->blind_req->idle_ms);
-	if (up >= FLOW_TURN_MAX || down >= FLOW_TURN_MAX)
-		loop_defer(&c->defer, conn_turn);
-	return false;
+	return cut;
 }
 
 /* -- the short states */
@@ -16069,7 +15985,7 @@ conn_expire_relay(struct conn *c)
 static void
 conn_expire(struct conn *c)
 {
-	struct req *r = c->req != NULL ? c->req : c->blind_req;
+	struct req *r = c->req;
 
 	switch (c->state) {
 	case CONN_RELAY:
@@ -21994,8 +21910,6 @@ rejudge_done(struct task *t, bool ok, lua_State *co)
 			continue;
 		if (c->req != NULL)
 			text_copy(c->req->code, sizeof c->req->code, "rule_changed");
-		else if (c->blind_req != NULL)
-			text_copy(c->blind_req->code, sizeof c->blind_req->code, "rule_changed");
 		conn_close(c, true);
 		break;
 	}
@@ -22014,7 +21928,7 @@ conn_rejudge(void)
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
 	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
-		struct req *r = c->state == CONN_BLIND ? c->blind_req : c->state == CONN_RELAY ? c->req : NULL;
+		struct req *r = c->state == CONN_BLIND || c->state == CONN_RELAY ? c->req : NULL;
 		struct rejudge *j;
 		struct task *task;
 

@@ -28,6 +28,25 @@ filter_upper_run(struct filter *f, struct slice in, bool end, char *scratch, str
 	return (ssize_t)i;
 }
 
+/* All that a filter makes of `in`, as a flow has it. False: it refuses. */
+static inline bool
+filter_feed(struct filter *f, struct slice in, bool end, struct buf *all)
+{
+	static char scratch[PEER_PIECE];
+
+	do {
+		struct slice out = {scratch, 0};
+		ssize_t took = f->class->run(f, in, end, scratch, &out);
+
+		if (took < 0)
+			return false;
+		assert((size_t)took <= in.n && out.n <= PEER_PIECE);
+		in = (struct slice){in.p + took, in.n - (size_t)took};
+		buf_addv(all, out);
+	} while (in.n != 0 || f->more || (end && !f->ended));
+	return true;
+}
+
 static struct filter *
 filter_twice_new(void)
 {

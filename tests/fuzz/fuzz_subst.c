@@ -76,21 +76,20 @@ fuzz_body(struct slice in, unsigned kind)
 static void
 fuzz_ws(struct slice in, size_t step)
 {
-	struct subst_ws *w = subst_ws_new(fuzz_rows);
+	struct filter *f = filter_ws_new(fuzz_rows);
+	struct filter_ws *w = (struct filter_ws *)f;
 	bool ok = true, text = false;
 	struct buf all;
 
 	buf_init(&all, 1 << 20);
 	for (size_t at = 0; ok && at < in.n; at += step) {
-		ok = subst_ws_feed(w, (struct slice){in.p + at, in.n - at < step ? in.n - at : step});
+		ok = filter_feed(f, (struct slice){in.p + at, in.n - at < step ? in.n - at : step}, false, &all);
 		text = text || w->hold || w->held.n != 0;
-		buf_addv(&all, buf_slice(&w->out));
-		buf_clear(&w->out);
 	}
 	if (!ok || (!text && step == 1 && (all.n + w->head_n != in.n || memcmp(all.p != NULL ? all.p : "", in.p, all.n) != 0)))
 		abort();
 	buf_free(&all);
-	subst_ws_free(w);
+	filter_free(f);
 }
 
 static void

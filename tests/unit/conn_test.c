@@ -150,7 +150,7 @@ test_blind(void)
 	conn_begin_blind(c);
 	while (peer_flush(&c->peer) == IO_OK)
 		assert(peer_put(&c->peer, text, sizeof text));
-	c->blind->peer.failed = true;
+	c->req->up->peer.failed = true;
 	conn_advance(c);
 	test_result(c->state == CONN_BLIND && peer_pending(&c->peer) != 0 && c->deadline <= clock_now() + CONN_IDLE_MS &&
 	    c->timer.at <= c->deadline, "a tunnel that failed, and a client that does not read", "%d: %lld ms", c->state,

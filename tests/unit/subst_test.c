@@ -305,8 +305,7 @@ put_frame(struct buf *b, unsigned first, const char *text, size_t n, const char 
 		store_be64(head + 2, n), at = 10;
 	memcpy(head + at, mask, 4);
 	buf_add(b, head, at + 4);
-	buf_add(b, text, n);
-	subst_ws_mask(b->p + b->n - n, n, (const unsigned char *)mask);
+	filter_ws_mask(b, (struct slice){text, n}, (const unsigned char *)mask);
 }
 
 /* Payloads of the text frames in a stream, one after the other; false: it is not one of whole frames. */
@@ -315,12 +314,11 @@ texts(struct slice in, struct buf *out)
 {
 	for (size_t at = 0; at < in.n;) {
 		uint64_t len = 0;
-		size_t head = subst_ws_head((const unsigned char *)in.p + at, in.n - at, &len);
+		size_t head = filter_ws_head((const unsigned char *)in.p + at, in.n - at, &len);
 
 		if (in.n - at < head || in.n - at - head < len)
 			return false;
-		buf_add(out, in.p + at + head, (size_t)len);
-		subst_ws_mask(out->p + out->n - len, (size_t)len, (const unsigned char *)in.p + at + head - 4);
+		filter_ws_mask(out, (struct slice){in.p + at + head, (size_t)len}, (const unsigned char *)in.p + at + head - 4);
 		at += head + (size_t)len;
 	}
 	return true;
@@ -330,7 +328,7 @@ static void
 stream(const char *name, const struct subst *s, struct slice in, const char *want, bool same)
 {
 	for (size_t step = 1; step <= in.n; step += step < 40 ? 1 : in.n) {
-		struct subst_ws *w = subst_ws_new(s);
+		struct filter *f = filter_ws_new(s);
 		struct buf all, text;
 		bool ok = true;
 
@@ -339,11 +337,9 @@ stream(const char *name, const struct subst *s, struct slice in, const char *wan
 		for (size_t at = 0; ok && at < in.n; at += step) {
 			size_t n = in.n - at < step ? in.n - at : step;
 
-			ok = subst_ws_feed(w, (struct slice){guard_copy(in.p + at, n), n});
-			buf_addv(&all, buf_slice(&w->out));
-			buf_clear(&w->out);
+			ok = filter_feed(f, (struct slice){guard_copy(in.p + at, n), n}, false, &all);
 		}
-		ok = ok && subst_ws_release(w) && buf_addv(&all, buf_slice(&w->out));
+		ok = ok && filter_feed(f, SLICE(""), true, &all) && f->ended;
 		if (same)
 			ok = ok && slice_eq(buf_slice(&all), in);
 		else
@@ -354,7 +350,7 @@ stream(const char *name, const struct subst *s, struct slice in, const char *wan
 		}
 		buf_free(&all);
 		buf_free(&text);
-		subst_ws_free(w);
+		filter_free(f);
 	}
 }
 

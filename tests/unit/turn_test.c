@@ -152,10 +152,9 @@ static void
 test_frames(const char *name, const char *unit, size_t n)
 {
 	struct subst s = {.n = 1};
-	struct subst_ws *w;
+	struct flow flow = {.done = false};
 	struct peer src, dst;
-	uint64_t moved = 0;
-	bool done = false;
+	enum flow_io io;
 	FILE *f = tmpfile();
 
 	assert(f != NULL && secret_init());
@@ -164,12 +163,14 @@ test_frames(const char *name, const char *unit, size_t n)
 	fflush(f);
 	rewind(f);
 	s.row[0] = (struct subst_row){.placeholder = SLICE("placeholder"), .name = SLICE(""), .secret = secret_new(4), .place = PLACE_WS};
-	assert((w = subst_ws_new(&s)) != NULL);
 	peer_from(&src, fileno(f));
 	peer_from(&dst, sink());
-	test_result(blind_pump(&src, &dst, w, &done, &moved) && !done, name, "ended");
-	told("  and the turn ends", moved >= FLOW_TURN_MAX, src.received / n / 2);
-	subst_ws_free(w);
+	flow_init(&flow, &src, &dst, BODY_EOF, 0, false);
+	assert((flow.filter = filter_ws_new(&s)) != NULL);
+	io = flow_pump(&flow);
+	test_result(!flow.done, name, "ended");
+	told("  and the turn ends", io == FLOW_TURN, src.received / n / 2);
+	flow_free(&flow);
 	peer_close(&src);
 	peer_close(&dst);
 }
