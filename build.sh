@@ -44,10 +44,16 @@ deps() {
 		{ say "they could not be installed; as root: apt-get install --no-install-recommends $want"; exit 1; }
 }
 
-# slim FILE: Lua without indentation and whole-line comments, every line where it was; long strings are left alone.
+# slim FILE: Lua without indentation and comments, every line where it was; long strings are left alone. A comment behind
+# code goes where the quotes before it are even: so it is none within a text.
 slim() {
 	awk '{
-		if (!long) { sub(/^[ \t]+/, ""); if (/^--[^[]/ || $0 == "--") $0 = "" }
+		if (!long) { sub(/^[ \t]+/, ""); if (/^--[^[]/ || $0 == "--") $0 = ""
+			if (!/\[=*\[/ && match($0, /[ \t]+-- /)) {
+				code = substr($0, 1, RSTART - 1)
+				if (code !~ /\\/ && gsub(/"/, "&", code) % 2 == 0 && gsub(/\047/, "&", code) % 2 == 0) $0 = code
+			}
+		}
 		rest = $0
 		while (1) {
 			if (!long) {
