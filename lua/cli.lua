@@ -9,7 +9,7 @@ local M = {}
 local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
-  { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "bundle", "cli.bundle" },
+  { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "version", "cli.version" }, { "lua", "cli.script" },
@@ -19,7 +19,7 @@ local families = {
 local other_words = {
   start = "serve", run = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
   login = "connect", authorize = "connect", logout = "disconnect", credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
-  domains = "domain", policies = "policy", why = "explain", check = "doctor", cert = "ca", export = "env",
+  domains = "domain", policies = "policy", why = "explain", check = "doctor", stats = "status", top = "status", cert = "ca", export = "env",
   ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",
   cat = "show", update = "set", edit = "set", revert = "rollback",
 }

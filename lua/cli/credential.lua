@@ -6,6 +6,7 @@ local presets = require "cli.presets"
 local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
+local token_state = require "cli.token_state"
 local rows = require "rows"
 local stand_in = require "stand_in"
 local tls = require "cli.tls"
@@ -280,34 +281,11 @@ local function public(record)
   return out
 end
 
-local function token_state(name, now)
-  local state = require("store").peek("state", name)
-  if not state then return nil end
-  local out = { last_error = state.last_error, error_detail = state.error_detail, last_error_at = state.last_error_at,
-    valid = state.expires_at ~= nil and state.expires_at > now and not state.final and not state.dropped }
-  for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "granted", "wanted" } do
-    out[k] = type(state[k]) == "table" and report.array(state[k]) or state[k]
-  end
-  for _, sealed in ipairs(state.sealed or {}) do
-    out.renewable = out.renewable or sealed == "refresh_token"
-  end
-  return out
-end
-
--- How the token of a type that a person connects stands, in a word.
-local function connection(token)
-  if not token or not (token.obtained_at or token.renewable) then return "not connected" end
-  if token.wanted then return "connected, wants scopes" end
-  if token.valid then return "connected" end
-  if token.last_error or not token.renewable then return "connect it anew" end
-  return "connected"
-end
-
 local function state_of(record)
   local enabled = record.enabled == false and "disabled" or "enabled"
   local pol = require("policy_store").load(record.type)
   if not (pol and pol.connect) then return enabled end
-  return ("%s, %s"):format(enabled, connection(token_state(record.name, require("time").wall())))
+  return ("%s, %s"):format(enabled, token_state.connection(token_state.read(record.name, require("time").wall())))
 end
 
 local function list(_, opt, ctx)
@@ -359,7 +337,7 @@ local function show(args, _, ctx)
   db.open(ctx)
   local record = db.need("credential", args[1])
   local now = require("time").wall()
-  local token = token_state(record.name, now)
+  local token = token_state.read(record.name, now)
   local refused = require("refused").last(record, token and token.obtained_at)
   if ctx.json then
     local out = public(record)
@@ -405,7 +383,7 @@ local function show(args, _, ctx)
   table.sort(rest, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(rest) do line(r[1], r[2]) end
   local pol = require("policy_store").load(record.type)
-  if pol and pol.connect then line("account", connection(token)) end
+  if pol and pol.connect then line("account", token_state.connection(token)) end
   if token then token_lines(line, record, token) end
   if refused and not (token and token.refused_at) then
     line("refused", ("%s answered 401 to it at %s: sallyport credential test %s"):format(require("errors").host(refused.host), report.time(refused.at),

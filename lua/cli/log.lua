@@ -4,6 +4,7 @@ local errors = require "errors"
 local files = require "cli.log_files"
 local report = require "cli.report"
 local reqlog = require "reqlog"
+local summary = require "cli.log_summary"
 
 local NEWEST = 50        -- what a screen holds
 local FOLLOW_MS = 100
@@ -15,15 +16,11 @@ local function text(v) return (type(v) == "string" or type(v) == "number") and t
 
 local function integer(v) return type(v) == "number" and math.tointeger(v // 1) or nil end
 
--- "GET api.example.com:443/v1", as a record of many refusals names the first and the last.
-local function host_of(target)
-  target = text(target)
-  return target and target:match("^%S* (.-):%d*/") or target and target:match("^%S* (.*):%d*$")
-end
+local host_of = summary.host_of
 
-local function wanted(opt)
+local function wanted(opt, since, until_)
   return function(r)
-    return (not opt.agent or r.agent == opt.agent) and (not opt.denied or r.decision == "deny")
+    return r.time >= since and r.time < until_ and (not opt.agent or r.agent == opt.agent) and (not opt.denied or r.decision == "deny")
       and (not opt.host or r.host == opt.host or host_of(r.first) == opt.host or host_of(r.last) == opt.host)
   end
 end
@@ -57,15 +54,31 @@ local function line(r)
   return table.concat(parts, " ") .. (#tail > 0 and "  " .. report.clean(table.concat(tail, ", ")) or "") .. "\n"
 end
 
+-- Both ends of what is asked for, in Unix ms.
+local function span_of(opt, now)
+  local ends = {}
+  for _, name in ipairs { "since", "until" } do
+    if opt[name] then
+      local at, why = report.moment(opt[name], now)
+      ends[name] = at or report.usage(("--%s: %s"):format(name, why))
+    end
+  end
+  if opt["until"] and opt.follow then report.usage("--follow goes on, so --until has no part in it") end
+  return ends.since or math.mininteger, ends["until"] or math.maxinteger
+end
+
 local function run(_, opt, ctx)
-  db.open(ctx)
   local host, time = ctx.host, require "time"
-  local newest = not ctx.json and NEWEST or nil
+  local since, until_ = span_of(opt, time.wall_ms())
+  if opt.summary and (opt.follow or opt.newest) then report.usage("--summary counts what is there: without --follow and --newest") end
+  if opt.after and opt.newest then report.usage("--after and --newest are two ways to say where to begin: name one") end
+  db.open(ctx)
+  local newest = not (ctx.json or opt.summary or opt.since or opt["until"] or opt.after) and NEWEST or nil
   if opt.newest then
     newest = opt.newest:find("^%d+$") and math.tointeger(tonumber(opt.newest)) or report.usage("--newest is a number")
   end
   local path = require("cli.log_place").current(ctx)
-  local keep, show = wanted(opt), ctx.json and function(r) return report.json_line(r) .. "\n" end or line
+  local keep, show = wanted(opt, since, until_), ctx.json and function(r) return report.json_line(r) .. "\n" end or line
   local json, shown = require "json", 0
   -- What is too old goes from the files at the next rotation, and is not shown any more.
   local oldest, unset = time.wall_ms() - 1000 * require("records").settings(nil).log_age, 1000 * host.build_time
@@ -74,9 +87,20 @@ local function run(_, opt, ctx)
     local r = reqlog.whole(s) and json.decode(s)
     if type(r) == "table" and (r.time >= oldest or r.time < unset) and keep(r) then return r end
   end
+  local sum = opt.summary and summary.new()
+  local seen_after = not opt.after
   local function put(s)
     local r = record(s)
-    if r then ctx.out(show(r)) end
+    if not seen_after then
+      local whole = reqlog.whole(s) and json.decode(s)
+      seen_after = type(whole) == "table" and whole.request == opt.after
+      return
+    end
+    if r and sum then
+      sum.add(r, summary.host(r))
+    elseif r then
+      ctx.out(show(r))
+    end
     shown = shown + (r and 1 or 0)
   end
 
@@ -95,10 +119,14 @@ local function run(_, opt, ctx)
     shown = #held
   else
     for _, file in ipairs(list) do files.forward(file, put) end
+    if not seen_after then
+      report.fail(("no record has the id '%s'"):format(report.clean(opt.after)), "it may be too old, or not be written yet: sallyport log --json")
+    end
   end
   if not opt.follow then
     files.close(set)
-    if shown == 0 then ctx.note((opt.agent or opt.host or opt.denied) and "No such request." or "No request yet.") end
+    if sum then ctx.out(ctx.json and report.json(sum.result()) or summary.text(sum.result())) end
+    if shown == 0 then ctx.note((opt.agent or opt.host or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
     return 0
   end
   local tail = files.tail(host, path, set)
@@ -117,7 +145,11 @@ return {
       { name = "agent", arg = "AGENT", help = "of this agent" },
       { name = "host", arg = "HOST", help = "to this host" },
       { name = "denied", help = "only what was refused" },
-      { name = "newest", arg = "N", help = "at most so many; 50 unless named (with --json: all)" },
+      { name = "since", arg = "TIME", help = "15m, 24h, 7d ago, or 2026-01-31[T09:30[:15]] (UTC)" },
+      { name = "until", arg = "TIME", help = "before this time" },
+      { name = "after", arg = "ID", help = "behind the record with this `request` (--json shows it)" },
+      { name = "summary", help = "counted by host and code: what was refused, what went out" },
+      { name = "newest", arg = "N", help = "at most so many; 50 unless named (all with --json, --since, --until)" },
     },
     means = { ["f"] = "did you mean --follow?", tail = "did you mean --follow?", n = "did you mean --newest?" },
     help = [[
@@ -134,6 +166,7 @@ as half of log-size goes. Older records are in the file of the same name with .1
 examples:
   sallyport log --follow
   sallyport log --denied --agent claude
+  sallyport log --summary --since 24h
   sallyport log --json --host api.github.com | jq .status
   sallyport set log-file /var/log/sallyport/requests.jsonl
 ]], run = run },

@@ -310,6 +310,54 @@ def test_log_follow(t):
     assert all(r["host"] == "api.test" for r in sallyport.rows(s.cli("log", "--json", "--host", "api.test").stdout))
 
 
+def test_log_spans(t):
+    """log --since, --until and --after say where to begin and end; --summary counts by host and code"""
+    s, up = t.proxy(credentials=[API])
+    s.request(target="/one")
+    for host in ("denied.test", "denied.test", "other.test"):
+        s.request(host=host)
+    s.request(target="/two")
+    s.wait_record({"path": "/two"})
+    rows = sallyport.rows(s.cli("log", "--json").stdout)
+    assert sallyport.rows(s.cli("log", "--json", "--since", "10m").stdout) == rows
+    assert s.cli("log", "--json", "--until", "10m").stdout == "" and s.cli("log", "--json", "--since", "2999-01-01").stdout == ""
+    moment = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(rows[0]["time"] / 1000 - 60))
+    assert len(s.cli("log", "--since", moment, "--until", "2999-12-31T23:59:59Z").stdout.splitlines()) == len(rows)
+    assert sallyport.rows(s.cli("log", "--json", "--after", rows[1]["request"]).stdout) == rows[2:]
+    r = s.cli("log", "--json", "--after", "nothing", check=False)
+    assert r.returncode == 1 and "no record has the id" in r.stderr and r.stdout == ""
+    for args in (("--since", "yesterday"), ("--since", "2026-02-30T25:00"), ("--until", "1h", "--follow"), ("--summary", "--newest", "3"),
+                 ("--after", "x", "--newest", "3")):
+        assert s.cli("log", *args, check=False).returncode == 2, args
+    sums = json.loads(s.cli("log", "--json", "--summary").stdout)
+    assert (sums["records"], sums["refused"], sums["sent"]) == (5, 3, 2), sums
+    assert [(r["host"], r["code"], r["count"], r["agents"]) for r in sums["refused_by_host"]] == [
+        ("denied.test", "host_not_allowed", 2, ["a"]), ("other.test", "host_not_allowed", 1, ["a"])], sums
+    assert [(r["host"], r["credential"], r["count"], r["failed"]) for r in sums["sent_by_host"]] == [("api.test", API["name"], 2, 0)], sums
+    shown = s.cli("log", "--summary", "--denied").stdout
+    assert "0 went out, 3 refused" in shown and "denied.test  host_not_allowed  a" in shown, shown
+    assert json.loads(s.cli("log", "--json", "--summary", "--host", "other.test").stdout)["records"] == 1
+
+
+def test_status(t):
+    """status says what runs, what needs its operator, and the last hour; exit 1 where nothing runs"""
+    s, up = t.proxy(credentials=[API, {"name": "crm", "type": "oauth_authorization_code", "host": "crm.test", "fields": {
+        "authorization_url": "https://login.test/a", "token_url": "https://login.test/t", "client_id": "c"}, "secrets": {}}])
+    s.cli("agent", "add", "short", "--ttl", "2d")
+    s.request(target="/one")
+    s.request(host="denied.test")
+    s.wait_record({"host": "denied.test"})
+    shown = s.cli("status").stdout
+    for text in (f"runs on 127.0.0.1:{s.port}", "agents       2 active", "short ends at", "2 enabled", "crm: not connected: sallyport connect crm",
+                 "2 requests: 1 went out, 1 refused", "1  host_not_allowed  denied.test  (a)"):
+        assert text in shown, (text, shown)
+    got = json.loads(s.cli("status", "--json").stdout)
+    assert got["running"] and got["listen"] == [f"127.0.0.1:{s.port}"] and got["credentials"]["troubled"][0]["name"] == "crm", got
+    s.stop()
+    r = s.cli("status", check=False)
+    assert r.returncode == 1 and "does not run" in r.stdout, r.stdout
+
+
 def test_agents(t):
     """rotate ends the old token, revoke ends all, and only hashes are kept"""
     s, up = t.proxy(credentials=[API])

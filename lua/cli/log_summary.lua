@@ -1,0 +1,100 @@
+--- `log --summary`: what was refused and what went out, counted by host. Of the records themselves nothing is kept.
+local report = require "cli.report"
+local M = {}
+
+local KEYS_MAX = 10000     -- hosts are whatever agents ask for: beyond so many the rest is one line
+local SHOWN = 20           -- lines of each table at a terminal; --json has all
+
+-- "GET api.example.com:443/v1", as a record of many refusals names the first and the last.
+local function host_of(target)
+  target = (type(target) == "string" or type(target) == "number") and tostring(target)
+  return target and (target:match("^%S* (.-):%d*/") or target:match("^%S* (.*):%d*$")) or nil
+end
+M.host_of = host_of
+
+--- The host of a record, or "-".
+function M.host(r) return type(r.host) == "string" and r.host or host_of(r.first) or "-" end
+
+local function add(into, key, row, n, time)
+  local had = into.by[key]
+  if not had then
+    if into.n >= KEYS_MAX then key, row = "", { host = "(others)", code = "" } end
+    had = into.by[key]
+    if not had then
+      had = row
+      had.count, had.agents = 0, {}
+      into.by[key], into.list[#into.list + 1], into.n = had, had, into.n + 1
+    end
+  end
+  had.count, had.last = had.count + n, math.max(had.last or 0, time)
+  return had
+end
+
+--- A summary to which records are added: it.add(record, host).
+function M.new()
+  local refused, sent = { by = {}, list = {}, n = 0 }, { by = {}, list = {}, n = 0 }
+  local it, all = {}, { records = 0, refused = 0, sent = 0 }
+
+  function it.add(r, host)
+    local n = math.tointeger(type(r.count) == "number" and r.count) or 1
+    local time, row = type(r.time) == "number" and r.time or 0, nil
+    all.records = all.records + n
+    if r.decision == "deny" then
+      all.refused = all.refused + n
+      local code = type(r.error) == "string" and r.error or type(r.reason) == "string" and r.reason or "?"
+      row = add(refused, code .. " " .. host, { host = host, code = code }, n, time)
+    else
+      all.sent = all.sent + n
+      local credential = type(r.credential) == "string" and r.credential or nil
+      row = add(sent, (credential or "") .. " " .. host, { host = host, credential = credential, failed = 0 }, n, time)
+      if type(r.error) == "string" or type(r.status) == "number" and r.status >= 400 then row.failed = (row.failed or 0) + n end
+    end
+    if type(r.agent) == "string" then row.agents[r.agent] = true end
+  end
+
+  local function finish(list)
+    for _, row in ipairs(list) do
+      local names = report.array()
+      for name in pairs(row.agents) do names[#names + 1] = name end
+      table.sort(names)
+      row.agents, row.last = names, report.time(row.last // 1000)
+    end
+    table.sort(list, function(a, b)
+      if a.count ~= b.count then return a.count > b.count end
+      return a.host .. (a.code or a.credential or "") < b.host .. (b.code or b.credential or "")
+    end)
+    return report.array(list)
+  end
+
+  --- { records, refused, sent, refused_by_host, sent_by_host }
+  function it.result()
+    all.refused_by_host, all.sent_by_host = finish(refused.list), finish(sent.list)
+    return all
+  end
+  return it
+end
+
+local function table_of(head, list, cells)
+  local rows = {}
+  for i = 1, math.min(#list, SHOWN) do rows[i] = cells(list[i]) end
+  local text = report.columns(head, rows)
+  return #list > SHOWN and text .. ("… %d more lines: --json\n"):format(#list - SHOWN) or text
+end
+
+--- As people read it.
+function M.text(all)
+  local out = { ("%d requests: %d went out, %d refused\n"):format(all.records, all.sent, all.refused) }
+  if #all.refused_by_host > 0 then
+    out[#out + 1] = "\n" .. table_of({ "REFUSED", "HOST", "CODE", "AGENTS", "LAST" }, all.refused_by_host, function(r)
+      return { r.count, r.host, r.code, report.several(r.agents, "-"), r.last }
+    end)
+  end
+  if #all.sent_by_host > 0 then
+    out[#out + 1] = "\n" .. table_of({ "SENT", "FAILED", "HOST", "CREDENTIAL", "AGENTS", "LAST" }, all.sent_by_host, function(r)
+      return { r.count, r.failed, r.host, r.credential or "-", report.several(r.agents, "-"), r.last }
+    end)
+  end
+  return table.concat(out)
+end
+
+return M
