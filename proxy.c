@@ -92,10 +92,7 @@
 #endif
 
 /* ---- util ------------------------------------------------------------------
- * Slices borrow, buffers own. A buffer never grows past its `max`: whoever makes one says how much
- * a peer may make us keep. A buffer's failure is sticky: what does not fit makes the buffer bad, a
- * bad buffer takes nothing more, and buf_ok is asked once, at the end. Nothing here knows of
- * sockets, Lua or time. */
+ * Slices borrow. Bytes, their codecs, the log's lines. Nothing here knows of sockets, Lua or time. */
 struct slice {
 	const char *p;          /* borrowed; not NUL-terminated */
 	size_t n;
@@ -105,12 +102,6 @@ struct slice {
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 /* The struct whose member p points at. */
 #define OWNER(p, type, member) ((type *)(void *)((char *)(uintptr_t)(p) - offsetof(type, member)))
-
-struct buf {
-	char *p;                /* owned */
-	size_t n, cap, max;     /* bytes in use, allocated, allowed */
-	bool bad;               /* an addition did not fit: none is taken from then on */
-};
 
 static struct slice
 slice_of(const char *cstr)
@@ -157,6 +148,13 @@ static bool
 slice_begins_nocase(struct slice s, struct slice with)
 {
 	return s.n >= with.n && slice_eq_nocase((struct slice){s.p, with.n}, with);
+}
+
+/* What lies behind the first n bytes. */
+static struct slice
+slice_from(struct slice s, size_t n)
+{
+	return (struct slice){s.p + n, s.n - n};
 }
 
 /* What lies before the first `mark`, or all. */
@@ -258,192 +256,6 @@ ct_eq(const void *a, const void *b, size_t n)
 	for (size_t i = 0; i < n; i++)
 		d |= x[i] ^ y[i];
 	return d == 0;
-}
-
-static void
-buf_init(struct buf *b, size_t max)
-{
-	*b = (struct buf){.max = max};
-}
-
-/* Did everything fit that was added? */
-static bool
-buf_ok(const struct buf *b)
-{
-	return !b->bad;
-}
-
-/* Not realloc: what the old block held may be a header with a credential, so it is wiped. False:
- * no room, and the buffer is as before. */
-static bool
-buf_grow(struct buf *b, size_t more)
-{
-	size_t want, cap;
-	char *p;
-
-	if (b->bad || more > b->max || b->n > b->max - more)
-		return false;
-	want = b->n + more;
-	cap = b->cap < 512 ? 512 : b->cap * 2;
-	while (cap < want)
-		cap *= 2;
-	if (cap > b->max)
-		cap = b->max;
-	if ((p = malloc(cap)) == NULL)
-		return false;
-	if (b->n != 0)
-		memcpy(p, b->p, b->n);
-	wipe(b->p, b->n);
-	free(b->p);
-	b->p = p;
-	b->cap = cap;
-	return true;
-}
-
-/* For a buffer that goes on without what does not fit: asks, and never makes it bad. */
-static inline bool
-buf_room(struct buf *b, size_t more)
-{
-	return (more <= b->cap - b->n && !b->bad) || buf_grow(b, more);
-}
-
-/* A hundred times a request, and nearly always there is room. */
-static inline bool
-buf_reserve(struct buf *b, size_t more)
-{
-	if (!buf_room(b, more))
-		b->bad = true;
-	return !b->bad;
-}
-
-static bool
-buf_add(struct buf *b, const void *p, size_t n)
-{
-	if (!buf_reserve(b, n))
-		return false;
-	if (n != 0)
-		memcpy(b->p + b->n, p, n);
-	b->n += n;
-	return true;
-}
-
-/* Pieces that belong together: room is asked for once. */
-static bool
-buf_join(struct buf *b, const struct slice *piece, size_t n)
-{
-	size_t all = 0;
-
-	for (size_t i = 0; i < n; i++)
-		all += piece[i].n;
-	if (!buf_reserve(b, all))
-		return false;
-	for (size_t i = 0; i < n; i++) {
-		if (piece[i].n != 0)
-			memcpy(b->p + b->n, piece[i].p, piece[i].n);
-		b->n += piece[i].n;
-	}
-	return true;
-}
-
-static bool
-buf_adds(struct buf *b, const char *cstr)
-{
-	return buf_add(b, cstr, strlen(cstr));
-}
-
-static bool
-buf_addv(struct buf *b, struct slice s)
-{
-	return buf_add(b, s.p, s.n);
-}
-
-__attribute__((format(printf, 2, 3))) static bool
-buf_addf(struct buf *b, const char *fmt, ...)
-{
-	char tmp[512];
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vsnprintf(tmp, sizeof tmp, fmt, ap);
-	va_end(ap);
-	b->bad |= n < 0 || (size_t)n >= sizeof tmp;
-	return buf_add(b, tmp, (size_t)n);
-}
-
-/* Empty, and good again. */
-static void
-buf_clear(struct buf *b)
-{
-	wipe(b->p, b->n);
-	b->n = 0;
-	b->bad = false;
-}
-
-static void
-buf_free(struct buf *b)
-{
-	wipe(b->p, b->cap);
-	free(b->p);
-	*b = (struct buf){.max = b->max};
-}
-
-/* Shorter: what is cut off is wiped, for buf_recycle wipes only what is in use. */
-static void
-buf_cut(struct buf *b, size_t n)
-{
-	wipe(b->p + n, b->n - n);
-	b->n = n;
-}
-
-/* For one that is used again and again: empty, and no larger than `keep`. */
-static void
-buf_recycle(struct buf *b, size_t keep)
-{
-	if (b->cap > keep)
-		buf_free(b);
-	else
-		buf_clear(b);
-}
-
-/* Decimal: a twentieth of what buf_addf costs, for what every request writes. */
-static bool
-buf_addu(struct buf *b, uint64_t v)
-{
-	char tmp[20];
-	size_t i = sizeof tmp;
-
-	do
-		tmp[--i] = (char)('0' + v % 10);
-	while ((v /= 10) != 0);
-	return buf_add(b, tmp + i, sizeof tmp - i);
-}
-
-/* All that is still to be read of a file. NULL, or why not. */
-static const char *
-buf_read(struct buf *b, int fd)
-{
-	char tmp[8192];
-	ssize_t n;
-
-	while ((n = read(fd, tmp, sizeof tmp)) != 0) {
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return strerror(errno);
-		if (!buf_add(b, tmp, (size_t)n)) {
-			wipe(tmp, sizeof tmp);
-			return "too_large";
-		}
-	}
-	wipe(tmp, sizeof tmp);
-	return NULL;
-}
-
-static struct slice
-buf_slice(const struct buf *b)
-{
-	return (struct slice){b->p, b->n};
 }
 
 static bool
@@ -960,6 +772,24 @@ secret_order(size_t n)
 	return o;
 }
 
+/* How many bytes the block that n bytes need can hold. */
+static size_t
+secret_block(size_t n)
+{
+	return ((size_t)SECRET_BLOCK_MIN << secret_order(n)) - sizeof(struct secret);
+}
+
+/* Is there a block for n bytes? */
+static bool
+secret_fits(size_t n)
+{
+	unsigned o = secret_order(n);
+
+	while (o < SECRET_ORDERS && secret_arena.free[o] == 0)
+		o++;
+	return o < SECRET_ORDERS;
+}
+
 static void
 secret_put_block(uint32_t id, unsigned order)
 {
@@ -1000,13 +830,11 @@ secret_new(size_t n)
 	uint32_t id;
 	uint64_t w;
 
-	if (n > SECRET_MAX || secret_arena.base == NULL)
+	if (!secret_fits(n))
 		return NULL;
-	order = secret_order(n);
-	for (o = order; o < SECRET_ORDERS && secret_arena.free[o] == 0; o++)
-		;
-	if (o == SECRET_ORDERS)
-		return NULL;
+	order = o = secret_order(n);
+	while (secret_arena.free[o] == 0)
+		o++;
 	id = secret_arena.low[o];
 	while ((w = secret_arena.bits[id / 64] >> id % 64) == 0)
 		id = (id / 64 + 1) * 64;
@@ -1066,7 +894,7 @@ secret_drop(struct secret **s)
 	*s = NULL;
 }
 
-/* Shorter, for what was written into room enough: what the block has too much goes back. Before any handle holds it. */
+/* Shorter: what the block has too much goes back. Before a handle holds it. */
 static void
 secret_cut(struct secret *s, size_t n)
 {
@@ -1084,6 +912,263 @@ secret_slice(const struct secret *s)
 {
 	return (struct slice){s->p, s->n};
 }
+
+/* ---- text ------------------------------------------------------------------
+ * One growing, wiped writer for every text that is built. A buffer owns its bytes and never grows
+ * past its `max`: the code that makes a buffer says how much a peer may make us keep. A failure is
+ * sticky: an addition that does not fit makes the buffer bad, a bad buffer takes nothing more, and
+ * buf_ok is asked once, at the end. The bytes of a secret buffer lie in the arena, and
+ * buf_take_secret makes a secret of them without a copy. */
+struct buf {
+	char *p;                /* owned; of a secret buffer, the bytes of a struct secret */
+	size_t n, cap, max;     /* bytes in use, allocated, allowed */
+	bool bad;               /* an addition did not fit: none is taken from then on */
+	bool secret;            /* a struct secret of `cap` bytes holds the bytes */
+};
+
+static void
+buf_init(struct buf *b, size_t max)
+{
+	*b = (struct buf){.max = max};
+}
+
+/* Did everything fit that was added? */
+static bool
+buf_ok(const struct buf *b)
+{
+	return !b->bad;
+}
+
+static void
+buf_free(struct buf *b)
+{
+	if (b->secret && b->p != NULL) {
+		secret_unref(OWNER(b->p, struct secret, p));
+	} else {
+		wipe(b->p, b->cap);
+		free(b->p);
+	}
+	*b = (struct buf){.max = b->max, .secret = b->secret};
+}
+
+/* Not realloc: what the old block held may be a header with a credential, so it is wiped. False:
+ * no room, and the buffer is as before. */
+static bool
+buf_grow(struct buf *b, size_t more)
+{
+	struct buf old = *b;
+	size_t want = b->n + more, cap = b->cap < 512 ? 512 : b->cap * 2;
+	struct secret *s;
+
+	if (b->bad || more > b->max || b->n > b->max - more)
+		return false;
+	while (cap < want)
+		cap *= 2;
+	if (b->secret)
+		cap = secret_block(want);
+	if (cap > b->max)
+		cap = b->max;
+	if (!b->secret)
+		b->p = malloc(cap);
+	else
+		b->p = (s = secret_new(cap)) != NULL ? s->p : NULL;
+	if (b->p == NULL) {
+		b->p = old.p;
+		return false;
+	}
+	if (b->n != 0)
+		memcpy(b->p, old.p, b->n);
+	b->cap = cap;
+	buf_free(&old);
+	return true;
+}
+
+/* For a buffer that goes on without what does not fit: asks, and never makes it bad. */
+static inline bool
+buf_room(struct buf *b, size_t more)
+{
+	return (more <= b->cap - b->n && !b->bad) || buf_grow(b, more);
+}
+
+/* A hundred times a request, and nearly always there is room. */
+static inline bool
+buf_reserve(struct buf *b, size_t more)
+{
+	if (!buf_room(b, more))
+		b->bad = true;
+	return !b->bad;
+}
+
+static bool
+buf_add(struct buf *b, const void *p, size_t n)
+{
+	if (!buf_reserve(b, n))
+		return false;
+	if (n != 0)
+		memcpy(b->p + b->n, p, n);
+	b->n += n;
+	return true;
+}
+
+/* Pieces that belong together: room is asked for once. */
+static bool
+buf_join(struct buf *b, const struct slice *piece, size_t n)
+{
+	size_t all = 0;
+
+	for (size_t i = 0; i < n; i++)
+		all += piece[i].n;
+	if (!buf_reserve(b, all))
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (piece[i].n != 0)
+			memcpy(b->p + b->n, piece[i].p, piece[i].n);
+		b->n += piece[i].n;
+	}
+	return true;
+}
+
+static bool
+buf_adds(struct buf *b, const char *cstr)
+{
+	return buf_add(b, cstr, strlen(cstr));
+}
+
+static bool
+buf_addv(struct buf *b, struct slice s)
+{
+	return buf_add(b, s.p, s.n);
+}
+
+__attribute__((format(printf, 2, 3))) static bool
+buf_addf(struct buf *b, const char *fmt, ...)
+{
+	char tmp[512];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(tmp, sizeof tmp, fmt, ap);
+	va_end(ap);
+	b->bad |= n < 0 || (size_t)n >= sizeof tmp;
+	return buf_add(b, tmp, (size_t)n);
+}
+
+/* Empty, and good again. */
+static void
+buf_clear(struct buf *b)
+{
+	wipe(b->p, b->n);
+	b->n = 0;
+	b->bad = false;
+}
+
+/* Shorter: what is cut off is wiped, for buf_recycle wipes only what is in use. */
+static void
+buf_cut(struct buf *b, size_t n)
+{
+	wipe(b->p + n, b->n - n);
+	b->n = n;
+}
+
+/* For one that is used again and again: empty, and no larger than `keep`. */
+static void
+buf_recycle(struct buf *b, size_t keep)
+{
+	if (b->cap > keep)
+		buf_free(b);
+	else
+		buf_clear(b);
+}
+
+/* Decimal: a twentieth of what buf_addf costs, for what every request writes. */
+static bool
+buf_addu(struct buf *b, uint64_t v)
+{
+	char tmp[20];
+	size_t i = sizeof tmp;
+
+	do
+		tmp[--i] = (char)('0' + v % 10);
+	while ((v /= 10) != 0);
+	return buf_add(b, tmp + i, sizeof tmp - i);
+}
+
+/* All that is still to be read of a file. NULL, or why not. */
+static const char *
+buf_read(struct buf *b, int fd)
+{
+	char tmp[8192];
+	ssize_t n;
+
+	while ((n = read(fd, tmp, sizeof tmp)) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return strerror(errno);
+		if (!buf_add(b, tmp, (size_t)n)) {
+			wipe(tmp, sizeof tmp);
+			return "too_large";
+		}
+	}
+	wipe(tmp, sizeof tmp);
+	return NULL;
+}
+
+static struct slice
+buf_slice(const struct buf *b)
+{
+	return (struct slice){b->p, b->n};
+}
+
+/* RFC 4648 4, or 5 without padding (RFC 7515 2) */
+static bool
+buf_base64(struct buf *b, struct slice in, bool url)
+{
+	if (buf_reserve(b, b64_len(in.n)))
+		b->n += b64_encode(b->p + b->n, in.p, in.n, url);
+	return buf_ok(b);
+}
+
+static bool
+buf_hex(struct buf *b, struct slice in)
+{
+	if (buf_reserve(b, 2 * in.n))
+		b->n += hex_encode(b->p + b->n, in.p, in.n);
+	return buf_ok(b);
+}
+
+/* From here on a secret: what is written already moves into the arena. */
+static void
+buf_make_secret(struct buf *b)
+{
+	struct buf old = *b;
+
+	if (b->secret)
+		return;
+	*b = (struct buf){.max = old.max, .bad = old.bad, .secret = true};
+	buf_add(b, old.p, old.n);
+	buf_free(&old);
+}
+
+/* The text as a secret with one reference; the buffer is empty then. NULL: it is bad, or the arena
+ * is full. */
+static struct secret *
+buf_take_secret(struct buf *b)
+{
+	struct secret *s = NULL;
+
+	buf_make_secret(b);
+	if (buf_ok(b) && (b->p != NULL || buf_grow(b, 0))) {
+		s = OWNER(b->p, struct secret, p);
+		secret_cut(s, b->n);
+		secret_ref(s);          /* buf_free gives back the buffer's */
+	}
+	buf_free(b);
+	return s;
+}
+
+/* -- handles of secrets */
 
 /* What a Lua handle holds (it is the userdata). A handle made while a task runs is in that
  * task's scope, and is empty once the task has ended, however long Lua keeps it. */
@@ -11291,6 +11376,10 @@ l_task_reset(lua_State *L)
 	return 0;
 }
 
+/* What a binding writes, one text at a time; a binding that raises leaves the text to the next one,
+ * or to the task's end. */
+static struct buf lua_text;
+
 /* Empties it: secrets first, for the coroutine's own variables may outlive this until a
  * collection. */
 static void
@@ -11299,6 +11388,7 @@ task_recycle(struct task *t)
 	timer_stop(&t->deadline);
 	loop_undefer(&t->wake);
 	secret_scope_close(&t->scope);
+	buf_free(&lua_text);
 	if (lua_status(t->co) == LUA_OK)
 		lua_settop(t->co, 0);
 	else if (!lua_protect(l_task_reset, t)) {
@@ -16797,72 +16887,101 @@ l_new_secret(lua_State *L)
 	return h;
 }
 
-static struct secret *
-l_secret_room(const struct secret_handle *h, size_t n)
+/* What is wrong with these bytes. One text for all that may be wrong with a secret's: else a policy
+ * that builds one around a guess would learn of it (and pass it on: `return nil, message`). */
+#define L_UNFIT(is_secret, why) ((is_secret) ? "a secret that does not fit there" : (why))
+
+/* -- results: a text that grows in the C heap until a secret joins it, and in the arena from then
+ * on. What is not pushed is wiped with the next text, or at the task's end. */
+
+/* Begins a text of about n bytes. What is garbage gives its bytes back where the arena is full. */
+static struct buf *
+l_text(lua_State *L, bool is_secret, size_t n)
 {
-	if (h->scope != NULL && h->scope->bytes + n > SECRET_SCOPE_MAX)
-		return NULL;
-	return secret_new(n);
+	if (is_secret && !secret_fits(n))
+		lua_gc(L, LUA_GCCOLLECT);
+	buf_free(&lua_text);
+	lua_text = (struct buf){.max = L_TEXT_MAX, .secret = is_secret};
+	return &lua_text;
 }
 
 /* In a policy this ends the call for good: a limit that pcall could catch would tell a length. */
-static void
+static int
 l_secret_refuse_size(lua_State *L, const char *why)
 {
 	if (lua_now.co != NULL) {
 		lua_exceed(LUA_OVER_MEMORY);
 		lua_raise_over(L);
 	}
-	luaL_error(L, "%s", why);
-}
-
-/* What is wrong with these bytes. One text for all that may be wrong with a secret's: else a policy
- * that builds one around a guess would learn of it (and pass it on: `return nil, message`). */
-#define L_UNFIT(is_secret, why) ((is_secret) ? "a secret that does not fit there" : (why))
-
-/* Pushes a handle on n bytes, all zero, for the caller to fill. Raises when there is no room:
- * what is garbage gives its bytes back first. */
-static char *
-l_alloc_secret(lua_State *L, size_t n)
-{
-	struct secret_handle *h = l_new_secret(L);
-	struct secret *s;
-
-	lua_charge(L, (int64_t)n / LUA_COPY + LUA_CALL);
-	if (n > SECRET_MAX)
-		l_secret_refuse_size(L, "a secret of more than 2 MiB");
-	if ((s = l_secret_room(h, n)) == NULL) {
-		lua_gc(L, LUA_GCCOLLECT);
-		s = l_secret_room(h, n);
-	}
-	if (s == NULL)
-		l_secret_refuse_size(L, "no room for secrets");
-	secret_handle_set(h, s);
-	return s->p;
+	return luaL_error(L, "%s", why);
 }
 
 static int
-l_push_secret_try(lua_State *L)
+l_text_refuse(lua_State *L)
 {
-	l_new_secret(L);
+	return lua_text.secret ? l_secret_refuse_size(L, "no room for secrets (one takes at most 2 MiB)") :
+	    luaL_error(L, "a text of more than 16 MiB");
+}
+
+/* Pushes what was written: a string, or a handle where a part was a secret. */
+static int
+l_text_push(lua_State *L)
+{
+	struct secret_handle *h;
+
+	if (!buf_ok(&lua_text))
+		return l_text_refuse(L);
+	if (lua_text.secret) {
+		lua_charge(L, (int64_t)lua_text.n / LUA_COPY + LUA_CALL);
+		h = l_new_secret(L);
+		if (h->scope != NULL && h->scope->bytes + lua_text.n > SECRET_SCOPE_MAX)
+			lua_gc(L, LUA_GCCOLLECT);
+		if (h->scope != NULL && h->scope->bytes + lua_text.n > SECRET_SCOPE_MAX)
+			return l_text_refuse(L);
+		secret_handle_set(h, buf_take_secret(&lua_text));
+	} else {
+		lua_pushlstring(L, lua_text.p, lua_text.n);
+		buf_free(&lua_text);
+	}
 	return 1;
 }
 
-/* Pushes a handle. Takes the reference, also where it raises for want of memory. */
+/* The same of a buffer, which is empty from then on, also where this raises. */
+static int
+l_push_buf(lua_State *L, struct buf *b)
+{
+	buf_free(&lua_text);
+	lua_text = *b;
+	*b = (struct buf){.max = b->max};
+	return l_text_push(L);
+}
+
+/* Begins a text of n bytes that the caller fills. Raises where there is no room. */
+static char *
+l_text_room(lua_State *L, bool is_secret, size_t n)
+{
+	struct buf *b = l_text(L, is_secret, n);
+
+	if (!buf_reserve(b, n == 0 ? 1 : n))    /* never NULL */
+		l_text_refuse(L);
+	b->n = n;
+	return b->p;
+}
+
+static int
+l_push_secret_copy(lua_State *L, struct slice s)
+{
+	buf_addv(l_text(L, true, s.n), s);
+	return l_text_push(L);
+}
+
+/* Pushes a handle. Takes the reference, also where this raises. */
 static void
 l_push_secret(lua_State *L, struct secret *s)
 {
-	int rc = LUA_ERRMEM;
+	struct buf b = {.p = s->p, .n = s->n, .cap = s->n, .secret = true};
 
-	if (lua_checkstack(L, 4)) {
-		lua_pushcfunction(L, l_push_secret_try);
-		rc = lua_pcall(L, 0, 1, 0);
-	}
-	if (rc != LUA_OK) {
-		secret_unref(s);
-		luaL_error(L, "no memory for a secret");
-	}
-	secret_handle_set(lua_touserdata(L, -1), s);
+	l_push_buf(L, &b);
 }
 
 /* NULL: not a secret at all. Raises for an empty handle. Borrowed while the handle is on the
@@ -16933,111 +17052,80 @@ l_check_value(lua_State *L, int idx, bool *is_secret)
 	return s;
 }
 
-/* A part of something that is built: as l_check_value, and numbers, written as Lua's `..` writes
- * them. */
-struct l_part {
-	struct slice s;         /* borrowed from the value, or from `number` */
-	char number[48];
-};
-
+/* A part of something that is built: as l_value_slice, and numbers, which become strings where they
+ * stand, as Lua's `..` writes them. */
 static bool
-l_get_part(lua_State *L, int idx, struct l_part *part, bool *is_secret)
+l_part_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 {
-	size_t n;
-	const char *p;
+	if (lua_type(L, idx) == LUA_TNUMBER)
+		lua_tolstring(L, idx, NULL);
+	return l_value_slice(L, idx, out, is_secret);
+}
 
-	if (lua_type(L, idx) != LUA_TNUMBER)
-		return l_value_slice(L, idx, &part->s, is_secret);
-	lua_pushvalue(L, idx);  /* lua_tolstring changes what it reads */
-	p = lua_tolstring(L, -1, &n);
-	if (n >= sizeof part->number)
-		n = sizeof part->number - 1;
-	memcpy(part->number, p, n);
-	lua_pop(L, 1);
-	part->s = (struct slice){part->number, n};
+/* Adds a part to the text by `put`. False: the value is no part. */
+static bool
+l_text_add(lua_State *L, int idx, bool (*put)(struct buf *b, struct slice in))
+{
+	bool is_secret = false;
+	struct slice s;
+
+	if (!l_part_slice(L, idx, &s, &is_secret))
+		return false;
+	if (is_secret)
+		buf_make_secret(&lua_text);
+	put(&lua_text, s);
 	return true;
 }
 
-/* Where a result of n bytes is written. Between begin and end nothing else is pushed. */
-struct l_out {
-	bool is_secret;
-	size_t n;
-	luaL_Buffer b;          /* unused for a secret */
-};
+/* -- codecs */
 
-static char *
-l_out_begin(lua_State *L, struct l_out *o, size_t n, bool is_secret)
+static bool
+codec_base64(struct buf *b, struct slice in)
 {
-	o->is_secret = is_secret;
-	o->n = n;
-	return is_secret ? l_alloc_secret(L, n) : luaL_buffinitsize(L, &o->b, n);
+	return buf_base64(b, in, false);
 }
 
-static int
-l_out_end(struct l_out *o)
+static bool
+codec_base64url(struct buf *b, struct slice in)
 {
-	if (!o->is_secret)
-		luaL_pushresultsize(&o->b, o->n);
-	return 1;
+	return buf_base64(b, in, true);
 }
 
-/* The same where values are pushed and popped meanwhile: a place on the stack that stays put. */
-static char *
-l_room_begin(lua_State *L, size_t n, bool is_secret)
+static bool
+codec_percent(struct buf *b, struct slice in)
 {
-	return is_secret ? l_alloc_secret(L, n) : lua_newuserdatauv(L, n == 0 ? 1 : n, 0);
+	return pct_put(b, in, PCT_URI);
 }
 
-static int
-l_room_end(lua_State *L, const char *out, size_t n, bool is_secret)
+static bool
+codec_form(struct buf *b, struct slice in)
 {
-	if (!is_secret)
-		lua_pushlstring(L, out, n);
-	return 1;
+	return pct_put(b, in, PCT_FORM);
 }
 
-/* -- codecs: each writes, or with out NULL counts. SIZE_MAX: not possible for these bytes. */
-
-static size_t
-codec_base64(char *out, struct slice in)
+/* False, and the buffer is not bad: not UTF-8. */
+static bool
+codec_json(struct buf *b, struct slice in)
 {
-	return out == NULL ? b64_len(in.n) : b64_encode(out, in.p, in.n, false);
-}
+	size_t n = json_quote(NULL, in);
 
-static size_t
-codec_base64url(char *out, struct slice in)
-{
-	return out == NULL ? (in.n * 4 + 2) / 3 : b64_encode(out, in.p, in.n, true);
-}
-
-static size_t
-codec_hex(char *out, struct slice in)
-{
-	return out == NULL ? in.n * 2 : hex_encode(out, in.p, in.n);
-}
-
-static size_t
-codec_percent(char *out, struct slice in)
-{
-	return pct_encode(out, in, PCT_URI);
-}
-
-static size_t
-codec_form(char *out, struct slice in)
-{
-	return pct_encode(out, in, PCT_FORM);
+	if (n == SIZE_MAX || !buf_reserve(b, n))
+		return false;
+	b->n += json_quote(b->p + b->n, in);
+	return true;
 }
 
 static const struct codec {
 	const char *name;
-	size_t (*code)(char *out, struct slice in);
+	bool (*put)(struct buf *b, struct slice in);
+	unsigned most;                  /* bytes that one byte becomes */
 } codecs[] = {
-	{"base64",      codec_base64},     /* RFC 4648 4 */
-	{"base64url",   codec_base64url},  /* RFC 4648 5, without padding (RFC 7515 2) */
-	{"hex",         codec_hex},        /* lower case */
-	{"percent",     codec_percent},
-	{"form",        codec_form},
-	{"json_string", json_quote},       /* in quotes */
+	{"percent",     codec_percent, 3},
+	{"base64",      codec_base64, 2},       /* RFC 4648 4 */
+	{"base64url",   codec_base64url, 2},    /* RFC 4648 5, without padding (RFC 7515 2) */
+	{"hex",         buf_hex, 2},            /* lower case */
+	{"form",        codec_form, 3},
+	{"json_string", codec_json, 6},         /* in quotes */
 };
 
 /* secret.decode("hex" | "base64" | "base64url", x) -> its bytes, a secret as x is | nil,
@@ -17047,50 +17135,36 @@ l_secret_decode(lua_State *L)
 {
 	static const char *const ways[] = {"hex", "base64", "base64url", NULL};
 	int way = luaL_checkoption(L, 1, NULL, ways);
-	bool is_secret = false, ok;
+	bool is_secret = false;
 	struct slice in = l_check_value(L, 2, &is_secret);
-	struct secret *s;
 	ssize_t n;
+	char *out;
 
 	if (is_secret && lua_now.co != NULL && !l_check_handle(L, 2)->field)
 		return luaL_error(L, "a field of the credential is decoded, not what was built of it");
-	if ((s = secret_new(in.n)) == NULL)
-		l_secret_refuse_size(L, "no room for secrets");
-	if (way == 0) {
-		ok = hex_decode(s->p, in);
-		n = (ssize_t)(in.n / 2);
-	} else {
-		n = b64_decode(s->p, in.n, in, way == 2);
-		ok = n >= 0;
-	}
-	if (!ok || n == 0) {
-		secret_unref(s);
-		return l_fail(L, "malformed");
-	}
-	l_push_secret(L, s);            /* in the collector's care: what follows may raise */
-	if (is_secret)
-		memcpy(l_alloc_secret(L, (size_t)n), s->p, (size_t)n);
+	out = l_text_room(L, is_secret, in.n);
+	if (way != 0)
+		n = b64_decode(out, in.n, in, way == 2);
 	else
-		lua_pushlstring(L, s->p, (size_t)n);
-	return 1;
+		n = hex_decode(out, in) ? (ssize_t)(in.n / 2) : -1;
+	if (n <= 0)
+		return l_fail(L, "malformed");
+	buf_cut(&lua_text, (size_t)n);
+	return l_text_push(L);
 }
 
 /* secret.base64(x), x:base64() and so on, for each row above -> string | secret */
 static int
 l_secret_code(lua_State *L)
 {
-	const struct codec *c = &codecs[lua_tointeger(L, lua_upvalueindex(1))];
+	const struct codec *c = lua_touserdata(L, lua_upvalueindex(1));
 	bool is_secret = false;
 	struct slice in = l_check_value(L, 1, &is_secret);
-	size_t n = c->code(NULL, in);
-	struct l_out o;
-	char *out;
+	struct buf *b = l_text(L, is_secret, in.n * c->most);
 
-	if (n == SIZE_MAX)
+	if (!c->put(b, in) && buf_ok(b))
 		return luaL_error(L, "%s: %s", c->name, L_UNFIT(is_secret, "not UTF-8"));
-	out = l_out_begin(L, &o, n, is_secret);
-	c->code(out, in);
-	return l_out_end(&o);
+	return l_text_push(L);
 }
 
 /* -- digests */
@@ -17109,10 +17183,9 @@ l_digest(lua_State *L, const struct sign_hash *h, int idx)
 {
 	bool is_secret = false;
 	struct slice in = l_check_value(L, idx, &is_secret);
-	struct l_out o;
 
-	sign_digest(h, in, l_out_begin(L, &o, h->n, is_secret));
-	return l_out_end(&o);
+	sign_digest(h, in, l_text_room(L, is_secret, h->n));
+	return l_text_push(L);
 }
 
 /* sign.sha256(x), x:sha256() -> 32 raw bytes, string | secret */
@@ -17135,10 +17208,9 @@ l_hmac(lua_State *L, int alg, int key, int data)
 	const struct sign_hash *h = l_check_hash(L, alg);
 	bool is_secret = false;
 	struct slice k = l_check_value(L, key, &is_secret), d = l_check_value(L, data, &is_secret);
-	struct l_out o;
 
-	sign_hmac(h, k, &d, 1, l_out_begin(L, &o, h->n, is_secret));
-	return l_out_end(&o);
+	sign_hmac(h, k, &d, 1, l_text_room(L, is_secret, h->n));
+	return l_text_push(L);
 }
 
 /* sign.hmac(alg, key, x) -> raw bytes, string | secret */
@@ -17217,13 +17289,12 @@ l_sign_signature(lua_State *L)
 	bool is_secret = false;
 	struct slice key = l_check_alg_key(L, a, 2, &is_secret), data = l_check_value(L, 3, &is_secret);
 	const char *why;
-	struct l_out o;
 	size_t n;
 
 	if ((why = sign_size(a, key, &n)) != NULL)
 		return l_fail(L, why);
-	why = sign_make(a, key, data, (unsigned char *)l_out_begin(L, &o, n, is_secret));
-	return why != NULL ? l_fail(L, why) : l_out_end(&o);
+	why = sign_make(a, key, data, (unsigned char *)l_text_room(L, is_secret, n));
+	return why != NULL ? l_fail(L, why) : l_text_push(L);
 }
 
 /* sign.key_problem(alg, key) -> nil (it can sign) | sentence, code
@@ -17294,20 +17365,15 @@ l_sign_public_key(lua_State *L)
 static int
 l_secret_concat(lua_State *L)
 {
-	struct l_part part[2];
+	struct slice part[2];
 	bool is_secret = false;
-	char *out;
 
 	for (int i = 0; i < 2; i++)
-		if (!l_get_part(L, i + 1, &part[i], &is_secret))
+		if (!l_part_slice(L, i + 1, &part[i], &is_secret))
 			return luaL_error(L, "attempt to concatenate a %s value with a secret",
 			    luaL_typename(L, i + 1));
-	out = l_alloc_secret(L, part[0].s.n + part[1].s.n);
-	if (part[0].s.n != 0)
-		memcpy(out, part[0].s.p, part[0].s.n);
-	if (part[1].s.n != 0)
-		memcpy(out + part[0].s.n, part[1].s.p, part[1].s.n);
-	return 1;
+	buf_join(l_text(L, true, part[0].n + part[1].n), part, 2);
+	return l_text_push(L);
 }
 
 /* What nobody may learn of a secret; the upvalue says what was tried. */
@@ -17354,153 +17420,76 @@ l_secret_is(lua_State *L)
 	return l_answer(L, luaL_testudata(L, 1, L_SECRET) != NULL);
 }
 
-/* One step over a template: literal text in *lit, then a name in *name (empty: none follows).
- * `${name}` is a place, `$$` a dollar, any other `$` itself. False: a place that does not end. */
-static bool
-template_step(struct slice *rest, struct slice *lit, struct slice *name)
-{
-	const char *end;
-	size_t i = 0;
-
-	*name = (struct slice){rest->p, 0};
-	while (i < rest->n && rest->p[i] != '$')
-		i++;
-	*lit = (struct slice){rest->p, i};
-	if (i + 1 < rest->n && rest->p[i + 1] == '{') {
-		end = memchr(rest->p + i, '}', rest->n - i);
-		if (end == NULL || end == rest->p + i + 2)
-			return false;
-		*name = (struct slice){rest->p + i + 2, (size_t)(end - (rest->p + i + 2))};
-		i += name->n + 3;
-	} else if (i < rest->n) {
-		lit->n++;
-		i += i + 1 < rest->n && rest->p[i + 1] == '$' ? 2 : 1;
-	}
-	rest->p += i;
-	rest->n -= i;
-	return true;
-}
-
-/* Counts (out NULL) or writes; the values are at stack index 2. */
-static size_t
-l_template_run(lua_State *L, struct slice text, char *out, size_t max, bool *is_secret)
-{
-	struct slice lit, name;
-	struct l_part part;
-	size_t n = 0;
-
-	while (text.n != 0) {
-		if (!template_step(&text, &lit, &name))
-			luaL_error(L, "template: '${' without a name and '}'");
-		part.s = (struct slice){NULL, 0};
-		if (name.n != 0) {
-			const char *key = lua_pushlstring(L, name.p, name.n);
-
-			lua_pushvalue(L, -1);
-			lua_rawget(L, 2);
-			if (!l_get_part(L, -1, &part, is_secret))
-				luaL_error(L, "template: no value for '${%s}'", key);
-		}
-		if (out != NULL) {
-			if (lit.n + part.s.n > max - n)
-				luaL_error(L, "template: a value changed meanwhile");
-			if (lit.n != 0)
-				memcpy(out + n, lit.p, lit.n);
-			if (part.s.n != 0)
-				memcpy(out + n + lit.n, part.s.p, part.s.n);
-		}
-		n += lit.n + part.s.n;
-		if (n > L_TEXT_MAX)
-			l_secret_refuse_size(L, "template: the result is too long");
-		if (name.n != 0)
-			lua_pop(L, 2);
-	}
-	return n;
-}
-
-/* secret.template("Bearer ${token}", { token = … }) -> string | secret. Values: string, number,
- * secret. */
+/* secret.template("Bearer ${token}", { token = … }) -> string | secret
+ *
+ * `${name}` is a place, `$$` a dollar, any other `$` itself. Values: string, number, secret. */
 static int
 l_secret_template(lua_State *L)
 {
-	struct slice text = l_check_slice(L, 1);
-	bool is_secret = false;
-	char *out;
-	size_t n;
+	struct slice rest = l_check_slice(L, 1), name;
+	struct buf *b = l_text(L, false, 0);
 
 	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 2);
-	n = l_template_run(L, text, NULL, 0, &is_secret);
-	out = l_room_begin(L, n, is_secret);
-	l_template_run(L, text, out, n, &is_secret);
-	return l_room_end(L, out, n, is_secret);
+	for (lua_settop(L, 2); rest.n != 0 && buf_ok(b); lua_settop(L, 2)) {
+		name = slice_until(rest, '$');
+		buf_addv(b, name);
+		rest = slice_from(rest, name.n);
+		if (rest.n < 2 || rest.p[1] != '{') {
+			buf_add(b, "$", rest.n != 0);
+			rest = slice_from(rest, rest.n > 1 && rest.p[1] == '$' ? 2 : rest.n != 0);
+			continue;
+		}
+		rest = slice_from(rest, 2);
+		name = slice_until(rest, '}');
+		if (name.n == 0 || name.n == rest.n)
+			return luaL_error(L, "template: '${' without a name and '}'");
+		rest = slice_from(rest, name.n + 1);
+		lua_pushlstring(L, name.p, name.n);
+		lua_pushvalue(L, -1);
+		lua_rawget(L, 2);
+		if (!l_text_add(L, -1, buf_addv))
+			return luaL_error(L, "template: no value for '${%s}'", lua_tostring(L, -2));
+	}
+	return l_text_push(L);
 }
 
 /* -- form and uri: lists of pairs { {name, value}, … } */
 
-enum pair_style { PAIR_FORM, PAIR_QUERY };
-
-/* Counts (out NULL) or writes the pairs at stack index 1. A pair whose value is nil is left out:
- * so an optional parameter needs no `if`. */
-static size_t
-l_pairs_run(lua_State *L, enum pair_style style, char *out, size_t max, bool *is_secret)
-{
-	size_t (*code)(char *, struct slice) = style == PAIR_FORM ? codec_form : codec_percent;
-	lua_Unsigned count = lua_rawlen(L, 1);
-	size_t n = 0;
-
-	if (count > L_PAIRS_MAX)
-		luaL_error(L, "more than %d pairs", L_PAIRS_MAX);
-	for (lua_Unsigned i = 1; i <= count; i++) {
-		if (lua_rawgeti(L, 1, (lua_Integer)i) != LUA_TTABLE)
-			luaL_error(L, "pair %d is not a table { name, value }", (int)i);
-		lua_rawgeti(L, -1, 1);
-		if (lua_rawgeti(L, -2, 2) == LUA_TNIL) {
-			lua_pop(L, 3);
-			continue;
-		}
-		for (int k = 0; k < 2; k++) {
-			size_t mark = k == 1 ? 1 : n != 0 ? 1 : 0, len;
-			struct l_part part;
-
-			if (!l_get_part(L, -2 + k, &part, is_secret))
-				luaL_error(L, "pair %d: the %s is no string, number or secret",
-				    (int)i, k == 0 ? "name" : "value");
-			len = code(NULL, part.s);
-			if (out != NULL) {
-				if (len + mark > max - n)
-					luaL_error(L, "a pair changed meanwhile");
-				if (mark != 0)
-					out[n] = k == 0 ? '&' : '=';
-				code(out + n + mark, part.s);
-			}
-			n += mark + len;
-		}
-		lua_pop(L, 3);
-	}
-	return n;
-}
-
+/* The pairs at stack index 1. A pair whose value is nil is left out: so an optional parameter needs
+ * no `if`. */
 static int
-l_pairs_encode(lua_State *L, enum pair_style style)
+l_pairs_encode(lua_State *L, bool (*put)(struct buf *b, struct slice in))
 {
-	bool is_secret = false;
-	char *out;
-	size_t n;
+	struct buf *b = l_text(L, false, 0);
+	lua_Unsigned count;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	n = l_pairs_run(L, style, NULL, 0, &is_secret);
-	out = l_room_begin(L, n, is_secret);
-	l_pairs_run(L, style, out, n, &is_secret);
-	return l_room_end(L, out, n, is_secret);
+	if ((count = lua_rawlen(L, 1)) > L_PAIRS_MAX)
+		return luaL_error(L, "more than %d pairs", L_PAIRS_MAX);
+	for (lua_Unsigned i = 1; i <= count && buf_ok(b); i++, lua_settop(L, 1)) {
+		if (lua_rawgeti(L, 1, (lua_Integer)i) != LUA_TTABLE)
+			return luaL_error(L, "pair %d is not a table { name, value }", (int)i);
+		lua_rawgeti(L, 2, 1);
+		if (lua_rawgeti(L, 2, 2) == LUA_TNIL)
+			continue;
+		if (b->n != 0)
+			buf_add(b, "&", 1);
+		for (int k = 0; k < 2; k++) {
+			buf_add(b, "=", (size_t)k);
+			if (!l_text_add(L, 3 + k, put))
+				return luaL_error(L, "pair %d: the %s is no string, number or secret",
+				    (int)i, k == 0 ? "name" : "value");
+		}
+	}
+	return l_text_push(L);
 }
 
 /* form.encode(pairs), form(pairs) -> string | secret, application/x-www-form-urlencoded */
 static int
 l_form_encode(lua_State *L)
 {
-	return l_pairs_encode(L, PAIR_FORM);
+	return l_pairs_encode(L, codec_form);
 }
 
 static int
@@ -17514,7 +17503,7 @@ l_form_call(lua_State *L)
 static int
 l_uri_query(lua_State *L)
 {
-	return l_pairs_encode(L, PAIR_QUERY);
+	return l_pairs_encode(L, codec_percent);
 }
 
 static void
@@ -17757,53 +17746,29 @@ l_json_decode(lua_State *L)
 	return 3;
 }
 
-/* -- json: writing. Runs twice over the same tables: without `out` it counts, then it writes. */
+/* -- json: writing */
 
 struct l_json_writer {
-	char *out;              /* NULL: counting */
-	size_t n, max;
+	struct buf *b;
 	int indent;             /* spaces a level; 0: all on one line */
 	bool may_secret;        /* json.build */
-	bool is_secret;
 };
 
 static void
-l_json_put(lua_State *L, struct l_json_writer *w, const char *p, size_t n)
+l_json_put_line(struct l_json_writer *w, int depth)
 {
-	if (n > w->max - w->n && w->is_secret)
-		l_secret_refuse_size(L, "json: the text is too long");
-	if (n > w->max - w->n)
-		luaL_error(L, "json: %s",
-		    w->out == NULL ? "the text is too long" : "a value changed meanwhile");
-	if (w->out != NULL)
-		memcpy(w->out + w->n, p, n);
-	w->n += n;
-}
-
-static void
-l_json_put_line(lua_State *L, struct l_json_writer *w, int depth)
-{
-	static const char spaces[] = "        ";
-
 	if (w->indent == 0)
 		return;
-	l_json_put(L, w, "\n", 1);
+	buf_add(w->b, "\n", 1);
 	while (depth-- > 0)
-		l_json_put(L, w, spaces, (size_t)w->indent);
+		buf_add(w->b, "        ", (size_t)w->indent);
 }
 
 static void
 l_json_put_string(lua_State *L, struct l_json_writer *w, struct slice s)
 {
-	size_t n = json_quote(NULL, s);
-
-	if (n == SIZE_MAX)
-		luaL_error(L, "json: %s", L_UNFIT(w->is_secret, "a string is not UTF-8"));
-	if (n > w->max - w->n)
-		l_json_put(L, w, NULL, n);  /* raises */
-	if (w->out != NULL)
-		json_quote(w->out + w->n, s);
-	w->n += n;
+	if (!codec_json(w->b, s) && buf_ok(w->b))
+		luaL_error(L, "json: %s", L_UNFIT(w->b->secret, "a string is not UTF-8"));
 }
 
 static void
@@ -17826,7 +17791,7 @@ l_json_put_number(lua_State *L, struct l_json_writer *w, int idx)
 		if (strpbrk(text, ".e") == NULL)
 			n += snprintf(text + n, sizeof text - (size_t)n, ".0");
 	}
-	l_json_put(L, w, text, (size_t)n);
+	buf_add(w->b, text, (size_t)n);
 }
 
 static void l_json_put_value(lua_State *L, struct l_json_writer *w, int depth);      /* as above */
@@ -17874,18 +17839,16 @@ l_json_put_object(lua_State *L, struct l_json_writer *w, lua_Integer count, int 
 	lua_Integer n = 0;
 
 	for (lua_pushnil(L); lua_next(L, -3); lua_pop(L, 1)) {  /* the table holds the names */
-		if (n == count || lua_type(L, -2) != LUA_TSTRING)
-			luaL_error(L, "json: a value changed meanwhile");
 		key[n].p = lua_tolstring(L, -2, &key[n].n);
 		n++;
 	}
 	qsort(key, (size_t)n, sizeof *key, l_json_order);
 	for (lua_Integer i = 0; i < n; i++) {
 		if (i != 0)
-			l_json_put(L, w, ",", 1);
-		l_json_put_line(L, w, depth + 1);
+			buf_add(w->b, ",", 1);
+		l_json_put_line(w, depth + 1);
 		l_json_put_string(L, w, key[i]);
-		l_json_put(L, w, ": ", w->indent == 0 ? 1 : 2);
+		buf_add(w->b, ": ", w->indent == 0 ? 1 : 2);
 		lua_pushlstring(L, key[i].p, key[i].n);
 		lua_rawget(L, -3);
 		l_json_put_value(L, w, depth + 1);
@@ -17903,28 +17866,31 @@ l_json_put_table(lua_State *L, struct l_json_writer *w, int depth)
 	if (depth >= JSON_DEPTH_MAX)
 		luaL_error(L, "json: nested deeper than %d, or in itself", JSON_DEPTH_MAX);
 	list = l_json_is_list(L, &count);
-	l_json_put(L, w, list ? "[" : "{", 1);
+	buf_add(w->b, list ? "[" : "{", 1);
 	if (!list && count != 0)
 		l_json_put_object(L, w, count, depth);
 	for (lua_Integer i = 1; list && i <= count; i++) {
 		if (i != 1)
-			l_json_put(L, w, ",", 1);
-		l_json_put_line(L, w, depth + 1);
+			buf_add(w->b, ",", 1);
+		l_json_put_line(w, depth + 1);
 		lua_rawgeti(L, -1, i);
 		l_json_put_value(L, w, depth + 1);
 		lua_pop(L, 1);
 	}
 	if (count != 0)
-		l_json_put_line(L, w, depth);
-	l_json_put(L, w, list ? "]" : "}", 1);
+		l_json_put_line(w, depth);
+	buf_add(w->b, list ? "]" : "}", 1);
 }
 
 /* The value on top, which stays. */
 static void
 l_json_put_value(lua_State *L, struct l_json_writer *w, int depth)
 {
+	bool is_secret = false;
 	struct slice s;
 
+	if (!buf_ok(w->b))
+		l_text_refuse(L);
 	luaL_checkstack(L, 8, NULL);
 	switch (lua_type(L, -1)) {
 	case LUA_TSTRING:
@@ -17935,8 +17901,7 @@ l_json_put_value(lua_State *L, struct l_json_writer *w, int depth)
 		l_json_put_number(L, w, -1);
 		return;
 	case LUA_TBOOLEAN:
-		s = lua_toboolean(L, -1) ? SLICE("true") : SLICE("false");
-		l_json_put(L, w, s.p, s.n);
+		buf_adds(w->b, lua_toboolean(L, -1) ? "true" : "false");
 		return;
 	case LUA_TTABLE:
 		l_json_put_table(L, w, depth);
@@ -17944,14 +17909,15 @@ l_json_put_value(lua_State *L, struct l_json_writer *w, int depth)
 	case LUA_TLIGHTUSERDATA:
 		if (lua_touserdata(L, -1) != NULL)
 			break;
-		l_json_put(L, w, "null", 4);
+		buf_adds(w->b, "null");
 		return;
 	case LUA_TUSERDATA:
 		if (luaL_testudata(L, -1, L_SECRET) == NULL)
 			break;
 		if (!w->may_secret)
 			luaL_error(L, "json: a secret (json.build makes a secret text)");
-		l_value_slice(L, -1, &s, &w->is_secret);
+		l_value_slice(L, -1, &s, &is_secret);
+		buf_make_secret(w->b);
 		l_json_put_string(L, w, s);
 		return;
 	}
@@ -17962,17 +17928,11 @@ l_json_put_value(lua_State *L, struct l_json_writer *w, int depth)
 static int
 l_json_write(lua_State *L, int indent, bool may_secret)
 {
-	struct l_json_writer w = {.max = L_TEXT_MAX, .indent = indent, .may_secret = may_secret};
+	struct l_json_writer w = {.b = l_text(L, false, 0), .indent = indent, .may_secret = may_secret};
 
 	l_json_put_value(L, &w, 0);
-	lua_charge(L, (int64_t)w.n / LUA_READ);
-	w.max = w.n;
-	w.n = 0;
-	w.out = l_room_begin(L, w.max, w.is_secret);
-	lua_pushvalue(L, 1);
-	l_json_put_value(L, &w, 0);
-	lua_pop(L, 1);
-	return l_room_end(L, w.out, w.n, w.is_secret);
+	lua_charge(L, (int64_t)w.b->n / LUA_READ);
+	return l_text_push(L);
 }
 
 /* json.encode(value [, { indent = 2 }]) -> string. Names sorted; {} for an empty table that
@@ -18030,7 +17990,8 @@ l_json_array(lua_State *L)
 static void
 l_json_push_secret(lua_State *L, const struct json_token *t)
 {
-	json_unescape(l_alloc_secret(L, json_unescape(NULL, t)), t);
+	json_unescape(l_text_room(L, true, json_unescape(NULL, t)), t);
+	l_text_push(L);
 }
 
 static const char *const l_expect_names[] = {"secret", "number", "string", "code", "boolean", NULL};
@@ -18162,12 +18123,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 static int
 l_core_of(lua_State *L)
 {
-	struct slice s = l_check_slice(L, 1);
-	char *p = l_alloc_secret(L, s.n);
-
-	if (s.n != 0)
-		memcpy(p, s.p, s.n);
-	return 1;
+	return l_push_secret_copy(L, l_check_slice(L, 1));
 }
 
 static uint64_t
@@ -18309,7 +18265,7 @@ l_split_push(lua_State *L, const struct json_token *t)
 	else if (!nested)
 		return "not_string";
 	else if (is_secret)
-		memcpy(l_alloc_secret(L, t->raw.n), t->raw.p, t->raw.n);
+		l_push_secret_copy(L, t->raw);
 	else
 		lua_pushlstring(L, t->raw.p, t->raw.n);
 	return NULL;
@@ -18412,18 +18368,17 @@ l_jwt_push_header(lua_State *L, const struct sign_alg *a)
 /* Writes header and claims, then the signature over them. NULL, or a code. */
 static const char *
 l_jwt_write(const struct sign_alg *a, struct slice header, struct slice claims, struct slice key,
-    size_t n_sig, char *out)
+    size_t n_sig, struct buf *b)
 {
 	unsigned char sig[SIGN_MAX];
-	size_t n = codec_base64url(out, header);
 	const char *why;
 
-	out[n++] = '.';
-	n += codec_base64url(out + n, claims);
-	why = sign_make(a, key, (struct slice){out, n}, sig);
-	out[n++] = '.';
-	if (why == NULL)
-		codec_base64url(out + n, (struct slice){(const char *)sig, n_sig});
+	buf_base64(b, header, true);
+	buf_add(b, ".", 1);
+	buf_base64(b, claims, true);
+	why = buf_ok(b) ? sign_make(a, key, buf_slice(b), sig) : NULL;
+	buf_add(b, ".", 1);
+	buf_base64(b, (struct slice){(const char *)sig, n_sig}, true);
 	wipe(sig, sizeof sig);
 	return why;
 }
@@ -18437,7 +18392,6 @@ l_sign_jwt(lua_State *L)
 	struct slice header, claims, key;
 	bool is_secret = false;
 	const char *why;
-	struct l_out o;
 	size_t n;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -18454,9 +18408,8 @@ l_sign_jwt(lua_State *L)
 	claims = l_check_value(L, 5, &is_secret);
 	if ((why = sign_size(a, key, &n)) != NULL)
 		return l_fail(L, why);
-	why = l_jwt_write(a, header, claims, key, n, l_out_begin(L, &o, codec_base64url(NULL, header) +
-	    1 + codec_base64url(NULL, claims) + 1 + (n * 4 + 2) / 3, is_secret));
-	return why != NULL ? l_fail(L, why) : l_out_end(&o);
+	why = l_jwt_write(a, header, claims, key, n, l_text(L, is_secret, 2 * (header.n + claims.n + n)));
+	return why != NULL ? l_fail(L, why) : l_text_push(L);
 }
 
 /* -- openers: each pushes its module's table */
@@ -18470,16 +18423,21 @@ static const luaL_Reg l_secret_functions[] = {
 	{NULL, NULL},
 };
 
+static void
+l_set_codec(lua_State *L, const struct codec *c)
+{
+	lua_pushlightuserdata(L, (void *)(uintptr_t)c);
+	lua_pushcclosure(L, l_secret_code, 1);
+	lua_setfield(L, -2, c->name);
+}
+
 /* Adds to the table on top: what works on handles, and on strings alike. */
 static void
 l_secret_add(lua_State *L)
 {
 	luaL_setfuncs(L, l_secret_functions, 0);
-	for (size_t i = 0; i < COUNT(codecs); i++) {
-		lua_pushinteger(L, (lua_Integer)i);
-		lua_pushcclosure(L, l_secret_code, 1);
-		lua_setfield(L, -2, codecs[i].name);
-	}
+	for (size_t i = 0; i < COUNT(codecs); i++)
+		l_set_codec(L, &codecs[i]);
 }
 
 /* The metatable of handles, once a state. */
@@ -18620,19 +18578,6 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *n
 	return ok;
 }
 
-/* Its text as a secret on the stack. The buf is freed before anything may raise. */
-static void
-l_sigv4_push_secret(lua_State *L, struct buf *b)
-{
-	char text[SIGV4_AUTHORIZATION_MAX];
-	size_t n = b->n;
-
-	memcpy(text, b->p, n);
-	buf_free(b);
-	memcpy(l_alloc_secret(L, n), text, n);
-	wipe(text, sizeof text);
-}
-
 /* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service=
  * [, at=] } -> list of { name, value }: the headers of a request of our own, to which it adds no
  * others. */
@@ -18641,7 +18586,7 @@ l_sign_sigv4(lua_State *L)
 {
 	char hash[64], signature[SIGV4_SIGNATURE_MAX + 1];
 	unsigned char key[SIGV4_KEY];
-	struct buf names, authorization;
+	struct buf names, authorization = {.max = SIGV4_AUTHORIZATION_MAX, .secret = true};
 	struct sigv4_field field[4];
 	struct sigv4_request r = {.query = SLICE(""), .normalize = true, .twice = true, .field = field};
 	struct slice body, host;
@@ -18661,16 +18606,15 @@ l_sign_sigv4(lua_State *L)
 	if (o.token.n != 0)
 		field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-security-token"), o.token};
 	buf_init(&names, 256);
-	buf_init(&authorization, 4096);
 	ok = sigv4_make(&o, &r, &names, key, signature) &&
 	    sigv4_authorization(&o, buf_slice(&names), signature, &authorization);
 	wipe(key, sizeof key);
 	buf_free(&names);
-	if (!ok || authorization.n > SIGV4_AUTHORIZATION_MAX) {
+	if (!ok) {
 		buf_free(&authorization);
 		return luaL_error(L, "sigv4: out of memory");
 	}
-	l_sigv4_push_secret(L, &authorization);
+	l_push_buf(L, &authorization);
 	lua_createtable(L, 3, 0);
 	lua_insert(L, -2);
 	l_add_pair(L, SLICE("authorization"), 1);
@@ -18765,12 +18709,7 @@ l_open_uri(lua_State *L)
 {
 	l_secret_metatable(L);
 	luaL_newlib(L, l_uri_functions);
-	for (size_t i = 0; i < COUNT(codecs); i++)
-		if (codecs[i].code == codec_percent) {
-			lua_pushinteger(L, (lua_Integer)i);
-			lua_pushcclosure(L, l_secret_code, 1);
-			lua_setfield(L, -2, "percent");
-		}
+	l_set_codec(L, &codecs[0]);
 	return 1;
 }
 
@@ -18909,7 +18848,8 @@ l_set_secrets(lua_State *L, enum store_db db, struct slice key, struct slice sea
 	lua_newtable(L);
 	while (seals.n != 0 && err == STORE_OK && store_seal_next(&seals, &s)) {
 		lua_pushlstring(L, s.name.p, s.name.n);
-		err = store_unseal(db, key, &s, l_alloc_secret(L, s.text.n));
+		err = store_unseal(db, key, &s, l_text_room(L, true, s.text.n));
+		l_text_push(L);
 		lua_rawset(L, -3);
 	}
 	lua_setfield(L, -2, "secrets");
@@ -20266,11 +20206,11 @@ form_splice(char *out, struct slice in, struct slice name, struct slice value)
 			continue;
 		}
 		placed = true;
-		n += codec_percent(out != NULL ? out + n : NULL, name);
+		n += pct_encode(out != NULL ? out + n : NULL, name, PCT_URI);
 		if (out != NULL)
 			out[n] = '=';
 		n++;
-		n += codec_percent(out != NULL ? out + n : NULL, value);
+		n += pct_encode(out != NULL ? out + n : NULL, value, PCT_URI);
 	}
 	return n;
 }
@@ -20590,7 +20530,7 @@ l_headers_get(lua_State *L)
 	if (found == NULL)
 		lua_pushnil(L);
 	else if (found->is_secret)
-		memcpy(l_alloc_secret(L, found->value.n), found->value.p, found->value.n);
+		l_push_secret_copy(L, found->value);
 	else
 		l_push_slice(L, found->value);
 	return 1;
@@ -20635,29 +20575,24 @@ static void
 l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 {
 	struct slice in = req_query_now(r), pair, raw;
-	struct secret *s = secret_new(in.n + 3 * (name.n + value.n) + 2);
+	struct buf *b = l_text(L, true, in.n + 3 * (name.n + value.n) + 2);
 	char decoded[256];
-	size_t n = 0;
 
-	if (s == NULL)
-		l_secret_refuse_size(L, "no room for secrets");
 	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
 		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name))
 			continue;
-		if (n != 0)
-			s->p[n++] = '&';
-		memcpy(s->p + n, pair.p, pair.n);
-		n += pair.n;
+		buf_add(b, "&", b->n != 0);
+		buf_addv(b, pair);
 	}
 	if (value.p != NULL) {
-		if (n != 0)
-			s->p[n++] = '&';
-		n += codec_percent(s->p + n, name);
-		s->p[n++] = '=';
-		n += codec_percent(s->p + n, value);
+		buf_add(b, "&", b->n != 0);
+		codec_percent(b, name);
+		buf_add(b, "=", 1);
+		codec_percent(b, value);
 	}
-	secret_cut(s, n);
-	req_set_query(r, s);
+	if (!buf_ok(b))
+		l_text_refuse(L);
+	req_set_query(r, buf_take_secret(b));
 }
 
 /* The first value of a parameter as the client wrote it; .p NULL: it sent none. */
@@ -20695,7 +20630,7 @@ l_query_set(lua_State *L)
 	if (is_secret) {
 		spelled = lua_newuserdatauv(L, 3 * name.n + 1, 0);
 		l_note_back(L, r, 3, req_query_sent(r, name),
-		    (struct slice){spelled, codec_percent(spelled, name)});
+		    (struct slice){spelled, pct_encode(spelled, name, PCT_URI)});
 	}
 	l_query_edit(L, r, name, value);
 	return 0;
@@ -20773,7 +20708,7 @@ l_view_push_body(lua_State *L, struct req *r)
 	if (!r->body_read)
 		lua_pushnil(L);
 	else if (r->body_secret)
-		memcpy(l_alloc_secret(L, body.n), body.p, body.n);
+		l_push_secret_copy(L, body);
 	else
 		l_push_slice(L, body);
 }
@@ -23053,7 +22988,6 @@ l_secret_from(lua_State *L, struct buf *b, bool multiline)
 {
 	size_t n = b->n;
 	bool bad = false;
-	char *p;
 
 	if (n != 0 && b->p[n - 1] == '\n') {
 		n--;
@@ -23070,10 +23004,9 @@ l_secret_from(lua_State *L, struct buf *b, bool multiline)
 		buf_free(b);
 		return l_fail(L, "control");
 	}
-	p = l_alloc_secret(L, n);       /* raises when full: b leaks then, the command ends */
-	if (n != 0)
-		memcpy(p, b->p, n);
-	buf_free(b);
+	buf_cut(b, n);
+	buf_make_secret(b);
+	l_push_buf(L, b);
 	lua_pushboolean(L, n == 0);
 	return 2;
 }
@@ -23242,10 +23175,10 @@ l_host_ca_make(lua_State *L)
 	l_push_sha256_hex(L, buf_slice(&der));
 	lua_setfield(L, -2, "sha256");
 	free(b64);
-	memcpy(l_alloc_secret(L, key.n), key.p, key.n);
 	buf_free(&der);
-	buf_free(&key);
 	buf_free(&pem);
+	buf_make_secret(&key);
+	l_push_buf(L, &key);
 	return 2;
 }
 

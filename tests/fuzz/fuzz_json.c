@@ -75,6 +75,7 @@ fuzz_expect(struct slice in, bool ok)
 		abort();
 	secret_scope_now = NULL;
 	secret_scope_close(&scope);
+	buf_free(&lua_text);
 	lua_settop(fuzz_lua, 0);
 	if (secret_arena.live != 0)
 		abort();

@@ -138,6 +138,7 @@ open_all(lua_State *L)
 		module[i].open(L);
 		lua_setglobal(L, module[i].name);
 	}
+	l_open_wait(L);
 	return luaL_dostring(L, "secret = core.of 'canary-canary-canary'") == LUA_OK ? 0 : lua_error(L);
 }
 
@@ -172,6 +173,7 @@ run(const char *chunk, long allocations)
 	bool ok;
 
 	assert(L != NULL);
+	*(struct task **)lua_getextraspace(L) = NULL;   /* no task */
 	lua_pushcfunction(L, open_all);
 	if (lua_pcall(L, 0, 0, 0) != LUA_OK || luaL_loadstring(L, chunk) != LUA_OK) {
 		printf("# %s\n", lua_tostring(L, -1));
@@ -182,6 +184,7 @@ run(const char *chunk, long allocations)
 	fail_after = -1;
 	snprintf(why, sizeof why, "%s", ok || lua_type(L, -1) != LUA_TSTRING ? "" : lua_tostring(L, -1));
 	lua_close(L);
+	buf_free(&lua_text);            /* as task_recycle does it */
 	loop_run_deferred();
 	return ok;
 }

@@ -149,7 +149,7 @@ test_arena_exhaustion(void)
 	check("the arena is zero from end to end", all_zero(secret_arena.base, SECRET_ARENA_MAX));
 }
 
-/* What is written into room enough keeps its bytes, and the rest of its block can be had again. */
+/* A text of which a secret is made keeps its bytes, and the rest of its block can be had again. */
 static void
 test_arena_cut(void)
 {
@@ -160,10 +160,14 @@ test_arena_cut(void)
 
 	for (size_t i = 0; i < COUNT(sizes); i++) {
 		for (size_t k = 0; k <= i; k++) {
-			struct secret *s = secret_new(sizes[i]), *other;
+			struct buf b = {.max = SECRET_MAX, .secret = true};
+			struct secret *s, *other;
 
-			memset(s->p, 0xa5, sizes[i]);
-			secret_cut(s, sizes[k]);
+			buf_reserve(&b, sizes[i]);
+			if (sizes[i] != 0)
+				memset(b.p, 0xa5, sizes[i]);
+			b.n = sizes[k];         /* more was written than counts */
+			s = buf_take_secret(&b);
 			other = secret_new(sizes[i] / 3);       /* into what was given back */
 			memset(other->p, 0x5a, other->n);
 			for (size_t at = 0; at < sizes[k]; at++)
@@ -173,13 +177,58 @@ test_arena_cut(void)
 			secret_unref(other);
 		}
 	}
-	check("a secret that is cut keeps what it keeps", kept);
+	check("a text of which a secret is made keeps its bytes, without a copy", kept);
 	while (n < COUNT(large) && (large[n] = secret_new(SECRET_MAX)) != NULL)
 		n++;
 	check("and its block comes back whole", n == COUNT(large) && all_zero(large[0]->p, SECRET_MAX));
 	while (n != 0)
 		secret_unref(large[--n]);
 	check("and zero", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+}
+
+/* A text grows, and becomes a secret on its way: nothing of it stays behind. */
+static void
+test_arena_text(void)
+{
+	struct buf b;
+	struct secret *s = NULL;
+	const char *heap;
+	char plain[100];
+	bool ok = true;
+
+	for (size_t from = 0; from < 3000; from += 1 + from / 3) {
+		buf_init(&b, 4000);
+		for (size_t i = 0; i < 3000; i++) {
+			if (i == from) {
+				buf_make_secret(&b);
+				buf_make_secret(&b);
+			}
+			ok &= buf_add(&b, &(char){(char)(i * 7)}, 1);
+		}
+		ok &= secret_arena.live == 1 && (s = buf_take_secret(&b)) != NULL && b.p == NULL && s->n == 3000;
+		for (size_t i = 0; ok && i < 3000; i++)
+			ok &= s->p[i] == (char)(i * 7);
+		secret_unref(s);
+	}
+	check("a text grows in the arena, from the start or from its middle", ok && secret_arena.live == 0);
+	check("and leaves nothing there", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+	b = (struct buf){.max = 100, .secret = true};
+	check("an empty text is an empty secret", (s = buf_take_secret(&b)) != NULL && s->n == 0);
+	secret_unref(s);
+	memset(plain, 'x', sizeof plain);
+	check("a text that is too long becomes no secret", !buf_add(&b, plain, 101) && buf_take_secret(&b) == NULL && buf_ok(&b));
+	check("nor one that was so before", (buf_init(&b, 50), buf_add(&b, plain, 51), buf_take_secret(&b)) == NULL);
+	b = (struct buf){.max = 4 << 20, .secret = true};
+	check("one secret has its limit", buf_reserve(&b, SECRET_MAX) && !buf_reserve(&b, SECRET_MAX + 1) && !buf_ok(&b));
+	buf_free(&b);
+	buf_init(&b, 100);
+	buf_add(&b, plain, 50);
+	heap = b.p;
+	s = buf_take_secret(&b);
+	check("a text in the heap becomes a secret in the arena", s->n == 50 && memcmp(s->p, plain, 50) == 0 &&
+	    s->p != heap && b.p == NULL);
+	secret_unref(s);
+	check("no text is left", secret_arena.live == 0 && all_zero(secret_arena.base, SECRET_ARENA_MAX));
 }
 
 /* A million-step walk would be no better than this one: sizes and lifetimes mixed, contents checked. */
@@ -750,6 +799,7 @@ test_lua_cases(void)
 			printf("# %s\n", why);
 		lua_close(L);
 	}
+	buf_free(&lua_text);
 	check("lua: a closed state holds no secret", secret_arena.live == 0);
 }
 
@@ -801,6 +851,14 @@ test_lua_check(void)
 	lua_close(L);
 }
 
+/* As task_recycle does it. */
+static void
+scope_end(struct secret_scope *scope)
+{
+	secret_scope_close(scope);
+	buf_free(&lua_text);
+}
+
 /* A task's end empties what it made and did not keep. */
 static void
 test_lua_scope(void)
@@ -815,7 +873,7 @@ test_lua_scope(void)
 	check("scope: another task makes its own", runs(L, "o = core.of 'other'"));
 	secret_scope_now = NULL;
 	check("scope: it counts what they hold", scope.bytes == 13 && other.bytes == 5);
-	secret_scope_close(&scope);
+	scope_end(&scope);
 	check("scope: at its end they are empty, and the bytes are gone", scope.first == NULL && scope.bytes == 0 && secret_arena.live == 2);
 	check("scope: using one of them raises", !runs(L, "return a:base64()") && strstr(why, "secret is closed") != NULL &&
 	    !runs(L, "return 'x' .. b") && strstr(why, "secret is closed") != NULL && !runs(L, "return form { { 'a', b } }") &&
@@ -825,14 +883,14 @@ test_lua_scope(void)
 	check("scope: a handle can be emptied by hand, and not by <close>: it may be others' too",
 	    runs(L, "core.wipe(o)") && !runs(L, "return o .. 'x'") &&
 	    !runs(L, "local x <close> = core.of 'x'") && strstr(why, "non-closable") != NULL);
-	secret_scope_close(&other);
+	scope_end(&other);
 
 	secret_scope_now = &scope;
 	check("scope: one task has no more than its share of the arena",
 	    !runs(L, "local s = core.of(('x'):rep(1 << 20)) T = {} for i = 1, 20 do T[i] = s .. i end") && strstr(why, "no room") != NULL);
 	check("scope: what is garbage counts no more", runs(L, "T = nil local s = core.of(('x'):rep(1 << 20)) for i = 1, 100 do s:sha256() local x = s .. i end"));
 	check("scope: one secret has its limit", !runs(L, "local s = core.of 'x' for i = 1, 40 do s = s .. s end"));
-	secret_scope_close(&scope);
+	scope_end(&scope);
 	secret_scope_now = NULL;
 	lua_close(L);
 	check("scope: a closed state holds no secret", secret_arena.live == 0);
@@ -875,7 +933,7 @@ test_lua_no_memory(void)
 			done = lua_pcall(L, 0, 0, 0) == LUA_OK;
 			fail_after = -1;
 			secret_scope_now = NULL;
-			secret_scope_close(&scope);
+			scope_end(&scope);
 			clean &= scope.first == NULL && scope.bytes == 0 && secret_arena.live == 0;
 			lua_close(L);
 		}
@@ -939,6 +997,7 @@ main(void)
 	test_arena_walk();
 	test_arena_exhaustion();
 	test_arena_cut();
+	test_arena_text();
 	test_arena_system();
 	test_json_reader();
 	test_json_prefixes();
