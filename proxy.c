@@ -13806,6 +13806,8 @@ struct req {
 
 	struct http_head head;  /* slices into bytes; behind its fields, those that policies add */
 	enum req_form form;
+	struct kept *kept;      /* owned reference: what goes out is as in an earlier request */
+	bool looked;            /* apply read something of this request */
 	bool secure;            /* scheme https */
 	bool own_endpoint;
 	bool websocket;
@@ -13819,7 +13821,7 @@ struct req {
 	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
 	char taken[256];        /* names of what was taken off and was not ours: for the record */
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
-	/* owned; what was attached, to be taken out of the answer's head */
+	/* owned, or kept's; what was attached, to be taken out of the answer's head */
 	struct subst_back *back;
 
 	/* the body, when somebody reads it whole */
@@ -13838,7 +13840,7 @@ struct req {
 	const char *answer_type; /* static */
 	int retry_after;        /* seconds; 0: not said */
 	bool close_after;
-	char dial_host[256];
+	char dial_host[256];    /* from here to `sent`: what a kept decision says, copied as it is */
 	uint16_t dial_port;
 	bool dial_tls;
 	struct tls_ident *ident; /* owned reference, or NULL: the credential's certificate and roots */
@@ -13848,6 +13850,7 @@ struct req {
 	bool refused;           /* the upstream answered 401 to what we attached */
 	bool allow_websocket;
 	int hello;              /* enum hello */
+	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
 	uint64_t config;        /* generation that decided */
 	int64_t judged;         /* monotonic ms: when */
 	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
@@ -13864,7 +13867,6 @@ struct req {
 	bool fresh_dial;        /* no pooled connection: the second try */
 	bool answer_begun, retried;
 	bool up_seen;           /* a byte of an answer came, be it a 1xx */
-	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
 	size_t up_scanned;
 	struct flow up_flow, down_flow;
 	bool up_keep;           /* the upstream will keep its connection */
@@ -14125,17 +14127,61 @@ req_take_body(struct req *r, struct buf *out)
 	return true;
 }
 
+/* -- kept: what became of a request, for those like it. Its type's apply read nothing of the request
+ * and nothing that changes by itself, so the same fields and nothing else decide again: method, scheme,
+ * host and port, the agent's token, the names of all fields and of the query in their order, and the
+ * values of those that were taken off or say what the body is. It ends with the store's generation. */
+#define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
+#define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
+#define KEPT_SECRET_MAX 4096    /* bytes of one field that was set: together at most a sixteenth of the arena */
+#define KEPT_BEGIN offsetof(struct req, dial_host)
+#define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
+
+struct kept {
+	unsigned refs;          /* the slot's, and those of requests */
+	uint64_t config;        /* generation that decided */
+	int64_t until;          /* Unix s: the token or its agent ends */
+	unsigned share;         /* of its agent's requests, as in l_req_log */
+	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
+	int known_ref;
+	struct subst_back *back; /* owned */
+	struct tls_ident *ident; /* owned reference; also in `decided` */
+	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
+	struct buf text;        /* owned; where the slices are */
+	struct slice route, query;
+	size_t came, n;         /* fields that came, and with those that were set behind them */
+	struct http_field field[]; /* of those that came, a value of NULL is any; the others' `own` are owned */
+};
+
+static struct kept *kept_slots[KEPT_SLOTS];
+
+static void
+kept_unref(struct kept *k)
+{
+	if (k == NULL || --k->refs != 0)
+		return;
+	for (size_t i = k->came; i < k->n; i++)
+		secret_unref(k->field[i].own);
+	subst_back_free(k->back);
+	tls_ident_unref(k->ident);
+	luaL_unref(lua_main, LUA_REGISTRYINDEX, k->known_ref);
+	buf_free(&k->text);
+	free(k);
+}
+
 static void
 req_free(struct req *r)
 {
 	req_stop(r);
 	for (size_t i = 0; i < r->head.nfields; i++)
 		secret_unref(r->head.field[i].own);
+	if (r->kept == NULL)
+		subst_back_free(r->back);
+	kept_unref(r->kept);
 	upstream_drop(&r->up);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	subst_free(r->subst);
-	subst_back_free(r->back);
 	tls_ident_unref(r->ident);
 	req_body_drop(r);
 	req_unclaim(r);
@@ -14610,6 +14656,182 @@ req_has_body(const struct req *r)
 	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0);
 }
 
+/* -- kept: whether a request is like an earlier one, and goes the same way */
+#define REQ_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)
+
+/* "GET https://host:port", a body or none, the token: what an ordinary request says of itself beside path,
+ * query and fields. False: it is no ordinary one. */
+static bool
+req_route(const struct req *r, struct buf *b)
+{
+	const struct slice part[] = {r->head.method, r->secure ? SLICE(" https://") : SLICE(" http://"), slice_of(r->host),
+	    SLICE(":"), slice_of(r->token), req_has_body(r) ? SLICE(" body") : SLICE("")};
+
+	return (r->form == REQ_ABSOLUTE || r->form == REQ_TUNNEL) && !r->own_endpoint && !r->websocket &&
+	    buf_join(b, part, 4) && buf_addu(b, (uint64_t)r->port) && buf_add(b, " ", 1) && buf_join(b, part + 4, 2);
+}
+
+static struct kept **
+kept_slot(const struct req *r, size_t came)
+{
+	return &kept_slots[(text_hash(r->host) + text_hash(r->token + 56) + 31 * came + r->head.method.n) % KEPT_SLOTS];
+}
+
+/* The same names, and values in which no server finds a further name. */
+static bool
+query_like(struct slice a, struct slice b)
+{
+	size_t i = 0, j = 0;
+
+	while (i < a.n && j < b.n) {
+		if (a.p[i++] != b.p[j])
+			return false;
+		if (b.p[j++] != '=')
+			continue;
+		while (i < a.n && a.p[i] != '&')
+			i++;
+		while (j < b.n && (ascii_alnum(b.p[j]) || memchr("-._~", b.p[j], 4) != NULL))
+			j++;
+	}
+	return i == a.n && j == b.n && (a.p == NULL) == (b.p == NULL);
+}
+
+static bool
+kept_fits(const struct kept *k, const struct req *r)
+{
+	char room[REQ_ROUTE_MAX];
+	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
+
+	if (k->came != r->head.nfields || !query_like(k->query, r->query) ||
+	    !req_route(r, &route) || !slice_eq(k->route, buf_slice(&route)))
+		return false;
+	for (size_t i = 0; i < k->came; i++) {
+		const struct http_field *f = &k->field[i], *now = &r->head.field[i];
+
+		/* what a Connection field names is in the rule, too */
+		if (f->rule != now->rule || !slice_eq(f->name, now->name) || (f->value.p != NULL && !slice_eq(f->value, now->value)))
+			return false;
+	}
+	return true;
+}
+
+/* Is it decided by what an earlier request left? Else everything of it is for Lua to judge. */
+static bool
+req_again(struct req *r)
+{
+	struct kept *k = *kept_slot(r, r->head.nfields);
+	struct known_found found = {.n = 0};
+	uint64_t config, state;
+
+	if (k == NULL || !kept_fits(k, r) || !store_generations(&config, &state))
+		return false;
+	store_read_reset();     /* a snapshot kept open would hide the next change */
+	if (k->config != config || clock_wall() >= k->until ||
+	    (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) ||
+	    !known_scan_encoded(k->known, req_query_now(r), &found))))
+		return false;
+	for (size_t i = 0; k->known != NULL && i < k->came; i++)
+		if (k->field[i].mark == FIELD_KEPT)
+			known_scan_value(k->known, r->head.field[i].value, &found);
+	if (found.n != 0)
+		return false;
+	req_claim(r, k->agent, k->share);
+	if (r->held || r->too_many)
+		return false;
+	for (size_t i = 0; i < k->came; i++)
+		r->head.field[i].mark = k->field[i].mark;
+	for (; r->head.nfields < k->n; r->head.nfields++) {
+		r->head.field[r->head.nfields] = k->field[r->head.nfields];
+		secret_ref(k->field[r->head.nfields].own);
+	}
+	memcpy((char *)r + KEPT_BEGIN, k->decided, KEPT_SIZE);
+	tls_ident_ref(r->ident);
+	k->refs++;
+	r->kept = k;
+	r->back = k->back;
+	r->judged = clock_now();
+	r->action = REQ_FORWARD;
+	return r->task_done = r->task_ok = true;
+}
+
+/* A copy in the text, which has room for it. */
+static struct slice
+kept_copy(struct kept *k, struct slice s)
+{
+	size_t at = k->text.n;
+
+	return buf_addv(&k->text, s) && s.p != NULL ? (struct slice){k->text.p + at, s.n} : (struct slice){NULL, 0};
+}
+
+/* Had the value of this field a say? */
+static bool
+kept_reads(const struct req *r, const struct http_field *f)
+{
+	return f->own == NULL && (f->mark == FIELD_STRIPPED || (req_has_body(r) &&
+	    (name_same(f->name, SLICE("content-type")) || name_same(f->name, SLICE("content-encoding")))));
+}
+
+/* Keeps what was decided of the request, and how. NULL: more of it had a say than a kept one lists. */
+static struct kept *
+req_keep(struct req *r)
+{
+	struct kept **slot, *k;
+	size_t size = REQ_ROUTE_MAX + r->query.n;
+
+	if (r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_read || r->head.body == BODY_CHUNKED ||
+	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->taken[0] != '\0')
+		return NULL;
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if ((f->mark == FIELD_KEPT && (f->rule & HDR_SECOND) != 0) ||
+		    (f->own != NULL ? f->value.n > KEPT_SECRET_MAX : kept_reads(r, f) && f->value.n > KEPT_VALUE_MAX))
+			return NULL;
+		size += f->name.n + KEPT_VALUE_MAX * kept_reads(r, f);
+	}
+	if ((k = calloc(1, sizeof *k + r->head.nfields * sizeof k->field[0])) == NULL)
+		return NULL;
+	k->refs = 1;
+	k->known_ref = LUA_NOREF;
+	k->text.max = size;
+	if (!buf_reserve(&k->text, size) || !req_route(r, &k->text)) {
+		kept_unref(k);
+		return NULL;
+	}
+	k->route = buf_slice(&k->text);
+	k->query = kept_copy(k, r->query);
+	for (; k->n < r->head.nfields; k->n++) {
+		struct http_field *f = &k->field[k->n];
+
+		*f = r->head.field[k->n];
+		if (f->own != NULL) {
+			secret_ref(f->own);
+			continue;
+		}
+		k->came = k->n + 1;
+		f->name = kept_copy(k, f->name);
+		f->value = kept_reads(r, f) ? kept_copy(k, f->value) : (struct slice){NULL, 0};
+	}
+	memcpy(k->agent, r->agent, sizeof k->agent);
+	memcpy(k->decided, (char *)r + KEPT_BEGIN, KEPT_SIZE);
+	k->ident = tls_ident_ref(r->ident);
+	k->back = r->back;
+	r->kept = k;
+	k->refs++;
+	slot = kept_slot(r, k->came);
+	kept_unref(*slot);
+	return *slot = k;
+}
+
+/* What another generation decided goes, and its secrets with the last request that has them. */
+static void
+kept_sweep(uint64_t config)
+{
+	for (size_t i = 0; i < KEPT_SLOTS; i++)
+		if (kept_slots[i] != NULL && (kept_slots[i]->config != config || clock_wall() >= kept_slots[i]->until)) {
+			kept_unref(kept_slots[i]);
+			kept_slots[i] = NULL;
+		}
+}
+
 /* A server that ignores a body where none is usual would take it for the next request of its
  * connection, which may speak for us (a client certificate). */
 static bool
@@ -15004,7 +15226,7 @@ conn_decide(struct conn *c)
 		conn_begin_answer(c);
 		return;
 	}
-	if (!req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
+	if (!req_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
 		r->close_after = true;
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 	}
@@ -20520,6 +20742,7 @@ l_headers_get(lua_State *L)
 	lua_Integer n = luaL_optinteger(L, 3, 1);
 	const struct http_field *found = NULL;
 
+	r->looked = true;
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		if (f->mark != FIELD_KEPT || !slice_eq_nocase(f->name, name) || (f->own == NULL && --n != 0))
 			continue;
@@ -20544,6 +20767,7 @@ l_headers_remove(lua_State *L)
 
 	if (!field_settable(name))
 		return luaL_error(L, "a policy cannot remove the header %s", name.p);
+	r->looked = true;       /* which fields go depends on those that came */
 	req_remove_field(r, name);
 	return 0;
 }
@@ -20555,6 +20779,7 @@ l_headers_names(lua_State *L)
 	struct req *r = l_check_part(L, 1, &l_type_headers);
 	lua_Integer n = 0;
 
+	r->looked = true;
 	lua_newtable(L);
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
 		if (f->mark == FIELD_KEPT) {
@@ -21141,7 +21366,7 @@ l_view_index(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
 
-	luaL_checkstring(L, 2);
+	r->looked |= strcmp(luaL_checkstring(L, 2), "headers") != 0;
 	lua_settop(L, 2);
 	lua_pushvalue(L, 2);
 	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNIL)
@@ -21174,16 +21399,19 @@ l_view_newindex(lua_State *L)
 
 	if (strcmp(name, "body") != 0)
 		return luaL_error(L, "a policy cannot set the request's %s", name);
+	r->looked = true;
 	l_view_set_body(L, r, 3);
 	return 0;
 }
 
-/* req:view() -> what apply gets. Not kept with the request: the two would hold each other, and
+/* req:view([true]) -> what apply gets; true: from now on it is noted whether something is read of it. Not kept with the request: the two would hold each other, and
  * the collector frees such a pair, one of them with a finalizer, a cycle later. */
 static int
 l_req_view(lua_State *L)
 {
-	l_check_req(L, 1);
+	struct req *r = l_check_req(L, 1);
+
+	r->looked = r->looked && !lua_toboolean(L, 2);
 	lua_newuserdatauv(L, 0, 4);
 	lua_pushvalue(L, 1);
 	lua_setiuservalue(L, -2, 1);
@@ -21493,6 +21721,32 @@ l_req_known(lua_State *L)
 	return (int)found.n;
 }
 
+/* req:keep(config, until, share, known | nil): what was decided and attached is so for requests like this one, too, as
+ * long as the store is of this generation, until the wall clock says `until`, and with none of the known
+ * placeholders in it. Nothing, where more of the request had a say than req_keep knows. */
+static int
+l_req_keep(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	uint64_t config = (uint64_t)luaL_checkinteger(L, 2);
+	int64_t until = luaL_checkinteger(L, 3);
+	unsigned share = (unsigned)luaL_optinteger(L, 4, AGENT_REQUESTS);
+	const struct known *known = lua_isnil(L, 5) ? NULL : luaL_checkudata(L, 5, L_KNOWN);
+	int ref = (lua_settop(L, 5), luaL_ref(L, LUA_REGISTRYINDEX));
+	struct kept *k = req_keep(r);
+
+	if (k == NULL) {
+		luaL_unref(L, LUA_REGISTRYINDEX, ref);
+		return 0;
+	}
+	k->config = config;
+	k->until = until;
+	k->share = share;
+	k->known = known;
+	k->known_ref = ref;
+	return 0;
+}
+
 static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop}, {NULL, NULL}};
 
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
@@ -21590,7 +21844,7 @@ static const luaL_Reg l_req[] = {
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
 	{"read_body", l_req_read_body}, /* yields */
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
-	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"known", l_req_known},
+	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"known", l_req_known}, {"keep", l_req_keep},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
 	{"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},
@@ -21639,32 +21893,19 @@ l_open_request(lua_State *L)
 
 /* -- C's calls into Lua */
 
-/* "GET https://host:port", what an ordinary request says of itself beside path, query and fields; nil for any other. */
-static void
-l_push_route(lua_State *L, const struct req *r)
-{
-	const struct slice part[] = {r->head.method, r->secure ? SLICE(" https://") : SLICE(" http://"), slice_of(r->host), SLICE(":")};
-	char room[HTTP_METHOD_MAX + HTTP_HOST_MAX + 32];
-	struct buf b = {.p = room, .cap = sizeof room, .max = sizeof room};
-
-	if ((r->form == REQ_ABSOLUTE || r->form == REQ_TUNNEL) && !r->own_endpoint && !r->websocket &&
-	    buf_join(&b, part, COUNT(part)) && buf_addu(&b, (uint64_t)r->port))
-		l_push_slice(L, buf_slice(&b));
-	else
-		lua_pushnil(L);
-}
-
 /* req, token, route */
 static int
 req_push(lua_State *co, void *arg)
 {
 	struct req *r = arg;
 	struct req_handle *h = l_new_req(co);
+	char room[REQ_ROUTE_MAX];
+	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
 	h->r = r;
 	r->handle = h;
 	l_push_text(co, r->token);
-	l_push_route(co, r);
+	l_push_slice(co, req_route(r, &route) ? buf_slice(&route) : (struct slice){NULL, 0});
 	return 3;
 }
 
@@ -21862,6 +22103,7 @@ conn_rejudge(void)
 	if (!store_generations(&config, &state))
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
+	kept_sweep(config);
 	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
 		struct req *r = c->state == CONN_BLIND || c->state == CONN_RELAY ? c->req : NULL;
 		struct rejudge *j;

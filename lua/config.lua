@@ -394,6 +394,14 @@ function M:agent(hash)
   return agent, why, token.agent
 end
 
+--- Unix s from which on that token, or its agent, may do nothing.
+function M:ends(hash)
+  local token = self.tokens:get(hash)
+  local agent = token and self.agents:get(token.agent)
+  if not agent then return 0 end
+  return math.min(token.expires_at or math.maxinteger, agent.expires_at or math.maxinteger)
+end
+
 --- The value of a variable for what this agent (nil: nobody) holds through this bundle | nil: it is not set.
 function M:variable(agent, bundle, name)
   local own = agent and agent.variables and agent.variables[name]
@@ -697,6 +705,8 @@ function M:opened_of(name, rec)
   opened.rows, opened.places, why = rows.compile(rec, pol, self.places, rec.preset and self.presets.get(rec.preset))
   if why then return nil, "injection_failed", why end
   opened.carriers = preset and preset.carriers or {}
+  -- What it attaches is the same for each request, so far as this record and its type say.
+  opened.still = pol.pure and not (pol.refresh or pol.body or pol.targets or opened.guards or opened.rows)
   opened.wants, opened.varied_fields = wants_of(pol, rec)
   opened.variants = opened.wants and cache_new(VARIANTS_MAX)
   opened.endpoints = pol.refresh and endpoints_of(self, pol, opened.view) or {}

@@ -1076,7 +1076,8 @@ local function echo(self, req)
 end
 
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
-local function send(self, req, agent, plan, opened, routed, websocket, deadline)
+-- `again`: nothing of it but its route had a say so far, and requests like it may go the same way.
+local function send(self, req, agent, plan, opened, routed, websocket, deadline, again)
   local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline)
   if code == "changed" then return false end
   if refused_codes[code] then
@@ -1093,6 +1094,10 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline)
     forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
     forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, websocket
     req:forward(forward)
+    if again and opened.still and not names_in_line(req, routed) then
+      local config = self.config
+      req:keep(config.applied, config:ends(req.token), agent.requests, agent.known)
+    end
   end
   return true
 end
@@ -1101,10 +1106,11 @@ end
 -- changes. (That a token endpoint is nobody's is not known of a host that has one: it is a matter of the path.)
 local function make_ready(self, req, agent, route, kept, opened, plan, routed)
   if not route or not kept or kept.foreign or plan.echo or opened.wants or opened.endpoints[1]
-    or self.config.build.token_endpoints.hosts[req.host] then return end
+    or self.config.build.token_endpoints.hosts[req.host] then return false end
   if agent.ready_count >= READY_MAX then agent.ready, agent.ready_count = {}, 0 end
   agent.ready[route] = { name = opened.name, version = opened.version, plan = plan, routed = routed }
   agent.ready_count = agent.ready_count + 1
+  return true
 end
 
 -- opened, plan, routed | nil
@@ -1123,7 +1129,7 @@ local function serve(self, req, agent, route, deadline)
   if ready then
     local turn = req:log(ready_plan.log)
     if turn == "waited" then return false, turn end
-    if turn then return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline) end
+    if turn then return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline, true) end
     errors.fail(req, "too_many")
     return true
   end
@@ -1167,8 +1173,8 @@ local function serve(self, req, agent, route, deadline)
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
     routed = routed or (opened.guards or #opened.endpoints > 0) and "guarded"
-    make_ready(self, req, agent, route, kept, opened, plan, routed)
-    return send(self, req, agent, plan, opened, routed, req.websocket, deadline)
+    local again = make_ready(self, req, agent, route, kept, opened, plan, routed)
+    return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again)
   end
   return true
 end

@@ -72,7 +72,7 @@ local type_keys = {
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
-  targets = "table", carriers = "table",
+  targets = "table", carriers = "table", pure = "boolean",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -513,6 +513,11 @@ function Check:type(t, pol)
   if not pol.expired then return nil end
   pol.sends_secret = t.sends_secret ~= false   -- false: what goes out is good for that request alone
   pol.clock = t.clock
+  -- `apply` looks at cred alone: what it sets is kept until something changes. That it reads nothing of the request is
+  -- seen at each run; a clock or a nonce is not seen.
+  local moving = t.pure and code_of(self.source):match("%f[%w_]time%f[^%w_]") or t.pure and code_of(self.source):match("%f[%w_]nonce%f[^%w_]")
+  if moving then return self:fail("pure", ("a type that uses `%s` is not pure"):format(moving)) end
+  pol.pure = t.pure == true
   pol.foreign = t.foreign and self:strings(t.foreign, "foreign")
   pol.targets = t.targets and self:targets(t.targets)
   if self.why then return nil end
@@ -723,7 +728,7 @@ local apply_codes = { bad_request = true, injection_unavailable = true }
 -- `mint` had, if there was one.
 -- true | nil, "injection_failed" (the policy says it cannot: nil, why [, code]) | nil, "policy_failed" (it broke), message
 function M.apply(pol, req, cred, view)
-  local ok, result, why, code = sandbox.call(pol.name, pol.apply, view or req:view(), cred)
+  local ok, result, why, code = sandbox.call(pol.name, pol.apply, view or req:view(true), cred)
   if not ok then return nil, "policy_failed", result end
   if result == nil and why == nil or result == true then return true end
   if not result and type(why) == "string" then return nil, apply_codes[code] and code or "injection_failed", why end

@@ -11,6 +11,7 @@ return {
   api    = 1,
   name   = "api_key",
   title  = "API key in a header",
+  pure   = true,   -- apply looks at cred alone: what it sets is kept until something changes
   fields = {
     { name = "header", default = "x-api-key", header = true, help = "Header the API reads" },
     { name = "prefix", default = "", help = "Text before the key in that header" },

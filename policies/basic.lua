@@ -8,6 +8,7 @@ return {
   api    = 1,
   name   = "basic",
   title  = "User name and password",
+  pure   = true,   -- apply looks at cred alone: what it sets is kept until something changes
   fields = {
     { name = "username", default = "", help = "User name; not a secret, it may be shown" },
     { name = "password", secret = true, required = true, empty = true, help = "Password; may be empty" },

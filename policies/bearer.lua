@@ -10,6 +10,7 @@ return {
   api    = 1,
   name   = "bearer",
   title  = "Bearer token",
+  pure   = true,   -- apply looks at cred alone: what it sets is kept until something changes
   fields = {
     { name = "token", secret = true, required = true, help = "The token, without the word Bearer" },
   },

@@ -128,6 +128,7 @@ local function setting(options)
       return list[1] ~= nil
     end
     function req.hide() return true end
+    function req.keep(_, ...) out.kept = table.pack(...) end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
       return { body = more.text, headers = {
@@ -1074,6 +1075,28 @@ local cases = {
     is(s.code "GET https://api.test/b", "path_not_allowed")
     s.credential("gh", { enabled = false })
     is(s.code "GET https://api.test/v1/x", "host_not_allowed")
+  end,
+  ["what became of a request is kept where its route alone decided, and until its token ends"] = function()
+    local s = with_bearer()
+    s.agent("short", { "default" }, { expires_at = s.world.time.wall() + 20, requests = 7 })
+    s.store.put("agent", "t/hash-short", { agent = "short", expires_at = s.world.time.wall() + 10 })
+    local kept = s.request("GET https://api.test/").kept
+    is(kept[1], s.config.applied)
+    is(kept[2], math.maxinteger)
+    kept = s.request("GET https://api.test/", { agent = "short" }).kept
+    is(kept[2], s.world.time.wall() + 10)
+    is(kept[3], 7)
+    is(s.request("GET https://api.test/", { websocket = true }).kept, nil)
+    is(s.request("PROPFIND https://api.test/").kept, nil)
+    s.credential("gh", { paths = { "/v1" } })
+    is(s.request("GET https://api.test/v1/x").did, "forward")
+    is(s.request("GET https://api.test/v1/x").kept, nil)
+    s.credential("gh", { hosts = { "x.googleapis.com" }, methods = { "GET" } })
+    is(s.request("GET https://x.googleapis.com/").did, "forward")
+    is(s.request("GET https://x.googleapis.com/").kept, nil)
+    s = with_oauth()
+    is(s.request("GET https://api.test/").did, "forward")
+    is(s.request("GET https://api.test/").kept, nil)
   end,
   ["a stream is kept while the same entry would decide, and ended when not"] = function()
     local s = with_bearer()
