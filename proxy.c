@@ -4931,12 +4931,6 @@ http_is_token(struct slice s)
 	return s.n != 0;
 }
 
-static bool
-http_valid_field_name(struct slice s)
-{
-	return http_is_token(s);
-}
-
 /* Is one of these eight bytes a control? */
 static bool
 http_has_control(const char *p)
@@ -5081,7 +5075,7 @@ http_parse_field(struct slice line, struct http_field *f)
 		return false;
 	*f = (struct http_field){.name = {line.p, (size_t)(colon - line.p)}};
 	f->value = http_trim((struct slice){colon + 1, line.n - f->name.n - 1});
-	if (!http_valid_field_name(f->name) || !http_valid_field_value(f->value))
+	if (!http_is_token(f->name) || !http_valid_field_value(f->value))
 		return false;
 	f->rule = http_field_rule(f->name);
 	return true;
@@ -5135,36 +5129,28 @@ http_head_end(const char *p, size_t n, size_t *scanned)
 static bool
 http_parse_authority(struct slice in, struct slice *host, int *port)
 {
-	size_t end = 0;
+	struct slice digits;
+	uint64_t number;
+	size_t end;
 
 	*port = -1;
 	*host = (struct slice){NULL, 0};
 	for (size_t i = 0; i < in.n; i++)
 		if (http_is_control(in.p[i]) || strchr(" \"/?#@\\<>^`{|}", in.p[i]) != NULL)
 			return false;
-	if (in.n != 0 && in.p[0] == '[') {
-		while (end < in.n && in.p[end] != ']')
-			end++;
-		if (end++ == in.n)
-			return false;
-	} else {
-		while (end < in.n && in.p[end] != ':')
-			end++;
-	}
+	end = slice_until(in, in.n != 0 && in.p[0] == '[' ? ']' : ':').n;
+	if (in.n != 0 && in.p[0] == '[' && end++ == in.n)
+		return false;
 	if (end == 0)
 		return false;
 	*host = (struct slice){in.p, end};
 	if (end == in.n || (in.p[end] == ':' && end + 1 == in.n))
 		return true;
-	if (in.p[end] != ':' || in.n - end > 6)
+	digits = (struct slice){in.p + end + 1, in.n - end - 1};
+	if (in.p[end] != ':' || digits.n > 5 || !slice_number(digits, UINT16_MAX, &number))
 		return false;
-	*port = 0;
-	for (size_t i = end + 1; i < in.n; i++) {
-		if (!ascii_digit(in.p[i]))
-			return false;
-		*port = *port * 10 + (in.p[i] - '0');
-	}
-	return *port >= 1 && *port <= 65535;
+	*port = (int)number;
+	return number != 0;
 }
 
 /* "http://authority/path?query". `rest` is what follows the authority: empty, or begins with "/"
@@ -5172,39 +5158,27 @@ http_parse_authority(struct slice in, struct slice *host, int *port)
 static bool
 http_parse_absolute(struct slice target, bool *tls, struct slice *authority, struct slice *rest)
 {
-	static const struct { struct slice scheme; bool tls; } schemes[] = {
-		{{"http://", 7}, false},
-		{{"https://", 8}, true},
-	};
+	size_t at, end;
 
-	for (size_t i = 0; i < COUNT(schemes); i++) {
-		size_t at = schemes[i].scheme.n, end = at;
-
-		if (target.n <= at ||
-		    !slice_eq_nocase((struct slice){target.p, at}, schemes[i].scheme))
-			continue;
-		while (end < target.n && target.p[end] != '/' && target.p[end] != '?')
-			end++;
-		*tls = schemes[i].tls;
-		*authority = (struct slice){target.p + at, end - at};
-		*rest = (struct slice){target.p + end, target.n - end};
-		return end > at;
-	}
-	return false;
+	*tls = slice_begins_nocase(target, SLICE("https://"));
+	if (!*tls && !slice_begins_nocase(target, SLICE("http://")))
+		return false;
+	at = end = *tls ? 8 : 7;
+	while (end < target.n && target.p[end] != '/' && target.p[end] != '?')
+		end++;
+	*authority = (struct slice){target.p + at, end - at};
+	*rest = (struct slice){target.p + end, target.n - end};
+	return end > at;
 }
 
 /* An absent path is "/" (RFC 9112 3.2.1). */
 static void
 http_split_path(struct slice in, struct slice *path, struct slice *query)
 {
-	const char *mark = in.n != 0 ? memchr(in.p, '?', in.n) : NULL;
+	size_t n = in.n;
 
-	*path = in;
-	*query = (struct slice){NULL, 0};
-	if (mark != NULL) {
-		path->n = (size_t)(mark - in.p);
-		*query = (struct slice){mark + 1, in.n - path->n - 1};
-	}
+	*path = slice_cut(&in, '?');
+	*query = path->n < n ? in : (struct slice){NULL, 0};
 	if (path->n == 0)
 		*path = SLICE("/");
 }
@@ -5250,44 +5224,14 @@ http_parse_target(struct http_head *h)
 
 /* -- framing and connection */
 
-/* 1*DIGIT and nothing else: no sign, no 0x, no list, nothing that does not fit. */
-static bool
-http_parse_length(struct slice s, uint64_t *out)
-{
-	uint64_t v = 0;
-
-	for (size_t i = 0; i < s.n; i++) {
-		if (!ascii_digit(s.p[i]) || v > (INT64_MAX - 9) / 10)
-			return false;
-		v = v * 10 + (uint64_t)(s.p[i] - '0');
-	}
-	*out = v;
-	return s.n != 0;
-}
-
-/* One member of a comma-separated list, trimmed; `at` moves behind it. False at the end. */
-static bool
-http_list_next(struct slice list, size_t *at, struct slice *item)
-{
-	size_t from = *at;
-
-	if (from > list.n)
-		return false;
-	while (*at < list.n && list.p[*at] != ',')
-		++*at;
-	*item = http_trim((struct slice){list.p + from, *at - from});
-	++*at;
-	return true;
-}
-
 /* RFC 9110 7.6.1. A field that Connection names is of this hop. What is no token is refused in a
  * request; in an answer it names nothing. */
 static bool
 http_connection(struct http_head *h, struct slice value, size_t *options, bool *keep, bool *close)
 {
-	struct slice option;
+	while (value.n != 0) {
+		struct slice option = http_trim(slice_cut(&value, ','));
 
-	for (size_t at = 0; http_list_next(value, &at, &option);) {
 		if (option.n == 0)
 			continue;       /* RFC 9110 5.6.1.2: empty members are ignored */
 		if (++*options > HTTP_CONNECTION_MAX)
@@ -5352,7 +5296,7 @@ http_judge_fields(struct http_head *h)
 		if (slice_eq_nocase(name, SLICE("content-length"))) {
 			if (h->length_given)
 				return "two Content-Length fields";
-			if (!http_parse_length(value, &h->length))
+			if (!slice_number(value, INT64_MAX, &h->length))
 				return "a Content-Length that is no number";
 			h->length_given = true;
 		} else if (slice_eq_nocase(name, SLICE("transfer-encoding"))) {
@@ -5410,21 +5354,13 @@ http_parse_version(struct slice s, int *minor)
 static int
 http_parse_request_line(struct slice line, struct http_head *h)
 {
-	const char *sp = line.n != 0 ? memchr(line.p, ' ', line.n) : NULL;
-	struct slice rest;
 	int status;
 
-	if (sp == NULL)
+	h->method = slice_cut(&line, ' ');
+	h->target = slice_cut(&line, ' ');
+	if (!http_is_token(h->method) || h->method.n > HTTP_METHOD_MAX || h->target.n == 0)
 		return 400;
-	h->method = (struct slice){line.p, (size_t)(sp - line.p)};
-	rest = (struct slice){sp + 1, line.n - h->method.n - 1};
-	if (!http_is_token(h->method) || h->method.n > HTTP_METHOD_MAX)
-		return 400;
-	if (rest.n == 0 || (sp = memchr(rest.p, ' ', rest.n)) == NULL || sp == rest.p)
-		return 400;
-	h->target = (struct slice){rest.p, (size_t)(sp - rest.p)};
-	rest = (struct slice){sp + 1, rest.n - h->target.n - 1};
-	if ((status = http_parse_version(rest, &h->minor)) != 0)
+	if ((status = http_parse_version(line, &h->minor)) != 0)
 		return status;
 	return http_parse_target(h) ? 0 : 400;
 }
@@ -5443,14 +5379,26 @@ http_more(struct http_head *h, size_t n)
 	return n < HTTP_HEAD_MAX ? 0 : http_refuse(h, -431, "a head of more than 64 KiB");
 }
 
-/* Behind the first line, which ends at `at`: the fields, and what they say of the message. */
+/* What both heads have: a first line, which begins at `at` and which `first` reads (0 or the status), the
+ * fields, and what they say of the message. `bad`: what is said of another first line. */
 static ssize_t
-http_parse_rest(const char *p, size_t n, size_t at, struct http_head *h)
+http_parse_head(const char *p, size_t n, size_t at, int (*first)(struct slice, struct http_head *),
+    const char *bad, struct http_head *h)
 {
-	ssize_t r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields);
+	struct slice line;
 	const char *why;
+	ssize_t r;
+	int status;
 
-	if (r == 0)
+	memset(h, 0, offsetof(struct http_head, field));
+	h->to.port = h->host.port = -1;
+	if ((r = http_line(p + at, n - at, &line)) == 0)
+		return http_more(h, n);
+	status = r < 0 ? 400 : first(line, h);
+	if (status != 0)
+		return http_refuse(h, -status, status == 505 ? "another version than HTTP/1.1 or HTTP/1.0" : bad);
+	at += (size_t)r;
+	if ((r = http_parse_fields(p + at, n - at, h->field, HTTP_FIELDS_MAX, &h->nfields)) == 0)
 		return http_more(h, n);
 	if (r == -431)
 		return http_refuse(h, r, "more than 100 header fields");
@@ -5461,28 +5409,16 @@ http_parse_rest(const char *p, size_t n, size_t at, struct http_head *h)
 	at += (size_t)r;
 	if (at > HTTP_HEAD_MAX)
 		return http_more(h, at);
-	if ((why = http_judge_fields(h)) != NULL)
-		return http_refuse(h, -400, why);
-	return (ssize_t)at;
+	return (why = http_judge_fields(h)) != NULL ? http_refuse(h, -400, why) : (ssize_t)at;
 }
 
 static ssize_t
 http_parse_request(const char *p, size_t n, struct http_head *h)
 {
 	size_t at = n >= 2 && p[0] == '\r' && p[1] == '\n' ? 2 : 0; /* RFC 9112 2.2: ignored */
-	struct slice line;
-	ssize_t r;
-	int status;
+	ssize_t r = http_parse_head(p, n, at, http_parse_request_line, "a malformed request line", h);
 
-	memset(h, 0, offsetof(struct http_head, field));
-	h->to.port = h->host.port = -1;
-	if ((r = http_line(p + at, n - at, &line)) == 0)
-		return http_more(h, n);
-	status = r < 0 ? 400 : http_parse_request_line(line, h);
-	if (status != 0)
-		return http_refuse(h, -status, status == 505 ? "another version than HTTP/1.1 or HTTP/1.0" :
-		    "a malformed request line");
-	if ((r = http_parse_rest(p, n, at + (size_t)r, h)) <= 0)
+	if (r <= 0)
 		return r;
 	if (h->host.host.p == NULL && h->minor == 1)
 		return http_refuse(h, -400, "no Host field");   /* RFC 9112 3.2 */
@@ -5493,39 +5429,27 @@ http_parse_request(const char *p, size_t n, struct http_head *h)
 }
 
 /* "HTTP/1.1 200 OK". The phrase may be missing, and the space before it (RFC 9112 4 asks senders
- * for the space; many leave it out). */
-static bool
+ * for the space; many leave it out). 0 or 400. */
+static int
 http_parse_status_line(struct slice line, struct http_head *h)
 {
+	uint64_t status;
+
 	if (line.n < 12 || http_parse_version((struct slice){line.p, 8}, &h->minor) != 0 ||
-	    line.p[8] != ' ')
-		return false;
-	for (size_t i = 9; i < 12; i++) {
-		if (!ascii_digit(line.p[i]))
-			return false;
-		h->status = h->status * 10 + (line.p[i] - '0');
-	}
-	if (h->status < 100 || (line.n > 12 && line.p[12] != ' '))
-		return false;
+	    line.p[8] != ' ' || !slice_number((struct slice){line.p + 9, 3}, 999, &status) ||
+	    status < 100 || (line.n > 12 && line.p[12] != ' '))
+		return 400;
+	h->status = (int)status;
 	h->reason = http_trim((struct slice){line.p + 12, line.n - 12});
-	return http_valid_field_value(h->reason);
+	return http_valid_field_value(h->reason) ? 0 : 400;
 }
 
 /* Every fault is the upstream's: -502. */
 static ssize_t
 http_parse_response(const char *p, size_t n, struct slice request_method, struct http_head *h)
 {
-	struct slice line;
-	ssize_t r;
+	ssize_t r = http_parse_head(p, n, 0, http_parse_status_line, "a malformed status line", h);
 
-	memset(h, 0, offsetof(struct http_head, field));
-	h->to.port = h->host.port = -1;
-	if ((r = http_line(p, n, &line)) == 0)
-		r = http_more(h, n);
-	else if (r < 0 || !http_parse_status_line(line, h))
-		r = http_refuse(h, -502, "a malformed status line");
-	else
-		r = http_parse_rest(p, n, (size_t)r, h);
 	if (r <= 0)
 		return r < 0 ? -502 : 0;
 	if (h->status < 200 || h->status == 204 || h->status == 304 ||
@@ -5539,14 +5463,6 @@ http_parse_response(const char *p, size_t n, struct slice request_method, struct
 	return r;
 }
 
-/* The block that CHUNK_TRAILERS handed out: bytes, 0 or negative as for a head. */
-static ssize_t
-http_parse_trailers(struct slice block, struct http_field field[HTTP_TRAILER_FIELDS_MAX],
-    size_t *count)
-{
-	return http_parse_fields(block.p, block.n, field, HTTP_TRAILER_FIELDS_MAX, count);
-}
-
 /* -- chunked */
 
 enum chunk_event { CHUNK_MORE, CHUNK_DATA, CHUNK_TRAILERS, CHUNK_END, CHUNK_BAD };
@@ -5558,7 +5474,7 @@ struct http_chunked {           /* all zero to begin with */
 		/* in an extension: white space behind a size or value; behind ";"; a name, white space behind
 		 * it; behind "="; a value that is a token, or quoted; behind "\"; behind the second quote */
 		CHUNKED_EXT, CHUNKED_NAME0, CHUNKED_NAME, CHUNKED_NAME_END, CHUNKED_VALUE0, CHUNKED_VALUE,
-		CHUNKED_QUOTED, CHUNKED_ESCAPE, CHUNKED_QUOTED_END
+		CHUNKED_QUOTED, CHUNKED_ESCAPE, CHUNKED_QUOTED_END, CHUNKED_STATES
 	} state;
 	unsigned digits;        /* of the size now being read */
 	uint64_t left;          /* of the chunk: its size, then what has not come */
@@ -5566,44 +5482,41 @@ struct http_chunked {           /* all zero to begin with */
 	size_t scanned;         /* of the trailer block, by http_head_end */
 };
 
-/* One byte behind a chunk's size, as in the grammar: *( BWS ";" BWS token [ BWS "=" BWS ( token /
- * quoted-string ) ] ). What extensions say is ignored (RFC 9112 7.1.1 lets a recipient), and a sender who
- * sends little else is stopped. */
+/* Behind a chunk's size, as in the grammar: *( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] ).
+ * A row is a state, a column a kind of byte; 0: not allowed there. */
+enum { EXT_CONTROL, EXT_SPACE, EXT_SEMICOLON, EXT_EQUALS, EXT_QUOTE, EXT_ESCAPE, EXT_CR, EXT_TOKEN, EXT_OTHER, EXT_KINDS };
+
+static const uint8_t http_chunked_next[CHUNKED_STATES][EXT_KINDS] = {
+	[CHUNKED_SIZE] = {[EXT_SPACE] = CHUNKED_EXT, [EXT_SEMICOLON] = CHUNKED_NAME0, [EXT_CR] = CHUNKED_SIZE_LF},
+	[CHUNKED_EXT] = {[EXT_SPACE] = CHUNKED_EXT, [EXT_SEMICOLON] = CHUNKED_NAME0},
+	[CHUNKED_NAME0] = {[EXT_SPACE] = CHUNKED_NAME0, [EXT_TOKEN] = CHUNKED_NAME},
+	[CHUNKED_NAME] = {[EXT_SPACE] = CHUNKED_NAME_END, [EXT_SEMICOLON] = CHUNKED_NAME0,
+	    [EXT_EQUALS] = CHUNKED_VALUE0, [EXT_CR] = CHUNKED_SIZE_LF, [EXT_TOKEN] = CHUNKED_NAME},
+	[CHUNKED_NAME_END] = {[EXT_SPACE] = CHUNKED_NAME_END, [EXT_SEMICOLON] = CHUNKED_NAME0,
+	    [EXT_EQUALS] = CHUNKED_VALUE0},
+	[CHUNKED_VALUE0] = {[EXT_SPACE] = CHUNKED_VALUE0, [EXT_QUOTE] = CHUNKED_QUOTED, [EXT_TOKEN] = CHUNKED_VALUE},
+	[CHUNKED_VALUE] = {[EXT_SPACE] = CHUNKED_EXT, [EXT_SEMICOLON] = CHUNKED_NAME0, [EXT_CR] = CHUNKED_SIZE_LF,
+	    [EXT_TOKEN] = CHUNKED_VALUE},
+	[CHUNKED_QUOTED] = {[EXT_SPACE ... EXT_EQUALS] = CHUNKED_QUOTED, [EXT_QUOTE] = CHUNKED_QUOTED_END,
+	    [EXT_ESCAPE] = CHUNKED_ESCAPE, [EXT_TOKEN ... EXT_OTHER] = CHUNKED_QUOTED},
+	[CHUNKED_ESCAPE] = {[EXT_SPACE ... EXT_ESCAPE] = CHUNKED_QUOTED, [EXT_TOKEN ... EXT_OTHER] = CHUNKED_QUOTED},
+	[CHUNKED_QUOTED_END] = {[EXT_SPACE] = CHUNKED_EXT, [EXT_SEMICOLON] = CHUNKED_NAME0, [EXT_CR] = CHUNKED_SIZE_LF},
+};
+
+/* One byte there. What extensions say is ignored (RFC 9112 7.1.1 lets a recipient), and a sender who sends
+ * little else is stopped. */
 static bool
 http_chunked_ext(struct http_chunked *c, char ch)
 {
-	int was = c->state;
+	static const char marks[] = " ;=\"\\\r";        /* in the order of kinds */
+	const char *mark = strchr(marks, ch == '\t' ? ' ' : ch);
+	int kind = ch == '\0' ? EXT_CONTROL : mark != NULL ? EXT_SPACE + (int)(mark - marks) :
+	    http_is_control(ch) ? EXT_CONTROL : http_is_tchar(ch) ? EXT_TOKEN : EXT_OTHER;
 
-	if (was != CHUNKED_SIZE && ch != '\r' && ++c->ext > HTTP_CHUNK_EXT_MAX)
+	if (c->state != CHUNKED_SIZE && ch != '\r' && ++c->ext > HTTP_CHUNK_EXT_MAX)
 		return false;
-	if (http_is_control(ch) && ch != '\t' && ch != '\r')
-		return false;
-	if (was == CHUNKED_QUOTED || was == CHUNKED_ESCAPE) {
-		c->state = was == CHUNKED_ESCAPE ? CHUNKED_QUOTED : ch == '"' ? CHUNKED_QUOTED_END :
-		    ch == '\\' ? CHUNKED_ESCAPE : CHUNKED_QUOTED;
-		return ch != '\r';
-	}
-	switch (ch) {
-	case ' ':
-	case '\t':
-		c->state = was == CHUNKED_NAME ? CHUNKED_NAME_END : was == CHUNKED_SIZE || was == CHUNKED_VALUE ||
-		    was == CHUNKED_QUOTED_END ? CHUNKED_EXT : c->state;
-		return true;
-	case ';':
-		c->state = CHUNKED_NAME0;
-		return was != CHUNKED_NAME0 && was != CHUNKED_VALUE0;
-	case '=':
-		c->state = CHUNKED_VALUE0;
-		return was == CHUNKED_NAME || was == CHUNKED_NAME_END;
-	case '"':
-		c->state = CHUNKED_QUOTED;
-		return was == CHUNKED_VALUE0;
-	case '\r':
-		c->state = CHUNKED_SIZE_LF;
-		return was == CHUNKED_SIZE || was == CHUNKED_NAME || was == CHUNKED_VALUE || was == CHUNKED_QUOTED_END;
-	}
-	c->state = was == CHUNKED_NAME0 ? CHUNKED_NAME : was == CHUNKED_VALUE0 ? CHUNKED_VALUE : c->state;
-	return http_is_tchar(ch) && (c->state == CHUNKED_NAME || c->state == CHUNKED_VALUE);
+	c->state = http_chunked_next[c->state][kind];
+	return c->state != 0;
 }
 
 /* One byte of framing. False: broken. */
@@ -5664,7 +5577,7 @@ http_chunked_trailers(struct http_chunked *c, const char *p, size_t n, size_t *u
 		return CHUNK_MORE;
 	*data = (struct slice){p, (size_t)end};
 	if (end <= 0 || end > HTTP_TRAILERS_MAX ||
-	    http_parse_trailers(*data, field, &count) != end) {
+	    http_parse_fields(p, (size_t)end, field, HTTP_TRAILER_FIELDS_MAX, &count) != end) {
 		c->state = CHUNKED_BROKEN;
 		*data = (struct slice){NULL, 0};
 		return CHUNK_BAD;
@@ -5741,8 +5654,9 @@ http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
 				return "label of over 63 bytes in the host name";
 			*last = start;
 			start = i + 1;
-		} else if (!ascii_digit(c) && !(c >= 'a' && c <= 'z') && c != '-' && c != '_') {
-			return "character that no host name has";
+		} else if (!ascii_alnum(c) && c != '-' && c != '_') {
+			return (unsigned char)c < 0x80 ? "character that no host name has" :
+			    "letters outside ASCII: a host name is written in its xn-- form";
 		}
 		if (i < in.n)
 			out[i] = c;
@@ -5780,38 +5694,23 @@ http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, cons
 	size_t last = 0;
 
 	*n = 0;
-	*why = NULL;
 	*is_ip = in.n != 0 && memchr(in.p, ':', in.n) != NULL;
 	if (*is_ip) {
 		*why = http_canonical_v6(in, out, n);
 		return *why == NULL;
 	}
-	for (size_t i = 0; i < in.n; i++) {
-		if ((unsigned char)in.p[i] >= 0x80) {
-			*why = "letters outside ASCII: a host name is written in its xn-- form";
-			return false;
-		}
-	}
-	if (in.n != 0 && in.p[in.n - 1] == '.')
-		in.n--;
-	if (in.n == 0)
-		*why = "empty host name";
-	else if (in.n > HTTP_HOST_MAX)
-		*why = "host name of over 253 bytes";
-	else
-		*why = http_canonical_name(in, out, &last);
+	in.n -= in.n != 0 && in.p[in.n - 1] == '.';
+	*why = in.n == 0 ? "empty host name" : in.n > HTTP_HOST_MAX ? "host name of over 253 bytes" :
+	    http_canonical_name(in, out, &last);
 	if (*why != NULL)
 		return false;
 	*n = in.n;
 	if (!http_label_is_number((struct slice){out + last, in.n - last}))
 		return true;
-	*is_ip = true;
-	*n = 0;
-	if (addr_parse_legacy((struct slice){out, in.n}, &a))
-		*n = addr_format(&a, out);
-	else
-		*why = "ends in a number but is not an IPv4 address";
-	return *n != 0;
+	*is_ip = addr_parse_legacy((struct slice){out, in.n}, &a);
+	*n = *is_ip ? addr_format(&a, out) : 0;
+	*why = *is_ip ? NULL : "ends in a number but is not an IPv4 address";
+	return *is_ip;
 }
 
 /* -- percent signs (RFC 3986 2.1): one reader and one writer. A row is what servers read or want differently. */
@@ -14500,7 +14399,7 @@ req_count_hop(struct req *r)
 	if (i < 0 || !slice_eq(r->head.method, SLICE("OPTIONS")))
 		return true;
 	v = &r->head.field[i].value;
-	if (!http_parse_length(*v, &hops) || http_find(&r->head, SLICE("max-forwards"), (size_t)i + 1) >= 0)
+	if (!slice_number(*v, INT64_MAX, &hops) || http_find(&r->head, SLICE("max-forwards"), (size_t)i + 1) >= 0)
 		return req_bad(r, 400, "bad_request", "the request has a malformed Max-Forwards field");
 	r->last_hop = hops == 0;
 	v->n = (size_t)snprintf(less, sizeof less, "%llu", (unsigned long long)hops - !r->last_hop);
@@ -19877,7 +19776,7 @@ l_http_parse_url(lua_State *L)
 static int
 l_http_field_name_ok(lua_State *L)
 {
-	return l_answer(L, http_valid_field_name(l_check_text(L, 1)));
+	return l_answer(L, http_is_token(l_check_text(L, 1)));
 }
 
 static int
@@ -20669,7 +20568,7 @@ l_req_unstrip(lua_State *L)
 static bool
 field_settable(struct slice name)
 {
-	return http_valid_field_name(name) && (http_field_rule(name) & (HDR_FIXED | HDR_HOP)) == 0;
+	return http_is_token(name) && (http_field_rule(name) & (HDR_FIXED | HDR_HOP)) == 0;
 }
 
 static void

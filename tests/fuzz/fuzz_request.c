@@ -27,7 +27,7 @@ check_head(const struct http_head *h, const char *p, size_t n)
 	for (size_t i = 0; i < h->nfields; i++) {
 		within(h->field[i].name, p, n);
 		within(h->field[i].value, p, n);
-		if (!http_valid_field_name(h->field[i].name) || !http_valid_field_value(h->field[i].value))
+		if (!http_is_token(h->field[i].name) || !http_valid_field_value(h->field[i].value))
 			abort();
 	}
 }

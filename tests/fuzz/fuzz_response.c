@@ -27,7 +27,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		if ((data[0] % 4 == 1 || h.status == 204 || h.status == 304) && h.body != BODY_NONE)
 			abort();
 		for (size_t i = 0; i < h.nfields; i++)
-			if (!http_valid_field_name(h.field[i].name) || !http_valid_field_value(h.field[i].value))
+			if (!http_is_token(h.field[i].name) || !http_valid_field_value(h.field[i].value))
 				abort();
 		k = data[n / 2] % (size_t)r;
 		part = malloc(k == 0 ? 1 : k);
