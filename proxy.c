@@ -5884,78 +5884,62 @@ http_basic(struct slice value, struct buf *plain)
 
 /* -- paths */
 
-/* What servers, frameworks and gateways do to a path before they look at it, each from `in` to
- * `out`; none makes it longer, none takes the first slash away. */
-static size_t
-http_reading_backslash(struct slice in, char *out)
-{
-	for (size_t i = 0; i < in.n; i++)
-		out[i] = in.p[i] == '\\' ? '/' : in.p[i];
-	return in.n;
-}
-
-static size_t
-http_reading_parameters(struct slice in, char *out)
-{
-	bool in_parameter = false;
-	size_t o = 0;
-
-	for (size_t i = 0; i < in.n && in.p[i] != '?' && in.p[i] != '#'; i++) {
-		if (in.p[i] == '/' || in.p[i] == ';')
-			in_parameter = in.p[i] == ';';
-		if (!in_parameter)
-			out[o++] = in.p[i];
-	}
-	return o;
-}
-
-static size_t
-http_reading_merge(struct slice in, char *out)
-{
-	size_t o = 0;
-
-	for (size_t i = 0; i < in.n; i++)
-		if (in.p[i] != '/' || o == 0 || out[o - 1] != '/')
-			out[o++] = in.p[i];
-	return o;
-}
-
-/* RFC 3986 5.2.4. */
-static size_t
-http_reading_dots(struct slice in, char *out)
-{
-	size_t o = 0, end;
-
-	for (size_t i = 0; i < in.n; i = end) {
-		size_t len;
-
-		for (end = i + 1; end < in.n && in.p[end] != '/'; end++)
-			;
-		len = end - i;          /* "/" and a segment */
-		if ((len == 2 && in.p[i + 1] == '.') ||
-		    (len == 3 && in.p[i + 1] == '.' && in.p[i + 2] == '.')) {
-			while (len == 3 && o != 0 && out[--o] != '/')
-				;
-			len = end == in.n ? 1 : 0;      /* at the end the slash stays */
-		}
-		memmove(out + o, in.p + i, len);
-		o += len;
-	}
-	return o;
-}
-
-static const struct {
-	size_t (*read)(struct slice in, char *out);     /* NULL: it decodes */
-	enum pct mode;
-} http_reading_ways[] = {
-	{http_reading_backslash, PCT_URI},      /* IIS; parsers that follow the URL standard */
-	{http_reading_parameters, PCT_URI},     /* Tomcat, Jetty, Spring: /..;/ is /../ to them; a query that was encoded */
-	{http_reading_merge, PCT_URI},          /* nginx merge_slashes, Go's ServeMux */
-	{http_reading_dots, PCT_URI},           /* all of them, before or after decoding */
-	{NULL, PCT_URI},
-	{NULL, PCT_NO_SLASH},                   /* dots alone */
+/* What servers, frameworks and gateways do to a path before they look at it. */
+enum http_way {
+	WAY_BACKSLASH,          /* it is a slash: IIS; parsers that follow the URL standard */
+	WAY_PARAMETERS,         /* ";…" goes: /..;/ is /../ to Tomcat, Jetty, Spring; so does a query that was encoded */
+	WAY_MERGE,              /* "//" is "/": nginx merge_slashes, Go's ServeMux */
+	WAY_DOTS,               /* RFC 3986 5.2.4: all of them, before or after decoding */
+	WAY_DECODE,
+	WAY_NO_SLASH,           /* decodes all but slashes: Envoy, Kong, Apache NoDecode */
+	WAYS
 };
 #define HTTP_READING_DEPTH 2            /* decoded once by a gateway and once behind it */
+
+/* One segment with the slash before it, written behind the o bytes of a reading; their number then. */
+static size_t
+http_reading_segment(struct slice s, bool last, char *out, size_t o)
+{
+	bool up = s.n == 3 && s.p[1] == '.' && s.p[2] == '.';
+
+	if (!up && (s.n != 2 || s.p[1] != '.')) {
+		memmove(out + o, s.p, s.n);
+		return o + s.n;
+	}
+	while (up && o != 0 && out[--o] != '/')
+		;
+	if (last)
+		out[o++] = '/';         /* at the end the slash stays */
+	return o;
+}
+
+/* From `in` to `out`: never longer, and the first slash stays. */
+static size_t
+http_reading(struct slice in, enum http_way way, char *out)
+{
+	bool parameter = false;
+	size_t o = 0;
+
+	if (way >= WAY_DECODE)
+		return pct_decode(out, in.n, in, way == WAY_DECODE ? PCT_URI : PCT_NO_SLASH);
+	for (size_t i = 0, end; i < in.n; i = end) {
+		char c = in.p[i];
+
+		end = i + 1;
+		if (way == WAY_DOTS) {
+			while (end < in.n && in.p[end] != '/')
+				end++;
+			o = http_reading_segment((struct slice){in.p + i, end - i}, end == in.n, out, o);
+			continue;
+		}
+		parameter = way == WAY_PARAMETERS && (c == ';' || (parameter && c != '/'));
+		if (way == WAY_PARAMETERS && (c == '?' || c == '#'))
+			break;
+		if (!parameter && (way != WAY_MERGE || c != '/' || o == 0 || out[o - 1] != '/'))
+			out[o++] = way == WAY_BACKSLASH && c == '\\' ? '/' : c;
+	}
+	return o;
+}
 
 struct http_readings {
 	struct slice *list;             /* borrowed: HTTP_READINGS_MAX */
@@ -5984,14 +5968,13 @@ http_reading_sane(struct slice s)
 
 /* Reading `from` in another way: kept if it is new. False: not sane, or no room. */
 static bool
-http_reading_add(struct http_readings *r, size_t from, size_t way)
+http_reading_add(struct http_readings *r, size_t from, enum http_way way)
 {
 	struct slice s = {r->mem + r->used, 0};
 
 	if (r->list[from].n > HTTP_READINGS_BYTES - r->used)
 		return false;
-	s.n = http_reading_ways[way].read != NULL ? http_reading_ways[way].read(r->list[from], r->mem + r->used) :
-	    pct_decode(r->mem + r->used, r->list[from].n, r->list[from], http_reading_ways[way].mode);
+	s.n = http_reading(r->list[from], way, r->mem + r->used);
 	for (size_t i = 0; i < r->n; i++)
 		if (slice_eq(r->list[i], s))
 			return true;
@@ -6007,21 +5990,20 @@ http_reading_add(struct http_readings *r, size_t from, size_t way)
 static bool
 http_reading_close(struct http_readings *r)
 {
-	size_t ways = COUNT(http_reading_ways), from = 0, end;
+	size_t from = 0;
 
-	for (size_t depth = 0;; depth++) {
+	for (int depth = 0;; depth++) {
+		size_t end;
+
 		for (size_t i = from; i < r->n; i++)
-			for (size_t w = 0; w < ways; w++)
-				if (http_reading_ways[w].read != NULL && !http_reading_add(r, i, w))
+			for (enum http_way way = 0; way < WAY_DECODE; way++)
+				if (!http_reading_add(r, i, way))
 					return false;
 		if (depth == HTTP_READING_DEPTH)
 			return true;
-		end = r->n;
-		for (size_t i = from; i < end; i++)
-			for (size_t w = 0; w < ways; w++)
-				if (http_reading_ways[w].read == NULL && !http_reading_add(r, i, w))
-					return false;
-		from = end;
+		for (end = r->n; from < end; from++)
+			if (!http_reading_add(r, from, WAY_DECODE) || !http_reading_add(r, from, WAY_NO_SLASH))
+				return false;
 	}
 }
 

@@ -13,28 +13,20 @@ among(const struct slice *list, int k, struct slice s)
 	return false;
 }
 
-static size_t
-read_so(size_t w, struct slice in, char *out)
-{
-	return http_reading_ways[w].read != NULL ? http_reading_ways[w].read(in, out) :
-	    pct_decode(out, in.n, in, http_reading_ways[w].mode);
-}
-
 /* Each habit on each reading; the path itself may also be decoded, twice. */
 static void
 closed(const struct slice *list, int k)
 {
-	size_t ways = sizeof http_reading_ways / sizeof http_reading_ways[0];
 	char *out = malloc(list[0].n), *twice = malloc(list[0].n);
 
 	for (int i = 0; i < k; i++)
-		for (size_t w = 0; w < ways; w++) {
-			struct slice s = {out, read_so(w, list[i], out)};
+		for (enum http_way w = 0; w < WAYS; w++) {
+			struct slice s = {out, http_reading(list[i], w, out)};
 
-			if (s.n > list[i].n || ((http_reading_ways[w].read != NULL || i == 0) && !among(list, k, s)))
+			if (s.n > list[i].n || ((w < WAY_DECODE || i == 0) && !among(list, k, s)))
 				abort();
-			if (i == 0 && http_reading_ways[w].read == NULL) {
-				s = (struct slice){twice, read_so(w, s, twice)};
+			if (i == 0 && w >= WAY_DECODE) {
+				s = (struct slice){twice, http_reading(s, w, twice)};
 				if (!among(list, k, s))
 					abort();
 			}
