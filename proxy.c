@@ -13091,7 +13091,8 @@ flow_put_end(struct flow *f)
 	if (!f->out_chunked)
 		return true;
 	ok = peer_put(f->dst, "0\r\n", 3);
-	if (f->tail.n != 0 && (f->filter != NULL || http_parse_trailers(f->tail, field, &n) <= 0))
+	if (f->tail.n != 0 && (f->filter != NULL ||
+	    http_parse_fields(f->tail.p, f->tail.n, field, HTTP_TRAILER_FIELDS_MAX, &n) <= 0))
 		n = 0;
 	for (size_t i = 0; ok && i < n; i++)
 		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, &field[i])))
