@@ -22149,82 +22149,11 @@ l_tls_identity(lua_State *L)
 	return 3;
 }
 
-/* A name as people write it: "CN=x, O=y"; attributes without a short name here are left out. */
-static void
-l_push_dn(lua_State *L, struct slice dn)
-{
-	static const struct { char id; const char *name; } parts[] = {
-		{3, "CN"}, {6, "C"}, {7, "L"}, {8, "ST"}, {10, "O"}, {11, "OU"},
-	};
-	struct slice names;
-	luaL_Buffer b;
-	struct rdn r;
-
-	luaL_buffinit(L, &b);
-	if (!der_expect(&dn, 0x30, &names, NULL))
-		names.n = 0;
-	while (rdn_next(&names, &r)) {
-		for (size_t i = 0; i < COUNT(parts); i++) {
-			if (r.id.n != 3 || memcmp(r.id.p, "\x55\x04", 2) != 0 || r.id.p[2] != parts[i].id)
-				continue;
-			luaL_addstring(&b, luaL_bufflen(&b) != 0 ? ", " : "");
-			luaL_addstring(&b, parts[i].name);
-			luaL_addchar(&b, '=');
-			for (size_t k = 0; k < r.value.n && k < 128; k++)       /* other letters show as ? */
-				luaL_addchar(&b, r.value.p[k] >= 0x20 && r.value.p[k] < 0x7f ? r.value.p[k] : '?');
-		}
-	}
-	luaL_pushresult(&b);
-}
-
-static void
-l_push_certificate(lua_State *L, struct slice der, const struct cert_view *v)
-{
-	lua_createtable(L, 0, 6);
-	l_push_dn(L, v->subject);
-	lua_setfield(L, -2, "subject");
-	l_push_dn(L, v->issuer);
-	lua_setfield(L, -2, "issuer");
-	l_set_integer(L, "not_before", v->not_before);
-	l_set_integer(L, "not_after", v->not_after);
-	l_push_sha256_hex(L, der);
-	lua_setfield(L, -2, "sha256");
-	l_push_sha256_hex(L, v->spki);
-	lua_setfield(L, -2, "key_sha256");
-}
-
-/* tls.certificates(pem) -> { { subject, issuer, not_before, not_after, sha256, key_sha256
- * } … } | nil, "malformed" */
-static int
-l_tls_certificates(lua_State *L)
-{
-	struct slice pem = l_check_text(L, 1);
-	struct cert_view v;
-	struct buf der;
-	int found;
-
-	lua_newtable(L);
-	buf_init(&der, 2 * TLS_CERT_MAX);
-	for (lua_Integer i = 1; (found = pem_next_cert(&pem, &der)) > 0 && i <= 64; i++) {
-		char copy[TLS_CERT_MAX];        /* so that nothing leaks where Lua has no memory */
-		struct slice own = {copy, der.n < sizeof copy ? der.n : 0};
-
-		memcpy(copy, der.p, own.n);
-		buf_free(&der);
-		if (!cert_read(own, &v))
-			return l_fail(L, "malformed");
-		l_push_certificate(L, own, &v);
-		lua_seti(L, -2, i);
-	}
-	buf_free(&der);
-	return found < 0 ? l_fail(L, "malformed") : 1;
-}
-
 static int
 l_open_tls(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
-		{"identity", l_tls_identity}, {"certificates", l_tls_certificates}, {NULL, NULL},
+		{"identity", l_tls_identity}, {NULL, NULL},
 	}, events[] = {{"__gc", l_identity_gc}, {NULL, NULL}};
 
 	lua_pushnil(L);
@@ -22532,84 +22461,34 @@ l_host_helpers(lua_State *L)
 }
 
 /* -- detached tasks */
-#define L_SPAWN "sallyport.spawn"
-
-struct spawn {                  /* shared by the task and its handle */
-	unsigned refs;
-	int fn_ref;
-	const char *state;      /* static */
-};
-
 static unsigned spawn_running;          /* a worker that drains waits for them */
-
-static void
-spawn_unref(struct spawn *s)
-{
-	if (--s->refs == 0)
-		free(s);
-}
 
 static void
 spawn_done(struct task *t, bool ok, lua_State *co)
 {
-	struct spawn *s = task_owner(t);
-
 	if (!ok)
-		log_line("ev=task_failed entry=spawn msg=\"%.400s\"",
-		    l_message(co));
-	s->state = ok ? "done" : "failed";
+		log_line("ev=task_failed entry=spawn msg=\"%.400s\"", l_message(co));
 	spawn_running--;
-	luaL_unref(lua_main, LUA_REGISTRYINDEX, s->fn_ref);
-	spawn_unref(s);
+	luaL_unref(lua_main, LUA_REGISTRYINDEX, t->fn_ref);
 }
 
-static int
-l_spawn_state(lua_State *L)
-{
-	struct spawn **s = luaL_checkudata(L, 1, L_SPAWN);
-
-	lua_pushstring(L, *s != NULL ? (*s)->state : "failed");
-	return 1;
-}
-
-static int
-l_spawn_gc(lua_State *L)
-{
-	struct spawn **s = luaL_checkudata(L, 1, L_SPAWN);
-
-	if (*s != NULL)
-		spawn_unref(*s);
-	*s = NULL;
-	return 0;
-}
-
-/* host.spawn(fn) -> handle; handle:state() -> "running" | "done" | "failed".
- * Begins soon, is nobody's. */
+/* host.spawn(fn): begins soon, is nobody's */
 static int
 l_host_spawn(lua_State *L)
 {
-	struct spawn **h, *s;
 	struct task *t;
+	int ref;
 
 	luaL_checktype(L, 1, LUA_TFUNCTION);
 	lua_settop(L, 1);
-	h = lua_newuserdatauv(L, sizeof *h, 0);
-	*h = NULL;
-	luaL_setmetatable(L, L_SPAWN);
-	if ((s = calloc(1, sizeof *s)) == NULL)
-		return luaL_error(L, "out of memory");
-	*s = (struct spawn){.refs = 1, .fn_ref = LUA_NOREF, .state = "running"};
-	*h = s;
-	lua_pushvalue(L, 1);
-	s->fn_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-	if ((t = task_new(s->fn_ref, NULL, NULL, s, spawn_done)) == NULL) {
-		luaL_unref(L, LUA_REGISTRYINDEX, s->fn_ref);
+	ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	if ((t = task_new(ref, NULL, NULL, NULL, spawn_done)) == NULL) {
+		luaL_unref(L, LUA_REGISTRYINDEX, ref);
 		return luaL_error(L, "out of memory");
 	}
-	s->refs++;
 	spawn_running++;
 	task_run(t);
-	return 1;
+	return 0;
 }
 
 /* -- settings */
@@ -22629,85 +22508,28 @@ host_system_roots(void)
 	return NULL;
 }
 
-/* One field of HOST:PORT:TARGET:PORT at *at: up to the next colon, or a bracketed address. */
-static bool
-connect_to_field(struct slice in, size_t *at, struct slice *field)
-{
-	size_t begin = *at, end;
-
-	if (begin > in.n)
-		return false;
-	if (begin < in.n && in.p[begin] == '[') {
-		const char *close_ = memchr(in.p + begin, ']', in.n - begin);
-
-		if (close_ == NULL)
-			return false;
-		end = (size_t)(close_ - in.p) + 1;
-		*field = (struct slice){in.p + begin + 1, end - begin - 2};
-	} else {
-		const char *colon = memchr(in.p + begin, ':', in.n - begin);
-
-		end = colon != NULL ? (size_t)(colon - in.p) : in.n;
-		*field = (struct slice){in.p + begin, end - begin};
-	}
-	if (end != in.n && in.p[end] != ':')
-		return false;
-	*at = end + 1;
-	return true;
-}
-
-static bool
-connect_to_port(struct slice s, int *port)
-{
-	*port = 0;
-	for (size_t i = 0; i < s.n; i++)
-		if (!ascii_digit(s.p[i]) || (*port = *port * 10 + (s.p[i] - '0')) > 65535)
-			return false;
-	return true;
-}
-
-static bool
-connect_to_parse(struct slice in, struct connect_to *to)
-{
-	struct slice host, port, target, target_port;
-	size_t at = 0, n = 0;
-	const char *why;
-	bool ip;
-
-	memset(to, 0, sizeof *to);
-	if (!connect_to_field(in, &at, &host) || !connect_to_field(in, &at, &port) ||
-	    !connect_to_field(in, &at, &target) || !connect_to_field(in, &at, &target_port) ||
-	    at <= in.n ||
-	    !connect_to_port(port, &to->port) || !connect_to_port(target_port, &to->target_port))
-		return false;
-	if (host.n != 0 && !http_canonical_host(host, to->host, &n, &ip, &why))
-		return false;
-	to->host[n] = '\0';
-	n = 0;
-	if (target.n != 0 && !http_canonical_host(target, to->target, &n, &ip, &why))
-		return false;
-	to->target[n] = '\0';
-	return true;
-}
-
-/* The list of HOST:PORT:ADDRESS:PORT at `list` replaces what there was. NULL, or what
- * is wrong with one of them. */
+/* The list of { host, port, target, port } at `list` (records.for_host) replaces what there was. */
 static const char *
 host_connect_to(lua_State *L, int list)
 {
 	lua_Integer n = luaL_len(L, list);
-	const char *why = n > NET_CONNECT_TO_MAX ? "more than 64 connect-to entries" : NULL;
 
 	net.nto = 0;
 	for (lua_Integer i = 1; i <= n && net.nto < NET_CONNECT_TO_MAX; i++) {
+		struct connect_to *to = &net.to[net.nto];
+
 		lua_geti(L, list, i);
-		if (connect_to_parse(l_check_text(L, -1), &net.to[net.nto]))
-			net.nto++;
-		else
-			why = "connect-to wants HOST:PORT:ADDRESS:PORT";
-		lua_pop(L, 1);
+		for (int k = 1; k <= 4; k++)
+			lua_geti(L, list + 1, k);
+		if (!text_copy(to->host, sizeof to->host, luaL_checkstring(L, list + 2)) ||
+		    !text_copy(to->target, sizeof to->target, luaL_checkstring(L, list + 4)))
+			luaL_error(L, "a host is too long");
+		to->port = (int)luaL_checkinteger(L, list + 3);
+		to->target_port = (int)luaL_checkinteger(L, list + 5);
+		net.nto++;
+		lua_settop(L, list);
 	}
-	return why;
+	return n > NET_CONNECT_TO_MAX ? "more than 64 connect-to entries" : NULL;
 }
 
 /* Loads the roots; idle connections were verified against the old ones, so they go. */
@@ -22756,7 +22578,7 @@ conn_bound(uint64_t memory)
 		conn_max = (files.rlim_cur - 64) / 2;
 }
 
-/* host.configure{ connect_to={…}, allow_address={…}, upstream_ca={…}, memory=bytes,
+/* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…}, upstream_ca={…}, memory=bytes,
  * dial_timeout=s, answer_timeout=s, idle_timeout=s }
  * -> true | nil, why. Members that are nil stay as they are. */
 static int
@@ -22783,37 +22605,13 @@ l_host_configure(lua_State *L)
 
 		why = trust_why != NULL ? trust_why : why;
 	}
-	if (why != NULL)
-		return l_fail(L, why);
-	return l_answer(L, true);
+	return why != NULL ? l_fail(L, why) : l_answer(L, true);
 }
 
 /* -- files and the machine */
-static int
-l_host_getenv(lua_State *L)
-{
-	const char *value = getenv(luaL_checkstring(L, 1));
-
-	lua_pushstring(L, value);       /* nil for NULL */
-	return 1;
-}
-
 static int l_host_isatty(lua_State *L) { lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1))); return 1; }
 static int l_host_uid(lua_State *L) { lua_pushinteger(L, geteuid()); return 1; }
 static int l_host_pid(lua_State *L) { lua_pushinteger(L, getpid()); return 1; }
-
-static int
-l_host_user_name(lua_State *L)
-{
-	char mem[1024];
-	struct passwd pw, *found = NULL;
-
-	if (getpwuid_r((uid_t)luaL_checkinteger(L, 1), &pw, mem, sizeof mem, &found) == 0 && found != NULL)
-		lua_pushstring(L, pw.pw_name);
-	else
-		lua_pushnil(L);
-	return 1;
-}
 
 static int
 l_host_realpath(lua_State *L)
@@ -22847,39 +22645,56 @@ l_host_stat(lua_State *L)
 }
 
 static int
-l_host_close_append(lua_State *L)
+l_file_close(lua_State *L)
 {
-	luaL_Stream *p = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+	luaL_Stream *f = luaL_checkudata(L, 1, LUA_FILEHANDLE);
 
-	return luaL_fileresult(L, fclose(p->f) == 0, NULL);
+	return luaL_fileresult(L, fclose(f->f) == 0, NULL);
 }
 
-/* host.open_append(path, gid) -> file | nil, why: for its owner and the group (-1: none) alone, made
- * where it is not there. Not what is no plain file of ours: a link, a pipe. */
+/* A file as io.open's, its owner's (0600, or a new one `mode`) and `group`'s (-1: none). No link is
+ * followed, and no pipe or file of somebody else's is taken. */
 static int
-l_host_open_append(lua_State *L)
+l_file_open(lua_State *L, int flags, const char *how, mode_t mode, gid_t group)
 {
 	const char *path = luaL_checkstring(L, 1);
-	gid_t group = (gid_t)luaL_checkinteger(L, 2);
-	luaL_Stream *p = lua_newuserdatauv(L, sizeof *p, 0);
+	luaL_Stream *f = lua_newuserdatauv(L, sizeof *f, 0);
 	struct stat st;
 	int fd;
 
-	p->closef = NULL;
+	*f = (luaL_Stream){NULL, NULL};
 	luaL_setmetatable(L, LUA_FILEHANDLE);
-	fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
-	if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
-	    st.st_uid != geteuid() || (p->f = fdopen(fd, "a+")) == NULL)) {
+	if ((fd = open(path, flags | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600)) < 0)
+		return l_fail_errno(L);
+	errno = EPERM;
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
+	    st.st_uid != geteuid() || ((flags & O_EXCL) != 0 && fchmod(fd, mode) != 0) ||
+	    (f->f = fdopen(fd, how)) == NULL) {
 		close(fd);
-		fd = -1;
-		errno = EPERM;
+		return l_fail_errno(L);
 	}
-	if (fd < 0)
-		return luaL_fileresult(L, 0, path);
-	p->closef = l_host_close_append;
+	f->closef = l_file_close;
 	if (group != (gid_t)-1 && (fchown(fd, (uid_t)-1, group) != 0 || fchmod(fd, 0640) != 0))
 		log_line("ev=log_group gid=%u err=\"%s\"", (unsigned)group, strerror(errno));
 	return 1;
+}
+
+/* host.open_append(path, gid) -> file | nil, why
+ *
+ * For its owner and the group (-1: none) alone, made where it is not there. */
+static int
+l_host_open_append(lua_State *L)
+{
+	return l_file_open(L, O_RDWR | O_APPEND, "a+", 0600, (gid_t)luaL_checkinteger(L, 2));
+}
+
+/* host.create(path, mode) -> file | nil, why
+ *
+ * A new one, 0600 unless `mode` says more; never what is there. */
+static int
+l_host_create(lua_State *L)
+{
+	return l_file_open(L, O_WRONLY | O_EXCL, "w", (mode_t)luaL_optinteger(L, 2, 0600), (gid_t)-1);
 }
 
 static int
@@ -22912,36 +22727,6 @@ l_host_mkdir(lua_State *L)
 	if (chmod(path, mode) != 0)
 		return l_fail_errno(L);
 	return l_answer(L, true);
-}
-
-static int
-l_file_close(lua_State *L)
-{
-	luaL_Stream *f = luaL_checkudata(L, 1, LUA_FILEHANDLE);
-
-	return luaL_fileresult(L, fclose(f->f) == 0, NULL);
-}
-
-/* host.create(path, mode) -> a file as io.open's | nil, why: new, 0600 unless `mode` says more; never
- * a link or what is there */
-static int
-l_host_create(lua_State *L)
-{
-	const char *path = luaL_checkstring(L, 1);
-	mode_t mode = (mode_t)luaL_optinteger(L, 2, 0600);
-	luaL_Stream *f = lua_newuserdatauv(L, sizeof *f, 0);
-	int fd;
-
-	*f = (luaL_Stream){NULL, NULL};
-	luaL_setmetatable(L, LUA_FILEHANDLE);
-	if ((fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0)
-		return l_fail_errno(L);
-	if (fchmod(fd, mode) != 0 || (f->f = fdopen(fd, "w")) == NULL) {
-		close(fd);
-		return l_fail_errno(L);
-	}
-	f->closef = l_file_close;
-	return 1;
 }
 
 /* host.sync(path or file) -> true | nil, why: a file's bytes, or a folder's names, are on the disk */
@@ -22995,42 +22780,25 @@ l_host_stand_in_key(lua_State *L)
 	return 2;
 }
 
-/* host.stand_in_claims(jwt, modulus) -> the payload's JSON text | nil: not a JWS in compact form
- * (RFC 7515 3.1) that this key signed with RS256. */
+/* host.stand_in_signed(text, signature, modulus in hex) -> did this key sign it, with RS256? */
 static int
-l_host_stand_in_claims(lua_State *L)
+l_host_stand_in_signed(lua_State *L)
 {
-	struct slice jwt = l_check_slice(L, 1), hex = l_check_slice(L, 2), part[3];
-	unsigned char n[STAND_IN_BITS / 8], signature[STAND_IN_BITS / 8 + 3];
-	const char *dot[2];
-	ssize_t len, payload;
+	struct slice hex = l_check_slice(L, 3);
+	unsigned char n[STAND_IN_BITS / 8];
 
-	dot[0] = memchr(jwt.p, '.', jwt.n);
-	dot[1] = dot[0] == NULL ? NULL : memchr(dot[0] + 1, '.', (size_t)(jwt.p + jwt.n - dot[0] - 1));
-	if (dot[1] == NULL || hex.n != 2 * sizeof n || !hex_decode(n, hex))
-		return 0;
-	part[0] = (struct slice){jwt.p, (size_t)(dot[1] - jwt.p)};
-	part[1] = (struct slice){dot[0] + 1, (size_t)(dot[1] - dot[0] - 1)};
-	part[2] = (struct slice){dot[1] + 1, (size_t)(jwt.p + jwt.n - dot[1] - 1)};
-	if (part[2].n > (sizeof signature - 2) * 4 / 3 || part[1].n > 16384)
-		return 0;
-	len = b64_decode(signature, sizeof signature, part[2], true);
-	if (len < 0 || !stand_in_key_signed(n, part[0], (struct slice){(char *)signature, (size_t)len}))
-		return 0;
-	payload = b64_decode(lua_newuserdatauv(L, part[1].n + 3, 0), part[1].n, part[1], true);
-	if (payload < 0)
-		return 0;
-	lua_pushlstring(L, lua_touserdata(L, -1), (size_t)payload);
-	return 1;
+	return l_answer(L, hex.n == 2 * sizeof n && hex_decode(n, hex) &&
+	    stand_in_key_signed(n, l_check_slice(L, 1), l_check_slice(L, 2)));
 }
 
-/* host.unbase64(text) -> bytes | nil: not Base64 (RFC 4648 4) */
+/* host.unbase64(text [, url]) -> bytes | nil: not Base64 (RFC 4648 4, or 5) */
 static int
 l_host_unbase64(lua_State *L)
 {
 	struct slice in = l_check_slice(L, 1);
+	bool url = lua_toboolean(L, 2);
 	char *out = lua_newuserdatauv(L, in.n + 1, 0);
-	ssize_t n = b64_decode(out, in.n, in, false);
+	ssize_t n = b64_decode(out, in.n, in, url);
 
 	if (n < 0)
 		return 0;
@@ -23144,33 +22912,24 @@ l_opt_multiline(lua_State *L, int idx, struct buf *b)
 	return multiline;
 }
 
+/* host.read_secret(path | nil, opts) -> secret, empty | nil, code. nil: standard input */
 static int
-l_secret_from_fd(lua_State *L, int fd, int opts)
+l_host_read_secret(lua_State *L)
 {
+	const char *path = luaL_optstring(L, 1, NULL), *why;
 	struct buf b;
-	bool multiline = l_opt_multiline(L, opts, &b);
-	const char *why = buf_read(&b, fd);
+	bool multiline = l_opt_multiline(L, 2, &b);
+	int fd = path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
 
-	if (fd != STDIN_FILENO)
+	if (fd < 0)
+		return l_fail_errno(L);
+	why = buf_read(&b, fd);
+	if (path != NULL)
 		close(fd);
 	if (why == NULL)
 		return l_secret_from(L, &b, multiline);
 	buf_free(&b);
 	return l_fail(L, why);
-}
-
-static int
-l_host_read_secret_file(lua_State *L)
-{
-	int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
-
-	return fd < 0 ? l_fail_errno(L) : l_secret_from_fd(L, fd, 2);
-}
-
-static int
-l_host_read_secret_stdin(lua_State *L)
-{
-	return l_secret_from_fd(L, STDIN_FILENO, 1);
 }
 
 static int
@@ -23275,30 +23034,24 @@ l_host_pem_check(lua_State *L)
 	return 1;
 }
 
-/* host.ca_make() -> { pem, der (base64), not_after, sha256 }, key (secret) | nil, why */
+/* host.ca_make() -> { pem, der (bytes), not_after }, key (secret) */
 static int
 l_host_ca_make(lua_State *L)
 {
 	struct buf der, key, pem;
 	int64_t now = clock_unset() ? (int64_t)BUILD_TIME : clock_wall();
-	char *b64;
 
 	buf_init(&der, 4096);
 	buf_init(&key, 64);
 	buf_init(&pem, 8192);
-	if (!tls_ca_make(&der, &key, now) || !cert_to_pem(buf_slice(&der), &pem) ||
-	    (b64 = malloc(b64_len(der.n))) == NULL) {
+	if (!tls_ca_make(&der, &key, now) || !cert_to_pem(buf_slice(&der), &pem)) {
 		buf_free(&key);
-		return l_fail(L, "out of memory");
+		return luaL_error(L, "out of memory");
 	}
 	lua_createtable(L, 0, 4);
 	l_set_slice(L, "pem", buf_slice(&pem));
-	lua_pushlstring(L, b64, b64_encode(b64, der.p, der.n, false));
-	lua_setfield(L, -2, "der");
+	l_set_slice(L, "der", buf_slice(&der));
 	l_set_integer(L, "not_after", now + TLS_CA_LIFE);
-	l_push_sha256_hex(L, buf_slice(&der));
-	lua_setfield(L, -2, "sha256");
-	free(b64);
 	buf_free(&der);
 	buf_free(&pem);
 	buf_make_secret(&key);
@@ -23306,17 +23059,7 @@ l_host_ca_make(lua_State *L)
 	return 2;
 }
 
-static int
-l_host_memlock(lua_State *L)
-{
-	struct rlimit lim;
-
-	lua_createtable(L, 0, 2);
-	if (getrlimit(RLIMIT_MEMLOCK, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY)
-		l_set_integer(L, "limit", lim.rlim_cur);
-	l_set_flag(L, "locked", secret_locked());
-	return 1;
-}
+static int l_host_locked(lua_State *L) { return l_answer(L, secret_locked()); }
 
 static int
 l_host_lock_held(lua_State *L)
@@ -23337,18 +23080,17 @@ static const luaL_Reg l_host_worker[] = {
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
-	{"stand_in_claims", l_host_stand_in_claims}, {"unbase64", l_host_unbase64}, {NULL, NULL},
+	{"stand_in_signed", l_host_stand_in_signed}, {"unbase64", l_host_unbase64}, {NULL, NULL},
 };
 
 static const luaL_Reg l_host_command[] = {
-	{"getenv", l_host_getenv}, {"isatty", l_host_isatty},
-	{"uid", l_host_uid}, {"user_name", l_host_user_name},
+	{"isatty", l_host_isatty}, {"uid", l_host_uid},
 	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
-	{"disk", l_host_disk}, {"read_secret_file", l_host_read_secret_file}, {"read_secret_stdin", l_host_read_secret_stdin},
+	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},
 	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
-	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"memlock", l_host_memlock},
+	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
@@ -23358,11 +23100,7 @@ static char host_arg0[PATH_MAX];
 static void
 l_open_host(lua_State *L, bool worker)
 {
-	static const luaL_Reg spawn[] = {{"state", l_spawn_state}, {NULL, NULL}},
-	    spawn_events[] = {{"__gc", l_spawn_gc}, {NULL, NULL}};
-
-	luaL_newlib(L, spawn);
-	l_metatable(L, L_SPAWN, spawn_events);
+	l_open_wait(L);
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
@@ -23928,7 +23666,6 @@ lua_bind_all(lua_State *L, bool worker)
 		lua_open_module(L, modules[i].name, modules[i].open);
 	lua_bind(L, "time", l_time);
 	lua_pop(L, 1);
-	l_open_wait(L);
 	l_open_host(L, worker);
 	if (!worker)
 		luaL_setfuncs(L, serve_funcs, 0);

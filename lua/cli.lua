@@ -328,7 +328,7 @@ end
 function M.main(args, given)
   local ctx = given or {}
   ctx.host = require "host"
-  ctx.host.read_file = require("cli.files").read      -- what Lua does as well
+  ctx.host.read_file, ctx.host.getenv = require("cli.files").read, os.getenv      -- what Lua does as well
   ctx.out = ctx.out or function(s) io.stdout:write(s) end
   -- Advice and failures quote files, servers and agents: none of them may steer the terminal.
   ctx.note = ctx.note or function(s)

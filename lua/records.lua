@@ -212,23 +212,31 @@ function M.listen(s)
   return a:find(":", 1, true) and ("[%s]:%d"):format(a, n) or ("%s:%d"):format(a, n)
 end
 
---- curl's --connect-to: HOST:PORT:ADDR:PORT; IPv6 in brackets; an empty part stands for any, or for the same.
-function M.connect_to(s)
-  local http = require "http"
-  local bad = "it is HOST:PORT:ADDR:PORT, as in curl: api.example.com:443:127.0.0.1:8443"
+-- curl's --connect-to: HOST:PORT:ADDR:PORT; IPv6 in brackets; an empty part stands for any, or for the same.
+-- -> { host, port, host, port }, hosts canonical, ports as they stand | nil
+local function connect_parts(s)
   local parts = {}
   for part in (s .. ":"):gsub("%[([%x:.]*)%]", function(a) return (a:gsub(":", "\1")) end):gmatch("([^:]*):") do
     parts[#parts + 1] = part:gsub("\1", ":")
   end
-  if #parts ~= 4 or s:find("%c") then return nil, bad end
+  if #parts ~= 4 or s:find("%c") then return nil end
   for i, part in ipairs(parts) do
     if part ~= "" and i % 2 == 0 then
-      if not M.port(part) then return nil, bad end
+      if not M.port(part) then return nil end
     elseif part ~= "" then
-      local host = http.canonical_host(part)
-      if not host then return nil, bad end
-      parts[i] = host:find(":", 1, true) and "[" .. host .. "]" or host
+      parts[i] = require("http").canonical_host(part)
+      if not parts[i] then return nil end
     end
+  end
+  return parts
+end
+
+--- The same as one text, as it is kept.
+function M.connect_to(s)
+  local parts = connect_parts(s)
+  if not parts then return nil, "it is HOST:PORT:ADDR:PORT, as in curl: api.example.com:443:127.0.0.1:8443" end
+  for i, part in ipairs(parts) do
+    if part:find(":", 1, true) then parts[i] = "[" .. part .. "]" end
   end
   return table.concat(parts, ":")
 end
@@ -326,6 +334,19 @@ function M.settings(overrides)
     all[s.key] = value
   end
   return all
+end
+
+--- Of all the settings, those that C acts on: for host.configure.
+function M.for_host(all)
+  local to = {}
+  for _, s in ipairs(all.connect_to or {}) do
+    local parts = connect_parts(s)
+    if parts then to[#to + 1] = { parts[1], math.tointeger(tonumber(parts[2])) or 0, parts[3], math.tointeger(tonumber(parts[4])) or 0 } end
+  end
+  return {
+    connect_to = to, allow_address = all.allow_address, upstream_ca = all.upstream_ca, memory = all.memory,
+    dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
+  }
 end
 
 -- ---- fields --------------------------------------------------------------------------------------

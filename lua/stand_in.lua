@@ -21,6 +21,7 @@ local M = {}
 -- (24.8 days): past that, timers fire at once and refresh without end.
 local LIFE = 20 * 86400
 local BODY_MAX = 64 * 1024   -- bytes of a token request; an assertion is a few KiB
+local CLAIMS_MAX, SIGNATURE_MAX = 16384, 344   -- letters of an assertion's parts: its keys have 2,048 bits
 M.TRIES_MAX = 64             -- credentials of an agent at one endpoint whose stand-ins are looked for: 100 µs each
 
 M.LIFE, M.BODY_MAX = LIFE, BODY_MAX
@@ -212,14 +213,22 @@ local function any_equal(asked, parts, held)
   return false
 end
 
+-- The payload of a JWS in compact form (RFC 7515 3.1) that the key with modulus n signed with RS256; nil: it is none.
+local function claims_of(with, jws, n)
+  local head, payload, signature = jws:match("^([^.]*)%.([^.]*)%.([^.]*)$")
+  if not head or #payload > CLAIMS_MAX or #signature > SIGNATURE_MAX then return nil end
+  signature = with.unbase64(signature, true)
+  return signature and with.signed(head .. "." .. payload, signature, n) and with.unbase64(payload, true) or nil
+end
+
 --- Does this request present one of our stand-ins? true, and of an assertion its claims.
--- with = { claims = host.stand_in_claims, store, json, held = records.held for this agent and credential }
+-- with = { signed = host.stand_in_signed, unbase64, store, json, held = records.held for this agent and credential }
 function M.presents(with, asked, agent, name, parts)
   if any_equal(asked, parts, with.held) then return true end
   local signed = asked.assertion or asked.client_assertion or asked.bearer
   if not signed then return false end
   local key = with.store.peek("state", M.key_record(agent, name))
-  local text = key and type(key.n) == "string" and with.claims(signed, key.n)
+  local text = key and type(key.n) == "string" and claims_of(with, signed, key.n)
   local claims = text and with.json.decode(text)
   if type(claims) ~= "table" then return false end
   return true, claims

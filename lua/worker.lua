@@ -6,13 +6,18 @@ local TICK_WAIT = 10000     -- ms a tick gives the index: the next one tries aga
 
 local config                -- the worker's view of the store; set once, by start
 
--- Of all the settings, those that C acts on.
 local function configure(settings)
-  require("host").configure {
-    connect_to = settings.connect_to, allow_address = settings.allow_address, upstream_ca = settings.upstream_ca,
-    memory = settings.memory, dial_timeout = settings.dial_timeout, answer_timeout = settings.answer_timeout,
-    idle_timeout = settings.idle_timeout,
-  }
+  require("host").configure(require("records").for_host(settings))
+end
+
+-- A task of nobody's that begins soon. -> { state = function() -> "running" | "done" | "failed" }
+local function spawn_task(fn)
+  local now = "running"
+  require("host").spawn(function()
+    local _ <close> = setmetatable({}, { __close = function(_, err) now = err == nil and "done" or "failed" end })
+    fn()
+  end)
+  return { state = function() return now end }
 end
 
 --- A pipeline. with = { command = true }: no tasks, nothing is configured; { overrides = table } for a worker.
@@ -22,7 +27,7 @@ function M.build(with)
   local json, secret, policies = require "json", require "secret", require "policy_store"
   local keep, acting = require("secret.core").keep, require("secret.core").acting
   local Config, Token, oauth = require "config", require "token", require "oauth"
-  local spawn = not with.command and host.spawn or nil
+  local spawn = not with.command and spawn_task or nil
   local log = not with.command and host.log or nil
   config = Config.new {
     store = store, records = records, policy = policy, policies = policies, sandbox = sandbox, time = time, keep = keep, acting = acting,

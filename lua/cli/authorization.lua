@@ -44,7 +44,7 @@ M.say = {
 function M.env(ctx)
   -- Servers are reached as the running proxy reaches them; where none runs, as the kept settings say.
   local running = require("cli.home").running(ctx)
-  local ok, why = ctx.host.configure(require("records").settings(running and running.flags))
+  local ok, why = ctx.host.configure(require("records").for_host(require("records").settings(running and running.flags)))
   if not ok then return nil, why end
   local pipeline = require("worker").build { command = true }
   return {

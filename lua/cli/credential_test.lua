@@ -138,8 +138,9 @@ end
 -- Upstreams are reached as the running proxy reaches them; where none runs, as the kept settings say.
 local function configure(ctx, opt)
   local running = require("cli.home").running(ctx)
-  local settings = require("records").settings(running and running.flags)
-  local ok, why = ctx.host.configure(settings)
+  local records = require "records"
+  local settings = records.settings(running and running.flags)
+  local ok, why = ctx.host.configure(records.for_host(settings))
   if not ok then report.fail(why) end
   local helpers = opt.helpers or settings.helpers
   if helpers then

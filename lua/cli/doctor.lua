@@ -13,13 +13,19 @@ local OK, WARN, BAD = "ok", "warn", "bad"
 
 local function octal(n) return ("%03o"):format(n) end
 
+-- As /etc/passwd has it; a user of another directory is named by the number.
+local function user_name(host, uid)
+  local users = host.read_file("/etc/passwd", 1 << 20) or ""
+  return ("\n" .. users):match("\n([^:\n]+):[^:\n]*:" .. uid .. ":") or uid
+end
+
 local function path_check(host, path, mode, kind)
   local s, why = host.stat(path)
   if not s then return why == "absent" and BAD or WARN,
     ("%s: %s"):format(path, why == "absent" and "is missing" or why) end
   if s.type ~= kind then return BAD, ("%s is a %s, not a %s"):format(path, s.type, kind) end
   if s.uid ~= host.uid() then
-    return BAD, ("%s belongs to %s"):format(path, host.user_name(s.uid) or s.uid), "chown it to the user who serves"
+    return BAD, ("%s belongs to %s"):format(path, user_name(host, s.uid)), "chown it to the user who serves"
   end
   if s.mode & ~mode & tonumber("777", 8) ~= 0 then
     return BAD, ("%s has mode %s"):format(path, octal(s.mode)), ("chmod %s %s"):format(octal(mode), path)
@@ -171,12 +177,12 @@ end
 
 local function machine(ctx, say, now)
   local host = ctx.host
-  local m = host.memlock()
-  if m.locked then
+  if host.locked() then
     say("locked memory", OK, "secrets cannot be swapped out")
   else
-    say("locked memory", WARN, m.limit and m.limit < MEMLOCK_MIN
-      and ("the limit is %d KiB, so secrets may reach the swap"):format(m.limit >> 10)
+    local limit = math.tointeger(tonumber((host.read_file("/proc/self/limits", 65536) or ""):match("Max locked memory%s+(%d+)")))
+    say("locked memory", WARN, limit and limit < MEMLOCK_MIN
+      and ("the limit is %d KiB, so secrets may reach the swap"):format(limit >> 10)
       or "memory cannot be locked, so secrets may reach the swap",
       "raise it: LimitMEMLOCK=64M in a systemd unit, or ulimit -l; or use no swap, or an encrypted one")
   end

@@ -84,8 +84,9 @@ function M.make(ctx)
   local missing = {}
   if not db.peek("meta", "ca", "the certificate authority") then
     local ca, key = ctx.host.ca_make()
+    local der = require("secret").base64(ca.der)
     missing[#missing + 1] = { op = "put", db = "meta", key = "ca", version = 0, secrets = { key = key },
-      plain = { pem = ca.pem, der = ca.der, not_after = ca.not_after, sha256 = ca.sha256, created = time.wall() } }
+      plain = { pem = ca.pem, der = der, not_after = ca.not_after, sha256 = ctx.host.sha256_hex(ca.der), created = time.wall() } }
   end
   if not db.peek("bundle", "default", "the bundle 'default'") then
     missing[#missing + 1] = { op = "put", db = "bundle", key = "default", version = 0,

@@ -23,7 +23,7 @@ end
 -- { tokens = { access_token, refresh_token } (secrets), scopes, claude_code = { subscription, tier } }
 local function read(ctx, path)
   local core = require "secret.core"
-  local text, why = ctx.host.read_secret_file(path, { multiline = true })
+  local text, why = ctx.host.read_secret(path, { multiline = true })
   if not text and why == "absent" then not_it(path, "there is no such file") end
   if not text then report.fail(("%s cannot be read: %s"):format(report.clean(path), tostring(why))) end
   local outer, code = core.split(text, { claudeAiOauth = { secret = true, nested = true } })

@@ -15,7 +15,7 @@ end
 
 local function environment(ctx, addresses, auth_addresses)
   local running = require("cli.home").running(ctx)            -- as the proxy that runs reaches servers
-  local ok, why = ctx.host.configure(records.settings(running and running.flags))   -- roots, connect-to, the guard
+  local ok, why = ctx.host.configure(records.for_host(records.settings(running and running.flags)))   -- roots, connect-to, the guard
   if not ok then report.fail(why) end
   return {
     client = require "http_client", time = require "time", http = require "http", json = require "json",

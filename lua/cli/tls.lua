@@ -37,7 +37,7 @@ end
 local function is_pin(ca) return ca ~= nil and not ca:find("-----BEGIN ", 1, true) end
 
 local function first(pem)
-  local list = pem and require("tls").certificates(pem)
+  local list = pem and require("cli.certificates").list(pem)
   return list and list[1]
 end
 
@@ -79,7 +79,7 @@ function M.rows(record, now)
   if is_pin(record.ca) then
     out[#out + 1] = { "ca", record.ca }
   elseif record.ca then
-    for _, c in ipairs(require("tls").certificates(record.ca) or {}) do
+    for _, c in ipairs(require("cli.certificates").list(record.ca) or {}) do
       out[#out + 1] = { "ca", ("%s, until %s, sha256:%s"):format(c.subject, report.time(c.not_after), c.sha256) }
     end
   end
@@ -91,7 +91,7 @@ end
 function M.public(out)
   for _, name in ipairs { "client_cert", "ca" } do
     if out[name] and not is_pin(out[name]) then
-      out[name] = report.array(require("tls").certificates(out[name]) or {})
+      out[name] = report.array(require("cli.certificates").list(out[name]) or {})
     end
   end
 end
