@@ -7650,109 +7650,102 @@ struct sigv4_field {
 struct sigv4_request {
 	struct slice method, path, query;  /* as they go out; query without "?" */
 	struct slice payload;              /* the body's hash in hex, or the word that stands for it */
-	const struct sigv4_field *field;   /* those that are signed, in the order in which they go out */
+	struct sigv4_field *field;         /* those that are signed, in the order in which they go out */
 	size_t nfields;
+	struct slice names;                /* "host;x-amz-date", as sigv4_names wrote them */
 	bool normalize, twice;             /* the path; S3 wants neither */
 };
 
 /* Escapes `in` as RFC 3986 2.3 has it. What came escaped is not escaped again, but spelled as
  * AWS spells it; an escaped slash of a path stays one. */
-static bool
-sigv4_put_once(struct buf *b, struct slice in, bool path)
+static void
+sigv4_put_once(struct buf *b, struct slice in, enum pct mode)
 {
-	enum pct mode = path ? PCT_PATH : PCT_QUERY;
-	bool ok = true;
 	char c;
 
-	for (size_t i = 0, n; ok && i < in.n; i += n) {
+	for (size_t i = 0, n; i < in.n; i += n) {
 		for (n = 0; i + n < in.n && pct_plain(in.p[i + n], mode); n++)
 			;
 		if (n != 0) {
-			ok = buf_add(b, in.p + i, n);
-			continue;
+			buf_add(b, in.p + i, n);
+		} else {
+			n = pct_next(in, i, mode, &c);
+			pct_put(b, (struct slice){&c, 1}, PCT_URI);
 		}
-		n = pct_next(in, i, mode, &c);
-		ok = pct_put(b, (struct slice){&c, 1}, PCT_URI);
 	}
-	return ok;
 }
 
 /* As every AWS SDK does it: RFC 3986 5.2.4, and empty segments go too. */
-static bool
+static void
 sigv4_normalize(struct slice path, struct buf *out)
 {
-	bool ok = true;
-
-	for (struct slice left = path; ok && left.n != 0;) {
+	for (struct slice left = path; left.n != 0;) {
 		struct slice segment = slice_cut(&left, '/');
 
-		if (segment.n == 0 || slice_eq(segment, SLICE(".")))
-			continue;
 		if (slice_eq(segment, SLICE(".."))) {
 			while (out->n != 0 && out->p[--out->n] != '/')
 				;
-			continue;
+		} else if (segment.n != 0 && !slice_eq(segment, SLICE("."))) {
+			buf_add(out, "/", 1);
+			buf_addv(out, segment);
 		}
-		ok = buf_add(out, "/", 1) && buf_addv(out, segment);
 	}
-	if (ok && (out->n == 0 || path.p[path.n - 1] == '/'))
-		ok = buf_add(out, "/", 1);
-	return ok;
+	if (out->n == 0 || path.p[path.n - 1] == '/')
+		buf_add(out, "/", 1);
 }
 
-static bool
+static void
 sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 {
 	struct slice path = r->path.n != 0 ? r->path : SLICE("/");
 	struct buf plain;
-	bool ok = true;
 
 	buf_init(&plain, HTTP_HEAD_MAX);
 	if (r->normalize) {
-		ok = sigv4_normalize(path, &plain);
+		sigv4_normalize(path, &plain);
 		path = buf_slice(&plain);
 	}
-	ok = ok && (r->twice ? pct_put(b, path, PCT_PATH) : sigv4_put_once(b, path, true));
+	if (r->twice)
+		pct_put(b, path, PCT_PATH);
+	else
+		sigv4_put_once(b, path, PCT_PATH);
+	b->bad |= plain.bad;
 	buf_free(&plain);
-	return ok;
 }
-
-struct sigv4_pair {
-	struct slice name, value;
-};
 
 static int
 sigv4_order_pairs(const void *a, const void *b)
 {
-	const struct sigv4_pair *x = a, *y = b;
+	const struct sigv4_field *x = a, *y = b;
 	int order = slice_order(x->name, y->name);
 
 	return order != 0 ? order : slice_order(x->value, y->value);
 }
 
-static bool
+static void
 sigv4_put_query(struct buf *b, struct slice query)
 {
-	struct sigv4_pair *pair = NULL;
+	struct sigv4_field *pair = NULL;
 	struct slice one, name;
 	size_t n = 0, count = 1, began = 0;
 	struct buf text;
-	bool ok = true;
 
 	for (size_t i = 0; i < query.n; i++)
 		count += query.p[i] == '&';
 	if (query.n == 0)
-		return true;
-	if (count > SIGV4_PAIRS_MAX || (pair = calloc(count, sizeof *pair)) == NULL)
-		return false;
+		return;
+	if (count > SIGV4_PAIRS_MAX || (pair = calloc(count, sizeof *pair)) == NULL) {
+		b->bad = true;
+		return;
+	}
 	buf_init(&text, SIGV4_CANONICAL_MAX);
-	for (size_t at = 0; ok && pair_next(query, &at, PAIR_AMP, &one, &name);) {
+	for (size_t at = 0; pair_next(query, &at, PAIR_AMP, &one, &name);) {
 		size_t from = text.n, mid;
 
-		ok = sigv4_put_once(&text, name, false);
+		sigv4_put_once(&text, name, PCT_QUERY);
 		mid = text.n;
-		ok = ok && sigv4_put_once(&text, pair_value(one, name), false);
-		pair[n] = (struct sigv4_pair){{NULL, mid - from}, {NULL, text.n - mid}};
+		sigv4_put_once(&text, pair_value(one, name), PCT_QUERY);
+		pair[n] = (struct sigv4_field){{NULL, mid - from}, {NULL, text.n - mid}};
 		n += text.n != from;
 	}
 	for (size_t i = 0; i < n; i++) {        /* only now does the text stay where it is */
@@ -7760,114 +7753,101 @@ sigv4_put_query(struct buf *b, struct slice query)
 		pair[i].value.p = pair[i].name.p + pair[i].name.n;
 		began += pair[i].name.n + pair[i].value.n;
 	}
-	if (ok && n > 1)
+	if (n > 1)
 		qsort(pair, n, sizeof *pair, sigv4_order_pairs);
-	for (size_t i = 0; ok && i < n; i++)
-		ok = (i == 0 || buf_add(b, "&", 1)) && buf_addv(b, pair[i].name) && buf_add(b, "=", 1) &&
-		    buf_addv(b, pair[i].value);
+	for (size_t i = 0; i < n; i++) {
+		const struct slice piece[] = {
+			{"&", i != 0}, pair[i].name, SLICE_INIT("="), pair[i].value,
+		};
+
+		buf_join(b, piece, COUNT(piece));
+	}
+	b->bad |= text.bad;
 	buf_free(&text);
 	free(pair);
-	return ok;
 }
 
-static bool
+static void
 sigv4_put_lower(struct buf *b, struct slice s)
 {
 	size_t at = b->n;
 
-	if (!buf_addv(b, s))
-		return false;
-	for (; at < b->n; at++)
+	for (buf_addv(b, s); at < b->n; at++)
 		b->p[at] = ascii_lower(b->p[at]);
-	return true;
 }
 
 /* Without white space at its ends, and with one space where several are. */
-static bool
+static void
 sigv4_put_value(struct buf *b, struct slice v)
 {
-	bool any = false, ok = true;
+	bool any = false;
 
-	for (size_t i = 0; ok && i < v.n;) {
-		size_t n = 0;
-
-		while (i + n < v.n && v.p[i + n] != ' ' && v.p[i + n] != '\t')
-			n++;
-		if (n == 0) {
-			i++;
+	for (size_t i = 0, n; i < v.n; i += n + 1) {
+		for (n = 0; i + n < v.n && v.p[i + n] != ' ' && v.p[i + n] != '\t'; n++)
+			;
+		if (n == 0)
 			continue;
-		}
-		ok = (!any || buf_add(b, " ", 1)) && buf_add(b, v.p + i, n);
-		i += n;
+		buf_add(b, " ", any);
+		buf_add(b, v.p + i, n);
 		any = true;
 	}
-	return ok;
 }
 
-static int
-sigv4_order_names(struct slice a, struct slice b)
-{
-	for (size_t i = 0; i < a.n && i < b.n; i++) {
-		int d = (unsigned char)ascii_lower(a.p[i]) - (unsigned char)ascii_lower(b.p[i]);
-
-		if (d != 0)
-			return d;
-	}
-	return a.n < b.n ? -1 : a.n > b.n;
-}
-
-/* The fields by name; those of one name in the order in which they came. */
+/* Sorts the fields by name, those of one name in the order in which they came, and writes the
+ * names. */
 static void
-sigv4_sort_fields(struct sigv4_field *f, size_t n)
+sigv4_names(struct sigv4_request *r, struct buf *names)
 {
-	for (size_t i = 1; i < n; i++) {
+	struct sigv4_field *f = r->field;
+
+	for (size_t i = 1; i < r->nfields; i++) {
 		struct sigv4_field one = f[i];
 		size_t at = i;
 
-		for (; at > 0 && sigv4_order_names(f[at - 1].name, one.name) > 0; at--)
+		for (; at > 0; at--) {
+			struct slice before = f[at - 1].name;
+			int order = strncasecmp(before.p, one.name.p, before.n < one.name.n ? before.n : one.name.n);
+
+			if (order < 0 || (order == 0 && before.n <= one.name.n))
+				break;
 			f[at] = f[at - 1];
+		}
 		f[at] = one;
 	}
-}
-
-/* The canonical fields into `b`, "host;x-amz-date" into `names`. */
-static bool
-sigv4_put_fields(struct buf *b, struct buf *names, const struct sigv4_field *f, size_t n)
-{
-	bool ok = true;
-
-	for (size_t i = 0; ok && i < n; i++) {
-		bool again = i != 0 && slice_eq_nocase(f[i - 1].name, f[i].name);
-
-		if (again) {
-			ok = buf_add(b, ",", 1);
-		} else {
-			ok = (i == 0 || (buf_add(b, "\n", 1) && buf_add(names, ";", 1))) &&
-			    sigv4_put_lower(names, f[i].name) && sigv4_put_lower(b, f[i].name) && buf_add(b, ":", 1);
-		}
-		ok = ok && sigv4_put_value(b, f[i].value);
+	for (size_t i = 0; i < r->nfields; i++) {
+		if (i != 0 && slice_eq_nocase(f[i - 1].name, f[i].name))
+			continue;
+		buf_add(names, ";", i != 0);
+		sigv4_put_lower(names, f[i].name);
 	}
-	return ok && (n == 0 || buf_add(b, "\n", 1));
+	r->names = buf_slice(names);
 }
 
-/* Writes the canonical request and the names of the signed fields. False:
- * over a bound, or no memory. */
-static bool
-sigv4_canonical(const struct sigv4_request *r, struct buf *out, struct buf *names)
+/* Writes the canonical request; sigv4_names came before. The buffer is bad where something is over
+ * a bound. */
+static void
+sigv4_canonical(const struct sigv4_request *r, struct buf *out)
 {
-	struct sigv4_field *sorted = calloc(r->nfields + 1, sizeof *sorted);
-	bool ok = sorted != NULL;
-
-	if (ok && r->nfields != 0)
-		memcpy(sorted, r->field, r->nfields * sizeof *sorted);
-	if (ok)
-		sigv4_sort_fields(sorted, r->nfields);
-	ok = ok && buf_addv(out, r->method) && buf_add(out, "\n", 1) && sigv4_put_path(out, r) &&
-	    buf_add(out, "\n", 1) && sigv4_put_query(out, r->query) && buf_add(out, "\n", 1) &&
-	    sigv4_put_fields(out, names, sorted, r->nfields) && buf_add(out, "\n", 1) &&
-	    buf_addv(out, buf_slice(names)) && buf_add(out, "\n", 1) && buf_addv(out, r->payload);
-	free(sorted);
-	return ok;
+	buf_addv(out, r->method);
+	buf_add(out, "\n", 1);
+	sigv4_put_path(out, r);
+	buf_add(out, "\n", 1);
+	sigv4_put_query(out, r->query);
+	buf_add(out, "\n", 1);
+	for (size_t i = 0; i < r->nfields; i++) {
+		if (i != 0 && slice_eq_nocase(r->field[i - 1].name, r->field[i].name)) {
+			buf_add(out, ",", 1);
+		} else {
+			buf_add(out, "\n", i != 0);
+			sigv4_put_lower(out, r->field[i].name);
+			buf_add(out, ":", 1);
+		}
+		sigv4_put_value(out, r->field[i].value);
+	}
+	buf_add(out, "\n\n", r->nfields != 0 ? 2 : 1);
+	buf_addv(out, r->names);
+	buf_add(out, "\n", 1);
+	buf_addv(out, r->payload);
 }
 
 static const char sigv4_hmac[] = "AWS4-HMAC-SHA256", sigv4_ecdsa[] = "AWS4-ECDSA-P256-SHA256";
@@ -7889,40 +7869,30 @@ sigv4_word_ok(struct slice s)
 	return s.n != 0 && s.n <= 64;
 }
 
-/* Kept for the requests of one second. False: a time that has no year of four digits. */
-static bool
-sigv4_datetime(time_t t, char out[SIGV4_DATE_MAX])
-{
-	static struct { bool is; time_t of; char text[SIGV4_DATE_MAX]; } last;
-	struct tm tm;
-
-	if (!last.is || last.of != t) {
-		last.is = gmtime_r(&t, &tm) != NULL &&
-		    strftime(last.text, sizeof last.text, "%Y%m%dT%H%M%SZ", &tm) == SIGV4_DATE_MAX - 1;
-		last.of = t;
-	}
-	memcpy(out, last.text, SIGV4_DATE_MAX);
-	return last.is;
-}
-
 /* False: no names for a scope, or a time that has no year of four digits. */
 static bool
 sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, struct slice service,
     bool asymmetric)
 {
+	static struct { bool is; time_t of; char text[SIGV4_DATE_MAX]; } last;  /* for one second's requests */
+	time_t t = (time_t)unix_s;
+	struct tm tm;
 	int n;
 
-	if ((!asymmetric && !sigv4_word_ok(region)) || !sigv4_word_ok(service) ||
-	    !sigv4_datetime((time_t)unix_s, s->datetime))
+	if (asymmetric)
+		region = SLICE("");
+	if ((!asymmetric && !sigv4_word_ok(region)) || !sigv4_word_ok(service))
 		return false;
+	if (!last.is || last.of != t) {
+		last.is = gmtime_r(&t, &tm) != NULL &&
+		    strftime(last.text, sizeof last.text, "%Y%m%dT%H%M%SZ", &tm) == SIGV4_DATE_MAX - 1;
+		last.of = t;
+	}
 	s->asymmetric = asymmetric;
-	n = asymmetric ?
-	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/aws4_request", s->datetime, (int)service.n,
-	    service.p) :
-	    snprintf(s->text, sizeof s->text, "%.8s/%.*s/%.*s/aws4_request", s->datetime,
-	    (int)region.n, region.p,
-	    (int)service.n, service.p);
-	return n > 0 && (size_t)n < sizeof s->text;
+	memcpy(s->datetime, last.text, SIGV4_DATE_MAX);
+	n = snprintf(s->text, sizeof s->text, "%.8s%s%.*s/%.*s/aws4_request", s->datetime,
+	    asymmetric ? "" : "/", (int)region.n, region.p, (int)service.n, service.p);
+	return last.is && n > 0 && (size_t)n < sizeof s->text;
 }
 
 /* The string to sign; its length. */
@@ -7937,26 +7907,6 @@ sigv4_string(char out[SIGV4_STRING_MAX], const struct sigv4_scope *s, struct sli
 	return (size_t)snprintf(out, SIGV4_STRING_MAX, "%s\n%s\n%s\n%.64s",
 	    s->asymmetric ? sigv4_ecdsa : sigv4_hmac,
 	    s->datetime, s->text, hex);
-}
-
-/* HMAC over date, region, service and "aws4_request", each keyed by the one
- * before: the parts of the scope. */
-static void
-sigv4_derive(struct slice secret, const struct sigv4_scope *s, unsigned char key[SIGV4_KEY])
-{
-	struct slice left = slice_of(s->text);
-	unsigned char first[512];       /* an AWS secret has 40 bytes */
-	struct slice k = {(char *)first, 4 + secret.n};
-
-	memcpy(first, "AWS4", 4);
-	memcpy(first + 4, secret.p, secret.n);
-	while (left.n != 0) {
-		struct slice part = slice_cut(&left, '/');
-
-		sign_hmac(SIGN_SHA256, k, &part, 1, key);
-		k = (struct slice){(char *)key, SIGV4_KEY};
-	}
-	wipe(first, sizeof first);
 }
 
 /* n - 2 of P-256 (FIPS 186-4 D.1.2.3), the largest that 1 may be added to. */
@@ -7977,8 +7927,8 @@ sigv4_not_above(const unsigned char *a, const unsigned char *b, size_t n)
 }
 
 /* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256; the access key's id
- * and a counter of our own are the context, until the number fits the curve. False: it never
- * does, which nobody will see. */
+ * and a counter of our own are the context, until the number fits the curve. Fails with p = 2^-32
+ * for each of 254 tries. */
 static bool
 sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SIGV4_KEY])
 {
@@ -8031,13 +7981,27 @@ sigv4_kept_keys(void)
 	return sigv4_kept.block == NULL ? NULL : (struct sigv4_kept_key *)(void *)sigv4_kept.block->p;
 }
 
+/* SigV4a's key, or HMAC over date, region, service and "aws4_request", each keyed by the one before:
+ * the parts of the scope. */
 static bool
-sigv4_derive_any(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
+sigv4_derive(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
     unsigned char key[SIGV4_KEY])
 {
+	struct slice left = slice_of(s->text);
+	unsigned char first[512];       /* an AWS secret has 40 bytes */
+	struct slice k = {(char *)first, 4 + secret.n};
+
 	if (s->asymmetric)
 		return sigv4a_derive(secret, access_key, key);
-	sigv4_derive(secret, s, key);
+	memcpy(first, "AWS4", 4);
+	memcpy(first + 4, secret.p, secret.n);
+	while (left.n != 0) {
+		struct slice part = slice_cut(&left, '/');
+
+		sign_hmac(SIGN_SHA256, k, &part, 1, key);
+		k = (struct slice){(char *)key, SIGV4_KEY};
+	}
+	wipe(first, sizeof first);
 	return true;
 }
 
@@ -8046,24 +8010,19 @@ static bool
 sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
     unsigned char key[SIGV4_KEY])
 {
+	const struct slice piece[] = {
+		{s->asymmetric ? "a" : "h", 1}, access_key, SLICE_INIT("\n"),
+		{s->text, s->asymmetric ? 0 : strlen(s->text)}, SLICE_INIT("\n"), secret,
+	};
 	struct sigv4_kept_key *kept = sigv4_kept_keys();
 	unsigned char of[br_sha256_SIZE];
-	br_sha256_context c;
 	bool ok;
 
 	if (secret.n == 0 || secret.n > 256 || access_key.n > 256)
 		return false;
 	if (kept == NULL)
-		return sigv4_derive_any(secret, access_key, s, key);
-	br_sha256_init(&c);
-	br_sha256_update(&c, s->asymmetric ? "a" : "h", 1);
-	br_sha256_update(&c, access_key.p, access_key.n);
-	br_sha256_update(&c, "\n", 1);
-	br_sha256_update(&c, s->text, s->asymmetric ? 0 : strlen(s->text));
-	br_sha256_update(&c, "\n", 1);
-	br_sha256_update(&c, secret.p, secret.n);
-	br_sha256_out(&c, of);
-	wipe(&c, sizeof c);
+		return sigv4_derive(secret, access_key, s, key);
+	tls_sha256_join(piece, COUNT(piece), of);
 	for (size_t i = 0; i < SIGV4_KEYS; i++) {
 		if (!ct_eq(kept[i].of, of, sizeof of))
 			continue;
@@ -8071,7 +8030,7 @@ sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope
 		wipe(of, sizeof of);
 		return true;
 	}
-	if ((ok = sigv4_derive_any(secret, access_key, s, key))) {
+	if ((ok = sigv4_derive(secret, access_key, s, key))) {
 		memcpy(kept[sigv4_kept.next].of, of, sizeof of);
 		memcpy(kept[sigv4_kept.next].key, key, SIGV4_KEY);
 		sigv4_kept.next = (sigv4_kept.next + 1) % SIGV4_KEYS;
@@ -8622,54 +8581,43 @@ key_public(struct slice in, struct der *d)
 #define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
 #define SIGV4_TRAILER_FIELDS_MAX 8
 
-/* What the head's signer hands over. Its owner wipes it. */
-struct sigv4_seed {
-	unsigned char key[32];  /* the derived signing key */
-	char datetime[17];      /* 20130524T000000Z */
-	char scope[256];        /* 20130524/us-east-1/s3/aws4_request */
-	char seed[65];          /* the head's signature, hex */
-	bool trailer;           /* -PAYLOAD-TRAILER */
-};
-
 struct sigv4_chain {
-	br_hmac_key_context key;
-	char datetime[17], scope[256];
-	char last[65];          /* the signature before, hex */
+	br_hmac_key_context key; /* of the derived signing key */
+	char datetime[SIGV4_DATE_MAX], scope[SIGV4_SCOPE_MAX];
+	char last[65];          /* the signature before, hex; first the head's own */
 };
 
+/* The caller wipes it. */
 static void
-sigv4_chain_init(struct sigv4_chain *c, const struct sigv4_seed *seed)
+sigv4_chain_init(struct sigv4_chain *c, const unsigned char key[SIGV4_KEY], const char *datetime,
+    const char *scope, const char *signature)
 {
-	br_hmac_key_init(&c->key, &br_sha256_vtable, seed->key, sizeof seed->key);
-	memcpy(c->datetime, seed->datetime, sizeof c->datetime);
-	memcpy(c->scope, seed->scope, sizeof c->scope);
-	memcpy(c->last, seed->seed, sizeof c->last);
+	br_hmac_key_init(&c->key, &br_sha256_vtable, key, SIGV4_KEY);
+	text_copy(c->datetime, sizeof c->datetime, datetime);
+	text_copy(c->scope, sizeof c->scope, scope);
+	text_copy(c->last, sizeof c->last, signature);
 }
 
 /* The chain's next signature, over the SHA-256 of a chunk or of the trailers: left in c->last. */
 static void
 sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest[br_sha256_SIZE])
 {
-	/* the chunk's own headers, of which there are none */
-	static const char empty[] = "\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-	const char *algorithm = trailer ? "AWS4-HMAC-SHA256-TRAILER" : "AWS4-HMAC-SHA256-PAYLOAD";
-	unsigned char mac[br_sha256_SIZE];
+	/* of the chunk's own headers, of which there are none */
+	static const struct slice nl = SLICE_INIT("\n"),
+	    empty = SLICE_INIT("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n");
 	char hex[2 * br_sha256_SIZE];
+	const struct slice part[] = {
+		slice_of(trailer ? "AWS4-HMAC-SHA256-TRAILER" : "AWS4-HMAC-SHA256-PAYLOAD"), nl,
+		slice_of(c->datetime), nl, slice_of(c->scope), nl, slice_of(c->last), nl,
+		{empty.p, trailer ? 0 : empty.n}, {hex, sizeof hex},
+	};
+	unsigned char mac[br_sha256_SIZE];
 	br_hmac_context h;
 
 	hex_encode(hex, digest, br_sha256_SIZE);
 	br_hmac_init(&h, &c->key, 0);
-	for (size_t i = 0; i < 4; i++) {
-		const char *line = i == 0 ? algorithm : i == 1 ? c->datetime : i == 2 ? c->scope : c->last;
-
-		br_hmac_update(&h, line, strlen(line));
-		if (i < 3)
-			br_hmac_update(&h, "\n", 1);
-	}
-	if (!trailer)
-		br_hmac_update(&h, empty, sizeof empty - 1);
-	br_hmac_update(&h, "\n", 1);
-	br_hmac_update(&h, hex, sizeof hex);
+	for (size_t i = 0; i < COUNT(part); i++)
+		br_hmac_update(&h, part[i].p, part[i].n);
 	br_hmac_out(&h, mac);
 	hex_encode(c->last, mac, sizeof mac);
 	wipe(&h, sizeof h);
@@ -13404,18 +13352,17 @@ filter_sigv4_wipe(struct filter *f)
 	wipe(&s->chain, sizeof s->chain);
 }
 
-/* The body of a request whose head was signed with `seed`. NULL: out of memory.
- * The caller wipes the seed. */
+/* The body of a request whose head's signature is the chain's last. NULL: out of memory. */
 static struct filter *
-filter_sigv4_new(const struct sigv4_seed *seed)
+filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
 {
 	static const struct filter_class class = {
 	    sizeof(struct filter_sigv4), true, filter_sigv4_run, filter_sigv4_wipe};
 	struct filter *f = filter_alloc(&class);
 
 	if (f != NULL) {
-		sigv4_chain_init(&((struct filter_sigv4 *)f)->chain, seed);
-		((struct filter_sigv4 *)f)->trailer = seed->trailer;
+		((struct filter_sigv4 *)f)->chain = *chain;
+		((struct filter_sigv4 *)f)->trailer = trailer;
 	}
 	return f;
 }
@@ -18663,8 +18610,7 @@ sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *sig
 
 /* Signs. key: the derived one, for chunks; the caller wipes it. */
 static bool
-sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *names,
-    unsigned char key[SIGV4_KEY],
+sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char key[SIGV4_KEY],
     char signature[SIGV4_SIGNATURE_MAX + 1])
 {
 	char string[SIGV4_STRING_MAX];
@@ -18672,7 +18618,8 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, struct buf *n
 	bool ok;
 
 	buf_init(&canonical, SIGV4_CANONICAL_MAX);
-	ok = sigv4_canonical(r, &canonical, names) && sigv4_key(o->secret, o->access_key, &o->scope, key);
+	sigv4_canonical(r, &canonical);
+	ok = buf_ok(&canonical) && sigv4_key(o->secret, o->access_key, &o->scope, key);
 	if (ok) {
 		struct slice s = {string, sigv4_string(string, &o->scope, buf_slice(&canonical))};
 
@@ -18710,7 +18657,8 @@ l_sign_sigv4(lua_State *L)
 	if (o.token.n != 0)
 		field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-security-token"), o.token};
 	buf_init(&names, 256);
-	ok = sigv4_make(&o, &r, &names, key, signature) &&
+	sigv4_names(&r, &names);
+	ok = buf_ok(&names) && sigv4_make(&o, &r, key, signature) &&
 	    sigv4_authorization(&o, buf_slice(&names), signature, &authorization);
 	wipe(key, sizeof key);
 	buf_free(&names);
@@ -20965,25 +20913,6 @@ req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice nam
 	    (o->token.n == 0 || o->token_after || req_put_pair(b, "X-Amz-Security-Token", o->token));
 }
 
-/* "a;b": the names that sigv4_canonical will sign, for they stand in the query that it reads. */
-static bool
-req_signed_names(const struct sigv4_field *field, size_t n, struct buf *names)
-{
-	struct sigv4_field *sorted = malloc(n * sizeof *sorted);
-	struct buf unused;
-	bool ok = sorted != NULL;
-
-	buf_init(&unused, SIGV4_CANONICAL_MAX);
-	if (ok) {
-		memcpy(sorted, field, n * sizeof *sorted);
-		sigv4_sort_fields(sorted, n);
-		ok = sigv4_put_fields(&unused, names, sorted, n);
-	}
-	free(sorted);
-	buf_free(&unused);
-	return ok;
-}
-
 /* The body is signed piece by piece: from here on as it streams. */
 static bool
 req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[SIGV4_KEY],
@@ -20991,25 +20920,21 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 {
 	static const struct slice plain = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD", 34},
 	    trailer = {"STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER", 42};
-	struct sigv4_seed seed;
+	struct sigv4_chain chain;
 
 	if (r->head.body == BODY_NONE || (!slice_eq(o->payload, plain) && !slice_eq(o->payload, trailer)))
 		return true;
-	memcpy(seed.key, key, sizeof seed.key);
-	text_copy(seed.datetime, sizeof seed.datetime, o->scope.datetime);
-	text_copy(seed.scope, sizeof seed.scope, o->scope.text);
-	text_copy(seed.seed, sizeof seed.seed, signature);
-	seed.trailer = slice_eq(o->payload, trailer);
+	sigv4_chain_init(&chain, key, o->scope.datetime, o->scope.text, signature);
 	filter_free(r->up_flow.filter);
-	r->up_flow.filter = filter_sigv4_new(&seed);
-	wipe(&seed, sizeof seed);
+	r->up_flow.filter = filter_sigv4_new(&chain, slice_eq(o->payload, trailer));
+	wipe(&chain, sizeof chain);
 	if (r->up_flow.filter != NULL && r->counted != NULL)
 		r->up_flow.filter->share = &r->counted->bodies;
 	return r->up_flow.filter != NULL;
 }
 
 static bool
-req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, struct buf *names)
+req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 {
 	char signature[SIGV4_SIGNATURE_MAX + 1];
 	unsigned char key[SIGV4_KEY];
@@ -21018,8 +20943,8 @@ req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s,
 
 	buf_init(&text, HTTP_HEAD_MAX);
 	s->query = req_query_now(r);
-	ok = sigv4_make(o, s, names, key, signature) &&
-	    sigv4_authorization(o, buf_slice(names), signature, &text) &&
+	ok = sigv4_make(o, s, key, signature) &&
+	    sigv4_authorization(o, s->names, signature, &text) &&
 	    req_set_field(r, SLICE("authorization"), buf_slice(&text), true) && req_sign_chunks(r, o, key, signature);
 	wipe(key, sizeof key);
 	buf_free(&text);
@@ -21040,7 +20965,7 @@ req_note_pair(struct req *r, const char *name, struct slice value)
 }
 
 static bool
-req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, struct buf *names)
+req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 {
 	char signature[SIGV4_SIGNATURE_MAX + 1];
 	unsigned char key[SIGV4_KEY];
@@ -21049,11 +20974,9 @@ req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s, 
 	bool ok;
 
 	buf_init(&text, HTTP_HEAD_MAX);
-	ok = req_signed_names(s->field, s->nfields, names) &&
-	    req_put_presigned(r, o, buf_slice(names), &text);
+	ok = req_put_presigned(r, o, s->names, &text);
 	s->query = buf_slice(&text);
-	buf_clear(names);
-	ok = ok && sigv4_make(o, s, names, key, signature) &&
+	ok = ok && sigv4_make(o, s, key, signature) &&
 	    (o->token.n == 0 || !o->token_after ||
 	    req_put_pair(&text, "X-Amz-Security-Token", o->token)) &&
 	    req_put_pair(&text, "X-Amz-Signature", slice_of(signature)) &&
@@ -21115,7 +21038,8 @@ l_view_sigv4(lua_State *L)
 	buf_init(&names, HTTP_HEAD_MAX);
 	if (ok) {
 		s.nfields = req_signed_fields(r, &o, host, field);
-		ok = o.query ? req_sign_query(r, &o, &s, &names) : req_sign_header(r, &o, &s, &names);
+		sigv4_names(&s, &names);
+		ok = buf_ok(&names) && (o.query ? req_sign_query(r, &o, &s) : req_sign_header(r, &o, &s));
 	}
 	buf_free(&names);
 	return ok ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");

@@ -66,32 +66,32 @@ filter_upper_new(void)
 /* AWS's example of its documentation: secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY,
  * 20130524, us-east-1, s3. */
 static void
-sigv4_seed_example(struct sigv4_seed *seed, bool trailer)
+sigv4_chain_example(struct sigv4_chain *chain, bool trailer)
 {
-	*seed = (struct sigv4_seed){.trailer = trailer, .datetime = "20130524T000000Z",
-	    .scope = "20130524/us-east-1/s3/aws4_request"};
-	text_copy(seed->seed, sizeof seed->seed, trailer ?
+	unsigned char key[SIGV4_KEY];
+
+	hex_decode(key, SLICE("dbb893acc010964918f1fd433add87c70e8b0db6be30c1fbeafefa5ec6ba8378"));
+	sigv4_chain_init(chain, key, "20130524T000000Z", "20130524/us-east-1/s3/aws4_request", trailer ?
 	    "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e" :
 	    "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9");
-	hex_decode(seed->key, SLICE("dbb893acc010964918f1fd433add87c70e8b0db6be30c1fbeafefa5ec6ba8378"));
 }
 
 static struct filter *
 filter_sigv4_example(void)
 {
-	struct sigv4_seed seed;
+	struct sigv4_chain chain;
 
-	sigv4_seed_example(&seed, false);
-	return filter_sigv4_new(&seed);
+	sigv4_chain_example(&chain, false);
+	return filter_sigv4_new(&chain, false);
 }
 
 static struct filter *
 filter_sigv4_trailer_example(void)
 {
-	struct sigv4_seed seed;
+	struct sigv4_chain chain;
 
-	sigv4_seed_example(&seed, true);
-	return filter_sigv4_new(&seed);
+	sigv4_chain_example(&chain, true);
+	return filter_sigv4_new(&chain, true);
 }
 
 #define FILTERS_OF_TESTS \

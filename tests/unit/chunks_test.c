@@ -147,10 +147,10 @@ static bool
 verify(struct slice body, bool trailer, const char *canonical)
 {
 	char last[65];
-	struct sigv4_seed seed;
+	struct sigv4_chain chain;
 
-	sigv4_seed_example(&seed, trailer);
-	memcpy(last, seed.seed, 65);
+	sigv4_chain_example(&chain, trailer);
+	memcpy(last, chain.last, 65);
 	for (;;) {
 		size_t size = strtoul(body.p, NULL, 16), head = (size_t)((const char *)memchr(body.p, '\n', body.n) - body.p) + 1;
 
