@@ -8072,10 +8072,11 @@ struct key_info {
 	bool encrypted;
 };
 
-static const struct { int id; const char *name; unsigned bits; } key_curves[] = {
-	{BR_EC_secp256r1, "P-256", 256},
-	{BR_EC_secp384r1, "P-384", 384},
-	{BR_EC_secp521r1, "P-521", 521},
+/* With the curve's object identifier as DER has it. */
+static const struct { int id; const char *name; unsigned bits; unsigned char oid[10]; } key_curves[] = {
+	{BR_EC_secp256r1, "P-256", 256, {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
+	{BR_EC_secp384r1, "P-384", 384, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
+	{BR_EC_secp521r1, "P-521", 521, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
 };
 
 /* PKCS#8 keys that BearSSL does not read, told by the AlgorithmIdentifier (RFC 8410 3). */
@@ -8175,29 +8176,6 @@ key_text_has(struct slice text, struct slice what)
 	return memmem(text.p, text.n, what.p, what.n) != NULL;
 }
 
-/* BearSSL leaves the five dashes on a name whose line ends in CR LF. */
-static bool
-key_name_is_private(const char *name)
-{
-	static const char tail[] = "PRIVATE KEY";
-	size_t n = strlen(name), want = sizeof tail - 1;
-
-	while (n != 0 && name[n - 1] == '-')
-		n--;
-	return n >= want && memcmp(name + n - want, tail, want) == 0;
-}
-
-/* OpenSSL's old encryption puts header fields before the base64 (RFC 1421 4.6.1.1). */
-static const char *
-key_judge_broken_pem(struct slice text, struct key_info *info)
-{
-	if (!key_text_has(text, SLICE("Proc-Type: 4,ENCRYPTED")))
-		return "malformed";
-	info->format = key_text_has(text, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
-	info->encrypted = true;
-	return NULL;
-}
-
 /* Reads PEM to the end of its first private key. Others (certificates, EC PARAMETERS) pass. */
 static const char *
 key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *sink,
@@ -8218,7 +8196,7 @@ key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *si
 		rest.n -= used;
 		switch (br_pem_decoder_event(pem)) {
 		case BR_PEM_BEGIN_OBJ:
-			mine = key_name_is_private(br_pem_decoder_name(pem));
+			mine = strstr(br_pem_decoder_name(pem), "PRIVATE KEY") != NULL;
 			if (mine && strncmp(br_pem_decoder_name(pem), "OPENSSH", 7) == 0)
 				return "openssh_format";
 			br_pem_decoder_setdest(pem, mine ? key_sink_push : NULL, sink);
@@ -8227,41 +8205,38 @@ key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *si
 			if (mine)
 				return key_judge(sink, info);
 			break;
-		case BR_PEM_ERROR:
-			return mine ? key_judge_broken_pem(text, info) : "malformed";
+		case BR_PEM_ERROR:      /* or OpenSSL's old encryption, with fields before the base64 (RFC 1421 4.6.1.1) */
+			if (!mine || !key_text_has(text, SLICE("Proc-Type: 4,ENCRYPTED")))
+				return "malformed";
+			info->format = key_text_has(text, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
+			info->encrypted = true;
+			return NULL;
 		}
 	}
 	return mine ? "malformed" : "no_private_key";
 }
 
-/* A JWK, or the file that a PEM key came in. */
-static bool
-key_begins_json(struct slice in)
-{
-	while (in.n != 0 && strchr(" \t\r\n", in.p[0]) != NULL && in.p[0] != '\0') {
-		in.p++;
-		in.n--;
-	}
-	return in.n != 0 && in.p[0] == '{';
-}
-
-/* Reads one private key, PEM or DER, into `key`, which the caller wipes. NULL: done (`key` holds
- * an RSA or EC key if info->type says so). Else a code: "not_a_key", "malformed", "unsupported",
+/* Reads one private key, PEM or DER, into `key`, which the caller wipes; key NULL: for info alone.
+ * NULL: done (`key` holds an RSA or EC key if info->type says so). Else a code: "not_a_key", "malformed", "unsupported",
  * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n
  * spelled out, as JSON has it), "json" (a JWK, or a key file whole). */
 static const char *
 key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 {
 	br_pem_decoder_context pem;
-	struct key_sink sink = {.key = key};
+	br_skey_decoder_context own;
+	struct key_sink sink = {.key = key != NULL ? key : &own};
 	const char *why;
+	size_t lead = 0;
 
 	*info = (struct key_info){0};
-	br_skey_decoder_init(key);
+	br_skey_decoder_init(sink.key);
+	while (lead < in.n && in.p[lead] != '\0' && strchr(" \t\r\n", in.p[lead]) != NULL)
+		lead++;
 	if (in.n != 0 && in.p[0] == 0x30) {  /* SEQUENCE, and no byte that PEM begins with */
 		key_sink_push(&sink, in.p, in.n);
 		why = key_judge(&sink, info);
-	} else if (key_begins_json(in)) {
+	} else if (lead < in.n && in.p[lead] == '{') {  /* a JWK, or the file that a PEM key came in */
 		why = "json";
 	} else if (in.n == 0 || !key_text_has(in, SLICE("-----BEGIN "))) {
 		why = "not_a_key";
@@ -8273,17 +8248,8 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 		wipe(&pem, sizeof pem);
 	}
 	wipe(&sink, sizeof sink);
-	return why;
-}
-
-/* For `validate`: nothing of the key stays. NULL, or a code as key_read has them. */
-static const char *
-key_tell(struct slice in, struct key_info *info)
-{
-	br_skey_decoder_context key;
-	const char *why = key_read(in, &key, info);
-
-	wipe(&key, sizeof key);
+	if (key == NULL)
+		wipe(&own, sizeof own);
 	return why;
 }
 
@@ -8300,20 +8266,16 @@ static const struct sign_alg {
 	const struct sign_hash *hash;
 	int curve;                      /* of SIGN_EC */
 	size_t n;                       /* bytes of a signature; of SIGN_RSA the key says */
-	const char *wants;              /* behind "is no …" */
 	unsigned char oid[12];          /* of SIGN_RSA: the hash, length first, as BearSSL takes it */
 } sign_algs[] = {
-	{"HS256", SIGN_HMAC, &sign_hashes[0], 0, 32, "secret", {0}},
-	{"HS384", SIGN_HMAC, &sign_hashes[2], 0, 48, "secret", {0}},
-	{"HS512", SIGN_HMAC, &sign_hashes[3], 0, 64, "secret", {0}},
-	{"RS256", SIGN_RSA, &sign_hashes[0], 0, 0, "RSA key",
-	    {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}},
-	{"RS384", SIGN_RSA, &sign_hashes[2], 0, 0, "RSA key",
-	    {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}},
-	{"RS512", SIGN_RSA, &sign_hashes[3], 0, 0, "RSA key",
-	    {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}},
-	{"ES256", SIGN_EC, &sign_hashes[0], BR_EC_secp256r1, 64, "EC key on P-256", {0}},
-	{"ES384", SIGN_EC, &sign_hashes[2], BR_EC_secp384r1, 96, "EC key on P-384", {0}},
+	{"HS256", SIGN_HMAC, &sign_hashes[0], 0, 32, {0}},
+	{"HS384", SIGN_HMAC, &sign_hashes[2], 0, 48, {0}},
+	{"HS512", SIGN_HMAC, &sign_hashes[3], 0, 64, {0}},
+	{"RS256", SIGN_RSA, &sign_hashes[0], 0, 0, {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}},
+	{"RS384", SIGN_RSA, &sign_hashes[2], 0, 0, {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}},
+	{"RS512", SIGN_RSA, &sign_hashes[3], 0, 0, {9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}},
+	{"ES256", SIGN_EC, &sign_hashes[0], BR_EC_secp256r1, 64, {0}},
+	{"ES384", SIGN_EC, &sign_hashes[2], BR_EC_secp384r1, 96, {0}},
 };
 
 /* NULL: no such algorithm; `none` and PS256 are not among them on purpose. */
@@ -8324,30 +8286,6 @@ sign_alg_find(struct slice name)
 		if (slice_eq(name, slice_of(sign_algs[i].name)))
 			return &sign_algs[i];
 	return NULL;
-}
-
-/* What a person reads of a key that cannot be used; stands behind the field's name. */
-static const struct { const char *code, *say; } key_troubles[] = {
-	{"not_a_key",        "is not a PEM private key: it has no -----BEGIN line"},
-	{"malformed",        "is damaged: it begins like a private key, and cannot be read as one"},
-	{"unsupported",
-	    "is a private key of a kind that is not known here (RSA to 4096 bits, P-256, P-384)"},
-	{"openssh_format",   "is in OpenSSH's own format; ssh-keygen -p -m PKCS8 -f FILE writes PEM"},
-	{"no_private_key",   "is a certificate or a public key, not the private key"},
-	{"escaped_newlines", "has \\n spelled out, as JSON has it, in place of line breaks"},
-	{"json",             "is JSON (a JWK, or a whole key file), not a PEM private key"},
-	{"encrypted",        "is protected by a passphrase; openssl pkey -in FILE -out NEW takes it away"},
-	{"weak_key",         "is an RSA key of less than 2048 bits"},
-	{"bad_key",          "is a key that signs wrongly: its parts do not belong together"},
-};
-
-static const char *
-key_trouble_say(const char *code)
-{
-	for (size_t i = 0; i < COUNT(key_troubles); i++)
-		if (strcmp(key_troubles[i].code, code) == 0)
-			return key_troubles[i].say;
-	return "cannot be used";
 }
 
 /* As key_read, and the key is one that `a` (RSA or EC) can sign with; *n is a signature's length.
@@ -8377,21 +8315,6 @@ sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context
 	return *n > SIGN_MAX ? "unsupported" : NULL;
 }
 
-/* How long a signature of this key is: the caller makes room before the key is on the stack. */
-static const char *
-sign_size(const struct sign_alg *a, struct slice in, size_t *n)
-{
-	br_skey_decoder_context key;
-	const char *why;
-
-	*n = a->n;
-	if (a->kind == SIGN_HMAC)
-		return NULL;
-	why = sign_key_read(a, in, &key, n);
-	wipe(&key, sizeof key);
-	return why;
-}
-
 /* Public exponents in use. BearSSL's decoder drops the key's own, and computes it again only where
  * both primes are 3 mod 4. */
 static const uint32_t sign_rsa_exps[] = {
@@ -8400,21 +8323,6 @@ static const uint32_t sign_rsa_exps[] = {
 	0,                      /* computed */
 };
 
-/* Does the signature belong to the hash, with e as the exponent? */
-static bool
-sign_rsa_verify(const struct sign_alg *a, br_rsa_public_key *pk, uint32_t e,
-    const unsigned char *hash,
-    const unsigned char *sig)
-{
-	unsigned char back[SIGN_DIGEST_MAX];
-
-	if (e == 0)
-		return false;
-	store_be32(pk->e, e);
-	return br_rsa_pkcs1_vrfy_get_default()(sig, pk->nlen, a->oid, a->hash->n, pk, back) == 1 &&
-	    memcmp(back, hash, a->hash->n) == 0;
-}
-
 /* Each signature is verified before anybody sees it: one made with a key whose parts do not
  * belong together gives its primes away (Boneh, DeMillo, Lipton 1997). Fills pk, the public
  * half: its n and e have room for SIGN_MAX and 4 bytes. */
@@ -8422,6 +8330,7 @@ static bool
 sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned char *hash,
     unsigned char *sig, br_rsa_public_key *pk)
 {
+	unsigned char back[SIGN_DIGEST_MAX];
 	size_t n = br_rsa_compute_modulus_get_default()(NULL, sk);
 
 	if (n == 0 || n > SIGN_MAX || br_rsa_compute_modulus_get_default()(pk->n, sk) != n ||
@@ -8430,59 +8339,48 @@ sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned 
 	pk->nlen = n;
 	pk->elen = 4;
 	for (size_t i = 0; i < COUNT(sign_rsa_exps); i++) {
-		uint32_t e = sign_rsa_exps[i];
+		uint32_t e = sign_rsa_exps[i] != 0 ? sign_rsa_exps[i] : br_rsa_compute_pubexp_get_default()(sk);
 
-		if (sign_rsa_verify(a, pk, e != 0 ? e : br_rsa_compute_pubexp_get_default()(sk), hash, sig))
+		store_be32(pk->e, e);
+		if (e != 0 && br_rsa_pkcs1_vrfy_get_default()(sig, n, a->oid, a->hash->n, pk, back) == 1 &&
+		    memcmp(back, hash, a->hash->n) == 0)
 			return true;
 	}
 	return false;
 }
 
-/* RFC 6979: the nonce comes from key and message, so that no random
- * number can give the key away. */
-static bool
-sign_ecdsa(const struct sign_alg *a, const br_ec_private_key *sk, const unsigned char *hash,
-    unsigned char *sig)
-{
-	return br_ecdsa_sign_raw_get_default()(br_ec_get_default(), a->hash->hash, hash, sk, sig) ==
-	    a->n;
-}
-
-/* sig takes what sign_size said. NULL: done; else a code as
- * sign_key_read has them, or "bad_key". */
+/* sig takes SIGN_MAX bytes; *n of them are the signature. NULL: done; else a code as sign_key_read has
+ * them, or "bad_key". */
 static const char *
-sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned char *sig)
+sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned char *sig, size_t *n)
 {
 	br_skey_decoder_context key;
 	unsigned char hash[SIGN_DIGEST_MAX], modulus[SIGN_MAX], e[4];
 	br_rsa_public_key pk = {.n = modulus, .e = e};
 	const char *why;
-	size_t n;
 	bool ok;
 
+	*n = a->n;
 	if (a->kind == SIGN_HMAC) {
 		sign_hmac(a->hash, in, &data, 1, sig);
 		return NULL;
 	}
-	why = sign_key_read(a, in, &key, &n);
+	why = sign_key_read(a, in, &key, n);
 	if (why == NULL) {
 		sign_digest(a->hash, data, hash);
-		ok = a->kind == SIGN_RSA ?
-		    sign_rsa(a, br_skey_decoder_get_rsa(&key), hash, sig, &pk) && pk.nlen == n :
-		    sign_ecdsa(a, br_skey_decoder_get_ec(&key), hash, sig);
+		if (a->kind == SIGN_RSA)
+			ok = sign_rsa(a, br_skey_decoder_get_rsa(&key), hash, sig, &pk) && pk.nlen == *n;
+		else    /* RFC 6979: the nonce comes from key and message, so no random number gives the key away */
+			ok = br_ecdsa_sign_raw_get_default()(br_ec_get_default(), a->hash->hash, hash,
+			    br_skey_decoder_get_ec(&key), sig) == *n;
 		wipe(hash, sizeof hash);        /* of what may be a secret */
-		if (!ok)
-			why = "bad_key";
+		why = ok ? NULL : "bad_key";
 	}
 	wipe(&key, sizeof key);
+	if (why != NULL)
+		*n = 0;
 	return why;
 }
-
-static const struct { int curve; unsigned char oid[10]; } key_curve_ids[] = {
-	{BR_EC_secp256r1, {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
-	{BR_EC_secp384r1, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
-	{BR_EC_secp521r1, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
-};
 
 /* RFC 5480 2: the point behind the names of its kind and curve. */
 static bool
@@ -8494,16 +8392,16 @@ key_public_ec(const br_ec_private_key *sk, struct der *d)
 	int curve = sk->curve;
 	size_t i = 0;
 
-	while (i < COUNT(key_curve_ids) && key_curve_ids[i].curve != curve)
+	while (i < COUNT(key_curves) && key_curves[i].id != curve)
 		i++;
-	if (i == COUNT(key_curve_ids) ||
+	if (i == COUNT(key_curves) ||
 	    br_ec_compute_pub(br_ec_get_default(), &pk, buf, sk) == 0)
 		return false;
 	der_put(d, pk.q, pk.qlen);
 	der_byte(d, 0);
 	der_wrap(d, 0x03, end);
 	mark = d->at;
-	der_put(d, key_curve_ids[i].oid, 2u + key_curve_ids[i].oid[1]);
+	der_put(d, key_curves[i].oid, 2u + key_curves[i].oid[1]);
 	der_put(d, "\x06\x07\x2a\x86\x48\xce\x3d\x02\x01", 9);
 	der_wrap(d, 0x30, mark);
 	return true;
@@ -10845,7 +10743,7 @@ reqlog_drain(void)
 #define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
 #define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
 #define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
-#define LUA_MS 50000            /* instructions in a millisecond */
+#define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
 #define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
 #define LUA_COPY 64             /* bytes that are copied in the time of one */
 #define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
@@ -17301,7 +17199,7 @@ l_sign_key_info(lua_State *L)
 	bool is_secret = false;
 	struct slice in = l_check_key(L, 1, &is_secret);
 	struct key_info info;
-	const char *why = key_tell(in, &info);
+	const char *why = key_read(in, NULL, &info);
 
 	if (why != NULL)
 		return l_fail(L, why);
@@ -17339,19 +17237,21 @@ l_sign_signature(lua_State *L)
 	const struct sign_alg *a = l_check_alg(L, 1);
 	bool is_secret = false;
 	struct slice key = l_check_alg_key(L, a, 2, &is_secret), data = l_check_value(L, 3, &is_secret);
-	const char *why;
-	size_t n;
+	struct buf *b = l_text(L, is_secret, SIGN_MAX);
+	unsigned char sig[SIGN_MAX];
+	size_t n = 0;
+	const char *why = sign_make(a, key, data, sig, &n);
 
-	if ((why = sign_size(a, key, &n)) != NULL)
-		return l_fail(L, why);
-	why = sign_make(a, key, data, (unsigned char *)l_text_room(L, is_secret, n));
+	buf_add(b, sig, n);
+	wipe(sig, sizeof sig);
 	return why != NULL ? l_fail(L, why) : l_text_push(L);
 }
 
-/* sign.key_problem(alg, key) -> nil (it can sign) | sentence, code
- * The sentence stands behind the field's name: "is protected by a passphrase". Codes: not_a_key,
- * malformed, unsupported, openssh_format, no_private_key, escaped_newlines, json, encrypted,
- * wrong_key (an EC key for RS256), weak_key, bad_key. For HS: never a problem. */
+/* sign.key_problem(alg, key) -> nil (it can sign) | code
+ *
+ * Codes: not_a_key, malformed, unsupported, openssh_format, no_private_key, escaped_newlines, json,
+ * encrypted, wrong_key (an EC key for RS256), weak_key, bad_key. For HS: never a problem. Policies
+ * get the sentence besides (lua/keys.lua). */
 static int
 l_sign_key_problem(lua_State *L)
 {
@@ -17359,24 +17259,11 @@ l_sign_key_problem(lua_State *L)
 	bool is_secret = false;
 	struct slice key = l_check_alg_key(L, a, 2, &is_secret);
 	unsigned char sig[SIGN_MAX];
-	const char *why;
 	size_t n;
 
-	why = sign_size(a, key, &n);
-	if (why == NULL && a->kind != SIGN_HMAC) {
-		why = sign_make(a, key, SLICE("probe"), sig);
-		wipe(sig, sizeof sig);
-	}
-	if (why == NULL) {
-		lua_pushnil(L);
-		return 1;
-	}
-	if (strcmp(why, "wrong_key") == 0)
-		lua_pushfstring(L, "is no %s, which %s needs", a->wants, a->name);
-	else
-		lua_pushstring(L, key_trouble_say(why));
-	lua_pushstring(L, why);
-	return 2;
+	lua_pushstring(L, sign_make(a, key, SLICE("probe"), sig, &n));
+	wipe(sig, sizeof sig);
+	return 1;
 }
 
 /* sign.nonce() -> 32 hex digits nobody can guess: a jti, a nonce. A string, for it is no secret. */
@@ -18416,24 +18303,6 @@ l_jwt_push_header(lua_State *L, const struct sign_alg *a)
 	l_jwt_encode(L);
 }
 
-/* Writes header and claims, then the signature over them. NULL, or a code. */
-static const char *
-l_jwt_write(const struct sign_alg *a, struct slice header, struct slice claims, struct slice key,
-    size_t n_sig, struct buf *b)
-{
-	unsigned char sig[SIGN_MAX];
-	const char *why;
-
-	buf_base64(b, header, true);
-	buf_add(b, ".", 1);
-	buf_base64(b, claims, true);
-	why = buf_ok(b) ? sign_make(a, key, buf_slice(b), sig) : NULL;
-	buf_add(b, ".", 1);
-	buf_base64(b, (struct slice){(const char *)sig, n_sig}, true);
-	wipe(sig, sizeof sig);
-	return why;
-}
-
 /* sign.jwt{ alg=, key=, header={…}, claims={…} } -> string | secret | nil, code (see key_problem)
  * RFC 7515 7.1. Claims are whatever json.build takes; a header member is kept but for `alg`. */
 static int
@@ -18441,8 +18310,10 @@ l_sign_jwt(lua_State *L)
 {
 	const struct sign_alg *a;
 	struct slice header, claims, key;
+	unsigned char sig[SIGN_MAX];
 	bool is_secret = false;
 	const char *why;
+	struct buf *b;
 	size_t n;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -18457,9 +18328,14 @@ l_sign_jwt(lua_State *L)
 	key = l_check_alg_key(L, a, 3, &is_secret);
 	header = l_check_value(L, 4, &is_secret);
 	claims = l_check_value(L, 5, &is_secret);
-	if ((why = sign_size(a, key, &n)) != NULL)
-		return l_fail(L, why);
-	why = l_jwt_write(a, header, claims, key, n, l_text(L, is_secret, 2 * (header.n + claims.n + n)));
+	b = l_text(L, is_secret, 2 * (header.n + claims.n + SIGN_MAX));
+	buf_base64(b, header, true);
+	buf_add(b, ".", 1);
+	buf_base64(b, claims, true);
+	why = sign_make(a, key, buf_slice(b), sig, &n);
+	buf_add(b, ".", 1);
+	buf_base64(b, (struct slice){(const char *)sig, n}, true);
+	wipe(sig, sizeof sig);
 	return why != NULL ? l_fail(L, why) : l_text_push(L);
 }
 

@@ -581,6 +581,7 @@ local function modules()
   local aws, time, signs = require "aws", require "time", {}
   local forms = setmetatable({}, { __call = function(_, pairs_of) return require("form").encode(pairs_of) end })
   for name, f in pairs(require "sign") do signs[name] = f end
+  signs.key_problem = require("keys").problem
   signs.nonce = function() return still and ("0"):rep(32) or require("sign").nonce() end
   for name, f in pairs(require "form") do forms[name] = f end
   forms.of, forms.carries = require("body").of, require("body").carries

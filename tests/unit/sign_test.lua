@@ -1,6 +1,6 @@
 --- Signatures and JWTs against what RFC 7515, 6979 and 4231 publish; what is said of keys that cannot sign.
 local sign, secret, core, json = require "sign", require "secret", require "secret.core", require "json"
-local keys = dofile "tests/unit/keys.lua"
+local keys, problem = dofile "tests/unit/keys.lua", require("keys").problem
 local from_base64url = keys.from_base64url
 
 local function hex(s) return (s:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
@@ -100,7 +100,7 @@ return {
       got, why = sign.jwt { alg = alg, key = core.of(key), claims = {} }
       is(got, nil)
       is(why, want)
-      got, code = sign.key_problem(alg, core.of(key))
+      got, code = problem(alg, core.of(key))
       is(code, want)
       assert(got:find(part, 1, true), got)
     end
@@ -123,16 +123,16 @@ return {
     told("RS256", "", "not_a_key", "-----BEGIN")
     told("RS256", keys.rsa:sub(1, 300), "malformed", "damaged")
     told("RS256", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----", "openssh_format", "ssh-keygen")
-    is(sign.key_problem("RS256", core.of(keys.rsa_pkcs8)), nil)
-    is(sign.key_problem("ES384", core.of(keys.p384)), nil)
-    is(sign.key_problem("HS256", core.of "anything"), nil)
+    is(problem("RS256", core.of(keys.rsa_pkcs8)), nil)
+    is(problem("ES384", core.of(keys.p384)), nil)
+    is(problem("HS256", core.of "anything"), nil)
   end,
 
   ["a signature that would give the key away is never seen"] = function()
     local got, why = sign.signature("RS256", keys.broken, "x")
     is(got, nil)
     is(why, "bad_key")
-    is(select(2, sign.key_problem("RS256", keys.broken)), "bad_key")
+    is(select(2, problem("RS256", keys.broken)), "bad_key")
   end,
 
   ["the public half is what OpenSSL says, and no secret"] = function()

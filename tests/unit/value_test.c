@@ -608,7 +608,7 @@ test_keys(void)
 		const char *why;
 
 		key = made_by(row[i].make);
-		why = key_tell(key, &info);
+		why = key_read(key, NULL, &info);
 		snprintf(name, sizeof name, "key: %s", row[i].name);
 		check(name, (row[i].why == NULL) == (why == NULL) && (why == NULL || strcmp(why, row[i].why) == 0) &&
 		    (why != NULL || ((row[i].type == NULL ? info.type == NULL : info.type != NULL && strcmp(info.type, row[i].type) == 0) &&
@@ -617,7 +617,7 @@ test_keys(void)
 		if (why != NULL && row[i].why == NULL)
 			printf("# %s\n", why);
 		for (size_t n = 0; n <= key.n; n += 1 + n / 64)
-			key_tell((struct slice){before_guard(key.p, n), n}, &info);
+			key_read((struct slice){before_guard(key.p, n), n}, NULL, &info);
 	}
 }
 
