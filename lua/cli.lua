@@ -12,7 +12,7 @@ local families = {
   { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
-  { "version", "cli.version" }, { "lua", "cli.script" },
+  { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
 }
 
 -- What people type elsewhere for the same thing.
@@ -39,6 +39,15 @@ local function commands_of(first)
       end
     end
   end
+  return list
+end
+
+M.commands_of, M.global_options = commands_of, global_options
+
+--- The first words of all commands, in the overview's order.
+function M.first_words()
+  local list = {}
+  for i, f in ipairs(families) do list[i] = f[1] end
   return list
 end
 
@@ -186,12 +195,6 @@ end
 
 -- ---- dispatch ------------------------------------------------------------------------------------
 
-local function first_words()
-  local list = {}
-  for i, f in ipairs(families) do list[i] = f[1] end
-  return list
-end
-
 local function meant(word, words)
   local other = other_words[word]
   if other then
@@ -233,7 +236,7 @@ local function find_command(args, ctx)
   local first = args[1]
   local list = commands_of(first)
   if #list == 0 then
-    local near = meant(first, first_words())
+    local near = meant(first, M.first_words())
     report.usage(("there is no command '%s'"):format(report.clean(first):sub(1, 40)),
       near and ("did you mean `sallyport %s`?"):format(near) or "sallyport --help lists the commands")
   end
@@ -305,13 +308,13 @@ local function run(args, ctx)
   end
   local opt
   rest, opt = M.parse(rest, command)
+  ctx.home = home_of(ctx.host, opt.home or ctx.home)
   if opt.help then
-    ctx.out(M.help_for(command))
+    ctx.out(command.help_of and command.help_of(opt, ctx) or M.help_for(command))
     return 0
   end
   check_count(rest, command, opt)
   ctx.json = ctx.json or opt.json
-  ctx.home = home_of(ctx.host, opt.home or ctx.home)
   if not ctx.home and not command.homeless then
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
@@ -335,8 +338,11 @@ function M.main(args, given)
     s = s:gsub("[^\n]+", report.clean)
     io.stderr:write(s:sub(-1) == "\n" and s or s .. "\n")
   end
+  local asked = {}      -- a command line that cannot be read may still have asked for JSON
+  for _, a in ipairs(args) do asked[a] = true end
   local ok, result = xpcall(run, caught, args, ctx)
   if ok then return result end
+  if ctx.json or asked["--json"] then ctx.out(report.json { error = { message = result.message, hint = result.hint } }) end
   ctx.note("sallyport: " .. result.message)
   if result.hint then ctx.note("  " .. result.hint) end
   return result.exit

@@ -98,6 +98,22 @@ local function field_help(pol, only)
   return page.pairs(lines, 24)
 end
 
+-- `credential add --type T --help`: what T is, and its fields. Nil: no type is named, so the command's own help.
+local function type_help(opt, ctx)
+  if not opt.type and not opt.preset then return nil end
+  -- A type of the operator's own is in the store; without one the binary's are known.
+  if ctx.home and ctx.host.stat(ctx.home .. "/store") then db.open(ctx) end
+  local preset = opt.preset and presets.named(opt)
+  local pol = load_type(opt.type or preset.type)
+  local lines = { ("%s: %s\n"):format(pol.name, pol.title) }
+  if preset then
+    lines[#lines + 1] = ("--preset %s: %s, for %s. Its key is made at %s\n"):format(preset.name, preset.title, table.concat(preset.hosts, ", "), preset.make)
+  end
+  lines[#lines + 1] = "fields (FIELD=VALUE; a secret is FIELD=@FILE, FIELD=- or asked for):\n" .. field_help(pol) .. "\n"
+  lines[#lines + 1] = ("sallyport policy show %s is its manual, sallyport credential add --help the rest.\n"):format(pol.name)
+  return table.concat(lines, "\n")
+end
+
 -- ---- scope ---------------------------------------------------------------------------------------
 
 --- Each item through its check; the first that fails ends the command.
@@ -719,7 +735,7 @@ NAME=VALUE`). $${NAME} is that text itself.
 ]]
 
 return {
-  { words = "credential add", args = "NAME --preset API | --type TYPE --host HOST … [FIELD=VALUE …]", min = 1, fields = true,
+  { words = "credential add", help_of = type_help, args = "NAME --preset API | --type TYPE --host HOST … [FIELD=VALUE …]", min = 1, fields = true,
     means = field_means, summary = "keep a secret and say where it may go",
     options = with({ { name = "preset", arg = "API", help = "a well-known API: `credential presets` lists them" },
       { name = "type", arg = "TYPE", help = "how it becomes authentication: bearer, basic, api_key, …" } },

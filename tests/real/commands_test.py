@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -325,7 +326,7 @@ def test_log_spans(t):
     assert len(s.cli("log", "--since", moment, "--until", "2999-12-31T23:59:59Z").stdout.splitlines()) == len(rows)
     assert sallyport.rows(s.cli("log", "--json", "--after", rows[1]["request"]).stdout) == rows[2:]
     r = s.cli("log", "--json", "--after", "nothing", check=False)
-    assert r.returncode == 1 and "no record has the id" in r.stderr and r.stdout == ""
+    assert r.returncode == 1 and "no record has the id" in r.stderr and set(json.loads(r.stdout)) == {"error"}
     for args in (("--since", "yesterday"), ("--since", "2026-02-30T25:00"), ("--until", "1h", "--follow"), ("--summary", "--newest", "3"),
                  ("--after", "x", "--newest", "3")):
         assert s.cli("log", *args, check=False).returncode == 2, args
@@ -356,6 +357,59 @@ def test_status(t):
     s.stop()
     r = s.cli("status", check=False)
     assert r.returncode == 1 and "does not run" in r.stdout, r.stdout
+
+
+def test_completion_and_manual(t):
+    """completion offers every command and option to bash, zsh and fish; the manual page has each and is clean to man"""
+    s, up = t.proxy(serve=False)
+    script = s.cli("completion", "bash").stdout
+
+    def offered(*line):
+        code = 'eval "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _sallyport; printf "%s\\n" "${COMPREPLY[@]}"'
+        return subprocess.run(["bash", "-c", code, "_", script, "sallyport", *line], capture_output=True, text=True, cwd=s.home).stdout.split()
+    assert offered("cre") == ["credential"] and "remove" in offered("credential", "")
+    assert offered("credential", "add", "--ty") == ["--type"] and offered("log", "--su") == ["--summary"]
+    assert offered("--home", "/x", "agent", "ro") == ["rotate"] and "key" in offered("env", "--out", "")
+    for shell, check in (("zsh", ["zsh", "-n"]), ("fish", ["fish", "-n"])):
+        text = s.cli("completion", shell).stdout
+        assert "credential" in text and "--summary" in text or "-l summary" in text
+        if shutil.which(shell):
+            path = s.home / f"completion.{shell}"
+            path.write_text(text)
+            subprocess.run([*check, path], check=True)
+    assert s.cli("completion", "csh", check=False).returncode == 2
+    page = s.cli("man").stdout
+    for line in s.cli("--help").stdout.splitlines():
+        m = re.match(r"  ([a-z]+)  +(?:[a-z-]+, )", line)
+        assert not m or f".SS sallyport {m[1]} " in page, line
+    assert "\\-\\-summary" in page and "\n.B \\-\\-type TYPE" in page
+    if shutil.which("groff"):
+        r = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z"], input=page, capture_output=True, text=True)
+        assert r.returncode == 0 and not r.stderr, r.stderr
+
+
+def test_help_of_a_type(t):
+    """credential add --type T --help shows T's fields, without a store too; an unknown one says which there are"""
+    s, up = t.proxy(serve=False)
+    for home in ("/nowhere/at/all", str(s.home)):
+        shown = s.cli("--home", home, "credential", "add", "--type", "hmac", "--help").stdout
+        assert "string" in shown and "(secret, required)" in shown, shown
+    shown = s.cli("credential", "add", "--preset", "github", "--help").stdout
+    assert "api.github.com" in shown and "token" in shown, shown
+    r = s.cli("credential", "add", "--type", "beaver", "--help", check=False)
+    assert r.returncode == 2 and "did you mean bearer" in r.stderr, r.stderr
+
+
+def test_errors_as_json(t):
+    """with --json a failure is an object on standard output too, whatever failed"""
+    s, up = t.proxy(serve=False)
+    for args, code in ((("credential", "show", "nobody"), 1), (("credential", "add"), 2), (("nonsense",), 2), (("agent", "add", "a", "--bogus"), 2),
+                       (("log", "--since", "x"), 2), (("--home", "/nowhere/at/all", "agent", "list"), 1)):
+        for line in (("--json", *args), (*args, "--json")):
+            r = s.cli(*line, check=False)
+            assert r.returncode == code, (line, r)
+            error = json.loads(r.stdout)["error"]
+            assert error["message"] in r.stderr and set(error) <= {"message", "hint"}, (line, r.stdout)
 
 
 def test_agents(t):
