@@ -2419,16 +2419,10 @@ struct session_table {
 static struct session_table *sessions_agents;   /* shared; NULL: agents' sessions are not kept */
 static struct session_table *sessions_up;       /* this worker's */
 
-static size_t
-session_table_size(size_t n)
-{
-	return sizeof(struct session_table) + n * sizeof(struct session);
-}
-
 static struct session_table *
 session_table_new(size_t n, int sharing)
 {
-	struct session_table *t = tls_map(session_table_size(n), sharing);
+	struct session_table *t = tls_map(sizeof *t + n * sizeof(struct session), sharing);
 
 	if (t != NULL)
 		t->n = n;
@@ -2657,12 +2651,11 @@ der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole
 	return true;
 }
 
+/* Takes the next element if it has that tag: else `in` stays as it is. */
 static bool
 der_expect(struct slice *in, uint8_t tag, struct slice *body, struct slice *whole)
 {
-	uint8_t got;
-
-	return der_next(in, &got, body, whole) && got == tag;
+	return in->n != 0 && (uint8_t)in->p[0] == tag && der_next(in, &tag, body, whole);
 }
 
 /* The one element that `in` is. */
@@ -2721,57 +2714,51 @@ struct cert_view {              /* all borrowed from the certificate */
 #define FORM_IP  0x87
 #define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
 
-/* keyUsage, basicConstraints and extKeyUsage. Of the last, serverAuth or any must be there; that an
- * issuer's list limits what it issues is not in the RFC, but what all browsers and libraries do. */
-static bool
-rule_read(struct cert_view *v, uint8_t id, struct slice in)
-{
-	struct slice s;
-
-	if (id == 15) {
-		if (in.n == 0 || (uint8_t)in.p[0] > 7)
-			return false;
-		v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
-		if (in.n == 2)
-			v->usage &= (uint8_t)(0xff << in.p[0]);
-		return true;
-	}
-	if (id == 19) {
-		if (in.n != 0 && in.p[0] == 0x01) {
-			if (!der_expect(&in, 0x01, &s, NULL) || s.n != 1)
-				return false;
-			v->is_ca = s.p[0] != 0;
-		}
-		if (in.n == 0)
-			return true;
-		if (!der_only(in, 0x02, &s) || s.n == 0 || (s.p[0] & 0x80) != 0)
-			return false;
-		v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
-		return true;
-	}
-	v->for_servers = false;
-	while (der_expect(&in, 0x06, &s, NULL))
-		if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
-		    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
-			v->for_servers = true;
-	return in.n == 0;
-}
-
+/* What the value of an extension says. NULL, or why the certificate is no part of a path. */
 static const char *
-rule_names(struct cert_view *v, struct slice names)
+rule_read(struct cert_view *v, uint8_t id, struct slice in)
 {
 	struct slice s;
 	uint8_t form;
 
-	v->has_names = true;
-	v->names = names;
-	while (names.n != 0) {
-		if (!der_next(&names, &form, &s, NULL))
+	switch (id) {
+	case 15:        /* keyUsage */
+		if (in.n == 0 || (uint8_t)in.p[0] > 7)
 			return CERT_MALFORMED;
-		if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
-			return "certificate with a NUL byte in a name";
+		v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
+		if (in.n == 2)
+			v->usage &= (uint8_t)(0xff << in.p[0]);
+		return NULL;
+	case 17:        /* subjectAltName */
+		v->has_names = true;
+		v->names = in;
+		while (der_next(&in, &form, &s, NULL))
+			if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
+				return "certificate with a NUL byte in a name";
+		break;
+	case 19:        /* basicConstraints */
+		if (der_expect(&in, 0x01, &s, NULL)) {
+			if (s.n != 1)
+				return CERT_MALFORMED;
+			v->is_ca = s.p[0] != 0;
+		}
+		if (der_expect(&in, 0x02, &s, NULL)) {
+			if (s.n == 0 || (s.p[0] & 0x80) != 0)
+				return CERT_MALFORMED;
+			v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
+		}
+		break;
+	/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues is
+	 * not in the RFC, but what all browsers and libraries do. */
+	case 37:
+		v->for_servers = false;
+		while (der_expect(&in, 0x06, &s, NULL))
+			if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
+			    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
+				v->for_servers = true;
+		break;
 	}
-	return NULL;
+	return in.n == 0 ? NULL : CERT_MALFORMED;
 }
 
 /* Takes the next subtree off a list. 4.2.1.10 fixes its bounds: from 0, which DER leaves out, and
@@ -2849,8 +2836,8 @@ cert_rules(struct cert_view *v)
 
 		if (!der_expect(&list, 0x30, &ext, NULL) || !der_expect(&ext, 0x06, &oid, NULL))
 			return CERT_MALFORMED;
-		if (ext.n != 0 && ext.p[0] == 0x01)
-			critical = der_expect(&ext, 0x01, &flag, NULL) && !slice_eq(flag, SLICE("\0"));
+		if (der_expect(&ext, 0x01, &flag, NULL))
+			critical = !slice_eq(flag, SLICE("\0"));
 		if (oid.n == 3 && memcmp(oid.p, "\x55\x1d", 2) == 0 && oid.p[2] > 0 && oid.p[2] < 64)
 			id = (uint8_t)oid.p[2];
 		if (!der_only(ext, 0x04, &value) || (id != 0 && (seen >> id & 1) != 0))
@@ -2861,8 +2848,7 @@ cert_rules(struct cert_view *v)
 		case 15: case 17: case 19: case 30: case 37:
 			if (!der_only(value, id == 15 ? 0x03 : 0x30, &in))
 				return CERT_MALFORMED;
-			why = id == 17 ? rule_names(v, in) : id == 30 ? rule_constraints(v, in, critical) :
-			    rule_read(v, id, in) ? NULL : CERT_MALFORMED;
+			why = id == 30 ? rule_constraints(v, in, critical) : rule_read(v, id, in);
 			break;
 		case 9: case 18: case 35:       /* attributes, the issuer's names and key id */
 		case 31: case 46:       /* where to ask whether it was revoked, which we do not */
@@ -2887,8 +2873,7 @@ cert_read(struct slice der, struct cert_view *v)
 	*v = (struct cert_view){.der = der};
 	if (!der_only(der, 0x30, &cert) || !der_expect(&cert, 0x30, &tbs, &v->tbs))
 		return false;
-	if (tbs.n != 0 && (uint8_t)tbs.p[0] == 0xa0 && !der_next(&tbs, &tag, &s, NULL))
-		return false;
+	der_expect(&tbs, 0xa0, &s, NULL);
 	if (!der_expect(&tbs, 0x02, &s, NULL) || !der_expect(&tbs, 0x30, &alg, &inner) ||
 	    !der_expect(&alg, 0x06, &v->sig_alg, NULL) || !der_expect(&tbs, 0x30, &s, &v->issuer) ||
 	    !der_expect(&tbs, 0x30, &s, NULL) || !der_read_time(&s, &v->not_before) ||
@@ -3128,7 +3113,7 @@ static struct {
 	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
 	size_t dn_n;
 	uint8_t skid[32];               /* RFC 7093 2 (1): the first 160 bits of SHA-256 of the public key */
-	uint8_t leaf_pub[65], leaf_skid[32];
+	uint8_t leaf_pub[65];
 	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
 } tls_ca;
 
@@ -3154,14 +3139,10 @@ p256_public(uint8_t key[32], uint8_t pub[65])
 	return br_ec_compute_pub(br_ec_get_default(), NULL, pub, &sk) == 65;
 }
 
-struct cert_plan {
-	const char *host;               /* leaf: whom it names; NULL: a CA */
-	const uint8_t *pub, *skid;      /* the certificate's own */
-	const uint8_t *dn;              /* issuer */
-	size_t dn_n;
-	const uint8_t *issuer_skid;
-	uint8_t *issuer_key;
-	int64_t from, to;
+struct issuer {
+	struct slice dn;                /* its name, borrowed */
+	const uint8_t *skid;            /* borrowed; 20 bytes of it */
+	uint8_t *key;                   /* borrowed */
 };
 
 #define CERT_ROOM 4096          /* a leaf is 0.5 KB; with the longest host and issuer 2 KB */
@@ -3195,15 +3176,15 @@ der_name(struct der *d, const char *cn)
     basicConstraints, critical: a CA, of leaves alone */ EXT_USAGE "\x02\x04"       /* keyCertSign */
 
 static void
-der_extensions(struct der *d, const struct cert_plan *c)
+der_extensions(struct der *d, const char *host, const uint8_t *skid, const struct issuer *by)
 {
 	const uint8_t *end = d->at;
 	uint8_t ip[16];
 
-	if (c->host != NULL) {
-		size_t n = host_ip(c->host, ip), len = strlen(c->host);
+	if (host != NULL) {
+		size_t n = host_ip(host, ip), len = strlen(host);
 
-		der_elem(d, n != 0 ? FORM_IP : FORM_DNS, n != 0 ? ip : (const void *)c->host, n != 0 ? n : len);
+		der_elem(d, n != 0 ? FORM_IP : FORM_DNS, n != 0 ? ip : (const void *)host, n != 0 ? n : len);
 		der_wrap(d, 0x30, end);
 		der_wrap(d, 0x04, end);
 		if (len > 64)           /* RFC 5280 4.2.1.6: critical if no subject */
@@ -3211,61 +3192,58 @@ der_extensions(struct der *d, const struct cert_plan *c)
 		DER_PUT(d, "\x06\x03\x55\x1d\x11");
 		der_wrap(d, 0x30, end);
 		DER_PUT(d, EXT_LEAF);
-		der_put(d, c->issuer_skid, 20);
+		der_put(d, by->skid, 20);
 		DER_PUT(d, EXT_AKID);
 	} else {
 		DER_PUT(d, EXT_CA);
 	}
-	der_put(d, c->skid, 20);
+	der_put(d, skid, 20);
 	DER_PUT(d, EXT_SKID);
 	der_wrap(d, 0x30, end);
 	der_wrap(d, 0xa3, end);
 }
 
-/* The certificate, DER, at d->at up to the end of the room; false only when it did not fit. */
-static bool
-cert_make(const struct cert_plan *c, struct der *out)
+/* A certificate for `pub`: a leaf that names the host, or (NULL) the issuer's own. It lies in `room`;
+ * empty: there is no randomness, or it did not fit. */
+static struct slice
+cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int64_t now,
+    uint8_t room[CERT_ROOM])
 {
-	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = c->issuer_key, .xlen = 32};
-	uint8_t room[CERT_ROOM], serial[16], sig[80], hash[32];
-	struct der d = {room, room + sizeof room};
-	const uint8_t *end = d.at, *span;
+	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = by->key, .xlen = 32};
+	uint8_t *end = room + CERT_ROOM - 96;   /* behind it: how it was signed, and 72 bytes of signature */
+	struct der d = {room, end};
+	uint8_t serial[16], hash[32];
+	const uint8_t *span;
 	size_t n;
 
 	if (!rand_bytes(serial, sizeof serial))
-		return false;
+		return (struct slice){NULL, 0};
 	serial[0] = (serial[0] & 0x7f) | 0x40;          /* positive, and 16 bytes long always */
-	der_extensions(&d, c);
-	der_put(&d, c->pub, 65);
+	tls_sha256(pub, 65, hash);
+	der_extensions(&d, host, hash, by);
+	der_put(&d, pub, 65);
 	DER_PUT(&d, P256_SPKI);
-	if (c->host != NULL)
-		der_name(&d, c->host);
+	if (host != NULL)
+		der_name(&d, host);
 	else
-		der_put(&d, c->dn, c->dn_n);
+		der_put(&d, by->dn.p, by->dn.n);
 	span = d.at;
-	der_time(&d, c->to);
-	der_time(&d, c->from);
+	der_time(&d, now + (host != NULL ? TLS_LEAF_LIFE : TLS_CA_LIFE));
+	der_time(&d, now - TLS_BACKDATE);
 	der_wrap(&d, 0x30, span);
-	der_put(&d, c->dn, c->dn_n);
+	der_put(&d, by->dn.p, by->dn.n);
 	DER_PUT(&d, ECDSA_SHA256);
 	der_elem(&d, 0x02, serial, sizeof serial);
 	DER_PUT(&d, "\xa0\x03\x02\x01\x02");            /* version 3 */
 	der_wrap(&d, 0x30, end);
 	if (d.at == NULL)
-		return false;
+		return (struct slice){NULL, 0};
 	tls_sha256(d.at, (size_t)(end - d.at), hash);
-	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, hash, &sk,
-	    sig);
-	if (n == 0)
-		return false;
-	span = out->at;
-	der_put(out, sig, n);
-	der_byte(out, 0);
-	der_wrap(out, 0x03, span);
-	DER_PUT(out, ECDSA_SHA256);
-	der_put(out, d.at, (size_t)(end - d.at));
-	der_wrap(out, 0x30, span);
-	return out->at != NULL;
+	memcpy(end, ECDSA_SHA256 "\x03\0", 15);         /* a BIT STRING of whole bytes */
+	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, hash, &sk, end + 15);
+	end[13] = (uint8_t)(n + 1);
+	der_wrap(&d, 0x30, end + 15 + n);
+	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(end + 15 + n - d.at) : 0};
 }
 
 /* A clock that was never set is before the build: what we sign then dates from the build. */
@@ -3275,40 +3253,21 @@ cert_now(int64_t now)
 	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
 }
 
-/* A new CA: its certificate (DER) and its private key (32 bytes). */
-static bool
-tls_ca_make(struct buf *cert_der, struct buf *key_raw, int64_t now)
+/* A new CA: its certificate (DER) in `room`, and its private key. Empty: there is no randomness. */
+static struct slice
+tls_ca_make(uint8_t room[CERT_ROOM], uint8_t key[32], int64_t now)
 {
-	uint8_t key[32], pub[65], skid[32], dn[128], room[CERT_ROOM], tag[4];
-	struct der name = {dn, dn + sizeof dn}, out = {room, room + sizeof room};
+	uint8_t pub[65], skid[32], dn[128], tag[4];
+	struct der name = {dn, dn + sizeof dn};
 	char cn[32];
-	bool ok;
 
-	now = cert_now(now);
-	if (!rand_bytes(tag, sizeof tag) || !p256_key_make(key))
-		return false;
+	if (!rand_bytes(tag, sizeof tag) || !p256_key_make(key) || !p256_public(key, pub))
+		return (struct slice){NULL, 0};
 	snprintf(cn, sizeof cn, "Sallyport CA %08x", load_be32(tag));   /* no two share a name */
 	der_name(&name, cn);
-	ok = p256_public(key, pub);
 	tls_sha256(pub, sizeof pub, skid);
-	ok = ok && cert_make(&(struct cert_plan){.pub = pub, .skid = skid, .dn = name.at,
-	    .dn_n = (size_t)(dn + sizeof dn - name.at), .issuer_skid = skid, .issuer_key = key,
-	    .from = now - TLS_BACKDATE, .to = now + TLS_CA_LIFE}, &out) &&
-	    buf_add(cert_der, out.at, (size_t)(room + sizeof room - out.at)) &&
-	    buf_add(key_raw, key, sizeof key);
-	wipe(key, sizeof key);
-	return ok;
-}
-
-static bool
-cert_to_pem(struct slice der, struct buf *out)
-{
-	size_t n = br_pem_encode(NULL, NULL, der.n, "CERTIFICATE", BR_PEM_LINE64);
-
-	if (!buf_reserve(out, n + 1))           /* it ends with a NUL */
-		return false;
-	out->n += br_pem_encode(out->p + out->n, der.p, der.n, "CERTIFICATE", BR_PEM_LINE64);
-	return true;
+	return cert_make(NULL, pub, &(struct issuer){{(const char *)name.at,
+	    (size_t)(dn + sizeof dn - name.at)}, skid, key}, cert_now(now), room);
 }
 
 struct leaf {
@@ -3341,23 +3300,17 @@ leaf_flush(void)
 static struct leaf *
 leaf_mint(const char *host, int64_t now)
 {
+	const struct issuer by = {{(const char *)tls_ca.dn, tls_ca.dn_n}, tls_ca.skid, tls_keys->ca};
 	uint8_t room[CERT_ROOM];
-	struct der out = {room, room + sizeof room};
-	struct leaf *l;
-	size_t n;
+	struct slice der = cert_make(host, tls_ca.leaf_pub, &by, now, room);
+	struct leaf *l = der.n != 0 ? malloc(sizeof *l + der.n) : NULL;
 
-	if (!cert_make(&(struct cert_plan){.host = host, .pub = tls_ca.leaf_pub,
-	    .skid = tls_ca.leaf_skid, .dn = tls_ca.dn, .dn_n = tls_ca.dn_n,
-	    .issuer_skid = tls_ca.skid, .issuer_key = tls_keys->ca,
-	    .from = now - TLS_BACKDATE, .to = now + TLS_LEAF_LIFE}, &out))
-		return NULL;
-	n = (size_t)(room + sizeof room - out.at);
-	if ((l = malloc(sizeof *l + n)) == NULL)
+	if (l == NULL)
 		return NULL;
 	*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
-	    .chain = {.data = l->der, .data_len = n}};
+	    .chain = {.data = l->der, .data_len = der.n}};
 	text_copy(l->host, sizeof l->host, host); /* tls_new checked its length */
-	memcpy(l->der, out.at, n);
+	memcpy(l->der, der.p, der.n);
 	return l;
 }
 
@@ -3414,7 +3367,6 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	tls_ca.dn_n = v.subject.n;
 	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
 		return false;
-	tls_sha256(tls_ca.leaf_pub, sizeof tls_ca.leaf_pub, tls_ca.leaf_skid);
 	tls_ca.leaf_sk = (br_ec_private_key){BR_EC_secp256r1, tls_keys->leaf, 32};
 	tls_ca.loaded = true;
 	return true;
@@ -3528,43 +3480,35 @@ trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 	return found == 0;
 }
 
-static bool
-trust_add_file(struct tls_trust *t, const char *file, struct buf *why)
-{
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	const char *bad = fd < 0 ? strerror(errno) : NULL;
-	size_t before = t->n;
-	struct buf text;
-	bool whole;
-
-	buf_init(&text, TLS_BUNDLE_MAX);
-	if (fd >= 0) {
-		bad = buf_read(&text, fd);
-		close(fd);
-	}
-	whole = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
-	buf_free(&text);
-	if (bad != NULL)
-		buf_addf(why, "%s: %s", file, bad);
-	else if (!whole)
-		buf_addf(why, "%s: certificate %zu is malformed", file, t->n - before + 1);
-	else if (t->n == before)
-		buf_addf(why, "%s: no usable certificate in PEM form", file);
-	return whole && t->n != before;
-}
-
 /* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
 static struct tls_trust *
 tls_trust_load(const char **files, size_t n, struct buf *why)
 {
 	struct tls_trust *t = trust_new();
+	bool ok = t != NULL;
+	struct buf text;
 
-	for (size_t i = 0; i < n && t != NULL; i++)
-		if (!trust_add_file(t, files[i], why)) {
-			tls_trust_unref(t);
-			t = NULL;
-		}
-	return t;
+	buf_init(&text, TLS_BUNDLE_MAX);
+	for (size_t i = 0; i < n && ok; i++) {
+		int fd = open(files[i], O_RDONLY | O_CLOEXEC);
+		const char *bad = fd < 0 ? strerror(errno) : (buf_clear(&text), buf_read(&text, fd));
+		size_t before = t->n;
+
+		if (fd >= 0)
+			close(fd);
+		ok = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
+		if (bad != NULL)
+			buf_addf(why, "%s: %s", files[i], bad);
+		else if (!ok)
+			buf_addf(why, "%s: certificate %zu is malformed", files[i], t->n - before + 1);
+		else if (!(ok = t->n != before))
+			buf_addf(why, "%s: no usable certificate in PEM form", files[i]);
+	}
+	buf_free(&text);
+	if (ok)
+		return t;
+	tls_trust_unref(t);
+	return NULL;
 }
 
 /* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
@@ -3684,7 +3628,6 @@ struct tls {
 	uint8_t ended_by;               /* the alert that did, the peer's or ours; 0: none */
 	uint8_t alert[96], alert_n, alert_at;   /* a record that BearSSL would not send for us */
 	bool is_client, is_ip;
-	bool hello_seen;                /* server: the ClientHello was checked */
 	bool done;                      /* the handshake is over */
 	bool resumed, closing, failed;
 	char host[];                    /* canonical, NUL-terminated */
@@ -4080,7 +4023,8 @@ tls_worker_init(void)
 	if (sessions_up == NULL)
 		return false;
 	if (sessions_agents != NULL)    /* fork does not inherit locks */
-		(void)mlock2(sessions_agents, session_table_size(TLS_SESSIONS), MLOCK_ONFAULT);
+		(void)mlock2(sessions_agents, sizeof *sessions_agents + TLS_SESSIONS * sizeof(struct session),
+		    MLOCK_ONFAULT);
 	timer_set(&sweep, clock_now() + TLS_SWEEP_MS, tls_sweep);
 	return true;
 }
@@ -4369,7 +4313,6 @@ static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_sav
 static void
 tls_check_hello(struct tls *t)
 {
-	t->hello_seen = true;
 	if (!tls_sni_fits(t))
 		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
 	else if (t->u.eng.selected_protocol == TLS_ALPN_NONE)
@@ -4441,7 +4384,7 @@ tls_settle(struct tls *t)
 
 	if (t->failed || (t->done && (!closed || eng->err == BR_ERR_OK)))
 		return;
-	if (!t->is_client && !t->hello_seen && eng->version_out == BR_TLS12)
+	if (!t->is_client && eng->version_out == BR_TLS12)
 		tls_check_hello(t);
 	if (!t->failed && (closed || eng->shutdown_recv))
 		tls_fail(t, tls_reason(t, eng->err), tls_alert_for(t, eng->err));
@@ -4476,11 +4419,9 @@ tls_new(struct slice host, bool is_client)
 	uint8_t seed[48], ip[16];
 
 	if (host.n == 0 || host.n > TLS_HOST_MAX || memchr(host.p, '\0', host.n) != NULL ||
-	    (t = malloc(sizeof *t + host.n + 1)) == NULL)
+	    (t = calloc(1, sizeof *t + host.n + 1)) == NULL)
 		return NULL;
-	memset(t, 0, sizeof *t);
 	memcpy(t->host, host.p, host.n);
-	t->host[host.n] = '\0';
 	t->is_client = is_client;
 	t->is_ip = host_ip(t->host, ip) != 0;
 	if (is_client)
@@ -4566,15 +4507,6 @@ tls_why(const struct tls *t)
 {
 	return t->why;
 }
-
-#ifdef SALLYPORT_UNIT
-/* Whether the handshake was an abbreviated one; known once it is over. */
-static bool
-tls_resumed(const struct tls *t)
-{
-	return t->done && t->resumed;
-}
-#endif
 
 /* Where the engine takes bytes or gives them out, and how it is told that they moved. */
 struct tls_window {
@@ -22834,28 +22766,16 @@ l_host_pem_check(lua_State *L)
 	return 1;
 }
 
-/* host.ca_make() -> { pem, der (bytes), not_after }, key (secret) */
+/* host.ca_make() -> key (secret), the certificate as DER | nil, why */
 static int
 l_host_ca_make(lua_State *L)
 {
-	struct buf der, key, pem;
-	int64_t now = clock_unset() ? (int64_t)BUILD_TIME : clock_wall();
+	uint8_t room[CERT_ROOM];
+	struct slice der = tls_ca_make(room, (uint8_t *)l_alloc_secret(L, 32), clock_wall());
 
-	buf_init(&der, 4096);
-	buf_init(&key, 64);
-	buf_init(&pem, 8192);
-	if (!tls_ca_make(&der, &key, now) || !cert_to_pem(buf_slice(&der), &pem)) {
-		buf_free(&key);
-		return luaL_error(L, "out of memory");
-	}
-	lua_createtable(L, 0, 4);
-	l_set_slice(L, "pem", buf_slice(&pem));
-	l_set_slice(L, "der", buf_slice(&der));
-	l_set_integer(L, "not_after", now + TLS_CA_LIFE);
-	buf_free(&der);
-	buf_free(&pem);
-	buf_make_secret(&key);
-	l_push_buf(L, &key);
+	if (der.n == 0)
+		return l_fail(L, "no randomness");
+	lua_pushlstring(L, der.p, der.n);
 	return 2;
 }
 

@@ -83,10 +83,13 @@ function M.make(ctx)
   ctx.opened = true
   local missing = {}
   if not db.peek("meta", "ca", "the certificate authority") then
-    local ca, key = ctx.host.ca_make()
-    local der = require("secret").base64(ca.der)
+    local key, der = assert(ctx.host.ca_make())
+    local base64 = require("secret").base64(der)
+    local pem = "-----BEGIN CERTIFICATE-----\n" .. base64:gsub(("."):rep(64), "%0\n"):gsub("\n$", "")
+      .. "\n-----END CERTIFICATE-----\n"
+    local ca = require("tls").certificates(pem)[1]
     missing[#missing + 1] = { op = "put", db = "meta", key = "ca", version = 0, secrets = { key = key },
-      plain = { pem = ca.pem, der = der, not_after = ca.not_after, sha256 = ctx.host.sha256_hex(ca.der), created = time.wall() } }
+      plain = { pem = pem, der = base64, not_after = ca.not_after, sha256 = ca.sha256, created = time.wall() } }
   end
   if not db.peek("bundle", "default", "the bundle 'default'") then
     missing[#missing + 1] = { op = "put", db = "bundle", key = "default", version = 0,

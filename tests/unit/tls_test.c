@@ -65,6 +65,14 @@ put_file(const char *name, const void *p, size_t n)
 		abort();
 }
 
+static void
+put_pem(const char *name, const void *der, size_t n)
+{
+	static char pem[8192];
+
+	put_file(name, pem, br_pem_encode(pem, der, n, "CERTIFICATE", BR_PEM_LINE64));
+}
+
 static const char *
 state_name(const struct tls *t)
 {
@@ -136,6 +144,13 @@ pair_free(struct pair *x)
 	free(x);
 }
 
+/* Whether the handshake was an abbreviated one; known once it is over. */
+static bool
+tls_resumed(const struct tls *t)
+{
+	return t->done && t->resumed;
+}
+
 static bool
 pair_open(const struct pair *x)
 {
@@ -163,29 +178,24 @@ say(struct pair *x, struct tls *from, const char *text)
 static void
 load_own_ca(void)
 {
-	struct buf cert, key, pem, why;
+	uint8_t room[CERT_ROOM], key[32];
+	struct slice cert = tls_ca_make(room, key, clock_wall());
+	struct buf why;
 	const char *file = path("ca.pem");
 
-	buf_init(&cert, 4096);
-	buf_init(&key, 64);
-	buf_init(&pem, 8192);
 	buf_init(&why, 512);
-	check("a CA is made", tls_ca_make(&cert, &key, clock_wall()) && key.n == 32, NULL);
-	check("a CA loads", tls_ca_load(buf_slice(&cert), key.p), NULL);
-	cert_to_pem(buf_slice(&cert), &pem);
-	put_file("ca.pem", pem.p, pem.n);
+	check("a CA is made", cert.n != 0, NULL);
+	check("a CA loads", tls_ca_load(cert, key), NULL);
+	put_pem("ca.pem", cert.p, cert.n);
 	put_file("ca.der", cert.p, cert.n);
-	put_file("ca.key", key.p, key.n);
+	put_file("ca.key", key, sizeof key);
 	own_trust = tls_trust_load(&file, 1, &why);
 	buf_add(&why, "", 1);
 	check("our CA loads as trust", own_trust != NULL && own_trust->n == 1, why.p);
-	key.p[5] ^= 1;
-	check("a CA with another key does not load", !tls_ca_load(buf_slice(&cert), key.p), NULL);
-	key.p[5] ^= 1;
-	tls_ca_load(buf_slice(&cert), key.p);
-	buf_free(&cert);
-	buf_free(&key);
-	buf_free(&pem);
+	key[5] ^= 1;
+	check("a CA with another key does not load", !tls_ca_load(cert, key), NULL);
+	key[5] ^= 1;
+	tls_ca_load(cert, key);
 	buf_free(&why);
 }
 
@@ -225,13 +235,9 @@ test_certificates(void)
 	    grep("ca.txt", "X509v3 Key Usage: critical\n                Certificate Sign\n"), "see ca.txt");
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		struct leaf *l = leaf_get(rows[i].host);
-		struct buf pem;
 
-		buf_init(&pem, 8192);
-		cert_to_pem((struct slice){(char *)l->der, l->chain.data_len}, &pem);
 		snprintf(name, sizeof name, "%s.pem", rows[i].file);
-		put_file(name, pem.p, pem.n);
-		buf_free(&pem);
+		put_pem(name, l->der, l->chain.data_len);
 		leaf_unref(l);
 		snprintf(script, sizeof script, "openssl verify -x509_strict -purpose sslserver %s -CAfile ca.pem %s",
 		    rows[i].flag, name);
