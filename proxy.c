@@ -22771,10 +22771,16 @@ static int
 l_host_ca_make(lua_State *L)
 {
 	uint8_t room[CERT_ROOM];
-	struct slice der = tls_ca_make(room, (uint8_t *)l_alloc_secret(L, 32), clock_wall());
+	struct secret *key = secret_new(32);
+	struct slice der = {NULL, 0};
 
-	if (der.n == 0)
+	if (key != NULL)
+		der = tls_ca_make(room, (uint8_t *)key->p, clock_wall());
+	if (der.n == 0) {
+		secret_unref(key);
 		return l_fail(L, "no randomness");
+	}
+	l_push_secret(L, key);
 	lua_pushlstring(L, der.p, der.n);
 	return 2;
 }
