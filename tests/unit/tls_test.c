@@ -1061,7 +1061,7 @@ static const char make_certs[] =
 	"b=bytearray(open('bad.der','rb').read()); b[-3]^=1; open('bad.der','wb').write(b)\n"
 	"E\n"
 	"openssl x509 -inform der -in bad.der -out bad.crt\n"
-	"cat inter.crt >chain1; cat rogue.crt >chain2; cat inter.crt root.crt >chain3; cat oldinter.crt >chain4; cat good.crt >chain5\n"
+	"cat under.crt inter.crt >remember.pem; cat inter.crt >chain1; cat rogue.crt >chain2; cat inter.crt root.crt >chain3; cat oldinter.crt >chain4; cat good.crt >chain5\n"
 	"cat root.crt rogue.crt good.crt inter.crt >chain6; cat root.crt rogue.crt good.crt ip.crt cnip.crt twin.crt rsa.crt p384.crt client.crt server.crt inter.crt >chain7\n"
 	"cat root.crt self.crt selfca.crt ca.pem >many.crt";
 
@@ -1147,11 +1147,16 @@ test_chains(void)
 	}
 }
 
+static struct tls_trust *judge_trust;   /* instead of the file's, where it is not NULL */
+static int64_t judge_later;             /* s, after now */
+static bool judge_flips;                /* a bit of the last certificate's signature */
+static unsigned judge_checks;           /* signatures that were looked at */
+
 /* A chain as an upstream shows it, judged alone. */
 static const char *
 judge(const char *root, const char *chain, const char *host, bool legacy)
 {
-	struct tls_trust *trust = trust_of(root);
+	struct tls_trust *trust = judge_trust != NULL ? judge_trust : trust_of(root);
 	struct tls_ident *ident = legacy ? legacy_new() : NULL;
 	struct tls *t = tls_connect(trust, ident, slice_of(host), 443, SLICE(""));
 	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
@@ -1170,13 +1175,57 @@ judge(const char *root, const char *chain, const char *host, bool legacy)
 		(*x)->append(x, (unsigned char *)der.p, der.n);
 		(*x)->end_cert(x);
 	}
+	t->verify->certs.p[t->verify->certs.n - 1] ^= judge_flips;
+	t->verify->now += judge_later;
 	err = (*x)->end_chain(x);
+	judge_checks = t->verify->checks;
 	snprintf(why, sizeof why, "%s", err == 0 ? "" : tls_reason(t, (int)err));
 	buf_free(&der);
 	tls_free(t);
 	tls_ident_unref(ident);
-	tls_trust_unref(trust);
+	if (judge_trust == NULL)
+		tls_trust_unref(trust);
 	return why;
+}
+
+/* What was found good is not verified again, unless anything of it is another. */
+static void
+test_verified(void)
+{
+	struct tls_trust *one = trust_of("root.crt"), *two = trust_of("root.crt");
+	const char *why;
+
+	judge_trust = one;
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: the first time", why[0] == '\0' && judge_checks == 2, why);
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: remembered", why[0] == '\0' && judge_checks == 0, why);
+	why = judge(NULL, "remember.pem", "x.wild.example", false);
+	check("verified: another name of its own", why[0] == '\0' && judge_checks == 2, why);
+	why = judge(NULL, "remember.pem", "other.example", false);
+	check("verified: a name that is not its own", strstr(why, "name mismatch") != NULL, why);
+	why = judge(NULL, "remember.pem", "up.example", true);
+	check("verified: another identity", why[0] == '\0' && judge_checks == 2, why);
+	judge_flips = true;
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: a bit is another", why[0] != '\0' && judge_checks != 0, why);
+	judge_flips = false;
+	judge_later = 400LL * 365 * 86400;
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: past its dates", strcmp(why, "certificate expired") == 0, why);
+	judge_later = -judge_later;
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: before them", strcmp(why, "certificate not yet valid") == 0, why);
+	judge_later = 0;
+	judge_trust = two;
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: other roots", why[0] == '\0' && judge_checks == 2, why);
+	judge_trust = one;
+	why = judge(NULL, "remember.pem", "up.example", false);
+	check("verified: still remembered", why[0] == '\0' && judge_checks == 0, why);
+	judge_trust = NULL;
+	tls_trust_unref(one);
+	tls_trust_unref(two);
 }
 
 /* tests/certificates.py: what is good and what is said of the rest. real/certificates_test.py asks openssl the same. */
@@ -1451,6 +1500,7 @@ main(int argc, char **argv)
 	test_sessions();
 	test_chains();
 	test_extensions();
+	test_verified();
 	test_matrix("tests/certificates.py");
 	test_upstream_resumption();
 	test_trust();
