@@ -87,7 +87,7 @@ function M.make(ctx)
     local base64 = require("secret").base64(der)
     local pem = "-----BEGIN CERTIFICATE-----\n" .. base64:gsub(("."):rep(64), "%0\n"):gsub("\n$", "")
       .. "\n-----END CERTIFICATE-----\n"
-    local ca = require("tls").certificates(pem)[1]
+    local ca = require("cli.certificates").list(pem)[1]
     missing[#missing + 1] = { op = "put", db = "meta", key = "ca", version = 0, secrets = { key = key },
       plain = { pem = pem, der = base64, not_after = ca.not_after, sha256 = ca.sha256, created = time.wall() } }
   end
