@@ -12,14 +12,14 @@ local families = {
   { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
-  { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
+  { "service", "cli.service" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
 }
 
 -- What people type elsewhere for the same thing.
 local other_words = {
   start = "serve", run = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
   login = "connect", authorize = "connect", logout = "disconnect", credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
-  domains = "domain", policies = "policy", why = "explain", check = "doctor", stats = "status", top = "status", cert = "ca", export = "env",
+  domains = "domain", policies = "policy", why = "explain", check = "doctor", stats = "status", systemd = "service", unit = "service", top = "status", cert = "ca", export = "env",
   ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",
   cat = "show", update = "set", edit = "set", revert = "rollback",
 }

@@ -400,6 +400,20 @@ def test_help_of_a_type(t):
     assert r.returncode == 2 and "did you mean bearer" in r.stderr, r.stderr
 
 
+def test_unit(t):
+    """service print systemd is a unit that systemd takes"""
+    s, up = t.proxy(serve=False)
+    text = s.cli("service", "print", "systemd", "--user", "root", "--data", "/srv/gate").stdout
+    assert "ReadWritePaths=-/srv/gate -/srv/gate-public" in text and "%" not in text, text
+    for args in (("launchd",), ("systemd", "--data", "here"), ("systemd", "--data", "/a b"), ("systemd", "--user", "a;b")):
+        assert s.cli("service", "print", *args, check=False).returncode == 2, args
+    if shutil.which("systemd-analyze"):
+        path = s.home / "gate.service"
+        path.write_text(text)
+        r = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+        assert r.returncode == 0 and "gate.service" not in r.stderr, r.stderr
+
+
 def test_errors_as_json(t):
     """with --json a failure is an object on standard output too, whatever failed"""
     s, up = t.proxy(serve=False)
