@@ -13515,7 +13515,6 @@ struct req {
 	struct kept *kept;      /* owned reference: what goes out is as in an earlier request */
 	bool looked;            /* apply read something of this request */
 	bool secure;            /* scheme https */
-	bool own_endpoint;
 	bool websocket;
 	bool last_hop;          /* OPTIONS with Max-Forwards: 0 */
 	char host[256];
@@ -13548,13 +13547,11 @@ struct req {
 	bool close_after;
 	char dial_host[256];    /* from here to `sent`: what a kept decision says, copied as it is */
 	uint16_t dial_port;
-	bool dial_tls;
 	struct tls_ident *ident; /* owned reference, or NULL: the credential's certificate and roots */
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	bool watch;             /* tell Lua of 401 and 403 */
 	bool refused;           /* the upstream answered 401 to what we attached */
-	bool allow_websocket;
 	int hello;              /* enum hello */
 	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
 	uint64_t config;        /* generation that decided */
@@ -13570,8 +13567,8 @@ struct req {
 
 	/* the upstream */
 	struct upstream *up;    /* owned while set */
-	bool fresh_dial;        /* no pooled connection: the second try */
-	bool answer_begun, retried;
+	bool answer_begun;
+	bool retried;           /* the second try, on no pooled connection */
 	bool up_seen;           /* a byte of an answer came, be it a 1xx */
 	size_t up_scanned;
 	struct flow up_flow, down_flow;
@@ -13936,7 +13933,7 @@ req_log(struct req *r)
 
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
-	if (r->own_endpoint && r->code[0] == '\0' && r->agent[0] == '\0')
+	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
 		return;                 /* pages that are open to all: whoever watches us asks each second */
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
@@ -14112,7 +14109,6 @@ static bool
 req_parse_own(struct req *r)
 {
 	r->form = REQ_ORIGIN;
-	r->own_endpoint = true;
 	if (r->head.host.host.p == NULL)
 		return req_bad(r, 400, "bad_request", "Host is missing");
 	if (!req_canonical(r, r->head.host.host))
@@ -14188,7 +14184,7 @@ req_find_token(struct req *r)
 	}
 	if (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0)
 		return;                 /* two: nobody knows which of them speaks */
-	if (i < 0 && r->own_endpoint)
+	if (i < 0 && r->form == REQ_ORIGIN)
 		i = http_find(&r->head, SLICE("authorization"), 0);
 	if (i >= 0)
 		req_token_from(r, r->head.field[i].value);
@@ -14373,7 +14369,7 @@ req_route(const struct req *r, struct buf *b)
 	const struct slice part[] = {r->head.method, r->secure ? SLICE(" https://") : SLICE(" http://"), slice_of(r->host),
 	    SLICE(":"), slice_of(r->token), req_has_body(r) ? SLICE(" body") : SLICE("")};
 
-	return (r->form == REQ_ABSOLUTE || r->form == REQ_TUNNEL) && !r->own_endpoint && !r->websocket &&
+	return (r->form == REQ_ABSOLUTE || r->form == REQ_TUNNEL) && !r->websocket &&
 	    buf_join(b, part, 4) && buf_addu(b, (uint64_t)r->port) && buf_add(b, " ", 1) && buf_join(b, part + 4, 2);
 }
 
@@ -14572,7 +14568,7 @@ req_put_head(struct req *r, struct buf *b)
 		buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	else if (!r->body_read && r->head.body == BODY_LENGTH)
 		put_length(b, r->head.length);
-	if (r->websocket && r->allow_websocket)
+	if (r->websocket)
 		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
 	else if (req_odd_body(r))
 		buf_adds(b, "Connection: close\r\n");
@@ -15197,11 +15193,17 @@ conn_step_decide(struct conn *c)
 }
 
 /* -- CONN_DIAL */
+static bool
+req_dials_tls(const struct req *r)
+{
+	return r->action == REQ_FORWARD && r->secure;
+}
+
 /* Whose connection it is and where to. Names hold no "|". */
 static void
 req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 {
-	const char *const parts[] = {r->agent, r->credential, r->dial_host, r->dial_tls ? "tls" : "plain"};
+	const char *const parts[] = {r->agent, r->credential, r->dial_host, req_dials_tls(r) ? "tls" : "plain"};
 	size_t n = 0;
 
 	for (size_t i = 0; i < COUNT(parts); i++) {
@@ -15234,14 +15236,14 @@ conn_begin_dial(struct conn *c)
 	c->state = CONN_DIAL;
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	req_pool_key(r, key);
-	if (r->action == REQ_FORWARD && !r->fresh_dial && !r->websocket)
+	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
 		r->up = upstream_take(key, r->allow, r->nallow);
 	if (r->up != NULL) {
 		r->up->owner = c;
 		r->up->event = conn_upstream_event;
 		return;
 	}
-	if ((r->up = upstream_new(key, r->dial_host, r->dial_port, r->dial_tls, r->ident)) == NULL) {
+	if ((r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident)) == NULL) {
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 		return;
 	}
@@ -15372,7 +15374,7 @@ conn_upstream_gone(struct conn *c, int status, const char *code, const char *why
 
 	if (status == 502 && req_may_retry(r)) {
 		upstream_drop(&r->up);
-		r->retried = r->fresh_dial = true;
+		r->retried = true;
 		conn_begin_dial(c);
 		return false;
 	}
@@ -15540,7 +15542,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 		r->up->tainted = true;
 	buf_init(&b, PEER_HEAD_MAX);
 	if (h->status == 101) {
-		if (!r->websocket || !r->allow_websocket || !websocket_accepted(r, h))
+		if (!r->websocket || !websocket_accepted(r, h))
 			return conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
 		filter_free(r->up_flow.filter);
 		r->up_flow.filter = NULL;
@@ -19882,13 +19884,11 @@ l_req_forward(lua_State *L)
 
 	l_req_dial(L, r);
 	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
-	r->dial_tls = r->secure;
 	ident = l_opt_identity(L, 2);
 	tls_ident_unref(r->ident);
 	r->ident = tls_ident_ref(ident);
 	r->watch = l_flag(L, 2, "watch");
-	r->allow_websocket = l_flag(L, 2, "websocket");
-	if (r->websocket && !r->allow_websocket)
+	if (!l_flag(L, 2, "websocket"))
 		r->websocket = false;   /* goes on as an ordinary GET: nothing is upgraded */
 	r->action = REQ_FORWARD;
 	return 0;
@@ -19909,7 +19909,6 @@ l_req_tunnel(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 
 	l_req_dial(L, r);
-	r->dial_tls = false;
 	r->action = REQ_BLIND;
 	r->hello = l_option(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
 	return 0;
@@ -20079,62 +20078,65 @@ form_pair_is(struct slice pair, struct slice name)
 	return FORM_OTHER;
 }
 
-/* Writes the form with one pair name=value: in place of the first of that name, else at the end;
- * others of that name are left out, every other byte stays. out NULL: only counts. SIZE_MAX:
- * malformed, or the name stands where only some servers see it. */
-static size_t
-form_splice(char *out, struct slice in, struct slice name, struct slice value)
+static void
+form_put_pair(struct buf *out, struct slice name, struct slice value)
 {
-	struct slice pair, raw;
-	size_t n = 0, at = 0;
-	bool placed = false, first = true, more = in.n != 0;
-
-	if (!form_ok(in))
-		return SIZE_MAX;
-	while (more || !placed) {
-		enum form_pair is = FORM_OURS;  /* where no pair was it */
-
-		if (more && (more = pair_next(in, &at, PAIR_EVERY, &pair, &raw)))
-			is = form_pair_is(pair, name);
-		if (is == FORM_HIDDEN)
-			return SIZE_MAX;
-		if (is == FORM_OURS && placed)
-			continue;
-		if (!first) {
-			if (out != NULL)
-				out[n] = '&';
-			n++;
-		}
-		first = false;
-		if (is == FORM_OTHER) {
-			if (out != NULL)
-				memcpy(out + n, pair.p, pair.n);
-			n += pair.n;
-			continue;
-		}
-		placed = true;
-		n += pct_encode(out != NULL ? out + n : NULL, name, PCT_URI);
-		if (out != NULL)
-			out[n] = '=';
-		n++;
-		n += pct_encode(out != NULL ? out + n : NULL, value, PCT_URI);
-	}
-	return n;
+	pct_put(out, name, PCT_URI);
+	buf_add(out, "=", 1);
+	pct_put(out, value, PCT_URI);
 }
 
-/* Copies the pairs of `in` to `kept`, those named in the list at `list` to `gone`. */
+/* Writes the form with one pair name=value: in place of the first of that name, else at the end;
+ * others of that name are left out, every other byte stays. False: malformed, or the name stands
+ * where only some servers see it. */
 static bool
-l_strip_pairs(lua_State *L, int list, struct slice in, struct buf *kept, struct buf *gone)
+form_splice(struct buf *out, struct slice in, struct slice name, struct slice value)
+{
+	struct slice pair, raw, mark = {"&", 0};
+	bool placed = false;
+
+	if (!form_ok(in))
+		return false;
+	for (size_t at = 0; in.n != 0 && pair_next(in, &at, PAIR_EVERY, &pair, &raw);) {
+		enum form_pair is = form_pair_is(pair, name);
+
+		if (is == FORM_HIDDEN)
+			return false;
+		if (is == FORM_OURS && placed)
+			continue;
+		buf_addv(out, mark);
+		mark.n = 1;
+		if (is == FORM_OTHER)
+			buf_addv(out, pair);
+		else
+			form_put_pair(out, name, value);
+		placed = placed || is == FORM_OURS;
+	}
+	if (!placed) {
+		buf_addv(out, mark);
+		form_put_pair(out, name, value);
+	}
+	return true;
+}
+
+/* Writes the pairs of `in` without those that the list names, or of that one name; what goes is
+ * added to `gone`, unless that is NULL. */
+static void
+l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct buf *out, struct buf *gone)
 {
 	struct slice pair, raw;
-	bool ok = true;
+	char decoded[256];
 
-	for (size_t at = 0; ok && pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
-		struct buf *to = l_pair_listed(L, list, pair) != 0 ? gone : kept;
+	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
+		bool goes = list != 0 ? l_pair_listed(L, list, pair) != 0 :
+		    slice_eq(pair_name(raw, decoded, sizeof decoded), name);
+		struct buf *to = goes ? gone : out;
 
-		ok = (to->n == 0 || buf_add(to, "&", 1)) && buf_addv(to, pair);
+		if (to != NULL) {
+			buf_add(to, "&", to->n != 0);
+			buf_addv(to, pair);
+		}
 	}
-	return ok;
 }
 
 /* request.second(name) -> how a field is read that names a second target | nil: it names none */
@@ -20183,42 +20185,42 @@ req_set_query(struct req *r, struct secret *s)
 	r->new_query = s;
 }
 
-static int
-l_strip_query(lua_State *L, struct req *r, int list)
+/* The query is what l_text's buffer holds. */
+static void
+l_set_query(lua_State *L, struct req *r)
 {
-	struct buf kept;
-	bool ok;
+	struct secret *s = buf_take_secret(&lua_text);
 
-	if (r->query.p == NULL)
-		return 0;
-	buf_init(&kept, HTTP_HEAD_MAX);
-	ok = l_strip_pairs(L, list, r->query, &kept, &r->stripped_query);
-	if (ok && kept.n != r->query.n) {
-		req_set_query(r, secret_copy(kept.p, kept.n));
-		ok = r->new_query != NULL;
-	}
-	buf_free(&kept);
-	return ok ? 0 : luaL_error(L, "no room for the query");
+	if (s == NULL)
+		l_text_refuse(L);
+	req_set_query(r, s);
 }
 
-static int
+static void
+l_strip_query(lua_State *L, struct req *r, int list)
+{
+	struct buf *b = l_text(L, true, r->query.n);
+
+	l_keep_pairs(L, r->query, list, SLICE(""), b, &r->stripped_query);
+	if (!buf_ok(&r->stripped_query))
+		luaL_error(L, "no room for the query");
+	if (b->n != r->query.n)
+		l_set_query(L, r);
+}
+
+static void
 l_strip_form(lua_State *L, struct req *r, int list)
 {
-	struct buf kept, gone;
-	bool ok;
+	struct buf kept;
 
-	if (!r->body_read || r->body.n == 0)
-		return 0;
-	buf_init(&kept, r->body.n);
-	buf_init(&gone, r->body.n);
-	ok = l_strip_pairs(L, list, buf_slice(&r->body), &kept, &gone);
-	if (ok && kept.n <= r->body.n) {
-		memcpy(r->body.p, kept.p != NULL ? kept.p : "", kept.n);
-		r->body.n = kept.n;
+	buf_init(&kept, r->body.max);
+	l_keep_pairs(L, buf_slice(&r->body), list, SLICE(""), &kept, NULL);
+	if (!buf_ok(&kept)) {
+		buf_free(&kept);
+		luaL_error(L, "no room for the form");
 	}
-	buf_free(&kept);
-	buf_free(&gone);
-	return ok ? 0 : luaL_error(L, "no room for the form");
+	buf_free(&r->body);
+	r->body = kept;
 }
 
 /* req:strip{ headers={[name]=true}, query={…}, form={…}, routing=bool, vhost=bool, trailers="name\n…" } -> bool
@@ -20251,9 +20253,9 @@ l_req_strip(lua_State *L)
 		else
 			second = second || (f->rule & HDR_SECOND) != 0;
 	}
-	if (lua_getfield(L, 2, "query") == LUA_TTABLE)
+	if (lua_getfield(L, 2, "query") == LUA_TTABLE && r->query.n != 0)
 		l_strip_query(L, r, 4);
-	if (lua_getfield(L, 2, "form") == LUA_TTABLE)
+	if (lua_getfield(L, 2, "form") == LUA_TTABLE && r->body_read && r->body.n != 0)
 		l_strip_form(L, r, 5);
 	return l_answer(L, second);
 }
@@ -20484,25 +20486,15 @@ static const luaL_Reg l_headers[] = {
 static void
 l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 {
-	struct slice in = req_query_now(r), pair, raw;
+	struct slice in = req_query_now(r);
 	struct buf *b = l_text(L, true, in.n + 3 * (name.n + value.n) + 2);
-	char decoded[256];
 
-	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
-		if (slice_eq(pair_name(raw, decoded, sizeof decoded), name))
-			continue;
-		buf_add(b, "&", b->n != 0);
-		buf_addv(b, pair);
-	}
+	l_keep_pairs(L, in, 0, name, b, NULL);
 	if (value.p != NULL) {
 		buf_add(b, "&", b->n != 0);
-		codec_percent(b, name);
-		buf_add(b, "=", 1);
-		codec_percent(b, value);
+		form_put_pair(b, name, value);
 	}
-	if (!buf_ok(b))
-		l_text_refuse(L);
-	req_set_query(r, buf_take_secret(b));
+	l_set_query(L, r);
 }
 
 /* The first value of a parameter as the client wrote it; .p NULL: it sent none. */
@@ -20623,82 +20615,64 @@ l_view_push_body(lua_State *L, struct req *r)
 		l_push_slice(L, body);
 }
 
-/* What a splice answers: the body that it wrote, if there is room for it. */
+/* view:splice_json(name, value), view:splice_form(name, value) -> true | nil, "malformed" |
+ * "not_object" | "duplicate" | "unfit" | "no_room"
+ * Sets a member of the body's top object to a string, or a pair of the form that the body is; every
+ * other byte stays. */
 static int
-l_view_spliced(lua_State *L, struct req *r, struct buf *out)
-{
-	bool ok = req_take_body(r, out);
-
-	buf_free(out);
-	if (!ok)
-		return l_fail(L, "no_room");
-	return l_answer(L, true);
-}
-
-/* The body that apply may edit, and the arguments of a splice. */
-static struct req *
-l_check_splice(lua_State *L, struct slice *name, struct slice *value)
+l_view_splice(lua_State *L, const char *(*write)(struct buf *, struct slice in, struct slice name, struct slice value))
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
+	struct slice name, value;
 	bool is_secret = false;
+	const char *why;
+	struct buf out;
 
-	*name = l_check_text(L, 2);
-	*value = l_check_value(L, 3, &is_secret);
+	name = l_check_text(L, 2);
+	value = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
-		luaL_error(L, "a type that edits the body declares body");
-	if (r->body_set && r->body_secret)  /* "duplicate" would compare it with a guess */
-		luaL_error(L, "a body that was built with a secret is not edited");
-	if (value->n > SECRET_MAX / 8)
+		return luaL_error(L, "a type that edits the body declares body");
+	if (r->body_set && r->body_secret)      /* "duplicate" would compare it with a guess */
+		return luaL_error(L, "a body that was built with a secret is not edited");
+	if (value.n > SECRET_MAX / 8)
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
 	lua_charge(L, (int64_t)r->body.n / LUA_READ);
-	return r;
+	buf_init(&out, r->body.n + 6 * (name.n + value.n) + 6); /* JSON writes a control byte in six, and quotes, ":" and "," */
+	why = write(&out, buf_slice(&r->body), name, value);
+	if (why == NULL && (!buf_ok(&out) || !req_take_body(r, &out)))
+		why = "no_room";
+	buf_free(&out);
+	return why != NULL ? l_fail(L, why) : l_answer(L, true);
 }
 
-/* req:splice_json(name, value) -> true | nil, "malformed" | "not_object" |
- * "duplicate" | "unfit" | "no_room" Sets a member of the body's top object to a
- * string; every other byte stays. */
-static int
-l_view_splice_json(lua_State *L)
+static const char *
+body_splice_json(struct buf *out, struct slice in, struct slice name, struct slice value)
 {
 	static const char *const why[] = {
 		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
 	};
-	struct slice name, value;
-	struct req *r = l_check_splice(L, &name, &value);
-	struct slice body = buf_slice(&r->body);
-	enum json_result res;
 	struct json_spot spot;
-	struct buf out;
+	enum json_result res = json_find_spot(in, name, &spot);
 	size_t n;
 
-	if ((res = json_find_spot(body, name, &spot)) != JSON_OK)
-		return l_fail(L, why[res]);
-	if ((n = json_splice(NULL, body, &spot, name, value)) == SIZE_MAX)
-		return l_fail(L, "unfit");
-	buf_init(&out, n);
-	if (!buf_reserve(&out, n))
-		return l_fail(L, "no_room");
-	out.n = json_splice(out.p, body, &spot, name, value);
-	return l_view_spliced(L, r, &out);
+	if (res != JSON_OK)
+		return why[res];
+	if ((n = json_splice(NULL, in, &spot, name, value)) == SIZE_MAX)
+		return "unfit";
+	if (buf_reserve(out, n))
+		out->n = json_splice(out->p, in, &spot, name, value);
+	return NULL;
 }
 
-/* req:splice_form(name, value) -> true | nil, "malformed" | "no_room": the same for a form */
-static int
-l_view_splice_form(lua_State *L)
+static const char *
+body_splice_form(struct buf *out, struct slice in, struct slice name, struct slice value)
 {
-	struct slice name, value;
-	struct req *r = l_check_splice(L, &name, &value);
-	size_t n = form_splice(NULL, buf_slice(&r->body), name, value);
-	struct buf out;
-
-	if (n == SIZE_MAX)
-		return l_fail(L, "malformed");
-	buf_init(&out, n);
-	if (!buf_reserve(&out, n))
-		return l_fail(L, "no_room");
-	out.n = form_splice(out.p, buf_slice(&r->body), name, value);
-	return l_view_spliced(L, r, &out);
+	buf_reserve(out, in.n + 3 * (name.n + value.n) + 2);
+	return form_splice(out, in, name, value) ? NULL : "malformed";
 }
+
+static int l_view_splice_json(lua_State *L) { return l_view_splice(L, body_splice_json); }
+static int l_view_splice_form(lua_State *L) { return l_view_splice(L, body_splice_form); }
 
 /* -- view: sigv4 */
 /* Is this field of the request signed? What S3 and others insist on, and what the
@@ -20743,29 +20717,32 @@ req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
 	return n;
 }
 
-static bool
+static void
 req_put_pair(struct buf *b, const char *name, struct slice value)
 {
-	return (b->n == 0 || buf_add(b, "&", 1)) && buf_adds(b, name) && buf_add(b, "=", 1) &&
-	    pct_put(b, value, PCT_QUERY);
+	buf_add(b, "&", b->n != 0);
+	form_put_pair(b, slice_of(name), value);
 }
 
 /* The query that is signed: what the client sent besides, and the signature's own parameters. */
-static bool
+static void
 req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice names, struct buf *b)
 {
 	char credential[2 * SIGV4_SCOPE_MAX];
 	int n = snprintf(credential, sizeof credential, "%.*s/%s", (int)o->access_key.n,
 	    o->access_key.p, o->scope.text);
 
-	return buf_addv(b, req_query_now(r)) &&
-	    req_put_pair(b, "X-Amz-Algorithm", slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac)) &&
-	    req_put_pair(b, "X-Amz-Credential", (struct slice){credential, (size_t)n}) &&
-	    req_put_pair(b, "X-Amz-Date", slice_of(o->scope.datetime)) &&
-	    (o->expires.n == 0 || req_put_pair(b, "X-Amz-Expires", o->expires)) &&
-	    (!o->scope.asymmetric || req_put_pair(b, "X-Amz-Region-Set", o->region_set)) &&
-	    req_put_pair(b, "X-Amz-SignedHeaders", names) &&
-	    (o->token.n == 0 || o->token_after || req_put_pair(b, "X-Amz-Security-Token", o->token));
+	buf_addv(b, req_query_now(r));
+	req_put_pair(b, "X-Amz-Algorithm", slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac));
+	req_put_pair(b, "X-Amz-Credential", (struct slice){credential, (size_t)n});
+	req_put_pair(b, "X-Amz-Date", slice_of(o->scope.datetime));
+	if (o->expires.n != 0)
+		req_put_pair(b, "X-Amz-Expires", o->expires);
+	if (o->scope.asymmetric)
+		req_put_pair(b, "X-Amz-Region-Set", o->region_set);
+	req_put_pair(b, "X-Amz-SignedHeaders", names);
+	if (o->token.n != 0 && !o->token_after)
+		req_put_pair(b, "X-Amz-Security-Token", o->token);
 }
 
 /* The body is signed piece by piece: from here on as it streams. */
@@ -20788,24 +20765,6 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	return r->up_flow.filter != NULL;
 }
 
-static bool
-req_sign_header(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
-{
-	char signature[SIGV4_SIGNATURE_MAX + 1];
-	unsigned char key[SIGV4_KEY];
-	struct buf text;
-	bool ok;
-
-	buf_init(&text, HTTP_HEAD_MAX);
-	s->query = req_query_now(r);
-	ok = sigv4_make(o, s, key, signature) &&
-	    sigv4_authorization(o, s->names, signature, &text) &&
-	    req_set_field(r, SLICE("authorization"), buf_slice(&text), true) && req_sign_chunks(r, o, key, signature);
-	wipe(key, sizeof key);
-	buf_free(&text);
-	return ok;
-}
-
 /* An answer that repeats the query must not give away what makes it valid: not the session's
  * token, and not the signature, with which anybody could use the URL until it expires. */
 static bool
@@ -20819,41 +20778,51 @@ req_note_pair(struct req *r, const char *name, struct slice value)
 	return ok;
 }
 
+/* What was signed goes out: the query with its signature. */
 static bool
-req_sign_query(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
+req_set_presigned(struct req *r, const struct l_sigv4 *o, const char *signature, struct buf *text)
 {
-	char signature[SIGV4_SIGNATURE_MAX + 1];
-	unsigned char key[SIGV4_KEY];
-	struct secret *query = NULL;
-	struct buf text;
-	bool ok;
+	struct secret *query;
 
-	buf_init(&text, HTTP_HEAD_MAX);
-	ok = req_put_presigned(r, o, s->names, &text);
-	s->query = buf_slice(&text);
-	ok = ok && sigv4_make(o, s, key, signature) &&
-	    (o->token.n == 0 || !o->token_after ||
-	    req_put_pair(&text, "X-Amz-Security-Token", o->token)) &&
-	    req_put_pair(&text, "X-Amz-Signature", slice_of(signature)) &&
-	    req_note_pair(r, "X-Amz-Signature", slice_of(signature)) &&
-	    (o->token.n == 0 || req_note_pair(r, "X-Amz-Security-Token", o->token)) &&
-	    (query = secret_copy(text.p, text.n)) != NULL;
-	wipe(key, sizeof key);
-	buf_free(&text);
-	if (!ok)
+	if (o->token.n != 0 && o->token_after)
+		req_put_pair(text, "X-Amz-Security-Token", o->token);
+	req_put_pair(text, "X-Amz-Signature", slice_of(signature));
+	if (!req_note_pair(r, "X-Amz-Signature", slice_of(signature)) ||
+	    (o->token.n != 0 && !req_note_pair(r, "X-Amz-Security-Token", o->token)) ||
+	    (query = buf_take_secret(text)) == NULL)
 		return false;
 	req_set_query(r, query);
 	return true;
 }
 
-/* The fields that a signature in the head brings along. */
+/* Signs the request as it is: in the query, or in the head with the fields that this brings along. */
 static bool
-req_set_signing_fields(struct req *r, const struct l_sigv4 *o)
+req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 {
-	return req_set_field(r, SLICE("x-amz-date"), slice_of(o->scope.datetime), false) &&
+	struct sigv4_field field[REQ_SIGNED_MAX];
+	char host[300], signature[SIGV4_SIGNATURE_MAX + 1];
+	unsigned char key[SIGV4_KEY];
+	struct buf names, text = {.max = HTTP_HEAD_MAX, .secret = true};
+	bool ok = o->query || (req_set_field(r, SLICE("x-amz-date"), slice_of(o->scope.datetime), false) &&
 	    (!o->hash_header || req_set_field(r, SLICE("x-amz-content-sha256"), o->payload, false)) &&
 	    (!o->scope.asymmetric || req_set_field(r, SLICE("x-amz-region-set"), o->region_set, false)) &&
-	    (o->token.n == 0 || req_set_field(r, SLICE("x-amz-security-token"), o->token, true));
+	    (o->token.n == 0 || req_set_field(r, SLICE("x-amz-security-token"), o->token, true)));
+
+	buf_init(&names, HTTP_HEAD_MAX);
+	s->field = field;
+	s->nfields = req_signed_fields(r, o, host, field);
+	sigv4_names(s, &names);
+	if (o->query)
+		req_put_presigned(r, o, s->names, &text);
+	s->query = o->query ? buf_slice(&text) : req_query_now(r);
+	ok = ok && buf_ok(&names) && buf_ok(&text) && sigv4_make(o, s, key, signature) && (o->query ?
+	    req_set_presigned(r, o, signature, &text) :
+	    sigv4_authorization(o, s->names, signature, &text) &&
+	    req_set_field(r, SLICE("authorization"), buf_slice(&text), true) && req_sign_chunks(r, o, key, signature));
+	wipe(key, sizeof key);
+	buf_free(&names);
+	buf_free(&text);
+	return ok;
 }
 
 /* req:sigv4{ access_key=, secret=, token=, region=, service=, region_set= (then SigV4a),
@@ -20865,12 +20834,9 @@ static int
 l_view_sigv4(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	struct sigv4_field field[REQ_SIGNED_MAX];
 	struct sigv4_request s;
 	struct l_sigv4 o;
-	struct buf names;
-	char hash[64], host[300];
-	bool ok;
+	char hash[64];
 
 	l_sigv4_read(L, 2, &o);
 	if (!http_valid_field_value(o.payload.p != NULL ? o.payload : SLICE("")) ||
@@ -20885,19 +20851,11 @@ l_view_sigv4(lua_State *L)
 		tls_sha256_hex(buf_slice(&r->body), hash);
 		o.payload = (struct slice){hash, sizeof hash};
 	}
-	ok = o.query || req_set_signing_fields(r, &o);
 	s = (struct sigv4_request){
 		.method = r->head.method, .path = req_path_now(r),
-		.payload = o.payload, .field = field, .normalize = !o.s3, .twice = !o.s3,
+		.payload = o.payload, .normalize = !o.s3, .twice = !o.s3,
 	};
-	buf_init(&names, HTTP_HEAD_MAX);
-	if (ok) {
-		s.nfields = req_signed_fields(r, &o, host, field);
-		sigv4_names(&s, &names);
-		ok = buf_ok(&names) && (o.query ? req_sign_query(r, &o, &s) : req_sign_header(r, &o, &s));
-	}
-	buf_free(&names);
-	return ok ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
+	return req_sign(r, &o, &s) ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
 }
 
 /* { lower-case name = value } of the fields with that mark, secrets among them as they are */
@@ -20964,7 +20922,6 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"host", M_TEXT, offsetof(struct req, host), OF_BOTH},
 	{"token", M_TEXT, offsetof(struct req, token), OF_REQ},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
-	{"own_endpoint", M_FLAG, offsetof(struct req, own_endpoint), OF_REQ},
 	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ},
 	{"port", M_PORT, 0, OF_BOTH}, {"scheme", M_SCHEME, 0, OF_BOTH}, {"form", M_FORM, 0, OF_REQ},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH}, {"length", M_LENGTH, 0, OF_REQ},
@@ -21146,21 +21103,17 @@ req_note_hits(struct req *r, const struct subst_run *t)
 static bool
 req_subst_target(struct req *r, enum subst_place place, struct slice in, struct secret **now)
 {
-	struct buf out;
+	struct buf out = {.max = PEER_HEAD_MAX, .secret = true};
 	struct subst_run t = {.s = r->subst, .in = in, .out = &out};
-	struct secret *s;
-	bool ok;
+	bool ok = (place == PLACE_PATH ? subst_spans(&t, place) : subst_pairs(&t, place)) && req_note_hits(r, &t);
+	struct secret *s = ok && t.hits != 0 ? buf_take_secret(&out) : NULL;
 
-	buf_init(&out, PEER_HEAD_MAX);
-	ok = (place == PLACE_PATH ? subst_spans(&t, place) : subst_pairs(&t, place)) && req_note_hits(r, &t);
-	if (ok && t.hits != 0) {
-		if ((s = secret_copy(out.p, out.n)) == NULL)
-			ok = false;
-		else
-			secret_drop(now), *now = s;
-	}
 	buf_free(&out);
-	return ok;
+	if (s == NULL)
+		return ok && t.hits == 0;
+	secret_drop(now);
+	*now = s;
+	return true;
 }
 
 static bool
@@ -21486,13 +21439,11 @@ static int
 l_req_target(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
+	struct buf b = {.max = PEER_HEAD_MAX, .secret = true};
 	struct secret *s;
-	struct buf b;
 
-	buf_init(&b, PEER_HEAD_MAX);
-	s = req_put_target(r, &b) ? secret_copy(b.p, b.n) : NULL;
-	buf_free(&b);
-	if (s == NULL)
+	req_put_target(r, &b);
+	if ((s = buf_take_secret(&b)) == NULL)
 		return luaL_error(L, "no memory for the target");
 	l_push_secret(L, s);
 	lua_pushboolean(L, r->new_path != NULL);

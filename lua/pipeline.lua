@@ -1185,13 +1185,9 @@ function M:on_request(req, token_hash, route)
   local deadline = self.time.now() + WAIT_MAX
   local synced, lost = self.config:sync(deadline)
   if not synced then return errors.fail(req, lost) end
-  if not route and req.own_endpoint then return own_endpoint(self, req) end
+  if not route and req.form == "origin" then return own_endpoint(self, req) end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
-  if not route and req.form == "origin" then
-    return refuse(req, agent, "misdirected", "this is a proxy, and Host is not one of its own addresses",
-      "send the request through it as a proxy")
-  end
   for _ = 1, DECIDE_TRIES do
     local done, waited = serve(self, req, agent, route, deadline)
     if done then return end

@@ -9,7 +9,7 @@ local FLUSH = 2000         -- ms for an answer to go out before the command ends
 
 -- One request, in a task of its own.
 local function handle(self, req)
-  if not req.own_endpoint then
+  if req.form ~= "origin" then
     return req:respond(404, "text/html; charset=utf-8", "no such page\n")
   end
   local mine = { method = req.method, path = req.path, query = req.query or "", host = ("%s:%d"):format(req.host, req.port) }

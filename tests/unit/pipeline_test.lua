@@ -94,8 +94,8 @@ local function setting(options)
     local req = {
       method = method, scheme = scheme, host = host, path = path == "" and "/" or path,
       port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
-      has_body = more.text ~= nil, length = more.text and #more.text, form = more.form or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
-      own_endpoint = more.own or false, websocket = more.websocket or false, id = "1",
+      has_body = more.text ~= nil, length = more.text and #more.text, form = more.form or more.own and "origin" or "tunnel", token = more.token or more.agent ~= false and "hash-" .. (more.agent or "alice") or nil,
+      websocket = more.websocket or false, id = "1",
     }
     function req.log(_, t) out.log = fake.copy(t); if more.turn then return more.turn() end return more.share ~= false end
     function req.fail(_, status, code, message, hint, opt)
@@ -142,7 +142,7 @@ local function setting(options)
       } }
     end
     local entry = more.connect and s.pipeline.on_connect or s.pipeline.on_request
-    local ordinary = (req.form == "tunnel" or req.form == "absolute") and not req.own_endpoint and not req.websocket
+    local ordinary = (req.form == "tunnel" or req.form == "absolute") and not req.websocket
     local route = ordinary and ("%s %s://%s:%d"):format(method, scheme, host, req.port) or nil
     if options.spawn then
       s.world.spawn(function() entry(s.pipeline, req, req.token, route) end, "w")
@@ -360,10 +360,6 @@ local cases = {
     is(s.request("GET https://api.test/").log.credential, "one")
     is(s.request("GET https://api.test/", { presents = { ["ph-alice-two"] = true } }).log.credential, "two")
     is(s.request("GET https://api.test/", { presents = { ["ph-bob-two"] = true } }).log.credential, "one")
-  end,
-  ["an origin-form request for another host is misdirected"] = function()
-    local out = with_bearer().request("GET http://api.test/", { form = "origin" })
-    is(out.status, 421)
   end,
 
   -- ---- calls that make further credentials
@@ -1059,7 +1055,6 @@ local cases = {
     is(s.request("GET https://api.test/b").log.credential, "gh")
     is(s.request("GET https://api.test/b", { share = false }).code, "too_many")
     is(s.request("GET https://api.test/b", { agent = "nobody", form = "absolute" }).status, 407)
-    is(s.code("GET https://api.test/b", { form = "origin" }), "misdirected")
     is(s.code "TRACE https://api.test/b", "trace")
     is(s.code "GET https://api.test:8443/b", "host_not_allowed")
     is(s.code "GET http://api.test/b", "host_not_allowed")
