@@ -8728,50 +8728,38 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
 #define STORE_DROP UINT32_MAX           /* in a batch: goes, though the others stay */
 
+/* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
+#define STORE_ERRORS(X) \
+	X(STORE_OK, "ok") \
+	X(STORE_ABSENT, "absent") \
+	X(STORE_EXISTS, "exists") \
+	X(STORE_DAMAGED, "damaged") \
+	X(STORE_LOCKED, "locked") \
+	X(STORE_NOT_OWNER, "not_owner") \
+	X(STORE_KEY_ABSENT, "key_absent") \
+	X(STORE_KEY_MODE, "key_mode") \
+	X(STORE_WRONG_KEY, "wrong_key") \
+	X(STORE_NEWER, "newer_format") \
+	X(STORE_OTHER, "other_store") \
+	X(STORE_RUNNING, "running") \
+	X(STORE_FULL, "full") \
+	X(STORE_BUSY, "busy") \
+	X(STORE_TIMEOUT, "timeout") \
+	X(STORE_CONFLICT, "conflict") \
+	X(STORE_INVALID, "invalid") \
+	X(STORE_MEMORY, "memory") \
+	X(STORE_IO, "io")
+
 enum store_err {
-	STORE_OK,
-	STORE_ABSENT,
-	STORE_EXISTS,
-	STORE_DAMAGED,
-	STORE_LOCKED,
-	STORE_NOT_OWNER,
-	STORE_KEY_ABSENT,
-	STORE_KEY_MODE,
-	STORE_WRONG_KEY,
-	STORE_NEWER,
-	STORE_OTHER,
-	STORE_RUNNING,
-	STORE_FULL,
-	STORE_BUSY,
-	STORE_TIMEOUT,
-	STORE_CONFLICT,
-	STORE_INVALID,
-	STORE_MEMORY,
-	STORE_IO,
-	STORE_ERRS,
+#define X(err, code) err,
+	STORE_ERRORS(X)
+#undef X
 };
 
-/* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
-static const char *const store_codes[STORE_ERRS] = {
-	[STORE_OK] = "ok",
-	[STORE_ABSENT] = "absent",
-	[STORE_EXISTS] = "exists",
-	[STORE_DAMAGED] = "damaged",
-	[STORE_LOCKED] = "locked",
-	[STORE_NOT_OWNER] = "not_owner",
-	[STORE_KEY_ABSENT] = "key_absent",
-	[STORE_KEY_MODE] = "key_mode",
-	[STORE_WRONG_KEY] = "wrong_key",
-	[STORE_NEWER] = "newer_format",
-	[STORE_OTHER] = "other_store",
-	[STORE_RUNNING] = "running",
-	[STORE_FULL] = "full",
-	[STORE_BUSY] = "busy",
-	[STORE_TIMEOUT] = "timeout",
-	[STORE_CONFLICT] = "conflict",
-	[STORE_INVALID] = "invalid",
-	[STORE_MEMORY] = "memory",
-	[STORE_IO] = "io",
+static const char *const store_codes[] = {
+#define X(err, code) code,
+	STORE_ERRORS(X)
+#undef X
 };
 
 enum store_db {
@@ -8941,18 +8929,6 @@ store_key_ok(struct slice key)
 {
 	return key.n != 0 && key.n <= STORE_KEY_MAX && (unsigned char)key.p[0] >= 0x20 &&
 	    memchr(key.p, '\0', key.n) == NULL;
-}
-
-static bool
-store_db_of(struct slice name, enum store_db *db)
-{
-	for (int i = 0; i < STORE_DBS; i++) {
-		if (slice_eq(name, slice_of(store_dbs[i].name))) {
-			*db = (enum store_db)i;
-			return true;
-		}
-	}
-	return false;
 }
 
 /* -- keys and sealing */
@@ -9306,21 +9282,27 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	return store_record_check(store_keys_of(store.keys), db, *key, store_slice(v), r);
 }
 
+/* Seals or opens, in place, what is bound to that name of that record. */
+static void
+store_seal_run(enum store_db db, struct slice key, struct slice name, const void *nonce, void *data, size_t n,
+    uint8_t tag[16], bool encrypt)
+{
+	uint8_t aad[STORE_AAD_MAX];
+	size_t aadn = store_aad(aad, db, key, name);
+
+	store_aead(store_keys_of(store.keys)->seal, nonce, data, n, (struct slice){(char *)aad, aadn}, tag, encrypt);
+}
+
 /* Writes the s->text.n bytes of a sealed secret to `out`; zeros where it does not open. */
 static enum store_err
 store_unseal(enum store_db db, struct slice key, const struct store_seal *s, char *out)
 {
-	const struct store_keys *k = store_keys_of(store.keys);
-	uint8_t aad[STORE_AAD_MAX], tag[16];
-	size_t aadn;
+	uint8_t tag[16];
 
-	if (k == NULL)
+	if (store.keys == NULL)
 		return STORE_LOCKED;
 	memcpy(out, s->text.p, s->text.n);
-	aadn = store_aad(aad, db, key, s->name);
-	store_aead(k->seal, (const uint8_t *)s->nonce.p, out, s->text.n,
-	    (struct slice){(char *)aad, aadn},
-	    tag, false);
+	store_seal_run(db, key, s->name, s->nonce.p, out, s->text.n, tag, false);
 	if (ct_eq(tag, s->tag.p, sizeof tag))
 		return STORE_OK;
 	wipe(out, s->text.n);
@@ -9613,14 +9595,13 @@ store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
 static enum store_err
 store_batch_secret(struct store_batch *b, struct slice name, const void *p, size_t n)
 {
-	const struct store_keys *k = store_keys_of(store.keys);
 	struct store_op *op = &b->op[b->n - 1];
-	uint8_t aad[STORE_AAD_MAX], nonce[12], tag[16] = {0};
+	uint8_t nonce[12], tag[16] = {0};
 	struct store_seal dup;
-	size_t aadn, at;
+	size_t at;
 
 	assert(b->n != 0 && op->kind == OP_PUT);
-	if (k == NULL)
+	if (store.keys == NULL)
 		return STORE_LOCKED;
 	if (n > STORE_SECRET_MAX || name.n > STORE_SECRET_NAME_MAX ||
 	    op->nseals == STORE_SECRETS_MAX ||
@@ -9634,8 +9615,7 @@ store_batch_secret(struct store_batch *b, struct slice name, const void *p, size
 	buf_add(&b->bytes, p, n);
 	if (!buf_add(&b->bytes, tag, sizeof tag))
 		return STORE_INVALID;
-	aadn = store_aad(aad, op->db, store_op_key(b, op), name);
-	store_aead(k->seal, nonce, b->bytes.p + at, n, (struct slice){(char *)aad, aadn},
+	store_seal_run(op->db, store_op_key(b, op), name, nonce, b->bytes.p + at, n,
 	    (uint8_t *)b->bytes.p + at + n, true);
 	op->nseals++;
 	op->seals_n = b->bytes.n - op->seals;
@@ -10509,45 +10489,6 @@ store_serving(const char *home)
 	if (fd >= 0)
 		close(fd);
 	return held;
-}
-
-/* -- the certificate authority that signs leaves: meta/"ca", plain { der = base64, … }, secret
- * "key" */
-
-/* *key is the caller's to unref; set only if OK. */
-static enum store_err
-store_ca(struct buf *cert_der, struct secret **key)
-{
-	struct json_member der = {.name = SLICE("der")};
-	struct secret *sec = NULL;
-	struct store_record r;
-	struct store_seal s;
-	struct slice text;
-	enum store_err err = store_read(DB_META, SLICE("ca"), &r);
-	ssize_t n = -1;
-
-	if (err == STORE_OK && (json_members(r.plain, &der, 1) != JSON_OK ||
-	    der.value.type != JSON_STRING ||
-	    !store_seal_find(r.seals, SLICE("key"), &s)))
-		err = STORE_DAMAGED;
-	if (err != STORE_OK)
-		goto out;
-	text = json_inside(&der.value);
-	buf_clear(cert_der);
-	if ((sec = secret_new(s.text.n)) == NULL || !buf_reserve(cert_der, text.n))
-		err = STORE_MEMORY;
-	else if ((n = b64_decode(cert_der->p, text.n, text, false)) < 0)
-		err = STORE_DAMAGED;
-	else
-		err = store_unseal(DB_META, SLICE("ca"), &s, sec->p);
-	if (err == STORE_OK) {
-		cert_der->n = (size_t)n;
-		*key = secret_ref(sec);
-	}
-out:
-	secret_unref(sec);
-	store_read_reset();
-	return err;
 }
 
 /* Clears the slots of readers that died: a slot pins every page freed since. After a child's death
@@ -16463,13 +16404,15 @@ helper_stop(struct helper_run *h, enum helper_code code)
 	helper_clear(&h->timer);
 }
 
+/* The end of a program whose output has ended, or the deadline. */
 static void
 helper_look(struct timer *t)
 {
 	struct helper_run *h = OWNER(t, struct helper_run, timer);
 	siginfo_t ended = {0};
 
-	if (waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid != 0) {
+	if (h->watch.fd < 0 &&
+	    waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid != 0) {
 		h->status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
 		helper_stop(h, h->status == 0 ? HELPER_DONE : HELPER_EXIT);
 	} else if (clock_now() >= h->until) {
@@ -16477,12 +16420,6 @@ helper_look(struct timer *t)
 	} else {
 		timer_set(t, clock_now() + HELPER_LOOK_MS, helper_look);
 	}
-}
-
-static void
-helper_late(struct timer *t)
-{
-	helper_stop(OWNER(t, struct helper_run, timer), HELPER_TIMEOUT);
 }
 
 /* Reads to the end of the output, then waits for the end of the program; both before `until`. */
@@ -16531,7 +16468,7 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 	}
 	helper_runs++;
 	h->until = clock_now() + ms;
-	timer_set(&h->timer, h->until, helper_late);
+	timer_set(&h->timer, h->until, helper_look);
 }
 
 /* Its owner goes: a program that still runs is ended, and what is left of h goes with it. */
@@ -16543,7 +16480,7 @@ helper_drop(struct helper_run *h)
 	h->wait = NULL;
 	if (ended)
 		helper_over(h);
-	else if (h->watch.fd >= 0 || h->timer.fire == helper_look)
+	else if (h->timer.fire == helper_look)
 		helper_stop(h, HELPER_TIMEOUT);
 }
 
@@ -18645,23 +18582,16 @@ l_fail_store(lua_State *L, enum store_err err)
 	return l_store_return(l_fail(L, store_code(err)));
 }
 
-static struct slice
-l_opt_slice(lua_State *L, int idx)
-{
-	struct slice s = {"", 0};
-
-	if (!lua_isnoneornil(L, idx))
-		s = l_check_slice(L, idx);
-	return s;
-}
-
 static enum store_db
 l_check_db(lua_State *L, int idx)
 {
-	enum store_db db = DB_META;
+	struct slice name = l_check_slice(L, idx);
 
-	luaL_argcheck(L, store_db_of(l_check_slice(L, idx), &db), idx, "no such database");
-	return db;
+	for (int i = 0; i < STORE_DBS; i++)
+		if (slice_eq(name, slice_of(store_dbs[i].name)))
+			return (enum store_db)i;
+	luaL_argerror(L, idx, "no such database");
+	return DB_META;
 }
 
 /* -- opening and the like: they answer true | nil, code, fault; fault = { place =, why =, n = }, as
@@ -18741,91 +18671,70 @@ l_push_plain(lua_State *L, struct slice text)
 	return false;
 }
 
-static void
-l_set_version(lua_State *L, const struct store_record *r)
-{
-	l_set_integer(L, "version", r->version);
-}
-
-/* Sets .secrets of the table on top: { name = handle }. */
+/* Pushes a record: its plain members, its version, and of what is sealed the handles (`open`) or the
+ * names. */
 static enum store_err
-l_set_secrets(lua_State *L, enum store_db db, struct slice key, struct slice seals)
+l_push_record(lua_State *L, enum store_db db, struct slice key, const struct store_record *r, bool open)
 {
 	enum store_err err = STORE_OK;
-	struct store_seal s;
-
-	lua_newtable(L);
-	while (seals.n != 0 && err == STORE_OK && store_seal_next(&seals, &s)) {
-		lua_pushlstring(L, s.name.p, s.name.n);
-		err = store_unseal(db, key, &s, l_text_room(L, true, s.text.n));
-		l_text_push(L);
-		lua_rawset(L, -3);
-	}
-	lua_setfield(L, -2, "secrets");
-	return err;
-}
-
-/* Pushes a record as peek shows it; false: its plain text is no JSON. */
-static bool
-l_push_peek(lua_State *L, const struct store_record *r)
-{
 	struct slice seals = r->seals;
 	struct store_seal s;
 
+	if (open && !r->verified)
+		return STORE_LOCKED;
 	if (!l_push_plain(L, r->plain))
-		return false;
-	l_set_version(L, r);
+		return STORE_DAMAGED;
+	l_set_integer(L, "version", r->version);
 	if (!r->verified)
 		l_set_flag(L, "unverified", true);
 	if (r->nseals == 0)
-		return true;
-	lua_createtable(L, (int)r->nseals, 0);
-	for (int i = 1; seals.n != 0 && store_seal_next(&seals, &s); i++) {
+		return STORE_OK;
+	lua_newtable(L);
+	for (int i = 1; seals.n != 0 && err == STORE_OK && store_seal_next(&seals, &s); i++) {
 		lua_pushlstring(L, s.name.p, s.name.n);
-		lua_rawseti(L, -2, i);
+		if (open) {
+			err = store_unseal(db, key, &s, l_text_room(L, true, s.text.n));
+			l_text_push(L);
+			lua_rawset(L, -3);
+		} else
+			lua_rawseti(L, -2, i);
 	}
-	lua_setfield(L, -2, "sealed");
-	return true;
+	lua_setfield(L, -2, open ? "secrets" : "sealed");
+	return err;
 }
 
-/* store.get(db, key) -> { plain members…, version = N, secrets = { name = handle } | nil }
- *   | nil, "absent" | "damaged" | "locked" | …
- * The handles belong to the task: secret.core.keep takes one out of it. */
 static int
-l_store_get(lua_State *L)
+l_store_record(lua_State *L, bool open)
 {
 	enum store_db db = l_check_db(L, 1);
 	struct slice key = l_check_slice(L, 2);
 	struct store_record r;
 	enum store_err err = store_read(db, key, &r);
 
-	if (err == STORE_OK && !r.verified)
-		err = STORE_LOCKED;
-	if (err == STORE_OK && !l_push_plain(L, r.plain))
-		err = STORE_DAMAGED;
-	if (err != STORE_OK)
-		return l_fail_store(L, err);
-	l_set_version(L, &r);
-	if (r.nseals != 0 && (err = l_set_secrets(L, db, key, r.seals)) != STORE_OK)
-		return l_fail_store(L, err);
-	return l_store_return(1);
+	if (err == STORE_OK)
+		err = l_push_record(L, db, key, &r, open);
+	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
+}
+
+/* store.get(db, key) -> { plain members…, version = N, secrets = { name = handle } | nil }
+ *   | nil, "absent" | "damaged" | "locked" | …
+ *
+ * The handles belong to the task: secret.core.keep takes one out of it. */
+static int
+l_store_get(lua_State *L)
+{
+	return l_store_record(L, true);
 }
 
 /* store.peek(db, key)
  *   -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
  *   | nil, "absent" | "damaged" | …
+ *
  * Unseals nothing. `unverified`: the store was opened without its key, so nobody vouches for it. */
 static int
 l_store_peek(lua_State *L)
 {
-	enum store_db db = l_check_db(L, 1);
-	struct slice key = l_check_slice(L, 2);
-	struct store_record r;
-	enum store_err err = store_read(db, key, &r);
-
-	if (err == STORE_OK && !l_push_peek(L, &r))
-		err = STORE_DAMAGED;
-	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
+	return l_store_record(L, false);
 }
 
 /* store.each(db, prefix [, after [, limit]]) -> { { key =, record = as peek, damaged = true | nil
@@ -18838,11 +18747,13 @@ static int
 l_store_each(lua_State *L)
 {
 	enum store_db db = l_check_db(L, 1);
-	struct slice prefix = l_opt_slice(L, 2), after = l_opt_slice(L, 3), key;
+	struct slice prefix, after, key;
 	lua_Integer limit = luaL_optinteger(L, 4, 256);
 	struct store_record r;
 	enum store_err err;
 
+	prefix.p = luaL_optlstring(L, 2, "", &prefix.n);
+	after.p = luaL_optlstring(L, 3, "", &after.n);
 	luaL_argcheck(L, limit >= 1 && limit <= L_EACH_MAX, 4, "limit is 1 to 4096");
 	lua_createtable(L, limit < 64 ? (int)limit : 64, 0);
 	for (lua_Integer i = 1; i <= limit; i++) {
@@ -18855,7 +18766,7 @@ l_store_each(lua_State *L)
 		lua_pushlstring(L, key.p, key.n);
 		after.p = lua_tolstring(L, -1, &after.n);       /* lives in the table */
 		lua_setfield(L, -2, "key");
-		if (err == STORE_OK && l_push_peek(L, &r)) {
+		if (err == STORE_OK && l_push_record(L, db, key, &r, false) == STORE_OK) {
 			lua_setfield(L, -2, "record");
 		} else {
 			l_set_flag(L, "damaged", true);
@@ -18992,12 +18903,8 @@ l_commit_done(struct store_commit *c)
 static void
 l_check_batch(lua_State *L, enum store_err err)
 {
-	if (err == STORE_MEMORY)
-		luaL_error(L, "not enough memory for a commit");
-	if (err == STORE_LOCKED)
-		luaL_error(L, "the store is not open with its key");
 	if (err != STORE_OK)
-		luaL_error(L, "a key, record or number of operations is out of bounds");
+		luaL_error(L, "an operation cannot be prepared: %s", store_code(err));
 }
 
 /* Pushes the JSON text of the plain members: a record that was read may be put again as it is. */
@@ -19055,8 +18962,7 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	if (room < 0 || room > STORE_PLAIN_MAX)
 		luaL_error(L, "room is out of bounds");
 	lua_getfield(L, op, "plain");
-	if (lua_type(L, -1) != LUA_TTABLE)
-		luaL_error(L, "put without plain");
+	luaL_checktype(L, op + 1, LUA_TTABLE);
 	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version,
 	    l_flag(L, op, "keep"), (uint32_t)room));
 	lua_getfield(L, op, "secrets");
@@ -19071,36 +18977,30 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 static void
 l_batch_op(lua_State *L, struct store_batch *b)
 {
-	int op = lua_gettop(L);
+	static const char *const kinds[] = {[OP_PUT] = "put", [OP_DEL] = "del", [OP_CHECK] = "check", NULL};
+	int op = lua_gettop(L), kind;
 	uint64_t version = STORE_ANY;
-	const char *kind;
 	enum store_db db;
 	struct slice key;
 
 	luaL_checkstack(L, 16, NULL);
-	if (lua_type(L, op) != LUA_TTABLE)
-		luaL_error(L, "an operation is a table");
+	luaL_checktype(L, op, LUA_TTABLE);
 	lua_getfield(L, op, "op");
 	lua_getfield(L, op, "db");
 	lua_getfield(L, op, "key");
 	lua_getfield(L, op, "version");
-	if (lua_type(L, op + 1) != LUA_TSTRING || lua_type(L, op + 2) != LUA_TSTRING ||
-	    lua_type(L, op + 3) != LUA_TSTRING)
-		luaL_error(L, "an operation has op, db and key");
-	kind = lua_tostring(L, op + 1);
+	kind = luaL_checkoption(L, op + 1, NULL, kinds);
 	db = l_check_db(L, op + 2);
 	key = l_check_slice(L, op + 3);
 	if (!lua_isnil(L, op + 4))
 		version = (uint64_t)luaL_checkinteger(L, op + 4);
 	lua_pushvalue(L, op);
-	if (strcmp(kind, "put") == 0)
+	if (kind == OP_CHECK && version == STORE_ANY)
+		luaL_error(L, "a check has a version");
+	if (kind == OP_PUT)
 		l_batch_put(L, b, db, key, version);
-	else if (strcmp(kind, "del") == 0)
-		l_check_batch(L, store_batch_op(b, OP_DEL, db, key, version));
-	else if (strcmp(kind, "check") == 0 && version != STORE_ANY)
-		l_check_batch(L, store_batch_op(b, OP_CHECK, db, key, version));
 	else
-		luaL_error(L, "op is put, del or check (with a version)");
+		l_check_batch(L, store_batch_op(b, (enum store_op_kind)kind, db, key, version));
 	lua_settop(L, op);
 }
 
@@ -21788,14 +21688,12 @@ static int l_time_wall_ms(lua_State *L) { lua_pushinteger(L, clock_wall_ms()); r
 static int
 l_time_boot_id(lua_State *L)
 {
-	char id[64] = "";
+	char id[36];            /* a UUID */
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 ? read(fd, id, sizeof id - 1) : 0;
+	ssize_t n = fd >= 0 ? read(fd, id, sizeof id) : 0;
 
 	if (fd >= 0)
 		close(fd);
-	while (n > 0 && id[n - 1] == '\n')
-		n--;
 	lua_pushlstring(L, id, n > 0 ? (size_t)n : 0);
 	return 1;
 }
@@ -21818,25 +21716,11 @@ l_time_sleep(lua_State *L)
 	return task_yield(L, until, (lua_KContext)l_time_sleep_push, l_wait_k);
 }
 
-/* time.iso(s) -> "2026-11-21T02:07:00Z" */
-static int
-l_time_iso(lua_State *L)
-{
-	time_t t = (time_t)luaL_checkinteger(L, 1);
-	struct tm tm;
-	char out[32];
-
-	if (gmtime_r(&t, &tm) == NULL)
-		return luaL_argerror(L, 1, "out of range");
-	lua_pushlstring(L, out, strftime(out, sizeof out, "%Y-%m-%dT%H:%M:%SZ", &tm));
-	return 1;
-}
-
 static const luaL_Reg l_time[] = {
 	{"now", l_time_now}, {"boot", l_time_boot}, {"boot_id", l_time_boot_id}, {"wall", l_time_wall},
 	{"wall_ms", l_time_wall_ms},
 	{"sleep", l_time_sleep}, /* yields */
-	{"iso", l_time_iso}, {NULL, NULL},
+	{NULL, NULL},
 };
 
 /* -- tls: what a credential brings of its own */
@@ -21879,11 +21763,23 @@ l_tls_identity(lua_State *L)
 	return 3;
 }
 
+/* tls.authority(der, key) -> true | false: not a certificate and its key
+ *
+ * What signs leaves from now on. */
+static int
+l_tls_authority(lua_State *L)
+{
+	bool is_secret;
+	struct slice der = l_check_slice(L, 1), key = l_check_value(L, 2, &is_secret);
+
+	return l_answer(L, key.n == 32 && tls_ca_load(der, key.p));
+}
+
 static int
 l_open_tls(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
-		{"identity", l_tls_identity}, {NULL, NULL},
+		{"identity", l_tls_identity}, {"authority", l_tls_authority}, {NULL, NULL},
 	}, events[] = {{"__gc", l_identity_gc}, {NULL, NULL}};
 
 	lua_pushnil(L);
@@ -21962,12 +21858,12 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 
 	if (!http_is_token(slice_of(method)))
 		luaL_error(L, "not a method");
-	if (!buf_adds(&f->out, method) || !buf_add(&f->out, " ", 1) ||
-	    !(rest.n == 0 || rest.p[0] != '/' ? buf_add(&f->out, "/", 1) : true) ||
-	    !buf_addv(&f->out, rest) ||
-	    !buf_adds(&f->out, " HTTP/1.1\r\nHost: ") || !buf_addv(&f->out, authority) ||
-	    !buf_adds(&f->out, "\r\nConnection: close\r\nUser-Agent: sallyport/" VERSION "\r\n"))
-		luaL_error(L, "out of memory");
+	buf_adds(&f->out, method);
+	buf_adds(&f->out, rest.n == 0 || rest.p[0] != '/' ? " /" : " ");
+	buf_addv(&f->out, rest);
+	buf_adds(&f->out, " HTTP/1.1\r\nHost: ");
+	buf_addv(&f->out, authority);
+	buf_adds(&f->out, "\r\nConnection: close\r\nUser-Agent: sallyport/" VERSION "\r\n");
 	if (lua_getfield(L, 1, "headers") == LUA_TTABLE) {
 		lua_Integer n = luaL_len(L, -1);
 
@@ -21988,10 +21884,10 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	lua_pop(L, 1);
 	if (lua_getfield(L, 1, "body") != LUA_TNIL) {
 		body = l_check_value(L, lua_gettop(L), &is_secret);
-		if (!buf_addf(&f->out, "Content-Length: %zu\r\n", body.n))
-			luaL_error(L, "out of memory");
+		buf_addf(&f->out, "Content-Length: %zu\r\n", body.n);
 	}
-	if (!buf_adds(&f->out, "\r\n") || !buf_addv(&f->out, body))
+	buf_adds(&f->out, "\r\n");
+	if (!buf_addv(&f->out, body))
 		luaL_error(L, "a request of more than 2 MiB");
 	lua_pop(L, 1);
 }
@@ -22074,30 +21970,24 @@ l_command_headers(lua_State *L, struct slice text)
 	struct json_reader r;
 	struct json_token t;
 	lua_Integer n = 0;
+	bool ok;
 
 	lua_newtable(L);
 	json_open(&r, text);
-	if (json_next(&r, &t) != JSON_OBJECT)
-		return l_fail(L, "command_malformed");
-	while (json_next(&r, &t) != JSON_END) {
-		if (t.type == JSON_CLOSE)
-			continue;
+	ok = json_next(&r, &t) == JSON_OBJECT;
+	while (ok && json_next(&r, &t) != JSON_END) {
 		if (t.type == JSON_KEY) {
-			if (json_unescape(NULL, &t) >= sizeof name || n == L_EXPECT_MAX)
-				return l_fail(L, "command_malformed");
-			name_n = json_unescape(name, &t);
-			if (!http_is_token((struct slice){name, name_n}))
-				return l_fail(L, "command_malformed");
-			continue;
-		}
-		if (t.type != JSON_STRING)
-			return l_fail(L, "command_malformed");
-		l_json_push_secret(L, &t);
-		if (!http_valid_field_value(secret_slice(l_test_secret(L, -1))))
-			return l_fail(L, "command_malformed");
-		l_add_pair(L, (struct slice){name, name_n}, ++n);
+			ok = json_unescape(NULL, &t) < sizeof name && n < L_EXPECT_MAX;
+			name_n = ok ? json_unescape(name, &t) : 0;
+			ok = ok && http_is_token((struct slice){name, name_n});
+		} else if (t.type == JSON_STRING) {
+			l_json_push_secret(L, &t);
+			ok = http_valid_field_value(secret_slice(l_test_secret(L, -1)));
+			l_add_pair(L, (struct slice){name, name_n}, ++n);
+		} else
+			ok = t.type == JSON_CLOSE;
 	}
-	return n != 0 ? 1 : l_fail(L, "command_malformed");
+	return ok && n != 0 ? 1 : l_fail(L, "command_malformed");
 }
 
 static int
@@ -22540,18 +22430,18 @@ l_host_unbase64(lua_State *L)
 static int
 l_host_random_token(lua_State *L)
 {
-	char token[128];
+	char text[64];
 	uint8_t raw[32];
-	int n = snprintf(token, 64, "%s", luaL_checkstring(L, 1));
-	struct slice all;
 
+	luaL_checkstring(L, 1);
+	lua_settop(L, 1);
 	if (!rand_bytes(raw, sizeof raw))
 		return luaL_error(L, "no random bytes");
-	all = (struct slice){token, (size_t)n + b64_encode(token + n, raw, sizeof raw, true)};
-	lua_pushlstring(L, all.p, all.n);
-	l_push_sha256_hex(L, all);
+	lua_pushlstring(L, text, b64_encode(text, raw, sizeof raw, true));
+	lua_concat(L, 2);
+	l_push_sha256_hex(L, l_check_slice(L, -1));
 	wipe(raw, sizeof raw);
-	wipe(token, sizeof token);
+	wipe(text, sizeof text);
 	return 2;
 }
 
@@ -23022,22 +22912,6 @@ worker_start_done(struct task *t, bool ok, lua_State *co)
 		    l_message(co));
 }
 
-static bool
-worker_load_ca(void)
-{
-	struct secret *key = NULL;
-	struct buf der;
-	bool ok;
-
-	buf_init(&der, 8192);
-	ok = store_ca(&der, &key) == STORE_OK && key->n == 32 && tls_ca_load(buf_slice(&der), key->p);
-	secret_unref(key);
-	buf_free(&der);
-	if (!ok)
-		log_line("ev=worker_start err=\"the CA of this store is missing or damaged\"");
-	return ok;
-}
-
 static uint64_t
 memory_default(void)
 {
@@ -23061,7 +22935,7 @@ worker_open(void)
 	}
 	host_workers = serve.workers;
 	conn_bound(memory_default());
-	if (!worker_load_ca() || lua_open_state(true) == NULL || !req_import())
+	if (lua_open_state(true) == NULL || !req_import())
 		return false;
 	worker_tick_ref = lua_import("worker", "tick");
 	start = lua_import("worker", "start");

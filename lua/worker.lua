@@ -65,7 +65,16 @@ function M.build(with)
   }
 end
 
+-- What agents are shown is signed by the store's own authority.
+local function load_authority()
+  local ca = require("store").get("meta", "ca")
+  local der = ca and type(ca.der) == "string" and require("host").unbase64(ca.der)
+  local key = ca and ca.secrets and ca.secrets.key
+  if not (der and key and require("tls").authority(der, key)) then error("the CA of this store is missing or damaged", 0) end
+end
+
 function M.start(overrides)
+  load_authority()
   local flags = overrides and overrides ~= "" and assert(require("json").decode(overrides)) or nil
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first dial: connect-to, roots and the guard must be as they were set.

@@ -1046,27 +1046,6 @@ derived_strings_are_stable_and_apart(void)
 		CHECK(isalnum((unsigned char)a[i]));
 }
 
-static void
-the_ca_is_found(void)
-{
-	struct store_batch *b;
-	struct secret *key = NULL;
-	struct buf der;
-
-	fresh();
-	buf_init(&der, 4096);
-	CHECK(store_ca(&der, &key) == STORE_ABSENT);
-	b = store_batch_new();
-	store_batch_put(b, DB_META, SLICE("ca"), SLICE("{\"sha256\":\"x\",\"der\":\"aGVsbG8=\"}"),
-	    0, false, 0);
-	store_batch_secret(b, SLICE("key"), "0123456789abcdef0123456789abcdef", 32);
-	CHECK(commit(b, NULL) == STORE_OK);
-	CHECK(store_ca(&der, &key) == STORE_OK && slice_eq(buf_slice(&der), SLICE("hello")) &&
-	    key->n == 32);
-	secret_unref(key);
-	buf_free(&der);
-}
-
 /* ---- secrets on the disk */
 
 static int canaries;
@@ -1134,7 +1113,6 @@ static const struct {
 	CASE(an_environment_that_failed_is_opened_again),
 	CASE(dead_readers_are_cleared),
 	CASE(derived_strings_are_stable_and_apart),
-	CASE(the_ca_is_found),
 	CASE(no_secret_lies_readable_in_any_file),
 };
 
