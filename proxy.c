@@ -186,6 +186,12 @@ slice_order(struct slice a, struct slice b)
 	return order != 0 ? order : a.n < b.n ? -1 : a.n > b.n;
 }
 
+static bool
+slice_has(struct slice in, struct slice what)
+{
+	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
+}
+
 /* As a C string; false where it is empty, holds a NUL or does not fit. */
 static bool
 slice_cstr(struct slice s, char *out, size_t cap)
@@ -6715,21 +6721,24 @@ subst_get(const struct subst_code *code, struct slice in, size_t i, char out[4],
 	return pct_next(in, i, code->mode, out);
 }
 
-static bool
+/* The buffer is bad from then on where the value cannot be written so. */
+static void
 subst_put(const struct subst_code *code, struct buf *b, struct slice value)
 {
 	size_t n;
 
-	if (code->escape != '\\')
-		return code->escape == '%' ? pct_put(b, value, code->mode) : buf_addv(b, value);
-	n = json_quote(NULL, value);
-	if (n == SIZE_MAX || !buf_reserve(b, n + 2))
-		return false;
-	json_quote(b->p + b->n, value);
-	memmove(b->p + b->n, b->p + b->n + 1, n - 2);   /* without its quotes */
-	wipe(b->p + b->n + n - 2, 2);
-	b->n += n - 2;
-	return true;
+	if (code->escape == '%') {
+		pct_put(b, value, code->mode);
+	} else if (code->escape == '\0') {
+		buf_addv(b, value);
+	} else if ((n = json_quote(NULL, value)) == SIZE_MAX) {
+		b->bad = true;
+	} else if (buf_reserve(b, n)) {
+		json_quote(b->p + b->n, value);
+		memmove(b->p + b->n, b->p + b->n + 1, n - 2);   /* without its quotes */
+		wipe(b->p + b->n + n - 2, 2);
+		b->n += n - 2;
+	}
 }
 
 /* Bytes of in at `at` that spell `want`, or 0. */
@@ -6756,10 +6765,8 @@ subst_has(const struct subst_code *code, struct slice in, struct slice want)
 	size_t len;
 	char c[4];
 
-	if (want.n == 0 || in.n < want.n)
-		return false;
-	if (code->escape == '\0')
-		return memmem(in.p, in.n, want.p, want.n) != NULL;
+	if (code->escape == '\0' || want.n == 0)
+		return slice_has(in, want);
 	for (size_t i = 0; i < in.n; i += in.p[i] == code->escape ? subst_get(code, in, i, c, &len) : 1)
 		if (subst_match(code, in, i, want) != 0)
 			return true;
@@ -6801,9 +6808,9 @@ subst_row_at(const struct subst_run *t, const struct subst_code *code, struct sl
 	return row;
 }
 
-/* Replaces in bytes [i, end) of the text. False: no room, or a value that
- * cannot be written there. */
-static bool
+/* Replaces in bytes [i, end) of the text. The buffer is bad from then on where there is no room, or a
+ * value cannot be written there. */
+static void
 subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t end)
 {
 	struct slice in = {t->in.p, end};
@@ -6813,7 +6820,7 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 
 	for (uint64_t left = t->rows; left != 0; left &= left - 1)
 		first[(unsigned char)t->s->row[__builtin_ctzll(left)].placeholder.p[0]] = true;
-	while (t->rows != 0 && i < end) {
+	while (t->rows != 0 && i < end && buf_ok(t->out)) {
 		size_t step = 1;
 		int row = -1;
 
@@ -6826,73 +6833,65 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 			i += step;
 			continue;
 		}
-		if (!buf_add(t->out, t->in.p + t->from, i - t->from) ||
-		    !subst_put(code, t->out, secret_slice(t->s->row[row].secret)))
-			return false;
+		buf_add(t->out, t->in.p + t->from, i - t->from);
+		subst_put(code, t->out, secret_slice(t->s->row[row].secret));
 		if ((t->hits >> row & 1) == 0)
 			t->sent[row] = (struct slice){in.p + i, used};
-		else if (++t->again > SUBST_AGAIN_MAX)
-			return false;
+		else
+			t->out->bad |= ++t->again > SUBST_AGAIN_MAX;
 		t->hits |= (uint64_t)1 << row;
 		i = t->from = i + used;
 	}
-	return true;
 }
 
 /* The rest, where anything was found. */
-static bool
+static void
 subst_end(struct subst_run *t)
 {
-	return t->hits == 0 || buf_add(t->out, t->in.p + t->from, t->in.n - t->from);
+	if (t->hits != 0)
+		buf_add(t->out, t->in.p + t->from, t->in.n - t->from);
+	t->from = t->in.n;
 }
 
-static bool
+static void
 subst_all(struct subst_run *t, const struct subst_code *code)
 {
-	return subst_range(t, code, 0, t->in.n) && subst_end(t);
+	subst_range(t, code, 0, t->in.n);
+	subst_end(t);
 }
 
-/* -- headers: a value as it is, and what Basic holds in base64 (RFC 7617 2) */
-
-static bool
-subst_basic(struct subst_run *t)
-{
-	struct subst_run inner = *t;
-	struct buf plain, now;
-	bool ok = true;
-
-	buf_init(&now, t->out->max);
-	inner.out = &now;
-	if (http_basic(t->in, &plain)) {
-		inner.in = buf_slice(&plain);
-		ok = subst_all(&inner, &subst_plain);
-	}
-	if (ok && inner.hits != 0) {
-		t->hits = inner.hits;
-		ok = now.n < t->out->max && buf_add(t->out, t->in.p, 6) && buf_reserve(t->out, b64_len(now.n));
-		if (ok)
-			t->out->n += b64_encode(t->out->p + t->out->n, now.p, now.n, false);
-	}
-	buf_free(&plain);
-	buf_free(&now);
-	return ok;
-}
-
-/* A field's value: in Authorization also what Basic holds, where a row says so. */
-static bool
+/* A field's value: as it is; in Authorization also what Basic holds in base64 (RFC 7617 2), where a row
+ * says so. */
+static void
 subst_header(struct subst_run *t, struct slice name)
 {
+	struct subst_run inner;
+	struct buf plain, now;
+
 	t->rows = subst_rows(t->s, PLACE_HEADER, name);
-	if (!subst_all(t, &subst_plain))
-		return false;
-	if (t->hits != 0)
-		return true;
+	subst_all(t, &subst_plain);
 	t->rows = subst_rows(t->s, PLACE_BASIC, SLICE(""));
-	return t->rows == 0 || !slice_eq_nocase(name, SLICE("authorization")) || subst_basic(t);
+	if (t->hits != 0 || t->rows == 0 || !slice_eq_nocase(name, SLICE("authorization")))
+		return;
+	buf_init(&now, t->out->max);
+	inner = *t;
+	inner.out = &now;
+	inner.from = 0;
+	if (http_basic(t->in, &plain)) {
+		inner.in = buf_slice(&plain);
+		subst_all(&inner, &subst_plain);
+	}
+	if ((t->hits = inner.hits) != 0) {
+		buf_add(t->out, t->in.p, 6);
+		buf_base64(t->out, buf_slice(&now), false);
+	}
+	t->out->bad |= now.bad;
+	buf_free(&plain);
+	buf_free(&now);
 }
 
 /* -- the path, and the parts of a form: rows say which bytes, in the order of the text */
-static bool
+static void
 subst_spans(struct subst_run *t, enum subst_place place)
 {
 	for (size_t i = 0; i < t->s->n; i++) {
@@ -6903,17 +6902,16 @@ subst_spans(struct subst_run *t, enum subst_place place)
 		if (row->place != place || row->from < t->from || row->to > t->in.n || row->from >= row->to)
 			continue;
 		/* whole in a path: a "%2F" beside it would be another place for who decodes before they part */
-		if (place == PLACE_PATH &&
-		    subst_match(&subst_path, until, row->from, row->placeholder) != row->to - row->from)
-			continue;
-		if (!subst_range(t, place == PLACE_PATH ? &subst_path : &subst_plain, row->from, row->to))
-			return false;
+		if (place != PLACE_PATH)
+			subst_range(t, &subst_plain, row->from, row->to);
+		else if (subst_match(&subst_path, until, row->from, row->placeholder) == row->to - row->from)
+			subst_range(t, &subst_path, row->from, row->to);
 	}
-	return subst_end(t);
+	subst_end(t);
 }
 
 /* -- query, and a form of pairs */
-static bool
+static void
 subst_pairs(struct subst_run *t, enum subst_place place)
 {
 	struct slice pair, raw, value;
@@ -6923,22 +6921,14 @@ subst_pairs(struct subst_run *t, enum subst_place place)
 		value = pair_value(pair, raw);
 		t->rows = subst_rows(t->s, place, pair_name(raw, name, sizeof name));
 		/* some servers part pairs at ";" too, and what stands behind it has another name there */
-		if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL &&
-		    !subst_range(t, &subst_form, (size_t)(value.p - t->in.p), (size_t)(value.p - t->in.p) + value.n))
-			return false;
+		if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL)
+			subst_range(t, &subst_form, (size_t)(value.p - t->in.p), (size_t)(value.p - t->in.p) + value.n);
 	}
-	return subst_end(t);
+	subst_end(t);
 }
 
 /* -- bodies, by Content-Type */
 enum subst_kind { SUBST_OTHER, SUBST_JSON, SUBST_LINES, SUBST_FORM, SUBST_PARTS };
-enum subst_result { SUBST_DONE, SUBST_MALFORMED, SUBST_NO_ROOM };
-
-static bool
-slice_ends_nocase(struct slice s, struct slice tail)
-{
-	return s.n >= tail.n && slice_eq_nocase((struct slice){s.p + s.n - tail.n, tail.n}, tail);
-}
 
 static enum subst_kind
 subst_kind_of(struct slice type)
@@ -6956,25 +6946,21 @@ subst_kind_of(struct slice type)
 	for (size_t i = 0; i < COUNT(kinds); i++)
 		if (slice_eq_nocase(type, kinds[i].type))
 			return kinds[i].kind;
-	return slice_ends_nocase(type, SLICE("+json")) ? SUBST_JSON : SUBST_OTHER;
+	return type.n > 5 && slice_eq_nocase((struct slice){type.p + type.n - 5, 5}, SLICE("+json")) ?
+	    SUBST_JSON : SUBST_OTHER;
 }
 
 /* The step of a row's pointer (RFC 6901 4) at this depth; .p NULL: it has no more. */
 static struct slice
 subst_step(const struct subst_row *row, unsigned depth)
 {
-	struct slice left = row->name;
+	for (struct slice left = row->name; left.n != 0; depth--) {
+		struct slice step = slice_cut(&left, '\0');
 
-	for (;; depth--) {
-		const char *end = left.n != 0 ? memchr(left.p, '\0', left.n) : NULL;
-		size_t n = end != NULL ? (size_t)(end - left.p) : 0;
-
-		if (end == NULL)
-			return (struct slice){NULL, 0};
 		if (depth == 0)
-			return (struct slice){left.p, n};
-		left = (struct slice){end + 1, left.n - n - 1};
+			return step;
 	}
+	return (struct slice){NULL, 0};
 }
 
 /* How far the open arrays and objects lie on the way to each row's member. */
@@ -7014,8 +7000,9 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 	}
 }
 
-/* One JSON text at [at, end): in the strings that rows point at, whatever way they are escaped. */
-static enum subst_result
+/* One JSON text at [at, end): in the strings that rows point at, whatever way they are escaped. False:
+ * malformed. */
+static bool
 subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t end)
 {
 	struct subst_walk w = {.place = place};
@@ -7038,44 +7025,39 @@ subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t e
 		subst_step_into(t, &w, &token, token.depth != 0 && (r.objects >> (token.depth - 1) & 1) == 0);
 		if (token.type == JSON_ARRAY)
 			w.index[token.depth + 1] = 0;
-		if (token.type == JSON_STRING && !subst_range(t, &subst_json, i, i + token.raw.n - 2))
-			return SUBST_NO_ROOM;
+		if (token.type == JSON_STRING)
+			subst_range(t, &subst_json, i, i + token.raw.n - 2);
 	}
-	return token.type == JSON_END && !(w.twice && t->hits != 0) ? SUBST_DONE : SUBST_MALFORMED;
+	return token.type == JSON_END && !(w.twice && t->hits != 0);
 }
 
-static enum subst_result
+static bool
 subst_json_lines(struct subst_run *t)
 {
-	for (size_t at = 0; at < t->in.n;) {
-		const char *nl = memchr(t->in.p + at, '\n', t->in.n - at);
-		size_t end = nl != NULL ? (size_t)(nl - t->in.p) : t->in.n;
-		enum subst_result result = SUBST_DONE;
-
-		if (end > at && !(end == at + 1 && t->in.p[at] == '\r'))
-			result = subst_json_text(t, PLACE_JSON, at, end);
-		if (result != SUBST_DONE)
-			return result;
-		at = end + 1;
+	for (size_t at = 0, end; at < t->in.n; at = end + 1) {
+		end = at + slice_until((struct slice){t->in.p + at, t->in.n - at}, '\n').n;
+		if (end > at && !(end == at + 1 && t->in.p[at] == '\r') && !subst_json_text(t, PLACE_JSON, at, end))
+			return false;
 	}
-	return SUBST_DONE;
+	return true;
 }
 
-static enum subst_result
+/* False: it is not what its type says. */
+static bool
 subst_body(struct subst_run *t, enum subst_kind kind)
 {
-	enum subst_result result = SUBST_DONE;
+	bool well = true;
 
 	switch (kind) {
-	case SUBST_OTHER: return SUBST_DONE;
-	case SUBST_JSON:  result = subst_json_text(t, PLACE_JSON, 0, t->in.n); break;
-	case SUBST_LINES: result = subst_json_lines(t); break;
-	case SUBST_FORM:  return subst_pairs(t, PLACE_FORM) ? SUBST_DONE : SUBST_NO_ROOM;
-	case SUBST_PARTS: return subst_spans(t, PLACE_PART) ? SUBST_DONE : SUBST_NO_ROOM;
+	case SUBST_OTHER: return true;
+	case SUBST_JSON:  well = subst_json_text(t, PLACE_JSON, 0, t->in.n); break;
+	case SUBST_LINES: well = subst_json_lines(t); break;
+	case SUBST_FORM:  subst_pairs(t, PLACE_FORM); break;
+	case SUBST_PARTS: subst_spans(t, PLACE_PART); break;
 	}
-	if (result == SUBST_DONE && !subst_end(t))
-		result = SUBST_NO_ROOM;
-	return result;
+	if (well)
+		subst_end(t);
+	return well;
 }
 
 /* -- the way back: what went out, and what the client had sent there */
@@ -7187,23 +7169,13 @@ struct glance {
 };
 
 static bool
-glance_bit(struct glance *g, uint64_t window, bool put)
+glance_bit(uint64_t bits[32], uint64_t window, bool put)
 {
 	uint64_t h = window * 0x9e3779b97f4a7c15 >> 53;
 
 	if (put)
-		g->bits[h / 64] |= (uint64_t)1 << h % 64;
-	return (g->bits[h / 64] >> h % 64 & 1) != 0;
-}
-
-static bool
-glance_four(struct glance *g, uint32_t four, bool put)
-{
-	uint32_t h = four * 0x9e3779b1u >> 21;
-
-	if (put)
-		g->fours[h / 64] |= (uint64_t)1 << h % 64;
-	return (g->fours[h / 64] >> h % 64 & 1) != 0;
+		bits[h / 64] |= (uint64_t)1 << h % 64;
+	return (bits[h / 64] >> h % 64 & 1) != 0;
 }
 
 static void
@@ -7213,9 +7185,9 @@ glance_at(struct glance *g, const struct subst_back *list, struct slice in)
 	for (; list != NULL; list = list->next) {
 		g->brief |= list->value.n < SUBST_BACK_MIN;
 		for (int k = 0; k < (list->value.n < SUBST_BACK_MIN ? 1 : 4); k++) {
-			glance_bit(g, list->window[k], true);
+			glance_bit(g->bits, list->window[k], true);
 			for (int skip = 8; list->value.n >= SUBST_BACK_MIN && skip <= 32; skip += 8)
-				glance_four(g, (uint32_t)(list->window[k] >> skip), true);
+				glance_bit(g->fours, (uint32_t)(list->window[k] >> skip), true);
 		}
 	}
 }
@@ -7238,8 +7210,8 @@ subst_back_read(const struct subst_back *list, struct glance *g, struct slice in
 			window[2] = window[0];
 		window[1] = subst_window(window[1], c);
 	}
-	seen = glance_bit(g, window[0], false) || glance_bit(g, window[1], false) ||
-	    (echoes && g->brief && glance_bit(g, window[2], false));
+	seen = glance_bit(g->bits, window[0], false) || glance_bit(g->bits, window[1], false) ||
+	    (echoes && g->brief && glance_bit(g->bits, window[2], false));
 	for (const struct subst_back *b = list; seen && b != NULL; b = b->next) {
 		bool brief = b->value.n < SUBST_BACK_MIN;
 
@@ -7287,7 +7259,7 @@ glance_sees_plain(struct glance *g, const struct subst_back *list, struct slice 
 		uint32_t four = (uint32_t)fold[p[i]] << 24 | (uint32_t)fold[p[i + 1]] << 16 |
 		    (uint32_t)fold[p[i + 2]] << 8 | fold[p[i + 3]];
 
-		if (!glance_four(g, four, false))
+		if (!glance_bit(g->fours, four, false))
 			continue;
 		for (size_t at = i < 4 ? 0 : i - 4; at <= i; at++)      /* one may begin before its window */
 			if (subst_back_at(list, g, in, at, false, &used) != NULL)
@@ -7308,7 +7280,7 @@ glance_sees(struct glance *g, const struct subst_back *list, struct slice in, en
 		start[n & 15] = i;
 		i += pct_next(in, i, mode, &c);
 		window = subst_window(window, c);
-		if (n >= 7 && glance_bit(g, window, false) &&
+		if (n >= 7 && glance_bit(g->bits, window, false) &&
 		    (subst_back_at(list, g, in, start[(n - 7) & 15], false, &used) != NULL ||
 		    (n > 7 && subst_back_at(list, g, in, start[(n - 8) & 15], false, &used) != NULL)))
 			return true;
@@ -7370,8 +7342,8 @@ subst_back_value(const struct subst_back *list, struct slice in, bool echoes, st
 		end = i + used;
 		if (best->sent.p == NULL)
 			subst_back_pair(best, in, from, &start, &end);
-		if (!buf_add(out, in.p + from, start - from) || !buf_addv(out, best->sent))
-			return false;
+		buf_add(out, in.p + from, start - from);
+		buf_addv(out, best->sent);
 		from = i = end;
 	}
 	return buf_add(out, in.p + from, in.n - from);
@@ -7423,19 +7395,15 @@ static bool
 known_grow(struct known *k)
 {
 	uint32_t bits = k->bits == 0 ? 6 : k->bits + 1, cap = 1u << (bits - 1);
-	struct known_entry *entry = calloc(cap, sizeof *entry);
-	uint32_t *slot = calloc((size_t)1 << bits, sizeof *slot);
+	struct known_entry *entry = realloc(k->entry, cap * sizeof *entry);
+	uint32_t *slot;
 
-	if (entry == NULL || slot == NULL) {
-		free(entry);
-		free(slot);
+	if (entry == NULL)
 		return false;
-	}
-	if (k->n != 0)
-		memcpy(entry, k->entry, k->n * sizeof *entry);
-	free(k->entry);
-	free(k->slot);
 	k->entry = entry;
+	if ((slot = calloc((size_t)1 << bits, sizeof *slot)) == NULL)
+		return false;
+	free(k->slot);
 	k->slot = slot;
 	k->cap = cap;
 	k->bits = bits;
@@ -13265,7 +13233,7 @@ filter_ws_message(struct filter_ws *w)
 	const unsigned char *h = (const unsigned char *)w->held.p;
 	struct buf text, now;
 	struct subst_run t = {.s = w->s, .out = &now};
-	enum subst_result result;
+	bool well;
 
 	buf_init(&text, SUBST_WS_MAX);
 	buf_init(&now, SUBST_WS_OUT_MAX);
@@ -13278,9 +13246,11 @@ filter_ws_message(struct filter_ws *w)
 	}
 	buf_reserve(&text, 1);
 	t.in = buf_slice(&text);
-	result = buf_ok(&text) ? subst_json_text(&t, PLACE_WS, 0, t.in.n) : SUBST_NO_ROOM;
-	w->out.bad |= result == SUBST_NO_ROOM || (result == SUBST_DONE && !subst_end(&t));
-	if (result == SUBST_DONE && t.hits != 0) {
+	well = subst_json_text(&t, PLACE_WS, 0, t.in.n);
+	if (well)
+		subst_end(&t);
+	w->out.bad |= text.bad || now.bad;
+	if (well && t.hits != 0) {
 		filter_ws_put(&w->out, buf_slice(&now));
 		buf_clear(&w->held);
 	}
@@ -20160,12 +20130,6 @@ l_req_strip(lua_State *L)
 	return l_answer(L, second);
 }
 
-static bool
-slice_has(struct slice in, struct slice what)
-{
-	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
-}
-
 /* Does the text stand in the value, or in what it says in Basic? */
 static bool
 field_bears(struct slice v, struct slice what)
@@ -21005,9 +20969,15 @@ req_subst_target(struct req *r, enum subst_place place, struct slice in, struct 
 {
 	struct buf out = {.max = PEER_HEAD_MAX, .secret = true};
 	struct subst_run t = {.s = r->subst, .in = in, .out = &out};
-	bool ok = (place == PLACE_PATH ? subst_spans(&t, place) : subst_pairs(&t, place)) && req_note_hits(r, &t);
-	struct secret *s = ok && t.hits != 0 ? buf_take_secret(&out) : NULL;
+	struct secret *s;
+	bool ok;
 
+	if (place == PLACE_PATH)
+		subst_spans(&t, place);
+	else
+		subst_pairs(&t, place);
+	ok = buf_ok(&out) && req_note_hits(r, &t);
+	s = ok && t.hits != 0 ? buf_take_secret(&out) : NULL;
 	buf_free(&out);
 	if (s == NULL)
 		return ok && t.hits == 0;
@@ -21024,7 +20994,8 @@ req_subst_field(struct req *r, struct http_field *f)
 	bool ok;
 
 	buf_init(&out, PEER_HEAD_MAX);
-	ok = subst_header(&t, f->name) && (t.hits == 0 || (http_valid_field_value(buf_slice(&out)) &&
+	subst_header(&t, f->name);
+	ok = buf_ok(&out) && (t.hits == 0 || (http_valid_field_value(buf_slice(&out)) &&
 	    field_set(f, f->name, buf_slice(&out), true)));
 	buf_free(&out);
 	return ok;
@@ -21055,24 +21026,22 @@ req_subst_kind(const struct req *r)
 	return subst_kind_of(r->head.field[type].value);
 }
 
-static enum subst_result
+/* NULL, or why not: "body", "malformed". */
+static const char *
 req_subst_body(struct req *r)
 {
 	struct buf out;
 	struct subst_run t = {.s = r->subst, .in = buf_slice(&r->body), .out = &out};
-	enum subst_result result;
+	bool well, ok;
 
 	buf_init(&out, t.in.n + SUBST_GROW_MAX);
-	result = subst_body(&t, req_subst_kind(r));
-	if (result == SUBST_MALFORMED && t.hits == 0)
-		for (size_t i = 0; i < r->subst->n; i++)
-			t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
-	if (result == SUBST_MALFORMED && t.hits == 0)
-		result = SUBST_DONE;    /* not ours to judge: it goes as it came */
-	else if (result == SUBST_DONE && t.hits != 0 && !req_take_body(r, &out))
-		result = SUBST_NO_ROOM;
+	well = subst_body(&t, req_subst_kind(r));
+	ok = buf_ok(&out) && (!well || t.hits == 0 || req_take_body(r, &out));
 	buf_free(&out);
-	return result;
+	for (size_t i = 0; !well && i < r->subst->n; i++)
+		t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
+	/* malformed, with no placeholder in it, it is not ours to judge: it goes as it came */
+	return !ok ? "body" : !well && t.hits != 0 ? "malformed" : NULL;
 }
 
 /* req:substitute{ { placeholder, secret, place, name, from, to }… } -> true | nil, "header" | "path" |
@@ -21085,7 +21054,6 @@ l_req_substitute(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	const char *why = NULL;
-	enum subst_result body = SUBST_DONE;
 	const struct subst *s;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
@@ -21102,9 +21070,8 @@ l_req_substitute(lua_State *L)
 	else if (subst_places(s, 1u << PLACE_QUERY) && r->query.p != NULL &&
 	    !req_subst_target(r, PLACE_QUERY, req_query_now(r), &r->new_query))
 		why = "query";
-	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_PART | 1u << PLACE_JSON) &&
-	    (body = req_subst_body(r)) != SUBST_DONE)
-		why = body == SUBST_MALFORMED ? "malformed" : "body";
+	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_PART | 1u << PLACE_JSON))
+		why = req_subst_body(r);
 	lua_pushboolean(L, why == NULL);
 	if (why == NULL)
 		return 1;
