@@ -2409,7 +2409,7 @@ struct session {
 	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
 	br_ssl_session_parameters of;
 	uint8_t spare[2];
-	uint64_t expires;       /* monotonic seconds: the same in all processes */
+	int64_t expires;        /* monotonic ms: the same in all processes */
 	uint64_t check;         /* first bytes of SHA-256 of what is above */
 };
 _Static_assert(sizeof(struct session) == 136, "no padding of ours: the check covers every byte");
@@ -2466,18 +2466,12 @@ session_write(struct session_table *t, size_t i, const struct session *s)
 	}
 }
 
-static uint64_t
-session_now(void)
-{
-	return (uint64_t)clock_now() / 1000;
-}
-
 /* The slot of `name` with what it holds; without one, that whose session ends first. */
 static size_t
 session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
 {
 	size_t set = load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1), at = set;
-	uint64_t first = UINT64_MAX;
+	int64_t first = INT64_MAX;
 
 	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
 		session_read(t, i, s);
@@ -2501,7 +2495,7 @@ session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_par
 
 	if (t != NULL)
 		session_slot(t, name, &s);
-	if ((found = s.check == session_check(&s) && s.expires > session_now()))
+	if ((found = s.check == session_check(&s) && s.expires > clock_now()))
 		*p = s.of;
 	wipe(&s, sizeof s);
 	return found;
@@ -2520,7 +2514,7 @@ session_put(struct session_table *t, const uint8_t name[32], const br_ssl_sessio
 	memset(&s, 0, sizeof s);
 	memcpy(s.name, name, sizeof s.name);
 	memcpy(&s.of, p, sizeof s.of);
-	s.expires = session_now() + life;
+	s.expires = clock_now() + (int64_t)life * 1000;
 	s.check = session_check(&s);
 	session_write(t, at, &s);
 	wipe(&s, sizeof s);
@@ -2552,7 +2546,7 @@ session_sweep(struct session_table *t)
 			continue;
 		}
 		session_read(t, i, &s);
-		if (s.check != 0 && (s.expires <= session_now() || s.check != session_check(&s)))
+		if (s.check != 0 && (s.expires <= clock_now() || s.check != session_check(&s)))
 			session_write(t, i, &(struct session){.check = 0});
 	}
 	wipe(&s, sizeof s);
@@ -2674,25 +2668,21 @@ der_only(struct slice in, uint8_t tag, struct slice *body)
 static bool
 der_read_time(struct slice *in, int64_t *out)
 {
-	int v[7] = {0};
+	struct tm tm = {0};
 	struct slice s;
-	uint8_t tag;
-	size_t at = 0;
+	char t[17];
+	bool utc = der_expect(in, 0x17, &s, NULL);
 
-	if (!der_next(in, &tag, &s, NULL) || (tag != 0x17 && tag != 0x18) ||
-	    s.n != (tag == 0x17 ? 13u : 15u) || s.p[s.n - 1] != 'Z')
+	if ((!utc && !der_expect(in, 0x18, &s, NULL)) || s.n != (utc ? 13 : 15) || s.p[s.n - 1] != 'Z')
 		return false;
-	for (int i = tag == 0x17 ? 1 : 0; at + 1 < s.n; i++, at += 2) {
-		if (!ascii_digit(s.p[at]) || !ascii_digit(s.p[at + 1]))
-			return false;
-		v[i] = (s.p[at] - '0') * 10 + s.p[at + 1] - '0';
-	}
-	if (tag == 0x17)
-		v[0] = v[1] >= 50 ? 19 : 20;
-	if (v[2] < 1 || v[2] > 12 || v[3] < 1 || v[3] > 31)
+	snprintf(t, sizeof t, "%s%.*s", !utc ? "" : s.p[0] >= '5' ? "19" : "20", (int)s.n - 1, s.p);
+	if (strspn(t, "0123456789") != 14 || sscanf(t, "%4d%2d%2d%2d%2d%2d", &tm.tm_year, &tm.tm_mon,
+	    &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &tm.tm_sec) != 6 || tm.tm_mon < 1 || tm.tm_mon > 12 ||
+	    tm.tm_mday < 1 || tm.tm_mday > 31)
 		return false;
-	*out = timegm(&(struct tm){.tm_year = v[0] * 100 + v[1] - 1900, .tm_mon = v[2] - 1,
-	    .tm_mday = v[3], .tm_hour = v[4], .tm_min = v[5], .tm_sec = v[6]});
+	tm.tm_year -= 1900;
+	tm.tm_mon--;
+	*out = timegm(&tm);
 	return true;
 }
 
@@ -3351,7 +3341,7 @@ static bool
 tls_ca_load(struct slice cert_der, const void *key32)
 {
 	struct cert_view v;
-	uint8_t pub[65];
+	uint8_t spki[sizeof P256_SPKI - 1 + 65] = P256_SPKI, *pub = spki + sizeof P256_SPKI - 1;
 	struct slice s;
 
 	tls_ca.loaded = false;
@@ -3360,13 +3350,11 @@ tls_ca_load(struct slice cert_der, const void *key32)
 		return false;
 	memcpy(tls_keys->ca, key32, 32);
 	if (!cert_read(cert_der, &v) || v.subject.n > TLS_DN_MAX ||
-	    !p256_public(tls_keys->ca, pub) || v.spki.n != sizeof P256_SPKI - 1 + sizeof pub ||
-	    memcmp(v.spki.p, P256_SPKI, sizeof P256_SPKI - 1) != 0 ||
-	    memcmp(v.spki.p + sizeof P256_SPKI - 1, pub, sizeof pub) != 0) {
+	    !p256_public(tls_keys->ca, pub) || !slice_eq(v.spki, (struct slice){(char *)spki, sizeof spki})) {
 		wipe(tls_keys->ca, 32);         /* not the key of this certificate */
 		return false;
 	}
-	tls_sha256(pub, sizeof pub, tls_ca.skid);
+	tls_sha256(pub, 65, tls_ca.skid);
 	if (der_only(v.key_id, 0x04, &s) && s.n == 20)
 		memcpy(tls_ca.skid, s.p, 20);
 	memcpy(tls_ca.dn, v.subject.p, v.subject.n);
@@ -3414,30 +3402,6 @@ tls_trust_unref(struct tls_trust *t)
 	free(t);
 }
 
-/* False: no memory. A root with a key that we cannot use is left out: its chains will be reported as
- * untrusted. */
-static bool
-trust_add(struct tls_trust *t, struct slice der)
-{
-	struct tls_root *r = malloc(sizeof *r + der.n);
-	br_x509_decoder_context dc;
-	int err;
-
-	if (r == NULL)
-		return false;
-	memcpy(r->der, der.p, der.n);
-	if (!cert_read((struct slice){r->der, der.n}, &r->cert) ||
-	    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY)) {
-		free(r);
-		return true;
-	}
-	r->next = NULL;
-	*t->last = r;
-	t->last = &r->next;
-	t->n++;
-	return true;
-}
-
 /* Takes the next certificate off a PEM text, as DER into `der`. 0: there is none; -1: malformed.
  * BearSSL's decoder takes 27 ms for the system's bundle; this 2. */
 static int
@@ -3466,21 +3430,34 @@ pem_next_cert(struct slice *in, struct buf *der)
 	return 1;
 }
 
-/* All certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL. */
+/* All certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL. One with a
+ * key that we cannot use is left out: its chains will be reported as untrusted. */
 static bool
 trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 {
-	uint8_t h[32];
+	br_x509_decoder_context dc;
 	struct buf der;
-	int found;
+	int found, err;
 
 	buf_init(&der, 2 * TLS_CERT_MAX);
-	while ((found = pem_next_cert(&pem, &der)) > 0 && trust_add(t, buf_slice(&der))) {
-		if (hashes == NULL)
-			continue;
-		tls_sha256(der.p, der.n, h);
-		if (!buf_add(hashes, h, sizeof h))
+	while ((found = pem_next_cert(&pem, &der)) > 0) {
+		struct tls_root *r = malloc(sizeof *r + der.n);
+		uint8_t h[32];
+
+		if (r == NULL || (hashes != NULL && (tls_sha256(der.p, der.n, h), !buf_add(hashes, h, sizeof h)))) {
+			free(r);
 			break;
+		}
+		memcpy(r->der, der.p, der.n);
+		if (!cert_read((struct slice){r->der, der.n}, &r->cert) ||
+		    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY)) {
+			free(r);
+			continue;
+		}
+		r->next = NULL;
+		*t->last = r;
+		t->last = &r->next;
+		t->n++;
 	}
 	buf_free(&der);
 	return found == 0;
@@ -3976,30 +3953,27 @@ static const char **tls_alpn;
 
 /* Forward secrecy and AEAD; with tls=legacy also CBC with SHA-2. Never RSA key exchange, SHA-1 or
  * 3DES. Where ChaCha20 stands depends on the processor. */
-static const uint16_t tls_suites_server[] = {
+static const uint16_t tls_suites_all[] = {
 	BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
 	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-};
-static const uint16_t tls_suites_client[] = {
-	BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-	BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,     /* to here: what our certificates can do */
 	BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-	BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,       /* to here: what any upstream may */
 	BR_TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, BR_TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
 	BR_TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384, BR_TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384,
 };
-#define TLS_SUITES_MAX (COUNT(tls_suites_client))
-#define TLS_SUITES_LEGACY 4     /* the last ones of them */
+#define TLS_SUITES_SERVER 3
+#define TLS_SUITES_CLIENT 6
 
 /* A 16 KiB record takes AES-GCM 4 us in hardware, ChaCha20 41, AES in plain C hundreds: without the
  * hardware ChaCha20 goes first. */
 static void
-tls_suites(br_ssl_engine_context *eng, const uint16_t *in, size_t n)
+tls_suites(br_ssl_engine_context *eng, size_t n)
 {
+	const uint16_t *in = tls_suites_all;
 	bool hw = (br_aes_x86ni_ctr_get_vtable() != NULL && br_ghash_pclmul_get() != 0) ||
 	    (br_aes_pwr8_ctr_get_vtable() != NULL && br_ghash_pwr8_get() != 0);
-	uint16_t out[TLS_SUITES_MAX];
+	uint16_t out[COUNT(tls_suites_all)];
 	size_t k = 0;
 
 	for (int pass = hw; pass < 2; pass++)
@@ -4017,8 +3991,8 @@ tls_templates(void)
 
 	br_ssl_server_zero(&tls_server_template);
 	br_ssl_client_zero(&tls_client_template);
-	tls_suites(ends[0], tls_suites_server, COUNT(tls_suites_server));
-	tls_suites(ends[1], tls_suites_client, TLS_SUITES_MAX - TLS_SUITES_LEGACY);
+	tls_suites(ends[0], TLS_SUITES_SERVER);
+	tls_suites(ends[1], TLS_SUITES_CLIENT);
 	for (size_t i = 0; i < COUNT(ends); i++) {
 		br_ssl_engine_context *eng = ends[i];
 
@@ -4170,9 +4144,7 @@ tls_detach(struct tls *t)
 
 /* -- why an upstream's handshake failed; an agent's is told by its alert. The last row is for the rest. */
 static const struct { int err; const char *why; } tls_reasons[] = {
-	{BR_ERR_X509_EXPIRED, "certificate expired"},
 	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch"},
-	{BR_ERR_X509_NOT_TRUSTED, "untrusted certificate"},
 	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature"},
 	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)"},
 	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers"},
@@ -4181,7 +4153,6 @@ static const struct { int err; const char *why; } tls_reasons[] = {
 	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)"},
 	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)"},
 	{BR_ERR_X509_EMPTY_CHAIN, "no certificate"},
-	{BR_ERR_X509_TIME_UNKNOWN, "clock not set"},
 	{BR_ERR_WRONG_KEY_USAGE, "certificate key of the wrong kind"},
 	{BR_ERR_BAD_SIGNATURE, "bad handshake signature"},
 	{BR_ERR_UNSUPPORTED_VERSION, "not TLS"},
@@ -4299,17 +4270,6 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 		tls_put_alert(t, alert);
 }
 
-/* -- server: our policy and the session cache, called from within the engine */
-static bool
-tls_sni_fits(const struct tls *t)
-{
-	struct slice sni = slice_of(t->u.eng.server_name);
-
-	if (sni.n > 0 && sni.p[sni.n - 1] == '.')
-		sni.n--;
-	return sni.n == 0 || slice_eq_nocase(sni, slice_of(t->host));
-}
-
 /* A full handshake: the client's suites arrive filtered and in our order. What this host's certificate
  * can do is for BearSSL's own policy from here on. */
 static int
@@ -4320,7 +4280,7 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 
 	(void)pctx;
 	t->resumed = false;
-	if (!tls_sni_fits(t) || (t->leaf = leaf_get(t->host)) == NULL)
+	if ((t->leaf = leaf_get(t->host)) == NULL)
 		return 0;
 	br_ssl_server_set_single_ec(&t->u.server, &t->leaf->chain, 1, &tls_ca.leaf_sk, BR_KEYTYPE_SIGN,
 	    BR_KEYTYPE_EC, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
@@ -4366,7 +4326,11 @@ static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_sav
 static void
 tls_check_hello(struct tls *t)
 {
-	if (!tls_sni_fits(t))
+	struct slice sni = slice_of(t->u.eng.server_name);
+
+	if (sni.n > 0 && sni.p[sni.n - 1] == '.')
+		sni.n--;
+	if (sni.n != 0 && !slice_eq_nocase(sni, slice_of(t->host)))
 		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
 	else if (t->u.eng.selected_protocol == TLS_ALPN_NONE)
 		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
@@ -4509,8 +4473,8 @@ tls_accept(struct slice host)
 }
 
 /* Our end towards an upstream. `ident` may be NULL. `tag` keeps sessions of different identities
- * apart: those that were made, or trusted, otherwise. With a clock that was never set it comes back
- * failed. */
+ * apart: those that were made, or trusted, otherwise. The caller has seen
+ * to it that the clock is set. */
 static struct tls *
 tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
     struct slice tag)
@@ -4524,7 +4488,7 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	t->ident = tls_ident_ref(ident);
 	ident_show(ident, &t->u.client);
 	if (ident != NULL && ident->legacy)
-		tls_suites(&t->u.eng, tls_suites_client, TLS_SUITES_MAX);
+		tls_suites(&t->u.eng, COUNT(tls_suites_all));
 	if ((t->verify = malloc(sizeof *t->verify)) == NULL) {
 		tls_free(t);
 		return NULL;
@@ -4532,10 +4496,6 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	*t->verify = (struct tls_verify){.vtable = &verify_class, .owner = t, .now = clock_wall(),
 	    .certs = {.max = TLS_CERT_MAX}};
 	br_ssl_engine_set_x509(&t->u.eng, &t->verify->vtable);
-	if (clock_unset()) {
-		tls_fail(t, "clock not set", 0);
-		return t;
-	}
 	t->resumed = tls_offer_session(t, port, tag);
 	br_ssl_client_reset(&t->u.client, t->is_ip ? NULL : t->host, t->resumed);
 	tls_prefer_x25519(&t->u.eng);
@@ -11954,8 +11914,7 @@ ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
 	id->legacy = legacy;
 	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
 	buf_init(&id->itself, IDENT_PEM_MAX);
-	fault->code = cert.n == 0 && key.n != 0 ? "missing" : cert.n != 0 ?
-	    ident_read_chain(id, cert) : NULL;
+	fault->code = cert.n != 0 ? ident_read_chain(id, cert) : key.n != 0 ? "missing" : NULL;
 	if (fault->code == NULL && cert.n != 0) {
 		fault->field = "client_key";
 		fault->code = key.n == 0 ? "missing" : ident_read_key(id, key);
