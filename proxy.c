@@ -150,13 +150,6 @@ slice_begins_nocase(struct slice s, struct slice with)
 	return s.n >= with.n && slice_eq_nocase((struct slice){s.p, with.n}, with);
 }
 
-/* What lies behind the first n bytes. */
-static struct slice
-slice_from(struct slice s, size_t n)
-{
-	return (struct slice){s.p + n, s.n - n};
-}
-
 /* What lies before the first `mark`, or all. */
 static struct slice
 slice_until(struct slice s, char mark)
@@ -11211,6 +11204,14 @@ l_require(lua_State *L)
 	return 1;
 }
 
+static void
+lua_push_module(lua_State *L, const char *name)
+{
+	lua_pushcfunction(L, l_require);
+	lua_pushstring(L, name);
+	lua_call(L, 1, 1);
+}
+
 /* Makes a module of C functions and leaves its table on the stack. */
 static void
 lua_bind(lua_State *L, const char *module, const luaL_Reg *reg)
@@ -11233,9 +11234,7 @@ l_import(lua_State *L)
 {
 	struct import *im = lua_touserdata(L, 1);
 
-	lua_pushcfunction(L, l_require);
-	lua_pushstring(L, im->module);
-	lua_call(L, 1, 1);
+	lua_push_module(L, im->module);
 	if (lua_getfield(L, -1, im->fn) != LUA_TFUNCTION)
 		return luaL_error(L, "%s.%s is not a function", im->module, im->fn);
 	im->ref = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -11270,9 +11269,7 @@ l_push_patterns(lua_State *L)
 {
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_patterns_key) != LUA_TNIL)
 		return;
-	lua_pushcfunction(L, l_require);
-	lua_pushliteral(L, "patterns");
-	lua_call(L, 1, 1);
+	lua_push_module(L, "patterns");
 	lua_pushvalue(L, -1);
 	lua_rawsetp(L, LUA_REGISTRYINDEX, &lua_patterns_key);
 	lua_replace(L, -2);
@@ -16727,8 +16724,8 @@ l_text_push(lua_State *L)
 
 	if (!buf_ok(&lua_text))
 		return l_text_refuse(L);
+	lua_charge(L, (int64_t)lua_text.n / LUA_COPY + LUA_CALL);
 	if (lua_text.secret) {
-		lua_charge(L, (int64_t)lua_text.n / LUA_COPY + LUA_CALL);
 		h = l_new_secret(L);
 		if (h->scope != NULL && h->scope->bytes + lua_text.n > SECRET_SCOPE_MAX)
 			lua_gc(L, LUA_GCCOLLECT);
@@ -16856,21 +16853,6 @@ l_part_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 	if (lua_type(L, idx) == LUA_TNUMBER)
 		lua_tolstring(L, idx, NULL);
 	return l_value_slice(L, idx, out, is_secret);
-}
-
-/* Adds a part to the text by `put`. False: the value is no part. */
-static bool
-l_text_add(lua_State *L, int idx, bool (*put)(struct buf *b, struct slice in))
-{
-	bool is_secret = false;
-	struct slice s;
-
-	if (!l_part_slice(L, idx, &s, &is_secret))
-		return false;
-	if (is_secret)
-		buf_make_secret(&lua_text);
-	put(&lua_text, s);
-	return true;
 }
 
 /* -- codecs */
@@ -17113,20 +17095,6 @@ l_sign_key_problem(lua_State *L)
 	return 1;
 }
 
-/* sign.nonce() -> 32 hex digits nobody can guess: a jti, a nonce. A string, for it is no secret. */
-static int
-l_sign_nonce(lua_State *L)
-{
-	unsigned char raw[16];
-	char text[2 * sizeof raw];
-
-	if (!rand_bytes(raw, sizeof raw))
-		return luaL_error(L, "no randomness");
-	hex_encode(text, raw, sizeof raw);
-	lua_pushlstring(L, text, sizeof text);
-	return 1;
-}
-
 /* sign.public_key(key) -> the public half, SubjectPublicKeyInfo as DER, a string | nil, code
  * Nothing secret: providers show its SHA-256 as the key's fingerprint. */
 static int
@@ -17205,91 +17173,7 @@ l_secret_is(lua_State *L)
 	return l_answer(L, luaL_testudata(L, 1, L_SECRET) != NULL);
 }
 
-/* secret.template("Bearer ${token}", { token = … }) -> string | secret
- *
- * `${name}` is a place, `$$` a dollar, any other `$` itself. Values: string, number, secret. */
-static int
-l_secret_template(lua_State *L)
-{
-	struct slice rest = l_check_slice(L, 1), name;
-	struct buf *b = l_text(L, false, 0);
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	for (lua_settop(L, 2); rest.n != 0 && buf_ok(b); lua_settop(L, 2)) {
-		name = slice_until(rest, '$');
-		buf_addv(b, name);
-		rest = slice_from(rest, name.n);
-		if (rest.n < 2 || rest.p[1] != '{') {
-			buf_add(b, "$", rest.n != 0);
-			rest = slice_from(rest, rest.n > 1 && rest.p[1] == '$' ? 2 : rest.n != 0);
-			continue;
-		}
-		rest = slice_from(rest, 2);
-		name = slice_until(rest, '}');
-		if (name.n == 0 || name.n == rest.n)
-			return luaL_error(L, "template: '${' without a name and '}'");
-		rest = slice_from(rest, name.n + 1);
-		lua_pushlstring(L, name.p, name.n);
-		lua_pushvalue(L, -1);
-		lua_rawget(L, 2);
-		if (!l_text_add(L, -1, buf_addv))
-			return luaL_error(L, "template: no value for '${%s}'", lua_tostring(L, -2));
-	}
-	return l_text_push(L);
-}
-
-/* -- form and uri: lists of pairs { {name, value}, … } */
-
-/* The pairs at stack index 1. A pair whose value is nil is left out: so an optional parameter needs
- * no `if`. */
-static int
-l_pairs_encode(lua_State *L, bool (*put)(struct buf *b, struct slice in))
-{
-	struct buf *b = l_text(L, false, 0);
-	lua_Unsigned count;
-
-	luaL_checktype(L, 1, LUA_TTABLE);
-	lua_settop(L, 1);
-	if ((count = lua_rawlen(L, 1)) > L_PAIRS_MAX)
-		return luaL_error(L, "more than %d pairs", L_PAIRS_MAX);
-	for (lua_Unsigned i = 1; i <= count && buf_ok(b); i++, lua_settop(L, 1)) {
-		if (lua_rawgeti(L, 1, (lua_Integer)i) != LUA_TTABLE)
-			return luaL_error(L, "pair %d is not a table { name, value }", (int)i);
-		lua_rawgeti(L, 2, 1);
-		if (lua_rawgeti(L, 2, 2) == LUA_TNIL)
-			continue;
-		if (b->n != 0)
-			buf_add(b, "&", 1);
-		for (int k = 0; k < 2; k++) {
-			buf_add(b, "=", (size_t)k);
-			if (!l_text_add(L, 3 + k, put))
-				return luaL_error(L, "pair %d: the %s is no string, number or secret",
-				    (int)i, k == 0 ? "name" : "value");
-		}
-	}
-	return l_text_push(L);
-}
-
-/* form.encode(pairs), form(pairs) -> string | secret, application/x-www-form-urlencoded */
-static int
-l_form_encode(lua_State *L)
-{
-	return l_pairs_encode(L, codec_form);
-}
-
-static int
-l_form_call(lua_State *L)
-{
-	lua_remove(L, 1);
-	return l_form_encode(L);
-}
-
-/* uri.query(pairs) -> string | secret: the same with %20 for a space, as signers want it */
-static int
-l_uri_query(lua_State *L)
-{
-	return l_pairs_encode(L, codec_percent);
-}
+/* -- uri and forms */
 
 static void
 l_push_decoded(lua_State *L, struct slice in, enum pct mode)
@@ -17531,230 +17415,6 @@ l_json_decode(lua_State *L)
 	return 3;
 }
 
-/* -- json: writing */
-
-struct l_json_writer {
-	struct buf *b;
-	int indent;             /* spaces a level; 0: all on one line */
-	bool may_secret;        /* json.build */
-};
-
-static void
-l_json_put_line(struct l_json_writer *w, int depth)
-{
-	if (w->indent == 0)
-		return;
-	buf_add(w->b, "\n", 1);
-	while (depth-- > 0)
-		buf_add(w->b, "        ", (size_t)w->indent);
-}
-
-static void
-l_json_put_string(lua_State *L, struct l_json_writer *w, struct slice s)
-{
-	if (!codec_json(w->b, s) && buf_ok(w->b))
-		luaL_error(L, "json: %s", L_UNFIT(w->b->secret, "a string is not UTF-8"));
-}
-
-static void
-l_json_put_number(lua_State *L, struct l_json_writer *w, int idx)
-{
-	char text[48];
-	double v = lua_tonumber(L, idx);
-	int n = 0;
-
-	if (lua_isinteger(L, idx)) {
-		n = snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, idx));
-	} else {
-		if (v - v != 0)
-			luaL_error(L, "json: a number that is not finite");
-		for (int digits = 15; digits <= 17; digits++) {  /* until it reads back */
-			n = snprintf(text, sizeof text, "%.*g", digits, v);
-			if (strtod(text, NULL) == v)
-				break;
-		}
-		if (strpbrk(text, ".e") == NULL)
-			n += snprintf(text + n, sizeof text - (size_t)n, ".0");
-	}
-	buf_add(w->b, text, (size_t)n);
-}
-
-static void l_json_put_value(lua_State *L, struct l_json_writer *w, int depth);      /* as above */
-
-/* The table on top. A list: keys 1..n and no other. False: an object, so all keys are strings. */
-static bool
-l_json_is_list(lua_State *L, lua_Integer *count)
-{
-	lua_Integer names = 0, numbers = 0, last = 0;
-	bool marked = false;
-
-	if (lua_getmetatable(L, -1)) {
-		luaL_getmetatable(L, L_JSON_ARRAY);
-		marked = lua_rawequal(L, -1, -2);
-		lua_pop(L, 2);
-	}
-	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
-		if (lua_type(L, -2) == LUA_TSTRING) {
-			names++;
-		} else if (lua_isinteger(L, -2) && lua_tointeger(L, -2) > 0) {
-			numbers++;
-			if (lua_tointeger(L, -2) > last)
-				last = lua_tointeger(L, -2);
-		} else {
-			luaL_error(L, "json: a key that is neither a string nor 1, 2, 3…");
-		}
-	}
-	if (numbers != last || (numbers != 0 && names != 0) || (marked && names != 0))
-		luaL_error(L, "json: a list with holes or names in it");
-	*count = numbers != 0 ? numbers : names;
-	return numbers != 0 || marked;
-}
-
-static int
-l_json_order(const void *a, const void *b)
-{
-	return slice_order(*(const struct slice *)a, *(const struct slice *)b);
-}
-
-/* Members in the order of their names' bytes: the same table always makes the same text. */
-static void
-l_json_put_object(lua_State *L, struct l_json_writer *w, lua_Integer count, int depth)
-{
-	struct slice *key = lua_newuserdatauv(L, (size_t)count * sizeof *key, 0);
-	lua_Integer n = 0;
-
-	for (lua_pushnil(L); lua_next(L, -3); lua_pop(L, 1)) {  /* the table holds the names */
-		key[n].p = lua_tolstring(L, -2, &key[n].n);
-		n++;
-	}
-	qsort(key, (size_t)n, sizeof *key, l_json_order);
-	for (lua_Integer i = 0; i < n; i++) {
-		if (i != 0)
-			buf_add(w->b, ",", 1);
-		l_json_put_line(w, depth + 1);
-		l_json_put_string(L, w, key[i]);
-		buf_add(w->b, ": ", w->indent == 0 ? 1 : 2);
-		lua_pushlstring(L, key[i].p, key[i].n);
-		lua_rawget(L, -3);
-		l_json_put_value(L, w, depth + 1);
-		lua_pop(L, 1);
-	}
-	lua_pop(L, 1);
-}
-
-static void
-l_json_put_table(lua_State *L, struct l_json_writer *w, int depth)
-{
-	lua_Integer count;
-	bool list;
-
-	if (depth >= JSON_DEPTH_MAX)
-		luaL_error(L, "json: nested deeper than %d, or in itself", JSON_DEPTH_MAX);
-	list = l_json_is_list(L, &count);
-	buf_add(w->b, list ? "[" : "{", 1);
-	if (!list && count != 0)
-		l_json_put_object(L, w, count, depth);
-	for (lua_Integer i = 1; list && i <= count; i++) {
-		if (i != 1)
-			buf_add(w->b, ",", 1);
-		l_json_put_line(w, depth + 1);
-		lua_rawgeti(L, -1, i);
-		l_json_put_value(L, w, depth + 1);
-		lua_pop(L, 1);
-	}
-	if (count != 0)
-		l_json_put_line(w, depth);
-	buf_add(w->b, list ? "]" : "}", 1);
-}
-
-/* The value on top, which stays. */
-static void
-l_json_put_value(lua_State *L, struct l_json_writer *w, int depth)
-{
-	bool is_secret = false;
-	struct slice s;
-
-	if (!buf_ok(w->b))
-		l_text_refuse(L);
-	luaL_checkstack(L, 8, NULL);
-	switch (lua_type(L, -1)) {
-	case LUA_TSTRING:
-		s.p = lua_tolstring(L, -1, &s.n);
-		l_json_put_string(L, w, s);
-		return;
-	case LUA_TNUMBER:
-		l_json_put_number(L, w, -1);
-		return;
-	case LUA_TBOOLEAN:
-		buf_adds(w->b, lua_toboolean(L, -1) ? "true" : "false");
-		return;
-	case LUA_TTABLE:
-		l_json_put_table(L, w, depth);
-		return;
-	case LUA_TLIGHTUSERDATA:
-		if (lua_touserdata(L, -1) != NULL)
-			break;
-		buf_adds(w->b, "null");
-		return;
-	case LUA_TUSERDATA:
-		if (luaL_testudata(L, -1, L_SECRET) == NULL)
-			break;
-		if (!w->may_secret)
-			luaL_error(L, "json: a secret (json.build makes a secret text)");
-		l_value_slice(L, -1, &s, &is_secret);
-		buf_make_secret(w->b);
-		l_json_put_string(L, w, s);
-		return;
-	}
-	luaL_error(L, "json: a %s has no JSON form", luaL_typename(L, -1));
-}
-
-/* The value is at index 1 and on top. */
-static int
-l_json_write(lua_State *L, int indent, bool may_secret)
-{
-	struct l_json_writer w = {.b = l_text(L, false, 0), .indent = indent, .may_secret = may_secret};
-
-	l_json_put_value(L, &w, 0);
-	lua_charge(L, (int64_t)w.b->n / LUA_READ);
-	return l_text_push(L);
-}
-
-/* json.encode(value [, { indent = 2 }]) -> string. Names sorted; {} for an empty table that
- * json.array has not marked. Raises for what has no JSON form, a secret among it. */
-static int
-l_json_encode(lua_State *L)
-{
-	lua_Integer indent = 0;
-
-	luaL_checkany(L, 1);
-	if (!lua_isnoneornil(L, 2)) {
-		luaL_checktype(L, 2, LUA_TTABLE);
-		lua_pushliteral(L, "indent");
-		lua_rawget(L, 2);
-		indent = luaL_optinteger(L, -1, 0);
-		luaL_argcheck(L, indent >= 0 && indent <= 8, 2, "indent is 0 to 8");
-	}
-	lua_settop(L, 1);
-	return l_json_write(L, (int)indent, false);
-}
-
-/* json.build(value), json(value) -> string, or secret where a part is one */
-static int
-l_json_build(lua_State *L)
-{
-	luaL_checkany(L, 1);
-	lua_settop(L, 1);
-	return l_json_write(L, 0, true);
-}
-
-static int
-l_json_call(lua_State *L)
-{
-	lua_remove(L, 1);
-	return l_json_build(L);
-}
-
 /* json.array(t) -> t, written as a list even when empty */
 static int
 l_json_array(lua_State *L)
@@ -17961,79 +17621,27 @@ l_core_as_field(lua_State *L)
 	return 1;
 }
 
-/* core.wipe(h): empty from now on; the bytes go with their last handle */
+/* core.join{ part, … } -> string | secret: strings, numbers and secrets, one behind the other */
 static int
-l_core_wipe(lua_State *L)
+l_core_join(lua_State *L)
 {
-	secret_handle_empty(l_check_handle(L, 1));
-	return 0;
-}
+	struct buf *b = l_text(L, false, 0);
+	lua_Integer n;
 
-/* Bytes a charset allows, besides 80-ff where `high`. */
-static const struct charset {
-	const char *name;
-	unsigned char from, to;         /* a run of ASCII */
-	const char *more;               /* and these */
-	bool high;
-} charsets[] = {
-	{"visible", 0x21, 0x7e, "",       false},   /* RFC 6750 2.1, and wider */
-	{"header",  0x20, 0x7e, "\t",     true},    /* RFC 9110 5.5 field-content */
-	{"text",    0x20, 0x7e, "\t\n\r", true},    /* PEM, JSON documents */
-	{"any",     0x00, 0xff, "",       true},
-};
+	luaL_checktype(L, 1, LUA_TTABLE);
+	n = (lua_Integer)lua_rawlen(L, 1);
+	for (lua_Integer i = 1; i <= n && buf_ok(b); i++, lua_pop(L, 1)) {
+		bool is_secret = false;
+		struct slice s;
 
-/* NULL: every byte is allowed. Else what is wrong, never where. */
-static const char *
-charset_judge(const struct charset *set, struct slice s)
-{
-	for (size_t i = 0; i < s.n; i++) {
-		unsigned char c = (unsigned char)s.p[i];
-
-		if ((c >= set->from && c <= set->to) || (c >= 0x80 && set->high) ||
-		    (c != '\0' && strchr(set->more, c) != NULL))
-			continue;
-		if (c == '\n' && i + 1 == s.n)
-			return "final newline";
-		if (c < 0x20 || c == 0x7f)
-			return "control bytes";
-		return c == ' ' ? "spaces" : "bytes that are not ASCII";
+		lua_rawgeti(L, 1, i);
+		if (!l_part_slice(L, -1, &s, &is_secret))
+			return luaL_error(L, "a part is no string, number or secret");
+		if (is_secret)
+			buf_make_secret(b);
+		buf_addv(b, s);
 	}
-	return NULL;
-}
-
-/* core.check(h, { min = 1, max = 65536, charset = "header" }) -> true | nil, reason
- * For what is about to be saved. Reasons: "empty", "too short", "too long", "final newline",
- * "control bytes", "spaces", "bytes that are not ASCII", and for charset "header" "space at an end"
- * (a server would cut it off). */
-static int
-l_core_check(lua_State *L)
-{
-	struct slice s = l_check_secret(L, 1);
-	const struct charset *set = NULL;
-	lua_Integer min, max;
-	const char *name, *why;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 2);
-	min = l_integer(L, 2, "min", 1);
-	max = l_integer(L, 2, "max", 65536);
-	lua_getfield(L, 2, "charset");
-	name = luaL_optstring(L, -1, "header");
-	for (size_t i = 0; i < COUNT(charsets); i++)
-		if (strcmp(name, charsets[i].name) == 0)
-			set = &charsets[i];
-	luaL_argcheck(L, set != NULL, 2, "no such charset");
-	if ((lua_Integer)s.n < min)
-		return l_fail(L, s.n == 0 ? "empty" : "too short");
-	if ((lua_Integer)s.n > max)
-		return l_fail(L, "too long");
-	why = charset_judge(set, s);
-	if (why == NULL && strcmp(name, "header") == 0 && s.n != 0 &&
-	    (strchr(" \t", s.p[0]) != NULL || strchr(" \t", s.p[s.n - 1]) != NULL))
-		why = "space at an end";
-	if (why != NULL)
-		return l_fail(L, why);
-	return l_answer(L, true);
+	return l_text_push(L);
 }
 
 /* Pushes one member of a document, or answers why it cannot be had. spec is on top and stays
@@ -18120,98 +17728,26 @@ l_core_split(lua_State *L)
 	return 1;
 }
 
-/* -- sign: JWTs */
-
-/* Pushes the JSON of the table on top of the stack, which it replaces. */
-static void
-l_jwt_encode(lua_State *L)
-{
-	lua_pushcfunction(L, l_json_build);
-	lua_insert(L, -2);
-	lua_call(L, 1, 1);
-}
-
-/* Pushes a JSON text: the header as given, with alg, and typ where it says none. */
-static void
-l_jwt_push_header(lua_State *L, const struct sign_alg *a)
-{
-	lua_newtable(L);
-	l_set_string(L, "typ", "JWT");
-	if (lua_getfield(L, 1, "header") != LUA_TNIL) {
-		luaL_checktype(L, -1, LUA_TTABLE);
-		for (lua_pushnil(L); lua_next(L, -2); ) {
-			lua_pushvalue(L, -2);
-			lua_insert(L, -2);
-			lua_rawset(L, -5);
-		}
-	}
-	lua_pop(L, 1);
-	l_set_string(L, "alg", a->name);
-	l_jwt_encode(L);
-}
-
-/* sign.jwt{ alg=, key=, header={…}, claims={…} } -> string | secret | nil, code (see key_problem)
- * RFC 7515 7.1. Claims are whatever json.build takes; a header member is kept but for `alg`. */
-static int
-l_sign_jwt(lua_State *L)
-{
-	const struct sign_alg *a;
-	struct slice header, claims, key;
-	unsigned char sig[SIGN_MAX];
-	bool is_secret = false;
-	const char *why;
-	struct buf *b;
-	size_t n;
-
-	luaL_checktype(L, 1, LUA_TTABLE);
-	lua_settop(L, 1);
-	lua_getfield(L, 1, "alg");
-	a = l_check_alg(L, 2);
-	lua_getfield(L, 1, "key");
-	l_jwt_push_header(L, a);
-	if (lua_getfield(L, 1, "claims") != LUA_TTABLE)
-		return luaL_error(L, "jwt: claims is a table");
-	l_jwt_encode(L);
-	key = l_check_alg_key(L, a, 3, &is_secret);
-	header = l_check_value(L, 4, &is_secret);
-	claims = l_check_value(L, 5, &is_secret);
-	b = l_text(L, is_secret, 2 * (header.n + claims.n + SIGN_MAX));
-	buf_base64(b, header, true);
-	buf_add(b, ".", 1);
-	buf_base64(b, claims, true);
-	why = sign_make(a, key, buf_slice(b), sig, &n);
-	buf_add(b, ".", 1);
-	buf_base64(b, (struct slice){(const char *)sig, n}, true);
-	wipe(sig, sizeof sig);
-	return why != NULL ? l_fail(L, why) : l_text_push(L);
-}
-
 /* -- openers: each pushes its module's table */
 
 static const luaL_Reg l_secret_functions[] = {
 	{"sha256",   l_sign_sha256},
 	{"hmac",     l_secret_hmac},
-	{"template", l_secret_template},
 	{"decode",   l_secret_decode},
 	{"is",       l_secret_is},
 	{NULL, NULL},
 };
-
-static void
-l_set_codec(lua_State *L, const struct codec *c)
-{
-	lua_pushlightuserdata(L, (void *)(uintptr_t)c);
-	lua_pushcclosure(L, l_secret_code, 1);
-	lua_setfield(L, -2, c->name);
-}
 
 /* Adds to the table on top: what works on handles, and on strings alike. */
 static void
 l_secret_add(lua_State *L)
 {
 	luaL_setfuncs(L, l_secret_functions, 0);
-	for (size_t i = 0; i < COUNT(codecs); i++)
-		l_set_codec(L, &codecs[i]);
+	for (size_t i = 0; i < COUNT(codecs); i++) {
+		lua_pushlightuserdata(L, (void *)(uintptr_t)&codecs[i]);
+		lua_pushcclosure(L, l_secret_code, 1);
+		lua_setfield(L, -2, codecs[i].name);
+	}
 }
 
 /* The metatable of handles, once a state. */
@@ -18254,10 +17790,8 @@ static const luaL_Reg l_core_functions[] = {
 	{"keep",     l_core_keep},
 	{"acting",   l_core_acting},
 	{"as_field", l_core_as_field},
-	{"wipe",     l_core_wipe},
-	{"check",    l_core_check},
+	{"join",     l_core_join},
 	{"split",    l_core_split},
-	{"key_info", l_sign_key_info},
 	{NULL, NULL},
 };
 
@@ -18409,36 +17943,13 @@ static const luaL_Reg l_sign_functions[] = {
 	{"key_info",    l_sign_key_info},
 	{"key_problem", l_sign_key_problem},
 	{"public_key",  l_sign_public_key},
-	{"nonce",       l_sign_nonce},
 	{"signature",   l_sign_signature},
-	{"jwt",         l_sign_jwt},
 	{"sigv4",       l_sign_sigv4},
 	{NULL, NULL},
 };
 
-static int
-l_open_sign(lua_State *L)
-{
-	l_secret_metatable(L);
-	luaL_newlib(L, l_sign_functions);
-	return 1;
-}
-
-/* Makes the module on top callable: form(pairs), json(value). */
-static void
-l_set_call(lua_State *L, lua_CFunction call)
-{
-	lua_createtable(L, 0, 2);
-	lua_pushcfunction(L, call);
-	lua_setfield(L, -2, "__call");
-	l_set_flag(L, "__metatable", false);
-	lua_setmetatable(L, -2);
-}
-
 static const luaL_Reg l_json_functions[] = {
 	{"decode", l_json_decode},
-	{"encode", l_json_encode},
-	{"build",  l_json_build},
 	{"array",  l_json_array},
 	{NULL, NULL},
 };
@@ -18446,47 +17957,20 @@ static const luaL_Reg l_json_functions[] = {
 static int
 l_open_json(lua_State *L)
 {
-	l_secret_metatable(L);
 	if (luaL_newmetatable(L, L_JSON_ARRAY))
 		l_set_string(L, "__metatable", "json.array");
 	luaL_newlib(L, l_json_functions);
 	l_json_push_null(L);
 	lua_setfield(L, -2, "null");
-	l_set_call(L, l_json_call);
-	return 1;
-}
-
-static const luaL_Reg l_form_functions[] = {
-	{"encode", l_form_encode},
-	{"parse",  l_pairs_parse},
-	{"values", l_form_values},
-	{NULL, NULL},
-};
-
-static int
-l_open_form(lua_State *L)
-{
-	l_secret_metatable(L);
-	luaL_newlib(L, l_form_functions);
-	l_set_call(L, l_form_call);
 	return 1;
 }
 
 static const luaL_Reg l_uri_functions[] = {
 	{"decode",      l_uri_decode},
-	{"query",       l_uri_query},
 	{"parse_query", l_pairs_parse},
+	{"values",      l_form_values},
 	{NULL, NULL},
 };
-
-static int
-l_open_uri(lua_State *L)
-{
-	l_secret_metatable(L);
-	luaL_newlib(L, l_uri_functions);
-	l_set_codec(L, &codecs[0]);
-	return 1;
-}
 
 /* ---- bind: store -----------------------------------------------------------
  * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles for what is sealed. A slice of the read transaction never outlives the
@@ -18842,7 +18326,9 @@ l_push_plain_text(lua_State *L, int idx)
 {
 	static const char *const ours[] = {"version", "secrets", "sealed", "unverified"};
 
-	lua_pushcfunction(L, l_json_encode);
+	lua_push_module(L, "json");
+	lua_getfield(L, -1, "encode");
+	lua_replace(L, -2);
 	lua_newtable(L);
 	lua_pushnil(L);
 	while (lua_next(L, idx) != 0) {
@@ -19402,19 +18888,11 @@ l_http_field_value_ok(lua_State *L)
 	return l_answer(L, http_valid_field_value(l_check_text(L, 1)));
 }
 
-static int
-l_open_http(lua_State *L)
-{
-	static const luaL_Reg funcs[] = {
-		{"canonical_host", l_http_canonical_host}, {"authority", l_http_authority},
-		{"path_readings", l_http_path_readings},
-		{"parse_url", l_http_parse_url}, {"field_name_ok", l_http_field_name_ok},
-		{"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
-	};
-
-	luaL_newlib(L, funcs);
-	return 1;
-}
+static const luaL_Reg l_http_functions[] = {
+	{"canonical_host", l_http_canonical_host}, {"authority", l_http_authority},
+	{"path_readings", l_http_path_readings}, {"parse_url", l_http_parse_url},
+	{"field_name_ok", l_http_field_name_ok}, {"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
+};
 
 static void
 l_push_addr(lua_State *L, const struct addr *a)
@@ -19463,16 +18941,9 @@ l_addr_cidr(lua_State *L)
 	return 1;
 }
 
-static int
-l_open_addr(lua_State *L)
-{
-	static const luaL_Reg funcs[] = {
-		{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {NULL, NULL},
-	};
-
-	luaL_newlib(L, funcs);
-	return 1;
-}
+static const luaL_Reg l_addr_functions[] = {
+	{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {NULL, NULL},
+};
 
 /* ---- bind: request ---------------------------------------------------------
  * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point
@@ -23177,10 +22648,13 @@ static void
 lua_bind_all(lua_State *L, bool worker)
 {
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
-		{"secret", l_open_secret}, {"secret.core", l_open_secret_core}, {"json", l_open_json},
-		{"sign", l_open_sign}, {"form", l_open_form}, {"uri", l_open_uri}, {"store", l_open_store},
-		{"http", l_open_http}, {"addr", l_open_addr}, {"request", l_open_request},
+		{"secret", l_open_secret}, {"secret.core", l_open_secret_core},
+		{"json.core", l_open_json}, {"store", l_open_store}, {"request", l_open_request},
 		{"http_client", l_open_http_client}, {"tls", l_open_tls},
+	};
+	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
+		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http", l_http_functions},
+		{"addr", l_addr_functions}, {"time", l_time},
 	};
 	static const luaL_Reg serve_funcs[] = {
 		{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock}, {NULL, NULL},
@@ -23188,8 +22662,10 @@ lua_bind_all(lua_State *L, bool worker)
 
 	for (size_t i = 0; i < COUNT(modules); i++)
 		lua_open_module(L, modules[i].name, modules[i].open);
-	lua_bind(L, "time", l_time);
-	lua_pop(L, 1);
+	for (size_t i = 0; i < COUNT(functions); i++) {
+		lua_bind(L, functions[i].name, functions[i].list);
+		lua_pop(L, 1);
+	}
 	l_open_host(L, worker);
 	if (!worker)
 		luaL_setfuncs(L, serve_funcs, 0);

@@ -63,7 +63,7 @@ end
 
 -- What these make of a secret is one.
 local builders = {}
-for word in ([[secret.base64 secret.base64url secret.hex secret.percent secret.form secret.json_string secret.template secret.sha256
+for word in ([[secret.base64 secret.base64url secret.hex secret.percent secret.form secret.json_string secret.sha256
   secret.hmac secret.decode sign.sha256 sign.digest sign.hmac sign.signature sign.jwt json json.build form form.encode
   uri.query]]):gmatch("%S+") do
   builders[word] = true

@@ -108,7 +108,7 @@ return {
     raises(function() return json.encode(print) end, "function has no JSON form")
     raises(function() return json.encode(nil) end, "nil has no JSON form")
     raises(function() return json.encode(io and io.stdout or coroutine.running()) end, "no JSON form")
-    raises(function() return json.encode() end, "value expected")
+    raises(function() return json.encode() end, "nil has no JSON form")
   end,
 
   ["a text with a secret in it is a secret, and only json.build makes it"] = function()
@@ -118,7 +118,5 @@ return {
     raises(function() return json.encode { token = s } end, "a secret")
     raises(function() return json.build { [s] = 1 } end, "neither a string")
     raises(function() return json.decode(s) end, "string expected")
-    core.wipe(s)
-    raises(function() return json.build { s } end, "secret is closed")
   end,
 }

@@ -81,26 +81,17 @@ return {
 
   ["a policy's module makes no secrets and keeps none"] = function()
     for name in pairs(secret) do
-      assert(({ base64 = 1, base64url = 1, hex = 1, percent = 1, form = 1, json_string = 1, sha256 = 1, hmac = 1, template = 1, decode = 1,
+      assert(({ base64 = 1, base64url = 1, hex = 1, percent = 1, form = 1, json_string = 1, sha256 = 1, hmac = 1, decode = 1,
         is = 1 })[name], name)
     end
   end,
 
-  ["a template fills its places"] = function()
-    assert(secret.template("Bearer ${token}", { token = "t" }) == "Bearer t")
-    assert(secret.template("${a}${b}${a}", { a = 1, b = "" }) == "11")
-    assert(secret.template("$$ $x $ ${a} $", { a = "y" }) == "$ $x $ y $")
-    assert(secret.template("", {}) == "")
-    assert(secret.is(secret.template("Bearer ${token}", { token = S })))
-    assert(type(secret.template("${a}", { a = "x", unused = S })) == "string")
-  end,
-
-  ["a template with a place that nothing fills raises"] = function()
-    raises(function() return secret.template("${token}", {}) end, "no value for '${token}'")
-    raises(function() return secret.template("${token", { token = 1 }) end, "without a name and '}'")
-    raises(function() return secret.template("${}", { [""] = 1 }) end, "without a name and '}'")
-    raises(function() return secret.template("${t}", { t = {} }) end, "no value for '${t}'")
-    raises(function() return secret.template(S, {}) end, "string expected")
+  ["strings, numbers and secrets are joined"] = function()
+    assert(core.join {} == "" and core.join { "a", 1, 2.5, "" } == "a12.5")
+    assert(secret.is(core.join { "a", S, 7 }) and secret.is(core.join { S }))
+    raises(function() return core.join { "a", {} } end, "no string, number or secret")
+    raises(function() return core.join "a" end, "table expected")
+    raises(function() return core.join { S, ("x"):rep(2 << 20) } end, "no room for secrets")
   end,
 
   ["a kept handle is of use only to a task that acts for its credential"] = function()
@@ -110,7 +101,7 @@ return {
     core.acting "two"
     raises(function() return s .. "x" end, "a secret of another credential")
     raises(function() return s:base64() end, "a secret of another credential")
-    raises(function() return secret.template("${t}", { t = s }) end, "a secret of another credential")
+    raises(function() return core.join { s } end, "a secret of another credential")
     core.acting(nil)
     raises(function() return s:hex() end, "a secret of another credential")
     core.acting "one"
@@ -118,28 +109,8 @@ return {
     core.acting(nil)
   end,
 
-  ["a handle that was emptied is closed"] = function()
-    local s = core.of "canary"
-    core.wipe(s)
-    core.wipe(s)
-    raises(function() return s .. "x" end, "secret is closed")
-    raises(function() return s:base64() end, "secret is closed")
-    assert(secret.is(s))
-    -- A policy could empty a handle that others use: it is not closable.
-    raises(function() local inner <close> = s end, "non-closable")
-  end,
-
-  ["what is to be saved is checked without being shown"] = function()
-    local function reason(text, options) return select(2, core.check(core.of(text), options or {})) end
-    assert(core.check(S, {}) == true and core.check(S, { charset = "visible" }) == true)
-    assert(reason("") == "empty" and reason("abc", { min = 4 }) == "too short" and reason("abc", { max = 2 }) == "too long")
-    assert(reason("abc\n") == "final newline" and reason("a\nbc") == "control bytes" and reason("a\127") == "control bytes")
-    assert(reason("a b", { charset = "visible" }) == "spaces" and reason(" a") == "space at an end")
-    assert(reason("\u{e9}", { charset = "visible" }) == "bytes that are not ASCII")
-    assert(reason("", { min = 0 }) == nil)
-    local pem = "-----BEGIN X-----\nAA==\n-----END X-----\n"
-    assert(reason(pem) == "control bytes" and reason(pem, { charset = "text" }) == nil)
-    assert(reason("\0", { charset = "any" }) == nil and reason("\0", { charset = "text" }) == "control bytes")
+  ["a handle is not closable: a policy could empty one that others use"] = function()
+    raises(function() local inner <close> = core.of "canary" end, "non-closable")
   end,
 
   ["a document is taken apart into strings and secrets"] = function()
@@ -163,7 +134,7 @@ return {
   ["key_info names what is no private key"] = function()
     assert(select(2, sign.key_info("hunter2")) == "not_a_key")
     assert(select(2, sign.key_info(core.of "")) == "not_a_key")
-    assert(select(2, core.key_info(core.of "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")) == "no_private_key")
+    assert(select(2, sign.key_info(core.of "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")) == "no_private_key")
     assert(select(2, sign.key_info("-----BEGIN PRIVATE KEY-----\\nAAAA\\n-----END PRIVATE KEY-----\\n")) == "escaped_newlines")
     assert(select(2, sign.key_info("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----")) == "openssh_format")
     local info = sign.key_info("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n")
