@@ -13493,7 +13493,7 @@ static struct agent *agent_slots[AGENT_SLOTS];
 static bool conn_draining;
 
 /* The Lua side, in `bind`: a request is decided by a task, and answers are told of. */
-enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST };
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
 static bool req_start(struct req *, enum req_entry);
 static void req_stop(struct req *);
 static bool req_wake_body(struct req *);
@@ -14170,10 +14170,15 @@ req_put_target(const struct req *r, struct buf *b)
 	return buf_ok(b);
 }
 
-static bool
-req_default_port(const struct req *r)
+/* As Host has it: IPv6 in brackets, and no port where the scheme has that one. */
+static void
+req_put_authority(const struct req *r, struct buf *b)
 {
-	return r->port == (r->secure ? 443 : 80);
+	buf_adds(b, host_text(r->host));
+	if (r->port != (r->secure ? 443 : 80)) {
+		buf_add(b, ":", 1);
+		buf_addu(b, (uint64_t)r->port);
+	}
 }
 
 static bool
@@ -14422,9 +14427,7 @@ req_put_head(struct req *r, struct buf *b)
 	buf_add(b, " ", 1);
 	req_put_target(r, b);
 	buf_adds(b, " HTTP/1.1\r\nHost: ");
-	buf_adds(b, host_text(r->host));
-	if (!req_default_port(r))
-		buf_addf(b, ":%d", r->port);
+	req_put_authority(r, b);
 	buf_add(b, "\r\n", 2);
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
 		if (f->mark == FIELD_KEPT && !(r->body_read && slice_eq_nocase(f->name, SLICE("expect"))))
@@ -18965,9 +18968,7 @@ struct req_handle {
 	bool owned;             /* an example: made by Lua, freed by the collector */
 };
 
-static int req_entry_ref[2] = {LUA_NOREF, LUA_NOREF};
-static int req_answer_ref = LUA_NOREF, req_rejudge_ref = LUA_NOREF,
-    req_hello_ref = LUA_NOREF;
+static int req_entry_ref[ENTRY_HELLO + 1];
 
 static struct req *
 l_check_req(lua_State *L, int idx)
@@ -19565,27 +19566,10 @@ static bool
 field_bears(struct slice v, struct slice what)
 {
 	struct buf plain;
-	bool found = http_basic(v, &plain) && slice_has(buf_slice(&plain), what);
+	bool found = http_basic(v, &plain) && subst_has(&subst_plain, buf_slice(&plain), what);
 
 	buf_free(&plain);
-	return found || slice_has(v, what);
-}
-
-/* req:presents(placeholder) -> bool: it stands in a header (Basic is looked
- * into), the path, the query or a body that was read */
-static int
-l_req_presents(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	struct slice what = l_check_text(L, 2);
-	bool found;
-
-	found = (r->query.p != NULL && subst_has(&subst_form, r->query, what)) ||
-	    (r->path.p != NULL && subst_has(&subst_path, r->path, what)) ||
-	    (r->body_read && slice_has(buf_slice(&r->body), what));
-	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++)
-		found = (f->rule & (HDR_HOP | HDR_PROXY)) == 0 && f->own == NULL && field_bears(f->value, what);
-	return l_answer(L, found);
+	return found || subst_has(&subst_plain, v, what);
 }
 
 /* Does one of the list's { text = … } stand there? code NULL: in a header's value. */
@@ -19605,8 +19589,22 @@ l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *cod
 	return found;
 }
 
+/* req:presents(texts) -> bool: one of the texts ({ { text = … }… }) stands in a header (Basic is
+ * looked into), the path, the query or a body that was read */
+static int
+l_req_presents(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	bool found = l_bears_one(L, 2, r->query, &subst_form) || l_bears_one(L, 2, r->path, &subst_path) ||
+	    (r->body_read && l_bears_one(L, 2, buf_slice(&r->body), &subst_plain));
+
+	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++)
+		found = (f->rule & (HDR_HOP | HDR_PROXY)) == 0 && f->own == NULL && l_bears_one(L, 2, f->value, NULL);
+	return l_answer(L, found);
+}
+
 /* req:taken(texts, names, list) -> whether the list has any: adds to it what strip took of headers, and
- * as "?name" of the query under these names, without one of the texts ({ { text = … }… }) in it. */
+ * as "?name" of the query under these names, without one of the texts in it. */
 static int
 l_req_taken(lua_State *L)
 {
@@ -19998,13 +19996,11 @@ static size_t
 req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
     struct sigv4_field *out)
 {
-	bool v6 = strchr(r->host, ':') != NULL;
-	int len = snprintf(host, 300, v6 ? "[%s]" : "%s", r->host);
+	struct buf authority = {.p = host, .cap = 300, .max = 300};
 	size_t n = 0;
 
-	if (!req_default_port(r))
-		len += snprintf(host + len, 300 - (size_t)len, ":%d", r->port);
-	out[n++] = (struct sigv4_field){SLICE("host"), {host, (size_t)len}};
+	req_put_authority(r, &authority);
+	out[n++] = (struct sigv4_field){SLICE("host"), buf_slice(&authority)};
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
 		if (f->mark == FIELD_KEPT && req_field_signed(f->name, o))
 			out[n++] = (struct sigv4_field){f->name, f->value};
@@ -20207,17 +20203,20 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 
 /* -- req and view: members. What a name reads, and of which of the two. */
 enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH, M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
-enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3 };
+enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 }; /* OF_STREAM: of what is judged again */
 static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
-	{"method", M_SLICE, offsetof(struct req, head.method), OF_BOTH},
-	{"path", M_SLICE, offsetof(struct req, path), OF_BOTH},
+	{"method", M_SLICE, offsetof(struct req, head.method), OF_ALL},
+	{"path", M_SLICE, offsetof(struct req, path), OF_ALL},
 	{"query", M_SLICE, offsetof(struct req, query), OF_REQ},
 	{"query_string", M_SLICE, offsetof(struct req, query), OF_VIEW},
-	{"host", M_TEXT, offsetof(struct req, host), OF_BOTH},
-	{"token", M_TEXT, offsetof(struct req, token), OF_REQ},
+	{"host", M_TEXT, offsetof(struct req, host), OF_ALL},
+	{"token", M_TEXT, offsetof(struct req, token), OF_REQ | OF_STREAM},
+	{"agent", M_TEXT, offsetof(struct req, agent), OF_STREAM},
+	{"bundle", M_TEXT, offsetof(struct req, bundle), OF_STREAM},
+	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
-	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ},
-	{"port", M_PORT, 0, OF_BOTH}, {"scheme", M_SCHEME, 0, OF_BOTH}, {"form", M_FORM, 0, OF_REQ},
+	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM},
+	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL}, {"form", M_FORM, 0, OF_REQ | OF_STREAM},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH}, {"length", M_LENGTH, 0, OF_REQ},
 	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_VIEW},
 	{"headers", M_PART, L_VIEW_HEADERS, OF_VIEW}, {"query", M_PART, L_VIEW_QUERY, OF_VIEW},
@@ -20519,31 +20518,10 @@ l_req_text_kind(lua_State *L)
 	return 1;
 }
 
-/* What apply set is kept from the answer too: a token that was signed for this request. Without the
- * scheme before it (RFC 9110 11.4), which a server that repeats it leaves out. */
-static bool
-req_hide_added(struct req *r, struct slice text)
-{
-	bool ok = true;
-
-	for (const struct http_field *f = r->head.field; ok && f < r->head.field + r->head.nfields; f++) {
-		struct slice v = f->value;
-		size_t skip = 0;
-
-		if (!f->is_secret)
-			continue;
-
-		while (skip < v.n && (ascii_alnum(v.p[skip]) || v.p[skip] == '-'))
-			skip++;
-		skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
-		if (v.n - skip >= SUBST_BACK_MIN)
-			ok = subst_back_add(&r->back, f->own, f->name.n + skip, text, SLICE(""));
-	}
-	return ok;
-}
-
 /* req:hide(secrets, text) -> true | false: they are too many. An answer's head that repeats one of them, or what
- * apply set, has this text in its place. Called last, for the first to be noted counts. */
+ * apply set (a token that was signed for this request), has this text in its place. What apply set counts without
+ * the scheme before it (RFC 9110 11.4), which a server that repeats it leaves out. Called last, for the first to be
+ * noted counts. */
 static int
 l_req_hide(lua_State *L)
 {
@@ -20558,8 +20536,17 @@ l_req_hide(lua_State *L)
 			ok = subst_back_add(&r->back, s, 0, text, SLICE(""));
 		lua_pop(L, 1);
 	}
-	lua_pushboolean(L, ok && req_hide_added(r, text));
-	return 1;
+	for (const struct http_field *f = r->head.field; ok && f < r->head.field + r->head.nfields; f++) {
+		struct slice v = f->value;
+		size_t skip = 0;
+
+		while (f->is_secret && skip < v.n && (ascii_alnum(v.p[skip]) || v.p[skip] == '-'))
+			skip++;
+		skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
+		if (f->is_secret && v.n - skip >= SUBST_BACK_MIN)
+			ok = subst_back_add(&r->back, f->own, f->name.n + skip, text, SLICE(""));
+	}
+	return l_answer(L, ok);
 }
 
 /* -- known placeholders: set = request.known(); set:add(name, shape, before, after), which is
@@ -20717,9 +20704,8 @@ l_req_dump(lua_State *L)
 	lua_newtable(L);
 	l_set_slice(L, "method", r->head.method);
 	buf_clear(&b);
-	buf_addf(&b, "%s://%s", r->secure ? "https" : "http", host_text(r->host));
-	if (!req_default_port(r))
-		buf_addf(&b, ":%d", r->port);
+	buf_adds(&b, r->secure ? "https://" : "http://");
+	req_put_authority(r, &b);
 	req_put_target(r, &b);
 	lua_pushlstring(L, b.p, b.n);
 	buf_free(&b);
@@ -20763,9 +20749,9 @@ static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has}, {NULL, NULL}};
 
 /* request.places: rows' words for where a placeholder may stand */
-static const struct { const char *name; unsigned place; } l_places[] = {
-	{"header", PLACE_HEADER}, {"basic", PLACE_BASIC}, {"query", PLACE_QUERY}, {"path", PLACE_PATH},
-	{"form", PLACE_FORM}, {"part", PLACE_PART}, {"json", PLACE_JSON}, {"ws", PLACE_WS},
+static const char *const l_places[] = {
+	[PLACE_HEADER] = "header", [PLACE_BASIC] = "basic", [PLACE_QUERY] = "query", [PLACE_PATH] = "path",
+	[PLACE_FORM] = "form", [PLACE_PART] = "part", [PLACE_JSON] = "json", [PLACE_WS] = "ws",
 };
 
 /* require "request" (runtime only) */
@@ -20795,7 +20781,7 @@ l_open_request(lua_State *L)
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; i < COUNT(l_places); i++)
-		l_set_integer(L, l_places[i].name, l_places[i].place);
+		l_set_integer(L, l_places[i], (lua_Integer)i);
 	lua_setfield(L, -2, "places");
 	return 1;
 }
@@ -20864,30 +20850,27 @@ req_wake_body(struct req *r)
 	return true;
 }
 
-/* What a task of ours is told, copied: the request may be gone by then. */
+/* What a task of ours is told of an answer, copied: the request may be gone by then. */
+static const struct slice told_fields[] = {SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date")};
 struct told {
 	int status;
 	char credential[REQ_NAME_MAX], host[256];
-	int64_t date;           /* Unix s, by the upstream's clock; -1: not said */
-	size_t n[2];
-	char text[];            /* WWW-Authenticate, then x-amzn-errortype */
+	size_t n[COUNT(told_fields)];
+	char text[];            /* their values */
 };
 
 static int
 answer_push(lua_State *co, void *arg)
 {
 	struct told *t = arg;
+	const char *at = t->text;
 
 	lua_pushstring(co, t->credential);
 	lua_pushinteger(co, t->status);
-	lua_pushlstring(co, t->text, t->n[0]);
-	lua_pushlstring(co, t->text + t->n[0], t->n[1]);
-	if (t->date < 0)
-		lua_pushnil(co);
-	else
-		lua_pushinteger(co, t->date);
+	for (size_t i = 0; i < COUNT(told_fields); at += t->n[i++])
+		lua_pushlstring(co, at, t->n[i]);
 	lua_pushstring(co, t->host);
-	return 6;
+	return 3 + COUNT(told_fields);
 }
 
 static void
@@ -20899,53 +20882,28 @@ answer_done(struct task *t, bool ok, lua_State *co)
 	free(task_owner(t));
 }
 
-/* A field's value, or nothing where it is longer than any of its kind. */
-static struct slice
-answer_field(const struct http_head *h, struct slice name)
-{
-	struct slice v = http_value(h, name);
-
-	return v.n != 0 && v.n < 4096 ? v : SLICE("");
-}
-
-/* RFC 9110 5.6.7, the one form that is sent: Unix s, -1 for anything else. */
-static int64_t
-answer_date(const struct http_head *h)
-{
-	struct slice v = answer_field(h, SLICE("date"));
-	struct tm tm = {0};
-	char text[40];
-	const char *end;
-
-	if (v.n != 29)
-		return -1;
-	memcpy(text, v.p, v.n);
-	text[v.n] = '\0';
-	end = strptime(text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-	return end != NULL && *end == '\0' ? (int64_t)timegm(&tm) : -1;
-}
-
 static void
 req_tell_answer(const struct req *r, const struct http_head *h)
 {
-	struct slice www = answer_field(h, SLICE("www-authenticate")),
-	    type = answer_field(h, SLICE("x-amzn-errortype"));
-	struct told *t = malloc(sizeof *t + www.n + type.n);
+	struct slice v[COUNT(told_fields)];
+	size_t all = 0, at = 0;
+	struct told *t;
 	struct task *task;
 
-	if (t == NULL)
+	for (size_t i = 0; i < COUNT(v); all += v[i++].n) {
+		v[i] = http_value(h, told_fields[i]);
+		if (v[i].n >= 4096)
+			v[i].n = 0;     /* longer than any of its kind */
+	}
+	if ((t = malloc(sizeof *t + all)) == NULL)
 		return;
 	t->status = h->status;
-	t->date = answer_date(h);
 	memcpy(t->credential, r->credential, sizeof t->credential);
 	text_copy(t->host, sizeof t->host, r->host);
-	t->n[0] = www.n;
-	t->n[1] = type.n;
-	if (www.n != 0)
-		memcpy(t->text, www.p, www.n);
-	if (type.n != 0)
-		memcpy(t->text + www.n, type.p, type.n);
-	if ((task = task_new(req_answer_ref, answer_push, t, t, answer_done)) == NULL)
+	for (size_t i = 0; i < COUNT(v); at += t->n[i++])
+		if ((t->n[i] = v[i].n) != 0)
+			memcpy(t->text + at, v[i].p, v[i].n);
+	if ((task = task_new(req_entry_ref[ENTRY_ANSWER], answer_push, t, t, answer_done)) == NULL)
 		free(t);
 	else
 		task_run(task);
@@ -20954,33 +20912,18 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 /* -- long-lived streams are judged again when the configuration has moved on */
 struct rejudge {
 	uint64_t conn;          /* its id: it may be gone by then */
-	const struct req *r;    /* read in the first step only, which runs at once */
+	struct req *r;          /* read in the first step only, which runs at once */
 };
-
-static void
-l_set_text(lua_State *L, const char *key, const char *value)
-{
-	l_push_text(L, value);
-	lua_setfield(L, -2, key);
-}
 
 static int
 rejudge_push(lua_State *co, void *arg)
 {
-	const struct req *r = ((struct rejudge *)arg)->r;
-
 	lua_newtable(co);
-	l_set_text(co, "agent", r->agent);
-	l_set_text(co, "bundle", r->bundle);
-	l_set_text(co, "credential", r->credential);
-	l_set_text(co, "host", r->host);
-	l_set_text(co, "token", r->token);
-	l_set_text(co, "scheme", r->secure ? "https" : "http");
-	l_set_text(co, "form", req_forms[r->form]);
-	l_set_slice(co, "method", r->head.method);
-	l_set_slice(co, "path", r->path);
-	l_set_integer(co, "port", r->port);
-	l_set_flag(co, "websocket", r->websocket);
+	for (size_t i = 0; i < COUNT(l_members); i++)
+		if ((l_members[i].of & OF_STREAM) != 0) {
+			l_push_member(co, ((struct rejudge *)arg)->r, i);
+			lua_setfield(co, -2, l_members[i].name);
+		}
 	return 1;
 }
 
@@ -21028,7 +20971,7 @@ conn_rejudge(void)
 		if ((j = malloc(sizeof *j)) == NULL)
 			return true;
 		*j = (struct rejudge){c->id, r};
-		if ((task = task_new(req_rejudge_ref, rejudge_push, j, j, rejudge_done)) == NULL) {
+		if ((task = task_new(req_entry_ref[ENTRY_REJUDGE], rejudge_push, j, j, rejudge_done)) == NULL) {
 			free(j);
 			return true;
 		}
@@ -21043,7 +20986,7 @@ l_judge_hello(lua_State *L)
 {
 	struct req *r = lua_touserdata(L, 1);
 
-	lua_rawgeti(L, LUA_REGISTRYINDEX, req_hello_ref);
+	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_HELLO]);
 	l_push_slice(L, buf_slice(&r->up_bytes));
 	lua_pushstring(L, r->host);
 	lua_call(L, 2, 1);
@@ -21054,14 +20997,13 @@ l_judge_hello(lua_State *L)
 static bool
 req_import(void)
 {
-	req_hello_ref = lua_import("hello", "judge");
+	static const char *const names[][2] = {[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
+	    [ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"}, [ENTRY_HELLO] = {"hello", "judge"}};
 
-	req_entry_ref[ENTRY_CONNECT] = lua_import("pipeline", "connect");
-	req_entry_ref[ENTRY_REQUEST] = lua_import("pipeline", "request");
-	req_answer_ref = lua_import("pipeline", "answer");
-	req_rejudge_ref = lua_import("pipeline", "rejudge");
-	return req_entry_ref[0] != LUA_NOREF && req_entry_ref[1] != LUA_NOREF &&
-	    req_answer_ref != LUA_NOREF && req_rejudge_ref != LUA_NOREF && req_hello_ref != LUA_NOREF;
+	for (size_t i = 0; i < COUNT(names); i++)
+		if ((req_entry_ref[i] = lua_import(names[i][0], names[i][1])) == LUA_NOREF)
+			return false;
+	return true;
 }
 
 /* ---- bind: host ------------------------------------------------------------

@@ -104,10 +104,7 @@ local function held_for(self, agent, name)
 end
 
 local function presents(self, req, agent, name)
-  for _, h in ipairs(held_for(self, agent, name)) do
-    if req:presents(h.text) then return true end
-  end
-  return false
+  return req:presents(held_for(self, agent, name))
 end
 
 -- The method as match.lua knows it. WEBSOCKET stands for the upgrade; a request that only calls itself so has a name
@@ -1242,7 +1239,8 @@ function M:on_answer(name, status, www_authenticate, error_type, date, host)
   local opened = self.config:open(name)
   if not opened then return end
   if status == 401 then require("refused").note(self, name, opened.version, host) end
-  if opened.pol.clock and date and (status == 400 or status == 401 or status == 403) then
+  date = opened.pol.clock and require("skew").date(date)
+  if date and (status == 400 or status == 401 or status == 403) then
     require("skew").note(self, name, host, self.time.wall() - date)
   end
   if not opened.pol.refresh then return end

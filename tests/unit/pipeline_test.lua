@@ -113,7 +113,12 @@ local function setting(options)
     function req.respond(_, status, kind, body)
       out.did, out.status, out.kind, out.body = "respond", status, kind, body
     end
-    function req.presents(_, text_) return (more.presents or {})[text_] == true end
+    function req.presents(_, list)
+      for _, h in ipairs(list) do
+        if (more.presents or {})[h.text] then return true end
+      end
+      return false
+    end
     function req.strip(_, spec)
       out.routing = spec.routing
       for name in pairs(spec.headers or {}) do
@@ -638,6 +643,17 @@ local cases = {
     is(allowed(), "wiki=api.test")
     s.store.put("bundle", "default", { name = "default", variables = { TENANT = "acme" } })
     is(allowed(), "only=acme.b.test wiki=acme.api.test wiki=api.test")
+  end,
+
+  ["an answer's Date is read in the one form that is sent"] = function()
+    local date = require("skew").date
+    is(date "Sun, 06 Nov 1994 08:49:37 GMT", 784111777)   -- RFC 9110 5.6.7
+    is(date "Thu, 01 Jan 1970 00:00:00 GMT", 0)
+    is(date "Tue, 29 Feb 2000 23:59:59 GMT", 951868799)
+    is(date "Wed, 01 Mar 2028 00:00:00 GMT", 1835481600)
+    for _, text in ipairs { "", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994", "Sun, 06 Nov 1994 08:49:37 +0000" } do
+      is(date(text), nil)
+    end
   end,
 
   -- ---- the echo host
