@@ -6366,73 +6366,39 @@ json_number(struct slice in, int64_t *integer, double *real)
 	return JSON_REAL;
 }
 
-/* Writes s as a string in quotes, out NULL: only counts. SIZE_MAX: not UTF-8. `lossy` puts
- * U+FFFD where a byte is not UTF-8, for logs and messages, which must come out whatever a peer
- * sent. */
-static size_t
-json_quote_as(char *out, struct slice s, bool lossy)
+/* Adds s as a string in quotes. False, and the buffer is as before: not UTF-8. `lossy` puts U+FFFD where a
+ * byte is not UTF-8, for logs and messages, which must come out whatever a peer sent. */
+static bool
+json_put(struct buf *b, struct slice s, bool lossy)
 {
 	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-	char piece[6];
-	const char *src, *at;
-	size_t n = 1, len, used;
-
-	if (out != NULL)
-		out[0] = '"';
-	for (size_t i = 0; i < s.n; i += used, n += len) {
-		unsigned char c = (unsigned char)s.p[i];
-
-		used = len = json_utf8(s.p + i, s.n - i);
-		src = s.p + i;
-		if (used == 0) {
-			if (!lossy)
-				return SIZE_MAX;
-			used = 1;
-			src = "\xef\xbf\xbd";
-			len = 3;
-		} else if (c != '\0' && (at = strchr(from, (char)c)) != NULL) {
-			piece[0] = '\\';
-			piece[1] = to[at - from];
-			src = piece;
-			len = 2;
-		} else if (c < 0x20 || c == 0x7f) {  /* 7f for a terminal's sake */
-			memcpy(piece, "\\u00", 4);
-			hex_encode(piece + 4, &c, 1);
-			src = piece;
-			len = 6;
-		}
-		if (out != NULL)
-			memcpy(out + n, src, len);
-	}
-	if (out != NULL)
-		out[n] = '"';
-	return n + 1;
-}
-
-static size_t
-json_quote(char *out, struct slice s)
-{
-	return json_quote_as(out, s, false);
-}
-
-/* For what C writes itself: log records, error bodies. */
-static bool
-json_buf_string(struct buf *b, struct slice s)
-{
-	size_t n = 0;
+	size_t begin = b->n, n = 0;
 
 	while (n < s.n && s.p[n] >= 0x20 && s.p[n] < 0x7f && s.p[n] != '"' && s.p[n] != '\\')
 		n++;
-	if (n == s.n) {                 /* nothing to escape: nearly always */
-		const struct slice quoted[] = {SLICE("\""), s, SLICE("\"")};
+	if (n == s.n)                   /* nothing to escape: nearly always */
+		return buf_join(b, (struct slice[]){SLICE("\""), s, SLICE("\"")}, 3);
+	buf_add(b, "\"", 1);
+	for (size_t i = 0; i < s.n; i += n) {
+		unsigned char c = (unsigned char)s.p[i];
+		const char *at = c != '\0' ? strchr(from, (char)c) : NULL;
 
-		return buf_join(b, quoted, 3);
+		if ((n = json_utf8(s.p + i, s.n - i)) == 0 && !lossy) {
+			buf_cut(b, begin);
+			return false;
+		}
+		if (n == 0) {
+			buf_adds(b, "\xef\xbf\xbd");
+			n = 1;
+		} else if (at != NULL) {
+			buf_add(b, (char[]){'\\', to[at - from]}, 2);
+		} else if (c < 0x20 || c == 0x7f) {  /* 7f for a terminal's sake */
+			buf_addf(b, "\\u00%02x", c);
+		} else {
+			buf_add(b, s.p + i, n);
+		}
 	}
-	n = json_quote_as(NULL, s, true);
-	if (!buf_reserve(b, n))
-		return false;
-	b->n += json_quote_as(b->p + b->n, s, true);
-	return true;
+	return buf_adds(b, "\"");
 }
 
 /* What a caller wants of an object's own members. */
@@ -6513,35 +6479,22 @@ json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 	return res;
 }
 
-/* Writes the text with that member set to a string, every other byte as it was; out NULL: only
- * counts. SIZE_MAX: name or value is not UTF-8. */
-static size_t
-json_splice(char *out, struct slice text, const struct json_spot *spot, struct slice name,
+/* Adds the text with that member set to a string, every other byte as it was. False, and the buffer is not
+ * bad: name or value is not UTF-8. */
+static bool
+json_splice(struct buf *out, struct slice text, const struct json_spot *spot, struct slice name,
     struct slice value)
 {
-	size_t key = spot->found ? 0 : json_quote(NULL, name), n = spot->at, len = json_quote(NULL, value);
+	size_t from = spot->at + spot->cut;
 
-	if (key == SIZE_MAX || len == SIZE_MAX)
-		return SIZE_MAX;
-	if (out != NULL) {
-		memcpy(out, text.p, n);
-		if (!spot->found) {
-			json_quote(out + n, name);
-			out[n + key] = ':';
-		}
-	}
-	n += key + !spot->found;
-	if (out != NULL)
-		json_quote(out + n, value);
-	n += len;
-	if (!spot->found && !spot->alone) {
-		if (out != NULL)
-			out[n] = ',';
-		n++;
-	}
-	if (out != NULL)
-		memcpy(out + n, text.p + spot->at + spot->cut, text.n - spot->at - spot->cut);
-	return n + text.n - spot->at - spot->cut;
+	buf_add(out, text.p, spot->at);
+	if (!spot->found && (!json_put(out, name, false) || !buf_adds(out, ":")))
+		return false;
+	if (!json_put(out, value, false))
+		return false;
+	if (!spot->found && !spot->alone)
+		buf_adds(out, ",");
+	return buf_add(out, text.p + from, text.n - from);
 }
 
 /* What json_number is to read of a member that ought to be a number: some servers quote expires_in
@@ -6678,19 +6631,17 @@ subst_get(const struct subst_code *code, struct slice in, size_t i, char out[4],
 static void
 subst_put(const struct subst_code *code, struct buf *b, struct slice value)
 {
-	size_t n;
+	size_t at = b->n;
 
 	if (code->escape == '%') {
 		pct_put(b, value, code->mode);
 	} else if (code->escape == '\0') {
 		buf_addv(b, value);
-	} else if ((n = json_quote(NULL, value)) == SIZE_MAX) {
+	} else if (json_put(b, value, false)) {
+		memmove(b->p + at, b->p + at + 1, b->n - at - 2);       /* without its quotes */
+		buf_cut(b, b->n - 2);
+	} else {
 		b->bad = true;
-	} else if (buf_reserve(b, n)) {
-		json_quote(b->p + b->n, value);
-		memmove(b->p + b->n, b->p + b->n + 1, n - 2);   /* without its quotes */
-		wipe(b->p + b->n + n - 2, 2);
-		b->n += n - 2;
 	}
 }
 
@@ -13780,7 +13731,7 @@ static void
 json_put_member(struct buf *b, struct slice name, struct slice value)
 {
 	if (value.n != 0 && buf_addv(b, name))
-		json_buf_string(b, value);
+		json_put(b, value, true);
 }
 
 static void
@@ -13797,6 +13748,7 @@ req_log(struct req *r)
 	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
 	bool refused = r->code[0] != '\0' && !r->sent;
 	struct slice path = r->path;
+	size_t at;
 
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
@@ -13804,8 +13756,6 @@ req_log(struct req *r)
 		return;                 /* pages that are open to all: whoever watches us asks each second */
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
-	while (path.n > REQ_PATH_LOG_MAX / 6 && json_quote_as(NULL, path, true) > REQ_PATH_LOG_MAX + 2)
-		path.n -= path.n / 8;
 	buf_clear(&b);
 	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
 	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
@@ -13816,13 +13766,17 @@ req_log(struct req *r)
 	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
 	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
 	buf_adds(&b, ",\"method\":");
-	json_buf_string(&b, r->head.method);
+	json_put(&b, r->head.method, true);
 	if (r->form != REQ_CONNECT)
 		json_put_member(&b, SLICE(",\"scheme\":"), r->secure ? SLICE("https") : SLICE("http"));
 	json_put_member(&b, SLICE(",\"host\":"), slice_of(r->host));
 	json_put_number(&b, SLICE(",\"port\":"), (uint64_t)r->port);
 	buf_adds(&b, ",\"path\":");
-	json_buf_string(&b, path);
+	at = b.n;
+	while (json_put(&b, path, true) && b.n - at > REQ_PATH_LOG_MAX + 2) {
+		buf_cut(&b, at);
+		path.n -= path.n / 8;
+	}
 	if (r->status != 0)
 		json_put_number(&b, SLICE(",\"status\":"), (uint64_t)r->status);
 	json_put_number(&b, SLICE(",\"up\":"), r->bytes_up);
@@ -13867,12 +13821,12 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	if (status == 407)
 		return;                 /* an empty body: git and Java read on the same connection */
 	buf_adds(&r->answer, "{\"error\":");
-	json_buf_string(&r->answer, slice_of(code));
+	json_put(&r->answer, slice_of(code), true);
 	buf_adds(&r->answer, ",\"message\":");
-	json_buf_string(&r->answer, message);
+	json_put(&r->answer, message, true);
 	if (hint.n != 0) {
 		buf_adds(&r->answer, ",\"hint\":");
-		json_buf_string(&r->answer, hint);
+		json_put(&r->answer, hint, true);
 	}
 	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
 }
@@ -16888,12 +16842,7 @@ codec_form(struct buf *b, struct slice in)
 static bool
 codec_json(struct buf *b, struct slice in)
 {
-	size_t n = json_quote(NULL, in);
-
-	if (n == SIZE_MAX || !buf_reserve(b, n))
-		return false;
-	b->n += json_quote(b->p + b->n, in);
-	return true;
+	return json_put(b, in, false);
 }
 
 static const struct codec {
@@ -19945,15 +19894,11 @@ body_splice_json(struct buf *out, struct slice in, struct slice name, struct sli
 	};
 	struct json_spot spot;
 	enum json_result res = json_find_spot(in, name, &spot);
-	size_t n;
 
 	if (res != JSON_OK)
 		return why[res];
-	if ((n = json_splice(NULL, in, &spot, name, value)) == SIZE_MAX)
-		return "unfit";
-	if (buf_reserve(out, n))
-		out->n = json_splice(out->p, in, &spot, name, value);
-	return NULL;
+	buf_reserve(out, out->max);
+	return json_splice(out, in, &spot, name, value) || !buf_ok(out) ? NULL : "unfit";
 }
 
 static const char *

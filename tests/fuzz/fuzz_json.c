@@ -27,8 +27,9 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 static void
 fuzz_token(const struct json_token *t, struct slice in, const char **last)
 {
-	char *out, *quoted;
-	size_t len, again;
+	struct buf quoted = {.max = 1 << 24};
+	char *out;
+	size_t len;
 
 	if (t->raw.p < *last || t->raw.p + t->raw.n > in.p + in.n || t->depth > JSON_DEPTH_MAX)
 		abort();
@@ -41,12 +42,9 @@ fuzz_token(const struct json_token *t, struct slice in, const char **last)
 	out = malloc(len + 1);
 	if (json_unescape(out, t) != len || !json_spells(t, (struct slice){out, len}, false))
 		abort();
-	if ((again = json_quote(NULL, (struct slice){out, len})) == SIZE_MAX)
+	if (!json_put(&quoted, (struct slice){out, len}, false))
 		abort();
-	quoted = malloc(again);
-	if (json_quote(quoted, (struct slice){out, len}) != again)
-		abort();
-	free(quoted);
+	buf_free(&quoted);
 	free(out);
 }
 
