@@ -12514,7 +12514,8 @@ upstream_drop(struct upstream **u)
  *   itself keeps only a trailer section that spans reads.
  * - A filter stands between the two, in either direction, and knows neither end nor framing.
  * - A turn is bounded (FLOW_TURN_MAX), whatever the pieces cost.
- * - A flow closes nothing and has no deadline: enum flow_io tells its owner which end stalls or is gone. */
+ * - A flow closes nothing and has no deadline: enum flow_io tells its owner which end is gone, and what
+ *   waits at the ends tells which of them stalls. */
 #define FLOW_TURN_MAX (1024 * 1024) /* bytes a flow may move before other connections have their turn */
 #define FLOW_PIECE_COST 256     /* a chunk or a frame costs as much as so many bytes, however short it is */
 #define FLOW_BUF_KEEP 4096      /* a buffer that is used again keeps no more; a larger head is rare */
@@ -12617,8 +12618,8 @@ struct flow {
 	uint64_t moved;         /* body bytes that went to the destination */
 };
 
-enum flow_io { FLOW_DONE, FLOW_SRC_WAIT, FLOW_DST_WAIT, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD,
-    FLOW_TURN };
+/* FLOW_BAD: malformed, or refused by the filter. */
+enum flow_io { FLOW_DONE, FLOW_WAIT, FLOW_TURN, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD };
 
 static void
 flow_free(struct flow *f)
@@ -12677,7 +12678,7 @@ flow_take(struct flow *f)
 		case IO_OK:
 			break;
 		case IO_AGAIN:
-			return FLOW_SRC_WAIT;
+			return FLOW_WAIT;
 		case IO_EOF:
 			f->end = f->mode == BODY_EOF;
 			return f->end ? FLOW_DONE : FLOW_SRC_GONE;
@@ -12772,7 +12773,7 @@ flow_move(struct flow *f)
 		if (cost >= FLOW_TURN_MAX)
 			return FLOW_TURN;
 		if (f->dst != NULL && !peer_room(f->dst, PEER_OUT_HIGH))
-			return f->dst->failed ? FLOW_DST_GONE : FLOW_DST_WAIT;
+			return f->dst->failed ? FLOW_DST_GONE : FLOW_WAIT;
 		if (!f->held) {
 			if ((io = flow_take(f)) != FLOW_DONE)
 				return io;
@@ -14458,15 +14459,15 @@ conn_drop_req(struct conn *c)
 	c->req = NULL;
 }
 
-/* `abort`: an answer is cut short, and the client must be able to tell:
- * no close_notify, a reset. */
-static void
+/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. Always
+ * false, for a step that has nothing more to do. */
+static bool
 conn_close(struct conn *c, bool abort_)
 {
 	const struct linger reset = {1, 0};
 
 	if (c->state == CONN_CLOSED)
-		return;
+		return false;
 	c->state = CONN_CLOSED;
 	timer_stop(&c->timer);
 	if (c->req != NULL) {
@@ -14496,13 +14497,6 @@ conn_close(struct conn *c, bool abort_)
 	wipe(c->token, sizeof c->token);
 	loop_undefer(&c->defer);
 	loop_defer(&c->defer, conn_reap);
-}
-
-/* False, for a step that has nothing more to do. */
-static bool
-conn_end(struct conn *c, bool abort_)
-{
-	conn_close(c, abort_);
 	return false;
 }
 
@@ -14532,6 +14526,17 @@ static void
 conn_turn(struct defer *d)
 {
 	conn_advance(OWNER(d, struct conn, defer));
+}
+
+/* What of a flow does not fit into this turn has another. */
+static enum flow_io
+conn_pump(struct conn *c, struct flow *f)
+{
+	enum flow_io io = flow_pump(f);
+
+	if (io == FLOW_TURN)
+		loop_defer(&c->defer, conn_turn);
+	return io == FLOW_TURN ? FLOW_WAIT : io;
 }
 
 static void
@@ -14643,40 +14648,8 @@ conn_accept(struct watch *w)
 
 /* -- our own answers */
 #define PAGE_TYPE "text/html; charset=utf-8"
-#define PAGE_FIELDS "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n" \
-	"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
-
-static bool
-conn_put_answer(struct conn *c, struct req *r)
-{
-	struct buf b;
-	bool ok, keep = !c->last;
-
-	buf_init(&b, PEER_HEAD_MAX);
-	ok = buf_addf(&b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
-	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
-		ok = ok && buf_addf(&b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
-	ok = ok && (r->status == 204 ? buf_adds(&b, "\r\n") : buf_addf(&b, "\r\nContent-Length: %zu\r\n", r->answer.n));
-	if (r->answer.n != 0)
-		ok = ok && buf_addf(&b, "Content-Type: %s\r\n%s", r->answer_type,
-		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
-	if (r->status == 407)
-		ok = ok && buf_adds(&b, "Proxy-Authenticate: Basic realm=\"sallyport\"\r\n");
-	if (r->status == 405 || r->status == 204)
-		ok = ok && buf_adds(&b, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
-	if (r->retry_after > 0)
-		ok = ok && buf_addf(&b, "Retry-After: %d\r\n", r->retry_after);
-	ok = ok && buf_addf(&b, "Cache-Control: no-store\r\n%s\r\n",
-	    !keep ? "Connection: close\r\n" : r->head.minor == 0 ? "Connection: keep-alive\r\n" : "");
-	ok = ok && peer_put(&c->peer, b.p, b.n);
-	buf_free(&b);
-	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
-	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
-	r->down_flow.from = buf_slice(&r->answer);
-	r->t_first = clock_now();
-	r->bytes_down = r->answer.n;
-	return ok;
-}
+#define PAGE_FIELDS "\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY" \
+	"\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'"
 
 /* Nothing of the request body is left on the wire: the next request begins where this one ended. */
 static bool
@@ -14721,14 +14694,36 @@ static void
 conn_begin_answer(struct conn *c)
 {
 	struct req *r = c->req;
+	struct buf *b = &r->out_head;
 
 	upstream_drop(&r->up);
-	if (r->close_after || !r->head.keep_alive || !req_body_consumed(r))
-		c->last = true;
-	if (!conn_put_answer(c, r)) {
+	c->last = c->last || r->close_after || !r->head.keep_alive || !req_body_consumed(r);
+	buf_clear(b);
+	buf_addf(b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
+	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
+		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
+	if (r->status != 204)
+		buf_addf(b, "\r\nContent-Length: %zu", r->answer.n);
+	if (r->answer.n != 0)
+		buf_addf(b, "\r\nContent-Type: %s%s", r->answer_type,
+		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
+	if (r->status == 407)
+		buf_adds(b, "\r\nProxy-Authenticate: Basic realm=\"sallyport\"");
+	if (r->status == 405 || r->status == 204)
+		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+	if (r->retry_after > 0)
+		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
+	buf_addf(b, "\r\nCache-Control: no-store%s\r\n\r\n", c->last ? "\r\nConnection: close" :
+	    r->head.minor == 0 ? "\r\nConnection: keep-alive" : "");
+	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
 		conn_close(c, true);
 		return;
 	}
+	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
+	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
+	r->down_flow.from = buf_slice(&r->answer);
+	r->t_first = clock_now();
+	r->bytes_down = r->answer.n;
 	c->state = CONN_ANSWER;
 	conn_deadline(c, CONN_IDLE_MS);
 }
@@ -14770,7 +14765,7 @@ conn_head_pause(struct conn *c, enum io io)
 	if (io == IO_ERR) {
 		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
 			conn_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
-		return conn_end(c, false);
+		return conn_close(c, false);
 	}
 	conn_linger(c);                 /* a client that has said all may still be reading */
 	return true;
@@ -14810,12 +14805,12 @@ conn_head_begin(struct conn *c, struct slice in)
 		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
 			conn_note(c, "not_http", conn_foreign[i].what);
 			if (!peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n))
-				return conn_end(c, true);
+				return conn_close(c, true);
 			conn_linger(c);
 			return false;
 		}
 	if ((c->req = req_new(c)) == NULL)
-		return conn_end(c, true);
+		return conn_close(c, true);
 	c->scanned = 0;
 	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
 	return true;
@@ -14828,7 +14823,7 @@ conn_step_head(struct conn *c)
 	bool whole;
 
 	if (peer_flush(&c->peer) == IO_ERR)
-		return conn_end(c, true);
+		return conn_close(c, true);
 	if (!peer_room(&c->peer, PEER_OUT_HEAD))
 		return false;           /* a client that pipelines and does not read: it waits */
 	if ((io = peer_fill(&c->peer)) != IO_OK)
@@ -14836,7 +14831,7 @@ conn_step_head(struct conn *c)
 	if (c->req == NULL && !conn_head_begin(c, peer_data(&c->peer)))
 		return c->state != CONN_CLOSED;
 	if (!peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
-		return conn_end(c, true);
+		return conn_close(c, true);
 	if (whole)
 		conn_decide(c);         /* the parser says what is wrong with a head that has no end */
 	return true;
@@ -14864,32 +14859,23 @@ conn_read_body(struct conn *c)
 {
 	struct req *r = c->req;
 	uint64_t before = c->peer.received;
-	enum flow_io io = flow_pump(&r->up_flow);
+	enum flow_io io = conn_pump(c, &r->up_flow);
 
 	r->bytes_up = r->up_flow.moved;
 	if (c->peer.received != before)
 		conn_deadline(c, CONN_IDLE_MS);
-	switch (io) {
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
+	if (io == FLOW_WAIT)
 		return;
-	case FLOW_TURN:
-		loop_defer(&c->defer, conn_turn);
-		return;
-	case FLOW_DONE:
+	r->body_reading = false;
+	r->body_read = io == FLOW_DONE;
+	if (io == FLOW_DONE) {
 		conn_deadline(c, CONN_DECIDE_MS);
-		r->body_read = true;
-		break;
-	case FLOW_DST_GONE:
+	} else if (io == FLOW_DST_GONE) {
 		r->body_error = r->up_flow.piece.n > r->body.max - r->body.n ? "too_large" : "no_memory";
-		break;
-	case FLOW_SRC_GONE:
-	case FLOW_BAD:
+	} else {
 		r->close_after = true;
 		r->body_error = io == FLOW_BAD ? "malformed" : "eof";
-		break;
 	}
-	r->body_reading = false;
 	req_wake_body(r);
 }
 
@@ -15012,7 +14998,7 @@ conn_step_decide(struct conn *c)
 		return true;
 	}
 	if (!r->body_reading && conn_client_gone(c))
-		return conn_end(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
+		return conn_close(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
 	return false;
 }
 
@@ -15062,28 +15048,16 @@ conn_begin_dial(struct conn *c)
 	req_pool_key(r, key);
 	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
 		r->up = upstream_take(key, r->allow, r->nallow);
-	if (r->up != NULL) {
-		r->up->owner = c;
-		r->up->event = conn_upstream_event;
-		return;
-	}
-	if ((r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident)) == NULL) {
+	if (r->up == NULL)
+		r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident);
+	if (r->up == NULL) {
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 		return;
 	}
 	r->up->owner = c;
 	r->up->event = conn_upstream_event;
-	upstream_dial(r->up, r->allow, r->nallow);
-}
-
-static struct slice
-conn_dial_hint(int status, const char *why)
-{
-	if (status == 403)
-		return SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
-	if (strncmp(why, "untrusted certificate", 21) == 0)
-		return SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
-	return SLICE("");
+	if (r->up->state == UP_DIAL)
+		upstream_dial(r->up, r->allow, r->nallow);
 }
 
 static void
@@ -15091,15 +15065,23 @@ conn_dial_failed(struct conn *c)
 {
 	struct req *r = c->req;
 	const char *code = r->up->code, *why = r->up->why;
+	struct slice hint = SLICE("");
 	char message[384];
-	int status = strcmp(code, "address_blocked") == 0 ? 403 : strcmp(code, "clock_unset") == 0 ?
-	    503 : 502;
-	bool tls = strcmp(code, "upstream_tls") == 0;
+	int status = 502;
 
-	snprintf(message, sizeof message, "%s%s: %s", tls ? "TLS to " : "", host_text(r->dial_host), why);
-	if (status == 503)
+	if (strcmp(code, "address_blocked") == 0) {
+		status = 403;
+		hint = SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
+	} else if (strncmp(why, "untrusted certificate", 21) == 0) {
+		hint = SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
+	}
+	if (strcmp(code, "clock_unset") == 0) {
+		status = 503;
 		r->retry_after = 60;
-	req_fail(r, status, code, slice_of(message), conn_dial_hint(status, why));
+	}
+	snprintf(message, sizeof message, "%s%s: %s", strcmp(code, "upstream_tls") == 0 ? "TLS to " : "",
+	    host_text(r->dial_host), why);
+	req_fail(r, status, code, slice_of(message), hint);
 	conn_begin_answer(c);
 }
 
@@ -15146,7 +15128,7 @@ conn_step_dial(struct conn *c)
 	}
 	if (r->action == REQ_BLIND) {
 		if (!peer_put(&c->peer, conn_established, sizeof conn_established - 1))
-			return conn_end(c, true);
+			return conn_close(c, true);
 		r->status = 200;
 		conn_begin_blind(c);
 		return true;
@@ -15188,12 +15170,13 @@ req_may_retry(const struct req *r)
 	return false;
 }
 
-/* The upstream failed or ended. Before an answer began the client can be told in words.
- * False, as what is relayed. */
+/* The upstream failed or ended (502), or stalls (504). Before an answer began the client can be told in
+ * words. Always false, so that a step may return it. */
 static bool
-conn_upstream_gone(struct conn *c, int status, const char *code, const char *why)
+conn_upstream_gone(struct conn *c, int status, const char *why)
 {
 	struct req *r = c->req;
+	const char *code = status == 504 ? "upstream_timeout" : "upstream_unreachable";
 	char message[384];
 
 	if (status == 502 && req_may_retry(r)) {
@@ -15204,7 +15187,7 @@ conn_upstream_gone(struct conn *c, int status, const char *code, const char *why
 	}
 	text_copy(r->code, sizeof r->code, code);
 	if (r->answer_begun)
-		return conn_end(c, true);
+		return conn_close(c, true);
 	snprintf(message, sizeof message, "%s %s", host_text(r->dial_host), why);
 	conn_fail(c, status, code, message);
 	return false;
@@ -15269,83 +15252,89 @@ answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 	    !subst_back_in(r->back, t->name, false);
 }
 
-/* With what the client had sent in the place of what we attached: any server may repeat any field
- * (CORS an Origin, a tracer an id, a login a cookie), in whichever field it likes. */
-static bool
-answer_put_echo(struct buf *b, const struct req *r, const struct http_field *f)
-{
-	return subst_back_in(r->back, f->name, false) || (buf_addv(b, f->name) && buf_add(b, ": ", 2) &&
-	    subst_back_value(r->back, f->value, answer_echoes(f->name), b) && buf_add(b, "\r\n", 2));
-}
-
-/* Status line and fields of the answer, without framing. */
-static bool
-answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h, bool upgrade)
+/* Status line and fields of the answer, without framing; with what the client had sent in the place of
+ * what we attached: any server may repeat any field (CORS an Origin, a tracer an id, a login a cookie),
+ * in whichever field it likes. */
+static void
+answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 {
 	bool found = subst_back_in(r->back, buf_slice(&r->up_bytes), true);
-	bool ok = buf_adds(b, "HTTP/1.1 ") && buf_addu(b, (uint64_t)h->status) && buf_add(b, " ", 1) &&
-	    (found ? subst_back_value(r->back, h->reason, false, b) : buf_addv(b, h->reason)) &&
-	    buf_add(b, "\r\n", 2);
 
-	for (size_t i = 0; ok && i < h->nfields; i++) {
-		if (h->field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
+	buf_adds(b, "HTTP/1.1 ");
+	buf_addu(b, (uint64_t)h->status);
+	buf_add(b, " ", 1);
+	if (found)
+		subst_back_value(r->back, h->reason, false, b);
+	else
+		buf_addv(b, h->reason);
+	buf_add(b, "\r\n", 2);
+	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
+		if (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
 			continue;
-		ok = found ? answer_put_echo(b, r, &h->field[i]) :
-		    put_field(b, h->field[i].name, h->field[i].value);
+		if (!found) {
+			put_field(b, f->name, f->value);
+		} else if (!subst_back_in(r->back, f->name, false)) {
+			buf_addv(b, f->name);
+			buf_add(b, ": ", 2);
+			subst_back_value(r->back, f->value, answer_echoes(f->name), b);
+			buf_add(b, "\r\n", 2);
+		}
 	}
-	if (upgrade)
-		ok = ok && buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
-	if (r->refused)         /* or a client begins to sign in where there is nothing to sign in with */
-		ok = ok && buf_adds(b, "X-Sallyport-Note: credential_refused; credential=") &&
-		    buf_adds(b, r->credential) && buf_add(b, "\r\n", 2);
-	return ok;
+	if (r->refused) {       /* or a client begins to sign in where there is nothing to sign in with */
+		buf_adds(b, "X-Sallyport-Note: credential_refused; credential=");
+		buf_adds(b, r->credential);
+		buf_add(b, "\r\n", 2);
+	}
 }
 
-static bool
-answer_put_framing(struct buf *b, struct req *r, const struct http_head *h, bool *last)
+/* How the body goes on, and what becomes of the connection behind it. */
+static void
+answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 {
-	bool old = r->head.minor == 0, ok = true, chunk = false;
+	struct conn *c = r->conn;
+	struct flow *f = &r->down_flow;
+	bool keeps = f->filter == NULL || f->filter->class->keeps_length;
 	bool no_body = slice_eq(r->head.method, SLICE("HEAD")) || h->status == 204 || h->status == 304;
+	bool chunk = false;
 
 	if (no_body) {
 		/* RFC 9110 8.6: what a GET would have had, as it came. */
-		int i = h->status == 204 ? -1 : http_find(h, SLICE("content-length"), 0);
+		int i = h->status == 204 || !keeps ? -1 : http_find(h, SLICE("content-length"), 0);
 
 		if (i >= 0)
-			ok = put_field(b, SLICE("Content-Length"), h->field[i].value);
-	} else if (h->body == BODY_LENGTH) {
-		ok = put_length(b, h->length);
+			put_field(b, SLICE("Content-Length"), h->field[i].value);
+	} else if (h->body == BODY_LENGTH && keeps) {
+		put_length(b, h->length);
 	} else if (h->body == BODY_NONE) {
-		ok = buf_adds(b, "Content-Length: 0\r\n");
-	} else if (old) {
-		*last = true;           /* HTTP/1.0 knows no chunks: the end of the connection is the end */
+		buf_adds(b, "Content-Length: 0\r\n");
+	} else if (r->head.minor == 0) {
+		c->last = true;         /* HTTP/1.0 knows no chunks: the end of the connection is the end */
 	} else {
 		chunk = true;
-		ok = buf_adds(b, "Transfer-Encoding: chunked\r\n");
+		buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	}
-	flow_init(&r->down_flow, &r->up->peer, &r->conn->peer, no_body ? BODY_NONE : (int)h->body, h->length,
-	    chunk);
-	r->down_flow.may_pass = answer_trailer_may_pass;
-	if (*last)
-		ok = ok && buf_adds(b, "Connection: close\r\n");
-	else if (old)
-		ok = ok && buf_adds(b, "Connection: keep-alive\r\n");
-	return ok && buf_add(b, "\r\n", 2);
+	flow_init(f, &r->up->peer, &c->peer, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
+	f->may_pass = answer_trailer_may_pass;
+	if (c->last)
+		buf_adds(b, "Connection: close\r\n");
+	else if (r->head.minor == 0)
+		buf_adds(b, "Connection: keep-alive\r\n");
 }
 
-/* A 1xx goes on to whoever can read it; RFC 9110 15.2. */
+/* The head of an answer goes on to the client: an interim one, a WebSocket's, or one with a body. */
 static bool
-conn_relay_interim(struct conn *c, const struct http_head *h)
+conn_put_head(struct conn *c, const struct http_head *h)
 {
-	struct buf b;
+	struct buf *b = &c->req->out_head;
 	bool ok;
 
-	if (c->req->head.minor == 0 || (h->status == 100 && c->req->expect_sent))
-		return true;
-	buf_init(&b, PEER_HEAD_MAX);
-	ok = answer_put_fields(&b, c->req, h, false) && buf_add(&b, "\r\n", 2) &&
-	    peer_put(&c->peer, b.p, b.n);
-	buf_free(&b);
+	answer_put_fields(b, c->req, h);
+	if (h->status == 101)
+		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	else if (h->status >= 200)
+		answer_put_framing(b, c->req, h);
+	ok = buf_add(b, "\r\n", 2) && peer_put(&c->peer, b->p, b->n);
+	buf_recycle(b, FLOW_BUF_KEEP);
 	return ok;
 }
 
@@ -15354,8 +15343,6 @@ static bool
 conn_begin_down(struct conn *c, const struct http_head *h)
 {
 	struct req *r = c->req;
-	struct buf b;
-	bool ok;
 
 	r->status = h->status;
 	r->t_first = clock_now();
@@ -15364,21 +15351,16 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 		r->up->keep_ms = h->keep_ms;
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
-	buf_init(&b, PEER_HEAD_MAX);
 	if (h->status == 101) {
 		if (!r->websocket || !websocket_accepted(r, h))
-			return conn_upstream_gone(c, 502, "upstream_unreachable", "answered 101 without being asked");
+			return conn_upstream_gone(c, 502, "answered 101 without being asked");
 		filter_free(r->up_flow.filter);
 		r->up_flow.filter = NULL;
-		ok = !subst_places(r->subst, 1u << PLACE_WS) || (r->up_flow.filter = filter_ws_new(r->subst)) != NULL;
-		ok = ok && answer_put_fields(&b, r, h, true) && buf_add(&b, "\r\n", 2) &&
-		    peer_put(&c->peer, b.p, b.n);
-		buf_free(&b);
-		if (!ok)
-			conn_close(c, true);
-		else
-			conn_begin_blind(c);
-		return false;           /* either way CONN_RELAY is over */
+		if ((subst_places(r->subst, 1u << PLACE_WS) &&
+		    (r->up_flow.filter = filter_ws_new(r->subst)) == NULL) || !conn_put_head(c, h))
+			return conn_close(c, true);
+		conn_begin_blind(c);
+		return false;           /* CONN_RELAY is over */
 	}
 	r->refused = h->status == 401 && req_attached(r);
 	if ((r->watch && h->status >= 400) || r->refused)
@@ -15387,13 +15369,9 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	 * not send it (RFC 9112 9.6). */
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
-	ok = answer_put_fields(&b, r, h, false) && answer_put_framing(&b, r, h, &c->last) &&
-	    peer_put(&c->peer, b.p, b.n);
-	buf_free(&b);
-	if (!ok)
-		return conn_end(c, true);
-	r->answer_begun = true;
-	return true;
+	if (!conn_put_head(c, h))
+		return conn_close(c, true);
+	return r->answer_begun = true;
 }
 
 /* Reads a response head. False: wait, or the conn has left CONN_RELAY. */
@@ -15414,117 +15392,68 @@ conn_read_answer(struct conn *c)
 		return false;
 	case IO_EOF:
 	case IO_ERR:
-		return conn_upstream_gone(c, 502, "upstream_unreachable",
-		    "closed the connection without an answer");
+		return conn_upstream_gone(c, 502, "closed the connection without an answer");
 	}
 	r->up_seen = true;
 	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
-		return conn_upstream_gone(c, 502, "upstream_unreachable", "sent a head for which there is no memory");
+		return conn_upstream_gone(c, 502, "sent a head for which there is no memory");
 	if (memcmp(r->up_bytes.p, "HTTP/", r->up_bytes.n < 5 ? r->up_bytes.n : 5) != 0)
-		return conn_upstream_gone(c, 502, "upstream_unreachable", "speaks something else than HTTP/1.1 on this port");
+		return conn_upstream_gone(c, 502, "speaks something else than HTTP/1.1 on this port");
 	if (!whole)
 		return true;
 	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0) {
 		head_tell(&head, "sent an answer with", why, sizeof why);
-		return conn_upstream_gone(c, 502, "upstream_unreachable", why);
+		return conn_upstream_gone(c, 502, why);
 	}
-	if (head.status < 200 && head.status != 101) {
-		bool ok = conn_relay_interim(c, &head);
-
-		buf_clear(&r->up_bytes);
-		r->up_scanned = 0;
-		if (!ok)
-			conn_close(c, true);
-		return ok;
-	}
-	return conn_begin_down(c, &head);
-}
-
-static void
-conn_relay_end(struct conn *c)
-{
-	struct req *r = c->req;
-
-	upstream_release(r->up, r->up_flow.done && r->up_keep && r->down_flow.mode != BODY_EOF);
-	r->up = NULL;
-	conn_next_request(c);
+	if (head.status >= 200 || head.status == 101)
+		return conn_begin_down(c, &head);
+	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
+	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
+		return conn_close(c, true);
+	buf_clear(&r->up_bytes);
+	r->up_scanned = 0;
+	return true;
 }
 
 static bool
 conn_relay_cut(struct conn *c, const char *code)
 {
 	text_copy(c->req->code, sizeof c->req->code, code);
-	return conn_end(c, true);
-}
-
-/* What became of the answer. True: the conn goes on relaying. */
-static bool
-conn_relay_down(struct conn *c, enum flow_io io)
-{
-	switch (io) {
-	case FLOW_DONE:
-		conn_relay_end(c);
-		return false;
-	case FLOW_DST_GONE:
-		return conn_relay_cut(c, "client_closed");
-	case FLOW_SRC_GONE:
-	case FLOW_BAD:
-		return conn_relay_cut(c, "upstream_unreachable");
-	case FLOW_TURN:
-		loop_defer(&c->defer, conn_turn);
-		return true;
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		return true;
-	}
-	return true;
-}
-
-/* A filter refused the body. What of it went out is not a request yet: the
- * upstream's connection is cut. */
-static void
-conn_fail_body(struct conn *c, const struct filter_fault *why)
-{
-	req_fail(c->req, why->status, why->code, slice_of(why->message), slice_of(why->hint));
-	if (why->status == 503)
-		c->req->retry_after = 1;
-	conn_begin_answer(c);
+	return conn_close(c, true);
 }
 
 /* What became of the request's body. True: the conn goes on relaying. */
 static bool
 conn_relay_up(struct conn *c, enum flow_io io)
 {
+	static const struct filter_fault malformed = {400, "bad_request", "malformed body", ""};
 	struct req *r = c->req;
+	const struct filter_fault *why = r->up_flow.filter != NULL ? r->up_flow.filter->fault : NULL;
 
 	switch (io) {
+	case FLOW_WAIT:
+	case FLOW_TURN:
+		return true;
+	case FLOW_DONE:                 /* is there anybody who waits for the answer? */
+		return !conn_client_gone(c) || conn_relay_cut(c, "client_closed");
 	case FLOW_SRC_GONE:
 		return conn_relay_cut(c, "client_closed");
+	case FLOW_DST_GONE:             /* it answered before it closed: that is read to its end */
+		return r->answer_begun || conn_upstream_gone(c, 502, "closed the connection");
 	case FLOW_BAD:
-		if (r->answer_begun)
-			return conn_relay_cut(c, "bad_request");
-		r->close_after = true;
-		if (r->up_flow.filter != NULL && r->up_flow.filter->fault != NULL)
-			conn_fail_body(c, r->up_flow.filter->fault);
-		else
-			conn_fail(c, 400, "bad_request", "malformed body");
-		return false;
-	case FLOW_DST_GONE:
-		if (r->answer_begun)
-			return true;    /* it answered before it closed: that is read to its end */
-		return conn_upstream_gone(c, 502, "upstream_unreachable", "closed the connection");
-	case FLOW_DONE:
-		if (!conn_client_gone(c))
-			return true;
-		return conn_relay_cut(c, "client_closed");     /* nobody waits for this answer */
-	case FLOW_TURN:
-		loop_defer(&c->defer, conn_turn);
-		return true;
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		return true;
+		break;
 	}
-	return true;
+	if (r->answer_begun)
+		return conn_relay_cut(c, "bad_request");
+	/* What of the body went out is not a request yet: the upstream's connection is cut. */
+	if (why == NULL)
+		why = &malformed;
+	r->close_after = r->close_after || why == &malformed;
+	if (why->status == 503)
+		r->retry_after = 1;
+	req_fail(r, why->status, why->code, slice_of(why->message), slice_of(why->hint));
+	conn_begin_answer(c);
+	return false;
 }
 
 static bool
@@ -15532,7 +15461,7 @@ conn_step_relay(struct conn *c)
 {
 	struct req *r = c->req;
 	uint64_t before = r->up->peer.received + c->peer.received + r->up_flow.moved;
-	enum flow_io up = flow_pump(&r->up_flow), down = FLOW_SRC_WAIT;
+	enum flow_io up = conn_pump(c, &r->up_flow), down = FLOW_WAIT;
 	unsigned heads = 0;
 
 	if (!r->body_read)
@@ -15545,12 +15474,20 @@ conn_step_relay(struct conn *c)
 	if (c->state != CONN_RELAY)
 		return true;
 	if (r->answer_begun) {
-		down = flow_pump(&r->down_flow);
+		down = conn_pump(c, &r->down_flow);
 		r->bytes_down = r->down_flow.moved;
 	} else if (peer_flush(&c->peer) == IO_ERR) {
 		down = FLOW_DST_GONE;
 	}
-	if (!conn_relay_down(c, down) || !conn_relay_up(c, up))
+	if (down == FLOW_DONE) {
+		upstream_release(r->up, r->up_flow.done && r->up_keep && r->down_flow.mode != BODY_EOF);
+		r->up = NULL;
+		conn_next_request(c);
+		return c->state != CONN_CLOSED;
+	}
+	if (down != FLOW_WAIT)
+		return conn_relay_cut(c, down == FLOW_DST_GONE ? "client_closed" : "upstream_unreachable");
+	if (!conn_relay_up(c, up))
 		return c->state != CONN_CLOSED;
 	if (r->up->peer.received + c->peer.received + r->up_flow.moved != before)
 		conn_deadline(c, req_patience(r, up == FLOW_DONE));
@@ -15573,25 +15510,15 @@ blind_cut(struct conn *c)
 static bool
 blind_pump(struct conn *c, struct flow *f)
 {
-	switch (f->shut ? FLOW_SRC_WAIT : flow_pump(f)) {
-	case FLOW_DONE:
-		if (f->dst->tls != NULL)
-			tls_shutdown(f->dst->tls);
-		if (peer_flush(f->dst) != IO_OK)
-			break;
+	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump(c, f);
+
+	if (io != FLOW_DONE)
+		return io != FLOW_WAIT && blind_cut(c);
+	if (f->dst->tls != NULL)
+		tls_shutdown(f->dst->tls);
+	if (peer_flush(f->dst) == IO_OK) {
 		shutdown(f->dst->watch.fd, SHUT_WR);
 		f->shut = true;
-		break;
-	case FLOW_TURN:
-		loop_defer(&c->defer, conn_turn);
-		break;
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		break;
-	case FLOW_SRC_GONE:
-	case FLOW_DST_GONE:
-	case FLOW_BAD:
-		return blind_cut(c);
 	}
 	return false;
 }
@@ -15608,7 +15535,7 @@ blind_hello(struct conn *c)
 		struct slice in;
 
 		if (io != IO_OK)
-			return io != IO_AGAIN && conn_end(c, false);
+			return io != IO_AGAIN && conn_close(c, false);
 		in = peer_data(&c->peer);
 		if (!buf_add(&r->up_bytes, in.p, in.n) || !lua_protect(l_judge_hello, r))
 			r->hello = HELLO_REFUSE;
@@ -15646,7 +15573,7 @@ conn_step_blind(struct conn *c)
 	r->bytes_up = r->up_flow.moved;
 	r->bytes_down = r->down_flow.moved;
 	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut))
-		return conn_end(c, false);
+		return conn_close(c, false);
 	return cut;
 }
 
@@ -15670,12 +15597,12 @@ conn_step_sniff(struct conn *c)
 	struct slice in;
 
 	if (peer_flush(&c->peer) == IO_ERR)
-		return conn_end(c, true);
+		return conn_close(c, true);
 	switch (peer_fill(&c->peer)) {
 	case IO_OK:    break;
 	case IO_AGAIN: return false;
 	case IO_EOF:
-	case IO_ERR:   return conn_end(c, false);
+	case IO_ERR:   return conn_close(c, false);
 	}
 	in = peer_data(&c->peer);
 	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
@@ -15683,13 +15610,13 @@ conn_step_sniff(struct conn *c)
 		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
 			wipe(c->peer.in->p, c->peer.in->off);
 		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL)
-			return conn_end(c, true);
+			return conn_close(c, true);
 		c->state = CONN_HANDSHAKE;
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
 		c->state = CONN_HEAD;
 	} else {
 		conn_note(c, "client_tls", "not_tls");  /* SSH, say: a tunnel entry would let it through */
-		return conn_end(c, false);
+		return conn_close(c, false);
 	}
 	return true;
 }
@@ -15708,7 +15635,7 @@ conn_step_handshake(struct conn *c)
 	case IO_ERR:
 		conn_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
 		    tls_why(c->peer.tls) : "closed");
-		return conn_end(c, false);
+		return conn_close(c, false);
 	}
 	return false;
 }
@@ -15718,24 +15645,14 @@ conn_step_answer(struct conn *c)
 {
 	struct flow *f = &c->req->down_flow;
 	uint64_t before = f->moved;
+	enum flow_io io = conn_pump(c, f);
 
-	switch (flow_pump(f)) {
-	case FLOW_DONE:
-		if (peer_pending(&c->peer) != 0)
-			break;
+	if (io == FLOW_DONE && peer_pending(&c->peer) == 0) {
 		conn_next_request(c);
 		return true;
-	case FLOW_TURN:
-		loop_defer(&c->defer, conn_turn);
-		break;
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		break;
-	case FLOW_SRC_GONE:
-	case FLOW_DST_GONE:
-	case FLOW_BAD:
-		return conn_end(c, true);
 	}
+	if (io != FLOW_DONE && io != FLOW_WAIT)
+		return conn_close(c, true);
 	if (f->moved != before)
 		conn_deadline(c, CONN_IDLE_MS);
 	return false;
@@ -15762,7 +15679,7 @@ conn_step_linger(struct conn *c)
 		break;
 	case IO_EOF:
 	case IO_ERR:
-		return conn_end(c, true);
+		return conn_close(c, true);
 	}
 	/* Off the wire: what is thrown away need not be decrypted. */
 	for (uint64_t from = c->lingered; c->lingered - from < FLOW_TURN_MAX;) {
@@ -15771,7 +15688,7 @@ conn_step_linger(struct conn *c)
 			c->lingered += c->peer.in->n;
 			wirebuf_put(&c->peer.in, c->peer.tls == NULL);
 			if (c->lingered > (c->agent != NULL ? CONN_LINGER_AGENT_MAX : CONN_LINGER_MAX))
-				return conn_end(c, false);
+				return conn_close(c, false);
 			if (c->agent != NULL && peer_pending(&c->peer) == 0)
 				conn_deadline(c, CONN_LINGER_MS);
 			break;
@@ -15788,41 +15705,28 @@ conn_step_linger(struct conn *c)
 	return false;
 }
 
-/* Nothing has moved for too long: was it the client? It does not read, or owes a body. */
-static bool
-conn_client_stalls(const struct conn *c)
-{
-	const struct req *r = c->req;
-
-	return peer_pending(&c->peer) != 0 ||
-	    (!req_body_consumed(r) && (r->up == NULL || peer_pending(&r->up->peer) == 0));
-}
-
-/* Somebody who reads a few bytes at a time empties the kernel's megabytes, and we hear nothing of it. */
-static bool
-conn_drains(struct conn *c)
-{
-	int was = c->unsent, up = 0, down = 0;
-
-	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
-	ioctl(c->req->up->peer.watch.fd, TIOCOUTQ, &up);
-	c->unsent = up + down;
-	return c->unsent != was;
-}
-
+/* Nothing has moved for too long. */
 static void
 conn_expire_relay(struct conn *c)
 {
-	bool client = conn_client_stalls(c);
+	struct req *r = c->req;
+	/* Was it the client? It does not read, or owes a body. */
+	bool client = peer_pending(&c->peer) != 0 ||
+	    (!req_body_consumed(r) && peer_pending(&r->up->peer) == 0);
+	int was = c->unsent, up = 0, down = 0;
 
-	if (conn_drains(c))
-		conn_deadline(c, req_patience(c->req, req_body_consumed(c->req)));
-	else if (c->req->answer_begun)
+	/* Somebody who reads a few bytes at a time empties the kernel's megabytes, and we hear nothing of it. */
+	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
+	ioctl(r->up->peer.watch.fd, TIOCOUTQ, &up);
+	c->unsent = up + down;
+	if (c->unsent != was)
+		conn_deadline(c, req_patience(r, req_body_consumed(r)));
+	else if (r->answer_begun)
 		conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
 	else if (client)
 		conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
 	else
-		conn_upstream_gone(c, 504, "upstream_timeout", "did not answer in time");
+		conn_upstream_gone(c, 504, "did not answer in time");
 }
 
 /* The deadline has passed. */
@@ -15967,43 +15871,13 @@ fetch_finish(struct fetch *f, const char *error, const char *detail)
 	return false;
 }
 
-/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said. */
-static int
-retry_after_seconds(const struct http_head *h)
-{
-	struct slice v = http_value(h, SLICE("retry-after"));
-	int n = 0;
-
-	if (v.n == 0 || v.n > 6)
-		return -1;
-	for (size_t k = 0; k < v.n; k++) {
-		if (!ascii_digit(v.p[k]))
-			return -1;
-		n = n * 10 + (v.p[k] - '0');
-	}
-	return n;
-}
-
-static void
-fetch_keep_challenge(struct fetch *f, const struct http_head *h)
-{
-	size_t n = 0;
-
-	for (int i = -1; (i = http_find(h, SLICE("www-authenticate"), i + 1)) >= 0;) {
-		struct slice v = h->field[i].value;
-
-		if (v.n + 3 > sizeof f->challenge - n)
-			continue;
-		n += (size_t)snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s",
-		    n != 0 ? ", " : "", (int)v.n, v.p);
-	}
-}
-
 /* False: an error was told. */
 static bool
 fetch_read_head(struct fetch *f)
 {
 	static struct http_head head;   /* dead before this returns */
+	struct slice retry;
+	uint64_t seconds;
 	bool whole;
 
 	if (!peer_take_head(&f->up->peer, &f->head_bytes, &f->scanned, &whole))
@@ -16015,8 +15889,16 @@ fetch_read_head(struct fetch *f)
 		return fetch_finish(f, "cut", "a malformed answer");
 	if (head.status >= 200) {
 		f->status = head.status;
-		f->retry_after = retry_after_seconds(&head);
-		fetch_keep_challenge(f, &head);
+		/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said */
+		retry = http_value(&head, SLICE("retry-after"));
+		f->retry_after = retry.n <= 6 && http_parse_length(retry, &seconds) ? (int)seconds : -1;
+		for (int i = -1; (i = http_find(&head, SLICE("www-authenticate"), (size_t)i + 1)) >= 0;) {
+			struct slice v = head.field[i].value;
+			size_t n = strlen(f->challenge);
+
+			if (v.n + 3 <= sizeof f->challenge - n)
+				snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s", n != 0 ? ", " : "", (int)v.n, v.p);
+		}
 		f->head_done = true;
 		if (f->head_only)
 			return fetch_finish(f, NULL, NULL);
@@ -16036,37 +15918,33 @@ static void
 fetch_advance(struct fetch *f)
 {
 	enum flow_io up = flow_pump(&f->up_flow);       /* where it failed, an answer may have come before */
-	enum io io = IO_OK;
+	enum flow_io down = FLOW_TURN;
 	unsigned heads = 0;
 
-	if (up == FLOW_TURN)
-		loop_defer(&f->defer, fetch_turn);
 	while (!f->head_done && heads++ < CONN_STEPS) {
-		if ((io = peer_fill(&f->up->peer)) == IO_AGAIN || (io == IO_OK && !fetch_read_head(f)))
+		enum io io = peer_fill(&f->up->peer);
+
+		if (io == IO_OK && !fetch_read_head(f))
 			return;
-		if (io != IO_OK) {
+		if (io == IO_EOF || io == IO_ERR) {
 			fetch_finish(f, "cut", "the connection ended before an answer");
 			return;
 		}
+		if (io == IO_AGAIN) {
+			down = FLOW_WAIT;
+			break;
+		}
 	}
-	switch (f->head_done ? flow_pump(&f->down_flow) : FLOW_TURN) {
-	case FLOW_DONE:
+	if (f->head_done)
+		down = flow_pump(&f->down_flow);
+	if (down == FLOW_DONE)
 		fetch_finish(f, NULL, NULL);
-		break;
-	case FLOW_TURN:
-		loop_defer(&f->defer, fetch_turn);
-		break;
-	case FLOW_SRC_WAIT:
-	case FLOW_DST_WAIT:
-		break;
-	case FLOW_DST_GONE:
+	else if (down == FLOW_DST_GONE)
 		fetch_finish(f, "too_large", "the answer's body");
-		break;
-	case FLOW_SRC_GONE:
-	case FLOW_BAD:
+	else if (down == FLOW_SRC_GONE || down == FLOW_BAD)
 		fetch_finish(f, "cut", "the answer was cut short");
-		break;
-	}
+	else if (down == FLOW_TURN || up == FLOW_TURN)
+		loop_defer(&f->defer, fetch_turn);
 }
 
 static void
