@@ -12280,15 +12280,6 @@ static struct upstream *upstream_idle;  /* newest first */
 static size_t upstream_idle_n;
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
 
-/* What keeps connections and sessions of this identity apart from all others. */
-static struct slice
-ident_tag(const struct tls_ident *id)
-{
-	if (id == NULL)
-		return (struct slice){"", 0};
-	return (struct slice){(const char *)id->tag, sizeof id->tag};
-}
-
 static void
 upstream_reap(struct defer *d)
 {
@@ -12337,19 +12328,15 @@ upstream_fail(struct upstream *u, const char *code, const char *why)
 static void
 upstream_shake(struct upstream *u)
 {
-	switch (peer_handshake(&u->peer)) {
-	case IO_OK:
+	enum io io = peer_handshake(&u->peer);
+
+	if (io == IO_OK) {
 		timer_stop(&u->timer);
 		u->state = UP_OPEN;
-		break;
-	case IO_AGAIN:
-		break;
-	case IO_EOF:
-	case IO_ERR:
+	} else if (io != IO_AGAIN) {
 		upstream_fail(u, clock_unset() ? "clock_unset" : "upstream_tls",
 		    tls_status(u->peer.tls) == TLS_FAILED ? tls_why(u->peer.tls) :
 		    "the connection ended during the TLS handshake");
-		break;
 	}
 }
 
@@ -12385,6 +12372,9 @@ static void
 upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 {
 	struct upstream *u = OWNER(d, struct upstream, dial);
+	/* What keeps connections and sessions of this identity apart from all others. */
+	struct slice tag = u->ident == NULL ? SLICE("") :
+	    (struct slice){(const char *)u->ident->tag, sizeof u->ident->tag};
 
 	if (fd < 0) {
 		upstream_fail(u, code, why);
@@ -12401,8 +12391,7 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 		u->state = UP_OPEN;
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
-	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host),
-	    u->port, ident_tag(u->ident))) == NULL) {
+	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tag)) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
 		u->state = UP_HANDSHAKE;
@@ -12808,8 +12797,7 @@ flow_pump(struct flow *f)
 /* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature
  * change. A chunk's signature stands before its data, so a chunk is held until it is whole;
  * it is hashed as it comes. */
-enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_DATA_END, SIGV4_LAST_END, SIGV4_TRAILERS,
-    SIGV4_DONE };
+enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_TRAILERS, SIGV4_DONE };
 
 struct filter_sigv4 {
 	struct filter f;
@@ -12910,7 +12898,7 @@ filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
 	s->signature = (size_t)n - 66;
 	s->data_end = (size_t)n + size;
 	br_sha256_init(&s->hash);
-	s->at = size != 0 ? SIGV4_DATA : s->trailer ? SIGV4_TRAILERS : SIGV4_LAST_END;
+	s->at = size == 0 && s->trailer ? SIGV4_TRAILERS : SIGV4_DATA;
 	return n - (ssize_t)before;
 }
 
@@ -12928,28 +12916,19 @@ filter_sigv4_sign(struct filter_sigv4 *s)
 	s->whole = true;
 }
 
+/* A chunk's data, hashed as it comes, and the CR LF behind it. */
 static ssize_t
 filter_sigv4_data(struct filter_sigv4 *s, struct slice in)
 {
-	size_t n = filter_sigv4_take(s, in, s->data_end - s->n);
-
-	br_sha256_update(&s->hash, in.p, n);
-	if (s->n == s->data_end)
-		s->at = SIGV4_DATA_END;
-	return (ssize_t)n;
-}
-
-/* CR LF behind the data, or behind the last chunk's head. */
-static ssize_t
-filter_sigv4_end(struct filter_sigv4 *s, struct slice in)
-{
+	size_t left = s->n < s->data_end ? s->data_end - s->n : 0;
 	size_t n = filter_sigv4_take(s, in, s->data_end + 2 - s->n);
 
-	if (memcmp(s->held + s->data_end, "\r\n", s->n - s->data_end) != 0)
+	br_sha256_update(&s->hash, in.p, n < left ? n : left);
+	if (s->n > s->data_end && memcmp(s->held + s->data_end, "\r\n", s->n - s->data_end) != 0)
 		return -1;
 	if (s->n == s->data_end + 2) {
 		filter_sigv4_sign(s);
-		s->at = s->at == SIGV4_DATA_END ? SIGV4_HEAD : SIGV4_DONE;
+		s->at = s->data_end != s->signature + 66 ? SIGV4_HEAD : SIGV4_DONE; /* the last has no data */
 	}
 	return (ssize_t)n;
 }
@@ -12981,36 +12960,6 @@ filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
 }
 
 static ssize_t
-filter_sigv4_step(struct filter_sigv4 *s, struct slice in)
-{
-	switch (s->at) {
-	case SIGV4_HEAD:     return filter_sigv4_head(s, in);
-	case SIGV4_DATA:     return filter_sigv4_data(s, in);
-	case SIGV4_DATA_END:
-	case SIGV4_LAST_END: return filter_sigv4_end(s, in);
-	case SIGV4_TRAILERS: return filter_sigv4_trailers(s, in);
-	case SIGV4_DONE:     break;
-	}
-	return -1;                      /* bytes behind the end */
-}
-
-/* What is whole goes out before anything is taken. */
-static void
-filter_sigv4_give(struct filter_sigv4 *s, struct slice *out)
-{
-	size_t n = s->n - s->given;
-
-	n = n < PEER_PIECE ? n : PEER_PIECE;
-	*out = (struct slice){s->held + s->given, n};
-	s->given += n;
-	s->f.more = s->given != s->n;
-	if (!s->f.more) {
-		s->n = s->given = 0;
-		s->whole = false;
-	}
-}
-
-static ssize_t
 filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
 {
 	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
@@ -13018,14 +12967,24 @@ filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, str
 
 	(void)scratch;
 	while (!s->whole && used < in.n) {
-		ssize_t n = filter_sigv4_step(s, (struct slice){in.p + used, in.n - used});
+		struct slice rest = {in.p + used, in.n - used};
+		ssize_t n = s->at == SIGV4_HEAD ? filter_sigv4_head(s, rest) :
+		    s->at == SIGV4_DATA ? filter_sigv4_data(s, rest) :
+		    s->at == SIGV4_TRAILERS ? filter_sigv4_trailers(s, rest) : -1; /* bytes behind the end */
 
 		if (n < 0)
 			return -1;
 		used += (size_t)n;
 	}
-	if (s->whole)
-		filter_sigv4_give(s, out);
+	if (s->whole) {                 /* goes out before anything is taken */
+		size_t n = s->n - s->given < PEER_PIECE ? s->n - s->given : PEER_PIECE;
+
+		*out = (struct slice){s->held + s->given, n};
+		s->given += n;
+		s->whole = f->more = s->given != s->n;
+		if (!s->whole)
+			s->n = s->given = 0;
+	}
 	if (!end || used != in.n || s->whole)
 		return (ssize_t)used;
 	if (s->at != SIGV4_DONE)
@@ -13465,16 +13424,6 @@ agent_slot(const char *name)
 	return a;
 }
 
-static struct agent *
-agent_get(const char *name)
-{
-	struct agent **at = agent_slot(name);
-
-	if (*at == NULL && (*at = calloc(1, sizeof **at)) != NULL)
-		text_copy((*at)->name, sizeof (*at)->name, name);
-	return *at;
-}
-
 static void
 agent_put(struct agent *a)
 {
@@ -13547,11 +13496,13 @@ static void
 req_claim(struct req *r, const char *name, unsigned share)
 {
 	struct conn *c = r->conn;
+	struct agent **slot = agent_slot(name), *a;
 	struct req **at;
-	struct agent *a;
 
 	text_copy(r->agent, sizeof r->agent, name);
-	if (r->counted != NULL || (a = agent_get(name)) == NULL)
+	if (r->counted == NULL && *slot == NULL && (*slot = calloc(1, sizeof **slot)) != NULL)
+		text_copy((*slot)->name, sizeof (*slot)->name, name);
+	if (r->counted != NULL || (a = *slot) == NULL)
 		return;
 	if (c->counted_unknown) {
 		c->counted_unknown = false;
@@ -13577,29 +13528,15 @@ req_claim(struct req *r, const char *name, unsigned share)
 	agent_put(a);
 }
 
-/* An id for logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a
- * random start, mixed (splitmix64) so that neighbours look apart. */
-static void
-req_name(char id[17])
-{
-	static uint64_t at;
-	uint8_t bytes[8];
-	uint64_t z;
-
-	if (at == 0)
-		rand_bytes(&at, sizeof at);
-	z = at += 0x9e3779b97f4a7c15;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-	z = (z ^ z >> 27) * 0x94d049bb133111eb;
-	store_be64(bytes, z ^ z >> 31);
-	hex_encode(id, bytes, sizeof bytes);
-}
-
 /* -- req: made when a head is complete, gone when its log record is written. */
 static struct req *
 req_new(struct conn *c)
 {
+	static uint64_t name;
 	struct req *r = req_free_list;
+	uint8_t id[8];
+	uint64_t z;
+
 	if (r != NULL) {
 		req_free_list = r->next_free;
 		req_pooled--;
@@ -13618,7 +13555,15 @@ req_new(struct conn *c)
 	buf_init(&r->answer, 256 * 1024);
 	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
 	buf_init(&r->stripped_names, 8192);
-	req_name(r->id);
+	/* For logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a random
+	 * start, mixed (splitmix64) so that neighbours look apart. */
+	if (name == 0)
+		rand_bytes(&name, sizeof name);
+	z = name += 0x9e3779b97f4a7c15;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	store_be64(id, z ^ z >> 31);
+	hex_encode(r->id, id, sizeof id);
 	r->t_start = clock_now();
 	return r;
 }
@@ -13916,73 +13861,62 @@ req_check_host(struct req *r, int default_port)
 	return true;
 }
 
+/* Which host the request is for, by the form in which it is said. */
 static bool
-req_parse_connect(struct req *r)
+req_parse_target(struct req *r)
 {
-	r->form = REQ_CONNECT;
-	r->secure = true;
-	r->port = r->head.to.port;
-	r->path = SLICE("");
-	return req_canonical(r, r->head.to.host) && req_check_host(r, r->port);
-}
+	const struct conn *c = r->conn;
+	/* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
+	const struct http_authority *to = r->head.form == HTTP_AUTHORITY || r->head.form == HTTP_ABSOLUTE ?
+	    &r->head.to : &r->head.host;
+	int default_port;
 
-/* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
-static bool
-req_parse_own(struct req *r)
-{
-	r->form = REQ_ORIGIN;
-	if (r->head.host.host.p == NULL)
-		return req_bad(r, 400, "bad_request", "Host is missing");
-	if (!req_canonical(r, r->head.host.host))
-		return false;
-	r->port = r->head.host.port < 0 ? 80 : r->head.host.port;
-	if (!host_is_ours(r->host, r->port))
-		return req_bad(r, 421, "misdirected",
-		    "this is a proxy: send absolute-form requests or CONNECT");
-	return true;
-}
-
-/* Also https (old axios): the TLS is then ours. Host is ignored (RFC 9112 3.2.2). */
-static bool
-req_parse_absolute(struct req *r)
-{
-	r->form = REQ_ABSOLUTE;
-	r->secure = r->head.tls;
-	r->port = r->head.to.port >= 0 ? r->head.to.port : r->secure ? 443 : 80;
-	return req_canonical(r, r->head.to.host);
-}
-
-static bool
-req_parse_tunnel(struct req *r)
-{
-	struct conn *c = r->conn;
-	int default_port = c->secure ? 443 : 80;
-
-	r->form = REQ_TUNNEL;
-	r->secure = c->secure;
-	r->port = c->port;
-	if (r->head.form == HTTP_AUTHORITY)
+	r->form = c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
+	    r->head.form == HTTP_ABSOLUTE ? REQ_ABSOLUTE : REQ_ORIGIN;
+	/* Also absolute https (old axios): the TLS is then ours. */
+	r->secure = c->tunnel ? c->secure : r->form == REQ_CONNECT || (r->form == REQ_ABSOLUTE && r->head.tls);
+	default_port = r->secure ? 443 : 80;
+	r->port = c->tunnel ? c->port : to->port < 0 ? default_port : to->port;
+	if (r->form == REQ_CONNECT)
+		r->path = SLICE("");
+	if (c->tunnel && r->head.form == HTTP_AUTHORITY)
 		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
-	if (r->head.form == HTTP_ABSOLUTE) {
-		if (!req_canonical(r, r->head.to.host))
-			return false;
-		if (r->head.tls != c->secure || strcmp(c->host, r->host) != 0 ||
-		    (r->head.to.port < 0 ? default_port : r->head.to.port) != c->port)
-			return req_bad(r, 421, "misdirected", "the target is not the tunnel's host");
-	}
-	memcpy(r->host, c->host, sizeof r->host);
-	return req_check_host(r, default_port);
+	if (r->form == REQ_ORIGIN && to->host.p == NULL)
+		return req_bad(r, 400, "bad_request", "Host is missing");
+	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
+		return false;
+	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port))
+		return req_bad(r, 421, "misdirected", "this is a proxy: send absolute-form requests or CONNECT");
+	if (c->tunnel && r->head.form == HTTP_ABSOLUTE && (r->head.tls != c->secure ||
+	    strcmp(c->host, r->host) != 0 || (to->port < 0 ? default_port : to->port) != c->port))
+		return req_bad(r, 421, "misdirected", "the target is not the tunnel's host");
+	if (c->tunnel)
+		memcpy(r->host, c->host, sizeof r->host);
+	/* Beside absolute-form Host is ignored (RFC 9112 3.2.2). */
+	return r->form == REQ_ABSOLUTE || r->form == REQ_ORIGIN ||
+	    req_check_host(r, c->tunnel ? default_port : r->port);
 }
 
 #define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
 
 /* A token has a fixed beginning, so it may stand in either half of Basic, or be a Bearer. */
 static void
-req_token_from(struct req *r, struct slice value)
+req_find_token(struct req *r)
 {
-	struct slice token = {NULL, 0};
+	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
+	struct slice value, token = {NULL, 0};
 	struct buf plain;
 
+	if (r->form == REQ_TUNNEL)
+		memcpy(r->token, r->conn->token, sizeof r->token);
+	if (r->form == REQ_TUNNEL ||    /* two: nobody knows which of them speaks */
+	    (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0))
+		return;
+	if (i < 0 && r->form == REQ_ORIGIN)
+		i = http_find(&r->head, SLICE("authorization"), 0);
+	if (i < 0)
+		return;
+	value = r->head.field[i].value;
 	if (http_basic(value, &plain) && plain.n <= REQ_BASIC_MAX) {
 		struct slice password = buf_slice(&plain), user = slice_cut(&password, ':');
 
@@ -13993,23 +13927,6 @@ req_token_from(struct req *r, struct slice value)
 	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
 		tls_sha256_hex(token, r->token);
 	buf_free(&plain);
-}
-
-static void
-req_find_token(struct req *r)
-{
-	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
-
-	if (r->form == REQ_TUNNEL) {
-		memcpy(r->token, r->conn->token, sizeof r->token);
-		return;
-	}
-	if (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0)
-		return;                 /* two: nobody knows which of them speaks */
-	if (i < 0 && r->form == REQ_ORIGIN)
-		i = http_find(&r->head, SLICE("authorization"), 0);
-	if (i >= 0)
-		req_token_from(r, r->head.field[i].value);
 }
 
 /* RFC 9110 7.6.2: one hop less, written over what came. At zero the answer is ours: see conn_act. */
@@ -14056,9 +13973,7 @@ req_parse(struct req *r)
 	for (size_t i = 0; i < r->head.nfields; i++)
 		if (r->head.field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS))
 			r->head.field[i].mark = FIELD_DROPPED;
-	if (!(r->conn->tunnel ? req_parse_tunnel(r) : r->head.form == HTTP_AUTHORITY ?
-	    req_parse_connect(r) :
-	    r->head.form == HTTP_ABSOLUTE ? req_parse_absolute(r) : req_parse_own(r)))
+	if (!req_parse_target(r))
 		return false;
 	req_find_token(r);
 	/* our rules' word for an upgrade, nobody's method */
@@ -14579,18 +14494,6 @@ conn_new(int fd)
 		conn_close(c, true);
 }
 
-/* Over our own bounds: said plainly, and the others go on. */
-static void
-conn_refuse(int fd)
-{
-	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
-	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
-
-	if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		log_line("ev=refuse err=%s", strerror(errno));
-	close(fd);
-}
-
 /* Those who have not said who they are have a tenth. The one that waited longest makes room: a
  * flood of strangers drives out strangers, and an agent says who it is at once. */
 static void
@@ -14616,34 +14519,33 @@ conn_resume_accept(struct timer *t)
 			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
 }
 
-/* Out of descriptors: the listeners would be ready again and again, for nothing. */
 static void
-conn_pause_accept(void)
+conn_accept(struct watch *w)
 {
+	/* Over our own bounds: said plainly, and the others go on. */
+	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
+	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+	int fd = 0;
+
+	/* The listener is level-triggered: the rest comes next turn. */
+	for (int i = 0; i < 64 && (fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++) {
+		if (conn_unknown > conn_max / 10 + 16)
+			conn_evict_unknown();
+		if (conn_count < conn_max) {
+			conn_new(fd);
+			continue;
+		}
+		if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+			log_line("ev=refuse err=%s", strerror(errno));
+		close(fd);
+	}
+	if (fd >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM))
+		return;
+	/* Out of descriptors: the listeners would be ready again and again, for nothing. */
 	log_line("ev=accept err=\"%s\"", strerror(errno));
 	for (size_t i = 0; i < net.nlisteners; i++)
 		epoll_ctl(loop_fd, EPOLL_CTL_DEL, net.listeners[i].watch.fd, NULL);
 	timer_set(&conn_accept_timer, clock_now() + CONN_ACCEPT_PAUSE_MS, conn_resume_accept);
-}
-
-static void
-conn_accept(struct watch *w)
-{
-	for (int i = 0; i < 64; i++) {  /* the listener is level-triggered: the rest comes next turn */
-		int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-		if (fd < 0) {
-			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-				conn_pause_accept();
-			return;
-		}
-		if (conn_unknown > conn_max / 10 + 16)
-			conn_evict_unknown();
-		if (conn_count >= conn_max)
-			conn_refuse(fd);
-		else
-			conn_new(fd);
-	}
 }
 
 /* -- our own answers */
@@ -14736,23 +14638,6 @@ conn_fail(struct conn *c, int status, const char *code, const char *message)
 }
 
 /* -- CONN_HEAD */
-static void
-conn_decide(struct conn *c)
-{
-	struct req *r = c->req;
-
-	c->state = CONN_DECIDE;
-	conn_deadline(c, CONN_DECIDE_MS);
-	if (!req_parse(r)) {
-		conn_begin_answer(c);
-		return;
-	}
-	if (!req_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
-		r->close_after = true;
-		conn_fail(c, 503, "injection_unavailable", "out of memory");
-	}
-}
-
 /* Nothing to read. Half a head is no request: it is forgotten, not logged. */
 static bool
 conn_head_pause(struct conn *c, enum io io)
@@ -14819,6 +14704,7 @@ conn_head_begin(struct conn *c, struct slice in)
 static bool
 conn_step_head(struct conn *c)
 {
+	struct req *r;
 	enum io io;
 	bool whole;
 
@@ -14832,8 +14718,17 @@ conn_step_head(struct conn *c)
 		return c->state != CONN_CLOSED;
 	if (!peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
 		return conn_close(c, true);
-	if (whole)
-		conn_decide(c);         /* the parser says what is wrong with a head that has no end */
+	if (!whole)
+		return true;
+	r = c->req;
+	c->state = CONN_DECIDE;
+	conn_deadline(c, CONN_DECIDE_MS);
+	if (!req_parse(r)) {            /* it says what is wrong with a head that has no end, too */
+		conn_begin_answer(c);
+	} else if (!req_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
+		r->close_after = true;
+		conn_fail(c, 503, "injection_unavailable", "out of memory");
+	}
 	return true;
 }
 
@@ -14885,17 +14780,15 @@ req_begin_body(struct req *r, size_t max)
 {
 	struct conn *c = r->conn;
 
-	if (r->head.body == BODY_NONE || (r->head.body == BODY_LENGTH && r->head.length == 0)) {
-		r->body_read = true;
-		return true;
-	}
+	if (r->head.body == BODY_NONE || (r->head.body == BODY_LENGTH && r->head.length == 0))
+		return r->body_read = true;
+	r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
 	if (r->head.body == BODY_LENGTH && r->head.length > max) {
 		r->body_error = "too_large";
 		return false;
 	}
 	if (r->head.body == BODY_LENGTH)
 		max = (size_t)r->head.length;
-	r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
 	if (!bodies_fit(r->body_share, max)) {
 		r->body_error = "no_memory";
 		return false;
@@ -14960,23 +14853,19 @@ conn_act(struct conn *c)
 		req_failf(r, 429, "too_many", "this agent has its share of connections or requests in use");
 	}
 	r->close_after = r->close_after || (r->too_many && agent_over(c->agent));
+	if (r->action == REQ_FORWARD && r->last_hop) {
+		r->action = REQ_REPLY;  /* RFC 9110 9.3.7: what may be asked of us; nothing is said of the path */
+		r->status = 204;
+		r->allowed = true;
+	}
 	switch (r->action) {
 	case REQ_UNDECIDED:
 		req_failf(r, 502, "policy_failed", "nothing was decided");
-		conn_begin_answer(c);
-		break;
+		/* fall through */
 	case REQ_REPLY:
 		conn_begin_answer(c);
 		break;
 	case REQ_FORWARD:
-		if (r->last_hop) {      /* RFC 9110 9.3.7: what may be asked of us; nothing is said of the path */
-			r->action = REQ_REPLY;
-			r->status = 204;
-			r->allowed = true;
-			conn_begin_answer(c);
-			break;
-		}
-		/* fall through */
 	case REQ_BLIND:
 		conn_begin_dial(c);
 		break;
@@ -15381,19 +15270,15 @@ conn_read_answer(struct conn *c)
 	struct req *r = c->req;
 	static struct http_head head;   /* 4 KiB of slices; dead before this returns */
 	char why[128];
+	enum io io;
 	bool whole;
 
 	if (!peer_room(&c->peer, PEER_OUT_HEAD))
 		return false;
-	switch (peer_fill(&r->up->peer)) {
-	case IO_OK:
-		break;
-	case IO_AGAIN:
+	if ((io = peer_fill(&r->up->peer)) == IO_AGAIN)
 		return false;
-	case IO_EOF:
-	case IO_ERR:
+	if (io != IO_OK)
 		return conn_upstream_gone(c, 502, "closed the connection without an answer");
-	}
 	r->up_seen = true;
 	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
 		return conn_upstream_gone(c, 502, "sent a head for which there is no memory");
@@ -15595,15 +15480,12 @@ static bool
 conn_step_sniff(struct conn *c)
 {
 	struct slice in;
+	enum io io;
 
 	if (peer_flush(&c->peer) == IO_ERR)
 		return conn_close(c, true);
-	switch (peer_fill(&c->peer)) {
-	case IO_OK:    break;
-	case IO_AGAIN: return false;
-	case IO_EOF:
-	case IO_ERR:   return conn_close(c, false);
-	}
+	if ((io = peer_fill(&c->peer)) != IO_OK)
+		return io != IO_AGAIN && conn_close(c, false);
 	in = peer_data(&c->peer);
 	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
 		c->secure = true;
@@ -15624,20 +15506,18 @@ conn_step_sniff(struct conn *c)
 static bool
 conn_step_handshake(struct conn *c)
 {
-	switch (peer_handshake(&c->peer)) {
-	case IO_OK:
-		c->state = CONN_HEAD;
-		conn_deadline(c, CONN_IDLE_MS);
-		return true;
-	case IO_AGAIN:
+	enum io io = peer_handshake(&c->peer);
+
+	if (io == IO_AGAIN)
 		return false;
-	case IO_EOF:
-	case IO_ERR:
+	if (io != IO_OK) {
 		conn_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
 		    tls_why(c->peer.tls) : "closed");
 		return conn_close(c, false);
 	}
-	return false;
+	c->state = CONN_HEAD;
+	conn_deadline(c, CONN_IDLE_MS);
+	return true;
 }
 
 static bool
@@ -15664,42 +15544,29 @@ static bool
 conn_step_linger(struct conn *c)
 {
 	size_t before = peer_pending(&c->peer);
+	enum io io = peer_flush(&c->peer);
 
-	switch (peer_flush(&c->peer)) {
-	case IO_OK:
-		if (c->lingered == 0) {
-			shutdown(c->peer.watch.fd, SHUT_WR);
-			c->lingered = 1;
-			conn_deadline(c, CONN_LINGER_MS);
-		}
-		break;
-	case IO_AGAIN:
-		if (peer_pending(&c->peer) < before)
-			conn_deadline(c, CONN_IDLE_MS);
-		break;
-	case IO_EOF:
-	case IO_ERR:
+	if (io == IO_ERR)
 		return conn_close(c, true);
+	if (io == IO_OK && c->lingered == 0) {
+		shutdown(c->peer.watch.fd, SHUT_WR);
+		c->lingered = 1;
+		conn_deadline(c, CONN_LINGER_MS);
+	} else if (io == IO_AGAIN && peer_pending(&c->peer) < before) {
+		conn_deadline(c, CONN_IDLE_MS);
 	}
 	/* Off the wire: what is thrown away need not be decrypted. */
 	for (uint64_t from = c->lingered; c->lingered - from < FLOW_TURN_MAX;) {
-		switch (peer_read_wire(&c->peer)) {
-		case IO_OK:
-			c->lingered += c->peer.in->n;
-			wirebuf_put(&c->peer.in, c->peer.tls == NULL);
-			if (c->lingered > (c->agent != NULL ? CONN_LINGER_AGENT_MAX : CONN_LINGER_MAX))
-				return conn_close(c, false);
-			if (c->agent != NULL && peer_pending(&c->peer) == 0)
-				conn_deadline(c, CONN_LINGER_MS);
-			break;
-		case IO_AGAIN:
+		if ((io = peer_read_wire(&c->peer)) == IO_AGAIN)
 			return false;
-		case IO_EOF:
-		case IO_ERR:
-			if (peer_pending(&c->peer) == 0 || c->peer.failed)
-				conn_close(c, false);
-			return false;
-		}
+		if (io != IO_OK)
+			return (peer_pending(&c->peer) == 0 || c->peer.failed) && conn_close(c, false);
+		c->lingered += c->peer.in->n;
+		wirebuf_put(&c->peer.in, c->peer.tls == NULL);
+		if (c->lingered > (c->agent != NULL ? CONN_LINGER_AGENT_MAX : CONN_LINGER_MAX))
+			return conn_close(c, false);
+		if (c->agent != NULL && peer_pending(&c->peer) == 0)
+			conn_deadline(c, CONN_LINGER_MS);
 	}
 	loop_defer(&c->defer, conn_turn);
 	return false;
@@ -15891,7 +15758,7 @@ fetch_read_head(struct fetch *f)
 		f->status = head.status;
 		/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said */
 		retry = http_value(&head, SLICE("retry-after"));
-		f->retry_after = retry.n <= 6 && http_parse_length(retry, &seconds) ? (int)seconds : -1;
+		f->retry_after = slice_number(retry, 999999, &seconds) ? (int)seconds : -1;
 		for (int i = -1; (i = http_find(&head, SLICE("www-authenticate"), (size_t)i + 1)) >= 0;) {
 			struct slice v = head.field[i].value;
 			size_t n = strlen(f->challenge);
