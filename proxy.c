@@ -46,7 +46,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -8731,19 +8730,11 @@ store_path(char out[PATH_MAX], const char *home, const char *name)
 	return n > 0 && n < PATH_MAX;
 }
 
-/* LMDB answers a short write, which is how a disk fills up, with EIO. */
-static enum store_err
-store_err_eio(void)
-{
-	struct statvfs fs;
-
-	return store.home[0] != '\0' && statvfs(store.home, &fs) == 0 && fs.f_bavail < 64
-	    ? STORE_FULL : STORE_IO;
-}
-
 static enum store_err
 store_err_of(int rc)
 {
+	struct statvfs fs;
+
 	switch (rc) {
 	case 0:
 		return STORE_OK;
@@ -8769,8 +8760,8 @@ store_err_of(int rc)
 		return STORE_MEMORY;
 	case EACCES:
 		return STORE_NOT_OWNER;
-	case EIO:
-		return store_err_eio();
+	case EIO:               /* LMDB's answer to a short write, which is how a disk fills up */
+		return statvfs(store.home, &fs) == 0 && fs.f_bavail < 64 ? STORE_FULL : STORE_IO;
 	}
 	return STORE_IO;
 }
@@ -8806,24 +8797,17 @@ store_key_ok(struct slice key)
 /* -- keys and sealing */
 
 static void
-store_hmac(const br_hmac_key_context *key, struct slice data, uint8_t out[32])
-{
-	br_hmac_context hc;
-
-	br_hmac_init(&hc, key, 0);
-	br_hmac_update(&hc, data.p, data.n);
-	br_hmac_out(&hc, out);
-	wipe(&hc, sizeof hc);
-}
-
-static void
 store_subkey(const uint8_t root[32], struct slice label, uint8_t out[32])
 {
 	br_hmac_key_context kc;
+	br_hmac_context hc;
 
 	br_hmac_key_init(&kc, &br_sha256_vtable, root, 32);
-	store_hmac(&kc, label, out);
+	br_hmac_init(&hc, &kc, 0);
+	br_hmac_update(&hc, label.p, label.n);
+	br_hmac_out(&hc, out);
 	wipe(&kc, sizeof kc);
+	wipe(&hc, sizeof hc);
 }
 
 /* One key a purpose, so that no use of one can be turned into another. */
@@ -8886,7 +8870,6 @@ store_datakey_unwrap(const uint8_t kek[32], struct slice blob, struct store_keys
 {
 	uint8_t id[16], tag[16];
 	const uint8_t *p = (const uint8_t *)blob.p;
-	bool ok;
 
 	if (blob.n != DATAKEY_LEN || memcmp(p, DATAKEY_MAGIC, 4) != 0)
 		return STORE_DAMAGED;
@@ -8898,8 +8881,7 @@ store_datakey_unwrap(const uint8_t kek[32], struct slice blob, struct store_keys
 	memcpy(k->data, p + DATAKEY_AAD + 12, 32);
 	store_aead(kek, p + DATAKEY_AAD, k->data, 32, (struct slice){blob.p, DATAKEY_AAD}, tag,
 	    false);
-	ok = ct_eq(tag, p + DATAKEY_LEN - 16, 16);
-	if (!ok) {
+	if (!ct_eq(tag, p + DATAKEY_LEN - 16, 16)) {
 		wipe(k->data, sizeof k->data);
 		return STORE_DAMAGED;
 	}
@@ -9884,38 +9866,28 @@ struct store_commit {
 static void
 store_commit_free(struct store_commit *c)
 {
-	if (c == NULL)
-		return;
 	store_batch_free(c->batch);
 	free(c);
-}
-
-static enum store_err
-store_commit_run(struct store_commit *c)
-{
-	int waiting = COMMIT_WAITING;
-	enum store_err err = STORE_TIMEOUT;
-
-	if (!store_lock_wait(store.lock_fd, c->deadline, &c->phase))
-		return err;
-	if (atomic_compare_exchange_strong(&c->phase, &waiting, COMMIT_BEGUN))
-		err = store_transact(c->batch);
-	store_unlock(store.lock_fd);
-	return err;
 }
 
 static void
 store_commit_job(struct job *j)
 {
-	struct store_commit *c = (struct store_commit *)(void *)j;
+	struct store_commit *c = OWNER(j, struct store_commit, job);
+	int waiting = COMMIT_WAITING;
 
-	c->err = store_commit_run(c);
+	c->err = STORE_TIMEOUT;
+	if (!store_lock_wait(store.lock_fd, c->deadline, &c->phase))
+		return;
+	if (atomic_compare_exchange_strong(&c->phase, &waiting, COMMIT_BEGUN))
+		c->err = store_transact(c->batch);
+	store_unlock(store.lock_fd);
 }
 
 static void
 store_commit_done(struct job *j)
 {
-	struct store_commit *c = (struct store_commit *)(void *)j;
+	struct store_commit *c = OWNER(j, struct store_commit, job);
 
 	store.inflight--;
 	c->done(c);
@@ -9961,7 +9933,6 @@ store_commit_now(struct store_batch *b, int64_t deadline)
 {
 	struct store_commit c = {.batch = b, .deadline = deadline};
 	sigset_t stops, old;
-	enum store_err err;
 
 	if (store.failed)
 		store_reopen();
@@ -9973,9 +9944,9 @@ store_commit_now(struct store_batch *b, int64_t deadline)
 	sigaddset(&stops, SIGTTIN);
 	sigaddset(&stops, SIGTTOU);
 	pthread_sigmask(SIG_BLOCK, &stops, &old);
-	err = store_commit_run(&c);
+	store_commit_job(&c.job);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return err;
+	return c.err;
 }
 
 /* -- opening */
@@ -20862,21 +20833,6 @@ l_fetch_push(lua_State *L, bool late)
 	return 1;
 }
 
-/* What `target` says in the place of the URL's path and query: it may be a secret. */
-static struct slice
-l_fetch_target(lua_State *L, struct slice rest)
-{
-	bool is_secret;
-
-	if (lua_getfield(L, 1, "target") != LUA_TNIL)
-		rest = l_check_value(L, lua_gettop(L), &is_secret);
-	lua_pop(L, 1);                  /* argument 1 keeps it */
-	for (size_t i = 0; i < rest.n; i++)
-		if ((unsigned char)rest.p[i] <= ' ' || rest.p[i] == 127)
-			luaL_error(L, "not a target");
-	return rest;
-}
-
 /* The whole request into f->out: what a caller may not set is what C frames. */
 static void
 l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority,
@@ -20885,6 +20841,12 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	struct slice body = {NULL, 0};
 	bool is_secret = false;
 
+	if (lua_getfield(L, 1, "target") != LUA_TNIL)   /* in the place of the URL's path and query */
+		rest = l_check_value(L, lua_gettop(L), &is_secret);
+	lua_pop(L, 1);                  /* argument 1 keeps it */
+	for (size_t i = 0; i < rest.n; i++)
+		if ((unsigned char)rest.p[i] <= ' ' || rest.p[i] == 127)
+			luaL_error(L, "not a target");
 	if (!http_is_token(slice_of(method)))
 		luaL_error(L, "not a method");
 	buf_adds(&f->out, method);
@@ -20959,7 +20921,7 @@ l_http_request(lua_State *L)
 	f->method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
 	f->head_only = l_flag(L, 1, "head");
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
-	l_fetch_compose(L, f, method, authority, l_fetch_target(L, rest));
+	l_fetch_compose(L, f, method, authority, rest);
 	lua_settop(L, 3);
 	fetch_start(f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls,
 	    l_opt_identity(L, 1), allow, nallow);
@@ -21347,25 +21309,6 @@ l_host_create(lua_State *L)
 }
 
 static int
-l_host_list_dir(lua_State *L)
-{
-	DIR *d = opendir(luaL_checkstring(L, 1));
-	lua_Integer n = 0;
-
-	if (d == NULL)
-		return l_fail_errno(L);
-	lua_newtable(L);
-	for (struct dirent *e; (e = readdir(d)) != NULL && n < 10000;) {
-		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-			continue;
-		lua_pushstring(L, e->d_name);
-		lua_rawseti(L, -2, ++n);
-	}
-	closedir(d);
-	return 1;
-}
-
-static int
 l_host_mkdir(lua_State *L)
 {
 	const char *path = luaL_checkstring(L, 1);
@@ -21670,14 +21613,12 @@ l_host_pem_check(lua_State *L)
 	struct buf why;
 
 	buf_init(&why, 512);
-	t = tls_trust_load(&file, 1, &why);
-	if (t == NULL) {
+	if ((t = tls_trust_load(&file, 1, &why)) == NULL) {
 		lua_pushnil(L);
-		lua_pushlstring(L, why.p != NULL ? why.p : "unreadable", why.p != NULL ? why.n : 10);
+		lua_pushlstring(L, why.p, why.n);
 		buf_free(&why);
 		return 2;
 	}
-	buf_free(&why);
 	lua_pushinteger(L, (lua_Integer)t->n);
 	tls_trust_unref(t);
 	return 1;
@@ -21728,7 +21669,7 @@ static const luaL_Reg l_host_worker[] = {
 
 static const luaL_Reg l_host_command[] = {
 	{"isatty", l_host_isatty}, {"uid", l_host_uid},
-	{"realpath", l_host_realpath}, {"stat", l_host_stat}, {"list_dir", l_host_list_dir},
+	{"realpath", l_host_realpath}, {"stat", l_host_stat}, 
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},

@@ -38,7 +38,7 @@ local function files(ctx, say)
   say("data directory", path_check(host, h, tonumber("700", 8), "dir"))
   say("key file", path_check(host, h .. "/key", tonumber("600", 8), "file"))
   local bad = false
-  for _, name in ipairs(host.list_dir(h .. "/store") or {}) do
+  for _, name in ipairs(require("cli.files").names(h .. "/store")) do
     local level, text, fix = path_check(host, ("%s/store/%s"):format(h, name), tonumber("600", 8), "file")
     if level ~= OK then
       bad = true
@@ -320,7 +320,7 @@ end
 local function same_user(ctx, say)
   local host = ctx.host
   local list, mine = {}, host.pid()
-  for _, name in ipairs(host.list_dir("/proc") or {}) do
+  for _, name in ipairs(require("cli.files").names("/proc")) do
     local pid = name:find("^%d+$") and math.tointeger(tonumber(name))
     local s = pid and pid ~= mine and host.stat("/proc/" .. name)
     if s and s.uid == host.uid() then

@@ -15,6 +15,13 @@ function M.read(path, max)
   return text or ""
 end
 
+--- What lies in a folder; none where it cannot be read.
+function M.names(path)
+  local out, pipe <close> = {}, io.popen("ls -A1 " .. require("env").quote(path) .. " 2>/dev/null")
+  for name in pipe:lines() do out[#out + 1] = name end
+  return out
+end
+
 --- Whole or not at all, and on the disk when it returns: true | nil, why. The folder may be an agent's (`--out`), who may lay
 -- a link, a pipe or a file of its own in the way: what stands under the name must be a plain file, and what takes its place
 -- is made anew beside it, under a name that nobody could foresee.
