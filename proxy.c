@@ -9337,8 +9337,9 @@ struct store_op {
 };
 
 struct store_batch {
-	struct store_op *op;    /* owned */
-	size_t n, cap;
+	struct buf ops;         /* owned; n of struct store_op */
+	struct store_op *op;    /* borrowed from `ops` */
+	size_t n;
 	struct buf bytes;       /* owned; keys, plain texts, sealed secrets */
 	struct buf record;      /* owned; the record being put together */
 	struct buf changes;     /* owned; db NUL key NUL */
@@ -9356,6 +9357,7 @@ store_batch_new(void)
 
 	if (b == NULL)
 		return NULL;
+	buf_init(&b->ops, STORE_OPS_MAX * sizeof *b->op);
 	buf_init(&b->bytes, STORE_BATCH_MAX);
 	buf_init(&b->record, STORE_BATCH_MAX);
 	buf_init(&b->changes, STORE_BATCH_MAX);
@@ -9367,7 +9369,7 @@ store_batch_free(struct store_batch *b)
 {
 	if (b == NULL)
 		return;
-	free(b->op);
+	buf_free(&b->ops);
 	buf_free(&b->bytes);
 	buf_free(&b->record);
 	buf_free(&b->changes);
@@ -9390,24 +9392,15 @@ static enum store_err
 store_batch_op(struct store_batch *b, enum store_op_kind kind, enum store_db db, struct slice key,
     uint64_t version)
 {
-	struct store_op *op;
-
-	if (!store_key_ok(key) || b->n == STORE_OPS_MAX)
-		return STORE_INVALID;
-	if (b->n == b->cap) {
-		size_t cap = b->cap == 0 ? 8 : b->cap * 2;
-
-		if ((op = realloc(b->op, cap * sizeof *op)) == NULL)
-			return STORE_MEMORY;
-		b->op = op;
-		b->cap = cap;
-	}
-	op = &b->op[b->n];
-	*op = (struct store_op){.kind = kind, .db = db, .versioned = version != STORE_ANY,
+	struct store_op op = {.kind = kind, .db = db, .versioned = version != STORE_ANY,
 	    .version = version, .key = b->bytes.n, .key_n = key.n};
-	if (!buf_add(&b->bytes, key.p, key.n))
+
+	if (!store_key_ok(key) || !buf_addv(&b->bytes, key))
 		return STORE_INVALID;
-	op->plain = op->seals = b->bytes.n;
+	op.plain = op.seals = b->bytes.n;
+	if (!buf_add(&b->ops, &op, sizeof op))
+		return STORE_INVALID;
+	b->op = (struct store_op *)(void *)b->ops.p;
 	b->n++;
 	return STORE_OK;
 }
@@ -15880,15 +15873,14 @@ helper_open(const char *name, enum helper_code *code)
 	struct stat st, folder;
 
 	*code = HELPER_MISSING;
-	if (fd < 0 || fstat(fd, &st) != 0 || fstat(helper_dir, &folder) != 0 || !S_ISREG(st.st_mode) ||
-	    (st.st_mode & 0111) == 0) {
-		if (fd >= 0)
-			close(fd);
+	if (fd < 0)
 		return -1;
+	if (fstat(fd, &st) == 0 && fstat(helper_dir, &folder) == 0 && S_ISREG(st.st_mode) &&
+	    (st.st_mode & 0111) != 0) {
+		if (helper_trusts(&st) && helper_trusts(&folder))
+			return fd;
+		*code = HELPER_UNSAFE;
 	}
-	if (helper_trusts(&st) && helper_trusts(&folder))
-		return fd;
-	*code = HELPER_UNSAFE;
 	close(fd);
 	return -1;
 }
@@ -17870,44 +17862,33 @@ l_store_generation(lua_State *L)
 	return l_store_return(2);
 }
 
-/* Appends { db, key } for each pair of one generation's list to the table on top. */
-static bool
-l_add_changes(lua_State *L, struct slice list, lua_Integer *n)
-{
-	const char *p = list.p, *end = list.p + list.n;
-
-	while (p < end) {
-		const char *key = memchr(p, '\0', (size_t)(end - p)), *next;
-
-		if (key == NULL || ++key >= end ||
-		    (next = memchr(key, '\0', (size_t)(end - key))) == NULL ||
-		    *n == L_CHANGES_MAX)
-			return false;
-		lua_pushstring(L, key);
-		l_add_pair(L, slice_of(p), ++*n);
-		p = next + 1;
-	}
-	return true;
-}
-
-/* store.changes(since) -> { { db, key }, … } | nil, "rebuild"
- * What was written in config generations after `since`, oldest first; one may come more than
+/* store.changes(since) -> { db, key, db, key, … } | nil, "rebuild"
+ *
+ * What was written in config generations after `since`, oldest first; a pair may come more than
  * once. */
 static int
 l_store_changes(lua_State *L)
 {
 	uint64_t since = (uint64_t)luaL_checkinteger(L, 1), config, state;
+	struct slice list = {NULL, 0};
 	lua_Integer n = 0;
-	struct slice list;
 	bool known;
 
 	if (!store_generations(&config, &state))
 		return l_fail_store(L, store.env == NULL ? STORE_LOCKED : STORE_IO);
 	known = since <= config && config - since <= STORE_CHANGES_KEPT;
 	lua_newtable(L);
-	while (known && since++ < config)
-		known = store_change_list(since, &list) == STORE_OK && l_add_changes(L, list, &n);
-	return l_store_return(known ? 1 : l_fail(L, "rebuild"));
+	while (known && since++ < config) {
+		known = store_change_list(since, &list) == STORE_OK;
+		while (known && list.n != 0) {
+			struct slice text = slice_cut(&list, '\0');
+
+			lua_pushlstring(L, text.p, text.n);
+			lua_rawseti(L, -2, ++n);
+			known = n <= 2 * L_CHANGES_MAX;
+		}
+	}
+	return l_store_return(known && n % 2 == 0 ? 1 : l_fail(L, "rebuild"));
 }
 
 /* store.placeholder(shape, label) -> the shape with its random parts filled from what is derived of the label, and where
@@ -21579,13 +21560,10 @@ l_host_tty_secret(lua_State *L)
 	/* stopped and continued, the shell would have set echo again */
 	quiet.c_cc[VSUSP] = _POSIX_VDISABLE;
 	tcsetattr(tty_fd, TCSAFLUSH, &quiet);
-	if (write(tty_fd, prompt, strlen(prompt)) < 0)
-		n = -1;
-	else
-		n = read(tty_fd, line, sizeof line);
+	n = write(tty_fd, prompt, strlen(prompt)) < 0 ? -1 : read(tty_fd, line, sizeof line);
 	tty_restore(0);
-	if (write(tty_fd, "\n", 1) < 0)
-		n = n > 0 ? n : -1;
+	if (write(tty_fd, "\n", 1) < 0 && n == 0)
+		n = -1;
 	for (size_t i = 0; i < COUNT(signals); i++)
 		signal(signals[i], SIG_DFL);
 	close(tty_fd);

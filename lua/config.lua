@@ -261,12 +261,12 @@ end
 -- true, or nil when the index must be built anew.
 local function apply_changes(self, changes)
   local build = self.build
-  for _, c in ipairs(changes) do
-    if c[1] == "policy" then return nil end  -- match.lua, or a type, whose endpoints are in the index too
+  for i = 1, #changes, 2 do
+    if changes[i] == "policy" then return nil end  -- match.lua, or a type, whose endpoints are in the index too
   end
   local settings = false
-  for n, c in ipairs(changes) do
-    local db, key = c[1], c[2]
+  for i = 1, #changes, 2 do
+    local db, key = changes[i], changes[i + 1]
     if db == "agent" then
       self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)
     elseif db == "meta" then
@@ -277,7 +277,7 @@ local function apply_changes(self, changes)
       if db == "credential" then self.opened:drop(key) end
       local rec, why = self.store.peek(db, key)
       if not index_put(self, build, db, key, rec, why ~= nil and why ~= "absent") then break end
-      slice_end(self, n)
+      slice_end(self, i // 2 + 1)
     end
   end
   if settings then self:load_settings(true) end

@@ -122,7 +122,7 @@ function F.store(world)
     if since < s.config - 50 then return nil, "rebuild" end
     local out = {}
     for _, c in ipairs(s.log) do
-      if c[3] > since then out[#out + 1] = { c[1], c[2] } end
+      if c[3] > since then out[#out + 1], out[#out + 2] = c[1], c[2] end
     end
     return out
   end
