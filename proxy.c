@@ -18590,8 +18590,22 @@ l_addr_cidr(lua_State *L)
 	return 1;
 }
 
+/* addr.within(text, range) -> boolean
+ *
+ * Whether the address lies in the range, "address/bits" or one address. */
+static int
+l_addr_within(lua_State *L)
+{
+	struct addr a;
+	struct cidr c;
+
+	lua_pushboolean(L, addr_parse(l_check_text(L, 1), &a) && cidr_parse(l_check_text(L, 2), &c) && cidr_contains(&c, &a));
+	return 1;
+}
+
 static const luaL_Reg l_addr_functions[] = {
-	{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {NULL, NULL},
+	{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {"within", l_addr_within},
+	{NULL, NULL},
 };
 
 /* ---- bind: request ---------------------------------------------------------

@@ -150,6 +150,7 @@ local function judge_credential(self, result, own, url, spec, agent, websocket)
   local opened, code, why = self.config:open(own.name)
   if opened then opened, code, why = self.config:filled(opened, agent, result.bundle) end
   if not opened then return code, ("credential %s: %s"):format(own.name, tostring(why)) end
+  result.addresses = opened.addresses
   result.type, result.note = opened.pol.name, attach_note(opened.rec)
   if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
     return "token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(own.name)
@@ -222,6 +223,7 @@ function M.explain(pipeline, spec)
     local own = ok and self.config:item(item)
     if relays(agent, own, bundle) then
       result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
+      result.host, result.port, result.addresses = url.host, url.port, own.domain.addresses
       result.reason = own.domain.tunnel == "raw" and "the domain entry relays this port unread, whatever it speaks"
         or "the domain entry relays this port unread: TLS that names this host"
       return result
@@ -246,14 +248,14 @@ function M.explain(pipeline, spec)
   elseif not own then
     return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
   end
-  result.bundle = bundle
+  result.bundle, result.host, result.port = bundle, url.host, url.port
   if not own.domain then
     result.credential = own.name
     local code, message, hint = judge_credential(self, result, own, url, spec, agent, websocket)
     if code then return deny(code, message, hint) end
     result.reason = "credential " .. own.name
   else
-    result.domain = own.name
+    result.domain, result.addresses = own.name, own.domain.addresses
     result.reason = "domain entry " .. own.name
   end
   if spec.headers or names_in_line(url, routed) then

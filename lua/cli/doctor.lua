@@ -204,9 +204,11 @@ local function machine(ctx, say, now)
   end
 end
 
-local function listeners(_, say)
-  local open
-  for _, l in ipairs(records.settings(nil).listen) do
+-- Of the proxy that runs, or that would.
+local function listeners(ctx, say)
+  local running, open = home.running(ctx), nil
+  local all = records.settings(running and running.flags)
+  for _, l in ipairs(running and running.listen or all.listen) do
     if not l:find("^127%.") and not l:find("^%[::1%]:") then
       open = true
       say("listener", WARN, l .. " can be reached from other machines",
@@ -214,9 +216,9 @@ local function listeners(_, say)
     end
   end
   if not open then say("listener", OK, "loopback only") end
-  if #records.settings(nil).allow_address > 0 then
-    say("address guard", WARN, "allow-address opens it for every host",
-      "sallyport set allow-address --default; --address on the one credential does it")
+  if #all.allow_address > 0 then
+    say("address guard", WARN, "allow-address opens it for every host", (#records.settings(nil).allow_address > 0
+      and "sallyport set allow-address --default" or "serve without --allow-address") .. "; --address on the one credential does it")
   end
 end
 

@@ -1,6 +1,7 @@
 --- sallyport explain
 local db = require "cli.db"
 local decision = require "cli.decision"
+local guard = require "cli.guard"
 local records = require "records"
 local report = require "cli.report"
 
@@ -36,6 +37,7 @@ local function readable(d, method, url)
   line("rule", d.rule)
   line("why", d.message or d.decision == "allow" and d.reason or nil)
   line("note", d.note)
+  line("dials", d.address)
   line("hint", operators_hint(d))
   line("taken", d.taken_off and "off: " .. table.concat(d.taken_off, ", "))
   if d.considered and #d.considered > 0 then
@@ -64,6 +66,20 @@ local function fields_of(list)
   return out
 end
 
+-- The address guard has the last word.
+local function guarded(ctx, d, resolve)
+  local how, why = guard.judge(ctx, { host = d.host, port = d.port, addresses = d.addresses, resolve = resolve })
+  if how ~= "blocked" then
+    d.address = why
+    return
+  end
+  local codes = require("errors").codes.address_blocked
+  d.decision, d.code, d.reason, d.status, d.message = "deny", "address_blocked", "address_blocked", codes[1], codes[2] .. ": " .. why
+  local address = why:match("^(.-): ")
+  d.hint = not why:find("own listeners", 1, true) and (d.credential and ("sallyport credential set %s --address %s"):format(d.credential, address)
+    or d.domain and ("sallyport domain add %s %s … --address %s"):format(d.bundle, d.host, address)) or nil
+end
+
 local function explain(args, opt, ctx)
   local method, why, advice = records.method(args[1])
   if not method then
@@ -80,6 +96,8 @@ local function explain(args, opt, ctx)
   if opt.agent then db.need("agent", opt.agent) end
   local d, trouble = decision.explain(nil, { agent = opt.agent, method = method, url = url, headers = fields_of(opt.header) })
   if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
+  if d.decision == "allow" and d.host and not d.echo then guarded(ctx, d, opt.resolve) end
+  d.host, d.port, d.addresses = nil, nil, nil
   if ctx.json then
     d.method, d.url = method, url
     d.considered = report.array(d.considered or {})
@@ -94,12 +112,13 @@ return {
   { words = "explain", args = "[--agent A] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
     summary = "what would happen to a request, and why",
     options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" },
+      { name = "resolve", help = "look the host up, and judge its addresses as the proxy would" },
       { name = "header", arg = "FIELD", many = true, whole = true,
         help = "a field of the request: does it name a second place (Destination, x-amz-copy-source), is it taken off?" } },
     help = [[
 Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
-code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. METHOD may be
-WEBSOCKET for the upgrade.
+code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. Of an
+address it knows what the address guard says; of a name only with --resolve. METHOD may be WEBSOCKET for the upgrade.
 
 examples:
   sallyport explain --agent claude GET https://api.github.com/user

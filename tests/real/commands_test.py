@@ -226,6 +226,46 @@ def test_explain_sends_nothing(t):
     assert not up.requests and not up.connections
 
 
+def test_explain_knows_the_guard(t):
+    """explain says what the address guard does with an address, with a name when it is looked up, and what connect-to changes"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    s.domain({"host": "10.0.0.9"})
+    s.domain({"host": "10.0.0.8", "address": "10.0.0.0/29"})
+    s.domain({"host": "10.0.0.10", "address": "10.0.0.8/30"})
+    s.domain({"host": "8.8.8.8"})
+    s.domain({"host": "::1"})
+    s.domain({"host": "localhost"})
+    s.domain({"host": "no-such-name.invalid"})
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    s.domain({"host": "127.0.0.1", "port": s.port, "address": "127.0.0.0/8"})
+
+    def say(url, *args):
+        return json.loads(s.cli("explain", "--json", *args, "GET", url).stdout)
+    for url, why in (("https://10.0.0.9/", "private"), ("https://10.0.0.8/", "private"), ("https://[::1]/", "loopback"),
+                     (f"https://127.0.0.1:{s.port}/", "own listeners")):
+        got = say(url)
+        assert (got["decision"], got["code"], got["status"]) == ("deny", "address_blocked", 403) and why in got["message"], (url, got)
+    assert say("https://10.0.0.10/")["decision"] == "allow" and say("https://8.8.8.8/")["decision"] == "allow"
+    assert "--resolve" in say("https://localhost/")["address"]
+    got = say("https://localhost/", "--resolve")
+    assert got["decision"] == "deny" and "loopback" in got["message"], got
+    assert "no address" in say("https://no-such-name.invalid/", "--resolve")["address"]
+    assert "connect-to" in say("https://api.test/")["address"]
+    assert "address_blocked" in s.cli("explain", "GET", "https://10.0.0.9/").stdout
+    assert not up.connections
+
+
+def test_doctor_reads_what_runs(t):
+    """doctor speaks of the listeners and flags of the proxy that runs, not of the settings"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    s.serve("--allow-address", "127.0.0.0/8", listen="0.0.0.0:0")
+    shown = s.cli("doctor", check=False).stdout
+    assert "can be reached from other machines" in shown and "loopback only" not in shown, shown
+    assert "serve without --allow-address" in shown, shown
+    s.stop()
+    assert "loopback only" in s.cli("doctor", check=False).stdout
+
+
 def test_secrets_never_from_the_command_line(t):
     """a secret on the command line is refused with exit 2, and not repeated"""
     s = t.bare()
