@@ -2320,16 +2320,15 @@ net_dial(struct dial *d, const char *host, uint16_t port)
 	dial_judge(d);
 }
 
-/* ---- tls -------------------------------------------------------------------
- * TLS 1.2 both ways over BearSSL: bytes in, bytes out, no sockets. The rest of the file sees only
- * the functions of "pump" at the end of this section; another engine could stand beside this one.
+/* ---- trust -----------------------------------------------------------------
+ * Certificates: reading and making them, our own authority, roots, what a credential shows and trusts,
+ * the judgement of a server's chain, and the sessions that stand for a judgement made before. Skip it
+ * if you take its word that a server is who it must be, and ours what an agent's client expects.
  *
- * Invariants. Not one byte of application data leaves before the peer's chain was verified whole:
- * the engine takes none until the handshake is done, and a resumed session was verified when it was
- * made. A session resumes only for the host (agents) or the host, port, trust and tag (upstreams)
- * it was made for: that is part of its name in the cache. Record buffers belong to a connection
- * only while bytes move. Keys, master secrets and read plaintext are wiped when they go. TLS_CLOSED
- * means that close_notify came; the end of the transport before it is a truncation. */
+ * Invariants. A certificate is read once (cert_read), and every rule asks what was read. Whatever is
+ * critical and not known here, malformed, or cannot be compared ends a path. Nothing is believed
+ * before the whole chain is there. A session resumes only for the host (agents) or the host, port,
+ * trust and tag (upstreams) it was made for: that is part of its name in the cache. */
 #define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
 #define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
 #define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
@@ -2346,7 +2345,6 @@ net_dial(struct dial *d, const char *host, uint16_t port)
 #define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
 #define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
 #define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
-#define TLS_BUFS_SPARE    16    /* idle pairs of record buffers a worker always keeps (0.5 MB) */
 #define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
 #define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
 
@@ -3328,6 +3326,18 @@ leaf_get(const char *host)
 	return l;
 }
 
+/* Lets a server show its host's certificate. What can be done with it is for BearSSL's own policy from
+ * here on. */
+static bool
+leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc)
+{
+	if ((*l = leaf_get(host)) == NULL)
+		return false;
+	br_ssl_server_set_single_ec(cc, &(*l)->chain, 1, &tls_ca.leaf_sk, BR_KEYTYPE_SIGN, BR_KEYTYPE_EC,
+	    br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	return true;
+}
+
 /* The CA that signs in this process. Everything minted before, under another one, is forgotten. */
 static bool
 tls_ca_load(struct slice cert_der, const void *key32)
@@ -3559,7 +3569,11 @@ ident_show(const struct tls_ident *id, br_ssl_client_context *cc)
 
 struct tls_verify {
 	const br_x509_class *vtable;    /* first: BearSSL casts */
-	struct tls *owner;              /* borrowed: we die before it */
+	const char *host;               /* borrowed */
+	bool is_ip;
+	struct tls_trust *trust;        /* owned reference */
+	struct tls_ident *ident;        /* owned reference, or NULL */
+	bool *resumed;                  /* borrowed: not so once a chain comes */
 	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
 	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
 	unsigned count;                 /* over TLS_CHAIN_MAX: too many came */
@@ -3575,47 +3589,11 @@ struct tls_verify {
 	br_x509_decoder_context own;    /* the server's key */
 };
 
-enum tls_state {
-	TLS_HANDSHAKE,
-	TLS_OPEN,
-	TLS_CLOSED,             /* close_notify came */
-	TLS_FAILED,
-};
-
-struct tls_bufs {               /* one pair of record buffers */
-	struct tls_bufs *next;
-	unsigned char in[BR_SSL_BUFSIZE_INPUT], out[BR_SSL_BUFSIZE_OUTPUT];
-};
-
-struct tls {
-	union {
-		br_ssl_engine_context eng;      /* both begin with it */
-		br_ssl_server_context server;
-		br_ssl_client_context client;
-	} u;
-	struct tls_bufs *bufs;          /* owned; NULL while parked */
-	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
-	struct leaf *leaf;              /* owned reference; server, during the handshake */
-	struct tls_verify *verify;      /* owned; client, during the handshake */
-	struct tls_trust *trust;        /* owned reference; client, during the handshake */
-	struct tls_ident *ident;        /* owned reference, or NULL; client, during the handshake */
-	const char *why;                /* static; set once failed */
-	uint8_t name[32];               /* of the session in its table */
-	uint8_t ended_by;               /* the alert that did, the peer's or ours; 0: none */
-	uint8_t alert[96], alert_n, alert_at;   /* a record that BearSSL would not send for us */
-	bool is_client, is_ip;
-	bool done;                      /* the handshake is over */
-	bool resumed, closing, failed;
-	char host[];                    /* canonical, NUL-terminated */
-};
-_Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
-    offsetof(br_ssl_client_context, eng) == 0, "the union's members share the engine");
-
 static void
 verify_start_chain(const br_x509_class **ctx, const char *server_name)
 {
 	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
-	OWNER(ctx, struct tls_verify, vtable)->owner->resumed = false;
+	*OWNER(ctx, struct tls_verify, vtable)->resumed = false;
 }
 
 static void
@@ -3647,8 +3625,8 @@ verify_end_cert(const br_x509_class **ctx)
 static const struct cert_view *
 verify_root(const struct tls_verify *v, struct slice name, size_t at)
 {
-	const struct tls_ident *id = v->owner->ident;
-	const struct tls_trust *of[] = {id != NULL ? id->roots : NULL, v->owner->trust};
+	const struct tls_ident *id = v->ident;
+	const struct tls_trust *of[] = {id != NULL ? id->roots : NULL, v->trust};
 
 	for (int k = 0; k < 2; k++)
 		for (const struct tls_root *r = of[k] != NULL ? of[k]->first : NULL; r != NULL; r = r->next)
@@ -3692,20 +3670,20 @@ verify_untrusted(const struct cert_view *c, bool first)
 static void
 verify_take_cn(struct tls_verify *v, struct cert_view *c)
 {
-	struct slice rdns, cn = {NULL, 0}, host = slice_of(v->owner->host);
+	struct slice rdns, cn = {NULL, 0}, host = slice_of(v->host);
 	struct rdn r;
 
-	if (v->owner->ident == NULL || !v->owner->ident->legacy || c->has_names ||
+	if (v->ident == NULL || !v->ident->legacy || c->has_names ||
 	    !der_only(c->subject, 0x30, &rdns))
 		return;
 	while (rdn_next(&rdns, &r))
 		if (slice_eq(r.id, SLICE("\x55\x04\x03")) && r.value.n < 128)
 			cn = r.value;           /* the last is the most specific */
-	v->cn[0] = v->owner->is_ip ? FORM_IP : FORM_DNS;
-	if (!v->owner->is_ip)
+	v->cn[0] = v->is_ip ? FORM_IP : FORM_DNS;
+	if (!v->is_ip)
 		memcpy(v->cn + 2, cn.p != NULL ? cn.p : "", cn.n);
 	else
-		cn.n = slice_eq(cn, host) ? host_ip(v->owner->host, v->cn + 2) : 0;
+		cn.n = slice_eq(cn, host) ? host_ip(v->host, v->cn + 2) : 0;
 	v->cn[1] = (uint8_t)cn.n;
 	c->names = (struct slice){(char *)v->cn, cn.n == 0 ? 0 : 2 + cn.n};
 }
@@ -3798,7 +3776,7 @@ verify_leaf(struct tls_verify *v, struct cert_view *c)
 	if (err != 0)
 		return verify_blame(v, (unsigned)err, NULL);
 	verify_take_cn(v, c);
-	if (!cert_names(c, v->owner->host))
+	if (!cert_names(c, v->host))
 		return verify_blame(v, BR_ERR_X509_BAD_SERVER_NAME, slice_eq(c->issuer, c->subject) &&
 		    verify_root(v, c->issuer, 0) == NULL ?
 		    "untrusted certificate (self-signed, and for another name)" : !c->has_names ?
@@ -3817,7 +3795,7 @@ verify_leaf(struct tls_verify *v, struct cert_view *c)
 static bool
 verify_itself(struct tls_verify *v)
 {
-	const struct tls_ident *id = v->owner->ident;
+	const struct tls_ident *id = v->ident;
 	int err;
 
 	if (id == NULL || id->itself.n == 0)
@@ -3860,12 +3838,12 @@ static struct verified {
 static struct verified *
 verify_place(const struct tls_verify *v, uint8_t hash[32])
 {
-	const struct tls_ident *id = v->owner->ident;
-	const uint32_t of[] = {v->owner->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count};
+	const struct tls_ident *id = v->ident;
+	const uint32_t of[] = {v->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count};
 
 	tls_sha256_join((const struct slice[]){{(const char *)of, sizeof of}, {(const char *)v->end, sizeof v->end},
 	    {id != NULL ? (const char *)id->tag : "", id != NULL ? sizeof id->tag : 0},
-	    {v->owner->host, strlen(v->owner->host) + 1}, buf_slice(&v->certs)}, 5, hash);
+	    {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, hash);
 	return &verified[hash[0] % VERIFIED_MAX];
 }
 
@@ -3931,6 +3909,108 @@ static const br_x509_class verify_class = {
 	sizeof(struct tls_verify), verify_start_chain, verify_start_cert, verify_append,
 	verify_end_cert, verify_end_chain, verify_get_pkey,
 };
+
+/* What is to judge the server's chain, and our certificate in case it wants one. */
+static struct tls_verify *
+verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, bool *resumed,
+    br_ssl_client_context *cc)
+{
+	struct tls_verify *v = malloc(sizeof *v);
+	uint8_t ip[16];
+
+	if (v == NULL)
+		return NULL;
+	trust->refs++;
+	*v = (struct tls_verify){.vtable = &verify_class, .host = host, .is_ip = host_ip(host, ip) != 0,
+	    .trust = trust, .ident = tls_ident_ref(ident), .resumed = resumed, .now = clock_wall(),
+	    .certs = {.max = TLS_CERT_MAX}};
+	br_ssl_engine_set_x509(&cc->eng, &v->vtable);
+	ident_show(ident, cc);
+	return v;
+}
+
+static void
+verify_free(struct tls_verify *v)
+{
+	if (v == NULL)
+		return;
+	buf_free(&v->certs);
+	tls_trust_unref(v->trust);
+	tls_ident_unref(v->ident);
+	free(v);
+}
+
+/* Offers the session of that name. What it is bound to is its name: trust, port, host and tag. */
+static bool
+verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
+    struct slice tag, uint8_t name[32])
+{
+	br_ssl_session_parameters p;
+	uint8_t head[8];
+	bool found;
+
+	store_be32(head, v->trust->id);
+	store_be32(head + 4, (uint32_t)port);
+	tls_sha256_join((const struct slice[]){{(const char *)head, sizeof head},
+	    {v->host, strlen(v->host) + 1}, tag}, 3, name);
+	if ((found = session_find(sessions_up, name, &p)))
+		br_ssl_engine_set_session_parameters(eng, &p);
+	wipe(&p, sizeof p);
+	return found;
+}
+
+/* Why the chain was refused; static. NULL: the table of reasons has it. */
+static const char *
+verify_why(const struct tls_verify *v)
+{
+	return v != NULL ? v->why : NULL;
+}
+
+
+/* ---- tls -------------------------------------------------------------------
+ * TLS 1.2 both ways over BearSSL: bytes in, bytes out, no sockets. The rest of the file sees only
+ * the functions of "pump" at the end of this section; another engine could stand beside this one.
+ *
+ * Invariants. Not one byte of application data leaves before the peer's chain was verified whole:
+ * the engine takes none until the handshake is done, and a resumed session was verified when it was
+ * made. Record buffers belong to a connection only while bytes move. Keys, master secrets and read
+ * plaintext are wiped when they go. TLS_CLOSED means that close_notify came; the end of the
+ * transport before it is a truncation. */
+#define TLS_BUFS_SPARE    16    /* idle pairs of record buffers a worker always keeps (0.5 MB) */
+
+enum tls_state {
+	TLS_HANDSHAKE,
+	TLS_OPEN,
+	TLS_CLOSED,             /* close_notify came */
+	TLS_FAILED,
+};
+
+struct tls_bufs {               /* one pair of record buffers */
+	struct tls_bufs *next;
+	unsigned char in[BR_SSL_BUFSIZE_INPUT], out[BR_SSL_BUFSIZE_OUTPUT];
+};
+
+struct tls {
+	union {
+		br_ssl_engine_context eng;      /* both begin with it */
+		br_ssl_server_context server;
+		br_ssl_client_context client;
+	} u;
+	struct tls_bufs *bufs;          /* owned; NULL while parked */
+	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
+	struct leaf *leaf;              /* owned reference; server, during the handshake */
+	struct tls_verify *verify;      /* owned; client, during the handshake */
+	const char *why;                /* static; set once failed */
+	uint8_t name[32];               /* of the session in its table */
+	uint8_t ended_by;               /* the alert that did, the peer's or ours; 0: none */
+	uint8_t alert[96], alert_n, alert_at;   /* a record that BearSSL would not send for us */
+	bool is_client;
+	bool done;                      /* the handshake is over */
+	bool resumed, closing, failed;
+	char host[];                    /* canonical, NUL-terminated */
+};
+_Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
+    offsetof(br_ssl_client_context, eng) == 0, "the union's members share the engine");
 
 /* -- templates: setting an engine up costs 37 us, copying one that is set up does not. They are
  * never seeded: each copy gets its own randomness, or two connections would share theirs. */
@@ -4178,15 +4258,15 @@ tls_reason(const struct tls *t, int err)
 
 	if (!t->is_client)
 		return NULL;
-	if (t->verify != NULL && t->verify->why != NULL)
-		return t->verify->why;
+	if (verify_why(t->verify) != NULL)
+		return verify_why(t->verify);
 	/* An old server takes our 1.2 down to its own and then finds no cipher of that time. */
 	if ((version == BR_TLS10 || version == BR_TLS11) &&
 	    (err == BR_ERR_UNSUPPORTED_VERSION || alert == BR_ALERT_HANDSHAKE_FAILURE))
 		return "protocol version (offers only TLS 1.1 or older)";
 	if (t->u.client.hashes != 0 &&  /* a CertificateRequest came */
 	    (alert == BR_ALERT_HANDSHAKE_FAILURE || alert == BR_ALERT_BAD_CERTIFICATE))
-		return t->ident != NULL && t->ident->key != NULL ?
+		return t->u.client.client_auth_vtable != NULL ?
 		    "refuses our client certificate" : "client certificate wanted";
 	if (err == BR_ERR_OK)
 		return "closed during the handshake";
@@ -4262,8 +4342,7 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 		tls_put_alert(t, alert);
 }
 
-/* A full handshake: the client's suites arrive filtered and in our order. What this host's certificate
- * can do is for BearSSL's own policy from here on. */
+/* A full handshake: the client's suites arrive filtered and in our order. */
 static int
 policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_context *cc,
     br_ssl_server_choices *choices)
@@ -4272,11 +4351,8 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 
 	(void)pctx;
 	t->resumed = false;
-	if ((t->leaf = leaf_get(t->host)) == NULL)
-		return 0;
-	br_ssl_server_set_single_ec(&t->u.server, &t->leaf->chain, 1, &tls_ca.leaf_sk, BR_KEYTYPE_SIGN,
-	    BR_KEYTYPE_EC, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	return (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
+	return leaf_show(&t->leaf, t->host, &t->u.server) &&
+	    (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
 }
 
 static const br_ssl_server_policy_class policy_class = {sizeof(void *), policy_choose, NULL, NULL},
@@ -4350,37 +4426,13 @@ tls_prefer_x25519(br_ssl_engine_context *eng)
 	br_multihash_update(&eng->mhash, p + 5, n - 5);
 }
 
-/* What a session is bound to is its name. */
-static bool
-tls_offer_session(struct tls *t, int port, struct slice tag)
-{
-	br_ssl_session_parameters p;
-	uint8_t head[8];
-	bool found;
-
-	store_be32(head, t->trust->id);
-	store_be32(head + 4, (uint32_t)port);
-	tls_sha256_join((const struct slice[]){{(const char *)head, sizeof head},
-	    {t->host, strlen(t->host) + 1}, tag}, 3, t->name);
-	if ((found = session_find(sessions_up, t->name, &p)))
-		br_ssl_engine_set_session_parameters(&t->u.eng, &p);
-	wipe(&p, sizeof p);
-	return found;
-}
-
 /* What only a handshake needs. */
 static void
 tls_forget_peer(struct tls *t)
 {
-	if (t->verify != NULL)
-		buf_free(&t->verify->certs);
-	free(t->verify);
-	tls_trust_unref(t->trust);
-	tls_ident_unref(t->ident);
+	verify_free(t->verify);
 	leaf_unref(t->leaf);
 	t->verify = NULL;
-	t->trust = NULL;
-	t->ident = NULL;
 	t->leaf = NULL;
 }
 
@@ -4425,14 +4477,13 @@ static struct tls *
 tls_new(struct slice host, bool is_client)
 {
 	struct tls *t;
-	uint8_t seed[48], ip[16];
+	uint8_t seed[48];
 
 	if (host.n == 0 || host.n > TLS_HOST_MAX || memchr(host.p, '\0', host.n) != NULL ||
 	    (t = calloc(1, sizeof *t + host.n + 1)) == NULL)
 		return NULL;
 	memcpy(t->host, host.p, host.n);
 	t->is_client = is_client;
-	t->is_ip = host_ip(t->host, ip) != 0;
 	if (is_client)
 		t->u.client = tls_client_template;
 	else
@@ -4472,24 +4523,18 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
     struct slice tag)
 {
 	struct tls *t = tls_new(host, true);
+	uint8_t ip[16];
 
 	if (t == NULL)
 		return NULL;
-	trust->refs++;
-	t->trust = trust;
-	t->ident = tls_ident_ref(ident);
-	ident_show(ident, &t->u.client);
-	if (ident != NULL && ident->legacy)
-		tls_suites(&t->u.eng, COUNT(tls_suites_all));
-	if ((t->verify = malloc(sizeof *t->verify)) == NULL) {
+	if ((t->verify = verify_new(trust, ident, t->host, &t->resumed, &t->u.client)) == NULL) {
 		tls_free(t);
 		return NULL;
 	}
-	*t->verify = (struct tls_verify){.vtable = &verify_class, .owner = t, .now = clock_wall(),
-	    .certs = {.max = TLS_CERT_MAX}};
-	br_ssl_engine_set_x509(&t->u.eng, &t->verify->vtable);
-	t->resumed = tls_offer_session(t, port, tag);
-	br_ssl_client_reset(&t->u.client, t->is_ip ? NULL : t->host, t->resumed);
+	if (ident != NULL && ident->legacy)
+		tls_suites(&t->u.eng, COUNT(tls_suites_all));
+	t->resumed = verify_offer_session(t->verify, &t->u.eng, port, tag, t->name);
+	br_ssl_client_reset(&t->u.client, host_ip(t->host, ip) != 0 ? NULL : t->host, t->resumed);
 	tls_prefer_x25519(&t->u.eng);
 	tls_settle(t);
 	return t;
