@@ -5763,38 +5763,27 @@ pct_plain(char c, enum pct mode)
 	return ascii_alnum(c) || (c != '\0' && strchr(pct_modes[mode].plain, c) != NULL);
 }
 
-/* Writes, or with out NULL counts. */
-static size_t
-pct_encode(char *out, struct slice in, enum pct mode)
-{
-	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
-	size_t n = 0;
-
-	for (size_t i = 0; i < in.n; i++) {
-		unsigned char c = (unsigned char)in.p[i];
-		bool space = c == ' ' && pct_modes[mode].puts_plus, one = space || pct_plain(in.p[i], mode);
-
-		if (out != NULL) {
-			out[n] = space ? '+' : one ? in.p[i] : '%';
-			if (!one) {
-				out[n + 1] = digits[c >> 4];
-				out[n + 2] = digits[c & 15];
-			}
-		}
-		n += one ? 1 : 3;
-	}
-	return n;
-}
-
 static bool
 pct_put(struct buf *b, struct slice in, enum pct mode)
 {
-	size_t n = pct_encode(NULL, in, mode);
+	static const char digits[] = "0123456789ABCDEF";  /* RFC 3986 2.1: upper case */
+	size_t n;
 
-	if (n == 0 || !buf_reserve(b, n))
-		return n == 0;
-	b->n += pct_encode(b->p + b->n, in, mode);
-	return true;
+	for (size_t i = 0; i < in.n; i += n) {
+		unsigned char c = (unsigned char)in.p[i];
+		char piece[3] = {'%', digits[c >> 4], digits[c & 15]};
+
+		for (n = 0; i + n < in.n && pct_plain(in.p[i + n], mode); n++)
+			;
+		if (n != 0)
+			buf_add(b, in.p + i, n);
+		else if (c == ' ' && pct_modes[mode].puts_plus)
+			buf_add(b, "+", 1);
+		else
+			buf_add(b, piece, 3);
+		n += n == 0;
+	}
+	return buf_ok(b);
 }
 
 /* Has each "%" its two digits? Servers keep one that has not, drop it or fail. */
@@ -16121,10 +16110,11 @@ helper_drop(struct helper_run *h)
 }
 
 /* ---- bind: values ----------------------------------------------------------
- * The Lua modules secret, secret.core, json, sign, form and uri: everything that makes bytes out
- * of bytes. A function here takes strings and secrets alike and answers the same kind: a secret
- * as soon as one argument is one. Every result is measured first and then written once, in
- * place: a secret's bytes are never in a Lua string, a luaL_Buffer or the C heap.
+ * The Lua modules secret, secret.core, json.core, sign.core and uri.core: everything that makes bytes
+ * out of bytes. A function here takes strings and secrets alike and answers the same kind: a secret
+ * as soon as one argument is one. A result is written once, into one text, which lies in the arena
+ * from the moment on that a secret is a part of it: a secret's bytes are never in a Lua string or a
+ * luaL_Buffer.
  *
  * A handle is a userdata holding a struct secret_handle. Nothing tells its length or content, or
  * compares two: the metatable has only what raises, and is itself out of reach. */
@@ -17144,9 +17134,12 @@ l_json_push_secret(lua_State *L, const struct json_token *t)
 	l_text_push(L);
 }
 
-static const char *const l_expect_names[] = {"secret", "number", "string", "code", "boolean", NULL};
+static const char *const l_expect_names[] = {
+	"secret", "number", "string", "code", "boolean", "type", "text", "sealed", NULL,
+};
 enum l_expect {
-	L_EXPECT_SECRET, L_EXPECT_NUMBER, L_EXPECT_STRING, L_EXPECT_CODE, L_EXPECT_BOOLEAN,
+	L_EXPECT_SECRET, L_EXPECT_NUMBER, L_EXPECT_STRING, L_EXPECT_CODE, L_EXPECT_BOOLEAN, L_EXPECT_TYPE,
+	L_EXPECT_TEXT, L_EXPECT_SEALED,
 };
 
 /* Pushes what an expected member comes to, or nil where it is not of its kind: a caller treats an
@@ -17178,6 +17171,21 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 			break;
 		lua_pushboolean(L, t->type == JSON_TRUE);
 		return;
+	case L_EXPECT_TYPE:
+		lua_pushstring(L, t->type == JSON_NULL ? NULL : t->type == JSON_STRING ? "string" : "other");
+		return;
+	case L_EXPECT_TEXT:
+		if (t->type == JSON_STRING)
+			l_json_push_string(L, t);
+		else
+			l_push_slice(L, t->raw);
+		return;
+	case L_EXPECT_SEALED:
+		if (t->type == JSON_STRING)
+			l_json_push_secret(L, t);
+		else
+			l_push_secret_copy(L, t->raw);
+		return;
 	}
 	lua_pushnil(L);
 }
@@ -17207,32 +17215,38 @@ json_member_deep(struct slice text, struct slice path, struct json_token *out)
 }
 
 /* json_members, and then those whose names are paths. */
-static bool
+static enum json_result
 json_members_deep(struct slice body, struct json_member *want, size_t n)
 {
-	if (json_members(body, want, n) != JSON_OK)
-		return false;
-	for (size_t i = 0; i < n; i++)
-		if (want[i].value.type == JSON_END && memchr(want[i].name.p, '.', want[i].name.n) != NULL &&
-		    (body.n > L_EXPECT_DEEP_MAX ||
-		    json_member_deep(body, want[i].name, &want[i].value) != JSON_OK))
-			return false;
-	return true;
+	enum json_result res = json_members(body, want, n);
+
+	for (size_t i = 0; i < n && res == JSON_OK; i++)
+		if (want[i].value.type == JSON_END && memchr(want[i].name.p, '.', want[i].name.n) != NULL)
+			res = body.n > L_EXPECT_DEEP_MAX ? JSON_MALFORMED :
+			    json_member_deep(body, want[i].name, &want[i].value);
+	return res;
 }
 
 /* What net may let a caller see of a response body: the table at `idx` is { member = kind }. Pushes
- * { member = value } (1), or nil, "malformed" (2): no JSON object, or a wanted name comes twice.
+ * { member = value } (1), or nil and a code (2): no JSON object, or a wanted name comes twice.
  *   secret   a string that is not empty, as a handle; one with control bytes makes the body malformed
  *   string   at most 4 KiB, without control characters
  *   number   also in quotes
  *   boolean
  *   code     what lua/oauth.lua judges: a string, or "" for anything else that is there but null
+ *   type     "string" or "other"; of null, nothing
+ *   text     a string, or the JSON text of any other value
+ *   sealed   the same as a handle
  * "A.B" is the member B of the object A. */
 static int
 l_json_expect(lua_State *L, struct slice body, int idx)
 {
+	static const char *const codes[] = {
+		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
+	};
 	struct json_member want[L_EXPECT_MAX] = {0};
 	enum l_expect kind[L_EXPECT_MAX];
+	enum json_result res;
 	size_t n = 0;
 
 	idx = lua_absindex(L, idx);
@@ -17244,8 +17258,8 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 		want[n].name.p = lua_tolstring(L, -2, &want[n].name.n);
 		kind[n++] = (enum l_expect)luaL_checkoption(L, -1, NULL, l_expect_names);
 	}
-	if (!json_members_deep(body, want, n))
-		return l_fail(L, "malformed");
+	if ((res = json_members_deep(body, want, n)) != JSON_OK)
+		return l_fail(L, codes[res]);
 	lua_createtable(L, 0, (int)n);
 	for (size_t i = 0; i < n; i++) {
 		if (want[i].value.type == JSON_END)
@@ -17349,88 +17363,12 @@ l_core_join(lua_State *L)
 	return l_text_push(L);
 }
 
-/* Pushes one member of a document, or answers why it cannot be had. spec is on top and stays
- * below. */
-static const char *
-l_split_push(lua_State *L, const struct json_token *t)
-{
-	bool is_secret = l_flag(L, -1, "secret"), nested = l_flag(L, -1, "nested");
-
-	if (t->type == JSON_STRING && is_secret)
-		l_json_push_secret(L, t);
-	else if (t->type == JSON_STRING)
-		l_json_push_string(L, t);
-	else if (!nested)
-		return "not_string";
-	else if (is_secret)
-		l_push_secret_copy(L, t->raw);
-	else
-		lua_pushlstring(L, t->raw.p, t->raw.n);
-	return NULL;
-}
-
+/* core.expect(document, { member = kind }) -> { member = value } | nil, "malformed" | "not_object" |
+ * "duplicate". See l_json_expect. */
 static int
-l_fail_member(lua_State *L, const char *code, struct slice name)
+l_core_expect(lua_State *L)
 {
-	l_fail(L, code);
-	lua_pushlstring(L, name.p, name.n);
-	return 3;
-}
-
-static int
-l_split_order(const void *a, const void *b)
-{
-	return strcmp(((const struct json_member *)a)->name.p, ((const struct json_member *)b)->name.p);
-}
-
-/* core.split(document, { member = { secret = bool, nested = bool, optional = bool } })
- *   -> { member = string | secret } | nil, "malformed" | "not_object" | "duplicate"
- *                                   | nil, "absent" | "not_string", member
- * Takes a JSON document apart when it is saved: its top members, strings only. `nested` takes any
- * other value too, as its JSON text. null counts as absent. */
-static int
-l_core_split(lua_State *L)
-{
-	static const char *const codes[] = {
-		[JSON_MALFORMED] = "malformed",
-		[JSON_NOT_OBJECT] = "not_object",
-		[JSON_DUPLICATE] = "duplicate",
-	};
-	struct slice doc = l_check_secret(L, 1);
-	struct json_member m[L_EXPECT_MAX] = {0};
-	enum json_result res;
-	const char *why;
-	size_t n = 0;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 2);
-	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-		if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1) || n == L_EXPECT_MAX)
-			return luaL_error(L, "split: at most %d members, by name", L_EXPECT_MAX);
-		m[n].name.p = lua_tolstring(L, -2, &m[n].name.n);
-		n++;
-	}
-	/* of several that are missing, the same is always named */
-	qsort(m, n, sizeof *m, l_split_order);
-	if ((res = json_members(doc, m, n)) != JSON_OK)
-		return l_fail(L, codes[res]);
-	lua_createtable(L, 0, (int)n);
-	for (size_t i = 0; i < n; i++) {
-		lua_pushlstring(L, m[i].name.p, m[i].name.n);
-		lua_pushvalue(L, -1);
-		lua_rawget(L, 2);
-		if (m[i].value.type == JSON_END || m[i].value.type == JSON_NULL) {
-			if (!l_flag(L, -1, "optional"))
-				return l_fail_member(L, "absent", m[i].name);
-			lua_pop(L, 2);
-			continue;
-		}
-		if ((why = l_split_push(L, &m[i].value)) != NULL)
-			return l_fail_member(L, why, m[i].name);
-		lua_remove(L, -2);
-		lua_rawset(L, -3);
-	}
-	return 1;
+	return l_json_expect(L, l_check_secret(L, 1), 2);
 }
 
 /* -- openers: each pushes its module's table */
@@ -17496,7 +17434,7 @@ static const luaL_Reg l_core_functions[] = {
 	{"acting",   l_core_acting},
 	{"as_field", l_core_as_field},
 	{"join",     l_core_join},
-	{"split",    l_core_split},
+	{"expect",   l_core_expect},
 	{NULL, NULL},
 };
 
@@ -19522,14 +19460,13 @@ l_query_set(lua_State *L)
 	struct req *r = l_check_part(L, 1, &l_type_query);
 	struct slice name, value;
 	bool is_secret = false;
-	char *spelled;
 
 	name = l_check_text(L, 2);
 	value = l_check_value(L, 3, &is_secret);
 	if (is_secret) {
-		spelled = lua_newuserdatauv(L, 3 * name.n + 1, 0);
-		l_note_back(L, r, 3, req_query_sent(r, name),
-		    (struct slice){spelled, pct_encode(spelled, name, PCT_URI)});
+		if (!pct_put(l_text(L, false, 0), name, PCT_URI))
+			return l_text_refuse(L);
+		l_note_back(L, r, 3, req_query_sent(r, name), buf_slice(&lua_text));
 	}
 	l_query_edit(L, r, name, value);
 	return 0;

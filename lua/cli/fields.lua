@@ -120,7 +120,7 @@ local split_troubles = {
 
 --- A document becomes its members, secret ones as handles.
 local function taken_apart(doc, spec)
-  local members, code, member = require("secret.core").split(doc, spec.split)
+  local members, code, member = require("cli.document").split(doc, spec.split)
   if not members then
     report.fail(("%s is not the document that it should be: %s"):format(spec.name,
       (split_troubles[code] or code):format(member)), spec.help)

@@ -22,13 +22,13 @@ end
 
 -- { tokens = { access_token, refresh_token } (secrets), scopes, claude_code = { subscription, tier } }
 local function read(ctx, path)
-  local core = require "secret.core"
+  local document = require "cli.document"
   local text, why = ctx.host.read_secret(path, { multiline = true })
   if not text and why == "absent" then not_it(path, "there is no such file") end
   if not text then report.fail(("%s cannot be read: %s"):format(report.clean(path), tostring(why))) end
-  local outer, code = core.split(text, { claudeAiOauth = { secret = true, nested = true } })
+  local outer, code = document.split(text, { claudeAiOauth = { secret = true, nested = true } })
   if not outer then not_it(path, "claudeAiOauth is " .. code) end
-  local inner, bad, member = core.split(outer.claudeAiOauth, {
+  local inner, bad, member = document.split(outer.claudeAiOauth, {
     accessToken = { secret = true }, refreshToken = { secret = true }, scopes = { nested = true, optional = true },
     subscriptionType = { optional = true }, rateLimitTier = { optional = true },
   })

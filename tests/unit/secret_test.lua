@@ -1,6 +1,7 @@
 --- Secrets as Lua sees them: which kind comes out, and what raises. Their bytes are value_test.c's.
 local secret = require "secret"
 local core = require "secret.core"
+local split = require("cli.document").split
 local sign = require "sign"
 local json = require "json"
 
@@ -115,20 +116,20 @@ return {
 
   ["a document is taken apart into strings and secrets"] = function()
     local doc = core.of [[{ "client_email": "a@b", "private_key": "canary", "n": 7, "o": {"x": [1]}, "z": null }]]
-    local t = assert(core.split(doc, { client_email = {}, private_key = { secret = true } }))
+    local t = assert(split(doc, { client_email = {}, private_key = { secret = true } }))
     assert(t.client_email == "a@b" and secret.is(t.private_key) and t.n == nil)
-    local _, code, member = core.split(doc, { n = {} })
+    local _, code, member = split(doc, { n = {} })
     assert(code == "not_string" and member == "n")
-    _, code, member = core.split(doc, { missing = {} })
+    _, code, member = split(doc, { missing = {} })
     assert(code == "absent" and member == "missing")
-    _, code, member = core.split(doc, { z = {} })
+    _, code, member = split(doc, { z = {} })
     assert(code == "absent" and member == "z")
-    assert(next(assert(core.split(doc, { z = { optional = true }, missing = { optional = true } }))) == nil)
-    t = assert(core.split(doc, { o = { nested = true }, n = { nested = true, secret = true } }))
+    assert(next(assert(split(doc, { z = { optional = true }, missing = { optional = true } }))) == nil)
+    t = assert(split(doc, { o = { nested = true }, n = { nested = true, secret = true } }))
     assert(t.o == '{"x": [1]}' and secret.is(t.n))
-    assert(select(2, core.split(core.of "[]", { a = {} })) == "not_object")
-    assert(select(2, core.split(core.of '{"a":', { a = {} })) == "malformed")
-    assert(select(2, core.split(core.of '{"a":"1","a":"2"}', { a = {} })) == "duplicate")
+    assert(select(2, split(core.of "[]", { a = {} })) == "not_object")
+    assert(select(2, split(core.of '{"a":', { a = {} })) == "malformed")
+    assert(select(2, split(core.of '{"a":"1","a":"2"}', { a = {} })) == "duplicate")
   end,
 
   ["key_info names what is no private key"] = function()

@@ -693,7 +693,7 @@ l_open_all(lua_State *L)
 	lua_register(L, "expect", l_expect);
 	lua_register(L, "handed_over", l_handed_over);
 	if (luaL_dostring(L, "package.path = 'lua/?.lua'  core = require 'secret.core'\n"
-	    "for _, name in ipairs { 'secret', 'json', 'sign', 'form', 'uri' } do _G[name] = require(name) end") != LUA_OK)
+	    "for _, name in ipairs { 'secret', 'json', 'sign', 'form', 'uri' } do _G[name] = require(name) end  split = require('cli.document').split") != LUA_OK)
 		return lua_error(L);
 	return 0;
 }
@@ -745,9 +745,9 @@ static const struct { const char *name, *chunk; } lua_cases[] = {
 	    "assert(reveal(json { b = { s, 1, json.null }, a = 'x' }) == [[{\"a\":\"x\",\"b\":[\"p w&=\",1,null]}]])\n"
 	    "assert(reveal(json.build(s)) == '\"p w&=\"' and reveal(core.join { 'me:', s, 7 }) == 'me:p w&=7')"},
 	{"takes a document apart", "local doc = core.of [[{\"type\":\"sa\",\"key\":\"-\\u0041\\n-\",\"n\":{\"x\": 1},\"z\":null}]]\n"
-	    "local t = assert(core.split(doc, { type = {}, key = { secret = true }, n = { nested = true }, z = { optional = true } }))\n"
+	    "local t = assert(split(doc, { type = {}, key = { secret = true }, n = { nested = true }, z = { optional = true } }))\n"
 	    "assert(t.type == 'sa' and reveal(t.key) == '-A\\n-' and t.n == '{\"x\": 1}' and t.z == nil)\n"
-	    "t = core.split(doc, { n = { nested = true, secret = true } }) assert(reveal(t.n) == '{\"x\": 1}')"},
+	    "t = split(doc, { n = { nested = true, secret = true } }) assert(reveal(t.n) == '{\"x\": 1}')"},
 	{"hands over what is expected of an answer, and no more", "local v = assert(expect([[{\"access_token\":\"t\\u0031\",\n"
 	    "\"expires_in\":\"3600\",\"error\":\"invalid_grant\",\"scope\":\"a\\u0007\\u0085b\",\"ok\":true,\"other\":\"canary\"}]], { access_token = 'secret',\n"
 	    "expires_in = 'number', error = 'code', scope = 'string', ok = 'boolean', absent = 'secret' }))\n"
@@ -761,14 +761,14 @@ static const struct { const char *name, *chunk; } lua_cases[] = {
 	{"reaches a member within objects by a dotted name", "local v = assert(expect('{\"a\":{\"b\":{\"c\":\"x\",\"n\":1.5}},\"e\":[1],\"d.e\":\"y\"}',\n"
 	    "  { ['a.b.c'] = 'string', ['a.b.n'] = 'number', ['a.x.c'] = 'string', ['e.f'] = 'string', ['d.e'] = 'string' }))\n"
 	    "assert(v['a.b.c'] == 'x' and v['a.b.n'] == 1.5 and v['a.x.c'] == nil and v['e.f'] == nil and v['d.e'] == 'y')\n"
-	    "assert(select(2, expect('{\"a\":{\"b\":1,\"b\":2}}', { ['a.b'] = 'number' })) == 'malformed')"},
+	    "assert(select(2, expect('{\"a\":{\"b\":1,\"b\":2}}', { ['a.b'] = 'number' })) == 'duplicate')"},
 	{"treats a member of the wrong kind as absent", "local v = expect('{\"t\":\"\",\"u\":5,\"n\":\"1h\",\"m\":[],\"b\":\"true\",\"s\":1,\"i\":1e999}',\n"
 	    "{ t = 'secret', u = 'secret', n = 'number', m = 'number', b = 'boolean', s = 'string', i = 'number' })\n"
 	    "assert(next(v) == nil)\n"
 	    "assert(expect('{\"s\":\"' .. ('x'):rep(4094) .. '\"}', { s = 'string' }).s == ('x'):rep(4094))\n"
 	    "assert(expect('{\"s\":\"' .. ('x'):rep(4095) .. '\"}', { s = 'string' }).s == nil)"},
-	{"calls what is no object, or has a wanted name twice, malformed", "for _, body in ipairs { '', '[]', '{', '{\"a\":1,\"a\":2}', '{\"a\":1} x', 'null', '<html>' } do\n"
-	    "  local v, code = expect(body, { a = 'number' }) assert(v == nil and code == 'malformed', body) end\n"
+	{"hands over nothing of what is no object, or has a wanted name twice", "for _, body in ipairs { '', '[]', '{', '{\"a\":1,\"a\":2}', '{\"a\":1} x', 'null', '<html>' } do\n"
+	    "  local v, code = expect(body, { a = 'number' }) assert(v == nil and ({ malformed = 1, not_object = 1, duplicate = 1 })[code], body) end\n"
 	    "assert(expect('{\"x\":1,\"x\":2}', { a = 'number' }))"},
 	{"reads what a C caller handed over", "assert(reveal(handed_over()) == 'canary')"},
 };
