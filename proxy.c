@@ -1448,6 +1448,13 @@ loop_run_deferred(void)
 	STAILQ_REMOVE_HEAD(&defer_list, next);
 }
 
+/* Frees a struct that begins with its defer. */
+static void
+defer_free(struct defer *d)
+{
+	free(d);
+}
+
 /* -- descriptors */
 struct watch {
 	int fd;                 /* owned by whoever holds the watch; -1: none */
@@ -11907,7 +11914,7 @@ struct peer {
 	bool failed;            /* reading or writing failed */
 	bool hold_alerts;       /* an alert is not taken from the wire yet; it counts as IO_EOF */
 	bool send_failed;       /* writing did: what had come before may still be read */
-	uint64_t received, sent; /* plaintext bytes */
+	uint64_t received;      /* plaintext bytes */
 };
 
 static struct wirebuf *wirebuf_pool;
@@ -12123,7 +12130,6 @@ peer_put(struct peer *p, const void *data, size_t n)
 {
 	const char *at = data;
 
-	p->sent += n;
 	if (p->tls == NULL) {
 		if (n == 0)
 			return true;
@@ -12251,10 +12257,10 @@ peer_park(struct peer *p)
 enum upstream_state { UP_DIAL, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
 
 struct upstream {
+	struct defer reap;      /* first, for defer_free */
 	struct peer peer;
 	struct dial dial;
 	struct timer timer;
-	struct defer reap;
 	enum upstream_state state;
 	const char *code, *why; /* static; set when UP_FAILED */
 	struct upstream *next, **prev; /* in the idle list */
@@ -12277,12 +12283,6 @@ struct upstream {
 static struct upstream *upstream_idle;  /* newest first */
 static size_t upstream_idle_n;
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
-
-static void
-upstream_reap(struct defer *d)
-{
-	free(OWNER(d, struct upstream, reap));
-}
 
 static void
 upstream_unlink(struct upstream *u)
@@ -12311,7 +12311,7 @@ upstream_free(struct upstream *u)
 	tls_ident_unref(u->ident);
 	u->ident = NULL;
 	u->owner = NULL;
-	loop_defer(&u->reap, upstream_reap);
+	loop_defer(&u->reap, defer_free);
 }
 
 static void
@@ -13207,27 +13207,6 @@ filter_ws_new(const struct subst *s)
 	return f;
 }
 
-#ifdef SALLYPORT_TEST
-#include "tests/filters.h"
-#else
-#define FILTERS_OF_TESTS
-#endif
-
-/* Those that a policy may ask for by name. */
-static const struct { const char *name; struct filter *(*new)(void); } filter_names[] = {
-	FILTERS_OF_TESTS
-	{NULL, NULL},
-};
-
-static struct filter *
-filter_new(const char *name)
-{
-	for (size_t i = 0; filter_names[i].name != NULL; i++)
-		if (strcmp(filter_names[i].name, name) == 0)
-			return filter_names[i].new();
-	return NULL;
-}
-
 /* ---- conn ------------------------------------------------------------------
  * A client's connection and the request it carries. The loop owns every conn; a conn owns at most
  * one req, a req at most one upstream and one task. Lua decides in the task and leaves an action in
@@ -13371,9 +13350,9 @@ struct agent {
 };
 
 struct conn {
+	struct defer defer;     /* first, for defer_free: another turn, or the end */
 	struct peer peer;
 	struct conn *next, **prev; /* all conns of the worker */
-	struct defer defer;     /* another turn, or the end */
 	struct timer timer;
 	int64_t deadline;       /* monotonic ms; the timer may fire earlier and look again */
 	int unsent;             /* what the kernel held when a deadline last passed */
@@ -14279,12 +14258,10 @@ kept_sweep(uint64_t config)
 static bool
 req_odd_body(const struct req *r)
 {
-	static const struct slice bare[] = {SLICE("GET"), SLICE("HEAD"), SLICE("DELETE"), SLICE("OPTIONS")};
-	bool odd = false;
+	struct slice method = r->head.method;
 
-	for (size_t i = 0; i < COUNT(bare); i++)
-		odd = odd || slice_eq(r->head.method, bare[i]);
-	return odd && req_has_body(r);
+	return req_has_body(r) && (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) ||
+	    slice_eq(method, SLICE("DELETE")) || slice_eq(method, SLICE("OPTIONS")));
 }
 
 /* The head as it goes out. Framing last, whatever anybody set: we alone say where a message ends. */
@@ -14314,12 +14291,6 @@ req_put_head(struct req *r, struct buf *b)
 }
 
 /* -- conn: deadlines, beginning and end */
-static void
-conn_reap(struct defer *d)
-{
-	free(OWNER(d, struct conn, defer));
-}
-
 /* -- what ends a connection before there is a request: a handshake that failed, another protocol. What
  * is the same within NOTE_FOLD_MS is counted, and its number told by the next record of its kind. */
 #define NOTES 16                /* kinds that are told apart at a time */
@@ -14409,7 +14380,7 @@ conn_close(struct conn *c, bool abort_)
 	conn_count--;
 	wipe(c->token, sizeof c->token);
 	loop_undefer(&c->defer);
-	loop_defer(&c->defer, conn_reap);
+	loop_defer(&c->defer, defer_free);
 	return false;
 }
 
@@ -15046,15 +15017,12 @@ conn_step_dial(struct conn *c)
 static bool
 req_may_retry(const struct req *r)
 {
-	static const char *const idempotent[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"};
+	struct slice method = r->head.method;
 
-	if (r->retried || r->up->requests == 0 || r->up_seen || r->answer_begun ||
-	    r->head.body != BODY_NONE || req_wants_length(r))
-		return false;
-	for (size_t i = 0; i < COUNT(idempotent); i++)
-		if (slice_eq(r->head.method, slice_of(idempotent[i])))
-			return true;
-	return false;
+	return !r->retried && r->up->requests != 0 && !r->up_seen && !r->answer_begun &&
+	    r->head.body == BODY_NONE && !req_wants_length(r) &&
+	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
+	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE")));
 }
 
 /* The upstream failed or ended (502), or stalls (504). Before an answer began the client can be told in
@@ -15117,16 +15085,11 @@ websocket_accepted(const struct req *r, const struct http_head *answer)
 static bool
 answer_echoes(struct slice name)
 {
-	static const struct slice names[] = {
-		SLICE("location"), SLICE("content-location"),   /* RFC 9110 10.2.2, 8.7 */
-		SLICE("link"), SLICE("refresh"),                /* RFC 8288; HTML's, which browsers obey */
-		SLICE("set-cookie"),
-	};
-
-	for (size_t i = 0; i < COUNT(names); i++)
-		if (slice_eq_nocase(name, names[i]))
-			return true;
-	return false;
+	return slice_eq_nocase(name, SLICE("location")) ||      /* RFC 9110 10.2.2 */
+	    slice_eq_nocase(name, SLICE("content-location")) || /* RFC 9110 8.7 */
+	    slice_eq_nocase(name, SLICE("link")) ||             /* RFC 8288 */
+	    slice_eq_nocase(name, SLICE("refresh")) ||          /* HTML's, which browsers obey */
+	    slice_eq_nocase(name, SLICE("set-cookie"));
 }
 
 /* Whether a trailer may follow: what is rewritten in a head is dropped behind a body. */
@@ -15877,6 +15840,7 @@ enum helper_code {
 
 /* One program from start to end. helper_over frees it once its owner is gone. */
 struct helper_run {
+	struct defer gone;      /* first, for defer_free: an event of this turn may still name the watch */
 	struct watch watch;     /* our end of its standard output */
 	struct timer timer;     /* its deadline; later the next look */
 	int64_t until;          /* monotonic ms */
@@ -15885,7 +15849,6 @@ struct helper_run {
 	struct buf in;          /* owned; its output: wiped */
 	enum helper_code code;
 	int status;             /* of HELPER_EXIT */
-	struct defer gone;      /* an event of this turn may still name the watch */
 };
 
 static int helper_dir = -1;             /* the folder, opened when it was named; -1: nothing is run */
@@ -15958,12 +15921,6 @@ helper_vfork(int program, int out, char **argv)
 }
 
 static void
-helper_free(struct defer *d)
-{
-	free(OWNER(d, struct helper_run, gone));
-}
-
-static void
 helper_over(struct helper_run *h)
 {
 	timer_stop(&h->timer);
@@ -15972,7 +15929,7 @@ helper_over(struct helper_run *h)
 		return;
 	}
 	buf_free(&h->in);
-	loop_defer(&h->gone, helper_free);
+	loop_defer(&h->gone, defer_free);
 }
 
 /* Our children. /proc has numbers, and waitid says which of them are ours: the kernel's own list of
@@ -19501,23 +19458,6 @@ static const luaL_Reg l_query[] = {
 };
 
 /* -- view: body, stripped */
-/* req:filter(name): the body passes through that C filter as it streams;
- * nothing where there is none */
-static int
-l_view_filter(lua_State *L)
-{
-	struct req *r = l_check_part(L, 1, &l_type_view);
-	const char *name = luaL_checkstring(L, 2);
-
-	if (r->body_read && r->head.body != BODY_NONE)
-		return luaL_error(L, "a filter goes with a body that streams");
-	filter_free(r->up_flow.filter);
-	if ((r->up_flow.filter = filter_new(name)) == NULL)
-		return luaL_error(L, "there is no filter %s", name);
-	r->up_flow.filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
-	return 0;
-}
-
 static void
 l_view_set_body(lua_State *L, struct req *r, int idx)
 {
@@ -19935,8 +19875,14 @@ l_push_index(lua_State *L, int of, lua_CFunction index)
 	lua_pushcclosure(L, index, 1);
 }
 
+#ifdef SALLYPORT_TEST
+#include "tests/filters.h"
+#else
+#define FILTER_OF_TESTS
+#endif
+
 static const luaL_Reg l_view_methods[] = {
-	{"filter", l_view_filter}, {"sigv4", l_view_sigv4},
+	FILTER_OF_TESTS {"sigv4", l_view_sigv4},
 	{"splice_json", l_view_splice_json}, {"splice_form", l_view_splice_form}, {NULL, NULL},
 };
 

@@ -94,6 +94,37 @@ filter_sigv4_trailer_example(void)
 	return filter_sigv4_new(&chain, true);
 }
 
-#define FILTERS_OF_TESTS \
-	{"test_twice", filter_twice_new}, {"test_upper", filter_upper_new}, \
+/* Those that a policy may ask for by name. */
+static const struct { const char *name; struct filter *(*new)(void); } filter_names[] = {
+	{"test_twice", filter_twice_new}, {"test_upper", filter_upper_new},
 	{"test_sigv4", filter_sigv4_example}, {"test_sigv4_trailer", filter_sigv4_trailer_example},
+	{NULL, NULL},
+};
+
+static struct filter *
+filter_new(const char *name)
+{
+	for (size_t i = 0; filter_names[i].name != NULL; i++)
+		if (strcmp(filter_names[i].name, name) == 0)
+			return filter_names[i].new();
+	return NULL;
+}
+
+/* req:filter(name): the body passes through that C filter as it streams;
+ * nothing where there is none */
+static int
+l_view_filter(lua_State *L)
+{
+	struct req *r = l_check_part(L, 1, &l_type_view);
+	const char *name = luaL_checkstring(L, 2);
+
+	if (r->body_read && r->head.body != BODY_NONE)
+		return luaL_error(L, "a filter goes with a body that streams");
+	filter_free(r->up_flow.filter);
+	if ((r->up_flow.filter = filter_new(name)) == NULL)
+		return luaL_error(L, "there is no filter %s", name);
+	r->up_flow.filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
+	return 0;
+}
+
+#define FILTER_OF_TESTS {"filter", l_view_filter},
