@@ -4063,10 +4063,30 @@ tls_suites(br_ssl_engine_context *eng, size_t n)
 	br_ssl_engine_set_suites(eng, out, k);
 }
 
+/* BearSSL 0.6 puts a ClientHello's suites into 48 places, those we know each into its own, and for each
+ * of the 45 that stay empty searches its whole table in its interpreter: a sixth of a full handshake.
+ * Between the two it draws the session's id, and the generator asks its hash: this one, which puts the
+ * table's first suite into the empty places. policy_choose leaves those out again. */
+#define TLS_FILLER BR_TLS_RSA_WITH_3DES_EDE_CBC_SHA
+static br_hash_class tls_rng_hash;      /* SHA-256, but for its init */
+static br_ssl_server_context *tls_reading; /* whose bytes arrive just now; NULL: no agent's */
+
+static void
+tls_rng_hash_init(const br_hash_class **ctx)
+{
+	br_sha256_vtable.init(ctx);
+	for (size_t i = 0; tls_reading != NULL && i < COUNT(tls_reading->client_suites); i++)
+		if (tls_reading->client_suites[i][0] == 0)
+			tls_reading->client_suites[i][0] = TLS_FILLER;
+}
+
 static void
 tls_templates(void)
 {
 	br_ssl_engine_context *const ends[] = {&tls_server_template.eng, &tls_client_template.eng};
+
+	tls_rng_hash = br_sha256_vtable;
+	tls_rng_hash.init = tls_rng_hash_init;
 
 	br_ssl_server_zero(&tls_server_template);
 	br_ssl_client_zero(&tls_client_template);
@@ -4358,7 +4378,9 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 
 	(void)pctx;
 	t->resumed = false;
-	return leaf_show(&t->leaf, t->host, &t->u.server) &&
+	while (t->u.server.client_suites_num != 0 && t->u.server.client_suites[t->u.server.client_suites_num - 1][0] == TLS_FILLER)
+		t->u.server.client_suites_num--;
+	return t->u.server.client_suites_num != 0 && leaf_show(&t->leaf, t->host, &t->u.server) &&
 	    (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
 }
 
@@ -4501,6 +4523,8 @@ tls_new(struct slice host, bool is_client)
 	}
 	br_ssl_engine_inject_entropy(&t->u.eng, seed, sizeof seed);
 	wipe(seed, sizeof seed);
+	if (!is_client)
+		t->u.eng.rng.digest_class = &tls_rng_hash;
 	br_ssl_engine_set_buffers_bidi(&t->u.eng, t->bufs->in, sizeof t->bufs->in, t->bufs->out,
 	    sizeof t->bufs->out);
 	return t;
@@ -4607,7 +4631,9 @@ tls_feed(struct tls *t, const void *p, size_t n)
 		return 0;
 	if (!t->failed && !tls_attach(t))
 		tls_fail(t, "out of memory", 0);
+	tls_reading = t->is_client || t->done ? NULL : &t->u.server;
 	took = tls_move(t, &tls_wire_in, p, NULL, n);
+	tls_reading = NULL;
 	return t->failed || t->u.eng.shutdown_recv ? n : took;
 }
 

@@ -1369,6 +1369,14 @@ test_s_client(void)
 	check("a client of TLS 1.3 alone", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
 	r = client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305");
 	check("ChaCha20", strcmp(r, "ok") == 0, r);
+	r = client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384");
+	check("the last of our suites alone", strcmp(r, "ok") == 0, r);
+	r = client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256 -debug");
+	check("the first of our suites comes first", strcmp(r, "ok") == 0 && grep("client.log", "ECDHE-ECDSA-AES128-GCM-SHA256"), r);
+	r = client("cli.example", "-tls1_2 -cipher ALL:@SECLEVEL=0:!ECDHE");
+	check("no suite in common", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
+	r = client("cli.example", "-tls1_2 -cipher AES128-GCM-SHA256:ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0");
+	check("RSA key exchange, or CBC", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
 	r = client("cli.example", "-tls1_2 -curves P-256");
 	check("P-256", strcmp(r, "ok") == 0, r);
 	r = client("cli.example", "-CAfile root.crt -CAfile rogue.crt");
