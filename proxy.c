@@ -10671,19 +10671,6 @@ lua_out_of_time(void)
 	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
 }
 
-static void
-lua_hook(lua_State *L, lua_Debug *ar)
-{
-	(void)ar;
-	lua_now.left -= LUA_HOOK_EVERY;
-	if (lua_now.left < 0)
-		lua_exceed(LUA_OVER_BUDGET);
-	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
-		lua_exceed(LUA_OVER_TIME);
-	if (lua_now.over != LUA_WITHIN)
-		lua_raise_over(L);
-}
-
 /* For C functions whose work grows with their arguments. */
 static void
 lua_charge(lua_State *L, int64_t instructions)
@@ -10697,6 +10684,13 @@ lua_charge(lua_State *L, int64_t instructions)
 		lua_exceed(LUA_OVER_TIME);
 	if (lua_now.over != LUA_WITHIN)
 		lua_raise_over(L);
+}
+
+static void
+lua_hook(lua_State *L, lua_Debug *ar)
+{
+	(void)ar;
+	lua_charge(L, LUA_HOOK_EVERY);
 }
 
 /* A worker that hangs is killed by the master; a command has this, and dies of SIGPROF ("Profiling
@@ -10995,13 +10989,18 @@ static void task_wake(struct task *t);  /* lua_step ends in it when a wake came 
 
 /* The only lua_resume. */
 static void
-lua_step(struct task *t, int nargs)
+lua_step(struct defer *d)
 {
 	const struct allowance none = {.left = INT64_MAX, .limit = SIZE_MAX};
-	int rc, nres;
+	struct task *t = OWNER(d, struct task, wake);
+	int rc, nres, nargs = t->state == TASK_NEW;
 
 	assert(task_running == NULL);
 	timer_stop(&t->deadline);
+	if (t->state == TASK_NEW) {
+		lua_pushcfunction(t->co, l_task_main);
+		lua_pushlightuserdata(t->co, t);
+	}
 	t->state = TASK_RUNNING;
 	t->woken = t->waits = false;
 	task_running = t;
@@ -11034,37 +11033,15 @@ lua_step(struct task *t, int nargs)
 	task_recycle(t);
 }
 
-static void
-task_resume(struct defer *d)
-{
-	struct task *t = OWNER(d, struct task, wake);
-
-	lua_step(t, 0);
-}
-
-static void
-task_first_step(struct task *t)
-{
-	lua_pushcfunction(t->co, l_task_main);
-	lua_pushlightuserdata(t->co, t);
-	lua_step(t, 1);
-}
-
-static void
-task_start(struct defer *d)
-{
-	task_first_step(OWNER(d, struct task, wake));
-}
-
 /* Runs the first step: now, or soon when Lua runs already. */
 static void
 task_run(struct task *t)
 {
 	assert(t->state == TASK_NEW);
 	if (task_running == NULL)
-		task_first_step(t);
+		lua_step(&t->wake);
 	else
-		loop_defer(&t->wake, task_start);
+		loop_defer(&t->wake, lua_step);
 }
 
 /* Soon, never from within. One that comes while the task runs makes its next wait end at once. */
@@ -11074,7 +11051,7 @@ task_wake(struct task *t)
 	if (t->state == TASK_RUNNING)
 		t->woken = true;
 	else if (t->state == TASK_WAITING)
-		loop_defer(&t->wake, task_resume);
+		loop_defer(&t->wake, lua_step);
 }
 
 static void
@@ -11366,110 +11343,7 @@ l_bound_libraries(lua_State *L)
 	lua_pop(L, 2);
 }
 
-/* -- sandbox
- * What a policy may name: copies made for it alone, behind tables that cannot be assigned to. Left
- * out on purpose: whatever reaches the state's own tables (getmetatable, rawset, _G, debug), other
- * code (load, require, string.dump), control of the state (collectgarbage, coroutine), the outside
- * (io, os, print), and math.random: guessable, a mistake where it would be used. No setmetatable: no
- * finalizers, no proxies that lie to us. lpeg and utf8 come from lua/patterns.lua, which bounds them. */
-static const struct { const char *lib, *names; } sandbox_allowed[] = {
-	{LUA_GNAME, "assert error ipairs next pairs pcall select tonumber tostring type"},
-	{"math", "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min "
-	    "mininteger modf pi rad sin sqrt tan tointeger type ult"},
-	{"string", "byte char find format gmatch gsub len lower match pack packsize rep reverse "
-	    "sub unpack upper"},
-	{"table", "concat insert move pack remove sort unpack"},
-};
-
-/* The library keeps some functions under names of their own: `string` in the table, `_G` for
- * globals. */
-static void
-l_sandbox_copy(lua_State *L, const char *lib, const char *names)
-{
-	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-	lua_getfield(L, -1, lib);
-	lua_newtable(L);
-	while (*names != '\0') {
-		size_t n = strcspn(names, " ");
-
-		lua_pushlstring(L, names, n);
-		lua_pushvalue(L, -1);
-		lua_gettable(L, -4);
-		lua_settable(L, -3);
-		names += n + (names[n] == ' ');
-	}
-	lua_replace(L, -3);
-	lua_pop(L, 1);
-}
-
-static int
-l_sandbox_refuse(lua_State *L)
-{
-	const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
-
-	return luaL_error(L, lua_tostring(L, lua_upvalueindex(1)), key);
-}
-
-/* Replaces the table on top by an empty one that reads from it and cannot be written. Functions
- * that go past metatables (next, and table.* where they do) meet the empty one. */
-static void
-l_sandbox_seal(lua_State *L, const char *message)
-{
-	lua_newtable(L);
-	lua_createtable(L, 0, 3);
-	lua_rotate(L, -3, -1);                  /* sealed, metatable, content */
-	lua_setfield(L, -2, "__index");
-	lua_pushstring(L, message);
-	lua_pushcclosure(L, l_sandbox_refuse, 1);
-	lua_setfield(L, -2, "__newindex");
-	lua_pushboolean(L, false);
-	lua_setfield(L, -2, "__metatable");
-	lua_setmetatable(L, -2);
-}
-
-/* sandbox.env(extra) -> environment; extra = { name = { function… } }: the runtime's modules, of
- * which it gets copies too */
-static int
-l_sandbox_env(lua_State *L)
-{
-	luaL_checktype(L, 1, LUA_TTABLE);
-	lua_settop(L, 1);
-	l_push_patterns(L);
-	lua_getfield(L, 2, "lib");
-	lua_setfield(L, 1, "lpeg");
-	lua_getfield(L, 2, "utf8");
-	lua_setfield(L, 1, "utf8");
-	lua_settop(L, 1);
-	l_sandbox_copy(L, sandbox_allowed[0].lib, sandbox_allowed[0].names);
-	for (size_t i = 1; i < COUNT(sandbox_allowed); i++) {
-		l_sandbox_copy(L, sandbox_allowed[i].lib, sandbox_allowed[i].names);
-		l_sandbox_seal(L, "'%s' cannot be set: libraries are read-only");
-		lua_setfield(L, 2, sandbox_allowed[i].lib);
-	}
-	for (lua_pushnil(L); lua_next(L, 1) != 0;) {
-		lua_newtable(L);                        /* name, module, copy */
-		for (lua_pushnil(L); lua_next(L, -3) != 0;) {
-			if (lua_type(L, -1) == LUA_TTABLE || lua_type(L, -1) == LUA_TUSERDATA)
-				return luaL_error(L, "a policy's module holds functions alone");
-			lua_pushvalue(L, -2);
-			lua_insert(L, -2);
-			lua_settable(L, -4);
-		}
-		l_sandbox_seal(L, "'%s' cannot be set: libraries are read-only");
-		if (luaL_getmetafield(L, -2, "__call") != LUA_TNIL) {   /* form(…), json(…) */
-			lua_getmetatable(L, -2);
-			lua_insert(L, -2);
-			lua_setfield(L, -2, "__call");
-			lua_pop(L, 1);
-		}
-		lua_remove(L, -2);
-		lua_pushvalue(L, -2);
-		lua_insert(L, -2);
-		lua_settable(L, 2);
-	}
-	l_sandbox_seal(L, "global '%s' cannot be set: use local; nothing outlives a request");
-	return 1;
-}
+/* -- sandbox: lua/allowed.lua says what a policy may name */
 
 /* sandbox.load(source, chunkname, env) -> function | nil, message. Text only: bytecode is not
  * checked by anybody (Lua's manual, load). */
@@ -11622,7 +11496,6 @@ static const luaL_Reg l_sandbox[] = {
 	{"charge", l_sandbox_charge},
 	{"default_source", l_sandbox_default_source},
 	{"defaults", l_sandbox_defaults},
-	{"env", l_sandbox_env},
 	{"load", l_sandbox_load},
 	{"wait", l_sandbox_wait},       /* yields */
 	{NULL, NULL},

@@ -26,4 +26,4 @@ function M.encode(list, code)
   return join(out)
 end
 
-return setmetatable(M, { __call = function(_, list) return M.encode(list) end, __metatable = false })
+return setmetatable(M, { __call = function(_, list) return M.encode(list) end })

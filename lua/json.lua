@@ -93,4 +93,4 @@ function M.encode(v, how)
   return table.concat(w)
 end
 
-return setmetatable(M, { __call = function(_, v) return M.build(v) end, __metatable = false })
+return setmetatable(M, { __call = function(_, v) return M.build(v) end })

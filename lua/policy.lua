@@ -615,7 +615,7 @@ end
 function M.compile(name, source)
   if not M.name_ok(name) then return nil, "a policy's name is small letters, digits and _, at most 40" end
   if #source > SOURCE_MAX then return nil, ("%s:1: longer than %d bytes"):format(file_of(name), SOURCE_MAX) end
-  local chunk, why = sandbox.load(source, "@" .. file_of(name), sandbox.env(modules()))
+  local chunk, why = sandbox.load(source, "@" .. file_of(name), require("allowed").env(modules()))
   if not chunk then return nil, why end
   local ok, result = sandbox.call(name, chunk)
   if not ok then

@@ -325,7 +325,7 @@ test_pool(void)
 static const char enter[] = /* a policy that does what follows */
     "local sandbox, test = require 'sandbox', require 'test'\n"
     "local function policy(text, ...)\n"
-    "  local f = assert(sandbox.load(text, '@policies/p.lua', sandbox.env { test = test }))\n"
+    "  local f = assert(sandbox.load(text, '@policies/p.lua', require 'allowed'.env { test = test }))\n"
     "  return sandbox.call('p', f, ...)\n"
     "end\n";
 

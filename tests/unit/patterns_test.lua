@@ -2,7 +2,7 @@
 local sandbox, lpeg, patterns = require "sandbox", require "lpeg", require "patterns"
 
 local function run(source, ...)
-  return sandbox.call("attack", assert(sandbox.load(source, "@policies/attack.lua", sandbox.env {})), ...)
+  return sandbox.call("attack", assert(sandbox.load(source, "@policies/attack.lua", require("allowed").env {})), ...)
 end
 
 local function value(source, ...)

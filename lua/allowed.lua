@@ -1,0 +1,52 @@
+--- What a policy may name: copies made for it alone, behind tables that cannot be assigned to.
+-- Left out on purpose: what reaches the state's own tables (getmetatable, rawset, _G, debug), other code (load, require,
+-- string.dump), control of the state (collectgarbage, coroutine), the outside (io, os, print), and math.random: guessable,
+-- a mistake where it would be used. No setmetatable: no finalizers, no proxies that lie to us. lpeg and utf8 come from
+-- lua/patterns.lua, which bounds them; string and table have functions of proxy.c that do (section lua).
+local patterns, null = require "patterns", require("json").null
+local M = {}
+
+local names = {
+  { "math", math, "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger modf pi rad sin sqrt tan tointeger type ult" },
+  { "string", string, "byte char find format gmatch gsub len lower match pack packsize rep reverse sub unpack upper" },
+  { "table", table, "concat insert move pack remove sort unpack" },
+}
+local base = "assert error ipairs next pairs pcall select tonumber tostring type"
+
+local READ_ONLY = "'%s' cannot be set: libraries are read-only"
+
+local function copy(from, words)
+  local out = {}
+  for name in words:gmatch("%S+") do out[name] = from[name] end
+  return out
+end
+
+-- An empty table that reads from `content` and cannot be written. Functions that go past metatables (next, and table.*
+-- where they do) meet the empty one.
+local function seal(content, message, call)
+  return setmetatable({}, {
+    __index = content, __call = call, __metatable = false,
+    __newindex = function(_, key) error(message:format(type(key) == "string" and key or type(key)), 2) end,
+  })
+end
+
+--- allowed.env(extra) -> environment; extra = { name = { function… } }: the runtime's modules, of which it gets copies too.
+function M.env(extra)
+  local env = copy(_G, base)
+  for _, lib in ipairs(names) do env[lib[1]] = seal(copy(lib[2], lib[3]), READ_ONLY) end
+  local function add(name, module)
+    local content = {}
+    for key, v in pairs(module) do
+      if type(v) == "table" or type(v) == "userdata" and v ~= null then error("a policy's module holds functions alone") end
+      content[key] = v
+    end
+    local meta = getmetatable(module)
+    env[name] = seal(content, READ_ONLY, meta and meta.__call)      -- form(…), json(…)
+  end
+  add("lpeg", patterns.lib)
+  add("utf8", patterns.utf8)
+  for name, module in pairs(extra) do add(name, module) end
+  return seal(env, "global '%s' cannot be set: use local; nothing outlives a request")
+end
+
+return M
