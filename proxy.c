@@ -21535,7 +21535,7 @@ struct beat {
 static struct {
 	bool wanted;
 	char home[PATH_MAX];
-	const char *overrides;  /* JSON, for worker.start; all five are owned, for ever */
+	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
 	const char *log;        /* JSON, for reqlog.run */
 	const char *at;         /* the listeners; it and the banner are said when the workers are up */
 	const char *banner;
@@ -21560,10 +21560,10 @@ l_host_serve_lock(lua_State *L)
 	return l_answer(L, true);
 }
 
-static const char *
+static char *
 l_serve_text(lua_State *L, const char *key)
 {
-	const char *text;
+	char *text;
 
 	lua_getfield(L, 1, key);
 	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
@@ -21591,6 +21591,56 @@ l_host_serve(lua_State *L)
 	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
 	serve.wanted = true;
 	return 0;
+}
+
+/* -- a task that the process waits for: a command, or a worker's start */
+struct call {
+	int argc;
+	char **argv;            /* borrowed; what is given begins at argv[1] */
+	bool done;
+	int code;
+};
+
+static int
+call_push(lua_State *co, void *arg)
+{
+	const struct call *c = arg;
+
+	lua_createtable(co, c->argc, 0);
+	for (int i = 1; i < c->argc; i++) {
+		lua_pushstring(co, c->argv[i]);
+		lua_rawseti(co, -2, i);
+	}
+	return 1;
+}
+
+static void
+call_done(struct task *t, bool ok, lua_State *co)
+{
+	struct call *c = task_owner(t);
+
+	c->done = true;
+	c->code = !ok ? 1 : lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : 0;
+	if (!ok && lua_worker)
+		log_line("ev=worker_start err=\"%.300s\"", l_message(co));
+	else if (!ok)
+		fprintf(stderr, "sallyport: %s\n", l_message(co));
+}
+
+/* Runs module.fn({argv[1], …}), and the loop until it has ended. Its exit code: what it returned, or 1 where it failed. */
+static int
+call_run(const char *module, const char *fn, int argc, char **argv)
+{
+	struct call c = {.argc = argc, .argv = argv};
+	int ref = lua_import(module, fn);
+	struct task *task = ref != LUA_NOREF ? task_new(ref, call_push, &c, &c, call_done) : NULL;
+
+	if (task == NULL)
+		return 1;
+	task_run(task);
+	if (!c.done)
+		loop_run(&c.done);
+	return c.code;
 }
 
 /* -- worker */
@@ -21655,9 +21705,15 @@ worker_on_drain(struct timer *t)
 }
 
 static void
-worker_drain(void)
+worker_on_signal(struct watch *w)
 {
-	if (conn_draining)
+	struct signalfd_siginfo info;
+	bool drain = false;
+
+	while (read(w->fd, &info, sizeof info) == (ssize_t)sizeof info)
+		drain |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT;
+	w->readable = false;
+	if (!drain || conn_draining)
 		return;
 	for (size_t i = 0; i < net.nlisteners; i++)
 		watch_close(&net.listeners[i].watch);
@@ -21666,56 +21722,12 @@ worker_drain(void)
 	worker_on_drain(&worker_drain_timer);
 }
 
-static void
-worker_on_signal(struct watch *w)
-{
-	struct signalfd_siginfo info;
-
-	while (read(w->fd, &info, sizeof info) == (ssize_t)sizeof info)
-		if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
-			worker_drain();
-	w->readable = false;
-}
-
-struct worker_start {
-	bool done, ok;
-};
-
-static int
-worker_start_push(lua_State *co, void *arg)
-{
-	(void)arg;
-	lua_pushstring(co, serve.overrides);
-	return 1;
-}
-
-static void
-worker_start_done(struct task *t, bool ok, lua_State *co)
-{
-	struct worker_start *s = task_owner(t);
-
-	s->done = true;
-	s->ok = ok && !(lua_gettop(co) >= 1 && !lua_toboolean(co, 1));
-	if (!s->ok)
-		log_line("ev=worker_start err=\"%.300s\"",
-		    l_message(co));
-}
-
-static uint64_t
-memory_default(void)
-{
-	uint64_t ram = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
-
-	return ram < MEMORY_MAX ? ram : MEMORY_MAX;
-}
 
 static bool
 worker_open(void)
 {
-	struct worker_start s = {false, false};
-	struct task *task;
+	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
 	enum store_err err;
-	int start;
 
 	if ((err = store_open(serve.home, STORE_WITH_KEY)) != STORE_OK) {
 		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
@@ -21723,39 +21735,28 @@ worker_open(void)
 		return false;
 	}
 	host_workers = serve.workers;
-	conn_bound(memory_default());
+	conn_bound(memory < MEMORY_MAX ? memory : MEMORY_MAX);
 	if (lua_open_state(true) == NULL || !req_import())
 		return false;
 	worker_tick_ref = lua_import("worker", "tick");
-	start = lua_import("worker", "start");
-	if (start == LUA_NOREF || worker_tick_ref == LUA_NOREF ||
-	    (task = task_new(start, worker_start_push, NULL, &s, worker_start_done)) == NULL)
-		return false;
-	task_run(task);
-	if (!s.done)
-		loop_run(&s.done);
-	return s.ok;
+	return worker_tick_ref != LUA_NOREF && call_run("worker", "start", 2, (char *[]){NULL, serve.overrides}) == 0;
 }
 
 static void
-worker_signals_open(void)
+master_signals(sigset_t *set)
 {
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);                /* a terminal that goes away is the master's affair */
-	sigprocmask(SIG_SETMASK, &set, NULL);
-	worker_signals.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-	worker_signals.ready = worker_on_signal;
-	watch_add(&worker_signals, EPOLLIN);
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
 }
 
 /* Runs in the child; never returns. */
 __attribute__((noreturn)) static void
 worker_main(unsigned index, pid_t master)
 {
+	sigset_t set;
+
 	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
 	if (getppid() != master)
 		_exit(0);
@@ -21764,7 +21765,10 @@ worker_main(unsigned index, pid_t master)
 	loop_time = 0;
 	if (!secret_init() || !loop_init(true) || !tls_worker_init())
 		_exit(WORKER_EXIT_START);
-	worker_signals_open();
+	master_signals(&set);                   /* SIGHUP: a terminal that goes away is the master's affair */
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	worker_signals = (struct watch){.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .ready = worker_on_signal};
+	watch_add(&worker_signals, EPOLLIN);
 	worker_on_beat(&worker_beat_timer);
 	if (!worker_open())
 		_exit(WORKER_EXIT_START);
@@ -21862,6 +21866,25 @@ master_fork(unsigned i)
 		w->not_before = w->started + 1000;
 }
 
+/* One that is missing is started, and one whose heart stopped is killed. */
+static void
+master_keep_workers(void)
+{
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+
+	for (unsigned i = 0; i < serve.workers; i++) {
+		const struct worker *w = &master_workers[i];
+
+		if (w->pid == 0 && now >= w->not_before)
+			master_fork(i);
+		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS)
+			continue;
+		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
+		kill(w->pid, SIGKILL);
+		master_beats[i].at = now;
+	}
+}
+
 /* True: the worker could not even start, so nothing is gained by another. */
 static bool
 master_reap(bool stopping)
@@ -21892,37 +21915,16 @@ master_reap(bool stopping)
 	return fatal;
 }
 
-static void
-master_check_beats(void)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-
-	for (unsigned i = 0; i < serve.workers; i++) {
-		struct worker *w = &master_workers[i];
-
-		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS)
-			continue;
-		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
-		kill(w->pid, SIGKILL);
-		master_beats[i].at = now;
-	}
-}
-
+/* True: a worker is left. Signal 0 only asks. */
 static bool
-master_alive(void)
-{
-	for (unsigned i = 0; i < serve.workers; i++)
-		if (master_workers[i].pid != 0)
-			return true;
-	return false;
-}
-
-static void
 master_signal(int sig)
 {
+	bool alive = false;
+
 	for (unsigned i = 0; i < serve.workers; i++)
 		if (master_workers[i].pid != 0)
-			kill(master_workers[i].pid, sig);
+			alive |= kill(master_workers[i].pid, sig) == 0;
+	return alive;
 }
 
 /* `note` tells commands where the running proxy is, and its flags: they reach upstreams as it does. */
@@ -21968,7 +21970,7 @@ master_stop(const sigset_t *set)
 		close(net.listeners[i].watch.fd);
 	master_signal(SIGTERM);
 	close(master_pipe[1]);
-	while ((master_alive() || master_has_log()) && clock_read(CLOCK_MONOTONIC) < until) {
+	while ((master_signal(0) || master_has_log()) && clock_read(CLOCK_MONOTONIC) < until) {
 		int sig = sigtimedwait(set, NULL, &wait);
 
 		if (sig == SIGTERM || sig == SIGINT)
@@ -21986,6 +21988,8 @@ master_main(void)
 	const bool terminal = isatty(STDIN_FILENO);
 	sigset_t set;
 
+	master_signals(&set);
+	sigaddset(&set, SIGCHLD);
 	if ((master_log_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
 	    pipe2(master_pipe, O_CLOEXEC) != 0 || fcntl(master_pipe[1], F_SETFL, O_NONBLOCK) != 0)
 		return 1;
@@ -21995,11 +21999,6 @@ master_main(void)
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (master_beats == MAP_FAILED || !tls_init(serve.workers))
 		return 1;
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (unsigned i = 0; i < serve.workers; i++)
 		master_fork(i);
@@ -22011,7 +22010,6 @@ master_main(void)
 	master_say_ready();
 	for (;;) {
 		int sig = sigtimedwait(&set, NULL, &second);
-		int64_t now = clock_read(CLOCK_MONOTONIC);
 
 		/* SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away. */
 		if (sig == SIGTERM || sig == SIGINT ||
@@ -22021,19 +22019,8 @@ master_main(void)
 			reqlog_flush(NULL);
 		master_reap(false);
 		master_keep_log();
-		master_check_beats();
-		for (unsigned i = 0; i < serve.workers; i++)
-			if (master_workers[i].pid == 0 && now >= master_workers[i].not_before)
-				master_fork(i);
+		master_keep_workers();
 	}
-}
-
-/* -- modules */
-static void
-lua_open_module(lua_State *L, const char *name, lua_CFunction open_)
-{
-	luaL_requiref(L, name, open_, 0);
-	lua_pop(L, 1);
 }
 
 static void
@@ -22052,8 +22039,10 @@ lua_bind_all(lua_State *L, bool worker)
 		{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock}, {NULL, NULL},
 	};
 
-	for (size_t i = 0; i < COUNT(modules); i++)
-		lua_open_module(L, modules[i].name, modules[i].open);
+	for (size_t i = 0; i < COUNT(modules); i++) {
+		luaL_requiref(L, modules[i].name, modules[i].open, 0);
+		lua_pop(L, 1);
+	}
 	for (size_t i = 0; i < COUNT(functions); i++) {
 		lua_bind(L, functions[i].name, functions[i].list);
 		lua_pop(L, 1);
@@ -22066,56 +22055,6 @@ lua_bind_all(lua_State *L, bool worker)
 
 /* -- command */
 #ifndef SALLYPORT_UNIT
-struct command {
-	int argc;
-	char **argv;            /* borrowed */
-	bool done;
-	int code;
-};
-
-static int
-command_push(lua_State *co, void *arg)
-{
-	const struct command *c = arg;
-
-	lua_createtable(co, c->argc, 0);
-	for (int i = 1; i < c->argc; i++) {
-		lua_pushstring(co, c->argv[i]);
-		lua_rawseti(co, -2, i);
-	}
-	return 1;
-}
-
-static void
-command_done(struct task *t, bool ok, lua_State *co)
-{
-	struct command *c = task_owner(t);
-
-	c->done = true;
-	c->code = ok && lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : ok ? 0 : 1;
-	if (!ok)
-		fprintf(stderr, "sallyport: %s\n", lua_type(co, -1) == LUA_TSTRING ?
-		    lua_tostring(co, -1) : "failed");
-}
-
-static int
-command_run(int argc, char **argv)
-{
-	struct command c = {.argc = argc, .argv = argv};
-	struct task *task;
-	int main_ref;
-
-	if (lua_open_state(false) == NULL || (main_ref = lua_import("cli", "main")) == LUA_NOREF ||
-	    (task = task_new(main_ref, command_push, &c, &c, command_done)) == NULL)
-		return 1;
-	task_run(task);
-	if (!c.done)
-		loop_run(&c.done);
-	store_close();
-	lua_close_state();
-	return c.code;
-}
-
 /* No core dump, no ptrace by others, no inherited umask; as many descriptors as we may have. */
 static void
 process_harden(void)
@@ -22151,7 +22090,11 @@ main(int argc, char **argv)
 		fprintf(stderr, "sallyport: out of memory\n");
 		return 1;
 	}
-	code = command_run(argc, argv);
+	if (lua_open_state(false) == NULL)
+		return 1;
+	code = call_run("cli", "main", argc, argv);
+	store_close();
+	lua_close_state();
 	return serve.wanted && code == 0 ? master_main() : code;
 }
 #endif

@@ -73,9 +73,10 @@ local function load_authority()
   if not (der and key and require("tls").authority(der, key)) then error("the CA of this store is missing or damaged", 0) end
 end
 
-function M.start(overrides)
+--- given: { the flags of `serve` as JSON }
+function M.start(given)
   load_authority()
-  local flags = overrides and overrides ~= "" and assert(require("json").decode(overrides)) or nil
+  local flags = given[1] and assert(require("json").decode(given[1])) or nil
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first dial: connect-to, roots and the guard must be as they were set.
   config:load_settings()
