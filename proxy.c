@@ -18568,10 +18568,8 @@ l_req_log(lua_State *L)
 	r->allowed = strcmp(decision, "allow") == 0;
 	if (!r->allowed)
 		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
-	lua_getfield(L, 2, "requests");
 	if (agent[0] != '\0')
-		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
-		    (unsigned)luaL_optinteger(L, -1, AGENT_REQUESTS));
+		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 : (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
 	if (!r->held)
 		return l_answer(L, !r->too_many);
 	lua_settop(L, 1);
@@ -18588,11 +18586,8 @@ l_req_fail(lua_State *L)
 	const char *code = luaL_optstring(L, 3, "");
 
 	if (lua_istable(L, 6)) {
-		lua_getfield(L, 6, "close");
-		r->close_after = lua_toboolean(L, -1);
-		lua_getfield(L, 6, "retry_after");
-		r->retry_after = (int)luaL_optinteger(L, -1, 0);
-		lua_pop(L, 2);
+		r->close_after = l_flag(L, 6, "close");
+		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
 	}
 	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
 	    slice_of(luaL_optstring(L, 5, "")));
@@ -19301,14 +19296,6 @@ req_query_sent(const struct req *r, struct slice name)
 	return (struct slice){NULL, 0};
 }
 
-/* The answer must not give this value away: it stands in path or query in the place of `sent`. */
-static void
-l_note_back(lua_State *L, struct req *r, int idx, struct slice sent, struct slice name)
-{
-	if (!subst_back_add(&r->back, l_test_secret(L, idx), 0, sent, name))
-		luaL_error(L, "more than %d secrets to be kept from an answer", SUBST_BACK_MAX);
-}
-
 /* query:set(name, value): one pair of that name, percent-encoded, at the end */
 static int
 l_query_set(lua_State *L)
@@ -19319,10 +19306,11 @@ l_query_set(lua_State *L)
 
 	name = l_check_text(L, 2);
 	value = l_check_value(L, 3, &is_secret);
-	if (is_secret) {
+	if (is_secret) {        /* an answer must not give it away */
 		if (!pct_put(l_text(L, false, 0), name, PCT_URI))
 			return l_text_refuse(L);
-		l_note_back(L, r, 3, req_query_sent(r, name), buf_slice(&lua_text));
+		if (!subst_back_add(&r->back, l_test_secret(L, 3), 0, req_query_sent(r, name), buf_slice(&lua_text)))
+			return luaL_error(L, "more than %d secrets to be kept from an answer", SUBST_BACK_MAX);
 	}
 	l_query_edit(L, r, name, value);
 	return 0;
@@ -19357,37 +19345,6 @@ static const luaL_Reg l_query[] = {
 };
 
 /* -- view: body, stripped */
-static void
-l_view_set_body(lua_State *L, struct req *r, int idx)
-{
-	bool is_secret = false;
-	struct slice body = l_check_value(L, idx, &is_secret);
-	struct buf out;
-
-	if (!r->body_read)
-		luaL_error(L, "a type that sets the body declares body = { max = N }");
-	buf_init(&out, body.n);
-	if (!buf_addv(&out, body) || !req_take_body(r, &out)) {
-		buf_free(&out);
-		luaL_error(L, "no room for the body");
-	}
-	r->body_set = true;
-	r->body_secret = is_secret;
-}
-
-static void
-l_view_push_body(lua_State *L, struct req *r)
-{
-	struct slice body = {r->body.n != 0 ? r->body.p : "", r->body.n};
-
-	if (!r->body_read)
-		lua_pushnil(L);
-	else if (r->body_secret)
-		l_push_secret_copy(L, body);
-	else
-		l_push_slice(L, body);
-}
-
 /* view:splice_json(name, value), view:splice_form(name, value) -> true | nil, "malformed" |
  * "not_object" | "duplicate" | "unfit" | "no_room"
  * Sets a member of the body's top object to a string, or a pair of the form that the body is; every
@@ -19450,7 +19407,7 @@ static bool
 req_field_signed(struct slice name, const struct l_sigv4 *o)
 {
 	static const struct slice always[] = {{"content-type", 12}, {"content-md5", 11}};
-	struct slice left = o->listed.p != NULL ? o->listed : SLICE("");
+	struct slice left = o->listed;
 
 	if (slice_eq_nocase(name, SLICE("expect")) || slice_eq_nocase(name, SLICE("authorization")))
 		return false;
@@ -19467,8 +19424,7 @@ req_field_signed(struct slice name, const struct l_sigv4 *o)
 
 #define REQ_SIGNED_MAX (HTTP_FIELDS_MAX + HTTP_EDITS_MAX + 1)
 
-/* The fields to be signed, as req_put_fields would write them. `host`:
- * room for that line's value. */
+/* The fields to be signed, as req_put_head would write them. `host`: room for that line's value. */
 static size_t
 req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
     struct sigv4_field *out)
@@ -19606,10 +19562,8 @@ l_view_sigv4(lua_State *L)
 	char hash[64];
 
 	l_sigv4_read(L, 2, &o);
-	if (!http_valid_field_value(o.payload.p != NULL ? o.payload : SLICE("")) ||
-	    o.token.n > SECRET_MAX ||
-	    !http_valid_field_value(o.token.p != NULL ? o.token : SLICE("")) ||
-	    !http_valid_field_value(o.region_set.p != NULL ? o.region_set : SLICE("")))
+	if (!http_valid_field_value(o.payload) || o.token.n > SECRET_MAX || !http_valid_field_value(o.token) ||
+	    !http_valid_field_value(o.region_set))
 		return luaL_error(L, "sigv4: bytes that no header may hold");
 	if (o.payload.p == NULL) {
 		if (!r->body_read && r->head.body != BODY_NONE &&
@@ -19716,13 +19670,20 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	case M_FORM:      lua_pushstring(L, req_forms[r->form]); break;
 	case M_BODY_KIND: lua_pushstring(L, kinds[r->head.body]); break;
 	case M_HAS_BODY:  lua_pushboolean(L, req_has_body(r)); break;
-	case M_BODY:      l_view_push_body(L, r); break;
 	case M_PART:      l_view_push_part(L, r, (int)at); break;
 	case M_LENGTH:
 		if (r->head.body == BODY_LENGTH)
 			lua_pushinteger(L, (lua_Integer)r->head.length);
 		else
 			lua_pushnil(L);
+		break;
+	case M_BODY:
+		if (!r->body_read)
+			lua_pushnil(L);
+		else if (r->body_secret)
+			l_push_secret_copy(L, buf_slice(&r->body));
+		else
+			lua_pushlstring(L, r->body.n != 0 ? r->body.p : "", r->body.n);
 		break;
 	case M_QUERY_TEXT:      /* as it will go out: a secret once something was put in or taken out; nil: there is none */
 		if (r->new_query == NULL)
@@ -19785,16 +19746,29 @@ static const luaL_Reg l_view_methods[] = {
 	{"splice_json", l_view_splice_json}, {"splice_form", l_view_splice_form}, {NULL, NULL},
 };
 
+/* view.body = string or secret; nothing else is set */
 static int
 l_view_newindex(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
 	const char *name = luaL_checkstring(L, 2);
+	bool is_secret = false;
+	struct slice body;
+	struct buf out;
 
 	if (strcmp(name, "body") != 0)
 		return luaL_error(L, "a policy cannot set the request's %s", name);
+	body = l_check_value(L, 3, &is_secret);
+	if (!r->body_read)
+		return luaL_error(L, "a type that sets the body declares body = { max = N }");
+	buf_init(&out, body.n);
+	if (!buf_addv(&out, body) || !req_take_body(r, &out)) {
+		buf_free(&out);
+		return luaL_error(L, "no room for the body");
+	}
 	r->looked = true;
-	l_view_set_body(L, r, 3);
+	r->body_set = true;
+	r->body_secret = is_secret;
 	return 0;
 }
 
