@@ -8622,8 +8622,7 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 }
 
 /* ---- store -----------------------------------------------------------------
- * One LMDB environment, HOME/store, for what commands and workers share; another, HOME/log, for the
- * request log. Invariants:
+ * One LMDB environment, HOME/store, for what commands and workers share. Invariants:
  *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all
  *    of it with its database and key. What the tag does not cover is refused by name (`damaged`).
  *  - Every number on the disk inside a value is big-endian: backups move between machines.
@@ -8658,7 +8657,7 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 #define STORE_LOCK_POLL_NS 2000000      /* a commit on flash takes some ms */
 #define STORE_REOPEN_MS 1000            /* a disk that fails is not asked at each request */
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
-#define STORE_LOOK_MS 10                /* store_serving holds serve.lock for an instant */
+#define STORE_LOOK_MS 10                /* host.lock_held takes serve.lock for an instant */
 
 #define STORE_FORMAT 1
 #define STORE_TAG 32                    /* HMAC-SHA256 */
@@ -8728,12 +8727,19 @@ static const struct {
 /* The store's own entries in meta begin with a byte that no record's key begins with. */
 #define STORE_K_FORMAT SLICE("\1format")        /* u32 */
 #define STORE_K_DATAKEY SLICE("\1datakey")      /* struct below, 84 bytes */
-#define STORE_K_COUNTERS SLICE("\1counters")    /* config, state, version, room: u64 each */
+#define STORE_K_COUNTERS SLICE("\1counters")    /* struct store_counters, u64 each, in its order */
 #define STORE_K_CHANGE "\1change/"              /* + u64 config generation -> db NUL key NUL … */
 #define STORE_CHANGE_KEY (sizeof(STORE_K_CHANGE) - 1 + 8)
 
-/* What the data key is wrapped into: magic, kind of wrapping, id of the key file, nonce, the key,
- * tag. */
+/* The wrapped data key:
+ * offset  bytes  meaning
+ *      0      4  "SPK1"
+ *      4      1  kind of wrapping
+ *      5      3  zero
+ *      8     16  id of the key file
+ *     24     12  nonce
+ *     36     32  data key, ciphertext
+ *     68     16  tag, also over the first 24 bytes */
 #define DATAKEY_MAGIC "SPK1"
 #define DATAKEY_FILE 1          /* wrapped by HOME/key; a passphrase or TPM will be another */
 #define DATAKEY_AAD 24          /* magic 4, kind 1, zero 3, id 16: bound to the wrapping */
@@ -8755,6 +8761,7 @@ struct store_keys {
 static struct {
 	char home[PATH_MAX];    /* of the last store_open, also of one that failed */
 	MDB_env *env;           /* owned; NULL: not open */
+	mdb_filehandle_t fd;    /* borrowed from env: data.mdb */
 	MDB_dbi dbi[STORE_DBS]; /* opened once, in a committed transaction */
 	MDB_txn *reader;        /* owned; loop thread; reset between uses; NULL until the first */
 	bool reading;           /* the reader has a snapshot */
@@ -8993,8 +9000,16 @@ store_tag(const struct store_keys *k, enum store_db db, struct slice key, struct
 }
 
 /* -- records
- * head: "SPR" format, 2 zero… see store_record_head; then plain, then the sealed secrets
- * (u8 name length, name, u32 n, nonce 12, ciphertext n, tag 16), then the record's tag. */
+ * offset  bytes  meaning
+ *      0      4  "SPR", format
+ *      4      8  version: of the commit that wrote it
+ *     12      4  room
+ *     16      4  p, bytes of the plain part
+ *     20      2  number of sealed secrets
+ *     22      2  zero
+ *     24      p  plain part, JSON
+ *   24+p         the sealed secrets: 1 + name, 4 (n), nonce 12, ciphertext n, tag 16
+ *  at the end: 32 bytes, HMAC-SHA256 over database, key and all before (store_tag) */
 struct store_record {
 	uint64_t version;
 	uint32_t room;          /* bytes promised to its successor */
@@ -9414,7 +9429,7 @@ struct store_batch {
 	uint64_t version;       /* after the commit: that of the records it wrote */
 };
 
-/* For op->version: what anybody may find there. */
+/* For op->version: the record may have any version, or not be there. */
 #define STORE_ANY UINT64_MAX
 
 static struct store_batch *
@@ -9602,14 +9617,14 @@ store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 /* Pages of the file that the tree does not use: LMDB's database 0 lists them, a length first in
  * each value, and shows them to readers only. Walked only when the map's end is near. */
 static size_t
-store_free_pages(MDB_env *env)
+store_free_pages(void)
 {
 	MDB_cursor *cur;
 	MDB_txn *txn;
 	MDB_val k, v;
 	size_t sum = 0, n;
 
-	if (mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) != 0)
+	if (mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn) != 0)
 		return 0;
 	if (mdb_cursor_open(txn, 0, &cur) == 0) {
 		while (mdb_cursor_get(cur, &k, &v, MDB_NEXT) == 0) {
@@ -9625,15 +9640,15 @@ store_free_pages(MDB_env *env)
 /* Extends the file so that blocks are allocated up to `want`. A file system that cannot allocate
  * ahead is only extended: the promise of room is then as good as its free space. */
 static bool
-store_allocate(int fd, off_t have, off_t want)
+store_allocate(off_t have, off_t want)
 {
 	int rc;
 
 	do
-		rc = fallocate(fd, 0, have, want - have);
+		rc = fallocate(store.fd, 0, have, want - have);
 	while (rc < 0 && errno == EINTR);
 	if (rc < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
-		rc = ftruncate(fd, want);
+		rc = ftruncate(store.fd, want);
 	return rc == 0;
 }
 
@@ -9647,11 +9662,9 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 	MDB_envinfo info;
 	struct stat st;
 	size_t used, step, need;
-	mdb_filehandle_t fd;
-	int rc;
+	int rc = mdb_env_info(store.env, &info);
 
-	if ((rc = mdb_env_info(store.env, &info)) != 0 ||
-	    (rc = mdb_env_get_fd(store.env, &fd)) != 0)
+	if (rc != 0)
 		return store_err_of(rc);
 	used = (info.me_last_pgno + 1) * (size_t)store.psize;
 	if (touched > info.me_last_pgno)
@@ -9659,15 +9672,15 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 	need = bytes + (touched + 16) * store.psize + STORE_RESERVE +
 	    (size_t)(promised < STORE_MAP_SIZE ? promised : STORE_MAP_SIZE);
 	if (used + need > info.me_mapsize)
-		return info.me_mapsize - used + store_free_pages(store.env) * store.psize >= need
+		return info.me_mapsize - used + store_free_pages() * store.psize >= need
 		    ? STORE_OK : STORE_FULL;
-	if (fstat(fd, &st) != 0)
+	if (fstat(store.fd, &st) != 0)
 		return STORE_IO;
 	if ((size_t)st.st_size >= used + need)
 		return STORE_OK;
 	step = used + need + STORE_RESERVE <= info.me_mapsize ? STORE_RESERVE : 0;
-	if (store_allocate(fd, st.st_size, (off_t)(used + need + step)) ||
-	    store_allocate(fd, st.st_size, (off_t)(used + need)))
+	if (store_allocate(st.st_size, (off_t)(used + need + step)) ||
+	    store_allocate(st.st_size, (off_t)(used + need)))
 		return STORE_OK;
 	return store_err_of(errno);
 }
@@ -9920,7 +9933,7 @@ struct store_commit {
 	_Atomic int phase;
 	enum store_err err;             /* once done */
 	void (*done)(struct store_commit *);    /* loop thread; frees it with store_commit_free */
-	void *owner;                    /* borrowed; whoever waits, NULL when nobody does */
+	void *owner;                    /* borrowed: the waiting binding's; NULL: none waits */
 };
 
 static void
@@ -9987,7 +10000,7 @@ store_commit_cancel(struct store_commit *c)
 }
 
 /* In a command: here and now. Ctrl-Z waits until the lock is given back, so that a stopped command
- * stops nobody; kill -STOP cannot be held off, and the others' deadlines are for that. */
+ * holds up no other; kill -STOP cannot be held off, and the others' deadlines are for that. */
 static enum store_err
 store_commit_now(struct store_batch *b, int64_t deadline)
 {
@@ -10052,7 +10065,7 @@ store_sync_dir(const char *path)
 	return ok;
 }
 
-/* link, not rename: a key that is there is never overwritten, whoever made it meanwhile. */
+/* link, not rename: a key that another process made meanwhile is not overwritten. */
 static enum store_err
 store_key_make(const char *home, uint8_t kek[32])
 {
@@ -10111,6 +10124,7 @@ store_env_open(const char *home)
 	    (rc = mdb_env_set_maxreaders(store.env, STORE_READERS)) == 0 &&
 	    (rc = mdb_env_set_maxdbs(store.env, STORE_DBS)) == 0 &&
 	    (rc = mdb_env_open(store.env, path, MDB_NOTLS, 0600)) == 0 &&
+	    (rc = mdb_env_get_fd(store.env, &store.fd)) == 0 &&
 	    (rc = mdb_env_stat(store.env, &st)) == 0) {
 		store.psize = st.ms_psize;
 		snprintf(store.home, sizeof store.home, "%s", home);
@@ -10129,21 +10143,19 @@ static enum store_err
 store_check_length(void)
 {
 	MDB_envinfo info;
-	mdb_filehandle_t fd;
 	struct stat st;
 	size_t want;
 
-	if (mdb_env_info(store.env, &info) != 0 || mdb_env_get_fd(store.env, &fd) != 0 ||
-	    fstat(fd, &st) != 0)
+	if (mdb_env_info(store.env, &info) != 0 || fstat(store.fd, &st) != 0)
 		return STORE_IO;
 	want = (info.me_last_pgno + 1) * (size_t)store.psize;
 	if ((size_t)st.st_size >= want || (want - (size_t)st.st_size <= STORE_RESERVE &&
-	    fallocate(fd, 0, st.st_size, (off_t)want - st.st_size) == 0))
+	    fallocate(store.fd, 0, st.st_size, (off_t)want - st.st_size) == 0))
 		return STORE_OK;
 	return store_fail(STORE_DAMAGED, "store/data.mdb", "is cut short", -1);
 }
 
-/* Handles are opened in a read transaction: a writer that is stopped keeps nobody from opening. */
+/* Handles are opened in a read transaction, which does not wait for a stopped writer. */
 static enum store_err
 store_dbis_open(void)
 {
@@ -10369,7 +10381,7 @@ store_init(const char *home)
 /* -- one server per data directory */
 
 /* The lock of a server, which its workers inherit: -1, errno EWOULDBLOCK where one runs. Whoever
- * only looks (store_serving) holds it for an instant: hence the wait. */
+ * only looks (host.lock_held) holds it for an instant: hence the wait. */
 static int
 store_lock_serve(const char *home)
 {
@@ -10380,30 +10392,6 @@ store_lock_serve(const char *home)
 	close(fd);
 	errno = EWOULDBLOCK;
 	return -1;
-}
-
-static bool
-store_serving(const char *home)
-{
-	char path[PATH_MAX];
-	int fd = store_path(path, home, "serve.lock") ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0;
-
-	if (fd >= 0)
-		close(fd);
-	return held;
-}
-
-/* Clears the slots of readers that died: a slot pins every page freed since. After a child's death
- * and each minute. Returns how many. */
-static int
-store_clear_readers(void)
-{
-	int dead = 0;
-
-	if (store.env != NULL)
-		mdb_reader_check(store.env, &dead);
-	return dead;
 }
 
 /* ---- reqlog ----------------------------------------------------------------
@@ -10417,7 +10405,7 @@ store_clear_readers(void)
  * one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
 #define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
 #define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
-#define REQLOG_DELAY_MS 50              /* whoever looks right after a request finds it */
+#define REQLOG_DELAY_MS 50              /* a look right after a request finds its record */
 #define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
 #define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
 
@@ -10439,26 +10427,12 @@ static struct {
 	unsigned turn;                  /* how often it was empty */
 	unsigned ticks;                 /* the writer is to be woken so many times more */
 	bool held;                      /* requests wait for room */
-	struct timer timer, said;
-	uint64_t dropped;               /* since the last line about it */
+	struct timer timer;
+	uint64_t dropped;               /* since the last line about it; the next one is due at say_at */
+	int64_t say_at;                 /* monotonic ms */
 } reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
 
 static void agents_turn(void);          /* in conn: what waits for room goes on */
-
-static void
-reqlog_say(struct timer *t)
-{
-	(void)t;
-	log_line("ev=log_dropped why=slow dropped=%llu", (unsigned long long)reqlog.dropped);
-	reqlog.dropped = 0;
-}
-
-static void
-reqlog_drop(void)
-{
-	if (reqlog.dropped++ == 0 && reqlog.said.slot == 0)
-		timer_set(&reqlog.said, clock_now() + REQLOG_SAY_MS, reqlog_say);
-}
 
 /* As much as the pipe takes. */
 static void
@@ -10468,6 +10442,10 @@ reqlog_flush(struct timer *t)
 	size_t at = 0, n;
 
 	(void)t;
+	if (reqlog.dropped != 0 && clock_now() >= reqlog.say_at) {
+		log_line("ev=log_dropped why=slow dropped=%llu", (unsigned long long)reqlog.dropped);
+		reqlog.dropped = 0;
+	}
 	if (!buf_room(b, 1))
 		return;
 	buf_add(b, "\n", 1);
@@ -10502,7 +10480,7 @@ reqlog_tick(bool minute)
 
 /* May a request of this agent be sent? False: agents_turn is called when it may. s->n also counts
  * records that went down the pipe since the queue was last empty, so a queue that is shorter than a
- * share holds nobody. */
+ * share holds no agent. */
 static bool
 reqlog_room(const struct reqlog_share *s)
 {
@@ -10525,7 +10503,8 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s)
 	if ((kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2) ||
 	    (kind == REQLOG_PLAIN && reqlog.pending.n > REQLOG_QUEUE) ||
 	    json.n > PIPE_BUF - 2 || !buf_room(&reqlog.pending, json.n + 2)) {
-		reqlog_drop();
+		if (reqlog.dropped++ == 0)
+			reqlog.say_at = clock_now() + REQLOG_SAY_MS;
 		return;
 	}
 	buf_join(&reqlog.pending, line, 3);
@@ -17475,7 +17454,7 @@ static const luaL_Reg l_uri_functions[] = {
  * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles for what is sealed. A slice of the read transaction never outlives the
  * binding that took it: a worker's ends with the resume, a command's with the binding, since a
  * command may wait at a prompt and an open snapshot keeps old pages in the file. */
-#define L_COMMIT_MS 10000       /* for whoever names no deadline */
+#define L_COMMIT_MS 10000       /* of a commit without a deadline */
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
 #define L_MARK 22               /* 130 bits: no two secrets share one */
@@ -17642,19 +17621,18 @@ l_store_get(lua_State *L)
  *   -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
  *   | nil, "absent" | "damaged" | …
  *
- * Unseals nothing. `unverified`: the store was opened without its key, so nobody vouches for it. */
+ * Unseals nothing. `unverified`: the store was opened without its key, so its tag was not checked. */
 static int
 l_store_peek(lua_State *L)
 {
 	return l_store_record(L, false);
 }
 
-/* store.each(db, prefix [, after [, limit]]) -> { { key =, record = as peek, damaged = true | nil
- * }, … }
- *   | nil, code
- * In order of keys, those that begin with prefix and come after `after`; at most limit (256): a
- * page.
- * A damaged one has no record. */
+/* store.each(db, prefix [, after [, limit]])
+ *   -> { { key =, record = as peek, damaged = true | nil }, … } | nil, code
+ *
+ * A page: in order of keys, those that begin with prefix and come after `after`, at most limit
+ * (256). A damaged one has no record. */
 static int
 l_store_each(lua_State *L)
 {
@@ -17730,8 +17708,10 @@ l_store_changes(lua_State *L)
 	return l_store_return(known && n % 2 == 0 ? 1 : l_fail(L, "rebuild"));
 }
 
-/* store.placeholder(shape, label) -> the shape with its random parts filled from what is derived of the label, and where
- * the longest of them ends | nil, "locked" */
+/* store.placeholder(shape, label) -> text, stop | nil, "locked"
+ *
+ * The shape with its random parts filled from what is derived of the label; the longest of these
+ * parts ends at `stop`. */
 static int
 l_store_placeholder(lua_State *L)
 {
@@ -17746,8 +17726,10 @@ l_store_placeholder(lua_State *L)
 	return 2;
 }
 
-/* store.mark(secret) -> letters and digits | nil, "locked" The same for the same secret and
- * store, and without the key they tell nothing of it: to recognise one that was here before. */
+/* store.mark(secret) -> letters and digits | nil, "locked"
+ *
+ * The same for the same secret and store: a secret that was here before is recognised by its mark.
+ * Without the store's key a mark tells nothing of the secret. */
 static int
 l_store_mark(lua_State *L)
 {
@@ -17934,16 +17916,16 @@ l_commit_push(lua_State *L, bool late)
 /* store.commit(ops [, deadline]) -> true, version
  *   | nil, "conflict" | "full" | "damaged" | "io" | "locked" | …
  *   | nil, "timeout", begun
- * All of it or nothing, and on the disk when it answers. ops = {
- *   { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool,
- *   version = N, room = N }, { op = "del", db =, key =, version = N }, { op = "check", db =, key =,
- *   version = N } }
- * version: what must be there before the commit (0: nothing; nil: anything, even damaged). keep:
- * sealed fields that `secrets` does not name stay, false takes one away. room: a later put over
- * this record of that many bytes finds room on a full disk. The members version, secrets, sealed
- * and unverified of `plain` are not stored. After a time-out with begun = false the commit will
- * never be applied; with
- * begun = true it was under way and may be on the disk any moment. */
+ *
+ * All of it or nothing, and on the disk when it answers. ops =
+ *   { { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool,
+ *       version = N, room = N },
+ *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
+ * version: what must be there before the commit (0: nothing; nil: anything, even a damaged record).
+ * keep: sealed fields that `secrets` does not name stay; false takes one away. room: a later put over
+ * this record of that many bytes finds room on a full disk. The members version, secrets, sealed and
+ * unverified of `plain` are not stored. After a time-out with begun = false the commit is never
+ * applied; with begun = true it was under way and may be on the disk at any moment. yields */
 static int
 l_store_commit(lua_State *L)
 {
@@ -18107,7 +18089,9 @@ l_raw_begin(lua_State *L)
 	return l_store_answer(L, err);
 }
 
-/* raw:commit() -> true | nil, code, fault: on the disk when it returns. The handle is spent. */
+/* raw:commit() -> true | nil, code, fault
+ *
+ * On the disk when it returns. The handle is spent. */
 static int
 l_raw_commit(lua_State *L)
 {
@@ -18164,7 +18148,9 @@ l_raw_get(lua_State *L)
 	return 1;
 }
 
-/* raw:put(db, key, value | nil) -> true | nil, code. Without a value the entry goes. */
+/* raw:put(db, key, value | nil) -> true | nil, code
+ *
+ * Without a value the entry goes. */
 static int
 l_raw_put(lua_State *L)
 {
@@ -18200,7 +18186,9 @@ l_raw_record(lua_State *L)
 	return 3;
 }
 
-/* raw:mac(text): adds to what is authenticated */
+/* raw:mac(text)
+ *
+ * Adds to what is authenticated. */
 static int
 l_raw_mac(lua_State *L)
 {
@@ -18233,20 +18221,6 @@ l_raw_sum(lua_State *L)
 	return 1;
 }
 
-static void
-l_open_raw(lua_State *L)
-{
-	static const luaL_Reg events[] = {{"__gc", l_raw_gc}, {"__close", l_raw_gc}, {NULL, NULL}};
-	static const luaL_Reg methods[] = {
-		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next}, {"get", l_raw_get},
-		{"put", l_raw_put}, {"record", l_raw_record}, {"mac", l_raw_mac}, {"sum", l_raw_sum},
-		{NULL, NULL},
-	};
-
-	luaL_newlib(L, methods);
-	l_metatable(L, L_RAW, events);
-}
-
 static const luaL_Reg l_store[] = {
 	{"open", l_store_open},
 	{"close", l_store_close},
@@ -18267,7 +18241,15 @@ static const luaL_Reg l_store[] = {
 static int
 l_open_store(lua_State *L)
 {
-	l_open_raw(L);
+	static const luaL_Reg events[] = {{"__gc", l_raw_gc}, {"__close", l_raw_gc}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {
+		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next}, {"get", l_raw_get},
+		{"put", l_raw_put}, {"record", l_raw_record}, {"mac", l_raw_mac}, {"sum", l_raw_sum},
+		{NULL, NULL},
+	};
+
+	luaL_newlib(L, methods);
+	l_metatable(L, L_RAW, events);
 	luaL_newlib(L, l_store);
 	return 1;
 }
@@ -20501,7 +20483,9 @@ l_time_sleep_push(lua_State *L, bool late)
 	return late ? 0 : -1;
 }
 
-/* time.sleep(ms): 0 lets everything else have its turn. yields */
+/* time.sleep(ms)
+ *
+ * With 0 everything else has its turn. yields */
 static int
 l_time_sleep(lua_State *L)
 {
@@ -20538,10 +20522,12 @@ l_opt_value(lua_State *L, int idx)
 	return lua_isnoneornil(L, idx) ? (struct slice){"", 0} : l_check_value(L, idx, &is_secret);
 }
 
-/* tls.identity(cert | nil, key | nil, ca | nil, legacy) -> identity | nil, field, code. cert and ca
- * are PEM, ca perhaps pins; key is a secret; legacy: true for an old box. Codes: "missing", "malformed", "no_certificate",
- * "private_key" (where none belongs), "mismatch", "malformed_pin", "too_many" (certificates to
- * show), "too_large", "no_memory", and those of secret.key_info. */
+/* tls.identity(cert | nil, key | nil, ca | nil, legacy) -> identity | nil, field, code
+ *
+ * cert and ca are PEM, or ca is a list of pins; key is a secret; legacy: true for an old box. Codes:
+ * "missing", "malformed", "no_certificate", "private_key" (where none belongs), "mismatch",
+ * "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of
+ * secret.key_info. */
 static int
 l_tls_identity(lua_State *L)
 {
@@ -20559,9 +20545,9 @@ l_tls_identity(lua_State *L)
 	return 3;
 }
 
-/* tls.authority(der, key) -> true | false: not a certificate and its key
+/* tls.authority(der, key) -> true | false
  *
- * What signs leaves from now on. */
+ * What signs leaves from now on. False: these are not a certificate and its key. */
 static int
 l_tls_authority(lua_State *L)
 {
@@ -20680,11 +20666,12 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 }
 
 /* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=,
- * addresses={…}, tls=identity, text=, head= }, deadline)
- * -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail. Nothing was sent:
- * "unreachable", "tls", "address_blocked", "clock_unset". It may have been: "timeout", "cut",
- * "too_large". No redirects. `text`: the body as a string, for what holds no secret (metadata);
- * `head`: the body is not waited for. yields */
+ *   addresses={…}, tls=identity, text=, head= }, deadline)
+ *   -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail
+ *
+ * Nothing was sent: "unreachable", "tls", "address_blocked", "clock_unset". It may have been sent:
+ * "timeout", "cut", "too_large". No redirects. `text`: the body as a string, for what holds no secret
+ * (metadata); `head`: the body is not waited for. yields */
 static int
 l_http_request(lua_State *L)
 {
@@ -20810,7 +20797,7 @@ l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
 			lua_getfield(L, 1, "program");
 		else
 			lua_geti(L, -1, i);
-		s = l_check_text(L, -1);
+		s = l_check_slice(L, -1);       /* no number: its text would not be the table's */
 		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, 1, "a NUL in an argument");
 		argv[i] = (char *)s.p;
 		lua_pop(L, 1);
@@ -20819,8 +20806,10 @@ l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
 	lua_pop(L, 1);
 }
 
-/* host.command({ program=, arguments={…}, timeout=ms }, deadline) -> { { name, secret } … } |
- * nil, code [, exit status]. yields */
+/* host.command({ program=, arguments={…}, timeout=ms }, deadline)
+ *   -> { { name, secret } … } | nil, code [, exit status]
+ *
+ * yields */
 static int
 l_host_run(lua_State *L)
 {
@@ -20846,8 +20835,9 @@ l_host_run(lua_State *L)
 	return l_wait(L, l_command_push);
 }
 
-/* host.helpers(dir [, look]) -> true | nil, why: names the folder, once, before there are
- * workers; or only looks at it */
+/* host.helpers(dir [, look]) -> true | nil, why
+ *
+ * Names the folder of programs, once, before there are workers; with `look` it is only looked at. */
 static int
 l_host_helpers(lua_State *L)
 {
@@ -20879,7 +20869,9 @@ spawn_done(struct task *t, bool ok, lua_State *co)
 	luaL_unref(lua_main, LUA_REGISTRYINDEX, t->fn_ref);
 }
 
-/* host.spawn(fn): begins soon, is nobody's */
+/* host.spawn(fn)
+ *
+ * fn runs soon, in a task of its own that no request ends. */
 static int
 l_host_spawn(lua_State *L)
 {
@@ -20985,9 +20977,10 @@ conn_bound(uint64_t memory)
 		conn_max = (files.rlim_cur - 64) / 2;
 }
 
-/* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…}, upstream_ca={…}, memory=bytes,
- * dial_timeout=s, answer_timeout=s, idle_timeout=s }
- * -> true | nil, why. Members that are nil stay as they are. */
+/* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…},
+ *   upstream_ca={…}, memory=bytes, dial_timeout=s, answer_timeout=s, idle_timeout=s } -> true | nil, why
+ *
+ * Members that are nil stay as they are. */
 static int
 l_host_configure(lua_State *L)
 {
@@ -21043,7 +21036,6 @@ l_host_stat(lua_State *L)
 	l_set_integer(L, "uid", st.st_uid);
 	l_set_integer(L, "gid", st.st_gid);
 	l_set_integer(L, "size", st.st_size);
-	l_set_integer(L, "mtime", st.st_mtime);
 	l_set_integer(L, "inode", (lua_Integer)st.st_ino);
 	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
 	    S_ISLNK(st.st_mode) ? "link" : "other");
@@ -21060,7 +21052,7 @@ l_file_close(lua_State *L)
 }
 
 /* A file as io.open's, its owner's (0600, or a new one `mode`) and `group`'s (-1: none). No link is
- * followed, and no pipe or file of somebody else's is taken. */
+ * followed, and no pipe or another user's file is taken. */
 static int
 l_file_open(lua_State *L, int flags, const char *how, mode_t mode, gid_t group)
 {
@@ -21104,34 +21096,34 @@ l_host_create(lua_State *L)
 	return l_file_open(L, O_WRONLY | O_EXCL, "w", (mode_t)luaL_optinteger(L, 2, 0600), (gid_t)-1);
 }
 
+/* host.mkdir(path, mode) -> true | nil, "exists" | why */
 static int
 l_host_mkdir(lua_State *L)
 {
 	const char *path = luaL_checkstring(L, 1);
 	mode_t mode = (mode_t)luaL_checkinteger(L, 2);
 
-	if (mkdir(path, 0700) != 0)
-		return errno == EEXIST ? l_fail(L, "exists") : l_fail_errno(L);
-	if (chmod(path, mode) != 0)
-		return l_fail_errno(L);
-	return l_answer(L, true);
+	if (mkdir(path, 0700) == 0 && chmod(path, mode) == 0)
+		return l_answer(L, true);
+	return errno == EEXIST ? l_fail(L, "exists") : l_fail_errno(L);
 }
 
-/* host.sync(path or file) -> true | nil, why: a file's bytes, or a folder's names, are on the disk */
+/* host.sync(path or file) -> true | nil, why
+ *
+ * A file's bytes, or a folder's names, are on the disk when it returns. */
 static int
 l_host_sync(lua_State *L)
 {
 	luaL_Stream *f = luaL_testudata(L, 1, LUA_FILEHANDLE);
 	int fd = f != NULL ? dup(fileno(f->f)) : open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
-	bool ok = fd >= 0 && fsync(fd) == 0;
+	int n = fd >= 0 && fsync(fd) == 0 ? l_answer(L, true) : l_fail_errno(L);
 
-	if (!ok)
-		l_fail_errno(L);
 	if (fd >= 0)
 		close(fd);
-	return ok ? l_answer(L, true) : 2;
+	return n;
 }
 
+/* host.disk(path) -> bytes that are free | nil, why */
 static int
 l_host_disk(lua_State *L)
 {
@@ -21139,9 +21131,7 @@ l_host_disk(lua_State *L)
 
 	if (statvfs(luaL_checkstring(L, 1), &v) != 0)
 		return l_fail_errno(L);
-	lua_createtable(L, 0, 2);
-	l_set_integer(L, "free", (v.f_bavail * v.f_frsize));
-	l_set_integer(L, "total", (v.f_blocks * v.f_frsize));
+	lua_pushinteger(L, (lua_Integer)(v.f_bavail * v.f_frsize));
 	return 1;
 }
 
@@ -21152,8 +21142,9 @@ l_host_sha256_hex(lua_State *L)
 	return 1;
 }
 
-/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex. About a
- * second of work: for a command. */
+/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex
+ *
+ * About a second of work: for a command. */
 static int
 l_host_stand_in_key(lua_State *L)
 {
@@ -21168,7 +21159,9 @@ l_host_stand_in_key(lua_State *L)
 	return 2;
 }
 
-/* host.stand_in_signed(text, signature, modulus in hex) -> did this key sign it, with RS256? */
+/* host.stand_in_signed(text, signature, modulus in hex) -> true | false
+ *
+ * Did this key sign the text, with RS256? */
 static int
 l_host_stand_in_signed(lua_State *L)
 {
@@ -21300,7 +21293,9 @@ l_opt_multiline(lua_State *L, int idx, struct buf *b)
 	return multiline;
 }
 
-/* host.read_secret(path | nil, opts) -> secret, empty | nil, code. nil: standard input */
+/* host.read_secret(path | nil, opts) -> secret, empty | nil, code
+ *
+ * Without a path: standard input. */
 static int
 l_host_read_secret(lua_State *L)
 {
@@ -21441,7 +21436,13 @@ static int l_host_locked(lua_State *L) { return l_answer(L, secret_locked()); }
 static int
 l_host_lock_held(lua_State *L)
 {
-	return l_answer(L, store_serving(luaL_checkstring(L, 1)));
+	char path[PATH_MAX];
+	int fd = store_path(path, luaL_checkstring(L, 1), "serve.lock") ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0;
+
+	if (fd >= 0)
+		close(fd);
+	return l_answer(L, held);
 }
 
 static int
@@ -21663,7 +21664,7 @@ worker_on_tick(struct timer *t)
 	}
 	reqlog_tick(clock_now() >= worker_readers_at);
 	if (clock_now() >= worker_readers_at) {
-		store_clear_readers();
+		mdb_reader_check(store.env, NULL);      /* a dead reader's slot pins every page freed since */
 		worker_readers_at = clock_now() + 60000;
 	}
 	timer_set(t, clock_now() + (more ? 20 : 500), worker_on_tick);

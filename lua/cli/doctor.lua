@@ -46,10 +46,10 @@ local function files(ctx, say)
     end
   end
   if not bad then say("store files", OK, h .. "/store") end
-  local disk = host.disk(h)
-  if disk then
-    say("disk", disk.free < ROOM_MIN and BAD or OK, ("%d MiB are free"):format(disk.free >> 20),
-      disk.free < ROOM_MIN and "free some: a refresh refuses to begin where its answer has no room" or nil)
+  local free = host.disk(h)
+  if free then
+    say("disk", free < ROOM_MIN and BAD or OK, ("%d MiB are free"):format(free >> 20),
+      free < ROOM_MIN and "free some: a refresh refuses to begin where its answer has no room" or nil)
   end
 end
 
@@ -117,9 +117,9 @@ local function request_log(ctx, say)
     wrong(WARN, ("the group %s cannot enter %s, so not read the log"):format(all.log_group, closed),
       "sallyport set log-file /var/log/sallyport/requests.jsonl, in a folder of that group, mode 750")
   end
-  local disk = host.disk(path:match("^(.*)/"))
-  if disk and disk.free < ROOM_MIN then
-    wrong(BAD, ("%d MiB are free where it lies: records are lost once there is no room"):format(disk.free >> 20),
+  local free = host.disk(path:match("^(.*)/"))
+  if free and free < ROOM_MIN then
+    wrong(BAD, ("%d MiB are free where it lies: records are lost once there is no room"):format(free >> 20),
       all.log == "memory" and "free some in /dev/shm" or "free some, or: sallyport set log-file FILE on another disk")
   end
   if fine then say("request log", OK, path) end

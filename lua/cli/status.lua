@@ -104,9 +104,9 @@ local function run(_, _, ctx)
   local time = require "time"
   local now, running = time.wall(), home.running(ctx)
   local path = require("cli.log_place").current(ctx)
-  local disk = ctx.host.disk(ctx.home)
+  local free = ctx.host.disk(ctx.home)
   local s = { running = running ~= nil, listen = report.array(running and running.listen), home = ctx.home, log = path,
-    version = ctx.host.version, free = disk and disk.free, agents = agents(now), credentials = credentials(now),
+    version = ctx.host.version, free = free, agents = agents(now), credentials = credentials(now),
     last_hour = last_hour(ctx, path, time.wall_ms()) }
   ctx.out(ctx.json and report.json(s) or lines_of(ctx, s))
   return running and 0 or 1
