@@ -3281,15 +3281,6 @@ leaf_unref(struct leaf *l)
 		free(l);
 }
 
-static void
-leaf_flush(void)
-{
-	for (size_t i = 0; i < TLS_LEAVES; i++) {
-		leaf_unref(leaves[i]);
-		leaves[i] = NULL;
-	}
-}
-
 static struct leaf *
 leaf_mint(const char *host, int64_t now)
 {
@@ -3354,7 +3345,10 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	struct slice s;
 
 	tls_ca.loaded = false;
-	leaf_flush();
+	for (size_t i = 0; i < TLS_LEAVES; i++) {
+		leaf_unref(leaves[i]);
+		leaves[i] = NULL;
+	}
 	if (tls_keys == NULL && (tls_keys = tls_map(sizeof *tls_keys, MAP_PRIVATE)) == NULL)
 		return false;
 	memcpy(tls_keys->ca, key32, 32);
@@ -3661,17 +3655,6 @@ verify_dates(const struct tls_verify *v, const struct cert_view *c)
 	    v->now > c->not_after ? "certificate expired" : NULL;
 }
 
-/* Why a chain that ends with `c` leads nowhere. */
-static const char *
-verify_untrusted(const struct cert_view *c, bool first)
-{
-	if (slice_eq(c->issuer, c->subject))
-		return first ? "untrusted certificate (self-signed)" :
-		    "untrusted certificate (unknown root)";
-	return first ? "untrusted certificate (unknown issuer; missing intermediate?)" :
-	    "untrusted certificate (unknown authority)";
-}
-
 /* tls=legacy: the commonName of a certificate without subjectAltName stands as one from here on, to be
  * compared with the host and with constraints. */
 static void
@@ -3766,7 +3749,10 @@ verify_climb(struct tls_verify *v, unsigned n)
 			return true;
 		v->used &= ~(1u << i);
 	}
-	return verify_blame(v, BR_ERR_X509_NOT_TRUSTED, verify_untrusted(c, n == 1));
+	return verify_blame(v, BR_ERR_X509_NOT_TRUSTED, slice_eq(c->issuer, c->subject) ?
+	    n == 1 ? "untrusted certificate (self-signed)" : "untrusted certificate (unknown root)" :
+	    n == 1 ? "untrusted certificate (unknown issuer; missing intermediate?)" :
+	    "untrusted certificate (unknown authority)");
 }
 
 /* The server's own certificate, whoever signed it. */
@@ -4455,16 +4441,6 @@ tls_prefer_x25519(br_ssl_engine_context *eng)
 	br_multihash_update(&eng->mhash, p + 5, n - 5);
 }
 
-/* What only a handshake needs. */
-static void
-tls_forget_peer(struct tls *t)
-{
-	verify_free(t->verify);
-	leaf_unref(t->leaf);
-	t->verify = NULL;
-	t->leaf = NULL;
-}
-
 /* After whatever the engine did: is the handshake over, did it fail, may things go? */
 static void
 tls_settle(struct tls *t)
@@ -4486,7 +4462,10 @@ tls_settle(struct tls *t)
 	}
 	if (t->failed || t->done) {
 		eng->x509ctx = NULL;    /* renegotiation is off, so nobody asks for these again */
-		tls_forget_peer(t);
+		verify_free(t->verify);
+		leaf_unref(t->leaf);
+		t->verify = NULL;
+		t->leaf = NULL;
 	}
 }
 
@@ -4497,7 +4476,8 @@ tls_free(struct tls *t)
 	if (t == NULL)
 		return;
 	tls_detach(t);
-	tls_forget_peer(t);
+	verify_free(t->verify);
+	leaf_unref(t->leaf);
 	wipe(t, sizeof *t);
 	free(t);
 }
@@ -4589,30 +4569,22 @@ tls_why(const struct tls *t)
 	return t->why;
 }
 
-/* Where the engine takes bytes or gives them out, and how it is told that they moved. */
-struct tls_window {
-	unsigned char *(*buf)(const br_ssl_engine_context *, size_t *);
-	void (*ack)(br_ssl_engine_context *, size_t);
-};
-static const struct tls_window
-    tls_wire_in = {br_ssl_engine_recvrec_buf, br_ssl_engine_recvrec_ack},
-    tls_wire_out = {br_ssl_engine_sendrec_buf, br_ssl_engine_sendrec_ack},
-    tls_plain_out = {br_ssl_engine_sendapp_buf, br_ssl_engine_sendapp_ack};
-
-/* Moves as many of n bytes as it will: from `in`, or else to `out`. */
+/* Moves as many of n bytes as the engine has room for, or has: from `in`, or else to `out`. `room` says
+ * where, and `moved` tells it. */
 static size_t
-tls_move(struct tls *t, const struct tls_window *w, const char *in, char *out, size_t n)
+tls_move(struct tls *t, unsigned char *(*room)(const br_ssl_engine_context *, size_t *),
+    void (*moved)(br_ssl_engine_context *, size_t), const char *in, char *out, size_t n)
 {
 	br_ssl_engine_context *eng = &t->u.eng;
-	size_t at = 0, room;
+	size_t at = 0, k;
 	unsigned char *p;
 
-	while (at < n && !t->failed && (p = w->buf(eng, &room)) != NULL) {
-		if (room > n - at)
-			room = n - at;
-		memcpy(in != NULL ? (char *)p : out + at, in != NULL ? in + at : (char *)p, room);
-		at += room;
-		w->ack(eng, room);
+	while (at < n && !t->failed && (p = room(eng, &k)) != NULL) {
+		if (k > n - at)
+			k = n - at;
+		memcpy(in != NULL ? (char *)p : out + at, in != NULL ? in + at : (char *)p, k);
+		at += k;
+		moved(eng, k);
 		if (eng->ixb > t->in_high)
 			t->in_high = eng->ixb;
 		tls_settle(t);
@@ -4632,7 +4604,7 @@ tls_feed(struct tls *t, const void *p, size_t n)
 	if (!t->failed && !tls_attach(t))
 		tls_fail(t, "out of memory", 0);
 	tls_reading = t->is_client || t->done ? NULL : &t->u.server;
-	took = tls_move(t, &tls_wire_in, p, NULL, n);
+	took = tls_move(t, br_ssl_engine_recvrec_buf, br_ssl_engine_recvrec_ack, p, NULL, n);
 	tls_reading = NULL;
 	return t->failed || t->u.eng.shutdown_recv ? n : took;
 }
@@ -4662,7 +4634,8 @@ tls_has_output(const struct tls *t)
 static size_t
 tls_drain(struct tls *t, void *out, size_t n)
 {
-	size_t at = tls_move(t, &tls_wire_out, NULL, out, n), have = t->alert_n - t->alert_at;
+	size_t at = tls_move(t, br_ssl_engine_sendrec_buf, br_ssl_engine_sendrec_ack, NULL, out, n);
+	size_t have = t->alert_n - t->alert_at;
 
 	if (have > n - at)
 		have = n - at;
@@ -4698,7 +4671,7 @@ tls_write(struct tls *t, const void *p, size_t n)
 		return 0;
 	if (!tls_attach(t))
 		tls_fail(t, "out of memory", 0);
-	return tls_move(t, &tls_plain_out, p, NULL, n);
+	return tls_move(t, br_ssl_engine_sendapp_buf, br_ssl_engine_sendapp_ack, p, NULL, n);
 }
 
 /* Ends the record that tls_write began, so that tls_drain gives it out. */
@@ -11625,18 +11598,28 @@ ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
 }
 
-/* Is it the key of the first certificate? */
+/* Is it a key, and that of the first certificate? Decoded it lives in the arena: its parts are wiped
+ * with the block. */
 static const char *
-ident_match(const br_skey_decoder_context *key, const br_x509_certificate *cert)
+ident_read_key(struct tls_ident *id, struct slice text)
 {
 	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
+	br_skey_decoder_context *key;
 	const br_ec_private_key *sk;
 	br_x509_decoder_context dc;
 	const br_x509_pkey *pk;
+	struct key_info info;
+	const char *why;
 
+	if ((id->key = secret_new(sizeof *key)) == NULL)
+		return "no_memory";
+	key = (void *)id->key->p;
+	if ((why = key_read(text, key, &info)) != NULL || info.encrypted)
+		return why != NULL ? why : "encrypted";
 	br_x509_decoder_init(&dc, NULL, NULL);
-	br_x509_decoder_push(&dc, cert->data, cert->data_len);
-	if ((pk = br_x509_decoder_get_pkey(&dc)) == NULL)
+	br_x509_decoder_push(&dc, id->chain[0].data, id->chain[0].data_len);
+	pk = br_x509_decoder_get_pkey(&dc);
+	if (pk == NULL || br_skey_decoder_key_type(key) == 0)
 		return "unsupported";
 	if (pk->key_type != br_skey_decoder_key_type(key))
 		return "mismatch";
@@ -11646,24 +11629,6 @@ ident_match(const br_skey_decoder_context *key, const br_x509_certificate *cert)
 	return sk->curve == pk->key.ec.curve &&
 	    br_ec_compute_pub(br_ec_get_default(), NULL, own, sk) == pk->key.ec.qlen &&
 	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
-}
-
-/* The decoded key lives in the arena: its parts are wiped with the block. */
-static const char *
-ident_read_key(struct tls_ident *id, struct slice key)
-{
-	struct key_info info;
-	const char *why;
-
-	if ((id->key = secret_new(sizeof(br_skey_decoder_context))) == NULL)
-		return "no_memory";
-	if ((why = key_read(key, (void *)id->key->p, &info)) != NULL)
-		return why;
-	if (info.encrypted)
-		return "encrypted";
-	if (br_skey_decoder_key_type((void *)id->key->p) == 0)
-		return "unsupported";
-	return ident_match((void *)id->key->p, &id->chain[0]);
 }
 
 /* "sha256:HEX", several with spaces or commas between; colons between
@@ -11718,25 +11683,14 @@ ident_read_ca(struct tls_ident *id, struct slice ca)
 	return id->roots->n == 0 ? "no_certificate" : NULL;
 }
 
-/* What it shows and what it trusts: a certificate that was renewed makes another identity. */
-static void
-ident_name(struct tls_ident *id)
-{
-	uint8_t head[12];
-
-	store_be32(head, (uint32_t)id->der.n);
-	store_be32(head + 4, (uint32_t)id->itself.n);
-	store_be32(head + 8, id->pinned | id->legacy << 1);
-	tls_sha256_join((const struct slice[]){{IDENT_TAG, sizeof IDENT_TAG},
-	    {(const char *)head, sizeof head}, buf_slice(&id->der), buf_slice(&id->itself)}, 4, id->tag);
-}
-
-/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. */
+/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. Its tag is a
+ * hash of what it shows and what it trusts: a certificate that was renewed makes another identity. */
 static struct tls_ident *
 ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
     struct ident_fault *fault)
 {
 	struct tls_ident *id = calloc(1, sizeof *id);
+	uint8_t head[12];
 
 	*fault = (struct ident_fault){"client_cert", "no_memory"};
 	if (id == NULL)
@@ -11758,7 +11712,11 @@ ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
 		tls_ident_unref(id);
 		return NULL;
 	}
-	ident_name(id);
+	store_be32(head, (uint32_t)id->der.n);
+	store_be32(head + 4, (uint32_t)id->itself.n);
+	store_be32(head + 8, id->pinned | id->legacy << 1);
+	tls_sha256_join((const struct slice[]){{IDENT_TAG, sizeof IDENT_TAG},
+	    {(const char *)head, sizeof head}, buf_slice(&id->der), buf_slice(&id->itself)}, 4, id->tag);
 	return id;
 }
 

@@ -1514,7 +1514,7 @@ main(int argc, char **argv)
 	test_trust();
 	test_s_client();
 	tls_trust_unref(own_trust);
-	leaf_flush();
+	tls_ca_load(SLICE(""), "a key of 32 bytes for no authority");       /* forgets what was minted */
 	if (failed == 0)
 		shell("cd / && rm -rf \"$OLDPWD\"");
 	else
