@@ -5654,7 +5654,7 @@ http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
 
 /* An IPv6 literal, with brackets or (as people write it) without. */
 static const char *
-http_canonical_v6(struct slice in, char out[256], size_t *n)
+http_canonical_v6(struct slice in, char out[256])
 {
 	struct addr a;
 
@@ -5667,38 +5667,59 @@ http_canonical_v6(struct slice in, char out[256], size_t *n)
 		return "IPv6 zone: it means nothing beyond this machine";
 	if (!addr_parse(in, &a) || a.v4)
 		return "colon in the host, but no IPv6 address (a port does not belong here)";
-	*n = addr_format(&a, out);
+	addr_format(&a, out);
 	return NULL;
 }
 
-/* One spelling for each host: lower case, one trailing dot off, addresses as RFC 5952 or dotted
- * quad, and what getaddrinfo would take for an address made one. Otherwise false and why, a
+/* One spelling for each host, as a C string: lower case, one trailing dot off, addresses as RFC 5952 or
+ * dotted quad, and what getaddrinfo would take for an address made one. NULL, or why there is none, a
  * static phrase. A name with letters outside ASCII is refused: which xn-- form it has is a matter of
  * tables (UTS 46), and a wrong guess would name another host. */
-static bool
-http_canonical_host(struct slice in, char out[256], size_t *n, bool *is_ip, const char **why)
+static const char *
+http_canonical_host(struct slice in, char out[256], bool *is_ip)
 {
+	const char *why;
 	struct addr a;
 	size_t last = 0;
 
-	*n = 0;
 	*is_ip = in.n != 0 && memchr(in.p, ':', in.n) != NULL;
-	if (*is_ip) {
-		*why = http_canonical_v6(in, out, n);
-		return *why == NULL;
-	}
+	if (*is_ip)
+		return http_canonical_v6(in, out);
 	in.n -= in.n != 0 && in.p[in.n - 1] == '.';
-	*why = in.n == 0 ? "empty host name" : in.n > HTTP_HOST_MAX ? "host name of over 253 bytes" :
-	    http_canonical_name(in, out, &last);
-	if (*why != NULL)
-		return false;
-	*n = in.n;
+	if (in.n == 0 || in.n > HTTP_HOST_MAX)
+		return in.n == 0 ? "empty host name" : "host name of over 253 bytes";
+	if ((why = http_canonical_name(in, out, &last)) != NULL)
+		return why;
+	out[in.n] = '\0';
 	if (!http_label_is_number((struct slice){out + last, in.n - last}))
-		return true;
-	*is_ip = addr_parse_legacy((struct slice){out, in.n}, &a);
-	*n = *is_ip ? addr_format(&a, out) : 0;
-	*why = *is_ip ? NULL : "ends in a number but is not an IPv4 address";
-	return *is_ip;
+		return NULL;
+	*is_ip = true;
+	if (!addr_parse_legacy((struct slice){out, in.n}, &a))
+		return "ends in a number but is not an IPv4 address";
+	addr_format(&a, out);
+	return NULL;
+}
+
+/* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
+struct http_url {
+	struct slice authority, rest; /* borrowed */
+	char host[256];         /* canonical */
+	int port;               /* the scheme's where none is named */
+	bool tls;
+};
+
+static const char *
+http_parse_url(struct slice in, struct http_url *u)
+{
+	struct slice host;
+	bool ip;
+
+	if (!http_parse_absolute(in, &u->tls, &u->authority, &u->rest))
+		return "expected http:// or https:// and a host";
+	if (!http_parse_authority(u->authority, &host, &u->port))
+		return "malformed host or port (a user name has no place there)";
+	u->port = u->port > 0 ? u->port : u->tls ? 443 : 80;
+	return http_canonical_host(host, u->host, &ip);
 }
 
 /* -- percent signs (RFC 3986 2.1): one reader and one writer. A row is what servers read or want differently. */
@@ -6230,14 +6251,6 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 }
 
 static enum json_type
-json_read_word(struct json_reader *r, struct json_token *t, enum json_type type, struct slice word)
-{
-	if (r->text.n - r->at < word.n || memcmp(r->text.p + r->at, word.p, word.n) != 0)
-		return json_fail(r, t);
-	return json_token(r, t, type, word.n);
-}
-
-static enum json_type
 json_read_open(struct json_reader *r, struct json_token *t, enum json_type type)
 {
 	uint64_t bit;
@@ -6261,26 +6274,26 @@ json_in_object(const struct json_reader *r)
 static enum json_type
 json_read_value(struct json_reader *r, struct json_token *t)
 {
+	static const struct { struct slice word; enum json_type type; } words[] = {
+		{SLICE_INIT("null"), JSON_NULL}, {SLICE_INIT("true"), JSON_TRUE}, {SLICE_INIT("false"), JSON_FALSE},
+	};
+	struct slice left = {r->text.p + r->at, r->text.n - r->at};
 	size_t n;
 
 	r->want = r->depth == 0 ? JSON_WANT_END : JSON_WANT_COMMA;
-	switch (r->text.p[r->at]) {
+	switch (left.p[0]) {
 	case '{':
 		return json_read_open(r, t, JSON_OBJECT);
 	case '[':
 		return json_read_open(r, t, JSON_ARRAY);
 	case '"':
 		return json_read_string(r, t, JSON_STRING);
-	case 'n':
-		return json_read_word(r, t, JSON_NULL, SLICE("null"));
-	case 't':
-		return json_read_word(r, t, JSON_TRUE, SLICE("true"));
-	case 'f':
-		return json_read_word(r, t, JSON_FALSE, SLICE("false"));
-	default:
-		n = json_number_len(r->text.p + r->at, r->text.n - r->at);
-		return n == 0 ? json_fail(r, t) : json_token(r, t, JSON_NUMBER, n);
 	}
+	for (size_t i = 0; i < COUNT(words); i++)
+		if (left.n >= words[i].word.n && memcmp(left.p, words[i].word.p, words[i].word.n) == 0)
+			return json_token(r, t, words[i].type, words[i].word.n);
+	n = json_number_len(left.p, left.n);
+	return n == 0 ? json_fail(r, t) : json_token(r, t, JSON_NUMBER, n);
 }
 
 static enum json_type
@@ -13631,16 +13644,13 @@ req_bad(struct req *r, int status, const char *code, const char *message)
 static bool
 req_canonical(struct req *r, struct slice host)
 {
-	const char *why = "malformed host";
 	bool ip;
-	size_t n;
+	const char *why = http_canonical_host(host, r->host, &ip);
 
-	if (!http_canonical_host(host, r->host, &n, &ip, &why)) {
-		r->host[0] = '\0';
-		return req_bad(r, 400, "bad_request", why);
-	}
-	r->host[n] = '\0';
-	return true;
+	if (why == NULL)
+		return true;
+	r->host[0] = '\0';
+	return req_bad(r, 400, "bad_request", why);
 }
 
 static bool
@@ -13659,15 +13669,12 @@ req_check_host(struct req *r, int default_port)
 	const struct http_authority *h = &r->head.host;
 	char canonical[256];
 	int port = h->port < 0 ? default_port : h->port;
-	const char *why;
-	size_t n;
 	bool ip;
 
 	if (h->host.p == NULL)
 		return true;            /* HTTP/1.0: the parser refuses this for 1.1 */
-	if (!http_canonical_host(h->host, canonical, &n, &ip, &why))
+	if (http_canonical_host(h->host, canonical, &ip) != NULL)
 		return req_bad(r, 400, "bad_request", "Host is malformed");
-	canonical[n] = '\0';
 	if ((strcmp(canonical, r->host) != 0 || port != r->port) &&
 	    !(r->form == REQ_CONNECT && host_is_ours(canonical, port)))
 		return req_bad(r, 421, "misdirected", "Host is not the host this request is for");
@@ -18221,16 +18228,14 @@ static int
 l_http_canonical_host(lua_State *L)
 {
 	char out[256];
-	const char *why;
-	size_t n;
 	bool ip;
+	const char *why = http_canonical_host(l_check_text(L, 1), out, &ip);
 
-	if (http_canonical_host(l_check_text(L, 1), out, &n, &ip, &why)) {
-		lua_pushlstring(L, out, n);
-		lua_pushboolean(L, ip);
-		return 2;
-	}
-	return l_fail(L, why);
+	if (why != NULL)
+		return l_fail(L, why);
+	lua_pushstring(L, out);
+	lua_pushboolean(L, ip);
+	return 2;
 }
 
 /* http.authority("host:port") -> host as written, port | nil */
@@ -18240,15 +18245,12 @@ l_http_authority(lua_State *L)
 	struct slice host;
 	int port;
 
-	if (!http_parse_authority(l_check_text(L, 1), &host, &port)) {
-		lua_pushnil(L);
-		return 1;
-	}
+	if (!http_parse_authority(l_check_text(L, 1), &host, &port))
+		return 0;
 	lua_pushlstring(L, host.p, host.n);
 	if (port < 0)
-		lua_pushnil(L);
-	else
-		lua_pushinteger(L, port);
+		return 1;
+	lua_pushinteger(L, port);
 	return 2;
 }
 
@@ -18260,11 +18262,9 @@ l_http_path_readings(lua_State *L)
 	static struct slice reading[HTTP_READINGS_MAX];
 	int n = http_path_readings(l_check_text(L, 1), mem, reading);
 
-	if (n < 0) {
-		lua_pushnil(L);
-		return 1;
-	}
-	lua_createtable(L, n, 0);
+	lua_pushnil(L);
+	if (n > 0)
+		lua_createtable(L, n, 0);
 	for (int i = 0; i < n; i++) {
 		lua_pushlstring(L, reading[i].p, reading[i].n);
 		lua_rawseti(L, -2, i + 1);
@@ -18276,27 +18276,19 @@ l_http_path_readings(lua_State *L)
 static int
 l_http_parse_url(lua_State *L)
 {
-	struct slice authority, rest, host, path, query;
-	const char *why;
-	char out[256];
-	size_t n;
-	bool tls, ip;
-	int port;
+	struct slice path, query;
+	struct http_url u;
+	const char *why = http_parse_url(l_check_text(L, 1), &u);
 
-	if (!http_parse_absolute(l_check_text(L, 1), &tls, &authority, &rest))
-		return l_fail(L, "expected http:// or https:// and a host");
-	if (!http_parse_authority(authority, &host, &port))
-		return l_fail(L, "malformed host or port (a user name has no place there)");
-	if (!http_canonical_host(host, out, &n, &ip, &why))
+	if (why != NULL)
 		return l_fail(L, why);
-	http_split_path(rest, &path, &query);
-	if (!http_valid_path(path) || (query.p != NULL && !http_valid_path(query)))
+	http_split_path(u.rest, &path, &query);
+	if (!http_valid_path(u.rest))
 		return l_fail(L, "the path holds bytes that no URL may");
 	lua_createtable(L, 0, 5);
-	l_set_string(L, "scheme", tls ? "https" : "http");
-	lua_pushlstring(L, out, n);
-	lua_setfield(L, -2, "host");
-	l_set_integer(L, "port", port > 0 ? port : tls ? 443 : 80);
+	l_set_string(L, "scheme", u.tls ? "https" : "http");
+	l_set_string(L, "host", u.host);
+	l_set_integer(L, "port", u.port);
 	l_set_slice(L, "path", path);
 	if (query.p != NULL)
 		l_set_slice(L, "query", query);
@@ -20633,25 +20625,20 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 static int
 l_http_request(lua_State *L)
 {
-	struct slice url, authority, rest, host;
 	struct cidr allow[NET_CIDRS_MAX];
-	char canonical[256];
+	struct http_url u;
+	struct slice url;
 	struct fetch *f;
-	const char *method, *why;
-	size_t n, nallow;
-	bool use_tls, ip;
-	int port;
+	const char *method;
+	size_t nallow;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
 	f = l_wait_new(L, sizeof *f, l_fetch_drop);
 	lua_getfield(L, 1, "url");
 	url = l_check_text(L, 4);
-	if (!http_parse_absolute(url, &use_tls, &authority, &rest) ||
-	    !http_parse_authority(authority, &host, &port) ||
-	    !http_canonical_host(host, canonical, &n, &ip, &why))
+	if (http_parse_url(url, &u) != NULL)
 		return luaL_error(L, "not a URL: %s", url.p);
-	canonical[n] = '\0';
 	buf_init(&f->out, FETCH_OUT_MAX);
 	lua_getfield(L, 1, "method");
 	lua_getfield(L, 1, "max");
@@ -20662,10 +20649,9 @@ l_http_request(lua_State *L)
 	f->method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
 	f->head_only = l_flag(L, 1, "head");
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
-	l_fetch_compose(L, f, method, authority, rest);
+	l_fetch_compose(L, f, method, u.authority, u.rest);
 	lua_settop(L, 3);
-	fetch_start(f, canonical, (uint16_t)(port > 0 ? port : use_tls ? 443 : 80), use_tls,
-	    l_opt_identity(L, 1), allow, nallow);
+	fetch_start(f, u.host, (uint16_t)u.port, u.tls, l_opt_identity(L, 1), allow, nallow);
 	return l_wait(L, l_fetch_push);
 }
 
