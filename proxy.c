@@ -11948,22 +11948,14 @@ peer_fill(struct peer *p)
 		}
 		if (peer_data(p).n != 0)
 			return IO_OK;
-		if (p->tls != NULL) {
-			switch (tls_status(p->tls)) {
-			case TLS_FAILED:
-				peer_flush(p);  /* the alert; in peer_handshake, too */
-				return IO_ERR;
-			case TLS_CLOSED: return IO_EOF;
-			case TLS_HANDSHAKE:
-			case TLS_OPEN:   break;
-			}
+		if (p->tls != NULL && tls_status(p->tls) == TLS_FAILED) {
+			peer_flush(p);  /* the alert; in peer_handshake, too */
+			return IO_ERR;
 		}
-		switch (io = peer_read_wire(p)) {
-		case IO_OK:    break;
-		case IO_AGAIN: return IO_AGAIN;
-		case IO_EOF:   return p->tls != NULL ? IO_ERR : IO_EOF;
-		case IO_ERR:   return io;
-		}
+		if (p->tls != NULL && tls_status(p->tls) == TLS_CLOSED)
+			return IO_EOF;
+		if ((io = peer_read_wire(p)) != IO_OK)
+			return io == IO_EOF && p->tls != NULL ? IO_ERR : io;
 	}
 }
 
@@ -12067,23 +12059,15 @@ static enum io
 peer_handshake(struct peer *p)
 {
 	for (;;) {
-		enum io in, out = peer_flush(p);
+		enum io io = peer_flush(p);
 
-		if (out == IO_ERR)
-			return IO_ERR;
-		switch (tls_status(p->tls)) {
-		case TLS_OPEN:      return IO_OK;
-		case TLS_CLOSED:    return IO_ERR;
-		case TLS_FAILED:    return IO_ERR;
-		case TLS_HANDSHAKE: break;
-		}
-		in = peer_fill(p);
+		if (io == IO_ERR || tls_status(p->tls) != TLS_HANDSHAKE)
+			return io != IO_ERR && tls_status(p->tls) == TLS_OPEN ? IO_OK : IO_ERR;
+		io = peer_fill(p);
 		if (tls_has_output(p->tls) || tls_status(p->tls) == TLS_OPEN)
 			continue;       /* our next flight, or an alert that says why not */
-		if (in == IO_AGAIN)
-			return IO_AGAIN;
-		if (in != IO_OK)
-			return IO_ERR;
+		if (io != IO_OK)
+			return io == IO_AGAIN ? IO_AGAIN : IO_ERR;
 	}
 }
 
@@ -12112,7 +12096,8 @@ struct upstream {
 	struct timer timer;
 	enum upstream_state state;
 	const char *code, *why; /* static; set when UP_FAILED */
-	struct upstream *next, **prev; /* in the idle list */
+	TAILQ_ENTRY(upstream) link; /* while it is idle */
+	bool idle;
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
 	bool late;              /* it failed for want of time: another try may do */
@@ -12129,19 +12114,17 @@ struct upstream {
 	char key[UPSTREAM_KEY_MAX];
 };
 
-static struct upstream *upstream_idle;  /* newest first */
+static TAILQ_HEAD(upstreams, upstream) upstream_idle = TAILQ_HEAD_INITIALIZER(upstream_idle); /* newest first */
 static size_t upstream_idle_n;
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
 
 static void
 upstream_unlink(struct upstream *u)
 {
-	if (u->prev == NULL)
+	if (!u->idle)
 		return;
-	*u->prev = u->next;
-	if (u->next != NULL)
-		u->next->prev = u->prev;
-	u->prev = NULL;
+	TAILQ_REMOVE(&upstream_idle, u, link);
+	u->idle = false;
 	upstream_idle_n--;
 }
 
@@ -12287,7 +12270,7 @@ upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 {
 	uint32_t hash = text_hash(key);
 
-	for (struct upstream *u = upstream_idle; u != NULL; u = u->next) {
+	for (struct upstream *u = TAILQ_FIRST(&upstream_idle); u != NULL; u = TAILQ_NEXT(u, link)) {
 		if (u->hash == hash && strcmp(u->key, key) == 0 &&
 		    (!u->guarded || net_guard(&u->at, allow, nallow) == NULL) &&
 		    !u->peer.watch.hup && !u->peer.watch.readable) {
@@ -12311,20 +12294,12 @@ upstream_release(struct upstream *u, bool reusable)
 		upstream_free(u);
 		return;
 	}
-	if (upstream_idle_n == UPSTREAM_IDLE_MAX) {
-		struct upstream *oldest = upstream_idle;
-
-		while (oldest->next != NULL)
-			oldest = oldest->next;
-		upstream_free(oldest);
-	}
+	if (upstream_idle_n == UPSTREAM_IDLE_MAX)
+		upstream_free(TAILQ_LAST(&upstream_idle, upstreams));
 	peer_park(&u->peer);
 	u->requests++;
-	u->next = upstream_idle;
-	if (u->next != NULL)
-		u->next->prev = &u->next;
-	upstream_idle = u;
-	u->prev = &upstream_idle;
+	TAILQ_INSERT_HEAD(&upstream_idle, u, link);
+	u->idle = true;
 	upstream_idle_n++;
 	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
 }
@@ -13166,7 +13141,7 @@ struct req {
 	bool sent;              /* on its way to the upstream */
 	struct agent *counted;  /* holds one of this agent's requests in progress */
 	bool held;              /* or waits for that, in its queue */
-	struct req *held_next;
+	TAILQ_ENTRY(req) held_link;
 	bool too_many;
 
 	/* the upstream */
@@ -13191,7 +13166,7 @@ struct req {
 struct agent {
 	struct agent *next;     /* in its slot */
 	unsigned conns, requests, share; /* `requests` may be as many as `share` */
-	struct req *held;       /* those that wait for their turn, in the order they came */
+	TAILQ_HEAD(, req) held; /* those that wait for their turn, in the order they came */
 	size_t held_bytes;      /* of their heads */
 	struct reqlog_share log; /* its records that wait to be written */
 	size_t bodies;          /* bytes of bodies held for its requests */
@@ -13201,7 +13176,7 @@ struct agent {
 struct conn {
 	struct defer defer;     /* first, for defer_free: another turn, or the end */
 	struct peer peer;
-	struct conn *next, **prev; /* all conns of the worker */
+	LIST_ENTRY(conn) link;  /* among all of the worker */
 	struct timer timer;
 	int64_t deadline;       /* monotonic ms; the timer may fire earlier and look again */
 	int unsent;             /* what the kernel held when a deadline last passed */
@@ -13221,7 +13196,7 @@ struct conn {
 	char token[65];         /* of the CONNECT */
 };
 
-static struct conn *conn_first;         /* all of them */
+static LIST_HEAD(, conn) conn_list = LIST_HEAD_INITIALIZER(conn_list); /* all of them, newest first */
 static size_t conn_count, conn_max = 4096, conn_unknown;
 static uint64_t conn_ids;
 static struct req *req_free_list;
@@ -13255,7 +13230,7 @@ agent_put(struct agent *a)
 {
 	struct agent **at;
 
-	if (a->conns != 0 || a->requests != 0 || a->held != NULL || a->log.turn == reqlog.turn)
+	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || a->log.turn == reqlog.turn)
 		return;         /* with records in the queue it stays until it comes again */
 	at = agent_slot(a->name);
 	*at = a->next;
@@ -13270,11 +13245,9 @@ agent_over(const struct agent *a)
 }
 
 static void
-req_unhold(struct req *r, struct req **at)
+req_unhold(struct req *r)
 {
-	while (*at != r)
-		at = &(*at)->held_next;
-	*at = r->held_next;
+	TAILQ_REMOVE(&r->counted->held, r, held_link);
 	r->counted->held_bytes -= sizeof *r + r->bytes.n;
 	r->held = false;
 }
@@ -13283,10 +13256,8 @@ req_unhold(struct req *r, struct req **at)
 static void
 agent_turns(struct agent *a)
 {
-	for (; a->held != NULL && a->requests < a->share && reqlog_room(&a->log); a->requests++) {
-		struct req *r = a->held;
-
-		req_unhold(r, &a->held);
+	for (struct req *r; (r = TAILQ_FIRST(&a->held)) != NULL && a->requests < a->share && reqlog_room(&a->log); a->requests++) {
+		req_unhold(r);
 		req_wake_body(r);
 	}
 }
@@ -13308,7 +13279,7 @@ req_unclaim(struct req *r)
 	if (a == NULL)
 		return;
 	if (r->held)
-		req_unhold(r, &a->held);
+		req_unhold(r);
 	else
 		a->requests--;
 	r->counted = NULL;
@@ -13323,11 +13294,12 @@ req_claim(struct req *r, const char *name, unsigned share)
 {
 	struct conn *c = r->conn;
 	struct agent **slot = agent_slot(name), *a;
-	struct req **at;
 
 	text_copy(r->agent, sizeof r->agent, name);
-	if (r->counted == NULL && *slot == NULL && (*slot = calloc(1, sizeof **slot)) != NULL)
+	if (r->counted == NULL && *slot == NULL && (*slot = calloc(1, sizeof **slot)) != NULL) {
 		text_copy((*slot)->name, sizeof (*slot)->name, name);
+		TAILQ_INIT(&(*slot)->held);
+	}
 	if (r->counted != NULL || (a = *slot) == NULL)
 		return;
 	if (c->counted_unknown) {
@@ -13341,10 +13313,7 @@ req_claim(struct req *r, const char *name, unsigned share)
 	if (agent_over(a) || sizeof *r + r->bytes.n > AGENT_HELD_MAX - a->held_bytes)
 		r->too_many = true;
 	else if (share != 0) {
-		for (at = &a->held; *at != NULL;)
-			at = &(*at)->held_next;
-		*at = r;
-		r->held_next = NULL;
+		TAILQ_INSERT_TAIL(&a->held, r, held_link);
 		r->held = true;
 		r->counted = a;
 		a->held_bytes += sizeof *r + r->bytes.n;
@@ -14217,9 +14186,7 @@ conn_close(struct conn *c, bool abort_)
 		c->agent->conns--;
 		agent_put(c->agent);
 	}
-	*c->prev = c->next;
-	if (c->next != NULL)
-		c->next->prev = c->prev;
+	LIST_REMOVE(c, link);
 	conn_count--;
 	wipe(c->token, sizeof c->token);
 	loop_undefer(&c->defer);
@@ -14290,11 +14257,7 @@ conn_new(int fd)
 	peer_init(&c->peer, fd, conn_ready);
 	c->id = ++conn_ids;
 	c->state = CONN_HEAD;
-	c->next = conn_first;
-	if (c->next != NULL)
-		c->next->prev = &c->next;
-	conn_first = c;
-	c->prev = &conn_first;
+	LIST_INSERT_HEAD(&conn_list, c, link);
 	conn_count++;
 	conn_unknown++;
 	c->counted_unknown = true;
@@ -14313,9 +14276,9 @@ conn_evict_unknown(void)
 {
 	struct conn *oldest = NULL;
 
-	for (struct conn *c = conn_first; c != NULL; c = c->next)
+	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link))
 		if (c->counted_unknown && c->state == CONN_HEAD)
-			oldest = c;             /* the list is newest first */
+			oldest = c;
 	if (oldest != NULL)
 		conn_close(oldest, false);
 }
@@ -15483,8 +15446,8 @@ static void
 conn_drain(void)
 {
 	conn_draining = true;
-	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
-		next = c->next;
+	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
+		next = LIST_NEXT(c, link);
 		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL)
 			conn_close(c, false);
 	}
@@ -20322,7 +20285,7 @@ rejudge_done(struct task *t, bool ok, lua_State *co)
 	struct rejudge *j = task_owner(t);
 	bool keep = ok && lua_toboolean(co, 1);
 
-	for (struct conn *c = conn_first; !keep && c != NULL; c = c->next) {
+	for (struct conn *c = LIST_FIRST(&conn_list); !keep && c != NULL; c = LIST_NEXT(c, link)) {
 		if (c->id != j->conn)
 			continue;
 		if (c->req != NULL)
@@ -20345,12 +20308,12 @@ conn_rejudge(void)
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
 	kept_sweep(config);
-	for (struct conn *c = conn_first, *next; c != NULL; c = next) {
+	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
 		struct req *r = c->state == CONN_BLIND || c->state == CONN_RELAY ? c->req : NULL;
 		struct rejudge *j;
 		struct task *task;
 
-		next = c->next;
+		next = LIST_NEXT(c, link);
 		if (r == NULL || (r->config == config && clock_now() - r->judged < CONN_REJUDGE_MS))
 			continue;
 		if (n++ == 64)
@@ -20365,7 +20328,7 @@ conn_rejudge(void)
 			return true;
 		}
 		task_run(task);
-		next = conn_first == NULL ? NULL : next; /* it may have closed c, never another */
+		next = LIST_EMPTY(&conn_list) ? NULL : next; /* it may have closed c, never another */
 	}
 	return false;
 }
@@ -20902,8 +20865,8 @@ host_load_trust(lua_State *L, int list)
 	if (upstream_trust != NULL)
 		tls_trust_unref(upstream_trust);
 	upstream_trust = trust;
-	while (upstream_idle != NULL)
-		upstream_free(upstream_idle);
+	while (!TAILQ_EMPTY(&upstream_idle))
+		upstream_free(TAILQ_FIRST(&upstream_idle));
 	return NULL;
 }
 

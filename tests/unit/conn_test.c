@@ -14,12 +14,12 @@ conn_make(enum conn_state state)
 	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
 	client = pair[1];
 	conn_new(pair[0]);
-	assert(conn_first != NULL && (conn_first->req = req_new(conn_first)) != NULL);
-	conn_first->state = state;
-	conn_first->req->head.method = SLICE("GET");
-	conn_first->req->head.minor = 1;
-	conn_first->req->head.keep_alive = true;
-	return conn_first;
+	assert(LIST_FIRST(&conn_list) != NULL && (LIST_FIRST(&conn_list)->req = req_new(LIST_FIRST(&conn_list))) != NULL);
+	LIST_FIRST(&conn_list)->state = state;
+	LIST_FIRST(&conn_list)->req->head.method = SLICE("GET");
+	LIST_FIRST(&conn_list)->req->head.minor = 1;
+	LIST_FIRST(&conn_list)->req->head.keep_alive = true;
+	return LIST_FIRST(&conn_list);
 }
 
 static size_t
@@ -87,8 +87,8 @@ test_share(void)
 	test_result(served == 5 && closed == 11 && max == 6 && conn_count == 5 && conn_unknown == 0,
 	    "connections beyond an agent's share are closed", "%zu go on, %zu are closed, %u at once, %zu are left", served,
 	    closed, max, conn_count);
-	while (conn_first != NULL)
-		conn_close(conn_first, true);
+	while (LIST_FIRST(&conn_list) != NULL)
+		conn_close(LIST_FIRST(&conn_list), true);
 	loop_run_deferred();
 }
 
@@ -114,7 +114,7 @@ test_turns(void)
 	ok = ok && !r[2]->held && r[3]->held && r[5]->held && a->requests == 2;
 	conn_close(r[0]->conn, true);
 	conn_close(r[2]->conn, true);
-	ok = ok && !r[3]->held && !r[5]->held && r[6]->held && a->held == r[6] && a->held->held_next == NULL;
+	ok = ok && !r[3]->held && !r[5]->held && r[6]->held && TAILQ_FIRST(&a->held) == r[6] && TAILQ_NEXT(r[6], held_link) == NULL;
 	test_result(ok, "an agent's further requests have their turn in the order they came", "%u in progress", a->requests);
 	for (ok = true; ok && n < 100000; n++) {
 		struct req *more = conn_make(CONN_DECIDE)->req;
@@ -126,8 +126,8 @@ test_turns(void)
 			test_result(!more->held && more->counted == NULL && a->held_bytes <= AGENT_HELD_MAX && n > 200,
 			    "how much of an agent waits is bounded", "%zu wait, %zu bytes", n, a->held_bytes);
 	}
-	while (conn_first != NULL)
-		conn_close(conn_first, true);
+	while (LIST_FIRST(&conn_list) != NULL)
+		conn_close(LIST_FIRST(&conn_list), true);
 	loop_run_deferred();
 	test_result(!ok && *agent_slot("busy") == NULL, "an agent of whom nothing is left is forgotten", "%zu waited", n);
 }
