@@ -18343,10 +18343,10 @@ static const luaL_Reg l_addr_functions[] = {
 };
 
 /* ---- bind: request ---------------------------------------------------------
- * The request as Lua sees it. The runtime's `req` and a policy's view of it are userdata that point
- * to one struct req; req_free empties the first, and the views look through it: kept too long, both
- * say "closed". A view edits headers, query and body, and no more: method, scheme, host, port and
- * path are what was decided on. */
+ * The request as Lua sees it. The runtime's `req` is a userdata that points to a struct req; a
+ * policy's view of it, and the view's parts, point to that userdata. req_free empties the userdata:
+ * a handle that is kept too long says "request is closed". A view edits headers, query and body
+ * alone: the decision was made on method, scheme, host, port and path. */
 #define L_REQ "sallyport.request"
 #define L_VIEW "sallyport.view"
 #define L_HEADERS "sallyport.headers"
@@ -18441,10 +18441,13 @@ l_req_log_push(lua_State *L, bool late)
 	return r->too_many ? l_answer(L, false) : 1;
 }
 
-/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, ended= } -> within share: false where
- * the agent has its share of requests or connections in use; what is decided then is answered 429.
- * "waited": it was so for a while, and what was decided before may be so no longer. A refusal and a
- * CONNECT that leads to further requests need no share. `ended`: whose token it was. yields */
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= } -> true |
+ * false | "waited", false. Yields.
+ *
+ * Notes the decision for the log's record, and takes a part of the agent's share of requests. False:
+ * the share is in use, and any other answer than a refusal becomes 429. "waited": the request waited
+ * for its turn, and the decision must be made again. A refusal, and a CONNECT that is intercepted,
+ * take no part of the share. `ended`: the agent whose token has ended. */
 static int
 l_req_log(lua_State *L)
 {
@@ -18472,7 +18475,9 @@ l_req_log(lua_State *L)
 	return l_wait(L, l_req_log_push);
 }
 
-/* req:fail(status, code, message [, hint [, { close=, retry_after= }]]) */
+/* req:fail(status, code [, message [, hint [, { close=, retry_after= }]]])
+ *
+ * Answers with an error of the form in DESIGN. */
 static int
 l_req_fail(lua_State *L)
 {
@@ -18489,7 +18494,9 @@ l_req_fail(lua_State *L)
 	return 0;
 }
 
-/* req:respond(status, content_type, body): an answer of our own; the body may be a secret */
+/* req:respond(status, content_type, body)
+ *
+ * Answers with this body, a string or a secret. */
 static int
 l_req_respond(lua_State *L)
 {
@@ -18509,7 +18516,7 @@ l_req_respond(lua_State *L)
 	return 0;
 }
 
-/* A list of CIDR strings at table[key] into r->allow. */
+/* The list of CIDR strings at table[key]. Raises for more than NET_CIDRS_MAX. */
 static void
 l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t *n)
 {
@@ -18547,8 +18554,8 @@ l_opt_identity(lua_State *L, int table)
 	return id != NULL ? *id : NULL;
 }
 
-/* Where the request named it, as argument 2 allows; from now on the decision
- * is of this configuration. */
+/* The upstream is the host that the request names; argument 2 has the addresses that are allowed and
+ * the timeouts. Notes the generation of the store that decided. */
 static void
 l_req_dial(lua_State *L, struct req *r)
 {
@@ -18565,7 +18572,9 @@ l_req_dial(lua_State *L, struct req *r)
 }
 
 /* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket=, answer_timeout=s,
- * idle_timeout=s }: C dials and relays */
+ * idle_timeout=s }
+ *
+ * The request goes to its upstream. `watch`: pipeline.answer is told of an answer of 400 or above. */
 static int
 l_req_forward(lua_State *L)
 {
@@ -18584,7 +18593,9 @@ l_req_forward(lua_State *L)
 	return 0;
 }
 
-/* req:intercept(): the tunnel opens, its first bytes decide */
+/* req:intercept()
+ *
+ * The tunnel of a CONNECT opens; its first byte decides between TLS and HTTP. */
 static int
 l_req_intercept(lua_State *L)
 {
@@ -18592,7 +18603,9 @@ l_req_intercept(lua_State *L)
 	return 0;
 }
 
-/* req:tunnel{ addresses={cidr} }: bytes are relayed unread, no credential */
+/* req:tunnel{ addresses={cidr}, raw= }
+ *
+ * The tunnel's bytes are relayed unread, without a credential. `raw`: no ClientHello is asked for. */
 static int
 l_req_tunnel(lua_State *L)
 {
@@ -18619,8 +18632,10 @@ l_req_read_body_push(lua_State *L, bool late)
 	return l_fail(L, late ? "timeout" : r->body_error);
 }
 
-/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" |
- * "eof" | "timeout" yields */
+/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" |
+ * "timeout". Yields.
+ *
+ * Reads the whole body into memory. */
 static int
 l_req_read_body(lua_State *L)
 {
@@ -18637,7 +18652,7 @@ l_req_read_body(lua_State *L)
 	return l_wait(L, l_req_read_body_push);
 }
 
-/* Pushes the name with each letter as `as` has it: ascii_lower, or name_fold as sets of names do. */
+/* Pushes the name with `as` applied to each letter: ascii_lower, or name_fold for a set of names. */
 static void
 l_push_name(lua_State *L, struct slice s, char (*as)(char))
 {
@@ -18660,7 +18675,7 @@ l_set_has(lua_State *L, int set, struct slice name)
 	return has;
 }
 
-/* How much of this some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
+/* The bytes that some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
  * (Rack 2). */
 static size_t
 pair_lead(const char *p, size_t n)
@@ -18829,7 +18844,9 @@ l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct 
 	}
 }
 
-/* request.second(name) -> how a field is read that names a second target | nil: it names none */
+/* request.second(name) -> a reading of lua/target.lua | nil
+ *
+ * How a field of that name is read for its second target. nil: the field names none. */
 static int
 l_field_second(lua_State *L)
 {
@@ -18840,8 +18857,10 @@ l_field_second(lua_State *L)
 	return 1;
 }
 
-/* request.form_names(text, { name… } [, from, to]) -> bool: does a pair of this form, or query, or of
- * these bytes of it, have one of these names to any server? */
+/* request.form_names(text, { name… } [, from, to]) -> bool
+ *
+ * Does a pair of this form or query have one of these names to any server? from, to: only the pairs
+ * in these bytes. */
 static int
 l_form_names(lua_State *L)
 {
@@ -18856,8 +18875,10 @@ l_form_names(lua_State *L)
 	return l_answer(L, found);
 }
 
-/* request.json_has(text, name) -> bool | nil, "malformed": does its top object, if it is one, have a
- * member of that name, even to a lax reader? */
+/* request.json_has(text, name) -> bool | nil, "malformed"
+ *
+ * Does the top object have a member of that name, even to a lax reader? False where the text is no
+ * object. */
 static int
 l_json_has(lua_State *L)
 {
@@ -18913,9 +18934,12 @@ l_strip_form(lua_State *L, struct req *r, int list)
 	r->body = kept;
 }
 
-/* req:strip{ headers={[name]=true}, query={…}, form={…}, routing=bool, vhost=bool, trailers="name\n…" } -> bool
- * Out of the request, into req.stripped; trailers of these names go, too. `routing`: also what would make a
- * server see another method, path or host; `vhost`: another host. Is a field left that names a second target? */
+/* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
+ * trailers="name\n…" } -> bool
+ *
+ * Takes fields and pairs of these names out of the request and into view.stripped; trailers of these
+ * names are dropped. `routing`: drops fields that name another method, path or host, too; `vhost`:
+ * those that name another host. Answers whether a field is left that names a second target. */
 static int
 l_req_strip(lua_State *L)
 {
@@ -18950,7 +18974,7 @@ l_req_strip(lua_State *L)
 	return l_answer(L, second);
 }
 
-/* Does the text stand in the value, or in what it says in Basic? */
+/* Does the text stand in the value, or in the plain text of its Basic credentials? */
 static bool
 field_bears(struct slice v, struct slice what)
 {
@@ -18961,7 +18985,8 @@ field_bears(struct slice v, struct slice what)
 	return found || subst_has(&subst_plain, v, what);
 }
 
-/* Does one of the list's { text = … } stand there? code NULL: in a header's value. */
+/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a header's
+ * value. */
 static bool
 l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *code)
 {
@@ -18978,8 +19003,10 @@ l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *cod
 	return found;
 }
 
-/* req:presents(texts) -> bool: one of the texts ({ { text = … }… }) stands in a header (Basic is
- * looked into), the path, the query or a body that was read */
+/* req:presents({ { text = … }… }) -> bool
+ *
+ * Does one of the texts stand in a header (Basic is decoded), in the path, in the query or in a body
+ * that was read? */
 static int
 l_req_presents(lua_State *L)
 {
@@ -18992,8 +19019,11 @@ l_req_presents(lua_State *L)
 	return l_answer(L, found);
 }
 
-/* req:taken(texts, names, list) -> whether the list has any: adds to it what strip took of headers, and
- * as "?name" of the query under these names, without one of the texts in it. */
+/* req:taken({ { text = … }… }, names, list) -> bool
+ *
+ * Adds to the list the names of fields that strip took, and as "?name" of pairs of the query under
+ * these names; fields and pairs in which one of the texts stands are left out. Answers whether the
+ * list has any. */
 static int
 l_req_taken(lua_State *L)
 {
@@ -19019,7 +19049,9 @@ l_req_taken(lua_State *L)
 	return l_answer(L, n != 0);
 }
 
-/* req:unstrip(): what strip took out of headers and query stands there again */
+/* req:unstrip()
+ *
+ * Fields and the query are again as they came. */
 static int
 l_req_unstrip(lua_State *L)
 {
@@ -19056,7 +19088,8 @@ req_remove_field(struct req *r, struct slice name)
 	}
 }
 
-/* The field, of the list or its next one, is now this. False: no memory. */
+/* Writes a field of the list, or the one behind its last. Name and value get a block of the arena.
+ * False: no memory. */
 static bool
 field_set(struct http_field *f, struct slice name, struct slice value, bool is_secret)
 {
@@ -19071,7 +19104,7 @@ field_set(struct http_field *f, struct slice name, struct slice value, bool is_s
 	return true;
 }
 
-/* The one field of that name. False: no memory, or too many. */
+/* Sets the one field of that name. False: no memory, or too many fields. */
 static bool
 req_set_field(struct req *r, struct slice name, struct slice value, bool is_secret)
 {
@@ -19080,8 +19113,10 @@ req_set_field(struct req *r, struct slice name, struct slice value, bool is_secr
 	    field_set(&r->head.field[r->head.nfields], name, value, is_secret) && ++r->head.nfields != 0;
 }
 
-/* headers:set(name, value): one field of that name, with a string or a secret. Raises for what a
- * policy may not set, and for CR, LF, NUL in name or value. */
+/* headers:set(name, value)
+ *
+ * One field of that name, with a string, a number or a secret. Raises for a name that a policy may
+ * not set, and for CR, LF or NUL in name or value. */
 static int
 l_headers_set(lua_State *L)
 {
@@ -19101,7 +19136,9 @@ l_headers_set(lua_State *L)
 	    luaL_error(L, "out of memory, or more than %d headers set", HTTP_EDITS_MAX);
 }
 
-/* headers:get(name [, n]) -> string | secret | nil: what was set, else the first that came, or the nth */
+/* headers:get(name [, n]) -> string | secret | nil
+ *
+ * The field that was set; else the first that came, or the nth. */
 static int
 l_headers_get(lua_State *L)
 {
@@ -19140,7 +19177,9 @@ l_headers_remove(lua_State *L)
 	return 0;
 }
 
-/* headers:names() -> { lower-case names as they would go out } */
+/* headers:names() -> { name… }
+ *
+ * The names of all fields that go out, in lower case. */
 static int
 l_headers_names(lua_State *L)
 {
@@ -19162,7 +19201,8 @@ static const luaL_Reg l_headers[] = {
 	{"names", l_headers_names}, {NULL, NULL},
 };
 
-/* -- view: query. An edited query is kept as a secret whether it holds one or not. */
+/* -- view: query. An edited query lies in the arena, whether it holds a secret or not. */
+
 /* The query without `name`, and with name=value behind it unless value.p is NULL. */
 static void
 l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
@@ -19191,7 +19231,9 @@ req_query_sent(const struct req *r, struct slice name)
 	return (struct slice){NULL, 0};
 }
 
-/* query:set(name, value): one pair of that name, percent-encoded, at the end */
+/* query:set(name, value)
+ *
+ * One pair of that name, percent-encoded, at the end. */
 static int
 l_query_set(lua_State *L)
 {
@@ -19221,7 +19263,9 @@ l_query_remove(lua_State *L)
 	return 0;
 }
 
-/* query:get(name) -> string | nil: the first as the client sent it, decoded */
+/* query:get(name) -> string | nil
+ *
+ * The first value that the client sent, decoded. */
 static int
 l_query_get(lua_State *L)
 {
@@ -19240,12 +19284,28 @@ static const luaL_Reg l_query[] = {
 };
 
 /* -- view: body, stripped */
+
+static const char *
+body_splice_json(struct buf *out, struct slice in, struct slice name, struct slice value)
+{
+	static const char *const why[] = {
+		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
+	};
+	struct json_spot spot;
+	enum json_result res = json_find_spot(in, name, &spot);
+
+	if (res != JSON_OK)
+		return why[res];
+	return json_splice(out, in, &spot, name, value) || !buf_ok(out) ? NULL : "unfit";
+}
+
 /* view:splice_json(name, value), view:splice_form(name, value) -> true | nil, "malformed" |
  * "not_object" | "duplicate" | "unfit" | "no_room"
- * Sets a member of the body's top object to a string, or a pair of the form that the body is; every
- * other byte stays. */
+ *
+ * Sets a member of the body's top object to a string, or a pair of a form; every other byte of the
+ * body stays. */
 static int
-l_view_splice(lua_State *L, const char *(*write)(struct buf *, struct slice in, struct slice name, struct slice value))
+l_view_splice(lua_State *L, bool json)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
 	struct slice name, value;
@@ -19263,41 +19323,24 @@ l_view_splice(lua_State *L, const char *(*write)(struct buf *, struct slice in, 
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
 	lua_charge(L, (int64_t)r->body.n / LUA_READ);
 	buf_init(&out, r->body.n + 6 * (name.n + value.n) + 6); /* JSON writes a control byte in six, and quotes, ":" and "," */
-	why = write(&out, buf_slice(&r->body), name, value);
+	buf_reserve(&out, out.max);
+	if (json)
+		why = body_splice_json(&out, buf_slice(&r->body), name, value);
+	else
+		why = form_splice(&out, buf_slice(&r->body), name, value) ? NULL : "malformed";
 	if (why == NULL && (!buf_ok(&out) || !req_take_body(r, &out)))
 		why = "no_room";
 	buf_free(&out);
 	return why != NULL ? l_fail(L, why) : l_answer(L, true);
 }
 
-static const char *
-body_splice_json(struct buf *out, struct slice in, struct slice name, struct slice value)
-{
-	static const char *const why[] = {
-		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
-	};
-	struct json_spot spot;
-	enum json_result res = json_find_spot(in, name, &spot);
-
-	if (res != JSON_OK)
-		return why[res];
-	buf_reserve(out, out->max);
-	return json_splice(out, in, &spot, name, value) || !buf_ok(out) ? NULL : "unfit";
-}
-
-static const char *
-body_splice_form(struct buf *out, struct slice in, struct slice name, struct slice value)
-{
-	buf_reserve(out, in.n + 3 * (name.n + value.n) + 2);
-	return form_splice(out, in, name, value) ? NULL : "malformed";
-}
-
-static int l_view_splice_json(lua_State *L) { return l_view_splice(L, body_splice_json); }
-static int l_view_splice_form(lua_State *L) { return l_view_splice(L, body_splice_form); }
+static int l_view_splice_json(lua_State *L) { return l_view_splice(L, true); }
+static int l_view_splice_form(lua_State *L) { return l_view_splice(L, false); }
 
 /* -- view: sigv4 */
-/* Is this field of the request signed? What S3 and others insist on, and what the
- * client had signed itself. */
+
+/* Is a field of this name signed? The names on which S3 and others insist, and those that the client
+ * had signed itself. */
 static bool
 req_field_signed(struct slice name, const struct l_sigv4 *o)
 {
@@ -19342,7 +19385,7 @@ req_put_pair(struct buf *b, const char *name, struct slice value)
 	form_put_pair(b, slice_of(name), value);
 }
 
-/* The query that is signed: what the client sent besides, and the signature's own parameters. */
+/* The query that is signed: the client's pairs, then the signature's parameters. */
 static void
 req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice names, struct buf *b)
 {
@@ -19363,7 +19406,7 @@ req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice nam
 		req_put_pair(b, "X-Amz-Security-Token", o->token);
 }
 
-/* The body is signed piece by piece: from here on as it streams. */
+/* Where the payload's word says so, the body's chunks are signed as they stream. */
 static bool
 req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[SIGV4_KEY],
     const char *signature)
@@ -19383,8 +19426,8 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	return r->up_flow.filter != NULL;
 }
 
-/* An answer that repeats the query must not give away what makes it valid: not the session's
- * token, and not the signature, with which anybody could use the URL until it expires. */
+/* An answer that repeats the query must give away neither the session's token nor the signature:
+ * the URL is valid for anybody until it expires. */
 static bool
 req_note_pair(struct req *r, const char *name, struct slice value)
 {
@@ -19396,7 +19439,7 @@ req_note_pair(struct req *r, const char *name, struct slice value)
 	return ok;
 }
 
-/* What was signed goes out: the query with its signature. */
+/* The signed query, with its signature, becomes the request's. */
 static bool
 req_set_presigned(struct req *r, const struct l_sigv4 *o, const char *signature, struct buf *text)
 {
@@ -19413,7 +19456,7 @@ req_set_presigned(struct req *r, const struct l_sigv4 *o, const char *signature,
 	return true;
 }
 
-/* Signs the request as it is: in the query, or in the head with the fields that this brings along. */
+/* Signs the request as it is: in the query, or in the field Authorization and those that go with it. */
 static bool
 req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 {
@@ -19443,11 +19486,12 @@ req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 	return ok;
 }
 
-/* req:sigv4{ access_key=, secret=, token=, region=, service=, region_set= (then SigV4a),
- * payload= (a hash or a word; absent: the body's hash), hash_header=bool, s3=bool, signed="names
- * of further headers", query=bool (a presigned URL), expires=, token_after=bool }: the request,
- * as it is now, is signed; nothing signed may be edited after it. A body that goes out in signed
- * chunks gets its filter here. */
+/* view:sigv4{ access_key=, secret=, token=, region=, service=, region_set=, payload=, hash_header=,
+ * s3=, signed="name;…", query=, expires=, token_after= }
+ *
+ * Signs the request as it is now; no signed part of it may be edited later. region_set: by SigV4a.
+ * payload: a hash or a word; absent: the body's hash. signed: further fields. query: as a presigned
+ * URL. A body in signed chunks gets its filter here. */
 static int
 l_view_sigv4(lua_State *L)
 {
@@ -19474,7 +19518,7 @@ l_view_sigv4(lua_State *L)
 	return req_sign(r, &o, &s) ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
 }
 
-/* { lower-case name = value } of the fields with that mark, secrets among them as they are */
+/* Pushes { lower-case name = value } of the fields with that mark; secret values as strings. */
 static void
 l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
 {
@@ -19488,8 +19532,8 @@ l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
 	}
 }
 
-/* { headers = { lower-case name = value }, query = { name = value } }: what the client sent
- * there */
+/* Pushes { headers = { lower-case name = value }, query = { name = value } }: the client's fields and
+ * pairs that strip took. */
 static void
 l_view_push_stripped(lua_State *L, struct req *r)
 {
@@ -19508,8 +19552,8 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	lua_setfield(L, -2, "query");
 }
 
-/* A part of the view, made once and kept as this user value of the view; what was stripped no view
- * sees before it is. */
+/* Pushes a part of the view, made once and kept as this user value. The runtime strips before it
+ * makes a view, so that `stripped` is complete. */
 static void
 l_view_push_part(lua_State *L, struct req *r, int slot)
 {
@@ -19527,7 +19571,8 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 	lua_setiuservalue(L, 1, slot);
 }
 
-/* -- req and view: members. What a name reads, and of which of the two. */
+/* -- req and view: members. A row: the name, how the member is pushed, where it lies in struct req, and
+ * who reads it. */
 enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH, M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
 enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 }; /* OF_STREAM: of what is judged again */
 static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
@@ -19591,7 +19636,7 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	}
 }
 
-/* Upvalue 1: what a name is, a method or the row of a member. */
+/* Upvalue 1 maps a name to a method, or to the number of a row of l_members. */
 static int
 l_req_index(lua_State *L)
 {
@@ -19620,7 +19665,7 @@ l_view_index(lua_State *L)
 	return 1;
 }
 
-/* The table of methods is on top; `index` takes its place. */
+/* Replaces the table of methods on top by a closure of `index`. */
 static void
 l_push_index(lua_State *L, int of, lua_CFunction index)
 {
@@ -19641,7 +19686,9 @@ static const luaL_Reg l_view_methods[] = {
 	{"splice_json", l_view_splice_json}, {"splice_form", l_view_splice_form}, {NULL, NULL},
 };
 
-/* view.body = string or secret; nothing else is set */
+/* view.body = string | secret
+ *
+ * The request's body. No other member can be set. */
 static int
 l_view_newindex(lua_State *L)
 {
@@ -19667,8 +19714,11 @@ l_view_newindex(lua_State *L)
 	return 0;
 }
 
-/* req:view([true]) -> what apply gets; true: from now on it is noted whether something is read of it. Not kept with the request: the two would hold each other, and
- * the collector frees such a pair, one of them with a finalizer, a cycle later. */
+/* req:view([true]) -> view
+ *
+ * The policy's view. true: reads of this request are noted from now on, for req:keep. The request does
+ * not keep its view: the two would hold each other, and the collector frees such a pair, one of them
+ * with a finalizer, a cycle later. */
 static int
 l_req_view(lua_State *L)
 {
@@ -19682,8 +19732,8 @@ l_req_view(lua_State *L)
 	return 1;
 }
 
-/* -- rows: what the client's own parts of the request become. Runs after strip and before apply,
- * so that no row replaces in what apply attaches. */
+/* -- rows: placeholders in the client's own parts of the request become secrets. Runs after strip and
+ * before apply, so that no row replaces within the secrets that apply attaches. */
 static void
 l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
 {
@@ -19733,7 +19783,7 @@ l_read_rows(lua_State *L, int rows, struct req *r)
 	return s;
 }
 
-/* What a run replaced is to be kept from the answer, as the client wrote it. */
+/* The answer must have the client's text in the place of the secrets that a run put in. */
 static bool
 req_note_hits(struct req *r, const struct subst_run *t)
 {
@@ -19826,10 +19876,12 @@ req_subst_body(struct req *r)
 }
 
 /* req:substitute{ { placeholder, secret, place, name, from, to }… } -> true | nil, "header" | "path" |
- * "query" | "body": the value cannot stand there, or there is no room | nil, "malformed": a body that
- * is not what it says. `place`: request.places; `name`: of the field or parameter, or the steps to the
- * member, a NUL behind each; from, to: the bytes of the path, or of a part of the body, that are the
- * place, counted from 0, in their order. */
+ * "query" | "body" | "malformed"
+ *
+ * Puts secrets in the place of placeholders. place: of request.places. name: of the field or parameter,
+ * or the steps to the member, a NUL behind each. from, to: the bytes of the path, or of a part of the
+ * body, that are the place, counted from 0 and in their order. "header" to "body": the value cannot
+ * stand there, or there is no room. "malformed": the body is not what its type says. */
 static int
 l_req_substitute(lua_State *L)
 {
@@ -19859,7 +19911,9 @@ l_req_substitute(lua_State *L)
 	return l_fail(L, why);
 }
 
-/* req:text_kind() -> "json" | "form" | "part" | nil: the place of rows that its body has, by its type */
+/* req:text_kind() -> "json" | "form" | "part" | nil
+ *
+ * The place of rows that the body has, by its Content-Type. */
 static int
 l_req_text_kind(lua_State *L)
 {
@@ -19870,10 +19924,12 @@ l_req_text_kind(lua_State *L)
 	return 1;
 }
 
-/* req:hide(secrets, text) -> true | false: they are too many. An answer's head that repeats one of them, or what
- * apply set (a token that was signed for this request), has this text in its place. What apply set counts without
- * the scheme before it (RFC 9110 11.4), which a server that repeats it leaves out. Called last, for the first to be
- * noted counts. */
+/* req:hide(secrets, text) -> bool
+ *
+ * An answer's head that repeats one of the secrets, or a secret that apply set (a token that was signed
+ * for this request), has this text in its place. A field's secret counts without the scheme before it
+ * (RFC 9110 11.4): servers repeat it so. Called last, for the first text that is noted for a secret
+ * counts. False: the secrets are too many. */
 static int
 l_req_hide(lua_State *L)
 {
@@ -19901,9 +19957,11 @@ l_req_hide(lua_State *L)
 	return l_answer(L, ok);
 }
 
-/* -- known placeholders: set = request.known(); set:add(name, shape, before, after), which is
- * store.placeholder(shape, before .. name .. after); set:drop(name) -> how many were dropped in all;
- * req:known(set) -> the names of those that stand in path, query or headers as they would go out, 16 at most */
+/* -- known placeholders
+ * request.known() -> set
+ * set:add(name, shape, before, after)  the placeholder is store.placeholder(shape, before .. name .. after)
+ * set:drop(name) -> the number of all that were dropped
+ * req:known(set) -> name…              of those in path, query or headers that go out, 16 at most */
 #define L_KNOWN "sallyport.known"
 #define L_LABEL_MAX 1024        /* two names and a variable's */
 
@@ -20000,8 +20058,10 @@ l_req_keep(lua_State *L)
 static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop}, {NULL, NULL}};
 
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
-/* request.example{ method=, url=, headers={}, body= } -> req, as a live one but for log, fail and
- * forward. Raises for what is no request. */
+
+/* request.example{ method=, url=, headers={}, body= } -> req
+ *
+ * A request that knows all but log, fail and forward. Raises where the parts make no request. */
 static int
 l_request_example(lua_State *L)
 {
@@ -20042,8 +20102,10 @@ l_request_example(lua_State *L)
 	return 1;
 }
 
-/* req:dump() -> { method=, url=, headers={ lower-case name = value }, body= }, secrets as they
- * are: for examples alone, whose secrets the policy's own file holds. */
+/* req:dump() -> { method=, url=, headers={ lower-case name = value }, body= }
+ *
+ * The request as it would go out, secrets as strings. For examples alone: the policy's file holds
+ * their secrets. */
 static int
 l_req_dump(lua_State *L)
 {
@@ -20068,8 +20130,9 @@ l_req_dump(lua_State *L)
 	return 1;
 }
 
-/* req:target() -> path and query as they would go out (a secret: either may hold one), whether
- * the path, whether the query is no longer the client's. For `credential test`. */
+/* req:target() -> secret, bool, bool
+ *
+ * Path and query as they would go out; whether the path, and whether the query, was changed. */
 static int
 l_req_target(lua_State *L)
 {
@@ -20100,7 +20163,7 @@ static const luaL_Reg l_req[] = {
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has}, {NULL, NULL}};
 
-/* request.places: rows' words for where a placeholder may stand */
+/* request.places: a row's words for the places of placeholders */
 static const char *const l_places[] = {
 	[PLACE_HEADER] = "header", [PLACE_BASIC] = "basic", [PLACE_QUERY] = "query", [PLACE_PATH] = "path",
 	[PLACE_FORM] = "form", [PLACE_PART] = "part", [PLACE_JSON] = "json", [PLACE_WS] = "ws",
@@ -20140,7 +20203,7 @@ l_open_request(lua_State *L)
 
 /* -- C's calls into Lua */
 
-/* req, token, route */
+/* The arguments of pipeline.connect and pipeline.request: req, token, route. */
 static int
 req_push(lua_State *co, void *arg)
 {
@@ -20202,7 +20265,7 @@ req_wake_body(struct req *r)
 	return true;
 }
 
-/* What a task of ours is told of an answer, copied: the request may be gone by then. */
+/* The arguments of pipeline.answer, copied: the request may be gone when the task runs. */
 static const struct slice told_fields[] = {SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date")};
 struct told {
 	int status;
@@ -20261,7 +20324,7 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 		task_run(task);
 }
 
-/* -- long-lived streams are judged again when the configuration has moved on */
+/* -- long streams are judged again when the configuration has changed */
 struct rejudge {
 	uint64_t conn;          /* its id: it may be gone by then */
 	struct req *r;          /* read in the first step only, which runs at once */
@@ -20296,8 +20359,8 @@ rejudge_done(struct task *t, bool ok, lua_State *co)
 	free(j);
 }
 
-/* Each second: those that an older configuration decided, and each once a minute, for agents expire
- * without a change; not more than 64 a call. True: more wait. */
+/* Called each second. Judges the streams that an older configuration decided, and each stream once a
+ * minute, for an agent expires without a change of the store; at most 64 a call. True: more are due. */
 static bool
 conn_rejudge(void)
 {
