@@ -3405,21 +3405,25 @@ tls_trust_unref(struct tls_trust *t)
 	free(t);
 }
 
-/* Takes the next certificate off a PEM text, as DER into `der`. 0: there is none; -1: malformed.
+/* Takes the next object off a PEM text (RFC 7468) whose name ends in `kind`, as DER into `der`. *name: of
+ * that or of the last that was looked at, "BEGIN EC PRIVATE KEY". 0: there is none; -1: malformed.
  * BearSSL's decoder takes 27 ms for the system's bundle; this 2. */
 static int
-pem_next_cert(struct slice *in, struct buf *der)
+pem_next(struct slice *in, struct slice kind, struct slice *name, struct buf *der)
 {
-	static const char begin[] = "-----BEGIN CERTIFICATE-----";
-	static const char end[] = "-----END CERTIFICATE-----";
 	const char *at, *stop, *last = in->p + in->n;
 	ssize_t n;
 
 	buf_clear(der);
-	if (in->n == 0 || (at = memmem(in->p, in->n, begin, sizeof begin - 1)) == NULL)
-		return 0;
-	at += sizeof begin - 1;
-	stop = memmem(at, (size_t)(last - at), end, sizeof end - 1);
+	do {
+		if (in->n == 0 || (at = memmem(in->p, in->n, "-----BEGIN ", 11)) == NULL ||
+		    (stop = memmem(at + 5, (size_t)(last - at - 5), "-----", 5)) == NULL)
+			return 0;
+		*name = (struct slice){at + 5, (size_t)(stop - at - 5)};
+		*in = (struct slice){stop, (size_t)(last - stop)};
+	} while (name->n < kind.n || memcmp(stop - kind.n, kind.p, kind.n) != 0);
+	at = stop + 5;
+	stop = memmem(at, (size_t)(last - at), "-----END ", 9);
 	if (stop == NULL || !buf_reserve(der, (size_t)(stop - at)))
 		return -1;
 	for (; at < stop; at++)
@@ -3439,11 +3443,12 @@ static bool
 trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 {
 	br_x509_decoder_context dc;
+	struct slice name;
 	struct buf der;
 	int found, err;
 
 	buf_init(&der, 2 * TLS_CERT_MAX);
-	while ((found = pem_next_cert(&pem, &der)) > 0) {
+	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &der)) > 0) {
 		struct tls_root *r = malloc(sizeof *r + der.n);
 		uint8_t h[32];
 
@@ -7988,41 +7993,18 @@ static const struct { char id[8]; const char *name; unsigned bits; } key_others[
 	{"\x30\x05\x06\x03\x2b\x65\x71", "ed448",   456},
 };
 
-/* Takes the DER as it comes: the key decoder reads all of it, the first bytes tell the format. */
-struct key_sink {
-	br_skey_decoder_context *key;
-	unsigned char head[32];
-	size_t n;
-};
-
-static void
-key_sink_push(void *ctx, const void *p, size_t n)
-{
-	struct key_sink *k = ctx;
-	size_t more = sizeof k->head - k->n;
-
-	if (more > n)
-		more = n;
-	if (more != 0)
-		memcpy(k->head + k->n, p, more);
-	k->n += more;
-	/* BearSSL's decoder runs on from a null pointer if it gets more once it is done. */
-	if (br_skey_decoder_last_error(k->key) == BR_ERR_X509_TRUNCATED)
-		br_skey_decoder_push(k->key, p, n);
-}
-
 /* What the outermost elements say: NULL, or why it cannot be a private key. */
 static const char *
-key_judge_head(const struct key_sink *k, struct key_info *info)
+key_judge_head(struct slice der, struct key_info *info)
 {
-	const unsigned char *h = k->head;
-	size_t i = k->n > 1 && h[1] > 0x80 ? 2 + (size_t)(h[1] & 0x7f) : 2;
+	const unsigned char *h = (const unsigned char *)der.p;
+	size_t i = der.n > 1 && h[1] > 0x80 ? 2 + (size_t)(h[1] & 0x7f) : 2;
 
-	if (k->n < 16 || h[0] != 0x30 || i > 6)
+	if (der.n < 16 || h[0] != 0x30 || i > 6)
 		return "malformed";
 	if (h[i] == 0x30) {
 		i += h[i + 1] > 0x80 ? 2 + (size_t)(h[i + 1] & 0x7f) : 2;
-		if (i >= k->n || h[i] != 0x06)
+		if (i >= der.n || h[i] != 0x06)
 			return "no_private_key";  /* a certificate begins so too, without the OID */
 		info->format = "pkcs8";          /* RFC 5958 3: EncryptedPrivateKeyInfo */
 		info->encrypted = true;
@@ -8043,22 +8025,23 @@ key_judge_head(const struct key_sink *k, struct key_info *info)
 }
 
 static const char *
-key_judge(const struct key_sink *k, struct key_info *info)
+key_judge(struct slice der, br_skey_decoder_context *key, struct key_info *info)
 {
-	const char *why = key_judge_head(k, info);
+	const char *why = key_judge_head(der, info);
 	const br_ec_private_key *ec;
 	int curve;
 
 	if (why != NULL || info->encrypted || info->type != NULL)
 		return why;
-	switch (br_skey_decoder_key_type(k->key)) {
+	br_skey_decoder_push(key, der.p, der.n);
+	switch (br_skey_decoder_key_type(key)) {
 	case BR_KEYTYPE_RSA:
 		info->type = "rsa";
-		info->bits = br_skey_decoder_get_rsa(k->key)->n_bitlen;
+		info->bits = br_skey_decoder_get_rsa(key)->n_bitlen;
 		return NULL;
 	case BR_KEYTYPE_EC:
 		info->type = "ec";
-		ec = br_skey_decoder_get_ec(k->key);
+		ec = br_skey_decoder_get_ec(key);
 		curve = ec->curve;
 		for (size_t i = 0; i < COUNT(key_curves); i++)
 			if (key_curves[i].id == curve) {
@@ -8067,7 +8050,7 @@ key_judge(const struct key_sink *k, struct key_info *info)
 			}
 		return info->curve == NULL ? "unsupported" : NULL;
 	default:
-		curve = br_skey_decoder_last_error(k->key);
+		curve = br_skey_decoder_last_error(key);
 		return curve == BR_ERR_X509_UNSUPPORTED || curve == BR_ERR_X509_LIMIT_EXCEEDED ?
 		    "unsupported" : "malformed";
 	}
@@ -8079,46 +8062,6 @@ key_text_has(struct slice text, struct slice what)
 	return memmem(text.p, text.n, what.p, what.n) != NULL;
 }
 
-/* Reads PEM to the end of its first private key. Others (certificates, EC PARAMETERS) pass. */
-static const char *
-key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *sink,
-    struct key_info *info)
-{
-	struct slice rest = text;
-	bool mine = false, last = false;
-
-	while (rest.n != 0 || !last) {
-		size_t used;
-
-		if (rest.n == 0) {
-			rest = SLICE("\n");     /* the decoder wants the last line ended */
-			last = true;
-		}
-		used = br_pem_decoder_push(pem, rest.p, rest.n);
-		rest.p += used;
-		rest.n -= used;
-		switch (br_pem_decoder_event(pem)) {
-		case BR_PEM_BEGIN_OBJ:
-			mine = strstr(br_pem_decoder_name(pem), "PRIVATE KEY") != NULL;
-			if (mine && strncmp(br_pem_decoder_name(pem), "OPENSSH", 7) == 0)
-				return "openssh_format";
-			br_pem_decoder_setdest(pem, mine ? key_sink_push : NULL, sink);
-			break;
-		case BR_PEM_END_OBJ:
-			if (mine)
-				return key_judge(sink, info);
-			break;
-		case BR_PEM_ERROR:      /* or OpenSSL's old encryption, with fields before the base64 (RFC 1421 4.6.1.1) */
-			if (!mine || !key_text_has(text, SLICE("Proc-Type: 4,ENCRYPTED")))
-				return "malformed";
-			info->format = key_text_has(text, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
-			info->encrypted = true;
-			return NULL;
-		}
-	}
-	return mine ? "malformed" : "no_private_key";
-}
-
 /* Reads one private key, PEM or DER, into `key`, which the caller wipes; key NULL: for info alone.
  * NULL: done (`key` holds an RSA or EC key if info->type says so). Else a code: "not_a_key", "malformed", "unsupported",
  * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n
@@ -8126,32 +8069,43 @@ key_read_pem(struct slice text, br_pem_decoder_context *pem, struct key_sink *si
 static const char *
 key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 {
-	br_pem_decoder_context pem;
 	br_skey_decoder_context own;
-	struct key_sink sink = {.key = key != NULL ? key : &own};
+	struct slice rest = in, name = SLICE("");
+	struct buf der;
 	const char *why;
 	size_t lead = 0;
+	int found;
 
 	*info = (struct key_info){0};
-	br_skey_decoder_init(sink.key);
+	if (key == NULL)
+		key = &own;
+	br_skey_decoder_init(key);
+	buf_init(&der, in.n);
 	while (lead < in.n && in.p[lead] != '\0' && strchr(" \t\r\n", in.p[lead]) != NULL)
 		lead++;
-	if (in.n != 0 && in.p[0] == 0x30) {  /* SEQUENCE, and no byte that PEM begins with */
-		key_sink_push(&sink, in.p, in.n);
-		why = key_judge(&sink, info);
+	if (in.n != 0 && in.p[0] == 0x30) {     /* SEQUENCE, and no byte that PEM begins with */
+		why = key_judge(in, key, info);
 	} else if (lead < in.n && in.p[lead] == '{') {  /* a JWK, or the file that a PEM key came in */
 		why = "json";
 	} else if (in.n == 0 || !key_text_has(in, SLICE("-----BEGIN "))) {
 		why = "not_a_key";
 	} else if (key_text_has(in, SLICE("-----\\n"))) {
 		why = "escaped_newlines";
-	} else {
-		br_pem_decoder_init(&pem);
-		why = key_read_pem(in, &pem, &sink, info);
-		wipe(&pem, sizeof pem);
+	} else if ((found = pem_next(&rest, SLICE("PRIVATE KEY"), &name, &der)) == 0) {
+		why = "no_private_key";
+	} else if (slice_begins_nocase(name, SLICE("BEGIN OPENSSH"))) {
+		why = "openssh_format";
+	} else if (found > 0) {
+		why = key_judge(buf_slice(&der), key, info);
+	} else if (!key_text_has(in, SLICE("Proc-Type: 4,ENCRYPTED"))) {
+		why = "malformed";
+	} else {        /* OpenSSL's old encryption puts fields before the base64 (RFC 1421 4.6.1.1) */
+		info->format = key_text_has(in, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
+		info->encrypted = true;
+		why = NULL;
 	}
-	wipe(&sink, sizeof sink);
-	if (key == NULL)
+	buf_free(&der);
+	if (key == &own)
 		wipe(&own, sizeof own);
 	return why;
 }
@@ -11568,6 +11522,7 @@ static const char *
 ident_read_chain(struct tls_ident *id, struct slice pem)
 {
 	struct cert_view v;
+	struct slice name;
 	struct buf one;
 	int found;
 
@@ -11578,7 +11533,7 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 	if (!buf_reserve(&id->der, pem.n))      /* more than all DER takes: it never moves */
 		return "no_memory";
 	buf_init(&one, IDENT_PEM_MAX);
-	while ((found = pem_next_cert(&pem, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
+	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
 		id->chain[id->chain_n++] =
 		    (br_x509_certificate){(unsigned char *)id->der.p + id->der.n, one.n};
 		if (!cert_read(buf_slice(&one), &v) || !buf_addv(&id->der, buf_slice(&one))) {

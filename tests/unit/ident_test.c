@@ -143,7 +143,7 @@ test_chain(void)
 
 	buf_init(&der, TLS_CERT_MAX);
 	for (size_t i = 0; ok && i < 2; i++)
-		ok = pem_next_cert(&pem, &der) == 1 &&
+		ok = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &(struct slice){0}, &der) == 1 &&
 		    slice_eq(buf_slice(&der), (struct slice){(char *)id->chain[i].data, id->chain[i].data_len});
 	test_result(ok, "the chain is shown in the file's order", "no");
 	buf_free(&der);
@@ -293,7 +293,7 @@ judge(struct tls_ident *id, const char *host, const char *shown, int64_t days, c
 	buf_init(&der, TLS_CERT_MAX);
 	t->verify->now += days * 86400;
 	(*x)->start_chain(x, host);
-	while (pem_next_cert(&pem, &der) > 0) {
+	while (pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &(struct slice){0}, &der) > 0) {
 		(*x)->start_cert(x, (uint32_t)der.n);
 		(*x)->append(x, (unsigned char *)der.p, der.n);
 		(*x)->end_cert(x);
@@ -318,7 +318,7 @@ pin_of(const char *what)
 	uint8_t h[32];
 
 	buf_init(&der, TLS_CERT_MAX);
-	if (pem_next_cert(&pem, &der) != 1 || !cert_read(buf_slice(&der), &v))
+	if (pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &(struct slice){0}, &der) != 1 || !cert_read(buf_slice(&der), &v))
 		abort();
 	if (what[0] == 'c')
 		tls_sha256(der.p, der.n, h);

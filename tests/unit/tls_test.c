@@ -1170,7 +1170,7 @@ judge(const char *root, const char *chain, const char *host, bool legacy)
 	fclose(f);
 	buf_init(&der, TLS_CERT_MAX);
 	(*x)->start_chain(x, host);
-	while (pem_next_cert(&rest, &der) > 0) {
+	while (pem_next(&rest, SLICE("BEGIN CERTIFICATE"), &(struct slice){0}, &der) > 0) {
 		(*x)->start_cert(x, (uint32_t)der.n);
 		(*x)->append(x, (unsigned char *)der.p, der.n);
 		(*x)->end_cert(x);
