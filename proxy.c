@@ -292,50 +292,33 @@ write_all(int fd, const void *data, size_t n)
 	return true;
 }
 
-static uint16_t
-load_be16(const void *p)
+/* Big-endian integers of n bytes. */
+static inline uint64_t
+load_be(const void *p, size_t n)
 {
 	const uint8_t *b = p;
+	uint64_t v = 0;
 
-	return (uint16_t)(b[0] << 8 | b[1]);
+	for (size_t i = 0; i < n; i++)
+		v = v << 8 | b[i];
+	return v;
 }
 
-static uint32_t
-load_be32(const void *p)
-{
-	const uint8_t *b = p;
-
-	return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
-}
-
-static uint64_t
-load_be64(const void *p)
-{
-	return (uint64_t)load_be32(p) << 32 | load_be32((const uint8_t *)p + 4);
-}
-
-static void
-store_be16(void *p, uint16_t v)
+static inline void
+store_be(void *p, size_t n, uint64_t v)
 {
 	uint8_t *b = p;
 
-	b[0] = (uint8_t)(v >> 8);
-	b[1] = (uint8_t)v;
+	for (; n-- != 0; v >>= 8)
+		b[n] = (uint8_t)v;
 }
 
-static void
-store_be32(void *p, uint32_t v)
-{
-	store_be16(p, (uint16_t)(v >> 16));
-	store_be16((uint8_t *)p + 2, (uint16_t)v);
-}
-
-static void
-store_be64(void *p, uint64_t v)
-{
-	store_be32(p, (uint32_t)(v >> 32));
-	store_be32((uint8_t *)p + 4, (uint32_t)v);
-}
+#define load_be16(p) ((uint16_t)load_be(p, 2))
+#define load_be32(p) ((uint32_t)load_be(p, 4))
+#define load_be64(p) load_be(p, 8)
+#define store_be16(p, v) store_be(p, 2, v)
+#define store_be32(p, v) store_be(p, 4, v)
+#define store_be64(p, v) store_be(p, 8, v)
 
 /* Lower case, no NUL. */
 static size_t
@@ -379,12 +362,6 @@ hex_decode(void *out, struct slice in)
 /* RFC 4648 4 (standard, padded) and 5 (URL-safe, unpadded). */
 static const char b64_std[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 static const char b64_url[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-static size_t
-b64_len(size_t n)
-{
-	return (n + 2) / 3 * 4;
-}
 
 static size_t
 b64_encode(char *out, const void *in, size_t n, bool url)
@@ -1123,7 +1100,7 @@ buf_slice(const struct buf *b)
 static bool
 buf_base64(struct buf *b, struct slice in, bool url)
 {
-	if (buf_reserve(b, b64_len(in.n)))
+	if (buf_reserve(b, (in.n + 2) / 3 * 4))
 		b->n += b64_encode(b->p + b->n, in.p, in.n, url);
 	return buf_ok(b);
 }
@@ -1187,28 +1164,6 @@ struct secret_handle {
 /* The scope of the task that runs; set by lua_step alone, around each resume. NULL: handles are
  * not bound (commands, and while nothing runs). */
 static struct secret_scope *secret_scope_now;
-
-static void
-secret_handle_init(struct secret_handle *h)
-{
-	*h = (struct secret_handle){.scope = secret_scope_now};
-	if (h->scope == NULL)
-		return;
-	h->next = h->scope->first;
-	h->link = &h->scope->first;
-	if (h->next != NULL)
-		h->next->link = &h->next;
-	h->scope->first = h;
-}
-
-/* Takes the reference. */
-static void
-secret_handle_set(struct secret_handle *h, struct secret *s)
-{
-	h->s = s;
-	if (h->scope != NULL)
-		h->scope->bytes += s->n;
-}
 
 /* From now on no task's end empties it. */
 static void
@@ -15905,18 +15860,6 @@ l_set_flag(lua_State *L, const char *key, bool value)
 	lua_setfield(L, -2, key);
 }
 
-/* The value on top becomes member i of the list below it, as { name, value }. */
-static void
-l_add_pair(lua_State *L, struct slice name, lua_Integer i)
-{
-	lua_createtable(L, 2, 0);
-	lua_insert(L, -2);
-	lua_rawseti(L, -2, 2);
-	lua_pushlstring(L, name.p, name.n);
-	lua_rawseti(L, -2, 1);
-	lua_rawseti(L, -2, i);
-}
-
 static bool
 l_flag(lua_State *L, int table, const char *key)
 {
@@ -16094,7 +16037,13 @@ l_new_secret(lua_State *L)
 	if (luaL_getmetatable(L, L_SECRET) != LUA_TTABLE)  /* or luaL_setmetatable takes nil */
 		luaL_error(L, "module secret is not open");
 	lua_setmetatable(L, -2);
-	secret_handle_init(h);
+	if ((h->scope = secret_scope_now) != NULL) {
+		h->next = h->scope->first;
+		h->link = &h->scope->first;
+		if (h->next != NULL)
+			h->next->link = &h->next;
+		h->scope->first = h;
+	}
 	return h;
 }
 
@@ -16149,7 +16098,9 @@ l_text_push(lua_State *L)
 			lua_gc(L, LUA_GCCOLLECT);
 		if (h->scope != NULL && h->scope->bytes + lua_text.n > SECRET_SCOPE_MAX)
 			return l_text_refuse(L);
-		secret_handle_set(h, buf_take_secret(&lua_text));
+		h->s = buf_take_secret(&lua_text);
+		if (h->scope != NULL)
+			h->scope->bytes += h->s->n;
 	} else {
 		lua_pushlstring(L, lua_text.p, lua_text.n);
 		buf_free(&lua_text);
@@ -16275,48 +16226,18 @@ l_part_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 
 /* -- codecs */
 
-static bool
-codec_base64(struct buf *b, struct slice in)
-{
-	return buf_base64(b, in, false);
-}
-
-static bool
-codec_base64url(struct buf *b, struct slice in)
-{
-	return buf_base64(b, in, true);
-}
-
-static bool
-codec_percent(struct buf *b, struct slice in)
-{
-	return pct_put(b, in, PCT_URI);
-}
-
-static bool
-codec_form(struct buf *b, struct slice in)
-{
-	return pct_put(b, in, PCT_FORM);
-}
-
-/* False, and the buffer is not bad: not UTF-8. */
-static bool
-codec_json(struct buf *b, struct slice in)
-{
-	return json_put(b, in, false);
-}
-
 static const struct codec {
 	const char *name;
-	bool (*put)(struct buf *b, struct slice in);
+	enum { CODEC_BASE64, CODEC_HEX, CODEC_PERCENT, CODEC_JSON } kind;
+	unsigned mode;                  /* of CODEC_PERCENT an enum pct; of CODEC_BASE64: is it for URLs? */
 	unsigned most;                  /* bytes that one byte becomes */
 } codecs[] = {
-	{"percent",     codec_percent, 3},
-	{"base64",      codec_base64, 2},       /* RFC 4648 4 */
-	{"base64url",   codec_base64url, 2},    /* RFC 4648 5, without padding (RFC 7515 2) */
-	{"hex",         buf_hex, 2},            /* lower case */
-	{"form",        codec_form, 3},
-	{"json_string", codec_json, 6},         /* in quotes */
+	{"base64",      CODEC_BASE64, false, 2},        /* RFC 4648 4 */
+	{"base64url",   CODEC_BASE64, true, 2},         /* RFC 4648 5, without padding (RFC 7515 2) */
+	{"hex",         CODEC_HEX, PCT_NONE, 2},        /* lower case */
+	{"percent",     CODEC_PERCENT, PCT_URI, 3},
+	{"form",        CODEC_PERCENT, PCT_FORM, 3},
+	{"json_string", CODEC_JSON, PCT_NONE, 6},       /* in quotes */
 };
 
 /* secret.decode("hex" | "base64" | "base64url", x) -> its bytes, a secret as x is | nil,
@@ -16353,8 +16274,20 @@ l_secret_code(lua_State *L)
 	struct slice in = l_check_value(L, 1, &is_secret);
 	struct buf *b = l_text(L, is_secret, in.n * c->most);
 
-	if (!c->put(b, in) && buf_ok(b))
-		return luaL_error(L, "%s: %s", c->name, L_UNFIT(is_secret, "not UTF-8"));
+	switch (c->kind) {
+	case CODEC_BASE64:
+		buf_base64(b, in, c->mode);
+		break;
+	case CODEC_HEX:
+		buf_hex(b, in);
+		break;
+	case CODEC_PERCENT:
+		pct_put(b, in, (enum pct)c->mode);
+		break;
+	case CODEC_JSON:
+		if (!json_put(b, in, false) && buf_ok(b))
+			return luaL_error(L, "%s: %s", c->name, L_UNFIT(is_secret, "not UTF-8"));
+	}
 	return l_text_push(L);
 }
 
@@ -16690,13 +16623,6 @@ l_pairs_parse(lua_State *L)
 
 /* -- json: reading */
 
-/* JSON's null, which a Lua table cannot hold as nil. */
-static void
-l_json_push_null(lua_State *L)
-{
-	lua_pushlightuserdata(L, NULL);
-}
-
 static void
 l_json_push_string(lua_State *L, const struct json_token *t)
 {
@@ -16716,18 +16642,13 @@ l_json_push_number(lua_State *L, struct slice in)
 {
 	int64_t integer;
 	double real;
+	enum json_number kind = json_number(in, &integer, &real);
 
-	switch (json_number(in, &integer, &real)) {
-	case JSON_INTEGER:
+	if (kind == JSON_INTEGER)
 		lua_pushinteger(L, integer);
-		return true;
-	case JSON_REAL:
+	else if (kind == JSON_REAL)
 		lua_pushnumber(L, real);
-		return true;
-	case JSON_NOT_A_NUMBER:
-		break;
-	}
-	return false;
+	return kind != JSON_NOT_A_NUMBER;
 }
 
 /* Values nest. */
@@ -16780,7 +16701,7 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 	luaL_checkstack(L, 6, NULL);
 	switch (t->type) {
 	case JSON_NULL:
-		l_json_push_null(L);
+		lua_pushlightuserdata(L, NULL);         /* json.null: no table holds nil */
 		return NULL;
 	case JSON_FALSE:
 	case JSON_TRUE:
@@ -17247,9 +17168,8 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char
 	return ok;
 }
 
-/* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service=
- * [, at=] } -> list of { name, value }: the headers of a request of our own, to which it adds no
- * others. */
+/* sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } ->
+ * authorization (secret), x-amz-date, whether the token is signed */
 static int
 l_sign_sigv4(lua_State *L)
 {
@@ -17285,16 +17205,9 @@ l_sign_sigv4(lua_State *L)
 		return luaL_error(L, "sigv4: out of memory");
 	}
 	l_push_buf(L, &authorization);
-	lua_createtable(L, 3, 0);
-	lua_insert(L, -2);
-	l_add_pair(L, SLICE("authorization"), 1);
 	lua_pushstring(L, o.scope.datetime);
-	l_add_pair(L, SLICE("x-amz-date"), 2);
-	if (o.token.n != 0) {
-		lua_getfield(L, 1, "token");
-		l_add_pair(L, SLICE("x-amz-security-token"), 3);
-	}
-	return 1;
+	lua_pushboolean(L, o.token.n != 0);
+	return 3;
 }
 
 static const luaL_Reg l_sign_functions[] = {
@@ -17321,7 +17234,7 @@ l_open_json(lua_State *L)
 	if (luaL_newmetatable(L, L_JSON_ARRAY))
 		l_set_string(L, "__metatable", "json.array");
 	luaL_newlib(L, l_json_functions);
-	l_json_push_null(L);
+	lua_pushlightuserdata(L, NULL);
 	lua_setfield(L, -2, "null");
 	return 1;
 }
@@ -20680,9 +20593,13 @@ l_command_headers(lua_State *L, struct slice text)
 			name_n = ok ? json_unescape(name, &t) : 0;
 			ok = ok && http_is_token((struct slice){name, name_n});
 		} else if (t.type == JSON_STRING) {
+			lua_createtable(L, 2, 0);
+			lua_pushlstring(L, name, name_n);
+			lua_rawseti(L, -2, 1);
 			l_json_push_secret(L, &t);
 			ok = http_valid_field_value(secret_slice(l_test_secret(L, -1)));
-			l_add_pair(L, (struct slice){name, name_n}, ++n);
+			lua_rawseti(L, -2, 2);
+			lua_rawseti(L, -2, ++n);
 		} else
 			ok = t.type == JSON_CLOSE;
 	}

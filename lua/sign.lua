@@ -22,4 +22,11 @@ function M.nonce()
   return digest:sub(1, 32)
 end
 
+--- sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } -> list of
+-- { name, value }: the headers of a request of our own, to which it adds no others.
+function M.sigv4(o)
+  local authorization, date, token = core.sigv4(o)
+  return { { "authorization", authorization }, { "x-amz-date", date }, token and { "x-amz-security-token", o.token } or nil }
+end
+
 return M
