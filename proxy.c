@@ -9306,8 +9306,7 @@ struct store_op {
 	enum store_op_kind kind;
 	enum store_db db;
 	bool keep;              /* secrets of the old record that this one does not name stay */
-	bool versioned;         /* `version` must be what is there; 0: nothing may be there */
-	uint64_t version;
+	uint64_t version;       /* must be what is there; 0: nothing may be there; or STORE_ANY */
 	uint32_t room;          /* a later record of this size must find room, whatever the disk */
 	unsigned nseals;
 	size_t key, key_n, plain, plain_n, seals, seals_n;      /* offsets into the batch's bytes */
@@ -9369,8 +9368,8 @@ static enum store_err
 store_batch_op(struct store_batch *b, enum store_op_kind kind, enum store_db db, struct slice key,
     uint64_t version)
 {
-	struct store_op op = {.kind = kind, .db = db, .versioned = version != STORE_ANY,
-	    .version = version, .key = b->bytes.n, .key_n = key.n};
+	struct store_op op = {.kind = kind, .db = db, .version = version, .key = b->bytes.n,
+	    .key_n = key.n};
 
 	if (!store_key_ok(key) || !buf_addv(&b->bytes, key))
 		return STORE_INVALID;
@@ -9482,12 +9481,6 @@ store_lock_try(int fd)
 }
 
 static void
-store_unlock(int fd)
-{
-	flock(fd, LOCK_UN);
-}
-
-static void
 store_lock_pause(void)
 {
 	nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
@@ -9582,52 +9575,39 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 
 /* -- committing */
 
-/* Everything a record's put needs to know of what is there. */
-struct store_old {
-	bool there;
-	enum store_err err;     /* DAMAGED: there, but not to be trusted */
-	struct store_record r;  /* when err is OK; dies with the next write */
-};
-
-static struct store_old
-store_old_get(MDB_txn *txn, const struct store_batch *b, const struct store_op *op)
+/* What is there under the operation's key. ABSENT: nothing; neither OK nor ABSENT: a record that is
+ * not to be trusted. *r dies with the next write. */
+static enum store_err
+store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op, struct store_record *r)
 {
-	struct store_old old = {.err = STORE_OK};
 	struct slice v, key = store_op_key(b, op);
 	enum store_err err = store_raw_get(txn, op->db, key, &v);
 
-	if (err == STORE_ABSENT)
-		return old;
-	old.there = true;
-	old.err = err != STORE_OK ? err :
-	    store_record_check(store_keys_of(store.keys), op->db, key, v, &old.r);
-	return old;
+	return err != STORE_OK ? err :
+	    store_record_check(store_keys_of(store.keys), op->db, key, v, r);
 }
 
 /* Preconditions are about what was there before the batch. A damaged record meets none, but may be
  * replaced or removed without one: that is how it is mended. */
 static enum store_err
-store_op_allowed(const struct store_op *op, const struct store_old *old)
+store_op_allowed(const struct store_op *op, enum store_err old, const struct store_record *r)
 {
-	if (op->versioned && op->version == 0)
-		return old->there ? STORE_CONFLICT : STORE_OK;
-	if (op->versioned && !old->there)
+	bool versioned = op->version != STORE_ANY;
+
+	if (versioned && (old == STORE_ABSENT) != (op->version == 0))
 		return STORE_CONFLICT;
-	if (op->versioned || (op->kind == OP_PUT && op->keep)) {
-		if (old->err != STORE_OK)
-			return old->err;
-		if (op->versioned && old->r.version != op->version)
-			return STORE_CONFLICT;
-	}
-	return STORE_OK;
+	if (old == STORE_ABSENT || (!versioned && (op->kind != OP_PUT || !op->keep)))
+		return STORE_OK;
+	if (old != STORE_OK)
+		return old;
+	return versioned && r->version != op->version ? STORE_CONFLICT : STORE_OK;
 }
 
-/* Puts the record's bytes together in b->record. */
+/* Puts the record's bytes together in b->record. `rest`: sealed secrets of the old record. */
 static enum store_err
-store_compose(struct store_batch *b, const struct store_op *op, const struct store_old *old)
+store_compose(struct store_batch *b, const struct store_op *op, struct slice rest)
 {
-	struct slice rest = op->keep && old->there ? old->r.seals : SLICE(""),
-	    ours = store_op_seals(b, op);
+	struct slice ours = store_op_seals(b, op);
 	struct store_seal s, other;
 	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG];
 	unsigned n = 0;
@@ -9659,24 +9639,24 @@ static enum store_err
 store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
     struct store_counters *c)
 {
-	struct store_old old;
+	struct store_record r;
 	struct slice key = store_op_key(b, op);
 	MDB_val k = store_val(key), v;
-	enum store_err err;
+	enum store_err err, old;
 	uint64_t was;
 	int rc;
 
 	if (op->kind == OP_CHECK)
 		return STORE_OK;
-	old = store_old_get(txn, b, op);
-	was = old.there && old.err == STORE_OK ? store_room_cost(old.r.room) : 0;
+	old = store_old(txn, b, op, &r);
+	was = old == STORE_OK ? store_room_cost(r.room) : 0;
 	c->room = c->room > was ? c->room - was : 0;
 	if (op->kind == OP_DEL) {
 		rc = mdb_del(txn, store.dbi[op->db], &k, NULL);
 		if (rc == MDB_NOTFOUND)
 			return STORE_OK;
 	} else {
-		if ((err = store_compose(b, op, &old)) != STORE_OK)
+		if ((err = store_compose(b, op, op->keep && old == STORE_OK ? r.seals : SLICE(""))) != STORE_OK)
 			return err;
 		c->room += store_room_cost(op->room);
 		v = store_val(buf_slice(&b->record));
@@ -9746,9 +9726,10 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 
 	for (size_t i = 0; i < b->n; i++) {
 		const struct store_op *op = &b->op[i];
-		struct store_old old = store_old_get(txn, b, op);
+		struct store_record r;
+		enum store_err old = store_old(txn, b, op, &r);
 
-		if ((err = store_op_allowed(op, &old)) != STORE_OK)
+		if ((err = store_op_allowed(op, old, &r)) != STORE_OK)
 			return err;
 		if (op->kind != OP_PUT)
 			continue;
@@ -9757,7 +9738,7 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 		/* half-full leaves, own pages */
 		bytes += size < store.psize / 2 ? 2 * size : size + store.psize;
 		promised += store_room_cost(op->room);
-		entitled = entitled && old.there && old.err == STORE_OK && old.r.room != 0;
+		entitled = entitled && old == STORE_OK && r.room != 0;
 	}
 	if (puts == 0 || entitled)
 		return STORE_OK;
@@ -9849,7 +9830,7 @@ store_commit_job(struct job *j)
 		return;
 	if (atomic_compare_exchange_strong(&c->phase, &waiting, COMMIT_BEGUN))
 		c->err = store_transact(c->batch);
-	store_unlock(store.lock_fd);
+	flock(store.lock_fd, LOCK_UN);
 }
 
 static void
@@ -10263,7 +10244,7 @@ store_init(const char *home)
 	err = STORE_TIMEOUT;
 	if (store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS, NULL)) {
 		err = store_make(home);
-		store_unlock(store.lock_fd);
+		flock(store.lock_fd, LOCK_UN);
 	}
 	store_close();
 	if (err != STORE_OK)
@@ -21643,7 +21624,7 @@ master_has_log(void)
 	bool none = store_lock_try(master_log_lock);
 
 	if (none)
-		store_unlock(master_log_lock);
+		flock(master_log_lock, LOCK_UN);
 	return !none;
 }
 

@@ -70,12 +70,12 @@ local function load_authority()
   local ca = require("store").get("meta", "ca")
   local der = ca and type(ca.der) == "string" and require("host").unbase64(ca.der)
   local key = ca and ca.secrets and ca.secrets.key
-  if not (der and key and require("tls").authority(der, key)) then error("the CA of this store is missing or damaged", 0) end
+  return der and key and require("tls").authority(der, key)
 end
 
 --- given: { the flags of `serve` as JSON }
 function M.start(given)
-  load_authority()
+  if not load_authority() then return false, "the CA of this store is missing or damaged" end
   local flags = given[1] and assert(require("json").decode(given[1])) or nil
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first dial: connect-to, roots and the guard must be as they were set.
