@@ -11627,8 +11627,8 @@ ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
 /* ---- peer ------------------------------------------------------------------
  * One end of a connection, plain or TLS, seen as two streams of bytes. A peer borrows its wire
  * buffers from a pool while bytes are in them and gives them back when they are empty, so an idle
- * connection owns none. Whoever writes asks peer_room first: then one piece of PEER_PIECE and its
- * framing always fit, and back-pressure is nothing but not reading the other side. */
+ * connection owns none. A writer asks peer_room first: then one piece of PEER_PIECE and its framing
+ * always fit, and back-pressure is not reading the other side. */
 #define PEER_READ (64 * 1024)   /* one read(2): several TLS records */
 #define PEER_PIECE (16 * 1024)  /* one write to a peer at most: a TLS record */
 #define PEER_OUT_HIGH (72 * 1024) /* no more is accepted above: four records and their overhead */
@@ -11813,7 +11813,7 @@ peer_drain(struct peer *p)
 static enum io peer_flush(struct peer *);        /* an alert, when reading finds what ends the connection */
 
 /* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
- * close_notify). A TLS wire that ends without close_notify is IO_ERR: whoever cuts it could
+ * close_notify). A TLS wire that ends without close_notify is IO_ERR: an attacker who cuts it could
  * otherwise pass a part for the whole (RFC 8446 6.1, RFC 9112 9.8). */
 static enum io
 peer_fill(struct peer *p)
@@ -12066,7 +12066,7 @@ upstream_ready(struct watch *w)
 {
 	struct upstream *u = OWNER(w, struct upstream, peer.watch);
 
-	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes nobody asked for */
+	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes that answer no request */
 		upstream_free(u);
 		return;
 	}
@@ -12258,7 +12258,7 @@ struct filter {
 	bool more;              /* it holds output: to be run again before it gets new input */
 	bool ended;             /* it has given its last byte */
 	uint64_t cost;          /* of this run's work beside the bytes themselves, in bytes of a turn */
-	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: nobody's */
+	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: no agent's */
 };
 
 /* What the client is told of a body that a filter refuses. */
@@ -12328,6 +12328,14 @@ flow_free(struct flow *f)
 {
 	buf_free(&f->trailers);
 	filter_free(f->filter);
+}
+
+/* From now on the bytes pass through this filter; NULL: through none. */
+static void
+flow_attach(struct flow *f, struct filter *filter)
+{
+	filter_free(f->filter);
+	f->filter = filter;
 }
 
 /* A flow that was used before, or a zeroed one; its filter stays. For an end in memory the caller sets
@@ -12498,7 +12506,7 @@ flow_move(struct flow *f)
 	return FLOW_DONE;
 }
 
-/* Moves what there is, and sends what the destination holds, some of which may still wait there. */
+/* Moves the bytes that there are, and flushes the destination, where some may still wait. */
 static enum flow_io
 flow_pump(struct flow *f)
 {
@@ -12931,7 +12939,7 @@ filter_ws_new(const struct subst *s)
 #define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
 #define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
 #define CONN_HEAD_MS 30000
-#define CONN_HEAD_UNKNOWN_MS 10000 /* until somebody says who they are */
+#define CONN_HEAD_UNKNOWN_MS 10000 /* until a token names the agent */
 #define CONN_HANDSHAKE_MS 10000
 #define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
 #define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
@@ -12999,7 +13007,7 @@ struct req {
 	/* owned, or kept's; what was attached, to be taken out of the answer's head */
 	struct subst_back *back;
 
-	/* the body, when somebody reads it whole */
+	/* the body, when a policy reads it whole */
 	bool body_reading, body_read;
 	const char *body_error; /* static; NULL: none so far */
 	struct buf body;        /* owned; counted in req_bodies: body.max */
@@ -13076,7 +13084,7 @@ struct conn {
 	bool tunnel;            /* CONNECT was answered: host and port are fixed */
 	bool secure;            /* and the client speaks TLS inside */
 	bool last;              /* no request after this one */
-	bool counted_unknown;   /* among the connections nobody has signed for */
+	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
 	uint64_t id;
 	uint64_t lingered;
 	size_t scanned;         /* of a head that is arriving */
@@ -13385,7 +13393,7 @@ req_log(struct req *r)
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
 	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
-		return;                 /* pages that are open to all: whoever watches us asks each second */
+		return;                 /* pages that are open to all: a monitor asks for them each second */
 	if (path.n > REQ_PATH_LOG_MAX)
 		path.n = REQ_PATH_LOG_MAX;
 	buf_clear(&b);
@@ -13440,7 +13448,7 @@ http_phrase(int status)
 	return "Error";
 }
 
-/* Our own answer in the form DESIGN gives: {"error","message","hint","request"}. */
+/* Our own answer, in DESIGN's form: {"error","message","hint","request"}. */
 static void
 req_fail(struct req *r, int status, const char *code, struct slice message, struct slice hint)
 {
@@ -13589,7 +13597,7 @@ req_find_token(struct req *r)
 
 	if (r->form == REQ_TUNNEL)
 		memcpy(r->token, r->conn->token, sizeof r->token);
-	if (r->form == REQ_TUNNEL ||    /* two: nobody knows which of them speaks */
+	if (r->form == REQ_TUNNEL ||    /* two: which of them counts is not defined */
 	    (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0))
 		return;
 	if (i < 0 && r->form == REQ_ORIGIN)
@@ -13656,7 +13664,7 @@ req_parse(struct req *r)
 	if (!req_parse_target(r))
 		return false;
 	req_find_token(r);
-	/* our rules' word for an upgrade, nobody's method */
+	/* the word of our rules for an upgrade; no method has that name */
 	if (slice_eq(r->head.method, SLICE("WEBSOCKET")))
 		return req_bad(r, 400, "bad_request", "there is no such method");
 	if (slice_eq(r->head.method, SLICE("TRACE")))
@@ -14113,7 +14121,7 @@ conn_turn(struct defer *d)
 	conn_advance(OWNER(d, struct conn, defer));
 }
 
-/* What of a flow does not fit into this turn has another. */
+/* Pumps a flow; the bytes that do not fit into this turn have another. */
 static enum flow_io
 conn_pump(struct conn *c, struct flow *f)
 {
@@ -14160,8 +14168,8 @@ conn_new(int fd)
 		conn_close(c, true);
 }
 
-/* Those who have not said who they are have a tenth. The one that waited longest makes room: a
- * flood of strangers drives out strangers, and an agent says who it is at once. */
+/* Connections without an agent have a tenth of all. The oldest makes room: a flood of strangers drives
+ * out strangers, and an agent's first request names the agent. The list is newest first. */
 static void
 conn_evict_unknown(void)
 {
@@ -14227,7 +14235,8 @@ req_body_consumed(const struct req *r)
 	    (r->head.body == BODY_LENGTH && r->head.length == 0);
 }
 
-/* What waits goes out first, at the pace of whoever reads; then a short while of reading on. */
+/* Flush, shut down writing, then read for CONN_LINGER_MS, so that a reset cannot overtake the answer
+ * (RFC 9112 9.6). */
 static void
 conn_linger(struct conn *c)
 {
@@ -14287,6 +14296,7 @@ conn_begin_answer(struct conn *c)
 		conn_close(c, true);
 		return;
 	}
+	flow_attach(&r->down_flow, NULL);       /* a filter was for the upstream's answer */
 	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
 	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
 	r->down_flow.from = buf_slice(&r->answer);
@@ -14389,7 +14399,7 @@ conn_step_head(struct conn *c)
 	r = c->req;
 	c->state = CONN_DECIDE;
 	conn_deadline(c, CONN_DECIDE_MS);
-	if (!req_parse(r)) {            /* it says what is wrong with a head that has no end, too */
+	if (!req_parse(r)) {            /* of a head that has no end, too */
 		conn_begin_answer(c);
 	} else if (!req_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
 		r->close_after = true;
@@ -14398,9 +14408,10 @@ conn_step_head(struct conn *c)
 	return true;
 }
 
-/* Nobody waits for the answer any more. A plain client may have ended its side and still read. So may
- * one that sent close_notify: BearSSL would close both ways at that, so it stays on the wire until the
- * answer is out. With the end of the wire behind it, it is somebody who closed. */
+/* Does the client no longer wait for the answer? A plain client may have ended its side and still read.
+ * So may one that sent close_notify: BearSSL would close both ways at a close_notify, so the alert stays
+ * on the wire until the answer is out. An alert with the end of the wire behind it is a client that
+ * closed. */
 static bool
 conn_client_gone(struct conn *c)
 {
@@ -14745,7 +14756,7 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 	return false;
 }
 
-/* NTLM and Negotiate authenticate the connection, not the request: nobody else may use it. */
+/* NTLM and Negotiate authenticate the connection, not the request: no other request may use it. */
 static bool
 is_tainted(const struct http_head *h)
 {
@@ -14890,6 +14901,7 @@ static bool
 conn_begin_down(struct conn *c, const struct http_head *h)
 {
 	struct req *r = c->req;
+	bool rows;
 
 	r->status = h->status;
 	r->t_first = clock_now();
@@ -14901,10 +14913,9 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (h->status == 101) {
 		if (!r->websocket || !websocket_accepted(r, h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
-		filter_free(r->up_flow.filter);
-		r->up_flow.filter = NULL;
-		if ((subst_places(r->subst, 1u << PLACE_WS) &&
-		    (r->up_flow.filter = filter_ws_new(r->subst)) == NULL) || !conn_put_head(c, h))
+		rows = subst_places(r->subst, 1u << PLACE_WS);
+		flow_attach(&r->up_flow, rows ? filter_ws_new(r->subst) : NULL);
+		if ((rows && r->up_flow.filter == NULL) || !conn_put_head(c, h))
 			return conn_close(c, true);
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
@@ -14977,7 +14988,7 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	case FLOW_WAIT:
 	case FLOW_TURN:
 		return true;
-	case FLOW_DONE:                 /* is there anybody who waits for the answer? */
+	case FLOW_DONE:                 /* does the client still wait for the answer? */
 		return !conn_client_gone(c) || conn_relay_cut(c, "client_closed");
 	case FLOW_SRC_GONE:
 		return conn_relay_cut(c, "client_closed");
@@ -15038,7 +15049,7 @@ conn_step_relay(struct conn *c)
 }
 
 /* -- CONN_BLIND */
-/* One end is gone: what waits for the client still goes out. */
+/* One end is gone: the bytes that wait for the client still go out. */
 static bool
 blind_cut(struct conn *c)
 {
@@ -15049,7 +15060,8 @@ blind_cut(struct conn *c)
 	return true;
 }
 
-/* One direction, and its end once all of it has gone. True: one end is gone. */
+/* One direction; when its source has ended and all bytes have gone, its destination is told (half-close).
+ * True: one end is gone. */
 static bool
 blind_pump(struct conn *c, struct flow *f)
 {
@@ -15066,8 +15078,8 @@ blind_pump(struct conn *c, struct flow *f)
 	return false;
 }
 
-/* Nothing of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
- * False: it waits for more, or is over. */
+/* No byte of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
+ * False: the tunnel waits for more, or is over. */
 static bool
 blind_hello(struct conn *c)
 {
@@ -15196,8 +15208,7 @@ conn_step_answer(struct conn *c)
 	return false;
 }
 
-/* What still comes is read and thrown away, within bounds: closing at once would send a reset that
- * may overtake the answer (RFC 9112 9.6). */
+/* See conn_linger. What is read is thrown away, within bounds. */
 static bool
 conn_step_linger(struct conn *c)
 {
@@ -15240,7 +15251,7 @@ conn_expire_relay(struct conn *c)
 	    (!req_body_consumed(r) && peer_pending(&r->up->peer) == 0);
 	int was = c->unsent, up = 0, down = 0;
 
-	/* Somebody who reads a few bytes at a time empties the kernel's megabytes, and we hear nothing of it. */
+	/* A client that reads a few bytes at a time empties the kernel's queue long before there is an event. */
 	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
 	ioctl(r->up->peer.watch.fd, TIOCOUTQ, &up);
 	c->unsent = up + down;
@@ -19267,8 +19278,7 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	if (r->head.body == BODY_NONE || (!slice_eq(o->payload, plain) && !slice_eq(o->payload, trailer)))
 		return true;
 	sigv4_chain_init(&chain, key, o->scope.datetime, o->scope.text, signature);
-	filter_free(r->up_flow.filter);
-	r->up_flow.filter = filter_sigv4_new(&chain, slice_eq(o->payload, trailer));
+	flow_attach(&r->up_flow, filter_sigv4_new(&chain, slice_eq(o->payload, trailer)));
 	wipe(&chain, sizeof chain);
 	if (r->up_flow.filter != NULL && r->counted != NULL)
 		r->up_flow.filter->share = &r->counted->bodies;

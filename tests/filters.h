@@ -120,8 +120,8 @@ l_view_filter(lua_State *L)
 
 	if (r->body_read && r->head.body != BODY_NONE)
 		return luaL_error(L, "a filter goes with a body that streams");
-	filter_free(r->up_flow.filter);
-	if ((r->up_flow.filter = filter_new(name)) == NULL)
+	flow_attach(&r->up_flow, filter_new(name));
+	if (r->up_flow.filter == NULL)
 		return luaL_error(L, "there is no filter %s", name);
 	r->up_flow.filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
 	return 0;
