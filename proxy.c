@@ -13696,6 +13696,10 @@ put_field(struct buf *b, struct slice name, struct slice value)
 {
 	const struct slice line[] = {name, SLICE(": "), value, SLICE("\r\n")};
 
+	/* nearly always it stands in its head as it is written */
+	if (value.p == name.p + name.n + 2 && memcmp(name.p + name.n, ": ", 2) == 0 &&
+	    memcmp(value.p + value.n, "\r\n", 2) == 0)
+		return buf_add(b, name.p, name.n + value.n + 4);
 	return buf_join(b, line, 4);
 }
 
@@ -18327,7 +18331,8 @@ l_req_log(lua_State *L)
 	if (!r->allowed)
 		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
 	if (agent[0] != '\0')
-		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 : (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
+		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
+		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
 	if (!r->held)
 		return l_answer(L, !r->too_many);
 	lua_settop(L, 1);
@@ -18360,7 +18365,9 @@ l_req_fail(lua_State *L)
 static int
 l_req_respond(lua_State *L)
 {
-	static const char *const types[] = {"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE};
+	static const char *const types[] = {
+		"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE,
+	};
 	struct req *r = l_check_req(L, 1);
 	bool is_secret = false;
 	struct slice body;
@@ -18687,7 +18694,8 @@ form_splice(struct buf *out, struct slice in, struct slice name, struct slice va
 /* Writes the pairs of `in` without those that the list names, or of that one name; what goes is
  * added to `gone`, unless that is NULL. */
 static void
-l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct buf *out, struct buf *gone)
+l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct buf *out,
+    struct buf *gone)
 {
 	struct slice pair, raw;
 	char decoded[256];
@@ -18960,7 +18968,8 @@ field_set(struct http_field *f, struct slice name, struct slice value, bool is_s
 	memcpy(own->p, name.p, name.n);
 	if (value.n != 0)
 		memcpy(own->p + name.n, value.p, value.n);
-	*f = (struct http_field){.name = {own->p, name.n}, .value = {own->p + name.n, value.n}, .is_secret = is_secret, .own = own};
+	*f = (struct http_field){.name = {own->p, name.n}, .value = {own->p + name.n, value.n},
+	    .is_secret = is_secret, .own = own};
 	return true;
 }
 
@@ -19182,7 +19191,8 @@ l_view_splice(lua_State *L, bool json)
 	if (value.n > SECRET_MAX / 8)
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
 	lua_charge(L, (int64_t)r->body.n / LUA_READ);
-	buf_init(&out, r->body.n + 6 * (name.n + value.n) + 6); /* JSON writes a control byte in six, and quotes, ":" and "," */
+	/* JSON writes a control byte in six, and quotes, ":" and "," */
+	buf_init(&out, r->body.n + 6 * (name.n + value.n) + 6);
 	buf_reserve(&out, out.max);
 	if (json)
 		why = body_splice_json(&out, buf_slice(&r->body), name, value);
@@ -19360,8 +19370,8 @@ l_view_sigv4(lua_State *L)
 	char hash[64];
 
 	l_sigv4_read(L, 2, &o);
-	if (!http_valid_field_value(o.payload) || o.token.n > SECRET_MAX || !http_valid_field_value(o.token) ||
-	    !http_valid_field_value(o.region_set))
+	if (!http_valid_field_value(o.payload) || !http_valid_field_value(o.region_set) ||
+	    !http_valid_field_value(o.token) || o.token.n > SECRET_MAX)
 		return luaL_error(L, "sigv4: bytes that no header may hold");
 	if (o.payload.p == NULL) {
 		if (!r->body_read && r->head.body != BODY_NONE &&
@@ -19432,8 +19442,10 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 
 /* -- req and view: members. A row: the name, how the member is pushed, where it lies in struct req, and
  * who reads it. */
-enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH, M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
-enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 }; /* OF_STREAM: of what is judged again */
+enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH,
+	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
+/* OF_STREAM: pipeline.rejudge, of a stream that is judged again. */
+enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 };
 static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
 	{"method", M_SLICE, offsetof(struct req, head.method), OF_ALL},
 	{"path", M_SLICE, offsetof(struct req, path), OF_ALL},
@@ -19446,8 +19458,9 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
 	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM},
-	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL}, {"form", M_FORM, 0, OF_REQ | OF_STREAM},
-	{"body_kind", M_BODY_KIND, 0, OF_BOTH}, {"length", M_LENGTH, 0, OF_REQ},
+	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
+	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
+	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
 	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_VIEW},
 	{"headers", M_PART, L_VIEW_HEADERS, OF_VIEW}, {"query", M_PART, L_VIEW_QUERY, OF_VIEW},
 	{"stripped", M_PART, L_VIEW_STRIPPED, OF_VIEW}, {"query_text", M_QUERY_TEXT, 0, OF_VIEW},
@@ -19456,7 +19469,9 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 static void
 l_push_member(lua_State *L, struct req *r, size_t row)
 {
-	static const char *const kinds[] = {[BODY_NONE] = "none", [BODY_LENGTH] = "length", [BODY_CHUNKED] = "chunked"};
+	static const char *const kinds[] = {
+		[BODY_NONE] = "none", [BODY_LENGTH] = "length", [BODY_CHUNKED] = "chunked",
+	};
 	size_t at = l_members[row].at;
 	const char *p = (const char *)r + at;
 
@@ -19484,7 +19499,7 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 		else
 			lua_pushlstring(L, r->body.n != 0 ? r->body.p : "", r->body.n);
 		break;
-	case M_QUERY_TEXT:      /* as it will go out: a secret once something was put in or taken out; nil: there is none */
+	case M_QUERY_TEXT:      /* as it will go out: a secret once it was edited; nil: there is none */
 		if (r->new_query == NULL)
 			l_push_slice(L, r->query);
 		else if (r->new_query->n == 0)
@@ -19924,7 +19939,8 @@ static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop},
 static int
 l_request_example(lua_State *L)
 {
-	struct slice line[] = {SLICE("GET"), SLICE(" "), SLICE("https://api.example.com/"), SLICE(" HTTP/1.1\r\nHost: example\r\n")};
+	struct slice line[] = {SLICE("GET"), SLICE(" "), SLICE("https://api.example.com/"),
+	    SLICE(" HTTP/1.1\r\nHost: example\r\n")};
 	struct req_handle *h;
 	struct req *r;
 
@@ -20125,7 +20141,9 @@ req_wake_body(struct req *r)
 }
 
 /* The arguments of pipeline.answer, copied: the request may be gone when the task runs. */
-static const struct slice told_fields[] = {SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date")};
+static const struct slice told_fields[] = {
+	SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date"),
+};
 struct told {
 	int status;
 	char credential[REQ_NAME_MAX], host[256];
@@ -20271,8 +20289,11 @@ l_judge_hello(lua_State *L)
 static bool
 req_import(void)
 {
-	static const char *const names[][2] = {[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
-	    [ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"}, [ENTRY_HELLO] = {"hello", "judge"}};
+	static const char *const names[][2] = {
+		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
+		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
+		[ENTRY_HELLO] = {"hello", "judge"},
+	};
 
 	for (size_t i = 0; i < COUNT(names); i++)
 		if ((req_entry_ref[i] = lua_import(names[i][0], names[i][1])) == LUA_NOREF)
