@@ -21147,42 +21147,32 @@ l_opt_multiline(lua_State *L, int idx, struct buf *b)
 	return multiline;
 }
 
-/* host.read_secret(path | nil, opts) -> secret, empty | nil, code
- *
- * Without a path: standard input. */
+/* host.read_secret("file", path, opts) -> secret, empty | nil, code
+ * host.read_secret("env", name, opts) -> secret, empty | nil, "unset" | code
+ * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code */
 static int
 l_host_read_secret(lua_State *L)
 {
-	const char *path = luaL_optstring(L, 1, NULL), *why;
+	enum { FILE_, ENV, STDIN };
+	static const char *const kinds[] = {[FILE_] = "file", [ENV] = "env", [STDIN] = "stdin", NULL};
+	int kind = luaL_checkoption(L, 1, NULL, kinds);
+	const char *name = luaL_optstring(L, 2, ""), *why;
 	struct buf b;
-	bool multiline = l_opt_multiline(L, 2, &b);
-	int fd = path != NULL ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
+	bool multiline = l_opt_multiline(L, 3, &b);
+	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
 
 	if (fd < 0)
 		return l_fail_errno(L);
-	why = buf_read(&b, fd);
-	if (path != NULL)
+	if (kind == ENV)
+		why = (name = getenv(name)) == NULL ? "unset" : buf_adds(&b, name) ? NULL : "too_large";
+	else
+		why = buf_read(&b, fd);
+	if (kind == FILE_)
 		close(fd);
 	if (why == NULL)
 		return l_secret_from(L, &b, multiline);
 	buf_free(&b);
 	return l_fail(L, why);
-}
-
-static int
-l_host_env_secret(lua_State *L)
-{
-	const char *value = getenv(luaL_checkstring(L, 1));
-	struct buf b;
-	bool multiline = l_opt_multiline(L, 2, &b);
-
-	if (value == NULL)
-		return l_fail(L, "unset");
-	if (!buf_adds(&b, value)) {
-		buf_free(&b);
-		return l_fail(L, "too_large");
-	}
-	return l_secret_from(L, &b, multiline);
 }
 
 static struct termios tty_saved;
@@ -21321,7 +21311,7 @@ static const luaL_Reg l_host_command[] = {
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},
-	{"env_secret", l_host_env_secret}, {"tty_secret", l_host_tty_secret},
+	{"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},

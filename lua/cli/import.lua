@@ -23,7 +23,7 @@ end
 -- { tokens = { access_token, refresh_token } (secrets), scopes, claude_code = { subscription, tier } }
 local function read(ctx, path)
   local document = require "cli.document"
-  local text, why = ctx.host.read_secret(path, { multiline = true })
+  local text, why = ctx.host.read_secret("file", path, { multiline = true })
   if not text and why == "absent" then not_it(path, "there is no such file") end
   if not text then report.fail(("%s cannot be read: %s"):format(report.clean(path), tostring(why))) end
   local outer, code = document.split(text, { claudeAiOauth = { secret = true, nested = true } })

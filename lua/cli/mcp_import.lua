@@ -147,7 +147,7 @@ local function secret_text(ctx, opt, text, what, target)
     if type(part) == "string" then
       piece = secret.of(part)
     else
-      piece = ctx.host.env_secret(part[1], {})
+      piece = ctx.host.read_secret("env", part[1], {})
       if piece then may_take(ctx, opt, part[1], target, what) end
       if not piece and part[2] then piece = secret.of(part[2]) end
       if not piece and ctx.host.isatty(0) then
