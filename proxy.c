@@ -7907,22 +7907,21 @@ static bool
 sigv4_sign(const struct sigv4_scope *s, const unsigned char key[SIGV4_KEY], struct slice string,
     char out[SIGV4_SIGNATURE_MAX + 1])
 {
-	unsigned char raw[br_sha256_SIZE], der[SIGV4_SIGNATURE_MAX / 2 + 8], x[SIGV4_KEY];
+	unsigned char digest[br_sha256_SIZE], raw[SIGV4_SIGNATURE_MAX / 2 + 8], x[SIGV4_KEY];
 	br_ec_private_key ec = {BR_EC_secp256r1, x, sizeof x};
-	size_t n = sizeof raw;
+	size_t n = br_sha256_SIZE;
 
-	if (!s->asymmetric) {
+	if (s->asymmetric) {
+		memcpy(x, key, sizeof x);
+		sign_digest(SIGN_SHA256, string, digest);
+		n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, digest, &ec, raw);
+		wipe(x, sizeof x);
+	} else {
 		sign_hmac(SIGN_SHA256, (struct slice){(const char *)key, SIGV4_KEY}, &string, 1, raw);
-		out[hex_encode(out, raw, n)] = '\0';
-		return true;
 	}
-	memcpy(x, key, sizeof x);
-	sign_digest(SIGN_SHA256, string, raw);
-	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, raw, &ec, der);
-	wipe(x, sizeof x);
 	if (n == 0 || n > SIGV4_SIGNATURE_MAX / 2)
 		return false;
-	out[hex_encode(out, der, n)] = '\0';
+	out[hex_encode(out, raw, n)] = '\0';
 	return true;
 }
 
@@ -8018,9 +8017,9 @@ key_text_has(struct slice text, struct slice what)
 }
 
 /* Reads one private key, PEM or DER, into `key`, which the caller wipes; key NULL: for info alone.
- * NULL: done (`key` holds an RSA or EC key if info->type says so). Else a code: "not_a_key", "malformed", "unsupported",
- * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n
- * spelled out, as JSON has it), "json" (a JWK, or a key file whole). */
+ * NULL: done, and `key` holds an RSA or EC key. Else a code: "not_a_key", "malformed", "unsupported",
+ * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n spelled
+ * out, as JSON has it), "json" (a JWK, or a key file whole); with `key` also "encrypted". */
 static const char *
 key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 {
@@ -8062,6 +8061,8 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 	buf_free(&der);
 	if (key == &own)
 		wipe(&own, sizeof own);
+	else if (why == NULL && br_skey_decoder_key_type(key) == 0)
+		why = info->encrypted ? "encrypted" : "unsupported";
 	return why;
 }
 
@@ -8101,7 +8102,7 @@ sign_alg_find(struct slice name)
 }
 
 /* As key_read, and the key is one that `a` (RSA or EC) can sign with; *n is a signature's length.
- * Also "encrypted", "wrong_key" (another kind or curve), "weak_key". */
+ * Also "wrong_key" (another kind or curve), "weak_key". */
 static const char *
 sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context *key, size_t *n)
 {
@@ -8110,10 +8111,7 @@ sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context
 
 	if (why != NULL)
 		return why;
-	if (info.encrypted)
-		return "encrypted";
-	if (info.type == NULL || (strcmp(info.type, "rsa") != 0 && strcmp(info.type, "ec") != 0) ||
-	    (info.curve != NULL && strcmp(info.curve, "P-521") == 0))
+	if (info.curve != NULL && strcmp(info.curve, "P-521") == 0)
 		return "unsupported";
 	if (strcmp(info.type, a->kind == SIGN_RSA ? "rsa" : "ec") != 0)
 		return "wrong_key";
@@ -8268,13 +8266,9 @@ key_public(struct slice in, struct der *d)
 	const char *why = key_read(in, &key, &info);
 	bool ok = false;
 
-	if (why == NULL && info.encrypted)
-		why = "encrypted";
 	if (why == NULL) {
-		if (strcmp(info.type, "rsa") == 0)
-			ok = key_public_rsa(br_skey_decoder_get_rsa(&key), d);
-		else if (strcmp(info.type, "ec") == 0)
-			ok = key_public_ec(br_skey_decoder_get_ec(&key), d);
+		ok = strcmp(info.type, "rsa") == 0 ? key_public_rsa(br_skey_decoder_get_rsa(&key), d) :
+		    key_public_ec(br_skey_decoder_get_ec(&key), d);
 		der_wrap(d, 0x30, end);
 		if (!ok || d->at == NULL)
 			why = "unsupported";
@@ -10708,12 +10702,6 @@ task_of(lua_State *L)
 	return *(struct task **)lua_getextraspace(L);
 }
 
-static void *
-task_owner(const struct task *t)
-{
-	return t->owner;
-}
-
 static int
 l_task_thread(lua_State *L)
 {
@@ -11518,12 +11506,12 @@ ident_read_key(struct tls_ident *id, struct slice text)
 	if ((id->key = secret_new(sizeof *key)) == NULL)
 		return "no_memory";
 	key = (void *)id->key->p;
-	if ((why = key_read(text, key, &info)) != NULL || info.encrypted)
-		return why != NULL ? why : "encrypted";
+	if ((why = key_read(text, key, &info)) != NULL)
+		return why;
 	br_x509_decoder_init(&dc, NULL, NULL);
 	br_x509_decoder_push(&dc, id->chain[0].data, id->chain[0].data_len);
 	pk = br_x509_decoder_get_pkey(&dc);
-	if (pk == NULL || br_skey_decoder_key_type(key) == 0)
+	if (pk == NULL)
 		return "unsupported";
 	if (pk->key_type != br_skey_decoder_key_type(key))
 		return "mismatch";
@@ -20097,7 +20085,7 @@ req_push(lua_State *co, void *arg)
 static void
 req_done(struct task *t, bool ok, lua_State *co)
 {
-	struct req *r = task_owner(t);
+	struct req *r = t->owner;
 
 	if (!ok)
 		log_line("ev=task_failed request=%s msg=\"%.300s\"", r->id,
@@ -20171,7 +20159,7 @@ answer_done(struct task *t, bool ok, lua_State *co)
 	if (!ok)
 		log_line("ev=task_failed entry=answer msg=\"%.300s\"",
 		    l_message(co));
-	free(task_owner(t));
+	free(t->owner);
 }
 
 static void
@@ -20222,7 +20210,7 @@ rejudge_push(lua_State *co, void *arg)
 static void
 rejudge_done(struct task *t, bool ok, lua_State *co)
 {
-	struct rejudge *j = task_owner(t);
+	struct rejudge *j = t->owner;
 	bool keep = ok && lua_toboolean(co, 1);
 
 	for (struct conn *c = LIST_FIRST(&conn_list); !keep && c != NULL; c = LIST_NEXT(c, link)) {
@@ -21436,7 +21424,7 @@ call_push(lua_State *co, void *arg)
 static void
 call_done(struct task *t, bool ok, lua_State *co)
 {
-	struct call *c = task_owner(t);
+	struct call *c = t->owner;
 
 	c->done = true;
 	c->code = !ok ? 1 : lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : 0;

@@ -138,7 +138,7 @@ static struct result {
 static void
 done(struct task *t, bool ok, lua_State *co)
 {
-	struct result *r = task_owner(t);
+	struct result *r = t->owner;
 	const char *s;
 
 	r->called = true;
