@@ -2374,7 +2374,7 @@ struct session_table {
 	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
 };
 
-static struct session_table *sessions_agents;   /* shared; NULL: agents' sessions are not kept */
+static struct session_table *sessions_agents;   /* shared by all workers */
 static struct session_table *sessions_up;       /* this worker's */
 
 static struct session_table *
@@ -2438,15 +2438,14 @@ session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
 	return at;
 }
 
-/* The session of that name, whole and in time. `t` may be NULL here and below: it keeps none. */
+/* The session of that name, whole and in time. */
 static bool
 session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_parameters *p)
 {
-	struct session s = {.check = 0};
+	struct session s;
 	bool found;
 
-	if (t != NULL)
-		session_slot(t, name, &s);
+	session_slot(t, name, &s);
 	if ((found = s.check == session_check(&s) && s.expires > clock_now()))
 		*p = s.of;
 	wipe(&s, sizeof s);
@@ -2458,11 +2457,8 @@ session_put(struct session_table *t, const uint8_t name[32], const br_ssl_sessio
     uint32_t life)
 {
 	struct session s;
-	size_t at;
+	size_t at = session_slot(t, name, &s);
 
-	if (t == NULL)
-		return;
-	at = session_slot(t, name, &s);
 	memset(&s, 0, sizeof s);
 	memcpy(s.name, name, sizeof s.name);
 	memcpy(&s.of, p, sizeof s.of);
@@ -2476,11 +2472,8 @@ static void
 session_drop(struct session_table *t, const uint8_t name[32])
 {
 	struct session s;
-	size_t i;
+	size_t i = session_slot(t, name, &s);
 
-	if (t == NULL)
-		return;
-	i = session_slot(t, name, &s);
 	wipe(&s.of, sizeof s.of);
 	if (s.check != 0)
 		session_write(t, i, &(struct session){.check = 0});
@@ -2492,7 +2485,7 @@ session_sweep(struct session_table *t)
 {
 	struct session s;
 
-	for (size_t i = 0; t != NULL && i < t->n; i++) {
+	for (size_t i = 0; i < t->n; i++) {
 		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
 			i |= SESSION_GROUP - 1;
 			continue;
@@ -3060,7 +3053,7 @@ static struct {
 	bool loaded;
 	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
 	size_t dn_n;
-	uint8_t skid[32];               /* RFC 7093 2 (1): the first 160 bits of SHA-256 of the public key */
+	uint8_t skid[32];               /* RFC 7093 2 (1): 160 bits of SHA-256 of the public key */
 	uint8_t leaf_pub[65];
 	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
 } tls_ca;
@@ -3158,7 +3151,7 @@ cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int6
     uint8_t room[CERT_ROOM])
 {
 	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = by->key, .xlen = 32};
-	uint8_t *end = room + CERT_ROOM - 96;   /* behind it: how it was signed, and 72 bytes of signature */
+	uint8_t *end = room + CERT_ROOM - 96;   /* behind it: the algorithm, and up to 72 bytes of signature */
 	struct der d = {room, end};
 	uint8_t serial[16], hash[32];
 	const uint8_t *span;
@@ -3190,8 +3183,9 @@ cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int6
 	memcpy(end, ECDSA_SHA256 "\x03\0", 15);         /* a BIT STRING of whole bytes */
 	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, hash, &sk, end + 15);
 	end[13] = (uint8_t)(n + 1);
-	der_wrap(&d, 0x30, end + 15 + n);
-	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(end + 15 + n - d.at) : 0};
+	span = end + 15 + n;
+	der_wrap(&d, 0x30, span);
+	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(span - d.at) : 0};
 }
 
 /* A clock that was never set is before the build: what we sign then dates from the build. */
@@ -3308,7 +3302,8 @@ tls_ca_load(struct slice cert_der, const void *key32)
 		return false;
 	memcpy(tls_keys->ca, key32, 32);
 	if (!cert_read(cert_der, &v) || v.subject.n > TLS_DN_MAX ||
-	    !p256_public(tls_keys->ca, pub) || !slice_eq(v.spki, (struct slice){(char *)spki, sizeof spki})) {
+	    !p256_public(tls_keys->ca, pub) ||
+	    !slice_eq(v.spki, (struct slice){(const char *)spki, sizeof spki})) {
 		wipe(tls_keys->ca, 32);         /* not the key of this certificate */
 		return false;
 	}
@@ -3407,7 +3402,9 @@ trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 		struct tls_root *r = malloc(sizeof *r + der.n);
 		uint8_t h[32];
 
-		if (r == NULL || (hashes != NULL && (tls_sha256(der.p, der.n, h), !buf_add(hashes, h, sizeof h)))) {
+		if (hashes != NULL)
+			tls_sha256(der.p, der.n, h);
+		if (r == NULL || (hashes != NULL && !buf_add(hashes, h, sizeof h))) {
 			free(r);
 			break;
 		}
@@ -3503,23 +3500,6 @@ ident_knows(const struct tls_ident *id, struct slice what)
 		if (memcmp(id->itself.p + i, h, sizeof h) == 0)
 			return true;
 	return false;
-}
-
-/* Prepares an engine to show the certificate when it is asked for one. */
-static void
-ident_show(const struct tls_ident *id, br_ssl_client_context *cc)
-{
-	const br_skey_decoder_context *key;
-
-	if (id == NULL || id->key == NULL)
-		return;
-	key = (const void *)id->key->p;
-	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
-		br_ssl_client_set_single_rsa(cc, id->chain, id->chain_n,
-		    br_skey_decoder_get_rsa(key), br_rsa_pkcs1_sign_get_default());
-	else
-		br_ssl_client_set_single_ec(cc, id->chain, id->chain_n, br_skey_decoder_get_ec(key),
-		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
 }
 
 /* -- verification: a path from the server's certificate to a root, each signed by the next, and
@@ -3869,6 +3849,7 @@ verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, b
     br_ssl_client_context *cc)
 {
 	struct tls_verify *v = malloc(sizeof *v);
+	const br_skey_decoder_context *key;
 	uint8_t ip[16];
 
 	if (v == NULL)
@@ -3878,7 +3859,15 @@ verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, b
 	    .trust = trust, .ident = tls_ident_ref(ident), .resumed = resumed, .now = clock_wall(),
 	    .certs = {.max = TLS_CERT_MAX}};
 	br_ssl_engine_set_x509(&cc->eng, &v->vtable);
-	ident_show(ident, cc);
+	if (ident == NULL || ident->key == NULL)
+		return v;
+	key = (const void *)ident->key->p;
+	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
+		br_ssl_client_set_single_rsa(cc, ident->chain, ident->chain_n,
+		    br_skey_decoder_get_rsa(key), br_rsa_pkcs1_sign_get_default());
+	else
+		br_ssl_client_set_single_ec(cc, ident->chain, ident->chain_n, br_skey_decoder_get_ec(key),
+		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
 	return v;
 }
 
@@ -4060,9 +4049,9 @@ tls_templates(void)
 	}
 }
 
-/* Once, before fork: workers 0 (a command) keeps no sessions of agents. */
+/* Once, before fork. */
 static bool
-tls_init(size_t workers)
+tls_init(void)
 {
 	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn;
 
@@ -4071,10 +4060,8 @@ tls_init(size_t workers)
 		return false;
 	tls_alpn[0] = tls_alpn[TLS_ALPN_NONE - 1] = "http/1.1";
 	(void)mprotect(tls_alpn, n, PROT_READ);
-	if (workers != 0)
-		sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED);
 	tls_templates();
-	return workers == 0 || sessions_agents != NULL;
+	return (sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED)) != NULL;
 }
 
 static void
@@ -4091,12 +4078,10 @@ tls_worker_init(void)
 {
 	static struct timer sweep;
 
-	sessions_up = session_table_new(TLS_SESSIONS_UP, MAP_PRIVATE);
-	if (sessions_up == NULL)
+	if ((sessions_up = session_table_new(TLS_SESSIONS_UP, MAP_PRIVATE)) == NULL)
 		return false;
-	if (sessions_agents != NULL)    /* fork does not inherit locks */
-		(void)mlock2(sessions_agents, sizeof *sessions_agents + TLS_SESSIONS * sizeof(struct session),
-		    MLOCK_ONFAULT);
+	(void)mlock2(sessions_agents, sizeof *sessions_agents + TLS_SESSIONS * sizeof(struct session),
+	    MLOCK_ONFAULT);     /* fork does not inherit locks */
 	timer_set(&sweep, clock_now() + TLS_SWEEP_MS, tls_sweep);
 	return true;
 }
@@ -4104,7 +4089,7 @@ tls_worker_init(void)
 /* -- record buffers. The pool keeps as many spare as are in use, and TLS_BUFS_SPARE more; the rest
  * goes back to the kernel, so a burst does not cost memory for ever. */
 static struct tls_bufs *bufs_spare;     /* owned */
-static size_t bufs_nspare, bufs_used;
+static size_t bufs_nspare;
 static size_t bufs_low;         /* the fewest spare since the last trim: those nobody needed */
 
 /* Leans on the engine keeping its places as offsets beside the pointers: the unit tests park. */
@@ -4112,35 +4097,6 @@ _Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, 
     _Generic(((br_ssl_engine_context *)0)->ixa, size_t: 1, default: 0) &&
     _Generic(((br_ssl_engine_context *)0)->oxc, size_t: 1, default: 0),
     "not the BearSSL 0.6 we know");
-
-static struct tls_bufs *
-bufs_get(void)
-{
-	struct tls_bufs *b = bufs_spare;
-
-	if (b != NULL) {
-		bufs_spare = b->next;
-		if (--bufs_nspare < bufs_low)
-			bufs_low = bufs_nspare;
-	} else {
-		b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		    0);
-		if (b == MAP_FAILED)
-			return NULL;
-		(void)madvise(b, sizeof *b, MADV_DONTDUMP);
-	}
-	bufs_used++;
-	return b;
-}
-
-static void
-bufs_put(struct tls_bufs *b)
-{
-	bufs_used--;
-	b->next = bufs_spare;
-	bufs_spare = b;
-	bufs_nspare++;
-}
 
 /* Called now and then: what lay idle since the last call goes back to the kernel, so that a
  * burst does not cost memory for ever, and steady work never waits for the kernel. */
@@ -4161,27 +4117,42 @@ bufs_trim(void)
 static bool
 tls_attach(struct tls *t)
 {
-	if (t->bufs != NULL)
-		return true;
-	if (t->failed || (t->bufs = bufs_get()) == NULL)
-		return false;
-	t->u.eng.ibuf = t->bufs->in;
-	t->u.eng.obuf = t->bufs->out;
+	struct tls_bufs *b = bufs_spare;
+
+	if (t->bufs != NULL || t->failed)
+		return t->bufs != NULL;
+	if (b != NULL) {
+		bufs_spare = b->next;
+		if (--bufs_nspare < bufs_low)
+			bufs_low = bufs_nspare;
+	} else {
+		b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (b == MAP_FAILED)
+			return false;
+		(void)madvise(b, sizeof *b, MADV_DONTDUMP);
+	}
+	t->bufs = b;
+	t->u.eng.ibuf = b->in;
+	t->u.eng.obuf = b->out;
 	return true;
 }
 
 static void
 tls_detach(struct tls *t)
 {
-	if (t->bufs == NULL)
+	struct tls_bufs *b = t->bufs;
+
+	if (b == NULL)
 		return;
-	wipe(t->bufs->in, t->in_high);
+	wipe(b->in, t->in_high);
 	if (t->u.eng.oxa != t->u.eng.oxc)
-		wipe(t->bufs->out, sizeof t->bufs->out);        /* plaintext perhaps */
+		wipe(b->out, sizeof b->out);    /* plaintext perhaps */
 	t->in_high = 0;
 	t->u.eng.ibuf = t->u.eng.obuf = NULL;
-	bufs_put(t->bufs);
 	t->bufs = NULL;
+	b->next = bufs_spare;
+	bufs_spare = b;
+	bufs_nspare++;
 }
 
 #define TLS_UNRECOGNIZED_NAME 112       /* alerts that BearSSL has no name for: RFC 6066 3, */
@@ -21804,7 +21775,7 @@ master_main(void)
 	reqlog.fd = master_pipe[1];
 	master_beats = mmap(NULL, sizeof(struct beat) * serve.workers, PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || !tls_init(serve.workers))
+	if (master_beats == MAP_FAILED || !tls_init())
 		return 1;
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (unsigned i = 0; i < serve.workers; i++)
@@ -21893,7 +21864,7 @@ main(int argc, char **argv)
 	process_harden();
 	if (realpath("/proc/self/exe", host_arg0) == NULL)
 		snprintf(host_arg0, sizeof host_arg0, "%s", argv[0] != NULL ? argv[0] : "sallyport");
-	if (!secret_init() || !loop_init(false) || !tls_init(0) || !tls_worker_init()) {
+	if (!secret_init() || !loop_init(false) || !tls_init() || !tls_worker_init()) {
 		fprintf(stderr, "sallyport: out of memory\n");
 		return 1;
 	}

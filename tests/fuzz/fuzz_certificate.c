@@ -37,7 +37,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 
 	(void)argc;
 	(void)argv;
-	if (!tls_init(1) || !tls_worker_init() || der.n == 0)
+	if (!tls_init() || !tls_worker_init() || der.n == 0)
 		abort();
 	fuzz_trust = trust_of((struct slice){pem, br_pem_encode(pem, der.p, der.n, "CERTIFICATE", BR_PEM_LINE64)});
 	if (fuzz_trust == NULL || fuzz_trust->n != 1)

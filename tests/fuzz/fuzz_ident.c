@@ -14,7 +14,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	(void)argc;
 	(void)argv;
-	if (!secret_init() || !tls_init(1) || !tls_worker_init() || (fuzz_trust = trust_new()) == NULL)
+	if (!secret_init() || !tls_init() || !tls_worker_init() || (fuzz_trust = trust_new()) == NULL)
 		abort();
 	return 0;
 }

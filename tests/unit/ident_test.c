@@ -452,7 +452,7 @@ main(void)
 	char *cmd;
 
 	setenv("LC_ALL", "C", 1);
-	if (!secret_init() || !tls_init(1) || !tls_worker_init())
+	if (!secret_init() || !tls_init() || !tls_worker_init())
 		return 1;
 	make_files();
 	if ((nobody = trust_of_nobody()) == NULL)

@@ -223,7 +223,7 @@ main(void)
 {
 	static struct timer t;
 
-	assert(secret_init() && loop_init(false) && tls_init(0) && tls_worker_init());
+	assert(secret_init() && loop_init(false) && tls_init() && tls_worker_init());
 	timer_set(&t, INT64_MAX, nothing);      /* the heap is there: without room for a deadline a worker ends */
 	sigv4_kept_keys();
 	assert((store.keys = secret_new(sizeof(struct store_keys))) != NULL);   /* that of no store: placeholders can be told */
