@@ -1213,8 +1213,8 @@ secret_scope_close(struct secret_scope *scope)
  * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all
  * that is in this file but struct job between submit and done. Descriptors are edge-triggered: a
  * watch remembers that it may be read or written until the kernel says it would block, so that no
- * epoll_ctl is needed while bytes move. Nothing is freed while a batch of events is handed out:
- * whoever goes away does so in a deferred call. */
+ * epoll_ctl is needed while bytes move. Nothing is freed while a batch of events is handed out: an
+ * owner of a watch ends in a deferred call. */
 #define LOOP_EVENTS 256         /* events of one epoll_wait: bounds how long a batch may be */
 
 static int64_t loop_time;       /* CLOCK_MONOTONIC ms of this turn */
@@ -1263,7 +1263,7 @@ clock_boot(void)
 	return clock_read(CLOCK_BOOTTIME) + clock_test(1);
 }
 
-/* Unix seconds. */
+/* Unix ms. */
 static int64_t
 clock_wall_ms(void)
 {
@@ -1453,7 +1453,7 @@ struct job {
 	struct defer defer;             /* its place in a lane, then among what is done */
 	enum job_lane lane;
 	void (*run)(struct job *);      /* a helper thread; touches only the job's own memory */
-	void (*done)(struct job *);     /* loop thread; frees the job */
+	void (*done)(struct defer *);   /* loop thread; frees the job */
 };
 
 struct job_queue {
@@ -1466,14 +1466,6 @@ static struct job_queue job_queues[JOB_LANES];
 static struct defers job_done = STAILQ_HEAD_INITIALIZER(job_done); /* under job_lock: have run */
 static struct watch job_watch = {.fd = -1};                     /* eventfd: something is done */
 static bool job_threaded;
-
-static void
-job_finish(struct defer *d)
-{
-	struct job *j = OWNER(d, struct job, defer);
-
-	j->done(j);
-}
 
 static void *
 job_thread(void *queue)
@@ -1517,7 +1509,7 @@ job_submit(struct job *j)
 {
 	struct job_queue *q = &job_queues[j->lane];
 
-	j->defer = (struct defer){.run = job_finish, .queued = true};
+	j->defer = (struct defer){.run = j->done, .queued = true};
 	if (!job_threaded) {
 		j->run(j);
 		STAILQ_INSERT_TAIL(&defer_list, &j->defer, next);
@@ -1529,14 +1521,25 @@ job_submit(struct job *j)
 	pthread_mutex_unlock(&job_lock);
 }
 
+/* -- the loop itself. `threaded`: a worker, with helper threads; a command does its jobs itself. */
 static bool
-job_start_threads(void)
+loop_init(bool threaded)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 	sigset_t all, old;
 	bool ok = true;
 
+	loop_time = clock_read(CLOCK_MONOTONIC);
+	if ((loop_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
+		return false;
+	job_threaded = threaded;
+	if (!threaded)
+		return true;
+	job_watch.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	job_watch.ready = job_collect;
+	if (job_watch.fd < 0 || !watch_add(&job_watch, EPOLLIN | EPOLLET))
+		return false;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);       /* signals are the loop's */
 	pthread_attr_init(&attr);
@@ -1551,21 +1554,6 @@ job_start_threads(void)
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return ok;
-}
-
-/* -- the loop itself. `threaded`: a worker, with helper threads; a command does its jobs itself. */
-static bool
-loop_init(bool threaded)
-{
-	loop_time = clock_read(CLOCK_MONOTONIC);
-	if ((loop_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
-		return false;
-	job_threaded = threaded;
-	if (!threaded)
-		return true;
-	job_watch.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	job_watch.ready = job_collect;
-	return job_watch.fd >= 0 && watch_add(&job_watch, EPOLLIN | EPOLLET) && job_start_threads();
 }
 
 /* The only epoll_wait. Returns when *stop is set. */
@@ -2217,9 +2205,9 @@ dial_judge(struct dial *d)
 }
 
 static void
-resolve_done(struct job *j)
+resolve_done(struct defer *done)
 {
-	struct resolve *r = (struct resolve *)j;
+	struct resolve *r = OWNER(done, struct resolve, job.defer);
 	struct dial *d = r->dial;
 
 	if (d != NULL) {
@@ -4867,16 +4855,11 @@ http_has_control(const char *p)
 static bool
 http_valid_field_value(struct slice s)
 {
-	size_t i = 0;
-
-	while (i < s.n) {
-		if (s.n - i >= 8 && !http_has_control(s.p + i)) {
-			i += 8;
-			continue;
-		}
-		if (http_is_control(s.p[i]) && s.p[i] != '\t')
+	for (size_t i = 0; i < s.n; i++) {
+		if (s.n - i >= 8 && !http_has_control(s.p + i))
+			i += 7;
+		else if (http_is_control(s.p[i]) && s.p[i] != '\t')
 			return false;
-		i++;
 	}
 	return true;
 }
@@ -6478,16 +6461,6 @@ json_splice(struct buf *out, struct slice text, const struct json_spot *spot, st
 	if (!spot->found && !spot->alone)
 		buf_adds(out, ",");
 	return buf_add(out, text.p + from, text.n - from);
-}
-
-/* What json_number is to read of a member that ought to be a number: some servers quote expires_in
- * (DESIGN, "Token lifecycle"). */
-static struct slice
-json_lenient_number(const struct json_token *t)
-{
-	if (t->type == JSON_STRING)
-		return json_inside(t);
-	return t->type == JSON_NUMBER ? t->raw : SLICE("");
 }
 
 /* A string member that may be shown: control characters (C0, DEL, C1) dropped. out takes
@@ -9799,9 +9772,9 @@ store_commit_job(struct job *j)
 }
 
 static void
-store_commit_done(struct job *j)
+store_commit_done(struct defer *d)
 {
-	struct store_commit *c = OWNER(j, struct store_commit, job);
+	struct store_commit *c = OWNER(d, struct store_commit, job.defer);
 
 	store.inflight--;
 	c->done(c);
@@ -16750,7 +16723,8 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 			return l_json_push_secret(L, t);
 		break;
 	case L_EXPECT_NUMBER:
-		if (l_json_push_number(L, json_lenient_number(t)))
+		/* Some servers quote expires_in (DESIGN, "Token lifecycle"). Other values are no number's text. */
+		if (l_json_push_number(L, t->type == JSON_STRING ? json_inside(t) : t->raw))
 			return;
 		break;
 	case L_EXPECT_CODE:
@@ -21438,6 +21412,7 @@ worker_on_beat(struct timer *t)
 	timer_set(t, clock_now() + MASTER_BEAT_MS, worker_on_beat);
 }
 
+/* Its result is not asked for: a tick that failed is logged, and the next one comes. */
 static void
 worker_tick_done(struct task *t, bool ok, lua_State *co)
 {
@@ -21705,17 +21680,6 @@ master_signal(int sig)
 	return alive;
 }
 
-/* `note` tells commands where the running proxy is, and its flags: they reach upstreams as it does. */
-static void
-master_say_ready(void)
-{
-	size_t n = strlen(serve.note);
-
-	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers, serve.banner);
-	if (pwrite(serve.lock_fd, serve.note, n, 0) != (ssize_t)n || ftruncate(serve.lock_fd, (off_t)n) != 0)
-		log_line("ev=lock err=%s", strerror(errno));
-}
-
 /* False: a worker could not start. */
 static bool
 master_wait_ready(void)
@@ -21764,6 +21728,7 @@ master_main(void)
 {
 	const struct timespec second = {0, 500000000};
 	const bool terminal = isatty(STDIN_FILENO);
+	const size_t note = strlen(serve.note);
 	sigset_t set;
 
 	master_signals(&set);
@@ -21785,7 +21750,9 @@ master_main(void)
 		master_stop(&set);
 		return 1;
 	}
-	master_say_ready();
+	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers, serve.banner);
+	if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note || ftruncate(serve.lock_fd, (off_t)note) != 0)
+		log_line("ev=lock err=%s", strerror(errno));
 	for (;;) {
 		int sig = sigtimedwait(&set, NULL, &second);
 
