@@ -15721,9 +15721,9 @@ helper_drop(struct helper_run *h)
  * compares two: the metatable has only what raises, and is itself out of reach. */
 #define L_SECRET "sallyport.secret"
 #define L_JSON_ARRAY "sallyport.json.array"
-#define L_EXPECT_MAX 32         /* members one `expect` or `split` may name */
+#define L_EXPECT_MAX 32         /* members that one `expect` may name */
 #define L_PAIRS_MAX 1000        /* pairs of a form or query: a URL that long reaches no server */
-#define L_TEXT_MAX (16u << 20)  /* bytes json.encode makes: DESIGN's largest body */
+#define L_TEXT_MAX (16u << 20)  /* bytes of one text: DESIGN's largest body */
 
 /* -- what every binding says and asks */
 
@@ -16026,7 +16026,8 @@ l_text_push(lua_State *L)
 			lua_gc(L, LUA_GCCOLLECT);
 		if (h->scope != NULL && h->scope->bytes + lua_text.n > SECRET_SCOPE_MAX)
 			return l_text_refuse(L);
-		h->s = buf_take_secret(&lua_text);
+		if ((h->s = buf_take_secret(&lua_text)) == NULL)        /* an empty one takes a block, too */
+			return l_text_refuse(L);
 		if (h->scope != NULL)
 			h->scope->bytes += h->s->n;
 	} else {
@@ -16168,8 +16169,9 @@ static const struct codec {
 	{"json_string", CODEC_JSON, PCT_NONE, 6},       /* in quotes */
 };
 
-/* secret.decode("hex" | "base64" | "base64url", x) -> its bytes, a secret as x is | nil,
- * "malformed": keys that are handed out in letters and used as bytes. */
+/* secret.decode("hex" | "base64" | "base64url", x) -> string | secret | nil, "malformed"
+ *
+ * The bytes, a secret where x is one. Some keys are handed out in letters and used as bytes. */
 static int
 l_secret_decode(lua_State *L)
 {
@@ -16272,7 +16274,7 @@ l_sign_hmac(lua_State *L)
 	return l_hmac(L, 1, 2, 3);
 }
 
-/* key:hmac(alg, x): the same, said of the key */
+/* key:hmac(alg, x) -> raw bytes, string | secret */
 static int
 l_secret_hmac(lua_State *L)
 {
@@ -16294,8 +16296,9 @@ l_check_key(lua_State *L, int idx, bool *is_secret)
 	return in;
 }
 
-/* sign.key_info(key) -> { type=, format=, bits=, curve=, encrypted= } | nil, code (see key_read).
- * An encrypted key tells its format and that it is encrypted. */
+/* sign.key_info(key) -> { type=, format=, bits=, curve=, encrypted= } | nil, code
+ *
+ * An encrypted key tells its format and that the key is encrypted. Codes: see sign.key_problem. */
 static int
 l_sign_key_info(lua_State *L)
 {
@@ -16333,6 +16336,7 @@ l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret
 }
 
 /* sign.signature(alg, key, data) -> raw signature (ES: R and S), string | secret | nil, code
+ *
  * HS256/384/512, RS256/384/512, ES256/384. Codes: see sign.key_problem. */
 static int
 l_sign_signature(lua_State *L)
@@ -16369,8 +16373,9 @@ l_sign_key_problem(lua_State *L)
 	return 1;
 }
 
-/* sign.public_key(key) -> the public half, SubjectPublicKeyInfo as DER, a string | nil, code
- * Nothing secret: providers show its SHA-256 as the key's fingerprint. */
+/* sign.public_key(key) -> SubjectPublicKeyInfo as DER, a string | nil, code
+ *
+ * Not secret: providers show the SHA-256 of this as the key's fingerprint. */
 static int
 l_sign_public_key(lua_State *L)
 {
@@ -16440,7 +16445,9 @@ l_secret_gc(lua_State *L)
 	return 0;
 }
 
-/* secret.is(x) -> boolean; true for an empty handle too */
+/* secret.is(x) -> boolean
+ *
+ * True for an empty handle, too. */
 static int
 l_secret_is(lua_State *L)
 {
@@ -16458,7 +16465,9 @@ l_push_decoded(lua_State *L, struct slice in, enum pct mode)
 	luaL_pushresultsize(&b, pct_decode(p, in.n, in, mode));
 }
 
-/* uri.decode(s) -> string | nil, "malformed". Percent signs only; `+` stays. Strings only. */
+/* uri.decode(s) -> string | nil, "malformed"
+ *
+ * Decodes percent signs alone; `+` stays. Takes strings, no secrets. */
 static int
 l_uri_decode(lua_State *L)
 {
@@ -16496,8 +16505,9 @@ loose_read(struct slice in, char out[LOOSE_MAX])
 	return seen;
 }
 
-/* form.values(s, name…) -> { value, … } | nil, "too_many": those of the names (in
- * small letters), read loosely. */
+/* form.values(s, name…) -> { value, … } | nil, "too_many"
+ *
+ * The values of these names (in small letters), read loosely. */
 static int
 l_form_values(lua_State *L)
 {
@@ -16523,7 +16533,8 @@ l_form_values(lua_State *L)
 	return 1;
 }
 
-/* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many".
+/* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many"
+ *
  * A name without `=` has the value "". Empty pieces (`a&&b`) are no pairs. */
 static int
 l_pairs_parse(lua_State *L)
@@ -16654,9 +16665,10 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 }
 
 /* json.decode(s) -> value | nil, "malformed" | "duplicate" | "number", byte
- * null is json.null; an integer that fits is an integer; arrays are marked as json.array does. A
- * number of more than 128 bytes, or out of a double's range, is none ("number"). Strings only: a
- * secret document is taken apart by secret.core.split. */
+ *
+ * null is json.null. An integer that fits is an integer. Arrays are marked as json.array does. A
+ * number of more than 128 bytes, or out of a double's range, is refused ("number"). Takes strings, no
+ * secrets: core.expect reads a secret document. */
 static int
 l_json_decode(lua_State *L)
 {
@@ -16677,7 +16689,9 @@ l_json_decode(lua_State *L)
 	return 3;
 }
 
-/* json.array(t) -> t, written as a list even when empty */
+/* json.array(t) -> t
+ *
+ * Marks the table as a list, so that an empty one is written as []. */
 static int
 l_json_array(lua_State *L)
 {
@@ -16850,8 +16864,9 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 
 /* -- secret.core: what the runtime may do and a policy may not */
 
-/* core.of(string) -> secret. For what a person typed into a test or an example: the string stays
- * in Lua. */
+/* core.of(string) -> secret
+ *
+ * For what a person typed into a test or an example: the string stays in Lua. */
 static int
 l_core_of(lua_State *L)
 {
@@ -16872,8 +16887,9 @@ l_owner(lua_State *L, int idx)
 	return h | 1;
 }
 
-/* core.acting(credential): from now on this task may use that credential's
- * kept handles, and no other's */
+/* core.acting(credential)
+ *
+ * From now on this task may use that credential's kept handles, and no other's. */
 static int
 l_core_acting(lua_State *L)
 {
@@ -16884,8 +16900,10 @@ l_core_acting(lua_State *L)
 	return 0;
 }
 
-/* core.keep(h [, credential]) -> h, which now outlives the task that made it; with a
- * credential's name, it is of use only to tasks that act for it */
+/* core.keep(h [, credential]) -> h
+ *
+ * The handle now outlives the task that made it. With a credential's name, only tasks that act for
+ * that credential may use the handle. */
 static int
 l_core_keep(lua_State *L)
 {
@@ -16898,8 +16916,9 @@ l_core_keep(lua_State *L)
 	return 1;
 }
 
-/* core.as_field(h) -> h, which counts as stored or typed, and not built:
- * sign may read it as a key */
+/* core.as_field(h) -> h
+ *
+ * The handle counts as stored or typed, not as built: sign may read it as a key. */
 static int
 l_core_as_field(lua_State *L)
 {
@@ -16908,7 +16927,9 @@ l_core_as_field(lua_State *L)
 	return 1;
 }
 
-/* core.join{ part, … } -> string | secret: strings, numbers and secrets, one behind the other */
+/* core.join{ part, … } -> string | secret
+ *
+ * Strings, numbers and secrets, one behind the other. */
 static int
 l_core_join(lua_State *L)
 {
@@ -16931,8 +16952,9 @@ l_core_join(lua_State *L)
 	return l_text_push(L);
 }
 
-/* core.expect(document, { member = kind }) -> { member = value } | nil, "malformed" | "not_object" |
- * "duplicate". See l_json_expect. */
+/* core.expect(document, { member = kind }) -> { member = value } | nil, code
+ *
+ * See l_json_expect. */
 static int
 l_core_expect(lua_State *L)
 {
@@ -18014,7 +18036,9 @@ l_http_authority(lua_State *L)
 	return 2;
 }
 
-/* http.path_readings(path) -> { every way a server might read it } | nil: none can be judged */
+/* http.path_readings(path) -> { reading, … } | nil
+ *
+ * Every way in which a server might read the path. nil: the path cannot be judged. */
 static int
 l_http_path_readings(lua_State *L)
 {
@@ -18095,7 +18119,9 @@ l_addr_parse(lua_State *L)
 	return 1;
 }
 
-/* addr.guard(text) -> nil: globally reachable unicast | reason */
+/* addr.guard(text) -> nil | reason
+ *
+ * nil: the address is globally reachable unicast. */
 static int
 l_addr_guard(lua_State *L)
 {
