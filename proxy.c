@@ -14301,8 +14301,7 @@ conn_head_begin(struct conn *c, struct slice in)
 		if (in.n >= conn_foreign[i].begins.n &&
 		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
 			conn_note(c, "not_http", conn_foreign[i].what);
-			if (!peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n))
-				return conn_close(c, true);
+			peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n);
 			conn_linger(c);
 			return false;
 		}
@@ -14438,10 +14437,7 @@ conn_begin_tunnel(struct conn *c)
 	memcpy(c->token, r->token, sizeof c->token);
 	c->tunnel = true;
 	r->allowed = true;
-	if (!peer_put(&c->peer, conn_established, sizeof conn_established - 1)) {
-		conn_close(c, true);
-		return;
-	}
+	peer_put(&c->peer, conn_established, sizeof conn_established - 1);      /* CONN_SNIFF sees a failure */
 	req_free(r);
 	c->req = NULL;
 	c->state = CONN_SNIFF;
@@ -14614,7 +14610,6 @@ static bool
 conn_step_dial(struct conn *c)
 {
 	struct req *r = c->req;
-	bool put;
 
 	switch (r->up->state) {
 	case UP_DIAL:
@@ -14629,18 +14624,13 @@ conn_step_dial(struct conn *c)
 		break;
 	}
 	if (r->action == REQ_BLIND) {
-		if (!peer_put(&c->peer, conn_established, sizeof conn_established - 1))
-			return conn_close(c, true);
+		peer_put(&c->peer, conn_established, sizeof conn_established - 1);
 		r->status = 200;
 		conn_begin_blind(c);
 		return true;
 	}
-	put = peer_put(&r->up->peer, r->out_head.p, r->out_head.n);
+	peer_put(&r->up->peer, r->out_head.p, r->out_head.n);   /* where this fails, so does the flow behind it */
 	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
-	if (!put) {
-		conn_fail(c, 502, "upstream_unreachable", "the connection failed");
-		return true;
-	}
 	r->allowed = true;
 	if (r->body_read) {
 		flow_init(&r->up_flow, NULL, &r->up->peer, BODY_LENGTH, r->body.n, false);
@@ -15307,7 +15297,6 @@ struct fetch {
 	struct flow up_flow, down_flow; /* `out` to the server, the answer's body into `body` */
 	struct buf body;        /* owned */
 	struct slice method;    /* static or into `out` */
-	bool head_done;
 	bool head_only;         /* the caller wants no body: it may never end */
 	struct defer defer;     /* another turn */
 	int status;
@@ -15371,7 +15360,6 @@ fetch_read_head(struct fetch *f)
 			if (v.n + 3 <= sizeof f->challenge - n)
 				snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s", n != 0 ? ", " : "", (int)v.n, v.p);
 		}
-		f->head_done = true;
 		if (f->head_only)
 			return fetch_finish(f, NULL, NULL);
 		flow_init(&f->down_flow, &f->up->peer, NULL, (int)head.body, head.length, false);
@@ -15393,7 +15381,7 @@ fetch_advance(struct fetch *f)
 	enum flow_io down = FLOW_TURN;
 	unsigned heads = 0;
 
-	while (!f->head_done && heads++ < CONN_STEPS) {
+	while (f->status == 0 && heads++ < CONN_STEPS) {
 		enum io io = peer_fill(&f->up->peer);
 
 		if (io == IO_OK && !fetch_read_head(f))
@@ -15407,7 +15395,7 @@ fetch_advance(struct fetch *f)
 			break;
 		}
 	}
-	if (f->head_done)
+	if (f->status != 0)
 		down = flow_pump(&f->down_flow);
 	if (down == FLOW_DONE)
 		fetch_finish(f, NULL, NULL);
