@@ -8612,7 +8612,7 @@ static struct {
 /* Where and why opening failed; lua/cli/db.lua makes a sentence of it. */
 static struct store_fault {
 	const char *place;      /* static; below the data directory; NULL: nothing more is known */
-	const char *why;        /* static: LMDB's or the system's words; NULL: the code says it all */
+	const char *why;        /* static: LMDB's or the system's words; NULL: none */
 	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
 } store_fault;
 
@@ -8981,7 +8981,8 @@ store_read_begin(void)
 		mdb_txn_abort(store.reader);
 		store.reader = NULL;
 	}
-	if (store.reader == NULL && (rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &store.reader)) != 0)
+	if (store.reader == NULL &&
+	    (rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &store.reader)) != 0)
 		store.reader = NULL;
 	store.reading = rc == 0;
 	return store_err_of(rc);
@@ -9053,13 +9054,13 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 
 /* Seals or opens, in place, what is bound to that name of that record. */
 static void
-store_seal_run(enum store_db db, struct slice key, struct slice name, const void *nonce, void *data, size_t n,
-    uint8_t tag[16], bool encrypt)
+store_seal_run(enum store_db db, struct slice key, struct slice name, const void *nonce, void *data,
+    size_t n, uint8_t tag[16], bool encrypt)
 {
 	uint8_t aad[STORE_AAD_MAX];
-	size_t aadn = store_aad(aad, db, key, name);
+	struct slice place = {(char *)aad, store_aad(aad, db, key, name)};
 
-	store_aead(store_keys_of(store.keys)->seal, nonce, data, n, (struct slice){(char *)aad, aadn}, tag, encrypt);
+	store_aead(store_keys_of(store.keys)->seal, nonce, data, n, place, tag, encrypt);
 }
 
 /* Writes the s->text.n bytes of a sealed secret to `out`; zeros where it does not open. */
@@ -9516,7 +9517,8 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 /* What is there under the operation's key. ABSENT: nothing; neither OK nor ABSENT: a record that is
  * not to be trusted. *r dies with the next write. */
 static enum store_err
-store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op, struct store_record *r)
+store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
+    struct store_record *r)
 {
 	struct slice v, key = store_op_key(b, op);
 	enum store_err err = store_raw_get(txn, op->db, key, &v);
@@ -9594,7 +9596,8 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 		if (rc == MDB_NOTFOUND)
 			return STORE_OK;
 	} else {
-		if ((err = store_compose(b, op, op->keep && old == STORE_OK ? r.seals : SLICE(""))) != STORE_OK)
+		err = store_compose(b, op, op->keep && old == STORE_OK ? r.seals : SLICE(""));
+		if (err != STORE_OK)
 			return err;
 		c->room += store_room_cost(op->room);
 		v = store_val(buf_slice(&b->record));
@@ -9996,9 +9999,11 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys)
 
 	if ((*keys = secret_new(sizeof(struct store_keys))) == NULL)
 		return STORE_MEMORY;
-	if ((err = store_key_read(home, kek)) == STORE_OK &&
-	    (err = store_datakey_unwrap(kek, blob, (struct store_keys *)(void *)(*keys)->p)) != STORE_OK)
-		store_fail(err, "store", "has a damaged data key", -1);
+	if ((err = store_key_read(home, kek)) == STORE_OK) {
+		err = store_datakey_unwrap(kek, blob, (struct store_keys *)(void *)(*keys)->p);
+		if (err != STORE_OK)
+			store_fail(err, "store", "has a damaged data key", -1);
+	}
 	wipe(kek, sizeof kek);
 	if (err != STORE_OK)
 		secret_drop(keys);
@@ -10021,7 +10026,7 @@ store_check_format(struct slice *datakey)
 		return store_fail(STORE_NEWER, "store", NULL, (long)load_be32(v.p));
 	if (store_counters_get(store.reader, &c) != STORE_OK ||
 	    store_raw_get(store.reader, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
-		return store_fail(STORE_DAMAGED, "store", "has lost its counters or its data key", -1);
+		return store_fail(STORE_DAMAGED, "store", "has lost its counters or data key", -1);
 	return STORE_OK;
 }
 
@@ -10110,7 +10115,8 @@ store_make_dirs(const char *home)
 static enum store_err
 store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn **out)
 {
-	uint8_t format[4];
+	uint8_t be[4];
+	struct slice format = {(char *)be, sizeof be};
 	MDB_txn *txn;
 	enum store_err err;
 	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
@@ -10119,9 +10125,9 @@ store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn *
 		return store_err_of(rc);
 	for (int i = 0; i < STORE_DBS && rc == 0; i++)
 		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
-	store_be32(format, STORE_FORMAT);
+	store_be32(be, STORE_FORMAT);
 	if ((err = store_err_of(rc)) == STORE_OK &&
-	    (err = store_raw_put(txn, STORE_K_FORMAT, (struct slice){(char *)format, 4})) == STORE_OK &&
+	    (err = store_raw_put(txn, STORE_K_FORMAT, format)) == STORE_OK &&
 	    (err = store_raw_put(txn, STORE_K_DATAKEY, datakey)) == STORE_OK &&
 	    (err = store_counters_put(txn, c)) == STORE_OK)
 		*out = txn;
@@ -10151,6 +10157,7 @@ store_make(const char *home)
 {
 	struct store_counters c = {.config = 1, .state = 1, .version = 1};
 	uint8_t kek[32], data[32], blob[DATAKEY_LEN];
+	struct slice wrapped = {(char *)blob, sizeof blob};
 	MDB_txn *txn;
 	enum store_err err;
 
@@ -10158,14 +10165,24 @@ store_make(const char *home)
 		return STORE_EXISTS;
 	if ((err = store_key_read(home, kek)) == STORE_KEY_ABSENT)
 		err = store_key_make(home, kek);
-	if (err == STORE_OK && !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
+	if (err == STORE_OK &&
+	    !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
 		err = STORE_IO;
 	wipe(kek, sizeof kek);
 	wipe(data, sizeof data);
 	if (err == STORE_OK && (err = store_reserve(0, 0, 0)) == STORE_OK &&
-	    (err = store_make_write((struct slice){(char *)blob, sizeof blob}, &c, &txn)) == STORE_OK)
+	    (err = store_make_write(wrapped, &c, &txn)) == STORE_OK)
 		err = store_txn_commit(txn);
 	return err;
+}
+
+/* For making or replacing a store. */
+static bool
+store_lock_make(void)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS;
+
+	return store_lock_wait(store.lock_fd, until, NULL);
 }
 
 /* Makes the data directory, the key file and an empty store, and opens it. Never overwrites: what a
@@ -10180,7 +10197,7 @@ store_init(const char *home)
 	if ((err = store_make_dirs(home)) != STORE_OK || (err = store_env_open(home)) != STORE_OK)
 		return err;
 	err = STORE_TIMEOUT;
-	if (store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS, NULL)) {
+	if (store_lock_make()) {
 		err = store_make(home);
 		flock(store.lock_fd, LOCK_UN);
 	}
@@ -10242,8 +10259,8 @@ static struct {
 	unsigned ticks;                 /* the writer is to be woken so many times more */
 	bool held;                      /* requests wait for room */
 	struct timer timer;
-	uint64_t dropped;               /* since the last line about it; the next one is due at say_at */
-	int64_t say_at;                 /* monotonic ms */
+	uint64_t dropped;               /* since the last line about it */
+	int64_t say_at;                 /* monotonic ms: the next line is due */
 } reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
 
 static void agents_turn(void);          /* in conn: what waits for room goes on */
@@ -10257,7 +10274,7 @@ reqlog_flush(struct timer *t)
 
 	(void)t;
 	if (reqlog.dropped != 0 && clock_now() >= reqlog.say_at) {
-		log_line("ev=log_dropped why=slow dropped=%llu", (unsigned long long)reqlog.dropped);
+		log_line("ev=log_dropped why=slow dropped=%ju", (uintmax_t)reqlog.dropped);
 		reqlog.dropped = 0;
 	}
 	if (!buf_room(b, 1))
@@ -15477,7 +15494,8 @@ struct helper_run {
 	struct timer timer;     /* its deadline; later the next look */
 	int64_t until;          /* monotonic ms */
 	pid_t pid;              /* 0: none, or reaped */
-	struct wait *wait;      /* borrowed, the owner's: once done, code, status and output are final; NULL: it is gone */
+	/* borrowed, the owner's: once done, code, status and output are final; NULL: it is gone */
+	struct wait *wait;
 	struct buf in;          /* owned; its output: wiped */
 	enum helper_code code;
 	int status;             /* of HELPER_EXIT */
@@ -15626,7 +15644,8 @@ helper_look(struct timer *t)
 	siginfo_t ended = {0};
 
 	if (h->watch.fd < 0 &&
-	    waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid != 0) {
+	    waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+	    ended.si_pid != 0) {
 		h->status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
 		helper_stop(h, h->status == 0 ? HELPER_DONE : HELPER_EXIT);
 	} else if (clock_now() >= h->until) {
@@ -15867,15 +15886,17 @@ l_wait_gc(lua_State *L)
 static void
 l_open_wait(lua_State *L)
 {
-	static const luaL_Reg events[] = {{"__gc", l_wait_gc}, {"__close", l_wait_gc}, {NULL, NULL}};
+	static const luaL_Reg events[] = {
+		{"__gc", l_wait_gc}, {"__close", l_wait_gc}, {NULL, NULL},
+	};
 
 	lua_pushnil(L);
 	l_metatable(L, L_WAIT, events);
 }
 
 /* Two arguments stay, the second of them the deadline; a handle of `size` zeroed bytes that begins
- * with a struct wait becomes the third. `drop` runs when the binding returns, or raises, or its task
- * is abandoned while it waits. */
+ * with a struct wait becomes the third. `drop` runs when the binding returns, or raises, or its
+ * task is abandoned while it waits. */
 static void *
 l_wait_new(lua_State *L, size_t size, void (*drop)(struct wait *))
 {
@@ -17297,10 +17318,11 @@ l_push_plain(lua_State *L, struct slice text)
 	return false;
 }
 
-/* Pushes a record: its plain members, its version, and of what is sealed the handles (`open`) or the
- * names. */
+/* Pushes a record: its plain members, its version, and of what is sealed the handles (`open`) or
+ * the names. */
 static enum store_err
-l_push_record(lua_State *L, enum store_db db, struct slice key, const struct store_record *r, bool open)
+l_push_record(lua_State *L, enum store_db db, struct slice key, const struct store_record *r,
+    bool open)
 {
 	enum store_err err = STORE_OK;
 	struct slice seals = r->seals;
@@ -17356,7 +17378,7 @@ l_store_get(lua_State *L)
  *   -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
  *   | nil, "absent" | "damaged" | …
  *
- * Unseals nothing. `unverified`: the store was opened without its key, so its tag was not checked. */
+ * Unseals nothing. `unverified`: the store was opened without its key, so no tag was checked. */
 static int
 l_store_peek(lua_State *L)
 {
@@ -17490,7 +17512,7 @@ l_store_mark(lua_State *L)
 struct l_commit {
 	struct wait wait;
 	struct store_batch *batch;      /* owned until the commit starts */
-	struct store_commit *commit;    /* once started: its owner is this; ours to free once it is done */
+	struct store_commit *commit;    /* once started; ours to free once it is done */
 };
 
 /* A commit that is under way goes on without us. */
@@ -17597,7 +17619,9 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 static void
 l_batch_op(lua_State *L, struct store_batch *b)
 {
-	static const char *const kinds[] = {[OP_PUT] = "put", [OP_DEL] = "del", [OP_CHECK] = "check", NULL};
+	static const char *const kinds[] = {
+		[OP_PUT] = "put", [OP_DEL] = "del", [OP_CHECK] = "check", NULL,
+	};
 	int op = lua_gettop(L), kind;
 	uint64_t version = STORE_ANY;
 	enum store_db db;
@@ -17657,9 +17681,9 @@ l_commit_push(lua_State *L, bool late)
  *       version = N, room = N },
  *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
  * version: what must be there before the commit (0: nothing; nil: anything, even a damaged record).
- * keep: sealed fields that `secrets` does not name stay; false takes one away. room: a later put over
- * this record of that many bytes finds room on a full disk. The members version, secrets, sealed and
- * unverified of `plain` are not stored. After a time-out with begun = false the commit is never
+ * keep: sealed fields that `secrets` does not name stay; false takes one away. room: a later put
+ * over this record of that many bytes finds room on a full disk. The members version, secrets,
+ * sealed and unverified of `plain` are not stored. After a time-out with begun = false the commit is never
  * applied; with begun = true it was under way and may be on the disk at any moment. yields */
 static int
 l_store_commit(lua_State *L)
@@ -17819,8 +17843,7 @@ l_raw_begin(lua_State *L)
 	if ((r->serve_fd = store_lock_serve(home)) < 0)
 		return l_store_answer(L, STORE_RUNNING);
 	if ((err = store_env_open(home)) == STORE_OK)
-		err = store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS,
-		    NULL) ? raw_begin_txn(r, home, datakey) : STORE_TIMEOUT;
+		err = store_lock_make() ? raw_begin_txn(r, home, datakey) : STORE_TIMEOUT;
 	return l_store_answer(L, err);
 }
 
@@ -17978,9 +18001,9 @@ l_open_store(lua_State *L)
 {
 	static const luaL_Reg events[] = {{"__gc", l_raw_gc}, {"__close", l_raw_gc}, {NULL, NULL}};
 	static const luaL_Reg methods[] = {
-		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next}, {"get", l_raw_get},
-		{"put", l_raw_put}, {"record", l_raw_record}, {"mac", l_raw_mac}, {"sum", l_raw_sum},
-		{NULL, NULL},
+		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
+		{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
+		{"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
 	};
 
 	luaL_newlib(L, methods);
@@ -20327,8 +20350,8 @@ l_opt_value(lua_State *L, int idx)
 
 /* tls.identity(cert | nil, key | nil, ca | nil, legacy) -> identity | nil, field, code
  *
- * cert and ca are PEM, or ca is a list of pins; key is a secret; legacy: true for an old box. Codes:
- * "missing", "malformed", "no_certificate", "private_key" (where none belongs), "mismatch",
+ * cert and ca are PEM, or ca is a list of pins; key is a secret; legacy: true for an old box.
+ * Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs), "mismatch",
  * "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of
  * secret.key_info. */
 static int
@@ -20426,7 +20449,7 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	struct slice body = {NULL, 0};
 	bool is_secret = false;
 
-	if (lua_getfield(L, 1, "target") != LUA_TNIL)   /* in the place of the URL's path and query */
+	if (lua_getfield(L, 1, "target") != LUA_TNIL)   /* in place of the URL's path and query */
 		rest = l_check_value(L, lua_gettop(L), &is_secret);
 	lua_pop(L, 1);                  /* argument 1 keeps it */
 	for (size_t i = 0; i < rest.n; i++)
@@ -20473,8 +20496,8 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
  *   -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail
  *
  * Nothing was sent: "unreachable", "tls", "address_blocked", "clock_unset". It may have been sent:
- * "timeout", "cut", "too_large". No redirects. `text`: the body as a string, for what holds no secret
- * (metadata); `head`: the body is not waited for. yields */
+ * "timeout", "cut", "too_large". No redirects. `text`: the body as a string, for what holds no
+ * secret (metadata); `head`: the body is not waited for. yields */
 static int
 l_http_request(lua_State *L)
 {
@@ -20638,7 +20661,7 @@ l_host_run(lua_State *L)
 
 /* host.helpers(dir [, look]) -> true | nil, why
  *
- * Names the folder of programs, once, before there are workers; with `look` it is only looked at. */
+ * Names the folder of programs, once, before there are workers; with `look` only looks at it. */
 static int
 l_host_helpers(lua_State *L)
 {
@@ -20779,7 +20802,8 @@ conn_bound(uint64_t memory)
 }
 
 /* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…},
- *   upstream_ca={…}, memory=bytes, dial_timeout=s, answer_timeout=s, idle_timeout=s } -> true | nil, why
+ *   upstream_ca={…}, memory=bytes, dial_timeout=s, answer_timeout=s, idle_timeout=s }
+ *   -> true | nil, why
  *
  * Members that are nil stay as they are. */
 static int
@@ -20894,7 +20918,9 @@ l_host_open_append(lua_State *L)
 static int
 l_host_create(lua_State *L)
 {
-	return l_file_open(L, O_WRONLY | O_EXCL, "w", (mode_t)luaL_optinteger(L, 2, 0600), (gid_t)-1);
+	mode_t mode = (mode_t)luaL_optinteger(L, 2, 0600);
+
+	return l_file_open(L, O_WRONLY | O_EXCL, "w", mode, (gid_t)-1);
 }
 
 /* host.mkdir(path, mode) -> true | nil, "exists" | why */
@@ -21101,7 +21127,7 @@ static int
 l_host_read_secret(lua_State *L)
 {
 	enum { FILE_, ENV, STDIN };
-	static const char *const kinds[] = {[FILE_] = "file", [ENV] = "env", [STDIN] = "stdin", NULL};
+	static const char *const kinds[] = {"file", "env", "stdin", NULL};
 	int kind = luaL_checkoption(L, 1, NULL, kinds);
 	const char *name = luaL_optstring(L, 2, ""), *why;
 	struct buf b;
@@ -21111,7 +21137,8 @@ l_host_read_secret(lua_State *L)
 	if (fd < 0)
 		return l_fail_errno(L);
 	if (kind == ENV)
-		why = (name = getenv(name)) == NULL ? "unset" : buf_adds(&b, name) ? NULL : "too_large";
+		why = getenv(name) == NULL ? "unset" :
+		    buf_adds(&b, getenv(name)) ? NULL : "too_large";
 	else
 		why = buf_read(&b, fd);
 	if (kind == FILE_)
@@ -21228,7 +21255,8 @@ static int
 l_host_lock_held(lua_State *L)
 {
 	char path[PATH_MAX];
-	int fd = store_path(path, luaL_checkstring(L, 1), "serve.lock") ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	const char *home = luaL_checkstring(L, 1);
+	int fd = store_path(path, home, "serve.lock") ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0;
 
 	if (fd >= 0)
@@ -21456,7 +21484,7 @@ worker_on_tick(struct timer *t)
 	}
 	reqlog_tick(clock_now() >= worker_readers_at);
 	if (clock_now() >= worker_readers_at) {
-		mdb_reader_check(store.env, NULL);      /* a dead reader's slot pins every page freed since */
+		mdb_reader_check(store.env, NULL);      /* a dead reader's slot pins pages */
 		worker_readers_at = clock_now() + 60000;
 	}
 	timer_set(t, clock_now() + (more ? 20 : 500), worker_on_tick);
@@ -21498,7 +21526,8 @@ worker_open(void)
 
 	if ((err = store_open(serve.home, STORE_WITH_KEY)) != STORE_OK) {
 		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
-		    store_fault.place != NULL ? store_fault.place : "", store_fault.why != NULL ? store_fault.why : "");
+		    store_fault.place != NULL ? store_fault.place : "",
+		    store_fault.why != NULL ? store_fault.why : "");
 		return false;
 	}
 	host_workers = serve.workers;
