@@ -69,34 +69,36 @@ slim() {
 }
 
 # build/embed.S: every Lua file in the binary, packed by gzip, and the table that names them: where a file's pack lies, and
-# where the file lies within. What only commands run is one pack: it is a fifth smaller, and no worker unpacks it. Policies
-# are for people to read and edit, so they go in with their comments.
+# where the file lies within. One pack for a folder: a tenth smaller than a pack for each file, and no worker unpacks what
+# only commands run. Policies are for people to read and edit, so they go in with their comments.
 embed() {
-	mkdir -p build/slim/lua/cli build/slim/policies
-	rows=build/embed.rows.$$ cli=build/slim/cli.$$ at=0 i=0
-	: >"$rows" && : >"$cli"
+	mkdir -p build/slim
+	rows=build/embed.rows.$$ i=0
+	: >"$rows"
 	{
 		printf '#if __SIZEOF_POINTER__ == 8\n#define PTR .quad\n#define ALIGN 8\n#else\n#define PTR .long\n#define ALIGN 4\n#endif\n'
 		printf '\t.section .rodata.embed,"a",%%progbits\n'
-		for f in $(find lua policies -name '*.lua' 2>/dev/null | LC_ALL=C sort); do
-			i=$((i + 1))
-			case $f in lua/*) slim "$f" ;; *) cat "$f" ;; esac >"build/slim/$f"
-			n=$(($(wc -c <"build/slim/$f"))) pack=$i from=0
-			case $f in
-			lua/cli/*) cat "build/slim/$f" >>"$cli"; pack=cli from=$at at=$((at + n)) ;;
-			*) gzip -9n <"build/slim/$f" >"build/slim/$f.gz"; printf 'b%d:\t.incbin "build/slim/%s.gz"\ne%d:\n' $i "$f" $i ;;
-			esac
-			printf 'n%d:\t.asciz "%s"\n' $i "$f"
-			printf '\tPTR n%d, b%s, e%s\n\t.long %d, %d\n' $i $pack $pack $from $n >>"$rows"
+		for folder in lua lua/cli policies; do
+			pack=$(printf %s "$folder" | tr / _) at=0
+			: >"build/slim/$pack.$$"
+			for f in $(find "$folder" -maxdepth 1 -name '*.lua' | LC_ALL=C sort); do
+				i=$((i + 1)) from=$at
+				case $f in lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
+				at=$(($(wc -c <"build/slim/$pack.$$")))
+				printf 'n%d:\t.asciz "%s"\n' $i "$f"
+				printf '\tPTR n%d, b_%s, e_%s\n\t.long %d, %d\n' $i "$pack" "$pack" "$from" $((at - from)) >>"$rows"
+			done
+			gzip -9n <"build/slim/$pack.$$" >"build/slim/$pack.gz"
+			rm "build/slim/$pack.$$"
+			printf 'b_%s:\t.incbin "build/slim/%s.gz"\ne_%s:\n' "$pack" "$pack" "$pack"
 		done
-		gzip -9n <"$cli" >build/slim/cli.gz
-		printf 'bcli:\t.incbin "build/slim/cli.gz"\necli:\n\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
+		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
 		# The table holds addresses, which a position-independent program has relocated and then made read-only.
 		printf '\t.section .data.rel.ro.embed,"aw",%%progbits\n\t.balign ALIGN\n\t.globl embed_files\nembed_files:\n'
 		cat "$rows"
 		printf '\t.section .note.GNU-stack,"",%%progbits\n'
 	} >"build/embed.S.$$"
-	rm -f "$rows" "$cli"
+	rm -f "$rows"
 	mv "build/embed.S.$$" build/embed.S
 }
 

@@ -10915,8 +10915,9 @@ embed_find(const char *name)
 	return NULL;
 }
 
-/* Pushes the text of an embedded file. A pack of several stays unpacked in the registry: a command
- * goes on to ask for more of it. */
+static bool embed_keeps = true;
+
+/* Pushes the text of an embedded file. An unpacked folder stays in the registry: more is asked of it. */
 static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
@@ -10930,13 +10931,24 @@ embed_push(lua_State *L, const struct embed_file *f)
 		if (n == 0 || !inflate(f->p, packed, out) || f->from > n || f->n > n - f->from)
 			luaL_error(L, "%s is damaged in this binary", f->name);
 		luaL_pushresultsize(&b, n);
-		if (f->n == n)
-			return;
-		lua_pushvalue(L, -1);
-		lua_rawsetp(L, LUA_REGISTRYINDEX, f->p);
+		if (embed_keeps) {
+			lua_pushvalue(L, -1);
+			lua_rawsetp(L, LUA_REGISTRYINDEX, f->p);
+		}
 	}
 	lua_pushlstring(L, lua_tostring(L, -1) + f->from, f->n);
 	lua_remove(L, -2);
+}
+
+/* A worker that has started gives the unpacked texts back: 0.5 MB. What it loads later it unpacks again. */
+static void
+embed_forget(lua_State *L)
+{
+	embed_keeps = false;
+	for (unsigned i = 0; i < embed_count; i++) {
+		lua_pushnil(L);
+		lua_rawsetp(L, LUA_REGISTRYINDEX, embed_files[i].p);
+	}
 }
 
 /* require("x.y") -> what lua/x/y.lua returned, once; raises for what is not there */
@@ -21535,7 +21547,10 @@ worker_open(void)
 	if (lua_open_state(true) == NULL || !req_import())
 		return false;
 	worker_tick_ref = lua_import("worker", "tick");
-	return worker_tick_ref != LUA_NOREF && call_run("worker", "start", 2, (char *[]){NULL, serve.overrides}) == 0;
+	if (worker_tick_ref == LUA_NOREF || call_run("worker", "start", 2, (char *[]){NULL, serve.overrides}) != 0)
+		return false;
+	embed_forget(lua_main);
+	return true;
 }
 
 static void
