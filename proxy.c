@@ -13261,8 +13261,8 @@ req_take_body(struct req *r, struct buf *out)
 
 struct kept {
 	unsigned refs;          /* the slot's, and those of requests */
-	uint64_t config;        /* generation that decided */
-	int64_t until;          /* Unix s: the token or its agent ends */
+	uint64_t config, state; /* generations that decided; state 0: no token is in it */
+	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
 	unsigned share;         /* of its agent's requests, as in l_req_log */
 	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
 	int known_ref;
@@ -13812,6 +13812,12 @@ kept_fits(const struct kept *k, const struct req *r)
 	return true;
 }
 
+static bool
+kept_holds(const struct kept *k, uint64_t config, uint64_t state)
+{
+	return k->config == config && (k->state == 0 || k->state == state) && clock_wall() < k->until;
+}
+
 /* Is it decided by what an earlier request left? Else everything of it is for Lua to judge. */
 static bool
 req_again(struct req *r)
@@ -13823,7 +13829,7 @@ req_again(struct req *r)
 	if (k == NULL || !kept_fits(k, r) || !store_generations(&config, &state))
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
-	if (k->config != config || clock_wall() >= k->until ||
+	if (!kept_holds(k, config, state) ||
 	    (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) ||
 	    !known_scan_encoded(k->known, req_query_now(r), &found))))
 		return false;
@@ -13920,10 +13926,10 @@ req_keep(struct req *r)
 
 /* What another generation decided goes, and its secrets with the last request that has them. */
 static void
-kept_sweep(uint64_t config)
+kept_sweep(uint64_t config, uint64_t state)
 {
 	for (size_t i = 0; i < KEPT_SLOTS; i++)
-		if (kept_slots[i] != NULL && (kept_slots[i]->config != config || clock_wall() >= kept_slots[i]->until)) {
+		if (kept_slots[i] != NULL && !kept_holds(kept_slots[i], config, state)) {
 			kept_unref(kept_slots[i]);
 			kept_slots[i] = NULL;
 		}
@@ -19885,18 +19891,18 @@ l_req_known(lua_State *L)
 	return (int)found.n;
 }
 
-/* req:keep(config, until, share, known | nil): what was decided and attached is so for requests like this one, too, as
- * long as the store is of this generation, until the wall clock says `until`, and with none of the known
- * placeholders in it. Nothing, where more of the request had a say than req_keep knows. */
+/* req:keep(config, state, until, share, known | nil): what was decided and attached is so for requests like this one,
+ * too, as long as the store is of these generations (state 0: any), until the wall clock says `until`, and with none
+ * of the known placeholders in it. Nothing, where more of the request had a say than req_keep knows. */
 static int
 l_req_keep(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	uint64_t config = (uint64_t)luaL_checkinteger(L, 2);
-	int64_t until = luaL_checkinteger(L, 3);
-	unsigned share = (unsigned)luaL_optinteger(L, 4, AGENT_REQUESTS);
-	const struct known *known = lua_isnil(L, 5) ? NULL : luaL_checkudata(L, 5, L_KNOWN);
-	int ref = (lua_settop(L, 5), luaL_ref(L, LUA_REGISTRYINDEX));
+	uint64_t config = (uint64_t)luaL_checkinteger(L, 2), state = (uint64_t)luaL_checkinteger(L, 3);
+	int64_t until = luaL_checkinteger(L, 4);
+	unsigned share = (unsigned)luaL_optinteger(L, 5, AGENT_REQUESTS);
+	const struct known *known = lua_isnil(L, 6) ? NULL : luaL_checkudata(L, 6, L_KNOWN);
+	int ref = (lua_settop(L, 6), luaL_ref(L, LUA_REGISTRYINDEX));
 	struct kept *k = req_keep(r);
 
 	if (k == NULL) {
@@ -19904,6 +19910,7 @@ l_req_keep(lua_State *L)
 		return 0;
 	}
 	k->config = config;
+	k->state = state;
 	k->until = until;
 	k->share = share;
 	k->known = known;
@@ -20229,7 +20236,7 @@ conn_rejudge(void)
 	if (!store_generations(&config, &state))
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
-	kept_sweep(config);
+	kept_sweep(config, state);
 	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
 		struct req *r = c->state == CONN_BLIND || c->state == CONN_RELAY ? c->req : NULL;
 		struct rejudge *j;

@@ -706,7 +706,7 @@ function M:opened_of(name, rec)
   if why then return nil, "injection_failed", why end
   opened.carriers = preset and preset.carriers or {}
   -- What it attaches is the same for each request, so far as this record and its type say.
-  opened.still = pol.pure and not (pol.refresh or pol.body or pol.targets or opened.guards or opened.rows)
+  opened.still = pol.pure and not (pol.body or pol.targets or opened.guards or opened.rows)
   opened.wants, opened.varied_fields = wants_of(pol, rec)
   opened.variants = opened.wants and cache_new(VARIANTS_MAX)
   opened.endpoints = pol.refresh and endpoints_of(self, pol, opened.view) or {}

@@ -209,6 +209,14 @@ local function at_endpoint(self, opened, scheme, host, port, path)
   return false
 end
 
+-- Is there one at the request's host at all?
+local function has_endpoint(opened, req)
+  for _, e in ipairs(opened.endpoints) do
+    if e.port == req.port and e.host == req.host and e.scheme == req.scheme then return true end
+  end
+  return false
+end
+
 -- Whatever match.lua says, a credential goes to the hosts that its record names: the last look, in our own words.
 local function covers(rec, req, value_of)
   if rec.enabled == false or req.scheme == "http" and not rec.plain_http then return false end
@@ -732,7 +740,8 @@ local function body_key(self, req, strips, of, held)
   return require("body").carries(of, req:view().body or "", strips.body) ~= false  -- what cannot be looked into has it
 end
 
--- true | true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
+-- true, nil, state, until: so it is while the store's state is of this generation (0: any), until then |
+-- true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, agent, opened, routed, deadline)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
   local strips, held, keys, own = opened.strips[routed], held_for(self, agent, opened.name), spare, false
@@ -751,9 +760,12 @@ local function attach(self, req, agent, opened, routed, deadline)
     if code then return nil, code, message end
   end
   if own then return true, "own" end
+  local state, fresh = 0, math.maxinteger
   if pol.refresh then
-    local code, info
+    local code, info, _
+    _, state = self.store.generation()  -- before the token is read: it is of this state or a later one
     cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
+    fresh = cred and info or 0
     if not cred then
       info = info or {}
       local connect = pol.connect and (code == "oauth_refresh_failed" or code == "oauth_not_connected")
@@ -824,10 +836,12 @@ local function attach(self, req, agent, opened, routed, deadline)
   end
   if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end
   local ok, code, message, advice = inject(self, req, agent, opened, cred, view)
-  if not ok or not agent.known then return ok, code, message, advice end
-  local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))
-  if lost then return nil, lost, why, hint end
-  return true
+  if not ok then return ok, code, message, advice end
+  if agent.known then
+    local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))
+    if lost then return nil, lost, why, hint end
+  end
+  return true, nil, state, fresh
 end
 
 -- ---- token requests of the sandbox's own -------------------------------------------------------
@@ -1091,9 +1105,9 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
     forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, websocket
     req:forward(forward)
-    if again and opened.still and not names_in_line(req, routed) then
-      local config = self.config
-      req:keep(config.applied, config:ends(req.token), agent.requests, agent.known)
+    local config, state, fresh = self.config, message, hint
+    if again and opened.still and state and fresh > 0 and not names_in_line(req, routed) then
+      req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token))), agent.requests, agent.known)
     end
   end
   return true
@@ -1102,7 +1116,7 @@ end
 -- Where nothing of a request but its route had a say, the next of this agent and route goes the same way, until anything
 -- changes. (That a token endpoint is nobody's is not known of a host that has one: it is a matter of the path.)
 local function make_ready(self, req, agent, route, kept, opened, plan, routed)
-  if not route or not kept or kept.foreign or plan.echo or opened.wants or opened.endpoints[1]
+  if not route or not kept or kept.foreign or plan.echo or opened.wants or has_endpoint(opened, req)
     or self.config.build.token_endpoints.hosts[req.host] then return false end
   if agent.ready_count >= READY_MAX then agent.ready, agent.ready_count = {}, 0 end
   agent.ready[route] = { name = opened.name, version = opened.version, plan = plan, routed = routed }

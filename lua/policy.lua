@@ -514,8 +514,8 @@ function Check:type(t, pol)
   pol.sends_secret = t.sends_secret ~= false   -- false: what goes out is good for that request alone
   pol.clock = t.clock
   -- `apply` looks at cred alone: what it sets is kept until something changes. That it reads nothing of the request is
-  -- seen at each run; a clock or a nonce is not seen.
-  local moving = t.pure and code_of(self.source):match("%f[%w_]time%f[^%w_]") or t.pure and code_of(self.source):match("%f[%w_]nonce%f[^%w_]")
+  -- seen at each run; a clock or a nonce is not seen. (A `refresh` may have use for both.)
+  local moving = t.pure and not t.refresh and code_of(self.source):match("%f[%w_]time%f[^%w_]") or t.pure and not t.refresh and code_of(self.source):match("%f[%w_]nonce%f[^%w_]")
   if moving then return self:fail("pure", ("a type that uses `%s` is not pure"):format(moving)) end
   pol.pure = t.pure == true
   pol.foreign = t.foreign and self:strings(t.foreign, "foreign")

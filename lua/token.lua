@@ -487,8 +487,8 @@ local function kick(self, opened)
   end)
 end
 
---- The credential with a token that may be used: a view for `apply`. Waits until `deadline` only where there is no
--- valid token. nil, code, { message, retry_after, error }; code "changed": open the credential anew.
+--- The credential with a token that may be used: a view for `apply` [, nil, Unix s until which it need not be asked for
+-- again, unless the state changes]. Waits until `deadline` only where there is no valid token. nil, code, { message, retry_after, error }; code "changed": open the credential anew.
 function M:fresh(opened, deadline)
   local name, version, time = opened.name, opened.rec.version, self.time
   local looked = false
@@ -499,7 +499,7 @@ function M:fresh(opened, deadline)
       return nil, "injection_failed", { message = ("credential %s: its stored token is %s"):format(name, why) }
     end
     local standing = standing_of(opened, state, time.wall())
-    if standing == "fresh" then return view_of(self, opened, state) end
+    if standing == "fresh" then return view_of(self, opened, state), nil, state.fresh_until end
     local code, info = M.blocked(name, state, version, time.boot(), time.boot_id())
     if standing == "valid" then
       if not code then kick(self, opened) end

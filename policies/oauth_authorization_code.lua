@@ -43,6 +43,7 @@ return {
   api    = 1,
   name   = "oauth_authorization_code",
   title  = "OAuth 2.0: an account that a person connects",
+  pure   = true,   -- apply looks at cred alone: what it sets is kept until something changes
   fields = {
     { name = "authorization_url", type = "url", help = "Where the person consents" },
     { name = "token_url", type = "url", required = true, help = "Token endpoint" },

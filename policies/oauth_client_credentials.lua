@@ -38,6 +38,7 @@ return {
   api    = 1,
   name   = "oauth_client_credentials",
   title  = "OAuth 2.0 client credentials",
+  pure   = true,   -- apply looks at cred alone: what it sets is kept until something changes
   fields = {
     { name = "token_url", type = "url", required = true, help = "Token endpoint" },
     { name = "client_id", required = true },

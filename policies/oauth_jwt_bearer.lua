@@ -37,6 +37,7 @@ return {
   api    = 1,
   name   = "oauth_jwt_bearer",
   title  = "OAuth 2.0 JWT bearer grant",
+  pure   = true,   -- apply looks at cred alone: what it sets is kept until something changes
   fields = {
     { name = "private_key", type = "pem", required = true, secret = true, help = "PEM private key: private_key=@FILE" },
     { name = "algorithm", type = "enum", values = { "RS256", "RS384", "RS512", "ES256", "ES384" }, default = "RS256" },

@@ -1093,10 +1093,11 @@ local cases = {
     s.store.put("agent", "t/hash-short", { agent = "short", expires_at = s.world.time.wall() + 10 })
     local kept = s.request("GET https://api.test/").kept
     is(kept[1], s.config.applied)
-    is(kept[2], math.maxinteger)
+    is(kept[2], 0)
+    is(kept[3], math.maxinteger)
     kept = s.request("GET https://api.test/", { agent = "short" }).kept
-    is(kept[2], s.world.time.wall() + 10)
-    is(kept[3], 7)
+    is(kept[3], s.world.time.wall() + 10)
+    is(kept[4], 7)
     is(s.request("GET https://api.test/", { websocket = true }).kept, nil)
     is(s.request("PROPFIND https://api.test/").kept, nil)
     s.credential("gh", { paths = { "/v1" } })
@@ -1108,6 +1109,18 @@ local cases = {
     s = with_oauth()
     is(s.request("GET https://api.test/").did, "forward")
     is(s.request("GET https://api.test/").kept, nil)
+    s.credential("crm", {
+      type = "oauth", hosts = { "crm.test" }, fields = { token_url = "https://auth.test/token", client_id = "id" },
+      secrets = { ["f/client_secret"] = secret.of "s" },
+    })
+    is(s.request("GET https://crm.test/").did, "forward")
+    local first = s.store.state
+    kept = s.request("GET https://crm.test/").kept
+    is(kept[2], s.store.state)
+    is(kept[3], s.store.peek("state", "crm").fresh_until)
+    is(s.store.state, first)
+    s.world.run((kept[3] - s.world.time.wall()) * 1000)
+    is(s.request("GET https://crm.test/").kept, nil)    -- it is served, and renewed meanwhile
   end,
   ["a stream is kept while the same entry would decide, and ended when not"] = function()
     local s = with_bearer()

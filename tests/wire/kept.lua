@@ -145,6 +145,27 @@ for _, word in ipairs { "time.wall()", "sign.nonce()" } do
     refuse = { name = "moves", source = READS:format("moves", word), why = "is not pure" }, expect = { status = 200 } }
 end
 
+-- A token is attached as long as it is fresh, and its state is what it was.
+local function token(n) return ('{"access_token":"canary-kept-t%d","token_type":"bearer","expires_in":3601}'):format(n) end
+local function oauth(name, steps, more)
+  local line = "GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n"
+  local send = { line, { answers = 1 }, line, { answers = 2 }, line, { answers = 3 } }
+  for _, step in ipairs(steps) do send[#send + 1] = step end
+  send[#send + 1] = line
+  local c = { name = name, host = "api.test", workers = 1, send = send, servers = { auth = { host = "auth.test" } }, hosts = { "api.test" },
+    credentials = { { name = "crm", type = "oauth_client_credentials", host = "api.test",
+      fields = { token_url = "https://auth.test/token", client_id = "i" }, secrets = { client_secret = "canary-kept-s" } } },
+    agents = { { name = "a" } }, policies = {}, bundles = {}, canaries = { "canary-kept-t1", "canary-kept-t2" }, token_endpoint = { token(1), token(2) },
+    expect = { statuses = { 200, 200, 200, 200 }, token_requests = 2, upstream = { requests = 4, header = { authorization = "Bearer canary-kept-t2" } } } }
+  for k, v in pairs(more or {}) do c.expect[k] = v end
+  cases[#cases + 1] = c
+end
+oauth("a fresh token", {}, { token_requests = 1, upstream = { requests = 4, header = { authorization = "Bearer canary-kept-t1" } } })
+oauth("a token that has ended", { { clock = 4000 }, 0.2 })
+oauth("a token that its credential no longer earned", { { cli = { "credential", "set", "crm", "client_id=j" } } })
+oauth("another field of the request", { "GET /b HTTP/1.1\r\nHost: api.test\r\nX-A: 1\r\n\r\n", { answers = 4 } },
+  { statuses = { 200, 200, 200, 200, 200 }, token_requests = 1, upstream = { requests = 5, header = { authorization = "Bearer canary-kept-t1" } } })
+
 local policies = { { name = "counted", source = SOURCE } }
 for _, one in ipairs(credentials) do
   if one.source then
