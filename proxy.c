@@ -2272,12 +2272,12 @@ net_dial(struct dial *d, const char *host, uint16_t port)
 
 /* ---- trust -----------------------------------------------------------------
  * Certificates: reading and making them, our own authority, roots, what a credential shows and trusts,
- * the judgement of a server's chain, and the sessions that stand for a judgement made before. Skip it
- * if you take its word that a server is who it must be, and ours what an agent's client expects.
+ * the verification of a server's chain, and the sessions that stand for one made before. Skip it if
+ * you trust that a server's certificate is verified, and that an agent's client accepts ours.
  *
- * Invariants. A certificate is read once (cert_read), and every rule asks what was read. Whatever is
- * critical and not known here, malformed, or cannot be compared ends a path. Nothing is believed
- * before the whole chain is there. A session resumes only for the host (agents) or the host, port,
+ * Invariants. A certificate is read once (cert_read), and every rule asks what was read. An extension
+ * that is malformed, or critical and not known here, ends a path; so does a name constraint that
+ * cannot be compared. A chain is verified once all of its certificates have come. A session resumes only for the host (agents) or the host, port,
  * trust and tag (upstreams) it was made for: that is part of its name in the cache. */
 #define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
 #define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
@@ -2314,7 +2314,7 @@ tls_map(size_t n, int sharing)
 	return p;
 }
 
-/* Of pieces, one behind the other. */
+/* SHA-256 of pieces, one behind the other. */
 static void
 tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32])
 {
@@ -2343,8 +2343,8 @@ tls_sha256_hex(struct slice s, char out[64])
 }
 
 /* -- sessions: a table of fixed slots without locks, because its writers are processes that may be
- * killed at any instruction. Each slot carries a hash over its own contents: what two writers or a
- * dead one left torn does not match it and counts as absent. Nobody ever waits. */
+ * killed at any instruction. Each slot carries a hash over its own contents: a slot that two writers
+ * or a killed one left torn does not match its hash and counts as absent. No process ever waits. */
 struct session {
 	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
 	br_ssl_session_parameters of;
@@ -2406,7 +2406,7 @@ session_write(struct session_table *t, size_t i, const struct session *s)
 	}
 }
 
-/* The slot of `name` with what it holds; without one, that whose session ends first. */
+/* The slot of `name`, and in `s` its contents. Without one: the slot whose session ends first, and zeros. */
 static size_t
 session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
 {
@@ -2551,7 +2551,7 @@ der_time(struct der *d, int64_t when)
 	der_elem(d, tm.tm_year >= 150 ? 0x18 : 0x17, s, n);
 }
 
-/* -- DER, reading: whatever of a certificate decides whether it is to be trusted. Only its key is
+/* -- DER, reading: all of a certificate that decides whether it is to be trusted. Only its key is
  * for BearSSL's decoder, which reads the same text: so both are strict about lengths and about what
  * is left over, and never see two certificates in one. */
 static bool
@@ -2701,8 +2701,8 @@ subtree_next(struct slice *list, uint8_t *form, struct slice *base)
 	    (tree.n == 0 || (der_only(tree, 0x80, &from) && slice_eq(from, SLICE("\0"))));
 }
 
-/* Is it what a subtree of that form may be? What cannot match as it was meant would let pass what
- * it should exclude. */
+/* May a subtree of that form be this? One that can match no name would let names pass that its CA
+ * meant to exclude. */
 static bool
 subtree_valid(uint8_t form, struct slice base)
 {
@@ -2724,8 +2724,8 @@ subtree_valid(uint8_t form, struct slice base)
 	return true;
 }
 
-/* A constraint on a form of names that we cannot compare: one that is critical ends it here (4.2);
- * any other counts against each certificate below that has such a name. */
+/* A constraint on a form of names that we cannot compare ends the path if it is critical (4.2). Else
+ * it counts against each certificate below that has such a name. */
 static const char *
 rule_constraints(struct cert_view *v, struct slice seq, bool critical)
 {
@@ -2969,7 +2969,7 @@ cert_names(const struct cert_view *v, const char *host)
 
 static const struct {           /* how certificates are signed; what is not here we cannot check */
 	struct slice oid;
-	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, which anybody may have forged */
+	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, whose collisions can be computed */
 	const unsigned char *rsa;       /* the hash's OID in a PKCS#1 signature; NULL: ECDSA */
 } cert_algs[] = {
 	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), &br_sha256_vtable, BR_HASH_OID_SHA256},
@@ -3235,7 +3235,7 @@ leaf_mint(const char *host, int64_t now)
 	return l;
 }
 
-/* The certificate for a host, minted if need be; the caller owns one reference. */
+/* The certificate for a host, minted if none is kept; the caller owns one reference. */
 static struct leaf *
 leaf_get(const char *host)
 {
@@ -3261,8 +3261,8 @@ leaf_get(const char *host)
 	return l;
 }
 
-/* Lets a server show its host's certificate. What can be done with it is for BearSSL's own policy from
- * here on. */
+/* Hands the host's certificate and its key to BearSSL's own policy for one EC chain, which chooses the
+ * suite and the hash, and signs. */
 static bool
 leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc)
 {
@@ -3444,7 +3444,7 @@ tls_trust_load(const char **files, size_t n, struct buf *why)
 
 /* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
  * key, roots of its own, and certificates or keys that are trusted as themselves. It never changes
- * once ident_new has made it; whoever connects with it holds a reference. */
+ * once ident_new has made it; each connection that is made with it holds a reference. */
 struct tls_ident {
 	uint32_t refs;
 	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
@@ -3564,8 +3564,8 @@ verify_root(const struct tls_verify *v, struct slice name, size_t at)
 	return NULL;
 }
 
-/* What is told is what was wrong first. But a signature that does not fit may only mean that there
- * is another certificate of this name. Always false. */
+/* The first fault is reported. A signature that does not fit gives way to a later fault: it may only
+ * mean that there is another certificate of this name. Always false, so that a step may return it. */
 static bool
 verify_blame(struct tls_verify *v, unsigned err, const char *why)
 {
@@ -3606,8 +3606,8 @@ verify_take_cn(struct tls_verify *v, struct cert_view *c)
 	c->names = (struct slice){(char *)v->cn, cn.n == 0 ? 0 : 2 + cn.n};
 }
 
-/* Does whoever is above on the path let all names below be (4.2.1.10)? A certificate that an issuer
- * made for itself, to change its key, is asked only as the last one. */
+/* Do the name constraints of all certificates above allow all names below (4.2.1.10)? The names of a
+ * self-issued certificate (one of a change of keys) count only where it is the server's own. */
 static bool
 verify_names(const struct tls_verify *v, unsigned top)
 {
@@ -3643,7 +3643,7 @@ verify_link(struct tls_verify *v, unsigned n, const struct cert_view *ca, bool r
 		return verify_blame(v, (unsigned)err, err == BR_ERR_X509_BAD_SIGNATURE && root ?
 		    "bad certificate signature (damaged, or not made by the trusted root of that name)" :
 		    NULL);
-	for (unsigned i = 1; i < n; i++)        /* 4.2.1.9: but for those that issuers made for themselves */
+	for (unsigned i = 1; i < n; i++)        /* 4.2.1.9: self-issued ones do not count */
 		below += !slice_eq(v->path[i]->issuer, v->path[i]->subject);
 	v->path[n] = ca;
 	if (root && v->now > ca->not_after)
@@ -3710,9 +3710,9 @@ verify_leaf(struct tls_verify *v, struct cert_view *c)
 	return true;
 }
 
-/* Does the credential trust the server's own certificate as itself? Its name and its issuer are not
- * asked then: who shows it and proves its key is who was meant. Nor are its dates for a pin, which
- * stands for a key. True: judged, with the verdict in v->err. */
+/* Does the credential trust the server's own certificate as itself? Its name and its issuer do not count
+ * then: the server that shows it and proves its key is the one that was meant. Nor do its dates for a
+ * pin, which stands for a key. True: verified, with the result in v->err. */
 static bool
 verify_itself(struct tls_verify *v)
 {
@@ -3733,8 +3733,8 @@ verify_itself(struct tls_verify *v)
 	return true;
 }
 
-/* Is it among the roots itself, byte by byte? Then nobody needs to have signed it. (The same name and
- * key would not do: whoever has a constrained root's key could name itself as it likes.) */
+/* Is it among the roots itself, byte by byte? Then it needs no issuer. (The same name and key would not
+ * do: the owner of a constrained root's key could give itself any name.) */
 static bool
 verify_is_root(const struct tls_verify *v, const struct cert_view *c)
 {
@@ -3798,7 +3798,7 @@ verify_end_chain(const br_x509_class **ctx)
 	for (unsigned i = 0; i < v->count; from = v->end[i++])
 		if (v->end[i] == from ||
 		    !cert_read((struct slice){v->certs.p + from, v->end[i] - from}, &v->cert[i])) {
-			v->cert[i] = (struct cert_view){0};     /* is nobody's issuer */
+			v->cert[i] = (struct cert_view){0};     /* can be no issuer */
 			if (i == 0)
 				verify_blame(v, BR_ERR_X509_INVALID_VALUE, NULL);
 		}
@@ -3831,7 +3831,7 @@ static const br_x509_class verify_class = {
 	verify_end_cert, verify_end_chain, verify_get_pkey,
 };
 
-/* What is to judge the server's chain, and our certificate in case it wants one. */
+/* Makes an engine verify the server's chain, and show the credential's certificate when asked for one. */
 static struct tls_verify *
 verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, bool *resumed,
     br_ssl_client_context *cc)
@@ -4074,11 +4074,10 @@ tls_worker_init(void)
 	return true;
 }
 
-/* -- record buffers. The pool keeps as many spare as are in use, and TLS_BUFS_SPARE more; the rest
- * goes back to the kernel, so a burst does not cost memory for ever. */
+/* -- record buffers, in a pool: an idle connection has none. */
 static struct tls_bufs *bufs_spare;     /* owned */
 static size_t bufs_nspare;
-static size_t bufs_low;         /* the fewest spare since the last trim: those nobody needed */
+static size_t bufs_low;         /* the fewest spare since the last trim: so many were not needed */
 
 /* Leans on the engine keeping its places as offsets beside the pointers: the unit tests park. */
 _Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, default: 0) &&
@@ -4086,8 +4085,8 @@ _Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, 
     _Generic(((br_ssl_engine_context *)0)->oxc, size_t: 1, default: 0),
     "not the BearSSL 0.6 we know");
 
-/* Called now and then: what lay idle since the last call goes back to the kernel, so that a
- * burst does not cost memory for ever, and steady work never waits for the kernel. */
+/* Called now and then: buffers that lay idle since the last call go back to the kernel, but for
+ * TLS_BUFS_SPARE. A burst does not cost memory for ever, and steady work never waits for the kernel. */
 static void
 bufs_trim(void)
 {
@@ -4207,7 +4206,7 @@ tls_reason(const struct tls *t, int err)
 	return t->done && i == last ? "protocol error" : tls_reasons[i].why;
 }
 
-/* What to tell a peer whom we break with, by RFC 5246 7.2.2; BearSSL goes silent. */
+/* The alert for each error of the engine (RFC 5246 7.2.2): BearSSL sends none. */
 static const uint8_t tls_alerts[] = {
 	[BR_ERR_BAD_PARAM] = 50, [BR_ERR_UNSUPPORTED_VERSION] = 70, [BR_ERR_BAD_VERSION] = 70,
 	[BR_ERR_BAD_LENGTH] = 20, [BR_ERR_TOO_LARGE] = 22, [BR_ERR_BAD_MAC] = 20,
@@ -4259,7 +4258,7 @@ tls_put_alert(struct tls *t, uint8_t alert)
 	t->alert_n = (uint8_t)(t->alert_at + n);
 }
 
-/* Ends it. A session that a fatal alert ended is never resumed (RFC 5246 7.2.2). */
+/* Ends the connection. A session that a fatal alert ended is never resumed (RFC 5246 7.2.2). */
 static void
 tls_fail(struct tls *t, const char *why, uint8_t alert)
 {
@@ -4360,7 +4359,8 @@ tls_prefer_x25519(br_ssl_engine_context *eng)
 	br_multihash_update(&eng->mhash, p + 5, n - 5);
 }
 
-/* After whatever the engine did: is the handshake over, did it fail, may things go? */
+/* After each step of the engine: is the handshake over, or did the connection fail? Then what only a
+ * handshake needs goes. */
 static void
 tls_settle(struct tls *t)
 {
@@ -4446,8 +4446,7 @@ tls_accept(struct slice host)
 }
 
 /* Our end towards an upstream. `ident` may be NULL. `tag` keeps sessions of different identities
- * apart: those that were made, or trusted, otherwise. The caller has seen
- * to it that the clock is set. */
+ * apart. The caller has made sure that the clock is set (clock_unset). */
 static struct tls *
 tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
     struct slice tag)
@@ -4480,8 +4479,8 @@ tls_status(const struct tls *t)
 	return t->u.eng.shutdown_recv ? TLS_CLOSED : TLS_OPEN;
 }
 
-/* A fixed phrase once TLS_FAILED; NULL before. Of an agent's end, the name of the alert that ended it,
- * whosever it was, or "closed". */
+/* A fixed phrase once TLS_FAILED; NULL before. Of an agent's end: the name of the alert, the agent's or
+ * ours, that ended it, or "closed". */
 static const char *
 tls_why(const struct tls *t)
 {
@@ -4512,7 +4511,7 @@ tls_move(struct tls *t, unsigned char *(*room)(const br_ssl_engine_context *, si
 }
 
 /* Wire bytes in. Takes fewer while plaintext waits for tls_consume, or output for tls_drain. After
- * a failure, and after close_notify, whatever comes is taken and dropped. */
+ * a failure, and after close_notify, all bytes are taken and dropped. */
 static size_t
 tls_feed(struct tls *t, const void *p, size_t n)
 {
