@@ -9906,6 +9906,13 @@ store_key_make(const char *home, uint8_t kek[32])
 	return err;
 }
 
+/* Frees the slots of dead readers: each pins the pages that it could see. */
+static void
+store_check_readers(void)
+{
+	mdb_reader_check(store.env, NULL);
+}
+
 static void
 store_close(void)
 {
@@ -21502,7 +21509,7 @@ worker_on_tick(struct timer *t)
 	}
 	reqlog_tick(clock_now() >= worker_readers_at);
 	if (clock_now() >= worker_readers_at) {
-		mdb_reader_check(store.env, NULL);      /* a dead reader's slot pins pages */
+		store_check_readers();
 		worker_readers_at = clock_now() + 60000;
 	}
 	timer_set(t, clock_now() + (more ? 20 : 500), worker_on_tick);
