@@ -11064,11 +11064,11 @@ l_str_pattern(lua_State *L)
 {
 	int64_t start, work;
 	size_t n, m, more = 0;
-	const char *name, *with;
+	const char *name, *pattern, *with;
 	int rc;
 
 	luaL_checklstring(L, 1, &n);
-	luaL_checklstring(L, 2, &m);
+	pattern = luaL_checklstring(L, 2, &m);
 	if (lua_now.co == NULL && (!lua_worker || n <= LUA_SHORT))
 		return l_of_lua(L);
 	name = lua_tostring(L, lua_upvalueindex(2));
@@ -11085,7 +11085,8 @@ l_str_pattern(lua_State *L)
 	l_push_patterns(L);
 	lua_getfield(L, 5, "free");
 	lua_pushvalue(L, 2);
-	if (lua_rawget(L, 6) != LUA_TNIL && n <= (size_t)lua_tointeger(L, -1)) {
+	if (lua_rawget(L, 6) != LUA_TNIL && n <= (size_t)lua_tointeger(L, -1) &&
+	    (*pattern != '^' || strcmp(name, "gmatch") != 0)) {     /* no anchor to gmatch */
 		lua_settop(L, 4);
 		return l_of_lua(L);
 	}

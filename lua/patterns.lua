@@ -399,6 +399,7 @@ lib.version = lpeg.version
 local PATTERN_MAX = 1000      -- bytes
 local FREE = 4000             -- steps: some 20 us
 local TRIED_MAX = 64e6        -- steps: a third of a second or so
+local LATER = 64              -- steps that cost an instruction beforehand: what gmatch returns runs uncounted
 local KEPT_MAX = 500          -- patterns; then all are forgotten
 local RUN = 16                -- runs of a class that are shorter are not told apart
 
@@ -532,18 +533,20 @@ function M.judge(name, s, p)
     end
     known[key], kept = x, kept + 1
   end
-  if n <= x.n then return end
+  if n <= x.n and name ~= "gmatch" then return end
   local round = 16
   while round < n do round = 2 * round end
   local steps = steps_of(x, round)
-  if steps <= FREE then M.free[key] = round end
+  if steps <= FREE then M.free[key] = math.max(M.free[key] or 0, round) end
   if steps <= TRIED_MAX then
-    x.n = round
-    return
+    x.n = math.max(x.n, round)
+  else
+    steps = math.min(steps_of(x, n), steps_on(x, s))
   end
-  if math.min(steps_of(x, n), steps_on(x, s)) > TRIED_MAX then
+  if steps > TRIED_MAX then
     error(("the pattern '%s' may take too long on %d bytes: it repeats within repetitions"):format(lua.gsub(p:sub(1, 60), "%c", "?"), n), 3)
   end
+  if name == "gmatch" then charge(steps // LATER) end
 end
 
 -- ---- utf8: what reads a text to its end in one instruction ----------------------------------------
