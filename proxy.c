@@ -19982,18 +19982,17 @@ l_req_dump(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	struct req_handle *h = lua_touserdata(L, 1);
-	static struct buf b = {.max = PEER_HEAD_MAX}; /* dead when this returns; a push that raises leaves it to the next */
+	struct buf *b;
 
 	if (!h->owned)
 		return luaL_error(L, "a live request cannot be dumped");
 	lua_newtable(L);
 	l_set_slice(L, "method", r->head.method);
-	buf_clear(&b);
-	buf_adds(&b, r->secure ? "https://" : "http://");
-	req_put_authority(r, &b);
-	req_put_target(r, &b);
-	lua_pushlstring(L, b.p, b.n);
-	buf_free(&b);
+	b = l_text(L, false, 0);
+	buf_adds(b, r->secure ? "https://" : "http://");
+	req_put_authority(r, b);
+	req_put_target(r, b);
+	l_text_push(L);
 	lua_setfield(L, -2, "url");
 	l_push_fields(L, r, FIELD_KEPT);
 	lua_setfield(L, -2, "headers");
@@ -20008,13 +20007,9 @@ static int
 l_req_target(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	struct buf b = {.max = PEER_HEAD_MAX, .secret = true};
-	struct secret *s;
 
-	req_put_target(r, &b);
-	if ((s = buf_take_secret(&b)) == NULL)
-		return luaL_error(L, "no memory for the target");
-	l_push_secret(L, s);
+	req_put_target(r, l_text(L, true, req_path_now(r).n + 1 + req_query_now(r).n));
+	l_text_push(L);
 	lua_pushboolean(L, r->new_path != NULL);
 	lua_pushboolean(L, r->new_query != NULL);
 	return 3;

@@ -516,6 +516,9 @@ def test_first_paste(t):
     r = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": str(s.dir)}, timeout=30)
     assert r.returncode == 0, (line, r.stderr)
     assert "authorization" in r.stdout.lower() and "Bearer" in r.stdout, r.stdout
+    shown = json.loads(r.stdout)
+    assert (shown["method"], shown["url"], shown["body"]) == ("GET", "https://echo.sallyport.test/hello", ""), shown
+    assert shown["headers"]["host"] == "echo.sallyport.test" and shown["headers"]["authorization"].startswith("Bearer "), shown
 
 
 def test_presets(t):

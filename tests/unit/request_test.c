@@ -59,6 +59,11 @@ static const struct { const char *name, *chunk; } cases[] = {
 	    "assert(v.headers:get('x-one') == 'two' and core.is(v.headers:get('x-two')))\n"
 	    "assert(#v.headers:names() == 4) v.headers:remove('x-two') assert(v.headers:get('x-two') == nil)\n"
 	    "assert(r:dump().headers['x-one'] == 'two')"},
+	{"as many headers as a list holds", "local body, kind\n" POST "local n, h = 0, v.headers\n"
+	    "while pcall(h.set, h, 'x-' .. n, 'v' .. n) do n = n + 1 end assert(n >= 100 and n < 200)\n"
+	    "h:remove 'x-7' h:set('x-more', secret) h:set('X-9', 'nine')\n"
+	    "assert(h:get 'x-7' == nil and h:get 'x-8' == 'v8' and h:get 'x-9' == 'nine' and h:get('x-' .. n - 1) == 'v' .. n - 1)\n"
+	    "assert(core.is(h:get 'x-more') and not pcall(h.set, h, 'x-7', 'v7') and h:get 'x-7' == nil)"},
 	{"query", "local body, kind\n" POST
 	    "v.query:set('key', secret) v.query:set('key', 'plain') v.query:remove('a') v.query:set('new', secret)\n"
 	    "assert(v.query:get('b') == '2') \n"
