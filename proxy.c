@@ -18,7 +18,8 @@
  *   net     listen, resolve, dial                  lua     state, sandbox; the only lua_resume
  *   tls     BearSSL pump, certificates, trust      ident   a credential's certificate and roots
  *   http    parse, frame, canonicalise (pure)      peer    one end of a connection, plain or TLS
- *   json    read, write, ranges of bytes (pure)    conn    a client's connection and its requests
+ *   json    read, write, ranges of bytes (pure)    flow    bytes from one end to another, filters
+ *                                                  conn    a client's connection and its requests
  *                                                  fetch   our own requests, to token endpoints
  *                                                  helper  programs that print headers
  *                                                  bind    Lua modules: values, store, http,
@@ -27,7 +28,7 @@
  *
  * A request's way through the file: conn_accept, conn_step_head (a head is whole), req_parse (who
  * it is for), req_start (a task in lua/pipeline.lua decides and calls back into `bind: request`),
- * conn_act, conn_begin_dial, conn_step_relay, conn_relay_end, req_log.
+ * conn_act, conn_begin_dial, conn_step_relay (two flows), conn_next_request.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
