@@ -12,6 +12,7 @@ local function open(host, path)
   local st = host.stat(path)
   local f = st and st.type == "file" and io.open(path, "rb")
   if not f then return nil end
+  f:setvbuf("no")                 -- a seek in a buffer would give what stood there before a copytruncate
   local now = host.stat(path)
   if now and now.inode == st.inode then return { f = f, inode = st.inode, at = 0 } end
   f:close()
