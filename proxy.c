@@ -1847,17 +1847,6 @@ addr_own_read(void)
 	freeifaddrs(all);
 }
 
-static const char *
-addr_own_guard(const struct addr *a)
-{
-	if (clock_now() >= addr_own.until)
-		addr_own_read();
-	for (size_t i = 0; i < addr_own.n; i++)
-		if (cidr_contains(&addr_own.range[i], a))
-			return addr_own.range[i].a.v4 ? "this machine's own address" : "this machine's own network";
-	return NULL;
-}
-
 /* NULL: globally reachable unicast; else why not, a static phrase. */
 static const char *
 addr_guard(const struct addr *a)
@@ -1874,7 +1863,13 @@ addr_guard(const struct addr *a)
 		case GUARD_REFUSE:
 			return addr_guard_rows[i].reason;
 		case GUARD_PASS:
-			return addr_own_guard(a);
+			if (clock_now() >= addr_own.until)
+				addr_own_read();
+			for (range = addr_own.range; range < addr_own.range + addr_own.n; range++)
+				if (cidr_contains(range, a))
+					return range->a.v4 ? "this machine's own address" :
+					    "this machine's own network";
+			return NULL;
 		case GUARD_INSIDE:
 		case GUARD_INSIDE_INVERTED:
 			for (size_t k = 0; k < 4; k++)
@@ -4966,24 +4961,8 @@ http_line(const char *p, size_t n, struct slice *line)
 	return (ssize_t)len + 1;
 }
 
-/* RFC 9112 5: a folded line begins with white space, so its name is no token and it is refused
- * here, as are white space before the colon and an empty name. */
-static bool
-http_parse_field(struct slice line, struct http_field *f)
-{
-	const char *colon = line.n != 0 ? memchr(line.p, ':', line.n) : NULL;
-
-	if (colon == NULL)
-		return false;
-	*f = (struct http_field){.name = {line.p, (size_t)(colon - line.p)}};
-	f->value = http_trim((struct slice){colon + 1, line.n - f->name.n - 1});
-	if (!http_is_token(f->name) || !http_valid_field_value(f->value))
-		return false;
-	f->rule = http_field_rule(f->name);
-	return true;
-}
-
-/* Field lines and the empty line that ends them. */
+/* Field lines and the empty line that ends them. RFC 9112 5: a folded line begins with white space, so its
+ * name is no token and it is refused here, as are white space before the colon and an empty name. */
 static ssize_t
 http_parse_fields(const char *p, size_t n, struct http_field *field, size_t max, size_t *count)
 {
@@ -4991,19 +4970,22 @@ http_parse_fields(const char *p, size_t n, struct http_field *field, size_t max,
 	struct slice line;
 	ssize_t r;
 
-	*count = 0;
-	for (;;) {
-		if ((r = http_line(p + at, n - at, &line)) <= 0)
-			return r < 0 ? -400 : 0;
+	for (*count = 0; (r = http_line(p + at, n - at, &line)) > 0; ++*count) {
+		struct http_field *f = &field[*count];
+		size_t all = line.n;
+
 		at += (size_t)r;
-		if (line.n == 0)
+		if (all == 0)
 			return (ssize_t)at;
 		if (*count == max)
 			return -431;
-		if (!http_parse_field(line, &field[*count]))
+		*f = (struct http_field){.name = slice_cut(&line, ':')};
+		f->value = http_trim(line);
+		if (f->name.n == all || !http_is_token(f->name) || !http_valid_field_value(f->value))
 			return -400;
-		++*count;
+		f->rule = http_field_rule(f->name);
 	}
+	return r < 0 ? -400 : 0;
 }
 
 /* Looks only at what `scanned` has not seen (0 at first), so that a head that comes byte by byte

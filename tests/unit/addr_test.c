@@ -290,7 +290,7 @@ test_guard_own(void)
 		    cases[i].text, "%s", why == NULL ? "passed" : why);
 	}
 	addr_own.until = loop_time;
-	addr_own_guard(&addr_own.range[0].a);
+	addr_guard(&addr_own.range[0].a);       /* a public address: the list is asked, and read again */
 	for (size_t i = 0; i < addr_own.n; i++)
 		lo = lo || (addr_own.range[i].a.v4 && addr_own.range[i].a.b[0] == 127 && addr_own.range[i].bits == 32);
 	test_result(lo && addr_own.until > loop_time, "the interfaces' addresses are read", "%zu of them", addr_own.n);
