@@ -13242,10 +13242,11 @@ req_take_body(struct req *r, struct buf *out)
 /* -- kept: what became of a request, for those like it. Its type's apply read nothing of the request
  * and nothing that changes by itself, so the same fields and nothing else decide again: method, scheme,
  * host and port, the agent's token, the names of all fields and of the query in their order, and the
- * values of those that were taken off or say what the body is. It ends with the store's generation. */
+ * values of those that were taken off or say what the body is. The other placeholders that the agent
+ * holds are looked for each time. It ends when the store's config changes, or a token's state. */
 #define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
 #define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
-#define KEPT_SECRET_MAX 4096    /* bytes of one field that was set: together at most a sixteenth of the arena */
+#define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
 #define KEPT_BEGIN offsetof(struct req, dial_host)
 #define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
 
@@ -13869,14 +13870,14 @@ static struct kept *
 req_keep(struct req *r)
 {
 	struct kept **slot, *k;
-	size_t size = REQ_ROUTE_MAX + r->query.n;
+	size_t size = REQ_ROUTE_MAX + r->query.n, set = 0;
 
 	if (r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_read || r->head.body == BODY_CHUNKED ||
 	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->taken[0] != '\0')
 		return NULL;
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		if ((f->mark == FIELD_KEPT && (f->rule & HDR_SECOND) != 0) ||
-		    (f->own != NULL ? f->value.n > KEPT_SECRET_MAX : kept_reads(r, f) && f->value.n > KEPT_VALUE_MAX))
+		    (f->own != NULL ? (set += f->value.n) > KEPT_SECRET_MAX : kept_reads(r, f) && f->value.n > KEPT_VALUE_MAX))
 			return NULL;
 		size += f->name.n + KEPT_VALUE_MAX * kept_reads(r, f);
 	}
