@@ -257,22 +257,11 @@ ct_eq(const void *a, const void *b, size_t n)
 	return d == 0;
 }
 
+/* At most 256 bytes, which getentropy(3) never cuts short; the largest key takes 64. */
 static bool
 rand_bytes(void *out, size_t n)
 {
-	char *p = out;
-
-	while (n != 0) {
-		ssize_t r = getrandom(p, n, 0);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return false;
-		p += r;
-		n -= (size_t)r;
-	}
-	return true;
+	return getentropy(out, n) == 0;
 }
 
 static bool
@@ -17104,16 +17093,13 @@ static bool
 sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *signature,
     struct buf *out)
 {
-	buf_adds(out, o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac);
-	buf_adds(out, " Credential=");
-	buf_addv(out, o->access_key);
-	buf_add(out, "/", 1);
-	buf_adds(out, o->scope.text);
-	buf_adds(out, ", SignedHeaders=");
-	buf_addv(out, names);
-	buf_adds(out, ", Signature=");
-	buf_adds(out, signature);
-	return buf_ok(out);
+	const struct slice part[] = {
+		slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac), SLICE(" Credential="), o->access_key,
+		SLICE("/"), slice_of(o->scope.text), SLICE(", SignedHeaders="), names, SLICE(", Signature="),
+		slice_of(signature),
+	};
+
+	return buf_join(out, part, COUNT(part));
 }
 
 /* Signs. key: the derived one, for chunks; the caller wipes it. */
