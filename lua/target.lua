@@ -183,9 +183,10 @@ function M.in_path(host, readings)
   if not host:find("googleapis%.com$") then return nil end
   local out = {}
   for _, reading in ipairs(readings() or {}) do
-    local before, rest = reading:match("^(/.-/b/)[^/]+/o/(.+)$")
+    local at = reading:find("/b/[^/]+/o/.", 2)
+    local rest = at and reading:match("^[^/]+/o/(.+)$", at + 3)
     local to = rest and rest:match("^.+/%a+[Tt]o/b/(.+)$")
-    if to then out[#out + 1] = { host = host, path = before .. to } end
+    if to then out[#out + 1] = { host = host, path = reading:sub(1, at + 2) .. to } end
   end
   return out
 end
