@@ -17016,15 +17016,6 @@ l_secret_metatable(lua_State *L)
 	l_type_open(L, &l_type_secret);
 }
 
-static int
-l_open_secret(lua_State *L)
-{
-	l_secret_metatable(L);
-	lua_newtable(L);
-	l_secret_add(L);
-	return 1;
-}
-
 static const luaL_Reg l_core_functions[] = {
 	{"of",       l_core_of},
 	{"keep",     l_core_keep},
@@ -17038,7 +17029,9 @@ static const luaL_Reg l_core_functions[] = {
 static int
 l_open_secret_core(lua_State *L)
 {
-	l_open_secret(L);
+	l_secret_metatable(L);
+	lua_newtable(L);
+	l_secret_add(L);
 	luaL_setfuncs(L, l_core_functions, 0);
 	return 1;
 }
@@ -21809,7 +21802,7 @@ static void
 lua_bind_all(lua_State *L, bool worker)
 {
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
-		{"secret", l_open_secret}, {"secret.core", l_open_secret_core},
+		{"secret.core", l_open_secret_core},
 		{"json.core", l_open_json}, {"store", l_open_store}, {"request", l_open_request},
 		{"http_client", l_open_http_client}, {"tls", l_open_tls},
 	};

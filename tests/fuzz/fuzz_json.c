@@ -15,7 +15,6 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	if (!secret_init() || (fuzz_lua = luaL_newstate()) == NULL)
 		abort();
 	luaL_openlibs(fuzz_lua);
-	luaL_requiref(fuzz_lua, "secret", l_open_secret, 0);
 	luaL_requiref(fuzz_lua, "secret.core", l_open_secret_core, 0);
 	luaL_requiref(fuzz_lua, "json.core", l_open_json, 0);
 	if (luaL_dostring(fuzz_lua, "package.path = 'lua/?.lua'  json = require 'json'") != LUA_OK)

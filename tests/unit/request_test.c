@@ -134,7 +134,7 @@ static int
 open_all(lua_State *L)
 {
 	static const struct { const char *name; lua_CFunction open; } module[] = {
-		{"secret", l_open_secret}, {"core", l_open_secret_core}, {"request", l_open_request}, {"tls", l_open_tls},
+		{"core", l_open_secret_core}, {"request", l_open_request}, {"tls", l_open_tls},
 		{"http_client", l_open_http_client}, {"host", open_host},
 	};
 

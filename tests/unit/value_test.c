@@ -681,7 +681,7 @@ static int
 l_open_all(lua_State *L)
 {
 	static const struct { const char *name; lua_CFunction open; } module[] = {
-		{"secret", l_open_secret}, {"secret.core", l_open_secret_core}, {"json.core", l_open_json},
+		{"secret.core", l_open_secret_core}, {"json.core", l_open_json},
 	};
 
 	luaL_openlibs(L);
@@ -739,11 +739,13 @@ static const struct { const char *name, *chunk; } lua_cases[] = {
 	    "assert(reveal(core.of('k'):hmac('sha256', 'd')) == sign.hmac('sha256', 'k', 'd'))\n"
 	    "assert(reveal(sign.hmac('sha256', 'k', core.of 'd')) == sign.hmac('sha256', 'k', 'd'))\n"
 	    "assert(reveal(sign.digest('sha512', core.of 'd')) == sign.digest('sha512', 'd'))"},
-	{"builds forms, queries and JSON with secrets in them", "local s = core.of 'p w&='\n"
+	{"builds forms, queries, JSON and templates with secrets in them", "local s = core.of 'p w&='\n"
 	    "assert(reveal(form { { 'a', 'b c' }, { 'pw', s }, { 'no', nil }, { 'n', 5 } }) == 'a=b+c&pw=p+w%26%3D&n=5')\n"
 	    "assert(reveal(uri.query { { s, 'x' } }) == 'p%20w%26%3D=x')\n"
 	    "assert(reveal(json { b = { s, 1, json.null }, a = 'x' }) == [[{\"a\":\"x\",\"b\":[\"p w&=\",1,null]}]])\n"
-	    "assert(reveal(json.build(s)) == '\"p w&=\"' and reveal(core.join { 'me:', s, 7 }) == 'me:p w&=7')"},
+	    "assert(reveal(json.build(s)) == '\"p w&=\"' and reveal(core.join { 'me:', s, 7 }) == 'me:p w&=7')\n"
+	    "assert(reveal(secret.template('${u}:${p}$$${u}$x$', { u = 'me', p = s })) == 'me:p w&=$me$x$')\n"
+	    "assert(secret.template('${a}-${b}', { a = 1, b = 'x' }) == '1-x' and secret.template('', {}) == '')"},
 	{"takes a document apart", "local doc = core.of [[{\"type\":\"sa\",\"key\":\"-\\u0041\\n-\",\"n\":{\"x\": 1},\"z\":null}]]\n"
 	    "local t = assert(split(doc, { type = {}, key = { secret = true }, n = { nested = true }, z = { optional = true } }))\n"
 	    "assert(t.type == 'sa' and reveal(t.key) == '-A\\n-' and t.n == '{\"x\": 1}' and t.z == nil)\n"
@@ -784,9 +786,10 @@ static const char *const lua_refused[] = {
 	"setmetatable(S, {})", "return next(S)", "for _, v in ipairs(S) do end", "return utf8.len(S)", "return math.floor(S)", "table.sort { S, T }",
 	"return load(S)", "return string.pack('z', S)", "return string.unpack('z', S)", "io.write(S)", "return math.max(S, T)", "for i = 1, S do end", "return os.getenv(S)",
 	"return json.encode { S }", "return json.encode(S)", "return json.decode(S)", "return json { [S] = 1 }", "return uri.decode(S)",
-	"return uri.parse_query(S)", "return form.parse(S)", "return core.join(S)", "return core.of(S)", "return S .. nil", "return S .. {}", "return true .. S",
+	"return uri.parse_query(S)", "return form.parse(S)", "return secret.template(S, {})", "return core.join(S)", "return core.of(S)", "return S .. nil", "return S .. {}", "return true .. S",
 	"return S:nothing()", "return form { { 'a', {} } }", "return form { { 'a', true } }", "return form { 'a' }", "return secret.base64()", "return secret.base64(5)",
-	"return secret.hmac(S, 'md5', 'x')", "return core.join { S, {} }", "return core.join { S, true }",
+	"return secret.hmac(S, 'md5', 'x')", "return secret.template('${x}', {})", "return secret.template('${x', { x = 1 })", "return secret.template('${}', {})",
+	"return secret.template('${x}', { x = {} })", "return secret.template('x', S)", "return core.join { S, {} }", "return core.join { S, true }",
 	"return S:base64(1).x", "local t <const> = setmetatable({}, { __gc = S })  t = t.x.y", "return secret.json_string(core.of '\\xff')",
 	"return expect('{}', { a = 'canary' })", "core.keep('x')",
 };
