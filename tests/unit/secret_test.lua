@@ -82,9 +82,26 @@ return {
 
   ["a policy's module makes no secrets and keeps none"] = function()
     for name in pairs(secret) do
-      assert(({ base64 = 1, base64url = 1, hex = 1, percent = 1, form = 1, json_string = 1, sha256 = 1, hmac = 1, decode = 1,
+      assert(({ base64 = 1, base64url = 1, hex = 1, percent = 1, form = 1, json_string = 1, sha256 = 1, hmac = 1, template = 1, decode = 1,
         is = 1 })[name], name)
     end
+  end,
+
+  ["a template fills its places"] = function()
+    assert(secret.template("Bearer ${token}", { token = "t" }) == "Bearer t")
+    assert(secret.template("${a}${b}${a}", { a = 1, b = "" }) == "11")
+    assert(secret.template("$$ $x $ ${a} $", { a = "y" }) == "$ $x $ y $")
+    assert(secret.template("", {}) == "")
+    assert(secret.is(secret.template("Bearer ${token}", { token = S })))
+    assert(type(secret.template("${a}", { a = "x", unused = S })) == "string")
+  end,
+
+  ["a template with a place that nothing fills raises"] = function()
+    raises(function() return secret.template("${token}", {}) end, "no value for '${token}'")
+    raises(function() return secret.template("${token", { token = 1 }) end, "without a name and '}'")
+    raises(function() return secret.template("${}", { [""] = 1 }) end, "without a name and '}'")
+    raises(function() return secret.template("${t}", { t = {} }) end, "no value for '${t}'")
+    raises(function() return secret.template(S, {}) end, "the text is no string")
   end,
 
   ["strings, numbers and secrets are joined"] = function()
