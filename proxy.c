@@ -7,28 +7,30 @@
  * upstream, a policy's author's care, the disk. C owns bytes, time and secrets; Lua owns decisions.
  * The C core knows no credential type, and a policy never sees a socket.
  *
- * Sections, each calling only those above it; where two call each other, a forward declaration says
- * why. A section's bounds stand at its head, each with its reason; `grep '^/\* ---- '` finds the
- * heads, `grep '^conn_'` a section's functions.
+ * The file has three parts. Part I is the spine: what a reviewer reads, at most 6,000 lines of code.
+ * Parts II and III are organs: each banner says what the section is for and who may skip it. A
+ * section calls those above it; what Part I calls of the organs is declared in `organs`. A section's
+ * bounds stand at its head, each with its reason. `grep '^/\* ---- '` finds the heads, `grep '^conn_'`
+ * a section's functions.
  *
- *   util    slices, buffers, wiping, logging       subst   placeholders to secrets, and back (pure)
- *   secret  the locked arena all secrets live in   sign    SHA-256, HMAC, SigV4, keys (pure)
- *   loop    clock, timers, the only epoll_wait     store   LMDB: sealed records
- *   addr    IP addresses and the guard (pure)      reqlog  a worker's part of the request log
- *   net     listen, resolve, dial                  lua     state, sandbox; the only lua_resume
- *   tls     BearSSL pump, certificates, trust      ident   a credential's certificate and roots
- *   http    parse, frame, canonicalise (pure)      peer    one end of a connection, plain or TLS
- *   json    read, write, ranges of bytes (pure)    flow    bytes from one end to another, filters
- *                                                  conn    a client's connection and its requests
- *                                                  fetch   our own requests, to token endpoints
- *                                                  helper  programs that print headers
- *                                                  bind    Lua modules: values, store, http,
- *                                                          request, host
- *                                                  main    master, workers, commands
+ *   I    util    slices, wiping, logging           II   addr    IP addresses, the guard
+ *        secret  the locked arena of secrets            codec, field, uri   texts of HTTP
+ *        text    the one growing, wiped writer          trust   certificates, ours and theirs
+ *        loop    clock, timers, epoll, threads          json    read, edit in place
+ *        organs  what is called of II and III           subst, known   placeholders
+ *        net     listen, resolve, dial                  sign, ident    keys, SigV4, mTLS
+ *        tls     BearSSL's pump                         filter  signed chunks, WebSockets
+ *        http    heads and framing                      agent   shares
+ *        peer    one end, plain or TLS                  store, reqlog   what lies on the disk
+ *        flow    bytes from end to end             III  embed, lua      modules and the sandbox
+ *        task    Lua on the loop                        kept    decisions that hold on
+ *        conn    a client and its requests              fetch, helper   our own requests, programs
+ *        main    master and workers                     bind, start     Lua's modules, main()
  *
- * A request's way through the file: conn_accept, conn_step_head (a head is whole), req_parse (who
- * it is for), req_start (a task in lua/pipeline.lua decides and calls back into `bind: request`),
- * conn_act, conn_begin_dial, conn_step_relay (two flows), conn_next_request.
+ * A request's way: conn_accept, conn_step_head (a head is whole), req_parse (who it is for),
+ * kept_again (is it like an earlier one?) or req_start (a task in lua/pipeline.lua decides and calls
+ * back into `bind: request`), conn_act, conn_begin_dial, conn_step_relay (two flows),
+ * conn_next_request.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -90,6 +92,12 @@
 #ifndef VERSION
 #define VERSION "0.1.0"
 #endif
+
+/* ==== Part I: the spine =====================================================
+ * What a reviewer reads: how bytes come in, who decides, and how bytes go out. Each section calls
+ * the ones above it. What it calls of Parts II and III is declared in `organs`, and may be taken
+ * at the word of that declaration in a first reading.
+ */
 
 /* ---- util ------------------------------------------------------------------
  * Slices borrow. Bytes, their codecs, the log's lines. Nothing here knows of sockets, Lua or time. */
@@ -323,32 +331,6 @@ hex_encode(char *out, const void *in, size_t n)
 	return 2 * n;
 }
 
-static int
-hex_digit(char c)
-{
-	if (ascii_digit(c))
-		return c - '0';
-	c = ascii_lower(c);
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool
-hex_decode(void *out, struct slice in)
-{
-	uint8_t *b = out;
-
-	if (in.n % 2 != 0)
-		return false;
-	for (size_t i = 0; i < in.n; i += 2) {
-		int hi = hex_digit(in.p[i]), lo = hex_digit(in.p[i + 1]);
-
-		if (hi < 0 || lo < 0)
-			return false;
-		b[i / 2] = (uint8_t)(hi << 4 | lo);
-	}
-	return true;
-}
-
 /* RFC 4648 4 (standard, padded) and 5 (URL-safe, unpadded). */
 static const char b64_std[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 static const char b64_url[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -382,42 +364,6 @@ b64_encode(char *out, const void *in, size_t n, bool url)
 	return o;
 }
 
-/* Strict: no white space, canonical padding, no stray bits. -1: malformed or longer than cap. */
-static ssize_t
-b64_decode(void *out, size_t cap, struct slice in, bool url)
-{
-	const char *abc = url ? b64_url : b64_std;
-	uint8_t *b = out;
-	size_t o = 0, n = in.n;
-	uint32_t v = 0;
-	unsigned bits = 0;
-
-	if (!url) {
-		if (n % 4 != 0)
-			return -1;
-		for (int i = 0; i < 2 && n != 0 && in.p[n - 1] == '='; i++)
-			n--;
-	}
-	if (n % 4 == 1)
-		return -1;
-	for (size_t i = 0; i < n; i++) {
-		const char *at = in.p[i] != '\0' ? strchr(abc, in.p[i]) : NULL;
-
-		if (at == NULL)
-			return -1;
-		v = v << 6 | (uint32_t)(at - abc);
-		bits += 6;
-		if (bits >= 8) {
-			if (o == cap)
-				return -1;
-			bits -= 8;
-			b[o++] = (uint8_t)(v >> bits);
-			v &= (1u << bits) - 1;
-		}
-	}
-	return v == 0 ? (ssize_t)o : -1;
-}
-
 /* One logfmt line, one write: lines of several processes do not mix. Never
  * a secret, header or body. */
 __attribute__((format(printf, 1, 2))) static void
@@ -446,206 +392,6 @@ log_line(const char *fmt, ...)
  * input is our own, so whatever is wrong with it is answered alike: false. */
 #define INFLATE_BITS 15         /* the longest code */
 #define INFLATE_FAST 9          /* codes up to here are found at the first look */
-
-struct inflate {
-	const unsigned char *in, *end;
-	uint32_t bits;          /* read, not used; the lowest comes first */
-	unsigned nbits;
-	char *out;
-	size_t n, cap;
-	bool bad;
-};
-
-struct inflate_code {
-	uint16_t count[INFLATE_BITS + 1]; /* codes of each length */
-	uint16_t symbol[288];   /* by length, then by value */
-	uint16_t fast[1 << INFLATE_FAST]; /* symbol << 4 | length, by the bits to come; 0: longer */
-};
-
-static unsigned
-inflate_bits(struct inflate *z, unsigned n)
-{
-	unsigned v;
-
-	while (z->nbits < n) {
-		z->bad |= z->in == z->end;
-		z->bits |= (uint32_t)(z->bad ? 0 : *z->in++) << z->nbits;
-		z->nbits += 8;
-	}
-	v = z->bits & ((1u << n) - 1);
-	z->bits >>= n;
-	z->nbits -= n;
-	return v;
-}
-
-/* Canonical codes from their lengths (RFC 1951 3.2.2). */
-static void
-inflate_build(struct inflate_code *c, const uint8_t *length, unsigned n)
-{
-	uint16_t at[INFLATE_BITS + 2] = {0};
-	unsigned code = 0, i = 0;
-
-	memset(c, 0, sizeof *c);
-	for (unsigned s = 0; s < n; s++)
-		c->count[length[s]]++;
-	c->count[0] = 0;
-	for (unsigned l = 1; l <= INFLATE_BITS; l++)
-		at[l + 1] = (uint16_t)(at[l] + c->count[l]);
-	for (unsigned s = 0; s < n; s++)
-		if (length[s] != 0)
-			c->symbol[at[length[s]]++] = (uint16_t)s;
-	for (unsigned l = 1; l <= INFLATE_FAST; l++, code <<= 1) {
-		for (unsigned k = 0; k < c->count[l] && code < 1u << l; k++, code++, i++) {
-			unsigned rev = 0;
-
-			for (unsigned b = 0; b < l; b++)
-				rev |= (code >> b & 1) << (l - 1 - b);
-			for (; rev < 1u << INFLATE_FAST; rev += 1u << l)
-				c->fast[rev] = (uint16_t)(c->symbol[i] << 4 | l);
-		}
-	}
-}
-
-static unsigned
-inflate_symbol(struct inflate *z, const struct inflate_code *c)
-{
-	unsigned code = 0, first = 0, index = 0, f;
-
-	while (z->nbits < INFLATE_FAST && z->in < z->end) {
-		z->bits |= (uint32_t)*z->in++ << z->nbits;
-		z->nbits += 8;
-	}
-	f = c->fast[z->bits & ((1u << INFLATE_FAST) - 1)];
-	if (f != 0 && (f & 15) <= z->nbits) {
-		z->bits >>= f & 15;
-		z->nbits -= f & 15;
-		return f >> 4;
-	}
-	for (unsigned l = 1; l <= INFLATE_BITS; l++) {
-		code |= inflate_bits(z, 1);
-		if (code - first < c->count[l])
-			return c->symbol[index + code - first];
-		index += c->count[l];
-		first = (first + c->count[l]) << 1;
-		code <<= 1;
-	}
-	z->bad = true;
-	return 0;
-}
-
-/* The code lengths of a block, themselves coded (RFC 1951 3.2.7). */
-static void
-inflate_lengths(struct inflate *z, struct inflate_code *lit, struct inflate_code *dist)
-{
-	static const uint8_t order[19] = {
-		16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
-	};
-	static const uint8_t extra[3] = {2, 3, 7}, base[3] = {3, 3, 11};
-	uint8_t length[288 + 32] = {0};
-	unsigned nlit = inflate_bits(z, 5) + 257, ndist = inflate_bits(z, 5) + 1,
-	    n = inflate_bits(z, 4) + 4, i = 0;
-
-	for (unsigned k = 0; k < n; k++)
-		length[order[k]] = (uint8_t)inflate_bits(z, 3);
-	inflate_build(lit, length, 19);
-	memset(length, 0, sizeof length);
-	while (!z->bad && i < nlit + ndist) {
-		unsigned s = inflate_symbol(z, lit), times = 1;
-		uint8_t what = (uint8_t)s;
-
-		if (s > 15) {
-			what = s == 16 && i != 0 ? length[i - 1] : 0;
-			times = base[s - 16] + inflate_bits(z, extra[s - 16]);
-		}
-		if (nlit > 286 || ndist > 30 || times > nlit + ndist - i)
-			z->bad = true;
-		while (!z->bad && times-- != 0)
-			length[i++] = what;
-	}
-	inflate_build(dist, length + nlit, ndist);
-	inflate_build(lit, length, nlit);
-}
-
-/* Literals and copies up to the end of a block. */
-static void
-inflate_block(struct inflate *z, const struct inflate_code *lit, const struct inflate_code *dist)
-{
-	static const uint16_t lbase[29] = {
-		3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27,
-		31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
-	};
-	static const uint8_t lextra[29] = {
-		0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0,
-	};
-
-	while (!z->bad) {
-		unsigned s = inflate_symbol(z, lit), d, more;
-		size_t length, back;
-
-		if (s == 256)
-			return;
-		if (s < 256) {
-			if (z->n < z->cap)
-				z->out[z->n++] = (char)s;
-			else
-				z->bad = true;
-			continue;
-		}
-		length = s < 286 ? lbase[s - 257] + inflate_bits(z, lextra[s - 257]) : z->cap + 1;
-		d = inflate_symbol(z, dist);
-		more = d < 4 ? 0 : d / 2 - 1;
-		back = d < 4 ? d + 1 : ((2 + (d & 1)) << more) + 1 + inflate_bits(z, more);
-		if (d > 29 || back > z->n || length > z->cap - z->n)
-			z->bad = true;
-		for (; !z->bad && length != 0; length--, z->n++)
-			z->out[z->n] = z->out[z->n - back];
-	}
-}
-
-/* How long what gzip packed is (RFC 1952 2.3.1); 0: this is nothing it made. */
-static size_t
-inflate_size(const unsigned char *p, size_t n)
-{
-	return n < 18 || p[0] != 0x1f || p[1] != 0x8b || p[3] != 0 ? 0 :
-	    p[n - 4] | (size_t)p[n - 3] << 8 | (size_t)p[n - 2] << 16 | (size_t)p[n - 1] << 24;
-}
-
-static void
-inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
-{
-	uint8_t length[288];
-
-	for (unsigned s = 0; s < sizeof length; s++)    /* RFC 1951 3.2.6 */
-		length[s] = s < 144 ? 8 : s < 256 ? 9 : s < 280 ? 7 : 8;
-	inflate_build(lit, length, sizeof length);
-	memset(length, 5, 30);
-	inflate_build(dist, length, 30);
-}
-
-/* Unpacks all of it into `out`, which takes inflate_size bytes. gzip stores only what does not
- * shrink, which no text of ours is. */
-static bool
-inflate(const unsigned char *p, size_t n, char *out)
-{
-	struct inflate z = {.in = p + 10, .end = p + n - 8, .out = out, .cap = inflate_size(p, n)};
-	struct inflate_code lit, dist;
-	bool last = false;
-
-	while (!z.bad && !last) {
-		unsigned type;
-
-		last = inflate_bits(&z, 1);
-		type = inflate_bits(&z, 2);
-		if (type == 1)
-			inflate_fixed(&lit, &dist);
-		else if (type == 2)
-			inflate_lengths(&z, &lit, &dist);
-		else
-			z.bad = true;
-		inflate_block(&z, &lit, &dist);
-	}
-	return !z.bad && z.n == z.cap;
-}
 
 /* ---- secret ----------------------------------------------------------------
  * Every secret byte that outlives one function lies in one arena: locked against swap where the
@@ -1585,10 +1331,38 @@ loop_run(const bool *stop)
 	}
 }
 
-/* ---- addr ------------------------------------------------------------------
- * IP addresses as bytes, and the guard that says which of them an agent's request may be sent to.
- * Pure: no sockets, no allocation. One table decides; who may pass by it (--address,
- * --allow-address, --connect-to) is the caller's affair and is asked first. */
+/* ---- organs ----------------------------------------------------------------
+ * What Part I calls of the sections below: their types by name, and their functions. */
+
+struct agent;
+struct filter;
+struct filter_class;
+struct filter_fault;
+struct http_head;
+struct kept;
+struct req;
+struct sockaddr;
+struct subst;
+struct subst_back;
+struct task;
+struct tls;
+struct tls_trust;
+struct tls_verify;
+
+struct agent;
+struct filter;
+struct filter_class;
+struct filter_fault;
+struct http_head;
+struct kept;
+struct req;
+struct sockaddr;
+struct subst;
+struct subst_back;
+struct task;
+struct tls;
+struct tls_trust;
+struct tls_verify;
 #define ADDR_TEXT_MAX 46        /* INET6_ADDRSTRLEN: the longest text of an address, and its NUL */
 
 struct addr {
@@ -1600,276 +1374,275 @@ struct cidr {
 	struct addr a;          /* no bit set behind the prefix */
 	uint8_t bits;
 };
+#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
+#define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
+#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
+#define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
+#define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
+#define TLS_SWEEP_MS      60000 /* how long an expired session may lie about before it is wiped */
+#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
+#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
+#define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
 
-/* Dotted quad without leading zeros, or RFC 4291 2.2 text: both as inet_pton reads them. No zone,
- * no brackets, and none of the forms that only inet_aton knows. */
-static bool
-addr_parse(struct slice in, struct addr *out)
-{
-	char text[ADDR_TEXT_MAX];
-
-	*out = (struct addr){.v4 = in.n == 0 || memchr(in.p, ':', in.n) == NULL};
-	return slice_cstr(in, text, sizeof text) && inet_pton(out->v4 ? AF_INET : AF_INET6, text, out->b) == 1;
-}
-
-/* What getaddrinfo takes for an address though no RFC does: 127.1, 0x7f.1, 0177.0.0.1,
- * 2130706433. One dot may end it, as it may a name. inet_aton would stop at white space and take what
- * stands before it. */
-static bool
-addr_parse_legacy(struct slice in, struct addr *out)
-{
-	struct in_addr a;
-	char text[256];
-
-	in.n -= in.n != 0 && in.p[in.n - 1] == '.';
-	*out = (struct addr){.v4 = true};
-	if (!slice_cstr(in, text, sizeof text) || strspn(text, "0123456789abcdefABCDEFxX.") != in.n ||
-	    inet_aton(text, &a) == 0)
-		return false;
-	memcpy(out->b, &a, sizeof a);
-	return true;
-}
-
-/* A socket's; false: of another family. */
-static bool
-addr_of_socket(const struct sockaddr *sa, struct addr *a)
-{
-	*a = (struct addr){.v4 = sa->sa_family == AF_INET};
-	if (a->v4)
-		memcpy(a->b, &((const struct sockaddr_in *)sa)->sin_addr, 4);
-	else if (sa->sa_family == AF_INET6)
-		memcpy(a->b, &((const struct sockaddr_in6 *)sa)->sin6_addr, 16);
-	return a->v4 || sa->sa_family == AF_INET6;
-}
-
-/* RFC 5952, which is what inet_ntop writes. Returns the length without the NUL. */
-static size_t
-addr_format(const struct addr *a, char out[ADDR_TEXT_MAX])
-{
-	if (inet_ntop(a->v4 ? AF_INET : AF_INET6, a->b, out, ADDR_TEXT_MAX) == NULL)
-		out[0] = '\0';  /* cannot be: both families are known and the room suffices */
-	return strlen(out);
-}
-
-static bool
-addr_in_prefix(const uint8_t *a, const uint8_t *prefix, unsigned bits)
-{
-	unsigned whole = bits / 8, rest = bits % 8;
-
-	return memcmp(a, prefix, whole) == 0 &&
-	    (rest == 0 || (a[whole] ^ prefix[whole]) >> (8 - rest) == 0);
-}
-
-/* "10.0.0.0/8", "fd00::/8", or an address alone. A bit behind the prefix is an error: 10.0.0.1/8
- * is more likely a slip than a wish to open all of 10/8. */
-static bool
-cidr_parse(struct slice in, struct cidr *out)
-{
-	size_t n = in.n;
-	struct slice text = slice_cut(&in, '/');
-	uint64_t bits, max;
-
-	*out = (struct cidr){.bits = 0};
-	if (!addr_parse(text, &out->a))
-		return false;
-	bits = max = out->a.v4 ? 32 : 128;
-	if (text.n != n && (!slice_number(in, max, &bits) || (in.n > 1 && in.p[0] == '0')))
-		return false;
-	out->bits = (uint8_t)bits;
-	for (uint64_t i = bits; i < max; i++)
-		if ((out->a.b[i / 8] & 0x80u >> i % 8) != 0)
-			return false;
-	return true;
-}
-
-/* RFC 4291 2.5.5.2: an IPv4-mapped address is dialled over IPv4. That address; any other stays. */
-static struct addr
-addr_unmapped(const struct addr *a)
-{
-	static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
-	struct addr inner = {.v4 = true};
-
-	if (a->v4 || memcmp(a->b, prefix, sizeof prefix) != 0)
-		return *a;
-	memcpy(inner.b, a->b + 12, 4);
-	return inner;
-}
-
-/* ::ffff:10.0.0.1 is in 10.0.0.0/8 too. And it is in no IPv6 range shorter than the mapped one: ::/0
- * says "IPv6", not "and all of IPv4". */
-static bool
-cidr_contains(const struct cidr *c, const struct addr *a)
-{
-	struct addr inner = addr_unmapped(a);
-
-	if (c->a.v4 || c->bits < 96)
-		a = &inner;
-	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
-}
-
-/* The guard. The first row that holds the address and settles it decides; GUARD_INSIDE settles
- * only when the IPv4 address found at byte `at` is refused. What no row settles is refused.
- *
- * From the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890) as of 2025, with the
- * multicast ranges, which those leave out, and addresses that clouds answer credentials on. Left
- * out on purpose: the registries' few globally reachable exceptions inside refused blocks
- * (192.0.0.9, 192.0.0.10, 2001:1::1..3, 2001:3::/32, 2001:4:112::/48, 2001:20::/28,
- * 2001:30::/28): they are answered by the nearest network device, or are identifiers, and no API
- * lives there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4
- * address, since the registry calls none of them globally reachable; what is inside is judged
- * first for the better reason. */
-enum guard_rule { GUARD_REFUSE, GUARD_PASS, GUARD_INSIDE, GUARD_INSIDE_INVERTED };
-
-#define V4(a, b, c, d, bits, ...) {{{{a, b, c, d}, true}, bits}, __VA_ARGS__}
-#define V6(a, b, c, d, e, f, g, h, bits, ...) \
-	{{{{BE(a), BE(b), BE(c), BE(d), BE(e), BE(f), BE(g), BE(h)}, false}, bits}, __VA_ARGS__}
-#define BE(x) (x) >> 8, (x) & 255
-#define NO(why) GUARD_REFUSE, 0, why
-#define INSIDE(at) GUARD_INSIDE, at, NULL
-#define INSIDE_INVERTED(at) GUARD_INSIDE_INVERTED, at, NULL
-#define PASS GUARD_PASS, 0, NULL
-
-static const struct {
-	struct cidr range;
-	enum guard_rule rule;
-	uint8_t at;             /* GUARD_INSIDE: where the IPv4 address begins */
-	const char *reason;     /* static; GUARD_REFUSE */
-} addr_guard_rows[] = {
-	/* Cloud metadata: first, so that the log names the attack. */
-	V4(169, 254, 169, 254, 32, NO("cloud metadata (AWS, Azure, Google, OpenStack)")),
-	V4(169, 254, 170, 2, 32, NO("cloud metadata (AWS ECS task credentials)")),
-	V4(169, 254, 170, 23, 32, NO("cloud metadata (AWS EKS pod identity)")),
-	V4(169, 254, 42, 42, 32, NO("cloud metadata (Scaleway)")),
-	V4(169, 254, 0, 23, 32, NO("cloud metadata (Tencent)")),
-	V4(100, 100, 100, 200, 32, NO("cloud metadata (Alibaba)")),
-	V4(192, 0, 0, 192, 32, NO("cloud metadata (Oracle)")),
-	V4(168, 63, 129, 16, 32, NO("cloud metadata (Azure wire server)")), /* public space */
-	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (AWS)")),
-	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23, 128, NO("cloud metadata (AWS EKS pod identity)")),
-	V6(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (Google)")),
-	V6(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42, 128, NO("cloud metadata (Scaleway)")),
-	V6(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe, 128, NO("cloud metadata (OpenStack)")),
-
-	/* IPv4 special-purpose registry. */
-	V4(0, 0, 0, 0, 8, NO("this network (RFC 791)")), /* Linux dials 0.0.0.0 to itself */
-	V4(10, 0, 0, 0, 8, NO("private (RFC 1918)")),
-	V4(100, 64, 0, 0, 10, NO("shared, carrier-grade NAT (RFC 6598)")),
-	V4(127, 0, 0, 0, 8, NO("loopback (RFC 1122)")),
-	V4(169, 254, 0, 0, 16, NO("link local (RFC 3927)")),
-	V4(172, 16, 0, 0, 12, NO("private (RFC 1918)")),
-	V4(192, 0, 0, 0, 24, NO("IETF protocol assignments (RFC 6890)")),
-	V4(192, 0, 2, 0, 24, NO("documentation (RFC 5737)")),
-	V4(192, 88, 99, 0, 24, NO("6to4 relay, deprecated (RFC 7526)")),
-	V4(192, 168, 0, 0, 16, NO("private (RFC 1918)")),
-	V4(198, 18, 0, 0, 15, NO("benchmarking (RFC 2544)")),
-	V4(198, 51, 100, 0, 24, NO("documentation (RFC 5737)")),
-	V4(203, 0, 113, 0, 24, NO("documentation (RFC 5737)")),
-	V4(224, 0, 0, 0, 4, NO("multicast (RFC 5771)")),
-	V4(255, 255, 255, 255, 32, NO("limited broadcast (RFC 919)")),
-	V4(240, 0, 0, 0, 4, NO("reserved (RFC 1112)")),
-	V4(0, 0, 0, 0, 0, PASS), /* the rest of IPv4 is global unicast */
-
-	/* IPv6 special-purpose registry. IPv4 inside IPv6 first. */
-	V6(0, 0, 0, 0, 0, 0, 0, 0, 128, NO("unspecified (RFC 4291)")),
-	V6(0, 0, 0, 0, 0, 0, 0, 1, 128, NO("loopback (RFC 4291)")),
-	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, INSIDE(12)),
-	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, PASS), /* RFC 4291 2.5.5.2: dialled as IPv4 */
-	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
-	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, NO("IPv4-compatible, deprecated (RFC 4291)")),
-	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
-	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, PASS), /* RFC 6052: NAT64, global */
-	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, NO("local NAT64 (RFC 8215)")), /* IPv4 anywhere in it */
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE(4)), /* RFC 4380 4: the server */
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE_INVERTED(12)), /* and the client */
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, NO("Teredo (RFC 4380)")),
-	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, INSIDE(2)),
-	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, NO("6to4, deprecated (RFC 7526)")),
-	V6(0x100, 0, 0, 0, 0, 0, 0, 0, 64, NO("discard only (RFC 6666)")),
-	V6(0x100, 0, 0, 1, 0, 0, 0, 0, 64, NO("dummy prefix (RFC 9780)")),
-	V6(0x2001, 2, 0, 0, 0, 0, 0, 0, 48, NO("benchmarking (RFC 5180)")),
-	V6(0x2001, 0x10, 0, 0, 0, 0, 0, 0, 28, NO("ORCHID, deprecated (RFC 4843)")),
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 23, NO("IETF protocol assignments (RFC 2928)")),
-	V6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0, 32, NO("documentation (RFC 3849)")),
-	V6(0x3fff, 0, 0, 0, 0, 0, 0, 0, 20, NO("documentation (RFC 9637)")),
-	V6(0x5f00, 0, 0, 0, 0, 0, 0, 0, 16, NO("segment routing (RFC 9602)")),
-	V6(0xfc00, 0, 0, 0, 0, 0, 0, 0, 7, NO("unique local (RFC 4193)")),
-	V6(0xfe80, 0, 0, 0, 0, 0, 0, 0, 10, NO("link local (RFC 4291)")),
-	V6(0xfec0, 0, 0, 0, 0, 0, 0, 0, 10, NO("site local, deprecated (RFC 3879)")),
-	V6(0xff00, 0, 0, 0, 0, 0, 0, 0, 8, NO("multicast (RFC 4291)")),
-	V6(0x2000, 0, 0, 0, 0, 0, 0, 0, 3, PASS), /* all of global unicast there is */
+/* -- sessions: a table of fixed slots without locks, because its writers are processes that may be
+ * killed at any instruction. Each slot carries a hash over its own contents: a slot that two writers
+ * or a killed one left torn does not match its hash and counts as absent. No process ever waits. */
+struct session {
+	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
+	br_ssl_session_parameters of;
+	uint8_t spare[2];
+	int64_t expires;        /* monotonic ms: the same in all processes */
+	uint64_t check;         /* first bytes of SHA-256 of what is above */
 };
-#undef V4
-#undef V6
-#undef BE
-#undef NO
-#undef INSIDE
-#undef INSIDE_INVERTED
-#undef PASS
 
-/* What is global and yet as near as what is private: this machine's own addresses, and the IPv6 networks
- * it stands in. They change while it runs, and are asked for at each dial. */
-#define ADDR_OWN_MS 1000
-#define ADDR_OWN_MAX 1024       /* a machine full of containers */
+_Static_assert(sizeof(struct session) == 136, "no padding of ours: the check covers every byte");
+#define SESSION_WORDS (sizeof(struct session) / 8)
+#define SESSION_GROUP 32        /* slots of about a page: one never written is not swept, nor paged in */
 
-static struct { struct cidr range[ADDR_OWN_MAX]; size_t n; int64_t until; } addr_own;
+struct session_table {
+	size_t n;                                       /* slots, a power of two */
+	_Atomic uint8_t used[TLS_SESSIONS / SESSION_GROUP];
+	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
+};
 
-static void
-addr_own_read(void)
-{
-	struct ifaddrs *all;
+static struct session_table *sessions_agents;   /* shared by all workers */
 
-	addr_own.until = clock_now() + ADDR_OWN_MS;
-	if (getifaddrs(&all) != 0)
-		return;                 /* what was known stays */
-	addr_own.n = 0;
-	for (struct ifaddrs *i = all; i != NULL && addr_own.n < ADDR_OWN_MAX; i = i->ifa_next) {
-		const struct sockaddr_in6 *mask = (void *)i->ifa_netmask;
-		struct cidr *c = &addr_own.range[addr_own.n];
+static struct session_table *sessions_up;       /* this worker's */
 
-		if (i->ifa_addr == NULL || !addr_of_socket(i->ifa_addr, &c->a))
-			continue;
-		c->bits = c->a.v4 ? 32 : 0;
-		for (size_t k = 0; !c->a.v4 && k < 8; k++) /* neighbours share 64 bits (RFC 4291 2.5.4), or fewer */
-			c->bits += mask == NULL ? 8 : (uint8_t)__builtin_popcount(mask->sin6_addr.s6_addr[k]);
-		addr_own.n++;
-	}
-	freeifaddrs(all);
-}
+/* -- DER, writing: from the end backwards, so that every length is known when it is written. */
+struct der {
+	uint8_t *base, *at;     /* free room is [base, at); at == NULL: it did not fit */
+};
+#define CERT_MALFORMED "malformed certificate"
+#define X509_WEAK_HASH BR_ERR_X509_WRONG_KEY_TYPE       /* a code that its decoder never gives */
 
-/* NULL: globally reachable unicast; else why not, a static phrase. */
-static const char *
-addr_guard(const struct addr *a)
-{
-	for (size_t i = 0; i < COUNT(addr_guard_rows); i++) {
-		const struct cidr *range = &addr_guard_rows[i].range;
-		enum guard_rule rule = addr_guard_rows[i].rule;
-		struct addr inner = {.v4 = true};
-		const char *why;
+/* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
+static struct tls_keys {        /* locked; zero in a fork's child, which loads the CA itself */
+	uint8_t ca[32], leaf[32];
+} *tls_keys;
 
-		if (range->a.v4 != a->v4 || !addr_in_prefix(a->b, range->a.b, range->bits))
-			continue;
-		switch (rule) {
-		case GUARD_REFUSE:
-			return addr_guard_rows[i].reason;
-		case GUARD_PASS:
-			if (clock_now() >= addr_own.until)
-				addr_own_read();
-			for (range = addr_own.range; range < addr_own.range + addr_own.n; range++)
-				if (cidr_contains(range, a))
-					return range->a.v4 ? "this machine's own address" :
-					    "this machine's own network";
-			return NULL;
-		case GUARD_INSIDE:
-		case GUARD_INSIDE_INVERTED:
-			for (size_t k = 0; k < 4; k++)
-				inner.b[k] = a->b[addr_guard_rows[i].at + k] ^
-				    (rule == GUARD_INSIDE_INVERTED ? 0xff : 0);
-			if ((why = addr_guard(&inner)) != NULL) /* one level deep: inner is IPv4 */
-				return why;
-		}
-	}
-	return "not global unicast (RFC 4291 2.4)";
-}
+static struct {
+	bool loaded;
+	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
+	size_t dn_n;
+	uint8_t skid[32];               /* RFC 7093 2 (1): 160 bits of SHA-256 of the public key */
+	uint8_t leaf_pub[65];
+	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
+} tls_ca;
+
+struct leaf {
+	uint32_t refs;          /* the cache's and those of handshakes in progress */
+	int64_t renew;          /* wall clock: mint anew from here on */
+	br_x509_certificate chain;      /* points at `der` */
+	char host[TLS_HOST_MAX + 1];
+	uint8_t der[];
+};
+
+/* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
+ * key, roots of its own, and certificates or keys that are trusted as themselves. It never changes
+ * once ident_new has made it; each connection that is made with it holds a reference. */
+struct tls_ident {
+	uint32_t refs;
+	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
+	struct buf der;         /* owned; the certificates to show, one behind the other */
+	br_x509_certificate chain[TLS_CHAIN_MAX];       /* into `der`; the credential's own first */
+	size_t chain_n;
+	struct secret *key;     /* owned; a br_skey_decoder_context; NULL: nothing to show */
+	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
+	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
+	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
+	bool legacy;            /* tls=legacy: an old box of the operator's own network */
+};
+
+enum subst_place {
+	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
+	    PLACE_WS, PLACES
+};
+
+/* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
+#define STORE_ERRORS(X) \
+	X(STORE_OK, "ok") \
+	X(STORE_ABSENT, "absent") \
+	X(STORE_EXISTS, "exists") \
+	X(STORE_DAMAGED, "damaged") \
+	X(STORE_LOCKED, "locked") \
+	X(STORE_NOT_OWNER, "not_owner") \
+	X(STORE_KEY_ABSENT, "key_absent") \
+	X(STORE_KEY_MODE, "key_mode") \
+	X(STORE_WRONG_KEY, "wrong_key") \
+	X(STORE_NEWER, "newer_format") \
+	X(STORE_OTHER, "other_store") \
+	X(STORE_RUNNING, "running") \
+	X(STORE_FULL, "full") \
+	X(STORE_BUSY, "busy") \
+	X(STORE_TIMEOUT, "timeout") \
+	X(STORE_CONFLICT, "conflict") \
+	X(STORE_INVALID, "invalid") \
+	X(STORE_MEMORY, "memory") \
+	X(STORE_IO, "io")
+
+enum store_err {
+#define X(err, code) err,
+	STORE_ERRORS(X)
+#undef X
+};
+
+/* Where and why opening failed; lua/cli/db.lua makes a sentence of it. */
+static struct store_fault {
+	const char *place;      /* static; below the data directory; NULL: nothing more is known */
+	const char *why;        /* static: LMDB's or the system's words; NULL: none */
+	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
+} store_fault;
+
+enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
+#define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
+#define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
+#define REQLOG_DELAY_MS 50              /* a look right after a request finds its record */
+#define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
+#define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
+
+enum reqlog_kind {
+	REQLOG_REFUSED,                 /* many alike become one */
+	REQLOG_PLAIN,
+	REQLOG_SENT,                    /* not dropped: its agent waited for room */
+};
+
+/* What one agent has added to the queue since it was last empty; of an earlier turn: nothing. */
+struct reqlog_share {
+	unsigned turn;
+	size_t n;
+};
+
+static struct {
+	int fd;                         /* owned: the pipe; -1: no log */
+	struct buf pending;             /* owned; bounded by the above, and by the requests in progress */
+	unsigned turn;                  /* how often it was empty */
+	unsigned ticks;                 /* the writer is to be woken so many times more */
+	bool held;                      /* requests wait for room */
+	struct timer timer;
+	uint64_t dropped;               /* since the last line about it */
+	int64_t say_at;                 /* monotonic ms: the next line is due */
+} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
+
+/* The Lua side, in `bind`: a request is decided by a task, and answers are told of. */
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
+
+/* -- detached tasks */
+static unsigned spawn_running;          /* a worker that drains waits for them */
+
+static unsigned host_workers = 1;       /* they share what `memory` allows */
+
+static char host_arg0[PATH_MAX];
+
+static int64_t master_log_at;           /* monotonic ms: no process for the log before */
+
+static int master_log_lock = -1;        /* owned; that process holds the lock */
+
+static int master_pipe[2];              /* owned: to that process */
+
+/* -- addr: addresses, and the guard: NULL, or why an address is refused */
+static bool addr_parse(struct slice in, struct addr *out);
+static bool addr_of_socket(const struct sockaddr *sa, struct addr *a);
+static size_t addr_format(const struct addr *a, char out[ADDR_TEXT_MAX]);
+static struct addr addr_unmapped(const struct addr *a);
+static bool cidr_contains(const struct cidr *c, const struct addr *a);
+static const char *addr_guard(const struct addr *a);
+
+/* -- codec: -1: no digit */
+static int hex_digit(char c);
+
+/* -- field: HDR_* of a name */
+static uint16_t http_field_rule(struct slice name);
+
+/* -- uri: hosts in their one spelling; user and password of Basic */
+static const char *http_canonical_host(struct slice in, char out[256], bool *is_ip);
+static bool http_basic(struct slice value, struct buf *plain);
+
+/* -- trust: sessions, our certificates, and the judge of theirs */
+static void tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32]);
+static void tls_sha256_hex(struct slice s, char out[64]);
+static struct session_table *session_table_new(size_t n, int sharing);
+static bool session_find(struct session_table *t, const uint8_t name[32],
+    br_ssl_session_parameters *p);
+static void session_put(struct session_table *t, const uint8_t name[32],
+    const br_ssl_session_parameters *p, uint32_t life);
+static void session_drop(struct session_table *t, const uint8_t name[32]);
+static void session_sweep(struct session_table *t);
+static size_t host_ip(const char *host, uint8_t ip[16]);
+static void leaf_unref(struct leaf *l);
+static bool leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc);
+static struct tls_ident *tls_ident_ref(struct tls_ident *id);
+static void tls_ident_unref(struct tls_ident *id);
+static struct tls_verify *verify_new(struct tls_trust *trust, struct tls_ident *ident,
+    const char *host, bool *resumed, br_ssl_client_context *cc);
+static void verify_free(struct tls_verify *v);
+static bool verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
+    struct slice tag, uint8_t name[32]);
+static const char *tls_reason(const struct tls *t, int err);
+
+/* -- json: a string in quotes */
+static bool json_put(struct buf *b, struct slice s, bool lossy);
+
+/* -- subst: rows, and what an answer may not repeat */
+static void subst_free(struct subst *s);
+static bool subst_places(const struct subst *s, unsigned places);
+static void subst_back_free(struct subst_back *b);
+static bool subst_back_in(const struct subst_back *list, struct slice in, bool echoes);
+static bool subst_back_value(const struct subst_back *list, struct slice in, bool echoes,
+    struct buf *out);
+
+/* -- filter: ws: rows in the messages of a WebSocket */
+static struct filter *filter_ws_new(const struct subst *s);
+
+/* -- agent: shares */
+static void agent_put(struct agent *a);
+static bool agent_over(const struct agent *a);
+static void req_unclaim(struct req *r);
+
+/* -- store: LMDB, sealed */
+static const char *store_code(enum store_err err);
+static void store_read_reset(void);
+static int store_lock_open(const char *home, const char *name);
+static void store_check_readers(void);
+static void store_close(void);
+static enum store_err store_open(const char *home, enum store_how how);
+static int store_lock_serve(const char *home);
+
+/* -- reqlog: records, and the process that writes them */
+static void reqlog_flush(struct timer *t);
+static void reqlog_tick(bool minute);
+static void reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s);
+static void reqlog_drain(void);
+static bool reqlog_has_writer(void);
+static void reqlog_keep_writer(void);
+
+/* -- embed: functions of lua/ */
+static void embed_forget(lua_State *L);
+static int lua_import(const char *module, const char *fn);
+
+/* -- lua: the state */
+static lua_State *lua_open_state(bool worker);
+
+/* -- kept: decisions that hold for requests like an earlier one */
+static void kept_unref(struct kept *k);
+static bool kept_again(struct req *r);
+
+/* -- bind: values: answers of bindings */
+static int l_fail(lua_State *L, const char *code);
+static int l_answer(lua_State *L, bool b);
+static const char *l_message(lua_State *co);
+
+/* -- bind: request: tasks that decide */
+static bool req_start(struct req *r, enum req_entry entry);
+static void req_stop(struct req *r);
+static bool req_wake_body(struct req *r);
+static void req_tell_answer(const struct req *r, const struct http_head *h);
+static bool conn_rejudge(void);
+static int l_judge_hello(lua_State *L);
+static bool req_import(void);
+
+/* -- bind: host: what memory allows */
+static void conn_bound(uint64_t memory);
 
 /* ---- net -------------------------------------------------------------------
  * Listening, resolving, dialling. A dial resolves first, judges every address, and connects to the
@@ -2255,1633 +2028,6 @@ net_dial(struct dial *d, const char *host, uint16_t port)
 	dial_judge(d);
 }
 
-/* ---- trust -----------------------------------------------------------------
- * Certificates: reading and making them, our own authority, roots, what a credential shows and trusts,
- * the verification of a server's chain, and the sessions that stand for one made before. Skip it if
- * you trust that a server's certificate is verified, and that an agent's client accepts ours.
- *
- * Invariants. A certificate is read once (cert_read), and every rule asks what was read. An extension
- * that is malformed, or critical and not known here, ends a path; so does a name constraint that
- * cannot be compared. A chain is verified once all of its certificates have come. A session resumes only for the host (agents) or the host, port,
- * trust and tag (upstreams) it was made for: that is part of its name in the cache. */
-#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
-#define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
-#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
-#define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
-#define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
-#define TLS_SWEEP_MS      60000 /* how long an expired session may lie about before it is wiped */
-#define TLS_LEAVES        1024  /* minted certificates kept: 0.7 KB each */
-#define TLS_LEAF_WAYS     8
-#define TLS_LEAF_LIFE     (7 * 86400)
-#define TLS_LEAF_RENEW    86400 /* one with less left is minted anew: no client sees one expire */
-#define TLS_BACKDATE      (48 * 3600)   /* clients' clocks may be behind ours */
-#define TLS_CA_LIFE       ((int64_t)3650 * 86400)
-#define TLS_CERT_MAX      65536 /* a peer's whole chain, and a root; real ones are under 20 KB */
-#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
-#define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
-#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
-#define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
-#define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
-
-/* -- locked memory: for keys and master secrets. Pages count against the limit as they are touched;
- * where locking is not allowed the memory serves unlocked, as the arena of secrets does. */
-static void *
-tls_map(size_t n, int sharing)
-{
-	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED)
-		return NULL;
-	(void)mlock2(p, n, MLOCK_ONFAULT);
-	(void)madvise(p, n, MADV_DONTDUMP);
-	if (sharing == MAP_PRIVATE)
-		(void)madvise(p, n, MADV_WIPEONFORK);
-	return p;
-}
-
-/* SHA-256 of pieces, one behind the other. */
-static void
-tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32])
-{
-	br_sha256_context c;
-
-	br_sha256_init(&c);
-	for (size_t i = 0; i < n; i++)
-		br_sha256_update(&c, piece[i].p, piece[i].n);
-	br_sha256_out(&c, out);
-	wipe(&c, sizeof c);
-}
-
-static void
-tls_sha256(const void *p, size_t n, uint8_t out[32])
-{
-	tls_sha256_join(&(struct slice){p, n}, 1, out);
-}
-
-static void
-tls_sha256_hex(struct slice s, char out[64])
-{
-	uint8_t h[32];
-
-	tls_sha256(s.p, s.n, h);
-	hex_encode(out, h, sizeof h);
-}
-
-/* -- sessions: a table of fixed slots without locks, because its writers are processes that may be
- * killed at any instruction. Each slot carries a hash over its own contents: a slot that two writers
- * or a killed one left torn does not match its hash and counts as absent. No process ever waits. */
-struct session {
-	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
-	br_ssl_session_parameters of;
-	uint8_t spare[2];
-	int64_t expires;        /* monotonic ms: the same in all processes */
-	uint64_t check;         /* first bytes of SHA-256 of what is above */
-};
-_Static_assert(sizeof(struct session) == 136, "no padding of ours: the check covers every byte");
-#define SESSION_WORDS (sizeof(struct session) / 8)
-#define SESSION_GROUP 32        /* slots of about a page: one never written is not swept, nor paged in */
-
-struct session_table {
-	size_t n;                                       /* slots, a power of two */
-	_Atomic uint8_t used[TLS_SESSIONS / SESSION_GROUP];
-	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
-};
-
-static struct session_table *sessions_agents;   /* shared by all workers */
-static struct session_table *sessions_up;       /* this worker's */
-
-static struct session_table *
-session_table_new(size_t n, int sharing)
-{
-	struct session_table *t = tls_map(sizeof *t + n * sizeof(struct session), sharing);
-
-	if (t != NULL)
-		t->n = n;
-	return t;
-}
-
-static uint64_t
-session_check(const struct session *s)
-{
-	uint8_t h[32];
-
-	tls_sha256(s, offsetof(struct session, check), h);
-	return load_be64(h) | 1;        /* never 0, so that a wiped slot is not a session */
-}
-
-static void
-session_read(struct session_table *t, size_t i, struct session *s)
-{
-	for (size_t k = 0; k < SESSION_WORDS; k++) {
-		uint64_t w = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
-
-		memcpy((char *)s + 8 * k, &w, 8);
-	}
-}
-
-static void
-session_write(struct session_table *t, size_t i, const struct session *s)
-{
-	atomic_store_explicit(&t->used[i / SESSION_GROUP], 1, memory_order_relaxed);
-	for (size_t k = 0; k < SESSION_WORDS; k++) {
-		uint64_t w;
-
-		memcpy(&w, (const char *)s + 8 * k, 8);
-		atomic_store_explicit(&t->slot[i][k], w, memory_order_relaxed);
-	}
-}
-
-/* The slot of `name`, and in `s` its contents. Without one: the slot whose session ends first, and zeros. */
-static size_t
-session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
-{
-	size_t set = load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1), at = set;
-	int64_t first = INT64_MAX;
-
-	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
-		session_read(t, i, s);
-		if (memcmp(s->name, name, 32) == 0)
-			return i;
-		if (s->expires < first) {
-			first = s->expires;
-			at = i;
-		}
-	}
-	memset(s, 0, sizeof *s);
-	return at;
-}
-
-/* The session of that name, whole and in time. */
-static bool
-session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_parameters *p)
-{
-	struct session s;
-	bool found;
-
-	session_slot(t, name, &s);
-	if ((found = s.check == session_check(&s) && s.expires > clock_now()))
-		*p = s.of;
-	wipe(&s, sizeof s);
-	return found;
-}
-
-static void
-session_put(struct session_table *t, const uint8_t name[32], const br_ssl_session_parameters *p,
-    uint32_t life)
-{
-	struct session s;
-	size_t at = session_slot(t, name, &s);
-
-	memset(&s, 0, sizeof s);
-	memcpy(s.name, name, sizeof s.name);
-	memcpy(&s.of, p, sizeof s.of);
-	s.expires = clock_now() + (int64_t)life * 1000;
-	s.check = session_check(&s);
-	session_write(t, at, &s);
-	wipe(&s, sizeof s);
-}
-
-static void
-session_drop(struct session_table *t, const uint8_t name[32])
-{
-	struct session s;
-	size_t i = session_slot(t, name, &s);
-
-	wipe(&s.of, sizeof s.of);
-	if (s.check != 0)
-		session_write(t, i, &(struct session){.check = 0});
-}
-
-/* Wipes what expired or was left torn. A slot that another worker is writing is lost: a miss. */
-static void
-session_sweep(struct session_table *t)
-{
-	struct session s;
-
-	for (size_t i = 0; i < t->n; i++) {
-		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
-			i |= SESSION_GROUP - 1;
-			continue;
-		}
-		session_read(t, i, &s);
-		if (s.check != 0 && (s.expires <= clock_now() || s.check != session_check(&s)))
-			session_write(t, i, &(struct session){.check = 0});
-	}
-	wipe(&s, sizeof s);
-}
-
-/* -- DER, writing: from the end backwards, so that every length is known when it is written. */
-struct der {
-	uint8_t *base, *at;     /* free room is [base, at); at == NULL: it did not fit */
-};
-
-static void
-der_put(struct der *d, const void *p, size_t n)
-{
-	if (d->at == NULL || (size_t)(d->at - d->base) < n) {
-		d->at = NULL;
-		return;
-	}
-	d->at -= n;
-	if (n != 0)
-		memcpy(d->at, p, n);
-}
-
-#define DER_PUT(d, lit) der_put(d, lit, sizeof(lit) - 1)
-
-static void
-der_byte(struct der *d, uint8_t b)
-{
-	der_put(d, &b, 1);
-}
-
-/* Makes what was written since `end` the contents of one element. */
-static void
-der_wrap(struct der *d, uint8_t tag, const uint8_t *end)
-{
-	size_t n = d->at != NULL ? (size_t)(end - d->at) : 0;
-
-	if (n < 0x80) {
-		der_byte(d, (uint8_t)n);
-	} else {
-		uint8_t bytes = 0;
-
-		for (; n != 0; n >>= 8, bytes++)
-			der_byte(d, (uint8_t)n);
-		der_byte(d, 0x80 | bytes);
-	}
-	der_byte(d, tag);
-}
-
-static void
-der_elem(struct der *d, uint8_t tag, const void *p, size_t n)
-{
-	const uint8_t *end = d->at;
-
-	der_put(d, p, n);
-	der_wrap(d, tag, end);
-}
-
-/* RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050 on. */
-static void
-der_time(struct der *d, int64_t when)
-{
-	time_t t = (time_t)when;
-	struct tm tm;
-	char s[32];
-	size_t n;
-
-	gmtime_r(&t, &tm);
-	n = strftime(s, sizeof s, tm.tm_year >= 150 ? "%Y%m%d%H%M%SZ" : "%y%m%d%H%M%SZ", &tm);
-	der_elem(d, tm.tm_year >= 150 ? 0x18 : 0x17, s, n);
-}
-
-/* -- DER, reading: all of a certificate that decides whether it is to be trusted. Only its key is
- * for BearSSL's decoder, which reads the same text: so both are strict about lengths and about what
- * is left over, and never see two certificates in one. */
-static bool
-der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole)
-{
-	const uint8_t *p = (const uint8_t *)in->p;
-	size_t n, head = 2;
-
-	if (in->n < 2 || (p[0] & 0x1f) == 0x1f)         /* X.509 has no tags of several bytes */
-		return false;
-	n = p[1];
-	if (n >= 0x80) {
-		size_t bytes = n & 0x7f;
-
-		if (bytes == 0 || bytes > 4 || in->n < 2 + bytes)
-			return false;
-		for (n = 0, head = 2; head < 2 + bytes; head++)
-			n = n << 8 | p[head];
-		if (n < 0x80 || p[2] == 0)      /* X.690 10.1: as short as can be */
-			return false;
-	}
-	if (n > in->n - head)
-		return false;
-	*tag = p[0];
-	*body = (struct slice){in->p + head, n};
-	if (whole != NULL)
-		*whole = (struct slice){in->p, head + n};
-	in->p += head + n;
-	in->n -= head + n;
-	return true;
-}
-
-/* Takes the next element if it has that tag: else `in` stays as it is. */
-static bool
-der_expect(struct slice *in, uint8_t tag, struct slice *body, struct slice *whole)
-{
-	return in->n != 0 && (uint8_t)in->p[0] == tag && der_next(in, &tag, body, whole);
-}
-
-/* The one element that `in` is. */
-static bool
-der_only(struct slice in, uint8_t tag, struct slice *body)
-{
-	return der_expect(&in, tag, body, NULL) && in.n == 0;
-}
-
-static bool
-der_read_time(struct slice *in, int64_t *out)
-{
-	struct tm tm = {0};
-	struct slice s;
-	char t[17];
-	bool utc = der_expect(in, 0x17, &s, NULL);
-
-	if ((!utc && !der_expect(in, 0x18, &s, NULL)) || s.n != (utc ? 13 : 15) || s.p[s.n - 1] != 'Z')
-		return false;
-	snprintf(t, sizeof t, "%s%.*s", !utc ? "" : s.p[0] >= '5' ? "19" : "20", (int)s.n - 1, s.p);
-	if (strspn(t, "0123456789") != 14 || sscanf(t, "%4d%2d%2d%2d%2d%2d", &tm.tm_year, &tm.tm_mon,
-	    &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &tm.tm_sec) != 6 || tm.tm_mon < 1 || tm.tm_mon > 12 ||
-	    tm.tm_mday < 1 || tm.tm_mday > 31)
-		return false;
-	tm.tm_year -= 1900;
-	tm.tm_mon--;
-	*out = timegm(&tm);
-	return true;
-}
-
-struct cert_view {              /* all borrowed from the certificate */
-	struct slice der, tbs;          /* the whole; what is signed, with its header */
-	struct slice issuer, subject;   /* names with their headers: compared byte by byte */
-	struct slice spki, exts;        /* exts: contents of the list; empty without */
-	struct slice sig_alg, sig;      /* the OID's contents; the signature */
-	int64_t not_before, not_after;
-	/* what its extensions say (RFC 5280 4.2.1); without them nothing is limited */
-	const char *fault;              /* static: why it can be no part of a path; NULL: nothing */
-	struct slice names;             /* subjectAltName, where has_names */
-	struct slice subtrees[2];       /* nameConstraints: permitted, excluded */
-	struct slice key_id;            /* subjectKeyIdentifier, as it stands */
-	bool has_names, is_ca, for_servers;
-	uint8_t usage;                  /* keyUsage's first eight bits */
-	int path_len;
-};
-#define CERT_SIGNS  0x80        /* keyUsage (4.2.1.3): digitalSignature */
-#define CERT_ISSUES 0x04        /* keyCertSign */
-#define CERT_MALFORMED "malformed certificate"
-#define X509_WEAK_HASH BR_ERR_X509_WRONG_KEY_TYPE       /* a code that its decoder never gives */
-#define FORM_DNS 0x82           /* names (4.2.1.6): the tags of the forms that we can compare */
-#define FORM_DN  0xa4
-#define FORM_IP  0x87
-#define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
-
-/* What the value of an extension says. NULL, or why the certificate is no part of a path. */
-static const char *
-rule_read(struct cert_view *v, uint8_t id, struct slice in)
-{
-	struct slice s;
-	uint8_t form;
-
-	switch (id) {
-	case 15:        /* keyUsage */
-		if (in.n == 0 || (uint8_t)in.p[0] > 7)
-			return CERT_MALFORMED;
-		v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
-		if (in.n == 2)
-			v->usage &= (uint8_t)(0xff << in.p[0]);
-		return NULL;
-	case 17:        /* subjectAltName */
-		v->has_names = true;
-		v->names = in;
-		while (der_next(&in, &form, &s, NULL))
-			if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
-				return "certificate with a NUL byte in a name";
-		break;
-	case 19:        /* basicConstraints */
-		if (der_expect(&in, 0x01, &s, NULL)) {
-			if (s.n != 1)
-				return CERT_MALFORMED;
-			v->is_ca = s.p[0] != 0;
-		}
-		if (der_expect(&in, 0x02, &s, NULL)) {
-			if (s.n == 0 || (s.p[0] & 0x80) != 0)
-				return CERT_MALFORMED;
-			v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
-		}
-		break;
-	/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues is
-	 * not in the RFC, but what all browsers and libraries do. */
-	case 37:
-		v->for_servers = false;
-		while (der_expect(&in, 0x06, &s, NULL))
-			if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
-			    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
-				v->for_servers = true;
-		break;
-	}
-	return in.n == 0 ? NULL : CERT_MALFORMED;
-}
-
-/* Takes the next subtree off a list. 4.2.1.10 fixes its bounds: from 0, which DER leaves out, and
- * without end. */
-static bool
-subtree_next(struct slice *list, uint8_t *form, struct slice *base)
-{
-	struct slice tree, from;
-
-	return der_expect(list, 0x30, &tree, NULL) && der_next(&tree, form, base, NULL) &&
-	    (tree.n == 0 || (der_only(tree, 0x80, &from) && slice_eq(from, SLICE("\0"))));
-}
-
-/* May a subtree of that form be this? One that can match no name would let names pass that its CA
- * meant to exclude. */
-static bool
-subtree_valid(uint8_t form, struct slice base)
-{
-	const uint8_t *p = (const uint8_t *)base.p;
-	struct slice names;
-	bool ended = false;
-
-	if (form == FORM_DN)
-		return der_only(base, 0x30, &names);
-	if (form == FORM_IP && base.n != 8 && base.n != 32)
-		return false;           /* an address and its mask, whose ones come first */
-	for (size_t i = base.n / 2; i < base.n && form == FORM_IP; ended = p[i++] != 0xff)
-		if ((ended && p[i] != 0) || (uint8_t)(~p[i] & (~p[i] + 1)) != 0)
-			return false;
-	for (size_t i = 0; i < base.n && form == FORM_DNS; i++)
-		if (!ascii_alnum(base.p[i]) && base.p[i] != '-' && base.p[i] != '_' &&
-		    (base.p[i] != '.' || i + 1 == base.n || base.p[i + 1] == '.'))
-			return false;
-	return true;
-}
-
-/* A constraint on a form of names that we cannot compare ends the path if it is critical (4.2). Else
- * it counts against each certificate below that has such a name. */
-static const char *
-rule_constraints(struct cert_view *v, struct slice seq, bool critical)
-{
-	struct slice list, base;
-	uint8_t tag, last = 0, form;
-
-	if (seq.n == 0 || seq.n > CONSTRAINTS_MAX)
-		return CERT_MALFORMED " (none, or too many name constraints)";
-	for (; seq.n != 0; last = tag) {
-		if (!der_next(&seq, &tag, &list, NULL) || (tag != 0xa0 && tag != 0xa1) ||
-		    tag <= last || list.n == 0)
-			return CERT_MALFORMED;
-		v->subtrees[tag & 1] = list;
-		while (list.n != 0) {
-			if (!subtree_next(&list, &form, &base) || !subtree_valid(form, base))
-				return CERT_MALFORMED " (its name constraints)";
-			if (critical && form != FORM_DNS && form != FORM_DN && form != FORM_IP)
-				return "certificate with critical name constraints of a form we do not know";
-		}
-	}
-	return NULL;
-}
-
-static const char *
-cert_rules(struct cert_view *v)
-{
-	struct slice list = v->exts, ext, oid, flag, value, in;
-	const char *why = NULL;
-	uint64_t seen = 0;
-
-	v->usage = 0xff;
-	v->for_servers = true;
-	v->path_len = INT_MAX;
-	while (why == NULL && list.n != 0) {
-		bool critical = false;
-		uint8_t id = 0;                 /* N of 2.5.29.N; 0: all others */
-
-		if (!der_expect(&list, 0x30, &ext, NULL) || !der_expect(&ext, 0x06, &oid, NULL))
-			return CERT_MALFORMED;
-		if (der_expect(&ext, 0x01, &flag, NULL))
-			critical = !slice_eq(flag, SLICE("\0"));
-		if (oid.n == 3 && memcmp(oid.p, "\x55\x1d", 2) == 0 && oid.p[2] > 0 && oid.p[2] < 64)
-			id = (uint8_t)oid.p[2];
-		if (!der_only(ext, 0x04, &value) || (id != 0 && (seen >> id & 1) != 0))
-			return CERT_MALFORMED;          /* 4.2: no two of a kind */
-		seen |= (uint64_t)1 << id;
-		switch (id) {
-		case 14: v->key_id = value; break;
-		case 15: case 17: case 19: case 30: case 37:
-			if (!der_only(value, id == 15 ? 0x03 : 0x30, &in))
-				return CERT_MALFORMED;
-			why = id == 30 ? rule_constraints(v, in, critical) : rule_read(v, id, in);
-			break;
-		case 9: case 18: case 35:       /* attributes, the issuer's names and key id */
-		case 31: case 46:       /* where to ask whether it was revoked, which we do not */
-		case 32: case 54:       /* policies: any will do, so none of these changes anything */
-			break;
-		default:
-			if (critical)
-				why = "certificate with a critical extension we do not know";
-		}
-	}
-	if (why == NULL && !v->is_ca && v->subtrees[0].n + v->subtrees[1].n != 0)
-		why = CERT_MALFORMED " (name constraints in what is not a CA)";
-	return why;
-}
-
-static bool
-cert_read(struct slice der, struct cert_view *v)
-{
-	struct slice cert, tbs, s, alg, inner, outer;
-	uint8_t tag;
-
-	*v = (struct cert_view){.der = der};
-	if (!der_only(der, 0x30, &cert) || !der_expect(&cert, 0x30, &tbs, &v->tbs))
-		return false;
-	der_expect(&tbs, 0xa0, &s, NULL);
-	if (!der_expect(&tbs, 0x02, &s, NULL) || !der_expect(&tbs, 0x30, &alg, &inner) ||
-	    !der_expect(&alg, 0x06, &v->sig_alg, NULL) || !der_expect(&tbs, 0x30, &s, &v->issuer) ||
-	    !der_expect(&tbs, 0x30, &s, NULL) || !der_read_time(&s, &v->not_before) ||
-	    !der_read_time(&s, &v->not_after) || !der_expect(&tbs, 0x30, &s, &v->subject) ||
-	    !der_expect(&tbs, 0x30, &s, &v->spki))
-		return false;
-	while (tbs.n != 0)
-		if (!der_next(&tbs, &tag, &s, NULL) ||
-		    (tag == 0xa3 && (tbs.n != 0 || !der_only(s, 0x30, &v->exts))))
-			return false;
-	if (!der_expect(&cert, 0x30, &s, &outer) || !slice_eq(inner, outer) ||  /* 4.1.1.2 */
-	    !der_only(cert, 0x03, &s) || s.n < 2 || s.p[0] != 0)
-		return false;
-	v->sig = (struct slice){s.p + 1, s.n - 1};
-	v->fault = cert_rules(v);
-	return true;
-}
-
-/* 0: not an address; else 4 or 16 bytes in `ip`. Hosts come canonical: there are no other forms. */
-static size_t
-host_ip(const char *host, uint8_t ip[16])
-{
-	if (inet_pton(AF_INET, host, ip) == 1)
-		return 4;
-	return inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
-}
-
-struct rdn {                    /* one part of a name, like O=Acme */
-	struct slice whole, id, value;
-	bool several;           /* more attributes follow in it */
-};
-
-static bool
-rdn_next(struct slice *names, struct rdn *r)
-{
-	struct slice set, pair;
-	uint8_t tag;
-
-	if (!der_expect(names, 0x31, &set, &r->whole) || !der_expect(&set, 0x30, &pair, NULL) ||
-	    !der_expect(&pair, 0x06, &r->id, NULL) || !der_next(&pair, &tag, &r->value, NULL))
-		return false;
-	r->several = set.n != 0;
-	return true;
-}
-
-/* RFC 5280 7.1: neither case nor spaces count. `unsure` is the answer where letters that are not ASCII
- * differ, or the encoding may. */
-static bool
-rdn_same(struct slice a, struct slice b, bool unsure)
-{
-	for (size_t i = 0, k = 0;; i++, k++) {
-		while (i < a.n && a.p[i] == ' ')
-			i++;
-		while (k < b.n && b.p[k] == ' ')
-			k++;
-		if (i == a.n || k == b.n)
-			return i == a.n && k == b.n;
-		if (ascii_lower(a.p[i]) != ascii_lower(b.p[k]))
-			return unsure && (a.p[i] < ' ' || b.p[k] < ' ');
-	}
-}
-
-/* Does a directoryName begin with another? `unsure` is the answer where we cannot tell. */
-static bool
-dn_within(struct slice base, struct slice dn, bool unsure)
-{
-	struct slice head, names;
-	struct rdn a, b;
-
-	if (!der_only(base, 0x30, &head) || !der_only(dn, 0x30, &names))
-		return unsure;
-	while (head.n != 0) {
-		if (names.n == 0)
-			return false;
-		if (!rdn_next(&head, &a) || !rdn_next(&names, &b))
-			return unsure;
-		if (slice_eq(a.whole, b.whole))
-			continue;
-		if (a.several || b.several)
-			return unsure;
-		if (!slice_eq(a.id, b.id) || !rdn_same(a.value, b.value, unsure))
-			return false;
-	}
-	return true;
-}
-
-/* RFC 9525 6.3: a wildcard is a whole first label, and stands for one. */
-static bool
-dns_matches(struct slice name, struct slice host)
-{
-	const char *dot = memchr(host.p, '.', host.n);
-
-	if (name.n < 3 || name.p[0] != '*' || name.p[1] != '.')
-		return slice_eq_nocase(name, host);
-	return dot != NULL && dot != host.p && slice_eq_nocase((struct slice){name.p + 1, name.n - 1},
-	    (struct slice){dot, host.n - (size_t)(dot - host.p)});
-}
-
-/* A name is within itself and what it ends, label by label; a base with a leading dot wants one
- * label more, as OpenSSL and Go read it; an empty one has all names within. A wildcard is excluded
- * by whatever one of the names that it stands for would be (RFC 5280 is silent; OpenSSL asks of the
- * wildcard's own letters alone), and permitted only with all of them. */
-static bool
-dns_within(struct slice base, struct slice name, bool excluded)
-{
-	size_t more = name.n - base.n;
-
-	if (base.n == 0 || (excluded && dns_matches(name, base)))
-		return true;
-	return name.n >= base.n && slice_eq_nocase((struct slice){name.p + more, base.n}, base) &&
-	    (more == 0 || base.p[0] == '.' || name.p[more - 1] == '.');
-}
-
-static bool
-subtree_holds(uint8_t form, struct slice base, struct slice name, bool excluded)
-{
-	if (form == FORM_DNS)
-		return dns_within(base, name, excluded);
-	if (form == FORM_DN)
-		return dn_within(base, name, excluded);
-	if (form != FORM_IP || (name.n != 4 && name.n != 16))
-		return excluded;        /* what we cannot compare is neither permitted nor let pass */
-	for (size_t i = 0; i < name.n; i++)
-		if (base.n != 2 * name.n || ((name.p[i] ^ base.p[i]) & base.p[name.n + i]) != 0)
-			return false;
-	return true;
-}
-
-/* May there be such a name below `ca`? Excluded beats permitted. */
-static bool
-cert_allows(const struct cert_view *ca, uint8_t form, struct slice name)
-{
-	for (int excluded = 0; excluded < 2; excluded++) {
-		struct slice list = ca->subtrees[excluded], base;
-		bool named = false, held = false;
-		uint8_t of;
-
-		while (!held && subtree_next(&list, &of, &base))
-			if (of == form) {
-				named = true;
-				held = subtree_holds(form, base, name, excluded != 0);
-			}
-		if (excluded ? held : named && !held)
-			return false;
-	}
-	return true;
-}
-
-/* Is it a certificate of that host? An address is compared with iPAddress names, all bytes, and
- * with nothing else (RFC 9110 4.3.5). */
-static bool
-cert_names(const struct cert_view *v, const char *host)
-{
-	struct slice names = v->names, s;
-	uint8_t form, ip[16];
-	size_t n = host_ip(host, ip);
-
-	while (der_next(&names, &form, &s, NULL))
-		if (n != 0 ? form == FORM_IP && s.n == n && memcmp(s.p, ip, n) == 0 :
-		    form == FORM_DNS && dns_matches(s, slice_of(host)))
-			return true;
-	return false;
-}
-
-static const struct {           /* how certificates are signed; what is not here we cannot check */
-	struct slice oid;
-	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, whose collisions can be computed */
-	const unsigned char *rsa;       /* the hash's OID in a PKCS#1 signature; NULL: ECDSA */
-} cert_algs[] = {
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), &br_sha256_vtable, BR_HASH_OID_SHA256},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c"), &br_sha384_vtable, BR_HASH_OID_SHA384},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d"), &br_sha512_vtable, BR_HASH_OID_SHA512},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x02"), &br_sha256_vtable, NULL},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x03"), &br_sha384_vtable, NULL},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x04"), &br_sha512_vtable, NULL},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04"), NULL, NULL},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05"), NULL, NULL},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x01"), NULL, NULL},
-};
-
-/* Reads the key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… */
-static int
-cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
-{
-	const br_x509_pkey *pk;
-	int err;
-
-	br_x509_decoder_init(dc, NULL, NULL);
-	br_x509_decoder_push(dc, v->der.p, v->der.n);
-	if ((pk = br_x509_decoder_get_pkey(dc)) != NULL)
-		return pk->key_type == BR_KEYTYPE_RSA && pk->key.rsa.nlen < TLS_RSA_MIN ?
-		    BR_ERR_X509_WEAK_PUBLIC_KEY : 0;
-	err = br_x509_decoder_last_error(dc);
-	return err == BR_ERR_X509_UNSUPPORTED || err == BR_ERR_X509_LIMIT_EXCEEDED ? err :
-	    BR_ERR_X509_INVALID_VALUE;
-}
-
-/* Was it signed with the key of `ca`? 0, or why not: BR_ERR_X509_… */
-static int
-cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
-{
-	br_x509_decoder_context dc;
-	br_hash_compat_context hash;
-	const br_x509_pkey *pk;
-	uint8_t own[64], signed_[64];
-	size_t i = 0, n;
-	int err = cert_key(ca, &dc);
-
-	while (i < COUNT(cert_algs) && !slice_eq(cert_algs[i].oid, v->sig_alg))
-		i++;
-	if (i == COUNT(cert_algs) || err != 0)
-		return err != 0 ? err : BR_ERR_X509_UNSUPPORTED;
-	if (cert_algs[i].hash == NULL)
-		return X509_WEAK_HASH;
-	pk = br_x509_decoder_get_pkey(&dc);
-	n = cert_algs[i].hash->desc >> BR_HASHDESC_OUT_OFF & BR_HASHDESC_OUT_MASK;
-	cert_algs[i].hash->init(&hash.vtable);
-	cert_algs[i].hash->update(&hash.vtable, v->tbs.p, v->tbs.n);
-	cert_algs[i].hash->out(&hash.vtable, own);
-	if (cert_algs[i].rsa == NULL)
-		return pk->key_type == BR_KEYTYPE_EC &&
-		    br_ecdsa_vrfy_asn1_get_default()(br_ec_get_default(), own, n, &pk->key.ec, v->sig.p,
-		    v->sig.n) == 1 ? 0 : BR_ERR_X509_BAD_SIGNATURE;
-	return pk->key_type == BR_KEYTYPE_RSA &&
-	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)v->sig.p, v->sig.n,
-	    cert_algs[i].rsa, n, &pk->key.rsa, signed_) == 1 && memcmp(own, signed_, n) == 0 ? 0 :
-	    BR_ERR_X509_BAD_SIGNATURE;
-}
-
-/* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
-static struct tls_keys {        /* locked; zero in a fork's child, which loads the CA itself */
-	uint8_t ca[32], leaf[32];
-} *tls_keys;
-
-static struct {
-	bool loaded;
-	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
-	size_t dn_n;
-	uint8_t skid[32];               /* RFC 7093 2 (1): 160 bits of SHA-256 of the public key */
-	uint8_t leaf_pub[65];
-	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
-} tls_ca;
-
-static bool
-p256_key_make(uint8_t key[32])
-{
-	br_hmac_drbg_context rng;
-	uint8_t seed[48];
-	bool ok = rand_bytes(seed, sizeof seed);
-
-	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, ok ? sizeof seed : 0);
-	ok = ok && br_ec_keygen(&rng.vtable, br_ec_get_default(), NULL, key, BR_EC_secp256r1) == 32;
-	wipe(&rng, sizeof rng);
-	wipe(seed, sizeof seed);
-	return ok;
-}
-
-static bool
-p256_public(uint8_t key[32], uint8_t pub[65])
-{
-	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = key, .xlen = 32};
-
-	return br_ec_compute_pub(br_ec_get_default(), NULL, pub, &sk) == 65;
-}
-
-struct issuer {
-	struct slice dn;                /* its name, borrowed */
-	const uint8_t *skid;            /* borrowed; 20 bytes of it */
-	uint8_t *key;                   /* borrowed */
-};
-
-#define CERT_ROOM 4096          /* a leaf is 0.5 KB; with the longest host and issuer 2 KB */
-
-#define ECDSA_SHA256 "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
-#define P256_SPKI /* what stands before the point */ "\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce" \
-    "\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00"
-
-/* A name of one commonName; empty where RFC 5280's 64 characters do not hold it. */
-static void
-der_name(struct der *d, const char *cn)
-{
-	const uint8_t *end = d->at;
-
-	if (strlen(cn) <= 64) {
-		der_elem(d, 0x0c, cn, strlen(cn));
-		DER_PUT(d, "\x06\x03\x55\x04\x03");
-		der_wrap(d, 0x30, end);
-		der_wrap(d, 0x31, end);
-	}
-	der_wrap(d, 0x30, end);
-}
-
-/* The extensions (RFC 5280 4.2.1) that never change, whole, and what stands before a key id. */
-#define EXT_SKID "\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"        /* subjectKeyIdentifier */
-#define EXT_AKID "\x30\x1f\x06\x03\x55\x1d\x23\x04\x18\x30\x16\x80\x14"        /* of the issuer */
-#define EXT_USAGE "\x30\x0e\x06\x03\x55\x1d\x0f\x01\x01\xff\x04\x04\x03\x02"     /* keyUsage, critical: */
-#define EXT_LEAF EXT_USAGE "\x07\x80" /* digitalSignature; extKeyUsage: serverAuth */ \
-    "\x30\x13\x06\x03\x55\x1d\x25\x04\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01"
-#define EXT_CA "\x30\x12\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x08\x30\x06\x01\x01\xff\x02\x01\x00" /* \
-    basicConstraints, critical: a CA, of leaves alone */ EXT_USAGE "\x02\x04"       /* keyCertSign */
-
-static void
-der_extensions(struct der *d, const char *host, const uint8_t *skid, const struct issuer *by)
-{
-	const uint8_t *end = d->at;
-	uint8_t ip[16];
-
-	if (host != NULL) {
-		size_t n = host_ip(host, ip), len = strlen(host);
-
-		der_elem(d, n != 0 ? FORM_IP : FORM_DNS, n != 0 ? ip : (const void *)host, n != 0 ? n : len);
-		der_wrap(d, 0x30, end);
-		der_wrap(d, 0x04, end);
-		if (len > 64)           /* RFC 5280 4.2.1.6: critical if no subject */
-			DER_PUT(d, "\x01\x01\xff");
-		DER_PUT(d, "\x06\x03\x55\x1d\x11");
-		der_wrap(d, 0x30, end);
-		DER_PUT(d, EXT_LEAF);
-		der_put(d, by->skid, 20);
-		DER_PUT(d, EXT_AKID);
-	} else {
-		DER_PUT(d, EXT_CA);
-	}
-	der_put(d, skid, 20);
-	DER_PUT(d, EXT_SKID);
-	der_wrap(d, 0x30, end);
-	der_wrap(d, 0xa3, end);
-}
-
-/* A certificate for `pub`: a leaf that names the host, or (NULL) the issuer's own. It lies in `room`;
- * empty: there is no randomness, or it did not fit. */
-static struct slice
-cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int64_t now,
-    uint8_t room[CERT_ROOM])
-{
-	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = by->key, .xlen = 32};
-	uint8_t *end = room + CERT_ROOM - 96;   /* behind it: the algorithm, and up to 72 bytes of signature */
-	struct der d = {room, end};
-	uint8_t serial[16], hash[32];
-	const uint8_t *span;
-	size_t n;
-
-	if (!rand_bytes(serial, sizeof serial))
-		return (struct slice){NULL, 0};
-	serial[0] = (serial[0] & 0x7f) | 0x40;          /* positive, and 16 bytes long always */
-	tls_sha256(pub, 65, hash);
-	der_extensions(&d, host, hash, by);
-	der_put(&d, pub, 65);
-	DER_PUT(&d, P256_SPKI);
-	if (host != NULL)
-		der_name(&d, host);
-	else
-		der_put(&d, by->dn.p, by->dn.n);
-	span = d.at;
-	der_time(&d, now + (host != NULL ? TLS_LEAF_LIFE : TLS_CA_LIFE));
-	der_time(&d, now - TLS_BACKDATE);
-	der_wrap(&d, 0x30, span);
-	der_put(&d, by->dn.p, by->dn.n);
-	DER_PUT(&d, ECDSA_SHA256);
-	der_elem(&d, 0x02, serial, sizeof serial);
-	DER_PUT(&d, "\xa0\x03\x02\x01\x02");            /* version 3 */
-	der_wrap(&d, 0x30, end);
-	if (d.at == NULL)
-		return (struct slice){NULL, 0};
-	tls_sha256(d.at, (size_t)(end - d.at), hash);
-	memcpy(end, ECDSA_SHA256 "\x03\0", 15);         /* a BIT STRING of whole bytes */
-	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, hash, &sk, end + 15);
-	end[13] = (uint8_t)(n + 1);
-	span = end + 15 + n;
-	der_wrap(&d, 0x30, span);
-	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(span - d.at) : 0};
-}
-
-/* A clock that was never set is before the build: what we sign then dates from the build. */
-static int64_t
-cert_now(int64_t now)
-{
-	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
-}
-
-/* A new CA: its certificate (DER) in `room`, and its private key. Empty: there is no randomness. */
-static struct slice
-tls_ca_make(uint8_t room[CERT_ROOM], uint8_t key[32], int64_t now)
-{
-	uint8_t pub[65], skid[32], dn[128], tag[4];
-	struct der name = {dn, dn + sizeof dn};
-	char cn[32];
-
-	if (!rand_bytes(tag, sizeof tag) || !p256_key_make(key) || !p256_public(key, pub))
-		return (struct slice){NULL, 0};
-	snprintf(cn, sizeof cn, "Sallyport CA %08x", load_be32(tag));   /* no two share a name */
-	der_name(&name, cn);
-	tls_sha256(pub, sizeof pub, skid);
-	return cert_make(NULL, pub, &(struct issuer){{(const char *)name.at,
-	    (size_t)(dn + sizeof dn - name.at)}, skid, key}, cert_now(now), room);
-}
-
-struct leaf {
-	uint32_t refs;          /* the cache's and those of handshakes in progress */
-	int64_t renew;          /* wall clock: mint anew from here on */
-	br_x509_certificate chain;      /* points at `der` */
-	char host[TLS_HOST_MAX + 1];
-	uint8_t der[];
-};
-
-/* Owned. A host may lie in the TLS_LEAF_WAYS of its set, which come in the order of their last use. */
-static struct leaf *leaves[TLS_LEAVES];
-
-static void
-leaf_unref(struct leaf *l)
-{
-	if (l != NULL && --l->refs == 0)
-		free(l);
-}
-
-static struct leaf *
-leaf_mint(const char *host, int64_t now)
-{
-	const struct issuer by = {{(const char *)tls_ca.dn, tls_ca.dn_n}, tls_ca.skid, tls_keys->ca};
-	uint8_t room[CERT_ROOM];
-	struct slice der = cert_make(host, tls_ca.leaf_pub, &by, now, room);
-	struct leaf *l = der.n != 0 ? malloc(sizeof *l + der.n) : NULL;
-
-	if (l == NULL)
-		return NULL;
-	*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
-	    .chain = {.data = l->der, .data_len = der.n}};
-	text_copy(l->host, sizeof l->host, host); /* tls_new checked its length */
-	memcpy(l->der, der.p, der.n);
-	return l;
-}
-
-/* The certificate for a host, minted if none is kept; the caller owns one reference. */
-static struct leaf *
-leaf_get(const char *host)
-{
-	int64_t now = cert_now(clock_wall());
-	uint32_t h = text_hash(host);
-	struct leaf **set = &leaves[(h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1)];
-	struct leaf *l, *old;
-	size_t i = 0;
-
-	while (i < TLS_LEAF_WAYS - 1 && set[i] != NULL && strcmp(set[i]->host, host) != 0)
-		i++;
-	l = old = set[i];
-	/* After a clock was set back, what was minted before is not valid yet. */
-	if (l == NULL || strcmp(l->host, host) != 0 || now >= l->renew ||
-	    now < l->renew - TLS_LEAF_LIFE - TLS_BACKDATE + TLS_LEAF_RENEW) {
-		if ((l = leaf_mint(host, now)) == NULL)
-			return NULL;
-		leaf_unref(old);
-	}
-	memmove(set + 1, set, i * sizeof *set);
-	set[0] = l;
-	l->refs++;
-	return l;
-}
-
-/* Hands the host's certificate and its key to BearSSL's own policy for one EC chain, which chooses the
- * suite and the hash, and signs. */
-static bool
-leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc)
-{
-	if ((*l = leaf_get(host)) == NULL)
-		return false;
-	br_ssl_server_set_single_ec(cc, &(*l)->chain, 1, &tls_ca.leaf_sk, BR_KEYTYPE_SIGN, BR_KEYTYPE_EC,
-	    br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	return true;
-}
-
-/* The CA that signs in this process. Everything minted before, under another one, is forgotten. */
-static bool
-tls_ca_load(struct slice cert_der, const void *key32)
-{
-	struct cert_view v;
-	uint8_t spki[sizeof P256_SPKI - 1 + 65] = P256_SPKI, *pub = spki + sizeof P256_SPKI - 1;
-	struct slice s;
-
-	tls_ca.loaded = false;
-	for (size_t i = 0; i < TLS_LEAVES; i++) {
-		leaf_unref(leaves[i]);
-		leaves[i] = NULL;
-	}
-	if (tls_keys == NULL && (tls_keys = tls_map(sizeof *tls_keys, MAP_PRIVATE)) == NULL)
-		return false;
-	memcpy(tls_keys->ca, key32, 32);
-	if (!cert_read(cert_der, &v) || v.subject.n > TLS_DN_MAX ||
-	    !p256_public(tls_keys->ca, pub) ||
-	    !slice_eq(v.spki, (struct slice){(const char *)spki, sizeof spki})) {
-		wipe(tls_keys->ca, 32);         /* not the key of this certificate */
-		return false;
-	}
-	tls_sha256(pub, 65, tls_ca.skid);
-	if (der_only(v.key_id, 0x04, &s) && s.n == 20)
-		memcpy(tls_ca.skid, s.p, 20);
-	memcpy(tls_ca.dn, v.subject.p, v.subject.n);
-	tls_ca.dn_n = v.subject.n;
-	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
-		return false;
-	tls_ca.leaf_sk = (br_ec_private_key){BR_EC_secp256r1, tls_keys->leaf, 32};
-	tls_ca.loaded = true;
-	return true;
-}
-
-/* -- trust: roots from PEM bundles. They are kept whole: a root binds what is below
- * it as any other issuer does. */
-struct tls_root {
-	struct tls_root *next;  /* in the order of the files */
-	struct cert_view cert;  /* into `der` */
-	char der[];
-};
-
-struct tls_trust {
-	uint32_t refs;
-	uint32_t id;            /* never reused: part of the names of sessions */
-	size_t n;
-	struct tls_root *first, **last; /* owned */
-};
-
-static struct tls_trust *
-trust_new(void)
-{
-	static uint32_t ids;
-	struct tls_trust *t = calloc(1, sizeof *t);
-
-	if (t != NULL)
-		*t = (struct tls_trust){.refs = 1, .id = ++ids, .last = &t->first};
-	return t;
-}
-
-static void
-tls_trust_unref(struct tls_trust *t)
-{
-	if (t == NULL || --t->refs != 0)
-		return;
-	for (struct tls_root *r; (r = t->first) != NULL; free(r))
-		t->first = r->next;
-	free(t);
-}
-
-/* Takes the next object off a PEM text (RFC 7468) whose name ends in `kind`, as DER into `der`. *name: of
- * that or of the last that was looked at, "BEGIN EC PRIVATE KEY". 0: there is none; -1: malformed.
- * BearSSL's decoder takes 27 ms for the system's bundle; this 2. */
-static int
-pem_next(struct slice *in, struct slice kind, struct slice *name, struct buf *der)
-{
-	const char *at, *stop, *last = in->p + in->n;
-	ssize_t n;
-
-	buf_clear(der);
-	do {
-		if (in->n == 0 || (at = memmem(in->p, in->n, "-----BEGIN ", 11)) == NULL ||
-		    (stop = memmem(at + 5, (size_t)(last - at - 5), "-----", 5)) == NULL)
-			return 0;
-		*name = (struct slice){at + 5, (size_t)(stop - at - 5)};
-		*in = (struct slice){stop, (size_t)(last - stop)};
-	} while (name->n < kind.n || memcmp(stop - kind.n, kind.p, kind.n) != 0);
-	at = stop + 5;
-	stop = memmem(at, (size_t)(last - at), "-----END ", 9);
-	if (stop == NULL || !buf_reserve(der, (size_t)(stop - at)))
-		return -1;
-	for (; at < stop; at++)
-		if (!isspace((unsigned char)*at))
-			der->p[der->n++] = *at;
-	n = b64_decode(der->p, der->n, buf_slice(der), false);  /* in place */
-	if (n <= 0)
-		return -1;
-	buf_cut(der, (size_t)n);
-	*in = (struct slice){stop, (size_t)(last - stop)};
-	return 1;
-}
-
-/* All certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL. One with a
- * key that we cannot use is left out: its chains will be reported as untrusted. */
-static bool
-trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
-{
-	br_x509_decoder_context dc;
-	struct slice name;
-	struct buf der;
-	int found, err;
-
-	buf_init(&der, 2 * TLS_CERT_MAX);
-	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &der)) > 0) {
-		struct tls_root *r = malloc(sizeof *r + der.n);
-		uint8_t h[32];
-
-		if (hashes != NULL)
-			tls_sha256(der.p, der.n, h);
-		if (r == NULL || (hashes != NULL && !buf_add(hashes, h, sizeof h))) {
-			free(r);
-			break;
-		}
-		memcpy(r->der, der.p, der.n);
-		if (!cert_read((struct slice){r->der, der.n}, &r->cert) ||
-		    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY)) {
-			free(r);
-			continue;
-		}
-		r->next = NULL;
-		*t->last = r;
-		t->last = &r->next;
-		t->n++;
-	}
-	buf_free(&der);
-	return found == 0;
-}
-
-/* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
-static struct tls_trust *
-tls_trust_load(const char **files, size_t n, struct buf *why)
-{
-	struct tls_trust *t = trust_new();
-	bool ok = t != NULL;
-	struct buf text;
-
-	buf_init(&text, TLS_BUNDLE_MAX);
-	for (size_t i = 0; i < n && ok; i++) {
-		int fd = open(files[i], O_RDONLY | O_CLOEXEC);
-		const char *bad = fd < 0 ? strerror(errno) : (buf_clear(&text), buf_read(&text, fd));
-		size_t before = t->n;
-
-		if (fd >= 0)
-			close(fd);
-		ok = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
-		if (bad != NULL)
-			buf_addf(why, "%s: %s", files[i], bad);
-		else if (!ok)
-			buf_addf(why, "%s: certificate %zu is malformed", files[i], t->n - before + 1);
-		else if (!(ok = t->n != before))
-			buf_addf(why, "%s: no usable certificate in PEM form", files[i]);
-	}
-	buf_free(&text);
-	if (ok)
-		return t;
-	tls_trust_unref(t);
-	return NULL;
-}
-
-/* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
- * key, roots of its own, and certificates or keys that are trusted as themselves. It never changes
- * once ident_new has made it; each connection that is made with it holds a reference. */
-struct tls_ident {
-	uint32_t refs;
-	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
-	struct buf der;         /* owned; the certificates to show, one behind the other */
-	br_x509_certificate chain[TLS_CHAIN_MAX];       /* into `der`; the credential's own first */
-	size_t chain_n;
-	struct secret *key;     /* owned; a br_skey_decoder_context; NULL: nothing to show */
-	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
-	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
-	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
-	bool legacy;            /* tls=legacy: an old box of the operator's own network */
-};
-
-static struct tls_ident *
-tls_ident_ref(struct tls_ident *id)
-{
-	if (id != NULL)
-		id->refs++;
-	return id;
-}
-
-static void
-tls_ident_unref(struct tls_ident *id)
-{
-	if (id == NULL || --id->refs != 0)
-		return;
-	buf_free(&id->der);
-	buf_free(&id->itself);
-	secret_unref(id->key);
-	tls_trust_unref(id->roots);
-	free(id);
-}
-
-static bool
-ident_knows(const struct tls_ident *id, struct slice what)
-{
-	uint8_t h[32];
-
-	tls_sha256(what.p, what.n, h);
-	for (size_t i = 0; i < id->itself.n; i += sizeof h)
-		if (memcmp(id->itself.p + i, h, sizeof h) == 0)
-			return true;
-	return false;
-}
-
-/* -- verification: a path from the server's certificate to a root, each signed by the next, and
- * nothing on it that forbids it (RFC 5280 6.1). The walk is ours, because BearSSL's knows neither
- * name constraints nor purposes and takes no root's word; keys and signatures are BearSSL's. Chains
- * may come out of order and with certificates too many. Nothing is judged before all is there. */
-#define VERIFY_CHECKS 12        /* signatures that are looked at: one of P-521 takes milliseconds */
-
-struct tls_verify {
-	const br_x509_class *vtable;    /* first: BearSSL casts */
-	const char *host;               /* borrowed */
-	bool is_ip;
-	struct tls_trust *trust;        /* owned reference */
-	struct tls_ident *ident;        /* owned reference, or NULL */
-	bool *resumed;                  /* borrowed: not so once a chain comes */
-	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
-	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
-	unsigned count;                 /* over TLS_CHAIN_MAX: too many came */
-	int64_t now;
-	struct cert_view cert[TLS_CHAIN_MAX];
-	const struct cert_view *path[TLS_CHAIN_MAX + 1];        /* the server's own first */
-	unsigned depth;                 /* of a path that was found: how many are in it whose dates count */
-	unsigned used;                  /* bits: which of `cert` are in `path` */
-	unsigned checks;
-	uint8_t cn[2 + 127];            /* see verify_take_cn */
-	unsigned err;                   /* BR_ERR_X509_…, once something is wrong */
-	const char *why;                /* static; NULL: the table of reasons has it */
-	br_x509_decoder_context own;    /* the server's key */
-};
-
-static void
-verify_start_chain(const br_x509_class **ctx, const char *server_name)
-{
-	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
-	*OWNER(ctx, struct tls_verify, vtable)->resumed = false;
-}
-
-static void
-verify_start_cert(const br_x509_class **ctx, uint32_t n)
-{
-	(void)ctx, (void)n;
-}
-
-static void
-verify_append(const br_x509_class **ctx, const unsigned char *p, size_t n)
-{
-	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
-
-	if (v->count < TLS_CHAIN_MAX)
-		buf_add(&v->certs, p, n);
-}
-
-static void
-verify_end_cert(const br_x509_class **ctx)
-{
-	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
-
-	if (v->count < TLS_CHAIN_MAX)
-		v->end[v->count] = v->certs.n;
-	v->count++;
-}
-
-/* The next root of a name, counted from 0, the credential's own first; NULL: there is none. */
-static const struct cert_view *
-verify_root(const struct tls_verify *v, struct slice name, size_t at)
-{
-	const struct tls_ident *id = v->ident;
-	const struct tls_trust *of[] = {id != NULL ? id->roots : NULL, v->trust};
-
-	for (int k = 0; k < 2; k++)
-		for (const struct tls_root *r = of[k] != NULL ? of[k]->first : NULL; r != NULL; r = r->next)
-			if (slice_eq(r->cert.subject, name) && at-- == 0)
-				return &r->cert;
-	return NULL;
-}
-
-/* The first fault is reported. A signature that does not fit gives way to a later fault: it may only
- * mean that there is another certificate of this name. Always false, so that a step may return it. */
-static bool
-verify_blame(struct tls_verify *v, unsigned err, const char *why)
-{
-	if (v->err == 0 || (v->err == BR_ERR_X509_BAD_SIGNATURE && err != BR_ERR_X509_NOT_TRUSTED)) {
-		v->err = err;
-		v->why = why;
-	}
-	return false;
-}
-
-static const char *
-verify_dates(const struct tls_verify *v, const struct cert_view *c)
-{
-	return v->now < c->not_before ? "certificate not yet valid" :
-	    v->now > c->not_after ? "certificate expired" : NULL;
-}
-
-/* tls=legacy: the commonName of a certificate without subjectAltName stands as one from here on, to be
- * compared with the host and with constraints. */
-static void
-verify_take_cn(struct tls_verify *v, struct cert_view *c)
-{
-	struct slice rdns, cn = {NULL, 0}, host = slice_of(v->host);
-	struct rdn r;
-
-	if (v->ident == NULL || !v->ident->legacy || c->has_names ||
-	    !der_only(c->subject, 0x30, &rdns))
-		return;
-	while (rdn_next(&rdns, &r))
-		if (slice_eq(r.id, SLICE("\x55\x04\x03")) && r.value.n < 128)
-			cn = r.value;           /* the last is the most specific */
-	v->cn[0] = v->is_ip ? FORM_IP : FORM_DNS;
-	if (!v->is_ip)
-		memcpy(v->cn + 2, cn.p != NULL ? cn.p : "", cn.n);
-	else
-		cn.n = slice_eq(cn, host) ? host_ip(v->host, v->cn + 2) : 0;
-	v->cn[1] = (uint8_t)cn.n;
-	c->names = (struct slice){(char *)v->cn, cn.n == 0 ? 0 : 2 + cn.n};
-}
-
-/* Do the name constraints of all certificates above allow all names below (4.2.1.10)? The names of a
- * self-issued certificate (one of a change of keys) count only where it is the server's own. */
-static bool
-verify_names(const struct tls_verify *v, unsigned top)
-{
-	struct slice names, s;
-	uint8_t form;
-
-	for (unsigned i = 1; i <= top; i++)
-		for (unsigned k = 0; k < i; k++) {
-			const struct cert_view *ca = v->path[i], *c = v->path[k];
-
-			if (k != 0 && slice_eq(c->issuer, c->subject))
-				continue;
-			if (c->subject.n > 2 && !cert_allows(ca, FORM_DN, c->subject))
-				return false;
-			for (names = c->names; der_next(&names, &form, &s, NULL);)
-				if (!cert_allows(ca, form, s))
-					return false;
-		}
-	return true;
-}
-
-/* May `ca` be above the n certificates of the path? Then it is on it. */
-static bool
-verify_link(struct tls_verify *v, unsigned n, const struct cert_view *ca, bool root)
-{
-	const struct cert_view *c = v->path[n - 1];
-	int err, below = 0;
-	const char *why;
-
-	if (v->checks++ >= VERIFY_CHECKS)
-		return verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
-	if ((err = cert_signed_by(c, ca)) != 0)
-		return verify_blame(v, (unsigned)err, err == BR_ERR_X509_BAD_SIGNATURE && root ?
-		    "bad certificate signature (damaged, or not made by the trusted root of that name)" :
-		    NULL);
-	for (unsigned i = 1; i < n; i++)        /* 4.2.1.9: self-issued ones do not count */
-		below += !slice_eq(v->path[i]->issuer, v->path[i]->subject);
-	v->path[n] = ca;
-	if (root && v->now > ca->not_after)
-		why = "untrusted certificate (its root has expired)";
-	else if ((why = verify_dates(v, ca)) == NULL && (why = ca->fault) == NULL)
-		why = !ca->is_ca || (ca->usage & CERT_ISSUES) == 0 ?
-		    "untrusted certificate (an issuer is not a CA)" : below > ca->path_len ?
-		    "untrusted certificate (more authorities than one above them allows)" : !ca->for_servers ?
-		    "untrusted certificate (an authority above it is not meant for servers)" :
-		    root && !verify_names(v, n) ?
-		    "untrusted certificate (the name constraints above it do not allow a name)" : NULL;
-	return why == NULL || verify_blame(v, BR_ERR_X509_NOT_CA, why);
-}
-
-/* Is there a way from the n certificates of the path up to a root? */
-static bool
-verify_climb(struct tls_verify *v, unsigned n)
-{
-	const struct cert_view *c = v->path[n - 1], *root;
-
-	for (size_t i = 0; (root = verify_root(v, c->issuer, i)) != NULL; i++)
-		if (verify_link(v, n, root, true)) {
-			v->depth = n + 1;
-			return true;
-		}
-	for (unsigned i = 0; i < v->count; i++) {
-		if ((v->used >> i & 1) != 0 || !slice_eq(v->cert[i].subject, c->issuer))
-			continue;
-		v->used |= 1u << i;
-		if (verify_link(v, n, &v->cert[i], false) && verify_climb(v, n + 1))
-			return true;
-		v->used &= ~(1u << i);
-	}
-	return verify_blame(v, BR_ERR_X509_NOT_TRUSTED, slice_eq(c->issuer, c->subject) ?
-	    n == 1 ? "untrusted certificate (self-signed)" : "untrusted certificate (unknown root)" :
-	    n == 1 ? "untrusted certificate (unknown issuer; missing intermediate?)" :
-	    "untrusted certificate (unknown authority)");
-}
-
-/* The server's own certificate, whoever signed it. */
-static bool
-verify_leaf(struct tls_verify *v, struct cert_view *c)
-{
-	const char *why;
-	int err = cert_key(c, &v->own);
-
-	if ((why = verify_dates(v, c)) != NULL)
-		return verify_blame(v, BR_ERR_X509_EXPIRED, why);
-	if (c->fault != NULL)
-		return verify_blame(v, BR_ERR_X509_CRITICAL_EXTENSION, c->fault);
-	if (err != 0)
-		return verify_blame(v, (unsigned)err, NULL);
-	verify_take_cn(v, c);
-	if (!cert_names(c, v->host))
-		return verify_blame(v, BR_ERR_X509_BAD_SERVER_NAME, slice_eq(c->issuer, c->subject) &&
-		    verify_root(v, c->issuer, 0) == NULL ?
-		    "untrusted certificate (self-signed, and for another name)" : !c->has_names ?
-		    "certificate name mismatch (it has no subjectAltName; tls=legacy takes its CN)" : NULL);
-	if (!c->for_servers)
-		return verify_blame(v, BR_ERR_X509_FORBIDDEN_KEY_USAGE, NULL);
-	if ((c->usage & CERT_SIGNS) == 0)
-		return verify_blame(v, BR_ERR_X509_FORBIDDEN_KEY_USAGE,
-		    "certificate whose key may not sign handshakes (keyUsage without digitalSignature)");
-	return true;
-}
-
-/* Does the credential trust the server's own certificate as itself? Its name and its issuer do not count
- * then: the server that shows it and proves its key is the one that was meant. Nor do its dates for a
- * pin, which stands for a key. True: verified, with the result in v->err. */
-static bool
-verify_itself(struct tls_verify *v)
-{
-	const struct tls_ident *id = v->ident;
-	int err;
-
-	if (id == NULL || id->itself.n == 0)
-		return false;
-	if (!ident_knows(id, v->cert[0].der) && !(id->pinned && ident_knows(id, v->cert[0].spki))) {
-		return id->pinned && !verify_blame(v, BR_ERR_X509_NOT_TRUSTED,
-		    "untrusted certificate (not the one that ca pins)");
-	}
-	if ((err = cert_key(&v->cert[0], &v->own)) != 0)
-		verify_blame(v, (unsigned)err, NULL);
-	else if (!id->pinned && verify_dates(v, &v->cert[0]) != NULL)
-		verify_blame(v, BR_ERR_X509_EXPIRED, verify_dates(v, &v->cert[0]));
-	v->depth = !id->pinned;
-	return true;
-}
-
-/* Is it among the roots itself, byte by byte? Then it needs no issuer. (The same name and key would not
- * do: the owner of a constrained root's key could give itself any name.) */
-static bool
-verify_is_root(const struct tls_verify *v, const struct cert_view *c)
-{
-	const struct cert_view *root;
-
-	for (size_t i = 0; (root = verify_root(v, c->subject, i)) != NULL; i++)
-		if (slice_eq(root->der, c->der))
-			return true;
-	return false;
-}
-
-/* -- chains that were found good: by a hash of all that was asked then but the time, and until when it
- * stands. Signatures are most of what verifying costs: 1 ms, with a P-384 issuer 4 ms. */
-#define VERIFIED_MAX 256        /* places, one for each hash: 12 KB */
-
-static struct verified {
-	uint8_t hash[32];
-	int64_t from, to;       /* of all dates on the path */
-} verified[VERIFIED_MAX];
-
-/* Where this chain for this name, under these roots and pins, has its place. */
-static struct verified *
-verify_place(const struct tls_verify *v, uint8_t hash[32])
-{
-	const struct tls_ident *id = v->ident;
-	const uint32_t of[] = {v->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count};
-
-	tls_sha256_join((const struct slice[]){{(const char *)of, sizeof of}, {(const char *)v->end, sizeof v->end},
-	    {id != NULL ? (const char *)id->tag : "", id != NULL ? sizeof id->tag : 0},
-	    {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, hash);
-	return &verified[hash[0] % VERIFIED_MAX];
-}
-
-static void
-verify_note(const struct tls_verify *v, struct verified *place, const uint8_t hash[32])
-{
-	*place = (struct verified){.from = INT64_MIN, .to = INT64_MAX};
-	memcpy(place->hash, hash, sizeof place->hash);
-	for (unsigned i = 0; i < v->depth; i++) {
-		if (place->from < v->path[i]->not_before)
-			place->from = v->path[i]->not_before;
-		if (place->to > v->path[i]->not_after)
-			place->to = v->path[i]->not_after;
-	}
-}
-
-static unsigned
-verify_end_chain(const br_x509_class **ctx)
-{
-	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
-	struct verified *place;
-	uint8_t hash[32];
-	size_t from = 0;
-
-	if (v->count == 0)
-		return BR_ERR_X509_EMPTY_CHAIN;
-	if (v->count > TLS_CHAIN_MAX || !buf_ok(&v->certs)) {
-		v->count = 0;
-		verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
-	}
-	for (unsigned i = 0; i < v->count; from = v->end[i++])
-		if (v->end[i] == from ||
-		    !cert_read((struct slice){v->certs.p + from, v->end[i] - from}, &v->cert[i])) {
-			v->cert[i] = (struct cert_view){0};     /* can be no issuer */
-			if (i == 0)
-				verify_blame(v, BR_ERR_X509_INVALID_VALUE, NULL);
-		}
-	v->path[0] = &v->cert[0];
-	v->used = v->depth = 1;
-	place = verify_place(v, hash);
-	if (v->err == 0 && memcmp(place->hash, hash, sizeof hash) == 0 && v->now >= place->from && v->now <= place->to &&
-	    cert_key(&v->cert[0], &v->own) == 0)
-		return 0;
-	if (v->err == 0 && !verify_itself(v) && verify_leaf(v, &v->cert[0]) &&
-	    (verify_is_root(v, &v->cert[0]) || verify_climb(v, 1))) {
-		v->err = 0;     /* of ways that led nowhere */
-		v->why = NULL;
-	}
-	if (v->err == 0)
-		verify_note(v, place, hash);
-	return v->err;
-}
-
-static const br_x509_pkey *
-verify_get_pkey(const br_x509_class *const *ctx, unsigned *usages)
-{
-	if (usages != NULL)
-		*usages = BR_KEYTYPE_SIGN;      /* all our suites want a signature */
-	return br_x509_decoder_get_pkey(&OWNER(ctx, struct tls_verify, vtable)->own);
-}
-
-static const br_x509_class verify_class = {
-	sizeof(struct tls_verify), verify_start_chain, verify_start_cert, verify_append,
-	verify_end_cert, verify_end_chain, verify_get_pkey,
-};
-
-/* Makes an engine verify the server's chain, and show the credential's certificate when asked for one. */
-static struct tls_verify *
-verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, bool *resumed,
-    br_ssl_client_context *cc)
-{
-	struct tls_verify *v = malloc(sizeof *v);
-	const br_skey_decoder_context *key;
-	uint8_t ip[16];
-
-	if (v == NULL)
-		return NULL;
-	trust->refs++;
-	*v = (struct tls_verify){.vtable = &verify_class, .host = host, .is_ip = host_ip(host, ip) != 0,
-	    .trust = trust, .ident = tls_ident_ref(ident), .resumed = resumed, .now = clock_wall(),
-	    .certs = {.max = TLS_CERT_MAX}};
-	br_ssl_engine_set_x509(&cc->eng, &v->vtable);
-	if (ident == NULL || ident->key == NULL)
-		return v;
-	key = (const void *)ident->key->p;
-	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
-		br_ssl_client_set_single_rsa(cc, ident->chain, ident->chain_n,
-		    br_skey_decoder_get_rsa(key), br_rsa_pkcs1_sign_get_default());
-	else
-		br_ssl_client_set_single_ec(cc, ident->chain, ident->chain_n, br_skey_decoder_get_ec(key),
-		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	return v;
-}
-
-static void
-verify_free(struct tls_verify *v)
-{
-	if (v == NULL)
-		return;
-	buf_free(&v->certs);
-	tls_trust_unref(v->trust);
-	tls_ident_unref(v->ident);
-	free(v);
-}
-
-/* Offers the session of that name. What it is bound to is its name: trust, port, host and tag. */
-static bool
-verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
-    struct slice tag, uint8_t name[32])
-{
-	br_ssl_session_parameters p;
-	uint8_t head[8];
-	bool found;
-
-	store_be32(head, v->trust->id);
-	store_be32(head + 4, (uint32_t)port);
-	tls_sha256_join((const struct slice[]){{(const char *)head, sizeof head},
-	    {v->host, strlen(v->host) + 1}, tag}, 3, name);
-	if ((found = session_find(sessions_up, name, &p)))
-		br_ssl_engine_set_session_parameters(eng, &p);
-	wipe(&p, sizeof p);
-	return found;
-}
-
-/* Why the chain was refused; static. NULL: the table of reasons has it. */
-static const char *
-verify_why(const struct tls_verify *v)
-{
-	return v != NULL ? v->why : NULL;
-}
-
-
 /* ---- tls -------------------------------------------------------------------
  * TLS 1.2 both ways over BearSSL: bytes in, bytes out, no sockets. The rest of the file sees only
  * the functions of "pump" at the end of this section; another engine could stand beside this one.
@@ -4129,67 +2275,6 @@ tls_detach(struct tls *t)
 
 #define TLS_UNRECOGNIZED_NAME 112       /* alerts that BearSSL has no name for: RFC 6066 3, */
 #define TLS_CERTIFICATE_REQUIRED 116    /* RFC 8446 6.2 */
-
-/* -- why an upstream's handshake failed; an agent's is told by its alert. The last row is for the rest. */
-static const struct { int err; const char *why; } tls_reasons[] = {
-	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch"},
-	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature"},
-	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)"},
-	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers"},
-	{BR_ERR_X509_INVALID_VALUE, CERT_MALFORMED},
-	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know"},
-	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)"},
-	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)"},
-	{BR_ERR_X509_EMPTY_CHAIN, "no certificate"},
-	{BR_ERR_WRONG_KEY_USAGE, "certificate key of the wrong kind"},
-	{BR_ERR_BAD_SIGNATURE, "bad handshake signature"},
-	{BR_ERR_UNSUPPORTED_VERSION, "not TLS"},
-	{BR_ERR_BAD_VERSION, "protocol version (inconsistent)"},
-	{BR_ERR_BAD_MAC, "damaged record"},
-	{BR_ERR_TOO_LARGE, "record too large"},
-	{BR_ERR_RESUME_MISMATCH, "session resumed wrongly"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_PROTOCOL_VERSION,
-	    "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE,
-	    "handshake refused (no algorithm in common: it may speak only TLS 1.3, or what tls=legacy "
-	    "takes, or its certificate lacks digitalSignature)"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_INSUFFICIENT_SECURITY,
-	    "handshake refused (no algorithm strong enough in common)"},
-	{BR_ERR_RECV_FATAL_ALERT + TLS_UNRECOGNIZED_NAME, "server name not known there"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, "refuses HTTP/1.1"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_RENEGOTIATION, "renegotiation wanted"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_UNKNOWN_CA, "refuses our certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_BAD_CERTIFICATE, "refuses our certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_EXPIRED, "refuses our certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_UNKNOWN, "refuses our certificate"},
-	{BR_ERR_RECV_FATAL_ALERT + TLS_CERTIFICATE_REQUIRED, "client certificate wanted"},
-	{BR_ERR_OK, "handshake failed"},
-};
-
-static const char *
-tls_reason(const struct tls *t, int err)
-{
-	int alert = err - BR_ERR_RECV_FATAL_ALERT, version = t->u.eng.version_in;
-	size_t i = 0, last = COUNT(tls_reasons) - 1;
-
-	if (!t->is_client)
-		return NULL;
-	if (verify_why(t->verify) != NULL)
-		return verify_why(t->verify);
-	/* An old server takes our 1.2 down to its own and then finds no cipher of that time. */
-	if ((version == BR_TLS10 || version == BR_TLS11) &&
-	    (err == BR_ERR_UNSUPPORTED_VERSION || alert == BR_ALERT_HANDSHAKE_FAILURE))
-		return "protocol version (offers only TLS 1.1 or older)";
-	if (t->u.client.hashes != 0 &&  /* a CertificateRequest came */
-	    (alert == BR_ALERT_HANDSHAKE_FAILURE || alert == BR_ALERT_BAD_CERTIFICATE))
-		return t->u.client.client_auth_vtable != NULL ?
-		    "refuses our client certificate" : "client certificate wanted";
-	if (err == BR_ERR_OK)
-		return "closed during the handshake";
-	while (i < last && tls_reasons[i].err != err)
-		i++;
-	return t->done && i == last ? "protocol error" : tls_reasons[i].why;
-}
 
 /* The alert for each error of the engine (RFC 5246 7.2.2): BearSSL sends none. */
 static const uint8_t tls_alerts[] = {
@@ -4627,8 +2712,6 @@ tls_park(struct tls *t)
 #define HTTP_CHUNK_DIGITS_MAX 16        /* 64 bits; leading zeros count too */
 #define HTTP_HOST_MAX 253               /* RFC 1035 3.1: 255 octets on the wire, so 253 as text */
 #define HTTP_LABEL_MAX 63               /* RFC 1035 2.3.4 */
-#define HTTP_READINGS_MAX 64            /* of one path: five habits freely combined make 32 */
-#define HTTP_READINGS_BYTES 65536       /* room for them: 64 of 1 KiB, or fewer longer ones */
 
 /* What becomes of a field, whoever sends it. The first row that fits counts, "*" ends a prefix,
  * "_" in a name equals "-", as it does for every server that hands fields on as environment
@@ -4646,110 +2729,7 @@ enum hdr_rule {
 	HDR_VHOST       = 1 << 9,       /* goes where a rule decided or a credential goes out: says another host */
 	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
 };
-
-/* How a second target is read (lua/target.lua): bucket/key; a key in the request's own bucket;
- * Swift's container/object; Swift's account; what WebDAV, CouchDB and Swift call Destination; a URL or
- * a path of this host; Swift's container/beginning of objects; what stands before all paths of an API. */
-enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
-	SECOND_PREFIX, SECOND_NAMESPACE };
 #define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
-
-static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
-	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
-	{"keep-alive", HDR_HOP | HDR_FIXED},    /* RFC 2068 19.7.1: of this connection */
-	{"te", HDR_HOP | HDR_FIXED},            /* RFC 9110 10.1.4: what the next hop may send */
-	{"upgrade", HDR_HOP | HDR_FIXED},       /* RFC 9110 7.8: of this connection */
-	{"http2-settings", HDR_HOP | HDR_FIXED}, /* RFC 7540 3.2.1: half of an h2c upgrade */
-	{"transfer-encoding", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.1 */
-	{"content-length", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.3: two of them smuggle */
-	{"host", HDR_FRAMING | HDR_FIXED},      /* RFC 9112 3.2: the host that was decided on */
-	{"trailer", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 6.6.2: announces them */
-	{"expect", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 10.1.1: a handshake that C runs */
-	{"proxy", HDR_PROXY | HDR_FIXED},       /* httpoxy: becomes HTTP_PROXY in a CGI */
-	{"proxy-authorization", HDR_PROXY | HDR_AUTH}, /* RFC 9110 11.7.2: for us; a policy may set its own (Google IAP) */
-	{"proxy-*", HDR_PROXY | HDR_FIXED},     /* RFC 9110 11.7: for us; the rest is folklore */
-	{"x-sallyport-*", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED}, /* nobody else may forge it */
-	{"alt-svc", HDR_ANSWER_DROP},           /* RFC 7838: leads the client around the proxy */
-
-	/* Servers and frameworks that take the method from here, not from its line. */
-	{"x-http-method*", HDR_ROUTING}, {"x-method-override", HDR_ROUTING}, /* Google, OData, Rails, Symfony, Express */
-	{"http-method*", HDR_ROUTING}, {"method-override", HDR_ROUTING}, {"x-override-method", HDR_ROUTING},
-	{"x-method", HDR_ROUTING}, {"x-http-verb*", HDR_ROUTING}, {"x-verb", HDR_ROUTING}, /* their imitators */
-	{"x-original-method", HDR_ROUTING}, {"x-forwarded-method", HDR_ROUTING}, /* nginx ingress, Traefik */
-	{"x-request-method", HDR_ROUTING}, {"x-requested-method", HDR_ROUTING}, /* other gateways */
-
-	/* The same for the path. */
-	{"x-original-ur*", HDR_ROUTING}, {"x-rewrite-*", HDR_ROUTING}, /* IIS, ISAPI Rewrite, Symfony, Zend, nginx */
-	{"x-original-request-*", HDR_ROUTING}, {"x-original-path*", HDR_ROUTING}, {"x-replaced-path", HDR_ROUTING},
-	{"x-override-ur*", HDR_ROUTING}, {"x-forwarded-ur*", HDR_ROUTING}, /* PHP frameworks; Traefik, Caddy */
-	{"x-forwarded-path*", HDR_ROUTING}, {"x-forwarded-prefix", HDR_ROUTING}, /* Kong; Spring, Traefik */
-	{"x-request-ur*", HDR_ROUTING}, {"x-request-path", HDR_ROUTING}, {"request-ur*", HDR_ROUTING},
-	{"x-path", HDR_ROUTING}, {"x-path-info", HDR_ROUTING}, {"x-url", HDR_ROUTING}, {"x-uri", HDR_ROUTING},
-	{"url", HDR_ROUTING}, {"uri", HDR_ROUTING}, {"http-ur*", HDR_ROUTING}, {"base-url", HDR_ROUTING},
-	{"x-http-ur*", HDR_ROUTING}, {"x-http-path*", HDR_ROUTING}, {"x-http-destination*", HDR_ROUTING},
-	{"x-script-name", HDR_ROUTING}, {"script-name", HDR_ROUTING}, {"path-info", HDR_ROUTING}, /* WSGI, CGI */
-	{"x-base-path", HDR_ROUTING}, {"x-context-path", HDR_ROUTING}, {"x-forwarded-context*", HDR_ROUTING},
-	{"x-forwarded-request-*", HDR_ROUTING}, {"x-envoy-original-*", HDR_ROUTING}, {"x-proxy-*", HDR_ROUTING}, /* Envoy dials there */
-	{"x-invoke-*", HDR_ROUTING}, {"x-matched-path", HDR_ROUTING}, {"x-ingress-path", HDR_ROUTING}, /* Next.js */
-	{"x-middleware-*", HDR_ROUTING}, {"x-nextjs-rewrit*", HDR_ROUTING}, {"x-now-route-*", HDR_ROUTING}, /* Next.js */
-	{"x-waws-unencoded-url", HDR_ROUTING}, {"x-ms-original-url", HDR_ROUTING}, /* Azure's web apps */
-	{"x-forward-ur*", HDR_ROUTING}, {"x-forwarded-script*", HDR_ROUTING}, {"x-real-ur*", HDR_ROUTING},
-	{"original-ur*", HDR_ROUTING}, {"rewrite-ur*", HDR_ROUTING}, {"unencoded-url", HDR_ROUTING}, /* IIS */
-	{"x-accel-*", HDR_ROUTING}, {"x-sendfile*", HDR_ROUTING}, /* Rack::Sendfile, CVE-2025-61780 */
-
-	/* The same for the host. */
-	{"forwarded", HDR_VHOST | HDR_NO_TRAILER}, /* RFC 7239: its host= */
-	{"x-forwarded-host*", HDR_VHOST}, {"x-forwarded-server", HDR_VHOST}, /* Apache, nearly all frameworks */
-	{"x-forwarded-authority", HDR_VHOST}, {"x-host", HDR_VHOST}, {"x-host-override", HDR_VHOST},
-	{"x-original-host", HDR_VHOST}, {"x-http-host*", HDR_VHOST}, {"http-host*", HDR_VHOST}, /* gateways */
-	{"x-override-host", HDR_VHOST}, {"x-backend-host", HDR_VHOST}, {"x-real-host", HDR_VHOST},
-	{"x-upstream-host", HDR_VHOST}, {"host-override", HDR_VHOST}, {"fastly-host", HDR_VHOST},
-	{"x-forward-host", HDR_VHOST}, {"x-forwarded-domain", HDR_VHOST}, {"original-host", HDR_VHOST},
-	{"x-virtual-host", HDR_VHOST}, {"x-target-host", HDR_VHOST}, {"disguised-host", HDR_VHOST}, /* Azure App Service */
-	{"x-cf-forwarded-url", HDR_VHOST}, {"x-target-ur*", HDR_VHOST}, /* Cloud Foundry's route services go there */
-
-	/* A second target. */
-	{"x-amz-copy-source", HDR_NAMES(BUCKET)}, /* S3 */
-	{"x-goog-copy-source", HDR_NAMES(BUCKET)}, /* Google Storage, XML API */
-	{"x-oss-copy-source", HDR_NAMES(BUCKET)}, {"x-obs-copy-source", HDR_NAMES(BUCKET)}, /* Alibaba, Huawei */
-	{"x-bce-copy-source", HDR_NAMES(BUCKET)}, {"x-tos-copy-source", HDR_NAMES(BUCKET)}, /* Baidu, Volcano */
-	{"x-kss-copy-source", HDR_NAMES(BUCKET)}, {"x-cos-copy-source", HDR_NAMES(URL)}, /* Kingsoft, Tencent */
-	{"x-upyun-copy-source", HDR_NAMES(BUCKET)}, {"x-upyun-move-source", HDR_NAMES(BUCKET)}, /* UPYUN */
-	{"x-qs-copy-source", HDR_NAMES(BUCKET)}, {"x-qs-move-source", HDR_NAMES(BUCKET)}, /* QingStor */
-	{"x-nos-copy-source", HDR_NAMES(BUCKET)}, {"x-nos-move-source", HDR_NAMES(BUCKET)}, /* NetEase */
-	{"x-amz-rename-source", HDR_NAMES(KEY)}, {"x-oss-rename-source", HDR_NAMES(KEY)}, /* a rename within a bucket */
-	{"x-amz-meta-minio-snowball-prefix", HDR_NAMES(KEY)}, /* MinIO: an archive is unpacked there */
-	{"x-ms-copy-source", HDR_NAMES(URL)}, {"x-ms-rename-source", HDR_NAMES(URL)}, /* Azure: Blob, Data Lake, */
-	{"x-ms-file-rename-source", HDR_NAMES(URL)}, /* and Files */
-	{"x-copy-from", HDR_NAMES(CONTAINER)}, {"x-copy-from-account", HDR_NAMES(ACCOUNT)}, /* Swift */
-	{"x-symlink-target", HDR_NAMES(CONTAINER)}, {"x-symlink-target-account", HDR_NAMES(ACCOUNT)},
-	{"x-object-manifest", HDR_NAMES(PREFIX)}, /* Swift: a large object is all that begins so */
-	{"x-versions-location", HDR_NAMES(CONTAINER)}, {"x-history-location", HDR_NAMES(CONTAINER)},
-	{"destination", HDR_NAMES(DESTINATION)}, /* RFC 4918 10.3 */
-	{"destination-account", HDR_NAMES(ACCOUNT)}, /* Swift, beside it */
-	{"x-vault-namespace", HDR_NAMES(NAMESPACE)}, /* Vault, OpenBao */
-
-	{"authorization", HDR_AUTH},            /* RFC 9110 11.6.2 */
-	{"authentication-info", HDR_AUTH},      /* RFC 9110 11.6.3 */
-	{"www-authenticate", HDR_AUTH},         /* RFC 9110 11.6.1 */
-	{"cookie", HDR_AUTH},                   /* RFC 6265 4.2: a session is a credential */
-	{"set-cookie", HDR_AUTH},               /* RFC 6265 4.1 */
-
-	/* RFC 9110 6.5.1: not for a trailer. A server that merges all of them gets none. */
-	{"content-*", HDR_NO_TRAILER},          /* type, encoding, range: how to read the body */
-	{"cache-control", HDR_NO_TRAILER},      /* RFC 9111 5.2: request and response control */
-	{"pragma", HDR_NO_TRAILER},             /* RFC 9111 5.4 */
-	{"max-forwards", HDR_NO_TRAILER},       /* RFC 9110 7.6.2 */
-	{"x-forwarded-*", HDR_NO_TRAILER},      /* who asked, and for which host */
-	{"range", HDR_NO_TRAILER},              /* RFC 9110 14.2 */
-	{"if-*", HDR_NO_TRAILER},               /* RFC 9110 13.1: conditionals */
-	{"age", HDR_NO_TRAILER},                /* RFC 9111 5.1 */
-	{"date", HDR_NO_TRAILER},               /* RFC 9110 6.6.1 */
-	{"expires", HDR_NO_TRAILER},            /* RFC 9111 5.3 */
-	{"location", HDR_NO_TRAILER},           /* RFC 9110 10.2.2 */
-	{"retry-after", HDR_NO_TRAILER},        /* RFC 9110 10.2.3 */
-	{"vary", HDR_NO_TRAILER},               /* RFC 9110 12.5.5 */
-};
 
 /* What a request's field comes to; an answer's are all kept. */
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
@@ -4856,51 +2836,6 @@ http_trim(struct slice s)
 	while (s.n != 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
 		s.n--;
 	return s;
-}
-
-static bool
-http_rule_fits(const char *row, struct slice name)
-{
-	size_t k = 0;
-
-	while (k < name.n && row[k] != '*' && row[k] != '\0' &&
-	    (row[k] == ascii_lower(name.p[k]) || (row[k] == '-' && name.p[k] == '_')))
-		k++;
-	return row[k] == '*' || (row[k] == '\0' && k == name.n);
-}
-
-/* Where the rows begin that may fit a name: by its first letter and its third, for half of them
- * begin with "x-"; "_" is "-" here too. */
-static size_t
-http_rule_chain(const char *name, size_t n)
-{
-	char third = n > 2 ? name[2] : '\0';
-
-	return (size_t)(name[0] & 31) << 5 | (size_t)((third == '_' ? '-' : third) & 31);
-}
-
-/* The first row that fits. Rows are chained by two of their letters, in the table's order: each
- * field of each message is looked up here. */
-static uint16_t
-http_field_rule(struct slice name)
-{
-	enum { ROWS = COUNT(hdr_rules) };
-	static uint8_t first[1024], next[ROWS + 1];  /* row + 1; 0: none */
-	static bool chained;
-
-	_Static_assert(ROWS < 255, "rows fit a byte");
-	for (size_t i = ROWS; !chained && i-- > 0;) {
-		uint8_t *head = &first[http_rule_chain(hdr_rules[i].name, strlen(hdr_rules[i].name))];
-
-		next[i + 1] = *head;
-		*head = (uint8_t)(i + 1);
-		if (i == 0)
-			chained = true;
-	}
-	for (uint8_t i = name.n != 0 ? first[http_rule_chain(name.p, name.n)] : 0; i != 0; i = next[i])
-		if (http_rule_fits(hdr_rules[i - 1].name, name))
-			return hdr_rules[i - 1].rule;
-	return 0;
 }
 
 /* Trailers that go on. The caller also drops the names that a policy stripped or set: a server that
@@ -5496,6 +3431,4445 @@ http_chunked_step(struct http_chunked *c, const char *p, size_t n, size_t *used,
 	return CHUNK_MORE;
 }
 
+/* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
+struct http_url {
+	struct slice authority, rest; /* borrowed */
+	char host[256];         /* canonical */
+	int port;               /* the scheme's where none is named */
+	bool tls;
+};
+
+static const char *
+http_parse_url(struct slice in, struct http_url *u)
+{
+	struct slice host;
+	bool ip;
+
+	if (!http_parse_absolute(in, &u->tls, &u->authority, &u->rest))
+		return "expected http:// or https:// and a host";
+	if (!http_parse_authority(u->authority, &host, &u->port))
+		return "malformed host or port (a user name has no place there)";
+	u->port = u->port > 0 ? u->port : u->tls ? 443 : 80;
+	return http_canonical_host(host, u->host, &ip);
+}
+
+/* ---- peer ------------------------------------------------------------------
+ * One end of a connection, plain or TLS, seen as two streams of bytes. A peer borrows its wire
+ * buffers from a pool while bytes are in them and gives them back when they are empty, so an idle
+ * connection owns none. A writer asks peer_room first: then one piece of PEER_PIECE and its framing
+ * always fit, and back-pressure is not reading the other side. */
+#define PEER_READ (64 * 1024)   /* one read(2): several TLS records */
+#define PEER_PIECE (16 * 1024)  /* one write to a peer at most: a TLS record */
+#define PEER_OUT_HIGH (72 * 1024) /* no more is accepted above: four records and their overhead */
+#define PEER_OUT_HEAD (16 * 1024) /* a whole head is written only below this */
+#define PEER_HEAD_MAX (84 * 1024) /* a head we send: the 64 KiB of one that came, and what was added */
+#define PEER_OUT_MAX (PEER_OUT_HIGH + 40 * 1024) /* two records and framing above the mark */
+#define PEER_POOL_MAX 8         /* idle buffers kept: two connections use four at a time; more go back */
+
+enum io { IO_OK, IO_AGAIN, IO_EOF, IO_ERR };
+
+struct wirebuf {
+	struct wirebuf *next;   /* in the pool */
+	size_t off, n;          /* bytes [off, n) are in use */
+	char p[PEER_OUT_MAX];
+};
+
+struct peer {
+	struct watch watch;
+	struct tls *tls;        /* owned; NULL: plain */
+	struct wirebuf *in;     /* owned while bytes from the wire wait; else NULL */
+	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
+	bool eof;               /* the wire ended */
+	bool failed;            /* reading or writing failed */
+	bool hold_alerts;       /* an alert is not taken from the wire yet; it counts as IO_EOF */
+	bool send_failed;       /* writing did: what had come before may still be read */
+	uint64_t received;      /* plaintext bytes */
+};
+
+static struct wirebuf *wirebuf_pool;
+static size_t wirebuf_pooled;
+
+static struct wirebuf *
+wirebuf_get(void)
+{
+	struct wirebuf *b = wirebuf_pool;
+
+	if (b != NULL) {
+		wirebuf_pool = b->next;
+		wirebuf_pooled--;
+	} else if ((b = malloc(sizeof *b)) == NULL) {
+		return NULL;
+	}
+	b->off = b->n = 0;
+	return b;
+}
+
+/* What a plain peer sent or was sent may hold a credential: not one byte stays behind. */
+static void
+wirebuf_put(struct wirebuf **bp, bool plain)
+{
+	struct wirebuf *b = *bp;
+
+	if (b == NULL)
+		return;
+	*bp = NULL;
+	if (plain)
+		wipe(b->p, b->n);
+	if (wirebuf_pooled >= PEER_POOL_MAX) {
+		free(b);
+		return;
+	}
+	b->next = wirebuf_pool;
+	wirebuf_pool = b;
+	wirebuf_pooled++;
+}
+
+static void
+peer_init(struct peer *p, int fd, void (*ready)(struct watch *))
+{
+	memset(p, 0, sizeof *p);
+	p->watch.fd = fd;
+	p->watch.ready = ready;
+}
+
+static void
+peer_close(struct peer *p)
+{
+	watch_close(&p->watch);
+	wirebuf_put(&p->in, p->tls == NULL);
+	wirebuf_put(&p->out, p->tls == NULL);
+	if (p->tls != NULL)
+		tls_free(p->tls);
+	p->tls = NULL;
+}
+
+/* Takes from the wire what the kernel has, up to PEER_READ. */
+static enum io
+peer_read_wire(struct peer *p)
+{
+	ssize_t n;
+
+	if (p->failed && !p->send_failed)
+		return IO_ERR;
+	if (p->eof)
+		return IO_EOF;
+	if (!p->watch.readable)
+		return IO_AGAIN;
+	if (p->in == NULL && (p->in = wirebuf_get()) == NULL)
+		return IO_ERR;
+	p->in->off = p->in->n = 0;
+	do
+		n = read(p->watch.fd, p->in->p, PEER_READ);
+	while (n < 0 && errno == EINTR);
+	if (n > 0) {
+		p->in->n = (size_t)n;
+		/* Less than we asked for: the kernel has no more, and will say when it has (edge). */
+		if (n < PEER_READ && !p->watch.hup)
+			p->watch.readable = false;
+		return IO_OK;
+	}
+	wirebuf_put(&p->in, p->tls == NULL);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+		p->watch.readable = false;
+		return IO_AGAIN;
+	}
+	if (n == 0) {
+		p->eof = true;
+		return p->send_failed ? IO_ERR : IO_EOF; /* a message without a length may have been cut */
+	}
+	p->failed = true;
+	return IO_ERR;
+}
+
+/* Plaintext that waits to be taken; empty when there is none yet. */
+static struct slice
+peer_data(struct peer *p)
+{
+	if (p->tls != NULL)
+		return tls_peek(p->tls);
+	if (p->in == NULL)
+		return (struct slice){NULL, 0};
+	return (struct slice){p->in->p + p->in->off, p->in->n - p->in->off};
+}
+
+static void
+peer_consume(struct peer *p, size_t n)
+{
+	p->received += n;
+	if (p->tls != NULL) {
+		tls_consume(p->tls, n);
+		return;
+	}
+	p->in->off += n;
+	if (p->in->off == p->in->n)
+		wirebuf_put(&p->in, true);
+}
+
+static bool
+peer_out_reserve(struct peer *p)
+{
+	if (p->out == NULL)
+		return (p->out = wirebuf_get()) != NULL;
+	if (p->out->off != 0) {
+		size_t left = p->out->n - p->out->off;
+
+		memmove(p->out->p, p->out->p + p->out->off, left);
+		if (p->tls == NULL)
+			wipe(p->out->p + left, p->out->n - left);
+		p->out->n = left;
+		p->out->off = 0;
+	}
+	return true;
+}
+
+/* Moves finished records from the engine to the out buffer. */
+static bool
+peer_drain(struct peer *p)
+{
+	while (p->tls != NULL && tls_has_output(p->tls)) {
+		size_t n;
+
+		if (!peer_out_reserve(p))
+			return false;
+		n = tls_drain(p->tls, p->out->p + p->out->n, sizeof p->out->p - p->out->n);
+		if (n == 0)
+			return false;
+		p->out->n += n;
+	}
+	return true;
+}
+
+static enum io peer_flush(struct peer *);        /* an alert, when reading finds what ends the connection */
+
+/* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
+ * close_notify). A TLS wire that ends without close_notify is IO_ERR: an attacker who cuts it could
+ * otherwise pass a part for the whole (RFC 8446 6.1, RFC 9112 9.8). */
+static enum io
+peer_fill(struct peer *p)
+{
+	for (;;) {
+		enum io io;
+
+		if (p->tls != NULL && p->in != NULL && p->in->off < p->in->n) {
+			size_t took;
+
+			if (p->hold_alerts && tls_alert_next(p->tls, p->in->p + p->in->off))
+				return IO_EOF;
+			took = tls_feed(p->tls, p->in->p + p->in->off, p->in->n - p->in->off);
+			p->in->off += took;
+			if (p->in->off == p->in->n) {
+				wirebuf_put(&p->in, false);
+			} else if (tls_peek(p->tls).n == 0 && tls_status(p->tls) < TLS_CLOSED) {
+				/* The engine wants to say something first. */
+				if (!tls_has_output(p->tls) || !peer_drain(p))
+					return IO_AGAIN;
+				continue;
+			}
+		}
+		if (peer_data(p).n != 0)
+			return IO_OK;
+		if (p->tls != NULL && tls_status(p->tls) == TLS_FAILED) {
+			peer_flush(p);  /* the alert; in peer_handshake, too */
+			return IO_ERR;
+		}
+		if (p->tls != NULL && tls_status(p->tls) == TLS_CLOSED)
+			return IO_EOF;
+		if ((io = peer_read_wire(p)) != IO_OK)
+			return io == IO_EOF && p->tls != NULL ? IO_ERR : io;
+	}
+}
+
+static size_t
+peer_pending(const struct peer *p)
+{
+	return p->out == NULL ? 0 : p->out->n - p->out->off;
+}
+
+/* Accepts all n bytes, or fails the peer. See peer_room. */
+static bool
+peer_put(struct peer *p, const void *data, size_t n)
+{
+	const char *at = data;
+
+	if (p->tls == NULL) {
+		if (n == 0)
+			return true;
+		if (!peer_out_reserve(p) || n > sizeof p->out->p - p->out->n)
+			return !(p->failed = true);
+		memcpy(p->out->p + p->out->n, data, n);
+		p->out->n += n;
+		return true;
+	}
+	while (n != 0) {
+		size_t took = tls_write(p->tls, at, n);
+
+		at += took;
+		n -= took;
+		if (n != 0 && (!tls_has_output(p->tls) || !peer_drain(p)))
+			return !(p->failed = true);
+	}
+	return true;
+}
+
+/* Sends what waits. IO_OK: nothing waits any more. */
+static enum io
+peer_flush(struct peer *p)
+{
+	if (p->failed)
+		return IO_ERR;
+	if (p->tls != NULL)
+		tls_flush(p->tls);
+	for (;;) {
+		ssize_t n;
+
+		if (peer_pending(p) < PEER_OUT_HIGH && !peer_drain(p))
+			return p->failed = true, IO_ERR;
+		if (p->out == NULL)
+			return IO_OK;
+		if (p->out->off == p->out->n) {
+			wirebuf_put(&p->out, p->tls == NULL);
+			return IO_OK;
+		}
+		if (!p->watch.writable)
+			return IO_AGAIN;
+		n = send(p->watch.fd, p->out->p + p->out->off, p->out->n - p->out->off, MSG_NOSIGNAL);
+		if (n > 0) {
+			if (p->tls == NULL)
+				wipe(p->out->p + p->out->off, (size_t)n);
+			p->out->off += (size_t)n;
+		} else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+			p->watch.writable = false;
+		} else if (n < 0 && errno != EINTR) {
+			p->failed = p->send_failed = p->watch.readable = true;
+			return IO_ERR;
+		}
+	}
+}
+
+/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or
+ * is longer than any may be. False: no memory. */
+static bool
+peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
+{
+	struct slice in = peer_data(p);
+	size_t had = b->n;
+	ssize_t end;
+
+	if (in.n > HTTP_HEAD_MAX - had)
+		in.n = HTTP_HEAD_MAX - had;
+	if (!buf_add(b, in.p, in.n))
+		return false;
+	end = http_head_end(b->p, b->n, scanned);
+	peer_consume(p, end > 0 ? (size_t)end - had : in.n);
+	if (end > 0)
+		buf_cut(b, (size_t)end);
+	*whole = end != 0 || b->n == HTTP_HEAD_MAX;
+	return true;
+}
+
+/* Do fewer bytes wait than `below`, now or after a flush? Where not, p->failed tells why. */
+static bool
+peer_room(struct peer *p, size_t below)
+{
+	return peer_pending(p) < below || (peer_flush(p) != IO_ERR && peer_pending(p) < below);
+}
+
+/* Drives a handshake. IO_OK: open. */
+static enum io
+peer_handshake(struct peer *p)
+{
+	for (;;) {
+		enum io io = peer_flush(p);
+
+		if (io == IO_ERR || tls_status(p->tls) != TLS_HANDSHAKE)
+			return io != IO_ERR && tls_status(p->tls) == TLS_OPEN ? IO_OK : IO_ERR;
+		io = peer_fill(p);
+		if (tls_has_output(p->tls) || tls_status(p->tls) == TLS_OPEN)
+			continue;       /* our next flight, or an alert that says why not */
+		if (io != IO_OK)
+			return io == IO_AGAIN ? IO_AGAIN : IO_ERR;
+	}
+}
+
+/* Nothing is on its way: the engine's record buffers go back. */
+static void
+peer_park(struct peer *p)
+{
+	if (p->tls != NULL && p->in == NULL && p->out == NULL)
+		tls_park(p->tls);
+}
+
+/* -- upstream: a connection we dialled, owned by one request or net call at a time, or idle in the
+ * pool. Idle ones are kept per (agent, host, port, client certificate): one agent's connection,
+ * with whatever the server remembers of it, is never another's. */
+#define UPSTREAM_IDLE_MS 60000  /* below the 75 s of nginx and most load balancers; a server may say less */
+#define UPSTREAM_IDLE_MAX 256   /* of a worker */
+#define UPSTREAM_KEY_MAX 640
+#define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
+
+enum upstream_state { UP_DIAL, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
+
+struct upstream {
+	struct defer reap;      /* first, for defer_free */
+	struct peer peer;
+	struct dial dial;
+	struct timer timer;
+	enum upstream_state state;
+	const char *code, *why; /* static; set when UP_FAILED */
+	TAILQ_ENTRY(upstream) link; /* while it is idle */
+	bool idle;
+	uint64_t requests;      /* how many it served before this one */
+	bool tls;
+	bool late;              /* it failed for want of time: another try may do */
+	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
+	int64_t keep_ms;        /* how long it may be idle */
+	char host[256];
+	uint16_t port;
+	struct tls_ident *ident; /* owned reference, or NULL; until TLS begins */
+	struct endpoint at;     /* what it is connected to */
+	bool guarded;           /* the guard let it: it must still do so when it is taken again */
+	void *owner;            /* borrowed: told by event; NULL while idle */
+	void (*event)(struct upstream *);
+	uint32_t hash;          /* of key */
+	char key[UPSTREAM_KEY_MAX];
+};
+
+static TAILQ_HEAD(upstreams, upstream) upstream_idle = TAILQ_HEAD_INITIALIZER(upstream_idle); /* newest first */
+static size_t upstream_idle_n;
+static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
+
+static void
+upstream_unlink(struct upstream *u)
+{
+	if (!u->idle)
+		return;
+	TAILQ_REMOVE(&upstream_idle, u, link);
+	u->idle = false;
+	upstream_idle_n--;
+}
+
+static void
+upstream_free(struct upstream *u)
+{
+	upstream_unlink(u);
+	timer_stop(&u->timer);
+	if (u->state == UP_DIAL)
+		net_dial_cancel(&u->dial);
+	if (u->state == UP_OPEN && u->peer.tls != NULL && !u->peer.failed && u->peer.out == NULL) {
+		tls_shutdown(u->peer.tls);      /* OpenSSL's servers forget a session that was cut */
+		peer_flush(&u->peer);
+	}
+	peer_close(&u->peer);
+	tls_ident_unref(u->ident);
+	u->ident = NULL;
+	u->owner = NULL;
+	loop_defer(&u->reap, defer_free);
+}
+
+static void
+upstream_fail(struct upstream *u, const char *code, const char *why)
+{
+	timer_stop(&u->timer);
+	u->state = UP_FAILED;
+	u->code = code;
+	u->why = why;
+}
+
+static void
+upstream_shake(struct upstream *u)
+{
+	enum io io = peer_handshake(&u->peer);
+
+	if (io == IO_OK) {
+		timer_stop(&u->timer);
+		u->state = UP_OPEN;
+	} else if (io != IO_AGAIN) {
+		upstream_fail(u, clock_unset() ? "clock_unset" : "upstream_tls",
+		    tls_status(u->peer.tls) == TLS_FAILED ? tls_why(u->peer.tls) :
+		    "the connection ended during the TLS handshake");
+	}
+}
+
+static void
+upstream_ready(struct watch *w)
+{
+	struct upstream *u = OWNER(w, struct upstream, peer.watch);
+
+	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes that answer no request */
+		upstream_free(u);
+		return;
+	}
+	if (u->state == UP_HANDSHAKE)
+		upstream_shake(u);
+	u->event(u);
+}
+
+static void
+upstream_timeout(struct timer *t)
+{
+	struct upstream *u = OWNER(t, struct upstream, timer);
+
+	if (u->owner == NULL) {
+		upstream_free(u);
+		return;
+	}
+	u->late = true;
+	upstream_fail(u, "upstream_tls", "the TLS handshake took too long");
+	u->event(u);
+}
+
+static void
+upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
+{
+	struct upstream *u = OWNER(d, struct upstream, dial);
+	/* What keeps connections and sessions of this identity apart from all others. */
+	struct slice tag = u->ident == NULL ? SLICE("") :
+	    (struct slice){(const char *)u->ident->tag, sizeof u->ident->tag};
+
+	if (fd < 0) {
+		upstream_fail(u, code, why);
+		u->event(u);
+		return;
+	}
+	u->at = d->at[d->next - 1];
+	u->guarded = d->guarded;
+	peer_init(&u->peer, fd, upstream_ready);
+	net_keepalive(fd);
+	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+		upstream_fail(u, "upstream_unreachable", "out of memory");
+	} else if (!u->tls) {
+		u->state = UP_OPEN;
+	} else if (clock_unset()) {
+		upstream_fail(u, "clock_unset", "this machine's clock is not set");
+	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tag)) == NULL) {
+		upstream_fail(u, "upstream_tls", "out of memory");
+	} else {
+		u->state = UP_HANDSHAKE;
+		timer_set(&u->timer, clock_now() + UPSTREAM_TLS_MS, upstream_timeout);
+		u->peer.watch.writable = true;
+		upstream_shake(u);
+	}
+	u->event(u);
+}
+
+/* Not dialled yet: the caller sets owner and event, then calls
+ * upstream_dial. NULL: out of memory. */
+static struct upstream *
+upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
+    struct tls_ident *ident)
+{
+	struct upstream *u = calloc(1, sizeof *u);
+
+	if (u == NULL)
+		return NULL;
+	u->peer.watch.fd = -1;
+	u->keep_ms = UPSTREAM_IDLE_MS;
+	u->tls = use_tls;
+	u->ident = tls_ident_ref(ident);
+	u->port = port;
+	u->state = UP_DIAL;
+	snprintf(u->host, sizeof u->host, "%s", host);
+	snprintf(u->key, sizeof u->key, "%s", key);
+	u->hash = text_hash(key);
+	return u;
+}
+
+/* `event` is called whenever state or readiness changed, perhaps before this returns. */
+static void
+upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
+{
+	memcpy(u->dial.allow, allow, nallow * sizeof *allow);
+	u->dial.nallow = nallow;
+	u->dial.done = upstream_dialled;
+	net_dial(&u->dial, u->host, u->port);
+}
+
+/* An idle one of that key whose address may still be dialled, or NULL. */
+static struct upstream *
+upstream_take(const char *key, const struct cidr *allow, size_t nallow)
+{
+	uint32_t hash = text_hash(key);
+
+	for (struct upstream *u = TAILQ_FIRST(&upstream_idle); u != NULL; u = TAILQ_NEXT(u, link)) {
+		if (u->hash == hash && strcmp(u->key, key) == 0 &&
+		    (!u->guarded || net_guard(&u->at, allow, nallow) == NULL) &&
+		    !u->peer.watch.hup && !u->peer.watch.readable) {
+			upstream_unlink(u);
+			timer_stop(&u->timer);
+			return u;
+		}
+	}
+	return NULL;
+}
+
+/* The owner is done. Kept only if the answer was complete, nothing is left over, and the connection
+ * carries no authentication of its own. */
+static void
+upstream_release(struct upstream *u, bool reusable)
+{
+	u->owner = NULL;
+	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.in != NULL ||
+	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
+	    u->peer.eof || u->peer.failed) {
+		upstream_free(u);
+		return;
+	}
+	if (upstream_idle_n == UPSTREAM_IDLE_MAX)
+		upstream_free(TAILQ_LAST(&upstream_idle, upstreams));
+	peer_park(&u->peer);
+	u->requests++;
+	TAILQ_INSERT_HEAD(&upstream_idle, u, link);
+	u->idle = true;
+	upstream_idle_n++;
+	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
+}
+
+/* Not to be used again. */
+static void
+upstream_drop(struct upstream **u)
+{
+	if (*u != NULL)
+		upstream_release(*u, false);
+	*u = NULL;
+}
+
+/* ---- flow ------------------------------------------------------------------
+ * Bytes from one end to another: a body that is relayed, read for a policy, or answered from memory; a
+ * request of our own and its answer; each direction of a tunnel or WebSocket. Invariants:
+ * - An end is a peer, or memory. flow_take and flow_put alone touch an end, and only through peer_fill,
+ *   peer_consume, peer_room and peer_put: whether a peer is a whole connection or one stream of several
+ *   is the peer's affair.
+ * - Framing comes off in flow_take and goes on in flow_put. BODY_EOF is raw: bytes until the source ends.
+ * - Nothing is taken unless the destination has room. A piece of the source is consumed when all that
+ *   became of the piece lies at the destination: back-pressure is not reading on. Of the bytes a flow
+ *   itself keeps only a trailer section that spans reads.
+ * - A filter stands between the two, in either direction, and knows neither end nor framing.
+ * - A turn is bounded (FLOW_TURN_MAX), whatever the pieces cost.
+ * - A flow closes nothing and has no deadline: enum flow_io tells its owner which end is gone, and what
+ *   waits at the ends tells which of them stalls. */
+#define FLOW_TURN_MAX (1024 * 1024) /* bytes a flow may move before other connections have their turn */
+#define FLOW_PIECE_COST 256     /* a chunk or a frame costs as much as so many bytes, however short it is */
+#define FLOW_BUF_KEEP 4096      /* a buffer that is used again keeps no more; a larger head is rare */
+#define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
+#define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
+
+static size_t req_bodies;               /* bytes of bodies held */
+
+/* May n bytes more be held? `share`: what one agent holds. A body counts when it is announced. */
+static bool
+bodies_fit(const size_t *share, size_t n)
+{
+	return n <= REQ_BODIES_MAX - req_bodies &&
+	    (share == NULL || (*share <= REQ_BODIES_SHARE && n <= REQ_BODIES_SHARE - *share));
+}
+
+static void
+bodies_take(size_t *share, size_t n)
+{
+	req_bodies += n;
+	if (share != NULL)
+		*share += n;
+}
+
+static void
+bodies_give(size_t *share, size_t n)
+{
+	req_bodies -= n;
+	if (share != NULL)
+		*share -= n;
+}
+
+/* A filter rewrites a body as it streams. It holds what it must (a signed chunk, say) within its own
+ * bound, and counts what it holds in req_bodies. */
+struct filter {
+	const struct filter_class *class;
+	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
+	bool more;              /* it holds output: to be run again before it gets new input */
+	bool ended;             /* it has given its last byte */
+	uint64_t cost;          /* of this run's work beside the bytes themselves, in bytes of a turn */
+	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: no agent's */
+};
+
+/* What the client is told of a body that a filter refuses. */
+struct filter_fault {
+	int status;
+	const char *code, *message, *hint;
+};
+
+struct filter_class {
+	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
+	bool keeps_length;      /* else the body goes out chunked */
+	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
+	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
+	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
+	 * then, once all is given. */
+	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
+	void (*wipe)(struct filter *f); /* or NULL */
+};
+
+static struct filter *
+filter_alloc(const struct filter_class *k)
+{
+	struct filter *f = calloc(1, k->size);
+
+	if (f != NULL)
+		f->class = k;
+	return f;
+}
+
+static void
+filter_free(struct filter *f)
+{
+	if (f == NULL)
+		return;
+	if (f->class->wipe != NULL)
+		f->class->wipe(f);
+	free(f);
+}
+
+struct flow {
+	struct peer *src, *dst; /* borrowed; NULL: memory, the last `left` bytes of `from`, or `into` */
+	struct slice from;      /* borrowed */
+	struct buf *into;       /* borrowed */
+	int mode;               /* enum http_body: how the source is framed */
+	uint64_t left;          /* BODY_LENGTH */
+	struct http_chunked chunked;
+	struct buf trailers;    /* owned; a trailer section that spans reads */
+	bool out_chunked;       /* the destination gets chunks */
+	bool done;              /* all of it lies at the destination */
+	bool shut;              /* and the destination was told so: a tunnel's */
+	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
+	struct filter *filter;  /* owned; NULL: as it came */
+	/* the piece that is on its way */
+	bool held;              /* there is one */
+	bool end;               /* nothing comes after it */
+	struct slice piece;     /* borrowed from the source: what of it the destination has not got */
+	struct slice tail;      /* borrowed from the source or `trailers`: the trailer section behind it */
+	size_t used;            /* bytes of the source that are done with then */
+	uint64_t moved;         /* body bytes that went to the destination */
+};
+
+/* FLOW_BAD: malformed, or refused by the filter. */
+enum flow_io { FLOW_DONE, FLOW_WAIT, FLOW_TURN, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD };
+
+static void
+flow_free(struct flow *f)
+{
+	buf_free(&f->trailers);
+	filter_free(f->filter);
+}
+
+/* From now on the bytes pass through this filter; NULL: through none. */
+static void
+flow_attach(struct flow *f, struct filter *filter)
+{
+	filter_free(f->filter);
+	f->filter = filter;
+}
+
+/* A flow that was used before, or a zeroed one; its filter stays. For an end in memory the caller sets
+ * `from` or `into`. */
+static void
+flow_init(struct flow *f, struct peer *src, struct peer *dst, int mode, uint64_t length, bool out_chunked)
+{
+	buf_free(&f->trailers);
+	*f = (struct flow){.src = src, .dst = dst, .mode = mode, .left = length, .out_chunked = out_chunked,
+	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter};
+	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
+}
+
+static enum flow_io
+flow_take_chunked(struct flow *f, struct slice in)
+{
+	enum chunk_event e = CHUNK_MORE;
+	size_t had = f->trailers.n, used;
+
+	if (had == 0)
+		e = http_chunked_step(&f->chunked, in.p, in.n, &f->used, &f->piece);
+	if (e == CHUNK_MORE && f->used == 0) {  /* trailers: gathered until the section is whole */
+		if (in.n > f->trailers.max - had)
+			in.n = f->trailers.max - had;
+		if (in.n == 0 || !buf_addv(&f->trailers, in))
+			return FLOW_BAD;
+		e = http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &used, &f->piece);
+		f->used = e == CHUNK_MORE ? in.n : used - had;
+	}
+	if (e == CHUNK_TRAILERS || e == CHUNK_END) {
+		f->end = true;
+		f->tail = f->piece;
+		f->piece.n = 0;
+	}
+	return e == CHUNK_BAD ? FLOW_BAD : FLOW_DONE;
+}
+
+/* FLOW_DONE: there is a piece, perhaps an empty one. */
+static enum flow_io
+flow_take(struct flow *f)
+{
+	struct slice in;
+
+	f->used = 0;
+	f->piece = (struct slice){"", 0};
+	if ((f->end = f->mode == BODY_LENGTH && f->left == 0))
+		return FLOW_DONE;
+	if (f->src != NULL) {
+		switch (peer_fill(f->src)) {
+		case IO_OK:
+			break;
+		case IO_AGAIN:
+			return FLOW_WAIT;
+		case IO_EOF:
+			f->end = f->mode == BODY_EOF;
+			return f->end ? FLOW_DONE : FLOW_SRC_GONE;
+		case IO_ERR:
+			return FLOW_SRC_GONE;
+		}
+		in = peer_data(f->src);
+	} else {
+		in = (struct slice){f->from.p + (f->from.n - f->left), (size_t)f->left};
+	}
+	if (in.n > PEER_PIECE)
+		in.n = PEER_PIECE;
+	if (f->mode == BODY_CHUNKED)
+		return flow_take_chunked(f, in);
+	if (f->mode == BODY_LENGTH) {
+		if (in.n > f->left)
+			in.n = (size_t)f->left;
+		f->left -= in.n;
+		f->end = f->left == 0;
+	}
+	f->piece = in;
+	f->used = in.n;
+	return FLOW_DONE;
+}
+
+static bool
+flow_put(struct flow *f, struct slice piece)
+{
+	char size[24];
+	int n;
+
+	if (piece.n == 0)
+		return true;
+	f->moved += piece.n;
+	if (f->dst == NULL)
+		return buf_addv(f->into, piece);
+	if (!f->out_chunked)
+		return peer_put(f->dst, piece.p, piece.n);
+	n = snprintf(size, sizeof size, "%zx\r\n", piece.n);
+	return peer_put(f->dst, size, (size_t)n) && peer_put(f->dst, piece.p, piece.n) &&
+	    peer_put(f->dst, "\r\n", 2);
+}
+
+/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). A filtered body's were another body's. */
+static bool
+flow_put_end(struct flow *f)
+{
+	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
+	size_t n = 0;
+	bool ok;
+
+	if (!f->out_chunked)
+		return true;
+	ok = peer_put(f->dst, "0\r\n", 3);
+	if (f->tail.n != 0 && (f->filter != NULL ||
+	    http_parse_fields(f->tail.p, f->tail.n, field, HTTP_TRAILER_FIELDS_MAX, &n) <= 0))
+		n = 0;
+	for (size_t i = 0; ok && i < n; i++)
+		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, &field[i])))
+			ok = peer_put(f->dst, field[i].name.p, field[i].name.n) &&
+			    peer_put(f->dst, ": ", 2) &&
+			    peer_put(f->dst, field[i].value.p, field[i].value.n) &&
+			    peer_put(f->dst, "\r\n", 2);
+	return ok && peer_put(f->dst, "\r\n", 2);
+}
+
+/* What the filter makes of the piece, as far as one run gives it; f->held: not all of it yet. */
+static enum flow_io
+flow_filter(struct flow *f, uint64_t *cost)
+{
+	char scratch[PEER_PIECE];
+	struct slice out = {scratch, 0};
+	ssize_t took = f->filter->class->run(f->filter, f->piece, f->end, scratch, &out);
+
+	if (took < 0)
+		return FLOW_BAD;
+	*cost += f->filter->cost;
+	f->filter->cost = 0;
+	f->piece = (struct slice){f->piece.p + took, f->piece.n - (size_t)took};
+	f->held = f->piece.n != 0 || f->filter->more || (f->end && !f->filter->ended);
+	return flow_put(f, out) ? FLOW_DONE : FLOW_DST_GONE;
+}
+
+static enum flow_io
+flow_move(struct flow *f)
+{
+	uint64_t cost = 0;
+
+	while (!f->done) {
+		enum flow_io io = FLOW_DONE;
+
+		if (cost >= FLOW_TURN_MAX)
+			return FLOW_TURN;
+		if (f->dst != NULL && !peer_room(f->dst, PEER_OUT_HIGH))
+			return f->dst->failed ? FLOW_DST_GONE : FLOW_WAIT;
+		if (!f->held) {
+			if ((io = flow_take(f)) != FLOW_DONE)
+				return io;
+			cost += f->used + FLOW_PIECE_COST;
+		}
+		if (f->filter != NULL)
+			io = flow_filter(f, &cost);
+		else if (!flow_put(f, f->piece))
+			io = FLOW_DST_GONE;
+		if (io != FLOW_DONE)
+			return io;
+		if (f->held)
+			continue;
+		if (f->end && !flow_put_end(f))
+			return FLOW_DST_GONE;
+		if (f->src != NULL && f->used != 0)
+			peer_consume(f->src, f->used);
+		f->done = f->end;
+	}
+	return FLOW_DONE;
+}
+
+/* Moves the bytes that there are, and flushes the destination, where some may still wait. */
+static enum flow_io
+flow_pump(struct flow *f)
+{
+	enum flow_io io = flow_move(f);
+
+	return f->dst != NULL && peer_flush(f->dst) == IO_ERR && io != FLOW_BAD ? FLOW_DST_GONE : io;
+}
+
+/* ---- task ------------------------------------------------------------------
+ * Lua on the loop. One Lua state a process; its memory is counted; all that may raise runs protected.
+ * Lua runs in tasks, a coroutine each, and lua_step alone resumes them, never one inside another. A
+ * task that waits is yielded; the loop wakes it, or its deadline does. Policies run within an
+ * allowance (lua_arm): so many instructions, so much memory and processor time per resume. Once it is
+ * used up the hook raises at every instruction, so that no pcall of theirs outlives it. The runtime's
+ * own code is trusted and runs unhooked: a hook costs a fifth of the speed. */
+#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms; a type needs hundreds */
+#define LUA_HOOK_EVERY 200      /* between two looks at the clock: one of them may copy 16 MiB */
+#define LUA_CPU_MS 1000         /* per resume: a tenth of what the master's watchdog allows */
+#define LUA_CPU_LATE_MS 8       /* measured from then on: nearly all calls end before */
+#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
+#define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
+#define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
+#define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
+#define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
+#define LUA_COPY 64             /* bytes that are copied in the time of one */
+#define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
+#define LUA_CALL 32             /* instructions worth one digest of next to nothing */
+#define LUA_SIGN 20000          /* instructions worth one RSA or EC signature */
+#define LUA_COMMAND_S 10        /* of processor time: what a policy may run in a command, whatever it does */
+#define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
+#define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
+#define LUA_NAME_MAX 64         /* a policy's name with its NUL; so long in the heartbeat page */
+
+enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
+static const struct { const char *why, *message; } lua_over_text[] = {
+	[LUA_WITHIN] = {"error", ""},
+	[LUA_OVER_BUDGET] = {"budget", "used more than 2,000,000 instructions"},
+	[LUA_OVER_MEMORY] = {"memory", "used more than 16 MiB of memory"},
+	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
+};
+
+/* What the code that runs may still use. Who arms one keeps the outer one, and restores it. */
+struct allowance {
+	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
+	int64_t left;           /* instructions */
+	int64_t start;          /* ms of the coarse clock */
+	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
+	size_t limit;           /* bytes that may be in use */
+	unsigned refused;       /* allocations turned down */
+	bool collecting;        /* the last one was: Lua collects all, and asks again */
+	enum lua_over over;
+};
+
+static lua_State *lua_main;             /* owned; tasks are its threads */
+static bool lua_worker;                 /* every task's memory is bounded, not only a policy's */
+static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
+static size_t lua_used;                 /* bytes the state holds */
+static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
+static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
+static const char lua_over_key;         /* its address: registry key of "policy_failed" */
+
+static void
+lua_set_running(const char *name)
+{
+	size_t n = strnlen(name, sizeof lua_running - 1);
+
+	memcpy(lua_running, name, n);
+	lua_running[n] = '\0';
+	if (lua_running_slot != NULL)
+		memcpy(lua_running_slot, lua_running, sizeof lua_running);
+}
+
+/* -- budget */
+
+static void lua_hook(lua_State *L, lua_Debug *ar);      /* it arms itself again */
+
+/* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
+ * a signal handler (Lua's manual, lua.c). */
+static void
+lua_exceed(enum lua_over over)
+{
+	if (lua_now.over == LUA_WITHIN) {
+		lua_now.over = over;
+		if (lua_now.limit < SIZE_MAX - LUA_RESERVE_MEM)
+			lua_now.limit += LUA_RESERVE_MEM;
+	}
+	lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, 1);
+}
+
+/* The message was made at the start: raising it allocates nothing. */
+static int
+lua_raise_over(lua_State *L)
+{
+	lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_over_key);
+	return lua_error(L);
+}
+
+/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what
+ * counts: a machine that slept or a process that was stopped is not the policy's doing. */
+static bool
+lua_out_of_time(void)
+{
+	int64_t ran = clock_read(CLOCK_MONOTONIC_COARSE) - lua_now.start;
+
+	if (ran < LUA_CPU_LATE_MS)
+		return false;
+	if (lua_now.cpu_start == 0)
+		lua_now.cpu_start = clock_read(CLOCK_THREAD_CPUTIME_ID) + 1;
+	return ran >= LUA_CPU_MS &&
+	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
+}
+
+/* For C functions whose work grows with their arguments. */
+static void
+lua_charge(lua_State *L, int64_t instructions)
+{
+	if (lua_now.co == NULL)
+		return;
+	lua_now.left -= instructions;
+	if (lua_now.left < 0)
+		lua_exceed(LUA_OVER_BUDGET);
+	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
+		lua_exceed(LUA_OVER_TIME);
+	if (lua_now.over != LUA_WITHIN)
+		lua_raise_over(L);
+}
+
+static void
+lua_hook(lua_State *L, lua_Debug *ar)
+{
+	(void)ar;
+	lua_charge(L, LUA_HOOK_EVERY);
+}
+
+/* A worker that hangs is killed by the master; a command has this, and dies of SIGPROF ("Profiling
+ * timer expired"). 0: nothing runs. */
+static void
+lua_watch(time_t seconds)
+{
+	if (!lua_worker)
+		setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_sec = seconds}}, NULL);
+}
+
+static void
+lua_arm(lua_State *co)
+{
+	lua_watch(LUA_COMMAND_S);
+	lua_now = (struct allowance){
+		.co = co,
+		.left = LUA_BUDGET,
+		.start = clock_read(CLOCK_MONOTONIC_COARSE),
+		.limit = lua_used + LUA_RESUME_MEM,
+	};
+	lua_sethook(co, lua_hook, LUA_MASKCOUNT, LUA_HOOK_EVERY);
+}
+
+static void
+lua_disarm(const struct allowance *outer)
+{
+	if (lua_now.co != NULL)
+		lua_sethook(lua_now.co, NULL, 0, 0);
+	if (lua_now.co != NULL && outer->co == NULL)
+		lua_watch(0);
+	lua_now = *outer;
+	if (lua_now.co != NULL)
+		lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, lua_now.over ? 1 : LUA_HOOK_EVERY);
+}
+
+/* Runs f(L) with arg as its light userdata on the main state, protected. False: logged. */
+static bool
+lua_protect(lua_CFunction f, void *arg)
+{
+	const char *msg;
+	bool ok;
+
+	lua_pushcfunction(lua_main, f);
+	lua_pushlightuserdata(lua_main, arg);
+	ok = lua_pcall(lua_main, 1, 0, 0) == LUA_OK;
+	if (!ok) {
+		msg = lua_type(lua_main, -1) == LUA_TSTRING ? lua_tostring(lua_main, -1) : "?";
+		log_line("ev=lua_error msg=\"%s\"", msg);
+		lua_pop(lua_main, 1);
+	}
+	return ok;
+}
+
+/* -- tasks
+ * NEW -> RUNNING <-> WAITING, then back to the pool. Between done (or abandon) and the pool nobody
+ * may hold one. */
+enum task_state { TASK_IDLE, TASK_NEW, TASK_RUNNING, TASK_WAITING };
+/* Inside the task, protected: pushes the arguments and tells how many. */
+typedef int task_push(lua_State *co, void *arg);
+/* Outside any protection: reads results (ok) or the message on top, and allocates nothing in
+ * Lua. */
+typedef void task_done(struct task *t, bool ok, lua_State *co);
+
+struct task {
+	struct task *next;      /* in the pool */
+	lua_State *co;          /* owned through `ref` */
+	int ref;                /* registry: the thread */
+	int fn_ref;             /* registry; the caller's */
+	enum task_state state;
+	bool woken;             /* a wake came while it ran */
+	bool abandoned;         /* its owner died while it ran */
+	bool waits;             /* it yielded through task_yield: something will wake it */
+	task_push *push;
+	void *arg;              /* borrowed until push has run */
+	void *owner;            /* borrowed; for done */
+	task_done *done;        /* NULL: nobody asks */
+	struct secret_scope scope; /* handles of secrets that it made */
+	struct timer deadline;
+	struct defer wake;
+	char policy[LUA_NAME_MAX]; /* the policy it waits in (sandbox.wait), or "" */
+};
+
+static struct task *task_pool;
+static unsigned task_pooled;
+static struct task *task_running;       /* the one whose turn it is; NULL: no Lua runs */
+
+/* NULL on the main state. */
+static struct task *
+task_of(lua_State *L)
+{
+	return *(struct task **)lua_getextraspace(L);
+}
+
+static int
+l_task_thread(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+	lua_State *co = lua_newthread(L);
+
+	t->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	t->co = co;
+	*(struct task **)lua_getextraspace(co) = t;
+	return 0;
+}
+
+static void
+task_free(struct task *t)
+{
+	if (t->co != NULL) {
+		*(struct task **)lua_getextraspace(t->co) = NULL;
+		luaL_unref(lua_main, LUA_REGISTRYINDEX, t->ref);
+	}
+	free(t);
+}
+
+/* fn_ref stays the caller's; arg must live until the first step. NULL: no memory. */
+static struct task *
+task_new(int fn_ref, task_push *push, void *arg, void *owner, task_done *done)
+{
+	struct task *t = task_pool;
+
+	if (t != NULL) {
+		task_pool = t->next;
+		task_pooled--;
+	} else {
+		if ((t = calloc(1, sizeof *t)) == NULL)
+			return NULL;
+		if (!lua_protect(l_task_thread, t)) {
+			task_free(t);
+			return NULL;
+		}
+	}
+	t->state = TASK_NEW;
+	t->woken = t->abandoned = false;
+	t->fn_ref = fn_ref;
+	t->push = push;
+	t->arg = arg;
+	t->owner = owner;
+	t->done = done;
+	t->scope = (struct secret_scope){0};
+	t->policy[0] = '\0';
+	return t;
+}
+
+static int
+l_task_reset(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+
+	lua_resetthread(t->co);         /* runs what is to be closed */
+	lua_settop(t->co, 0);
+	return 0;
+}
+
+/* What a binding writes, one text at a time; a binding that raises leaves the text to the next one,
+ * or to the task's end. */
+static struct buf lua_text;
+
+/* Empties it: secrets first, for the coroutine's own variables may outlive this until a
+ * collection. */
+static void
+task_recycle(struct task *t)
+{
+	timer_stop(&t->deadline);
+	loop_undefer(&t->wake);
+	secret_scope_close(&t->scope);
+	buf_free(&lua_text);
+	if (lua_status(t->co) == LUA_OK)
+		lua_settop(t->co, 0);
+	else if (!lua_protect(l_task_reset, t)) {
+		task_free(t);
+		return;
+	}
+	t->state = TASK_IDLE;
+	if (task_pooled >= LUA_POOL_MAX) {
+		task_free(t);
+		return;
+	}
+	t->next = task_pool;
+	task_pool = t;
+	task_pooled++;
+}
+
+static int
+l_task_end_k(lua_State *L, int status, lua_KContext ctx)
+{
+	(void)status;
+	(void)ctx;
+	return lua_gettop(L);
+}
+
+/* The bottom of every task. */
+static int
+l_task_main(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+	int n;
+
+	lua_settop(L, 0);
+	lua_rawgeti(L, LUA_REGISTRYINDEX, t->fn_ref);
+	n = t->push != NULL ? t->push(L, t->arg) : 0;
+	lua_callk(L, n, LUA_MULTRET, 0, l_task_end_k);
+	return lua_gettop(L);
+}
+
+static int
+l_task_traceback(lua_State *L)
+{
+	struct task *t = lua_touserdata(L, 1);
+	const char *msg = lua_status(t->co) == LUA_YIELD ? "yielded, and nothing will wake it"
+	    : lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1)
+	    : "error object is not a string";
+
+	luaL_traceback(L, t->co, msg, 0);
+	luaL_checkstack(t->co, 1, NULL);
+	lua_xmove(L, t->co, 1);
+	return 0;
+}
+
+static void task_wake(struct task *t);  /* lua_step ends in it when a wake came early */
+
+/* The only lua_resume. */
+static void
+lua_step(struct defer *d)
+{
+	const struct allowance none = {.left = INT64_MAX, .limit = SIZE_MAX};
+	struct task *t = OWNER(d, struct task, wake);
+	int rc, nres, nargs = t->state == TASK_NEW;
+
+	assert(task_running == NULL);
+	timer_stop(&t->deadline);
+	if (t->state == TASK_NEW) {
+		lua_pushcfunction(t->co, l_task_main);
+		lua_pushlightuserdata(t->co, t);
+	}
+	t->state = TASK_RUNNING;
+	t->woken = t->waits = false;
+	task_running = t;
+	secret_scope_now = &t->scope;
+	if (lua_worker)
+		lua_now.limit = lua_used + LUA_RESUME_MEM;
+	if (t->policy[0] != '\0') {
+		lua_set_running(t->policy);
+		lua_arm(t->co);
+	}
+	store_read_reset();     /* whoever read before: this step sees the store as it is now */
+	rc = lua_resume(t->co, lua_main, nargs, &nres);
+	lua_disarm(&none);
+	if (lua_running[0] != '\0')
+		lua_set_running("");
+	secret_scope_now = NULL;
+	task_running = NULL;
+	store_read_reset();
+	if (rc == LUA_YIELD && t->waits && !t->abandoned) {
+		t->state = TASK_WAITING;
+		lua_pop(t->co, nres);
+		if (t->woken)
+			task_wake(t);
+		return;
+	}
+	if (rc != LUA_OK && !t->abandoned)
+		lua_protect(l_task_traceback, t);
+	if (t->done != NULL && !t->abandoned)
+		t->done(t, rc == LUA_OK, t->co);
+	task_recycle(t);
+}
+
+/* Runs the first step: now, or soon when Lua runs already. */
+static void
+task_run(struct task *t)
+{
+	assert(t->state == TASK_NEW);
+	if (task_running == NULL)
+		lua_step(&t->wake);
+	else
+		loop_defer(&t->wake, lua_step);
+}
+
+/* Soon, never from within. One that comes while the task runs makes its next wait end at once. */
+static void
+task_wake(struct task *t)
+{
+	if (t->state == TASK_RUNNING)
+		t->woken = true;
+	else if (t->state == TASK_WAITING)
+		loop_defer(&t->wake, lua_step);
+}
+
+static void
+task_timeout(struct timer *timer)
+{
+	task_wake(OWNER(timer, struct task, deadline));
+}
+
+/* The owner died: done is not called, the coroutine never resumed. */
+static void
+task_abandon(struct task *t)
+{
+	if (t->state == TASK_RUNNING)
+		t->abandoned = true;
+	else if (t->state != TASK_IDLE)
+		task_recycle(t);
+}
+
+/* What a binding returns to wait for task_wake or the deadline (monotonic ms; INT64_MAX: none).
+ * Then k runs, looks at what it waited for and may wait again. */
+static int
+task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
+{
+	struct task *t = task_of(L);
+
+	if (t == NULL || !lua_isyieldable(L))
+		return luaL_error(L, "cannot wait here");
+	if (deadline != INT64_MAX)
+		timer_set(&t->deadline, deadline, task_timeout);
+	t->waits = true;
+	return lua_yieldk(L, 0, ctx, k);
+}
+
+/* What a task waits for inside one binding: the head of the struct in its handle (l_wait_new). */
+struct wait {
+	struct task *task;      /* borrowed; NULL: none waits */
+	bool done;
+	void (*drop)(struct wait *);    /* the binding returned, or its task was abandoned */
+};
+
+static void
+wait_end(struct wait *w)
+{
+	w->done = true;
+	if (w->task != NULL)
+		task_wake(w->task);
+}
+
+/* ---- req -------------------------------------------------------------------
+ * One request of a client, from its head to its record: where it is going and for whom, what was
+ * decided, the fields as they go out. A req is owned by its conn, and lives until its record is
+ * written. Lua decides in a task and leaves an action in the req; from then on only C touches it.
+ * Lua's handles are emptied by req_free: kept too long, they say "closed". The fields are one list:
+ * those that came, each with its mark, and behind them those that a policy set, which own their bytes. */
+#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
+#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
+#define CONN_HEAD_MS 30000
+#define CONN_HEAD_UNKNOWN_MS 10000 /* until a token names the agent */
+#define CONN_HANDSHAKE_MS 10000
+#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
+#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
+#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
+#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
+#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
+#define CONN_LINGER_MAX (256 * 1024)
+#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
+#define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
+#define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
+#define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
+#define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
+
+/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
+ * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
+ * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
+static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
+
+enum conn_state {
+	CONN_HEAD,      /* between requests, or a head is arriving */
+	CONN_DECIDE,    /* a task decides; req:read_body reads meanwhile */
+	CONN_DIAL,      /* the upstream is not open yet */
+	CONN_RELAY,     /* bytes go both ways */
+	CONN_ANSWER,    /* our own answer goes out */
+	CONN_SNIFF,     /* a tunnel is open: its first byte decides */
+	CONN_HANDSHAKE, /* TLS with the client */
+	CONN_BLIND,     /* bytes go both ways unread: a tunnel entry, or a WebSocket after its 101 */
+	CONN_LINGER,    /* answered for the last time */
+	CONN_CLOSED,
+};
+
+enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
+/* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
+enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
+enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
+
+struct req {
+	struct conn *conn;      /* borrowed */
+	struct req *next_free;
+	void *handle;           /* the Lua userdata that points here; emptied by req_free */
+	struct task *task;      /* NULL: none runs */
+	bool task_done, task_ok;
+	char id[17];
+
+	struct http_head head;  /* slices into bytes; behind its fields, those that policies add */
+	enum req_form form;
+	struct kept *kept;      /* owned reference: what goes out is as in an earlier request */
+	bool looked;            /* apply read something of this request */
+	bool secure;            /* scheme https */
+	bool websocket;
+	bool last_hop;          /* OPTIONS with Max-Forwards: 0 */
+	char host[256];
+	int port;
+	struct slice path, query; /* as they came; query without "?", .p NULL: none */
+	char token[65];         /* hex SHA-256 of the proxy token presented; empty: none */
+	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
+	struct buf stripped_query; /* owned; what strip took out, form-encoded */
+	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
+	char taken[256];        /* names of what was taken off and was not ours: for the record */
+	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
+	/* owned, or kept's; what was attached, to be taken out of the answer's head */
+	struct subst_back *back;
+
+	/* the body, when a policy reads it whole */
+	bool body_reading, body_read;
+	const char *body_error; /* static; NULL: none so far */
+	struct buf body;        /* owned; counted in req_bodies: body.max */
+	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
+	bool body_set;          /* apply made all of it: it goes out whether one came or not */
+	bool body_secret;       /* it holds a secret */
+
+	/* the decision */
+	enum req_action action;
+	int status;             /* of our own answer, or the upstream's */
+	char code[32];          /* X-Sallyport-Error; empty: no error */
+	struct buf answer;      /* owned; body of our own answer */
+	const char *answer_type; /* static */
+	int retry_after;        /* seconds; 0: not said */
+	bool close_after;
+	char dial_host[256];    /* from here to `sent`: what a kept decision says, copied as it is */
+	uint16_t dial_port;
+	struct tls_ident *ident; /* owned reference, or NULL: the credential's certificate and roots */
+	struct cidr allow[NET_CIDRS_MAX];
+	size_t nallow;
+	bool watch;             /* tell Lua of 401 and 403 */
+	bool refused;           /* the upstream answered 401 to what we attached */
+	int hello;              /* enum hello */
+	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
+	uint64_t config;        /* generation that decided */
+	int64_t judged;         /* monotonic ms: when */
+	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
+	char reason[272];       /* "domain " and a host */
+	bool allowed;
+	bool sent;              /* on its way to the upstream */
+	struct agent *counted;  /* holds one of this agent's requests in progress */
+	bool held;              /* or waits for that, in its queue */
+	TAILQ_ENTRY(req) held_link;
+	bool too_many;
+
+	/* the upstream */
+	struct upstream *up;    /* owned while set */
+	bool answer_begun;
+	bool retried;           /* the second try, on no pooled connection */
+	bool up_seen;           /* a byte of an answer came, be it a 1xx */
+	size_t up_scanned;
+	struct flow up_flow, down_flow;
+	bool up_keep;           /* the upstream will keep its connection */
+	bool expect_sent;       /* our own 100 Continue went out */
+
+	int64_t t_start, t_first; /* monotonic ms */
+	uint64_t bytes_up, bytes_down;
+
+	/* Kept, emptied and wiped, for the next request that gets this struct. */
+	struct buf bytes;       /* owned; the head as it came */
+	struct buf out_head;    /* owned; composed before the dial, gone when it is sent */
+	struct buf up_bytes;    /* owned; head of the answer as it comes */
+};
+
+struct agent {
+	struct agent *next;     /* in its slot */
+	unsigned conns, requests, share; /* `requests` may be as many as `share` */
+	TAILQ_HEAD(, req) held; /* those that wait for their turn, in the order they came */
+	size_t held_bytes;      /* of their heads */
+	struct reqlog_share log; /* its records that wait to be written */
+	size_t bodies;          /* bytes of bodies held for its requests */
+	char name[REQ_NAME_MAX];
+};
+
+struct conn {
+	struct defer defer;     /* first, for defer_free: another turn, or the end */
+	struct peer peer;
+	LIST_ENTRY(conn) link;  /* among all of the worker */
+	struct timer timer;
+	int64_t deadline;       /* monotonic ms; the timer may fire earlier and look again */
+	int unsent;             /* what the kernel held when a deadline last passed */
+	enum conn_state state;
+	bool advancing, again;
+	bool tunnel;            /* CONNECT was answered: host and port are fixed */
+	bool secure;            /* and the client speaks TLS inside */
+	bool last;              /* no request after this one */
+	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
+	uint64_t id;
+	uint64_t lingered;
+	size_t scanned;         /* of a head that is arriving */
+	struct req *req;        /* owned; NULL between requests */
+	struct agent *agent;    /* whose connection this is; NULL: not known yet */
+	char host[256];         /* of the tunnel, canonical */
+	int port;
+	char token[65];         /* of the CONNECT */
+};
+
+static LIST_HEAD(, conn) conn_list = LIST_HEAD_INITIALIZER(conn_list); /* all of them, newest first */
+static uint64_t conn_ids;
+static struct req *req_free_list;
+static size_t req_pooled;
+
+/* -- req: made when a head is complete, gone when its log record is written. */
+static struct req *
+req_new(struct conn *c)
+{
+	static uint64_t name;
+	struct req *r = req_free_list;
+	uint8_t id[8];
+	uint64_t z;
+
+	if (r != NULL) {
+		req_free_list = r->next_free;
+		req_pooled--;
+	} else if ((r = malloc(sizeof *r)) == NULL) {
+		return NULL;
+	} else {
+		buf_init(&r->bytes, HTTP_HEAD_MAX);
+		buf_init(&r->out_head, PEER_HEAD_MAX);
+		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
+	}
+	/* Not the fields: http_parse_request writes those that count. */
+	memset(r, 0, offsetof(struct req, head.field));
+	memset(&r->form, 0, offsetof(struct req, bytes) - offsetof(struct req, form));
+	r->conn = c;
+	buf_init(&r->body, 0);
+	buf_init(&r->answer, 256 * 1024);
+	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
+	buf_init(&r->stripped_names, 8192);
+	/* For logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a random
+	 * start, mixed (splitmix64) so that neighbours look apart. */
+	if (name == 0)
+		rand_bytes(&name, sizeof name);
+	z = name += 0x9e3779b97f4a7c15;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	store_be64(id, z ^ z >> 31);
+	hex_encode(r->id, id, sizeof id);
+	r->t_start = clock_now();
+	return r;
+}
+
+static void
+req_body_drop(struct req *r)
+{
+	bodies_give(r->body_share, r->body.max);
+	buf_free(&r->body);
+	r->body.max = 0;
+}
+
+/* The body is now what is in `out`, a secret among it; it is counted as what came was. Not
+ * in the arena, which a few large bodies would fill for everybody. False: no room, and
+ * `out` stays the caller's. */
+static bool
+req_take_body(struct req *r, struct buf *out)
+{
+	if (out->cap > r->body.max && !bodies_fit(r->body_share, out->cap - r->body.max))
+		return false;
+	req_body_drop(r);
+	r->body = *out;
+	r->body.max = out->cap;
+	bodies_take(r->body_share, out->cap);
+	r->body_secret = true;
+	r->body_set = false;
+	*out = (struct buf){0};
+	return true;
+}
+
+/* -- kept: what became of a request, for those like it. Its type's apply read nothing of the request
+ * and nothing that changes by itself, so the same fields and nothing else decide again: method, scheme,
+ * host and port, the agent's token, the names of all fields and of the query in their order, and the
+ * values of those that were taken off or say what the body is. The other placeholders that the agent
+ * holds are looked for each time. It ends when the store's config changes, or a token's state. */
+#define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
+#define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
+#define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
+#define KEPT_BEGIN offsetof(struct req, dial_host)
+#define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
+
+struct kept {
+	unsigned refs;          /* the slot's, and those of requests */
+	uint64_t config, state; /* generations that decided; state 0: no token is in it */
+	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
+	unsigned share;         /* of its agent's requests, as in l_req_log */
+	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
+	int known_ref;
+	struct subst_back *back; /* owned */
+	struct tls_ident *ident; /* owned reference; also in `decided` */
+	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
+	struct buf text;        /* owned; where the slices are */
+	struct slice route, query;
+	size_t came, n;         /* fields that came, and with those that were set behind them */
+	struct http_field field[]; /* of those that came, a value of NULL is any; the others' `own` are owned */
+};
+
+static void
+req_free(struct req *r)
+{
+	req_stop(r);
+	for (size_t i = 0; i < r->head.nfields; i++)
+		secret_unref(r->head.field[i].own);
+	if (r->kept == NULL)
+		subst_back_free(r->back);
+	kept_unref(r->kept);
+	upstream_drop(&r->up);
+	secret_drop(&r->new_path);
+	secret_drop(&r->new_query);
+	subst_free(r->subst);
+	tls_ident_unref(r->ident);
+	req_body_drop(r);
+	req_unclaim(r);
+	buf_free(&r->answer);
+	buf_free(&r->stripped_query);
+	buf_free(&r->stripped_names);
+	flow_free(&r->up_flow);
+	flow_free(&r->down_flow);
+	buf_recycle(&r->bytes, FLOW_BUF_KEEP);
+	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
+	buf_recycle(&r->up_bytes, FLOW_BUF_KEEP);
+	if (req_pooled >= REQ_POOL_MAX) {
+		buf_free(&r->bytes);
+		buf_free(&r->out_head);
+		buf_free(&r->up_bytes);
+		free(r);
+		return;
+	}
+	r->next_free = req_free_list;
+	req_free_list = r;
+	req_pooled++;
+}
+
+/* `name` with its punctuation; what is empty is left out. */
+static void
+json_put_member(struct buf *b, struct slice name, struct slice value)
+{
+	if (value.n != 0 && buf_addv(b, name))
+		json_put(b, value, true);
+}
+
+static void
+json_put_number(struct buf *b, struct slice name, uint64_t value)
+{
+	if (buf_addv(b, name))
+		buf_addu(b, value);
+}
+
+/* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
+static void
+req_log(struct req *r)
+{
+	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
+	bool refused = r->code[0] != '\0' && !r->sent;
+	struct slice path = r->path;
+	size_t at;
+
+	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
+		return;                 /* the requests inside speak for themselves */
+	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
+		return;                 /* pages that are open to all: a monitor asks for them each second */
+	if (path.n > REQ_PATH_LOG_MAX)
+		path.n = REQ_PATH_LOG_MAX;
+	buf_clear(&b);
+	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
+	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
+	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
+	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
+	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
+	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
+	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
+	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
+	buf_adds(&b, ",\"method\":");
+	json_put(&b, r->head.method, true);
+	if (r->form != REQ_CONNECT)
+		json_put_member(&b, SLICE(",\"scheme\":"), r->secure ? SLICE("https") : SLICE("http"));
+	json_put_member(&b, SLICE(",\"host\":"), slice_of(r->host));
+	json_put_number(&b, SLICE(",\"port\":"), (uint64_t)r->port);
+	buf_adds(&b, ",\"path\":");
+	at = b.n;
+	while (json_put(&b, path, true) && b.n - at > REQ_PATH_LOG_MAX + 2) {
+		buf_cut(&b, at);
+		path.n -= path.n / 8;
+	}
+	if (r->status != 0)
+		json_put_number(&b, SLICE(",\"status\":"), (uint64_t)r->status);
+	json_put_number(&b, SLICE(",\"up\":"), r->bytes_up);
+	json_put_number(&b, SLICE(",\"down\":"), r->bytes_down);
+	if (r->t_first != 0)
+		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
+	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
+	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
+	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
+	buf_add(&b, "}", 1);
+	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
+	    r->counted != NULL ? &r->counted->log : NULL);
+}
+
+static const char *
+http_phrase(int status)
+{
+	static const struct { int status; const char *phrase; } phrases[] = {
+		{200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"},
+		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
+		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
+		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
+		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
+	};
+
+	for (size_t i = 0; i < COUNT(phrases); i++)
+		if (phrases[i].status == status)
+			return phrases[i].phrase;
+	return "Error";
+}
+
+/* Our own answer, in DESIGN's form: {"error","message","hint","request"}. */
+static void
+req_fail(struct req *r, int status, const char *code, struct slice message, struct slice hint)
+{
+	r->action = REQ_REPLY;
+	r->status = status;
+	r->allowed = r->allowed && status >= 500;       /* what fails later on was allowed all the same */
+	text_copy(r->code, sizeof r->code, code);
+	buf_clear(&r->answer);
+	r->answer_type = "application/json";
+	if (status == 407)
+		return;                 /* an empty body: git and Java read on the same connection */
+	buf_adds(&r->answer, "{\"error\":");
+	json_put(&r->answer, slice_of(code), true);
+	buf_adds(&r->answer, ",\"message\":");
+	json_put(&r->answer, message, true);
+	if (hint.n != 0) {
+		buf_adds(&r->answer, ",\"hint\":");
+		json_put(&r->answer, hint, true);
+	}
+	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
+}
+
+static void
+req_failf(struct req *r, int status, const char *code, const char *message)
+{
+	req_fail(r, status, code, slice_of(message), SLICE(""));
+}
+
+/* As it stands in a message: IPv6 in brackets. */
+static const char *
+host_text(const char *host)
+{
+	static char text[260];  /* dead at the next call */
+
+	if (strchr(host, ':') == NULL)
+		return host;
+	snprintf(text, sizeof text, "[%s]", host);
+	return text;
+}
+
+/* A head was refused: "… two Content-Length fields (line 5)". */
+static void
+head_tell(const struct http_head *h, const char *begin, char *out, size_t cap)
+{
+	char line[32] = "";
+
+	if (h->line != 0)
+		snprintf(line, sizeof line, " (line %zu)", h->line);
+	snprintf(out, cap, "%s %s%s", begin, h->why, line);
+}
+
+/* -- arriving: from the head to canonical parts. False: req_fail was called. */
+static bool
+req_bad(struct req *r, int status, const char *code, const char *message)
+{
+	req_failf(r, status, code, message);
+	r->close_after = true;
+	return false;
+}
+
+static bool
+req_canonical(struct req *r, struct slice host)
+{
+	bool ip;
+	const char *why = http_canonical_host(host, r->host, &ip);
+
+	if (why == NULL)
+		return true;
+	r->host[0] = '\0';
+	return req_bad(r, 400, "bad_request", why);
+}
+
+static bool
+host_is_ours(const char *host, int port)
+{
+	struct endpoint e = {.port = (uint16_t)port};
+
+	return addr_parse(slice_of(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host), &e.addr) &&
+	    net_is_own_listener(&e);
+}
+
+/* The Host field, canonical, against what we already know. With CONNECT some clients send ours. */
+static bool
+req_check_host(struct req *r, int default_port)
+{
+	const struct http_authority *h = &r->head.host;
+	char canonical[256];
+	int port = h->port < 0 ? default_port : h->port;
+	bool ip;
+
+	if (h->host.p == NULL)
+		return true;            /* HTTP/1.0: the parser refuses this for 1.1 */
+	if (http_canonical_host(h->host, canonical, &ip) != NULL)
+		return req_bad(r, 400, "bad_request", "Host is malformed");
+	if ((strcmp(canonical, r->host) != 0 || port != r->port) &&
+	    !(r->form == REQ_CONNECT && host_is_ours(canonical, port)))
+		return req_bad(r, 421, "misdirected", "Host is not the host this request is for");
+	return true;
+}
+
+/* Which host the request is for, by the form in which it is said. */
+static bool
+req_parse_target(struct req *r)
+{
+	const struct conn *c = r->conn;
+	/* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
+	const struct http_authority *to = r->head.form == HTTP_AUTHORITY || r->head.form == HTTP_ABSOLUTE ?
+	    &r->head.to : &r->head.host;
+	int default_port;
+
+	r->form = c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
+	    r->head.form == HTTP_ABSOLUTE ? REQ_ABSOLUTE : REQ_ORIGIN;
+	/* Also absolute https (old axios): the TLS is then ours. */
+	r->secure = c->tunnel ? c->secure : r->form == REQ_CONNECT || (r->form == REQ_ABSOLUTE && r->head.tls);
+	default_port = r->secure ? 443 : 80;
+	r->port = c->tunnel ? c->port : to->port < 0 ? default_port : to->port;
+	if (r->form == REQ_CONNECT)
+		r->path = SLICE("");
+	if (c->tunnel && r->head.form == HTTP_AUTHORITY)
+		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
+	if (r->form == REQ_ORIGIN && to->host.p == NULL)
+		return req_bad(r, 400, "bad_request", "Host is missing");
+	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
+		return false;
+	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port))
+		return req_bad(r, 421, "misdirected", "this is a proxy: send absolute-form requests or CONNECT");
+	if (c->tunnel && r->head.form == HTTP_ABSOLUTE && (r->head.tls != c->secure ||
+	    strcmp(c->host, r->host) != 0 || (to->port < 0 ? default_port : to->port) != c->port))
+		return req_bad(r, 421, "misdirected", "the target is not the tunnel's host");
+	if (c->tunnel)
+		memcpy(r->host, c->host, sizeof r->host);
+	/* Beside absolute-form Host is ignored (RFC 9112 3.2.2). */
+	return r->form == REQ_ABSOLUTE || r->form == REQ_ORIGIN ||
+	    req_check_host(r, c->tunnel ? default_port : r->port);
+}
+
+#define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
+
+/* A token has a fixed beginning, so it may stand in either half of Basic, or be a Bearer. */
+static void
+req_find_token(struct req *r)
+{
+	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
+	struct slice value, token = {NULL, 0};
+	struct buf plain;
+
+	if (r->form == REQ_TUNNEL)
+		memcpy(r->token, r->conn->token, sizeof r->token);
+	if (r->form == REQ_TUNNEL ||    /* two: which of them counts is not defined */
+	    (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0))
+		return;
+	if (i < 0 && r->form == REQ_ORIGIN)
+		i = http_find(&r->head, SLICE("authorization"), 0);
+	if (i < 0)
+		return;
+	value = r->head.field[i].value;
+	if (http_basic(value, &plain) && plain.n <= REQ_BASIC_MAX) {
+		struct slice password = buf_slice(&plain), user = slice_cut(&password, ':');
+
+		token = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0 ? user : password;
+	} else if (slice_begins_nocase(value, SLICE("bearer "))) {
+		token = (struct slice){value.p + 7, value.n - 7};
+	}
+	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
+		tls_sha256_hex(token, r->token);
+	buf_free(&plain);
+}
+
+/* RFC 9110 7.6.2: one hop less, written over what came. At zero the answer is ours: see conn_act. */
+static bool
+req_count_hop(struct req *r)
+{
+	int i = http_find(&r->head, SLICE("max-forwards"), 0);
+	struct slice *v;
+	uint64_t hops;
+	char less[24];
+
+	if (i < 0 || !slice_eq(r->head.method, SLICE("OPTIONS")))
+		return true;
+	v = &r->head.field[i].value;
+	if (!slice_number(*v, INT64_MAX, &hops) || http_find(&r->head, SLICE("max-forwards"), (size_t)i + 1) >= 0)
+		return req_bad(r, 400, "bad_request", "the request has a malformed Max-Forwards field");
+	r->last_hop = hops == 0;
+	v->n = (size_t)snprintf(less, sizeof less, "%llu", (unsigned long long)hops - !r->last_hop);
+	memcpy(r->bytes.p + (v->p - r->bytes.p), less, v->n);
+	return true;
+}
+
+static bool
+req_parse(struct req *r)
+{
+	ssize_t n = http_parse_request(r->bytes.p, r->bytes.n, &r->head);
+	char why[128];
+
+	if (n <= 0) {
+		r->head.nfields = 0;
+		r->head.method = r->head.target = (struct slice){NULL, 0};
+		r->head.keep_alive = false;
+		r->head.body = BODY_NONE;
+		memcpy(r->host, r->conn->host, sizeof r->host);
+		r->port = r->conn->port;
+		head_tell(&r->head, "the request has", why, sizeof why);
+		return req_bad(r, (int)-n, n == -431 ? "head_too_large" : "bad_request", why);
+	}
+	r->path = r->head.path;
+	r->query = r->head.query;
+	r->websocket = r->head.websocket && r->head.minor == 1 && r->head.body == BODY_NONE &&
+	    slice_eq(r->head.method, SLICE("GET")) &&
+	    http_find(&r->head, SLICE("sec-websocket-key"), 0) >= 0; /* RFC 6455 4.1 */
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->head.field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS))
+			r->head.field[i].mark = FIELD_DROPPED;
+	if (!req_parse_target(r))
+		return false;
+	req_find_token(r);
+	/* the word of our rules for an upgrade; no method has that name */
+	if (slice_eq(r->head.method, SLICE("WEBSOCKET")))
+		return req_bad(r, 400, "bad_request", "there is no such method");
+	if (slice_eq(r->head.method, SLICE("TRACE")))
+		return req_bad(r, 405, "trace", "TRACE would send a credential back");
+	return req_count_hop(r);
+}
+
+/* -- names: case is ignored, and "_" equals "-", for CGI makes them equal */
+static char
+name_fold(char ch)
+{
+	return ch == '_' ? '-' : ascii_lower(ch);
+}
+
+static bool
+name_same(struct slice a, struct slice b)
+{
+	if (a.n != b.n)
+		return false;
+	for (size_t i = 0; i < a.n; i++)
+		if (name_fold(a.p[i]) != name_fold(b.p[i]))
+			return false;
+	return true;
+}
+
+/* -- the request as it goes out */
+static bool
+put_field(struct buf *b, struct slice name, struct slice value)
+{
+	const struct slice line[] = {name, SLICE(": "), value, SLICE("\r\n")};
+
+	/* nearly always it stands in its head as it is written */
+	if (value.p == name.p + name.n + 2 && memcmp(name.p + name.n, ": ", 2) == 0 &&
+	    memcmp(value.p + value.n, "\r\n", 2) == 0)
+		return buf_add(b, name.p, name.n + value.n + 4);
+	return buf_join(b, line, 4);
+}
+
+static bool
+put_length(struct buf *b, uint64_t n)
+{
+	return buf_adds(b, "Content-Length: ") && buf_addu(b, n) && buf_add(b, "\r\n", 2);
+}
+
+static struct slice
+req_path_now(const struct req *r)
+{
+	return r->new_path != NULL ? secret_slice(r->new_path) : r->path;
+}
+
+static struct slice
+req_query_now(const struct req *r)
+{
+	return r->new_query != NULL ? secret_slice(r->new_query) : r->query.p != NULL ? r->query : SLICE("");
+}
+
+static bool
+req_put_target(const struct req *r, struct buf *b)
+{
+	buf_addv(b, req_path_now(r));
+	if (r->new_query != NULL ? r->new_query->n != 0 : r->query.p != NULL) {
+		buf_add(b, "?", 1);
+		buf_addv(b, req_query_now(r));
+	}
+	return buf_ok(b);
+}
+
+/* As Host has it: IPv6 in brackets, and no port where the scheme has that one. */
+static void
+req_put_authority(const struct req *r, struct buf *b)
+{
+	buf_adds(b, host_text(r->host));
+	if (r->port != (r->secure ? 443 : 80)) {
+		buf_add(b, ":", 1);
+		buf_addu(b, (uint64_t)r->port);
+	}
+}
+
+static bool
+req_wants_length(const struct req *r)
+{
+	return r->head.body != BODY_NONE || r->body_set || r->body.n != 0;
+}
+
+/* Did a secret go into the request? */
+static bool
+req_attached(const struct req *r)
+{
+	size_t i = 0;
+
+	while (i < r->head.nfields && !r->head.field[i].is_secret)
+		i++;
+	return i < r->head.nfields || r->new_path != NULL || r->new_query != NULL || r->body_set || r->body_secret;
+}
+
+static bool
+req_out_chunked(const struct req *r)
+{
+	return r->head.body == BODY_CHUNKED ||
+	    (r->head.body == BODY_LENGTH && r->up_flow.filter != NULL && !r->up_flow.filter->class->keeps_length);
+}
+
+/* A server may merge trailers into the head: what strip took out or apply set must not come back
+ * there, an agent's own key beside ours. */
+static bool
+req_trailer_may_pass(const struct flow *f, const struct http_field *t)
+{
+	struct slice name = t->name;
+	const struct req *r = OWNER(f, struct req, up_flow);
+	struct slice left = buf_slice(&r->stripped_names);
+
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->head.field[i].own != NULL && name_same(r->head.field[i].name, name))
+			return false;
+	while (left.n != 0)
+		if (name_same(slice_cut(&left, '\n'), name))
+			return false;
+	return true;
+}
+
+static bool
+req_has_body(const struct req *r)
+{
+	return r->body_read ? r->body.n != 0 :
+	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0);
+}
+
+/* A server that ignores a body where none is usual would take it for the next request of its
+ * connection, which may speak for us (a client certificate). */
+static bool
+req_odd_body(const struct req *r)
+{
+	struct slice method = r->head.method;
+
+	return req_has_body(r) && (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) ||
+	    slice_eq(method, SLICE("DELETE")) || slice_eq(method, SLICE("OPTIONS")));
+}
+
+/* The head as it goes out. Framing last, whatever anybody set: we alone say where a message ends. */
+static bool
+req_put_head(struct req *r, struct buf *b)
+{
+	buf_addv(b, r->head.method);
+	buf_add(b, " ", 1);
+	req_put_target(r, b);
+	buf_adds(b, " HTTP/1.1\r\nHost: ");
+	req_put_authority(r, b);
+	buf_add(b, "\r\n", 2);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+		if (f->mark == FIELD_KEPT && !(r->body_read && slice_eq_nocase(f->name, SLICE("expect"))))
+			put_field(b, f->name, f->value);        /* with the body there, 100 Continue was ours */
+	if (r->body_read && req_wants_length(r))
+		put_length(b, r->body.n);
+	else if (!r->body_read && req_out_chunked(r))
+		buf_adds(b, "Transfer-Encoding: chunked\r\n");
+	else if (!r->body_read && r->head.body == BODY_LENGTH)
+		put_length(b, r->head.length);
+	if (r->websocket)
+		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	else if (req_odd_body(r))
+		buf_adds(b, "Connection: close\r\n");
+	return buf_add(b, "\r\n", 2);
+}
+
+/* ---- conn ------------------------------------------------------------------
+ * A client's connection. The loop owns every conn; a conn owns at most one req, a req at most one
+ * upstream and one task. State changes only in conn_advance and what it calls, never re-entered: an
+ * event that comes while it runs makes it run once more. */
+static size_t conn_count, conn_max = 4096, conn_unknown;
+static bool conn_draining;
+
+static void conn_advance(struct conn *);     /* the steps end in the pump that calls them */
+
+/* -- conn: deadlines, beginning and end */
+/* -- what ends a connection before there is a request: a handshake that failed, another protocol. What
+ * is the same within NOTE_FOLD_MS is counted, and its number told by the next record of its kind. */
+#define NOTES 16                /* kinds that are told apart at a time */
+#define NOTE_FOLD_MS 10000
+
+static struct note {
+	uint32_t kind;          /* hash of agent, host and cause */
+	unsigned folded;
+	int64_t until;          /* monotonic ms */
+} notes[NOTES];
+
+/* `what`: "client_tls" or "not_http". */
+static void
+conn_note(const struct conn *c, const char *what, const char *why)
+{
+	static struct req r;            /* of which a record is made; its rest stays zero */
+	uint32_t kind;
+	struct note *n = &notes[0];
+
+	text_copy(r.agent, sizeof r.agent, c->agent != NULL ? c->agent->name : "");
+	kind = text_hash(r.agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
+	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
+		if (notes[i].kind == kind || notes[i].until < n->until)
+			n = &notes[i];
+	if (n->kind == kind && clock_now() < n->until) {
+		n->folded++;
+		return;
+	}
+	text_copy(r.code, sizeof r.code, what);
+	text_copy(r.host, sizeof r.host, c->host);
+	if (n->kind == kind && n->folded != 0)
+		snprintf(r.reason, sizeof r.reason, "%s: %s, %u times more", what, why, n->folded);
+	else
+		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
+	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
+	r.form = REQ_CONNECT;
+	r.counted = c->agent;
+	r.port = c->port;
+	r.t_start = clock_now();
+	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
+	req_log(&r);
+}
+
+/* One that never came to be decided, and is not logged. */
+static void
+conn_drop_req(struct conn *c)
+{
+	if (c->req != NULL)
+		req_free(c->req);
+	c->req = NULL;
+}
+
+/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. Always
+ * false, for a step that has nothing more to do. */
+static bool
+conn_close(struct conn *c, bool abort_)
+{
+	const struct linger reset = {1, 0};
+
+	if (c->state == CONN_CLOSED)
+		return false;
+	c->state = CONN_CLOSED;
+	timer_stop(&c->timer);
+	if (c->req != NULL) {
+		if (c->req->code[0] == '\0' && c->req->status == 0)
+			text_copy(c->req->code, sizeof c->req->code, "client_closed");
+		req_log(c->req);
+		req_free(c->req);
+		c->req = NULL;
+	}
+	if (abort_ && c->peer.watch.fd >= 0) {
+		setsockopt(c->peer.watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+	} else if (c->peer.tls != NULL && !c->peer.failed && tls_status(c->peer.tls) == TLS_OPEN) {
+		tls_shutdown(c->peer.tls);
+		peer_flush(&c->peer);
+	}
+	peer_close(&c->peer);
+	if (c->counted_unknown)
+		conn_unknown--;
+	if (c->agent != NULL) {
+		c->agent->conns--;
+		agent_put(c->agent);
+	}
+	LIST_REMOVE(c, link);
+	conn_count--;
+	wipe(c->token, sizeof c->token);
+	loop_undefer(&c->defer);
+	loop_defer(&c->defer, defer_free);
+	return false;
+}
+
+static void conn_expire(struct conn *);      /* what a deadline means is known with the states */
+
+/* Deadlines move with every byte; the timer moves only when it must come earlier. */
+static void
+conn_timer(struct timer *t)
+{
+	struct conn *c = OWNER(t, struct conn, timer);
+
+	if (clock_now() < c->deadline)
+		timer_set(&c->timer, c->deadline, conn_timer);
+	else
+		conn_expire(c);
+}
+
+static void
+conn_deadline(struct conn *c, int64_t ms)
+{
+	c->deadline = clock_now() + ms;
+	if (c->timer.slot == 0 || c->timer.at > c->deadline)
+		timer_set(&c->timer, c->deadline, conn_timer);
+}
+
+static void
+conn_turn(struct defer *d)
+{
+	conn_advance(OWNER(d, struct conn, defer));
+}
+
+/* Pumps a flow; the bytes that do not fit into this turn have another. */
+static enum flow_io
+conn_pump(struct conn *c, struct flow *f)
+{
+	enum flow_io io = flow_pump(f);
+
+	if (io == FLOW_TURN)
+		loop_defer(&c->defer, conn_turn);
+	return io == FLOW_TURN ? FLOW_WAIT : io;
+}
+
+static void
+conn_ready(struct watch *w)
+{
+	conn_advance(OWNER(w, struct conn, peer.watch));
+}
+
+static void
+conn_upstream_event(struct upstream *u)
+{
+	conn_advance(u->owner);
+}
+
+static void
+conn_new(int fd)
+{
+	struct conn *c = calloc(1, sizeof *c);
+
+	if (c == NULL) {
+		close(fd);
+		return;
+	}
+	peer_init(&c->peer, fd, conn_ready);
+	c->id = ++conn_ids;
+	c->state = CONN_HEAD;
+	LIST_INSERT_HEAD(&conn_list, c, link);
+	conn_count++;
+	conn_unknown++;
+	c->counted_unknown = true;
+	net_nodelay(fd);
+	net_keepalive(fd);
+	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
+	c->peer.watch.writable = true;
+	if (!watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
+		conn_close(c, true);
+}
+
+/* Connections without an agent have a tenth of all. The oldest makes room: a flood of strangers drives
+ * out strangers, and an agent's first request names the agent. The list is newest first. */
+static void
+conn_evict_unknown(void)
+{
+	struct conn *oldest = NULL;
+
+	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link))
+		if (c->counted_unknown && c->state == CONN_HEAD)
+			oldest = c;
+	if (oldest != NULL)
+		conn_close(oldest, false);
+}
+
+static struct timer conn_accept_timer;
+
+static void
+conn_resume_accept(struct timer *t)
+{
+	(void)t;
+	for (size_t i = 0; !conn_draining && i < net.nlisteners; i++)
+		if (net.listeners[i].watch.fd >= 0)
+			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
+}
+
+static void
+conn_accept(struct watch *w)
+{
+	/* Over our own bounds: said plainly, and the others go on. */
+	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
+	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+	int fd = 0;
+
+	/* The listener is level-triggered: the rest comes next turn. */
+	for (int i = 0; i < 64 && (fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++) {
+		if (conn_unknown > conn_max / 10 + 16)
+			conn_evict_unknown();
+		if (conn_count < conn_max) {
+			conn_new(fd);
+			continue;
+		}
+		if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+			log_line("ev=refuse err=%s", strerror(errno));
+		close(fd);
+	}
+	if (fd >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM))
+		return;
+	/* Out of descriptors: the listeners would be ready again and again, for nothing. */
+	log_line("ev=accept err=\"%s\"", strerror(errno));
+	for (size_t i = 0; i < net.nlisteners; i++)
+		epoll_ctl(loop_fd, EPOLL_CTL_DEL, net.listeners[i].watch.fd, NULL);
+	timer_set(&conn_accept_timer, clock_now() + CONN_ACCEPT_PAUSE_MS, conn_resume_accept);
+}
+
+/* -- our own answers */
+#define PAGE_TYPE "text/html; charset=utf-8"
+#define PAGE_FIELDS "\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY" \
+	"\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'"
+
+/* Nothing of the request body is left on the wire: the next request begins where this one ended. */
+static bool
+req_body_consumed(const struct req *r)
+{
+	return r->head.body == BODY_NONE || r->body_read || r->up_flow.done ||
+	    (r->head.body == BODY_LENGTH && r->head.length == 0);
+}
+
+/* Flush, shut down writing, then read for CONN_LINGER_MS, so that a reset cannot overtake the answer
+ * (RFC 9112 9.6). */
+static void
+conn_linger(struct conn *c)
+{
+	c->state = CONN_LINGER;
+	if (c->peer.tls != NULL)
+		tls_shutdown(c->peer.tls);
+	conn_deadline(c, peer_pending(&c->peer) != 0 ? CONN_IDLE_MS : CONN_LINGER_MS);
+}
+
+static void
+conn_next_request(struct conn *c)
+{
+	struct req *r = c->req;
+
+	req_log(r);
+	c->req = NULL;
+	req_free(r);
+	if (c->last && agent_over(c->agent)) {
+		conn_close(c, false);   /* not even for a while: it could open others faster */
+		return;
+	}
+	if (c->last || conn_draining) {
+		conn_linger(c);
+		return;
+	}
+	c->state = CONN_HEAD;
+	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
+}
+
+/* The action is REQ_REPLY: write it, and see whether the connection can go on. */
+static void
+conn_begin_answer(struct conn *c)
+{
+	struct req *r = c->req;
+	struct buf *b = &r->out_head;
+
+	upstream_drop(&r->up);
+	c->last = c->last || r->close_after || !r->head.keep_alive || !req_body_consumed(r);
+	buf_clear(b);
+	buf_addf(b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
+	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
+		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
+	if (r->status != 204)
+		buf_addf(b, "\r\nContent-Length: %zu", r->answer.n);
+	if (r->answer.n != 0)
+		buf_addf(b, "\r\nContent-Type: %s%s", r->answer_type,
+		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
+	if (r->status == 407)
+		buf_adds(b, "\r\nProxy-Authenticate: Basic realm=\"sallyport\"");
+	if (r->status == 405 || r->status == 204)
+		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+	if (r->retry_after > 0)
+		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
+	buf_addf(b, "\r\nCache-Control: no-store%s\r\n\r\n", c->last ? "\r\nConnection: close" :
+	    r->head.minor == 0 ? "\r\nConnection: keep-alive" : "");
+	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
+		conn_close(c, true);
+		return;
+	}
+	flow_attach(&r->down_flow, NULL);       /* a filter was for the upstream's answer */
+	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
+	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
+	r->down_flow.from = buf_slice(&r->answer);
+	r->t_first = clock_now();
+	r->bytes_down = r->answer.n;
+	c->state = CONN_ANSWER;
+	conn_deadline(c, CONN_IDLE_MS);
+}
+
+static void
+conn_fail(struct conn *c, int status, const char *code, const char *message)
+{
+	req_failf(c->req, status, code, message);
+	conn_begin_answer(c);
+}
+
+/* -- CONN_HEAD */
+/* Nothing to read. Half a head is no request: it is forgotten, not logged. */
+static bool
+conn_head_pause(struct conn *c, enum io io)
+{
+	if (io == IO_AGAIN && c->req == NULL && !conn_draining)
+		peer_park(&c->peer);
+	if (io == IO_AGAIN && !(c->req == NULL && conn_draining))
+		return false;
+	conn_drop_req(c);
+	if (io == IO_ERR) {
+		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
+			conn_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
+		return conn_close(c, false);
+	}
+	conn_linger(c);                 /* a client that has said all may still be reading */
+	return true;
+}
+
+/* What is not HTTP/1.1, by its first bytes, and what its client shows for an answer. */
+static const struct {
+	struct slice begins, answer;
+	const char *what;
+} conn_foreign[] = {
+	/* a handshake record; a fatal alert, handshake_failure (RFC 5246 6.2.1, 7.2) */
+	{SLICE_INIT("\x16\x03"), SLICE_INIT("\x15\x03\x01\0\x02\x02\x28"),
+	    "TLS (the proxy's URL begins with http://)"},
+	/* no acceptable method (RFC 1928 3); rejected (SOCKS4: version 0, code 91) */
+	{SLICE_INIT("\x05"), SLICE_INIT("\x05\xff"), "SOCKS5 (the proxy's URL begins with http://)"},
+	{SLICE_INIT("\x04"), SLICE_INIT("\0\x5b\0\0\0\0\0\0"), "SOCKS4 (the proxy's URL begins with http://)"},
+	/* SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 3.4, 6.8, 7) */
+	{SLICE_INIT("PRI * HTTP/2.0\r\n"), SLICE_INIT("\0\0\0\x04\0\0\0\0\0"
+	    "\0\0\x22\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dthis proxy speaks HTTP/1.1"), "HTTP/2 (it speaks HTTP/1.1)"},
+};
+
+/* The first bytes of a request. False: there is no request yet. */
+static bool
+conn_head_begin(struct conn *c, struct slice in)
+{
+	size_t skip = 0;
+
+	/* RFC 9112 2.2: an empty line before a request line is ignored. */
+	while (skip + 1 < in.n && skip < 4 && in.p[skip] == '\r' && in.p[skip + 1] == '\n')
+		skip += 2;
+	if (skip != 0) {
+		peer_consume(&c->peer, skip);
+		return false;
+	}
+	for (size_t i = 0; i < COUNT(conn_foreign); i++)
+		if (in.n >= conn_foreign[i].begins.n &&
+		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
+			conn_note(c, "not_http", conn_foreign[i].what);
+			peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n);
+			conn_linger(c);
+			return false;
+		}
+	if ((c->req = req_new(c)) == NULL)
+		return conn_close(c, true);
+	c->scanned = 0;
+	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
+	return true;
+}
+
+static bool
+conn_step_head(struct conn *c)
+{
+	struct req *r;
+	enum io io;
+	bool whole;
+
+	if (peer_flush(&c->peer) == IO_ERR)
+		return conn_close(c, true);
+	if (!peer_room(&c->peer, PEER_OUT_HEAD))
+		return false;           /* a client that pipelines and does not read: it waits */
+	if ((io = peer_fill(&c->peer)) != IO_OK)
+		return conn_head_pause(c, io);
+	if (c->req == NULL && !conn_head_begin(c, peer_data(&c->peer)))
+		return c->state != CONN_CLOSED;
+	if (!peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
+		return conn_close(c, true);
+	if (!whole)
+		return true;
+	r = c->req;
+	c->state = CONN_DECIDE;
+	conn_deadline(c, CONN_DECIDE_MS);
+	if (!req_parse(r)) {            /* of a head that has no end, too */
+		conn_begin_answer(c);
+	} else if (!kept_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
+		r->close_after = true;
+		conn_fail(c, 503, "injection_unavailable", "out of memory");
+	}
+	return true;
+}
+
+/* Does the client no longer wait for the answer? A plain client may have ended its side and still read.
+ * So may one that sent close_notify: BearSSL would close both ways at a close_notify, so the alert stays
+ * on the wire until the answer is out. An alert with the end of the wire behind it is a client that
+ * closed. */
+static bool
+conn_client_gone(struct conn *c)
+{
+	enum io io;
+
+	if (!c->peer.watch.hup && !c->peer.watch.readable && c->peer.in == NULL)
+		return false;
+	c->peer.hold_alerts = true;
+	io = peer_fill(&c->peer);
+	c->peer.hold_alerts = false;
+	return io == IO_ERR || (io == IO_EOF && c->peer.tls != NULL && c->peer.watch.hup);
+}
+
+/* -- CONN_DECIDE: while the task runs, a body may be read for it. */
+static void
+conn_read_body(struct conn *c)
+{
+	struct req *r = c->req;
+	uint64_t before = c->peer.received;
+	enum flow_io io = conn_pump(c, &r->up_flow);
+
+	r->bytes_up = r->up_flow.moved;
+	if (c->peer.received != before)
+		conn_deadline(c, CONN_IDLE_MS);
+	if (io == FLOW_WAIT)
+		return;
+	r->body_reading = false;
+	r->body_read = io == FLOW_DONE;
+	if (io == FLOW_DONE) {
+		conn_deadline(c, CONN_DECIDE_MS);
+	} else if (io == FLOW_DST_GONE) {
+		r->body_error = r->up_flow.piece.n > r->body.max - r->body.n ? "too_large" : "no_memory";
+	} else {
+		r->close_after = true;
+		r->body_error = io == FLOW_BAD ? "malformed" : "eof";
+	}
+	req_wake_body(r);
+}
+
+/* For req:read_body. False: r->body_error says why not. */
+static bool
+req_begin_body(struct req *r, size_t max)
+{
+	struct conn *c = r->conn;
+
+	if (r->head.body == BODY_NONE || (r->head.body == BODY_LENGTH && r->head.length == 0))
+		return r->body_read = true;
+	r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
+	if (r->head.body == BODY_LENGTH && r->head.length > max) {
+		r->body_error = "too_large";
+		return false;
+	}
+	if (r->head.body == BODY_LENGTH)
+		max = (size_t)r->head.length;
+	if (!bodies_fit(r->body_share, max)) {
+		r->body_error = "no_memory";
+		return false;
+	}
+	bodies_take(r->body_share, max);
+	buf_init(&r->body, max);
+	flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, false);
+	r->up_flow.into = &r->body;
+	r->body_reading = true;
+	if (r->head.expect_continue && !r->expect_sent) {
+		r->expect_sent = true;
+		if (!peer_put(&c->peer, "HTTP/1.1 100 Continue\r\n\r\n", 25) ||
+		    peer_flush(&c->peer) == IO_ERR) {
+			r->body_error = "eof";
+			return false;
+		}
+	}
+	loop_defer(&c->defer, conn_turn);
+	return true;
+}
+
+/* The states that CONN_DECIDE leads to, in the order in which they come. */
+static void conn_begin_dial(struct conn *);
+
+static const char conn_established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+static void
+conn_begin_tunnel(struct conn *c)
+{
+	struct req *r = c->req;
+
+	memcpy(c->host, r->host, sizeof c->host);
+	c->port = r->port;
+	memcpy(c->token, r->token, sizeof c->token);
+	c->tunnel = true;
+	r->allowed = true;
+	peer_put(&c->peer, conn_established, sizeof conn_established - 1);      /* CONN_SNIFF sees a failure */
+	req_free(r);
+	c->req = NULL;
+	c->state = CONN_SNIFF;
+	conn_deadline(c, CONN_HANDSHAKE_MS);
+}
+
+/* The task has ended, and left an action. */
+static void
+conn_act(struct conn *c)
+{
+	struct req *r = c->req;
+
+	if (!r->task_ok && r->action != REQ_REPLY) {
+		char message[160];
+
+		snprintf(message, sizeof message, r->credential[0] != '\0' ?
+		    "the policy of credential %s failed" : "a policy failed%s", r->credential);
+		req_failf(r, 502, "policy_failed", message);
+	}
+	if (r->too_many && r->action != REQ_REPLY) {
+		r->retry_after = 1;
+		req_failf(r, 429, "too_many", "this agent has its share of connections or requests in use");
+	}
+	r->close_after = r->close_after || (r->too_many && agent_over(c->agent));
+	if (r->action == REQ_FORWARD && r->last_hop) {
+		r->action = REQ_REPLY;  /* RFC 9110 9.3.7: what may be asked of us; nothing is said of the path */
+		r->status = 204;
+		r->allowed = true;
+	}
+	switch (r->action) {
+	case REQ_UNDECIDED:
+		req_failf(r, 502, "policy_failed", "nothing was decided");
+		/* fall through */
+	case REQ_REPLY:
+		conn_begin_answer(c);
+		break;
+	case REQ_FORWARD:
+	case REQ_BLIND:
+		conn_begin_dial(c);
+		break;
+	case REQ_INTERCEPT:
+		conn_begin_tunnel(c);
+		break;
+	}
+}
+
+static bool
+conn_step_decide(struct conn *c)
+{
+	struct req *r = c->req;
+
+	if (r->body_reading)
+		conn_read_body(c);
+	if (r->task_done) {
+		conn_act(c);
+		return true;
+	}
+	if (!r->body_reading && conn_client_gone(c))
+		return conn_close(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
+	return false;
+}
+
+/* -- CONN_DIAL */
+static bool
+req_dials_tls(const struct req *r)
+{
+	return r->action == REQ_FORWARD && r->secure;
+}
+
+/* Whose connection it is and where to. Names hold no "|". */
+static void
+req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
+{
+	const char *const parts[] = {r->agent, r->credential, r->dial_host, req_dials_tls(r) ? "tls" : "plain"};
+	size_t n = 0;
+
+	for (size_t i = 0; i < COUNT(parts); i++) {
+		size_t len = strlen(parts[i]);
+
+		memcpy(key + n, parts[i], len);
+		n += len;
+		key[n++] = '|';
+	}
+	n += hex_encode(key + n, &r->dial_port, sizeof r->dial_port);
+	if (r->ident != NULL)
+		n += hex_encode(key + n, r->ident->tag, sizeof r->ident->tag);
+	key[n] = '\0';
+}
+_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 32 + 64, "a pool key fits");
+
+static void
+conn_begin_dial(struct conn *c)
+{
+	struct req *r = c->req;
+	char key[UPSTREAM_KEY_MAX];
+
+	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
+	if (r->action == REQ_FORWARD && (!req_put_head(r, &r->out_head) ||
+	    r->out_head.n > r->bytes.n + REQ_ATTACHED_MAX)) {
+		conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
+		return;
+	}
+	r->sent = true;
+	c->state = CONN_DIAL;
+	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
+	req_pool_key(r, key);
+	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
+		r->up = upstream_take(key, r->allow, r->nallow);
+	if (r->up == NULL)
+		r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident);
+	if (r->up == NULL) {
+		conn_fail(c, 503, "injection_unavailable", "out of memory");
+		return;
+	}
+	r->up->owner = c;
+	r->up->event = conn_upstream_event;
+	if (r->up->state == UP_DIAL)
+		upstream_dial(r->up, r->allow, r->nallow);
+}
+
+static void
+conn_dial_failed(struct conn *c)
+{
+	struct req *r = c->req;
+	const char *code = r->up->code, *why = r->up->why;
+	struct slice hint = SLICE("");
+	char message[384];
+	int status = 502;
+
+	if (strcmp(code, "address_blocked") == 0) {
+		status = 403;
+		hint = SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
+	} else if (strncmp(why, "untrusted certificate", 21) == 0) {
+		hint = SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
+	}
+	if (strcmp(code, "clock_unset") == 0) {
+		status = 503;
+		r->retry_after = 60;
+	}
+	snprintf(message, sizeof message, "%s%s: %s", strcmp(code, "upstream_tls") == 0 ? "TLS to " : "",
+	    host_text(r->dial_host), why);
+	req_fail(r, status, code, slice_of(message), hint);
+	conn_begin_answer(c);
+}
+
+static void
+conn_begin_blind(struct conn *c)
+{
+	struct req *r = c->req;
+
+	flow_init(&r->up_flow, &c->peer, &r->up->peer, BODY_EOF, 0, false);
+	flow_init(&r->down_flow, &r->up->peer, &c->peer, BODY_EOF, 0, false);
+	r->allowed = true;
+	c->state = CONN_BLIND;
+	conn_deadline(c, r->hello == HELLO_MORE ? CONN_HANDSHAKE_MS : r->idle_ms);
+}
+
+/* How long may nothing move? `sent`: the request is. */
+static int64_t
+req_patience(const struct req *r, bool sent)
+{
+	int mode = r->answer_begun ? r->down_flow.mode : r->body_read ? BODY_LENGTH : r->up_flow.mode;
+
+	if (!r->answer_begun && sent)
+		return r->answer_ms;
+	return mode == BODY_LENGTH && r->idle_ms > CONN_IDLE_MS ? CONN_IDLE_MS : r->idle_ms;
+}
+
+static bool
+conn_step_dial(struct conn *c)
+{
+	struct req *r = c->req;
+
+	switch (r->up->state) {
+	case UP_DIAL:
+	case UP_HANDSHAKE:
+		if (req_body_consumed(r) && conn_client_gone(c))
+			conn_close(c, true);
+		return false;
+	case UP_FAILED:
+		conn_dial_failed(c);
+		return true;
+	case UP_OPEN:
+		break;
+	}
+	if (r->action == REQ_BLIND) {
+		peer_put(&c->peer, conn_established, sizeof conn_established - 1);
+		r->status = 200;
+		conn_begin_blind(c);
+		return true;
+	}
+	peer_put(&r->up->peer, r->out_head.p, r->out_head.n);   /* where this fails, so does the flow behind it */
+	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
+	r->allowed = true;
+	if (r->body_read) {
+		flow_init(&r->up_flow, NULL, &r->up->peer, BODY_LENGTH, r->body.n, false);
+		r->up_flow.from = buf_slice(&r->body);
+	} else {
+		flow_init(&r->up_flow, &c->peer, &r->up->peer, (int)r->head.body, r->head.length,
+		    req_out_chunked(r));
+		r->up_flow.may_pass = req_trailer_may_pass;
+	}
+	c->state = CONN_RELAY;
+	conn_deadline(c, req_patience(r, req_body_consumed(r)));
+	return true;
+}
+
+/* -- CONN_RELAY */
+/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
+ * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
+static bool
+req_may_retry(const struct req *r)
+{
+	struct slice method = r->head.method;
+
+	return !r->retried && r->up->requests != 0 && !r->up_seen && !r->answer_begun &&
+	    r->head.body == BODY_NONE && !req_wants_length(r) &&
+	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
+	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE")));
+}
+
+/* The upstream failed or ended (502), or stalls (504). Before an answer began the client can be told in
+ * words. Always false, so that a step may return it. */
+static bool
+conn_upstream_gone(struct conn *c, int status, const char *why)
+{
+	struct req *r = c->req;
+	const char *code = status == 504 ? "upstream_timeout" : "upstream_unreachable";
+	char message[384];
+
+	if (status == 502 && req_may_retry(r)) {
+		upstream_drop(&r->up);
+		r->retried = true;
+		conn_begin_dial(c);
+		return false;
+	}
+	text_copy(r->code, sizeof r->code, code);
+	if (r->answer_begun)
+		return conn_close(c, true);
+	snprintf(message, sizeof message, "%s %s", host_text(r->dial_host), why);
+	conn_fail(c, status, code, message);
+	return false;
+}
+
+/* NTLM and Negotiate authenticate the connection, not the request: no other request may use it. */
+static bool
+is_tainted(const struct http_head *h)
+{
+	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++)
+		if ((f->rule & (HDR_AUTH | HDR_PROXY)) != 0 && (slice_begins_nocase(f->value, SLICE("ntlm")) ||
+		    slice_begins_nocase(f->value, SLICE("negotiate"))))
+			return true;
+	return false;
+}
+
+/* RFC 6455 4.2.2: proof that the server took this very handshake for a WebSocket's. */
+static bool
+websocket_accepted(const struct req *r, const struct http_head *answer)
+{
+	static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+	struct slice key = http_value(&r->head, SLICE("sec-websocket-key"));
+	uint8_t digest[20];
+	char want[28];
+	br_sha1_context sha;
+
+	if (key.p == NULL || !answer->upgrade ||
+	    !slice_eq_nocase(http_value(answer, SLICE("upgrade")), SLICE("websocket")))
+		return false;
+	br_sha1_init(&sha);
+	br_sha1_update(&sha, key.p, key.n);
+	br_sha1_update(&sha, guid, sizeof guid - 1);
+	br_sha1_out(&sha, digest);
+	b64_encode(want, digest, sizeof digest, false);
+	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")),
+	    (struct slice){want, sizeof want});
+}
+
+/* Fields that repeat the request's address, or what stood in it. */
+static bool
+answer_echoes(struct slice name)
+{
+	return slice_eq_nocase(name, SLICE("location")) ||      /* RFC 9110 10.2.2 */
+	    slice_eq_nocase(name, SLICE("content-location")) || /* RFC 9110 8.7 */
+	    slice_eq_nocase(name, SLICE("link")) ||             /* RFC 8288 */
+	    slice_eq_nocase(name, SLICE("refresh")) ||          /* HTML's, which browsers obey */
+	    slice_eq_nocase(name, SLICE("set-cookie"));
+}
+
+/* Whether a trailer may follow: what is rewritten in a head is dropped behind a body. */
+static bool
+answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
+{
+	const struct req *r = OWNER(f, struct req, down_flow);
+
+	return !subst_back_in(r->back, t->value, answer_echoes(t->name)) &&
+	    !subst_back_in(r->back, t->name, false);
+}
+
+/* Status line and fields of the answer, without framing; with what the client had sent in the place of
+ * what we attached: any server may repeat any field (CORS an Origin, a tracer an id, a login a cookie),
+ * in whichever field it likes. */
+static void
+answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
+{
+	bool found = subst_back_in(r->back, buf_slice(&r->up_bytes), true);
+
+	buf_adds(b, "HTTP/1.1 ");
+	buf_addu(b, (uint64_t)h->status);
+	buf_add(b, " ", 1);
+	if (found)
+		subst_back_value(r->back, h->reason, false, b);
+	else
+		buf_addv(b, h->reason);
+	buf_add(b, "\r\n", 2);
+	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
+		if (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
+			continue;
+		if (!found) {
+			put_field(b, f->name, f->value);
+		} else if (!subst_back_in(r->back, f->name, false)) {
+			buf_addv(b, f->name);
+			buf_add(b, ": ", 2);
+			subst_back_value(r->back, f->value, answer_echoes(f->name), b);
+			buf_add(b, "\r\n", 2);
+		}
+	}
+	if (r->refused) {       /* or a client begins to sign in where there is nothing to sign in with */
+		buf_adds(b, "X-Sallyport-Note: credential_refused; credential=");
+		buf_adds(b, r->credential);
+		buf_add(b, "\r\n", 2);
+	}
+}
+
+/* How the body goes on, and what becomes of the connection behind it. */
+static void
+answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
+{
+	struct conn *c = r->conn;
+	struct flow *f = &r->down_flow;
+	bool keeps = f->filter == NULL || f->filter->class->keeps_length;
+	bool no_body = slice_eq(r->head.method, SLICE("HEAD")) || h->status == 204 || h->status == 304;
+	bool chunk = false;
+
+	if (no_body) {
+		/* RFC 9110 8.6: what a GET would have had, as it came. */
+		int i = h->status == 204 || !keeps ? -1 : http_find(h, SLICE("content-length"), 0);
+
+		if (i >= 0)
+			put_field(b, SLICE("Content-Length"), h->field[i].value);
+	} else if (h->body == BODY_LENGTH && keeps) {
+		put_length(b, h->length);
+	} else if (h->body == BODY_NONE) {
+		buf_adds(b, "Content-Length: 0\r\n");
+	} else if (r->head.minor == 0) {
+		c->last = true;         /* HTTP/1.0 knows no chunks: the end of the connection is the end */
+	} else {
+		chunk = true;
+		buf_adds(b, "Transfer-Encoding: chunked\r\n");
+	}
+	flow_init(f, &r->up->peer, &c->peer, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
+	f->may_pass = answer_trailer_may_pass;
+	if (c->last)
+		buf_adds(b, "Connection: close\r\n");
+	else if (r->head.minor == 0)
+		buf_adds(b, "Connection: keep-alive\r\n");
+}
+
+/* The head of an answer goes on to the client: an interim one, a WebSocket's, or one with a body. */
+static bool
+conn_put_head(struct conn *c, const struct http_head *h)
+{
+	struct buf *b = &c->req->out_head;
+	bool ok;
+
+	answer_put_fields(b, c->req, h);
+	if (h->status == 101)
+		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+	else if (h->status >= 200)
+		answer_put_framing(b, c->req, h);
+	ok = buf_add(b, "\r\n", 2) && peer_put(&c->peer, b->p, b->n);
+	buf_recycle(b, FLOW_BUF_KEEP);
+	return ok;
+}
+
+/* A whole final head is in up_bytes. */
+static bool
+conn_begin_down(struct conn *c, const struct http_head *h)
+{
+	struct req *r = c->req;
+	bool rows;
+
+	r->status = h->status;
+	r->t_first = clock_now();
+	r->up_keep = h->keep_alive && !req_odd_body(r);
+	if (h->keep_ms != 0 && h->keep_ms < r->up->keep_ms)
+		r->up->keep_ms = h->keep_ms;
+	if (is_tainted(h) || is_tainted(&r->head))
+		r->up->tainted = true;
+	if (h->status == 101) {
+		if (!r->websocket || !websocket_accepted(r, h))
+			return conn_upstream_gone(c, 502, "answered 101 without being asked");
+		rows = subst_places(r->subst, 1u << PLACE_WS);
+		flow_attach(&r->up_flow, rows ? filter_ws_new(r->subst) : NULL);
+		if ((rows && r->up_flow.filter == NULL) || !conn_put_head(c, h))
+			return conn_close(c, true);
+		conn_begin_blind(c);
+		return false;           /* CONN_RELAY is over */
+	}
+	r->refused = h->status == 401 && req_attached(r);
+	if ((r->watch && h->status >= 400) || r->refused)
+		req_tell_answer(r, h);
+	/* An early answer: the rest of the body is no request, and a client that hears of it in time need
+	 * not send it (RFC 9112 9.6). */
+	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
+		c->last = true;
+	if (!conn_put_head(c, h))
+		return conn_close(c, true);
+	return r->answer_begun = true;
+}
+
+/* Reads a response head. False: wait, or the conn has left CONN_RELAY. */
+static bool
+conn_read_answer(struct conn *c)
+{
+	struct req *r = c->req;
+	static struct http_head head;   /* 4 KiB of slices; dead before this returns */
+	char why[128];
+	enum io io;
+	bool whole;
+
+	if (!peer_room(&c->peer, PEER_OUT_HEAD))
+		return false;
+	if ((io = peer_fill(&r->up->peer)) == IO_AGAIN)
+		return false;
+	if (io != IO_OK)
+		return conn_upstream_gone(c, 502, "closed the connection without an answer");
+	r->up_seen = true;
+	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
+		return conn_upstream_gone(c, 502, "sent a head for which there is no memory");
+	if (memcmp(r->up_bytes.p, "HTTP/", r->up_bytes.n < 5 ? r->up_bytes.n : 5) != 0)
+		return conn_upstream_gone(c, 502, "speaks something else than HTTP/1.1 on this port");
+	if (!whole)
+		return true;
+	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0) {
+		head_tell(&head, "sent an answer with", why, sizeof why);
+		return conn_upstream_gone(c, 502, why);
+	}
+	if (head.status >= 200 || head.status == 101)
+		return conn_begin_down(c, &head);
+	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
+	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
+		return conn_close(c, true);
+	buf_clear(&r->up_bytes);
+	r->up_scanned = 0;
+	return true;
+}
+
+static bool
+conn_relay_cut(struct conn *c, const char *code)
+{
+	text_copy(c->req->code, sizeof c->req->code, code);
+	return conn_close(c, true);
+}
+
+/* What became of the request's body. True: the conn goes on relaying. */
+static bool
+conn_relay_up(struct conn *c, enum flow_io io)
+{
+	static const struct filter_fault malformed = {400, "bad_request", "malformed body", ""};
+	struct req *r = c->req;
+	const struct filter_fault *why = r->up_flow.filter != NULL ? r->up_flow.filter->fault : NULL;
+
+	switch (io) {
+	case FLOW_WAIT:
+	case FLOW_TURN:
+		return true;
+	case FLOW_DONE:                 /* does the client still wait for the answer? */
+		return !conn_client_gone(c) || conn_relay_cut(c, "client_closed");
+	case FLOW_SRC_GONE:
+		return conn_relay_cut(c, "client_closed");
+	case FLOW_DST_GONE:             /* it answered before it closed: that is read to its end */
+		return r->answer_begun || conn_upstream_gone(c, 502, "closed the connection");
+	case FLOW_BAD:
+		break;
+	}
+	if (r->answer_begun)
+		return conn_relay_cut(c, "bad_request");
+	/* What of the body went out is not a request yet: the upstream's connection is cut. */
+	if (why == NULL)
+		why = &malformed;
+	r->close_after = r->close_after || why == &malformed;
+	if (why->status == 503)
+		r->retry_after = 1;
+	req_fail(r, why->status, why->code, slice_of(why->message), slice_of(why->hint));
+	conn_begin_answer(c);
+	return false;
+}
+
+static bool
+conn_step_relay(struct conn *c)
+{
+	struct req *r = c->req;
+	uint64_t before = r->up->peer.received + c->peer.received + r->up_flow.moved;
+	enum flow_io up = conn_pump(c, &r->up_flow), down = FLOW_WAIT;
+	unsigned heads = 0;
+
+	if (!r->body_read)
+		r->bytes_up = r->up_flow.moved;
+	while (!r->answer_begun && conn_read_answer(c))
+		if (++heads == CONN_STEPS) {
+			loop_defer(&c->defer, conn_turn); /* an upstream may say 1xx without end */
+			break;
+		}
+	if (c->state != CONN_RELAY)
+		return true;
+	if (r->answer_begun) {
+		down = conn_pump(c, &r->down_flow);
+		r->bytes_down = r->down_flow.moved;
+	} else if (peer_flush(&c->peer) == IO_ERR) {
+		down = FLOW_DST_GONE;
+	}
+	if (down == FLOW_DONE) {
+		upstream_release(r->up, r->up_flow.done && r->up_keep && r->down_flow.mode != BODY_EOF);
+		r->up = NULL;
+		conn_next_request(c);
+		return c->state != CONN_CLOSED;
+	}
+	if (down != FLOW_WAIT)
+		return conn_relay_cut(c, down == FLOW_DST_GONE ? "client_closed" : "upstream_unreachable");
+	if (!conn_relay_up(c, up))
+		return c->state != CONN_CLOSED;
+	if (r->up->peer.received + c->peer.received + r->up_flow.moved != before)
+		conn_deadline(c, req_patience(r, up == FLOW_DONE));
+	return false;
+}
+
+/* -- CONN_BLIND */
+/* One end is gone: the bytes that wait for the client still go out. */
+static bool
+blind_cut(struct conn *c)
+{
+	struct req *r = c->req;
+
+	r->up_flow.done = r->up_flow.shut = r->down_flow.done = true;
+	conn_deadline(c, CONN_IDLE_MS);
+	return true;
+}
+
+/* One direction; when its source has ended and all bytes have gone, its destination is told (half-close).
+ * True: one end is gone. */
+static bool
+blind_pump(struct conn *c, struct flow *f)
+{
+	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump(c, f);
+
+	if (io != FLOW_DONE)
+		return io != FLOW_WAIT && blind_cut(c);
+	if (f->dst->tls != NULL)
+		tls_shutdown(f->dst->tls);
+	if (peer_flush(f->dst) == IO_OK) {
+		shutdown(f->dst->watch.fd, SHUT_WR);
+		f->shut = true;
+	}
+	return false;
+}
+
+/* No byte of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
+ * False: the tunnel waits for more, or is over. */
+static bool
+blind_hello(struct conn *c)
+{
+	struct req *r = c->req;
+
+	while (r->hello == HELLO_MORE) {
+		enum io io = peer_flush(&c->peer) == IO_ERR ? IO_ERR : peer_fill(&c->peer);
+		struct slice in;
+
+		if (io != IO_OK)
+			return io != IO_AGAIN && conn_close(c, false);
+		in = peer_data(&c->peer);
+		if (!buf_add(&r->up_bytes, in.p, in.n) || !lua_protect(l_judge_hello, r))
+			r->hello = HELLO_REFUSE;
+		peer_consume(&c->peer, in.n);
+	}
+	if (r->hello == HELLO_PASS && peer_put(&r->up->peer, r->up_bytes.p, r->up_bytes.n)) {
+		r->hello = HELLO_ANY;
+		r->up_flow.moved = r->up_bytes.n;
+		conn_deadline(c, r->idle_ms);
+		return true;
+	}
+	r->allowed = false;
+	r->status = 421;
+	text_copy(r->code, sizeof r->code, "misdirected");
+	peer_put(&c->peer, "\25\3\1\0\2\2\160", 7); /* fatal, unrecognized_name (RFC 6066 3) */
+	r->hello = HELLO_ANY;
+	return blind_cut(c);
+}
+
+static bool
+conn_step_blind(struct conn *c)
+{
+	struct req *r = c->req;
+	size_t pending;
+	bool cut;
+
+	if (r->hello != HELLO_ANY && !blind_hello(c))
+		return false;
+	pending = peer_pending(&c->peer) + peer_pending(&r->up->peer);
+	cut = blind_pump(c, &r->up_flow);
+	cut = blind_pump(c, &r->down_flow) || cut;
+	if (r->bytes_up + r->bytes_down != r->up_flow.moved + r->down_flow.moved ||
+	    peer_pending(&c->peer) + peer_pending(&r->up->peer) < pending)
+		conn_deadline(c, r->idle_ms);
+	r->bytes_up = r->up_flow.moved;
+	r->bytes_down = r->down_flow.moved;
+	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut))
+		return conn_close(c, false);
+	return cut;
+}
+
+/* -- the short states */
+/* As far as it goes, does this begin like a request line? SSH's greeting does not. */
+static bool
+sniff_is_http(struct slice in)
+{
+	for (size_t i = 0; i < in.n && i <= HTTP_METHOD_MAX; i++) {
+		if (in.p[i] == ' ')
+			return i != 0;
+		if ((in.p[i] < 'A' || in.p[i] > 'Z') && in.p[i] != '-')
+			return false;
+	}
+	return in.n <= HTTP_METHOD_MAX;
+}
+
+static bool
+conn_step_sniff(struct conn *c)
+{
+	struct slice in;
+	enum io io;
+
+	if (peer_flush(&c->peer) == IO_ERR)
+		return conn_close(c, true);
+	if ((io = peer_fill(&c->peer)) != IO_OK)
+		return io != IO_AGAIN && conn_close(c, false);
+	in = peer_data(&c->peer);
+	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
+		c->secure = true;
+		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
+			wipe(c->peer.in->p, c->peer.in->off);
+		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL)
+			return conn_close(c, true);
+		c->state = CONN_HANDSHAKE;
+	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
+		c->state = CONN_HEAD;
+	} else {
+		conn_note(c, "client_tls", "not_tls");  /* SSH, say: a tunnel entry would let it through */
+		return conn_close(c, false);
+	}
+	return true;
+}
+
+static bool
+conn_step_handshake(struct conn *c)
+{
+	enum io io = peer_handshake(&c->peer);
+
+	if (io == IO_AGAIN)
+		return false;
+	if (io != IO_OK) {
+		conn_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
+		    tls_why(c->peer.tls) : "closed");
+		return conn_close(c, false);
+	}
+	c->state = CONN_HEAD;
+	conn_deadline(c, CONN_IDLE_MS);
+	return true;
+}
+
+static bool
+conn_step_answer(struct conn *c)
+{
+	struct flow *f = &c->req->down_flow;
+	uint64_t before = f->moved;
+	enum flow_io io = conn_pump(c, f);
+
+	if (io == FLOW_DONE && peer_pending(&c->peer) == 0) {
+		conn_next_request(c);
+		return true;
+	}
+	if (io != FLOW_DONE && io != FLOW_WAIT)
+		return conn_close(c, true);
+	if (f->moved != before)
+		conn_deadline(c, CONN_IDLE_MS);
+	return false;
+}
+
+/* See conn_linger. What is read is thrown away, within bounds. */
+static bool
+conn_step_linger(struct conn *c)
+{
+	size_t before = peer_pending(&c->peer);
+	enum io io = peer_flush(&c->peer);
+
+	if (io == IO_ERR)
+		return conn_close(c, true);
+	if (io == IO_OK && c->lingered == 0) {
+		shutdown(c->peer.watch.fd, SHUT_WR);
+		c->lingered = 1;
+		conn_deadline(c, CONN_LINGER_MS);
+	} else if (io == IO_AGAIN && peer_pending(&c->peer) < before) {
+		conn_deadline(c, CONN_IDLE_MS);
+	}
+	/* Off the wire: what is thrown away need not be decrypted. */
+	for (uint64_t from = c->lingered; c->lingered - from < FLOW_TURN_MAX;) {
+		if ((io = peer_read_wire(&c->peer)) == IO_AGAIN)
+			return false;
+		if (io != IO_OK)
+			return (peer_pending(&c->peer) == 0 || c->peer.failed) && conn_close(c, false);
+		c->lingered += c->peer.in->n;
+		wirebuf_put(&c->peer.in, c->peer.tls == NULL);
+		if (c->lingered > (c->agent != NULL ? CONN_LINGER_AGENT_MAX : CONN_LINGER_MAX))
+			return conn_close(c, false);
+		if (c->agent != NULL && peer_pending(&c->peer) == 0)
+			conn_deadline(c, CONN_LINGER_MS);
+	}
+	loop_defer(&c->defer, conn_turn);
+	return false;
+}
+
+/* Nothing has moved for too long. */
+static void
+conn_expire_relay(struct conn *c)
+{
+	struct req *r = c->req;
+	/* Was it the client? It does not read, or owes a body. */
+	bool client = peer_pending(&c->peer) != 0 ||
+	    (!req_body_consumed(r) && peer_pending(&r->up->peer) == 0);
+	int was = c->unsent, up = 0, down = 0;
+
+	/* A client that reads a few bytes at a time empties the kernel's queue long before there is an event. */
+	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
+	ioctl(r->up->peer.watch.fd, TIOCOUTQ, &up);
+	c->unsent = up + down;
+	if (c->unsent != was)
+		conn_deadline(c, req_patience(r, req_body_consumed(r)));
+	else if (r->answer_begun)
+		conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
+	else if (client)
+		conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
+	else
+		conn_upstream_gone(c, 504, "did not answer in time");
+}
+
+/* The deadline has passed. */
+static void
+conn_expire(struct conn *c)
+{
+	struct req *r = c->req;
+
+	switch (c->state) {
+	case CONN_RELAY:
+		conn_expire_relay(c);
+		break;
+	case CONN_DECIDE:
+		r->close_after = true;
+		req_stop(r);
+		if (r->body_reading)
+			conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
+		else
+			conn_fail(c, 503, "injection_unavailable", "the decision took too long");
+		break;
+	case CONN_DIAL:
+		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
+		break;
+	case CONN_HEAD:
+		conn_drop_req(c);
+		conn_close(c, false);
+		return;
+	case CONN_ANSWER:
+	case CONN_BLIND:
+		if (r->code[0] == '\0')
+			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" :
+			    "idle_timeout");
+		conn_close(c, false);
+		return;
+	case CONN_SNIFF:
+	case CONN_HANDSHAKE:
+		conn_note(c, "client_tls", "timeout");
+		/* fall through */
+	case CONN_LINGER:
+		conn_close(c, false);
+		return;
+	case CONN_CLOSED:
+		return;
+	}
+	conn_advance(c);
+}
+
+static void
+conn_advance(struct conn *c)
+{
+	unsigned steps = 0;
+	bool more = true;
+
+	if (c->advancing) {
+		c->again = true;
+		return;
+	}
+	c->advancing = true;
+	while (more || c->again) {
+		c->again = false;
+		if (c->state != CONN_CLOSED && ++steps > CONN_STEPS) {
+			loop_defer(&c->defer, conn_turn); /* pipelined requests must not keep the others waiting */
+			break;
+		}
+		switch (c->state) {
+		case CONN_HEAD:      more = conn_step_head(c); break;
+		case CONN_DECIDE:    more = conn_step_decide(c); break;
+		case CONN_DIAL:      more = conn_step_dial(c); break;
+		case CONN_RELAY:     more = conn_step_relay(c); break;
+		case CONN_ANSWER:    more = conn_step_answer(c); break;
+		case CONN_SNIFF:     more = conn_step_sniff(c); break;
+		case CONN_HANDSHAKE: more = conn_step_handshake(c); break;
+		case CONN_BLIND:     more = conn_step_blind(c); break;
+		case CONN_LINGER:    more = conn_step_linger(c); break;
+		case CONN_CLOSED:    c->advancing = false; return;
+		}
+	}
+	c->advancing = false;
+}
+
+/* Closing everything that is idle, and everything after what it does now. */
+static void
+conn_drain(void)
+{
+	conn_draining = true;
+	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
+		next = LIST_NEXT(c, link);
+		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL)
+			conn_close(c, false);
+	}
+}
+
+/* ---- main ------------------------------------------------------------------
+ * A command is one process: it runs cli.main as a task and ends. `serve` closes its Lua state and
+ * becomes the master, which opens no store and speaks to nobody: it holds the listeners and the
+ * lock, forks workers, replaces those that die, and kills one whose heart stopped. */
+#define MASTER_WORKERS_MAX 64
+#define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
+#define MASTER_STALL_MS 10000   /* DESIGN, Processes */
+#define MASTER_DRAIN_MS 30000
+#define MASTER_PIPE (1 << 20)   /* to the log's process, which at times is busy for a second */
+#define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
+#define WORKER_EXIT_START 3     /* could not start: another one could not either */
+#define MEMORY_MAX ((uint64_t)512 << 20)
+
+/* One a worker, shared with the master. */
+struct beat {
+	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
+	volatile int ready;
+	char policy[LUA_NAME_MAX]; /* what runs: named when it is killed */
+};
+
+static struct {
+	bool wanted;
+	char home[PATH_MAX];
+	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
+	const char *log;        /* JSON, for reqlog.run */
+	const char *at;         /* the listeners; it and the banner are said when the workers are up */
+	const char *banner;
+	const char *note;       /* what serve.lock holds then */
+	unsigned workers;
+	int lock_fd;
+} serve = {.lock_fd = -1};
+
+static struct beat *master_beats;       /* shared */
+static bool worker_stop;
+
+/* -- serve */
+/* host.serve_lock(home) -> true | nil, "running" | why
+ *
+ * Takes the lock of the one server of that store. */
+static int
+l_host_serve_lock(lua_State *L)
+{
+	luaL_argcheck(L, text_copy(serve.home, sizeof serve.home, luaL_checkstring(L, 1)), 1, "too long");
+	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0)
+		return l_fail(L, errno == EWOULDBLOCK ? "running" : strerror(errno));
+	return l_answer(L, true);
+}
+
+static char *
+l_serve_text(lua_State *L, const char *key)
+{
+	char *text;
+
+	lua_getfield(L, 1, key);
+	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
+		luaL_error(L, "out of memory");
+	return text;
+}
+
+/* host.serve{ workers=N|nil, overrides=JSON, log=JSON, at=, banner=, note= }
+ *
+ * The process becomes the master when the command has ended, for the listeners of host.listen and
+ * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
+ * is written to serve.lock, for commands. */
+static int
+l_host_serve(lua_State *L)
+{
+	long workers;
+
+	serve.overrides = l_serve_text(L, "overrides");
+	serve.log = l_serve_text(L, "log");
+	serve.at = l_serve_text(L, "at");
+	serve.banner = l_serve_text(L, "banner");
+	serve.note = l_serve_text(L, "note");
+	lua_getfield(L, 1, "workers");
+	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
+	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
+	serve.wanted = true;
+	return 0;
+}
+
+/* -- a task that the process waits for: a command, or a worker's start */
+struct call {
+	int argc;
+	char **argv;            /* borrowed; what is given begins at argv[1] */
+	bool done;
+	int code;
+};
+
+static int
+call_push(lua_State *co, void *arg)
+{
+	const struct call *c = arg;
+
+	lua_createtable(co, c->argc, 0);
+	for (int i = 1; i < c->argc; i++) {
+		lua_pushstring(co, c->argv[i]);
+		lua_rawseti(co, -2, i);
+	}
+	return 1;
+}
+
+static void
+call_done(struct task *t, bool ok, lua_State *co)
+{
+	struct call *c = t->owner;
+
+	c->done = true;
+	c->code = !ok ? 1 : lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : 0;
+	if (!ok && lua_worker)
+		log_line("ev=worker_start err=\"%.300s\"", l_message(co));
+	else if (!ok)
+		fprintf(stderr, "sallyport: %s\n", l_message(co));
+}
+
+/* Runs module.fn({argv[1], …}), and the loop until it has ended. Its exit code: what it returned, or 1 where it failed. */
+static int
+call_run(const char *module, const char *fn, int argc, char **argv)
+{
+	struct call c = {.argc = argc, .argv = argv};
+	int ref = lua_import(module, fn);
+	struct task *task = ref != LUA_NOREF ? task_new(ref, call_push, &c, &c, call_done) : NULL;
+
+	if (task == NULL)
+		return 1;
+	task_run(task);
+	if (!c.done)
+		loop_run(&c.done);
+	return c.code;
+}
+
+/* -- worker */
+#define HEAP_BURST 32           /* connections; fewer are not worth a look at the whole heap */
+
+static int worker_tick_ref = LUA_NOREF;
+static struct timer worker_beat_timer, worker_tick_timer, worker_drain_timer;
+static struct beat *worker_beat;
+static int64_t worker_drain_until, worker_readers_at;
+static size_t worker_conns;             /* the most at once, of late */
+static struct watch worker_signals = {.fd = -1};
+
+static void
+worker_on_beat(struct timer *t)
+{
+	worker_beat->at = clock_read(CLOCK_MONOTONIC);
+	timer_set(t, clock_now() + MASTER_BEAT_MS, worker_on_beat);
+}
+
+/* Its result is not asked for: a tick that failed is logged, and the next one comes. */
+static void
+worker_tick_done(struct task *t, bool ok, lua_State *co)
+{
+	(void)t;
+	if (!ok)
+		log_line("ev=task_failed entry=tick msg=\"%.300s\"",
+		    l_message(co));
+}
+
+static void
+worker_on_tick(struct timer *t)
+{
+	struct task *task = task_new(worker_tick_ref, NULL, NULL, NULL, worker_tick_done);
+	bool more;
+
+	if (task != NULL)
+		task_run(task);
+	more = conn_rejudge();
+	bufs_trim();
+	/* The C library keeps what is freed below its last block: half heads of a thousand connections,
+	 * say. When most of them have gone, that goes back to the kernel. */
+	if (conn_count >= worker_conns) {
+		worker_conns = conn_count;
+	} else if (conn_count + HEAP_BURST < worker_conns / 2) {
+		malloc_trim(0);
+		worker_conns = conn_count;
+	}
+	reqlog_tick(clock_now() >= worker_readers_at);
+	if (clock_now() >= worker_readers_at) {
+		store_check_readers();
+		worker_readers_at = clock_now() + 60000;
+	}
+	timer_set(t, clock_now() + (more ? 20 : 500), worker_on_tick);
+}
+
+static void
+worker_on_drain(struct timer *t)
+{
+	if ((conn_count == 0 && spawn_running == 0) || clock_now() >= worker_drain_until)
+		worker_stop = true;
+	else
+		timer_set(t, clock_now() + 20, worker_on_drain);
+}
+
+static void
+worker_on_signal(struct watch *w)
+{
+	struct signalfd_siginfo info;
+	bool drain = false;
+
+	while (read(w->fd, &info, sizeof info) == (ssize_t)sizeof info)
+		drain |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT;
+	w->readable = false;
+	if (!drain || conn_draining)
+		return;
+	for (size_t i = 0; i < net.nlisteners; i++)
+		watch_close(&net.listeners[i].watch);
+	conn_drain();
+	worker_drain_until = clock_now() + MASTER_DRAIN_MS;
+	worker_on_drain(&worker_drain_timer);
+}
+
+static bool
+worker_open(void)
+{
+	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+	enum store_err err;
+
+	if ((err = store_open(serve.home, STORE_WITH_KEY)) != STORE_OK) {
+		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
+		    store_fault.place != NULL ? store_fault.place : "",
+		    store_fault.why != NULL ? store_fault.why : "");
+		return false;
+	}
+	host_workers = serve.workers;
+	conn_bound(memory < MEMORY_MAX ? memory : MEMORY_MAX);
+	if (lua_open_state(true) == NULL || !req_import())
+		return false;
+	worker_tick_ref = lua_import("worker", "tick");
+	if (worker_tick_ref == LUA_NOREF || call_run("worker", "start", 2, (char *[]){NULL, serve.overrides}) != 0)
+		return false;
+	embed_forget(lua_main);
+	return true;
+}
+
+static void
+master_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+}
+
+/* Runs in the child; never returns. */
+__attribute__((noreturn)) static void
+worker_main(unsigned index, pid_t master)
+{
+	sigset_t set;
+
+	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
+	if (getppid() != master)
+		_exit(0);
+	worker_beat = &master_beats[index];
+	lua_running_slot = worker_beat->policy;
+	loop_time = 0;
+	if (!secret_init() || !loop_init(true) || !tls_worker_init())
+		_exit(WORKER_EXIT_START);
+	master_signals(&set);                   /* SIGHUP: a terminal that goes away is the master's affair */
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	worker_signals = (struct watch){.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .ready = worker_on_signal};
+	watch_add(&worker_signals, EPOLLIN);
+	worker_on_beat(&worker_beat_timer);
+	if (!worker_open())
+		_exit(WORKER_EXIT_START);
+	for (size_t i = 0; i < net.nlisteners; i++) {
+		net.listeners[i].watch.ready = conn_accept;
+		if (!watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE))
+			_exit(WORKER_EXIT_START);
+	}
+	worker_on_tick(&worker_tick_timer);
+	worker_beat->ready = 1;
+	loop_run(&worker_stop);
+	reqlog_drain();
+	store_close();
+	_exit(0);
+}
+
+/* -- master */
+struct worker {
+	pid_t pid;              /* 0: none */
+	int64_t started;        /* monotonic ms */
+	int64_t not_before;     /* of the next start */
+};
+
+static struct worker master_workers[MASTER_WORKERS_MAX];
+
+static void
+master_fork(unsigned i)
+{
+	struct worker *w = &master_workers[i];
+	pid_t master = getpid(), pid;
+
+	master_beats[i].at = clock_read(CLOCK_MONOTONIC);
+	master_beats[i].ready = 0;
+	if ((pid = fork()) == 0)
+		worker_main(i, master);
+	w->started = clock_read(CLOCK_MONOTONIC);
+	w->pid = pid > 0 ? pid : 0;
+	if (pid < 0)
+		w->not_before = w->started + 1000;
+}
+
+/* One that is missing is started, and one whose heart stopped is killed. */
+static void
+master_keep_workers(void)
+{
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+
+	for (unsigned i = 0; i < serve.workers; i++) {
+		const struct worker *w = &master_workers[i];
+
+		if (w->pid == 0 && now >= w->not_before)
+			master_fork(i);
+		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS)
+			continue;
+		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
+		kill(w->pid, SIGKILL);
+		master_beats[i].at = now;
+	}
+}
+
+/* True: the worker could not even start, so nothing is gained by another. */
+static bool
+master_reap(bool stopping)
+{
+	bool fatal = false;
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (unsigned i = 0; i < serve.workers; i++) {
+			struct worker *w = &master_workers[i];
+			int64_t now = clock_read(CLOCK_MONOTONIC);
+
+			if (w->pid != pid)
+				continue;
+			w->pid = 0;
+			/* One that dies young is not started again at once. */
+			w->not_before = now - w->started < 1000 ? now + 1000 : now;
+			if (WIFSIGNALED(status))
+				log_line("ev=worker_died pid=%ld signal=%d policy=%s", (long)pid,
+				    WTERMSIG(status), master_beats[i].policy);
+			else if (!stopping)
+				log_line("ev=worker_died pid=%ld status=%d", (long)pid, WEXITSTATUS(status));
+			if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_EXIT_START && !master_beats[i].ready)
+				fatal = true;
+		}
+	}
+	return fatal;
+}
+
+/* True: a worker is left. Signal 0 only asks. */
+static bool
+master_signal(int sig)
+{
+	bool alive = false;
+
+	for (unsigned i = 0; i < serve.workers; i++)
+		if (master_workers[i].pid != 0)
+			alive |= kill(master_workers[i].pid, sig) == 0;
+	return alive;
+}
+
+/* False: a worker could not start. */
+static bool
+master_wait_ready(void)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
+	unsigned ready = 0;
+
+	while (ready < serve.workers && clock_read(CLOCK_MONOTONIC) < until) {
+		const struct timespec ms = {0, 1000000};
+
+		if (master_reap(false))
+			return false;
+		ready = 0;
+		for (unsigned i = 0; i < serve.workers; i++)
+			ready += master_beats[i].ready != 0;
+		if (ready < serve.workers)
+			nanosleep(&ms, NULL);
+	}
+	return ready == serve.workers;
+}
+
+/* Drains; told a second time, it does not wait any longer. */
+static int
+master_stop(const sigset_t *set)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_DRAIN_MS + 2000;
+	const struct timespec wait = {0, 10000000};
+
+	for (size_t i = 0; i < net.nlisteners; i++)
+		close(net.listeners[i].watch.fd);
+	master_signal(SIGTERM);
+	close(master_pipe[1]);
+	while ((master_signal(0) || reqlog_has_writer()) && clock_read(CLOCK_MONOTONIC) < until) {
+		int sig = sigtimedwait(set, NULL, &wait);
+
+		if (sig == SIGTERM || sig == SIGINT)
+			break;
+		master_reap(true);
+	}
+	master_signal(SIGKILL);
+	return 0;
+}
+
+static int
+master_main(void)
+{
+	const struct timespec second = {0, 500000000};
+	const bool terminal = isatty(STDIN_FILENO);
+	const size_t note = strlen(serve.note);
+	sigset_t set;
+
+	master_signals(&set);
+	sigaddset(&set, SIGCHLD);
+	if ((master_log_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
+	    pipe2(master_pipe, O_CLOEXEC) != 0 || fcntl(master_pipe[1], F_SETFL, O_NONBLOCK) != 0)
+		return 1;
+	fcntl(master_pipe[1], F_SETPIPE_SZ, MASTER_PIPE);
+	reqlog.fd = master_pipe[1];
+	master_beats = mmap(NULL, sizeof(struct beat) * serve.workers, PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (master_beats == MAP_FAILED || !tls_init())
+		return 1;
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	for (unsigned i = 0; i < serve.workers; i++)
+		master_fork(i);
+	reqlog_keep_writer();
+	if (!master_wait_ready()) {
+		master_stop(&set);
+		return 1;
+	}
+	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers, serve.banner);
+	if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note || ftruncate(serve.lock_fd, (off_t)note) != 0)
+		log_line("ev=lock err=%s", strerror(errno));
+	for (;;) {
+		int sig = sigtimedwait(&set, NULL, &second);
+
+		/* SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away. */
+		if (sig == SIGTERM || sig == SIGINT ||
+		    (sig == SIGHUP && terminal && !isatty(STDIN_FILENO)))
+			return master_stop(&set);
+		if (sig == SIGHUP)
+			reqlog_flush(NULL);
+		master_reap(false);
+		reqlog_keep_writer();
+		master_keep_workers();
+	}
+}
+
+/* ==== Part II: organs =======================================================
+ * Bytes in, an answer out. No section here knows a connection, and none runs Lua. Each banner says
+ * what the section is for and what a reader may skip it for.
+ */
+
+/* ---- addr ------------------------------------------------------------------
+ * IP addresses as bytes, and the guard that says which of them an agent's request may be sent to.
+ * Pure: no sockets, no allocation. One table decides; who may pass by it (--address,
+ * --allow-address, --connect-to) is the caller's affair and is asked first. */
+
+/* Dotted quad without leading zeros, or RFC 4291 2.2 text: both as inet_pton reads them. No zone,
+ * no brackets, and none of the forms that only inet_aton knows. */
+static bool
+addr_parse(struct slice in, struct addr *out)
+{
+	char text[ADDR_TEXT_MAX];
+
+	*out = (struct addr){.v4 = in.n == 0 || memchr(in.p, ':', in.n) == NULL};
+	return slice_cstr(in, text, sizeof text) && inet_pton(out->v4 ? AF_INET : AF_INET6, text, out->b) == 1;
+}
+
+/* What getaddrinfo takes for an address though no RFC does: 127.1, 0x7f.1, 0177.0.0.1,
+ * 2130706433. One dot may end it, as it may a name. inet_aton would stop at white space and take what
+ * stands before it. */
+static bool
+addr_parse_legacy(struct slice in, struct addr *out)
+{
+	struct in_addr a;
+	char text[256];
+
+	in.n -= in.n != 0 && in.p[in.n - 1] == '.';
+	*out = (struct addr){.v4 = true};
+	if (!slice_cstr(in, text, sizeof text) || strspn(text, "0123456789abcdefABCDEFxX.") != in.n ||
+	    inet_aton(text, &a) == 0)
+		return false;
+	memcpy(out->b, &a, sizeof a);
+	return true;
+}
+
+/* A socket's; false: of another family. */
+static bool
+addr_of_socket(const struct sockaddr *sa, struct addr *a)
+{
+	*a = (struct addr){.v4 = sa->sa_family == AF_INET};
+	if (a->v4)
+		memcpy(a->b, &((const struct sockaddr_in *)sa)->sin_addr, 4);
+	else if (sa->sa_family == AF_INET6)
+		memcpy(a->b, &((const struct sockaddr_in6 *)sa)->sin6_addr, 16);
+	return a->v4 || sa->sa_family == AF_INET6;
+}
+
+/* RFC 5952, which is what inet_ntop writes. Returns the length without the NUL. */
+static size_t
+addr_format(const struct addr *a, char out[ADDR_TEXT_MAX])
+{
+	if (inet_ntop(a->v4 ? AF_INET : AF_INET6, a->b, out, ADDR_TEXT_MAX) == NULL)
+		out[0] = '\0';  /* cannot be: both families are known and the room suffices */
+	return strlen(out);
+}
+
+static bool
+addr_in_prefix(const uint8_t *a, const uint8_t *prefix, unsigned bits)
+{
+	unsigned whole = bits / 8, rest = bits % 8;
+
+	return memcmp(a, prefix, whole) == 0 &&
+	    (rest == 0 || (a[whole] ^ prefix[whole]) >> (8 - rest) == 0);
+}
+
+/* "10.0.0.0/8", "fd00::/8", or an address alone. A bit behind the prefix is an error: 10.0.0.1/8
+ * is more likely a slip than a wish to open all of 10/8. */
+static bool
+cidr_parse(struct slice in, struct cidr *out)
+{
+	size_t n = in.n;
+	struct slice text = slice_cut(&in, '/');
+	uint64_t bits, max;
+
+	*out = (struct cidr){.bits = 0};
+	if (!addr_parse(text, &out->a))
+		return false;
+	bits = max = out->a.v4 ? 32 : 128;
+	if (text.n != n && (!slice_number(in, max, &bits) || (in.n > 1 && in.p[0] == '0')))
+		return false;
+	out->bits = (uint8_t)bits;
+	for (uint64_t i = bits; i < max; i++)
+		if ((out->a.b[i / 8] & 0x80u >> i % 8) != 0)
+			return false;
+	return true;
+}
+
+/* RFC 4291 2.5.5.2: an IPv4-mapped address is dialled over IPv4. That address; any other stays. */
+static struct addr
+addr_unmapped(const struct addr *a)
+{
+	static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+	struct addr inner = {.v4 = true};
+
+	if (a->v4 || memcmp(a->b, prefix, sizeof prefix) != 0)
+		return *a;
+	memcpy(inner.b, a->b + 12, 4);
+	return inner;
+}
+
+/* ::ffff:10.0.0.1 is in 10.0.0.0/8 too. And it is in no IPv6 range shorter than the mapped one: ::/0
+ * says "IPv6", not "and all of IPv4". */
+static bool
+cidr_contains(const struct cidr *c, const struct addr *a)
+{
+	struct addr inner = addr_unmapped(a);
+
+	if (c->a.v4 || c->bits < 96)
+		a = &inner;
+	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
+}
+
+/* The guard. The first row that holds the address and settles it decides; GUARD_INSIDE settles
+ * only when the IPv4 address found at byte `at` is refused. What no row settles is refused.
+ *
+ * From the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890) as of 2025, with the
+ * multicast ranges, which those leave out, and addresses that clouds answer credentials on. Left
+ * out on purpose: the registries' few globally reachable exceptions inside refused blocks
+ * (192.0.0.9, 192.0.0.10, 2001:1::1..3, 2001:3::/32, 2001:4:112::/48, 2001:20::/28,
+ * 2001:30::/28): they are answered by the nearest network device, or are identifiers, and no API
+ * lives there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4
+ * address, since the registry calls none of them globally reachable; what is inside is judged
+ * first for the better reason. */
+enum guard_rule { GUARD_REFUSE, GUARD_PASS, GUARD_INSIDE, GUARD_INSIDE_INVERTED };
+
+#define V4(a, b, c, d, bits, ...) {{{{a, b, c, d}, true}, bits}, __VA_ARGS__}
+#define V6(a, b, c, d, e, f, g, h, bits, ...) \
+	{{{{BE(a), BE(b), BE(c), BE(d), BE(e), BE(f), BE(g), BE(h)}, false}, bits}, __VA_ARGS__}
+#define BE(x) (x) >> 8, (x) & 255
+#define NO(why) GUARD_REFUSE, 0, why
+#define INSIDE(at) GUARD_INSIDE, at, NULL
+#define INSIDE_INVERTED(at) GUARD_INSIDE_INVERTED, at, NULL
+#define PASS GUARD_PASS, 0, NULL
+
+static const struct {
+	struct cidr range;
+	enum guard_rule rule;
+	uint8_t at;             /* GUARD_INSIDE: where the IPv4 address begins */
+	const char *reason;     /* static; GUARD_REFUSE */
+} addr_guard_rows[] = {
+	/* Cloud metadata: first, so that the log names the attack. */
+	V4(169, 254, 169, 254, 32, NO("cloud metadata (AWS, Azure, Google, OpenStack)")),
+	V4(169, 254, 170, 2, 32, NO("cloud metadata (AWS ECS task credentials)")),
+	V4(169, 254, 170, 23, 32, NO("cloud metadata (AWS EKS pod identity)")),
+	V4(169, 254, 42, 42, 32, NO("cloud metadata (Scaleway)")),
+	V4(169, 254, 0, 23, 32, NO("cloud metadata (Tencent)")),
+	V4(100, 100, 100, 200, 32, NO("cloud metadata (Alibaba)")),
+	V4(192, 0, 0, 192, 32, NO("cloud metadata (Oracle)")),
+	V4(168, 63, 129, 16, 32, NO("cloud metadata (Azure wire server)")), /* public space */
+	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (AWS)")),
+	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23, 128, NO("cloud metadata (AWS EKS pod identity)")),
+	V6(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (Google)")),
+	V6(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42, 128, NO("cloud metadata (Scaleway)")),
+	V6(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe, 128, NO("cloud metadata (OpenStack)")),
+
+	/* IPv4 special-purpose registry. */
+	V4(0, 0, 0, 0, 8, NO("this network (RFC 791)")), /* Linux dials 0.0.0.0 to itself */
+	V4(10, 0, 0, 0, 8, NO("private (RFC 1918)")),
+	V4(100, 64, 0, 0, 10, NO("shared, carrier-grade NAT (RFC 6598)")),
+	V4(127, 0, 0, 0, 8, NO("loopback (RFC 1122)")),
+	V4(169, 254, 0, 0, 16, NO("link local (RFC 3927)")),
+	V4(172, 16, 0, 0, 12, NO("private (RFC 1918)")),
+	V4(192, 0, 0, 0, 24, NO("IETF protocol assignments (RFC 6890)")),
+	V4(192, 0, 2, 0, 24, NO("documentation (RFC 5737)")),
+	V4(192, 88, 99, 0, 24, NO("6to4 relay, deprecated (RFC 7526)")),
+	V4(192, 168, 0, 0, 16, NO("private (RFC 1918)")),
+	V4(198, 18, 0, 0, 15, NO("benchmarking (RFC 2544)")),
+	V4(198, 51, 100, 0, 24, NO("documentation (RFC 5737)")),
+	V4(203, 0, 113, 0, 24, NO("documentation (RFC 5737)")),
+	V4(224, 0, 0, 0, 4, NO("multicast (RFC 5771)")),
+	V4(255, 255, 255, 255, 32, NO("limited broadcast (RFC 919)")),
+	V4(240, 0, 0, 0, 4, NO("reserved (RFC 1112)")),
+	V4(0, 0, 0, 0, 0, PASS), /* the rest of IPv4 is global unicast */
+
+	/* IPv6 special-purpose registry. IPv4 inside IPv6 first. */
+	V6(0, 0, 0, 0, 0, 0, 0, 0, 128, NO("unspecified (RFC 4291)")),
+	V6(0, 0, 0, 0, 0, 0, 0, 1, 128, NO("loopback (RFC 4291)")),
+	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, INSIDE(12)),
+	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, PASS), /* RFC 4291 2.5.5.2: dialled as IPv4 */
+	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
+	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, NO("IPv4-compatible, deprecated (RFC 4291)")),
+	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
+	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, PASS), /* RFC 6052: NAT64, global */
+	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, NO("local NAT64 (RFC 8215)")), /* IPv4 anywhere in it */
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE(4)), /* RFC 4380 4: the server */
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE_INVERTED(12)), /* and the client */
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, NO("Teredo (RFC 4380)")),
+	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, INSIDE(2)),
+	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, NO("6to4, deprecated (RFC 7526)")),
+	V6(0x100, 0, 0, 0, 0, 0, 0, 0, 64, NO("discard only (RFC 6666)")),
+	V6(0x100, 0, 0, 1, 0, 0, 0, 0, 64, NO("dummy prefix (RFC 9780)")),
+	V6(0x2001, 2, 0, 0, 0, 0, 0, 0, 48, NO("benchmarking (RFC 5180)")),
+	V6(0x2001, 0x10, 0, 0, 0, 0, 0, 0, 28, NO("ORCHID, deprecated (RFC 4843)")),
+	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 23, NO("IETF protocol assignments (RFC 2928)")),
+	V6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0, 32, NO("documentation (RFC 3849)")),
+	V6(0x3fff, 0, 0, 0, 0, 0, 0, 0, 20, NO("documentation (RFC 9637)")),
+	V6(0x5f00, 0, 0, 0, 0, 0, 0, 0, 16, NO("segment routing (RFC 9602)")),
+	V6(0xfc00, 0, 0, 0, 0, 0, 0, 0, 7, NO("unique local (RFC 4193)")),
+	V6(0xfe80, 0, 0, 0, 0, 0, 0, 0, 10, NO("link local (RFC 4291)")),
+	V6(0xfec0, 0, 0, 0, 0, 0, 0, 0, 10, NO("site local, deprecated (RFC 3879)")),
+	V6(0xff00, 0, 0, 0, 0, 0, 0, 0, 8, NO("multicast (RFC 4291)")),
+	V6(0x2000, 0, 0, 0, 0, 0, 0, 0, 3, PASS), /* all of global unicast there is */
+};
+#undef V4
+#undef V6
+#undef BE
+#undef NO
+#undef INSIDE
+#undef INSIDE_INVERTED
+#undef PASS
+
+/* What is global and yet as near as what is private: this machine's own addresses, and the IPv6 networks
+ * it stands in. They change while it runs, and are asked for at each dial. */
+#define ADDR_OWN_MS 1000
+#define ADDR_OWN_MAX 1024       /* a machine full of containers */
+
+static struct { struct cidr range[ADDR_OWN_MAX]; size_t n; int64_t until; } addr_own;
+
+static void
+addr_own_read(void)
+{
+	struct ifaddrs *all;
+
+	addr_own.until = clock_now() + ADDR_OWN_MS;
+	if (getifaddrs(&all) != 0)
+		return;                 /* what was known stays */
+	addr_own.n = 0;
+	for (struct ifaddrs *i = all; i != NULL && addr_own.n < ADDR_OWN_MAX; i = i->ifa_next) {
+		const struct sockaddr_in6 *mask = (void *)i->ifa_netmask;
+		struct cidr *c = &addr_own.range[addr_own.n];
+
+		if (i->ifa_addr == NULL || !addr_of_socket(i->ifa_addr, &c->a))
+			continue;
+		c->bits = c->a.v4 ? 32 : 0;
+		for (size_t k = 0; !c->a.v4 && k < 8; k++) /* neighbours share 64 bits (RFC 4291 2.5.4), or fewer */
+			c->bits += mask == NULL ? 8 : (uint8_t)__builtin_popcount(mask->sin6_addr.s6_addr[k]);
+		addr_own.n++;
+	}
+	freeifaddrs(all);
+}
+
+/* NULL: globally reachable unicast; else why not, a static phrase. */
+static const char *
+addr_guard(const struct addr *a)
+{
+	for (size_t i = 0; i < COUNT(addr_guard_rows); i++) {
+		const struct cidr *range = &addr_guard_rows[i].range;
+		enum guard_rule rule = addr_guard_rows[i].rule;
+		struct addr inner = {.v4 = true};
+		const char *why;
+
+		if (range->a.v4 != a->v4 || !addr_in_prefix(a->b, range->a.b, range->bits))
+			continue;
+		switch (rule) {
+		case GUARD_REFUSE:
+			return addr_guard_rows[i].reason;
+		case GUARD_PASS:
+			if (clock_now() >= addr_own.until)
+				addr_own_read();
+			for (range = addr_own.range; range < addr_own.range + addr_own.n; range++)
+				if (cidr_contains(range, a))
+					return range->a.v4 ? "this machine's own address" :
+					    "this machine's own network";
+			return NULL;
+		case GUARD_INSIDE:
+		case GUARD_INSIDE_INVERTED:
+			for (size_t k = 0; k < 4; k++)
+				inner.b[k] = a->b[addr_guard_rows[i].at + k] ^
+				    (rule == GUARD_INSIDE_INVERTED ? 0xff : 0);
+			if ((why = addr_guard(&inner)) != NULL) /* one level deep: inner is IPv4 */
+				return why;
+		}
+	}
+	return "not global unicast (RFC 4291 2.4)";
+}
+
+/* ---- codec -----------------------------------------------------------------
+ * Base64 and hexadecimal, reading. Strict: bytes have one spelling; any other is refused. */
+
+static int
+hex_digit(char c)
+{
+	if (ascii_digit(c))
+		return c - '0';
+	c = ascii_lower(c);
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool
+hex_decode(void *out, struct slice in)
+{
+	uint8_t *b = out;
+
+	if (in.n % 2 != 0)
+		return false;
+	for (size_t i = 0; i < in.n; i += 2) {
+		int hi = hex_digit(in.p[i]), lo = hex_digit(in.p[i + 1]);
+
+		if (hi < 0 || lo < 0)
+			return false;
+		b[i / 2] = (uint8_t)(hi << 4 | lo);
+	}
+	return true;
+}
+
+/* Strict: no white space, canonical padding, no stray bits. -1: malformed or longer than cap. */
+static ssize_t
+b64_decode(void *out, size_t cap, struct slice in, bool url)
+{
+	const char *abc = url ? b64_url : b64_std;
+	uint8_t *b = out;
+	size_t o = 0, n = in.n;
+	uint32_t v = 0;
+	unsigned bits = 0;
+
+	if (!url) {
+		if (n % 4 != 0)
+			return -1;
+		for (int i = 0; i < 2 && n != 0 && in.p[n - 1] == '='; i++)
+			n--;
+	}
+	if (n % 4 == 1)
+		return -1;
+	for (size_t i = 0; i < n; i++) {
+		const char *at = in.p[i] != '\0' ? strchr(abc, in.p[i]) : NULL;
+
+		if (at == NULL)
+			return -1;
+		v = v << 6 | (uint32_t)(at - abc);
+		bits += 6;
+		if (bits >= 8) {
+			if (o == cap)
+				return -1;
+			bits -= 8;
+			b[o++] = (uint8_t)(v >> bits);
+			v &= (1u << bits) - 1;
+		}
+	}
+	return v == 0 ? (ssize_t)o : -1;
+}
+
+/* ---- field -----------------------------------------------------------------
+ * What becomes of a header field, whoever sends it: one table, and the look-up that gives each parsed
+ * field its rule. A name is compared without case, and with "_" for "-" where servers do (CGI).
+ * Read the table; skip the look-up. */
+
+/* How a second target is read (lua/target.lua): bucket/key; a key in the request's own bucket;
+ * Swift's container/object; Swift's account; what WebDAV, CouchDB and Swift call Destination; a URL or
+ * a path of this host; Swift's container/beginning of objects; what stands before all paths of an API. */
+enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
+	SECOND_PREFIX, SECOND_NAMESPACE };
+
+static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
+	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
+	{"keep-alive", HDR_HOP | HDR_FIXED},    /* RFC 2068 19.7.1: of this connection */
+	{"te", HDR_HOP | HDR_FIXED},            /* RFC 9110 10.1.4: what the next hop may send */
+	{"upgrade", HDR_HOP | HDR_FIXED},       /* RFC 9110 7.8: of this connection */
+	{"http2-settings", HDR_HOP | HDR_FIXED}, /* RFC 7540 3.2.1: half of an h2c upgrade */
+	{"transfer-encoding", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.1 */
+	{"content-length", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.3: two of them smuggle */
+	{"host", HDR_FRAMING | HDR_FIXED},      /* RFC 9112 3.2: the host that was decided on */
+	{"trailer", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 6.6.2: announces them */
+	{"expect", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 10.1.1: a handshake that C runs */
+	{"proxy", HDR_PROXY | HDR_FIXED},       /* httpoxy: becomes HTTP_PROXY in a CGI */
+	{"proxy-authorization", HDR_PROXY | HDR_AUTH}, /* RFC 9110 11.7.2: for us; a policy may set its own (Google IAP) */
+	{"proxy-*", HDR_PROXY | HDR_FIXED},     /* RFC 9110 11.7: for us; the rest is folklore */
+	{"x-sallyport-*", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED}, /* nobody else may forge it */
+	{"alt-svc", HDR_ANSWER_DROP},           /* RFC 7838: leads the client around the proxy */
+
+	/* Servers and frameworks that take the method from here, not from its line. */
+	{"x-http-method*", HDR_ROUTING}, {"x-method-override", HDR_ROUTING}, /* Google, OData, Rails, Symfony, Express */
+	{"http-method*", HDR_ROUTING}, {"method-override", HDR_ROUTING}, {"x-override-method", HDR_ROUTING},
+	{"x-method", HDR_ROUTING}, {"x-http-verb*", HDR_ROUTING}, {"x-verb", HDR_ROUTING}, /* their imitators */
+	{"x-original-method", HDR_ROUTING}, {"x-forwarded-method", HDR_ROUTING}, /* nginx ingress, Traefik */
+	{"x-request-method", HDR_ROUTING}, {"x-requested-method", HDR_ROUTING}, /* other gateways */
+
+	/* The same for the path. */
+	{"x-original-ur*", HDR_ROUTING}, {"x-rewrite-*", HDR_ROUTING}, /* IIS, ISAPI Rewrite, Symfony, Zend, nginx */
+	{"x-original-request-*", HDR_ROUTING}, {"x-original-path*", HDR_ROUTING}, {"x-replaced-path", HDR_ROUTING},
+	{"x-override-ur*", HDR_ROUTING}, {"x-forwarded-ur*", HDR_ROUTING}, /* PHP frameworks; Traefik, Caddy */
+	{"x-forwarded-path*", HDR_ROUTING}, {"x-forwarded-prefix", HDR_ROUTING}, /* Kong; Spring, Traefik */
+	{"x-request-ur*", HDR_ROUTING}, {"x-request-path", HDR_ROUTING}, {"request-ur*", HDR_ROUTING},
+	{"x-path", HDR_ROUTING}, {"x-path-info", HDR_ROUTING}, {"x-url", HDR_ROUTING}, {"x-uri", HDR_ROUTING},
+	{"url", HDR_ROUTING}, {"uri", HDR_ROUTING}, {"http-ur*", HDR_ROUTING}, {"base-url", HDR_ROUTING},
+	{"x-http-ur*", HDR_ROUTING}, {"x-http-path*", HDR_ROUTING}, {"x-http-destination*", HDR_ROUTING},
+	{"x-script-name", HDR_ROUTING}, {"script-name", HDR_ROUTING}, {"path-info", HDR_ROUTING}, /* WSGI, CGI */
+	{"x-base-path", HDR_ROUTING}, {"x-context-path", HDR_ROUTING}, {"x-forwarded-context*", HDR_ROUTING},
+	{"x-forwarded-request-*", HDR_ROUTING}, {"x-envoy-original-*", HDR_ROUTING}, {"x-proxy-*", HDR_ROUTING}, /* Envoy dials there */
+	{"x-invoke-*", HDR_ROUTING}, {"x-matched-path", HDR_ROUTING}, {"x-ingress-path", HDR_ROUTING}, /* Next.js */
+	{"x-middleware-*", HDR_ROUTING}, {"x-nextjs-rewrit*", HDR_ROUTING}, {"x-now-route-*", HDR_ROUTING}, /* Next.js */
+	{"x-waws-unencoded-url", HDR_ROUTING}, {"x-ms-original-url", HDR_ROUTING}, /* Azure's web apps */
+	{"x-forward-ur*", HDR_ROUTING}, {"x-forwarded-script*", HDR_ROUTING}, {"x-real-ur*", HDR_ROUTING},
+	{"original-ur*", HDR_ROUTING}, {"rewrite-ur*", HDR_ROUTING}, {"unencoded-url", HDR_ROUTING}, /* IIS */
+	{"x-accel-*", HDR_ROUTING}, {"x-sendfile*", HDR_ROUTING}, /* Rack::Sendfile, CVE-2025-61780 */
+
+	/* The same for the host. */
+	{"forwarded", HDR_VHOST | HDR_NO_TRAILER}, /* RFC 7239: its host= */
+	{"x-forwarded-host*", HDR_VHOST}, {"x-forwarded-server", HDR_VHOST}, /* Apache, nearly all frameworks */
+	{"x-forwarded-authority", HDR_VHOST}, {"x-host", HDR_VHOST}, {"x-host-override", HDR_VHOST},
+	{"x-original-host", HDR_VHOST}, {"x-http-host*", HDR_VHOST}, {"http-host*", HDR_VHOST}, /* gateways */
+	{"x-override-host", HDR_VHOST}, {"x-backend-host", HDR_VHOST}, {"x-real-host", HDR_VHOST},
+	{"x-upstream-host", HDR_VHOST}, {"host-override", HDR_VHOST}, {"fastly-host", HDR_VHOST},
+	{"x-forward-host", HDR_VHOST}, {"x-forwarded-domain", HDR_VHOST}, {"original-host", HDR_VHOST},
+	{"x-virtual-host", HDR_VHOST}, {"x-target-host", HDR_VHOST}, {"disguised-host", HDR_VHOST}, /* Azure App Service */
+	{"x-cf-forwarded-url", HDR_VHOST}, {"x-target-ur*", HDR_VHOST}, /* Cloud Foundry's route services go there */
+
+	/* A second target. */
+	{"x-amz-copy-source", HDR_NAMES(BUCKET)}, /* S3 */
+	{"x-goog-copy-source", HDR_NAMES(BUCKET)}, /* Google Storage, XML API */
+	{"x-oss-copy-source", HDR_NAMES(BUCKET)}, {"x-obs-copy-source", HDR_NAMES(BUCKET)}, /* Alibaba, Huawei */
+	{"x-bce-copy-source", HDR_NAMES(BUCKET)}, {"x-tos-copy-source", HDR_NAMES(BUCKET)}, /* Baidu, Volcano */
+	{"x-kss-copy-source", HDR_NAMES(BUCKET)}, {"x-cos-copy-source", HDR_NAMES(URL)}, /* Kingsoft, Tencent */
+	{"x-upyun-copy-source", HDR_NAMES(BUCKET)}, {"x-upyun-move-source", HDR_NAMES(BUCKET)}, /* UPYUN */
+	{"x-qs-copy-source", HDR_NAMES(BUCKET)}, {"x-qs-move-source", HDR_NAMES(BUCKET)}, /* QingStor */
+	{"x-nos-copy-source", HDR_NAMES(BUCKET)}, {"x-nos-move-source", HDR_NAMES(BUCKET)}, /* NetEase */
+	{"x-amz-rename-source", HDR_NAMES(KEY)}, {"x-oss-rename-source", HDR_NAMES(KEY)}, /* a rename within a bucket */
+	{"x-amz-meta-minio-snowball-prefix", HDR_NAMES(KEY)}, /* MinIO: an archive is unpacked there */
+	{"x-ms-copy-source", HDR_NAMES(URL)}, {"x-ms-rename-source", HDR_NAMES(URL)}, /* Azure: Blob, Data Lake, */
+	{"x-ms-file-rename-source", HDR_NAMES(URL)}, /* and Files */
+	{"x-copy-from", HDR_NAMES(CONTAINER)}, {"x-copy-from-account", HDR_NAMES(ACCOUNT)}, /* Swift */
+	{"x-symlink-target", HDR_NAMES(CONTAINER)}, {"x-symlink-target-account", HDR_NAMES(ACCOUNT)},
+	{"x-object-manifest", HDR_NAMES(PREFIX)}, /* Swift: a large object is all that begins so */
+	{"x-versions-location", HDR_NAMES(CONTAINER)}, {"x-history-location", HDR_NAMES(CONTAINER)},
+	{"destination", HDR_NAMES(DESTINATION)}, /* RFC 4918 10.3 */
+	{"destination-account", HDR_NAMES(ACCOUNT)}, /* Swift, beside it */
+	{"x-vault-namespace", HDR_NAMES(NAMESPACE)}, /* Vault, OpenBao */
+
+	{"authorization", HDR_AUTH},            /* RFC 9110 11.6.2 */
+	{"authentication-info", HDR_AUTH},      /* RFC 9110 11.6.3 */
+	{"www-authenticate", HDR_AUTH},         /* RFC 9110 11.6.1 */
+	{"cookie", HDR_AUTH},                   /* RFC 6265 4.2: a session is a credential */
+	{"set-cookie", HDR_AUTH},               /* RFC 6265 4.1 */
+
+	/* RFC 9110 6.5.1: not for a trailer. A server that merges all of them gets none. */
+	{"content-*", HDR_NO_TRAILER},          /* type, encoding, range: how to read the body */
+	{"cache-control", HDR_NO_TRAILER},      /* RFC 9111 5.2: request and response control */
+	{"pragma", HDR_NO_TRAILER},             /* RFC 9111 5.4 */
+	{"max-forwards", HDR_NO_TRAILER},       /* RFC 9110 7.6.2 */
+	{"x-forwarded-*", HDR_NO_TRAILER},      /* who asked, and for which host */
+	{"range", HDR_NO_TRAILER},              /* RFC 9110 14.2 */
+	{"if-*", HDR_NO_TRAILER},               /* RFC 9110 13.1: conditionals */
+	{"age", HDR_NO_TRAILER},                /* RFC 9111 5.1 */
+	{"date", HDR_NO_TRAILER},               /* RFC 9110 6.6.1 */
+	{"expires", HDR_NO_TRAILER},            /* RFC 9111 5.3 */
+	{"location", HDR_NO_TRAILER},           /* RFC 9110 10.2.2 */
+	{"retry-after", HDR_NO_TRAILER},        /* RFC 9110 10.2.3 */
+	{"vary", HDR_NO_TRAILER},               /* RFC 9110 12.5.5 */
+};
+
+static bool
+http_rule_fits(const char *row, struct slice name)
+{
+	size_t k = 0;
+
+	while (k < name.n && row[k] != '*' && row[k] != '\0' &&
+	    (row[k] == ascii_lower(name.p[k]) || (row[k] == '-' && name.p[k] == '_')))
+		k++;
+	return row[k] == '*' || (row[k] == '\0' && k == name.n);
+}
+
+/* Where the rows begin that may fit a name: by its first letter and its third, for half of them
+ * begin with "x-"; "_" is "-" here too. */
+static size_t
+http_rule_chain(const char *name, size_t n)
+{
+	char third = n > 2 ? name[2] : '\0';
+
+	return (size_t)(name[0] & 31) << 5 | (size_t)((third == '_' ? '-' : third) & 31);
+}
+
+/* The first row that fits. Rows are chained by two of their letters, in the table's order: each
+ * field of each message is looked up here. */
+static uint16_t
+http_field_rule(struct slice name)
+{
+	enum { ROWS = COUNT(hdr_rules) };
+	static uint8_t first[1024], next[ROWS + 1];  /* row + 1; 0: none */
+	static bool chained;
+
+	_Static_assert(ROWS < 255, "rows fit a byte");
+	for (size_t i = ROWS; !chained && i-- > 0;) {
+		uint8_t *head = &first[http_rule_chain(hdr_rules[i].name, strlen(hdr_rules[i].name))];
+
+		next[i + 1] = *head;
+		*head = (uint8_t)(i + 1);
+		if (i == 0)
+			chained = true;
+	}
+	for (uint8_t i = name.n != 0 ? first[http_rule_chain(name.p, name.n)] : 0; i != 0; i = next[i])
+		if (http_rule_fits(hdr_rules[i - 1].name, name))
+			return hdr_rules[i - 1].rule;
+	return 0;
+}
+
+/* ---- uri -------------------------------------------------------------------
+ * Hosts, percent signs, pairs of queries and forms, and the ways in which a server may read a path.
+ * Pure. One reader and one writer with a table of modes: a mode's row names the server or standard
+ * that needs it. Skip it if you trust that `a%2Fb` is seen by every rule as every server may see it. */
+#define HTTP_READINGS_MAX 64            /* of one path: five habits freely combined make 32 */
+#define HTTP_READINGS_BYTES 65536       /* room for them: 64 of 1 KiB, or fewer longer ones */
+
 /* -- hosts */
 
 /* Only digits, or 0x and hexadecimal digits: such a last label makes an address of the whole
@@ -5583,28 +7957,6 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 		return "ends in a number but is not an IPv4 address";
 	addr_format(&a, out);
 	return NULL;
-}
-
-/* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
-struct http_url {
-	struct slice authority, rest; /* borrowed */
-	char host[256];         /* canonical */
-	int port;               /* the scheme's where none is named */
-	bool tls;
-};
-
-static const char *
-http_parse_url(struct slice in, struct http_url *u)
-{
-	struct slice host;
-	bool ip;
-
-	if (!http_parse_absolute(in, &u->tls, &u->authority, &u->rest))
-		return "expected http:// or https:// and a host";
-	if (!http_parse_authority(u->authority, &host, &u->port))
-		return "malformed host or port (a user name has no place there)";
-	u->port = u->port > 0 ? u->port : u->tls ? 443 : 80;
-	return http_canonical_host(host, u->host, &ip);
 }
 
 /* -- percent signs (RFC 3986 2.1): one reader and one writer. A row is what servers read or want differently. */
@@ -5908,6 +8260,1616 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
 		    (path.p[i + 1] != '/' && path.p[i + 1] != '.'));
 	reading[0] = path;
 	return plain || http_reading_close(&r) ? (int)r.n : -1;
+}
+
+/* ---- trust -----------------------------------------------------------------
+ * Certificates: reading and making them, our own authority, roots, what a credential shows and trusts,
+ * the verification of a server's chain, and the sessions that stand for one made before. Skip it if
+ * you trust that a server's certificate is verified, and that an agent's client accepts ours.
+ *
+ * Invariants. A certificate is read once (cert_read), and every rule asks what was read. An extension
+ * that is malformed, or critical and not known here, ends a path; so does a name constraint that
+ * cannot be compared. A chain is verified once all of its certificates have come. A session resumes only for the host (agents) or the host, port,
+ * trust and tag (upstreams) it was made for: that is part of its name in the cache. */
+#define TLS_LEAVES        1024  /* minted certificates kept: 0.7 KB each */
+#define TLS_LEAF_WAYS     8
+#define TLS_LEAF_LIFE     (7 * 86400)
+#define TLS_LEAF_RENEW    86400 /* one with less left is minted anew: no client sees one expire */
+#define TLS_BACKDATE      (48 * 3600)   /* clients' clocks may be behind ours */
+#define TLS_CA_LIFE       ((int64_t)3650 * 86400)
+#define TLS_CERT_MAX      65536 /* a peer's whole chain, and a root; real ones are under 20 KB */
+#define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
+#define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
+
+/* -- locked memory: for keys and master secrets. Pages count against the limit as they are touched;
+ * where locking is not allowed the memory serves unlocked, as the arena of secrets does. */
+static void *
+tls_map(size_t n, int sharing)
+{
+	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)mlock2(p, n, MLOCK_ONFAULT);
+	(void)madvise(p, n, MADV_DONTDUMP);
+	if (sharing == MAP_PRIVATE)
+		(void)madvise(p, n, MADV_WIPEONFORK);
+	return p;
+}
+
+/* SHA-256 of pieces, one behind the other. */
+static void
+tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32])
+{
+	br_sha256_context c;
+
+	br_sha256_init(&c);
+	for (size_t i = 0; i < n; i++)
+		br_sha256_update(&c, piece[i].p, piece[i].n);
+	br_sha256_out(&c, out);
+	wipe(&c, sizeof c);
+}
+
+static void
+tls_sha256(const void *p, size_t n, uint8_t out[32])
+{
+	tls_sha256_join(&(struct slice){p, n}, 1, out);
+}
+
+static void
+tls_sha256_hex(struct slice s, char out[64])
+{
+	uint8_t h[32];
+
+	tls_sha256(s.p, s.n, h);
+	hex_encode(out, h, sizeof h);
+}
+
+static struct session_table *
+session_table_new(size_t n, int sharing)
+{
+	struct session_table *t = tls_map(sizeof *t + n * sizeof(struct session), sharing);
+
+	if (t != NULL)
+		t->n = n;
+	return t;
+}
+
+static uint64_t
+session_check(const struct session *s)
+{
+	uint8_t h[32];
+
+	tls_sha256(s, offsetof(struct session, check), h);
+	return load_be64(h) | 1;        /* never 0, so that a wiped slot is not a session */
+}
+
+static void
+session_read(struct session_table *t, size_t i, struct session *s)
+{
+	for (size_t k = 0; k < SESSION_WORDS; k++) {
+		uint64_t w = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
+
+		memcpy((char *)s + 8 * k, &w, 8);
+	}
+}
+
+static void
+session_write(struct session_table *t, size_t i, const struct session *s)
+{
+	atomic_store_explicit(&t->used[i / SESSION_GROUP], 1, memory_order_relaxed);
+	for (size_t k = 0; k < SESSION_WORDS; k++) {
+		uint64_t w;
+
+		memcpy(&w, (const char *)s + 8 * k, 8);
+		atomic_store_explicit(&t->slot[i][k], w, memory_order_relaxed);
+	}
+}
+
+/* The slot of `name`, and in `s` its contents. Without one: the slot whose session ends first, and zeros. */
+static size_t
+session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
+{
+	size_t set = load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1), at = set;
+	int64_t first = INT64_MAX;
+
+	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
+		session_read(t, i, s);
+		if (memcmp(s->name, name, 32) == 0)
+			return i;
+		if (s->expires < first) {
+			first = s->expires;
+			at = i;
+		}
+	}
+	memset(s, 0, sizeof *s);
+	return at;
+}
+
+/* The session of that name, whole and in time. */
+static bool
+session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_parameters *p)
+{
+	struct session s;
+	bool found;
+
+	session_slot(t, name, &s);
+	if ((found = s.check == session_check(&s) && s.expires > clock_now()))
+		*p = s.of;
+	wipe(&s, sizeof s);
+	return found;
+}
+
+static void
+session_put(struct session_table *t, const uint8_t name[32], const br_ssl_session_parameters *p,
+    uint32_t life)
+{
+	struct session s;
+	size_t at = session_slot(t, name, &s);
+
+	memset(&s, 0, sizeof s);
+	memcpy(s.name, name, sizeof s.name);
+	memcpy(&s.of, p, sizeof s.of);
+	s.expires = clock_now() + (int64_t)life * 1000;
+	s.check = session_check(&s);
+	session_write(t, at, &s);
+	wipe(&s, sizeof s);
+}
+
+static void
+session_drop(struct session_table *t, const uint8_t name[32])
+{
+	struct session s;
+	size_t i = session_slot(t, name, &s);
+
+	wipe(&s.of, sizeof s.of);
+	if (s.check != 0)
+		session_write(t, i, &(struct session){.check = 0});
+}
+
+/* Wipes what expired or was left torn. A slot that another worker is writing is lost: a miss. */
+static void
+session_sweep(struct session_table *t)
+{
+	struct session s;
+
+	for (size_t i = 0; i < t->n; i++) {
+		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
+			i |= SESSION_GROUP - 1;
+			continue;
+		}
+		session_read(t, i, &s);
+		if (s.check != 0 && (s.expires <= clock_now() || s.check != session_check(&s)))
+			session_write(t, i, &(struct session){.check = 0});
+	}
+	wipe(&s, sizeof s);
+}
+
+static void
+der_put(struct der *d, const void *p, size_t n)
+{
+	if (d->at == NULL || (size_t)(d->at - d->base) < n) {
+		d->at = NULL;
+		return;
+	}
+	d->at -= n;
+	if (n != 0)
+		memcpy(d->at, p, n);
+}
+
+#define DER_PUT(d, lit) der_put(d, lit, sizeof(lit) - 1)
+
+static void
+der_byte(struct der *d, uint8_t b)
+{
+	der_put(d, &b, 1);
+}
+
+/* Makes what was written since `end` the contents of one element. */
+static void
+der_wrap(struct der *d, uint8_t tag, const uint8_t *end)
+{
+	size_t n = d->at != NULL ? (size_t)(end - d->at) : 0;
+
+	if (n < 0x80) {
+		der_byte(d, (uint8_t)n);
+	} else {
+		uint8_t bytes = 0;
+
+		for (; n != 0; n >>= 8, bytes++)
+			der_byte(d, (uint8_t)n);
+		der_byte(d, 0x80 | bytes);
+	}
+	der_byte(d, tag);
+}
+
+static void
+der_elem(struct der *d, uint8_t tag, const void *p, size_t n)
+{
+	const uint8_t *end = d->at;
+
+	der_put(d, p, n);
+	der_wrap(d, tag, end);
+}
+
+/* RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050 on. */
+static void
+der_time(struct der *d, int64_t when)
+{
+	time_t t = (time_t)when;
+	struct tm tm;
+	char s[32];
+	size_t n;
+
+	gmtime_r(&t, &tm);
+	n = strftime(s, sizeof s, tm.tm_year >= 150 ? "%Y%m%d%H%M%SZ" : "%y%m%d%H%M%SZ", &tm);
+	der_elem(d, tm.tm_year >= 150 ? 0x18 : 0x17, s, n);
+}
+
+/* -- DER, reading: all of a certificate that decides whether it is to be trusted. Only its key is
+ * for BearSSL's decoder, which reads the same text: so both are strict about lengths and about what
+ * is left over, and never see two certificates in one. */
+static bool
+der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole)
+{
+	const uint8_t *p = (const uint8_t *)in->p;
+	size_t n, head = 2;
+
+	if (in->n < 2 || (p[0] & 0x1f) == 0x1f)         /* X.509 has no tags of several bytes */
+		return false;
+	n = p[1];
+	if (n >= 0x80) {
+		size_t bytes = n & 0x7f;
+
+		if (bytes == 0 || bytes > 4 || in->n < 2 + bytes)
+			return false;
+		for (n = 0, head = 2; head < 2 + bytes; head++)
+			n = n << 8 | p[head];
+		if (n < 0x80 || p[2] == 0)      /* X.690 10.1: as short as can be */
+			return false;
+	}
+	if (n > in->n - head)
+		return false;
+	*tag = p[0];
+	*body = (struct slice){in->p + head, n};
+	if (whole != NULL)
+		*whole = (struct slice){in->p, head + n};
+	in->p += head + n;
+	in->n -= head + n;
+	return true;
+}
+
+/* Takes the next element if it has that tag: else `in` stays as it is. */
+static bool
+der_expect(struct slice *in, uint8_t tag, struct slice *body, struct slice *whole)
+{
+	return in->n != 0 && (uint8_t)in->p[0] == tag && der_next(in, &tag, body, whole);
+}
+
+/* The one element that `in` is. */
+static bool
+der_only(struct slice in, uint8_t tag, struct slice *body)
+{
+	return der_expect(&in, tag, body, NULL) && in.n == 0;
+}
+
+static bool
+der_read_time(struct slice *in, int64_t *out)
+{
+	struct tm tm = {0};
+	struct slice s;
+	char t[17];
+	bool utc = der_expect(in, 0x17, &s, NULL);
+
+	if ((!utc && !der_expect(in, 0x18, &s, NULL)) || s.n != (utc ? 13 : 15) || s.p[s.n - 1] != 'Z')
+		return false;
+	snprintf(t, sizeof t, "%s%.*s", !utc ? "" : s.p[0] >= '5' ? "19" : "20", (int)s.n - 1, s.p);
+	if (strspn(t, "0123456789") != 14 || sscanf(t, "%4d%2d%2d%2d%2d%2d", &tm.tm_year, &tm.tm_mon,
+	    &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &tm.tm_sec) != 6 || tm.tm_mon < 1 || tm.tm_mon > 12 ||
+	    tm.tm_mday < 1 || tm.tm_mday > 31)
+		return false;
+	tm.tm_year -= 1900;
+	tm.tm_mon--;
+	*out = timegm(&tm);
+	return true;
+}
+
+struct cert_view {              /* all borrowed from the certificate */
+	struct slice der, tbs;          /* the whole; what is signed, with its header */
+	struct slice issuer, subject;   /* names with their headers: compared byte by byte */
+	struct slice spki, exts;        /* exts: contents of the list; empty without */
+	struct slice sig_alg, sig;      /* the OID's contents; the signature */
+	int64_t not_before, not_after;
+	/* what its extensions say (RFC 5280 4.2.1); without them nothing is limited */
+	const char *fault;              /* static: why it can be no part of a path; NULL: nothing */
+	struct slice names;             /* subjectAltName, where has_names */
+	struct slice subtrees[2];       /* nameConstraints: permitted, excluded */
+	struct slice key_id;            /* subjectKeyIdentifier, as it stands */
+	bool has_names, is_ca, for_servers;
+	uint8_t usage;                  /* keyUsage's first eight bits */
+	int path_len;
+};
+#define CERT_SIGNS  0x80        /* keyUsage (4.2.1.3): digitalSignature */
+#define CERT_ISSUES 0x04        /* keyCertSign */
+#define FORM_DNS 0x82           /* names (4.2.1.6): the tags of the forms that we can compare */
+#define FORM_DN  0xa4
+#define FORM_IP  0x87
+#define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
+
+/* What the value of an extension says. NULL, or why the certificate is no part of a path. */
+static const char *
+rule_read(struct cert_view *v, uint8_t id, struct slice in)
+{
+	struct slice s;
+	uint8_t form;
+
+	switch (id) {
+	case 15:        /* keyUsage */
+		if (in.n == 0 || (uint8_t)in.p[0] > 7)
+			return CERT_MALFORMED;
+		v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
+		if (in.n == 2)
+			v->usage &= (uint8_t)(0xff << in.p[0]);
+		return NULL;
+	case 17:        /* subjectAltName */
+		v->has_names = true;
+		v->names = in;
+		while (der_next(&in, &form, &s, NULL))
+			if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
+				return "certificate with a NUL byte in a name";
+		break;
+	case 19:        /* basicConstraints */
+		if (der_expect(&in, 0x01, &s, NULL)) {
+			if (s.n != 1)
+				return CERT_MALFORMED;
+			v->is_ca = s.p[0] != 0;
+		}
+		if (der_expect(&in, 0x02, &s, NULL)) {
+			if (s.n == 0 || (s.p[0] & 0x80) != 0)
+				return CERT_MALFORMED;
+			v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
+		}
+		break;
+	/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues is
+	 * not in the RFC, but what all browsers and libraries do. */
+	case 37:
+		v->for_servers = false;
+		while (der_expect(&in, 0x06, &s, NULL))
+			if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
+			    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
+				v->for_servers = true;
+		break;
+	}
+	return in.n == 0 ? NULL : CERT_MALFORMED;
+}
+
+/* Takes the next subtree off a list. 4.2.1.10 fixes its bounds: from 0, which DER leaves out, and
+ * without end. */
+static bool
+subtree_next(struct slice *list, uint8_t *form, struct slice *base)
+{
+	struct slice tree, from;
+
+	return der_expect(list, 0x30, &tree, NULL) && der_next(&tree, form, base, NULL) &&
+	    (tree.n == 0 || (der_only(tree, 0x80, &from) && slice_eq(from, SLICE("\0"))));
+}
+
+/* May a subtree of that form be this? One that can match no name would let names pass that its CA
+ * meant to exclude. */
+static bool
+subtree_valid(uint8_t form, struct slice base)
+{
+	const uint8_t *p = (const uint8_t *)base.p;
+	struct slice names;
+	bool ended = false;
+
+	if (form == FORM_DN)
+		return der_only(base, 0x30, &names);
+	if (form == FORM_IP && base.n != 8 && base.n != 32)
+		return false;           /* an address and its mask, whose ones come first */
+	for (size_t i = base.n / 2; i < base.n && form == FORM_IP; ended = p[i++] != 0xff)
+		if ((ended && p[i] != 0) || (uint8_t)(~p[i] & (~p[i] + 1)) != 0)
+			return false;
+	for (size_t i = 0; i < base.n && form == FORM_DNS; i++)
+		if (!ascii_alnum(base.p[i]) && base.p[i] != '-' && base.p[i] != '_' &&
+		    (base.p[i] != '.' || i + 1 == base.n || base.p[i + 1] == '.'))
+			return false;
+	return true;
+}
+
+/* A constraint on a form of names that we cannot compare ends the path if it is critical (4.2). Else
+ * it counts against each certificate below that has such a name. */
+static const char *
+rule_constraints(struct cert_view *v, struct slice seq, bool critical)
+{
+	struct slice list, base;
+	uint8_t tag, last = 0, form;
+
+	if (seq.n == 0 || seq.n > CONSTRAINTS_MAX)
+		return CERT_MALFORMED " (none, or too many name constraints)";
+	for (; seq.n != 0; last = tag) {
+		if (!der_next(&seq, &tag, &list, NULL) || (tag != 0xa0 && tag != 0xa1) ||
+		    tag <= last || list.n == 0)
+			return CERT_MALFORMED;
+		v->subtrees[tag & 1] = list;
+		while (list.n != 0) {
+			if (!subtree_next(&list, &form, &base) || !subtree_valid(form, base))
+				return CERT_MALFORMED " (its name constraints)";
+			if (critical && form != FORM_DNS && form != FORM_DN && form != FORM_IP)
+				return "certificate with critical name constraints of a form we do not know";
+		}
+	}
+	return NULL;
+}
+
+static const char *
+cert_rules(struct cert_view *v)
+{
+	struct slice list = v->exts, ext, oid, flag, value, in;
+	const char *why = NULL;
+	uint64_t seen = 0;
+
+	v->usage = 0xff;
+	v->for_servers = true;
+	v->path_len = INT_MAX;
+	while (why == NULL && list.n != 0) {
+		bool critical = false;
+		uint8_t id = 0;                 /* N of 2.5.29.N; 0: all others */
+
+		if (!der_expect(&list, 0x30, &ext, NULL) || !der_expect(&ext, 0x06, &oid, NULL))
+			return CERT_MALFORMED;
+		if (der_expect(&ext, 0x01, &flag, NULL))
+			critical = !slice_eq(flag, SLICE("\0"));
+		if (oid.n == 3 && memcmp(oid.p, "\x55\x1d", 2) == 0 && oid.p[2] > 0 && oid.p[2] < 64)
+			id = (uint8_t)oid.p[2];
+		if (!der_only(ext, 0x04, &value) || (id != 0 && (seen >> id & 1) != 0))
+			return CERT_MALFORMED;          /* 4.2: no two of a kind */
+		seen |= (uint64_t)1 << id;
+		switch (id) {
+		case 14: v->key_id = value; break;
+		case 15: case 17: case 19: case 30: case 37:
+			if (!der_only(value, id == 15 ? 0x03 : 0x30, &in))
+				return CERT_MALFORMED;
+			why = id == 30 ? rule_constraints(v, in, critical) : rule_read(v, id, in);
+			break;
+		case 9: case 18: case 35:       /* attributes, the issuer's names and key id */
+		case 31: case 46:       /* where to ask whether it was revoked, which we do not */
+		case 32: case 54:       /* policies: any will do, so none of these changes anything */
+			break;
+		default:
+			if (critical)
+				why = "certificate with a critical extension we do not know";
+		}
+	}
+	if (why == NULL && !v->is_ca && v->subtrees[0].n + v->subtrees[1].n != 0)
+		why = CERT_MALFORMED " (name constraints in what is not a CA)";
+	return why;
+}
+
+static bool
+cert_read(struct slice der, struct cert_view *v)
+{
+	struct slice cert, tbs, s, alg, inner, outer;
+	uint8_t tag;
+
+	*v = (struct cert_view){.der = der};
+	if (!der_only(der, 0x30, &cert) || !der_expect(&cert, 0x30, &tbs, &v->tbs))
+		return false;
+	der_expect(&tbs, 0xa0, &s, NULL);
+	if (!der_expect(&tbs, 0x02, &s, NULL) || !der_expect(&tbs, 0x30, &alg, &inner) ||
+	    !der_expect(&alg, 0x06, &v->sig_alg, NULL) || !der_expect(&tbs, 0x30, &s, &v->issuer) ||
+	    !der_expect(&tbs, 0x30, &s, NULL) || !der_read_time(&s, &v->not_before) ||
+	    !der_read_time(&s, &v->not_after) || !der_expect(&tbs, 0x30, &s, &v->subject) ||
+	    !der_expect(&tbs, 0x30, &s, &v->spki))
+		return false;
+	while (tbs.n != 0)
+		if (!der_next(&tbs, &tag, &s, NULL) ||
+		    (tag == 0xa3 && (tbs.n != 0 || !der_only(s, 0x30, &v->exts))))
+			return false;
+	if (!der_expect(&cert, 0x30, &s, &outer) || !slice_eq(inner, outer) ||  /* 4.1.1.2 */
+	    !der_only(cert, 0x03, &s) || s.n < 2 || s.p[0] != 0)
+		return false;
+	v->sig = (struct slice){s.p + 1, s.n - 1};
+	v->fault = cert_rules(v);
+	return true;
+}
+
+/* 0: not an address; else 4 or 16 bytes in `ip`. Hosts come canonical: there are no other forms. */
+static size_t
+host_ip(const char *host, uint8_t ip[16])
+{
+	if (inet_pton(AF_INET, host, ip) == 1)
+		return 4;
+	return inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
+}
+
+struct rdn {                    /* one part of a name, like O=Acme */
+	struct slice whole, id, value;
+	bool several;           /* more attributes follow in it */
+};
+
+static bool
+rdn_next(struct slice *names, struct rdn *r)
+{
+	struct slice set, pair;
+	uint8_t tag;
+
+	if (!der_expect(names, 0x31, &set, &r->whole) || !der_expect(&set, 0x30, &pair, NULL) ||
+	    !der_expect(&pair, 0x06, &r->id, NULL) || !der_next(&pair, &tag, &r->value, NULL))
+		return false;
+	r->several = set.n != 0;
+	return true;
+}
+
+/* RFC 5280 7.1: neither case nor spaces count. `unsure` is the answer where letters that are not ASCII
+ * differ, or the encoding may. */
+static bool
+rdn_same(struct slice a, struct slice b, bool unsure)
+{
+	for (size_t i = 0, k = 0;; i++, k++) {
+		while (i < a.n && a.p[i] == ' ')
+			i++;
+		while (k < b.n && b.p[k] == ' ')
+			k++;
+		if (i == a.n || k == b.n)
+			return i == a.n && k == b.n;
+		if (ascii_lower(a.p[i]) != ascii_lower(b.p[k]))
+			return unsure && (a.p[i] < ' ' || b.p[k] < ' ');
+	}
+}
+
+/* Does a directoryName begin with another? `unsure` is the answer where we cannot tell. */
+static bool
+dn_within(struct slice base, struct slice dn, bool unsure)
+{
+	struct slice head, names;
+	struct rdn a, b;
+
+	if (!der_only(base, 0x30, &head) || !der_only(dn, 0x30, &names))
+		return unsure;
+	while (head.n != 0) {
+		if (names.n == 0)
+			return false;
+		if (!rdn_next(&head, &a) || !rdn_next(&names, &b))
+			return unsure;
+		if (slice_eq(a.whole, b.whole))
+			continue;
+		if (a.several || b.several)
+			return unsure;
+		if (!slice_eq(a.id, b.id) || !rdn_same(a.value, b.value, unsure))
+			return false;
+	}
+	return true;
+}
+
+/* RFC 9525 6.3: a wildcard is a whole first label, and stands for one. */
+static bool
+dns_matches(struct slice name, struct slice host)
+{
+	const char *dot = memchr(host.p, '.', host.n);
+
+	if (name.n < 3 || name.p[0] != '*' || name.p[1] != '.')
+		return slice_eq_nocase(name, host);
+	return dot != NULL && dot != host.p && slice_eq_nocase((struct slice){name.p + 1, name.n - 1},
+	    (struct slice){dot, host.n - (size_t)(dot - host.p)});
+}
+
+/* A name is within itself and what it ends, label by label; a base with a leading dot wants one
+ * label more, as OpenSSL and Go read it; an empty one has all names within. A wildcard is excluded
+ * by whatever one of the names that it stands for would be (RFC 5280 is silent; OpenSSL asks of the
+ * wildcard's own letters alone), and permitted only with all of them. */
+static bool
+dns_within(struct slice base, struct slice name, bool excluded)
+{
+	size_t more = name.n - base.n;
+
+	if (base.n == 0 || (excluded && dns_matches(name, base)))
+		return true;
+	return name.n >= base.n && slice_eq_nocase((struct slice){name.p + more, base.n}, base) &&
+	    (more == 0 || base.p[0] == '.' || name.p[more - 1] == '.');
+}
+
+static bool
+subtree_holds(uint8_t form, struct slice base, struct slice name, bool excluded)
+{
+	if (form == FORM_DNS)
+		return dns_within(base, name, excluded);
+	if (form == FORM_DN)
+		return dn_within(base, name, excluded);
+	if (form != FORM_IP || (name.n != 4 && name.n != 16))
+		return excluded;        /* what we cannot compare is neither permitted nor let pass */
+	for (size_t i = 0; i < name.n; i++)
+		if (base.n != 2 * name.n || ((name.p[i] ^ base.p[i]) & base.p[name.n + i]) != 0)
+			return false;
+	return true;
+}
+
+/* May there be such a name below `ca`? Excluded beats permitted. */
+static bool
+cert_allows(const struct cert_view *ca, uint8_t form, struct slice name)
+{
+	for (int excluded = 0; excluded < 2; excluded++) {
+		struct slice list = ca->subtrees[excluded], base;
+		bool named = false, held = false;
+		uint8_t of;
+
+		while (!held && subtree_next(&list, &of, &base))
+			if (of == form) {
+				named = true;
+				held = subtree_holds(form, base, name, excluded != 0);
+			}
+		if (excluded ? held : named && !held)
+			return false;
+	}
+	return true;
+}
+
+/* Is it a certificate of that host? An address is compared with iPAddress names, all bytes, and
+ * with nothing else (RFC 9110 4.3.5). */
+static bool
+cert_names(const struct cert_view *v, const char *host)
+{
+	struct slice names = v->names, s;
+	uint8_t form, ip[16];
+	size_t n = host_ip(host, ip);
+
+	while (der_next(&names, &form, &s, NULL))
+		if (n != 0 ? form == FORM_IP && s.n == n && memcmp(s.p, ip, n) == 0 :
+		    form == FORM_DNS && dns_matches(s, slice_of(host)))
+			return true;
+	return false;
+}
+
+static const struct {           /* how certificates are signed; what is not here we cannot check */
+	struct slice oid;
+	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, whose collisions can be computed */
+	const unsigned char *rsa;       /* the hash's OID in a PKCS#1 signature; NULL: ECDSA */
+} cert_algs[] = {
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), &br_sha256_vtable, BR_HASH_OID_SHA256},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c"), &br_sha384_vtable, BR_HASH_OID_SHA384},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d"), &br_sha512_vtable, BR_HASH_OID_SHA512},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x02"), &br_sha256_vtable, NULL},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x03"), &br_sha384_vtable, NULL},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x04"), &br_sha512_vtable, NULL},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04"), NULL, NULL},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05"), NULL, NULL},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x01"), NULL, NULL},
+};
+
+/* Reads the key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… */
+static int
+cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
+{
+	const br_x509_pkey *pk;
+	int err;
+
+	br_x509_decoder_init(dc, NULL, NULL);
+	br_x509_decoder_push(dc, v->der.p, v->der.n);
+	if ((pk = br_x509_decoder_get_pkey(dc)) != NULL)
+		return pk->key_type == BR_KEYTYPE_RSA && pk->key.rsa.nlen < TLS_RSA_MIN ?
+		    BR_ERR_X509_WEAK_PUBLIC_KEY : 0;
+	err = br_x509_decoder_last_error(dc);
+	return err == BR_ERR_X509_UNSUPPORTED || err == BR_ERR_X509_LIMIT_EXCEEDED ? err :
+	    BR_ERR_X509_INVALID_VALUE;
+}
+
+/* Was it signed with the key of `ca`? 0, or why not: BR_ERR_X509_… */
+static int
+cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
+{
+	br_x509_decoder_context dc;
+	br_hash_compat_context hash;
+	const br_x509_pkey *pk;
+	uint8_t own[64], signed_[64];
+	size_t i = 0, n;
+	int err = cert_key(ca, &dc);
+
+	while (i < COUNT(cert_algs) && !slice_eq(cert_algs[i].oid, v->sig_alg))
+		i++;
+	if (i == COUNT(cert_algs) || err != 0)
+		return err != 0 ? err : BR_ERR_X509_UNSUPPORTED;
+	if (cert_algs[i].hash == NULL)
+		return X509_WEAK_HASH;
+	pk = br_x509_decoder_get_pkey(&dc);
+	n = cert_algs[i].hash->desc >> BR_HASHDESC_OUT_OFF & BR_HASHDESC_OUT_MASK;
+	cert_algs[i].hash->init(&hash.vtable);
+	cert_algs[i].hash->update(&hash.vtable, v->tbs.p, v->tbs.n);
+	cert_algs[i].hash->out(&hash.vtable, own);
+	if (cert_algs[i].rsa == NULL)
+		return pk->key_type == BR_KEYTYPE_EC &&
+		    br_ecdsa_vrfy_asn1_get_default()(br_ec_get_default(), own, n, &pk->key.ec, v->sig.p,
+		    v->sig.n) == 1 ? 0 : BR_ERR_X509_BAD_SIGNATURE;
+	return pk->key_type == BR_KEYTYPE_RSA &&
+	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)v->sig.p, v->sig.n,
+	    cert_algs[i].rsa, n, &pk->key.rsa, signed_) == 1 && memcmp(own, signed_, n) == 0 ? 0 :
+	    BR_ERR_X509_BAD_SIGNATURE;
+}
+
+static bool
+p256_key_make(uint8_t key[32])
+{
+	br_hmac_drbg_context rng;
+	uint8_t seed[48];
+	bool ok = rand_bytes(seed, sizeof seed);
+
+	br_hmac_drbg_init(&rng, &br_sha256_vtable, seed, ok ? sizeof seed : 0);
+	ok = ok && br_ec_keygen(&rng.vtable, br_ec_get_default(), NULL, key, BR_EC_secp256r1) == 32;
+	wipe(&rng, sizeof rng);
+	wipe(seed, sizeof seed);
+	return ok;
+}
+
+static bool
+p256_public(uint8_t key[32], uint8_t pub[65])
+{
+	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = key, .xlen = 32};
+
+	return br_ec_compute_pub(br_ec_get_default(), NULL, pub, &sk) == 65;
+}
+
+struct issuer {
+	struct slice dn;                /* its name, borrowed */
+	const uint8_t *skid;            /* borrowed; 20 bytes of it */
+	uint8_t *key;                   /* borrowed */
+};
+
+#define CERT_ROOM 4096          /* a leaf is 0.5 KB; with the longest host and issuer 2 KB */
+
+#define ECDSA_SHA256 "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
+#define P256_SPKI /* what stands before the point */ "\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce" \
+    "\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00"
+
+/* A name of one commonName; empty where RFC 5280's 64 characters do not hold it. */
+static void
+der_name(struct der *d, const char *cn)
+{
+	const uint8_t *end = d->at;
+
+	if (strlen(cn) <= 64) {
+		der_elem(d, 0x0c, cn, strlen(cn));
+		DER_PUT(d, "\x06\x03\x55\x04\x03");
+		der_wrap(d, 0x30, end);
+		der_wrap(d, 0x31, end);
+	}
+	der_wrap(d, 0x30, end);
+}
+
+/* The extensions (RFC 5280 4.2.1) that never change, whole, and what stands before a key id. */
+#define EXT_SKID "\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"        /* subjectKeyIdentifier */
+#define EXT_AKID "\x30\x1f\x06\x03\x55\x1d\x23\x04\x18\x30\x16\x80\x14"        /* of the issuer */
+#define EXT_USAGE "\x30\x0e\x06\x03\x55\x1d\x0f\x01\x01\xff\x04\x04\x03\x02"     /* keyUsage, critical: */
+#define EXT_LEAF EXT_USAGE "\x07\x80" /* digitalSignature; extKeyUsage: serverAuth */ \
+    "\x30\x13\x06\x03\x55\x1d\x25\x04\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01"
+#define EXT_CA "\x30\x12\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x08\x30\x06\x01\x01\xff\x02\x01\x00" /* \
+    basicConstraints, critical: a CA, of leaves alone */ EXT_USAGE "\x02\x04"       /* keyCertSign */
+
+static void
+der_extensions(struct der *d, const char *host, const uint8_t *skid, const struct issuer *by)
+{
+	const uint8_t *end = d->at;
+	uint8_t ip[16];
+
+	if (host != NULL) {
+		size_t n = host_ip(host, ip), len = strlen(host);
+
+		der_elem(d, n != 0 ? FORM_IP : FORM_DNS, n != 0 ? ip : (const void *)host, n != 0 ? n : len);
+		der_wrap(d, 0x30, end);
+		der_wrap(d, 0x04, end);
+		if (len > 64)           /* RFC 5280 4.2.1.6: critical if no subject */
+			DER_PUT(d, "\x01\x01\xff");
+		DER_PUT(d, "\x06\x03\x55\x1d\x11");
+		der_wrap(d, 0x30, end);
+		DER_PUT(d, EXT_LEAF);
+		der_put(d, by->skid, 20);
+		DER_PUT(d, EXT_AKID);
+	} else {
+		DER_PUT(d, EXT_CA);
+	}
+	der_put(d, skid, 20);
+	DER_PUT(d, EXT_SKID);
+	der_wrap(d, 0x30, end);
+	der_wrap(d, 0xa3, end);
+}
+
+/* A certificate for `pub`: a leaf that names the host, or (NULL) the issuer's own. It lies in `room`;
+ * empty: there is no randomness, or it did not fit. */
+static struct slice
+cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int64_t now,
+    uint8_t room[CERT_ROOM])
+{
+	br_ec_private_key sk = {.curve = BR_EC_secp256r1, .x = by->key, .xlen = 32};
+	uint8_t *end = room + CERT_ROOM - 96;   /* behind it: the algorithm, and up to 72 bytes of signature */
+	struct der d = {room, end};
+	uint8_t serial[16], hash[32];
+	const uint8_t *span;
+	size_t n;
+
+	if (!rand_bytes(serial, sizeof serial))
+		return (struct slice){NULL, 0};
+	serial[0] = (serial[0] & 0x7f) | 0x40;          /* positive, and 16 bytes long always */
+	tls_sha256(pub, 65, hash);
+	der_extensions(&d, host, hash, by);
+	der_put(&d, pub, 65);
+	DER_PUT(&d, P256_SPKI);
+	if (host != NULL)
+		der_name(&d, host);
+	else
+		der_put(&d, by->dn.p, by->dn.n);
+	span = d.at;
+	der_time(&d, now + (host != NULL ? TLS_LEAF_LIFE : TLS_CA_LIFE));
+	der_time(&d, now - TLS_BACKDATE);
+	der_wrap(&d, 0x30, span);
+	der_put(&d, by->dn.p, by->dn.n);
+	DER_PUT(&d, ECDSA_SHA256);
+	der_elem(&d, 0x02, serial, sizeof serial);
+	DER_PUT(&d, "\xa0\x03\x02\x01\x02");            /* version 3 */
+	der_wrap(&d, 0x30, end);
+	if (d.at == NULL)
+		return (struct slice){NULL, 0};
+	tls_sha256(d.at, (size_t)(end - d.at), hash);
+	memcpy(end, ECDSA_SHA256 "\x03\0", 15);         /* a BIT STRING of whole bytes */
+	n = br_ecdsa_sign_asn1_get_default()(br_ec_get_default(), &br_sha256_vtable, hash, &sk, end + 15);
+	end[13] = (uint8_t)(n + 1);
+	span = end + 15 + n;
+	der_wrap(&d, 0x30, span);
+	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(span - d.at) : 0};
+}
+
+/* A clock that was never set is before the build: what we sign then dates from the build. */
+static int64_t
+cert_now(int64_t now)
+{
+	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
+}
+
+/* A new CA: its certificate (DER) in `room`, and its private key. Empty: there is no randomness. */
+static struct slice
+tls_ca_make(uint8_t room[CERT_ROOM], uint8_t key[32], int64_t now)
+{
+	uint8_t pub[65], skid[32], dn[128], tag[4];
+	struct der name = {dn, dn + sizeof dn};
+	char cn[32];
+
+	if (!rand_bytes(tag, sizeof tag) || !p256_key_make(key) || !p256_public(key, pub))
+		return (struct slice){NULL, 0};
+	snprintf(cn, sizeof cn, "Sallyport CA %08x", load_be32(tag));   /* no two share a name */
+	der_name(&name, cn);
+	tls_sha256(pub, sizeof pub, skid);
+	return cert_make(NULL, pub, &(struct issuer){{(const char *)name.at,
+	    (size_t)(dn + sizeof dn - name.at)}, skid, key}, cert_now(now), room);
+}
+
+/* Owned. A host may lie in the TLS_LEAF_WAYS of its set, which come in the order of their last use. */
+static struct leaf *leaves[TLS_LEAVES];
+
+static void
+leaf_unref(struct leaf *l)
+{
+	if (l != NULL && --l->refs == 0)
+		free(l);
+}
+
+static struct leaf *
+leaf_mint(const char *host, int64_t now)
+{
+	const struct issuer by = {{(const char *)tls_ca.dn, tls_ca.dn_n}, tls_ca.skid, tls_keys->ca};
+	uint8_t room[CERT_ROOM];
+	struct slice der = cert_make(host, tls_ca.leaf_pub, &by, now, room);
+	struct leaf *l = der.n != 0 ? malloc(sizeof *l + der.n) : NULL;
+
+	if (l == NULL)
+		return NULL;
+	*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
+	    .chain = {.data = l->der, .data_len = der.n}};
+	text_copy(l->host, sizeof l->host, host); /* tls_new checked its length */
+	memcpy(l->der, der.p, der.n);
+	return l;
+}
+
+/* The certificate for a host, minted if none is kept; the caller owns one reference. */
+static struct leaf *
+leaf_get(const char *host)
+{
+	int64_t now = cert_now(clock_wall());
+	uint32_t h = text_hash(host);
+	struct leaf **set = &leaves[(h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1)];
+	struct leaf *l, *old;
+	size_t i = 0;
+
+	while (i < TLS_LEAF_WAYS - 1 && set[i] != NULL && strcmp(set[i]->host, host) != 0)
+		i++;
+	l = old = set[i];
+	/* After a clock was set back, what was minted before is not valid yet. */
+	if (l == NULL || strcmp(l->host, host) != 0 || now >= l->renew ||
+	    now < l->renew - TLS_LEAF_LIFE - TLS_BACKDATE + TLS_LEAF_RENEW) {
+		if ((l = leaf_mint(host, now)) == NULL)
+			return NULL;
+		leaf_unref(old);
+	}
+	memmove(set + 1, set, i * sizeof *set);
+	set[0] = l;
+	l->refs++;
+	return l;
+}
+
+/* Hands the host's certificate and its key to BearSSL's own policy for one EC chain, which chooses the
+ * suite and the hash, and signs. */
+static bool
+leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc)
+{
+	if ((*l = leaf_get(host)) == NULL)
+		return false;
+	br_ssl_server_set_single_ec(cc, &(*l)->chain, 1, &tls_ca.leaf_sk, BR_KEYTYPE_SIGN, BR_KEYTYPE_EC,
+	    br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	return true;
+}
+
+/* The CA that signs in this process. Everything minted before, under another one, is forgotten. */
+static bool
+tls_ca_load(struct slice cert_der, const void *key32)
+{
+	struct cert_view v;
+	uint8_t spki[sizeof P256_SPKI - 1 + 65] = P256_SPKI, *pub = spki + sizeof P256_SPKI - 1;
+	struct slice s;
+
+	tls_ca.loaded = false;
+	for (size_t i = 0; i < TLS_LEAVES; i++) {
+		leaf_unref(leaves[i]);
+		leaves[i] = NULL;
+	}
+	if (tls_keys == NULL && (tls_keys = tls_map(sizeof *tls_keys, MAP_PRIVATE)) == NULL)
+		return false;
+	memcpy(tls_keys->ca, key32, 32);
+	if (!cert_read(cert_der, &v) || v.subject.n > TLS_DN_MAX ||
+	    !p256_public(tls_keys->ca, pub) ||
+	    !slice_eq(v.spki, (struct slice){(const char *)spki, sizeof spki})) {
+		wipe(tls_keys->ca, 32);         /* not the key of this certificate */
+		return false;
+	}
+	tls_sha256(pub, 65, tls_ca.skid);
+	if (der_only(v.key_id, 0x04, &s) && s.n == 20)
+		memcpy(tls_ca.skid, s.p, 20);
+	memcpy(tls_ca.dn, v.subject.p, v.subject.n);
+	tls_ca.dn_n = v.subject.n;
+	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
+		return false;
+	tls_ca.leaf_sk = (br_ec_private_key){BR_EC_secp256r1, tls_keys->leaf, 32};
+	tls_ca.loaded = true;
+	return true;
+}
+
+/* -- trust: roots from PEM bundles. They are kept whole: a root binds what is below
+ * it as any other issuer does. */
+struct tls_root {
+	struct tls_root *next;  /* in the order of the files */
+	struct cert_view cert;  /* into `der` */
+	char der[];
+};
+
+struct tls_trust {
+	uint32_t refs;
+	uint32_t id;            /* never reused: part of the names of sessions */
+	size_t n;
+	struct tls_root *first, **last; /* owned */
+};
+
+static struct tls_trust *
+trust_new(void)
+{
+	static uint32_t ids;
+	struct tls_trust *t = calloc(1, sizeof *t);
+
+	if (t != NULL)
+		*t = (struct tls_trust){.refs = 1, .id = ++ids, .last = &t->first};
+	return t;
+}
+
+static void
+tls_trust_unref(struct tls_trust *t)
+{
+	if (t == NULL || --t->refs != 0)
+		return;
+	for (struct tls_root *r; (r = t->first) != NULL; free(r))
+		t->first = r->next;
+	free(t);
+}
+
+/* Takes the next object off a PEM text (RFC 7468) whose name ends in `kind`, as DER into `der`. *name: of
+ * that or of the last that was looked at, "BEGIN EC PRIVATE KEY". 0: there is none; -1: malformed.
+ * BearSSL's decoder takes 27 ms for the system's bundle; this 2. */
+static int
+pem_next(struct slice *in, struct slice kind, struct slice *name, struct buf *der)
+{
+	const char *at, *stop, *last = in->p + in->n;
+	ssize_t n;
+
+	buf_clear(der);
+	do {
+		if (in->n == 0 || (at = memmem(in->p, in->n, "-----BEGIN ", 11)) == NULL ||
+		    (stop = memmem(at + 5, (size_t)(last - at - 5), "-----", 5)) == NULL)
+			return 0;
+		*name = (struct slice){at + 5, (size_t)(stop - at - 5)};
+		*in = (struct slice){stop, (size_t)(last - stop)};
+	} while (name->n < kind.n || memcmp(stop - kind.n, kind.p, kind.n) != 0);
+	at = stop + 5;
+	stop = memmem(at, (size_t)(last - at), "-----END ", 9);
+	if (stop == NULL || !buf_reserve(der, (size_t)(stop - at)))
+		return -1;
+	for (; at < stop; at++)
+		if (!isspace((unsigned char)*at))
+			der->p[der->n++] = *at;
+	n = b64_decode(der->p, der->n, buf_slice(der), false);  /* in place */
+	if (n <= 0)
+		return -1;
+	buf_cut(der, (size_t)n);
+	*in = (struct slice){stop, (size_t)(last - stop)};
+	return 1;
+}
+
+/* All certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL. One with a
+ * key that we cannot use is left out: its chains will be reported as untrusted. */
+static bool
+trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
+{
+	br_x509_decoder_context dc;
+	struct slice name;
+	struct buf der;
+	int found, err;
+
+	buf_init(&der, 2 * TLS_CERT_MAX);
+	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &der)) > 0) {
+		struct tls_root *r = malloc(sizeof *r + der.n);
+		uint8_t h[32];
+
+		if (hashes != NULL)
+			tls_sha256(der.p, der.n, h);
+		if (r == NULL || (hashes != NULL && !buf_add(hashes, h, sizeof h))) {
+			free(r);
+			break;
+		}
+		memcpy(r->der, der.p, der.n);
+		if (!cert_read((struct slice){r->der, der.n}, &r->cert) ||
+		    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY)) {
+			free(r);
+			continue;
+		}
+		r->next = NULL;
+		*t->last = r;
+		t->last = &r->next;
+		t->n++;
+	}
+	buf_free(&der);
+	return found == 0;
+}
+
+/* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
+static struct tls_trust *
+tls_trust_load(const char **files, size_t n, struct buf *why)
+{
+	struct tls_trust *t = trust_new();
+	bool ok = t != NULL;
+	struct buf text;
+
+	buf_init(&text, TLS_BUNDLE_MAX);
+	for (size_t i = 0; i < n && ok; i++) {
+		int fd = open(files[i], O_RDONLY | O_CLOEXEC);
+		const char *bad = fd < 0 ? strerror(errno) : (buf_clear(&text), buf_read(&text, fd));
+		size_t before = t->n;
+
+		if (fd >= 0)
+			close(fd);
+		ok = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
+		if (bad != NULL)
+			buf_addf(why, "%s: %s", files[i], bad);
+		else if (!ok)
+			buf_addf(why, "%s: certificate %zu is malformed", files[i], t->n - before + 1);
+		else if (!(ok = t->n != before))
+			buf_addf(why, "%s: no usable certificate in PEM form", files[i]);
+	}
+	buf_free(&text);
+	if (ok)
+		return t;
+	tls_trust_unref(t);
+	return NULL;
+}
+
+static struct tls_ident *
+tls_ident_ref(struct tls_ident *id)
+{
+	if (id != NULL)
+		id->refs++;
+	return id;
+}
+
+static void
+tls_ident_unref(struct tls_ident *id)
+{
+	if (id == NULL || --id->refs != 0)
+		return;
+	buf_free(&id->der);
+	buf_free(&id->itself);
+	secret_unref(id->key);
+	tls_trust_unref(id->roots);
+	free(id);
+}
+
+static bool
+ident_knows(const struct tls_ident *id, struct slice what)
+{
+	uint8_t h[32];
+
+	tls_sha256(what.p, what.n, h);
+	for (size_t i = 0; i < id->itself.n; i += sizeof h)
+		if (memcmp(id->itself.p + i, h, sizeof h) == 0)
+			return true;
+	return false;
+}
+
+/* -- verification: a path from the server's certificate to a root, each signed by the next, and
+ * nothing on it that forbids it (RFC 5280 6.1). The walk is ours, because BearSSL's knows neither
+ * name constraints nor purposes and takes no root's word; keys and signatures are BearSSL's. Chains
+ * may come out of order and with certificates too many. Nothing is judged before all is there. */
+#define VERIFY_CHECKS 12        /* signatures that are looked at: one of P-521 takes milliseconds */
+
+struct tls_verify {
+	const br_x509_class *vtable;    /* first: BearSSL casts */
+	const char *host;               /* borrowed */
+	bool is_ip;
+	struct tls_trust *trust;        /* owned reference */
+	struct tls_ident *ident;        /* owned reference, or NULL */
+	bool *resumed;                  /* borrowed: not so once a chain comes */
+	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
+	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
+	unsigned count;                 /* over TLS_CHAIN_MAX: too many came */
+	int64_t now;
+	struct cert_view cert[TLS_CHAIN_MAX];
+	const struct cert_view *path[TLS_CHAIN_MAX + 1];        /* the server's own first */
+	unsigned depth;                 /* of a path that was found: how many are in it whose dates count */
+	unsigned used;                  /* bits: which of `cert` are in `path` */
+	unsigned checks;
+	uint8_t cn[2 + 127];            /* see verify_take_cn */
+	unsigned err;                   /* BR_ERR_X509_…, once something is wrong */
+	const char *why;                /* static; NULL: the table of reasons has it */
+	br_x509_decoder_context own;    /* the server's key */
+};
+
+static void
+verify_start_chain(const br_x509_class **ctx, const char *server_name)
+{
+	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
+	*OWNER(ctx, struct tls_verify, vtable)->resumed = false;
+}
+
+static void
+verify_start_cert(const br_x509_class **ctx, uint32_t n)
+{
+	(void)ctx, (void)n;
+}
+
+static void
+verify_append(const br_x509_class **ctx, const unsigned char *p, size_t n)
+{
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
+
+	if (v->count < TLS_CHAIN_MAX)
+		buf_add(&v->certs, p, n);
+}
+
+static void
+verify_end_cert(const br_x509_class **ctx)
+{
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
+
+	if (v->count < TLS_CHAIN_MAX)
+		v->end[v->count] = v->certs.n;
+	v->count++;
+}
+
+/* The next root of a name, counted from 0, the credential's own first; NULL: there is none. */
+static const struct cert_view *
+verify_root(const struct tls_verify *v, struct slice name, size_t at)
+{
+	const struct tls_ident *id = v->ident;
+	const struct tls_trust *of[] = {id != NULL ? id->roots : NULL, v->trust};
+
+	for (int k = 0; k < 2; k++)
+		for (const struct tls_root *r = of[k] != NULL ? of[k]->first : NULL; r != NULL; r = r->next)
+			if (slice_eq(r->cert.subject, name) && at-- == 0)
+				return &r->cert;
+	return NULL;
+}
+
+/* The first fault is reported. A signature that does not fit gives way to a later fault: it may only
+ * mean that there is another certificate of this name. Always false, so that a step may return it. */
+static bool
+verify_blame(struct tls_verify *v, unsigned err, const char *why)
+{
+	if (v->err == 0 || (v->err == BR_ERR_X509_BAD_SIGNATURE && err != BR_ERR_X509_NOT_TRUSTED)) {
+		v->err = err;
+		v->why = why;
+	}
+	return false;
+}
+
+static const char *
+verify_dates(const struct tls_verify *v, const struct cert_view *c)
+{
+	return v->now < c->not_before ? "certificate not yet valid" :
+	    v->now > c->not_after ? "certificate expired" : NULL;
+}
+
+/* tls=legacy: the commonName of a certificate without subjectAltName stands as one from here on, to be
+ * compared with the host and with constraints. */
+static void
+verify_take_cn(struct tls_verify *v, struct cert_view *c)
+{
+	struct slice rdns, cn = {NULL, 0}, host = slice_of(v->host);
+	struct rdn r;
+
+	if (v->ident == NULL || !v->ident->legacy || c->has_names ||
+	    !der_only(c->subject, 0x30, &rdns))
+		return;
+	while (rdn_next(&rdns, &r))
+		if (slice_eq(r.id, SLICE("\x55\x04\x03")) && r.value.n < 128)
+			cn = r.value;           /* the last is the most specific */
+	v->cn[0] = v->is_ip ? FORM_IP : FORM_DNS;
+	if (!v->is_ip)
+		memcpy(v->cn + 2, cn.p != NULL ? cn.p : "", cn.n);
+	else
+		cn.n = slice_eq(cn, host) ? host_ip(v->host, v->cn + 2) : 0;
+	v->cn[1] = (uint8_t)cn.n;
+	c->names = (struct slice){(char *)v->cn, cn.n == 0 ? 0 : 2 + cn.n};
+}
+
+/* Do the name constraints of all certificates above allow all names below (4.2.1.10)? The names of a
+ * self-issued certificate (one of a change of keys) count only where it is the server's own. */
+static bool
+verify_names(const struct tls_verify *v, unsigned top)
+{
+	struct slice names, s;
+	uint8_t form;
+
+	for (unsigned i = 1; i <= top; i++)
+		for (unsigned k = 0; k < i; k++) {
+			const struct cert_view *ca = v->path[i], *c = v->path[k];
+
+			if (k != 0 && slice_eq(c->issuer, c->subject))
+				continue;
+			if (c->subject.n > 2 && !cert_allows(ca, FORM_DN, c->subject))
+				return false;
+			for (names = c->names; der_next(&names, &form, &s, NULL);)
+				if (!cert_allows(ca, form, s))
+					return false;
+		}
+	return true;
+}
+
+/* May `ca` be above the n certificates of the path? Then it is on it. */
+static bool
+verify_link(struct tls_verify *v, unsigned n, const struct cert_view *ca, bool root)
+{
+	const struct cert_view *c = v->path[n - 1];
+	int err, below = 0;
+	const char *why;
+
+	if (v->checks++ >= VERIFY_CHECKS)
+		return verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
+	if ((err = cert_signed_by(c, ca)) != 0)
+		return verify_blame(v, (unsigned)err, err == BR_ERR_X509_BAD_SIGNATURE && root ?
+		    "bad certificate signature (damaged, or not made by the trusted root of that name)" :
+		    NULL);
+	for (unsigned i = 1; i < n; i++)        /* 4.2.1.9: self-issued ones do not count */
+		below += !slice_eq(v->path[i]->issuer, v->path[i]->subject);
+	v->path[n] = ca;
+	if (root && v->now > ca->not_after)
+		why = "untrusted certificate (its root has expired)";
+	else if ((why = verify_dates(v, ca)) == NULL && (why = ca->fault) == NULL)
+		why = !ca->is_ca || (ca->usage & CERT_ISSUES) == 0 ?
+		    "untrusted certificate (an issuer is not a CA)" : below > ca->path_len ?
+		    "untrusted certificate (more authorities than one above them allows)" : !ca->for_servers ?
+		    "untrusted certificate (an authority above it is not meant for servers)" :
+		    root && !verify_names(v, n) ?
+		    "untrusted certificate (the name constraints above it do not allow a name)" : NULL;
+	return why == NULL || verify_blame(v, BR_ERR_X509_NOT_CA, why);
+}
+
+/* Is there a way from the n certificates of the path up to a root? */
+static bool
+verify_climb(struct tls_verify *v, unsigned n)
+{
+	const struct cert_view *c = v->path[n - 1], *root;
+
+	for (size_t i = 0; (root = verify_root(v, c->issuer, i)) != NULL; i++)
+		if (verify_link(v, n, root, true)) {
+			v->depth = n + 1;
+			return true;
+		}
+	for (unsigned i = 0; i < v->count; i++) {
+		if ((v->used >> i & 1) != 0 || !slice_eq(v->cert[i].subject, c->issuer))
+			continue;
+		v->used |= 1u << i;
+		if (verify_link(v, n, &v->cert[i], false) && verify_climb(v, n + 1))
+			return true;
+		v->used &= ~(1u << i);
+	}
+	return verify_blame(v, BR_ERR_X509_NOT_TRUSTED, slice_eq(c->issuer, c->subject) ?
+	    n == 1 ? "untrusted certificate (self-signed)" : "untrusted certificate (unknown root)" :
+	    n == 1 ? "untrusted certificate (unknown issuer; missing intermediate?)" :
+	    "untrusted certificate (unknown authority)");
+}
+
+/* The server's own certificate, whoever signed it. */
+static bool
+verify_leaf(struct tls_verify *v, struct cert_view *c)
+{
+	const char *why;
+	int err = cert_key(c, &v->own);
+
+	if ((why = verify_dates(v, c)) != NULL)
+		return verify_blame(v, BR_ERR_X509_EXPIRED, why);
+	if (c->fault != NULL)
+		return verify_blame(v, BR_ERR_X509_CRITICAL_EXTENSION, c->fault);
+	if (err != 0)
+		return verify_blame(v, (unsigned)err, NULL);
+	verify_take_cn(v, c);
+	if (!cert_names(c, v->host))
+		return verify_blame(v, BR_ERR_X509_BAD_SERVER_NAME, slice_eq(c->issuer, c->subject) &&
+		    verify_root(v, c->issuer, 0) == NULL ?
+		    "untrusted certificate (self-signed, and for another name)" : !c->has_names ?
+		    "certificate name mismatch (it has no subjectAltName; tls=legacy takes its CN)" : NULL);
+	if (!c->for_servers)
+		return verify_blame(v, BR_ERR_X509_FORBIDDEN_KEY_USAGE, NULL);
+	if ((c->usage & CERT_SIGNS) == 0)
+		return verify_blame(v, BR_ERR_X509_FORBIDDEN_KEY_USAGE,
+		    "certificate whose key may not sign handshakes (keyUsage without digitalSignature)");
+	return true;
+}
+
+/* Does the credential trust the server's own certificate as itself? Its name and its issuer do not count
+ * then: the server that shows it and proves its key is the one that was meant. Nor do its dates for a
+ * pin, which stands for a key. True: verified, with the result in v->err. */
+static bool
+verify_itself(struct tls_verify *v)
+{
+	const struct tls_ident *id = v->ident;
+	int err;
+
+	if (id == NULL || id->itself.n == 0)
+		return false;
+	if (!ident_knows(id, v->cert[0].der) && !(id->pinned && ident_knows(id, v->cert[0].spki))) {
+		return id->pinned && !verify_blame(v, BR_ERR_X509_NOT_TRUSTED,
+		    "untrusted certificate (not the one that ca pins)");
+	}
+	if ((err = cert_key(&v->cert[0], &v->own)) != 0)
+		verify_blame(v, (unsigned)err, NULL);
+	else if (!id->pinned && verify_dates(v, &v->cert[0]) != NULL)
+		verify_blame(v, BR_ERR_X509_EXPIRED, verify_dates(v, &v->cert[0]));
+	v->depth = !id->pinned;
+	return true;
+}
+
+/* Is it among the roots itself, byte by byte? Then it needs no issuer. (The same name and key would not
+ * do: the owner of a constrained root's key could give itself any name.) */
+static bool
+verify_is_root(const struct tls_verify *v, const struct cert_view *c)
+{
+	const struct cert_view *root;
+
+	for (size_t i = 0; (root = verify_root(v, c->subject, i)) != NULL; i++)
+		if (slice_eq(root->der, c->der))
+			return true;
+	return false;
+}
+
+/* -- chains that were found good: by a hash of all that was asked then but the time, and until when it
+ * stands. Signatures are most of what verifying costs: 1 ms, with a P-384 issuer 4 ms. */
+#define VERIFIED_MAX 256        /* places, one for each hash: 12 KB */
+
+static struct verified {
+	uint8_t hash[32];
+	int64_t from, to;       /* of all dates on the path */
+} verified[VERIFIED_MAX];
+
+/* Where this chain for this name, under these roots and pins, has its place. */
+static struct verified *
+verify_place(const struct tls_verify *v, uint8_t hash[32])
+{
+	const struct tls_ident *id = v->ident;
+	const uint32_t of[] = {v->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count};
+
+	tls_sha256_join((const struct slice[]){{(const char *)of, sizeof of}, {(const char *)v->end, sizeof v->end},
+	    {id != NULL ? (const char *)id->tag : "", id != NULL ? sizeof id->tag : 0},
+	    {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, hash);
+	return &verified[hash[0] % VERIFIED_MAX];
+}
+
+static void
+verify_note(const struct tls_verify *v, struct verified *place, const uint8_t hash[32])
+{
+	*place = (struct verified){.from = INT64_MIN, .to = INT64_MAX};
+	memcpy(place->hash, hash, sizeof place->hash);
+	for (unsigned i = 0; i < v->depth; i++) {
+		if (place->from < v->path[i]->not_before)
+			place->from = v->path[i]->not_before;
+		if (place->to > v->path[i]->not_after)
+			place->to = v->path[i]->not_after;
+	}
+}
+
+static unsigned
+verify_end_chain(const br_x509_class **ctx)
+{
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
+	struct verified *place;
+	uint8_t hash[32];
+	size_t from = 0;
+
+	if (v->count == 0)
+		return BR_ERR_X509_EMPTY_CHAIN;
+	if (v->count > TLS_CHAIN_MAX || !buf_ok(&v->certs)) {
+		v->count = 0;
+		verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
+	}
+	for (unsigned i = 0; i < v->count; from = v->end[i++])
+		if (v->end[i] == from ||
+		    !cert_read((struct slice){v->certs.p + from, v->end[i] - from}, &v->cert[i])) {
+			v->cert[i] = (struct cert_view){0};     /* can be no issuer */
+			if (i == 0)
+				verify_blame(v, BR_ERR_X509_INVALID_VALUE, NULL);
+		}
+	v->path[0] = &v->cert[0];
+	v->used = v->depth = 1;
+	place = verify_place(v, hash);
+	if (v->err == 0 && memcmp(place->hash, hash, sizeof hash) == 0 && v->now >= place->from && v->now <= place->to &&
+	    cert_key(&v->cert[0], &v->own) == 0)
+		return 0;
+	if (v->err == 0 && !verify_itself(v) && verify_leaf(v, &v->cert[0]) &&
+	    (verify_is_root(v, &v->cert[0]) || verify_climb(v, 1))) {
+		v->err = 0;     /* of ways that led nowhere */
+		v->why = NULL;
+	}
+	if (v->err == 0)
+		verify_note(v, place, hash);
+	return v->err;
+}
+
+static const br_x509_pkey *
+verify_get_pkey(const br_x509_class *const *ctx, unsigned *usages)
+{
+	if (usages != NULL)
+		*usages = BR_KEYTYPE_SIGN;      /* all our suites want a signature */
+	return br_x509_decoder_get_pkey(&OWNER(ctx, struct tls_verify, vtable)->own);
+}
+
+static const br_x509_class verify_class = {
+	sizeof(struct tls_verify), verify_start_chain, verify_start_cert, verify_append,
+	verify_end_cert, verify_end_chain, verify_get_pkey,
+};
+
+/* Makes an engine verify the server's chain, and show the credential's certificate when asked for one. */
+static struct tls_verify *
+verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, bool *resumed,
+    br_ssl_client_context *cc)
+{
+	struct tls_verify *v = malloc(sizeof *v);
+	const br_skey_decoder_context *key;
+	uint8_t ip[16];
+
+	if (v == NULL)
+		return NULL;
+	trust->refs++;
+	*v = (struct tls_verify){.vtable = &verify_class, .host = host, .is_ip = host_ip(host, ip) != 0,
+	    .trust = trust, .ident = tls_ident_ref(ident), .resumed = resumed, .now = clock_wall(),
+	    .certs = {.max = TLS_CERT_MAX}};
+	br_ssl_engine_set_x509(&cc->eng, &v->vtable);
+	if (ident == NULL || ident->key == NULL)
+		return v;
+	key = (const void *)ident->key->p;
+	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
+		br_ssl_client_set_single_rsa(cc, ident->chain, ident->chain_n,
+		    br_skey_decoder_get_rsa(key), br_rsa_pkcs1_sign_get_default());
+	else
+		br_ssl_client_set_single_ec(cc, ident->chain, ident->chain_n, br_skey_decoder_get_ec(key),
+		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	return v;
+}
+
+static void
+verify_free(struct tls_verify *v)
+{
+	if (v == NULL)
+		return;
+	buf_free(&v->certs);
+	tls_trust_unref(v->trust);
+	tls_ident_unref(v->ident);
+	free(v);
+}
+
+/* Offers the session of that name. What it is bound to is its name: trust, port, host and tag. */
+static bool
+verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
+    struct slice tag, uint8_t name[32])
+{
+	br_ssl_session_parameters p;
+	uint8_t head[8];
+	bool found;
+
+	store_be32(head, v->trust->id);
+	store_be32(head + 4, (uint32_t)port);
+	tls_sha256_join((const struct slice[]){{(const char *)head, sizeof head},
+	    {v->host, strlen(v->host) + 1}, tag}, 3, name);
+	if ((found = session_find(sessions_up, name, &p)))
+		br_ssl_engine_set_session_parameters(eng, &p);
+	wipe(&p, sizeof p);
+	return found;
+}
+
+/* Why the chain was refused; static. NULL: the table of reasons has it. */
+static const char *
+verify_why(const struct tls_verify *v)
+{
+	return v != NULL ? v->why : NULL;
+}
+
+/* -- why an upstream's handshake failed; an agent's is told by its alert. The last row is for the rest. */
+static const struct { int err; const char *why; } tls_reasons[] = {
+	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch"},
+	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature"},
+	{BR_ERR_X509_WEAK_PUBLIC_KEY, "weak certificate key (under 2048 bits)"},
+	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers"},
+	{BR_ERR_X509_INVALID_VALUE, CERT_MALFORMED},
+	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know"},
+	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)"},
+	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)"},
+	{BR_ERR_X509_EMPTY_CHAIN, "no certificate"},
+	{BR_ERR_WRONG_KEY_USAGE, "certificate key of the wrong kind"},
+	{BR_ERR_BAD_SIGNATURE, "bad handshake signature"},
+	{BR_ERR_UNSUPPORTED_VERSION, "not TLS"},
+	{BR_ERR_BAD_VERSION, "protocol version (inconsistent)"},
+	{BR_ERR_BAD_MAC, "damaged record"},
+	{BR_ERR_TOO_LARGE, "record too large"},
+	{BR_ERR_RESUME_MISMATCH, "session resumed wrongly"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_PROTOCOL_VERSION,
+	    "protocol version (refuses TLS 1.2; it may speak only TLS 1.3)"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_HANDSHAKE_FAILURE,
+	    "handshake refused (no algorithm in common: it may speak only TLS 1.3, or what tls=legacy "
+	    "takes, or its certificate lacks digitalSignature)"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_INSUFFICIENT_SECURITY,
+	    "handshake refused (no algorithm strong enough in common)"},
+	{BR_ERR_RECV_FATAL_ALERT + TLS_UNRECOGNIZED_NAME, "server name not known there"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_APPLICATION_PROTOCOL, "refuses HTTP/1.1"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_NO_RENEGOTIATION, "renegotiation wanted"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_UNKNOWN_CA, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_BAD_CERTIFICATE, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_EXPIRED, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + BR_ALERT_CERTIFICATE_UNKNOWN, "refuses our certificate"},
+	{BR_ERR_RECV_FATAL_ALERT + TLS_CERTIFICATE_REQUIRED, "client certificate wanted"},
+	{BR_ERR_OK, "handshake failed"},
+};
+
+static const char *
+tls_reason(const struct tls *t, int err)
+{
+	int alert = err - BR_ERR_RECV_FATAL_ALERT, version = t->u.eng.version_in;
+	size_t i = 0, last = COUNT(tls_reasons) - 1;
+
+	if (!t->is_client)
+		return NULL;
+	if (verify_why(t->verify) != NULL)
+		return verify_why(t->verify);
+	/* An old server takes our 1.2 down to its own and then finds no cipher of that time. */
+	if ((version == BR_TLS10 || version == BR_TLS11) &&
+	    (err == BR_ERR_UNSUPPORTED_VERSION || alert == BR_ALERT_HANDSHAKE_FAILURE))
+		return "protocol version (offers only TLS 1.1 or older)";
+	if (t->u.client.hashes != 0 &&  /* a CertificateRequest came */
+	    (alert == BR_ALERT_HANDSHAKE_FAILURE || alert == BR_ALERT_BAD_CERTIFICATE))
+		return t->u.client.client_auth_vtable != NULL ?
+		    "refuses our client certificate" : "client certificate wanted";
+	if (err == BR_ERR_OK)
+		return "closed during the handshake";
+	while (i < last && tls_reasons[i].err != err)
+		i++;
+	return t->done && i == last ? "protocol error" : tls_reasons[i].why;
 }
 
 /* ---- json ------------------------------------------------------------------
@@ -6467,11 +10429,6 @@ json_clean_string(char *out, const struct json_token *t)
 #define SUBST_BACK_MIN 8        /* bytes: a shorter one is any word, and stands in heads that do not echo it */
 #define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB; as much as a connection may cost */
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
-
-enum subst_place {
-	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
-	    PLACE_WS, PLACES
-};
 
 struct subst_row {
 	struct slice placeholder; /* owned by the subst */
@@ -7179,6 +11136,10 @@ subst_back_value(const struct subst_back *list, struct slice in, bool echoes, st
 	}
 	return buf_add(out, in.p + from, in.n - from);
 }
+
+/* ---- known -----------------------------------------------------------------
+ * Placeholders of an agent's other credentials, found in a request that does not carry theirs, so that
+ * the refusal can name the credential. A placeholder is worthless elsewhere: nothing depends on it. */
 
 /* -- known placeholders: finds any of a set in a text, in one pass whose cost does not depend on
  * how many there are. Eight bytes of each, chosen where it is random, are its key. */
@@ -8425,6 +12386,730 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 
 }
 
+/* ---- ident -----------------------------------------------------------------
+ * A credential's own TLS from what its record holds: PEM texts, and the key as a secret. Judged the
+ * same way when it is saved and when it is opened; nothing half right is ever used. */
+#define IDENT_PEM_MAX 65536     /* of each text; real chains are under 20 KB */
+#define IDENT_TAG "sallyport identity 1"
+
+struct ident_fault {            /* static texts: the field, and a code */
+	const char *field, *code;
+};
+
+/* The certificates to show. `client_cert` is kept as plain text: a key in it would be, too. */
+static const char *
+ident_read_chain(struct tls_ident *id, struct slice pem)
+{
+	struct cert_view v;
+	struct slice name;
+	struct buf one;
+	int found;
+
+	if (pem.n > IDENT_PEM_MAX)
+		return "too_large";
+	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
+		return "private_key";
+	if (!buf_reserve(&id->der, pem.n))      /* more than all DER takes: it never moves */
+		return "no_memory";
+	buf_init(&one, IDENT_PEM_MAX);
+	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
+		id->chain[id->chain_n++] =
+		    (br_x509_certificate){(unsigned char *)id->der.p + id->der.n, one.n};
+		if (!cert_read(buf_slice(&one), &v) || !buf_addv(&id->der, buf_slice(&one))) {
+			found = -1;
+			break;
+		}
+	}
+	buf_free(&one);
+	if (found != 0)
+		return found > 0 ? "too_many" : "malformed";
+	return id->chain_n == 0 ? "no_certificate" : NULL;
+}
+
+/* A key whose parts do not belong together signs wrongly, and a server that sees one wrong
+ * signature has its primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
+static const char *
+ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
+{
+	unsigned char own[BR_X509_BUFSIZE_KEY], sig[sizeof own], hash[32] = {0}, back[sizeof hash];
+	size_t n = br_rsa_compute_modulus_get_default()(NULL, sk), zeros = 0;
+
+	while (zeros < pk->nlen && pk->n[zeros] == 0)
+		zeros++;
+	if (n != pk->nlen - zeros || n > sizeof own ||
+	    br_rsa_compute_modulus_get_default()(own, sk) != n || memcmp(own, pk->n + zeros, n) != 0)
+		return "mismatch";
+	return (sk->n_bitlen + 7) / 8 == n &&   /* that long is the signature */
+	    br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, sizeof hash, sk, sig) == 1 &&
+	    br_rsa_pkcs1_vrfy_get_default()(sig, n, BR_HASH_OID_SHA256, sizeof hash, pk, back) == 1 &&
+	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
+}
+
+/* Is it a key, and that of the first certificate? Decoded it lives in the arena: its parts are wiped
+ * with the block. */
+static const char *
+ident_read_key(struct tls_ident *id, struct slice text)
+{
+	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
+	br_skey_decoder_context *key;
+	const br_ec_private_key *sk;
+	br_x509_decoder_context dc;
+	const br_x509_pkey *pk;
+	struct key_info info;
+	const char *why;
+
+	if ((id->key = secret_new(sizeof *key)) == NULL)
+		return "no_memory";
+	key = (void *)id->key->p;
+	if ((why = key_read(text, key, &info)) != NULL)
+		return why;
+	br_x509_decoder_init(&dc, NULL, NULL);
+	br_x509_decoder_push(&dc, id->chain[0].data, id->chain[0].data_len);
+	pk = br_x509_decoder_get_pkey(&dc);
+	if (pk == NULL)
+		return "unsupported";
+	if (pk->key_type != br_skey_decoder_key_type(key))
+		return "mismatch";
+	if (pk->key_type == BR_KEYTYPE_RSA)
+		return ident_match_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa);
+	sk = br_skey_decoder_get_ec(key);
+	return sk->curve == pk->key.ec.curve &&
+	    br_ec_compute_pub(br_ec_get_default(), NULL, own, sk) == pk->key.ec.qlen &&
+	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
+}
+
+/* "sha256:HEX", several with spaces or commas between; colons between
+ * bytes as openssl prints them. */
+static const char *
+ident_read_pins(struct tls_ident *id, struct slice text)
+{
+	static const char between[5] = " ,\t\r\n";
+
+	for (size_t i = 0; i < text.n;) {
+		char hex[64];
+		uint8_t h[sizeof hex / 2];
+		size_t n = 0;
+
+		if (memchr(between, text.p[i], sizeof between) != NULL) {
+			i++;
+			continue;
+		}
+		if (!slice_begins_nocase((struct slice){text.p + i, text.n - i}, SLICE("sha256:")))
+			return "malformed_pin";
+		for (i += 7; i < text.n && memchr(between, text.p[i], sizeof between) == NULL; i++) {
+			if (text.p[i] == ':' && n % 2 == 0)
+				continue;
+			if (n == sizeof hex)
+				return "malformed_pin";
+			hex[n++] = text.p[i];
+		}
+		if (n != sizeof hex || !hex_decode(h, (struct slice){hex, n}))
+			return "malformed_pin";
+		if (!buf_add(&id->itself, h, sizeof h))
+			return "too_large";
+	}
+	id->pinned = true;
+	return id->itself.n == 0 ? "malformed_pin" : NULL;
+}
+
+/* Roots of the credential's own, or pins. Each root is trusted as itself too: a server that shows that
+ * very certificate needs no issuer. */
+static const char *
+ident_read_ca(struct tls_ident *id, struct slice ca)
+{
+	if (ca.n > IDENT_PEM_MAX)
+		return "too_large";
+	if (!key_text_has(ca, SLICE("-----BEGIN ")))
+		return ident_read_pins(id, ca);
+	if (key_text_has(ca, SLICE("PRIVATE KEY-----")))
+		return "private_key";
+	if ((id->roots = trust_new()) == NULL)
+		return "no_memory";
+	if (!trust_add_pem(id->roots, ca, &id->itself))
+		return "malformed";
+	return id->roots->n == 0 ? "no_certificate" : NULL;
+}
+
+/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. Its tag is a
+ * hash of what it shows and what it trusts: a certificate that was renewed makes another identity. */
+static struct tls_ident *
+ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
+    struct ident_fault *fault)
+{
+	struct tls_ident *id = calloc(1, sizeof *id);
+	uint8_t head[12];
+
+	*fault = (struct ident_fault){"client_cert", "no_memory"};
+	if (id == NULL)
+		return NULL;
+	id->refs = 1;
+	id->legacy = legacy;
+	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
+	buf_init(&id->itself, IDENT_PEM_MAX);
+	fault->code = cert.n != 0 ? ident_read_chain(id, cert) : key.n != 0 ? "missing" : NULL;
+	if (fault->code == NULL && cert.n != 0) {
+		fault->field = "client_key";
+		fault->code = key.n == 0 ? "missing" : ident_read_key(id, key);
+	}
+	if (fault->code == NULL && ca.n != 0) {
+		fault->field = "ca";
+		fault->code = ident_read_ca(id, ca);
+	}
+	if (fault->code != NULL) {
+		tls_ident_unref(id);
+		return NULL;
+	}
+	store_be32(head, (uint32_t)id->der.n);
+	store_be32(head + 4, (uint32_t)id->itself.n);
+	store_be32(head + 8, id->pinned | id->legacy << 1);
+	tls_sha256_join((const struct slice[]){{IDENT_TAG, sizeof IDENT_TAG},
+	    {(const char *)head, sizeof head}, buf_slice(&id->der), buf_slice(&id->itself)}, 4, id->tag);
+	return id;
+}
+
+/* ---- filter: sigv4 ---------------------------------------------------------
+ * A filter of a flow: the body in AWS's signed chunks (aws-chunked), signed anew as it streams, at
+ * constant memory. Skip it unless you use S3 uploads. */
+
+/* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature
+ * change. A chunk's signature stands before its data, so a chunk is held until it is whole;
+ * it is hashed as it comes. */
+enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_TRAILERS, SIGV4_DONE };
+
+struct filter_sigv4 {
+	struct filter f;
+	struct sigv4_chain chain;
+	br_sha256_context hash; /* of the data of this chunk so far */
+	enum sigv4_at at;
+	bool trailer;
+	char *held;             /* owned, counted: a chunk with its head and CR LF, or the trailers */
+	struct wirebuf *small;  /* owned; where `held` is while that is large enough. NULL: it is not */
+	size_t cap, n;
+	size_t signature;       /* where in `held` the chunk's stands */
+	size_t data_end;        /* where its data does */
+	size_t given;           /* bytes of `held` that are gone, once the chunk is whole */
+	bool whole;
+};
+
+static const struct filter_fault filter_chunk_large = {413, "body_too_large",
+    "a signed chunk is larger than 1 MiB, and has to be held whole to be signed again",
+    "set the chunk size of the SDK's signer to at most 1 MiB, or have it sign no chunks "
+    "(Java: chunkedEncodingEnabled(false); .NET: UseChunkEncoding = false)"};
+static const struct filter_fault filter_no_memory = {503, "injection_unavailable",
+    "too many bodies are held for signing", "try again"};
+
+static void
+filter_sigv4_drop(struct filter_sigv4 *s)
+{
+	bodies_give(s->f.share, s->cap);
+	if (s->small != NULL)
+		s->small->n = sizeof s->small->p;       /* so much is wiped */
+	else
+		free(s->held);
+	wirebuf_put(&s->small, true);
+	s->held = NULL;
+	s->cap = s->n = 0;
+}
+
+/* Room for n bytes, of which the first s->n stay. Chunks of 64 KiB, the usual ones, fit into
+ * what peers use too: a block of that size from malloc is given back to the kernel each
+ * time, and faults in again. */
+static bool
+filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
+{
+	size_t had = s->n, cap = n < sizeof s->small->p ? sizeof s->small->p : n;
+	bool fits = bodies_fit(s->f.share, cap);
+	struct wirebuf *small = NULL;
+	char *p;
+
+	if (n <= s->cap)
+		return true;
+	if (fits && cap == sizeof s->small->p)
+		small = wirebuf_get();
+	p = small != NULL ? small->p : fits ? malloc(cap) : NULL;
+	if (p == NULL) {
+		s->f.fault = &filter_no_memory;
+		return false;
+	}
+	if (had != 0)
+		memcpy(p, s->held, had);
+	filter_sigv4_drop(s);
+	s->held = p;
+	s->small = small;
+	s->n = had;
+	s->cap = cap;
+	bodies_take(s->f.share, cap);
+	return true;
+}
+
+/* Takes up to n bytes. */
+static size_t
+filter_sigv4_take(struct filter_sigv4 *s, struct slice in, size_t n)
+{
+	if (n > in.n)
+		n = in.n;
+	memcpy(s->held + s->n, in.p, n);
+	s->n += n;
+	return n;
+}
+
+static ssize_t
+filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
+{
+	size_t before = s->n, size = 0;
+	ssize_t n;
+
+	if (!filter_sigv4_hold(s, SIGV4_LINE_MAX))
+		return -1;
+	filter_sigv4_take(s, in, SIGV4_LINE_MAX - s->n);
+	n = sigv4_chunk_head((struct slice){s->held, s->n}, &size);
+	if (n == 0)
+		return (ssize_t)(s->n - before);
+	if (n == -413)
+		s->f.fault = &filter_chunk_large;
+	if (n < 0)
+		return -1;
+	s->n = (size_t)n;
+	if (!filter_sigv4_hold(s, (size_t)n + size + 2))
+		return -1;
+	s->signature = (size_t)n - 66;
+	s->data_end = (size_t)n + size;
+	br_sha256_init(&s->hash);
+	s->at = size == 0 && s->trailer ? SIGV4_TRAILERS : SIGV4_DATA;
+	return n - (ssize_t)before;
+}
+
+/* The data is complete: the signature may be written. It takes as long as hashing some 512
+ * bytes: chunks of one byte must not make a turn ten times as long. */
+static void
+filter_sigv4_sign(struct filter_sigv4 *s)
+{
+	unsigned char digest[br_sha256_SIZE];
+
+	s->f.cost += 512;
+	br_sha256_out(&s->hash, digest);
+	sigv4_chain_sign(&s->chain, false, digest);
+	memcpy(s->held + s->signature, s->chain.last, 64);
+	s->whole = true;
+}
+
+/* A chunk's data, hashed as it comes, and the CR LF behind it. */
+static ssize_t
+filter_sigv4_data(struct filter_sigv4 *s, struct slice in)
+{
+	size_t left = s->n < s->data_end ? s->data_end - s->n : 0;
+	size_t n = filter_sigv4_take(s, in, s->data_end + 2 - s->n);
+
+	br_sha256_update(&s->hash, in.p, n < left ? n : left);
+	if (s->n > s->data_end && memcmp(s->held + s->data_end, "\r\n", s->n - s->data_end) != 0)
+		return -1;
+	if (s->n == s->data_end + 2) {
+		filter_sigv4_sign(s);
+		s->at = s->data_end != s->signature + 66 ? SIGV4_HEAD : SIGV4_DONE; /* the last has no data */
+	}
+	return (ssize_t)n;
+}
+
+/* Looked at as each line ends. The last chunk's head is before them in
+ * `held`, and goes out with them. */
+static ssize_t
+filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
+{
+	const char *lf = memchr(in.p, '\n', in.n);
+	size_t n = lf == NULL ? in.n : (size_t)(lf - in.p) + 1;
+	struct sigv4_trailers t;
+	ssize_t used;
+
+	if (n > s->data_end + SIGV4_TRAILERS_MAX - s->n ||
+	    !filter_sigv4_hold(s, s->data_end + SIGV4_TRAILERS_MAX))
+		return -1;
+	filter_sigv4_take(s, in, n);
+	used = sigv4_trailers_parse((struct slice){s->held + s->data_end, s->n - s->data_end}, &t);
+	if (used < 0)
+		return -1;
+	if (used != 0) {
+		filter_sigv4_sign(s);
+		sigv4_trailers_sign(&s->chain, &t);
+		memcpy(s->held + (t.signature.p - s->held), s->chain.last, 64);
+		s->at = SIGV4_DONE;
+	}
+	return (ssize_t)n;
+}
+
+static ssize_t
+filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
+	size_t used = 0;
+
+	(void)scratch;
+	while (!s->whole && used < in.n) {
+		struct slice rest = {in.p + used, in.n - used};
+		ssize_t n = s->at == SIGV4_HEAD ? filter_sigv4_head(s, rest) :
+		    s->at == SIGV4_DATA ? filter_sigv4_data(s, rest) :
+		    s->at == SIGV4_TRAILERS ? filter_sigv4_trailers(s, rest) : -1; /* bytes behind the end */
+
+		if (n < 0)
+			return -1;
+		used += (size_t)n;
+	}
+	if (s->whole) {                 /* goes out before anything is taken */
+		size_t n = s->n - s->given < PEER_PIECE ? s->n - s->given : PEER_PIECE;
+
+		*out = (struct slice){s->held + s->given, n};
+		s->given += n;
+		s->whole = f->more = s->given != s->n;
+		if (!s->whole)
+			s->n = s->given = 0;
+	}
+	if (!end || used != in.n || s->whole)
+		return (ssize_t)used;
+	if (s->at != SIGV4_DONE)
+		return -1;              /* cut short */
+	f->more = out->n != 0;          /* what was given lies in `held`: that goes in the next run */
+	f->ended = !f->more;
+	if (f->ended)
+		filter_sigv4_drop(s);
+	return (ssize_t)used;
+}
+
+static void
+filter_sigv4_wipe(struct filter *f)
+{
+	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
+
+	filter_sigv4_drop(s);
+	wipe(&s->chain, sizeof s->chain);
+}
+
+/* The body of a request whose head's signature is the chain's last. NULL: out of memory. */
+static struct filter *
+filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
+{
+	static const struct filter_class class = {
+	    sizeof(struct filter_sigv4), true, filter_sigv4_run, filter_sigv4_wipe};
+	struct filter *f = filter_alloc(&class);
+
+	if (f != NULL) {
+		((struct filter_sigv4 *)f)->chain = *chain;
+		((struct filter_sigv4 *)f)->trailer = trailer;
+	}
+	return f;
+}
+
+/* ---- filter: ws ------------------------------------------------------------
+ * A filter of a flow: the messages of a WebSocket (RFC 6455), in which rows put secrets for
+ * placeholders. Frames without a placeholder pass as they came. Skip it unless a row names `ws=`. */
+
+/* WebSocket (RFC 6455 5), what the client sends. A text message is held until it is whole, and goes on
+ * as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
+ * everything else follows it. */
+struct filter_ws {
+	struct filter f;
+	const struct subst *s;  /* borrowed from the req */
+	struct buf held;        /* owned; the frames of a text message, as they came */
+	struct buf out;         /* owned; what is to go on */
+	size_t given;           /* of `out` */
+	unsigned char head[14]; /* of a frame, while it arrives */
+	size_t head_n;
+	uint64_t left;          /* bytes of its payload still to come */
+	bool payload;           /* its head is whole */
+	bool hold;              /* it belongs to what is held */
+	bool last;              /* and ends the message */
+	bool text;              /* a message is held that is not whole yet */
+};
+
+/* Length of a frame's head as far as its first bytes tell; its payload's length. */
+static size_t
+filter_ws_head(const unsigned char *h, size_t n, uint64_t *len)
+{
+	size_t extra, need;
+
+	if (n < 2)
+		return 2;
+	extra = (h[1] & 127) == 126 ? 2 : (h[1] & 127) == 127 ? 8 : 0;
+	need = 2 + extra + ((h[1] & 128) != 0 ? 4 : 0);
+	if (n >= need)
+		*len = extra == 2 ? load_be16(h + 2) : extra == 8 ? load_be64(h + 2) : h[1] & 127;
+	return need;
+}
+
+/* Adds a payload with its mask put on, or taken off. */
+static void
+filter_ws_mask(struct buf *out, struct slice payload, const unsigned char key[4])
+{
+	if (payload.n == 0 || !buf_addv(out, payload))
+		return;
+	for (size_t i = 0; i < payload.n; i++)
+		out->p[out->n - payload.n + i] ^= (char)key[i & 3];
+}
+
+/* What is held goes on as it came. */
+static void
+filter_ws_release(struct filter_ws *w)
+{
+	buf_addv(&w->out, buf_slice(&w->held));
+	buf_clear(&w->held);
+	w->text = false;
+}
+
+/* One whole text frame with a mask of its own. */
+static void
+filter_ws_put(struct buf *out, struct slice text)
+{
+	unsigned char head[14] = {0x81, (unsigned char)(0x80 | text.n)};
+	size_t n = 2;
+
+	if (text.n > 0xffff) {
+		head[1] = 0x80 | 127;
+		store_be64(head + 2, text.n);
+		n = 10;
+	} else if (text.n > 125) {
+		head[1] = 0x80 | 126;
+		store_be16(head + 2, (uint16_t)text.n);
+		n = 4;
+	}
+	out->bad |= !rand_bytes(head + n, 4);
+	buf_add(out, head, n + 4);
+	filter_ws_mask(out, text, head + n);
+}
+
+/* The held message is whole. */
+static void
+filter_ws_message(struct filter_ws *w)
+{
+	const unsigned char *h = (const unsigned char *)w->held.p;
+	struct buf text, now;
+	struct subst_run t = {.s = w->s, .out = &now};
+	bool well;
+
+	buf_init(&text, SUBST_WS_MAX);
+	buf_init(&now, SUBST_WS_OUT_MAX);
+	for (size_t at = 0; at < w->held.n;) {
+		uint64_t len = 0;
+		size_t head = filter_ws_head(h + at, w->held.n - at, &len);
+
+		filter_ws_mask(&text, (struct slice){w->held.p + at + head, (size_t)len}, h + at + head - 4);
+		at += head + (size_t)len;
+	}
+	buf_reserve(&text, 1);
+	t.in = buf_slice(&text);
+	well = subst_json_text(&t, PLACE_WS, 0, t.in.n);
+	if (well)
+		subst_end(&t);
+	w->out.bad |= text.bad || now.bad;
+	if (well && t.hits != 0) {
+		filter_ws_put(&w->out, buf_slice(&now));
+		buf_clear(&w->held);
+	}
+	filter_ws_release(w);
+	buf_free(&text);
+	buf_free(&now);
+}
+
+/* A frame's head is whole: is its payload held? */
+static void
+filter_ws_begin(struct filter_ws *w)
+{
+	unsigned op = w->head[0] & 15;
+	bool text = op == 1 || (op == 0 && w->text);
+
+	w->last = (w->head[0] & 128) != 0;
+	/* no extension, masked as it must be, and not too long */
+	w->hold = text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0 && w->left <= SUBST_WS_MAX &&
+	    w->left + w->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
+	/* Another message begins, or the end comes, within a message: that is the server's to judge. */
+	if (op <= 8 && (op != 0 || (w->text && !w->hold)))
+		filter_ws_release(w);
+	if (op < 8)
+		w->text = w->hold;
+	w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, w->head, w->head_n);
+	w->head_n = 0;
+	w->payload = true;
+}
+
+static ssize_t
+filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_ws *w = (struct filter_ws *)f;
+	size_t n, used = 0;
+
+	(void)scratch;
+	if (w->given == w->out.n) {
+		buf_recycle(&w->out, FLOW_BUF_KEEP);
+		w->given = 0;
+		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* frames of ten, sixteen bytes */
+		while (used < in.n) {
+			if (w->payload) {
+				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
+				w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, in.p + used, n);
+				w->left -= n;
+				used += n;
+			} else {
+				w->head[w->head_n++] = (unsigned char)in.p[used++];
+				if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1)
+					filter_ws_begin(w);
+			}
+			if (w->payload && w->left == 0) {
+				w->payload = false;
+				if (w->hold && w->last)
+					filter_ws_message(w);
+			}
+		}
+		if (end)
+			filter_ws_release(w);   /* half a message: the server's to judge, too */
+	}
+	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
+	if (n != 0)
+		*out = (struct slice){w->out.p + w->given, n};
+	w->given += n;
+	f->more = n != 0;               /* what was given lies in `out`: that goes in the next run */
+	f->ended = end && n == 0;
+	return buf_ok(&w->out) ? (ssize_t)used : -1;
+}
+
+static void
+filter_ws_wipe(struct filter *f)
+{
+	buf_free(&((struct filter_ws *)f)->held);
+	buf_free(&((struct filter_ws *)f)->out);
+}
+
+/* NULL: out of memory. */
+static struct filter *
+filter_ws_new(const struct subst *s)
+{
+	static const struct filter_class class = {sizeof(struct filter_ws), false, filter_ws_run, filter_ws_wipe};
+	struct filter *f = filter_alloc(&class);
+
+	if (f != NULL) {
+		((struct filter_ws *)f)->s = s;
+		buf_init(&((struct filter_ws *)f)->held, SUBST_WS_MAX);
+		buf_init(&((struct filter_ws *)f)->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
+	}
+	return f;
+}
+
+/* ---- agent -----------------------------------------------------------------
+ * What one agent may have of a worker: requests in progress, those that wait for their turn, and the
+ * room of the request log. Held requests go on in the order in which they came. */
+
+static bool reqlog_room(const struct reqlog_share *s);
+#define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
+#define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
+#define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
+#define AGENT_SLOTS 256
+static struct agent *agent_slots[AGENT_SLOTS];
+
+/* -- agents: their shares */
+static struct agent **
+agent_slot(const char *name)
+{
+	struct agent **a = &agent_slots[text_hash(name) % AGENT_SLOTS];
+
+	while (*a != NULL && strcmp((*a)->name, name) != 0)
+		a = &(*a)->next;
+	return a;
+}
+
+static void
+agent_put(struct agent *a)
+{
+	struct agent **at;
+
+	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || a->log.turn == reqlog.turn)
+		return;         /* with records in the queue it stays until it comes again */
+	at = agent_slot(a->name);
+	*at = a->next;
+	free(a);
+}
+
+/* More connections than its share: one that is told so closes, or it would hold everybody's. */
+static bool
+agent_over(const struct agent *a)
+{
+	return a != NULL && a->conns > conn_max / 4 + 1;
+}
+
+static void
+req_unhold(struct req *r)
+{
+	TAILQ_REMOVE(&r->counted->held, r, held_link);
+	r->counted->held_bytes -= sizeof *r + r->bytes.n;
+	r->held = false;
+}
+
+/* Those that waited longest have their turn, as far as the share goes, and the log's queue. */
+static void
+agent_turns(struct agent *a)
+{
+	for (struct req *r; (r = TAILQ_FIRST(&a->held)) != NULL && a->requests < a->share && reqlog_room(&a->log); a->requests++) {
+		req_unhold(r);
+		req_wake_body(r);
+	}
+}
+
+static void
+agents_turn(void)
+{
+	for (size_t i = 0; i < AGENT_SLOTS; i++)
+		for (struct agent *a = agent_slots[i]; a != NULL; a = a->next)
+			agent_turns(a);
+}
+
+/* The request is no longer one of its agent's. */
+static void
+req_unclaim(struct req *r)
+{
+	struct agent *a = r->counted;
+
+	if (a == NULL)
+		return;
+	if (r->held)
+		req_unhold(r);
+	else
+		a->requests--;
+	r->counted = NULL;
+	agent_turns(a);
+	agent_put(a);
+}
+
+/* The request is this agent's. Where it is to have a part of its share, it gets that at once or waits
+ * for its turn (held); one for which there is no room is too_many. */
+static void
+req_claim(struct req *r, const char *name, unsigned share)
+{
+	struct conn *c = r->conn;
+	struct agent **slot = agent_slot(name), *a;
+
+	text_copy(r->agent, sizeof r->agent, name);
+	if (r->counted == NULL && *slot == NULL && (*slot = calloc(1, sizeof **slot)) != NULL) {
+		text_copy((*slot)->name, sizeof (*slot)->name, name);
+		TAILQ_INIT(&(*slot)->held);
+	}
+	if (r->counted != NULL || (a = *slot) == NULL)
+		return;
+	if (c->counted_unknown) {
+		c->counted_unknown = false;
+		conn_unknown--;
+	}
+	if (c->agent == NULL) {
+		c->agent = a;
+		a->conns++;
+	}
+	if (agent_over(a) || sizeof *r + r->bytes.n > AGENT_HELD_MAX - a->held_bytes)
+		r->too_many = true;
+	else if (share != 0) {
+		TAILQ_INSERT_TAIL(&a->held, r, held_link);
+		r->held = true;
+		r->counted = a;
+		a->held_bytes += sizeof *r + r->bytes.n;
+		a->share = share;
+		agent_turns(a);
+	}
+	agent_put(a);
+}
+
 /* ---- store -----------------------------------------------------------------
  * One LMDB environment, HOME/store, for what commands and workers share. Invariants:
  *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all
@@ -8468,34 +13153,6 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 #define STORE_HEAD 24                   /* store_record_head */
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
 #define STORE_DROP UINT32_MAX           /* in a batch: goes, though the others stay */
-
-/* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
-#define STORE_ERRORS(X) \
-	X(STORE_OK, "ok") \
-	X(STORE_ABSENT, "absent") \
-	X(STORE_EXISTS, "exists") \
-	X(STORE_DAMAGED, "damaged") \
-	X(STORE_LOCKED, "locked") \
-	X(STORE_NOT_OWNER, "not_owner") \
-	X(STORE_KEY_ABSENT, "key_absent") \
-	X(STORE_KEY_MODE, "key_mode") \
-	X(STORE_WRONG_KEY, "wrong_key") \
-	X(STORE_NEWER, "newer_format") \
-	X(STORE_OTHER, "other_store") \
-	X(STORE_RUNNING, "running") \
-	X(STORE_FULL, "full") \
-	X(STORE_BUSY, "busy") \
-	X(STORE_TIMEOUT, "timeout") \
-	X(STORE_CONFLICT, "conflict") \
-	X(STORE_INVALID, "invalid") \
-	X(STORE_MEMORY, "memory") \
-	X(STORE_IO, "io")
-
-enum store_err {
-#define X(err, code) err,
-	STORE_ERRORS(X)
-#undef X
-};
 
 static const char *const store_codes[] = {
 #define X(err, code) code,
@@ -8579,13 +13236,6 @@ static struct {
 	/* LMDB gave up on its environment: open it again when nothing is in flight */
 	_Atomic bool failed;
 } store;
-
-/* Where and why opening failed; lua/cli/db.lua makes a sentence of it. */
-static struct store_fault {
-	const char *place;      /* static; below the data directory; NULL: nothing more is known */
-	const char *why;        /* static: LMDB's or the system's words; NULL: none */
-	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
-} store_fault;
 
 static enum store_err
 store_fail(enum store_err err, const char *place, const char *why, long n)
@@ -10008,8 +14658,6 @@ store_check_format(struct slice *datakey)
 	return STORE_OK;
 }
 
-enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
-
 /* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
  * at hand: names, hosts and times can be read, unverified; nothing can be unsealed or written.
  * Nothing on the disk is changed. */
@@ -10204,7 +14852,7 @@ store_lock_serve(const char *home)
 }
 
 /* ---- reqlog ----------------------------------------------------------------
- * The request log, as a worker sees it: a pipe to the one process that writes the file (log_main,
+ * The request log, as a worker sees it: a pipe to the one process that writes the file (reqlog_main,
  * lua/reqlog.lua). Records, a line each, wait in memory for REQLOG_DELAY_MS and go down the pipe in
  * pieces of whole lines: pieces of several workers do not mix, because none is over PIPE_BUF. An
  * empty line ends a batch. So neither the loop nor a worker's death ever waits for the disk.
@@ -10212,36 +14860,6 @@ store_lock_serve(const char *home)
  * While the disk does not keep up, records wait here. Refusals are dropped, counted and said, from
  * half of the queue on. The record of a request that was sent on is not: while the queue is full, or
  * one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
-#define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
-#define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
-#define REQLOG_DELAY_MS 50              /* a look right after a request finds its record */
-#define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
-#define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
-
-enum reqlog_kind {
-	REQLOG_REFUSED,                 /* many alike become one */
-	REQLOG_PLAIN,
-	REQLOG_SENT,                    /* not dropped: its agent waited for room */
-};
-
-/* What one agent has added to the queue since it was last empty; of an earlier turn: nothing. */
-struct reqlog_share {
-	unsigned turn;
-	size_t n;
-};
-
-static struct {
-	int fd;                         /* owned: the pipe; -1: no log */
-	struct buf pending;             /* owned; bounded by the above, and by the requests in progress */
-	unsigned turn;                  /* how often it was empty */
-	unsigned ticks;                 /* the writer is to be woken so many times more */
-	bool held;                      /* requests wait for room */
-	struct timer timer;
-	uint64_t dropped;               /* since the last line about it */
-	int64_t say_at;                 /* monotonic ms: the next line is due */
-} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
-
-static void agents_turn(void);          /* in conn: what waits for room goes on */
 
 /* As much as the pipe takes. */
 static void
@@ -10340,33 +14958,269 @@ reqlog_drain(void)
 	}
 }
 
-/* ---- lua -------------------------------------------------------------------
- * One Lua state a process. Its memory is counted; all that may raise runs protected. Lua runs in
- * tasks, a coroutine each, and lua_step alone resumes them, never one inside another. A task that
- * waits is yielded; the loop wakes it, or its deadline does. Policies run within an allowance
- * (lua_arm): so many instructions, so much memory and processor time per resume. Once it is used up
- * the hook raises at every instruction, so that no pcall of theirs outlives it. The runtime's own
- * code is trusted and runs unhooked: a hook costs a fifth of the speed. */
-#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms; a type needs hundreds */
-#define LUA_HOOK_EVERY 200      /* between two looks at the clock: one of them may copy 16 MiB */
-#define LUA_CPU_MS 1000         /* per resume: a tenth of what the master's watchdog allows */
-#define LUA_CPU_LATE_MS 8       /* measured from then on: nearly all calls end before */
-#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
-#define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
-#define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
-#define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
-#define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
-#define LUA_COPY 64             /* bytes that are copied in the time of one */
-#define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
-#define LUA_CALL 32             /* instructions worth one digest of next to nothing */
-#define LUA_SIGN 20000          /* instructions worth one RSA or EC signature */
-#define LUA_COMMAND_S 10        /* of processor time: what a policy may run in a command, whatever it does */
-#define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
-#define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
-#define LUA_NAME_MAX 64         /* a policy's name with its NUL; so long in the heartbeat page */
+/* The process that writes the request log, until nobody is left to send records: a master that is
+ * killed does not cost those of its workers. It holds the lock as they do, so that no other server
+ * begins before. SIGTERM and the like are blocked, as in the master. */
+__attribute__((noreturn)) static void
+reqlog_main(void)
+{
+	int run, lock = store_lock_open(serve.home, "log.lock");
 
-/* Defined after all bindings: it calls lua_bind for each. */
-static void lua_bind_all(lua_State *L, bool worker);
+	prctl(PR_SET_NAME, "sallyport-log");
+	for (size_t i = 0; i < net.nlisteners; i++)
+		close(net.listeners[i].watch.fd);
+	close(master_pipe[1]);
+	if (lock < 0 || !store_lock_try(lock) || dup2(master_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL ||
+	    (run = lua_import("reqlog", "run")) == LUA_NOREF)
+		_exit(WORKER_EXIT_START);
+	lua_rawgeti(lua_main, LUA_REGISTRYINDEX, run);
+	lua_pushstring(lua_main, serve.log);
+	if (lua_pcall(lua_main, 1, 0, 0) == LUA_OK)
+		_exit(0);
+	log_line("ev=log_failed err=\"%.300s\"", l_message(lua_main));
+	_exit(1);
+}
+
+static bool
+reqlog_has_writer(void)
+{
+	bool none = store_lock_try(master_log_lock);
+
+	if (none)
+		flock(master_log_lock, LOCK_UN);
+	return !none;
+}
+
+/* Not a child of ours: whoever looks at the master's children means the workers. */
+static void
+reqlog_keep_writer(void)
+{
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+	pid_t pid;
+
+	if (now < master_log_at || reqlog_has_writer())
+		return;
+	if (master_log_at != 0)
+		log_line("ev=log_died");
+	master_log_at = now + 1000;
+	if ((pid = fork()) == 0) {
+		if (fork() == 0)
+			reqlog_main();
+		_exit(0);
+	}
+	waitpid(pid, NULL, 0);
+}
+
+/* ==== Part III: Lua, and what Lua calls =====================================
+ * The state, its sandbox, and the modules that lua/ and policies/ use. A binding checks its
+ * arguments, calls Part I or II, and pushes the result: its manual entry stands above it.
+ */
+
+/* ---- embed -----------------------------------------------------------------
+ * The Lua text in the binary: build.sh packs it with gzip, and nothing else is ever unpacked. Modules
+ * come from there alone. Skip it: what it reads was built with it. */
+
+static void lua_push_module(lua_State *L, const char *name);
+
+struct inflate {
+	const unsigned char *in, *end;
+	uint32_t bits;          /* read, not used; the lowest comes first */
+	unsigned nbits;
+	char *out;
+	size_t n, cap;
+	bool bad;
+};
+
+struct inflate_code {
+	uint16_t count[INFLATE_BITS + 1]; /* codes of each length */
+	uint16_t symbol[288];   /* by length, then by value */
+	uint16_t fast[1 << INFLATE_FAST]; /* symbol << 4 | length, by the bits to come; 0: longer */
+};
+
+static unsigned
+inflate_bits(struct inflate *z, unsigned n)
+{
+	unsigned v;
+
+	while (z->nbits < n) {
+		z->bad |= z->in == z->end;
+		z->bits |= (uint32_t)(z->bad ? 0 : *z->in++) << z->nbits;
+		z->nbits += 8;
+	}
+	v = z->bits & ((1u << n) - 1);
+	z->bits >>= n;
+	z->nbits -= n;
+	return v;
+}
+
+/* Canonical codes from their lengths (RFC 1951 3.2.2). */
+static void
+inflate_build(struct inflate_code *c, const uint8_t *length, unsigned n)
+{
+	uint16_t at[INFLATE_BITS + 2] = {0};
+	unsigned code = 0, i = 0;
+
+	memset(c, 0, sizeof *c);
+	for (unsigned s = 0; s < n; s++)
+		c->count[length[s]]++;
+	c->count[0] = 0;
+	for (unsigned l = 1; l <= INFLATE_BITS; l++)
+		at[l + 1] = (uint16_t)(at[l] + c->count[l]);
+	for (unsigned s = 0; s < n; s++)
+		if (length[s] != 0)
+			c->symbol[at[length[s]]++] = (uint16_t)s;
+	for (unsigned l = 1; l <= INFLATE_FAST; l++, code <<= 1) {
+		for (unsigned k = 0; k < c->count[l] && code < 1u << l; k++, code++, i++) {
+			unsigned rev = 0;
+
+			for (unsigned b = 0; b < l; b++)
+				rev |= (code >> b & 1) << (l - 1 - b);
+			for (; rev < 1u << INFLATE_FAST; rev += 1u << l)
+				c->fast[rev] = (uint16_t)(c->symbol[i] << 4 | l);
+		}
+	}
+}
+
+static unsigned
+inflate_symbol(struct inflate *z, const struct inflate_code *c)
+{
+	unsigned code = 0, first = 0, index = 0, f;
+
+	while (z->nbits < INFLATE_FAST && z->in < z->end) {
+		z->bits |= (uint32_t)*z->in++ << z->nbits;
+		z->nbits += 8;
+	}
+	f = c->fast[z->bits & ((1u << INFLATE_FAST) - 1)];
+	if (f != 0 && (f & 15) <= z->nbits) {
+		z->bits >>= f & 15;
+		z->nbits -= f & 15;
+		return f >> 4;
+	}
+	for (unsigned l = 1; l <= INFLATE_BITS; l++) {
+		code |= inflate_bits(z, 1);
+		if (code - first < c->count[l])
+			return c->symbol[index + code - first];
+		index += c->count[l];
+		first = (first + c->count[l]) << 1;
+		code <<= 1;
+	}
+	z->bad = true;
+	return 0;
+}
+
+/* The code lengths of a block, themselves coded (RFC 1951 3.2.7). */
+static void
+inflate_lengths(struct inflate *z, struct inflate_code *lit, struct inflate_code *dist)
+{
+	static const uint8_t order[19] = {
+		16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
+	};
+	static const uint8_t extra[3] = {2, 3, 7}, base[3] = {3, 3, 11};
+	uint8_t length[288 + 32] = {0};
+	unsigned nlit = inflate_bits(z, 5) + 257, ndist = inflate_bits(z, 5) + 1,
+	    n = inflate_bits(z, 4) + 4, i = 0;
+
+	for (unsigned k = 0; k < n; k++)
+		length[order[k]] = (uint8_t)inflate_bits(z, 3);
+	inflate_build(lit, length, 19);
+	memset(length, 0, sizeof length);
+	while (!z->bad && i < nlit + ndist) {
+		unsigned s = inflate_symbol(z, lit), times = 1;
+		uint8_t what = (uint8_t)s;
+
+		if (s > 15) {
+			what = s == 16 && i != 0 ? length[i - 1] : 0;
+			times = base[s - 16] + inflate_bits(z, extra[s - 16]);
+		}
+		if (nlit > 286 || ndist > 30 || times > nlit + ndist - i)
+			z->bad = true;
+		while (!z->bad && times-- != 0)
+			length[i++] = what;
+	}
+	inflate_build(dist, length + nlit, ndist);
+	inflate_build(lit, length, nlit);
+}
+
+/* Literals and copies up to the end of a block. */
+static void
+inflate_block(struct inflate *z, const struct inflate_code *lit, const struct inflate_code *dist)
+{
+	static const uint16_t lbase[29] = {
+		3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27,
+		31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
+	};
+	static const uint8_t lextra[29] = {
+		0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0,
+	};
+
+	while (!z->bad) {
+		unsigned s = inflate_symbol(z, lit), d, more;
+		size_t length, back;
+
+		if (s == 256)
+			return;
+		if (s < 256) {
+			if (z->n < z->cap)
+				z->out[z->n++] = (char)s;
+			else
+				z->bad = true;
+			continue;
+		}
+		length = s < 286 ? lbase[s - 257] + inflate_bits(z, lextra[s - 257]) : z->cap + 1;
+		d = inflate_symbol(z, dist);
+		more = d < 4 ? 0 : d / 2 - 1;
+		back = d < 4 ? d + 1 : ((2 + (d & 1)) << more) + 1 + inflate_bits(z, more);
+		if (d > 29 || back > z->n || length > z->cap - z->n)
+			z->bad = true;
+		for (; !z->bad && length != 0; length--, z->n++)
+			z->out[z->n] = z->out[z->n - back];
+	}
+}
+
+/* How long what gzip packed is (RFC 1952 2.3.1); 0: this is nothing it made. */
+static size_t
+inflate_size(const unsigned char *p, size_t n)
+{
+	return n < 18 || p[0] != 0x1f || p[1] != 0x8b || p[3] != 0 ? 0 :
+	    p[n - 4] | (size_t)p[n - 3] << 8 | (size_t)p[n - 2] << 16 | (size_t)p[n - 1] << 24;
+}
+
+static void
+inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
+{
+	uint8_t length[288];
+
+	for (unsigned s = 0; s < sizeof length; s++)    /* RFC 1951 3.2.6 */
+		length[s] = s < 144 ? 8 : s < 256 ? 9 : s < 280 ? 7 : 8;
+	inflate_build(lit, length, sizeof length);
+	memset(length, 5, 30);
+	inflate_build(dist, length, 30);
+}
+
+/* Unpacks all of it into `out`, which takes inflate_size bytes. gzip stores only what does not
+ * shrink, which no text of ours is. */
+static bool
+inflate(const unsigned char *p, size_t n, char *out)
+{
+	struct inflate z = {.in = p + 10, .end = p + n - 8, .out = out, .cap = inflate_size(p, n)};
+	struct inflate_code lit, dist;
+	bool last = false;
+
+	while (!z.bad && !last) {
+		unsigned type;
+
+		last = inflate_bits(&z, 1);
+		type = inflate_bits(&z, 2);
+		if (type == 1)
+			inflate_fixed(&lit, &dist);
+		else if (type == 2)
+			inflate_lengths(&z, &lit, &dist);
+		else
+			z.bad = true;
+		inflate_block(&z, &lit, &dist);
+	}
+	return !z.bad && z.n == z.cap;
+}
 
 /* Every file of lua/ and policies/, linked in by build.sh, sorted by name. */
 extern const struct embed_file {
@@ -10375,512 +15229,6 @@ extern const struct embed_file {
 	uint32_t from, n;       /* which bytes of what is in it */
 } embed_files[];
 extern const unsigned embed_count;
-extern int luaopen_lpeg(lua_State *L);  /* its package brings no usable header */
-
-enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
-static const struct { const char *why, *message; } lua_over_text[] = {
-	[LUA_WITHIN] = {"error", ""},
-	[LUA_OVER_BUDGET] = {"budget", "used more than 2,000,000 instructions"},
-	[LUA_OVER_MEMORY] = {"memory", "used more than 16 MiB of memory"},
-	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
-};
-
-/* What the code that runs may still use. Who arms one keeps the outer one, and restores it. */
-struct allowance {
-	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
-	int64_t left;           /* instructions */
-	int64_t start;          /* ms of the coarse clock */
-	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
-	size_t limit;           /* bytes that may be in use */
-	unsigned refused;       /* allocations turned down */
-	bool collecting;        /* the last one was: Lua collects all, and asks again */
-	enum lua_over over;
-};
-
-static lua_State *lua_main;             /* owned; tasks are its threads */
-static bool lua_worker;                 /* every task's memory is bounded, not only a policy's */
-static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
-static size_t lua_used;                 /* bytes the state holds */
-static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
-static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
-static const char lua_over_key;         /* its address: registry key of "policy_failed" */
-#ifdef SALLYPORT_UNIT
-static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
-#endif
-
-static void
-lua_set_running(const char *name)
-{
-	size_t n = strnlen(name, sizeof lua_running - 1);
-
-	memcpy(lua_running, name, n);
-	lua_running[n] = '\0';
-	if (lua_running_slot != NULL)
-		memcpy(lua_running_slot, lua_running, sizeof lua_running);
-}
-
-/* -- budget */
-
-static void lua_hook(lua_State *L, lua_Debug *ar);      /* it arms itself again */
-
-/* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
- * a signal handler (Lua's manual, lua.c). */
-static void
-lua_exceed(enum lua_over over)
-{
-	if (lua_now.over == LUA_WITHIN) {
-		lua_now.over = over;
-		if (lua_now.limit < SIZE_MAX - LUA_RESERVE_MEM)
-			lua_now.limit += LUA_RESERVE_MEM;
-	}
-	lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, 1);
-}
-
-/* The message was made at the start: raising it allocates nothing. */
-static int
-lua_raise_over(lua_State *L)
-{
-	lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_over_key);
-	return lua_error(L);
-}
-
-/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what
- * counts: a machine that slept or a process that was stopped is not the policy's doing. */
-static bool
-lua_out_of_time(void)
-{
-	int64_t ran = clock_read(CLOCK_MONOTONIC_COARSE) - lua_now.start;
-
-	if (ran < LUA_CPU_LATE_MS)
-		return false;
-	if (lua_now.cpu_start == 0)
-		lua_now.cpu_start = clock_read(CLOCK_THREAD_CPUTIME_ID) + 1;
-	return ran >= LUA_CPU_MS &&
-	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
-}
-
-/* For C functions whose work grows with their arguments. */
-static void
-lua_charge(lua_State *L, int64_t instructions)
-{
-	if (lua_now.co == NULL)
-		return;
-	lua_now.left -= instructions;
-	if (lua_now.left < 0)
-		lua_exceed(LUA_OVER_BUDGET);
-	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
-		lua_exceed(LUA_OVER_TIME);
-	if (lua_now.over != LUA_WITHIN)
-		lua_raise_over(L);
-}
-
-static void
-lua_hook(lua_State *L, lua_Debug *ar)
-{
-	(void)ar;
-	lua_charge(L, LUA_HOOK_EVERY);
-}
-
-/* A worker that hangs is killed by the master; a command has this, and dies of SIGPROF ("Profiling
- * timer expired"). 0: nothing runs. */
-static void
-lua_watch(time_t seconds)
-{
-	if (!lua_worker)
-		setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_sec = seconds}}, NULL);
-}
-
-static void
-lua_arm(lua_State *co)
-{
-	lua_watch(LUA_COMMAND_S);
-	lua_now = (struct allowance){
-		.co = co,
-		.left = LUA_BUDGET,
-		.start = clock_read(CLOCK_MONOTONIC_COARSE),
-		.limit = lua_used + LUA_RESUME_MEM,
-	};
-	lua_sethook(co, lua_hook, LUA_MASKCOUNT, LUA_HOOK_EVERY);
-}
-
-static void
-lua_disarm(const struct allowance *outer)
-{
-	if (lua_now.co != NULL)
-		lua_sethook(lua_now.co, NULL, 0, 0);
-	if (lua_now.co != NULL && outer->co == NULL)
-		lua_watch(0);
-	lua_now = *outer;
-	if (lua_now.co != NULL)
-		lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, lua_now.over ? 1 : LUA_HOOK_EVERY);
-}
-
-/* -- memory */
-
-/* Whether a policy may grow by that much. Lua answers a refusal with a full collection and asks
- * again; if that was in vain the policy is over, and what is small is granted from the reserve: a
- * finalizer that the collector runs here must not fail, it frees what Lua does not see.
- * LUA_REFUSALS_MAX bounds how many collections a policy causes that lives just below its limit. */
-static bool
-lua_may_grow(size_t more)
-{
-	if (lua_used <= lua_now.limit && more <= lua_now.limit - lua_used) {
-		lua_now.collecting = false;
-		return true;
-	}
-	if (lua_now.co == NULL)
-		return false;
-	if (!lua_now.collecting && ++lua_now.refused < LUA_REFUSALS_MAX) {
-		lua_now.collecting = true;
-		return false;
-	}
-	lua_exceed(LUA_OVER_MEMORY);
-	return lua_used <= lua_now.limit && more <= lua_now.limit - lua_used;
-}
-
-/* Shrinking never fails: Lua relies on it. */
-static void *
-lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
-{
-	void *p;
-
-	(void)ud;
-	if (ptr == NULL)
-		osize = 0;              /* it told the kind of object, not a size */
-	if (nsize == 0) {
-		free(ptr);
-		lua_used -= osize;
-		return NULL;
-	}
-	if (nsize > osize) {
-#ifdef SALLYPORT_UNIT
-		if (lua_fail_after == 0)
-			return NULL;
-		if (lua_fail_after > 0)
-			lua_fail_after--;
-#endif
-		if (!lua_may_grow(nsize - osize))
-			return NULL;
-		/* what a string function does grows with the string that it makes */
-		if (lua_now.co != NULL && (lua_now.left -= (int64_t)(nsize - osize) / LUA_COPY) < 0)
-			lua_exceed(LUA_OVER_BUDGET);
-	}
-	p = realloc(ptr, nsize);
-	if (p == NULL)
-		return nsize <= osize ? ptr : NULL;
-	lua_used = lua_used - osize + nsize;
-	return p;
-}
-
-static int
-lua_panic(lua_State *L)
-{
-	const char *msg = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
-
-	log_line("ev=lua_panic msg=\"%s\"", msg);
-	return 0;               /* Lua aborts: an error outside any protection is our bug */
-}
-
-/* Runs f(L) with arg as its light userdata on the main state, protected. False: logged. */
-static bool
-lua_protect(lua_CFunction f, void *arg)
-{
-	const char *msg;
-	bool ok;
-
-	lua_pushcfunction(lua_main, f);
-	lua_pushlightuserdata(lua_main, arg);
-	ok = lua_pcall(lua_main, 1, 0, 0) == LUA_OK;
-	if (!ok) {
-		msg = lua_type(lua_main, -1) == LUA_TSTRING ? lua_tostring(lua_main, -1) : "?";
-		log_line("ev=lua_error msg=\"%s\"", msg);
-		lua_pop(lua_main, 1);
-	}
-	return ok;
-}
-
-/* -- tasks
- * NEW -> RUNNING <-> WAITING, then back to the pool. Between done (or abandon) and the pool nobody
- * may hold one. */
-enum task_state { TASK_IDLE, TASK_NEW, TASK_RUNNING, TASK_WAITING };
-
-struct task;
-/* Inside the task, protected: pushes the arguments and tells how many. */
-typedef int task_push(lua_State *co, void *arg);
-/* Outside any protection: reads results (ok) or the message on top, and allocates nothing in
- * Lua. */
-typedef void task_done(struct task *t, bool ok, lua_State *co);
-
-struct task {
-	struct task *next;      /* in the pool */
-	lua_State *co;          /* owned through `ref` */
-	int ref;                /* registry: the thread */
-	int fn_ref;             /* registry; the caller's */
-	enum task_state state;
-	bool woken;             /* a wake came while it ran */
-	bool abandoned;         /* its owner died while it ran */
-	bool waits;             /* it yielded through task_yield: something will wake it */
-	task_push *push;
-	void *arg;              /* borrowed until push has run */
-	void *owner;            /* borrowed; for done */
-	task_done *done;        /* NULL: nobody asks */
-	struct secret_scope scope; /* handles of secrets that it made */
-	struct timer deadline;
-	struct defer wake;
-	char policy[LUA_NAME_MAX]; /* the policy it waits in (sandbox.wait), or "" */
-};
-
-static struct task *task_pool;
-static unsigned task_pooled;
-static struct task *task_running;       /* the one whose turn it is; NULL: no Lua runs */
-
-/* NULL on the main state. */
-static struct task *
-task_of(lua_State *L)
-{
-	return *(struct task **)lua_getextraspace(L);
-}
-
-static int
-l_task_thread(lua_State *L)
-{
-	struct task *t = lua_touserdata(L, 1);
-	lua_State *co = lua_newthread(L);
-
-	t->ref = luaL_ref(L, LUA_REGISTRYINDEX);
-	t->co = co;
-	*(struct task **)lua_getextraspace(co) = t;
-	return 0;
-}
-
-static void
-task_free(struct task *t)
-{
-	if (t->co != NULL) {
-		*(struct task **)lua_getextraspace(t->co) = NULL;
-		luaL_unref(lua_main, LUA_REGISTRYINDEX, t->ref);
-	}
-	free(t);
-}
-
-/* fn_ref stays the caller's; arg must live until the first step. NULL: no memory. */
-static struct task *
-task_new(int fn_ref, task_push *push, void *arg, void *owner, task_done *done)
-{
-	struct task *t = task_pool;
-
-	if (t != NULL) {
-		task_pool = t->next;
-		task_pooled--;
-	} else {
-		if ((t = calloc(1, sizeof *t)) == NULL)
-			return NULL;
-		if (!lua_protect(l_task_thread, t)) {
-			task_free(t);
-			return NULL;
-		}
-	}
-	t->state = TASK_NEW;
-	t->woken = t->abandoned = false;
-	t->fn_ref = fn_ref;
-	t->push = push;
-	t->arg = arg;
-	t->owner = owner;
-	t->done = done;
-	t->scope = (struct secret_scope){0};
-	t->policy[0] = '\0';
-	return t;
-}
-
-static int
-l_task_reset(lua_State *L)
-{
-	struct task *t = lua_touserdata(L, 1);
-
-	lua_resetthread(t->co);         /* runs what is to be closed */
-	lua_settop(t->co, 0);
-	return 0;
-}
-
-/* What a binding writes, one text at a time; a binding that raises leaves the text to the next one,
- * or to the task's end. */
-static struct buf lua_text;
-
-/* Empties it: secrets first, for the coroutine's own variables may outlive this until a
- * collection. */
-static void
-task_recycle(struct task *t)
-{
-	timer_stop(&t->deadline);
-	loop_undefer(&t->wake);
-	secret_scope_close(&t->scope);
-	buf_free(&lua_text);
-	if (lua_status(t->co) == LUA_OK)
-		lua_settop(t->co, 0);
-	else if (!lua_protect(l_task_reset, t)) {
-		task_free(t);
-		return;
-	}
-	t->state = TASK_IDLE;
-	if (task_pooled >= LUA_POOL_MAX) {
-		task_free(t);
-		return;
-	}
-	t->next = task_pool;
-	task_pool = t;
-	task_pooled++;
-}
-
-static int
-l_task_end_k(lua_State *L, int status, lua_KContext ctx)
-{
-	(void)status;
-	(void)ctx;
-	return lua_gettop(L);
-}
-
-/* The bottom of every task. */
-static int
-l_task_main(lua_State *L)
-{
-	struct task *t = lua_touserdata(L, 1);
-	int n;
-
-	lua_settop(L, 0);
-	lua_rawgeti(L, LUA_REGISTRYINDEX, t->fn_ref);
-	n = t->push != NULL ? t->push(L, t->arg) : 0;
-	lua_callk(L, n, LUA_MULTRET, 0, l_task_end_k);
-	return lua_gettop(L);
-}
-
-static int
-l_task_traceback(lua_State *L)
-{
-	struct task *t = lua_touserdata(L, 1);
-	const char *msg = lua_status(t->co) == LUA_YIELD ? "yielded, and nothing will wake it"
-	    : lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1)
-	    : "error object is not a string";
-
-	luaL_traceback(L, t->co, msg, 0);
-	luaL_checkstack(t->co, 1, NULL);
-	lua_xmove(L, t->co, 1);
-	return 0;
-}
-
-static void task_wake(struct task *t);  /* lua_step ends in it when a wake came early */
-
-/* The only lua_resume. */
-static void
-lua_step(struct defer *d)
-{
-	const struct allowance none = {.left = INT64_MAX, .limit = SIZE_MAX};
-	struct task *t = OWNER(d, struct task, wake);
-	int rc, nres, nargs = t->state == TASK_NEW;
-
-	assert(task_running == NULL);
-	timer_stop(&t->deadline);
-	if (t->state == TASK_NEW) {
-		lua_pushcfunction(t->co, l_task_main);
-		lua_pushlightuserdata(t->co, t);
-	}
-	t->state = TASK_RUNNING;
-	t->woken = t->waits = false;
-	task_running = t;
-	secret_scope_now = &t->scope;
-	if (lua_worker)
-		lua_now.limit = lua_used + LUA_RESUME_MEM;
-	if (t->policy[0] != '\0') {
-		lua_set_running(t->policy);
-		lua_arm(t->co);
-	}
-	store_read_reset();     /* whoever read before: this step sees the store as it is now */
-	rc = lua_resume(t->co, lua_main, nargs, &nres);
-	lua_disarm(&none);
-	if (lua_running[0] != '\0')
-		lua_set_running("");
-	secret_scope_now = NULL;
-	task_running = NULL;
-	store_read_reset();
-	if (rc == LUA_YIELD && t->waits && !t->abandoned) {
-		t->state = TASK_WAITING;
-		lua_pop(t->co, nres);
-		if (t->woken)
-			task_wake(t);
-		return;
-	}
-	if (rc != LUA_OK && !t->abandoned)
-		lua_protect(l_task_traceback, t);
-	if (t->done != NULL && !t->abandoned)
-		t->done(t, rc == LUA_OK, t->co);
-	task_recycle(t);
-}
-
-/* Runs the first step: now, or soon when Lua runs already. */
-static void
-task_run(struct task *t)
-{
-	assert(t->state == TASK_NEW);
-	if (task_running == NULL)
-		lua_step(&t->wake);
-	else
-		loop_defer(&t->wake, lua_step);
-}
-
-/* Soon, never from within. One that comes while the task runs makes its next wait end at once. */
-static void
-task_wake(struct task *t)
-{
-	if (t->state == TASK_RUNNING)
-		t->woken = true;
-	else if (t->state == TASK_WAITING)
-		loop_defer(&t->wake, lua_step);
-}
-
-static void
-task_timeout(struct timer *timer)
-{
-	task_wake(OWNER(timer, struct task, deadline));
-}
-
-/* The owner died: done is not called, the coroutine never resumed. */
-static void
-task_abandon(struct task *t)
-{
-	if (t->state == TASK_RUNNING)
-		t->abandoned = true;
-	else if (t->state != TASK_IDLE)
-		task_recycle(t);
-}
-
-/* What a binding returns to wait for task_wake or the deadline (monotonic ms; INT64_MAX: none).
- * Then k runs, looks at what it waited for and may wait again. */
-static int
-task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
-{
-	struct task *t = task_of(L);
-
-	if (t == NULL || !lua_isyieldable(L))
-		return luaL_error(L, "cannot wait here");
-	if (deadline != INT64_MAX)
-		timer_set(&t->deadline, deadline, task_timeout);
-	t->waits = true;
-	return lua_yieldk(L, 0, ctx, k);
-}
-
-/* What a task waits for inside one binding: the head of the struct in its handle (l_wait_new). */
-struct wait {
-	struct task *task;      /* borrowed; NULL: none waits */
-	bool done;
-	void (*drop)(struct wait *);    /* the binding returned, or its task was abandoned */
-};
-
-static void
-wait_end(struct wait *w)
-{
-	w->done = true;
-	if (w->task != NULL)
-		task_wake(w->task);
-}
 
 /* -- modules: embedded ones alone. No path, no environment variable leads to other code. */
 
@@ -10957,14 +15305,6 @@ l_require(lua_State *L)
 	return 1;
 }
 
-static void
-lua_push_module(lua_State *L, const char *name)
-{
-	lua_pushcfunction(L, l_require);
-	lua_pushstring(L, name);
-	lua_call(L, 1, 1);
-}
-
 /* Makes a module of C functions and leaves its table on the stack. */
 static void
 lua_bind(lua_State *L, const char *module, const luaL_Reg *reg)
@@ -11002,6 +15342,94 @@ lua_import(const char *module, const char *fn)
 
 	lua_protect(l_import, &im);
 	return im.ref;
+}
+
+/* ---- lua -------------------------------------------------------------------
+ * The state's libraries, what bounds string functions in a policy, and the sandbox. Invariant: what a
+ * policy reaches is copied into its environment here, or not reached. Skip it if you read policies as
+ * trusted code. */
+
+/* Defined after all bindings: it calls lua_bind for each. */
+static void lua_bind_all(lua_State *L, bool worker);
+extern int luaopen_lpeg(lua_State *L);  /* its package brings no usable header */
+#ifdef SALLYPORT_UNIT
+static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
+#endif
+
+/* -- memory */
+
+/* Whether a policy may grow by that much. Lua answers a refusal with a full collection and asks
+ * again; if that was in vain the policy is over, and what is small is granted from the reserve: a
+ * finalizer that the collector runs here must not fail, it frees what Lua does not see.
+ * LUA_REFUSALS_MAX bounds how many collections a policy causes that lives just below its limit. */
+static bool
+lua_may_grow(size_t more)
+{
+	if (lua_used <= lua_now.limit && more <= lua_now.limit - lua_used) {
+		lua_now.collecting = false;
+		return true;
+	}
+	if (lua_now.co == NULL)
+		return false;
+	if (!lua_now.collecting && ++lua_now.refused < LUA_REFUSALS_MAX) {
+		lua_now.collecting = true;
+		return false;
+	}
+	lua_exceed(LUA_OVER_MEMORY);
+	return lua_used <= lua_now.limit && more <= lua_now.limit - lua_used;
+}
+
+/* Shrinking never fails: Lua relies on it. */
+static void *
+lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
+{
+	void *p;
+
+	(void)ud;
+	if (ptr == NULL)
+		osize = 0;              /* it told the kind of object, not a size */
+	if (nsize == 0) {
+		free(ptr);
+		lua_used -= osize;
+		return NULL;
+	}
+	if (nsize > osize) {
+#ifdef SALLYPORT_UNIT
+		if (lua_fail_after == 0)
+			return NULL;
+		if (lua_fail_after > 0)
+			lua_fail_after--;
+#endif
+		if (!lua_may_grow(nsize - osize))
+			return NULL;
+		/* what a string function does grows with the string that it makes */
+		if (lua_now.co != NULL && (lua_now.left -= (int64_t)(nsize - osize) / LUA_COPY) < 0)
+			lua_exceed(LUA_OVER_BUDGET);
+	}
+	p = realloc(ptr, nsize);
+	if (p == NULL)
+		return nsize <= osize ? ptr : NULL;
+	lua_used = lua_used - osize + nsize;
+	return p;
+}
+
+static int
+lua_panic(lua_State *L)
+{
+	const char *msg = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
+
+	log_line("ev=lua_panic msg=\"%s\"", msg);
+	return 0;               /* Lua aborts: an error outside any protection is our bug */
+}
+
+struct task;
+
+static void
+lua_push_module(lua_State *L, const char *name)
+{
+	lua_pushcfunction(L, l_require);
+	lua_pushstring(L, name);
+	lua_call(L, 1, 1);
 }
 
 /* -- what a policy's call may cost
@@ -11383,1877 +15811,9 @@ lua_close_state(void)
 	lua_main = NULL;
 }
 
-/* ---- ident -----------------------------------------------------------------
- * A credential's own TLS from what its record holds: PEM texts, and the key as a secret. Judged the
- * same way when it is saved and when it is opened; nothing half right is ever used. */
-#define IDENT_PEM_MAX 65536     /* of each text; real chains are under 20 KB */
-#define IDENT_TAG "sallyport identity 1"
-
-struct ident_fault {            /* static texts: the field, and a code */
-	const char *field, *code;
-};
-
-/* The certificates to show. `client_cert` is kept as plain text: a key in it would be, too. */
-static const char *
-ident_read_chain(struct tls_ident *id, struct slice pem)
-{
-	struct cert_view v;
-	struct slice name;
-	struct buf one;
-	int found;
-
-	if (pem.n > IDENT_PEM_MAX)
-		return "too_large";
-	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
-		return "private_key";
-	if (!buf_reserve(&id->der, pem.n))      /* more than all DER takes: it never moves */
-		return "no_memory";
-	buf_init(&one, IDENT_PEM_MAX);
-	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
-		id->chain[id->chain_n++] =
-		    (br_x509_certificate){(unsigned char *)id->der.p + id->der.n, one.n};
-		if (!cert_read(buf_slice(&one), &v) || !buf_addv(&id->der, buf_slice(&one))) {
-			found = -1;
-			break;
-		}
-	}
-	buf_free(&one);
-	if (found != 0)
-		return found > 0 ? "too_many" : "malformed";
-	return id->chain_n == 0 ? "no_certificate" : NULL;
-}
-
-/* A key whose parts do not belong together signs wrongly, and a server that sees one wrong
- * signature has its primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
-static const char *
-ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
-{
-	unsigned char own[BR_X509_BUFSIZE_KEY], sig[sizeof own], hash[32] = {0}, back[sizeof hash];
-	size_t n = br_rsa_compute_modulus_get_default()(NULL, sk), zeros = 0;
-
-	while (zeros < pk->nlen && pk->n[zeros] == 0)
-		zeros++;
-	if (n != pk->nlen - zeros || n > sizeof own ||
-	    br_rsa_compute_modulus_get_default()(own, sk) != n || memcmp(own, pk->n + zeros, n) != 0)
-		return "mismatch";
-	return (sk->n_bitlen + 7) / 8 == n &&   /* that long is the signature */
-	    br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, sizeof hash, sk, sig) == 1 &&
-	    br_rsa_pkcs1_vrfy_get_default()(sig, n, BR_HASH_OID_SHA256, sizeof hash, pk, back) == 1 &&
-	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
-}
-
-/* Is it a key, and that of the first certificate? Decoded it lives in the arena: its parts are wiped
- * with the block. */
-static const char *
-ident_read_key(struct tls_ident *id, struct slice text)
-{
-	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
-	br_skey_decoder_context *key;
-	const br_ec_private_key *sk;
-	br_x509_decoder_context dc;
-	const br_x509_pkey *pk;
-	struct key_info info;
-	const char *why;
-
-	if ((id->key = secret_new(sizeof *key)) == NULL)
-		return "no_memory";
-	key = (void *)id->key->p;
-	if ((why = key_read(text, key, &info)) != NULL)
-		return why;
-	br_x509_decoder_init(&dc, NULL, NULL);
-	br_x509_decoder_push(&dc, id->chain[0].data, id->chain[0].data_len);
-	pk = br_x509_decoder_get_pkey(&dc);
-	if (pk == NULL)
-		return "unsupported";
-	if (pk->key_type != br_skey_decoder_key_type(key))
-		return "mismatch";
-	if (pk->key_type == BR_KEYTYPE_RSA)
-		return ident_match_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa);
-	sk = br_skey_decoder_get_ec(key);
-	return sk->curve == pk->key.ec.curve &&
-	    br_ec_compute_pub(br_ec_get_default(), NULL, own, sk) == pk->key.ec.qlen &&
-	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
-}
-
-/* "sha256:HEX", several with spaces or commas between; colons between
- * bytes as openssl prints them. */
-static const char *
-ident_read_pins(struct tls_ident *id, struct slice text)
-{
-	static const char between[5] = " ,\t\r\n";
-
-	for (size_t i = 0; i < text.n;) {
-		char hex[64];
-		uint8_t h[sizeof hex / 2];
-		size_t n = 0;
-
-		if (memchr(between, text.p[i], sizeof between) != NULL) {
-			i++;
-			continue;
-		}
-		if (!slice_begins_nocase((struct slice){text.p + i, text.n - i}, SLICE("sha256:")))
-			return "malformed_pin";
-		for (i += 7; i < text.n && memchr(between, text.p[i], sizeof between) == NULL; i++) {
-			if (text.p[i] == ':' && n % 2 == 0)
-				continue;
-			if (n == sizeof hex)
-				return "malformed_pin";
-			hex[n++] = text.p[i];
-		}
-		if (n != sizeof hex || !hex_decode(h, (struct slice){hex, n}))
-			return "malformed_pin";
-		if (!buf_add(&id->itself, h, sizeof h))
-			return "too_large";
-	}
-	id->pinned = true;
-	return id->itself.n == 0 ? "malformed_pin" : NULL;
-}
-
-/* Roots of the credential's own, or pins. Each root is trusted as itself too: a server that shows that
- * very certificate needs no issuer. */
-static const char *
-ident_read_ca(struct tls_ident *id, struct slice ca)
-{
-	if (ca.n > IDENT_PEM_MAX)
-		return "too_large";
-	if (!key_text_has(ca, SLICE("-----BEGIN ")))
-		return ident_read_pins(id, ca);
-	if (key_text_has(ca, SLICE("PRIVATE KEY-----")))
-		return "private_key";
-	if ((id->roots = trust_new()) == NULL)
-		return "no_memory";
-	if (!trust_add_pem(id->roots, ca, &id->itself))
-		return "malformed";
-	return id->roots->n == 0 ? "no_certificate" : NULL;
-}
-
-/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. Its tag is a
- * hash of what it shows and what it trusts: a certificate that was renewed makes another identity. */
-static struct tls_ident *
-ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
-    struct ident_fault *fault)
-{
-	struct tls_ident *id = calloc(1, sizeof *id);
-	uint8_t head[12];
-
-	*fault = (struct ident_fault){"client_cert", "no_memory"};
-	if (id == NULL)
-		return NULL;
-	id->refs = 1;
-	id->legacy = legacy;
-	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
-	buf_init(&id->itself, IDENT_PEM_MAX);
-	fault->code = cert.n != 0 ? ident_read_chain(id, cert) : key.n != 0 ? "missing" : NULL;
-	if (fault->code == NULL && cert.n != 0) {
-		fault->field = "client_key";
-		fault->code = key.n == 0 ? "missing" : ident_read_key(id, key);
-	}
-	if (fault->code == NULL && ca.n != 0) {
-		fault->field = "ca";
-		fault->code = ident_read_ca(id, ca);
-	}
-	if (fault->code != NULL) {
-		tls_ident_unref(id);
-		return NULL;
-	}
-	store_be32(head, (uint32_t)id->der.n);
-	store_be32(head + 4, (uint32_t)id->itself.n);
-	store_be32(head + 8, id->pinned | id->legacy << 1);
-	tls_sha256_join((const struct slice[]){{IDENT_TAG, sizeof IDENT_TAG},
-	    {(const char *)head, sizeof head}, buf_slice(&id->der), buf_slice(&id->itself)}, 4, id->tag);
-	return id;
-}
-
-/* ---- peer ------------------------------------------------------------------
- * One end of a connection, plain or TLS, seen as two streams of bytes. A peer borrows its wire
- * buffers from a pool while bytes are in them and gives them back when they are empty, so an idle
- * connection owns none. A writer asks peer_room first: then one piece of PEER_PIECE and its framing
- * always fit, and back-pressure is not reading the other side. */
-#define PEER_READ (64 * 1024)   /* one read(2): several TLS records */
-#define PEER_PIECE (16 * 1024)  /* one write to a peer at most: a TLS record */
-#define PEER_OUT_HIGH (72 * 1024) /* no more is accepted above: four records and their overhead */
-#define PEER_OUT_HEAD (16 * 1024) /* a whole head is written only below this */
-#define PEER_HEAD_MAX (84 * 1024) /* a head we send: the 64 KiB of one that came, and what was added */
-#define PEER_OUT_MAX (PEER_OUT_HIGH + 40 * 1024) /* two records and framing above the mark */
-#define PEER_POOL_MAX 8         /* idle buffers kept: two connections use four at a time; more go back */
-
-enum io { IO_OK, IO_AGAIN, IO_EOF, IO_ERR };
-
-struct wirebuf {
-	struct wirebuf *next;   /* in the pool */
-	size_t off, n;          /* bytes [off, n) are in use */
-	char p[PEER_OUT_MAX];
-};
-
-struct peer {
-	struct watch watch;
-	struct tls *tls;        /* owned; NULL: plain */
-	struct wirebuf *in;     /* owned while bytes from the wire wait; else NULL */
-	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
-	bool eof;               /* the wire ended */
-	bool failed;            /* reading or writing failed */
-	bool hold_alerts;       /* an alert is not taken from the wire yet; it counts as IO_EOF */
-	bool send_failed;       /* writing did: what had come before may still be read */
-	uint64_t received;      /* plaintext bytes */
-};
-
-static struct wirebuf *wirebuf_pool;
-static size_t wirebuf_pooled;
-
-static struct wirebuf *
-wirebuf_get(void)
-{
-	struct wirebuf *b = wirebuf_pool;
-
-	if (b != NULL) {
-		wirebuf_pool = b->next;
-		wirebuf_pooled--;
-	} else if ((b = malloc(sizeof *b)) == NULL) {
-		return NULL;
-	}
-	b->off = b->n = 0;
-	return b;
-}
-
-/* What a plain peer sent or was sent may hold a credential: not one byte stays behind. */
-static void
-wirebuf_put(struct wirebuf **bp, bool plain)
-{
-	struct wirebuf *b = *bp;
-
-	if (b == NULL)
-		return;
-	*bp = NULL;
-	if (plain)
-		wipe(b->p, b->n);
-	if (wirebuf_pooled >= PEER_POOL_MAX) {
-		free(b);
-		return;
-	}
-	b->next = wirebuf_pool;
-	wirebuf_pool = b;
-	wirebuf_pooled++;
-}
-
-static void
-peer_init(struct peer *p, int fd, void (*ready)(struct watch *))
-{
-	memset(p, 0, sizeof *p);
-	p->watch.fd = fd;
-	p->watch.ready = ready;
-}
-
-static void
-peer_close(struct peer *p)
-{
-	watch_close(&p->watch);
-	wirebuf_put(&p->in, p->tls == NULL);
-	wirebuf_put(&p->out, p->tls == NULL);
-	if (p->tls != NULL)
-		tls_free(p->tls);
-	p->tls = NULL;
-}
-
-/* Takes from the wire what the kernel has, up to PEER_READ. */
-static enum io
-peer_read_wire(struct peer *p)
-{
-	ssize_t n;
-
-	if (p->failed && !p->send_failed)
-		return IO_ERR;
-	if (p->eof)
-		return IO_EOF;
-	if (!p->watch.readable)
-		return IO_AGAIN;
-	if (p->in == NULL && (p->in = wirebuf_get()) == NULL)
-		return IO_ERR;
-	p->in->off = p->in->n = 0;
-	do
-		n = read(p->watch.fd, p->in->p, PEER_READ);
-	while (n < 0 && errno == EINTR);
-	if (n > 0) {
-		p->in->n = (size_t)n;
-		/* Less than we asked for: the kernel has no more, and will say when it has (edge). */
-		if (n < PEER_READ && !p->watch.hup)
-			p->watch.readable = false;
-		return IO_OK;
-	}
-	wirebuf_put(&p->in, p->tls == NULL);
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-		p->watch.readable = false;
-		return IO_AGAIN;
-	}
-	if (n == 0) {
-		p->eof = true;
-		return p->send_failed ? IO_ERR : IO_EOF; /* a message without a length may have been cut */
-	}
-	p->failed = true;
-	return IO_ERR;
-}
-
-/* Plaintext that waits to be taken; empty when there is none yet. */
-static struct slice
-peer_data(struct peer *p)
-{
-	if (p->tls != NULL)
-		return tls_peek(p->tls);
-	if (p->in == NULL)
-		return (struct slice){NULL, 0};
-	return (struct slice){p->in->p + p->in->off, p->in->n - p->in->off};
-}
-
-static void
-peer_consume(struct peer *p, size_t n)
-{
-	p->received += n;
-	if (p->tls != NULL) {
-		tls_consume(p->tls, n);
-		return;
-	}
-	p->in->off += n;
-	if (p->in->off == p->in->n)
-		wirebuf_put(&p->in, true);
-}
-
-static bool
-peer_out_reserve(struct peer *p)
-{
-	if (p->out == NULL)
-		return (p->out = wirebuf_get()) != NULL;
-	if (p->out->off != 0) {
-		size_t left = p->out->n - p->out->off;
-
-		memmove(p->out->p, p->out->p + p->out->off, left);
-		if (p->tls == NULL)
-			wipe(p->out->p + left, p->out->n - left);
-		p->out->n = left;
-		p->out->off = 0;
-	}
-	return true;
-}
-
-/* Moves finished records from the engine to the out buffer. */
-static bool
-peer_drain(struct peer *p)
-{
-	while (p->tls != NULL && tls_has_output(p->tls)) {
-		size_t n;
-
-		if (!peer_out_reserve(p))
-			return false;
-		n = tls_drain(p->tls, p->out->p + p->out->n, sizeof p->out->p - p->out->n);
-		if (n == 0)
-			return false;
-		p->out->n += n;
-	}
-	return true;
-}
-
-static enum io peer_flush(struct peer *);        /* an alert, when reading finds what ends the connection */
-
-/* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
- * close_notify). A TLS wire that ends without close_notify is IO_ERR: an attacker who cuts it could
- * otherwise pass a part for the whole (RFC 8446 6.1, RFC 9112 9.8). */
-static enum io
-peer_fill(struct peer *p)
-{
-	for (;;) {
-		enum io io;
-
-		if (p->tls != NULL && p->in != NULL && p->in->off < p->in->n) {
-			size_t took;
-
-			if (p->hold_alerts && tls_alert_next(p->tls, p->in->p + p->in->off))
-				return IO_EOF;
-			took = tls_feed(p->tls, p->in->p + p->in->off, p->in->n - p->in->off);
-			p->in->off += took;
-			if (p->in->off == p->in->n) {
-				wirebuf_put(&p->in, false);
-			} else if (tls_peek(p->tls).n == 0 && tls_status(p->tls) < TLS_CLOSED) {
-				/* The engine wants to say something first. */
-				if (!tls_has_output(p->tls) || !peer_drain(p))
-					return IO_AGAIN;
-				continue;
-			}
-		}
-		if (peer_data(p).n != 0)
-			return IO_OK;
-		if (p->tls != NULL && tls_status(p->tls) == TLS_FAILED) {
-			peer_flush(p);  /* the alert; in peer_handshake, too */
-			return IO_ERR;
-		}
-		if (p->tls != NULL && tls_status(p->tls) == TLS_CLOSED)
-			return IO_EOF;
-		if ((io = peer_read_wire(p)) != IO_OK)
-			return io == IO_EOF && p->tls != NULL ? IO_ERR : io;
-	}
-}
-
-static size_t
-peer_pending(const struct peer *p)
-{
-	return p->out == NULL ? 0 : p->out->n - p->out->off;
-}
-
-/* Accepts all n bytes, or fails the peer. See peer_room. */
-static bool
-peer_put(struct peer *p, const void *data, size_t n)
-{
-	const char *at = data;
-
-	if (p->tls == NULL) {
-		if (n == 0)
-			return true;
-		if (!peer_out_reserve(p) || n > sizeof p->out->p - p->out->n)
-			return !(p->failed = true);
-		memcpy(p->out->p + p->out->n, data, n);
-		p->out->n += n;
-		return true;
-	}
-	while (n != 0) {
-		size_t took = tls_write(p->tls, at, n);
-
-		at += took;
-		n -= took;
-		if (n != 0 && (!tls_has_output(p->tls) || !peer_drain(p)))
-			return !(p->failed = true);
-	}
-	return true;
-}
-
-/* Sends what waits. IO_OK: nothing waits any more. */
-static enum io
-peer_flush(struct peer *p)
-{
-	if (p->failed)
-		return IO_ERR;
-	if (p->tls != NULL)
-		tls_flush(p->tls);
-	for (;;) {
-		ssize_t n;
-
-		if (peer_pending(p) < PEER_OUT_HIGH && !peer_drain(p))
-			return p->failed = true, IO_ERR;
-		if (p->out == NULL)
-			return IO_OK;
-		if (p->out->off == p->out->n) {
-			wirebuf_put(&p->out, p->tls == NULL);
-			return IO_OK;
-		}
-		if (!p->watch.writable)
-			return IO_AGAIN;
-		n = send(p->watch.fd, p->out->p + p->out->off, p->out->n - p->out->off, MSG_NOSIGNAL);
-		if (n > 0) {
-			if (p->tls == NULL)
-				wipe(p->out->p + p->out->off, (size_t)n);
-			p->out->off += (size_t)n;
-		} else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-			p->watch.writable = false;
-		} else if (n < 0 && errno != EINTR) {
-			p->failed = p->send_failed = p->watch.readable = true;
-			return IO_ERR;
-		}
-	}
-}
-
-/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or
- * is longer than any may be. False: no memory. */
-static bool
-peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
-{
-	struct slice in = peer_data(p);
-	size_t had = b->n;
-	ssize_t end;
-
-	if (in.n > HTTP_HEAD_MAX - had)
-		in.n = HTTP_HEAD_MAX - had;
-	if (!buf_add(b, in.p, in.n))
-		return false;
-	end = http_head_end(b->p, b->n, scanned);
-	peer_consume(p, end > 0 ? (size_t)end - had : in.n);
-	if (end > 0)
-		buf_cut(b, (size_t)end);
-	*whole = end != 0 || b->n == HTTP_HEAD_MAX;
-	return true;
-}
-
-/* Do fewer bytes wait than `below`, now or after a flush? Where not, p->failed tells why. */
-static bool
-peer_room(struct peer *p, size_t below)
-{
-	return peer_pending(p) < below || (peer_flush(p) != IO_ERR && peer_pending(p) < below);
-}
-
-/* Drives a handshake. IO_OK: open. */
-static enum io
-peer_handshake(struct peer *p)
-{
-	for (;;) {
-		enum io io = peer_flush(p);
-
-		if (io == IO_ERR || tls_status(p->tls) != TLS_HANDSHAKE)
-			return io != IO_ERR && tls_status(p->tls) == TLS_OPEN ? IO_OK : IO_ERR;
-		io = peer_fill(p);
-		if (tls_has_output(p->tls) || tls_status(p->tls) == TLS_OPEN)
-			continue;       /* our next flight, or an alert that says why not */
-		if (io != IO_OK)
-			return io == IO_AGAIN ? IO_AGAIN : IO_ERR;
-	}
-}
-
-/* Nothing is on its way: the engine's record buffers go back. */
-static void
-peer_park(struct peer *p)
-{
-	if (p->tls != NULL && p->in == NULL && p->out == NULL)
-		tls_park(p->tls);
-}
-
-/* -- upstream: a connection we dialled, owned by one request or net call at a time, or idle in the
- * pool. Idle ones are kept per (agent, host, port, client certificate): one agent's connection,
- * with whatever the server remembers of it, is never another's. */
-#define UPSTREAM_IDLE_MS 60000  /* below the 75 s of nginx and most load balancers; a server may say less */
-#define UPSTREAM_IDLE_MAX 256   /* of a worker */
-#define UPSTREAM_KEY_MAX 640
-#define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
-
-enum upstream_state { UP_DIAL, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
-
-struct upstream {
-	struct defer reap;      /* first, for defer_free */
-	struct peer peer;
-	struct dial dial;
-	struct timer timer;
-	enum upstream_state state;
-	const char *code, *why; /* static; set when UP_FAILED */
-	TAILQ_ENTRY(upstream) link; /* while it is idle */
-	bool idle;
-	uint64_t requests;      /* how many it served before this one */
-	bool tls;
-	bool late;              /* it failed for want of time: another try may do */
-	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
-	int64_t keep_ms;        /* how long it may be idle */
-	char host[256];
-	uint16_t port;
-	struct tls_ident *ident; /* owned reference, or NULL; until TLS begins */
-	struct endpoint at;     /* what it is connected to */
-	bool guarded;           /* the guard let it: it must still do so when it is taken again */
-	void *owner;            /* borrowed: told by event; NULL while idle */
-	void (*event)(struct upstream *);
-	uint32_t hash;          /* of key */
-	char key[UPSTREAM_KEY_MAX];
-};
-
-static TAILQ_HEAD(upstreams, upstream) upstream_idle = TAILQ_HEAD_INITIALIZER(upstream_idle); /* newest first */
-static size_t upstream_idle_n;
-static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
-
-static void
-upstream_unlink(struct upstream *u)
-{
-	if (!u->idle)
-		return;
-	TAILQ_REMOVE(&upstream_idle, u, link);
-	u->idle = false;
-	upstream_idle_n--;
-}
-
-static void
-upstream_free(struct upstream *u)
-{
-	upstream_unlink(u);
-	timer_stop(&u->timer);
-	if (u->state == UP_DIAL)
-		net_dial_cancel(&u->dial);
-	if (u->state == UP_OPEN && u->peer.tls != NULL && !u->peer.failed && u->peer.out == NULL) {
-		tls_shutdown(u->peer.tls);      /* OpenSSL's servers forget a session that was cut */
-		peer_flush(&u->peer);
-	}
-	peer_close(&u->peer);
-	tls_ident_unref(u->ident);
-	u->ident = NULL;
-	u->owner = NULL;
-	loop_defer(&u->reap, defer_free);
-}
-
-static void
-upstream_fail(struct upstream *u, const char *code, const char *why)
-{
-	timer_stop(&u->timer);
-	u->state = UP_FAILED;
-	u->code = code;
-	u->why = why;
-}
-
-static void
-upstream_shake(struct upstream *u)
-{
-	enum io io = peer_handshake(&u->peer);
-
-	if (io == IO_OK) {
-		timer_stop(&u->timer);
-		u->state = UP_OPEN;
-	} else if (io != IO_AGAIN) {
-		upstream_fail(u, clock_unset() ? "clock_unset" : "upstream_tls",
-		    tls_status(u->peer.tls) == TLS_FAILED ? tls_why(u->peer.tls) :
-		    "the connection ended during the TLS handshake");
-	}
-}
-
-static void
-upstream_ready(struct watch *w)
-{
-	struct upstream *u = OWNER(w, struct upstream, peer.watch);
-
-	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes that answer no request */
-		upstream_free(u);
-		return;
-	}
-	if (u->state == UP_HANDSHAKE)
-		upstream_shake(u);
-	u->event(u);
-}
-
-static void
-upstream_timeout(struct timer *t)
-{
-	struct upstream *u = OWNER(t, struct upstream, timer);
-
-	if (u->owner == NULL) {
-		upstream_free(u);
-		return;
-	}
-	u->late = true;
-	upstream_fail(u, "upstream_tls", "the TLS handshake took too long");
-	u->event(u);
-}
-
-static void
-upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
-{
-	struct upstream *u = OWNER(d, struct upstream, dial);
-	/* What keeps connections and sessions of this identity apart from all others. */
-	struct slice tag = u->ident == NULL ? SLICE("") :
-	    (struct slice){(const char *)u->ident->tag, sizeof u->ident->tag};
-
-	if (fd < 0) {
-		upstream_fail(u, code, why);
-		u->event(u);
-		return;
-	}
-	u->at = d->at[d->next - 1];
-	u->guarded = d->guarded;
-	peer_init(&u->peer, fd, upstream_ready);
-	net_keepalive(fd);
-	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
-		upstream_fail(u, "upstream_unreachable", "out of memory");
-	} else if (!u->tls) {
-		u->state = UP_OPEN;
-	} else if (clock_unset()) {
-		upstream_fail(u, "clock_unset", "this machine's clock is not set");
-	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tag)) == NULL) {
-		upstream_fail(u, "upstream_tls", "out of memory");
-	} else {
-		u->state = UP_HANDSHAKE;
-		timer_set(&u->timer, clock_now() + UPSTREAM_TLS_MS, upstream_timeout);
-		u->peer.watch.writable = true;
-		upstream_shake(u);
-	}
-	u->event(u);
-}
-
-/* Not dialled yet: the caller sets owner and event, then calls
- * upstream_dial. NULL: out of memory. */
-static struct upstream *
-upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
-    struct tls_ident *ident)
-{
-	struct upstream *u = calloc(1, sizeof *u);
-
-	if (u == NULL)
-		return NULL;
-	u->peer.watch.fd = -1;
-	u->keep_ms = UPSTREAM_IDLE_MS;
-	u->tls = use_tls;
-	u->ident = tls_ident_ref(ident);
-	u->port = port;
-	u->state = UP_DIAL;
-	snprintf(u->host, sizeof u->host, "%s", host);
-	snprintf(u->key, sizeof u->key, "%s", key);
-	u->hash = text_hash(key);
-	return u;
-}
-
-/* `event` is called whenever state or readiness changed, perhaps before this returns. */
-static void
-upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
-{
-	memcpy(u->dial.allow, allow, nallow * sizeof *allow);
-	u->dial.nallow = nallow;
-	u->dial.done = upstream_dialled;
-	net_dial(&u->dial, u->host, u->port);
-}
-
-/* An idle one of that key whose address may still be dialled, or NULL. */
-static struct upstream *
-upstream_take(const char *key, const struct cidr *allow, size_t nallow)
-{
-	uint32_t hash = text_hash(key);
-
-	for (struct upstream *u = TAILQ_FIRST(&upstream_idle); u != NULL; u = TAILQ_NEXT(u, link)) {
-		if (u->hash == hash && strcmp(u->key, key) == 0 &&
-		    (!u->guarded || net_guard(&u->at, allow, nallow) == NULL) &&
-		    !u->peer.watch.hup && !u->peer.watch.readable) {
-			upstream_unlink(u);
-			timer_stop(&u->timer);
-			return u;
-		}
-	}
-	return NULL;
-}
-
-/* The owner is done. Kept only if the answer was complete, nothing is left over, and the connection
- * carries no authentication of its own. */
-static void
-upstream_release(struct upstream *u, bool reusable)
-{
-	u->owner = NULL;
-	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.in != NULL ||
-	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
-	    u->peer.eof || u->peer.failed) {
-		upstream_free(u);
-		return;
-	}
-	if (upstream_idle_n == UPSTREAM_IDLE_MAX)
-		upstream_free(TAILQ_LAST(&upstream_idle, upstreams));
-	peer_park(&u->peer);
-	u->requests++;
-	TAILQ_INSERT_HEAD(&upstream_idle, u, link);
-	u->idle = true;
-	upstream_idle_n++;
-	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
-}
-
-/* Not to be used again. */
-static void
-upstream_drop(struct upstream **u)
-{
-	if (*u != NULL)
-		upstream_release(*u, false);
-	*u = NULL;
-}
-
-/* ---- flow ------------------------------------------------------------------
- * Bytes from one end to another: a body that is relayed, read for a policy, or answered from memory; a
- * request of our own and its answer; each direction of a tunnel or WebSocket. Invariants:
- * - An end is a peer, or memory. flow_take and flow_put alone touch an end, and only through peer_fill,
- *   peer_consume, peer_room and peer_put: whether a peer is a whole connection or one stream of several
- *   is the peer's affair.
- * - Framing comes off in flow_take and goes on in flow_put. BODY_EOF is raw: bytes until the source ends.
- * - Nothing is taken unless the destination has room. A piece of the source is consumed when all that
- *   became of the piece lies at the destination: back-pressure is not reading on. Of the bytes a flow
- *   itself keeps only a trailer section that spans reads.
- * - A filter stands between the two, in either direction, and knows neither end nor framing.
- * - A turn is bounded (FLOW_TURN_MAX), whatever the pieces cost.
- * - A flow closes nothing and has no deadline: enum flow_io tells its owner which end is gone, and what
- *   waits at the ends tells which of them stalls. */
-#define FLOW_TURN_MAX (1024 * 1024) /* bytes a flow may move before other connections have their turn */
-#define FLOW_PIECE_COST 256     /* a chunk or a frame costs as much as so many bytes, however short it is */
-#define FLOW_BUF_KEEP 4096      /* a buffer that is used again keeps no more; a larger head is rare */
-#define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
-#define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
-
-static size_t req_bodies;               /* bytes of bodies held */
-
-/* May n bytes more be held? `share`: what one agent holds. A body counts when it is announced. */
-static bool
-bodies_fit(const size_t *share, size_t n)
-{
-	return n <= REQ_BODIES_MAX - req_bodies &&
-	    (share == NULL || (*share <= REQ_BODIES_SHARE && n <= REQ_BODIES_SHARE - *share));
-}
-
-static void
-bodies_take(size_t *share, size_t n)
-{
-	req_bodies += n;
-	if (share != NULL)
-		*share += n;
-}
-
-static void
-bodies_give(size_t *share, size_t n)
-{
-	req_bodies -= n;
-	if (share != NULL)
-		*share -= n;
-}
-
-/* A filter rewrites a body as it streams. It holds what it must (a signed chunk, say) within its own
- * bound, and counts what it holds in req_bodies. */
-struct filter {
-	const struct filter_class *class;
-	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
-	bool more;              /* it holds output: to be run again before it gets new input */
-	bool ended;             /* it has given its last byte */
-	uint64_t cost;          /* of this run's work beside the bytes themselves, in bytes of a turn */
-	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: no agent's */
-};
-
-/* What the client is told of a body that a filter refuses. */
-struct filter_fault {
-	int status;
-	const char *code, *message, *hint;
-};
-
-struct filter_class {
-	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
-	bool keeps_length;      /* else the body goes out chunked */
-	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
-	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
-	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
-	 * then, once all is given. */
-	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
-	void (*wipe)(struct filter *f); /* or NULL */
-};
-
-static struct filter *
-filter_alloc(const struct filter_class *k)
-{
-	struct filter *f = calloc(1, k->size);
-
-	if (f != NULL)
-		f->class = k;
-	return f;
-}
-
-static void
-filter_free(struct filter *f)
-{
-	if (f == NULL)
-		return;
-	if (f->class->wipe != NULL)
-		f->class->wipe(f);
-	free(f);
-}
-
-struct flow {
-	struct peer *src, *dst; /* borrowed; NULL: memory, the last `left` bytes of `from`, or `into` */
-	struct slice from;      /* borrowed */
-	struct buf *into;       /* borrowed */
-	int mode;               /* enum http_body: how the source is framed */
-	uint64_t left;          /* BODY_LENGTH */
-	struct http_chunked chunked;
-	struct buf trailers;    /* owned; a trailer section that spans reads */
-	bool out_chunked;       /* the destination gets chunks */
-	bool done;              /* all of it lies at the destination */
-	bool shut;              /* and the destination was told so: a tunnel's */
-	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
-	struct filter *filter;  /* owned; NULL: as it came */
-	/* the piece that is on its way */
-	bool held;              /* there is one */
-	bool end;               /* nothing comes after it */
-	struct slice piece;     /* borrowed from the source: what of it the destination has not got */
-	struct slice tail;      /* borrowed from the source or `trailers`: the trailer section behind it */
-	size_t used;            /* bytes of the source that are done with then */
-	uint64_t moved;         /* body bytes that went to the destination */
-};
-
-/* FLOW_BAD: malformed, or refused by the filter. */
-enum flow_io { FLOW_DONE, FLOW_WAIT, FLOW_TURN, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD };
-
-static void
-flow_free(struct flow *f)
-{
-	buf_free(&f->trailers);
-	filter_free(f->filter);
-}
-
-/* From now on the bytes pass through this filter; NULL: through none. */
-static void
-flow_attach(struct flow *f, struct filter *filter)
-{
-	filter_free(f->filter);
-	f->filter = filter;
-}
-
-/* A flow that was used before, or a zeroed one; its filter stays. For an end in memory the caller sets
- * `from` or `into`. */
-static void
-flow_init(struct flow *f, struct peer *src, struct peer *dst, int mode, uint64_t length, bool out_chunked)
-{
-	buf_free(&f->trailers);
-	*f = (struct flow){.src = src, .dst = dst, .mode = mode, .left = length, .out_chunked = out_chunked,
-	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter};
-	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
-}
-
-static enum flow_io
-flow_take_chunked(struct flow *f, struct slice in)
-{
-	enum chunk_event e = CHUNK_MORE;
-	size_t had = f->trailers.n, used;
-
-	if (had == 0)
-		e = http_chunked_step(&f->chunked, in.p, in.n, &f->used, &f->piece);
-	if (e == CHUNK_MORE && f->used == 0) {  /* trailers: gathered until the section is whole */
-		if (in.n > f->trailers.max - had)
-			in.n = f->trailers.max - had;
-		if (in.n == 0 || !buf_addv(&f->trailers, in))
-			return FLOW_BAD;
-		e = http_chunked_step(&f->chunked, f->trailers.p, f->trailers.n, &used, &f->piece);
-		f->used = e == CHUNK_MORE ? in.n : used - had;
-	}
-	if (e == CHUNK_TRAILERS || e == CHUNK_END) {
-		f->end = true;
-		f->tail = f->piece;
-		f->piece.n = 0;
-	}
-	return e == CHUNK_BAD ? FLOW_BAD : FLOW_DONE;
-}
-
-/* FLOW_DONE: there is a piece, perhaps an empty one. */
-static enum flow_io
-flow_take(struct flow *f)
-{
-	struct slice in;
-
-	f->used = 0;
-	f->piece = (struct slice){"", 0};
-	if ((f->end = f->mode == BODY_LENGTH && f->left == 0))
-		return FLOW_DONE;
-	if (f->src != NULL) {
-		switch (peer_fill(f->src)) {
-		case IO_OK:
-			break;
-		case IO_AGAIN:
-			return FLOW_WAIT;
-		case IO_EOF:
-			f->end = f->mode == BODY_EOF;
-			return f->end ? FLOW_DONE : FLOW_SRC_GONE;
-		case IO_ERR:
-			return FLOW_SRC_GONE;
-		}
-		in = peer_data(f->src);
-	} else {
-		in = (struct slice){f->from.p + (f->from.n - f->left), (size_t)f->left};
-	}
-	if (in.n > PEER_PIECE)
-		in.n = PEER_PIECE;
-	if (f->mode == BODY_CHUNKED)
-		return flow_take_chunked(f, in);
-	if (f->mode == BODY_LENGTH) {
-		if (in.n > f->left)
-			in.n = (size_t)f->left;
-		f->left -= in.n;
-		f->end = f->left == 0;
-	}
-	f->piece = in;
-	f->used = in.n;
-	return FLOW_DONE;
-}
-
-static bool
-flow_put(struct flow *f, struct slice piece)
-{
-	char size[24];
-	int n;
-
-	if (piece.n == 0)
-		return true;
-	f->moved += piece.n;
-	if (f->dst == NULL)
-		return buf_addv(f->into, piece);
-	if (!f->out_chunked)
-		return peer_put(f->dst, piece.p, piece.n);
-	n = snprintf(size, sizeof size, "%zx\r\n", piece.n);
-	return peer_put(f->dst, size, (size_t)n) && peer_put(f->dst, piece.p, piece.n) &&
-	    peer_put(f->dst, "\r\n", 2);
-}
-
-/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). A filtered body's were another body's. */
-static bool
-flow_put_end(struct flow *f)
-{
-	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
-	size_t n = 0;
-	bool ok;
-
-	if (!f->out_chunked)
-		return true;
-	ok = peer_put(f->dst, "0\r\n", 3);
-	if (f->tail.n != 0 && (f->filter != NULL ||
-	    http_parse_fields(f->tail.p, f->tail.n, field, HTTP_TRAILER_FIELDS_MAX, &n) <= 0))
-		n = 0;
-	for (size_t i = 0; ok && i < n; i++)
-		if (http_trailer_allowed(&field[i]) && (f->may_pass == NULL || f->may_pass(f, &field[i])))
-			ok = peer_put(f->dst, field[i].name.p, field[i].name.n) &&
-			    peer_put(f->dst, ": ", 2) &&
-			    peer_put(f->dst, field[i].value.p, field[i].value.n) &&
-			    peer_put(f->dst, "\r\n", 2);
-	return ok && peer_put(f->dst, "\r\n", 2);
-}
-
-/* What the filter makes of the piece, as far as one run gives it; f->held: not all of it yet. */
-static enum flow_io
-flow_filter(struct flow *f, uint64_t *cost)
-{
-	char scratch[PEER_PIECE];
-	struct slice out = {scratch, 0};
-	ssize_t took = f->filter->class->run(f->filter, f->piece, f->end, scratch, &out);
-
-	if (took < 0)
-		return FLOW_BAD;
-	*cost += f->filter->cost;
-	f->filter->cost = 0;
-	f->piece = (struct slice){f->piece.p + took, f->piece.n - (size_t)took};
-	f->held = f->piece.n != 0 || f->filter->more || (f->end && !f->filter->ended);
-	return flow_put(f, out) ? FLOW_DONE : FLOW_DST_GONE;
-}
-
-static enum flow_io
-flow_move(struct flow *f)
-{
-	uint64_t cost = 0;
-
-	while (!f->done) {
-		enum flow_io io = FLOW_DONE;
-
-		if (cost >= FLOW_TURN_MAX)
-			return FLOW_TURN;
-		if (f->dst != NULL && !peer_room(f->dst, PEER_OUT_HIGH))
-			return f->dst->failed ? FLOW_DST_GONE : FLOW_WAIT;
-		if (!f->held) {
-			if ((io = flow_take(f)) != FLOW_DONE)
-				return io;
-			cost += f->used + FLOW_PIECE_COST;
-		}
-		if (f->filter != NULL)
-			io = flow_filter(f, &cost);
-		else if (!flow_put(f, f->piece))
-			io = FLOW_DST_GONE;
-		if (io != FLOW_DONE)
-			return io;
-		if (f->held)
-			continue;
-		if (f->end && !flow_put_end(f))
-			return FLOW_DST_GONE;
-		if (f->src != NULL && f->used != 0)
-			peer_consume(f->src, f->used);
-		f->done = f->end;
-	}
-	return FLOW_DONE;
-}
-
-/* Moves the bytes that there are, and flushes the destination, where some may still wait. */
-static enum flow_io
-flow_pump(struct flow *f)
-{
-	enum flow_io io = flow_move(f);
-
-	return f->dst != NULL && peer_flush(f->dst) == IO_ERR && io != FLOW_BAD ? FLOW_DST_GONE : io;
-}
-
-/* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature
- * change. A chunk's signature stands before its data, so a chunk is held until it is whole;
- * it is hashed as it comes. */
-enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_TRAILERS, SIGV4_DONE };
-
-struct filter_sigv4 {
-	struct filter f;
-	struct sigv4_chain chain;
-	br_sha256_context hash; /* of the data of this chunk so far */
-	enum sigv4_at at;
-	bool trailer;
-	char *held;             /* owned, counted: a chunk with its head and CR LF, or the trailers */
-	struct wirebuf *small;  /* owned; where `held` is while that is large enough. NULL: it is not */
-	size_t cap, n;
-	size_t signature;       /* where in `held` the chunk's stands */
-	size_t data_end;        /* where its data does */
-	size_t given;           /* bytes of `held` that are gone, once the chunk is whole */
-	bool whole;
-};
-
-static const struct filter_fault filter_chunk_large = {413, "body_too_large",
-    "a signed chunk is larger than 1 MiB, and has to be held whole to be signed again",
-    "set the chunk size of the SDK's signer to at most 1 MiB, or have it sign no chunks "
-    "(Java: chunkedEncodingEnabled(false); .NET: UseChunkEncoding = false)"};
-static const struct filter_fault filter_no_memory = {503, "injection_unavailable",
-    "too many bodies are held for signing", "try again"};
-
-static void
-filter_sigv4_drop(struct filter_sigv4 *s)
-{
-	bodies_give(s->f.share, s->cap);
-	if (s->small != NULL)
-		s->small->n = sizeof s->small->p;       /* so much is wiped */
-	else
-		free(s->held);
-	wirebuf_put(&s->small, true);
-	s->held = NULL;
-	s->cap = s->n = 0;
-}
-
-/* Room for n bytes, of which the first s->n stay. Chunks of 64 KiB, the usual ones, fit into
- * what peers use too: a block of that size from malloc is given back to the kernel each
- * time, and faults in again. */
-static bool
-filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
-{
-	size_t had = s->n, cap = n < sizeof s->small->p ? sizeof s->small->p : n;
-	bool fits = bodies_fit(s->f.share, cap);
-	struct wirebuf *small = NULL;
-	char *p;
-
-	if (n <= s->cap)
-		return true;
-	if (fits && cap == sizeof s->small->p)
-		small = wirebuf_get();
-	p = small != NULL ? small->p : fits ? malloc(cap) : NULL;
-	if (p == NULL) {
-		s->f.fault = &filter_no_memory;
-		return false;
-	}
-	if (had != 0)
-		memcpy(p, s->held, had);
-	filter_sigv4_drop(s);
-	s->held = p;
-	s->small = small;
-	s->n = had;
-	s->cap = cap;
-	bodies_take(s->f.share, cap);
-	return true;
-}
-
-/* Takes up to n bytes. */
-static size_t
-filter_sigv4_take(struct filter_sigv4 *s, struct slice in, size_t n)
-{
-	if (n > in.n)
-		n = in.n;
-	memcpy(s->held + s->n, in.p, n);
-	s->n += n;
-	return n;
-}
-
-static ssize_t
-filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
-{
-	size_t before = s->n, size = 0;
-	ssize_t n;
-
-	if (!filter_sigv4_hold(s, SIGV4_LINE_MAX))
-		return -1;
-	filter_sigv4_take(s, in, SIGV4_LINE_MAX - s->n);
-	n = sigv4_chunk_head((struct slice){s->held, s->n}, &size);
-	if (n == 0)
-		return (ssize_t)(s->n - before);
-	if (n == -413)
-		s->f.fault = &filter_chunk_large;
-	if (n < 0)
-		return -1;
-	s->n = (size_t)n;
-	if (!filter_sigv4_hold(s, (size_t)n + size + 2))
-		return -1;
-	s->signature = (size_t)n - 66;
-	s->data_end = (size_t)n + size;
-	br_sha256_init(&s->hash);
-	s->at = size == 0 && s->trailer ? SIGV4_TRAILERS : SIGV4_DATA;
-	return n - (ssize_t)before;
-}
-
-/* The data is complete: the signature may be written. It takes as long as hashing some 512
- * bytes: chunks of one byte must not make a turn ten times as long. */
-static void
-filter_sigv4_sign(struct filter_sigv4 *s)
-{
-	unsigned char digest[br_sha256_SIZE];
-
-	s->f.cost += 512;
-	br_sha256_out(&s->hash, digest);
-	sigv4_chain_sign(&s->chain, false, digest);
-	memcpy(s->held + s->signature, s->chain.last, 64);
-	s->whole = true;
-}
-
-/* A chunk's data, hashed as it comes, and the CR LF behind it. */
-static ssize_t
-filter_sigv4_data(struct filter_sigv4 *s, struct slice in)
-{
-	size_t left = s->n < s->data_end ? s->data_end - s->n : 0;
-	size_t n = filter_sigv4_take(s, in, s->data_end + 2 - s->n);
-
-	br_sha256_update(&s->hash, in.p, n < left ? n : left);
-	if (s->n > s->data_end && memcmp(s->held + s->data_end, "\r\n", s->n - s->data_end) != 0)
-		return -1;
-	if (s->n == s->data_end + 2) {
-		filter_sigv4_sign(s);
-		s->at = s->data_end != s->signature + 66 ? SIGV4_HEAD : SIGV4_DONE; /* the last has no data */
-	}
-	return (ssize_t)n;
-}
-
-/* Looked at as each line ends. The last chunk's head is before them in
- * `held`, and goes out with them. */
-static ssize_t
-filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
-{
-	const char *lf = memchr(in.p, '\n', in.n);
-	size_t n = lf == NULL ? in.n : (size_t)(lf - in.p) + 1;
-	struct sigv4_trailers t;
-	ssize_t used;
-
-	if (n > s->data_end + SIGV4_TRAILERS_MAX - s->n ||
-	    !filter_sigv4_hold(s, s->data_end + SIGV4_TRAILERS_MAX))
-		return -1;
-	filter_sigv4_take(s, in, n);
-	used = sigv4_trailers_parse((struct slice){s->held + s->data_end, s->n - s->data_end}, &t);
-	if (used < 0)
-		return -1;
-	if (used != 0) {
-		filter_sigv4_sign(s);
-		sigv4_trailers_sign(&s->chain, &t);
-		memcpy(s->held + (t.signature.p - s->held), s->chain.last, 64);
-		s->at = SIGV4_DONE;
-	}
-	return (ssize_t)n;
-}
-
-static ssize_t
-filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
-{
-	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
-	size_t used = 0;
-
-	(void)scratch;
-	while (!s->whole && used < in.n) {
-		struct slice rest = {in.p + used, in.n - used};
-		ssize_t n = s->at == SIGV4_HEAD ? filter_sigv4_head(s, rest) :
-		    s->at == SIGV4_DATA ? filter_sigv4_data(s, rest) :
-		    s->at == SIGV4_TRAILERS ? filter_sigv4_trailers(s, rest) : -1; /* bytes behind the end */
-
-		if (n < 0)
-			return -1;
-		used += (size_t)n;
-	}
-	if (s->whole) {                 /* goes out before anything is taken */
-		size_t n = s->n - s->given < PEER_PIECE ? s->n - s->given : PEER_PIECE;
-
-		*out = (struct slice){s->held + s->given, n};
-		s->given += n;
-		s->whole = f->more = s->given != s->n;
-		if (!s->whole)
-			s->n = s->given = 0;
-	}
-	if (!end || used != in.n || s->whole)
-		return (ssize_t)used;
-	if (s->at != SIGV4_DONE)
-		return -1;              /* cut short */
-	f->more = out->n != 0;          /* what was given lies in `held`: that goes in the next run */
-	f->ended = !f->more;
-	if (f->ended)
-		filter_sigv4_drop(s);
-	return (ssize_t)used;
-}
-
-static void
-filter_sigv4_wipe(struct filter *f)
-{
-	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
-
-	filter_sigv4_drop(s);
-	wipe(&s->chain, sizeof s->chain);
-}
-
-/* The body of a request whose head's signature is the chain's last. NULL: out of memory. */
-static struct filter *
-filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
-{
-	static const struct filter_class class = {
-	    sizeof(struct filter_sigv4), true, filter_sigv4_run, filter_sigv4_wipe};
-	struct filter *f = filter_alloc(&class);
-
-	if (f != NULL) {
-		((struct filter_sigv4 *)f)->chain = *chain;
-		((struct filter_sigv4 *)f)->trailer = trailer;
-	}
-	return f;
-}
-
-/* WebSocket (RFC 6455 5), what the client sends. A text message is held until it is whole, and goes on
- * as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
- * everything else follows it. */
-struct filter_ws {
-	struct filter f;
-	const struct subst *s;  /* borrowed from the req */
-	struct buf held;        /* owned; the frames of a text message, as they came */
-	struct buf out;         /* owned; what is to go on */
-	size_t given;           /* of `out` */
-	unsigned char head[14]; /* of a frame, while it arrives */
-	size_t head_n;
-	uint64_t left;          /* bytes of its payload still to come */
-	bool payload;           /* its head is whole */
-	bool hold;              /* it belongs to what is held */
-	bool last;              /* and ends the message */
-	bool text;              /* a message is held that is not whole yet */
-};
-
-/* Length of a frame's head as far as its first bytes tell; its payload's length. */
-static size_t
-filter_ws_head(const unsigned char *h, size_t n, uint64_t *len)
-{
-	size_t extra, need;
-
-	if (n < 2)
-		return 2;
-	extra = (h[1] & 127) == 126 ? 2 : (h[1] & 127) == 127 ? 8 : 0;
-	need = 2 + extra + ((h[1] & 128) != 0 ? 4 : 0);
-	if (n >= need)
-		*len = extra == 2 ? load_be16(h + 2) : extra == 8 ? load_be64(h + 2) : h[1] & 127;
-	return need;
-}
-
-/* Adds a payload with its mask put on, or taken off. */
-static void
-filter_ws_mask(struct buf *out, struct slice payload, const unsigned char key[4])
-{
-	if (payload.n == 0 || !buf_addv(out, payload))
-		return;
-	for (size_t i = 0; i < payload.n; i++)
-		out->p[out->n - payload.n + i] ^= (char)key[i & 3];
-}
-
-/* What is held goes on as it came. */
-static void
-filter_ws_release(struct filter_ws *w)
-{
-	buf_addv(&w->out, buf_slice(&w->held));
-	buf_clear(&w->held);
-	w->text = false;
-}
-
-/* One whole text frame with a mask of its own. */
-static void
-filter_ws_put(struct buf *out, struct slice text)
-{
-	unsigned char head[14] = {0x81, (unsigned char)(0x80 | text.n)};
-	size_t n = 2;
-
-	if (text.n > 0xffff) {
-		head[1] = 0x80 | 127;
-		store_be64(head + 2, text.n);
-		n = 10;
-	} else if (text.n > 125) {
-		head[1] = 0x80 | 126;
-		store_be16(head + 2, (uint16_t)text.n);
-		n = 4;
-	}
-	out->bad |= !rand_bytes(head + n, 4);
-	buf_add(out, head, n + 4);
-	filter_ws_mask(out, text, head + n);
-}
-
-/* The held message is whole. */
-static void
-filter_ws_message(struct filter_ws *w)
-{
-	const unsigned char *h = (const unsigned char *)w->held.p;
-	struct buf text, now;
-	struct subst_run t = {.s = w->s, .out = &now};
-	bool well;
-
-	buf_init(&text, SUBST_WS_MAX);
-	buf_init(&now, SUBST_WS_OUT_MAX);
-	for (size_t at = 0; at < w->held.n;) {
-		uint64_t len = 0;
-		size_t head = filter_ws_head(h + at, w->held.n - at, &len);
-
-		filter_ws_mask(&text, (struct slice){w->held.p + at + head, (size_t)len}, h + at + head - 4);
-		at += head + (size_t)len;
-	}
-	buf_reserve(&text, 1);
-	t.in = buf_slice(&text);
-	well = subst_json_text(&t, PLACE_WS, 0, t.in.n);
-	if (well)
-		subst_end(&t);
-	w->out.bad |= text.bad || now.bad;
-	if (well && t.hits != 0) {
-		filter_ws_put(&w->out, buf_slice(&now));
-		buf_clear(&w->held);
-	}
-	filter_ws_release(w);
-	buf_free(&text);
-	buf_free(&now);
-}
-
-/* A frame's head is whole: is its payload held? */
-static void
-filter_ws_begin(struct filter_ws *w)
-{
-	unsigned op = w->head[0] & 15;
-	bool text = op == 1 || (op == 0 && w->text);
-
-	w->last = (w->head[0] & 128) != 0;
-	/* no extension, masked as it must be, and not too long */
-	w->hold = text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0 && w->left <= SUBST_WS_MAX &&
-	    w->left + w->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
-	/* Another message begins, or the end comes, within a message: that is the server's to judge. */
-	if (op <= 8 && (op != 0 || (w->text && !w->hold)))
-		filter_ws_release(w);
-	if (op < 8)
-		w->text = w->hold;
-	w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, w->head, w->head_n);
-	w->head_n = 0;
-	w->payload = true;
-}
-
-static ssize_t
-filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
-{
-	struct filter_ws *w = (struct filter_ws *)f;
-	size_t n, used = 0;
-
-	(void)scratch;
-	if (w->given == w->out.n) {
-		buf_recycle(&w->out, FLOW_BUF_KEEP);
-		w->given = 0;
-		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* frames of ten, sixteen bytes */
-		while (used < in.n) {
-			if (w->payload) {
-				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
-				w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, in.p + used, n);
-				w->left -= n;
-				used += n;
-			} else {
-				w->head[w->head_n++] = (unsigned char)in.p[used++];
-				if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1)
-					filter_ws_begin(w);
-			}
-			if (w->payload && w->left == 0) {
-				w->payload = false;
-				if (w->hold && w->last)
-					filter_ws_message(w);
-			}
-		}
-		if (end)
-			filter_ws_release(w);   /* half a message: the server's to judge, too */
-	}
-	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
-	if (n != 0)
-		*out = (struct slice){w->out.p + w->given, n};
-	w->given += n;
-	f->more = n != 0;               /* what was given lies in `out`: that goes in the next run */
-	f->ended = end && n == 0;
-	return buf_ok(&w->out) ? (ssize_t)used : -1;
-}
-
-static void
-filter_ws_wipe(struct filter *f)
-{
-	buf_free(&((struct filter_ws *)f)->held);
-	buf_free(&((struct filter_ws *)f)->out);
-}
-
-/* NULL: out of memory. */
-static struct filter *
-filter_ws_new(const struct subst *s)
-{
-	static const struct filter_class class = {sizeof(struct filter_ws), false, filter_ws_run, filter_ws_wipe};
-	struct filter *f = filter_alloc(&class);
-
-	if (f != NULL) {
-		((struct filter_ws *)f)->s = s;
-		buf_init(&((struct filter_ws *)f)->held, SUBST_WS_MAX);
-		buf_init(&((struct filter_ws *)f)->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
-	}
-	return f;
-}
-
-/* ---- conn ------------------------------------------------------------------
- * A client's connection and the request it carries. The loop owns every conn; a conn owns at most
- * one req, a req at most one upstream and one task. Lua decides in the task and leaves an action in
- * the req; from then on only C touches it. Lua's handles are emptied by req_free: kept too long,
- * they say "closed". State changes only in conn_advance and what it calls, never re-entered: an
- * event that comes while it runs makes it run once more. */
-#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
-#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
-#define CONN_HEAD_MS 30000
-#define CONN_HEAD_UNKNOWN_MS 10000 /* until a token names the agent */
-#define CONN_HANDSHAKE_MS 10000
-#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
-#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
-#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
-#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
-#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
-#define CONN_LINGER_MAX (256 * 1024)
-#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
-#define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
-#define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
-#define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
-#define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
-#define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
-#define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
-#define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
-#define AGENT_SLOTS 256
-
-/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
- * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
- * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
-static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
-
-enum conn_state {
-	CONN_HEAD,      /* between requests, or a head is arriving */
-	CONN_DECIDE,    /* a task decides; req:read_body reads meanwhile */
-	CONN_DIAL,      /* the upstream is not open yet */
-	CONN_RELAY,     /* bytes go both ways */
-	CONN_ANSWER,    /* our own answer goes out */
-	CONN_SNIFF,     /* a tunnel is open: its first byte decides */
-	CONN_HANDSHAKE, /* TLS with the client */
-	CONN_BLIND,     /* bytes go both ways unread: a tunnel entry, or a WebSocket after its 101 */
-	CONN_LINGER,    /* answered for the last time */
-	CONN_CLOSED,
-};
-
-enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
-/* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
-enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
-enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
-
-struct req {
-	struct conn *conn;      /* borrowed */
-	struct req *next_free;
-	void *handle;           /* the Lua userdata that points here; emptied by req_free */
-	struct task *task;      /* NULL: none runs */
-	bool task_done, task_ok;
-	char id[17];
-
-	struct http_head head;  /* slices into bytes; behind its fields, those that policies add */
-	enum req_form form;
-	struct kept *kept;      /* owned reference: what goes out is as in an earlier request */
-	bool looked;            /* apply read something of this request */
-	bool secure;            /* scheme https */
-	bool websocket;
-	bool last_hop;          /* OPTIONS with Max-Forwards: 0 */
-	char host[256];
-	int port;
-	struct slice path, query; /* as they came; query without "?", .p NULL: none */
-	char token[65];         /* hex SHA-256 of the proxy token presented; empty: none */
-	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
-	struct buf stripped_query; /* owned; what strip took out, form-encoded */
-	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
-	char taken[256];        /* names of what was taken off and was not ours: for the record */
-	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
-	/* owned, or kept's; what was attached, to be taken out of the answer's head */
-	struct subst_back *back;
-
-	/* the body, when a policy reads it whole */
-	bool body_reading, body_read;
-	const char *body_error; /* static; NULL: none so far */
-	struct buf body;        /* owned; counted in req_bodies: body.max */
-	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
-	bool body_set;          /* apply made all of it: it goes out whether one came or not */
-	bool body_secret;       /* it holds a secret */
-
-	/* the decision */
-	enum req_action action;
-	int status;             /* of our own answer, or the upstream's */
-	char code[32];          /* X-Sallyport-Error; empty: no error */
-	struct buf answer;      /* owned; body of our own answer */
-	const char *answer_type; /* static */
-	int retry_after;        /* seconds; 0: not said */
-	bool close_after;
-	char dial_host[256];    /* from here to `sent`: what a kept decision says, copied as it is */
-	uint16_t dial_port;
-	struct tls_ident *ident; /* owned reference, or NULL: the credential's certificate and roots */
-	struct cidr allow[NET_CIDRS_MAX];
-	size_t nallow;
-	bool watch;             /* tell Lua of 401 and 403 */
-	bool refused;           /* the upstream answered 401 to what we attached */
-	int hello;              /* enum hello */
-	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
-	uint64_t config;        /* generation that decided */
-	int64_t judged;         /* monotonic ms: when */
-	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
-	char reason[272];       /* "domain " and a host */
-	bool allowed;
-	bool sent;              /* on its way to the upstream */
-	struct agent *counted;  /* holds one of this agent's requests in progress */
-	bool held;              /* or waits for that, in its queue */
-	TAILQ_ENTRY(req) held_link;
-	bool too_many;
-
-	/* the upstream */
-	struct upstream *up;    /* owned while set */
-	bool answer_begun;
-	bool retried;           /* the second try, on no pooled connection */
-	bool up_seen;           /* a byte of an answer came, be it a 1xx */
-	size_t up_scanned;
-	struct flow up_flow, down_flow;
-	bool up_keep;           /* the upstream will keep its connection */
-	bool expect_sent;       /* our own 100 Continue went out */
-
-	int64_t t_start, t_first; /* monotonic ms */
-	uint64_t bytes_up, bytes_down;
-
-	/* Kept, emptied and wiped, for the next request that gets this struct. */
-	struct buf bytes;       /* owned; the head as it came */
-	struct buf out_head;    /* owned; composed before the dial, gone when it is sent */
-	struct buf up_bytes;    /* owned; head of the answer as it comes */
-};
-
-struct agent {
-	struct agent *next;     /* in its slot */
-	unsigned conns, requests, share; /* `requests` may be as many as `share` */
-	TAILQ_HEAD(, req) held; /* those that wait for their turn, in the order they came */
-	size_t held_bytes;      /* of their heads */
-	struct reqlog_share log; /* its records that wait to be written */
-	size_t bodies;          /* bytes of bodies held for its requests */
-	char name[REQ_NAME_MAX];
-};
-
-struct conn {
-	struct defer defer;     /* first, for defer_free: another turn, or the end */
-	struct peer peer;
-	LIST_ENTRY(conn) link;  /* among all of the worker */
-	struct timer timer;
-	int64_t deadline;       /* monotonic ms; the timer may fire earlier and look again */
-	int unsent;             /* what the kernel held when a deadline last passed */
-	enum conn_state state;
-	bool advancing, again;
-	bool tunnel;            /* CONNECT was answered: host and port are fixed */
-	bool secure;            /* and the client speaks TLS inside */
-	bool last;              /* no request after this one */
-	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
-	uint64_t id;
-	uint64_t lingered;
-	size_t scanned;         /* of a head that is arriving */
-	struct req *req;        /* owned; NULL between requests */
-	struct agent *agent;    /* whose connection this is; NULL: not known yet */
-	char host[256];         /* of the tunnel, canonical */
-	int port;
-	char token[65];         /* of the CONNECT */
-};
-
-static LIST_HEAD(, conn) conn_list = LIST_HEAD_INITIALIZER(conn_list); /* all of them, newest first */
-static size_t conn_count, conn_max = 4096, conn_unknown;
-static uint64_t conn_ids;
-static struct req *req_free_list;
-static size_t req_pooled;
-static struct agent *agent_slots[AGENT_SLOTS];
-static bool conn_draining;
-
-/* The Lua side, in `bind`: a request is decided by a task, and answers are told of. */
-enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
-static bool req_start(struct req *, enum req_entry);
-static void req_stop(struct req *);
-static bool req_wake_body(struct req *);
-static int l_judge_hello(lua_State *);
-static void req_tell_answer(const struct req *, const struct http_head *);
-
-static void conn_advance(struct conn *);     /* the steps end in the pump that calls them */
-
-/* -- agents: their shares */
-static struct agent **
-agent_slot(const char *name)
-{
-	struct agent **a = &agent_slots[text_hash(name) % AGENT_SLOTS];
-
-	while (*a != NULL && strcmp((*a)->name, name) != 0)
-		a = &(*a)->next;
-	return a;
-}
-
-static void
-agent_put(struct agent *a)
-{
-	struct agent **at;
-
-	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || a->log.turn == reqlog.turn)
-		return;         /* with records in the queue it stays until it comes again */
-	at = agent_slot(a->name);
-	*at = a->next;
-	free(a);
-}
-
-/* More connections than its share: one that is told so closes, or it would hold everybody's. */
-static bool
-agent_over(const struct agent *a)
-{
-	return a != NULL && a->conns > conn_max / 4 + 1;
-}
-
-static void
-req_unhold(struct req *r)
-{
-	TAILQ_REMOVE(&r->counted->held, r, held_link);
-	r->counted->held_bytes -= sizeof *r + r->bytes.n;
-	r->held = false;
-}
-
-/* Those that waited longest have their turn, as far as the share goes, and the log's queue. */
-static void
-agent_turns(struct agent *a)
-{
-	for (struct req *r; (r = TAILQ_FIRST(&a->held)) != NULL && a->requests < a->share && reqlog_room(&a->log); a->requests++) {
-		req_unhold(r);
-		req_wake_body(r);
-	}
-}
-
-static void
-agents_turn(void)
-{
-	for (size_t i = 0; i < AGENT_SLOTS; i++)
-		for (struct agent *a = agent_slots[i]; a != NULL; a = a->next)
-			agent_turns(a);
-}
-
-/* The request is no longer one of its agent's. */
-static void
-req_unclaim(struct req *r)
-{
-	struct agent *a = r->counted;
-
-	if (a == NULL)
-		return;
-	if (r->held)
-		req_unhold(r);
-	else
-		a->requests--;
-	r->counted = NULL;
-	agent_turns(a);
-	agent_put(a);
-}
-
-/* The request is this agent's. Where it is to have a part of its share, it gets that at once or waits
- * for its turn (held); one for which there is no room is too_many. */
-static void
-req_claim(struct req *r, const char *name, unsigned share)
-{
-	struct conn *c = r->conn;
-	struct agent **slot = agent_slot(name), *a;
-
-	text_copy(r->agent, sizeof r->agent, name);
-	if (r->counted == NULL && *slot == NULL && (*slot = calloc(1, sizeof **slot)) != NULL) {
-		text_copy((*slot)->name, sizeof (*slot)->name, name);
-		TAILQ_INIT(&(*slot)->held);
-	}
-	if (r->counted != NULL || (a = *slot) == NULL)
-		return;
-	if (c->counted_unknown) {
-		c->counted_unknown = false;
-		conn_unknown--;
-	}
-	if (c->agent == NULL) {
-		c->agent = a;
-		a->conns++;
-	}
-	if (agent_over(a) || sizeof *r + r->bytes.n > AGENT_HELD_MAX - a->held_bytes)
-		r->too_many = true;
-	else if (share != 0) {
-		TAILQ_INSERT_TAIL(&a->held, r, held_link);
-		r->held = true;
-		r->counted = a;
-		a->held_bytes += sizeof *r + r->bytes.n;
-		a->share = share;
-		agent_turns(a);
-	}
-	agent_put(a);
-}
-
-/* -- req: made when a head is complete, gone when its log record is written. */
-static struct req *
-req_new(struct conn *c)
-{
-	static uint64_t name;
-	struct req *r = req_free_list;
-	uint8_t id[8];
-	uint64_t z;
-
-	if (r != NULL) {
-		req_free_list = r->next_free;
-		req_pooled--;
-	} else if ((r = malloc(sizeof *r)) == NULL) {
-		return NULL;
-	} else {
-		buf_init(&r->bytes, HTTP_HEAD_MAX);
-		buf_init(&r->out_head, PEER_HEAD_MAX);
-		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
-	}
-	/* Not the fields: http_parse_request writes those that count. */
-	memset(r, 0, offsetof(struct req, head.field));
-	memset(&r->form, 0, offsetof(struct req, bytes) - offsetof(struct req, form));
-	r->conn = c;
-	buf_init(&r->body, 0);
-	buf_init(&r->answer, 256 * 1024);
-	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
-	buf_init(&r->stripped_names, 8192);
-	/* For logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a random
-	 * start, mixed (splitmix64) so that neighbours look apart. */
-	if (name == 0)
-		rand_bytes(&name, sizeof name);
-	z = name += 0x9e3779b97f4a7c15;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-	z = (z ^ z >> 27) * 0x94d049bb133111eb;
-	store_be64(id, z ^ z >> 31);
-	hex_encode(r->id, id, sizeof id);
-	r->t_start = clock_now();
-	return r;
-}
-
-static void
-req_body_drop(struct req *r)
-{
-	bodies_give(r->body_share, r->body.max);
-	buf_free(&r->body);
-	r->body.max = 0;
-}
-
-/* The body is now what is in `out`, a secret among it; it is counted as what came was. Not
- * in the arena, which a few large bodies would fill for everybody. False: no room, and
- * `out` stays the caller's. */
-static bool
-req_take_body(struct req *r, struct buf *out)
-{
-	if (out->cap > r->body.max && !bodies_fit(r->body_share, out->cap - r->body.max))
-		return false;
-	req_body_drop(r);
-	r->body = *out;
-	r->body.max = out->cap;
-	bodies_take(r->body_share, out->cap);
-	r->body_secret = true;
-	r->body_set = false;
-	*out = (struct buf){0};
-	return true;
-}
-
-/* -- kept: what became of a request, for those like it. Its type's apply read nothing of the request
- * and nothing that changes by itself, so the same fields and nothing else decide again: method, scheme,
- * host and port, the agent's token, the names of all fields and of the query in their order, and the
- * values of those that were taken off or say what the body is. The other placeholders that the agent
- * holds are looked for each time. It ends when the store's config changes, or a token's state. */
-#define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
-#define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
-#define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
-#define KEPT_BEGIN offsetof(struct req, dial_host)
-#define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
-
-struct kept {
-	unsigned refs;          /* the slot's, and those of requests */
-	uint64_t config, state; /* generations that decided; state 0: no token is in it */
-	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
-	unsigned share;         /* of its agent's requests, as in l_req_log */
-	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
-	int known_ref;
-	struct subst_back *back; /* owned */
-	struct tls_ident *ident; /* owned reference; also in `decided` */
-	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
-	struct buf text;        /* owned; where the slices are */
-	struct slice route, query;
-	size_t came, n;         /* fields that came, and with those that were set behind them */
-	struct http_field field[]; /* of those that came, a value of NULL is any; the others' `own` are owned */
-};
+/* ---- kept ------------------------------------------------------------------
+ * What became of a request, kept for those like it: see req_again. A pure saving of time; without it
+ * Lua decides each request anew. Skip it after reading what must be equal (kept_fits). */
 
 static struct kept *kept_slots[KEPT_SLOTS];
 
@@ -13271,475 +15831,13 @@ kept_unref(struct kept *k)
 	free(k);
 }
 
-static void
-req_free(struct req *r)
-{
-	req_stop(r);
-	for (size_t i = 0; i < r->head.nfields; i++)
-		secret_unref(r->head.field[i].own);
-	if (r->kept == NULL)
-		subst_back_free(r->back);
-	kept_unref(r->kept);
-	upstream_drop(&r->up);
-	secret_drop(&r->new_path);
-	secret_drop(&r->new_query);
-	subst_free(r->subst);
-	tls_ident_unref(r->ident);
-	req_body_drop(r);
-	req_unclaim(r);
-	buf_free(&r->answer);
-	buf_free(&r->stripped_query);
-	buf_free(&r->stripped_names);
-	flow_free(&r->up_flow);
-	flow_free(&r->down_flow);
-	buf_recycle(&r->bytes, FLOW_BUF_KEEP);
-	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
-	buf_recycle(&r->up_bytes, FLOW_BUF_KEEP);
-	if (req_pooled >= REQ_POOL_MAX) {
-		buf_free(&r->bytes);
-		buf_free(&r->out_head);
-		buf_free(&r->up_bytes);
-		free(r);
-		return;
-	}
-	r->next_free = req_free_list;
-	req_free_list = r;
-	req_pooled++;
-}
-
-/* `name` with its punctuation; what is empty is left out. */
-static void
-json_put_member(struct buf *b, struct slice name, struct slice value)
-{
-	if (value.n != 0 && buf_addv(b, name))
-		json_put(b, value, true);
-}
-
-static void
-json_put_number(struct buf *b, struct slice name, uint64_t value)
-{
-	if (buf_addv(b, name))
-		buf_addu(b, value);
-}
-
-/* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
-static void
-req_log(struct req *r)
-{
-	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
-	bool refused = r->code[0] != '\0' && !r->sent;
-	struct slice path = r->path;
-	size_t at;
-
-	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
-		return;                 /* the requests inside speak for themselves */
-	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
-		return;                 /* pages that are open to all: a monitor asks for them each second */
-	if (path.n > REQ_PATH_LOG_MAX)
-		path.n = REQ_PATH_LOG_MAX;
-	buf_clear(&b);
-	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
-	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
-	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
-	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
-	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
-	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
-	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
-	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
-	buf_adds(&b, ",\"method\":");
-	json_put(&b, r->head.method, true);
-	if (r->form != REQ_CONNECT)
-		json_put_member(&b, SLICE(",\"scheme\":"), r->secure ? SLICE("https") : SLICE("http"));
-	json_put_member(&b, SLICE(",\"host\":"), slice_of(r->host));
-	json_put_number(&b, SLICE(",\"port\":"), (uint64_t)r->port);
-	buf_adds(&b, ",\"path\":");
-	at = b.n;
-	while (json_put(&b, path, true) && b.n - at > REQ_PATH_LOG_MAX + 2) {
-		buf_cut(&b, at);
-		path.n -= path.n / 8;
-	}
-	if (r->status != 0)
-		json_put_number(&b, SLICE(",\"status\":"), (uint64_t)r->status);
-	json_put_number(&b, SLICE(",\"up\":"), r->bytes_up);
-	json_put_number(&b, SLICE(",\"down\":"), r->bytes_down);
-	if (r->t_first != 0)
-		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
-	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
-	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
-	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
-	buf_add(&b, "}", 1);
-	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
-	    r->counted != NULL ? &r->counted->log : NULL);
-}
-
-static const char *
-http_phrase(int status)
-{
-	static const struct { int status; const char *phrase; } phrases[] = {
-		{200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"},
-		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
-		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
-		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
-		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
-	};
-
-	for (size_t i = 0; i < COUNT(phrases); i++)
-		if (phrases[i].status == status)
-			return phrases[i].phrase;
-	return "Error";
-}
-
-/* Our own answer, in DESIGN's form: {"error","message","hint","request"}. */
-static void
-req_fail(struct req *r, int status, const char *code, struct slice message, struct slice hint)
-{
-	r->action = REQ_REPLY;
-	r->status = status;
-	r->allowed = r->allowed && status >= 500;       /* what fails later on was allowed all the same */
-	text_copy(r->code, sizeof r->code, code);
-	buf_clear(&r->answer);
-	r->answer_type = "application/json";
-	if (status == 407)
-		return;                 /* an empty body: git and Java read on the same connection */
-	buf_adds(&r->answer, "{\"error\":");
-	json_put(&r->answer, slice_of(code), true);
-	buf_adds(&r->answer, ",\"message\":");
-	json_put(&r->answer, message, true);
-	if (hint.n != 0) {
-		buf_adds(&r->answer, ",\"hint\":");
-		json_put(&r->answer, hint, true);
-	}
-	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
-}
-
-static void
-req_failf(struct req *r, int status, const char *code, const char *message)
-{
-	req_fail(r, status, code, slice_of(message), SLICE(""));
-}
-
-/* As it stands in a message: IPv6 in brackets. */
-static const char *
-host_text(const char *host)
-{
-	static char text[260];  /* dead at the next call */
-
-	if (strchr(host, ':') == NULL)
-		return host;
-	snprintf(text, sizeof text, "[%s]", host);
-	return text;
-}
-
-/* A head was refused: "… two Content-Length fields (line 5)". */
-static void
-head_tell(const struct http_head *h, const char *begin, char *out, size_t cap)
-{
-	char line[32] = "";
-
-	if (h->line != 0)
-		snprintf(line, sizeof line, " (line %zu)", h->line);
-	snprintf(out, cap, "%s %s%s", begin, h->why, line);
-}
-
-/* -- arriving: from the head to canonical parts. False: req_fail was called. */
-static bool
-req_bad(struct req *r, int status, const char *code, const char *message)
-{
-	req_failf(r, status, code, message);
-	r->close_after = true;
-	return false;
-}
-
-static bool
-req_canonical(struct req *r, struct slice host)
-{
-	bool ip;
-	const char *why = http_canonical_host(host, r->host, &ip);
-
-	if (why == NULL)
-		return true;
-	r->host[0] = '\0';
-	return req_bad(r, 400, "bad_request", why);
-}
-
-static bool
-host_is_ours(const char *host, int port)
-{
-	struct endpoint e = {.port = (uint16_t)port};
-
-	return addr_parse(slice_of(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host), &e.addr) &&
-	    net_is_own_listener(&e);
-}
-
-/* The Host field, canonical, against what we already know. With CONNECT some clients send ours. */
-static bool
-req_check_host(struct req *r, int default_port)
-{
-	const struct http_authority *h = &r->head.host;
-	char canonical[256];
-	int port = h->port < 0 ? default_port : h->port;
-	bool ip;
-
-	if (h->host.p == NULL)
-		return true;            /* HTTP/1.0: the parser refuses this for 1.1 */
-	if (http_canonical_host(h->host, canonical, &ip) != NULL)
-		return req_bad(r, 400, "bad_request", "Host is malformed");
-	if ((strcmp(canonical, r->host) != 0 || port != r->port) &&
-	    !(r->form == REQ_CONNECT && host_is_ours(canonical, port)))
-		return req_bad(r, 421, "misdirected", "Host is not the host this request is for");
-	return true;
-}
-
-/* Which host the request is for, by the form in which it is said. */
-static bool
-req_parse_target(struct req *r)
-{
-	const struct conn *c = r->conn;
-	/* Origin-form on the proxy port is for our own endpoints: Host must be one of our listeners. */
-	const struct http_authority *to = r->head.form == HTTP_AUTHORITY || r->head.form == HTTP_ABSOLUTE ?
-	    &r->head.to : &r->head.host;
-	int default_port;
-
-	r->form = c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
-	    r->head.form == HTTP_ABSOLUTE ? REQ_ABSOLUTE : REQ_ORIGIN;
-	/* Also absolute https (old axios): the TLS is then ours. */
-	r->secure = c->tunnel ? c->secure : r->form == REQ_CONNECT || (r->form == REQ_ABSOLUTE && r->head.tls);
-	default_port = r->secure ? 443 : 80;
-	r->port = c->tunnel ? c->port : to->port < 0 ? default_port : to->port;
-	if (r->form == REQ_CONNECT)
-		r->path = SLICE("");
-	if (c->tunnel && r->head.form == HTTP_AUTHORITY)
-		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
-	if (r->form == REQ_ORIGIN && to->host.p == NULL)
-		return req_bad(r, 400, "bad_request", "Host is missing");
-	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
-		return false;
-	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port))
-		return req_bad(r, 421, "misdirected", "this is a proxy: send absolute-form requests or CONNECT");
-	if (c->tunnel && r->head.form == HTTP_ABSOLUTE && (r->head.tls != c->secure ||
-	    strcmp(c->host, r->host) != 0 || (to->port < 0 ? default_port : to->port) != c->port))
-		return req_bad(r, 421, "misdirected", "the target is not the tunnel's host");
-	if (c->tunnel)
-		memcpy(r->host, c->host, sizeof r->host);
-	/* Beside absolute-form Host is ignored (RFC 9112 3.2.2). */
-	return r->form == REQ_ABSOLUTE || r->form == REQ_ORIGIN ||
-	    req_check_host(r, c->tunnel ? default_port : r->port);
-}
-
-#define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
-
-/* A token has a fixed beginning, so it may stand in either half of Basic, or be a Bearer. */
-static void
-req_find_token(struct req *r)
-{
-	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
-	struct slice value, token = {NULL, 0};
-	struct buf plain;
-
-	if (r->form == REQ_TUNNEL)
-		memcpy(r->token, r->conn->token, sizeof r->token);
-	if (r->form == REQ_TUNNEL ||    /* two: which of them counts is not defined */
-	    (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0))
-		return;
-	if (i < 0 && r->form == REQ_ORIGIN)
-		i = http_find(&r->head, SLICE("authorization"), 0);
-	if (i < 0)
-		return;
-	value = r->head.field[i].value;
-	if (http_basic(value, &plain) && plain.n <= REQ_BASIC_MAX) {
-		struct slice password = buf_slice(&plain), user = slice_cut(&password, ':');
-
-		token = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0 ? user : password;
-	} else if (slice_begins_nocase(value, SLICE("bearer "))) {
-		token = (struct slice){value.p + 7, value.n - 7};
-	}
-	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
-		tls_sha256_hex(token, r->token);
-	buf_free(&plain);
-}
-
-/* RFC 9110 7.6.2: one hop less, written over what came. At zero the answer is ours: see conn_act. */
-static bool
-req_count_hop(struct req *r)
-{
-	int i = http_find(&r->head, SLICE("max-forwards"), 0);
-	struct slice *v;
-	uint64_t hops;
-	char less[24];
-
-	if (i < 0 || !slice_eq(r->head.method, SLICE("OPTIONS")))
-		return true;
-	v = &r->head.field[i].value;
-	if (!slice_number(*v, INT64_MAX, &hops) || http_find(&r->head, SLICE("max-forwards"), (size_t)i + 1) >= 0)
-		return req_bad(r, 400, "bad_request", "the request has a malformed Max-Forwards field");
-	r->last_hop = hops == 0;
-	v->n = (size_t)snprintf(less, sizeof less, "%llu", (unsigned long long)hops - !r->last_hop);
-	memcpy(r->bytes.p + (v->p - r->bytes.p), less, v->n);
-	return true;
-}
-
-static bool
-req_parse(struct req *r)
-{
-	ssize_t n = http_parse_request(r->bytes.p, r->bytes.n, &r->head);
-	char why[128];
-
-	if (n <= 0) {
-		r->head.nfields = 0;
-		r->head.method = r->head.target = (struct slice){NULL, 0};
-		r->head.keep_alive = false;
-		r->head.body = BODY_NONE;
-		memcpy(r->host, r->conn->host, sizeof r->host);
-		r->port = r->conn->port;
-		head_tell(&r->head, "the request has", why, sizeof why);
-		return req_bad(r, (int)-n, n == -431 ? "head_too_large" : "bad_request", why);
-	}
-	r->path = r->head.path;
-	r->query = r->head.query;
-	r->websocket = r->head.websocket && r->head.minor == 1 && r->head.body == BODY_NONE &&
-	    slice_eq(r->head.method, SLICE("GET")) &&
-	    http_find(&r->head, SLICE("sec-websocket-key"), 0) >= 0; /* RFC 6455 4.1 */
-	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->head.field[i].rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS))
-			r->head.field[i].mark = FIELD_DROPPED;
-	if (!req_parse_target(r))
-		return false;
-	req_find_token(r);
-	/* the word of our rules for an upgrade; no method has that name */
-	if (slice_eq(r->head.method, SLICE("WEBSOCKET")))
-		return req_bad(r, 400, "bad_request", "there is no such method");
-	if (slice_eq(r->head.method, SLICE("TRACE")))
-		return req_bad(r, 405, "trace", "TRACE would send a credential back");
-	return req_count_hop(r);
-}
-
-/* -- names: case is ignored, and "_" equals "-", for CGI makes them equal */
-static char
-name_fold(char ch)
-{
-	return ch == '_' ? '-' : ascii_lower(ch);
-}
-
-static bool
-name_same(struct slice a, struct slice b)
-{
-	if (a.n != b.n)
-		return false;
-	for (size_t i = 0; i < a.n; i++)
-		if (name_fold(a.p[i]) != name_fold(b.p[i]))
-			return false;
-	return true;
-}
-
-/* -- the request as it goes out */
-static bool
-put_field(struct buf *b, struct slice name, struct slice value)
-{
-	const struct slice line[] = {name, SLICE(": "), value, SLICE("\r\n")};
-
-	/* nearly always it stands in its head as it is written */
-	if (value.p == name.p + name.n + 2 && memcmp(name.p + name.n, ": ", 2) == 0 &&
-	    memcmp(value.p + value.n, "\r\n", 2) == 0)
-		return buf_add(b, name.p, name.n + value.n + 4);
-	return buf_join(b, line, 4);
-}
-
-static bool
-put_length(struct buf *b, uint64_t n)
-{
-	return buf_adds(b, "Content-Length: ") && buf_addu(b, n) && buf_add(b, "\r\n", 2);
-}
-
-static struct slice
-req_path_now(const struct req *r)
-{
-	return r->new_path != NULL ? secret_slice(r->new_path) : r->path;
-}
-
-static struct slice
-req_query_now(const struct req *r)
-{
-	return r->new_query != NULL ? secret_slice(r->new_query) : r->query.p != NULL ? r->query : SLICE("");
-}
-
-static bool
-req_put_target(const struct req *r, struct buf *b)
-{
-	buf_addv(b, req_path_now(r));
-	if (r->new_query != NULL ? r->new_query->n != 0 : r->query.p != NULL) {
-		buf_add(b, "?", 1);
-		buf_addv(b, req_query_now(r));
-	}
-	return buf_ok(b);
-}
-
-/* As Host has it: IPv6 in brackets, and no port where the scheme has that one. */
-static void
-req_put_authority(const struct req *r, struct buf *b)
-{
-	buf_adds(b, host_text(r->host));
-	if (r->port != (r->secure ? 443 : 80)) {
-		buf_add(b, ":", 1);
-		buf_addu(b, (uint64_t)r->port);
-	}
-}
-
-static bool
-req_wants_length(const struct req *r)
-{
-	return r->head.body != BODY_NONE || r->body_set || r->body.n != 0;
-}
-
-/* Did a secret go into the request? */
-static bool
-req_attached(const struct req *r)
-{
-	size_t i = 0;
-
-	while (i < r->head.nfields && !r->head.field[i].is_secret)
-		i++;
-	return i < r->head.nfields || r->new_path != NULL || r->new_query != NULL || r->body_set || r->body_secret;
-}
-
-static bool
-req_out_chunked(const struct req *r)
-{
-	return r->head.body == BODY_CHUNKED ||
-	    (r->head.body == BODY_LENGTH && r->up_flow.filter != NULL && !r->up_flow.filter->class->keeps_length);
-}
-
-/* A server may merge trailers into the head: what strip took out or apply set must not come back
- * there, an agent's own key beside ours. */
-static bool
-req_trailer_may_pass(const struct flow *f, const struct http_field *t)
-{
-	struct slice name = t->name;
-	const struct req *r = OWNER(f, struct req, up_flow);
-	struct slice left = buf_slice(&r->stripped_names);
-
-	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->head.field[i].own != NULL && name_same(r->head.field[i].name, name))
-			return false;
-	while (left.n != 0)
-		if (name_same(slice_cut(&left, '\n'), name))
-			return false;
-	return true;
-}
-
-static bool
-req_has_body(const struct req *r)
-{
-	return r->body_read ? r->body.n != 0 :
-	    r->head.body != BODY_NONE && (r->head.body == BODY_CHUNKED || r->head.length != 0);
-}
-
 /* -- kept: whether a request is like an earlier one, and goes the same way */
-#define REQ_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)
+#define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)
 
 /* "GET https://host:port", a body or none, the token: what an ordinary request says of itself beside path,
  * query and fields. False: it is no ordinary one. */
 static bool
-req_route(const struct req *r, struct buf *b)
+kept_route(const struct req *r, struct buf *b)
 {
 	const struct slice part[] = {r->head.method, r->secure ? SLICE(" https://") : SLICE(" http://"), slice_of(r->host),
 	    SLICE(":"), slice_of(r->token), req_has_body(r) ? SLICE(" body") : SLICE("")};
@@ -13756,7 +15854,7 @@ kept_slot(const struct req *r, size_t came)
 
 /* The same names, and values in which no server finds a further name. */
 static bool
-query_like(struct slice a, struct slice b)
+kept_query_like(struct slice a, struct slice b)
 {
 	size_t i = 0, j = 0;
 
@@ -13776,11 +15874,11 @@ query_like(struct slice a, struct slice b)
 static bool
 kept_fits(const struct kept *k, const struct req *r)
 {
-	char room[REQ_ROUTE_MAX];
+	char room[KEPT_ROUTE_MAX];
 	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
-	if (k->came != r->head.nfields || !query_like(k->query, r->query) ||
-	    !req_route(r, &route) || !slice_eq(k->route, buf_slice(&route)))
+	if (k->came != r->head.nfields || !kept_query_like(k->query, r->query) ||
+	    !kept_route(r, &route) || !slice_eq(k->route, buf_slice(&route)))
 		return false;
 	for (size_t i = 0; i < k->came; i++) {
 		const struct http_field *f = &k->field[i], *now = &r->head.field[i];
@@ -13800,7 +15898,7 @@ kept_holds(const struct kept *k, uint64_t config, uint64_t state)
 
 /* Is it decided by what an earlier request left? Else everything of it is for Lua to judge. */
 static bool
-req_again(struct req *r)
+kept_again(struct req *r)
 {
 	struct kept *k = *kept_slot(r, r->head.nfields);
 	struct known_found found = {.n = 0};
@@ -13856,10 +15954,10 @@ kept_reads(const struct req *r, const struct http_field *f)
 
 /* Keeps what was decided of the request, and how. NULL: more of it had a say than a kept one lists. */
 static struct kept *
-req_keep(struct req *r)
+kept_make(struct req *r)
 {
 	struct kept **slot, *k;
-	size_t size = REQ_ROUTE_MAX + r->query.n, set = 0;
+	size_t size = KEPT_ROUTE_MAX + r->query.n, set = 0;
 
 	if (r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_read || r->head.body == BODY_CHUNKED ||
 	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->taken[0] != '\0')
@@ -13875,7 +15973,7 @@ req_keep(struct req *r)
 	k->refs = 1;
 	k->known_ref = LUA_NOREF;
 	k->text.max = size;
-	if (!buf_reserve(&k->text, size) || !req_route(r, &k->text)) {
+	if (!buf_reserve(&k->text, size) || !kept_route(r, &k->text)) {
 		kept_unref(k);
 		return NULL;
 	}
@@ -13913,1387 +16011,6 @@ kept_sweep(uint64_t config, uint64_t state)
 			kept_unref(kept_slots[i]);
 			kept_slots[i] = NULL;
 		}
-}
-
-/* A server that ignores a body where none is usual would take it for the next request of its
- * connection, which may speak for us (a client certificate). */
-static bool
-req_odd_body(const struct req *r)
-{
-	struct slice method = r->head.method;
-
-	return req_has_body(r) && (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) ||
-	    slice_eq(method, SLICE("DELETE")) || slice_eq(method, SLICE("OPTIONS")));
-}
-
-/* The head as it goes out. Framing last, whatever anybody set: we alone say where a message ends. */
-static bool
-req_put_head(struct req *r, struct buf *b)
-{
-	buf_addv(b, r->head.method);
-	buf_add(b, " ", 1);
-	req_put_target(r, b);
-	buf_adds(b, " HTTP/1.1\r\nHost: ");
-	req_put_authority(r, b);
-	buf_add(b, "\r\n", 2);
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
-		if (f->mark == FIELD_KEPT && !(r->body_read && slice_eq_nocase(f->name, SLICE("expect"))))
-			put_field(b, f->name, f->value);        /* with the body there, 100 Continue was ours */
-	if (r->body_read && req_wants_length(r))
-		put_length(b, r->body.n);
-	else if (!r->body_read && req_out_chunked(r))
-		buf_adds(b, "Transfer-Encoding: chunked\r\n");
-	else if (!r->body_read && r->head.body == BODY_LENGTH)
-		put_length(b, r->head.length);
-	if (r->websocket)
-		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
-	else if (req_odd_body(r))
-		buf_adds(b, "Connection: close\r\n");
-	return buf_add(b, "\r\n", 2);
-}
-
-/* -- conn: deadlines, beginning and end */
-/* -- what ends a connection before there is a request: a handshake that failed, another protocol. What
- * is the same within NOTE_FOLD_MS is counted, and its number told by the next record of its kind. */
-#define NOTES 16                /* kinds that are told apart at a time */
-#define NOTE_FOLD_MS 10000
-
-static struct note {
-	uint32_t kind;          /* hash of agent, host and cause */
-	unsigned folded;
-	int64_t until;          /* monotonic ms */
-} notes[NOTES];
-
-/* `what`: "client_tls" or "not_http". */
-static void
-conn_note(const struct conn *c, const char *what, const char *why)
-{
-	static struct req r;            /* of which a record is made; its rest stays zero */
-	uint32_t kind;
-	struct note *n = &notes[0];
-
-	text_copy(r.agent, sizeof r.agent, c->agent != NULL ? c->agent->name : "");
-	kind = text_hash(r.agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
-	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
-		if (notes[i].kind == kind || notes[i].until < n->until)
-			n = &notes[i];
-	if (n->kind == kind && clock_now() < n->until) {
-		n->folded++;
-		return;
-	}
-	text_copy(r.code, sizeof r.code, what);
-	text_copy(r.host, sizeof r.host, c->host);
-	if (n->kind == kind && n->folded != 0)
-		snprintf(r.reason, sizeof r.reason, "%s: %s, %u times more", what, why, n->folded);
-	else
-		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
-	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
-	r.form = REQ_CONNECT;
-	r.counted = c->agent;
-	r.port = c->port;
-	r.t_start = clock_now();
-	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
-	req_log(&r);
-}
-
-/* One that never came to be decided, and is not logged. */
-static void
-conn_drop_req(struct conn *c)
-{
-	if (c->req != NULL)
-		req_free(c->req);
-	c->req = NULL;
-}
-
-/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. Always
- * false, for a step that has nothing more to do. */
-static bool
-conn_close(struct conn *c, bool abort_)
-{
-	const struct linger reset = {1, 0};
-
-	if (c->state == CONN_CLOSED)
-		return false;
-	c->state = CONN_CLOSED;
-	timer_stop(&c->timer);
-	if (c->req != NULL) {
-		if (c->req->code[0] == '\0' && c->req->status == 0)
-			text_copy(c->req->code, sizeof c->req->code, "client_closed");
-		req_log(c->req);
-		req_free(c->req);
-		c->req = NULL;
-	}
-	if (abort_ && c->peer.watch.fd >= 0) {
-		setsockopt(c->peer.watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-	} else if (c->peer.tls != NULL && !c->peer.failed && tls_status(c->peer.tls) == TLS_OPEN) {
-		tls_shutdown(c->peer.tls);
-		peer_flush(&c->peer);
-	}
-	peer_close(&c->peer);
-	if (c->counted_unknown)
-		conn_unknown--;
-	if (c->agent != NULL) {
-		c->agent->conns--;
-		agent_put(c->agent);
-	}
-	LIST_REMOVE(c, link);
-	conn_count--;
-	wipe(c->token, sizeof c->token);
-	loop_undefer(&c->defer);
-	loop_defer(&c->defer, defer_free);
-	return false;
-}
-
-static void conn_expire(struct conn *);      /* what a deadline means is known with the states */
-
-/* Deadlines move with every byte; the timer moves only when it must come earlier. */
-static void
-conn_timer(struct timer *t)
-{
-	struct conn *c = OWNER(t, struct conn, timer);
-
-	if (clock_now() < c->deadline)
-		timer_set(&c->timer, c->deadline, conn_timer);
-	else
-		conn_expire(c);
-}
-
-static void
-conn_deadline(struct conn *c, int64_t ms)
-{
-	c->deadline = clock_now() + ms;
-	if (c->timer.slot == 0 || c->timer.at > c->deadline)
-		timer_set(&c->timer, c->deadline, conn_timer);
-}
-
-static void
-conn_turn(struct defer *d)
-{
-	conn_advance(OWNER(d, struct conn, defer));
-}
-
-/* Pumps a flow; the bytes that do not fit into this turn have another. */
-static enum flow_io
-conn_pump(struct conn *c, struct flow *f)
-{
-	enum flow_io io = flow_pump(f);
-
-	if (io == FLOW_TURN)
-		loop_defer(&c->defer, conn_turn);
-	return io == FLOW_TURN ? FLOW_WAIT : io;
-}
-
-static void
-conn_ready(struct watch *w)
-{
-	conn_advance(OWNER(w, struct conn, peer.watch));
-}
-
-static void
-conn_upstream_event(struct upstream *u)
-{
-	conn_advance(u->owner);
-}
-
-static void
-conn_new(int fd)
-{
-	struct conn *c = calloc(1, sizeof *c);
-
-	if (c == NULL) {
-		close(fd);
-		return;
-	}
-	peer_init(&c->peer, fd, conn_ready);
-	c->id = ++conn_ids;
-	c->state = CONN_HEAD;
-	LIST_INSERT_HEAD(&conn_list, c, link);
-	conn_count++;
-	conn_unknown++;
-	c->counted_unknown = true;
-	net_nodelay(fd);
-	net_keepalive(fd);
-	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
-	c->peer.watch.writable = true;
-	if (!watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
-		conn_close(c, true);
-}
-
-/* Connections without an agent have a tenth of all. The oldest makes room: a flood of strangers drives
- * out strangers, and an agent's first request names the agent. The list is newest first. */
-static void
-conn_evict_unknown(void)
-{
-	struct conn *oldest = NULL;
-
-	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link))
-		if (c->counted_unknown && c->state == CONN_HEAD)
-			oldest = c;
-	if (oldest != NULL)
-		conn_close(oldest, false);
-}
-
-static struct timer conn_accept_timer;
-
-static void
-conn_resume_accept(struct timer *t)
-{
-	(void)t;
-	for (size_t i = 0; !conn_draining && i < net.nlisteners; i++)
-		if (net.listeners[i].watch.fd >= 0)
-			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
-}
-
-static void
-conn_accept(struct watch *w)
-{
-	/* Over our own bounds: said plainly, and the others go on. */
-	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
-	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
-	int fd = 0;
-
-	/* The listener is level-triggered: the rest comes next turn. */
-	for (int i = 0; i < 64 && (fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++) {
-		if (conn_unknown > conn_max / 10 + 16)
-			conn_evict_unknown();
-		if (conn_count < conn_max) {
-			conn_new(fd);
-			continue;
-		}
-		if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-			log_line("ev=refuse err=%s", strerror(errno));
-		close(fd);
-	}
-	if (fd >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM))
-		return;
-	/* Out of descriptors: the listeners would be ready again and again, for nothing. */
-	log_line("ev=accept err=\"%s\"", strerror(errno));
-	for (size_t i = 0; i < net.nlisteners; i++)
-		epoll_ctl(loop_fd, EPOLL_CTL_DEL, net.listeners[i].watch.fd, NULL);
-	timer_set(&conn_accept_timer, clock_now() + CONN_ACCEPT_PAUSE_MS, conn_resume_accept);
-}
-
-/* -- our own answers */
-#define PAGE_TYPE "text/html; charset=utf-8"
-#define PAGE_FIELDS "\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY" \
-	"\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'"
-
-/* Nothing of the request body is left on the wire: the next request begins where this one ended. */
-static bool
-req_body_consumed(const struct req *r)
-{
-	return r->head.body == BODY_NONE || r->body_read || r->up_flow.done ||
-	    (r->head.body == BODY_LENGTH && r->head.length == 0);
-}
-
-/* Flush, shut down writing, then read for CONN_LINGER_MS, so that a reset cannot overtake the answer
- * (RFC 9112 9.6). */
-static void
-conn_linger(struct conn *c)
-{
-	c->state = CONN_LINGER;
-	if (c->peer.tls != NULL)
-		tls_shutdown(c->peer.tls);
-	conn_deadline(c, peer_pending(&c->peer) != 0 ? CONN_IDLE_MS : CONN_LINGER_MS);
-}
-
-static void
-conn_next_request(struct conn *c)
-{
-	struct req *r = c->req;
-
-	req_log(r);
-	c->req = NULL;
-	req_free(r);
-	if (c->last && agent_over(c->agent)) {
-		conn_close(c, false);   /* not even for a while: it could open others faster */
-		return;
-	}
-	if (c->last || conn_draining) {
-		conn_linger(c);
-		return;
-	}
-	c->state = CONN_HEAD;
-	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
-}
-
-/* The action is REQ_REPLY: write it, and see whether the connection can go on. */
-static void
-conn_begin_answer(struct conn *c)
-{
-	struct req *r = c->req;
-	struct buf *b = &r->out_head;
-
-	upstream_drop(&r->up);
-	c->last = c->last || r->close_after || !r->head.keep_alive || !req_body_consumed(r);
-	buf_clear(b);
-	buf_addf(b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
-	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
-		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
-	if (r->status != 204)
-		buf_addf(b, "\r\nContent-Length: %zu", r->answer.n);
-	if (r->answer.n != 0)
-		buf_addf(b, "\r\nContent-Type: %s%s", r->answer_type,
-		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
-	if (r->status == 407)
-		buf_adds(b, "\r\nProxy-Authenticate: Basic realm=\"sallyport\"");
-	if (r->status == 405 || r->status == 204)
-		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-	if (r->retry_after > 0)
-		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
-	buf_addf(b, "\r\nCache-Control: no-store%s\r\n\r\n", c->last ? "\r\nConnection: close" :
-	    r->head.minor == 0 ? "\r\nConnection: keep-alive" : "");
-	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
-		conn_close(c, true);
-		return;
-	}
-	flow_attach(&r->down_flow, NULL);       /* a filter was for the upstream's answer */
-	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
-	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
-	r->down_flow.from = buf_slice(&r->answer);
-	r->t_first = clock_now();
-	r->bytes_down = r->answer.n;
-	c->state = CONN_ANSWER;
-	conn_deadline(c, CONN_IDLE_MS);
-}
-
-static void
-conn_fail(struct conn *c, int status, const char *code, const char *message)
-{
-	req_failf(c->req, status, code, message);
-	conn_begin_answer(c);
-}
-
-/* -- CONN_HEAD */
-/* Nothing to read. Half a head is no request: it is forgotten, not logged. */
-static bool
-conn_head_pause(struct conn *c, enum io io)
-{
-	if (io == IO_AGAIN && c->req == NULL && !conn_draining)
-		peer_park(&c->peer);
-	if (io == IO_AGAIN && !(c->req == NULL && conn_draining))
-		return false;
-	conn_drop_req(c);
-	if (io == IO_ERR) {
-		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
-			conn_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
-		return conn_close(c, false);
-	}
-	conn_linger(c);                 /* a client that has said all may still be reading */
-	return true;
-}
-
-/* What is not HTTP/1.1, by its first bytes, and what its client shows for an answer. */
-static const struct {
-	struct slice begins, answer;
-	const char *what;
-} conn_foreign[] = {
-	/* a handshake record; a fatal alert, handshake_failure (RFC 5246 6.2.1, 7.2) */
-	{SLICE_INIT("\x16\x03"), SLICE_INIT("\x15\x03\x01\0\x02\x02\x28"),
-	    "TLS (the proxy's URL begins with http://)"},
-	/* no acceptable method (RFC 1928 3); rejected (SOCKS4: version 0, code 91) */
-	{SLICE_INIT("\x05"), SLICE_INIT("\x05\xff"), "SOCKS5 (the proxy's URL begins with http://)"},
-	{SLICE_INIT("\x04"), SLICE_INIT("\0\x5b\0\0\0\0\0\0"), "SOCKS4 (the proxy's URL begins with http://)"},
-	/* SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 3.4, 6.8, 7) */
-	{SLICE_INIT("PRI * HTTP/2.0\r\n"), SLICE_INIT("\0\0\0\x04\0\0\0\0\0"
-	    "\0\0\x22\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dthis proxy speaks HTTP/1.1"), "HTTP/2 (it speaks HTTP/1.1)"},
-};
-
-/* The first bytes of a request. False: there is no request yet. */
-static bool
-conn_head_begin(struct conn *c, struct slice in)
-{
-	size_t skip = 0;
-
-	/* RFC 9112 2.2: an empty line before a request line is ignored. */
-	while (skip + 1 < in.n && skip < 4 && in.p[skip] == '\r' && in.p[skip + 1] == '\n')
-		skip += 2;
-	if (skip != 0) {
-		peer_consume(&c->peer, skip);
-		return false;
-	}
-	for (size_t i = 0; i < COUNT(conn_foreign); i++)
-		if (in.n >= conn_foreign[i].begins.n &&
-		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
-			conn_note(c, "not_http", conn_foreign[i].what);
-			peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n);
-			conn_linger(c);
-			return false;
-		}
-	if ((c->req = req_new(c)) == NULL)
-		return conn_close(c, true);
-	c->scanned = 0;
-	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
-	return true;
-}
-
-static bool
-conn_step_head(struct conn *c)
-{
-	struct req *r;
-	enum io io;
-	bool whole;
-
-	if (peer_flush(&c->peer) == IO_ERR)
-		return conn_close(c, true);
-	if (!peer_room(&c->peer, PEER_OUT_HEAD))
-		return false;           /* a client that pipelines and does not read: it waits */
-	if ((io = peer_fill(&c->peer)) != IO_OK)
-		return conn_head_pause(c, io);
-	if (c->req == NULL && !conn_head_begin(c, peer_data(&c->peer)))
-		return c->state != CONN_CLOSED;
-	if (!peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
-		return conn_close(c, true);
-	if (!whole)
-		return true;
-	r = c->req;
-	c->state = CONN_DECIDE;
-	conn_deadline(c, CONN_DECIDE_MS);
-	if (!req_parse(r)) {            /* of a head that has no end, too */
-		conn_begin_answer(c);
-	} else if (!req_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
-		r->close_after = true;
-		conn_fail(c, 503, "injection_unavailable", "out of memory");
-	}
-	return true;
-}
-
-/* Does the client no longer wait for the answer? A plain client may have ended its side and still read.
- * So may one that sent close_notify: BearSSL would close both ways at a close_notify, so the alert stays
- * on the wire until the answer is out. An alert with the end of the wire behind it is a client that
- * closed. */
-static bool
-conn_client_gone(struct conn *c)
-{
-	enum io io;
-
-	if (!c->peer.watch.hup && !c->peer.watch.readable && c->peer.in == NULL)
-		return false;
-	c->peer.hold_alerts = true;
-	io = peer_fill(&c->peer);
-	c->peer.hold_alerts = false;
-	return io == IO_ERR || (io == IO_EOF && c->peer.tls != NULL && c->peer.watch.hup);
-}
-
-/* -- CONN_DECIDE: while the task runs, a body may be read for it. */
-static void
-conn_read_body(struct conn *c)
-{
-	struct req *r = c->req;
-	uint64_t before = c->peer.received;
-	enum flow_io io = conn_pump(c, &r->up_flow);
-
-	r->bytes_up = r->up_flow.moved;
-	if (c->peer.received != before)
-		conn_deadline(c, CONN_IDLE_MS);
-	if (io == FLOW_WAIT)
-		return;
-	r->body_reading = false;
-	r->body_read = io == FLOW_DONE;
-	if (io == FLOW_DONE) {
-		conn_deadline(c, CONN_DECIDE_MS);
-	} else if (io == FLOW_DST_GONE) {
-		r->body_error = r->up_flow.piece.n > r->body.max - r->body.n ? "too_large" : "no_memory";
-	} else {
-		r->close_after = true;
-		r->body_error = io == FLOW_BAD ? "malformed" : "eof";
-	}
-	req_wake_body(r);
-}
-
-/* For req:read_body. False: r->body_error says why not. */
-static bool
-req_begin_body(struct req *r, size_t max)
-{
-	struct conn *c = r->conn;
-
-	if (r->head.body == BODY_NONE || (r->head.body == BODY_LENGTH && r->head.length == 0))
-		return r->body_read = true;
-	r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
-	if (r->head.body == BODY_LENGTH && r->head.length > max) {
-		r->body_error = "too_large";
-		return false;
-	}
-	if (r->head.body == BODY_LENGTH)
-		max = (size_t)r->head.length;
-	if (!bodies_fit(r->body_share, max)) {
-		r->body_error = "no_memory";
-		return false;
-	}
-	bodies_take(r->body_share, max);
-	buf_init(&r->body, max);
-	flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, false);
-	r->up_flow.into = &r->body;
-	r->body_reading = true;
-	if (r->head.expect_continue && !r->expect_sent) {
-		r->expect_sent = true;
-		if (!peer_put(&c->peer, "HTTP/1.1 100 Continue\r\n\r\n", 25) ||
-		    peer_flush(&c->peer) == IO_ERR) {
-			r->body_error = "eof";
-			return false;
-		}
-	}
-	loop_defer(&c->defer, conn_turn);
-	return true;
-}
-
-/* The states that CONN_DECIDE leads to, in the order in which they come. */
-static void conn_begin_dial(struct conn *);
-
-static const char conn_established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
-
-static void
-conn_begin_tunnel(struct conn *c)
-{
-	struct req *r = c->req;
-
-	memcpy(c->host, r->host, sizeof c->host);
-	c->port = r->port;
-	memcpy(c->token, r->token, sizeof c->token);
-	c->tunnel = true;
-	r->allowed = true;
-	peer_put(&c->peer, conn_established, sizeof conn_established - 1);      /* CONN_SNIFF sees a failure */
-	req_free(r);
-	c->req = NULL;
-	c->state = CONN_SNIFF;
-	conn_deadline(c, CONN_HANDSHAKE_MS);
-}
-
-/* The task has ended, and left an action. */
-static void
-conn_act(struct conn *c)
-{
-	struct req *r = c->req;
-
-	if (!r->task_ok && r->action != REQ_REPLY) {
-		char message[160];
-
-		snprintf(message, sizeof message, r->credential[0] != '\0' ?
-		    "the policy of credential %s failed" : "a policy failed%s", r->credential);
-		req_failf(r, 502, "policy_failed", message);
-	}
-	if (r->too_many && r->action != REQ_REPLY) {
-		r->retry_after = 1;
-		req_failf(r, 429, "too_many", "this agent has its share of connections or requests in use");
-	}
-	r->close_after = r->close_after || (r->too_many && agent_over(c->agent));
-	if (r->action == REQ_FORWARD && r->last_hop) {
-		r->action = REQ_REPLY;  /* RFC 9110 9.3.7: what may be asked of us; nothing is said of the path */
-		r->status = 204;
-		r->allowed = true;
-	}
-	switch (r->action) {
-	case REQ_UNDECIDED:
-		req_failf(r, 502, "policy_failed", "nothing was decided");
-		/* fall through */
-	case REQ_REPLY:
-		conn_begin_answer(c);
-		break;
-	case REQ_FORWARD:
-	case REQ_BLIND:
-		conn_begin_dial(c);
-		break;
-	case REQ_INTERCEPT:
-		conn_begin_tunnel(c);
-		break;
-	}
-}
-
-static bool
-conn_step_decide(struct conn *c)
-{
-	struct req *r = c->req;
-
-	if (r->body_reading)
-		conn_read_body(c);
-	if (r->task_done) {
-		conn_act(c);
-		return true;
-	}
-	if (!r->body_reading && conn_client_gone(c))
-		return conn_close(c, true);    /* hung up: the task is abandoned, a refresh it began goes on */
-	return false;
-}
-
-/* -- CONN_DIAL */
-static bool
-req_dials_tls(const struct req *r)
-{
-	return r->action == REQ_FORWARD && r->secure;
-}
-
-/* Whose connection it is and where to. Names hold no "|". */
-static void
-req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
-{
-	const char *const parts[] = {r->agent, r->credential, r->dial_host, req_dials_tls(r) ? "tls" : "plain"};
-	size_t n = 0;
-
-	for (size_t i = 0; i < COUNT(parts); i++) {
-		size_t len = strlen(parts[i]);
-
-		memcpy(key + n, parts[i], len);
-		n += len;
-		key[n++] = '|';
-	}
-	n += hex_encode(key + n, &r->dial_port, sizeof r->dial_port);
-	if (r->ident != NULL)
-		n += hex_encode(key + n, r->ident->tag, sizeof r->ident->tag);
-	key[n] = '\0';
-}
-_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 32 + 64, "a pool key fits");
-
-static void
-conn_begin_dial(struct conn *c)
-{
-	struct req *r = c->req;
-	char key[UPSTREAM_KEY_MAX];
-
-	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
-	if (r->action == REQ_FORWARD && (!req_put_head(r, &r->out_head) ||
-	    r->out_head.n > r->bytes.n + REQ_ATTACHED_MAX)) {
-		conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
-		return;
-	}
-	r->sent = true;
-	c->state = CONN_DIAL;
-	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
-	req_pool_key(r, key);
-	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
-		r->up = upstream_take(key, r->allow, r->nallow);
-	if (r->up == NULL)
-		r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident);
-	if (r->up == NULL) {
-		conn_fail(c, 503, "injection_unavailable", "out of memory");
-		return;
-	}
-	r->up->owner = c;
-	r->up->event = conn_upstream_event;
-	if (r->up->state == UP_DIAL)
-		upstream_dial(r->up, r->allow, r->nallow);
-}
-
-static void
-conn_dial_failed(struct conn *c)
-{
-	struct req *r = c->req;
-	const char *code = r->up->code, *why = r->up->why;
-	struct slice hint = SLICE("");
-	char message[384];
-	int status = 502;
-
-	if (strcmp(code, "address_blocked") == 0) {
-		status = 403;
-		hint = SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
-	} else if (strncmp(why, "untrusted certificate", 21) == 0) {
-		hint = SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
-	}
-	if (strcmp(code, "clock_unset") == 0) {
-		status = 503;
-		r->retry_after = 60;
-	}
-	snprintf(message, sizeof message, "%s%s: %s", strcmp(code, "upstream_tls") == 0 ? "TLS to " : "",
-	    host_text(r->dial_host), why);
-	req_fail(r, status, code, slice_of(message), hint);
-	conn_begin_answer(c);
-}
-
-static void
-conn_begin_blind(struct conn *c)
-{
-	struct req *r = c->req;
-
-	flow_init(&r->up_flow, &c->peer, &r->up->peer, BODY_EOF, 0, false);
-	flow_init(&r->down_flow, &r->up->peer, &c->peer, BODY_EOF, 0, false);
-	r->allowed = true;
-	c->state = CONN_BLIND;
-	conn_deadline(c, r->hello == HELLO_MORE ? CONN_HANDSHAKE_MS : r->idle_ms);
-}
-
-/* How long may nothing move? `sent`: the request is. */
-static int64_t
-req_patience(const struct req *r, bool sent)
-{
-	int mode = r->answer_begun ? r->down_flow.mode : r->body_read ? BODY_LENGTH : r->up_flow.mode;
-
-	if (!r->answer_begun && sent)
-		return r->answer_ms;
-	return mode == BODY_LENGTH && r->idle_ms > CONN_IDLE_MS ? CONN_IDLE_MS : r->idle_ms;
-}
-
-static bool
-conn_step_dial(struct conn *c)
-{
-	struct req *r = c->req;
-
-	switch (r->up->state) {
-	case UP_DIAL:
-	case UP_HANDSHAKE:
-		if (req_body_consumed(r) && conn_client_gone(c))
-			conn_close(c, true);
-		return false;
-	case UP_FAILED:
-		conn_dial_failed(c);
-		return true;
-	case UP_OPEN:
-		break;
-	}
-	if (r->action == REQ_BLIND) {
-		peer_put(&c->peer, conn_established, sizeof conn_established - 1);
-		r->status = 200;
-		conn_begin_blind(c);
-		return true;
-	}
-	peer_put(&r->up->peer, r->out_head.p, r->out_head.n);   /* where this fails, so does the flow behind it */
-	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
-	r->allowed = true;
-	if (r->body_read) {
-		flow_init(&r->up_flow, NULL, &r->up->peer, BODY_LENGTH, r->body.n, false);
-		r->up_flow.from = buf_slice(&r->body);
-	} else {
-		flow_init(&r->up_flow, &c->peer, &r->up->peer, (int)r->head.body, r->head.length,
-		    req_out_chunked(r));
-		r->up_flow.may_pass = req_trailer_may_pass;
-	}
-	c->state = CONN_RELAY;
-	conn_deadline(c, req_patience(r, req_body_consumed(r)));
-	return true;
-}
-
-/* -- CONN_RELAY */
-/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
- * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
-static bool
-req_may_retry(const struct req *r)
-{
-	struct slice method = r->head.method;
-
-	return !r->retried && r->up->requests != 0 && !r->up_seen && !r->answer_begun &&
-	    r->head.body == BODY_NONE && !req_wants_length(r) &&
-	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
-	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE")));
-}
-
-/* The upstream failed or ended (502), or stalls (504). Before an answer began the client can be told in
- * words. Always false, so that a step may return it. */
-static bool
-conn_upstream_gone(struct conn *c, int status, const char *why)
-{
-	struct req *r = c->req;
-	const char *code = status == 504 ? "upstream_timeout" : "upstream_unreachable";
-	char message[384];
-
-	if (status == 502 && req_may_retry(r)) {
-		upstream_drop(&r->up);
-		r->retried = true;
-		conn_begin_dial(c);
-		return false;
-	}
-	text_copy(r->code, sizeof r->code, code);
-	if (r->answer_begun)
-		return conn_close(c, true);
-	snprintf(message, sizeof message, "%s %s", host_text(r->dial_host), why);
-	conn_fail(c, status, code, message);
-	return false;
-}
-
-/* NTLM and Negotiate authenticate the connection, not the request: no other request may use it. */
-static bool
-is_tainted(const struct http_head *h)
-{
-	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++)
-		if ((f->rule & (HDR_AUTH | HDR_PROXY)) != 0 && (slice_begins_nocase(f->value, SLICE("ntlm")) ||
-		    slice_begins_nocase(f->value, SLICE("negotiate"))))
-			return true;
-	return false;
-}
-
-/* RFC 6455 4.2.2: proof that the server took this very handshake for a WebSocket's. */
-static bool
-websocket_accepted(const struct req *r, const struct http_head *answer)
-{
-	static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-	struct slice key = http_value(&r->head, SLICE("sec-websocket-key"));
-	uint8_t digest[20];
-	char want[28];
-	br_sha1_context sha;
-
-	if (key.p == NULL || !answer->upgrade ||
-	    !slice_eq_nocase(http_value(answer, SLICE("upgrade")), SLICE("websocket")))
-		return false;
-	br_sha1_init(&sha);
-	br_sha1_update(&sha, key.p, key.n);
-	br_sha1_update(&sha, guid, sizeof guid - 1);
-	br_sha1_out(&sha, digest);
-	b64_encode(want, digest, sizeof digest, false);
-	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")),
-	    (struct slice){want, sizeof want});
-}
-
-/* Fields that repeat the request's address, or what stood in it. */
-static bool
-answer_echoes(struct slice name)
-{
-	return slice_eq_nocase(name, SLICE("location")) ||      /* RFC 9110 10.2.2 */
-	    slice_eq_nocase(name, SLICE("content-location")) || /* RFC 9110 8.7 */
-	    slice_eq_nocase(name, SLICE("link")) ||             /* RFC 8288 */
-	    slice_eq_nocase(name, SLICE("refresh")) ||          /* HTML's, which browsers obey */
-	    slice_eq_nocase(name, SLICE("set-cookie"));
-}
-
-/* Whether a trailer may follow: what is rewritten in a head is dropped behind a body. */
-static bool
-answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
-{
-	const struct req *r = OWNER(f, struct req, down_flow);
-
-	return !subst_back_in(r->back, t->value, answer_echoes(t->name)) &&
-	    !subst_back_in(r->back, t->name, false);
-}
-
-/* Status line and fields of the answer, without framing; with what the client had sent in the place of
- * what we attached: any server may repeat any field (CORS an Origin, a tracer an id, a login a cookie),
- * in whichever field it likes. */
-static void
-answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
-{
-	bool found = subst_back_in(r->back, buf_slice(&r->up_bytes), true);
-
-	buf_adds(b, "HTTP/1.1 ");
-	buf_addu(b, (uint64_t)h->status);
-	buf_add(b, " ", 1);
-	if (found)
-		subst_back_value(r->back, h->reason, false, b);
-	else
-		buf_addv(b, h->reason);
-	buf_add(b, "\r\n", 2);
-	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
-		if (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
-			continue;
-		if (!found) {
-			put_field(b, f->name, f->value);
-		} else if (!subst_back_in(r->back, f->name, false)) {
-			buf_addv(b, f->name);
-			buf_add(b, ": ", 2);
-			subst_back_value(r->back, f->value, answer_echoes(f->name), b);
-			buf_add(b, "\r\n", 2);
-		}
-	}
-	if (r->refused) {       /* or a client begins to sign in where there is nothing to sign in with */
-		buf_adds(b, "X-Sallyport-Note: credential_refused; credential=");
-		buf_adds(b, r->credential);
-		buf_add(b, "\r\n", 2);
-	}
-}
-
-/* How the body goes on, and what becomes of the connection behind it. */
-static void
-answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
-{
-	struct conn *c = r->conn;
-	struct flow *f = &r->down_flow;
-	bool keeps = f->filter == NULL || f->filter->class->keeps_length;
-	bool no_body = slice_eq(r->head.method, SLICE("HEAD")) || h->status == 204 || h->status == 304;
-	bool chunk = false;
-
-	if (no_body) {
-		/* RFC 9110 8.6: what a GET would have had, as it came. */
-		int i = h->status == 204 || !keeps ? -1 : http_find(h, SLICE("content-length"), 0);
-
-		if (i >= 0)
-			put_field(b, SLICE("Content-Length"), h->field[i].value);
-	} else if (h->body == BODY_LENGTH && keeps) {
-		put_length(b, h->length);
-	} else if (h->body == BODY_NONE) {
-		buf_adds(b, "Content-Length: 0\r\n");
-	} else if (r->head.minor == 0) {
-		c->last = true;         /* HTTP/1.0 knows no chunks: the end of the connection is the end */
-	} else {
-		chunk = true;
-		buf_adds(b, "Transfer-Encoding: chunked\r\n");
-	}
-	flow_init(f, &r->up->peer, &c->peer, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
-	f->may_pass = answer_trailer_may_pass;
-	if (c->last)
-		buf_adds(b, "Connection: close\r\n");
-	else if (r->head.minor == 0)
-		buf_adds(b, "Connection: keep-alive\r\n");
-}
-
-/* The head of an answer goes on to the client: an interim one, a WebSocket's, or one with a body. */
-static bool
-conn_put_head(struct conn *c, const struct http_head *h)
-{
-	struct buf *b = &c->req->out_head;
-	bool ok;
-
-	answer_put_fields(b, c->req, h);
-	if (h->status == 101)
-		buf_adds(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
-	else if (h->status >= 200)
-		answer_put_framing(b, c->req, h);
-	ok = buf_add(b, "\r\n", 2) && peer_put(&c->peer, b->p, b->n);
-	buf_recycle(b, FLOW_BUF_KEEP);
-	return ok;
-}
-
-/* A whole final head is in up_bytes. */
-static bool
-conn_begin_down(struct conn *c, const struct http_head *h)
-{
-	struct req *r = c->req;
-	bool rows;
-
-	r->status = h->status;
-	r->t_first = clock_now();
-	r->up_keep = h->keep_alive && !req_odd_body(r);
-	if (h->keep_ms != 0 && h->keep_ms < r->up->keep_ms)
-		r->up->keep_ms = h->keep_ms;
-	if (is_tainted(h) || is_tainted(&r->head))
-		r->up->tainted = true;
-	if (h->status == 101) {
-		if (!r->websocket || !websocket_accepted(r, h))
-			return conn_upstream_gone(c, 502, "answered 101 without being asked");
-		rows = subst_places(r->subst, 1u << PLACE_WS);
-		flow_attach(&r->up_flow, rows ? filter_ws_new(r->subst) : NULL);
-		if ((rows && r->up_flow.filter == NULL) || !conn_put_head(c, h))
-			return conn_close(c, true);
-		conn_begin_blind(c);
-		return false;           /* CONN_RELAY is over */
-	}
-	r->refused = h->status == 401 && req_attached(r);
-	if ((r->watch && h->status >= 400) || r->refused)
-		req_tell_answer(r, h);
-	/* An early answer: the rest of the body is no request, and a client that hears of it in time need
-	 * not send it (RFC 9112 9.6). */
-	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
-		c->last = true;
-	if (!conn_put_head(c, h))
-		return conn_close(c, true);
-	return r->answer_begun = true;
-}
-
-/* Reads a response head. False: wait, or the conn has left CONN_RELAY. */
-static bool
-conn_read_answer(struct conn *c)
-{
-	struct req *r = c->req;
-	static struct http_head head;   /* 4 KiB of slices; dead before this returns */
-	char why[128];
-	enum io io;
-	bool whole;
-
-	if (!peer_room(&c->peer, PEER_OUT_HEAD))
-		return false;
-	if ((io = peer_fill(&r->up->peer)) == IO_AGAIN)
-		return false;
-	if (io != IO_OK)
-		return conn_upstream_gone(c, 502, "closed the connection without an answer");
-	r->up_seen = true;
-	if (!peer_take_head(&r->up->peer, &r->up_bytes, &r->up_scanned, &whole))
-		return conn_upstream_gone(c, 502, "sent a head for which there is no memory");
-	if (memcmp(r->up_bytes.p, "HTTP/", r->up_bytes.n < 5 ? r->up_bytes.n : 5) != 0)
-		return conn_upstream_gone(c, 502, "speaks something else than HTTP/1.1 on this port");
-	if (!whole)
-		return true;
-	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0) {
-		head_tell(&head, "sent an answer with", why, sizeof why);
-		return conn_upstream_gone(c, 502, why);
-	}
-	if (head.status >= 200 || head.status == 101)
-		return conn_begin_down(c, &head);
-	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
-	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
-		return conn_close(c, true);
-	buf_clear(&r->up_bytes);
-	r->up_scanned = 0;
-	return true;
-}
-
-static bool
-conn_relay_cut(struct conn *c, const char *code)
-{
-	text_copy(c->req->code, sizeof c->req->code, code);
-	return conn_close(c, true);
-}
-
-/* What became of the request's body. True: the conn goes on relaying. */
-static bool
-conn_relay_up(struct conn *c, enum flow_io io)
-{
-	static const struct filter_fault malformed = {400, "bad_request", "malformed body", ""};
-	struct req *r = c->req;
-	const struct filter_fault *why = r->up_flow.filter != NULL ? r->up_flow.filter->fault : NULL;
-
-	switch (io) {
-	case FLOW_WAIT:
-	case FLOW_TURN:
-		return true;
-	case FLOW_DONE:                 /* does the client still wait for the answer? */
-		return !conn_client_gone(c) || conn_relay_cut(c, "client_closed");
-	case FLOW_SRC_GONE:
-		return conn_relay_cut(c, "client_closed");
-	case FLOW_DST_GONE:             /* it answered before it closed: that is read to its end */
-		return r->answer_begun || conn_upstream_gone(c, 502, "closed the connection");
-	case FLOW_BAD:
-		break;
-	}
-	if (r->answer_begun)
-		return conn_relay_cut(c, "bad_request");
-	/* What of the body went out is not a request yet: the upstream's connection is cut. */
-	if (why == NULL)
-		why = &malformed;
-	r->close_after = r->close_after || why == &malformed;
-	if (why->status == 503)
-		r->retry_after = 1;
-	req_fail(r, why->status, why->code, slice_of(why->message), slice_of(why->hint));
-	conn_begin_answer(c);
-	return false;
-}
-
-static bool
-conn_step_relay(struct conn *c)
-{
-	struct req *r = c->req;
-	uint64_t before = r->up->peer.received + c->peer.received + r->up_flow.moved;
-	enum flow_io up = conn_pump(c, &r->up_flow), down = FLOW_WAIT;
-	unsigned heads = 0;
-
-	if (!r->body_read)
-		r->bytes_up = r->up_flow.moved;
-	while (!r->answer_begun && conn_read_answer(c))
-		if (++heads == CONN_STEPS) {
-			loop_defer(&c->defer, conn_turn); /* an upstream may say 1xx without end */
-			break;
-		}
-	if (c->state != CONN_RELAY)
-		return true;
-	if (r->answer_begun) {
-		down = conn_pump(c, &r->down_flow);
-		r->bytes_down = r->down_flow.moved;
-	} else if (peer_flush(&c->peer) == IO_ERR) {
-		down = FLOW_DST_GONE;
-	}
-	if (down == FLOW_DONE) {
-		upstream_release(r->up, r->up_flow.done && r->up_keep && r->down_flow.mode != BODY_EOF);
-		r->up = NULL;
-		conn_next_request(c);
-		return c->state != CONN_CLOSED;
-	}
-	if (down != FLOW_WAIT)
-		return conn_relay_cut(c, down == FLOW_DST_GONE ? "client_closed" : "upstream_unreachable");
-	if (!conn_relay_up(c, up))
-		return c->state != CONN_CLOSED;
-	if (r->up->peer.received + c->peer.received + r->up_flow.moved != before)
-		conn_deadline(c, req_patience(r, up == FLOW_DONE));
-	return false;
-}
-
-/* -- CONN_BLIND */
-/* One end is gone: the bytes that wait for the client still go out. */
-static bool
-blind_cut(struct conn *c)
-{
-	struct req *r = c->req;
-
-	r->up_flow.done = r->up_flow.shut = r->down_flow.done = true;
-	conn_deadline(c, CONN_IDLE_MS);
-	return true;
-}
-
-/* One direction; when its source has ended and all bytes have gone, its destination is told (half-close).
- * True: one end is gone. */
-static bool
-blind_pump(struct conn *c, struct flow *f)
-{
-	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump(c, f);
-
-	if (io != FLOW_DONE)
-		return io != FLOW_WAIT && blind_cut(c);
-	if (f->dst->tls != NULL)
-		tls_shutdown(f->dst->tls);
-	if (peer_flush(f->dst) == IO_OK) {
-		shutdown(f->dst->watch.fd, SHUT_WR);
-		f->shut = true;
-	}
-	return false;
-}
-
-/* No byte of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
- * False: the tunnel waits for more, or is over. */
-static bool
-blind_hello(struct conn *c)
-{
-	struct req *r = c->req;
-
-	while (r->hello == HELLO_MORE) {
-		enum io io = peer_flush(&c->peer) == IO_ERR ? IO_ERR : peer_fill(&c->peer);
-		struct slice in;
-
-		if (io != IO_OK)
-			return io != IO_AGAIN && conn_close(c, false);
-		in = peer_data(&c->peer);
-		if (!buf_add(&r->up_bytes, in.p, in.n) || !lua_protect(l_judge_hello, r))
-			r->hello = HELLO_REFUSE;
-		peer_consume(&c->peer, in.n);
-	}
-	if (r->hello == HELLO_PASS && peer_put(&r->up->peer, r->up_bytes.p, r->up_bytes.n)) {
-		r->hello = HELLO_ANY;
-		r->up_flow.moved = r->up_bytes.n;
-		conn_deadline(c, r->idle_ms);
-		return true;
-	}
-	r->allowed = false;
-	r->status = 421;
-	text_copy(r->code, sizeof r->code, "misdirected");
-	peer_put(&c->peer, "\25\3\1\0\2\2\160", 7); /* fatal, unrecognized_name (RFC 6066 3) */
-	r->hello = HELLO_ANY;
-	return blind_cut(c);
-}
-
-static bool
-conn_step_blind(struct conn *c)
-{
-	struct req *r = c->req;
-	size_t pending;
-	bool cut;
-
-	if (r->hello != HELLO_ANY && !blind_hello(c))
-		return false;
-	pending = peer_pending(&c->peer) + peer_pending(&r->up->peer);
-	cut = blind_pump(c, &r->up_flow);
-	cut = blind_pump(c, &r->down_flow) || cut;
-	if (r->bytes_up + r->bytes_down != r->up_flow.moved + r->down_flow.moved ||
-	    peer_pending(&c->peer) + peer_pending(&r->up->peer) < pending)
-		conn_deadline(c, r->idle_ms);
-	r->bytes_up = r->up_flow.moved;
-	r->bytes_down = r->down_flow.moved;
-	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut))
-		return conn_close(c, false);
-	return cut;
-}
-
-/* -- the short states */
-/* As far as it goes, does this begin like a request line? SSH's greeting does not. */
-static bool
-sniff_is_http(struct slice in)
-{
-	for (size_t i = 0; i < in.n && i <= HTTP_METHOD_MAX; i++) {
-		if (in.p[i] == ' ')
-			return i != 0;
-		if ((in.p[i] < 'A' || in.p[i] > 'Z') && in.p[i] != '-')
-			return false;
-	}
-	return in.n <= HTTP_METHOD_MAX;
-}
-
-static bool
-conn_step_sniff(struct conn *c)
-{
-	struct slice in;
-	enum io io;
-
-	if (peer_flush(&c->peer) == IO_ERR)
-		return conn_close(c, true);
-	if ((io = peer_fill(&c->peer)) != IO_OK)
-		return io != IO_AGAIN && conn_close(c, false);
-	in = peer_data(&c->peer);
-	if ((unsigned char)in.p[0] == 0x16) {   /* a handshake record (RFC 5246 6.2.1) */
-		c->secure = true;
-		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
-			wipe(c->peer.in->p, c->peer.in->off);
-		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL)
-			return conn_close(c, true);
-		c->state = CONN_HANDSHAKE;
-	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
-		c->state = CONN_HEAD;
-	} else {
-		conn_note(c, "client_tls", "not_tls");  /* SSH, say: a tunnel entry would let it through */
-		return conn_close(c, false);
-	}
-	return true;
-}
-
-static bool
-conn_step_handshake(struct conn *c)
-{
-	enum io io = peer_handshake(&c->peer);
-
-	if (io == IO_AGAIN)
-		return false;
-	if (io != IO_OK) {
-		conn_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
-		    tls_why(c->peer.tls) : "closed");
-		return conn_close(c, false);
-	}
-	c->state = CONN_HEAD;
-	conn_deadline(c, CONN_IDLE_MS);
-	return true;
-}
-
-static bool
-conn_step_answer(struct conn *c)
-{
-	struct flow *f = &c->req->down_flow;
-	uint64_t before = f->moved;
-	enum flow_io io = conn_pump(c, f);
-
-	if (io == FLOW_DONE && peer_pending(&c->peer) == 0) {
-		conn_next_request(c);
-		return true;
-	}
-	if (io != FLOW_DONE && io != FLOW_WAIT)
-		return conn_close(c, true);
-	if (f->moved != before)
-		conn_deadline(c, CONN_IDLE_MS);
-	return false;
-}
-
-/* See conn_linger. What is read is thrown away, within bounds. */
-static bool
-conn_step_linger(struct conn *c)
-{
-	size_t before = peer_pending(&c->peer);
-	enum io io = peer_flush(&c->peer);
-
-	if (io == IO_ERR)
-		return conn_close(c, true);
-	if (io == IO_OK && c->lingered == 0) {
-		shutdown(c->peer.watch.fd, SHUT_WR);
-		c->lingered = 1;
-		conn_deadline(c, CONN_LINGER_MS);
-	} else if (io == IO_AGAIN && peer_pending(&c->peer) < before) {
-		conn_deadline(c, CONN_IDLE_MS);
-	}
-	/* Off the wire: what is thrown away need not be decrypted. */
-	for (uint64_t from = c->lingered; c->lingered - from < FLOW_TURN_MAX;) {
-		if ((io = peer_read_wire(&c->peer)) == IO_AGAIN)
-			return false;
-		if (io != IO_OK)
-			return (peer_pending(&c->peer) == 0 || c->peer.failed) && conn_close(c, false);
-		c->lingered += c->peer.in->n;
-		wirebuf_put(&c->peer.in, c->peer.tls == NULL);
-		if (c->lingered > (c->agent != NULL ? CONN_LINGER_AGENT_MAX : CONN_LINGER_MAX))
-			return conn_close(c, false);
-		if (c->agent != NULL && peer_pending(&c->peer) == 0)
-			conn_deadline(c, CONN_LINGER_MS);
-	}
-	loop_defer(&c->defer, conn_turn);
-	return false;
-}
-
-/* Nothing has moved for too long. */
-static void
-conn_expire_relay(struct conn *c)
-{
-	struct req *r = c->req;
-	/* Was it the client? It does not read, or owes a body. */
-	bool client = peer_pending(&c->peer) != 0 ||
-	    (!req_body_consumed(r) && peer_pending(&r->up->peer) == 0);
-	int was = c->unsent, up = 0, down = 0;
-
-	/* A client that reads a few bytes at a time empties the kernel's queue long before there is an event. */
-	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
-	ioctl(r->up->peer.watch.fd, TIOCOUTQ, &up);
-	c->unsent = up + down;
-	if (c->unsent != was)
-		conn_deadline(c, req_patience(r, req_body_consumed(r)));
-	else if (r->answer_begun)
-		conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
-	else if (client)
-		conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
-	else
-		conn_upstream_gone(c, 504, "did not answer in time");
-}
-
-/* The deadline has passed. */
-static void
-conn_expire(struct conn *c)
-{
-	struct req *r = c->req;
-
-	switch (c->state) {
-	case CONN_RELAY:
-		conn_expire_relay(c);
-		break;
-	case CONN_DECIDE:
-		r->close_after = true;
-		req_stop(r);
-		if (r->body_reading)
-			conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
-		else
-			conn_fail(c, 503, "injection_unavailable", "the decision took too long");
-		break;
-	case CONN_DIAL:
-		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
-		break;
-	case CONN_HEAD:
-		conn_drop_req(c);
-		conn_close(c, false);
-		return;
-	case CONN_ANSWER:
-	case CONN_BLIND:
-		if (r->code[0] == '\0')
-			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" :
-			    "idle_timeout");
-		conn_close(c, false);
-		return;
-	case CONN_SNIFF:
-	case CONN_HANDSHAKE:
-		conn_note(c, "client_tls", "timeout");
-		/* fall through */
-	case CONN_LINGER:
-		conn_close(c, false);
-		return;
-	case CONN_CLOSED:
-		return;
-	}
-	conn_advance(c);
-}
-
-static void
-conn_advance(struct conn *c)
-{
-	unsigned steps = 0;
-	bool more = true;
-
-	if (c->advancing) {
-		c->again = true;
-		return;
-	}
-	c->advancing = true;
-	while (more || c->again) {
-		c->again = false;
-		if (c->state != CONN_CLOSED && ++steps > CONN_STEPS) {
-			loop_defer(&c->defer, conn_turn); /* pipelined requests must not keep the others waiting */
-			break;
-		}
-		switch (c->state) {
-		case CONN_HEAD:      more = conn_step_head(c); break;
-		case CONN_DECIDE:    more = conn_step_decide(c); break;
-		case CONN_DIAL:      more = conn_step_dial(c); break;
-		case CONN_RELAY:     more = conn_step_relay(c); break;
-		case CONN_ANSWER:    more = conn_step_answer(c); break;
-		case CONN_SNIFF:     more = conn_step_sniff(c); break;
-		case CONN_HANDSHAKE: more = conn_step_handshake(c); break;
-		case CONN_BLIND:     more = conn_step_blind(c); break;
-		case CONN_LINGER:    more = conn_step_linger(c); break;
-		case CONN_CLOSED:    c->advancing = false; return;
-		}
-	}
-	c->advancing = false;
-}
-
-/* Closing everything that is idle, and everything after what it does now. */
-static void
-conn_drain(void)
-{
-	conn_draining = true;
-	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
-		next = LIST_NEXT(c, link);
-		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL)
-			conn_close(c, false);
-	}
 }
 
 /* ---- fetch -----------------------------------------------------------------
@@ -18164,11 +18881,10 @@ static const luaL_Reg l_addr_functions[] = {
 	{NULL, NULL},
 };
 
-/* ---- bind: request ---------------------------------------------------------
- * The request as Lua sees it. The runtime's `req` is a userdata that points to a struct req; a
- * policy's view of it, and the view's parts, point to that userdata. req_free empties the userdata:
- * a handle that is kept too long says "request is closed". A view edits headers, query and body
- * alone: the decision was made on method, scheme, host, port and path. */
+/* ---- bind: view ------------------------------------------------------------
+ * A request as a policy sees it. A view edits headers, query and body, and no more: method, scheme,
+ * host, port and path are what was decided on. A view is a userdata that looks through the runtime's
+ * `req`, which req_free empties: kept too long, it says "closed". */
 #define L_REQ "sallyport.request"
 #define L_VIEW "sallyport.view"
 #define L_HEADERS "sallyport.headers"
@@ -18183,8 +18899,6 @@ struct req_handle {
 	struct req *r;          /* NULL: closed */
 	bool owned;             /* an example: made by Lua, freed by the collector */
 };
-
-static int req_entry_ref[ENTRY_HELLO + 1];
 
 static struct req *
 l_check_req(lua_State *L, int idx)
@@ -18238,244 +18952,7 @@ l_req_gc(lua_State *L)
 	return 0;
 }
 
-static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel"};
-
-/* -- req: the decision */
-static void
-l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
-{
-	if (lua_getfield(L, table, key) == LUA_TSTRING && !text_copy(out, cap, lua_tostring(L, -1)))
-		luaL_error(L, "%s is too long", key);   /* cut, it would name another */
-	lua_pop(L, 1);
-}
-
-static int
-l_req_log_push(lua_State *L, bool late)
-{
-	struct req *r = l_check_req(L, 1);
-
-	if (r->held && !late)
-		return -1;
-	r->too_many = r->held;
-	if (r->too_many)
-		req_unclaim(r);
-	lua_pushstring(L, "waited");
-	return r->too_many ? l_answer(L, false) : 1;
-}
-
-/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= } -> true |
- * false | "waited", false. Yields.
- *
- * Notes the decision for the log's record, and takes a part of the agent's share of requests. False:
- * the share is in use, and any other answer than a refusal becomes 429. "waited": the request waited
- * for its turn, and the decision must be made again. A refusal, and a CONNECT that is intercepted,
- * take no part of the share. `ended`: the agent whose token has ended. */
-static int
-l_req_log(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	char agent[REQ_NAME_MAX] = "";
-	const char *decision;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	l_opt_name(L, 2, "agent", agent, sizeof agent);
-	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
-	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
-	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
-	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
-	lua_getfield(L, 2, "decision");
-	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
-	r->allowed = strcmp(decision, "allow") == 0;
-	if (!r->allowed)
-		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
-	if (agent[0] != '\0')
-		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
-		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
-	if (!r->held)
-		return l_answer(L, !r->too_many);
-	lua_settop(L, 1);
-	lua_pushinteger(L, clock_now() + AGENT_HELD_MS);
-	return l_wait(L, l_req_log_push);
-}
-
-/* req:fail(status, code [, message [, hint [, { close=, retry_after= }]]])
- *
- * Answers with an error of the form in DESIGN. */
-static int
-l_req_fail(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	int status = (int)luaL_checkinteger(L, 2);
-	const char *code = luaL_optstring(L, 3, "");
-
-	if (lua_istable(L, 6)) {
-		r->close_after = l_flag(L, 6, "close");
-		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
-	}
-	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
-	    slice_of(luaL_optstring(L, 5, "")));
-	return 0;
-}
-
-/* req:respond(status, content_type, body)
- *
- * Answers with this body, a string or a secret. */
-static int
-l_req_respond(lua_State *L)
-{
-	static const char *const types[] = {
-		"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE,
-	};
-	struct req *r = l_check_req(L, 1);
-	bool is_secret = false;
-	struct slice body;
-
-	r->status = (int)luaL_checkinteger(L, 2);
-	r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
-	body = l_check_value(L, 4, &is_secret);
-	buf_clear(&r->answer);
-	if (!buf_addv(&r->answer, body))
-		return luaL_error(L, "answer of more than 256 KiB");
-	r->action = REQ_REPLY;
-	r->allowed = true;
-	return 0;
-}
-
-/* The list of CIDR strings at table[key]. Raises for more than NET_CIDRS_MAX. */
-static void
-l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t *n)
-{
-	*n = 0;
-	if (lua_getfield(L, table, key) == LUA_TTABLE) {
-		lua_Integer len = luaL_len(L, -1);
-
-		if (len > NET_CIDRS_MAX)
-			luaL_error(L, "more than %d addresses", NET_CIDRS_MAX);
-		for (lua_Integer i = 1; i <= len; i++) {
-			struct slice s;
-
-			lua_geti(L, -1, i);
-			s = l_check_text(L, -1);
-			if (!cidr_parse(s, &out[*n]))
-				luaL_error(L, "not a CIDR: %s", s.p);
-			++*n;
-			lua_pop(L, 1);
-		}
-	}
-	lua_pop(L, 1);
-}
-
 #define L_IDENTITY "sallyport.identity"
-
-/* The identity (module tls) at table.tls, borrowed from it; NULL: none. */
-static struct tls_ident *
-l_opt_identity(lua_State *L, int table)
-{
-	struct tls_ident **id = NULL;
-
-	if (lua_getfield(L, table, "tls") != LUA_TNIL)
-		id = luaL_checkudata(L, -1, L_IDENTITY);
-	lua_pop(L, 1);
-	return id != NULL ? *id : NULL;
-}
-
-/* The upstream is the host that the request names; argument 2 has the addresses that are allowed and
- * the timeouts. Notes the generation of the store that decided. */
-static void
-l_req_dial(lua_State *L, struct req *r)
-{
-	uint64_t state;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	text_copy(r->dial_host, sizeof r->dial_host, r->host);
-	r->dial_port = (uint16_t)r->port;
-	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
-	r->answer_ms = 1000 * l_integer(L, 2, "answer_timeout", conn_answer_ms / 1000);
-	r->idle_ms = 1000 * l_integer(L, 2, "idle_timeout", conn_idle_ms / 1000);
-	store_generations(&r->config, &state);
-	r->judged = clock_now();
-}
-
-/* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket=, answer_timeout=s,
- * idle_timeout=s }
- *
- * The request goes to its upstream. `watch`: pipeline.answer is told of an answer of 400 or above. */
-static int
-l_req_forward(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	struct tls_ident *ident;
-
-	l_req_dial(L, r);
-	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
-	ident = l_opt_identity(L, 2);
-	tls_ident_unref(r->ident);
-	r->ident = tls_ident_ref(ident);
-	r->watch = l_flag(L, 2, "watch");
-	if (!l_flag(L, 2, "websocket"))
-		r->websocket = false;   /* goes on as an ordinary GET: nothing is upgraded */
-	r->action = REQ_FORWARD;
-	return 0;
-}
-
-/* req:intercept()
- *
- * The tunnel of a CONNECT opens; its first byte decides between TLS and HTTP. */
-static int
-l_req_intercept(lua_State *L)
-{
-	l_check_req(L, 1)->action = REQ_INTERCEPT;
-	return 0;
-}
-
-/* req:tunnel{ addresses={cidr}, raw= }
- *
- * The tunnel's bytes are relayed unread, without a credential. `raw`: no ClientHello is asked for. */
-static int
-l_req_tunnel(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-
-	l_req_dial(L, r);
-	r->action = REQ_BLIND;
-	r->hello = l_option(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
-	return 0;
-}
-
-static int
-l_req_read_body_push(lua_State *L, bool late)
-{
-	struct req *r = l_check_req(L, 1);
-
-	if (r->body_read)
-		return l_answer(L, true);
-	if (r->body_reading && !late)
-		return -1;
-	late = r->body_reading;
-	r->body_reading = false;
-	r->close_after = true;
-	return l_fail(L, late ? "timeout" : r->body_error);
-}
-
-/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" |
- * "timeout". Yields.
- *
- * Reads the whole body into memory. */
-static int
-l_req_read_body(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	size_t max = (size_t)luaL_checkinteger(L, 2);
-
-	luaL_checkinteger(L, 3);
-	lua_settop(L, 3);
-	lua_remove(L, 2);
-	if (!r->body_read && !r->body_reading && !req_begin_body(r, max)) {
-		r->close_after = true;
-		return l_fail(L, r->body_error);
-	}
-	return l_wait(L, l_req_read_body_push);
-}
 
 /* Pushes the name with `as` applied to each letter: ascii_lower, or name_fold for a set of names. */
 static void
@@ -18487,17 +18964,6 @@ l_push_name(lua_State *L, struct slice s, char (*as)(char))
 	for (size_t i = 0; i < s.n; i++)
 		p[i] = as(s.p[i]);
 	luaL_pushresultsize(&b, s.n);
-}
-
-static bool
-l_set_has(lua_State *L, int set, struct slice name)
-{
-	bool has;
-
-	l_push_name(L, name, name_fold);
-	has = lua_rawget(L, set) != LUA_TNIL;
-	lua_pop(L, 1);
-	return has;
 }
 
 /* The bytes that some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
@@ -18683,37 +19149,6 @@ l_field_second(lua_State *L)
 	return 1;
 }
 
-/* request.form_names(text, { name… } [, from, to]) -> bool
- *
- * Does a pair of this form or query have one of these names to any server? from, to: only the pairs
- * in these bytes. */
-static int
-l_form_names(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1), pair, raw;
-	size_t from = (size_t)luaL_optinteger(L, 3, 1), to = (size_t)luaL_optinteger(L, 4, (lua_Integer)in.n);
-	bool found = false;
-
-	luaL_argcheck(L, from >= 1 && to <= in.n, 3, "outside the text");
-	in.n = to;
-	for (size_t at = from - 1; !found && pair_next(in, &at, PAIR_AMP, &pair, &raw);)
-		found = l_pair_listed(L, 2, pair);
-	return l_answer(L, found);
-}
-
-/* request.json_has(text, name) -> bool | nil, "malformed"
- *
- * Does the top object have a member of that name, even to a lax reader? False where the text is no
- * object. */
-static int
-l_json_has(lua_State *L)
-{
-	struct json_spot spot;
-	enum json_result res = json_find_spot(l_check_slice(L, 1), l_check_text(L, 2), &spot);
-
-	return res == JSON_MALFORMED ? l_fail(L, "malformed") : l_answer(L, spot.found || res == JSON_DUPLICATE);
-}
-
 /* Takes the reference. */
 static void
 req_set_query(struct req *r, struct secret *s)
@@ -18731,164 +19166,6 @@ l_set_query(lua_State *L, struct req *r)
 	if (s == NULL)
 		l_text_refuse(L);
 	req_set_query(r, s);
-}
-
-static void
-l_strip_query(lua_State *L, struct req *r, int list)
-{
-	struct buf *b = l_text(L, true, r->query.n);
-
-	l_keep_pairs(L, r->query, list, SLICE(""), b, &r->stripped_query);
-	if (!buf_ok(&r->stripped_query))
-		luaL_error(L, "no room for the query");
-	if (b->n != r->query.n)
-		l_set_query(L, r);
-}
-
-static void
-l_strip_form(lua_State *L, struct req *r, int list)
-{
-	struct buf kept;
-
-	buf_init(&kept, r->body.max);
-	l_keep_pairs(L, buf_slice(&r->body), list, SLICE(""), &kept, NULL);
-	if (!buf_ok(&kept)) {
-		buf_free(&kept);
-		luaL_error(L, "no room for the form");
-	}
-	buf_free(&r->body);
-	r->body = kept;
-}
-
-/* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
- * trailers="name\n…" } -> bool
- *
- * Takes fields and pairs of these names out of the request and into view.stripped; trailers of these
- * names are dropped. `routing`: drops fields that name another method, path or host, too; `vhost`:
- * those that name another host. Answers whether a field is left that names a second target. */
-static int
-l_req_strip(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	unsigned gone;
-	bool named, second = false;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 2);
-	gone = (l_flag(L, 2, "routing") ? HDR_ROUTING | HDR_VHOST : 0) | (l_flag(L, 2, "vhost") ? HDR_VHOST : 0);
-	named = lua_getfield(L, 2, "headers") == LUA_TTABLE;
-	if (r->head.body == BODY_CHUNKED && lua_getfield(L, 2, "trailers") == LUA_TSTRING &&
-	    !buf_addv(&r->stripped_names, l_check_text(L, -1)))
-		luaL_error(L, "strip names too many headers");
-	lua_settop(L, 3);
-	for (size_t i = 0; i < r->head.nfields; i++) {
-		struct http_field *f = &r->head.field[i];
-
-		if (f->mark != FIELD_KEPT || f->own != NULL)
-			continue;
-		if ((f->rule & gone) != 0)
-			f->mark = FIELD_DROPPED;
-		else if (named && l_set_has(L, 3, f->name))
-			f->mark = FIELD_STRIPPED;
-		else
-			second = second || (f->rule & HDR_SECOND) != 0;
-	}
-	if (lua_getfield(L, 2, "query") == LUA_TTABLE && r->query.n != 0)
-		l_strip_query(L, r, 4);
-	if (lua_getfield(L, 2, "form") == LUA_TTABLE && r->body_read && r->body.n != 0)
-		l_strip_form(L, r, 5);
-	return l_answer(L, second);
-}
-
-/* Does the text stand in the value, or in the plain text of its Basic credentials? */
-static bool
-field_bears(struct slice v, struct slice what)
-{
-	struct buf plain;
-	bool found = http_basic(v, &plain) && subst_has(&subst_plain, buf_slice(&plain), what);
-
-	buf_free(&plain);
-	return found || subst_has(&subst_plain, v, what);
-}
-
-/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a header's
- * value. */
-static bool
-l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *code)
-{
-	bool found = false;
-	int top = lua_gettop(L);
-
-	for (lua_Integer i = 1; !found && lua_geti(L, list, i) == LUA_TTABLE; i++) {
-		struct slice what = (lua_getfield(L, -1, "text"), l_check_text(L, -1));
-
-		found = code != NULL ? subst_has(code, v, what) : field_bears(v, what);
-		lua_settop(L, top);
-	}
-	lua_settop(L, top);
-	return found;
-}
-
-/* req:presents({ { text = … }… }) -> bool
- *
- * Does one of the texts stand in a header (Basic is decoded), in the path, in the query or in a body
- * that was read? */
-static int
-l_req_presents(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	bool found = l_bears_one(L, 2, r->query, &subst_form) || l_bears_one(L, 2, r->path, &subst_path) ||
-	    (r->body_read && l_bears_one(L, 2, buf_slice(&r->body), &subst_plain));
-
-	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++)
-		found = (f->rule & (HDR_HOP | HDR_PROXY)) == 0 && f->own == NULL && l_bears_one(L, 2, f->value, NULL);
-	return l_answer(L, found);
-}
-
-/* req:taken({ { text = … }… }, names, list) -> bool
- *
- * Adds to the list the names of fields that strip took, and as "?name" of pairs of the query under
- * these names; fields and pairs in which one of the texts stands are left out. Answers whether the
- * list has any. */
-static int
-l_req_taken(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	struct slice all = buf_slice(&r->stripped_query), pair, raw;
-	lua_Integer n = luaL_len(L, 4);
-
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
-		if (f->mark != FIELD_STRIPPED || l_bears_one(L, 2, f->value, NULL))
-			continue;
-		l_push_name(L, f->name, name_fold);
-		lua_seti(L, 4, ++n);
-	}
-	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
-		lua_Integer i = l_pair_listed(L, 3, pair);
-
-		if (i == 0 || l_bears_one(L, 2, pair, &subst_form))
-			continue;
-		lua_geti(L, 3, i);
-		lua_pushfstring(L, "?%s", lua_tostring(L, -1));
-		lua_seti(L, 4, ++n);
-	}
-	return l_answer(L, n != 0);
-}
-
-/* req:unstrip()
- *
- * Fields and the query are again as they came. */
-static int
-l_req_unstrip(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-
-	for (size_t i = 0; i < r->head.nfields; i++)
-		if (r->head.field[i].mark == FIELD_STRIPPED)
-			r->head.field[i].mark = FIELD_KEPT;
-	secret_drop(&r->new_query);
-	buf_clear(&r->stripped_query);
-	return 0;
 }
 
 /* -- view: headers */
@@ -19359,6 +19636,457 @@ l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
 	}
 }
 
+/* -- known placeholders
+ * request.known() -> set
+ * set:add(name, shape, before, after)  the placeholder is store.placeholder(shape, before .. name .. after)
+ * set:drop(name) -> the number of all that were dropped
+ * req:known(set) -> name…              of those in path, query or headers that go out, 16 at most */
+#define L_KNOWN "sallyport.known"
+#define L_LABEL_MAX 1024        /* two names and a variable's */
+
+/* ---- bind: request ---------------------------------------------------------
+ * A request as the runtime sees it: what Lua decides and C does, rows, examples, and the tasks that C
+ * starts in lua/pipeline.lua. */
+
+static int req_entry_ref[ENTRY_HELLO + 1];
+
+static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel"};
+
+/* -- req: the decision */
+static void
+l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
+{
+	if (lua_getfield(L, table, key) == LUA_TSTRING && !text_copy(out, cap, lua_tostring(L, -1)))
+		luaL_error(L, "%s is too long", key);   /* cut, it would name another */
+	lua_pop(L, 1);
+}
+
+static int
+l_req_log_push(lua_State *L, bool late)
+{
+	struct req *r = l_check_req(L, 1);
+
+	if (r->held && !late)
+		return -1;
+	r->too_many = r->held;
+	if (r->too_many)
+		req_unclaim(r);
+	lua_pushstring(L, "waited");
+	return r->too_many ? l_answer(L, false) : 1;
+}
+
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= } -> true |
+ * false | "waited", false. Yields.
+ *
+ * Notes the decision for the log's record, and takes a part of the agent's share of requests. False:
+ * the share is in use, and any other answer than a refusal becomes 429. "waited": the request waited
+ * for its turn, and the decision must be made again. A refusal, and a CONNECT that is intercepted,
+ * take no part of the share. `ended`: the agent whose token has ended. */
+static int
+l_req_log(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	char agent[REQ_NAME_MAX] = "";
+	const char *decision;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	l_opt_name(L, 2, "agent", agent, sizeof agent);
+	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
+	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
+	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
+	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
+	lua_getfield(L, 2, "decision");
+	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
+	r->allowed = strcmp(decision, "allow") == 0;
+	if (!r->allowed)
+		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
+	if (agent[0] != '\0')
+		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
+		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
+	if (!r->held)
+		return l_answer(L, !r->too_many);
+	lua_settop(L, 1);
+	lua_pushinteger(L, clock_now() + AGENT_HELD_MS);
+	return l_wait(L, l_req_log_push);
+}
+
+/* req:fail(status, code [, message [, hint [, { close=, retry_after= }]]])
+ *
+ * Answers with an error of the form in DESIGN. */
+static int
+l_req_fail(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	int status = (int)luaL_checkinteger(L, 2);
+	const char *code = luaL_optstring(L, 3, "");
+
+	if (lua_istable(L, 6)) {
+		r->close_after = l_flag(L, 6, "close");
+		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
+	}
+	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
+	    slice_of(luaL_optstring(L, 5, "")));
+	return 0;
+}
+
+/* req:respond(status, content_type, body)
+ *
+ * Answers with this body, a string or a secret. */
+static int
+l_req_respond(lua_State *L)
+{
+	static const char *const types[] = {
+		"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE,
+	};
+	struct req *r = l_check_req(L, 1);
+	bool is_secret = false;
+	struct slice body;
+
+	r->status = (int)luaL_checkinteger(L, 2);
+	r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
+	body = l_check_value(L, 4, &is_secret);
+	buf_clear(&r->answer);
+	if (!buf_addv(&r->answer, body))
+		return luaL_error(L, "answer of more than 256 KiB");
+	r->action = REQ_REPLY;
+	r->allowed = true;
+	return 0;
+}
+
+/* The list of CIDR strings at table[key]. Raises for more than NET_CIDRS_MAX. */
+static void
+l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t *n)
+{
+	*n = 0;
+	if (lua_getfield(L, table, key) == LUA_TTABLE) {
+		lua_Integer len = luaL_len(L, -1);
+
+		if (len > NET_CIDRS_MAX)
+			luaL_error(L, "more than %d addresses", NET_CIDRS_MAX);
+		for (lua_Integer i = 1; i <= len; i++) {
+			struct slice s;
+
+			lua_geti(L, -1, i);
+			s = l_check_text(L, -1);
+			if (!cidr_parse(s, &out[*n]))
+				luaL_error(L, "not a CIDR: %s", s.p);
+			++*n;
+			lua_pop(L, 1);
+		}
+	}
+	lua_pop(L, 1);
+}
+
+/* The identity (module tls) at table.tls, borrowed from it; NULL: none. */
+static struct tls_ident *
+l_opt_identity(lua_State *L, int table)
+{
+	struct tls_ident **id = NULL;
+
+	if (lua_getfield(L, table, "tls") != LUA_TNIL)
+		id = luaL_checkudata(L, -1, L_IDENTITY);
+	lua_pop(L, 1);
+	return id != NULL ? *id : NULL;
+}
+
+/* The upstream is the host that the request names; argument 2 has the addresses that are allowed and
+ * the timeouts. Notes the generation of the store that decided. */
+static void
+l_req_dial(lua_State *L, struct req *r)
+{
+	uint64_t state;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	text_copy(r->dial_host, sizeof r->dial_host, r->host);
+	r->dial_port = (uint16_t)r->port;
+	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
+	r->answer_ms = 1000 * l_integer(L, 2, "answer_timeout", conn_answer_ms / 1000);
+	r->idle_ms = 1000 * l_integer(L, 2, "idle_timeout", conn_idle_ms / 1000);
+	store_generations(&r->config, &state);
+	r->judged = clock_now();
+}
+
+/* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket=, answer_timeout=s,
+ * idle_timeout=s }
+ *
+ * The request goes to its upstream. `watch`: pipeline.answer is told of an answer of 400 or above. */
+static int
+l_req_forward(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct tls_ident *ident;
+
+	l_req_dial(L, r);
+	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
+	ident = l_opt_identity(L, 2);
+	tls_ident_unref(r->ident);
+	r->ident = tls_ident_ref(ident);
+	r->watch = l_flag(L, 2, "watch");
+	if (!l_flag(L, 2, "websocket"))
+		r->websocket = false;   /* goes on as an ordinary GET: nothing is upgraded */
+	r->action = REQ_FORWARD;
+	return 0;
+}
+
+/* req:intercept()
+ *
+ * The tunnel of a CONNECT opens; its first byte decides between TLS and HTTP. */
+static int
+l_req_intercept(lua_State *L)
+{
+	l_check_req(L, 1)->action = REQ_INTERCEPT;
+	return 0;
+}
+
+/* req:tunnel{ addresses={cidr}, raw= }
+ *
+ * The tunnel's bytes are relayed unread, without a credential. `raw`: no ClientHello is asked for. */
+static int
+l_req_tunnel(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+
+	l_req_dial(L, r);
+	r->action = REQ_BLIND;
+	r->hello = l_option(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
+	return 0;
+}
+
+static int
+l_req_read_body_push(lua_State *L, bool late)
+{
+	struct req *r = l_check_req(L, 1);
+
+	if (r->body_read)
+		return l_answer(L, true);
+	if (r->body_reading && !late)
+		return -1;
+	late = r->body_reading;
+	r->body_reading = false;
+	r->close_after = true;
+	return l_fail(L, late ? "timeout" : r->body_error);
+}
+
+/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" |
+ * "timeout". Yields.
+ *
+ * Reads the whole body into memory. */
+static int
+l_req_read_body(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	size_t max = (size_t)luaL_checkinteger(L, 2);
+
+	luaL_checkinteger(L, 3);
+	lua_settop(L, 3);
+	lua_remove(L, 2);
+	if (!r->body_read && !r->body_reading && !req_begin_body(r, max)) {
+		r->close_after = true;
+		return l_fail(L, r->body_error);
+	}
+	return l_wait(L, l_req_read_body_push);
+}
+
+static bool
+l_set_has(lua_State *L, int set, struct slice name)
+{
+	bool has;
+
+	l_push_name(L, name, name_fold);
+	has = lua_rawget(L, set) != LUA_TNIL;
+	lua_pop(L, 1);
+	return has;
+}
+
+/* request.form_names(text, { name… } [, from, to]) -> bool
+ *
+ * Does a pair of this form or query have one of these names to any server? from, to: only the pairs
+ * in these bytes. */
+static int
+l_form_names(lua_State *L)
+{
+	struct slice in = l_check_slice(L, 1), pair, raw;
+	size_t from = (size_t)luaL_optinteger(L, 3, 1), to = (size_t)luaL_optinteger(L, 4, (lua_Integer)in.n);
+	bool found = false;
+
+	luaL_argcheck(L, from >= 1 && to <= in.n, 3, "outside the text");
+	in.n = to;
+	for (size_t at = from - 1; !found && pair_next(in, &at, PAIR_AMP, &pair, &raw);)
+		found = l_pair_listed(L, 2, pair);
+	return l_answer(L, found);
+}
+
+/* request.json_has(text, name) -> bool | nil, "malformed"
+ *
+ * Does the top object have a member of that name, even to a lax reader? False where the text is no
+ * object. */
+static int
+l_json_has(lua_State *L)
+{
+	struct json_spot spot;
+	enum json_result res = json_find_spot(l_check_slice(L, 1), l_check_text(L, 2), &spot);
+
+	return res == JSON_MALFORMED ? l_fail(L, "malformed") : l_answer(L, spot.found || res == JSON_DUPLICATE);
+}
+
+static void
+l_strip_query(lua_State *L, struct req *r, int list)
+{
+	struct buf *b = l_text(L, true, r->query.n);
+
+	l_keep_pairs(L, r->query, list, SLICE(""), b, &r->stripped_query);
+	if (!buf_ok(&r->stripped_query))
+		luaL_error(L, "no room for the query");
+	if (b->n != r->query.n)
+		l_set_query(L, r);
+}
+
+static void
+l_strip_form(lua_State *L, struct req *r, int list)
+{
+	struct buf kept;
+
+	buf_init(&kept, r->body.max);
+	l_keep_pairs(L, buf_slice(&r->body), list, SLICE(""), &kept, NULL);
+	if (!buf_ok(&kept)) {
+		buf_free(&kept);
+		luaL_error(L, "no room for the form");
+	}
+	buf_free(&r->body);
+	r->body = kept;
+}
+
+/* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
+ * trailers="name\n…" } -> bool
+ *
+ * Takes fields and pairs of these names out of the request and into view.stripped; trailers of these
+ * names are dropped. `routing`: drops fields that name another method, path or host, too; `vhost`:
+ * those that name another host. Answers whether a field is left that names a second target. */
+static int
+l_req_strip(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	unsigned gone;
+	bool named, second = false;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	gone = (l_flag(L, 2, "routing") ? HDR_ROUTING | HDR_VHOST : 0) | (l_flag(L, 2, "vhost") ? HDR_VHOST : 0);
+	named = lua_getfield(L, 2, "headers") == LUA_TTABLE;
+	if (r->head.body == BODY_CHUNKED && lua_getfield(L, 2, "trailers") == LUA_TSTRING &&
+	    !buf_addv(&r->stripped_names, l_check_text(L, -1)))
+		luaL_error(L, "strip names too many headers");
+	lua_settop(L, 3);
+	for (size_t i = 0; i < r->head.nfields; i++) {
+		struct http_field *f = &r->head.field[i];
+
+		if (f->mark != FIELD_KEPT || f->own != NULL)
+			continue;
+		if ((f->rule & gone) != 0)
+			f->mark = FIELD_DROPPED;
+		else if (named && l_set_has(L, 3, f->name))
+			f->mark = FIELD_STRIPPED;
+		else
+			second = second || (f->rule & HDR_SECOND) != 0;
+	}
+	if (lua_getfield(L, 2, "query") == LUA_TTABLE && r->query.n != 0)
+		l_strip_query(L, r, 4);
+	if (lua_getfield(L, 2, "form") == LUA_TTABLE && r->body_read && r->body.n != 0)
+		l_strip_form(L, r, 5);
+	return l_answer(L, second);
+}
+
+/* Does the text stand in the value, or in the plain text of its Basic credentials? */
+static bool
+field_bears(struct slice v, struct slice what)
+{
+	struct buf plain;
+	bool found = http_basic(v, &plain) && subst_has(&subst_plain, buf_slice(&plain), what);
+
+	buf_free(&plain);
+	return found || subst_has(&subst_plain, v, what);
+}
+
+/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a header's
+ * value. */
+static bool
+l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *code)
+{
+	bool found = false;
+	int top = lua_gettop(L);
+
+	for (lua_Integer i = 1; !found && lua_geti(L, list, i) == LUA_TTABLE; i++) {
+		struct slice what = (lua_getfield(L, -1, "text"), l_check_text(L, -1));
+
+		found = code != NULL ? subst_has(code, v, what) : field_bears(v, what);
+		lua_settop(L, top);
+	}
+	lua_settop(L, top);
+	return found;
+}
+
+/* req:presents({ { text = … }… }) -> bool
+ *
+ * Does one of the texts stand in a header (Basic is decoded), in the path, in the query or in a body
+ * that was read? */
+static int
+l_req_presents(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	bool found = l_bears_one(L, 2, r->query, &subst_form) || l_bears_one(L, 2, r->path, &subst_path) ||
+	    (r->body_read && l_bears_one(L, 2, buf_slice(&r->body), &subst_plain));
+
+	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++)
+		found = (f->rule & (HDR_HOP | HDR_PROXY)) == 0 && f->own == NULL && l_bears_one(L, 2, f->value, NULL);
+	return l_answer(L, found);
+}
+
+/* req:taken({ { text = … }… }, names, list) -> bool
+ *
+ * Adds to the list the names of fields that strip took, and as "?name" of pairs of the query under
+ * these names; fields and pairs in which one of the texts stands are left out. Answers whether the
+ * list has any. */
+static int
+l_req_taken(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct slice all = buf_slice(&r->stripped_query), pair, raw;
+	lua_Integer n = luaL_len(L, 4);
+
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if (f->mark != FIELD_STRIPPED || l_bears_one(L, 2, f->value, NULL))
+			continue;
+		l_push_name(L, f->name, name_fold);
+		lua_seti(L, 4, ++n);
+	}
+	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
+		lua_Integer i = l_pair_listed(L, 3, pair);
+
+		if (i == 0 || l_bears_one(L, 2, pair, &subst_form))
+			continue;
+		lua_geti(L, 3, i);
+		lua_pushfstring(L, "?%s", lua_tostring(L, -1));
+		lua_seti(L, 4, ++n);
+	}
+	return l_answer(L, n != 0);
+}
+
+/* req:unstrip()
+ *
+ * Fields and the query are again as they came. */
+static int
+l_req_unstrip(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (r->head.field[i].mark == FIELD_STRIPPED)
+			r->head.field[i].mark = FIELD_KEPT;
+	secret_drop(&r->new_query);
+	buf_clear(&r->stripped_query);
+	return 0;
+}
+
 /* Pushes { headers = { lower-case name = value }, query = { name = value } }: the client's fields and
  * pairs that strip took. */
 static void
@@ -19789,14 +20517,6 @@ l_req_hide(lua_State *L)
 	return l_answer(L, ok);
 }
 
-/* -- known placeholders
- * request.known() -> set
- * set:add(name, shape, before, after)  the placeholder is store.placeholder(shape, before .. name .. after)
- * set:drop(name) -> the number of all that were dropped
- * req:known(set) -> name…              of those in path, query or headers that go out, 16 at most */
-#define L_KNOWN "sallyport.known"
-#define L_LABEL_MAX 1024        /* two names and a variable's */
-
 static int
 l_known_new(lua_State *L)
 {
@@ -19863,7 +20583,7 @@ l_req_known(lua_State *L)
 
 /* req:keep(config, state, until, share, known | nil): what was decided and attached is so for requests like this one,
  * too, as long as the store is of these generations (state 0: any), until the wall clock says `until`, and with none
- * of the known placeholders in it. Nothing, where more of the request had a say than req_keep knows. */
+ * of the known placeholders in it. Nothing, where more of the request had a say than kept_make knows. */
 static int
 l_req_keep(lua_State *L)
 {
@@ -19873,7 +20593,7 @@ l_req_keep(lua_State *L)
 	unsigned share = (unsigned)luaL_optinteger(L, 5, AGENT_REQUESTS);
 	const struct known *known = lua_isnil(L, 6) ? NULL : luaL_checkudata(L, 6, L_KNOWN);
 	int ref = (lua_settop(L, 6), luaL_ref(L, LUA_REGISTRYINDEX));
-	struct kept *k = req_keep(r);
+	struct kept *k = kept_make(r);
 
 	if (k == NULL) {
 		luaL_unref(L, LUA_REGISTRYINDEX, ref);
@@ -20038,13 +20758,13 @@ req_push(lua_State *co, void *arg)
 {
 	struct req *r = arg;
 	struct req_handle *h = l_new_req(co);
-	char room[REQ_ROUTE_MAX];
+	char room[KEPT_ROUTE_MAX];
 	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
 	h->r = r;
 	r->handle = h;
 	l_push_text(co, r->token);
-	l_push_slice(co, req_route(r, &route) ? buf_slice(&route) : (struct slice){NULL, 0});
+	l_push_slice(co, kept_route(r, &route) ? buf_slice(&route) : (struct slice){NULL, 0});
 	return 3;
 }
 
@@ -20665,9 +21385,6 @@ l_host_helpers(lua_State *L)
 	return l_answer(L, true);
 }
 
-/* -- detached tasks */
-static unsigned spawn_running;          /* a worker that drains waits for them */
-
 static void
 spawn_done(struct task *t, bool ok, lua_State *co)
 {
@@ -20770,8 +21487,6 @@ host_load_trust(lua_State *L, int list)
 		upstream_free(TAILQ_FIRST(&upstream_idle));
 	return NULL;
 }
-
-static unsigned host_workers = 1;       /* they share what `memory` allows */
 
 /* How many connections: what memory holds, and what descriptors allow (two a connection). */
 static void
@@ -21276,8 +21991,6 @@ static const luaL_Reg l_host_command[] = {
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
-static char host_arg0[PATH_MAX];
-
 static void
 l_open_host(lua_State *L, bool worker)
 {
@@ -21290,513 +22003,9 @@ l_open_host(lua_State *L, bool worker)
 	l_set_string(L, "arg0", host_arg0);
 }
 
-/* ---- main ------------------------------------------------------------------
- * A command is one process: it runs cli.main as a task and ends. `serve` closes its Lua state and
- * becomes the master, which opens no store and speaks to nobody: it holds the listeners and the
- * lock, forks workers, replaces those that die, and kills one whose heart stopped. */
-#define MASTER_WORKERS_MAX 64
-#define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
-#define MASTER_STALL_MS 10000   /* DESIGN, Processes */
-#define MASTER_DRAIN_MS 30000
-#define MASTER_PIPE (1 << 20)   /* to the log's process, which at times is busy for a second */
-#define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
-#define WORKER_EXIT_START 3     /* could not start: another one could not either */
-#define MEMORY_MAX ((uint64_t)512 << 20)
-
-/* One a worker, shared with the master. */
-struct beat {
-	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
-	volatile int ready;
-	char policy[LUA_NAME_MAX]; /* what runs: named when it is killed */
-};
-
-static struct {
-	bool wanted;
-	char home[PATH_MAX];
-	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
-	const char *log;        /* JSON, for reqlog.run */
-	const char *at;         /* the listeners; it and the banner are said when the workers are up */
-	const char *banner;
-	const char *note;       /* what serve.lock holds then */
-	unsigned workers;
-	int lock_fd;
-} serve = {.lock_fd = -1};
-
-static struct beat *master_beats;       /* shared */
-static bool worker_stop;
-
-/* -- serve */
-/* host.serve_lock(home) -> true | nil, "running" | why
- *
- * Takes the lock of the one server of that store. */
-static int
-l_host_serve_lock(lua_State *L)
-{
-	luaL_argcheck(L, text_copy(serve.home, sizeof serve.home, luaL_checkstring(L, 1)), 1, "too long");
-	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0)
-		return l_fail(L, errno == EWOULDBLOCK ? "running" : strerror(errno));
-	return l_answer(L, true);
-}
-
-static char *
-l_serve_text(lua_State *L, const char *key)
-{
-	char *text;
-
-	lua_getfield(L, 1, key);
-	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
-		luaL_error(L, "out of memory");
-	return text;
-}
-
-/* host.serve{ workers=N|nil, overrides=JSON, log=JSON, at=, banner=, note= }
- *
- * The process becomes the master when the command has ended, for the listeners of host.listen and
- * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
- * is written to serve.lock, for commands. */
-static int
-l_host_serve(lua_State *L)
-{
-	long workers;
-
-	serve.overrides = l_serve_text(L, "overrides");
-	serve.log = l_serve_text(L, "log");
-	serve.at = l_serve_text(L, "at");
-	serve.banner = l_serve_text(L, "banner");
-	serve.note = l_serve_text(L, "note");
-	lua_getfield(L, 1, "workers");
-	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
-	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
-	serve.wanted = true;
-	return 0;
-}
-
-/* -- a task that the process waits for: a command, or a worker's start */
-struct call {
-	int argc;
-	char **argv;            /* borrowed; what is given begins at argv[1] */
-	bool done;
-	int code;
-};
-
-static int
-call_push(lua_State *co, void *arg)
-{
-	const struct call *c = arg;
-
-	lua_createtable(co, c->argc, 0);
-	for (int i = 1; i < c->argc; i++) {
-		lua_pushstring(co, c->argv[i]);
-		lua_rawseti(co, -2, i);
-	}
-	return 1;
-}
-
-static void
-call_done(struct task *t, bool ok, lua_State *co)
-{
-	struct call *c = t->owner;
-
-	c->done = true;
-	c->code = !ok ? 1 : lua_isinteger(co, 1) ? (int)lua_tointeger(co, 1) : 0;
-	if (!ok && lua_worker)
-		log_line("ev=worker_start err=\"%.300s\"", l_message(co));
-	else if (!ok)
-		fprintf(stderr, "sallyport: %s\n", l_message(co));
-}
-
-/* Runs module.fn({argv[1], …}), and the loop until it has ended. Its exit code: what it returned, or 1 where it failed. */
-static int
-call_run(const char *module, const char *fn, int argc, char **argv)
-{
-	struct call c = {.argc = argc, .argv = argv};
-	int ref = lua_import(module, fn);
-	struct task *task = ref != LUA_NOREF ? task_new(ref, call_push, &c, &c, call_done) : NULL;
-
-	if (task == NULL)
-		return 1;
-	task_run(task);
-	if (!c.done)
-		loop_run(&c.done);
-	return c.code;
-}
-
-/* -- worker */
-#define HEAP_BURST 32           /* connections; fewer are not worth a look at the whole heap */
-
-static int worker_tick_ref = LUA_NOREF;
-static struct timer worker_beat_timer, worker_tick_timer, worker_drain_timer;
-static struct beat *worker_beat;
-static int64_t worker_drain_until, worker_readers_at;
-static size_t worker_conns;             /* the most at once, of late */
-static struct watch worker_signals = {.fd = -1};
-
-static void
-worker_on_beat(struct timer *t)
-{
-	worker_beat->at = clock_read(CLOCK_MONOTONIC);
-	timer_set(t, clock_now() + MASTER_BEAT_MS, worker_on_beat);
-}
-
-/* Its result is not asked for: a tick that failed is logged, and the next one comes. */
-static void
-worker_tick_done(struct task *t, bool ok, lua_State *co)
-{
-	(void)t;
-	if (!ok)
-		log_line("ev=task_failed entry=tick msg=\"%.300s\"",
-		    l_message(co));
-}
-
-static void
-worker_on_tick(struct timer *t)
-{
-	struct task *task = task_new(worker_tick_ref, NULL, NULL, NULL, worker_tick_done);
-	bool more;
-
-	if (task != NULL)
-		task_run(task);
-	more = conn_rejudge();
-	bufs_trim();
-	/* The C library keeps what is freed below its last block: half heads of a thousand connections,
-	 * say. When most of them have gone, that goes back to the kernel. */
-	if (conn_count >= worker_conns) {
-		worker_conns = conn_count;
-	} else if (conn_count + HEAP_BURST < worker_conns / 2) {
-		malloc_trim(0);
-		worker_conns = conn_count;
-	}
-	reqlog_tick(clock_now() >= worker_readers_at);
-	if (clock_now() >= worker_readers_at) {
-		store_check_readers();
-		worker_readers_at = clock_now() + 60000;
-	}
-	timer_set(t, clock_now() + (more ? 20 : 500), worker_on_tick);
-}
-
-static void
-worker_on_drain(struct timer *t)
-{
-	if ((conn_count == 0 && spawn_running == 0) || clock_now() >= worker_drain_until)
-		worker_stop = true;
-	else
-		timer_set(t, clock_now() + 20, worker_on_drain);
-}
-
-static void
-worker_on_signal(struct watch *w)
-{
-	struct signalfd_siginfo info;
-	bool drain = false;
-
-	while (read(w->fd, &info, sizeof info) == (ssize_t)sizeof info)
-		drain |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT;
-	w->readable = false;
-	if (!drain || conn_draining)
-		return;
-	for (size_t i = 0; i < net.nlisteners; i++)
-		watch_close(&net.listeners[i].watch);
-	conn_drain();
-	worker_drain_until = clock_now() + MASTER_DRAIN_MS;
-	worker_on_drain(&worker_drain_timer);
-}
-
-
-static bool
-worker_open(void)
-{
-	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
-	enum store_err err;
-
-	if ((err = store_open(serve.home, STORE_WITH_KEY)) != STORE_OK) {
-		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
-		    store_fault.place != NULL ? store_fault.place : "",
-		    store_fault.why != NULL ? store_fault.why : "");
-		return false;
-	}
-	host_workers = serve.workers;
-	conn_bound(memory < MEMORY_MAX ? memory : MEMORY_MAX);
-	if (lua_open_state(true) == NULL || !req_import())
-		return false;
-	worker_tick_ref = lua_import("worker", "tick");
-	if (worker_tick_ref == LUA_NOREF || call_run("worker", "start", 2, (char *[]){NULL, serve.overrides}) != 0)
-		return false;
-	embed_forget(lua_main);
-	return true;
-}
-
-static void
-master_signals(sigset_t *set)
-{
-	sigemptyset(set);
-	sigaddset(set, SIGTERM);
-	sigaddset(set, SIGINT);
-	sigaddset(set, SIGHUP);
-}
-
-/* Runs in the child; never returns. */
-__attribute__((noreturn)) static void
-worker_main(unsigned index, pid_t master)
-{
-	sigset_t set;
-
-	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
-	if (getppid() != master)
-		_exit(0);
-	worker_beat = &master_beats[index];
-	lua_running_slot = worker_beat->policy;
-	loop_time = 0;
-	if (!secret_init() || !loop_init(true) || !tls_worker_init())
-		_exit(WORKER_EXIT_START);
-	master_signals(&set);                   /* SIGHUP: a terminal that goes away is the master's affair */
-	sigprocmask(SIG_SETMASK, &set, NULL);
-	worker_signals = (struct watch){.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .ready = worker_on_signal};
-	watch_add(&worker_signals, EPOLLIN);
-	worker_on_beat(&worker_beat_timer);
-	if (!worker_open())
-		_exit(WORKER_EXIT_START);
-	for (size_t i = 0; i < net.nlisteners; i++) {
-		net.listeners[i].watch.ready = conn_accept;
-		if (!watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE))
-			_exit(WORKER_EXIT_START);
-	}
-	worker_on_tick(&worker_tick_timer);
-	worker_beat->ready = 1;
-	loop_run(&worker_stop);
-	reqlog_drain();
-	store_close();
-	_exit(0);
-}
-
-/* -- master */
-struct worker {
-	pid_t pid;              /* 0: none */
-	int64_t started;        /* monotonic ms */
-	int64_t not_before;     /* of the next start */
-};
-
-static struct worker master_workers[MASTER_WORKERS_MAX];
-static int64_t master_log_at;           /* monotonic ms: no process for the log before */
-static int master_log_lock = -1;        /* owned; that process holds the lock */
-static int master_pipe[2];              /* owned: to that process */
-
-/* The process that writes the request log, until nobody is left to send records: a master that is
- * killed does not cost those of its workers. It holds the lock as they do, so that no other server
- * begins before. SIGTERM and the like are blocked, as in the master. */
-__attribute__((noreturn)) static void
-log_main(void)
-{
-	int run, lock = store_lock_open(serve.home, "log.lock");
-
-	prctl(PR_SET_NAME, "sallyport-log");
-	for (size_t i = 0; i < net.nlisteners; i++)
-		close(net.listeners[i].watch.fd);
-	close(master_pipe[1]);
-	if (lock < 0 || !store_lock_try(lock) || dup2(master_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL ||
-	    (run = lua_import("reqlog", "run")) == LUA_NOREF)
-		_exit(WORKER_EXIT_START);
-	lua_rawgeti(lua_main, LUA_REGISTRYINDEX, run);
-	lua_pushstring(lua_main, serve.log);
-	if (lua_pcall(lua_main, 1, 0, 0) == LUA_OK)
-		_exit(0);
-	log_line("ev=log_failed err=\"%.300s\"", l_message(lua_main));
-	_exit(1);
-}
-
-static bool
-master_has_log(void)
-{
-	bool none = store_lock_try(master_log_lock);
-
-	if (none)
-		flock(master_log_lock, LOCK_UN);
-	return !none;
-}
-
-/* Not a child of ours: whoever looks at the master's children means the workers. */
-static void
-master_keep_log(void)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-	pid_t pid;
-
-	if (now < master_log_at || master_has_log())
-		return;
-	if (master_log_at != 0)
-		log_line("ev=log_died");
-	master_log_at = now + 1000;
-	if ((pid = fork()) == 0) {
-		if (fork() == 0)
-			log_main();
-		_exit(0);
-	}
-	waitpid(pid, NULL, 0);
-}
-
-static void
-master_fork(unsigned i)
-{
-	struct worker *w = &master_workers[i];
-	pid_t master = getpid(), pid;
-
-	master_beats[i].at = clock_read(CLOCK_MONOTONIC);
-	master_beats[i].ready = 0;
-	if ((pid = fork()) == 0)
-		worker_main(i, master);
-	w->started = clock_read(CLOCK_MONOTONIC);
-	w->pid = pid > 0 ? pid : 0;
-	if (pid < 0)
-		w->not_before = w->started + 1000;
-}
-
-/* One that is missing is started, and one whose heart stopped is killed. */
-static void
-master_keep_workers(void)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-
-	for (unsigned i = 0; i < serve.workers; i++) {
-		const struct worker *w = &master_workers[i];
-
-		if (w->pid == 0 && now >= w->not_before)
-			master_fork(i);
-		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS)
-			continue;
-		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
-		kill(w->pid, SIGKILL);
-		master_beats[i].at = now;
-	}
-}
-
-/* True: the worker could not even start, so nothing is gained by another. */
-static bool
-master_reap(bool stopping)
-{
-	bool fatal = false;
-	int status;
-	pid_t pid;
-
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		for (unsigned i = 0; i < serve.workers; i++) {
-			struct worker *w = &master_workers[i];
-			int64_t now = clock_read(CLOCK_MONOTONIC);
-
-			if (w->pid != pid)
-				continue;
-			w->pid = 0;
-			/* One that dies young is not started again at once. */
-			w->not_before = now - w->started < 1000 ? now + 1000 : now;
-			if (WIFSIGNALED(status))
-				log_line("ev=worker_died pid=%ld signal=%d policy=%s", (long)pid,
-				    WTERMSIG(status), master_beats[i].policy);
-			else if (!stopping)
-				log_line("ev=worker_died pid=%ld status=%d", (long)pid, WEXITSTATUS(status));
-			if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_EXIT_START && !master_beats[i].ready)
-				fatal = true;
-		}
-	}
-	return fatal;
-}
-
-/* True: a worker is left. Signal 0 only asks. */
-static bool
-master_signal(int sig)
-{
-	bool alive = false;
-
-	for (unsigned i = 0; i < serve.workers; i++)
-		if (master_workers[i].pid != 0)
-			alive |= kill(master_workers[i].pid, sig) == 0;
-	return alive;
-}
-
-/* False: a worker could not start. */
-static bool
-master_wait_ready(void)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
-	unsigned ready = 0;
-
-	while (ready < serve.workers && clock_read(CLOCK_MONOTONIC) < until) {
-		const struct timespec ms = {0, 1000000};
-
-		if (master_reap(false))
-			return false;
-		ready = 0;
-		for (unsigned i = 0; i < serve.workers; i++)
-			ready += master_beats[i].ready != 0;
-		if (ready < serve.workers)
-			nanosleep(&ms, NULL);
-	}
-	return ready == serve.workers;
-}
-
-/* Drains; told a second time, it does not wait any longer. */
-static int
-master_stop(const sigset_t *set)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_DRAIN_MS + 2000;
-	const struct timespec wait = {0, 10000000};
-
-	for (size_t i = 0; i < net.nlisteners; i++)
-		close(net.listeners[i].watch.fd);
-	master_signal(SIGTERM);
-	close(master_pipe[1]);
-	while ((master_signal(0) || master_has_log()) && clock_read(CLOCK_MONOTONIC) < until) {
-		int sig = sigtimedwait(set, NULL, &wait);
-
-		if (sig == SIGTERM || sig == SIGINT)
-			break;
-		master_reap(true);
-	}
-	master_signal(SIGKILL);
-	return 0;
-}
-
-static int
-master_main(void)
-{
-	const struct timespec second = {0, 500000000};
-	const bool terminal = isatty(STDIN_FILENO);
-	const size_t note = strlen(serve.note);
-	sigset_t set;
-
-	master_signals(&set);
-	sigaddset(&set, SIGCHLD);
-	if ((master_log_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
-	    pipe2(master_pipe, O_CLOEXEC) != 0 || fcntl(master_pipe[1], F_SETFL, O_NONBLOCK) != 0)
-		return 1;
-	fcntl(master_pipe[1], F_SETPIPE_SZ, MASTER_PIPE);
-	reqlog.fd = master_pipe[1];
-	master_beats = mmap(NULL, sizeof(struct beat) * serve.workers, PROT_READ | PROT_WRITE,
-	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || !tls_init())
-		return 1;
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	for (unsigned i = 0; i < serve.workers; i++)
-		master_fork(i);
-	master_keep_log();
-	if (!master_wait_ready()) {
-		master_stop(&set);
-		return 1;
-	}
-	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers, serve.banner);
-	if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note || ftruncate(serve.lock_fd, (off_t)note) != 0)
-		log_line("ev=lock err=%s", strerror(errno));
-	for (;;) {
-		int sig = sigtimedwait(&set, NULL, &second);
-
-		/* SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away. */
-		if (sig == SIGTERM || sig == SIGINT ||
-		    (sig == SIGHUP && terminal && !isatty(STDIN_FILENO)))
-			return master_stop(&set);
-		if (sig == SIGHUP)
-			reqlog_flush(NULL);
-		master_reap(false);
-		master_keep_log();
-		master_keep_workers();
-	}
-}
+/* ---- start -----------------------------------------------------------------
+ * Lua's modules in one table, and main: a command is one process that runs cli.main as a task; `serve`
+ * goes on as the master. */
 
 static void
 lua_bind_all(lua_State *L, bool worker)

@@ -1,4 +1,4 @@
---- The request log's writer: a process of its own beside the workers (proxy.c, log_main). It reads their records from a
+--- The request log's writer: a process of its own beside the workers (proxy.c, reqlog_main). It reads their records from a
 -- pipe, a line each, and appends them to FILE in batches; nobody else writes there.
 --   {"time":…}     a record      !{"time":…}    a refusal: beyond 20 a second of one agent they are counted, and written
 --   (empty line)   a batch's end                as one record for each code when the second is over
