@@ -400,7 +400,8 @@ local PATTERN_MAX = 1000      -- bytes
 local FREE = 4000             -- steps: some 20 us
 local TRIED_MAX = 64e6        -- steps: a third of a second or so
 local LATER = 64              -- steps that cost an instruction beforehand: what gmatch returns runs uncounted
-local KEPT_MAX = 500          -- patterns; then all are forgotten
+local KEPT_MAX = 500          -- patterns of a few bytes, or fewer long ones; then all are forgotten
+local SEEN = 8                -- bytes of a subject that cost an instruction before a class is looked for in them
 local RUN = 16                -- runs of a class that are shorter are not told apart
 
 local bytes = {}
@@ -503,20 +504,26 @@ local function longest(s, of)
   return most
 end
 
--- As steps_of, by the runs and the starts that are in s.
-local function steps_on(x, s)
-  local runs, starts = {}, #s
+-- As steps_of, by the runs that are in s, and by the starts if more than `enough` come of them. What looks for both is
+-- C, and as slow as the classes are long: a policy pays beforehand.
+local function steps_on(x, s, enough)
+  local runs = {}
   for _, y in ipairs(x) do
-    if y.many and not runs[y.class] then runs[y.class] = y.class == "." and #s or longest(s, y.class) end
+    if y.many and not runs[y.class] then
+      charge(y.class == "." and 0 or #s * y.weight // SEEN)
+      runs[y.class] = y.class == "." and #s or longest(s, y.class)
+    end
   end
-  if x.first and #x.first <= 70 then starts = select(2, lua.gsub(s, "[" .. lua.gsub(x.first, "%W", "%%%0") .. "]", "")) end
-  return steps_of(x, #s, runs, starts)
+  local steps = steps_of(x, #s, runs, #s)
+  if steps <= enough or not x.first or #x.first > 70 then return steps end
+  charge(#s * (1 + #x.first // 8) // SEEN // 2)
+  return steps_of(x, #s, runs, select(2, lua.gsub(s, "[" .. lua.gsub(x.first, "%W", "%%%0") .. "]", "")))
 end
 
 --- Both bounds of the steps that string.find or gsub may take: for tests.
 function M.tries(p, s)
   local x = read(p)
-  return steps_of(x, #s), steps_on(x, s)
+  return steps_of(x, #s), steps_on(x, s, 0)
 end
 
 --- Raises where string[name](s, p) may take too long.
@@ -527,11 +534,11 @@ function M.judge(name, s, p)
   if not x then
     x = read(key)
     if not x then error(("malformed pattern '%s', or longer than %d bytes"):format(lua.gsub(p:sub(1, 60), "%c", "?"), PATTERN_MAX), 3) end
-    if kept == KEPT_MAX then
+    if kept >= KEPT_MAX then
       for k in pairs(known) do known[k], M.free[k] = nil, nil end
       kept = 0
     end
-    known[key], kept = x, kept + 1
+    known[key], kept = x, kept + 1 + #key // 16
   end
   if n <= x.n and name ~= "gmatch" then return end
   local round = 16
@@ -541,7 +548,7 @@ function M.judge(name, s, p)
   if steps <= TRIED_MAX then
     x.n = math.max(x.n, round)
   else
-    steps = math.min(steps_of(x, n), steps_on(x, s))
+    steps = math.min(steps_of(x, n), steps_on(x, s, TRIED_MAX))
   end
   if steps > TRIED_MAX then
     error(("the pattern '%s' may take too long on %d bytes: it repeats within repetitions"):format(lua.gsub(p:sub(1, 60), "%c", "?"), n), 3)

@@ -74,6 +74,30 @@ return {
     refused("return string.find(('x'):rep(1000), ('x?'):rep(300))", "pattern too complex")
   end,
 
+  ["judging a pattern counts: long classes on a long subject"] = function()
+    local before = os.clock()
+    stopped("return ('z'):rep(1 << 20):find('[' .. ('abcdefghijklmnopqrstuvwxy'):rep(38) .. ']*x')", "budget")
+    stopped("return (('y'):rep(15) .. 'z'):rep(1 << 16):find('[' .. ('abcdefghijklmnopqrstuvwxy'):rep(38) .. ']*x')", "budget")
+    assert(os.clock() - before < 1)
+  end,
+
+  ["patterns that were judged are not kept by the megabyte"] = function()
+    local text = "local p = tostring(...) .. ('ab?'):rep(330) return ('x'):find(p)"
+    collectgarbage()
+    local before = collectgarbage "count"
+    for i = 1, 60 do assert(run(text, i)) end
+    collectgarbage()
+    assert(collectgarbage "count" - before < 4096)
+  end,
+
+  ["sorting counts, of long texts too"] = function()
+    local before = os.clock()
+    stopped("local s, t = ('a'):rep(4 << 20), {} for i = 1, 20000 do t[i] = s end table.sort(t)", "time")
+    assert(os.clock() - before < 4)
+    assert(value("local t = { 3, 1, 2 } table.sort(t) return table.concat(t)") == "123")
+    assert(value("local t = { 3, 1, 2 } table.sort(t, function(a, b) return a > b end) return table.concat(t)") == "321")
+  end,
+
   ["patterns that pass count, by the time that they took"] = function()
     stopped("('a'):find('^[^x]*x') for i = 1, 1000000 do for _ in ('^'):rep(1000):gmatch('^[^x]*x') do end end", "budget")
     stopped("for i = 1, 1000000 do (('a'):rep(64)):find('a*a*b') end", "budget")
