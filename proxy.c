@@ -15017,10 +15017,12 @@ reqlog_keep_writer(void)
  */
 
 /* ---- embed -----------------------------------------------------------------
- * The Lua text in the binary: build.sh packs it with gzip, and nothing else is ever unpacked. Modules
- * come from there alone. Skip it: what it reads was built with it. */
+ * The Lua text in the binary: build.sh packs lua/ and policies/ with gzip (RFC 1952), one pack for a
+ * folder. Invariants: nothing but these packs is ever unpacked, and modules come from them alone: no
+ * path and no environment variable leads to other code. Skip it: the text that it reads was built
+ * into the same binary. */
 
-static void lua_push_module(lua_State *L, const char *name);
+/* -- inflate (RFC 1951) */
 
 struct inflate {
 	const unsigned char *in, *end;
@@ -15177,7 +15179,8 @@ inflate_block(struct inflate *z, const struct inflate_code *lit, const struct in
 	}
 }
 
-/* How long what gzip packed is (RFC 1952 2.3.1); 0: this is nothing it made. */
+/* The length of the unpacked text, as the pack's trailer has it (ISIZE, RFC 1952 2.3.1). 0: not a pack
+ * of build.sh's. */
 static size_t
 inflate_size(const unsigned char *p, size_t n)
 {
@@ -15197,8 +15200,8 @@ inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
 	inflate_build(dist, length, 30);
 }
 
-/* Unpacks all of it into `out`, which takes inflate_size bytes. gzip stores only what does not
- * shrink, which no text of ours is. */
+/* Unpacks a pack into `out`, which has room for inflate_size bytes. A stored block (RFC 1951 3.2.4) is
+ * an error: gzip writes one only for bytes that do not shrink, and Lua text does. */
 static bool
 inflate(const unsigned char *p, size_t n, char *out)
 {
@@ -15222,15 +15225,15 @@ inflate(const unsigned char *p, size_t n, char *out)
 	return !z.bad && z.n == z.cap;
 }
 
+/* -- modules */
+
 /* Every file of lua/ and policies/, linked in by build.sh, sorted by name. */
 extern const struct embed_file {
 	const char *name;       /* "lua/pipeline.lua" */
-	const unsigned char *p, *end; /* gzip; of several files, it may be */
-	uint32_t from, n;       /* which bytes of what is in it */
+	const unsigned char *p, *end; /* the pack, which several files share */
+	uint32_t from, n;       /* the file's bytes in the unpacked text */
 } embed_files[];
 extern const unsigned embed_count;
-
-/* -- modules: embedded ones alone. No path, no environment variable leads to other code. */
 
 static const struct embed_file *
 embed_find(const char *name)
@@ -15243,7 +15246,8 @@ embed_find(const char *name)
 
 static bool embed_keeps = true;
 
-/* Pushes the text of an embedded file. An unpacked folder stays in the registry: more is asked of it. */
+/* Pushes the text of an embedded file. While embed_keeps is true, the unpacked pack stays in the
+ * registry for the folder's next file. */
 static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
@@ -15266,7 +15270,8 @@ embed_push(lua_State *L, const struct embed_file *f)
 	lua_remove(L, -2);
 }
 
-/* A worker that has started gives the unpacked texts back: 0.5 MB. What it loads later it unpacks again. */
+/* Gives the unpacked packs back (0.5 MB), once a worker has started. For a file that is loaded later,
+ * its pack is unpacked again. */
 static void
 embed_forget(lua_State *L)
 {
@@ -15277,7 +15282,9 @@ embed_forget(lua_State *L)
 	}
 }
 
-/* require("x.y") -> what lua/x/y.lua returned, once; raises for what is not there */
+/* require("x.y") -> module
+ *
+ * The value that lua/x/y.lua returned: the file runs once. Raises where no such file is embedded. */
 static int
 l_require(lua_State *L)
 {
@@ -15303,6 +15310,15 @@ l_require(lua_State *L)
 	lua_pushvalue(L, -1);
 	lua_setfield(L, 2, module);
 	return 1;
+}
+
+/* Pushes what require(name) returns. */
+static void
+lua_push_module(lua_State *L, const char *name)
+{
+	lua_pushcfunction(L, l_require);
+	lua_pushstring(L, name);
+	lua_call(L, 1, 1);
 }
 
 /* Makes a module of C functions and leaves its table on the stack. */
@@ -15345,8 +15361,10 @@ lua_import(const char *module, const char *fn)
 }
 
 /* ---- lua -------------------------------------------------------------------
- * The state's libraries, what bounds string functions in a policy, and the sandbox. Invariant: what a
- * policy reaches is copied into its environment here, or not reached. Skip it if you read policies as
+ * The state: its allocator, its libraries, what bounds string functions in a policy, and the module
+ * sandbox, which runs a policy's functions. The allowance of such a call and the only lua_resume are
+ * in `task`. Invariants: a policy reaches what lua/allowed.lua copied into its environment, and
+ * nothing else; no function of a policy runs without an allowance. Skip it if you read policies as
  * trusted code. */
 
 /* Defined after all bindings: it calls lua_bind for each. */
@@ -15358,10 +15376,10 @@ static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1
 
 /* -- memory */
 
-/* Whether a policy may grow by that much. Lua answers a refusal with a full collection and asks
- * again; if that was in vain the policy is over, and what is small is granted from the reserve: a
- * finalizer that the collector runs here must not fail, it frees what Lua does not see.
- * LUA_REFUSALS_MAX bounds how many collections a policy causes that lives just below its limit. */
+/* May the state grow by `more` bytes? Lua answers a refusal with a full collection and asks again. A
+ * second refusal ends the policy's call; from then on small requests are granted from the reserve,
+ * since a finalizer that the collector runs must not fail: it frees memory that Lua does not see.
+ * LUA_REFUSALS_MAX bounds the collections that a policy just below its limit causes. */
 static bool
 lua_may_grow(size_t more)
 {
@@ -15379,7 +15397,7 @@ lua_may_grow(size_t more)
 	return lua_used <= lua_now.limit && more <= lua_now.limit - lua_used;
 }
 
-/* Shrinking never fails: Lua relies on it. */
+/* Shrinking never fails (Lua's manual, lua_Alloc). */
 static void *
 lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 {
@@ -15387,7 +15405,7 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 
 	(void)ud;
 	if (ptr == NULL)
-		osize = 0;              /* it told the kind of object, not a size */
+		osize = 0;              /* for a new object osize is its type */
 	if (nsize == 0) {
 		free(ptr);
 		lua_used -= osize;
@@ -15413,31 +15431,12 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 	return p;
 }
 
-static int
-lua_panic(lua_State *L)
-{
-	const char *msg = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
-
-	log_line("ev=lua_panic msg=\"%s\"", msg);
-	return 0;               /* Lua aborts: an error outside any protection is our bug */
-}
-
-struct task;
-
-static void
-lua_push_module(lua_State *L, const char *name)
-{
-	lua_pushcfunction(L, l_require);
-	lua_pushstring(L, name);
-	lua_call(L, 1, 1);
-}
-
 /* -- what a policy's call may cost
- * string.find, match, gmatch and gsub take time that may grow with a power of the subject's length;
- * string.rep and table.move run over any range of nothing. One call of each is one instruction. So
- * all code gets these closures instead, which check what a policy (`lua_now.co`) asks for.
- * Upvalue 1 is Lua's own function. */
-static const char lua_patterns_key;     /* its address: registry key of what `patterns` returned */
+ * string.find, match, gmatch and gsub may take time that grows with a power of the subject's length;
+ * string.rep and table.move may run over a long range of nothing. Lua counts each such call as one
+ * instruction. All code therefore gets the functions below in their place: they charge and bound the
+ * calls of a policy (`lua_now.co`). Upvalue 1 is Lua's own function. */
+static const char lua_patterns_key;     /* its address is the registry key of the module patterns */
 
 static int
 l_of_lua(lua_State *L)
@@ -15456,9 +15455,12 @@ l_push_patterns(lua_State *L)
 	lua_replace(L, -2);
 }
 
-/* Upvalue 2: the name. lua/patterns.lua knows on how many bytes a pattern is cheap whatever they are
- * (`free`), and refuses what may take too long (`judge`). Other calls cost the time they took. In a
- * worker the runtime's own long subjects are judged too: agents sent them. */
+/* string.find, string.match, string.gmatch, string.gsub (s, pattern, …): as Lua's manual has them
+ *
+ * Upvalue 2 is the function's name. lua/patterns.lua knows up to which length any subject is cheap for
+ * a pattern (`free`), and refuses a pattern that may take too long (`judge`). All other calls are
+ * charged by the CPU time that they took. In a worker the runtime's own calls on subjects of more than
+ * LUA_SHORT bytes are judged too, for agents sent these subjects. */
 static int
 l_str_pattern(lua_State *L)
 {
@@ -15502,8 +15504,9 @@ l_str_pattern(lua_State *L)
 	return rc;
 }
 
-/* string.rep(s, n [, sep]) -> string. What can never fit is an error like any other, before memory is
- * asked for. */
+/* string.rep(s, n [, sep]) -> string
+ *
+ * A result that could never fit raises before memory is asked for. */
 static int
 l_str_rep(lua_State *L)
 {
@@ -15519,7 +15522,9 @@ l_str_rep(lua_State *L)
 	return n + sep == 0 ? 1 : l_of_lua(L);
 }
 
-/* table.move(a, from, to, at [, b]) */
+/* table.move(a, from, to, at [, b]) -> b
+ *
+ * Charges one instruction an element, before the first is moved. */
 static int
 l_table_move(lua_State *L)
 {
@@ -15542,8 +15547,8 @@ static const struct { const char *lib, *name; lua_CFunction bounded; } lua_bound
 	{LUA_TABLIBNAME, "move", l_table_move},
 };
 
-/* "x":find reaches the same functions as string.find, in policies too: one table for all. The module
- * `unbounded` keeps Lua's own, for lua/patterns.lua. */
+/* Replaces the functions in the libraries' own tables: ("x"):find reaches string.find's in policies,
+ * too. The module `unbounded` keeps Lua's own, for lua/patterns.lua. */
 static void
 l_bound_libraries(lua_State *L)
 {
@@ -15566,10 +15571,11 @@ l_bound_libraries(lua_State *L)
 	lua_pop(L, 2);
 }
 
-/* -- sandbox: lua/allowed.lua says what a policy may name */
+/* -- the module sandbox. lua/allowed.lua makes the environments. */
 
-/* sandbox.load(source, chunkname, env) -> function | nil, message. Text only: bytecode is not
- * checked by anybody (Lua's manual, load). */
+/* sandbox.load(source, chunkname, env) -> function | nil, message
+ *
+ * Compiles text alone: Lua does not verify bytecode (Lua's manual, load). */
 static int
 l_sandbox_load(lua_State *L)
 {
@@ -15616,8 +15622,9 @@ l_sandbox_result(lua_State *L, int rc, enum lua_over over)
 	return 3;
 }
 
-/* sandbox.call(name, fn, …) -> true, results… | false, message, "error" | "budget" | "memory" |
- * "time". fn runs in an allowance of its own and cannot wait. */
+/* sandbox.call(name, fn, …) -> true, results… | false, message, "error" | "budget" | "memory" | "time"
+ *
+ * Runs fn within an allowance of its own; fn cannot wait. name: the policy's, for messages. */
 static int
 l_sandbox_call(lua_State *L)
 {
@@ -15654,8 +15661,9 @@ l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
 	return l_sandbox_result(L, rc == LUA_YIELD ? LUA_OK : rc, over);
 }
 
-/* sandbox.wait(name, fn, …): as call, but fn may wait; each resume has an allowance of its own.
- * Yields. */
+/* sandbox.wait(name, fn, …) -> as sandbox.call
+ *
+ * fn may wait: each resume has an allowance of its own. Yields. */
 static int
 l_sandbox_wait(lua_State *L)
 {
@@ -15673,7 +15681,9 @@ l_sandbox_wait(lua_State *L)
 	return l_sandbox_wait_k(L, rc, 0);
 }
 
-/* sandbox.default_source(name) -> text | nil: the policy this binary brings */
+/* sandbox.default_source(name) -> text | nil
+ *
+ * The policy of that name that is embedded in this binary. */
 static int
 l_sandbox_default_source(lua_State *L)
 {
@@ -15687,7 +15697,9 @@ l_sandbox_default_source(lua_State *L)
 	return 1;
 }
 
-/* sandbox.defaults() -> { name… } */
+/* sandbox.defaults() -> { name… }
+ *
+ * The names of the embedded policies. */
 static int
 l_sandbox_defaults(lua_State *L)
 {
@@ -15705,8 +15717,9 @@ l_sandbox_defaults(lua_State *L)
 	return 1;
 }
 
-/* sandbox.charge(instructions): the work of C that follows, for the runtime's own code that policies
- * call */
+/* sandbox.charge(instructions)
+ *
+ * Charges the running policy for C work of that size, from runtime code that the policy called. */
 static int
 l_sandbox_charge(lua_State *L)
 {
@@ -15735,11 +15748,11 @@ static const struct { const char *name; lua_CFunction open; bool worker; } lua_l
 	{LUA_IOLIBNAME, luaopen_io, false},     /* commands read and print; a worker never does */
 	{LUA_OSLIBNAME, luaopen_os, false},
 	{LUA_DBLIBNAME, luaopen_debug, false},
-	{LUA_COLIBNAME, luaopen_coroutine, false}, /* for tests; the loop wakes tasks alone */
+	{LUA_COLIBNAME, luaopen_coroutine, false}, /* for tests: only lua_step resumes tasks */
 	/* No package: it loads files and shared objects. */
 };
 
-/* Functions that bring code in: nobody in a worker needs them. */
+/* Functions that load code, for which a worker has no use. */
 static const char *const lua_worker_lacks[] = {"dofile", "load", "loadfile"};
 
 static int
@@ -15775,6 +15788,15 @@ l_open(lua_State *L)
 	return 0;
 }
 
+static int
+lua_panic(lua_State *L)
+{
+	const char *msg = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
+
+	log_line("ev=lua_panic msg=\"%s\"", msg);
+	return 0;               /* Lua aborts: an error outside any protection is our bug */
+}
+
 /* Once per process. NULL: logged. */
 static lua_State *
 lua_open_state(bool worker)
@@ -15796,7 +15818,7 @@ lua_open_state(bool worker)
 	return lua_main;
 }
 
-/* The command is over; what follows (a master and its workers) begins with nothing of it. */
+/* Called when the command is over: a master and its workers begin with a state of their own. */
 static void
 lua_close_state(void)
 {
@@ -15812,8 +15834,12 @@ lua_close_state(void)
 }
 
 /* ---- kept ------------------------------------------------------------------
- * What became of a request, kept for those like it: see req_again. A pure saving of time; without it
- * Lua decides each request anew. Skip it after reading what must be equal (kept_fits). */
+ * A decision that Lua made, kept for later requests like the first: req:keep (bind: request) makes it
+ * by kept_make, kept_again takes it over. Invariants: a decision holds for the generations of the
+ * store that it was made from and until its time (kept_holds); all parts of a request that had a say
+ * are compared (kept_fits), and known placeholders are looked for anew. Skip it after kept_fits and
+ * kept_again: without a kept decision Lua decides each request. */
+#define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)        /* method, host, token, the words between */
 
 static struct kept *kept_slots[KEPT_SLOTS];
 
@@ -15831,11 +15857,8 @@ kept_unref(struct kept *k)
 	free(k);
 }
 
-/* -- kept: whether a request is like an earlier one, and goes the same way */
-#define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)
-
-/* "GET https://host:port", a body or none, the token: what an ordinary request says of itself beside path,
- * query and fields. False: it is no ordinary one. */
+/* Writes "GET https://host:port token", and " body" where there is one: all of an ordinary request
+ * but path, query and fields. False: the request is a CONNECT's, in origin form or a WebSocket's. */
 static bool
 kept_route(const struct req *r, struct buf *b)
 {
@@ -15852,7 +15875,8 @@ kept_slot(const struct req *r, size_t came)
 	return &kept_slots[(text_hash(r->host) + text_hash(r->token + 56) + 31 * came + r->head.method.n) % KEPT_SLOTS];
 }
 
-/* The same names, and values in which no server finds a further name. */
+/* Do both queries have the same names, and does each value of `b` consist of unreserved characters
+ * (RFC 3986 2.3), in which no server finds a further name? */
 static bool
 kept_query_like(struct slice a, struct slice b)
 {
@@ -15871,6 +15895,8 @@ kept_query_like(struct slice a, struct slice b)
 	return i == a.n && j == b.n && (a.p == NULL) == (b.p == NULL);
 }
 
+/* Is the request like the kept one: its route, its query's names, its fields' names and order, and each
+ * value that had a say? */
 static bool
 kept_fits(const struct kept *k, const struct req *r)
 {
@@ -15896,7 +15922,7 @@ kept_holds(const struct kept *k, uint64_t config, uint64_t state)
 	return k->config == config && (k->state == 0 || k->state == state) && clock_wall() < k->until;
 }
 
-/* Is it decided by what an earlier request left? Else everything of it is for Lua to judge. */
+/* Takes over the decision that was kept of an earlier request like `r`. False: Lua decides. */
 static bool
 kept_again(struct req *r)
 {
@@ -15935,7 +15961,7 @@ kept_again(struct req *r)
 	return r->task_done = r->task_ok = true;
 }
 
-/* A copy in the text, which has room for it. */
+/* Copies `s` into k->text, for which kept_make has reserved room. */
 static struct slice
 kept_copy(struct kept *k, struct slice s)
 {
@@ -15944,7 +15970,7 @@ kept_copy(struct kept *k, struct slice s)
 	return buf_addv(&k->text, s) && s.p != NULL ? (struct slice){k->text.p + at, s.n} : (struct slice){NULL, 0};
 }
 
-/* Had the value of this field a say? */
+/* Had the value of this field a say in the decision? */
 static bool
 kept_reads(const struct req *r, const struct http_field *f)
 {
@@ -15952,7 +15978,8 @@ kept_reads(const struct req *r, const struct http_field *f)
 	    (name_same(f->name, SLICE("content-type")) || name_same(f->name, SLICE("content-encoding")))));
 }
 
-/* Keeps what was decided of the request, and how. NULL: more of it had a say than a kept one lists. */
+/* Keeps the decision on the request in its slot. NULL: out of memory, or a part of the request had a
+ * say that struct kept does not list. */
 static struct kept *
 kept_make(struct req *r)
 {
@@ -16002,7 +16029,7 @@ kept_make(struct req *r)
 	return *slot = k;
 }
 
-/* What another generation decided goes, and its secrets with the last request that has them. */
+/* Drops the decisions that no longer hold. Their secrets go with the last request that uses them. */
 static void
 kept_sweep(uint64_t config, uint64_t state)
 {
@@ -16014,11 +16041,12 @@ kept_sweep(uint64_t config, uint64_t state)
 }
 
 /* ---- fetch -----------------------------------------------------------------
- * One HTTP request of our own, to a token endpoint: dialled fresh, through the same guard and TLS
- * as everything else, no redirects, the whole answer in memory up to a bound. What goes out and
- * what comes back holds secrets: both buffers are wiped. The owner frees it at any moment. */
-#define FETCH_OUT_MAX (2 * 1024 * 1024)
-#define FETCH_BODY_MAX (16 * 1024 * 1024)
+ * One HTTP request of our own, to a token endpoint for example: a fresh connection through the same
+ * guard and TLS as a client's request, no redirects, the whole answer in memory up to a bound.
+ * Invariants: request and answer may hold secrets, so their buffers are wiped; the owner may free a
+ * fetch at any moment. Skip it if you review how clients' requests are handled: none passes here. */
+#define FETCH_OUT_MAX (2 * 1024 * 1024)         /* the largest secret, as a body */
+#define FETCH_BODY_MAX (16 * 1024 * 1024)       /* DESIGN's largest body */
 
 struct fetch {
 	struct wait wait;
@@ -16051,7 +16079,7 @@ fetch_free(struct fetch *f)
 	flow_free(&f->down_flow);
 }
 
-/* False: nothing more is to be done for it. */
+/* Ends the fetch, once. Always false, so that a step may return it. */
 static bool
 fetch_finish(struct fetch *f, const char *error, const char *detail)
 {
@@ -16064,7 +16092,8 @@ fetch_finish(struct fetch *f, const char *error, const char *detail)
 	return false;
 }
 
-/* False: an error was told. */
+/* Parses the answer's head once it is whole; an interim one (RFC 9110 15.2) is passed over. False: the
+ * fetch has ended. */
 static bool
 fetch_read_head(struct fetch *f)
 {
@@ -16106,6 +16135,7 @@ fetch_read_head(struct fetch *f)
 
 static void fetch_turn(struct defer *);      /* fetch_advance ends in it, and it calls fetch_advance */
 
+/* Sends and reads until both directions wait. A server may answer before it has read the request. */
 static void
 fetch_advance(struct fetch *f)
 {
@@ -16165,7 +16195,8 @@ fetch_event(struct upstream *u)
 	fetch_advance(f);
 }
 
-/* `out` holds the whole request, body.max is set. It may have ended when this returns. */
+/* The caller has written the whole request into f->out and set f->body.max. The fetch may have ended
+ * when this returns. */
 static void
 fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident,
     const struct cidr *allow, size_t nallow)
@@ -16187,10 +16218,10 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
  * Programs of the operator's that print headers (the type `command`). A worker starts them itself and
  * hands on nothing: execveat replaces the memory that vfork lent, close_range leaves the descriptors 0
  * to 3, the environment is empty, and SIGKILL follows the worker's death. A run has a deadline and a
- * bounded output, and at its end its process group is killed. Who left the group becomes the worker's
- * child (PR_SET_CHILD_SUBREAPER) and is killed as soon as no other run is left, so that a run never
- * ends what another one still uses. Not covered: a descendant outside the group of a program whose
- * worker was killed. Skip this unless you use the type `command`. */
+ * bounded output, and at its end its process group is killed. A process that left the group becomes
+ * the worker's child (PR_SET_CHILD_SUBREAPER) and is killed as soon as no other run is left, so that a
+ * run never ends a process of another run. Not covered: a descendant outside the group of a program
+ * whose worker was killed. Skip it unless you use the type `command`. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
 #define HELPER_ARGS_MAX 64
 #define HELPER_RUNS_MAX 8       /* of a worker; a token is kept for its ttl, so few are ever wanted */
@@ -16219,14 +16250,14 @@ struct helper_run {
 static int helper_dir = -1;             /* the folder, opened when it was named; -1: nothing is run */
 static unsigned helper_runs;            /* whose program has not been reaped */
 
-/* Of root or of us, and nobody else may write to it. */
+/* Does the file belong to root or to the worker's user, and may no other user write to it? */
 static bool
 helper_trusts(const struct stat *st)
 {
 	return (st->st_uid == 0 || st->st_uid == geteuid()) && (st->st_mode & 022) == 0;
 }
 
-/* In the folder itself: no path, no link. -1: *code says why. */
+/* Opens a program of the folder itself: `name` is no path and no symbolic link. -1: *code says why. */
 static int
 helper_open(const char *name, enum helper_code *code)
 {
@@ -16247,8 +16278,8 @@ helper_open(const char *name, enum helper_code *code)
 	return -1;
 }
 
-/* Becomes the program, in memory that is still the worker's: it writes to its own frame alone. A
- * script's interpreter opens the script by its descriptor, so that one stays open. */
+/* The child: becomes the program. Its memory is still the worker's, so it writes to its own frame
+ * alone. Descriptor 3 stays open, because a script's interpreter opens the script through it. */
 __attribute__((noreturn)) static void
 helper_exec(pid_t worker, int program, int out, char **argv)
 {
@@ -16297,8 +16328,8 @@ helper_over(struct helper_run *h)
 	loop_defer(&h->gone, defer_free);
 }
 
-/* Our children. /proc has numbers, and waitid says which of them are ours: the kernel's own list of
- * children is an option that small systems leave out. */
+/* Kills every child of the worker. /proc has the numbers, and waitid tells the worker's children from
+ * others: the kernel's own list of children is an option that small systems leave out. */
 static void
 helper_kill_children(void)
 {
@@ -16316,8 +16347,8 @@ helper_kill_children(void)
 		closedir(proc);
 }
 
-/* Reaps the program, then kills whom it left behind: the orphans of each look are our children in
- * the next. */
+/* Reaps the program, then kills the processes that it left behind: the orphans of each look are the
+ * worker's children in the next. */
 static void
 helper_clear(struct timer *t)
 {
@@ -16340,7 +16371,7 @@ helper_clear(struct timer *t)
 		helper_over(h);
 }
 
-/* The program is not reaped yet, so its number is still its group's. */
+/* Ends the run. The program is not reaped yet, so h->pid still names its group. */
 static void
 helper_stop(struct helper_run *h, enum helper_code code)
 {
@@ -16351,7 +16382,7 @@ helper_stop(struct helper_run *h, enum helper_code code)
 	helper_clear(&h->timer);
 }
 
-/* The end of a program whose output has ended, or the deadline. */
+/* Looks whether the program has ended, once its output has, and whether the deadline is past. */
 static void
 helper_look(struct timer *t)
 {
@@ -16390,7 +16421,7 @@ helper_ready(struct watch *w)
 	}
 }
 
-/* h is empty. If the program does not start, h ends at once and its code says why. */
+/* Starts the program argv[0] in an empty `h`. If that fails, the run ends at once and h->code says why. */
 static void
 helper_start(struct helper_run *h, char **argv, int64_t ms)
 {
@@ -16419,7 +16450,7 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 	timer_set(&h->timer, h->until, helper_look);
 }
 
-/* Its owner goes: a program that still runs is ended, and what is left of h goes with it. */
+/* The owner goes: a program that still runs is killed, and `h` is freed once its group has ended. */
 static void
 helper_drop(struct helper_run *h)
 {
