@@ -16464,14 +16464,19 @@ helper_drop(struct helper_run *h)
 }
 
 /* ---- bind: values ----------------------------------------------------------
- * The Lua modules secret, secret.core, json.core, sign.core and uri.core: everything that makes bytes
- * out of bytes. A function here takes strings and secrets alike and answers the same kind: a secret
- * as soon as one argument is one. A result is written once, into one text, which lies in the arena
- * from the moment on that a secret is a part of it: a secret's bytes are never in a Lua string or a
- * luaL_Buffer.
+ * What all bindings share (arguments, results, waiting), and the Lua modules secret.core, sign.core,
+ * json.core and uri.core. What policies know as secret, sign, json, form, uri and keys are modules of
+ * these names in lua/: templates, JSON texts, forms and JWTs are put together there by core.join.
  *
- * A handle is a userdata holding a struct secret_handle. Nothing tells its length or content, or
- * compares two: the metatable has only what raises, and is itself out of reach. */
+ * Invariants: a function that makes bytes takes strings and secrets alike, and its result is a secret
+ * as soon as one argument is; readers (json.decode, uri.*) take strings alone. A result is written
+ * once, into lua_text, which lies in the arena from the moment that a secret joins it: a secret's
+ * bytes are never in a Lua string or a luaL_Buffer. A handle is a userdata holding a struct
+ * secret_handle. Nothing tells a handle's length or content, and nothing compares two: the metatable
+ * has only functions that raise, and Lua cannot reach it.
+ *
+ * Read handles, results and arguments, and skip the rest: the other functions check arguments and call
+ * codec, uri, json and sign. */
 #define L_SECRET "sallyport.secret"
 #define L_JSON_ARRAY "sallyport.json.array"
 #define L_EXPECT_MAX 32         /* members that one `expect` may name */
@@ -16496,7 +16501,7 @@ l_answer(lua_State *L, bool b)
 	return 1;
 }
 
-/* nil where there is none. */
+/* Pushes nil where s.p is NULL. */
 static void
 l_push_slice(lua_State *L, struct slice s)
 {
@@ -16512,7 +16517,7 @@ l_push_text(lua_State *L, const char *s)
 	lua_pushstring(L, s[0] != '\0' ? s : NULL);     /* NULL: nil */
 }
 
-/* Members of the table on top. */
+/* These four set a member of the table on top. */
 static void
 l_set_slice(lua_State *L, const char *key, struct slice value)
 {
@@ -16563,7 +16568,33 @@ l_integer(lua_State *L, int table, const char *key, lua_Integer otherwise)
 	return n;
 }
 
-/* The metatable of a handle, out of Lua's reach. On top is its __index, or nil; it is popped. */
+/* A string argument. A number becomes a string, as luaL_checklstring has it. */
+static struct slice
+l_check_text(lua_State *L, int idx)
+{
+	struct slice s;
+
+	s.p = luaL_checklstring(L, idx, &s.n);
+	return s;
+}
+
+/* The message on top of the stack of a task that failed. */
+static const char *
+l_message(lua_State *co)
+{
+	return lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?";
+}
+
+static void
+l_push_sha256_hex(lua_State *L, struct slice s)
+{
+	char hex[64];
+
+	tls_sha256_hex(s, hex);
+	lua_pushlstring(L, hex, sizeof hex);
+}
+
+/* Makes the metatable of a handle, which Lua cannot reach. Pops its __index, or nil, from the top. */
 static void
 l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
 {
@@ -16575,8 +16606,8 @@ l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
 	lua_pop(L, 1);
 }
 
-/* A kind of handle that every request makes and asks for: luaL_checkudata would look its
- * metatable up by name. There is one state a process, and a metatable lives as long. */
+/* A kind of handle that each request makes and checks. luaL_checkudata looks a metatable up by name,
+ * l_check_type compares its address: there is one state a process, which keeps the metatable. */
 struct l_type {
 	const char *name;
 	const void *meta;       /* where its metatable lies */
@@ -16590,7 +16621,7 @@ l_type_open(lua_State *L, struct l_type *t)
 	lua_pop(L, 1);
 }
 
-/* luaL_testudata */
+/* As luaL_testudata. */
 static void *
 l_test_type(lua_State *L, int idx, const struct l_type *t)
 {
@@ -16604,7 +16635,7 @@ l_test_type(lua_State *L, int idx, const struct l_type *t)
 	return is ? p : NULL;
 }
 
-/* luaL_checkudata, which words the error */
+/* As luaL_checkudata, which words the error. */
 static void *
 l_check_type(lua_State *L, int idx, const struct l_type *t)
 {
@@ -16640,9 +16671,9 @@ l_open_wait(lua_State *L)
 	l_metatable(L, L_WAIT, events);
 }
 
-/* Two arguments stay, the second of them the deadline; a handle of `size` zeroed bytes that begins
- * with a struct wait becomes the third. `drop` runs when the binding returns, or raises, or its
- * task is abandoned while it waits. */
+/* Keeps two arguments, of which the second is the deadline, and pushes the third: a handle of `size`
+ * zeroed bytes that begins with a struct wait. `drop` runs when the binding returns or raises, and
+ * when its task is abandoned while it waits. */
 static void *
 l_wait_new(lua_State *L, size_t size, void (*drop)(struct wait *))
 {
@@ -16658,8 +16689,8 @@ l_wait_new(lua_State *L, size_t size, void (*drop)(struct wait *))
 	return w;
 }
 
-/* Pushes the binding's results, and tells how many; below 0: what it waits for is not there, and it
- * is not late. */
+/* Pushes the binding's results and returns their number. Negative: the event has not come, and the
+ * deadline is not past. */
 typedef int l_wait_push(lua_State *L, bool late);
 
 static int
@@ -16672,43 +16703,17 @@ l_wait_k(lua_State *L, int status, lua_KContext push)
 	return n >= 0 ? n : task_yield(L, deadline, push, l_wait_k);
 }
 
-/* What every binding that yields ends in. Argument 2 is the deadline (monotonic ms). */
+/* The last call of a binding that yields. Argument 2 is the deadline (monotonic ms). */
 static int
 l_wait(lua_State *L, l_wait_push *push)
 {
 	return l_wait_k(L, LUA_OK, (lua_KContext)push);
 }
 
-/* A string; as Lua's own library does it, a number becomes one. */
-static struct slice
-l_check_text(lua_State *L, int idx)
-{
-	struct slice s;
-
-	s.p = luaL_checklstring(L, idx, &s.n);
-	return s;
-}
-
-/* What a task died of. */
-static const char *
-l_message(lua_State *co)
-{
-	return lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?";
-}
-
-static void
-l_push_sha256_hex(lua_State *L, struct slice s)
-{
-	char hex[64];
-
-	tls_sha256_hex(s, hex);
-	lua_pushlstring(L, hex, sizeof hex);
-}
-
 /* -- secret: handles */
 
-/* Pushes an empty handle. It joins the scope only when the collector knows how to take it out
- * again. */
+/* Pushes an empty handle. The handle joins the task's scope after it has its metatable, whose __gc
+ * takes it out again. */
 static struct secret_handle *
 l_new_secret(lua_State *L)
 {
@@ -16730,14 +16735,15 @@ l_new_secret(lua_State *L)
 	return h;
 }
 
-/* What is wrong with these bytes. One text for all that may be wrong with a secret's: else a policy
- * that builds one around a guess would learn of it (and pass it on: `return nil, message`). */
+/* The message for bytes that do not fit. For a secret there is one message, whatever the reason: a
+ * policy that builds a secret around a guess would otherwise learn of its bytes. */
 #define L_UNFIT(is_secret, why) ((is_secret) ? "a secret that does not fit there" : (why))
 
-/* -- results: a text that grows in the C heap until a secret joins it, and in the arena from then
- * on. What is not pushed is wiped with the next text, or at the task's end. */
+/* -- results: lua_text grows in the C heap until a secret joins it, and in the arena from then on. A
+ * text that is not pushed is wiped when the next one begins, or at the task's end. */
 
-/* Begins a text of about n bytes. What is garbage gives its bytes back where the arena is full. */
+/* Begins a text of about n bytes. Where the arena is full, a collection frees the handles that are
+ * garbage. */
 static struct buf *
 l_text(lua_State *L, bool is_secret, size_t n)
 {
@@ -16748,7 +16754,8 @@ l_text(lua_State *L, bool is_secret, size_t n)
 	return &lua_text;
 }
 
-/* In a policy this ends the call for good: a limit that pcall could catch would tell a length. */
+/* Refuses a size. In a policy this ends the call: a limit that pcall could catch would tell a secret's
+ * length. */
 static int
 l_secret_refuse_size(lua_State *L, const char *why)
 {
@@ -16766,7 +16773,7 @@ l_text_refuse(lua_State *L)
 	    luaL_error(L, "a text of more than 16 MiB");
 }
 
-/* Pushes what was written: a string, or a handle where a part was a secret. */
+/* Pushes lua_text: as a handle where a part of it was a secret, else as a string. */
 static int
 l_text_push(lua_State *L)
 {
@@ -16792,7 +16799,7 @@ l_text_push(lua_State *L)
 	return 1;
 }
 
-/* The same of a buffer, which is empty from then on, also where this raises. */
+/* Pushes the content of `b` as l_text_push does. `b` is empty afterwards, also where this raises. */
 static int
 l_push_buf(lua_State *L, struct buf *b)
 {
@@ -16830,8 +16837,10 @@ l_push_secret(lua_State *L, struct secret *s)
 	l_push_buf(L, &b);
 }
 
-/* NULL: not a secret at all. Raises for an empty handle. Borrowed while the handle is on the
- * stack. */
+/* -- arguments: strings and secrets */
+
+/* The secret at idx, borrowed while its handle is on the stack. NULL: no handle. Raises for an empty
+ * handle, and for one of a credential that the task does not act for. */
 static struct secret *
 l_test_secret(lua_State *L, int idx)
 {
@@ -16870,8 +16879,8 @@ l_check_slice(lua_State *L, int idx)
 	return s;
 }
 
-/* A string or a secret that lives; false for anything else. Sets *is_secret, never clears it.
- * Borrowed. */
+/* Borrows the bytes of a string or a secret; false for any other value. Sets *is_secret for a secret,
+ * and never clears it. */
 static bool
 l_value_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 {
@@ -16898,8 +16907,8 @@ l_check_value(lua_State *L, int idx, bool *is_secret)
 	return s;
 }
 
-/* A part of something that is built: as l_value_slice, and numbers, which become strings where they
- * stand, as Lua's `..` writes them. */
+/* As l_value_slice for a part of a text. A number on the stack becomes a string first, as Lua's `..`
+ * writes it. */
 static bool
 l_part_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 {
@@ -16926,7 +16935,8 @@ static const struct codec {
 
 /* secret.decode("hex" | "base64" | "base64url", x) -> string | secret | nil, "malformed"
  *
- * The bytes, a secret where x is one. Some keys are handed out in letters and used as bytes. */
+ * The decoded bytes, a secret where x is one: some keys are given out in letters and used as bytes. In a
+ * policy a secret x must be a field of the credential. */
 static int
 l_secret_decode(lua_State *L)
 {
@@ -16950,7 +16960,9 @@ l_secret_decode(lua_State *L)
 	return l_text_push(L);
 }
 
-/* secret.base64(x), x:base64() and so on, for each row above -> string | secret */
+/* secret.NAME(x), x:NAME() -> string | secret
+ *
+ * One function for each row of `codecs`. json_string raises for what is not UTF-8. */
 static int
 l_secret_code(lua_State *L)
 {
@@ -16997,14 +17009,18 @@ l_digest(lua_State *L, const struct sign_hash *h, int idx)
 	return l_text_push(L);
 }
 
-/* sign.sha256(x), x:sha256() -> 32 raw bytes, string | secret */
+/* sign.sha256(x), x:sha256() -> string | secret
+ *
+ * The 32 bytes of SHA-256. */
 static int
 l_sign_sha256(lua_State *L)
 {
 	return l_digest(L, SIGN_SHA256, 1);
 }
 
-/* sign.digest(alg, x) -> raw bytes, string | secret */
+/* sign.digest(alg, x) -> string | secret
+ *
+ * The raw bytes. alg: "sha1", "sha256", "sha384" or "sha512". */
 static int
 l_sign_digest(lua_State *L)
 {
@@ -17022,22 +17038,26 @@ l_hmac(lua_State *L, int alg, int key, int data)
 	return l_text_push(L);
 }
 
-/* sign.hmac(alg, key, x) -> raw bytes, string | secret */
+/* sign.hmac(alg, key, x) -> string | secret
+ *
+ * The raw bytes of the HMAC (RFC 2104). alg: as for sign.digest. */
 static int
 l_sign_hmac(lua_State *L)
 {
 	return l_hmac(L, 1, 2, 3);
 }
 
-/* key:hmac(alg, x) -> raw bytes, string | secret */
+/* key:hmac(alg, x) -> string | secret
+ *
+ * As sign.hmac. */
 static int
 l_secret_hmac(lua_State *L)
 {
 	return l_hmac(L, 2, 1, 3);
 }
 
-/* The key at idx. In a policy only a field of the credential: a frame with a secret built into it
- * would tell of its bytes by what is said of it. */
+/* The key at idx. In a policy a secret key must be a field of the credential: errors about a key that
+ * was built around a secret would tell of the secret's bytes. */
 static struct slice
 l_check_key(lua_State *L, int idx, bool *is_secret)
 {
@@ -17083,16 +17103,17 @@ l_check_alg(lua_State *L, int idx)
 	return a;
 }
 
-/* An HMAC key may be anything; a key that is read must be a field. */
+/* The key of an algorithm. An HMAC key may be any value, since nothing in it is parsed. */
 static struct slice
 l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret)
 {
 	return a->kind == SIGN_HMAC ? l_check_value(L, idx, is_secret) : l_check_key(L, idx, is_secret);
 }
 
-/* sign.signature(alg, key, data) -> raw signature (ES: R and S), string | secret | nil, code
+/* sign.signature(alg, key, data) -> string | secret | nil, code
  *
- * HS256/384/512, RS256/384/512, ES256/384. Codes: see sign.key_problem. */
+ * The raw signature, for ES256 and ES384 R and S (RFC 7518 3.4). alg: HS256, HS384, HS512, RS256, RS384,
+ * RS512, ES256 or ES384. Codes: see sign.key_problem. */
 static int
 l_sign_signature(lua_State *L)
 {
@@ -17109,11 +17130,11 @@ l_sign_signature(lua_State *L)
 	return why != NULL ? l_fail(L, why) : l_text_push(L);
 }
 
-/* sign.key_problem(alg, key) -> nil (it can sign) | code
+/* sign.key_problem(alg, key) -> nil | code
  *
- * Codes: not_a_key, malformed, unsupported, openssh_format, no_private_key, escaped_newlines, json,
- * encrypted, wrong_key (an EC key for RS256), weak_key, bad_key. For HS: never a problem. Policies
- * get the sentence besides (lua/keys.lua). */
+ * nil: the key can sign, as one of HS always can. Codes: not_a_key, malformed, unsupported,
+ * openssh_format, no_private_key, escaped_newlines, json, encrypted, wrong_key (an EC key for RS256),
+ * weak_key, bad_key. lua/keys.lua has a sentence for each. */
 static int
 l_sign_key_problem(lua_State *L)
 {
@@ -17128,9 +17149,9 @@ l_sign_key_problem(lua_State *L)
 	return 1;
 }
 
-/* sign.public_key(key) -> SubjectPublicKeyInfo as DER, a string | nil, code
+/* sign.public_key(key) -> SubjectPublicKeyInfo in DER, a string | nil, code
  *
- * Not secret: providers show the SHA-256 of this as the key's fingerprint. */
+ * Not a secret: providers show its SHA-256 as the key's fingerprint. Codes: see sign.key_problem. */
 static int
 l_sign_public_key(lua_State *L)
 {
@@ -17148,7 +17169,9 @@ l_sign_public_key(lua_State *L)
 
 /* -- secret: what a handle can do */
 
-/* a .. b, where one is a secret -> secret */
+/* a .. b -> secret
+ *
+ * One of both is a secret, the other a string, a number or a secret. */
 static int
 l_secret_concat(lua_State *L)
 {
@@ -17163,7 +17186,7 @@ l_secret_concat(lua_State *L)
 	return l_text_push(L);
 }
 
-/* What nobody may learn of a secret; the upvalue says what was tried. */
+/* Raises for every event that would tell of a secret; the upvalue is the rest of the message. */
 static int
 l_secret_refuse(lua_State *L)
 {
@@ -17181,7 +17204,7 @@ static const struct { const char *event, *why; } l_secret_refused[] = {
 	{"__call",     "cannot be called"},
 };
 
-/* secret.name: methods only. The upvalue is their table. */
+/* secret.NAME: a method. Raises for any other name. The upvalue is the table of methods. */
 static int
 l_secret_index(lua_State *L)
 {
@@ -17202,7 +17225,7 @@ l_secret_gc(lua_State *L)
 
 /* secret.is(x) -> boolean
  *
- * True for an empty handle, too. */
+ * Is x a handle, even an empty one? */
 static int
 l_secret_is(lua_State *L)
 {
@@ -17222,7 +17245,7 @@ l_push_decoded(lua_State *L, struct slice in, enum pct mode)
 
 /* uri.decode(s) -> string | nil, "malformed"
  *
- * Decodes percent signs alone; `+` stays. Takes strings, no secrets. */
+ * Decodes %XX (RFC 3986 2.1); `+` stays. */
 static int
 l_uri_decode(lua_State *L)
 {
@@ -17231,13 +17254,40 @@ l_uri_decode(lua_State *L)
 	return pct_ok(in) ? (l_push_decoded(L, in, PCT_URI), 1) : l_fail(L, "malformed");
 }
 
-/* -- read loosely: what the most forgiving of servers may see in a pair. For judging, where a
- * reading that our own rules refuse must not hide what another's takes. */
-#define LOOSE_MAX 128           /* of a name or a value: longer ones are none that anybody looks for */
+/* uri.parse_query(s), form.parse(s) -> { {name, value}, … } | nil, "malformed" | "too_many"
+ *
+ * A name without `=` has the value "". An empty piece (`a&&b`) is no pair. */
+static int
+l_pairs_parse(lua_State *L)
+{
+	struct slice in = l_check_slice(L, 1), pair, name;
+	lua_Integer count = 0;
+
+	lua_newtable(L);
+	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &name);) {
+		if (pair.n == 0)
+			continue;
+		if (++count > L_PAIRS_MAX)
+			return l_fail(L, "too_many");
+		if (!pct_ok(pair))
+			return l_fail(L, "malformed");
+		lua_createtable(L, 2, 0);
+		l_push_decoded(L, name, PCT_QUERY);
+		lua_rawseti(L, -2, 1);
+		l_push_decoded(L, pair_value(pair, name), PCT_QUERY);
+		lua_rawseti(L, -2, 2);
+		lua_rawseti(L, -2, count);
+	}
+	return 1;
+}
+
+/* -- pairs as the most forgiving of servers may read them. For judging: a pair that our own rules
+ * refuse may still be one to a server. */
+#define LOOSE_MAX 128           /* bytes of a name or value; no rule looks for a longer one */
 #define LOOSE_VALUES_MAX 16
 
-/* Unescaped where that can be done, in small letters, nothing invisible around
- * it. LOOSE_MAX + 1: longer. */
+/* Writes `in` unescaped where an escape is well formed, in lower case, without white space and control
+ * bytes around it. The length; LOOSE_MAX + 1: more than LOOSE_MAX. */
 static size_t
 loose_read(struct slice in, char out[LOOSE_MAX])
 {
@@ -17262,7 +17312,8 @@ loose_read(struct slice in, char out[LOOSE_MAX])
 
 /* form.values(s, name…) -> { value, … } | nil, "too_many"
  *
- * The values of these names (in small letters), read loosely. */
+ * The values of the pairs with one of these names, which are in lower case; a value of more than 128
+ * bytes counts as "". Parts pairs at `&` and `;`, and reads names and values by loose_read. */
 static int
 l_form_values(lua_State *L)
 {
@@ -17288,33 +17339,6 @@ l_form_values(lua_State *L)
 	return 1;
 }
 
-/* form.parse(s), uri.parse_query(s) -> { {name, value}, … } | nil, "malformed" | nil, "too_many"
- *
- * A name without `=` has the value "". Empty pieces (`a&&b`) are no pairs. */
-static int
-l_pairs_parse(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1), pair, name;
-	lua_Integer count = 0;
-
-	lua_newtable(L);
-	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &name);) {
-		if (pair.n == 0)
-			continue;
-		if (++count > L_PAIRS_MAX)
-			return l_fail(L, "too_many");
-		if (!pct_ok(pair))
-			return l_fail(L, "malformed");
-		lua_createtable(L, 2, 0);
-		l_push_decoded(L, name, PCT_QUERY);
-		lua_rawseti(L, -2, 1);
-		l_push_decoded(L, pair_value(pair, name), PCT_QUERY);
-		lua_rawseti(L, -2, 2);
-		lua_rawseti(L, -2, count);
-	}
-	return 1;
-}
-
 /* -- json: reading */
 
 static void
@@ -17330,7 +17354,7 @@ l_json_push_string(lua_State *L, const struct json_token *t)
 	luaL_pushresultsize(&b, json_unescape(luaL_buffinitsize(L, &b, in.n), t));
 }
 
-/* Pushes a number, or nothing (false). */
+/* Pushes a number. False: nothing was pushed, for `in` is no number or out of range. */
 static bool
 l_json_push_number(lua_State *L, struct slice in)
 {
@@ -17387,8 +17411,7 @@ l_json_push_object(lua_State *L, struct json_reader *r)
 	return NULL;
 }
 
-/* Pushes the value that begins with t. NULL, or why not (then the stack is the caller's to
- * settle). */
+/* Pushes the value that begins with t. NULL, or a code; the caller then clears the stack. */
 static const char *
 l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 {
@@ -17421,9 +17444,9 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 
 /* json.decode(s) -> value | nil, "malformed" | "duplicate" | "number", byte
  *
- * null is json.null. An integer that fits is an integer. Arrays are marked as json.array does. A
- * number of more than 128 bytes, or out of a double's range, is refused ("number"). Takes strings, no
- * secrets: core.expect reads a secret document. */
+ * null is json.null. An integer that fits 64 bits is an integer. An array is marked as json.array does.
+ * "number": more than 128 bytes, or out of a double's range. byte: where reading ended, from 1. A
+ * secret document is read by core.expect. */
 static int
 l_json_decode(lua_State *L)
 {
@@ -17478,8 +17501,8 @@ enum l_expect {
 	L_EXPECT_TEXT, L_EXPECT_SEALED,
 };
 
-/* Pushes what an expected member comes to, or nil where it is not of its kind: a caller treats an
- * expires_in that is no number as one that is not there. */
+/* Pushes the value of an expected member, or nil where it is not of its kind: to callers an expires_in
+ * that is no number is absent. */
 static void
 l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kind)
 {
@@ -17492,7 +17515,7 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 			return l_json_push_secret(L, t);
 		break;
 	case L_EXPECT_NUMBER:
-		/* Some servers quote expires_in (DESIGN, "Token lifecycle"). Other values are no number's text. */
+		/* some servers quote expires_in (DESIGN, "Token lifecycle") */
 		if (l_json_push_number(L, t->type == JSON_STRING ? json_inside(t) : t->raw))
 			return;
 		break;
@@ -17564,16 +17587,16 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
 	return res;
 }
 
-/* What net may let a caller see of a response body: the table at `idx` is { member = kind }. Pushes
- * { member = value } (1), or nil and a code (2): no JSON object, or a wanted name comes twice.
+/* Reads members of a response body or a secret document; the table at `idx` is { member = kind }.
+ * Pushes { member = value } (1), or nil and "malformed", "not_object" or "duplicate" (2).
  *   secret   a string that is not empty, as a handle; one with control bytes makes the body malformed
  *   string   at most 4 KiB, without control characters
  *   number   also in quotes
  *   boolean
- *   code     what lua/oauth.lua judges: a string, or "" for anything else that is there but null
- *   type     "string" or "other"; of null, nothing
+ *   code     for lua/oauth.lua: a string, or "" for any other value but null
+ *   type     "string" or "other"; nil for null
  *   text     a string, or the JSON text of any other value
- *   sealed   the same as a handle
+ *   sealed   as text, in a handle
  * "A.B" is the member B of the object A. */
 static int
 l_json_expect(lua_State *L, struct slice body, int idx)
@@ -17606,7 +17629,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 		if (kind[i] == L_EXPECT_SECRET && !lua_isnil(L, -1)) {
 			struct slice s = l_check_secret(L, -1);
 
-			/* it would be kept, and fail each request that it is set on */
+			/* such a token would be kept, and fail each request that it is set on */
 			if (!http_valid_field_value(s) || memchr(s.p, '\t', s.n) != NULL) {
 				lua_pop(L, 3);
 				return l_fail(L, "malformed");
@@ -17621,13 +17644,14 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 
 /* core.of(string) -> secret
  *
- * For what a person typed into a test or an example: the string stays in Lua. */
+ * For a value that a person typed into a test or an example: the string stays in Lua. */
 static int
 l_core_of(lua_State *L)
 {
 	return l_push_secret_copy(L, l_check_slice(L, 1));
 }
 
+/* FNV-1a of the credential's name, never 0; 0: no credential. */
 static uint64_t
 l_owner(lua_State *L, int idx)
 {
@@ -17642,9 +17666,9 @@ l_owner(lua_State *L, int idx)
 	return h | 1;
 }
 
-/* core.acting(credential)
+/* core.acting(credential | nil)
  *
- * From now on this task may use that credential's kept handles, and no other's. */
+ * From now on this task may use the handles that core.keep bound to that credential, and of no other. */
 static int
 l_core_acting(lua_State *L)
 {
@@ -17657,8 +17681,8 @@ l_core_acting(lua_State *L)
 
 /* core.keep(h [, credential]) -> h
  *
- * The handle now outlives the task that made it. With a credential's name, only tasks that act for
- * that credential may use the handle. */
+ * The handle outlives the task that made it, and counts as a field. With a credential's name, only a task
+ * that acts for that credential may use it. */
 static int
 l_core_keep(lua_State *L)
 {
@@ -17673,7 +17697,7 @@ l_core_keep(lua_State *L)
 
 /* core.as_field(h) -> h
  *
- * The handle counts as stored or typed, not as built: sign may read it as a key. */
+ * The handle counts as a field, not as built: sign reads it as a key. */
 static int
 l_core_as_field(lua_State *L)
 {
@@ -17684,7 +17708,7 @@ l_core_as_field(lua_State *L)
 
 /* core.join{ part, … } -> string | secret
  *
- * Strings, numbers and secrets, one behind the other. */
+ * Strings, numbers and secrets, one behind the other. A secret as soon as one part is. */
 static int
 l_core_join(lua_State *L)
 {
@@ -17709,82 +17733,14 @@ l_core_join(lua_State *L)
 
 /* core.expect(document, { member = kind }) -> { member = value } | nil, code
  *
- * See l_json_expect. */
+ * document is a secret. Kinds and codes: see l_json_expect. */
 static int
 l_core_expect(lua_State *L)
 {
 	return l_json_expect(L, l_check_secret(L, 1), 2);
 }
 
-/* -- openers: each pushes its module's table */
-
-static const luaL_Reg l_secret_functions[] = {
-	{"sha256",   l_sign_sha256},
-	{"hmac",     l_secret_hmac},
-	{"decode",   l_secret_decode},
-	{"is",       l_secret_is},
-	{NULL, NULL},
-};
-
-/* Adds to the table on top: what works on handles, and on strings alike. */
-static void
-l_secret_add(lua_State *L)
-{
-	luaL_setfuncs(L, l_secret_functions, 0);
-	for (size_t i = 0; i < COUNT(codecs); i++) {
-		lua_pushlightuserdata(L, (void *)(uintptr_t)&codecs[i]);
-		lua_pushcclosure(L, l_secret_code, 1);
-		lua_setfield(L, -2, codecs[i].name);
-	}
-}
-
-/* The metatable of handles, once a state. */
-static void
-l_secret_metatable(lua_State *L)
-{
-	if (!luaL_newmetatable(L, L_SECRET)) {
-		lua_pop(L, 1);
-		return;
-	}
-	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
-		lua_pushstring(L, l_secret_refused[i].why);
-		lua_pushcclosure(L, l_secret_refuse, 1);
-		lua_setfield(L, -2, l_secret_refused[i].event);
-	}
-	lua_newtable(L);
-	l_secret_add(L);
-	lua_pushcclosure(L, l_secret_index, 1);
-	lua_setfield(L, -2, "__index");
-	lua_pushcfunction(L, l_secret_concat);
-	lua_setfield(L, -2, "__concat");
-	l_set_string(L, "__metatable", "secret");
-	lua_pushcfunction(L, l_secret_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
-	l_type_open(L, &l_type_secret);
-}
-
-static const luaL_Reg l_core_functions[] = {
-	{"of",       l_core_of},
-	{"keep",     l_core_keep},
-	{"acting",   l_core_acting},
-	{"as_field", l_core_as_field},
-	{"join",     l_core_join},
-	{"expect",   l_core_expect},
-	{NULL, NULL},
-};
-
-static int
-l_open_secret_core(lua_State *L)
-{
-	l_secret_metatable(L);
-	lua_newtable(L);
-	l_secret_add(L);
-	luaL_setfuncs(L, l_core_functions, 0);
-	return 1;
-}
-
-/* -- Signature Version 4: what a policy says of a signature, for sign.sigv4 and req:sigv4 */
+/* -- Signature Version 4: the arguments of sign.sigv4 and view:sigv4 */
 struct l_sigv4 {
 	struct slice access_key, secret, token, region, service, payload, region_set, listed, expires;
 	bool query;             /* a presigned URL */
@@ -17843,7 +17799,7 @@ sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *sig
 	return buf_join(out, part, COUNT(part));
 }
 
-/* Signs. key: the derived one, for chunks; the caller wipes it. */
+/* Signs. `key` gets the derived key, for the chunks' signatures; the caller wipes it. */
 static bool
 sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char key[SIGV4_KEY],
     char signature[SIGV4_SIGNATURE_MAX + 1])
@@ -17864,8 +17820,11 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char
 	return ok;
 }
 
-/* sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } ->
- * authorization (secret), x-amz-date, whether the token is signed */
+/* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] }
+ *   -> authorization (a secret), x-amz-date, signed
+ *
+ * Signs a request of our own. at: Unix seconds, absent: now. signed: is the token one of the signed
+ * fields? lua/sign.lua makes the list of fields. Raises for a part that is missing or malformed. */
 static int
 l_sign_sigv4(lua_State *L)
 {
@@ -17904,6 +17863,74 @@ l_sign_sigv4(lua_State *L)
 	lua_pushstring(L, o.scope.datetime);
 	lua_pushboolean(L, o.token.n != 0);
 	return 3;
+}
+
+/* -- openers: functions of each module. An opener pushes its module's table. */
+
+static const luaL_Reg l_secret_functions[] = {
+	{"sha256",   l_sign_sha256},
+	{"hmac",     l_secret_hmac},
+	{"decode",   l_secret_decode},
+	{"is",       l_secret_is},
+	{NULL, NULL},
+};
+
+/* Adds to the table on top the functions that take handles and strings alike. */
+static void
+l_secret_add(lua_State *L)
+{
+	luaL_setfuncs(L, l_secret_functions, 0);
+	for (size_t i = 0; i < COUNT(codecs); i++) {
+		lua_pushlightuserdata(L, (void *)(uintptr_t)&codecs[i]);
+		lua_pushcclosure(L, l_secret_code, 1);
+		lua_setfield(L, -2, codecs[i].name);
+	}
+}
+
+/* Makes the metatable of handles, once a state. */
+static void
+l_secret_metatable(lua_State *L)
+{
+	if (!luaL_newmetatable(L, L_SECRET)) {
+		lua_pop(L, 1);
+		return;
+	}
+	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
+		lua_pushstring(L, l_secret_refused[i].why);
+		lua_pushcclosure(L, l_secret_refuse, 1);
+		lua_setfield(L, -2, l_secret_refused[i].event);
+	}
+	lua_newtable(L);
+	l_secret_add(L);
+	lua_pushcclosure(L, l_secret_index, 1);
+	lua_setfield(L, -2, "__index");
+	lua_pushcfunction(L, l_secret_concat);
+	lua_setfield(L, -2, "__concat");
+	l_set_string(L, "__metatable", "secret");
+	lua_pushcfunction(L, l_secret_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pop(L, 1);
+	l_type_open(L, &l_type_secret);
+}
+
+static const luaL_Reg l_core_functions[] = {
+	{"of",       l_core_of},
+	{"keep",     l_core_keep},
+	{"acting",   l_core_acting},
+	{"as_field", l_core_as_field},
+	{"join",     l_core_join},
+	{"expect",   l_core_expect},
+	{NULL, NULL},
+};
+
+static int
+l_open_secret_core(lua_State *L)
+{
+	l_secret_metatable(L);
+	lua_newtable(L);
+	l_secret_add(L);
+	luaL_setfuncs(L, l_core_functions, 0);
+	return 1;
 }
 
 static const luaL_Reg l_sign_functions[] = {
