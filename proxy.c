@@ -7366,14 +7366,18 @@ master_main(void)
 }
 
 /* ==== Part II: organs =======================================================
- * Bytes in, an answer out. No section here knows a connection, and none runs Lua. Each banner says
- * what the section is for and what a reader may skip it for.
+ * Bytes in, an answer out. Only `agent` knows a connection, and only the log's own process in `reqlog`
+ * runs Lua. Each banner says what the section is for and what a reader may skip it for.
  */
 
 /* ---- addr ------------------------------------------------------------------
  * IP addresses as bytes, and the guard that says which of them an agent's request may be sent to.
- * Pure: no sockets, no allocation. One table decides; who may pass by it (--address,
- * --allow-address, --connect-to) is the caller's affair and is asked first. */
+ * One table decides. Exceptions (--address, --allow-address, --connect-to) are the caller's, which
+ * asks for them first.
+ *
+ * Invariants. An address that no row of the table settles is refused. IPv4 inside IPv6 is judged as
+ * IPv4. Only addr_own_read asks the system. Skip it if you trust that no request reaches a private
+ * address unless the operator allowed it; the table says which addresses those are. */
 
 /* Dotted quad without leading zeros, or RFC 4291 2.2 text: both as inet_pton reads them. No zone,
  * no brackets, and none of the forms that only inet_aton knows. */
@@ -7387,8 +7391,8 @@ addr_parse(struct slice in, struct addr *out)
 }
 
 /* What getaddrinfo takes for an address though no RFC does: 127.1, 0x7f.1, 0177.0.0.1,
- * 2130706433. One dot may end it, as it may a name. inet_aton would stop at white space and take what
- * stands before it. */
+ * 2130706433. One trailing dot is ignored, as in a name. strspn comes before inet_aton, which would
+ * stop at white space and take what stands before it. */
 static bool
 addr_parse_legacy(struct slice in, struct addr *out)
 {
@@ -7404,7 +7408,7 @@ addr_parse_legacy(struct slice in, struct addr *out)
 	return true;
 }
 
-/* A socket's; false: of another family. */
+/* The address in `sa`. False: `sa` is of another family. */
 static bool
 addr_of_socket(const struct sockaddr *sa, struct addr *a)
 {
@@ -7456,7 +7460,8 @@ cidr_parse(struct slice in, struct cidr *out)
 	return true;
 }
 
-/* RFC 4291 2.5.5.2: an IPv4-mapped address is dialled over IPv4. That address; any other stays. */
+/* The IPv4 address in an IPv4-mapped one (RFC 4291 2.5.5.2), since Linux dials that over IPv4. Any
+ * other address is returned as it is. */
 static struct addr
 addr_unmapped(const struct addr *a)
 {
@@ -7469,8 +7474,8 @@ addr_unmapped(const struct addr *a)
 	return inner;
 }
 
-/* ::ffff:10.0.0.1 is in 10.0.0.0/8 too. And it is in no IPv6 range shorter than the mapped one: ::/0
- * says "IPv6", not "and all of IPv4". */
+/* An IPv4-mapped address counts as IPv4: ::ffff:10.0.0.1 is in 10.0.0.0/8, and in no IPv6 range
+ * with a prefix of under 96 bits, since ::/0 says "IPv6", not "and all of IPv4". */
 static bool
 cidr_contains(const struct cidr *c, const struct addr *a)
 {
@@ -7580,9 +7585,9 @@ static const struct {
 #undef INSIDE_INVERTED
 #undef PASS
 
-/* What is global and yet as near as what is private: this machine's own addresses, and the IPv6 networks
- * it stands in. They change while it runs, and are asked for at each dial. */
-#define ADDR_OWN_MS 1000
+/* This machine's own addresses, and the IPv6 networks that it stands in: global unicast, and as
+ * near as a private address. They change while the process runs. */
+#define ADDR_OWN_MS 1000        /* a list older than this is read again */
 #define ADDR_OWN_MAX 1024       /* a machine full of containers */
 
 static struct { struct cidr range[ADDR_OWN_MAX]; size_t n; int64_t until; } addr_own;
@@ -7646,8 +7651,11 @@ addr_guard(const struct addr *a)
 }
 
 /* ---- codec -----------------------------------------------------------------
- * Base64 and hexadecimal, reading. Strict: bytes have one spelling; any other is refused. */
+ * Base64 and hexadecimal (RFC 4648), reading; `util` writes them. Base64 is strict: of the
+ * spellings of the same bytes only the canonical one is read. Hexadecimal is read in either case.
+ * Skip it unless you doubt a bound. */
 
+/* The digit's value; -1: `c` is no digit. */
 static int
 hex_digit(char c)
 {
@@ -7657,6 +7665,7 @@ hex_digit(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+/* in.n / 2 bytes to `out`. False: half a byte, or a character that is no digit. */
 static bool
 hex_decode(void *out, struct slice in)
 {
@@ -7674,7 +7683,8 @@ hex_decode(void *out, struct slice in)
 	return true;
 }
 
-/* Strict: no white space, canonical padding, no stray bits. -1: malformed or longer than cap. */
+/* RFC 4648 3.2 to 3.5, strict: no white space, canonical padding (none with `url`), zero pad bits.
+ * `out` may be in.p. Returns the bytes written; -1: malformed, or more than `cap` bytes. */
 static ssize_t
 b64_decode(void *out, size_t cap, struct slice in, bool url)
 {
@@ -7711,13 +7721,20 @@ b64_decode(void *out, size_t cap, struct slice in, bool url)
 }
 
 /* ---- field -----------------------------------------------------------------
- * What becomes of a header field, whoever sends it: one table, and the look-up that gives each parsed
- * field its rule. A name is compared without case, and with "_" for "-" where servers do (CGI).
- * Read the table; skip the look-up. */
+ * What becomes of a header field, whoever sends it: one table, and the look-up that gives each
+ * parsed field its rule (HDR_*, in `http`). Case is ignored, and "_" equals "-", because CGI makes
+ * one variable of both (RFC 3875 4.1.18). The first row that fits decides; a field without a row
+ * passes. Read the table; skip the look-up. */
 
-/* How a second target is read (lua/target.lua): bucket/key; a key in the request's own bucket;
- * Swift's container/object; Swift's account; what WebDAV, CouchDB and Swift call Destination; a URL or
- * a path of this host; Swift's container/beginning of objects; what stands before all paths of an API. */
+/* How lua/target.lua reads a second target:
+ *   BUCKET       bucket/key
+ *   KEY          a key in the request's own bucket
+ *   CONTAINER    container/object (Swift)
+ *   ACCOUNT      an account (Swift)
+ *   DESTINATION  what WebDAV, CouchDB and Swift call Destination
+ *   URL          a URL, or a path of this host
+ *   PREFIX       container/beginning of objects' names (Swift)
+ *   NAMESPACE    what stands before all paths of an API */
 enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
 	SECOND_PREFIX, SECOND_NAMESPACE };
 
@@ -7818,6 +7835,7 @@ static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"vary", HDR_NO_TRAILER},               /* RFC 9110 12.5.5 */
 };
 
+/* "*" at the end of a row's name stands for any rest. */
 static bool
 http_rule_fits(const char *row, struct slice name)
 {
@@ -7829,8 +7847,8 @@ http_rule_fits(const char *row, struct slice name)
 	return row[k] == '*' || (row[k] == '\0' && k == name.n);
 }
 
-/* Where the rows begin that may fit a name: by its first letter and its third, for half of them
- * begin with "x-"; "_" is "-" here too. */
+/* The chain of the rows that may fit `name`: from its first letter and its third, because half of
+ * the names begin with "x-". "_" equals "-" here too. */
 static size_t
 http_rule_chain(const char *name, size_t n)
 {
@@ -7839,8 +7857,8 @@ http_rule_chain(const char *name, size_t n)
 	return (size_t)(name[0] & 31) << 5 | (size_t)((third == '_' ? '-' : third) & 31);
 }
 
-/* The first row that fits. Rows are chained by two of their letters, in the table's order: each
- * field of each message is looked up here. */
+/* The rule of the first row that fits; 0: none. Each field of each message is looked up here, so
+ * the rows are chained by http_rule_chain, in the table's order. */
 static uint16_t
 http_field_rule(struct slice name)
 {
@@ -7866,7 +7884,8 @@ http_field_rule(struct slice name)
 /* ---- uri -------------------------------------------------------------------
  * Hosts, percent signs, pairs of queries and forms, and the ways in which a server may read a path.
  * Pure. One reader and one writer with a table of modes: a mode's row names the server or standard
- * that needs it. Skip it if you trust that `a%2Fb` is seen by every rule as every server may see it. */
+ * that needs it. Skip it if you trust that `a%2Fb` is seen by every rule as every server may see
+ * it. */
 #define HTTP_READINGS_MAX 64            /* of one path: five habits freely combined make 32 */
 #define HTTP_READINGS_BYTES 65536       /* room for them: 64 of 1 KiB, or fewer longer ones */
 
@@ -7885,7 +7904,9 @@ http_label_is_number(struct slice s)
 	return s.n != 0;
 }
 
-/* Letters, digits, "-", "_" (in use, if not in RFC 952), in labels of 1 to 63. NULL or why not. */
+/* Letters, digits, "-" and "_" (in use, though not in RFC 952), in labels of 1 to 63 bytes (RFC
+ * 1035 2.3.4). *last: where the last label begins. NULL, or why `in` is no name, a static
+ * phrase. */
 static const char *
 http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
 {
@@ -7911,7 +7932,8 @@ http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
 	return NULL;
 }
 
-/* An IPv6 literal, with brackets or (as people write it) without. */
+/* An IPv6 address, with the brackets of RFC 3986 3.2.2 or (as people write it) without. NULL, or
+ * why `in` is none, a static phrase. */
 static const char *
 http_canonical_v6(struct slice in, char out[256])
 {
@@ -7930,10 +7952,10 @@ http_canonical_v6(struct slice in, char out[256])
 	return NULL;
 }
 
-/* One spelling for each host, as a C string: lower case, one trailing dot off, addresses as RFC 5952 or
- * dotted quad, and what getaddrinfo would take for an address made one. NULL, or why there is none, a
- * static phrase. A name with letters outside ASCII is refused: which xn-- form it has is a matter of
- * tables (UTS 46), and a wrong guess would name another host. */
+/* The one spelling of a host, as a C string: lower case, one trailing dot off, addresses as RFC
+ * 5952 or dotted quad, and what getaddrinfo would take for an address made one. NULL, or why there
+ * is none, a static phrase. A name with letters outside ASCII is refused: its xn-- form depends on
+ * the tables of UTS 46, and a wrong guess would name another host. */
 static const char *
 http_canonical_host(struct slice in, char out[256], bool *is_ip)
 {
@@ -7959,7 +7981,8 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 	return NULL;
 }
 
-/* -- percent signs (RFC 3986 2.1): one reader and one writer. A row is what servers read or want differently. */
+/* -- percent-encoding (RFC 3986 2.1): one reader and one writer. A row is a habit of servers: what
+ * they read or want differently. */
 enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_FORM, PCT_SEGMENT, PCT_PATH, PCT_NO_SLASH, PCT_TWICE };
 
 static const struct {
@@ -7972,12 +7995,13 @@ static const struct {
 	[PCT_NONE] = {"", "", false, false, false},
 	/* RFC 3986 2.1, 2.3: nginx, WSGI, CGI. AWS's UriEncode */
 	[PCT_URI] = {"-._~", "", false, false, false},
-	/* read as WHATWG URL 5.1 has it; written so that readers of plain RFC 3986 and signers agree */
+	/* read as WHATWG URL 5.1 has it; written so that readers of plain RFC 3986 and signers
+	 * agree */
 	[PCT_QUERY] = {"-._~", "", true, false, false},
 	/* WHATWG URL 5.2, RFC 6749 B: to the letter */
 	[PCT_FORM] = {"*-._", "", true, true, false},
-	/* RFC 3986 3.3: what a segment may hold as it is, since some servers compare before they decode (Telegram's ":").
-	 * Not ";", which ends a segment for some */
+	/* RFC 3986 3.3: what a segment may hold as it is, since some servers compare before they
+	 * decode (Telegram's ":"). Not ";", which ends a segment for some */
 	[PCT_SEGMENT] = {"-._~:@!$&'()*+,=", "", false, false, false},
 	/* AWS's UriEncode of a path */
 	[PCT_PATH] = {"-._~/", "", false, false, false},
@@ -7987,7 +8011,8 @@ static const struct {
 	[PCT_TWICE] = {"-._~", "", false, false, true},
 };
 
-/* The byte that is spelled at i; of how many bytes, at least 1. A "%" that begins no %XX is itself. */
+/* *out: the byte that is spelled at in.p[i]. Returns the bytes of its spelling, at least 1. A "%"
+ * that begins no %XX is itself. */
 static size_t
 pct_next(struct slice in, size_t i, enum pct mode, char *out)
 {
@@ -8010,7 +8035,7 @@ pct_next(struct slice in, size_t i, enum pct mode, char *out)
 	return used;
 }
 
-/* Into `out`, which may be `in`; at most cap bytes. */
+/* Decodes into `out`, which may be in.p, at most `cap` bytes. Returns the bytes written. */
 static size_t
 pct_decode(char *out, size_t cap, struct slice in, enum pct mode)
 {
@@ -8050,7 +8075,8 @@ pct_put(struct buf *b, struct slice in, enum pct mode)
 	return buf_ok(b);
 }
 
-/* Has each "%" its two digits? Servers keep one that has not, drop it or fail. */
+/* Does each "%" begin a %XX? Of one that does not, servers make different things: they keep it,
+ * drop it or fail. */
 static bool
 pct_ok(struct slice in)
 {
@@ -8076,7 +8102,7 @@ static const struct {
 	[PAIR_EVERY] = {'&', '&', true},        /* for copies in which every byte stays */
 };
 
-/* The "name=value" at *at. */
+/* The "name=value" that begins at *at, which moves behind it. False: no pair is left. */
 static bool
 pair_next(struct slice in, size_t *at, enum pair_mode mode, struct slice *pair, struct slice *name)
 {
@@ -8097,14 +8123,17 @@ pair_value(struct slice pair, struct slice name)
 	return (struct slice){pair.p + skip, pair.n - skip};
 }
 
-/* A name, decoded; at most cap bytes: longer ones match nothing. */
+/* A name, decoded into `out`: at most `cap` bytes, so that a longer name matches nothing. */
 static struct slice
 pair_name(struct slice in, char *out, size_t cap)
 {
 	return (struct slice){out, pct_decode(out, cap, in, PCT_QUERY)};
 }
 
-/* What Basic holds in base64 (RFC 7617 2), into `plain`, which the caller frees. False: it is no Basic, or none that a server reads. */
+/* -- Basic */
+
+/* Decodes the "user:password" of Basic (RFC 7617 2) into `plain`, which the caller frees also after
+ * false: `value` is of another scheme, or its base64 is malformed or empty. */
 static bool
 http_basic(struct slice value, struct buf *plain)
 {
@@ -8131,7 +8160,8 @@ enum http_way {
 };
 #define HTTP_READING_DEPTH 2            /* decoded once by a gateway and once behind it */
 
-/* One segment with the slash before it, written behind the o bytes of a reading; their number then. */
+/* RFC 3986 5.2.4 for one segment `s`, with the slash before it, written behind the `o` bytes of a
+ * reading. Returns the reading's new length. */
 static size_t
 http_reading_segment(struct slice s, bool last, char *out, size_t o)
 {
@@ -8148,7 +8178,8 @@ http_reading_segment(struct slice s, bool last, char *out, size_t o)
 	return o;
 }
 
-/* From `in` to `out`: never longer, and the first slash stays. */
+/* Reads `in` in one way, into `out`: never longer than `in`, and its first slash stays. Returns the
+ * length. */
 static size_t
 http_reading(struct slice in, enum http_way way, char *out)
 {
@@ -8201,7 +8232,8 @@ http_reading_sane(struct slice s)
 	return true;
 }
 
-/* Reading `from` in another way: kept if it is new. False: not sane, or no room. */
+/* Reads reading `from` in one way more, and keeps the result if it is new. False: not sane, or no
+ * room. */
 static bool
 http_reading_add(struct http_readings *r, size_t from, enum http_way way)
 {
@@ -8242,10 +8274,10 @@ http_reading_close(struct http_readings *r)
 	}
 }
 
-/* The distinct readings of a path, itself first: how many, or -1 where a path rule must refuse:
- * it does not begin with "/", has a "%" that begins no %XX, is
- * not sane in some reading, or has more readings than fit. A plain path is its own only reading
- * and takes no memory. */
+/* The distinct readings of a path, itself first. Returns their number, or -1 where a path rule must
+ * refuse: the path does not begin with "/", has a "%" that begins no %XX, is not sane in some
+ * reading, or has more readings than fit. A plain path is its own only reading and takes no
+ * memory. */
 static int
 http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
     struct slice reading[HTTP_READINGS_MAX])
@@ -8263,14 +8295,17 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
 }
 
 /* ---- trust -----------------------------------------------------------------
- * Certificates: reading and making them, our own authority, roots, what a credential shows and trusts,
- * the verification of a server's chain, and the sessions that stand for one made before. Skip it if
- * you trust that a server's certificate is verified, and that an agent's client accepts ours.
+ * Certificates: reading and making them, our own authority, roots, what a credential shows and
+ * trusts, the verification of a server's chain, and the sessions that stand for one made before.
+ * Skip it if you trust that a server's certificate is verified, and that an agent's client accepts
+ * ours.
  *
- * Invariants. A certificate is read once (cert_read), and every rule asks what was read. An extension
- * that is malformed, or critical and not known here, ends a path; so does a name constraint that
- * cannot be compared. A chain is verified once all of its certificates have come. A session resumes only for the host (agents) or the host, port,
- * trust and tag (upstreams) it was made for: that is part of its name in the cache. */
+ * Invariants. A certificate is read once (cert_read), and every rule asks what was read. An
+ * extension that is malformed, or critical and not known here, ends a path; so does a name
+ * constraint that cannot be compared. A chain is verified once all of its certificates have come. A
+ * session resumes only for the host (agents) or the host, port, trust and tag (upstreams) that it
+ * was made for, which are part of its name in the cache. The structs of sessions, leaves and idents
+ * stand in `organs`. */
 #define TLS_LEAVES        1024  /* minted certificates kept: 0.7 KB each */
 #define TLS_LEAF_WAYS     8
 #define TLS_LEAF_LIFE     (7 * 86400)
@@ -8281,8 +8316,9 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
 #define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
 #define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
 
-/* -- locked memory: for keys and master secrets. Pages count against the limit as they are touched;
- * where locking is not allowed the memory serves unlocked, as the arena of secrets does. */
+/* -- locked memory: for keys and master secrets. Pages count against RLIMIT_MEMLOCK as they are
+ * touched. Where locking is not allowed the memory serves unlocked, as the arena of secrets
+ * does. */
 static void *
 tls_map(size_t n, int sharing)
 {
@@ -8325,6 +8361,14 @@ tls_sha256_hex(struct slice s, char out[64])
 	hex_encode(out, h, sizeof h);
 }
 
+/* -- sessions. A slot, in the byte order of the machine, in memory alone:
+ *   offset  bytes
+ *   0       32     name: SHA-256 of all that the session is bound to
+ *   32      86     BearSSL's parameters: id 32, its length 1, unused 1, version 2, suite 2, secret 48
+ *   118     2      zero
+ *   120     8      expires, monotonic ms
+ *   128     8      check: SHA-256 of what is above, its first bytes, the lowest bit set; 0: none */
+
 static struct session_table *
 session_table_new(size_t n, int sharing)
 {
@@ -8366,7 +8410,8 @@ session_write(struct session_table *t, size_t i, const struct session *s)
 	}
 }
 
-/* The slot of `name`, and in `s` its contents. Without one: the slot whose session ends first, and zeros. */
+/* The slot of `name`, with its contents in *s. If `name` has none: the slot of its set whose
+ * session ends first, with zeros in *s. */
 static size_t
 session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
 {
@@ -8427,7 +8472,8 @@ session_drop(struct session_table *t, const uint8_t name[32])
 		session_write(t, i, &(struct session){.check = 0});
 }
 
-/* Wipes what expired or was left torn. A slot that another worker is writing is lost: a miss. */
+/* Wipes slots that have expired or were left torn. A slot that another worker is writing may be
+ * wiped too: its client then makes a full handshake. */
 static void
 session_sweep(struct session_table *t)
 {
@@ -8444,6 +8490,8 @@ session_sweep(struct session_table *t)
 	}
 	wipe(&s, sizeof s);
 }
+
+/* -- DER, writing (X.690 10): backwards, so that an element's header comes after its contents. */
 
 static void
 der_put(struct der *d, const void *p, size_t n)
@@ -8539,20 +8587,21 @@ der_next(struct slice *in, uint8_t *tag, struct slice *body, struct slice *whole
 	return true;
 }
 
-/* Takes the next element if it has that tag: else `in` stays as it is. */
+/* Takes the next element off `in` if it has that tag. Of another tag, `in` stays as it is. */
 static bool
 der_expect(struct slice *in, uint8_t tag, struct slice *body, struct slice *whole)
 {
 	return in->n != 0 && (uint8_t)in->p[0] == tag && der_next(in, &tag, body, whole);
 }
 
-/* The one element that `in` is. */
+/* *body: the contents of the one element that `in` consists of. */
 static bool
 der_only(struct slice in, uint8_t tag, struct slice *body)
 {
 	return der_expect(&in, tag, body, NULL) && in.n == 0;
 }
 
+/* UTCTime or GeneralizedTime in the one form of RFC 5280 4.1.2.5: seconds, and "Z". */
 static bool
 der_read_time(struct slice *in, int64_t *out)
 {
@@ -8596,7 +8645,8 @@ struct cert_view {              /* all borrowed from the certificate */
 #define FORM_IP  0x87
 #define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
 
-/* What the value of an extension says. NULL, or why the certificate is no part of a path. */
+/* Reads the value of extension 2.5.29.`id` into `v`. NULL, or why the certificate can be no part of
+ * a path. */
 static const char *
 rule_read(struct cert_view *v, uint8_t id, struct slice in)
 {
@@ -8630,8 +8680,8 @@ rule_read(struct cert_view *v, uint8_t id, struct slice in)
 			v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
 		}
 		break;
-	/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues is
-	 * not in the RFC, but what all browsers and libraries do. */
+	/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues
+	 * is not in the RFC, but what all browsers and libraries do. */
 	case 37:
 		v->for_servers = false;
 		while (der_expect(&in, 0x06, &s, NULL))
@@ -8643,8 +8693,8 @@ rule_read(struct cert_view *v, uint8_t id, struct slice in)
 	return in.n == 0 ? NULL : CERT_MALFORMED;
 }
 
-/* Takes the next subtree off a list. 4.2.1.10 fixes its bounds: from 0, which DER leaves out, and
- * without end. */
+/* Takes the next GeneralSubtree off a list. RFC 5280 4.2.1.10 fixes its bounds: minimum 0, which
+ * DER leaves out though some write it, and no maximum. */
 static bool
 subtree_next(struct slice *list, uint8_t *form, struct slice *base)
 {
@@ -8654,8 +8704,8 @@ subtree_next(struct slice *list, uint8_t *form, struct slice *base)
 	    (tree.n == 0 || (der_only(tree, 0x80, &from) && slice_eq(from, SLICE("\0"))));
 }
 
-/* May a subtree of that form be this? One that can match no name would let names pass that its CA
- * meant to exclude. */
+/* Is `base` well-formed for names of that form? A base that can match no name would let names pass
+ * that its CA meant to exclude. */
 static bool
 subtree_valid(uint8_t form, struct slice base)
 {
@@ -8677,8 +8727,9 @@ subtree_valid(uint8_t form, struct slice base)
 	return true;
 }
 
-/* A constraint on a form of names that we cannot compare ends the path if it is critical (4.2). Else
- * it counts against each certificate below that has such a name. */
+/* nameConstraints (4.2.1.10). A constraint on a form of names that we cannot compare ends the path
+ * if it is critical (4.2). If it is not, it counts against each certificate below that has such a
+ * name. */
 static const char *
 rule_constraints(struct cert_view *v, struct slice seq, bool critical)
 {
@@ -8702,6 +8753,7 @@ rule_constraints(struct cert_view *v, struct slice seq, bool critical)
 	return NULL;
 }
 
+/* Reads all extensions. NULL, or why the certificate can be no part of a path. */
 static const char *
 cert_rules(struct cert_view *v)
 {
@@ -8746,6 +8798,8 @@ cert_rules(struct cert_view *v)
 	return why;
 }
 
+/* Reads a certificate (RFC 5280 4.1). False: malformed. A certificate that is well-formed but can
+ * be no part of a path has v->fault. */
 static bool
 cert_read(struct slice der, struct cert_view *v)
 {
@@ -8774,7 +8828,10 @@ cert_read(struct slice der, struct cert_view *v)
 	return true;
 }
 
-/* 0: not an address; else 4 or 16 bytes in `ip`. Hosts come canonical: there are no other forms. */
+/* -- names and their constraints (RFC 5280 4.2.1.10, RFC 9525) */
+
+/* Returns 4 or 16, the bytes of an address in `ip`; 0: `host` is a name. Hosts come canonical, so
+ * inet_pton reads all addresses. */
 static size_t
 host_ip(const char *host, uint8_t ip[16])
 {
@@ -8783,9 +8840,9 @@ host_ip(const char *host, uint8_t ip[16])
 	return inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
 }
 
-struct rdn {                    /* one part of a name, like O=Acme */
+struct rdn {                    /* RelativeDistinguishedName, like O=Acme: its first attribute */
 	struct slice whole, id, value;
-	bool several;           /* more attributes follow in it */
+	bool several;           /* there are more attributes in the set */
 };
 
 static bool
@@ -8801,8 +8858,8 @@ rdn_next(struct slice *names, struct rdn *r)
 	return true;
 }
 
-/* RFC 5280 7.1: neither case nor spaces count. `unsure` is the answer where letters that are not ASCII
- * differ, or the encoding may. */
+/* RFC 5280 7.1: neither case nor spaces count. `unsure` is the answer where bytes outside ASCII
+ * differ, since they may be one letter in two encodings. */
 static bool
 rdn_same(struct slice a, struct slice b, bool unsure)
 {
@@ -8818,7 +8875,7 @@ rdn_same(struct slice a, struct slice b, bool unsure)
 	}
 }
 
-/* Does a directoryName begin with another? `unsure` is the answer where we cannot tell. */
+/* Does the directoryName `dn` begin with `base`? `unsure` is the answer where we cannot tell. */
 static bool
 dn_within(struct slice base, struct slice dn, bool unsure)
 {
@@ -8854,10 +8911,10 @@ dns_matches(struct slice name, struct slice host)
 	    (struct slice){dot, host.n - (size_t)(dot - host.p)});
 }
 
-/* A name is within itself and what it ends, label by label; a base with a leading dot wants one
- * label more, as OpenSSL and Go read it; an empty one has all names within. A wildcard is excluded
- * by whatever one of the names that it stands for would be (RFC 5280 is silent; OpenSSL asks of the
- * wildcard's own letters alone), and permitted only with all of them. */
+/* A name is within `base` if it equals `base` or ends in it, label by label. A base with a leading
+ * dot wants one label more, as OpenSSL and Go read it. An empty base holds all names. RFC 5280 is
+ * silent about wildcards: one is excluded if any name that it stands for is (OpenSSL compares only
+ * the wildcard's own letters), and permitted only if all are. */
 static bool
 dns_within(struct slice base, struct slice name, bool excluded)
 {
@@ -8877,14 +8934,14 @@ subtree_holds(uint8_t form, struct slice base, struct slice name, bool excluded)
 	if (form == FORM_DN)
 		return dn_within(base, name, excluded);
 	if (form != FORM_IP || (name.n != 4 && name.n != 16))
-		return excluded;        /* what we cannot compare is neither permitted nor let pass */
+		return excluded;        /* a form that we cannot compare is excluded, and never permitted */
 	for (size_t i = 0; i < name.n; i++)
 		if (base.n != 2 * name.n || ((name.p[i] ^ base.p[i]) & base.p[name.n + i]) != 0)
 			return false;
 	return true;
 }
 
-/* May there be such a name below `ca`? Excluded beats permitted. */
+/* Do the constraints of `ca` allow `name` below it? An excluded subtree beats a permitted one. */
 static bool
 cert_allows(const struct cert_view *ca, uint8_t form, struct slice name)
 {
@@ -8904,8 +8961,8 @@ cert_allows(const struct cert_view *ca, uint8_t form, struct slice name)
 	return true;
 }
 
-/* Is it a certificate of that host? An address is compared with iPAddress names, all bytes, and
- * with nothing else (RFC 9110 4.3.5). */
+/* Is `host` among the certificate's subjectAltNames? An address is compared with iPAddress names
+ * alone, all bytes (RFC 9110 4.3.5). */
 static bool
 cert_names(const struct cert_view *v, const char *host)
 {
@@ -8920,7 +8977,9 @@ cert_names(const struct cert_view *v, const char *host)
 	return false;
 }
 
-static const struct {           /* how certificates are signed; what is not here we cannot check */
+/* -- signatures of certificates. A row is an algorithm's OID; one without a row cannot be
+ * checked. */
+static const struct {
 	struct slice oid;
 	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, whose collisions can be computed */
 	const unsigned char *rsa;       /* the hash's OID in a PKCS#1 signature; NULL: ECDSA */
@@ -8936,7 +8995,7 @@ static const struct {           /* how certificates are signed; what is not here
 	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x01"), NULL, NULL},
 };
 
-/* Reads the key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… */
+/* Reads the certificate's public key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… */
 static int
 cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
 {
@@ -8953,7 +9012,7 @@ cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
 	    BR_ERR_X509_INVALID_VALUE;
 }
 
-/* Was it signed with the key of `ca`? 0, or why not: BR_ERR_X509_… */
+/* Was `v` signed with the key of `ca`? 0, or why not: BR_ERR_X509_… */
 static int
 cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
 {
@@ -8984,6 +9043,9 @@ cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
 	    cert_algs[i].rsa, n, &pk->key.rsa, signed_) == 1 && memcmp(own, signed_, n) == 0 ? 0 :
 	    BR_ERR_X509_BAD_SIGNATURE;
 }
+
+/* -- certificates of our own: all on P-256. The private keys are locked, and a leaf's lives no
+ * longer than its process. */
 
 static bool
 p256_key_make(uint8_t key[32])
@@ -9019,7 +9081,7 @@ struct issuer {
 #define P256_SPKI /* what stands before the point */ "\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce" \
     "\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00"
 
-/* A name of one commonName; empty where RFC 5280's 64 characters do not hold it. */
+/* A Name of one commonName; empty if `cn` has more than the 64 characters of RFC 5280 A.1. */
 static void
 der_name(struct der *d, const char *cn)
 {
@@ -9043,6 +9105,7 @@ der_name(struct der *d, const char *cn)
 #define EXT_CA "\x30\x12\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x08\x30\x06\x01\x01\xff\x02\x01\x00" /* \
     basicConstraints, critical: a CA, of leaves alone */ EXT_USAGE "\x02\x04"       /* keyCertSign */
 
+/* Of a leaf for `host`; NULL: of the CA itself. */
 static void
 der_extensions(struct der *d, const char *host, const uint8_t *skid, const struct issuer *by)
 {
@@ -9071,8 +9134,8 @@ der_extensions(struct der *d, const char *host, const uint8_t *skid, const struc
 	der_wrap(d, 0xa3, end);
 }
 
-/* A certificate for `pub`: a leaf that names the host, or (NULL) the issuer's own. It lies in `room`;
- * empty: there is no randomness, or it did not fit. */
+/* A certificate for `pub`, made in `room`: a leaf for `host`, or with NULL the issuer's own. Empty:
+ * there was no randomness, or the certificate did not fit. */
 static struct slice
 cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int64_t now,
     uint8_t room[CERT_ROOM])
@@ -9139,7 +9202,8 @@ tls_ca_make(uint8_t room[CERT_ROOM], uint8_t key[32], int64_t now)
 	    (size_t)(dn + sizeof dn - name.at)}, skid, key}, cert_now(now), room);
 }
 
-/* Owned. A host may lie in the TLS_LEAF_WAYS of its set, which come in the order of their last use. */
+/* Owned. A host's leaf lies in one of the TLS_LEAF_WAYS places of its set, the one used last
+ * first. */
 static struct leaf *leaves[TLS_LEAVES];
 
 static void
@@ -9192,8 +9256,8 @@ leaf_get(const char *host)
 	return l;
 }
 
-/* Hands the host's certificate and its key to BearSSL's own policy for one EC chain, which chooses the
- * suite and the hash, and signs. */
+/* Hands the host's certificate and its key to BearSSL's policy for one EC chain, which chooses the
+ * suite and the hash, and signs. The caller owns a reference in *l. */
 static bool
 leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc)
 {
@@ -9204,7 +9268,8 @@ leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc)
 	return true;
 }
 
-/* The CA that signs in this process. Everything minted before, under another one, is forgotten. */
+/* Loads the CA that signs in this process. Leaves that another CA signed are dropped. False: the
+ * key is not the certificate's, or there is no memory or no randomness. */
 static bool
 tls_ca_load(struct slice cert_der, const void *key32)
 {
@@ -9238,8 +9303,8 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	return true;
 }
 
-/* -- trust: roots from PEM bundles. They are kept whole: a root binds what is below
- * it as any other issuer does. */
+/* -- roots, from PEM bundles. A root is kept whole, because its extensions bind what is below it,
+ * as any other issuer's do. */
 struct tls_root {
 	struct tls_root *next;  /* in the order of the files */
 	struct cert_view cert;  /* into `der` */
@@ -9274,9 +9339,9 @@ tls_trust_unref(struct tls_trust *t)
 	free(t);
 }
 
-/* Takes the next object off a PEM text (RFC 7468) whose name ends in `kind`, as DER into `der`. *name: of
- * that or of the last that was looked at, "BEGIN EC PRIVATE KEY". 0: there is none; -1: malformed.
- * BearSSL's decoder takes 27 ms for the system's bundle; this 2. */
+/* Takes the next object off a PEM text (RFC 7468) whose label ends in `kind`, as DER into `der`.
+ * *name is that label, like "BEGIN EC PRIVATE KEY", or the last one that was passed over. 0: there
+ * is none; -1: malformed. BearSSL's decoder takes 27 ms for the system's bundle, this one 2. */
 static int
 pem_next(struct slice *in, struct slice kind, struct slice *name, struct buf *der)
 {
@@ -9306,8 +9371,9 @@ pem_next(struct slice *in, struct slice kind, struct slice *name, struct buf *de
 	return 1;
 }
 
-/* All certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL. One with a
- * key that we cannot use is left out: its chains will be reported as untrusted. */
+/* Adds all certificates of a PEM text, and the SHA-256 of each to `hashes`, unless that is NULL.
+ * One with a key that we cannot use is left out: chains that end in it will be reported as
+ * untrusted. */
 static bool
 trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 {
@@ -9342,7 +9408,8 @@ trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 	return found == 0;
 }
 
-/* Roots of all files together; NULL and a reason when one cannot be read or holds none. */
+/* The roots of all files together. NULL, and a reason in `why`: a file cannot be read or holds
+ * none. */
 static struct tls_trust *
 tls_trust_load(const char **files, size_t n, struct buf *why)
 {
@@ -9373,6 +9440,8 @@ tls_trust_load(const char **files, size_t n, struct buf *why)
 	return NULL;
 }
 
+/* -- identities (struct tls_ident in `organs`; `ident` makes them) */
+
 static struct tls_ident *
 tls_ident_ref(struct tls_ident *id)
 {
@@ -9393,6 +9462,7 @@ tls_ident_unref(struct tls_ident *id)
 	free(id);
 }
 
+/* Is `what`, a certificate or a key, among those that are trusted as themselves? */
 static bool
 ident_knows(const struct tls_ident *id, struct slice what)
 {
@@ -9407,8 +9477,9 @@ ident_knows(const struct tls_ident *id, struct slice what)
 
 /* -- verification: a path from the server's certificate to a root, each signed by the next, and
  * nothing on it that forbids it (RFC 5280 6.1). The walk is ours, because BearSSL's knows neither
- * name constraints nor purposes and takes no root's word; keys and signatures are BearSSL's. Chains
- * may come out of order and with certificates too many. Nothing is judged before all is there. */
+ * name constraints nor purposes and ignores a root's extensions; keys and signatures are BearSSL's.
+ * A chain may come out of order and with certificates too many: nothing is judged before its
+ * end. */
 #define VERIFY_CHECKS 12        /* signatures that are looked at: one of P-521 takes milliseconds */
 
 struct tls_verify {
@@ -9417,7 +9488,7 @@ struct tls_verify {
 	bool is_ip;
 	struct tls_trust *trust;        /* owned reference */
 	struct tls_ident *ident;        /* owned reference, or NULL */
-	bool *resumed;                  /* borrowed: not so once a chain comes */
+	bool *resumed;                  /* borrowed; false once a chain comes */
 	struct buf certs;               /* the chain as it comes, at most TLS_CERT_MAX */
 	size_t end[TLS_CHAIN_MAX];      /* where each certificate ends in `certs` */
 	unsigned count;                 /* over TLS_CHAIN_MAX: too many came */
@@ -9465,7 +9536,8 @@ verify_end_cert(const br_x509_class **ctx)
 	v->count++;
 }
 
-/* The next root of a name, counted from 0, the credential's own first; NULL: there is none. */
+/* The root with the number `at`, from 0, of those that bear `name`, the credential's own first;
+ * NULL: there are not so many. */
 static const struct cert_view *
 verify_root(const struct tls_verify *v, struct slice name, size_t at)
 {
@@ -9479,8 +9551,9 @@ verify_root(const struct tls_verify *v, struct slice name, size_t at)
 	return NULL;
 }
 
-/* The first fault is reported. A signature that does not fit gives way to a later fault: it may only
- * mean that there is another certificate of this name. Always false, so that a step may return it. */
+/* The first fault is reported. A signature that does not fit gives way to a later fault: it may
+ * only mean that there is another certificate of this name. Always false, so that a step may return
+ * it. */
 static bool
 verify_blame(struct tls_verify *v, unsigned err, const char *why)
 {
@@ -9498,8 +9571,8 @@ verify_dates(const struct tls_verify *v, const struct cert_view *c)
 	    v->now > c->not_after ? "certificate expired" : NULL;
 }
 
-/* tls=legacy: the commonName of a certificate without subjectAltName stands as one from here on, to be
- * compared with the host and with constraints. */
+/* tls=legacy: the commonName of a certificate without subjectAltName stands as one from here on, to
+ * be compared with the host and with constraints. */
 static void
 verify_take_cn(struct tls_verify *v, struct cert_view *c)
 {
@@ -9521,8 +9594,8 @@ verify_take_cn(struct tls_verify *v, struct cert_view *c)
 	c->names = (struct slice){(char *)v->cn, cn.n == 0 ? 0 : 2 + cn.n};
 }
 
-/* Do the name constraints of all certificates above allow all names below (4.2.1.10)? The names of a
- * self-issued certificate (one of a change of keys) count only where it is the server's own. */
+/* Do the name constraints of all certificates above allow all names below (4.2.1.10)? The names of
+ * a self-issued certificate (one of a change of keys) count only where it is the server's own. */
 static bool
 verify_names(const struct tls_verify *v, unsigned top)
 {
@@ -9544,7 +9617,7 @@ verify_names(const struct tls_verify *v, unsigned top)
 	return true;
 }
 
-/* May `ca` be above the n certificates of the path? Then it is on it. */
+/* May `ca` stand above the n certificates of the path? If so, `ca` is on it. */
 static bool
 verify_link(struct tls_verify *v, unsigned n, const struct cert_view *ca, bool root)
 {
@@ -9598,7 +9671,7 @@ verify_climb(struct tls_verify *v, unsigned n)
 	    "untrusted certificate (unknown authority)");
 }
 
-/* The server's own certificate, whoever signed it. */
+/* Judges the server's own certificate by all but its issuer. */
 static bool
 verify_leaf(struct tls_verify *v, struct cert_view *c)
 {
@@ -9625,9 +9698,9 @@ verify_leaf(struct tls_verify *v, struct cert_view *c)
 	return true;
 }
 
-/* Does the credential trust the server's own certificate as itself? Its name and its issuer do not count
- * then: the server that shows it and proves its key is the one that was meant. Nor do its dates for a
- * pin, which stands for a key. True: verified, with the result in v->err. */
+/* Does the credential trust the server's own certificate as itself? Then its names and its issuer
+ * do not count: the server that proves its key is the one that was meant. With a pin, which stands
+ * for a key, its dates do not count either. True: judged, with the result in v->err. */
 static bool
 verify_itself(struct tls_verify *v)
 {
@@ -9648,8 +9721,8 @@ verify_itself(struct tls_verify *v)
 	return true;
 }
 
-/* Is it among the roots itself, byte by byte? Then it needs no issuer. (The same name and key would not
- * do: the owner of a constrained root's key could give itself any name.) */
+/* Is `c` a root itself, byte by byte? Then it needs no issuer. (The same name and key would not do:
+ * the owner of a constrained root's key could give itself any name.) */
 static bool
 verify_is_root(const struct tls_verify *v, const struct cert_view *c)
 {
@@ -9661,8 +9734,9 @@ verify_is_root(const struct tls_verify *v, const struct cert_view *c)
 	return false;
 }
 
-/* -- chains that were found good: by a hash of all that was asked then but the time, and until when it
- * stands. Signatures are most of what verifying costs: 1 ms, with a P-384 issuer 4 ms. */
+/* -- chains that were found good: a hash of all inputs of the verification but the time, and from
+ * when to when the result holds. Signatures are most of what verifying costs: 1 ms, with a P-384
+ * issuer 4 ms. */
 #define VERIFIED_MAX 256        /* places, one for each hash: 12 KB */
 
 static struct verified {
@@ -9670,7 +9744,7 @@ static struct verified {
 	int64_t from, to;       /* of all dates on the path */
 } verified[VERIFIED_MAX];
 
-/* Where this chain for this name, under these roots and pins, has its place. */
+/* The place of this chain for this host, under these roots and pins, and its hash. */
 static struct verified *
 verify_place(const struct tls_verify *v, uint8_t hash[32])
 {
@@ -9696,6 +9770,9 @@ verify_note(const struct tls_verify *v, struct verified *place, const uint8_t ha
 	}
 }
 
+/* -- the result, and what connects it to BearSSL's engine and to `tls` */
+
+/* 0, or why the chain is refused: BR_ERR_X509_… */
 static unsigned
 verify_end_chain(const br_x509_class **ctx)
 {
@@ -9713,7 +9790,7 @@ verify_end_chain(const br_x509_class **ctx)
 	for (unsigned i = 0; i < v->count; from = v->end[i++])
 		if (v->end[i] == from ||
 		    !cert_read((struct slice){v->certs.p + from, v->end[i] - from}, &v->cert[i])) {
-			v->cert[i] = (struct cert_view){0};     /* can be no issuer */
+			v->cert[i] = (struct cert_view){0};     /* no issuer: is_ca is false */
 			if (i == 0)
 				verify_blame(v, BR_ERR_X509_INVALID_VALUE, NULL);
 		}
@@ -9746,7 +9823,8 @@ static const br_x509_class verify_class = {
 	verify_end_cert, verify_end_chain, verify_get_pkey,
 };
 
-/* Makes an engine verify the server's chain, and show the credential's certificate when asked for one. */
+/* Makes an engine verify the server's chain, and show the credential's certificate when asked for
+ * one. */
 static struct tls_verify *
 verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, bool *resumed,
     br_ssl_client_context *cc)
@@ -9785,7 +9863,8 @@ verify_free(struct tls_verify *v)
 	free(v);
 }
 
-/* Offers the session of that name. What it is bound to is its name: trust, port, host and tag. */
+/* Offers the server the session that was made with the same trust, port, host and tag: `name` is
+ * their SHA-256. True: there was one. */
 static bool
 verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
     struct slice tag, uint8_t name[32])
@@ -9811,7 +9890,8 @@ verify_why(const struct tls_verify *v)
 	return v != NULL ? v->why : NULL;
 }
 
-/* -- why an upstream's handshake failed; an agent's is told by its alert. The last row is for the rest. */
+/* -- why an upstream's handshake failed (`tls` tells an agent's by its alert). The last row is for
+ * all other errors. */
 static const struct { int err; const char *why; } tls_reasons[] = {
 	{BR_ERR_X509_BAD_SERVER_NAME, "certificate name mismatch"},
 	{BR_ERR_X509_BAD_SIGNATURE, "bad certificate signature"},
@@ -9874,17 +9954,20 @@ tls_reason(const struct tls *t, int err)
 
 /* ---- json ------------------------------------------------------------------
  * RFC 8259 to the letter: no comments, no trailing comma, no NaN, no BOM, no bytes that are not
- * UTF-8, no half surrogate, nothing behind the value. One pull reader over a slice that
- * allocates nothing and copies nothing: a token says which bytes of the text it is, so that
- * secrets can go from a response body straight into the arena, and a body can be edited in place
- * of those bytes alone. */
+ * UTF-8, no half surrogate, nothing behind the value. One pull reader over a slice, one writer of
+ * strings, and one way to find and to set a member of an object.
+ *
+ * Invariants. The reader allocates nothing and copies nothing: a token says which bytes of the text
+ * it is, so that a secret can go from a response body straight into the arena, and a member can be
+ * set while every other byte stays. json_char alone knows escapes. Skip it if you trust that what
+ * it takes for JSON is what RFC 8259 takes for it. */
 #define JSON_DEPTH_MAX   64     /* one bit a level; no API nests deeper, recursion stays small */
 #define JSON_NUMBER_MAX  128    /* bytes of a number; a double needs 24 */
 #define JSON_STRING_MAX  4096   /* bytes of a plain member of `expect`: scope, token_type */
 
 enum json_type {
-	JSON_BAD,               /* not JSON; and so says every call after it */
-	JSON_END,               /* the text is whole */
+	JSON_BAD,               /* not JSON; every later call returns this too */
+	JSON_END,               /* the text was one value, and that is read */
 	JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING,
 	JSON_KEY,               /* the colon behind it has been read */
 	JSON_ARRAY, JSON_OBJECT,
@@ -9921,6 +10004,8 @@ json_open(struct json_reader *r, struct slice text)
 		text = SLICE("");
 	*r = (struct json_reader){.text = text, .want = JSON_WANT_VALUE};
 }
+
+/* -- characters and numbers */
 
 /* Bytes of the well-formed UTF-8 sequence at p (RFC 3629: shortest form, no surrogates), or 0. */
 static size_t
@@ -9964,7 +10049,7 @@ json_hex4(const char *p, size_t n)
 	return n >= 4 && hex_decode(b, (struct slice){p, 4}) ? load_be16(b) : -1;
 }
 
-/* A character as UTF-8; bytes. */
+/* Writes code point `c` as UTF-8. Returns its bytes. */
 static size_t
 json_put_utf8(char out[4], long c)
 {
@@ -9977,8 +10062,8 @@ json_put_utf8(char out[4], long c)
 	return n;
 }
 
-/* The first character inside a string's quotes: writes its UTF-8 to out, its length to *len.
- * Answers the bytes read, 0 for what no string may hold. The only place that knows escapes. */
+/* The character of a string that begins at p: writes its UTF-8 to `out`, its length to *len.
+ * Returns the bytes read; 0: no string may hold them. */
 static size_t
 json_char(const char *p, size_t n, char out[4], size_t *len)
 {
@@ -10015,7 +10100,7 @@ json_char(const char *p, size_t n, char out[4], size_t *len)
 	return 6;
 }
 
-/* Past the digits at *i; false: there is none. */
+/* Moves *i past digits. False: there is none. */
 static bool
 json_digits(const char *p, size_t n, size_t *i)
 {
@@ -10049,6 +10134,8 @@ json_number_len(const char *p, size_t n)
 	}
 	return i;
 }
+
+/* -- tokens */
 
 static enum json_type
 json_fail(struct json_reader *r, struct json_token *t)
@@ -10156,7 +10243,7 @@ json_read_key(struct json_reader *r, struct json_token *t)
 	return JSON_KEY;
 }
 
-/* The next token. JSON_BAD and JSON_END stay what they are, however often one asks. */
+/* The next token. After JSON_BAD or JSON_END every call returns the same again. */
 static enum json_type
 json_next(struct json_reader *r, struct json_token *t)
 {
@@ -10185,14 +10272,17 @@ json_next(struct json_reader *r, struct json_token *t)
 	return r->want == JSON_WANT_KEY ? json_read_key(r, t) : json_read_value(r, t);
 }
 
-/* What is between the quotes of a string or key, as it is written. */
+/* -- the texts of tokens */
+
+/* The bytes between the quotes of a string or key, as they stand in the text. */
 static struct slice
 json_inside(const struct json_token *t)
 {
 	return (struct slice){t->raw.p + 1, t->raw.n - 2};
 }
 
-/* Writes a string token's characters (never more bytes than it has), out NULL: only counts them. */
+/* Writes the characters of a string or key to `out`, never more bytes than json_inside has. NULL:
+ * only counts them. Returns their bytes. */
 static size_t
 json_unescape(char *out, const struct json_token *t)
 {
@@ -10209,9 +10299,10 @@ json_unescape(char *out, const struct json_token *t)
 	return n;
 }
 
-/* Does a string or key token spell this name, in whatever way it is escaped? `loosely`: would a lax
+/* Does a string or key spell this name, in whatever way it is escaped? `loosely`: would a lax
  * reader take it for the name? Go's encoding/json ignores case, and folds two letters from outside
- * ASCII with it: the long s and the Kelvin sign. A reader that keeps C strings ends it at a NUL. */
+ * ASCII too: the long s and the Kelvin sign. A reader that keeps C strings ends the name at a
+ * NUL. */
 static bool
 json_spells(const struct json_token *t, struct slice name, bool loosely)
 {
@@ -10237,10 +10328,29 @@ json_spells(const struct json_token *t, struct slice name, bool loosely)
 	return at == name.n;
 }
 
+/* A string that may be shown: control characters (C0, DEL, C1) are dropped. `out` has room for
+ * JSON_STRING_MAX bytes. Returns the bytes written; SIZE_MAX: no string, or a longer one. */
+static size_t
+json_clean_string(char *out, const struct json_token *t)
+{
+	size_t n = 0, all;
+
+	if (t->type != JSON_STRING || t->raw.n > JSON_STRING_MAX)
+		return SIZE_MAX;
+	all = json_unescape(out, t);
+	for (size_t i = 0; i < all; i++) {
+		if (out[i] == '\xc2' && (unsigned char)out[i + 1] < 0xa0)
+			i++;
+		else if ((unsigned char)out[i] >= 0x20 && out[i] != 0x7f)
+			out[n++] = out[i];
+	}
+	return n;
+}
+
 enum json_number { JSON_NOT_A_NUMBER, JSON_INTEGER, JSON_REAL };
 
-/* Reads text that is one JSON number and nothing else: an integer where it is written as one and
- * fits. */
+/* Reads text that is one JSON number and nothing else. JSON_INTEGER: the number has neither
+ * fraction nor exponent, and fits. */
 static enum json_number
 json_number(struct slice in, int64_t *integer, double *real)
 {
@@ -10265,8 +10375,10 @@ json_number(struct slice in, int64_t *integer, double *real)
 	return JSON_REAL;
 }
 
-/* Adds s as a string in quotes. False, and the buffer is as before: not UTF-8. `lossy` puts U+FFFD where a
- * byte is not UTF-8, for logs and messages, which must come out whatever a peer sent. */
+/* -- writing */
+
+/* Adds `s` as a string in quotes. False, and the buffer is as before: `s` is not UTF-8. `lossy`
+ * puts U+FFFD where a byte is not UTF-8: logs and messages must come out whatever a peer sent. */
 static bool
 json_put(struct buf *b, struct slice s, bool lossy)
 {
@@ -10300,18 +10412,20 @@ json_put(struct buf *b, struct slice s, bool lossy)
 	return buf_adds(b, "\"");
 }
 
-/* What a caller wants of an object's own members. */
+/* -- members of the top object: finding and setting them */
+
+/* One member that a caller asks for. */
 struct json_member {
 	struct slice name;      /* borrowed from the caller */
-	bool alone;             /* a key that some readers take for it is a duplicate too */
-	struct json_token value; /* out. JSON_END: there is none. raw of a container is all of it */
+	bool alone;             /* a key that some readers take for `name` is a duplicate too */
+	struct json_token value; /* result; JSON_END: there is none. raw of a container is all of it */
 };
 
 enum json_result { JSON_OK, JSON_MALFORMED, JSON_NOT_OBJECT, JSON_DUPLICATE };
 
-/* Finds members of the top object. The whole text is read and must be JSON: half an answer is
- * none. A wanted name that comes twice is refused, since who reads the first and who the last
- * would disagree. */
+/* Finds members of the top object. The whole text is read and must be JSON. A wanted name that
+ * comes twice is refused, since readers that take the first and readers that take the last would
+ * disagree. */
 static enum json_result
 json_members(struct slice text, struct json_member *m, size_t n)
 {
@@ -10356,8 +10470,8 @@ struct json_spot {
 	bool found, alone;      /* alone: the object is empty */
 };
 
-/* A name that stands there twice, or in letters that only some readers take for it, is refused:
- * whichever we replaced, a server could read the other. */
+/* A name that stands there twice, or spelled so that only some readers take it for the name, is
+ * refused: whichever we replaced, a server could read the other. */
 static enum json_result
 json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 {
@@ -10378,8 +10492,8 @@ json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 	return res;
 }
 
-/* Adds the text with that member set to a string, every other byte as it was. False, and the buffer is not
- * bad: name or value is not UTF-8. */
+/* Adds the text with that member set to a string, every other byte as it was. False, and the buffer
+ * is not bad: name or value is not UTF-8. */
 static bool
 json_splice(struct buf *out, struct slice text, const struct json_spot *spot, struct slice name,
     struct slice value)
@@ -10396,31 +10510,16 @@ json_splice(struct buf *out, struct slice text, const struct json_spot *spot, st
 	return buf_add(out, text.p + from, text.n - from);
 }
 
-/* A string member that may be shown: control characters (C0, DEL, C1) dropped. out takes
- * JSON_STRING_MAX bytes; SIZE_MAX: no string, or longer than that. */
-static size_t
-json_clean_string(char *out, const struct json_token *t)
-{
-	size_t n = 0, all;
-
-	if (t->type != JSON_STRING || t->raw.n > JSON_STRING_MAX)
-		return SIZE_MAX;
-	all = json_unescape(out, t);
-	for (size_t i = 0; i < all; i++) {
-		if (out[i] == '\xc2' && (unsigned char)out[i + 1] < 0xa0)
-			i++;
-		else if ((unsigned char)out[i] >= 0x20 && out[i] != 0x7f)
-			out[n++] = out[i];
-	}
-	return n;
-}
-
 /* ---- subst -----------------------------------------------------------------
  * Rows: where the sandbox wrote a placeholder, the secret goes out, escaped for where it stands;
- * every other byte stays. A row names its place, for the agent must not choose one that comes
- * back: an Origin that CORS repeats, a member that is stored and read again. And the way back:
- * what an answer's head echoes of a secret becomes again what the client had sent. Pure: what
- * comes out is in a buf that the caller bounds, and bufs wipe what they held. */
+ * every other byte stays. A row names its place, for the agent must not choose one that comes back:
+ * an Origin that CORS repeats, a member that is stored and read again. And the way back: what an
+ * answer's head echoes of a secret becomes again what the client had sent.
+ *
+ * Invariants. Pure: results lie in a buf that the caller bounds, and bufs wipe what they held.
+ * Bytes are compared and replaced by one pass, so a secret that holds a placeholder is not searched
+ * again. Skip it unless you ask where a placeholder may turn into a secret, and whether an answer's
+ * head can show one. */
 #define SUBST_ROWS_MAX 64       /* of one request, one a text and place: a bit each */
 #define SUBST_TEXT_MAX (32 * 1024) /* their placeholders and names: 512 bytes each */
 #define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
@@ -10432,7 +10531,7 @@ json_clean_string(char *out, const struct json_token *t)
 
 struct subst_row {
 	struct slice placeholder; /* owned by the subst */
-	struct slice name;      /* too: of the field or parameter; or the steps to a member, each ended by a NUL */
+	struct slice name;      /* too: of the field or parameter; or the steps to a member, each with a NUL */
 	struct secret *secret;  /* owned */
 	enum subst_place place;
 	size_t from, to;        /* PLACE_PATH, PLACE_PART: these bytes */
@@ -10444,13 +10543,14 @@ struct subst {
 	struct buf text;        /* owned: placeholders and names */
 };
 
-/* A way of writing characters. */
+/* How a text spells characters: plain, percent-encoded or with JSON's escapes. */
 struct subst_code {
 	char escape;            /* begins what is longer than a byte; '\0': nothing does */
 	enum pct mode;          /* of '%' */
 };
 
-/* A run over one text: what lies before `from` has been copied, or replaced. */
+/* A run over one text. The bytes of `in` before `from` have been copied to `out`, or replaced
+ * there. */
 struct subst_run {
 	const struct subst *s;
 	uint64_t rows;          /* bit i: row i is looked for, here */
@@ -10458,7 +10558,7 @@ struct subst_run {
 	struct buf *out;        /* borrowed; untouched while nothing was found */
 	size_t from;
 	uint64_t hits;          /* bit i: row i was found */
-	unsigned again;         /* and how often those were found once more */
+	unsigned again;         /* how often rows in `hits` were found once more */
 	struct slice sent[SUBST_ROWS_MAX]; /* borrowed from `in`: as the client wrote it, the first time */
 };
 
@@ -10473,7 +10573,7 @@ subst_free(struct subst *s)
 	free(s);
 }
 
-/* Has a row one of these places (bit i: enum subst_place)? */
+/* Does any row have one of these places (bit i: enum subst_place)? */
 static bool
 subst_places(const struct subst *s, unsigned places)
 {
@@ -10483,7 +10583,8 @@ subst_places(const struct subst *s, unsigned places)
 	return false;
 }
 
-/* The rows of this very place. Names of fields have no case (RFC 9110 5.1), all others do. */
+/* The rows for the place and name, as bits. Names of fields ignore case (RFC 9110 5.1), all others
+ * do not. */
 static uint64_t
 subst_rows(const struct subst *s, enum subst_place place, struct slice name)
 {
@@ -10499,7 +10600,7 @@ subst_rows(const struct subst *s, enum subst_place place, struct slice name)
 static const struct subst_code subst_plain = {'\0', PCT_NONE}, subst_path = {'%', PCT_SEGMENT},
     subst_form = {'%', PCT_QUERY}, subst_json = {'\\', PCT_NONE};
 
-/* One character, of *len bytes; how many were read, at least 1. */
+/* Reads the character at in.p[i], of *len bytes, into `out`. Returns the bytes read, at least 1. */
 static size_t
 subst_get(const struct subst_code *code, struct slice in, size_t i, char out[4], size_t *len)
 {
@@ -10511,7 +10612,8 @@ subst_get(const struct subst_code *code, struct slice in, size_t i, char out[4],
 	return pct_next(in, i, code->mode, out);
 }
 
-/* The buffer is bad from then on where the value cannot be written so. */
+/* Adds a value, spelled for its place. If it has no such spelling, the buffer is bad from then
+ * on. */
 static void
 subst_put(const struct subst_code *code, struct buf *b, struct slice value)
 {
@@ -10529,7 +10631,7 @@ subst_put(const struct subst_code *code, struct buf *b, struct slice value)
 	}
 }
 
-/* Bytes of in at `at` that spell `want`, or 0. */
+/* The bytes at in.p[at] that spell `want`, or 0. */
 static size_t
 subst_match(const struct subst_code *code, struct slice in, size_t at, struct slice want)
 {
@@ -10561,14 +10663,15 @@ subst_has(const struct subst_code *code, struct slice in, struct slice want)
 	return false;
 }
 
-/* The row whose placeholder stands here; the longest of several. -1: none. All rows are read along together: an agent
- * knows its placeholders, and could send 16 MiB of how they begin. */
+/* The row whose placeholder stands at in.p[i], the longest of several, in *used bytes. -1: none.
+ * All rows are compared in one reading: an agent knows its placeholders, and could send 16 MiB of
+ * how they begin. */
 static int
 subst_row_at(const struct subst_run *t, const struct subst_code *code, struct slice in, size_t i,
     size_t *used)
 {
 	size_t at = i, done = 0, len = 0, best = 0;
-	uint64_t alive = t->rows;               /* bit k: row k may still be it */
+	uint64_t alive = t->rows;               /* bit k: row k fits so far */
 	int row = -1;
 	char c[4];
 
@@ -10596,13 +10699,14 @@ subst_row_at(const struct subst_run *t, const struct subst_code *code, struct sl
 	return row;
 }
 
-/* Replaces in bytes [i, end) of the text. The buffer is bad from then on where there is no room, or a
- * value cannot be written there. */
+/* Replaces placeholders in bytes [i, end) of the text. The buffer is bad from then on if there is
+ * no room, a value cannot be written there, or placeholders were repeated more than SUBST_AGAIN_MAX
+ * times. */
 static void
 subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t end)
 {
 	struct slice in = {t->in.p, end};
-	bool first[256] = {false};              /* a placeholder begins so */
+	bool first[256] = {false};              /* of a placeholder: its first byte */
 	size_t used, len;
 	char c[4];
 
@@ -10632,7 +10736,7 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 	}
 }
 
-/* The rest, where anything was found. */
+/* Copies the rest of the text, if anything was found. */
 static void
 subst_end(struct subst_run *t)
 {
@@ -10648,8 +10752,8 @@ subst_all(struct subst_run *t, const struct subst_code *code)
 	subst_end(t);
 }
 
-/* A field's value: as it is; in Authorization also what Basic holds in base64 (RFC 7617 2), where a row
- * says so. */
+/* A field's value as it stands; for rows of PLACE_BASIC the "user:password" of Basic in
+ * Authorization (RFC 7617 2). */
 static void
 subst_header(struct subst_run *t, struct slice name)
 {
@@ -10679,6 +10783,7 @@ subst_header(struct subst_run *t, struct slice name)
 }
 
 /* -- the path, and the parts of a form: rows say which bytes, in the order of the text */
+
 static void
 subst_spans(struct subst_run *t, enum subst_place place)
 {
@@ -10689,7 +10794,8 @@ subst_spans(struct subst_run *t, enum subst_place place)
 		t->rows = (uint64_t)1 << i;
 		if (row->place != place || row->from < t->from || row->to > t->in.n || row->from >= row->to)
 			continue;
-		/* whole in a path: a "%2F" beside it would be another place for who decodes before they part */
+		/* whole in a path: a "%2F" beside it would be another place for who decodes before
+		 * they part */
 		if (place != PLACE_PATH)
 			subst_range(t, &subst_plain, row->from, row->to);
 		else if (subst_match(&subst_path, until, row->from, row->placeholder) == row->to - row->from)
@@ -10699,6 +10805,7 @@ subst_spans(struct subst_run *t, enum subst_place place)
 }
 
 /* -- query, and a form of pairs */
+
 static void
 subst_pairs(struct subst_run *t, enum subst_place place)
 {
@@ -10708,7 +10815,8 @@ subst_pairs(struct subst_run *t, enum subst_place place)
 	for (size_t at = 0; pair_next(t->in, &at, PAIR_AMP, &pair, &raw);) {
 		value = pair_value(pair, raw);
 		t->rows = subst_rows(t->s, place, pair_name(raw, name, sizeof name));
-		/* some servers part pairs at ";" too, and what stands behind it has another name there */
+		/* some servers part pairs at ";" too, and what stands behind it has another name
+		 * there */
 		if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL)
 			subst_range(t, &subst_form, (size_t)(value.p - t->in.p), (size_t)(value.p - t->in.p) + value.n);
 	}
@@ -10760,7 +10868,7 @@ struct subst_walk {
 	bool twice;             /* a step was met twice: which of them counts is the server's choice */
 };
 
-/* A value: notes in t->rows those whose member it is. */
+/* A value begins: sets t->rows to the rows whose member it is. */
 static void
 subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_token *v, bool in_array)
 {
@@ -10788,8 +10896,8 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 	}
 }
 
-/* One JSON text at [at, end): in the strings that rows point at, whatever way they are escaped. False:
- * malformed. */
+/* One JSON text at [at, end): replaces in the strings that rows point at, however they are escaped.
+ * False: malformed, or a replaced member that stands there twice. */
 static bool
 subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t end)
 {
@@ -10830,7 +10938,7 @@ subst_json_lines(struct subst_run *t)
 	return true;
 }
 
-/* False: it is not what its type says. */
+/* False: the body is not what its Content-Type says. */
 static bool
 subst_body(struct subst_run *t, enum subst_kind kind)
 {
@@ -10853,9 +10961,11 @@ struct subst_back {
 	struct subst_back *next;
 	struct secret *secret;  /* owned */
 	struct slice value;     /* in `secret` */
-	struct slice sent;      /* in `text`; .p NULL: nothing, the parameter `name` was ours */
+	struct slice sent;      /* in `text`; .p NULL: nothing; we added the parameter `name` */
 	struct slice name;      /* in `text`, as we wrote it; empty: it was no parameter */
-	uint64_t window[4];     /* its first 8 characters, and those in Base64 behind 0, 1 or 2 bytes; of less than 8 the first */
+	/* the value's first 8 characters, and those of its Base64 behind 0, 1 or 2 bytes; of a
+	 * value of less than SUBST_BACK_MIN bytes the first alone */
+	uint64_t window[4];
 	char text[];
 };
 
@@ -10881,15 +10991,16 @@ subst_six(struct slice value, ssize_t bit)
 	return v >> (10 - (bit - 8 * (ssize_t)i)) & 63;
 }
 
-/* The next character of a window. What may be written in two ways is one here: Base64's alphabets, "+" for a space. */
+/* Shifts a character into a window. Characters that stand for each other are one here: those of
+ * Base64's two alphabets, and "+" and a space. */
 static uint64_t
 subst_window(uint64_t window, char c)
 {
 	return window << 8 | (unsigned char)(c == '-' || c == ' ' ? '+' : c == '_' ? '/' : c);
 }
 
-/* Notes the bytes of a secret from `skip` on. The first of two with one value counts. False: no
- * memory, or too many. */
+/* Adds the bytes of a secret from `skip` on to the list. Of two with one value the first stays.
+ * False: no memory, or too many. */
 static bool
 subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, struct slice sent,
     struct slice name)
@@ -10922,8 +11033,9 @@ subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, str
 	return true;
 }
 
-/* The bytes at in[at] that spell the value, or 0. `k` 0: as it is. 1, 2, 3: in Base64 of what it is a part of, behind
- * k - 1 bytes of a group of three; its first and its last character may have bits of others. */
+/* The bytes at in.p[at] that spell `want`, or 0. `k` 0: as it is. 1, 2, 3: in the Base64 of a
+ * longer text, behind k - 1 bytes of a group of three; the first and the last character may then
+ * have bits of other bytes. */
 static size_t
 subst_back_match(struct slice want, struct slice in, size_t at, int k, enum pct mode)
 {
@@ -10946,13 +11058,13 @@ subst_back_match(struct slice want, struct slice in, size_t at, int k, enum pct 
 	return i - at;
 }
 
-/* -- at a glance: may one of them stand here at all? What it costs does not depend on how many there are: a bit
- * for each window. Every window of 8 has four characters that begin at a multiple of 4, so a text as
- * it is needs to be looked at in steps of 4 alone. */
+/* -- glance: may a value of the list stand here at all? A Bloom filter of the values' windows, so
+ * that the cost does not depend on their number. Any 8 characters hold four that begin at a
+ * multiple of 4, so a text that is read as it stands is looked at in steps of 4. */
 struct glance {
 	uint64_t bits[32];
-	uint64_t fours[32];     /* of each window the characters from its 1st, 2nd, 3rd and 4th on */
-	bool brief;             /* one of them has less than 8 bytes */
+	uint64_t fours[32];     /* of each window four characters, from its 1st, 2nd, 3rd and 4th on */
+	bool brief;             /* a value has less than SUBST_BACK_MIN bytes */
 	bool percent;           /* the text has a "%" */
 };
 
@@ -10980,7 +11092,8 @@ glance_at(struct glance *g, const struct subst_back *list, struct slice in)
 	}
 }
 
-/* The longest of the list that stands at in[at] in one reading. False: none of them begins so. */
+/* *best, *used: the longest value of the list that stands at in.p[at] in one reading, if it is
+ * longer than *used. False: no value begins so. */
 static bool
 subst_back_read(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes,
     enum pct mode, const struct subst_back **best, size_t *used)
@@ -11004,7 +11117,8 @@ subst_back_read(const struct subst_back *list, struct glance *g, struct slice in
 		bool brief = b->value.n < SUBST_BACK_MIN;
 
 		for (int k = 0; k < (!brief ? 4 : echoes); k++) {
-			/* Base64 behind 1 or 2 bytes begins a character before the first that is known */
+			/* Base64 behind 1 or 2 bytes begins a character before the first that is
+			 * known */
 			if (b->window[k] != window[brief ? 2 : k > 1])
 				continue;
 			if ((len = subst_back_match(b->value, in, at, k, mode)) > *used) {
@@ -11016,8 +11130,9 @@ subst_back_read(const struct subst_back *list, struct glance *g, struct slice in
 	return seen;
 }
 
-/* In whichever spelling it comes: as it is, or percent-encoded, once or twice, all or in part, where
- * "+" may be itself or a space; or in Base64. Shorter ones are looked for where `echoes` says. */
+/* The longest value at in.p[at], in any spelling: as it is, percent-encoded once or twice, all or
+ * in part, where "+" may be itself or a space; or in Base64. Values of less than SUBST_BACK_MIN
+ * bytes are looked for only with `echoes`. NULL: none. */
 static const struct subst_back *
 subst_back_at(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes, size_t *used)
 {
@@ -11033,7 +11148,7 @@ subst_back_at(const struct subst_back *list, struct glance *g, struct slice in, 
 	return best;
 }
 
-/* One of them of at least 8 bytes, as the text stands. */
+/* Has the text, as it stands, a value of at least SUBST_BACK_MIN bytes? */
 static bool
 glance_sees_plain(struct glance *g, const struct subst_back *list, struct slice in)
 {
@@ -11056,7 +11171,7 @@ glance_sees_plain(struct glance *g, const struct subst_back *list, struct slice 
 	return false;
 }
 
-/* The same, in another reading. */
+/* The same for a percent-encoded text. */
 static bool
 glance_sees(struct glance *g, const struct subst_back *list, struct slice in, enum pct mode)
 {
@@ -11076,7 +11191,7 @@ glance_sees(struct glance *g, const struct subst_back *list, struct slice in, en
 	return false;
 }
 
-/* Has the text one of the list, in any spelling? */
+/* Has the text a value of the list, in any spelling? */
 static bool
 subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 {
@@ -11093,8 +11208,8 @@ subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
 	    (glance_sees(&g, list, in, PCT_URI) || glance_sees(&g, list, in, PCT_TWICE)));
 }
 
-/* A parameter that we added leaves with its name and one "&". *start and
- * *end are moved around it. */
+/* A parameter that we added goes out with its name and one "&": moves *start and *end around
+ * them. */
 static void
 subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t *start,
     size_t *end)
@@ -11111,7 +11226,7 @@ subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t
 		--*start;
 }
 
-/* A field's value as the client may see it. False: no room. */
+/* Adds a field's value as the client may see it. False: no room. */
 static bool
 subst_back_value(const struct subst_back *list, struct slice in, bool echoes, struct buf *out)
 {
@@ -11138,20 +11253,20 @@ subst_back_value(const struct subst_back *list, struct slice in, bool echoes, st
 }
 
 /* ---- known -----------------------------------------------------------------
- * Placeholders of an agent's other credentials, found in a request that does not carry theirs, so that
- * the refusal can name the credential. A placeholder is worthless elsewhere: nothing depends on it. */
-
-/* -- known placeholders: finds any of a set in a text, in one pass whose cost does not depend on
- * how many there are. Eight bytes of each, chosen where it is random, are its key. */
+ * Placeholders of an agent's other credentials, found in a request that does not carry theirs, so
+ * that the refusal can name the credential. One pass finds any of a set, at a cost that does not
+ * depend on their number: eight bytes of each, chosen where it is random, are its key in a hash
+ * table. Skip it: a placeholder is worthless elsewhere, and no decision depends on one that is
+ * missed. */
 #define KNOWN_KEY 8
 #define KNOWN_FOUND_MAX 16      /* told of one request; nobody needs more to refuse it */
 
 struct known_entry {
 	uint64_t key;
-	uint32_t at;            /* in `text`; before it is its name */
-	uint32_t next;          /* in its slot: index + 1; 0: none */
-	uint16_t n;             /* 0: dropped */
-	uint16_t end;           /* of the key, from `at` */
+	uint32_t at;            /* where the placeholder begins in `text`, behind the credential's name */
+	uint32_t next;          /* in the same slot: index + 1; 0: none */
+	uint16_t n;             /* bytes of the placeholder; 0: dropped */
+	uint16_t end;           /* where the key's bytes end in the placeholder */
 	uint16_t name_n;
 };
 
@@ -11208,8 +11323,8 @@ known_grow(struct known *k)
 	return true;
 }
 
-/* `end`: where its random part ends. False: no memory. A text of less than a
- * key's length is never found. */
+/* Adds placeholder `text` of credential `name`. `end`: where its random part ends. A text of less
+ * than KNOWN_KEY bytes is never found. False: no memory, or too long. */
 static bool
 known_add(struct known *k, struct slice name, struct slice text, size_t end)
 {
@@ -11238,7 +11353,7 @@ known_name(const struct known *k, uint32_t id)
 	return (struct slice){k->text.p + e->at - e->name_n, e->name_n};
 }
 
-/* All of this name; they stay where they are, and are found no more. */
+/* Drops all placeholders of this credential: their entries stay, and are found no more. */
 static void
 known_drop(struct known *k, struct slice name)
 {
@@ -11281,7 +11396,7 @@ known_scan(const struct known *k, struct slice in, struct known_found *found)
 	}
 }
 
-/* The same where bytes may be percent-encoded. False: no memory. */
+/* known_scan of a text that may be percent-encoded. False: no memory. */
 static bool
 known_scan_encoded(const struct known *k, struct slice in, struct known_found *found)
 {
@@ -11300,7 +11415,7 @@ known_scan_encoded(const struct known *k, struct slice in, struct known_found *f
 	return true;
 }
 
-/* A header's value; Basic is looked into. */
+/* known_scan of a field's value, and of what Basic holds in base64. */
 static void
 known_scan_value(const struct known *k, struct slice in, struct known_found *found)
 {
@@ -11313,9 +11428,13 @@ known_scan_value(const struct known *k, struct slice in, struct known_found *fou
 }
 
 /* ---- sign ------------------------------------------------------------------
- * Digests, MACs, AWS signatures and private keys, as BearSSL has them. Pure: bytes in, bytes out,
- * and nothing kept but derived keys (sigv4_kept). Every context on the stack has seen a key, so
- * every one is wiped. */
+ * Digests, MACs, signatures of AWS and JWS, and private keys, by BearSSL. Pure: bytes in, bytes
+ * out.
+ *
+ * Invariants. Only derived keys (sigv4_kept) and the last second's text are kept. A context on the
+ * stack that has seen a key is wiped; a stand-in key is none, being worthless elsewhere. No RSA
+ * signature leaves before it was verified. Skip it if you trust that what is signed is the request
+ * that goes out, and that no key stays behind on the stack. */
 #define SIGN_DIGEST_MAX 64      /* SHA-512 */
 
 static const struct sign_hash {
@@ -11340,7 +11459,7 @@ sign_hash_find(struct slice name)
 	return NULL;
 }
 
-/* out takes h->n bytes. */
+/* `out` takes h->n bytes. */
 static void
 sign_digest(const struct sign_hash *h, struct slice data, void *out)
 {
@@ -11352,7 +11471,7 @@ sign_digest(const struct sign_hash *h, struct slice data, void *out)
 	wipe(&c, sizeof c);
 }
 
-/* RFC 2104 over the parts, one behind the other; out takes h->n bytes. */
+/* HMAC (RFC 2104) over the parts, one behind the other. `out` takes h->n bytes. */
 static void
 sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part, size_t nparts,
     void *out)
@@ -11369,9 +11488,18 @@ sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part,
 	wipe(&c, sizeof c);
 }
 
-/* -- Signature Version 4 (AWS Signature Version 4 for API requests; the S3 API Reference for
- * S3's own rules). A canonical request is read off the request as it goes out, hashed, and
- * signed with a key that is derived for a day, a region and a service. */
+/* -- Signature Version 4 (AWS Signature Version 4 for API requests; the S3 API Reference for S3's
+ * own rules). A canonical request is read off the request as it goes out, hashed, and signed with a
+ * key that is derived for a day, a region and a service. Both texts are lines, joined by LF:
+ *
+ *   canonical request                    string to sign
+ *   method                               algorithm, AWS4-HMAC-SHA256 or AWS4-ECDSA-P256-SHA256
+ *   path                                 date and time, 20130524T000000Z
+ *   query, sorted                        scope, 20130524/us-east-1/s3/aws4_request
+ *   a line "name:value" each field       SHA-256 of the canonical request, hexadecimal
+ *   an empty line
+ *   names of the fields, joined by ";"
+ *   SHA-256 of the body, hexadecimal, or the word for it */
 #define SIGV4_CANONICAL_MAX (4 * HTTP_HEAD_MAX) /* escapes triple a byte, and names stand there twice */
 #define SIGV4_PAIRS_MAX 1000    /* of a query: as many as form.encode makes */
 #define SIGV4_SCOPE_MAX 256     /* region and service names have some 30 letters; a region set more */
@@ -11395,8 +11523,8 @@ struct sigv4_request {
 	bool normalize, twice;             /* the path; S3 wants neither */
 };
 
-/* Escapes `in` as RFC 3986 2.3 has it. What came escaped is not escaped again, but spelled as
- * AWS spells it; an escaped slash of a path stays one. */
+/* Percent-encodes `in` (AWS's UriEncode). A %XX is not encoded again, but spelled as AWS spells it;
+ * an encoded slash of a path stays encoded. */
 static void
 sigv4_put_once(struct buf *b, struct slice in, enum pct mode)
 {
@@ -11414,7 +11542,7 @@ sigv4_put_once(struct buf *b, struct slice in, enum pct mode)
 	}
 }
 
-/* As every AWS SDK does it: RFC 3986 5.2.4, and empty segments go too. */
+/* RFC 3986 5.2.4 as every AWS SDK has it: empty segments are removed too. */
 static void
 sigv4_normalize(struct slice path, struct buf *out)
 {
@@ -11515,7 +11643,7 @@ sigv4_put_lower(struct buf *b, struct slice s)
 		b->p[at] = ascii_lower(b->p[at]);
 }
 
-/* Without white space at its ends, and with one space where several are. */
+/* AWS's Trimall: no white space at the ends, one space for several. */
 static void
 sigv4_put_value(struct buf *b, struct slice v)
 {
@@ -11532,8 +11660,8 @@ sigv4_put_value(struct buf *b, struct slice v)
 	}
 }
 
-/* Sorts the fields by name, those of one name in the order in which they came, and writes the
- * names. */
+/* Sorts the fields by name, those of one name in the order in which they came, and writes
+ * SignedHeaders. */
 static void
 sigv4_names(struct sigv4_request *r, struct buf *names)
 {
@@ -11562,8 +11690,8 @@ sigv4_names(struct sigv4_request *r, struct buf *names)
 	r->names = buf_slice(names);
 }
 
-/* Writes the canonical request; sigv4_names came before. The buffer is bad where something is over
- * a bound. */
+/* Writes the canonical request, after sigv4_names. The buffer is bad if something is over a
+ * bound. */
 static void
 sigv4_canonical(const struct sigv4_request *r, struct buf *out)
 {
@@ -11598,7 +11726,8 @@ struct sigv4_scope {
 	char text[SIGV4_SCOPE_MAX];      /* 20130524/us-east-1/s3/aws4_request */
 };
 
-/* Letters, digits and what names of regions and services have besides; no "/" and no ",". */
+/* RFC 3986 2.3's unreserved characters, which names of regions and services consist of: no "/", no
+ * ",". */
 static bool
 sigv4_word_ok(struct slice s)
 {
@@ -11608,7 +11737,7 @@ sigv4_word_ok(struct slice s)
 	return s.n != 0 && s.n <= 64;
 }
 
-/* False: no names for a scope, or a time that has no year of four digits. */
+/* False: `region` or `service` is no name, or the time has no year of four digits. */
 static bool
 sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, struct slice service,
     bool asymmetric)
@@ -11634,7 +11763,7 @@ sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, str
 	return last.is && n > 0 && (size_t)n < sizeof s->text;
 }
 
-/* The string to sign; its length. */
+/* Writes the string to sign. Returns its length. */
 static size_t
 sigv4_string(char out[SIGV4_STRING_MAX], const struct sigv4_scope *s, struct slice canonical)
 {
@@ -11665,9 +11794,9 @@ sigv4_not_above(const unsigned char *a, const unsigned char *b, size_t n)
 	return borrow == 0;
 }
 
-/* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256; the access key's id
- * and a counter of our own are the context, until the number fits the curve. Fails with p = 2^-32
- * for each of 254 tries. */
+/* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256. The context is the
+ * access key's id and a counter, which counts until the number fits the curve. Each of 254 tries
+ * fails with p = 2^-32. */
 static bool
 sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SIGV4_KEY])
 {
@@ -11696,11 +11825,10 @@ sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SI
 	return found;
 }
 
-/* Derived keys, each under the hash of what it was derived from. The one thing that this
- * section keeps: four HMACs a request less, and for SigV4a a search. In the arena; the oldest
- * makes room and is overwritten. */
+/* Derived keys, each under the hash of what it was derived from, in the arena. A hit saves four
+ * HMACs, and for SigV4a the search. A new key overwrites the oldest. */
 static struct {
-	char *arena;            /* whose block it is: a fork has another */
+	char *arena;            /* of `block`: a forked child has another arena */
 	struct secret *block;   /* owned */
 	unsigned next;
 } sigv4_kept;
@@ -11720,8 +11848,8 @@ sigv4_kept_keys(void)
 	return sigv4_kept.block == NULL ? NULL : (struct sigv4_kept_key *)(void *)sigv4_kept.block->p;
 }
 
-/* SigV4a's key, or HMAC over date, region, service and "aws4_request", each keyed by the one before:
- * the parts of the scope. */
+/* SigV4a's key; or an HMAC for each part of the scope (date, region, service, "aws4_request"),
+ * keyed by the HMAC before, the first by "AWS4" and the secret. */
 static bool
 sigv4_derive(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
     unsigned char key[SIGV4_KEY])
@@ -11744,7 +11872,8 @@ sigv4_derive(struct slice secret, struct slice access_key, const struct sigv4_sc
 	return true;
 }
 
-/* The signing key. False: a secret that is none, or SigV4a found no key. The caller wipes it. */
+/* The signing key, derived or kept. The caller wipes it. False: `secret` is empty or too long, or
+ * SigV4a found no key. */
 static bool
 sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
     unsigned char key[SIGV4_KEY])
@@ -11801,6 +11930,8 @@ sigv4_sign(const struct sigv4_scope *s, const unsigned char key[SIGV4_KEY], stru
 	return true;
 }
 
+/* -- private keys: reading PEM and DER */
+
 /* What may be told of a private key. Strings are static. */
 struct key_info {
 	const char *type;       /* "rsa", "ec", "ed25519", "ed448"; NULL: encrypted, so not known */
@@ -11810,7 +11941,7 @@ struct key_info {
 	bool encrypted;
 };
 
-/* With the curve's object identifier as DER has it. */
+/* `oid`: the curve's OBJECT IDENTIFIER, as a DER element. */
 static const struct { int id; const char *name; unsigned bits; unsigned char oid[10]; } key_curves[] = {
 	{BR_EC_secp256r1, "P-256", 256, {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
 	{BR_EC_secp384r1, "P-384", 384, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
@@ -11823,7 +11954,7 @@ static const struct { char id[8]; const char *name; unsigned bits; } key_others[
 	{"\x30\x05\x06\x03\x2b\x65\x71", "ed448",   456},
 };
 
-/* What the outermost elements say: NULL, or why it cannot be a private key. */
+/* Reads the outermost elements. NULL, or a code: why `der` cannot be a private key. */
 static const char *
 key_judge_head(struct slice der, struct key_info *info)
 {
@@ -11892,10 +12023,16 @@ key_text_has(struct slice text, struct slice what)
 	return memmem(text.p, text.n, what.p, what.n) != NULL;
 }
 
-/* Reads one private key, PEM or DER, into `key`, which the caller wipes; key NULL: for info alone.
- * NULL: done, and `key` holds an RSA or EC key. Else a code: "not_a_key", "malformed", "unsupported",
- * "openssh_format", "no_private_key" (a certificate, a public key), "escaped_newlines" (\n spelled
- * out, as JSON has it), "json" (a JWK, or a key file whole); with `key` also "encrypted". */
+/* Reads one private key, PEM or DER, into `key`, which the caller wipes; with `key` NULL for `info`
+ * alone. Returns NULL if `key` holds an RSA or EC key, or a code:
+ *   not_a_key         neither PEM nor DER
+ *   malformed
+ *   unsupported       another kind, or too large
+ *   openssh_format
+ *   no_private_key    a certificate, or a public key
+ *   escaped_newlines  \n spelled out, as JSON has it
+ *   json              a JWK, or a key file whole
+ *   encrypted         only with `key` */
 static const char *
 key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 {
@@ -11913,7 +12050,7 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 	buf_init(&der, in.n);
 	while (lead < in.n && in.p[lead] != '\0' && strchr(" \t\r\n", in.p[lead]) != NULL)
 		lead++;
-	if (in.n != 0 && in.p[0] == 0x30) {     /* SEQUENCE, and no byte that PEM begins with */
+	if (in.n != 0 && in.p[0] == 0x30) {     /* DER: a SEQUENCE; no PEM text begins with "0" */
 		why = key_judge(in, key, info);
 	} else if (lead < in.n && in.p[lead] == '{') {  /* a JWK, or the file that a PEM key came in */
 		why = "json";
@@ -11942,7 +12079,8 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 	return why;
 }
 
-/* -- signatures: RFC 7518 3 (JWS). HMAC, RSA PKCS#1 v1.5, and ECDSA with R and S as they are. */
+/* -- signatures of JWS (RFC 7518 3): HMAC, RSASSA-PKCS1-v1_5, and ECDSA as R and S, one behind the
+ * other. */
 #define SIGN_MAX 512            /* RSA of 4096 bits: BearSSL's largest, here */
 #define SIGN_RSA_MIN 2048       /* bits, RFC 7518 3.3: "a key of size 2048 bits or larger MUST be used" */
 #define SIGN_SPKI_MAX 600       /* the public half of that RSA key, as DER */
@@ -11977,8 +12115,8 @@ sign_alg_find(struct slice name)
 	return NULL;
 }
 
-/* As key_read, and the key is one that `a` (RSA or EC) can sign with; *n is a signature's length.
- * Also "wrong_key" (another kind or curve), "weak_key". */
+/* key_read of a key that `a` (RSA or EC) can sign with; *n is a signature's length. Two codes more:
+ * "wrong_key" (another kind or curve) and "weak_key". */
 static const char *
 sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context *key, size_t *n)
 {
@@ -12009,9 +12147,9 @@ static const uint32_t sign_rsa_exps[] = {
 	0,                      /* computed */
 };
 
-/* Each signature is verified before anybody sees it: one made with a key whose parts do not
- * belong together gives its primes away (Boneh, DeMillo, Lipton 1997). Fills pk, the public
- * half: its n and e have room for SIGN_MAX and 4 bytes. */
+/* Signs a hash, and verifies the signature before it leaves: one made with a key whose parts do not
+ * belong together gives the primes away (Boneh, DeMillo, Lipton 1997). Fills *pk, the public half,
+ * whose n and e have room for SIGN_MAX and 4 bytes. */
 static bool
 sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned char *hash,
     unsigned char *sig, br_rsa_public_key *pk)
@@ -12035,8 +12173,8 @@ sign_rsa(const struct sign_alg *a, const br_rsa_private_key *sk, const unsigned 
 	return false;
 }
 
-/* sig takes SIGN_MAX bytes; *n of them are the signature. NULL: done; else a code as sign_key_read has
- * them, or "bad_key". */
+/* Signs `data` with the key in `in`. `sig` has room for SIGN_MAX bytes, of which *n are the
+ * signature. NULL, or a code: sign_key_read's, or "bad_key". */
 static const char *
 sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned char *sig, size_t *n)
 {
@@ -12059,7 +12197,7 @@ sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned
 		else    /* RFC 6979: the nonce comes from key and message, so no random number gives the key away */
 			ok = br_ecdsa_sign_raw_get_default()(br_ec_get_default(), a->hash->hash, hash,
 			    br_skey_decoder_get_ec(&key), sig) == *n;
-		wipe(hash, sizeof hash);        /* of what may be a secret */
+		wipe(hash, sizeof hash);        /* `data` may be secret */
 		why = ok ? NULL : "bad_key";
 	}
 	wipe(&key, sizeof key);
@@ -12068,7 +12206,9 @@ sign_make(const struct sign_alg *a, struct slice in, struct slice data, unsigned
 	return why;
 }
 
-/* RFC 5480 2: the point behind the names of its kind and curve. */
+/* -- the public half of a private key: SubjectPublicKeyInfo, written backwards */
+
+/* RFC 5480 2: AlgorithmIdentifier with the curve, and the point as a BIT STRING. */
 static bool
 key_public_ec(const br_ec_private_key *sk, struct der *d)
 {
@@ -12108,11 +12248,11 @@ der_unsigned(struct der *d, const unsigned char *p, size_t n)
 	der_wrap(d, 0x02, end);
 }
 
-/* RFC 3279 2.3.1 */
+/* RFC 3279 2.3.1: rsaEncryption, and RSAPublicKey in a BIT STRING. */
 static bool
 key_public_rsa(const br_rsa_private_key *sk, struct der *d)
 {
-	static const unsigned char hash[SIGN_DIGEST_MAX];  /* of nothing: what is signed finds e */
+	static const unsigned char hash[SIGN_DIGEST_MAX];  /* zeros: verifying their signature finds e */
 	unsigned char n[SIGN_MAX], e[4], sig[SIGN_MAX];
 	const struct sign_alg *a = sign_alg_find(SLICE("RS256"));
 	br_rsa_public_key pk = {.n = n, .e = e};
@@ -12131,8 +12271,8 @@ key_public_rsa(const br_rsa_private_key *sk, struct der *d)
 	return true;
 }
 
-/* The public key that belongs to a private one: SubjectPublicKeyInfo (RFC 5280 4.1.2.7), which ends
- * where the room ends; d->at is its begin. NULL, or a code. */
+/* Writes the SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of a private key: from d->at to the end of the
+ * room. NULL, or a code of key_read. */
 static const char *
 key_public(struct slice in, struct der *d)
 {
@@ -12153,9 +12293,21 @@ key_public(struct slice in, struct der *d)
 	return why;
 }
 
-/* -- chunk signatures: AWS Signature Version 4 of a body that is signed piece by piece (Amazon
- * S3 API Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers").
- * Each signature covers the one before it, so a chain begins with the head's own, the seed. */
+/* -- chunk signatures: AWS Signature Version 4 of a body that is signed chunk by chunk (Amazon S3
+ * API Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each
+ * signature covers the one before it; the first covers the head's, the seed signature. A chunk
+ * (aws-chunked):
+ *
+ *   offset  bytes
+ *   0       d      size n of the data, 1 to 16 hexadecimal digits
+ *   d       17     ";chunk-signature="
+ *   d+17    64     signature, hexadecimal
+ *   d+81    2      CR LF
+ *   d+83    n      data
+ *   d+83+n  2      CR LF
+ *
+ * The last chunk has n = 0. If the head announced trailers, they stand at its d+83 instead: lines
+ * "name:value" CR LF, the line "x-amz-trailer-signature:" and 64 digits, and an empty line. */
 #define SIGV4_CHUNK_MAX (1024 * 1024)  /* SDKs send 64 or 128 KiB; a signature stands before its data */
 #define SIGV4_LINE_MAX (16 + sizeof ";chunk-signature=" - 1 + 64 + 2)
 #define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
@@ -12167,7 +12319,7 @@ struct sigv4_chain {
 	char last[65];          /* the signature before, hex; first the head's own */
 };
 
-/* The caller wipes it. */
+/* Begins a chain with the head's signature. The caller wipes *c. */
 static void
 sigv4_chain_init(struct sigv4_chain *c, const unsigned char key[SIGV4_KEY], const char *datetime,
     const char *scope, const char *signature)
@@ -12212,8 +12364,8 @@ sigv4_is_signature(struct slice s)
 	return s.n == 64;
 }
 
-/* `hex;chunk-signature=<64 hex>` CR LF, and nothing else: bytes it takes, 0 for "need more", -400,
- * or -413 for a chunk that we would not hold. The signature is the last 64 bytes before CR LF. */
+/* A chunk's head, up to its CR LF, and *size of its data. Returns its bytes, 0 for "need more",
+ * -400, or -413 for a chunk of more than SIGV4_CHUNK_MAX. */
 static ssize_t
 sigv4_chunk_head(struct slice in, size_t *size)
 {
@@ -12240,7 +12392,7 @@ sigv4_chunk_head(struct slice in, size_t *size)
 struct sigv4_trailers {
 	struct { struct slice name, value; } field[SIGV4_TRAILER_FIELDS_MAX];
 	size_t n;
-	struct slice signature; /* the client's; empty: not come yet */
+	struct slice signature; /* the client's; empty until its line was read */
 };
 
 static bool
@@ -12286,9 +12438,9 @@ sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
 	return t->n != 0 && sigv4_is_signature(value);
 }
 
-/* The lines behind the last chunk, to the empty one: bytes they take, 0 for "need
- * more", or -400. A line ends in CR LF; one that is not the signature also in LF CR
- * LF, as minio-go sends it. */
+/* The trailers of the last chunk, up to their empty line. Returns their bytes, 0 for "need more",
+ * or -400. A line ends in CR LF; one that is not the signature also in LF CR LF, as minio-go sends
+ * it. */
 static ssize_t
 sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 {
@@ -12336,13 +12488,13 @@ sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
 	sigv4_chain_sign(c, true, digest);
 }
 
-/* -- stand-in keys: what a sandbox's SDK signs with in the place of the real key. Worth
- * nothing anywhere but here, where an assertion that one of them signed is answered with a
- * placeholder (lua/stand_in.lua). */
+/* -- stand-in keys: RSA keys that a sandbox's SDK signs assertions with in the place of the real
+ * key. Such an assertion is answered with a placeholder (lua/stand_in.lua); anywhere else the key
+ * is worth nothing. */
 #define STAND_IN_BITS 2048u
 
-/* Fills `pem` with a new PKCS#8 key: its length, 0: no randomness, or no
- * room. The modulus goes to n. */
+/* Writes a new key to `pem` as PKCS#8 (RFC 5958), its modulus to `n`. Returns the length of the PEM
+ * text; 0: no randomness, or no room. */
 static size_t
 stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 {
@@ -12368,8 +12520,8 @@ stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 	return len;
 }
 
-/* RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), by the key of this
- * modulus and exponent 65537. */
+/* Is it a signature of `data` by RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), with the key of
+ * modulus `n` and exponent 65537? */
 static bool
 stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
     struct slice signature)
@@ -12445,8 +12597,8 @@ ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
 }
 
-/* Is it a key, and that of the first certificate? Decoded it lives in the arena: its parts are wiped
- * with the block. */
+/* Is it a key, and that of the first certificate? Decoded it lives in the arena: its parts are
+ * wiped with the block. */
 static const char *
 ident_read_key(struct tls_ident *id, struct slice text)
 {
@@ -12512,8 +12664,8 @@ ident_read_pins(struct tls_ident *id, struct slice text)
 	return id->itself.n == 0 ? "malformed_pin" : NULL;
 }
 
-/* Roots of the credential's own, or pins. Each root is trusted as itself too: a server that shows that
- * very certificate needs no issuer. */
+/* Roots of the credential's own, or pins. Each root is trusted as itself too: a server that shows
+ * that very certificate needs no issuer. */
 static const char *
 ident_read_ca(struct tls_ident *id, struct slice ca)
 {
@@ -12530,8 +12682,9 @@ ident_read_ca(struct tls_ident *id, struct slice ca)
 	return id->roots->n == 0 ? "no_certificate" : NULL;
 }
 
-/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. Its tag is a
- * hash of what it shows and what it trusts: a certificate that was renewed makes another identity. */
+/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. Its tag is
+ * a hash of what it shows and what it trusts: a certificate that was renewed makes another
+ * identity. */
 static struct tls_ident *
 ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
     struct ident_fault *fault)
@@ -12799,10 +12952,11 @@ filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
 
 /* ---- filter: ws ------------------------------------------------------------
  * A filter of a flow: the messages of a WebSocket (RFC 6455), in which rows put secrets for
- * placeholders. Frames without a placeholder pass as they came. Skip it unless a row names `ws=`. */
+ * placeholders. Frames without a placeholder pass as they came. Skip it unless a row names
+ * `ws=`. */
 
-/* WebSocket (RFC 6455 5), what the client sends. A text message is held until it is whole, and goes on
- * as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
+/* WebSocket (RFC 6455 5), what the client sends. A text message is held until it is whole, and goes
+ * on as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
  * everything else follows it. */
 struct filter_ws {
 	struct filter f;
@@ -12918,7 +13072,8 @@ filter_ws_begin(struct filter_ws *w)
 	/* no extension, masked as it must be, and not too long */
 	w->hold = text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0 && w->left <= SUBST_WS_MAX &&
 	    w->left + w->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
-	/* Another message begins, or the end comes, within a message: that is the server's to judge. */
+	/* Another message begins, or the end comes, within a message: that is the server's to
+	 * judge. */
 	if (op <= 8 && (op != 0 || (w->text && !w->hold)))
 		filter_ws_release(w);
 	if (op < 8)
@@ -12991,8 +13146,8 @@ filter_ws_new(const struct subst *s)
 }
 
 /* ---- agent -----------------------------------------------------------------
- * What one agent may have of a worker: requests in progress, those that wait for their turn, and the
- * room of the request log. Held requests go on in the order in which they came. */
+ * What one agent may have of a worker: requests in progress, those that wait for their turn, and
+ * the room of the request log. Held requests go on in the order in which they came. */
 
 static bool reqlog_room(const struct reqlog_share *s);
 #define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
@@ -13074,8 +13229,8 @@ req_unclaim(struct req *r)
 	agent_put(a);
 }
 
-/* The request is this agent's. Where it is to have a part of its share, it gets that at once or waits
- * for its turn (held); one for which there is no room is too_many. */
+/* The request is this agent's. Where it is to have a part of its share, it gets that at once or
+ * waits for its turn (held); one for which there is no room is too_many. */
 static void
 req_claim(struct req *r, const char *name, unsigned share)
 {
@@ -13790,8 +13945,8 @@ store_derive(struct slice label, char *out, size_t n)
 	return STORE_OK;
 }
 
-/* -- placeholders: a shape has random parts, "{N}" or "{N:class}" of N letters. Drawn here, and not in Lua, because an
- * agent that comes holds those of ten thousand credentials. */
+/* -- placeholders: a shape has random parts, "{N}" or "{N:class}" of N letters. Drawn here, and not
+ * in Lua, because an agent that comes holds those of ten thousand credentials. */
 #define STORE_SHAPE_MAX 256     /* as long as the longest real key: records.lua */
 
 static const struct { const char *class, *letters; } store_alphabets[] = {
@@ -13825,8 +13980,8 @@ store_part(struct slice s)
 	return (struct store_part){1, 0, NULL};
 }
 
-/* The shape with its parts filled from what is derived of the label. `stop`: where the longest of them ends, which tells
- * one placeholder from all others. */
+/* The shape with its parts filled from what is derived of the label. `stop`: where the longest of
+ * them ends, which tells one placeholder from all others. */
 static enum store_err
 store_placeholder(struct slice shape, struct slice label, char out[STORE_SHAPE_MAX], size_t *n, size_t *stop)
 {
@@ -14852,14 +15007,15 @@ store_lock_serve(const char *home)
 }
 
 /* ---- reqlog ----------------------------------------------------------------
- * The request log, as a worker sees it: a pipe to the one process that writes the file (reqlog_main,
- * lua/reqlog.lua). Records, a line each, wait in memory for REQLOG_DELAY_MS and go down the pipe in
- * pieces of whole lines: pieces of several workers do not mix, because none is over PIPE_BUF. An
- * empty line ends a batch. So neither the loop nor a worker's death ever waits for the disk.
+ * The request log, as a worker sees it: a pipe to the one process that writes the file
+ * (reqlog_main, lua/reqlog.lua). Records, a line each, wait in memory for REQLOG_DELAY_MS and go
+ * down the pipe in pieces of whole lines: pieces of several workers do not mix, because none is
+ * over PIPE_BUF. An empty line ends a batch. So neither the loop nor a worker's death ever waits
+ * for the disk.
  *
  * While the disk does not keep up, records wait here. Refusals are dropped, counted and said, from
- * half of the queue on. The record of a request that was sent on is not: while the queue is full, or
- * one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
+ * half of the queue on. The record of a request that was sent on is not: while the queue is full,
+ * or one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
 
 /* As much as the pipe takes. */
 static void
