@@ -5049,6 +5049,7 @@ req_take_body(struct req *r, struct buf *out)
 struct kept {
 	unsigned refs;          /* the slot's, and those of requests */
 	uint64_t config, state; /* generations that decided; state 0: no token is in it */
+	int64_t since;          /* Unix s: a clock that was set back behind it makes Lua look at all dates again */
 	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
 	unsigned share;         /* of its agent's requests, as in l_req_log */
 	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
@@ -16075,7 +16076,9 @@ kept_fits(const struct kept *k, const struct req *r)
 static bool
 kept_holds(const struct kept *k, uint64_t config, uint64_t state)
 {
-	return k->config == config && (k->state == 0 || k->state == state) && clock_wall() < k->until;
+	int64_t now = clock_wall();
+
+	return k->config == config && (k->state == 0 || k->state == state) && now >= k->since && now < k->until;
 }
 
 /* Takes over the decision that was kept of an earlier request like `r`. False: Lua decides. */
@@ -20815,6 +20818,7 @@ l_req_keep(lua_State *L)
 	}
 	k->config = config;
 	k->state = state;
+	k->since = clock_wall();
 	k->until = until;
 	k->share = share;
 	k->known = known;
