@@ -9361,6 +9361,9 @@ pem_next(struct slice *in, struct slice kind, struct slice *name, struct buf *de
 	stop = memmem(at, (size_t)(last - at), "-----END ", 9);
 	if (stop == NULL || !buf_reserve(der, (size_t)(stop - at)))
 		return -1;
+	if (kind.n == name->n && ((size_t)(last - stop) < kind.n + 3 ||
+	    memcmp(stop + 9, kind.p + 6, kind.n - 6) != 0))
+		return -1;      /* a kind that is named whole ends as such, too */
 	for (; at < stop; at++)
 		if (!isspace((unsigned char)*at))
 			der->p[der->n++] = *at;

@@ -30,7 +30,7 @@ static const char script[] =
     "{ echo Bag Attributes; openssl x509 -in p256.pem -text; } >text.pem\n"
     "cat p256.pem p256.pkcs8 >both.pem; cat leaf.pem ca.pem >chain.pem; cat ca.pem leaf.pem >wrong.pem\n"
     "for i in 1 2 3 4 5 6 7 8 9 10; do cat p256.pem; done >ten.pem; cat ten.pem ca.pem >eleven.pem\n"
-    "openssl x509 -in p256.pem -pubkey -noout >p256.pub\n"
+    "openssl x509 -in p256.pem -pubkey -noout >p256.pub; sed 's/END CERT/END X509 CERT/' p256.pem >end.pem\n"
     "openssl req -x509 -new -newkey rsa:1024 -nodes -keyout weak.key -subj /CN=weak -days 30 -out weak.pem\n";
 
 static void
@@ -114,6 +114,8 @@ static const struct {
 	{"DER as the certificate",                  "p256.der", "p256.key", "", "client_cert", "no_certificate"},
 	{"a public key as the roots",               "", "", "p256.pub", "ca", "no_certificate"},
 	{"roots with a key that we cannot use",     "", "", "ed.pem", "ca", "no_certificate"},
+	{"a certificate that ends as another thing", "end.pem", "p256.key", "", "client_cert", "malformed"},
+	{"a root that ends as another thing",       "", "", "end.pem", "ca", "malformed"},
 	{"eleven certificates",                     "eleven.pem", "p256.key", "", "client_cert", "too_many"},
 };
 
