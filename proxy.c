@@ -14789,7 +14789,8 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys)
 	if ((err = store_key_read(home, kek)) == STORE_OK) {
 		err = store_datakey_unwrap(kek, blob, (struct store_keys *)(void *)(*keys)->p);
 		if (err != STORE_OK)
-			store_fail(err, "store", "has a damaged data key", -1);
+			store_fail(err, "store", err == STORE_NEWER ? "a newer version sealed its data key" :
+			    "has a damaged data key", -1);
 	}
 	wipe(kek, sizeof kek);
 	if (err != STORE_OK)

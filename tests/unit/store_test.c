@@ -518,6 +518,7 @@ every_flipped_byte_of_the_data_key_is_noticed(void)
 		raw_put(DB_META, STORE_K_DATAKEY, (struct slice){blob, n});
 		err = store_open(home, STORE_WITH_KEY);
 		unnoticed += err != STORE_DAMAGED && err != STORE_WRONG_KEY && err != STORE_NEWER;
+		CHECK(err != STORE_NEWER || strstr(store_fault.why, "newer") != NULL);
 		blob[i] ^= 1;
 		CHECK(store_open(home, STORE_KEYLESS) == STORE_OK || err == STORE_DAMAGED ||
 		    err == STORE_NEWER);
