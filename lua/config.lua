@@ -394,11 +394,10 @@ function M:agent(hash)
   return agent, why, token.agent
 end
 
---- Unix s from which on that token, or its agent, may do nothing.
-function M:ends(hash)
+--- Unix s from which on that token of the agent's may do nothing. 0: the agent changed since `agent` was read.
+function M:ends(hash, agent)
   local token = self.tokens:get(hash)
-  local agent = token and self.agents:get(token.agent)
-  if not agent then return 0 end
+  if not token or self.agents:get(token.agent) ~= agent then return 0 end
   return math.min(token.expires_at or math.maxinteger, agent.expires_at or math.maxinteger)
 end
 

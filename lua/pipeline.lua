@@ -1107,7 +1107,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     req:forward(forward)
     local config, state, fresh = self.config, message, hint
     if again and opened.still and state and fresh > 0 and not names_in_line(req, routed) then
-      req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token))), agent.requests, agent.known)
+      req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known)
     end
   end
   return true

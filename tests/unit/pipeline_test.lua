@@ -134,6 +134,7 @@ local function setting(options)
     end
     function req.hide() return true end
     function req.keep(_, ...) out.kept = table.pack(...) end
+    function req.known() end
     function req.read_body() return table.unpack(more.body or { true }) end
     function req.view()
       return { body = more.text, headers = {
@@ -1121,6 +1122,22 @@ local cases = {
     is(s.store.state, first)
     s.world.run((kept[3] - s.world.time.wall()) * 1000)
     is(s.request("GET https://crm.test/").kept, nil)    -- it is served, and renewed meanwhile
+  end,
+  ["what an agent might do before it changed is not kept as what it may do now"] = function()
+    local s = with_bearer { spawn = true }
+    s.credential("held", { env = "HELD", hosts = { "held.test" } })
+    s.agent("bob", { "default" })
+    local pause = 0
+    s.pipeline.records.learn = function() s.world.time.sleep(pause) end
+    s.pipeline.known = function() return { drop = function() return 0 end } end
+    is(s.request("GET https://api.test/", { agent = "bob" }).did, "forward")
+    pause = 5                                       -- alice's placeholders are many
+    local first = s.request("GET https://api.test/", { later = true })
+    s.world.run(1)
+    s.agent("alice", { "other" })
+    is(s.request("GET https://api.test/").code, "host_not_allowed")
+    is(first.did, "forward")                        -- it was allowed when it came
+    is(first.kept[1] < s.config.applied or first.kept[3] == 0, true)
   end,
   ["a stream is kept while the same entry would decide, and ended when not"] = function()
     local s = with_bearer()
