@@ -18133,12 +18133,14 @@ static const luaL_Reg l_uri_functions[] = {
 };
 
 /* ---- bind: store -----------------------------------------------------------
- * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles for what is sealed. A slice of the read transaction never outlives the
- * binding that took it: a worker's ends with the resume, a command's with the binding, since a
- * command may wait at a prompt and an open snapshot keeps old pages in the file. */
-#define L_COMMIT_MS 10000       /* of a commit without a deadline */
+ * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles
+ * for what is sealed. Invariant: no slice of the read transaction outlives the binding that took it.
+ * The transaction ends with a worker's resume, and with a command's binding: a command may wait at a
+ * prompt, and an open snapshot keeps old pages in the file. Skip it if you know `store`, which every
+ * binding calls; the raw handles are for backup and restore alone. */
+#define L_COMMIT_MS 10000       /* for a commit without a deadline */
 #define L_EACH_MAX 4096         /* records of one page */
-#define L_CHANGES_MAX 4096      /* more of them: building anew is as fast */
+#define L_CHANGES_MAX 4096      /* pairs; beyond, building the index anew is as fast */
 #define L_MARK 22               /* 130 bits: no two secrets share one */
 
 static int
@@ -18167,8 +18169,8 @@ l_check_db(lua_State *L, int idx)
 	return DB_META;
 }
 
-/* -- opening and the like: they answer true | nil, code, fault; fault = { place =, why =, n = }, as
- * struct store_fault has it, is for db.why in lua/cli/db.lua. */
+/* -- opening. Results: true | nil, code, fault. fault = { place =, why =, n = } is struct store_fault,
+ * of which db.why in lua/cli/db.lua makes a sentence. */
 
 static int
 l_store_answer(lua_State *L, enum store_err err)
@@ -18199,9 +18201,8 @@ l_option(lua_State *L, int idx, const char *name)
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
  *   "damaged" | "full" | "busy" | "io" | …, fault
  *
- * In commands; C opens the store of a worker. `create`: an absent one is made, with its key file.
- * `keyless`: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
- * written. */
+ * For commands; C opens a worker's store. create: an absent store is made, with its key file. keyless:
+ * a missing or wrong key is no error; peek and each work, nothing can be unsealed or written. */
 static int
 l_store_open(lua_State *L)
 {
@@ -18216,7 +18217,9 @@ l_store_open(lua_State *L)
 	return l_store_answer(L, err);
 }
 
-/* store.close(): nothing is open afterwards. The master calls it before it forks. */
+/* store.close()
+ *
+ * Closes whatever is open. The master calls this before it forks. */
 static int
 l_store_close(lua_State *L)
 {
@@ -18227,8 +18230,8 @@ l_store_close(lua_State *L)
 
 /* -- reading */
 
-/* Pushes the plain members as a table; false: not JSON, which a tag that is right makes our own
- * bug. */
+/* Pushes the plain members as a table. False: the text is not JSON; behind a valid tag that is a bug
+ * of ours. */
 static bool
 l_push_plain(lua_State *L, struct slice text)
 {
@@ -18244,8 +18247,8 @@ l_push_plain(lua_State *L, struct slice text)
 	return false;
 }
 
-/* Pushes a record: its plain members, its version, and of what is sealed the handles (`open`) or
- * the names. */
+/* Pushes a record: its plain members, its version, and of each sealed field the handle (`open`) or the
+ * name. */
 static enum store_err
 l_push_record(lua_State *L, enum store_db db, struct slice key, const struct store_record *r,
     bool open)
@@ -18293,7 +18296,7 @@ l_store_record(lua_State *L, bool open)
 /* store.get(db, key) -> { plain members…, version = N, secrets = { name = handle } | nil }
  *   | nil, "absent" | "damaged" | "locked" | …
  *
- * The handles belong to the task: secret.core.keep takes one out of it. */
+ * The handles end with the task, but for those that core.keep keeps. */
 static int
 l_store_get(lua_State *L)
 {
@@ -18314,8 +18317,8 @@ l_store_peek(lua_State *L)
 /* store.each(db, prefix [, after [, limit]])
  *   -> { { key =, record = as peek, damaged = true | nil }, … } | nil, code
  *
- * A page: in order of keys, those that begin with prefix and come after `after`, at most limit
- * (256). A damaged one has no record. */
+ * A page of records, in order of keys: those whose keys begin with `prefix` and come after `after`, at
+ * most `limit` (256 if absent, 4096 at most). A damaged record is not in its row. */
 static int
 l_store_each(lua_State *L)
 {
@@ -18349,7 +18352,9 @@ l_store_each(lua_State *L)
 	return l_store_return(1);
 }
 
-/* store.generation() -> config, state | nil, code */
+/* store.generation() -> config, state | nil, code
+ *
+ * The store's two generations: a commit moves the one that its databases belong to. */
 static int
 l_store_generation(lua_State *L)
 {
@@ -18364,8 +18369,8 @@ l_store_generation(lua_State *L)
 
 /* store.changes(since) -> { db, key, db, key, … } | nil, "rebuild"
  *
- * What was written in config generations after `since`, oldest first; a pair may come more than
- * once. */
+ * The records that were written in config generations after `since`, oldest first; a pair may come more
+ * than once. "rebuild": the store no longer knows all of them. */
 static int
 l_store_changes(lua_State *L)
 {
@@ -18393,8 +18398,8 @@ l_store_changes(lua_State *L)
 
 /* store.placeholder(shape, label) -> text, stop | nil, "locked"
  *
- * The shape with its random parts filled from what is derived of the label; the longest of these
- * parts ends at `stop`. */
+ * The shape, its random parts derived of the label and the store's key. stop: where the longest of these
+ * parts ends, in bytes. */
 static int
 l_store_placeholder(lua_State *L)
 {
@@ -18409,10 +18414,10 @@ l_store_placeholder(lua_State *L)
 	return 2;
 }
 
-/* store.mark(secret) -> letters and digits | nil, "locked"
+/* store.mark(secret) -> text | nil, "locked"
  *
- * The same for the same secret and store: a secret that was here before is recognised by its mark.
- * Without the store's key a mark tells nothing of the secret. */
+ * 22 letters and digits, the same for the same secret in the same store: by its mark a secret is
+ * recognised that was here before. Without the store's key a mark tells nothing of the secret. */
 static int
 l_store_mark(lua_State *L)
 {
@@ -18434,14 +18439,14 @@ l_store_mark(lua_State *L)
 
 /* -- committing */
 
-/* Holds what a commit owns while Lua can raise, and while the task waits. */
+/* A commit while Lua can raise, and while the task waits. */
 struct l_commit {
 	struct wait wait;
 	struct store_batch *batch;      /* owned until the commit starts */
-	struct store_commit *commit;    /* once started; ours to free once it is done */
+	struct store_commit *commit;    /* from the start on; freed here once it is done */
 };
 
-/* A commit that is under way goes on without us. */
+/* A commit that has begun goes on without its owner. */
 static void
 l_commit_drop(struct wait *w)
 {
@@ -18454,7 +18459,7 @@ l_commit_drop(struct wait *w)
 		h->commit->owner = NULL;
 }
 
-/* Loop thread. */
+/* On the loop's thread. */
 static void
 l_commit_done(struct store_commit *c)
 {
@@ -18473,7 +18478,8 @@ l_check_batch(lua_State *L, enum store_err err)
 		luaL_error(L, "an operation cannot be prepared: %s", store_code(err));
 }
 
-/* Pushes the JSON text of the plain members: a record that was read may be put again as it is. */
+/* Pushes the JSON text of the plain members, without those that peek and get add: a record that was
+ * read may be put again as it is. */
 static struct slice
 l_push_plain_text(lua_State *L, int idx)
 {
@@ -18497,7 +18503,7 @@ l_push_plain_text(lua_State *L, int idx)
 	return l_check_slice(L, -1);
 }
 
-/* secrets = { name = secret | false }; false: with keep, this one goes. Table on top. */
+/* Adds the table on top, { name = secret | false }. false: the stored field goes, in spite of `keep`. */
 static void
 l_batch_secrets(lua_State *L, struct store_batch *b)
 {
@@ -18541,7 +18547,7 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	lua_settop(L, op);
 }
 
-/* The operation's table is on top, and stays. */
+/* Adds the operation whose table is on top; the table stays. */
 static void
 l_batch_op(lua_State *L, struct store_batch *b)
 {
@@ -18602,15 +18608,15 @@ l_commit_push(lua_State *L, bool late)
  *   | nil, "conflict" | "full" | "damaged" | "io" | "locked" | …
  *   | nil, "timeout", begun
  *
- * All of it or nothing, and on the disk when it answers. ops =
+ * Applies all operations or none; they are on the disk when this returns true. ops =
  *   { { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool,
  *       version = N, room = N },
  *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
- * version: what must be there before the commit (0: nothing; nil: anything, even a damaged record).
- * keep: sealed fields that `secrets` does not name stay; false takes one away. room: a later put
- * over this record of that many bytes finds room on a full disk. The members version, secrets,
- * sealed and unverified of `plain` are not stored. After a time-out with begun = false the commit is never
- * applied; with begun = true it was under way and may be on the disk at any moment. yields */
+ * version: the record's version before the commit (0: there is none; nil: any, even of a damaged
+ * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a later
+ * put of that many bytes over this record finds room on a full disk. The members version, secrets,
+ * sealed and unverified of `plain` are not stored. deadline: monotonic ms. After a timeout with begun =
+ * false the commit is never applied; with begun = true it may reach the disk at any moment. Yields. */
 static int
 l_store_commit(lua_State *L)
 {
@@ -18646,17 +18652,16 @@ l_store_commit(lua_State *L)
 	return l_wait(L, l_commit_push);
 }
 
-/* -- bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua, which has the
+/* -- raw handles: bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua has the
  * stream's layout). A handle is a snapshot of the open store, or the one transaction that replaces a
- * store's content. Records stay sealed; only the wrapped data key and a record's plain part are
- * looked at. */
+ * store's content. Records stay sealed: only the wrapped data key and a record's plain part are read. */
 #define L_RAW "sallyport.raw"
 
 struct l_raw {
 	MDB_txn *txn;           /* owned; NULL: not begun, or over */
 	struct secret *keys;    /* owned */
-	br_hmac_context mac;    /* under keys->stream, over what mac was given */
-	int serve_fd;           /* owned; a server's lock, so that none starts meanwhile; -1: a snapshot */
+	br_hmac_context mac;    /* under keys->stream, over the texts of raw:mac */
+	int serve_fd;           /* owned; the server's lock, so that no server starts; -1: a snapshot */
 };
 
 static void
@@ -18694,7 +18699,7 @@ l_raw_new(lua_State *L)
 
 /* store.snapshot() -> raw | nil, code, fault
  *
- * The open store as it is now. What is written meanwhile waits for nothing. */
+ * The open store as it is now. Later commits do not wait for the snapshot. */
 static int
 l_store_snapshot(lua_State *L)
 {
@@ -18712,8 +18717,8 @@ l_store_snapshot(lua_State *L)
 
 /* store.replace(home, datakey) -> raw | nil, "key_absent" | "wrong_key" | …, fault
  *
- * datakey: the wrapped one of a backup, opened by HOME/key. Nothing is touched before raw:begin. The
- * store is closed. */
+ * datakey: the wrapped data key of a backup, which HOME/key opens. Closes the store; nothing on the disk
+ * changes before raw:begin. */
 static int
 l_store_replace(lua_State *L)
 {
@@ -18731,7 +18736,7 @@ l_store_replace(lua_State *L)
 	return 1;
 }
 
-/* The transaction is of a new store, or of one whose data key is the backup's. */
+/* Begins the transaction in a new store, or in one whose data key is the backup's. */
 static enum store_err
 raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey)
 {
@@ -18752,7 +18757,10 @@ raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey)
 	return err != STORE_OK ? err : store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
 }
 
-/* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, fault */
+/* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, fault
+ *
+ * Takes the server's and the writer's lock and begins the transaction. "other_store": HOME's store has
+ * another data key. */
 static int
 l_raw_begin(lua_State *L)
 {
@@ -18775,7 +18783,7 @@ l_raw_begin(lua_State *L)
 
 /* raw:commit() -> true | nil, code, fault
  *
- * On the disk when it returns. The handle is spent. */
+ * The content is on the disk when this returns true. The handle cannot be used afterwards. */
 static int
 l_raw_commit(lua_State *L)
 {
@@ -18796,9 +18804,10 @@ l_check_raw(lua_State *L)
 	return r;
 }
 
-/* raw:next(db [, after]) -> key, value | nothing at the end | nil, code
+/* raw:next(db [, after]) -> key, value | nothing | nil, code
  *
- * In order of keys, the store's own ones of meta (the first byte is 1) among them. */
+ * The entry behind `after` in order of keys; nothing at the end. The store's own entries of meta (their
+ * first byte is 1) are among them. */
 static int
 l_raw_next(lua_State *L)
 {
@@ -18817,7 +18826,9 @@ l_raw_next(lua_State *L)
 	return 2;
 }
 
-/* raw:get(db, key) -> value | nil, code */
+/* raw:get(db, key) -> value | nil, code
+ *
+ * The entry's bytes. */
 static int
 l_raw_get(lua_State *L)
 {
@@ -18834,7 +18845,7 @@ l_raw_get(lua_State *L)
 
 /* raw:put(db, key, value | nil) -> true | nil, code
  *
- * Without a value the entry goes. */
+ * Without a value the entry is deleted. */
 static int
 l_raw_put(lua_State *L)
 {
@@ -18854,8 +18865,8 @@ l_raw_put(lua_State *L)
 
 /* raw:record(db, key, value) -> plain part, version, room | nil, "damaged"
  *
- * Only a record that was written for this place under these keys. room: bytes of the disk that it
- * was promised. */
+ * Checks that the record was written for this place under the backup's keys. room: the bytes on the disk
+ * that the record was promised. */
 static int
 l_raw_record(lua_State *L)
 {
@@ -18872,7 +18883,7 @@ l_raw_record(lua_State *L)
 
 /* raw:mac(text)
  *
- * Adds to what is authenticated. */
+ * Adds the text to what the next sum authenticates. */
 static int
 l_raw_mac(lua_State *L)
 {
@@ -18884,9 +18895,9 @@ l_raw_mac(lua_State *L)
 }
 
 /* raw:sum() -> 32 bytes
- * raw:sum(theirs) -> are they the same?
+ * raw:sum(theirs) -> bool
  *
- * HMAC-SHA256 of what raw:mac was given since the last sum. */
+ * HMAC-SHA256 of all texts of raw:mac since the last sum; or whether that is `theirs`. */
 static int
 l_raw_sum(lua_State *L)
 {
@@ -18921,7 +18932,6 @@ static const luaL_Reg l_store[] = {
 	{NULL, NULL},
 };
 
-/* Pushes the module. */
 static int
 l_open_store(lua_State *L)
 {
@@ -18939,10 +18949,13 @@ l_open_store(lua_State *L)
 }
 
 /* ---- bind: http, addr ------------------------------------------------------
- * The pure parsers as the Lua modules `http` and `addr`: one spelling of hosts, paths and addresses
- * for the request path, the command line and match.lua. */
+ * The parsers of field, uri and addr as the Lua modules `http` and `addr`, so that pipeline, commands
+ * and policies/match.lua spell hosts, paths and addresses as C does. Invariant: nothing here has a
+ * state. Skip it if you know these sections. */
 
-/* http.canonical_host(text) -> host, is_ip | nil, why */
+/* http.canonical_host(text) -> host, is_ip | nil, why
+ *
+ * The one spelling of a host: lower case, no dot at the end, an address as addr.parse writes it. */
 static int
 l_http_canonical_host(lua_State *L)
 {
@@ -18957,7 +18970,9 @@ l_http_canonical_host(lua_State *L)
 	return 2;
 }
 
-/* http.authority("host:port") -> host as written, port | nil */
+/* http.authority("host:port") -> host, port | nil
+ *
+ * The host as written; a port that is not named is nil. */
 static int
 l_http_authority(lua_State *L)
 {
@@ -18975,7 +18990,7 @@ l_http_authority(lua_State *L)
 
 /* http.path_readings(path) -> { reading, … } | nil
  *
- * Every way in which a server might read the path. nil: the path cannot be judged. */
+ * The path, and each other way in which a server may read it. nil: the path cannot be judged. */
 static int
 l_http_path_readings(lua_State *L)
 {
@@ -18993,7 +19008,10 @@ l_http_path_readings(lua_State *L)
 	return 1;
 }
 
-/* http.parse_url(text) -> { scheme, host (canonical), port, path, query } | nil, why */
+/* http.parse_url(text) -> { scheme =, host =, port =, path =, query = } | nil, why
+ *
+ * An absolute URL of http or https. host is canonical, port the scheme's where none is named, query nil
+ * where there is none. */
 static int
 l_http_parse_url(lua_State *L)
 {
@@ -19016,13 +19034,18 @@ l_http_parse_url(lua_State *L)
 	return 1;
 }
 
-/* http.field_name_ok(text), http.field_value_ok(text) -> bool (RFC 9110 5.1, 5.5) */
+/* http.field_name_ok(text) -> bool
+ *
+ * Is the text a field name (RFC 9110 5.1)? */
 static int
 l_http_field_name_ok(lua_State *L)
 {
 	return l_answer(L, http_is_token(l_check_text(L, 1)));
 }
 
+/* http.field_value_ok(text) -> bool
+ *
+ * Is the text a field value (RFC 9110 5.5)? */
 static int
 l_http_field_value_ok(lua_State *L)
 {
@@ -19043,7 +19066,9 @@ l_push_addr(lua_State *L, const struct addr *a)
 	lua_pushlstring(L, text, addr_format(a, text));
 }
 
-/* addr.parse(text) -> canonical text | nil */
+/* addr.parse(text) -> canonical text | nil
+ *
+ * A dotted quad, or an IPv6 address (RFC 4291 2.2) in the spelling of RFC 5952. */
 static int
 l_addr_parse(lua_State *L)
 {
@@ -19068,7 +19093,10 @@ l_addr_guard(lua_State *L)
 	return 1;
 }
 
-/* addr.cidr(text) -> canonical "address/bits" | nil */
+/* addr.cidr(text) -> "address/bits" | nil
+ *
+ * The canonical spelling of a range, or of an address alone. nil: no range, or bits behind the prefix
+ * are set. */
 static int
 l_addr_cidr(lua_State *L)
 {
@@ -19084,9 +19112,9 @@ l_addr_cidr(lua_State *L)
 	return 1;
 }
 
-/* addr.within(text, range) -> boolean
+/* addr.within(text, range) -> bool
  *
- * Whether the address lies in the range, "address/bits" or one address. */
+ * Does the address lie in the range, which may be one address? */
 static int
 l_addr_within(lua_State *L)
 {
