@@ -3387,7 +3387,7 @@ http_chunked_trailers(struct http_chunked *c, const char *p, size_t n, size_t *u
 	if (end <= 0 || end > HTTP_TRAILERS_MAX ||
 	    http_parse_fields(p, (size_t)end, field, HTTP_TRAILER_FIELDS_MAX, &count) != end) {
 		c->state = CHUNKED_BROKEN;
-		*data = (struct slice){NULL, 0};
+		*data = (struct slice){p, 0};
 		return CHUNK_BAD;
 	}
 	*used = (size_t)end;
@@ -3406,7 +3406,7 @@ http_chunked_step(struct http_chunked *c, const char *p, size_t n, size_t *used,
 	size_t i = 0, k = 0;
 
 	*used = 0;
-	*data = (struct slice){NULL, 0};
+	*data = (struct slice){p, 0};
 	if (c->state == CHUNKED_DONE)
 		return CHUNK_END;
 	for (; i < n; i++) {
@@ -10487,7 +10487,8 @@ json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 	json_open(&r, text);
 	if (json_next(&r, &t) != JSON_OBJECT)
 		return t.type == JSON_BAD ? JSON_MALFORMED : JSON_NOT_OBJECT;
-	*spot = (struct json_spot){.at = r.at, .alone = json_next(&r, &t) == JSON_CLOSE};
+	*spot = (struct json_spot){.at = r.at};
+	spot->alone = json_next(&r, &t) == JSON_CLOSE;
 	res = json_members(text, &m, 1);
 	if ((spot->found = m.value.type != JSON_END)) {
 		spot->at = (size_t)(m.value.raw.p - text.p);

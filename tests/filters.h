@@ -5,6 +5,7 @@ filter_twice_run(struct filter *f, struct slice in, bool end, char *scratch, str
 {
 	size_t i = 0;
 
+	assert(in.p != NULL);           /* of no bytes, too */
 	for (; i < in.n && 2 * i + 2 <= PEER_PIECE; i++)
 		scratch[2 * i] = scratch[2 * i + 1] = in.p[i];
 	out->n = 2 * i;
@@ -18,6 +19,7 @@ filter_upper_run(struct filter *f, struct slice in, bool end, char *scratch, str
 {
 	size_t i = 0;
 
+	assert(in.p != NULL);
 	for (; i < in.n && i < PEER_PIECE; i++) {
 		if (in.p[i] == '!')
 			return -1;
@@ -118,11 +120,11 @@ l_view_filter(lua_State *L)
 	struct req *r = l_check_part(L, 1, &l_type_view);
 	const char *name = luaL_checkstring(L, 2);
 
-	if (r->body_read && r->head.body != BODY_NONE)
-		return luaL_error(L, "a filter goes with a body that streams");
 	flow_attach(&r->up_flow, filter_new(name));
 	if (r->up_flow.filter == NULL)
 		return luaL_error(L, "there is no filter %s", name);
+	if (r->body_read && r->head.body != BODY_NONE && !r->up_flow.filter->class->keeps_length)
+		return luaL_error(L, "a body that was read keeps its length");
 	r->up_flow.filter->share = r->counted != NULL ? &r->counted->bodies : NULL;
 	return 0;
 }

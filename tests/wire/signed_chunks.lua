@@ -1,13 +1,14 @@
 --- Chunk-signed bodies on the wire: AWS's documented example comes out with AWS's signatures, whatever the client's
 -- were. The seed is that of the example, which the test binary's own filters begin from.
-local function source(name, filter)
+local function source(name, filter, body)
   return ([[
 return {
   kind = "type", api = 1, name = "%s", title = "A test's own",
   fields = { { name = "token", secret = true, required = true } },
+  %s
   apply = function(req, cred) req:filter('%s') end,
 }
-]]):format(name, filter)
+]]):format(name, body or "", filter)
 end
 
 local ZEROS = ("0"):rep(64)
@@ -68,6 +69,17 @@ case("byte by byte at its seams", "trailer.test",
 case("two in one connection begin the chain anew", "plain.test", put("plain.test", plain) .. put("plain.test", plain),
   { statuses = { 200, 200 }, upstream = { requests = 2, body = plain_signed } })
 
+-- A policy that has read the body whole: it goes out of memory, through the same filter.
+case("read whole, it is signed as it goes out", "whole.test", put("whole.test", plain) .. put("whole.test", plain),
+  { statuses = { 200, 200 }, closed = false, upstream = { requests = 2, header = { ["content-length"] = tostring(#plain) }, body = plain_signed } })
+case("and where it came in HTTP's chunks", "whole.test", put("whole.test", http_chunks(plain, 4999), CHUNKED),
+  { status = 200, closed = false, upstream = { header = { ["content-length"] = tostring(#plain) }, no_header = "transfer-encoding", body = plain_signed } })
+case("read whole, a body that ends too early is refused", "whole.test", put("whole.test", chunk(a64)), refused)
+case("read whole, bytes behind the last chunk are, too", "whole.test", put("whole.test", last() .. "\r\nGET / HTTP/1.1\r\n\r\n"), refused)
+case("read whole, a chunk over 1 MiB ends the request alone", "whole.test",
+  put("whole.test", "100001;chunk-signature=" .. ZEROS .. "\r\n" .. a64) .. put("whole.test", plain),
+  { statuses = { 413, 200 }, closed = false, upstream = { body = plain_signed } })
+
 case("a chunk over 1 MiB says what to set", "plain.test", put("plain.test", "100001;chunk-signature=" .. ZEROS .. "\r\n" .. a64, "Content-Length: 1048900\r\n"),
   { status = 413, error = "body_too_large", body_has = "chunk size", closed = true })
 case("no signature", "plain.test", put("plain.test", "5\r\nhello\r\n0\r\n\r\n"), refused)
@@ -81,11 +93,13 @@ case("a client that hangs up within a chunk", "plain.test", { put("plain.test", 
 
 return {
   shared = {
-    hosts = { "plain.test", "trailer.test" },
-    policies = { { name = "plain", source = source("plain", "test_sigv4") }, { name = "trailer", source = source("trailer", "test_sigv4_trailer") } },
+    hosts = { "plain.test", "trailer.test", "whole.test" },
+    policies = { { name = "plain", source = source("plain", "test_sigv4") }, { name = "trailer", source = source("trailer", "test_sigv4_trailer") },
+      { name = "whole", source = source("whole", "test_sigv4", "body = { max = 100000 },") } },
     credentials = {
       { name = "plain", type = "plain", host = "plain.test", secrets = { token = "canary-plain" } },
       { name = "trailer", type = "trailer", host = "trailer.test", secrets = { token = "canary-trailer" } },
+      { name = "whole", type = "whole", host = "whole.test", secrets = { token = "canary-whole" } },
     },
   },
   cases = cases,
