@@ -388,11 +388,6 @@ log_line(const char *fmt, ...)
 		;
 }
 
-/* -- inflate (RFC 1951), for the Lua text that build.sh puts into the binary with gzip. The
- * input is our own, so whatever is wrong with it is answered alike: false. */
-#define INFLATE_BITS 15         /* the longest code */
-#define INFLATE_FAST 9          /* codes up to here are found at the first look */
-
 /* ---- secret ----------------------------------------------------------------
  * Every secret byte that outlives one function lies in one arena: locked against swap where the
  * system lets us, left out of core dumps, zeroed in a forked child, between two pages nobody may
@@ -622,6 +617,72 @@ static struct slice
 secret_slice(const struct secret *s)
 {
 	return (struct slice){s->p, s->n};
+}
+
+/* -- handles of secrets */
+
+/* What a Lua handle holds (it is the userdata). A handle made while a task runs is in that
+ * task's scope, and is empty once the task has ended, however long Lua keeps it. */
+struct secret_scope {
+	struct secret_handle *first;    /* borrowed: the collector owns handles */
+	size_t bytes;                   /* what they hold together */
+	uint64_t owner;                 /* the credential that the task acts for; 0: none yet */
+};
+
+struct secret_handle {
+	struct secret *s;               /* one reference; NULL: empty, "secret is closed" */
+	struct secret_scope *scope;     /* borrowed from the task; NULL: kept */
+	uint64_t owner;                 /* of a kept one: the credential it is of; 0: anybody's */
+	bool field;                     /* as it was stored or typed, not built by a policy */
+	struct secret_handle *next, **link;
+};
+
+/* The scope of the task that runs; set by lua_step alone, around each resume. NULL: handles are
+ * not bound (commands, and while nothing runs). */
+static struct secret_scope *secret_scope_now;
+
+/* From now on no task's end empties it. */
+static void
+secret_handle_keep(struct secret_handle *h)
+{
+	if (h->scope == NULL)
+		return;
+	if (h->s != NULL)
+		h->scope->bytes -= h->s->n;
+	*h->link = h->next;
+	if (h->next != NULL)
+		h->next->link = h->link;
+	h->scope = NULL;
+}
+
+/* May the running task use it? Not what another task made, nor another credential's: a policy that
+ * keeps a handle in a variable of its own must not send it with the next credential's request. */
+static bool
+secret_handle_usable(const struct secret_handle *h)
+{
+	if (secret_scope_now == NULL)
+		return true;
+	if (h->scope != NULL)
+		return h->scope == secret_scope_now;
+	return h->owner == 0 || h->owner == secret_scope_now->owner;
+}
+
+static void
+secret_handle_empty(struct secret_handle *h)
+{
+	struct secret *s = h->s;
+
+	secret_handle_keep(h);
+	h->s = NULL;
+	secret_unref(s);
+}
+
+/* The task has ended: whatever handle it left is empty from now on. */
+static void
+secret_scope_close(struct secret_scope *scope)
+{
+	while (scope->first != NULL)
+		secret_handle_empty(scope->first);
 }
 
 /* ---- text ------------------------------------------------------------------
@@ -877,72 +938,6 @@ buf_take_secret(struct buf *b)
 	}
 	buf_free(b);
 	return s;
-}
-
-/* -- handles of secrets */
-
-/* What a Lua handle holds (it is the userdata). A handle made while a task runs is in that
- * task's scope, and is empty once the task has ended, however long Lua keeps it. */
-struct secret_scope {
-	struct secret_handle *first;    /* borrowed: the collector owns handles */
-	size_t bytes;                   /* what they hold together */
-	uint64_t owner;                 /* the credential that the task acts for; 0: none yet */
-};
-
-struct secret_handle {
-	struct secret *s;               /* one reference; NULL: empty, "secret is closed" */
-	struct secret_scope *scope;     /* borrowed from the task; NULL: kept */
-	uint64_t owner;                 /* of a kept one: the credential it is of; 0: anybody's */
-	bool field;                     /* as it was stored or typed, not built by a policy */
-	struct secret_handle *next, **link;
-};
-
-/* The scope of the task that runs; set by lua_step alone, around each resume. NULL: handles are
- * not bound (commands, and while nothing runs). */
-static struct secret_scope *secret_scope_now;
-
-/* From now on no task's end empties it. */
-static void
-secret_handle_keep(struct secret_handle *h)
-{
-	if (h->scope == NULL)
-		return;
-	if (h->s != NULL)
-		h->scope->bytes -= h->s->n;
-	*h->link = h->next;
-	if (h->next != NULL)
-		h->next->link = h->link;
-	h->scope = NULL;
-}
-
-/* May the running task use it? Not what another task made, nor another credential's: a policy that
- * keeps a handle in a variable of its own must not send it with the next credential's request. */
-static bool
-secret_handle_usable(const struct secret_handle *h)
-{
-	if (secret_scope_now == NULL)
-		return true;
-	if (h->scope != NULL)
-		return h->scope == secret_scope_now;
-	return h->owner == 0 || h->owner == secret_scope_now->owner;
-}
-
-static void
-secret_handle_empty(struct secret_handle *h)
-{
-	struct secret *s = h->s;
-
-	secret_handle_keep(h);
-	h->s = NULL;
-	secret_unref(s);
-}
-
-/* The task has ended: whatever handle it left is empty from now on. */
-static void
-secret_scope_close(struct secret_scope *scope)
-{
-	while (scope->first != NULL)
-		secret_handle_empty(scope->first);
 }
 
 /* ---- loop ------------------------------------------------------------------
@@ -1332,16 +1327,16 @@ loop_run(const bool *stop)
 }
 
 /* ---- organs ----------------------------------------------------------------
- * What Part I calls of the sections below: their types by name, and their functions. */
-
+ * Every type, variable and function of Parts II and III that Part I uses, by the section that has it.
+ * A first reading may take each group at the word of its line. Invariant: no function here waits for a
+ * peer. l_fail, l_answer and l_judge_hello may raise a Lua error (longjmp): the first two are for
+ * bindings, the third runs inside lua_protect. */
 struct agent;
 struct filter;
-struct filter_class;
-struct filter_fault;
 struct http_head;
 struct kept;
+struct leaf;
 struct req;
-struct sockaddr;
 struct subst;
 struct subst_back;
 struct task;
@@ -1349,20 +1344,7 @@ struct tls;
 struct tls_trust;
 struct tls_verify;
 
-struct agent;
-struct filter;
-struct filter_class;
-struct filter_fault;
-struct http_head;
-struct kept;
-struct req;
-struct sockaddr;
-struct subst;
-struct subst_back;
-struct task;
-struct tls;
-struct tls_trust;
-struct tls_verify;
+/* -- addr: IP addresses as bytes. addr_guard answers NULL, or why no request may be sent there. */
 #define ADDR_TEXT_MAX 46        /* INET6_ADDRSTRLEN: the longest text of an address, and its NUL */
 
 struct addr {
@@ -1374,19 +1356,30 @@ struct cidr {
 	struct addr a;          /* no bit set behind the prefix */
 	uint8_t bits;
 };
-#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
-#define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
-#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
-#define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
-#define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
-#define TLS_SWEEP_MS      60000 /* how long an expired session may lie about before it is wiped */
-#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
-#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
-#define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
 
-/* -- sessions: a table of fixed slots without locks, because its writers are processes that may be
- * killed at any instruction. Each slot carries a hash over its own contents: a slot that two writers
- * or a killed one left torn does not match its hash and counts as absent. No process ever waits. */
+static bool addr_parse(struct slice in, struct addr *out);
+static bool addr_of_socket(const struct sockaddr *sa, struct addr *a);
+static size_t addr_format(const struct addr *a, char out[ADDR_TEXT_MAX]);
+static struct addr addr_unmapped(const struct addr *a);
+static bool cidr_contains(const struct cidr *c, const struct addr *a);
+static const char *addr_guard(const struct addr *a);
+
+/* -- codec: the value of a hexadecimal digit, or -1. */
+static int hex_digit(char c);
+
+/* -- field: what becomes of a header field, by its name: bits of enum hdr_rule (section http). */
+static uint16_t http_field_rule(struct slice name);
+
+/* -- uri: a host in its one spelling (NULL, or why it has none), and the user and password of Basic. */
+static const char *http_canonical_host(struct slice in, char out[256], bool *is_ip);
+static bool http_basic(struct slice value, struct buf *plain);
+
+/* -- trust: TLS sessions for resumption (RFC 5246 7.3). A table of fixed slots without locks, because
+ * its writers are processes that may be killed at any instruction. Each slot carries a hash of its own
+ * contents: a slot that two writers or a killed one left torn does not match its hash and counts as
+ * absent. No process ever waits. */
+#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
+
 struct session {
 	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
 	br_ssl_session_parameters of;
@@ -1405,21 +1398,18 @@ struct session_table {
 	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
 };
 
-static struct session_table *sessions_agents;   /* shared by all workers */
-
-static struct session_table *sessions_up;       /* this worker's */
-
-/* -- DER, writing: from the end backwards, so that every length is known when it is written. */
-struct der {
-	uint8_t *base, *at;     /* free room is [base, at); at == NULL: it did not fit */
-};
-#define CERT_MALFORMED "malformed certificate"
-#define X509_WEAK_HASH BR_ERR_X509_WRONG_KEY_TYPE       /* a code that its decoder never gives */
-
 /* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
-static struct tls_keys {        /* locked; zero in a fork's child, which loads the CA itself */
-	uint8_t ca[32], leaf[32];
-} *tls_keys;
+
+static struct session_table *session_table_new(size_t n, int sharing);
+static bool session_find(struct session_table *t, const uint8_t name[32],
+    br_ssl_session_parameters *p);
+static void session_put(struct session_table *t, const uint8_t name[32],
+    const br_ssl_session_parameters *p, uint32_t life);
+static void session_drop(struct session_table *t, const uint8_t name[32]);
+static void session_sweep(struct session_table *t);
+
+/* -- trust: the CA of this installation, and the leaf certificate of a host that it signs for agents. */
+#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
 
 static struct {
 	bool loaded;
@@ -1430,17 +1420,14 @@ static struct {
 	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
 } tls_ca;
 
-struct leaf {
-	uint32_t refs;          /* the cache's and those of handshakes in progress */
-	int64_t renew;          /* wall clock: mint anew from here on */
-	br_x509_certificate chain;      /* points at `der` */
-	char host[TLS_HOST_MAX + 1];
-	uint8_t der[];
-};
+static bool leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc);
+static void leaf_unref(struct leaf *l);
 
-/* -- identity: what one credential brings to TLS with its own hosts: a certificate to show and its
- * key, roots of its own, and certificates or keys that are trusted as themselves. It never changes
+/* -- trust: what one credential brings to TLS with its own hosts: a client certificate and its key,
+ * roots of its own, and certificates or keys that are trusted as themselves. A tls_ident never changes
  * once ident_new has made it; each connection that is made with it holds a reference. */
+#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
+
 struct tls_ident {
 	uint32_t refs;
 	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
@@ -1454,11 +1441,48 @@ struct tls_ident {
 	bool legacy;            /* tls=legacy: an old box of the operator's own network */
 };
 
+static struct tls_ident *tls_ident_ref(struct tls_ident *id);
+static void tls_ident_unref(struct tls_ident *id);
+
+/* -- trust: verification of an upstream's certificate chain, and why a handshake failed. */
+static struct tls_verify *verify_new(struct tls_trust *trust, struct tls_ident *ident,
+    const char *host, bool *resumed, br_ssl_client_context *cc);
+static void verify_free(struct tls_verify *v);
+static bool verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
+    struct slice tag, uint8_t name[32]);
+static size_t host_ip(const char *host, uint8_t ip[16]);
+static const char *tls_reason(const struct tls *t, int err);
+
+/* -- trust: SHA-256 of pieces joined, and of one text in hexadecimal. */
+static void tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32]);
+static void tls_sha256_hex(struct slice s, char out[64]);
+
+/* -- json: appends `s` as a JSON string. `lossy`: bytes that are no UTF-8 become U+FFFD. */
+static bool json_put(struct buf *b, struct slice s, bool lossy);
+
+/* -- subst: a struct subst replaces placeholders by secrets where a credential's rows say so. A struct
+ * subst_back lists what was attached, so that an answer repeats the placeholder and not the secret. */
 enum subst_place {
 	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
 	    PLACE_WS, PLACES
 };
 
+static void subst_free(struct subst *s);
+static bool subst_places(const struct subst *s, unsigned places);
+static void subst_back_free(struct subst_back *b);
+static bool subst_back_in(const struct subst_back *list, struct slice in, bool echoes);
+static bool subst_back_value(const struct subst_back *list, struct slice in, bool echoes,
+    struct buf *out);
+
+/* -- filter: ws: a filter that applies the rows to the messages of a WebSocket. */
+static struct filter *filter_ws_new(const struct subst *s);
+
+/* -- agent: an agent's share of connections and requests. */
+static void agent_put(struct agent *a);
+static bool agent_over(const struct agent *a);
+static void req_unclaim(struct req *r);
+
+/* -- store: LMDB with sealed values, and the lock files beside it. */
 /* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
 #define STORE_ERRORS(X) \
 	X(STORE_OK, "ok") \
@@ -1495,12 +1519,17 @@ static struct store_fault {
 } store_fault;
 
 enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
-#define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
-#define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
-#define REQLOG_DELAY_MS 50              /* a look right after a request finds its record */
-#define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
-#define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
 
+static enum store_err store_open(const char *home, enum store_how how);
+static void store_close(void);
+static const char *store_code(enum store_err err);
+static void store_read_reset(void);
+static void store_check_readers(void);
+static int store_lock_open(const char *home, const char *name);
+static int store_lock_serve(const char *home);
+
+/* -- reqlog: the log's records of this worker wait here, until they go down a pipe to the one process
+ * that writes the file. The master keeps that process alive. */
 enum reqlog_kind {
 	REQLOG_REFUSED,                 /* many alike become one */
 	REQLOG_PLAIN,
@@ -1524,124 +1553,48 @@ static struct {
 	int64_t say_at;                 /* monotonic ms: the next line is due */
 } reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
 
-/* The Lua side, in `bind`: a request is decided by a task, and answers are told of. */
-enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
+static int master_log_lock = -1;        /* owned; the writer holds the lock of this file */
+static int master_pipe[2];              /* owned; from the workers to the writer */
 
-/* -- detached tasks */
-static unsigned spawn_running;          /* a worker that drains waits for them */
-
-static unsigned host_workers = 1;       /* they share what `memory` allows */
-
-static char host_arg0[PATH_MAX];
-
-static int64_t master_log_at;           /* monotonic ms: no process for the log before */
-
-static int master_log_lock = -1;        /* owned; that process holds the lock */
-
-static int master_pipe[2];              /* owned: to that process */
-
-/* -- addr: addresses, and the guard: NULL, or why an address is refused */
-static bool addr_parse(struct slice in, struct addr *out);
-static bool addr_of_socket(const struct sockaddr *sa, struct addr *a);
-static size_t addr_format(const struct addr *a, char out[ADDR_TEXT_MAX]);
-static struct addr addr_unmapped(const struct addr *a);
-static bool cidr_contains(const struct cidr *c, const struct addr *a);
-static const char *addr_guard(const struct addr *a);
-
-/* -- codec: -1: no digit */
-static int hex_digit(char c);
-
-/* -- field: HDR_* of a name */
-static uint16_t http_field_rule(struct slice name);
-
-/* -- uri: hosts in their one spelling; user and password of Basic */
-static const char *http_canonical_host(struct slice in, char out[256], bool *is_ip);
-static bool http_basic(struct slice value, struct buf *plain);
-
-/* -- trust: sessions, our certificates, and the judge of theirs */
-static void tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32]);
-static void tls_sha256_hex(struct slice s, char out[64]);
-static struct session_table *session_table_new(size_t n, int sharing);
-static bool session_find(struct session_table *t, const uint8_t name[32],
-    br_ssl_session_parameters *p);
-static void session_put(struct session_table *t, const uint8_t name[32],
-    const br_ssl_session_parameters *p, uint32_t life);
-static void session_drop(struct session_table *t, const uint8_t name[32]);
-static void session_sweep(struct session_table *t);
-static size_t host_ip(const char *host, uint8_t ip[16]);
-static void leaf_unref(struct leaf *l);
-static bool leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc);
-static struct tls_ident *tls_ident_ref(struct tls_ident *id);
-static void tls_ident_unref(struct tls_ident *id);
-static struct tls_verify *verify_new(struct tls_trust *trust, struct tls_ident *ident,
-    const char *host, bool *resumed, br_ssl_client_context *cc);
-static void verify_free(struct tls_verify *v);
-static bool verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
-    struct slice tag, uint8_t name[32]);
-static const char *tls_reason(const struct tls *t, int err);
-
-/* -- json: a string in quotes */
-static bool json_put(struct buf *b, struct slice s, bool lossy);
-
-/* -- subst: rows, and what an answer may not repeat */
-static void subst_free(struct subst *s);
-static bool subst_places(const struct subst *s, unsigned places);
-static void subst_back_free(struct subst_back *b);
-static bool subst_back_in(const struct subst_back *list, struct slice in, bool echoes);
-static bool subst_back_value(const struct subst_back *list, struct slice in, bool echoes,
-    struct buf *out);
-
-/* -- filter: ws: rows in the messages of a WebSocket */
-static struct filter *filter_ws_new(const struct subst *s);
-
-/* -- agent: shares */
-static void agent_put(struct agent *a);
-static bool agent_over(const struct agent *a);
-static void req_unclaim(struct req *r);
-
-/* -- store: LMDB, sealed */
-static const char *store_code(enum store_err err);
-static void store_read_reset(void);
-static int store_lock_open(const char *home, const char *name);
-static void store_check_readers(void);
-static void store_close(void);
-static enum store_err store_open(const char *home, enum store_how how);
-static int store_lock_serve(const char *home);
-
-/* -- reqlog: records, and the process that writes them */
+static void reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s);
 static void reqlog_flush(struct timer *t);
 static void reqlog_tick(bool minute);
-static void reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s);
 static void reqlog_drain(void);
 static bool reqlog_has_writer(void);
 static void reqlog_keep_writer(void);
 
-/* -- embed: functions of lua/ */
-static void embed_forget(lua_State *L);
+/* -- embed: a function of a module in lua/, as a registry reference; the text of the modules goes then. */
 static int lua_import(const char *module, const char *fn);
+static void embed_forget(lua_State *L);
 
-/* -- lua: the state */
+/* -- lua: makes lua_main, sandbox and bindings included. */
 static lua_State *lua_open_state(bool worker);
 
-/* -- kept: decisions that hold for requests like an earlier one */
-static void kept_unref(struct kept *k);
+/* -- kept: decides a request as an earlier one that is like it, without Lua. */
 static bool kept_again(struct req *r);
+static void kept_unref(struct kept *k);
 
-/* -- bind: values: answers of bindings */
+/* -- bind: values: what a binding returns (true or false; nil and a code), and a failed task's message. */
 static int l_fail(lua_State *L, const char *code);
 static int l_answer(lua_State *L, bool b);
 static const char *l_message(lua_State *co);
 
-/* -- bind: request: tasks that decide */
+/* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
+ * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
+
+static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry);
 static void req_stop(struct req *r);
 static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
 static bool conn_rejudge(void);
 static int l_judge_hello(lua_State *L);
-static bool req_import(void);
 
-/* -- bind: host: what memory allows */
+/* -- bind: host: the bound on connections that follows from `memory`, and detached tasks. */
+static unsigned host_workers = 1;       /* they share what `memory` allows */
+static unsigned spawn_running;          /* detached tasks: a worker that drains waits for them */
+
 static void conn_bound(uint64_t memory);
 
 /* ---- net -------------------------------------------------------------------
@@ -2037,6 +1990,11 @@ net_dial(struct dial *d, const char *host, uint16_t port)
  * made. Record buffers belong to a connection only while bytes move. Keys, master secrets and read
  * plaintext are wiped when they go. TLS_CLOSED means that close_notify came; the end of the
  * transport before it is a truncation. */
+#define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
+#define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
+#define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
+#define TLS_SWEEP_MS      60000 /* how long an expired session may lie about before it is wiped */
+#define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
 #define TLS_BUFS_SPARE    16    /* idle pairs of record buffers a worker always keeps (0.5 MB) */
 
 enum tls_state {
@@ -2072,6 +2030,9 @@ struct tls {
 };
 _Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
     offsetof(br_ssl_client_context, eng) == 0, "the union's members share the engine");
+
+static struct session_table *sessions_agents;   /* shared by all workers */
+static struct session_table *sessions_up;       /* this worker's */
 
 /* -- templates: setting an engine up costs 37 us, copying one that is set up does not. They are
  * never seeded: each copy gets its own randomness, or two connections would share theirs. */
@@ -2710,8 +2671,6 @@ tls_park(struct tls *t)
 #define HTTP_TRAILER_FIELDS_MAX 32      /* in those */
 #define HTTP_CHUNK_EXT_MAX 16384        /* extensions beyond the size of their data: Go's */
 #define HTTP_CHUNK_DIGITS_MAX 16        /* 64 bits; leading zeros count too */
-#define HTTP_HOST_MAX 253               /* RFC 1035 3.1: 255 octets on the wire, so 253 as text */
-#define HTTP_LABEL_MAX 63               /* RFC 1035 2.3.4 */
 
 /* What becomes of a field, whoever sends it. The first row that fits counts, "*" ends a prefix,
  * "_" in a name equals "-", as it does for every server that hands fields on as environment
@@ -2729,7 +2688,6 @@ enum hdr_rule {
 	HDR_VHOST       = 1 << 9,       /* goes where a rule decided or a credential goes out: says another host */
 	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
 };
-#define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
 
 /* What a request's field comes to; an answer's are all kept. */
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
@@ -3429,28 +3387,6 @@ http_chunked_step(struct http_chunked *c, const char *p, size_t n, size_t *used,
 	}
 	*used = i;
 	return CHUNK_MORE;
-}
-
-/* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
-struct http_url {
-	struct slice authority, rest; /* borrowed */
-	char host[256];         /* canonical */
-	int port;               /* the scheme's where none is named */
-	bool tls;
-};
-
-static const char *
-http_parse_url(struct slice in, struct http_url *u)
-{
-	struct slice host;
-	bool ip;
-
-	if (!http_parse_absolute(in, &u->tls, &u->authority, &u->rest))
-		return "expected http:// or https:// and a host";
-	if (!http_parse_authority(u->authority, &host, &u->port))
-		return "malformed host or port (a user name has no place there)";
-	u->port = u->port > 0 ? u->port : u->tls ? 443 : 80;
-	return http_canonical_host(host, u->host, &ip);
 }
 
 /* ---- peer ------------------------------------------------------------------
@@ -4357,16 +4293,8 @@ flow_pump(struct flow *f)
 #define LUA_CPU_LATE_MS 8       /* measured from then on: nearly all calls end before */
 #define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
 #define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
-#define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
-#define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
-#define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
-#define LUA_COPY 64             /* bytes that are copied in the time of one */
-#define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
-#define LUA_CALL 32             /* instructions worth one digest of next to nothing */
-#define LUA_SIGN 20000          /* instructions worth one RSA or EC signature */
 #define LUA_COMMAND_S 10        /* of processor time: what a policy may run in a command, whatever it does */
 #define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
-#define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
 #define LUA_NAME_MAX 64         /* a policy's name with its NUL; so long in the heartbeat page */
 
 enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
@@ -4809,27 +4737,10 @@ wait_end(struct wait *w)
  * written. Lua decides in a task and leaves an action in the req; from then on only C touches it.
  * Lua's handles are emptied by req_free: kept too long, they say "closed". The fields are one list:
  * those that came, each with its mark, and behind them those that a policy set, which own their bytes. */
-#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
-#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
-#define CONN_HEAD_MS 30000
-#define CONN_HEAD_UNKNOWN_MS 10000 /* until a token names the agent */
-#define CONN_HANDSHAKE_MS 10000
-#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
-#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
-#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
-#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
-#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
-#define CONN_LINGER_MAX (256 * 1024)
-#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
 #define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
-
-/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
- * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
- * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
-static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
 
 enum conn_state {
 	CONN_HEAD,      /* between requests, or a head is arriving */
@@ -5034,34 +4945,6 @@ req_take_body(struct req *r, struct buf *out)
 	*out = (struct buf){0};
 	return true;
 }
-
-/* -- kept: what became of a request, for those like it. Its type's apply read nothing of the request
- * and nothing that changes by itself, so the same fields and nothing else decide again: method, scheme,
- * host and port, the agent's token, the names of all fields and of the query in their order, and the
- * values of those that were taken off or say what the body is. The other placeholders that the agent
- * holds are looked for each time. It ends when the store's config changes, or a token's state. */
-#define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
-#define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
-#define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
-#define KEPT_BEGIN offsetof(struct req, dial_host)
-#define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
-
-struct kept {
-	unsigned refs;          /* the slot's, and those of requests */
-	uint64_t config, state; /* generations that decided; state 0: no token is in it */
-	int64_t since;          /* Unix s: a clock that was set back behind it makes Lua look at all dates again */
-	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
-	unsigned share;         /* of its agent's requests, as in l_req_log */
-	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
-	int known_ref;
-	struct subst_back *back; /* owned */
-	struct tls_ident *ident; /* owned reference; also in `decided` */
-	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
-	struct buf text;        /* owned; where the slices are */
-	struct slice route, query;
-	size_t came, n;         /* fields that came, and with those that were set behind them */
-	struct http_field field[]; /* of those that came, a value of NULL is any; the others' `own` are owned */
-};
 
 static void
 req_free(struct req *r)
@@ -5566,6 +5449,24 @@ req_put_head(struct req *r, struct buf *b)
  * A client's connection. The loop owns every conn; a conn owns at most one req, a req at most one
  * upstream and one task. State changes only in conn_advance and what it calls, never re-entered: an
  * event that comes while it runs makes it run once more. */
+#define CONN_STEPS 64            /* state changes of one conn in a turn: some ten requests */
+#define CONN_COST (32 * 1024)   /* --memory divided by this bounds the connections: one with TLS buffers */
+#define CONN_HEAD_MS 30000
+#define CONN_HEAD_UNKNOWN_MS 10000 /* until a token names the agent */
+#define CONN_HANDSHAKE_MS 10000
+#define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
+#define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
+#define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
+#define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
+#define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
+#define CONN_LINGER_MAX (256 * 1024)
+#define CONN_LINGER_AGENT_MAX (16 * 1024 * 1024) /* many clients read an early answer only behind their whole body */
+
+/* `answer-timeout`: the head of the upstream's answer; models think, and SDKs wait for 10 minutes.
+ * `idle-timeout`: between the bytes of bodies of unknown length, WebSockets and tunnels, where silence
+ * may be all that there is to say; TCP keep-alive finds the dead. A credential may have its own. */
+static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
+
 static size_t conn_count, conn_max = 4096, conn_unknown;
 static bool conn_draining;
 
@@ -7738,6 +7639,7 @@ b64_decode(void *out, size_t cap, struct slice in, bool url)
  *   NAMESPACE    what stands before all paths of an API */
 enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
 	SECOND_PREFIX, SECOND_NAMESPACE };
+#define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
 
 static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
@@ -7887,6 +7789,8 @@ http_field_rule(struct slice name)
  * Pure. One reader and one writer with a table of modes: a mode's row names the server or standard
  * that needs it. Skip it if you trust that `a%2Fb` is seen by every rule as every server may see
  * it. */
+#define HTTP_HOST_MAX 253               /* RFC 1035 3.1: 255 octets on the wire, so 253 as text */
+#define HTTP_LABEL_MAX 63               /* RFC 1035 2.3.4 */
 #define HTTP_READINGS_MAX 64            /* of one path: five habits freely combined make 32 */
 #define HTTP_READINGS_BYTES 65536       /* room for them: 64 of 1 KiB, or fewer longer ones */
 
@@ -8295,6 +8199,28 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
 	return plain || http_reading_close(&r) ? (int)r.n : -1;
 }
 
+/* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
+struct http_url {
+	struct slice authority, rest; /* borrowed */
+	char host[256];         /* canonical */
+	int port;               /* the scheme's where none is named */
+	bool tls;
+};
+
+static const char *
+http_parse_url(struct slice in, struct http_url *u)
+{
+	struct slice host;
+	bool ip;
+
+	if (!http_parse_absolute(in, &u->tls, &u->authority, &u->rest))
+		return "expected http:// or https:// and a host";
+	if (!http_parse_authority(u->authority, &host, &u->port))
+		return "malformed host or port (a user name has no place there)";
+	u->port = u->port > 0 ? u->port : u->tls ? 443 : 80;
+	return http_canonical_host(host, u->host, &ip);
+}
+
 /* ---- trust -----------------------------------------------------------------
  * Certificates: reading and making them, our own authority, roots, what a credential shows and
  * trusts, the verification of a server's chain, and the sessions that stand for one made before.
@@ -8305,9 +8231,10 @@ http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
  * extension that is malformed, or critical and not known here, ends a path; so does a name
  * constraint that cannot be compared. A chain is verified once all of its certificates have come. A
  * session resumes only for the host (agents) or the host, port, trust and tag (upstreams) that it
- * was made for, which are part of its name in the cache. The structs of sessions, leaves and idents
+ * was made for, which are part of its name in the cache. The structs of sessions and idents
  * stand in `organs`. */
 #define TLS_LEAVES        1024  /* minted certificates kept: 0.7 KB each */
+#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
 #define TLS_LEAF_WAYS     8
 #define TLS_LEAF_LIFE     (7 * 86400)
 #define TLS_LEAF_RENEW    86400 /* one with less left is minted anew: no client sees one expire */
@@ -8493,6 +8420,9 @@ session_sweep(struct session_table *t)
 }
 
 /* -- DER, writing (X.690 10): backwards, so that an element's header comes after its contents. */
+struct der {
+	uint8_t *base, *at;     /* free room is [base, at); at == NULL: it did not fit */
+};
 
 static void
 der_put(struct der *d, const void *p, size_t n)
@@ -8554,6 +8484,9 @@ der_time(struct der *d, int64_t when)
 	n = strftime(s, sizeof s, tm.tm_year >= 150 ? "%Y%m%d%H%M%SZ" : "%y%m%d%H%M%SZ", &tm);
 	der_elem(d, tm.tm_year >= 150 ? 0x18 : 0x17, s, n);
 }
+
+#define CERT_MALFORMED "malformed certificate"
+#define X509_WEAK_HASH BR_ERR_X509_WRONG_KEY_TYPE       /* a code that its decoder never gives */
 
 /* -- DER, reading: all of a certificate that decides whether it is to be trusted. Only its key is
  * for BearSSL's decoder, which reads the same text: so both are strict about lengths and about what
@@ -9178,6 +9111,18 @@ cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int6
 	der_wrap(&d, 0x30, span);
 	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(span - d.at) : 0};
 }
+
+static struct tls_keys {        /* locked; zero in a fork's child, which loads the CA itself */
+	uint8_t ca[32], leaf[32];
+} *tls_keys;
+
+struct leaf {
+	uint32_t refs;          /* the cache's and those of handshakes in progress */
+	int64_t renew;          /* wall clock: mint anew from here on */
+	br_x509_certificate chain;      /* points at `der` */
+	char host[TLS_HOST_MAX + 1];
+	uint8_t der[];
+};
 
 /* A clock that was never set is before the build: what we sign then dates from the build. */
 static int64_t
@@ -15023,6 +14968,12 @@ store_lock_serve(const char *home)
  * half of the queue on. The record of a request that was sent on is not: while the queue is full,
  * or one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
 
+#define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
+#define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
+#define REQLOG_DELAY_MS 50              /* a look right after a request finds its record */
+#define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
+#define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
+
 /* As much as the pipe takes. */
 static void
 reqlog_flush(struct timer *t)
@@ -15153,6 +15104,8 @@ reqlog_has_writer(void)
 	return !none;
 }
 
+static int64_t master_log_at;           /* monotonic ms: no process for the log before */
+
 /* Not a child of ours: whoever looks at the master's children means the workers. */
 static void
 reqlog_keep_writer(void)
@@ -15185,6 +15138,11 @@ reqlog_keep_writer(void)
  * into the same binary. */
 
 /* -- inflate (RFC 1951) */
+
+/* -- inflate (RFC 1951), for the Lua text that build.sh puts into the binary with gzip. The
+ * input is our own, so whatever is wrong with it is answered alike: false. */
+#define INFLATE_BITS 15         /* the longest code */
+#define INFLATE_FAST 9          /* codes up to here are found at the first look */
 
 struct inflate {
 	const unsigned char *in, *end;
@@ -15528,6 +15486,14 @@ lua_import(const char *module, const char *fn)
  * in `task`. Invariants: a policy reaches what lua/allowed.lua copied into its environment, and
  * nothing else; no function of a policy runs without an allowance. Skip it if you read policies as
  * trusted code. */
+#define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
+#define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
+#define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
+#define LUA_COPY 64             /* bytes that are copied in the time of one */
+#define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
+#define LUA_CALL 32             /* instructions worth one digest of next to nothing */
+#define LUA_SIGN 20000          /* instructions worth one RSA or EC signature */
+#define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
 
 /* Defined after all bindings: it calls lua_bind for each. */
 static void lua_bind_all(lua_State *L, bool worker);
@@ -16001,7 +15967,33 @@ lua_close_state(void)
  * store that it was made from and until its time (kept_holds); all parts of a request that had a say
  * are compared (kept_fits), and known placeholders are looked for anew. Skip it after kept_fits and
  * kept_again: without a kept decision Lua decides each request. */
+#define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
+#define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
+#define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
 #define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)        /* method, host, token, the words between */
+#define KEPT_BEGIN offsetof(struct req, dial_host)
+#define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
+
+/* Only made where the type's apply read nothing of the request and nothing that changes by itself. These
+ * fields and nothing else then decide again: method, scheme, host and port, the agent's token, the names
+ * of all fields and of the query in their order, and the values of those that were taken off or say what
+ * the body is. */
+struct kept {
+	unsigned refs;          /* the slot's, and those of requests */
+	uint64_t config, state; /* generations that decided; state 0: no token is in it */
+	int64_t since;          /* Unix s: a clock that was set back behind it makes Lua look at all dates again */
+	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
+	unsigned share;         /* of its agent's requests, as in l_req_log */
+	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
+	int known_ref;
+	struct subst_back *back; /* owned */
+	struct tls_ident *ident; /* owned reference; also in `decided` */
+	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
+	struct buf text;        /* owned; where the slices are */
+	struct slice route, query;
+	size_t came, n;         /* fields that came, and with those that were set behind them */
+	struct http_field field[]; /* of those that came, a value of NULL is any; the others' `own` are owned */
+};
 
 static struct kept *kept_slots[KEPT_SLOTS];
 
@@ -22241,6 +22233,8 @@ static const luaL_Reg l_host_command[] = {
 	{"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
+
+static char host_arg0[PATH_MAX];
 
 static void
 l_open_host(lua_State *L, bool worker)
