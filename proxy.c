@@ -15132,10 +15132,10 @@ reqlog_keep_writer(void)
  */
 
 /* ---- embed -----------------------------------------------------------------
- * The Lua text in the binary: build.sh packs lua/ and policies/ with gzip (RFC 1952), one pack for a
- * folder. Invariants: nothing but these packs is ever unpacked, and modules come from them alone: no
- * path and no environment variable leads to other code. Skip it: the text that it reads was built
- * into the same binary. */
+ * The Lua text in the binary: build.sh packs lua/ and policies/ with gzip (RFC 1952), one pack for
+ * a folder. Invariants: nothing but these packs is ever unpacked, and modules come from them
+ * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
+ * was built into the same binary. */
 
 /* -- inflate (RFC 1951) */
 
@@ -15299,8 +15299,8 @@ inflate_block(struct inflate *z, const struct inflate_code *lit, const struct in
 	}
 }
 
-/* The length of the unpacked text, as the pack's trailer has it (ISIZE, RFC 1952 2.3.1). 0: not a pack
- * of build.sh's. */
+/* The length of the unpacked text, as the pack's trailer has it (ISIZE, RFC 1952 2.3.1). 0: not a
+ * pack of build.sh's. */
 static size_t
 inflate_size(const unsigned char *p, size_t n)
 {
@@ -15320,8 +15320,8 @@ inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
 	inflate_build(dist, length, 30);
 }
 
-/* Unpacks a pack into `out`, which has room for inflate_size bytes. A stored block (RFC 1951 3.2.4) is
- * an error: gzip writes one only for bytes that do not shrink, and Lua text does. */
+/* Unpacks a pack into `out`, which has room for inflate_size bytes. A stored block (RFC 1951
+ * 3.2.4) is an error: gzip writes one only for bytes that do not shrink, and Lua text does. */
 static bool
 inflate(const unsigned char *p, size_t n, char *out)
 {
@@ -15390,8 +15390,8 @@ embed_push(lua_State *L, const struct embed_file *f)
 	lua_remove(L, -2);
 }
 
-/* Gives the unpacked packs back (0.5 MB), once a worker has started. For a file that is loaded later,
- * its pack is unpacked again. */
+/* Gives the unpacked packs back (0.5 MB), once a worker has started. For a file that is loaded
+ * later, its pack is unpacked again. */
 static void
 embed_forget(lua_State *L)
 {
@@ -15504,10 +15504,10 @@ static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1
 
 /* -- memory */
 
-/* May the state grow by `more` bytes? Lua answers a refusal with a full collection and asks again. A
- * second refusal ends the policy's call; from then on small requests are granted from the reserve,
- * since a finalizer that the collector runs must not fail: it frees memory that Lua does not see.
- * LUA_REFUSALS_MAX bounds the collections that a policy just below its limit causes. */
+/* May the state grow by `more` bytes? Lua answers a refusal with a full collection and asks again.
+ * A second refusal ends the policy's call; from then on small requests are granted from the
+ * reserve, since a finalizer that the collector runs must not fail: it frees memory that Lua does
+ * not see. LUA_REFUSALS_MAX bounds the collections that a policy just below its limit causes. */
 static bool
 lua_may_grow(size_t more)
 {
@@ -15585,10 +15585,10 @@ l_push_patterns(lua_State *L)
 
 /* string.find, string.match, string.gmatch, string.gsub (s, pattern, …): as Lua's manual has them
  *
- * Upvalue 2 is the function's name. lua/patterns.lua knows up to which length any subject is cheap for
- * a pattern (`free`), and refuses a pattern that may take too long (`judge`). All other calls are
- * charged by the CPU time that they took. In a worker the runtime's own calls on subjects of more than
- * LUA_SHORT bytes are judged too, for agents sent these subjects. */
+ * Upvalue 2 is the function's name. lua/patterns.lua knows up to which length any subject is cheap
+ * for a pattern (`free`), and refuses a pattern that may take too long (`judge`). All other calls
+ * are charged by the CPU time that they took. In a worker the runtime's own calls on subjects of
+ * more than LUA_SHORT bytes are judged too, for agents sent these subjects. */
 static int
 l_str_pattern(lua_State *L)
 {
@@ -15675,8 +15675,8 @@ static const struct { const char *lib, *name; lua_CFunction bounded; } lua_bound
 	{LUA_TABLIBNAME, "move", l_table_move},
 };
 
-/* Replaces the functions in the libraries' own tables: ("x"):find reaches string.find's in policies,
- * too. The module `unbounded` keeps Lua's own, for lua/patterns.lua. */
+/* Replaces the functions in the libraries' own tables: ("x"):find reaches string.find's in
+ * policies, too. The module `unbounded` keeps Lua's own, for lua/patterns.lua. */
 static void
 l_bound_libraries(lua_State *L)
 {
@@ -15750,7 +15750,8 @@ l_sandbox_result(lua_State *L, int rc, enum lua_over over)
 	return 3;
 }
 
-/* sandbox.call(name, fn, …) -> true, results… | false, message, "error" | "budget" | "memory" | "time"
+/* sandbox.call(name, fn, …)
+ *   -> true, results… | false, message, "error" | "budget" | "memory" | "time"
  *
  * Runs fn within an allowance of its own; fn cannot wait. name: the policy's, for messages. */
 static int
@@ -16049,8 +16050,8 @@ kept_query_like(struct slice a, struct slice b)
 	return i == a.n && j == b.n && (a.p == NULL) == (b.p == NULL);
 }
 
-/* Is the request like the kept one: its route, its query's names, its fields' names and order, and each
- * value that had a say? */
+/* Is the request like the kept one: its route, its query's names, its fields' names and order, and
+ * each value that had a say? */
 static bool
 kept_fits(const struct kept *k, const struct req *r)
 {
@@ -16134,8 +16135,8 @@ kept_reads(const struct req *r, const struct http_field *f)
 	    (name_same(f->name, SLICE("content-type")) || name_same(f->name, SLICE("content-encoding")))));
 }
 
-/* Keeps the decision on the request in its slot. NULL: out of memory, or a part of the request had a
- * say that struct kept does not list. */
+/* Keeps the decision on the request in its slot. NULL: out of memory, or a part of the request had
+ * a say that struct kept does not list. */
 static struct kept *
 kept_make(struct req *r)
 {
@@ -16197,10 +16198,11 @@ kept_sweep(uint64_t config, uint64_t state)
 }
 
 /* ---- fetch -----------------------------------------------------------------
- * One HTTP request of our own, to a token endpoint for example: a fresh connection through the same
- * guard and TLS as a client's request, no redirects, the whole answer in memory up to a bound.
- * Invariants: request and answer may hold secrets, so their buffers are wiped; the owner may free a
- * fetch at any moment. Skip it if you review how clients' requests are handled: none passes here. */
+ * One HTTP request of our own, to a token endpoint for example: a fresh connection through the
+ * same guard and TLS as a client's request, no redirects, the whole answer in memory up to a
+ * bound. Invariants: request and answer may hold secrets, so their buffers are wiped; the owner
+ * may free a fetch at any moment. Skip it if you review how clients' requests are handled: none
+ * passes here. */
 #define FETCH_OUT_MAX (2 * 1024 * 1024)         /* the largest secret, as a body */
 #define FETCH_BODY_MAX (16 * 1024 * 1024)       /* DESIGN's largest body */
 
@@ -16248,8 +16250,8 @@ fetch_finish(struct fetch *f, const char *error, const char *detail)
 	return false;
 }
 
-/* Parses the answer's head once it is whole; an interim one (RFC 9110 15.2) is passed over. False: the
- * fetch has ended. */
+/* Parses the answer's head once it is whole; an interim one (RFC 9110 15.2) is passed over. False:
+ * the fetch has ended. */
 static bool
 fetch_read_head(struct fetch *f)
 {
@@ -16351,8 +16353,8 @@ fetch_event(struct upstream *u)
 	fetch_advance(f);
 }
 
-/* The caller has written the whole request into f->out and set f->body.max. The fetch may have ended
- * when this returns. */
+/* The caller has written the whole request into f->out and set f->body.max. The fetch may have
+ * ended when this returns. */
 static void
 fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident,
     const struct cidr *allow, size_t nallow)
@@ -16371,13 +16373,14 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 }
 
 /* ---- helper ----------------------------------------------------------------
- * Programs of the operator's that print headers (the type `command`). A worker starts them itself and
- * hands on nothing: execveat replaces the memory that vfork lent, close_range leaves the descriptors 0
- * to 3, the environment is empty, and SIGKILL follows the worker's death. A run has a deadline and a
- * bounded output, and at its end its process group is killed. A process that left the group becomes
- * the worker's child (PR_SET_CHILD_SUBREAPER) and is killed as soon as no other run is left, so that a
- * run never ends a process of another run. Not covered: a descendant outside the group of a program
- * whose worker was killed. Skip it unless you use the type `command`. */
+ * Programs of the operator's that print headers (the type `command`). A worker starts them itself
+ * and hands on nothing: execveat replaces the memory that vfork lent, close_range leaves the
+ * descriptors 0 to 3, the environment is empty, and SIGKILL follows the worker's death. A run has
+ * a deadline and a bounded output, and at its end its process group is killed. A process that left
+ * the group becomes the worker's child (PR_SET_CHILD_SUBREAPER) and is killed as soon as no other
+ * run is left, so that a run never ends a process of another run. Not covered: a descendant
+ * outside the group of a program whose worker was killed. Skip it unless you use the type
+ * `command`. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
 #define HELPER_ARGS_MAX 64
 #define HELPER_RUNS_MAX 8       /* of a worker; a token is kept for its ttl, so few are ever wanted */
@@ -16413,7 +16416,8 @@ helper_trusts(const struct stat *st)
 	return (st->st_uid == 0 || st->st_uid == geteuid()) && (st->st_mode & 022) == 0;
 }
 
-/* Opens a program of the folder itself: `name` is no path and no symbolic link. -1: *code says why. */
+/* Opens a program of the folder itself: `name` is no path and no symbolic link. -1: *code says
+ * why. */
 static int
 helper_open(const char *name, enum helper_code *code)
 {
@@ -16484,8 +16488,8 @@ helper_over(struct helper_run *h)
 	loop_defer(&h->gone, defer_free);
 }
 
-/* Kills every child of the worker. /proc has the numbers, and waitid tells the worker's children from
- * others: the kernel's own list of children is an option that small systems leave out. */
+/* Kills every child of the worker. /proc has the numbers, and waitid tells the worker's children
+ * from others: the kernel's own list of children is an option that small systems leave out. */
 static void
 helper_kill_children(void)
 {
@@ -16577,7 +16581,8 @@ helper_ready(struct watch *w)
 	}
 }
 
-/* Starts the program argv[0] in an empty `h`. If that fails, the run ends at once and h->code says why. */
+/* Starts the program argv[0] in an empty `h`. If that fails, the run ends at once and h->code says
+ * why. */
 static void
 helper_start(struct helper_run *h, char **argv, int64_t ms)
 {
@@ -16620,19 +16625,20 @@ helper_drop(struct helper_run *h)
 }
 
 /* ---- bind: values ----------------------------------------------------------
- * What all bindings share (arguments, results, waiting), and the Lua modules secret.core, sign.core,
- * json.core and uri.core. What policies know as secret, sign, json, form, uri and keys are modules of
- * these names in lua/: templates, JSON texts, forms and JWTs are put together there by core.join.
+ * What all bindings share (arguments, results, waiting), and the Lua modules secret.core,
+ * sign.core, json.core and uri.core. What policies know as secret, sign, json, form, uri and keys
+ * are modules of these names in lua/: templates, JSON texts, forms and JWTs are put together there
+ * by core.join.
  *
- * Invariants: a function that makes bytes takes strings and secrets alike, and its result is a secret
- * as soon as one argument is; readers (json.decode, uri.*) take strings alone. A result is written
- * once, into lua_text, which lies in the arena from the moment that a secret joins it: a secret's
- * bytes are never in a Lua string or a luaL_Buffer. A handle is a userdata holding a struct
- * secret_handle. Nothing tells a handle's length or content, and nothing compares two: the metatable
- * has only functions that raise, and Lua cannot reach it.
+ * Invariants: a function that makes bytes takes strings and secrets alike, and its result is a
+ * secret as soon as one argument is; readers (json.decode, uri.*) take strings alone. A result is
+ * written once, into lua_text, which lies in the arena from the moment that a secret joins it: a
+ * secret's bytes are never in a Lua string or a luaL_Buffer. A handle is a userdata holding a
+ * struct secret_handle. Nothing tells a handle's length or content, and nothing compares two: the
+ * metatable has only functions that raise, and Lua cannot reach it.
  *
- * Read handles, results and arguments, and skip the rest: the other functions check arguments and call
- * codec, uri, json and sign. */
+ * Read handles, results and arguments, and skip the rest: the other functions check arguments and
+ * call codec, uri, json and sign. */
 #define L_SECRET "sallyport.secret"
 #define L_JSON_ARRAY "sallyport.json.array"
 #define L_EXPECT_MAX 32         /* members that one `expect` may name */
@@ -16762,8 +16768,9 @@ l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
 	lua_pop(L, 1);
 }
 
-/* A kind of handle that each request makes and checks. luaL_checkudata looks a metatable up by name,
- * l_check_type compares its address: there is one state a process, which keeps the metatable. */
+/* A kind of handle that each request makes and checks. luaL_checkudata looks a metatable up by
+ * name, l_check_type compares its address: there is one state a process, which keeps the
+ * metatable. */
 struct l_type {
 	const char *name;
 	const void *meta;       /* where its metatable lies */
@@ -16827,9 +16834,9 @@ l_open_wait(lua_State *L)
 	l_metatable(L, L_WAIT, events);
 }
 
-/* Keeps two arguments, of which the second is the deadline, and pushes the third: a handle of `size`
- * zeroed bytes that begins with a struct wait. `drop` runs when the binding returns or raises, and
- * when its task is abandoned while it waits. */
+/* Keeps two arguments, of which the second is the deadline, and pushes the third: a handle of
+ * `size` zeroed bytes that begins with a struct wait. `drop` runs when the binding returns or
+ * raises, and when its task is abandoned while it waits. */
 static void *
 l_wait_new(lua_State *L, size_t size, void (*drop)(struct wait *))
 {
@@ -16895,8 +16902,8 @@ l_new_secret(lua_State *L)
  * policy that builds a secret around a guess would otherwise learn of its bytes. */
 #define L_UNFIT(is_secret, why) ((is_secret) ? "a secret that does not fit there" : (why))
 
-/* -- results: lua_text grows in the C heap until a secret joins it, and in the arena from then on. A
- * text that is not pushed is wiped when the next one begins, or at the task's end. */
+/* -- results: lua_text grows in the C heap until a secret joins it, and in the arena from then on.
+ * A text that is not pushed is wiped when the next one begins, or at the task's end. */
 
 /* Begins a text of about n bytes. Where the arena is full, a collection frees the handles that are
  * garbage. */
@@ -16910,8 +16917,8 @@ l_text(lua_State *L, bool is_secret, size_t n)
 	return &lua_text;
 }
 
-/* Refuses a size. In a policy this ends the call: a limit that pcall could catch would tell a secret's
- * length. */
+/* Refuses a size. In a policy this ends the call: a limit that pcall could catch would tell a
+ * secret's length. */
 static int
 l_secret_refuse_size(lua_State *L, const char *why)
 {
@@ -16995,8 +17002,8 @@ l_push_secret(lua_State *L, struct secret *s)
 
 /* -- arguments: strings and secrets */
 
-/* The secret at idx, borrowed while its handle is on the stack. NULL: no handle. Raises for an empty
- * handle, and for one of a credential that the task does not act for. */
+/* The secret at idx, borrowed while its handle is on the stack. NULL: no handle. Raises for an
+ * empty handle, and for one of a credential that the task does not act for. */
 static struct secret *
 l_test_secret(lua_State *L, int idx)
 {
@@ -17035,8 +17042,8 @@ l_check_slice(lua_State *L, int idx)
 	return s;
 }
 
-/* Borrows the bytes of a string or a secret; false for any other value. Sets *is_secret for a secret,
- * and never clears it. */
+/* Borrows the bytes of a string or a secret; false for any other value. Sets *is_secret for a
+ * secret, and never clears it. */
 static bool
 l_value_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 {
@@ -17063,8 +17070,8 @@ l_check_value(lua_State *L, int idx, bool *is_secret)
 	return s;
 }
 
-/* As l_value_slice for a part of a text. A number on the stack becomes a string first, as Lua's `..`
- * writes it. */
+/* As l_value_slice for a part of a text. A number on the stack becomes a string first, as Lua's
+ * `..` writes it. */
 static bool
 l_part_slice(lua_State *L, int idx, struct slice *out, bool *is_secret)
 {
@@ -17091,8 +17098,8 @@ static const struct codec {
 
 /* secret.decode("hex" | "base64" | "base64url", x) -> string | secret | nil, "malformed"
  *
- * The decoded bytes, a secret where x is one: some keys are given out in letters and used as bytes. In a
- * policy a secret x must be a field of the credential. */
+ * The decoded bytes, a secret where x is one: some keys are given out in letters and used as
+ * bytes. In a policy a secret x must be a field of the credential. */
 static int
 l_secret_decode(lua_State *L)
 {
@@ -17212,8 +17219,8 @@ l_secret_hmac(lua_State *L)
 	return l_hmac(L, 2, 1, 3);
 }
 
-/* The key at idx. In a policy a secret key must be a field of the credential: errors about a key that
- * was built around a secret would tell of the secret's bytes. */
+/* The key at idx. In a policy a secret key must be a field of the credential: errors about a key
+ * that was built around a secret would tell of the secret's bytes. */
 static struct slice
 l_check_key(lua_State *L, int idx, bool *is_secret)
 {
@@ -17268,8 +17275,8 @@ l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret
 
 /* sign.signature(alg, key, data) -> string | secret | nil, code
  *
- * The raw signature, for ES256 and ES384 R and S (RFC 7518 3.4). alg: HS256, HS384, HS512, RS256, RS384,
- * RS512, ES256 or ES384. Codes: see sign.key_problem. */
+ * The raw signature, for ES256 and ES384 R and S (RFC 7518 3.4). alg: HS256, HS384, HS512, RS256,
+ * RS384, RS512, ES256 or ES384. Codes: see sign.key_problem. */
 static int
 l_sign_signature(lua_State *L)
 {
@@ -17289,8 +17296,8 @@ l_sign_signature(lua_State *L)
 /* sign.key_problem(alg, key) -> nil | code
  *
  * nil: the key can sign, as one of HS always can. Codes: not_a_key, malformed, unsupported,
- * openssh_format, no_private_key, escaped_newlines, json, encrypted, wrong_key (an EC key for RS256),
- * weak_key, bad_key. lua/keys.lua has a sentence for each. */
+ * openssh_format, no_private_key, escaped_newlines, json, encrypted, wrong_key (an EC key for
+ * RS256), weak_key, bad_key. lua/keys.lua has a sentence for each. */
 static int
 l_sign_key_problem(lua_State *L)
 {
@@ -17442,8 +17449,8 @@ l_pairs_parse(lua_State *L)
 #define LOOSE_MAX 128           /* bytes of a name or value; no rule looks for a longer one */
 #define LOOSE_VALUES_MAX 16
 
-/* Writes `in` unescaped where an escape is well formed, in lower case, without white space and control
- * bytes around it. The length; LOOSE_MAX + 1: more than LOOSE_MAX. */
+/* Writes `in` unescaped where an escape is well formed, in lower case, without white space and
+ * control bytes around it. The length; LOOSE_MAX + 1: more than LOOSE_MAX. */
 static size_t
 loose_read(struct slice in, char out[LOOSE_MAX])
 {
@@ -17468,8 +17475,8 @@ loose_read(struct slice in, char out[LOOSE_MAX])
 
 /* form.values(s, name…) -> { value, … } | nil, "too_many"
  *
- * The values of the pairs with one of these names, which are in lower case; a value of more than 128
- * bytes counts as "". Parts pairs at `&` and `;`, and reads names and values by loose_read. */
+ * The values of the pairs with one of these names, which are in lower case; a value of more than
+ * 128 bytes counts as "". Parts pairs at `&` and `;`, and reads names and values by loose_read. */
 static int
 l_form_values(lua_State *L)
 {
@@ -17600,9 +17607,9 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 
 /* json.decode(s) -> value | nil, "malformed" | "duplicate" | "number", byte
  *
- * null is json.null. An integer that fits 64 bits is an integer. An array is marked as json.array does.
- * "number": more than 128 bytes, or out of a double's range. byte: where reading ended, from 1. A
- * secret document is read by core.expect. */
+ * null is json.null. An integer that fits 64 bits is an integer. An array is marked as json.array
+ * does. "number": more than 128 bytes, or out of a double's range. byte: where reading ended, from
+ * 1. A secret document is read by core.expect. */
 static int
 l_json_decode(lua_State *L)
 {
@@ -17657,8 +17664,8 @@ enum l_expect {
 	L_EXPECT_TEXT, L_EXPECT_SEALED,
 };
 
-/* Pushes the value of an expected member, or nil where it is not of its kind: to callers an expires_in
- * that is no number is absent. */
+/* Pushes the value of an expected member, or nil where it is not of its kind: to callers an
+ * expires_in that is no number is absent. */
 static void
 l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kind)
 {
@@ -17824,7 +17831,8 @@ l_owner(lua_State *L, int idx)
 
 /* core.acting(credential | nil)
  *
- * From now on this task may use the handles that core.keep bound to that credential, and of no other. */
+ * From now on this task may use the handles that core.keep bound to that credential, and of no
+ * other. */
 static int
 l_core_acting(lua_State *L)
 {
@@ -17837,8 +17845,8 @@ l_core_acting(lua_State *L)
 
 /* core.keep(h [, credential]) -> h
  *
- * The handle outlives the task that made it, and counts as a field. With a credential's name, only a task
- * that acts for that credential may use it. */
+ * The handle outlives the task that made it, and counts as a field. With a credential's name, only
+ * a task that acts for that credential may use it. */
 static int
 l_core_keep(lua_State *L)
 {
@@ -17979,8 +17987,9 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char
 /* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] }
  *   -> authorization (a secret), x-amz-date, signed
  *
- * Signs a request of our own. at: Unix seconds, absent: now. signed: is the token one of the signed
- * fields? lua/sign.lua makes the list of fields. Raises for a part that is missing or malformed. */
+ * Signs a request of our own. at: Unix seconds, absent: now. signed: is the token one of the
+ * signed fields? lua/sign.lua makes the list of fields. Raises for a part that is missing or
+ * malformed. */
 static int
 l_sign_sigv4(lua_State *L)
 {
@@ -18126,11 +18135,11 @@ static const luaL_Reg l_uri_functions[] = {
 };
 
 /* ---- bind: store -----------------------------------------------------------
- * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and handles
- * for what is sealed. Invariant: no slice of the read transaction outlives the binding that took it.
- * The transaction ends with a worker's resume, and with a command's binding: a command may wait at a
- * prompt, and an open snapshot keeps old pages in the file. Skip it if you know `store`, which every
- * binding calls; the raw handles are for backup and restore alone. */
+ * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and
+ * handles for what is sealed. Invariant: no slice of the read transaction outlives the binding
+ * that took it. The transaction ends with a worker's resume, and with a command's binding: a
+ * command may wait at a prompt, and an open snapshot keeps old pages in the file. Skip it if you
+ * know `store`, which every binding calls; the raw handles are for backup and restore alone. */
 #define L_COMMIT_MS 10000       /* for a commit without a deadline */
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* pairs; beyond, building the index anew is as fast */
@@ -18162,8 +18171,8 @@ l_check_db(lua_State *L, int idx)
 	return DB_META;
 }
 
-/* -- opening. Results: true | nil, code, fault. fault = { place =, why =, n = } is struct store_fault,
- * of which db.why in lua/cli/db.lua makes a sentence. */
+/* -- opening. Results: true | nil, code, fault. fault = { place =, why =, n = } is struct
+ * store_fault, of which db.why in lua/cli/db.lua makes a sentence. */
 
 static int
 l_store_answer(lua_State *L, enum store_err err)
@@ -18194,8 +18203,9 @@ l_option(lua_State *L, int idx, const char *name)
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
  *   "damaged" | "full" | "busy" | "io" | …, fault
  *
- * For commands; C opens a worker's store. create: an absent store is made, with its key file. keyless:
- * a missing or wrong key is no error; peek and each work, nothing can be unsealed or written. */
+ * For commands; C opens a worker's store. create: an absent store is made, with its key file.
+ * keyless: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
+ * written. */
 static int
 l_store_open(lua_State *L)
 {
@@ -18223,8 +18233,8 @@ l_store_close(lua_State *L)
 
 /* -- reading */
 
-/* Pushes the plain members as a table. False: the text is not JSON; behind a valid tag that is a bug
- * of ours. */
+/* Pushes the plain members as a table. False: the text is not JSON; behind a valid tag that is a
+ * bug of ours. */
 static bool
 l_push_plain(lua_State *L, struct slice text)
 {
@@ -18240,8 +18250,8 @@ l_push_plain(lua_State *L, struct slice text)
 	return false;
 }
 
-/* Pushes a record: its plain members, its version, and of each sealed field the handle (`open`) or the
- * name. */
+/* Pushes a record: its plain members, its version, and of each sealed field the handle (`open`) or
+ * the name. */
 static enum store_err
 l_push_record(lua_State *L, enum store_db db, struct slice key, const struct store_record *r,
     bool open)
@@ -18310,8 +18320,8 @@ l_store_peek(lua_State *L)
 /* store.each(db, prefix [, after [, limit]])
  *   -> { { key =, record = as peek, damaged = true | nil }, … } | nil, code
  *
- * A page of records, in order of keys: those whose keys begin with `prefix` and come after `after`, at
- * most `limit` (256 if absent, 4096 at most). A damaged record is not in its row. */
+ * A page of records, in order of keys: those whose keys begin with `prefix` and come after
+ * `after`, at most `limit` (256 if absent, 4096 at most). A damaged record is not in its row. */
 static int
 l_store_each(lua_State *L)
 {
@@ -18362,8 +18372,8 @@ l_store_generation(lua_State *L)
 
 /* store.changes(since) -> { db, key, db, key, … } | nil, "rebuild"
  *
- * The records that were written in config generations after `since`, oldest first; a pair may come more
- * than once. "rebuild": the store no longer knows all of them. */
+ * The records that were written in config generations after `since`, oldest first; a pair may come
+ * more than once. "rebuild": the store no longer knows all of them. */
 static int
 l_store_changes(lua_State *L)
 {
@@ -18391,8 +18401,8 @@ l_store_changes(lua_State *L)
 
 /* store.placeholder(shape, label) -> text, stop | nil, "locked"
  *
- * The shape, its random parts derived of the label and the store's key. stop: where the longest of these
- * parts ends, in bytes. */
+ * The shape, its random parts derived of the label and the store's key. stop: where the longest of
+ * these parts ends, in bytes. */
 static int
 l_store_placeholder(lua_State *L)
 {
@@ -18496,7 +18506,8 @@ l_push_plain_text(lua_State *L, int idx)
 	return l_check_slice(L, -1);
 }
 
-/* Adds the table on top, { name = secret | false }. false: the stored field goes, in spite of `keep`. */
+/* Adds the table on top, { name = secret | false }. false: the stored field goes, in spite of
+ * `keep`. */
 static void
 l_batch_secrets(lua_State *L, struct store_batch *b)
 {
@@ -18606,10 +18617,11 @@ l_commit_push(lua_State *L, bool late)
  *       version = N, room = N },
  *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
  * version: the record's version before the commit (0: there is none; nil: any, even of a damaged
- * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a later
- * put of that many bytes over this record finds room on a full disk. The members version, secrets,
- * sealed and unverified of `plain` are not stored. deadline: monotonic ms. After a timeout with begun =
- * false the commit is never applied; with begun = true it may reach the disk at any moment. Yields. */
+ * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a
+ * later put of that many bytes over this record finds room on a full disk. The members version,
+ * secrets, sealed and unverified of `plain` are not stored. deadline: monotonic ms. After a
+ * timeout with begun = false the commit is never applied; with begun = true it may reach the disk
+ * at any moment. Yields. */
 static int
 l_store_commit(lua_State *L)
 {
@@ -18645,9 +18657,10 @@ l_store_commit(lua_State *L)
 	return l_wait(L, l_commit_push);
 }
 
-/* -- raw handles: bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua has the
- * stream's layout). A handle is a snapshot of the open store, or the one transaction that replaces a
- * store's content. Records stay sealed: only the wrapped data key and a record's plain part are read. */
+/* -- raw handles: bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua has
+ * the stream's layout). A handle is a snapshot of the open store, or the one transaction that
+ * replaces a store's content. Records stay sealed: only the wrapped data key and a record's plain
+ * part are read. */
 #define L_RAW "sallyport.raw"
 
 struct l_raw {
@@ -18710,8 +18723,8 @@ l_store_snapshot(lua_State *L)
 
 /* store.replace(home, datakey) -> raw | nil, "key_absent" | "wrong_key" | …, fault
  *
- * datakey: the wrapped data key of a backup, which HOME/key opens. Closes the store; nothing on the disk
- * changes before raw:begin. */
+ * datakey: the wrapped data key of a backup, which HOME/key opens. Closes the store; nothing on
+ * the disk changes before raw:begin. */
 static int
 l_store_replace(lua_State *L)
 {
@@ -18752,8 +18765,8 @@ raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey)
 
 /* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, fault
  *
- * Takes the server's and the writer's lock and begins the transaction. "other_store": HOME's store has
- * another data key. */
+ * Takes the server's and the writer's lock and begins the transaction. "other_store": HOME's store
+ * has another data key. */
 static int
 l_raw_begin(lua_State *L)
 {
@@ -18799,8 +18812,8 @@ l_check_raw(lua_State *L)
 
 /* raw:next(db [, after]) -> key, value | nothing | nil, code
  *
- * The entry behind `after` in order of keys; nothing at the end. The store's own entries of meta (their
- * first byte is 1) are among them. */
+ * The entry behind `after` in order of keys; nothing at the end. The store's own entries of meta
+ * (their first byte is 1) are among them. */
 static int
 l_raw_next(lua_State *L)
 {
@@ -18858,8 +18871,8 @@ l_raw_put(lua_State *L)
 
 /* raw:record(db, key, value) -> plain part, version, room | nil, "damaged"
  *
- * Checks that the record was written for this place under the backup's keys. room: the bytes on the disk
- * that the record was promised. */
+ * Checks that the record was written for this place under the backup's keys. room: the bytes on
+ * the disk that the record was promised. */
 static int
 l_raw_record(lua_State *L)
 {
@@ -18942,9 +18955,9 @@ l_open_store(lua_State *L)
 }
 
 /* ---- bind: http, addr ------------------------------------------------------
- * The parsers of field, uri and addr as the Lua modules `http` and `addr`, so that pipeline, commands
- * and policies/match.lua spell hosts, paths and addresses as C does. Invariant: nothing here has a
- * state. Skip it if you know these sections. */
+ * The parsers of field, uri and addr as the Lua modules `http` and `addr`, so that pipeline,
+ * commands and policies/match.lua spell hosts, paths and addresses as C does. Invariant: nothing
+ * here has a state. Skip it if you know these sections. */
 
 /* http.canonical_host(text) -> host, is_ip | nil, why
  *
@@ -19003,8 +19016,8 @@ l_http_path_readings(lua_State *L)
 
 /* http.parse_url(text) -> { scheme =, host =, port =, path =, query = } | nil, why
  *
- * An absolute URL of http or https. host is canonical, port the scheme's where none is named, query nil
- * where there is none. */
+ * An absolute URL of http or https. host is canonical, port the scheme's where none is named,
+ * query nil where there is none. */
 static int
 l_http_parse_url(lua_State *L)
 {
@@ -19088,8 +19101,8 @@ l_addr_guard(lua_State *L)
 
 /* addr.cidr(text) -> "address/bits" | nil
  *
- * The canonical spelling of a range, or of an address alone. nil: no range, or bits behind the prefix
- * are set. */
+ * The canonical spelling of a range, or of an address alone. nil: no range, or bits behind the
+ * prefix are set. */
 static int
 l_addr_cidr(lua_State *L)
 {
@@ -19124,9 +19137,11 @@ static const luaL_Reg l_addr_functions[] = {
 };
 
 /* ---- bind: view ------------------------------------------------------------
- * A request as a policy sees it. A view edits headers, query and body, and no more: method, scheme,
- * host, port and path are what was decided on. A view is a userdata that looks through the runtime's
- * `req`, which req_free empties: kept too long, it says "closed". */
+ * A request as a policy sees it. Invariants: a view edits headers, query and body alone, since
+ * method, scheme, host, port and path are what the decision was made on; a secret that a view sets
+ * lies in the arena, and cannot be read as a string again. A view is a userdata that reads through
+ * the runtime's `req`, whose handle req_stop empties: a view that is kept longer raises "request
+ * is closed". Skip it unless you ask what a policy can do to a request. */
 #define L_REQ "sallyport.request"
 #define L_VIEW "sallyport.view"
 #define L_HEADERS "sallyport.headers"
@@ -19194,9 +19209,7 @@ l_req_gc(lua_State *L)
 	return 0;
 }
 
-#define L_IDENTITY "sallyport.identity"
-
-/* Pushes the name with `as` applied to each letter: ascii_lower, or name_fold for a set of names. */
+/* Pushes the name with `as` applied to each byte: ascii_lower, or name_fold for a set of names. */
 static void
 l_push_name(lua_State *L, struct slice s, char (*as)(char))
 {
@@ -19208,7 +19221,9 @@ l_push_name(lua_State *L, struct slice s, char (*as)(char))
 	luaL_pushresultsize(&b, s.n);
 }
 
-/* The bytes that some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
+/* -- pairs: their names as servers read them, and the one writer of forms and queries */
+
+/* How many bytes some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
  * (Rack 2). */
 static size_t
 pair_lead(const char *p, size_t n)
@@ -19220,8 +19235,8 @@ pair_lead(const char *p, size_t n)
 	return memcmp(p, "%20", 3) == 0 || (p[1] == '5' && memchr("bBdD", p[2], 4) != NULL) ? 3 : 0;
 }
 
-/* The next name in a pair, decoded: some servers part pairs at `;` too, and find more than one
- * there. The caller has *at = 0 first. */
+/* The next name in a pair, decoded: a server that parts pairs at `;`, too, finds several. *at is 0
+ * at first. */
 static bool
 pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slice *name)
 {
@@ -19243,8 +19258,8 @@ pair_next_name(struct slice pair, size_t *at, char *out, size_t cap, struct slic
 	return true;
 }
 
-/* Is `found`, up to a NUL and, with `array`, to a bracket, the name as PHP writes it? "." and " " are "_"
- * there, and so is a "[" that nothing closes. */
+/* Is `found`, up to a NUL and, with `array`, up to a bracket, the same name to PHP? PHP reads ".",
+ * " " and a "[" that nothing closes as "_". */
 static bool
 pair_same_php(struct slice found, struct slice name, bool array)
 {
@@ -19259,19 +19274,19 @@ pair_same_php(struct slice found, struct slice name, bool array)
 	return n == name.n;
 }
 
-/* Would a server take the parameter `found` for `name`? As name_same, and as PHP reads it; to Rack 2
- * it ends at a "]" too. The later of two counts there, so the agent's own must not stand beside
- * ours. */
+/* Would a server take the parameter `found` for `name`? By name_same, or as PHP reads names; to
+ * Rack 2 a name ends at a "]", too. Of two parameters these servers take the later, so none of the
+ * agent's may stand beside ours. */
 static bool
 pair_same(struct slice found, struct slice name)
 {
-	while (name.n != 0 && memchr(" []", name.p[0], 3) != NULL)  /* as pair_next_name left them out of the other */
+	while (name.n != 0 && memchr(" []", name.p[0], 3) != NULL)  /* pair_next_name left these out of `found` */
 		name = (struct slice){name.p + 1, name.n - 1};
 	return name_same(found, name) || pair_same_php(found, name, false) ||
 	    ((name.n == 0 || memchr(name.p, '[', name.n) == NULL) && pair_same_php(found, name, true));
 }
 
-/* Which of the list's names the pair has, from 1; 0: none. */
+/* The index of the list's name that the pair has; 0: none. */
 static lua_Integer
 l_pair_listed(lua_State *L, int list, struct slice pair)
 {
@@ -19289,8 +19304,7 @@ l_pair_listed(lua_State *L, int list, struct slice pair)
 	return 0;
 }
 
-/* What a form must be for two readers to agree on it: no control bytes, each
- * `%` with its two digits. */
+/* Do readers agree on the form? It has no control bytes, and two digits behind each `%`. */
 static bool
 form_ok(struct slice in)
 {
@@ -19301,7 +19315,7 @@ form_ok(struct slice in)
 }
 
 /* What a pair of a form is to the parameter `name`. */
-enum form_pair { FORM_OTHER, FORM_OURS, FORM_HIDDEN };  /* HIDDEN: behind a `;`, for some servers */
+enum form_pair { FORM_OTHER, FORM_OURS, FORM_HIDDEN };  /* HIDDEN: some servers find it behind a `;` */
 
 static enum form_pair
 form_pair_is(struct slice pair, struct slice name)
@@ -19324,9 +19338,9 @@ form_put_pair(struct buf *out, struct slice name, struct slice value)
 	pct_put(out, value, PCT_URI);
 }
 
-/* Writes the form with one pair name=value: in place of the first of that name, else at the end;
- * others of that name are left out, every other byte stays. False: malformed, or the name stands
- * where only some servers see it. */
+/* Writes the form with one pair name=value: in place of the first pair of that name, else at the
+ * end. Further pairs of that name are left out; every other byte stays. False: the form is
+ * malformed, or the name stands where only some servers see it. */
 static bool
 form_splice(struct buf *out, struct slice in, struct slice name, struct slice value)
 {
@@ -19357,8 +19371,8 @@ form_splice(struct buf *out, struct slice in, struct slice name, struct slice va
 	return true;
 }
 
-/* Writes the pairs of `in` without those that the list names, or of that one name; what goes is
- * added to `gone`, unless that is NULL. */
+/* Writes the pairs of `in` without those of the list's names, or of `name` where `list` is 0. Adds
+ * the pairs that are left out to `gone`, unless that is NULL. */
 static void
 l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct buf *out,
     struct buf *gone)
@@ -19378,45 +19392,17 @@ l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct 
 	}
 }
 
-/* request.second(name) -> a reading of lua/target.lua | nil
- *
- * How a field of that name is read for its second target. nil: the field names none. */
-static int
-l_field_second(lua_State *L)
-{
-	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix", "namespace"};
-	uint16_t rule = http_field_rule(l_check_text(L, 1));
-
-	lua_pushstring(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
-	return 1;
-}
-
-/* Takes the reference. */
-static void
-req_set_query(struct req *r, struct secret *s)
-{
-	secret_drop(&r->new_query);
-	r->new_query = s;
-}
-
-/* The query is what l_text's buffer holds. */
-static void
-l_set_query(lua_State *L, struct req *r)
-{
-	struct secret *s = buf_take_secret(&lua_text);
-
-	if (s == NULL)
-		l_text_refuse(L);
-	req_set_query(r, s);
-}
-
 /* -- view: headers */
+
+/* May a policy set or remove a field of that name? */
 static bool
 field_settable(struct slice name)
 {
 	return http_is_token(name) && (http_field_rule(name) & (HDR_FIXED | HDR_HOP)) == 0;
 }
 
+/* Marks the client's fields of that name as dropped, and takes those that were set out of the
+ * list. */
 static void
 req_remove_field(struct req *r, struct slice name)
 {
@@ -19433,8 +19419,8 @@ req_remove_field(struct req *r, struct slice name)
 	}
 }
 
-/* Writes a field of the list, or the one behind its last. Name and value get a block of the arena.
- * False: no memory. */
+/* Writes a field of the list, or the one behind its last. Name and value lie in one block of the
+ * arena. False: no memory. */
 static bool
 field_set(struct http_field *f, struct slice name, struct slice value, bool is_secret)
 {
@@ -19461,8 +19447,8 @@ req_set_field(struct req *r, struct slice name, struct slice value, bool is_secr
 
 /* headers:set(name, value)
  *
- * One field of that name, with a string, a number or a secret. Raises for a name that a policy may
- * not set, and for CR, LF or NUL in name or value. */
+ * Sets the one field of that name to a string, a number or a secret. Raises for a name that a
+ * policy may not set, for CR, LF or NUL in the value, and for too many fields. */
 static int
 l_headers_set(lua_State *L)
 {
@@ -19484,7 +19470,7 @@ l_headers_set(lua_State *L)
 
 /* headers:get(name [, n]) -> string | secret | nil
  *
- * The field that was set; else the first that came, or the nth. */
+ * The field that a policy set; else the nth that came (the first if absent). */
 static int
 l_headers_get(lua_State *L)
 {
@@ -19510,6 +19496,9 @@ l_headers_get(lua_State *L)
 	return 1;
 }
 
+/* headers:remove(name)
+ *
+ * Removes every field of that name. Raises for a name that a policy may not set. */
 static int
 l_headers_remove(lua_State *L)
 {
@@ -19525,7 +19514,7 @@ l_headers_remove(lua_State *L)
 
 /* headers:names() -> { name… }
  *
- * The names of all fields that go out, in lower case. */
+ * The names of all fields that go out, in lower case, one for each field. */
 static int
 l_headers_names(lua_State *L)
 {
@@ -19547,9 +19536,28 @@ static const luaL_Reg l_headers[] = {
 	{"names", l_headers_names}, {NULL, NULL},
 };
 
-/* -- view: query. An edited query lies in the arena, whether it holds a secret or not. */
+/* -- view: query. An edited query lies in the arena, even where it holds no secret. */
 
-/* The query without `name`, and with name=value behind it unless value.p is NULL. */
+/* Sets the query that goes out. Takes the reference. */
+static void
+req_set_query(struct req *r, struct secret *s)
+{
+	secret_drop(&r->new_query);
+	r->new_query = s;
+}
+
+/* Sets the query to lua_text. */
+static void
+l_set_query(lua_State *L, struct req *r)
+{
+	struct secret *s = buf_take_secret(&lua_text);
+
+	if (s == NULL)
+		l_text_refuse(L);
+	req_set_query(r, s);
+}
+
+/* Takes the pairs of that name out of the query, and adds name=value unless value.p is NULL. */
 static void
 l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 {
@@ -19564,7 +19572,7 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 	l_set_query(L, r);
 }
 
-/* The first value of a parameter as the client wrote it; .p NULL: it sent none. */
+/* The first value of a parameter as the client wrote it; .p NULL: the client sent none. */
 static struct slice
 req_query_sent(const struct req *r, struct slice name)
 {
@@ -19579,7 +19587,8 @@ req_query_sent(const struct req *r, struct slice name)
 
 /* query:set(name, value)
  *
- * One pair of that name, percent-encoded, at the end. */
+ * Sets the one pair of that name to a string or a secret, percent-encoded, at the end. An answer's
+ * head that repeats a secret value gets the client's own value in its place. */
 static int
 l_query_set(lua_State *L)
 {
@@ -19589,7 +19598,7 @@ l_query_set(lua_State *L)
 
 	name = l_check_text(L, 2);
 	value = l_check_value(L, 3, &is_secret);
-	if (is_secret) {        /* an answer must not give it away */
+	if (is_secret) {        /* for subst_back */
 		if (!pct_put(l_text(L, false, 0), name, PCT_URI))
 			return l_text_refuse(L);
 		if (!subst_back_add(&r->back, l_test_secret(L, 3), 0, req_query_sent(r, name), buf_slice(&lua_text)))
@@ -19599,6 +19608,9 @@ l_query_set(lua_State *L)
 	return 0;
 }
 
+/* query:remove(name)
+ *
+ * Removes every pair of that name. */
 static int
 l_query_remove(lua_State *L)
 {
@@ -19629,7 +19641,7 @@ static const luaL_Reg l_query[] = {
 	{"set", l_query_set}, {"get", l_query_get}, {"remove", l_query_remove}, {NULL, NULL},
 };
 
-/* -- view: body, stripped */
+/* -- view: body */
 
 static const char *
 body_splice_json(struct buf *out, struct slice in, struct slice name, struct slice value)
@@ -19645,11 +19657,12 @@ body_splice_json(struct buf *out, struct slice in, struct slice name, struct sli
 	return json_splice(out, in, &spot, name, value) || !buf_ok(out) ? NULL : "unfit";
 }
 
-/* view:splice_json(name, value), view:splice_form(name, value) -> true | nil, "malformed" |
- * "not_object" | "duplicate" | "unfit" | "no_room"
+/* view:splice_json(name, value), view:splice_form(name, value)
+ *   -> true | nil, "malformed" | "not_object" | "duplicate" | "unfit" | "no_room"
  *
- * Sets a member of the body's top object to a string, or a pair of a form; every other byte of the
- * body stays. */
+ * Sets a member of the body's top object to a string, or the pair of that name in a form; every
+ * other byte of the body stays. value: a string or a secret of at most 256 KiB. Raises where the
+ * type did not declare `body`. */
 static int
 l_view_splice(lua_State *L, bool json)
 {
@@ -19668,7 +19681,7 @@ l_view_splice(lua_State *L, bool json)
 	if (value.n > SECRET_MAX / 8)
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
 	lua_charge(L, (int64_t)r->body.n / LUA_READ);
-	/* JSON writes a control byte in six, and quotes, ":" and "," */
+	/* JSON writes a control byte as six, and adds quotes, ":" and "," */
 	buf_init(&out, r->body.n + 6 * (name.n + value.n) + 6);
 	buf_reserve(&out, out.max);
 	if (json)
@@ -19686,8 +19699,8 @@ static int l_view_splice_form(lua_State *L) { return l_view_splice(L, false); }
 
 /* -- view: sigv4 */
 
-/* Is a field of this name signed? The names on which S3 and others insist, and those that the client
- * had signed itself. */
+/* Is a field of this name signed? Those are the names that S3 and others insist on, and the names
+ * of o->listed, which the client had signed. */
 static bool
 req_field_signed(struct slice name, const struct l_sigv4 *o)
 {
@@ -19709,7 +19722,7 @@ req_field_signed(struct slice name, const struct l_sigv4 *o)
 
 #define REQ_SIGNED_MAX (HTTP_FIELDS_MAX + HTTP_EDITS_MAX + 1)
 
-/* The fields to be signed, as req_put_head would write them. `host`: room for that line's value. */
+/* The fields to be signed, as req_put_head will write them. `host`: room for the value of Host. */
 static size_t
 req_signed_fields(const struct req *r, const struct l_sigv4 *o, char host[300],
     struct sigv4_field *out)
@@ -19732,7 +19745,7 @@ req_put_pair(struct buf *b, const char *name, struct slice value)
 	form_put_pair(b, slice_of(name), value);
 }
 
-/* The query that is signed: the client's pairs, then the signature's parameters. */
+/* Writes the query that is signed: the pairs that go out, then the signature's parameters. */
 static void
 req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice names, struct buf *b)
 {
@@ -19753,7 +19766,7 @@ req_put_presigned(const struct req *r, const struct l_sigv4 *o, struct slice nam
 		req_put_pair(b, "X-Amz-Security-Token", o->token);
 }
 
-/* Where the payload's word says so, the body's chunks are signed as they stream. */
+/* Attaches the filter that signs the body's chunks as they stream, where o->payload says so. */
 static bool
 req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[SIGV4_KEY],
     const char *signature)
@@ -19772,8 +19785,9 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 	return r->up_flow.filter != NULL;
 }
 
-/* An answer that repeats the query must give away neither the session's token nor the signature:
- * the URL is valid for anybody until it expires. */
+/* Notes a secret pair of the presigned query: an answer that repeats the query must give away
+ * neither the session's token nor the signature, for the URL is valid for anybody until it
+ * expires. */
 static bool
 req_note_pair(struct req *r, const char *name, struct slice value)
 {
@@ -19785,7 +19799,7 @@ req_note_pair(struct req *r, const char *name, struct slice value)
 	return ok;
 }
 
-/* The signed query, with its signature, becomes the request's. */
+/* Adds the signature to the signed query and makes that the request's. */
 static bool
 req_set_presigned(struct req *r, const struct l_sigv4 *o, const char *signature, struct buf *text)
 {
@@ -19802,7 +19816,8 @@ req_set_presigned(struct req *r, const struct l_sigv4 *o, const char *signature,
 	return true;
 }
 
-/* Signs the request as it is: in the query, or in the field Authorization and those that go with it. */
+/* Signs the request as it is now: in the query, or in Authorization and the fields that go with
+ * it. */
 static bool
 req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 {
@@ -19833,11 +19848,12 @@ req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 }
 
 /* view:sigv4{ access_key=, secret=, token=, region=, service=, region_set=, payload=, hash_header=,
- * s3=, signed="name;…", query=, expires=, token_after= }
+ *   s3=, signed="name;…", query=, expires=, token_after= }
  *
- * Signs the request as it is now; no signed part of it may be edited later. region_set: by SigV4a.
- * payload: a hash or a word; absent: the body's hash. signed: further fields. query: as a presigned
- * URL. A body in signed chunks gets its filter here. */
+ * Signs the request as it is now; a signed part that is edited later spoils the signature.
+ * region_set: signs by SigV4a. payload: a hash or one of AWS's words; absent: the body's hash.
+ * signed: further fields. The other members are those of struct l_sigv4. A body in signed chunks
+ * gets its filter here. Raises for malformed members, and for a request that is too large. */
 static int
 l_view_sigv4(lua_State *L)
 {
@@ -19864,37 +19880,21 @@ l_view_sigv4(lua_State *L)
 	return req_sign(r, &o, &s) ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
 }
 
-/* Pushes { lower-case name = value } of the fields with that mark; secret values as strings. */
-static void
-l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
-{
-	lua_newtable(L);
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
-		if (f->mark != mark)
-			continue;
-		l_push_name(L, f->name, ascii_lower);
-		l_push_slice(L, f->value);
-		lua_rawset(L, -3);
-	}
-}
-
-/* -- known placeholders
- * request.known() -> set
- * set:add(name, shape, before, after)  the placeholder is store.placeholder(shape, before .. name .. after)
- * set:drop(name) -> the number of all that were dropped
- * req:known(set) -> name…              of those in path, query or headers that go out, 16 at most */
-#define L_KNOWN "sallyport.known"
-#define L_LABEL_MAX 1024        /* two names and a variable's */
-
 /* ---- bind: request ---------------------------------------------------------
- * A request as the runtime sees it: what Lua decides and C does, rows, examples, and the tasks that C
- * starts in lua/pipeline.lua. */
+ * A request as the runtime sees it: what lua/pipeline.lua decides and C does, what is stripped,
+ * rows, examples, and the tasks that C starts in lua/. Invariants: a request whose task fails, or
+ * ends without an action, is answered by 502; the client's own credentials are stripped before a
+ * policy's view is made, and rows are replaced before `apply` attaches secrets. A policy reaches
+ * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
+ * functions. */
 
 static int req_entry_ref[ENTRY_HELLO + 1];
 
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel"};
 
 /* -- req: the decision */
+
+/* Copies the string table[key], if there is one. Raises where it is too long. */
 static void
 l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
 {
@@ -19917,13 +19917,13 @@ l_req_log_push(lua_State *L, bool late)
 	return r->too_many ? l_answer(L, false) : 1;
 }
 
-/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= } -> true |
- * false | "waited", false. Yields.
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= }
+ *   -> true | false | "waited"
  *
- * Notes the decision for the log's record, and takes a part of the agent's share of requests. False:
- * the share is in use, and any other answer than a refusal becomes 429. "waited": the request waited
- * for its turn, and the decision must be made again. A refusal, and a CONNECT that is intercepted,
- * take no part of the share. `ended`: the agent whose token has ended. */
+ * Notes the decision for the log's record, and takes a part of the agent's share of `requests`.
+ * false: the share is in use, and any other answer than a refusal becomes 429. "waited": the
+ * request waited for its turn, and the decision must be made again. A refusal, and a CONNECT that
+ * is intercepted, take no part of the share. ended: the agent whose token has ended. Yields. */
 static int
 l_req_log(lua_State *L)
 {
@@ -19954,7 +19954,8 @@ l_req_log(lua_State *L)
 
 /* req:fail(status, code [, message [, hint [, { close=, retry_after= }]]])
  *
- * Answers with an error of the form in DESIGN. */
+ * Answers with an error in DESIGN's form. close: the connection ends behind the answer.
+ * retry_after: seconds. */
 static int
 l_req_fail(lua_State *L)
 {
@@ -19973,7 +19974,7 @@ l_req_fail(lua_State *L)
 
 /* req:respond(status, content_type, body)
  *
- * Answers with this body, a string or a secret. */
+ * Answers with this body, a string or a secret of at most 256 KiB. */
 static int
 l_req_respond(lua_State *L)
 {
@@ -20019,6 +20020,8 @@ l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t 
 	lua_pop(L, 1);
 }
 
+#define L_IDENTITY "sallyport.identity"
+
 /* The identity (module tls) at table.tls, borrowed from it; NULL: none. */
 static struct tls_ident *
 l_opt_identity(lua_State *L, int table)
@@ -20031,8 +20034,8 @@ l_opt_identity(lua_State *L, int table)
 	return id != NULL ? *id : NULL;
 }
 
-/* The upstream is the host that the request names; argument 2 has the addresses that are allowed and
- * the timeouts. Notes the generation of the store that decided. */
+/* Sets the upstream to the host that the request names, and the allowed addresses and timeouts to
+ * those of the table at 2. Notes the generation of the store that decided. */
 static void
 l_req_dial(lua_State *L, struct req *r)
 {
@@ -20049,9 +20052,10 @@ l_req_dial(lua_State *L, struct req *r)
 }
 
 /* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket=, answer_timeout=s,
- * idle_timeout=s }
+ *   idle_timeout=s }
  *
- * The request goes to its upstream. `watch`: pipeline.answer is told of an answer of 400 or above. */
+ * Forwards the request to its upstream. host: in place of the request's. watch: pipeline.answer is
+ * told of an answer of 400 or above. websocket: an upgrade is passed on. */
 static int
 l_req_forward(lua_State *L)
 {
@@ -20072,7 +20076,7 @@ l_req_forward(lua_State *L)
 
 /* req:intercept()
  *
- * The tunnel of a CONNECT opens; its first byte decides between TLS and HTTP. */
+ * Opens the tunnel of a CONNECT; its first byte decides between TLS and HTTP. */
 static int
 l_req_intercept(lua_State *L)
 {
@@ -20080,9 +20084,10 @@ l_req_intercept(lua_State *L)
 	return 0;
 }
 
-/* req:tunnel{ addresses={cidr}, raw= }
+/* req:tunnel{ addresses={cidr}, raw=, answer_timeout=s, idle_timeout=s }
  *
- * The tunnel's bytes are relayed unread, without a credential. `raw`: no ClientHello is asked for. */
+ * Relays the bytes of a CONNECT's tunnel unread, without a credential. raw: no ClientHello is
+ * asked for. */
 static int
 l_req_tunnel(lua_State *L)
 {
@@ -20109,10 +20114,10 @@ l_req_read_body_push(lua_State *L, bool late)
 	return l_fail(L, late ? "timeout" : r->body_error);
 }
 
-/* req:read_body(max, deadline) -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" |
- * "timeout". Yields.
+/* req:read_body(max, deadline)
+ *   -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" | "timeout"
  *
- * Reads the whole body into memory. */
+ * Reads the whole body, at most `max` bytes, into memory. Yields. */
 static int
 l_req_read_body(lua_State *L)
 {
@@ -20129,21 +20134,25 @@ l_req_read_body(lua_State *L)
 	return l_wait(L, l_req_read_body_push);
 }
 
-static bool
-l_set_has(lua_State *L, int set, struct slice name)
-{
-	bool has;
+/* -- the module request: what a server may find in a name, a form, a JSON text */
 
-	l_push_name(L, name, name_fold);
-	has = lua_rawget(L, set) != LUA_TNIL;
-	lua_pop(L, 1);
-	return has;
+/* request.second(name) -> kind | nil
+ *
+ * How lua/target.lua reads a field of that name for a second target. nil: such a field names none. */
+static int
+l_field_second(lua_State *L)
+{
+	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix", "namespace"};
+	uint16_t rule = http_field_rule(l_check_text(L, 1));
+
+	lua_pushstring(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
+	return 1;
 }
 
 /* request.form_names(text, { name… } [, from, to]) -> bool
  *
- * Does a pair of this form or query have one of these names to any server? from, to: only the pairs
- * in these bytes. */
+ * Does a pair of this form or query have one of these names to any server? from, to: bounds of the
+ * bytes to look at, from 1. */
 static int
 l_form_names(lua_State *L)
 {
@@ -20160,8 +20169,8 @@ l_form_names(lua_State *L)
 
 /* request.json_has(text, name) -> bool | nil, "malformed"
  *
- * Does the top object have a member of that name, even to a lax reader? False where the text is no
- * object. */
+ * Does the top object have a member of that name, even to a lax reader? false where the text is
+ * not an object. */
 static int
 l_json_has(lua_State *L)
 {
@@ -20169,6 +20178,20 @@ l_json_has(lua_State *L)
 	enum json_result res = json_find_spot(l_check_slice(L, 1), l_check_text(L, 2), &spot);
 
 	return res == JSON_MALFORMED ? l_fail(L, "malformed") : l_answer(L, spot.found || res == JSON_DUPLICATE);
+}
+
+/* -- req: strip, and what was stripped */
+
+/* Is the name in the set { [folded name] = true }? */
+static bool
+l_set_has(lua_State *L, int set, struct slice name)
+{
+	bool has;
+
+	l_push_name(L, name, name_fold);
+	has = lua_rawget(L, set) != LUA_TNIL;
+	lua_pop(L, 1);
+	return has;
 }
 
 static void
@@ -20199,11 +20222,12 @@ l_strip_form(lua_State *L, struct req *r, int list)
 }
 
 /* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
- * trailers="name\n…" } -> bool
+ *   trailers="name\n…" } -> bool
  *
- * Takes fields and pairs of these names out of the request and into view.stripped; trailers of these
- * names are dropped. `routing`: drops fields that name another method, path or host, too; `vhost`:
- * those that name another host. Answers whether a field is left that names a second target. */
+ * Takes fields and pairs of these names out of the request; fields and the query's pairs become
+ * view.stripped. Trailers of these names are dropped. routing: drops the fields that name another
+ * method, path or host, too. vhost: drops those that name another host. Is a field left that names
+ * a second target? */
 static int
 l_req_strip(lua_State *L)
 {
@@ -20238,7 +20262,7 @@ l_req_strip(lua_State *L)
 	return l_answer(L, second);
 }
 
-/* Does the text stand in the value, or in the plain text of its Basic credentials? */
+/* Does `what` stand in the value `v`, or in the plain text of its Basic credentials? */
 static bool
 field_bears(struct slice v, struct slice what)
 {
@@ -20249,7 +20273,7 @@ field_bears(struct slice v, struct slice what)
 	return found || subst_has(&subst_plain, v, what);
 }
 
-/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a header's
+/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a field
  * value. */
 static bool
 l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *code)
@@ -20269,8 +20293,8 @@ l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *cod
 
 /* req:presents({ { text = … }… }) -> bool
  *
- * Does one of the texts stand in a header (Basic is decoded), in the path, in the query or in a body
- * that was read? */
+ * Does one of the texts stand in a header (Basic is decoded), in the path, in the query or in a
+ * body that was read? */
 static int
 l_req_presents(lua_State *L)
 {
@@ -20285,9 +20309,9 @@ l_req_presents(lua_State *L)
 
 /* req:taken({ { text = … }… }, names, list) -> bool
  *
- * Adds to the list the names of fields that strip took, and as "?name" of pairs of the query under
- * these names; fields and pairs in which one of the texts stands are left out. Answers whether the
- * list has any. */
+ * Adds to `list` the names of the fields that strip took, and as "?name" those of `names` whose
+ * pairs it took from the query. A field or pair in which one of the texts stands is left out. Is
+ * the list not empty? */
 static int
 l_req_taken(lua_State *L)
 {
@@ -20315,7 +20339,7 @@ l_req_taken(lua_State *L)
 
 /* req:unstrip()
  *
- * Fields and the query are again as they came. */
+ * Puts back the fields and pairs that strip took. An edited query is lost. */
 static int
 l_req_unstrip(lua_State *L)
 {
@@ -20329,8 +20353,24 @@ l_req_unstrip(lua_State *L)
 	return 0;
 }
 
-/* Pushes { headers = { lower-case name = value }, query = { name = value } }: the client's fields and
- * pairs that strip took. */
+/* -- req and view: members */
+
+/* Pushes { lower-case name = value } of the fields with that mark; secret values as strings. */
+static void
+l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
+{
+	lua_newtable(L);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if (f->mark != mark)
+			continue;
+		l_push_name(L, f->name, ascii_lower);
+		l_push_slice(L, f->value);
+		lua_rawset(L, -3);
+	}
+}
+
+/* Pushes { headers = { lower-case name = value }, query = { name = value } }: the client's fields
+ * and pairs that strip took. */
 static void
 l_view_push_stripped(lua_State *L, struct req *r)
 {
@@ -20349,8 +20389,8 @@ l_view_push_stripped(lua_State *L, struct req *r)
 	lua_setfield(L, -2, "query");
 }
 
-/* Pushes a part of the view, made once and kept as this user value. The runtime strips before it
- * makes a view, so that `stripped` is complete. */
+/* Pushes a part of the view, which is made once and kept as this user value. The runtime strips
+ * before it makes a view, so `stripped` is complete. */
 static void
 l_view_push_part(lua_State *L, struct req *r, int slot)
 {
@@ -20368,8 +20408,8 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 	lua_setiuservalue(L, 1, slot);
 }
 
-/* -- req and view: members. A row: the name, how the member is pushed, where it lies in struct req, and
- * who reads it. */
+/* A row: the member's name, how it is pushed, where it lies in struct req (of M_PART: its user
+ * value), and who reads it. */
 enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH,
 	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
 /* OF_STREAM: pipeline.rejudge, of a stream that is judged again. */
@@ -20438,7 +20478,7 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	}
 }
 
-/* Upvalue 1 maps a name to a method, or to the number of a row of l_members. */
+/* req.NAME. Upvalue 1 maps a name to a method, or to a row of l_members. */
 static int
 l_req_index(lua_State *L)
 {
@@ -20452,6 +20492,8 @@ l_req_index(lua_State *L)
 	return 1;
 }
 
+/* view.NAME. Upvalue 1 is as for l_req_index; an unknown name raises. All reads but that of
+ * `headers` are noted, for req:keep. */
 static int
 l_view_index(lua_State *L)
 {
@@ -20490,7 +20532,7 @@ static const luaL_Reg l_view_methods[] = {
 
 /* view.body = string | secret
  *
- * The request's body. No other member can be set. */
+ * Sets the request's body. Raises for any other member, and where the type did not declare `body`. */
 static int
 l_view_newindex(lua_State *L)
 {
@@ -20518,9 +20560,9 @@ l_view_newindex(lua_State *L)
 
 /* req:view([true]) -> view
  *
- * The policy's view. true: reads of this request are noted from now on, for req:keep. The request does
- * not keep its view: the two would hold each other, and the collector frees such a pair, one of them
- * with a finalizer, a cycle later. */
+ * The policy's view. true: reads of this request are noted from now on, for req:keep. The request
+ * does not hold its view: the collector frees two objects that hold each other a cycle later if
+ * one of them has a finalizer. */
 static int
 l_req_view(lua_State *L)
 {
@@ -20534,8 +20576,25 @@ l_req_view(lua_State *L)
 	return 1;
 }
 
-/* -- rows: placeholders in the client's own parts of the request become secrets. Runs after strip and
- * before apply, so that no row replaces within the secrets that apply attaches. */
+/* req:target() -> secret, bool, bool
+ *
+ * Path and query as they would go out. Was the path edited, and was the query? */
+static int
+l_req_target(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+
+	req_put_target(r, l_text(L, true, req_path_now(r).n + 1 + req_query_now(r).n));
+	l_text_push(L);
+	lua_pushboolean(L, r->new_path != NULL);
+	lua_pushboolean(L, r->new_query != NULL);
+	return 3;
+}
+
+/* -- rows: placeholders in the client's parts of the request become secrets. Rows run after strip
+ * and before `apply`, so that no row replaces bytes within the secrets that apply attaches. */
+
+/* Reads row i of the list into s, which owns the texts. */
 static void
 l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
 {
@@ -20561,6 +20620,7 @@ l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
 	lua_pop(L, 7);
 }
 
+/* The request's rows, which r->subst owns from the start: what follows may raise. */
 static struct subst *
 l_read_rows(lua_State *L, int rows, struct req *r)
 {
@@ -20578,14 +20638,14 @@ l_read_rows(lua_State *L, int rows, struct req *r)
 	for (lua_Integer i = 1; i <= n; i++)
 		l_read_row(L, rows, i, s);
 	for (size_t i = 0; i < s->n; i++) {
-		s->row[i].placeholder.p = s->text.p + at;       /* only now does the buffer stay where it is */
+		s->row[i].placeholder.p = s->text.p + at;       /* from now on the buffer does not move */
 		s->row[i].name.p = s->text.p + at + s->row[i].placeholder.n;
 		at += s->row[i].placeholder.n + s->row[i].name.n;
 	}
 	return s;
 }
 
-/* The answer must have the client's text in the place of the secrets that a run put in. */
+/* Notes that an answer gets the client's text in the place of each secret that the run put in. */
 static bool
 req_note_hits(struct req *r, const struct subst_run *t)
 {
@@ -20597,6 +20657,7 @@ req_note_hits(struct req *r, const struct subst_run *t)
 	return ok;
 }
 
+/* Replaces in the path or the query, and sets *now. False: no room, or too many secrets. */
 static bool
 req_subst_target(struct req *r, enum subst_place place, struct slice in, struct secret **now)
 {
@@ -20645,7 +20706,7 @@ req_subst_headers(struct req *r)
 	return true;
 }
 
-/* Which kind of body is it? SUBST_OTHER: one that rows leave alone, none at all among them. */
+/* The kind of the request's body. SUBST_OTHER: rows leave the body alone, or there is none. */
 static enum subst_kind
 req_subst_kind(const struct req *r)
 {
@@ -20659,7 +20720,7 @@ req_subst_kind(const struct req *r)
 	return subst_kind_of(r->head.field[type].value);
 }
 
-/* NULL, or why not: "body", "malformed". */
+/* Replaces in the body. NULL, or a code: "body", "malformed". */
 static const char *
 req_subst_body(struct req *r)
 {
@@ -20673,17 +20734,18 @@ req_subst_body(struct req *r)
 	buf_free(&out);
 	for (size_t i = 0; !well && i < r->subst->n; i++)
 		t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
-	/* malformed, with no placeholder in it, it is not ours to judge: it goes as it came */
+	/* a malformed body without a placeholder goes out as it came */
 	return !ok ? "body" : !well && t.hits != 0 ? "malformed" : NULL;
 }
 
-/* req:substitute{ { placeholder, secret, place, name, from, to }… } -> true | nil, "header" | "path" |
- * "query" | "body" | "malformed"
+/* req:substitute{ { placeholder, secret, place, name, from, to }… }
+ *   -> true | nil, "header" | "path" | "query" | "body" | "malformed"
  *
- * Puts secrets in the place of placeholders. place: of request.places. name: of the field or parameter,
- * or the steps to the member, a NUL behind each. from, to: the bytes of the path, or of a part of the
- * body, that are the place, counted from 0 and in their order. "header" to "body": the value cannot
- * stand there, or there is no room. "malformed": the body is not what its type says. */
+ * Puts secrets in the place of placeholders. place: one of request.places. name: the field's or
+ * parameter's, or the steps to a member, a NUL behind each. from, to: the bytes of the path, or of
+ * a part of the body, that are the place, counted from 0 and in their order. "header", "path",
+ * "query", "body": the secret cannot stand there, or there is no room. "malformed": the body is
+ * not what its type says. */
 static int
 l_req_substitute(lua_State *L)
 {
@@ -20715,7 +20777,7 @@ l_req_substitute(lua_State *L)
 
 /* req:text_kind() -> "json" | "form" | "part" | nil
  *
- * The place of rows that the body has, by its Content-Type. */
+ * The place of rows that the body is, by its Content-Type. */
 static int
 l_req_text_kind(lua_State *L)
 {
@@ -20728,10 +20790,10 @@ l_req_text_kind(lua_State *L)
 
 /* req:hide(secrets, text) -> bool
  *
- * An answer's head that repeats one of the secrets, or a secret that apply set (a token that was signed
- * for this request), has this text in its place. A field's secret counts without the scheme before it
- * (RFC 9110 11.4): servers repeat it so. Called last, for the first text that is noted for a secret
- * counts. False: the secrets are too many. */
+ * An answer's head that repeats one of the secrets, or a secret that apply set in a field, gets
+ * this text in its place. A field's secret counts without the scheme before it (RFC 9110 11.4), as
+ * servers repeat it. Called last: of several texts that are noted for a secret the first counts.
+ * false: too many secrets. */
 static int
 l_req_hide(lua_State *L)
 {
@@ -20759,6 +20821,13 @@ l_req_hide(lua_State *L)
 	return l_answer(L, ok);
 }
 
+/* -- known placeholders: the section known as a userdata */
+#define L_KNOWN "sallyport.known"
+#define L_LABEL_MAX 1024        /* two names and a variable's */
+
+/* request.known() -> set
+ *
+ * An empty set of placeholders. */
 static int
 l_known_new(lua_State *L)
 {
@@ -20776,6 +20845,9 @@ l_known_gc(lua_State *L)
 	return 0;
 }
 
+/* set:add(name, shape, before, after)
+ *
+ * Adds store.placeholder(shape, before .. name .. after) under this name. */
 static int
 l_known_add(lua_State *L)
 {
@@ -20794,6 +20866,9 @@ l_known_add(lua_State *L)
 	return 0;
 }
 
+/* set:drop(name) -> integer
+ *
+ * Takes out the placeholders of that name. Answers how many the set has lost so far. */
 static int
 l_known_drop(lua_State *L)
 {
@@ -20804,6 +20879,10 @@ l_known_drop(lua_State *L)
 	return 1;
 }
 
+/* req:known(set) -> name…
+ *
+ * The names of the set's placeholders in the path, the query and the headers that go out, 16 at
+ * most. */
 static int
 l_req_known(lua_State *L)
 {
@@ -20823,9 +20902,16 @@ l_req_known(lua_State *L)
 	return (int)found.n;
 }
 
-/* req:keep(config, state, until, share, known | nil): what was decided and attached is so for requests like this one,
- * too, as long as the store is of these generations (state 0: any), until the wall clock says `until`, and with none
- * of the known placeholders in it. Nothing, where more of the request had a say than kept_make knows. */
+static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop}, {NULL, NULL}};
+
+/* -- kept decisions */
+
+/* req:keep(config, state, until, share, known | nil)
+ *
+ * Keeps what was decided and attached for later requests like this one, while the store is of
+ * these generations (state 0: any), until `until` (wall clock, seconds), and for requests without
+ * a known placeholder. share: the agent's share of requests. Does nothing where a part of the
+ * request had a say that kept_make does not compare. */
 static int
 l_req_keep(lua_State *L)
 {
@@ -20851,13 +20937,12 @@ l_req_keep(lua_State *L)
 	return 0;
 }
 
-static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop}, {NULL, NULL}};
-
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
 
 /* request.example{ method=, url=, headers={}, body= } -> req
  *
- * A request that knows all but log, fail and forward. Raises where the parts make no request. */
+ * A request without a connection: log, fail and forward are not for it. Raises where the parts
+ * make no request, or url is not absolute. */
 static int
 l_request_example(lua_State *L)
 {
@@ -20901,8 +20986,8 @@ l_request_example(lua_State *L)
 
 /* req:dump() -> { method=, url=, headers={ lower-case name = value }, body= }
  *
- * The request as it would go out, secrets as strings. For examples alone: the policy's file holds
- * their secrets. */
+ * The request as it would go out, secrets as strings. Raises for a live request: only an example's
+ * secrets stand in the policy's file. */
 static int
 l_req_dump(lua_State *L)
 {
@@ -20926,20 +21011,7 @@ l_req_dump(lua_State *L)
 	return 1;
 }
 
-/* req:target() -> secret, bool, bool
- *
- * Path and query as they would go out; whether the path, and whether the query, was changed. */
-static int
-l_req_target(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-
-	req_put_target(r, l_text(L, true, req_path_now(r).n + 1 + req_query_now(r).n));
-	l_text_push(L);
-	lua_pushboolean(L, r->new_path != NULL);
-	lua_pushboolean(L, r->new_query != NULL);
-	return 3;
-}
+/* -- openers */
 
 static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
@@ -20955,13 +21027,13 @@ static const luaL_Reg l_req[] = {
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has}, {NULL, NULL}};
 
-/* request.places: a row's words for the places of placeholders */
+/* request.places = { name = number }: the places of rows. */
 static const char *const l_places[] = {
 	[PLACE_HEADER] = "header", [PLACE_BASIC] = "basic", [PLACE_QUERY] = "query", [PLACE_PATH] = "path",
 	[PLACE_FORM] = "form", [PLACE_PART] = "part", [PLACE_JSON] = "json", [PLACE_WS] = "ws",
 };
 
-/* require "request" (runtime only) */
+/* The module request, for the runtime alone. */
 static int
 l_open_request(lua_State *L)
 {
@@ -20993,7 +21065,7 @@ l_open_request(lua_State *L)
 	return 1;
 }
 
-/* -- C's calls into Lua */
+/* -- tasks that C starts in Lua, and their ends */
 
 /* The arguments of pipeline.connect and pipeline.request: req, token, route. */
 static int
@@ -21057,7 +21129,7 @@ req_wake_body(struct req *r)
 	return true;
 }
 
-/* The arguments of pipeline.answer, copied: the request may be gone when the task runs. */
+/* The arguments of pipeline.answer, as copies: the request may be gone when the task runs. */
 static const struct slice told_fields[] = {
 	SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date"),
 };
@@ -21118,10 +21190,40 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 		task_run(task);
 }
 
-/* -- long streams are judged again when the configuration has changed */
+/* Calls hello.judge(bytes, host), and sets r->hello. */
+static int
+l_judge_hello(lua_State *L)
+{
+	struct req *r = lua_touserdata(L, 1);
+
+	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_HELLO]);
+	l_push_slice(L, buf_slice(&r->up_bytes));
+	lua_pushstring(L, r->host);
+	lua_call(L, 2, 1);
+	r->hello = (int)lua_tointeger(L, -1);
+	return 0;
+}
+
+/* Makes references to the functions that C starts. False: logged. */
+static bool
+req_import(void)
+{
+	static const char *const names[][2] = {
+		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
+		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
+		[ENTRY_HELLO] = {"hello", "judge"},
+	};
+
+	for (size_t i = 0; i < COUNT(names); i++)
+		if ((req_entry_ref[i] = lua_import(names[i][0], names[i][1])) == LUA_NOREF)
+			return false;
+	return true;
+}
+
+/* -- long streams, which are judged again when the configuration has changed */
 struct rejudge {
-	uint64_t conn;          /* its id: it may be gone by then */
-	struct req *r;          /* read in the first step only, which runs at once */
+	uint64_t conn;          /* the id: the connection may be gone when the task ends */
+	struct req *r;          /* borrowed for the first step, which runs at once */
 };
 
 static int
@@ -21153,8 +21255,9 @@ rejudge_done(struct task *t, bool ok, lua_State *co)
 	free(j);
 }
 
-/* Called each second. Judges the streams that an older configuration decided, and each stream once a
- * minute, for an agent expires without a change of the store; at most 64 a call. True: more are due. */
+/* Called each second. Judges the streams that an older configuration decided, and each stream once
+ * a minute, for an agent expires without a change of the store; at most 64 a call. True: more are
+ * due. */
 static bool
 conn_rejudge(void)
 {
@@ -21185,37 +21288,9 @@ conn_rejudge(void)
 			return true;
 		}
 		task_run(task);
-		next = LIST_EMPTY(&conn_list) ? NULL : next; /* it may have closed c, never another */
+		next = LIST_EMPTY(&conn_list) ? NULL : next; /* the task may have closed c, and no other */
 	}
 	return false;
-}
-
-static int
-l_judge_hello(lua_State *L)
-{
-	struct req *r = lua_touserdata(L, 1);
-
-	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_HELLO]);
-	l_push_slice(L, buf_slice(&r->up_bytes));
-	lua_pushstring(L, r->host);
-	lua_call(L, 2, 1);
-	r->hello = (int)lua_tointeger(L, -1);
-	return 0;
-}
-
-static bool
-req_import(void)
-{
-	static const char *const names[][2] = {
-		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
-		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
-		[ENTRY_HELLO] = {"hello", "judge"},
-	};
-
-	for (size_t i = 0; i < COUNT(names); i++)
-		if ((req_entry_ref[i] = lua_import(names[i][0], names[i][1])) == LUA_NOREF)
-			return false;
-	return true;
 }
 
 /* ---- bind: host ------------------------------------------------------------
@@ -21987,10 +22062,10 @@ l_host_listen_close(lua_State *L)
 
 /* host.listen(address, port, handler?) -> port, "address:port" | nil, "in_use" | why
  *
- * Port 0 picks one. Without a handler the listener is for host.serve. With one it is the only listener,
- * connections are as a worker's, and each request, CONNECT too, is a task that runs handler(req); on a
- * loopback address alone: what comes there holds an authorization code. host.listen_close() ends it;
- * what is open is served to its end. */
+ * Port 0 picks one. Without a handler the listener is for host.serve. With one it is the only
+ * listener, connections are as a worker's, and each request, CONNECT too, is a task that runs
+ * handler(req); on a loopback address alone: what comes there holds an authorization code.
+ * host.listen_close() ends it; what is open is served to its end. */
 static int
 l_host_listen(lua_State *L)
 {
@@ -22249,8 +22324,8 @@ l_open_host(lua_State *L, bool worker)
 }
 
 /* ---- start -----------------------------------------------------------------
- * Lua's modules in one table, and main: a command is one process that runs cli.main as a task; `serve`
- * goes on as the master. */
+ * Lua's modules in one table, and main: a command is one process that runs cli.main as a task;
+ * `serve` goes on as the master. */
 
 static void
 lua_bind_all(lua_State *L, bool worker)
