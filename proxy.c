@@ -7268,7 +7268,7 @@ master_main(void)
 }
 
 /* ==== Part II: organs =======================================================
- * Bytes in, an answer out. Only `agent` knows a connection, and only the log's own process in `reqlog`
+ * Bytes in, an answer out. Only `agent` knows a connection, and only the process of `reqlog`
  * runs Lua. Each banner says what the section is for and what a reader may skip it for.
  */
 
@@ -12489,8 +12489,13 @@ stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
 }
 
 /* ---- ident -----------------------------------------------------------------
- * A credential's own TLS from what its record holds: PEM texts, and the key as a secret. Judged the
- * same way when it is saved and when it is opened; nothing half right is ever used. */
+ * A credential's own TLS (struct tls_ident), made from its record: a certificate to show and its
+ * key, roots of its own, or pins. Skip it unless credentials have client_cert, client_key, ca or
+ * tls=legacy.
+ *
+ * Invariants. A record is judged the same way when it is saved and when it is opened. An identity
+ * with one fault is not made at all. The key lives in the arena, belongs to the first certificate,
+ * and an RSA key has signed once before a server sees its signature. */
 #define IDENT_PEM_MAX 65536     /* of each text; real chains are under 20 KB */
 #define IDENT_TAG "sallyport identity 1"
 
@@ -12498,7 +12503,8 @@ struct ident_fault {            /* static texts: the field, and a code */
 	const char *field, *code;
 };
 
-/* The certificates to show. `client_cert` is kept as plain text: a key in it would be, too. */
+/* Reads the certificates to show. NULL, or a code. A private key among them is refused, because the
+ * store keeps `client_cert` as plain text. */
 static const char *
 ident_read_chain(struct tls_ident *id, struct slice pem)
 {
@@ -12528,8 +12534,9 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 	return id->chain_n == 0 ? "no_certificate" : NULL;
 }
 
-/* A key whose parts do not belong together signs wrongly, and a server that sees one wrong
- * signature has its primes (Boneh, DeMillo, Lipton 1997): so it signs once for us first. */
+/* Is `sk` the private half of `pk`? NULL, or a code. A key whose parts do not belong together signs
+ * wrongly, and one wrong signature gives its primes away (Boneh, DeMillo, Lipton 1997): one is made
+ * and verified here. */
 static const char *
 ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 {
@@ -12541,14 +12548,14 @@ ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
 	if (n != pk->nlen - zeros || n > sizeof own ||
 	    br_rsa_compute_modulus_get_default()(own, sk) != n || memcmp(own, pk->n + zeros, n) != 0)
 		return "mismatch";
-	return (sk->n_bitlen + 7) / 8 == n &&   /* that long is the signature */
+	return (sk->n_bitlen + 7) / 8 == n &&   /* the signature's length */
 	    br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, sizeof hash, sk, sig) == 1 &&
 	    br_rsa_pkcs1_vrfy_get_default()(sig, n, BR_HASH_OID_SHA256, sizeof hash, pk, back) == 1 &&
 	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
 }
 
-/* Is it a key, and that of the first certificate? Decoded it lives in the arena: its parts are
- * wiped with the block. */
+/* Reads the key of the first certificate. NULL, or a code. The decoded key lies in the arena, and
+ * is wiped with its block. */
 static const char *
 ident_read_key(struct tls_ident *id, struct slice text)
 {
@@ -12580,8 +12587,8 @@ ident_read_key(struct tls_ident *id, struct slice text)
 	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
 }
 
-/* "sha256:HEX", several with spaces or commas between; colons between
- * bytes as openssl prints them. */
+/* Reads pins: "sha256:HEX", several with spaces or commas between, colons between bytes as openssl
+ * prints them. NULL, or a code. */
 static const char *
 ident_read_pins(struct tls_ident *id, struct slice text)
 {
@@ -12614,7 +12621,7 @@ ident_read_pins(struct tls_ident *id, struct slice text)
 	return id->itself.n == 0 ? "malformed_pin" : NULL;
 }
 
-/* Roots of the credential's own, or pins. Each root is trusted as itself too: a server that shows
+/* Reads roots, or pins. NULL, or a code. Each root is trusted as itself too: a server that shows
  * that very certificate needs no issuer. */
 static const char *
 ident_read_ca(struct tls_ident *id, struct slice ca)
@@ -12632,9 +12639,16 @@ ident_read_ca(struct tls_ident *id, struct slice ca)
 	return id->roots->n == 0 ? "no_certificate" : NULL;
 }
 
-/* Each text may be absent (n == 0), but not one of cert and key. NULL: `fault` says why. Its tag is
- * a hash of what it shows and what it trusts: a certificate that was renewed makes another
- * identity. */
+/* Each text may be absent (n == 0), but `cert` and `key` only together. NULL: `fault` says why. The
+ * tag is the SHA-256 of what the identity shows and trusts, so a renewed certificate makes another
+ * identity:
+ *   offset  bytes
+ *   0       21     IDENT_TAG, with its NUL
+ *   21      4      d, bytes of the certificates
+ *   25      4      t, bytes of the hashes
+ *   29      4      1: pinned; 2: legacy
+ *   33      d      the certificates to show, DER
+ *   33+d    t      SHA-256 of each certificate or key that is trusted as itself, roots too */
 static struct tls_ident *
 ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
     struct ident_fault *fault)
@@ -12671,12 +12685,13 @@ ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
 }
 
 /* ---- filter: sigv4 ---------------------------------------------------------
- * A filter of a flow: the body in AWS's signed chunks (aws-chunked), signed anew as it streams, at
- * constant memory. Skip it unless you use S3 uploads. */
-
-/* aws-chunked, signed again chunk by chunk: only the 64 hex digits of each signature
- * change. A chunk's signature stands before its data, so a chunk is held until it is whole;
- * it is hashed as it comes. */
+ * A filter of a flow: a body in AWS's signed chunks (aws-chunked; the layout stands in `sign`),
+ * signed anew as it streams. Skip it unless you use S3 uploads.
+ *
+ * Invariants. Only the 64 hexadecimal digits of each signature change. A chunk's signature stands
+ * before its data, so a chunk is held until it is whole, hashed as it comes: at most
+ * SIGV4_CHUNK_MAX of data, within what its agent may hold (bodies_fit). A client's signature is not
+ * verified. */
 enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_TRAILERS, SIGV4_DONE };
 
 struct filter_sigv4 {
@@ -12688,9 +12703,9 @@ struct filter_sigv4 {
 	char *held;             /* owned, counted: a chunk with its head and CR LF, or the trailers */
 	struct wirebuf *small;  /* owned; where `held` is while that is large enough. NULL: it is not */
 	size_t cap, n;
-	size_t signature;       /* where in `held` the chunk's stands */
-	size_t data_end;        /* where its data does */
-	size_t given;           /* bytes of `held` that are gone, once the chunk is whole */
+	size_t signature;       /* where the chunk's signature begins in `held` */
+	size_t data_end;        /* where its data ends there */
+	size_t given;           /* bytes of `held` that went out, once the chunk is whole */
 	bool whole;
 };
 
@@ -12706,7 +12721,7 @@ filter_sigv4_drop(struct filter_sigv4 *s)
 {
 	bodies_give(s->f.share, s->cap);
 	if (s->small != NULL)
-		s->small->n = sizeof s->small->p;       /* so much is wiped */
+		s->small->n = sizeof s->small->p;       /* wirebuf_put wipes n bytes */
 	else
 		free(s->held);
 	wirebuf_put(&s->small, true);
@@ -12714,9 +12729,9 @@ filter_sigv4_drop(struct filter_sigv4 *s)
 	s->cap = s->n = 0;
 }
 
-/* Room for n bytes, of which the first s->n stay. Chunks of 64 KiB, the usual ones, fit into
- * what peers use too: a block of that size from malloc is given back to the kernel each
- * time, and faults in again. */
+/* Makes room for n bytes in s->held, of which the first s->n stay. Chunks of 64 KiB, the usual
+ * size, lie in a wirebuf: malloc would give a block of that size back to the kernel each time, and
+ * fault its pages in again. */
 static bool
 filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 {
@@ -12745,7 +12760,7 @@ filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 	return true;
 }
 
-/* Takes up to n bytes. */
+/* Copies up to n bytes of `in` to s->held. Returns their number. */
 static size_t
 filter_sigv4_take(struct filter_sigv4 *s, struct slice in, size_t n)
 {
@@ -12756,6 +12771,8 @@ filter_sigv4_take(struct filter_sigv4 *s, struct slice in, size_t n)
 	return n;
 }
 
+/* A chunk's head. This and the next ones return the bytes of `in` that they took; -1: malformed, or
+ * s->f.fault. */
 static ssize_t
 filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
 {
@@ -12782,8 +12799,8 @@ filter_sigv4_head(struct filter_sigv4 *s, struct slice in)
 	return n - (ssize_t)before;
 }
 
-/* The data is complete: the signature may be written. It takes as long as hashing some 512
- * bytes: chunks of one byte must not make a turn ten times as long. */
+/* Writes the signature of a chunk whose data is complete. That costs as much as hashing some 512
+ * bytes, which are added to f.cost: chunks of one byte must not make a turn ten times as long. */
 static void
 filter_sigv4_sign(struct filter_sigv4 *s)
 {
@@ -12813,8 +12830,8 @@ filter_sigv4_data(struct filter_sigv4 *s, struct slice in)
 	return (ssize_t)n;
 }
 
-/* Looked at as each line ends. The last chunk's head is before them in
- * `held`, and goes out with them. */
+/* The trailers, parsed from their begin at the end of each line. The last chunk's head lies before
+ * them in s->held, and goes out with them. */
 static ssize_t
 filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
 {
@@ -12856,7 +12873,7 @@ filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, str
 			return -1;
 		used += (size_t)n;
 	}
-	if (s->whole) {                 /* goes out before anything is taken */
+	if (s->whole) {                 /* the chunk goes out before more is taken */
 		size_t n = s->n - s->given < PEER_PIECE ? s->n - s->given : PEER_PIECE;
 
 		*out = (struct slice){s->held + s->given, n};
@@ -12869,7 +12886,7 @@ filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, str
 		return (ssize_t)used;
 	if (s->at != SIGV4_DONE)
 		return -1;              /* cut short */
-	f->more = out->n != 0;          /* what was given lies in `held`: that goes in the next run */
+	f->more = out->n != 0;          /* *out lies in `held`: dropped in the next run */
 	f->ended = !f->more;
 	if (f->ended)
 		filter_sigv4_drop(s);
@@ -12885,7 +12902,7 @@ filter_sigv4_wipe(struct filter *f)
 	wipe(&s->chain, sizeof s->chain);
 }
 
-/* The body of a request whose head's signature is the chain's last. NULL: out of memory. */
+/* For the body of a request whose seed signature is chain->last. NULL: out of memory. */
 static struct filter *
 filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
 {
@@ -12901,29 +12918,37 @@ filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
 }
 
 /* ---- filter: ws ------------------------------------------------------------
- * A filter of a flow: the messages of a WebSocket (RFC 6455), in which rows put secrets for
- * placeholders. Frames without a placeholder pass as they came. Skip it unless a row names
- * `ws=`. */
-
-/* WebSocket (RFC 6455 5), what the client sends. A text message is held until it is whole, and goes
- * on as it came unless it is JSON and a placeholder stood where a row says. Control frames pass it,
- * everything else follows it. */
+ * A filter of a flow: the messages that the client of a WebSocket (RFC 6455) sends, in which rows
+ * put secrets for placeholders. Skip it unless a row names `ws=`.
+ *
+ * Invariants. A text message of at most SUBST_WS_MAX is held until it is whole. Unless the message
+ * is JSON and a placeholder stood where a row says, its frames go on as they came; else it goes on
+ * as one frame. Control frames overtake it, other frames follow it. What breaks RFC 6455 goes on
+ * too, for the server to judge. A frame (RFC 6455 5.2; numbers are big-endian):
+ *
+ *   offset  bytes
+ *   0       1        0x80 FIN, 0x70 RSV, 0x0f opcode: 0 continuation, 1 text, 2 binary, 8.. control
+ *   1       1        0x80 MASK, 0x7f payload length; 126, 127: the extended one counts
+ *   2       0, 2, 8  extended payload length
+ *   then    0, 4     masking key, with MASK
+ *   then    length   payload, each byte XOR byte i % 4 of the masking key */
 struct filter_ws {
 	struct filter f;
 	const struct subst *s;  /* borrowed from the req */
 	struct buf held;        /* owned; the frames of a text message, as they came */
-	struct buf out;         /* owned; what is to go on */
-	size_t given;           /* of `out` */
-	unsigned char head[14]; /* of a frame, while it arrives */
+	struct buf out;         /* owned; frames that go on */
+	size_t given;           /* bytes of `out` that went on */
+	unsigned char head[14]; /* of the frame that arrives */
 	size_t head_n;
 	uint64_t left;          /* bytes of its payload still to come */
 	bool payload;           /* its head is whole */
-	bool hold;              /* it belongs to what is held */
-	bool last;              /* and ends the message */
-	bool text;              /* a message is held that is not whole yet */
+	bool hold;              /* it is added to `held` */
+	bool last;              /* it ends its message */
+	bool text;              /* `held` has the begin of a message */
 };
 
-/* Length of a frame's head as far as its first bytes tell; its payload's length. */
+/* The length of a frame's head, as far as its first n bytes tell. *len: the payload's length, once
+ * the head is whole. */
 static size_t
 filter_ws_head(const unsigned char *h, size_t n, uint64_t *len)
 {
@@ -12938,7 +12963,7 @@ filter_ws_head(const unsigned char *h, size_t n, uint64_t *len)
 	return need;
 }
 
-/* Adds a payload with its mask put on, or taken off. */
+/* Adds a payload, masked or unmasked with `key`: XOR is both. */
 static void
 filter_ws_mask(struct buf *out, struct slice payload, const unsigned char key[4])
 {
@@ -12948,7 +12973,7 @@ filter_ws_mask(struct buf *out, struct slice payload, const unsigned char key[4]
 		out->p[out->n - payload.n + i] ^= (char)key[i & 3];
 }
 
-/* What is held goes on as it came. */
+/* Lets the held frames go on as they came. */
 static void
 filter_ws_release(struct filter_ws *w)
 {
@@ -12957,7 +12982,7 @@ filter_ws_release(struct filter_ws *w)
 	w->text = false;
 }
 
-/* One whole text frame with a mask of its own. */
+/* Adds a message as one text frame, with a new random masking key (RFC 6455 5.3). */
 static void
 filter_ws_put(struct buf *out, struct slice text)
 {
@@ -12978,7 +13003,7 @@ filter_ws_put(struct buf *out, struct slice text)
 	filter_ws_mask(out, text, head + n);
 }
 
-/* The held message is whole. */
+/* The held message is whole: adds it with its placeholders replaced, or as it came. */
 static void
 filter_ws_message(struct filter_ws *w)
 {
@@ -13011,7 +13036,7 @@ filter_ws_message(struct filter_ws *w)
 	buf_free(&now);
 }
 
-/* A frame's head is whole: is its payload held? */
+/* A frame's head is whole: decides whether the frame is held. */
 static void
 filter_ws_begin(struct filter_ws *w)
 {
@@ -13022,8 +13047,7 @@ filter_ws_begin(struct filter_ws *w)
 	/* no extension, masked as it must be, and not too long */
 	w->hold = text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0 && w->left <= SUBST_WS_MAX &&
 	    w->left + w->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
-	/* Another message begins, or the end comes, within a message: that is the server's to
-	 * judge. */
+	/* Another message, or a Close frame, begins within a message: the server judges that. */
 	if (op <= 8 && (op != 0 || (w->text && !w->hold)))
 		filter_ws_release(w);
 	if (op < 8)
@@ -13043,7 +13067,7 @@ filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
-		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* frames of ten, sixteen bytes */
+		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
 		while (used < in.n) {
 			if (w->payload) {
 				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
@@ -13062,13 +13086,13 @@ filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct
 			}
 		}
 		if (end)
-			filter_ws_release(w);   /* half a message: the server's to judge, too */
+			filter_ws_release(w);   /* half a message, for the server to judge */
 	}
 	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
 	if (n != 0)
 		*out = (struct slice){w->out.p + w->given, n};
 	w->given += n;
-	f->more = n != 0;               /* what was given lies in `out`: that goes in the next run */
+	f->more = n != 0;               /* *out lies in w->out, which is emptied in the next run */
 	f->ended = end && n == 0;
 	return buf_ok(&w->out) ? (ssize_t)used : -1;
 }
@@ -13096,17 +13120,22 @@ filter_ws_new(const struct subst *s)
 }
 
 /* ---- agent -----------------------------------------------------------------
- * What one agent may have of a worker: requests in progress, those that wait for their turn, and
- * the room of the request log. Held requests go on in the order in which they came. */
+ * What one agent may have of a worker: connections, requests in progress, requests that wait for
+ * their turn, and room in the request log's queue. Skip it if you trust that one agent cannot
+ * starve another.
+ *
+ * Invariants. A claimed request that has a share counts from req_claim to req_unclaim: in
+ * `requests`, or while it waits in `held`. Held requests go on in the order in which they came. An
+ * agent without connections, requests or records in the log's queue is freed. */
 
-static bool reqlog_room(const struct reqlog_share *s);
+static bool reqlog_room(const struct reqlog_share *s);  /* below: it bounds a share, and calls agents_turn */
 #define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
 #define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
 #define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
 #define AGENT_SLOTS 256
 static struct agent *agent_slots[AGENT_SLOTS];
 
-/* -- agents: their shares */
+/* Where the pointer to the agent of that name is, or NULL is to be replaced. */
 static struct agent **
 agent_slot(const char *name)
 {
@@ -13117,19 +13146,20 @@ agent_slot(const char *name)
 	return a;
 }
 
+/* Frees an agent that nothing counts for any more. */
 static void
 agent_put(struct agent *a)
 {
 	struct agent **at;
 
 	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || a->log.turn == reqlog.turn)
-		return;         /* with records in the queue it stays until it comes again */
+		return;         /* one with records in the queue is freed after a later request of its own */
 	at = agent_slot(a->name);
 	*at = a->next;
 	free(a);
 }
 
-/* More connections than its share: one that is told so closes, or it would hold everybody's. */
+/* Has the agent more connections than a quarter of all? A connection that is told so closes. */
 static bool
 agent_over(const struct agent *a)
 {
@@ -13144,7 +13174,7 @@ req_unhold(struct req *r)
 	r->held = false;
 }
 
-/* Those that waited longest have their turn, as far as the share goes, and the log's queue. */
+/* Wakes the requests that waited longest, as far as the agent's share and the log's queue go. */
 static void
 agent_turns(struct agent *a)
 {
@@ -13162,7 +13192,7 @@ agents_turn(void)
 			agent_turns(a);
 }
 
-/* The request is no longer one of its agent's. */
+/* The request counts for its agent no longer. */
 static void
 req_unclaim(struct req *r)
 {
@@ -13179,8 +13209,8 @@ req_unclaim(struct req *r)
 	agent_put(a);
 }
 
-/* The request is this agent's. Where it is to have a part of its share, it gets that at once or
- * waits for its turn (held); one for which there is no room is too_many. */
+/* The request counts for this agent from here on. With a `share`, the request has its turn at once
+ * or is held; one for which there is no room is too_many. */
 static void
 req_claim(struct req *r, const char *name, unsigned share)
 {
@@ -13218,7 +13248,7 @@ req_claim(struct req *r, const char *name, unsigned share)
 /* ---- store -----------------------------------------------------------------
  * One LMDB environment, HOME/store, for what commands and workers share. Invariants:
  *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all
- *    of it with its database and key. What the tag does not cover is refused by name (`damaged`).
+ *    of it with its database and key. A record whose tag does not fit is refused as `damaged`.
  *  - Every number on the disk inside a value is big-endian: backups move between machines.
  *  - One read transaction a process, renewed and reset, never held across a wait. A slice of a
  *    record lives until store_read_reset.
@@ -13231,7 +13261,7 @@ req_claim(struct req *r, const char *name, unsigned share)
  *    a record that asked for room can be replaced although the disk is full (see store_reserve).
  * Left out on purpose: a defence against putting a whole older store back (nothing outside the disk
  * remembers), and against a disk whose B-tree pages, not records, were forged: LMDB trusts
- * those. */
+ * those. Skip it unless you ask what a thief of the disk reads, or what a kill leaves behind. */
 #ifndef STORE_MAP_SIZE
 /* Sparse; 256 MiB is what 32 bits can map. */
 #define STORE_MAP_SIZE ((size_t)(sizeof(void *) >= 8 ? 1024 : 256) << 20)
@@ -13247,7 +13277,7 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_CHANGES_KEPT 1024         /* further behind than this, a worker rebuilds */
 #define STORE_CHANGES_BYTES 65536       /* of one generation; a longer list means "rebuild" */
 #define STORE_RESERVE (256u << 10)      /* allocated ahead: 20 commits of 3 pages */
-#define STORE_ROOM_COST (64u << 10)     /* its path through the tree is copied too */
+#define STORE_ROOM_COST (64u << 10)     /* the pages above a record in the tree are copied too */
 #define STORE_LOCK_POLL_NS 2000000      /* a commit on flash takes some ms */
 #define STORE_REOPEN_MS 1000            /* a disk that fails is not asked at each request */
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
@@ -13257,7 +13287,7 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_TAG 32                    /* HMAC-SHA256 */
 #define STORE_HEAD 24                   /* store_record_head */
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
-#define STORE_DROP UINT32_MAX           /* in a batch: goes, though the others stay */
+#define STORE_DROP UINT32_MAX           /* a secret's n, in a batch: it is removed, though others stay */
 
 static const char *const store_codes[] = {
 #define X(err, code) code,
@@ -13290,22 +13320,29 @@ static const struct {
 	[DB_LEASE] = {"lease", BUMP_NONE},       /* of one boot of one machine */
 };
 
-/* The store's own entries in meta begin with a byte that no record's key begins with. */
-#define STORE_K_FORMAT SLICE("\1format")        /* u32 */
-#define STORE_K_DATAKEY SLICE("\1datakey")      /* struct below, 84 bytes */
-#define STORE_K_COUNTERS SLICE("\1counters")    /* struct store_counters, u64 each, in its order */
-#define STORE_K_CHANGE "\1change/"              /* + u64 config generation -> db NUL key NUL … */
+/* The store's own entries in meta begin with a byte that no record's key begins with. Counters:
+ *   offset  bytes
+ *   0       8      config generation
+ *   8       8      state generation
+ *   16      8      version
+ *   24      8      room
+ * A change list has, for each record that a config generation changed, database NUL key NUL; "-"
+ * alone stands for a list that was too long. */
+#define STORE_K_FORMAT SLICE("\1format")        /* 4 bytes: STORE_FORMAT */
+#define STORE_K_DATAKEY SLICE("\1datakey")      /* DATAKEY_LEN bytes, below */
+#define STORE_K_COUNTERS SLICE("\1counters")    /* 32 bytes: struct store_counters */
+#define STORE_K_CHANGE "\1change/"              /* and 8 bytes, the generation: its change list */
 #define STORE_CHANGE_KEY (sizeof(STORE_K_CHANGE) - 1 + 8)
 
-/* The wrapped data key:
- * offset  bytes  meaning
- *      0      4  "SPK1"
- *      4      1  kind of wrapping
- *      5      3  zero
- *      8     16  id of the key file
- *     24     12  nonce
- *     36     32  data key, ciphertext
- *     68     16  tag, also over the first 24 bytes */
+/* The wrapped data key (AEAD_CHACHA20_POLY1305, RFC 8439 2.8):
+ *   offset  bytes
+ *   0       4      "SPK1"
+ *   4       1      kind of wrapping
+ *   5       3      zero
+ *   8       16     id of the key file (store_key_id)
+ *   24      12     nonce
+ *   36      32     data key, ciphertext
+ *   68      16     tag; the first 24 bytes are the additional data */
 #define DATAKEY_MAGIC "SPK1"
 #define DATAKEY_FILE 1          /* wrapped by HOME/key; a passphrase or TPM will be another */
 #define DATAKEY_AAD 24          /* magic 4, kind 1, zero 3, id 16: bound to the wrapping */
@@ -13317,7 +13354,7 @@ struct store_counters {
 	uint64_t room;          /* bytes promised to records that will be replaced by larger ones */
 };
 
-/* In the arena, whole: BearSSL's key context is as good as the key. */
+/* All of it lies in the arena: BearSSL's HMAC key contexts are as good as the keys. */
 struct store_keys {
 	uint8_t data[32];       /* the root; wrapped on the disk */
 	uint8_t seal[32];
@@ -13331,8 +13368,8 @@ static struct {
 	MDB_dbi dbi[STORE_DBS]; /* opened once, in a committed transaction */
 	MDB_txn *reader;        /* owned; loop thread; reset between uses; NULL until the first */
 	bool reading;           /* the reader has a snapshot */
-	struct store_counters counters; /* as they were after the commit `counted`; 0: not read */
-	size_t counted;
+	struct store_counters counters; /* as of the transaction `counted` */
+	size_t counted;         /* LMDB's id of a transaction; 0: counters are not read */
 	struct secret *keys;    /* owned; holds struct store_keys; NULL: opened without the key */
 	int lock_fd;            /* owned; writer.lock */
 	unsigned psize;
@@ -13418,8 +13455,8 @@ store_slice(MDB_val v)
 	return (struct slice){v.mv_data, v.mv_size};
 }
 
-/* A record's key: no NUL (change lists are NUL-terminated), no control byte first (ours begin
- * so). */
+/* A record's key has no NUL, which ends the keys of change lists, and begins with no control byte,
+ * as the store's own keys do. */
 static bool
 store_key_ok(struct slice key)
 {
@@ -13443,7 +13480,7 @@ store_subkey(const uint8_t root[32], struct slice label, uint8_t out[32])
 	wipe(&hc, sizeof hc);
 }
 
-/* One key a purpose, so that no use of one can be turned into another. */
+/* Derives one key for each purpose, so that what one key made never passes for another's. */
 static void
 store_keys_derive(struct store_keys *k)
 {
@@ -13472,7 +13509,7 @@ store_aead(const uint8_t key[32], const uint8_t nonce[12], void *data, size_t n,
 	br_poly1305_ctmul_run(key, nonce, data, n, aad.p, aad.n, tag, br_chacha20_ct_run, encrypt);
 }
 
-/* Wraps a data key by the key file's; `id` tells a wrong file from a damaged wrapping. */
+/* The id of the key file's key: tells a wrong file from a damaged wrapping. */
 static void
 store_key_id(const uint8_t kek[32], uint8_t id[16])
 {
@@ -13482,6 +13519,7 @@ store_key_id(const uint8_t kek[32], uint8_t id[16])
 	memcpy(id, h, 16);
 }
 
+/* Wraps the data key with the key file's key. */
 static bool
 store_datakey_wrap(const uint8_t kek[32], const uint8_t data[32], uint8_t out[DATAKEY_LEN])
 {
@@ -13522,8 +13560,16 @@ store_datakey_unwrap(const uint8_t kek[32], struct slice blob, struct store_keys
 	return STORE_OK;
 }
 
-/* What a sealed secret or a tag is bound to: moved to another place it does not open. The lengths
- * keep two different places from reading alike. Returns bytes. */
+/* The additional data of a sealed secret, and the begin of what a tag covers: the place, so that
+ * neither holds at another place. The lengths keep two places from reading alike. Returns the
+ * bytes:
+ *   offset  bytes
+ *   0       1      d
+ *   1       d      the database's name
+ *   1+d     2      k
+ *   3+d     k      the record's key
+ *   3+d+k   1      s; 0 for a tag
+ *   4+d+k   s      the secret's name */
 #define STORE_AAD_MAX (1 + 16 + 2 + STORE_KEY_MAX + 1 + STORE_SECRET_NAME_MAX)
 static size_t
 store_aad(uint8_t out[STORE_AAD_MAX], enum store_db db, struct slice key, struct slice name)
@@ -13558,17 +13604,27 @@ store_tag(const struct store_keys *k, enum store_db db, struct slice key, struct
 	wipe(&hc, sizeof hc);
 }
 
-/* -- records
- * offset  bytes  meaning
- *      0      4  "SPR", format
- *      4      8  version: of the commit that wrote it
- *     12      4  room
- *     16      4  p, bytes of the plain part
- *     20      2  number of sealed secrets
- *     22      2  zero
- *     24      p  plain part, JSON
- *   24+p         the sealed secrets: 1 + name, 4 (n), nonce 12, ciphertext n, tag 16
- *  at the end: 32 bytes, HMAC-SHA256 over database, key and all before (store_tag) */
+/* -- records: the value under a record's key
+ *   offset  bytes
+ *   0       3      "SPR"
+ *   3       1      STORE_FORMAT
+ *   4       8      version: of the commit that wrote it
+ *   12      4      room
+ *   16      4      p, bytes of the plain part
+ *   20      2      number of sealed secrets
+ *   22      2      zero
+ *   24      p      plain part, JSON
+ *   24+p    ...    the sealed secrets
+ *   end-32  32     HMAC-SHA256 over the place (store_aad) and all bytes before (store_tag)
+ *
+ * A sealed secret (AEAD_CHACHA20_POLY1305, RFC 8439 2.8; the additional data is store_aad's):
+ *   offset  bytes
+ *   0       1      s
+ *   1       s      name
+ *   1+s     4      n; in a batch STORE_DROP: nothing follows
+ *   5+s     12     nonce
+ *   17+s    n      ciphertext
+ *   17+s+n  16     tag */
 struct store_record {
 	uint64_t version;
 	uint32_t room;          /* bytes promised to its successor */
@@ -13579,13 +13635,12 @@ struct store_record {
 };
 
 struct store_seal {
-	struct slice name, nonce, text, tag;    /* borrowed from the record */
-	bool drop;                              /* only in batches */
-	struct slice whole;
+	struct slice name, nonce, text, tag;    /* borrowed from the record; text: the ciphertext */
+	bool drop;                              /* only in batches: the secret is removed */
+	struct slice whole;                     /* all of the above, as they lie there */
 };
 
-/* Takes the next sealed secret off `seals`. False: malformed (or none left: look at seals->n
- * first). */
+/* Takes the next sealed secret off `seals`. False: malformed, or `seals` is empty. */
 static bool
 store_seal_next(struct slice *seals, struct store_seal *out)
 {
@@ -13660,7 +13715,7 @@ store_record_parse(struct slice v, struct store_record *r)
 	return n == r->nseals;
 }
 
-/* Parses and, with the key, proves that these bytes were written for this place. */
+/* Parses a record and, with the keys, verifies the tag over its bytes and its place. */
 static enum store_err
 store_record_check(const struct store_keys *k, enum store_db db, struct slice key, struct slice v,
     struct store_record *r)
@@ -13679,8 +13734,8 @@ store_record_check(const struct store_keys *k, enum store_db db, struct slice ke
 
 /* -- reading */
 
-/* Ends the snapshot that reads share: lua_step calls it after each resume. Slices of records
- * die. */
+/* Ends the snapshot that reads share, and the life of its records' slices. lua_step calls it after
+ * each resume. */
 static void
 store_read_reset(void)
 {
@@ -13724,8 +13779,8 @@ store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *va
 	return store_err_of(rc);
 }
 
-/* The entry that `op` leads to from *k, and the next one where that has the key `after`. A
- * cursor a step: none is left open where Lua may raise. */
+/* The entry that cursor operation `op` finds from *k, or the next one if that has the key `after`.
+ * A cursor is opened for each step: none is left open where Lua may raise. */
 static int
 store_seek(MDB_txn *txn, MDB_dbi dbi, MDB_cursor_op op, struct slice after, MDB_val *k, MDB_val *v)
 {
@@ -13778,7 +13833,9 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	return store_record_check(store_keys_of(store.keys), db, *key, store_slice(v), r);
 }
 
-/* Seals or opens, in place, what is bound to that name of that record. */
+/* -- secrets: sealing and opening one */
+
+/* Seals or opens `data` in place: the secret `name` of record `key`. */
 static void
 store_seal_run(enum store_db db, struct slice key, struct slice name, const void *nonce, void *data,
     size_t n, uint8_t tag[16], bool encrypt)
@@ -13789,7 +13846,7 @@ store_seal_run(enum store_db db, struct slice key, struct slice name, const void
 	store_aead(store_keys_of(store.keys)->seal, nonce, data, n, place, tag, encrypt);
 }
 
-/* Writes the s->text.n bytes of a sealed secret to `out`; zeros where it does not open. */
+/* Writes the s->text.n bytes of a sealed secret to `out`; zeros if it does not open. */
 static enum store_err
 store_unseal(enum store_db db, struct slice key, const struct store_seal *s, char *out)
 {
@@ -13804,6 +13861,8 @@ store_unseal(enum store_db db, struct slice key, const struct store_seal *s, cha
 	wipe(out, s->text.n);
 	return STORE_DAMAGED;
 }
+
+/* -- counters and change lists */
 
 static enum store_err
 store_counters_get(MDB_txn *txn, struct store_counters *c)
@@ -13820,8 +13879,8 @@ store_counters_get(MDB_txn *txn, struct store_counters *c)
 	return STORE_OK;
 }
 
-/* The two generations, for each request: read anew when there was a commit, which only the
- * environment's own page needs to be asked for. */
+/* The two generations, asked for at each request. They are read anew only after a commit, which
+ * LMDB's meta page tells without a transaction. */
 static bool
 store_generations(uint64_t *config, uint64_t *state)
 {
@@ -13848,7 +13907,8 @@ store_change_key(uint8_t out[STORE_CHANGE_KEY], uint64_t generation)
 	store_be64(out + STORE_CHANGE_KEY - 8, generation);
 }
 
-/* What changed in one config generation: db NUL key NUL … ABSENT: no longer known, rebuild. */
+/* The change list of one config generation, alive until store_read_reset. ABSENT: not kept; the
+ * caller rebuilds. */
 static enum store_err
 store_change_list(uint64_t generation, struct slice *list)
 {
@@ -13866,10 +13926,14 @@ store_change_list(uint64_t generation, struct slice *list)
 	return err;
 }
 
+/* -- placeholders: drawn from a key and a label. A shape has random parts, "{N}" or "{N:class}" of
+ * N letters. They are drawn here, and not in Lua, because an agent that comes holds those of ten
+ * thousand credentials. */
+
 #define STORE_ALNUM "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
-/* `n` letters and digits that look random, the same for the same label, unknown without the key:
- * for placeholders. Rejection keeps all 62 alike. */
+/* `n` letters and digits that look random: the same for the same label, unknown without the key.
+ * Bytes from 248 on are rejected, so that all 62 are equally likely. */
 static enum store_err
 store_derive(struct slice label, char *out, size_t n)
 {
@@ -13895,8 +13959,6 @@ store_derive(struct slice label, char *out, size_t n)
 	return STORE_OK;
 }
 
-/* -- placeholders: a shape has random parts, "{N}" or "{N:class}" of N letters. Drawn here, and not
- * in Lua, because an agent that comes holds those of ten thousand credentials. */
 #define STORE_SHAPE_MAX 256     /* as long as the longest real key: records.lua */
 
 static const struct { const char *class, *letters; } store_alphabets[] = {
@@ -13907,11 +13969,11 @@ static const struct { const char *class, *letters; } store_alphabets[] = {
 	{"url", STORE_ALNUM "-_"},
 };
 
-/* What a shape begins with. */
+/* The begin of a shape: one random part, or one byte that stands for itself. */
 struct store_part {
-	size_t n;               /* of its bytes */
+	size_t n;               /* its bytes in the shape */
 	size_t count;           /* letters to draw */
-	const char *letters;    /* of these; NULL: one byte that stands for itself */
+	const char *letters;    /* static; to draw from; NULL: the byte stands for itself */
 };
 
 static struct store_part
@@ -13930,8 +13992,8 @@ store_part(struct slice s)
 	return (struct store_part){1, 0, NULL};
 }
 
-/* The shape with its parts filled from what is derived of the label. `stop`: where the longest of
- * them ends, which tells one placeholder from all others. */
+/* Writes the shape with its random parts drawn for the label. *stop: where the longest part ends,
+ * which tells the placeholder from all others. */
 static enum store_err
 store_placeholder(struct slice shape, struct slice label, char out[STORE_SHAPE_MAX], size_t *n, size_t *stop)
 {
@@ -13971,8 +14033,8 @@ struct store_op {
 	enum store_op_kind kind;
 	enum store_db db;
 	bool keep;              /* secrets of the old record that this one does not name stay */
-	uint64_t version;       /* must be what is there; 0: nothing may be there; or STORE_ANY */
-	uint32_t room;          /* a later record of this size must find room, whatever the disk */
+	uint64_t version;       /* of the record there, or a conflict; 0: none may be there; or STORE_ANY */
+	uint32_t room;          /* bytes: a later record of this size is to fit, however full the disk */
 	unsigned nseals;
 	size_t key, key_n, plain, plain_n, seals, seals_n;      /* offsets into the batch's bytes */
 };
@@ -14046,7 +14108,7 @@ store_batch_op(struct store_batch *b, enum store_op_kind kind, enum store_db db,
 	return STORE_OK;
 }
 
-/* store_batch_secret and _drop after it belong to this record. */
+/* Later calls of store_batch_secret and store_batch_drop belong to this record. */
 static enum store_err
 store_batch_put(struct store_batch *b, enum store_db db, struct slice key, struct slice plain,
     uint64_t version, bool keep, uint32_t room)
@@ -14079,7 +14141,7 @@ store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
 	buf_add(&b->bytes, be, 4);
 }
 
-/* Seals at once, under a nonce of its own: the plain bytes are not copied anywhere else. */
+/* Seals a secret at once, under a random nonce, where its plain bytes were copied to. */
 static enum store_err
 store_batch_secret(struct store_batch *b, struct slice name, const void *p, size_t n)
 {
@@ -14110,7 +14172,7 @@ store_batch_secret(struct store_batch *b, struct slice name, const void *p, size
 	return STORE_OK;
 }
 
-/* With `keep`: this secret of the old record goes. */
+/* With `keep`: this secret of the old record is removed all the same. */
 static enum store_err
 store_batch_drop(struct store_batch *b, struct slice name)
 {
@@ -14151,8 +14213,8 @@ store_lock_pause(void)
 	nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
 }
 
-/* Not in flock, so that the deadline (monotonic ms) and a cancellation are seen. `phase`: a
- * commit's, or NULL. */
+/* Polls, because a process that waits in flock sees neither the deadline (monotonic ms) nor a
+ * cancellation. `phase`: a commit's, or NULL. */
 static bool
 store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 {
@@ -14167,8 +14229,8 @@ store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 
 /* -- room on the disk */
 
-/* Pages of the file that the tree does not use: LMDB's database 0 lists them, a length first in
- * each value, and shows them to readers only. Walked only when the map's end is near. */
+/* The number of free pages. LMDB lists them in its database 0 (FREE_DBI), each value a count and
+ * then pages, and shows it to readers only. Walked only when the map's end is near. */
 static size_t
 store_free_pages(void)
 {
@@ -14205,10 +14267,10 @@ store_allocate(off_t have, off_t want)
 	return rc == 0;
 }
 
-/* LMDB copies pages before it changes them, so even replacing a record needs new ones. Before each
- * commit, what it may need (bytes of records, pages of the tree touched) and the reserve, with what
- * is promised to records with `room`, must be there.
- * Only what keeps a promise, or removes, may eat into the reserve. */
+/* LMDB copies pages before it changes them, so even replacing a record needs new ones. Before a
+ * commit there must be room for what it may need (bytes of records, pages of the tree touched), for
+ * the reserve, and for what is promised to records with `room`. Only a batch that uses its promise,
+ * or that only removes, may eat into the reserve (store_check_ops). */
 static enum store_err
 store_reserve(size_t bytes, size_t touched, uint64_t promised)
 {
@@ -14240,8 +14302,8 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 
 /* -- committing */
 
-/* What is there under the operation's key. ABSENT: nothing; neither OK nor ABSENT: a record that is
- * not to be trusted. *r dies with the next write. */
+/* The record under the operation's key. Neither OK nor ABSENT: a record that is not to be trusted.
+ * The slices of *r live until the next write. */
 static enum store_err
 store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
     struct store_record *r)
@@ -14269,7 +14331,8 @@ store_op_allowed(const struct store_op *op, enum store_err old, const struct sto
 	return versioned && r->version != op->version ? STORE_CONFLICT : STORE_OK;
 }
 
-/* Puts the record's bytes together in b->record. `rest`: sealed secrets of the old record. */
+/* Writes the record's bytes to b->record. `rest`: sealed secrets of the old record, which stay if
+ * the operation does not name them. */
 static enum store_err
 store_compose(struct store_batch *b, const struct store_op *op, struct slice rest)
 {
@@ -14360,7 +14423,7 @@ store_counters_put(MDB_txn *txn, const struct store_counters *c)
 	return store_raw_put(txn, STORE_K_COUNTERS, (struct slice){v, sizeof v});
 }
 
-/* The list of one generation in, the list that is too old out. */
+/* Puts the change list of one generation, and deletes the one that is STORE_CHANGES_KEPT older. */
 static enum store_err
 store_write_changes(MDB_txn *txn, const struct store_batch *b, uint64_t generation)
 {
@@ -14381,8 +14444,8 @@ store_write_changes(MDB_txn *txn, const struct store_batch *b, uint64_t generati
 	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
 }
 
-/* Checks every precondition, then the room. A batch that puts only what was promised room is
- * entitled to the reserve, and so is one that only removes. */
+/* Checks every precondition, then the room. A batch that puts only records that were promised room
+ * is entitled to the reserve, and so is one that only removes. */
 static enum store_err
 store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_counters *c)
 {
@@ -14433,8 +14496,8 @@ store_apply(MDB_txn *txn, struct store_batch *b)
 	return store_counters_put(txn, &c);
 }
 
-/* Commits and syncs. After a failed write of its meta page LMDB answers MDB_PANIC to every further
- * transaction: that is found out at once, so that the environment is opened anew. */
+/* Commits and syncs. After a failed write of its meta page LMDB answers every further transaction
+ * with MDB_PANIC: one is tried at once, so that the environment is opened anew. */
 static enum store_err
 store_txn_commit(MDB_txn *txn)
 {
@@ -14449,7 +14512,7 @@ store_txn_commit(MDB_txn *txn)
 	return store_err_of(rc);
 }
 
-/* With the writers' lock held: all or nothing, synced. */
+/* Applies a batch, all or nothing, and syncs. The caller holds the writers' lock. */
 static enum store_err
 store_transact(struct store_batch *b)
 {
@@ -14532,7 +14595,8 @@ store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct 
 	return c;
 }
 
-/* True: it will never be applied. False: it has begun, and may be on the disk any moment. */
+/* True: the commit will never be applied. False: the commit has begun, and may be on the disk any
+ * moment. */
 static bool
 store_commit_cancel(struct store_commit *c)
 {
@@ -14542,8 +14606,9 @@ store_commit_cancel(struct store_commit *c)
 	    waiting == COMMIT_CANCELLED;
 }
 
-/* In a command: here and now. Ctrl-Z waits until the lock is given back, so that a stopped command
- * holds up no other; kill -STOP cannot be held off, and the others' deadlines are for that. */
+/* Commits in the calling thread, for commands. Ctrl-Z takes effect once the lock is given back, so
+ * that a stopped command holds up no other writer; for kill -STOP, which cannot be blocked, the
+ * others have deadlines. */
 static enum store_err
 store_commit_now(struct store_batch *b, int64_t deadline)
 {
@@ -14608,7 +14673,8 @@ store_sync_dir(const char *path)
 	return ok;
 }
 
-/* link, not rename: a key that another process made meanwhile is not overwritten. */
+/* Makes the key file. link, not rename: a key that another process made meanwhile is not
+ * overwritten. */
 static enum store_err
 store_key_make(const char *home, uint8_t kek[32])
 {
@@ -14657,7 +14723,7 @@ store_close(void)
 	store.counted = 0;
 }
 
-/* The environment and the writers' lock, nothing of what is inside. */
+/* Opens the environment and the writers' lock, and reads no record. */
 static enum store_err
 store_env_open(const char *home)
 {
@@ -14796,7 +14862,8 @@ store_open(const char *home, enum store_how how)
 	return err;
 }
 
-/* LMDB refuses its environment after a failed write of the meta page. The keys stay as they are. */
+/* Opens the environment anew, which LMDB refuses to use after a failed write of its meta page. The
+ * keys stay. */
 static enum store_err
 store_reopen(void)
 {
@@ -14843,7 +14910,8 @@ store_make_dirs(const char *home)
 	return STORE_OK;
 }
 
-/* Makes the databases and, in the same transaction, what says that the store is whole. */
+/* Makes the databases and, in the same transaction, the entries that store_check_format asks
+ * for. */
 static enum store_err
 store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn **out)
 {
@@ -14868,7 +14936,7 @@ store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn *
 	return err;
 }
 
-/* True where a transaction that made a store was committed. */
+/* Was a transaction that made a store committed? */
 static bool
 store_is_made(void)
 {
@@ -14883,7 +14951,7 @@ store_is_made(void)
 	return made;
 }
 
-/* With the writers' lock held. */
+/* Makes a store in an environment without one. The caller holds the writers' lock. */
 static enum store_err
 store_make(const char *home)
 {
@@ -14908,7 +14976,7 @@ store_make(const char *home)
 	return err;
 }
 
-/* For making or replacing a store. */
+/* Takes the writers' lock, for making or replacing a store. */
 static bool
 store_lock_make(void)
 {
@@ -14943,8 +15011,8 @@ store_init(const char *home)
 
 /* -- one server per data directory */
 
-/* The lock of a server, which its workers inherit: -1, errno EWOULDBLOCK where one runs. Whoever
- * only looks (host.lock_held) holds it for an instant: hence the wait. */
+/* The lock of a server, which its workers inherit. -1 with EWOULDBLOCK: a server runs.
+ * host.lock_held takes the lock for an instant to look at it: hence the wait. */
 static int
 store_lock_serve(const char *home)
 {
@@ -14959,14 +15027,18 @@ store_lock_serve(const char *home)
 
 /* ---- reqlog ----------------------------------------------------------------
  * The request log, as a worker sees it: a pipe to the one process that writes the file
- * (reqlog_main, lua/reqlog.lua). Records, a line each, wait in memory for REQLOG_DELAY_MS and go
- * down the pipe in pieces of whole lines: pieces of several workers do not mix, because none is
- * over PIPE_BUF. An empty line ends a batch. So neither the loop nor a worker's death ever waits
- * for the disk.
+ * (reqlog_main, lua/reqlog.lua), so that neither the loop nor a worker's death waits for the
+ * disk. Skip it if you only read the log. Records wait in memory for REQLOG_DELAY_MS and go down
+ * the pipe as lines, in pieces of at most PIPE_BUF, which do not mix with other workers' (pipe(7)):
  *
- * While the disk does not keep up, records wait here. Refusals are dropped, counted and said, from
- * half of the queue on. The record of a request that was sent on is not: while the queue is full,
- * or one agent's part of it, that agent's requests wait before they are sent (agent_turns). */
+ *   JSON LF       a record
+ *   "!" JSON LF   a record of a refusal: a flood of them is counted (lua/reqlog.lua)
+ *   LF            the end of a batch
+ *
+ * While the disk does not keep up, records wait here. Refusals are dropped, and their number
+ * logged, from half of the queue on. The record of a request that was sent on is never dropped for
+ * that: while the queue or one agent's part of it is full, the agent's requests wait before they
+ * are sent (agent_turns). */
 
 #define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
 #define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
@@ -14974,7 +15046,7 @@ store_lock_serve(const char *home)
 #define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
 #define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
 
-/* As much as the pipe takes. */
+/* Writes as many pieces as the pipe takes. */
 static void
 reqlog_flush(struct timer *t)
 {
@@ -14994,7 +15066,7 @@ reqlog_flush(struct timer *t)
 			for (n = PIPE_BUF; b->p[at + n - 1] != '\n'; n--)
 				;
 		if (write(reqlog.fd, b->p + at, n) != (ssize_t)n)
-			break;          /* all of it, or nothing: pipe(7) */
+			break;          /* a piece is written whole or not at all: pipe(7) */
 	}
 	memmove(b->p, b->p + at, b->n - at);
 	buf_cut(b, b->n - at);
@@ -15008,7 +15080,8 @@ reqlog_flush(struct timer *t)
 	}
 }
 
-/* Twice a second: what the writer has counted alone becomes records when its second is over. */
+/* Called twice a second: an empty batch wakes the writer, which writes the refusals that it counted
+ * once their second is over. */
 static void
 reqlog_tick(bool minute)
 {
@@ -15018,9 +15091,9 @@ reqlog_tick(bool minute)
 	reqlog_flush(NULL);
 }
 
-/* May a request of this agent be sent? False: agents_turn is called when it may. s->n also counts
- * records that went down the pipe since the queue was last empty, so a queue that is shorter than a
- * share holds no agent. */
+/* May a request of this agent be sent? False: agents_turn will be called when there is room. s->n
+ * also counts records that went down the pipe since the queue was last empty: so a queue that is
+ * shorter than a share holds no agent up. */
 static bool
 reqlog_room(const struct reqlog_share *s)
 {
@@ -15031,8 +15104,8 @@ reqlog_room(const struct reqlog_share *s)
 	return room;
 }
 
-/* One record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies; never blocks,
- * never fails the request. `s`: its agent's, or NULL. */
+/* Adds one record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies it, never
+ * blocks and never fails the request. `s`: its agent's share, or NULL. */
 static void
 reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s)
 {
@@ -15058,7 +15131,7 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s)
 		timer_set(&reqlog.timer, clock_now() + REQLOG_DELAY_MS, reqlog_flush);
 }
 
-/* Before a process ends, its loop over: what waits goes out. */
+/* Writes the queue before a process ends, after its loop, for at most REQLOG_DRAIN_MS. */
 static void
 reqlog_drain(void)
 {
@@ -15071,9 +15144,11 @@ reqlog_drain(void)
 	}
 }
 
-/* The process that writes the request log, until nobody is left to send records: a master that is
- * killed does not cost those of its workers. It holds the lock as they do, so that no other server
- * begins before. SIGTERM and the like are blocked, as in the master. */
+/* -- the process that writes the request log */
+
+/* Runs until the last process that may send records has ended: a master that is killed loses no
+ * record of its workers. The process holds serve.lock as they do, so that no other server begins
+ * before. SIGTERM and the like are blocked, as in the master. */
 __attribute__((noreturn)) static void
 reqlog_main(void)
 {
@@ -15106,7 +15181,8 @@ reqlog_has_writer(void)
 
 static int64_t master_log_at;           /* monotonic ms: no process for the log before */
 
-/* Not a child of ours: whoever looks at the master's children means the workers. */
+/* Starts the writer if none holds log.lock, as a grandchild: the master's children are its workers
+ * alone. */
 static void
 reqlog_keep_writer(void)
 {
