@@ -15557,11 +15557,11 @@ lua_import(const char *module, const char *fn)
 }
 
 /* ---- lua -------------------------------------------------------------------
- * The state: its allocator, its libraries, what bounds string functions in a policy, and the module
- * sandbox, which runs a policy's functions. The allowance of such a call and the only lua_resume are
- * in `task`. Invariants: a policy reaches what lua/allowed.lua copied into its environment, and
- * nothing else; no function of a policy runs without an allowance. Skip it if you read policies as
- * trusted code. */
+ * The state: its allocator, its libraries, what bounds string functions in a policy, and the
+ * module sandbox, which runs a policy's functions. The allowance of such a call and the only
+ * lua_resume are in `task`. Invariants: a policy reaches what lua/allowed.lua copied into its
+ * environment, and nothing else; no function of a policy runs without an allowance. Skip it if you
+ * read policies as trusted code. */
 #define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
 #define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
 #define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
@@ -16039,11 +16039,11 @@ lua_close_state(void)
 }
 
 /* ---- kept ------------------------------------------------------------------
- * A decision that Lua made, kept for later requests like the first: req:keep (bind: request) makes it
- * by kept_make, kept_again takes it over. Invariants: a decision holds for the generations of the
- * store that it was made from and until its time (kept_holds); all parts of a request that had a say
- * are compared (kept_fits), and known placeholders are looked for anew. Skip it after kept_fits and
- * kept_again: without a kept decision Lua decides each request. */
+ * A decision that Lua made, kept for later requests like the first: req:keep (bind: request) makes
+ * it by kept_make, kept_again takes it over. Invariants: a decision holds for the generations of
+ * the store that it was made from and until its time (kept_holds); all parts of a request that had
+ * a say are compared (kept_fits), and known placeholders are looked for anew. Skip it after
+ * kept_fits and kept_again: without a kept decision Lua decides each request. */
 #define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
 #define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
 #define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
@@ -16051,10 +16051,10 @@ lua_close_state(void)
 #define KEPT_BEGIN offsetof(struct req, dial_host)
 #define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
 
-/* Only made where the type's apply read nothing of the request and nothing that changes by itself. These
- * fields and nothing else then decide again: method, scheme, host and port, the agent's token, the names
- * of all fields and of the query in their order, and the values of those that were taken off or say what
- * the body is. */
+/* Only made where the type's apply read nothing of the request and nothing that changes by itself.
+ * These fields and nothing else then decide again: method, scheme, host and port, the agent's
+ * token, the names of all fields and of the query in their order, and the values of those that
+ * were taken off or say what the body is. */
 struct kept {
 	unsigned refs;          /* the slot's, and those of requests */
 	uint64_t config, state; /* generations that decided; state 0: no token is in it */
@@ -21370,11 +21370,14 @@ conn_rejudge(void)
 }
 
 /* ---- bind: host ------------------------------------------------------------
- * What the runtime asks of the machine: time, files, the terminal, our own HTTP requests, and the
- * settings that C acts on. None of it is within a policy's reach. */
-#define HOST_SECRET_MAX (64 * 1024)
-#define HOST_SECRET_LINES_MAX (1024 * 1024)
+ * What the runtime asks of the machine: the modules time, tls, http_client and host. Invariants: no
+ * policy reaches any of them; a worker has l_host_worker alone; a secret that comes from a file, the
+ * environment or the terminal is never in a Lua string. Skip it unless you review commands, or the
+ * requests for tokens (http_client). */
+#define HOST_SECRET_MAX (64 * 1024)             /* a line: the longest keys and tokens have a few KiB */
+#define HOST_SECRET_LINES_MAX (1024 * 1024)     /* a key file or a document: the store takes no more */
 
+/* nil and "absent", or errno's text. */
 static int
 l_fail_errno(lua_State *L)
 {
@@ -21382,11 +21385,20 @@ l_fail_errno(lua_State *L)
 }
 
 /* -- time */
+
+/* time.now() -> ms of the monotonic clock
+ * time.boot() -> ms of CLOCK_BOOTTIME, which counts while the machine sleeps
+ * time.wall() -> Unix seconds
+ * time.wall_ms() -> Unix ms */
 static int l_time_now(lua_State *L) { lua_pushinteger(L, clock_now()); return 1; }
 static int l_time_boot(lua_State *L) { lua_pushinteger(L, clock_boot()); return 1; }
 static int l_time_wall(lua_State *L) { lua_pushinteger(L, clock_wall()); return 1; }
 static int l_time_wall_ms(lua_State *L) { lua_pushinteger(L, clock_wall_ms()); return 1; }
 
+/* time.boot_id() -> text
+ *
+ * The kernel's UUID for this boot, "" where it cannot be read: times of CLOCK_BOOTTIME compare
+ * only under the same one. */
 static int
 l_time_boot_id(lua_State *L)
 {
@@ -21409,7 +21421,7 @@ l_time_sleep_push(lua_State *L, bool late)
 
 /* time.sleep(ms)
  *
- * With 0 everything else has its turn. yields */
+ * Waits that long; with 0 until every other task had its turn. Yields. */
 static int
 l_time_sleep(lua_State *L)
 {
@@ -21427,7 +21439,8 @@ static const luaL_Reg l_time[] = {
 	{NULL, NULL},
 };
 
-/* -- tls: what a credential brings of its own */
+/* -- tls: what a credential brings of its own, and the proxy's authority */
+
 static int
 l_identity_gc(lua_State *L)
 {
@@ -21451,7 +21464,7 @@ l_opt_value(lua_State *L, int idx)
  * cert and ca are PEM, or ca is a list of pins; key is a secret; legacy: true for an old box.
  * Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs), "mismatch",
  * "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of
- * secret.key_info. */
+ * sign.key_problem. */
 static int
 l_tls_identity(lua_State *L)
 {
@@ -21471,7 +21484,8 @@ l_tls_identity(lua_State *L)
 
 /* tls.authority(der, key) -> true | false
  *
- * What signs leaves from now on. False: these are not a certificate and its key. */
+ * Sets the authority that signs leaf certificates from now on. false: these are not a certificate
+ * and its key. */
 static int
 l_tls_authority(lua_State *L)
 {
@@ -21495,13 +21509,14 @@ l_open_tls(lua_State *L)
 }
 
 /* -- http_client */
+
 static void
 l_fetch_drop(struct wait *w)
 {
 	fetch_free((struct fetch *)w);
 }
 
-/* { status=, values= | malformed=true, retry_after=, challenge=, text= } */
+/* Pushes { status=, values= | malformed=true, retry_after=, challenge=, text= }. */
 static int
 l_fetch_push(lua_State *L, bool late)
 {
@@ -21539,7 +21554,8 @@ l_fetch_push(lua_State *L, bool late)
 	return 1;
 }
 
-/* The whole request into f->out: what a caller may not set is what C frames. */
+/* Writes the whole request into f->out. A caller cannot set the fields that C frames the request
+ * with. */
 static void
 l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority,
     struct slice rest)
@@ -21549,7 +21565,7 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 
 	if (lua_getfield(L, 1, "target") != LUA_TNIL)   /* in place of the URL's path and query */
 		rest = l_check_value(L, lua_gettop(L), &is_secret);
-	lua_pop(L, 1);                  /* argument 1 keeps it */
+	lua_pop(L, 1);                  /* the table at 1 keeps the value */
 	for (size_t i = 0; i < rest.n; i++)
 		if ((unsigned char)rest.p[i] <= ' ' || rest.p[i] == 127)
 			luaL_error(L, "not a target");
@@ -21593,9 +21609,12 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
  *   addresses={…}, tls=identity, text=, head= }, deadline)
  *   -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail
  *
- * Nothing was sent: "unreachable", "tls", "address_blocked", "clock_unset". It may have been sent:
- * "timeout", "cut", "too_large". No redirects. `text`: the body as a string, for what holds no
- * secret (metadata); `head`: the body is not waited for. yields */
+ * Follows no redirect. Codes after which nothing was sent: "unreachable", "tls",
+ * "address_blocked", "clock_unset"; after which the request may have been sent: "timeout", "cut",
+ * "too_large". target: in place of the URL's path and query, may be a secret. max: bytes of the
+ * answer's body, 1 MiB if absent. values: what `expect` names, see l_json_expect; malformed = true
+ * where that fails. text: the body as a string, for one that holds no secret (metadata). head: the
+ * body is not waited for. deadline: monotonic ms. Yields. */
 static int
 l_http_request(lua_State *L)
 {
@@ -21638,7 +21657,8 @@ l_open_http_client(lua_State *L)
 	return 1;
 }
 
-/* -- command: what a helper program prints */
+/* -- helper programs (the type command), and tasks */
+
 struct l_command {
 	struct wait wait;
 	struct helper_run *run; /* owned; NULL: none yet */
@@ -21653,7 +21673,7 @@ l_command_drop(struct wait *w)
 		helper_drop(c->run);
 }
 
-/* A JSON object of texts -> { { name, secret } … } | nil, "command_malformed" */
+/* Pushes { { name, secret } … } of a JSON object of strings; or nil, "command_malformed". */
 static int
 l_command_headers(lua_State *L, struct slice text)
 {
@@ -21703,7 +21723,7 @@ l_command_push(lua_State *L, bool late)
 	return 3;
 }
 
-/* Program and arguments of the table at 1, which keeps the texts. Pushes that table's list. */
+/* Program and arguments of the table at 1, which keeps the texts. */
 static void
 l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
 {
@@ -21731,7 +21751,9 @@ l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
 /* host.command({ program=, arguments={…}, timeout=ms }, deadline)
  *   -> { { name, secret } … } | nil, code [, exit status]
  *
- * yields */
+ * Runs a program of the helpers' folder; its standard output is a JSON object, the headers' names
+ * and values. Codes: "no_helpers", "command_failed", "command_timeout", "command_too_large",
+ * "command_missing", "command_unsafe", "command_busy", "command_malformed". Yields. */
 static int
 l_host_run(lua_State *L)
 {
@@ -21759,7 +21781,7 @@ l_host_run(lua_State *L)
 
 /* host.helpers(dir [, look]) -> true | nil, why
  *
- * Names the folder of programs, once, before there are workers; with `look` only looks at it. */
+ * Sets the helpers' folder, once, before there are workers. look: only checks the folder. */
 static int
 l_host_helpers(lua_State *L)
 {
@@ -21790,7 +21812,7 @@ spawn_done(struct task *t, bool ok, lua_State *co)
 
 /* host.spawn(fn)
  *
- * fn runs soon, in a task of its own that no request ends. */
+ * Runs fn soon, in a task of its own that does not end with a request. */
 static int
 l_host_spawn(lua_State *L)
 {
@@ -21810,6 +21832,7 @@ l_host_spawn(lua_State *L)
 }
 
 /* -- settings */
+
 static const char *const system_roots[] = {
 	"/etc/ssl/certs/ca-certificates.crt",   /* Debian, Alpine, Arch */
 	"/etc/pki/tls/certs/ca-bundle.crt",     /* Fedora, RHEL */
@@ -21826,7 +21849,7 @@ host_system_roots(void)
 	return NULL;
 }
 
-/* The list of { host, port, target, port } at `list` (records.for_host) replaces what there was. */
+/* Replaces net.to by the list of { host, port, target, port } at `list` (records.for_host). */
 static const char *
 host_connect_to(lua_State *L, int list)
 {
@@ -21850,7 +21873,7 @@ host_connect_to(lua_State *L, int list)
 	return n > NET_CONNECT_TO_MAX ? "more than 64 connect-to entries" : NULL;
 }
 
-/* Loads the roots; idle connections were verified against the old ones, so they go. */
+/* Loads the trusted roots and closes idle connections, which were verified against the old roots. */
 static const char *
 host_load_trust(lua_State *L, int list)
 {
@@ -21882,7 +21905,7 @@ host_load_trust(lua_State *L, int list)
 	return NULL;
 }
 
-/* How many connections: what memory holds, and what descriptors allow (two a connection). */
+/* Bounds the number of connections by memory and by descriptors, two for each. */
 static void
 conn_bound(uint64_t memory)
 {
@@ -21898,7 +21921,7 @@ conn_bound(uint64_t memory)
  *   upstream_ca={…}, memory=bytes, dial_timeout=s, answer_timeout=s, idle_timeout=s }
  *   -> true | nil, why
  *
- * Members that are nil stay as they are. */
+ * Applies settings; those whose members are nil stay as they are. */
 static int
 l_host_configure(lua_State *L)
 {
@@ -21927,10 +21950,17 @@ l_host_configure(lua_State *L)
 }
 
 /* -- files and the machine */
+
+/* host.isatty(fd) -> bool
+ * host.uid() -> the effective user's number
+ * host.pid() -> the number of this process */
 static int l_host_isatty(lua_State *L) { lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1))); return 1; }
 static int l_host_uid(lua_State *L) { lua_pushinteger(L, geteuid()); return 1; }
 static int l_host_pid(lua_State *L) { lua_pushinteger(L, getpid()); return 1; }
 
+/* host.realpath(path) -> path | nil, "absent" | why
+ *
+ * Absolute, without symbolic links, `.` and `..`. */
 static int
 l_host_realpath(lua_State *L)
 {
@@ -21942,6 +21972,9 @@ l_host_realpath(lua_State *L)
 	return 1;
 }
 
+/* host.stat(path) -> { mode =, uid =, gid =, size =, inode =, type = } | nil, "absent" | why
+ *
+ * As lstat: a symbolic link is not followed. type: "file", "dir", "link" or "other". */
 static int
 l_host_stat(lua_State *L)
 {
@@ -21969,8 +22002,9 @@ l_file_close(lua_State *L)
 	return luaL_fileresult(L, fclose(f->f) == 0, NULL);
 }
 
-/* A file as io.open's, its owner's (0600, or a new one `mode`) and `group`'s (-1: none). No link is
- * followed, and no pipe or another user's file is taken. */
+/* Pushes a file as io.open does. A new file has the mode 0600, with O_EXCL `mode`; a group (-1:
+ * none) may read it. No symbolic link is followed; a pipe, a file with a second link and another
+ * user's file are refused. */
 static int
 l_file_open(lua_State *L, int flags, const char *how, mode_t mode, gid_t group)
 {
@@ -21998,16 +22032,17 @@ l_file_open(lua_State *L, int flags, const char *how, mode_t mode, gid_t group)
 
 /* host.open_append(path, gid) -> file | nil, why
  *
- * For its owner and the group (-1: none) alone, made where it is not there. */
+ * Opens a file for reading and appending, and makes it where it is absent: for its owner, and for
+ * the group gid to read (-1: none). */
 static int
 l_host_open_append(lua_State *L)
 {
 	return l_file_open(L, O_RDWR | O_APPEND, "a+", 0600, (gid_t)luaL_checkinteger(L, 2));
 }
 
-/* host.create(path, mode) -> file | nil, why
+/* host.create(path [, mode]) -> file | nil, why
  *
- * A new one, 0600 unless `mode` says more; never what is there. */
+ * Makes a new file, 0600 if mode is absent. An existing file is an error. */
 static int
 l_host_create(lua_State *L)
 {
@@ -22016,7 +22051,9 @@ l_host_create(lua_State *L)
 	return l_file_open(L, O_WRONLY | O_EXCL, "w", mode, (gid_t)-1);
 }
 
-/* host.mkdir(path, mode) -> true | nil, "exists" | why */
+/* host.mkdir(path, mode) -> true | nil, "exists" | "absent" | why
+ *
+ * Makes a folder of exactly that mode, whatever the umask is. */
 static int
 l_host_mkdir(lua_State *L)
 {
@@ -22030,7 +22067,7 @@ l_host_mkdir(lua_State *L)
 
 /* host.sync(path or file) -> true | nil, why
  *
- * A file's bytes, or a folder's names, are on the disk when it returns. */
+ * A file's bytes, or a folder's names, are on the disk when this returns true. */
 static int
 l_host_sync(lua_State *L)
 {
@@ -22043,7 +22080,9 @@ l_host_sync(lua_State *L)
 	return n;
 }
 
-/* host.disk(path) -> bytes that are free | nil, why */
+/* host.disk(path) -> bytes | nil, why
+ *
+ * The bytes that are free to this user in the path's file system. */
 static int
 l_host_disk(lua_State *L)
 {
@@ -22055,6 +22094,11 @@ l_host_disk(lua_State *L)
 	return 1;
 }
 
+/* -- hashes, keys and tokens */
+
+/* host.sha256_hex(text) -> 64 hex digits
+ *
+ * For texts that are no secrets: source of policies, tokens' stored hashes. */
 static int
 l_host_sha256_hex(lua_State *L)
 {
@@ -22064,7 +22108,7 @@ l_host_sha256_hex(lua_State *L)
 
 /* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex
  *
- * About a second of work: for a command. */
+ * About a second of work, so for commands alone. */
 static int
 l_host_stand_in_key(lua_State *L)
 {
@@ -22092,7 +22136,9 @@ l_host_stand_in_signed(lua_State *L)
 	    stand_in_key_signed(n, l_check_slice(L, 1), l_check_slice(L, 2)));
 }
 
-/* host.unbase64(text [, url]) -> bytes | nil: not Base64 (RFC 4648 4, or 5) */
+/* host.unbase64(text [, url]) -> bytes | nothing
+ *
+ * Decodes Base64 (RFC 4648 4), or with url = true base64url (5). nothing: the text is neither. */
 static int
 l_host_unbase64(lua_State *L)
 {
@@ -22107,7 +22153,9 @@ l_host_unbase64(lua_State *L)
 	return 1;
 }
 
-/* host.random_token(prefix) -> token (256 random bits), hex SHA-256 of it */
+/* host.random_token(prefix) -> token, hash
+ *
+ * The prefix and 256 random bits in base64url; the token's SHA-256 in hex. */
 static int
 l_host_random_token(lua_State *L)
 {
@@ -22126,7 +22174,11 @@ l_host_random_token(lua_State *L)
 	return 2;
 }
 
-/* -- a command's own listener: a browser that comes back to it (RFC 8252 7.3) */
+/* -- a command's own listener, to which a browser comes back (RFC 8252 7.3) */
+
+/* host.listen_close()
+ *
+ * Closes the listeners. Open connections are served to their end. */
 static int
 l_host_listen_close(lua_State *L)
 {
@@ -22138,10 +22190,10 @@ l_host_listen_close(lua_State *L)
 
 /* host.listen(address, port, handler?) -> port, "address:port" | nil, "in_use" | why
  *
- * Port 0 picks one. Without a handler the listener is for host.serve. With one it is the only
- * listener, connections are as a worker's, and each request, CONNECT too, is a task that runs
- * handler(req); on a loopback address alone: what comes there holds an authorization code.
- * host.listen_close() ends it; what is open is served to its end. */
+ * Port 0: the kernel picks one. Without a handler the listener is for host.serve. With a handler
+ * it is the only listener and accepts connections as a worker does: each request, even a CONNECT,
+ * is a task that runs handler(req). The address is then a loopback one, since the requests hold
+ * authorization codes. */
 static int
 l_host_listen(lua_State *L)
 {
@@ -22174,8 +22226,10 @@ l_host_listen(lua_State *L)
 	return 2;
 }
 
-/* -- secrets from outside: never through a Lua string */
-/* One final newline goes; other control bytes are refused. Frees b. -> secret, empty | nil, code */
+/* -- secrets from outside, never through a Lua string */
+
+/* Pushes secret, empty or nil, "control". Takes off one newline at the end, refuses other control
+ * bytes, and frees `b`. */
 static int
 l_secret_from(lua_State *L, struct buf *b, bool multiline)
 {
@@ -22214,8 +22268,12 @@ l_opt_multiline(lua_State *L, int idx, struct buf *b)
 }
 
 /* host.read_secret("file", path, opts) -> secret, empty | nil, code
- * host.read_secret("env", name, opts) -> secret, empty | nil, "unset" | code
- * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code */
+ * host.read_secret("env", name, opts) -> secret, empty | nil, code
+ * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code
+ *
+ * empty: has the secret no bytes? opts = { multiline = bool }: tab, CR and LF may stand in it, and
+ * 1 MiB in place of 64 KiB is the most. Codes: "unset", "too_large", "control", "absent", or
+ * errno's text. */
 static int
 l_host_read_secret(lua_State *L)
 {
@@ -22245,6 +22303,7 @@ l_host_read_secret(lua_State *L)
 static struct termios tty_saved;
 static int tty_fd = -1;
 
+/* Sets the echo again; of a signal it is the handler, and lets the signal end the process. */
 static void
 tty_restore(int sig)
 {
@@ -22256,7 +22315,9 @@ tty_restore(int sig)
 	}
 }
 
-/* host.tty_secret(prompt, opts) -> secret, empty | nil, "no_tty" | "cancelled" | code */
+/* host.tty_secret(prompt, opts) -> secret, empty | nil, "no_tty" | "cancelled" | code
+ *
+ * Reads a line from the terminal without echo. opts and codes: as for host.read_secret. */
 static int
 l_host_tty_secret(lua_State *L)
 {
@@ -22297,6 +22358,10 @@ l_host_tty_secret(lua_State *L)
 }
 
 /* -- certificates */
+
+/* host.system_roots() -> path | nil
+ *
+ * The file of the system's trusted roots. */
 static int
 l_host_system_roots(lua_State *L)
 {
@@ -22304,6 +22369,9 @@ l_host_system_roots(lua_State *L)
 	return 1;
 }
 
+/* host.pem_check(file) -> number | nil, why
+ *
+ * How many trusted roots the PEM file has. */
 static int
 l_host_pem_check(lua_State *L)
 {
@@ -22323,7 +22391,9 @@ l_host_pem_check(lua_State *L)
 	return 1;
 }
 
-/* host.ca_make() -> key (secret), the certificate as DER | nil, why */
+/* host.ca_make() -> key (a secret), certificate (DER) | nil, why
+ *
+ * Makes a new authority for the proxy, on P-256. */
 static int
 l_host_ca_make(lua_State *L)
 {
@@ -22342,8 +22412,16 @@ l_host_ca_make(lua_State *L)
 	return 2;
 }
 
+/* -- the process */
+
+/* host.locked() -> bool
+ *
+ * Is the arena of secrets locked in memory? */
 static int l_host_locked(lua_State *L) { return l_answer(L, secret_locked()); }
 
+/* host.lock_held(home) -> bool
+ *
+ * Does a server run on this home? */
 static int
 l_host_lock_held(lua_State *L)
 {
@@ -22357,6 +22435,9 @@ l_host_lock_held(lua_State *L)
 	return l_answer(L, held);
 }
 
+/* host.log(text)
+ *
+ * Writes a line of the log. The text holds no header value, no body and no secret. */
 static int
 l_host_log(lua_State *L)
 {
@@ -22364,7 +22445,7 @@ l_host_log(lua_State *L)
 	return 0;
 }
 
-/* What workers have too; the rest is for commands. */
+/* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
@@ -22373,9 +22454,10 @@ static const luaL_Reg l_host_worker[] = {
 	{"stand_in_signed", l_host_stand_in_signed}, {"unbase64", l_host_unbase64}, {NULL, NULL},
 };
 
+/* For commands alone. */
 static const luaL_Reg l_host_command[] = {
 	{"isatty", l_host_isatty}, {"uid", l_host_uid},
-	{"realpath", l_host_realpath}, {"stat", l_host_stat}, 
+	{"realpath", l_host_realpath}, {"stat", l_host_stat},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},
@@ -22401,7 +22483,8 @@ l_open_host(lua_State *L, bool worker)
 
 /* ---- start -----------------------------------------------------------------
  * Lua's modules in one table, and main: a command is one process that runs cli.main as a task;
- * `serve` goes on as the master. */
+ * `serve` goes on as the master. Invariant: process_harden runs before anything is read. Skip it
+ * unless you look for a module's opener. */
 
 static void
 lua_bind_all(lua_State *L, bool worker)
@@ -22433,7 +22516,7 @@ lua_bind_all(lua_State *L, bool worker)
 	lua_pop(L, 1);
 }
 
-/* -- command */
+/* -- the process */
 #ifndef SALLYPORT_UNIT
 /* No core dump, no ptrace by others, no inherited umask; as many descriptors as we may have. */
 static void
