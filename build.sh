@@ -10,7 +10,8 @@ warn="-std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes 
 harden="-fPIE -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3"
 sections="-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
 # -O2 where it pays: padding and copies of functions buy nothing that could be measured, and cost 40 KB
-small="-O2 -fno-align-functions -fno-align-loops -fno-align-jumps -fno-tree-vectorize -fno-inline-functions"
+small="-O2 -fno-align-functions -fno-align-loops -fno-align-jumps -fno-tree-vectorize -fno-inline-functions
+	-fno-tree-ch -fno-tree-pre -freorder-blocks-algorithm=simple -fno-guess-branch-probability"
 sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthread"   # libm is a part of glibc
@@ -76,8 +77,7 @@ embed() {
 	rows=build/embed.rows.$$ i=0
 	: >"$rows"
 	{
-		printf '#if __SIZEOF_POINTER__ == 8\n#define PTR .quad\n#define ALIGN 8\n#else\n#define PTR .long\n#define ALIGN 4\n#endif\n'
-		printf '\t.section .rodata.embed,"a",%%progbits\n'
+		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
 		for folder in lua lua/cli policies; do
 			pack=$(printf %s "$folder" | tr / _) at=0
 			: >"build/slim/$pack.$$"
@@ -86,15 +86,15 @@ embed() {
 				case $f in lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
 				at=$(($(wc -c <"build/slim/$pack.$$")))
 				printf 'n%d:\t.asciz "%s"\n' $i "$f"
-				printf '\tPTR n%d, b_%s, e_%s\n\t.long %d, %d\n' $i "$pack" "$pack" "$from" $((at - from)) >>"$rows"
+				printf '\t.long n%d - embed_base, b_%s - embed_base, e_%s - embed_base, %d, %d\n' \
+					$i "$pack" "$pack" "$from" $((at - from)) >>"$rows"
 			done
 			gzip -9n <"build/slim/$pack.$$" >"build/slim/$pack.gz"
 			rm "build/slim/$pack.$$"
 			printf 'b_%s:\t.incbin "build/slim/%s.gz"\ne_%s:\n' "$pack" "$pack" "$pack"
 		done
 		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
-		# The table holds addresses, which a position-independent program has relocated and then made read-only.
-		printf '\t.section .data.rel.ro.embed,"aw",%%progbits\n\t.balign ALIGN\n\t.globl embed_files\nembed_files:\n'
+		printf '\t.globl embed_files\nembed_files:\n'
 		cat "$rows"
 		printf '\t.section .note.GNU-stack,"",%%progbits\n'
 	} >"build/embed.S.$$"

@@ -15423,19 +15423,21 @@ inflate(const unsigned char *p, size_t n, char *out)
 
 /* -- modules */
 
-/* Every file of lua/ and policies/, linked in by build.sh, sorted by name. */
+/* Every file of lua/ and policies/, linked in by build.sh. Places are offsets from embed_base, which
+ * need no relocation: 8 KB of the binary. */
 extern const struct embed_file {
-	const char *name;       /* "lua/pipeline.lua" */
-	const unsigned char *p, *end; /* the pack, which several files share */
+	uint32_t name;          /* "lua/pipeline.lua" */
+	uint32_t pack, end;     /* the pack, which the files of a folder share */
 	uint32_t from, n;       /* the file's bytes in the unpacked text */
 } embed_files[];
-extern const unsigned embed_count;
+extern const uint32_t embed_count;
+extern const char embed_base[];
 
 static const struct embed_file *
 embed_find(const char *name)
 {
 	for (unsigned i = 0; i < embed_count; i++)
-		if (strcmp(embed_files[i].name, name) == 0)
+		if (strcmp(embed_base + embed_files[i].name, name) == 0)
 			return &embed_files[i];
 	return NULL;
 }
@@ -15447,19 +15449,20 @@ static bool embed_keeps = true;
 static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
-	size_t packed = (size_t)(f->end - f->p), n = inflate_size(f->p, packed);
+	const unsigned char *pack = (const unsigned char *)embed_base + f->pack;
+	size_t packed = f->end - f->pack, n = inflate_size(pack, packed);
 	luaL_Buffer b;
 	char *out;
 
-	if (lua_rawgetp(L, LUA_REGISTRYINDEX, f->p) == LUA_TNIL) {
+	if (lua_rawgetp(L, LUA_REGISTRYINDEX, pack) == LUA_TNIL) {
 		lua_pop(L, 1);
 		out = luaL_buffinitsize(L, &b, n);
-		if (n == 0 || !inflate(f->p, packed, out) || f->from > n || f->n > n - f->from)
-			luaL_error(L, "%s is damaged in this binary", f->name);
+		if (n == 0 || !inflate(pack, packed, out) || f->from > n || f->n > n - f->from)
+			luaL_error(L, "%s is damaged in this binary", embed_base + f->name);
 		luaL_pushresultsize(&b, n);
 		if (embed_keeps) {
 			lua_pushvalue(L, -1);
-			lua_rawsetp(L, LUA_REGISTRYINDEX, f->p);
+			lua_rawsetp(L, LUA_REGISTRYINDEX, pack);
 		}
 	}
 	lua_pushlstring(L, lua_tostring(L, -1) + f->from, f->n);
@@ -15474,7 +15477,7 @@ embed_forget(lua_State *L)
 	embed_keeps = false;
 	for (unsigned i = 0; i < embed_count; i++) {
 		lua_pushnil(L);
-		lua_rawsetp(L, LUA_REGISTRYINDEX, embed_files[i].p);
+		lua_rawsetp(L, LUA_REGISTRYINDEX, embed_base + embed_files[i].pack);
 	}
 }
 
@@ -15912,7 +15915,7 @@ l_sandbox_defaults(lua_State *L)
 
 	lua_newtable(L);
 	for (unsigned i = 0; i < embed_count; i++) {
-		const char *name = embed_files[i].name;
+		const char *name = embed_base + embed_files[i].name;
 
 		if (strncmp(name, "policies/", skip) != 0)
 			continue;
