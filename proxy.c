@@ -24,13 +24,17 @@
  *        peer    one end, plain or TLS                  store, reqlog   what lies on the disk
  *        flow    bytes from end to end             III  embed, lua      modules and the sandbox
  *        task    Lua on the loop                        kept    decisions that hold on
- *        conn    a client and its requests              fetch, helper   our own requests, programs
- *        main    master and workers                     bind, start     Lua's modules, main()
+ *        req     one request, head to record            fetch, helper   our own requests, programs
+ *        conn    a client and its requests              bind    Lua's modules, in seven sections
+ *        main    commands, master, workers              start   main()
  *
- * A request's way: conn_accept, conn_step_head (a head is whole), req_parse (who it is for),
- * kept_again (is it like an earlier one?) or req_start (a task in lua/pipeline.lua decides and calls
- * back into `bind: request`), conn_act, conn_begin_dial, conn_step_relay (two flows),
- * conn_next_request.
+ * The way of an HTTPS request. The tunnel: conn_accept, conn_step_head (a head is whole), req_parse
+ * (which host it is for), req_start (a task: lua/pipeline.lua decides, and calls back into
+ * `bind: request`), conn_step_decide and conn_act (what was decided), conn_begin_tunnel (200),
+ * conn_step_sniff and conn_step_handshake (TLS with the client). Then each request inside:
+ * conn_step_head and req_parse again; kept_again where an earlier request was like it, else
+ * req_start; conn_act, conn_begin_dial, conn_step_dial, conn_step_relay (a flow each way) and
+ * conn_next_request, which writes the log record and goes back to conn_step_head.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -100,7 +104,8 @@
  */
 
 /* ---- util ------------------------------------------------------------------
- * Slices borrow. Bytes, their codecs, the log's lines. Nothing here knows of sockets, Lua or time. */
+ * Slices, numbers, hexadecimal and base64, wiping, randomness, the log's lines. Invariants: a slice
+ * borrows its bytes and owns nothing; no function here allocates, or knows of sockets, Lua or time. */
 struct slice {
 	const char *p;          /* borrowed; not NUL-terminated */
 	size_t n;
@@ -158,7 +163,7 @@ slice_begins_nocase(struct slice s, struct slice with)
 	return s.n >= with.n && slice_eq_nocase((struct slice){s.p, with.n}, with);
 }
 
-/* What lies before the first `mark`, or all. */
+/* The bytes of `s` before the first `mark`; all of `s` where there is none. */
 static struct slice
 slice_until(struct slice s, char mark)
 {
@@ -167,7 +172,7 @@ slice_until(struct slice s, char mark)
 	return (struct slice){s.p, end != NULL ? (size_t)(end - s.p) : s.n};
 }
 
-/* The same, taken off `left` with its mark. */
+/* As slice_until, and takes those bytes and the mark off `left`. */
 static struct slice
 slice_cut(struct slice *left, char mark)
 {
@@ -178,7 +183,7 @@ slice_cut(struct slice *left, char mark)
 	return piece;
 }
 
-/* Order of bytes, a prefix first. */
+/* Below 0, 0 or above 0, as with memcmp; a prefix is less than a longer slice. */
 static int
 slice_order(struct slice a, struct slice b)
 {
@@ -193,7 +198,7 @@ slice_has(struct slice in, struct slice what)
 	return what.n != 0 && in.n >= what.n && memmem(in.p, in.n, what.p, what.n) != NULL;
 }
 
-/* As a C string; false where it is empty, holds a NUL or does not fit. */
+/* Writes `s` as a C string. False: `s` is empty, holds a NUL or does not fit. */
 static bool
 slice_cstr(struct slice s, char *out, size_t cap)
 {
@@ -232,7 +237,7 @@ text_hash(const char *text)
 	return h;
 }
 
-/* A C string into a field of ours, cut to fit; false where it was cut. */
+/* Copies a C string into a field of `cap` bytes. False: it was cut to fit. */
 static bool
 text_copy(char *out, size_t cap, const char *in)
 {
@@ -318,7 +323,7 @@ store_be(void *p, size_t n, uint64_t v)
 #define store_be32(p, v) store_be(p, 4, v)
 #define store_be64(p, v) store_be(p, 8, v)
 
-/* Lower case, no NUL. */
+/* Writes 2n lower-case digits, without a NUL. */
 static size_t
 hex_encode(char *out, const void *in, size_t n)
 {
@@ -364,8 +369,8 @@ b64_encode(char *out, const void *in, size_t n, bool url)
 	return o;
 }
 
-/* One logfmt line, one write: lines of several processes do not mix. Never
- * a secret, header or body. */
+/* One logfmt line in one write, so that lines of several processes do not mix. The caller never gives
+ * a secret, a header value or a body. */
 __attribute__((format(printf, 1, 2))) static void
 log_line(const char *fmt, ...)
 {
@@ -438,8 +443,8 @@ secret_mark(uint32_t id, unsigned order, bool is_free)
 }
 
 /* Once per process, and after fork: the child's copy would read as zeros (MADV_WIPEONFORK).
- * False: no memory. A refused mlock is no failure, small boxes have none to give; `doctor`
- * tells. */
+ * False: no memory. A refused mlock is no failure, because small machines allow none; `sallyport
+ * doctor` tells of it. */
 static bool
 secret_init(void)
 {
@@ -468,6 +473,7 @@ secret_locked(void)
 	return secret_arena.base != NULL && !secret_arena.unlocked;
 }
 
+/* The order of the smallest block that holds the struct and n bytes. */
 static unsigned
 secret_order(size_t n)
 {
@@ -496,6 +502,7 @@ secret_fits(size_t n)
 	return o < SECRET_ORDERS;
 }
 
+/* Frees a block, and joins it with its buddy as long as that one is free too. */
 static void
 secret_put_block(uint32_t id, unsigned order)
 {
@@ -509,7 +516,7 @@ secret_put_block(uint32_t id, unsigned order)
 	secret_mark(id, order, true);
 }
 
-/* Opens the arena up to `end` bytes. Lowest block first keeps this rare. */
+/* Opens the arena up to `end` bytes. secret_new takes the lowest free block, which keeps this rare. */
 static bool
 secret_open(size_t end)
 {
@@ -600,7 +607,8 @@ secret_drop(struct secret **s)
 	*s = NULL;
 }
 
-/* Shorter: what the block has too much goes back. Before a handle holds it. */
+/* Shortens a secret to n bytes: the rest is wiped, and the halves of its block that it no longer needs
+ * are freed. Only before a handle holds the secret, because a handle's scope counts its bytes. */
 static void
 secret_cut(struct secret *s, size_t n)
 {
@@ -619,10 +627,9 @@ secret_slice(const struct secret *s)
 	return (struct slice){s->p, s->n};
 }
 
-/* -- handles of secrets */
-
-/* What a Lua handle holds (it is the userdata). A handle made while a task runs is in that
- * task's scope, and is empty once the task has ended, however long Lua keeps it. */
+/* -- handles: a struct secret_handle is the userdata that stands for a secret in Lua. A handle made
+ * while a task runs is in that task's scope, and is emptied when the task ends, however long Lua keeps
+ * the userdata. */
 struct secret_scope {
 	struct secret_handle *first;    /* borrowed: the collector owns handles */
 	size_t bytes;                   /* what they hold together */
@@ -641,7 +648,7 @@ struct secret_handle {
  * not bound (commands, and while nothing runs). */
 static struct secret_scope *secret_scope_now;
 
-/* From now on no task's end empties it. */
+/* Takes the handle out of its scope: no task's end empties it from now on. */
 static void
 secret_handle_keep(struct secret_handle *h)
 {
@@ -655,7 +662,7 @@ secret_handle_keep(struct secret_handle *h)
 	h->scope = NULL;
 }
 
-/* May the running task use it? Not what another task made, nor another credential's: a policy that
+/* May the running task use this handle? Not one of another task or another credential: a policy that
  * keeps a handle in a variable of its own must not send it with the next credential's request. */
 static bool
 secret_handle_usable(const struct secret_handle *h)
@@ -677,7 +684,7 @@ secret_handle_empty(struct secret_handle *h)
 	secret_unref(s);
 }
 
-/* The task has ended: whatever handle it left is empty from now on. */
+/* The task has ended: every handle in its scope is emptied. */
 static void
 secret_scope_close(struct secret_scope *scope)
 {
@@ -755,14 +762,16 @@ buf_grow(struct buf *b, size_t more)
 	return true;
 }
 
-/* For a buffer that goes on without what does not fit: asks, and never makes it bad. */
+/* Makes room for `more` bytes. False: there is none, and the buffer is not bad: the caller goes on
+ * without the addition. */
 static inline bool
 buf_room(struct buf *b, size_t more)
 {
 	return (more <= b->cap - b->n && !b->bad) || buf_grow(b, more);
 }
 
-/* A hundred times a request, and nearly always there is room. */
+/* As buf_room, but a buffer without room becomes bad. Inline: a request asks a hundred times, and
+ * nearly always there is room. */
 static inline bool
 buf_reserve(struct buf *b, size_t more)
 {
@@ -835,7 +844,7 @@ buf_clear(struct buf *b)
 	b->bad = false;
 }
 
-/* Shorter: what is cut off is wiped, for buf_recycle wipes only what is in use. */
+/* Shortens the text to n bytes. The rest is wiped here, because buf_clear wipes only bytes in use. */
 static void
 buf_cut(struct buf *b, size_t n)
 {
@@ -843,7 +852,7 @@ buf_cut(struct buf *b, size_t n)
 	b->n = n;
 }
 
-/* For one that is used again and again: empty, and no larger than `keep`. */
+/* Empties a buffer that is used again, and frees its block if that is over `keep` bytes. */
 static void
 buf_recycle(struct buf *b, size_t keep)
 {
@@ -853,7 +862,7 @@ buf_recycle(struct buf *b, size_t keep)
 		buf_clear(b);
 }
 
-/* Decimal: a twentieth of what buf_addf costs, for what every request writes. */
+/* Decimal, at a twentieth of buf_addf's cost: every request writes several numbers. */
 static bool
 buf_addu(struct buf *b, uint64_t v)
 {
@@ -866,7 +875,7 @@ buf_addu(struct buf *b, uint64_t v)
 	return buf_add(b, tmp + i, sizeof tmp - i);
 }
 
-/* All that is still to be read of a file. NULL, or why not. */
+/* Adds the rest of the file. NULL, or why not. */
 static const char *
 buf_read(struct buf *b, int fd)
 {
@@ -910,7 +919,7 @@ buf_hex(struct buf *b, struct slice in)
 	return buf_ok(b);
 }
 
-/* From here on a secret: what is written already moves into the arena. */
+/* Makes the buffer a secret one: the text that it has moves into the arena. */
 static void
 buf_make_secret(struct buf *b)
 {
@@ -923,8 +932,8 @@ buf_make_secret(struct buf *b)
 	buf_free(&old);
 }
 
-/* The text as a secret with one reference; the buffer is empty then. NULL: it is bad, or the arena
- * is full. */
+/* Returns the text as a secret with one reference, and empties the buffer. NULL: the buffer is bad, or
+ * the arena is full. */
 static struct secret *
 buf_take_secret(struct buf *b)
 {
@@ -1109,7 +1118,7 @@ loop_defer(struct defer *d, void (*run)(struct defer *))
 	d->queued = true;
 }
 
-/* Takes it back: its owner is freed while it is queued. */
+/* Takes a deferred call back, because its owner is freed while the call is queued. */
 static void
 loop_undefer(struct defer *d)
 {
@@ -1118,8 +1127,8 @@ loop_undefer(struct defer *d)
 	d->queued = false;
 }
 
-/* Only what was queued when it began: what a call queues waits for the next turn, so that sockets
- * are served between two slices of long work. */
+/* Runs the calls that were queued when this began. A call that one of them queues waits for the next
+ * turn, so that sockets are served between two slices of long work. */
 static void
 loop_run_deferred(void)
 {
@@ -1141,7 +1150,7 @@ defer_free(struct defer *d)
 	free(d);
 }
 
-/* -- descriptors */
+/* -- descriptors: the owner of a watch is called through `ready` after its flags have changed. */
 struct watch {
 	int fd;                 /* owned by whoever holds the watch; -1: none */
 	bool readable, writable; /* until the kernel says it would block */
@@ -1159,7 +1168,8 @@ watch_add(struct watch *w, uint32_t events)
 	return epoll_ctl(loop_fd, EPOLL_CTL_ADD, w->fd, &ev) == 0;
 }
 
-/* Removes explicitly: the descriptor may be shared with a process that inherited it. */
+/* Removes the descriptor from epoll explicitly: a process that inherited it may hold it open, and
+ * close(2) alone would then leave it registered (epoll(7)). */
 static void
 watch_close(struct watch *w)
 {
@@ -1797,7 +1807,8 @@ resolve_run(struct job *j)
 		freeaddrinfo(list);
 }
 
-/* -- dial */
+/* -- dial: resolve, judge all addresses, connect to one after the other. The struct lies in its owner,
+ * which frees it only after net_dial_cancel or once `done` was called; `done` is called once. */
 struct dial {
 	struct watch watch;
 	struct timer timer;
@@ -2078,13 +2089,15 @@ tls_suites(br_ssl_engine_context *eng, size_t n)
 	br_ssl_engine_set_suites(eng, out, k);
 }
 
-/* BearSSL 0.6 puts a ClientHello's suites into 48 places, those we know each into its own, and for each
- * of the 45 that stay empty searches its whole table in its interpreter: a sixth of a full handshake.
- * Between the two it draws the session's id, and the generator asks its hash: this one, which puts the
- * table's first suite into the empty places. policy_choose leaves those out again. */
+/* BearSSL 0.6 reads a ClientHello's suites into client_suites, 48 entries: a suite that we know goes to
+ * the entry of its place in our order. For each of the 45 entries that stay zero BearSSL's interpreter
+ * then searches its whole table of suites: a sixth of a full handshake's time. Between the two steps
+ * BearSSL draws a session id, and its random generator calls the init of its hash. tls_rng_hash is
+ * SHA-256 with an init that puts TLS_FILLER, the first suite of that table, into the zero entries, so
+ * that each search ends at once. policy_choose takes the fillers off again. */
 #define TLS_FILLER BR_TLS_RSA_WITH_3DES_EDE_CBC_SHA
 static br_hash_class tls_rng_hash;      /* SHA-256, but for its init */
-static br_ssl_server_context *tls_reading; /* whose bytes arrive just now; NULL: no agent's */
+static br_ssl_server_context *tls_reading; /* the agent's engine that tls_feed feeds; NULL: none */
 
 static void
 tls_rng_hash_init(const br_hash_class **ctx)
@@ -2166,12 +2179,13 @@ tls_worker_init(void)
 	return true;
 }
 
-/* -- record buffers, in a pool: an idle connection has none. */
+/* -- record buffers: a pair is attached to an engine while bytes move, and lies in a pool otherwise. */
 static struct tls_bufs *bufs_spare;     /* owned */
 static size_t bufs_nspare;
 static size_t bufs_low;         /* the fewest spare since the last trim: so many were not needed */
 
-/* Leans on the engine keeping its places as offsets beside the pointers: the unit tests park. */
+/* tls_detach takes the buffers from an engine, and tls_attach gives it others: sound only because BearSSL
+ * 0.6 keeps its positions as offsets (ixa, oxc), and pointers in ibuf and obuf alone. */
 _Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, default: 0) &&
     _Generic(((br_ssl_engine_context *)0)->ixa, size_t: 1, default: 0) &&
     _Generic(((br_ssl_engine_context *)0)->oxc, size_t: 1, default: 0),
@@ -2234,6 +2248,7 @@ tls_detach(struct tls *t)
 	bufs_nspare++;
 }
 
+/* -- alerts, and the end of a failed connection */
 #define TLS_UNRECOGNIZED_NAME 112       /* alerts that BearSSL has no name for: RFC 6066 3, */
 #define TLS_CERTIFICATE_REQUIRED 116    /* RFC 8446 6.2 */
 
@@ -2259,20 +2274,21 @@ static const char *const tls_alert_names[] = {  /* and RFC 6066 3, 7301 3.2, 844
 	[120] = "no_application_protocol",
 };
 
-/* 0: the engine, or the peer, has said it. */
+/* The alert to send for an error of the engine. 0: none, because the engine or the peer sent one. */
 static uint8_t
 tls_alert_for(const struct tls *t, int err)
 {
 	if (err >= BR_ERR_RECV_FATAL_ALERT || err == BR_ERR_OK)
 		return 0;
 	if (err == BR_ERR_BAD_LENGTH && t->u.eng.ibuf != NULL && load_be16(t->u.eng.ibuf + 3) > 16384)
-		return 22;      /* too long for any record, or, else, too short for its check */
+		return 22;      /* record_overflow; a record that is too short for its MAC has this error too */
 	if ((size_t)err < COUNT(tls_alerts) && tls_alerts[err] != 0)
 		return tls_alerts[err];
 	return err >= BR_ERR_X509_OK ? BR_ALERT_BAD_CERTIFICATE : BR_ALERT_HANDSHAKE_FAILURE;
 }
 
-/* A fatal alert, under the keys of the moment. Not where a part of a record may be out already. */
+/* Writes a fatal alert as a record under the present keys into t->alert. Not while an encrypted record
+ * waits in the engine: a part of it may be sent already. */
 static void
 tls_put_alert(struct tls *t, uint8_t alert)
 {
@@ -2296,7 +2312,7 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 	t->failed = true;
 	session_drop(t->is_client ? sessions_up : sessions_agents, t->name);
 	t->ended_by = alert != 0 ? alert : t->u.eng.err >= BR_ERR_RECV_FATAL_ALERT ?
-	    (uint8_t)t->u.eng.err : 0;          /* both kinds of errors end in the alert's number */
+	    (uint8_t)t->u.eng.err : 0;          /* 256 or 512 plus the alert: received or sent */
 	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
 	    t->ended_by < COUNT(tls_alert_names) && tls_alert_names[t->ended_by] != NULL ?
 	    tls_alert_names[t->ended_by] : "another_alert";
@@ -2304,7 +2320,9 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 		tls_put_alert(t, alert);
 }
 
-/* A full handshake: the client's suites arrive filtered and in our order. */
+/* -- server: what BearSSL asks of us during a handshake with an agent */
+
+/* Called in a full handshake only. The client's suites are filtered, and in our order. */
 static int
 policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_context *cc,
     br_ssl_server_choices *choices)
@@ -2313,7 +2331,8 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 
 	(void)pctx;
 	t->resumed = false;
-	while (t->u.server.client_suites_num != 0 && t->u.server.client_suites[t->u.server.client_suites_num - 1][0] == TLS_FILLER)
+	while (t->u.server.client_suites_num != 0 &&
+	    t->u.server.client_suites[t->u.server.client_suites_num - 1][0] == TLS_FILLER)
 		t->u.server.client_suites_num--;
 	return t->u.server.client_suites_num != 0 && leaf_show(&t->leaf, t->host, &t->u.server) &&
 	    (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
@@ -2354,7 +2373,8 @@ cache_load(const br_ssl_session_cache_class **pctx, br_ssl_server_context *serve
 static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_save, cache_load},
     *tls_cache = &cache_class;
 
-/* What BearSSL leaves to us of a ClientHello. Its answer lies in the output buffer, unsent. */
+/* Judges SNI and ALPN of a ClientHello, which BearSSL leaves to us. The engine's ServerHello lies in the
+ * output buffer, unsent. */
 static void
 tls_check_hello(struct tls *t)
 {
@@ -2368,7 +2388,7 @@ tls_check_hello(struct tls *t)
 		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
 }
 
-/* -- client */
+/* -- client: our ClientHello */
 
 /* BearSSL offers curves by number, P-256 first, and many servers take the first they know: X25519
  * costs a quarter of it. So the list is reordered in the ClientHello that waits to be sent, and the
@@ -2390,8 +2410,10 @@ tls_prefer_x25519(br_ssl_engine_context *eng)
 	br_multihash_update(&eng->mhash, p + 5, n - 5);
 }
 
-/* After each step of the engine: is the handshake over, or did the connection fail? Then what only a
- * handshake needs goes. */
+/* -- both ends */
+
+/* Called after each step of the engine: is the handshake over, or did the connection fail? Either frees
+ * leaf, verify and the master secret, which only a handshake needs. */
 static void
 tls_settle(struct tls *t)
 {
@@ -2411,7 +2433,7 @@ tls_settle(struct tls *t)
 		wipe(eng->session.master_secret, sizeof eng->session.master_secret);
 	}
 	if (t->failed || t->done) {
-		eng->x509ctx = NULL;    /* renegotiation is off, so nobody asks for these again */
+		eng->x509ctx = NULL;    /* renegotiation is off: the engine never asks again */
 		verify_free(t->verify);
 		leaf_unref(t->leaf);
 		t->verify = NULL;
@@ -2518,8 +2540,8 @@ tls_why(const struct tls *t)
 	return t->why;
 }
 
-/* Moves as many of n bytes as the engine has room for, or has: from `in`, or else to `out`. `room` says
- * where, and `moved` tells it. */
+/* Moves up to n bytes from `in` into the engine, or, if `in` is NULL, from the engine to `out`. `room`
+ * is BearSSL's function that gives the engine's buffer, `moved` the one that acknowledges bytes of it. */
 static size_t
 tls_move(struct tls *t, unsigned char *(*room)(const br_ssl_engine_context *, size_t *),
     void (*moved)(br_ssl_engine_context *, size_t), const char *in, char *out, size_t n)
@@ -2642,8 +2664,8 @@ tls_shutdown(struct tls *t)
 	tls_settle(t);
 }
 
-/* Hands the record buffers back if nothing is in them; they come again by themselves. Nothing: the
- * handshake done, no part of a record either way, no plaintext unread or unflushed. */
+/* Gives the record buffers back to the pool if they are empty: the handshake is done, no part of a record
+ * lies there either way, no plaintext is unread or unflushed. The next call attaches a pair again. */
 static void
 tls_park(struct tls *t)
 {
@@ -2672,20 +2694,20 @@ tls_park(struct tls *t)
 #define HTTP_CHUNK_EXT_MAX 16384        /* extensions beyond the size of their data: Go's */
 #define HTTP_CHUNK_DIGITS_MAX 16        /* 64 bits; leading zeros count too */
 
-/* What becomes of a field, whoever sends it. The first row that fits counts, "*" ends a prefix,
- * "_" in a name equals "-", as it does for every server that hands fields on as environment
- * variables (RFC 3875 4.1.18). */
+/* What becomes of a field, whoever sends it: bits of a row of hdr_rules (section `field`, which also says
+ * how a name is compared). Bits 11 to 13: the kind of second target (HDR_NAMES). "Goes" means that the
+ * field is not sent on. */
 enum hdr_rule {
 	HDR_HOP         = 1 << 0,       /* goes, both ways; also set on what Connection names */
 	HDR_FRAMING     = 1 << 1,       /* goes; C writes the only one */
 	HDR_PROXY       = 1 << 2,       /* goes: was meant for us */
 	HDR_OURS        = 1 << 3,       /* goes: only we say this */
-	HDR_ROUTING     = 1 << 4,       /* goes where a method or path rule decided: says another */
+	HDR_ROUTING     = 1 << 4,       /* goes where a method or path rule decided: names another method or path */
 	HDR_AUTH        = 1 << 5,       /* authentication */
 	HDR_ANSWER_DROP = 1 << 6,       /* goes from answers */
 	HDR_FIXED       = 1 << 7,       /* no policy may set it */
 	HDR_NO_TRAILER  = 1 << 8,       /* means something only before the body */
-	HDR_VHOST       = 1 << 9,       /* goes where a rule decided or a credential goes out: says another host */
+	HDR_VHOST       = 1 << 9,       /* goes where a rule decided or a credential is attached: names another host */
 	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
 };
 
@@ -2796,7 +2818,7 @@ http_trim(struct slice s)
 	return s;
 }
 
-/* Trailers that go on. The caller also drops the names that a policy stripped or set: a server that
+/* May this trailer be sent on? The caller also drops the names that a policy stripped or set: a server that
  * merges trailers into the head would otherwise see the agent's beside ours. */
 static bool
 http_trailer_allowed(const struct http_field *f)
@@ -2870,9 +2892,9 @@ http_parse_fields(const char *p, size_t n, struct http_field *field, size_t max,
 	return r < 0 ? -400 : 0;
 }
 
-/* Looks only at what `scanned` has not seen (0 at first), so that a head that comes byte by byte
- * costs no more than one that comes whole. A bare LF ends the search too: the parser then says
- * -400. One empty line may come first (RFC 9112 2.2). */
+/* Where the head ends: bytes, 0 for "need more", or -431. `*scanned` bytes (0 at first) are not searched
+ * again, so that a head that comes byte by byte costs no more than one that comes whole. A bare LF ends
+ * the search too: the parser then answers -400. One empty line may come first (RFC 9112 2.2). */
 static ssize_t
 http_head_end(const char *p, size_t n, size_t *scanned)
 {
@@ -3138,15 +3160,15 @@ http_refuse(struct http_head *h, ssize_t status, const char *why)
 	return status;
 }
 
-/* What is left once the bytes end too early: more, or too many. */
+/* The bytes end before the head does: 0 for "need more", or -431 where there are too many already. */
 static ssize_t
 http_more(struct http_head *h, size_t n)
 {
 	return n < HTTP_HEAD_MAX ? 0 : http_refuse(h, -431, "a head of more than 64 KiB");
 }
 
-/* What both heads have: a first line, which begins at `at` and which `first` reads (0 or the status), the
- * fields, and what they say of the message. `bad`: what is said of another first line. */
+/* A head of either kind: a first line, which begins at `at` and which `first` parses (0 or the status),
+ * then the fields. `bad`: the text for a malformed first line. */
 static ssize_t
 http_parse_head(const char *p, size_t n, size_t at, int (*first)(struct slice, struct http_head *),
     const char *bad, struct http_head *h)
@@ -3269,8 +3291,8 @@ static const uint8_t http_chunked_next[CHUNKED_STATES][EXT_KINDS] = {
 	[CHUNKED_QUOTED_END] = {[EXT_SPACE] = CHUNKED_EXT, [EXT_SEMICOLON] = CHUNKED_NAME0, [EXT_CR] = CHUNKED_SIZE_LF},
 };
 
-/* One byte there. What extensions say is ignored (RFC 9112 7.1.1 lets a recipient), and a sender who sends
- * little else is stopped. */
+/* One byte of an extension. Extensions are ignored, which RFC 9112 7.1.1 requires for unknown ones.
+ * HTTP_CHUNK_EXT_MAX stops a sender who sends little else. */
 static bool
 http_chunked_ext(struct http_chunked *c, char ch)
 {
@@ -3440,7 +3462,8 @@ wirebuf_get(void)
 	return b;
 }
 
-/* What a plain peer sent or was sent may hold a credential: not one byte stays behind. */
+/* Gives a buffer back to the pool. `plain`: its bytes are plaintext, may hold a credential, and are
+ * wiped; TLS records need no wiping. */
 static void
 wirebuf_put(struct wirebuf **bp, bool plain)
 {
@@ -3541,6 +3564,7 @@ peer_consume(struct peer *p, size_t n)
 		wirebuf_put(&p->in, true);
 }
 
+/* Makes sure of an out buffer whose free room lies at its end. False: no memory. */
 static bool
 peer_out_reserve(struct peer *p)
 {
@@ -3575,9 +3599,9 @@ peer_drain(struct peer *p)
 	return true;
 }
 
-static enum io peer_flush(struct peer *);        /* an alert, when reading finds what ends the connection */
+static enum io peer_flush(struct peer *);        /* peer_fill sends the alert when the engine fails */
 
-/* Makes peer_data show something. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
+/* Reads until peer_data is not empty. IO_EOF: the peer ended cleanly (plain: the wire; TLS:
  * close_notify). A TLS wire that ends without close_notify is IO_ERR: an attacker who cuts it could
  * otherwise pass a part for the whole (RFC 8446 6.1, RFC 9112 9.8). */
 static enum io
@@ -3596,7 +3620,7 @@ peer_fill(struct peer *p)
 			if (p->in->off == p->in->n) {
 				wirebuf_put(&p->in, false);
 			} else if (tls_peek(p->tls).n == 0 && tls_status(p->tls) < TLS_CLOSED) {
-				/* The engine wants to say something first. */
+				/* The engine takes no more before its own output, a flight or alert, is taken. */
 				if (!tls_has_output(p->tls) || !peer_drain(p))
 					return IO_AGAIN;
 				continue;
@@ -3605,7 +3629,7 @@ peer_fill(struct peer *p)
 		if (peer_data(p).n != 0)
 			return IO_OK;
 		if (p->tls != NULL && tls_status(p->tls) == TLS_FAILED) {
-			peer_flush(p);  /* the alert; in peer_handshake, too */
+			peer_flush(p);  /* sends our alert, during a handshake too */
 			return IO_ERR;
 		}
 		if (p->tls != NULL && tls_status(p->tls) == TLS_CLOSED)
@@ -3682,8 +3706,8 @@ peer_flush(struct peer *p)
 	}
 }
 
-/* The head that arrives, into `b`: takes off `p` what belongs to it. *whole: it has its end, or
- * is longer than any may be. False: no memory. */
+/* Moves the bytes of an arriving head from `p` to `b`. `*whole`: the head has its end, or is longer than
+ * HTTP_HEAD_MAX. False: no memory. */
 static bool
 peer_take_head(struct peer *p, struct buf *b, size_t *scanned, bool *whole)
 {
@@ -3727,7 +3751,7 @@ peer_handshake(struct peer *p)
 	}
 }
 
-/* Nothing is on its way: the engine's record buffers go back. */
+/* Gives the engine's record buffers back if no bytes wait either way. */
 static void
 peer_park(struct peer *p)
 {
@@ -3920,7 +3944,7 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 	net_dial(&u->dial, u->host, u->port);
 }
 
-/* An idle one of that key whose address may still be dialled, or NULL. */
+/* An idle upstream of that key whose address may still be dialled, or NULL. */
 static struct upstream *
 upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 {
@@ -3938,8 +3962,8 @@ upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 	return NULL;
 }
 
-/* The owner is done. Kept only if the answer was complete, nothing is left over, and the connection
- * carries no authentication of its own. */
+/* The owner is done. An upstream goes to the pool only if `reusable` (the answer was complete), no byte
+ * is left over, and the connection carries no authentication of its own. */
 static void
 upstream_release(struct upstream *u, bool reusable)
 {
@@ -3960,7 +3984,7 @@ upstream_release(struct upstream *u, bool reusable)
 	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
 }
 
-/* Not to be used again. */
+/* Closes the upstream, and never pools it. */
 static void
 upstream_drop(struct upstream **u)
 {
