@@ -1,10 +1,16 @@
 --- What a request's body is to servers that take parameters from it. Everything here that asks so asks this module: the
 -- rule on methods (`_method`), body_parameter, mint, stand-ins.
 --
--- body.of(headers), body.of_type(Content-Type | nil) -> { form, json, multipart = bool: some server would take it for one, kind = "form" | "json" |
---   "multipart" | nil: what it says it is, and nothing else, bare: it says nothing, why = nil | a reason: it cannot be looked into, media, boundary }
--- body.carries(of, text, names [, form_has, pause]) -> true: a server may find a parameter of one of these names in it | false | nil, why
--- body.batch(of, text, path, allowed [, pause]) -> true: it is a batch, and too long or with a method that is not in the set
+-- body.of(headers), body.of_type(Content-Type | nil) -> {
+--   form, json, multipart   booleans: some server would take the body for one
+--   kind                    "form" | "json" | "multipart": what its type says it is, and nothing else; or nil
+--   bare                    it has no type
+--   why                     nil | a reason why it cannot be looked into
+--   media, boundary         of the type }
+-- body.carries(of, text, names [, form_has, pause]) -> true: a server may find a parameter of one of these names in it |
+--   false | nil, why
+-- body.batch(of, text, path, allowed [, pause]) -> true: it is a batch, and too long or with a method that is not in
+--   the set
 local request = require "request"
 local lpeg = require "lpeg"
 local M = {}

@@ -1,5 +1,5 @@
 --- The environment that points a client at the proxy: what `sallyport env` prints.
--- Pure: everything that it knows is in its arguments.
+-- Pure: the arguments are all that it reads.
 local M = {}
 
 -- Both cases: curl reads http_proxy in lower case alone, Java tools and gcloud the upper, and each ignores the other.

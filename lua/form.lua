@@ -1,11 +1,11 @@
---- application/x-www-form-urlencoded, and queries: lists of pairs { {name, value}, … } become texts. Reading is C's.
+--- application/x-www-form-urlencoded: lists of pairs { {name, value}, … } become texts. Reading is C's (uri.core).
 local core, secrets, join = require "uri.core", require "secret", require("secret.core").join
 local M = { parse = core.parse_query, values = core.values }
 
 local MANY = 1000       -- pairs: a URL that long reaches no server
 
---- form.encode(pairs), form(pairs) -> string | secret. A pair whose value is nil is left out: so an optional parameter
--- needs no `if`. `code`: what escapes a name or value, if not secret.form.
+--- form.encode(pairs [, code]), form(pairs) -> string | secret. A pair whose value is nil is left out, so that an
+-- optional parameter needs no `if`. code: the function that escapes names and values, secret.form if absent.
 function M.encode(list, code)
   local out = {}
   if type(list) ~= "table" then error("table expected, of pairs", 2) end

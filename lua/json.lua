@@ -1,4 +1,4 @@
---- JSON (RFC 8259). Reading is C's (json.core); writing is here: the same table always makes the same text.
+--- JSON (RFC 8259). Reading is C's (json.core), writing is here: the same value always makes the same text.
 local core, secrets, join = require "json.core", require "secret", require("secret.core").join
 local M = { decode = core.decode, array = core.array, null = core.null }
 

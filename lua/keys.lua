@@ -1,4 +1,4 @@
---- What a person reads of a private key that cannot sign.
+--- The module keys of policies: sign.key_problem with a sentence for each of its codes.
 local sign = require "sign"
 local M = {}
 

@@ -1,8 +1,7 @@
---- Policies: what a file must look like, the versions in the store, and the only ways to call one.
--- A policy is text. It is compiled into an environment of its own (module sandbox, proxy.c), its table is checked
--- strictly and taken over into a table of ours, so that nothing it does later changes what we read.
--- In the store: policy/NAME { name, active, latest }, and policy/NAME/000001 { source, saved_at, note, base } for
--- each version. Version 0 is what this binary brings: unedited policies have no record, and follow it.
+--- Policies: what a file must look like, and the only ways to call one.
+-- A policy is text. It is compiled into an environment of its own (lua/allowed.lua; module sandbox, proxy.c). Its table
+-- is checked strictly and copied into a table of ours, so that nothing that the policy does later changes what we read.
+-- Which text is in force: lua/policy_store.lua. Versions and examples: lua/cli/policy_versions.lua, policy_examples.lua.
 local sandbox = require "sandbox"
 local M = {}
 

@@ -1,5 +1,7 @@
---- The policies that are in force: the store's, or the binary's where nobody edited them. Keys in database "policy":
--- NAME has { name, active, latest }, NAME/000001 and on have the versions.
+--- The policies that are in force: the store's, or the binary's where nobody edited them. In database "policy":
+--   NAME         { name, active, latest }
+--   NAME/000001  { source, saved_at, note, base }, one for each version; base: the hash of the binary's text then
+-- Version 0 is the text that this binary brings: an unedited policy has no record, and follows the binary.
 local policy = require "policy"
 local sandbox = require "sandbox"
 local M = {}

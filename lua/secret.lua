@@ -1,5 +1,5 @@
---- Secrets as policies have them: handles, of which these are all the uses beside `..`. Each takes strings too and answers
--- the same kind. What the runtime does beside is secret.core's.
+--- Secrets as policies have them: handles, of which these are all the uses beside `..`. Each takes strings, too, and
+-- answers the same kind. What the runtime alone may do is in secret.core (proxy.c, bind: values).
 local core = require "secret.core"
 local M = {}
 

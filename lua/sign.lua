@@ -1,4 +1,4 @@
---- Signatures: what C computes (sign.core), and what is put together of it: JWTs, nonces.
+--- Signatures: the functions of sign.core, and what is put together of them here: JWTs, nonces, SigV4's fields.
 local core, secrets, json = require "sign.core", require "secret", require "json"
 local M = {}
 for name, f in pairs(core) do M[name] = f end
@@ -16,14 +16,14 @@ function M.jwt(o)
   return signed .. "." .. secrets.base64url(signature)
 end
 
---- sign.nonce() -> 32 hex digits nobody can guess: a jti, a nonce. A string, for it is no secret.
+--- sign.nonce() -> 32 random hex digits, for a jti or a nonce. A string, since a nonce is no secret.
 function M.nonce()
   local _, digest = require("host").random_token ""
   return digest:sub(1, 32)
 end
 
---- sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] } -> list of
--- { name, value }: the headers of a request of our own, to which it adds no others.
+--- sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] }
+--   -> { {name, value}, … }: the fields that sign a request of our own. at: Unix seconds.
 function M.sigv4(o)
   local authorization, date, token = core.sigv4(o)
   return { { "authorization", authorization }, { "x-amz-date", date }, token and { "x-amz-security-token", o.token } or nil }

@@ -11,14 +11,16 @@
 -- hash in the intent: a secret's hash is a secret too and cannot be compared in Lua, so `rotation`, a count of the
 -- refresh tokens this record has held, names it instead.
 --
--- A type that a person connects (`connect`) gets its first token from lua/cli/authorization.lua, through M:connected. Its grant
--- belongs to the client and the token address, so that a change of hosts or paths does not end it.
+-- A type that a person connects (`connect`) gets its first token from lua/cli/authorization.lua, through M:connected. Its
+-- grant belongs to the client and the token address, so that a change of hosts or paths does not end it.
 --
 -- state/NAME, plain: token_version (of the credential that earned it), earner (of a grant: client and token address),
 --   pasted (of a grant that began with a refresh token from elsewhere: its mark, by which it is known again),
---   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), granted (where the server said), wanted (that an API asks for besides),
---   wanted_at, refused_at (a 401 that could not be acted on), refresh_id, rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure:
---   last_error, error_detail (which kind of trouble), last_error_at, error_version, final, transient, failures, retry_boot, boot_id. Times: Unix s; *_boot ms.
+--   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), granted (where the server said),
+--   wanted (that an API asks for besides), wanted_at, refused_at (a 401 that could not be acted on), refresh_id,
+--   rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure: last_error, error_detail
+--   (which kind of trouble), last_error_at, error_version, final, transient, failures, retry_boot, boot_id.
+--   Times: Unix s; *_boot ms.
 -- state/NAME, sealed: access_token, refresh_token, and whatever else the type's `refresh` answered.
 -- lease/NAME: owner, boot_id, until_boot_ms.
 --

@@ -2,15 +2,16 @@
 -- RFC 6749 4.1 with PKCE (RFC 7636, S256 always), the callback's `state` and `iss` (RFC 9207), loopback redirects
 -- (RFC 8252 7.3), the device grant (RFC 8628), revocation (RFC 7009). For commands: what waits, waits for a person.
 --
--- connect.env(ctx) -> env = { host, callback, time, tokens, config, policy, secret, form, uri, http, random }   then, in this order:
---   connect.open(env, name)                     -> opened: the credential, as config.open gives it
---   connect.listen(env, redirect_uri, port)     -> listener, redirect_uri
---   connect.ask(env, opened, { redirect_uri, scopes }) -> asked = { url, state, verifier, redirect_uri, … }
---   connect.wait(env, listener, asked, deadline, note)  -> code, answer = function(ok, text)
---   connect.pasted(env, asked, text)            -> code
---   connect.exchange(env, opened, grant)        -> answer, sent_at ; grant = connect.code_grant(asked, code)
---   env.tokens:connected(opened, answer, sent_at, scopes) stores it
---   connect.device(env, opened, scopes) … connect.poll; connect.revoke(env, opened, state); connect.adopt(…)
+-- authorization.env(ctx) -> env = { host, callback, time, tokens, config, policy, secret, form, uri, http, random }
+-- Then, in this order:
+--   authorization.open(env, name)                  -> opened: the credential, as config.open gives it
+--   authorization.listen(env, redirect_uri, port)  -> listener, redirect_uri
+--   authorization.ask(env, opened, { redirect_uri, scopes }) -> asked = { url, state, verifier, redirect_uri, … }
+--   authorization.wait(env, listener, asked, deadline, note) -> code, answer = function(ok, text)
+--   authorization.pasted(env, asked, text)         -> code
+--   authorization.exchange(env, opened, grant)     -> answer, sent_at; grant = authorization.code_grant(asked, code)
+--   env.tokens:connected(opened, answer, sent_at, scopes) stores the answer
+-- Beside these: device and poll (RFC 8628), adopt (a pasted refresh token), revoke and disconnect.
 -- Failures are nil, code, detail. M.say[code] is a sentence for those that only this module has.
 local M = {}
 

@@ -1,7 +1,7 @@
 --- What would happen to a request that nobody sent: `sallyport explain` and `sallyport credential test`. Both decide by
 -- the functions of the request path (pipeline.parts), so what they say is what a worker does.
 --
--- explain(pipeline|nil, spec), trial(pipeline|nil, spec): nil makes a pipeline on the store that is open.
+-- decision.explain(pipeline | nil, spec), decision.trial(pipeline | nil, spec): nil makes a pipeline on the open store.
 local errors = require "errors"
 local paths = require "paths"
 local request = require "request"
