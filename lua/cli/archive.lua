@@ -20,6 +20,8 @@ local db = require "cli.db"
 local M = {}
 
 local MAGIC = "sallyport-backup\n"
+local NEWER = " was written by a newer version of sallyport"
+local CHANGED = " is cut short or was changed: nothing was restored"
 local FORMAT, STORE_FORMAT = 1, 1
 local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
 local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 56   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
@@ -109,7 +111,7 @@ local function read_head(file, path)
   if #head < HEAD then return nil, "damaged", path .. " is cut short" end
   local format, of_store, config, state, version = (">I4I4I8I8I8"):unpack(head, #MAGIC + 1)
   if format > FORMAT or of_store > STORE_FORMAT then
-    return nil, "newer_format", path .. " was written by a newer version of sallyport"
+    return nil, "newer_format", path .. NEWER
   end
   return { head = head, counters = { config, state, version }, datakey = head:sub(-DATAKEY) }
 end
@@ -210,11 +212,13 @@ local function restore(file, path, home)
     return nil, code, ("%s/key %s: bring the key file of the store that was backed up, mode 0600"):format(home,
       code == "key_absent" and "is missing" or "does not open this backup")
   end
+  if not raw and code == "newer_format" then return nil, code, path .. NEWER end       -- of the data key in the backup
+  if not raw and code == "damaged" then return nil, code, path .. CHANGED end
   if not raw then return nil, code, db.why(home, code, fault) end
   local whole, why = pcall(function() for _ in frames(file, raw, head) do end end)   -- before anything is touched
   if not whole then
     if type(why) ~= "table" then error(why, 0) end
-    return nil, why.code, path .. " is cut short or was changed: nothing was restored"
+    return nil, why.code, path .. CHANGED
   end
   if not file:seek("set", HEAD) then return nil, "io", path .. " cannot be read twice" end
   ok, code, fault = raw:begin(home, head.datakey)

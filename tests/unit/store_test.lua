@@ -271,6 +271,11 @@ return {
     for _, behind in ipairs { "\0", "R", text } do fails("damaged", tried(text .. behind)) end
     fails("invalid", tried("hello"))
     fails("newer_format", tried(text:sub(1, 17) .. "\0\0\0\2" .. text:sub(22)))
+    -- its data key: what is wrong is the backup, not the store
+    local _, code, why = tried(text:sub(1, 85) .. string.char(text:byte(86) ~ 1) .. text:sub(87))
+    assert(code == "damaged" and why:find(bad, 1, true), why)
+    _, code, why = tried(text:sub(1, 53) .. "\2" .. text:sub(55))
+    assert(code == "newer_format" and why:find(bad, 1, true), why)
     assert(store.open(home) and store.peek("credential", "gh").name == "live")
     assert(archive.load(file, home) and store.peek("credential", "gh").name == "gh")
     os.remove(bad)
