@@ -9002,8 +9002,8 @@ cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
 	    BR_ERR_X509_BAD_SIGNATURE;
 }
 
-/* -- certificates of our own: all on P-256. The private keys are locked, and a leaf's lives no
- * longer than its process. */
+/* -- certificates of our own: all on P-256. Private keys lie in locked memory (tls_keys). All
+ * leaves of a process have one key, which ends with the process. */
 
 static bool
 p256_key_make(uint8_t key[32])
@@ -9730,6 +9730,7 @@ verify_place(const struct tls_verify *v, uint8_t hash[32])
 	return &verified[hash[0] % VERIFIED_MAX];
 }
 
+/* Keeps the result of a chain that was found good, for as long as all dates on its path allow. */
 static void
 verify_note(const struct tls_verify *v, struct verified *place, const uint8_t hash[32])
 {
@@ -9900,6 +9901,7 @@ static const struct { int err; const char *why; } tls_reasons[] = {
 	{BR_ERR_OK, "handshake failed"},
 };
 
+/* Why the handshake failed, a static phrase; NULL for an agent's. */
 static const char *
 tls_reason(const struct tls *t, int err)
 {
@@ -10497,10 +10499,10 @@ json_splice(struct buf *out, struct slice text, const struct json_spot *spot, st
 #define SUBST_ROWS_MAX 64       /* of one request, one a text and place: a bit each */
 #define SUBST_TEXT_MAX (32 * 1024) /* their placeholders and names: 512 bytes each */
 #define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
-#define SUBST_AGAIN_MAX 8       /* in a text: by when there is no more room for it, a secret's length could be told */
+#define SUBST_AGAIN_MAX 8       /* repeats in a text: the one that finds no room tells a secret's length */
 #define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
-#define SUBST_BACK_MIN 8        /* bytes: a shorter one is any word, and stands in heads that do not echo it */
-#define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB; as much as a connection may cost */
+#define SUBST_BACK_MIN 8        /* bytes: a shorter value may be any word, in heads that echo nothing */
+#define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB */
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
 
 struct subst_row {
@@ -10623,6 +10625,7 @@ subst_match(const struct subst_code *code, struct slice in, size_t at, struct sl
 	return i - at;
 }
 
+/* Does `want` stand anywhere in `in`, in that spelling? */
 static bool
 subst_has(const struct subst_code *code, struct slice in, struct slice want)
 {
@@ -10800,6 +10803,7 @@ subst_pairs(struct subst_run *t, enum subst_place place)
 /* -- bodies, by Content-Type */
 enum subst_kind { SUBST_OTHER, SUBST_JSON, SUBST_LINES, SUBST_FORM, SUBST_PARTS };
 
+/* How a body of this Content-Type is read (RFC 9110 8.3.1); "+json" is RFC 6839 3.1's suffix. */
 static enum subst_kind
 subst_kind_of(struct slice type)
 {
@@ -10901,6 +10905,7 @@ subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t e
 	return token.type == JSON_END && !(w.twice && t->hits != 0);
 }
 
+/* JSON Lines: one JSON text a line; empty lines are skipped. */
 static bool
 subst_json_lines(struct subst_run *t)
 {
@@ -11042,6 +11047,7 @@ struct glance {
 	bool percent;           /* the text has a "%" */
 };
 
+/* Is the window's bit set? `put` sets it first. */
 static bool
 glance_bit(uint64_t bits[32], uint64_t window, bool put)
 {
@@ -11052,6 +11058,7 @@ glance_bit(uint64_t bits[32], uint64_t window, bool put)
 	return (bits[h / 64] >> h % 64 & 1) != 0;
 }
 
+/* Prepares a glance at `in` for the values of a list. */
 static void
 glance_at(struct glance *g, const struct subst_back *list, struct slice in)
 {
@@ -11339,6 +11346,7 @@ known_drop(struct known *k, struct slice name)
 	}
 }
 
+/* Adds one id, unless it is there. Ids beyond KNOWN_FOUND_MAX are dropped. */
 static void
 known_note(struct known_found *found, uint32_t id)
 {
@@ -11349,6 +11357,7 @@ known_note(struct known_found *found, uint32_t id)
 		found->id[found->n++] = id;
 }
 
+/* Adds the ids of the placeholders that stand in `in` to *found. */
 static void
 known_scan(const struct known *k, struct slice in, struct known_found *found)
 {
@@ -11563,6 +11572,7 @@ sigv4_order_pairs(const void *a, const void *b)
 	return order != 0 ? order : slice_order(x->value, y->value);
 }
 
+/* The pairs, encoded and sorted by name and value; a pair without "=" gets one. */
 static void
 sigv4_put_query(struct buf *b, struct slice query)
 {
@@ -11904,6 +11914,204 @@ sigv4_sign(const struct sigv4_scope *s, const unsigned char key[SIGV4_KEY], stru
 	return true;
 }
 
+/* -- chunk signatures: AWS Signature Version 4 of a body that is signed chunk by chunk (Amazon S3
+ * API Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each
+ * signature covers the one before it; the first covers the head's, the seed signature. A chunk
+ * (aws-chunked):
+ *
+ *   offset  bytes
+ *   0       d      size n of the data, 1 to 16 hexadecimal digits
+ *   d       17     ";chunk-signature="
+ *   d+17    64     signature, hexadecimal
+ *   d+81    2      CR LF
+ *   d+83    n      data
+ *   d+83+n  2      CR LF
+ *
+ * The last chunk has n = 0. If the head announced trailers, they stand at its d+83 instead: lines
+ * "name:value" CR LF, the line "x-amz-trailer-signature:" and 64 digits, and an empty line. */
+#define SIGV4_CHUNK_MAX (1024 * 1024)  /* SDKs send 64 or 128 KiB; a signature stands before its data */
+#define SIGV4_LINE_MAX (16 + sizeof ";chunk-signature=" - 1 + 64 + 2)
+#define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
+#define SIGV4_TRAILER_FIELDS_MAX 8
+
+struct sigv4_chain {
+	br_hmac_key_context key; /* of the derived signing key */
+	char datetime[SIGV4_DATE_MAX], scope[SIGV4_SCOPE_MAX];
+	char last[65];          /* the signature before, hex; first the head's own */
+};
+
+/* Begins a chain with the head's signature. The caller wipes *c. */
+static void
+sigv4_chain_init(struct sigv4_chain *c, const unsigned char key[SIGV4_KEY], const char *datetime,
+    const char *scope, const char *signature)
+{
+	br_hmac_key_init(&c->key, &br_sha256_vtable, key, SIGV4_KEY);
+	text_copy(c->datetime, sizeof c->datetime, datetime);
+	text_copy(c->scope, sizeof c->scope, scope);
+	text_copy(c->last, sizeof c->last, signature);
+}
+
+/* The chain's next signature, over the SHA-256 of a chunk or of the trailers: left in c->last. */
+static void
+sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest[br_sha256_SIZE])
+{
+	/* of the chunk's own headers, of which there are none */
+	static const struct slice nl = SLICE_INIT("\n"),
+	    empty = SLICE_INIT("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n");
+	char hex[2 * br_sha256_SIZE];
+	const struct slice part[] = {
+		slice_of(trailer ? "AWS4-HMAC-SHA256-TRAILER" : "AWS4-HMAC-SHA256-PAYLOAD"), nl,
+		slice_of(c->datetime), nl, slice_of(c->scope), nl, slice_of(c->last), nl,
+		{empty.p, trailer ? 0 : empty.n}, {hex, sizeof hex},
+	};
+	unsigned char mac[br_sha256_SIZE];
+	br_hmac_context h;
+
+	hex_encode(hex, digest, br_sha256_SIZE);
+	br_hmac_init(&h, &c->key, 0);
+	for (size_t i = 0; i < COUNT(part); i++)
+		br_hmac_update(&h, part[i].p, part[i].n);
+	br_hmac_out(&h, mac);
+	hex_encode(c->last, mac, sizeof mac);
+	wipe(&h, sizeof h);
+}
+
+static bool
+sigv4_is_signature(struct slice s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (hex_digit(s.p[i]) < 0)
+			return false;
+	return s.n == 64;
+}
+
+/* A chunk's head, up to its CR LF, and *size of its data. Returns its bytes, 0 for "need more",
+ * -400, or -413 for a chunk of more than SIGV4_CHUNK_MAX. */
+static ssize_t
+sigv4_chunk_head(struct slice in, size_t *size)
+{
+	static const char word[] = ";chunk-signature=";
+	size_t seen = in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX;
+	const char *lf = in.n == 0 ? NULL : memchr(in.p, '\n', seen);
+	size_t i, n = lf == NULL ? 0 : (size_t)(lf - in.p);
+	uint64_t v = 0;
+
+	if (lf == NULL)
+		return in.n < SIGV4_LINE_MAX ? 0 : -400;
+	for (i = 0; i < n && i < 16 && hex_digit(in.p[i]) >= 0; i++)
+		v = v << 4 | (uint64_t)hex_digit(in.p[i]);
+	if (i == 0 || n != i + sizeof word - 1 + 64 + 1 || in.p[n - 1] != '\r' ||
+	    memcmp(in.p + i, word, sizeof word - 1) != 0 ||
+	    !sigv4_is_signature((struct slice){in.p + n - 65, 64}))
+		return -400;
+	if (v > SIGV4_CHUNK_MAX)
+		return -413;
+	*size = (size_t)v;
+	return (ssize_t)n + 1;
+}
+
+struct sigv4_trailers {
+	struct { struct slice name, value; } field[SIGV4_TRAILER_FIELDS_MAX];
+	size_t n;
+	struct slice signature; /* the client's; empty until its line was read */
+};
+
+/* False: too many trailers, a name that is there, or a name or value that is not in canonical
+ * form. */
+static bool
+sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice value)
+{
+	size_t at = t->n;
+
+	if (t->n == SIGV4_TRAILER_FIELDS_MAX || value.n == 0)
+		return false;
+	for (size_t i = 0; i < name.n; i++)
+		if (memchr("abcdefghijklmnopqrstuvwxyz0123456789-", name.p[i], 37) == NULL)
+			return false;
+	for (size_t i = 0; i < value.n; i++)
+		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21)
+			return false;   /* visible ASCII: there is nothing to trim or to fold */
+	for (; at > 0; at--) {          /* the canonical form is sorted by name */
+		int order = slice_order(t->field[at - 1].name, name);
+
+		if (order == 0)
+			return false;
+		if (order < 0)
+			break;
+		t->field[at] = t->field[at - 1];
+	}
+	t->field[at].name = name;
+	t->field[at].value = value;
+	t->n++;
+	return true;
+}
+
+static bool
+sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
+{
+	const char *colon = memchr(line.p, ':', line.n);
+	struct slice name = {line.p, colon == NULL ? 0 : (size_t)(colon - line.p)}, value;
+
+	if (name.n == 0 || t->signature.n != 0)
+		return false;           /* the signature is the last */
+	value = (struct slice){colon + 1, line.n - name.n - 1};
+	if (!slice_eq(name, SLICE("x-amz-trailer-signature")))
+		return sigv4_trailer_add(t, name, value);
+	t->signature = value;
+	return t->n != 0 && sigv4_is_signature(value);
+}
+
+/* The trailers of the last chunk, up to their empty line. Returns their bytes, 0 for "need more",
+ * or -400. A line ends in CR LF; one that is not the signature also in LF CR LF, as minio-go sends
+ * it. */
+static ssize_t
+sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
+{
+	size_t at = 0;
+
+	memset(t, 0, sizeof *t);
+	while (at < in.n) {
+		struct slice line = {in.p + at, in.n - at};
+		const char *lf = memchr(line.p, '\n', line.n);
+
+		if (lf == NULL)
+			return 0;
+		line.n = (size_t)(lf - line.p);
+		at += line.n + 1;
+		if (line.n != 0 && line.p[line.n - 1] == '\r') {
+			if (--line.n == 0)
+				return t->signature.n != 0 ? (ssize_t)at : -400;
+		} else {
+			if (in.n - at < 2)
+				return memcmp(in.p + at, "\r", in.n - at) == 0 ? 0 : -400;
+			if (memcmp(in.p + at, "\r\n", 2) != 0)
+				return -400;
+			at += 2;
+		}
+		if (!sigv4_trailer_line(t, line) || (t->signature.n != 0 && line.p[line.n] != '\r'))
+			return -400;
+	}
+	return 0;
+}
+
+/* Signs the trailers in canonical form: a line "name:value" LF each, sorted by name. */
+static void
+sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
+{
+	unsigned char digest[br_sha256_SIZE];
+	br_sha256_context h;
+
+	br_sha256_init(&h);
+	for (size_t i = 0; i < t->n; i++) {
+		br_sha256_update(&h, t->field[i].name.p, t->field[i].name.n);
+		br_sha256_update(&h, ":", 1);
+		br_sha256_update(&h, t->field[i].value.p, t->field[i].value.n);
+		br_sha256_update(&h, "\n", 1);
+	}
+	br_sha256_out(&h, digest);
+	sigv4_chain_sign(c, true, digest);
+}
+
 /* -- private keys: reading PEM and DER */
 
 /* What may be told of a private key. Strings are static. */
@@ -11959,6 +12167,7 @@ key_judge_head(struct slice der, struct key_info *info)
 	return NULL;
 }
 
+/* Decodes a key. NULL, or a code of key_read. */
 static const char *
 key_judge(struct slice der, br_skey_decoder_context *key, struct key_info *info)
 {
@@ -12265,201 +12474,6 @@ key_public(struct slice in, struct der *d)
 	}
 	wipe(&key, sizeof key);
 	return why;
-}
-
-/* -- chunk signatures: AWS Signature Version 4 of a body that is signed chunk by chunk (Amazon S3
- * API Reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers"). Each
- * signature covers the one before it; the first covers the head's, the seed signature. A chunk
- * (aws-chunked):
- *
- *   offset  bytes
- *   0       d      size n of the data, 1 to 16 hexadecimal digits
- *   d       17     ";chunk-signature="
- *   d+17    64     signature, hexadecimal
- *   d+81    2      CR LF
- *   d+83    n      data
- *   d+83+n  2      CR LF
- *
- * The last chunk has n = 0. If the head announced trailers, they stand at its d+83 instead: lines
- * "name:value" CR LF, the line "x-amz-trailer-signature:" and 64 digits, and an empty line. */
-#define SIGV4_CHUNK_MAX (1024 * 1024)  /* SDKs send 64 or 128 KiB; a signature stands before its data */
-#define SIGV4_LINE_MAX (16 + sizeof ";chunk-signature=" - 1 + 64 + 2)
-#define SIGV4_TRAILERS_MAX 2048        /* one checksum and the signature take 200 bytes */
-#define SIGV4_TRAILER_FIELDS_MAX 8
-
-struct sigv4_chain {
-	br_hmac_key_context key; /* of the derived signing key */
-	char datetime[SIGV4_DATE_MAX], scope[SIGV4_SCOPE_MAX];
-	char last[65];          /* the signature before, hex; first the head's own */
-};
-
-/* Begins a chain with the head's signature. The caller wipes *c. */
-static void
-sigv4_chain_init(struct sigv4_chain *c, const unsigned char key[SIGV4_KEY], const char *datetime,
-    const char *scope, const char *signature)
-{
-	br_hmac_key_init(&c->key, &br_sha256_vtable, key, SIGV4_KEY);
-	text_copy(c->datetime, sizeof c->datetime, datetime);
-	text_copy(c->scope, sizeof c->scope, scope);
-	text_copy(c->last, sizeof c->last, signature);
-}
-
-/* The chain's next signature, over the SHA-256 of a chunk or of the trailers: left in c->last. */
-static void
-sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest[br_sha256_SIZE])
-{
-	/* of the chunk's own headers, of which there are none */
-	static const struct slice nl = SLICE_INIT("\n"),
-	    empty = SLICE_INIT("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n");
-	char hex[2 * br_sha256_SIZE];
-	const struct slice part[] = {
-		slice_of(trailer ? "AWS4-HMAC-SHA256-TRAILER" : "AWS4-HMAC-SHA256-PAYLOAD"), nl,
-		slice_of(c->datetime), nl, slice_of(c->scope), nl, slice_of(c->last), nl,
-		{empty.p, trailer ? 0 : empty.n}, {hex, sizeof hex},
-	};
-	unsigned char mac[br_sha256_SIZE];
-	br_hmac_context h;
-
-	hex_encode(hex, digest, br_sha256_SIZE);
-	br_hmac_init(&h, &c->key, 0);
-	for (size_t i = 0; i < COUNT(part); i++)
-		br_hmac_update(&h, part[i].p, part[i].n);
-	br_hmac_out(&h, mac);
-	hex_encode(c->last, mac, sizeof mac);
-	wipe(&h, sizeof h);
-}
-
-static bool
-sigv4_is_signature(struct slice s)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if (hex_digit(s.p[i]) < 0)
-			return false;
-	return s.n == 64;
-}
-
-/* A chunk's head, up to its CR LF, and *size of its data. Returns its bytes, 0 for "need more",
- * -400, or -413 for a chunk of more than SIGV4_CHUNK_MAX. */
-static ssize_t
-sigv4_chunk_head(struct slice in, size_t *size)
-{
-	static const char word[] = ";chunk-signature=";
-	size_t seen = in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX;
-	const char *lf = in.n == 0 ? NULL : memchr(in.p, '\n', seen);
-	size_t i, n = lf == NULL ? 0 : (size_t)(lf - in.p);
-	uint64_t v = 0;
-
-	if (lf == NULL)
-		return in.n < SIGV4_LINE_MAX ? 0 : -400;
-	for (i = 0; i < n && i < 16 && hex_digit(in.p[i]) >= 0; i++)
-		v = v << 4 | (uint64_t)hex_digit(in.p[i]);
-	if (i == 0 || n != i + sizeof word - 1 + 64 + 1 || in.p[n - 1] != '\r' ||
-	    memcmp(in.p + i, word, sizeof word - 1) != 0 ||
-	    !sigv4_is_signature((struct slice){in.p + n - 65, 64}))
-		return -400;
-	if (v > SIGV4_CHUNK_MAX)
-		return -413;
-	*size = (size_t)v;
-	return (ssize_t)n + 1;
-}
-
-struct sigv4_trailers {
-	struct { struct slice name, value; } field[SIGV4_TRAILER_FIELDS_MAX];
-	size_t n;
-	struct slice signature; /* the client's; empty until its line was read */
-};
-
-static bool
-sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice value)
-{
-	size_t at = t->n;
-
-	if (t->n == SIGV4_TRAILER_FIELDS_MAX || value.n == 0)
-		return false;
-	for (size_t i = 0; i < name.n; i++)
-		if (memchr("abcdefghijklmnopqrstuvwxyz0123456789-", name.p[i], 37) == NULL)
-			return false;
-	for (size_t i = 0; i < value.n; i++)
-		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21)
-			return false;   /* visible ASCII: there is nothing to trim or to fold */
-	for (; at > 0; at--) {          /* the canonical form is sorted by name */
-		int order = slice_order(t->field[at - 1].name, name);
-
-		if (order == 0)
-			return false;
-		if (order < 0)
-			break;
-		t->field[at] = t->field[at - 1];
-	}
-	t->field[at].name = name;
-	t->field[at].value = value;
-	t->n++;
-	return true;
-}
-
-static bool
-sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
-{
-	const char *colon = memchr(line.p, ':', line.n);
-	struct slice name = {line.p, colon == NULL ? 0 : (size_t)(colon - line.p)}, value;
-
-	if (name.n == 0 || t->signature.n != 0)
-		return false;           /* the signature is the last */
-	value = (struct slice){colon + 1, line.n - name.n - 1};
-	if (!slice_eq(name, SLICE("x-amz-trailer-signature")))
-		return sigv4_trailer_add(t, name, value);
-	t->signature = value;
-	return t->n != 0 && sigv4_is_signature(value);
-}
-
-/* The trailers of the last chunk, up to their empty line. Returns their bytes, 0 for "need more",
- * or -400. A line ends in CR LF; one that is not the signature also in LF CR LF, as minio-go sends
- * it. */
-static ssize_t
-sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
-{
-	size_t at = 0;
-
-	memset(t, 0, sizeof *t);
-	while (at < in.n) {
-		struct slice line = {in.p + at, in.n - at};
-		const char *lf = memchr(line.p, '\n', line.n);
-
-		if (lf == NULL)
-			return 0;
-		line.n = (size_t)(lf - line.p);
-		at += line.n + 1;
-		if (line.n != 0 && line.p[line.n - 1] == '\r') {
-			if (--line.n == 0)
-				return t->signature.n != 0 ? (ssize_t)at : -400;
-		} else {
-			if (in.n - at < 2)
-				return memcmp(in.p + at, "\r", in.n - at) == 0 ? 0 : -400;
-			if (memcmp(in.p + at, "\r\n", 2) != 0)
-				return -400;
-			at += 2;
-		}
-		if (!sigv4_trailer_line(t, line) || (t->signature.n != 0 && line.p[line.n] != '\r'))
-			return -400;
-	}
-	return 0;
-}
-
-static void
-sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
-{
-	unsigned char digest[br_sha256_SIZE];
-	br_sha256_context h;
-
-	br_sha256_init(&h);
-	for (size_t i = 0; i < t->n; i++) {
-		br_sha256_update(&h, t->field[i].name.p, t->field[i].name.n);
-		br_sha256_update(&h, ":", 1);
-		br_sha256_update(&h, t->field[i].value.p, t->field[i].value.n);
-		br_sha256_update(&h, "\n", 1);
-	}
-	br_sha256_out(&h, digest);
-	sigv4_chain_sign(c, true, digest);
 }
 
 /* -- stand-in keys: RSA keys that a sandbox's SDK signs assertions with in the place of the real
@@ -13424,6 +13438,7 @@ store_path(char out[PATH_MAX], const char *home, const char *name)
 	return n > 0 && n < PATH_MAX;
 }
 
+/* rc: errno, or LMDB's. */
 static enum store_err
 store_err_of(int rc)
 {
@@ -13460,7 +13475,6 @@ store_err_of(int rc)
 	return STORE_IO;
 }
 
-/* rc: errno, or LMDB's. */
 static enum store_err
 store_fail_rc(int rc, const char *place)
 {
@@ -13526,6 +13540,8 @@ store_keys_of(const struct secret *s)
 	return s != NULL ? (const struct store_keys *)(const void *)s->p : NULL;
 }
 
+/* AEAD_CHACHA20_POLY1305 (RFC 8439 2.8), in place. Writes the tag also when it decrypts: the caller
+ * compares. */
 static void
 store_aead(const uint8_t key[32], const uint8_t nonce[12], void *data, size_t n, struct slice aad,
     uint8_t tag[16], bool encrypt)
@@ -13560,6 +13576,7 @@ store_datakey_wrap(const uint8_t kek[32], const uint8_t data[32], uint8_t out[DA
 	return true;
 }
 
+/* Opens the data key, and derives the others from it. WRONG_KEY: another key file wrapped it. */
 static enum store_err
 store_datakey_unwrap(const uint8_t kek[32], struct slice blob, struct store_keys *k)
 {
@@ -13771,6 +13788,7 @@ store_read_reset(void)
 /* below, with opening: for an environment that LMDB gave up */
 static enum store_err store_reopen(void);
 
+/* Takes the snapshot that reads share, unless it is there. */
 static enum store_err
 store_read_begin(void)
 {
@@ -13793,6 +13811,7 @@ store_read_begin(void)
 	return store_err_of(rc);
 }
 
+/* *value: the bytes under a key, unverified; borrowed from the transaction. */
 static enum store_err
 store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *value)
 {
@@ -14221,6 +14240,7 @@ store_lock_open(const char *home, const char *name)
 	return store_path(path, home, name) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
 }
 
+/* flock without waiting. False: another process holds the lock, or flock failed. */
 static bool
 store_lock_try(int fd)
 {
@@ -14382,12 +14402,14 @@ store_compose(struct store_batch *b, const struct store_op *op, struct slice res
 	return buf_add(&b->record, tag, sizeof tag) ? STORE_OK : STORE_MEMORY;
 }
 
+/* What a promise of `room` bytes may cost on the disk. */
 static uint64_t
 store_room_cost(uint32_t room)
 {
 	return room == 0 ? 0 : (uint64_t)room + STORE_ROOM_COST;
 }
 
+/* Applies one operation, and keeps account of the room that is promised and of what changed. */
 static enum store_err
 store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
     struct store_counters *c)
@@ -14834,6 +14856,7 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys)
 	return err;
 }
 
+/* Is it a store, whole and of a format that we know? *datakey: the wrapped data key. */
 static enum store_err
 store_check_format(struct slice *datakey)
 {
