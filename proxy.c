@@ -16096,6 +16096,7 @@ lua_close_state(void)
  * kept_fits and kept_again: without a kept decision Lua decides each request. */
 #define KEPT_SLOTS 512          /* about 3 KB each in use; one that another needs is made again */
 #define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
+#define KEPT_TEXT_MAX 8192    /* bytes of names, query and such values: 4 MB in all slots, whoever fills them */
 #define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
 #define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)        /* method, host, token, the words between */
 #define KEPT_BEGIN offsetof(struct req, dial_host)
@@ -16278,7 +16279,7 @@ kept_make(struct req *r)
 			return NULL;
 		size += f->name.n + KEPT_VALUE_MAX * kept_reads(r, f);
 	}
-	if ((k = calloc(1, sizeof *k + r->head.nfields * sizeof k->field[0])) == NULL)
+	if (size > KEPT_TEXT_MAX || (k = calloc(1, sizeof *k + r->head.nfields * sizeof k->field[0])) == NULL)
 		return NULL;
 	k->refs = 1;
 	k->known_ref = LUA_NOREF;

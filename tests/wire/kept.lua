@@ -105,6 +105,9 @@ case("another credential's placeholder in a field", { "GET /a", "X-A: 1\r\n" }, 
   refused(403, "host_not_allowed"))
 case("and in the query", { "GET /a?x=1" }, { "GET /a?x=${ENV:HELD_23}" }, refused(403, "host_not_allowed"))
 
+local long = { "GET /a?x=" .. ("1"):rep(9000) }
+case("a long query is not kept", long, long, { header = { ["x-n"] = "4" } })
+
 local function cli(...)
   local args = { ... }
   return function(c_)
