@@ -15260,16 +15260,14 @@ reqlog_keep_writer(void)
  * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
  * was built into the same binary. */
 
-/* -- inflate (RFC 1951) */
-
-/* -- inflate (RFC 1951), for the Lua text that build.sh puts into the binary with gzip. The
- * input is our own, so whatever is wrong with it is answered alike: false. */
+/* -- inflate (RFC 1951). The input is build.sh's, so all errors have one answer: `bad`, at the
+ * end. */
 #define INFLATE_BITS 15         /* the longest code */
 #define INFLATE_FAST 9          /* codes up to here are found at the first look */
 
 struct inflate {
 	const unsigned char *in, *end;
-	uint32_t bits;          /* read, not used; the lowest comes first */
+	uint32_t bits;          /* read from `in`, not yet used; the lowest bit comes first */
 	unsigned nbits;
 	char *out;
 	size_t n, cap;
@@ -15470,8 +15468,8 @@ inflate(const unsigned char *p, size_t n, char *out)
 
 /* -- modules */
 
-/* Every file of lua/ and policies/, linked in by build.sh. Places are offsets from embed_base, which
- * need no relocation: 8 KB of the binary. */
+/* Every file of lua/ and policies/, linked in by build.sh. Places are offsets from embed_base,
+ * which need no relocation: 8 KB of the binary. */
 extern const struct embed_file {
 	uint32_t name;          /* "lua/pipeline.lua" */
 	uint32_t pack, end;     /* the pack, which the files of a folder share */
@@ -15612,9 +15610,9 @@ lua_import(const char *module, const char *fn)
  * lua_resume are in `task`. Invariants: a policy reaches what lua/allowed.lua copied into its
  * environment, and nothing else; no function of a policy runs without an allowance. Skip it if you
  * read policies as trusted code. */
-#define LUA_REFUSALS_MAX 4      /* full collections a policy may cause by running into its limit */
+#define LUA_REFUSALS_MAX 4      /* full collections that a policy may cause at its limit */
 #define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
-#define LUA_SHORT 256           /* bytes: on so few none of our own patterns takes long */
+#define LUA_SHORT 256           /* bytes of a subject on which every pattern of the runtime is fast */
 #define LUA_COPY 64             /* bytes that are copied in the time of one */
 #define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
 #define LUA_CALL 32             /* instructions worth one digest of next to nothing */
@@ -15623,7 +15621,7 @@ lua_import(const char *module, const char *fn)
 
 /* Defined after all bindings: it calls lua_bind for each. */
 static void lua_bind_all(lua_State *L, bool worker);
-extern int luaopen_lpeg(lua_State *L);  /* its package brings no usable header */
+extern int luaopen_lpeg(lua_State *L);  /* Debian's package has no usable header */
 #ifdef SALLYPORT_UNIT
 static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
 #endif
@@ -15674,7 +15672,7 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 #endif
 		if (!lua_may_grow(nsize - osize))
 			return NULL;
-		/* what a string function does grows with the string that it makes */
+		/* a string function's work grows with the string that it makes */
 		if (lua_now.co != NULL && (lua_now.left -= (int64_t)(nsize - osize) / LUA_COPY) < 0)
 			lua_exceed(LUA_OVER_BUDGET);
 	}
@@ -16067,7 +16065,7 @@ lua_open_state(bool worker)
 		return lua_main = NULL;
 	}
 	lua_worker = worker;
-	/* what a request makes dies young: a fifth less than the incremental mode */
+	/* most objects of a request die young: the generational mode costs a fifth less than the incremental */
 	if (worker)
 		lua_gc(lua_main, LUA_GCGEN, 5, 100);
 	return lua_main;
@@ -16102,16 +16100,16 @@ lua_close_state(void)
 #define KEPT_BEGIN offsetof(struct req, dial_host)
 #define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
 
-/* Only made where the type's apply read nothing of the request and nothing that changes by itself.
- * These fields and nothing else then decide again: method, scheme, host and port, the agent's
- * token, the names of all fields and of the query in their order, and the values of those that
- * were taken off or say what the body is. */
+/* A decision is kept only where the type's `apply` read nothing of the request and nothing that
+ * changes by itself. The parts that had a say are then these: method, scheme, host and port, the
+ * agent's token, the names of all fields and of the query in their order, and the values of fields
+ * that were stripped or that describe the body. */
 struct kept {
-	unsigned refs;          /* the slot's, and those of requests */
-	uint64_t config, state; /* generations that decided; state 0: no token is in it */
-	int64_t since;          /* Unix s: a clock that was set back behind it makes Lua look at all dates again */
-	int64_t until;          /* Unix s: the agent's token or the agent ends, or what was attached is no longer fresh */
-	unsigned share;         /* of its agent's requests, as in l_req_log */
+	unsigned refs;          /* the slot's, and one of each request that uses the decision */
+	uint64_t config, state; /* generations that decided; state 0: no token was attached */
+	int64_t since;          /* Unix s; before it (the clock was set back) Lua decides by all dates anew */
+	int64_t until;          /* Unix s: the end of the agent, its token, or what was attached */
+	unsigned share;         /* the agent's share of requests, as in l_req_log */
 	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
 	int known_ref;
 	struct subst_back *back; /* owned */
@@ -16119,8 +16117,8 @@ struct kept {
 	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
 	struct buf text;        /* owned; where the slices are */
 	struct slice route, query;
-	size_t came, n;         /* fields that came, and with those that were set behind them */
-	struct http_field field[]; /* of those that came, a value of NULL is any; the others' `own` are owned */
+	size_t came, n;         /* fields that came; n counts the fields that were set behind them, too */
+	struct http_field field[]; /* came: a value of NULL stands for any; set: `own` is owned */
 };
 
 static struct kept *kept_slots[KEPT_SLOTS];
@@ -16191,7 +16189,7 @@ kept_fits(const struct kept *k, const struct req *r)
 	for (size_t i = 0; i < k->came; i++) {
 		const struct http_field *f = &k->field[i], *now = &r->head.field[i];
 
-		/* what a Connection field names is in the rule, too */
+		/* the rule also says whether a Connection field names it */
 		if (f->rule != now->rule || !slice_eq(f->name, now->name) || (f->value.p != NULL && !slice_eq(f->value, now->value)))
 			return false;
 	}
@@ -16337,7 +16335,7 @@ struct fetch {
 	struct wait wait;
 	struct upstream *up;    /* owned while it runs */
 	struct buf out;         /* owned; head and body */
-	struct buf head_bytes;  /* owned; the answer's head as it comes */
+	struct buf head_bytes;  /* owned; the part of the answer's head that has come */
 	size_t scanned;
 	struct flow up_flow, down_flow; /* `out` to the server, the answer's body into `body` */
 	struct buf body;        /* owned */
@@ -16346,7 +16344,7 @@ struct fetch {
 	struct defer defer;     /* another turn */
 	int status;
 	int retry_after;        /* seconds; -1: not said */
-	/* WWW-Authenticate, its lines joined (RFC 9110 5.3); what does not fit is left out */
+	/* WWW-Authenticate, its lines joined (RFC 9110 5.3); a line that does not fit is left out */
 	char challenge[4096];
 	const char *error;      /* static; NULL: an answer came whole */
 	const char *detail;     /* static */
@@ -16418,13 +16416,13 @@ fetch_read_head(struct fetch *f)
 	return true;
 }
 
-static void fetch_turn(struct defer *);      /* fetch_advance ends in it, and it calls fetch_advance */
+static void fetch_turn(struct defer *);      /* fetch_advance and fetch_turn call each other */
 
 /* Sends and reads until both directions wait. A server may answer before it has read the request. */
 static void
 fetch_advance(struct fetch *f)
 {
-	enum flow_io up = flow_pump(&f->up_flow);       /* where it failed, an answer may have come before */
+	enum flow_io up = flow_pump(&f->up_flow);       /* where this failed, an answer may have come */
 	enum flow_io down = FLOW_TURN;
 	unsigned heads = 0;
 
@@ -16513,7 +16511,7 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 #define HELPER_RUNS_MAX 8       /* of a worker; a token is kept for its ttl, so few are ever wanted */
 #define HELPER_MS_MAX 10000     /* a refresh has no more */
 #define HELPER_LOOK_MS 2        /* between two looks for the end of a program whose output has ended */
-#define HELPER_CLEAR_MS 5000    /* to end what a program left behind; a few suffice where nothing else runs */
+#define HELPER_CLEAR_MS 5000    /* to end what is left of a run; mostly a few ms suffice */
 
 enum helper_code {
 	HELPER_DONE, HELPER_EXIT, HELPER_TIMEOUT, HELPER_LARGE, HELPER_MISSING, HELPER_UNSAFE, HELPER_BUSY,
@@ -16526,7 +16524,7 @@ struct helper_run {
 	struct timer timer;     /* its deadline; later the next look */
 	int64_t until;          /* monotonic ms */
 	pid_t pid;              /* 0: none, or reaped */
-	/* borrowed, the owner's: once done, code, status and output are final; NULL: it is gone */
+	/* borrowed from the owner: once done, code, status and output are final; NULL: the owner is gone */
 	struct wait *wait;
 	struct buf in;          /* owned; its output: wiped */
 	enum helper_code code;
@@ -16579,7 +16577,7 @@ helper_exec(pid_t worker, int program, int out, char **argv)
 	setsid();               /* a group of its own, to be killed whole */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != worker)
-		_exit(127);             /* it died before we asked to be told */
+		_exit(127);             /* the worker died before PR_SET_PDEATHSIG took effect */
 	for (size_t i = 0; i < COUNT(signals); i++)
 		signal(signals[i], SIG_DFL);
 	sigemptyset(&none);
@@ -17357,7 +17355,7 @@ l_check_key(lua_State *L, int idx, bool *is_secret)
 	if (secret && lua_now.co != NULL && !l_check_handle(L, idx)->field)
 		luaL_error(L, "a private key is a field of the credential, not what was built");
 	*is_secret |= secret;
-	lua_charge(L, LUA_SIGN);        /* what follows reads it, and mostly signs */
+	lua_charge(L, LUA_SIGN);        /* callers read the key, and most of them sign */
 	return in;
 }
 
@@ -18272,6 +18270,7 @@ static const luaL_Reg l_uri_functions[] = {
 #define L_CHANGES_MAX 4096      /* pairs; beyond, building the index anew is as fast */
 #define L_MARK 22               /* 130 bits: no two secrets share one */
 
+/* Ends the read transaction, in a command. Returns n. */
 static int
 l_store_return(int n)
 {
@@ -20026,7 +20025,7 @@ static void
 l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
 {
 	if (lua_getfield(L, table, key) == LUA_TSTRING && !text_copy(out, cap, lua_tostring(L, -1)))
-		luaL_error(L, "%s is too long", key);   /* cut, it would name another */
+		luaL_error(L, "%s is too long", key);   /* cut off, a name would be another's */
 	lua_pop(L, 1);
 }
 
@@ -20826,7 +20825,7 @@ static bool
 req_subst_headers(struct req *r)
 {
 	for (struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
-		/* What was stripped counts: it is our placeholder's own field, and goes out as the row says. */
+		/* A stripped field counts: it holds our placeholder, and goes out as the row says. */
 		if (f->mark != FIELD_DROPPED && f->own == NULL && (f->rule & (HDR_FIXED | HDR_HOP)) == 0 &&
 		    !req_subst_field(r, f))
 			return false;
@@ -20884,7 +20883,7 @@ l_req_substitute(lua_State *L)
 	lua_settop(L, 2);
 	s = l_read_rows(L, 2, r);
 	if (r->websocket && subst_places(s, 1u << PLACE_WS))
-		/* a deflated message hides what is in it */
+		/* a deflated message would hide the placeholders in it */
 		req_remove_field(r, SLICE("sec-websocket-extensions"));
 	if (subst_places(s, 1u << PLACE_HEADER | 1u << PLACE_BASIC) && !req_subst_headers(r))
 		why = "header";
@@ -21301,7 +21300,7 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 	for (size_t i = 0; i < COUNT(v); all += v[i++].n) {
 		v[i] = http_value(h, told_fields[i]);
 		if (v[i].n >= 4096)
-			v[i].n = 0;     /* longer than any of its kind */
+			v[i].n = 0;     /* no value of these fields is that long */
 	}
 	if ((t = malloc(sizeof *t + all)) == NULL)
 		return;
@@ -21421,10 +21420,10 @@ conn_rejudge(void)
 }
 
 /* ---- bind: host ------------------------------------------------------------
- * What the runtime asks of the machine: the modules time, tls, http_client and host. Invariants: no
- * policy reaches any of them; a worker has l_host_worker alone; a secret that comes from a file, the
- * environment or the terminal is never in a Lua string. Skip it unless you review commands, or the
- * requests for tokens (http_client). */
+ * What the runtime asks of the machine: the modules time, tls, http_client and host. Invariants:
+ * no policy reaches any of them; a worker has l_host_worker alone; a secret that comes from a
+ * file, the environment or the terminal is never in a Lua string. Skip it unless you review
+ * commands, or the requests for tokens (http_client). */
 #define HOST_SECRET_MAX (64 * 1024)             /* a line: the longest keys and tokens have a few KiB */
 #define HOST_SECRET_LINES_MAX (1024 * 1024)     /* a key file or a document: the store takes no more */
 
@@ -22581,7 +22580,7 @@ process_harden(void)
 	/* a file at its size limit is an error of the write, not the end */
 	signal(SIGXFSZ, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &none);
-#ifndef __SANITIZE_ADDRESS__            /* its leak checker looks at us from outside */
+#ifndef __SANITIZE_ADDRESS__            /* the leak checker attaches by ptrace */
 	prctl(PR_SET_DUMPABLE, 0);
 #endif
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
