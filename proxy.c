@@ -15260,8 +15260,7 @@ reqlog_keep_writer(void)
  * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
  * was built into the same binary. */
 
-/* -- inflate (RFC 1951). The input is build.sh's, so all errors have one answer: `bad`, at the
- * end. */
+/* -- inflate (RFC 1951). The input is build.sh's: every error sets `bad`, and no more is told. */
 #define INFLATE_BITS 15         /* the longest code */
 #define INFLATE_FAST 9          /* codes up to here are found at the first look */
 
@@ -16759,8 +16758,8 @@ helper_drop(struct helper_run *h)
  * secret as soon as one argument is; readers (json.decode, uri.*) take strings alone. A result is
  * written once, into lua_text, which lies in the arena from the moment that a secret joins it: a
  * secret's bytes are never in a Lua string or a luaL_Buffer. A handle is a userdata holding a
- * struct secret_handle. Nothing tells a handle's length or content, and nothing compares two: the
- * metatable has only functions that raise, and Lua cannot reach it.
+ * struct secret_handle. Nothing tells a handle's length or content, and nothing compares two: but
+ * for methods, `..` and __gc the metatable's events raise, and Lua cannot reach the metatable.
  *
  * Read handles, results and arguments, and skip the rest: the other functions check arguments and
  * call codec, uri, json and sign. */
@@ -16770,9 +16769,9 @@ helper_drop(struct helper_run *h)
 #define L_PAIRS_MAX 1000        /* pairs of a form or query: a URL that long reaches no server */
 #define L_TEXT_MAX (16u << 20)  /* bytes of one text: DESIGN's largest body */
 
-/* -- what every binding says and asks */
+/* -- what every binding uses */
 
-/* What the world does wrong: nil and a short code. */
+/* Pushes nil and a short code: for errors that are not the caller's. */
 static int
 l_fail(lua_State *L, const char *code)
 {
@@ -16998,7 +16997,7 @@ l_wait(lua_State *L, l_wait_push *push)
 	return l_wait_k(L, LUA_OK, (lua_KContext)push);
 }
 
-/* -- secret: handles */
+/* -- secret: making a handle */
 
 /* Pushes an empty handle. The handle joins the task's scope after it has its metatable, whose __gc
  * takes it out again. */
@@ -17276,7 +17275,7 @@ l_secret_code(lua_State *L)
 	return l_text_push(L);
 }
 
-/* -- digests */
+/* -- digests, keys and signatures */
 
 static const struct sign_hash *
 l_check_hash(lua_State *L, int idx)
@@ -17455,7 +17454,7 @@ l_sign_public_key(lua_State *L)
 	return 1;
 }
 
-/* -- secret: what a handle can do */
+/* -- secret: a handle's events */
 
 /* a .. b -> secret
  *
@@ -21193,7 +21192,7 @@ l_open_request(lua_State *L)
 
 /* -- tasks that C starts in Lua, and their ends */
 
-/* The arguments of pipeline.connect and pipeline.request: req, token, route. */
+/* Pushes the arguments of pipeline.connect and pipeline.request: req, token, route. */
 static int
 req_push(lua_State *co, void *arg)
 {
