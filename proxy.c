@@ -7412,17 +7412,17 @@ cidr_contains(const struct cidr *c, const struct addr *a)
 	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
 }
 
-/* The guard. The first row that holds the address and settles it decides; GUARD_INSIDE settles
- * only when the IPv4 address found at byte `at` is refused. What no row settles is refused.
+/* The guard. The first row that holds the address and settles it decides; GUARD_INSIDE settles only
+ * when the IPv4 address found at byte `at` is refused. An address that no row settles is refused.
  *
  * From the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890) as of 2025, with the
  * multicast ranges, which those leave out, and addresses that clouds answer credentials on. Left
  * out on purpose: the registries' few globally reachable exceptions inside refused blocks
- * (192.0.0.9, 192.0.0.10, 2001:1::1..3, 2001:3::/32, 2001:4:112::/48, 2001:20::/28,
- * 2001:30::/28): they are answered by the nearest network device, or are identifiers, and no API
- * lives there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4
- * address, since the registry calls none of them globally reachable; what is inside is judged
- * first for the better reason. */
+ * (192.0.0.9, 192.0.0.10, 2001:1::1..3, 2001:3::/32, 2001:4:112::/48, 2001:20::/28, 2001:30::/28):
+ * such addresses are answered by the nearest network device, or are identifiers, and no API lives
+ * there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4 address,
+ * since the registry calls none of them globally reachable; the IPv4 address inside is judged first
+ * for the better reason. */
 enum guard_rule { GUARD_REFUSE, GUARD_PASS, GUARD_INSIDE, GUARD_INSIDE_INVERTED };
 
 #define V4(a, b, c, d, bits, ...) {{{{a, b, c, d}, true}, bits}, __VA_ARGS__}
@@ -7668,7 +7668,7 @@ enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, S
 static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
 	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
 	{"keep-alive", HDR_HOP | HDR_FIXED},    /* RFC 2068 19.7.1: of this connection */
-	{"te", HDR_HOP | HDR_FIXED},            /* RFC 9110 10.1.4: what the next hop may send */
+	{"te", HDR_HOP | HDR_FIXED},            /* RFC 9110 10.1.4: codings that the next hop may send */
 	{"upgrade", HDR_HOP | HDR_FIXED},       /* RFC 9110 7.8: of this connection */
 	{"http2-settings", HDR_HOP | HDR_FIXED}, /* RFC 7540 3.2.1: half of an h2c upgrade */
 	{"transfer-encoding", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.1 */
@@ -8061,8 +8061,8 @@ pair_name(struct slice in, char *out, size_t cap)
 
 /* -- Basic */
 
-/* Decodes the "user:password" of Basic (RFC 7617 2) into `plain`, which the caller frees also after
- * false: `value` is of another scheme, or its base64 is malformed or empty. */
+/* Decodes the "user:password" of Basic (RFC 7617 2) into `plain`. False: `value` is of another
+ * scheme, or its base64 is malformed or empty. The caller frees `plain` in both cases. */
 static bool
 http_basic(struct slice value, struct buf *plain)
 {
@@ -9148,7 +9148,8 @@ struct leaf {
 	uint8_t der[];
 };
 
-/* A clock that was never set is before the build: what we sign then dates from the build. */
+/* The time to date certificates with. A clock that was never set is before the build: the build's
+ * time stands in. */
 static int64_t
 cert_now(int64_t now)
 {
@@ -10824,7 +10825,8 @@ subst_kind_of(struct slice type)
 	    SUBST_JSON : SUBST_OTHER;
 }
 
-/* The step of a row's pointer (RFC 6901 4) at this depth; .p NULL: it has no more. */
+/* The reference token of a row's JSON Pointer (RFC 6901 4) at this depth; .p NULL: the pointer is
+ * shorter. */
 static struct slice
 subst_step(const struct subst_row *row, unsigned depth)
 {
@@ -10941,7 +10943,7 @@ struct subst_back {
 	struct secret *secret;  /* owned */
 	struct slice value;     /* in `secret` */
 	struct slice sent;      /* in `text`; .p NULL: nothing; we added the parameter `name` */
-	struct slice name;      /* in `text`, as we wrote it; empty: it was no parameter */
+	struct slice name;      /* in `text`, as we wrote the parameter's name; empty: no parameter */
 	/* the value's first 8 characters, and those of its Base64 behind 0, 1 or 2 bytes; of a
 	 * value of less than SUBST_BACK_MIN bytes the first alone */
 	uint64_t window[4];
@@ -11240,7 +11242,7 @@ subst_back_value(const struct subst_back *list, struct slice in, bool echoes, st
  * table. Skip it: a placeholder is worthless elsewhere, and no decision depends on one that is
  * missed. */
 #define KNOWN_KEY 8
-#define KNOWN_FOUND_MAX 16      /* told of one request; nobody needs more to refuse it */
+#define KNOWN_FOUND_MAX 16      /* of one request: one is enough to refuse it */
 
 struct known_entry {
 	uint64_t key;
@@ -12555,7 +12557,7 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 		return "too_large";
 	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
 		return "private_key";
-	if (!buf_reserve(&id->der, pem.n))      /* more than all DER takes: it never moves */
+	if (!buf_reserve(&id->der, pem.n))      /* PEM is longer than its DER: `der` never moves */
 		return "no_memory";
 	buf_init(&one, IDENT_PEM_MAX);
 	while ((found = pem_next(&pem, SLICE("BEGIN CERTIFICATE"), &name, &one)) > 0 && id->chain_n != TLS_CHAIN_MAX) {
@@ -12739,7 +12741,7 @@ struct filter_sigv4 {
 	enum sigv4_at at;
 	bool trailer;
 	char *held;             /* owned, counted: a chunk with its head and CR LF, or the trailers */
-	struct wirebuf *small;  /* owned; where `held` is while that is large enough. NULL: it is not */
+	struct wirebuf *small;  /* owned; holds `held` if that fits; NULL: `held` is malloc's */
 	size_t cap, n;
 	size_t signature;       /* where the chunk's signature begins in `held` */
 	size_t data_end;        /* where its data ends there */
