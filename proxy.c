@@ -4013,9 +4013,11 @@ upstream_drop(struct upstream **u)
 #define REQ_BODIES_MAX (64 * 1024 * 1024) /* all bodies held for policies, of a worker */
 #define REQ_BODIES_SHARE (REQ_BODIES_MAX / 4 * 3) /* of those, one agent's: it leaves the largest to another */
 
-static size_t req_bodies;               /* bytes of bodies held */
+/* -- bodies that are held in memory: every byte of them is counted */
+static size_t req_bodies;               /* bytes of bodies held by this worker */
 
-/* May n bytes more be held? `share`: what one agent holds. A body counts when it is announced. */
+/* May n bytes more be held? `share`: the bytes that one agent holds; NULL: no agent's. A body counts whole
+ * as soon as its length is known. */
 static bool
 bodies_fit(const size_t *share, size_t n)
 {
@@ -4039,8 +4041,8 @@ bodies_give(size_t *share, size_t n)
 		*share -= n;
 }
 
-/* A filter rewrites a body as it streams. It holds what it must (a signed chunk, say) within its own
- * bound, and counts what it holds in req_bodies. */
+/* -- filters: a filter rewrites a body as it streams. The bytes that it must hold (a signed chunk, say)
+ * are within its own bound, and counted in req_bodies. */
 struct filter {
 	const struct filter_class *class;
 	const struct filter_fault *fault; /* static; why it refused the body. NULL: it is malformed */
@@ -4050,7 +4052,7 @@ struct filter {
 	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: no agent's */
 };
 
-/* What the client is told of a body that a filter refuses. */
+/* Our answer to a request whose body a filter refuses. */
 struct filter_fault {
 	int status;
 	const char *code, *message, *hint;
@@ -4087,6 +4089,7 @@ filter_free(struct filter *f)
 	free(f);
 }
 
+/* -- the flow itself */
 struct flow {
 	struct peer *src, *dst; /* borrowed; NULL: memory, the last `left` bytes of `from`, or `into` */
 	struct slice from;      /* borrowed */
@@ -4097,19 +4100,20 @@ struct flow {
 	struct buf trailers;    /* owned; a trailer section that spans reads */
 	bool out_chunked;       /* the destination gets chunks */
 	bool done;              /* all of it lies at the destination */
-	bool shut;              /* and the destination was told so: a tunnel's */
+	bool shut;              /* of a tunnel: and the destination was half-closed */
 	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
 	struct filter *filter;  /* owned; NULL: as it came */
 	/* the piece that is on its way */
-	bool held;              /* there is one */
-	bool end;               /* nothing comes after it */
+	bool held;              /* the filter has not taken it whole, or has more output: run it again */
+	bool end;               /* no piece comes after this one */
 	struct slice piece;     /* borrowed from the source: what of it the destination has not got */
 	struct slice tail;      /* borrowed from the source or `trailers`: the trailer section behind it */
-	size_t used;            /* bytes of the source that are done with then */
+	size_t used;            /* bytes of the source to consume once the piece is at the destination */
 	uint64_t moved;         /* body bytes that went to the destination */
 };
 
-/* FLOW_BAD: malformed, or refused by the filter. */
+/* FLOW_WAIT: no bytes, or no room. FLOW_TURN: there are more, for the next turn. FLOW_BAD: the body is
+ * malformed, or its filter refused it. */
 enum flow_io { FLOW_DONE, FLOW_WAIT, FLOW_TURN, FLOW_SRC_GONE, FLOW_DST_GONE, FLOW_BAD };
 
 static void
@@ -4119,7 +4123,7 @@ flow_free(struct flow *f)
 	filter_free(f->filter);
 }
 
-/* From now on the bytes pass through this filter; NULL: through none. */
+/* Replaces the flow's filter; NULL: by none. */
 static void
 flow_attach(struct flow *f, struct filter *filter)
 {
@@ -4127,8 +4131,8 @@ flow_attach(struct flow *f, struct filter *filter)
 	f->filter = filter;
 }
 
-/* A flow that was used before, or a zeroed one; its filter stays. For an end in memory the caller sets
- * `from` or `into`. */
+/* `f` is zeroed, or was used before; its filter stays. For an end in memory (`src` or `dst` NULL) the
+ * caller then sets `from` or `into`. */
 static void
 flow_init(struct flow *f, struct peer *src, struct peer *dst, int mode, uint64_t length, bool out_chunked)
 {
@@ -4162,7 +4166,7 @@ flow_take_chunked(struct flow *f, struct slice in)
 	return e == CHUNK_BAD ? FLOW_BAD : FLOW_DONE;
 }
 
-/* FLOW_DONE: there is a piece, perhaps an empty one. */
+/* Takes the next piece off the source. FLOW_DONE: f->piece is one, perhaps empty. */
 static enum flow_io
 flow_take(struct flow *f)
 {
@@ -4221,7 +4225,8 @@ flow_put(struct flow *f, struct slice piece)
 	    peer_put(f->dst, "\r\n", 2);
 }
 
-/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). A filtered body's were another body's. */
+/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). The trailers of a
+ * filtered body are dropped: they speak of the body before the filter. */
 static bool
 flow_put_end(struct flow *f)
 {
@@ -4244,7 +4249,7 @@ flow_put_end(struct flow *f)
 	return ok && peer_put(f->dst, "\r\n", 2);
 }
 
-/* What the filter makes of the piece, as far as one run gives it; f->held: not all of it yet. */
+/* Runs the filter once and puts its output. f->held: the filter must run again before the next piece. */
 static enum flow_io
 flow_filter(struct flow *f, uint64_t *cost)
 {
@@ -4295,7 +4300,7 @@ flow_move(struct flow *f)
 	return FLOW_DONE;
 }
 
-/* Moves the bytes that there are, and flushes the destination, where some may still wait. */
+/* Moves the bytes that there are, and flushes the destination: bytes of an earlier turn may wait there. */
 static enum flow_io
 flow_pump(struct flow *f)
 {
@@ -4329,7 +4334,8 @@ static const struct { const char *why, *message; } lua_over_text[] = {
 	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
 };
 
-/* What the code that runs may still use. Who arms one keeps the outer one, and restores it. */
+/* What the running code may still use. The caller of lua_arm keeps the allowance that held before, and
+ * gives it to lua_disarm. */
 struct allowance {
 	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
 	int64_t left;           /* instructions */
@@ -4337,7 +4343,7 @@ struct allowance {
 	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
 	size_t limit;           /* bytes that may be in use */
 	unsigned refused;       /* allocations turned down */
-	bool collecting;        /* the last one was: Lua collects all, and asks again */
+	bool collecting;        /* the last allocation was turned down: Lua collects all, and asks again */
 	enum lua_over over;
 };
 
@@ -4360,9 +4366,9 @@ lua_set_running(const char *name)
 		memcpy(lua_running_slot, lua_running, sizeof lua_running);
 }
 
-/* -- budget */
+/* -- the allowance of a policy */
 
-static void lua_hook(lua_State *L, lua_Debug *ar);      /* it arms itself again */
+static void lua_hook(lua_State *L, lua_Debug *ar);      /* lua_exceed sets it, and it calls lua_exceed */
 
 /* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
  * a signal handler (Lua's manual, lua.c). */
@@ -4400,7 +4406,8 @@ lua_out_of_time(void)
 	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
 }
 
-/* For C functions whose work grows with their arguments. */
+/* Takes instructions off the allowance, and raises once it is used up. Called by the hook, and by C
+ * functions whose work grows with their arguments. */
 static void
 lua_charge(lua_State *L, int64_t instructions)
 {
@@ -4422,8 +4429,8 @@ lua_hook(lua_State *L, lua_Debug *ar)
 	lua_charge(L, LUA_HOOK_EVERY);
 }
 
-/* A worker that hangs is killed by the master; a command has this, and dies of SIGPROF ("Profiling
- * timer expired"). 0: nothing runs. */
+/* The master kills a worker that hangs. A command has no master: this timer kills it by SIGPROF
+ * ("Profiling timer expired"). `seconds` 0: stops the timer. */
 static void
 lua_watch(time_t seconds)
 {
@@ -4431,6 +4438,7 @@ lua_watch(time_t seconds)
 		setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_sec = seconds}}, NULL);
 }
 
+/* From here on `co` runs a policy: within a new allowance, under the hook. */
 static void
 lua_arm(lua_State *co)
 {
@@ -4444,6 +4452,7 @@ lua_arm(lua_State *co)
 	lua_sethook(co, lua_hook, LUA_MASKCOUNT, LUA_HOOK_EVERY);
 }
 
+/* The policy is over: `outer`, the allowance before lua_arm, holds again. */
 static void
 lua_disarm(const struct allowance *outer)
 {
@@ -4474,14 +4483,13 @@ lua_protect(lua_CFunction f, void *arg)
 	return ok;
 }
 
-/* -- tasks
- * NEW -> RUNNING <-> WAITING, then back to the pool. Between done (or abandon) and the pool nobody
- * may hold one. */
+/* -- tasks: TASK_NEW -> TASK_RUNNING <-> TASK_WAITING, then TASK_IDLE in the pool. The owner's pointer
+ * is dead once `done` or task_abandon was called. */
 enum task_state { TASK_IDLE, TASK_NEW, TASK_RUNNING, TASK_WAITING };
-/* Inside the task, protected: pushes the arguments and tells how many. */
+/* Runs inside the task, where Lua may raise: pushes the function's arguments, and returns their number. */
 typedef int task_push(lua_State *co, void *arg);
-/* Outside any protection: reads results (ok) or the message on top, and allocates nothing in
- * Lua. */
+/* Runs outside any protected call, so it allocates nothing in Lua. `ok`: the function's results lie on
+ * `co` from index 1; else the error message is on top. */
 typedef void task_done(struct task *t, bool ok, lua_State *co);
 
 struct task {
@@ -4500,14 +4508,14 @@ struct task {
 	struct secret_scope scope; /* handles of secrets that it made */
 	struct timer deadline;
 	struct defer wake;
-	char policy[LUA_NAME_MAX]; /* the policy it waits in (sandbox.wait), or "" */
+	char policy[LUA_NAME_MAX]; /* the policy whose call yielded (sandbox.wait), or "" */
 };
 
 static struct task *task_pool;
 static unsigned task_pooled;
 static struct task *task_running;       /* the one whose turn it is; NULL: no Lua runs */
 
-/* NULL on the main state. */
+/* The task of a coroutine; NULL on the main state. */
 static struct task *
 task_of(lua_State *L)
 {
@@ -4575,12 +4583,12 @@ l_task_reset(lua_State *L)
 	return 0;
 }
 
-/* What a binding writes, one text at a time; a binding that raises leaves the text to the next one,
- * or to the task's end. */
+/* The text that a binding builds, one at a time. A binding that raises leaves the text there: the next
+ * binding or the task's end frees it. */
 static struct buf lua_text;
 
-/* Empties it: secrets first, for the coroutine's own variables may outlive this until a
- * collection. */
+/* Ends a task and puts it into the pool. Handles of secrets are emptied first, because the coroutine's
+ * variables may outlive this call until a collection. */
 static void
 task_recycle(struct task *t)
 {
@@ -4612,7 +4620,7 @@ l_task_end_k(lua_State *L, int status, lua_KContext ctx)
 	return lua_gettop(L);
 }
 
-/* The bottom of every task. */
+/* The function at the bottom of a task's stack: calls the task's Lua function. */
 static int
 l_task_main(lua_State *L)
 {
@@ -4666,7 +4674,7 @@ lua_step(struct defer *d)
 		lua_set_running(t->policy);
 		lua_arm(t->co);
 	}
-	store_read_reset();     /* whoever read before: this step sees the store as it is now */
+	store_read_reset();     /* this step's reads see the store as it is now */
 	rc = lua_resume(t->co, lua_main, nargs, &nres);
 	lua_disarm(&none);
 	if (lua_running[0] != '\0')
@@ -4699,7 +4707,8 @@ task_run(struct task *t)
 		loop_defer(&t->wake, lua_step);
 }
 
-/* Soon, never from within. One that comes while the task runs makes its next wait end at once. */
+/* Resumes the task in a deferred call, never inside this one. A wake that comes while the task runs makes
+ * its next wait end at once. */
 static void
 task_wake(struct task *t)
 {
@@ -4715,7 +4724,7 @@ task_timeout(struct timer *timer)
 	task_wake(OWNER(timer, struct task, deadline));
 }
 
-/* The owner died: done is not called, the coroutine never resumed. */
+/* The owner ends before the task: `done` is not called, and the coroutine never resumed. */
 static void
 task_abandon(struct task *t)
 {
@@ -4766,6 +4775,7 @@ wait_end(struct wait *w)
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
 
+/* -- a request and its connection. Functions of req read the conn, so both structs stand here. */
 enum conn_state {
 	CONN_HEAD,      /* between requests, or a head is arriving */
 	CONN_DECIDE,    /* a task decides; req:read_body reads meanwhile */
@@ -4780,7 +4790,8 @@ enum conn_state {
 };
 
 enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
-/* Of a tunnel that is to be TLS with its host: what is known of its ClientHello (lua/hello.lua). */
+/* Of a tunnel whose bytes pass unread: what lua/hello.lua found in the client's ClientHello. HELLO_ANY: the
+ * bytes are not looked at (any more). */
 enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
 enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
 
@@ -4795,7 +4806,7 @@ struct req {
 	struct http_head head;  /* slices into bytes; behind its fields, those that policies add */
 	enum req_form form;
 	struct kept *kept;      /* owned reference: what goes out is as in an earlier request */
-	bool looked;            /* apply read something of this request */
+	bool looked;            /* the type's apply read something of this request, so no decision is kept */
 	bool secure;            /* scheme https */
 	bool websocket;
 	bool last_hop;          /* OPTIONS with Max-Forwards: 0 */
@@ -4806,7 +4817,7 @@ struct req {
 	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
 	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
-	char taken[256];        /* names of what was taken off and was not ours: for the record */
+	char taken[256];        /* for the record: names of fields taken off that were the agent's own, no placeholder */
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	/* owned, or kept's; what was attached, to be taken out of the answer's head */
 	struct subst_back *back;
@@ -4833,7 +4844,7 @@ struct req {
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	bool watch;             /* tell Lua of 401 and 403 */
-	bool refused;           /* the upstream answered 401 to what we attached */
+	bool refused;           /* the upstream answered 401 to the credential that we attached */
 	int hello;              /* enum hello */
 	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
 	uint64_t config;        /* generation that decided */
@@ -4842,8 +4853,8 @@ struct req {
 	char reason[272];       /* "domain " and a host */
 	bool allowed;
 	bool sent;              /* on its way to the upstream */
-	struct agent *counted;  /* holds one of this agent's requests in progress */
-	bool held;              /* or waits for that, in its queue */
+	struct agent *counted;  /* the agent among whose requests in progress this one counts; NULL: none */
+	bool held;              /* waits in that agent's queue until it may be sent */
 	TAILQ_ENTRY(req) held_link;
 	bool too_many;
 
@@ -4866,6 +4877,7 @@ struct req {
 	struct buf up_bytes;    /* owned; head of the answer as it comes */
 };
 
+/* What the requests and connections of one agent hold (section `agent`). */
 struct agent {
 	struct agent *next;     /* in its slot */
 	unsigned conns, requests, share; /* `requests` may be as many as `share` */
@@ -4904,7 +4916,8 @@ static uint64_t conn_ids;
 static struct req *req_free_list;
 static size_t req_pooled;
 
-/* -- req: made when a head is complete, gone when its log record is written. */
+/* -- making and freeing: a req is made when the first byte of a head arrives, and freed when its log record
+ * is written. Freed ones are kept in a pool with their buffers. */
 static struct req *
 req_new(struct conn *c)
 {
@@ -4952,9 +4965,9 @@ req_body_drop(struct req *r)
 	r->body.max = 0;
 }
 
-/* The body is now what is in `out`, a secret among it; it is counted as what came was. Not
- * in the arena, which a few large bodies would fill for everybody. False: no room, and
- * `out` stays the caller's. */
+/* Replaces the body by `out`, which holds a secret, and counts it in the place of the first. The body does
+ * not lie in the arena, which a few large bodies would fill for all agents. False: no room, and `out`
+ * stays the caller's. */
 static bool
 req_take_body(struct req *r, struct buf *out)
 {
@@ -5006,7 +5019,9 @@ req_free(struct req *r)
 	req_pooled++;
 }
 
-/* `name` with its punctuation; what is empty is left out. */
+/* -- the log record */
+
+/* Adds `name`, which brings its punctuation, and the value in quotes; nothing if the value is empty. */
 static void
 json_put_member(struct buf *b, struct slice name, struct slice value)
 {
@@ -5071,6 +5086,8 @@ req_log(struct req *r)
 	    r->counted != NULL ? &r->counted->log : NULL);
 }
 
+/* -- our own answers */
+
 static const char *
 http_phrase(int status)
 {
@@ -5088,7 +5105,7 @@ http_phrase(int status)
 	return "Error";
 }
 
-/* Our own answer, in DESIGN's form: {"error","message","hint","request"}. */
+/* The action becomes an error answer, in DESIGN's form: {"error","message","hint","request"}. */
 static void
 req_fail(struct req *r, int status, const char *code, struct slice message, struct slice hint)
 {
@@ -5117,7 +5134,7 @@ req_failf(struct req *r, int status, const char *code, const char *message)
 	req_fail(r, status, code, slice_of(message), SLICE(""));
 }
 
-/* As it stands in a message: IPv6 in brackets. */
+/* A host as it stands in a URL: IPv6 in brackets. */
 static const char *
 host_text(const char *host)
 {
@@ -5129,7 +5146,7 @@ host_text(const char *host)
 	return text;
 }
 
-/* A head was refused: "… two Content-Length fields (line 5)". */
+/* Says why a head was refused: "the request has two Content-Length fields (line 5)". */
 static void
 head_tell(const struct http_head *h, const char *begin, char *out, size_t cap)
 {
@@ -5140,7 +5157,7 @@ head_tell(const struct http_head *h, const char *begin, char *out, size_t cap)
 	snprintf(out, cap, "%s %s%s", begin, h->why, line);
 }
 
-/* -- arriving: from the head to canonical parts. False: req_fail was called. */
+/* -- parsing: from the head to a canonical host, path and token. False: req_fail was called. */
 static bool
 req_bad(struct req *r, int status, const char *code, const char *message)
 {
@@ -5170,7 +5187,8 @@ host_is_ours(const char *host, int port)
 	    net_is_own_listener(&e);
 }
 
-/* The Host field, canonical, against what we already know. With CONNECT some clients send ours. */
+/* The Host field must name the host and port of the target (or of the tunnel). Some clients send the
+ * proxy's own host with CONNECT, which is let pass. */
 static bool
 req_check_host(struct req *r, int default_port)
 {
@@ -5189,7 +5207,7 @@ req_check_host(struct req *r, int default_port)
 	return true;
 }
 
-/* Which host the request is for, by the form in which it is said. */
+/* Which host the request is for, by the form of its target (RFC 9112 3.2) and its tunnel. */
 static bool
 req_parse_target(struct req *r)
 {
@@ -5227,7 +5245,8 @@ req_parse_target(struct req *r)
 
 #define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
 
-/* A token has a fixed beginning, so it may stand in either half of Basic, or be a Bearer. */
+/* Finds the agent's proxy token, and keeps its hash. The token begins with sp_agt_, so it may be the user
+ * or the password of Basic, or a Bearer. */
 static void
 req_find_token(struct req *r)
 {
@@ -5257,7 +5276,7 @@ req_find_token(struct req *r)
 	buf_free(&plain);
 }
 
-/* RFC 9110 7.6.2: one hop less, written over what came. At zero the answer is ours: see conn_act. */
+/* RFC 9110 7.6.2: Max-Forwards less one, written over the value that came. At zero conn_act answers. */
 static bool
 req_count_hop(struct req *r)
 {
@@ -5389,7 +5408,7 @@ req_wants_length(const struct req *r)
 	return r->head.body != BODY_NONE || r->body_set || r->body.n != 0;
 }
 
-/* Did a secret go into the request? */
+/* Was a secret attached to the request? */
 static bool
 req_attached(const struct req *r)
 {
@@ -5407,8 +5426,8 @@ req_out_chunked(const struct req *r)
 	    (r->head.body == BODY_LENGTH && r->up_flow.filter != NULL && !r->up_flow.filter->class->keeps_length);
 }
 
-/* A server may merge trailers into the head: what strip took out or apply set must not come back
- * there, an agent's own key beside ours. */
+/* A server may merge trailers into the head. A field that strip took out or apply set must not come back
+ * that way: the agent's own key would stand beside ours. */
 static bool
 req_trailer_may_pass(const struct flow *f, const struct http_field *t)
 {
@@ -5443,7 +5462,8 @@ req_odd_body(const struct req *r)
 	    slice_eq(method, SLICE("DELETE")) || slice_eq(method, SLICE("OPTIONS")));
 }
 
-/* The head as it goes out. Framing last, whatever anybody set: we alone say where a message ends. */
+/* The head as it goes out. Its framing fields are ours alone, whatever the agent or a policy set, because
+ * they say where the message ends. */
 static bool
 req_put_head(struct req *r, struct buf *b)
 {
@@ -5494,11 +5514,10 @@ static int64_t conn_answer_ms = 900000, conn_idle_ms = 3600000;
 static size_t conn_count, conn_max = 4096, conn_unknown;
 static bool conn_draining;
 
-static void conn_advance(struct conn *);     /* the steps end in the pump that calls them */
+static void conn_advance(struct conn *);     /* events call it, and it calls the steps below */
 
-/* -- conn: deadlines, beginning and end */
-/* -- what ends a connection before there is a request: a handshake that failed, another protocol. What
- * is the same within NOTE_FOLD_MS is counted, and its number told by the next record of its kind. */
+/* -- notes: log records of connections that end before a request: a failed handshake, another protocol.
+ * Notes of one kind within NOTE_FOLD_MS are counted, and the next record of that kind tells the number. */
 #define NOTES 16                /* kinds that are told apart at a time */
 #define NOTE_FOLD_MS 10000
 
@@ -5540,7 +5559,9 @@ conn_note(const struct conn *c, const char *what, const char *why)
 	req_log(&r);
 }
 
-/* One that never came to be decided, and is not logged. */
+/* -- deadlines, beginning and end */
+
+/* Frees a request whose head never came whole; such a request is not logged. */
 static void
 conn_drop_req(struct conn *c)
 {
@@ -5588,7 +5609,7 @@ conn_close(struct conn *c, bool abort_)
 	return false;
 }
 
-static void conn_expire(struct conn *);      /* what a deadline means is known with the states */
+static void conn_expire(struct conn *);      /* behind the states, whose deadlines differ in meaning */
 
 /* Deadlines move with every byte; the timer moves only when it must come earlier. */
 static void
@@ -5616,7 +5637,7 @@ conn_turn(struct defer *d)
 	conn_advance(OWNER(d, struct conn, defer));
 }
 
-/* Pumps a flow; the bytes that do not fit into this turn have another. */
+/* Pumps a flow. FLOW_TURN becomes FLOW_WAIT, and a deferred call goes on in the next turn. */
 static enum flow_io
 conn_pump(struct conn *c, struct flow *f)
 {
@@ -5691,7 +5712,7 @@ conn_resume_accept(struct timer *t)
 static void
 conn_accept(struct watch *w)
 {
-	/* Over our own bounds: said plainly, and the others go on. */
+	/* The answer to a connection over conn_max; the other connections go on. */
 	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
 	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 	int fd = 0;
@@ -5717,7 +5738,7 @@ conn_accept(struct watch *w)
 	timer_set(&conn_accept_timer, clock_now() + CONN_ACCEPT_PAUSE_MS, conn_resume_accept);
 }
 
-/* -- our own answers */
+/* -- the end of a request, and our own answers */
 #define PAGE_TYPE "text/html; charset=utf-8"
 #define PAGE_FIELDS "\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY" \
 	"\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'"
@@ -5809,7 +5830,9 @@ conn_fail(struct conn *c, int status, const char *code, const char *message)
 }
 
 /* -- CONN_HEAD */
-/* Nothing to read. Half a head is no request: it is forgotten, not logged. */
+
+/* There is nothing to read: wait, or end. Half a head is no request, and is not logged. True: the state
+ * changed. */
 static bool
 conn_head_pause(struct conn *c, enum io io)
 {
@@ -5827,7 +5850,7 @@ conn_head_pause(struct conn *c, enum io io)
 	return true;
 }
 
-/* What is not HTTP/1.1, by its first bytes, and what its client shows for an answer. */
+/* Other protocols by their first bytes, and an answer that their clients can show. */
 static const struct {
 	struct slice begins, answer;
 	const char *what;
@@ -5893,7 +5916,7 @@ conn_step_head(struct conn *c)
 	r = c->req;
 	c->state = CONN_DECIDE;
 	conn_deadline(c, CONN_DECIDE_MS);
-	if (!req_parse(r)) {            /* of a head that has no end, too */
+	if (!req_parse(r)) {            /* a head without an end ends here too: -431 or -400 */
 		conn_begin_answer(c);
 	} else if (!kept_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
 		r->close_after = true;
@@ -5919,7 +5942,7 @@ conn_client_gone(struct conn *c)
 	return io == IO_ERR || (io == IO_EOF && c->peer.tls != NULL && c->peer.watch.hup);
 }
 
-/* -- CONN_DECIDE: while the task runs, a body may be read for it. */
+/* -- CONN_DECIDE: a task decides; it may have the body read for it meanwhile (req:read_body). */
 static void
 conn_read_body(struct conn *c)
 {
@@ -5945,7 +5968,7 @@ conn_read_body(struct conn *c)
 	req_wake_body(r);
 }
 
-/* For req:read_body. False: r->body_error says why not. */
+/* The start of req:read_body. False: r->body_error says why not. */
 static bool
 req_begin_body(struct req *r, size_t max)
 {
@@ -5981,8 +6004,7 @@ req_begin_body(struct req *r, size_t max)
 	return true;
 }
 
-/* The states that CONN_DECIDE leads to, in the order in which they come. */
-static void conn_begin_dial(struct conn *);
+static void conn_begin_dial(struct conn *);  /* stands with the state it begins, CONN_DIAL */
 
 static const char conn_established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -6003,7 +6025,7 @@ conn_begin_tunnel(struct conn *c)
 	conn_deadline(c, CONN_HANDSHAKE_MS);
 }
 
-/* The task has ended, and left an action. */
+/* The task has ended, and left an action in the req (or kept_again did, without a task). */
 static void
 conn_act(struct conn *c)
 {
@@ -6066,7 +6088,7 @@ req_dials_tls(const struct req *r)
 	return r->action == REQ_FORWARD && r->secure;
 }
 
-/* Whose connection it is and where to. Names hold no "|". */
+/* The key of an upstream in the pool: agent, credential, host, scheme, port, identity. Names hold no "|". */
 static void
 req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 {
@@ -6154,7 +6176,7 @@ conn_begin_blind(struct conn *c)
 	conn_deadline(c, r->hello == HELLO_MORE ? CONN_HANDSHAKE_MS : r->idle_ms);
 }
 
-/* How long may nothing move? `sent`: the request is. */
+/* How long may no byte move? `sent`: the whole request is on its way. */
 static int64_t
 req_patience(const struct req *r, bool sent)
 {
@@ -6205,6 +6227,7 @@ conn_step_dial(struct conn *c)
 }
 
 /* -- CONN_RELAY */
+
 /* A pooled connection may die just as we use it. Sent again only where nothing can have happened
  * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
 static bool
@@ -6285,7 +6308,8 @@ answer_echoes(struct slice name)
 	    slice_eq_nocase(name, SLICE("set-cookie"));
 }
 
-/* Whether a trailer may follow: what is rewritten in a head is dropped behind a body. */
+/* May a trailer of the answer be sent on? One that repeats an attached secret is dropped; in a head the
+ * secret would be replaced. */
 static bool
 answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 {
@@ -6295,9 +6319,9 @@ answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 	    !subst_back_in(r->back, t->name, false);
 }
 
-/* Status line and fields of the answer, without framing; with what the client had sent in the place of
- * what we attached: any server may repeat any field (CORS an Origin, a tracer an id, a login a cookie),
- * in whichever field it likes. */
+/* Status line and fields of the answer, without framing. Secrets that we attached are replaced by what
+ * the client had sent in their place: any server may repeat any field (CORS an Origin, a tracer an id, a
+ * login a cookie), in whichever field it likes. */
 static void
 answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 {
@@ -6330,7 +6354,7 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 	}
 }
 
-/* How the body goes on, and what becomes of the connection behind it. */
+/* Framing fields of the answer, Connection, and the flow of its body. */
 static void
 answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 {
@@ -6461,7 +6485,7 @@ conn_relay_cut(struct conn *c, const char *code)
 	return conn_close(c, true);
 }
 
-/* What became of the request's body. True: the conn goes on relaying. */
+/* Acts on the result of pumping the request's body. True: the conn goes on relaying. */
 static bool
 conn_relay_up(struct conn *c, enum flow_io io)
 {
@@ -6534,7 +6558,8 @@ conn_step_relay(struct conn *c)
 }
 
 /* -- CONN_BLIND */
-/* One end is gone: the bytes that wait for the client still go out. */
+
+/* One end is gone: no more bytes are taken, and those that wait for the client still go out. */
 static bool
 blind_cut(struct conn *c)
 {
@@ -6617,8 +6642,9 @@ conn_step_blind(struct conn *c)
 	return cut;
 }
 
-/* -- the short states */
-/* As far as it goes, does this begin like a request line? SSH's greeting does not. */
+/* -- CONN_SNIFF, CONN_HANDSHAKE, CONN_ANSWER, CONN_LINGER */
+
+/* Do these bytes begin like a request line, as far as they go? SSH's greeting does not. */
 static bool
 sniff_is_http(struct slice in)
 {
@@ -6726,7 +6752,9 @@ conn_step_linger(struct conn *c)
 	return false;
 }
 
-/* Nothing has moved for too long. */
+/* -- expired deadlines, and the state machine */
+
+/* In CONN_RELAY no byte has moved for too long. */
 static void
 conn_expire_relay(struct conn *c)
 {
@@ -6795,6 +6823,7 @@ conn_expire(struct conn *c)
 	conn_advance(c);
 }
 
+/* Runs the step of the present state until a step answers false: it waits for an event. */
 static void
 conn_advance(struct conn *c)
 {
@@ -6828,7 +6857,7 @@ conn_advance(struct conn *c)
 	c->advancing = false;
 }
 
-/* Closing everything that is idle, and everything after what it does now. */
+/* Closes idle connections now, and every other one after its present request. */
 static void
 conn_drain(void)
 {
@@ -6857,7 +6886,7 @@ conn_drain(void)
 struct beat {
 	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
 	volatile int ready;
-	char policy[LUA_NAME_MAX]; /* what runs: named when it is killed */
+	char policy[LUA_NAME_MAX]; /* the policy that runs: named when the worker is killed */
 };
 
 static struct {
@@ -6865,9 +6894,9 @@ static struct {
 	char home[PATH_MAX];
 	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
 	const char *log;        /* JSON, for reqlog.run */
-	const char *at;         /* the listeners; it and the banner are said when the workers are up */
+	const char *at;         /* the listeners; `at` and `banner` are printed when the workers are up */
 	const char *banner;
-	const char *note;       /* what serve.lock holds then */
+	const char *note;       /* written to serve.lock then */
 	unsigned workers;
 	int lock_fd;
 } serve = {.lock_fd = -1};
@@ -6875,7 +6904,8 @@ static struct {
 static struct beat *master_beats;       /* shared */
 static bool worker_stop;
 
-/* -- serve */
+/* -- serve: bindings for the command that becomes the master */
+
 /* host.serve_lock(home) -> true | nil, "running" | why
  *
  * Takes the lock of the one server of that store. */
@@ -6955,7 +6985,8 @@ call_done(struct task *t, bool ok, lua_State *co)
 		fprintf(stderr, "sallyport: %s\n", l_message(co));
 }
 
-/* Runs module.fn({argv[1], …}), and the loop until it has ended. Its exit code: what it returned, or 1 where it failed. */
+/* Runs module.fn({argv[1], …}) as a task, and the loop until the task has ended. Returns the exit code:
+ * the function's result, or 1 where it failed. */
 static int
 call_run(const char *module, const char *fn, int argc, char **argv)
 {
@@ -6988,7 +7019,7 @@ worker_on_beat(struct timer *t)
 	timer_set(t, clock_now() + MASTER_BEAT_MS, worker_on_beat);
 }
 
-/* Its result is not asked for: a tick that failed is logged, and the next one comes. */
+/* A tick that failed is logged, and the next one comes. */
 static void
 worker_tick_done(struct task *t, bool ok, lua_State *co)
 {
@@ -7142,7 +7173,7 @@ master_fork(unsigned i)
 		w->not_before = w->started + 1000;
 }
 
-/* One that is missing is started, and one whose heart stopped is killed. */
+/* Starts a worker that is missing, and kills one that has not beaten for MASTER_STALL_MS. */
 static void
 master_keep_workers(void)
 {
@@ -7161,7 +7192,7 @@ master_keep_workers(void)
 	}
 }
 
-/* True: the worker could not even start, so nothing is gained by another. */
+/* Collects ended children. True: a worker could not even start, so another one could not either. */
 static bool
 master_reap(bool stopping)
 {
@@ -7224,7 +7255,7 @@ master_wait_ready(void)
 	return ready == serve.workers;
 }
 
-/* Drains; told a second time, it does not wait any longer. */
+/* Drains the workers and the log's writer, then ends them; a second signal ends the wait. */
 static int
 master_stop(const sigset_t *set)
 {
