@@ -4993,6 +4993,8 @@ req_free(struct req *r)
 		subst_back_free(r->back);
 	kept_unref(r->kept);
 	upstream_drop(&r->up);
+	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
+	flow_free(&r->down_flow);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	subst_free(r->subst);
@@ -5002,8 +5004,6 @@ req_free(struct req *r)
 	buf_free(&r->answer);
 	buf_free(&r->stripped_query);
 	buf_free(&r->stripped_names);
-	flow_free(&r->up_flow);
-	flow_free(&r->down_flow);
 	buf_recycle(&r->bytes, FLOW_BUF_KEEP);
 	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
 	buf_recycle(&r->up_bytes, FLOW_BUF_KEEP);

@@ -132,6 +132,37 @@ test_turns(void)
 	test_result(!ok && *agent_slot("busy") == NULL, "an agent of whom nothing is left is forgotten", "%zu waited", n);
 }
 
+static bool known_at_wipe;
+
+static void
+wipe_counted(struct filter *f)
+{
+	known_at_wipe = *agent_slot("second") != NULL && f->share == &(*agent_slot("second"))->bodies;
+}
+
+/* One connection, two agents' tokens: the second agent has no connection, so nothing but the request keeps it. */
+static void
+test_second_agent(void)
+{
+	static const struct filter_class class = {.size = sizeof(struct filter), .wipe = wipe_counted};
+	struct conn *c = conn_make(CONN_DECIDE);
+	struct req *r = c->req;
+
+	req_claim(r, "first", 2);
+	req_free(r);
+	r = c->req = req_new(c);
+	req_claim(r, "second", 2);
+	flow_attach(&r->up_flow, filter_alloc(&class));
+	r->up_flow.filter->share = &r->counted->bodies;
+	req_free(r);
+	c->req = NULL;
+	test_result(known_at_wipe && *agent_slot("second") == NULL, "a filter is given back before its agent is forgotten",
+	    "%d, %d", known_at_wipe, *agent_slot("second") == NULL);
+	conn_close(c, true);
+	close(client);
+	loop_run_deferred();
+}
+
 /* A tunnel whose upstream fails while the client does not read: it waits for that as for any reader, not for an hour. */
 static void
 test_blind(void)
@@ -248,5 +279,6 @@ main(void)
 	test_blind();
 	test_share();
 	test_turns();
+	test_second_agent();
 	return test_end();
 }
