@@ -15822,13 +15822,32 @@ l_table_move(lua_State *L)
 	return l_of_lua(L);
 }
 
+/* table.insert(t, at, v), table.remove(t, at)
+ *
+ * What lies behind `at` moves: `#` is any border, so a table of forty members can be a list of 2^40. */
+static int
+l_table_shift(lua_State *L)
+{
+	bool insert = strcmp(lua_tostring(L, lua_upvalueindex(2)), "insert") == 0;
+	lua_Integer at, n;
+
+	if (lua_gettop(L) == 2 + insert && lua_istable(L, 1)) {
+		at = lua_tointeger(L, 2);
+		n = (lua_Integer)lua_rawlen(L, 1) - (at > 0 ? at : 0);
+		lua_charge(L, n > 0 ? n / LUA_READ : 0);
+	}
+	return l_of_lua(L);
+}
+
 static const struct { const char *lib, *name; lua_CFunction bounded; } lua_bounded[] = {
 	{LUA_STRLIBNAME, "find", l_str_pattern},
 	{LUA_STRLIBNAME, "gmatch", l_str_pattern},
 	{LUA_STRLIBNAME, "gsub", l_str_pattern},
 	{LUA_STRLIBNAME, "match", l_str_pattern},
 	{LUA_STRLIBNAME, "rep", l_str_rep},
+	{LUA_TABLIBNAME, "insert", l_table_shift},
 	{LUA_TABLIBNAME, "move", l_table_move},
+	{LUA_TABLIBNAME, "remove", l_table_shift},
 };
 
 /* Replaces the functions in the libraries' own tables: ("x"):find reaches string.find's in
