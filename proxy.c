@@ -1341,18 +1341,18 @@ loop_run(const bool *stop)
  * A first reading may take each group at the word of its line. Invariant: no function here waits for a
  * peer. l_fail, l_answer and l_judge_hello may raise a Lua error (longjmp): the first two are for
  * bindings, the third runs inside lua_protect. */
-struct agent;
-struct filter;
-struct http_head;
-struct kept;
-struct leaf;
-struct req;
-struct subst;
-struct subst_back;
-struct task;
-struct tls;
-struct tls_trust;
-struct tls_verify;
+struct agent;           /* what one agent holds (req) */
+struct filter;          /* rewrites a body as it streams (flow) */
+struct http_head;       /* a parsed head (http) */
+struct kept;            /* a decision that holds for later requests (kept) */
+struct leaf;            /* a certificate that we made for a host (trust) */
+struct req;             /* a request (req) */
+struct subst;           /* a credential's rows: placeholders and their secrets (subst) */
+struct subst_back;      /* attached secrets, which an answer must not repeat (subst) */
+struct task;            /* a coroutine on the loop (task) */
+struct tls;             /* an engine, ours to an agent or an upstream (tls) */
+struct tls_trust;       /* a set of roots (trust) */
+struct tls_verify;      /* the check of one server's chain during its handshake (trust) */
 
 /* -- addr: IP addresses as bytes. addr_guard answers NULL, or why no request may be sent there. */
 #define ADDR_TEXT_MAX 46        /* INET6_ADDRSTRLEN: the longest text of an address, and its NUL */
@@ -1364,7 +1364,7 @@ struct addr {
 
 struct cidr {
 	struct addr a;          /* no bit set behind the prefix */
-	uint8_t bits;
+	uint8_t bits;           /* length of the prefix */
 };
 
 static bool addr_parse(struct slice in, struct addr *out);
@@ -1392,8 +1392,8 @@ static bool http_basic(struct slice value, struct buf *plain);
 
 struct session {
 	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
-	br_ssl_session_parameters of;
-	uint8_t spare[2];
+	br_ssl_session_parameters of;   /* BearSSL's: id, version, suite, master secret */
+	uint8_t spare[2];       /* zero: padding that the check covers too */
 	int64_t expires;        /* monotonic ms: the same in all processes */
 	uint64_t check;         /* first bytes of SHA-256 of what is above */
 };
@@ -1407,8 +1407,6 @@ struct session_table {
 	_Atomic uint8_t used[TLS_SESSIONS / SESSION_GROUP];
 	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
 };
-
-/* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
 
 static struct session_table *session_table_new(size_t n, int sharing);
 static bool session_find(struct session_table *t, const uint8_t name[32],
@@ -1472,6 +1470,7 @@ static bool json_put(struct buf *b, struct slice s, bool lossy);
 
 /* -- subst: a struct subst replaces placeholders by secrets where a credential's rows say so. A struct
  * subst_back lists what was attached, so that an answer repeats the placeholder and not the secret. */
+/* Where in a request a row may replace a placeholder. */
 enum subst_place {
 	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
 	    PLACE_WS, PLACES
@@ -1487,13 +1486,14 @@ static bool subst_back_value(const struct subst_back *list, struct slice in, boo
 /* -- filter: ws: a filter that applies the rows to the messages of a WebSocket. */
 static struct filter *filter_ws_new(const struct subst *s);
 
-/* -- agent: an agent's share of connections and requests. */
+/* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
+ * agent_over tells one with more connections than its share, req_unclaim takes a request off its counts. */
 static void agent_put(struct agent *a);
 static bool agent_over(const struct agent *a);
 static void req_unclaim(struct req *r);
 
-/* -- store: LMDB with sealed values, and the lock files beside it. */
-/* The codes are a contract (DESIGN.md); lua/cli/db.lua has a sentence for each. */
+/* -- store: LMDB with sealed values, and the lock files beside it. Its codes are a contract (DESIGN.md),
+ * and lua/cli/db.lua has a sentence for each. */
 #define STORE_ERRORS(X) \
 	X(STORE_OK, "ok") \
 	X(STORE_ABSENT, "absent") \
@@ -1541,12 +1541,13 @@ static int store_lock_serve(const char *home);
 /* -- reqlog: the log's records of this worker wait here, until they go down a pipe to the one process
  * that writes the file. The master keeps that process alive. */
 enum reqlog_kind {
-	REQLOG_REFUSED,                 /* many alike become one */
-	REQLOG_PLAIN,
-	REQLOG_SENT,                    /* not dropped: its agent waited for room */
+	REQLOG_REFUSED,                 /* refused by us: many alike become one record */
+	REQLOG_PLAIN,                   /* answered by us */
+	REQLOG_SENT,                    /* sent on: never dropped, because its agent waited for room */
 };
 
-/* What one agent has added to the queue since it was last empty; of an earlier turn: nothing. */
+/* How many bytes one agent has added to the queue since the queue was last empty. `turn` is the value of
+ * reqlog.turn then: with an older one n counts as 0. */
 struct reqlog_share {
 	unsigned turn;
 	size_t n;
@@ -1554,8 +1555,8 @@ struct reqlog_share {
 
 static struct {
 	int fd;                         /* owned: the pipe; -1: no log */
-	struct buf pending;             /* owned; bounded by the above, and by the requests in progress */
-	unsigned turn;                  /* how often it was empty */
+	struct buf pending;             /* owned; bounded by REQLOG_QUEUE, and by the requests in progress */
+	unsigned turn;                  /* how often `pending` was empty */
 	unsigned ticks;                 /* the writer is to be woken so many times more */
 	bool held;                      /* requests wait for room */
 	struct timer timer;
@@ -1573,7 +1574,8 @@ static void reqlog_drain(void);
 static bool reqlog_has_writer(void);
 static void reqlog_keep_writer(void);
 
-/* -- embed: a function of a module in lua/, as a registry reference; the text of the modules goes then. */
+/* -- embed: lua_import answers a registry reference to a function of a module in lua/, or LUA_NOREF;
+ * embed_forget frees the unpacked texts of modules. */
 static int lua_import(const char *module, const char *fn);
 static void embed_forget(lua_State *L);
 
@@ -1824,7 +1826,7 @@ struct dial {
 	void (*done)(struct dial *, int fd, const char *code, const char *why);
 };
 
-static void dial_next(struct dial *);       /* an address that fails leads to the next */
+static void dial_next(struct dial *);       /* dial_timeout and dial_ready call it, and it sets them */
 
 /* The owner goes away: `done` is never called. */
 static void
@@ -2711,7 +2713,9 @@ enum hdr_rule {
 	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
 };
 
-/* What a request's field comes to; an answer's are all kept. */
+/* Does a request's field go out? FIELD_DROPPED: no, by the rules of hdr_rules or a policy. FIELD_STRIPPED:
+ * no, because req:strip named it: a credential of the agent's own, or a placeholder. The fields of an
+ * answer are all FIELD_KEPT. */
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
 
 struct http_field {
@@ -4648,7 +4652,7 @@ l_task_traceback(lua_State *L)
 	return 0;
 }
 
-static void task_wake(struct task *t);  /* lua_step ends in it when a wake came early */
+static void task_wake(struct task *t);  /* defers lua_step, and lua_step calls it after an early wake */
 
 /* The only lua_resume. */
 static void
@@ -9167,6 +9171,7 @@ cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int6
 	return (struct slice){(const char *)d.at, n != 0 && d.at != NULL ? (size_t)(span - d.at) : 0};
 }
 
+/* -- certificates of our own: ECDSA P-256 throughout, made to pass openssl verify -x509_strict. */
 static struct tls_keys {        /* locked; zero in a fork's child, which loads the CA itself */
 	uint8_t ca[32], leaf[32];
 } *tls_keys;
