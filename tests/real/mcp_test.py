@@ -246,6 +246,9 @@ def test_import_hostile(t):
         assert r.returncode == exit and "fault in sallyport" not in r.stderr, r.stderr
         assert "\x1b" not in r.stderr + r.stdout and "canary" not in r.stderr + r.stdout, r.stderr
         return r.stderr, json.loads(out.read_text())["mcpServers"] if exit == 0 else None
+    for value in ("a\nb", "a\x00b", "a\x1bb", "Bearer "):               # what no header carries
+        said, _ = give({"bad": {"url": "https://api.test/mcp", "headers": {"Authorization": value}}}, exit=1)
+        assert "bad, Authorization" in said and "its value" in said, (value, said)
     said, new = give({"url": {"url": "https://api.test/v1/${KEY}/mcp?api_key=canary-q&k=${KEY}&b=${B:-c}", "headers": {"X-Auth": "canary-h"}}}, KEY="canary-k")
     assert new["url"]["url"] == "https://api.test/v1/${KEY}/mcp?api_key=${URL_API_KEY}&k=${KEY}&b=${B:-c}" and "headers" not in new["url"], new
     assert said.count("--env KEY ") == 1 and "--env URL_API_KEY" in said, said
