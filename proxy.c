@@ -730,8 +730,8 @@ buf_free(struct buf *b)
 	*b = (struct buf){.max = b->max, .secret = b->secret};
 }
 
-/* Not realloc: what the old block held may be a header with a credential, so it is wiped. False:
- * no room, and the buffer is as before. */
+/* Makes room for `more` bytes. Not by realloc: the old block may hold a header with a credential, so it
+ * is wiped. False: no room, and the buffer is as before. */
 static bool
 buf_grow(struct buf *b, size_t more)
 {
@@ -1913,7 +1913,8 @@ dial_next(struct dial *d)
 	dial_finish(d, -1, "upstream_unreachable", d->last);
 }
 
-/* One forbidden address refuses the name whole: an answer that mixes is an attack or a mistake. */
+/* One forbidden address refuses the whole name: a DNS answer that mixes forbidden and other addresses is an
+ * attack (DNS rebinding) or a mistake. */
 static void
 dial_judge(struct dial *d)
 {
@@ -3886,7 +3887,7 @@ static void
 upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 {
 	struct upstream *u = OWNER(d, struct upstream, dial);
-	/* What keeps connections and sessions of this identity apart from all others. */
+	/* Keeps TLS sessions of this identity apart from all others. */
 	struct slice tag = u->ident == NULL ? SLICE("") :
 	    (struct slice){(const char *)u->ident->tag, sizeof u->ident->tag};
 
@@ -3916,8 +3917,7 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 	u->event(u);
 }
 
-/* Not dialled yet: the caller sets owner and event, then calls
- * upstream_dial. NULL: out of memory. */
+/* A new upstream, not dialled: the caller sets owner and event, then calls upstream_dial. NULL: no memory. */
 static struct upstream *
 upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
     struct tls_ident *ident)
@@ -4738,7 +4738,7 @@ task_abandon(struct task *t)
 		task_recycle(t);
 }
 
-/* What a binding returns to wait for task_wake or the deadline (monotonic ms; INT64_MAX: none).
+/* A binding waits by returning task_yield(…): for task_wake or the deadline (monotonic ms; INT64_MAX: none).
  * Then k runs, looks at what it waited for and may wait again. */
 static int
 task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
@@ -4753,7 +4753,8 @@ task_yield(lua_State *L, int64_t deadline, lua_KContext ctx, lua_KFunction k)
 	return lua_yieldk(L, 0, ctx, k);
 }
 
-/* What a task waits for inside one binding: the head of the struct in its handle (l_wait_new). */
+/* One operation that a task waits for inside a binding. The operation's own struct begins with it, and
+ * l_wait_new makes the handle that holds both. */
 struct wait {
 	struct task *task;      /* borrowed; NULL: none waits */
 	bool done;
@@ -4940,7 +4941,7 @@ req_new(struct conn *c)
 		buf_init(&r->out_head, PEER_HEAD_MAX);
 		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
 	}
-	/* Not the fields: http_parse_request writes those that count. */
+	/* All but head.field, of which http_parse_request writes the first head.nfields. */
 	memset(r, 0, offsetof(struct req, head.field));
 	memset(&r->form, 0, offsetof(struct req, bytes) - offsetof(struct req, form));
 	r->conn = c;
@@ -6512,7 +6513,7 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	}
 	if (r->answer_begun)
 		return conn_relay_cut(c, "bad_request");
-	/* What of the body went out is not a request yet: the upstream's connection is cut. */
+	/* A part of the body was sent, which is no whole request: conn_begin_answer closes the upstream. */
 	if (why == NULL)
 		why = &malformed;
 	r->close_after = r->close_after || why == &malformed;
@@ -6574,7 +6575,7 @@ blind_cut(struct conn *c)
 	return true;
 }
 
-/* One direction; when its source has ended and all bytes have gone, its destination is told (half-close).
+/* Pumps one direction. When its source has ended and all bytes are sent, its destination is half-closed.
  * True: one end is gone. */
 static bool
 blind_pump(struct conn *c, struct flow *f)
@@ -6723,7 +6724,7 @@ conn_step_answer(struct conn *c)
 	return false;
 }
 
-/* See conn_linger. What is read is thrown away, within bounds. */
+/* Reads on after the last answer (see conn_linger), within bounds, and drops the bytes. */
 static bool
 conn_step_linger(struct conn *c)
 {
@@ -6886,7 +6887,7 @@ conn_drain(void)
 #define WORKER_EXIT_START 3     /* could not start: another one could not either */
 #define MEMORY_MAX ((uint64_t)512 << 20)
 
-/* One a worker, shared with the master. */
+/* The heartbeat of a worker, in memory that it shares with the master. */
 struct beat {
 	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
 	volatile int ready;
@@ -7212,7 +7213,7 @@ master_reap(bool stopping)
 			if (w->pid != pid)
 				continue;
 			w->pid = 0;
-			/* One that dies young is not started again at once. */
+			/* A worker that died within a second is started again a second later, not at once. */
 			w->not_before = now - w->started < 1000 ? now + 1000 : now;
 			if (WIFSIGNALED(status))
 				log_line("ev=worker_died pid=%ld signal=%d policy=%s", (long)pid,
