@@ -19,7 +19,7 @@
 -- of the body: `(P"a"^0 * P"x" + 1)^0` looks at the rest of the subject for each byte, and that makes n*n.
 -- Left out on purpose: lpeg.V and tables for lpeg.P (grammars: exponential, and no bound is known), lpeg.Cb (the values
 -- of a group twice, and of a group of such twice: exponential too), lpeg.Cmt within lpeg.Cmt (LPeg takes the inner
--- values off its stack in time by their square) and setmaxstack (it holds for all).
+-- values off its stack in time by their square) or within #patt, and setmaxstack (it holds for all).
 local lpeg = require "lpeg"
 local charge = require("sandbox").charge
 local lua = require "unbounded"          -- string.find, gmatch, gsub and match without what bounds them
@@ -226,8 +226,10 @@ function meta.__unm(v)
   return made(x, x, nil, high, build(function() return -x.p end), x.size + 1, 0, absent(x))
 end
 
+-- LPeg 1.0.2 forgets the values that a match-time capture left within: an assertion of its own ends the process.
 function meta.__len(v)
   local x = of(v)
+  if x.timed then error("a match-time capture within a look-ahead is not for policies", 2) end
   room(x.size + 1)
   local high = height(x, x)
   return made(x, x, nil, high, build(function() return #x.p end), x.size + 1, 0, more(spent(x), 2), ZERO, x.f and more(x.f, 2))
