@@ -367,7 +367,7 @@ def test_log_spans(t):
     assert sallyport.rows(s.cli("log", "--json", "--after", rows[1]["request"]).stdout) == rows[2:]
     r = s.cli("log", "--json", "--after", "nothing", check=False)
     assert r.returncode == 1 and "no record has the id" in r.stderr and set(json.loads(r.stdout)) == {"error"}
-    for args in (("--since", "yesterday"), ("--since", "2026-02-30T25:00"), ("--until", "1h", "--follow"), ("--summary", "--newest", "3"),
+    for args in (("--since", "yesterday"), ("--since", "2026-02-30T25:00"), ("--since", "2026-02-30"), ("--since", "2026-01-00"), ("--until", "1h", "--follow"), ("--summary", "--newest", "3"),
                  ("--after", "x", "--newest", "3")):
         assert s.cli("log", *args, check=False).returncode == 2, args
     sums = json.loads(s.cli("log", "--json", "--summary").stdout)
