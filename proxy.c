@@ -10493,10 +10493,11 @@ json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 	struct json_reader r;
 	struct json_token t;
 
+	*spot = (struct json_spot){.found = false};
 	json_open(&r, text);
 	if (json_next(&r, &t) != JSON_OBJECT)
 		return t.type == JSON_BAD ? JSON_MALFORMED : JSON_NOT_OBJECT;
-	*spot = (struct json_spot){.at = r.at};
+	spot->at = r.at;
 	spot->alone = json_next(&r, &t) == JSON_CLOSE;
 	res = json_members(text, &m, 1);
 	if ((spot->found = m.value.type != JSON_END)) {
