@@ -576,20 +576,6 @@ end
 -- ---- compiling -----------------------------------------------------------------------------------
 
 -- The runtime's modules as a policy sees them. `net` is not among them: refresh gets one that knows its credential.
--- iso(s) -> "2026-11-21T02:07:00Z" (RFC 3339); s: Unix seconds.
-local function iso(s)
-  local days, rest = s // 86400, s % 86400
-  local z = days + 719468                       -- since 0000-03-01, so that a leap day ends its year
-  local era = z // 146097
-  local doe = z - era * 146097
-  local yoe = (doe - doe // 1460 + doe // 36524 - doe // 146096) // 365
-  local doy = doe - (365 * yoe + yoe // 4 - yoe // 100)
-  local mp = (5 * doy + 2) // 153
-  local month = mp < 10 and mp + 3 or mp - 9
-  return ("%04d-%02d-%02dT%02d:%02d:%02dZ"):format(yoe + era * 400 + (month < 3 and 1 or 0), month, doy - (153 * mp + 2) // 5 + 1,
-    rest // 3600, rest // 60 % 60, rest % 60)
-end
-
 local function modules()
   local aws, time, signs = require "aws", require "time", {}
   local forms = setmetatable({}, { __call = function(_, pairs_of) return require("form").encode(pairs_of) end })
@@ -603,7 +589,7 @@ local function modules()
     aws = { body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope, sts = aws.sts, assumed = aws.assumed,
       sign = function(req, cred, keys) return aws.sign(req, cred, keys, still and STILL_AT or nil) end },
     time = {
-      now = time.now, iso = iso,
+      now = time.now, iso = require("dates").iso,
       wall = function() return still and STILL_AT or time.wall() end,
       wall_ms = function() return still and STILL_AT * 1000 or time.wall_ms() end,
     },

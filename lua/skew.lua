@@ -17,17 +17,12 @@ function M.span(seconds)
   return ("%d %ss"):format(n, unit)
 end
 
-local MONTHS = { Jan = 0, Feb = 31, Mar = 59, Apr = 90, May = 120, Jun = 151, Jul = 181, Aug = 212, Sep = 243, Oct = 273, Nov = 304, Dec = 334 }
+local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11, Dec = 12 }
 
 --- A Date in the one form that is sent (RFC 9110 5.6.7): Unix s | nil.
 function M.date(text)
   local day, month, y, h, min, s = text:match "^%a%a%a, (%d%d) (%a%a%a) (%d%d%d%d) (%d%d):(%d%d):(%d%d) GMT$"
-  local before = MONTHS[month]
-  if not before then return nil end
-  y, day = tonumber(y), tonumber(day)
-  local past = before < 59 and y - 1 or y     -- the last year whose leap day, if it has one, is over
-  local days = (y - 1970) * 365 + past // 4 - past // 100 + past // 400 - 477 + before + day - 1
-  return days * 86400 + tonumber(h) * 3600 + tonumber(min) * 60 + tonumber(s)
+  return day and require("dates").seconds(y, MONTHS[month], day, h, min, s)
 end
 
 --- An upstream refused a signed request, and its clock says that ours is `off` seconds ahead.

@@ -1,4 +1,5 @@
 --- What certificates say, for listings alone: they were checked in C when they were saved (tls.identity).
+local dates = require "dates"
 local host = require "host"
 local M = {}
 
@@ -54,11 +55,8 @@ local function seconds(tag, text)
   local y, mo, d, h, mi, s = text:match(tag == 23 and "^(%d%d)(%d%d)(%d%d)(%d%d)(%d%d)(%d%d)Z$"
     or "^(%d%d%d%d)(%d%d)(%d%d)(%d%d)(%d%d)(%d%d)Z$")
   if not y then malformed() end
-  y, mo = tonumber(y), tonumber(mo)
-  if tag == 23 then y = y + (y < 50 and 2000 or 1900) end
-  if mo < 3 then y, mo = y - 1, mo + 12 end                     -- the leap day ends its year
-  local days = 365 * y + y // 4 - y // 100 + y // 400 + (153 * mo - 457) // 5 + tonumber(d) - 719469
-  return ((days * 24 + tonumber(h)) * 60 + tonumber(mi)) * 60 + tonumber(s)
+  if tag == 23 then y = tonumber(y) + (tonumber(y) < 50 and 2000 or 1900) end
+  return dates.seconds(y, mo, d, h, mi, s) or malformed()
 end
 
 -- RFC 5280 4.1: the certificate, its first part without the optional version.

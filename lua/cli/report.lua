@@ -72,17 +72,9 @@ function M.moment(s, now)
     if hour and zone:find("^:%d%d") then second, zone = zone:sub(2, 3), zone:sub(4) end
     zone = zone and zone:gsub("^%.%d+", "")
   end
-  local unlike = "a time is 15m, 24h or 7d ago, or 2026-01-31, 2026-01-31T09:30:15Z (UTC)"
-  if not (y and hour) or zone ~= "" and zone ~= "Z" or tonumber(m) < 1 or tonumber(m) > 12
-    or tonumber(hour) > 23 or tonumber(minute) > 59 or tonumber(second) > 60 then
-    return nil, unlike
-  end
-  -- Days since 1970-01-01, of the Gregorian calendar with years that begin in March.
-  local year, month = tonumber(y), tonumber(m)
-  if month <= 2 then year, month = year - 1, month + 12 end
-  local days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + tonumber(d) - 719469
-  if os.date("!%d", days * 86400) ~= d then return nil, unlike end       -- February 30
-  return 1000 * (days * 86400 + tonumber(hour) * 3600 + tonumber(minute) * 60 + tonumber(second))
+  local at = hour and (zone == "" or zone == "Z") and require("dates").seconds(y, m, d, hour, minute, second)
+  if not at then return nil, "a time is 15m, 24h or 7d ago, or 2026-01-31, 2026-01-31T09:30:15Z (UTC)" end
+  return 1000 * at
 end
 
 -- ---- JSON ----------------------------------------------------------------------------------------
