@@ -426,9 +426,8 @@ local function steps_of(x, n, runs, starts)
     local a, b, f, nested = 1, 0, false, 0
     for i = #x, 1, -1 do
       local y = x[i]
-      local r = longest and (runs and runs[y.class] or n)
+      local r = longest and (runs and runs[y.class] or n) or 0      -- bytes that the item may run over
       local many, weight, fails = y.many, y.weight, f or 0
-      r = r or 0
       if y.kind == "last" then a, f = a + 1, 1
       elseif y.kind == "balance" then a, b, f = a + 1, math.max(b, 1), r + 1 + fails
       elseif y.kind == "again" then a, b, f = a + 1, math.max(b, 1), r / BYTES + 1 + fails
@@ -463,7 +462,7 @@ local function read(p)
   if not x then return nil end
   -- Of what follows: the bytes it begins with; whether it begins with one or is the end; whether it may be nothing;
   -- the steps to see that another byte does not begin it.
-  local first, must, nothing, quick, single = "", false, true, 1, 0
+  local first, must, nothing, quick = "", false, true, 1
   for i = #x, 1, -1 do
     local y = x[i]
     y.class = y.class or ""

@@ -1073,8 +1073,8 @@ local function echo(self, req)
   if not ok then return errors.fail(req, body_codes[why] or "bad_request", body_messages[why]) end
   local view, seen, default = req:view(), {}, req.scheme == "https" and 443 or 80
   local function quoted(value)
-    local utf8, text = pcall(self.json.build, value)
-    return utf8 and text or '"(not UTF-8)"'
+    local built, text = pcall(self.json.build, value)
+    return built and text or '"(not UTF-8)"'
   end
   local host = errors.host(req.host) .. (req.port ~= default and ":" .. req.port or "")
   local text = '{\n  "method": ' .. quoted(req.method) .. ',\n  "url": ' .. quoted(req.scheme .. "://" .. host .. (req:target()))

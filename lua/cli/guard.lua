@@ -4,11 +4,12 @@ local records = require "records"
 local M = {}
 
 local NAMES_MAX = 64      -- addresses of one name that are looked at
+local LOOK_UP_MAX = 10    -- seconds: a resolver that does not answer must not hold the command
 
 -- The addresses of a name, as this machine finds them now. nil: none, or getent is not there.
 local function look_up(name)
   if not name:find("^[%w._-]+$") or name:find("^-") then return nil end
-  local p = io.popen("getent ahosts " .. name .. " 2>/dev/null")
+  local p = io.popen(("timeout %d getent ahosts %s 2>/dev/null"):format(LOOK_UP_MAX, name))
   local found, seen = {}, {}
   for line in p and p:lines() or function() end do
     local a = line:match("^(%S+)")
