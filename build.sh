@@ -69,21 +69,28 @@ slim() {
 	}' "$1"
 }
 
+# topic FILE: a topic of `sallyport help` as a module that is its text.
+topic() { printf 'return [=====[\n'; cat "$1"; printf ']=====]\n'; }
+
 # build/embed.S: every Lua file in the binary, packed by gzip, and the table that names them: where a file's pack lies, and
 # where the file lies within. One pack for a folder: a tenth smaller than a pack for each file, and no worker unpacks what
 # only commands run. Policies are for people to read and edit, so they go in with their comments.
 embed() {
 	mkdir -p build/slim
+	# The topics' names are a module too: nothing else in the binary lists its files.
+	(cd lua/help && printf 'return {' && printf ' "%s",' *.md && printf ' }\n') | sed 's/\.md"/"/g' >build/slim/topics.lua
 	rows=build/embed.rows.$$ i=0
 	: >"$rows"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folder in lua lua/cli policies; do
+		for folder in lua lua/cli lua/help policies; do
 			pack=$(printf %s "$folder" | tr / _) at=0
 			: >"build/slim/$pack.$$"
-			for f in $(find "$folder" -maxdepth 1 -name '*.lua' | LC_ALL=C sort); do
+			for f in $(find "$folder" -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort) \
+				$([ "$folder" != lua/help ] || echo build/slim/topics.lua); do
 				i=$((i + 1)) from=$at
-				case $f in lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
+				case $f in *.md) topic "$f" ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
+				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; esac
 				at=$(($(wc -c <"build/slim/$pack.$$")))
 				printf 'n%d:\t.asciz "%s"\n' $i "$f"
 				printf '\t.long n%d - embed_base, b_%s - embed_base, e_%s - embed_base, %d, %d\n' \

@@ -22059,12 +22059,23 @@ l_host_configure(lua_State *L)
 
 /* -- files and the machine */
 
-/* host.isatty(fd) -> bool
+/* host.isatty(fd) -> bool, columns
  * host.uid() -> the effective user's number
  * host.pid() -> the number of this process */
-static int l_host_isatty(lua_State *L) { lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1))); return 1; }
 static int l_host_uid(lua_State *L) { lua_pushinteger(L, geteuid()); return 1; }
 static int l_host_pid(lua_State *L) { lua_pushinteger(L, getpid()); return 1; }
+
+static int
+l_host_isatty(lua_State *L)
+{
+	const int fd = (int)luaL_checkinteger(L, 1);
+	struct winsize w = {0};
+
+	lua_pushboolean(L, isatty(fd));
+	ioctl(fd, TIOCGWINSZ, &w);      /* a line without a size has 0 columns: nobody knows its width */
+	lua_pushinteger(L, w.ws_col);
+	return 2;
+}
 
 /* host.realpath(path) -> path | nil, "absent" | why
  *

@@ -90,6 +90,8 @@ function M.overview()
       rows[#rows + 1] = { f[1], table.concat(verbs, ", ") }
     end
   end
+  local help, topics = require "cli.help", {}
+  for i, name in ipairs(help.topics()) do topics[i] = { name, help.title(name) } end
   return [[
 usage: sallyport [--home DIR] COMMAND …
 
@@ -105,7 +107,9 @@ A first credential:
   curl https://api.github.com/user
 
 sallyport COMMAND --help says more about each, with examples.
-]]
+sallyport help TOPIC is a page of the manual:
+
+]] .. page.pairs(topics, 14) .. "\n"
 end
 
 -- ---- options -------------------------------------------------------------------------------------
@@ -236,9 +240,11 @@ local function find_command(args, ctx)
   local first = args[1]
   local list = commands_of(first)
   if #list == 0 then
-    local near = meant(first, M.first_words())
-    report.usage(("there is no command '%s'"):format(report.clean(first):sub(1, 40)),
-      near and ("did you mean `sallyport %s`?"):format(near) or "sallyport --help lists the commands")
+    local near, help = meant(first, M.first_words()), require "cli.help"
+    local topic = (ctx.help or not near) and require("records").nearest(first, help.topics())
+    report.usage(("there is no command%s '%s'"):format(ctx.help and " or topic" or "", report.clean(first):sub(1, 40)),
+      topic and ("did you mean `sallyport help %s`?"):format(topic)
+      or near and ("did you mean `sallyport %s`?"):format(near) or "sallyport --help lists the commands")
   end
   if #list == 1 and list[1].words == first then
     return list[1], table.move(args, 2, #args, 1, {})
@@ -288,6 +294,7 @@ local function run(args, ctx)
   if args[1] == "help" then
     ctx.help = true
     table.remove(args, 1)
+    if args[1] and not args[2] and require("cli.help").show(ctx, args[1]) then return 0 end
   end
   if not args[1] then
     if not ctx.help then

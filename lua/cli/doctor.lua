@@ -277,7 +277,7 @@ local function credentials(_, say)
 end
 
 -- What the cause of a client's failed handshake means, and what the operator does about it.
-local distrust = { "it does not trust the CA", "sallyport env %agent says what each client reads; see Clients in the README" }
+local distrust = { "it does not trust the CA", "sallyport env %agent says what each client reads; so does sallyport help clients" }
 local causes = {
   unknown_ca = distrust, bad_certificate = distrust, certificate_unknown = distrust,
   certificate_expired = { "its clock, or ours, is off", "set the clocks" },

@@ -2,6 +2,7 @@
 local M = {}
 
 local WIDTH = 80
+local FOLD_MIN = 24       -- a narrower column is no column: a word a line
 
 local function width(s) return utf8.len(s) or #s end
 
@@ -23,6 +24,37 @@ local function words(text)
   local list = {}
   for word in text:gmatch("%S+") do list[#list + 1] = word end
   return list
+end
+
+--- Prose in lines of at most `room` columns; `indent` is what every line but the first begins with.
+function M.fill(text, room, indent)
+  indent = indent or ""
+  return table.concat(filled(words(text), room - #indent), "\n" .. indent)
+end
+
+--- Rows of cells as a table of at most `room` columns, the first row painted by `head`. The last column is folded; where it has no room beside the others,
+-- its cells stand below them.
+function M.table(rows, room, head)
+  local widths, lines, count = {}, {}, 0
+  for _, row in ipairs(rows) do
+    count = math.max(count, #row)
+    for j, cell in ipairs(row) do widths[j] = math.max(widths[j] or 0, width(cell)) end
+  end
+  local indent = "  "
+  for j = 1, count - 1 do indent = indent .. (" "):rep(widths[j] + 2) end
+  local beside = room - #indent >= FOLD_MIN
+  if not beside then indent = "      " end
+  for i, row in ipairs(rows) do
+    local left = {}
+    for j = 1, count - 1 do left[j] = (row[j] or "") .. (" "):rep(widths[j] - width(row[j] or "")) end
+    local first = "  " .. table.concat(left, "  ") .. "  "
+    local text = M.fill(row[count] or "", room, indent)
+    for line in (beside and first .. text or first .. "\n" .. indent .. text):gmatch("[^\n]+") do
+      line = line:gsub("%s+$", "")
+      if line ~= "" then lines[#lines + 1] = i == 1 and head(line) or line end
+    end
+  end
+  return table.concat(lines, "\n")
 end
 
 --- Rows { left, right } as two columns, the right one folded; a left cell wider than `most` has lines of its own.

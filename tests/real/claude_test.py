@@ -215,9 +215,9 @@ def test_files(t):
 
 
 def test_readme(t):
-    """the README's recipe, line by line: both its forms end in an answer"""
-    text = (sallyport.ROOT / "README.md").read_text().split("### Claude Code on a subscription\n")[1].split("\n### ")[0]
-    blocks = [b.replace("\n    ", "\n") for b in re.findall(r"(?<=\n\n)    ((?:.+\n)+)", text)]
+    """the manual's recipe, line by line: both its forms end in an answer"""
+    text = (sallyport.ROOT / "lua/help/subscription.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.M | re.S)
     assert len(blocks) == 3 and "import claude-code --agent" in blocks[1] and "import claude-code\n" in blocks[2], blocks
     for block in blocks[1:]:
         w = World(t)
