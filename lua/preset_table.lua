@@ -1,6 +1,7 @@
 --- The table of policies/presets.lua, checked when it is compiled. presets.lua asks it.
 -- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
--- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note }.
+-- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note,
+-- with, without_mint = maps of variables }.
 local M = {}
 
 local PRESETS_MAX = 500   -- of one file; its size is bounded too
@@ -9,6 +10,7 @@ local keys = {
   name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
   fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
   carriers = "table", within = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
+  with = "table", without_mint = "table",
 }
 
 --- "{site}.example.com" -> "site.example.com", "site"; a host without a gap as it is.
@@ -62,6 +64,13 @@ local function text_ok(name, value)
   return true
 end
 
+local function variable_ok(name, value)
+  local _, why = require("records").env_name(name)
+  if why then return nil, why end
+  if type(value) ~= "string" or value:find("%c") then return nil, name .. " is no text for a variable" end
+  return true
+end
+
 -- Each part with what it must be; `p` is the copy that we keep. nil, why.
 local parts = {
   function(p, given)
@@ -92,7 +101,9 @@ local parts = {
     if p.fields then p.headers, why = check_map(given.headers, header_ok) end
     if p.headers then p.test_headers, why = check_map(given.test_headers, header_ok) end
     if p.test_headers then p.ask, why = check_map(given.ask, text_ok) end
-    return p.ask and true or nil, why
+    if p.ask then p.with, why = check_map(given.with, variable_ok) end
+    if p.with then p.without_mint, why = check_map(given.without_mint, variable_ok) end
+    return p.without_mint and true or nil, why
   end,
   function(p)
     if not p.test then return true end

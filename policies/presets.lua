@@ -11,6 +11,7 @@
 --   headers       further headers, plain
 --   ask           what the fields that a person must give are, by name (or claims.iss): said where one is missing
 --   env           variables that clients read their key from: a placeholder goes in each
+--   with          variables that are set beside them, with their values; without_mint: those that are so unless mint=allow
 --   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:upper}, {N:url}
 --   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. headers;
 --                 query (and forms); body (multipart and JSON too). Headers that hold keys are known
@@ -158,7 +159,7 @@ local list = {
     make = "https://portal.azure.com", test = "https://{host}/openai/models?api-version=2024-10-21",
     note = "The resource's page in the portal has its keys and endpoint under Resource Management." },
   { name = "gemini", title = "Google: Gemini API", type = "api_key", hosts = { "generativelanguage.googleapis.com" },
-    fields = { header = "x-goog-api-key" }, env = { "GEMINI_API_KEY", "GOOGLE_API_KEY" }, placeholder = "AIza{35:url}",
+    fields = { header = "x-goog-api-key" }, env = { "GEMINI_API_KEY" }, placeholder = "AIza{35:url}",
     carriers = { headers = { "x-goog-api-key" }, query = { "key", "access_token", "$httpHeaders" } },
     mint = post { { "/*/auth_tokens", "a token for the Live API" } },
     make = "https://aistudio.google.com/apikey", test = "https://generativelanguage.googleapis.com/v1beta/models" },
@@ -191,8 +192,10 @@ local list = {
       { "/api/*/*/*/xet-write-token/**", "a storage token", method = "GET" },
       { "/api/spaces/*/*/jwt", "a token for a space", method = "GET" },
     },
+    without_mint = { HF_HUB_DISABLE_XET = "1" },
     make = "https://huggingface.co/settings/tokens", test = "https://huggingface.co/api/whoami-v2",
-    note = "Clients that transfer by Xet ask for a storage token of their own: HF_HUB_DISABLE_XET=1 there, or mint=allow." },
+    note = "Clients that transfer by Xet ask for a storage token of their own, which is refused: `sallyport env` sets HF_HUB_DISABLE_XET=1, "
+      .. "unless mint=allow. Files come from a host of its own (cdn-lfs…, cas-bridge.xethub.hf.co): sallyport domain add." },
   { name = "replicate", title = "Replicate", type = "bearer", hosts = { "api.replicate.com" },
     env = { "REPLICATE_API_TOKEN" }, placeholder = "r8_{37}",
     make = "https://replicate.com/account/api-tokens", test = "https://api.replicate.com/v1/account" },

@@ -162,15 +162,11 @@ local function client_files(ctx, say)
     return
   end
   -- Agents of other users must be able to walk there.
-  local at = ""
-  for part in dir:gmatch("[^/]+") do
-    at = at .. "/" .. part
-    local p = ctx.host.stat(at)
-    if p and p.type == "dir" and p.mode & 1 == 0 then
-      say("client files", WARN, ("other users cannot enter %s, so not read %s"):format(at, dir),
-        "fine where agents get the CA from http://PROXY/ca.pem; else use a data directory such as /var/lib/sallyport")
-      return
-    end
+  local shut = home.shut(ctx, dir .. "/")
+  if shut then
+    say("client files", WARN, ("other users cannot enter %s, so not read %s"):format(shut, dir),
+      "fine where agents get the CA from http://PROXY/ca.pem; else use a data directory such as /var/lib/sallyport")
+    return
   end
   say("client files", OK, dir)
 end

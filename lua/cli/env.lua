@@ -15,55 +15,84 @@ local function owner(host, token, now)
   return record.agent
 end
 
---- What a type wants set beside its placeholder: a client must not ask a person, say.
-local function companions(cred, taken, out)
-  local pol = require("policy_store").load(cred.type)
-  local names = {}
-  for name in pairs(pol and pol.env and pol.env.with or {}) do names[#names + 1] = name end
-  table.sort(names)
-  for _, name in ipairs(names) do
-    if not taken[name] then
-      taken[name] = cred.name
-      out[#out + 1] = { name, pol.env.with[name] }
-    end
-  end
-end
-
---- What the agent holds in the place of each credential that names a variable: the first in its bundles' order.
-local function placeholders(agent, ctx)
-  local rank = {}
+-- The credentials that the agent has, in the order in which they count: that of its bundles, then their own.
+local function held_by(agent)
+  local rank, list = {}, {}
   for i, b in ipairs(agent.bundles or {}) do rank[b] = rank[b] or i end
-  local list = {}
   for _, cred in db.each("credential", "") do
-    if cred and cred.env and cred.enabled ~= false then
-      local best
-      for _, b in ipairs(cred.bundles or {}) do
-        if rank[b] and (not best or rank[b] < best) then best = rank[b] end
-      end
-      if best then list[#list + 1] = { cred = cred, rank = best } end
+    local best
+    for _, b in ipairs(cred and cred.enabled ~= false and cred.bundles or {}) do
+      if rank[b] and (not best or rank[b] < best) then best = rank[b] end
     end
+    if best then list[#list + 1] = { cred = cred, rank = best } end
   end
   table.sort(list, function(a, b)
     if a.rank ~= b.rank then return a.rank < b.rank end
     if a.cred.order ~= b.cred.order then return (a.cred.order or 0) < (b.cred.order or 0) end
     return a.cred.name < b.cred.name
   end)
-  local out, taken = {}, {}
-  for _, item in ipairs(list) do
-    local held = records.held(agent.name, item.cred)
-    for _, name in ipairs(item.cred.env_also or {}) do held[#held + 1] = { env = name, text = held[1].text } end
-    for _, h in ipairs(held) do
-      local name = h.env
-      if taken[name] then
-        ctx.note(("note: %s stands for '%s'; '%s' names the same variable"):format(name, taken[name], item.cred.name))
-      else
-        taken[name] = item.cred.name
-        out[#out + 1] = { name, h.text }
+  for i, item in ipairs(list) do list[i] = item.cred end
+  return list
+end
+
+-- What a type or preset wants set beside a placeholder: a client must not ask a person, say.
+local function companions(cred, taken, out)
+  local pol, preset = require("policy_store").load(cred.type), cred.preset and require("presets").get(cred.preset)
+  for _, with in ipairs { cred.env and pol and pol.env and pol.env.with or {}, preset and preset.with or {},
+    preset and cred.mint ~= "allow" and preset.without_mint or {} } do
+    local names = {}
+    for name in pairs(with) do names[#names + 1] = name end
+    table.sort(names)
+    for _, name in ipairs(names) do
+      if not taken[name] then
+        taken[name] = cred.name
+        out[#out + 1] = { name, with[name] }
       end
     end
-    companions(item.cred, taken, out)
   end
-  return out
+end
+
+-- Placeholders go into `out`, and whose each variable is into `taken`.
+local function placeholders_of(agent, cred, ctx, taken, out)
+  local held = records.held(agent.name, cred)
+  for _, name in ipairs(held[1] and cred.env_also or {}) do held[#held + 1] = { env = name, text = held[1].text } end
+  for _, h in ipairs(held) do
+    local rival = env.rival(h.env, taken)
+    if taken[h.env] and taken[h.env] ~= cred.name then
+      ctx.note(("note: %s stands for '%s'; '%s' names the same variable"):format(h.env, taken[h.env], cred.name))
+    elseif rival and taken[rival] ~= cred.name then
+      ctx.note(("note: %s of '%s' is left out: clients that also find %s, which stands for '%s', take the wrong one"):format(
+        h.env, cred.name, rival, taken[rival]))
+    elseif not taken[h.env] and not rival then
+      taken[h.env] = cred.name
+      out[#out + 1] = { h.env, h.text }
+    end
+  end
+end
+
+-- Does it sign for Amazon, or go there?
+local function is_aws(cred)
+  local pol = require("policy_store").load(cred.type)
+  if pol and pol.env and pol.env.name == "AWS_ACCESS_KEY_ID" then return true end
+  for _, host in ipairs(cred.hosts or {}) do
+    if require("aws").host((host:gsub("^%*", "any"))) then return true end
+  end
+  return false
+end
+
+-- What the agent holds in the place of its credentials, and the first of them that is for AWS.
+local function placeholders(agent, ctx)
+  local out, taken, aws = {}, {}, nil
+  for _, cred in ipairs(held_by(agent)) do
+    placeholders_of(agent, cred, ctx, taken, out)
+    companions(cred, taken, out)
+    aws = aws or is_aws(cred) and cred.name or nil
+  end
+  if aws then
+    ctx.note(("note: AWS_CA_BUNDLE is set, for '%s'; programs on Go's old AWS SDK that end with LoadCustomCABundleError "
+      .. "(rclone) want it unset"):format(aws))
+  end
+  return out, aws
 end
 
 local function proxy_address(opt, ctx)
@@ -84,6 +113,40 @@ local function proxy_address(opt, ctx)
   if not ctx.host.lock_held(ctx.home) then ctx.note("note: the proxy does not run at the moment: sallyport serve") end
   return env.reach(listen)
 end
+
+-- Where the agent finds the CA: --ca-dir names another place, where it was copied or mounted.
+local function ca_paths(opt, ctx, proxy)
+  local paths = home.client_files(ctx)
+  local dir = opt.ca_dir and opt.ca_dir:gsub("(.)/+$", "%1")
+  if dir and (dir:sub(1, 1) ~= "/" or dir:find("[%z\1-\31\127]")) then
+    report.usage("--ca-dir is a folder, named from the root", "--ca-dir /etc/sallyport")
+  end
+  if dir then return { ca = dir .. "/ca.pem", bundle = dir .. "/bundle.pem" } end
+  local shut = home.shut(ctx, paths.ca)
+  if shut then
+    ctx.note(("note: other users cannot enter %s, so an agent that runs as one cannot read %s. As that user, and with "
+      .. "--ca-dir DIR here:\n  curl -s http://%s/ca.pem > DIR/ca.pem; cat %s DIR/ca.pem > DIR/bundle.pem"):format(
+      report.clean(shut), report.clean(paths.ca), proxy, ctx.host.system_roots() or "/etc/ssl/certs/ca-certificates.crt"))
+  end
+  return paths
+end
+
+local function format_of(opt, ctx)
+  local format = opt.format or ctx.json and "json" or "sh"
+  for _, known in ipairs(env.formats) do
+    if known == format and (not ctx.json or known == "json") then return format end
+  end
+  report.usage(ctx.json and "--json and --format name two formats" or "--format is one of " .. table.concat(env.formats, ", "),
+    "--format fish")
+end
+
+-- How the text gets to where it is read, for somebody who sees it on a terminal.
+local used = {
+  sh = 'In the agent\'s shell: eval "$(%s env --agent %s)"',
+  fish = "In the agent's shell: %s env --agent %s --format fish | source",
+  docker = "%s env --agent %s --format docker > FILE; docker run --env-file FILE …",
+  systemd = "%s env --agent %s --format systemd > FILE; in its unit: EnvironmentFile=FILE",
+}
 
 local function run(_, opt, ctx)
   local host, now = ctx.host, nil
@@ -113,10 +176,22 @@ local function run(_, opt, ctx)
   local ttl, why = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. why) end
   local proxy = proxy_address(opt, ctx)
-  local paths = home.client_files(ctx)
+  local format = format_of(opt, ctx)
+  local paths = ca_paths(opt, ctx, proxy)
   local existing = (host.getenv("NO_PROXY") or "") .. "," .. (host.getenv("no_proxy") or "")
   local _, star = env.no_proxy(existing)
   if star then ctx.note("note: NO_PROXY was '*', which sends everything past the proxy; that is left out") end
+  if format == "docker" and (proxy:find("^127%.") or proxy:find("^%[::1%]") or proxy:find("^localhost:")) then
+    ctx.note(("note: %s is this machine; in a container it is the container: --proxy HOST:PORT, or docker run --network host"):format(proxy))
+  end
+  local held, aws = placeholders(agent, ctx)
+  local with = { proxy = proxy, agent = name, token = token or "", ca = paths.ca, bundle = paths.bundle,
+    no_proxy = existing, placeholders = held, aws = aws ~= nil }
+  local unfit, what = env.unfit(env.build(with), format)
+  if unfit then
+    report.fail(("%s has %s in its value, which the format %s cannot hold"):format(unfit, what, format),
+      "--format sh can, or give it another value")
+  end
   local expires = not token and math.min(now + ttl, agent.expires_at or math.huge) or nil
   if not token then
     local label, bad = records.text(opt.label or "env")
@@ -131,18 +206,16 @@ local function run(_, opt, ctx)
       return ops
     end)
   end
-  local list = env.build { proxy = proxy, agent = name, token = token, ca = paths.ca, bundle = paths.bundle,
-    no_proxy = existing, placeholders = placeholders(agent, ctx) }
-  if ctx.json then
+  with.token = token
+  local list = env.build(with)
+  if format == "json" then
     local out = {}
     for _, v in ipairs(list) do out[v[1]] = v[2] end
     ctx.out(report.json(out))
   else
-    ctx.out(env.shell(list))
+    ctx.out(env.text(list, format))
   end
-  if host.isatty(1) then
-    ctx.note(("In the agent's shell: eval \"$(%s env --agent %s)\""):format(home.command(ctx), name))
-  end
+  if host.isatty(1) and used[format] then ctx.note(used[format]:format(home.command(ctx), name)) end
   return 0
 end
 
@@ -152,17 +225,23 @@ return {
       { name = "agent", arg = "AGENT", help = "whose environment" },
       { name = "ttl", arg = "TIME", help = "its token ends after it; 24h unless named" },
       { name = "label", arg = "TEXT", help = "what `agent list --json` calls the token; `env` unless named" },
+      { name = "format", arg = "FORMAT", help = "sh, fish, docker (--env-file), systemd (EnvironmentFile=) or json; sh unless named" },
+      { name = "ca-dir", arg = "DIR", help = "where the agent has ca.pem and bundle.pem, where that is not here" },
       { name = "proxy", arg = "HOST:PORT", help = "how the client reaches the proxy, where that is not `listen`" },
     },
     help = [[
 Prints `export` lines for a shell: the proxy with a token of its own, the CA for every client that asks for
 one under another name, and a placeholder for each credential that names a variable. NO_PROXY keeps what it
-has. With SALLYPORT_TOKEN set, that token is used and none is made.
+has. With SALLYPORT_TOKEN set, that token is used and none is made. A value that a format cannot hold (a line
+break in Docker's file) is refused.
 
 examples:
   eval "$(sallyport env --agent claude)"
   sallyport env --agent ci --ttl 2h > /run/ci.env
-  sallyport env --agent box --proxy 10.0.2.2:7080
+  sallyport env --agent box --proxy 10.0.2.2:7080 --ca-dir /etc/sallyport
+  sallyport env --agent claude --format fish | source
+  sallyport env --agent box --format docker > box.env; docker run --env-file box.env …
+  sallyport env --agent bot --format systemd > /etc/bot.env   # EnvironmentFile=
   sallyport env --agent claude --json
 ]], run = run },
 }

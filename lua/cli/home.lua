@@ -16,6 +16,16 @@ function M.command(ctx)
   return require("env").quote(arg0)
 end
 
+--- The first folder on the way to this path that other users cannot enter; nil: they can read what lies there.
+function M.shut(ctx, path)
+  local at = ""
+  for part in path:match("^(.*)/"):gmatch("[^/]+") do
+    at = at .. "/" .. part
+    local s = ctx.host.stat(at)
+    if s and s.type == "dir" and s.mode & 1 == 0 then return at end
+  end
+end
+
 --- Where the folder is missing or a file differs (a new CA, new system roots), it is written again.
 -- Answers the two paths.
 function M.client_files(ctx)

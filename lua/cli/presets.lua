@@ -105,7 +105,7 @@ end
 
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
-    placeholder = p.placeholder, make = p.make, test = p.test, note = p.note, carriers = { }, mint = report.array() }
+    placeholder = p.placeholder, make = p.make, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { }, mint = report.array() }
   for _, k in ipairs { "hosts", "paths", "methods", "env", "within" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end
@@ -142,6 +142,8 @@ local function one(ctx, p)
   lines("to give", sorted(p.ask, function(k, v) return ("%s: %s"):format(k, v) end))
   lines("env", p.env)
   lines("placeholder", { p.placeholder })
+  lines("with them", sorted(p.with, function(k, v) return ("%s=%s"):format(k, v) end))
+  lines("", sorted(p.without_mint, function(k, v) return ("%s=%s, unless mint=allow"):format(k, v) end))
   local stripped = sorted(p.carriers.headers or {}, function(_, v) return v end)
   for _, text in ipairs(sorted(p.carriers.query or {}, function(_, v) return "?" .. v .. "=" end)) do
     stripped[#stripped + 1] = text

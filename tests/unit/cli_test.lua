@@ -444,6 +444,48 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     has(w.ok("env", "--agent", "a", "--proxy", "10.0.2.2:7080"), "@10.0.2.2:7080")
   end),
 
+  ["env sets AWS's bundle where an AWS credential is held, and says so"] = with_home(function(w)
+    add_gh(w, "env=GH_TOKEN")
+    w.ok("bundle", "add", "cloud")
+    w.ok("agent", "add", "a")
+    w.ok("agent", "add", "b", "--bundle", "default", "--bundle", "cloud")
+    for _, args in ipairs {
+      { "aws_sigv4", "--host", "minio.example.com", "region=x", "service=s3", "access_key_id=k", "secret_access_key=@" .. w.key },
+      { "bearer", "--host", "bedrock-runtime.us-east-1.amazonaws.com", "token=@" .. w.key },
+    } do
+      w.ok("credential", "add", "cloudy", "--bundle", "cloud", "--type", table.unpack(args))
+      local out, note = w.ok("env", "--agent", "a")
+      lacks(out, "AWS_CA_BUNDLE")
+      lacks(note, "AWS_CA_BUNDLE")
+      out, note = w.ok("env", "--agent", "b")
+      has(out, "export AWS_CA_BUNDLE=")
+      has(note, "LoadCustomCABundleError")
+      w.ok("credential", "disable", "cloudy")
+      lacks(w.ok("env", "--agent", "b"), "AWS_CA_BUNDLE")
+      w.ok("credential", "remove", "cloudy")
+    end
+  end),
+
+  ["env sets one variable of two that one client would mix up, and what a preset wants beside its own"] = with_home(function(w)
+    w.ok("agent", "add", "a")
+    w.ok("credential", "add", "gem", "--preset", "gemini", "key=@" .. w.key)
+    local out, note = w.ok("env", "--agent", "a")
+    has(out, "GEMINI_API_KEY=AIza")
+    lacks(out, "GOOGLE_API_KEY")
+    w.ok("credential", "add", "maps", "--type", "api_key", "--host", "maps.googleapis.com", "env=GOOGLE_API_KEY", "key=@" .. w.key)
+    out, note = w.ok("env", "--agent", "a")
+    lacks(out, "GOOGLE_API_KEY")
+    has(note, "GOOGLE_API_KEY of 'maps' is left out")
+    w.ok("credential", "disable", "gem")
+    has(w.ok("env", "--agent", "a"), "GOOGLE_API_KEY=")
+    lacks(w.ok("env", "--agent", "a"), "HF_HUB_DISABLE_XET")
+    w.ok("credential", "add", "hf", "--preset", "huggingface", "token=@" .. w.key)
+    has(w.ok("env", "--agent", "a"), "export HF_HUB_DISABLE_XET=1\n")
+    w.ok("credential", "set", "hf", "mint=allow")
+    lacks(w.ok("env", "--agent", "a"), "HF_HUB_DISABLE_XET")
+    has(w.ok("credential", "presets", "huggingface"), "HF_HUB_DISABLE_XET=1, unless mint=allow")
+  end),
+
   ["bundles hold credentials and domain entries; one that holds something is not removed"] = with_home(function(w)
     add_gh(w)
     w.ok("bundle", "add", "research")

@@ -25,13 +25,27 @@ return {
   ["every variable that DESIGN names is set, to the bundle or to the CA"] = function()
     local map = build()
     for _, name in ipairs { "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO",
-      "AWS_CA_BUNDLE",
-      "PIP_CERT", "CARGO_HTTP_CAINFO", "NIX_SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "npm_config_cafile",
-      "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "DENO_CERT" } do
+      "PIP_CERT", "CARGO_HTTP_CAINFO", "NIX_SSL_CERT_FILE", "npm_config_cafile",
+      "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "DENO_CERT", "YARN_HTTPS_CA_FILE_PATH" } do
       is(map[name], "/p/bundle.pem")
     end
     is(map.NODE_EXTRA_CA_CERTS, "/p/ca.pem")
     is(map.NODE_USE_ENV_PROXY, "1")
+    is(map.YARN_HTTPS_PROXY, map.HTTPS_PROXY)
+    is(map.YARN_HTTP_PROXY, map.HTTPS_PROXY)
+  end,
+
+  ["what only some programs bear is set for those who need it: AWS's bundle; gRPC's none, for it does not work"] = function()
+    is(build().AWS_CA_BUNDLE, nil)
+    is(build { aws = true }.AWS_CA_BUNDLE, "/p/bundle.pem")
+    is(build { aws = true }.GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, nil)
+  end,
+
+  ["of two variables that one client mistakes for each other, the first is set"] = function()
+    is(env.rival("GOOGLE_API_KEY", { GEMINI_API_KEY = "g" }), "GEMINI_API_KEY")
+    is(env.rival("GEMINI_API_KEY", { GOOGLE_API_KEY = "g" }), "GOOGLE_API_KEY")
+    is(env.rival("GOOGLE_API_KEY", { GOOGLE_API_KEY = "g", GH_TOKEN = "h" }), nil)
+    is(env.rival("GH_TOKEN", { GEMINI_API_KEY = "g" }), nil)
   end,
 
   ["NO_PROXY keeps what is there and adds the machine itself once"] = function()
@@ -62,7 +76,39 @@ return {
     is(env.quote("a b"), "'a b'")
     is(env.quote("it's $HOME `x`"), "'it'\\''s $HOME `x`'")
     is(env.quote(""), "''")
-    is(env.shell { { "A", "x y" }, { "B", "z" } }, "export A='x y'\nexport B=z\n")
+    is(env.quote("=ls"), "'=ls'")
+    is(env.text({ { "A", "x y" }, { "B", "z" } }, "sh"), "export A='x y'\nexport B=z\n")
+  end,
+
+  ["each format has its own quotes"] = function()
+    local list = { { "A", [[a'b\c"d$e`f]] }, { "B", "plain" }, { "C", "" }, { "D", "two\nlines" } }
+    is(env.text(list, "fish"), [[
+set -gx A 'a\'b\\c"d$e`f'
+set -gx B plain
+set -gx C ''
+set -gx D 'two
+lines'
+]])
+    is(env.text(list, "systemd"), [[
+A="a'b\\c\"d\$e\`f"
+B="plain"
+C=""
+D="two
+lines"
+]])
+    is(env.text({ list[1], list[2], list[3] }, "docker"), "A=" .. list[1][2] .. "\nB=plain\nC=\n")
+  end,
+
+  ["a value that a format cannot hold is named"] = function()
+    local function unfit(value, format) return env.unfit({ { "OK", "ok" }, { "BAD", value } }, format) end
+    for _, value in ipairs { "a\nb", "a\r", "\r", "a\rb", "\xff", ("x"):rep(65536) } do
+      is(unfit(value, "docker"), "BAD")
+      is(unfit(value, "sh"), nil)
+    end
+    for _, value in ipairs { "a\rb", "\27[0m", "\127", "\xff", "\u{FFFE}", "\u{FDD0}", "\u{1FFFF}" } do is(unfit(value, "systemd"), "BAD") end
+    for _, value in ipairs { "a\nb", "a\tb", "\u{FFFD}", "", "#x", " x " } do is(unfit(value, "systemd"), nil) end
+    is(unfit("\xff", "json"), "BAD")
+    for _, value in ipairs { "#x", " x ", "a\tb", "'\"$`\\", "" } do is(unfit(value, "docker"), nil) end
   end,
 
   ["a listener on every address is reached on this machine"] = function()
