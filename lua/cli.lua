@@ -286,7 +286,10 @@ local function home_of(host, named)
     home = user .. "/.sallyport"
   end
   if home:sub(1, 1) ~= "/" then home = (host.realpath(".") or ".") .. "/" .. home end
-  return #home > 1 and (home:gsub("/+$", "")) or home
+  home = #home > 1 and (home:gsub("/+$", "")) or home
+  -- systemd's DynamicUser and moved homes are links; what is checked and used is where they lead.
+  local is = host.stat(home)
+  return is and is.type == "link" and host.realpath(home) or home
 end
 
 local function run(args, ctx)

@@ -307,6 +307,8 @@ M.setting_list = {
     help = "the request log keeps nothing older" },
   { name = "log-group", arg = "GROUP", check = M.group_name, group = true,
     help = "may read the request log's files, to ship them" },
+  { name = "public", arg = "DIR", check = M.folder, public = true,
+    help = "folder with the CA for clients; beside the data directory, or in it, when not set" },
   { name = "helpers", arg = "DIR", check = M.folder,
     help = "folder of the programs that credentials of type command may run" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,

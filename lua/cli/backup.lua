@@ -71,7 +71,7 @@ local function restore(args, _, ctx)
     report.fail(tostring(detail or code), hint and hint:format(ctx.home))
   end
   ctx.opened = true
-  home.client_files(ctx)
+  home.try_client_files(ctx)
   ctx.note(("%s is as the backup had it; tokens that were newer were kept."):format(ctx.home))
   local back = before and back_again(before, reach()) or {}
   if back[1] then

@@ -8,8 +8,8 @@ return {
     options = { { name = "path", help = "print the path of its file instead" },
       { name = "bundle", help = "with --path: the file with the system's roots and ours" } },
     help = [[
-Prints our CA's certificate, PEM. Its private key stays sealed in the store. Clients find it in the folder
-beside the data directory too, and at http://PROXY/ca.pem.
+Prints our CA's certificate, PEM. Its private key stays sealed in the store. Clients find it in their folder
+(the setting `public`) too, and at http://PROXY/ca.pem.
 
 examples:
   sallyport ca > sallyport-ca.pem

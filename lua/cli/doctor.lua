@@ -35,7 +35,10 @@ end
 
 local function files(ctx, say)
   local host, h = ctx.host, ctx.home
-  say("data directory", path_check(host, h, tonumber("700", 8), "dir"))
+  local level, text, fix = path_check(host, h, tonumber("700", 8), "dir")
+  say("data directory", level, text, fix)
+  local is = host.stat(h)
+  if not is or is.type ~= "dir" then return end
   say("key file", path_check(host, h .. "/key", tonumber("600", 8), "file"))
   local bad = false
   for _, name in ipairs(require("cli.files").names(h .. "/store")) do
@@ -151,10 +154,10 @@ local function credential_certificates(_, say, now)
 end
 
 local function client_files(ctx, say)
-  local dir = home.public(ctx.home)
-  local s = ctx.host.stat(dir)
+  local dir = home.public(ctx)
+  local s = dir and ctx.host.stat(dir)
   if not s then
-    say("client files", WARN, dir .. " is missing", "sallyport ca writes it again")
+    say("client files", WARN, (dir or "the folder for clients") .. " is missing", "sallyport ca writes it again")
     return
   end
   if s.mode & tonumber("055", 8) ~= tonumber("055", 8) or s.mode & tonumber("022", 8) ~= 0 then
@@ -165,7 +168,7 @@ local function client_files(ctx, say)
   local shut = home.shut(ctx, dir .. "/")
   if shut then
     say("client files", WARN, ("other users cannot enter %s, so not read %s"):format(shut, dir),
-      "fine where agents get the CA from http://PROXY/ca.pem; else use a data directory such as /var/lib/sallyport")
+      "fine where agents get the CA from http://PROXY/ca.pem; else: sallyport set public DIR, a folder that they can enter")
     return
   end
   say("client files", OK, dir)

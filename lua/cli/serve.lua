@@ -111,7 +111,7 @@ examples:
         if opt[s.key] ~= nil then flags[s.key] = settings.read(ctx, s, opt[s.key], "--" .. s.name) end
       end
       if ctx.host.lock_held(ctx.home) then report.fail("a proxy already runs on " .. ctx.home) end
-      local made, paths = home.make(ctx)
+      local made, paths = home.make(ctx, flags.public)
       local all = records.settings(flags)
       for _, l in ipairs(all.listen) do
         if not l:find("^127%.") and not l:find("^%[::1%]") then
@@ -124,6 +124,7 @@ examples:
       end
       local log = require("cli.log_place").prepare(ctx, all)
       flags.log_path = log.path       -- for commands: they read it from the lock
+      paths = paths or opt.demo and home.client_files(ctx)
       local token = opt.demo and ensure_demo(ctx)
       store.close()
       local at, overrides = listen(ctx, all.listen), report.json_line(flags)

@@ -1,5 +1,6 @@
 --- sallyport set
 local db = require "cli.db"
+local home = require "cli.home"
 local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
@@ -63,6 +64,7 @@ examples:
       local key = "set/" .. s.name
       if opt.default then
         db.change(function() return { { op = "del", db = "meta", key = key } } end)
+        if s.name == "public" then home.try_client_files(ctx) end
         ctx.note(("%s is %s again."):format(s.name, settings.show(s, s.default) == "" and "not set" or settings.show(s, s.default)))
         return 0
       end
@@ -83,6 +85,8 @@ examples:
         report.usage(("%s needs a value"):format(s.name), ("sallyport set %s --default puts it back"):format(s.name))
       end
       local value = settings.read(ctx, s, given, s.name)
+      local before = s.name == "public" and home.public(ctx)
+      if s.name == "public" then home.client_files(ctx, value) end
       if s.name == "helpers" then
         local ok, why = ctx.host.helpers(value, true)
         if not ok then
@@ -95,6 +99,9 @@ examples:
       local restart = at_start[s.name]
       ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
         restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))
+      if before and before ~= value then
+        ctx.note(("Environments that name %s are as they were: print them anew, then that folder may go."):format(before))
+      end
       return 0
     end },
 }

@@ -25,6 +25,9 @@ function M.read(ctx, setting, given, label)
     if setting.place then
       local ok, bad, hint = require("cli.log_place").check(ctx, value)
       if not ok then report.fail(("%s: %s"):format(label, bad), hint) end
+    elseif setting.public then
+      local ok, bad = require("cli.home").check_public(ctx, value)
+      if not ok then report.usage(("%s: %s"):format(label, bad)) end
     elseif setting.group and not require("cli.log_place").group(ctx.host, value) then
       report.fail(("%s: there is no group '%s' in /etc/group"):format(label, value), "name one, or its number")
     end

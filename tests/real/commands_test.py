@@ -454,6 +454,55 @@ def test_unit(t):
         assert r.returncode == 0 and "gate.service" not in r.stderr, r.stderr
 
 
+def unit(s, *args):
+    """A unit's lines as { key: [values] }."""
+    out = {}
+    for line in s.cli("service", "print", "systemd", *args).stdout.splitlines():
+        key, eq, value = line.partition("=")
+        if eq and not line.startswith("#"):
+            out.setdefault(key, []).append(value)
+    return out
+
+
+def test_unit_runs(t):
+    """what the unit runs, in its order: the folders, the proxy, and a second start; the CA is where everybody can read it"""
+    s = t.bare()
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
+    for more in ((), ("--public", str(s.dir / "for-clients"))):
+        s.home = s.dir / ("lib" + str(len(more)))
+        s.env["SALLYPORT_HOME"] = str(s.home)
+        lines = unit(s, "--user", user, "--data", str(s.home), *more)
+        assert lines["Environment"] == [f"SALLYPORT_HOME={s.home}"], lines
+        for _ in range(2):
+            for command in lines["ExecStartPre"]:
+                subprocess.run(command.lstrip("+").split(), check=True)
+            program, *flags = lines["ExecStart"][0].split()
+            assert os.path.samefile(program, s.binary) and flags[0] == "serve"
+            s.serve(*flags[1:])
+            ca = s.cli("ca", "--path").stdout.strip()
+            assert ca == (more[1] if more else f"{s.home}-public") + "/ca.pem"
+            s.stop()
+        assert os.stat(s.home).st_mode & 0o777 == 0o700 and os.stat(ca).st_mode & 0o777 == 0o644
+        assert os.stat(os.path.dirname(ca)).st_mode & 0o777 == 0o755
+
+
+def test_mount_on_a_read_only_root(t):
+    """a data directory that is a mount point, below what nobody can write: init, commands and the proxy work there"""
+    s = t.bare()
+    script = f"""
+        mkdir -m 700 '{s.dir}/root' '{s.dir}/root/data' && mount -t tmpfs -o mode=0755 none '{s.dir}/root' &&
+        mkdir -m 700 '{s.dir}/root/data' && mount -t tmpfs -o mode=0700 none '{s.dir}/root/data' && mount -o remount,ro none '{s.dir}/root' || exit 77
+        export SALLYPORT_HOME='{s.dir}/root/data'
+        '{s.binary}' init && '{s.binary}' agent add a && '{s.binary}' env --agent a --proxy 127.0.0.1:1 && '{s.binary}' ca --path
+        timeout 20 '{s.binary}' serve --listen 127.0.0.1:0 --workers 1 & sleep 0.2
+        for i in $(seq 100); do '{s.binary}' status >/dev/null && break; sleep 0.1; done; '{s.binary}' status; kill -TERM $!; wait $!"""
+    r = subprocess.run(["unshare", "-rm", "sh", "-c", script], env=s.env, capture_output=True, text=True, timeout=120 * sallyport.SLOW)
+    if r.returncode == 77 or "unshare" in r.stderr:
+        t.skip("no mount namespace here: " + r.stderr.strip()[-200:])
+    assert r.returncode == 0 and f"{s.dir}/root/data/public/ca.pem" in r.stdout, (r.returncode, r.stdout, r.stderr)
+    assert "runs" in r.stdout and "other users cannot enter" in r.stderr, (r.stdout, r.stderr)
+
+
 def test_errors_as_json(t):
     """with --json a failure is an object on standard output too, whatever failed"""
     s, up = t.proxy(serve=False)

@@ -22,8 +22,8 @@ def commands(block):
     """The command lines of a block that call the program, continued lines joined."""
     for line in re.sub(r" *\\\n *", " ", block).splitlines():
         line = re.sub(r"(^|\s)#\s.*", "", line).strip()
-        for part in re.split(r" && | \|\| |\|", line):
-            found = re.search(r"""(?:^|\$\(|-- |env SALLYPORT_HOME=\S+ )sallyport ([^)]*)""", part.strip())
+        for part in re.split(r" && | \|\| |\||; ", line):
+            found = re.search(r"(?:^|\$\(|^runuser .* )sallyport ([^)<>]*)", part.strip())
             if found:
                 yield found[1].rstrip('"').strip()
 
@@ -31,7 +31,7 @@ def commands(block):
 def read_by_the_command(s, block, where):
     n = 0
     for line in commands(block):
-        words = line.split(" > ")[0]
+        words = line
         if re.search(r"\b[A-Z]{4,}\b", words.split(" --")[0]) and "--help" in words:
             words = "--help"                                   # `sallyport COMMAND --help`
         r = subprocess.run(["bash", "-c", f"set -f; sallyport {words} --help" if "--help" not in words and not words.startswith("help") else f"sallyport {words}"],

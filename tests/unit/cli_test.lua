@@ -82,6 +82,66 @@ return {
     is(w.ok("ca"), ca)
   end),
 
+  ["the clients' folder is made in the data directory where none can be made beside it"] = function()
+    world(function(w)
+      w.file("home-public", "somebody's")
+      local _, note = w.ok("init")
+      has(note, w.home .. "/public/ca.pem")
+      is(w.ok("ca", "--path"), w.home .. "/public/ca.pem\n")
+      is(host.stat(w.home .. "/public").mode, tonumber("755", 8))
+      os.remove(w.dir .. "/home-public")
+      is(w.ok("ca", "--path"), w.home .. "/public/ca.pem\n")       -- environments that name it stay right
+    end)
+  end,
+
+  ["init makes everything or nothing"] = function()
+    world(function(w)
+      assert(host.mkdir(w.home .. "-public", tonumber("755", 8)))
+      assert(host.mkdir(w.home .. "-public/ca.pem", tonumber("755", 8)))      -- known only once the store is made
+      w.refused("cannot write", "init")
+      is(host.stat(w.home), nil)
+      assert(host.mkdir(w.home, tonumber("700", 8)))
+      w.file("home/mine", "x")
+      w.refused("cannot write", "init")
+      is(table.concat(require("cli.files").names(w.home), " "), "mine")
+      for _, bad in ipairs { w.dir .. "/none/public", w.home .. "/mine", w.home .. "/store", w.home, w.dir .. "/home/../home/x", "public" } do
+        w.refused("", "init", "--public", bad)
+        is(table.concat(require("cli.files").names(w.home), " "), "mine")
+      end
+      w.ok("init", "--public", w.dir .. "/clients")
+      is(w.ok("ca", "--path"), w.dir .. "/clients/ca.pem\n")
+      is(w.ok("set", "public"), w.dir .. "/clients\n")
+      w.ok("init", "--public", w.dir .. "/clients")
+      w.refused("sallyport set public", "init", "--public", w.dir .. "/others")
+      w.refused("there is no folder " .. w.dir .. "/none", "--home", w.dir .. "/none/home", "init")
+    end)
+  end,
+
+  ["a folder that others may write is no clients' folder; a setting that cannot be is not kept"] = with_home(function(w)
+    assert(host.mkdir(w.dir .. "/open", tonumber("777", 8)))
+    w.refused("ours alone to write", "set", "public", w.dir .. "/open")
+    w.refused("no part of the data directory", "set", "public", w.home .. "/store")
+    is(w.ok("ca", "--path"), w.home .. "-public/ca.pem\n")
+    local _, note = w.ok("set", "public", w.dir .. "/clients")
+    has(note, w.home .. "-public are as they were")
+    is(w.ok("ca", "--path"), w.dir .. "/clients/ca.pem\n")
+    local text = w.ok("ca")
+    is(host.read_file(w.dir .. "/clients/ca.pem", 1 << 20), text)
+    w.ok("set", "public", "--default")
+    is(w.ok("ca", "--path"), w.home .. "-public/ca.pem\n")
+  end),
+
+  ["a data directory may be named by a link"] = function()
+    world(function(w)
+      assert(host.mkdir(w.dir .. "/real", tonumber("700", 8)))
+      os.execute(("ln -s real '%s/link' && ln -s nowhere '%s/lost'"):format(w.dir, w.dir))
+      local _, note = w.ok("--home", w.dir .. "/link", "init")
+      has(note, "Made " .. w.dir .. "/real")
+      w.ok("--home", w.dir .. "/link", "credential", "list")
+      w.refused("leads nowhere", "--home", w.dir .. "/lost", "init")
+    end)
+  end,
+
   ["a command without a data directory says how to make one"] = function()
     world(function(w) is(w.refused("sallyport init", "credential", "list"), 1) end)
   end,
