@@ -18261,8 +18261,22 @@ l_secret_metatable(lua_State *L)
 	l_type_open(L, &l_type_secret);
 }
 
+/* core.begins(x, prefix) -> boolean
+ *
+ * Does x begin with a prefix that its kind has in public? Commands alone may ask. */
+static int
+l_core_begins(lua_State *L)
+{
+	bool is_secret = false;
+	struct slice in = l_check_value(L, 1, &is_secret), prefix = l_check_slice(L, 2);
+
+	return lua_now.co == NULL ? l_answer(L, in.n >= prefix.n && memcmp(in.p, prefix.p, prefix.n) == 0) :
+	    luaL_error(L, "a secret cannot be compared");
+}
+
 static const luaL_Reg l_core_functions[] = {
 	{"of",       l_core_of},
+	{"begins",   l_core_begins},
 	{"keep",     l_core_keep},
 	{"acting",   l_core_acting},
 	{"as_field", l_core_as_field},

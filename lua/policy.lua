@@ -80,7 +80,7 @@ local match_keys = {
 }
 local presets_keys = {
   kind = "string", api = "integer", name = "string", title = "string", presets = "table", shapes = "table",
-  examples = "table",
+  kinds = "table", examples = "table",
 }
 local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
@@ -457,10 +457,10 @@ end
 
 -- What an agent's environment gets: env = { name = "GH_TOKEN", with = { GIT_TERMINAL_PROMPT = "0" } }. The first holds
 -- the placeholder unless the credential names another variable, the others are set beside it; more = { NAME = "{40}" }:
--- further placeholders beside the first one, where there is more than one secret.
+-- further placeholders beside the first one, where there is more than one secret; { "{40}", field = "x" }: where x is set.
 function Check:environment(given)
   if not self:keys(given, { name = "string", shape = "string", with = "table", more = "table" }, "env") then return nil end
-  local records, out = require "records", { name = given.name, shape = given.shape, with = {}, more = given.more and {} }
+  local records, out = require "records", { name = given.name, shape = given.shape, with = {}, more = given.more and {}, needs = {} }
   local function name_ok(name) return type(name) == "string" and records.env_name(name) end
   if given.name and not name_ok(given.name) then return self:fail("env", "env has a malformed name") end
   if given.shape and not records.shape(given.shape) then return self:fail("env", "env has a malformed shape") end
@@ -469,6 +469,7 @@ function Check:environment(given)
     out.with[name] = value
   end
   for name, shape in pairs(given.more or {}) do
+    if type(shape) == "table" then shape, out.needs[name] = shape[1], shape.field end
     if not name_ok(name) or type(shape) ~= "string" or not records.shape(shape) then
       return self:fail("more", "env.more is { NAME = \"the shape of a placeholder\" }")
     end

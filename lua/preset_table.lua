@@ -144,6 +144,32 @@ local function compile_one(check, given, name)
   return p.carriers and p
 end
 
+-- The kinds of keys that a prefix tells, longest prefix first: { prefix, shape }. Each is a shape, of which what stands
+-- before its first "{" is the prefix, or a pair. Those of presets count where nobody could have such a prefix by chance.
+local function compile_kinds(check, given, pol)
+  local list, seen = {}, {}
+  local function add(prefix, shape)
+    if not seen[prefix] then list[#list + 1] = { prefix, shape } end
+    seen[prefix] = true
+  end
+  for i, kind in ipairs(given) do
+    local prefix, shape = kind, kind
+    if type(kind) == "table" then prefix, shape = kind[1], kind[2] end
+    local ok, why = require("records").shape(type(shape) == "string" and shape or "")
+    if prefix == shape and ok then prefix = shape:match("^[^{]*") end
+    if not ok or type(prefix) ~= "string" or #prefix < 3 or shape:sub(1, #prefix) ~= prefix then
+      return check:fail("kinds", ("kinds: item %d: %s"):format(i, why or "a shape begins with its prefix, of three letters or more"))
+    end
+    add(prefix, shape)
+  end
+  for _, p in ipairs(pol.presets) do
+    local prefix = (p.placeholder or ""):match("^([^{]*)")
+    if #prefix >= 3 and prefix:find("[_.-]$") then add(prefix, p.placeholder) end
+  end
+  table.sort(list, function(a, b) return #a[1] > #b[1] end)
+  return list
+end
+
 --- The table of a policy of kind presets, checked (check: policy.lua's) and taken over into pol.
 function M.compile(check, t, pol)
   pol.presets, pol.by_preset, pol.shapes = {}, {}, {}
@@ -164,7 +190,8 @@ function M.compile(check, t, pol)
     if type(env) ~= "string" or not ok then return check:fail("shapes", ("%s: %s"):format(tostring(env), why)) end
     pol.shapes[env] = shape
   end
-  return pol
+  pol.kinds = compile_kinds(check, t.kinds or {}, pol)
+  return pol.kinds and pol
 end
 
 return M

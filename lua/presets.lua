@@ -97,10 +97,8 @@ function M.get(name)
   return pol.by_preset[name], ("policies/presets.lua has no '%s' any more"):format(tostring(name))
 end
 
---- The shape of a placeholder by the variable that holds it, else by where the key goes.
-function M.shape_for(env, hosts)
-  local pol = M.load()
-  if not pol then return records.SHAPE_DEFAULT end
+-- By the variable that holds it, else by where the key goes.
+local function usual_shape(pol, env, hosts)
   if env and pol.shapes[env] then return pol.shapes[env] end
   for _, host in ipairs(hosts or {}) do
     for _, p in ipairs(pol.presets) do
@@ -110,6 +108,41 @@ function M.shape_for(env, hosts)
     end
   end
   return records.SHAPE_DEFAULT
+end
+
+--- The shape of a placeholder: of the kind that a kept value's public prefix tells (values: secrets or texts, the first
+-- that is of a known kind decides), else `usual`, else by the variable that holds it, else by where the key goes. Nothing
+-- of a value but that prefix shows: the length is the kind's.
+function M.shape_for(env, hosts, values, usual)
+  local pol = M.load()
+  if not pol then return usual or records.SHAPE_DEFAULT end
+  usual = usual or usual_shape(pol, env, hosts)
+  local own, begins = usual:match("^[^{]*"), require("secret.core").begins
+  for _, value in ipairs(values or {}) do
+    local fits = own ~= "" and begins(value, own)
+    for _, kind in ipairs(pol.kinds) do
+      if fits and #kind[1] <= #own then break end
+      if begins(value, kind[1]) then return kind[2] end
+    end
+    if fits then return usual end
+  end
+  return usual
+end
+
+--- Is it a shape that shape_for may have answered, and no operator's own?
+function M.is_known_shape(shape)
+  local pol = M.load()
+  if shape == nil or shape == records.SHAPE_DEFAULT then return true end
+  for _, kind in ipairs(pol and pol.kinds or {}) do
+    if kind[2] == shape then return true end
+  end
+  for _, p in ipairs(pol and pol.presets or {}) do
+    if p.placeholder == shape then return true end
+  end
+  for _, known in pairs(pol and pol.shapes or {}) do
+    if known == shape then return true end
+  end
+  return false
 end
 
 --- The hosts that --host must name: "YOUR-SITE.atlassian.net" for the first with a gap; nil: it has none.

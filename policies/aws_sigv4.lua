@@ -27,7 +27,8 @@ return {
     { name = "region", help = "Where the host does not say it: us-east-1, auto" },
     { name = "service", help = "Where the host does not say it: s3, execute-api" },
   },
-  env          = { name = "AWS_ACCESS_KEY_ID", shape = "AKIA{16:upper}", more = { AWS_SECRET_ACCESS_KEY = "{40}" } },
+  env          = { name = "AWS_ACCESS_KEY_ID", shape = "AKIA{16:upper}", more = {
+    AWS_SECRET_ACCESS_KEY = "{40}", AWS_SESSION_TOKEN = { "IQoJb3JpZ2luX2Vj{200:url}", field = "session_token" } } },
   sends_secret = false,
   clock        = true,
   -- Signatures of versions 2 and 4, in the head and in the URL.

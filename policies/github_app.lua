@@ -139,7 +139,7 @@ return {
   name   = "github_app",
   title  = "GitHub App installation",
   hosts  = { "api.github.com", "uploads.github.com", "github.com", "codeload.github.com", "raw.githubusercontent.com" },
-  env    = { name = "GH_TOKEN", with = { GIT_TERMINAL_PROMPT = "0" } },
+  env    = { name = "GH_TOKEN", shape = "ghs_{36}", with = { GIT_TERMINAL_PROMPT = "0" } },
   fields = {
     { name = "app_id", required = true, help = "The App's id, or its client id (Iv…)" },
     { name = "installation_id", type = "integer", min = 1, help = "As the installation's page has it in its URL" },

@@ -27,6 +27,9 @@
 
 local UUID = "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}"
 
+-- A JWT that clients may take apart: its payload is {"exp":4102444800}, in the year 2100.
+local JWT = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDB9.{43:url}"
+
 -- POST alone, of which most rows are: { path, what }.
 local function post(rows)
   for i, row in ipairs(rows) do
@@ -269,6 +272,12 @@ local list = {
     env = { "GH_TOKEN", "GITHUB_TOKEN" }, placeholder = "ghp_{36}", carriers = { query = { "access_token" } },
     mint = GITHUB_MINT, make = "https://github.com/settings/personal-access-tokens", test = "https://api.github.com/user",
     note = "git itself goes to github.com: preset github-git, with the same token." },
+  { name = "copilot", title = "GitHub Copilot: its CLI and API", type = "bearer",
+    hosts = { "*.githubcopilot.com", "copilot-proxy.githubusercontent.com", "api.github.com" },
+    env = { "COPILOT_GITHUB_TOKEN" }, placeholder = "github_pat_{22}_{59}", carriers = { query = { "access_token" } },
+    mint = GITHUB_MINT, make = "https://github.com/settings/personal-access-tokens/new", test = "https://api.github.com/copilot_internal/user",
+    note = "A fine-grained token with the permission Copilot Requests, or one of an OAuth or GitHub App (gho_, ghu_): classic ones (ghp_) are "
+      .. "refused there. Editors trade theirs for a further token, which is refused here unless mint=allow." },
   { name = "github-git", title = "GitHub: git over HTTPS, with a token", type = "basic",
     hosts = { "github.com", "codeload.github.com" }, fields = { username = "x-access-token" },
     ask = { password = "a personal access token" }, carriers = { headers = { "cookie" } },
@@ -526,7 +535,7 @@ local list = {
     mint = post { { "/api/v2/oauth/token", "a token" } },
     make = "https://app.clickup.com/settings/apps", test = "https://api.clickup.com/api/v2/user" },
   { name = "monday", title = "monday.com", type = "api_key", hosts = { "api.monday.com" }, fields = { header = "authorization" },
-    env = { "MONDAY_API_TOKEN" }, placeholder = "eyJhbGciOiJIUzI1NiJ9.{160:url}.{43:url}",
+    env = { "MONDAY_API_TOKEN" }, placeholder = JWT,
     make = "https://support.monday.com/hc/en-us/articles/360005144659" },
 
   -- ---- messages ------------------------------------------------------------------------------------
@@ -794,6 +803,54 @@ return {
   name    = "presets",
   title   = "Well-known APIs",
   presets = list,
+
+  -- What a key's beginning tells of its kind: its placeholder is shaped so, whatever preset or variable it has. A shape,
+  -- whose prefix ends at its first {, or { prefix, shape }. The placeholders of presets count as well, where their prefix
+  -- ends in _, - or a dot. The longest prefix counts.
+  kinds = {
+    -- code
+    "ghp_{36}", "github_pat_{22}_{59}", "gho_{36}", "ghu_{36}", "ghs_{36}", "ghr_{76}",
+    "glpat-{20:url}", "gldt-{20:url}", "glrt-{20:url}", "glrtr-{20:url}", "glcbt-{2}_{20:url}", "glptt-{40:hex}", "glft-{20:url}",
+    "glimt-{25}", "glagent-{50:url}", "glsoat-{20:url}", "glffct-{20:url}", "gloas-{64:hex}", "ATBB{32}",
+    { "ATATT3x", "ATATT3xFfGF0{180:url}" }, { "ATCTT3x", "ATCTT3xFfGN0{180:url}" }, "CCIPRJ_{22}_{40:hex}",
+    "sntrys_{160:url}", "sntryi_{64:hex}", "sgp_{16:hex}_{40:hex}", "squ_{40:hex}", "sqp_{40:hex}", "sqa_{40:hex}",
+    -- packages
+    "npm_{36}", { "pypi-", "pypi-AgEIcHlwaS5vcmc{150:url}" }, "rubygems_{48:hex}", "CLOJARS_{60:hex}", "dckr_pat_{27:url}",
+    "dckr_oat_{32:url}", "AKCp{69}",
+    -- messages
+    "xoxb-{12:digit}-{13:digit}-{24}", "xoxp-{12:digit}-{13:digit}-{13:digit}-{32:hex}", "xoxa-2-{12:digit}-{13:digit}-{32:hex}",
+    "xoxs-{12:digit}-{13:digit}-{13:digit}-{32:hex}", "xoxr-{12:digit}-{13:digit}-{32:hex}", "xoxc-{12:digit}-{13:digit}-{13:digit}-{64:hex}",
+    "xoxd-{160}", "xoxe-1-{146}", "xoxe.xoxb-1-{163}", "xoxe.xoxp-1-{163}", { "xapp-", "xapp-1-A{10:upper}-{13:digit}-{64:hex}" },
+    "xwfp-{12:digit}-{13:digit}-{24}", "SG.{22:url}.{43:url}", "key-{32:hex}", "xkeysib-{64:hex}-{16}", "mlsn.{64:hex}",
+    -- money
+    "sk_test_{24}", "sk_live_{24}", "rk_test_{24}", "rk_live_{24}", "pk_test_{24}", "pk_live_{24}", "whsec_{32}",
+    "sq0atp-{22:url}", "sq0csp-{43:url}", "EAAA{60:url}", "shippo_live_{40:hex}", "shippo_test_{40:hex}",
+    "EZAK{54}", "EZTK{54}", "duffel_live_{43:url}", "duffel_test_{43:url}", "shpat_{32:hex}", "shpca_{32:hex}", "shppa_{32:hex}",
+    "shpss_{32:hex}", "pat-eu1-" .. UUID, "pat-na1-" .. UUID, "pat-na2-" .. UUID, "pat-ap1-" .. UUID,
+    -- models
+    { "sk-ant-", "sk-ant-api03-{93:url}AA" }, "sk-ant-api03-{93:url}AA", "sk-ant-admin01-{93:url}AA", "sk-ant-oat01-{93:url}AA",
+    "sk-ant-ort01-{93:url}AA", "sk-{48}", "sk-proj-{74:url}T3BlbkFJ{74:url}", "sk-svcacct-{74:url}T3BlbkFJ{74:url}",
+    "sk-admin-{58:url}T3BlbkFJ{58:url}", "sess-{40}", "sk-or-v1-{64:hex}", "sk-lf-" .. UUID, "pk-lf-" .. UUID, "hf_{34}", "api_org_{34}",
+    "AIza{35:url}", "AQ.{50:url}", "lsv2_sk_{32:hex}_{10:hex}", "tvly-{32}", "tvly-dev-{32}", "nvapi-{64:url}", "jina_{60}",
+    "tgp_v1_{43:url}", "wandb_v1_{77:url}", "llx-{48}", "e2b_{40:hex}", "bb_live_{27:url}", "apify_api_{36}", "crsr_{64:hex}",
+    -- clouds
+    "AKIA{16:upper}", "ASIA{16:upper}", "ABIA{16:upper}", "ACCA{16:upper}", { "ABSK", "ABSKQmVkcm9ja0FQSUtleS{110}" },
+    { "bedrock-api-key-", "bedrock-api-key-YmVkcm9jay5hbWF6b25hd3MuY29tLz{200:url}" },
+    { "ya29.", "ya29.a0{200:url}" }, "GOCSPX-{28:url}", { "1//", "1//0{100:url}" }, "LTAI{20}", "SCW{17:upper}",
+    "dop_v1_{64:hex}", "doo_v1_{64:hex}", "dor_v1_{64:hex}", "hvs.{90:url}", "hvb.{138:url}", "hvr.{90:url}", "dapi{32:hex}", "fo1_{43:url}",
+    "sbp_{40:hex}", "sb_secret_{22:url}_{8:url}", "sb_publishable_{22:url}_{8:url}", "vcp_{56}", "vck_{56}", "nfp_{36}", "nfc_{36}", "nfo_{36}", "nfu_{36}",
+    "pscale_tkn_{43:url}", "pscale_oauth_{43:url}", "pscale_pw_{43:url}", "tskey-api-{12}CNTRL-{32}", "tskey-auth-{12}CNTRL-{32}",
+    "tskey-client-{12}CNTRL-{32}", "pul-{40:hex}", "dp.pt.{43}", "dp.st.{43}", "dp.ct.{43}", "dp.sa.{43}", "dp.scim.{43}", "dp.audit.{43}",
+    "v1.0-{24:hex}-{146:hex}", { "ops_", "ops_eyJ{240:url}" },
+    -- watching
+    "glsa_{32}_{8:hex}", "glc_{160:url}", "NRAK-{27:upper}", "NRII-{32:url}", "phx_{43}", "phc_{43}", "phs_{43}", "dt0c01.{24:upper}.{64:upper}",
+    "dt0s01.{24:upper}.{64:upper}", "dt0s16.{24:upper}.{64:upper}", "hcaik_{58}", "xaat-" .. UUID, "xapt-" .. UUID, "pylf_v1_us_{43}",
+    -- work
+    "lin_api_{40}", "lin_oauth_{64:hex}", "ntn_{46}", "secret_{43}", "figd_{40:url}", "figo_{40:url}", "figu_{40:url}", "PMAK-{24:hex}-{34:hex}",
+    "CFPAT-{43:url}", "tfp_{44:url}_{14}",
+    -- any JWT: Kubernetes, Supabase, Argo CD
+    { "eyJ", JWT },
+  },
 
   -- Shapes of placeholders for variables that no preset names.
   shapes  = {

@@ -20,7 +20,7 @@ local scope_options = {
   { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…; %2F within a segment" },
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
   { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
-  { name = "env", arg = "NAME", help = "variable in which the agent's environment gets a placeholder" },
+  { name = "env", arg = "NAME", many = true, help = "variables in which the agent's environment gets a placeholder" },
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:upper}, {N:url}" },
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
   { name = "answer-timeout", arg = "TIME", help = "until its API begins to answer; else the setting of that name" },
@@ -187,20 +187,41 @@ end
 
 --- env, placeholder, mint, keep and attach come as fields (common to all types), the first two as options too.
 local function read_env(plain, into, opt)
-  local env, shape = into.env, into.placeholder
-  for name, check in pairs { env = records.env_name, placeholder = records.shape } do
-    if opt[name] then
-      local value, why = check(opt[name])
-      if not value then report.usage(("--%s: %s"):format(name, why)) end
-      if name == "env" then env = value else shape = value end
-    end
+  local env = opt.env and checked(opt.env, records.env_name, "env") or into.env
+  local shape, why = into.placeholder, nil
+  if opt.placeholder then shape, why = records.shape(opt.placeholder) end
+  if why and not shape then report.usage("--placeholder: " .. why) end
+  if env then
+    plain.env, plain.env_also = env[1], env[2] and table.move(env, 2, #env, 1, {}) or nil
+    env = env[1]
   end
-  plain.env = env or plain.env
   if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
   if shape or env then plain.placeholder = shape or require("presets").shape_for(env, plain.hosts) end
   if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
   if into.keep then plain.keep = into.keep[1] and into.keep or nil end
   if into.attach then plain.attach = into.attach ~= "always" and into.attach or nil end
+end
+
+-- A placeholder looks like the key that is kept, as far as that key's public prefix tells its kind: clients look at it
+-- before they send one. `chosen`: the operator named a shape. pasted: tokens that are not among the fields.
+local function follow_kind(pol, plain, values, chosen, pasted)
+  if plain.env_more and pol.env and pol.env.more then
+    plain.env_more = {}
+    for name, shape in pairs(pol.env.more) do
+      local field = pol.env.needs[name]
+      plain.env_more[name] = (not field or values[field] ~= nil) and shape or nil
+    end
+  end
+  local known = plain.placeholder == (pol.env and pol.env.shape) or require("presets").is_known_shape(plain.placeholder)
+  if not plain.env or chosen or not known then return end
+  local list = pasted and { pasted.access_token } or {}
+  if pol.env and plain.env == pol.env.name and pol.by_name.access_key_id then list[1] = values.access_key_id end
+  for _, f in ipairs(not pol.refresh and pol.fields or {}) do
+    if f.secret and f.type ~= "map" and values[f.name] ~= nil then list[#list + 1] = values[f.name] end
+  end
+  local preset = plain.preset and require("presets").get(plain.preset)
+  local usual = preset and preset.placeholder or pol.env and plain.env == pol.env.name and pol.env.shape or nil
+  plain.placeholder = require("presets").shape_for(plain.env, plain.hosts, list, usual)
 end
 
 local function read_rows(plain, opt)
@@ -525,15 +546,17 @@ local function add(args, opt, ctx)
   check_shared(pol, plain)
   local given, pasted = pasted_tokens(ctx, pol, table.move(args, 2, #args, 1, {}))
   local into = fields.read(ctx, specs, given)
+  local chosen = opt.placeholder or into.placeholder
   if preset then presets.lay(preset, plain, into, opt, ctx) end
-  if pol.env and not (into.env or opt.env) then
-    opt.env, plain.env_more = pol.env.name, pol.env.more
+  if pol.env and pol.env.name and not (into.env or opt.env) then
+    opt.env, plain.env_more = { pol.env.name }, pol.env.more
     if not into.placeholder then opt.placeholder = opt.placeholder or pol.env.shape end
   end
   read_env(plain, into, opt)
   read_rows(plain, opt)
   read_tls(plain, into)
   fields.ask(ctx, specs, into, preset and preset.ask)
+  follow_kind(pol, plain, into.values, chosen, pasted)
   local secrets = settle(pol, plain, into)
   check_rows(pol, plain, secrets)
   check_shared(pol, plain, ctx) -- with its rows and headers
@@ -595,7 +618,7 @@ local function set(args, opt, ctx)
   local record = db.need("credential", args[1])
   if #given == 0 and not next(opt) then report.usage("nothing to change was named",
     "sallyport credential set --help") end
-  local typed, plain, pasted   -- secrets are read once, however often the commit is tried
+  local typed, plain, pasted, reshaped   -- secrets are read once, however often the commit is tried
   given, pasted = pasted_tokens(ctx, load_type(record.type), given)
   local function build()
     local now, why = require("store").get("credential", args[1])
@@ -612,7 +635,15 @@ local function set(args, opt, ctx)
     read_env(plain, typed, opt)
     read_rows(plain, opt)
     read_tls(plain, typed)
-    local secrets = settle(pol, plain, fields.over(kept, typed, specs))
+    fields.over(kept, typed, specs)
+    local shape = plain.placeholder
+    local anew = opt.env or typed.env or pasted
+    for name in pairs(typed.values) do anew = anew or records.is_secret(pol.by_name[name]) or name == "access_key_id" end
+    if anew then
+      follow_kind(pol, plain, kept.values, opt.placeholder or typed.placeholder, pasted)
+    end
+    reshaped = shape and plain.env and plain.placeholder ~= shape
+    local secrets = settle(pol, plain, kept)
     check_rows(pol, plain, secrets)
     if opt.host or opt.substitute or next(typed.sealed) then check_shared(pol, plain, ctx) end
     return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets }
@@ -623,6 +654,10 @@ local function set(args, opt, ctx)
     db.change(function() return { build() } end)
   end
   advise(plain, ctx)
+  if reshaped then
+    ctx.note(("note: its placeholder looks like %s now, and the one before stands for nothing: agents need a new `%s env`"):format(
+      plain.placeholder, require("cli.home").command(ctx)))
+  end
   ctx.note(("Changed '%s'; it counts from the next request."):format(plain.name))
   if typed.values.scopes and not pasted and load_type(plain.type).connect and require("store").peek("state", plain.name) then
     ctx.note(("A grant keeps the scopes that it was given: sallyport connect %s asks for these."):format(plain.name))

@@ -78,7 +78,7 @@ local function text_of(ctx, a)
 end
 
 local checks = {
-  env = records.env_name, placeholder = records.shape, mint = records.mint, tls = records.tls, keep = records.keep,
+  placeholder = records.shape, mint = records.mint, tls = records.tls, keep = records.keep,
   attach = records.attach,
 }
 
@@ -90,6 +90,15 @@ local function common(ctx, a, into)
   end
   if a.name == "client_key" then
     into.sealed["c/client_key"] = M.secret(ctx, a, a.name, { multiline = true })
+    return
+  end
+  if a.name == "env" then   -- several: env=A env=B, or with commas
+    into.env = into.env or {}
+    for _, text in ipairs(a.text:find(",", 1, true) and records.field_value({ name = "env", type = "list" }, a.text) or { a.text }) do
+      local value, why = records.env_name(text)
+      if not value then report.usage("env: " .. why) end
+      into.env[#into.env + 1] = value
+    end
     return
   end
   if checks[a.name] then

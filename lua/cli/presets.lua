@@ -90,9 +90,8 @@ function M.lay(p, plain, into, opt, ctx)
     plain.rows = presets.copied(p.rows)
   end
   if not into.env and not opt.env and p.env[1] then
-    into.env = p.env[1]
+    into.env = presets.copied(p.env)
     into.placeholder = into.placeholder or p.placeholder
-    plain.env_also = p.env[2] and table.move(p.env, 2, #p.env, 1, {}) or nil
   end
   check_asked(p, into, ctx)
 end

@@ -504,6 +504,95 @@ return { kind = "type", api = 1, name = "account", title = "A service account",
     has(w.ok("env", "--agent", "a", "--proxy", "10.0.2.2:7080"), "@10.0.2.2:7080")
   end),
 
+  ["a placeholder follows the kept key's kind, and tells of the key no more than its public prefix"] = with_home(function(w)
+    w.ok("agent", "add", "a")
+    local n = 0
+    local function placeholder(var, secret, ...)
+      n = n + 1
+      w.ok("credential", "add", "k" .. n, ...)
+      local text = w.ok("env", "--agent", "a"):match("\nexport " .. var .. "=(%S+)")
+      w.ok("credential", "remove", "k" .. n)
+      return text
+    end
+    local function bearer(key)
+      return placeholder("GH_TOKEN", key, "--preset", "github", "token=@" .. w.file("key" .. n, key))
+    end
+    for _, case in ipairs { { "github_pat_", 93 }, { "gho_", 40 }, { "ghu_", 40 }, { "ghs_", 40 }, { "ghp_", 40 } } do
+      local long, short = bearer(case[1] .. ("x"):rep(200)), bearer(case[1] .. "y")
+      is(long:sub(1, #case[1]), case[1])
+      is(#long, case[2])
+      is(#short, case[2])
+    end
+    is(bearer("plain"):sub(1, 4), "ghp_")
+    local key = "password=@" .. w.file("key", "glpat-" .. CANARY)
+    has(placeholder("PW", nil, "--type", "basic", "--host", "a.test", "username=me", "--env", "PW", key), "glpat-")
+    key = "key=@" .. w.file("key", "sk_live_" .. CANARY)
+    has(placeholder("PAY", nil, "--type", "api_key", "--host", "a.test", "env=PAY", key), "sk_live_")
+    has(placeholder("PAY", nil, "--type", "api_key", "--host", "a.test", "env=PAY", "placeholder=mine_{32}", key), "mine_")
+    key = "secret_access_key=@" .. w.key
+    local function aws(var, id, ...)
+      return placeholder(var, nil, "--type", "aws_sigv4", "--host", "*.amazonaws.com", "access_key_id=" .. id .. "IOSFODNN7EXAMPLE", key, ...)
+    end
+    has(aws("AWS_ACCESS_KEY_ID", "ASIA", "session_token=@" .. w.key), "ASIA")
+    has(aws("AWS_SESSION_TOKEN", "ASIA", "session_token=@" .. w.key), "IQoJ")
+    has(aws("AWS_ACCESS_KEY_ID", "AKIA"), "AKIA")
+    is(aws("AWS_SESSION_TOKEN", "AKIA"), nil)
+    w.ok("policy", "put", w.file("two.lua", [[
+return { kind = "type", api = 1, name = "two", title = "Two secrets",
+  fields = { { name = "salt", secret = true }, { name = "key", secret = true } }, apply = function() end }
+]]))
+    has(placeholder("T", nil, "--type", "two", "--host", "a.test", "--env", "T", "salt=@" .. w.key, key:gsub("secret_access_key=@.*", "key=@")
+      .. w.file("key", "xoxp-" .. CANARY)), "xoxp-")
+  end),
+
+  ["with another key the placeholder follows, and what the operator chose stays"] = with_home(function(w)
+    w.ok("agent", "add", "a")
+    local function text() return w.ok("env", "--agent", "a"):match("\nexport GH_TOKEN=(%S+)") end
+    add_gh(w, "env=GH_TOKEN")
+    local first = text()
+    has(first, "ghp_")
+    local _, note = w.ok("credential", "set", "gh", "token=@" .. w.file("two", "ghp_" .. CANARY))
+    is(text(), first)
+    lacks(note, "placeholder")
+    _, note = w.ok("credential", "set", "gh", "token=@" .. w.file("two", "gho_" .. CANARY))
+    has(note, "its placeholder looks like gho_{36} now")
+    is(text():sub(1, 4), "gho_")
+    w.ok("credential", "set", "gh", "--method", "GET")
+    is(text():sub(1, 4), "gho_")
+    w.ok("credential", "set", "gh", "token=@" .. w.file("two", CANARY))
+    is(text():sub(1, 4), "ghp_")
+    w.ok("credential", "set", "gh", "placeholder=own_{32}")
+    w.ok("credential", "set", "gh", "token=@" .. w.file("two", "gho_" .. CANARY))
+    is(text():sub(1, 4), "own_")
+    w.ok("credential", "set", "gh", "--env", "GH_TOKEN")
+    is(text():sub(1, 4), "gho_")
+  end),
+
+  ["a credential may have several variables, all with its placeholder"] = with_home(function(w)
+    w.ok("agent", "add", "a")
+    local function vars()
+      local list, texts = {}, {}
+      for name, text in w.ok("env", "--agent", "a"):gmatch("\nexport (MY_%w+)=(%S+)") do list[#list + 1], texts[text] = name, true end
+      assert(#list == 0 or next(texts, next(texts)) == nil, "one text")
+      return table.concat(list, " ")
+    end
+    add_gh(w, "--env", "MY_A", "--env", "MY_B", "--env", "MY_A")
+    is(vars(), "MY_A MY_B")
+    has(w.ok("credential", "show", "gh"), "MY_A, MY_B")
+    w.ok("credential", "set", "gh", "env=MY_C", "env=MY_D,MY_E")
+    is(vars(), "MY_C MY_D MY_E")
+    w.ok("credential", "set", "gh", "--env", "MY_F,MY_G")
+    is(vars(), "MY_F MY_G")
+    w.ok("credential", "set", "gh", "--method", "GET")
+    is(vars(), "MY_F MY_G")
+    w.ok("credential", "set", "gh", "--env", "MY_H")
+    is(vars(), "MY_H")
+    w.refused("PATH is not a place", "credential", "set", "gh", "--env", "MY_A", "--env", "PATH")
+    w.refused("env: ", "credential", "set", "gh", "env=MY_A", "env=1")
+    w.ok("credential", "set", "gh", "--clear", "env")
+    is(vars(), "")
+  end),
+
   ["env sets AWS's bundle where an AWS credential is held, and says so"] = with_home(function(w)
     add_gh(w, "env=GH_TOKEN")
     w.ok("bundle", "add", "cloud")

@@ -73,6 +73,45 @@ local cases = {
     at(5, row .. ",\nrows = { 'x' }", "rows: ")
     assert(put(("presets = { { %s, ask = { token = 'x' }, rows = { { field = 'token', place = { 'path=/{}' }, placeholder = '__TOKEN__' } } } }"):format(row)))
   end,
+  ["each kind's prefix decides the shape, and nothing else of the key does"] = function()
+    local core, pol = require "secret.core", assert(presets.load())
+    assert(#pol.kinds > 150, #pol.kinds)
+    for _, kind in ipairs(pol.kinds) do
+      local prefix, shape = kind[1], kind[2]
+      assert(shape:sub(1, #prefix) == prefix, shape)
+      for _, rest in ipairs { "", "x", ("Z"):rep(7), ("q9"):rep(200) } do
+        local longer = false     -- "sk-" .. "ant-…" is of another kind; these rests begin none
+        for _, other in ipairs(pol.kinds) do longer = longer or #other[1] > #prefix and (prefix .. rest):sub(1, #other[1]) == other[1] end
+        if not longer then
+          is(presets.shape_for(nil, nil, { core.of(prefix .. rest) }), shape)
+          is(presets.shape_for("ODD_VARIABLE", { "odd.test" }, { prefix .. rest }), shape)
+        end
+      end
+    end
+  end,
+  ["a key of no known kind leaves the shape as it was, and one of the preset's own prefix too"] = function()
+    local core = require "secret.core"
+    local function shape(text, ...) return presets.shape_for("GH_TOKEN", { "api.github.com" }, { core.of(text), ... }) end
+    for _, text in ipairs { "", "g", "gh", "ghp", "GHP_x", "xghp_x", " ghp_x", "AKI", "0123456789abcdef", "eyj", "github-pat" } do is(shape(text), "ghp_{36}") end
+    is(shape("ghp_x"), "ghp_{36}")
+    is(shape("none", core.of("github_pat_11")), "github_pat_{22}_{59}")   -- the first of a known kind
+    is(presets.shape_for(nil, nil, { core.of("sk-abc") }, "sk-{32:hex}"), "sk-{32:hex}")
+    is(presets.shape_for(nil, nil, { core.of("sk-proj-abc") }, "sk-{32:hex}"), "sk-proj-{74:url}T3BlbkFJ{74:url}")
+    is(presets.shape_for(nil, nil, {}, "a{32}"), "a{32}")
+    is(presets.shape_for(nil, nil, nil), records.SHAPE_DEFAULT)
+  end,
+  ["kinds are shapes with a prefix"] = function()
+    for _, bad in ipairs { "'x'", "'ab{32}'", "'{32}'", "{ 'abc' }", "{ 'abc', 'abd{32}' }", "{ 'ab', 'ab{32}' }", "3", "{}" } do
+      refused(("kinds = { %s }"):format(bad), "kinds: item 1")
+    end
+    assert(put("kinds = { 'abc_{32}', { 'abd', 'abd_x{32}' } }"))
+  end,
+  ["no policy may ask how a secret begins"] = function()
+    local core = require "secret.core"
+    assert(core.begins(core.of("abc"), "ab") and not core.begins(core.of("abc"), "abcd") and core.begins("abc", ""))
+    is(require("secret").begins, nil)
+    is(pcall(function() return core.of("abc"):begins("ab") end), false)
+  end,
   ["only the policy of that name is of that kind"] = function()
     local pol, why = policy.compile("others", "return { kind = 'presets', api = 1, name = 'others', title = 'x' }")
     assert(not pol and why:find("named presets", 1, true), why)
