@@ -16,17 +16,18 @@
  *   I    util    slices, wiping, logging           II   addr    IP addresses, the guard
  *        secret  the locked arena of secrets            codec, field, uri   texts of HTTP
  *        text    the one growing, wiped writer          trust   certificates, ours and theirs
- *        loop    clock, timers, epoll, threads          json    read, edit in place
- *        organs  what is called of II and III           subst, known   placeholders
- *        net     listen, resolve, dial                  sign, ident    keys, SigV4, mTLS
- *        tls     BearSSL's pump                         filter  signed chunks, WebSockets
- *        http    heads and framing                      agent   shares
- *        peer    one end, plain or TLS                  store, reqlog   what lies on the disk
- *        flow    bytes from end to end             III  embed, lua      modules and the sandbox
- *        task    Lua on the loop                        kept    decisions that hold on
- *        req     one request, head to record            fetch, helper   our own requests, programs
- *        conn    a client and its requests              bind    Lua's modules, in seven sections
- *        main    commands, master, workers              start   main()
+ *        loop    clock, timers, epoll, threads          via     the upstream proxy
+ *        organs  what is called of II and III           json    read, edit in place
+ *        net     listen, resolve, dial                  subst, known   placeholders
+ *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
+ *        http    heads and framing                      filter  signed chunks, WebSockets
+ *        peer    one end, plain or TLS                  agent   shares
+ *        flow    bytes from end to end                  store, reqlog   what lies on the disk
+ *        task    Lua on the loop                   III  embed, lua      modules and the sandbox
+ *        req     one request, head to record            kept    decisions that hold on
+ *        conn    a client and its requests              fetch, helper   our own requests, programs
+ *        main    commands, master, workers              bind    Lua's modules, in seven sections
+ *                                                       start   main()
  *
  * The way of an HTTPS request. The tunnel: conn_accept, conn_step_head (a head is whole), req_parse
  * (which host it is for), req_start (a task: lua/pipeline.lua decides, and calls back into
@@ -1353,6 +1354,7 @@ struct task;            /* a coroutine on the loop (task) */
 struct tls;             /* an engine, ours to an agent or an upstream (tls) */
 struct tls_trust;       /* a set of roots (trust) */
 struct tls_verify;      /* the check of one server's chain during its handshake (trust) */
+struct upstream;        /* a connection that we dialled (peer) */
 
 /* -- addr: IP addresses as bytes. addr_guard answers NULL, or why no request may be sent there. */
 #define ADDR_TEXT_MAX 46        /* INET6_ADDRSTRLEN: the longest text of an address, and its NUL */
@@ -1464,6 +1466,19 @@ static const char *tls_reason(const struct tls *t, int err);
 /* -- trust: SHA-256 of pieces joined, and of one text in hexadecimal. */
 static void tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32]);
 static void tls_sha256_hex(struct slice s, char out[64]);
+
+/* -- via: `upstream-proxy`, another proxy on the way to upstreams; an empty host is none. via_begin asks
+ * it for a tunnel, via_advance reads its answer, via_failf says why there is none. */
+static struct {
+	char host[256];                 /* canonical */
+	uint16_t port;
+	struct secret *authorization;   /* owned; base64 of user and password; NULL: nothing is shown */
+	unsigned epoch;                 /* counts the changes of the above: keeps pooled connections apart */
+} via = {.epoch = 1};                   /* 0 stands for none */
+
+static void via_begin(struct upstream *u);
+static void via_advance(struct upstream *u);
+static void via_failf(struct upstream *u, const char *fmt, const char *why);
 
 /* -- json: appends `s` as a JSON string. `lossy`: bytes that are no UTF-8 become U+FFFD. */
 static bool json_put(struct buf *b, struct slice s, bool lossy);
@@ -1619,6 +1634,7 @@ static void conn_bound(uint64_t memory);
 #define NET_CIDRS_MAX 16        /* of one credential or domain entry */
 #define NET_CONNECT_TO_MAX 64
 #define NET_DIAL_EACH_MS 3000   /* one address of several: a dead one leaves time for the next */
+#define NET_OWN "one of Sallyport's own listeners"
 
 struct endpoint {
 	struct addr addr;
@@ -1771,7 +1787,7 @@ net_guard(const struct endpoint *e, const struct cidr *extra, size_t nextra)
 	const char *why;
 
 	if (net_is_own_listener(e))
-		return "one of Sallyport's own listeners";
+		return NET_OWN;
 	if ((why = addr_guard(&e->addr)) == NULL)
 		return NULL;
 	for (size_t i = 0; i < net.nallow; i++)
@@ -1820,7 +1836,7 @@ struct dial {
 	int64_t deadline;
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
-	bool guarded;                   /* false for a connect-to target */
+	bool guarded;                   /* false for what the operator named: a connect-to target, the upstream proxy */
 	const char *last;               /* static or strerror's: why the last address failed */
 	/* fd >= 0: connected, owned by the callee. Else code and why (static). */
 	void (*done)(struct dial *, int fd, const char *code, const char *why);
@@ -1920,8 +1936,10 @@ dial_judge(struct dial *d)
 {
 	const char *why;
 
-	for (size_t i = 0; d->guarded && i < d->n; i++) {
-		if ((why = net_guard(&d->at[i], d->allow, d->nallow)) != NULL) {
+	for (size_t i = 0; i < d->n; i++) {
+		why = d->guarded ? net_guard(&d->at[i], d->allow, d->nallow) :
+		    net_is_own_listener(&d->at[i]) ? NET_OWN : NULL;
+		if (why != NULL) {
 			dial_finish(d, -1, "address_blocked", why);
 			return;
 		}
@@ -1965,17 +1983,17 @@ dial_resolve(struct dial *d, const char *host, uint16_t port)
 }
 
 /* `host`: canonical. The caller filled allow, nallow and done in a zeroed struct. `done` may be
- * called before this returns. */
+ * called before this returns. `guarded`: a host that a request names. */
 static void
-net_dial(struct dial *d, const char *host, uint16_t port)
+net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 {
 	struct addr a;
 
 	d->deadline = clock_now() + net_dial_ms;
-	d->guarded = true;
+	d->guarded = guarded;
 	d->watch.fd = -1;
 	d->last = "connection failed";
-	for (size_t i = 0; i < net.nto; i++) {
+	for (size_t i = 0; guarded && i < net.nto; i++) {
 		const struct connect_to *to = &net.to[i];
 
 		if ((to->host[0] == '\0' || strcmp(to->host, host) == 0) &&
@@ -3765,14 +3783,14 @@ peer_park(struct peer *p)
 }
 
 /* -- upstream: a connection we dialled, owned by one request or net call at a time, or idle in the
- * pool. Idle ones are kept per (agent, host, port, client certificate): one agent's connection,
- * with whatever the server remembers of it, is never another's. */
+ * pool. Idle ones are kept per (agent, host, port, client certificate, upstream proxy): one agent's
+ * connection, with whatever the server remembers of it, is never another's. */
 #define UPSTREAM_IDLE_MS 60000  /* below the 75 s of nginx and most load balancers; a server may say less */
 #define UPSTREAM_IDLE_MAX 256   /* of a worker */
 #define UPSTREAM_KEY_MAX 640
 #define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
 
-enum upstream_state { UP_DIAL, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
+enum upstream_state { UP_DIAL, UP_VIA, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
 
 struct upstream {
 	struct defer reap;      /* first, for defer_free */
@@ -3780,11 +3798,17 @@ struct upstream {
 	struct dial dial;
 	struct timer timer;
 	enum upstream_state state;
-	const char *code, *why; /* static; set when UP_FAILED */
+	const char *code, *why; /* static, or `why` is in `via_why`; set when UP_FAILED */
 	TAILQ_ENTRY(upstream) link; /* while it is idle */
 	bool idle;
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
+	bool unread;            /* its bytes are relayed unread: the server may be the first to speak */
+	unsigned via;           /* via.epoch of the upstream proxy that it goes through; 0: none */
+	struct buf via_head;    /* owned; the proxy's answer as it comes (UP_VIA) */
+	size_t via_scanned;
+	unsigned via_interim;   /* 1xx heads that came */
+	char via_why[128];
 	bool late;              /* it failed for want of time: another try may do */
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
 	int64_t keep_ms;        /* how long it may be idle */
@@ -3825,6 +3849,7 @@ upstream_free(struct upstream *u)
 		peer_flush(&u->peer);
 	}
 	peer_close(&u->peer);
+	buf_free(&u->via_head);
 	tls_ident_unref(u->ident);
 	u->ident = NULL;
 	u->owner = NULL;
@@ -3866,6 +3891,8 @@ upstream_ready(struct watch *w)
 	}
 	if (u->state == UP_HANDSHAKE)
 		upstream_shake(u);
+	else if (u->state == UP_VIA)
+		via_advance(u);
 	u->event(u);
 }
 
@@ -3879,30 +3906,22 @@ upstream_timeout(struct timer *t)
 		return;
 	}
 	u->late = true;
-	upstream_fail(u, "upstream_tls", "the TLS handshake took too long");
+	if (u->state == UP_VIA)
+		via_failf(u, "%s", "did not answer in time");
+	else
+		upstream_fail(u, "upstream_tls", "the TLS handshake took too long");
 	u->event(u);
 }
 
+/* A way to the server is open: begins TLS, if any. */
 static void
-upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
+upstream_reached(struct upstream *u)
 {
-	struct upstream *u = OWNER(d, struct upstream, dial);
 	/* Keeps TLS sessions of this identity apart from all others. */
 	struct slice tag = u->ident == NULL ? SLICE("") :
 	    (struct slice){(const char *)u->ident->tag, sizeof u->ident->tag};
 
-	if (fd < 0) {
-		upstream_fail(u, code, why);
-		u->event(u);
-		return;
-	}
-	u->at = d->at[d->next - 1];
-	u->guarded = d->guarded;
-	peer_init(&u->peer, fd, upstream_ready);
-	net_keepalive(fd);
-	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
-		upstream_fail(u, "upstream_unreachable", "out of memory");
-	} else if (!u->tls) {
+	if (!u->tls) {
 		u->state = UP_OPEN;
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
@@ -3914,13 +3933,42 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 		u->peer.watch.writable = true;
 		upstream_shake(u);
 	}
+}
+
+static void
+upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
+{
+	struct upstream *u = OWNER(d, struct upstream, dial);
+
+	if (fd < 0) {
+		if (u->via != 0)
+			via_failf(u, "cannot be reached: %s", why);
+		else
+			upstream_fail(u, code, why);
+		u->event(u);
+		return;
+	}
+	u->at = d->at[d->next - 1];
+	u->guarded = d->guarded;
+	peer_init(&u->peer, fd, upstream_ready);
+	net_keepalive(fd);
+	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+		upstream_fail(u, "upstream_unreachable", "out of memory");
+	} else if (u->via != 0) {
+		u->state = UP_VIA;
+		timer_set(&u->timer, d->deadline, upstream_timeout);
+		via_begin(u);
+	} else {
+		upstream_reached(u);
+	}
 	u->event(u);
 }
 
-/* A new upstream, not dialled: the caller sets owner and event, then calls upstream_dial. NULL: no memory. */
+/* A new upstream, not dialled: the caller sets owner and event, then calls upstream_dial. `through`: by
+ * way of the upstream proxy. NULL: no memory. */
 static struct upstream *
 upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
-    struct tls_ident *ident)
+    struct tls_ident *ident, bool through)
 {
 	struct upstream *u = calloc(1, sizeof *u);
 
@@ -3929,6 +3977,8 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
 	u->peer.watch.fd = -1;
 	u->keep_ms = UPSTREAM_IDLE_MS;
 	u->tls = use_tls;
+	u->via = through ? via.epoch : 0;
+	buf_init(&u->via_head, HTTP_HEAD_MAX);
 	u->ident = tls_ident_ref(ident);
 	u->port = port;
 	u->state = UP_DIAL;
@@ -3938,14 +3988,26 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
 	return u;
 }
 
-/* `event` is called whenever state or readiness changed, perhaps before this returns. */
+/* `event` is called whenever state or readiness changed, perhaps before this returns. An address is
+ * judged by the guard whoever dials it; a name that the upstream proxy resolves was judged in Lua. */
 static void
 upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 {
+	struct endpoint e = {.port = u->port};
+	const char *why;
+
+	if (u->via != 0 && addr_parse(slice_of(u->host), &e.addr) && (why = net_guard(&e, allow, nallow)) != NULL) {
+		upstream_fail(u, "address_blocked", why);
+		u->event(u);
+		return;
+	}
 	memcpy(u->dial.allow, allow, nallow * sizeof *allow);
 	u->dial.nallow = nallow;
 	u->dial.done = upstream_dialled;
-	net_dial(&u->dial, u->host, u->port);
+	if (u->via != 0)
+		net_dial(&u->dial, via.host, via.port, false);
+	else
+		net_dial(&u->dial, u->host, u->port, true);
 }
 
 /* An idle upstream of that key whose address may still be dialled, or NULL. */
@@ -3974,7 +4036,7 @@ upstream_release(struct upstream *u, bool reusable)
 	u->owner = NULL;
 	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.in != NULL ||
 	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
-	    u->peer.eof || u->peer.failed) {
+	    u->peer.eof || u->peer.failed || (u->via != 0 && u->via != via.epoch)) {
 		upstream_free(u);
 		return;
 	}
@@ -4848,6 +4910,7 @@ struct req {
 	struct tls_ident *ident; /* owned reference, or NULL: the credential's certificate and roots */
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
+	bool via;               /* goes through the upstream proxy */
 	bool watch;             /* tell Lua of 401 and 403 */
 	bool refused;           /* the upstream answered 401 to the credential that we attached */
 	int hello;              /* enum hello */
@@ -6093,11 +6156,13 @@ req_dials_tls(const struct req *r)
 	return r->action == REQ_FORWARD && r->secure;
 }
 
-/* The key of an upstream in the pool: agent, credential, host, scheme, port, identity. Names hold no "|". */
+/* The key of an upstream in the pool: agent, credential, host, scheme, port, upstream proxy, identity.
+ * Names hold no "|". */
 static void
 req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 {
 	const char *const parts[] = {r->agent, r->credential, r->dial_host, req_dials_tls(r) ? "tls" : "plain"};
+	unsigned through = r->via ? via.epoch : 0;
 	size_t n = 0;
 
 	for (size_t i = 0; i < COUNT(parts); i++) {
@@ -6108,11 +6173,12 @@ req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 		key[n++] = '|';
 	}
 	n += hex_encode(key + n, &r->dial_port, sizeof r->dial_port);
+	n += hex_encode(key + n, &through, sizeof through);
 	if (r->ident != NULL)
 		n += hex_encode(key + n, r->ident->tag, sizeof r->ident->tag);
 	key[n] = '\0';
 }
-_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 32 + 64, "a pool key fits");
+_Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 48 + 64, "a pool key fits");
 
 static void
 conn_begin_dial(struct conn *c)
@@ -6133,13 +6199,14 @@ conn_begin_dial(struct conn *c)
 	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
 		r->up = upstream_take(key, r->allow, r->nallow);
 	if (r->up == NULL)
-		r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident);
+		r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident, r->via);
 	if (r->up == NULL) {
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 		return;
 	}
 	r->up->owner = c;
 	r->up->event = conn_upstream_event;
+	r->up->unread = r->action == REQ_BLIND;
 	if (r->up->state == UP_DIAL)
 		upstream_dial(r->up, r->allow, r->nallow);
 }
@@ -6158,13 +6225,15 @@ conn_dial_failed(struct conn *c)
 		hint = SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
 	} else if (strncmp(why, "untrusted certificate", 21) == 0) {
 		hint = SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
+	} else if (strcmp(code, "upstream_proxy") == 0) {
+		hint = SLICE("the operator sets it: sallyport set upstream-proxy; sallyport set upstream-no-proxy HOST does without it");
 	}
 	if (strcmp(code, "clock_unset") == 0) {
 		status = 503;
 		r->retry_after = 60;
 	}
-	snprintf(message, sizeof message, "%s%s: %s", strcmp(code, "upstream_tls") == 0 ? "TLS to " : "",
-	    host_text(r->dial_host), why);
+	snprintf(message, sizeof message, "%s%s%s: %s", strcmp(code, "upstream_tls") == 0 ? "TLS to " : "",
+	    host_text(r->dial_host), r->via && strcmp(code, "upstream_tls") == 0 ? " through the upstream proxy" : "", why);
 	req_fail(r, status, code, slice_of(message), hint);
 	conn_begin_answer(c);
 }
@@ -6199,6 +6268,7 @@ conn_step_dial(struct conn *c)
 
 	switch (r->up->state) {
 	case UP_DIAL:
+	case UP_VIA:
 	case UP_HANDSHAKE:
 		if (req_body_consumed(r) && conn_client_gone(c))
 			conn_close(c, true);
@@ -9963,6 +10033,94 @@ tls_reason(const struct tls *t, int err)
 	while (i < last && tls_reasons[i].err != err)
 		i++;
 	return t->done && i == last ? "protocol error" : tls_reasons[i].why;
+}
+
+/* ---- via -------------------------------------------------------------------
+ * `upstream-proxy`: another proxy on the way to upstreams, which resolves their names. It is asked for
+ * a tunnel (RFC 9110 9.3.6), and shown user and password at once (RFC 7617). Which hosts go through it
+ * is decided in lua/route.lua. Invariants: the proxy sees nothing of a request but host and port; what
+ * it answers is never an upstream's answer; its password goes to it alone. Skip it if none is set. */
+#define VIA_INTERIM_MAX 8       /* 1xx answers before the one that counts */
+
+/* The tunnel is not to be had: "the upstream proxy " and fmt, which has one %s for `why`. */
+static void
+via_failf(struct upstream *u, const char *fmt, const char *why)
+{
+	size_t n = (size_t)snprintf(u->via_why, sizeof u->via_why, "the upstream proxy ");
+
+	snprintf(u->via_why + n, sizeof u->via_why - n, fmt, why);
+	upstream_fail(u, "upstream_proxy", u->via_why);
+}
+
+/* The dial is done: asks for a tunnel to u->host. */
+static void
+via_begin(struct upstream *u)
+{
+	char target[280];
+	bool known = via.authorization != NULL;
+	size_t n = (size_t)snprintf(target, sizeof target, "%s:%u", host_text(u->host), u->port);
+	const struct slice piece[] = {SLICE("CONNECT "), {target, n}, SLICE(" HTTP/1.1\r\nHost: "), {target, n},
+	    known ? SLICE("\r\nProxy-Authorization: Basic ") : SLICE(""),
+	    known ? secret_slice(via.authorization) : SLICE(""), SLICE("\r\n\r\n")};
+
+	for (size_t i = 0; i < COUNT(piece); i++)
+		peer_put(&u->peer, piece[i].p, piece[i].n);     /* where this fails, so does the flush */
+	u->peer.watch.writable = true;
+	via_advance(u);
+}
+
+/* The final answer to the CONNECT. */
+static void
+via_answered(struct upstream *u, int status)
+{
+	char text[12];
+
+	snprintf(text, sizeof text, "%d", status);
+	if (status == 407)
+		via_failf(u, via.authorization != NULL ? "does not take the user and password that are kept%s" :
+		    "wants a user and password%s", " (407)");
+	else if (status >= 500)
+		via_failf(u, "does not reach that host (%s)", text);
+	else if (status >= 300)
+		via_failf(u, u->port == 443 ? "refuses that host (%s)" :
+		    "refuses that host or port (%s; many let port 443 alone pass)", text);
+	else if (!u->unread && peer_data(&u->peer).n != 0)
+		via_failf(u, "%s", "sent bytes of its own behind its answer");
+	else {
+		timer_stop(&u->timer);
+		buf_free(&u->via_head);
+		u->peer.received = 0;
+		upstream_reached(u);
+	}
+}
+
+/* Reads on. RFC 9110 9.3.6: a 2xx has no body, whatever its fields say. */
+static void
+via_advance(struct upstream *u)
+{
+	static struct http_head head;   /* dead before this returns */
+	enum io io = peer_flush(&u->peer) == IO_ERR ? IO_ERR : IO_OK;
+	struct buf *b = &u->via_head;
+	bool whole;
+
+	while (u->state == UP_VIA && io == IO_OK && (io = peer_fill(&u->peer)) == IO_OK) {
+		if (!peer_take_head(&u->peer, b, &u->via_scanned, &whole)) {
+			via_failf(u, "%s", "cannot be asked: out of memory");
+		} else if (memcmp(b->p, "HTTP/", b->n < 5 ? b->n : 5) != 0) {
+			via_failf(u, "%s", "does not speak HTTP (perhaps TLS or SOCKS)");
+		} else if (whole && (http_parse_response(b->p, b->n, SLICE("CONNECT"), &head) <= 0 || head.status == 101)) {
+			via_failf(u, "sent a malformed answer%s", b->n == HTTP_HEAD_MAX ? " (a head of 64 KiB)" : "");
+		} else if (whole && head.status >= 200) {
+			via_answered(u, head.status);
+		} else if (whole && ++u->via_interim > VIA_INTERIM_MAX) {
+			via_failf(u, "%s", "does not come to an answer (1xx)");
+		} else if (whole) {
+			buf_clear(b);
+			u->via_scanned = 0;
+		}
+	}
+	if (u->state == UP_VIA && io != IO_AGAIN)
+		via_failf(u, "%s", "closed the connection without an answer");
 }
 
 /* ---- json ------------------------------------------------------------------
@@ -16528,7 +16686,7 @@ fetch_event(struct upstream *u)
 		const char *code = u->code;
 
 		fetch_finish(f, strcmp(code, "upstream_tls") == 0 && !u->late ? "tls" :
-		    u->late || strcmp(code, "upstream_unreachable") == 0 ? "unreachable" : code, u->why);
+		    u->late || strcmp(code, "upstream_unreachable") == 0 || u->via != 0 ? "unreachable" : code, u->why);
 		return;
 	}
 	if (u->state != UP_OPEN)
@@ -16540,11 +16698,11 @@ fetch_event(struct upstream *u)
  * ended when this returns. */
 static void
 fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, struct tls_ident *ident,
-    const struct cidr *allow, size_t nallow)
+    const struct cidr *allow, size_t nallow, bool through)
 {
 	buf_init(&f->head_bytes, HTTP_HEAD_MAX);
 	f->retry_after = -1;
-	if ((f->up = upstream_new("", host, port, use_tls, ident)) == NULL) {
+	if ((f->up = upstream_new("", host, port, use_tls, ident, through)) == NULL) {
 		fetch_finish(f, "unreachable", "out of memory");
 		return;
 	}
@@ -20243,17 +20401,19 @@ l_req_dial(lua_State *L, struct req *r)
 	text_copy(r->dial_host, sizeof r->dial_host, r->host);
 	r->dial_port = (uint16_t)r->port;
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
+	r->via = l_flag(L, 2, "via");
 	r->answer_ms = 1000 * l_integer(L, 2, "answer_timeout", conn_answer_ms / 1000);
 	r->idle_ms = 1000 * l_integer(L, 2, "idle_timeout", conn_idle_ms / 1000);
 	store_generations(&r->config, &state);
 	r->judged = clock_now();
 }
 
-/* req:forward{ host=, tls=identity, addresses={cidr}, watch=, websocket=, answer_timeout=s,
+/* req:forward{ host=, tls=identity, addresses={cidr}, via=, watch=, websocket=, answer_timeout=s,
  *   idle_timeout=s }
  *
- * Forwards the request to its upstream. host: in place of the request's. watch: pipeline.answer is
- * told of an answer of 400 or above. websocket: an upgrade is passed on. */
+ * Forwards the request to its upstream. host: in place of the request's. via: through the upstream
+ * proxy. watch: pipeline.answer is told of an answer of 400 or above. websocket: an upgrade is passed
+ * on. */
 static int
 l_req_forward(lua_State *L)
 {
@@ -20282,7 +20442,7 @@ l_req_intercept(lua_State *L)
 	return 0;
 }
 
-/* req:tunnel{ addresses={cidr}, raw=, answer_timeout=s, idle_timeout=s }
+/* req:tunnel{ addresses={cidr}, via=, raw=, answer_timeout=s, idle_timeout=s }
  *
  * Relays the bytes of a CONNECT's tunnel unread, without a credential. raw: no ClientHello is
  * asked for. */
@@ -21728,12 +21888,12 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 }
 
 /* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=,
- *   addresses={…}, tls=identity, text=, head= }, deadline)
+ *   addresses={…}, via=, tls=identity, text=, head= }, deadline)
  *   -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail
  *
  * Follows no redirect. Codes after which nothing was sent: "unreachable", "tls",
  * "address_blocked", "clock_unset"; after which the request may have been sent: "timeout", "cut",
- * "too_large". target: in place of the URL's path and query, may be a secret. max: bytes of the
+ * "too_large". via: through the upstream proxy. target: in place of the URL's path and query, may be a secret. max: bytes of the
  * answer's body, 1 MiB if absent. values: what `expect` names, see l_json_expect; malformed = true
  * where that fails. text: the body as a string, for one that holds no secret (metadata). head: the
  * body is not waited for. deadline: monotonic ms. Yields. */
@@ -21766,7 +21926,7 @@ l_http_request(lua_State *L)
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
 	l_fetch_compose(L, f, method, u.authority, u.rest);
 	lua_settop(L, 3);
-	fetch_start(f, u.host, (uint16_t)u.port, u.tls, l_opt_identity(L, 1), allow, nallow);
+	fetch_start(f, u.host, (uint16_t)u.port, u.tls, l_opt_identity(L, 1), allow, nallow, l_flag(L, 1, "via"));
 	return l_wait(L, l_fetch_push);
 }
 
@@ -21995,6 +22155,39 @@ host_connect_to(lua_State *L, int list)
 	return n > NET_CONNECT_TO_MAX ? "more than 64 connect-to entries" : NULL;
 }
 
+/* Sets the upstream proxy to { host=, port=, authorization=secret } at `proxy`; host nil: none. Idle
+ * connections through another one are closed. */
+static void
+host_upstream_proxy(lua_State *L, int proxy)
+{
+	struct upstream *u, *next;
+	struct secret *authorization;
+	const char *host;
+	uint16_t port = (uint16_t)l_integer(L, proxy, "port", 0);
+
+	lua_getfield(L, proxy, "host");
+	lua_getfield(L, proxy, "authorization");
+	host = luaL_optstring(L, -2, "");
+	authorization = lua_isnil(L, -1) ? NULL : l_test_secret(L, lua_gettop(L));
+	if (strcmp(host, via.host) == 0 && port == via.port &&
+	    (authorization == NULL) == (via.authorization == NULL) && (authorization == NULL ||
+	    slice_eq(secret_slice(authorization), secret_slice(via.authorization))))
+		return;
+	if (!text_copy(via.host, sizeof via.host, host))
+		luaL_error(L, "a host is too long");
+	via.port = port;
+	via.epoch++;
+	if (authorization != NULL)
+		secret_ref(authorization);
+	secret_drop(&via.authorization);
+	via.authorization = authorization;
+	for (u = TAILQ_FIRST(&upstream_idle); u != NULL; u = next) {
+		next = TAILQ_NEXT(u, link);
+		if (u->via != 0)
+			upstream_free(u);
+	}
+}
+
 /* Loads the trusted roots and closes idle connections, which were verified against the old roots. */
 static const char *
 host_load_trust(lua_State *L, int list)
@@ -22040,8 +22233,8 @@ conn_bound(uint64_t memory)
 }
 
 /* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…},
- *   upstream_ca={…}, memory=bytes, dial_timeout=s, answer_timeout=s, idle_timeout=s }
- *   -> true | nil, why
+ *   upstream_proxy={ host=, port=, authorization=secret }, upstream_ca={…}, memory=bytes,
+ *   dial_timeout=s, answer_timeout=s, idle_timeout=s } -> true | nil, why
  *
  * Applies settings; those whose members are nil stay as they are. */
 static int
@@ -22057,6 +22250,9 @@ l_host_configure(lua_State *L)
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "allow_address") == LUA_TTABLE)
 		l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "upstream_proxy") == LUA_TTABLE)
+		host_upstream_proxy(L, 2);
 	lua_settop(L, 1);
 	if ((memory = l_integer(L, 1, "memory", 0)) != 0)
 		conn_bound((uint64_t)memory);

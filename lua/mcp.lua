@@ -70,6 +70,9 @@ function M.url(env, text)
   if not url then return nil end
   local own = M.own_name(url.host)
   if own and not env.loopback or url.scheme ~= "https" and not own then return nil end
+  -- Nor to a name of the network that the upstream proxy stands in, unless the operator named it.
+  if require("route").through { host = url.host, port = url.port, tls = true, exact = not env.host or url.host == env.host,
+    addresses = addresses_of(env, url) } == nil then return nil end
   return url, own
 end
 

@@ -219,7 +219,7 @@ function M.net(with)
     if limit <= with.time.now() then return nil, "timeout" end
     local answer, code, detail = with.client.request({
       method = spec.method or "POST", url = spec.url, headers = spec.headers, body = spec.body, expect = spec.expect,
-      max = BODY_MAX, addresses = with.addresses and with.addresses(spec.url), tls = with.tls and with.tls(spec.url),
+      exact = true, max = BODY_MAX, addresses = with.addresses and with.addresses(spec.url), tls = with.tls and with.tls(spec.url),
     }, limit)
     local values = answer and answer.values or {}
     for name, kind in pairs(spec.expect or {}) do

@@ -8,6 +8,7 @@
 local carriers = require "carriers"
 local errors = require "errors"
 local paths = require "paths"
+local ways = require "route"
 local rows = require "rows"
 local stand_in = require "stand_in"
 local token = require "token"
@@ -280,6 +281,14 @@ local function judge(self, req, agent, deadline, skips)
     end
   end
   return nil, "store_unavailable"
+end
+
+--- Does one of these hosts, variables filled in, name this very host?
+function M.names_exactly(hosts, host, value_of)
+  for _, written in ipairs(hosts or {}) do
+    if variables.host(written, value_of) == host then return true end
+  end
+  return false
 end
 
 -- ---- refusing ------------------------------------------------------------------------------------
@@ -1023,6 +1032,20 @@ local function own_endpoint(self, req)
   return req:respond(200, "application/json", discover_page(self, agent))
 end
 
+-- Hands the request to C, through the upstream proxy where there is one for its host. `hosts`: those that the entry names,
+-- which the agent has through the bundle.
+local function go(self, req, agent, bundle, hosts, forward, tunnel)
+  forward.via = nil
+  if ways.active() then
+    local via, code, message, hint = ways.through { host = req.host, port = req.port, tls = not tunnel and req.scheme == "https",
+      addresses = forward.addresses, exact = M.names_exactly(hosts, req.host, self.config:variables(agent, bundle)) }
+    if via == nil then return refuse(req, agent, code, message, hint) end
+    forward.via = via
+  end
+  if tunnel then return req:tunnel(forward) end
+  return req:forward(forward)
+end
+
 -- ---- entry points --------------------------------------------------------------------------------
 
 function M:on_connect(req)
@@ -1041,7 +1064,7 @@ function M:on_connect(req)
     reason = "tunnel " .. own.name }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_connect(req) end
-  return req:tunnel { addresses = own.domain.addresses, raw = own.domain.tunnel == "raw" }
+  return go(self, req, agent, bundle, { own.name }, { addresses = own.domain.addresses, raw = own.domain.tunnel == "raw" }, true)
 end
 
 local refused_codes = {
@@ -1050,7 +1073,7 @@ local refused_codes = {
 
 -- A request goes out with its own key, as it came. What would make a server see another method or path stays away, or is
 -- refused, as where no credential is. false: what was decided changed meanwhile.
-local function let_own_pass(self, req, agent, opened, routed, websocket, deadline)
+local function let_own_pass(self, req, agent, bundle, opened, routed, websocket, deadline)
   req:unstrip()
   if routed then
     local own = self.config:item { id = "credential/" .. opened.name }
@@ -1062,8 +1085,8 @@ local function let_own_pass(self, req, agent, opened, routed, websocket, deadlin
     end
   end
   req:log { agent = agent.name, credential = "", decision = "allow", reason = "a key of its own: " .. opened.name, stripped = "" }
-  req:forward { addresses = opened.addresses, tls = opened.own_tls, websocket = websocket,
-    answer_timeout = opened.rec.answer_timeout, idle_timeout = opened.rec.idle_timeout }
+  go(self, req, agent, bundle, opened.rec.hosts, { addresses = opened.addresses, tls = opened.own_tls, websocket = websocket,
+    answer_timeout = opened.rec.answer_timeout, idle_timeout = opened.rec.idle_timeout })
   return true
 end
 
@@ -1094,7 +1117,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
   if refused_codes[code] then
     refuse(req, agent, code, message, hint)
   elseif code == "own" then
-    return let_own_pass(self, req, agent, opened, routed, websocket, deadline)
+    return let_own_pass(self, req, agent, plan.log.bundle, opened, routed, websocket, deadline)
   elseif not ok then
     errors.fail(req, code, message, hint or errors.hint(code, opened.name), options)
   elseif plan.echo and self.config.echo then
@@ -1104,7 +1127,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     forward.addresses, forward.tls = opened.addresses, opened.tls
     forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
     forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, websocket
-    req:forward(forward)
+    go(self, req, agent, plan.log.bundle, opened.rec.hosts, forward)
     local config, state, fresh = self.config, message, hint
     if again and opened.still and state and fresh > 0 and not names_in_line(req, routed) then
       req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known)
@@ -1178,7 +1201,7 @@ local function serve(self, req, agent, route, deadline)
       end
     end
     plan.forward.websocket = req.websocket
-    req:forward(plan.forward)
+    go(self, req, agent, bundle, { own.name }, plan.forward)
   elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))

@@ -214,7 +214,7 @@ end
 
 -- curl's --connect-to: HOST:PORT:ADDR:PORT; IPv6 in brackets; an empty part stands for any, or for the same.
 -- -> { host, port, host, port }, hosts canonical, ports as they stand | nil
-local function connect_parts(s)
+function M.connect_parts(s)
   local parts = {}
   for part in (s .. ":"):gsub("%[([%x:.]*)%]", function(a) return (a:gsub(":", "\1")) end):gmatch("([^:]*):") do
     parts[#parts + 1] = part:gsub("\1", ":")
@@ -233,12 +233,46 @@ end
 
 --- The same as one text, as it is kept.
 function M.connect_to(s)
-  local parts = connect_parts(s)
+  local parts = M.connect_parts(s)
   if not parts then return nil, "it is HOST:PORT:ADDR:PORT, as in curl: api.example.com:443:127.0.0.1:8443" end
   for i, part in ipairs(parts) do
     if part:find(":", 1, true) then parts[i] = "[" .. part .. "]" end
   end
   return table.concat(parts, ":")
+end
+
+--- "http://[user@]host:port" -> { user = as typed | nil, host = canonical, port }, whether a password stood in it | nil, why.
+-- An error repeats nothing of the text: somebody may have typed a password.
+function M.proxy_parts(s)
+  local scheme, rest = s:match("^(%a[%w+.-]*)://(.*)$")
+  rest = (rest or s):gsub("/+$", "")
+  scheme = (scheme or "http"):lower()
+  if scheme == "https" then return nil, "TLS with the proxy itself is not supported: its address begins with http://" end
+  if scheme ~= "http" then return nil, "it is an HTTP proxy, which CONNECT is asked of: http://proxy.corp.example:3128" end
+  local who, authority = rest:match("^(.*)@([^@]*)$")
+  local user, password = (who or ""):match("^([^:]*):(.*)$")
+  user = user or who
+  local url = require("http").parse_url("http://" .. (authority or rest))
+  local port = (authority or rest):match(":(%d+)$")
+  if not url or (authority or rest):find("[/?]") then return nil, "it is http://host:port, or http://user@host:port" end
+  if not port then return nil, "it names its port: http://proxy.corp.example:3128" end
+  if user and (user:find("[%c%s]") or #user > 255 or not utf8.len(user)) then return nil, "its user name has a byte that none has" end
+  return { user = user, host = url.host, port = url.port }, password ~= nil and password ~= ""
+end
+
+--- The same as one text, as it is kept. A password is a secret, and no part of it.
+function M.upstream_proxy(s)
+  local parts, password = M.proxy_parts(s)
+  if not parts then return nil, password end
+  if password then
+    return nil, "its password is a secret and never comes from the command line (the shell keeps it): leave it out of the address"
+  end
+  return ("http://%s%s:%d"):format(parts.user and parts.user .. "@" or "", require("errors").host(parts.host), parts.port)
+end
+
+function M.no_proxy(s)
+  local text, why = require("route").entry(s)
+  return text, not text and why or nil
 end
 
 function M.switch(s)
@@ -287,6 +321,10 @@ M.setting_list = {
     help = "further roots to trust upstream, PEM" },
   { name = "connect-to", arg = "HOST:PORT:ADDR:PORT", many = true, check = M.connect_to, default = {},
     help = "dial elsewhere for a host, as in curl" },
+  { name = "upstream-proxy", arg = "http://[USER@]HOST:PORT", check = M.upstream_proxy, secret = "password",
+    help = "go upstream through this proxy (CONNECT); its password is asked for, or: password=@FILE" },
+  { name = "upstream-no-proxy", arg = "HOST", many = true, check = M.no_proxy, default = {},
+    help = "reached without that proxy: host (and below), .suffix, CIDR, host:port, *" },
   { name = "allow-address", arg = "CIDR", many = true, check = M.cidr, default = {},
     help = "opens the address guard for every host: for tests" },
   { name = "memory", arg = "SIZE", check = M.memory, show = M.show_size,
@@ -335,18 +373,36 @@ function M.settings(overrides)
     if value == nil then value = s.default end
     all[s.key] = value
   end
+  -- Which record has the proxy's password; its version tells a new one.
+  local flag = overrides and overrides.upstream_proxy
+  all.upstream_proxy_at = flag and "run/upstream-proxy" or "set/upstream-proxy"
+  local kept = all.upstream_proxy and store.peek("meta", all.upstream_proxy_at)
+  all.upstream_proxy_version = kept and kept.version
   return all
+end
+
+-- Host, port and what the proxy is shown (RFC 7617 2): a password goes to the address that it was kept with alone.
+local function proxy_for_host(all)
+  local parts = all.upstream_proxy and M.proxy_parts(all.upstream_proxy)
+  if not parts then return {} end
+  local kept = require("store").get("meta", all.upstream_proxy_at)
+  local password = kept and kept.value == all.upstream_proxy and kept.secrets and kept.secrets.password
+  if not parts.user and not password then return { host = parts.host, port = parts.port } end
+  local user = (parts.user or ""):gsub("%%(%x%x)", function(x) return string.char(tonumber(x, 16)) end)
+  local secret = require "secret"
+  return { host = parts.host, port = parts.port, authorization = secret.base64(secret.template("${user}:${password}",
+    { user = user, password = password or require("secret.core").of("") })) }
 end
 
 --- Of all the settings, those that C acts on: for host.configure.
 function M.for_host(all)
   local to = {}
   for _, s in ipairs(all.connect_to or {}) do
-    local parts = connect_parts(s)
+    local parts = M.connect_parts(s)
     if parts then to[#to + 1] = { parts[1], math.tointeger(tonumber(parts[2])) or 0, parts[3], math.tointeger(tonumber(parts[4])) or 0 } end
   end
   return {
-    connect_to = to, allow_address = all.allow_address, upstream_ca = all.upstream_ca, memory = all.memory,
+    connect_to = to, allow_address = all.allow_address, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, memory = all.memory,
     dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
   }
 end

@@ -8,6 +8,7 @@ local config                -- the worker's view of the store; set once, by star
 
 local function configure(settings)
   require("host").configure(require("records").for_host(settings))
+  require("route").use(settings)
 end
 
 -- A task of nobody's that begins soon. -> { state = function() -> "running" | "done" | "failed" }
@@ -40,7 +41,7 @@ function M.build(with)
   -- The net of one refresh: allowed is what the credential's fields and its type name, until the deadline.
   local function net_for(opened, deadline)
     return Config.freeze(oauth.net {
-      client = require "http_client", time = time, secret = secret, form = require "form", json = json,
+      client = require("route").client, time = time, secret = secret, form = require "form", json = json,
       command = function(spec, till)
         local headers, code, status = host.command(spec, till)
         if not headers and host.log then

@@ -43,9 +43,7 @@ M.say = {
 
 --- What commands need to ask a server, on the store that is open.
 function M.env(ctx)
-  -- Servers are reached as the running proxy reaches them; where none runs, as the kept settings say.
-  local running = require("cli.home").running(ctx)
-  local ok, why = ctx.host.configure(require("records").for_host(require("records").settings(running and running.flags)))
+  local ok, why = require("cli.outside").configure(ctx)
   if not ok then return nil, why end
   local pipeline = require("worker").build { command = true }
   return {

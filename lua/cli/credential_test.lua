@@ -135,16 +135,12 @@ local function not_sent(record, code, message)
   report.fail(("'%s' was not sent: %s"):format(record.name, text), hints[code])
 end
 
--- Upstreams are reached as the running proxy reaches them; where none runs, as the kept settings say.
 local function configure(ctx, opt)
-  local running = require("cli.home").running(ctx)
-  local records = require "records"
-  local settings = records.settings(running and running.flags)
-  local ok, why = ctx.host.configure(records.for_host(settings))
-  if not ok then report.fail(why) end
+  local settings, trouble = require("cli.outside").configure(ctx)
+  if not settings then report.fail(trouble) end
   local helpers = opt.helpers or settings.helpers
   if helpers then
-    ok, why = ctx.host.helpers(helpers)
+    local ok, why = ctx.host.helpers(helpers)
     if not ok then report.fail(("--helpers %s: %s"):format(helpers, why)) end
   end
 end
@@ -163,15 +159,16 @@ function M.run(record, url, opt, ctx)
     for name, value in pairs(preset.test_headers) do own[name] = value end
   end
   url = url or default_url(record, preset)
-  local req, code, message = decision.trial(nil, {   -- code: where all is well, the TLS identity
+  -- code, message: where all is well, the TLS identity, and whether the credential names this very host
+  local req, code, message = decision.trial(nil, {
     credential = record.name, method = "GET", url = url, headers = own, deadline = deadline,
     agent = opt.agent,
   })
   if not req then not_sent(record, code, message) end
   local target, headers, set = outgoing(req, own)
-  local answer, why, detail = require("http_client").request({
+  local answer, why, detail = require("route").client.request({
     method = "GET", url = url, target = target, headers = headers, expect = {}, max = MORE, addresses = record.addresses,
-    tls = code,
+    tls = code, exact = message,
   }, deadline)
   local bare
   local result = { credential = record.name, url = url, set = set, token = token_of(record),

@@ -12,6 +12,7 @@ local decide, relays, foreign, at_endpoint, skips_of, allowed_message =
   parts.decide, parts.relays, parts.foreign, parts.at_endpoint, parts.skips_of, parts.allowed_message
 local judge_second, names_in_line, minted, mint_question, inject =
   parts.judge_second, parts.names_in_line, parts.minted, parts.mint_question, parts.inject
+local names_exactly = require("pipeline").names_exactly
 local M = {}
 
 local WAIT_MAX = 15000      -- ms for the index of what the store holds
@@ -224,6 +225,7 @@ function M.explain(pipeline, spec)
     if relays(agent, own, bundle) then
       result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
       result.host, result.port, result.addresses = url.host, url.port, own.domain.addresses
+      result.exact = names_exactly({ own.name }, url.host, self.config:variables(agent, bundle))
       result.reason = own.domain.tunnel == "raw" and "the domain entry relays this port unread, whatever it speaks"
         or "the domain entry relays this port unread: TLS that names this host"
       return result
@@ -248,7 +250,9 @@ function M.explain(pipeline, spec)
   elseif not own then
     return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
   end
-  result.bundle, result.host, result.port = bundle, url.host, url.port
+  result.bundle, result.host, result.port, result.tls = bundle, url.host, url.port, url.scheme == "https"
+  local named = own.domain and { own.name } or (self.store.peek("credential", own.name) or {}).hosts
+  result.exact = names_exactly(named, url.host, self.config:variables(agent, bundle))
   if not own.domain then
     result.credential = own.name
     local code, message, hint = judge_credential(self, result, own, url, spec, agent, websocket)
@@ -291,8 +295,8 @@ local function trial_decides(self, opened, url, method, agent)
   return nil, second, ("credential %s does not go there%s"):format(opened.name, third and ": " .. third or "")
 end
 
---- One credential on a request that nobody sent, for `credential test`: the request as it would go out and the TLS
--- identity to send it with, or nil, code, message. Its own record alone is asked whether it covers the URL, so the
+--- One credential on a request that nobody sent, for `credential test`: the request as it would go out, the TLS
+-- identity to send it with, and whether it names this very host; or nil, code, message. Its own record alone is asked whether it covers the URL, so the
 -- secret goes nowhere else; whether another one would come first is what `explain` answers.
 -- spec = { credential, method, url, headers = { name = value }, deadline,
 --          agent = name|nil: whose variables count, before those of the bundle }
@@ -327,7 +331,7 @@ function M.trial(pipeline, spec)
   if denied then return nil, denied, mints end
   local done, failed, message = inject(self, req, nil, opened, cred, nil, true)
   if not done then return nil, failed, message end
-  return req, opened.tls
+  return req, opened.tls, names_exactly(opened.rec.hosts, url.host, self.config:variables(agent, second))
 end
 
 return M

@@ -221,6 +221,21 @@ local function listeners(ctx, say)
   end
 end
 
+-- Of the environment of the proxy that runs, or of this one.
+local function upstream_proxy(ctx, say)
+  local proxy, running = require "cli.upstream_proxy", home.running(ctx)
+  local all = records.settings(running and running.flags)
+  local unused, advice = proxy.unused(ctx.host, all, running and running.listen or all.listen)
+  if running then unused = running.flags and running.flags.unused_proxy or {} end
+  if all.upstream_proxy then
+    local kept = require("store").peek("meta", all.upstream_proxy_at)
+    say("upstream proxy", OK, ("%s%s"):format(all.upstream_proxy, kept and kept.sealed and #kept.sealed > 0 and ", with a password" or ""))
+  end
+  for _, text in ipairs(unused) do
+    say("upstream proxy", WARN, text .. ", and is not used", proxy.advice(advice))
+  end
+end
+
 local function policies(_, say)
   local edited = {}
   for _, p in ipairs(require("cli.policy_versions").list()) do
@@ -357,6 +372,7 @@ local function run(_, _, ctx)
     credential_certificates(ctx, say, now)
     client_files(ctx, say)
     listeners(ctx, say)
+    upstream_proxy(ctx, say)
     request_log(ctx, say)
     policies(ctx, say)
     credentials(ctx, say)

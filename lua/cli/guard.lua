@@ -36,8 +36,9 @@ local function blocked(a, spec, settings, listen)
   return why
 end
 
---- spec = { host (canonical), port, addresses = the entry's own, resolve = true: names are looked up }.
--- -> "allowed", note | "blocked", "ADDRESS: why" | "unknown", note
+--- spec = { host (canonical), port, addresses = the entry's own, tls, exact = as for route:way,
+--   resolve = true: names are looked up }.
+-- -> "allowed", note | "blocked", "ADDRESS: why" | "blocked", message, hint | "unknown", note
 function M.judge(ctx, spec)
   local running = home.running(ctx)
   local settings = records.settings(running and running.flags)
@@ -47,7 +48,15 @@ function M.judge(ctx, spec)
       return "allowed", "connect-to sends it to " .. to
     end
   end
+  local route = require("route").new(settings)
+  local via, straight, message, hint
+  if route then
+    via, straight, message, hint = route:way(spec)
+    if via == nil then return "blocked", message, hint end
+  end
   local literal = require("addr").parse((spec.host:gsub("^%[(.*)%]$", "%1")))
+  local through = via and ("through the upstream proxy %s"):format(settings.upstream_proxy)
+  if via and not literal then return "allowed", through .. ", which looks the name up" end
   local list = literal and { literal } or spec.resolve and look_up(spec.host)
   if not list then
     return "unknown", spec.resolve and "the name has no address here, or it cannot be looked up (getent)"
@@ -57,7 +66,9 @@ function M.judge(ctx, spec)
     local why = blocked(a, spec, settings, running and running.listen or {})
     if why then return "blocked", ("%s: %s"):format(a, why) end
   end
-  return "allowed", not literal and "its addresses are " .. table.concat(list, ", ") or nil
+  if through then return "allowed", through end
+  straight = straight and ("not through the upstream proxy (%s)"):format(straight)
+  return "allowed", not literal and "its addresses are " .. table.concat(list, ", ") .. (straight and "; " .. straight or "") or straight
 end
 
 return M

@@ -14,13 +14,18 @@ local function sentence(code, detail)
 end
 
 local function environment(ctx, addresses, auth_addresses)
-  local running = require("cli.home").running(ctx)            -- as the proxy that runs reaches servers
-  local ok, why = ctx.host.configure(records.for_host(records.settings(running and running.flags)))   -- roots, connect-to, the guard
+  local ok, why = require("cli.outside").configure(ctx)
   if not ok then report.fail(why) end
-  return {
-    client = require "http_client", time = require "time", http = require "http", json = require "json",
+  local env
+  local function request(spec, deadline)       -- of all hosts, the operator named the server's own
+    spec.exact = require("http").parse_url(spec.url).host == env.host
+    return require("route").client.request(spec, deadline)
+  end
+  env = {
+    client = { request = request }, time = require "time", http = require "http", json = require "json",
     addresses = addresses, auth_addresses = auth_addresses,
   }
+  return env
 end
 
 local function checked(list, check, option)

@@ -12,6 +12,7 @@ local options = {}
 for _, s in ipairs(records.setting_list) do
   options[#options + 1] = { name = s.name, arg = s.arg, many = s.many, whole = true, help = s.help }
 end
+options[#options + 1] = { name = "upstream-proxy-password", arg = "SOURCE", help = "of --upstream-proxy: @FILE, - (standard input) or env:NAME" }
 options[#options + 1] = { name = "demo", help = "a demo credential for echo.sallyport.test, and a line to paste" }
 
 --- The demo bundle holds one credential that is worth nothing; the demo agent holds that bundle alone.
@@ -86,6 +87,31 @@ local function listen(ctx, list)
   return bound
 end
 
+-- The password of --upstream-proxy for this run: sealed in the store, because workers and commands read it there.
+local function keep_proxy(ctx, opt, flags)
+  local proxy, key = require "cli.upstream_proxy", "run/upstream-proxy"
+  local url, text = flags.upstream_proxy, opt.upstream_proxy_password
+  if text and not url then report.usage("--upstream-proxy-password is of --upstream-proxy") end
+  local password
+  if url then
+    local kept = not text and require("store").get("meta", "set/upstream-proxy")
+    password = kept and kept.value == url and kept.secrets and kept.secrets.password
+      or proxy.password(ctx, url, text and "password=" .. text, key, "--upstream-proxy")
+  elseif not db.peek("meta", key, "the proxy of the last run") then
+    return
+  end
+  db.change(function() return { url and proxy.write(key, url, password) or { op = "del", db = "meta", key = key } } end)
+end
+
+-- A proxy that clients of this environment would use, and this one does not.
+local function tell_unused(ctx, all, at)
+  local proxy = require "cli.upstream_proxy"
+  local unused, advice = proxy.unused(ctx.host, all, at)
+  if #unused == 0 then return nil end
+  ctx.note(("note: %s, and is not used. %s"):format(table.concat(unused, "; "), proxy.advice(advice)))
+  return unused
+end
+
 return {
   { words = "serve", max = 0, args = "[options]", summary = "run the proxy", options = options,
     help = [[
@@ -125,9 +151,13 @@ examples:
       local log = require("cli.log_place").prepare(ctx, all)
       flags.log_path = log.path       -- for commands: they read it from the lock
       paths = paths or opt.demo and home.client_files(ctx)
+      if all.upstream_proxy then require("cli.upstream_proxy").refuse_own(all.upstream_proxy, all.listen, "upstream-proxy") end
+      keep_proxy(ctx, opt, flags)
       local token = opt.demo and ensure_demo(ctx)
       store.close()
-      local at, overrides = listen(ctx, all.listen), report.json_line(flags)
+      local at = listen(ctx, all.listen)
+      flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
+      local overrides = report.json_line(flags)
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
       ctx.host.serve { workers = all.workers, overrides = overrides, log = report.json_line(log), banner = banner,

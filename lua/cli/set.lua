@@ -19,14 +19,36 @@ local function unknown(name)
     near and ("did you mean %s?"):format(near) or "sallyport set lists them")
 end
 
+-- Is a secret of that name kept with the record? What it is, nothing shows.
+local function has_secret(record, name)
+  for _, sealed in ipairs(record.sealed or {}) do
+    if sealed == name then return true end
+  end
+  return false
+end
+
+-- One that is kept with a secret: set NAME VALUE [SECRET=@FILE]
+local function set_with_secret(args, ctx, s)
+  if #args > 3 then report.usage(("%s takes its address and, perhaps, %s=@FILE"):format(s.name, s.secret)) end
+  local proxy, key = require "cli.upstream_proxy", "set/" .. s.name
+  local value = settings.read(ctx, s, args[2], s.name)
+  local running = require("cli.home").running(ctx)
+  proxy.refuse_own(value, running and running.listen or records.settings(nil).listen, s.name)
+  local password = proxy.password(ctx, value, args[3], key, s.name)
+  db.change(function() return { proxy.write(key, value, password) } end)
+  ctx.note(("%s is %s now%s."):format(s.name, value, password and ", with a password" or ""))
+  return 0
+end
+
 local function list_all(ctx)
   local rows, out = {}, {}
   for _, s in ipairs(records.setting_list) do
     local kept = db.peek("meta", "set/" .. s.name, "the setting " .. s.name)
     local value = s.default
     if kept then value = kept.value end
-    rows[#rows + 1] = { s.name, settings.show(s, value), kept and "set" or "default", s.help }
-    out[s.name] = { value = value, set = kept ~= nil }
+    local has = s.secret and kept and has_secret(kept, s.secret) or nil
+    rows[#rows + 1] = { s.name, settings.show(s, value) .. (has and (" (with a %s)"):format(s.secret) or ""), kept and "set" or "default", s.help }
+    out[s.name] = { value = value, set = kept ~= nil, password = has }
   end
   ctx.out(ctx.json and report.json(out) or report.columns({ "SETTING", "VALUE", "FROM", "" }, rows))
   return 0
@@ -55,6 +77,8 @@ examples:
   sallyport set listen 127.0.0.1:7080 10.0.0.5:7080
   sallyport set upstream-ca /etc/ssl/corp-root.pem
   sallyport set echo off
+  sallyport set upstream-proxy http://me@proxy.corp.example:3128 password=@proxy.txt
+  sallyport set upstream-no-proxy .corp.example 10.0.0.0/8
   sallyport set listen --default
 ]],
     run = function(args, opt, ctx)
@@ -76,6 +100,7 @@ examples:
           .. "\n")
         return 0
       end
+      if s.secret then return set_with_secret(args, ctx, s) end
       if #args > 2 and not s.many then report.usage(("%s takes one value"):format(s.name)) end
       local given = {}
       for i = 2, #args do
