@@ -26,7 +26,7 @@ local other_words = {
 
 local global_options = {
   { name = "home", arg = "DIR", help = "the data directory; else SALLYPORT_HOME, else ~/.sallyport" },
-  { name = "json", help = "listings as JSON" },
+  { name = "json", help = "the answer as JSON: sallyport help json" },
   { name = "help", help = "this text" },
 }
 
@@ -292,6 +292,28 @@ local function home_of(host, named)
   return is and is.type == "link" and host.realpath(home) or home
 end
 
+-- With --json: one object or list, whatever the command. What it prints for people is an object's `text`.
+local function answered(command, rest, opt, ctx)
+  local out, pieces, several = ctx.out, {}, false
+  ctx.out = function(s) pieces[#pieces + 1] = s end
+  ctx.emit = function(value)      -- what cannot wait for the end: then it is an object a line
+    several = true
+    out(report.json_event(value))
+    io.stdout:flush()
+  end
+  local code = command.run(rest, opt, ctx) or 0
+  local text = table.concat(pieces)
+  local form = several and report.json_event or report.json
+  if ctx.answer then
+    out(form(ctx.answer))
+  elseif require("json").decode(text) ~= nil then
+    out(text)
+  else
+    out(form { text = text })
+  end
+  return code
+end
+
 local function run(args, ctx)
   args = take_globals(args, ctx)
   if args[1] == "help" then
@@ -328,6 +350,7 @@ local function run(args, ctx)
   if not ctx.home and not command.homeless then
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
+  if ctx.json and not command.raw and not command.lines then return answered(command, rest, opt, ctx) end
   return command.run(rest, opt, ctx) or 0
 end
 
@@ -350,9 +373,10 @@ function M.main(args, given)
   end
   local asked = {}      -- a command line that cannot be read may still have asked for JSON
   for _, a in ipairs(args) do asked[a] = true end
+  local out = ctx.out
   local ok, result = xpcall(run, caught, args, ctx)
   if ok then return result end
-  if ctx.json or asked["--json"] then ctx.out(report.json { error = { message = result.message, hint = result.hint } }) end
+  if ctx.json or asked["--json"] then out(report.json { error = { message = result.message, hint = result.hint } }) end
   ctx.note("sallyport: " .. result.message)
   if result.hint then ctx.note("  " .. result.hint) end
   return result.exit

@@ -1,5 +1,6 @@
 """The real binary on a data directory of its own: commands, a server, its log, and the search for canaries."""
 import base64
+import datetime
 import json
 import os
 import pathlib
@@ -35,6 +36,11 @@ def rows(text):
         return value if isinstance(value, list) else [value]
     except ValueError:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def moment(text):
+    """Unix seconds of a moment as --json shows it."""
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 class Sallyport:

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local home = require "cli.home"
 local records = require "records"
 local report = require "cli.report"
+local shape = require "cli.shape"
 local tokens = require "cli.tokens"
 local variables = require "variables"
 
@@ -39,7 +40,8 @@ local function expiry(text, now)
   return now + seconds
 end
 
-local function show_token(ctx, token)
+local function show_token(ctx, name, token)
+  report.answer(ctx, shape.agent_named(name, token))
   ctx.note("The token, shown this once (the store keeps only its hash):")
   ctx.out(token .. "\n")
 end
@@ -65,7 +67,7 @@ local function add(args, opt, ctx)
     ops[#ops + 1] = kept
     return ops
   end)
-  show_token(ctx, token)
+  show_token(ctx, name, token)
   ctx.note(("'%s' holds %s. In its shell:\n  eval \"$(%s env --agent %s)\""):format(name,
     table.concat(plain.bundles, ", "),
     home.command(ctx), name))
@@ -79,7 +81,7 @@ local function list(_, _, ctx)
   for key, a, damaged in db.each("agent", "a/") do
     if not a or damaged then
       rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "", "" }
-      out[#out + 1] = { name = key:sub(3), damaged = true }
+      out[#out + 1] = { name = key:sub(3), state = "damaged" }
     else
       local mine = held[a.name] or {}
       local state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active"
@@ -87,12 +89,7 @@ local function list(_, _, ctx)
         a.expires_at and report.time(a.expires_at) or "never", a.requests or "",
         report.clean(table.concat(variables.lines(a.variables), " ")) }
       shared, varied = shared or a.requests, varied or a.variables and next(a.variables) ~= nil
-      local shown = report.array()
-      for i, t in ipairs(mine) do
-        shown[i] = { label = t.label, created = report.time(t.created), expires_at = report.time(t.expires_at) }
-      end
-      out[#out + 1] = { name = a.name, bundles = report.array(a.bundles or {}), state = state, tokens = shown,
-        created = report.time(a.created), expires_at = report.time(a.expires_at), variables = a.variables or {}, requests = a.requests }
+      out[#out + 1] = shape.agent(a, mine, now)
     end
   end
   if ctx.json then
@@ -138,6 +135,7 @@ local function set(args, opt, ctx)
     plain.expires_at and " until " .. report.time(plain.expires_at) or "",
     plain.requests and (", %d requests at once"):format(plain.requests) or "",
     set_here[1] and ", with " .. report.clean(table.concat(set_here, "  ")) or ""))
+  report.answer(ctx, shape.agent_named(args[1]))
   return 0
 end
 
@@ -160,7 +158,7 @@ local function rotate(args, _, ctx)
     ops[#ops + 1] = kept
     return ops
   end)
-  show_token(ctx, token)
+  show_token(ctx, args[1], token)
   ctx.note(("Every older token of '%s' has ended, those of `env` too."):format(args[1]))
   return 0
 end
@@ -177,6 +175,7 @@ local function revoke(args, _, ctx)
     return ops
   end)
   ctx.note(("'%s' is revoked: its tokens have ended, open tunnels included."):format(args[1]))
+  report.answer(ctx, shape.agent_named(args[1]))
   return 0
 end
 

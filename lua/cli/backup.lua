@@ -6,6 +6,7 @@ local report = require "cli.report"
 
 local function backup(args, _, ctx)
   local file = args[1]
+  if file == "-" and ctx.json then report.usage("standard output is the backup itself, so no JSON", "sallyport backup FILE --json") end
   if file == "-" and ctx.host.isatty(1) then
     report.usage("a backup is binary", "name a file, or send it on: sallyport backup - | …")
   end
@@ -14,6 +15,7 @@ local function backup(args, _, ctx)
   db.open(ctx)
   local ok, code, detail = archive.save(file, ctx.host)
   if not ok then report.fail(("the backup was not written: %s"):format(tostring(detail or code))) end
+  report.answer(ctx, { file = file, home = ctx.home })
   ctx.note(("%s holds the whole store, sealed. The key file is not in it: keep a copy of\n  %s/key\nin another place; "
     .. "one without the other is of no use."):format(file == "-" and "The backup" or file, ctx.home))
   return 0
@@ -74,6 +76,7 @@ local function restore(args, _, ctx)
   home.try_client_files(ctx)
   ctx.note(("%s is as the backup had it; tokens that were newer were kept."):format(ctx.home))
   local back = before and back_again(before, reach()) or {}
+  report.answer(ctx, { home = ctx.home, in_force_again = report.array(back) })
   if back[1] then
     ctx.note("note: not there, or not in force, before, and in force again:\n  " .. table.concat(back, "\n  ")
       .. "\n(agent revoke, agent rotate, credential remove, domain remove end them.)")

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local records = require "records"
 local variables = require "variables"
 local report = require "cli.report"
+local shape = require "cli.shape"
 
 local function need_name(text)
   local name, why = records.name(text)
@@ -42,18 +43,7 @@ local function domain_line(d)
       .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
 end
 
-local function public_domain(d)
-  return { host = d.host, methods = report.array(d.methods or { "GET", "HEAD", "OPTIONS" }),
-    ports = report.array(d.ports or { 443 }), paths = d.paths and report.array(d.paths), addresses = d.addresses and report.array(d.addresses),
-    tunnel = d.tunnel or false, tls = d.tls }
-end
-
-local function public(name, held)
-  local domains = report.array()
-  for i, d in ipairs(held.domains) do domains[i] = public_domain(d) end
-  return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents),
-    domains = domains, variables = held.variables }
-end
+local function answer(ctx, name) report.answer(ctx, shape.bundle(name, contents()[name])) end
 
 local function add(args, _, ctx)
   local name = need_name(args[1])
@@ -64,6 +54,7 @@ local function add(args, _, ctx)
       plain = { name = name, created = require("time").wall() } } }
   end)
   ctx.note(("Made the bundle '%s'. Give it to an agent: sallyport agent set AGENT --bundle %s"):format(name, name))
+  answer(ctx, name)
   return 0
 end
 
@@ -75,7 +66,7 @@ local function list(_, _, ctx)
   for i, name in ipairs(names) do
     local held = all[name]
     rows[i] = { name, report.several(held.credentials, "-"), #held.domains, report.several(held.agents, "-") }
-    out[i] = public(name, held)
+    out[i] = shape.bundle(name, held)
   end
   ctx.out(ctx.json and report.json(out) or report.columns({ "BUNDLE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))
   return 0
@@ -86,7 +77,7 @@ local function show(args, _, ctx)
   db.need("bundle", args[1])
   local held = contents()[args[1]]
   if ctx.json then
-    ctx.out(report.json(public(args[1], held)))
+    ctx.out(report.json(shape.bundle(args[1], held)))
     return 0
   end
   local lines = { "bundle       " .. args[1], "agents       " .. joined(held.agents, "-"),
@@ -115,6 +106,7 @@ local function set(args, _, ctx)
   local left = variables.lines(plain.variables)
   ctx.note(("The variables of '%s' from the next request: %s"):format(args[1],
     left[1] and report.clean(table.concat(left, "  ")) or "none"))
+  answer(ctx, args[1])
   return 0
 end
 
@@ -140,6 +132,7 @@ local function move(into)
       return ops
     end)
     ctx.note(("%s %s '%s'."):format(table.concat(args, ", ", 2), into and "is in" or "is no longer in", args[1]))
+    answer(ctx, args[1])
     return 0
   end
 end
@@ -164,6 +157,7 @@ local function remove(args, _, ctx)
     return ops
   end)
   ctx.note(("Removed the bundle '%s' and its domain entries."):format(name))
+  report.answer(ctx, { removed = report.array { name } })
   return 0
 end
 
@@ -214,6 +208,7 @@ local function domain_add(args, opt, ctx)
   end)
   ctx.note(("%s: agents with '%s' may reach %s"):format(replaced and "Replaced" or "Added", args[1],
     domain_line(plain)))
+  answer(ctx, args[1])
   return 0
 end
 
@@ -231,6 +226,7 @@ local function domain_remove(args, _, ctx)
   end
   db.change(function() return { { op = "del", db = "bundle", key = key } } end)
   ctx.note(("Removed %s from '%s'."):format(host, args[1]))
+  answer(ctx, args[1])
   return 0
 end
 

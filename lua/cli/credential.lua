@@ -8,6 +8,7 @@ local records = require "records"
 local report = require "cli.report"
 local token_state = require "cli.token_state"
 local rows = require "rows"
+local shape = require "cli.shape"
 local stand_in = require "stand_in"
 local tls = require "cli.tls"
 
@@ -302,22 +303,6 @@ end
 
 local function joined(list, empty) return list and #list > 0 and table.concat(list, ",") or empty end
 
---- A record as JSON shows it: plain members, and the names of the secrets.
-local function public(record)
-  local out = db.plain(record)
-  for _, k in ipairs { "hosts", "ports", "methods", "paths", "addresses", "bundles", "keep" } do
-    if out[k] then report.array(out[k]) end
-  end
-  local names = {}
-  for _, sealed in ipairs(record.sealed or {}) do
-    names[#names + 1] = sealed:gsub("^[fc]/", ""):gsub("^h/", "headers."):gsub("/", ".")
-  end
-  table.sort(names)
-  out.secrets = report.array(names)
-  tls.public(out)
-  return out
-end
-
 local function state_of(record)
   local enabled = record.enabled == false and "disabled" or "enabled"
   local pol = require("policy_store").load(record.type)
@@ -331,11 +316,11 @@ local function list(_, opt, ctx)
   for key, record, damaged in db.each("credential", "") do
     if not record or damaged then
       rows[#rows + 1] = { key, "", "", "", "damaged: refused" }
-      out[#out + 1] = { name = key, damaged = true }
+      out[#out + 1] = { name = key, state = "damaged" }
     else
       rows[#rows + 1] = { record.name, record.type, report.several(record.hosts), report.several(record.bundles, "(none)"),
         state_of(record) }
-      out[#out + 1] = public(record)
+      out[#out + 1] = shape.credential(record)
     end
   end
   if ctx.json then
@@ -377,9 +362,7 @@ local function show(args, _, ctx)
   local token = token_state.read(record.name, now)
   local refused = require("refused").last(record, token and token.obtained_at)
   if ctx.json then
-    local out = public(record)
-    out.token, out.refused = token, refused
-    ctx.out(report.json(out))
+    ctx.out(report.json(shape.credential(record, now)))
     return 0
   end
   local lines = {}
@@ -416,7 +399,7 @@ local function show(args, _, ctx)
     for member, value in pairs(members) do rest[#rest + 1] = { name .. "." .. member, shown(value) } end
   end
   for name, value in pairs(record.headers or {}) do rest[#rest + 1] = { "headers." .. name, shown(value) } end
-  for _, name in ipairs(public(record).secrets) do rest[#rest + 1] = { name, "(secret, set)" } end
+  for _, name in ipairs(shape.secrets(record)) do rest[#rest + 1] = { name, "(secret, set)" } end
   table.sort(rest, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(rest) do line(r[1], r[2]) end
   local pol = require("policy_store").load(record.type)
@@ -578,6 +561,7 @@ local function add(args, opt, ctx)
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
     .. "  %s credential test %s\n  %s explain GET %s"):format(name, joined(plain.hosts), joined(plain.bundles),
     me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
+  report.answer(ctx, shape.credential_named(name))
   if pol.connect and not pasted then ctx.note(("Next, sign in to the account:\n  %s connect %s"):format(me, name)) end
   return 0
 end
@@ -659,6 +643,7 @@ local function set(args, opt, ctx)
       plain.placeholder, require("cli.home").command(ctx)))
   end
   ctx.note(("Changed '%s'; it counts from the next request."):format(plain.name))
+  report.answer(ctx, shape.credential_named(plain.name))
   if typed.values.scopes and not pasted and load_type(plain.type).connect and require("store").peek("state", plain.name) then
     ctx.note(("A grant keeps the scopes that it was given: sallyport connect %s asks for these."):format(plain.name))
   end
@@ -677,6 +662,7 @@ local function switch(on)
         keep = true } }
     end)
     ctx.note(("'%s' is %s from the next request."):format(args[1], on and "enabled" or "disabled"))
+    report.answer(ctx, shape.credential_named(args[1]))
     return 0
   end
 end
@@ -700,6 +686,7 @@ local function remove(args, _, ctx)
     return ops
   end)
   ctx.note(("Removed %s."):format(table.concat(args, ", ")))
+  report.answer(ctx, { removed = report.array(args) })
   return 0
 end
 

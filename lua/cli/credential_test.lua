@@ -80,7 +80,7 @@ end
 
 local function say(ctx, result)
   if ctx.json then
-    result.set = report.array(result.set or {})
+    result.set, result.token = report.array(result.set or {}), nil
     ctx.out(report.json(result))
     return
   end
@@ -93,10 +93,12 @@ local function say(ctx, result)
   if result.hint then ctx.out(("  try     %s\n"):format(result.hint)) end
 end
 
+--- Has a server named no end of it?
+function M.endless(token) return token.obtained_at ~= nil and token.expires_at - token.obtained_at > FAR end
+
 --- When a token ends, in words.
 function M.ends(token)
-  local far = token.obtained_at and token.expires_at - token.obtained_at > FAR
-  return far and "valid until the API refuses it" or "valid until " .. report.time(token.expires_at)
+  return M.endless(token) and "valid until the API refuses it" or "valid until " .. report.time(token.expires_at)
 end
 
 -- What would mend it, where that is a word on the credential.
@@ -116,7 +118,7 @@ end
 local function token_of(record)
   local pol = require("policy_store").load(record.type)
   local state = pol and pol.refresh and require("store").peek("state", record.name)
-  return state and state.expires_at and M.ends(state) or nil
+  return state and state.expires_at and state or nil
 end
 
 local function not_sent(record, code, message)
@@ -171,8 +173,9 @@ function M.run(record, url, opt, ctx)
     tls = code, exact = message,
   }, deadline)
   local bare
-  local result = { credential = record.name, url = url, set = set, token = token_of(record),
-    disabled = record.enabled == false or nil }
+  local token = token_of(record)
+  local result = { credential = record.name, url = url, set = set, token = token and M.ends(token),
+    token_expires_at = token and not M.endless(token) and token.expires_at or nil, disabled = record.enabled == false or nil }
   if answer then
     bare = #set == 0 and not code
     result.status, result.verdict = answer.status, verdict(answer.status, bare)

@@ -104,7 +104,9 @@ local function explain(args, opt, ctx)
   if d.decision == "allow" and d.host and not d.echo then guarded(ctx, d, opt.resolve) end
   d.host, d.port, d.addresses, d.tls, d.exact = nil, nil, nil, nil, nil
   if ctx.json then
-    d.method, d.url = method, url
+    d.method, d.url = method, url     -- the hint is the agent's; `try` is what the operator can do
+    d.try, d.taken_off = operators_hint(d), d.taken_off and report.array(d.taken_off)
+    if d.try == d.hint then d.try = nil end
     d.considered = report.array(d.considered or {})
     ctx.out(report.json(d))
   else

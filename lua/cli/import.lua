@@ -193,6 +193,9 @@ local function run(args, opt, ctx)
   if agent and not shares(agent, rec) then
     ctx.note(("note: '%s' holds no bundle that '%s' is in: sallyport bundle attach"):format(opt.agent, name))
   end
+  local answer = require("cli.shape").credential_named(name)
+  answer.files = report.array(opt.agent and { dir .. "/.claude/.credentials.json", dir .. "/.claude.json" })
+  report.answer(ctx, answer)
   if not opt.agent then
     ctx.note("For the sandbox: `sallyport env --agent A` sets CLAUDE_CODE_OAUTH_TOKEN to a placeholder.")
     return 0

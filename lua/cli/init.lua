@@ -28,6 +28,7 @@ examples:
     run = function(_, opt, ctx)
       local named = opt.public and settings.read(ctx, public, opt.public, "--public")
       local made, paths = home.make(ctx, named, true)
+      report.answer(ctx, { home = ctx.home, made = made, ca = paths and paths.ca, bundle = paths and paths.bundle })
       if not made then
         if named and named ~= home.public(ctx) then
           report.fail(("%s is there already, with another folder for clients"):format(ctx.home), "sallyport set public " .. named)

@@ -8,7 +8,6 @@ local summary = require "cli.log_summary"
 
 local NEWEST = 50        -- what a screen holds
 local FOLLOW_MS = 100
-local TIME_MAX = 253402300799999   -- ms: the last of the year 9999
 local PAUSE_MS = 120     -- a worker and the writer keep a record that long: whoever has just made a request looks for it
 
 -- The members of a line that something else has written may be anything.
@@ -25,9 +24,12 @@ local function wanted(opt, since, until_)
   end
 end
 
-local function when(ms)
-  if not ms or ms < 0 or ms > TIME_MAX then return "-" end
-  return os.date("!%Y-%m-%dT%H:%M:%S", ms // 1000) .. (".%03dZ"):format(ms % 1000)
+local function when(ms) return report.time_ms(ms) or "-" end
+
+-- The file has milliseconds; --json has moments as text, as everywhere.
+local function json_line(r)
+  r.time = report.time_ms(integer(r.time))
+  return report.json_line(r) .. "\n"
 end
 
 local function line(r)
@@ -78,7 +80,7 @@ local function run(_, opt, ctx)
     newest = opt.newest:find("^%d+$") and math.tointeger(tonumber(opt.newest)) or report.usage("--newest is a number")
   end
   local path = require("cli.log_place").current(ctx)
-  local keep, show = wanted(opt, since, until_), ctx.json and function(r) return report.json_line(r) .. "\n" end or line
+  local keep, show = wanted(opt, since, until_), ctx.json and json_line or line
   local json, shown = require "json", 0
   -- What is too old goes from the files at the next rotation, and is not shown any more.
   local oldest, unset = time.wall_ms() - 1000 * require("records").settings(nil).log_age, 1000 * host.build_time
@@ -139,7 +141,7 @@ local function run(_, opt, ctx)
 end
 
 return {
-  { words = "log", max = 0, summary = "what was asked, decided and answered",
+  { words = "log", max = 0, lines = true, summary = "what was asked, decided and answered",
     options = {
       { name = "follow", help = "go on as requests end; Ctrl-C stops" },
       { name = "agent", arg = "AGENT", help = "of this agent" },

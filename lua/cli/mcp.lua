@@ -190,6 +190,9 @@ local function add(args, opt, ctx)
     ctx.note("note: NO_PROXY, as `sallyport env` sets it, keeps clients from using the proxy for this machine's own names. The "
       .. "client must reach this server through it: start it without NO_PROXY, or name the server otherwise.")
   end
+  local answer = entry_of(name, plain)
+  answer.credential = require("cli.shape").credential_named(name)
+  report.answer(ctx, answer)
   ctx.note("For the agent's .mcp.json:")
   ctx.out(require("json").encode(entry_of(name, plain), { indent = 2 }) .. "\n")
   return done

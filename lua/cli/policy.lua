@@ -75,6 +75,7 @@ local function put(args, opt, ctx)
     report.fail(in_file(why, name, args[1]), "nothing was changed; what served before goes on serving")
   end
   ctx.note(("%s is at version %d, from the next request."):format(name, version))
+  report.answer(ctx, { name = name, version = version })
   return 0
 end
 
@@ -107,6 +108,7 @@ local function edit(args, _, ctx)
     if not text then report.fail(("cannot read %s: %s"):format(path, bad)) end
     if text == before then
       ctx.note("Nothing was changed.")
+      report.answer(ctx, { name = name })
       os.remove(path)
       return 0
     end
@@ -114,6 +116,7 @@ local function edit(args, _, ctx)
     version, why = require("cli.policy_versions").put(name, text, "edit")
     if version then
       os.remove(path)
+      report.answer(ctx, { name = name, version = version })
       ctx.note(("%s is at version %d, from the next request; sallyport policy rollback %s takes it back.")
         :format(name, version, name))
       return 0
@@ -128,7 +131,7 @@ end
 
 local function test(args, _, ctx)
   db.open(ctx)
-  local list, failed = args, 0
+  local list, failed, results = args, 0, report.array()
   if #list == 0 then list = names() end
   for _, what in ipairs(list) do
     local name, text, count, ok, why
@@ -139,6 +142,8 @@ local function test(args, _, ctx)
       text, why = require("policy_store").source(name)
     end
     if text then ok, count = require("cli.policy_examples").test(name, text) end
+    results[#results + 1] = { name = name, ok = ok and true or false, examples = ok and count or nil,
+      error = not ok and tostring(text and count or why) or nil }
     if ok then
       ctx.out(("ok      %s  %d example%s\n"):format(name, count, count == 1 and "" or "s"))
     else
@@ -148,6 +153,7 @@ local function test(args, _, ctx)
         or "policies/" .. name .. ".lua") or tostring(why))))
     end
   end
+  report.answer(ctx, results)
   return failed == 0 and 0 or 1
 end
 
@@ -173,6 +179,7 @@ local function rollback(args, _, ctx)
   end
   ctx.note(version == 0 and ("%s is the built-in one again, from the next request."):format(args[1])
     or ("%s is at version %d, from the next request."):format(args[1], version))
+  report.answer(ctx, { name = args[1], version = version })
   return 0
 end
 

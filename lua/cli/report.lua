@@ -55,9 +55,18 @@ function M.several(list, none)
   return n < #list and ("%s +%d"):format(text, #list - n) or text
 end
 
---- Unix seconds as people and machines read them.
+local TIME_MAX = 253402300799   -- s: the last of the year 9999; what comes after has no such text
+
+--- Unix seconds as people and machines read them: RFC 3339, UTC. nil for what is no moment.
 function M.time(s)
-  return s and os.date("!%Y-%m-%dT%H:%M:%SZ", math.tointeger(s) or math.floor(s)) or nil
+  if not s or s ~= s or s < 0 or s > TIME_MAX then return nil end
+  return os.date("!%Y-%m-%dT%H:%M:%SZ", math.tointeger(s) or math.floor(s))
+end
+
+--- Unix milliseconds, with them.
+function M.time_ms(ms)
+  local whole = ms and M.time(ms // 1000)
+  return whole and whole:sub(1, -2) .. (".%03dZ"):format(ms % 1000) or nil
 end
 
 --- A moment that somebody typed, in Unix ms: "15m" (so long before `now`, ms) or "2026-01-31", "2026-01-31T09:30",
@@ -82,10 +91,37 @@ end
 --- An empty table is an object unless it says it is a list.
 function M.array(t) return require("json").array(t or {}) end
 
+-- Members with names of the operator's or a type's: whatever they hold is theirs.
+local THEIRS = { fields = true, headers = true, variables = true, split = true, ask = true, with = true, mcpServers = true }
+
+-- Numbers under these names are Unix seconds in records; --json shows moments as text (RFC 3339).
+local function is_moment(name)
+  return type(name) == "string" and (name == "created" or name == "not_after" or name == "not_before" or name:find("_at$")) ~= nil
+end
+
+local function dated(v)
+  if type(v) ~= "table" then return v end
+  local out = getmetatable(v) == "json.array" and M.array() or {}
+  for k, item in pairs(v) do
+    if type(item) == "number" and is_moment(k) then
+      out[k] = M.time(item)
+    else
+      out[k] = THEIRS[k] and item or dated(item)
+    end
+  end
+  return out
+end
+
 --- One line.
 function M.json_line(v) return require("json").encode(v) end
 
---- Indented, for listings. Members in alphabetical order; a secret in it raises.
-function M.json(v) return require("json").encode(v, { indent = 2 }) .. "\n" end
+--- Indented, for --json. Members in alphabetical order, moments as text; a secret in it raises.
+function M.json(v) return require("json").encode(dated(v), { indent = 2 }) .. "\n" end
+
+--- The same as one line, where there are several.
+function M.json_event(v) return require("json").encode(dated(v)) .. "\n" end
+
+--- What a command that changes something answers with --json; without, its words alone are for people.
+function M.answer(ctx, value) ctx.answer = value end
 
 return M

@@ -55,6 +55,7 @@ local function run(args, opt, ctx)
   else
     ctx.out(text)
   end
+  report.answer(ctx, { file = opt.out, text = not opt.out and text or nil })
   local held = false
   for _, b in ipairs(rec.bundles or {}) do
     for _, mine in ipairs(agent.bundles or {}) do held = held or b == mine end

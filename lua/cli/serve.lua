@@ -113,7 +113,7 @@ local function tell_unused(ctx, all, at)
 end
 
 return {
-  { words = "serve", max = 0, args = "[options]", summary = "run the proxy", options = options,
+  { words = "serve", max = 0, lines = true, args = "[options]", summary = "run the proxy", options = options,
     help = [[
 Runs the proxy. Where there is no data directory it makes one. One line on standard error says that
 it is ready: listening proxy=127.0.0.1:7080 workers=2
@@ -160,6 +160,10 @@ examples:
       local overrides = report.json_line(flags)
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
+      if ctx.json then
+        ctx.out(report.json_event { listen = report.array(at), home = ctx.home, log = log.path })
+        io.stdout:flush()     -- before the workers are forked, or each would print it
+      end
       ctx.host.serve { workers = all.workers, overrides = overrides, log = report.json_line(log), banner = banner,
         at = "proxy=" .. table.concat(at, " proxy="), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },

@@ -27,6 +27,11 @@ local function has_secret(record, name)
   return false
 end
 
+-- As JSON shows it: no value where there is none.
+local function shown(s, value, set, password)
+  return { value = s.many and report.array(value) or value, set = set, password = password or nil }
+end
+
 -- One that is kept with a secret: set NAME VALUE [SECRET=@FILE]
 local function set_with_secret(args, ctx, s)
   if #args > 3 then report.usage(("%s takes its address and, perhaps, %s=@FILE"):format(s.name, s.secret)) end
@@ -36,6 +41,7 @@ local function set_with_secret(args, ctx, s)
   proxy.refuse_own(value, running and running.listen or records.settings(nil).listen, s.name)
   local password = proxy.password(ctx, value, args[3], key, s.name)
   db.change(function() return { proxy.write(key, value, password) } end)
+  report.answer(ctx, { [s.name] = shown(s, value, true, password ~= nil) })
   ctx.note(("%s is %s now%s."):format(s.name, value, password and ", with a password" or ""))
   return 0
 end
@@ -48,7 +54,7 @@ local function list_all(ctx)
     if kept then value = kept.value end
     local has = s.secret and kept and has_secret(kept, s.secret) or nil
     rows[#rows + 1] = { s.name, settings.show(s, value) .. (has and (" (with a %s)"):format(s.secret) or ""), kept and "set" or "default", s.help }
-    out[s.name] = { value = value, set = kept ~= nil, password = has }
+    out[s.name] = shown(s, value, kept ~= nil, has)
   end
   ctx.out(ctx.json and report.json(out) or report.columns({ "SETTING", "VALUE", "FROM", "" }, rows))
   return 0
@@ -89,6 +95,7 @@ examples:
       if opt.default then
         db.change(function() return { { op = "del", db = "meta", key = key } } end)
         if s.name == "public" then home.try_client_files(ctx) end
+        report.answer(ctx, { [s.name] = shown(s, s.default, false) })
         ctx.note(("%s is %s again."):format(s.name, settings.show(s, s.default) == "" and "not set" or settings.show(s, s.default)))
         return 0
       end
@@ -96,8 +103,7 @@ examples:
         local kept = db.peek("meta", key, "the setting " .. s.name)
         local value = s.default
         if kept then value = kept.value end
-        ctx.out(ctx.json and report.json(value == nil and {} or { [s.name] = value }) or settings.show(s, value)
-          .. "\n")
+        ctx.out(ctx.json and report.json { [s.name] = shown(s, value, kept ~= nil, s.secret and kept and has_secret(kept, s.secret)) } or settings.show(s, value) .. "\n")
         return 0
       end
       if s.secret then return set_with_secret(args, ctx, s) end
@@ -121,6 +127,7 @@ examples:
       db.change(function()
         return { { op = "put", db = "meta", key = key, plain = { name = s.name, value = value } } }
       end)
+      report.answer(ctx, { [s.name] = shown(s, value, true) })
       local restart = at_start[s.name]
       ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
         restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))

@@ -30,7 +30,8 @@ local function open(ctx, name)
 end
 
 -- Data goes out at once: whoever waits for the address may be a program behind a pipe.
-local function say(ctx, text)
+local function say(ctx, text, event)
+  if ctx.json then return ctx.emit(event) end
   ctx.out(text)
   io.stdout:flush()
 end
@@ -85,7 +86,7 @@ end
 
 local function by_terminal(ctx, env, asked)
   ctx.note("Open this address in a browser, anywhere, and consent:\n")
-  say(ctx, asked.url .. "\n")
+  say(ctx, asked.url .. "\n", { open = asked.url })
   ctx.note("\nThe browser ends on an address that may not load. Paste that whole address here:")
   local line = io.read("l")
   if not line then return nil, "no_code" end
@@ -104,7 +105,7 @@ local function by_browser(ctx, env, opt, asked, listener)
   local shown = not opt.no_browser and open_browser(env.host, asked.url)
   ctx.note(shown and "A browser opens. If it does not, open this address and consent:\n"
     or "Open this address in a browser on this machine and consent:\n")
-  say(ctx, asked.url .. "\n")
+  say(ctx, asked.url .. "\n", { open = asked.url })
   ctx.note(("\nWaiting for the answer on %s (10 minutes; Ctrl-C gives up)."):format(asked.redirect_uri))
   return connect.wait(env, listener, asked, env.time.now() + WAIT_MS, function(text) ctx.note("note: " .. text) end)
 end
@@ -180,7 +181,8 @@ local function by_device(ctx, env, opened, opt)
   if not device then failed(opened, code, detail) end
   -- The server's words, on the operator's terminal.
   ctx.note("On any device, open this address and enter the code:\n")
-  say(ctx, ("%s\n%s\n"):format(report.clean(device.uri), report.clean(device.user_code)))
+  say(ctx, ("%s\n%s\n"):format(report.clean(device.uri), report.clean(device.user_code)),
+    { open = report.clean(device.uri), code = report.clean(device.user_code) })
   if type(device.complete) == "string" then ctx.note("\nor open " .. report.clean(device.complete)) end
   ctx.note("\nWaiting for it to be approved (Ctrl-C gives up).")
   local answer, sent_at
@@ -192,8 +194,9 @@ end
 --- Connects the credential `name`. opt: `connect`'s options.
 function M.connect(ctx, name, opt)
   local env, opened = open(ctx, name)
-  if opt.device then return by_device(ctx, env, opened, opt) end
-  return by_code(ctx, env, opened, opt)
+  local code = (opt.device and by_device or by_code)(ctx, env, opened, opt)
+  report.answer(ctx, require("cli.shape").credential_named(name))
+  return code
 end
 
 -- Of the server that was to revoke: its tokens come from elsewhere.
@@ -219,6 +222,7 @@ function M.disconnect(ctx, name, opt)
     ctx.note(("'%s' is forgotten here. It has no revocation_url, so the grant itself goes on until it is ended on the "
       .. "provider's own page."):format(opened.name))
   end
+  report.answer(ctx, require("cli.shape").credential_named(name))
   return 0
 end
 

@@ -19,6 +19,7 @@ import peers
 import sallyport
 from oauth_test import Command, show
 from real import wait
+from sallyport import moment
 
 
 # -- a server that does as it is told, and counts
@@ -258,7 +259,7 @@ def test_expires_in(t):
         server.more = {"expires_in": given}
         grant(s)
         token = show(s)["token"]
-        lasts = token["expires_at"] - token["obtained_at"]      # obtained before it was asked for: a second may have passed
+        lasts = moment(token["expires_at"]) - moment(token["obtained_at"])      # obtained before it was asked for: a second may have passed
         assert life <= lasts <= life + 2, (given, token)
     server.more = {"expires_in": None, "refresh_token": None}
     grant(s)
@@ -266,7 +267,7 @@ def test_expires_in(t):
     server.more = {"expires_in": 60 * 86400, "refresh_token": None}
     grant(s)
     token = show(s)["token"]
-    assert token["expires_at"] - token["obtained_at"] == 60 * 86400, "nobody can renew it, so it is used to its end"
+    assert moment(token["expires_at"]) - moment(token["obtained_at"]) == 60 * 86400, "nobody can renew it, so it is used to its end"
 
 
 def test_granted_scopes(t):
@@ -324,7 +325,8 @@ def test_slack_user(t):
         assert says in text and "canary" not in text, (says, text)
     server.fault = lambda n, form: (200, {}, json.dumps({**bot, "authed_user": {**user, "scope": "search:read"}}))
     assert "not granted, by the server's word: users:read" in grant(s)
-    assert carried(s, up) == "Bearer canary-user-1" and show(s)["token"]["expires_at"] - show(s)["token"]["obtained_at"] == 43200
+    token = show(s)["token"]
+    assert carried(s, up) == "Bearer canary-user-1" and moment(token["expires_at"]) - moment(token["obtained_at"]) == 43200
     s.set_clock(43000)
     server.fault = lambda n, form: (200, {}, json.dumps({**user, "access_token": "canary-user-2", "refresh_token": "canary-user-refresh-2"}))
     wait(lambda: carried(s, up) == "Bearer canary-user-2", 5, "the renewal")

@@ -1,0 +1,266 @@
+"""--json is one language: every command of the table answers with it, and what it answers is what `sallyport help json` says."""
+import json
+import re
+import subprocess
+import urllib.parse
+
+import rotation_test
+import sallyport
+from claude_test import World
+from mcp_test import Mcp
+from oauth_test import Command, Person
+from real import wait
+
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
+MOMENTS = re.compile(r"(^|_)at$|^(created|not_after|not_before|built|time)$")
+TEXTS = {"service print", "completion", "man", "policy show"}
+
+
+def members(text):
+    """'a, b[]?, c(d, e)' -> { name: (kind, optional, members or None) }"""
+    out, at = {}, 0
+    item = re.compile(r"([\w-]+)(\[\]|\{\})?")
+    while at < len(text):
+        m = item.match(text, at)
+        assert m, text[at:at + 40]
+        at, inner = m.end(), None
+        if text[at:at + 1] == "(":
+            depth, start = 0, at
+            while True:
+                depth += {"(": 1, ")": -1}.get(text[at], 0)
+                at += 1
+                if depth == 0:
+                    break
+            inner = members(text[start + 1:at - 1])
+        optional = text[at:at + 1] == "?"
+        at += optional
+        assert text[at:at + 2] in (", ", "")
+        at += 2
+        out[m[1]] = (m[2] or ("()" if inner else ""), optional, inner)
+    return out
+
+
+def documented():
+    """things: { thing: members }; commands: { words: the answer's cell }"""
+    text = (sallyport.ROOT / "lua/help/json.md").read_text()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    split = [i for i, r in enumerate(rows) if r[1] in ("members", "answer")]
+    things = {name: members(cell.strip("`")) for name, cell in rows[split[0] + 1:split[1]]}
+    return things, {name: cell for name, cell in rows[split[1] + 1:]}
+
+
+THINGS, COMMANDS = documented()
+
+
+def check(value, spec, where):
+    assert isinstance(value, dict), (where, value)
+    for name, (kind, optional, inner) in spec.items():
+        assert optional or name in value, f"{where}: no {name} in {value}"
+    for name, v in value.items():
+        assert name in spec, f"{where}: {name} is not documented: {v!r}"
+        kind, _, inner = spec[name]
+        at = f"{where}.{name}"
+        assert v is not None, at
+        if kind == "[]":
+            assert isinstance(v, list), f"{at} is no array: {v!r}"
+            for item in v:
+                check(item, inner, at + "[]") if inner else None
+        elif kind in ("{}", "()"):
+            assert isinstance(v, dict), f"{at} is no object: {v!r}"
+            check(v, inner, at) if inner else None
+        else:
+            assert not isinstance(v, dict) and (name == "ca" or not isinstance(v, list)), f"{at}: {v!r}"
+            if MOMENTS.search(name):
+                assert isinstance(v, str) and MOMENT.fullmatch(v), f"{at} is no moment: {v!r}"
+            elif isinstance(v, (int, float)) and not isinstance(v, bool):
+                assert v < 1e9 or name == "free", f"{at} looks like a bare moment: {v!r}"
+
+
+def spec_of(words, cell):
+    """-> whether it is an array, the members of one"""
+    thing = re.match(r"(\w+)(\[\])?", cell)
+    if thing and thing[1] in THINGS:
+        return thing[2] is not None, THINGS[thing[1]]
+    if cell.startswith("`"):
+        return cell.endswith("an array"), members(re.match(r"`([^`]*)`", cell)[1])
+    raise AssertionError(f"{words}: what is {cell!r}?")
+
+
+class Machine:
+    def __init__(self, t):
+        self.t, self.seen = t, set()
+
+    def run(self, s, words, *args, code=0, stdin=None, cell=None, env=None):
+        """One command with --json, before or behind it: judged by the table."""
+        front = len(self.seen) % 2 == 0
+        line = [*(["--json"] if front else []), *words.split(), *args, *([] if front else ["--json"])]
+        r = s.cli(*line, check=False, stdin=stdin, env=env)
+        assert r.returncode == code, (line, r.returncode, r.stdout[-500:], r.stderr[-800:])
+        value = json.loads(r.stdout)
+        self.judge(words, value, cell)
+        return value
+
+    def judge(self, words, value, cell=None):
+        self.seen.add(words)
+        array, spec = spec_of(words, cell or COMMANDS[words])
+        assert isinstance(value, list) == array, (words, value)
+        for v in value if array else [value]:
+            check(v, spec if v.get("state") != "damaged" else THINGS["credential"], words)
+
+
+def test_every_command(t):
+    """each command of the table, run with --json: its members are those that the manual lists, arrays are arrays, moments are texts"""
+    s, up = t.proxy(serve=False)
+    m = Machine(t)
+    run = lambda *args, **more: m.run(s, *args, **more)
+    token = {"stdin": "canary-json-1"}
+    assert run("init")["made"] is False
+    run("credential add", "api", "--type", "bearer", "--host", "api.test", "--path", "/v1", "--env", "API_TOKEN", "token=-", **token)
+    run("credential add", "gh", "--preset", "github", "token=-", **token)
+    run("credential add", "rows", "--type", "substitute", "--host", "rows.test", "value=-", "--substitute", "value:path=/bot{}/**",
+        "--address", "10.0.0.0/8", "env=ROWS", "headers.X-A=b", "keep=x-b", "--answer-timeout", "1h", **token)
+    run("credential add", "drive", "--preset", "google-oauth", "client_id=1.apps.googleusercontent.com", "client_secret=-", "scopes=", **token)
+    gcp = s.dir / "sa.json"
+    key = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True).stdout
+    gcp.write_text(json.dumps({"type": "service_account", "private_key_id": "k", "private_key": key, "client_email": "a@b.test",
+                               "token_uri": "https://oauth2.googleapis.com/token"}))
+    gcp.chmod(0o600)
+    run("credential add", "gcp", "--type", "gcp_access_token", f"key=@{gcp}")
+    assert len(run("credential list")) == 5
+    for name in ("api", "gh", "rows", "drive", "gcp"):
+        run("credential show", name)
+    assert run("credential set", "api", "--method", "GET")["methods"] == ["GET"]
+    assert run("credential disable", "api")["state"] == "disabled" and run("credential enable", "api")["state"] == "enabled"
+    for preset in run("credential presets"):
+        m.judge("credential presets", preset, "preset") if preset["name"] in ("github", "telegram") else None
+    run("credential presets", "github", cell="preset")
+    run("credential sandbox-file", "gcp", "--agent", "a")
+    assert run("credential sandbox-file", "gcp", "--agent", "a", "--out", str(s.dir / "stand-in.json")) == {"file": str(s.dir / "stand-in.json")}
+    assert run("credential remove", "rows", "drive") == {"removed": ["rows", "drive"]}
+    added = run("agent add", "b", "--ttl", "7d")
+    assert added["token"].startswith("sp_agt_") and added["expires_at"] > added["created"]
+    s.canaries += [added["token"], "canary-json-1"]
+    rotated = run("agent rotate", "b")
+    assert rotated["token"] != added["token"] and len(rotated["tokens"]) == 1
+    s.canaries.append(rotated["token"])
+    assert run("agent set", "b", "TENANT=acme", "--requests", "9")["variables"] == {"TENANT": "acme"}
+    assert [a["state"] for a in run("agent list")] == ["active", "active"]
+    assert run("agent revoke", "b")["state"] == "revoked"
+    run("bundle add", "work")
+    run("bundle set", "work", "TENANT=x")
+    assert run("bundle attach", "work", "api")["credentials"] == ["api"] and run("bundle detach", "work", "api")["credentials"] == []
+    assert run("domain add", "work", "docs.test", "--port", "80")["domains"][0]["ports"] == [80]
+    run("bundle show", "work")
+    run("bundle list")
+    assert run("domain remove", "work", "docs.test")["domains"] == []
+    run("bundle remove", "work")
+    run("domain add", "default", "free.test")
+    for url in ("https://api.test/v1", "https://free.test/", "https://10.0.0.1/", "https://nowhere.test/"):
+        run("explain", "GET", url)
+    assert "domain add" in run("explain", "GET", "https://nowhere.test/")["try"]
+    for words, args in (("set", ()), ("set", ("log-size", "1m")), ("set", ("log-size",)), ("set", ("connect-to",)), ("set", ("log-size", "--default"))):
+        settings = json.loads(s.cli(*words.split(), *args, "--json").stdout)
+        for name, v in settings.items():
+            check(v, members("value?, set, password?") if not isinstance(v.get("value"), list) else members("value[], set"), f"set.{name}")
+        assert isinstance(settings.get("connect-to", {"value": []})["value"], list)
+    m.seen.add("set")
+    env = json.loads(s.cli("env", "--agent", "a", "--proxy", "127.0.0.1:1", "--json").stdout)
+    assert env["API_TOKEN"] and all(isinstance(v, str) for v in env.values())
+    s.canaries.append(env["HTTPS_PROXY"].split(":")[2].split("@")[0])
+    m.seen.add("env")
+    run("ca")
+    run("policy list")
+    run("policy test", "bearer", "basic")
+    source = s.dir / "acme.lua"
+    source.write_text(s.cli("policy", "show", "bearer").stdout.replace('"bearer"', '"acme"', 1))
+    assert run("policy put", str(source)) == {"name": "acme", "version": 1}
+    source.write_text(source.read_text() + "-- x\n")
+    run("policy put", str(source))
+    run("policy history", "acme")
+    run("policy history", "bearer")
+    assert run("policy rollback", "acme") == {"name": "acme", "version": 1}
+    run("policy edit", "acme", env={"EDITOR": "true", "VISUAL": ""})
+    run("doctor")
+    run("status", code=1)
+    backup = s.dir / "store.backup"
+    run("backup", str(backup))
+    run("agent revoke", "a")
+    assert run("restore", str(backup))["in_force_again"]
+    for words, args in (("policy show", ("bearer",)), ("service print", ("systemd",)), ("completion", ("bash",)), ("man", ())):
+        assert len(run(words, *args)["text"]) > 100
+    run("version")
+    imported = s.dir / "mcp.json"
+    imported.write_text('{"mcpServers": {"x": {"command": "true"}}}')
+    run("mcp import", str(imported), "--out", str(s.dir / "sandbox.json"))
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--json")
+    first = next(line for line in s.log().splitlines() if line.startswith("{"))
+    m.judge("serve", json.loads(first))
+    s.request(target="/v1")
+    s.request(host="nowhere.test")
+    s.wait_record({"host": "nowhere.test"})
+    for line in s.cli("log", "--json").stdout.splitlines():
+        m.judge("log", json.loads(line), "record")
+    run("log", "--summary", cell="summary")
+    assert run("status")["running"] is True
+    assert run("credential test", "api", "https://api.test/v1")["status"] == 200
+    m.seen |= signed_in(t, m) | {"lua"}
+    for words in commands_of(s):
+        assert words in COMMANDS or words == "lua", f"`sallyport help json` does not say what `{words}` answers"
+        assert words in m.seen, f"`{words}` was not tried here"
+    assert set(COMMANDS) <= m.seen, set(COMMANDS) - m.seen
+
+
+def commands_of(s):
+    script = s.dir / "commands.lua"
+    script.write_text("""local cli = require "cli"
+    for _, first in ipairs(cli.first_words()) do for _, c in ipairs(cli.commands_of(first)) do print(c.words) end end""")
+    return s.cli("lua", script).stdout.splitlines()
+
+
+def signed_in(t, m):
+    """connect, disconnect, mcp add and import claude-code: an object a line, the address at once"""
+    s, up, server = rotation_test.scripted(t, serve=False)
+    command = Command(s, "connect", "acc", "--code-from-terminal", "--json", stdin=True)
+    q = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(json.loads(command.url())["open"]).query))
+    command.p.stdin.write(f"http://127.0.0.1:7082/callback?code=good&state={q['state']}\n")
+    command.p.stdin.flush()
+    command.end()
+    shown = json.loads(command.out[1])
+    m.judge("connect", shown, "credential")
+    assert len(command.out) == 2 and shown["token"]["valid"] is True and shown["token"]["renewable"] is True, shown
+    assert "token" not in m.run(s, "disconnect", "acc") or True
+    w = World(t, cli=False, serve=False)
+    got = json.loads(w.take("--json", "--agent", "a", "--out", str(w.s.dir / "files")).stdout)
+    assert len(got.pop("files")) == 2
+    m.judge("import claude-code", got, "credential")
+    done = {"mcp add"}
+    try:
+        server = Mcp(t, s.dir)
+    except Exception as e:
+        assert type(e).__name__ == "Skip", e
+        return done
+    command = Command(s, "mcp", "add", "box", server.url, "--json")
+    at, status, page = Person().consent(json.loads(command.url())["open"])
+    assert status == 200, (at, page)
+    command.end()
+    got = json.loads(command.out[1])
+    assert set(got) == {"credential", "mcpServers"} and got["mcpServers"]["box"]["url"] == server.url, got
+    check(got["credential"], THINGS["credential"], "mcp add")
+    return done
+
+
+def test_errors(t):
+    """a failure of any command is one object on standard output, whatever it had begun to print"""
+    s, up = t.proxy(serve=False)
+    for words in commands_of(s):
+        r = s.cli("--json", *words.split(), "--no-such-option", check=False)
+        assert r.returncode == 2 and set(json.loads(r.stdout)) == {"error"}, (words, r.stdout, r.stderr)
+    for args in (["credential", "test", "none"], ["agent", "rotate", "none"], ["bundle", "show", "none"], ["policy", "put", "/none.lua"],
+                 ["policy", "test", "bearer", "none"], ["restore", "/none"], ["import", "claude-code", "/none"], ["connect", "none"], ["mcp", "import", "/none"],
+                 ["env", "--agent", "none"], ["log", "--after", "none"]):
+        r = s.cli(*args, "--json", check=False)
+        assert r.returncode == 1, (args, r.returncode, r.stderr)
+        error = json.loads(r.stdout)["error"]
+        assert error["message"] in r.stderr and set(error) <= {"message", "hint"}, (args, r.stdout)
+    r = s.cli("backup", "-", "--json", check=False)
+    assert r.returncode == 2 and set(json.loads(r.stdout)) == {"error"}
