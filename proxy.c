@@ -10076,9 +10076,9 @@ via_answered(struct upstream *u, int status)
 	char text[12];
 
 	snprintf(text, sizeof text, "%d", status);
-	if (status == 407)
-		via_failf(u, via.authorization != NULL ? "does not take the user and password that are kept%s" :
-		    "wants a user and password%s", " (407)");
+	if (status == 407 || status == 401)     /* 401: tinyproxy, for a wrong password */
+		via_failf(u, via.authorization != NULL ? "does not take the user and password that are kept (%s)" :
+		    "wants a user and password (%s)", text);
 	else if (status >= 500)
 		via_failf(u, "does not reach that host (%s)", text);
 	else if (status >= 300)

@@ -36,6 +36,8 @@ M.codes = {
   oauth_not_connected = { 502, "the credential has not been connected yet", "the operator can connect it" },
   policy_failed    = { 502, "a policy script failed", "the operator sees where: sallyport credential test NAME, and the server's log" },
   upstream_unreachable = { 502, "the upstream cannot be reached", "check the host name, or try later" },
+  upstream_proxy   = { 502, "the proxy through which this network is left lets nothing through to that host",
+                       "the operator sets it: sallyport set upstream-proxy; sallyport set upstream-no-proxy HOST does without it" },
   upstream_tls     = { 502, "TLS with the upstream failed", "the operator can add a root: sallyport set upstream-ca FILE" },
   injection_unavailable = { 503, "the credential's token cannot be renewed right now", "retry later" },
   store_unavailable = { 503, "the store cannot be read right now", "retry later" },

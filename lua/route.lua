@@ -122,8 +122,8 @@ function M:way(spec)
   local what = not literal and M.is_local(host) and "a name of its own network" or not spec.tls and "a host without a certificate to check"
   if not what then return true end
   local shown = require("errors").host(host)
-  return nil, "address_blocked", ("%s: %s, which the upstream proxy would look up, is reached only where an entry names it exactly")
-    :format(shown, what), HINT:format(shown, shown)
+  return nil, "address_blocked",
+    ("%s is %s, and the upstream proxy would look it up: it is reached only where an entry names it exactly"):format(shown, what), HINT:format(shown, shown)
 end
 
 -- ---- of this process -----------------------------------------------------------------------------

@@ -58,17 +58,18 @@ function M.judge(ctx, spec)
   local through = via and ("through the upstream proxy %s"):format(settings.upstream_proxy)
   if via and not literal then return "allowed", through .. ", which looks the name up" end
   local list = literal and { literal } or spec.resolve and look_up(spec.host)
+  straight = straight and ("not through the upstream proxy (%s)"):format(straight)
+  local more = straight and "; " .. straight or ""
   if not list then
-    return "unknown", spec.resolve and "the name has no address here, or it cannot be looked up (getent)"
-      or "if all addresses of the name are public (--resolve looks)"
+    return "unknown", (spec.resolve and "the name has no address here, or it cannot be looked up (getent)"
+      or "if all addresses of the name are public (--resolve looks)") .. more
   end
   for _, a in ipairs(list) do
     local why = blocked(a, spec, settings, running and running.listen or {})
     if why then return "blocked", ("%s: %s"):format(a, why) end
   end
   if through then return "allowed", through end
-  straight = straight and ("not through the upstream proxy (%s)"):format(straight)
-  return "allowed", not literal and "its addresses are " .. table.concat(list, ", ") .. (straight and "; " .. straight or "") or straight
+  return "allowed", not literal and "its addresses are " .. table.concat(list, ", ") .. more or straight
 end
 
 return M

@@ -39,7 +39,6 @@ function M.password(ctx, url, text, key, label)
   elseif not ctx.host.isatty(0) then
     local kept = require("store").get("meta", key)
     if kept and kept.value == url and kept.secrets and kept.secrets.password then return kept.secrets.password end
-    a = { name = "password", from = "ask" }
   end
   return fields.secret(ctx, a or { name = "password", from = "ask" }, "password", {}, true)
 end

@@ -1,4 +1,5 @@
 """Real servers on loopback: nginx with TLS in front of files, echo answers and git."""
+import base64
 import http.server
 import os
 import pathlib
@@ -37,6 +38,68 @@ class Recorder(http.server.ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.got = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class ConnectProxy:
+    """An HTTP proxy that knows CONNECT alone, and where each host is: to = { "api.far.test": port }. It notes every head that it
+    got in `heads`, and counts ended connections in `ended`. user: it wants Basic, "name:password". wait_for_server: its 200 and what
+    the server says first go out together."""
+
+    def __init__(self, to, user=None, wait_for_server=False):
+        self.to, self.user, self.wait_for_server, self.heads, self.ended = to, user, wait_for_server, [], 0
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        self.port = self.sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hosts(self):
+        return [h.split(" ")[1] for h in self.heads]
+
+    def _accept(self):
+        while True:
+            try:
+                sock, _ = self.sock.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock):
+        head = b""
+        try:
+            while b"\r\n\r\n" not in head:
+                part = sock.recv(65536)
+                if not part:
+                    return
+                head += part
+            text = head.decode("latin-1")
+            self.heads.append(text)
+            method, target = text.split(" ")[:2]
+            wanted = self.user and "proxy-authorization: basic " + base64.b64encode(self.user.encode()).decode().lower()
+            if self.user and wanted not in text.lower():
+                return sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"corp\"\r\nContent-Length: 0\r\n\r\n")
+            port = self.to.get(target.rpartition(":")[0])
+            if method != "CONNECT" or port is None:
+                return sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            server = socket.create_connection(("127.0.0.1", port))
+            first = server.recv(65536) if self.wait_for_server else b""
+            sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + first)
+            threading.Thread(target=self._pump, args=(server, sock), daemon=True).start()
+            self._pump(sock, server)
+            server.close()
+        except OSError:
+            pass
+        finally:
+            sock.close()
+            self.ended += 1
+
+    @staticmethod
+    def _pump(a, b):
+        try:
+            while part := a.recv(65536):
+                b.sendall(part)
+            b.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
 
 
 def free_port():
