@@ -16563,7 +16563,7 @@ struct fetch {
 	/* WWW-Authenticate, its lines joined (RFC 9110 5.3); a line that does not fit is left out */
 	char challenge[4096];
 	const char *error;      /* static; NULL: an answer came whole */
-	const char *detail;     /* static */
+	char detail[160];       /* a copy: the upstream's own words go with it */
 };
 
 static void
@@ -16585,7 +16585,7 @@ fetch_finish(struct fetch *f, const char *error, const char *detail)
 	if (f->wait.done)
 		return false;
 	f->error = error;
-	f->detail = detail;
+	text_copy(f->detail, sizeof f->detail, detail != NULL ? detail : "");
 	upstream_drop(&f->up);
 	wait_end(&f->wait);
 	return false;
