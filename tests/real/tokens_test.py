@@ -162,7 +162,7 @@ def test_github(t):
           f"private_key=@{path}", "repositories=site", "permissions.contents=write")
     w.s.canaries.append(INSTALLATION_TOKEN)
     w.serve("--connect-to", f"git.test:443:127.0.0.1:{upstream}")
-    assert w.env["GIT_TERMINAL_PROMPT"] == "0" and w.env["GH_TOKEN"].startswith("ghp_"), w.env
+    assert w.env["GIT_TERMINAL_PROMPT"] == "0" and w.env["GH_TOKEN"].startswith("ghs_"), w.env
     status, answer = w.get("https://ghe.test/api/v3/repos/acme/site", "-H", f"Authorization: Bearer {w.env['GH_TOKEN']}")
     assert status == 200 and answer["full_name"] == "acme/site", w.log.read_text()
     assert w.said("installation")[0]["want"] == {"repositories": ["site"], "permissions": {"contents": "write"}}
