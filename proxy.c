@@ -3815,8 +3815,8 @@ struct upstream {
 	char host[256];
 	uint16_t port;
 	struct tls_ident *ident; /* owned reference, or NULL; until TLS begins */
-	struct endpoint at;     /* what it is connected to */
-	bool guarded;           /* the guard let it: it must still do so when it is taken again */
+	struct endpoint at;     /* what it is connected to, or the server behind the upstream proxy, if an address */
+	bool guarded;           /* the guard let `at`: it must still do so when it is taken again */
 	void *owner;            /* borrowed: told by event; NULL while idle */
 	void (*event)(struct upstream *);
 	uint32_t hash;          /* of key */
@@ -3935,6 +3935,14 @@ upstream_reached(struct upstream *u)
 	}
 }
 
+/* Of a way through the upstream proxy: makes u->at the server, for the guard. False: only its name is known. */
+static bool
+upstream_at_host(struct upstream *u)
+{
+	u->at.port = u->port;
+	return addr_parse(slice_of(u->host), &u->at.addr);
+}
+
 static void
 upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 {
@@ -3949,7 +3957,7 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 		return;
 	}
 	u->at = d->at[d->next - 1];
-	u->guarded = d->guarded;
+	u->guarded = u->via != 0 ? upstream_at_host(u) : d->guarded;
 	peer_init(&u->peer, fd, upstream_ready);
 	net_keepalive(fd);
 	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
@@ -3993,11 +4001,13 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
 static void
 upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 {
-	struct endpoint e = {.port = u->port};
 	const char *why;
 
-	if (u->via != 0 && addr_parse(slice_of(u->host), &e.addr) && (why = net_guard(&e, allow, nallow)) != NULL) {
+	if (u->via != 0 && via.host[0] == '\0')
+		via_failf(u, "%s", "was taken away meanwhile");
+	else if (u->via != 0 && upstream_at_host(u) && (why = net_guard(&u->at, allow, nallow)) != NULL)
 		upstream_fail(u, "address_blocked", why);
+	if (u->state == UP_FAILED) {
 		u->event(u);
 		return;
 	}
@@ -10063,6 +10073,10 @@ via_begin(struct upstream *u)
 	    known ? SLICE("\r\nProxy-Authorization: Basic ") : SLICE(""),
 	    known ? secret_slice(via.authorization) : SLICE(""), SLICE("\r\n\r\n")};
 
+	if (u->via != via.epoch) {      /* the dial took a while: the password of another proxy is not for this one */
+		via_failf(u, "%s", "was changed meanwhile");
+		return;
+	}
 	for (size_t i = 0; i < COUNT(piece); i++)
 		peer_put(&u->peer, piece[i].p, piece[i].n);     /* where this fails, so does the flush */
 	u->peer.watch.writable = true;
@@ -16686,7 +16700,8 @@ fetch_event(struct upstream *u)
 		const char *code = u->code;
 
 		fetch_finish(f, strcmp(code, "upstream_tls") == 0 && !u->late ? "tls" :
-		    u->late || strcmp(code, "upstream_unreachable") == 0 || u->via != 0 ? "unreachable" : code, u->why);
+		    u->late || strcmp(code, "upstream_unreachable") == 0 || strcmp(code, "upstream_proxy") == 0 ?
+		    "unreachable" : code, u->why);
 		return;
 	}
 	if (u->state != UP_OPEN)
@@ -18421,7 +18436,7 @@ l_secret_metatable(lua_State *L)
 
 /* core.begins(x, prefix) -> boolean
  *
- * Does x begin with a prefix that its kind has in public? Commands alone may ask. */
+ * Does x begin with a prefix that its kind has in public? No policy may ask. */
 static int
 l_core_begins(lua_State *L)
 {
