@@ -217,6 +217,19 @@ def server_context(certs, variant):
     return context
 
 
+def each_connection(listener, serve):
+    """Runs serve(socket) on a thread of its own for each connection, until the listener is closed; does not wait."""
+    def accept():
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
 class Upstream:
     """A scripted server. `reply` is one answer or a list of them, the last repeating: "echo", raw bytes as a
     string, or a list of steps (see `play`). `at_connect` may be stall, close, reset or garbage."""
@@ -237,7 +250,7 @@ class Upstream:
             self.sock.close()
         else:
             self.sock.listen(1024)
-            threading.Thread(target=self._accept, daemon=True).start()
+            each_connection(self.sock, self._serve)
 
     def reset(self, spec):
         """Forgets what it saw, takes a new script."""
@@ -259,14 +272,6 @@ class Upstream:
                 wire.sock.close()
             except OSError:
                 pass
-
-    def _accept(self):
-        while True:
-            try:
-                sock, _ = self.sock.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
         wire = Wire(sock)

@@ -2,11 +2,11 @@
 import json
 import socket
 import ssl
-import threading
 import time
 import zlib
 
 import certificates
+import peers
 import sallyport
 
 
@@ -27,15 +27,7 @@ class Server:
         self.seen, self.handshakes, self.resumed, self.why = [], 0, 0, None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.converse, args=(sock,), daemon=True).start()
+        peers.each_connection(self.listener, self.converse)
 
     def converse(self, sock):
         try:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 
+import peers
 import sallyport
 from real import wait
 
@@ -50,18 +51,10 @@ class ConnectProxy:
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.port = self.sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        peers.each_connection(self.sock, self._serve)
 
     def hosts(self):
         return [h.split(" ")[1] for h in self.heads]
-
-    def _accept(self):
-        while True:
-            try:
-                sock, _ = self.sock.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
         head = b""
