@@ -5401,6 +5401,11 @@ req_parse(struct req *r)
 	if (!req_parse_target(r))
 		return false;
 	req_find_token(r);
+	/* kubectl before 1.31, for exec, attach, cp and port-forward. It shows the message alone. */
+	if (r->head.upgrade && slice_begins_nocase(http_value(&r->head, SLICE("upgrade")), SLICE("SPDY/")))
+		return req_bad(r, 400, "bad_request", "an upgrade to SPDY is not passed on, only one to websocket: "
+		    "kubectl 1.31 asks for that, 1.29 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true, "
+		    "1.30 also with KUBECTL_PORT_FORWARD_WEBSOCKETS=true");
 	/* the word of our rules for an upgrade; no method has that name */
 	if (slice_eq(r->head.method, SLICE("WEBSOCKET")))
 		return req_bad(r, 400, "bad_request", "there is no such method");
