@@ -228,6 +228,7 @@ local function new(args, opt, ctx)
   if ctx.host.stat(file) then report.fail(("there is a file %s here already"):format(file), "move it away, or choose another name") end
   local written, bad = require("cli.files").write(ctx.host, file, text, tonumber("644", 8))
   if not written then report.fail(("cannot write %s: %s"):format(file, bad)) end
+  report.answer(ctx, { name = name, file = file, like = like })
   ctx.note(("%s is written, a copy of %s that passes its examples. Change it, and then: sallyport policy test ./%s"):format(file, like, file))
   return 0
 end
@@ -268,6 +269,7 @@ local function try(args, opt, ctx)
   return require("cli.policy_try").run(ctx, pol, {
     method = method, url = url, headers = headers, body = body, credential = opt.credential, bare = not words[1],
     read = function() return require("cli.fields").read(ctx, pol.fields or {}, words) end,
+    place = function(reason) return in_file(reason, name, file and what or "policies/" .. name .. ".lua") end,
   })
 end
 
@@ -292,6 +294,7 @@ local function remove(args, _, ctx)
       ("remove %s first: sallyport credential remove %s"):format(#users == 1 and "it" or "those", users[1]))
   end
   local count = require("cli.policy_versions").remove(name, function() return #users_of(name) == 0 end)
+  report.answer(ctx, { removed = report.array { name } })
   ctx.note(("%s is gone, with its %d version%s."):format(name, count, count == 1 and "" or "s"))
   return 0
 end

@@ -227,6 +227,9 @@ end
 
 -- ---- what is shown -------------------------------------------------------------------------------
 
+-- Text that may be shown: bytes that are not UTF-8 as \xNN.
+local function readable(text) return utf8.len(text) and text or require("policy_log").escape(text) end
+
 local function lines_of(self, r, out)
   out[#out + 1] = ("  %s %s"):format(r.method, masked(self, r.url))
   local names = {}
@@ -235,31 +238,31 @@ local function lines_of(self, r, out)
   for _, name in ipairs(names) do
     if name:lower() ~= "host" then out[#out + 1] = ("  %s: %s"):format(name:lower(), masked(self, r.headers[name])) end
   end
-  if r.body ~= "" then
-    out[#out + 1] = ""
-    out[#out + 1] = "  " .. masked(self, r.body)
-  end
+  if r.body == "" then return end
+  out[#out + 1] = ""
+  for line in (masked(self, r.body):gsub("\n$", "") .. "\n"):gmatch("(.-)\n") do out[#out + 1] = "  " .. line end
 end
 
 local function shown_request(self, r)
   if not r then return nil end
   local headers = {}
   for name, v in pairs(r.headers) do
-    if name:lower() ~= "host" then headers[name:lower()] = report.clean(masked(self, v)) end
+    if name:lower() ~= "host" then headers[name:lower()] = readable(masked(self, v)) end
   end
-  return { method = r.method, url = masked(self, r.url), headers = headers,
-    body = r.body ~= "" and report.clean(masked(self, r.body)) or nil }
+  return { method = r.method, url = masked(self, r.url), headers = headers, body = r.body ~= "" and readable(masked(self, r.body)) or nil }
+end
+
+local function say_json(self, ctx, result, log)
+  local sent = report.array()
+  for i, r in ipairs(result.sent or {}) do sent[i] = shown_request(self, r) end
+  for i, text in ipairs(log) do log[i] = readable(text) end
+  report.answer(ctx, { before = shown_request(self, result.before), after = shown_request(self, result.after),
+    stripped = report.array(result.stripped), sent = sent, log = report.array(log), instructions = result.instructions,
+    token = result.token, borrowed = report.array(result.borrowed), makes = result.makes, error = result.error })
 end
 
 local function say(self, ctx, result, log)
-  if ctx.json then
-    local sent = report.array()
-    for i, r in ipairs(result.sent or {}) do sent[i] = shown_request(self, r) end
-    ctx.out(report.json { before = shown_request(self, result.before), after = shown_request(self, result.after),
-      stripped = report.array(result.stripped), sent = sent, log = report.array(log), instructions = result.instructions,
-      makes = result.makes, error = result.error, message = result.message })
-    return
-  end
+  if ctx.json then return say_json(self, ctx, result, log) end
   local out = {}
   for _, r in ipairs(result.sent or {}) do
     out[#out + 1] = "refresh would send"
@@ -306,10 +309,12 @@ function M.run(ctx, pol, spec)
   require("policy_log").listen(was)
   for i, text in ipairs(log) do log[i] = masked(self, text) end
   if not result then
-    so_far.error, so_far.message = code, message and masked(self, tostring(message)) or nil
+    local text = spec.place(masked(self, tostring(message or code)))
+    so_far.error = { message = readable(text), code = code }
     say(self, ctx, so_far, log)
-    if ctx.json then return 1 end
-    report.fail(("%s: %s"):format(pol.name, require("cli.policy_hints").of(so_far.message or code)))
+    if not ctx.json then report.fail(text) end
+    ctx.note("sallyport: " .. text)
+    return 1
   end
   say(self, ctx, result, log)
   return 0
