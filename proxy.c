@@ -1182,24 +1182,29 @@ watch_close(struct watch *w)
 	w->readable = w->writable = false;
 }
 
-/* -- jobs: what cannot be polled. A lane runs its jobs in order of submission; name look-ups have
- * threads of their own, so that a slow name server holds up no token. */
-enum job_lane { JOB_STORE, JOB_RESOLVE, JOB_LANES };
+/* -- jobs: what cannot be polled, or would hold up the loop. A lane runs the jobs of one owner in order
+ * of submission, and those of several owners in turns: an agent with a thousand jobs holds up no other.
+ * Name look-ups have threads of their own, so that a slow name server holds up no token. */
+enum job_lane { JOB_STORE, JOB_RESOLVE, JOB_VERIFY, JOB_LANES };
 static const unsigned job_threads[JOB_LANES] = {
 	[JOB_STORE] = 1,        /* LMDB has one writer anyway */
 	[JOB_RESOLVE] = 4,      /* getaddrinfo may take seconds: one dead zone must not stop the others */
+	[JOB_VERIFY] = 1,       /* certificates of upstreams: more would take the processor from the loops */
 };
-#define JOB_STACK (256 * 1024)  /* glibc's resolver needs some 64 KiB of it */
+#define JOB_STACK (256 * 1024)  /* glibc's resolver needs some 64 KiB of it, BearSSL less */
 
 struct job {
 	struct defer defer;             /* its place in a lane, then among what is done */
 	enum job_lane lane;
-	void (*run)(struct job *);      /* a helper thread; touches only the job's own memory */
+	uint32_t owner;                 /* text_hash of an agent's name; 0: our own */
+	uint64_t turn;                  /* one more than the owner's job before it */
+	void (*run)(struct job *);      /* a helper thread; touches only what the job has, or was lent */
 	void (*done)(struct defer *);   /* loop thread; frees the job */
 };
 
 struct job_queue {
-	struct defers list;             /* under job_lock */
+	struct defers list;             /* under job_lock; in order of their turns */
+	uint64_t turn;                  /* under job_lock; of the job that began last */
 	pthread_cond_t ready;
 };
 
@@ -1222,6 +1227,7 @@ job_thread(void *queue)
 		while ((d = STAILQ_FIRST(&q->list)) == NULL)
 			pthread_cond_wait(&q->ready, &job_lock);
 		STAILQ_REMOVE_HEAD(&q->list, next);
+		q->turn = OWNER(d, struct job, defer)->turn;
 		pthread_mutex_unlock(&job_lock);
 		OWNER(d, struct job, defer)->run(OWNER(d, struct job, defer));
 		pthread_mutex_lock(&job_lock);
@@ -1250,6 +1256,7 @@ static void
 job_submit(struct job *j)
 {
 	struct job_queue *q = &job_queues[j->lane];
+	struct defer *d, *before = NULL;
 
 	j->defer = (struct defer){.run = j->done, .queued = true};
 	if (!job_threaded) {
@@ -1258,9 +1265,37 @@ job_submit(struct job *j)
 		return;
 	}
 	pthread_mutex_lock(&job_lock);
-	STAILQ_INSERT_TAIL(&q->list, &j->defer, next);
+	j->turn = q->turn;
+	STAILQ_FOREACH(d, &q->list, next) {
+		const struct job *other = OWNER(d, struct job, defer);
+
+		if (other->owner == j->owner)
+			j->turn = other->turn + 1;
+		if (other->turn <= j->turn)
+			before = d;
+	}
+	if (before != NULL)
+		STAILQ_INSERT_AFTER(&q->list, before, &j->defer, next);
+	else
+		STAILQ_INSERT_HEAD(&q->list, &j->defer, next);
 	pthread_cond_signal(&q->ready);
 	pthread_mutex_unlock(&job_lock);
+}
+
+/* Takes a job back that has not begun: `done` is not called. False: it has begun, and `done` will be. */
+static bool
+job_cancel(struct job *j)
+{
+	struct defer *d;
+
+	pthread_mutex_lock(&job_lock);
+	STAILQ_FOREACH(d, &job_queues[j->lane].list, next)
+		if (d == &j->defer)
+			break;
+	if (d != NULL)
+		STAILQ_REMOVE(&job_queues[j->lane].list, d, defer, next);
+	pthread_mutex_unlock(&job_lock);
+	return d != NULL;
 }
 
 /* -- the loop itself. `threaded`: a worker, with helper threads; a command does its jobs itself. */
@@ -1837,6 +1872,7 @@ struct dial {
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	bool guarded;                   /* false for what the operator named: a connect-to target, the upstream proxy */
+	uint32_t owner;                 /* whose it is (struct job) */
 	const char *last;               /* static or strerror's: why the last address failed */
 	/* fd >= 0: connected, owned by the callee. Else code and why (static). */
 	void (*done)(struct dial *, int fd, const char *code, const char *why);
@@ -1850,7 +1886,9 @@ net_dial_cancel(struct dial *d)
 {
 	timer_stop(&d->timer);
 	watch_close(&d->watch);
-	if (d->resolve != NULL)
+	if (d->resolve != NULL && job_cancel(&d->resolve->job))
+		free(d->resolve);
+	else if (d->resolve != NULL)
 		d->resolve->dial = NULL;
 	d->resolve = NULL;
 }
@@ -1973,7 +2011,7 @@ dial_resolve(struct dial *d, const char *host, uint16_t port)
 		dial_finish(d, -1, "upstream_unreachable", "out of memory");
 		return;
 	}
-	r->job = (struct job){.lane = JOB_RESOLVE, .run = resolve_run, .done = resolve_done};
+	r->job = (struct job){.lane = JOB_RESOLVE, .owner = d->owner, .run = resolve_run, .done = resolve_done};
 	snprintf(r->host, sizeof r->host, "%s", host);
 	r->port = port;
 	r->dial = d;
@@ -6226,6 +6264,7 @@ conn_begin_dial(struct conn *c)
 	r->up->owner = c;
 	r->up->event = conn_upstream_event;
 	r->up->unread = r->action == REQ_BLIND;
+	r->up->dial.owner = text_hash(r->agent);
 	if (r->up->state == UP_DIAL)
 		upstream_dial(r->up, r->allow, r->nallow);
 }
