@@ -399,7 +399,8 @@ log_line(const char *fmt, ...)
  * system lets us, left out of core dumps, zeroed in a forked child, between two pages nobody may
  * touch. The last holder's release wipes. Blocks are powers of two (a buddy system) and what is
  * free is told by bits outside the arena, so free memory is zero throughout and holds no link
- * for an overrun to bend. Loop thread only: nothing here is locked against threads. */
+ * for an overrun to bend. Loop thread only: nothing here is locked against threads. A helper thread may
+ * read a block while its job holds a reference. */
 #define SECRET_ARENA_MAX  (32u << 20)  /* address space: 64 bodies of 256 KiB, and tokens */
 #define SECRET_STEP       (64u << 10)  /* opened (and locked) at a time; an idle worker needs one */
 #define SECRET_BLOCK_MIN  32u          /* header and 24 bytes: most API keys take 64 */
@@ -951,10 +952,10 @@ buf_take_secret(struct buf *b)
 }
 
 /* ---- loop ------------------------------------------------------------------
- * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all
- * that is in this file but struct job between submit and done. Descriptors are edge-triggered: a
- * watch remembers that it may be read or written until the kernel says it would block, so that no
- * epoll_ctl is needed while bytes move. Nothing is freed while a batch of events is handed out: an
+ * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all that is in
+ * this file, but a struct job between submit and done, and what was lent with that job. Descriptors are
+ * edge-triggered: a watch remembers that it may be read or written until the kernel says it would block, so
+ * that no epoll_ctl is needed while bytes move. Nothing is freed while a batch of events is handed out: an
  * owner of a watch ends in a deferred call. */
 #define LOOP_EVENTS 256         /* events of one epoll_wait: bounds how long a batch may be */
 
@@ -1489,10 +1490,14 @@ struct tls_ident {
 static struct tls_ident *tls_ident_ref(struct tls_ident *id);
 static void tls_ident_unref(struct tls_ident *id);
 
-/* -- trust: verification of an upstream's certificate chain, and why a handshake failed. */
+/* -- trust: verification of an upstream's certificate chain, and why a handshake failed. verify_step makes
+ * a step of the engine, or lends the engine to a helper thread, which makes it: verify_take_back takes it
+ * back where no thread has begun. */
 static struct tls_verify *verify_new(struct tls_trust *trust, struct tls_ident *ident,
     const char *host, bool *resumed, br_ssl_client_context *cc);
 static void verify_free(struct tls_verify *v);
+static void verify_step(struct tls *t, void (*moved)(br_ssl_engine_context *, size_t), size_t n);
+static bool verify_take_back(struct tls_verify *v);
 static bool verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int port,
     struct slice tag, uint8_t name[32]);
 static size_t host_ip(const char *host, uint8_t ip[16]);
@@ -2057,9 +2062,9 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
  *
  * Invariants. Not one byte of application data leaves before the peer's chain was verified whole:
  * the engine takes none until the handshake is done, and a resumed session was verified when it was
- * made. Record buffers belong to a connection only while bytes move. Keys, master secrets and read
- * plaintext are wiped when they go. TLS_CLOSED means that close_notify came; the end of the
- * transport before it is a truncation. */
+ * made. An engine that is lent to a helper thread is touched by nobody else. Record buffers belong to
+ * a connection only while bytes move. Keys, master secrets and read plaintext are wiped when they go.
+ * TLS_CLOSED means that close_notify came; the end of the transport before it is a truncation. */
 #define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
 #define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
 #define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
@@ -2089,6 +2094,8 @@ struct tls {
 	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
 	struct tls_verify *verify;      /* owned; client, during the handshake */
+	struct watch *watch;            /* borrowed: see tls_lend; NULL: it is never lent */
+	uint32_t owner;                 /* whose it is (struct job) */
 	const char *why;                /* static; set once failed */
 	uint8_t name[32];               /* of the session in its table */
 	uint8_t ended_by;               /* the alert that did, the peer's or ours; 0: none */
@@ -2096,6 +2103,7 @@ struct tls {
 	bool is_client;
 	bool done;                      /* the handshake is over */
 	bool resumed, closing, failed;
+	bool lent;                      /* a helper thread has it: nobody else may touch engine and verify */
 	char host[];                    /* canonical, NUL-terminated */
 };
 _Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
@@ -2500,12 +2508,29 @@ tls_settle(struct tls *t)
 	}
 }
 
+static void
+tls_stepped(struct tls *t)
+{
+	if (t->u.eng.ixb > t->in_high)
+		t->in_high = t->u.eng.ixb;
+	tls_settle(t);
+}
+
+/* May the engine be touched? */
+static bool
+tls_live(const struct tls *t)
+{
+	return !t->failed && !t->lent;
+}
+
 /* -- pump: what the rest of the file sees. Every call may change tls_status and tls_has_output. */
 static void
 tls_free(struct tls *t)
 {
 	if (t == NULL)
 		return;
+	if (t->lent && !verify_take_back(t->verify))
+		return;         /* freed once the helper thread is done with it */
 	tls_detach(t);
 	verify_free(t->verify);
 	leaf_unref(t->leaf);
@@ -2581,6 +2606,21 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	return t;
 }
 
+/* From here on a helper thread verifies a chain that is not known: it has the engine until `watch` is told,
+ * and this section's functions take and give nothing meanwhile. `owner` as in struct job. */
+static void
+tls_lend(struct tls *t, struct watch *watch, uint32_t owner)
+{
+	t->watch = watch;
+	t->owner = owner;
+}
+
+static bool
+tls_lent(const struct tls *t)
+{
+	return t->lent;
+}
+
 static enum tls_state
 tls_status(const struct tls *t)
 {
@@ -2609,15 +2649,17 @@ tls_move(struct tls *t, unsigned char *(*room)(const br_ssl_engine_context *, si
 	size_t at = 0, k;
 	unsigned char *p;
 
-	while (at < n && !t->failed && (p = room(eng, &k)) != NULL) {
+	while (at < n && tls_live(t) && (p = room(eng, &k)) != NULL) {
 		if (k > n - at)
 			k = n - at;
 		memcpy(in != NULL ? (char *)p : out + at, in != NULL ? in + at : (char *)p, k);
 		at += k;
-		moved(eng, k);
-		if (eng->ixb > t->in_high)
-			t->in_high = eng->ixb;
-		tls_settle(t);
+		if (t->watch != NULL && !eng->incrypt)
+			verify_step(t, moved, k);
+		else
+			moved(eng, k);
+		if (!t->lent)
+			tls_stepped(t);
 	}
 	return at;
 }
@@ -2636,6 +2678,8 @@ tls_feed(struct tls *t, const void *p, size_t n)
 	tls_reading = t->is_client || t->done ? NULL : &t->u.server;
 	took = tls_move(t, br_ssl_engine_recvrec_buf, br_ssl_engine_recvrec_ack, p, NULL, n);
 	tls_reading = NULL;
+	if (t->lent)
+		return took;
 	return t->failed || t->u.eng.shutdown_recv ? n : took;
 }
 
@@ -2657,7 +2701,7 @@ tls_has_output(const struct tls *t)
 
 	if (t->alert_at < t->alert_n)
 		return true;
-	return !t->failed && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
+	return tls_live(t) && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
 }
 
 /* Wire bytes out, records and flights gathered as far as there is room. */
@@ -2681,7 +2725,7 @@ tls_peek(struct tls *t)
 	size_t n;
 	unsigned char *p = NULL;
 
-	if (!t->failed && t->bufs != NULL)
+	if (tls_live(t) && t->bufs != NULL)
 		p = br_ssl_engine_recvapp_buf(&t->u.eng, &n);
 	return p == NULL ? (struct slice){NULL, 0} : (struct slice){(const char *)p, n};
 }
@@ -2708,7 +2752,7 @@ tls_write(struct tls *t, const void *p, size_t n)
 static void
 tls_flush(struct tls *t)
 {
-	if (!t->failed && t->bufs != NULL)
+	if (tls_live(t) && t->bufs != NULL)
 		br_ssl_engine_flush(&t->u.eng, 0);
 }
 
@@ -2716,7 +2760,7 @@ tls_flush(struct tls *t)
 static void
 tls_shutdown(struct tls *t)
 {
-	if (t->failed || t->closing || t->u.eng.shutdown_recv || !tls_attach(t))
+	if (!tls_live(t) || t->closing || t->u.eng.shutdown_recv || !tls_attach(t))
 		return;
 	t->closing = true;
 	br_ssl_engine_close(&t->u.eng);
@@ -3695,6 +3739,8 @@ peer_fill(struct peer *p)
 		}
 		if (p->tls != NULL && tls_status(p->tls) == TLS_CLOSED)
 			return IO_EOF;
+		if (p->tls != NULL && tls_lent(p->tls))
+			return IO_AGAIN;        /* else an end of the wire would hide why a chain was refused */
 		if ((io = peer_read_wire(p)) != IO_OK)
 			return io == IO_EOF && p->tls != NULL ? IO_ERR : io;
 	}
@@ -3966,6 +4012,7 @@ upstream_reached(struct upstream *u)
 	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tag)) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
+		tls_lend(u->peer.tls, &u->peer.watch, u->dial.owner);
 		u->state = UP_HANDSHAKE;
 		timer_set(&u->timer, clock_now() + UPSTREAM_TLS_MS, upstream_timeout);
 		u->peer.watch.writable = true;
@@ -9641,13 +9688,25 @@ struct tls_verify {
 	unsigned err;                   /* BR_ERR_X509_…, once something is wrong */
 	const char *why;                /* static; NULL: the table of reasons has it */
 	br_x509_decoder_context own;    /* the server's key */
+	uint8_t hash[32];               /* see verify_known */
+	bool asks, unknown;             /* see verify_step */
+	bool good;                      /* the chain was judged, and is good */
+	/* while a helper thread has it */
+	struct job job;
+	struct tls *tls;                /* lent; owns this struct */
+	void (*moved)(br_ssl_engine_context *, size_t);
+	size_t n;
+	bool dropped;                   /* `tls` is to be freed */
 };
 
 static void
 verify_start_chain(const br_x509_class **ctx, const char *server_name)
 {
+	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
+
 	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
-	*OWNER(ctx, struct tls_verify, vtable)->resumed = false;
+	if (!v->unknown)        /* else a helper thread is here, and the loop was before */
+		*v->resumed = false;
 }
 
 static void
@@ -9883,30 +9942,36 @@ static struct verified {
 	int64_t from, to;       /* of all dates on the path */
 } verified[VERIFIED_MAX];
 
-/* The place of this chain for this host, under these roots and pins, and its hash. */
-static struct verified *
-verify_place(const struct tls_verify *v, uint8_t hash[32])
+/* Was this chain found good, for this host, under these roots and pins? */
+static bool
+verify_known(struct tls_verify *v)
 {
 	const struct tls_ident *id = v->ident;
 	const uint32_t of[] = {v->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count};
+	const struct verified *k;
 
 	tls_sha256_join((const struct slice[]){{(const char *)of, sizeof of}, {(const char *)v->end, sizeof v->end},
 	    {id != NULL ? (const char *)id->tag : "", id != NULL ? sizeof id->tag : 0},
-	    {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, hash);
-	return &verified[hash[0] % VERIFIED_MAX];
+	    {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, v->hash);
+	k = &verified[v->hash[0] % VERIFIED_MAX];
+	return memcmp(k->hash, v->hash, sizeof v->hash) == 0 && v->now >= k->from && v->now <= k->to;
 }
 
-/* Keeps the result of a chain that was found good, for as long as all dates on its path allow. */
+/* Remembers a chain that was found good, for as long as all dates on its path allow. Loop thread. */
 static void
-verify_note(const struct tls_verify *v, struct verified *place, const uint8_t hash[32])
+verify_keep(const struct tls_verify *v)
 {
-	*place = (struct verified){.from = INT64_MIN, .to = INT64_MAX};
-	memcpy(place->hash, hash, sizeof place->hash);
+	struct verified *k = &verified[v->hash[0] % VERIFIED_MAX];
+
+	if (!v->good)
+		return;
+	*k = (struct verified){.from = INT64_MIN, .to = INT64_MAX};
+	memcpy(k->hash, v->hash, sizeof k->hash);
 	for (unsigned i = 0; i < v->depth; i++) {
-		if (place->from < v->path[i]->not_before)
-			place->from = v->path[i]->not_before;
-		if (place->to > v->path[i]->not_after)
-			place->to = v->path[i]->not_after;
+		if (k->from < v->path[i]->not_before)
+			k->from = v->path[i]->not_before;
+		if (k->to > v->path[i]->not_after)
+			k->to = v->path[i]->not_after;
 	}
 }
 
@@ -9917,13 +9982,16 @@ static unsigned
 verify_end_chain(const br_x509_class **ctx)
 {
 	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
-	struct verified *place;
-	uint8_t hash[32];
+	bool fits = v->count <= TLS_CHAIN_MAX && buf_ok(&v->certs), known = fits && !v->unknown && verify_known(v);
 	size_t from = 0;
 
 	if (v->count == 0)
 		return BR_ERR_X509_EMPTY_CHAIN;
-	if (v->count > TLS_CHAIN_MAX || !buf_ok(&v->certs)) {
+	if (v->asks && !known) {
+		v->unknown = true;
+		return BR_ERR_X509_NOT_TRUSTED; /* nobody sees this: verify_step takes the step back */
+	}
+	if (!fits) {
 		v->count = 0;
 		verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
 	}
@@ -9936,17 +10004,16 @@ verify_end_chain(const br_x509_class **ctx)
 		}
 	v->path[0] = &v->cert[0];
 	v->used = v->depth = 1;
-	place = verify_place(v, hash);
-	if (v->err == 0 && memcmp(place->hash, hash, sizeof hash) == 0 && v->now >= place->from && v->now <= place->to &&
-	    cert_key(&v->cert[0], &v->own) == 0)
+	if (v->err == 0 && known && cert_key(&v->cert[0], &v->own) == 0)
 		return 0;
 	if (v->err == 0 && !verify_itself(v) && verify_leaf(v, &v->cert[0]) &&
 	    (verify_is_root(v, &v->cert[0]) || verify_climb(v, 1))) {
 		v->err = 0;     /* of ways that led nowhere */
 		v->why = NULL;
 	}
-	if (v->err == 0)
-		verify_note(v, place, hash);
+	v->good = v->err == 0;
+	if (!v->unknown)
+		verify_keep(v);
 	return v->err;
 }
 
@@ -9962,6 +10029,79 @@ static const br_x509_class verify_class = {
 	sizeof(struct tls_verify), verify_start_chain, verify_start_cert, verify_append,
 	verify_end_cert, verify_end_chain, verify_get_pkey,
 };
+
+/* -- off the loop: the step of the engine that ends an unknown chain, milliseconds of signatures, would hold
+ * up all agents. Such a step is taken back, and made again, whole, by a helper thread. Taking it back is
+ * putting the engine's struct back: chains come in the clear, so BearSSL has changed no byte of its buffers
+ * by then. The thread works in struct tls and what that owns, reads what `verify` has references of (it may
+ * sign with a client certificate's key), and calls nothing that keeps a state of its own. */
+static void
+verify_job_run(struct job *j)
+{
+	struct tls_verify *v = OWNER(j, struct tls_verify, job);
+#ifdef SALLYPORT_TEST
+	const char *hold = getenv("SALLYPORT_TEST_HOLD");       /* a file: as long as it exists */
+
+	while (hold != NULL && access(hold, F_OK) == 0)
+		usleep(1000);
+#endif
+	v->moved(&v->tls->u.eng, v->n);
+}
+
+static void
+verify_job_done(struct defer *d)
+{
+	struct tls_verify *v = OWNER(d, struct tls_verify, job.defer);
+	struct tls *t = v->tls;
+
+	verify_keep(v);
+	t->lent = false;
+	if (v->dropped) {
+		tls_free(t);
+		return;
+	}
+	tls_stepped(t);
+	t->watch->ready(t->watch);
+}
+
+/* Makes a step of a client's engine in the clear: `moved` acknowledges n bytes. If a chain ends that is not
+ * known, the step is only begun: t->lent until a helper thread has made it. */
+static void
+verify_step(struct tls *t, void (*moved)(br_ssl_engine_context *, size_t), size_t n)
+{
+	struct tls_verify *v = t->verify;
+	br_ssl_client_context before;
+	size_t certs_n = v->certs.n;
+	unsigned count = v->count;
+
+	if (v->path[0] != NULL) {       /* the chain has ended */
+		moved(&t->u.eng, n);
+		return;
+	}
+	before = t->u.client;
+	v->asks = true;
+	moved(&t->u.eng, n);
+	v->asks = false;
+	if ((t->lent = v->unknown)) {
+		t->u.client = before;
+		v->certs.n = certs_n;
+		v->count = count;
+		v->tls = t;
+		v->moved = moved;
+		v->n = n;
+		v->job = (struct job){.lane = JOB_VERIFY, .owner = t->owner, .run = verify_job_run, .done = verify_job_done};
+		job_submit(&v->job);
+	}
+	wipe(&before, sizeof before);
+}
+
+/* The owner of an engine that is lent frees it. False: a helper thread is at it, and verify_job_done frees it. */
+static bool
+verify_take_back(struct tls_verify *v)
+{
+	v->dropped = !job_cancel(&v->job);
+	return !v->dropped;
+}
 
 /* Makes an engine verify the server's chain, and show the credential's certificate when asked for
  * one. */
