@@ -235,8 +235,8 @@ def test_out_traps(t):
 
 
 def test_import_hostile(t):
-    """mcp import: an .mcp.json that somebody else wrote steers no terminal and no shell; a secret in a url stays out of the
-    new file; names that would meet, a list for an object and the file itself as --out are refused, and nothing is kept"""
+    """mcp import: an .mcp.json that somebody else wrote steers no terminal and no shell; a secret in a url becomes part of
+    the credential, and one that would stay refuses its server; so do names that would meet, a text for an object and the file itself as --out"""
     s, _ = t.proxy(serve=False)
     path, out = s.dir / "old.json", s.dir / "new.json"
 
@@ -250,31 +250,41 @@ def test_import_hostile(t):
         said, _ = give({"bad": {"url": "https://api.test/mcp", "headers": {"Authorization": value}}}, exit=1)
         assert "bad, Authorization" in said and "its value" in said, (value, said)
     said, new = give({"url": {"url": "https://api.test/v1/${KEY}/mcp?api_key=canary-q&k=${KEY}&b=${B:-c}", "headers": {"X-Auth": "canary-h"}}}, KEY="canary-k")
-    assert new["url"]["url"] == "https://api.test/v1/${KEY}/mcp?api_key=${URL_API_KEY}&k=${KEY}&b=${B:-c}" and "headers" not in new["url"], new
-    assert said.count("--env KEY ") == 1 and "--env URL_API_KEY" in said, said
-    assert json.loads(s.cli("credential", "show", "url", "--json").stdout)["paths"] == ["/v1/"]
+    assert new["url"]["url"] == "https://api.test/v1/${KEY}/mcp?k=${KEY}&b=${B:-c}" and "headers" not in new["url"], new
+    assert said.count("--env KEY ") == 1, said
+    shown = json.loads(s.cli("credential", "show", "url", "--json").stdout)
+    assert shown["paths"] == ["/v1/"] and shown["fields"] == {"name": "api_key", "in": "query"} and shown["secrets"] == ["headers.x-auth", "value"], shown
     said, _ = give({"a\x1b[31m": {"url": "https://x.test/a;$(touch)", "headersHelper": "/h/p \x1b[2J $(id)"}, "b": {"url": "https://x.test/`id`"}})
-    assert "'https://x.test/`id`'" in said and "'arguments=" in said, said
+    assert "'https://x.test/`id`'" in said and "a line for a shell" in said and "$(" not in said, said
+    for line, want in (("/h/p --team 'a b' | jq .", "a line for a shell"), ("gh auth token", "a line for a shell"), ("sh -c x", "a line for a shell"),
+                       ("/h/p --key sk-canary-0123456789", "a line for a shell"), ("/h/p a;b", "a line for a shell"), ("/h/p a b", "'arguments=a b'")):
+        said, new = give({"h": {"url": "https://x.test/a", "headersHelper": line}})
+        assert want in said and "serve --helpers DIR" in said and "headersHelper" not in new["h"], (line, said)
     said, new = give({"odd": {"url": "https://x.test/s/canary0Abcdefghij123456/mcp?p=canary0Abcdefghij123456&q=1", "headers": {
         "X-Api": "sk-canary-1", "X-Fwd": "Bearer canary-2", "X-Id": "canary0Abcdefghij123456", "X-Team": "blue-team-2024"}}})
-    assert new["odd"] == {"type": "http", "url": "https://x.test/s/${ODD_URL_KEY}/mcp?p=${ODD_P}&q=1", "headers": {"X-Team": "blue-team-2024"}}, new
-    assert "--env ODD_URL_KEY" in said and "--env ODD_P " in said and "no secret in it" not in said, said
+    assert new["odd"] == {"url": "https://x.test/s/__ODD_URL_KEY_SECRET__/mcp?p=__ODD_P_SECRET__&q=1", "headers": {"X-Team": "blue-team-2024"}}, new
+    assert "no secret in it" not in said, said
     said, new = give({"long": {"url": "https://x.test/s/${A_VARIABLE_OF_32_LETTERS_API_KEY}/mcp?p=a-${A_VARIABLE_OF_32_LETTERS_API_KEY}"}})
     assert new["long"]["url"] == "https://x.test/s/${A_VARIABLE_OF_32_LETTERS_API_KEY}/mcp?p=a-${A_VARIABLE_OF_32_LETTERS_API_KEY}", new
     assert "LONG_URL_KEY" not in said and "LONG_P" not in said, said
     shown = json.loads(s.cli("credential", "show", "odd", "--json").stdout)
-    assert shown["paths"] == ["/s/"] and sorted(shown["secrets"]) == ["headers.x-fwd", "headers.x-id", "key"], shown
-    said, new = give({"std": {"command": "npx", "args": ["mcp-remote", "--header", "Authorization: Bearer canary-a"], "env": {"AUTH": "canary-b"}}})
-    assert "still stands" in said and new["std"]["env"] == {"AUTH": "${AUTH}"} and out.stat().st_mode & 0o777 == 0o600, said
-    said, _ = give({"std": {"command": "npx", "headers": {"Authorization": "Bearer canary-c"}}})
-    assert "still stands" in said and out.stat().st_mode & 0o777 == 0o600, said
-    assert "still stands" not in give({"std": {"command": "npx", "args": ["-y", "thing@1.2.3"], "cwd": "/srv/thing", "timeout": 5}})[0]
+    assert shown["paths"] == ["/s/"] and sorted(shown["secrets"]) == ["headers.x-api", "headers.x-fwd", "headers.x-id", "values.P", "values.URL_KEY"], shown
+    # What looks like a secret and cannot be replaced refuses its server: it is no advice, for the file goes to a sandbox.
+    for server, place in (({"command": "npx", "args": ["mcp-remote", "--header", "Authorization: Bearer canary-a"], "env": {"AUTH": "canary-b"}}, "std.args.3"),
+                          ({"command": "npx", "headers": {"Authorization": "Bearer canary-c"}}, "std.headers.Authorization"),
+                          ({"command": "npx", "args": ["--token", "canary-d"]}, "std.args.2"), ({"command": "x --api-key=canary-e"}, "std.command"),
+                          ({"command": "x", "metadata": {"deep": [{"password": "canary-f"}]}}, "std.metadata.deep.1.password"),
+                          ({"url": "https://x.test/mcp#access_token=canary-g"}, "url"), ({"url": "https://x.test/mcp", "note": "key sk-canary-0123456789"}, "std.note")):
+        said, _ = give({"std": server}, 1)
+        assert "looks like" in said and place in said, (server, said)
+    assert "looks like" not in give({"std": {"command": "npx", "args": ["-y", "thing@1.2.3"], "cwd": "/srv/thing", "timeout": 5}})[0]
+    assert out.stat().st_mode & 0o777 == 0o644
     token = {"Authorization": "Bearer canary-z"}
     assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
     assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
     for where in ("a/../b", "a%2f..%2fb", "/a", "a;b"):                     # what cannot be a prefix must not become the whole host
         assert "prefix" in give({"c": {"url": f"https://x.test/{where}", "headers": token}}, 1)[0]
-    for bad in ([{"url": "https://x.test"}], {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},
+    for bad in (["https://x.test"], [], "x", {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},
                 {"c": {"url": "https://x.test", "headers": {"X-Token": "canary", "x-token": "canary"}}},
                 {"c": {"url": "https://x.test", "headers": {f"X-Token-{i}": "canary" for i in range(300)}}}, {"c": {"url": "\x1b[2J"}}, {"c": {"url": "https://x.test", "type": {}}}, {"c": {"url": "https://x.test", "headersHelper": 5}}):
         give(bad, 1)

@@ -776,15 +776,14 @@ return { kind = "type", api = 1, name = "two", title = "Two secrets",
     assert(out:find("REQUESTS +VARIABLES\n") and out:find("\na [^\n]* 200 *\n") and out:find("\nb [^\n]*TENANT=x"), out)
   end),
 
-  ["what another client calls an MCP server is answered with what to write"] = with_home(function(w)
-    for text, hint in pairs {
-      ['{"servers":{}}'] = "write the servers as", ["{ // a comment\n}"] = "comments, commas",
-      ['{"mcpServers":{"a":{"serverUrl":"https://a.test/"}}}'] = 'write its serverUrl as "url"',
-      ['{"mcpServers":{"a":{"httpUrl":"https://a.test/"}}}'] = 'write its httpUrl as "url"',
-    } do
-      w.refused(hint, "mcp", "import", w.file("m.json", text))
+  ["a file without MCP servers is answered with how to write them"] = with_home(function(w)
+    for _, text in ipairs { '{"server":{}}', "{ // a comment\n}", "[]", "5" } do
+      w.refused("no MCP servers in it", "mcp", "import", w.file("m.json", text))
       os.remove(w.dir .. "/m.json")
     end
+  end),
+
+  ["a kind of tunnel that is no word of its own takes ="] = with_home(function(w)
     w.refused("--tunnel=raw", "domain", "add", "default", "a.test", "--tunnel", "raw")
   end),
 
