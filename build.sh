@@ -16,7 +16,7 @@ sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthread"   # libm is a part of glibc
 
-build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev"
+build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zopfli"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish"
@@ -72,7 +72,67 @@ slim() {
 # topic FILE: a topic of `sallyport help` as a module that is its text.
 topic() { printf 'return [=====[\n'; cat "$1"; printf ']=====]\n'; }
 
-# build/embed.S: every Lua file in the binary, packed by gzip, and the table that names them: where a file's pack lies, and
+# manual: fails where something that policies get has no entry in their manual: a function in lua/allowed.lua, in the views'
+# and handles' tables of proxy.c or of `net`, or a key that the loader knows. An entry is a line "## NAME(…), NAME(…)".
+manual() {
+	lacks=$(awk '
+		function need(name, at) { if (!(name in has)) print at ": " name }
+		FILENAME ~ /policy_manual/ {
+			if (sub(/^## /, "")) while (match($0, /^[ ,]*[A-Za-z0-9_.:]+/)) {
+				name = substr($0, 1, RLENGTH); $0 = substr($0, RLENGTH + 1); gsub(/[ ,]/, "", name); has[name] = 1
+				if ($0 ~ /^[ ]*[({\[-]/) break
+			}
+			next
+		}
+		FILENAME ~ /allowed/ {
+			if (/^local given = \{/) on = 1; else if (/^}/) on = 0
+			if (on && match($0, /^  [a-z0-9]+ = "/)) {
+				module = $1; sub(/^[^"]*"/, ""); sub(/".*/, "")
+				for (n = split($0, word, " "); n > 0; n--) need(module "." word[n], FILENAME)
+			}
+			next
+		}
+		FILENAME ~ /oauth/ { if (/^  function net\./) { sub(/^  function /, ""); sub(/\(.*/, ""); need($0, FILENAME) } next }
+		FILENAME ~ /policy\.lua/ {
+			if (/^M\.key_tables = \{/) { on = 1; next }
+			if (on) { if (/^}/) on = 0; while (match($0, /[a-z_]+ = [a-z_]+/)) {
+				split(substr($0, RSTART, RLENGTH), word, " = "); of[word[2]] = word[1]; $0 = substr($0, RSTART + RLENGTH) } }
+			if (match($0, /^local [a-z_]+_keys = \{/)) { table = $2; sub(/^[^{]*/, "") }
+			if (table != "") { line = $0; while (match(line, /[a-z_]+ = "/)) {
+				keys[table] = keys[table] " " substr(line, RSTART, RLENGTH - 4); line = substr(line, RSTART + RLENGTH) }
+				if (/}/) table = "" }
+			next
+		}
+		/^static const luaL_Reg l_(secret_functions|headers|query|view_methods)\[\]/ { prefix = /l_secret/ ? "secret." : /l_headers/ ? "req.headers:" : /l_query/ ? "req.query:" : "req:" }
+		/^} codecs\[\] = / { prefix = "secret." }
+		/ l_members\[\] = / { prefix = "req." }
+		/^};/ { prefix = "" }
+		prefix != "" { line = $0; while (match(line, /\{"[a-z0-9_]+"/)) {
+			name = substr(line, RSTART + 2, RLENGTH - 3); line = substr(line, RSTART + RLENGTH); row = line; sub(/\}.*/, "", row)
+			if (prefix != "req." || row ~ /OF_(VIEW|BOTH|ALL)/) need(prefix name, FILENAME) } }
+		END { for (t in keys) { if (!(t in of)) print "lua/policy.lua: " t " is not in M.key_tables"
+			for (n = split(keys[t], word, " "); n > 0; n--) need(of[t] "." word[n], "lua/policy.lua") } }
+	' lua/cli/policy_manual.lua lua/allowed.lua lua/oauth.lua lua/policy.lua proxy.c)
+	[ -z "$lacks" ] || { say "no entry in lua/cli/policy_manual.lua:"; printf '%s\n' "$lacks" >&2; exit 1; }
+}
+
+# pack NAME BY: build/slim/NAME.$$ as NAME.gz. The release's are zopfli's, 13 KB smaller than gzip's: it takes 5 s, so it runs
+# where the text is new. NAME.best is the text that is packed so. Without zopfli gzip has to do.
+pack() {
+	new=build/slim/$1.$$
+	if cmp -s "$new" "build/slim/$1.best" && [ -e "build/slim/$1.gz" ]; then
+		rm "$new"
+	elif rm -f "build/slim/$1.best"; [ "$2" = zopfli ] && command -v zopfli >/dev/null; then
+		zopfli -c "$new" >"build/slim/$1.gz.$$"
+		mv "build/slim/$1.gz.$$" "build/slim/$1.gz"
+		mv "$new" "build/slim/$1.best"
+	else
+		gzip -9n <"$new" >"build/slim/$1.gz"
+		rm "$new"
+	fi
+}
+
+# embed gzip|zopfli: build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and
 # where the file lies within. One pack for a folder: a tenth smaller than a pack for each file, and no worker unpacks what
 # only commands run. Policies are for people to read and edit, so they go in with their comments.
 embed() {
@@ -96,8 +156,7 @@ embed() {
 				printf '\t.long n%d - embed_base, b_%s - embed_base, e_%s - embed_base, %d, %d\n' \
 					$i "$pack" "$pack" "$from" $((at - from)) >>"$rows"
 			done
-			gzip -9n <"build/slim/$pack.$$" >"build/slim/$pack.gz"
-			rm "build/slim/$pack.$$"
+			pack "$pack" "$1"
 			printf 'b_%s:\t.incbin "build/slim/%s.gz"\ne_%s:\n' "$pack" "$pack" "$pack"
 		done
 		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
@@ -152,13 +211,15 @@ check_needs() {
 }
 
 build() {
-	embed
+	manual
+	case " ${*:-release} " in *" release "*) embed zopfli ;; *) embed gzip ;; esac
 	for t in "${@:-release}"; do build_one "$t"; done
 }
 
 # build_all TARGET…: those older than the sources, one process a core.
 build_all() {
-	embed
+	manual
+	embed gzip
 	for t; do
 		case $t in test|asan|clang) o=build/$t/sallyport ;; *resolve.c) o=build/resolve.so ;; *) o=build/$(basename "$(dirname "$t")")/$(basename "$t" .c) ;; esac
 		[ -e "$o" ] && [ -z "$(find build.sh proxy.c lua policies "${t%/*}" -newer "$o" -name '*.*' 2>/dev/null | head -n 1)" ] || echo "$t"

@@ -4511,6 +4511,7 @@ struct allowance {
 static lua_State *lua_main;             /* owned; tasks are its threads */
 static bool lua_worker;                 /* every task's memory is bounded, not only a policy's */
 static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
+static int64_t lua_spent, lua_turns;     /* instructions of the last allowance; allowances so far */
 static size_t lua_used;                 /* bytes the state holds */
 static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
 static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
@@ -4604,6 +4605,7 @@ static void
 lua_arm(lua_State *co)
 {
 	lua_watch(LUA_COMMAND_S);
+	lua_turns++;
 	lua_now = (struct allowance){
 		.co = co,
 		.left = LUA_BUDGET,
@@ -4617,8 +4619,10 @@ lua_arm(lua_State *co)
 static void
 lua_disarm(const struct allowance *outer)
 {
-	if (lua_now.co != NULL)
+	if (lua_now.co != NULL) {
 		lua_sethook(lua_now.co, NULL, 0, 0);
+		lua_spent = LUA_BUDGET - lua_now.left;
+	}
 	if (lua_now.co != NULL && outer->co == NULL)
 		lua_watch(0);
 	lua_now = *outer;
@@ -5486,6 +5490,11 @@ req_parse(struct req *r)
 	if (!req_parse_target(r))
 		return false;
 	req_find_token(r);
+	/* kubectl before 1.31, for exec, attach, cp and port-forward. It shows the message alone. */
+	if (r->head.upgrade && slice_begins_nocase(http_value(&r->head, SLICE("upgrade")), SLICE("SPDY/")))
+		return req_bad(r, 400, "bad_request", "an upgrade to SPDY is not passed on, only one to websocket: "
+		    "kubectl 1.31 asks for that, 1.29 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true, "
+		    "1.30 also with KUBECTL_PORT_FORWARD_WEBSOCKETS=true");
 	/* the word of our rules for an upgrade; no method has that name */
 	if (slice_eq(r->head.method, SLICE("WEBSOCKET")))
 		return req_bad(r, 400, "bad_request", "there is no such method");
@@ -16389,12 +16398,25 @@ l_sandbox_charge(lua_State *L)
 	return 0;
 }
 
+/* sandbox.spent() -> integer, integer
+ *
+ * Instructions that the policy's last call took, in steps of LUA_HOOK_EVERY. Then how many calls and
+ * resumes there have been, which tells one from the next. */
+static int
+l_sandbox_spent(lua_State *L)
+{
+	lua_pushinteger(L, lua_spent);
+	lua_pushinteger(L, lua_turns);
+	return 2;
+}
+
 static const luaL_Reg l_sandbox[] = {
 	{"call", l_sandbox_call},
 	{"charge", l_sandbox_charge},
 	{"default_source", l_sandbox_default_source},
 	{"defaults", l_sandbox_defaults},
 	{"load", l_sandbox_load},
+	{"spent", l_sandbox_spent},
 	{"wait", l_sandbox_wait},       /* yields */
 	{NULL, NULL},
 };

@@ -6,12 +6,23 @@
 local patterns, null = require "patterns", require("json").null
 local M = {}
 
-local names = {
-  { "math", math, "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger modf pi rad sin sqrt tan tointeger type ult" },
-  { "string", string, "byte char find format gmatch gsub len lower match pack packsize rep reverse sub unpack upper" },
-  { "table", table, "concat insert move pack remove sort unpack" },
+-- Every name is one more entry of the manual (lua/cli/policy_manual.lua), without which nothing builds.
+local given = {
+  lua = "assert error ipairs next pairs pcall select tonumber tostring type log",
+  math = "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger modf pi rad sin sqrt tan tointeger type ult",
+  string = "byte char find format gmatch gsub len lower match pack packsize rep reverse sub unpack upper",
+  table = "concat insert move pack remove sort unpack",
+  lpeg = "B C Carg Cc Cf Cg Cmt Cp Cs Ct P R S locale match type version",
+  utf8 = "char charpattern codepoint codes len offset",
+  aws = "assumed body check mint scope sign sts",
+  form = "carries encode of parse values",
+  json = "array build decode encode null",
+  secret = "base64 base64url decode form hex hmac is json_string percent sha256 template",
+  sign = "digest hmac jwt key_info key_problem nonce public_key sha256 signature sigv4",
+  time = "iso now wall wall_ms",
+  uri = "decode parse_query percent query",
 }
-local base = "assert error ipairs next pairs pcall select tonumber tostring type"
+M.given = given
 
 -- Lua's own compares without an instruction of Lua's: the budget would not see a thousand long texts compared.
 local function sort(t, before) return table.sort(t, before or function(a, b) return a < b end) end
@@ -24,6 +35,14 @@ local function copy(from, words)
   return out
 end
 
+-- What a module has and `given` does not list is the runtime's own.
+local function listed(from, name)
+  if given[name] then return copy(from, given[name]) end
+  local out = {}
+  for key, v in pairs(from) do out[key] = v end
+  return out
+end
+
 -- An empty table that reads from `content` and cannot be written. Functions that go past metatables (next, and table.*
 -- where they do) meet the empty one.
 local function seal(content, message, call)
@@ -33,26 +52,26 @@ local function seal(content, message, call)
   })
 end
 
---- allowed.env(extra) -> environment; extra = { name = { function… } }: the runtime's modules, of which it gets copies too.
-function M.env(extra)
-  local env = copy(_G, base)
-  for _, lib in ipairs(names) do
-    local content = copy(lib[2], lib[3])
-    if content.sort then content.sort = sort end
-    env[lib[1]] = seal(content, READ_ONLY)
-  end
+--- allowed.env(extra, log) -> environment; extra = { name = { function… } }: the runtime's modules, of which it gets
+-- copies too. log: the function of that name.
+function M.env(extra, log)
+  local env = copy(_G, given.lua)
   local function add(name, module)
-    local content = {}
-    for key, v in pairs(module) do
+    local content = listed(module, name)
+    for _, v in pairs(content) do
       if type(v) == "table" or type(v) == "userdata" and v ~= null then error("a policy's module holds functions alone") end
-      content[key] = v
     end
+    if content.sort then content.sort = sort end
     local meta = getmetatable(module)
     env[name] = seal(content, READ_ONLY, meta and meta.__call)      -- form(…), json(…)
   end
+  add("math", math)
+  add("string", string)
+  add("table", table)
   add("lpeg", patterns.lib)
   add("utf8", patterns.utf8)
   for name, module in pairs(extra) do add(name, module) end
+  env.log = log
   return seal(env, "global '%s' cannot be set: use local; nothing outlives a request")
 end
 

@@ -120,6 +120,13 @@ local function find_option(list, name)
   end
 end
 
+-- -H LINE, -HLINE: an option that has one letter, too, for those who know it from curl.
+local function find_short(list, text)
+  for _, o in ipairs(list) do
+    if o.short and text:sub(1, 2) == "-" .. o.short then return o end
+  end
+end
+
 local function unknown_option(name, command, options)
   local names = {}
   for _, o in ipairs(options) do names[#names + 1] = o.name end
@@ -149,6 +156,10 @@ function M.parse(args, command)
   local opt, rest, i = {}, {}, 1
   while i <= #args do
     local a = args[i]
+    local short = find_short(options, a)
+    if short then
+      a = "--" .. short.name .. (#a > 2 and "=" .. a:sub(3) or "")
+    end
     if a == "--" then
       table.move(args, i + 1, #args, #rest + 1, rest)
       break

@@ -31,7 +31,7 @@ M.codes = {
   misdirected      = { 421, "Host or target is not the host of this tunnel", "open a tunnel to that host" },
   too_many         = { 429, "the agent's share of connections or requests is used up", "wait for one to finish" },
   injection_failed = { 502, "the credential could not be applied", "the operator can look at it: sallyport credential test NAME" },
-  oauth_refresh_failed = { 502, "the authorization server refused to give a token",
+  oauth_refresh_failed = { 502, "no token could be had for the credential",
                        "the operator can mend it: sallyport credential test NAME" },
   oauth_not_connected = { 502, "the credential has not been connected yet", "the operator can connect it" },
   policy_failed    = { 502, "a policy script failed", "the operator sees where: sallyport credential test NAME, and the server's log" },

@@ -206,21 +206,89 @@ function M.judge(answer, spec, sent_at)
   }
 end
 
+-- What each function of `net` may be told.
+local request_keys = { method = true, url = true, headers = true, body = true, expect = true }
+local post_keys = { client = true, basic = true, form = true, body = true, headers = true, expect = true }
+local token_keys = {
+  client = true, basic = true, form = true, body = true, headers = true, ttl = true, lasting = true, renewable = true,
+  token_types = true, member = true, within = true, or_top = true,
+}
+local client_keys = { method = true, id = true, secret = true, key = true, key_id = true, algorithm = true, audience = true }
+M.keys = { request = request_keys, post = post_keys, token = token_keys, client = client_keys }
+
+-- A misspelt key must not be one that does nothing.
+local function check_keys(what, given, keys)
+  for k in pairs(given) do
+    if not keys[k] then
+      local names = {}
+      for name in pairs(keys) do names[#names + 1] = name end
+      table.sort(names)
+      local near = type(k) == "string" and require("records").nearest(k, names)
+      error(("%s has no key '%s'%s"):format(what, type(k) == "string" and k or type(k),
+        near and (": did you mean %s?"):format(near) or ""), 0)
+    end
+  end
+end
+
+-- { { name, value } … }, or { name = value }, as a list of pairs.
+local function header_list(headers)
+  if headers == nil then return {} end
+  if type(headers) ~= "table" then error("headers is a table: { name = value }, or a list of pairs { name, value }", 0) end
+  local list, names = {}, {}
+  for i, h in ipairs(headers) do
+    if type(h) ~= "table" then error(("header %d is not a pair { name, value }"):format(i), 0) end
+    list[i] = h
+  end
+  for name in pairs(headers) do names[#names + 1] = type(name) == "string" and name or nil end
+  table.sort(names)
+  for _, name in ipairs(names) do list[#list + 1] = { name, headers[name] } end
+  return list
+end
+
+-- Notes what the endpoint said, so that it can be kept out of what is told of a failure. Registered codes may be told.
+local function note_answer(seen, answer)
+  local function add(text)
+    if type(text) == "number" then text = ("%.14g"):format(text) end
+    if type(text) == "string" and #text > 2 and M.code(text) ~= text then seen.texts[#seen.texts + 1] = text end
+  end
+  seen.status = answer.status
+  add(answer.challenge)
+  for _, v in pairs(answer.values or {}) do add(v) end
+end
+
+--- A policy's own words about a refresh, without what the endpoint wrote. seen: what M.net noted.
+function M.without_answers(text, seen)
+  local texts = seen and seen.texts or {}
+  table.sort(texts, function(a, b) return #a > #b end)
+  for _, part in ipairs(texts) do
+    local at = 1
+    while true do
+      local s, e = text:find(part, at, true)
+      if not s then break end
+      text, at = text:sub(1, s - 1) .. "[answer]" .. text:sub(e + 1), s + #"[answer]"
+    end
+  end
+  return text
+end
+
 --- with = { client = http_client, time, secret, form, json, sign, new_id, allows = function(url) -> true | nil, why,
 --           addresses = function(url) -> {cidr} | nil, tls = function(url) -> identity | nil, deadline = of the whole refresh }
+-- -> net, seen = { status = of the last answer | nil, texts = { what the endpoints wrote } }
 function M.net(with)
-  local net = {}
+  local net, seen = {}, { texts = {} }
 
   local function call(spec, deadline)
+    seen.status = nil
     local ok, why = with.allows(spec.url)
     if not ok then return nil, "url_not_declared", why end
     local limit = math.min(with.time.now() + CALL_MAX, with.deadline or math.huge)
     if type(deadline) == "number" and deadline < limit then limit = deadline end
     if limit <= with.time.now() then return nil, "timeout" end
     local answer, code, detail = with.client.request({
-      method = spec.method or "POST", url = spec.url, headers = spec.headers, body = spec.body, expect = spec.expect,
+      method = spec.method or "POST", url = spec.url, headers = header_list(spec.headers), body = spec.body, expect = spec.expect,
       exact = true, max = BODY_MAX, addresses = with.addresses and with.addresses(spec.url), tls = with.tls and with.tls(spec.url),
     }, limit)
+    if answer then note_answer(seen, answer) end
     local values = answer and answer.values or {}
     for name, kind in pairs(spec.expect or {}) do
       if kind == "code" and values[name] ~= nil then values[name] = M.code(values[name]) end
@@ -230,22 +298,26 @@ function M.net(with)
 
   function net.request(spec, deadline)
     assert(type(spec) == "table" and type(spec.url) == "string", "net.request: url is missing")
+    check_keys("net.request", spec, request_keys)
     return call(spec, deadline)
   end
 
   function net.post(url, spec, deadline)
     assert(type(url) == "string" and type(spec) == "table", "net.post: url or parameters are missing")
+    check_keys("net.post", spec, post_keys)
+    if spec.client then check_keys("client", spec.client, client_keys) end
     local form, basic, why = authenticate(with, url, spec)
     if not form then return nil, "bad_key", why end
     local body, content_type = token_body(with, spec, form)
     local headers = { { "accept", "application/json" }, { "content-type", content_type } }
     if basic then headers[#headers + 1] = { "authorization", basic } end
-    for _, h in ipairs(spec.headers or {}) do headers[#headers + 1] = h end
+    for _, h in ipairs(header_list(spec.headers)) do headers[#headers + 1] = h end
     return call({ url = url, headers = headers, body = body, expect = spec.expect }, deadline)
   end
 
   function net.token(url, spec, deadline)
     assert(type(url) == "string" and type(spec) == "table", "net.token: url or parameters are missing")
+    check_keys("net.token", spec, token_keys)
     -- Counted from before the request: a slow answer must not lengthen the token's life.
     local sent_at = with.time.wall()
     local expect = { [spec.member or "access_token"] = "secret" }
@@ -268,7 +340,15 @@ function M.net(with)
     return with.command(spec, limit)
   end
 
-  return net
+  -- What is wrong with an argument is the policy's: the message begins with its line.
+  for name, f in pairs(net) do
+    net[name] = function(...)
+      local out = table.pack(pcall(f, ...))
+      if out[1] then return table.unpack(out, 2, out.n) end
+      error(type(out[2]) == "string" and out[2]:gsub("^lua/[%w_]+%.lua:%d+: ", "") or out[2], 2)
+    end
+  end
+  return net, seen
 end
 
 return M

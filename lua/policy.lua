@@ -93,7 +93,8 @@ local stand_in_keys = { url = "function", answer = "function", file = "function"
 local strip_keys = { headers = "table", query = "table", form = "table" }
 local carrier_keys = { headers = "table", query = "table", body = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
-local example_keys = { cred = "table", req = "table", want = "table" }
+local state_keys = { secrets = "table", expires_at = "integer", granted = "table" }
+local example_keys = { cred = "table", req = "table", answers = "table", want = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
 
@@ -102,6 +103,15 @@ local function type_of(v)
 end
 
 local function listed(text, word) return (" " .. text .. " "):find(" " .. word .. " ", 1, true) ~= nil end
+
+--- ": did you mean fields?", or "" where none of the table's names is near.
+function M.meant(word, names)
+  local list = {}
+  for name in pairs(names) do list[#list + 1] = name end
+  table.sort(list)
+  local near = type(word) == "string" and require("records").nearest(word, list)
+  return near and (": did you mean %s?"):format(near) or ""
+end
 
 -- "a, b or c"
 local function spoken(words) return (words:gsub(" (%S+)$", " or %1"):gsub("(%S+) (%S+ or)", "%1, %2")) end
@@ -115,7 +125,7 @@ function Check:keys(t, keys, what, within)
   end
   if bad == nil then return true end
   if type(bad) ~= "string" or not keys[bad] then
-    return self:fail(bad, ("%s has no key '%s'"):format(what, tostring(bad)), within)
+    return self:fail(bad, ("%s has no key '%s'%s"):format(what, tostring(bad), M.meant(bad, keys)), within)
   end
   return self:fail(bad, ("%s of %s is a %s, not a %s"):format(bad, what, spoken(keys[bad]), type_of(t[bad])), within)
 end
@@ -278,6 +288,8 @@ local common_names = {
   client_key = true, ca = true, tls = true, keep = true, attach = true,
 }
 
+M.common_names = common_names
+
 function Check:field(given, i, seen)
   if type(given) ~= "table" then return self:fail("fields", ("field %d is not a table"):format(i)) end
   local name = given.name
@@ -303,7 +315,7 @@ function Check:field(given, i, seen)
     return self:fail("base", ("field '%s': base is for a url"):format(name), name)
   end
   if not value_ok[f.type] then
-    return self:fail("type", ("field '%s' has the unknown type '%s'"):format(name, f.type), name)
+    return self:fail("type", ("field '%s' has the unknown type '%s'%s"):format(name, f.type, M.meant(f.type, value_ok)), name)
   end
   if (f.type == "enum") ~= (given.values ~= nil) then
     return self:fail("type", ("field '%s': values = {…} go with the type enum"):format(name), name)
@@ -552,12 +564,19 @@ end
 
 local kinds = { type = type_keys, match = match_keys, presets = presets_keys }
 
+--- The tables of keys, by the name that the manual has for each.
+M.key_tables = {
+  type = type_keys, match = match_keys, presets = presets_keys, field = field_keys, split = member_keys, strip = strip_keys,
+  carriers = carrier_keys, body = body_keys, stand_in = stand_in_keys, example = example_keys, state = state_keys,
+  preset_example = preset_example_keys, match_example = match_example_keys,
+}
+
 function Check:table(t)
   if type(t) ~= "table" then
     return self:fail(nil, ("the file returns a %s, not a table"):format(type(t)))
   end
   local keys = kinds[t.kind]
-  if not keys then return self:fail("kind", ("kind is type or match or presets, not '%s'"):format(tostring(t.kind))) end
+  if not keys then return self:fail("kind", ("kind is type or match or presets, not '%s'%s"):format(tostring(t.kind), M.meant(t.kind, kinds))) end
   if t.api ~= API then
     return self:fail("api", ("api = %s: this runtime speaks %d"):format(tostring(t.api), API))
   end
@@ -597,11 +616,18 @@ local function modules()
   }
 end
 
+--- What the policy of that name can name: an environment of its own.
+function M.environment(name)
+  local allowed, mods = require "allowed", modules()
+  for module in pairs(mods) do assert(allowed.given[module], module) end
+  return allowed.env(mods, require("policy_log").make(name))
+end
+
 --- pol | nil, "policies/NAME.lua:LINE: reason". Runs the file's top level, in the sandbox; no example.
 function M.compile(name, source)
   if not M.name_ok(name) then return nil, "a policy's name is small letters, digits and _, at most 40" end
   if #source > SOURCE_MAX then return nil, ("%s:1: longer than %d bytes"):format(file_of(name), SOURCE_MAX) end
-  local chunk, why = sandbox.load(source, "@" .. file_of(name), require("allowed").env(modules()))
+  local chunk, why = sandbox.load(source, "@" .. file_of(name), M.environment(name))
   if not chunk then return nil, why end
   local ok, result = sandbox.call(name, chunk)
   if not ok then
@@ -749,26 +775,39 @@ function M.mint(pol, q, view, cred)
   return nil, "policy_failed", ("%s: mint returned a %s"):format(file_of(pol.name), type(what))
 end
 
-local state_keys = { secrets = "table", expires_at = "integer", granted = "table" }
+local STATE_SHAPE = "{ secrets = { access_token = … }, expires_at = Unix seconds }"
 
---- Yields. The new state as the policy gives it | nil, code, … as it says | nil, "policy_failed", message.
-function M.refresh(pol, cred, net, deadline)
-  local out = table.pack(sandbox.wait(pol.name, pol.refresh, cred, net, deadline))
-  if not out[1] then return nil, "policy_failed", out[2] end
+--- A reason with its place: "policies/NAME.lua:LINE: text". Where the text has none, the line on which the policy says
+-- it, if it stands there word for word, else that of its `refresh`.
+function M.placed(pol, text)
+  if text:find("^policies/[%w_]+%.lua:%d+: ") then return text end
+  local code = code_of(pol.source)
+  local at = #text > 3 and pol.source:find(text, 1, true) or find_key(code, "refresh")
+  return ("%s:%d: %s"):format(file_of(pol.name), at and line_at(pol.source, at) or 1, text:gsub("^policies/[%w_]+%.lua: ", ""))
+end
+
+--- Yields. The new state as the policy gives it | nil, code, … as it says | nil, "policy_failed", message. run:
+-- sandbox.call, where `net` answers at once.
+function M.refresh(pol, cred, net, deadline, run)
+  local out = table.pack((run or sandbox.wait)(pol.name, pol.refresh, cred, net, deadline))
+  if not out[1] then return nil, "policy_failed", M.placed(pol, out[2]) end
   local state = out[2]
   if state == nil and type(out[3]) == "string" then return table.unpack(out, 2, out.n) end
-  local file = file_of(pol.name)
+  local function wrong(text) return nil, "policy_failed", M.placed(pol, text) end
   if type(state) ~= "table" then
-    return nil, "policy_failed", ("%s: refresh returned a %s"):format(file, type(state))
+    return wrong(("refresh returned a %s, not %s, or nil and a reason"):format(type_of(state), STATE_SHAPE))
   end
   local check = setmetatable({ name = pol.name, source = pol.source }, Check)
-  if not check:keys(state, state_keys, "what refresh returns") then return nil, "policy_failed", check.why end
+  if not check:keys(state, state_keys, "what refresh returns") then
+    return wrong(check.why:gsub("^policies/[%w_]+%.lua:%d+: ", "") .. " (it returns " .. STATE_SHAPE .. ")")
+  end
   for name, v in pairs(state.secrets or {}) do
     if type(name) ~= "string" or not name:find("^[%w_]+$") or #name > 64 or not is_secret(v) then
-      return nil, "policy_failed",
-        ("%s: refresh returned '%s', which is no secret, among its secrets"):format(file, tostring(name))
+      return wrong(("refresh returned '%s', which is a %s and no secret, among its secrets (expect = { %s = \"secret\" })"):format(
+        tostring(name), type_of(v), type(name) == "string" and name or "access_token"))
     end
   end
+  if not next(state.secrets or {}) then return wrong("refresh returned no secrets: it returns " .. STATE_SHAPE) end
   return state
 end
 
@@ -838,6 +877,9 @@ function M.line_of_examples(pol, i)
   local at = from and i and find_key(code, "want", from, i) or from
   return at and line_at(code, at) or 1
 end
+
+--- time.wall() as policies see it: Unix s.
+function M.wall() return still and STILL_AT or require("time").wall() end
 
 --- Calls run(...) while the clock stands and sign.nonce() is 32 zeros: true, what it returns | false, error.
 function M.held_still(run, ...)

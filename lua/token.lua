@@ -19,7 +19,7 @@
 --   obtained_at, expires_at, fresh_until, dropped, dropped_at, scopes (asked for), granted (where the server said),
 --   wanted (that an API asks for besides), wanted_at, refused_at (a 401 that could not be acted on), refresh_id,
 --   rotation, values, intent = { owner, boot_id, at, tries }, unsure, and of the last failure: last_error, error_detail
---   (which kind of trouble), last_error_at, error_version, final, transient, failures, retry_boot, boot_id.
+--   (which kind of trouble), error_why (the type's own words, for the operator), error_status (of the endpoint), last_error_at, error_version, final, transient, failures, retry_boot, boot_id.
 --   Times: Unix s; *_boot ms.
 -- state/NAME, sealed: access_token, refresh_token, and whatever else the type's `refresh` answered.
 -- lease/NAME: owner, boot_id, until_boot_ms.
@@ -51,6 +51,7 @@ local ROOM = 8192             -- bytes kept free for the answer: two tokens and 
 local SNAPSHOTS_MAX = 1024
 local FAILURE_TRIES = 3       -- to store a failure: what is lost by it is a back-off
 local WANTED_MAX = 50         -- scopes kept of challenges: an upstream writes them
+local WORDS_MAX = 240         -- bytes of a policy's own text that are kept: with its place a line of the log
 local CONNECT_STORE_MAX = 60000  -- ms to store what a person has just consented to
 
 -- The server has judged the grant or the client itself; asking again brings the same answer (RFC 6749 5.2).
@@ -67,7 +68,7 @@ local transient_codes = {
 -- no byte of the request went out.
 local unsure_codes = {
   timeout = true, cut = true, unavailable = true, too_large = true, malformed = true, no_access_token = true,
-  server_error = true, policy_failed = true, token_type = true, refused = true, unregistered_error = true,
+  server_error = true, policy_failed = true, type_refused = true, token_type = true, refused = true, unregistered_error = true,
 }
 
 function M.new(with)
@@ -81,6 +82,7 @@ function M.new(with)
   self.snapshots = self.cache(SNAPSHOTS_MAX)
   self.inflight = {}          -- name -> the task that refreshes it here
   self.held = {}              -- name -> { lease, boot }: what `hold` took
+  self.told = {}              -- name -> version of the state whose failure this worker's log has
   self.pauses = {}            -- name -> { until_boot, code }: a failure that could not be stored
   return self
 end
@@ -136,6 +138,7 @@ local said = {
   other_client = "its grant belongs to another client or token address; connect it anew",
   grant_ended = "its token has ended, and the server gave none to renew it with",
   policy_failed = "its type's refresh failed",
+  type_refused = "its type's refresh gave up",
   timeout = "the token endpoint did not answer in time",
   unreachable = "the token endpoint cannot be reached",
   cut = "the token endpoint broke off its answer",
@@ -170,6 +173,12 @@ function M.detail(code, detail)
   return detail ~= "no answer in time" and detail or nil
 end
 
+--- What the operator may be told besides: "policies/acme.lua:21: …; the endpoint answered 403" | nil. Never for an agent.
+function M.why(state)
+  local status = state.error_status and "the endpoint answered " .. state.error_status
+  return state.error_why and status and state.error_why .. "; " .. status or state.error_why or status
+end
+
 --- A code as a sentence.
 function M.sentence(code, detail)
   local more = M.detail(code, detail)
@@ -183,7 +192,7 @@ end
 --- Why no refresh may start now: code, { message, retry_after, error }; nil if one may.
 function M.blocked(name, state, credential_version, boot, boot_id)
   if state.error_version ~= credential_version then return nil end
-  local info = { error = state.last_error, message = message_of(name, state) }
+  local info = { error = state.last_error, message = message_of(name, state), why = M.why(state) }
   if state.final then
     return state.last_error == "not_connected" and "oauth_not_connected" or "oauth_refresh_failed", info
   end
@@ -242,6 +251,14 @@ local function view_of(self, opened, state)
     opened.state_version = state.version
   end
   return opened.state_view
+end
+
+--- A policy's words with their place, bounded, and without what the endpoint wrote.
+function M.words(policy, pol, words, seen)
+  local place, text = policy.placed(pol, words):match("^(policies/[%w_]+%.lua:%d+: )(.*)$")
+  text = require("policy_log").escape(oauth.without_answers(text or words, seen))
+  if #text > WORDS_MAX then text = text:sub(1, WORDS_MAX):gsub("[\xc2-\xf4]?[\x80-\xbf]*$", "") .. "…" end
+  return (place or "") .. text
 end
 
 -- ---- a refresh: the task -------------------------------------------------------------------------
@@ -314,7 +331,7 @@ local function store_answer(self, opened, held, base, plain, secrets)
 end
 
 -- Base with a failure's marks, and without the intent: the answer is known.
-local function failed_plain(self, opened, base, state, code, detail)
+local function failed_plain(self, opened, base, state, code, detail, told)
   local time, plain = self.time, copy(state, { intent = true })
   local spent = base.secrets and base.secrets.refresh_token ~= nil
   plain.unsure = spent and (base.unsure or base.intent ~= nil or unsure_codes[code]) or nil
@@ -324,6 +341,7 @@ local function failed_plain(self, opened, base, state, code, detail)
   local lost = code == "invalid_grant" and spent and (base.unsure or base.intent ~= nil)
   plain.last_error = lost and "lost_in_flight" or code
   plain.error_detail = M.detail(plain.last_error, detail)
+  plain.error_why, plain.error_status = told.why, told.status
   plain.last_error_at, plain.error_version = time.wall(), opened.rec.version
   plain.failures = (base.error_version == opened.rec.version and base.failures or 0) + 1
   local wait = math.min(BACKOFF_MAX, 2 ^ math.min(plain.failures - 1, 10))
@@ -333,12 +351,20 @@ local function failed_plain(self, opened, base, state, code, detail)
   return plain
 end
 
-local function store_failure(self, opened, held, base, code, detail)
+-- One line for a failure: where, what and which status, so that its author need not guess.
+local function tell(self, opened, state)
+  self.log(("ev=refresh credential=%s err=%s%s%s%s"):format(opened.name, state.last_error,
+    state.error_detail and " why=" .. errors.quote(state.error_detail) or "",
+    state.error_why and (" policy=%s why=%s"):format(opened.pol.name, errors.quote(state.error_why)) or "",
+    state.error_status and " status=" .. state.error_status or ""))
+end
+
+local function store_failure(self, opened, held, base, code, detail, told)
   local name, time = opened.name, self.time
   local state, state_version, plain, ok, why = base, held.state, nil, nil, nil
   for _ = 1, FAILURE_TRIES do
     local cred = self.store.peek("credential", name)
-    plain = failed_plain(self, opened, base, state, code, detail)
+    plain = failed_plain(self, opened, base, state, code, detail, told)
     ok, why = self.store.commit({
       { op = "put", db = "state", key = name, plain = plain, keep = true, version = state_version },
       { op = "check", db = "credential", key = name, version = cred and cred.version or opened.rec.version },
@@ -355,8 +381,8 @@ local function store_failure(self, opened, held, base, code, detail)
     if why ~= "conflict" then self.pauses[name] = { until_boot = plain.retry_boot, code = code } end
     self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, time.now() + COMMIT_MAX)
   end
-  self.log(("ev=refresh credential=%s err=%s%s"):format(name, plain.last_error,
-    plain.error_detail and " why=" .. errors.quote(plain.error_detail) or ""))
+  self.told[name] = ok and why or nil
+  tell(self, opened, plain)
 end
 
 -- A policy may have made the list by itself.
@@ -391,6 +417,7 @@ end
 local function note_other_client(self, opened, state)
   local plain = copy(state)
   plain.final, plain.transient, plain.last_error, plain.error_detail = true, nil, "other_client", nil
+  plain.error_why, plain.error_status = nil, nil
   plain.last_error_at, plain.error_version = self.time.wall(), opened.rec.version
   local ok, why = self.store.commit({
     { op = "put", db = "state", key = opened.name, plain = plain, keep = true, version = state.version },
@@ -437,20 +464,22 @@ local function refresh(self, opened)
   local view = self.policy.record_view(opened.pol, opened.rec, values_of(state))
   local sent_at, deadline = time.wall(), time.now() + REFRESH_MAX
   -- The net itself keeps to the deadline: a refresh that outlived its lease could run twice.
-  local answer, code, detail = self.policy.refresh(opened.pol, view, self.net_for(opened, deadline), deadline)
+  local net, seen = self.net_for(opened, deadline)
+  local answer, code, detail = self.policy.refresh(opened.pol, view, net, deadline)
   if answer and (type(answer) ~= "table" or type(answer.secrets) ~= "table" or not next(answer.secrets)) then
     answer, code, detail = nil, "policy_failed", "refresh returned no secrets"
   end
   if not answer then
-    if code == "policy_failed" then
-      self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(name, opened.pol.name, errors.quote(errors.place(detail))))
-    end
-    -- A code of our own or a registered one; whatever else a policy says may hold what it was told.
+    -- A code of our own or a registered one. Whatever else a policy says is for the operator alone.
     code = tostring(code or "policy_failed")
+    local words = code == "policy_failed" and detail or not detailed[code] and detail
     if not said[code] and not final_codes[code] and not transient_codes[code] and oauth.code(code) ~= code then
-      code = "unregistered_error"
+      code, words = "type_refused", code
     end
-    return store_failure(self, opened, held, state, code, detail)
+    return store_failure(self, opened, held, state, code, detail, {
+      why = type(words) == "string" and M.words(self.policy, opened.pol, words, seen) or nil,
+      status = seen and seen.status or type(detail) == "table" and math.tointeger(detail.status) or nil,
+    })
   end
   if store_answer(self, opened, held, state, answer_plain(self, opened, state, answer, sent_at), answer.secrets) then
     self.log(("ev=refresh credential=%s ok=yes"):format(name))
@@ -507,7 +536,12 @@ function M:fresh(opened, deadline)
       if not code then kick(self, opened) end
       return view_of(self, opened, state)
     end
-    if code then return nil, code, info end
+    if code then
+      -- The failure may be a command's, or another worker's: this log's reader looks for it here.
+      if self.told[name] ~= state.version then tell(self, opened, state) end
+      self.told[name] = state.version
+      return nil, code, info
+    end
     if stale(self, opened) then return nil, "changed" end
     local over = kick(self, opened) and not looked
     looked = true

@@ -2,6 +2,7 @@
 -- start(overrides): JSON text of what the flags of `serve` said, or nil. tick(): C calls it each second.
 local M = {}
 
+local VERBOSE_MAX = 200     -- lines of policies' log(…) a second: some 100 KB
 local TICK_WAIT = 10000     -- ms a tick gives the index: the next one tries again
 
 local config                -- the worker's view of the store; set once, by start
@@ -40,7 +41,7 @@ function M.build(with)
   local function new_id() return (host.random_token("")) end
   -- The net of one refresh: allowed is what the credential's fields and its type name, until the deadline.
   local function net_for(opened, deadline)
-    return Config.freeze(oauth.net {
+    local net, seen = oauth.net {
       client = require("route").client, time = time, secret = secret, form = require "form", json = json,
       command = function(spec, till)
         local headers, code, status = host.command(spec, till)
@@ -53,7 +54,8 @@ function M.build(with)
       addresses = function(url) return Config.addresses_for(opened, http.parse_url(url).host) end,
       tls = function(url) return Config.tls_for(opened, http.parse_url(url).host) end,
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
-    })
+    }
+    return Config.freeze(net), seen
   end
   local tokens = Token.new {
     store = store, time = time, policy = policy, keep = keep, acting = acting, cache = Config.cache, freeze = Config.freeze,
@@ -74,10 +76,25 @@ local function load_authority()
   return der and key and require("tls").authority(der, key)
 end
 
+-- A reader of policies' log(…) that writes to the log, so many lines a second: agents make the requests.
+local function verbose(host, time)
+  local since, lines = 0, 0
+  return function(name, text)
+    local now = time.now()
+    if now - since >= 1000 then
+      if lines > VERBOSE_MAX then host.log(("ev=log dropped=%d"):format(lines - VERBOSE_MAX)) end
+      since, lines = now, 0
+    end
+    lines = lines + 1
+    if lines <= VERBOSE_MAX then host.log(("ev=log policy=%s text=\"%s\""):format(name, (text:gsub('"', "'")))) end
+  end
+end
+
 --- given: { the flags of `serve` as JSON }
 function M.start(given)
   if not load_authority() then return false, "the CA of this store is missing or damaged" end
   local flags = given[1] and assert(require("json").decode(given[1])) or nil
+  if flags and flags.verbose then require("policy_log").listen(verbose(require("host"), require("time"))) end
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first dial: connect-to, roots and the guard must be as they were set.
   config:load_settings()

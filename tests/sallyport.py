@@ -63,8 +63,8 @@ class Sallyport:
 
     # -- commands
 
-    def cli(self, *args, check=True, stdin=None, timeout=30, env=None):
-        r = subprocess.run([self.binary, *map(str, args)], env={**self.env, **(env or {})}, timeout=timeout * SLOW,
+    def cli(self, *args, check=True, stdin=None, timeout=30, env=None, cwd=None):
+        r = subprocess.run([self.binary, *map(str, args)], env={**self.env, **(env or {})}, timeout=timeout * SLOW, cwd=cwd,
                            input=stdin, capture_output=True, text=True, errors="replace",
                            **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))
         if check and r.returncode != 0:

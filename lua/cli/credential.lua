@@ -352,6 +352,7 @@ local function token_lines(line, record, token)
   if token.last_error then
     line("last error", ("%s%s at %s"):format(token.last_error, token.error_detail and " (" .. token.error_detail .. ")" or "",
       report.time(token.last_error_at) or "?"))
+    line("because", token.error_why and report.clean(require("cli.policy_hints").of(token.error_why)))
   end
 end
 

@@ -121,7 +121,7 @@ local function token_of(record)
   return state and state.expires_at and state or nil
 end
 
-local function not_sent(record, code, message)
+local function not_sent(record, code, message, why)
   local hints = {
     host_not_allowed = "it goes only where `credential show` says",
     mint_denied = "an agent is refused this too; name another URL, or set mint=allow",
@@ -134,7 +134,8 @@ local function not_sent(record, code, message)
     hints[code] = ("sallyport credential test %s %s"):format(record.name, M.root_url(record))
   end
   local text = tostring(message or code):gsub("^credential " .. record.name:gsub("%p", "%%%0") .. ":? ", "")
-  report.fail(("'%s' was not sent: %s"):format(record.name, text), hints[code])
+  report.fail(("'%s' was not sent: %s%s"):format(record.name, require("cli.policy_hints").of(text),
+    why and ": " .. require("cli.policy_hints").of(why) or ""), hints[code])
 end
 
 local function configure(ctx, opt)
@@ -162,11 +163,11 @@ function M.run(record, url, opt, ctx)
   end
   url = url or default_url(record, preset)
   -- code, message: where all is well, the TLS identity, and whether the credential names this very host
-  local req, code, message = decision.trial(nil, {
+  local req, code, message, words = decision.trial(nil, {
     credential = record.name, method = "GET", url = url, headers = own, deadline = deadline,
     agent = opt.agent,
   })
-  if not req then not_sent(record, code, message) end
+  if not req then not_sent(record, code, message, words) end
   local target, headers, set = outgoing(req, own)
   local answer, why, detail = require("route").client.request({
     method = "GET", url = url, target = target, headers = headers, expect = {}, max = MORE, addresses = record.addresses,

@@ -166,7 +166,8 @@ local function judge_credential(self, result, own, url, spec, agent, websocket)
   if opened.pol.connect and not (state and state.obtained_at) then
     result.message = ("allowed, but nobody has connected it yet: sallyport connect %s"):format(own.name)
   elseif state and state.last_error and state.error_version == opened.version then
-    result.message = ("allowed, but its last refresh failed: %s"):format(state.last_error)
+    local why = require("token").why(state)
+    result.message = ("allowed, but its last refresh failed: %s%s"):format(state.last_error, why and ": " .. why or "")
   end
 end
 
@@ -319,7 +320,7 @@ function M.trial(pipeline, spec)
   if opened.pol.refresh then
     self.tokens:again(opened.base or opened)
     cred, code, info = self.tokens:fresh(opened.base or opened, spec.deadline)
-    if not cred then return nil, code, info and info.message end
+    if not cred then return nil, code, info and info.message, info and info.why end
   end
   local req = request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
   if req:strip(opened.strips[third ~= false]) and agent then

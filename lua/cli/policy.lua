@@ -1,5 +1,6 @@
---- sallyport policy list, show, put, edit, test, history, rollback
+--- sallyport policy list, show, new, try, put, edit, test, history, diff, rollback, use, remove, help
 local db = require "cli.db"
+local policy = require "policy"
 local records = require "records"
 local report = require "cli.report"
 
@@ -61,8 +62,20 @@ end
 --- The compiler names the policy; the reader knows the file.
 local function in_file(why, name, path)
   local from = "policies/" .. name .. ".lua"
-  local at, to = tostring(why):find(from, 1, true)
-  return at and why:sub(1, at - 1) .. path .. why:sub(to + 1) or path .. ": " .. tostring(why)
+  local text, n = tostring(why):gsub(from:gsub("%W", "%%%0"), (path:gsub("%%", "%%%%")))
+  return require("cli.policy_hints").of(n > 0 and text or path .. ": " .. text)
+end
+
+-- What a policy that passes lacks all the same.
+local function notes(ctx, pol)
+  for _, text in ipairs(pol and require("cli.policy_examples").notes(pol) or {}) do
+    ctx.note(("note: %s: %s"):format(pol.name, text))
+  end
+end
+
+-- From here on log(…) of policies is shown, through `say`.
+local function show_log(say)
+  require("policy_log").listen(function(name, text) say(("log     %s  %s\n"):format(name, text)) end)
 end
 
 local function put(args, opt, ctx)
@@ -70,12 +83,13 @@ local function put(args, opt, ctx)
   if not note then report.usage("--note: " .. bad) end
   db.open(ctx)
   local name, text = read(ctx, args[1])
-  local version, why = require("cli.policy_versions").put(name, text, note)
+  local version, why, pol = require("cli.policy_versions").put(name, text, note)
   if not version then
     report.fail(in_file(why, name, args[1]), "nothing was changed; what served before goes on serving")
   end
   ctx.note(("%s is at version %d, from the next request."):format(name, version))
   report.answer(ctx, { name = name, version = version })
+  notes(ctx, pol)
   return 0
 end
 
@@ -112,13 +126,14 @@ local function edit(args, _, ctx)
       os.remove(path)
       return 0
     end
-    local version
-    version, why = require("cli.policy_versions").put(name, text, "edit")
+    local version, pol
+    version, why, pol = require("cli.policy_versions").put(name, text, "edit")
     if version then
       os.remove(path)
       report.answer(ctx, { name = name, version = version })
       ctx.note(("%s is at version %d, from the next request; sallyport policy rollback %s takes it back.")
         :format(name, version, name))
+      notes(ctx, pol)
       return 0
     end
     ctx.note("sallyport: " .. in_file(why, name, path))
@@ -129,13 +144,17 @@ local function edit(args, _, ctx)
   end
 end
 
+local function is_file(what) return what:find("/", 1, true) ~= nil or what:find("%.lua$") ~= nil end
+
 local function test(args, _, ctx)
-  db.open(ctx)
-  local list, failed, results = args, 0, report.array()
+  local list, failed, results, files = args, 0, report.array(), #args > 0
+  for _, what in ipairs(list) do files = files and is_file(what) end
+  if not files then db.open(ctx) end
+  show_log(ctx.out)
   if #list == 0 then list = names() end
   for _, what in ipairs(list) do
     local name, text, count, ok, why
-    if what:find("/", 1, true) or what:find("%.lua$") then
+    if is_file(what) then
       name, text = read(ctx, what)
     else
       name = need(what)
@@ -146,11 +165,11 @@ local function test(args, _, ctx)
       error = not ok and tostring(text and count or why) or nil }
     if ok then
       ctx.out(("ok      %s  %d example%s\n"):format(name, count, count == 1 and "" or "s"))
+      notes(ctx, ok)
     else
       failed = failed + 1
       ctx.out(("failed  %s  %s\n"):format(name, report.clean(text
-        and in_file(count, name, text and what:find("/", 1, true) and what
-        or "policies/" .. name .. ".lua") or tostring(why))))
+        and in_file(count, name, is_file(what) and what or "policies/" .. name .. ".lua") or tostring(why))))
     end
   end
   report.answer(ctx, results)
@@ -167,6 +186,173 @@ local function history(args, _, ctx)
     out[i] = { version = v.version, active = v.active or false, saved_at = report.time(v.saved_at), note = v.note }
   end
   ctx.out(ctx.json and report.json(out) or report.columns({ "VERSION", "", "SAVED", "NOTE" }, rows))
+  return 0
+end
+
+-- ---- a type of one's own -------------------------------------------------------------------------
+
+local HEAD = [[
+-- %s: a credential type of your own, begun as a copy of %s.
+--   sallyport policy help            what a type may say and call
+--   sallyport policy test ./%s       compiles it and runs the examples at its end
+--   sallyport policy try ./%s GET https://HOST/PATH     a request before and after; nothing is sent
+--   sallyport policy put ./%s        from then on: sallyport credential add NAME --type %s …
+--
+]]
+
+local function plain_pattern(text) return (text:gsub("%W", "%%%0")) end
+
+local function new(args, opt, ctx)
+  local name, like = args[1]:gsub("%.lua$", ""), opt.like or "api_key"
+  if not policy.name_ok(name) then
+    report.usage("a type's name is small letters, digits and _, at most 40, and begins with a letter", "sallyport policy new acme")
+  end
+  if require("sandbox").default_source(name) then
+    report.fail(("%s is a type of this binary"):format(name), ("sallyport policy edit %s changes it; a new one has a name of its own"):format(name))
+  end
+  local store = ctx.host.stat(ctx.home or "") ~= nil
+  if store then db.open(ctx) end
+  if store and require("policy_store").head(name).active ~= 0 then
+    report.fail(("there is a policy '%s' already"):format(name), ("sallyport policy edit %s"):format(name))
+  end
+  local source = store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
+  if not source then report.fail(("there is no type '%s'"):format(report.clean(like):sub(1, 40)), "sallyport policy list") end
+  local pol = policy.compile(like, source)
+  if not pol or pol.kind ~= "type" then report.fail(("%s is no credential type"):format(like), "sallyport policy list") end
+  local file = name .. ".lua"
+  local text = source:gsub("(%f[%w_]name%s*=%s*)([\"'])" .. plain_pattern(like) .. "%2", ("%%1%%2%s%%2"):format(name), 1)
+  text = text:gsub("(%-%-type )" .. plain_pattern(like) .. "%f[^%w_]", "%1" .. name)
+  text = HEAD:format(file, like, file, file, file, name) .. text
+  local ok, why = require("cli.policy_examples").test(name, text)
+  if not ok then report.fail(in_file(why, name, file), ("%s could not be copied: sallyport policy show %s"):format(like, like)) end
+  if ctx.host.stat(file) then report.fail(("there is a file %s here already"):format(file), "move it away, or choose another name") end
+  local written, bad = require("cli.files").write(ctx.host, file, text, tonumber("644", 8))
+  if not written then report.fail(("cannot write %s: %s"):format(file, bad)) end
+  report.answer(ctx, { name = name, file = file, like = like })
+  ctx.note(("%s is written, a copy of %s that passes its examples. Change it, and then: sallyport policy test ./%s"):format(file, like, file))
+  return 0
+end
+
+local function header_of(line, into)
+  local name, value = line:match("^([^:%s]+):%s*(.-)%s*$")
+  if not name or not require("http").field_name_ok(name) or not require("http").field_value_ok(value) then
+    report.usage("a header is written NAME: VALUE", "-H 'Accept: application/json'")
+  end
+  into[name] = value
+end
+
+local BODY_MAX = 1 << 20
+
+local function try(args, opt, ctx)
+  local what, method, url = args[1], args[2], args[3]
+  local file = is_file(what)
+  if not file or opt.credential then db.open(ctx) end
+  local name, text
+  if file then
+    name, text = read(ctx, what)
+  else
+    name = need(what)
+    text = require("policy_store").source(name)
+  end
+  local pol, why = policy.compile(name, tostring(text))
+  if not pol then report.fail(in_file(why, name, file and what or "policies/" .. name .. ".lua")) end
+  if not method:find("^%u+$") then report.usage("a method is written in capitals: GET, POST", "usage: sallyport policy try FILE METHOD URL") end
+  if not require("http").parse_url(url) then report.usage("that is not a URL", "sallyport policy try FILE GET https://api.example.com/v1/me") end
+  local headers, words = {}, table.move(args, 4, #args, 1, {})
+  for _, line in ipairs(opt.header or {}) do header_of(line, headers) end
+  local body = opt.data
+  if body and body:sub(1, 1) == "@" then
+    body, why = ctx.host.read_file(body:sub(2), BODY_MAX)
+    if not body then report.fail(("cannot read %s: %s"):format(report.clean(opt.data:sub(2)), why)) end
+  end
+  if opt.credential and words[1] then report.usage("--credential NAME has its own fields", "leave out FIELD=VALUE, or --credential") end
+  return require("cli.policy_try").run(ctx, pol, {
+    method = method, url = url, headers = headers, body = body, credential = opt.credential, bare = not words[1],
+    read = function() return require("cli.fields").read(ctx, pol.fields or {}, words) end,
+    place = function(reason) return in_file(reason, name, file and what or "policies/" .. name .. ".lua") end,
+  })
+end
+
+local function users_of(name)
+  local list = {}
+  for key, rec in db.each("credential", "") do
+    if rec and rec.type == name then list[#list + 1] = key end
+  end
+  return list
+end
+
+local function remove(args, _, ctx)
+  db.open(ctx)
+  local name = need(args[1])
+  if require("sandbox").default_source(name) then
+    report.fail(("%s came with this binary, which has no way to go without it"):format(name),
+      ("sallyport policy rollback %s 0 forgets what was edited"):format(name))
+  end
+  local users = users_of(name)
+  if users[1] then
+    report.fail(("%s is the type of %s"):format(name, report.several(users)),
+      ("remove %s first: sallyport credential remove %s"):format(#users == 1 and "it" or "those", users[1]))
+  end
+  local count = require("cli.policy_versions").remove(name, function() return #users_of(name) == 0 end)
+  report.answer(ctx, { removed = report.array { name } })
+  ctx.note(("%s is gone, with its %d version%s."):format(name, count, count == 1 and "" or "s"))
+  return 0
+end
+
+local function text_of(name, version)
+  local text, at = require("policy_store").source(name, version)
+  if not text then report.fail(("%s: %s"):format(name, tostring(at)), ("sallyport policy history %s"):format(name)) end
+  return text, at
+end
+
+-- Two versions of a policy as one text: "" where they are the same.
+local function one_diff(name, from, to)
+  local function label(v, text_at) return ("%s/%s.lua (%s)"):format(v == 0 and "default" or "policies", name, v == 0 and "built in" or "version " .. text_at) end
+  local a, a_at = text_of(name, from)
+  local b, b_at = text_of(name, to)
+  return require("cli.policy_diff").unified(a, b, label(a_at, a_at), label(b_at, b_at)), a_at, b_at
+end
+
+-- Each line in the colour of what it means.
+local function painted(ctx, text)
+  local terminal = require "cli.terminal"
+  if not terminal.colour(ctx) then return text end
+  return (text:gsub("[^\n]+", function(line)
+    local first = line:sub(1, 1)
+    local what = line:find("^%-%-%- ") and "head" or line:find("^%+%+%+ ") and "head" or first == "-" and "bad" or first == "+" and "good"
+      or first == "@" and "faint"
+    return what and terminal.paint(ctx, what, line)
+  end))
+end
+
+local function diff(args, _, ctx)
+  db.open(ctx)
+  local found = false
+  if args[1] then
+    local name = need(args[1])
+    local head, why = require("policy_store").head(name)
+    if not head then report.fail(why) end
+    local from, to = version_of(args[2]), version_of(args[3])
+    if not from then
+      local own = not require("sandbox").default_source(name)
+      from = own and require("cli.policy_versions").before(name) or 0
+      if own and from == nil then report.fail(("%s has one version, and none to compare it with"):format(name)) end
+    end
+    local text, a, b = one_diff(name, from, to)
+    if text == "" then
+      ctx.note(a == b and ("%s is as it came with this binary."):format(name)
+        or ("versions %d and %d of %s are the same."):format(a, b, name))
+    end
+    ctx.out(painted(ctx, text))
+    return 0
+  end
+  for _, p in ipairs(require("cli.policy_versions").list()) do
+    if p.status and p.status:find("^edited") then
+      found = true
+      ctx.out(painted(ctx, (one_diff(p.name, 0))))
+    end
+  end
+  if not found then ctx.note("Nothing was edited: every policy is as it came with this binary, or your own.") end
   return 0
 end
 
@@ -232,10 +418,67 @@ example:
 ]], run = history },
   { words = "policy rollback", args = "NAME [VERSION]", min = 1, max = 2,
     summary = "the version before, or the named one", help = [[
-Puts an older version in force: the one before, or the one named; 0 is the built-in one.
+Puts an older version in force: the one before, or the one named; 0 is the built-in one. `policy use` does the
+same, and reads better where the way is forward.
 
 examples:
   sallyport policy rollback match
   sallyport policy rollback bearer 0
 ]], run = rollback },
+  { words = "policy use", args = "NAME VERSION", min = 2, max = 2, summary = "put a kept version in force", help = [[
+Puts the version of that number in force, older or newer than the one that is.
+
+example:
+  sallyport policy use acme 3
+]], run = rollback },
+  { words = "policy diff", args = "[NAME [VERSION [VERSION]]]", max = 3, summary = "what was edited, as a diff", help = [[
+Shows what differs between the text that came with this binary and the one in force: of one policy, or of all that
+were edited. Of a type of your own: between the version before and the one in force. A version compares that
+one with the one in force, two versions compare these; 0 is the built-in one.
+
+examples:
+  sallyport policy diff
+  sallyport policy diff match
+  sallyport policy diff acme 1 3
+]], run = diff },
+  { words = "policy new", args = "NAME [--like TYPE]", min = 1, max = 1, homeless = true, summary = "begin a type of your own",
+    options = { { name = "like", arg = "TYPE", help = "the type that it is a copy of; api_key unless named" } }, help = [[
+Writes NAME.lua in this folder: a copy of the type with comments, whose examples pass. Nothing is kept until
+`policy put`.
+
+examples:
+  sallyport policy new acme
+  sallyport policy new acme --like hmac
+]], run = new },
+  { words = "policy try", args = "FILE|NAME METHOD URL [FIELD=VALUE …]", min = 3, homeless = true,
+    summary = "a request before and after; sends nothing",
+    options = { { name = "header", short = "H", arg = "'NAME: VALUE'", many = true, whole = true, help = "-H: a header of the agent's" },
+      { name = "data", short = "d", arg = "TEXT|@FILE", empty = true, help = "-d: the body" },
+      { name = "credential", arg = "NAME", help = "its fields; its secrets are not read" } }, help = [[
+Shows what a type makes of a request, and sends nothing: the request before and after, what was stripped, what
+log(…) says, and how many instructions it took. Secrets are never used: «name» stands where one would go, and a
+signature is made with a stand-in. A refresh runs on the answers of an example that has some; else the token is a
+stand-in too. Plain fields that are not given come from the file's first example.
+
+examples:
+  sallyport policy try ./acme.lua GET https://api.acme.test/v1/me
+  sallyport policy try acme POST https://api.acme.test/v1/x -H 'Content-Type: application/json' -d '{"a":1}' account=7
+  sallyport policy try ./acme.lua GET https://api.acme.test/v1/me --credential a1
+]], run = try },
+  { words = "policy remove", args = "NAME", min = 1, max = 1, summary = "forget a type of your own", help = [[
+Removes a policy of your own with all its versions. Refused while a credential is of that type, and for what came
+with this binary.
+
+example:
+  sallyport policy remove acme
+]], run = remove },
+  { words = "policy help", args = "[TOPIC|NAME]", max = 1, homeless = true, summary = "the manual for authors of policies", help = [[
+Shows the topics of the manual, a topic, or the entry of one name: every key of a type, every member of a request, every
+function, with an example.
+
+examples:
+  sallyport policy help
+  sallyport policy help start
+  sallyport policy help secret.hex
+]], run = function(...) return require("cli.policy_help").run(...) end },
 }

@@ -7,9 +7,11 @@ local M = {}
 local EXAMPLES_CPU = 10         -- seconds of processor time for all of them
 
 local request_keys = { method = "string", url = "string", headers = "table", body = "string" }
-local want_keys = {
-  headers = "table", query = "table", url = "string", path = "string", body = "string", error = "string boolean",
-}
+local applied_keys = { headers = "table", query = "table", url = "string", path = "string", body = "string" }
+local want_keys = { error = "string boolean", state = "table", sent = "table" }
+for k, v in pairs(applied_keys) do want_keys[k] = v end
+local sent_keys = { method = "string", url = "string", headers = "table", query = "table", path = "string", body = "string" }
+M.keys = { req = request_keys, want = want_keys, sent = sent_keys }
 local match_want_keys = { id = "string integer", code = "string" }
 
 -- A secret field's plain example becomes a handle, as in life; so does each text of the state.
@@ -18,11 +20,13 @@ local function example_values(pol, given)
   local secret = { of = function(text) return core.as_field(core.of(text)) end }
   for name, v in pairs(given or {}) do
     local f = pol.by_name[name]
-    if name == "state" and type(v) == "table" then
+    if name == "grant" and type(v) == "table" and pol.connect then
+      values.grant = v
+    elseif name == "state" and type(v) == "table" then
       state = {}
       for k, item in pairs(v) do state[k] = type(item) == "string" and secret.of(item) or item end
     elseif not f then
-      return nil, ("cred.%s is no field"):format(tostring(name))
+      return nil, ("cred.%s is no field%s"):format(tostring(name), policy.meant(name, pol.by_name))
     elseif type(v) == "table" then
       values[name] = {}
       for k, item in pairs(v) do
@@ -34,11 +38,14 @@ local function example_values(pol, given)
     end
   end
   for name, v in pairs(values) do
-    local ok, why = policy.value(pol.by_name[name], v)
+    local ok, why = name == "grant", nil
+    if not ok then ok, why = policy.value(pol.by_name[name], v) end
     if not ok then return nil, ("cred.%s %s"):format(name, why) end
   end
   return values, nil, state
 end
+
+M.values = example_values
 
 local function quoted(v) return v == nil and "absent" or v == false and "absent" or ("%q"):format(v) end
 
@@ -48,6 +55,17 @@ local function differs(what, got, want)
   if got == want then return nil end
   return ("%s is %s, the example wants %s"):format(what, quoted(got), quoted(want))
 end
+
+-- A credential as `apply` and `refresh` see it, but for this: a name that the type does not have is an error, not nil.
+local function strict(pol, values, state)
+  local cred = policy.view(pol, values, state)
+  cred.grant = values.grant
+  return setmetatable(cred, { __index = function(_, name)
+    if type(name) ~= "string" or pol.by_name[name] or policy.common_names[name] then return nil end
+    error(("the type has no field '%s'%s"):format(name, policy.meant(name, pol.by_name)), 2)
+  end })
+end
+M.strict = strict
 
 local function compare(out, want)
   local http, headers, why = require "http", {}, nil
@@ -71,24 +89,109 @@ local function example_request(ex)
   }
 end
 
+local function same_list(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" or #a ~= #b then return false end
+  for i, v in ipairs(a) do
+    if v ~= b[i] then return false end
+  end
+  return true
+end
+
+-- want = { access_token = "t1", expires_at = 1700003600, granted = { "scope" } }, or the first under `secrets`, as refresh
+-- returns it.
+local function compare_state(state, want)
+  local net, secrets = require "cli.policy_net", {}
+  for name, v in pairs(want) do
+    if name == "secrets" and type(v) == "table" then
+      for inner, text in pairs(v) do secrets[inner] = text end
+    elseif name == "granted" then
+      if not same_list(state.granted, v) then return "state.granted is not what the example wants" end
+    elseif name == "expires_at" then
+      local why = differs("state.expires_at", state.expires_at, v)
+      if why then return why end
+    else
+      secrets[name] = v
+    end
+  end
+  for name, v in pairs(secrets) do
+    local got = state.secrets[name]
+    local why = differs("state." .. name, got and net.reveal(got), v)
+    if why then return why end
+  end
+end
+
+local function compare_sent(sent, want, check, i)
+  for n, one in ipairs(want) do
+    if type(one) ~= "table" then return "want.sent is a list of requests" end
+    if not check:keys(one, sent_keys, ("want.sent of example %d"):format(i)) then return check.why end
+    if not sent[n] then return ("refresh sent %d request%s, the example wants %d"):format(#sent, #sent == 1 and "" or "s", #want) end
+    local why = one.method and differs("the method", sent[n].method, one.method) or compare(sent[n], one)
+    if why then return ("request %d of refresh: %s"):format(n, why) end
+  end
+  if #sent > #want then return ("refresh sent %d requests, the example wants %d"):format(#sent, #want) end
+end
+
+--- Runs refresh on answers: state | nil, code, message; then the requests that it sent, and what answer was wanting.
+local function refreshed(pol, cred, answers)
+  local net, sent, ended = require("cli.policy_net").net(pol, cred, answers)
+  local state, code, message = policy.refresh(pol, cred, net, require("time").now() + 10000, sandbox.call)
+  if ended() then return nil, "policy_failed", ended(), sent, ended() end
+  return state, code, message, sent
+end
+M.refreshed = refreshed
+
+-- What refresh came to against what the example wants. nil, new state: `apply` is the next; nil: the example is through
+local function refresh_example(pol, ex, check, i, cred)
+  local want = ex.want
+  if not pol.refresh then return "answers are for a type with refresh" end
+  local wrong = require("cli.policy_net").check(ex.answers, check, i)
+  if wrong then return wrong end
+  local state, code, message, sent, lacks = refreshed(pol, cred, ex.answers)
+  if lacks then return lacks end
+  local why = want.sent and compare_sent(sent, want.sent, check, i)
+  if why then return why end
+  if not state then
+    code = tostring(code)
+    if want.error == true then return nil end
+    if not want.error then return ("refresh failed: %s"):format(code == "policy_failed" and tostring(message) or code) end
+    return differs("the error", code, want.error)
+  end
+  why = want.state and compare_state(state, want.state)
+  if why then return why end
+  local applies = ex.req ~= nil
+  for k in pairs(applied_keys) do applies = applies or want[k] ~= nil end
+  if not applies then return want.error and "refresh succeeds, the example wants an error" or nil end
+  return nil, state.secrets
+end
+
+--- Takes off the request what leaves it before `apply`: true | nil, code, message.
+function M.strip(pol, req, cred)
+  local spec, code, message = policy.strip(pol, cred)
+  if not spec then return nil, code, message end
+  local carriers = require "carriers"
+  local _, headers = carriers.names { spec.headers or {}, pol.carriers.headers or {}, carriers.headers }
+  local is_form = spec.form and require("body").of(req:view().headers).form
+  req:strip { headers = headers, query = carriers.names { spec.query or {}, pol.carriers.query or {} }, form = is_form and spec.form or nil }
+  return true
+end
+
 -- nil where the example comes out as it says; else what differs.
 local function type_example(pol, ex, check, i)
   if ex.req and not check:keys(ex.req, request_keys, ("req of example %d"):format(i)) then return check.why end
   if not check:keys(ex.want, want_keys, ("want of example %d"):format(i)) then return check.why end
   local values, why, state = example_values(pol, ex.cred)
   if not values then return why end
-  local cred = policy.view(pol, values, state)
-  local req = example_request(ex)
-  local spec, code, message = policy.strip(pol, cred)
-  if spec then
-    local carriers = require "carriers"
-    local _, headers = carriers.names { spec.headers or {}, pol.carriers.headers or {}, carriers.headers }
-    local is_form = spec.form and require("body").of(req:view().headers).form
-    req:strip { headers = headers, query = carriers.names { spec.query or {}, pol.carriers.query or {} }, form = is_form and spec.form or nil }
-    local ok
-    ok, code, message = policy.apply(pol, req, cred)
-    if ok then code = nil end
+  local cred = strict(pol, values, state)
+  if not ex.answers and (ex.want.state or ex.want.sent) then return "want.state and want.sent go with answers = {…}" end
+  if ex.answers then
+    local wrong, new = refresh_example(pol, ex, check, i, cred)
+    if wrong or not new then return wrong end
+    cred = strict(pol, values, new)
   end
+  local req = example_request(ex)
+  local ok, code, message = M.strip(pol, req, cred)
+  if ok then ok, code, message = policy.apply(pol, req, cred) end
+  if ok then code = nil end
   local want = ex.want.error or nil
   if code and not want then return ("%s: %s"):format(code, message) end
   if want == true then return code == nil and "it succeeds, the example wants an error" or nil end
@@ -151,6 +254,58 @@ function M.check(pol)
   return true, #pol.examples
 end
 
+-- A value of the field's type, of nobody's credential.
+local function made_up(f)
+  local function secret() return require("secret.core").as_field(require("secret.core").of("x")) end
+  if f.split then
+    local out = {}
+    for member, spec in pairs(f.split) do out[member] = spec.secret and secret() or spec.url and "https://made-up.example/" or "x" end
+    return out
+  end
+  if f.type == "map" then return {} end
+  if f.secret then return secret() end
+  local by_type = { url = "https://made-up.example/", integer = f.min or 1, boolean = false, enum = f.values and f.values[1], list = { "x" } }
+  return by_type[f.type] == nil and "x" or by_type[f.type]
+end
+
+-- A refresh that no example runs, tried on an endpoint that answers whatever is asked for: nil, or why what it returns
+-- has the wrong shape. What else goes wrong is the trial's own fault, perhaps.
+local function misshapen(pol)
+  local values, state = {}, nil
+  for _, ex in ipairs(pol.examples) do
+    if next(values) == nil then
+      local got, _, of_state = example_values(pol, ex.cred)
+      values, state = got or {}, of_state
+    end
+  end
+  for _, f in ipairs(pol.fields) do
+    if values[f.name] == nil and f.required then values[f.name] = made_up(f) end
+  end
+  local found
+  local listener = require("policy_log").listen(nil)
+  local ok = policy.held_still(function()
+    local _, code, message = refreshed(pol, strict(pol, values, state), nil)
+    code, message = tostring(code), tostring(message)
+    found = code == "policy_failed" and (message:find("refresh returned ", 1, true) or message:find("what refresh returns", 1, true))
+      and message
+  end)
+  require("policy_log").listen(listener)
+  return ok and found or nil
+end
+
+--- What a policy lacks, in sentences: for whoever puts or tests it.
+function M.notes(pol)
+  local notes, answered = {}, false
+  if pol.kind ~= "type" then return notes end
+  for _, ex in ipairs(pol.examples) do answered = answered or ex.answers ~= nil end
+  if #pol.examples == 0 then
+    notes[1] = "it has no examples, so nothing says that it works: examples = { { cred = {…}, want = {…} } }"
+  elseif pol.refresh and not answered and pol.source ~= sandbox.default_source(pol.name) then
+    notes[1] = "no example runs its refresh: answers = { { status = 200, body = {…} } } in one would"
+  end
+  return notes
+end
+
 --- Compiles and runs the examples: pol, how many | nil, why.
 function M.test(name, source)
   local pol, why = policy.compile(name, source)
@@ -165,6 +320,8 @@ function M.test(name, source)
   end
   local ok, count = M.check(pol)
   if not ok then return nil, count end
+  local wrong = pol.kind == "type" and pol.refresh and misshapen(pol)
+  if wrong then return nil, wrong end
   return pol, count
 end
 

@@ -7,11 +7,11 @@ local M = {}
 
 local VERSIONS_PAGE = 100       -- records asked of the store at once
 
---- Saves and activates, after compiling and running the examples: version | nil, why.
+--- Saves and activates, after compiling and running the examples: version, nil, the policy | nil, why.
 -- The text of the built-in policy makes the name follow the binary again.
 function M.put(name, source, note, now)
-  local ok, why = examples.test(name, source)
-  if not ok then return nil, why end
+  local pol, why = examples.test(name, source)
+  if not pol then return nil, why end
   local head
   head, why = policies.head(name)
   if not head then return nil, why end
@@ -25,7 +25,7 @@ function M.put(name, source, note, now)
     { op = "put", db = "policy", key = name, version = head.version, plain = { name = name, active = n, latest = n } },
   })
   if not done then return nil, "the store did not take it: " .. tostring(code) end
-  return n
+  return n, nil, pol
 end
 
 -- The newest version before the active one; 0, the built-in one, where there is one.
@@ -34,6 +34,39 @@ local function version_before(name, head)
     if require("store").peek("policy", policies.key(name, n)) then return n end
   end
   return head.active > 0 and sandbox.default_source(name) and 0 or nil
+end
+
+-- Every record under a prefix, a page at a time.
+local function each(prefix)
+  local store, out, after = require "store", {}, nil
+  repeat
+    local page = store.each("policy", prefix, after, VERSIONS_PAGE) or {}
+    for _, row in ipairs(page) do
+      out[#out + 1] = row
+      after = row.key
+    end
+  until #page < VERSIONS_PAGE
+  return out
+end
+
+--- The version before the one in force, as rollback takes it; nil: none.
+function M.before(name)
+  local head = policies.head(name)
+  return head and version_before(name, head)
+end
+
+--- Removes a policy of one's own: how many versions it had. still_ok() is asked in each try, just before the write.
+function M.remove(name, still_ok)
+  local count
+  require("cli.db").change(function()
+    if not still_ok() then require("cli.report").fail(("%s is in use by now"):format(name), "sallyport credential list") end
+    local ops = {}
+    for _, row in ipairs(each(name .. "/")) do ops[#ops + 1] = { op = "del", db = "policy", key = row.key } end
+    count = #ops
+    ops[#ops + 1] = { op = "del", db = "policy", key = name }
+    return ops
+  end)
+  return count
 end
 
 --- One write: version | nil, why.
@@ -55,19 +88,6 @@ function M.rollback(name, version)
   }
   if not done then return nil, "the store did not take it: " .. tostring(code) end
   return version
-end
-
--- Every record under a prefix, a page at a time.
-local function each(prefix)
-  local store, out, after = require "store", {}, nil
-  repeat
-    local page = store.each("policy", prefix, after, VERSIONS_PAGE) or {}
-    for _, row in ipairs(page) do
-      out[#out + 1] = row
-      after = row.key
-    end
-  until #page < VERSIONS_PAGE
-  return out
 end
 
 local function status_of(name, active)

@@ -13,6 +13,7 @@ for _, s in ipairs(records.setting_list) do
   options[#options + 1] = { name = s.name, arg = s.arg, many = s.many, whole = true, help = s.help }
 end
 options[#options + 1] = { name = "upstream-proxy-password", arg = "SOURCE", help = "of --upstream-proxy: @FILE, - (standard input) or env:NAME" }
+options[#options + 1] = { name = "verbose", help = "what policies log(…) stands in the log, too" }
 options[#options + 1] = { name = "demo", help = "a demo credential for echo.sallyport.test, and a line to paste" }
 
 --- The demo bundle holds one credential that is worth nothing; the demo agent holds that bundle alone.
@@ -149,6 +150,7 @@ examples:
         if not ok then report.fail(("--helpers %s: %s"):format(all.helpers, why)) end
       end
       local log = require("cli.log_place").prepare(ctx, all)
+      flags.verbose = opt.verbose or nil
       flags.log_path = log.path       -- for commands: they read it from the lock
       paths = paths or opt.demo and home.client_files(ctx)
       if all.upstream_proxy then require("cli.upstream_proxy").refuse_own(all.upstream_proxy, all.listen, "upstream-proxy") end

@@ -6,7 +6,7 @@ local M = {}
 function M.read(name, now)
   local state = require("store").peek("state", name)
   if not state then return nil end
-  local out = { last_error = state.last_error, error_detail = state.error_detail, last_error_at = state.last_error_at,
+  local out = { last_error = state.last_error, error_detail = state.error_detail, error_why = require("token").why(state), last_error_at = state.last_error_at,
     valid = state.expires_at ~= nil and state.expires_at > now and not state.final and not state.dropped }
   for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "granted", "wanted" } do
     out[k] = type(state[k]) == "table" and report.array(state[k]) or state[k]

@@ -13,7 +13,6 @@ from real import wait
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 MOMENTS = re.compile(r"(^|_)at$|^(created|not_after|not_before|built|time)$")
-TEXTS = {"service print", "completion", "man", "policy show"}
 
 
 def members(text):
@@ -90,11 +89,11 @@ class Machine:
     def __init__(self, t):
         self.t, self.seen = t, set()
 
-    def run(self, s, words, *args, code=0, stdin=None, cell=None, env=None):
+    def run(self, s, words, *args, code=0, stdin=None, cell=None, env=None, cwd=None):
         """One command with --json, before or behind it: judged by the table."""
         front = len(self.seen) % 2 == 0
         line = [*(["--json"] if front else []), *words.split(), *args, *([] if front else ["--json"])]
-        r = s.cli(*line, check=False, stdin=stdin, env=env)
+        r = s.cli(*line, check=False, stdin=stdin, env=env, cwd=cwd)
         assert r.returncode == code, (line, r.returncode, r.stdout[-500:], r.stderr[-800:])
         value = json.loads(r.stdout)
         self.judge(words, value, cell)
@@ -180,6 +179,16 @@ def test_every_command(t):
     run("policy history", "bearer")
     assert run("policy rollback", "acme") == {"name": "acme", "version": 1}
     run("policy edit", "acme", env={"EDITOR": "true", "VISUAL": ""})
+    assert run("policy use", "acme", "2") == {"name": "acme", "version": 2}
+    assert "+-- x\n" in run("policy diff", "acme")["text"] and run("policy diff")["text"] == ""
+    tried = run("policy try", "acme", "POST", "https://api.test/v1", "-H", "Authorization: mine", "-d", '{"a":1}\n')
+    assert tried["stripped"] == ["authorization"] and tried["before"]["body"] == '{"a":1}\n' and tried["after"]["headers"]["authorization"] == "Bearer «token»", tried
+    source.write_text(source.read_text().replace("req.headers:set", "req.heders:set"))
+    tried = run("policy try", str(source), "GET", "https://api.test/v1", code=1)
+    assert "did you mean req.headers?" in tried["error"]["message"] and "after" not in tried, tried
+    assert run("policy remove", "acme") == {"removed": ["acme"]}
+    assert run("policy new", "fresh", "--like", "hmac", cwd=s.dir) == {"name": "fresh", "file": "fresh.lua", "like": "hmac"}
+    assert "secret.hex(x)" in run("policy help", "secret.hex")["text"]
     run("doctor")
     run("status", code=1)
     backup = s.dir / "store.backup"

@@ -303,11 +303,51 @@ local cases = {
   ["net.request posts unless told otherwise, within the same bounds"] = function()
     local net, seen = net_of({ status = 200, values = {} })
     net.request({ url = URL, expect = { token = "secret" } }, 9000)
-    net.request({ url = URL, method = "GET", addresses = { "0.0.0.0/0" } }, 9000)
+    net.request({ url = URL, method = "GET" }, 9000)
+    local ok, why = pcall(net.request, { url = URL, addresses = { "0.0.0.0/0" } }, 9000)
+    assert(not ok and why:find("net.request has no key 'addresses'", 1, true), why)
+    is(#seen, 2)
     is(seen[1].method, "POST")
     is(seen[2].method, "GET")
     is(seen[2].addresses[1], "10.0.0.0/8")
     is(seen[1].max, 1048576)
+  end,
+  ["a misspelt key of a call says what was meant"] = function()
+    local net = net_of(good())
+    local function says(part, f, ...)
+      local ok, why = pcall(f, ...)
+      assert(not ok and why:find(part, 1, true), tostring(why))
+      assert(not why:find("lua/oauth.lua", 1, true), why)
+    end
+    says("did you mean headers?", net.request, { url = URL, header = {} }, 9000)
+    says("did you mean expect?", net.post, URL, { expct = {} }, 9000)
+    says("did you mean basic?", net.token, URL, { basik = {} }, 9000)
+    says("did you mean key_id?", net.token, URL, { client = { method = "none", id = "i", keyid = "k" } }, 9000)
+  end,
+  ["headers are pairs or a map"] = function()
+    local net, seen = net_of({ status = 200, values = {} })
+    net.request({ url = URL, headers = { { "b", "2" }, { "a", "1" } } }, 9000)
+    net.request({ url = URL, headers = { b = "2", a = "1" } }, 9000)
+    local function text(list)
+      local out = {}
+      for i, h in ipairs(list) do out[i] = h[1] .. "=" .. h[2] end
+      return table.concat(out, " ")
+    end
+    is(text(seen[1].headers), "b=2 a=1")
+    is(text(seen[2].headers), "a=1 b=2")
+    assert(not pcall(net.request, { url = URL, headers = { "a: 1" } }, 9000))
+  end,
+  ["what the endpoint wrote is kept out of what is told of a failure"] = function()
+    local seen = { status = 400, texts = { "tenant 4711 of bob", "bob" } }
+    is(oauth.without_answers("no: tenant 4711 of bob, bob", seen), "no: [answer], [answer]")
+    is(oauth.without_answers("nothing of it", seen), "nothing of it")
+    local net, noted = oauth.net {
+      client = { request = function() return { status = 403, values = { why = "leaked text", error = "invalid_grant", n = 40013 } } end },
+      time = { now = function() return 0 end, wall = function() return 0 end }, allows = function() return true end,
+    }
+    net.request({ url = URL, expect = { why = "string", error = "string", n = "number" } }, 9000)
+    is(noted.status, 403)
+    is(oauth.without_answers("invalid_grant 40013: leaked text", noted), "invalid_grant [answer]: [answer]")
   end,
 }
 

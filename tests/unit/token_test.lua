@@ -61,6 +61,7 @@ local function setting(options)
     return serve(cred.state and cred.state.refresh_token, deadline)
   end
   local policy = {
+    placed = function(_, text) return text end,
     record_view = function(_, rec, state) return { name = rec.name, state = state } end,
     refresh = function(p, cred, net, deadline)
       local out = table.pack(pcall(p.refresh, cred, net, deadline))
@@ -413,6 +414,18 @@ local cases = {
     s.world.run(100)
     is(r.code, "policy_failed")
     is(s.requests, 1)
+  end,
+  ["what a type says of its refresh is kept for the operator, and not in the agent's message"] = function()
+    local s = one()
+    s.mode = function() return { code = "the tenant is unknown\27[2J" } end
+    local r = s.w.ask()
+    s.world.run(500)
+    is(r.code, "oauth_refresh_failed")
+    is(s.state().last_error, "type_refused")
+    is(s.state().error_why, "the tenant is unknown\\x1b[2J")
+    assert(not r.info.message:find("tenant", 1, true), r.info.message)
+    is(r.info.why, "the tenant is unknown\\x1b[2J")
+    s.mode = function() return {} end
   end,
   ["a credential that is not connected says so"] = function()
     local s = one()

@@ -1,0 +1,125 @@
+--- The `net` of a policy's example: the example's own `answers`, and nothing from a network.
+-- An answer: { status = 200, body = text or a table, url = the only one it is for, method =, headers = { … }, retry_after = s }
+-- or { error = "timeout" }: the call itself fails. Those with a url are for that URL, the others come in order.
+local core = require "secret.core"
+local http = require "http"
+local M = {}
+
+local answer_keys = {
+  url = "string", method = "string", status = "integer", headers = "table", body = "string table", error = "string",
+  retry_after = "integer",
+}
+M.keys = answer_keys
+
+-- As http_client.request and net.command fail.
+local errors = {
+  timeout = true, unreachable = true, cut = true, tls = true, too_large = true, address_blocked = true, clock_unset = true,
+  draining = true, no_helpers = true, command_failed = true, command_timeout = true, command_missing = true,
+  command_unsafe = true, command_malformed = true, command_too_large = true, command_busy = true,
+}
+
+--- nil, or what is wrong with the answers of example i.
+function M.check(answers, check, i)
+  for n, a in pairs(answers) do
+    if math.type(n) ~= "integer" or type(a) ~= "table" then return "answers is a list of tables" end
+    if not check:keys(a, answer_keys, ("answer %d of example %d"):format(n, i)) then return check.why end
+    if a.error and not errors[a.error] then
+      return ("answer %d: '%s' is no way in which a call fails%s"):format(n, a.error, require("policy").meant(a.error, errors))
+    end
+  end
+end
+
+--- A secret of an example as text: it stands in the policy's file.
+function M.reveal(value)
+  local req = require("request").example { url = "https://example.test/" }
+  req:view().body = value
+  return req:dump().body
+end
+
+-- Exactly what the call would send, as dump() has it. Raises where the real one would.
+local function composed(spec)
+  local req = require("request").example { method = spec.method, url = spec.url }
+  local view = req:view()
+  for _, h in ipairs(spec.headers or {}) do
+    if type(h[1]) ~= "string" or not http.field_name_ok(h[1]) then
+      error(("cannot send the header %s"):format(tostring(h[1])), 0)
+    end
+    view.headers:set(h[1], h[2])
+  end
+  if spec.body ~= nil then view.body = spec.body end
+  return req:dump()
+end
+
+-- The first answer that is not used up and is for this URL; else the first that is for any.
+local function take(answers, used, spec)
+  for _, url in ipairs { spec.url, false } do
+    for n, a in ipairs(answers) do
+      if not used[n] and (a.url or false) == url and (a.method == nil or a.method == spec.method) then
+        used[n] = true
+        return a
+      end
+    end
+  end
+end
+
+-- What an endpoint answers of which nothing is known: all that was asked for.
+local function anything(expect)
+  local values = {}
+  for name, kind in pairs(expect or {}) do
+    if kind == "secret" then values[name] = core.of("made up")
+    elseif kind == "number" then values[name] = 3600
+    elseif kind == "boolean" then values[name] = true
+    elseif kind == "type" then values[name] = "string"
+    elseif kind ~= "code" then values[name] = "made up" end
+  end
+  return { status = 200, values = values }
+end
+
+local function given(a, expect)
+  if a.error then return nil, a.error end
+  local out = { status = a.status or 200, retry_after = a.retry_after }
+  for name, v in pairs(a.headers or {}) do
+    if tostring(name):lower() == "www-authenticate" then out.challenge = v end
+  end
+  if expect then
+    local body = a.body or ""
+    if type(body) == "table" then body = require("json").encode(body) end
+    local values = core.expect(core.of(body), expect)
+    out.values, out.malformed = values, values == nil or nil
+  end
+  return out
+end
+
+--- net, sent, ended: a `net` for this credential, the requests that went out, and a function that answers nil, or why an
+-- answer was wanting. answers nil: whatever is asked for is answered.
+function M.net(pol, cred, answers)
+  local policy, time = require "policy", require "time"
+  local sent, used, wanting = {}, {}, nil
+  local function lacks(what)
+    wanting = ("the example has no answer (left) for %s"):format(what)
+    error(wanting, 0)
+  end
+  local client = { request = function(spec)
+    local out = composed(spec)
+    sent[#sent + 1] = out
+    if not answers then return anything(spec.expect) end
+    return given(take(answers, used, spec) or lacks(spec.method .. " " .. spec.url), spec.expect)
+  end }
+  local net = require("oauth").net {
+    client = client, secret = require "secret", form = require "form", json = require "json", sign = require "sign",
+    time = { now = time.now, wall = policy.wall }, new_id = function() return ("0"):rep(32) end,
+    deadline = time.now() + 10000,
+    allows = function(url) return policy.allows_url(pol, cred, url) end,
+    command = function(spec)
+      local a = answers and (take(answers, used, { url = spec.program }) or lacks("the program " .. tostring(spec.program)))
+      if not a then return { { "authorization", core.of("made up") } } end
+      if a.error then return nil, a.error end
+      local list = {}
+      for name, v in pairs(a.headers or {}) do list[#list + 1] = { name, core.of(v) } end
+      return list
+    end,
+  }
+  return net, sent, function() return wanting end
+end
+
+return M

@@ -1,0 +1,293 @@
+"""What the author of a policy does: begin one, look into it, be told why it fails, compare versions, and forget it."""
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+
+import sallyport
+from real import wait
+
+TYPE = """return {
+  kind = "type", api = 1, name = "acme", title = "Acme",
+  fields = { { name = "token_url", type = "url", required = true }, { name = "key", secret = true, required = true } },
+  apply = function(req, cred)
+    log("going to", req.path, cred.key, { key = cred.key, byte = "\\27[2J" })
+    req.headers:set("x-key", cred.key)
+    req.headers:set("authorization", "Bearer " .. cred.state.access_token)
+  end,
+  refresh = function(cred, net, deadline)
+    local answer, code, detail = net.request({ url = cred.token_url, headers = { ["x-key"] = cred.key },
+      expect = { token = "secret", why = "string" } }, deadline)
+    if not answer then return nil, code, detail end
+    %s
+    return { secrets = { access_token = answer.values.token }, expires_at = time.wall() + 3600 }
+  end,
+  %s
+}
+"""
+KEY = "canary-policies-key-0123456789abcdef"
+
+
+class Endpoint:
+    """A token endpoint on this machine, whose answer can be changed."""
+
+    def __init__(self):
+        endpoint = self
+        self.status, self.body, self.requests = 200, {}, 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                endpoint.requests += 1
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                body = json.dumps(endpoint.body).encode()
+                self.send_response(endpoint.status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/token"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def arrange(t, lines, *flags):
+    """A server with a credential of the type acme, whose refresh has these lines."""
+    endpoint = Endpoint()
+    s, up = t.proxy(serve=False)
+    s.policy("acme", TYPE % (lines, ""))
+    s.canaries.append(KEY)
+    s.cli("credential", "add", "a1", "--type", "acme", "--host", "api.test", "--address", "127.0.0.0/8",
+          f"token_url={endpoint.url}", f"key=@{s.secret_file(KEY)}")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", *flags)
+    return s, up, endpoint
+
+
+FAILURES = [
+    ("json.encode { a = cred.key }", {}, 200, 13, "json: a secret (json.build makes a secret text)", "policy_failed"),
+    ("net.post()", {}, 200, 13, "url or parameters are missing", "policy_failed"),
+    ('if answer.status ~= 200 then return nil, "the tenant is not known" end', {}, 403, 13, "the tenant is not known", "oauth_refresh_failed"),
+    ('if answer.status ~= 200 then error("it says " .. answer.values.why) end', {"why": "CANARYBODY 4711"}, 400, 13, "it says [answer]", "policy_failed"),
+    ("if answer.status == 201 then return { access_token = answer.values.token } end", {"token": "canary-token-1"}, 201, 9, "has no key 'access_token'", "policy_failed"),
+    ("if answer.status == 201 then return { secrets = { access_token = 'x' } } end", {}, 201, 9, "no secret", "policy_failed"),
+    ("print(answer)", {}, 200, 13, "log(", "policy_failed"),
+]
+
+
+def test_failing_refresh(t):
+    """file, line, the policy's words and the endpoint's status: in credential test, credential show and the log, not for the agent"""
+    for lines, body, status, line, text, code in FAILURES:
+        s, up, endpoint = arrange(t, lines)
+        endpoint.status, endpoint.body = status, body
+        if body.get("token"):
+            s.canaries.append(body["token"])
+        r = s.cli("credential", "test", "a1", "https://api.test/", check=False)
+        assert r.returncode == 1 and f"policies/acme.lua:{line}: " in r.stderr and text in r.stderr, (lines, r.stderr)
+        assert f"answered {status}" in r.stderr, r.stderr
+        shown = s.cli("credential", "show", "a1").stdout
+        assert f"policies/acme.lua:{line}: " in shown and text in shown and f"answered {status}" in shown, shown
+        token = json.loads(s.cli("credential", "show", "a1", "--json").stdout)["token"]
+        assert f"policies/acme.lua:{line}: " in token["error_why"], token
+        # the failure was the command's: the server's log tells it, too, at the first request that meets it
+        answer = s.request()
+        assert answer.get("x-sallyport-error") == code, (lines, answer.status, answer.body)
+        assert b"acme.lua" not in answer.body and text.encode() not in answer.body, answer.body
+        place = f'why="policies/acme.lua:{line}: '
+        wait(lambda: place in s.log(), what="a line of the log")
+        found = [row for row in s.log().splitlines() if place in row]
+        assert len(found) == 1 and f" status={status}" in found[0] and " policy=acme " in found[0], found
+        for everywhere in (r.stderr, shown, s.log(), answer.body.decode()):
+            assert "CANARYBODY" not in everywhere and KEY not in everywhere, everywhere
+        s.stop()
+
+
+def test_log_of_policies(t):
+    """log(…) is in the server's log with --verbose alone, without a secret and without control bytes"""
+    for flags, count in (("--verbose",), 1), ((), 0):
+        s, up, endpoint = arrange(t, "", *flags)
+        endpoint.body = {"token": "canary-token-2"}
+        s.canaries.append("canary-token-2")
+        assert s.request(target="/v1/here").status == 200
+        assert up.requests[-1].get("authorization") == "Bearer canary-token-2"
+        wait(lambda: s.log().count("ev=log policy=acme") >= count, what="the log's line")
+        lines = [row for row in s.log().splitlines() if "ev=log" in row]
+        assert len(lines) == count, lines
+        if count:
+            assert 'going to /v1/here [secret] { byte = \'\\x1b[2J\', key = [secret] }' in lines[0].replace('"', "'"), lines
+        s.stop()
+
+
+def test_new(t):
+    """policy new writes a file that passes, of every type; nothing that is there is overwritten"""
+    s = t.bare()
+    s.init()
+    listed = json.loads(s.cli("policy", "list", "--json").stdout)
+    types = [p["name"] for p in listed if p["kind"] == "type"]
+    assert len(types) > 12
+    for like in types:
+        at = s.dir / f"x_{like}.lua"
+        r = subprocess.run([s.binary, "--home", s.home, "policy", "new", f"x_{like}", "--like", like], cwd=s.dir, capture_output=True, text=True)
+        assert r.returncode == 0 and at.exists(), r.stderr
+        assert "-- " in at.read_text() and f'"x_{like}"' in at.read_text()
+        again = subprocess.run([s.binary, "--home", s.home, "policy", "new", f"x_{like}", "--like", like], cwd=s.dir, capture_output=True, text=True)
+        assert again.returncode == 1 and "already" in again.stderr, again.stderr
+        assert re.match(rf"ok      x_{like}  \d+ example", s.cli("policy", "test", at).stdout)
+    for words, said in (("bearer",), "is a type of this binary"), (("a-b",), "small letters"), (("y", "--like", "match"), "is no credential type"), (("y", "--like", "baerer"), "did you mean bearer"):
+        r = subprocess.run([s.binary, "--home", s.home, "policy", "new", *words], cwd=s.dir, capture_output=True, text=True)
+        assert r.returncode != 0 and said in r.stderr, (words, r.stderr)
+
+
+ANSWERED = """examples = { { cred = { token_url = "https://login.acme.test/t", key = "k" }, answers = { { body = { token = "made-up" } } },
+    want = { state = { access_token = "made-up" }, sent = { { url = "https://login.acme.test/t", headers = { ["x-key"] = "k" } } } } } },"""
+
+
+def test_try(t):
+    """before, after, what was stripped, log and instructions; secrets by name, whatever they come through; nothing is sent"""
+    s, up, endpoint = arrange(t, "")
+    file = s.dir / "acme.lua"
+    file.write_text(TYPE % ("", ANSWERED))
+    url = "https://api.test/v1?a=1"
+    r = s.cli("policy", "try", file, "POST", url, "-H", "X-Key: mine", "-HAccept: */*", "-d", "body")
+    for part in ("x-key: mine", "x-key: «key»", "Bearer «access_token»", "accept: */*", "  body\n", "instructions", "log       going to /v1 [secret]",
+                 "refresh would send\n  POST https://login.acme.test/t", "\\x1b[2J"):
+        assert part in r.stdout, (part, r.stdout)
+    assert "stripped  nothing" in r.stdout and "made-up" not in r.stdout
+    # the kept one: neither its key nor its token is opened
+    endpoint.body = {"token": "canary-token-3"}
+    s.canaries.append("canary-token-3")
+    s.cli("credential", "test", "a1", url)
+    before = endpoint.requests, len(up.requests)
+    r = s.cli("policy", "try", "acme", "GET", url, "--credential", "a1")
+    assert "x-key: «key»" in r.stdout and "Bearer «access_token»" in r.stdout, r.stdout
+    out = json.loads(s.cli("policy", "try", "acme", "GET", url, "--credential", "a1", "--json").stdout)
+    assert out["after"]["headers"] == {"authorization": "Bearer «access_token»", "x-key": "«key»"} and out["stripped"] == [] and out["instructions"] > 0
+    assert (endpoint.requests, len(up.requests)) == before
+    # given ones: from a file, never from the command line
+    r = s.cli("policy", "try", "acme", "GET", url, "token_url=https://a.test/", f"key=@{s.secret_file(KEY)}")
+    assert "«key»" in r.stdout and KEY not in r.stdout
+    r = s.cli("policy", "try", "acme", "GET", url, "token_url=https://a.test/", "key=plain", check=False)
+    assert r.returncode == 2 and "never comes from the command line" in r.stderr, r.stderr
+    # what is encoded on the way
+    r = s.cli("policy", "try", "basic", "GET", url, "username=me", f"password=@{s.secret_file(KEY)}", "-H", "Authorization: Basic x")
+    assert "Basic base64(me:«password»)" in r.stdout and "stripped  authorization" in r.stdout, r.stdout
+    r = s.cli("policy", "try", "jwt", "GET", url, "algorithm=ES256", "claims.iss=me", check=False)
+    assert "eyJ" not in r.stderr, r.stderr
+    # what a type of yours does wrong has its line and a hint
+    file.write_text((TYPE % ("", "")).replace('req.headers:set("x-key"', 'req.heders:set("x-key"'))
+    r = s.cli("policy", "try", file, "GET", url, "token_url=https://a.test/", check=False)
+    assert r.returncode == 1 and "acme.lua:6: a request has no heders: did you mean req.headers?" in r.stderr, r.stderr
+    file.write_text((TYPE % ("", "")).replace("cred.key)\n", "cred.kye)\n"))
+    r = s.cli("policy", "try", file, "GET", url, "token_url=https://a.test/", check=False)
+    assert r.returncode == 1 and "acme.lua:6: the type has no field 'kye': did you mean key?" in r.stderr, r.stderr
+
+
+def test_log_in_policy_test(t):
+    """log(…) shows in `policy test`; a file without examples, or whose refresh no example runs, is told so"""
+    s = t.bare()
+    s.init()
+    file = s.dir / "acme.lua"
+    file.write_text(TYPE % ("", ANSWERED.replace("want = {", 'req = {}, want = {')))
+    r = s.cli("policy", "test", file)
+    assert "log     acme  going to / [secret]" in r.stdout and "ok      acme  1 example" in r.stdout and r.stderr == "", r.stdout + r.stderr
+    file.write_text(TYPE % ("", ""))
+    assert "note: acme: it has no examples" in s.cli("policy", "test", file).stderr
+    assert "note: acme: it has no examples" in s.cli("policy", "put", file).stderr
+    file.write_text(TYPE % ("", 'examples = { { cred = { token_url = "https://a.test/", key = "k", state = { access_token = "t" } }, want = { headers = { ["x-key"] = "k" } } } },'))
+    assert "note: acme: no example runs its refresh" in s.cli("policy", "put", file).stderr
+    file.write_text(TYPE % ("do return answer.values.token end", ""))
+    r = s.cli("policy", "put", file, check=False)
+    assert r.returncode == 1 and f"{file}:9: refresh returned a userdata" in r.stderr, r.stderr
+    assert "policies/acme.lua" not in r.stderr, r.stderr
+
+
+def test_versions(t):
+    """diff of what was edited, forward and back, and the end of a type: not while a credential is of it, not one that came along"""
+    s = t.bare()
+    s.init()
+    file = s.dir / "acme.lua"
+    for title in ("One", "Two", "Three"):
+        file.write_text((TYPE % ("", "")).replace('"Acme"', f'"{title}"'))
+        s.cli("policy", "put", file)
+    r = s.cli("policy", "diff", "acme")
+    assert '-  kind = "type", api = 1, name = "acme", title = "Two",\n+  kind = "type", api = 1, name = "acme", title = "Three",\n' in r.stdout, r.stdout
+    assert "title = \"One\"" in s.cli("policy", "diff", "acme", "1", "3").stdout
+    s.cli("policy", "rollback", "acme", "1")
+    assert "Three" not in s.cli("policy", "show", "acme").stdout
+    s.cli("policy", "use", "acme", "3")
+    assert "Three" in s.cli("policy", "show", "acme").stdout
+    if shutil.which("patch"):                              # Debian's own reads it
+        old, new = s.cli("policy", "show", "acme", "1").stdout, s.cli("policy", "show", "acme", "3").stdout
+        (s.dir / "old").write_text(old)
+        subprocess.run(["patch", "-s", s.dir / "old"], input=s.cli("policy", "diff", "acme", "1", "3").stdout, text=True, check=True)
+        assert (s.dir / "old").read_text() == new
+    bearer = s.dir / "bearer.lua"
+    bearer.write_text(s.cli("policy", "show", "bearer").stdout + "-- mine\n")
+    assert s.cli("policy", "diff").stdout == ""
+    s.cli("policy", "put", bearer)
+    assert s.cli("policy", "diff").stdout.endswith("+-- mine\n") and "+++ policies/bearer.lua (version 1)" in s.cli("policy", "diff", "bearer").stdout
+    s.cli("credential", "add", "a1", "--type", "acme", "--host", "api.test", "token_url=https://a.test/", f"key=@{s.secret_file(KEY)}")
+    r = s.cli("policy", "remove", "acme", check=False)
+    assert r.returncode == 1 and "acme is the type of a1" in r.stderr and "credential remove a1" in r.stderr, r.stderr
+    r = s.cli("policy", "remove", "bearer", check=False)
+    assert r.returncode == 1 and "policy rollback bearer 0" in r.stderr, r.stderr
+    s.cli("credential", "remove", "a1")
+    assert "3 versions" in s.cli("policy", "remove", "acme").stderr
+    assert "acme" not in s.cli("policy", "list").stdout
+    assert s.cli("policy", "show", "acme", check=False).returncode == 1
+    s.cli("policy", "put", file)
+    assert "Three" in s.cli("policy", "show", "acme").stdout
+
+
+def test_help(t):
+    """the manual's topics and entries, without a data directory; what it does not have has a nearest word"""
+    s = t.bare()
+    topics = s.cli("policy", "help").stdout
+    for topic in ("start", "type", "field", "example", "state", "req", "cred", "net", "secret", "sign", "form", "json", "uri", "time", "lpeg", "log"):
+        assert f"| {topic} |" in topics
+        assert s.cli("policy", "help", topic).stdout.startswith("# ")
+    assert "secret.hex(x)" in s.cli("policy", "help", "secret.hex").stdout
+    assert "(table or function)" in s.cli("policy", "help", "strip").stdout
+    assert "(yields)" in s.cli("policy", "help", "net.token").stdout
+    r = s.cli("policy", "help", "secret.hxe", check=False)
+    assert r.returncode == 2 and "did you mean `sallyport policy help secret.hex`" in r.stderr, r.stderr
+
+
+def builds(at):
+    """What build.sh says before it compiles anything."""
+    r = subprocess.run(["sh", "./build.sh", "build", "nothing"], cwd=at, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "CC": "true"})
+    assert r.returncode != 0
+    return r.stderr
+
+
+def test_no_entry_no_build(t):
+    """a function or a key without an entry in the manual does not build"""
+    s = t.bare()
+    tree = s.dir / "tree"
+    tree.mkdir()
+    for name in ("lua", "policies"):
+        shutil.copytree(sallyport.ROOT / name, tree / name)
+    for name in ("build.sh", "proxy.c"):
+        shutil.copy(sallyport.ROOT / name, tree / name)
+    assert "cannot build 'nothing'" in builds(tree)
+    for path, what, instead, missing in (
+            ("proxy.c", '{"is",       l_secret_is},', '{"is", l_secret_is},\n\t{"peek", l_secret_is},', "secret.peek"),
+            ("proxy.c", '{"set", l_headers_set}', '{"set", l_headers_set}, {"all", l_headers_set}', "req.headers:all"),
+            ("proxy.c", '{"method", M_SLICE, offsetof(struct req, head.method), OF_ALL}', '{"verb", M_SLICE, 0, OF_VIEW}', "req.verb"),
+            ("proxy.c", '{"splice_json", l_view_splice_json}', '{"splice_xml", l_view_splice_json}', "req:splice_xml"),
+            ("lua/allowed.lua", 'time = "iso now', 'time = "iso today now', "time.today"),
+            ("lua/allowed.lua", '  lua = "assert', '  lua = "getmetatable assert', "lua.getmetatable"),
+            ("lua/oauth.lua", "function net.command", "function net.shell", "net.shell"),
+            ("lua/policy.lua", 'kind = "string", api = "integer", name = "string", title = "string", help', 'kind = "string", zeal = "table", help', "type.zeal"),
+            ("lua/policy.lua", "local body_keys = { max", "local body_keys = { least = \"integer\", max", "body.least"),
+            ("lua/policy.lua", "local body_keys =", "local wild_keys = { a = \"string\" }\nlocal body_keys =", "wild_keys"),
+            ("lua/cli/policy_manual.lua", "## sign.nonce()", "## sign.once()", "sign.nonce")):
+        was = (tree / path).read_text()
+        assert was.count(what) == 1, what
+        (tree / path).write_text(was.replace(what, instead))
+        said = builds(tree)
+        assert "no entry in lua/cli/policy_manual.lua" in said and missing in said, (missing, said)
+        (tree / path).write_text(was)
