@@ -18214,11 +18214,11 @@ l_json_push_secret(lua_State *L, const struct json_token *t)
 }
 
 static const char *const l_expect_names[] = {
-	"secret", "number", "string", "code", "boolean", "type", "text", "sealed", NULL,
+	"secret", "number", "string", "code", "boolean", "type", "text", "sealed", "plain", NULL,
 };
 enum l_expect {
 	L_EXPECT_SECRET, L_EXPECT_NUMBER, L_EXPECT_STRING, L_EXPECT_CODE, L_EXPECT_BOOLEAN, L_EXPECT_TYPE,
-	L_EXPECT_TEXT, L_EXPECT_SEALED,
+	L_EXPECT_TEXT, L_EXPECT_SEALED, L_EXPECT_PLAIN,
 };
 
 /* Pushes the value of an expected member, or nil where it is not of its kind: to callers an
@@ -18229,7 +18229,12 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 	char text[JSON_STRING_MAX];
 	size_t n;
 
+	if (kind == L_EXPECT_PLAIN)
+		kind = t->type == JSON_STRING ? L_EXPECT_STRING :
+		    t->type == JSON_NUMBER ? L_EXPECT_NUMBER : L_EXPECT_BOOLEAN;
 	switch (kind) {
+	case L_EXPECT_PLAIN:
+		break;
 	case L_EXPECT_SECRET:
 		if (t->type == JSON_STRING && t->raw.n > 2)     /* more than its quotes */
 			return l_json_push_secret(L, t);
@@ -18307,6 +18312,25 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
 	return res;
 }
 
+/* Takes a plain member out of the table on top if it is a string that holds a secret one. */
+static void
+l_expect_apart(lua_State *L, struct slice plain, struct slice secret)
+{
+	int t = lua_gettop(L);
+	struct slice text = {NULL, 0};
+
+	l_push_slice(L, plain);
+	if (lua_rawget(L, t) == LUA_TSTRING)
+		text.p = lua_tolstring(L, -1, &text.n);
+	l_push_slice(L, secret);
+	if (lua_rawget(L, t) != LUA_TNIL && slice_has(text, l_check_secret(L, -1))) {
+		l_push_slice(L, plain);
+		lua_pushnil(L);
+		lua_rawset(L, t);
+	}
+	lua_settop(L, t);
+}
+
 /* Reads members of a response body or a secret document; the table at `idx` is { member = kind }.
  * Pushes { member = value } (1), or nil and "malformed", "not_object" or "duplicate" (2).
  *   secret   a string that is not empty, as a handle; one with control bytes makes the body malformed
@@ -18317,6 +18341,7 @@ json_members_deep(struct slice body, struct json_member *want, size_t n)
  *   type     "string" or "other"; nil for null
  *   text     a string, or the JSON text of any other value
  *   sealed   as text, in a handle
+ *   plain    a string (as above) in which no secret of this answer stands, a number or a boolean
  * "A.B" is the member B of the object A. */
 static int
 l_json_expect(lua_State *L, struct slice body, int idx)
@@ -18357,6 +18382,9 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 		}
 		lua_rawset(L, -3);
 	}
+	for (size_t i = 0; i < n * n; i++)
+		if (kind[i / n] == L_EXPECT_PLAIN && kind[i % n] == L_EXPECT_SECRET)
+			l_expect_apart(L, want[i / n].name, want[i % n].name);
 	return 1;
 }
 

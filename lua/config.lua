@@ -463,7 +463,7 @@ end
 --- Names of this agent's credentials whose token endpoint a request is for; nil for nearly all requests.
 function M:at_token_endpoint(agent, req)
   local build = self.build
-  if not build or not build.token_endpoints.hosts[req.host] then return nil end
+  if not build or not stand_in.has(build.token_endpoints, req.host) then return nil end
   if agent.endpoints_at ~= self.applied then agent.endpoints_at, agent.endpoints = self.applied, {} end
   return stand_in.named(build.token_endpoints, build.items, agent, req, agent.endpoints)
 end

@@ -6,7 +6,8 @@
 --                    headers = { {n, v} }, ttl = seconds, lasting = bool, token_types = {"bearer"},
 --                    member = "access_token", within = "authed_user", or_top = bool }, deadline)
 --     within: a dotted member in which the tokens stand; or_top: or, where it has none, at the top
---     -> { secrets = { access_token, refresh_token }, expires_at = Unix s, granted = { scope, … } or nil }
+--     -> { secrets = { access_token, refresh_token }, expires_at = Unix s, granted = { scope, … } or nil,
+--          plain = { [member] = text, number or boolean } or nil: those that the type's `plain` names }
 --        | nil, code, detail
 --   net.post(url, { client =, basic =, form =, body =, headers =, expect = }, deadline) -> answer | nil, code, detail
 --   client = { method = "none"|"basic"|"post"|"private_key_jwt", id =, secret =, key =, key_id =, algorithm =,
@@ -193,6 +194,11 @@ function M.judge(answer, spec, sent_at)
     return nil, answer.status >= 300 and answer.status < 400 and "redirect" or "refused", detail
   end
   if answer.malformed then return nil, "malformed", detail end
+  local plain
+  for _, name in ipairs(spec.plain or {}) do
+    plain = plain or {}
+    plain[name] = v[name]
+  end
   v = inner(v, spec)
   local access_token = v[spec.member or "access_token"]
   if access_token == nil then return nil, "no_access_token", detail end
@@ -202,7 +208,7 @@ function M.judge(answer, spec, sent_at)
   return {
     secrets = { access_token = access_token, refresh_token = v.refresh_token },
     expires_at = sent_at + M.lifetime(v.expires_in, lasting and LASTING or spec.ttl, lasting and LASTING or nil),
-    granted = M.scopes(v.scope),
+    granted = M.scopes(v.scope), plain = plain,
   }
 end
 
@@ -272,7 +278,8 @@ function M.without_answers(text, seen)
 end
 
 --- with = { client = http_client, time, secret, form, json, sign, new_id, allows = function(url) -> true | nil, why,
---           addresses = function(url) -> {cidr} | nil, tls = function(url) -> identity | nil, deadline = of the whole refresh }
+--           addresses = function(url) -> {cidr} | nil, tls = function(url) -> identity | nil, deadline = of the whole refresh,
+--           plain = members of a token endpoint's answer that are kept beside the token, or nil }
 -- -> net, seen = { status = of the last answer | nil, texts = { what the endpoints wrote } }
 function M.net(with)
   local net, seen = {}, { texts = {} }
@@ -323,11 +330,16 @@ function M.net(with)
     local expect = { [spec.member or "access_token"] = "secret" }
     for k, v in pairs(TOKEN_EXPECT) do expect[k] = expect[k] or v end
     for k, v in pairs(spec.within and copy(expect) or {}) do expect[spec.within .. "." .. k] = v end
+    for _, name in ipairs(with.plain or {}) do
+      if expect[name] ~= "secret" then expect[name] = "plain" end
+    end
     local answer, code, detail = net.post(url, {
       client = spec.client, basic = spec.basic, form = spec.form, body = spec.body, headers = spec.headers,
       expect = expect,
     }, deadline)
     if not answer then return nil, code, detail end
+    spec = copy(spec)
+    spec.plain = with.plain
     return M.judge(answer, spec, sent_at)
   end
 

@@ -749,6 +749,13 @@ local function body_key(self, req, strips, of, held)
   return require("body").carries(of, req:view().body or "", strips.body) ~= false  -- what cannot be looked into has it
 end
 
+-- message, hint, options for a token that there is not
+local function no_token(opened, code, info)
+  local connect = opened.pol.connect and (code == "oauth_refresh_failed" or code == "oauth_not_connected")
+  return info.message or ("credential %s: no token"):format(opened.name),
+    connect and ("the operator can mend it: sallyport connect %s"):format(opened.name) or nil, { retry_after = info.retry_after }
+end
+
 -- true, nil, state, until: so it is while the store's state is of this generation (0: any), until then |
 -- true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, agent, opened, routed, deadline)
@@ -775,13 +782,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     _, state = self.store.generation()  -- before the token is read: it is of this state or a later one
     cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
     fresh = cred and info or 0
-    if not cred then
-      info = info or {}
-      local connect = pol.connect and (code == "oauth_refresh_failed" or code == "oauth_not_connected")
-      return nil, code, info.message or ("credential %s: no token"):format(opened.name),
-        connect and ("the operator can mend it: sallyport connect %s"):format(opened.name) or nil,
-        { retry_after = info.retry_after }
-    end
+    if not cred then return nil, code, no_token(opened, code, info or {}) end
     waited = true  -- or not: a wait of less than a millisecond shows on no clock
   end
   -- One view for all of the type's functions: what it was asked for is not made again.
@@ -855,9 +856,19 @@ end
 
 -- ---- token requests of the sandbox's own -------------------------------------------------------
 
+-- What the real answer said of the members that its type lets the sandbox see; a token is fetched for it where there is
+-- none. table | nil (it names none) | false, code, info
+local function plain_members(self, opened, deadline)
+  local list = self.policy.plain(opened.pol, opened.view)
+  if not list or not list[1] then return nil end
+  local cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
+  if not cred then return false, code, info or {} end
+  return self.policy.plain_of(list, cred.state)
+end
+
 -- The credential whose stand-in the request presents, and the answer that it gets in the server's place.
--- opened, status, text | nil
-local function stand_in_answer(self, req, agent, names)
+-- opened, status, text | opened, false, code, info | nil
+local function stand_in_answer(self, req, agent, names, deadline)
   local host, headers = require "host", req:view().headers
   local with = {
     json = self.json, uri = require "uri", unbase64 = host.unbase64, signed = host.stand_in_signed, store = self.store,
@@ -872,7 +883,9 @@ local function stand_in_answer(self, req, agent, names)
     with.held = opened and self.records.held(agent.name, opened.rec)
     if opened then ours, claims = stand_in.presents(with, asked, agent.name, name, parts) end
     if ours then
-      local status, text = stand_in.answer(with, opened.pol, opened.view, asked, parts, claims)
+      local plain, code, info = plain_members(self, opened, deadline)
+      if plain == false then return opened, false, code, info end
+      local status, text = stand_in.answer(with, opened.pol, opened.view, asked, parts, claims, plain)
       return opened, status, text
     end
   end
@@ -896,8 +909,11 @@ local function answer_token_request(self, req, agent, names, deadline)
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return nil, lost end
   if self.config.applied ~= generation then return nil, "changed" end
-  local opened, status, text = stand_in_answer(self, req, agent, names)
+  local opened, status, text, info = stand_in_answer(self, req, agent, names, deadline)
   if not opened then return false end
+  synced, lost = self.config:sync(deadline + WAIT_MAX)   -- it may have waited for a token
+  if not synced then return nil, lost end
+  if self.config.applied ~= generation or status == false and text == "changed" then return nil, "changed" end
   local bundle
   for _, b in ipairs(agent.bundles) do
     for _, has in ipairs(opened.rec.bundles or {}) do bundle = bundle or b == has and b or nil end
@@ -906,6 +922,11 @@ local function answer_token_request(self, req, agent, names, deadline)
     decision = "allow", reason = "token placeholder" }
   if turn == false then return nil, "too_many" end
   if turn == "waited" then return nil, "changed" end
+  if status == false then
+    local message, hint, options = no_token(opened, text, info)
+    errors.fail(req, text, message, hint or errors.hint(text, opened.name), options)
+    return true
+  end
   if not status then
     self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, opened.pol.name, errors.quote(errors.place(text))))
     return nil, "policy_failed"
@@ -1140,7 +1161,7 @@ end
 -- changes. (That a token endpoint is nobody's is not known of a host that has one: it is a matter of the path.)
 local function make_ready(self, req, agent, route, kept, opened, plan, routed)
   if not route or not kept or kept.foreign or plan.echo or opened.wants or has_endpoint(opened, req)
-    or self.config.build.token_endpoints.hosts[req.host] then return false end
+    or stand_in.has(self.config.build.token_endpoints, req.host) then return false end
   if agent.ready_count >= READY_MAX then agent.ready, agent.ready_count = {}, 0 end
   agent.ready[route] = { name = opened.name, version = opened.version, plan = plan, routed = routed }
   agent.ready_count = agent.ready_count + 1

@@ -71,7 +71,7 @@ local type_keys = {
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
-  targets = "table", carriers = "table", pure = "boolean",
+  targets = "table", carriers = "table", pure = "boolean", plain = "table function",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -93,7 +93,7 @@ local stand_in_keys = { url = "function", answer = "function", file = "function"
 local strip_keys = { headers = "table", query = "table", form = "table" }
 local carrier_keys = { headers = "table", query = "table", body = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
-local state_keys = { secrets = "table", expires_at = "integer", granted = "table" }
+local state_keys = { secrets = "table", expires_at = "integer", granted = "table", plain = "table" }
 local example_keys = { cred = "table", req = "table", answers = "table", want = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
@@ -399,6 +399,30 @@ end
 -- Those of the query are looked for in forms, too, those of the body in multipart and JSON.
 function Check:carriers(given) return self:lists(given, carrier_keys, "carriers") end
 
+-- Members of an answer that the sandbox may see, and bytes of all of them: several URLs, and within token.lua's ROOM.
+local PLAIN_MAX, PLAIN_BYTES = 16, 2048
+-- Parts of the names of members that hold a secret, or what a secret signed; and names that only look so.
+local secret_words = {
+  "token", "secret", "passw", "assertion", "jwt", "credential", "signature", "cookie", "session", "bearer", "ticket",
+  "private", "apikey", "api_key", "access_key", "auth_key", "code", "nonce", "otp",
+}
+local harmless = { token_type = true, token_format = true, country_code = true, language_code = true }
+
+-- Why this is no list of members that an answer may show; nil: it is one.
+local function plain_problem(list)
+  if type(list) ~= "table" or #list > PLAIN_MAX then return ("is a list of at most %d names"):format(PLAIN_MAX) end
+  for _, name in ipairs(list) do
+    if type(name) ~= "string" or #name > 64 or not name:find("^[%a_][%w_.]*$") or ("." .. name .. "."):find("..", 1, true) then
+      return "has something else than a name, or names with dots between"
+    end
+    for part in name:lower():gmatch("[^.]+") do
+      for _, word in ipairs(harmless[part] and {} or secret_words) do
+        if part:find(word, 1, true) then return ("has '%s', which may hold a secret"):format(name) end
+      end
+    end
+  end
+end
+
 -- An endpoint is a URL (its exact path) or a host, "*.example.com" for all below it.
 local function endpoint_parse(text)
   if not text:find("://", 1, true) then
@@ -504,6 +528,9 @@ function Check:type(t, pol)
   end
   pol.carriers = self:carriers(t.carriers or {})
   if not pol.carriers then return nil end
+  local open = type(t.plain) == "table" and plain_problem(t.plain) or t.plain and not t.refresh and "needs refresh"
+  if open then return self:fail("plain", "plain " .. open) end
+  pol.plain = copy_value(t.plain)
   if t.body then
     pol.body = type(t.body) == "function" and t.body or self:body(t.body)
     if not pol.body then return nil end
@@ -703,9 +730,36 @@ function M.check_credential(pol, values, hosts)
       return nil, f.name, "is missing"
     end
   end
+  local open = type(pol.plain) == "function" and plain_problem(M.plain(pol, M.view(pol, values)))
+  if open then return nil, pol.by_name.answer_members and "answer_members", open end
   if not pol.validate then return true end
   mark_fields(values)
   return M.validate(pol, M.view(pol, values), hosts and copy_value(hosts))
+end
+
+--- Members of the token endpoint's answer that the sandbox may see too (lua/stand_in.lua): a list of dotted names.
+function M.plain(pol, view)
+  if type(pol.plain) ~= "function" then return pol.plain or {} end
+  local ok, list = sandbox.call(pol.name, pol.plain, view)
+  if ok and list == nil then return {} end
+  return ok and list or nil
+end
+
+-- What may be shown of one of them: a text of one line, a number, a boolean. A JWT is none, whatever it is called.
+local function plain_ok(v)
+  if type(v) ~= "string" then return type(v) == "boolean" or type(v) == "number" and v == v and math.abs(v) < math.huge end
+  return utf8.len(v) ~= nil and not v:find("%c") and not v:find("eyJ[%w_-]+%.[%w_-]+%.")
+end
+
+--- Of members by dotted name, those that such a list names and that may be shown.
+function M.plain_of(list, given)
+  local out, left = {}, PLAIN_BYTES
+  if plain_problem(list) then return out end
+  for _, name in ipairs(list) do
+    local v = given and given[name]
+    if plain_ok(v) and #tostring(v) <= left then out[name], left = v, left - #tostring(v) end
+  end
+  return out
 end
 
 --- What the policy itself says of the fields together, and of the hosts beside them: its validate returns
@@ -808,6 +862,7 @@ function M.refresh(pol, cred, net, deadline, run)
     end
   end
   if not next(state.secrets or {}) then return wrong("refresh returned no secrets: it returns " .. STATE_SHAPE) end
+  state.plain = state.plain and M.plain_of(M.plain(pol, cred), state.plain)
   return state
 end
 

@@ -10,11 +10,14 @@
 -- A type may say how it looks there; without `stand_in` a type that has `refresh` is an OAuth client at its token_url:
 --   stand_in = {
 --     url    = function(cred) -> the token endpoint, or a list; `*` in its path stands for one segment
---     answer = function(parts, asked) -> a table, sent as JSON, and a status (200)
+--     answer = function(parts, asked) -> a table, sent as JSON, and a status (200); parts.plain: see below
 --     file   = function(cred, parts) -> text          what `credential sandbox-file` writes
 --     keys   = true                                   the file needs parts.private_key, an RSA key in PEM
 --   }
 -- parts = { access_token, refresh_token, client_secret, id_token, private_key }, all stand-ins.
+-- A type's `plain` (a list of names, with dots for members of members; or function(cred) -> such a list) says which
+-- members of the real answer SDKs need beside the token (Salesforce's instance_url). Those, where they were no secrets, are
+-- said here too; nothing else of the real answer is.
 local M = {}
 
 -- Seconds that a stand-in token claims to live. Long, but within what a client's 32-bit timer of milliseconds holds
@@ -54,14 +57,67 @@ function M.key_record(agent, name) return "k/" .. name .. "/" .. agent end
 
 -- ---- endpoints -----------------------------------------------------------------------------------
 
+-- Token servers with several addresses: some SDK goes to another one than the credential (or the key's file) names.
+-- Each server is a list of { hosts, paths }, all by https; "*." before a host stands for any name below it.
+local SALESFORCE = { "login.salesforce.com", "test.salesforce.com", "*.my.salesforce.com" }
+local PUBLIC_ENTRA = { "login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net",
+  "*.login.microsoft.com", "*.r.login.microsoftonline.com" }   -- a region before them: MSAL's azure_region
+local ENTRA_PATHS = { "/*/oauth2/v2.0/token", "/*/oauth2/token" }   -- "*": the tenant by id or name, common, organizations
+local servers = {
+  -- Google's libraries by age: accounts.google.com (oauth2client), v3 and v4 (gtoken, signet), oauth2.googleapis.com
+  { { { "oauth2.googleapis.com", "oauth2.mtls.googleapis.com" }, { "/token" } },
+    { { "www.googleapis.com" }, { "/oauth2/*/token" } }, { { "accounts.google.com" }, { "/o/oauth2/token" } } },
+  -- MSAL's aliases of an authority, cloud by cloud
+  { { PUBLIC_ENTRA, ENTRA_PATHS } },
+  { { { "login.microsoftonline.us", "login.usgovcloudapi.net" }, ENTRA_PATHS } },
+  { { { "login.partner.microsoftonline.cn", "login.chinacloudapi.cn" }, ENTRA_PATHS } },
+  { { SALESFORCE, { "/services/oauth2/token" } } },                           -- simple-salesforce's `domain`
+  { { { "slack.com", "www.slack.com" }, { "/api/oauth.v2.access", "/api/oauth.access", "/api/oauth.v2.user.access" } } },
+  { { { "api.hubapi.com", "api.hubspot.com" }, { "/oauth/*/token" } } },
+  { { { "api.dropboxapi.com", "api.dropbox.com", "www.dropbox.com" }, { "/oauth2/token", "/1/oauth2/token" } } },
+  { { { "api.box.com" }, { "/oauth2/token" } },
+    { { "www.box.com", "app.box.com", "account.box.com" }, { "/api/oauth2/token" } } },
+  { { { "api.x.com", "api.twitter.com" }, { "/2/oauth2/token" } } },
+  { { { "api-m.paypal.com", "api.paypal.com" }, { "/v1/oauth2/token" } } },
+  { { { "api-m.sandbox.paypal.com", "api.sandbox.paypal.com" }, { "/v1/oauth2/token" } } },
+  { { { "auth.atlassian.com", "api.atlassian.com" }, { "/oauth/token" } } },
+  { { { "api.amazon.com", "api.amazon.co.uk", "api.amazon.co.jp" }, { "/auth/o2/token", "/auth/O2/token" } } },
+  { { { "discord.com", "discordapp.com" }, { "/api/oauth2/token", "/api/*/oauth2/token" } } },
+  { { { "graph.facebook.com" }, { "/oauth/access_token", "/*/oauth/access_token" } } },
+  { { { "www.linkedin.com" }, { "/oauth/v2/accessToken", "/uas/oauth2/accessToken" } } },
+  { { { "api.figma.com" }, { "/v1/oauth/token", "/v1/oauth/refresh" } }, { { "www.figma.com" }, { "/api/oauth/token" } } },
+}
+
 -- "/app/installations/*/access_tokens" -> a pattern for the whole path
 local function path_pattern(path)
   if not path:find("*", 1, true) then return nil end
   return "^" .. path:gsub("[%-%.%+%[%]%(%)%$%^%%%?]", "%%%0"):gsub("%*", "[^/]+") .. "$"
 end
 
---- The token endpoints of a credential: { scheme, host, port, path, pattern } …, none for a type without tokens.
--- with = { sandbox, parse_url }; view: the credential as its policy sees it, secrets or not.
+local function host_covers(rule, host)
+  return rule == host or rule:sub(1, 2) == "*." and host:sub(-#rule + 1) == rule:sub(2) and #host >= #rule
+end
+
+local function path_covers(rule, path)
+  local pattern = path_pattern(rule)
+  return rule == path or pattern ~= nil and path:find(pattern) ~= nil
+end
+
+-- The server of `servers` that answers at this address; nil: none, or it has no other.
+local function server_at(scheme, host, port, path)
+  for i, groups in ipairs(scheme == "https" and port == 443 and servers or {}) do
+    for _, group in ipairs(groups) do
+      local found = false
+      for _, rule in ipairs(group[1]) do found = found or host_covers(rule, host) end
+      for _, rule in ipairs(found and group[2] or {}) do
+        if path_covers(rule, path) then return i end
+      end
+    end
+  end
+end
+
+--- The token endpoints of a credential: { scheme, host, port, path, pattern, server } …, none for a type without tokens.
+-- server: which of `servers` it is. with = { sandbox, parse_url }; view: the credential as its policy sees it, secrets or not.
 function M.endpoints(with, pol, view)
   if not pol.refresh then return {} end
   local list = view.token_url
@@ -76,6 +132,7 @@ function M.endpoints(with, pol, view)
       local path = url.path:gsub("_star_", "*")
       out[#out + 1] = {
         scheme = url.scheme, host = url.host, port = url.port, path = path, pattern = path_pattern(path),
+        server = server_at(url.scheme, url.host, url.port, path),
       }
     end
   end
@@ -83,32 +140,59 @@ function M.endpoints(with, pol, view)
 end
 
 --- Credentials by token endpoint: requests for another path of such a host must cost no more than one look, however
--- many credentials fetch their tokens there. hosts[host] = { exact = { [key] = place }, patterns = { place… } },
--- of[name] = the places of that credential; place = { host, key, prefix, pattern, names = { [name] = true } }
-function M.index() return { hosts = {}, of = {} } end
+-- many credentials fetch their tokens there. hosts[host or "*.below"] = { exact = { [key] = place }, patterns = { spot… } },
+-- wild = hosts with a "*", servers[i] = the place of a server with several addresses, of[name] = the places of that
+-- credential; place = { spots, server, names = { [name] = true } }, spot = { host, key, prefix, pattern, place }
+function M.index() return { hosts = {}, of = {}, servers = {}, wild = 0 } end
 
 local function prefix_of(e) return ("%s %d "):format(e.scheme, e.port) end
 
+local function add_spot(index, place, e)
+  local host = index.hosts[e.host]
+  if not host then
+    host = { exact = {}, patterns = {} }
+    index.hosts[e.host] = host
+    if e.host:sub(1, 1) == "*" then index.wild = index.wild + 1 end
+  end
+  local spot = { host = e.host, key = prefix_of(e) .. e.path, prefix = prefix_of(e), pattern = e.pattern, place = place }
+  place.spots[#place.spots + 1] = spot
+  host.exact[spot.key] = place
+  if e.pattern then host.patterns[#host.patterns + 1] = spot end
+end
+
 local function place_at(index, e)
-  local host = index.hosts[e.host] or { exact = {}, patterns = {} }
-  index.hosts[e.host] = host
-  local key = prefix_of(e) .. e.path
-  local place = host.exact[key]
-  if not place then
-    place = { host = e.host, key = key, prefix = prefix_of(e), pattern = e.pattern, names = {} }
-    host.exact[key] = place
-    if e.pattern then host.patterns[#host.patterns + 1] = place end
+  local host = index.hosts[e.host]
+  local place = index.servers[e.server] or not e.server and host and host.exact[prefix_of(e) .. e.path]
+  if place then return place end
+  place = { spots = {}, names = {}, server = e.server }
+  if not e.server then
+    add_spot(index, place, e)
+    return place
+  end
+  index.servers[e.server] = place
+  for _, group in ipairs(servers[e.server]) do
+    for _, name in ipairs(group[1]) do
+      for _, path in ipairs(group[2]) do
+        add_spot(index, place, { scheme = "https", host = name, port = 443, path = path, pattern = path_pattern(path) })
+      end
+    end
   end
   return place
 end
 
 local function drop_place(index, place)
-  local host = index.hosts[place.host]
-  host.exact[place.key] = nil
-  for i = #host.patterns, 1, -1 do
-    if host.patterns[i] == place then table.remove(host.patterns, i) end
+  if place.server then index.servers[place.server] = nil end
+  for _, spot in ipairs(place.spots) do
+    local host = index.hosts[spot.host]
+    host.exact[spot.key] = nil
+    for i = #host.patterns, 1, -1 do
+      if host.patterns[i] == spot then table.remove(host.patterns, i) end
+    end
+    if next(host.exact) == nil then
+      index.hosts[spot.host] = nil
+      if spot.host:sub(1, 1) == "*" then index.wild = index.wild - 1 end
+    end
   end
-  if next(host.exact) == nil then index.hosts[place.host] = nil end
 end
 
 --- Puts a credential's endpoints in the place of what the index had for it; an empty list takes it out.
@@ -126,6 +210,21 @@ function M.put(index, name, endpoints)
     end
   end
   index.of[name] = next(now) and now or nil
+end
+
+-- What the index has for a host: its own, and those of "*." above it.
+local function hosts_at(index, host)
+  local out, dot = { index.hosts[host] }, index.wild > 0 and host:find(".", 1, true)
+  while dot do
+    out[#out + 1] = index.hosts["*" .. host:sub(dot)]
+    dot = host:find(".", dot + 1, true)
+  end
+  return out
+end
+
+--- Is there a token endpoint at this host?
+function M.has(index, host)
+  return index.hosts[host] ~= nil or index.wild > 0 and #hosts_at(index, host) > 0
 end
 
 -- This agent's credentials at a place, in the order of their names; kept in `cache`, which lasts as long as the index.
@@ -151,14 +250,17 @@ end
 
 --- Names of this agent's credentials whose token endpoint the request is for; nil: of none.
 function M.named(index, items, agent, req, cache)
-  local host = index.hosts[req.host]
-  if not host then return nil end
-  local prefix, out = prefix_of(req), nil
-  local exact = host.exact[prefix .. req.path]
-  if exact then out = held_at(exact, items, agent, cache) end
-  for _, place in ipairs(host.patterns) do
-    if place ~= exact and place.prefix == prefix and req.path:find(place.pattern) then
+  local prefix, out, seen = prefix_of(req), nil, {}
+  local function add(place)
+    if place and not seen[place] then
+      seen[place] = true
       out = join(out, held_at(place, items, agent, cache))
+    end
+  end
+  for _, host in ipairs(hosts_at(index, req.host)) do
+    add(host.exact[prefix .. req.path])
+    for _, spot in ipairs(host.patterns) do
+      if spot.prefix == prefix and req.path:find(spot.pattern) then add(spot.place) end
     end
   end
   return out and #out > 0 and out or nil
@@ -252,11 +354,27 @@ local function id_token(with, parts, claims)
   return ("%s.%s.%s"):format(encode { alg = "RS256", typ = "JWT" }, encode(claims), with.base64url(parts.access_token))
 end
 
+-- { ["team.id"] = "T1" } among the members of the answer, which stay what they are: true | nil
+local function say_plain(out, plain)
+  for name, value in pairs(plain or {}) do
+    local t, last = out, nil
+    for part in name:gmatch("[^.]+") do
+      if last then
+        if type(t[last]) ~= "table" then t[last] = t[last] == nil and {} or t[last] end
+        t = t[last]
+        if type(t) ~= "table" then break end
+      end
+      last = part
+    end
+    if type(t) == "table" and (t[last] == nil or name == "scope") then t[last] = value end
+  end
+end
+
 --- Status and JSON text that stand for the server's answer. with = { json, base64url, sandbox, now }; view: the
--- credential as its policy sees it.
-function M.answer(with, pol, view, asked, parts, claims)
+-- credential as its policy sees it; plain: what the real answer said, by dotted name, of the members in the type's `plain`.
+function M.answer(with, pol, view, asked, parts, claims, plain)
   if pol.stand_in and pol.stand_in.answer then
-    local given = {}
+    local given = { plain = plain or {} }
     for k, v in pairs(parts) do given[k] = v end
     given.expires_at = with.now + LIFE
     local ok, out, status = with.sandbox.call(pol.name, pol.stand_in.answer, given, asked)
@@ -271,6 +389,7 @@ function M.answer(with, pol, view, asked, parts, claims)
     out = { id_token = id_token(with, parts, { aud = claims.target_audience, iss = claims.iss, sub = claims.iss,
       iat = with.now, exp = with.now + LIFE }) }
   end
+  say_plain(out, plain)
   return 200, with.json.encode(out)
 end
 

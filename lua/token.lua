@@ -394,6 +394,14 @@ local function granted_of(list)
   return list and oauth.scopes(table.concat(words, " "))
 end
 
+-- A refresh may say less than the first answer did.
+local function values_with(opened, base, plain)
+  local out = {}
+  for k, v in pairs(base.token_version == opened.rec.version and base.values or {}) do out[k] = v end
+  for k, v in pairs(plain or {}) do out[k] = v end
+  return next(out) and out or nil
+end
+
 local function answer_plain(self, opened, base, answer, sent_at)
   local life = tonumber(answer.expires_at) and answer.expires_at - sent_at or nil
   if not life or life ~= life or life < 1 then life = LIFE_DEFAULT end
@@ -409,7 +417,7 @@ local function answer_plain(self, opened, base, answer, sent_at)
     -- A refresh that says nothing of scopes grants what there was (RFC 6749 6).
     granted = granted_of(answer.granted) or base.granted,
     dropped_at = base.dropped_at, scopes = base.scopes, wanted = base.wanted, wanted_at = base.wanted_at,
-    connected_at = base.connected_at, pasted = base.pasted, values = answer.values,
+    connected_at = base.connected_at, pasted = base.pasted, values = values_with(opened, base, answer.plain),
   }
 end
 

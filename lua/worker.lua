@@ -53,6 +53,7 @@ function M.build(with)
       sign = require "sign", new_id = new_id, deadline = deadline,
       addresses = function(url) return Config.addresses_for(opened, http.parse_url(url).host) end,
       tls = function(url) return Config.tls_for(opened, http.parse_url(url).host) end,
+      plain = policy.plain(opened.pol, opened.view),
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
     }
     return Config.freeze(net), seen

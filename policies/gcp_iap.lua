@@ -64,7 +64,8 @@ return {
   -- For Google's libraries (GOOGLE_APPLICATION_CREDENTIALS): a key file with a key that is worth nothing.
   stand_in = {
     keys = true,
-    url = function(cred) return cred.key.token_uri end,
+    -- Older libraries go to Google's server whatever the file says (gtoken).
+    url = function(cred) return { cred.key.token_uri, "https://oauth2.googleapis.com/token" } end,
     file = function(cred, parts)
       return json.encode({
         type = "service_account", project_id = project_of(cred.key.client_email), private_key_id = "sallyport", private_key = parts.private_key,

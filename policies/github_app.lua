@@ -207,7 +207,11 @@ return {
   -- answered with a placeholder.
   stand_in = {
     keys = true,
-    url = function(cred) return cred.api_url:gsub("/$", "") .. "/app/installations/*/access_tokens" end,
+    -- The second is what it was called until 2020.
+    url = function(cred)
+      local base = cred.api_url:gsub("/$", "")
+      return { base .. "/app/installations/*/access_tokens", base .. "/installations/*/access_tokens" }
+    end,
     file = function(_, parts) return parts.private_key end,
     answer = function(parts)
       return { token = parts.access_token, expires_at = time.iso(parts.expires_at), permissions = { metadata = "read" },

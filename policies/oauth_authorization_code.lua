@@ -38,6 +38,10 @@ local function client_of(cred)
   }
 end
 
+-- What SDKs read of an answer beside the token: Salesforce's members, Pipedrive's and Zoho's api_domain, Zoom's api_url.
+local MEMBERS = { "scope", "id", "instance_url", "api_instance_url", "issued_at", "token_format", "sfdc_community_url",
+  "sfdc_community_id", "api_domain", "api_url" }
+
 return {
   kind   = "type",
   api    = 1,
@@ -72,6 +76,8 @@ return {
     { name = "token_member", help = "Dotted member of the answer in which the tokens stand; Slack's authed_user" },
     { name = "header", default = "authorization", header = true, help = "Header that the API reads" },
     { name = "prefix", default = "Bearer ", help = "What stands before the token" },
+    { name = "answer_members", type = "list",
+      help = "Plain members of the token's answer that an SDK in the sandbox gets too; Salesforce's, api_url, … if left out" },
     { name = "ttl", type = "integer", default = 3600, min = 1,
       help = "Lifetime in seconds of a token that can be renewed, where the server says none" },
   },
@@ -104,6 +110,8 @@ return {
   end,
 
   strip = function(cred) return { headers = { cred.header } } end,
+
+  plain = function(cred) return cred.answer_members or MEMBERS end,
 
   -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
   carriers = { query = { "access_token" } },

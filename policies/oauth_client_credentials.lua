@@ -33,6 +33,10 @@ local function assertion(cred)
   }
 end
 
+-- What SDKs read of an answer beside the token: Salesforce's members, Pipedrive's and Zoho's api_domain, Zoom's api_url.
+local MEMBERS = { "scope", "id", "instance_url", "api_instance_url", "issued_at", "token_format", "sfdc_community_url",
+  "sfdc_community_id", "api_domain", "api_url" }
+
 return {
   kind   = "type",
   api    = 1,
@@ -58,6 +62,8 @@ return {
     { name = "params", type = "map", help = "params.NAME=VALUE: a further parameter" },
     { name = "token_body", type = "enum", values = { "form", "json" }, default = "form",
       help = "How the token request's body is written" },
+    { name = "answer_members", type = "list",
+      help = "Plain members of the token's answer that an SDK in the sandbox gets too; Salesforce's, api_url, … if left out" },
     { name = "ttl", type = "integer", default = 300, min = 1, help = "Lifetime in seconds where the server says none" },
   },
 
@@ -75,6 +81,8 @@ return {
     end
     return true
   end,
+
+  plain = function(cred) return cred.answer_members or MEMBERS end,
 
   -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
   carriers = { query = { "access_token" } },
@@ -110,7 +118,7 @@ return {
     local answer, code, detail = net.token(cred.token_url,
       { basic = basic, form = form, body = cred.token_body, ttl = cred.ttl }, deadline)
     if not answer then return nil, code, detail end
-    return { secrets = { access_token = answer.secrets.access_token }, expires_at = answer.expires_at }
+    return { secrets = { access_token = answer.secrets.access_token }, expires_at = answer.expires_at, plain = answer.plain }
   end,
 
   examples = {

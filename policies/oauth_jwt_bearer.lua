@@ -13,7 +13,8 @@
 --         scopes_in, where they go: form (RFC 7523) or claim (DocuSign, Google); claims.NAME for further claims
 --         (json:VALUE where it is no text: claims.level=json:3); lifetime of the assertion in seconds; client_id and
 --         client_secret (secret) where the server wants the client known besides, with auth_method, how they are sent;
---         params.NAME for further parameters; ttl, seconds, where the server says none (Salesforce).
+--         params.NAME for further parameters; ttl, seconds, where the server says none (Salesforce);
+--         answer_members, plain members of the answer that an SDK in the sandbox gets too.
 local GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 local own_claims = { iss = "issuer", sub = "subject", aud = "audience", exp = "lifetime", iat = "lifetime", jti = "lifetime" }
 local own_params = { grant_type = true, assertion = true, client_id = true, client_secret = true, scope = true }
@@ -31,6 +32,10 @@ local function sorted(map)
   table.sort(names)
   return names
 end
+
+-- What SDKs read of an answer beside the token: Salesforce's members, Pipedrive's and Zoho's api_domain, Zoom's api_url.
+local MEMBERS = { "scope", "id", "instance_url", "api_instance_url", "issued_at", "token_format", "sfdc_community_url",
+  "sfdc_community_id", "api_domain", "api_url" }
 
 return {
   kind   = "type",
@@ -56,6 +61,8 @@ return {
     { name = "auth_method", type = "enum", values = { "basic", "post" }, default = "basic",
       help = "How client_id and client_secret are sent: basic in the Authorization header, post in the body" },
     { name = "params", type = "map", help = "params.NAME=VALUE: a further parameter" },
+    { name = "answer_members", type = "list",
+      help = "Plain members of the token's answer that an SDK in the sandbox gets too; Salesforce's, api_url, … if left out" },
     { name = "ttl", type = "integer", default = 1800, min = 1, help = "Lifetime in seconds where the server says none" },
   },
 
@@ -74,6 +81,8 @@ return {
     if cred.client_secret and not cred.client_id then return nil, "client_id", "is missing: client_secret is its password" end
     return true
   end,
+
+  plain = function(cred) return cred.answer_members or MEMBERS end,
 
   -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
   carriers = { query = { "access_token" } },
@@ -106,7 +115,7 @@ return {
     for _, name in ipairs(sorted(cred.params)) do form[#form + 1] = { name, cred.params[name] } end
     local answer, code, detail = net.token(cred.token_url, { basic = basic, form = form, ttl = cred.ttl }, deadline)
     if not answer then return nil, code, detail end
-    return { secrets = { access_token = answer.secrets.access_token }, expires_at = answer.expires_at }
+    return { secrets = { access_token = answer.secrets.access_token }, expires_at = answer.expires_at, plain = answer.plain }
   end,
 
   examples = {

@@ -104,6 +104,11 @@ local function compare_state(state, want)
   for name, v in pairs(want) do
     if name == "secrets" and type(v) == "table" then
       for inner, text in pairs(v) do secrets[inner] = text end
+    elseif name == "plain" then
+      for member, text in pairs(type(v) == "table" and v or {}) do
+        local why = differs("state.plain." .. member, (state.plain or {})[member], text)
+        if why then return why end
+      end
     elseif name == "granted" then
       if not same_list(state.granted, v) then return "state.granted is not what the example wants" end
     elseif name == "expires_at" then

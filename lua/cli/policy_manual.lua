@@ -152,6 +152,17 @@ How clients that fetch a token themselves are answered by the proxy: { url = fun
 file = function(cred, parts), keys = true }. Without it a type with refresh is an OAuth client at its token_url.
     stand_in = { url = function(cred) return "https://login.acme.test/token" end }
 
+## type.plain
+Members of the real answer that an SDK in the sandbox may see beside the placeholder of a token, where it fetches one itself: a
+list of names, dots for members of members, or a function(cred) that returns one. At most 16, of 2 KiB together: texts, numbers,
+booleans. A name in which token, secret, signature or the like stands is refused; a text in which a secret of that answer
+stands is left out. net.token reads them; from net.request ask for them as "plain", and return them as state.plain.
+    plain = { "instance_url", "team.id" },
+    refresh = function(cred, net, deadline)
+      return net.token("https://login.acme.test/token", { form = { { "grant_type", "client_credentials" } } }, deadline)
+    end,
+    endpoints = { "https://login.acme.test/token" }
+
 ## type.mint
 Calls that answer with further credentials, and are refused unless the credential says mint=allow: rows { method =, host =,
 path =, query =, body = { words }, what = "an API key" }; "*" stands for something in a segment of a path, "/**" for any
@@ -272,7 +283,7 @@ Bytes, from 1 to 16777216. See type.body.
 
 ## stand_in.url, stand_in.answer, stand_in.file, stand_in.keys
 See type.stand_in. parts = { access_token, refresh_token, client_secret, id_token, private_key }: placeholders that are worth
-nothing elsewhere. answer returns a table, sent as JSON, and a status. keys = true: the file needs parts.private_key.
+nothing elsewhere; for answer also plain, what type.plain names. answer returns a table, sent as JSON, and a status. keys = true: the file needs parts.private_key.
     stand_in = { url = function(cred) return "https://login.acme.test/token" end,
       answer = function(parts) return { session = parts.access_token }, 200 end }
 
@@ -320,6 +331,10 @@ Unix seconds, a whole number (x // 1 of one with a fraction: math.tointeger). Ab
 ## state.granted
 The list of scopes that the server granted, where it says.
     granted = { "read" }
+
+## state.plain
+Texts, numbers and booleans by name, of those that type.plain names. `apply` has them as cred.state.NAME.
+    plain = { instance_url = "https://eu.acme.test" }
 
 # req  The request in apply
 Method, scheme, host, port and path are what the decision was made on: they can be read and not set. Any other name raises.
@@ -437,7 +452,7 @@ members that you get. A key that a function does not know raises.
 ## net.request({ method =, url =, headers =, body =, expect = }, deadline) -> answer | nil, code, detail (yields)
 method: POST where absent. headers: { name = value }, or a list of pairs { name, value }; values may be secrets. body: a string or a
 secret: write the content-type yourself. expect: { member = kind }; "a.b" is b within a. Kinds: "secret" (a handle), "string" (no control bytes),
-"number" (also in quotes), "boolean", "code" (a registered OAuth error, else "unregistered_error"), "type", "text". answer = {
+"number" (also in quotes), "boolean", "code" (a registered OAuth error, else "unregistered_error"), "type", "text", "plain" (see type.plain). answer = {
 status =, values = { member = value }, malformed = true (no JSON object: values is nil), retry_after = seconds, challenge = WWW-Authenticate }. Any
 status is an answer: look at it. Codes: timeout, unreachable, cut, tls, too_large (1 MiB), address_blocked, clock_unset, url_not_declared.
     local answer = net.request({ method = "GET", url = "https://login.acme.test/token", headers = { accept = "application/json" },

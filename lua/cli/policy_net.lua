@@ -110,6 +110,7 @@ function M.net(pol, cred, answers)
     time = { now = time.now, wall = policy.wall }, new_id = function() return ("0"):rep(32) end,
     deadline = time.now() + 10000,
     allows = function(url) return policy.allows_url(pol, cred, url) end,
+    plain = policy.plain(pol, cred),
     command = function(spec)
       local a = answers and (take(answers, used, { url = spec.program }) or lacks("the program " .. tostring(spec.program)))
       if not a then return { { "authorization", core.of("made up") } } end

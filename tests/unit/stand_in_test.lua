@@ -77,6 +77,36 @@ return {
     is(next(index.hosts), nil)
     is(next(index.of), nil)
   end,
+  ["a server with several addresses is one place; what is taken out of it leaves nothing"] = function()
+    local index, all = stand_in.index(), items("g", "ms", "sf")
+    stand_in.put(index, "g", endpoints("https://oauth2.googleapis.com/token", "https://www.googleapis.com/oauth2/v4/token"))
+    stand_in.put(index, "ms", endpoints "https://login.windows.net/TENANT/oauth2/token")
+    is(stand_in.has(index, "eastus.login.microsoft.com"), true)
+    is(stand_in.has(index, "login.microsoft.com.evil.test"), false)
+    is(stand_in.has(index, "acme.my.salesforce.com"), false)
+    is(named(index, "https://accounts.google.com/o/oauth2/token", all), "g")
+    is(named(index, "https://www.googleapis.com/oauth2/v3/token", all), "g")
+    is(named(index, "https://eastus.login.microsoft.com/common/oauth2/v2.0/token", all), "ms")
+    for _, url in ipairs { "http://accounts.google.com/o/oauth2/token", "https://accounts.google.com:8443/o/oauth2/token",
+      "https://www.googleapis.com/oauth2/v3/token/x", "https://www.googleapis.com/oauth2/token", "https://a.accounts.google.com/o/oauth2/token",
+      "https://login.microsoftonline.us/common/oauth2/token", "https://login.windows.net/a/b/oauth2/token" } do
+      is(named(index, url, all), nil)
+    end
+    -- Another port or path is no server of those.
+    is(endpoints("https://oauth2.googleapis.com:8443/token")[1].server, nil)
+    is(endpoints("https://oauth2.googleapis.com/other")[1].server, nil)
+    is(endpoints("http://oauth2.googleapis.com/token")[1].server, nil)
+    -- a host with an endpoint of its own below a "*"
+    stand_in.put(index, "sf", endpoints("https://acme.my.salesforce.com/services/oauth2/token", "https://acme.my.salesforce.com/own"))
+    is(named(index, "https://acme.my.salesforce.com/own", all), "sf")
+    is(named(index, "https://acme.my.salesforce.com/services/oauth2/token", all), "sf")
+    is(named(index, "https://x--y.sandbox.my.salesforce.com/services/oauth2/token", all), "sf")
+    for _, name in ipairs { "g", "ms", "sf" } do stand_in.put(index, name, {}) end
+    is(next(index.hosts), nil)
+    is(next(index.of), nil)
+    is(next(index.servers), nil)
+    is(index.wild, 0)
+  end,
   ["ten thousand credentials at one endpoint cost other requests of that host nothing"] = function()
     local index, all, list = stand_in.index(), items "n1", endpoints "https://a.test/t"
     for i = 1, 10000 do stand_in.put(index, "n" .. i, list) end
