@@ -19,7 +19,8 @@ libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthr
 build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zopfli"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
-	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish"
+	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
+	kubernetes-client python3-kubernetes"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 
 say() { printf '%s\n' "build.sh: $*" >&2; }
@@ -27,7 +28,8 @@ say() { printf '%s\n' "build.sh: $*" >&2; }
 # missing PACKAGE…: those not installed. A command that is there already counts: npm may come from elsewhere.
 missing() {
 	for p; do
-		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl|valgrind) command -v "$p" >/dev/null && continue ;; esac
+		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl|valgrind) command -v "$p" >/dev/null && continue ;;
+		kubernetes-client) command -v kubectl >/dev/null && continue ;; esac
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$p"
 	done
 }

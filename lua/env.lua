@@ -83,10 +83,15 @@ function M.rival(name, taken)
   end
 end
 
+--- The proxy as clients name it: with the agent's name and token in it.
+function M.proxy_url(agent, token, address)
+  return ("http://%s:%s@%s"):format(userinfo(agent), userinfo(token), address)
+end
+
 --- build{ proxy = "host:port", agent =, token =, ca = path, bundle = path, no_proxy = what is set already,
 --  aws = is there an AWS credential?, placeholders = { {name, value}… } } -> { {name, value}… } in a steady order.
 function M.build(with)
-  local url = ("http://%s:%s@%s"):format(userinfo(with.agent), userinfo(with.token), with.proxy)
+  local url = M.proxy_url(with.agent, with.token, with.proxy)
   local list = {}
   local function set(name, value) list[#list + 1] = { name, value } end
   for _, name in ipairs(proxy_names) do

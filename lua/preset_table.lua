@@ -1,7 +1,7 @@
 --- The table of policies/presets.lua, checked when it is compiled. presets.lua asks it.
 -- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
 -- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note,
--- with, without_mint = maps of variables }.
+-- with, without_mint = maps of variables, file }.
 local M = {}
 
 local PRESETS_MAX = 500   -- of one file; its size is bounded too
@@ -10,7 +10,7 @@ local keys = {
   name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
   fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
   carriers = "table", within = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
-  with = "table", without_mint = "table",
+  with = "table", without_mint = "table", file = "string",
 }
 
 --- "{site}.example.com" -> "site.example.com", "site"; a host without a gap as it is.
@@ -75,7 +75,8 @@ end
 local parts = {
   function(p, given)
     p.title, p.type, p.placeholder, p.make, p.note = given.title, given.type, given.placeholder, given.make, given.note
-    p.test = given.test
+    p.test, p.file = given.test, given.file
+    if p.file and p.file ~= "kubeconfig" then return nil, "file is kubeconfig, or left out" end
     if not (p.title and p.type and p.make) then return nil, "it needs a title, a type and where its key is made" end
     if not p.placeholder then return true end
     return require("records").shape(p.placeholder)

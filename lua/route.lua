@@ -82,6 +82,16 @@ local function holds(e, host, port, literal)
   return #host > #e.name and host:sub(-#e.name - 1) == "." .. e.name
 end
 
+--- Does one of the entries of a NO_PROXY hold? What is no entry counts for nothing.
+function M.listed(texts, host, port)
+  local literal = require("addr").parse(host) ~= nil
+  for _, text in ipairs(texts) do
+    local _, e = M.entry(text)
+    if type(e) == "table" and holds(e, host, port, literal) then return true end
+  end
+  return false
+end
+
 -- ---- the way -------------------------------------------------------------------------------------
 
 function M.new(settings)

@@ -13,6 +13,7 @@
 --     answer = function(parts, asked) -> a table, sent as JSON, and a status (200); parts.plain: see below
 --     file   = function(cred, parts) -> text          what `credential sandbox-file` writes
 --     keys   = true                                   the file needs parts.private_key, an RSA key in PEM
+--     format = "kubeconfig"                           it fetches none, and the file is that (lua/cli/kubeconfig.lua)
 --   }
 -- parts = { access_token, refresh_token, client_secret, id_token, private_key }, all stand-ins.
 -- A type's `plain` (a list of names, with dots for members of members; or function(cred) -> such a list) says which

@@ -15,6 +15,9 @@ return {
     { name = "token", secret = true, required = true, help = "The token, without the word Bearer" },
   },
 
+  -- A client with a file of its own for such tokens is kubectl.
+  stand_in = { format = "kubeconfig" },
+
   -- RFC 6750 2.2 and 2.3: where else a bearer token may stand.
   carriers = { query = { "access_token" } },
 

@@ -19,6 +19,7 @@
 --   within        paths below which one segment holds several names, its slashes as "%2F": --path with plain slashes
 --                 covers that, too
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)
+--   file          "kubeconfig": what `credential sandbox-file` writes for it
 --   make          where the key is made
 --   test          what `credential test` reads; {host} and {FIELD} are filled in. test_headers go with it
 --   note          what else a person should know
@@ -37,6 +38,15 @@ local function post(rows)
   end
   return rows
 end
+
+-- An API server may live below a path (Rancher). Of Secrets those that are given a token when they are written, in YAML too,
+-- whose tags say a text in Base64; what may be read of them, and which pods are entered, is RBAC's to say.
+local KUBERNETES_MINT = post {
+  { "/**/api/v1/namespaces/*/serviceaccounts/*/token", "a service account's token" },
+  { "/**/apis/certificates.k8s.io/*/certificatesigningrequests", "a client certificate" },
+}
+KUBERNETES_MINT[#KUBERNETES_MINT + 1] = { path = "/**/api/v1/namespaces/*/secrets/**",
+  body = { "kubernetes.io/service-account-token", "!!binary", "yaml.org" }, what = "a service account's token" }
 
 local ANTHROPIC_MINT = post { { "/api/oauth/claude_cli/create_api_key", "an API key" } }
 
@@ -349,6 +359,23 @@ local list = {
             client_id = "the application's id", client_secret = "a client secret's value" },
     mint = GRAPH_MINT,
     make = "https://entra.microsoft.com", test = "https://graph.microsoft.com/v1.0/organization" },
+  { name = "kubernetes", title = "Kubernetes: a cluster's API server, with a service account's token", type = "bearer",
+    hosts = { "{server}" }, file = "kubeconfig", mint = KUBERNETES_MINT, make = "kubectl create token NAME --duration 720h",
+    note = "--port 6443 where the server has it, ca=@FILE its own root; then `credential sandbox-file`. EKS, GKE, AKS: the presets "
+      .. "of those names. More: sallyport help kubernetes" },
+  { name = "gke", title = "Google Kubernetes Engine, with a service account", type = "gcp_access_token", hosts = { "{server}" },
+    fields = { scopes = { "https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/userinfo.email" } },
+    ask = { key = "the service account's key file, JSON" }, file = "kubeconfig", mint = KUBERNETES_MINT,
+    make = "https://console.cloud.google.com/iam-admin/serviceaccounts", test = "https://{host}/version",
+    note = "In the place of gke-gcloud-auth-plugin. --host is the server of the cluster's kubeconfig, an address or ….gke.goog; "
+      .. "ca=@FILE its certificate-authority-data, decoded. More: sallyport help kubernetes" },
+  { name = "aks", title = "Azure Kubernetes Service, as an application of Entra ID", type = "oauth_client_credentials",
+    hosts = { "{server}" }, fields = { scopes = { "6dae42f8-4368-4678-94ff-3960e28e3630/.default" }, auth_method = "post" },
+    ask = { token_url = "https://login.microsoftonline.com/TENANT/oauth2/v2.0/token, with your tenant's id",
+            client_id = "the application's id", client_secret = "a client secret's value" },
+    file = "kubeconfig", mint = KUBERNETES_MINT, make = "https://entra.microsoft.com", test = "https://{host}/version",
+    note = "In the place of kubelogin; the scope is that of AKS's own application, for every tenant. ca=@FILE is the cluster's "
+      .. "certificate-authority-data, decoded. More: sallyport help kubernetes" },
   { name = "cloudflare", title = "Cloudflare", type = "bearer", hosts = { "api.cloudflare.com" },
     env = { "CLOUDFLARE_API_TOKEN", "CF_API_TOKEN" }, placeholder = "{40:url}",
     carriers = { headers = { "x-auth-key", "x-auth-email", "x-auth-user-service-key" } },

@@ -116,7 +116,7 @@ def leaf(certs, out, hosts):
     certs, out = pathlib.Path(certs), pathlib.Path(out)
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=leaf",
             "-keyout", str(out / "leaf.key"), "-out", str(out / "leaf.csr"))
-    (out / "leaf.ext").write_text("extendedKeyUsage=serverAuth\nsubjectAltName=" + ",".join("DNS:" + h for h in hosts))
+    (out / "leaf.ext").write_text("extendedKeyUsage=serverAuth\nsubjectAltName=" + ",".join(("IP:" if h[0].isdigit() and h.count(".") == 3 else "DNS:") + h for h in hosts))
     openssl("x509", "-req", "-in", str(out / "leaf.csr"), "-CA", str(certs / "root.crt"), "-CAkey", str(certs / "root.key"),
             "-set_serial", "4096", "-days", "2", "-extfile", str(out / "leaf.ext"), "-out", str(out / "leaf.crt"))
     (out / "leaf.pem").write_text((out / "leaf.crt").read_text() + (out / "leaf.key").read_text())

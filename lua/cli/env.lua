@@ -6,15 +6,6 @@ local records = require "records"
 local report = require "cli.report"
 local tokens = require "cli.tokens"
 
---- The agent whose token SALLYPORT_TOKEN is; it ends the command when it is nobody's.
-local function owner(host, token, now)
-  local record = db.peek("agent", "t/" .. host.sha256_hex(token), "the token")
-  if not record or (record.expires_at and record.expires_at < now) then
-    report.fail("SALLYPORT_TOKEN is no token of this store, or it has ended", "unset it, and a new one is made")
-  end
-  return record.agent
-end
-
 -- The credentials that the agent has, in the order in which they count: that of its bundles, then their own.
 local function held_by(agent)
   local rank, list = {}, {}
@@ -95,25 +86,6 @@ local function placeholders(agent, ctx)
   return out, aws
 end
 
-local function proxy_address(opt, ctx)
-  if opt.proxy then
-    if not opt.proxy:find("^[%w._-]+:%d+$") and not opt.proxy:find("^%[[%x:.]+%]:%d+$") then
-      report.usage("--proxy is HOST:PORT", "--proxy 127.0.0.1:7080")
-    end
-    return opt.proxy
-  end
-  -- Its listeners, with ports picked and flags obeyed.
-  local running = home.running(ctx)
-  if running and running.listen[1] then return env.reach(running.listen[1]) end
-  local listen = records.settings(nil).listen[1]
-  if listen:find(":0$") then
-    report.fail("the proxy picks its port when it starts, so it must be named here",
-      "--proxy HOST:PORT, as its `listening` line says")
-  end
-  if not ctx.host.lock_held(ctx.home) then ctx.note("note: the proxy does not run at the moment: sallyport serve") end
-  return env.reach(listen)
-end
-
 -- Where the agent finds the CA: --ca-dir names another place, where it was copied or mounted.
 local function ca_paths(opt, ctx, proxy)
   local paths = home.client_files(ctx)
@@ -156,7 +128,7 @@ local function run(_, opt, ctx)
   if token == "" then token = nil end
   local name = opt.agent
   if token then
-    local whose = owner(host, token, now)
+    local whose = tokens.owner(host, token, now)
     if name and name ~= whose then
       report.fail(("SALLYPORT_TOKEN belongs to '%s', not to '%s'"):format(whose, report.clean(name)),
         "unset it, and a new one is made")
@@ -175,7 +147,7 @@ local function run(_, opt, ctx)
   end
   local ttl, why = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. why) end
-  local proxy = proxy_address(opt, ctx)
+  local proxy = home.proxy_address(opt, ctx)
   local format = format_of(opt, ctx)
   local paths = ca_paths(opt, ctx, proxy)
   local existing = (host.getenv("NO_PROXY") or "") .. "," .. (host.getenv("no_proxy") or "")
@@ -196,15 +168,7 @@ local function run(_, opt, ctx)
   if not token then
     local label, bad = records.text(opt.label or "env")
     if not label then report.usage("--label: " .. bad) end
-    db.change(function()
-      local record = db.need("agent", name)
-      if record.revoked then report.fail(("'%s' is revoked"):format(name), "sallyport agent add") end
-      local ops, kept = tokens.drop(nil, now), nil
-      token, kept = tokens.issue(host, name, label, math.tointeger(expires), now)
-      ops[#ops + 1] = tokens.touch(record)
-      ops[#ops + 1] = kept
-      return ops
-    end)
+    token = tokens.make(host, name, label, expires, now)
   end
   with.token = token
   local list = env.build(with)

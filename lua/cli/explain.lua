@@ -66,25 +66,6 @@ local function fields_of(list)
   return out
 end
 
--- The address guard has the last word.
-local function guarded(ctx, d, resolve)
-  local how, why, hint = guard.judge(ctx, { host = d.host, port = d.port, addresses = d.addresses, resolve = resolve,
-    tls = d.tls, exact = d.exact })
-  if how ~= "blocked" then
-    d.address = why
-    return
-  end
-  local codes = require("errors").codes.address_blocked
-  d.decision, d.code, d.reason, d.status, d.message = "deny", "address_blocked", "address_blocked", codes[1], codes[2] .. ": " .. why
-  local address = why:match("^(.-): ")
-  if hint then
-    d.message, d.hint = why, hint
-    return
-  end
-  d.hint = not why:find("own listeners", 1, true) and (d.credential and ("sallyport credential set %s --address %s"):format(d.credential, address)
-    or d.domain and ("sallyport domain add %s %s … --address %s"):format(d.bundle, d.host, address)) or nil
-end
-
 local function explain(args, opt, ctx)
   local method, why, advice = records.method(args[1])
   if not method then
@@ -101,7 +82,7 @@ local function explain(args, opt, ctx)
   if opt.agent then db.need("agent", opt.agent) end
   local d, trouble = decision.explain(nil, { agent = opt.agent, method = method, url = url, headers = fields_of(opt.header) })
   if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
-  if d.decision == "allow" and d.host and not d.echo then guarded(ctx, d, opt.resolve) end
+  if d.decision == "allow" and d.host and not d.echo then guard.last_word(ctx, d, opt.resolve) end
   d.host, d.port, d.addresses, d.tls, d.exact = nil, nil, nil, nil, nil
   if ctx.json then
     d.method, d.url = method, url     -- the hint is the agent's; `try` is what the operator can do

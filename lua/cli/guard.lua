@@ -72,4 +72,23 @@ function M.judge(ctx, spec)
   return "allowed", not literal and "its addresses are " .. table.concat(list, ", ") .. more or straight
 end
 
+--- The guard after a decision: where it blocks, what `decision.explain` answered becomes a refusal.
+function M.last_word(ctx, d, resolve)
+  local how, why, hint = M.judge(ctx, { host = d.host, port = d.port, addresses = d.addresses, resolve = resolve,
+    tls = d.tls, exact = d.exact })
+  if how ~= "blocked" then
+    d.address = why
+    return
+  end
+  local codes = require("errors").codes.address_blocked
+  d.decision, d.code, d.reason, d.status, d.message = "deny", "address_blocked", "address_blocked", codes[1], codes[2] .. ": " .. why
+  local address = why:match("^(.-): ")
+  if hint then
+    d.message, d.hint = why, hint
+    return
+  end
+  d.hint = not why:find("own listeners", 1, true) and (d.credential and ("sallyport credential set %s --address %s"):format(d.credential, address)
+    or d.domain and ("sallyport domain add %s %s … --address %s"):format(d.bundle, d.host, address)) or nil
+end
+
 return M

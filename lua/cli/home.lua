@@ -259,4 +259,25 @@ function M.running(ctx)
   return out
 end
 
+--- HOST:PORT where clients on this machine find the proxy; opt.proxy says otherwise.
+function M.proxy_address(opt, ctx)
+  local env = require "env"
+  if opt.proxy then
+    if not opt.proxy:find("^[%w._-]+:%d+$") and not opt.proxy:find("^%[[%x:.]+%]:%d+$") then
+      report.usage("--proxy is HOST:PORT", "--proxy 127.0.0.1:7080")
+    end
+    return opt.proxy
+  end
+  -- Its listeners, with ports picked and flags obeyed.
+  local running = M.running(ctx)
+  if running and running.listen[1] then return env.reach(running.listen[1]) end
+  local listen = require("records").settings(nil).listen[1]
+  if listen:find(":0$") then
+    report.fail("the proxy picks its port when it starts, so it must be named here",
+      "--proxy HOST:PORT, as its `listening` line says")
+  end
+  if not ctx.host.lock_held(ctx.home) then ctx.note("note: the proxy does not run at the moment: sallyport serve") end
+  return env.reach(listen)
+end
+
 return M

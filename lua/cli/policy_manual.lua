@@ -281,6 +281,10 @@ Lists of names. See type.carriers.
 Bytes, from 1 to 16777216. See type.body.
     body = { max = 65536 }
 
+## stand_in.format
+format = "kubeconfig": the credential is a cluster's token, and `credential sandbox-file` writes a kubeconfig for it.
+    stand_in = { format = "kubeconfig" }
+
 ## stand_in.url, stand_in.answer, stand_in.file, stand_in.keys
 See type.stand_in. parts = { access_token, refresh_token, client_secret, id_token, private_key }: placeholders that are worth
 nothing elsewhere; for answer also plain, what type.plain names. answer returns a table, sent as JSON, and a status. keys = true: the file needs parts.private_key.

@@ -104,7 +104,7 @@ end
 
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
-    placeholder = p.placeholder, make = p.make, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { }, mint = report.array() }
+    placeholder = p.placeholder, make = p.make, file = p.file, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { }, mint = report.array() }
   for _, k in ipairs { "hosts", "paths", "methods", "env", "within" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end

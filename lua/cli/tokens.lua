@@ -1,5 +1,6 @@
 --- Agents' proxy tokens: made here, shown once, kept as a hash.
 local db = require "cli.db"
+local report = require "cli.report"
 local M = {}
 
 local SWEEP_MAX = 64   -- expired tokens that one commit takes along
@@ -43,6 +44,30 @@ function M.drop(agent, now, how)
     end
   end
   return ops
+end
+
+--- Makes and keeps one: the token. expires_at: Unix s | nil.
+function M.make(host, agent, label, expires_at, now)
+  local token
+  db.change(function()
+    local record = db.need("agent", agent)
+    if record.revoked then report.fail(("'%s' is revoked"):format(agent), "sallyport agent add") end
+    local ops, kept = M.drop(nil, now), nil
+    token, kept = M.issue(host, agent, label, math.tointeger(expires_at), now)
+    ops[#ops + 1] = M.touch(record)
+    ops[#ops + 1] = kept
+    return ops
+  end)
+  return token
+end
+
+--- The agent whose token SALLYPORT_TOKEN is, and when it ends; the command ends when it is nobody's.
+function M.owner(host, token, now)
+  local record = db.peek("agent", "t/" .. host.sha256_hex(token), "the token")
+  if not record or (record.expires_at and record.expires_at < now) then
+    report.fail("SALLYPORT_TOKEN is no token of this store, or it has ended", "unset it, and a new one is made")
+  end
+  return record.agent, record.expires_at
 end
 
 --- Tokens that count now, by agent: { name = { {label, created, expires_at}… } }.

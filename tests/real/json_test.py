@@ -135,6 +135,10 @@ def test_every_command(t):
     run("credential presets", "github", cell="preset")
     run("credential sandbox-file", "gcp", "--agent", "a")
     assert run("credential sandbox-file", "gcp", "--agent", "a", "--out", str(s.dir / "stand-in.json")) == {"file": str(s.dir / "stand-in.json")}
+    run("credential sandbox-file", "api", "--agent", "a")
+    assert set(run("credential sandbox-file", "api", "--agent", "a", "--proxy", "10.0.2.2:7080")) == {"text", "expires_at"}
+    assert "kubeconfig" in json.loads(s.cli("credential", "sandbox-file", "gh", "--agent", "a", "--json", check=False).stdout)["error"]["hint"]
+    run("credential presets", "kubernetes", cell="preset")
     assert run("credential remove", "rows", "drive") == {"removed": ["rows", "drive"]}
     added = run("agent add", "b", "--ttl", "7d")
     assert added["token"].startswith("sp_agt_") and added["expires_at"] > added["created"]

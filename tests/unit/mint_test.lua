@@ -113,6 +113,13 @@ return {
     is(ask("\31\139", true), true)     -- compressed: nobody can tell
     is(ask("a\0p\0i\0", nil), true)
     is(ask(nil), false)                 -- explain: there is no body yet
+    rows = assert(mint.compile { { path = "/graphql", body = { "k8s.io/account-token", "!!binary" }, what = "a token" } })
+    is(ask [[{"type":"k8s.io\/account\u002dtoken"}]], true)
+    is(ask 'type: "k8s.io/\\x61ccount-token"', true)     -- YAML
+    is(ask 'type: "k8s.io/account-\\\n  token"', true)
+    is(ask "type: !!binary azhzLmlv", true)
+    is(ask([[{"type":"Opaque","data":{"a":"b"}}]], nil, "PUT"), false)
+    rows = assert(mint.compile { row })
     is(mint.wants_body(rows, { method = "POST", host = "a", readings = function() return { "/graphql/" } end }), true)
     is(mint.wants_body(rows, { method = "POST", host = "a", readings = function() return { "/files" } end }), false)
     refused({ path = "/g", body = { "a b" }, what = "x" }, "no list of words")
