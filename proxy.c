@@ -1186,11 +1186,12 @@ watch_close(struct watch *w)
 /* -- jobs: what cannot be polled, or would hold up the loop. A lane runs the jobs of one owner in order
  * of submission, and those of several owners in turns: an agent with a thousand jobs holds up no other.
  * Name look-ups have threads of their own, so that a slow name server holds up no token. */
-enum job_lane { JOB_STORE, JOB_RESOLVE, JOB_VERIFY, JOB_LANES };
+enum job_lane { JOB_STORE, JOB_RESOLVE, JOB_VERIFY, JOB_READ, JOB_LANES };
 static const unsigned job_threads[JOB_LANES] = {
 	[JOB_STORE] = 1,        /* LMDB has one writer anyway */
 	[JOB_RESOLVE] = 4,      /* getaddrinfo may take seconds: one dead zone must not stop the others */
 	[JOB_VERIFY] = 1,       /* certificates of upstreams: more would take the processor from the loops */
+	[JOB_READ] = 1,         /* large bodies: what is written to make one slow holds up the large alone */
 };
 #define JOB_STACK (256 * 1024)  /* glibc's resolver needs some 64 KiB of it, BearSSL less */
 
@@ -1538,7 +1539,8 @@ static bool subst_back_in(const struct subst_back *list, struct slice in, bool e
 static bool subst_back_value(const struct subst_back *list, struct slice in, bool echoes,
     struct buf *out);
 
-/* -- filter: ws: a filter that applies the rows to the messages of a WebSocket. */
+/* -- filter: ws: a WebSocket's handshake, and a filter that applies the rows to its messages. */
+static bool websocket_accepted(struct slice key, const struct http_head *answer);
 static struct filter *filter_ws_new(const struct subst *s);
 
 /* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
@@ -4177,29 +4179,18 @@ upstream_drop(struct upstream **u)
 /* -- bodies that are held in memory: every byte of them is counted */
 static size_t req_bodies;               /* bytes of bodies held by this worker */
 
-/* May n bytes more be held? `share`: the bytes that one agent holds; NULL: no agent's. A body counts whole
- * as soon as its length is known. */
+/* Counts n bytes in the place of `was`. False: there is no room for more, and `was` stay counted. `share`: the
+ * bytes that one agent holds; NULL: no agent's. A body counts whole as soon as its length is known. */
 static bool
-bodies_fit(const size_t *share, size_t n)
+bodies_count(size_t *share, size_t was, size_t n)
 {
-	return n <= REQ_BODIES_MAX - req_bodies &&
-	    (share == NULL || (*share <= REQ_BODIES_SHARE && n <= REQ_BODIES_SHARE - *share));
-}
-
-static void
-bodies_take(size_t *share, size_t n)
-{
-	req_bodies += n;
+	if (n > was && (n - was > REQ_BODIES_MAX - req_bodies ||
+	    (share != NULL && (*share > REQ_BODIES_SHARE || n - was > REQ_BODIES_SHARE - *share))))
+		return false;
+	req_bodies += n - was;
 	if (share != NULL)
-		*share += n;
-}
-
-static void
-bodies_give(size_t *share, size_t n)
-{
-	req_bodies -= n;
-	if (share != NULL)
-		*share -= n;
+		*share += n - was;
+	return true;
 }
 
 /* -- filters: a filter rewrites a body as it streams. The bytes that it must hold (a signed chunk, say)
@@ -4503,6 +4494,7 @@ struct allowance {
 	int64_t start;          /* ms of the coarse clock */
 	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
 	size_t limit;           /* bytes that may be in use */
+	size_t granted;         /* bytes of a body, for which there is more of both */
 	unsigned refused;       /* allocations turned down */
 	bool collecting;        /* the last allocation was turned down: Lua collects all, and asks again */
 	enum lua_over over;
@@ -4666,6 +4658,10 @@ struct task {
 	bool woken;             /* a wake came while it ran */
 	bool abandoned;         /* its owner died while it ran */
 	bool waits;             /* it yielded through task_yield: something will wake it */
+	bool busy;              /* a helper thread reads what the task borrows: its owner must live on */
+	unsigned heavy;         /* so often a policy of its had that done (l_heavy) */
+	uint32_t agent;         /* whose request it decides (struct job's owner); 0: ours */
+	size_t body;            /* bytes of the body that it has as a string, or had */
 	task_push *push;
 	void *arg;              /* borrowed until push has run */
 	void *owner;            /* borrowed; for done */
@@ -4726,15 +4722,8 @@ task_new(int fn_ref, task_push *push, void *arg, void *owner, task_done *done)
 			return NULL;
 		}
 	}
-	t->state = TASK_NEW;
-	t->woken = t->abandoned = false;
-	t->fn_ref = fn_ref;
-	t->push = push;
-	t->arg = arg;
-	t->owner = owner;
-	t->done = done;
-	t->scope = (struct secret_scope){0};
-	t->policy[0] = '\0';
+	*t = (struct task){.co = t->co, .ref = t->ref, .state = TASK_NEW, .fn_ref = fn_ref, .push = push, .arg = arg,
+	    .owner = owner, .done = done};
 	return t;
 }
 
@@ -4834,7 +4823,7 @@ lua_step(struct defer *d)
 	task_running = t;
 	secret_scope_now = &t->scope;
 	if (lua_worker)
-		lua_now.limit = lua_used + LUA_RESUME_MEM;
+		lua_now = (struct allowance){.left = INT64_MAX, .limit = lua_used + LUA_RESUME_MEM + 3 * t->body};
 	if (t->policy[0] != '\0') {
 		lua_set_running(t->policy);
 		lua_arm(t->co);
@@ -4940,6 +4929,7 @@ wait_end(struct wait *w)
 #define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
 #define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
+#define REQ_BODY_STEP (4 * PEER_PIECE) /* counted of a body whose length nobody said, before a byte of it came */
 
 /* -- a request and its connection. Functions of req read the conn, so both structs stand here. */
 enum conn_state {
@@ -4992,6 +4982,7 @@ struct req {
 	bool body_reading, body_read;
 	const char *body_error; /* static; NULL: none so far */
 	struct buf body;        /* owned; counted in req_bodies: body.max */
+	size_t body_most;       /* bytes: what body.max may become while it is read */
 	size_t *body_share;     /* borrowed: where it is counted as its agent's; NULL: nowhere */
 	bool body_set;          /* apply made all of it: it goes out whether one came or not */
 	bool body_secret;       /* it holds a secret */
@@ -5067,6 +5058,7 @@ struct conn {
 	bool tunnel;            /* CONNECT was answered: host and port are fixed */
 	bool secure;            /* and the client speaks TLS inside */
 	bool last;              /* no request after this one */
+	bool closing;           /* conn_close found the request busy: it is tried again */
 	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
 	uint64_t id;
 	uint64_t lingered;
@@ -5127,7 +5119,7 @@ req_new(struct conn *c)
 static void
 req_body_drop(struct req *r)
 {
-	bodies_give(r->body_share, r->body.max);
+	bodies_count(r->body_share, r->body.max, 0);
 	buf_free(&r->body);
 	r->body.max = 0;
 }
@@ -5138,12 +5130,11 @@ req_body_drop(struct req *r)
 static bool
 req_take_body(struct req *r, struct buf *out)
 {
-	if (out->cap > r->body.max && !bodies_fit(r->body_share, out->cap - r->body.max))
+	if (!bodies_count(r->body_share, r->body.max, out->cap))
 		return false;
-	req_body_drop(r);
+	buf_free(&r->body);
 	r->body = *out;
 	r->body.max = out->cap;
-	bodies_take(r->body_share, out->cap);
 	r->body_secret = true;
 	r->body_set = false;
 	*out = (struct buf){0};
@@ -5284,14 +5275,9 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	r->answer_type = "application/json";
 	if (status == 407)
 		return;                 /* an empty body: git and Java read on the same connection */
-	buf_adds(&r->answer, "{\"error\":");
-	json_put(&r->answer, slice_of(code), true);
-	buf_adds(&r->answer, ",\"message\":");
-	json_put(&r->answer, message, true);
-	if (hint.n != 0) {
-		buf_adds(&r->answer, ",\"hint\":");
-		json_put(&r->answer, hint, true);
-	}
+	json_put_member(&r->answer, SLICE("{\"error\":"), slice_of(code));
+	json_put_member(&r->answer, SLICE(",\"message\":"), message);
+	json_put_member(&r->answer, SLICE(",\"hint\":"), hint);
 	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
 }
 
@@ -5670,6 +5656,7 @@ req_put_head(struct req *r, struct buf *b)
 #define CONN_HEAD_MS 30000
 #define CONN_HEAD_UNKNOWN_MS 10000 /* until a token names the agent */
 #define CONN_HANDSHAKE_MS 10000
+#define CONN_BUSY_MS 20         /* between two tries to close, while a helper thread reads the body */
 #define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
 #define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
 #define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
@@ -5733,54 +5720,6 @@ conn_note(const struct conn *c, const char *what, const char *why)
 
 /* -- deadlines, beginning and end */
 
-/* Frees a request whose head never came whole; such a request is not logged. */
-static void
-conn_drop_req(struct conn *c)
-{
-	if (c->req != NULL)
-		req_free(c->req);
-	c->req = NULL;
-}
-
-/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. Always
- * false, for a step that has nothing more to do. */
-static bool
-conn_close(struct conn *c, bool abort_)
-{
-	const struct linger reset = {1, 0};
-
-	if (c->state == CONN_CLOSED)
-		return false;
-	c->state = CONN_CLOSED;
-	timer_stop(&c->timer);
-	if (c->req != NULL) {
-		if (c->req->code[0] == '\0' && c->req->status == 0)
-			text_copy(c->req->code, sizeof c->req->code, "client_closed");
-		req_log(c->req);
-		req_free(c->req);
-		c->req = NULL;
-	}
-	if (abort_ && c->peer.watch.fd >= 0) {
-		setsockopt(c->peer.watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-	} else if (c->peer.tls != NULL && !c->peer.failed && tls_status(c->peer.tls) == TLS_OPEN) {
-		tls_shutdown(c->peer.tls);
-		peer_flush(&c->peer);
-	}
-	peer_close(&c->peer);
-	if (c->counted_unknown)
-		conn_unknown--;
-	if (c->agent != NULL) {
-		c->agent->conns--;
-		agent_put(c->agent);
-	}
-	LIST_REMOVE(c, link);
-	conn_count--;
-	wipe(c->token, sizeof c->token);
-	loop_undefer(&c->defer);
-	loop_defer(&c->defer, defer_free);
-	return false;
-}
-
 static void conn_expire(struct conn *);      /* behind the states, whose deadlines differ in meaning */
 
 /* Deadlines move with every byte; the timer moves only when it must come earlier. */
@@ -5801,6 +5740,66 @@ conn_deadline(struct conn *c, int64_t ms)
 	c->deadline = clock_now() + ms;
 	if (c->timer.slot == 0 || c->timer.at > c->deadline)
 		timer_set(&c->timer, c->deadline, conn_timer);
+}
+
+/* A request whose head never came whole is not logged. */
+static void
+conn_drop_req(struct conn *c)
+{
+	struct req *r = c->req;
+
+	c->req = NULL;
+	if (r != NULL)
+		req_free(r);
+}
+
+/* Does a helper thread read what the request holds? Then neither it nor its task may end. */
+static bool
+req_busy(const struct req *r)
+{
+	return r != NULL && r->task != NULL && r->task->busy;
+}
+
+/* `abort`: an answer is cut short, and the client must be able to tell: no close_notify, a reset. Always
+ * false, for a step that has nothing more to do. */
+static bool
+conn_close(struct conn *c, bool abort_)
+{
+	const struct linger reset = {1, 0};
+
+	if (c->state == CONN_CLOSED)
+		return false;
+	if ((c->closing = req_busy(c->req))) {
+		conn_deadline(c, CONN_BUSY_MS);
+		return false;
+	}
+	c->state = CONN_CLOSED;
+	timer_stop(&c->timer);
+	if (c->req != NULL) {
+		if (c->req->code[0] == '\0' && c->req->status == 0)
+			text_copy(c->req->code, sizeof c->req->code, "client_closed");
+		req_log(c->req);
+		conn_drop_req(c);
+	}
+	if (abort_ && c->peer.watch.fd >= 0) {
+		setsockopt(c->peer.watch.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+	} else if (c->peer.tls != NULL && !c->peer.failed && tls_status(c->peer.tls) == TLS_OPEN) {
+		tls_shutdown(c->peer.tls);
+		peer_flush(&c->peer);
+	}
+	peer_close(&c->peer);
+	if (c->counted_unknown)
+		conn_unknown--;
+	if (c->agent != NULL) {
+		c->agent->conns--;
+		agent_put(c->agent);
+	}
+	LIST_REMOVE(c, link);
+	conn_count--;
+	wipe(c->token, sizeof c->token);
+	loop_undefer(&c->defer);
+	loop_defer(&c->defer, defer_free);
+	return false;
 }
 
 static void
@@ -5937,11 +5936,8 @@ conn_linger(struct conn *c)
 static void
 conn_next_request(struct conn *c)
 {
-	struct req *r = c->req;
-
-	req_log(r);
-	c->req = NULL;
-	req_free(r);
+	req_log(c->req);
+	conn_drop_req(c);
 	if (c->last && agent_over(c->agent)) {
 		conn_close(c, false);   /* not even for a while: it could open others faster */
 		return;
@@ -6115,13 +6111,26 @@ conn_client_gone(struct conn *c)
 }
 
 /* -- CONN_DECIDE: a task decides; it may have the body read for it meanwhile (req:read_body). */
+
+/* Counts room for what the next turn may bring of a body whose length nobody said. */
+static void
+req_body_widen(struct req *r)
+{
+	size_t left = r->body_most - r->body.max, more = left < FLOW_TURN_MAX ? left : FLOW_TURN_MAX;
+
+	if (r->body.max - r->body.n < FLOW_TURN_MAX + PEER_PIECE && bodies_count(r->body_share, 0, more))
+		r->body.max += more;
+}
+
 static void
 conn_read_body(struct conn *c)
 {
 	struct req *r = c->req;
 	uint64_t before = c->peer.received;
-	enum flow_io io = conn_pump(c, &r->up_flow);
+	enum flow_io io;
 
+	req_body_widen(r);
+	io = conn_pump(c, &r->up_flow);
 	r->bytes_up = r->up_flow.moved;
 	if (c->peer.received != before)
 		conn_deadline(c, CONN_IDLE_MS);
@@ -6132,7 +6141,8 @@ conn_read_body(struct conn *c)
 	if (io == FLOW_DONE) {
 		conn_deadline(c, CONN_DECIDE_MS);
 	} else if (io == FLOW_DST_GONE) {
-		r->body_error = r->up_flow.piece.n > r->body.max - r->body.n ? "too_large" : "no_memory";
+		r->body_error = r->body.max == r->body_most && r->up_flow.piece.n > r->body.max - r->body.n ?
+		    "too_large" : "no_memory";
 	} else {
 		r->close_after = true;
 		r->body_error = io == FLOW_BAD ? "malformed" : "eof";
@@ -6153,13 +6163,12 @@ req_begin_body(struct req *r, size_t max)
 		r->body_error = "too_large";
 		return false;
 	}
-	if (r->head.body == BODY_LENGTH)
-		max = (size_t)r->head.length;
-	if (!bodies_fit(r->body_share, max)) {
+	r->body_most = r->head.body == BODY_LENGTH ? (size_t)r->head.length : max;
+	max = r->head.body == BODY_LENGTH || max < REQ_BODY_STEP ? r->body_most : REQ_BODY_STEP;
+	if (!bodies_count(r->body_share, 0, max)) {
 		r->body_error = "no_memory";
 		return false;
 	}
-	bodies_take(r->body_share, max);
 	buf_init(&r->body, max);
 	flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, false);
 	r->up_flow.into = &r->body;
@@ -6191,8 +6200,7 @@ conn_begin_tunnel(struct conn *c)
 	c->tunnel = true;
 	r->allowed = true;
 	peer_put(&c->peer, conn_established, sizeof conn_established - 1);      /* CONN_SNIFF sees a failure */
-	req_free(r);
-	c->req = NULL;
+	conn_drop_req(c);
 	c->state = CONN_SNIFF;
 	conn_deadline(c, CONN_HANDSHAKE_MS);
 }
@@ -6242,6 +6250,8 @@ conn_step_decide(struct conn *c)
 {
 	struct req *r = c->req;
 
+	if (c->closing)
+		return conn_close(c, true);
 	if (r->body_reading)
 		conn_read_body(c);
 	if (r->task_done) {
@@ -6455,28 +6465,6 @@ is_tainted(const struct http_head *h)
 	return false;
 }
 
-/* RFC 6455 4.2.2: proof that the server took this very handshake for a WebSocket's. */
-static bool
-websocket_accepted(const struct req *r, const struct http_head *answer)
-{
-	static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-	struct slice key = http_value(&r->head, SLICE("sec-websocket-key"));
-	uint8_t digest[20];
-	char want[28];
-	br_sha1_context sha;
-
-	if (key.p == NULL || !answer->upgrade ||
-	    !slice_eq_nocase(http_value(answer, SLICE("upgrade")), SLICE("websocket")))
-		return false;
-	br_sha1_init(&sha);
-	br_sha1_update(&sha, key.p, key.n);
-	br_sha1_update(&sha, guid, sizeof guid - 1);
-	br_sha1_out(&sha, digest);
-	b64_encode(want, digest, sizeof digest, false);
-	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")),
-	    (struct slice){want, sizeof want});
-}
-
 /* Fields that repeat the request's address, or what stood in it. */
 static bool
 answer_echoes(struct slice name)
@@ -6527,11 +6515,8 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 			buf_add(b, "\r\n", 2);
 		}
 	}
-	if (r->refused) {       /* or a client begins to sign in where there is nothing to sign in with */
-		buf_adds(b, "X-Sallyport-Note: credential_refused; credential=");
-		buf_adds(b, r->credential);
-		buf_add(b, "\r\n", 2);
-	}
+	if (r->refused)         /* or a client begins to sign in where there is nothing to sign in with */
+		buf_addf(b, "X-Sallyport-Note: credential_refused; credential=%s\r\n", r->credential);
 }
 
 /* Framing fields of the answer, Connection, and the flow of its body. */
@@ -6600,7 +6585,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
 	if (h->status == 101) {
-		if (!r->websocket || !websocket_accepted(r, h))
+		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
 		rows = subst_places(r->subst, 1u << PLACE_WS);
 		flow_attach(&r->up_flow, rows ? filter_ws_new(r->subst) : NULL);
@@ -6969,6 +6954,10 @@ conn_expire(struct conn *c)
 		conn_expire_relay(c);
 		break;
 	case CONN_DECIDE:
+		if (c->closing || req_busy(r)) {
+			conn_close(c, true);
+			break;
+		}
 		r->close_after = true;
 		req_stop(r);
 		if (r->body_reading)
@@ -13128,7 +13117,7 @@ ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
  *
  * Invariants. Only the 64 hexadecimal digits of each signature change. A chunk's signature stands
  * before its data, so a chunk is held until it is whole, hashed as it comes: at most
- * SIGV4_CHUNK_MAX of data, within what its agent may hold (bodies_fit). A client's signature is not
+ * SIGV4_CHUNK_MAX of data, within what its agent may hold (bodies_count). A client's signature is not
  * verified. */
 enum sigv4_at { SIGV4_HEAD, SIGV4_DATA, SIGV4_TRAILERS, SIGV4_DONE };
 
@@ -13157,7 +13146,7 @@ static const struct filter_fault filter_no_memory = {503, "injection_unavailable
 static void
 filter_sigv4_drop(struct filter_sigv4 *s)
 {
-	bodies_give(s->f.share, s->cap);
+	bodies_count(s->f.share, s->cap, 0);
 	if (s->small != NULL)
 		s->small->n = sizeof s->small->p;       /* wirebuf_put wipes n bytes */
 	else
@@ -13174,16 +13163,17 @@ static bool
 filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 {
 	size_t had = s->n, cap = n < sizeof s->small->p ? sizeof s->small->p : n;
-	bool fits = bodies_fit(s->f.share, cap);
 	struct wirebuf *small = NULL;
+	bool fits;
 	char *p;
 
 	if (n <= s->cap)
 		return true;
-	if (fits && cap == sizeof s->small->p)
+	if ((fits = bodies_count(s->f.share, 0, cap)) && cap == sizeof s->small->p)
 		small = wirebuf_get();
 	p = small != NULL ? small->p : fits ? malloc(cap) : NULL;
 	if (p == NULL) {
+		bodies_count(s->f.share, fits ? cap : 0, 0);
 		s->f.fault = &filter_no_memory;
 		return false;
 	}
@@ -13194,7 +13184,6 @@ filter_sigv4_hold(struct filter_sigv4 *s, size_t n)
 	s->small = small;
 	s->n = had;
 	s->cap = cap;
-	bodies_take(s->f.share, cap);
 	return true;
 }
 
@@ -13356,8 +13345,8 @@ filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
 }
 
 /* ---- filter: ws ------------------------------------------------------------
- * A filter of a flow: the messages that the client of a WebSocket (RFC 6455) sends, in which rows
- * put secrets for placeholders. Skip it unless a row names `ws=`.
+ * The proof of a WebSocket's handshake (RFC 6455), and a filter of a flow: the messages that the client
+ * sends, in which rows put secrets for placeholders. Skip it unless a row names `ws=`.
  *
  * Invariants. A text message of at most SUBST_WS_MAX is held until it is whole. Unless the message
  * is JSON and a placeholder stood where a row says, its frames go on as they came; else it goes on
@@ -13540,6 +13529,28 @@ filter_ws_wipe(struct filter *f)
 {
 	buf_free(&((struct filter_ws *)f)->held);
 	buf_free(&((struct filter_ws *)f)->out);
+}
+
+/* RFC 6455 4.2.2: does the answer prove that the server took this very handshake, with this
+ * Sec-WebSocket-Key, for a WebSocket's? */
+static bool
+websocket_accepted(struct slice key, const struct http_head *answer)
+{
+	static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+	uint8_t digest[20];
+	char want[28];
+	br_sha1_context sha;
+
+	if (key.p == NULL || !answer->upgrade ||
+	    !slice_eq_nocase(http_value(answer, SLICE("upgrade")), SLICE("websocket")))
+		return false;
+	br_sha1_init(&sha);
+	br_sha1_update(&sha, key.p, key.n);
+	br_sha1_update(&sha, guid, sizeof guid - 1);
+	br_sha1_out(&sha, digest);
+	b64_encode(want, digest, sizeof digest, false);
+	return slice_eq(http_value(answer, SLICE("sec-websocket-accept")),
+	    (struct slice){want, sizeof want});
 }
 
 /* NULL: out of memory. */
@@ -16321,7 +16332,7 @@ l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
 {
 	const struct allowance outer = {
 		.left = INT64_MAX,
-		.limit = lua_worker ? lua_used + LUA_RESUME_MEM : SIZE_MAX,
+		.limit = lua_worker ? lua_used + LUA_RESUME_MEM + 3 * task_of(L)->body : SIZE_MAX,
 	};
 	enum lua_over over = lua_now.over;
 
@@ -17430,6 +17441,86 @@ l_wait(lua_State *L, l_wait_push *push)
 	return l_wait_k(L, LUA_OK, (lua_KContext)push);
 }
 
+/* A body of n bytes becomes a string: thrice as much memory and reading comes on top of the allowance, for
+ * the body and two texts that are made of it. It is granted once, however often the body is asked for. */
+static void
+lua_grant(size_t n)
+{
+	size_t more = n > lua_now.granted ? n - lua_now.granted : 0;
+
+	lua_now.granted += more;
+	lua_now.limit += lua_now.limit < SIZE_MAX ? 3 * more : 0;
+	lua_now.left += lua_now.co != NULL ? 3 * (int64_t)(more / LUA_READ) : 0;
+	if (task_running != NULL && task_running->body < n)
+		task_running->body = n;
+}
+
+/* -- heavy work: what reads a large text runs in a helper thread while its task waits, so that no
+ * body stops the loop. Until it is done the task is busy, and conn_close leaves all that the work
+ * borrows. Where nobody may wait, the work is done at once. */
+#define HEAVY_MIN (64 * 1024)   /* bytes: less takes a millisecond or two */
+#define HEAVY_MAX 16            /* of one task's policy: each resume has an allowance of its own */
+
+struct heavy {
+	struct job job;
+	struct task *task;      /* borrowed */
+	bool done;
+	void (*run)(struct heavy *);    /* a helper thread: no Lua, nothing of the loop's */
+	lua_KFunction then;     /* its context is the struct: pushes the results */
+};
+
+static void
+heavy_run(struct job *j)
+{
+	struct heavy *h = OWNER(j, struct heavy, job);
+
+	h->run(h);
+}
+
+static void
+heavy_done(struct defer *d)
+{
+	struct heavy *h = OWNER(OWNER(d, struct job, defer), struct heavy, job);
+
+	h->done = true;
+	h->task->busy = false;
+	task_wake(h->task);
+}
+
+static int
+l_heavy_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct heavy *h = (struct heavy *)ctx;
+
+	return h->done ? h->then(L, status, ctx) : task_yield(L, INT64_MAX, ctx, l_heavy_k);
+}
+
+/* Pushes a zeroed struct of `size` bytes, which begins with a struct heavy. The collector frees it. */
+static void *
+l_heavy_new(lua_State *L, size_t size)
+{
+	return memset(lua_newuserdatauv(L, size, 0), 0, size);
+}
+
+/* The last call of a binding: run(h), then `then`. `bytes`: how much there is to read. Yields. */
+static int
+l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct heavy *), lua_KFunction then)
+{
+	struct task *t = bytes >= HEAVY_MIN && job_threaded && lua_isyieldable(L) ? task_of(L) : NULL;
+
+	if (t == NULL || (lua_now.co != NULL && ++t->heavy > HEAVY_MAX)) {
+		run(h);
+		return then(L, LUA_OK, (lua_KContext)h);
+	}
+	h->job = (struct job){.lane = JOB_READ, .owner = t->agent, .run = heavy_run, .done = heavy_done};
+	h->task = t;
+	h->run = run;
+	h->then = then;
+	t->busy = true;
+	job_submit(&h->job);
+	return task_yield(L, INT64_MAX, (lua_KContext)h, l_heavy_k);
+}
+
 /* -- secret: making a handle */
 
 /* Pushes an empty handle. The handle joins the task's scope after it has its metatable, whose __gc
@@ -17719,14 +17810,48 @@ l_check_hash(lua_State *L, int idx)
 	return h;
 }
 
-static int
-l_digest(lua_State *L, const struct sign_hash *h, int idx)
-{
-	bool is_secret = false;
-	struct slice in = l_check_value(L, idx, &is_secret);
+/* A digest or HMAC on its way. */
+struct digest {
+	struct heavy heavy;
+	const struct sign_hash *hash;   /* static */
+	struct slice key, in;   /* borrowed from the stack; key.p NULL: a digest */
+	bool is_secret;
+	unsigned char out[64];
+};
 
-	sign_digest(h, in, l_text_room(L, is_secret, h->n));
+static void
+digest_run(struct heavy *h)
+{
+	struct digest *d = OWNER(h, struct digest, heavy);
+
+	if (d->key.p != NULL)
+		sign_hmac(d->hash, d->key, &d->in, 1, (char *)d->out);
+	else
+		sign_digest(d->hash, d->in, (char *)d->out);
+}
+
+static int
+l_digest_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct digest *d = (struct digest *)ctx;
+
+	(void)status;
+	memcpy(l_text_room(L, d->is_secret, d->hash->n), d->out, d->hash->n);
+	wipe(d->out, sizeof d->out);
 	return l_text_push(L);
+}
+
+/* The digest of value `data`; `key` not 0: its HMAC. */
+static int
+l_digest(lua_State *L, const struct sign_hash *h, int key, int data)
+{
+	struct digest *d = l_heavy_new(L, sizeof *d);
+
+	d->hash = h;
+	if (key != 0)
+		d->key = l_check_value(L, key, &d->is_secret);
+	d->in = l_check_value(L, data, &d->is_secret);
+	return l_heavy(L, &d->heavy, d->in.n, digest_run, l_digest_k);
 }
 
 /* sign.sha256(x), x:sha256() -> string | secret
@@ -17735,7 +17860,7 @@ l_digest(lua_State *L, const struct sign_hash *h, int idx)
 static int
 l_sign_sha256(lua_State *L)
 {
-	return l_digest(L, SIGN_SHA256, 1);
+	return l_digest(L, SIGN_SHA256, 0, 1);
 }
 
 /* sign.digest(alg, x) -> string | secret
@@ -17744,18 +17869,7 @@ l_sign_sha256(lua_State *L)
 static int
 l_sign_digest(lua_State *L)
 {
-	return l_digest(L, l_check_hash(L, 1), 2);
-}
-
-static int
-l_hmac(lua_State *L, int alg, int key, int data)
-{
-	const struct sign_hash *h = l_check_hash(L, alg);
-	bool is_secret = false;
-	struct slice k = l_check_value(L, key, &is_secret), d = l_check_value(L, data, &is_secret);
-
-	sign_hmac(h, k, &d, 1, l_text_room(L, is_secret, h->n));
-	return l_text_push(L);
+	return l_digest(L, l_check_hash(L, 1), 0, 2);
 }
 
 /* sign.hmac(alg, key, x) -> string | secret
@@ -17764,7 +17878,7 @@ l_hmac(lua_State *L, int alg, int key, int data)
 static int
 l_sign_hmac(lua_State *L)
 {
-	return l_hmac(L, 1, 2, 3);
+	return l_digest(L, l_check_hash(L, 1), 2, 3);
 }
 
 /* key:hmac(alg, x) -> string | secret
@@ -17773,7 +17887,7 @@ l_sign_hmac(lua_State *L)
 static int
 l_secret_hmac(lua_State *L)
 {
-	return l_hmac(L, 2, 1, 3);
+	return l_digest(L, l_check_hash(L, 2), 1, 3);
 }
 
 /* The key at idx. In a policy a secret key must be a field of the credential: errors about a key
@@ -19886,21 +20000,37 @@ pair_same(struct slice found, struct slice name)
 	    ((name.n == 0 || memchr(name.p, '[', name.n) == NULL) && pair_same_php(found, name, true));
 }
 
-/* The index of the list's name that the pair has; 0: none. */
-static lua_Integer
-l_pair_listed(lua_State *L, int list, struct slice pair)
+/* A list's names, borrowed from it, on their own: helper threads read them too. */
+struct names {
+	size_t n;
+	struct slice name[];
+};
+
+/* Pushes the names of the list at `idx`. */
+static const struct names *
+l_read_names(lua_State *L, int idx)
+{
+	size_t n = (size_t)luaL_len(L, idx);
+	struct names *l = lua_newuserdatauv(L, sizeof *l + n * sizeof *l->name, 0);
+
+	for (l->n = 0; l->n < n; lua_pop(L, 1)) {
+		lua_geti(L, idx, (lua_Integer)l->n + 1);
+		l->name[l->n++] = l_check_text(L, -1);
+	}
+	return l;
+}
+
+/* The index of the name that the pair has, from 1; 0: none. */
+static size_t
+pair_listed(const struct names *l, struct slice pair)
 {
 	struct slice name;
 	char text[256];
 
 	for (size_t at = 0; pair_next_name(pair, &at, text, sizeof text, &name);)
-		for (lua_Integer i = luaL_len(L, list); i > 0; i--) {
-			bool same = (lua_geti(L, list, i), pair_same(name, l_check_text(L, -1)));
-
-			lua_pop(L, 1);
-			if (same)
+		for (size_t i = l->n; i > 0; i--)
+			if (pair_same(name, l->name[i - 1]))
 				return i;
-		}
 	return 0;
 }
 
@@ -19971,17 +20101,16 @@ form_splice(struct buf *out, struct slice in, struct slice name, struct slice va
 	return true;
 }
 
-/* Writes the pairs of `in` without those of the list's names, or of `name` where `list` is 0. Adds
+/* Writes the pairs of `in` without those of the list's names, or of `name` where `list` is NULL. Adds
  * the pairs that are left out to `gone`, unless that is NULL. */
 static void
-l_keep_pairs(lua_State *L, struct slice in, int list, struct slice name, struct buf *out,
-    struct buf *gone)
+keep_pairs(struct slice in, const struct names *list, struct slice name, struct buf *out, struct buf *gone)
 {
 	struct slice pair, raw;
 	char decoded[256];
 
 	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
-		bool goes = list != 0 ? l_pair_listed(L, list, pair) != 0 :
+		bool goes = list != NULL ? pair_listed(list, pair) != 0 :
 		    slice_eq(pair_name(raw, decoded, sizeof decoded), name);
 		struct buf *to = goes ? gone : out;
 
@@ -20164,7 +20293,7 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 	struct slice in = req_query_now(r);
 	struct buf *b = l_text(L, true, in.n + 3 * (name.n + value.n) + 2);
 
-	l_keep_pairs(L, in, 0, name, b, NULL);
+	keep_pairs(in, NULL, name, b, NULL);
 	if (value.p != NULL) {
 		buf_add(b, "&", b->n != 0);
 		form_put_pair(b, name, value);
@@ -20243,18 +20372,53 @@ static const luaL_Reg l_query[] = {
 
 /* -- view: body */
 
-static const char *
-body_splice_json(struct buf *out, struct slice in, struct slice name, struct slice value)
+/* What is cut out of, or put into, a body. */
+struct edit {
+	struct heavy heavy;
+	struct req *r;          /* borrowed */
+	struct buf out;         /* owned: the new body */
+	struct slice name, value; /* borrowed from the stack */
+	const struct names *names; /* borrowed from the stack */
+	const char *why;        /* static; NULL: it went well */
+	struct subst_run run;   /* of rows */
+	bool answer;
+};
+
+static void
+edit_splice_json(struct heavy *h)
 {
 	static const char *const why[] = {
 		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
 	};
+	struct edit *e = OWNER(h, struct edit, heavy);
+	struct slice in = buf_slice(&e->r->body);
 	struct json_spot spot;
-	enum json_result res = json_find_spot(in, name, &spot);
+	enum json_result res = json_find_spot(in, e->name, &spot);
 
 	if (res != JSON_OK)
-		return why[res];
-	return json_splice(out, in, &spot, name, value) || !buf_ok(out) ? NULL : "unfit";
+		e->why = why[res];
+	else if (!json_splice(&e->out, in, &spot, e->name, e->value) && buf_ok(&e->out))
+		e->why = "unfit";
+}
+
+static void
+edit_splice_form(struct heavy *h)
+{
+	struct edit *e = OWNER(h, struct edit, heavy);
+
+	e->why = form_splice(&e->out, buf_slice(&e->r->body), e->name, e->value) ? NULL : "malformed";
+}
+
+static int
+l_view_splice_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct edit *e = (struct edit *)ctx;
+
+	(void)status;
+	if (e->why == NULL && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out)))
+		e->why = "no_room";
+	buf_free(&e->out);
+	return e->why != NULL ? l_fail(L, e->why) : l_answer(L, true);
 }
 
 /* view:splice_json(name, value), view:splice_form(name, value)
@@ -20262,36 +20426,29 @@ body_splice_json(struct buf *out, struct slice in, struct slice name, struct sli
  *
  * Sets a member of the body's top object to a string, or the pair of that name in a form; every
  * other byte of the body stays. value: a string or a secret of at most 256 KiB. Raises where the
- * type did not declare `body`. */
+ * type did not declare `body`. Of a long body, yields where the policy may wait. */
 static int
 l_view_splice(lua_State *L, bool json)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	struct slice name, value;
+	struct edit *e = (lua_settop(L, 3), l_heavy_new(L, sizeof *e));
 	bool is_secret = false;
-	const char *why;
-	struct buf out;
 
-	name = l_check_text(L, 2);
-	value = l_check_value(L, 3, &is_secret);
+	e->r = r;
+	e->name = l_check_text(L, 2);
+	e->value = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
 		return luaL_error(L, "a type that edits the body declares body");
 	if (r->body_set && r->body_secret)      /* "duplicate" would compare it with a guess */
 		return luaL_error(L, "a body that was built with a secret is not edited");
-	if (value.n > SECRET_MAX / 8)
+	if (e->value.n > SECRET_MAX / 8)
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
+	lua_grant(r->body.n);
 	lua_charge(L, (int64_t)r->body.n / LUA_READ);
 	/* JSON writes a control byte as six, and adds quotes, ":" and "," */
-	buf_init(&out, r->body.n + 6 * (name.n + value.n) + 6);
-	buf_reserve(&out, out.max);
-	if (json)
-		why = body_splice_json(&out, buf_slice(&r->body), name, value);
-	else
-		why = form_splice(&out, buf_slice(&r->body), name, value) ? NULL : "malformed";
-	if (why == NULL && (!buf_ok(&out) || !req_take_body(r, &out)))
-		why = "no_room";
-	buf_free(&out);
-	return why != NULL ? l_fail(L, why) : l_answer(L, true);
+	buf_init(&e->out, r->body.n + 6 * (e->name.n + e->value.n) + 6);
+	buf_reserve(&e->out, e->out.max);
+	return l_heavy(L, &e->heavy, r->body.n, json ? edit_splice_json : edit_splice_form, l_view_splice_k);
 }
 
 static int l_view_splice_json(lua_State *L) { return l_view_splice(L, true); }
@@ -20454,14 +20611,48 @@ req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
  * region_set: signs by SigV4a. payload: a hash or one of AWS's words; absent: the body's hash.
  * signed: further fields. The other members are those of struct l_sigv4. A body in signed chunks
  * gets its filter here. Raises for malformed members, and for a request that is too large. */
+struct payload {
+	struct heavy heavy;
+	struct req *r;          /* borrowed */
+	struct slice body;      /* borrowed */
+	char hash[64];
+};
+
+static void
+payload_run(struct heavy *h)
+{
+	struct payload *p = OWNER(h, struct payload, heavy);
+
+	tls_sha256_hex(p->body, p->hash);
+}
+
+static int
+l_view_sigv4_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct payload *p = (struct payload *)ctx;
+	struct req *r = p->r;
+	struct sigv4_request s;
+	struct l_sigv4 o;
+
+	(void)status;
+	l_sigv4_read(L, 2, &o);
+	if (o.payload.p == NULL)
+		o.payload = (struct slice){p->hash, sizeof p->hash};
+	s = (struct sigv4_request){
+		.method = r->head.method, .path = req_path_now(r),
+		.payload = o.payload, .normalize = !o.s3, .twice = !o.s3,
+	};
+	return req_sign(r, &o, &s) ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
+}
+
 static int
 l_view_sigv4(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	struct sigv4_request s;
+	struct payload *p = (lua_settop(L, 2), l_heavy_new(L, sizeof *p));
 	struct l_sigv4 o;
-	char hash[64];
 
+	p->r = r;
 	l_sigv4_read(L, 2, &o);
 	if (!http_valid_field_value(o.payload) || !http_valid_field_value(o.region_set) ||
 	    !http_valid_field_value(o.token) || o.token.n > SECRET_MAX)
@@ -20470,14 +20661,9 @@ l_view_sigv4(lua_State *L)
 		if (!r->body_read && r->head.body != BODY_NONE &&
 		    !(r->head.body == BODY_LENGTH && r->head.length == 0))
 			return luaL_error(L, "sigv4: a body that is not read has no hash to sign");
-		tls_sha256_hex(buf_slice(&r->body), hash);
-		o.payload = (struct slice){hash, sizeof hash};
+		p->body = buf_slice(&r->body);
 	}
-	s = (struct sigv4_request){
-		.method = r->head.method, .path = req_path_now(r),
-		.payload = o.payload, .normalize = !o.s3, .twice = !o.s3,
-	};
-	return req_sign(r, &o, &s) ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
+	return l_heavy(L, &p->heavy, p->body.n, payload_run, l_view_sigv4_k);
 }
 
 /* ---- bind: request ---------------------------------------------------------
@@ -20545,6 +20731,7 @@ l_req_log(lua_State *L)
 	if (agent[0] != '\0')
 		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
 		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
+	r->task->agent = text_hash(r->agent);
 	if (!r->held)
 		return l_answer(L, !r->too_many);
 	lua_settop(L, 1);
@@ -20729,10 +20916,8 @@ l_req_read_body(lua_State *L)
 	luaL_checkinteger(L, 3);
 	lua_settop(L, 3);
 	lua_remove(L, 2);
-	if (!r->body_read && !r->body_reading && !req_begin_body(r, max)) {
-		r->close_after = true;
-		return l_fail(L, r->body_error);
-	}
+	if (!r->body_read && !r->body_reading && !req_begin_body(r, max))
+		return l_fail(L, r->body_error);        /* the body is still on the wire: req_body_consumed */
 	return l_wait(L, l_req_read_body_push);
 }
 
@@ -20751,35 +20936,127 @@ l_field_second(lua_State *L)
 	return 1;
 }
 
-/* request.form_names(text, { name… } [, from, to]) -> bool
+/* A text in which something is looked for. */
+struct look {
+	struct heavy heavy;
+	struct slice in, name;  /* borrowed from the stack */
+	const struct names *names;      /* so are these */
+	bool found, malformed;
+};
+
+static int
+l_look_k(lua_State *L, int status, lua_KContext ctx)
+{
+	const struct look *k = (const struct look *)ctx;
+
+	(void)status;
+	return k->malformed ? l_fail(L, "malformed") : l_answer(L, k->found);
+}
+
+static void
+look_form(struct heavy *h)
+{
+	struct look *k = OWNER(h, struct look, heavy);
+	struct slice pair, raw;
+
+	for (size_t at = 0; !k->found && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
+		k->found = pair_listed(k->names, pair) != 0;
+}
+
+/* request.form_names(text, { name… }) -> bool
  *
- * Does a pair of this form or query have one of these names to any server? from, to: bounds of the
- * bytes to look at, from 1. */
+ * Does a pair of this form or query have one of these names to any server? Of a long text, yields. */
 static int
 l_form_names(lua_State *L)
 {
-	struct slice in = l_check_slice(L, 1), pair, raw;
-	size_t from = (size_t)luaL_optinteger(L, 3, 1), to = (size_t)luaL_optinteger(L, 4, (lua_Integer)in.n);
-	bool found = false;
+	struct look *k = (lua_settop(L, 2), l_heavy_new(L, sizeof *k));
 
-	luaL_argcheck(L, from >= 1 && to <= in.n, 3, "outside the text");
-	in.n = to;
-	for (size_t at = from - 1; !found && pair_next(in, &at, PAIR_AMP, &pair, &raw);)
-		found = l_pair_listed(L, 2, pair);
-	return l_answer(L, found);
+	k->in = l_check_slice(L, 1);
+	k->names = l_read_names(L, 2);
+	return l_heavy(L, &k->heavy, k->in.n, look_form, l_look_k);
+}
+
+static void
+look_json(struct heavy *h)
+{
+	struct look *k = OWNER(h, struct look, heavy);
+	struct json_spot spot;
+	enum json_result res = json_find_spot(k->in, k->name, &spot);
+
+	k->malformed = res == JSON_MALFORMED;
+	k->found = spot.found || res == JSON_DUPLICATE;
+}
+
+/* Has one pair of the form that name, and a "{" in its value? */
+static bool
+form_has_document(struct slice in, struct slice want)
+{
+	struct slice pair, raw;
+	char name[256];
+
+	for (size_t at = 0; pct_ok(in) && pair_next(in, &at, PAIR_AMP, &pair, &raw);)
+		if (slice_eq(pair_name(raw, name, sizeof name), want) &&
+		    subst_has(&subst_form, pair_value(pair, raw), SLICE("{")))
+			return true;
+	return false;
+}
+
+static void
+look_documents(struct heavy *h)
+{
+	struct look *k = OWNER(h, struct look, heavy);
+	bool list, met = false, well = true, here = false;
+	struct json_reader r;
+	struct json_token t;
+	size_t i = 0;
+
+	while (i < k->in.n && memchr(" \t\n\v\f\r", k->in.p[i], 6) != NULL)
+		i++;
+	if (i == k->in.n || memchr("[{", k->in.p[i], 2) == NULL) {
+		k->found = form_has_document(k->in, k->name);
+		return;
+	}
+	json_open(&r, k->in);
+	list = json_next(&r, &t) == JSON_ARRAY;
+	while (t.type != JSON_BAD && json_next(&r, &t) != JSON_BAD && t.type != JSON_END) {
+		if (list && t.depth == 1 && t.type != JSON_CLOSE)
+			well = well && t.type == JSON_OBJECT && !(met = false);
+		else if (t.depth == 1u + list && t.type == JSON_KEY)
+			here = json_spells(&t, k->name, false);
+		else if (t.depth == 1u + list && t.type != JSON_CLOSE && here)
+			met = well = well && t.type == JSON_STRING && subst_has(&subst_json, json_inside(&t), SLICE("{"));
+		if (t.type == JSON_CLOSE && t.depth == list)
+			well = well && met;
+	}
+	k->found = t.type == JSON_END && well && met;
 }
 
 /* request.json_has(text, name) -> bool | nil, "malformed"
  *
  * Does the top object have a member of that name, even to a lax reader? false where the text is
- * not an object. */
+ * not an object. Of a long text, yields. */
 static int
 l_json_has(lua_State *L)
 {
-	struct json_spot spot;
-	enum json_result res = json_find_spot(l_check_slice(L, 1), l_check_text(L, 2), &spot);
+	struct look *k = (lua_settop(L, 2), l_heavy_new(L, sizeof *k));
 
-	return res == JSON_MALFORMED ? l_fail(L, "malformed") : l_answer(L, spot.found || res == JSON_DUPLICATE);
+	k->in = l_check_slice(L, 1);
+	k->name = l_check_text(L, 2);
+	return l_heavy(L, &k->heavy, k->in.n, look_json, l_look_k);
+}
+
+/* request.documents(text, name) -> bool
+ *
+ * Has the JSON object, or each object of the list, that member, and is it a string with a "{" wherever
+ * it comes; or the form such a pair? Of a long text, yields. */
+static int
+l_documents(lua_State *L)
+{
+	struct look *k = (lua_settop(L, 2), l_heavy_new(L, sizeof *k));
+
+	k->in = l_check_slice(L, 1);
+	k->name = l_check_text(L, 2);
+	return l_heavy(L, &k->heavy, k->in.n, look_documents, l_look_k);
 }
 
 /* -- req: strip, and what was stripped */
@@ -20799,9 +21076,10 @@ l_set_has(lua_State *L, int set, struct slice name)
 static void
 l_strip_query(lua_State *L, struct req *r, int list)
 {
+	const struct names *names = l_read_names(L, list);
 	struct buf *b = l_text(L, true, r->query.n);
 
-	l_keep_pairs(L, r->query, list, SLICE(""), b, &r->stripped_query);
+	keep_pairs(r->query, names, SLICE(""), b, &r->stripped_query);
 	if (!buf_ok(&r->stripped_query))
 		luaL_error(L, "no room for the query");
 	if (b->n != r->query.n)
@@ -20809,18 +21087,39 @@ l_strip_query(lua_State *L, struct req *r, int list)
 }
 
 static void
-l_strip_form(lua_State *L, struct req *r, int list)
+edit_strip(struct heavy *h)
 {
-	struct buf kept;
+	struct edit *e = OWNER(h, struct edit, heavy);
 
-	buf_init(&kept, r->body.max);
-	l_keep_pairs(L, buf_slice(&r->body), list, SLICE(""), &kept, NULL);
-	if (!buf_ok(&kept)) {
-		buf_free(&kept);
-		luaL_error(L, "no room for the form");
+	keep_pairs(buf_slice(&e->r->body), e->names, SLICE(""), &e->out, NULL);
+}
+
+static int
+l_strip_form_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct edit *e = (struct edit *)ctx;
+
+	(void)status;
+	if (!buf_ok(&e->out)) {
+		buf_free(&e->out);
+		return luaL_error(L, "no room for the form");
 	}
-	buf_free(&r->body);
-	r->body = kept;
+	buf_free(&e->r->body);
+	e->r->body = e->out;
+	return l_answer(L, e->answer);
+}
+
+/* req:strip's last step: the form without the pairs of the list's names. Answers `second`. Yields. */
+static int
+l_strip_form(lua_State *L, struct req *r, int list, bool second)
+{
+	struct edit *e = l_heavy_new(L, sizeof *e);
+
+	e->r = r;
+	e->names = l_read_names(L, list);
+	e->answer = second;
+	buf_init(&e->out, r->body.max);
+	return l_heavy(L, &e->heavy, r->body.n, edit_strip, l_strip_form_k);
 }
 
 /* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
@@ -20859,8 +21158,9 @@ l_req_strip(lua_State *L)
 	}
 	if (lua_getfield(L, 2, "query") == LUA_TTABLE && r->query.n != 0)
 		l_strip_query(L, r, 4);
+	lua_settop(L, 4);
 	if (lua_getfield(L, 2, "form") == LUA_TTABLE && r->body_read && r->body.n != 0)
-		l_strip_form(L, r, 5);
+		return l_strip_form(L, r, 5, second);
 	return l_answer(L, second);
 }
 
@@ -20920,6 +21220,7 @@ l_req_taken(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 	struct slice all = buf_slice(&r->stripped_query), pair, raw;
 	lua_Integer n = luaL_len(L, 4);
+	const struct names *names = l_read_names(L, 3);
 
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		if (f->mark != FIELD_STRIPPED || l_bears_one(L, 2, f->value, NULL))
@@ -20928,7 +21229,7 @@ l_req_taken(lua_State *L)
 		lua_seti(L, 4, ++n);
 	}
 	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
-		lua_Integer i = l_pair_listed(L, 3, pair);
+		lua_Integer i = (lua_Integer)pair_listed(names, pair);
 
 		if (i == 0 || l_bears_one(L, 2, pair, &subst_form))
 			continue;
@@ -21066,8 +21367,10 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 			lua_pushnil(L);
 		else if (r->body_secret)
 			l_push_secret_copy(L, buf_slice(&r->body));
-		else
+		else {
+			lua_grant(r->body.n);
 			lua_pushlstring(L, r->body.n != 0 ? r->body.p : "", r->body.n);
+		}
 		break;
 	case M_QUERY_TEXT:      /* as it will go out: a secret once it was edited; nil: there is none */
 		if (r->new_query == NULL)
@@ -21148,7 +21451,7 @@ l_view_newindex(lua_State *L)
 		return luaL_error(L, "a policy cannot set the request's %s", name);
 	body = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
-		return luaL_error(L, "a type that sets the body declares body = { max = N }");
+		return luaL_error(L, "a type that sets the body declares body");
 	buf_init(&out, body.n);
 	if (!buf_addv(&out, body) || !req_take_body(r, &out)) {
 		buf_free(&out);
@@ -21322,22 +21625,36 @@ req_subst_kind(const struct req *r)
 	return subst_kind_of(r->head.field[type].value);
 }
 
-/* Replaces in the body. NULL, or a code: "body", "malformed". */
-static const char *
-req_subst_body(struct req *r)
+static void
+edit_rows(struct heavy *h)
 {
-	struct buf out;
-	struct subst_run t = {.s = r->subst, .in = buf_slice(&r->body), .out = &out};
-	bool well, ok;
+	struct edit *e = OWNER(h, struct edit, heavy);
+	struct subst_run *t = &e->run;
+	bool well;
 
-	buf_init(&out, t.in.n + SUBST_GROW_MAX);
-	well = subst_body(&t, req_subst_kind(r));
-	ok = buf_ok(&out) && (!well || t.hits == 0 || req_take_body(r, &out));
-	buf_free(&out);
-	for (size_t i = 0; !well && i < r->subst->n; i++)
-		t.hits |= subst_has(&subst_plain, t.in, r->subst->row[i].placeholder);
+	t->s = e->r->subst;
+	t->in = buf_slice(&e->r->body);
+	t->out = &e->out;
+	buf_init(&e->out, t->in.n + SUBST_GROW_MAX);
+	well = subst_body(t, req_subst_kind(e->r));
+	for (size_t i = 0; !well && i < t->s->n; i++)
+		t->hits |= subst_has(&subst_plain, t->in, t->s->row[i].placeholder);
 	/* a malformed body without a placeholder goes out as it came */
-	return !ok ? "body" : !well && t.hits != 0 ? "malformed" : NULL;
+	e->why = !buf_ok(&e->out) ? "body" : !well && t->hits != 0 ? "malformed" : NULL;
+	e->answer = well && t->hits != 0;
+}
+
+static int
+l_req_substitute_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct edit *e = (struct edit *)ctx;
+
+	(void)status;
+	if (e->why == NULL && e->answer && !req_take_body(e->r, &e->out))
+		e->why = "body";
+	buf_free(&e->out);
+	lua_pushboolean(L, e->why == NULL);
+	return e->why == NULL ? 1 : l_fail(L, e->why);
 }
 
 /* req:substitute{ { placeholder, secret, place, name, from, to }… }
@@ -21347,34 +21664,33 @@ req_subst_body(struct req *r)
  * parameter's, or the steps to a member, a NUL behind each. from, to: the bytes of the path, or of
  * a part of the body, that are the place, counted from 0 and in their order. "header", "path",
  * "query", "body": the secret cannot stand there, or there is no room. "malformed": the body is
- * not what its type says. */
+ * not what its type says. With a long body, yields. */
 static int
 l_req_substitute(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	const char *why = NULL;
+	struct edit *e;
 	const struct subst *s;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
 	s = l_read_rows(L, 2, r);
+	e = l_heavy_new(L, sizeof *e);
+	e->r = r;
 	if (r->websocket && subst_places(s, 1u << PLACE_WS))
 		/* a deflated message would hide the placeholders in it */
 		req_remove_field(r, SLICE("sec-websocket-extensions"));
 	if (subst_places(s, 1u << PLACE_HEADER | 1u << PLACE_BASIC) && !req_subst_headers(r))
-		why = "header";
+		e->why = "header";
 	else if (subst_places(s, 1u << PLACE_PATH) &&
 	    !req_subst_target(r, PLACE_PATH, req_path_now(r), &r->new_path))
-		why = "path";
+		e->why = "path";
 	else if (subst_places(s, 1u << PLACE_QUERY) && r->query.p != NULL &&
 	    !req_subst_target(r, PLACE_QUERY, req_query_now(r), &r->new_query))
-		why = "query";
+		e->why = "query";
 	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_PART | 1u << PLACE_JSON))
-		why = req_subst_body(r);
-	lua_pushboolean(L, why == NULL);
-	if (why == NULL)
-		return 1;
-	return l_fail(L, why);
+		return l_heavy(L, &e->heavy, r->body.n, edit_rows, l_req_substitute_k);
+	return l_req_substitute_k(L, LUA_OK, (lua_KContext)e);
 }
 
 /* req:text_kind() -> "json" | "form" | "part" | nil
@@ -21627,7 +21943,8 @@ static const luaL_Reg l_req[] = {
 };
 
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
-    {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has}, {NULL, NULL}};
+    {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has},
+    {"documents", l_documents}, {NULL, NULL}};
 
 /* request.places = { name = number }: the places of rows. */
 static const char *const l_places[] = {

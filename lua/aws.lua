@@ -3,7 +3,6 @@
 -- signingName), its endpoint documentation, and the Amazon S3 User Guide for S3's many forms.
 local M = {}
 
-local BODY_MAX = 16 << 20      -- a body that has to be hashed before its head can go out
 local ACTION_MAX = 1 << 20     -- a body read for the action in it: IAM's and STS's have a few KiB
 local ID_MAX = 64              -- of an access key's name, as req:sigv4 has it
 local HOSTS_MAX = 256          -- hosts remembered; an agent may make up as many as it likes
@@ -578,14 +577,14 @@ end
 
 -- ---- signing -------------------------------------------------------------------------------------
 
---- For `body`: { max } where the hash of the body is wanted and the client does not say it, or an action may stand in it.
+--- For `body`: {} or { max } where the hash of the body is wanted and the client does not say it, or an action may stand in it.
 function M.body(req, cred)
   if req.body_kind == "none" then return nil end
   local sig = M.signature(req.stripped)
   if payload_of(req, sig) == nil then
     local at = M.host(req.host)
     local s3 = s3_like[cred.service or sig and sig.service or at and at.service or ""]
-    if not (s3 and sig and sig.query) then return { max = BODY_MAX } end
+    if not (s3 and sig and sig.query) then return {} end
   end
   if may_mint_in_form(req, cred) then return { max = ACTION_MAX } end
   return nil

@@ -354,7 +354,7 @@ end
 function M:load_settings(always)
   local settings = self.records.settings(self.overrides)
   local news = always or not same(settings, self.settings)
-  self.settings, self.echo = settings, settings.echo ~= false
+  self.settings, self.echo, self.body_max = settings, settings.echo ~= false, settings.body_max or require("records").BODY_MAX
   if news and self.on_settings then self.on_settings(settings) end
 end
 

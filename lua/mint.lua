@@ -9,7 +9,7 @@
 --           the last dot (".json": Rails, Grape): a server may ignore each.
 --   query   { name = "value" or true }: all of them are there
 --   body    { "word", … }: one of them stands in the body, or in the query, where one path takes all calls. The body is
---           read for it, up to BODY_MAX. It is no parser: a word in a comment, or in other letters, counts too. Any
+--           read for it, up to body-max. It is no parser: a word in a comment, or in other letters, counts too. Any
 --           method will do; and a WebSocket counts for what it may say.
 --   graphql { "word", … }: body, for GraphQL: an operation whose text is not in the request (a persisted query, named by
 --           its hash or id; multipart, which is not taken apart) has every word, too.
@@ -17,7 +17,6 @@
 -- path will do, and a path that cannot be read counts as every one.
 local M = {}
 
-M.BODY_MAX = 1 << 20    -- a call by GraphQL; files are sent elsewhere
 local ROWS_MAX = 200    -- of a type or preset: a screen or two; a request may be held against all of them
 
 local function check_path(path)
@@ -202,24 +201,10 @@ for a in ("0123456789abcdefABCDEF"):gmatch(".") do
   for b in ("0123456789abcdefABCDEF"):gmatch(".") do chars[a .. b] = string.char(tonumber(a .. b, 16)) end
 end
 
+local BEGIN = 4096       -- bytes; a longer body is not blank
 local SLICE = 32768      -- bytes that are looked into in one go: a millisecond or two of the loop's time
 local ESCAPE = 12        -- the longest: \u{00000041}
-
--- The text as `change` makes it, slice by slice, with a pause between two. A slice ends before an escape that it would cut:
--- within one, its first byte does not come again.
-local function sliced(text, change, pause)
-  if #text <= SLICE then return (change(text)) end
-  local out, at = {}, 1
-  while at <= #text do
-    local stop = at + SLICE - 1
-    local cut = stop < #text and text:sub(stop - ESCAPE + 1, stop):match("()[\\%%][^\\%%]*$")
-    if cut then stop = stop - ESCAPE + cut - 1 end
-    if pause and at > 1 then pause() end
-    out[#out + 1] = change(text:sub(at, stop))
-    at = stop + 1
-  end
-  return table.concat(out)
-end
+local FOLDED = "\\"      -- among what was found: in YAML a word may go on in the next line, behind this
 
 local function unescape(text)
   if text:find("\\", 1, true) then
@@ -231,16 +216,46 @@ end
 
 local function bare(text) return text:find("\\", 1, true) and text:gsub("\\+", "") or text end
 
--- As a server may read it: escapes of JSON and of forms undone, whatever stands around them. Names have ASCII alone.
--- Twice, and without the backslashes that are left, for a text may hold a text (Shopify runs a mutation that is an
--- argument of another), whose escapes are escaped. No pattern begins with a run: a body may be nothing else.
-local function unescaped(text, pause)
-  for _ = 1, 2 do
-    local before = text
-    text = sliced(text, unescape, pause)
-    if text == before then break end
+-- A step of reading a text that comes in pieces: next(what `change` makes of it). Bytes at the end that may begin an escape
+-- wait for the next piece: within an escape its first byte does not come again.
+local function step(change, next)
+  local held = ""
+  return function(piece, last)
+    local text = held .. piece
+    local cut = last and #text + 1 or text:match("()[\\%%][^\\%%]*$", math.max(1, #text - ESCAPE + 1)) or #text + 1
+    held = text:sub(cut)
+    next(change(text:sub(1, cut - 1)), last)
   end
-  return sliced(text, bare, pause)
+end
+
+local function each_word(rows, add)
+  for _, row in ipairs(rows) do
+    for _, word in ipairs(row.words or {}) do add(word) end
+  end
+end
+
+-- Which of the rows' words stand in the text as a server may read it, whatever stands around them: escapes of JSON and of
+-- forms undone. Names have ASCII alone. Twice, and without the backslashes that are left, for a text may hold a text
+-- (Shopify runs a mutation that is an argument of another), whose escapes are escaped. No pattern begins with a run: a body
+-- may be nothing else. Nothing of the text's size is made.
+local function words_in(rows, text, found, pause)
+  local left, longest, tail = {}, 1, ""
+  each_word(rows, function(word)
+    if not found[word] then left[word], longest = true, math.max(longest, #word) end
+  end)
+  local feed = step(unescape, step(unescape, step(bare, function(piece)
+    piece = tail .. piece:lower()
+    for word in pairs(left) do
+      if piece:find(word, 1, true) then found[word], left[word] = true, nil end
+    end
+    tail = piece:sub(-longest)
+  end)))
+  for at = 1, #text, SLICE do
+    if pause and at > 1 then pause() end
+    found[FOLDED] = found[FOLDED] or text:sub(math.max(1, at - 2), at + SLICE - 1):find("\\\r?\n") ~= nil
+    feed(text:sub(at, at + SLICE - 1), at + SLICE > #text)
+  end
+  return found
 end
 
 -- Names by which a request asks for an operation that the server has: Apollo, Relay, Shopify, and their like.
@@ -261,45 +276,38 @@ local function looked_into(pairs_of)
   return brings, names
 end
 
--- Each operation of a JSON body, one or a list of them, must bring its own.
-local function json_unread(text)
-  local ok, value = pcall(require("json").decode, text)
-  if not ok or type(value) ~= "table" then return true end
-  for _, op in ipairs(value[1] ~= nil and value or { value }) do
-    if type(op) ~= "table" or not is_document(op.query) then return true end
-  end
-  return false
-end
-
 -- May this be an operation of which the request does not say what it does?
 local function unread(q, text)
   local uri, kind = require "uri", (q.kind and q.kind() or ""):lower()
   local url = uri.parse_query(q.query or "")
   if not url then return true end
   local brings, names = looked_into(url)
-  if not text:find("%S") then return url[1] ~= nil and not brings end
+  if #text <= BEGIN and not text:find("%S") then return url[1] ~= nil and not brings end
   if names and not brings then return true end
   if kind:find("^application/graphql%f[^%w+-]") then return not is_document(text) end
-  if text:find("^%s*[%[{]") then return json_unread(text) end
-  local form = not kind:find("^multipart/") and uri.parse_query(text)
-  return not form or not looked_into(form)
+  -- Each operation of a JSON body, one or a list of them, must bring its own.
+  return kind:find("^multipart/") ~= nil and not text:sub(1, BEGIN):find("^%s*[%[{]") or not require("request").documents(text, "query")
 end
 
 -- A body that cannot be looked into, compressed or in a wide encoding, has every word. The second answer: "unread".
-local function covers_words(row, q)
+local function covers_words(rows, row, q)
   if not row.words or q.websocket then return true end
   if not q.body then return false end  -- nobody sent this request
-  local sent, coded = q.body()
-  if coded or sent:find("\0", 1, true) then return true end
-  if not row.graphql and sent:find("\\\r?\n") then return true end  -- in YAML a word goes on in the next line
-  -- once for all rows
-  q.text = q.text or (unescaped(sent, q.pause) .. "\n" .. unescaped(unescaped(q.query or ""))):lower()
-  for _, word in ipairs(row.words) do
-    if q.text:find(word, 1, true) then return true end
+  if q.sent == nil then
+    q.sent, q.coded = q.body()
+    q.coded = q.coded or q.sent:find("\0", 1, true)
   end
+  if q.coded then return true end
+  if q.found_of ~= rows then           -- once for all rows
+    q.found_of, q.found = rows, words_in(rows, bare(unescape(unescape(q.query or ""))), words_in(rows, q.sent, {}, q.pause))
+  end
+  for _, word in ipairs(row.words) do
+    if q.found[word] then return true end
+  end
+  if not row.graphql and q.found[FOLDED] then return true end
   if row.graphql and q.unread == nil then
-    if q.pause and #sent > SLICE then q.pause() end
-    q.unread = unread(q, sent)
+    if q.pause and #q.sent > SLICE then q.pause() end
+    q.unread = unread(q, q.sent)
   end
   return row.graphql and q.unread, row.graphql and q.unread and "unread" or nil
 end
@@ -337,7 +345,7 @@ end
 --       pause = function(): called between two pieces of work that take long; or nil }
 function M.find(rows, q)
   for row in each_met(rows, q) do
-    local met, how = covers_words(row, q)
+    local met, how = covers_words(rows, row, q)
     if met then return row.what, how end
   end
 end

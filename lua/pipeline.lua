@@ -27,6 +27,10 @@ local PAGE = 32             -- records read at once
 local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 4 MB at most
 local PAGE_TURN = 2000      -- ms that an agent's requests wait for the one that makes it; that one may have been given up
 local PAGE_POLL = 5         -- ms between two looks
+local ROOM_WAIT = 10000     -- ms for room among the bodies that are held: an SDK has not given up by then
+local QUIET = 300           -- ms without a body that is read
+local GARBAGE = 4 << 10     -- KiB that are not left to the collector's own time
+local ROOM_POLL = 20        -- ms between two looks; at most `requests` of an agent look
 local HIDDEN = "__SALLYPORT_SECRET__"  -- in an answer's head, for what was attached where no placeholder stands for it
 local HELD_SLICE = 128      -- placeholders derived between two yields: about 4 µs each
 local DROPPED_MAX = 1000    -- placeholders that changed before an agent's set is made anew
@@ -336,18 +340,79 @@ local body_codes = {
 }
 local body_messages = { no_memory = "the proxy has no room for another request body right now" }
 
+-- Everybody else has a turn; then it is this request's, if no other one had a heavy piece of work in this turn of the loop.
+local function take_turns(self)
+  self.time.sleep(0)
+  while self.heavy_at == self.time.now() do self.time.sleep(1) end
+  self.heavy_at = self.time.now()
+end
+
+--- The strings that large bodies were stay until the collector gets to them, which may be never: once no body has been
+-- read for a while they go. Called at each tick.
+function M.tidy()
+  local held, now = collectgarbage("count"), here.time.now()
+  if here.read_at and now - math.max(here.read_at, here.heavy_at or 0) >= QUIET then
+    here.read_at = nil
+    if held - here.least > GARBAGE then
+      collectgarbage()
+      held = collectgarbage("count")
+      here.least = held
+    end
+  end
+  here.least = math.min(here.least or held, held)
+end
+
+-- For who must read a body whole: true | nil, why. While this agent's share of the room, or all of it, is taken, it waits.
+local function read_whole(self, req, max)
+  local now = self.time.now
+  local till = now() + ROOM_WAIT
+  while true do
+    local ok, why = req:read_body(max, now() + BODY_WAIT)
+    if ok then self.read_at = now() end
+    if ok or why ~= "no_memory" or now() >= till then return ok, why end
+    self.time.sleep(ROOM_POLL)
+  end
+end
+
+-- Who wants the body: { most = bytes, or nil for body-max, why = what for, instead = what to do instead, or nil }.
+local function wants(self, needs, most, why, instead)
+  local max = math.min(most or self.config.body_max, self.config.body_max)
+  if not needs.max or max > needs.max then
+    needs.max, needs.own, needs.why, needs.instead = max, max < self.config.body_max, why, instead
+  end
+end
+
+-- code, message, hint, options of a body that was not read. `who`: "credential x" or "domain y"; `mend`: the operator's
+-- command where the limit is not body-max.
+local function body_refused(self, req, why, needs, who, mend)
+  local code, records = body_codes[why] or "bad_request", require "records"
+  if why ~= "too_large" then return code, body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil end
+  local size, most = req.length or needs.max + 1, records.BODY_MOST
+  local limit = records.show_size(needs.max) .. (needs.own and "" or " (body-max)")
+  local message = ("the body %s, more than the %s that are read whole for %s: %s"):format(
+    req.length and ("has %d bytes"):format(size) or "goes on", limit, who, needs.why)
+  local more = needs.max
+  while more < size and more < most do more = math.min(2 * more, most) end
+  local can = needs.own and mend or not needs.own and more >= size and needs.max < most
+    and "sallyport set body-max " .. records.show_size(more) or nil
+  return code, message, (needs.instead or "send less at once") .. (can and "; the operator can allow more: " .. can
+    or "; more cannot be allowed")
+end
+
 local MALFORMED = "the body is not what its Content-Type says, or has a member twice, so no placeholder in it can be replaced"
 
 -- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
 -- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
-local function substitute(self, req, agent, opened, cred)
+local function substitute(self, req, agent, opened, cred, patient)
   local list, held = {}, agent and held_for(self, agent, opened.name) or {}
   local places = self.config.places
   local kind, body, parts = rows.looks(opened, req, places), nil, nil
   -- In UTF-7 or EBCDIC, or by the other of two types, a server reads other names than stand there.
   local why = kind and require("body").of(req:view().headers).why
   if kind == "part" or why then body = req:view().body end
-  if body and not why then parts = rows.parts(req:view().headers:get("content-type"), body) end
+  if body and not why then
+    parts = rows.parts(req:view().headers:get("content-type"), body, patient and function() take_turns(self) end or nil)
+  end
   for _, row in ipairs(opened.rows) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
     local texts = agent and rows.texts(row, held) or { "{" .. row.field .. "}", row.placeholder }
@@ -388,18 +453,18 @@ local function set_extra(req, opened)
 end
 
 -- The type's `apply` and the credential's further headers. true | nil, code, message. `frank`: for the operator's
--- eyes, with the policy's own words; an agent is never shown them. `view`: policy.apply's.
-local function inject(self, req, agent, opened, cred, view, frank)
+-- eyes, with the policy's own words; an agent is never shown them. `view`, `patient`: policy.apply's.
+local function inject(self, req, agent, opened, cred, view, frank, patient)
   self.config.acting(opened.name)
   local pol = opened.pol
   local ok, code, message
   if opened.rows then
-    ok, code, message = substitute(self, req, agent, opened, cred)
+    ok, code, message = substitute(self, req, agent, opened, cred, patient)
     if not ok then return nil, code, message end
   end
   local extra = opened.extra[1] ~= nil
   if extra then set_extra(req, opened) end
-  ok, code, message = self.policy.apply(pol, req, cred, view)
+  ok, code, message = self.policy.apply(pol, req, cred, view, patient)
   if not ok then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
     if code == "policy_failed" then
@@ -567,30 +632,11 @@ local function names_in_line(req, routed)
   return routed == true and req.host:find("googleapis.com", 1, true) ~= nil or names_in_query(req, routed)
 end
 
+local METHODS = "it is kept to some methods, and a body may name another one (_method)"
+local METHODS_INSTEAD = "send it as PUT, or with a Content-Type that is no form, JSON or multipart: that streams"
 local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
 
--- Everybody else has a turn; then it is this request's, if no other one had a heavy piece of work in this turn of the loop.
-local function take_turns(self)
-  self.time.sleep(0)
-  while self.heavy_at == self.time.now() do self.time.sleep(1) end
-  self.heavy_at = self.time.now()
-end
-
 local CUT_MAX = 1 << 20      -- bytes of a form whose pairs are looked at one by one, some of them to be cut out
-local SLICE = 256 << 10      -- bytes of a form that are searched in one turn: some 20 ms where the pairs are tiny
-
--- Does a pair of a form have one of these names to any server?
-local function form_has(self, text, names)
-  local at, has = 1, require("request").form_names
-  while at <= #text do
-    local stop = text:find("&", at + SLICE, true) or #text
-    if has(text, names, at, stop) then return true end
-    at = stop + 1
-    if at <= #text then take_turns(self) end
-  end
-  return false
-end
-
 local UNREADABLE = ", so it cannot be looked into, and this is kept to some methods"
 
 -- A method rule decided, and a body could say another. nil: it does not | code, message. A form's own is cut out, unless
@@ -598,24 +644,20 @@ local UNREADABLE = ", so it cannot be looked into, and this is kept to some meth
 local function judge_method(self, req, of, allowed)
   local config, has, why = require "config", nil, nil
   local function pause() take_turns(self) end
-  local long = of.form and #(req:view().body or "") > CUT_MAX
-  if long then
-    has = form_has(self, req:view().body, config.overrides)
-  elseif of.form then
-    req:strip { form = config.overrides }
-  end
+  if of.form and (req.length or #(req:view().body or "")) <= CUT_MAX then req:strip { form = config.overrides } end
+  local text = req:view().body or ""
+  if of.form then has = require("request").form_names(text, config.overrides) end
   if not has and (of.json or of.multipart or of.bare) then
-    has, why = require("body").carries(of, req:view().body or "", of.multipart and config.overrides or config.json_overrides,
-      function(text, names) return form_has(self, text, names) end, pause)
+    has, why = require("body").carries(of, text, of.multipart and config.overrides or config.json_overrides, pause)
   end
   if has then return "method_not_allowed", "the body names another method (_method), and this is kept to some methods" end
   if why then return "bad_request", why .. UNREADABLE end
-  if require("body").batch(of, req:view().body or "", req.path, allowed, pause) then
+  if require("body").batch(of, text, req.path, allowed, pause) then
     return "method_not_allowed", "the body is a batch of requests, and one has another method than is allowed here (or it is over 4 MiB)"
   end
 end
 
--- The same for a request without a credential. nil: it may go on | code, message, options
+-- The same for a request without a credential. nil: it may go on | code, message, hint, options
 local function judge_domain(self, req, agent, own, deadline, posts)
   local code, message
   if req:strip(self.config.routing) or names_in_line(req, true) then code, message = judge_second(self, req, agent, own, true) end
@@ -624,9 +666,13 @@ local function judge_domain(self, req, agent, own, deadline, posts)
   local of = body.of(req:view().headers)
   if not (of.form or of.json or of.multipart) then return nil end
   if body.unreadable(of) then return "bad_request", body.unreadable(of) .. UNREADABLE end
-  local ok, why = req:read_body(body.MAX, self.time.now() + BODY_WAIT)
+  local needs = {}
+  wants(self, needs, nil, METHODS, METHODS_INSTEAD)
+  local ok, why = read_whole(self, req, needs.max)
   if not ok then
-    return body_codes[why] or "bad_request", body_messages[why], why == "no_memory" and { retry_after = 1 } or nil
+    local hint, options
+    code, message, hint, options = body_refused(self, req, why, needs, own.domain and "domain " .. own.name or "credential " .. own.name)
+    return code, message, hint, options
   end
   code, message = judge_method(self, req, of, posts)
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
@@ -643,7 +689,8 @@ local function mint_question(self, req)
     readings = function() return self.path_readings(req.path) end,
     body = function()
       local view, body = req:view(), require "body"
-      return view.body or "", body.hidden(body.of(view.headers), view.body or "")
+      local text = view.body or ""
+      return text, body.hidden(body.of(view.headers), text, function() take_turns(self) end)
     end,
     kind = function() return req:view().headers:get("content-type") end,
   }
@@ -740,7 +787,7 @@ end
 -- Does the body that was read bear a key that is not ours? In a form ours is cut out.
 local function body_key(self, req, strips, of, held)
   local names, before = of.form and carriers.names { strips.refused, strips.body }, of.form and req:view().body or ""
-  if names and form_has(self, before, names) then
+  if names and require("request").form_names(before, names) then
     if #before > CUT_MAX then return true end
     req:strip { form = names }
     if foreign_pair(before, req:view().body or "", held) then return true end
@@ -786,7 +833,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     waited = true  -- or not: a wait of less than a millisecond shows on no clock
   end
   -- One view for all of the type's functions: what it was asked for is not made again.
-  local view, max = (pol.body or opened.guards) and req:view() or nil, nil
+  local view, needs = (pol.body or opened.guards) and req:view() or nil, {}
   if pol.body then
     local body, failed, why_failed = self.policy.body(pol, view, cred)
     if body == nil then
@@ -794,10 +841,12 @@ local function attach(self, req, agent, opened, routed, deadline)
         errors.quote(errors.place(why_failed))))
       return nil, failed, ("credential %s: its type failed"):format(opened.name)
     end
-    max = body and body.max
+    if body then wants(self, needs, body.max, "its type " .. pol.name .. " reads it") end
   end
-  if rows.looks(opened, req, self.config.places) then
-    max = math.max(max or 0, rows.BODY_MAX)
+  local looks = rows.looks(opened, req, self.config.places)
+  if looks then
+    wants(self, needs, nil, rows.looked(opened.rec, looks),
+      "send a file with a Content-Type of its own, which streams, or a placeholder in a header")
   end
   local posts = req.method == "POST" and req.has_body and strips.posts
   local keyed = req.has_body and (strips.refused[1] or strips.body[1]) ~= nil
@@ -808,19 +857,26 @@ local function attach(self, req, agent, opened, routed, deadline)
     (view or req:view()).headers:set("content-type", "application/octet-stream")
     keyed = false
   end
-  if keyed then max = math.max(max or 0, require("body").MAX) end
+  if keyed then
+    wants(self, needs, nil, ("a key of the agent's own may stand in it (%s)"):format(
+      table.concat(of.form and strips.refused or strips.body, ", ", 1, math.min(3, #(of.form and strips.refused or strips.body)))))
+  end
   posts = posts and (of.form or of.json or of.multipart) and posts
   if posts then
     local why = require("body").unreadable(of)
     if why then return nil, "bad_request", why .. UNREADABLE end
-    max = math.max(max or 0, require("body").MAX)
+    wants(self, needs, nil, METHODS, METHODS_INSTEAD)
   end
   local question = opened.mint_rows and mint_question(self, req)
-  if question and mint_reads(opened, question) then max = math.max(max or 0, require("mint").BODY_MAX) end
+  if question and mint_reads(opened, question) then
+    wants(self, needs, nil, "what it asks for may be a further credential (mint)")
+  end
+  local max = needs.max
   if max then
-    local ok, why = req:read_body(max, self.time.now() + BODY_WAIT)
+    local ok, why = read_whole(self, req, max)
     if not ok then
-      return nil, body_codes[why] or "bad_request", body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil
+      return nil, body_refused(self, req, why, needs, "credential " .. opened.name,
+        ("sallyport policy edit %s (body = { max })"):format(pol.name))
     end
     if (req.length or max) > HEAVY then take_turns(self) end
     -- Only now is there a form to take something from.
@@ -845,8 +901,17 @@ local function attach(self, req, agent, opened, routed, deadline)
     if self.config.applied ~= generation then return nil, "changed" end
   end
   if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end
-  local ok, code, message, advice = inject(self, req, agent, opened, cred, view)
+  local patient = max ~= nil and (req.length or max) > HEAVY
+  local ok, code, message, advice = inject(self, req, agent, opened, cred, view, false, patient)
   if not ok then return ok, code, message, advice end
+  if patient then
+    -- It may have waited, and the body holds the secret: this request is not decided anew.
+    local synced, lost = self.config:sync(deadline + WAIT_MAX)
+    if not synced then return nil, lost end
+    if self.config.applied ~= generation then
+      return nil, "injection_unavailable", "what is allowed changed while the body was read: send it again"
+    end
+  end
   if agent.known then
     local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))
     if lost then return nil, lost, why, hint end
@@ -1098,10 +1163,10 @@ local function let_own_pass(self, req, agent, bundle, opened, routed, websocket,
   req:unstrip()
   if routed then
     local own = self.config:item { id = "credential/" .. opened.name }
-    local code, message, options = judge_domain(self, req, agent, own, deadline, opened.strips[routed].posts)
+    local code, message, hint, options = judge_domain(self, req, agent, own, deadline, opened.strips[routed].posts)
     if code == "changed" then return false end
     if code then
-      if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, nil, options) end
+      if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, hint, options) end
       return true
     end
   end
@@ -1214,10 +1279,10 @@ local function serve(self, req, agent, route, deadline)
     refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
   elseif not opened then
     if routed then
-      local code, message, options = judge_domain(self, req, agent, own, deadline, own.domain.posts)
+      local code, message, hint, options = judge_domain(self, req, agent, own, deadline, own.domain.posts)
       if code == "changed" then return false end
       if code then
-        if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, nil, options) end
+        if refused_codes[code] then refuse(req, agent, code, message) else errors.fail(req, code, message, hint, options) end
         return true
       end
     end

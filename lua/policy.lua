@@ -9,7 +9,6 @@ local API = 1
 local SOURCE_MAX = 256 * 1024   -- bytes: ten times the longest we know
 local FIELDS_MAX = 64           -- of a type: one screen of help
 local EXAMPLES_MAX = 200        -- each may take 40 ms
-local BODY_MAX = 16 << 20       -- what the runtime reads at most before `apply` (DESIGN, "Limits")
 
 local STILL_AT = 1700000000     -- Unix s: what time.wall() says while examples run
 
@@ -480,13 +479,14 @@ function Check:example_list(given, keys)
   return given
 end
 
--- { max = bytes }, copied; also what a body function answers.
+-- { max = bytes } or {}, copied; also what a body function answers. Without `max` as much is read as body-max says, and
+-- never more.
 function Check:body(given)
   if type(given) ~= "table" then return self:fail("body", "body is a table, or a function that returns one") end
   if not self:keys(given, body_keys, "body") then return nil end
-  local max = given.max
-  if not max or max < 1 or max > BODY_MAX then
-    return self:fail("body", ("body = { max = bytes }, from 1 to %d"):format(BODY_MAX))
+  local max, most = given.max, require("records").BODY_MOST
+  if max and (max < 1 or max > most) then
+    return self:fail("body", ("body = { max = bytes }, from 1 to %d, or {}: as much as body-max says"):format(most))
   end
   return { max = max }
 end
@@ -787,12 +787,12 @@ function M.strip(pol, cred)
   spec = check:strip(spec)
   if not spec then return nil, "policy_failed", check.why end
   if spec.form and not pol.body then
-    return nil, "policy_failed", file_of(pol.name) .. ": strip names form fields, so the type needs body = { max = N }"
+    return nil, "policy_failed", file_of(pol.name) .. ": strip names form fields, so the type needs body = {}"
   end
   return spec
 end
 
---- How much of this request's body the type wants to read before `apply`: { max } | false: nothing |
+--- How much of this request's body the type wants to read before `apply`: { max }, {} | false: nothing |
 -- nil, "policy_failed", message. `view`: the request as `apply` gets it.
 function M.body(pol, view, cred)
   if type(pol.body) ~= "function" then return pol.body or false end
@@ -809,10 +809,10 @@ end
 local apply_codes = { bad_request = true, injection_unavailable = true }
 
 --- Lets the policy edit the request, from which the caller has stripped what it must not keep. `view`: what `body` and
--- `mint` had, if there was one.
+-- `mint` had, if there was one. `patient`: the body is long, and the policy may wait while it is read.
 -- true | nil, "injection_failed" (the policy says it cannot: nil, why [, code]) | nil, "policy_failed" (it broke), message
-function M.apply(pol, req, cred, view)
-  local ok, result, why, code = sandbox.call(pol.name, pol.apply, view or req:view(true), cred)
+function M.apply(pol, req, cred, view, patient)
+  local ok, result, why, code = (patient and sandbox.wait or sandbox.call)(pol.name, pol.apply, view or req:view(true), cred)
   if not ok then return nil, "policy_failed", result end
   if result == nil and why == nil or result == true then return true end
   if not result and type(why) == "string" then return nil, apply_codes[code] and code or "injection_failed", why end

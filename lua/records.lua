@@ -174,6 +174,19 @@ function M.show_size(n)
   return n % 1024 == 0 and ("%dk"):format(n >> 10) or tostring(n)
 end
 
+--- Bytes: what body-max is, and what it may be. The most leaves room for another one among the bodies that a worker holds
+-- (proxy.c, REQ_BODIES_MAX).
+M.BODY_MAX, M.BODY_MOST = 16 << 20, 32 << 20
+local BODY_LEAST = 64 << 10
+
+function M.body_max(s)
+  local n, why = M.size(s)
+  if n and (n < BODY_LEAST or n > M.BODY_MOST) then
+    return nil, ("body-max is from %s to %s"):format(M.show_size(BODY_LEAST), M.show_size(M.BODY_MOST))
+  end
+  return n, why
+end
+
 local LOG_MIN, LOG_MAX = 64 << 10, 1 << 40
 
 function M.log_size(s)
@@ -329,6 +342,8 @@ M.setting_list = {
     help = "opens the address guard for every host: for tests" },
   { name = "memory", arg = "SIZE", check = M.memory, show = M.show_size,
     help = "for connections; a quarter of RAM, at most 512m, when not set" },
+  { name = "body-max", arg = "SIZE", check = M.body_max, show = M.show_size, default = M.BODY_MAX,
+    help = "a body that a credential reads whole has at most so much; others stream" },
   { name = "dial-timeout", arg = "TIME", check = M.duration, show = M.span, default = 10,
     help = "to reach an upstream, all its addresses together" },
   { name = "answer-timeout", arg = "TIME", check = M.duration, show = M.span, default = 900,

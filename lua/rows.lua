@@ -11,7 +11,8 @@ local LITERAL_MIN = 8        -- a shorter word turns up where nobody meant it
 local LITERAL_MAX = 256
 local NAME_MAX = 128         -- bytes of a name, in proxy.c 256
 local STEPS_MAX = 32
-M.BODY_MAX = 1 << 20         -- bytes of a body that is read whole for a row
+local PARTS_TURN = 500       -- parts of a form that are read in one turn: some milliseconds
+local HEAD_MAX = 8192        -- bytes of a part's head in which a name is looked for
 
 -- Why a field is no place, by its name; "x-*" stands for all that begin so. Those that the proxy writes itself
 -- (Host, Connection, Proxy-*, …) are refused by records.header_name before.
@@ -293,6 +294,17 @@ function M.looks(opened, req, places)
   return kind and opened.places & 1 << places[kind == "json" and kind or "form"] ~= 0 and kind or nil
 end
 
+--- What rows read of a body of this kind (M.looks), for a message: "its row puts value at json=/auth/key".
+function M.looked(rec, kind)
+  local out = {}
+  for _, row in ipairs(rec.rows) do
+    for _, place in ipairs(row.place) do
+      if #out < 3 and place:find(kind == "json" and "^json" or "^form") then out[#out + 1] = row.field .. " at " .. place end
+    end
+  end
+  return "its row puts " .. (#out > 0 and table.concat(out, ", ") or "a secret there")
+end
+
 -- The name of a part by the lines of its head; nil: none that all readers would take for the same, or a file.
 local function part_name(head)
   local name, disposition
@@ -310,20 +322,24 @@ end
 
 --- Where the values of the parts of multipart/form-data (RFC 7578) stand: { [name] = { from, to } }, or nil: it is not
 -- made as strictly as two readers need who are to agree on it. A value of several lines is left out: one of them could
--- begin another part for who reads line ends more loosely; so is one whose name is there twice.
-function M.parts(kind, text)
+-- begin another part for who reads line ends more loosely; so is one whose name is there twice. pause(): others have a
+-- turn. Nothing but plain searches reads all of a text that may have as much as body-max says.
+function M.parts(kind, text, pause)
   local _, boundaries = kind:lower():gsub("boundary", "")
   local quote, boundary = kind:match("^[%w/-]+;.-[bB][oO][uU][nN][dD][aA][rR][yY]=(\"?)([%w'()+_,./:=?-]+)\"?$")
   if not boundary or boundaries ~= 1 or #boundary > 70 or (quote ~= "") ~= (kind:sub(-1) == '"') then return nil end
-  local delimiter, out, at = "--" .. boundary, {}, #boundary + 3
+  local delimiter, out, at, count = "--" .. boundary, {}, #boundary + 3, 0
   if text:sub(1, at - 1) ~= delimiter then return nil end
   while text:sub(at, at + 1) == "\r\n" do
     local stop = text:find("\r\n\r\n", at, true)
     local to = stop and text:find("\r\n" .. delimiter, stop + 4, true)
     if not to then return nil end
-    local name = part_name(text:sub(at, stop - 1))
+    count = count + 1
+    if pause and count % PARTS_TURN == 0 then pause() end
+    local name = stop - at <= HEAD_MAX and part_name(text:sub(at, stop - 1)) or nil
     if name then
-      local broken = out[name] or text:find("[\r\n]", stop + 4) < to
+      local feed = text:find("\n", stop + 4, true)        -- behind the "\r" at `to`, if nothing is broken
+      local broken = out[name] or text:find("\r", stop + 4, true) < to or feed and feed < to
       out[name] = not broken and { stop + 4, to } or {}
     end
     at = to + 2 + #delimiter

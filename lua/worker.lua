@@ -104,6 +104,7 @@ end
 
 --- The index follows the store even when nobody asks, so that streams are judged by what is in force.
 function M.tick()
+  require("pipeline").tidy()
   local generation = require("store").generation()
   if generation == config.applied and config.build then return end
   require("host").spawn(function()

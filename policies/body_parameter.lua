@@ -13,10 +13,8 @@
 -- What the agent sent under that name is replaced: in the query, in the form (repeated ones go), in the JSON object.
 -- Of the body every other byte stays. A body that could be read in two ways is refused with 400, before a byte is sent:
 -- JSON that is malformed, not an object, or has the name twice (escaped or in other letters too), a malformed form, a
--- Content-Encoding, another charset or Content-Type (multipart/form-data among them). Bodies up to 1 MiB; with in=query
--- 16 MiB, of those types that are looked into.
-local BODY_MAX = 1048576
-local LOOK_MAX = 16 * BODY_MAX      -- nothing of it is built anew
+-- Content-Encoding, another charset or Content-Type (multipart/form-data among them). Bodies up to
+-- body-max (16 MiB), of those types that are looked into.
 local MAKES_BODY = { POST = true, PUT = true, PATCH = true, DELETE = true }
 local TYPES = { form = "application/x-www-form-urlencoded", json = "application/json" }
 
@@ -105,8 +103,8 @@ return {
   -- A body that will be refused is not read.
   body = function(req, cred)
     local where = place_of(req, cred)
-    if where == "query" then return beside(req) and { max = LOOK_MAX } or nil end
-    return where and { max = BODY_MAX } or nil
+    if where == "query" then return beside(req) and {} or nil end
+    return where and {} or nil
   end,
 
   apply = function(req, cred)

@@ -16,8 +16,7 @@
 --         signature: that one goes last); body_hash and body_hash_encoding, for {body_hash}.
 -- Templates: {method} {host} {path} {query} (without ?) {target} (path and query) {body} {body_hash} {timestamp}
 --   {timestamp_ms} {iso} {iso_ms} {nonce} {key_id} {header:NAME} {signature}; \n is a line's end, {{ and }} are braces.
--- What the agent sent under the names that are set here goes. A body that is signed is read first, up to 4 MiB.
-local BODY_MAX = 4 << 20
+-- What the agent sent under the names that are set here goes. A body that is signed is read first, up to body-max.
 
 local names = {}
 for name in ("method host path query target body body_hash timestamp timestamp_ms iso iso_ms nonce key_id"):gmatch("%S+") do
@@ -146,7 +145,7 @@ return {
 
   strip = function(cred) return { headers = sorted(cred.set), query = sorted(cred.query) } end,
 
-  body = function(_, cred) return signs_body(cred) and { max = BODY_MAX } or nil end,
+  body = function(_, cred) return signs_body(cred) and {} or nil end,
 
   apply = function(req, cred)
     local wall = time.wall_ms()

@@ -18,7 +18,7 @@
 --   json=/POINTER   that string of a JSON body: RFC 6901, "~" is ~0 and "/" within a name ~1; /list/0/key
 --   ws=/POINTER     the same in the client's WebSocket text messages, up to 32 KiB. Compression is not offered to the
 --                   server then; binary messages and larger ones pass as they are.
--- Bodies are read whole, up to 1 MiB; other types, and what has a Content-Encoding, stream through untouched. In a NAME
+-- Bodies are read whole, up to body-max (16 MiB); other types, and what has a Content-Encoding, stream through untouched. In a NAME
 -- a "," is %2C, a ":" %3A. Without PLACEHOLDER it is what the agent's environment holds (env=NAME).
 -- What the answer's head repeats of a secret of 8 bytes or more becomes again what the client had sent, for every type.
 return {

@@ -744,7 +744,7 @@ All types have these too:
 
 Where --method or --path restricts, what makes a server see another request goes: X-HTTP-Method-Override, X-Original-URL
 and their kin, _method in the query, and in the form of a POST. A POST whose JSON or multipart body
-says _method is refused, and so is one of these that cannot be looked into, or is over 16 MiB, or a batch of requests
+says _method is refused, and so is one of these that cannot be looked into, or is over body-max, or a batch of requests
 (multipart, $batch) with one of another method. X-Forwarded-Host and its kin always go. What names a second place
 (x-amz-copy-source, x-ms-rename-source, Destination of WebDAV, X-Vault-Namespace, WordPress's ?rest_route=) is judged
 by the same rules as the path itself; places in a body (a list of keys to delete) are not looked for.

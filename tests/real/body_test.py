@@ -1,5 +1,6 @@
 """body_parameter with curl and requests, against a server of Python's that keeps every byte it gets."""
 import json
+import re
 import http.server
 import threading
 import urllib.parse
@@ -122,3 +123,26 @@ def test_large_bodies(t):
     assert statuses == [200] * 40, statuses
     assert {body for _, _, body in server.got} == {text.replace(b"placeholder", KEY.encode())}
     server.shutdown()
+
+
+def test_heavy(t):
+    """clients that hang up while their long bodies are read: the worker lives, others are served, and memory goes back"""
+    s, up = t.proxy(credentials=[{"name": "rows", "type": "substitute", "host": "api.test", "secrets": {"value": "canary-heavy-2"},
+                                  "substitute": "value:json=/token:__HEAVY:1__"}], upstream={"reply": {"body": "ok"}})
+    body = b'{"token":"__HEAVY:1__","a":[' + b"[[[[[[]]]]]]," * 1_200_000 + b"1]}"
+    head = b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    pids = s.worker_pids()
+    for i in range(6):
+        w = s.tunnel("api.test")
+        w.send(head + body)
+        threading.Event().wait(0.1 * i)
+        w.close()
+        assert s.request("GET", "/x").status == 200
+    assert s.request("POST", "/", headers={"Content-Type": "application/json"}, body=body, timeout=60).status == 200
+    assert s.worker_pids() == pids, s.log()[-500:]
+
+    def resident():
+        return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{pids[0]}/status").read())[1]) >> 10
+
+    if "asan" not in str(s.binary):                        # its allocator keeps what is freed
+        wait(lambda: resident() < 48, 20, f"less than 48 MB, not {resident()}")

@@ -60,6 +60,7 @@ local function setting(options)
       return pol
     end,
     refresh = function(pol, cred, net, deadline) return pol.refresh(cred, net, deadline) end,
+    apply = function(pol, req, cred, view) return policy.apply(pol, req, cred, view) end,  -- no task of C's waits here
   }, { __index = policy })
   local records = {
     settings = function() return { echo = s.echo ~= false } end,
@@ -489,7 +490,21 @@ local cases = {
     is(s.code "POST https://api.test/", "forward")
     is(s.code("POST https://api.test/", { body = { nil, "too_large" } }), "body_too_large")
     is(s.code("POST https://api.test/", { body = { nil, "eof" } }), "bad_request")
-    local full = s.request("POST https://api.test/", { body = { nil, "no_memory" } })
+  end,
+  ["a body without room waits for it, then is told to come again"] = function()
+    local s = setting { spawn = true }
+    s.credential "gh"
+    local pol = {}
+    for k, v in pairs(default "bearer") do pol[k] = v end
+    pol.body = {}
+    s.policies.bearer = pol
+    local room = { nil, "no_memory" }
+    local waits = s.request("POST https://api.test/", { body = room, run = 5000 })
+    is(waits.did, nil)
+    room[1], room[2] = true, nil
+    s.world.run(1000)
+    is(waits.did, "forward")
+    local full = s.request("POST https://api.test/", { body = { nil, "no_memory" }, run = 15000 })
     is(full.code, "injection_unavailable")
     assert(full.message:find("no room", 1, true) and full.options.retry_after == 1, full.message)
   end,

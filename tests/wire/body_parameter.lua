@@ -90,8 +90,8 @@ refused("a form that hides it behind a semicolon", form "a=1;api_key=mine")
 refused("in=json and a form", post("json.test", "/v1", FORM, "a=1"), "json.test")
 refused("in=form and JSON", post("form.test", "/v1", JSON, "{}"), "form.test")
 refused("in=json and a GET without a body", "GET /v1 HTTP/1.1\r\nHost: json.test\r\n\r\n", "json.test")
-refused("a body over 1 MiB", { "POST /v1 HTTP/1.1\r\nHost: api.test\r\n" .. JSON .. "Content-Length: 1048577\r\n\r\n" }, nil, 413, "body_too_large")
-cases[#cases].expect.body_has = nil
+refused("a body over 16 MiB", { "POST /v1 HTTP/1.1\r\nHost: api.test\r\n" .. JSON .. "Content-Length: 16777217\r\n\r\n" }, nil, 413, "body_too_large")
+cases[#cases].expect.body_has = "sallyport set body-max 32m"
 
 return {
   shared = {
