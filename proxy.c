@@ -16788,6 +16788,7 @@ struct fetch {
 	int retry_after;        /* seconds; -1: not said */
 	/* WWW-Authenticate, its lines joined (RFC 9110 5.3); a line that does not fit is left out */
 	char challenge[4096];
+	char session[256];      /* MCP-Session-Id; "": none, or one that does not fit */
 	const char *error;      /* static; NULL: an answer came whole */
 	char detail[160];       /* a copy: the upstream's own words go with it */
 };
@@ -16823,7 +16824,7 @@ static bool
 fetch_read_head(struct fetch *f)
 {
 	static struct http_head head;   /* dead before this returns */
-	struct slice retry;
+	struct slice retry, session;
 	uint64_t seconds;
 	bool whole;
 
@@ -16839,6 +16840,9 @@ fetch_read_head(struct fetch *f)
 		/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said */
 		retry = http_value(&head, SLICE("retry-after"));
 		f->retry_after = slice_number(retry, 999999, &seconds) ? (int)seconds : -1;
+		session = http_value(&head, SLICE("mcp-session-id"));
+		if (session.n > 0 && session.n < sizeof f->session)
+			snprintf(f->session, sizeof f->session, "%.*s", (int)session.n, session.p);
 		for (int i = -1; (i = http_find(&head, SLICE("www-authenticate"), (size_t)i + 1)) >= 0;) {
 			struct slice v = head.field[i].value;
 			size_t n = strlen(f->challenge);
@@ -22359,7 +22363,7 @@ l_fetch_drop(struct wait *w)
 	fetch_free((struct fetch *)w);
 }
 
-/* Pushes { status=, values= | malformed=true, retry_after=, challenge=, text= }. */
+/* Pushes { status=, values= | malformed=true, retry_after=, challenge=, session=, text= }. */
 static int
 l_fetch_push(lua_State *L, bool late)
 {
@@ -22382,6 +22386,8 @@ l_fetch_push(lua_State *L, bool late)
 		l_set_integer(L, "retry_after", f->retry_after);
 	l_push_text(L, f->challenge);
 	lua_setfield(L, -2, "challenge");
+	l_push_text(L, f->session);
+	lua_setfield(L, -2, "session");
 	if (l_flag(L, 1, "text"))
 		l_set_slice(L, "text", buf_slice(&f->body));
 	if (lua_getfield(L, 1, "expect") == LUA_TTABLE) {
@@ -22450,7 +22456,7 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 
 /* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=,
  *   addresses={…}, via=, tls=identity, text=, head= }, deadline)
- *   -> { status=, values=, retry_after=, challenge=, text= } | nil, code, detail
+ *   -> { status=, values=, retry_after=, challenge=, session=, text= } | nil, code, detail
  *
  * Follows no redirect. Codes after which nothing was sent: "unreachable", "tls",
  * "address_blocked", "clock_unset"; after which the request may have been sent: "timeout", "cut",

@@ -6,7 +6,7 @@
 --   mcp.register(env, found, spec)    -> client = { id, secret, method, how }
 --   mcp.fields(found, client, redirect) -> the plain fields of an oauth_authorization_code credential
 -- env = { client = http_client, time, http, json, addresses = of the server's own host, auth_addresses = of its
--- authorization server's }; discover sets env.loopback and env.host. Failures are nil, code, detail: M.say has sentences.
+-- authorization server's }; discover sets env.loopback and env.host. Failures are nil, code, detail, who: M.sentence says them.
 -- Addresses that remote metadata names are https (http on this machine's own names alone) and dialled through the
 -- address guard, as everything that http_client sends.
 local challenge = require "challenge"
@@ -16,30 +16,43 @@ local CALL_MAX = 15000               -- ms a document
 local DOCUMENT_MAX = 256 * 1024      -- bytes: metadata is a few KiB
 local SERVERS_MAX = 10               -- authorization servers that one document may name
 local SCOPES_MAX, TEXT_MAX = 100, 2000
-local PROTOCOL = "2025-11-25"        -- what the probe says it speaks; servers that know less answer it as well
+local PROTOCOL = "2025-11-25"        -- what the probe says it speaks; a server that refuses it is asked without
 
-M.say = {
+-- %s is whom it is said of.
+local say = {
   not_url = "it is not an https URL (http is for this machine alone)",
-  timeout = "it, or its authorization server, did not answer in time",
-  unreachable = "it, or its authorization server, cannot be reached",
-  cut = "it, or its authorization server, broke off its answer",
-  tls = "TLS with it, or with its authorization server, failed",
-  address_blocked = "its address, or its authorization server's, is not public (--address CIDR would allow its own, "
-    .. "--auth-address CIDR its authorization server's)",
+  timeout = "%s did not answer in time",
+  unreachable = "%s cannot be reached",
+  cut = "%s broke off its answer",
+  tls = "TLS with %s failed",
+  address_blocked = "the address of %s is not public (%s would allow it)",
+  clock_unset = "this machine's clock is not set, so no certificate can be judged",
+  too_large = "%s gives an answer that is too large",
+  unavailable = "%s is out of order",
+  refused = "%s refuses what a client begins with",
   open = "it answers without any sign-in",
-  redirect = "it redirects: name the address where it ends",
+  redirect = "%s redirects: name the address where it ends",
   no_challenge = "it refuses, but says nothing of OAuth (no protected resource metadata, no authorization server)",
   prm_malformed = "its protected resource metadata is not what RFC 9728 asks for",
   prm_other = "its protected resource metadata is about another server",
-  as_absent = "its authorization server publishes no metadata",
-  as_malformed = "its authorization server's metadata is not what RFC 8414 asks for",
-  as_issuer = "its authorization server's metadata names another issuer (RFC 8414 3.3)",
-  no_pkce = "its authorization server does not offer PKCE with S256",
-  no_code = "its authorization server does not offer the authorization code grant",
-  no_client = "its authorization server registers nobody by itself",
-  registration_refused = "its authorization server refused to register a client",
-  auth_method = "its authorization server wants the client to authenticate in a way that is not known here",
+  as_absent = "%s publishes no metadata",
+  as_malformed = "the metadata of %s is not what RFC 8414 asks for",
+  as_issuer = "the metadata of %s names another issuer (RFC 8414 3.3)",
+  no_pkce = "%s does not offer PKCE with S256",
+  no_code = "%s does not offer the authorization code grant",
+  no_client = "%s registers nobody by itself",
+  registration_refused = "%s refused to register a client",
+  auth_method = "%s wants the client to authenticate in a way that is not known here",
 }
+
+--- A failure as a sentence. who = { what = "its authorization server", at = address }, of which discover and register
+-- give the one that was asked; nil: the server itself.
+function M.sentence(code, detail, who)
+  local name = who and (who.at and ("%s, %s,"):format(who.what, who.at) or who.what) or "it"
+  local text = say[code] or "%s answers with " .. tostring(code):gsub("%%", "%%%%")
+  text = text:format(name, who and who.foreign and "--auth-address CIDR" or "--address CIDR"):gsub("the address of it ", "its address ")
+  return detail and detail ~= "" and ("%s: %s"):format(text, detail) or text
+end
 
 -- ---- fetching ------------------------------------------------------------------------------------
 
@@ -114,32 +127,61 @@ end
 
 local INITIALIZE = '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"' .. PROTOCOL
   .. '","capabilities":{},"clientInfo":{"name":"sallyport","version":"1"}}}'
+local NEXT = { '{"jsonrpc":"2.0","method":"notifications/initialized"}', '{"jsonrpc":"2.0","id":2,"method":"tools/list"}' }
 
-local function ask(env, url, method)
-  return env.client.request({
-    method = method, url = url, head = true, body = method == "POST" and INITIALIZE or nil,
-    headers = method == "POST" and { { "content-type", "application/json" },
-      { "accept", "application/json, text/event-stream" }, { "mcp-protocol-version", PROTOCOL } }
-      or { { "accept", "text/event-stream" } },
-    addresses = addresses_of(env, env.http.parse_url(url)),
+-- body: of a POST. session: the one that `initialize` was given. old: without the revision, as before 2025-06-18.
+local function ask(env, url, method, body, session, old)
+  local headers = { { "accept", body and "application/json, text/event-stream" or "text/event-stream" } }
+  if body then headers[#headers + 1] = { "content-type", "application/json" } end
+  if not old then headers[#headers + 1] = { "mcp-protocol-version", PROTOCOL } end
+  if session then headers[#headers + 1] = { "mcp-session-id", session } end
+  local answer, code, detail = env.client.request({
+    method = method, url = url, head = true, body = body, headers = headers, addresses = addresses_of(env, env.http.parse_url(url)),
   }, env.time.now() + CALL_MAX)
+  if answer and answer.status == 400 and body and not old then return ask(env, url, method, body, session, true) end
+  return answer, code, detail
 end
 
--- { challenge, sse } | nil, code, detail. A server that knows no POST is one of HTTP with SSE (2024-11-05); one that
--- asks who is there before it looks at the method can only be told by its usual path, /sse.
+-- What a 401 says.
+local function asks(answer, sse)
+  local bearer = challenge.bearer(answer.challenge)
+  return { challenge = bearer or {}, sse = sse, other = answer.challenge ~= nil and not bearer }
+end
+
+-- Who may begin without a sign-in is asked for one at the next call, at the latest at a call of a tool.
+local function goes_on(env, url, session)
+  for _, body in ipairs(NEXT) do
+    local answer = ask(env, url, "POST", body, session)
+    if answer and answer.status == 401 then return asks(answer) end
+  end
+  if session then ask(env, url, "DELETE", nil, session) end       -- it was for this question alone
+end
+
+-- { challenge, sse, other = it asks for something else than a bearer token, failed = code, where only its metadata can
+-- tell, detail } | nil, code, detail. A server that knows no POST is one of HTTP with SSE (2024-11-05); one that asks who
+-- is there before it looks at the method can only be told by its usual path, /sse.
 local function probe(env, url)
-  local answer, code, detail = ask(env, url, "POST")
+  local answer, code, detail = ask(env, url, "POST", INITIALIZE)
   local sse = answer and (answer.status == 404 or answer.status == 405 or answer.status == 400)
   if sse then answer, code, detail = ask(env, url, "GET") end
   if not answer then return nil, code, detail end
-  if answer.status == 401 then return { challenge = challenge.bearer(answer.challenge) or {}, sse = sse } end
+  if answer.status == 401 then return asks(answer, sse) end
   if answer.status >= 300 and answer.status < 400 then return nil, "redirect" end
   if answer.status >= 500 then return nil, "unavailable", ("it answers %d"):format(answer.status) end
-  if answer.status < 300 then return nil, "open" end
-  return nil, "refused", ("it answers %d"):format(answer.status)
+  if answer.status < 300 then
+    local session = answer.session and answer.session:find("^[\33-\126]+$") and answer.session or nil
+    return not sse and goes_on(env, url, session) or { challenge = {}, sse = sse, failed = "open" }
+  end
+  return { challenge = {}, failed = "refused", detail = ("it answers %d"):format(answer.status) }
 end
 
 -- ---- protected resource metadata (RFC 9728) ------------------------------------------------------
+
+-- Whom a failure is said of.
+local function whose(env, what, at)
+  local url = env.http.parse_url(at)
+  return { what = what, at = at, foreign = url and url.host ~= env.host }
+end
 
 -- Is `resource` this server? RFC 9728 3.3 wants equality; servers that name a part above the path are met with, and
 -- the token is for that part. Another origin is another server.
@@ -150,6 +192,7 @@ local function about(env, resource, url)
   return url.path == r.path or url.path:sub(1, #prefix + 1) == prefix .. "/" or url.path == prefix
 end
 
+-- What is named must be there; where it is only guessed, what is no JSON is another page.
 local function resource_metadata(env, url, named)
   local places, doc, code, detail = { named }, nil, nil, nil
   if not named then
@@ -159,7 +202,8 @@ local function resource_metadata(env, url, named)
   for _, place in ipairs(places) do
     doc, code, detail = document(env, place)
     if doc then break end
-    if code ~= "absent" then return nil, code == "malformed" and "prm_malformed" or code, detail end
+    if code == "malformed" and named then return nil, "prm_malformed" end
+    if code ~= "absent" and code ~= "malformed" then return nil, code, detail, whose(env, "the place of its metadata", place) end
   end
   if not doc then return nil, "absent" end
   local servers = texts(doc.authorization_servers, SERVERS_MAX)
@@ -215,7 +259,8 @@ local function server_metadata(env, issuer)
       if wrong then return nil, wrong end
       return doc
     end
-    if code ~= "absent" then return nil, code == "malformed" and "as_malformed" or code, detail end
+    if code == "malformed" then return nil, "as_malformed", "no JSON" end
+    if code ~= "absent" then return nil, code, detail end
   end
   return nil, "as_absent"
 end
@@ -236,28 +281,38 @@ local function scopes_of(hint, prm, meta)
   return list
 end
 
---- Everything about a server that a client must know.
+-- 2025-03-26: a server without any metadata is its own authorization server, at these paths. PKCE is a must there, too.
+local function default_metadata(origin)
+  return { issuer = origin, authorization_endpoint = origin .. "/authorize", token_endpoint = origin .. "/token",
+    registration_endpoint = origin .. "/register", token_endpoint_auth_methods_supported = { "none" } }
+end
+
+--- Everything about a server that a client must know. found.guessed: it publishes nothing, and its endpoints are those that
+-- MCP's revision 2025-03-26 gives it.
 function M.discover(env, text)
   env.loopback = true                        -- the operator's own word
   local url, own = M.url(env, text)
   if not url then return nil, "not_url" end
   env.loopback, env.host = own, url.host
-  local hint, code, detail = probe(env, text)
+  local hint, code, detail, who = probe(env, text)
   if not hint then return nil, code, detail end
-  local prm, meta
-  prm, code, detail = resource_metadata(env, url, hint.challenge.resource_metadata)
+  local named, prm, meta = hint.challenge.resource_metadata, nil, nil
+  prm, code, detail, who = resource_metadata(env, url, named)
+  if not prm and hint.failed then return nil, hint.failed, hint.detail end
   local issuer = prm and prm.servers[1]
   if not prm then
-    if code ~= "absent" or hint.challenge.resource_metadata then
-      return nil, code == "absent" and "prm_malformed" or code, detail
-    end
+    if code ~= "absent" or named then return nil, code == "absent" and "prm_malformed" or code, detail, who end
     issuer, prm = origin_of(url), {}         -- 2025-03-26: the server is its own authorization server
   end
   meta, code, detail = server_metadata(env, issuer)
-  if not meta then return nil, code == "as_absent" and not prm.resource and "no_challenge" or code, detail end
+  if not meta and not prm.resource and (code == "as_absent" or code == "as_malformed" and detail == "no JSON") then
+    if hint.other then return nil, "no_challenge" end
+    meta, prm.guessed = default_metadata(issuer), true
+  end
+  if not meta then return nil, code, code ~= "as_malformed" and detail or nil, whose(env, "its authorization server", issuer) end
   return {
     url = text, target = url, own = own, sse = hint.sse or url.path:find("/sse/?$") ~= nil, resource = prm.resource, issuer = issuer, meta = meta,
-    scopes = scopes_of(hint.challenge, prm, meta),
+    scopes = scopes_of(hint.challenge, prm, meta), guessed = prm.guessed,
   }
 end
 
@@ -278,8 +333,8 @@ end
 local short = { none = "none", client_secret_basic = "basic", client_secret_post = "post" }
 
 local function dynamic(env, found, redirect)
-  local method = method_of(found.meta)
-  if not method then return nil, "auth_method" end
+  local method, who = method_of(found.meta), whose(env, "its authorization server", found.issuer)
+  if not method then return nil, "auth_method", nil, who end
   local url = M.url(env, found.meta.registration_endpoint)
   local answer, code, detail = env.client.request({
     method = "POST", url = found.meta.registration_endpoint, max = DOCUMENT_MAX,
@@ -292,16 +347,19 @@ local function dynamic(env, found, redirect)
     expect = { client_id = "string", client_secret = "secret", token_endpoint_auth_method = "string", error = "string" },
     addresses = addresses_of(env, url),
   }, env.time.now() + CALL_MAX)
-  if not answer then return nil, code, detail end
+  if not answer then return nil, code, detail, who end
   local v = answer.values or {}
+  -- Where its place was guessed, only a client or a word of RFC 7591 shows that there is one.
+  if found.guessed and not v.client_id and not v.error then return nil, "no_challenge" end
   if answer.status ~= 201 and answer.status ~= 200 then
     local known = { invalid_redirect_uri = true, invalid_client_metadata = true, invalid_software_statement = true,
       unapproved_software_statement = true }   -- RFC 7591 3.2.2
-    return nil, "registration_refused", known[v.error] and v.error or ("it answers %d"):format(answer.status)
+    return nil, "registration_refused", known[v.error] and v.error or ("it answers %d"):format(answer.status), who
   end
-  if not v.client_id or v.client_id == "" then return nil, "registration_refused", "it names no client_id" end
-  local given = short[v.token_endpoint_auth_method or method]
-  if not given or given ~= "none" and v.client_secret == nil then return nil, "auth_method" end
+  if not v.client_id or v.client_id == "" then return nil, "registration_refused", "it names no client_id", who end
+  -- RFC 7591 3.2.1 has it name the method; one that names none and yet gives a secret wants to see it.
+  local given = short[v.token_endpoint_auth_method or found.guessed and v.client_secret ~= nil and "client_secret_post" or method]
+  if not given or given ~= "none" and v.client_secret == nil then return nil, "auth_method", nil, who end
   return { id = v.client_id, secret = given ~= "none" and v.client_secret or nil, method = given, how = "registered" }
 end
 
@@ -309,15 +367,15 @@ end
 -- spec = { redirect, client_id, has_secret, client_metadata_url }
 function M.register(env, found, spec)
   if spec.client_id then
-    local method = spec.has_secret and method_of(found.meta, true) or "none"
-    if not method then return nil, "auth_method" end
+    local method = spec.has_secret and (found.guessed and "client_secret_post" or method_of(found.meta, true)) or "none"
+    if not method then return nil, "auth_method", nil, whose(env, "its authorization server", found.issuer) end
     return { id = spec.client_id, method = short[method] or "none", how = "given" }
   end
   if spec.client_metadata_url and found.meta.client_id_metadata_document_supported == true then
     return { id = spec.client_metadata_url, method = "none", how = "metadata" }
   end
   if found.meta.registration_endpoint then return dynamic(env, found, spec.redirect) end
-  return nil, "no_client"
+  return nil, "no_client", nil, whose(env, "its authorization server", found.issuer)
 end
 
 --- The fields of a credential that is this client.

@@ -8,10 +8,7 @@ local tls = require "cli.tls"
 
 local TYPE = "oauth_authorization_code"
 
-local function sentence(code, detail)
-  local text = mcp.say[code] or require("token").sentence(code)
-  return detail and ("%s: %s"):format(text, report.clean(tostring(detail))) or text
-end
+local function sentence(code, detail, who) return report.clean(mcp.sentence(code, detail and tostring(detail), who)) end
 
 local function environment(ctx, addresses, auth_addresses)
   local ok, why = require("cli.outside").configure(ctx)
@@ -40,21 +37,33 @@ end
 
 -- ---- discovery and registration ------------------------------------------------------------------
 
+local function key_hint(name, env, text)
+  local url = env.http.parse_url(text)
+  return ("if it takes a key: sallyport credential add %s --type bearer --host %s%s"):format(name, url.host,
+    url.port ~= 443 and " --port " .. url.port or "")
+end
+
 local function discover(env, ctx, url, name)
   ctx.note(("Asking %s how to sign in."):format(report.clean(url)))
-  local found, code, detail = mcp.discover(env, url)
-  if found then return found end
+  local found, code, detail, who = mcp.discover(env, url)
+  if found then
+    if found.guessed then
+      ctx.note(("It publishes no metadata: %s/authorize, /token and /register are taken, as MCP's revision 2025-03-26 has it."):format(
+        report.clean(found.issuer)))
+    end
+    return found
+  end
   local hint
   if code == "open" then
-    local host = env.http.parse_url(url).host
-    hint = ("it needs no credential: sallyport domain add default %s --method GET --method POST --method DELETE"):format(host)
+    local at = env.http.parse_url(url)
+    hint = ("it needs no credential: sallyport domain add default %s --method GET --method POST --method DELETE%s"):format(at.host,
+      at.port ~= 443 and " --port " .. at.port or "")
   elseif code == "not_url" and not url:find("://", 1, true) then
     hint = ("sallyport mcp add %s %s"):format(name, require("env").quote("https://" .. report.clean(url)))
   elseif code == "no_challenge" or code == "refused" then
-    hint = ("if it takes a key: sallyport credential add %s --type bearer --host %s"):format(name,
-      env.http.parse_url(url).host)
+    hint = key_hint(name, env, url)
   end
-  report.fail(("%s cannot be added: %s"):format(report.clean(url), sentence(code, detail)), hint)
+  report.fail(("%s cannot be added: %s"):format(report.clean(url), sentence(code, detail, who)), hint)
 end
 
 -- A loopback address for the callback: a port that is free now. Servers that compare the whole address (RFC 8252 7.3
@@ -66,15 +75,18 @@ local function redirect(ctx)
   return ("http://127.0.0.1:%d/callback"):format(port)
 end
 
-local function register(env, found, spec)
-  local client, code, detail = mcp.register(env, found, spec)
+local function register(env, found, spec, name)
+  local client, code, detail, who = mcp.register(env, found, spec)
   if client then return client end
+  if code == "no_challenge" then
+    report.fail(("%s cannot be added: %s"):format(report.clean(found.url), sentence(code)), key_hint(name, env, found.url))
+  end
   local hint = code == "no_client"
     and ("register a client with %s (redirect address %s), then name it: client_id=… and, if it has one, client_secret=@FILE%s")
       :format(report.clean(found.issuer), spec.redirect,
         found.meta.client_id_metadata_document_supported == true and "; or --client-metadata-url URL" or "")
     or "a client that you registered can be named: client_id=… client_secret=@FILE"
-  report.fail(("no client at %s: %s"):format(report.clean(found.issuer), sentence(code, detail)), hint)
+  report.fail(("no client for %s: %s"):format(report.clean(found.url), sentence(code, detail, who)), hint)
 end
 
 -- ---- the credential ------------------------------------------------------------------------------
@@ -173,7 +185,7 @@ local function add(args, opt, ctx)
   local client = register(env, found, {
     redirect = uri, client_id = typed.values.client_id, has_secret = typed.values.client_secret ~= nil,
     client_metadata_url = opt.client_metadata_url,
-  })
+  }, name)
   local into = { values = {}, headers = typed.headers, sealed = typed.sealed }
   into.values.scopes = lay(into, found, client, uri)
   for field, value in pairs(typed.values) do into.values[field] = value end     -- what the operator typed comes first
@@ -204,10 +216,10 @@ local function renew(ctx, name)
   local record = db.need("credential", name)
   local state = require("store").peek("state", name) or {}
   local env = environment(ctx, record.addresses, record.mcp.auth_addresses)
-  local found, code, detail = mcp.discover(env, record.mcp.url)
+  local found, code, detail, who = mcp.discover(env, record.mcp.url)
   if not found then
     -- It need not answer for a consent that its authorization server gives.
-    ctx.note(("note: %s: %s"):format(report.clean(record.mcp.url), sentence(code, detail)))
+    ctx.note(("note: %s: %s"):format(report.clean(record.mcp.url), sentence(code, detail, who)))
     return
   end
   local moved = found.issuer ~= record.mcp.issuer
@@ -219,7 +231,7 @@ local function renew(ctx, name)
   end
   local uri = record.fields.redirect_uri
   local client = register(env, found, { redirect = uri,
-    client_metadata_url = record.mcp.how == "metadata" and record.fields.client_id or nil })
+    client_metadata_url = record.mcp.how == "metadata" and record.fields.client_id or nil }, name)
   db.change(function()
     local now, why = require("store").get("credential", name)
     if not now then report.fail(("the credential cannot be read: %s"):format(tostring(why)), "remove it and add it again") end

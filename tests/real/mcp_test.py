@@ -27,7 +27,7 @@ class Mcp:
         self.port, self.as_port = ports or (free_port(), free_port())
         self.url = f"http://127.0.0.1:{self.port}/{'sse' if kind == 'sse' else 'mcp'}"
         self.log = pathlib.Path(directory) / f"mcp-{self.port}-{time.monotonic_ns()}.log"
-        self.process = t.start([NODE, HERE / "mcp.mjs", NPM, str(self.port), str(self.as_port), *([kind] if kind == "sse" else [])], self.log)
+        self.process = t.start([NODE, HERE / "mcp.mjs", NPM, str(self.port), str(self.as_port), *([kind] if kind != "http" else [])], self.log)
         wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
 
     def events(self, event):
@@ -84,6 +84,119 @@ def test_add_sse(t):
     assert not json.loads(s.cli("credential", "show", "old", "--json").stdout).get("paths")
     s.serve()
     assert tool(s, server.url, "sse")["aud"] == server.url
+
+
+def test_add_where_it_begins_open(t):
+    """mcp add: a server that asks for a token only after `initialize`, with a session, is asked on; where its session comes
+    before its 401, the well-known address tells; the revision is named in every call, and the session is ended"""
+    s, _ = t.proxy(serve=False)
+    servers = {kind: Mcp(t, s.dir, kind) for kind in ("begin", "hidden")}
+    for kind, server in servers.items():
+        _, entry = add(s, kind, server.url)
+        assert entry == {"mcpServers": {kind: {"type": "http", "url": server.url}}}, entry
+        calls = server.events("call")
+        assert all(c.get("version") == "2025-11-25" for c in calls[:3] + calls[-1:]), calls
+        assert calls[0].get("session") is None and calls[1].get("session"), calls
+        assert ("DELETE" in [c["method"] for c in calls]) == (kind == "hidden"), calls
+        assert server.events("authorization")[0]["resource"] == server.url
+    s.serve()
+    for kind, server in servers.items():
+        assert tool(s, server.url, "http")["aud"] == server.url
+        s.canaries.append(server.events("request")[-1]["bearer"])
+
+
+def test_add_without_metadata(t):
+    """mcp add: a server of 2025-03-26 that publishes nothing has its endpoints at /authorize, /token and /register; a server
+    that only refuses is not taken for one"""
+    s, _ = t.proxy(serve=False)
+    server = Mcp(t, s.dir, "bare")
+    text, entry = add(s, "bare", server.url)
+    assert entry["mcpServers"]["bare"]["url"] == server.url and "2025-03-26" in text, text
+    fields = json.loads(s.cli("credential", "show", "bare", "--json").stdout)["fields"]
+    base = f"http://127.0.0.1:{server.port}"
+    assert fields["token_url"] == base + "/token" and fields["authorization_url"] == base + "/authorize" and not fields.get("resource"), fields
+    asked = server.events("authorization")[0]
+    assert asked["method"] == "S256" and not asked.get("resource"), asked
+    s.serve()
+    assert tool(s, server.url, "http")["sub"]
+    s.canaries.append(server.events("request")[-1]["bearer"])
+    s.set_clock(4000)                                    # its token has ended, and is renewed at the same place
+    assert tool(s, server.url, "http")["sub"]
+    assert {e["grant"] for e in server.events("grant.success")} == {"authorization_code", "refresh_token"}
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers by the first part of its path: a status, for every method; /N/tail. `seen`: what it was asked."""
+    seen, documents = [], {}
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        document = self.documents.get(self.path)
+        parts = self.path.split("/")
+        status = 200 if document is not None else int(parts[1]) if parts[1].isdigit() else 404
+        body = document if isinstance(document, bytes) else json.dumps(document or {}).encode()
+        self.send_response(status)
+        if status == 401 and len(parts) > 3:
+            self.send_header("WWW-Authenticate", parts[3])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def log_message(self, *args):
+        pass
+
+
+def test_add_says_who(t):
+    """mcp add: a failure is said of whoever failed, the server or its authorization server, and what to do has the port"""
+    s = t.bare()
+    s.init()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port, base, gone = server.server_port, f"http://127.0.0.1:{server.server_port}", free_port()
+    as_at = f"http://127.0.0.1:{gone}"
+
+    def said(path, documents=None, *more):
+        Refusing.seen, Refusing.documents = [], documents or {}
+        r = s.cli("mcp", "add", "x", base + path, "--no-browser", *more, check=False, timeout=60)
+        assert r.returncode == 1 and "token endpoint" not in r.stderr, r.stderr
+        assert "fault in sallyport" not in r.stderr
+        return r.stderr
+
+    def prm(path, issuer):
+        return {f"/.well-known/oauth-protected-resource{path}": {"resource": base + path, "authorization_servers": [issuer]}}
+
+    def metadata(**more):
+        return {"/.well-known/oauth-authorization-server/as": {"issuer": base + "/as", "authorization_endpoint": base + "/as/auth", "token_endpoint": base + "/as/token",
+                                                              "code_challenge_methods_supported": ["S256"], "token_endpoint_auth_methods_supported": ["none"], **more}}
+    for path, want in (("/400/x", "refuses what a client begins with: it answers 400"), ("/403/x", "it answers 403"), ("/404/x", "it answers 404"),
+                       ("/500/x", "it is out of order: it answers 500"), ("/200/x", f"domain add default 127.0.0.1 --method GET --method POST --method DELETE --port {port}"),
+                       ("/401/x", f"--host 127.0.0.1 --port {port}"), ("/401/x", "says nothing of OAuth"), ("/401/x/Basic", "says nothing of OAuth")):
+        text = said(path)
+        assert want in text and "authorization server, " not in text, (path, text)
+    get = [h for m, p, h in (said("/400/x") and Refusing.seen) if m == "GET" and p == "/400/x"]
+    assert get and get[0]["mcp-protocol-version"] == "2025-11-25", Refusing.seen
+    posts = [h.get("mcp-protocol-version") for m, p, h in Refusing.seen if m == "POST" and p == "/400/x"]
+    assert posts == ["2025-11-25", None], posts             # an older server may mind the field
+    assert not [p for m, p, h in (said("/401/x/Basic") and Refusing.seen) if "register" in p]
+    assert [p for m, p, h in (said("/401/x") and Refusing.seen) if m == "POST"] == ["/401/x", "/register"]
+    for documents, want in ((prm("/401/x", as_at), f"its authorization server, {as_at}, cannot be reached"),
+                            (prm("/401/x", base + "/404"), f"its authorization server, {base}/404, publishes no metadata"),
+                            ({**prm("/401/x", base + "/as"), **metadata(issuer="http://127.0.0.1:1/other")}, f"the metadata of its authorization server, {base}/as, names another issuer"),
+                            ({**prm("/401/x", base + "/as"), **metadata()}, f"its authorization server, {base}/as, registers nobody by itself"),
+                            ({**prm("/401/x", base + "/as"), **metadata(registration_endpoint=base + "/403/reg")}, f"its authorization server, {base}/as, refused to register a client: it answers 403"),
+                            ({**prm("/401/x", base + "/as"), **metadata(registration_endpoint=as_at + "/reg")}, f"its authorization server, {base}/as, cannot be reached"),
+                            ({"/.well-known/oauth-protected-resource/401/x": b"<html>", "/.well-known/oauth-authorization-server": b"<html>"}, "says nothing of OAuth"),
+                            ({"/register": b"<html>"}, "says nothing of OAuth")):
+        text = said("/401/x", documents)
+        assert want in text, (want, text)
+    for path in ("/200/x", "/403/x"):                     # what does not ask, but publishes, is taken at its word
+        text = said(path, {**prm(path, base + "/as"), **metadata()})
+        assert "registers nobody" in text, text
+    assert not json.loads(s.cli("credential", "list", "--json").stdout)
+    server.shutdown()
 
 
 def test_forgotten_client(t):

@@ -161,13 +161,103 @@ return {
       fails({ ["POST " .. URL] = asks(), [PRM] = prm(), [AS] = as { issuer = other } }, "as_issuer")
     end
   end,
-  ["no resource metadata: the server's own root, and no resource then; without one it says so [C6]"] = function()
+  ["no resource metadata: the server's own root, and no resource then; without one the paths of 2025-03-26 [C6]"] = function()
     local own = "https://mcp.test/.well-known/oauth-authorization-server"
     local doc = as { issuer = "https://mcp.test" }
     local found = assert(mcp.discover(world { ["POST " .. URL] = asks "Bearer", [own] = doc }.env, URL))
     is(found.resource, nil)
     is(mcp.fields(found, { id = "x", method = "none" }, "http://127.0.0.1:1/callback").resource, nil)
-    fails({ ["POST " .. URL] = asks "Bearer" }, "no_challenge")
+    for _, page in ipairs { { status = 404 }, { status = 200, text = "<html>" } } do     -- a page for whatever is not there is none
+      local w = world { ["POST " .. URL] = asks "Bearer scope=x", [PRM] = page, [own] = page, ["POST https://mcp.test/register"] = { status = 201, values = { client_id = "c" } } }
+      found = assert(mcp.discover(w.env, URL))
+      is(found.guessed, true)
+      local client = assert(mcp.register(w.env, found, { redirect = "http://127.0.0.1:1/callback" }))
+      local f = mcp.fields(found, client, "http://127.0.0.1:1/callback")
+      is(f.authorization_url .. " " .. f.token_url .. " " .. f.issuer .. " " .. f.auth_method, "https://mcp.test/authorize https://mcp.test/token https://mcp.test none")
+      is(f.resource, nil)
+      is(f.scopes[1], "x")
+    end
+    -- Nothing there, or a page: the server takes no OAuth. A word of RFC 7591 says that it does.
+    for status, page in pairs { [404] = {}, [200] = {}, [403] = {}, [400] = { error = "invalid_redirect_uri" } } do
+      local w = world { ["POST " .. URL] = { status = 401 }, ["POST https://mcp.test/register"] = { status = status, values = page } }
+      local code = select(2, mcp.register(w.env, assert(mcp.discover(w.env, URL)), {}))
+      is(code, status == 400 and "registration_refused" or "no_challenge")
+    end
+    local w = world { ["POST " .. URL] = { status = 401 }, ["POST https://mcp.test/register"] = { status = 201, values = { client_id = "c", client_secret = core.of "s" } } }
+    is(mcp.register(w.env, assert(mcp.discover(w.env, URL)), {}).method, "post")      -- a secret that no method is named for
+    is(mcp.register(w.env, assert(mcp.discover(w.env, URL)), { client_id = "mine", has_secret = true }).method, "post")
+    fails({ ["POST " .. URL] = asks 'Basic realm="x"' }, "no_challenge")
+    fails({ ["POST " .. URL] = asks "Bearer", [own] = { status = 200, doc = { issuer = "https://evil.test" } } }, "as_issuer")
+  end,
+  ["a server that begins without a token: the next call asks, else its metadata, else it is open"] = function()
+    local function server(first, later, more)
+      local n, pages = 0, { [PRM] = more, [AS] = as() }
+      local w = world(pages)
+      local request = w.request
+      w.sent = {}
+      w.env.client.request = function(spec)
+        if spec.url == URL then
+          n = n + 1
+          w.sent[n] = spec
+          if n == 1 then return first end
+          return later(spec)
+        end
+        return request(spec)
+      end
+      return w
+    end
+    local function header(spec, name)
+      for _, h in ipairs(spec.headers) do
+        if h[1] == name then return h[2] end
+      end
+    end
+    local w = server({ status = 200, session = "s-1" }, function(spec)
+      return spec.body:find("tools/list", 1, true) and asks('Bearer scope="later"') or { status = 202 }
+    end, prm())
+    is(assert(mcp.discover(w.env, URL)).scopes[1], "later")
+    is(#w.sent, 3)
+    is(header(w.sent[2], "mcp-session-id"), "s-1")
+    is(header(w.sent[1], "mcp-session-id"), nil)
+    -- nothing asks: its metadata tells, and the session is ended
+    w = server({ status = 200, session = "s-1" }, function() return { status = 200 } end, prm())
+    is(assert(mcp.discover(w.env, URL)).scopes[1], "a")
+    is(w.sent[#w.sent].method, "DELETE")
+    -- no metadata, another's, or trouble: it is what it was
+    for _, page in ipairs { { status = 404 }, prm { resource = "https://other.test/mcp" }, { status = 500 }, { status = 200, text = "<html>" } } do
+      w = server({ status = 200, session = "bad\tsession" }, function() return { status = 200 } end, page)
+      is(select(2, mcp.discover(w.env, URL)), "open")
+      is(header(w.sent[2], "mcp-session-id"), nil)
+    end
+    -- The first 400 may be for the revision's name alone.
+    w = server({ status = 400 }, function(spec) return header(spec, "mcp-protocol-version") and { status = 400 } or asks() end, prm())
+    is(assert(mcp.discover(w.env, URL)).sse, false)
+    is(#w.sent, 2)
+  end,
+  ["a failure names whom it is said of"] = function()
+    local function said(pages, url)
+      local w = world(pages)
+      local found, code, detail, who = mcp.discover(w.env, url or URL)
+      if found then _, code, detail, who = mcp.register(w.env, found, { redirect = "http://127.0.0.1:1/" }) end
+      return mcp.sentence(code, detail, who)
+    end
+    local function with(doc, more)
+      local pages = { ["POST " .. URL] = asks(), [PRM] = prm(), [AS] = doc }
+      for k, v in pairs(more or {}) do pages[k] = v end
+      return pages
+    end
+    is(said { ["POST " .. URL] = "timeout" }, "it did not answer in time")
+    is(said { ["POST " .. URL] = "address_blocked" }, "its address is not public (--address CIDR would allow it)")
+    is(said { ["POST " .. URL] = { status = 405 } }, "it refuses what a client begins with: it answers 404")
+    is(said { ["POST " .. URL] = { status = 503 } }, "it is out of order: it answers 503")
+    is(said { ["POST " .. URL] = asks(), [PRM] = "tls" }, "TLS with the place of its metadata, " .. PRM .. ", failed")
+    is(said(with "unreachable"), "its authorization server, https://auth.test, cannot be reached")
+    is(said(with "address_blocked"), "the address of its authorization server, https://auth.test, is not public (--auth-address CIDR would allow it)")
+    is(said(with { status = 404 }), "its authorization server, https://auth.test, publishes no metadata")
+    is(said(with { status = 200, text = "<html>" }), "the metadata of its authorization server, https://auth.test, is not what RFC 8414 asks for")
+    is(said(with(as(), { ["POST https://auth.test/reg"] = { status = 400, values = { error = "invalid_redirect_uri" } } })),
+      "its authorization server, https://auth.test, refused to register a client: invalid_redirect_uri")
+    is(said(with(as { registration_endpoint = false })), "its authorization server, https://auth.test, registers nobody by itself")
+    is(mcp.sentence("100%d", "x"), "it answers with 100%d: x")
   end,
   ["no PKCE with S256: refused [C7]"] = function()
     for _, methods in ipairs { false, { "plain" }, {}, "S256" } do
@@ -193,7 +283,7 @@ return {
     local reg = "POST https://auth.test/reg"
     local answer = { status = 201, values = { client_id = "dyn", client_secret = core.of "s" } }
     local w = world { [reg] = answer }
-    local found = { meta = as { token_endpoint_auth_methods_supported = false }, scopes = { "a", "offline_access" } }
+    local found = { meta = as { token_endpoint_auth_methods_supported = false }, scopes = { "a", "offline_access" }, issuer = "https://auth.test" }
     local client = assert(mcp.register(w.env, found, { redirect = "http://127.0.0.1:9/callback" }))
     local sent = json.decode(w.last.body)
     is(sent.application_type, "native")
