@@ -97,7 +97,7 @@ local row_keys = { method = true, host = true, path = true, query = true, body =
 local function compile_row(given)
   if type(given) ~= "table" then return nil, "is not a table" end
   for k in pairs(given) do
-    if not row_keys[k] then return nil, ("has no key '%s'"):format(tostring(k)) end
+    if not row_keys[k] then return nil, ("has no key '%s'%s"):format(tostring(k), require("policy").meant(k, row_keys)), k end
   end
   if type(given.what) ~= "string" or given.what == "" then return nil, "does not say what the call makes" end
   local row, why = { what = given.what }, nil
@@ -113,13 +113,13 @@ local function compile_row(given)
   return row
 end
 
---- Rows as `find` wants them; copies, so that nothing a script does later changes them. nil, "row 3 has …".
+--- Rows as `find` wants them; copies, so that nothing a script does later changes them. nil, "row 3 has …", 3, the key.
 function M.compile(given)
   local out = {}
   for i, row in ipairs(given) do
-    local why
-    out[i], why = compile_row(row)
-    if not out[i] then return nil, ("row %d %s"):format(i, why) end
+    local why, key
+    out[i], why, key = compile_row(row)
+    if not out[i] then return nil, ("row %d %s"):format(i, why), i, key end
   end
   for k in pairs(given) do
     if math.type(k) ~= "integer" or k < 1 or k > #out then

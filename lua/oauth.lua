@@ -222,16 +222,20 @@ local token_keys = {
 local client_keys = { method = true, id = true, secret = true, key = true, key_id = true, algorithm = true, audience = true }
 M.keys = { request = request_keys, post = post_keys, token = token_keys, client = client_keys }
 
+local meant = function(...) return require("policy").meant(...) end
+local expect_kinds = { secret = true, string = true, number = true, boolean = true, code = true, type = true, text = true, plain = true }
+
 -- A misspelt key must not be one that does nothing.
 local function check_keys(what, given, keys)
   for k in pairs(given) do
-    if not keys[k] then
-      local names = {}
-      for name in pairs(keys) do names[#names + 1] = name end
-      table.sort(names)
-      local near = type(k) == "string" and require("records").nearest(k, names)
-      error(("%s has no key '%s'%s"):format(what, type(k) == "string" and k or type(k),
-        near and (": did you mean %s?"):format(near) or ""), 0)
+    if not keys[k] then error(("%s has no key '%s'%s"):format(what, type(k) == "string" and k or type(k), meant(k, keys)), 0) end
+  end
+  if given.expect == nil then return end
+  if type(given.expect) ~= "table" then error(what .. ": expect is a table: { member = kind }", 0) end
+  for member, kind in pairs(given.expect) do
+    if type(member) ~= "string" then error(what .. ": expect is { member = kind }", 0) end
+    if not expect_kinds[kind] then
+      error(("%s: expect.%s is of the unknown kind '%s'%s"):format(what, member, tostring(kind), meant(kind, expect_kinds)), 0)
     end
   end
 end
@@ -279,7 +283,8 @@ end
 
 --- with = { client = http_client, time, secret, form, json, sign, new_id, allows = function(url) -> true | nil, why,
 --           addresses = function(url) -> {cidr} | nil, tls = function(url) -> identity | nil, deadline = of the whole refresh,
---           plain = members of a token endpoint's answer that are kept beside the token, or nil }
+--           plain = members of a token endpoint's answer that are kept beside the token,
+--           answered = function(name, what it answered, its arguments) | nil }
 -- -> net, seen = { status = of the last answer | nil, texts = { what the endpoints wrote } }
 function M.net(with)
   local net, seen = {}, { texts = {} }
@@ -322,6 +327,7 @@ function M.net(with)
     return call({ url = url, headers = headers, body = body, expect = spec.expect }, deadline)
   end
 
+  local post = net.post
   function net.token(url, spec, deadline)
     assert(type(url) == "string" and type(spec) == "table", "net.token: url or parameters are missing")
     check_keys("net.token", spec, token_keys)
@@ -333,7 +339,7 @@ function M.net(with)
     for _, name in ipairs(with.plain or {}) do
       if expect[name] ~= "secret" then expect[name] = "plain" end
     end
-    local answer, code, detail = net.post(url, {
+    local answer, code, detail = post(url, {
       client = spec.client, basic = spec.basic, form = spec.form, body = spec.body, headers = spec.headers,
       expect = expect,
     }, deadline)
@@ -356,6 +362,7 @@ function M.net(with)
   for name, f in pairs(net) do
     net[name] = function(...)
       local out = table.pack(pcall(f, ...))
+      if out[1] and out[2] and with.answered then with.answered(name, out[2], ...) end
       if out[1] then return table.unpack(out, 2, out.n) end
       error(type(out[2]) == "string" and out[2]:gsub("^lua/[%w_]+%.lua:%d+: ", "") or out[2], 2)
     end

@@ -49,13 +49,14 @@ end
 local Check = {}
 Check.__index = Check
 
+-- key: what is wrong, within the table at the path `within` ({ "fields", 2 }); nil: somewhere in the file.
 function Check:fail(key, text, within)
   if self.why then return false end
-  local code, literal = code_of(self.source), within and '["\']' .. within:gsub("%W", "%%%0") .. '["\']'
-  local from = within and (code:find("name%s*=%s*" .. literal) or code:find(literal))
-  -- a field's table begins before its name
-  while from and from > 1 and code:sub(from, from) ~= "{" do from = from - 1 end
-  local at = key and (find_key(code, tostring(key), from or 1) or find_key(code, tostring(key))) or from
+  local code, path, at, whole = code_of(self.source), table.move(within or {}, 1, within and #within or 0, 1, {}), nil, nil
+  path[#path + 1] = key
+  -- while requests are served, a whole file is not taken apart for each
+  if not self.serving then at, whole = require("policy_places").find(self.source, path) end
+  if not whole then at = key and find_key(code, tostring(key), at or 1) or at end
   self.why = ("%s:%d: %s"):format(file_of(self.name), at and line_at(code, at) or 1, text)
   return false
 end
@@ -103,13 +104,16 @@ end
 
 local function listed(text, word) return (" " .. text .. " "):find(" " .. word .. " ", 1, true) ~= nil end
 
---- ": did you mean fields?", or "" where none of the table's names is near.
+local FEW = 12      -- names that can be said in one line
+
+--- ": did you mean fields?", or where none of the table's names is near, which there are; "" for many.
 function M.meant(word, names)
   local list = {}
-  for name in pairs(names) do list[#list + 1] = name end
+  for name in pairs(names) do list[#list + 1] = tostring(name) end
   table.sort(list)
   local near = type(word) == "string" and require("records").nearest(word, list)
-  return near and (": did you mean %s?"):format(near) or ""
+  if near then return (": did you mean %s?"):format(near) end
+  return #list > 0 and #list <= FEW and ": there is " .. table.concat(list, ", ") or ""
 end
 
 -- "a, b or c"
@@ -265,16 +269,16 @@ local function copy_value(v)
   return out
 end
 
-function Check:split(f, given)
-  if f.type ~= "document" then return self:fail("split", "split is for a document", f.name) end
+function Check:split(f, given, at)
+  if f.type ~= "document" then return self:fail("split", "split is for a document", at) end
   f.split = {}
   for member, spec in pairs(given) do
     if type(member) ~= "string" or type(spec) ~= "table" then
-      return self:fail("split", "split = { member = {…} }", f.name)
+      return self:fail("split", "split = { member = {…} }", at)
     end
-    if not self:keys(spec, member_keys, "split." .. member, f.name) then return false end
+    if not self:keys(spec, member_keys, "split." .. member, { at[1], at[2], "split", member }) then return false end
     if spec.url and (spec.secret or spec.nested) then
-      return self:fail("split", ("split.%s: a URL is plain text"):format(member), f.name)
+      return self:fail("split", ("split.%s: a URL is plain text"):format(member), at)
     end
     f.split[member] = { secret = spec.secret, nested = spec.nested, optional = spec.optional, url = spec.url }
   end
@@ -290,16 +294,17 @@ local common_names = {
 M.common_names = common_names
 
 function Check:field(given, i, seen)
-  if type(given) ~= "table" then return self:fail("fields", ("field %d is not a table"):format(i)) end
+  local at = { "fields", i }
+  if type(given) ~= "table" then return self:fail(nil, ("field %d is not a table"):format(i), at) end
   local name = given.name
   if type(name) ~= "string" or not name:find("^%l[%l%d_]*$") then
-    return self:fail("fields", ("field %d has no name of small letters, digits and _"):format(i))
+    return self:fail("name", ("field %d has no name of small letters, digits and _"):format(i), at)
   end
   if seen[name] or common_names[name] then
     local why = seen[name] and "occurs twice" or "is the runtime's own name"
-    return self:fail("name", ("field '%s' %s"):format(name, why), name)
+    return self:fail("name", ("field '%s' %s"):format(name, why), at)
   end
-  if not self:keys(given, field_keys, "field '" .. name .. "'", name) then return nil end
+  if not self:keys(given, field_keys, "field '" .. name .. "'", at) then return nil end
   local f = {
     name = name, type = given.type or "string", help = given.help, secret = given.secret or nil,
     required = given.required or nil, empty = given.empty or nil, min = given.min, max = given.max,
@@ -308,38 +313,38 @@ function Check:field(given, i, seen)
     header = given.header or nil,   -- the name of a header that the type sets, or a map by such names
   }
   if f.header and (f.secret or f.type ~= "string" and f.type ~= "map") then
-    return self:fail("header", ("field '%s': header is for a string or a map"):format(name), name)
+    return self:fail("header", ("field '%s': header is for a string or a map"):format(name), at)
   end
   if f.base and f.type ~= "url" then
-    return self:fail("base", ("field '%s': base is for a url"):format(name), name)
+    return self:fail("base", ("field '%s': base is for a url"):format(name), at)
   end
   if not value_ok[f.type] then
-    return self:fail("type", ("field '%s' has the unknown type '%s'%s"):format(name, f.type, M.meant(f.type, value_ok)), name)
+    return self:fail("type", ("field '%s' has the unknown type '%s'%s"):format(name, f.type, M.meant(f.type, value_ok)), at)
   end
   if (f.type == "enum") ~= (given.values ~= nil) then
-    return self:fail("type", ("field '%s': values = {…} go with the type enum"):format(name), name)
+    return self:fail("type", ("field '%s': values = {…} go with the type enum"):format(name), at)
   end
   if given.values then
-    f.values = self:strings(given.values, "values", name)
+    f.values = self:strings(given.values, "values", at)
     if not f.values then return nil end
   end
   if f.secret and f.type ~= "string" and f.type ~= "pem" and f.type ~= "map" and f.type ~= "document" then
-    return self:fail("secret", ("field '%s': a secret is a string, map, pem or document"):format(name), name)
+    return self:fail("secret", ("field '%s': a secret is a string, map, pem or document"):format(name), at)
   end
   if f.secret and given.split then
-    return self:fail("split", ("field '%s': its members say what is secret"):format(name), name)
+    return self:fail("split", ("field '%s': its members say what is secret"):format(name), at)
   end
   if (f.min or f.max) and f.type ~= "integer" then
-    return self:fail(f.min and "min" or "max", ("field '%s': bounds are for an integer"):format(name), name)
+    return self:fail(f.min and "min" or "max", ("field '%s': bounds are for an integer"):format(name), at)
   end
-  if given.split and not self:split(f, given.split) then return nil end
+  if given.split and not self:split(f, given.split, at) then return nil end
   if given.default ~= nil then
     if f.secret or f.required or f.split then
       local what = f.required and "required field" or "secret"
-      return self:fail("default", ("field '%s': a %s has no default"):format(name, what), name)
+      return self:fail("default", ("field '%s': a %s has no default"):format(name, what), at)
     end
     local ok, why = check_value(f, given.default)
-    if not ok then return self:fail("default", ("default of '%s' %s"):format(name, why), name) end
+    if not ok then return self:fail("default", ("default of '%s' %s"):format(name, why), at) end
     f.default = copy_value(given.default)
   end
   seen[name] = true
@@ -362,10 +367,10 @@ function Check:fields(given)
 end
 
 function Check:lists(given, keys, what)
-  if not self:keys(given, keys, what) then return nil end
+  if not self:keys(given, keys, what, { what }) then return nil end
   local out = {}
   for k, list in pairs(given) do
-    out[k] = self:strings(list, k)
+    out[k] = self:strings(list, k, { what })
     if not out[k] then return nil end
   end
   return out
@@ -460,8 +465,8 @@ end
 -- A list of rows (lua/mint.lua), compiled; or the function that answers for itself.
 function Check:mint(given)
   if type(given) == "function" then return given end
-  local rows, why = require("mint").compile(given)
-  if not rows then return self:fail("mint", "mint " .. why) end
+  local rows, why, i, key = require("mint").compile(given)
+  if not rows then return self:fail(key, "mint " .. why, { "mint", i }) end
   return rows
 end
 
@@ -473,8 +478,8 @@ function Check:example_list(given, keys)
     end
   end
   for i, ex in ipairs(given) do
-    if not self:keys(ex, keys, "example " .. i) then return nil end
-    if not ex.want then return self:fail("examples", ("example %d wants nothing"):format(i)) end
+    if not self:keys(ex, keys, "example " .. i, { "examples", i }) then return nil end
+    if not ex.want then return self:fail(nil, ("example %d wants nothing"):format(i), { "examples", i }) end
   end
   return given
 end
@@ -483,7 +488,7 @@ end
 -- never more.
 function Check:body(given)
   if type(given) ~= "table" then return self:fail("body", "body is a table, or a function that returns one") end
-  if not self:keys(given, body_keys, "body") then return nil end
+  if not self:keys(given, body_keys, "body", { "body" }) then return nil end
   local max, most = given.max, require("records").BODY_MOST
   if max and (max < 1 or max > most) then
     return self:fail("body", ("body = { max = bytes }, from 1 to %d, or {}: as much as body-max says"):format(most))
@@ -495,7 +500,7 @@ end
 -- the placeholder unless the credential names another variable, the others are set beside it; more = { NAME = "{40}" }:
 -- further placeholders beside the first one, where there is more than one secret; { "{40}", field = "x" }: where x is set.
 function Check:environment(given)
-  if not self:keys(given, { name = "string", shape = "string", with = "table", more = "table" }, "env") then return nil end
+  if not self:keys(given, { name = "string", shape = "string", with = "table", more = "table" }, "env", { "env" }) then return nil end
   local records, out = require "records", { name = given.name, shape = given.shape, with = {}, more = given.more and {}, needs = {} }
   local function name_ok(name) return type(name) == "string" and records.env_name(name) end
   if given.name and not name_ok(given.name) then return self:fail("env", "env has a malformed name") end
@@ -545,9 +550,9 @@ function Check:type(t, pol)
     if not pol.reach then return nil end
   end
   if t.stand_in then
-    if not self:keys(t.stand_in, stand_in_keys, "stand_in") then return nil end
+    if not self:keys(t.stand_in, stand_in_keys, "stand_in", { "stand_in" }) then return nil end
     if t.stand_in.format and t.stand_in.format ~= "kubeconfig" then
-      return self:fail("format", "stand_in: format is kubeconfig, or left out")
+      return self:fail("format", "stand_in: format is kubeconfig, or left out", { "stand_in" })
     end
     pol.stand_in = copy_value(t.stand_in)
   end
@@ -783,7 +788,7 @@ function M.strip(pol, cred)
   if type(pol.strip) ~= "function" then return pol.strip end
   local ok, spec = sandbox.call(pol.name, pol.strip, cred)
   if not ok then return nil, "policy_failed", spec end
-  local check = setmetatable({ name = pol.name, source = pol.source }, Check)
+  local check = setmetatable({ name = pol.name, source = pol.source, serving = true }, Check)
   spec = check:strip(spec)
   if not spec then return nil, "policy_failed", check.why end
   if spec.form and not pol.body then
@@ -799,7 +804,7 @@ function M.body(pol, view, cred)
   local ok, given = sandbox.call(pol.name, pol.body, view, cred)
   if not ok then return nil, "policy_failed", given end
   if given == nil or given == false then return false end
-  local check = setmetatable({ name = pol.name, source = pol.source }, Check)
+  local check = setmetatable({ name = pol.name, source = pol.source, serving = true }, Check)
   given = check:body(given)
   if not given then return nil, "policy_failed", check.why end
   return given
@@ -854,7 +859,7 @@ function M.refresh(pol, cred, net, deadline, run)
   if type(state) ~= "table" then
     return wrong(("refresh returned a %s, not %s, or nil and a reason"):format(type_of(state), STATE_SHAPE))
   end
-  local check = setmetatable({ name = pol.name, source = pol.source }, Check)
+  local check = setmetatable({ name = pol.name, source = pol.source, serving = true }, Check)
   if not check:keys(state, state_keys, "what refresh returns") then
     return wrong(check.why:gsub("^policies/[%w_]+%.lua:%d+: ", "") .. " (it returns " .. STATE_SHAPE .. ")")
   end
@@ -928,12 +933,10 @@ M.file_of = file_of
 --- The checker of a policy's tables, as the compiler has it; its `why` says what is wrong where it answers nil.
 function M.checker(pol) return setmetatable({ name = pol.name, source = pol.source }, Check) end
 
---- The line of the policy's examples, or of example i's `want` where there is one.
+--- The line of the policy's examples, or of example i's `want` where it can be found.
 function M.line_of_examples(pol, i)
-  local code = code_of(pol.source)
-  local from = find_key(code, "examples")
-  local at = from and i and find_key(code, "want", from, i) or from
-  return at and line_at(code, at) or 1
+  local at = require("policy_places").find(pol.source, { "examples", i, i and "want" })
+  return at and line_at(pol.source, at) or 1
 end
 
 --- time.wall() as policies see it: Unix s.

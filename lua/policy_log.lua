@@ -9,12 +9,20 @@ local ITEMS_MAX = 16    -- members of a table that are shown
 local DEEP = 3          -- tables within tables
 
 local sink              -- function(policy, text) | nil
+local heard = {}        -- policy -> the weak set of what endpoints wrote to its refreshes, as oauth.net notes it
+local veiled            -- of the policy that calls
 
 --- From here on every line goes to `to`(the policy's name, text); nil: nowhere. Answers who listened before.
 function M.listen(to)
   local was = sink
   sink = to
   return was
+end
+
+--- From here on lines of that policy show "[answer]" for what an endpoint wrote: it may have written a secret.
+function M.heard(name, seen)
+  heard[name] = heard[name] or setmetatable({}, { __mode = "k" })
+  heard[name][seen] = true
 end
 
 --- A text of anybody's as a part of one line: control bytes, and bytes that are not UTF-8, as \xNN.
@@ -63,6 +71,7 @@ function show(v, deep)
   if v == null then return "null" end
   local kind = patterns.lib.type(v) or type(v)
   if kind == "string" then
+    for seen in pairs(veiled or {}) do v = require("oauth").without_answers(v, seen) end
     local text = cut(v, TEXT_MAX)
     return deep > 0 and '"' .. text .. '"' or text
   end
@@ -84,6 +93,7 @@ function M.make(name)
       return
     end
     local parts = {}
+    veiled = heard[name]
     for i = 1, math.min(select("#", ...), ITEMS_MAX) do parts[i] = show((select(i, ...)), 0) end
     sink(name, cut(M.escape(cut(table.concat(parts, " "), TEXT_MAX)), 2 * TEXT_MAX))
   end

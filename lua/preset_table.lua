@@ -129,16 +129,16 @@ local function copied(v)
 end
 M.copied = copied
 
-local function compile_one(check, given, name)
-  local p = { name = name }
-  if not check:keys(given, keys, "preset '" .. name .. "'", name) then return nil end
+local function compile_one(check, given, name, i)
+  local p, at = { name = name }, { "presets", i }
+  if not check:keys(given, keys, "preset '" .. name .. "'", at) then return nil end
   for _, key in ipairs(lists) do
-    p[key] = check:strings(given[key] or {}, key, name)
+    p[key] = check:strings(given[key] or {}, key, at)
     if not p[key] then return nil end
   end
   for _, part in ipairs(parts) do
     local ok, why = part(p, given)
-    if not ok then return check:fail("presets", ("preset '%s': %s"):format(name, tostring(why)), name) end
+    if not ok then return check:fail(nil, ("preset '%s': %s"):format(name, tostring(why)), at) end
   end
   p.carriers = check:carriers(given.carriers or {})
   p.rows = given.rows and copied(given.rows)  -- what they mean is said where a credential with rows is kept
@@ -179,8 +179,8 @@ function M.compile(check, t, pol)
     if type(name) ~= "string" or not name:find("^%l[%l%d-]*$") or #name > 40 then
       return check:fail("presets", ("preset %d has no name of small letters, digits and -"):format(i))
     end
-    if pol.by_preset[name] then return check:fail("name", ("preset '%s' occurs twice"):format(name), name) end
-    local p = compile_one(check, given, name)
+    if pol.by_preset[name] then return check:fail("name", ("preset '%s' occurs twice"):format(name), { "presets", i }) end
+    local p = compile_one(check, given, name, i)
     if not p then return nil end
     pol.presets[i], pol.by_preset[name] = p, p
     for _, env in ipairs(p.env) do pol.shapes[env] = pol.shapes[env] or p.placeholder end

@@ -61,9 +61,9 @@ end
 --- Does each preset fit the type that it names, as that is now? Asked when the file is saved: one whose type is gone
 -- later is refused when it is used. nil: check says why.
 function M.fit(check, pol)
-  for _, p in ipairs(pol.presets) do
+  for i, p in ipairs(pol.presets) do
     local ok, why, key = fits(p)
-    if not ok then return check:fail(key, ("preset '%s': %s"):format(p.name, why), p.name) end
+    if not ok then return check:fail(key, ("preset '%s': %s"):format(p.name, why), { "presets", i }) end
   end
   return true
 end

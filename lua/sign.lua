@@ -3,10 +3,24 @@ local core, secrets, json = require "sign.core", require "secret", require "json
 local M = {}
 for name, f in pairs(core) do M[name] = f end
 
+-- A misspelt member must not be one that does nothing.
+local function only(o, names, what)
+  if type(o) ~= "table" then error(what .. " takes a table", 3) end
+  for k in pairs(o) do
+    if not names[k] then error(("%s has no key '%s'%s"):format(what, tostring(k), require("policy").meant(k, names)), 3) end
+  end
+end
+
+local jwt_keys = { alg = 1, key = 1, header = 1, claims = 1 }
+local sigv4_keys = {
+  method = 1, host = 1, path = 1, body = 1, access_key = 1, secret = 1, token = 1, region = 1, service = 1, region_set = 1, at = 1,
+}
+
 --- sign.jwt{ alg=, key=, header={…}, claims={…} } -> string | secret | nil, code (see key_problem)
 -- RFC 7515 7.1. Claims are whatever json.build takes; a header member is kept but for `alg`.
 function M.jwt(o)
-  if type(o) ~= "table" or type(o.claims) ~= "table" then error("jwt: claims is a table", 2) end
+  only(o, jwt_keys, "sign.jwt")
+  if type(o.claims) ~= "table" then error("sign.jwt: claims is a table", 2) end
   local header = { typ = "JWT" }
   for name, v in pairs(o.header or {}) do header[name] = v end
   header.alg = o.alg
@@ -25,6 +39,7 @@ end
 --- sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] }
 --   -> { {name, value}, … }: the fields that sign a request of our own. at: Unix seconds.
 function M.sigv4(o)
+  only(o, sigv4_keys, "sign.sigv4")
   local authorization, date, token = core.sigv4(o)
   return { { "authorization", authorization }, { "x-amz-date", date }, token and { "x-amz-security-token", o.token } or nil }
 end

@@ -56,6 +56,7 @@ function M.build(with)
       plain = policy.plain(opened.pol, opened.view),
       allows = function(url) return policy.allows_url(opened.pol, opened.view, url) end,
     }
+    require("policy_log").heard(opened.pol.name, seen)
     return Config.freeze(net), seen
   end
   local tokens = Token.new {

@@ -128,7 +128,7 @@ end
 local function compare_sent(sent, want, check, i)
   for n, one in ipairs(want) do
     if type(one) ~= "table" then return "want.sent is a list of requests" end
-    if not check:keys(one, sent_keys, ("want.sent of example %d"):format(i)) then return check.why end
+    if not check:keys(one, sent_keys, "want.sent", { "examples", i, "want", "sent", n }) then return check.why end
     if not sent[n] then return ("refresh sent %d request%s, the example wants %d"):format(#sent, #sent == 1 and "" or "s", #want) end
     local why = one.method and differs("the method", sent[n].method, one.method) or compare(sent[n], one)
     if why then return ("request %d of refresh: %s"):format(n, why) end
@@ -153,14 +153,10 @@ local function refresh_example(pol, ex, check, i, cred)
   if wrong then return wrong end
   local state, code, message, sent, lacks = refreshed(pol, cred, ex.answers)
   if lacks then return lacks end
+  if not state and not want.error then return ("refresh failed: %s"):format(code == "policy_failed" and tostring(message) or tostring(code)) end
   local why = want.sent and compare_sent(sent, want.sent, check, i)
   if why then return why end
-  if not state then
-    code = tostring(code)
-    if want.error == true then return nil end
-    if not want.error then return ("refresh failed: %s"):format(code == "policy_failed" and tostring(message) or code) end
-    return differs("the error", code, want.error)
-  end
+  if not state then return want.error ~= true and differs("the error", tostring(code), want.error) or nil end
   why = want.state and compare_state(state, want.state)
   if why then return why end
   local applies = ex.req ~= nil
@@ -182,8 +178,8 @@ end
 
 -- nil where the example comes out as it says; else what differs.
 local function type_example(pol, ex, check, i)
-  if ex.req and not check:keys(ex.req, request_keys, ("req of example %d"):format(i)) then return check.why end
-  if not check:keys(ex.want, want_keys, ("want of example %d"):format(i)) then return check.why end
+  if ex.req and not check:keys(ex.req, request_keys, "req", { "examples", i, "req" }) then return check.why end
+  if not check:keys(ex.want, want_keys, "want", { "examples", i, "want" }) then return check.why end
   local values, why, state = example_values(pol, ex.cred)
   if not values then return why end
   local cred = strict(pol, values, state)
@@ -210,7 +206,7 @@ local function run_type_example(...)
 end
 
 local function run_match_example(pol, ex, check, i)
-  if not check:keys(ex.want, match_want_keys, ("want of example %d"):format(i)) then return check.why end
+  if not check:keys(ex.want, match_want_keys, "want", { "examples", i, "want" }) then return check.why end
   local http, asked = require "http", ex.question or {}
   local present = {}
   for _, id in ipairs(asked.presents or {}) do present[id] = true end
@@ -252,8 +248,10 @@ function M.check(pol)
     -- An example holds values of the policy's own making: whatever breaks here is the example's fault.
     local ok, why = pcall(run, pol, ex, check, i)
     if not ok or why then
-      return nil, ("%s:%d: example %d: %s"):format(policy.file_of(pol.name), policy.line_of_examples(pol, i), i,
-        tostring(why):gsub("^policies/[%w_]+%.lua:%d+: ", ""))
+      local text = tostring(why)
+      local place = why == check.why and text:match("^policies/[%w_]+%.lua:%d+") -- what is wrong has its own line
+        or ("%s:%d"):format(policy.file_of(pol.name), policy.line_of_examples(pol, i))
+      return nil, ("%s: example %d: %s"):format(place, i, text:gsub("^policies/[%w_]+%.lua:%d+: ", ""))
     end
   end
   return true, #pol.examples

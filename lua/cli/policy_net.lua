@@ -22,7 +22,7 @@ local errors = {
 function M.check(answers, check, i)
   for n, a in pairs(answers) do
     if math.type(n) ~= "integer" or type(a) ~= "table" then return "answers is a list of tables" end
-    if not check:keys(a, answer_keys, ("answer %d of example %d"):format(n, i)) then return check.why end
+    if not check:keys(a, answer_keys, "answer " .. n, { "examples", i, "answers", n }) then return check.why end
     if a.error and not errors[a.error] then
       return ("answer %d: '%s' is no way in which a call fails%s"):format(n, a.error, require("policy").meant(a.error, errors))
     end
@@ -75,6 +75,17 @@ local function anything(expect)
   return { status = 200, values = values }
 end
 
+-- An answer as the policy gets it, but for this: a name that no answer has, or that was not asked for, is an error, not nil.
+local function strict(answer, expect)
+  local function refuse(t, names, text)
+    return setmetatable(t, { __index = function(_, name)
+      if names[name] == nil then error((text):format(tostring(name)) .. require("policy").meant(name, names), 2) end
+    end })
+  end
+  if answer.values then refuse(answer.values, expect or {}, "`expect` does not ask for '%s'") end
+  refuse(answer, { status = 1, values = 1, malformed = 1, retry_after = 1, challenge = 1 }, "an answer has no '%s'")
+end
+
 local function given(a, expect)
   if a.error then return nil, a.error end
   local out = { status = a.status or 200, retry_after = a.retry_after }
@@ -109,6 +120,9 @@ function M.net(pol, cred, answers)
     client = client, secret = require "secret", form = require "form", json = require "json", sign = require "sign",
     time = { now = time.now, wall = policy.wall }, new_id = function() return ("0"):rep(32) end,
     deadline = time.now() + 10000,
+    answered = function(name, answer, first, second)
+      if name == "request" or name == "post" then strict(answer, (name == "post" and second or first).expect) end
+    end,
     allows = function(url) return policy.allows_url(pol, cred, url) end,
     plain = policy.plain(pol, cred),
     command = function(spec)

@@ -121,6 +121,34 @@ def test_log_of_policies(t):
         s.stop()
 
 
+def test_log_of_answers(t):
+    """what an endpoint wrote is not in the server's log, though the policy logs it: it may have written a secret back"""
+    s, up, endpoint = arrange(t, 'log("it says", answer.values.why, { why = answer.values.why .. "!" }, answer.status, answer.values)', "--verbose")
+    endpoint.body = {"token": "canary-token-4", "why": f"the key {KEY} is known" + " and known" * 60}
+    s.canaries.append("canary-token-4")
+    assert s.request(target="/v1/here").status == 200
+    wait(lambda: "text=\"it says" in s.log(), what="the log's line")
+    line = next(row for row in s.log().splitlines() if "it says" in row)
+    assert "it says [answer] { why = '[answer]!' } 200 { token = [secret], why = '[answer]' }" in line, line
+    assert "and known" not in s.log()
+
+
+def test_put_again(t):
+    """a type that was removed and comes again with other lines is the new one, at the next request of a server that ran on"""
+    s, up, endpoint = arrange(t, "")
+    endpoint.body = {"token": "canary-token-5"}
+    s.canaries.append("canary-token-5")
+    assert s.request().status == 200 and up.requests[-1].get("x-key") == KEY
+    for round in range(2):
+        s.cli("credential", "remove", "a1")
+        s.cli("policy", "remove", "acme")
+        s.policy("acme", (TYPE % ("", "")).replace('"x-key", cred.key', f'"x-round-{round}", cred.key'))
+        s.cli("credential", "add", "a1", "--type", "acme", "--host", "api.test", "--address", "127.0.0.0/8",
+              f"token_url={endpoint.url}", f"key=@{s.secret_file(KEY)}")
+        assert s.request().status == 200
+        assert up.requests[-1].get(f"x-round-{round}") == KEY and up.requests[-1].get("x-key") is None, up.requests[-1]
+
+
 def test_new(t):
     """policy new writes a file that passes, of every type; nothing that is there is overwritten"""
     s = t.bare()

@@ -493,6 +493,98 @@ return me]])
       "a", "ab", "policy_failed: policies/t.lua: used more than 16 MiB")
   end,
 
+  ["a misspelt name is told at every level: its line, and the nearest that there is"] = function()
+    local source = [[
+return {
+  kind = "type", api = 1, name = "t", title = "Test",
+  fields = {
+    { name = "token_url", type = "url", required = true },
+    { name = "key", secret = true, required = true },
+    { name = "mode", type = "enum", values = { "a", "b" }, default = "a" },
+    { name = "doc", type = "document", split = { k = { secret = true, optional = true } } },
+  },
+  strip = { headers = { "x-key" } }, carriers = { query = { "token" } },
+  body = { max = 1000 },
+  env = { name = "ACME_KEY", shape = "ak_{32}" },
+  mint = {
+    { method = "POST", path = "/v1/tokens", what = "a token" },
+    { method = "POST", path = "/v1/keys", what = "an API key" },
+  },
+  stand_in = { url = function(cred) local answer = { status = 1 } return cred.token_url, answer end },
+  apply = function(req, cred)
+    req.headers:set("x-key", cred.key)
+  end,
+  refresh = function(cred, net, deadline)
+    local answer, code = net.request({ url = cred.token_url, expect = { token = "secret" } }, deadline)
+    if not answer then return nil, code end
+    return { secrets = { access_token = answer.values.token } }
+  end,
+  examples = {
+    -- req = { url = "https://api.acme.test/" }, answers, want = { x }
+    { cred = { token_url = "https://login.acme.test/t", key = "k" },
+      req = { url = "https://api.acme.test/" },
+      answers = {
+        { status = 200, body = { token = "t" } } },
+      want = { headers = { ["x-key"] = "k" },
+        sent = { { url = "https://login.acme.test/t" } } } },
+  },
+}]]
+    assert(examples.test("t", source))
+    for _, case in ipairs {
+      { "title =", "titel =", 2, "title" }, { "required = true },\n    { name = \"mode", "requird = true },\n    { name = \"mode", 5, "required" },
+      { '"enum"', '"emun"', 6, "enum" }, { "secret = true, opt", "secrte = true, opt", 7, "secret" }, { "strip = { headers", "strip = { header", 9, "headers" },
+      { "carriers = { query", "carriers = { qeury", 9, "query" }, { "shape =", "shpae =", 11, "shape" },
+      { "what = \"an", "waht = \"an", 14, "what" }, { "method = \"POST\", path = \"/v1/k", "mehtod = \"POST\", path = \"/v1/k", 14, "method" },
+      { "stand_in = { url", "stand_in = { ulr", 16, "url" }, { "apply =", "aply =", 17, "apply" },
+      { "cred.key)", "cred.kye)", 18, "key" }, { "req.headers:set", "req.haeders:set", 18, "req.headers" }, { "headers:set", "headers:sat", 18, "req.headers:set" },
+      { "url = cred.token_url, expect", "ulr = cred.token_url, url = '', expect", 21, "url" }, { "expect =", "exepct =", 21, "expect" },
+      { '"secret" }', '"secrte" }', 21, "secret" }, { "answer.values", "answer.value", 23, "values" }, { "values.token", "values.tokne", 23, "token" },
+      { "net.request", "net.reqeust", 21, "net.request" },
+      { "{ cred =", "{ crde =", 27, "cred" }, { "cred = { token_url", "cred = { tokn_url", 31, "token_url" }, { "  req = {", "  rqe = {", 28, "req" }, { "req = { url = \"https://api.acme.test/\" },\n", "req = { ulr = \"\" },\n", 28, "url" },
+      { "answers = {\n", "answer = {\n", 29, "answers" }, { "status = 200", "stauts = 200", 30, "status" }, { "want = { headers", "want = { haeders", 31, "headers" },
+      { "want = { headers", "wnat = { headers", 31, "want" }, { "sent = {", "snet = {", 32, "sent" }, { "sent = { { url", "sent = { { ulr", 32, "url" },
+    } do
+      local from, to = source:find(case[1], 1, true)
+      assert(from, case[1])
+      local why = refused(source:sub(1, from - 1) .. case[2] .. source:sub(to + 1), ":" .. case[3] .. ": ")
+      why = require("cli.policy_hints").of(why)
+      assert(why:find("did you mean " .. case[4], 1, true), ("%s: %s"):format(case[2], why))
+    end
+    refused(source:gsub("max = 1000", "maximum = 1000"), ":10: body has no key 'maximum': there is max")
+  end,
+
+  ["where a key stands is found in any text of Lua"] = function()
+    local find_at = require("policy_places").find
+    local source = [==[
+local OTHER = { b = { 1, 2 }, a = 1 }
+--[[ return { a = { b = 1 } } ]]
+local function f() if a then return { a = 1 } end end
+return {
+  s = "}, a = { b = 1 }", l = [[ }, a = { b = 2 } ]], q = 'it\'s { a',
+  f = function() local a, b = 1, { c = 2 } for i = 1, 2 do local t = { a = 3 } end return a == b end,
+  ["x-y"] = { 1, { k = 2 }, [3] = 1 }, other = OTHER,
+  a = { -- }
+    b = f({ b = 1 }), c = a == b and { d = 1 },
+    d = { e = 1 },
+  },
+}]==]
+    local function line(...)
+      local at, whole = find_at(source, { ... })
+      local _, n = source:sub(1, (at or 1) - 1):gsub("\n", "")
+      return at and n + 1, whole
+    end
+    for _, case in ipairs {
+      { { "a", "d", "e" }, 10, true }, { { "a", "c" }, 9, true }, { { "a", "c", "d" }, 9, false }, { { "x-y", 2, "k" }, 7, true }, { { "other", "b", 2 }, 1, true },
+      { { "q" }, 5, true }, { { "f", "a" }, 6, false }, { { "nothing" }, nil, false }, { {}, nil, true },
+    } do
+      local at, whole = line(table.unpack(case[1]))
+      assert(at == case[2] and whole == case[3], ("%s: %s, %s"):format(table.concat(case[1], "."), tostring(at), tostring(whole)))
+    end
+    for _, text in ipairs { "", "return", "return {", "return { a = ", "return { a = { [", "return { 'a", "return { a = [[ ", "-- return {", "return { a = function(", "local t = t return t" } do find_at(text, { "a", "b" }) end
+    local long = ("{"):rep(200000)
+    find_at("return " .. long, { "a" })
+  end,
+
   ["examples have a deadline together"] = function()
     local many = ("{ want = {} },"):rep(20)
     local source = (type_with(""):gsub("apply = .-end,", function() return "apply = function(req, cred) end, examples = { " .. many .. " }," end))
