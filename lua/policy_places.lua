@@ -77,11 +77,12 @@ end
 --- The byte at which the key at the end of the path stands ({ "fields", 2, "secret" }), or as much of the path as can be
 -- found; then whether that is all of it. nil: nothing is found.
 function M.find(source, path)
-  local list, depth, open, at = tokens(source), 0, nil, nil
+  local list, depth, last, at = tokens(source), 0, #source, nil
   for i, token in ipairs(list) do
-    if depth == 0 and token[1] == "return" then open = brace(list, i + 1) end
+    if depth == 0 and token[1] == "return" then last = i end
     depth = depth + (depth_of[token[1]] or 0)
   end
+  local open = brace(list, last + 1)
   for _, key in ipairs(path) do
     local found, value
     if open then found, value = member(list, open, key) end

@@ -532,7 +532,7 @@ return {
     assert(examples.test("t", source))
     for _, case in ipairs {
       { "title =", "titel =", 2, "title" }, { "required = true },\n    { name = \"mode", "requird = true },\n    { name = \"mode", 5, "required" },
-      { '"enum"', '"emun"', 6, "enum" }, { "secret = true, opt", "secrte = true, opt", 7, "secret" }, { "strip = { headers", "strip = { header", 9, "headers" },
+      { '"enum"', '"enmu"', 6, "enum" }, { "secret = true, opt", "secrte = true, opt", 7, "secret" }, { "strip = { headers", "strip = { header", 9, "headers" },
       { "carriers = { query", "carriers = { qeury", 9, "query" }, { "shape =", "shpae =", 11, "shape" },
       { "what = \"an", "waht = \"an", 14, "what" }, { "method = \"POST\", path = \"/v1/k", "mehtod = \"POST\", path = \"/v1/k", 14, "method" },
       { "stand_in = { url", "stand_in = { ulr", 16, "url" }, { "apply =", "aply =", 17, "apply" },
