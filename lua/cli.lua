@@ -306,6 +306,7 @@ end
 -- With --json: one object or list, whatever the command. What it prints for people is an object's `text`.
 local function answered(command, rest, opt, ctx)
   local out, pieces, several = ctx.out, {}, false
+  ctx.columns, ctx.colour = false, false      -- a text in an object is as it is in a file
   ctx.out = function(s) pieces[#pieces + 1] = s end
   ctx.emit = function(value)      -- what cannot wait for the end: then it is an object a line
     several = true
@@ -334,26 +335,26 @@ local function run(args, ctx)
   end
   if not args[1] then
     if not ctx.help then
-      ctx.note(M.overview())
+      ctx.note(page.narrow(M.overview()))
       return 2
     end
-    ctx.out(M.overview())
+    ctx.out(page.narrow(M.overview()))
     return 0
   end
   local command, rest, no_verb = find_command(args, ctx)
   if not command then
-    (no_verb and ctx.note or ctx.out)(M.help_family(rest))
+    (no_verb and ctx.note or ctx.out)(page.narrow(M.help_family(rest)))
     return no_verb and 2 or 0
   end
   if ctx.help then
-    ctx.out(M.help_for(command))
+    ctx.out(page.narrow(M.help_for(command)))
     return 0
   end
   local opt
   rest, opt = M.parse(rest, command)
   ctx.home = home_of(ctx.host, opt.home or ctx.home)
   if opt.help then
-    ctx.out(command.help_of and command.help_of(opt, ctx) or M.help_for(command))
+    ctx.out(page.narrow(command.help_of and command.help_of(opt, ctx) or M.help_for(command)))
     return 0
   end
   check_count(rest, command, opt)
@@ -376,19 +377,22 @@ function M.main(args, given)
   local ctx = given or {}
   ctx.host = require "host"
   ctx.host.read_file, ctx.host.getenv = require("cli.files").read, os.getenv      -- what Lua does as well
-  ctx.out = ctx.out or function(s) io.stdout:write(s) end
-  -- Advice and failures quote files, servers and agents: none of them may steer the terminal.
+  local terminal = require "cli.terminal"
+  -- What commands print quotes files, servers and agents: none of them may steer the terminal.
+  local screen = not given and ctx.host.isatty(1)
+  ctx.out = ctx.out or function(s) io.stdout:write(screen and terminal.safe(s) or s) end
   ctx.note = ctx.note or function(s)
-    s = s:gsub("[^\n]+", report.clean)
-    io.stderr:write(s:sub(-1) == "\n" and s or s .. "\n")
+    s = s:gsub("^note:", function(word) return terminal.paint(ctx, "warn", word, 2) end)
+    io.stderr:write((terminal.safe(s:sub(-1) == "\n" and s or s .. "\n")))
   end
+  page.WIDTH = terminal.help_width(ctx)
   local asked = {}      -- a command line that cannot be read may still have asked for JSON
   for _, a in ipairs(args) do asked[a] = true end
   local out = ctx.out
   local ok, result = xpcall(run, caught, args, ctx)
   if ok then return result end
   if ctx.json or asked["--json"] then out(report.json { error = { message = result.message, hint = result.hint } }) end
-  ctx.note("sallyport: " .. result.message)
+  ctx.note(terminal.paint(ctx, "bad", "sallyport:", 2) .. " " .. result.message)
   if result.hint then ctx.note("  " .. result.hint) end
   return result.exit
 end

@@ -1,6 +1,7 @@
 """The real binary on a data directory of its own: commands, a server, its log, and the search for canaries."""
 import base64
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -11,8 +12,10 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 import zlib
 
@@ -71,10 +74,12 @@ class Sallyport:
             raise AssertionError(f"sallyport {' '.join(map(str, args))}: exit {r.returncode}: {r.stderr.strip()[-600:]}")
         return r
 
-    def terminal(self, *args, answers=(), timeout=30, env=None):
-        """A command at a terminal, which gets a line for each question: its exit code, and all that stood on the screen."""
+    def terminal(self, *args, answers=(), timeout=30, env=None, columns=None, program=None):
+        """A command (or another program) at a terminal, which gets a line for each question: its exit code, and all that stood on the screen."""
         master, slave = pty.openpty()
-        process = subprocess.Popen([self.binary, *map(str, args)], env={**self.env, **(env or {})}, stdin=slave, stdout=slave,
+        if columns:
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen([program or self.binary, *map(str, args)], env={**self.env, **(env or {})}, stdin=slave, stdout=slave,
                                    stderr=slave, start_new_session=True)
         os.close(slave)
         os.write(master, "".join(a + "\n" for a in answers).encode())

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local home = require "cli.home"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local shape = require "cli.shape"
 local tokens = require "cli.tokens"
 local variables = require "variables"
@@ -102,7 +103,7 @@ local function list(_, _, ctx)
       if not varied then list[7] = nil end
       if not shared then table.remove(list, 6) end
     end
-    ctx.out(report.columns(titles, rows))
+    ctx.out(terminal.columns(ctx, titles, rows, 3))
   end
   return 0
 end

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local records = require "records"
 local variables = require "variables"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local shape = require "cli.shape"
 
 local function need_name(text)
@@ -68,7 +69,7 @@ local function list(_, _, ctx)
     rows[i] = { name, report.several(held.credentials, "-"), #held.domains, report.several(held.agents, "-") }
     out[i] = shape.bundle(name, held)
   end
-  ctx.out(ctx.json and report.json(out) or report.columns({ "BUNDLE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "BUNDLE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))
   return 0
 end
 
@@ -80,11 +81,10 @@ local function show(args, _, ctx)
     ctx.out(report.json(shape.bundle(args[1], held)))
     return 0
   end
-  local lines = { "bundle       " .. args[1], "agents       " .. joined(held.agents, "-"),
-    "credentials  " .. joined(held.credentials, "-") }
-  for _, d in ipairs(held.domains) do lines[#lines + 1] = "domain       " .. report.clean(domain_line(d)) end
-  for _, v in ipairs(variables.lines(held.variables)) do lines[#lines + 1] = "variable     " .. report.clean(v) end
-  ctx.out(table.concat(lines, "\n") .. "\n")
+  local rows = { { "bundle", args[1] }, { "agents", joined(held.agents, "-") }, { "credentials", joined(held.credentials, "-") } }
+  for _, d in ipairs(held.domains) do rows[#rows + 1] = { "domain", domain_line(d) } end
+  for _, v in ipairs(variables.lines(held.variables)) do rows[#rows + 1] = { "variable", v } end
+  ctx.out(terminal.columns(ctx, nil, rows))
   return 0
 end
 

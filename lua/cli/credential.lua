@@ -6,6 +6,7 @@ local presets = require "cli.presets"
 local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local token_state = require "cli.token_state"
 local rows = require "rows"
 local shape = require "cli.shape"
@@ -111,7 +112,7 @@ local function type_help(opt, ctx)
     lines[#lines + 1] = ("--preset %s: %s, for %s. Its key is made at %s\n"):format(preset.name, preset.title, table.concat(preset.hosts, ", "), preset.make)
   end
   lines[#lines + 1] = "fields (FIELD=VALUE; a secret is FIELD=@FILE, FIELD=- or asked for):\n" .. field_help(pol) .. "\n"
-  lines[#lines + 1] = ("sallyport policy show %s is its manual, sallyport credential add --help the rest.\n"):format(pol.name)
+  lines[#lines + 1] = ("sallyport policy show %s is its manual,\nsallyport credential add --help the rest.\n"):format(pol.name)
   return table.concat(lines, "\n")
 end
 
@@ -328,7 +329,7 @@ local function list(_, opt, ctx)
   elseif #rows == 0 then
     ctx.note("There are no credentials yet: sallyport credential add --help")
   else
-    ctx.out(report.columns({ "NAME", "TYPE", "HOSTS", "BUNDLES", "STATE" }, rows))
+    ctx.out(terminal.columns(ctx, { "NAME", "TYPE", "HOSTS", "BUNDLES", "STATE" }, rows, 5))
   end
   return 0
 end
@@ -410,7 +411,7 @@ local function show(args, _, ctx)
     line("refused", ("%s answered 401 to it at %s: sallyport credential test %s"):format(require("errors").host(refused.host), report.time(refused.at),
       record.name))
   end
-  ctx.out(report.columns(nil, lines))
+  ctx.out(terminal.columns(ctx, nil, lines, { state = true, account = true }))
   return 0
 end
 

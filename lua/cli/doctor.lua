@@ -1,12 +1,15 @@
 --- sallyport doctor: what is not as it should be on this machine.
 local db = require "cli.db"
 local home = require "cli.home"
+local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 
 local ROOM_MIN = 64 << 20         -- the store's own growth and a log; below it writes may begin to fail
 local MEMLOCK_MIN = 2 << 20       -- some hundred secrets and what is in flight
 local CA_SOON = 90 * 86400
+local BESIDE_MIN = 60             -- columns of a terminal below which a text stands under its check, not beside it
 
 -- Each check answers a level, a sentence, and where something is to be done, what.
 local OK, WARN, BAD = "ok", "warn", "bad"
@@ -356,6 +359,18 @@ local function same_user(ctx, say)
   end
 end
 
+-- A finding as people read it, folded at a terminal.
+local function lines_of(ctx, o)
+  local width, text, fix = terminal.width(ctx), report.clean(o.text), o.fix and "-> " .. report.clean(o.fix)
+  local indent, check = (" "):rep(22), ("%-15s "):format(o.check)
+  if width then
+    if width < BESIDE_MIN then indent, check = "      ", o.check .. "\n      " end
+    text, fix = page.fill(text, width, indent), fix and page.fill(fix, width, indent .. "   ")
+  end
+  return ("%s  %s%s\n%s"):format(terminal.paint(ctx, terminal.meaning(o.level), ("%-4s"):format(o.level)), check, text,
+    fix and indent .. fix .. "\n" or "")
+end
+
 local function run(_, _, ctx)
   local out, worst = report.array(), OK
   local function say(what, level, text, fix)
@@ -384,10 +399,7 @@ local function run(_, _, ctx)
   if ctx.json then
     ctx.out(report.json(out))
   else
-    for _, o in ipairs(out) do
-      ctx.out(("%-4s  %-15s %s\n"):format(o.level, o.check, report.clean(o.text)))
-      if o.fix then ctx.out(("%22s-> %s\n"):format("", report.clean(o.fix))) end
-    end
+    for _, o in ipairs(out) do ctx.out(lines_of(ctx, o)) end
   end
   return worst == BAD and 1 or 0
 end

@@ -2,8 +2,10 @@
 local db = require "cli.db"
 local decision = require "cli.decision"
 local guard = require "cli.guard"
+local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 
 local LIST = require("errors").LIST
 
@@ -27,10 +29,11 @@ local function operators_hint(d)
     port ~= 443 and " --port " .. port or "")
 end
 
-local function readable(d, method, url)
+local function readable(ctx, d, method, url)
+  local width = terminal.width(ctx)
   local lines = { decision_line(d), ("       %s %s"):format(method, url) }
   local function line(name, value)
-    if value and value ~= "" then lines[#lines + 1] = ("%-6s %s"):format(name, value) end
+    if value and value ~= "" then lines[#lines + 1] = ("%-6s %s"):format(name, width and page.fill(value, width, "       ") or value) end
   end
   line("agent", d.agent)
   line("bundle", d.bundle)
@@ -42,14 +45,12 @@ local function readable(d, method, url)
   line("taken", d.taken_off and "off: " .. table.concat(d.taken_off, ", "))
   if d.considered and #d.considered > 0 then
     lines[#lines + 1] = "\nconsidered:"
-    local rows = {}
-    for i, c in ipairs(d.considered) do rows[i] = { "  " .. c.kind, c.name, c.bundle or "", c.why or "" } end
-    lines[#lines + 1] = report.columns({ "  KIND", "NAME", "BUNDLE", "WHY" }, rows):gsub("\n$", "")
   end
-  for i, l in ipairs(lines) do
-    lines[i] = l:gsub("[^\n]+", report.clean)
-  end
-  return table.concat(lines, "\n") .. "\n"
+  for i, l in ipairs(lines) do lines[i] = l:gsub("[^\n]+", report.clean) end
+  lines[1] = lines[1]:gsub("^%u+", function(word) return terminal.paint(ctx, terminal.meaning(word), word) end)
+  local rows = {}
+  for i, c in ipairs(d.considered or {}) do rows[i] = { c.kind, c.name, c.bundle or "", c.why or "" } end
+  return table.concat(lines, "\n") .. "\n" .. (rows[1] and terminal.columns(ctx, { "KIND", "NAME", "BUNDLE", "WHY" }, rows, nil, 2) or "")
 end
 
 -- { "Name: value" … } -> { name = value } | nil
@@ -91,7 +92,7 @@ local function explain(args, opt, ctx)
     d.considered = report.array(d.considered or {})
     ctx.out(report.json(d))
   else
-    ctx.out(readable(d, method, url))
+    ctx.out(readable(ctx, d, method, url))
   end
   return 0
 end

@@ -38,7 +38,10 @@ function M.render(text, width, head)
   local out, prose, table_rows, fence = {}, {}, {}, nil
   local function flush()
     if #prose > 0 then out[#out + 1] = page.fill(table.concat(prose, " "), math.min(width, PROSE_MAX), prose.indent) end
-    if #table_rows > 0 then out[#out + 1] = page.table(table_rows, width, head) end
+    if #table_rows > 0 then
+      local titles = table.remove(table_rows, 1)
+      out[#out + 1] = page.table(table_rows, width, { head = titles, indent = 2, paint = function(_, s) return head(s) end })
+    end
     prose, table_rows = {}, {}
   end
   for line in text:gmatch("([^\n]*)\n") do

@@ -5,6 +5,7 @@ local files = require "cli.log_files"
 local report = require "cli.report"
 local reqlog = require "reqlog"
 local summary = require "cli.log_summary"
+local terminal = require "cli.terminal"
 
 local NEWEST = 50        -- what a screen holds
 local FOLLOW_MS = 100
@@ -32,7 +33,7 @@ local function json_line(r)
   return report.json_line(r) .. "\n"
 end
 
-local function line(r)
+local function line(r, ctx)
   local parts = { when(integer(r.time)), text(r.decision) or "?", text(r.agent) or "-", text(r.credential) or "-" }
   local tail = {}
   if integer(r.count) then
@@ -53,6 +54,8 @@ local function line(r)
     tail[#tail + 1] = ("%d/%d bytes"):format(integer(r.up) or 0, integer(r.down) or 0)
   end
   for i, p in ipairs(parts) do parts[i] = report.clean(p) end
+  if r.decision == "deny" then parts[2] = terminal.paint(ctx, "bad", parts[2]) end
+  if #parts == 7 and (integer(r.status) or 0) >= 400 then parts[7] = terminal.paint(ctx, "warn", parts[7]) end
   return table.concat(parts, " ") .. (#tail > 0 and "  " .. report.clean(table.concat(tail, ", ")) or "") .. "\n"
 end
 
@@ -101,7 +104,7 @@ local function run(_, opt, ctx)
     if r and sum then
       sum.add(r, summary.host(r))
     elseif r then
-      ctx.out(show(r))
+      ctx.out(show(r, ctx))
     end
     shown = shown + (r and 1 or 0)
   end
@@ -117,7 +120,7 @@ local function run(_, opt, ctx)
         return #held >= newest
       end)
     end
-    for i = #held, 1, -1 do ctx.out(show(held[i])) end
+    for i = #held, 1, -1 do ctx.out(show(held[i], ctx)) end
     shown = #held
   else
     for _, file in ipairs(list) do files.forward(file, put) end
@@ -127,7 +130,7 @@ local function run(_, opt, ctx)
   end
   if not opt.follow then
     files.close(set)
-    if sum then ctx.out(ctx.json and report.json(sum.result()) or summary.text(sum.result())) end
+    if sum then ctx.out(ctx.json and report.json(sum.result()) or summary.text(ctx, sum.result())) end
     if shown == 0 then ctx.note((opt.agent or opt.host or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
     return 0
   end

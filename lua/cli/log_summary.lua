@@ -1,5 +1,6 @@
 --- `log --summary`: what was refused and what went out, counted by host. Of the records themselves nothing is kept.
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local M = {}
 
 local KEYS_MAX = 10000     -- hosts are whatever agents ask for: beyond so many the rest is one line
@@ -74,23 +75,23 @@ function M.new()
   return it
 end
 
-local function table_of(head, list, cells)
+local function table_of(ctx, head, list, cells)
   local rows = {}
   for i = 1, math.min(#list, SHOWN) do rows[i] = cells(list[i]) end
-  local text = report.columns(head, rows)
+  local text = terminal.columns(ctx, head, rows)
   return #list > SHOWN and text .. ("… %d more lines: --json\n"):format(#list - SHOWN) or text
 end
 
 --- As people read it.
-function M.text(all)
+function M.text(ctx, all)
   local out = { ("%d requests: %d went out, %d refused\n"):format(all.records, all.sent, all.refused) }
   if #all.refused_by_host > 0 then
-    out[#out + 1] = "\n" .. table_of({ "REFUSED", "HOST", "CODE", "AGENTS", "LAST" }, all.refused_by_host, function(r)
+    out[#out + 1] = "\n" .. table_of(ctx, { "REFUSED", "HOST", "CODE", "AGENTS", "LAST" }, all.refused_by_host, function(r)
       return { r.count, r.host, r.code, report.several(r.agents, "-"), r.last }
     end)
   end
   if #all.sent_by_host > 0 then
-    out[#out + 1] = "\n" .. table_of({ "SENT", "FAILED", "HOST", "CREDENTIAL", "AGENTS", "LAST" }, all.sent_by_host, function(r)
+    out[#out + 1] = "\n" .. table_of(ctx, { "SENT", "FAILED", "HOST", "CREDENTIAL", "AGENTS", "LAST" }, all.sent_by_host, function(r)
       return { r.count, r.failed, r.host, r.credential or "-", report.several(r.agents, "-"), r.last }
     end)
   end

@@ -3,6 +3,7 @@ local db = require "cli.db"
 local policy = require "policy"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 
 local SOURCE_MAX = 256 << 10   -- the largest policy is a tenth of it
 
@@ -29,7 +30,7 @@ local function list(_, _, ctx)
     rows[i] = { p.name, p.kind or "refused", p.version or "", p.status, p.title or p.why or "" }
     out[i] = { name = p.name, kind = p.kind, version = p.version, status = p.status, title = p.title, why = p.why }
   end
-  ctx.out(ctx.json and report.json(out) or report.columns({ "POLICY", "KIND", "VERSION", "STATUS", "TITLE" }, rows))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "POLICY", "KIND", "VERSION", "STATUS", "TITLE" }, rows, 4))
   return 0
 end
 
@@ -164,11 +165,11 @@ local function test(args, _, ctx)
     results[#results + 1] = { name = name, ok = ok and true or false, examples = ok and count or nil,
       error = not ok and tostring(text and count or why) or nil }
     if ok then
-      ctx.out(("ok      %s  %d example%s\n"):format(name, count, count == 1 and "" or "s"))
+      ctx.out(("%s      %s  %d example%s\n"):format(terminal.paint(ctx, "good", "ok"), name, count, count == 1 and "" or "s"))
       notes(ctx, ok)
     else
       failed = failed + 1
-      ctx.out(("failed  %s  %s\n"):format(name, report.clean(text
+      ctx.out(("%s  %s  %s\n"):format(terminal.paint(ctx, "bad", "failed"), name, report.clean(text
         and in_file(count, name, is_file(what) and what or "policies/" .. name .. ".lua") or tostring(why))))
     end
   end
@@ -185,7 +186,7 @@ local function history(args, _, ctx)
     rows[i] = { v.version, v.active and "in force" or "", report.time(v.saved_at) or "built in", v.note or "" }
     out[i] = { version = v.version, active = v.active or false, saved_at = report.time(v.saved_at), note = v.note }
   end
-  ctx.out(ctx.json and report.json(out) or report.columns({ "VERSION", "", "SAVED", "NOTE" }, rows))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "VERSION", "", "SAVED", "NOTE" }, rows, 2))
   return 0
 end
 

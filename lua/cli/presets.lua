@@ -2,6 +2,7 @@
 local presets = require "presets"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local M = {}
 
 local function all()
@@ -154,7 +155,7 @@ local function one(ctx, p)
   lines("test", { p.test })
   lines("make a key", { p.make })
   lines("note", { p.note })
-  ctx.out(report.columns(nil, rows))
+  ctx.out(terminal.columns(ctx, nil, rows))
   local words, gap = { "sallyport credential add", p.name, "--preset", p.name }, presets.gap(p)
   if gap then words[#words + 1] = "--host " .. gap end
   local pol = require("policy_store").load(p.type)
@@ -185,7 +186,7 @@ function M.run(args, _, ctx)
   for i, p in ipairs(all().presets) do
     rows[i], out[i] = { p.name, p.title }, public(p)
   end
-  ctx.out(ctx.json and report.json(out) or report.columns({ "PRESET", "WHAT" }, rows))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "PRESET", "WHAT" }, rows))
   if not ctx.json then ctx.note("sallyport credential presets NAME says more, and where a key is made.") end
   return 0
 end

@@ -4,6 +4,7 @@ local home = require "cli.home"
 local page = require "cli.page"
 local records = require "records"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local settings = require "cli.settings"
 
 -- The others count while it runs.
@@ -56,7 +57,7 @@ local function list_all(ctx)
     rows[#rows + 1] = { s.name, settings.show(s, value) .. (has and (" (with a %s)"):format(s.secret) or ""), kept and "set" or "default", s.help }
     out[s.name] = shown(s, value, kept ~= nil, has)
   end
-  ctx.out(ctx.json and report.json(out) or report.columns({ "SETTING", "VALUE", "FROM", "" }, rows))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "SETTING", "VALUE", "FROM", "" }, rows))
   return 0
 end
 

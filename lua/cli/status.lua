@@ -3,6 +3,7 @@ local db = require "cli.db"
 local files = require "cli.log_files"
 local home = require "cli.home"
 local report = require "cli.report"
+local terminal = require "cli.terminal"
 local reqlog = require "reqlog"
 local summary = require "cli.log_summary"
 local token_state = require "cli.token_state"
@@ -96,7 +97,7 @@ local function lines_of(ctx, s)
   end
   if h.refused > 0 then row("", "sallyport log --denied --since 1h shows them, sallyport explain says why") end
   row("log", s.log)
-  return report.columns(nil, rows)
+  return terminal.columns(ctx, nil, rows, { proxy = true })
 end
 
 local function run(_, _, ctx)
