@@ -19,7 +19,7 @@ libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthr
 build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zopfli"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
-	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
+	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish zsh
 	kubernetes-client python3-kubernetes"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 

@@ -152,6 +152,7 @@ end
 function M.parse(args, command)
   local options = {}
   for _, o in ipairs(command.options or {}) do options[#options + 1] = o end
+  for _, o in ipairs(command.hidden or {}) do options[#options + 1] = o end
   for _, o in ipairs(global_options) do options[#options + 1] = o end
   local opt, rest, i = {}, {}, 1
   while i <= #args do

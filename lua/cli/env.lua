@@ -189,7 +189,7 @@ return {
       { name = "agent", arg = "AGENT", help = "whose environment" },
       { name = "ttl", arg = "TIME", help = "its token ends after it; 24h unless named" },
       { name = "label", arg = "TEXT", help = "what `agent list --json` calls the token; `env` unless named" },
-      { name = "format", arg = "FORMAT", help = "sh, fish, docker (--env-file), systemd (EnvironmentFile=) or json; sh unless named" },
+      { name = "format", arg = "FORMAT", of = env.formats, help = "sh, fish, docker (--env-file), systemd (EnvironmentFile=) or json; sh unless named" },
       { name = "ca-dir", arg = "DIR", help = "where the agent has ca.pem and bundle.pem, where that is not here" },
       { name = "proxy", arg = "HOST:PORT", help = "how the client reaches the proxy, where that is not `listen`" },
     },

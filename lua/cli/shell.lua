@@ -4,134 +4,436 @@ local report = require "cli.report"
 
 local function quote(text) return "'" .. text:gsub("'", [['\'']]) .. "'" end
 
-local function option_words(c, globals)
+-- ---- what may stand where --------------------------------------------------------------------------
+
+-- The placeholder of an argument or of an option's value, and what it stands for: names of the store, of this binary,
+-- a file, a folder; nil: nobody can know.
+local stands_for = {
+  AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", API = "preset", TYPE = "type", FILE = "file", DIR = "dir",
+  METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
+}
+-- NAME is one of the family's own.
+local own = { credential = "credential", agent = "agent", bundle = "bundle", policy = "policy", set = "setting", connect = "credential",
+  disconnect = "credential" }
+local begins = { add = true, new = true }    -- their NAME is new
+
+local function kind_of(word, first, verb)
+  if word == "NAME" then return not begins[verb] and own[first] or nil end
+  if word:find("^[%l|]+$") then return (word:gsub("|", " ")) end
+  local kinds = {}
+  for part in word:gmatch("[^|]+") do kinds[#kinds + 1] = part == "NAME" and own[first] or stands_for[part] end
+  if kinds[1] == "file" then kinds[1], kinds[2] = kinds[2] or "file", kinds[2] and "file" end
+  return table.concat(kinds, "+")
+end
+
+-- The kinds of a command's arguments, by position; `all`: those behind the last are like it.
+local function positions(c, first, verb)
+  local list, n = {}, 0
+  for word in (c.args or ""):gsub("%[%-%-[^%]]*%]", ""):gsub("[%[%]]", ""):gmatch("%S+") do
+    if word:sub(1, 2) == "--" then break end
+    if word == "…" or word:find("…", 1, true) then
+      list.all = list[n]
+    elseif word ~= "options" then
+      if word:find("=", 1, true) then break end
+      n = n + 1
+      list[n] = kind_of(word, first, verb)
+    end
+  end
+  list.n = n
+  return list
+end
+
+-- Of an option's value.
+local function value_kind(o, first)
+  if not o.arg then return nil end
+  if o.of then return table.concat(o.of, " ") end
+  if o.name == "credential" then return "credential" end
+  if o.arg:find("^%l+$") then return o.arg end
+  return stands_for[o.arg] or "none"
+end
+
+-- { families = { first, verbs?, commands = { key, summary, options, positions } }, values = option -> kind }
+local function tree()
+  local cli, help = require "cli", require "cli.help"
+  local out, values = {}, {}
+  local topic = { words = "help", args = table.concat(help.topics(), "|"), summary = "the manual", options = {} }
+  for _, first in ipairs { "help", table.unpack(cli.first_words()) } do
+    local family = { first = first, commands = {}, several = false }
+    for i, c in ipairs(first == "help" and { topic } or cli.commands_of(first)) do
+      local verb, options = c.words:match(" (.+)$"), {}
+      for _, set in ipairs { c.options or {}, cli.global_options } do
+        for _, o in ipairs(set) do
+          options[#options + 1] = o
+          local name, kind = "--" .. o.name, not o.bare and value_kind(o) or nil
+          local had = values[name]
+          local files = (had == "file" or had == "dir") and (kind == "file" or kind == "dir")
+          if kind then values[name] = had and had ~= kind and (files and "file" or "none") or kind end
+        end
+      end
+      family.commands[i] = { verb = verb, key = first .. " " .. (verb or ""), summary = c.summary, options = options,
+        positions = positions(c, first, verb), record = c }
+      family.several = family.several or verb ~= nil
+    end
+    out[#out + 1] = family
+  end
+  return out, values
+end
+
+-- ---- bash and zsh ----------------------------------------------------------------------------------
+
+-- The branches of the `case` statements that both have.
+local function branches(families, values, words_of)
+  local b = { several = {}, verbs = {}, options = {}, positions = {}, kinds = {}, taking = {}, firsts = {} }
+  local globals = {}
+  for i, o in ipairs(require("cli").global_options) do globals[i] = { "--" .. o.name, o.help } end
+  b.options[1] = ("      ' ') %s ;;"):format(words_of(globals))
+  for _, f in ipairs(families) do
+    b.firsts[#b.firsts + 1] = { f.first, f.several and "" or f.commands[1].summary }
+    local verbs = {}
+    for _, c in ipairs(f.commands) do
+      verbs[#verbs + 1] = c.verb and { c.verb, c.summary }
+      local options = {}
+      for i, o in ipairs(c.options) do options[i] = { "--" .. o.name, o.help } end
+      b.options[#b.options + 1] = ("      %s) %s ;;"):format(quote(c.key), words_of(options))
+      local p = c.positions
+      for i = 1, p.n do
+        local pattern = quote(c.key .. ":") .. (p.all and i == p.n and "*" or i - 1)
+        if p[i] and p[i] ~= "" then b.positions[#b.positions + 1] = ("      %s) kind=%s ;;"):format(pattern, quote(p[i])) end
+      end
+    end
+    if f.several then
+      b.several[#b.several + 1] = f.first
+      b.verbs[#b.verbs + 1] = ("      %s) %s ;;"):format(f.first, words_of(verbs))
+    end
+  end
+  for name, kind in pairs(values) do
+    b.taking[#b.taking + 1] = name
+    b.kinds[#b.kinds + 1] = ("      %s) kind=%s ;;"):format(name, quote(kind))
+  end
+  table.sort(b.taking)
+  table.sort(b.kinds)
+  local fill = {}
+  for _, k in ipairs { "verbs", "options", "positions", "kinds" } do fill[k:upper()] = table.concat(b[k], "\n") end
+  fill.TAKING, fill.SEVERAL, fill.FIRSTS = table.concat(b.taking, "|"), table.concat(b.several, "|"), words_of(b.firsts)
+  return fill
+end
+
+-- Names are asked of the program as it is called here, an alias with another user and data directory included: so `eval`
+-- of a word of ours; what was typed stays a variable.
+local BASH = [==[
+# bash 4.0 and later, for sallyport: made by `sallyport completion bash`
+_sallyport() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev= words= kind= home= first= verb= files= n=0 i w
+  [ "$COMP_CWORD" -gt 0 ] && prev=${COMP_WORDS[COMP_CWORD-1]}
+  if [ "$cur" = = ]; then
+    cur=
+  elif [ "$prev" = = ]; then
+    prev=${COMP_WORDS[COMP_CWORD-2]}
+  fi
+  COMPREPLY=()
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    w=${COMP_WORDS[i]}
+    case $w in
+      %TAKING%)
+        i=$((i + 1))
+        [ "${COMP_WORDS[i]}" = = ] && i=$((i + 1))
+        [ "$w" = --home ] && home=${COMP_WORDS[i]} ;;
+      =) i=$((i + 1)) ;;
+      -*) ;;
+      *)
+        if [ -z "$first" ]; then
+          first=$w
+        else
+          case "$first$verb" in
+            %SEVERAL%) verb=$w ;;
+            *) n=$((n + 1)) ;;
+          esac
+        fi ;;
+    esac
+  done
+  case $prev in
+%KINDS%
+  esac
+  if [ -n "$kind" ]; then
+    :
+  elif [ -z "$first" ] && [ "${cur#-}" = "$cur" ]; then
+    %FIRSTS%
+  elif [ "${cur#-}" = "$cur" ]; then
+    [ -n "$verb" ] || case $first in
+%VERBS%
+    esac
+    [ -n "$words" ] || case "$first $verb:$n" in
+%POSITIONS%
+    esac
+  fi
+  if [ -z "$kind$words" ] || [ "${cur#-}" != "$cur" ]; then
+    case "$first $verb" in
+%OPTIONS%
+    esac
+  fi
+  case $kind in
+    *+file) files=1 kind=${kind%+file} ;;
+  esac
+  case $kind in
+    ''|none) ;;
+    file|dir)
+      compopt -o filenames 2>/dev/null
+      mapfile -t COMPREPLY < <(compgen "-${kind:0:1}" -- "$cur")
+      return ;;
+    *' '*) words=$kind ;;
+    agent|bundle|credential|policy|preset|setting|type)
+      case $home in
+        "~/"*) home=$HOME/${home#??} ;;
+      esac
+      words=$(eval 'sallyport ${home:+--home "$home"} completion --names "$kind"' 2>/dev/null </dev/null) ;;
+    *) words=$kind ;;
+  esac
+  case $cur in
+    @*) mapfile -t COMPREPLY < <(compgen -P @ -f -- "${cur#@}") ;;
+    *) mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur") ;;
+  esac
+  [ -n "$kind" ] && [ -z "$files" ] || [ ${#COMPREPLY[@]} -gt 0 ] || mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+complete -F _sallyport sallyport
+]==]
+
+local ZSH = [==[
+#compdef sallyport
+# zsh, for sallyport: made by `sallyport completion zsh`. A file of this text named _sallyport in a folder of $fpath will do.
+_sallyport() {
+  local cur=${words[CURRENT]} prev=${words[CURRENT-1]} kind= home= first= verb= files= n=0 i w
+  local -a list
+  case $cur in
+    --*=*) prev=${cur%%=*}; compset -P '*=' ;;
+  esac
+  for ((i = 2; i < CURRENT; i++)); do
+    w=${words[i]}
+    case $w in
+      --home=*) home=${(Q)w#*=} ;;
+      %TAKING%)
+        i=$((i + 1))
+        [[ $w != --home ]] || home=${(Q)words[i]} ;;
+      -*) ;;
+      *)
+        if [[ -z $first ]]; then
+          first=$w
+        else
+          case $first$verb in
+            %SEVERAL%) verb=$w ;;
+            *) n=$((n + 1)) ;;
+          esac
+        fi ;;
+    esac
+  done
+  case $prev in
+%KINDS%
+  esac
+  if [[ -n $kind ]]; then
+    :
+  elif [[ -z $first && $cur != -* ]]; then
+    %FIRSTS%
+  elif [[ $cur != -* ]]; then
+    [[ -n $verb ]] || case $first in
+%VERBS%
+    esac
+    (( $#list )) || case "$first $verb:$n" in
+%POSITIONS%
+    esac
+  fi
+  if [[ -z $kind && $#list -eq 0 || $cur == -* && $cur != --*=* ]]; then
+    case "$first $verb" in
+%OPTIONS%
+    esac
+  fi
+  if [[ $kind == *+file ]]; then
+    files=1
+    kind=${kind%+file}
+  fi
+  case $kind in
+    none) return 1 ;;
+    file) _files; return ;;
+    dir) _files -/; return ;;
+    agent|bundle|credential|policy|preset|setting|type)
+      home=${home/#\~\//$HOME/}
+      list=(${(f)"$(eval "${aliases[sallyport]:-sallyport} "'${home:+--home} ${home:+"$home"} completion --names "$kind"' 2>/dev/null </dev/null)"})
+      compadd -a list || [[ -n $files ]] && _files
+      return ;;
+    ?*)
+      list=(${=kind})
+      compadd -a list
+      return ;;
+  esac
+  case $cur in
+    *=@*) compset -P '*=@'; _files; return ;;
+  esac
+  (( $#list )) && _describe sallyport list || _files
+}
+if [[ ${funcstack[1]} == _sallyport ]]; then
+  _sallyport "$@"
+else
+  compdef _sallyport sallyport
+fi
+]==]
+
+local function bash()
+  local families, values = tree()
+  return (BASH:gsub("%%(%u+)%%", branches(families, values, function(list)
+    local names = {}
+    for i, item in ipairs(list) do names[i] = item[1] end
+    return "words=" .. quote(table.concat(names, " "))
+  end)))
+end
+
+local function zsh()
+  local families, values = tree()
+  return (ZSH:gsub("%%(%u+)%%", branches(families, values, function(list)
+    local items = {}
+    for i, item in ipairs(list) do items[i] = quote(item[1] .. (item[2] ~= "" and ":" .. item[2] or "")) end
+    return "list=(" .. table.concat(items, " ") .. ")"
+  end)))
+end
+
+-- ---- fish ------------------------------------------------------------------------------------------
+
+local FISH = [==[
+# fish 3.0 and later, for sallyport: made by `sallyport completion fish`
+function __sallyport_at -a where
+    set -l first
+    set -l verb
+    set -l n 0
+    set -l skip 0
+    for w in (commandline -opc)[2..-1]
+        if test $skip = 1
+            set skip 0
+        else
+            switch $w
+                case %TAKING%
+                    set skip 1
+                case '-*'
+                case '*'
+                    if test -z "$first"
+                        set first $w
+                    else if test -z "$verb"; and contains -- $first %SEVERAL%
+                        set verb $w
+                    else
+                        set n (math $n + 1)
+                    end
+            end
+        end
+    end
+    string match -q -- $where "$first $verb:$n"
+end
+function __sallyport_names -a kind
+    set -l home
+    set -l tokens (commandline -opc)
+    if set -l i (contains -i -- --home $tokens)
+        set home --home (string replace -r '^~/' "$HOME/" -- $tokens[(math $i + 1)])
+    end
+    type -q sallyport; and sallyport $home completion --names $kind 2>/dev/null </dev/null
+end
+complete -c sallyport -f
+]==]
+
+local NAMES = { agent = true, bundle = true, credential = true, policy = true, preset = true, setting = true, type = true }
+
+-- What `complete` offers for a kind.
+local fish_values
+function fish_values(kind)
+  if kind == "file" or kind == "dir" then return "-F" end
+  if kind == "none" or not kind then return "" end
+  local alone = kind:match("^(.*)%+file$")
+  if alone then return "-F " .. fish_values(alone) end
+  return "-a " .. quote(NAMES[kind] and ("(__sallyport_names %s)"):format(kind) or kind)
+end
+
+local function fish()
+  local families, values = tree()
+  local several, taking, out = {}, {}, {}
+  local function offer(where, rest)
+    out[#out + 1] = ("complete -c sallyport -n %s %s"):format(quote("__sallyport_at " .. quote(where)), rest)
+  end
+  for name in pairs(values) do taking[#taking + 1] = name end
+  table.sort(taking)
+  local function option(where, o)
+    local kind = not o.bare and values["--" .. o.name]
+    offer(where, ("-l %s %s-d %s"):format(o.name, kind and ("%s %s "):format(fish_values(kind):find("-F", 1, true) and "-r" or "-x", fish_values(kind)) or "", quote(o.help)))
+  end
+  for _, o in ipairs(require("cli").global_options) do option(" :0", o) end
+  for _, f in ipairs(families) do
+    several[#several + 1] = f.several and f.first or nil
+    offer(" :0", ("-a %s -d %s"):format(f.first, quote(f.several and "" or f.commands[1].summary)))
+    for _, c in ipairs(f.commands) do
+      if c.verb then offer(f.first .. " :0", ("-a %s -d %s"):format(c.verb, quote(c.summary))) end
+      local p = c.positions
+      for i = 1, p.n do
+        if p[i] and p[i] ~= "" then offer(c.key .. ":" .. (p.all and i == p.n and "*" or i - 1), fish_values(p[i])) end
+      end
+      for _, o in ipairs(c.options) do option(c.key .. ":*", o) end
+    end
+  end
+  local fill = { TAKING = table.concat(taking, " "), SEVERAL = table.concat(several, " ") }
+  return FISH:gsub("%%(%u+)%%", fill) .. table.concat(out, "\n") .. "\n"
+end
+
+-- ---- names -----------------------------------------------------------------------------------------
+
+local function settings_of()
   local list = {}
-  for _, set in ipairs { c.options or {}, globals } do
-    for _, o in ipairs(set) do list[#list + 1] = o end
+  for i, s in ipairs(require("records").setting_list) do list[i] = s.name end
+  return list
+end
+
+local function agents_of(db)
+  local list = {}
+  for key, a in db.each("agent", "a/") do
+    if not (a and a.revoked) then list[#list + 1] = key:sub(3) end
   end
   return list
 end
 
--- What may follow: words -> { verbs } or { options }. Families in the order of the overview.
-local function tree()
-  local cli = require "cli"
-  local out = {}
-  for _, first in ipairs(cli.first_words()) do
-    local family = { first = first, commands = cli.commands_of(first) }
-    out[#out + 1] = family
-    for _, c in ipairs(family.commands) do
-      c.verb = c.words:match(" (.+)$")
-      c.all = option_words(c, cli.global_options)
-    end
-    family.single = #family.commands == 1 and not family.commands[1].verb and family.commands[1] or nil
-  end
-  return out
-end
-
-local function dashed(options)
+-- Policies of the binary and of the store, those of one kind alone where it is named.
+local function policies_of(kind)
   local list = {}
-  for i, o in ipairs(options) do list[i] = "--" .. o.name end
-  return table.concat(list, " ")
+  for _, p in ipairs(require("cli.policy_versions").list()) do
+    if not kind or p.kind == kind then list[#list + 1] = p.name end
+  end
+  return list
 end
 
--- One function for bash (4.0 and later) and, through bashcompinit, zsh. A value of an option is a file's name.
-local function bash(families, zsh)
-  local firsts, verbs, singles, doubles, values = {}, {}, {}, {}, {}
-  local function case(list, words, c)
-    list[#list + 1] = ("      %s) words=%s ;;"):format(quote(words), quote(dashed(c.all)))
-    for _, o in ipairs(c.all) do
-      if o.arg and not o.bare then values["--" .. o.name] = true end
-    end
-  end
-  for _, f in ipairs(families) do
-    firsts[#firsts + 1] = f.first
-    if f.single then
-      case(singles, f.first, f.single)
-    else
-      local list = {}
-      for i, c in ipairs(f.commands) do
-        list[i] = c.verb
-        case(doubles, f.first .. " " .. c.verb, c)
-      end
-      verbs[#verbs + 1] = ("      %s) words=%s ;;"):format(f.first, quote(table.concat(list, " ")))
-    end
-  end
-  local taking = {}
-  for name in pairs(values) do taking[#taking + 1] = name end
-  table.sort(taking)
-  return (zsh and "#compdef sallyport\nautoload -U +X bashcompinit && bashcompinit\n" or "") .. ([[
-_sallyport() {
-  local cur=${COMP_WORDS[COMP_CWORD]} prev= words= first= verb= i w
-  [ "$COMP_CWORD" -gt 0 ] && prev=${COMP_WORDS[COMP_CWORD-1]}
-  COMPREPLY=()
-  case $prev in
-    %s) COMPREPLY=($(compgen -f -- "$cur")); return ;;
-  esac
-  for ((i = 1; i < COMP_CWORD; i++)); do
-    w=${COMP_WORDS[i]}
-    case $w in
-      --home) i=$((i + 1)) ;;
-      -*) ;;
-      *) if [ -z "$first" ]; then first=$w; elif [ -z "$verb" ]; then verb=$w; fi ;;
-    esac
-  done
-  if [ -z "$first" ]; then
-    words=%s
-  elif [ -z "$verb" ]; then
-    case $first in
-%s
-    esac
-  fi
-  if [ -z "$words" ] || [ "${cur#-}" != "$cur" ]; then
-    case "$first $verb" in
-%s
-    esac
-    case $first in
-%s
-    esac
-  fi
-  COMPREPLY=($(compgen -W "$words" -- "$cur"))
-  [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "$cur"))
+local function presets_of()
+  local list = {}
+  for i, p in ipairs((require("presets").load() or { presets = {} }).presets) do list[i] = p.name end
+  return list
+end
+
+local kinds = {
+  setting = settings_of,
+  preset = presets_of,
+  agent = agents_of,
+  credential = function(db) return db.names("credential", "") end,
+  bundle = function(db) return db.names("bundle", "") end,
+  policy = function() return policies_of() end,
+  type = function() return policies_of("type") end,
 }
-complete -F _sallyport sallyport
-]]):format(table.concat(taking, "|"), quote(table.concat(firsts, " ")), table.concat(verbs, "\n"),
-    table.concat(doubles, "\n"), table.concat(singles, "\n"))
+
+-- `completion --names KIND`, for the scripts: names, a line each, or nothing, whatever may be wrong.
+local function names(kind, ctx)
+  local db, records = require "cli.db", require "records"
+  local ok, list = pcall(function()
+    if ctx.home then require("store").open(ctx.home, {}) end
+    return kinds[kind](db)
+  end)
+  for _, name in ipairs(ok and list or {}) do
+    if records.name(name) then ctx.out(name .. "\n") end
+  end
+  return 0
 end
 
-local function fish(families)
-  local out, firsts = { "complete -c sallyport -f" }, {}
-  for _, f in ipairs(families) do firsts[#firsts + 1] = f.first end
-  local function options_of(c, condition)
-    for _, o in ipairs(c.all) do
-      out[#out + 1] = ("complete -c sallyport -n %s -l %s %s-d %s"):format(quote(condition), o.name,
-        o.arg and not o.bare and "-r -F " or "", quote(o.help))
-    end
-  end
-  for _, f in ipairs(families) do
-    local summary = f.single and f.single.summary or ""
-    out[#out + 1] = ("complete -c sallyport -n %s -a %s -d %s"):format(
-      quote("not __fish_seen_subcommand_from " .. table.concat(firsts, " ")), f.first, quote(summary))
-    local seen = "__fish_seen_subcommand_from " .. f.first
-    if f.single then
-      options_of(f.single, seen)
-    else
-      local verbs = {}
-      for i, c in ipairs(f.commands) do verbs[i] = c.verb end
-      for _, c in ipairs(f.commands) do
-        out[#out + 1] = ("complete -c sallyport -n %s -a %s -d %s"):format(
-          quote(seen .. "; and not __fish_seen_subcommand_from " .. table.concat(verbs, " ")), c.verb, quote(c.summary))
-        options_of(c, seen .. "; and __fish_seen_subcommand_from " .. c.verb)
-      end
-    end
-  end
-  return table.concat(out, "\n") .. "\n"
-end
-
-local function completion(args, _, ctx)
-  local shell = args[1]
-  local make = ({ bash = bash, fish = fish, zsh = function(t) return bash(t, true) end })[shell]
+local function completion(args, opt, ctx)
+  if opt.names then return names(opt.names, ctx) end
+  local make = ({ bash = bash, fish = fish, zsh = zsh })[args[1]]
   if not make then report.usage("a shell is bash, zsh or fish", "sallyport completion --help shows where each looks") end
-  ctx.out(make(tree()))
+  ctx.out(make())
   return 0
 end
 
@@ -167,8 +469,9 @@ sallyport \- an egress proxy that attaches the credentials agents never hold
 An agent in a sandbox reaches the network through this program alone. It decides which request may carry which
 credential, attaches it, and sends the request on.
 .SH COMMANDS]]
-  for _, f in ipairs(tree()) do
-    for _, c in ipairs(f.commands) do out[#out + 1] = man_of(c) end
+  local cli = require "cli"
+  for _, first in ipairs(cli.first_words()) do
+    for _, c in ipairs(cli.commands_of(first)) do out[#out + 1] = man_of(c) end
   end
   out[#out + 1] = [[
 .SH ENVIRONMENT
@@ -182,9 +485,11 @@ the data directory, where \-\-home does not name one; else ~/.sallyport
 end
 
 return {
-  { words = "completion", args = "bash|zsh|fish", min = 1, max = 1, homeless = true, summary = "what the TAB key offers, for your shell",
+  { words = "completion", args = "bash|zsh|fish", max = 1, homeless = true, summary = "what the TAB key offers, for your shell",
+    hidden = { { name = "names", arg = "KIND" } },     -- for the scripts
     help = [[
-Prints a script that completes commands and options.
+Prints a script that completes commands, options, files, and the names of your credentials, agents, bundles, policies
+and settings, and of the presets.
 
 examples:
   sallyport completion bash > ~/.local/share/bash-completion/completions/sallyport

@@ -1,9 +1,14 @@
 """What a terminal gets and a pipe does not: tables of its width, colours, and no control character of somebody else's text.
 The terminals are pseudo-terminals of 40, 80 and 200 columns; the shells whose TAB key is pressed are the real ones."""
+import fcntl
 import json
 import os
+import pty
 import re
+import select
+import struct
 import subprocess
+import termios
 import time
 
 import sallyport
@@ -148,3 +153,166 @@ def test_no_control_character(t):
             seen_once += "gotcha" in seen
     assert seen_once > 8, "what is hostile was shown, cleaned"
     assert HOSTILE[:4] in s.cli("policy", "show", "odd").stdout, "a pipe gets the file as it is"
+
+
+class Shell:
+    """An interactive shell in a pseudo-terminal, of which the TAB key is pressed."""
+
+    def __init__(self, argv, env, cwd):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        self.process = subprocess.Popen(argv, env=env, cwd=cwd, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        os.close(slave)
+        self.n = 0
+
+    def until(self, text, seconds=20):
+        seen, end = "", time.monotonic() + seconds * sallyport.SLOW
+        while text not in seen:
+            assert time.monotonic() < end, f"{text!r} did not come; {seen[-1500:]!r}"
+            if select.select([self.master], [], [], 0.2)[0]:
+                seen += os.read(self.master, 65536).decode(errors="replace")
+        return seen
+
+    def run(self, line):
+        """The line as it is typed, TABs and all: what stood on the screen until the command after it had ended."""
+        self.n += 1
+        os.write(self.master, f"{line}\n".encode())
+        os.write(self.master, f"echo end''-{self.n}\n".encode())
+        return self.until(f"end-{self.n}\r\n").replace("\r", "")
+
+    def close(self):
+        os.close(self.master)
+        self.process.kill()
+        self.process.wait()
+
+
+# What is typed, and what the command says that it becomes.
+TYPED = (
+    ("sallyport cred\tsho\tg\t", "api.github.com"),
+    ("sallyport agent se\tcla\t--req\t9", "9 requests at once"),
+    ("sallyport explain --ag\tcla\tGET https://x.test/", "agent  claude"),
+    ("sallyport bundle show rese\t", "bundle       research"),
+    ("sallyport policy hist\toauth_jw\t", "built in"),
+    ("sallyport credential presets teleg\t", "Telegram: a bot"),
+    ("sallyport set answer\t", "15m"),
+    ("sallyport bundle att\trese\tdri\tgh", "drive, gh is in 'research'"),
+    ("sallyport env --agent cla\t--for\tfi\t", "set -gx HTTPS_PROXY"),
+    ("sallyport log --agent cla\t--summ\t", "0 requests"),
+    ("sallyport help clie\t", "Clients: what reads the proxy"),
+    ("sallyport --home ../other/home credential show onl\t", "only.example.com"),
+    ("sallyport policy test fil\t", "fileofmine"),
+)
+
+
+def shells(t):
+    """A home with a second one beside it, and the environment of a shell in which `sallyport` is on the path."""
+    s, other = machine(t), t.bare()
+    other.init()
+    other.cli("credential", "add", "only-here", "--type", "bearer", "--host", "only.example.com", "token=-", stdin="canary-terminal-3")
+    (s.dir / "other").symlink_to(other.dir)
+    (s.dir / "bin").mkdir()
+    (s.dir / "bin/sallyport").symlink_to(os.path.realpath(s.binary))
+    (s.dir / "work").mkdir()
+    (s.dir / "work/fileofmine.lua").write_text("return 1")
+    s.shell = {**s.env, "PATH": f"{s.dir}/bin:{os.environ['PATH']}", "TERM": "dumb", "HOME": str(s.dir), "NO_COLOR": "1"}
+    return s
+
+
+def press(s, shell, typed):
+    for line, wanted in typed:
+        seen = shell.run(line)
+        assert wanted in seen, (line, seen)
+    # Where there is no store, or none that opens, TAB offers nothing, says nothing and asks nothing.
+    for home in ("/nowhere", "../closed"):
+        seen = shell.run(f"echo sallyport; : sallyport; sallyport --home {home} credential show g\t --help")
+        assert "usage: sallyport credential show" in seen and "absent" not in seen and "cannot" not in seen, seen
+    seen = shell.run("sallyport --home '$(touch pwned)' credential show g\t --help")
+    assert "usage: sallyport credential show" in seen and not (s.dir / "work/pwned").exists(), seen
+    # By another name, which an alias gives it.
+    shell.run(f"export PATH={os.environ['PATH']}; alias sallyport={os.path.realpath(s.binary)}")
+    seen = shell.run("sallyport credential show g\t")
+    assert "api.github.com" in seen, seen
+
+
+def test_tab_in_bash(t):
+    """bash: TAB completes commands, options, files and the store's names, by whatever the program is called"""
+    t.need("bash")
+    s = shells(t)
+    (s.dir / "closed").mkdir(0o700)
+    (s.dir / "inputrc").write_text("set enable-bracketed-paste off\nset bell-style none\n")
+    shell = Shell(["bash", "--noprofile", "--norc", "-i"], {**s.shell, "INPUTRC": f"{s.dir}/inputrc", "PS1": "$ "}, s.dir / "work")
+    try:
+        shell.run("eval \"$(sallyport completion bash)\"")
+        press(s, shell, TYPED + (("sallyport env --agent=cla\t--format=fi\t", "set -gx HTTPS_PROXY"),))
+    finally:
+        shell.close()
+
+
+def test_tab_in_zsh(t):
+    """zsh: the same, from a folder of $fpath and from eval"""
+    t.need("zsh")
+    s = shells(t)
+    (s.dir / "closed").mkdir(0o700)
+    (s.dir / "fpath").mkdir()
+    (s.dir / "fpath/_sallyport").write_text(s.cli("completion", "zsh").stdout)
+    (s.dir / ".zshrc").write_text(f"fpath=({s.dir}/fpath $fpath)\nPS1='$ '\nunsetopt zle_bracketed_paste\nautoload -U compinit && compinit -u -D\nunset zle_bracketed_paste\n")
+    shell = Shell(["zsh", "-i"], {**s.shell, "ZDOTDIR": str(s.dir)}, s.dir / "work")
+    try:
+        press(s, shell, TYPED + (("sallyport env --agent=cla\t--format=fi\t", "set -gx HTTPS_PROXY"),))
+    finally:
+        shell.close()
+    (s.dir / ".zshrc").write_text("PS1='$ '\nautoload -U compinit && compinit -u -D\nunset zle_bracketed_paste\neval \"$(sallyport completion zsh)\"\n")
+    shell = Shell(["zsh", "-i"], {**s.shell, "ZDOTDIR": str(s.dir)}, s.dir / "work")
+    try:
+        press(s, shell, TYPED[:3])
+    finally:
+        shell.close()
+
+
+def test_tab_in_fish(t):
+    """fish: the same, asked of fish itself"""
+    t.need("fish")
+    s = shells(t)
+    script = s.dir / "sallyport.fish"
+    script.write_text(s.cli("completion", "fish").stdout)
+
+    def offered(line, **env):
+        code = f"source {script}; complete -C (printf %s $argv[1] | string collect)"
+        r = subprocess.run(["fish", "--no-config", "-c", code, line], env={**s.shell, **env}, cwd=s.dir / "work", capture_output=True, text=True, timeout=60)
+        assert r.returncode == 0 and not r.stderr, (line, r.stderr)
+        return {row.split("\t")[0] for row in r.stdout.splitlines()}
+
+    assert offered("sallyport cred") == {"credential"} and {"show", "remove"} <= offered("sallyport credential ")
+    assert offered("sallyport credential show ") == {"a-rather-long-name-for-a-credential", "drive", "gh"}
+    assert offered("sallyport credential add ") == set(), "a new name is nobody's"
+    assert offered("sallyport bundle attach rese") == {"research"} and offered("sallyport bundle attach research dri") == {"drive"}
+    assert "gh" in offered("sallyport bundle attach research drive ") and offered("sallyport agent set claude ") == set()
+    for line in ("sallyport explain --agent ", "sallyport env --agent "):
+        assert offered(line) == {"claude"}, (line, offered(line))
+    assert offered("sallyport env --format fi") == {"fish"} and offered("sallyport log --sum") == {"--summary"}
+    assert offered("sallyport credential presets teleg") == {"telegram"} and offered("sallyport set answer") == {"answer-timeout"}
+    assert offered("sallyport policy history oauth_j") == {"oauth_jwt_bearer"} and "oauth_jwt_bearer" in offered("sallyport credential add x --type ")
+    assert "fileofmine.lua" in offered("sallyport policy test fil") and "fileofmine.lua" in offered("sallyport policy put ")
+    assert offered("sallyport --home ../other/home credential show o") == {"only-here"}
+    for home in ("/nowhere", "../closed"):
+        assert offered(f"sallyport --home {home} credential show ") == set()
+
+
+def test_names_for_completion(t):
+    """what TAB asks for: names and no more, from a store that is written to as well; silence where there is none"""
+    s = machine(t)
+    for kind, wanted in (("credential", "gh"), ("agent", "claude"), ("bundle", "research"), ("policy", "match"), ("type", "bearer"),
+                         ("preset", "github"), ("setting", "answer-timeout")):
+        r = s.cli("completion", "--names", kind)
+        assert wanted in r.stdout.split() and not r.stderr and re.fullmatch(r"([\w.-]+\n)+", r.stdout), (kind, r.stdout, r.stderr)
+        assert "gone" not in r.stdout, "a revoked agent is offered no more"
+    (s.home / "key").rename(s.home / "key.away")
+    for kind in ("credential", "agent", "bundle", "nonsense", "../key"):
+        r = s.cli("completion", "--names", kind)
+        assert r.returncode == 0 and r.stdout == "" and r.stderr == "", (kind, r)
+    assert "github" in s.cli("completion", "--names", "preset").stdout
+    r = s.cli("--home", s.dir / "none", "completion", "--names", "credential")
+    assert r.stdout + r.stderr == "" and not (s.dir / "none").exists()
+    (s.home / "key.away").rename(s.home / "key")
+    assert "--names" not in s.cli("completion", "--help").stdout
