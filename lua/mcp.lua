@@ -236,9 +236,11 @@ local function listed(list, word)
   return false
 end
 
--- What is wrong with a document, or nil.
-local function judge(env, doc, issuer)
-  if doc.issuer ~= issuer then return "as_issuer" end
+-- What is wrong with a document, or nil. `root`: it was looked for at the root of a server that names no issuer
+-- (2025-03-26), so it may name any of that origin.
+local function judge(env, doc, issuer, root)
+  local named = root and M.url(env, doc.issuer)
+  if doc.issuer ~= issuer and not (named and not named.query and origin_of(named) == issuer) then return "as_issuer" end
   for _, name in ipairs { "authorization_endpoint", "token_endpoint" } do
     if not M.url(env, doc[name]) then return "as_malformed" end
   end
@@ -249,13 +251,13 @@ local function judge(env, doc, issuer)
   if not listed(doc.code_challenge_methods_supported, "S256") then return "no_pkce" end
 end
 
-local function server_metadata(env, issuer)
+local function server_metadata(env, issuer, root)
   local places = M.metadata_places(env, issuer)
   if not places then return nil, "as_malformed" end
   for _, place in ipairs(places) do
     local doc, code, detail = document(env, place)
     if doc then
-      local wrong = judge(env, doc, issuer)
+      local wrong = judge(env, doc, issuer, root)
       if wrong then return nil, wrong end
       return doc
     end
@@ -304,7 +306,8 @@ function M.discover(env, text)
     if code ~= "absent" or named then return nil, code == "absent" and "prm_malformed" or code, detail, who end
     issuer, prm = origin_of(url), {}         -- 2025-03-26: the server is its own authorization server
   end
-  meta, code, detail = server_metadata(env, issuer)
+  meta, code, detail = server_metadata(env, issuer, not prm.resource)
+  if meta then issuer = meta.issuer end
   if not meta and not prm.resource and (code == "as_absent" or code == "as_malformed" and detail == "no JSON") then
     if hint.other then return nil, "no_challenge" end
     meta, prm.guessed = default_metadata(issuer), true

@@ -187,7 +187,12 @@ return {
     is(mcp.register(w.env, assert(mcp.discover(w.env, URL)), {}).method, "post")      -- a secret that no method is named for
     is(mcp.register(w.env, assert(mcp.discover(w.env, URL)), { client_id = "mine", has_secret = true }).method, "post")
     fails({ ["POST " .. URL] = asks 'Basic realm="x"' }, "no_challenge")
-    fails({ ["POST " .. URL] = asks "Bearer", [own] = { status = 200, doc = { issuer = "https://evil.test" } } }, "as_issuer")
+    for _, other in ipairs { "https://evil.test", "https://mcp.test.evil.test", "http://mcp.test", "https://mcp.test:444/", "https://mcp.test?x", "https://a@mcp.test/", 5 } do
+      fails({ ["POST " .. URL] = asks "Bearer", [own] = as { issuer = other } }, "as_issuer")
+    end
+    found = assert(mcp.discover(world { ["POST " .. URL] = asks "Bearer", [own] = as { issuer = "https://mcp.test/oauth" } }.env, URL))
+    is(found.issuer, "https://mcp.test/oauth")           -- the root's word for its own origin
+    is(found.guessed, nil)
   end,
   ["a server that begins without a token: the next call asks, else its metadata, else it is open"] = function()
     local function server(first, later, more)
