@@ -347,7 +347,7 @@ local function dynamic(env, found, redirect)
       response_types = { "code" }, token_endpoint_auth_method = method, application_type = "native",
       scope = #found.scopes > 0 and table.concat(found.scopes, " ") or nil,
     },
-    expect = { client_id = "string", client_secret = "secret", token_endpoint_auth_method = "string", error = "string" },
+    expect = { client_id = "text", client_secret = "secret", token_endpoint_auth_method = "string", error = "string" },
     addresses = addresses_of(env, url),
   }, env.time.now() + CALL_MAX)
   if not answer then return nil, code, detail, who end
@@ -360,6 +360,9 @@ local function dynamic(env, found, redirect)
     return nil, "registration_refused", known[v.error] and v.error or ("it answers %d"):format(answer.status), who
   end
   if not v.client_id or v.client_id == "" then return nil, "registration_refused", "it names no client_id", who end
+  if #v.client_id > TEXT_MAX or v.client_id:find("[^\32-\126]") or v.client_id:find("^[{[]") then        -- RFC 6749 A.1
+    return nil, "registration_refused", "its client_id has bytes that no client_id has", who
+  end
   -- RFC 7591 3.2.1 has it name the method; one that names none and yet gives a secret wants to see it.
   local given = short[v.token_endpoint_auth_method or found.guessed and v.client_secret ~= nil and "client_secret_post" or method]
   if not given or given ~= "none" and v.client_secret == nil then return nil, "auth_method", nil, who end

@@ -162,7 +162,7 @@ def test_add_says_who(t):
         Refusing.seen, Refusing.documents = [], documents or {}
         r = s.cli("mcp", "add", "x", base + path, "--no-browser", *more, check=False, timeout=60)
         assert r.returncode == 1 and "token endpoint" not in r.stderr, r.stderr
-        assert "fault in sallyport" not in r.stderr
+        assert "fault in sallyport" not in r.stderr and "\x1b" not in r.stderr, r.stderr
         return r.stderr
 
     def prm(path, issuer):
@@ -188,6 +188,7 @@ def test_add_says_who(t):
                             ({**prm("/401/x", base + "/as"), **metadata()}, f"its authorization server, {base}/as, registers nobody by itself"),
                             ({**prm("/401/x", base + "/as"), **metadata(registration_endpoint=base + "/403/reg")}, f"its authorization server, {base}/as, refused to register a client: it answers 403"),
                             ({**prm("/401/x", base + "/as"), **metadata(registration_endpoint=as_at + "/reg")}, f"its authorization server, {base}/as, cannot be reached"),
+                            ({**prm("/401/x", base + "/as"), **metadata(registration_endpoint=base + "/reg"), "/reg": {"client_id": "a\x1b[2J\r\nb"}}, "its client_id has bytes"),
                             ({"/.well-known/oauth-protected-resource/401/x": b"<html>", "/.well-known/oauth-authorization-server": b"<html>"}, "says nothing of OAuth"),
                             ({"/register": b"<html>"}, "says nothing of OAuth")):
         text = said("/401/x", documents)

@@ -302,6 +302,10 @@ return {
     is(mcp.register(w.env, found, {}).method, "post")              -- the server's word
     answer.values = { client_id = "dyn" }
     is(select(2, mcp.register(w.env, found, {})), "auth_method")   -- basic without a secret
+    for _, id in ipairs { "a\27[2Jb", "a\r\nb", "\195\169", "{}", ("x"):rep(5000) } do
+      answer.values = { client_id = id, token_endpoint_auth_method = "none" }
+      is(select(2, mcp.register(w.env, found, {})), "registration_refused")
+    end
     answer.status, answer.values = 400, { error = "invalid_redirect_uri" }
     local _, code, detail = mcp.register(w.env, found, {})
     is(code, "registration_refused")
