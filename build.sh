@@ -13,7 +13,9 @@ sections="-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
 small="-O2 -fno-align-functions -fno-align-loops -fno-align-jumps -fno-tree-vectorize -fno-inline-functions
 	-fno-tree-ch -fno-tree-pre -freorder-blocks-algorithm=simple -fno-guess-branch-probability"
 sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
+# Packed, the addresses to relocate take 36 KB less. A loader reads that from glibc 2.36 on: Debian 12.
+relr=$(getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$2 > 2 || $3 >= 36 { print ",-z,pack-relative-relocs" }')
+link="-pie -Wl$relr,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthread"   # libm is a part of glibc
 
 build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zopfli"
