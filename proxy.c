@@ -22,7 +22,7 @@
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
  *        http    heads and framing                      filter  signed chunks, WebSockets
  *        peer    one end, plain or TLS                  agent   shares
- *        flow    bytes from end to end                  store, reqlog   what lies on the disk
+ *        flow    bytes from end to end                  store, table, reqlog   what lies on the disk
  *        task    Lua on the loop                   III  embed, lua      modules and the sandbox
  *        req     one request, head to record            kept    decisions that hold on
  *        conn    a client and its requests              fetch, helper   our own requests, programs
@@ -1585,7 +1585,7 @@ static struct store_fault {
 	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
 } store_fault;
 
-enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
+enum store_how { STORE_WITH_KEY, STORE_KEYLESS, STORE_ACCEPT };
 
 static enum store_err store_open(const char *home, enum store_how how);
 static void store_close(void);
@@ -1594,6 +1594,9 @@ static void store_read_reset(void);
 static void store_check_readers(void);
 static int store_lock_open(const char *home, const char *name);
 static int store_lock_serve(const char *home);
+
+/* -- table: the newest config generation that any worker has seen, shared by all; NULL in commands. */
+static _Atomic uint64_t *table_newest;
 
 /* -- reqlog: the log's records of this worker wait here, until they go down a pipe to the one process
  * that writes the file. The master keeps that process alive. */
@@ -7056,6 +7059,7 @@ struct beat {
 	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
 	volatile int ready;
 	char policy[LUA_NAME_MAX]; /* the policy that runs: named when the worker is killed */
+	_Atomic uint64_t newest; /* of the one behind the last worker's: table_newest */
 };
 
 static struct {
@@ -7461,10 +7465,11 @@ master_main(void)
 		return 1;
 	fcntl(master_pipe[1], F_SETPIPE_SZ, MASTER_PIPE);
 	reqlog.fd = master_pipe[1];
-	master_beats = mmap(NULL, sizeof(struct beat) * serve.workers, PROT_READ | PROT_WRITE,
+	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (master_beats == MAP_FAILED || !tls_init())
 		return 1;
+	table_newest = &master_beats[serve.workers].newest;
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (unsigned i = 0; i < serve.workers; i++)
 		master_fork(i);
@@ -13694,23 +13699,16 @@ req_claim(struct req *r, const char *name, unsigned share)
 	agent_put(a);
 }
 
-/* ---- store -----------------------------------------------------------------
- * One LMDB environment, HOME/store, for what commands and workers share. Invariants:
- *  - A record is magic, format, version, plain JSON, secrets sealed one by one, and a tag over all
- *    of it with its database and key. A record whose tag does not fit is refused as `damaged`.
+/* ---- store: records --------------------------------------------------------
+ * What lies on the disk under a key, in one LMDB environment, HOME/store. Invariants:
+ *  - A record is magic, format, version, id, epoch, plain JSON, secrets sealed one by one, and a tag
+ *    over all of it with its database and key. A record whose tag does not fit is `damaged`.
+ *  - The id is random, made with the record and kept by what replaces it. A record that is removed
+ *    and made again has another. The epoch is drawn anew when what was given out before must end: a
+ *    secret was replaced, an agent's tokens were. It is not counted: after a restore, a counter
+ *    would come to values that it had before.
  *  - Every number on the disk inside a value is big-endian: backups move between machines.
- *  - One read transaction a process, renewed and reset, never held across a wait. A slice of a
- *    record lives until store_read_reset.
- *  - Writers first take flock(writer.lock), tried without waiting: LMDB's own mutex cannot be
- *    waited for with a deadline, and a writer stopped by kill -STOP would hang everybody behind it.
- *    The kernel drops the lock of the dead; LMDB's robust mutex mends what they left.
- *  - A write transaction begins, writes and commits in one call on one thread; all its bytes were
- *    prepared before. The commit syncs: what it reported is on the disk.
- *  - The file reaches at least STORE_RESERVE beyond the last page in use, with blocks allocated: so
- *    a record that asked for room can be replaced although the disk is full (see store_reserve).
- * Left out on purpose: a defence against putting a whole older store back (nothing outside the disk
- * remembers), and against a disk whose B-tree pages, not records, were forged: LMDB trusts
- * those. Skip it unless you ask what a thief of the disk reads, or what a kill leaves behind. */
+ * Skip it unless you ask what a thief of the disk reads. */
 #ifndef STORE_MAP_SIZE
 /* Sparse; 256 MiB is what 32 bits can map. */
 #define STORE_MAP_SIZE ((size_t)(sizeof(void *) >= 8 ? 1024 : 256) << 20)
@@ -13723,18 +13721,21 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_SECRETS_MAX 256           /* of a record: a document split into members */
 #define STORE_BATCH_MAX (32u << 20)     /* a worker's memory; commands cut longer imports up */
 #define STORE_OPS_MAX 16384
-#define STORE_CHANGES_KEPT 1024         /* further behind than this, a worker rebuilds */
-#define STORE_CHANGES_BYTES 65536       /* of one generation; a longer list means "rebuild" */
 #define STORE_RESERVE (256u << 10)      /* allocated ahead: 20 commits of 3 pages */
 #define STORE_ROOM_COST (64u << 10)     /* the pages above a record in the tree are copied too */
 #define STORE_LOCK_POLL_NS 2000000      /* a commit on flash takes some ms */
 #define STORE_REOPEN_MS 1000            /* a disk that fails is not asked at each request */
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
+#define STORE_COPY_KEPT 65536           /* of the memory in which records are judged */
 #define STORE_LOOK_MS 10                /* host.lock_held takes serve.lock for an instant */
 
-#define STORE_FORMAT 1
+#define STORE_FORMAT 2                  /* 1: without ids and epochs, and without the table */
 #define STORE_TAG 32                    /* HMAC-SHA256 */
-#define STORE_HEAD 24                   /* store_record_head */
+#define STORE_HEAD_1 24                 /* of a record of format 1 */
+#define STORE_HEAD 48                   /* store_record_head */
+#define STORE_ID 16                     /* random: never two alike */
+#define STORE_EPOCH_BITS 53             /* a number in JSON */
+#define STORE_TIME_SHIFT 10             /* 1,024 commits a millisecond; below 2^53 until 2248 */
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
 #define STORE_DROP UINT32_MAX           /* a secret's n, in a batch: it is removed, though others stay */
 
@@ -13759,29 +13760,27 @@ enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
 static const struct {
 	const char *name;
 	enum store_bump bump;   /* the generation that a write moves */
+	char kind;              /* in the table (section table): all that moves `config`; 0: not in it */
 } store_dbs[STORE_DBS] = {
-	[DB_META] = {"meta", BUMP_CONFIG},
-	[DB_POLICY] = {"policy", BUMP_CONFIG},
-	[DB_CREDENTIAL] = {"credential", BUMP_CONFIG},
-	[DB_STATE] = {"state", BUMP_STATE},
-	[DB_BUNDLE] = {"bundle", BUMP_CONFIG},
-	[DB_AGENT] = {"agent", BUMP_CONFIG},
-	[DB_LEASE] = {"lease", BUMP_NONE},       /* of one boot of one machine */
+	[DB_META] = {"meta", BUMP_CONFIG, 'm'},
+	[DB_POLICY] = {"policy", BUMP_CONFIG, 'p'},
+	[DB_CREDENTIAL] = {"credential", BUMP_CONFIG, 'c'},
+	[DB_STATE] = {"state", BUMP_STATE, 0},          /* an old token grants nothing new */
+	[DB_BUNDLE] = {"bundle", BUMP_CONFIG, 'b'},
+	[DB_AGENT] = {"agent", BUMP_CONFIG, 'a'},
+	[DB_LEASE] = {"lease", BUMP_NONE, 0},           /* of one boot of one machine */
 };
 
 /* The store's own entries in meta begin with a byte that no record's key begins with. Counters:
  *   offset  bytes
- *   0       8      config generation
+ *   0       8      config generation; what counts is that of the table's root
  *   8       8      state generation
  *   16      8      version
- *   24      8      room
- * A change list has, for each record that a config generation changed, database NUL key NUL; "-"
- * alone stands for a list that was too long. */
+ *   24      8      room */
 #define STORE_K_FORMAT SLICE("\1format")        /* 4 bytes: STORE_FORMAT */
 #define STORE_K_DATAKEY SLICE("\1datakey")      /* DATAKEY_LEN bytes, below */
 #define STORE_K_COUNTERS SLICE("\1counters")    /* 32 bytes: struct store_counters */
-#define STORE_K_CHANGE "\1change/"              /* and 8 bytes, the generation: its change list */
-#define STORE_CHANGE_KEY (sizeof(STORE_K_CHANGE) - 1 + 8)
+#define STORE_K_CHANGE SLICE("\1change/")       /* a list that format 1 kept */
 
 /* The wrapped data key (AEAD_CHACHA20_POLY1305, RFC 8439 2.8):
  *   offset  bytes
@@ -13807,7 +13806,7 @@ struct store_counters {
 struct store_keys {
 	uint8_t data[32];       /* the root; wrapped on the disk */
 	uint8_t seal[32];
-	br_hmac_key_context derive, tag, stream;
+	br_hmac_key_context derive, tag, table, stream;
 };
 
 static struct {
@@ -13822,6 +13821,7 @@ static struct {
 	struct secret *keys;    /* owned; holds struct store_keys; NULL: opened without the key */
 	int lock_fd;            /* owned; writer.lock */
 	unsigned psize;
+	uint32_t format;        /* as the store said when it was opened */
 	unsigned inflight;      /* commits handed to the helper thread */
 	int64_t reopen_at;      /* monotonic ms */
 	/* LMDB gave up on its environment: open it again when nothing is in flight */
@@ -13940,6 +13940,8 @@ store_keys_derive(struct store_keys *k)
 	br_hmac_key_init(&k->derive, &br_sha256_vtable, sub, sizeof sub);
 	store_subkey(k->data, SLICE("sallyport tag 1"), sub);
 	br_hmac_key_init(&k->tag, &br_sha256_vtable, sub, sizeof sub);
+	store_subkey(k->data, SLICE("sallyport table 1"), sub);
+	br_hmac_key_init(&k->table, &br_sha256_vtable, sub, sizeof sub);
 	store_subkey(k->data, SLICE("sallyport backup 1"), sub);
 	br_hmac_key_init(&k->stream, &br_sha256_vtable, sub, sizeof sub);
 	wipe(sub, sizeof sub);
@@ -14059,14 +14061,16 @@ store_tag(const struct store_keys *k, enum store_db db, struct slice key, struct
 /* -- records: the value under a record's key
  *   offset  bytes
  *   0       3      "SPR"
- *   3       1      STORE_FORMAT
+ *   3       1      STORE_FORMAT; in format 1 the plain part begins at 24
  *   4       8      version: of the commit that wrote it
  *   12      4      room
  *   16      4      p, bytes of the plain part
  *   20      2      number of sealed secrets
  *   22      2      zero
- *   24      p      plain part, JSON
- *   24+p    ...    the sealed secrets
+ *   24      16     id
+ *   40      8      epoch
+ *   48      p      plain part, JSON
+ *   48+p    ...    the sealed secrets
  *   end-32  32     HMAC-SHA256 over the place (store_aad) and all bytes before (store_tag)
  *
  * A sealed secret (AEAD_CHACHA20_POLY1305, RFC 8439 2.8; the additional data is store_aad's):
@@ -14084,6 +14088,9 @@ struct store_record {
 	struct slice plain;     /* JSON text; borrowed from the read transaction, like `seals` */
 	struct slice seals;
 	bool verified;          /* false only in a store opened without its key */
+	uint8_t format;
+	uint8_t id[STORE_ID];   /* zeros, as the epoch, in format 1 */
+	uint64_t epoch;
 };
 
 struct store_seal {
@@ -14128,16 +14135,33 @@ store_seal_find(struct slice seals, struct slice name, struct store_seal *out)
 }
 
 static void
-store_record_head(uint8_t out[STORE_HEAD], uint64_t version, uint32_t room, size_t plain,
-    unsigned seals)
+store_record_head(uint8_t out[STORE_HEAD], const struct store_record *r, size_t plain)
 {
 	memcpy(out, "SPR", 3);
 	out[3] = STORE_FORMAT;
-	store_be64(out + 4, version);
-	store_be32(out + 12, room);
+	store_be64(out + 4, r->version);
+	store_be32(out + 12, r->room);
 	store_be32(out + 16, (uint32_t)plain);
-	store_be16(out + 20, (uint16_t)seals);
+	store_be16(out + 20, (uint16_t)r->nseals);
 	store_be16(out + 22, 0);
+	memcpy(out + 24, r->id, STORE_ID);
+	store_be64(out + 40, r->epoch);
+}
+
+/* Draws what the record has none of, and with `fresh` or `moves` the id, the epoch anew. */
+static bool
+store_record_draw(struct store_record *r, bool fresh, bool moves)
+{
+	uint8_t epoch[8];
+
+	if (fresh && !rand_bytes(r->id, STORE_ID))
+		return false;
+	if (!fresh && !moves)
+		return true;
+	if (!rand_bytes(epoch, sizeof epoch))
+		return false;
+	r->epoch = load_be64(epoch) >> (64 - STORE_EPOCH_BITS);
+	return true;
 }
 
 static bool
@@ -14147,20 +14171,25 @@ store_record_parse(struct slice v, struct store_record *r)
 	struct slice rest;
 	struct store_seal s;
 	unsigned n = 0;
-	size_t plain;
+	size_t plain, head;
 
-	if (v.n < STORE_HEAD + STORE_TAG || memcmp(p, "SPR", 3) != 0 || p[3] != STORE_FORMAT)
+	if (v.n < STORE_HEAD_1 + STORE_TAG || memcmp(p, "SPR", 3) != 0 || p[3] < 1 || p[3] > STORE_FORMAT)
 		return false;
+	head = p[3] == 1 ? STORE_HEAD_1 : STORE_HEAD;
 	plain = load_be32(p + 16);
-	if (plain > v.n - STORE_HEAD - STORE_TAG)
+	if (v.n < head + STORE_TAG || plain > v.n - head - STORE_TAG)
 		return false;
 	*r = (struct store_record){
 		.version = load_be64(p + 4),
 		.room = load_be32(p + 12),
 		.nseals = load_be16(p + 20),
-		.plain = {p + STORE_HEAD, plain},
-		.seals = {p + STORE_HEAD + plain, v.n - STORE_HEAD - STORE_TAG - plain},
+		.plain = {p + head, plain},
+		.seals = {p + head + plain, v.n - head - STORE_TAG - plain},
+		.format = (uint8_t)p[3],
+		.epoch = head == STORE_HEAD ? load_be64(p + 40) : 0,
 	};
+	if (head == STORE_HEAD)
+		memcpy(r->id, p + 24, STORE_ID);
 	for (rest = r->seals; rest.n != 0; n++)
 		if (!store_seal_next(&rest, &s) || s.drop)
 			return false;
@@ -14182,6 +14211,436 @@ store_record_check(const struct store_keys *k, enum store_db db, struct slice ke
 	store_tag(k, db, key, (struct slice){v.p, v.n - STORE_TAG}, tag);
 	r->verified = ct_eq(tag, v.p + v.n - STORE_TAG, STORE_TAG);
 	return r->verified ? STORE_OK : STORE_DAMAGED;
+}
+
+/* ---- table -----------------------------------------------------------------
+ * Which records there are. A record's own tag says that we wrote it once; the table says that it is
+ * the last that we wrote under its name, so an older one that somebody puts back is noticed, one
+ * that was removed and comes back, and one that is gone. Invariants:
+ *  - It lists every record of the databases with a `kind` (store_dbs): all that grants something.
+ *  - What no bucket lists does not exist. A bucket that had to begin anew (TABLE_LOST) does not know
+ *    what was in it: there, what is not listed is damaged, and never absent.
+ *  - It is a tree, and each node holds a MAC of every node below it. So an older node beside newer
+ *    ones does not fit. A sum or an exclusive-or of keyed values would not do instead of the root's
+ *    MAC: whoever has many old ones finds some that add up to another (Wagner 2002).
+ *  - Nodes are copied before their MACs are computed, and kept: the disk is not read a second time.
+ *  - The commit that writes a record writes its bucket, its group and the root.
+ * Skip it unless you ask what somebody can do who writes to the disk and has no key. What he still
+ * can: put back a whole older store while no server runs (nothing outside the disk remembers).
+ *
+ * The root, under "\1table" in meta; a MAC of zeros: nothing was ever listed below
+ *   offset  bytes
+ *   0       8      config generation
+ *   8       8      version of the commit that wrote it
+ *   16      512    MACs of the 32 groups
+ *   528     32     HMAC-SHA256 over 'r', zero, zero and all before
+ *
+ * A group, under "\1table/g" and its number (2 bytes)
+ *   0       512    MACs of its 32 buckets
+ *
+ * A bucket, under "\1table/b" and its number (2 bytes): that of a name is a hash of it
+ *   0       1      TABLE_LOST, or 0
+ *   then for each record
+ *   0       1      kind of its database
+ *   1       2      k
+ *   3       k      key
+ *   3+k     16     the begin of the record's tag, which covers its version
+ *
+ * A MAC is the begin of HMAC-SHA256 over 'g' or 'b', the number (2 bytes) and the node's bytes. */
+#define TABLE_FAN 32                    /* 3 nodes of 512 bytes a write, with 10,000 records */
+#define TABLE_BUCKETS (TABLE_FAN * TABLE_FAN)   /* of 64 records each, with 65,536 */
+#define TABLE_MAC 16                    /* nobody makes one without the key: 2^-128 a try */
+#define TABLE_ROOT (16 + TABLE_FAN * TABLE_MAC)
+#define TABLE_BUCKET_MAX (1u << 20)     /* 2,000 of the longest names */
+#define TABLE_NEWS_MAX (512u << 10)     /* names for 10,000 changes; more, and a worker rebuilds */
+#define TABLE_LOST 1
+#define TABLE_KEY "\1table"
+#define TABLE_SAY_MS 10000              /* a store that was set back is said once in so long */
+
+struct table_mac {
+	uint8_t b[TABLE_MAC];
+};
+
+struct table_bucket {
+	struct table_mac mac;   /* of `bytes`; zeros: they are empty */
+	struct buf bytes;       /* owned; verified */
+};
+
+/* What one thread knows of the table, and the names whose entries changed while it looked. */
+struct table {
+	bool known;             /* the root was verified, in the transaction `txn` */
+	size_t txn;             /* LMDB's id of it */
+	uint64_t floor;         /* a root of an older config generation was put back */
+	uint64_t config, version;
+	uint8_t seal[32];       /* the HMAC of the root that `group` was taken from */
+	struct table_mac group[TABLE_FAN];      /* as the root has them */
+	struct table_mac have[TABLE_FAN];       /* of the groups that `want` was taken from */
+	struct table_mac want[TABLE_BUCKETS];   /* as the groups have them */
+	struct table_bucket bucket[TABLE_BUCKETS];
+	bool lenient;           /* the table is being made: every valid record is listed */
+	struct buf copy;        /* owned; the key and the bytes of the record that was judged last */
+	bool follows;           /* the news are kept */
+	uint64_t base;          /* the config generation since which they are kept */
+	struct buf news;        /* owned; entries without their tags */
+};
+
+/* Where a table lies. */
+struct table_at {
+	MDB_txn *txn;
+	MDB_dbi meta;
+	const br_hmac_key_context *key;
+};
+
+struct table_entry {
+	struct slice name;      /* kind, length and key; borrowed from the bucket, as `mac` */
+	const char *mac;
+};
+
+static void
+table_forget(struct table *t)
+{
+	for (unsigned i = 0; i < TABLE_BUCKETS; i++)
+		buf_free(&t->bucket[i].bytes);
+	buf_free(&t->news);
+	buf_free(&t->copy);
+	memset(t, 0, sizeof *t);
+	t->news.max = TABLE_NEWS_MAX;
+	t->copy.max = STORE_KEY_MAX + STORE_BATCH_MAX;
+}
+
+static struct slice
+table_key(uint8_t out[16], char level, unsigned i)
+{
+	size_t n = sizeof TABLE_KEY - 1;
+
+	memcpy(out, TABLE_KEY, n);
+	if (level == 'r')
+		return (struct slice){(char *)out, n};
+	out[n] = '/';
+	out[n + 1] = (uint8_t)level;
+	store_be16(out + n + 2, (uint16_t)i);
+	return (struct slice){(char *)out, n + 4};
+}
+
+static void
+table_hmac(const struct table_at *at, char level, unsigned i, const void *p, size_t n, uint8_t out[32])
+{
+	uint8_t place[3] = {(uint8_t)level, (uint8_t)(i >> 8), (uint8_t)i};
+	br_hmac_context hc;
+
+	br_hmac_init(&hc, at->key, 0);
+	br_hmac_update(&hc, place, sizeof place);
+	br_hmac_update(&hc, p, n);
+	br_hmac_out(&hc, out);
+	wipe(&hc, sizeof hc);
+}
+
+/* Takes the next entry off `rest`. False: malformed, or `rest` is empty. */
+static bool
+table_next(struct slice *rest, struct table_entry *e)
+{
+	size_t n;
+
+	if (rest->n < 3 + TABLE_MAC || (n = 3 + (size_t)load_be16(rest->p + 1)) > rest->n - TABLE_MAC)
+		return false;
+	e->name = (struct slice){rest->p, n};
+	e->mac = rest->p + n;
+	*rest = (struct slice){rest->p + n + TABLE_MAC, rest->n - n - TABLE_MAC};
+	return true;
+}
+
+/* The entries of a bucket. */
+static struct slice
+table_entries(const struct buf *bytes)
+{
+	return bytes->n == 0 ? SLICE("") : (struct slice){bytes->p + 1, bytes->n - 1};
+}
+
+static bool
+table_lookup(const struct buf *bytes, struct slice name, struct table_entry *e)
+{
+	struct slice rest = table_entries(bytes);
+
+	while (table_next(&rest, e))
+		if (slice_eq(e->name, name))
+			return true;
+	return false;
+}
+
+/* Adds to the news each name of `a` that `b` lists with another tag, or not at all; with `gone`, only
+ * the latter. */
+static void
+table_tell(struct table *t, const struct buf *a, const struct buf *b, bool gone)
+{
+	struct slice rest = table_entries(a);
+	struct table_entry e, other;
+
+	while (t->follows && table_next(&rest, &e))
+		if (!table_lookup(b, e.name, &other) ||
+		    (!gone && memcmp(e.mac, other.mac, TABLE_MAC) != 0))
+			buf_addv(&t->news, e.name);
+}
+
+/* Copies a node, behind `out`. DAMAGED: it is not the one that `mac` stands for. */
+static enum store_err
+table_read(const struct table_at *at, char level, unsigned i, const struct table_mac *mac, struct buf *out)
+{
+	static const struct table_mac none;
+	uint8_t key[16], h[32];
+	MDB_val k = store_val(table_key(key, level, i)), v;
+	int rc;
+
+	if (memcmp(mac, &none, sizeof none) == 0)
+		return STORE_OK;
+	if ((rc = mdb_get(at->txn, at->meta, &k, &v)) != 0)
+		return rc == MDB_NOTFOUND ? STORE_DAMAGED : store_err_of(rc);
+	if (!buf_addv(out, store_slice(v)))
+		return v.mv_size > out->max ? STORE_DAMAGED : STORE_MEMORY;
+	table_hmac(at, level, i, out->p, out->n, h);
+	return ct_eq(h, mac, TABLE_MAC) ? STORE_OK : STORE_DAMAGED;
+}
+
+/* Reads a group into `want`. If it is not as it was written, no MAC of its buckets is known: all ones
+ * stand for that, which fit no bucket. */
+static enum store_err
+table_group(struct table *t, const struct table_at *at, unsigned g)
+{
+	struct table_mac *want = t->want + g * TABLE_FAN;
+	size_t size = TABLE_FAN * sizeof *want;
+	struct buf node;
+	enum store_err err;
+
+	buf_init(&node, size);
+	err = table_read(at, 'g', g, &t->group[g], &node);
+	if (err == STORE_OK || err == STORE_DAMAGED) {
+		bool whole = err == STORE_OK && node.n == size;
+
+		memset(want, node.n == 0 && err == STORE_OK ? 0 : 0xff, size);
+		if (whole)
+			memcpy(want, node.p, size);
+		t->have[g] = t->group[g];
+		err = STORE_OK;
+	}
+	buf_free(&node);
+	return err;
+}
+
+static bool
+table_set_back(const struct table *t, uint64_t config)
+{
+	static _Atomic int64_t said;
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+
+	if (config >= t->floor)
+		return false;
+	if (now >= said) {
+		said = now + TABLE_SAY_MS;
+		log_line("ev=store_set_back config=%llu newest=%llu", (unsigned long long)config,
+		    (unsigned long long)t->floor);
+	}
+	return true;
+}
+
+/* Before a transaction begins: what it shows cannot be older than what somebody saw before. */
+static void
+table_begin(struct table *t)
+{
+	t->floor = table_newest != NULL ? atomic_load(table_newest) : 0;
+}
+
+/* Follows the root into this transaction. DAMAGED: it is not the root that was written last. */
+static enum store_err
+table_sync(struct table *t, const struct table_at *at)
+{
+	uint8_t key[16], root[TABLE_ROOT + 32], h[32];
+	MDB_val k = store_val(table_key(key, 'r', 0)), v;
+	enum store_err err = STORE_OK;
+	int rc;
+
+	if (t->known && t->txn == mdb_txn_id(at->txn))
+		return STORE_OK;
+	if ((rc = mdb_get(at->txn, at->meta, &k, &v)) != 0 || v.mv_size != sizeof root) {
+		t->known = false;
+		return rc == 0 || rc == MDB_NOTFOUND ? STORE_DAMAGED : store_err_of(rc);
+	}
+	memcpy(root, v.mv_data, sizeof root);
+	if (!t->known || memcmp(t->seal, root + TABLE_ROOT, sizeof t->seal) != 0) {
+		t->known = false;
+		table_hmac(at, 'r', 0, root, TABLE_ROOT, h);
+		if (!ct_eq(h, root + TABLE_ROOT, sizeof h))
+			return STORE_DAMAGED;
+		t->config = load_be64(root);
+		t->version = load_be64(root + 8);
+		memcpy(t->group, root + 16, sizeof t->group);
+		for (unsigned g = 0; g < TABLE_FAN && err == STORE_OK; g++)
+			if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0)
+				err = table_group(t, at, g);
+		if (err != STORE_OK)
+			return err;
+		memcpy(t->seal, h, sizeof t->seal);
+	}
+	if (table_set_back(t, t->config)) {
+		t->known = false;
+		return STORE_DAMAGED;
+	}
+	for (uint64_t was = t->floor; table_newest != NULL && was < t->config;)
+		if (atomic_compare_exchange_weak(table_newest, &was, t->config))
+			break;
+	t->txn = mdb_txn_id(at->txn);
+	t->known = true;
+	return STORE_OK;
+}
+
+/* Follows one bucket, and tells what changed in it. DAMAGED: it is not as it was written. */
+static enum store_err
+table_bucket(struct table *t, const struct table_at *at, unsigned i)
+{
+	struct table_bucket *b = &t->bucket[i];
+	struct buf now;
+	enum store_err err;
+
+	if (memcmp(&b->mac, &t->want[i], TABLE_MAC) == 0)
+		return STORE_OK;
+	buf_init(&now, TABLE_BUCKET_MAX);
+	err = table_read(at, 'b', i, &t->want[i], &now);
+	if (err != STORE_OK) {
+		buf_free(&now);
+		if (err != STORE_DAMAGED)
+			return err;
+	}
+	table_tell(t, &now, &b->bytes, false);
+	table_tell(t, &b->bytes, &now, true);
+	buf_free(&b->bytes);
+	b->bytes = now;
+	memset(&b->mac, 0, sizeof b->mac);
+	if (err == STORE_OK)
+		b->mac = t->want[i];
+	return err;
+}
+
+/* The name by which a record is listed; its bucket follows from it. */
+static unsigned
+table_name(uint8_t out[3 + STORE_KEY_MAX], char kind, struct slice key, struct slice *name)
+{
+	uint32_t h = 2166136261u;       /* FNV-1a, as text_hash */
+
+	out[0] = (uint8_t)kind;
+	store_be16(out + 1, (uint16_t)key.n);
+	memcpy(out + 3, key.p, key.n);
+	*name = (struct slice){(char *)out, 3 + key.n};
+	for (size_t i = 0; i < name->n; i++)
+		h = (h ^ out[i]) * 16777619u;
+	return (h ^ h >> 16) % TABLE_BUCKETS;
+}
+
+/* *mac: what the record's tag begins with, alive until the next call. ABSENT: there is no such record.
+ * DAMAGED: nobody knows. */
+static enum store_err
+table_find(struct table *t, const struct table_at *at, char kind, struct slice key, const char **mac)
+{
+	uint8_t place[3 + STORE_KEY_MAX];
+	struct table_entry e;
+	struct slice name;
+	unsigned i = table_name(place, kind, key, &name);
+	enum store_err err;
+
+	if ((err = table_sync(t, at)) != STORE_OK || (err = table_bucket(t, at, i)) != STORE_OK)
+		return err;
+	if (table_lookup(&t->bucket[i].bytes, name, &e)) {
+		*mac = e.mac;
+		return STORE_OK;
+	}
+	return t->bucket[i].bytes.n != 0 && t->bucket[i].bytes.p[0] == TABLE_LOST ? STORE_DAMAGED
+	    : STORE_ABSENT;
+}
+
+/* Puts a node, and computes its MAC. */
+static enum store_err
+table_write(const struct table_at *at, char level, unsigned i, struct slice body, struct table_mac *mac)
+{
+	uint8_t key[16], h[32];
+	MDB_val k = store_val(table_key(key, level, i)), v = store_val(body);
+
+	table_hmac(at, level, i, body.p, body.n, h);
+	memcpy(mac, h, sizeof *mac);
+	return store_err_of(mdb_put(at->txn, at->meta, &k, &v, 0));
+}
+
+/* Lists a record with the begin of its tag, or with NULL no longer, in a write transaction that
+ * table_sync has seen. table_finish must follow. */
+static enum store_err
+table_set(struct table *t, const struct table_at *at, char kind, struct slice key, const void *mac)
+{
+	uint8_t place[3 + STORE_KEY_MAX];
+	struct slice name, rest;
+	unsigned i = table_name(place, kind, key, &name), g = i / TABLE_FAN;
+	struct table_bucket *b = &t->bucket[i];
+	struct table_entry e;
+	struct buf now;
+	enum store_err err = table_bucket(t, at, i);
+	char lost = err == STORE_DAMAGED || (b->bytes.n != 0 && b->bytes.p[0] == TABLE_LOST)
+	    ? TABLE_LOST : 0;
+
+	if (err != STORE_OK && err != STORE_DAMAGED)
+		return err;
+	buf_init(&now, TABLE_BUCKET_MAX);
+	buf_add(&now, &lost, 1);
+	for (rest = table_entries(&b->bytes); table_next(&rest, &e);)
+		if (!slice_eq(e.name, name))
+			buf_add(&now, e.name.p, e.name.n + TABLE_MAC);
+	if (mac != NULL && buf_addv(&now, name))
+		buf_add(&now, mac, TABLE_MAC);
+	memset(&b->mac, 0, sizeof b->mac);
+	buf_free(&b->bytes);
+	if (!buf_ok(&now)) {
+		buf_free(&now);
+		return STORE_FULL;
+	}
+	b->bytes = now;
+	if ((err = table_write(at, 'b', i, buf_slice(&now), &t->want[i])) != STORE_OK)
+		return err;
+	b->mac = t->want[i];
+	err = table_write(at, 'g', g, (struct slice){(char *)&t->want[g * TABLE_FAN],
+	    TABLE_FAN * sizeof *t->want}, &t->group[g]);
+	t->have[g] = t->group[g];
+	return err;
+}
+
+/* Puts the root. */
+static enum store_err
+table_finish(struct table *t, const struct table_at *at, uint64_t config, uint64_t version)
+{
+	uint8_t key[16], root[TABLE_ROOT + 32];
+	MDB_val k = store_val(table_key(key, 'r', 0)), v = {sizeof root, root};
+
+	store_be64(root, config);
+	store_be64(root + 8, version);
+	memcpy(root + 16, t->group, sizeof t->group);
+	table_hmac(at, 'r', 0, root, TABLE_ROOT, root + TABLE_ROOT);
+	return store_err_of(mdb_put(at->txn, at->meta, &k, &v, 0));
+}
+
+/* ---- store -----------------------------------------------------------------
+ * Reading and writing records, for what commands and workers share. Invariants:
+ *  - One read transaction a process, renewed and reset, never held across a wait.
+ *  - A record is used if its own tag fits and the table lists it; both are read in one transaction.
+ *  - Writers first take flock(writer.lock), tried without waiting: LMDB's own mutex cannot be
+ *    waited for with a deadline, and a writer stopped by kill -STOP would hang everybody behind it.
+ *    The kernel drops the lock of the dead; LMDB's robust mutex mends what they left.
+ *  - A write transaction begins, writes and commits in one call on one thread; all its bytes were
+ *    prepared before. The commit syncs: what it reported is on the disk.
+ *  - The file reaches at least STORE_RESERVE beyond the last page in use, with blocks allocated: so
+ *    a record that asked for room can be replaced although the disk is full (see store_reserve).
+ * Left out on purpose: a defence against a disk whose B-tree pages, not records, were forged: LMDB
+ * trusts those. Skip it unless you ask what a kill leaves behind, or what a full disk does. */
+
+/* What the loop's thread knows of the table, and what the thread that commits does. */
+static struct table store_seen, store_written;
+
+static struct table_at
+store_table_at(MDB_txn *txn)
+{
+	return (struct table_at){txn, store.dbi[DB_META], &store_keys_of(store.keys)->table};
 }
 
 /* -- reading */
@@ -14211,6 +14670,7 @@ store_read_begin(void)
 		return STORE_LOCKED;
 	if (store.reading)
 		return STORE_OK;
+	table_begin(&store_seen);
 	if (store.reader != NULL && (rc = mdb_txn_renew(store.reader)) != 0) {
 		mdb_txn_abort(store.reader);
 		store.reader = NULL;
@@ -14250,7 +14710,39 @@ store_seek(MDB_txn *txn, MDB_dbi dbi, MDB_cursor_op op, struct slice after, MDB_
 	return rc;
 }
 
-/* The record under a key. Its slices live until store_read_reset. */
+/* Is the value (p NULL: there is none) under a key what we wrote there last? It is copied first: who
+ * writes to the disk could change it between the look at its tag and its use. Without the store's key
+ * nobody knows, and then every record passes. The slices of *r live until the next call. */
+static enum store_err
+store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, struct slice v,
+    struct store_record *r)
+{
+	const struct store_keys *k = store_keys_of(store.keys);
+	enum store_err err = STORE_ABSENT, listed;
+	struct table_at at;
+	const char *mac;
+
+	buf_recycle(&t->copy, STORE_COPY_KEPT);
+	if (!buf_addv(&t->copy, key) || !buf_addv(&t->copy, v))
+		return v.n > STORE_BATCH_MAX ? STORE_DAMAGED : STORE_MEMORY;
+	key.p = t->copy.p;
+	if (v.p != NULL) {
+		v.p = t->copy.p + key.n;
+		err = store_record_check(k, db, key, v, r);
+	}
+	if (k == NULL || store_dbs[db].kind == 0 || err == STORE_DAMAGED || t->lenient)
+		return err;
+	at = store_table_at(txn);
+	listed = table_find(t, &at, store_dbs[db].kind, key, &mac);
+	if (listed == STORE_ABSENT && err == STORE_ABSENT)
+		return STORE_ABSENT;
+	if (listed == STORE_OK && err == STORE_OK &&
+	    ct_eq(mac, v.p + v.n - STORE_TAG, TABLE_MAC))
+		return STORE_OK;
+	return listed == STORE_OK || listed == STORE_ABSENT ? STORE_DAMAGED : listed;
+}
+
+/* The record under a key. Its slices live until the next read. */
 static enum store_err
 store_read(enum store_db db, struct slice key, struct store_record *r)
 {
@@ -14260,9 +14752,9 @@ store_read(enum store_db db, struct slice key, struct store_record *r)
 	if (!store_key_ok(key))
 		return STORE_ABSENT;
 	if ((err = store_read_begin()) != STORE_OK ||
-	    (err = store_raw_get(store.reader, db, key, &v)) != STORE_OK)
+	    ((err = store_raw_get(store.reader, db, key, &v)) != STORE_OK && err != STORE_ABSENT))
 		return err;
-	return store_record_check(store_keys_of(store.keys), db, key, v, r);
+	return store_judge(&store_seen, store.reader, db, key, v, r);
 }
 
 /* The first key after `after` (or, with `after` empty, from `prefix` on) that begins with `prefix`.
@@ -14284,7 +14776,9 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	*key = store_slice(k);
 	if (key->n < prefix.n || memcmp(key->p, prefix.p, prefix.n) != 0)
 		return STORE_ABSENT;
-	return store_record_check(store_keys_of(store.keys), db, *key, store_slice(v), r);
+	err = store_judge(&store_seen, store.reader, db, *key, store_slice(v), r);
+	key->p = store_seen.copy.p;
+	return err;
 }
 
 /* -- secrets: sealing and opening one */
@@ -14347,6 +14841,13 @@ store_generations(uint64_t *config, uint64_t *state)
 		if (store_read_begin() != STORE_OK ||
 		    store_counters_get(store.reader, &store.counters) != STORE_OK)
 			return false;
+		if (store.keys != NULL) {
+			struct table_at at = store_table_at(store.reader);
+
+			if (table_sync(&store_seen, &at) != STORE_OK)
+				return false;
+			store.counters.config = store_seen.config;
+		}
 		store.counted = mdb_txn_id(store.reader);
 	}
 	*config = store.counters.config;
@@ -14354,30 +14855,29 @@ store_generations(uint64_t *config, uint64_t *state)
 	return true;
 }
 
-static void
-store_change_key(uint8_t out[STORE_CHANGE_KEY], uint64_t generation)
-{
-	memcpy(out, STORE_K_CHANGE, STORE_CHANGE_KEY - 8);
-	store_be64(out + STORE_CHANGE_KEY - 8, generation);
-}
-
-/* The change list of one config generation, alive until store_read_reset. ABSENT: not kept; the
- * caller rebuilds. */
+/* Follows the whole table. *known: store_seen.news has all names whose records changed since config
+ * generation `since`, which was the newest when this was last called; else the caller begins anew. */
 static enum store_err
-store_change_list(uint64_t generation, struct slice *list)
+store_follow(uint64_t since, bool *known)
 {
-	uint8_t key[STORE_CHANGE_KEY];
+	struct table *t = &store_seen;
+	struct table_at at;
 	enum store_err err;
 
-	*list = (struct slice){NULL, 0};
+	if (store.keys == NULL)
+		return STORE_LOCKED;
 	if ((err = store_read_begin()) != STORE_OK)
 		return err;
-	store_change_key(key, generation);
-	err = store_raw_get(store.reader, DB_META, (struct slice){(char *)key, sizeof key},
-	    list);
-	if (err == STORE_OK && list->n == 1)
-		err = STORE_ABSENT;     /* it was too long to keep */
-	return err;
+	at = store_table_at(store.reader);
+	if ((err = table_sync(t, &at)) != STORE_OK)
+		return err;
+	for (unsigned i = 0; i < TABLE_BUCKETS; i++)
+		if ((err = table_bucket(t, &at, i)) != STORE_OK && err != STORE_DAMAGED)
+			return err;
+	*known = t->follows && since == t->base && buf_ok(&t->news);
+	t->follows = true;
+	t->base = t->config;
+	return STORE_OK;
 }
 
 /* -- placeholders: drawn from a key and a label. A shape has random parts, "{N}" or "{N:class}" of
@@ -14487,6 +14987,8 @@ struct store_op {
 	enum store_op_kind kind;
 	enum store_db db;
 	bool keep;              /* secrets of the old record that this one does not name stay */
+	bool fresh;             /* another record of the same name: it gets an id of its own */
+	bool moves;             /* the epoch is drawn anew */
 	uint64_t version;       /* of the record there, or a conflict; 0: none may be there; or STORE_ANY */
 	uint32_t room;          /* bytes: a later record of this size is to fit, however full the disk */
 	unsigned nseals;
@@ -14499,8 +15001,7 @@ struct store_batch {
 	size_t n;
 	struct buf bytes;       /* owned; keys, plain texts, sealed secrets */
 	struct buf record;      /* owned; the record being put together */
-	struct buf changes;     /* owned; db NUL key NUL */
-	bool moves_state;       /* something in `state` was written */
+	bool moves[BUMP_STATE + 1];     /* something that moves this generation was written */
 	uint64_t version;       /* after the commit: that of the records it wrote */
 };
 
@@ -14517,7 +15018,6 @@ store_batch_new(void)
 	buf_init(&b->ops, STORE_OPS_MAX * sizeof *b->op);
 	buf_init(&b->bytes, STORE_BATCH_MAX);
 	buf_init(&b->record, STORE_BATCH_MAX);
-	buf_init(&b->changes, STORE_BATCH_MAX);
 	return b;
 }
 
@@ -14529,7 +15029,6 @@ store_batch_free(struct store_batch *b)
 	buf_free(&b->ops);
 	buf_free(&b->bytes);
 	buf_free(&b->record);
-	buf_free(&b->changes);
 	free(b);
 }
 
@@ -14595,7 +15094,23 @@ store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
 	buf_add(&b->bytes, be, 4);
 }
 
-/* Seals a secret at once, under a random nonce, where its plain bytes were copied to. */
+/* Is that the secret which the record has? */
+static bool
+store_secret_same(enum store_db db, struct slice key, struct slice name, const void *p, size_t n)
+{
+	struct store_record r;
+	struct store_seal s;
+	struct secret *old = NULL;
+	bool same = store_read(db, key, &r) == STORE_OK && store_seal_find(r.seals, name, &s) &&
+	    s.text.n == n && (n == 0 || ((old = secret_new(n)) != NULL &&
+	    store_unseal(db, key, &s, old->p) == STORE_OK && ct_eq(old->p, p, n)));
+
+	secret_unref(old);
+	return same;
+}
+
+/* Seals a secret at once, under a random nonce, where its plain bytes were copied to. A credential
+ * that gets another secret moves its epoch. */
 static enum store_err
 store_batch_secret(struct store_batch *b, struct slice name, const void *p, size_t n)
 {
@@ -14613,6 +15128,8 @@ store_batch_secret(struct store_batch *b, struct slice name, const void *p, size
 		return STORE_INVALID;
 	if (!rand_bytes(nonce, sizeof nonce))
 		return STORE_IO;
+	op->moves = op->moves || (op->db == DB_CREDENTIAL &&
+	    !store_secret_same(op->db, store_op_key(b, op), name, p, n));
 	store_batch_name(b, name, (uint32_t)n);
 	buf_add(&b->bytes, nonce, sizeof nonce);
 	at = b->bytes.n;
@@ -14636,6 +15153,7 @@ store_batch_drop(struct store_batch *b, struct slice name)
 	if (name.n > STORE_SECRET_NAME_MAX)
 		return STORE_INVALID;
 	store_batch_name(b, name, STORE_DROP);
+	op->moves = true;
 	op->seals_n = b->bytes.n - op->seals;
 	return buf_ok(&b->bytes) ? STORE_OK : STORE_INVALID;
 }
@@ -14758,6 +15276,7 @@ store_reserve(size_t bytes, size_t touched, uint64_t promised)
 /* -- committing */
 
 /* The record under the operation's key. Neither OK nor ABSENT: a record that is not to be trusted.
+ * ABSENT too where none lies there and its bucket does not know whether one should: it may be made.
  * The slices of *r live until the next write. */
 static enum store_err
 store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
@@ -14765,9 +15284,14 @@ store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
 {
 	struct slice v, key = store_op_key(b, op);
 	enum store_err err = store_raw_get(txn, op->db, key, &v);
+	struct table_at at = store_table_at(txn);
+	const char *mac;
 
-	return err != STORE_OK ? err :
-	    store_record_check(store_keys_of(store.keys), op->db, key, v, r);
+	if (err == STORE_ABSENT && store_dbs[op->db].kind != 0 &&
+	    table_find(&store_written, &at, store_dbs[op->db].kind, key, &mac) == STORE_DAMAGED)
+		return STORE_ABSENT;
+	return err != STORE_OK && err != STORE_ABSENT ? err :
+	    store_judge(&store_written, txn, op->db, key, v, r);
 }
 
 /* Preconditions are about what was there before the batch. A damaged record meets none, but may be
@@ -14786,16 +15310,21 @@ store_op_allowed(const struct store_op *op, enum store_err old, const struct sto
 	return versioned && r->version != op->version ? STORE_CONFLICT : STORE_OK;
 }
 
-/* Writes the record's bytes to b->record. `rest`: sealed secrets of the old record, which stay if
- * the operation does not name them. */
+/* Writes the record's bytes to b->record. old: whom it replaces, or NULL. Of the secrets of that one,
+ * with `keep` those stay that the operation does not name. */
 static enum store_err
-store_compose(struct store_batch *b, const struct store_op *op, struct slice rest)
+store_compose(struct store_batch *b, const struct store_op *op, const struct store_record *old)
 {
-	struct slice ours = store_op_seals(b, op);
+	struct slice ours = store_op_seals(b, op), rest = op->keep && old != NULL ? old->seals : SLICE("");
+	struct store_record r = {.version = b->version, .room = op->room};
 	struct store_seal s, other;
 	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG];
 	unsigned n = 0;
 
+	if (old != NULL) {
+		memcpy(r.id, old->id, STORE_ID);
+		r.epoch = old->epoch;
+	}
 	buf_clear(&b->record);
 	buf_add(&b->record, head, sizeof head);
 	buf_add(&b->record, b->bytes.p + op->plain, op->plain_n);
@@ -14807,7 +15336,11 @@ store_compose(struct store_batch *b, const struct store_op *op, struct slice res
 			buf_addv(&b->record, s.whole);
 	if (!buf_ok(&b->record) || n > STORE_SECRETS_MAX)
 		return STORE_INVALID;
-	store_record_head((uint8_t *)b->record.p, b->version, op->room, op->plain_n, n);
+	r.nseals = n;
+	if (!store_record_draw(&r, op->fresh || old == NULL || old->format == 1,
+	    op->moves || (old != NULL && !op->keep && old->nseals > n)))
+		return STORE_IO;
+	store_record_head((uint8_t *)b->record.p, &r, op->plain_n);
 	store_tag(store_keys_of(store.keys), op->db, store_op_key(b, op), buf_slice(&b->record),
 	    tag);
 	return buf_add(&b->record, tag, sizeof tag) ? STORE_OK : STORE_MEMORY;
@@ -14829,6 +15362,7 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 	struct slice key = store_op_key(b, op);
 	MDB_val k = store_val(key), v;
 	enum store_err err, old;
+	struct table_at at;
 	uint64_t was;
 	int rc;
 
@@ -14839,11 +15373,11 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 	c->room = c->room > was ? c->room - was : 0;
 	if (op->kind == OP_DEL) {
 		rc = mdb_del(txn, store.dbi[op->db], &k, NULL);
-		if (rc == MDB_NOTFOUND)
+		if (rc == MDB_NOTFOUND && old == STORE_ABSENT)
 			return STORE_OK;
+		rc = rc == MDB_NOTFOUND ? 0 : rc;
 	} else {
-		err = store_compose(b, op, op->keep && old == STORE_OK ? r.seals : SLICE(""));
-		if (err != STORE_OK)
+		if ((err = store_compose(b, op, old == STORE_OK ? &r : NULL)) != STORE_OK)
 			return err;
 		c->room += store_room_cost(op->room);
 		v = store_val(buf_slice(&b->record));
@@ -14851,13 +15385,12 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 	}
 	if (rc != 0)
 		return store_err_of(rc);
-	b->moves_state = b->moves_state || store_dbs[op->db].bump == BUMP_STATE;
-	if (store_dbs[op->db].bump == BUMP_CONFIG) {
-		buf_add(&b->changes, store_dbs[op->db].name, strlen(store_dbs[op->db].name) + 1);
-		buf_addv(&b->changes, key);
-		buf_add(&b->changes, "", 1);
-	}
-	return buf_ok(&b->changes) ? STORE_OK : STORE_MEMORY;
+	b->moves[store_dbs[op->db].bump] = true;
+	if (store_dbs[op->db].kind == 0)
+		return STORE_OK;
+	at = store_table_at(txn);
+	return table_set(&store_written, &at, store_dbs[op->db].kind, key,
+	    op->kind == OP_DEL ? NULL : b->record.p + b->record.n - STORE_TAG);
 }
 
 static enum store_err
@@ -14880,32 +15413,12 @@ store_counters_put(MDB_txn *txn, const struct store_counters *c)
 	return store_raw_put(txn, STORE_K_COUNTERS, (struct slice){v, sizeof v});
 }
 
-/* Puts the change list of one generation, and deletes the one that is STORE_CHANGES_KEPT older. */
-static enum store_err
-store_write_changes(MDB_txn *txn, const struct store_batch *b, uint64_t generation)
-{
-	struct slice list = b->changes.n > STORE_CHANGES_BYTES ? SLICE("-")
-	    : buf_slice(&b->changes);
-	uint8_t key[STORE_CHANGE_KEY];
-	MDB_val k = {.mv_size = sizeof key, .mv_data = key};
-	enum store_err err;
-	int rc = 0;
-
-	store_change_key(key, generation);
-	if ((err = store_raw_put(txn, (struct slice){(char *)key, sizeof key}, list)) != STORE_OK)
-		return err;
-	if (generation > STORE_CHANGES_KEPT) {
-		store_change_key(key, generation - STORE_CHANGES_KEPT);
-		rc = mdb_del(txn, store.dbi[DB_META], &k, NULL);
-	}
-	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
-}
-
 /* Checks every precondition, then the room. A batch that puts only records that were promised room
  * is entitled to the reserve, and so is one that only removes. */
 static enum store_err
 store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_counters *c)
 {
+	struct table_at at = store_table_at(txn);
 	bool entitled = true;
 	size_t bytes = 0, puts = 0, size;
 	uint64_t promised = c->room;
@@ -14914,13 +15427,17 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 	for (size_t i = 0; i < b->n; i++) {
 		const struct store_op *op = &b->op[i];
 		struct store_record r;
-		enum store_err old = store_old(txn, b, op, &r);
+		enum store_err old;
 
+		if (store_dbs[op->db].kind != 0 &&
+		    (err = table_sync(&store_written, &at)) != STORE_OK)
+			return err;
+		old = store_old(txn, b, op, &r);
 		if ((err = store_op_allowed(op, old, &r)) != STORE_OK)
 			return err;
 		if (op->kind != OP_PUT)
 			continue;
-		puts++;
+		puts += store_dbs[op->db].kind != 0 ? 3 : 1;    /* bucket and group are records too */
 		size = STORE_HEAD + op->plain_n + op->seals_n + STORE_TAG + op->key_n;
 		/* half-full leaves, own pages */
 		bytes += size < store.psize / 2 ? 2 * size : size + store.psize;
@@ -14935,21 +15452,26 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 static enum store_err
 store_apply(MDB_txn *txn, struct store_batch *b)
 {
+	struct table *t = &store_written;
+	struct table_at at = store_table_at(txn);
 	struct store_counters c;
 	enum store_err err;
 
-	buf_clear(&b->changes);
-	b->moves_state = false;
+	memset(b->moves, 0, sizeof b->moves);
 	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
 	    (err = store_check_ops(txn, b, &c)) != STORE_OK)
 		return err;
-	b->version = ++c.version;
+	/* Nobody has authenticated the counters: two records of one version would be taken for one. */
+	b->version = c.version = (c.version > t->version ? c.version : t->version) + 1;
 	for (size_t i = 0; i < b->n; i++)
 		if ((err = store_apply_op(txn, b, &b->op[i], &c)) != STORE_OK)
 			return err;
-	c.state += b->moves_state;
-	if (b->changes.n != 0 && (err = store_write_changes(txn, b, ++c.config)) != STORE_OK)
-		return err;
+	c.state += b->moves[BUMP_STATE];
+	if (b->moves[BUMP_CONFIG]) {
+		c.config = t->config + 1;
+		if ((err = table_finish(t, &at, c.config, c.version)) != STORE_OK)
+			return err;
+	}
 	return store_counters_put(txn, &c);
 }
 
@@ -14975,15 +15497,20 @@ store_transact(struct store_batch *b)
 {
 	MDB_txn *txn;
 	enum store_err err;
-	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
+	int rc;
 
-	if (rc != 0) {
+	table_begin(&store_written);
+	store_written.known = false;    /* a transaction that was given up had the same id */
+	if ((rc = mdb_txn_begin(store.env, NULL, 0, &txn)) != 0) {
 		store.failed = store.failed || rc == MDB_PANIC;
 		return store_err_of(rc);
 	}
 	if ((err = store_apply(txn, b)) == STORE_OK)
-		return store_txn_commit(txn);
-	mdb_txn_abort(txn);
+		err = store_txn_commit(txn);
+	else
+		mdb_txn_abort(txn);
+	if (err != STORE_OK)
+		table_forget(&store_written);   /* it may know what was given up */
 	return err;
 }
 
@@ -15175,6 +15702,8 @@ store_close(void)
 		close(store.lock_fd);
 	}
 	secret_drop(&store.keys);
+	table_forget(&store_seen);
+	table_forget(&store_written);
 	store.env = NULL;
 	store.failed = false;
 	store.counted = 0;
@@ -15280,17 +15809,191 @@ store_check_format(struct slice *datakey)
 	if (store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
 	    load_be32(v.p) == 0)
 		return store_fail(STORE_DAMAGED, "store", "does not say its format", -1);
-	if (load_be32(v.p) > STORE_FORMAT)
-		return store_fail(STORE_NEWER, "store", NULL, (long)load_be32(v.p));
+	store.format = load_be32(v.p);
+	if (store.format > STORE_FORMAT)
+		return store_fail(STORE_NEWER, "store", NULL, (long)store.format);
 	if (store_counters_get(store.reader, &c) != STORE_OK ||
 	    store_raw_get(store.reader, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
 		return store_fail(STORE_DAMAGED, "store", "has lost its counters or data key", -1);
 	return STORE_OK;
 }
 
+/* Takes the writers' lock, for making, replacing or upgrading a store. */
+static bool
+store_lock_make(void)
+{
+	int64_t until = clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS;
+
+	return store_lock_wait(store.lock_fd, until, NULL);
+}
+
+/* -- upgrading */
+
+static enum store_err
+store_format_put(MDB_txn *txn)
+{
+	uint8_t be[4];
+
+	store_be32(be, STORE_FORMAT);
+	return store_raw_put(txn, STORE_K_FORMAT, (struct slice){(char *)be, sizeof be});
+}
+
+/* Finishes a table that was made, or came with a backup. Who writes to the disk could have set the
+ * counters back, which are not authenticated: its config generation, with the time in it, is beyond
+ * that of every root before it, so that none of those ever passes for a newer one. */
+static enum store_err
+store_table_finish(MDB_txn *txn, struct store_counters *c)
+{
+	const struct table_at at = store_table_at(txn);
+	int64_t now = clock_wall_ms();
+	uint64_t least = now > 0 ? (uint64_t)now << STORE_TIME_SHIFT : 0;
+	enum store_err err;
+
+	c->config = (c->config > least ? c->config : least) + 1;
+	if ((err = table_finish(&store_written, &at, c->config, c->version)) == STORE_OK &&
+	    (err = store_format_put(txn)) == STORE_OK)
+		err = store_counters_put(txn, c);
+	return err;
+}
+
+/* Deletes the store's own entries in meta that begin so. */
+static enum store_err
+store_raw_clear(MDB_txn *txn, struct slice prefix)
+{
+	for (;;) {
+		MDB_val k = store_val(prefix), v;
+		int rc = store_seek(txn, store.dbi[DB_META], MDB_SET_RANGE, SLICE(""), &k, &v);
+
+		if (rc == MDB_NOTFOUND || (rc == 0 && (k.mv_size < prefix.n ||
+		    memcmp(k.mv_data, prefix.p, prefix.n) != 0)))
+			return STORE_OK;
+		if (rc == 0)
+			rc = mdb_del(txn, store.dbi[DB_META], &k, NULL);
+		if (rc != 0)
+			return store_err_of(rc);
+	}
+}
+
+/* Writes one record anew, and lists it. What has no valid tag stays as it is, and is refused as before. */
+static enum store_err
+store_table_add(MDB_txn *txn, enum store_db db, struct slice key, struct slice v, bool accept,
+    struct store_counters *c)
+{
+	struct store_batch *b;
+	struct store_record r;
+	enum store_err err;
+
+	if (!store_key_ok(key) ||
+	    (err = store_judge(&store_written, txn, db, key, v, &r)) == STORE_DAMAGED)
+		return STORE_OK;
+	if (err == STORE_OK && r.format != 1 && !accept)
+		return store_fail(STORE_DAMAGED, "store", "has lost its table of records", -1);
+	if (err != STORE_OK || (b = store_batch_new()) == NULL)
+		return err != STORE_OK ? err : STORE_MEMORY;
+	b->version = c->version;
+	if ((err = store_batch_put(b, db, key, r.plain, STORE_ANY, true, r.room)) == STORE_OK)
+		err = store_apply_op(txn, b, b->op, c);
+	store_batch_free(b);
+	return err;
+}
+
+/* Makes the table anew, of all records whose own tags are valid: what lies there is taken for what was
+ * written last. That is right where nobody kept a table, in format 1; every record is brought to this
+ * format then. So a record of this format in a store without its table is the work of somebody who
+ * took the table away: DAMAGED, but with `accept`, an operator's word. */
+static enum store_err
+store_table_make(MDB_txn *txn, bool accept, struct store_counters *c)
+{
+	char key[STORE_KEY_MAX + 12];   /* LMDB's own limit is 511 */
+	struct slice after;
+	MDB_val k, v;
+	enum store_err err;
+	int rc = 0;
+
+	table_forget(&store_written);
+	store_written.lenient = true;
+	if ((err = store_raw_clear(txn, STORE_K_CHANGE)) == STORE_OK)
+		err = store_raw_clear(txn, SLICE(TABLE_KEY));
+	for (int db = 0; db < STORE_DBS && err == STORE_OK; db++) {
+		after = SLICE("");
+		for (k = store_val(SLICE(" ")); store_dbs[db].kind != 0 && err == STORE_OK &&
+		    (rc = store_seek(txn, store.dbi[db], MDB_SET_RANGE, after, &k, &v)) == 0;
+		    k = store_val(after)) {
+			memcpy(key, k.mv_data, k.mv_size);
+			after = (struct slice){key, k.mv_size};
+			err = store_table_add(txn, (enum store_db)db, after, store_slice(v), accept, c);
+		}
+		if (err == STORE_OK && rc != 0 && rc != MDB_NOTFOUND)
+			err = store_err_of(rc);
+	}
+	store_written.lenient = false;
+	return err != STORE_OK ? err : store_table_finish(txn, c);
+}
+
+static enum store_err
+store_upgrade_txn(bool accept)
+{
+	struct store_counters c;
+	struct slice v;
+	MDB_txn *txn;
+	enum store_err err;
+	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
+
+	if (rc != 0)
+		return store_fail_rc(rc, "store");
+	err = store_raw_get(txn, DB_META, STORE_K_FORMAT, &v);
+	if (err == STORE_OK && load_be32(v.p) == STORE_FORMAT && !accept) {
+		mdb_txn_abort(txn);
+		return STORE_OK;        /* another process was faster */
+	}
+	if (err == STORE_OK && (err = store_counters_get(txn, &c)) == STORE_OK) {
+		c.version++;
+		err = store_table_make(txn, accept, &c);
+	}
+	if (err == STORE_OK)
+		return store_txn_commit(txn);
+	mdb_txn_abort(txn);
+	return err;
+}
+
+/* In one transaction, while no server runs: one of an earlier version could not read what it serves. */
+static enum store_err
+store_upgrade(const char *home, bool accept)
+{
+	int fd = store_lock_serve(home);
+	enum store_err err = STORE_TIMEOUT;
+
+	if (fd < 0)
+		return errno != EWOULDBLOCK ? store_fail_rc(errno, "serve.lock")
+		    : store_fail(STORE_RUNNING, NULL, accept ? NULL : "an earlier version", -1);
+	store_read_reset();
+	if (store_lock_make()) {
+		err = store_upgrade_txn(accept);
+		flock(store.lock_fd, LOCK_UN);
+	}
+	close(fd);
+	return err;
+}
+
+/* Is the table there that was written last? */
+static enum store_err
+store_check_table(void)
+{
+	enum store_err err = store_read_begin();
+	struct table_at at;
+
+	if (err != STORE_OK)
+		return err;
+	at = store_table_at(store.reader);
+	err = table_sync(&store_seen, &at);
+	return err != STORE_DAMAGED ? err : store_fail(STORE_DAMAGED, "store",
+	    "was changed on the disk: its table of records is not the one that was written last", -1);
+}
+
 /* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
- * at hand: names, hosts and times can be read, unverified; nothing can be unsealed or written.
- * Nothing on the disk is changed. */
+ * at hand, or whose table was changed: names, hosts and times can be read, unverified; nothing can be
+ * unsealed or written. ACCEPT makes the table anew. A store of format 1 is upgraded; nothing else on
+ * the disk is changed. */
 static enum store_err
 store_open(const char *home, enum store_how how)
 {
@@ -15309,8 +16012,14 @@ store_open(const char *home, enum store_how how)
 	if (st.st_uid != geteuid())
 		return store_fail(STORE_NOT_OWNER, "store/data.mdb", NULL, st.st_uid);
 	if ((err = store_env_open(home)) == STORE_OK && (err = store_check_length()) == STORE_OK &&
-	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
-		err = store_unlock_keys(home, blob, &store.keys);
+	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK &&
+	    (err = store_unlock_keys(home, blob, &store.keys)) == STORE_OK &&
+	    (how == STORE_ACCEPT || (store.format < STORE_FORMAT && how != STORE_KEYLESS)))
+		err = store_upgrade(home, how == STORE_ACCEPT);
+	if (err == STORE_OK && (err = store_check_table()) == STORE_DAMAGED && how == STORE_KEYLESS) {
+		secret_drop(&store.keys);
+		err = STORE_OK;
+	}
 	store_read_reset();
 	if (how == STORE_KEYLESS && (err == STORE_WRONG_KEY || err == STORE_KEY_ABSENT ||
 	    err == STORE_KEY_MODE))
@@ -15373,8 +16082,6 @@ store_make_dirs(const char *home)
 static enum store_err
 store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn **out)
 {
-	uint8_t be[4];
-	struct slice format = {(char *)be, sizeof be};
 	MDB_txn *txn;
 	enum store_err err;
 	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
@@ -15383,9 +16090,8 @@ store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn *
 		return store_err_of(rc);
 	for (int i = 0; i < STORE_DBS && rc == 0; i++)
 		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
-	store_be32(be, STORE_FORMAT);
 	if ((err = store_err_of(rc)) == STORE_OK &&
-	    (err = store_raw_put(txn, STORE_K_FORMAT, format)) == STORE_OK &&
+	    (err = store_format_put(txn)) == STORE_OK &&
 	    (err = store_raw_put(txn, STORE_K_DATAKEY, datakey)) == STORE_OK &&
 	    (err = store_counters_put(txn, c)) == STORE_OK)
 		*out = txn;
@@ -15414,9 +16120,10 @@ static enum store_err
 store_make(const char *home)
 {
 	struct store_counters c = {.config = 1, .state = 1, .version = 1};
-	uint8_t kek[32], data[32], blob[DATAKEY_LEN];
+	uint8_t kek[32], blob[DATAKEY_LEN];
 	struct slice wrapped = {(char *)blob, sizeof blob};
-	MDB_txn *txn;
+	struct table_at at = {.meta = 0};
+	struct store_keys k;
 	enum store_err err;
 
 	if (store_is_made())
@@ -15424,23 +16131,21 @@ store_make(const char *home)
 	if ((err = store_key_read(home, kek)) == STORE_KEY_ABSENT)
 		err = store_key_make(home, kek);
 	if (err == STORE_OK &&
-	    !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
+	    !(rand_bytes(k.data, sizeof k.data) && store_datakey_wrap(kek, k.data, blob)))
 		err = STORE_IO;
 	wipe(kek, sizeof kek);
-	wipe(data, sizeof data);
 	if (err == STORE_OK && (err = store_reserve(0, 0, 0)) == STORE_OK &&
-	    (err = store_make_write(wrapped, &c, &txn)) == STORE_OK)
-		err = store_txn_commit(txn);
+	    (err = store_make_write(wrapped, &c, &at.txn)) == STORE_OK) {
+		store_keys_derive(&k);
+		at.meta = store.dbi[DB_META];
+		at.key = &k.table;
+		if ((err = table_finish(&store_written, &at, c.config, c.version)) == STORE_OK)
+			err = store_txn_commit(at.txn);
+		else
+			mdb_txn_abort(at.txn);
+	}
+	wipe(&k, sizeof k);
 	return err;
-}
-
-/* Takes the writers' lock, for making or replacing a store. */
-static bool
-store_lock_make(void)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS;
-
-	return store_lock_wait(store.lock_fd, until, NULL);
 }
 
 /* Makes the data directory, the key file and an empty store, and opens it. Never overwrites: what a
@@ -18917,18 +19622,20 @@ l_option(lua_State *L, int idx, const char *name)
 	return l_flag(L, idx, name);
 }
 
-/* store.open(home [, { create = bool, keyless = bool }]) -> true
+/* store.open(home [, { create = bool, keyless = bool, accept = bool }]) -> true
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
- *   "damaged" | "full" | "busy" | "io" | …, fault
+ *   "damaged" | "running" | "full" | "busy" | "io" | …, fault
  *
  * For commands; C opens a worker's store. create: an absent store is made, with its key file.
  * keyless: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
- * written. */
+ * written. accept: all records whose own tags are valid are from now on those that were written
+ * last. A store of an earlier version is upgraded. "running": not while a server runs. */
 static int
 l_store_open(lua_State *L)
 {
 	const char *home = luaL_checkstring(L, 1);
-	enum store_how how = l_option(L, 2, "keyless") ? STORE_KEYLESS : STORE_WITH_KEY;
+	enum store_how how = l_option(L, 2, "keyless") ? STORE_KEYLESS
+	    : l_option(L, 2, "accept") ? STORE_ACCEPT : STORE_WITH_KEY;
 	enum store_err err;
 
 	store_fault = (struct store_fault){NULL, NULL, -1};
@@ -18968,8 +19675,8 @@ l_push_plain(lua_State *L, struct slice text)
 	return false;
 }
 
-/* Pushes a record: its plain members, its version, and of each sealed field the handle (`open`) or
- * the name. */
+/* Pushes a record: its plain members, its version, id and epoch, and of each sealed field the handle
+ * (`open`) or the name. */
 static enum store_err
 l_push_record(lua_State *L, enum store_db db, struct slice key, const struct store_record *r,
     bool open)
@@ -18977,12 +19684,19 @@ l_push_record(lua_State *L, enum store_db db, struct slice key, const struct sto
 	enum store_err err = STORE_OK;
 	struct slice seals = r->seals;
 	struct store_seal s;
+	char id[2 * STORE_ID];
 
 	if (open && !r->verified)
 		return STORE_LOCKED;
 	if (!l_push_plain(L, r->plain))
 		return STORE_DAMAGED;
 	l_set_integer(L, "version", r->version);
+	if (r->format != 1) {
+		hex_encode(id, r->id, STORE_ID);
+		lua_pushlstring(L, id, sizeof id);
+		lua_setfield(L, -2, "id");
+		l_set_integer(L, "epoch", r->epoch);
+	}
 	if (!r->verified)
 		l_set_flag(L, "unverified", true);
 	if (r->nseals == 0)
@@ -19014,10 +19728,11 @@ l_store_record(lua_State *L, bool open)
 	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
 }
 
-/* store.get(db, key) -> { plain members…, version = N, secrets = { name = handle } | nil }
+/* store.get(db, key) -> { plain members…, version = N, id = hex, epoch = N,
+ *     secrets = { name = handle } | nil }
  *   | nil, "absent" | "damaged" | "locked" | …
  *
- * The handles end with the task, but for those that core.keep keeps. */
+ * "damaged": it is not what was written there last, or it was removed on the disk. The handles end with the task, but for those that core.keep keeps. */
 static int
 l_store_get(lua_State *L)
 {
@@ -19025,7 +19740,8 @@ l_store_get(lua_State *L)
 }
 
 /* store.peek(db, key)
- *   -> { plain members…, version = N, sealed = { names } | nil, unverified = true | nil }
+ *   -> { plain members…, version = N, id = hex, epoch = N, sealed = { names } | nil,
+ *     unverified = true | nil }
  *   | nil, "absent" | "damaged" | …
  *
  * Unseals nothing. `unverified`: the store was opened without its key, so no tag was checked. */
@@ -19088,33 +19804,136 @@ l_store_generation(lua_State *L)
 	return l_store_return(2);
 }
 
-/* store.changes(since) -> { db, key, db, key, … } | nil, "rebuild"
+/* Pushes the database's name and the key of a name of the table. */
+static void
+l_push_listed(lua_State *L, struct slice name)
+{
+	const char *db = "?";
+
+	for (size_t i = 0; i < STORE_DBS; i++)
+		if (store_dbs[i].kind == name.p[0])
+			db = store_dbs[i].name;
+	lua_pushstring(L, db);
+	lua_pushlstring(L, name.p + 3, name.n - 3);
+}
+
+/* store.changes(since) -> { db, key, db, key, … }, generation | nil, "rebuild", generation
+ *   | nil, "damaged" | "locked" | …
  *
- * The records that were written in config generations after `since`, oldest first; a pair may come
- * more than once. "rebuild": the store no longer knows all of them. */
+ * The records that were written after config generation `since`, which the last call answered. They
+ * follow from the table of records, which nobody changes without the key. "rebuild": `since` is
+ * another one, or there are too many. generation: up to where the caller knows all, once it has
+ * looked at these records, or at all. */
 static int
 l_store_changes(lua_State *L)
 {
-	uint64_t since = (uint64_t)luaL_checkinteger(L, 1), config, state;
-	struct slice list = {NULL, 0};
+	uint64_t since = (uint64_t)luaL_checkinteger(L, 1);
 	lua_Integer n = 0;
-	bool known;
+	bool known = false;
+	enum store_err err = store_follow(since, &known);
 
-	if (!store_generations(&config, &state))
-		return l_fail_store(L, store.env == NULL ? STORE_LOCKED : STORE_IO);
-	known = since <= config && config - since <= STORE_CHANGES_KEPT;
+	if (err != STORE_OK)
+		return l_fail_store(L, err);
 	lua_newtable(L);
-	while (known && since++ < config) {
-		known = store_change_list(since, &list) == STORE_OK;
-		while (known && list.n != 0) {
-			struct slice text = slice_cut(&list, '\0');
+	for (struct slice rest = buf_slice(&store_seen.news); known && rest.n >= 3;) {
+		size_t size = 3 + (size_t)load_be16(rest.p + 1);
 
-			lua_pushlstring(L, text.p, text.n);
-			lua_rawseti(L, -2, ++n);
-			known = n <= 2 * L_CHANGES_MAX;
+		l_push_listed(L, (struct slice){rest.p, size});
+		lua_rawseti(L, -3, n + 2);
+		lua_rawseti(L, -2, n + 1);
+		n += 2;
+		rest = (struct slice){rest.p + size, rest.n - size};
+	}
+	buf_recycle(&store_seen.news, 0);
+	if (!known || n > 2 * L_CHANGES_MAX)
+		l_fail(L, "rebuild");
+	lua_pushinteger(L, (lua_Integer)store_seen.config);
+	return l_store_return(known && n <= 2 * L_CHANGES_MAX ? 2 : 3);
+}
+
+static void
+l_add_refused(lua_State *L, struct slice name, const char *why)
+{
+	lua_Integer n = luaL_len(L, -1);
+
+	l_push_listed(L, name);
+	lua_pushstring(L, why);
+	for (lua_Integer i = 3; i >= 1; i--)
+		lua_rawseti(L, -1 - (int)i, n + i);
+}
+
+/* Adds what lies in a database and is not in the table. */
+static enum store_err
+l_add_unlisted(lua_State *L, enum store_db db)
+{
+	struct table_at at = store_table_at(store.reader);
+	struct slice after = SLICE("");
+	uint8_t place[3 + STORE_KEY_MAX];
+	MDB_val k = store_val(SLICE(" ")), v;
+	struct slice name;
+	const char *mac;
+	int rc;
+
+	for (; (rc = store_seek(store.reader, store.dbi[db], MDB_SET_RANGE, after, &k, &v)) == 0;
+	    after = store_slice(k)) {
+		enum store_err listed = store_key_ok(store_slice(k))
+		    ? table_find(&store_seen, &at, store_dbs[db].kind, store_slice(k), &mac) : STORE_OK;
+
+		if (listed != STORE_OK && luaL_len(L, -1) < 3 * L_EACH_MAX) {
+			table_name(place, store_dbs[db].kind, store_slice(k), &name);
+			l_add_refused(L, name, listed == STORE_ABSENT ? "unknown" : "unsure");
 		}
 	}
-	return l_store_return(known && n % 2 == 0 ? 1 : l_fail(L, "rebuild"));
+	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
+}
+
+/* store.refused([db, prefix]) -> { db, key, why, db, key, why, … }, parts | nil, code
+ *
+ * The records that the table of records refuses, or of one database those that are gone from the disk.
+ * why: "gone"; "older": another one lies there than was written last; "unknown": there should be none;
+ * "unsure": its part of the table was changed. parts: how many parts of the table were changed, or had
+ * to begin anew since; in those, nobody knows which records are gone. */
+static int
+l_store_refused(lua_State *L)
+{
+	bool all = lua_isnoneornil(L, 1), known;
+	enum store_db db = all ? DB_META : l_check_db(L, 1);
+	struct slice prefix = all ? SLICE("") : l_check_slice(L, 2), v, rest, key;
+	struct table *t = &store_seen;
+	lua_Integer parts = 0;
+	struct table_entry e;
+	enum store_err err = STORE_LOCKED;
+
+	lua_newtable(L);
+	if (store.keys == NULL || (err = store_read_begin()) != STORE_OK ||
+	    (err = store_follow(t->base, &known)) != STORE_OK)
+		return l_fail_store(L, err);
+	for (unsigned i = 0; i < TABLE_BUCKETS; i++) {
+		const struct table_bucket *b = &t->bucket[i];
+
+		parts += memcmp(&b->mac, &t->want[i], TABLE_MAC) != 0 ||
+		    (b->bytes.n != 0 && b->bytes.p[0] == TABLE_LOST);
+		for (rest = table_entries(&b->bytes); table_next(&rest, &e);) {
+			key = (struct slice){e.name.p + 3, e.name.n - 3};
+			for (int d = 0; all && d < STORE_DBS; d++)
+				db = store_dbs[d].kind == e.name.p[0] ? (enum store_db)d : db;
+			if (store_dbs[db].kind != e.name.p[0] || key.n < prefix.n ||
+			    memcmp(key.p, prefix.p, prefix.n) != 0)
+				continue;
+			err = store_raw_get(store.reader, db, key, &v);
+			if (err != STORE_OK && err != STORE_ABSENT)
+				return l_fail_store(L, err);
+			if (err == STORE_ABSENT)
+				l_add_refused(L, e.name, "gone");
+			else if (all && (v.n < STORE_TAG || !ct_eq(e.mac, v.p + v.n - STORE_TAG, TABLE_MAC)))
+				l_add_refused(L, e.name, "older");
+		}
+	}
+	for (int d = 0; all && d < STORE_DBS; d++)
+		if (store_dbs[d].kind != 0 && (err = l_add_unlisted(L, (enum store_db)d)) != STORE_OK)
+			return l_fail_store(L, err);
+	lua_pushinteger(L, parts);
+	return l_store_return(2);
 }
 
 /* store.placeholder(shape, label) -> text, stop | nil, "locked"
@@ -19204,7 +20023,7 @@ l_check_batch(lua_State *L, enum store_err err)
 static struct slice
 l_push_plain_text(lua_State *L, int idx)
 {
-	static const char *const ours[] = {"version", "secrets", "sealed", "unverified"};
+	static const char *const ours[] = {"version", "id", "epoch", "secrets", "sealed", "unverified"};
 
 	lua_push_module(L, "json");
 	lua_getfield(L, -1, "encode");
@@ -19261,6 +20080,8 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	luaL_checktype(L, op + 1, LUA_TTABLE);
 	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version,
 	    l_flag(L, op, "keep"), (uint32_t)room));
+	b->op[b->n - 1].fresh = l_flag(L, op, "fresh");
+	b->op[b->n - 1].moves = l_flag(L, op, "moves");
 	lua_getfield(L, op, "secrets");
 	if (lua_type(L, -1) == LUA_TTABLE)
 		l_batch_secrets(L, b);
@@ -19332,12 +20153,14 @@ l_commit_push(lua_State *L, bool late)
  *
  * Applies all operations or none; they are on the disk when this returns true. ops =
  *   { { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool,
- *       version = N, room = N },
+ *       version = N, room = N, fresh = bool, moves = bool },
  *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
  * version: the record's version before the commit (0: there is none; nil: any, even of a damaged
  * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a
- * later put of that many bytes over this record finds room on a full disk. The members version,
- * secrets, sealed and unverified of `plain` are not stored. deadline: monotonic ms. After a
+ * later put of that many bytes over this record finds room on a full disk. moves: the record gets
+ * another epoch, as a credential does whose secrets change; fresh: it is another record of the same
+ * name, with an id and an epoch of its own. The members version, id, epoch, secrets, sealed and
+ * unverified of `plain` are not stored. deadline: monotonic ms. After a
  * timeout with begun = false the commit is never applied; with begun = true it may reach the disk
  * at any moment. Yields. */
 static int
@@ -19605,6 +20428,32 @@ l_raw_record(lua_State *L)
 	return 3;
 }
 
+/* raw:table() -> true | nil, code, fault
+ *
+ * Once all is put, the counters too: the table of records that came with them gets a config
+ * generation beyond theirs; if none came, with a backup of an earlier version, it is made. */
+static int
+l_raw_table(lua_State *L)
+{
+	const struct l_raw *r = l_check_raw(L);
+	struct store_counters c;
+	struct table_at at;
+	struct slice v;
+	enum store_err err = store_counters_get(r->txn, &c);
+
+	if (err != STORE_OK)
+		return l_store_answer(L, err);
+	store.keys = secret_ref(r->keys);       /* l_raw_gc closes the store */
+	at = store_table_at(r->txn);
+	table_forget(&store_written);
+	err = store_raw_get(r->txn, DB_META, SLICE(TABLE_KEY), &v);
+	if (err == STORE_ABSENT)
+		err = store_table_make(r->txn, false, &c);
+	else if (err == STORE_OK && (err = table_sync(&store_written, &at)) == STORE_OK)
+		err = store_table_finish(r->txn, &c);
+	return l_store_answer(L, err);
+}
+
 /* raw:mac(text)
  *
  * Adds the text to what the next sum authenticates. */
@@ -19650,6 +20499,7 @@ static const luaL_Reg l_store[] = {
 	{"each", l_store_each},
 	{"generation", l_store_generation},
 	{"changes", l_store_changes},
+	{"refused", l_store_refused},
 	{"placeholder", l_store_placeholder},
 	{"mark", l_store_mark},
 	{"commit", l_store_commit},     /* yields */
@@ -19663,7 +20513,7 @@ l_open_store(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
 		{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
-		{"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
+		{"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
 	};
 
 	luaL_newlib(L, methods);

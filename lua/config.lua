@@ -24,6 +24,7 @@ local BUNDLES_MAX = 256      -- bundles whose variables are kept
 local VARIANTS_MAX = 64      -- sets of values for which one credential is kept ready
 local HELD_NEWS = 16         -- changes of placeholders of which the names are kept: each costs an agent's set one pass
 local FOLLOW_POLL = 1        -- ms between two looks of who waits for the index
+local REFUSED_NAMED = 100    -- refused records that a worker's log names until it builds the index anew
 
 -- ---- a bounded cache -----------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ function M.new(with)
   self.agents = cache_new(AGENTS_MAX)
   self.tokens = cache_new(AGENTS_MAX)
   self.bundle_variables = cache_new(BUNDLES_MAX)
-  self.refused = {}          -- ids of records that are damaged: named once
+  self.named = { n = 0 }     -- refused records that the log has named: once, until they change
   self.applied = -1          -- the generation that the index has reached
   self.broken = nil          -- why matching does not work; every request is refused until it does
   return self
@@ -194,10 +195,7 @@ local function index_put(self, build, db, key, rec, damaged)
     build.items[id] = nil
     if not index_call(self, build, "remove", id) then return false end
   end
-  if damaged and not self.refused[id] then
-    self.log(("ev=record_refused db=%s key=%s err=damaged"):format(db, key))
-  end
-  self.refused[id] = damaged or nil
+  if damaged then self:say_refused(db, key) end
   if db == "credential" then
     local shapes = not damaged and rec and rec.env and shapes_of(self, build, rec) or nil
     if shapes ~= build.held[key] then held_put(build, key, shapes) end
@@ -227,6 +225,23 @@ local function index_page_all(self, build, db)
   return true
 end
 
+--- Names a record that is not what was written there last. What the index does not hold is named when it is read.
+-- Bounded: where a part of the table was changed, every unknown name in it is refused, and clients choose tokens.
+function M:say_refused(db, key, why)
+  local named, id = self.named, db .. "/" .. key
+  if named[id] or named.n > REFUSED_NAMED then return end
+  named[id], named.n = true, named.n + 1
+  self.log(named.n > REFUSED_NAMED and "ev=record_refused more=yes"
+    or ("ev=record_refused db=%s key=%s err=%s"):format(db, (key:gsub('[%c%s"\\]', "?")), why or "damaged"))
+end
+
+-- All that the table of records refuses, when a worker begins.
+local function name_refused(self)
+  local list, parts = self.store.refused()
+  for i = 1, #(list or {}), 3 do self:say_refused(list[i], list[i + 1], list[i + 2]) end
+  if parts and parts > 0 then self.log(("ev=table_damaged parts=%d"):format(parts)) end
+end
+
 -- Everything anew, beside the index that serves meanwhile.
 local function index_build(self)
   local pol, why = self.policies.load("match")
@@ -243,7 +258,8 @@ local function index_build(self)
     return build
   end
   build.index = index
-  self.refused = {}
+  self.named = { n = 0 }
+  if not self.build and self.spawn then name_refused(self) end
   local _ = index_page_all(self, build, "credential") and index_page_all(self, build, "bundle")
   return build
 end
@@ -267,6 +283,7 @@ local function apply_changes(self, changes)
   local settings = false
   for i = 1, #changes, 2 do
     local db, key = changes[i], changes[i + 1]
+    self.named[db .. "/" .. key] = nil
     if db == "agent" then
       self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)
     elseif db == "meta" then
@@ -285,10 +302,11 @@ local function apply_changes(self, changes)
 end
 
 local function follow(self)
-  local target = self.store.generation()
+  local usable = self.build and not self.build.broken and self.applied >= 0
+  local changes, target, from = self.store.changes(usable and self.applied or -1)
+  target = changes and target or from
   if not target then return end
-  local changes = self.build and not self.build.broken and self.applied >= 0 and self.store.changes(self.applied)
-  if not (changes and apply_changes(self, changes)) then
+  if not (usable and changes and apply_changes(self, changes)) then
     local build = index_build(self)
     forget_all(self)
     self.build = build
@@ -352,7 +370,8 @@ end
 --- The settings, with the flags of this run before the store's.
 -- `always`: somebody has set one, perhaps to the same file with other contents; else only differences are acted on.
 function M:load_settings(always)
-  local settings = self.records.settings(self.overrides)
+  local settings, refused = self.records.settings(self.overrides, self.settings)
+  for _, name in ipairs(refused or {}) do self:say_refused("meta", "set/" .. name) end
   local news = always or not same(settings, self.settings)
   self.settings, self.echo, self.body_max = settings, settings.echo ~= false, settings.body_max or require("records").BODY_MAX
   if news and self.on_settings then self.on_settings(settings) end
@@ -365,7 +384,8 @@ end
 function M:agent_named(name)
   local agent = self.agents:get(name)
   if not agent then
-    local rec = self.store.get("agent", "a/" .. name)
+    local rec, why = self.store.get("agent", "a/" .. name)
+    if why == "damaged" then self:say_refused("agent", "a/" .. name) end
     if not rec then return nil end
     agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
       variables = rec.variables, requests = rec.requests }
@@ -382,7 +402,8 @@ end
 function M:agent(hash)
   local token = self.tokens:get(hash)
   if not token then
-    local rec = self.store.get("agent", "t/" .. hash)
+    local rec, why = self.store.get("agent", "t/" .. hash)
+    if why == "damaged" then self:say_refused("agent", "t/" .. hash) end
     if not rec then
       local ended = self.store.get("agent", "e/" .. hash)
       return nil, ended and ended.ended, ended and ended.agent
@@ -407,7 +428,8 @@ function M:variable(agent, bundle, name)
   if own then return own end
   local set = self.bundle_variables:get(bundle)
   if not set then
-    local rec = self.store.get("bundle", bundle)  -- damaged: none are set, and nothing that needs them matches
+    local rec, why = self.store.get("bundle", bundle)  -- damaged: none are set, and nothing that needs them matches
+    if why == "damaged" then self:say_refused("bundle", bundle) end
     set = self.bundle_variables:put(bundle, rec and rec.variables or {})
   end
   return set[name]
@@ -730,6 +752,7 @@ function M:open(name)
   local rec, err = self.store.get("credential", name)
   if not rec then
     if err == "absent" then return nil, "injection_failed", "it was removed" end
+    if err == "damaged" then self:say_refused("credential", name) end
     return nil, "injection_failed", err == "locked" and "the store's key is missing" or "its record is damaged"
   end
   opened, code, why = self:opened_of(name, rec)

@@ -375,15 +375,20 @@ function M.setting(name)
   end
 end
 
---- Every setting with its default: `overrides` (by key) before the store before the default.
-function M.settings(overrides)
+--- Every setting with its default: `overrides` (by key) before the store before the default; and a list of the names of
+-- those that are refused, because they were changed on the disk: they are as in `before`, else at their default.
+function M.settings(overrides, before)
   local store = require "store"
-  local all = {}
+  local all, refused = {}, {}
   for _, s in ipairs(M.setting_list) do
     local value = overrides and overrides[s.key]
     if value == nil then
-      local kept = store.get("meta", "set/" .. s.name)
+      local kept, why = store.get("meta", "set/" .. s.name)
       if kept then value = kept.value end
+      if why == "damaged" then
+        refused[#refused + 1] = s.name
+        value = before and before[s.key]
+      end
     end
     if value == nil then value = s.default end
     all[s.key] = value
@@ -393,7 +398,7 @@ function M.settings(overrides)
   all.upstream_proxy_at = flag and "run/upstream-proxy" or "set/upstream-proxy"
   local kept = all.upstream_proxy and store.peek("meta", all.upstream_proxy_at)
   all.upstream_proxy_version = kept and kept.version
-  return all
+  return all, refused
 end
 
 -- Host, port and what the proxy is shown (RFC 7617 2): a password goes to the address that it was kept with alone.

@@ -56,15 +56,15 @@ local function add(args, opt, ctx)
     expires_at = expiry(opt.ttl, now), requests = opt.requests and requests(opt.requests) }
   local token
   db.change(function()
-    local old = db.peek("agent", "a/" .. name, "the agent")
+    local old, code = require("store").peek("agent", "a/" .. name)  -- one that was changed on the disk is replaced
     if old and not old.revoked then
       report.fail(("there is an agent '%s' already"):format(name),
         ("sallyport agent rotate %s gives it a new token"):format(name))
     end
     local ops, kept = tokens.drop(name, now, "revoked"), nil
     token, kept = tokens.issue(ctx.host, name, "agent", nil, now)  -- the agent's own expiry rules
-    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, version = old and old.version or 0,
-      plain = plain }
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, 
+      version = code ~= "damaged" and (old and old.version or 0) or nil, plain = plain, fresh = true }  -- over a revoked one it is another agent
     ops[#ops + 1] = kept
     return ops
   end)
@@ -156,6 +156,7 @@ local function rotate(args, _, ctx)
     local ops, kept = tokens.drop(args[1], now, "rotated"), nil
     token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now)
     ops[#ops + 1] = tokens.touch(record)
+    ops[#ops].moves = true
     ops[#ops + 1] = kept
     return ops
   end)
@@ -168,11 +169,14 @@ local function revoke(args, _, ctx)
   db.open(ctx)
   local now = require("time").wall()
   db.change(function()
-    local record = db.need("agent", args[1])
+    local record, code = require("store").peek("agent", "a/" .. args[1])
+    -- One that was changed on the disk can always be revoked.
+    if code == "damaged" then record = { name = args[1], bundles = {}, created = now } end
+    if not record then record = db.need("agent", args[1]) end
     local plain = db.plain(record)
     plain.revoked = true
     local ops = tokens.drop(args[1], now, "revoked")
-    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain }
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain, moves = true }
     return ops
   end)
   ctx.note(("'%s' is revoked: its tokens have ended, open tunnels included."):format(args[1]))

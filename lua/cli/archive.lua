@@ -15,6 +15,7 @@
 -- 32            HMAC-SHA256 over all before it, under a key derived from the data key
 --
 -- The stream is as secret as the store without its key file. Leases are left out: they bind one boot of one machine.
+-- The table of records (proxy.c, section table) goes along: what it refuses here is refused there too.
 local store = require "store"
 local db = require "cli.db"
 local M = {}
@@ -22,17 +23,20 @@ local M = {}
 local MAGIC = "sallyport-backup\n"
 local NEWER = " was written by a newer version of sallyport"
 local CHANGED = " is cut short or was changed: nothing was restored"
-local FORMAT, STORE_FORMAT = 1, 1
+local FORMAT, STORE_FORMAT = 1, 2
 local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
 local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 56   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
 local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent" }
-local COUNTERS, DATAKEY_ENTRY = "\1counters", "\1datakey"
+local COUNTERS, DATAKEY_ENTRY, TABLE = "\1counters", "\1datakey", "\1table"
 
 local known = {}
 for _, name in ipairs(DATABASES) do known[name] = true end
 
 -- The store's own entries in meta begin with a byte below the space, which no record's key does.
 local function ours(key) return key:byte() <= 32 end
+
+-- A part of the table of records.
+local function listing(db, key) return db == "meta" and key:sub(1, #TABLE) == TABLE end
 
 -- for key, value in entries(raw, db): each may be taken out meanwhile.
 local function entries(raw, db)
@@ -58,7 +62,7 @@ function M.write(file)
   local n = 0
   for _, db in ipairs(DATABASES) do
     for key, value in entries(raw, db) do
-      if not ours(key) then
+      if not ours(key) or listing(db, key) then
         put((">Bs1s2s4"):pack(82, db, key, value))
         n = n + 1
       end
@@ -140,7 +144,7 @@ local function frames(file, raw, head)
     end
     if kind ~= "R" then damaged() end
     local db, key, value = counted(1, 16), counted(2, KEY_MAX), counted(4, RECORD_MAX)
-    if not known[db] or key == "" or ours(key) then damaged() end
+    if not known[db] or key == "" or ours(key) and not listing(db, key) then damaged() end
     n = n + 1
     return db, key, value
   end
@@ -166,12 +170,11 @@ local function put(raw, db, key, value)
   if not ok then error({ code = code }, 0) end
 end
 
--- Empties what the backup replaces: all but the tokens and the store's own entries. The lists of changes go: the
--- generations that they belong to are passed over.
+-- Empties what the backup replaces: all but the tokens and the store's own entries. Lists of changes are of format 1.
 local function clear(raw)
   for _, db in ipairs { "policy", "credential", "bundle", "agent", "lease", "meta" } do
     for key in entries(raw, db) do
-      if not ours(key) or key:find("^\1change/") then put(raw, db, key, nil) end
+      if not ours(key) or listing(db, key) or key:find("^\1change/") then put(raw, db, key, nil) end
     end
   end
 end
@@ -201,6 +204,8 @@ local function apply(raw, file, head)
   local room = settle(raw)
   for i = 1, 3 do live[i] = math.max(live[i], head.counters[i]) + 1 end
   put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(live[1], live[2], live[3], room))
+  local ok, code = raw:table()
+  if not ok then error({ code = code }, 0) end
 end
 
 local function restore(file, path, home)

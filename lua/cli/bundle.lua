@@ -50,8 +50,9 @@ local function add(args, _, ctx)
   local name = need_name(args[1])
   db.open(ctx)
   db.change(function()
-    if db.peek("bundle", name, "the bundle") then report.fail(("there is a bundle '%s' already"):format(name)) end
-    return { { op = "put", db = "bundle", key = name, version = 0,
+    local old, code = require("store").peek("bundle", name)
+    if old then report.fail(("there is a bundle '%s' already"):format(name)) end
+    return { { op = "put", db = "bundle", key = name, version = code ~= "damaged" and 0 or nil,
       plain = { name = name, created = require("time").wall() } } }
   end)
   ctx.note(("Made the bundle '%s'. Give it to an agent: sallyport agent set AGENT --bundle %s"):format(name, name))
@@ -140,7 +141,8 @@ end
 local function remove(args, _, ctx)
   db.open(ctx)
   local name = args[1]
-  db.need("bundle", name)
+  local _, code = require("store").peek("bundle", name)
+  if code ~= "damaged" then db.need("bundle", name) end   -- one that was changed on the disk can always be removed
   if name == "default" then report.fail("the bundle 'default' stays: new credentials and agents go there") end
   local held = contents()[name]
   if #held.credentials > 0 then

@@ -661,7 +661,7 @@ local function switch(on)
       local plain = db.plain(record)
       plain.enabled = on
       return { { op = "put", db = "credential", key = args[1], version = record.version, plain = plain,
-        keep = true } }
+        keep = true, moves = not on } }
     end)
     ctx.note(("'%s' is %s from the next request."):format(args[1], on and "enabled" or "disabled"))
     report.answer(ctx, shape.credential_named(args[1]))

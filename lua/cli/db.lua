@@ -13,7 +13,8 @@ local open_hints = {
   key_mode = "make it its owner's alone (mode 0600); nothing was changed",
   wrong_key = "put the key file that was made with it back in its place; nothing was changed",
   newer_format = "use that version; nothing was changed",
-  damaged = "restore a backup: sallyport restore FILE",
+  damaged = "restore a backup: sallyport restore FILE; sallyport doctor --help says what else",
+  running = "stop it, then run this again, then start the new one",
   full = "free some room and try again; nothing was changed",
   busy = "wait for the others to finish, or end them",
 }
@@ -49,6 +50,9 @@ local sentences = {
     return fault.n and ("%s has format %d, which this version of sallyport does not know: use the newer one; nothing was changed")
       :format(at, fault.n)
   end,
+  running = function(_, fault, home)
+    return fault.why and ("%s of sallyport runs on %s and would not understand the store as this one keeps it"):format(fault.why, home)
+  end,
   damaged = function(at, fault)
     if not fault.why then return nil end
     if fault.why:find("^MDB_INVALID") then return at .. " is not a store, or its head is damaged" end
@@ -64,6 +68,9 @@ function M.why(home, code, fault)
     or ("%s: %s"):format(at, meaning[code] or code)
 end
 
+--- What to do about such a code, if anything.
+function M.hint(code) return open_hints[code] end
+
 --- Ends the command with what store.open answered.
 function M.not_open(home, code, fault)
   report.fail(M.why(home, code, fault), open_hints[code])
@@ -77,20 +84,32 @@ function M.open(ctx)
   ctx.opened = true
 end
 
---- Every record below a prefix, in order of keys: for key, record (as store.peek), damaged in db.each(...).
-function M.each(name, prefix)
+--- Every record that lies below a prefix, in order of keys: for key, record (as store.peek), damaged in db.stored(...).
+function M.stored(name, prefix)
   local store = require "store"
-  local page, at, after = {}, 0, nil
+  local page, at, more = {}, 0, true
   return function()
     at = at + 1
-    if at > #page then
-      if after == false then return nil end
-      page, at = store.each(name, prefix, after, PAGE), 1
-      after = #page == PAGE and page[#page].key or false
-      if #page == 0 then return nil end
+    if at > #page and more then
+      page, at = store.each(name, prefix, page[#page] and page[#page].key, PAGE), 1
+      more = #page == PAGE
     end
     local item = page[at]
-    return item.key, item.record, item.damaged
+    if item then return item.key, item.record, item.damaged end
+  end
+end
+
+--- The same, and then those that are gone from the disk: damaged, without a record.
+function M.each(name, prefix)
+  local stored, gone, at = M.stored(name, prefix), nil, -1
+  return function()
+    if not gone then
+      local key, record, damaged = stored()
+      if key then return key, record, damaged end
+      gone = require("store").refused(name, prefix) or {}
+    end
+    at = at + 3
+    if gone[at] then return gone[at], nil, true end
   end
 end
 
@@ -98,7 +117,9 @@ end
 function M.peek(name, key, what)
   local record, code = require("store").peek(name, key)
   if not record and code == "damaged" then
-    report.fail(what .. " is damaged on the disk and is refused", "remove it and add it again, or restore a backup")
+    local shown = what == "the " .. name and ("%s '%s'"):format(what, report.clean(key)) or what
+    report.fail(shown .. " is refused: it was changed on the disk since it was written",
+      "remove it and add it again, or restore a backup; sallyport doctor tells more")
   end
   return record
 end
@@ -149,11 +170,14 @@ function M.change(build)
   report.fail(why[1], why[2])
 end
 
+-- What store.get and peek add to the plain members.
+local added = { version = true, id = true, epoch = true, secrets = true, sealed = true, unverified = true }
+
 --- A record's plain members alone, in a table of their own.
 function M.plain(record)
   local copy = {}
   for k, v in pairs(record) do
-    if k ~= "version" and k ~= "secrets" and k ~= "sealed" and k ~= "unverified" then copy[k] = v end
+    if not added[k] then copy[k] = v end
   end
   return copy
 end

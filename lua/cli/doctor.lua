@@ -10,6 +10,7 @@ local ROOM_MIN = 64 << 20         -- the store's own growth and a log; below it 
 local MEMLOCK_MIN = 2 << 20       -- some hundred secrets and what is in flight
 local CA_SOON = 90 * 86400
 local BESIDE_MIN = 60             -- columns of a terminal below which a text stands under its check, not beside it
+local REMOVE_MAX = 256            -- records in one commit
 
 -- Each check answers a level, a sentence, and where something is to be done, what.
 local OK, WARN, BAD = "ok", "warn", "bad"
@@ -59,32 +60,94 @@ local function files(ctx, say)
   end
 end
 
+-- What store.refused says of a record.
+local refusals = {
+  gone = "it was removed on the disk", older = "an older one was put in its place on the disk",
+  unknown = "it was put there on the disk: it had been removed, or never was", unsure = "its part of the table of records was changed",
+}
+
+-- All records that are refused: { { db, key, why, gone }… }, how many there are, and how many parts of the table were changed.
+local function look_through()
+  local s = require "store"
+  local list, parts = s.refused()   -- nil without the key
+  local out, why, seen = {}, {}, 0
+  for i = 1, #(list or {}), 3 do
+    local db_name, key, code = list[i], list[i + 1], list[i + 2]
+    if code == "gone" then
+      out[#out + 1] = { db_name, key, refusals.gone, true }
+    else
+      why[db_name .. "/" .. key] = refusals[code]
+    end
+  end
+  for _, name in ipairs { "meta", "policy", "credential", "state", "bundle", "agent" } do
+    for key, record, bad in db.stored(name, "") do
+      seen = seen + 1
+      if record and record.sealed and #record.sealed > 0 then
+        local _, code = s.get(name, key)
+        bad = bad or code == "damaged"
+      end
+      if bad or not record then out[#out + 1] = { name, key, why[name .. "/" .. key] or "it is damaged" } end
+    end
+  end
+  return out, seen, list and parts or 0
+end
+
+local function tell(say, check, list, what)
+  for _, r in ipairs(list) do say(check, WARN, ("%s/%s: %s; %s"):format(r[1], r[2], r[3], what(r))) end
+end
+
+--- What lies on the disk is taken for what was written last.
+local function accept(ctx, say)
+  local s = require "store"
+  local known = s.open(ctx.home, {})
+  local list = known and look_through() or {}
+  local ok, code, fault = s.open(ctx.home, { accept = true })
+  if not ok and code == "running" then report.fail("a server runs on " .. ctx.home, "stop it first") end
+  if not ok then db.not_open(ctx.home, code, fault) end
+  tell(say, "accepted", list, function(r)
+    if r[4] then return "from now on it does not exist" end
+    return s.peek(r[1], r[2]) and "from now on that is as it should be" or "it stays refused"
+  end)
+  if not known then
+    say("accepted", WARN, "all records: nobody knows which of them were put back",
+      "look through what `agent list`, `credential list` and the other lists show")
+  end
+end
+
+--- What is refused is removed, and so exists no longer.
+local function remove(ctx, say)
+  db.open(ctx)
+  local list = look_through()
+  for from = 1, #list, REMOVE_MAX do
+    db.change(function()
+      local ops = {}
+      for i = from, math.min(from + REMOVE_MAX - 1, #list) do
+        ops[#ops + 1] = { op = "del", db = list[i][1], key = list[i][2] }
+      end
+      return ops
+    end)
+  end
+  tell(say, "removed", list, function(r) return r[1] == "policy" and "removed: what comes with sallyport counts" or "removed" end)
+end
+
 local function store(ctx, say)
   local s = require "store"
   local ok, code, fault = s.open(ctx.home, {})
   if not ok then
-    say("store", BAD, require("cli.db").why(ctx.home, code, fault))
+    say("store", BAD, db.why(ctx.home, code, fault), db.hint(code))
     ok = s.open(ctx.home, { keyless = true })   -- what can be read without the key is looked at all the same
     if not ok then return false end
   end
   ctx.opened = true
-  local damaged, seen = {}, 0
-  for _, name in ipairs { "meta", "policy", "credential", "state", "bundle", "agent" } do
-    for key, record, bad in db.each(name, "") do
-      seen = seen + 1
-      local broken = bad or not record
-      if not broken and record.sealed and #record.sealed > 0 then
-        local _, why = s.get(name, key)
-        broken = why == "damaged"
-      end
-      if broken then damaged[#damaged + 1] = name .. "/" .. key end
-    end
+  local list, seen, parts = look_through()
+  if #list == 0 then say("records", OK, ("%d, all as they were written"):format(seen)) end
+  for _, r in ipairs(list) do
+    say("records", BAD, ("%s/%s is refused: %s"):format(r[1], r[2], r[3]),
+      "make it anew or restore a backup; sallyport doctor --remove removes all that is refused")
   end
-  if #damaged == 0 then
-    say("records", OK, ("%d, all as they were written"):format(seen))
-  end
-  for _, d in ipairs(damaged) do
-    say("records", BAD, d .. " is damaged and refused", "remove it and add it again, or restore a backup")
+  if parts > 0 then
+    say("records", BAD, ("the table of records was changed in %d of its parts: what these do not list is refused"):format(parts),
+      "restore a backup; or, if all records are as you want them: sallyport doctor --accept")
   end
   return true
 end
@@ -371,7 +434,7 @@ local function lines_of(ctx, o)
     fix and indent .. fix .. "\n" or "")
 end
 
-local function run(_, _, ctx)
+local function run(_, opt, ctx)
   local out, worst = report.array(), OK
   local function say(what, level, text, fix)
     out[#out + 1] = { check = what, level = level, text = text, fix = fix }
@@ -381,6 +444,9 @@ local function run(_, _, ctx)
   if not ctx.host.stat(ctx.home) then
     report.fail("there is no data directory at " .. ctx.home, "sallyport init makes one; --home DIR names another")
   end
+  if opt.accept and opt.remove then report.usage("--accept keeps what --remove removes: one of them") end
+  if opt.accept then accept(ctx, say) end
+  if opt.remove then remove(ctx, say) end
   files(ctx, say)
   if store(ctx, say) then
     certificates(ctx, say, now)
@@ -405,10 +471,20 @@ local function run(_, _, ctx)
 end
 
 return {
-  { words = "doctor", max = 0, summary = "what is not as it should be on this machine", help = [[
+  { words = "doctor", max = 0, summary = "what is not as it should be on this machine",
+    options = {
+      { name = "accept", help = "records that are refused, because they were changed on the disk, count from now on" },
+      { name = "remove", help = "records that are refused are removed" },
+    },
+    help = [[
 Checks modes and owners of files, the key, damaged records, the CA, policies behind their default, listeners
 beyond loopback, memory that cannot be locked, the clock, core dumps, room on the disk, and agents that run as
 the user who owns the key. Exit 1 where something is bad; warnings alone are exit 0.
+
+A record that somebody without the key changed, put back, copied or removed on the disk is refused and named here. Make
+it anew, or restore a backup. --remove removes what is refused: a token that was put back, say. --accept, while no proxy
+runs, takes all that lies there now for what was written last: only if you know who changed it, because what was revoked
+or removed may then count again.
 
 examples:
   sallyport doctor

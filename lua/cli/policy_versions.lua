@@ -5,16 +5,23 @@ local policy = require "policy"
 local sandbox = require "sandbox"
 local M = {}
 
-local VERSIONS_PAGE = 100       -- records asked of the store at once
+-- The head, or where it was changed on the disk one that may be replaced whatever is there.
+local function head_of(name)
+  local head = policies.head(name)
+  if head then return head end
+  local latest = 0
+  for key in require("cli.db").each("policy", name .. "/") do
+    latest = math.max(latest, math.tointeger(tonumber(key:sub(#name + 2))) or 0)
+  end
+  return { active = -1, latest = latest }
+end
 
 --- Saves and activates, after compiling and running the examples: version, nil, the policy | nil, why.
 -- The text of the built-in policy makes the name follow the binary again.
 function M.put(name, source, note, now)
   local pol, why = examples.test(name, source)
   if not pol then return nil, why end
-  local head
-  head, why = policies.head(name)
-  if not head then return nil, why end
+  local head = head_of(name)
   local default = sandbox.default_source(name)
   if source == default then return M.rollback(name, 0) end
   local n = head.latest + 1
@@ -36,16 +43,12 @@ local function version_before(name, head)
   return head.active > 0 and sandbox.default_source(name) and 0 or nil
 end
 
--- Every record under a prefix, a page at a time.
+-- Every record under a prefix; those that are gone from the disk, too.
 local function each(prefix)
-  local store, out, after = require "store", {}, nil
-  repeat
-    local page = store.each("policy", prefix, after, VERSIONS_PAGE) or {}
-    for _, row in ipairs(page) do
-      out[#out + 1] = row
-      after = row.key
-    end
-  until #page < VERSIONS_PAGE
+  local out = {}
+  for key, record, damaged in require("cli.db").each("policy", prefix) do
+    out[#out + 1] = { key = key, record = record, damaged = damaged }
+  end
   return out
 end
 
@@ -72,12 +75,11 @@ end
 --- One write: version | nil, why.
 function M.rollback(name, version)
   if not policy.name_ok(name) then return nil, "there is no such policy" end
-  local head, why = policies.head(name)
-  if not head then return nil, why end
+  local head = head_of(name)
   version = version or version_before(name, head)
   if not version then return nil, ("%s has no version before this one"):format(name) end
-  local rec, pol
-  rec, why = policies.version(name, version)
+  local pol
+  local rec, why = policies.version(name, version)
   if not rec then return nil, why end
   pol, why = policy.compile(name, rec.source)
   if not pol then return nil, why end

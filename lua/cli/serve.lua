@@ -42,7 +42,7 @@ local function ensure_demo(ctx)
       report.fail("an agent of yours is called 'demo'", "serve without --demo, or rename that agent")
     elseif not agent or agent.revoked then
       ops[#ops + 1] = { op = "put", db = "agent", key = "a/demo", version = agent and agent.version or 0,
-        plain = { name = "demo", bundles = { "demo" }, created = now, revoked = false } }
+        plain = { name = "demo", bundles = { "demo" }, created = now, revoked = false }, fresh = true }
     end
     local kept
     token, kept = require("cli.tokens").issue(ctx.host, "demo", "serve --demo", now + DEMO_TTL, now)
@@ -139,7 +139,11 @@ examples:
       end
       if ctx.host.lock_held(ctx.home) then report.fail("a proxy already runs on " .. ctx.home) end
       local made, paths = home.make(ctx, flags.public)
-      local all = records.settings(flags)
+      local all, refused = records.settings(flags)
+      if refused[1] then   -- its default may allow more than the operator set
+        report.fail(("the setting %s is refused: it was changed on the disk since it was written"):format(refused[1]),
+          ("sallyport set %s VALUE, or sallyport set %s --default"):format(refused[1], refused[1]))
+      end
       for _, l in ipairs(all.listen) do
         if not l:find("^127%.") and not l:find("^%[::1%]") then
           ctx.note(("note: %s can be reached from other machines; tokens travel to it in the clear"):format(l))

@@ -119,13 +119,16 @@ function F.store(world)
   end
 
   function s.changes(since)
-    if since < s.config - 50 then return nil, "rebuild" end
+    if s.unreadable then return nil, "io" end
+    if since < s.config - 50 then return nil, "rebuild", s.config end
     local out = {}
     for _, c in ipairs(s.log) do
       if c[3] > since then out[#out + 1], out[#out + 2] = c[1], c[2] end
     end
-    return out
+    return out, s.config
   end
+
+  function s.refused() return {}, 0 end
 
   local function conflict(op)
     if op.version == nil then return false end

@@ -40,6 +40,7 @@ local function fake_store()
   local data, count, config = {}, 0, 1
   local fake = { commits = {} }
   function fake.generation() return config, 1 end
+  function fake.refused() return {}, 0 end
   function fake.peek(_, key_) if data[key_] then return data[key_] end return nil, "absent" end
   function fake.each(_, prefix, after, limit)
     local keys, out = {}, {}

@@ -347,7 +347,7 @@ records_put_in_anothers_place_are_noticed(void)
 	CHECK(read_err(DB_CREDENTIAL, "c") == STORE_OK);
 }
 
-/* Even with a right tag (it cannot be made without the key): a sealed field opens under its name
+/* Even with a right tag (it cannot be made without the key), where the table does not look: a sealed field opens under its name
  * only. */
 static void
 sealed_fields_do_not_open_under_another_name(void)
@@ -361,22 +361,22 @@ sealed_fields_do_not_open_under_another_name(void)
 
 	fresh();
 	b = store_batch_new();
-	store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{}"), 0, false, 0);
+	store_batch_put(b, DB_STATE, SLICE("c"), SLICE("{}"), 0, false, 0);
 	store_batch_secret(b, SLICE("f/one"), "1", 1);
 	store_batch_secret(b, SLICE("f/two"), "2", 1);
 	CHECK(commit(b, NULL) == STORE_OK);
-	n = raw_get(DB_CREDENTIAL, SLICE("c"), rec);
+	n = raw_get(DB_STATE, SLICE("c"), rec);
 	at = memmem(rec, n, "f/one", 5);
 	memcpy(at, "f/two", 5);
 	at = memmem(at + 5, n - (size_t)(at + 5 - rec), "f/two", 5);
 	memcpy(at, "f/one", 5);
-	store_tag(store_keys_of(store.keys), DB_CREDENTIAL, SLICE("c"),
+	store_tag(store_keys_of(store.keys), DB_STATE, SLICE("c"),
 	    (struct slice){rec, n - STORE_TAG},
 	    (uint8_t *)rec + n - STORE_TAG);
-	raw_put(DB_CREDENTIAL, SLICE("c"), (struct slice){rec, n});
-	CHECK(store_read(DB_CREDENTIAL, SLICE("c"), &r) == STORE_OK);
+	raw_put(DB_STATE, SLICE("c"), (struct slice){rec, n});
+	CHECK(store_read(DB_STATE, SLICE("c"), &r) == STORE_OK);
 	CHECK(store_seal_find(r.seals, SLICE("f/one"), &s));
-	CHECK(store_unseal(DB_CREDENTIAL, SLICE("c"), &s, out) == STORE_DAMAGED && out[0] == 0);
+	CHECK(store_unseal(DB_STATE, SLICE("c"), &s, out) == STORE_DAMAGED && out[0] == 0);
 	store_read_reset();
 }
 
@@ -471,7 +471,7 @@ stores_that_are_newer_damaged_or_no_store_are_refused(void)
 	size_t n;
 
 	fresh();
-	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\2"));
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\3"));
 	CHECK(store_open(home, STORE_WITH_KEY) == STORE_NEWER);
 	fresh();
 	raw_put(DB_META, STORE_K_FORMAT, SLICE("1"));
@@ -592,12 +592,37 @@ keep_keeps_replaces_and_drops_secrets(void)
 	store_read_reset();
 }
 
+/* Are the changes since that config generation known? */
+static bool
+follows(uint64_t since)
+{
+	bool known = false;
+
+	store_read_reset();
+	CHECK(store_follow(since, &known) == STORE_OK);
+	return known;
+}
+
+static bool
+news_has(const char *kind, const char *key)
+{
+	struct slice rest = buf_slice(&store_seen.news);
+
+	while (rest.n >= 3) {
+		size_t n = load_be16(rest.p + 1);
+
+		if (rest.p[0] == *kind && slice_eq((struct slice){rest.p + 3, n}, slice_of(key)))
+			return true;
+		rest = (struct slice){rest.p + 3 + n, rest.n - 3 - n};
+	}
+	return false;
+}
+
 static void
 generations_move_and_changes_are_listed(void)
 {
 	uint64_t c0 = 0, s0 = 0, c = 0, s = 0;
 	struct store_batch *b;
-	struct slice list;
 
 	fresh();
 	CHECK(store_generations(&c0, &s0));
@@ -614,24 +639,40 @@ generations_move_and_changes_are_listed(void)
 	store_batch_put(b, DB_META, SLICE("set/echo"), SLICE("{}"), STORE_ANY, false, 0);
 	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c, &s) && c == c0 + 1 &&
 	    s == s0 + 2);
-	CHECK(store_change_list(c, &list) == STORE_OK &&
-	    slice_eq(list, SLICE("credential\0c\0meta\0set/echo\0")));
-	store_read_reset();
-	unsynced();
-	for (int i = 0; i < STORE_CHANGES_KEPT; i++)
-		CHECK(put(DB_BUNDLE, "b", "{}", NULL, STORE_ANY) == STORE_OK);
-	CHECK(store_change_list(c, &list) == STORE_ABSENT);
-	CHECK(store_change_list(c + 1, &list) == STORE_OK);
-	store_read_reset();
+	CHECK(!follows(c0));            /* the first look tells nothing: nobody knows since when */
+	CHECK(follows(c) && store_seen.news.n == 0);
+	put(DB_CREDENTIAL, "c", "{}", NULL, STORE_ANY);
+	put(DB_CREDENTIAL, "c", "{}", NULL, STORE_ANY);
+	put(DB_STATE, "t", "{}", NULL, STORE_ANY);
+	put(DB_BUNDLE, "made", "{}", NULL, STORE_ANY);
 	b = store_batch_new();
-	for (int i = 0; i < 8000; i++) {
-		char key[32];
+	store_batch_op(b, OP_DEL, DB_META, SLICE("set/echo"), STORE_ANY);
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(!follows(c - 1));         /* not what the last look answered */
+	buf_clear(&store_seen.news);
+	CHECK(follows(c + 4));
+	put(DB_CREDENTIAL, "c", "{}", NULL, STORE_ANY);
+	put(DB_BUNDLE, "made", "{}", NULL, STORE_ANY);
+	b = store_batch_new();
+	store_batch_op(b, OP_DEL, DB_BUNDLE, SLICE("made"), STORE_ANY);
+	store_batch_put(b, DB_META, SLICE("set/new"), SLICE("{}"), STORE_ANY, false, 0);
+	CHECK(commit(b, NULL) == STORE_OK);
+	CHECK(follows(c + 4));
+	CHECK(news_has("c", "c") && news_has("b", "made") && news_has("m", "set/new") &&
+	    !news_has("s", "t") && !news_has("m", "set/echo"));
+	buf_clear(&store_seen.news);
+	unsynced();
+	for (int n = 0; n < 3; n++) {   /* too many to keep: rebuild */
+		b = store_batch_new();
+		for (int i = 0; i < 8000; i++) {
+			char key[64];
 
-		snprintf(key, sizeof key, "agent-%05d", i);
-		store_batch_put(b, DB_AGENT, slice_of(key), SLICE("{}"), STORE_ANY, false, 0);
+			snprintf(key, sizeof key, "agent-of-a-name-that-is-rather-long-%05d", n * 8000 + i);
+			store_batch_put(b, DB_AGENT, slice_of(key), SLICE("{}"), STORE_ANY, false, 0);
+		}
+		CHECK(commit(b, NULL) == STORE_OK);
 	}
-	CHECK(commit(b, NULL) == STORE_OK && store_generations(&c, &s));
-	CHECK(store_change_list(c, &list) == STORE_ABSENT);     /* too long to keep: rebuild */
+	CHECK(!follows(c + 7));
 	store_read_reset();
 }
 
@@ -695,7 +736,7 @@ full_disk_child(void)
 		char key[32];
 
 		snprintf(key, sizeof key, "small%d", n);
-		put(DB_BUNDLE, key, "{}", NULL, STORE_ANY);
+		put(DB_STATE, key, "{}", NULL, STORE_ANY);
 	}
 	bad += put(DB_STATE, "new", "{}", NULL, STORE_ANY) != STORE_FULL;
 	b = store_batch_new();          /* what was promised room is written all the same */
@@ -1047,6 +1088,630 @@ derived_strings_are_stable_and_apart(void)
 		CHECK(isalnum((unsigned char)a[i]));
 }
 
+/* ---- the table: what somebody does who writes to the disk and has no key */
+
+static void
+raw_del(enum store_db db, struct slice key)
+{
+	MDB_txn *txn;
+	MDB_val k = store_val(key);
+
+	store_read_reset();
+	if (mdb_txn_begin(store.env, NULL, 0, &txn) != 0 ||
+	    mdb_del(txn, store.dbi[db], &k, NULL) != 0 || mdb_txn_commit(txn) != 0)
+		CHECK(!"raw_del");
+}
+
+static enum store_err
+del(enum store_db db, const char *key)
+{
+	struct store_batch *b = store_batch_new();
+
+	CHECK(store_batch_op(b, OP_DEL, db, slice_of(key), STORE_ANY) == STORE_OK);
+	return commit(b, NULL);
+}
+
+/* What lies under a key, to be put back later. */
+struct entry {
+	struct slice key;
+	char name[16], bytes[8192];
+	size_t n;               /* 0: nothing lay there */
+};
+
+static void
+keep(struct entry *k, enum store_db db, struct slice key)
+{
+	struct slice v;
+
+	memcpy(k->name, key.p, key.n);
+	k->key = (struct slice){k->name, key.n};
+	CHECK(store_read_begin() == STORE_OK);
+	k->n = store_raw_get(store.reader, db, key, &v) == STORE_OK ? v.n : 0;
+	CHECK(k->n <= sizeof k->bytes);
+	if (k->n != 0)
+		memcpy(k->bytes, v.p, k->n);
+	store_read_reset();
+}
+
+/* A store whose root is wrong is not open: the disk is there all the same. */
+static void
+open_raw(void)
+{
+	if (store.env == NULL)
+		CHECK(store_env_open(home) == STORE_OK && store_dbis_open() == STORE_OK);
+}
+
+static void
+put_back(const struct entry *k, enum store_db db)
+{
+	open_raw();
+	raw_put(db, k->key, (struct slice){k->bytes, k->n});
+}
+
+static unsigned
+bucket_of(enum store_db db, const char *key)
+{
+	uint8_t out[3 + STORE_KEY_MAX];
+	struct slice name;
+
+	return table_name(out, store_dbs[db].kind, slice_of(key), &name);
+}
+
+/* The table's way to a record: bucket, group, root. */
+static void
+keep_way(struct entry way[3], enum store_db db, const char *key)
+{
+	unsigned i = bucket_of(db, key);
+	uint8_t at[16];
+
+	keep(&way[0], DB_META, table_key(at, 'b', i));
+	keep(&way[1], DB_META, table_key(at, 'g', i / TABLE_FAN));
+	keep(&way[2], DB_META, table_key(at, 'r', 0));
+}
+
+static enum store_err
+reopened(enum store_db db, const char *key)
+{
+	enum store_err err = store_open(home, STORE_WITH_KEY);
+
+	return err != STORE_OK ? err : read_err(db, key);
+}
+
+static void
+an_older_record_put_back_is_refused(void)
+{
+	fresh();
+	unsynced();
+	for (int db = 0; db < STORE_DBS; db++) {
+		bool listed = store_dbs[db].kind != 0;
+		struct entry first, second, none;
+
+		keep(&none, (enum store_db)db, SLICE("x"));
+		CHECK(none.n == 0);
+		CHECK(put((enum store_db)db, "x", "{\"wide\":1}", "one", 0) == STORE_OK);
+		CHECK(put((enum store_db)db, "other", "{}", NULL, 0) == STORE_OK);
+		keep(&first, (enum store_db)db, SLICE("x"));
+		CHECK(put((enum store_db)db, "x", "{\"narrow\":1}", "two", STORE_ANY) == STORE_OK);
+		keep(&second, (enum store_db)db, SLICE("x"));
+		put_back(&first, (enum store_db)db);
+		CHECK(read_err((enum store_db)db, "x") == (listed ? STORE_DAMAGED : STORE_OK));
+		CHECK(reopened((enum store_db)db, "x") == (listed ? STORE_DAMAGED : STORE_OK));
+		CHECK(read_err((enum store_db)db, "other") == STORE_OK);
+		if (!listed)
+			continue;
+		CHECK(put((enum store_db)db, "x", "{}", NULL, load_be64(first.bytes + 4)) == STORE_DAMAGED);
+		put_back(&second, (enum store_db)db);   /* the right one again */
+		CHECK(read_err((enum store_db)db, "x") == STORE_OK);
+		CHECK(del((enum store_db)db, "x") == STORE_OK);
+		CHECK(read_err((enum store_db)db, "x") == STORE_ABSENT);
+		put_back(&second, (enum store_db)db);   /* removed, and put back */
+		CHECK(read_err((enum store_db)db, "x") == STORE_DAMAGED);
+		CHECK(reopened((enum store_db)db, "x") == STORE_DAMAGED);
+		CHECK(put((enum store_db)db, "x", "{\"new\":1}", NULL, STORE_ANY) == STORE_OK);
+		CHECK(plain_is((enum store_db)db, "x", "{\"new\":1}"));
+	}
+}
+
+static void
+a_record_that_is_gone_is_no_absent_one(void)
+{
+	fresh();
+	CHECK(put(DB_BUNDLE, "b", "{}", NULL, 0) == STORE_OK);
+	raw_del(DB_BUNDLE, SLICE("b"));
+	CHECK(read_err(DB_BUNDLE, "b") == STORE_DAMAGED && reopened(DB_BUNDLE, "b") == STORE_DAMAGED);
+	CHECK(put(DB_BUNDLE, "b", "{}", NULL, 0) == STORE_CONFLICT);
+	CHECK(del(DB_BUNDLE, "b") == STORE_OK && read_err(DB_BUNDLE, "b") == STORE_ABSENT);
+	CHECK(put(DB_BUNDLE, "b", "{}", NULL, 0) == STORE_OK && read_err(DB_BUNDLE, "b") == STORE_OK);
+}
+
+/* Each node of the way alone, and all but the root, beside the record. */
+static void
+older_nodes_of_the_table_put_back_with_a_record_are_refused(void)
+{
+	struct entry rec, way[3], now[3], live;
+
+	fresh();
+	unsynced();
+	CHECK(put(DB_AGENT, "a/temp", "{\"revoked\":false}", NULL, 0) == STORE_OK);
+	keep(&rec, DB_AGENT, SLICE("a/temp"));
+	keep_way(way, DB_AGENT, "a/temp");
+	CHECK(put(DB_AGENT, "a/temp", "{\"revoked\":true}", NULL, STORE_ANY) == STORE_OK);
+	keep(&live, DB_AGENT, SLICE("a/temp"));
+	keep_way(now, DB_AGENT, "a/temp");
+	for (unsigned set = 0; set < 8; set++) {
+		for (unsigned i = 0; i < 3; i++)
+			put_back(set >> i & 1 ? &way[i] : &now[i], DB_META);
+		put_back(&rec, DB_AGENT);
+		/* all of them is a whole older store, which nothing on the disk tells from a newer */
+		CHECK(reopened(DB_AGENT, "a/temp") == (set == 7 ? STORE_OK : STORE_DAMAGED));
+		put_back(&live, DB_AGENT);
+	}
+}
+
+static void
+buckets_that_change_places_are_refused(void)
+{
+	char one[32], two[32] = "";
+	struct entry a[3], b[3], swapped;
+
+	fresh();
+	unsynced();
+	snprintf(one, sizeof one, "a/0");
+	for (int i = 1; two[0] == '\0'; i++) {
+		char name[32];
+
+		snprintf(name, sizeof name, "a/%d", i);
+		if (bucket_of(DB_AGENT, name) != bucket_of(DB_AGENT, one))
+			memcpy(two, name, sizeof two);
+	}
+	put(DB_AGENT, one, "{}", NULL, 0);
+	put(DB_AGENT, two, "{}", NULL, 0);
+	keep_way(a, DB_AGENT, one);
+	keep_way(b, DB_AGENT, two);
+	swapped = a[0];
+	swapped.key = b[0].key;
+	put_back(&swapped, DB_META);
+	swapped = b[0];
+	swapped.key = a[0].key;
+	put_back(&swapped, DB_META);
+	CHECK(reopened(DB_AGENT, one) == STORE_DAMAGED && read_err(DB_AGENT, two) == STORE_DAMAGED);
+	put_back(&a[0], DB_META);
+	CHECK(reopened(DB_AGENT, one) == STORE_OK && read_err(DB_AGENT, two) == STORE_DAMAGED);
+}
+
+static void
+every_flipped_byte_of_the_table_is_noticed(void)
+{
+	struct entry way[3], bad;
+	int unnoticed = 0;
+
+	fresh();
+	unsynced();
+	CHECK(put(DB_POLICY, "match", "{}", NULL, 0) == STORE_OK);
+	CHECK(put(DB_BUNDLE, "rest", "{}", NULL, 0) == STORE_OK);
+	keep_way(way, DB_POLICY, "match");
+	for (int level = 0; level < 3; level++)
+		for (size_t i = 0; i <= way[level].n; i++) {
+			bad = way[level];
+			if (i == bad.n)
+				bad.n /= 2;
+			else
+				bad.bytes[i] ^= (char)(1 << i % 8);
+			put_back(&bad, DB_META);
+			unnoticed += reopened(DB_POLICY, "match") != STORE_DAMAGED;
+			if (level == 0)
+				unnoticed += read_err(DB_BUNDLE, "rest") != STORE_OK;
+			put_back(&way[level], DB_META);
+		}
+	CHECK(unnoticed == 0);
+	CHECK(reopened(DB_POLICY, "match") == STORE_OK);
+}
+
+static void
+a_bucket_that_began_anew_never_says_absent(void)
+{
+	struct entry way[3];
+	char near[64] = "";
+
+	fresh();
+	unsynced();
+	CHECK(put(DB_POLICY, "match", "{}", NULL, 0) == STORE_OK);
+	for (int i = 0; near[0] == '\0'; i++) {
+		char name[64];
+
+		snprintf(name, sizeof name, "t/%d", i);
+		if (bucket_of(DB_AGENT, name) == bucket_of(DB_POLICY, "match"))
+			memcpy(near, name, sizeof near);
+	}
+	keep_way(way, DB_POLICY, "match");
+	way[0].bytes[5] ^= 1;
+	put_back(&way[0], DB_META);
+	raw_del(DB_POLICY, SLICE("match"));
+	CHECK(reopened(DB_POLICY, "match") == STORE_DAMAGED && read_err(DB_AGENT, near) == STORE_DAMAGED);
+	CHECK(put(DB_AGENT, near, "{}", NULL, 0) == STORE_OK);          /* a token, of somebody who knows nothing of it */
+	CHECK(read_err(DB_AGENT, near) == STORE_OK);
+	CHECK(read_err(DB_POLICY, "match") == STORE_DAMAGED);           /* and not the built-in one */
+	CHECK(reopened(DB_POLICY, "match") == STORE_DAMAGED);
+	CHECK(store_open(home, STORE_ACCEPT) == STORE_OK);
+	CHECK(read_err(DB_POLICY, "match") == STORE_ABSENT && read_err(DB_AGENT, near) == STORE_OK);
+}
+
+static void
+a_running_server_notices_a_whole_older_store(void)
+{
+	static _Atomic uint64_t newest;
+	struct entry rec, way[3];
+	uint64_t c, s;
+
+	fresh();
+	unsynced();
+	table_newest = &newest;
+	newest = 0;
+	CHECK(put(DB_AGENT, "a/temp", "{\"revoked\":false}", NULL, 0) == STORE_OK);
+	keep(&rec, DB_AGENT, SLICE("a/temp"));
+	keep_way(way, DB_AGENT, "a/temp");
+	CHECK(put(DB_AGENT, "a/temp", "{\"revoked\":true}", NULL, STORE_ANY) == STORE_OK);
+	CHECK(store_generations(&c, &s) && newest == c);
+	store_read_reset();
+	put_back(&rec, DB_AGENT);
+	for (int i = 0; i < 3; i++)
+		put_back(&way[i], DB_META);
+	CHECK(read_err(DB_AGENT, "a/temp") == STORE_DAMAGED && !store_generations(&c, &s));
+	CHECK(put(DB_BUNDLE, "b", "{}", NULL, 0) == STORE_DAMAGED);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);       /* a worker that is started anew */
+	newest = 0;
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
+	table_newest = NULL;
+}
+
+/* One process writes agents, others read them all the time: none sees what is not so. */
+static void
+readers_beside_writers_see_no_false_alarm(void)
+{
+	enum { N = 3 };
+	_Atomic uint64_t *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid[2 * N];
+	int status;
+
+	fresh();
+	for (int i = 0; i < 40; i++) {
+		char key[16];
+
+		snprintf(key, sizeof key, "a/%d", i);
+		put(DB_AGENT, key, "{}", NULL, 0);
+	}
+	table_newest = shared;
+	store_close();
+	for (int p = 0; p < 2 * N; p++)
+		if ((pid[p] = fork()) == 0) {
+			uint64_t c, s;
+
+			if (!secret_init() || store_open(home, STORE_WITH_KEY) != STORE_OK)
+				_exit(3);
+			unsynced();
+			for (int i = 0; i < 300; i++) {
+				char key[16];
+				enum store_err err;
+
+				snprintf(key, sizeof key, "a/%d", (i * 7 + p) % 40);
+				if (p < N && put(DB_AGENT, key, "{}", NULL, STORE_ANY) != STORE_OK)
+					_exit(4);
+				if ((err = read_err(DB_AGENT, key)) != STORE_OK)
+					_exit(10 + (int)err);
+				if (!store_generations(&c, &s))
+					_exit(5);
+			}
+			_exit(0);
+		}
+	for (int p = 0; p < 2 * N; p++)
+		CHECK(waitpid(pid[p], &status, 0) == pid[p] && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK && store_seen.config == *shared);
+	table_newest = NULL;
+	munmap((void *)(uintptr_t)shared, 4096);
+}
+
+static void
+a_batch_that_is_given_up_leaves_the_table_as_it_was(void)
+{
+	struct store_batch *b;
+
+	fresh();
+	CHECK(put(DB_AGENT, "a/x", "{}", NULL, 0) == STORE_OK);
+	for (int i = 0; i < 3; i++) {
+		b = store_batch_new();
+		store_batch_put(b, DB_AGENT, SLICE("a/x"), SLICE("{\"n\":1}"), STORE_ANY, false, 0);
+		store_batch_put(b, DB_AGENT, SLICE("a/y"), SLICE("{\"n\":1}"), STORE_ANY, false, 0);
+		store_batch_op(b, OP_CHECK, DB_AGENT, SLICE("a/x"), 99);
+		CHECK(commit(b, NULL) == STORE_CONFLICT);
+		CHECK(read_err(DB_AGENT, "a/x") == STORE_OK && read_err(DB_AGENT, "a/y") == STORE_ABSENT);
+		{
+			MDB_txn *txn;
+
+			table_begin(&store_written);
+			store_written.known = false;
+			CHECK(mdb_txn_begin(store.env, NULL, 0, &txn) == 0);
+			b = store_batch_new();
+			store_batch_put(b, DB_AGENT, SLICE("a/x"), SLICE("{\"n\":2}"), STORE_ANY, false, 0);
+			store_batch_op(b, OP_DEL, DB_AGENT, SLICE("a/y"), STORE_ANY);
+			CHECK(store_apply(txn, b) == STORE_OK);
+			store_batch_free(b);
+			mdb_txn_abort(txn);     /* as when the disk is full at the last moment */
+		}
+		CHECK(put(DB_AGENT, "a/z", "{}", NULL, STORE_ANY) == STORE_OK);
+		CHECK(plain_is(DB_AGENT, "a/x", "{}") && reopened(DB_AGENT, "a/x") == STORE_OK);
+	}
+}
+
+static struct store_record
+record_of(enum store_db db, const char *key)
+{
+	struct store_record r = {.version = 0};
+
+	CHECK(store_read(db, slice_of(key), &r) == STORE_OK);
+	store_read_reset();
+	return r;
+}
+
+static bool
+same_id(const struct store_record *a, const struct store_record *b)
+{
+	return memcmp(a->id, b->id, STORE_ID) == 0;
+}
+
+static void
+ids_stay_and_epochs_move_with_what_must_end(void)
+{
+	struct store_batch *b;
+	struct store_record r, s;
+
+	fresh();
+	put(DB_CREDENTIAL, "c", "{}", "secret", 0);
+	put(DB_CREDENTIAL, "d", "{}", "secret", 0);
+	r = record_of(DB_CREDENTIAL, "c");
+	s = record_of(DB_CREDENTIAL, "d");
+	CHECK(!same_id(&r, &s) && r.epoch != s.epoch && r.epoch >> STORE_EPOCH_BITS == 0);
+	put(DB_CREDENTIAL, "c", "{\"n\":2}", "secret", STORE_ANY);     /* the same secret, other plain members */
+	s = record_of(DB_CREDENTIAL, "c");
+	CHECK(same_id(&r, &s) && r.epoch == s.epoch && s.version > r.version);
+	put(DB_CREDENTIAL, "c", "{\"n\":2}", "secreT", STORE_ANY);
+	s = record_of(DB_CREDENTIAL, "c");
+	CHECK(same_id(&r, &s) && r.epoch != s.epoch);
+	put(DB_CREDENTIAL, "c", "{}", NULL, STORE_ANY);                 /* without its secret */
+	r = record_of(DB_CREDENTIAL, "c");
+	CHECK(same_id(&r, &s) && r.epoch != s.epoch);
+	for (int flag = 0; flag < 2; flag++) {
+		b = store_batch_new();
+		store_batch_put(b, DB_CREDENTIAL, SLICE("c"), SLICE("{}"), STORE_ANY, true, 0);
+		b->op[0].fresh = flag == 1;
+		b->op[0].moves = flag == 0;
+		CHECK(commit(b, NULL) == STORE_OK);
+		s = record_of(DB_CREDENTIAL, "c");
+		CHECK(same_id(&r, &s) == (flag == 0) && r.epoch != s.epoch);
+		r = s;
+	}
+	CHECK(del(DB_CREDENTIAL, "c") == STORE_OK && put(DB_CREDENTIAL, "c", "{}", NULL, 0) == STORE_OK);
+	s = record_of(DB_CREDENTIAL, "c");
+	CHECK(!same_id(&r, &s));
+	raw_put(DB_CREDENTIAL, SLICE("c"), SLICE("rubbish"));
+	CHECK(put(DB_CREDENTIAL, "c", "{}", NULL, STORE_ANY) == STORE_OK);
+	r = record_of(DB_CREDENTIAL, "c");
+	CHECK(!same_id(&r, &s));
+}
+
+/* Turns the open store into one of format 1, as the version before wrote it: no table, a list of
+ * changes, heads of 24 bytes. */
+static void
+make_old(void)
+{
+	const struct store_keys *k = store_keys_of(store.keys);
+	struct slice key, after;
+	struct store_record r;
+
+	for (int db = 0; db < STORE_DBS; db++) {
+		char last[600];
+
+		for (after = SLICE(""); store_read_next((enum store_db)db, SLICE(""), after, &key, &r) == STORE_OK;) {
+			static uint8_t out[20000];
+			size_t body = r.plain.n + r.seals.n;
+			struct store_record copy = r;
+
+			memcpy(last, key.p, key.n);
+			after = (struct slice){last, key.n};
+			store_record_head(out, &copy, r.plain.n);
+			out[3] = 1;
+			memcpy(out + STORE_HEAD_1, r.plain.p, body);
+			store_tag(k, (enum store_db)db, after, (struct slice){(char *)out, STORE_HEAD_1 + body},
+			    out + STORE_HEAD_1 + body);
+			/* the table does not list it any more */
+			{
+				MDB_txn *txn;
+				MDB_val mk = store_val(after), mv = {STORE_HEAD_1 + body + STORE_TAG, out};
+
+				store_read_reset();
+				CHECK(mdb_txn_begin(store.env, NULL, 0, &txn) == 0 &&
+				    mdb_put(txn, store.dbi[db], &mk, &mv, 0) == 0 && mdb_txn_commit(txn) == 0);
+			}
+		}
+		store_read_reset();
+	}
+	raw_put(DB_META, SLICE("\1change/\0\0\0\0\0\0\0\7"), SLICE("agent\0a/x\0"));
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\1"));
+	{
+		MDB_txn *txn;
+
+		CHECK(mdb_txn_begin(store.env, NULL, 0, &txn) == 0 &&
+		    store_raw_clear(txn, SLICE(TABLE_KEY)) == STORE_OK && mdb_txn_commit(txn) == 0);
+	}
+}
+
+static void
+a_store_of_format_1_is_upgraded_once(void)
+{
+	struct store_record r, s;
+	struct slice v;
+	char away[256];
+	int serving;
+
+	fresh();
+	put(DB_META, "set/echo", "{\"value\":false}", NULL, 0);
+	put(DB_POLICY, "match", "{}", NULL, 0);
+	put(DB_CREDENTIAL, "c", "{\"n\":1}", "canary", 0);
+	put(DB_CREDENTIAL, "bad", "{}", NULL, 0);
+	put(DB_BUNDLE, "default", "{}", NULL, 0);
+	put(DB_AGENT, "a/x", "{}", NULL, 0);
+	put(DB_STATE, "c", "{\"obtained_at\":1}", "token", 0);
+	make_old();
+	raw_put(DB_CREDENTIAL, SLICE("bad"), SLICE("rubbish"));
+	store_close();
+
+	CHECK((serving = store_lock_serve(home)) >= 0);                 /* a server of the version before runs */
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_RUNNING && store_fault.why != NULL);
+	close(serving);
+	snprintf(away, sizeof away, "%s", in_home("key.away"));
+	CHECK(rename(in_home("key"), away) == 0);
+	CHECK(store_open(home, STORE_KEYLESS) == STORE_OK && plain_is(DB_CREDENTIAL, "c", "{\"n\":1}"));
+	CHECK(store_read_begin() == STORE_OK && store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) == STORE_OK &&
+	    load_be32(v.p) == 1);
+	CHECK(rename(away, in_home("key")) == 0);
+
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
+	CHECK(store_read_begin() == STORE_OK && store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) == STORE_OK &&
+	    load_be32(v.p) == 2);
+	CHECK(store_raw_get(store.reader, DB_META, SLICE("\1change/\0\0\0\0\0\0\0\7"), &v) == STORE_ABSENT);
+	store_read_reset();
+	CHECK(plain_is(DB_META, "set/echo", "{\"value\":false}") && plain_is(DB_POLICY, "match", "{}") &&
+	    plain_is(DB_BUNDLE, "default", "{}") && plain_is(DB_AGENT, "a/x", "{}"));
+	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "canary") && secret_is(DB_STATE, "c", "f/key", "token"));
+	CHECK(read_err(DB_CREDENTIAL, "bad") == STORE_DAMAGED && read_err(DB_CREDENTIAL, "none") == STORE_ABSENT);
+	r = record_of(DB_AGENT, "a/x");
+	CHECK(r.format == 2 && r.epoch != 0);
+	CHECK(reopened(DB_AGENT, "a/x") == STORE_OK);
+	s = record_of(DB_AGENT, "a/x");
+	CHECK(same_id(&r, &s) && r.version == s.version);               /* once */
+	CHECK(put(DB_STATE, "c", "{\"obtained_at\":2}", "later", STORE_ANY) == STORE_OK);
+	CHECK(secret_is(DB_STATE, "c", "f/key", "later"));
+}
+
+/* Whoever takes the table away and calls the store an old one finds that its records say otherwise;
+ * records of before the upgrade, put back one by one, are not listed. */
+static void
+nobody_makes_a_store_old_again(void)
+{
+	struct entry rec, format;
+
+	fresh();
+	unsynced();
+	put(DB_AGENT, "a/temp", "{\"revoked\":false}", NULL, 0);
+	put(DB_AGENT, "a/other", "{}", NULL, 0);
+	make_old();
+	keep(&rec, DB_AGENT, SLICE("a/temp"));
+	keep(&format, DB_META, STORE_K_FORMAT);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
+	unsynced();
+	put(DB_AGENT, "a/temp", "{\"revoked\":true}", NULL, STORE_ANY);
+	put_back(&rec, DB_AGENT);
+	CHECK(reopened(DB_AGENT, "a/temp") == STORE_DAMAGED && read_err(DB_AGENT, "a/other") == STORE_OK);
+	put_back(&format, DB_META);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
+	open_raw();
+	raw_del(DB_META, SLICE(TABLE_KEY));
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
+	open_raw();
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\2"));
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
+	CHECK(store_open(home, STORE_KEYLESS) == STORE_OK && plain_is(DB_AGENT, "a/other", "{}"));
+	store_close();
+	open_raw();
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\1"));
+	CHECK(store_open(home, STORE_ACCEPT) == STORE_OK);              /* the operator's word */
+	CHECK(plain_is(DB_AGENT, "a/temp", "{\"revoked\":false}"));
+}
+
+/* Whenever an upgrade is killed, the next one finds the store as it was, or as it is to be. */
+static void
+kill_9_of_an_upgrade_loses_nothing(void)
+{
+	int killed = 0;
+
+	for (int i = 0; i < 16; i++) {
+		int64_t until;
+		pid_t pid;
+		int status, wrong = 0;
+
+		fresh();
+		unsynced();
+		for (int n = 0; n < 120; n++) {
+			char key[16];
+
+			snprintf(key, sizeof key, "c%d", n);
+			put(DB_CREDENTIAL, key, "{\"n\":1}", "canary", 0);
+		}
+		make_old();
+		store_close();
+		if ((pid = fork()) == 0)
+			_exit(store_open(home, STORE_WITH_KEY) == STORE_OK ? 0 : 1);
+		for (until = soon(i / 2); clock_read(CLOCK_MONOTONIC) < until;)
+			;
+		kill(pid, SIGKILL);
+		CHECK(waitpid(pid, &status, 0) == pid && (WIFSIGNALED(status) || WEXITSTATUS(status) == 0));
+		killed += WIFSIGNALED(status);
+		CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
+		for (int n = 0; n < 120; n++) {
+			char key[16];
+
+			snprintf(key, sizeof key, "c%d", n);
+			wrong += !secret_is(DB_CREDENTIAL, key, "f/key", "canary");
+		}
+		CHECK(wrong == 0);
+	}
+	CHECK(killed != 0);
+}
+
+/* Who sets the unauthenticated counters back before an operator accepts does not make roots of before
+ * pass for newer ones. */
+static void
+an_accepted_table_is_beyond_every_one_before(void)
+{
+	uint64_t before;
+
+	fresh();
+	unsynced();
+	for (int i = 0; i < 5; i++)
+		put(DB_AGENT, "a/x", "{}", NULL, STORE_ANY);
+	CHECK(read_err(DB_AGENT, "a/x") == STORE_OK);
+	before = store_seen.config;
+	for (int i = 0; i < 2; i++) {
+		raw_put(DB_META, STORE_K_COUNTERS, SLICE("\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0"));
+		CHECK(store_open(home, STORE_ACCEPT) == STORE_OK && read_err(DB_AGENT, "a/x") == STORE_OK);
+		CHECK(store_seen.config > before && store_seen.config < (uint64_t)1 << 53);
+		before = store_seen.config;
+		put(DB_AGENT, "a/x", "{\"n\":1}", NULL, STORE_ANY);
+		usleep(2000);           /* the time in it has milliseconds */
+	}
+}
+
+/* Somebody changes the file between the look at a tag and the use of what it covers. */
+static void
+what_was_judged_is_what_is_used(void)
+{
+	static const char was[] = "{\"revoked\":true,\"x\":4711}", later[] = "{\"revoked\":null,\"x\":4711}";
+	static char file[1 << 22];
+	struct store_record r;
+	int fd, there = 0;
+	ssize_t n;
+
+	fresh();
+	put(DB_AGENT, "a/x", was, NULL, 0);
+	CHECK(store_read(DB_AGENT, SLICE("a/x"), &r) == STORE_OK);
+	CHECK((fd = open(in_home("store/data.mdb"), O_RDWR)) >= 0 && (n = read(fd, file, sizeof file)) > 0);
+	for (ssize_t i = 0; i + (ssize_t)sizeof was <= n; i++)
+		if (memcmp(file + i, was, sizeof was - 1) == 0)
+			there += pwrite(fd, later, sizeof later - 1, i) == sizeof later - 1;
+	CHECK(there != 0 && slice_eq(r.plain, slice_of(was)));
+	CHECK(read_err(DB_AGENT, "a/x") == STORE_DAMAGED);
+	close(fd);
+}
+
 /* ---- secrets on the disk */
 
 static int canaries;
@@ -1114,6 +1779,21 @@ static const struct {
 	CASE(an_environment_that_failed_is_opened_again),
 	CASE(dead_readers_are_cleared),
 	CASE(derived_strings_are_stable_and_apart),
+	CASE(an_older_record_put_back_is_refused),
+	CASE(a_record_that_is_gone_is_no_absent_one),
+	CASE(older_nodes_of_the_table_put_back_with_a_record_are_refused),
+	CASE(buckets_that_change_places_are_refused),
+	CASE(every_flipped_byte_of_the_table_is_noticed),
+	CASE(a_bucket_that_began_anew_never_says_absent),
+	CASE(a_running_server_notices_a_whole_older_store),
+	CASE(readers_beside_writers_see_no_false_alarm),
+	CASE(a_batch_that_is_given_up_leaves_the_table_as_it_was),
+	CASE(ids_stay_and_epochs_move_with_what_must_end),
+	CASE(a_store_of_format_1_is_upgraded_once),
+	CASE(nobody_makes_a_store_old_again),
+	CASE(kill_9_of_an_upgrade_loses_nothing),
+	CASE(an_accepted_table_is_beyond_every_one_before),
+	CASE(what_was_judged_is_what_is_used),
 	CASE(no_secret_lies_readable_in_any_file),
 };
 
