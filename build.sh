@@ -21,7 +21,7 @@ libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthr
 build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zopfli"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
-	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish zsh
+	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
 	kubernetes-client python3-kubernetes"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 
@@ -202,6 +202,7 @@ build_one() {
 	tests/unit/*.c) part "${CC:-gcc}" "build/unit/$name" "$1" $sanitize -U_FORTIFY_SOURCE ;;
 	tests/fuzz/*.c) part clang "build/fuzz/$name" "$1" $sanitize -U_FORTIFY_SOURCE -fsanitize=fuzzer ;;
 	tests/wire/resolve.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -shared -fPIC -o build/resolve.so "$1" -ldl ;;
+	tests/real/disk.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -o build/disk "$1" -l:liblmdb.a -lpthread ;;
 	tests/bench/load.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -D_GNU_SOURCE -o build/load "$1" -lssl -lcrypto ;;
 	tests/bench/sha256.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -o build/sha256 "$1" -l:libbearssl.a ;;
 	*) say "cannot build '$1': release, test, asan or clang"; exit 2 ;;
@@ -225,7 +226,7 @@ build_all() {
 	manual
 	embed gzip
 	for t; do
-		case $t in test|asan|clang) o=build/$t/sallyport ;; *resolve.c) o=build/resolve.so ;; *) o=build/$(basename "$(dirname "$t")")/$(basename "$t" .c) ;; esac
+		case $t in test|asan|clang) o=build/$t/sallyport ;; *resolve.c) o=build/resolve.so ;; *disk.c) o=build/disk ;; *) o=build/$(basename "$(dirname "$t")")/$(basename "$t" .c) ;; esac
 		[ -e "$o" ] && [ -z "$(find build.sh proxy.c lua policies "${t%/*}" -newer "$o" -name '*.*' 2>/dev/null | head -n 1)" ] || echo "$t"
 	done | xargs -r -n 1 -P "$(nproc)" "$0" build_one
 }
@@ -248,7 +249,7 @@ test_() { # shellcheck disable=SC2086
 	deps $build_packages $test_packages
 	npm_packages
 	# shellcheck disable=SC2046
-	build_all test asan clang tests/wire/resolve.c $(find tests/unit tests/fuzz -name '*.c' | LC_ALL=C sort)
+	build_all test asan clang tests/wire/resolve.c tests/real/disk.c $(find tests/unit tests/fuzz -name '*.c' | LC_ALL=C sort)
 	exec /usr/bin/python3 tests/run.py "$@"    # Debian's own, which sees the python3-… packages
 }
 

@@ -194,6 +194,8 @@ def test_every_command(t):
     assert run("policy new", "fresh", "--like", "hmac", cwd=s.dir) == {"name": "fresh", "file": "fresh.lua", "like": "hmac"}
     assert "secret.hex(x)" in run("policy help", "secret.hex")["text"]
     run("doctor")
+    run("doctor", "--remove")
+    run("doctor", "--accept")
     run("status", code=1)
     backup = s.dir / "store.backup"
     run("backup", str(backup))

@@ -1,0 +1,282 @@
+"""Somebody who writes to the disk and has no key, beside a running proxy: what he puts back, removes or swaps is refused
+and named. And a store of the format before this one."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import sallyport
+from real import wait
+
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-store-1"}}
+WIDE = {"name": "wide", "type": "bearer", "host": "wide.test", "secrets": {"token": "canary-store-2"}}
+DISK = pathlib.Path(sallyport.BUILD) / "disk"
+KINDS = {"meta": "m", "policy": "p", "credential": "c", "bundle": "b", "agent": "a"}
+
+
+def disk(s):
+    """What lies in the store, as LMDB has it: {(database, key): value}."""
+    text = subprocess.run([DISK, s.home / "store", "list"], check=True, capture_output=True, text=True).stdout
+    rows = (line.split(" ") for line in text.splitlines())
+    return {(db, bytes.fromhex(key)): bytes.fromhex(value) for db, key, value in rows}
+
+
+def write(s, entries):
+    """Entries as of disk(); without a value they are removed. In one transaction."""
+    lines = "".join(f"{db} {key.hex()} {value.hex() if value is not None else ''}\n" for (db, key), value in entries.items())
+    subprocess.run([DISK, s.home / "store", "put"], check=True, input=lines, text=True, capture_output=True)
+
+
+def changed(old, new, *dbs):
+    """What turns `new` back into `old`: {entry: value or None}, of some databases. Counters and the table are in meta."""
+    return {e: old.get(e) for e in old.keys() | new.keys() if old.get(e) != new.get(e) and (e[0] in dbs or not dbs)}
+
+
+def proxy(t, **options):
+    if not DISK.exists():
+        t.skip("build/disk is not built: ./build.sh build tests/real/disk.c")
+    s, up = t.proxy(workers=2, credentials=[API, WIDE], serve=False)
+    start(s, up, **options)
+    return s, up
+
+
+def start(s, up):
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(f for host in ("api", "wide", "more") for f in (
+        "--connect-to", f"{host}.test:443:127.0.0.1:{up.port}")))
+
+
+def statuses(s, host="api.test", name="a", n=6):
+    """Of several requests, so that every worker is asked. 407 is the answer to CONNECT."""
+    found = set()
+    for _ in range(n):
+        try:
+            found.add(s.request(host=host, auth=s.auth(name=name)).status)
+        except AssertionError as e:
+            found.add(int(re.search(r"HTTP/1.1 ([0-9]+)", str(e))[1]))
+    return found
+
+
+def nudge(s, n=[0]):
+    """Something else changes, so that every worker looks again."""
+    n[0] += 1
+    s.cli("bundle", "add", f"nudge{n[0]}")
+
+
+def doctor(s, *args):
+    """What doctor finds bad of the records and of the store."""
+    r = s.cli("doctor", "--json", *args, check=False)
+    found = json.loads(r.stdout)
+    assert isinstance(found, list), found
+    return [c["text"] for c in found if c["level"] == "bad" and c["check"] in ("records", "store")]
+
+
+def test_agent_put_back(t):
+    """a revoked agent, whose older records are put back beside the running server, stays refused and is named"""
+    s, _ = proxy(t)
+    s.agent("temp")
+    assert statuses(s, name="temp") == {200}
+    before = disk(s)
+    s.cli("agent", "revoke", "temp")
+    assert statuses(s, name="temp") == {407}
+    after = disk(s)
+    write(s, changed(before, after, "agent"))       # the agent, its token, and how the token ended
+    nudge(s)
+    assert statuses(s, name="temp") == {407} and statuses(s) == {200}
+    wait(lambda: "ev=record_refused db=agent key=t/" in s.log(), 5, "its name in the log")
+    assert s.log().count("ev=record_refused") <= 2, "once in each worker, however often it is asked"
+    found = doctor(s)
+    assert any("agent/a/temp is refused: an older one was put in its place on the disk" in x for x in found), found
+    assert any("agent/t/" in x and "it had been removed" in x for x in found), found
+    # and those that come with parts of the table
+    table = changed(before, after, "meta")
+    for part in (b"\1table/b", b"\1table/g"):
+        write(s, {e: v for e, v in table.items() if e[1].startswith(part)})
+        assert statuses(s, name="temp") == {407}, part
+    s.cli("agent", "list", check=False)
+    assert statuses(s, name="temp") == {407}
+    s.stop()
+    r = s.cli("doctor", check=False)
+    assert r.returncode == 1 and "table of records" in r.stdout + r.stderr, r.stdout
+
+
+def test_whole_table_put_back(t):
+    """a whole older store put back beside the running server is refused, whoever reads it"""
+    s, _ = proxy(t)
+    s.agent("temp")
+    before = disk(s)
+    s.cli("agent", "revoke", "temp")
+    assert statuses(s, name="temp") == {407}
+    write(s, changed(before, disk(s)))
+    got = statuses(s, name="temp")
+    assert got <= {407, 503}, got
+    wait(lambda: "ev=store_set_back" in s.log(), 5, "its name in the log")
+    got = statuses(s)
+    assert got <= {200, 503}, got
+
+
+def test_credentials_put_back(t):
+    """credentials: removed, disabled or narrowed, and put back; two that change places; one that is gone"""
+    s, up = proxy(t)
+    s.credential({"name": "more", "host": "more.test", "secrets": {"token": "canary-store-3"}})
+    for host in ("api.test", "wide.test", "more.test"):
+        assert statuses(s, host) == {200}, host
+    before = disk(s)
+    s.cli("credential", "remove", "api")
+    s.cli("credential", "disable", "wide")
+    s.cli("credential", "set", "more", "--path", "/v2")
+    n = len(up.requests)
+    for host in ("api.test", "wide.test", "more.test"):
+        assert 200 not in statuses(s, host), host
+    write(s, changed(before, disk(s), "credential"))
+    nudge(s)
+    for host in ("api.test", "wide.test", "more.test"):
+        assert 200 not in statuses(s, host), host
+    assert len(up.requests) == n
+    found = doctor(s)
+    for name in ("api", "wide", "more"):
+        assert any(f"credential/{name} is refused: " in x for x in found), (name, found)
+    r = s.cli("credential", "show", "wide", check=False)
+    assert r.returncode == 1 and "wide" in r.stderr and "doctor" in r.stderr, r.stderr
+    s.stop()
+    start(s, up)
+    for name, why in (("api", "unknown"), ("wide", "older"), ("more", "older")):
+        wait(lambda: f"ev=record_refused db=credential key={name} err={why}" in s.log(), 5, "the name in the log")
+    # what mends it
+    s.cli("credential", "remove", "api")
+    s.cli("credential", "remove", "wide")
+    s.cli("credential", "remove", "more")
+    assert doctor(s) == [], doctor(s)
+    s.credential(API)
+    s.credential(WIDE)
+    assert statuses(s) == {200} and statuses(s, "wide.test") == {200}
+    # names change places
+    now = disk(s)
+    write(s, {("credential", b"api"): now["credential", b"wide"], ("credential", b"wide"): now["credential", b"api"]})
+    s.stop()
+    start(s, up)
+    assert 200 not in statuses(s) and 200 not in statuses(s, "wide.test")
+    # gone
+    write(s, {("credential", b"api"): now["credential", b"api"], ("credential", b"wide"): None})
+    nudge(s)
+    assert any("credential/wide is refused: it was removed on the disk" in x for x in doctor(s)), doctor(s)
+    assert "wide" in s.cli("credential", "list").stdout, "one that is gone is still listed"
+    r = s.cli("credential", "show", "wide", check=False)
+    assert r.returncode == 1 and "no credential" not in r.stderr, r.stderr
+
+
+def test_policy_and_setting_removed(t):
+    """a policy or a setting that is removed on the disk does not make room for the built-in one"""
+    s, up = proxy(t)
+    source = s.cli("policy", "show", "bearer").stdout
+    s.policy("bearer", source.replace("return {", "-- ours\nreturn {", 1))
+    s.cli("set", "echo", "off")
+    assert statuses(s) == {200}
+    now = disk(s)
+    write(s, {e: None for e in now if e[0] == "policy"} | {("meta", b"set/echo"): None})
+    nudge(s)
+    s.stop()
+    r = s.cli("serve", "--listen", "127.0.0.1:0", check=False, timeout=10)
+    assert r.returncode == 1 and "the setting echo is refused" in r.stderr and "sallyport set echo" in r.stderr, r.stderr
+    s.cli("set", "echo", "off")
+    start(s, up)
+    assert statuses(s) <= {502, 503}, statuses(s)
+    assert "ev=record_refused db=policy key=bearer" in s.log(), s.log()[-1500:]
+    r = s.cli("policy", "list", check=False)
+    assert "bearer" in r.stdout + r.stderr
+    s.policy("bearer", source)
+    assert statuses(s) == {200}
+
+
+def test_mended(t):
+    """doctor --accept: what lies there is taken, named, and only while no server runs"""
+    s, up = proxy(t)
+    s.agent("temp")
+    before = disk(s)
+    s.cli("agent", "revoke", "temp")
+    s.cli("bundle", "add", "gone")
+    write(s, changed(before, disk(s), "agent", "bundle"))
+    r = s.cli("doctor", "--accept", check=False)
+    assert r.returncode == 1 and "a server runs" in r.stderr and "stop it first" in r.stderr, r.stderr
+    s.stop()
+    rows = json.loads(s.cli("doctor", "--accept", "--json", check=False).stdout)
+    said = [r["text"] for r in rows if r["check"] == "accepted"]
+    assert len(said) == 4 and all(r["level"] == "warn" for r in rows if r["check"] == "accepted"), said     # the agent, its token, how that ended
+    assert any(x == "agent/a/temp: an older one was put in its place on the disk; from now on that is as it should be" for x in said), said
+    assert "bundle/gone: it was removed on the disk; from now on it does not exist" in said, said
+    assert doctor(s) == [], doctor(s)
+    start(s, up)
+    assert statuses(s, name="temp") == {200}, "an operator said so"
+    # doctor --remove: beside the running server, and nobody comes back
+    assert s.cli("agent", "list").stdout.count("temp") == 1
+    old = disk(s)
+    s.cli("agent", "revoke", "temp")
+    write(s, changed(old, disk(s), "agent"))
+    r = s.cli("doctor", "--remove", check=False)
+    assert "agent/a/temp: an older one was put in its place on the disk; removed" in r.stdout, r.stdout
+    assert doctor(s) == [] and statuses(s, name="temp") == {407} and "temp" not in s.cli("agent", "list").stdout
+    r = s.cli("doctor", "--remove", "--accept", check=False)
+    assert r.returncode == 2, r.stderr
+    # no root before that passes for a newer one
+    write(s, {e: v for e, v in before.items() if e[0] == "meta" and e[1].startswith(b"\1table")})
+    assert statuses(s, name="temp") <= {407, 503}
+
+
+def test_commands_on_refused_records(t):
+    """each command that makes or ends a record works on one that was put back, changed or removed; others say what is wrong"""
+    s, up = proxy(t)
+    source = s.dir / "bearer.lua"
+    source.write_text(s.cli("policy", "show", "bearer").stdout + "-- ours\n")
+    key = s.dir / "k"
+    key.write_text("canary-store-9")
+    make = {
+        ("credential", b"c"): ("credential", "add", "c", "--type", "bearer", "--host", "c.test", f"token=@{key}"),
+        ("agent", b"a/x"): ("agent", "add", "x"),
+        ("bundle", b"b"): ("bundle", "add", "b"),
+        ("bundle", b"default/d.test"): ("domain", "add", "default", "d.test"),
+        ("policy", b"bearer"): ("policy", "put", source),
+        ("meta", b"set/echo"): ("set", "echo", "off"),
+    }
+    end = {
+        ("credential", b"c"): ("credential", "remove", "c"), ("agent", b"a/x"): ("agent", "revoke", "x"),
+        ("bundle", b"b"): ("bundle", "remove", "b"), ("bundle", b"default/d.test"): ("domain", "remove", "default", "d.test"),
+        ("policy", b"bearer"): ("policy", "rollback", "bearer", "0"), ("meta", b"set/echo"): ("set", "echo", "--default"),
+    }
+    s.cli("credential", "remove", "wide")
+    for (db, name), command in make.items():
+        entry = (db, name)
+        before = disk(s)
+        s.cli(*command)
+        made = disk(s)
+        assert entry in made, [e for e in made if e not in before]
+        s.cli(*end[entry])
+        ended = disk(s)
+        harm = {"put back": {entry: made[entry]}, "changed": {entry: made[entry][:60] + b"?" + made[entry][61:]}}
+        for what, entries in harm.items():
+            for mend in (command, end[entry]):
+                write(s, entries)
+                assert any(f"{db}/{name.decode()} is refused" in x for x in doctor(s)), (what, doctor(s))
+                r = s.cli(*mend, check=False)
+                if r.returncode == 1:
+                    assert mend == command and "is refused" in r.stderr and "remove it and add it again" in r.stderr, (what, mend, r.stderr)
+                    s.cli(*end[entry])
+                    r = s.cli(*mend, check=False)
+                assert r.returncode == 0, (what, mend, r.stderr)
+                assert not any(f"{db}/{name.decode()} is refused" in x for x in doctor(s)), (what, mend, doctor(s))
+                if mend == command:
+                    s.cli(*end[entry])
+        s.cli(*command)
+        for mend in (command, end[entry]):
+            write(s, {entry: None})
+            assert f"{db}/{name.decode()} is refused: it was removed on the disk" in doctor(s), doctor(s)
+            r = s.cli(*mend, check=False)
+            if r.returncode == 1:
+                assert mend == command and "is refused" in r.stderr and "remove it and add it again" in r.stderr, (mend, r.stderr)
+                s.cli(*end[entry])
+                r = s.cli(*mend, check=False)
+            assert r.returncode == 0, ("gone", mend, r.stderr)
+            assert not any(f"{db}/{name.decode()} is refused" in x for x in doctor(s)), ("gone", mend, doctor(s))
+        del before, ended
+    s.cli("doctor", "--remove", check=False)
+    assert doctor(s) == [], doctor(s)
+    assert statuses(s) == {200}
