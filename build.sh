@@ -18,7 +18,7 @@ relr=$(getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$2 > 2 || $3 >= 36 
 link="-pie -Wl$relr,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthread"   # libm is a part of glibc
 
-build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zopfli"
+build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev xz-utils"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
@@ -120,25 +120,23 @@ manual() {
 	[ -z "$lacks" ] || { say "no entry in lua/cli/policy_manual.lua:"; printf '%s\n' "$lacks" >&2; exit 1; }
 }
 
-# pack NAME BY: build/slim/NAME.$$ as NAME.gz. The release's are zopfli's, 13 KB smaller than gzip's: it takes 5 s, so it runs
-# where the text is new. NAME.best is the text that is packed so. Without zopfli gzip has to do.
+# pack NAME: build/slim/NAME.$$ as NAME.xz, a raw LZMA stream: a sixth smaller than gzip's (proxy.c, section embed, reads it).
+# It takes a second, so it runs where the text is new; NAME.text is the one that is packed.
 pack() {
 	new=build/slim/$1.$$
-	if cmp -s "$new" "build/slim/$1.best" && [ -e "build/slim/$1.gz" ]; then
+	if cmp -s "$new" "build/slim/$1.text" && [ -e "build/slim/$1.xz" ]; then
 		rm "$new"
-	elif rm -f "build/slim/$1.best"; [ "$2" = zopfli ] && command -v zopfli >/dev/null; then
-		zopfli -c "$new" >"build/slim/$1.gz.$$"
-		mv "build/slim/$1.gz.$$" "build/slim/$1.gz"
-		mv "$new" "build/slim/$1.best"
-	else
-		gzip -9n <"$new" >"build/slim/$1.gz"
-		rm "$new"
+		return
 	fi
+	rm -f "build/slim/$1.text"
+	xz --format=raw --lzma1=preset=9e,lc=3,lp=0,pb=0 -c "$new" >"build/slim/$1.xz.$$"
+	mv "build/slim/$1.xz.$$" "build/slim/$1.xz"
+	mv "$new" "build/slim/$1.text"
 }
 
-# embed gzip|zopfli: build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and
-# where the file lies within. One pack for a folder: a tenth smaller than a pack for each file, and no worker unpacks what
-# only commands run. Policies are for people to read and edit, so they go in with their comments.
+# build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and where the
+# file lies within. One pack for a folder, smaller than one for each file; help/ goes with cli/. No worker unpacks what only
+# commands run. Policies are for people to read and edit, so they go in with their comments.
 embed() {
 	mkdir -p build/slim
 	# The topics' names are a module too: nothing else in the binary lists its files.
@@ -147,11 +145,12 @@ embed() {
 	: >"$rows"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folder in lua lua/cli lua/help policies; do
-			pack=$(printf %s "$folder" | tr / _) at=0
+		for folders in lua "lua/cli lua/help" policies; do
+			pack=$(printf %s "${folders%% *}" | tr / _) at=0
 			: >"build/slim/$pack.$$"
-			for f in $(find "$folder" -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort) \
-				$([ "$folder" != lua/help ] || echo build/slim/topics.lua); do
+			# shellcheck disable=SC2086  # a list of folders
+			for f in $(find $folders -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort) \
+				$([ "$pack" != lua_cli ] || echo build/slim/topics.lua); do
 				i=$((i + 1)) from=$at
 				case $f in *.md) topic "$f" ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
 				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; esac
@@ -160,8 +159,8 @@ embed() {
 				printf '\t.long n%d - embed_base, b_%s - embed_base, e_%s - embed_base, %d, %d\n' \
 					$i "$pack" "$pack" "$from" $((at - from)) >>"$rows"
 			done
-			pack "$pack" "$1"
-			printf 'b_%s:\t.incbin "build/slim/%s.gz"\ne_%s:\n' "$pack" "$pack" "$pack"
+			pack "$pack"
+			printf 'b_%s:\t.4byte %d\n\t.incbin "build/slim/%s.xz"\ne_%s:\n' "$pack" "$at" "$pack" "$pack"
 		done
 		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
 		printf '\t.globl embed_files\nembed_files:\n'
@@ -217,14 +216,14 @@ check_needs() {
 
 build() {
 	manual
-	case " ${*:-release} " in *" release "*) embed zopfli ;; *) embed gzip ;; esac
+	embed
 	for t in "${@:-release}"; do build_one "$t"; done
 }
 
 # build_all TARGET…: those older than the sources, one process a core.
 build_all() {
 	manual
-	embed gzip
+	embed
 	for t; do
 		case $t in test|asan|clang) o=build/$t/sallyport ;; *resolve.c) o=build/resolve.so ;; *disk.c) o=build/disk ;; *) o=build/$(basename "$(dirname "$t")")/$(basename "$t" .c) ;; esac
 		[ -e "$o" ] && [ -z "$(find build.sh proxy.c lua policies "${t%/*}" -newer "$o" -name '*.*' 2>/dev/null | head -n 1)" ] || echo "$t"

@@ -16371,214 +16371,214 @@ reqlog_keep_writer(void)
  */
 
 /* ---- embed -----------------------------------------------------------------
- * The Lua text in the binary: build.sh packs lua/ and policies/ with gzip (RFC 1952), one pack for
- * a folder. Invariants: nothing but these packs is ever unpacked, and modules come from them
+ * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, one pack for a folder or
+ * two. Invariants: nothing but these packs is ever unpacked, and modules come from them
  * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
  * was built into the same binary. */
 
-/* -- inflate (RFC 1951). The input is build.sh's: every error sets `bad`, and no more is told. */
-#define INFLATE_BITS 15         /* the longest code */
-#define INFLATE_FAST 9          /* codes up to here are found at the first look */
+/* -- LZMA, as `xz --format=raw --lzma1=lc=3,lp=0,pb=0` writes it (the LZMA specification of 7-Zip).
+ * The input is build.sh's: every error sets `bad`, and no more is told. */
+#define LZMA_LC 3               /* bits of the byte before that choose a literal's probabilities */
 
-struct inflate {
+/* Where the probabilities of each kind begin; the first six are by state. */
+enum {
+	LZMA_MATCH = 0, LZMA_REP = 12, LZMA_REP0 = 24, LZMA_REP1 = 36, LZMA_REP2 = 48, LZMA_LONG = 60,
+	LZMA_SLOT = 72,                         /* four trees of six bits, by length */
+	LZMA_FAR = LZMA_SLOT + 4 * 64,          /* trees of the distances below 128 */
+	LZMA_ALIGN = LZMA_FAR + 115,            /* the lowest four bits of the others */
+	LZMA_LENGTH = LZMA_ALIGN + 16,          /* two bits, and trees of 3, 3 and 8 bits */
+	LZMA_REP_LENGTH = LZMA_LENGTH + 2 + 8 + 8 + 256,
+	LZMA_LITERAL = LZMA_REP_LENGTH + 2 + 8 + 8 + 256,
+	LZMA_PROBABILITIES = LZMA_LITERAL + (0x300 << LZMA_LC),
+};
+
+struct lzma {
 	const unsigned char *in, *end;
-	uint32_t bits;          /* read from `in`, not yet used; the lowest bit comes first */
-	unsigned nbits;
+	uint32_t range, code;
 	char *out;
 	size_t n, cap;
 	bool bad;
+	uint16_t p[LZMA_PROBABILITIES];         /* of a 0, in 2048ths */
 };
 
-struct inflate_code {
-	uint16_t count[INFLATE_BITS + 1]; /* codes of each length */
-	uint16_t symbol[288];   /* by length, then by value */
-	uint16_t fast[1 << INFLATE_FAST]; /* symbol << 4 | length, by the bits to come; 0: longer */
-};
-
-static unsigned
-inflate_bits(struct inflate *z, unsigned n)
+static inline void
+lzma_more(struct lzma *z)
 {
-	unsigned v;
+	if (z->range >> 24 != 0)
+		return;
+	z->range <<= 8;
+	z->code <<= 8;
+	if (z->in < z->end)
+		z->code |= *z->in++;
+	else
+		z->bad = true;
+}
 
-	while (z->nbits < n) {
-		z->bad |= z->in == z->end;
-		z->bits |= (uint32_t)(z->bad ? 0 : *z->in++) << z->nbits;
-		z->nbits += 8;
+static inline unsigned
+lzma_bit(struct lzma *z, size_t at)
+{
+	uint16_t *p = &z->p[at];
+	uint32_t bound = (z->range >> 11) * *p;
+	bool one = z->code >= bound;
+
+	if (one) {
+		z->range -= bound;
+		z->code -= bound;
+		*p = (uint16_t)(*p - (*p >> 5));
+	} else {
+		z->range = bound;
+		*p = (uint16_t)(*p + ((2048 - *p) >> 5));
 	}
-	v = z->bits & ((1u << n) - 1);
-	z->bits >>= n;
-	z->nbits -= n;
+	lzma_more(z);
+	return one;
+}
+
+/* n bits by the tree of probabilities at `at`. */
+static unsigned
+lzma_tree(struct lzma *z, size_t at, unsigned n)
+{
+	unsigned m = 1;
+
+	for (unsigned i = 0; i < n; i++)
+		m = m << 1 | lzma_bit(z, at + m);
+	return m - (1u << n);
+}
+
+/* The same, the lowest bit first. */
+static uint32_t
+lzma_reverse(struct lzma *z, size_t at, unsigned n)
+{
+	uint32_t v = 0;
+
+	for (unsigned i = 0, m = 1, b; i < n; i++) {
+		b = lzma_bit(z, at + m);
+		m = m << 1 | b;
+		v |= (uint32_t)b << i;
+	}
 	return v;
 }
 
-/* Canonical codes from their lengths (RFC 1951 3.2.2). */
-static void
-inflate_build(struct inflate_code *c, const uint8_t *length, unsigned n)
+static size_t
+lzma_length(struct lzma *z, size_t at)
 {
-	uint16_t at[INFLATE_BITS + 2] = {0};
-	unsigned code = 0, i = 0;
-
-	memset(c, 0, sizeof *c);
-	for (unsigned s = 0; s < n; s++)
-		c->count[length[s]]++;
-	c->count[0] = 0;
-	for (unsigned l = 1; l <= INFLATE_BITS; l++)
-		at[l + 1] = (uint16_t)(at[l] + c->count[l]);
-	for (unsigned s = 0; s < n; s++)
-		if (length[s] != 0)
-			c->symbol[at[length[s]]++] = (uint16_t)s;
-	for (unsigned l = 1; l <= INFLATE_FAST; l++, code <<= 1) {
-		for (unsigned k = 0; k < c->count[l] && code < 1u << l; k++, code++, i++) {
-			unsigned rev = 0;
-
-			for (unsigned b = 0; b < l; b++)
-				rev |= (code >> b & 1) << (l - 1 - b);
-			for (; rev < 1u << INFLATE_FAST; rev += 1u << l)
-				c->fast[rev] = (uint16_t)(c->symbol[i] << 4 | l);
-		}
-	}
+	if (!lzma_bit(z, at))
+		return 2 + lzma_tree(z, at + 2, 3);
+	if (!lzma_bit(z, at + 1))
+		return 10 + lzma_tree(z, at + 10, 3);
+	return 18 + lzma_tree(z, at + 18, 8);
 }
 
-static unsigned
-inflate_symbol(struct inflate *z, const struct inflate_code *c)
+/* How far back a match of that length lies, less one. UINT32_MAX: the text ends. */
+static uint32_t
+lzma_distance(struct lzma *z, size_t length)
 {
-	unsigned code = 0, first = 0, index = 0, f;
+	uint32_t slot = lzma_tree(z, LZMA_SLOT + 64 * (length < 6 ? length - 2 : 3), 6);
+	uint32_t v = 2 | (slot & 1), n = slot / 2 - 1;
 
-	while (z->nbits < INFLATE_FAST && z->in < z->end) {
-		z->bits |= (uint32_t)*z->in++ << z->nbits;
-		z->nbits += 8;
+	if (slot < 4)
+		return slot;
+	if (slot < 14)
+		return (v << n) + lzma_reverse(z, LZMA_FAR + (v << n) - slot, n);
+	for (unsigned i = 4; i < n; i++) {      /* bits without a probability */
+		bool one;
+
+		z->range >>= 1;
+		one = z->code >= z->range;
+		z->code -= one ? z->range : 0;
+		v = v << 1 | one;
+		lzma_more(z);
 	}
-	f = c->fast[z->bits & ((1u << INFLATE_FAST) - 1)];
-	if (f != 0 && (f & 15) <= z->nbits) {
-		z->bits >>= f & 15;
-		z->nbits -= f & 15;
-		return f >> 4;
-	}
-	for (unsigned l = 1; l <= INFLATE_BITS; l++) {
-		code |= inflate_bits(z, 1);
-		if (code - first < c->count[l])
-			return c->symbol[index + code - first];
-		index += c->count[l];
-		first = (first + c->count[l]) << 1;
-		code <<= 1;
-	}
-	z->bad = true;
-	return 0;
+	return (v << 4) + lzma_reverse(z, LZMA_ALIGN, 4);
 }
 
-/* The code lengths of a block, themselves coded (RFC 1951 3.2.7). */
+/* One byte. Behind a match the byte where it would have gone on says which probabilities count,
+ * up to the first bit that differs. */
 static void
-inflate_lengths(struct inflate *z, struct inflate_code *lit, struct inflate_code *dist)
+lzma_literal(struct lzma *z, bool matched, uint32_t back)
 {
-	static const uint8_t order[19] = {
-		16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
-	};
-	static const uint8_t extra[3] = {2, 3, 7}, base[3] = {3, 3, 11};
-	uint8_t length[288 + 32] = {0};
-	unsigned nlit = inflate_bits(z, 5) + 257, ndist = inflate_bits(z, 5) + 1,
-	    n = inflate_bits(z, 4) + 4, i = 0;
+	unsigned before = z->n == 0 ? 0 : (unsigned char)z->out[z->n - 1], m = 1, like = 0, bit;
+	size_t at = LZMA_LITERAL + 0x300 * (size_t)(before >> (8 - LZMA_LC));
 
-	for (unsigned k = 0; k < n; k++)
-		length[order[k]] = (uint8_t)inflate_bits(z, 3);
-	inflate_build(lit, length, 19);
-	memset(length, 0, sizeof length);
-	while (!z->bad && i < nlit + ndist) {
-		unsigned s = inflate_symbol(z, lit), times = 1;
-		uint8_t what = (uint8_t)s;
-
-		if (s > 15) {
-			what = s == 16 && i != 0 ? length[i - 1] : 0;
-			times = base[s - 16] + inflate_bits(z, extra[s - 16]);
-		}
-		if (nlit > 286 || ndist > 30 || times > nlit + ndist - i)
-			z->bad = true;
-		while (!z->bad && times-- != 0)
-			length[i++] = what;
+	if (z->n == z->cap || (matched && back >= z->n)) {
+		z->bad = true;
+		return;
 	}
-	inflate_build(dist, length + nlit, ndist);
-	inflate_build(lit, length, nlit);
+	if (matched)
+		like = 0x100u | (unsigned char)z->out[z->n - 1 - back];
+	while (m < 0x100) {
+		bit = like >> 7 & 1;
+		m = m << 1 | lzma_bit(z, at + (like != 0 ? 0x100 + 0x100 * bit : 0) + m);
+		like = like != 0 && (m & 1) == bit ? like << 1 : 0;
+	}
+	z->out[z->n++] = (char)m;
 }
 
-/* Literals and copies up to the end of a block. */
-static void
-inflate_block(struct inflate *z, const struct inflate_code *lit, const struct inflate_code *dist)
+/* A match: its length, of one that lies as far back as one before it did. The four distances are
+ * kept in the order in which they were used. 0: the text ends. */
+static size_t
+lzma_match(struct lzma *z, unsigned *state, uint32_t back[4])
 {
-	static const uint16_t lbase[29] = {
-		3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27,
-		31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
-	};
-	static const uint8_t lextra[29] = {
-		0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0,
-	};
+	unsigned late = *state < 7 ? 0 : 3, which = 0;
+	uint32_t distance;
+	size_t length;
 
-	while (!z->bad) {
-		unsigned s = inflate_symbol(z, lit), d, more;
-		size_t length, back;
+	if (!lzma_bit(z, LZMA_REP + *state)) {
+		length = lzma_length(z, LZMA_LENGTH);
+		memmove(back + 1, back, 3 * sizeof *back);
+		back[0] = lzma_distance(z, length);
+		*state = 7 + late;
+		return back[0] == UINT32_MAX ? 0 : length;
+	}
+	if (lzma_bit(z, LZMA_REP0 + *state)) {
+		which = lzma_bit(z, LZMA_REP1 + *state) ? 2 + lzma_bit(z, LZMA_REP2 + *state) : 1;
+	} else if (!lzma_bit(z, LZMA_LONG + *state)) {
+		*state = late != 0 ? 11 : 9;
+		return 1;
+	}
+	distance = back[which];
+	memmove(back + 1, back, which * sizeof *back);
+	back[0] = distance;
+	*state = late != 0 ? 11 : 8;
+	return lzma_length(z, LZMA_REP_LENGTH);
+}
 
-		if (s == 256)
-			return;
-		if (s < 256) {
-			if (z->n < z->cap)
-				z->out[z->n++] = (char)s;
-			else
-				z->bad = true;
+/* The length of a pack's text, which stands before it. */
+static size_t
+lzma_size(const unsigned char *p)
+{
+	uint32_t n;
+
+	memcpy(&n, p, sizeof n);
+	return n;
+}
+
+/* Unpacks a pack into `out`, which has room for lzma_size bytes. A mark is at its end. */
+static bool
+lzma_unpack(const unsigned char *p, size_t n, char *out)
+{
+	struct lzma z = {.in = p + 4, .end = p + n, .out = out, .cap = lzma_size(p)};
+	uint32_t back[4] = {0};
+	unsigned state = 0;
+	size_t length;
+
+	for (unsigned i = 0; i < LZMA_PROBABILITIES; i++)
+		z.p[i] = 1024;
+	for (unsigned i = 0; i < 5; i++)        /* no range: a byte each time */
+		lzma_more(&z);
+	for (z.range = UINT32_MAX; !z.bad;) {
+		if (!lzma_bit(&z, LZMA_MATCH + state)) {
+			lzma_literal(&z, state > 6, back[0]);
+			state = state < 4 ? 0 : state < 10 ? state - 3 : state - 6;
 			continue;
 		}
-		length = s < 286 ? lbase[s - 257] + inflate_bits(z, lextra[s - 257]) : z->cap + 1;
-		d = inflate_symbol(z, dist);
-		more = d < 4 ? 0 : d / 2 - 1;
-		back = d < 4 ? d + 1 : ((2 + (d & 1)) << more) + 1 + inflate_bits(z, more);
-		if (d > 29 || back > z->n || length > z->cap - z->n)
-			z->bad = true;
-		for (; !z->bad && length != 0; length--, z->n++)
-			z->out[z->n] = z->out[z->n - back];
+		length = lzma_match(&z, &state, back);
+		if (length == 0)
+			return !z.bad && z.n == z.cap && z.code == 0 && z.in == z.end;
+		z.bad |= back[0] >= z.n || length > z.cap - z.n;
+		for (; !z.bad && length != 0; length--, z.n++)
+			out[z.n] = out[z.n - 1 - back[0]];
 	}
-}
-
-/* The length of the unpacked text, as the pack's trailer has it (ISIZE, RFC 1952 2.3.1). 0: not a
- * pack of build.sh's. */
-static size_t
-inflate_size(const unsigned char *p, size_t n)
-{
-	return n < 18 || p[0] != 0x1f || p[1] != 0x8b || p[3] != 0 ? 0 :
-	    p[n - 4] | (size_t)p[n - 3] << 8 | (size_t)p[n - 2] << 16 | (size_t)p[n - 1] << 24;
-}
-
-static void
-inflate_fixed(struct inflate_code *lit, struct inflate_code *dist)
-{
-	uint8_t length[288];
-
-	for (unsigned s = 0; s < sizeof length; s++)    /* RFC 1951 3.2.6 */
-		length[s] = s < 144 ? 8 : s < 256 ? 9 : s < 280 ? 7 : 8;
-	inflate_build(lit, length, sizeof length);
-	memset(length, 5, 30);
-	inflate_build(dist, length, 30);
-}
-
-/* Unpacks a pack into `out`, which has room for inflate_size bytes. A stored block (RFC 1951
- * 3.2.4) is an error: gzip writes one only for bytes that do not shrink, and Lua text does. */
-static bool
-inflate(const unsigned char *p, size_t n, char *out)
-{
-	struct inflate z = {.in = p + 10, .end = p + n - 8, .out = out, .cap = inflate_size(p, n)};
-	struct inflate_code lit, dist;
-	bool last = false;
-
-	while (!z.bad && !last) {
-		unsigned type;
-
-		last = inflate_bits(&z, 1);
-		type = inflate_bits(&z, 2);
-		if (type == 1)
-			inflate_fixed(&lit, &dist);
-		else if (type == 2)
-			inflate_lengths(&z, &lit, &dist);
-		else
-			z.bad = true;
-		inflate_block(&z, &lit, &dist);
-	}
-	return !z.bad && z.n == z.cap;
+	return false;
 }
 
 /* -- modules */
@@ -16610,14 +16610,14 @@ static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
 	const unsigned char *pack = (const unsigned char *)embed_base + f->pack;
-	size_t packed = f->end - f->pack, n = inflate_size(pack, packed);
+	size_t packed = f->end - f->pack, n = lzma_size(pack);
 	luaL_Buffer b;
 	char *out;
 
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, pack) == LUA_TNIL) {
 		lua_pop(L, 1);
 		out = luaL_buffinitsize(L, &b, n);
-		if (n == 0 || !inflate(pack, packed, out) || f->from > n || f->n > n - f->from)
+		if (n == 0 || !lzma_unpack(pack, packed, out) || f->from > n || f->n > n - f->from)
 			luaL_error(L, "%s is damaged in this binary", embed_base + f->name);
 		luaL_pushresultsize(&b, n);
 		if (embed_keeps) {
