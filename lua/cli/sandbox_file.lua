@@ -101,7 +101,7 @@ return {
   options = {
     { name = "agent", arg = "AGENT", help = "whose sandbox; each agent's file is its own" },
     { name = "out", arg = "FILE", help = "where to, with mode 0600; else standard output" },
-    { name = "format", arg = "FORMAT", help = "kubeconfig, for kubectl and its like; a bearer without a preset has that by itself" },
+    { name = "format", arg = "FORMAT", of = { "kubeconfig" }, help = "kubeconfig, for kubectl and its like; a bearer without a preset has that by itself" },
     { name = "server", arg = "URL", many = true, whole = true, help = "kubeconfig: the API server; else each exact host of the credential" },
     { name = "proxy", arg = "HOST:PORT", help = "kubeconfig: names the proxy in the file, with a token of the agent's" },
     { name = "ttl", arg = "TIME", help = "kubeconfig: that token ends after it; 24h unless named" },
@@ -119,7 +119,8 @@ examples:
   sallyport credential sandbox-file gcp --agent claude --out sa.json
   export GOOGLE_APPLICATION_CREDENTIALS=sa.json   # in the sandbox
   sallyport credential sandbox-file app --agent claude --out bot.pem
-  sallyport credential sandbox-file kube --agent claude --out kubeconfig    # KUBECONFIG=kubeconfig kubectl get pods
+  sallyport credential sandbox-file kube --agent claude --out kube.conf
+  KUBECONFIG=kube.conf kubectl get pods           # in the sandbox
   sallyport credential sandbox-file gke --agent claude --format kubeconfig --server https://203.0.113.10
 ]], run = run,
 }

@@ -52,10 +52,11 @@ local function value_kind(o, first)
   return stands_for[o.arg] or "none"
 end
 
--- { families = { first, verbs?, commands = { key, summary, options, positions } }, values = option -> kind }
+-- { first, several, commands = { key, summary, options, positions } } …, and the kinds of the options' values: "--agent"
+-- -> kind, and where two commands differ, "env :--format" -> kind.
 local function tree()
   local cli, help = require "cli", require "cli.help"
-  local out, values = {}, {}
+  local out, values, each = {}, {}, {}
   local topic = { words = "help", args = table.concat(help.topics(), "|"), summary = "the manual", options = {} }
   for _, first in ipairs { "help", table.unpack(cli.first_words()) } do
     local family = { first = first, commands = {}, several = false }
@@ -65,9 +66,11 @@ local function tree()
         for _, o in ipairs(set) do
           options[#options + 1] = o
           local name, kind = "--" .. o.name, not o.bare and value_kind(o) or nil
-          local had = values[name]
-          local files = (had == "file" or had == "dir") and (kind == "file" or kind == "dir")
-          if kind then values[name] = had and had ~= kind and (files and "file" or "none") or kind end
+          if kind then
+            if values[name] and values[name] ~= kind then each[name] = true end
+            values[name] = values[name] or kind
+            values[first .. " " .. (verb or "") .. ":" .. name] = kind
+          end
         end
       end
       family.commands[i] = { verb = verb, key = first .. " " .. (verb or ""), summary = c.summary, options = options,
@@ -76,14 +79,26 @@ local function tree()
     end
     out[#out + 1] = family
   end
+  for key in pairs(values) do
+    local name = key:match(":(.*)$")
+    if name and not each[name] then values[key] = nil end
+  end
   return out, values
+end
+
+-- Options that take a value, in order.
+local function taking(values)
+  local list = {}
+  for key in pairs(values) do list[#list + 1] = key:sub(1, 2) == "--" and key or nil end
+  table.sort(list)
+  return list
 end
 
 -- ---- bash and zsh ----------------------------------------------------------------------------------
 
 -- The branches of the `case` statements that both have.
 local function branches(families, values, words_of)
-  local b = { several = {}, verbs = {}, options = {}, positions = {}, kinds = {}, taking = {}, firsts = {} }
+  local b = { several = {}, verbs = {}, options = {}, positions = {}, kinds = {}, firsts = {} }
   local globals = {}
   for i, o in ipairs(require("cli").global_options) do globals[i] = { "--" .. o.name, o.help } end
   b.options[1] = ("      ' ') %s ;;"):format(words_of(globals))
@@ -107,14 +122,15 @@ local function branches(families, values, words_of)
     end
   end
   for name, kind in pairs(values) do
-    b.taking[#b.taking + 1] = name
-    b.kinds[#b.kinds + 1] = ("      %s) kind=%s ;;"):format(name, quote(kind))
+    b.kinds[#b.kinds + 1] = ("      %s) kind=%s ;;"):format(name:find(":", 1, true) and quote(name) or "*:" .. name, quote(kind))
   end
-  table.sort(b.taking)
-  table.sort(b.kinds)
+  table.sort(b.kinds, function(x, y)      -- what one command's own is stands first
+    if (x:byte(7) == 42) ~= (y:byte(7) == 42) then return y:byte(7) == 42 end
+    return x < y
+  end)
   local fill = {}
   for _, k in ipairs { "verbs", "options", "positions", "kinds" } do fill[k:upper()] = table.concat(b[k], "\n") end
-  fill.TAKING, fill.SEVERAL, fill.FIRSTS = table.concat(b.taking, "|"), table.concat(b.several, "|"), words_of(b.firsts)
+  fill.TAKING, fill.SEVERAL, fill.FIRSTS = table.concat(taking(values), "|"), table.concat(b.several, "|"), words_of(b.firsts)
   return fill
 end
 
@@ -151,7 +167,7 @@ _sallyport() {
         fi ;;
     esac
   done
-  case $prev in
+  case "$first $verb:$prev" in
 %KINDS%
   esac
   if [ -n "$kind" ]; then
@@ -225,7 +241,7 @@ _sallyport() {
         fi ;;
     esac
   done
-  case $prev in
+  case "$first $verb:$prev" in
 %KINDS%
   esac
   if [[ -n $kind ]]; then
@@ -348,14 +364,12 @@ end
 
 local function fish()
   local families, values = tree()
-  local several, taking, out = {}, {}, {}
+  local several, out = {}, {}
   local function offer(where, rest)
     out[#out + 1] = ("complete -c sallyport -n %s %s"):format(quote("__sallyport_at " .. quote(where)), rest)
   end
-  for name in pairs(values) do taking[#taking + 1] = name end
-  table.sort(taking)
   local function option(where, o)
-    local kind = not o.bare and values["--" .. o.name]
+    local kind = not o.bare and (values[where:gsub("%*$", "--" .. o.name)] or values["--" .. o.name])
     offer(where, ("-l %s %s-d %s"):format(o.name, kind and ("%s %s "):format(fish_values(kind):find("-F", 1, true) and "-r" or "-x", fish_values(kind)) or "", quote(o.help)))
   end
   for _, o in ipairs(require("cli").global_options) do option(" :0", o) end
@@ -371,7 +385,7 @@ local function fish()
       for _, o in ipairs(c.options) do option(c.key .. ":*", o) end
     end
   end
-  local fill = { TAKING = table.concat(taking, " "), SEVERAL = table.concat(several, " ") }
+  local fill = { TAKING = table.concat(taking(values), " "), SEVERAL = table.concat(several, " ") }
   return FISH:gsub("%%(%u+)%%", fill) .. table.concat(out, "\n") .. "\n"
 end
 
