@@ -19,8 +19,10 @@ local suffixes = {
   { ".amazonaws.com", home = "us-east-1" }, { ".api.aws", home = "us-east-1" }, { ".on.aws", home = "us-east-1" },
   { ".amazonaws.eu", home = "eusc-de-east-1" }, { ".api.amazonwebservices.eu", home = "eusc-de-east-1" },
   { ".on.amazonwebservices.eu", home = "eusc-de-east-1" },
-  { ".c2s.ic.gov", home = "us-iso-east-1" }, { ".sc2s.sgov.gov", home = "us-isob-east-1" },
-  { ".csp.hci.ic.gov", home = "us-isof-south-1" }, { ".cloud.adc-e.uk", home = "eu-isoe-west-1" },
+  { ".c2s.ic.gov", home = "us-iso-east-1" }, { ".api.aws.ic.gov", home = "us-iso-east-1" },
+  { ".sc2s.sgov.gov", home = "us-isob-east-1" }, { ".api.aws.scloud", home = "us-isob-east-1" },
+  { ".csp.hci.ic.gov", home = "us-isof-south-1" }, { ".api.aws.hci.ic.gov", home = "us-isof-south-1" },
+  { ".cloud.adc-e.uk", home = "eu-isoe-west-1" }, { ".api.cloud-aws.adc-e.uk", home = "eu-isoe-west-1" },
 }
 
 local direction = {}
@@ -50,7 +52,7 @@ local signing = {
   forecastquery = "forecast", ["identity-chime"] = "chime", ["ingest.timestream"] = "timestream",
   ["media-pipelines-chime"] = "chime", ["meetings-chime"] = "chime", ["memory-db"] = "memorydb",
   ["messaging-chime"] = "chime", ["metering.marketplace"] = "aws-marketplace", ["migrationhub-config"] = "mgh",
-  mobile = "AWSMobileHubService", ["models-v2-lex"] = "lex", ["models.lex"] = "lex", oidc = "awsssooidc",
+  mobile = "AWSMobileHubService", ["models-v2-lex"] = "lex", ["models.lex"] = "lex", oidc = "sso-oauth",
   ["participant.connect"] = "execute-api", ["personalize-events"] = "personalize",
   ["personalize-runtime"] = "personalize", pinpoint = "mobiletargeting", ["portal.sso"] = "awsssoportal",
   ["projects.iot1click"] = "iot1click", ["query.timestream"] = "timestream", ["runtime-v2-lex"] = "lex",
@@ -69,7 +71,15 @@ local signing = {
   ["deployment-marketplace"] = "aws-marketplace", ["reporting-marketplace"] = "aws-marketplace",
   ["maps.geo"] = "geo", ["places.geo"] = "geo", ["routes.geo"] = "geo", ["tracking.geo"] = "geo",
   ["geofencing.geo"] = "geo", ["metadata.geo"] = "geo", ["dataplane.rum"] = "rum", ["dataplane.evidently"] = "evidently",
-  ["greengrass-ats.iot"] = "greengrass",
+  ["greengrass-ats.iot"] = "greengrass", ["account-access-runtime"] = "account-access",
+  ["agent-registry-control"] = "agent-registry", ["cloudwatch-omni"] = "cloudwatch", eventsv2 = "events", ["iam-toolbox"] = "iam",
+  ["cassandra-streams"] = "cassandra", ["discovery-marketplace"] = "aws-marketplace", ["partnercentral-prm"] = "partnercentral",
+  ["data-signer"] = "signer", ["api.iotmanagedintegrations"] = "iotmanagedintegrations", ["admin.wickr"] = "wickr",
+  ["entitlement-marketplace"] = "aws-marketplace", ["metering-marketplace"] = "aws-marketplace", aos = "es",   -- dual stack
+  ["streams-dynamodb"] = "dynamodb", efs = "elasticfilesystem", ["kafka-api"] = "kafka",
+  ["catalog-marketplace"] = "aws-marketplace", ["arc-recovery-control-config"] = "route53-recovery-control-config",
+  ["timestream-query"] = "timestream", ["timestream-ingest"] = "timestream",
+  ["api.iot-tunneling"] = "IoTSecuredTunneling",
   -- endpoints of somebody's own
   ["lambda-url"] = "lambda", ["appsync-api"] = "appsync", ["appsync-realtime-api"] = "appsync",
   ["aps-workspaces"] = "aps", ddb = "dynamodb", ["data-kinesis"] = "kinesis", ["control-kinesis"] = "kinesis",
@@ -83,19 +93,22 @@ local owned = {
   ["execute-api"] = true, ["lambda-url"] = true, ["vpc-lattice-svcs"] = true, ["appsync-api"] = true,
   ["appsync-realtime-api"] = true,
 }
+-- Services that have their own hosts where sites of anybody's are, too.
+local among_sites = { ["neptune-graph"] = true, osm = true }
 
 -- Names that Amazon gives to machines, balancers and sites of anybody's: no service answers there. What else there is
 -- in *.on.aws is somebody's own too.
 local function is_strange(label, suffix)
   return label == "compute" or label:find("^compute%-%d+$") ~= nil or label == "elb"
     or label:find("^s3%-website") ~= nil or label:find("^vpce%-svc%-") ~= nil
-    or suffix[1]:find("^%.on%.") ~= nil and not owned[label]
+    or suffix[1]:find("^%.on%.") ~= nil and not owned[label] and not among_sites[label]
 end
 
 -- Services that are signed for one region, whatever is asked of them, where that is not the partition's home.
 local fixed = {
   ["amazonaws.com"] = { globalaccelerator = "us-west-2", networkmanager = "us-west-2" },
   ["amazonaws.com.cn"] = { iam = "cn-north-1", support = "cn-north-1" },
+  ["api.amazonwebservices.com.cn"] = { iam = "cn-north-1" },
 }
 local global_names = {
   iam = "iam", sts = "sts", cloudfront = "cloudfront", route53 = "route53", organizations = "organizations",
@@ -161,11 +174,16 @@ local function alone(names, suffix)
   if service then return { service = service, everywhere = true } end
   -- iam.us-gov.amazonaws.com
   local home = suffix.home
-  if names[#names] == "us-gov" then
+  local gov = #names > 1 and names[#names] == "us-gov"
+  if gov then
     names[#names] = nil
     home = "us-gov-west-1"
   end
+  -- route53.global.api.aws; what is called so in this partition is global, whatever its name
+  local global = #names > 1 and names[#names] == "global"
+  if global then names[#names] = nil end
   local name = table.concat(names, ".")
+  if (global or gov) and not global_names[name] then return { service = service_of(names), region = home } end
   if global_names[name] then
     local rules = fixed[suffix[1]:sub(2)]
     return { service = global_names[name], region = rules and rules[name] or home }
@@ -190,6 +208,7 @@ local function read_host(host)
   for label in host:sub(1, -#suffix[1] - 1):gmatch("[^.]+") do labels[#labels + 1] = label end
   local n, region = #labels, nil
   if labels[n] == "vpce" then n = n - 1 end            -- an interface endpoint: the service's own host before it
+  if labels[n] == "us-gov" and is_region(labels[n - 1]) then n = n - 1 end   -- routes.geo.us-gov-west-1.us-gov
   if is_region(labels[n]) then
     region = labels[n]
     n = n - 1
@@ -342,65 +361,117 @@ local minting = {
     CreateLoginProfile = CODE, UpdateLoginProfile = CODE, CreateVirtualMFADevice = CODE, UploadSSHPublicKey = KEYS,
     UploadSigningCertificate = KEYS },
   sts = { AssumeRole = KEYS, AssumeRoleWithSAML = KEYS, AssumeRoleWithWebIdentity = KEYS, AssumeRoot = KEYS,
-    GetSessionToken = KEYS, GetFederationToken = KEYS, GetDelegatedAccessToken = KEYS, GetWebIdentityToken = TOKEN },
+    GetSessionToken = KEYS, GetFederationToken = KEYS, GetDelegatedAccessToken = KEYS, GetScopedCredentials = KEYS,
+    GetWebIdentityToken = TOKEN },
   ecr = { GetAuthorizationToken = TOKEN }, ["ecr-public"] = { GetAuthorizationToken = TOKEN },
   ["cognito-identity"] = { GetCredentialsForIdentity = KEYS, GetOpenIdToken = TOKEN,
     GetOpenIdTokenForDeveloperIdentity = TOKEN },
   ["cognito-idp"] = { InitiateAuth = TOKEN, AdminInitiateAuth = TOKEN, RespondToAuthChallenge = TOKEN,
-    AdminRespondToAuthChallenge = TOKEN, AdminSetUserPassword = CODE, GetTokensFromRefreshToken = TOKEN,
+    AdminRespondToAuthChallenge = TOKEN, AdminSetUserPassword = CODE, GetTokensFromRefreshToken = TOKEN, GetClientToken = TOKEN,
+    GetDerivedToken = TOKEN, AssociateSoftwareToken = CODE, ListUserPoolClientSecrets = KEYS,
     CreateUserPoolClient = KEYS, AddUserPoolClientSecret = KEYS, UpdateUserPoolClient = KEYS, DescribeUserPoolClient = KEYS },
-  redshift = { GetClusterCredentials = KEYS, GetClusterCredentialsWithIAM = KEYS },
-  ["redshift-serverless"] = { GetCredentials = KEYS },
+  redshift = { GetClusterCredentials = KEYS, GetClusterCredentialsWithIAM = KEYS, GetIdentityCenterAuthToken = TOKEN },
+  ["redshift-serverless"] = { GetCredentials = KEYS, GetIdentityCenterAuthToken = TOKEN },
   ssm = { CreateActivation = CODE, StartSession = TOKEN, GetAccessToken = TOKEN, ResumeSession = TOKEN },
-  ec2 = { CreateKeyPair = KEYS, GetPasswordData = CODE },
+  ec2 = { CreateKeyPair = KEYS, GetPasswordData = CODE, ExportVerifiedAccessInstanceClientConfiguration = KEYS },
   ["ec2-instance-connect"] = { SendSSHPublicKey = KEYS, SendSerialConsoleSSHPublicKey = KEYS },
-  acm = { ExportCertificate = KEYS }, wafv2 = { CreateAPIKey = KEYS }, workmail = { AssumeImpersonationRole = TOKEN },
+  acm = { ExportCertificate = KEYS, GetAcmeExternalAccountBindingCredentials = KEYS }, wafv2 = { CreateAPIKey = KEYS },
+  workmail = { AssumeImpersonationRole = TOKEN, ResetPassword = CODE }, ds = { ResetUserPassword = CODE },
+  cloudwatch = { GetSpaceCredentialsForOrganization = KEYS, GetSpaceDataAccess = KEYS, CreateOneTimeDeepLinkCode = CODE },
+  codebuild = { StartSandboxConnection = TOKEN, CreateWebhook = KEYS, UpdateWebhook = KEYS },
+  ecs = { ExecuteCommand = TOKEN }, glue = { GetSessionEndpoint = TOKEN, GetDashboardUrl = CODE },
+  kinesisanalytics = { CreateApplicationPresignedUrl = CODE }, ["airflow-serverless"] = { CreateAirflowUiUrl = CODE },
+  ["aws-marketplace"] = { GetAgreementEntitlements = TOKEN }, devicefarm = { CreateTestGridUrl = CODE },
+  opsworks = { GrantAccess = KEYS },
+  evs = { GetDepotUrl = TOKEN }, pcs = { RegisterComputeNodeGroupInstance = KEYS }, snowball = { GetJobUnlockCode = CODE },
+  route53domains = { RetrieveDomainAuthCode = CODE, TransferDomainToAnotherAwsAccount = CODE },
   codepipeline = { PollForJobs = KEYS, GetJobDetails = KEYS, GetThirdPartyJobDetails = KEYS },
   lightsail = { CreateKeyPair = KEYS, DownloadDefaultKeyPair = KEYS, GetInstanceAccessDetails = KEYS,
     CreateBucketAccessKey = KEYS, CreateContainerServiceRegistryLogin = TOKEN,
     GetRelationalDatabaseMasterUserPassword = CODE },
   gamelift = { RequestUploadCredentials = KEYS, GetInstanceAccess = KEYS, GetComputeAuthToken = TOKEN,
-    GetComputeAccess = KEYS, CreateBuild = KEYS },
-  elasticmapreduce = { GetClusterSessionCredentials = KEYS }, emr = { GetClusterSessionCredentials = KEYS },
+    GetComputeAccess = KEYS, CreateBuild = KEYS, GetPlayerConnectionDetails = TOKEN },
+  elasticmapreduce = { GetClusterSessionCredentials = KEYS, GetSessionEndpoint = TOKEN, GetOnClusterAppUIPresignedURL = CODE,
+    GetPersistentAppUIPresignedURL = CODE },
   ["license-manager"] = { CreateToken = TOKEN, GetAccessToken = TOKEN },
   IoTSecuredTunneling = { OpenTunnel = TOKEN, RotateTunnelAccessToken = TOKEN },
-  sagemaker = { CreatePresignedDomainUrl = CODE,
-    CreatePresignedNotebookInstanceUrl = CODE, CreatePresignedMlflowTrackingServerUrl = CODE },
+  sagemaker = { CreatePresignedDomainUrl = CODE, CreatePresignedMlflowAppUrl = CODE, CreatePartnerAppPresignedUrl = CODE,
+    CreatePresignedNotebookInstanceUrl = CODE, CreatePresignedMlflowTrackingServerUrl = CODE, StartSession = TOKEN },
   athena = { CreatePresignedNotebookUrl = CODE, GetSessionEndpoint = TOKEN },
   appstream = { CreateStreamingURL = CODE, CreateImageBuilderStreamingURL = CODE, CreateAppBlockBuilderStreamingURL = CODE },
 }
 
--- By service, method and path, for services that have no actions. "*": one segment.
+-- By service, method and path, for services that have no actions. "*": one segment. The fourth: parameters, of
+-- which one is in the query (in small letters).
 local minting_paths = {
   s3 = { { "GET", "/v20180820/accessgrantsinstance/dataaccess", KEYS } },
   rolesanywhere = { { "POST", "/sessions", KEYS } },
   codeartifact = { { "POST", "/v1/authorization-token", TOKEN } },
   iot = { { "POST", "/keys-and-certificate", KEYS }, { "POST", "/certificates", KEYS },
     { "POST", "/provisioning-templates/*/provisioning-claim", KEYS } },
-  apigateway = { { "POST", "/apikeys", KEYS } },
-  appsync = { { "POST", "/v1/apis/*/apikeys", KEYS } },
+  apigateway = { { "POST", "/apikeys", KEYS }, { "GET", "/apikeys", KEYS, { "includevalues", "includevalue" } },
+    { "GET", "/apikeys/*", KEYS, { "includevalue", "includevalues" } }, { "POST", "/usageplans/*/keys", KEYS },
+    { "GET", "/usageplans/*/keys", KEYS }, { "GET", "/usageplans/*/keys/*", KEYS } },
+  appsync = { { "POST", "/v1/apis/*/apikeys", KEYS }, { "GET", "/v1/apis/*/apikeys", KEYS }, { "POST", "/v1/apis/*/apikeys/*", KEYS } },
   awsssoportal = { { "GET", "/federation/credentials", KEYS } },
-  awsssooidc = { { "POST", "/token", TOKEN }, { "POST", "/client/register", KEYS } },
+  ["sso-oauth"] = { { "POST", "/token", TOKEN }, { "POST", "/client/register", KEYS } },
+  signin = { { "POST", "/v1/token", KEYS } }, ["account-access"] = { { "GET", "/access/credentials", KEYS } },
+  ["eks-auth"] = { { "POST", "/clusters/*/assume-role-for-pod-identity", KEYS } }, eks = { { "POST", "/cluster-registrations", CODE } },
+  ["emr-serverless"] = { { "GET", "/applications/*/sessions/*/endpoint", TOKEN }, { "GET", "/applications/*/jobruns/*/dashboard", CODE } },
   airflow = { { "POST", "/clitoken/*", TOKEN }, { "POST", "/webtoken/*", TOKEN } },
   grafana = { { "POST", "/workspaces/*/apikeys", KEYS }, { "POST", "/workspaces/*/serviceaccounts/*/tokens", KEYS } },
-  connect = { { "GET", "/user/federate/*", CODE } },
-  datazone = { { "GET", "/v2/domains/*/environments/*/credentials", KEYS } },
-  lakeformation = { { "POST", "/GetTemporaryGlueTableCredentials", KEYS },
+  connect = { { "GET", "/user/federate/*", CODE }, { "POST", "/auth/code/*", CODE }, { "POST", "/contact/create-participant", TOKEN },
+    { "PUT", "/contact/chat", TOKEN }, { "PUT", "/contact/assistant", TOKEN }, { "PUT", "/contact/webrtc", TOKEN } },
+  datazone = { { "GET", "/v2/domains/*/environments/*/credentials", KEYS },
+    { "GET", "/v2/domains/*/connections/*", KEYS, { "withsecret" } }, { "POST", "/v2/domains/*/get-portal-login-url", CODE } },
+  chime = { { "GET", "/meetings/*/attendees", TOKEN }, { "POST", "/meetings/*/attendees", TOKEN }, { "GET", "/meetings/*/attendees/*", TOKEN },
+    { "PUT", "/meetings/*/attendees/*/capabilities", TOKEN }, { "POST", "/meetings", TOKEN, { "operation" } },
+    { "GET", "/accounts/*/bots", TOKEN }, { "POST", "/accounts/*/bots", TOKEN }, { "GET", "/accounts/*/bots/*", TOKEN },
+    { "POST", "/accounts/*/bots/*", TOKEN } },
+  kinesisvideo = { { "POST", "/v1/get-ice-server-config", TOKEN } },
+  codecatalyst = { { "PUT", "/v1/accessTokens", KEYS }, { "PUT", "/v1/spaces/*/projects/*/devEnvironments/*/session", TOKEN } },
+  lambda = { { "POST", "/2025-09-09/microvms/*/auth-token", TOKEN }, { "POST", "/2025-09-09/microvms/*/shell-auth-token", TOKEN } },
+  bedrock = { { "POST", "/trusted-access-programs/*/account-application", TOKEN },
+    { "POST", "/trusted-access-programs/*/organization-application", TOKEN },
+    { "POST", "/trusted-access-programs/*/project-application/*", TOKEN } },
+  iotmanagedintegrations = { { "POST", "/provisioning-profiles", KEYS } },
+  ["pca-connector-scep"] = { { "POST", "/challenges", CODE }, { "GET", "/challengePasswords/*", CODE } },
+  mediapackage = { { "POST", "/channels", KEYS }, { "PUT", "/channels/*/credentials", KEYS },
+    { "PUT", "/channels/*/ingest_endpoints/*/credentials", KEYS } },
+  gameliftstreams = { { "POST", "/streamgroups/*/streamsessions/*/access", TOKEN }, { "POST", "/streamgroups/*/streamurls", CODE },
+    { "GET", "/streamgroups/*/streamurls", CODE }, { "GET", "/streamurls", CODE },
+    { "GET", "/streamgroups/*/streamurls/*", CODE } },
+  ["aws-marketplace"] = { { "POST", "/getBuyerDashboard", CODE } }, m2 = { { "GET", "/signed-bi-url", CODE } },
+  aidevops = { { "POST", "/v1/agentspaces/*/associations", KEYS }, { "PATCH", "/v1/agentspaces/*/associations/*", KEYS } },
+  securityagent = { { "POST", "/UpdateIntegration", KEYS } }, wickr = { { "GET", "/networks/*/oidc", TOKEN } },
+  thinclient = { { "GET", "/environments", CODE }, { "POST", "/environments", CODE }, { "GET", "/environments/*", CODE },
+    { "PATCH", "/environments/*", CODE } },
+  amplifybackend = { { "POST", "/backend/*/challenge", CODE }, { "GET", "/backend/*/challenge/*", CODE } },
+  managedblockchain = { { "POST", "/accessors", TOKEN }, { "GET", "/accessors/*", TOKEN } },
+  finspace = { { "GET", "/kx/environments/*/connectionString", CODE } },
+  qbusiness = { { "POST", "/applications/*/experiences/*/anonymous-url", CODE } },
+  route53globalresolver = { { "POST", "/tokens/*", TOKEN }, { "GET", "/tokens/*", TOKEN } },
+  lakeformation = { { "POST", "/GetTemporaryGlueTableCredentials", KEYS }, { "POST", "/GetTemporaryGlueFunctionCredentials", KEYS },
     { "POST", "/GetTemporaryGluePartitionCredentials", KEYS }, { "POST", "/GetTemporaryDataLocationCredentials", KEYS },
     { "POST", "/AssumeDecoratedRoleWithSAML", KEYS } },
   ["bedrock-agentcore"] = { { "POST", "/identities/oauth2/token", TOKEN }, { "POST", "/identities/api-key", KEYS },
+    { "POST", "/identities/payment/token", TOKEN }, { "POST", "/payments/processPayment", TOKEN },
     { "POST", "/identities/GetWorkloadAccessToken", TOKEN }, { "POST", "/identities/GetWorkloadAccessTokenForJWT", TOKEN },
     { "POST", "/identities/GetWorkloadAccessTokenForUserId", TOKEN } },
   ["finspace-api"] = { { "GET", "/credentials/programmatic", KEYS }, { "POST", "/user/*/password", CODE },
     { "POST", "/datasets/*/dataviewsv2/*/external-access-details", KEYS } },
-  quicksight = { { "POST", "/accounts/*/embed-url/*", CODE }, { "GET", "/accounts/*/dashboards/*/embed-url", CODE },
+  quicksight = { { "POST", "/accounts/*/embed-url/*", CODE }, { "POST", "/accounts/*/identity-context", TOKEN }, { "GET", "/accounts/*/dashboards/*/embed-url", CODE },
     { "GET", "/accounts/*/session-embed-url", CODE } },
   deadline = { { "GET", "/2023-10-12/farms/*/fleets/*/read-roles", KEYS }, { "GET", "/2023-10-12/farms/*/queues/*/read-roles", KEYS },
     { "GET", "/2023-10-12/farms/*/queues/*/user-roles", KEYS }, { "GET", "/2023-10-12/farms/*/fleets/*/workers/*/fleet-roles", KEYS },
     { "GET", "/2023-10-12/farms/*/fleets/*/workers/*/queue-roles", KEYS } },
   amplifyuibuilder = { { "POST", "/tokens/*", TOKEN }, { "POST", "/tokens/*/refresh", TOKEN } },
-  ivschat = { { "POST", "/CreateChatToken", TOKEN } }, ivs = { { "POST", "/CreateParticipantToken", TOKEN } },
-  geo = { { "POST", "/metadata/v0/keys", KEYS } },
+  ivschat = { { "POST", "/CreateChatToken", TOKEN } }, ivs = { { "POST", "/CreateParticipantToken", TOKEN },
+    { "POST", "/CreateStage", TOKEN }, { "POST", "/CreateChannel", KEYS }, { "POST", "/CreateStreamKey", KEYS },
+    { "POST", "/GetStreamKey", KEYS }, { "POST", "/BatchGetStreamKey", KEYS },
+    { "POST", "/CreateIngestConfiguration", KEYS }, { "POST", "/GetIngestConfiguration", KEYS },
+    { "POST", "/UpdateIngestConfiguration", KEYS } },
+  geo = { { "POST", "/metadata/v0/keys", KEYS }, { "GET", "/metadata/v0/keys/*", KEYS } },
   ["emr-containers"] = { { "POST", "/virtualclusters/*/endpoints/*/credentials", KEYS } },
 }
 for _, rows in pairs(minting_paths) do
@@ -419,6 +490,14 @@ end
 -- The services whose actions stand in a form: their body is read, or an action in it would pass unseen.
 local in_form = { iam = true, sts = true, ec2 = true, redshift = true, elasticmapreduce = true }
 
+-- Names that are signed for by services of both kinds: by path their bodies are data, sagemaker's up to 25 MiB.
+local by_path_too = { sagemaker = true, ["aws-marketplace"] = true }
+
+-- Smithy's RPC v2: the action is in the path, and the body CBOR.
+local function is_cbor(req)
+  return req.headers:get("smithy-protocol") == "rpc-v2-cbor" and (req.headers:get("content-type") or ""):lower():find("^application/cbor") ~= nil
+end
+
 -- Every service that the request may be for. Whoever receives it is known by its host; the rest are for hosts that
 -- say nothing of themselves.
 local function services_of(req, cred)
@@ -433,8 +512,10 @@ end
 local function may_mint_in_form(req, cred, services)
   if req.method:upper() ~= "POST" then return false end
   local target, kind = req.headers:get("x-amz-target"), (req.headers:get("content-type") or ""):lower()
+  local form, cbor = kind:find("urlencoded", 1, true) ~= nil, is_cbor(req)
   for service in pairs(services or services_of(req, cred)) do
-    if in_form[service] or minting[service] and (not target or kind:find("urlencoded", 1, true)) then return true end
+    local rest = by_path_too[service] and not form and not target and req.path:find("^/[%w_-]")
+    if in_form[service] or minting[service] and (not target or form) and not cbor and not rest then return true end
   end
   return false
 end
@@ -453,7 +534,7 @@ local function each_action(req, see)
   for _, reading in ipairs(readings) do
     see(reading:lower():match("/operation/([%w_]+)/?$") or "")
   end
-  for _, text in ipairs { req.query_string or "", type(req.body) == "string" and req.body or "" } do
+  for _, text in ipairs { req.query_string or "", type(req.body) == "string" and not is_cbor(req) and req.body or "" } do
     local values = require("form").values(text, "action", "operation")
     if not values then return true end
     for _, value in ipairs(values) do see(value) end
@@ -464,6 +545,11 @@ end
 -- May a server read other letters in the form than stand there?
 local function recoded(req) return require("body").of(req.headers).why ~= nil end
 
+local function has_parameter(req, names)
+  local values = require("form").values(req.query_string or "", table.unpack(names))
+  return values == nil or #values ~= 0
+end
+
 local function by_path(req, service)
   local rows, method = minting_paths[service], req.method:upper()
   if not rows then return nil end
@@ -473,17 +559,14 @@ local function by_path(req, service)
   end
   for _, reading in ipairs(readings) do
     for _, row in ipairs(rows) do
-      if (method == row[1] or row[1] == "GET" and method == "HEAD") and reading:lower():find(row.pattern) then
+      if (method == row[1] or row[1] == "GET" and method == "HEAD") and reading:lower():find(row.pattern)
+        and (not row[4] or has_parameter(req, row[4])) then
         return row[3]
       end
     end
   end
 end
 
-local function makes_session(req)
-  local values = require("form").values(req.query_string or "", "session")
-  return values == nil or #values ~= 0
-end
 
 --- For `mint`: what this call would make, nil: nothing.
 function M.mint(req, cred)
@@ -494,7 +577,7 @@ function M.mint(req, cred)
   for service in pairs(services) do
     local actions, made = minting[service], by_path(req, service)
     if made then what = ("%s (%s %s)"):format(made, service, req.method) end
-    if (service == "s3" or service == "s3express") and makes_session(req) then what = "keys (s3:CreateSession)" end
+    if (service == "s3" or service == "s3express") and has_parameter(req, { "session" }) then what = "keys (s3:CreateSession)" end
     if actions then
       local unreadable = each_action(req, function(action)
         local row = actions[action]

@@ -145,6 +145,8 @@ def test_hosts(t):
                         continue        # a host made of a name that is no region: there is none
                     scope = at.get("credentialScope", {})
                     asked = scope.get("region") or (region if real else None)
+                    # what Debian's botocore calls it: CreateTokenWithIAM came later, and with it another name
+                    scope = {**scope, "service": "sso-oauth"} if meta.get("signingName") == "awsssooidc" else scope
                     if asked:
                         want.setdefault(host, set()).add((asked, scope.get("service") or meta.get("signingName", prefix)))
     script = t.bare()

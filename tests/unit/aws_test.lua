@@ -44,6 +44,9 @@ return {
       ["lambda.cn-north-1.amazonaws.com.cn"] = "cn-north-1 lambda", ["sts.us-gov-west-1.amazonaws.com"] = "us-gov-west-1 sts",
       ["ec2.cn-northwest-1.api.amazonwebservices.com.cn"] = "cn-northwest-1 ec2",
       ["kms.us-iso-east-1.c2s.ic.gov"] = "us-iso-east-1 kms", ["kms.us-isob-east-1.sc2s.sgov.gov"] = "us-isob-east-1 kms",
+      ["kms.us-iso-east-1.api.aws.ic.gov"] = "us-iso-east-1 kms", ["kms.us-isob-east-1.api.aws.scloud"] = "us-isob-east-1 kms",
+      ["kms.us-isof-south-1.api.aws.hci.ic.gov"] = "us-isof-south-1 kms", ["kms.eu-isoe-west-1.api.cloud-aws.adc-e.uk"] = "eu-isoe-west-1 kms",
+      ["neptune-graph.us-east-1.on.aws"] = "us-east-1 neptune-graph", ["aos.eu-west-1.api.aws"] = "eu-west-1 es",
       ["s3.eusc-de-east-1.amazonaws.eu"] = "eusc-de-east-1 s3", ["sqs.ap-southeast-7.amazonaws.com"] = "ap-southeast-7 sqs",
     }
   end,
@@ -51,6 +54,8 @@ return {
   ["names that are signed otherwise than they are called"] = function()
     all {
       ["bedrock-runtime.us-west-2.amazonaws.com"] = "us-west-2 bedrock", ["email.us-east-1.amazonaws.com"] = "us-east-1 ses",
+      ["cloudwatch-omni.us-east-1.amazonaws.com"] = "us-east-1 cloudwatch", ["eventsv2.us-east-1.amazonaws.com"] = "us-east-1 events",
+      ["cassandra-streams.us-east-1.amazonaws.com"] = "us-east-1 cassandra", ["oidc.us-east-1.amazonaws.com"] = "us-east-1 sso-oauth",
       ["api.ecr.eu-central-1.amazonaws.com"] = "eu-central-1 ecr", ["api.ecr-public.us-east-1.amazonaws.com"] = "us-east-1 ecr-public",
       ["streams.dynamodb.us-east-1.amazonaws.com"] = "us-east-1 dynamodb",
       ["runtime.sagemaker.us-east-1.amazonaws.com"] = "us-east-1 sagemaker",
@@ -99,6 +104,10 @@ return {
       ["globalaccelerator.amazonaws.com"] = "us-west-2 globalaccelerator", ["iam.us-gov.amazonaws.com"] = "us-gov-west-1 iam",
       ["route53.us-gov.amazonaws.com"] = "us-gov-west-1 route53", ["route53.amazonaws.com.cn"] = "cn-northwest-1 route53",
       ["route53.c2s.ic.gov"] = "us-iso-east-1 route53", ["importexport.amazonaws.com"] = "us-east-1 IngestionService",
+      ["route53.global.api.aws"] = "us-east-1 route53", ["iam.global.api.aws"] = "us-east-1 iam", ["iam.us-gov.api.aws"] = "us-gov-west-1 iam",
+      ["iam.global.api.amazonwebservices.com.cn"] = "cn-north-1 iam", ["route53.global.api.amazonwebservices.eu"] = "eusc-de-east-1 route53",
+      ["codecatalyst.global.api.aws"] = "us-east-1 codecatalyst", ["partnercentral-prm-fips.global.api.aws"] = "us-east-1 partnercentral",
+      ["budgets.global.sc2s.sgov.gov"] = "us-isob-east-1 budgets",
       ["1234.cloudfront-kvs.global.api.aws"] = "- cloudfront-keyvaluestore 4a", ["abc.endpoint.events.amazonaws.com"] = "- events 4a",
     }
   end,
@@ -249,6 +258,23 @@ return {
     assert(mints("POST apigateway.us-east-1.amazonaws.com/x/..//%61pikeys/"))
     assert(mints("POST iot.us-east-1.amazonaws.com/provisioning-templates/t/provisioning-claim"))
     is(mints("GET apigateway.us-east-1.amazonaws.com/apikeys"), nil)
+    -- a parameter says that the keys come too
+    assert(mints("GET apigateway.us-east-1.amazonaws.com/apikeys?limit=5&includeValue%73=true"))
+    assert(mints("HEAD apigateway.us-east-1.amazonaws.com/apikeys/k1?includeValue=true"))
+    is(mints("GET datazone.us-east-1.api.aws/v2/domains/d/connections/c?x=withSecret"), nil)
+    assert(mints("GET datazone.us-east-1.api.aws/v2/domains/d/connections/c?withsecret=1"))
+    assert(mints("POST sts.amazonaws.com/", { body = "Action=GetScopedCredentials" }))
+    assert(mints("POST eks-auth.us-east-1.api.aws/clusters/c/assume-role-for-pod-identity"))
+    assert(mints("POST cloudwatch-omni.us-east-1.amazonaws.com/service/X/operation/GetSpaceDataAccess", {
+      headers = { ["smithy-protocol"] = "rpc-v2-cbor", ["content-type"] = "application/cbor" }, body = "\xbf%zz\xff" }))
+    -- what is no form is not read as one where its action stands in its path
+    local cbor = { ["smithy-protocol"] = "rpc-v2-cbor", ["content-type"] = "application/cbor" }
+    is(mints("POST codebuild.us-east-1.amazonaws.com/service/X/operation/ListBuilds", { headers = cbor, body = "Action=CreateWebhook&%zz" }), nil)
+    assert(mints("POST codebuild.us-east-1.amazonaws.com/", { body = "Action=CreateWebhook" }))
+    is(aws.body(request("POST runtime.sagemaker.us-east-1.amazonaws.com/endpoints/e/invocations", { body = "x",
+      headers = { ["x-amz-content-sha256"] = ("0"):rep(64), ["content-type"] = "text/csv" } }), {}), nil)
+    is(aws.body(request("POST sagemaker.us-east-1.amazonaws.com/", { body = "x",
+      headers = { ["x-amz-content-sha256"] = ("0"):rep(64), ["content-type"] = "text/csv" } }), {}).max, 1 << 20)
     for _, call in ipairs { "GET finspace-api.us-east-1.amazonaws.com/credentials/programmatic",
       "GET management.deadline.us-west-2.amazonaws.com/2023-10-12/farms/farm-1/queues/queue-1/user-roles",
       "POST quicksight.us-east-1.amazonaws.com/accounts/1/embed-url/registered-user", "POST oidc.us-east-1.amazonaws.com/client/register",
