@@ -591,21 +591,32 @@ end
 
 -- ---- roles --------------------------------------------------------------------------------------
 
--- STS where the role's partition has it: { host, region }.
-local sts_hosts = {
-  aws = { "sts.amazonaws.com", "us-east-1" }, ["aws-us-gov"] = { "sts.us-gov-west-1.amazonaws.com", "us-gov-west-1" },
-  ["aws-cn"] = { "sts.cn-north-1.amazonaws.com.cn", "cn-north-1" },
-  ["aws-eusc"] = { "sts.eusc-de-east-1.amazonaws.eu", "eusc-de-east-1" },
+-- Where a partition has STS: its domain, the region that is taken where none is named, and what its regions begin with.
+local partitions = {
+  aws = { ".amazonaws.com", "us-east-1" }, ["aws-cn"] = { ".amazonaws.com.cn", "cn-north-1", "cn-" },
+  ["aws-us-gov"] = { ".amazonaws.com", "us-gov-west-1", "us-gov-" }, ["aws-eusc"] = { ".amazonaws.eu", "eusc-de-east-1", "eusc-" },
+  ["aws-iso"] = { ".c2s.ic.gov", "us-iso-east-1", "us-iso-" }, ["aws-iso-b"] = { ".sc2s.sgov.gov", "us-isob-east-1", "us-isob-" },
+  ["aws-iso-e"] = { ".cloud.adc-e.uk", "eu-isoe-west-1", "eu-isoe-" },
+  ["aws-iso-f"] = { ".csp.hci.ic.gov", "us-isof-south-1", "us-isof-" },
 }
 
---- host, region of STS for a role, nearest to `region` if that is one of AWS's; nil: no partition that we know.
+local function partition_of(region)
+  for name, p in pairs(partitions) do
+    if p[3] and region:sub(1, #p[3]) == p[3] then return name end
+  end
+  return "aws"
+end
+
+--- host, region of STS for a role, nearest to `region` if that is one of AWS's; without a role that of the region.
+-- nil: no partition, or no region, that we know.
 function M.sts(role_arn, region)
-  local partition = role_arn:match("^arn:([%w-]+):iam::%d+:role/.")
-  local at = sts_hosts[partition]
+  local known = is_region(region)
+  if not role_arn and not known then return nil end
+  local at = partitions[role_arn and role_arn:match("^arn:([%w-]+):iam::%d+:role/.") or not role_arn and partition_of(region)]
   if not at then return nil end
-  if not is_region(region) then return at[1], at[2] end
-  local suffix = at[1]:match("%.amazonaws%..+$")
-  return ("sts.%s%s"):format(region, suffix), region
+  if not known and not at[3] then return "sts.amazonaws.com", at[2] end   -- the one that is nobody's region
+  region = known and region or at[2]
+  return "sts." .. region .. at[1], region
 end
 
 -- What STS says, in the words of a token endpoint. A clock that is off answers SignatureDoesNotMatch: that may pass.

@@ -30,7 +30,8 @@ return {
   env          = { name = "AWS_ACCESS_KEY_ID", shape = "AKIA{16:upper}", more = { AWS_SECRET_ACCESS_KEY = "{40}" } },
   sends_secret = false,
   clock        = true,
-  endpoints    = { "*.amazonaws.com", "*.amazonaws.com.cn", "*.amazonaws.eu" },
+  endpoints    = { "*.amazonaws.com", "*.amazonaws.com.cn", "*.amazonaws.eu", "*.c2s.ic.gov", "*.sc2s.sgov.gov", "*.csp.hci.ic.gov",
+                   "*.cloud.adc-e.uk" },
   expired      = { 403, "ExpiredToken", "ExpiredTokenException" },
   strip   = {
     headers = { "x-amz-date", "x-amz-security-token", "x-amz-region-set" },

@@ -363,6 +363,12 @@ local list = {
     hosts = { "{server}" }, file = "kubeconfig", mint = KUBERNETES_MINT, make = "kubectl create token NAME --duration 720h",
     note = "--port 6443 where the server has it, ca=@FILE its own root; then `credential sandbox-file`. EKS, GKE, AKS: the presets "
       .. "of those names. More: sallyport help kubernetes" },
+  { name = "eks", title = "Amazon EKS, with AWS keys", type = "aws_eks", hosts = { "{server}" }, file = "kubeconfig",
+    ask = { access_key_id = "AKIA…, or ASIA… with session_token", secret_access_key = "the key's secret", cluster = "the cluster's name",
+            region = "the cluster's region" },
+    make = "https://console.aws.amazon.com/iam/home#/security_credentials", test = "https://{host}/version",
+    note = "In the place of `aws eks get-token`. --host is the server of the cluster's kubeconfig; ca=@FILE its "
+      .. "certificate-authority-data, decoded. More: sallyport help kubernetes" },
   { name = "gke", title = "Google Kubernetes Engine, with a service account", type = "gcp_access_token", hosts = { "{server}" },
     fields = { scopes = { "https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/userinfo.email" } },
     ask = { key = "the service account's key file, JSON" }, file = "kubeconfig", mint = KUBERNETES_MINT,

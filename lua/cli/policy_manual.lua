@@ -737,7 +737,7 @@ For `mint`.
     select(2, aws.scope("s3.eu-west-1.amazonaws.com", {}, {})) --> "s3"
 
 ## aws.sts(role_arn, region) -> host, region | nil
-The token service for a role.
+The token service for a role, or without one (nil) that of a region.
     (aws.sts("arn:aws:iam::123456789012:role/r", "eu-west-1")) --> "sts.eu-west-1.amazonaws.com"
 
 ## aws.assumed(answer, sent_at, duration) -> state | nil, code, detail

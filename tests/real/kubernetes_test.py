@@ -1,11 +1,11 @@
 """Kubernetes: kubectl and Python's client with the kubeconfig that `credential sandbox-file` writes, against a scripted API
 server; and EKS's tokens against awscli's own code."""
 import base64
+import datetime
 import hashlib
 import http.server
 import json
 import re
-import shutil
 import ssl
 import struct
 import subprocess
@@ -15,6 +15,7 @@ import time
 
 import certs as certs_module
 import sallyport
+from aws_test import need_botocore
 from clients_test import environment
 
 TOKEN = "canary-kube-token-91c7"
@@ -298,3 +299,95 @@ def test_refused(t):
     s.cli("credential", "sandbox-file", "gh", "--agent", "a", "--format", "kubeconfig")
     r = s.cli("credential", "sandbox-file", "wild", "--agent", "a", "--server", "https://zone-1.eks.test")
     assert "would be refused" in r.stderr and "ZONE" not in r.stdout, r.stderr
+
+
+# What `aws eks get-token` makes of each line of its input: Unix time, region, cluster, key, secret, session's token.
+AWSCLI = r"""
+import datetime, sys
+import awscli.clidriver
+import botocore.auth, botocore.session
+from awscli.customizations.eks.get_token import TokenGenerator, STSClientFactory
+real = datetime.datetime
+for line in sys.stdin:
+    at, region, cluster, key, secret, session = line.rstrip("\n").split(" ")
+    class Fixed(real):
+        utcnow = classmethod(lambda cls: real.utcfromtimestamp(int(at)))
+        now = classmethod(lambda cls, tz=None: real.fromtimestamp(int(at), tz))
+    botocore.auth.datetime.datetime = Fixed
+    made = botocore.session.get_session()
+    made.set_credentials(key, secret, session or None)
+    print(TokenGenerator(STSClientFactory(made).get_sts_client(region_name=region)).get_token(cluster))
+"""
+
+
+def awscli(t, lines):
+    """The tokens of Debian's awscli, by its own code."""
+    r = subprocess.run(["/usr/bin/python3", "-c", AWSCLI], input="".join(" ".join(line) + "\n" for line in lines), capture_output=True, text=True,
+                       env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"})
+    if "No module named 'awscli" in r.stderr:
+        t.skip("awscli is not installed for /usr/bin/python3")
+    assert r.returncode == 0, r.stderr[-1500:]
+    return r.stdout.split()
+
+
+def test_eks_tokens(t):
+    """EKS: a token is that of `aws eks get-token`, byte for byte, in every region that it knows and with a session's token"""
+    need_botocore(t)
+    import botocore.session
+    known = botocore.session.get_session()
+    regions = [r for p in known.get_available_partitions() for r in known.get_available_regions("sts", p, allow_non_regional=False)]
+    assert len(regions) > 25 and {"cn-north-1", "us-gov-west-1", "us-iso-east-1", "us-isob-east-1"} <= set(regions), regions
+    secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+    lines = [("1700000000", r, "demo", "AKIAIOSFODNN7EXAMPLE", secret, "") for r in regions]
+    lines += [("1700000000", r, "my_cluster-1", "ASIAIOSFODNN7EXAMPLE", secret, "IQoJb3//x+y==" * 40 + "~.-_") for r in ("eu-west-1", "cn-north-1", "us-gov-east-1")]
+    want = awscli(t, lines)
+    s = t.bare()
+    script = s.dir / "tokens.lua"
+    script.write_text("""
+local policy, sandbox = require "policy", require "sandbox"
+local pol = assert(policy.compile("aws_eks", sandbox.default_source("aws_eks")))
+for line in io.lines(arg[1]) do
+  local _, region, cluster, key, secret, session = line:match("^(%S+) (%S+) (%S+) (%S+) (%S+) (%S*)$")
+  local view = policy.view(pol, { region = region, cluster = cluster, access_key_id = key, secret_access_key = secret,
+    session_token = session ~= "" and session or nil })
+  local state
+  policy.held_still(function() state = pol.refresh(view) end)     -- plain values here, so that the token can be read
+  print(state.secrets.access_token, state.expires_at)
+end
+""")
+    (s.dir / "lines").write_text("".join(" ".join(line) + "\n" for line in lines))
+    out = s.cli("lua", script, s.dir / "lines").stdout.splitlines()
+    assert len(out) == len(want) == len(lines), (len(out), len(want))
+    for line, got, token in zip(lines, out, want):
+        assert got.split("\t") == [token, "1700000900"], (line, got, token)
+
+
+def test_eks(t):
+    """EKS: kubectl with a sandbox's kubeconfig; the cluster gets a token that awscli would have made at that time, and once"""
+    version(t)
+    s = t.bare()
+    s.init()
+    host, keys = "abc.gr7.eu-west-1.eks.amazonaws.com", ("ASIAREALKEY000000001", "canary-eks-wJalrXUtnFEMIK7MDENGbPxRfiCYREAL1", "canary-eks-session//with+odd==")
+    cluster = Cluster(s.dir, [host])
+    s.cli("credential", "add", "eks", "--preset", "eks", "--host", host, "cluster=demo", "region=eu-west-1", f"access_key_id={keys[0]}",
+          f"secret_access_key=@{s.secret_file(keys[1])}", f"session_token=@{s.secret_file(keys[2])}", f"ca=@{sallyport.certs() / 'root.pem'}")
+    s.agent()
+    s.serve("--connect-to", f"{host}:443:127.0.0.1:{cluster.port}")
+    env, path = environment(s), kubeconfig(s, "eks")
+    r = kubectl(s, env, path, "get", "pods")                     # 401: the cluster wants another token than this one
+    assert r.returncode != 0 and cluster.got, r.stderr
+    token = cluster.got[0][2][0].removeprefix("Bearer ")
+    url = base64.urlsafe_b64decode(token.split(".", 1)[1] + "==").decode()
+    date = re.search(r"X-Amz-Date=(\d{8}T\d{6}Z)", url)[1]
+    at = int(datetime.datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc).timestamp())
+    assert abs(at - time.time()) < 120
+    assert awscli(t, [(str(at), "eu-west-1", "demo", *keys)]) == [token]
+    cluster.token = token
+    before = len(cluster.got)
+    works(s, env, path, 0)
+    assert {bearer[0] for _, _, bearer, _ in cluster.got[before:]} == {"Bearer " + token}
+    out = s.cli("credential", "show", "eks").stdout
+    assert "token" in out and "canary" not in out and "k8s-aws-v1" not in out, out
+    for field, value in (("cluster", "a b"), ("region", "nowhere"), ("region", "eu-west-1.evil.test/x")):
+        r = s.cli("credential", "set", "eks", f"{field}={value}", check=False)
+        assert r.returncode != 0 and field in r.stderr, r.stderr

@@ -159,6 +159,23 @@ return {
     end
   end,
 
+  ["STS is that of the role's partition, or of a region's, and of nothing else"] = function()
+    local function sts(role, region) return table.concat({ aws.sts(role and ("arn:%s:iam::123456789012:role/r"):format(role), region) }, " ") end
+    is(sts("aws"), "sts.amazonaws.com us-east-1")
+    is(sts("aws", "eu-west-1"), "sts.eu-west-1.amazonaws.com eu-west-1")
+    is(sts("aws", "my-app-1"), "sts.amazonaws.com us-east-1")
+    is(sts "aws-cn", "sts.cn-north-1.amazonaws.com.cn cn-north-1")
+    is(sts("aws-us-gov", "us-gov-east-1"), "sts.us-gov-east-1.amazonaws.com us-gov-east-1")
+    is(sts "aws-iso-b", "sts.us-isob-east-1.sc2s.sgov.gov us-isob-east-1")
+    is(sts "aws-none", "")
+    for region, host in pairs { ["us-east-1"] = "amazonaws.com", ["us-gov-west-1"] = "amazonaws.com", ["cn-northwest-1"] = "amazonaws.com.cn",
+      ["us-iso-west-1"] = "c2s.ic.gov", ["us-isob-east-1"] = "sc2s.sgov.gov", ["us-isof-south-1"] = "csp.hci.ic.gov",
+      ["eu-isoe-west-1"] = "cloud.adc-e.uk", ["eusc-de-east-1"] = "amazonaws.eu", ["mx-central-1"] = "amazonaws.com" } do
+      is(sts(nil, region), ("sts.%s.%s %s"):format(region, host, region))
+    end
+    for _, region in ipairs { "", "nowhere", "my-app-1", "eu-west-1.evil.test/x", "eu-west-1/", "EU-WEST-1" } do is(sts(nil, region), "") end
+    is(aws.sts(nil, nil), nil)
+  end,
   ["an agent that makes up hosts fills nothing"] = function()
     for i = 1, 2000 do is(scope_of(("b%d.s3.eu-west-1.amazonaws.com"):format(i)), "eu-west-1 s3") end
   end,
