@@ -1639,8 +1639,11 @@ static void reqlog_keep_writer(void);
 static int lua_import(const char *module, const char *fn);
 static void embed_forget(lua_State *L);
 
-/* -- lua: makes lua_main, sandbox and bindings included. */
+/* -- lua: makes lua_main, sandbox and bindings included. Between lua_allow and lua_allow_end a task runs within an
+ * allowance: of memory, and while a policy runs also of instructions and time. */
 static lua_State *lua_open_state(bool worker);
+static void lua_allow(const struct task *t);
+static void lua_allow_end(void);
 
 /* -- kept: decides a request as an earlier one that is like it, without Lua. */
 static bool kept_again(struct req *r);
@@ -4467,163 +4470,14 @@ flow_pump(struct flow *f)
 /* ---- task ------------------------------------------------------------------
  * Lua on the loop. One Lua state a process; its memory is counted; all that may raise runs protected.
  * Lua runs in tasks, a coroutine each, and lua_step alone resumes them, never one inside another. A
- * task that waits is yielded; the loop wakes it, or its deadline does. Policies run within an
- * allowance (lua_arm): so many instructions, so much memory and processor time per resume. Once it is
- * used up the hook raises at every instruction, so that no pcall of theirs outlives it. The runtime's
- * own code is trusted and runs unhooked: a hook costs a fifth of the speed. */
-#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms; a type needs hundreds */
-#define LUA_HOOK_EVERY 200      /* between two looks at the clock: one of them may copy 16 MiB */
-#define LUA_CPU_MS 1000         /* per resume: a tenth of what the master's watchdog allows */
-#define LUA_CPU_LATE_MS 8       /* measured from then on: nearly all calls end before */
-#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
-#define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
-#define LUA_COMMAND_S 10        /* of processor time: what a policy may run in a command, whatever it does */
+ * task that waits is yielded; the loop wakes it, or its deadline does. Policies run within an allowance
+ * (section `lua`). */
 #define LUA_POOL_MAX 64         /* idle coroutines kept; about 2 KiB each */
 #define LUA_NAME_MAX 64         /* a policy's name with its NUL; so long in the heartbeat page */
 
-enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
-static const struct { const char *why, *message; } lua_over_text[] = {
-	[LUA_WITHIN] = {"error", ""},
-	[LUA_OVER_BUDGET] = {"budget", "used more than 2,000,000 instructions"},
-	[LUA_OVER_MEMORY] = {"memory", "used more than 16 MiB of memory"},
-	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
-};
-
-/* What the running code may still use. The caller of lua_arm keeps the allowance that held before, and
- * gives it to lua_disarm. */
-struct allowance {
-	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
-	int64_t left;           /* instructions */
-	int64_t start;          /* ms of the coarse clock */
-	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
-	size_t limit;           /* bytes that may be in use */
-	size_t granted;         /* bytes of a body, for which there is more of both */
-	unsigned refused;       /* allocations turned down */
-	bool collecting;        /* the last allocation was turned down: Lua collects all, and asks again */
-	enum lua_over over;
-};
-
 static lua_State *lua_main;             /* owned; tasks are its threads */
 static bool lua_worker;                 /* every task's memory is bounded, not only a policy's */
-static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
-static int64_t lua_spent, lua_turns;     /* instructions of the last allowance; allowances so far */
-static size_t lua_used;                 /* bytes the state holds */
 static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
-static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
-static const char lua_over_key;         /* its address: registry key of "policy_failed" */
-
-static void
-lua_set_running(const char *name)
-{
-	size_t n = strnlen(name, sizeof lua_running - 1);
-
-	memcpy(lua_running, name, n);
-	lua_running[n] = '\0';
-	if (lua_running_slot != NULL)
-		memcpy(lua_running_slot, lua_running, sizeof lua_running);
-}
-
-/* -- the allowance of a policy */
-
-static void lua_hook(lua_State *L, lua_Debug *ar);      /* lua_exceed sets it, and it calls lua_exceed */
-
-/* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
- * a signal handler (Lua's manual, lua.c). */
-static void
-lua_exceed(enum lua_over over)
-{
-	if (lua_now.over == LUA_WITHIN) {
-		lua_now.over = over;
-		if (lua_now.limit < SIZE_MAX - LUA_RESERVE_MEM)
-			lua_now.limit += LUA_RESERVE_MEM;
-	}
-	lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, 1);
-}
-
-/* The message was made at the start: raising it allocates nothing. */
-static int
-lua_raise_over(lua_State *L)
-{
-	lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_over_key);
-	return lua_error(L);
-}
-
-/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what
- * counts: a machine that slept or a process that was stopped is not the policy's doing. */
-static bool
-lua_out_of_time(void)
-{
-	int64_t ran = clock_read(CLOCK_MONOTONIC_COARSE) - lua_now.start;
-
-	if (ran < LUA_CPU_LATE_MS)
-		return false;
-	if (lua_now.cpu_start == 0)
-		lua_now.cpu_start = clock_read(CLOCK_THREAD_CPUTIME_ID) + 1;
-	return ran >= LUA_CPU_MS &&
-	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
-}
-
-/* Takes instructions off the allowance, and raises once it is used up. Called by the hook, and by C
- * functions whose work grows with their arguments. */
-static void
-lua_charge(lua_State *L, int64_t instructions)
-{
-	if (lua_now.co == NULL)
-		return;
-	lua_now.left -= instructions;
-	if (lua_now.left < 0)
-		lua_exceed(LUA_OVER_BUDGET);
-	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
-		lua_exceed(LUA_OVER_TIME);
-	if (lua_now.over != LUA_WITHIN)
-		lua_raise_over(L);
-}
-
-static void
-lua_hook(lua_State *L, lua_Debug *ar)
-{
-	(void)ar;
-	lua_charge(L, LUA_HOOK_EVERY);
-}
-
-/* The master kills a worker that hangs. A command has no master: this timer kills it by SIGPROF
- * ("Profiling timer expired"). `seconds` 0: stops the timer. */
-static void
-lua_watch(time_t seconds)
-{
-	if (!lua_worker)
-		setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_sec = seconds}}, NULL);
-}
-
-/* From here on `co` runs a policy: within a new allowance, under the hook. */
-static void
-lua_arm(lua_State *co)
-{
-	lua_watch(LUA_COMMAND_S);
-	lua_turns++;
-	lua_now = (struct allowance){
-		.co = co,
-		.left = LUA_BUDGET,
-		.start = clock_read(CLOCK_MONOTONIC_COARSE),
-		.limit = lua_used + LUA_RESUME_MEM,
-	};
-	lua_sethook(co, lua_hook, LUA_MASKCOUNT, LUA_HOOK_EVERY);
-}
-
-/* The policy is over: `outer`, the allowance before lua_arm, holds again. */
-static void
-lua_disarm(const struct allowance *outer)
-{
-	if (lua_now.co != NULL) {
-		lua_sethook(lua_now.co, NULL, 0, 0);
-		lua_spent = LUA_BUDGET - lua_now.left;
-	}
-	if (lua_now.co != NULL && outer->co == NULL)
-		lua_watch(0);
-	lua_now = *outer;
-	if (lua_now.co != NULL)
-		lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, lua_now.over ? 1 : LUA_HOOK_EVERY);
-}
 
 /* Runs f(L) with arg as its light userdata on the main state, protected. False: logged. */
 static bool
@@ -4811,7 +4665,6 @@ static void task_wake(struct task *t);  /* defers lua_step, and lua_step calls i
 static void
 lua_step(struct defer *d)
 {
-	const struct allowance none = {.left = INT64_MAX, .limit = SIZE_MAX};
 	struct task *t = OWNER(d, struct task, wake);
 	int rc, nres, nargs = t->state == TASK_NEW;
 
@@ -4825,17 +4678,10 @@ lua_step(struct defer *d)
 	t->woken = t->waits = false;
 	task_running = t;
 	secret_scope_now = &t->scope;
-	if (lua_worker)
-		lua_now = (struct allowance){.left = INT64_MAX, .limit = lua_used + LUA_RESUME_MEM + 3 * t->body};
-	if (t->policy[0] != '\0') {
-		lua_set_running(t->policy);
-		lua_arm(t->co);
-	}
+	lua_allow(t);
 	store_read_reset();     /* this step's reads see the store as it is now */
 	rc = lua_resume(t->co, lua_main, nargs, &nres);
-	lua_disarm(&none);
-	if (lua_running[0] != '\0')
-		lua_set_running("");
+	lua_allow_end();
 	secret_scope_now = NULL;
 	task_running = NULL;
 	store_read_reset();
@@ -16720,11 +16566,20 @@ lua_import(const char *module, const char *fn)
 }
 
 /* ---- lua -------------------------------------------------------------------
- * The state: its allocator, its libraries, what bounds string functions in a policy, and the
- * module sandbox, which runs a policy's functions. The allowance of such a call and the only
- * lua_resume are in `task`. Invariants: a policy reaches what lua/allowed.lua copied into its
- * environment, and nothing else; no function of a policy runs without an allowance. Skip it if you
- * read policies as trusted code. */
+ * The state: the allowance of a policy, the allocator, the libraries, what bounds string functions in a
+ * policy, and the module sandbox, which runs a policy's functions. The only lua_resume is in `task`.
+ * An allowance (lua_arm) is so many instructions, so much memory and processor time per resume. Once it is
+ * used up the hook raises at every instruction, so that no pcall of a policy outlives it. The runtime's
+ * own code is trusted and runs unhooked: a hook costs a fifth of the speed. Invariants: a policy reaches
+ * what lua/allowed.lua copied into its environment, and nothing else; no function of a policy runs without
+ * an allowance. Skip it if you read policies as trusted code. */
+#define LUA_BUDGET 2000000      /* instructions per resume: some 40 ms; a type needs hundreds */
+#define LUA_HOOK_EVERY 200      /* between two looks at the clock: one of them may copy 16 MiB */
+#define LUA_CPU_MS 1000         /* per resume: a tenth of what the master's watchdog allows */
+#define LUA_CPU_LATE_MS 8       /* measured from then on: nearly all calls end before */
+#define LUA_RESUME_MEM (16u << 20) /* bytes above what was in use; bodies and secrets are C's */
+#define LUA_RESERVE_MEM (1u << 20) /* more, once a policy is over, so that the error can be told */
+#define LUA_COMMAND_S 10        /* of processor time: what a policy may run in a command, whatever it does */
 #define LUA_REFUSALS_MAX 4      /* full collections that a policy may cause at its limit */
 #define LUA_MS 10000            /* charged for a ms of matching: a fifth of what fits in it, for slow machines */
 #define LUA_SHORT 256           /* bytes of a subject on which every pattern of the runtime is fast */
@@ -16740,6 +16595,166 @@ extern int luaopen_lpeg(lua_State *L);  /* Debian's package has no usable header
 #ifdef SALLYPORT_UNIT
 static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
 #endif
+
+/* -- the allowance of a policy */
+
+enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
+static const struct { const char *why, *message; } lua_over_text[] = {
+	[LUA_WITHIN] = {"error", ""},
+	[LUA_OVER_BUDGET] = {"budget", "used more than 2,000,000 instructions"},
+	[LUA_OVER_MEMORY] = {"memory", "used more than 16 MiB of memory"},
+	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
+};
+
+/* What the running code may still use. The caller of lua_arm keeps the allowance that held before, and
+ * gives it to lua_disarm. */
+struct allowance {
+	lua_State *co;          /* the policy's thread, hooked; NULL: the runtime's own code runs */
+	int64_t left;           /* instructions */
+	int64_t start;          /* ms of the coarse clock */
+	int64_t cpu_start;      /* ms of this thread's processor time; 0: not read yet */
+	size_t limit;           /* bytes that may be in use */
+	size_t granted;         /* bytes of a body, for which there is more of both */
+	unsigned refused;       /* allocations turned down */
+	bool collecting;        /* the last allocation was turned down: Lua collects all, and asks again */
+	enum lua_over over;
+};
+
+static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
+static int64_t lua_spent, lua_turns;     /* instructions of the last allowance; allowances so far */
+static size_t lua_used;                 /* bytes the state holds */
+static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
+static const char lua_over_key;         /* its address: registry key of "policy_failed" */
+
+static void
+lua_set_running(const char *name)
+{
+	size_t n = strnlen(name, sizeof lua_running - 1);
+
+	memcpy(lua_running, name, n);
+	lua_running[n] = '\0';
+	if (lua_running_slot != NULL)
+		memcpy(lua_running_slot, lua_running, sizeof lua_running);
+}
+
+static void lua_hook(lua_State *L, lua_Debug *ar);      /* lua_exceed sets it, and it calls lua_exceed */
+
+/* From here on every instruction raises. Safe inside the allocator: lua_sethook may be called from
+ * a signal handler (Lua's manual, lua.c). */
+static void
+lua_exceed(enum lua_over over)
+{
+	if (lua_now.over == LUA_WITHIN) {
+		lua_now.over = over;
+		if (lua_now.limit < SIZE_MAX - LUA_RESERVE_MEM)
+			lua_now.limit += LUA_RESERVE_MEM;
+	}
+	lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, 1);
+}
+
+/* The message was made at the start: raising it allocates nothing. */
+static int
+lua_raise_over(lua_State *L)
+{
+	lua_rawgetp(L, LUA_REGISTRYINDEX, &lua_over_key);
+	return lua_error(L);
+}
+
+/* The coarse clock (4 ms, no system call) tells when to ask for processor time, and that is what
+ * counts: a machine that slept or a process that was stopped is not the policy's doing. */
+static bool
+lua_out_of_time(void)
+{
+	int64_t ran = clock_read(CLOCK_MONOTONIC_COARSE) - lua_now.start;
+
+	if (ran < LUA_CPU_LATE_MS)
+		return false;
+	if (lua_now.cpu_start == 0)
+		lua_now.cpu_start = clock_read(CLOCK_THREAD_CPUTIME_ID) + 1;
+	return ran >= LUA_CPU_MS &&
+	    clock_read(CLOCK_THREAD_CPUTIME_ID) - lua_now.cpu_start >= LUA_CPU_MS;
+}
+
+/* Takes instructions off the allowance, and raises once it is used up. Called by the hook, and by C
+ * functions whose work grows with their arguments. */
+static void
+lua_charge(lua_State *L, int64_t instructions)
+{
+	if (lua_now.co == NULL)
+		return;
+	lua_now.left -= instructions;
+	if (lua_now.left < 0)
+		lua_exceed(LUA_OVER_BUDGET);
+	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
+		lua_exceed(LUA_OVER_TIME);
+	if (lua_now.over != LUA_WITHIN)
+		lua_raise_over(L);
+}
+
+static void
+lua_hook(lua_State *L, lua_Debug *ar)
+{
+	(void)ar;
+	lua_charge(L, LUA_HOOK_EVERY);
+}
+
+/* The master kills a worker that hangs. A command has no master: this timer kills it by SIGPROF
+ * ("Profiling timer expired"). `seconds` 0: stops the timer. */
+static void
+lua_watch(time_t seconds)
+{
+	if (!lua_worker)
+		setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_sec = seconds}}, NULL);
+}
+
+/* From here on `co` runs a policy: within a new allowance, under the hook. */
+static void
+lua_arm(lua_State *co)
+{
+	lua_watch(LUA_COMMAND_S);
+	lua_turns++;
+	lua_now = (struct allowance){
+		.co = co,
+		.left = LUA_BUDGET,
+		.start = clock_read(CLOCK_MONOTONIC_COARSE),
+		.limit = lua_used + LUA_RESUME_MEM,
+	};
+	lua_sethook(co, lua_hook, LUA_MASKCOUNT, LUA_HOOK_EVERY);
+}
+
+/* The policy is over: `outer`, the allowance before lua_arm, holds again. */
+static void
+lua_disarm(const struct allowance *outer)
+{
+	if (lua_now.co != NULL) {
+		lua_sethook(lua_now.co, NULL, 0, 0);
+		lua_spent = LUA_BUDGET - lua_now.left;
+	}
+	if (lua_now.co != NULL && outer->co == NULL)
+		lua_watch(0);
+	lua_now = *outer;
+	if (lua_now.co != NULL)
+		lua_sethook(lua_now.co, lua_hook, LUA_MASKCOUNT, lua_now.over ? 1 : LUA_HOOK_EVERY);
+}
+
+static void
+lua_allow(const struct task *t)
+{
+	if (lua_worker)
+		lua_now = (struct allowance){.left = INT64_MAX, .limit = lua_used + LUA_RESUME_MEM + 3 * t->body};
+	if (t->policy[0] == '\0')
+		return;
+	lua_set_running(t->policy);
+	lua_arm(t->co);
+}
+
+static void
+lua_allow_end(void)
+{
+	lua_disarm(&(struct allowance){.left = INT64_MAX, .limit = SIZE_MAX});
+	if (lua_running[0] != '\0')
+		lua_set_running("");
+}
 
 /* -- memory */
 
