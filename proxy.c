@@ -16,7 +16,7 @@
  *   I    util    slices, wiping, logging           II   addr    IP addresses, the guard
  *        secret  the locked arena of secrets            codec, field, uri   texts of HTTP
  *        text    the one growing, wiped writer          trust   certificates, ours and theirs
- *        loop    clock, timers, epoll, threads          via     the upstream proxy
+ *        loop    clock, timers, epoll, threads          session, via   resumption, the upstream proxy
  *        organs  what is called of II and III           json    read, edit in place
  *        net     listen, resolve, dial                  subst, known   placeholders
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
@@ -1381,14 +1381,17 @@ loop_run(const bool *stop)
  * bindings, the third runs inside lua_protect. */
 struct agent;           /* what one agent holds (req) */
 struct filter;          /* rewrites a body as it streams (flow) */
+struct flow;            /* bytes from one end to another (flow) */
 struct http_head;       /* a parsed head (http) */
 struct kept;            /* a decision that holds for later requests (kept) */
 struct leaf;            /* a certificate that we made for a host (trust) */
 struct req;             /* a request (req) */
+struct session_table;   /* TLS sessions (session) */
 struct subst;           /* a credential's rows: placeholders and their secrets (subst) */
 struct subst_back;      /* attached secrets, which an answer must not repeat (subst) */
 struct task;            /* a coroutine on the loop (task) */
 struct tls;             /* an engine, ours to an agent or an upstream (tls) */
+struct tls_ident;       /* a credential's certificate and roots (trust) */
 struct tls_trust;       /* a set of roots (trust) */
 struct tls_verify;      /* the check of one server's chain during its handshake (trust) */
 struct upstream;        /* a connection that we dialled (peer) */
@@ -1423,31 +1426,9 @@ static uint16_t http_field_rule(struct slice name);
 static const char *http_canonical_host(struct slice in, char out[256], bool *is_ip);
 static bool http_basic(struct slice value, struct buf *plain);
 
-/* -- trust: TLS sessions for resumption (RFC 5246 7.3). A table of fixed slots without locks, because
- * its writers are processes that may be killed at any instruction. Each slot carries a hash of its own
- * contents: a slot that two writers or a killed one left torn does not match its hash and counts as
- * absent. No process ever waits. */
-#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
-
-struct session {
-	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
-	br_ssl_session_parameters of;   /* BearSSL's: id, version, suite, master secret */
-	uint8_t spare[2];       /* zero: padding that the check covers too */
-	int64_t expires;        /* monotonic ms: the same in all processes */
-	uint64_t check;         /* first bytes of SHA-256 of what is above */
-};
-
-_Static_assert(sizeof(struct session) == 136, "no padding of ours: the check covers every byte");
-#define SESSION_WORDS (sizeof(struct session) / 8)
-#define SESSION_GROUP 32        /* slots of about a page: one never written is not swept, nor paged in */
-
-struct session_table {
-	size_t n;                                       /* slots, a power of two */
-	_Atomic uint8_t used[TLS_SESSIONS / SESSION_GROUP];
-	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
-};
-
+/* -- session: TLS sessions for resumption (RFC 5246 7.3), in a table that processes may share. None waits. */
 static struct session_table *session_table_new(size_t n, int sharing);
+static void session_table_lock(struct session_table *t);
 static bool session_find(struct session_table *t, const uint8_t name[32],
     br_ssl_session_parameters *p);
 static void session_put(struct session_table *t, const uint8_t name[32],
@@ -1456,40 +1437,16 @@ static void session_drop(struct session_table *t, const uint8_t name[32]);
 static void session_sweep(struct session_table *t);
 
 /* -- trust: the CA of this installation, and the leaf certificate of a host that it signs for agents. */
-#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
-
-static struct {
-	bool loaded;
-	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
-	size_t dn_n;
-	uint8_t skid[32];               /* RFC 7093 2 (1): 160 bits of SHA-256 of the public key */
-	uint8_t leaf_pub[65];
-	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
-} tls_ca;
+static bool tls_ca_loaded;
 
 static bool leaf_show(struct leaf **l, const char *host, br_ssl_server_context *cc);
 static void leaf_unref(struct leaf *l);
 
-/* -- trust: what one credential brings to TLS with its own hosts: a client certificate and its key,
- * roots of its own, and certificates or keys that are trusted as themselves. A tls_ident never changes
- * once ident_new has made it; each connection that is made with it holds a reference. */
-#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
-
-struct tls_ident {
-	uint32_t refs;
-	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
-	struct buf der;         /* owned; the certificates to show, one behind the other */
-	br_x509_certificate chain[TLS_CHAIN_MAX];       /* into `der`; the credential's own first */
-	size_t chain_n;
-	struct secret *key;     /* owned; a br_skey_decoder_context; NULL: nothing to show */
-	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
-	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
-	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
-	bool legacy;            /* tls=legacy: an old box of the operator's own network */
-};
-
+/* -- trust: what one credential brings to TLS with its own hosts. The tag is a hash of all of it: it keeps
+ * connections and sessions apart; without an ident it is empty. */
 static struct tls_ident *tls_ident_ref(struct tls_ident *id);
 static void tls_ident_unref(struct tls_ident *id);
+static struct slice tls_ident_tag(const struct tls_ident *id);
 
 /* -- trust: verification of an upstream's certificate chain, and why a handshake failed. verify_step makes
  * a step of the engine, or lends the engine to a helper thread, which makes it: verify_take_back takes it
@@ -1526,22 +1483,16 @@ static bool json_put(struct buf *b, struct slice s, bool lossy);
 
 /* -- subst: a struct subst replaces placeholders by secrets where a credential's rows say so. A struct
  * subst_back lists what was attached, so that an answer repeats the placeholder and not the secret. */
-/* Where in a request a row may replace a placeholder. */
-enum subst_place {
-	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
-	    PLACE_WS, PLACES
-};
-
 static void subst_free(struct subst *s);
-static bool subst_places(const struct subst *s, unsigned places);
 static void subst_back_free(struct subst_back *b);
 static bool subst_back_in(const struct subst_back *list, struct slice in, bool echoes);
 static bool subst_back_value(const struct subst_back *list, struct slice in, bool echoes,
     struct buf *out);
 
-/* -- filter: ws: a WebSocket's handshake, and a filter that applies the rows to its messages. */
+/* -- filter: ws: a WebSocket's handshake, and a filter that applies the rows to its messages, where one is meant
+ * for them. filter_ws_attach is false where there is no memory. */
 static bool websocket_accepted(struct slice key, const struct http_head *answer);
-static struct filter *filter_ws_new(const struct subst *s);
+static bool filter_ws_attach(struct flow *f, const struct subst *s);
 
 /* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
  * agent_over tells one with more connections than its share, req_unclaim takes a request off its counts. */
@@ -2073,6 +2024,7 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
  * made. An engine that is lent to a helper thread is touched by nobody else. Record buffers belong to
  * a connection only while bytes move. Keys, master secrets and read plaintext are wiped when they go.
  * TLS_CLOSED means that close_notify came; the end of the transport before it is a truncation. */
+#define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
 #define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
 #define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
 #define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
@@ -2248,8 +2200,7 @@ tls_worker_init(void)
 
 	if ((sessions_up = session_table_new(TLS_SESSIONS_UP, MAP_PRIVATE)) == NULL)
 		return false;
-	(void)mlock2(sessions_agents, sizeof *sessions_agents + TLS_SESSIONS * sizeof(struct session),
-	    MLOCK_ONFAULT);     /* fork does not inherit locks */
+	session_table_lock(sessions_agents);    /* fork does not inherit locks */
 	timer_set(&sweep, clock_now() + TLS_SWEEP_MS, tls_sweep);
 	return true;
 }
@@ -2578,7 +2529,7 @@ tls_new(struct slice host, bool is_client)
 static struct tls *
 tls_accept(struct slice host)
 {
-	struct tls *t = tls_ca.loaded ? tls_new(host, false) : NULL;
+	struct tls *t = tls_ca_loaded ? tls_new(host, false) : NULL;
 
 	if (t == NULL)
 		return NULL;
@@ -2605,8 +2556,6 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 		tls_free(t);
 		return NULL;
 	}
-	if (ident != NULL && ident->legacy)
-		tls_suites(&t->u.eng, COUNT(tls_suites_all));
 	t->resumed = verify_offer_session(t->verify, &t->u.eng, port, tag, t->name);
 	br_ssl_client_reset(&t->u.client, host_ip(t->host, ip) != 0 ? NULL : t->host, t->resumed);
 	tls_prefer_x25519(&t->u.eng);
@@ -4009,15 +3958,12 @@ upstream_timeout(struct timer *t)
 static void
 upstream_reached(struct upstream *u)
 {
-	/* Keeps TLS sessions of this identity apart from all others. */
-	struct slice tag = u->ident == NULL ? SLICE("") :
-	    (struct slice){(const char *)u->ident->tag, sizeof u->ident->tag};
-
 	if (!u->tls) {
 		u->state = UP_OPEN;
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
-	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tag)) == NULL) {
+	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port,
+	    tls_ident_tag(u->ident))) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
 		tls_lend(u->peer.tls, &u->peer.watch, u->dial.owner);
@@ -6125,6 +6071,7 @@ static void
 req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 {
 	const char *const parts[] = {r->agent, r->credential, r->dial_host, req_dials_tls(r) ? "tls" : "plain"};
+	struct slice tag = tls_ident_tag(r->ident);
 	unsigned through = r->via ? via.epoch : 0;
 	size_t n = 0;
 
@@ -6137,8 +6084,7 @@ req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
 	}
 	n += hex_encode(key + n, &r->dial_port, sizeof r->dial_port);
 	n += hex_encode(key + n, &through, sizeof through);
-	if (r->ident != NULL)
-		n += hex_encode(key + n, r->ident->tag, sizeof r->ident->tag);
+	n += hex_encode(key + n, tag.p, tag.n);
 	key[n] = '\0';
 }
 _Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 48 + 64, "a pool key fits");
@@ -6424,7 +6370,6 @@ static bool
 conn_begin_down(struct conn *c, const struct http_head *h)
 {
 	struct req *r = c->req;
-	bool rows;
 
 	r->status = h->status;
 	r->t_first = clock_now();
@@ -6436,9 +6381,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (h->status == 101) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
-		rows = subst_places(r->subst, 1u << PLACE_WS);
-		flow_attach(&r->up_flow, rows ? filter_ws_new(r->subst) : NULL);
-		if ((rows && r->up_flow.filter == NULL) || !conn_put_head(c, h))
+		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h))
 			return conn_close(c, true);
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
@@ -8298,18 +8241,17 @@ http_parse_url(struct slice in, struct http_url *u)
 
 /* ---- trust -----------------------------------------------------------------
  * Certificates: reading and making them, our own authority, roots, what a credential shows and
- * trusts, the verification of a server's chain, and the sessions that stand for one made before.
- * Skip it if you trust that a server's certificate is verified, and that an agent's client accepts
- * ours.
+ * trusts, and the verification of a server's chain. Skip it if you trust that a server's certificate
+ * is verified, and that an agent's client accepts ours.
  *
  * Invariants. A certificate is read once (cert_read), and every rule asks what was read. An
  * extension that is malformed, or critical and not known here, ends a path; so does a name
  * constraint that cannot be compared. A chain is verified once all of its certificates have come. A
  * session resumes only for the host (agents) or the host, port, trust and tag (upstreams) that it
- * was made for, which are part of its name in the cache. The structs of sessions and idents
- * stand in `organs`. */
+ * was made for, which are part of its name in the cache. */
+#define TLS_CHAIN_MAX     10    /* certificates of a chain: each may cost a millisecond to verify */
+#define TLS_DN_MAX        1024  /* our CA's name, so that a leaf fits its buffer */
 #define TLS_LEAVES        1024  /* minted certificates kept: 0.7 KB each */
-#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
 #define TLS_LEAF_WAYS     8
 #define TLS_LEAF_LIFE     (7 * 86400)
 #define TLS_LEAF_RENEW    86400 /* one with less left is minted anew: no client sees one expire */
@@ -8362,136 +8304,6 @@ tls_sha256_hex(struct slice s, char out[64])
 
 	tls_sha256(s.p, s.n, h);
 	hex_encode(out, h, sizeof h);
-}
-
-/* -- sessions. A slot, in the byte order of the machine, in memory alone:
- *   offset  bytes
- *   0       32     name: SHA-256 of all that the session is bound to
- *   32      86     BearSSL's parameters: id 32, its length 1, unused 1, version 2, suite 2, secret 48
- *   118     2      zero
- *   120     8      expires, monotonic ms
- *   128     8      check: SHA-256 of what is above, its first bytes, the lowest bit set; 0: none */
-
-static struct session_table *
-session_table_new(size_t n, int sharing)
-{
-	struct session_table *t = tls_map(sizeof *t + n * sizeof(struct session), sharing);
-
-	if (t != NULL)
-		t->n = n;
-	return t;
-}
-
-static uint64_t
-session_check(const struct session *s)
-{
-	uint8_t h[32];
-
-	tls_sha256(s, offsetof(struct session, check), h);
-	return load_be64(h) | 1;        /* never 0, so that a wiped slot is not a session */
-}
-
-static void
-session_read(struct session_table *t, size_t i, struct session *s)
-{
-	for (size_t k = 0; k < SESSION_WORDS; k++) {
-		uint64_t w = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
-
-		memcpy((char *)s + 8 * k, &w, 8);
-	}
-}
-
-static void
-session_write(struct session_table *t, size_t i, const struct session *s)
-{
-	atomic_store_explicit(&t->used[i / SESSION_GROUP], 1, memory_order_relaxed);
-	for (size_t k = 0; k < SESSION_WORDS; k++) {
-		uint64_t w;
-
-		memcpy(&w, (const char *)s + 8 * k, 8);
-		atomic_store_explicit(&t->slot[i][k], w, memory_order_relaxed);
-	}
-}
-
-/* The slot of `name`, with its contents in *s. If `name` has none: the slot of its set whose
- * session ends first, with zeros in *s. */
-static size_t
-session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
-{
-	size_t set = load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1), at = set;
-	int64_t first = INT64_MAX;
-
-	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
-		session_read(t, i, s);
-		if (memcmp(s->name, name, 32) == 0)
-			return i;
-		if (s->expires < first) {
-			first = s->expires;
-			at = i;
-		}
-	}
-	memset(s, 0, sizeof *s);
-	return at;
-}
-
-/* The session of that name, whole and in time. */
-static bool
-session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_parameters *p)
-{
-	struct session s;
-	bool found;
-
-	session_slot(t, name, &s);
-	if ((found = s.check == session_check(&s) && s.expires > clock_now()))
-		*p = s.of;
-	wipe(&s, sizeof s);
-	return found;
-}
-
-static void
-session_put(struct session_table *t, const uint8_t name[32], const br_ssl_session_parameters *p,
-    uint32_t life)
-{
-	struct session s;
-	size_t at = session_slot(t, name, &s);
-
-	memset(&s, 0, sizeof s);
-	memcpy(s.name, name, sizeof s.name);
-	memcpy(&s.of, p, sizeof s.of);
-	s.expires = clock_now() + (int64_t)life * 1000;
-	s.check = session_check(&s);
-	session_write(t, at, &s);
-	wipe(&s, sizeof s);
-}
-
-static void
-session_drop(struct session_table *t, const uint8_t name[32])
-{
-	struct session s;
-	size_t i = session_slot(t, name, &s);
-
-	wipe(&s.of, sizeof s.of);
-	if (s.check != 0)
-		session_write(t, i, &(struct session){.check = 0});
-}
-
-/* Wipes slots that have expired or were left torn. A slot that another worker is writing may be
- * wiped too: its client then makes a full handshake. */
-static void
-session_sweep(struct session_table *t)
-{
-	struct session s;
-
-	for (size_t i = 0; i < t->n; i++) {
-		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
-			i |= SESSION_GROUP - 1;
-			continue;
-		}
-		session_read(t, i, &s);
-		if (s.check != 0 && (s.expires <= clock_now() || s.check != session_check(&s)))
-			session_write(t, i, &(struct session){.check = 0});
-	}
-	wipe(&s, sizeof s);
 }
 
 /* -- DER, writing (X.690 10): backwards, so that an element's header comes after its contents. */
@@ -9192,6 +9004,14 @@ static struct tls_keys {        /* locked; zero in a fork's child, which loads t
 	uint8_t ca[32], leaf[32];
 } *tls_keys;
 
+static struct {
+	uint8_t dn[TLS_DN_MAX];         /* subject of the CA, as it stands in its certificate */
+	size_t dn_n;
+	uint8_t skid[32];               /* RFC 7093 2 (1): 160 bits of SHA-256 of the public key */
+	uint8_t leaf_pub[65];
+	br_ec_private_key leaf_sk;      /* its bytes are in tls_keys */
+} tls_ca;
+
 struct leaf {
 	uint32_t refs;          /* the cache's and those of handshakes in progress */
 	int64_t renew;          /* wall clock: mint anew from here on */
@@ -9300,7 +9120,7 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	uint8_t spki[sizeof P256_SPKI - 1 + 65] = P256_SPKI, *pub = spki + sizeof P256_SPKI - 1;
 	struct slice s;
 
-	tls_ca.loaded = false;
+	tls_ca_loaded = false;
 	for (size_t i = 0; i < TLS_LEAVES; i++) {
 		leaf_unref(leaves[i]);
 		leaves[i] = NULL;
@@ -9322,7 +9142,7 @@ tls_ca_load(struct slice cert_der, const void *key32)
 	if (!p256_key_make(tls_keys->leaf) || !p256_public(tls_keys->leaf, tls_ca.leaf_pub))
 		return false;
 	tls_ca.leaf_sk = (br_ec_private_key){BR_EC_secp256r1, tls_keys->leaf, 32};
-	tls_ca.loaded = true;
+	tls_ca_loaded = true;
 	return true;
 }
 
@@ -9466,7 +9286,21 @@ tls_trust_load(const char **files, size_t n, struct buf *why)
 	return NULL;
 }
 
-/* -- identities (struct tls_ident in `organs`; `ident` makes them) */
+/* -- identities: what one credential brings to TLS with its own hosts: a client certificate and its key,
+ * roots of its own, and certificates or keys that are trusted as themselves. A tls_ident never changes once
+ * ident_new has made it; each connection that is made with it holds a reference. */
+struct tls_ident {
+	uint32_t refs;
+	uint8_t tag[32];        /* hash of all it stands for: keeps connections and sessions apart */
+	struct buf der;         /* owned; the certificates to show, one behind the other */
+	br_x509_certificate chain[TLS_CHAIN_MAX];       /* into `der`; the credential's own first */
+	size_t chain_n;
+	struct secret *key;     /* owned; a br_skey_decoder_context; NULL: nothing to show */
+	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
+	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
+	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
+	bool legacy;            /* tls=legacy: an old box of the operator's own network */
+};
 
 static struct tls_ident *
 tls_ident_ref(struct tls_ident *id)
@@ -9486,6 +9320,12 @@ tls_ident_unref(struct tls_ident *id)
 	secret_unref(id->key);
 	tls_trust_unref(id->roots);
 	free(id);
+}
+
+static struct slice
+tls_ident_tag(const struct tls_ident *id)
+{
+	return id == NULL ? SLICE("") : (struct slice){(const char *)id->tag, sizeof id->tag};
 }
 
 /* Is `what`, a certificate or a key, among those that are trusted as themselves? */
@@ -9791,8 +9631,7 @@ verify_known(struct tls_verify *v)
 	const struct verified *k;
 
 	tls_sha256_join((const struct slice[]){{(const char *)of, sizeof of}, {(const char *)v->end, sizeof v->end},
-	    {id != NULL ? (const char *)id->tag : "", id != NULL ? sizeof id->tag : 0},
-	    {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, v->hash);
+	    tls_ident_tag(id), {v->host, strlen(v->host) + 1}, buf_slice(&v->certs)}, 5, v->hash);
 	k = &verified[v->hash[0] % VERIFIED_MAX];
 	return memcmp(k->hash, v->hash, sizeof v->hash) == 0 && v->now >= k->from && v->now <= k->to;
 }
@@ -9960,6 +9799,8 @@ verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, b
 	    .trust = trust, .ident = tls_ident_ref(ident), .resumed = resumed, .now = clock_wall(),
 	    .certs = {.max = TLS_CERT_MAX}};
 	br_ssl_engine_set_x509(&cc->eng, &v->vtable);
+	if (ident != NULL && ident->legacy)
+		tls_suites(&cc->eng, COUNT(tls_suites_all));
 	if (ident == NULL || ident->key == NULL)
 		return v;
 	key = (const void *)ident->key->p;
@@ -10071,6 +9912,167 @@ tls_reason(const struct tls *t, int err)
 	while (i < last && tls_reasons[i].err != err)
 		i++;
 	return t->done && i == last ? "protocol error" : tls_reasons[i].why;
+}
+
+/* ---- session ---------------------------------------------------------------
+ * TLS sessions for resumption: a table of fixed slots without locks, because its writers are processes
+ * that may be killed at any instruction. Each slot carries a hash of its own contents: a slot that two
+ * writers or a killed one left torn does not match its hash and counts as absent. Skip it if you trust
+ * that a session is found whole, by its name, in time, or not at all.
+ *
+ * A slot, in the byte order of the machine, in memory alone:
+ *   offset  bytes
+ *   0       32     name: SHA-256 of all that the session is bound to
+ *   32      86     BearSSL's parameters: id 32, its length 1, unused 1, version 2, suite 2, secret 48
+ *   118     2      zero
+ *   120     8      expires, monotonic ms
+ *   128     8      check: SHA-256 of what is above, its first bytes, the lowest bit set; 0: none */
+#define TLS_SESSION_WAYS  4     /* slots a session may lie in: the one that ends first goes */
+
+struct session {
+	uint8_t name[32];       /* hash of all that the session is bound to; no attacker picks it */
+	br_ssl_session_parameters of;   /* BearSSL's: id, version, suite, master secret */
+	uint8_t spare[2];       /* zero: padding that the check covers too */
+	int64_t expires;        /* monotonic ms: the same in all processes */
+	uint64_t check;         /* first bytes of SHA-256 of what is above */
+};
+
+_Static_assert(sizeof(struct session) == 136, "no padding of ours: the check covers every byte");
+#define SESSION_WORDS (sizeof(struct session) / 8)
+#define SESSION_GROUP 32        /* slots of about a page: one never written is not swept, nor paged in */
+
+struct session_table {
+	size_t n;                                       /* slots, a power of two */
+	_Atomic uint8_t used[TLS_SESSIONS / SESSION_GROUP];
+	_Alignas(128) _Atomic uint64_t slot[][SESSION_WORDS];
+};
+
+static struct session_table *
+session_table_new(size_t n, int sharing)
+{
+	struct session_table *t = tls_map(sizeof *t + n * sizeof(struct session), sharing);
+
+	if (t != NULL)
+		t->n = n;
+	return t;
+}
+
+static void
+session_table_lock(struct session_table *t)
+{
+	(void)mlock2(t, sizeof *t + t->n * sizeof(struct session), MLOCK_ONFAULT);
+}
+
+static uint64_t
+session_check(const struct session *s)
+{
+	uint8_t h[32];
+
+	tls_sha256(s, offsetof(struct session, check), h);
+	return load_be64(h) | 1;        /* never 0, so that a wiped slot is not a session */
+}
+
+static void
+session_read(struct session_table *t, size_t i, struct session *s)
+{
+	for (size_t k = 0; k < SESSION_WORDS; k++) {
+		uint64_t w = atomic_load_explicit(&t->slot[i][k], memory_order_relaxed);
+
+		memcpy((char *)s + 8 * k, &w, 8);
+	}
+}
+
+static void
+session_write(struct session_table *t, size_t i, const struct session *s)
+{
+	atomic_store_explicit(&t->used[i / SESSION_GROUP], 1, memory_order_relaxed);
+	for (size_t k = 0; k < SESSION_WORDS; k++) {
+		uint64_t w;
+
+		memcpy(&w, (const char *)s + 8 * k, 8);
+		atomic_store_explicit(&t->slot[i][k], w, memory_order_relaxed);
+	}
+}
+
+/* The slot of `name`, with its contents in *s. If `name` has none: the slot of its set whose
+ * session ends first, with zeros in *s. */
+static size_t
+session_slot(struct session_table *t, const uint8_t name[32], struct session *s)
+{
+	size_t set = load_be32(name) & (t->n - 1) & ~(size_t)(TLS_SESSION_WAYS - 1), at = set;
+	int64_t first = INT64_MAX;
+
+	for (size_t i = set; i < set + TLS_SESSION_WAYS; i++) {
+		session_read(t, i, s);
+		if (memcmp(s->name, name, 32) == 0)
+			return i;
+		if (s->expires < first) {
+			first = s->expires;
+			at = i;
+		}
+	}
+	memset(s, 0, sizeof *s);
+	return at;
+}
+
+/* The session of that name, whole and in time. */
+static bool
+session_find(struct session_table *t, const uint8_t name[32], br_ssl_session_parameters *p)
+{
+	struct session s;
+	bool found;
+
+	session_slot(t, name, &s);
+	if ((found = s.check == session_check(&s) && s.expires > clock_now()))
+		*p = s.of;
+	wipe(&s, sizeof s);
+	return found;
+}
+
+static void
+session_put(struct session_table *t, const uint8_t name[32], const br_ssl_session_parameters *p,
+    uint32_t life)
+{
+	struct session s;
+	size_t at = session_slot(t, name, &s);
+
+	memset(&s, 0, sizeof s);
+	memcpy(s.name, name, sizeof s.name);
+	memcpy(&s.of, p, sizeof s.of);
+	s.expires = clock_now() + (int64_t)life * 1000;
+	s.check = session_check(&s);
+	session_write(t, at, &s);
+	wipe(&s, sizeof s);
+}
+
+static void
+session_drop(struct session_table *t, const uint8_t name[32])
+{
+	struct session s;
+	size_t i = session_slot(t, name, &s);
+
+	wipe(&s.of, sizeof s.of);
+	if (s.check != 0)
+		session_write(t, i, &(struct session){.check = 0});
+}
+
+/* Wipes slots that have expired or were left torn. A slot that another worker is writing may be
+ * wiped too: its client then makes a full handshake. */
+static void
+session_sweep(struct session_table *t)
+{
+	struct session s;
+
+	for (size_t i = 0; i < t->n; i++) {
+		if (!atomic_load_explicit(&t->used[i / SESSION_GROUP], memory_order_relaxed)) {
+			i |= SESSION_GROUP - 1;
+			continue;
+		}
+		session_read(t, i, &s);
+		if (s.check != 0 && (s.expires <= clock_now() || s.check != session_check(&s)))
+			session_write(t, i, &(struct session){.check = 0});
+	}
+	wipe(&s, sizeof s);
 }
 
 /* ---- via -------------------------------------------------------------------
@@ -10743,6 +10745,12 @@ json_splice(struct buf *out, struct slice text, const struct json_spot *spot, st
 #define SUBST_BACK_MIN 8        /* bytes: a shorter value may be any word, in heads that echo nothing */
 #define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB */
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
+
+/* Where in a request a row may replace a placeholder. */
+enum subst_place {
+	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
+	    PLACE_WS, PLACES
+};
 
 struct subst_row {
 	struct slice placeholder; /* owned by the subst */
@@ -13417,6 +13425,15 @@ filter_ws_new(const struct subst *s)
 		buf_init(&((struct filter_ws *)f)->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
 	}
 	return f;
+}
+
+static bool
+filter_ws_attach(struct flow *f, const struct subst *s)
+{
+	bool rows = subst_places(s, 1u << PLACE_WS);
+
+	flow_attach(f, rows ? filter_ws_new(s) : NULL);
+	return !rows || f->filter != NULL;
 }
 
 /* ---- agent -----------------------------------------------------------------
