@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 import certs as certs_module
 import sallyport
@@ -21,6 +22,7 @@ from clients_test import environment
 TOKEN = "canary-kube-token-91c7"
 POD = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "web", "namespace": "default", "uid": "u", "resourceVersion": "1"},
        "spec": {"containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Running"}}
+TOKEN_HOSTS = ("oauth2.googleapis.com", "login.microsoftonline.com")
 DOCUMENTS = {
     "/version": {"major": "1", "minor": "31", "gitVersion": "v1.31.0"},
     "/api": {"kind": "APIVersions", "versions": ["v1"]},
@@ -72,9 +74,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def answer(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("latin-1")
         self.server.got.append((self.command, self.path, self.headers.get_all("Authorization"), self.headers.get("Upgrade")))
         path, _, query = self.path.partition("?")
+        if path.endswith("/token") and self.headers["Host"] in TOKEN_HOSTS:      # the token server of the cluster's cloud
+            self.server.asked.append(dict(urllib.parse.parse_qsl(body)))
+            return self.say(200, {"access_token": self.server.token, "token_type": "Bearer", "expires_in": 3600})
         if self.headers.get_all("Authorization") != ["Bearer " + self.server.token]:
             return self.say(401, {"kind": "Status", "status": "Failure", "reason": "Unauthorized", "message": "Unauthorized", "code": 401})
         if path.endswith("/pods/web/exec"):
@@ -97,7 +102,7 @@ class Cluster(http.server.ThreadingHTTPServer):
 
     def __init__(self, directory, names, token=TOKEN):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.got, self.token = [], token
+        self.got, self.asked, self.token = [], [], token
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certs_module.leaf(sallyport.certs(), directory, names))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -215,6 +220,34 @@ def test_python(t):
     assert r.stdout.splitlines() == ["['web']", "['ADDED']", "line 0", "line 1", "line 2", "", repr(b"\x01hello from exec\n"),
                                    repr(b'\x03{"metadata":{},"status":"Success"}')], r.stdout
     assert [u for _, _, _, u in cluster.got if u] == ["websocket"]
+
+
+def test_clouds(t):
+    """GKE and AKS: the presets fetch the token that the cluster's own program would, and kubectl needs a kubeconfig alone"""
+    version(t)
+    t.need("openssl")
+    s = t.bare()
+    s.init()
+    names = ("203.0.113.10", "me-dns-1a2b.hcp.westeurope.azmk8s.io", *TOKEN_HOSTS)
+    cluster, root = Cluster(s.dir, names), sallyport.certs() / "root.pem"
+    key = s.dir / "sa.json"
+    pem = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True).stdout
+    key.write_text(json.dumps({"type": "service_account", "private_key_id": "k", "private_key": pem, "client_email": "me@p.iam.gserviceaccount.com",
+                               "token_uri": f"https://{TOKEN_HOSTS[0]}/token"}))
+    key.chmod(0o600)
+    s.cli("credential", "add", "gke", "--preset", "gke", "--host", names[0], f"key=@{key}", f"ca=@{root}")
+    s.cli("credential", "add", "aks", "--preset", "aks", "--host", names[1], f"ca=@{root}", "client_id=app", f"client_secret=@{s.secret_file('canary-aks-secret')}",
+          f"token_url=https://{TOKEN_HOSTS[1]}/tenant/oauth2/v2.0/token")
+    s.agent()
+    s.serve("--upstream-ca", root, *(f for h in names for f in ("--connect-to", f"{h}:443:127.0.0.1:{cluster.port}")))
+    env = environment(s)
+    for name in ("gke", "aks"):
+        works(s, env, kubeconfig(s, name), 0)
+    gke, aks = cluster.asked
+    claims = json.loads(base64.urlsafe_b64decode(gke["assertion"].split(".")[1] + "=="))
+    assert claims["scope"].split(" ") == [f"https://www.googleapis.com/auth/{x}" for x in ("cloud-platform", "userinfo.email")], claims
+    assert aks == {"grant_type": "client_credentials", "client_id": "app", "client_secret": "canary-aks-secret",
+                   "scope": "6dae42f8-4368-4678-94ff-3960e28e3630/.default"}, aks
 
 
 def test_minting(t):
