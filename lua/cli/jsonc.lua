@@ -31,13 +31,10 @@ local function string_end(text, at)
   return at
 end
 
--- Does nothing but spaces stand on the line so far?
-local function line_begins(out)
-  for i = #out, 1, -1 do
-    if out[i]:find("\n[ \t]*$") then return true end
-    if out[i]:find("[^ \t]") then return false end
-  end
-  return true
+-- Without the spaces at its end.
+local function trimmed(text)
+  local at = text:reverse():find("[^ \t]")
+  return at and text:sub(1, #text - at + 1) or ""
 end
 
 -- The text as strict JSON: comments are cut out, with their line where nothing else stands on it.
@@ -45,11 +42,14 @@ local function strict(text)
   local out, at = {}, 1
   local comma                                     -- where the last comma stands in `out`, while only spaces follow
   local last                                      -- the last character that counts: a comma goes behind a value alone
+  local blank = true                              -- nothing but spaces and comments stands on the line so far
   while true do
     local from, to, mark = text:find('(["/,%]}])', at)
     local before = text:sub(at, (from or #text + 1) - 1)
     if before:find("%S") then comma, last = nil, before:match("(%S)%s*$") end
     out[#out + 1] = before
+    local line = before:match("\n([^\n]*)$")
+    blank = (line and true or blank) and not (line or before):find("[^ \t]")
     if not from then break end
     at = to + 1
     if mark == "/" then
@@ -61,13 +61,14 @@ local function strict(text)
         break
       end
       local rest = text:match("^[ \t]*\r?\n()", stop + 1)
-      local alone = rest and line_begins(out)
-      if rest then out[#out] = out[#out]:gsub("[ \t]+$", "") else out[#out + 1] = " " end
+      local alone = rest and blank
+      if rest then out[#out] = trimmed(out[#out]) else out[#out + 1] = " " end
       at = alone and rest or stop + 1
     else
       local stop = mark == '"' and string_end(text, from) or mark == '"' and #text or from
       if comma and mark:find("[%]}]") then out[comma] = "" end
       out[#out + 1] = text:sub(from, stop)
+      blank = false
       comma = mark == "," and not (last or ","):find("[%[{,:]") and #out or nil
       last = mark
       at = stop + 1
@@ -76,11 +77,16 @@ local function strict(text)
   return table.concat(out)
 end
 
+local VALUES_MAX = 200000    -- of a file: a table each
+
 -- A text that json.decode has taken. Positions are bytes.
 local function tree(text)
   local value
+  local n = 0
   local function skip(at) return text:find("[^ \t\r\n]", at) end
   function value(from)
+    n = n + 1
+    if n > VALUES_MAX then error("many", 0) end
     local c = text:sub(from, from)
     local node = { from = from, text = text }
     if c == "{" or c == "[" then
@@ -126,7 +132,10 @@ function M.parse(text)
     local _, lines = plain:sub(1, byte - 1):gsub("\n", "")
     return nil, (codes[code] or codes.malformed):format(lines + 1)
   end
-  return tree(plain)
+  local fine, root = pcall(tree, plain)
+  if not fine and root ~= "many" then error(root, 0) end
+  if not fine then return nil, ("has more than %d values"):format(VALUES_MAX) end
+  return root
 end
 
 --- The node of a member that is there and stays; nil: none.

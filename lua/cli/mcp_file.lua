@@ -13,7 +13,7 @@ local DEEP = 6               -- how far below the top a client may keep its serv
 local holders = { mcpServers = true, context_servers = true, modelContextProtocolServers = true, mcp_servers = true }
 
 -- What says that an object is a server.
-local server_words = { "url", "serverUrl", "httpUrl", "command", "cmd", "transport" }
+local server_words = { "url", "serverUrl", "httpUrl", "baseUrl", "command", "cmd", "transport" }
 
 local function is_server(node)
   for _, name in ipairs(server_words) do
@@ -66,7 +66,7 @@ local yaml_or_toml = {
 
 -- What a file that is no JSON is instead.
 local function other_language(text)
-  local lines = "\n" .. text:gsub("^\239\187\191", ""):gsub("\n%s*#[^\n]*", "\n"):gsub("^%s*#[^\n]*", "")
+  local lines = "\n" .. text:sub(1, 4096):gsub("^\239\187\191", ""):gsub("\n%s*#[^\n]*", "\n"):gsub("^%s*#[^\n]*", "")
   for _, t in ipairs(yaml_or_toml) do
     if lines:gsub("^%s+", ""):find(t[1]) or t[1]:find("%[", 1, true) == 5 and lines:find("\n%[[%w_.\"-]+%]") then return t[2], t[3] end
   end
@@ -158,7 +158,7 @@ end
 -- ---- one server ----------------------------------------------------------------------------------
 
 -- In this order, for Gemini takes httpUrl before url.
-local url_words = { "httpUrl", "serverUrl", "serverURL", "url", "uri", "endpoint" }
+local url_words = { "httpUrl", "serverUrl", "serverURL", "url", "baseUrl", "sseUrl", "uri", "endpoint" }
 local env_words = { "env", "environment", "envs", "envVars" }
 
 --- The first member of these names that is there: its node and kid, and the object that it stands in.

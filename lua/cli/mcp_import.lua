@@ -10,8 +10,18 @@ local report = require "cli.report"
 local HEADERS_MAX = 64       -- of a server; an upstream takes a hundred at most
 local SECRETS_MAX = 30       -- of a credential, as `credential add` takes them
 local SHOWN_MAX = 60         -- bytes of a name of theirs in a message
+local TEXT_MAX = 16384       -- bytes of a text of a server: each is looked through for variables and secrets
+local TEXTS_MAX = 1000       -- of a server
+local FILE_TEXTS_MAX = 50000 -- of the file beside them
+local PARTS_MAX = 200        -- of a text: variables, and what is between them
+local MADE_MAX = 500         -- credentials of a file
 
-local function short(text) return report.clean(text):sub(1, SHOWN_MAX) end
+-- A name of theirs that is a key itself is not repeated.
+local function masked(text)
+  return (text:gsub("[%w_-]+", function(word) return #word >= 12 and looks.secret(word, { known = true }) and "…" or nil end))
+end
+
+local function short(text) return masked(report.clean(text):sub(1, SHOWN_MAX)) end
 
 -- ---- variables -----------------------------------------------------------------------------------
 
@@ -50,6 +60,7 @@ local function parts_of(text)
     if not from then break end
     if from > at then out[#out + 1] = text:sub(at, from - 1) end
     out[#out + 1] = reference(text:sub(from, to), inner)
+    if #out > PARTS_MAX then report.fail(("a text has more than %d variables"):format(PARTS_MAX // 2)) end
     at = to + 1
   end
   if at <= #text then out[#out + 1] = text:sub(at) end
@@ -318,16 +329,15 @@ local function secret_headers(opt, server, list)
   local out, seen = {}, {}
   if #list > HEADERS_MAX then report.fail(("%s: more than %d headers"):format(short(server), HEADERS_MAX)) end
   for _, h in ipairs(list) do
-    if type(h.value) ~= "string" or not records.header_name(h.name) then
-      report.fail(("%s: the header %s cannot be used"):format(short(server), short(h.name)))
-    end
-    local lower = h.name:lower()
+    local lower, plain = h.name:lower(), type(h.value) ~= "string"
+    if plain and looks.word(h.name) then report.fail(("%s: the header %s is no text"):format(short(server), short(h.name))) end
     if seen[lower] then report.fail(("%s: the header %s is there twice"):format(short(server), short(h.name))) end
     seen[lower] = true
     local value = h.value
-    if value ~= "" and not opt.keeps(server, "headers." .. h.name, h.name)
+    if not plain and value ~= "" and not opt.keeps(server, "headers." .. h.name, h.name)
       and (looks.word(h.name) or varies(value) or looks.secret(value, { uuid = true }) or value:lower():find("^bearer%s")
         or value:lower():find("^basic%s")) then
+      if not records.header_name(h.name) then report.fail(("%s: the header %s cannot be used"):format(short(server), short(h.name))) end
       out[#out + 1] = h
     end
   end
@@ -506,10 +516,23 @@ end
 
 -- ---- what stays ----------------------------------------------------------------------------------
 
+-- The texts below a node, names too; what could keep us busy for long ends the server.
+local function measure(server, node, n)
+  if node.kind == "string" and #node.value > TEXT_MAX then report.fail(("%s: a text of more than %d bytes"):format(short(server), TEXT_MAX)) end
+  for _, kid in ipairs(node) do
+    if kid.name and #kid.name > TEXT_MAX then report.fail(("%s: a name of more than %d bytes"):format(short(server), TEXT_MAX)) end
+    n = measure(server, kid.node, n + 1)
+    if n > TEXTS_MAX then report.fail(("%s: more than %d members and items"):format(short(server), TEXTS_MAX)) end
+  end
+  return n
+end
+
 -- Every text below a node that looks like a secret and stays: adds { place, why } to `found`.
 local function stays(opt, owner, node, place, name, known, found, depth)
   if node.new or opt.drops(owner, place) then return end
   if node.kind == "string" then
+    opt.texts = opt.texts + 1 + #node.value // 4096
+    if opt.texts > FILE_TEXTS_MAX then report.fail("the file is too large to be searched for secrets", "give the servers alone, in a file of their own") end
     local why = looks.secret(node.value, { name = name, known = known })
     if why and not opt.keeps(owner, place, name) then found[#found + 1] = { place = place, why = why } end
     return
@@ -524,7 +547,7 @@ local function stays(opt, owner, node, place, name, known, found, depth)
   end
 end
 
-local function place_text(owner, place) return report.clean(owner ~= "" and owner .. "." .. place or place) end
+local function place_text(owner, place) return masked(report.clean(owner ~= "" and owner .. "." .. place or place)) end
 
 -- Ends the server, or the command, where something was found.
 local function refuse(owner, found, what, more)
@@ -564,7 +587,9 @@ end
 -- One server: { made = { { plain, secrets }… }, say = lines }. Whatever is wrong with it is an error that ends it alone.
 local function one(ctx, opt, f, entry)
   local server, node = entry.name, entry.node
+  if looks.secret(server, { known = true }) then report.fail(("the name of a server, %s, looks like a secret"):format(short(server))) end
   if node.kind ~= "object" then report.fail(("the server %s is not an object"):format(short(server))) end
+  measure(server, node, 0)
   local s, out = file.server(f, node), { made = {}, say = {} }
   if s.remote then
     http_server(ctx, opt, server, s, out)
@@ -594,6 +619,7 @@ end
 
 local function options(opt)
   local keep, drop = places(opt.keep), places(opt.drop)
+  opt.texts = 0
   opt.takes, opt.inputs, opt.agreed, opt.read, opt.prefix = takes_of(opt.take), inputs_of(opt.input), {}, {}, opt.prefix or ""
   if opt.prefix ~= "" and not records.name(opt.prefix) then report.usage("--prefix: letters, digits, '.', '_' and '-', first a letter or digit") end
   function opt.keeps(owner, place, name)
@@ -699,7 +725,7 @@ local function run(args, opt, ctx)
     end
     if ok then good[#good + 1] = { entry = entry, result = result }
     elseif type(result) == "table" and result.exit == 1 then
-      result.server = entry.name
+      result.server = short(entry.name)
       bad[#bad + 1] = result
       entry.kid.gone = true
     else error(result, 0)
@@ -738,6 +764,7 @@ local function run(args, opt, ctx)
     for _, m in ipairs(g.result.made) do
       list[#list + 1] = m
       made[#made + 1] = ("'%s' for %s"):format(m.plain.name, m.plain.hosts[1])
+      if #list > MADE_MAX then report.fail(("more than %d credentials"):format(MADE_MAX)) end
       kept[#kept + 1] = { name = m.plain.name, server = g.entry.name, host = m.plain.hosts[1] }
     end
   end

@@ -162,9 +162,28 @@ local function preset_of(name, value)
   return usable(best)
 end
 
+-- The preset of which this variable is a key that it does not go without others (AWS, Jira), for the advice.
+local function preset_named(name)
+  local pol = name and require("presets").load()
+  for _, p in ipairs(pol and pol.presets or {}) do
+    if also[name] == p.name then return p.name end
+    for _, env in ipairs(p.env or {}) do
+      if env == name then return p.name end
+    end
+  end
+  return name and name:find("^AWS_") and "aws" or nil
+end
+
 -- A text of a shape that is nobody's key, for clients that fill in no variables.
 local function filled_shape(shape)
   return (shape:gsub("{(%d+):?%a*}", function(n) return ("0"):rep(tonumber(n)) end))
+end
+
+local function has(list, word)
+  for _, w in ipairs(list) do
+    if w == word then return true end
+  end
+  return false
 end
 
 -- What no placeholder can stand for, for it is not sent over HTTP as it is.
@@ -194,13 +213,17 @@ local function take(ctx, opt, f, server, name, text, out, h)
     local t = several[1]
     target = { scheme = t.scheme or "https", host = t.host, port = t.port or (t.scheme == "http" and 80 or 443) }
   end
-  if not target and (not var or var.input and opt.inputs[var[1]]) then preset, field = preset_of(name, text) end
-  if preset and var then preset = nil end          -- its host is to be named: --take
+  preset, field = preset_of(name, var and "" or text)
+  if target and not (preset and target.scheme == "https" and target.port == 443 and has(preset.hosts, target.host)) then preset = nil end
+  if var and not target then preset = nil end        -- its host is to be named
   if not target and not preset then
-    out.say[#out.say + 1] = ("%s: %s is a secret in its %s. To replace it, name the host that it goes to: --take %s, or\n"
-      .. "    sallyport credential add %s --type substitute --host HOST --substitute value:header=Authorization%s value=-")
+    local known = preset_named(name)
+    local how = known and ("sallyport credential add %s --preset %s%s"):format(cred, known, ref and also[name] and " --env " .. quote(name) or "")
+      or ("sallyport credential add %s --type substitute --host HOST --substitute value:header=Authorization%s value=-"):format(cred,
+        ref and " --env " .. quote(name) or ":" .. literal)
+    out.say[#out.say + 1] = ("%s: %s is a secret in its %s. To replace it, name the host that it goes to: --take %s, or\n    %s")
       :format(report.clean(server):sub(1, 60), report.clean(label), name and "environment" or "arguments",
-        quote(report.clean(wanted or "NAME") .. "=HOST"), cred, ref and " --env " .. quote(name) or ":" .. literal)
+        quote(report.clean(wanted or "NAME") .. "=HOST"), how)
     return name and (ref or literal) or nil
   end
   local plain = { name = cred, enabled = true, bundles = opt.bundle or { "default" }, ports = { 443 }, fields = {} }
@@ -212,7 +235,7 @@ local function take(ctx, opt, f, server, name, text, out, h)
     for k, v in pairs(preset.fields) do plain.fields[k] = type(v) == "table" and copied(v) or v end
     plain.headers = next(preset.headers) and copied(preset.headers) or nil
     if ref then plain.env, plain.placeholder = env, preset.placeholder end
-    target = { scheme = "https", host = plain.hosts[1], port = 443 }
+    target = target or { scheme = "https", host = plain.hosts[1], port = 443 }
   else
     field = "value"
     plain.type, plain.hosts, plain.ports, plain.plain_http = "substitute", { target.host }, { target.port }, target.scheme == "http" or nil

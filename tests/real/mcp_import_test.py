@@ -260,6 +260,29 @@ def test_import_options(t):
     path.write_text(json.dumps({"servers": {"typed": asks["servers"]["i1"]}}))
     code, screen = at_terminal(s, ["mcp", "import", str(path), "--out", str(out)], CANARY + "-typed")
     assert code == 0 and "for https://api.test" in screen and "canary" not in screen and show("typed")["secrets"] == ["token"], (code, screen)
+    # A preset is used for a variable's value where --take names one of its hosts, and named in the advice where nobody does.
+    program = {"servers": {"gh": {"command": "docker", "args": ["run", "-e", "GITHUB_PERSONAL_ACCESS_TOKEN", "img"], "env": {"GITHUB_PERSONAL_ACCESS_TOKEN": "${input:gh}"}},
+                           "s3": {"command": "x", "env": {"AWS_ACCESS_KEY_ID": "AKIACANARYCANARY1234", "AWS_SECRET_ACCESS_KEY": "canary/secret"}}}}
+    _, answer, new = give(program)
+    assert not answer["credentials"] and new["servers"]["gh"]["env"] == {"GITHUB_PERSONAL_ACCESS_TOKEN": "${env:GITHUB_PERSONAL_ACCESS_TOKEN}"}, new
+    said = "\n".join(answer["advice"])
+    assert "--preset github --env GITHUB_PERSONAL_ACCESS_TOKEN" in said and "--take gh=HOST" in said and "s3-aws_secret_access_key --preset aws\n" in said + "\n", said
+    give(program, "--input", f"gh=@{s.dir}/pat", "--take", "gh=uploads.github.com")
+    made = show("gh-github_personal_access_token")
+    assert made["preset"] == "github" and made["env"] == ["GITHUB_PERSONAL_ACCESS_TOKEN"] and made["type"] == "bearer", made
+    give(program, "--input", f"gh=@{s.dir}/pat", "--take", "gh=ghe.api.test", "--prefix", "ghe-")
+    assert show("ghe-gh-github_personal_access_token")["hosts"] == ["ghe.api.test"]
+    # What would keep us busy for long, or fill the store, ends its server or the file.
+    for server in ({"command": "x" * 20000}, {"command": "x", "args": ["a"] * 2000}, {"url": "https://api.test/" + "${A}" * 2000}, {"url": "https://api.test/mcp", "headers": {"X-Key": "$AB" * 5000}},
+                   {"url": "https://api.test/?" + "&".join(f"k{i}={CANARY}" for i in range(40))}, {"command": "x", "env": {"A_KEY": "${" * 30000}}):
+        said, answer, _ = give({"mcpServers": {"big": server}}, exit=1)
+        assert "more than" in said, said
+    give({"note": ["a"] * 60000, "mcpServers": {"a": {"command": "x"}}}, exit=1)
+    give({"note": ["a"] * 300000, "mcpServers": {"a": {"command": "x"}}}, exit=1)
+    give('{"mcpServers": {"a": {"command": "x"}}' + "/**/" * 200000 + " " * 1000000 + "// end\n}")
+    # Fields that a client sends anyway do not refuse its server.
+    _, _, new = give({"mcpServers": {"h1": http("https://api.test/h", Accept="text/event-stream", Connection="keep-alive", Content_Type="application/json", X_Count=5, X_None=None, **auth)}})
+    assert set(new["mcpServers"]["h1"]["headers"]) == {"Accept", "Connection", "Content-Type", "X-Count", "X-None"}, new
     # Files of variables are named and not read; a container is told what it lacks.
     (s.dir / "vars").write_text(f"X_TOKEN={CANARY}\n")
     said, answer, _ = give({"mcpServers": {"v1": {"command": "docker", "args": ["run", "--env-file", str(s.dir / "vars"), "img"]}, "v2": {"command": "docker", "args": ["run", f"--env-file={s.dir}/vars", "img"]},
