@@ -3845,6 +3845,7 @@ struct upstream {
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
 	bool unread;            /* its bytes are relayed unread: the server may be the first to speak */
+	unsigned trusts;        /* upstream_trusts when it was made */
 	unsigned via;           /* via.epoch of the upstream proxy that it goes through; 0: none */
 	struct buf via_head;    /* owned; the proxy's answer as it comes (UP_VIA) */
 	size_t via_scanned;
@@ -3867,6 +3868,7 @@ struct upstream {
 static TAILQ_HEAD(upstreams, upstream) upstream_idle = TAILQ_HEAD_INITIALIZER(upstream_idle); /* newest first */
 static size_t upstream_idle_n;
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
+static unsigned upstream_trusts;        /* how often upstream_trust was replaced */
 
 static void
 upstream_unlink(struct upstream *u)
@@ -4024,6 +4026,7 @@ upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
 	u->peer.watch.fd = -1;
 	u->keep_ms = UPSTREAM_IDLE_MS;
 	u->tls = use_tls;
+	u->trusts = upstream_trusts;
 	u->via = through ? via.epoch : 0;
 	buf_init(&u->via_head, HTTP_HEAD_MAX);
 	u->ident = tls_ident_ref(ident);
@@ -4078,14 +4081,15 @@ upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 }
 
 /* The owner is done. An upstream goes to the pool only if `reusable` (the answer was complete), no byte
- * is left over, and the connection carries no authentication of its own. */
+ * is left over, the connection carries no authentication of its own, and what it was made with still holds:
+ * the trusted roots, the upstream proxy. */
 static void
 upstream_release(struct upstream *u, bool reusable)
 {
 	u->owner = NULL;
 	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.in != NULL ||
 	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
-	    u->peer.eof || u->peer.failed || (u->via != 0 && u->via != via.epoch)) {
+	    u->peer.eof || u->peer.failed || u->trusts != upstream_trusts || (u->via != 0 && u->via != via.epoch)) {
 		upstream_free(u);
 		return;
 	}
@@ -23664,6 +23668,7 @@ host_load_trust(lua_State *L, int list)
 	if (upstream_trust != NULL)
 		tls_trust_unref(upstream_trust);
 	upstream_trust = trust;
+	upstream_trusts++;
 	while (!TAILQ_EMPTY(&upstream_idle))
 		upstream_free(TAILQ_FIRST(&upstream_idle));
 	return NULL;

@@ -24,9 +24,10 @@ class Setup:
         s.agent()
         s.agent("b", ["default"])
         self.corp = ConnectProxy({name + ".test": u.port for name, u in self.up.items()}) if through else None
-        to = ["--upstream-proxy", self.corp.url] if through else [
-            x for name, u in self.up.items() for x in ("--connect-to", f"{name}.test:443:127.0.0.1:{u.port}")]
-        s.serve("--upstream-ca", sallyport.certs() / "root.pem", *to)
+        s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+        if through:
+            s.cli("set", "upstream-proxy", self.corp.url)
+        s.serve(*[x for name, u in self.up.items() if not through for x in ("--connect-to", f"{name}.test:443:127.0.0.1:{u.port}")])
 
     def ask(self, name, agent="a", path="/"):
         return self.s.request("GET", path, name + ".test", {"Connection": "close"}, auth=self.s.auth(name=agent))
@@ -179,6 +180,23 @@ def test_through_a_proxy(t):
     x.end()
 
 
+def test_roots_replaced(t):
+    """a connection that is in use while the trusted roots change does not come back to the pool"""
+    x = Setup(t)
+    wire = x.s.tunnel("known.test")
+    wire.send(b"POST / HTTP/1.1\r\nHost: known.test\r\nContent-Length: 4\r\n\r\nab")
+    wait(lambda: x.up["known"].plaintext, 5, "the request's first bytes")
+    assert x.ask("new").status == 200
+    x.s.cli("set", "upstream-ca", "--default")
+    wait(lambda: x.ask("new").status == 502, 5, "the end of the trust")
+    wire.send(b"cd")
+    assert answer(wire).startswith("HTTP/1.1 200"), "what began before goes on"
+    said = x.ask("known")
+    assert said.status == 502 and "untrusted certificate" in said.body.decode(), said.body
+    assert x.up["known"].connections == 2
+    x.end()
+
+
 def test_deadline(t):
     """the handshake's deadline counts while the chain is verified"""
     x = Setup(t)
@@ -202,7 +220,7 @@ def test_term(t):
     release(x)
     assert answer(wire).startswith("HTTP/1.1 200")
     assert x.s.process.wait(10 * sallyport.SLOW) == 0
-    x.s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"new.test:443:127.0.0.1:{x.up['new'].port}")
+    x.s.serve("--connect-to", f"new.test:443:127.0.0.1:{x.up['new'].port}")
     hold(x)
     wire = x.begin("new")
     x.s.process.terminate()
