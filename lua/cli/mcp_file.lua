@@ -57,6 +57,8 @@ local function find(node, out, path, depth, above)
 end
 
 local yaml_or_toml = {
+  { "^[$ ]*[%w-]+ mcp add", "is a command line, not a file", "let its client run it, and import the client's file; or, where the server asks "
+    .. "for a sign-in: sallyport mcp add NAME URL" },
   { "^%s*%[[%w_.\"-]+%]", "is TOML, which is not read here", "Codex: in its config.toml a server takes its token from a variable "
     .. "(bearer_token_env_var, env_http_headers). Keep the token here, and take it out of the file:\n"
     .. "    sallyport credential add NAME --type bearer --host HOST token=-" },
@@ -68,7 +70,7 @@ local yaml_or_toml = {
 local function other_language(text)
   local lines = "\n" .. text:sub(1, 4096):gsub("^\239\187\191", ""):gsub("\n%s*#[^\n]*", "\n"):gsub("^%s*#[^\n]*", "")
   for _, t in ipairs(yaml_or_toml) do
-    if lines:gsub("^%s+", ""):find(t[1]) or t[1]:find("%[", 1, true) == 5 and lines:find("\n%[[%w_.\"-]+%]") then return t[2], t[3] end
+    if lines:gsub("^%s+", ""):find(t[1]) or t[2]:find("TOML", 1, true) and lines:find("\n%[[%w_.\"-]+%]") then return t[2], t[3] end
   end
 end
 
@@ -118,6 +120,9 @@ end
 -- Code's own file is left out }. Ends the command where there is none.
 function M.read(ctx, path)
   local shown = report.clean(path)
+  -- A pipe that somebody laid there would be waited for; one of the shell's own, <(command), is meant.
+  local there = not path:find("^/dev/fd/") and path ~= "/dev/stdin" and ctx.host.stat(ctx.host.realpath(path) or path)
+  if there and there.type == "other" then report.fail(("%s is no plain file"):format(shown)) end
   local text, why = ctx.host.read_file(path, FILE_MAX)
   if not text then report.fail(("%s cannot be read: %s"):format(shown, why == "absent" and "there is no such file" or why)) end
   local root, hint

@@ -1,6 +1,7 @@
 """mcp import on the shapes that clients' files have: every credential is tried with the request that the client would send
 through the proxy, by the new file's own address, arguments and variables."""
 import json
+import os
 import re
 import ssl
 import urllib.parse
@@ -289,7 +290,12 @@ def test_import_options(t):
                                            "v3": {"command": "x", "envFile": "${workspaceFolder}/.env"}}})
     assert said.count("is not read here") == 3 and not answer["credentials"], said
     # What is no such file.
-    for text, want in (("[mcp_servers.x]\ncommand = 'x'\n", "TOML"), ("mcpServers:\n  - name: x\n", "YAML"), ("{}", "no MCP servers"), ("[1]", "no MCP servers"), ("", "JSON"),
+    os.mkfifo(s.dir / "pipe")
+    (s.dir / "link").symlink_to(s.dir / "pipe")
+    for name in ("pipe", "link"):
+        r = s.cli("mcp", "import", s.dir / name, check=False, timeout=10)
+        assert r.returncode == 1 and "no plain file" in r.stderr, r.stderr
+    for text, want in (("claude mcp add --transport http x https://x.test -H 'Authorization: Bearer x'\n", "command line"), ("[mcp_servers.x]\ncommand = 'x'\n", "TOML"), ("mcpServers:\n  - name: x\n", "YAML"), ("{}", "no MCP servers"), ("[1]", "no MCP servers"), ("", "JSON"),
                        ('{"mcpServers": {"a": {}', "line 1"), ('{"mcpServers": {}, "mcpServers": {}}', "twice"), ("{\"mcpServers\": {\"a\": {\"command\": \"x\"}}}\x00", "JSON")):
         said, _, _ = give(text, exit=1)
         assert want in said, (text, said)
