@@ -11963,12 +11963,13 @@ struct sigv4_scope {
 };
 
 /* RFC 3986 2.3's unreserved characters, which names of regions and services consist of: no "/", no
- * ",". */
+ * ",". An access key may have others that are visible: Swift's tempauth has "account:user". */
 static bool
-sigv4_word_ok(struct slice s)
+sigv4_word_ok(struct slice s, bool is_key)
 {
 	for (size_t i = 0; i < s.n; i++)
-		if (!pct_plain(s.p[i], PCT_URI))
+		if (!pct_plain(s.p[i], PCT_URI) &&
+		    (!is_key || s.p[i] <= ' ' || s.p[i] > '~' || s.p[i] == '/' || s.p[i] == ','))
 			return false;
 	return s.n != 0 && s.n <= 64;
 }
@@ -11985,7 +11986,7 @@ sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, str
 
 	if (asymmetric)
 		region = SLICE("");
-	if ((!asymmetric && !sigv4_word_ok(region)) || !sigv4_word_ok(service))
+	if ((!asymmetric && !sigv4_word_ok(region, false)) || !sigv4_word_ok(service, false))
 		return false;
 	if (!last.is || last.of != t) {
 		last.is = gmtime_r(&t, &tm) != NULL &&
@@ -19386,7 +19387,7 @@ l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 		.s3 = l_flag(L, table, "s3"), .hash_header = l_flag(L, table, "hash_header"),
 		.token_after = l_flag(L, table, "token_after"),
 	};
-	if (!sigv4_word_ok(o->access_key) || o->secret.n == 0)
+	if (!sigv4_word_ok(o->access_key, true) || o->secret.n == 0)
 		luaL_error(L, "sigv4: access_key or secret is missing or malformed");
 	if (!sigv4_scope_init(&o->scope, l_integer(L, table, "at", clock_wall()), o->region, o->service,
 	    o->region_set.p != NULL))

@@ -649,8 +649,8 @@ end
 --- For `validate`: true | nil, field, message.
 function M.check(cred, given)
   local id = cred.access_key_id
-  if not id:find("^[%w._~-]+$") or #id > ID_MAX then
-    return nil, "access_key_id", "is letters and digits: AKIAIOSFODNN7EXAMPLE"
+  if not id:find("^[!-~]+$") or id:find("[/,]") or #id > ID_MAX then
+    return nil, "access_key_id", ("has at most %d visible characters, no '/' and no ',': AKIAIOSFODNN7EXAMPLE, account:user"):format(ID_MAX)
   end
   if id:find("^ASIA") and #id == 20 and not cred.session_token then
     return nil, "session_token", "is missing: ASIA… keys are temporary and go with one"

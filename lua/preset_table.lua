@@ -1,7 +1,7 @@
 --- The table of policies/presets.lua, checked when it is compiled. presets.lua asks it.
 -- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
 -- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note,
--- with, without_mint = maps of variables, file }.
+-- with, without_mint = maps of variables, file, files = list of hosts }.
 local M = {}
 
 local PRESETS_MAX = 500   -- of one file; its size is bounded too
@@ -10,7 +10,7 @@ local keys = {
   name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
   fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
   carriers = "table", within = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
-  with = "table", without_mint = "table", file = "string",
+  with = "table", without_mint = "table", file = "string", files = "table",
 }
 
 --- "{site}.example.com" -> "site.example.com", "site"; a host without a gap as it is.
@@ -107,6 +107,11 @@ local parts = {
     return p.without_mint and true or nil, why
   end,
   function(p)
+    return check_list(p.files, function(host)
+      return require("http").canonical_host(host) == host or nil, ("files has '%s', which is no host"):format(host)
+    end)
+  end,
+  function(p)
     if not p.test then return true end
     local url = p.test:gsub("{[%l_]+}", "x")
     return require("http").parse_url(url) and true or nil, "its test is no URL"
@@ -118,7 +123,7 @@ local parts = {
   end,
 }
 
-local lists = { "hosts", "paths", "methods", "env", "within" }
+local lists = { "hosts", "paths", "methods", "env", "within", "files" }
 
 --- A copy of a value, deep, without metatables: what a preset says may be changed by whoever takes it over.
 local function copied(v)

@@ -20,10 +20,12 @@
 --                 covers that, too
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)
 --   file          "kubeconfig": what `credential sandbox-file` writes for it
+--   files         hosts to which the API's answers lead, with addresses that are signed: opened for reading when the credential
+--                 is added, without it: its token would be refused there, or known where it need not be
 --   make          where the key is made
 --   test          what `credential test` reads; {host} and {FIELD} are filled in. test_headers go with it
 --   note          what else a person should know
--- carriers, within and mint are looked up here for each credential that was added with the preset, so that a change of this
+-- files are domain entries from then on. carriers, within and mint are looked up here for each credential that was added with the preset, so that a change of this
 -- file is in force for those that exist. The rest is copied into the credential when it is added.
 
 local UUID = "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}"
@@ -79,6 +81,21 @@ for i = 1, #GITHUB_MINT do
   local row = GITHUB_MINT[i]
   GITHUB_MINT[#GITHUB_MINT + 1] = { method = row.method, path = "/api/v3" .. row.path, what = row.what }
 end
+
+-- Release assets (and where they were before), raw files with their LFS contents, LFS objects, gists, packages' files. GitHub's
+-- documentation, "Self-hosted runners reference", has most of them.
+local GITHUB_FILES = {
+  "codeload.github.com", "release-assets.githubusercontent.com", "objects.githubusercontent.com", "objects-origin.githubusercontent.com",
+  "github-releases.githubusercontent.com", "raw.githubusercontent.com", "media.githubusercontent.com",
+  "github-cloud.githubusercontent.com", "github-cloud.s3.amazonaws.com", "gist.githubusercontent.com",
+  "github-registry-files.githubusercontent.com", "pkg-containers.githubusercontent.com",
+}
+
+-- The connectors sign in with the key in the body of /session/v1/login-request, which is a mint, and then send a session's
+-- token of their own in Authorization, where the type would put the key.
+local SNOWFLAKE = "For the SQL API (/api/v2/statements), Cortex and other REST APIs. The connectors and drivers (snowflake-connector-python, "
+  .. "JDBC, ODBC, Snowpark, SQLAlchemy) cannot work with it: they sign in for a session of their own, which is refused, and whose token would be "
+  .. "replaced by this one. They need the credential itself, outside, or code that calls the SQL API."
 
 local SLACK_MINT = {
   { path = "/api/oauth.access", what = "a token" }, { path = "/api/oauth.v2.access", what = "a token" },
@@ -206,9 +223,11 @@ local list = {
       { "/api/spaces/*/*/jwt", "a token for a space", method = "GET" },
     },
     without_mint = { HF_HUB_DISABLE_XET = "1" },
+    files = { "cdn-lfs.huggingface.co", "cdn-lfs.hf.co", "cdn-lfs-us-1.huggingface.co", "cdn-lfs-us-1.hf.co", "cdn-lfs-eu-1.huggingface.co",
+      "cdn-lfs-eu-1.hf.co", "cas-bridge.xethub.hf.co", "us.gcp.cdn.hf.co", "us.aws.cdn.hf.co" },
     make = "https://huggingface.co/settings/tokens", test = "https://huggingface.co/api/whoami-v2",
     note = "Clients that transfer by Xet ask for a storage token of their own, which is refused: `sallyport env` sets HF_HUB_DISABLE_XET=1, "
-      .. "unless mint=allow. Files come from a host of its own (cdn-lfs…, cas-bridge.xethub.hf.co): sallyport domain add." },
+      .. "unless mint=allow." },
   { name = "replicate", title = "Replicate", type = "bearer", hosts = { "api.replicate.com" },
     env = { "REPLICATE_API_TOKEN" }, placeholder = "r8_{37}",
     make = "https://replicate.com/account/api-tokens", test = "https://api.replicate.com/v1/account" },
@@ -280,8 +299,9 @@ local list = {
   -- ---- code and building -------------------------------------------------------------------------
   { name = "github", title = "GitHub: API, with a token", type = "bearer", hosts = { "api.github.com", "uploads.github.com" },
     env = { "GH_TOKEN", "GITHUB_TOKEN" }, placeholder = "ghp_{36}", carriers = { query = { "access_token" } },
-    mint = GITHUB_MINT, make = "https://github.com/settings/personal-access-tokens", test = "https://api.github.com/user",
-    note = "git itself goes to github.com: preset github-git, with the same token." },
+    mint = GITHUB_MINT, files = GITHUB_FILES, make = "https://github.com/settings/personal-access-tokens", test = "https://api.github.com/user",
+    note = "git itself goes to github.com: preset github-git, with the same token. Logs and artifacts of Actions lie at "
+      .. "productionresultssaN.blob.core.windows.net, N from 0 to 19: sallyport domain add." },
   { name = "copilot", title = "GitHub Copilot: its CLI and API", type = "bearer",
     hosts = { "*.githubcopilot.com", "copilot-proxy.githubusercontent.com", "api.github.com" },
     env = { "COPILOT_GITHUB_TOKEN" }, placeholder = "github_pat_{22}_{59}", carriers = { query = { "access_token" } },
@@ -292,10 +312,11 @@ local list = {
     hosts = { "github.com", "codeload.github.com" }, fields = { username = "x-access-token" },
     ask = { password = "a personal access token" }, carriers = { headers = { "cookie" } },
     mint = { { path = "/login/oauth/access_token", what = "a token" }, { path = "/login/device/code", what = "a login" } },
-    make = "https://github.com/settings/personal-access-tokens" },
+    files = GITHUB_FILES, make = "https://github.com/settings/personal-access-tokens" },
   { name = "github-app", title = "GitHub: an app's installation, for API and git", type = "github_app",
     hosts = { "api.github.com", "uploads.github.com", "github.com", "codeload.github.com", "raw.githubusercontent.com" },
     env = { "GH_TOKEN", "GITHUB_TOKEN" }, placeholder = "ghs_{36}", carriers = { query = { "access_token" } },
+    files = GITHUB_FILES,
     ask = { app_id = "the app's number, on its settings page", private_key = "the .pem file that its settings page makes" },
     make = "https://github.com/settings/apps",
     note = "Say which installation: installation_id, the number in the URL of its page, or account." },
@@ -471,7 +492,7 @@ local list = {
       { "/session/v1/login-request", "a session" }, { "/session/token-request", "a session" }, { "/oauth/token-request", "a token" },
     },
     make = "https://docs.snowflake.com/en/user-guide/programmatic-access-tokens",
-    note = "SQL that makes tokens goes to one path with all other SQL: what the token's role may do is the limit." },
+    note = SNOWFLAKE .. " SQL that makes tokens goes to one path with all other SQL: what the token's role may do is the limit." },
 
   { name = "snowflake-key", title = "Snowflake, with a key pair", type = "jwt", hosts = { "{account}.snowflakecomputing.com" },
     fields = { lifetime = 3600 }, headers = { ["x-snowflake-authorization-token-type"] = "KEYPAIR_JWT" },
@@ -480,7 +501,7 @@ local list = {
     mint = post {
       { "/session/v1/login-request", "a session" }, { "/session/token-request", "a session" }, { "/oauth/token-request", "a token" },
     },
-    make = "https://docs.snowflake.com/en/user-guide/key-pair-auth" },
+    make = "https://docs.snowflake.com/en/user-guide/key-pair-auth", note = SNOWFLAKE },
   { name = "app-store-connect", title = "Apple: App Store Connect", type = "jwt", hosts = { "api.appstoreconnect.apple.com" },
     fields = { lifetime = 1200, claims = { aud = "appstoreconnect-v1" } },
     ask = { private_key = "the AuthKey_….p8 file", key_id = "the key's id", ["claims.iss"] = "the issuer's id" },
@@ -697,7 +718,7 @@ local list = {
       device_authorization_url = "https://github.com/login/device/code", auth_method = "post",
     },
     ask = { client_id = "the app's client id", client_secret = "one of its client secrets" },
-    carriers = { query = { "access_token" } }, mint = GITHUB_MINT, placeholder = "gho_{36}",
+    carriers = { query = { "access_token" } }, mint = GITHUB_MINT, files = GITHUB_FILES, placeholder = "gho_{36}",
     make = "https://github.com/settings/developers", test = "https://api.github.com/user",
     note = "An OAuth App's token has no end and cannot be renewed. Revoke it at https://github.com/settings/applications." },
   { name = "gitlab-oauth", title = "GitLab: an account", type = "oauth_authorization_code", hosts = { "gitlab.com" }, paths = { "/api" },

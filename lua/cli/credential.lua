@@ -556,6 +556,7 @@ local function add(args, opt, ctx)
   else
     db.change(function() return { op() } end)
   end
+  local files = preset and presets.open_files(preset, plain) or {}
   advise(plain, ctx)
   local me, trial = require("cli.home").command(ctx), require "cli.credential_test"
   local url = trial.root_url(plain)
@@ -563,6 +564,10 @@ local function add(args, opt, ctx)
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
     .. "  %s credential test %s\n  %s explain GET %s"):format(name, joined(plain.hosts), joined(plain.bundles),
     me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
+  if files[1] then
+    ctx.note(("Its answers lead to files elsewhere, with addresses that are signed: agents may read those, without the credential:\n"
+      .. "  %s\n  (until `credential remove %s`, or one by one: domain remove %s HOST)"):format(table.concat(files, "\n  "), name, plain.bundles[1]))
+  end
   report.answer(ctx, shape.credential_named(name))
   if pol.connect and not pasted then ctx.note(("Next, sign in to the account:\n  %s connect %s"):format(me, name)) end
   return 0
@@ -676,8 +681,10 @@ local function remove(args, _, ctx)
     local _, code = store.peek("credential", name)
     if code ~= "damaged" then db.need("credential", name) end   -- a damaged one can always be removed
   end
+  local names = {}
+  for _, name in ipairs(args) do names[name] = true end
   db.change(function()
-    local ops = {}
+    local ops = presets.close_files(names)
     for _, name in ipairs(args) do
       for _, where in ipairs { "credential", "state", "lease" } do
         ops[#ops + 1] = { op = "del", db = where, key = name }

@@ -97,6 +97,48 @@ function M.lay(p, plain, into, opt, ctx)
   check_asked(p, into, ctx)
 end
 
+--- Opens the hosts to which the API's answers lead, for reading and without the credential: { host, … } that were not open
+-- before. Hosts that the credential itself goes to are not among them; with hosts of somebody's own there are none.
+function M.open_files(p, plain)
+  local db, own, opened = require "cli.db", {}, {}
+  if table.concat(p.hosts, " ") ~= table.concat(plain.hosts, " ") then return opened end
+  for _, host in ipairs(plain.hosts) do own[host] = true end
+  if not p.files[1] then return opened end
+  db.change(function()
+    local ops, now = {}, require("time").wall()
+    opened = {}
+    for _, bundle in ipairs(plain.bundles) do
+      for _, host in ipairs(p.files) do
+        local key = bundle .. "/" .. host
+        if not own[host] and not db.peek("bundle", key, "the domain entry") then
+          ops[#ops + 1] = { op = "put", db = "bundle", key = key, version = 0,
+            plain = { bundle = bundle, host = host, created = now, came_with = plain.name } }
+          opened[#opened + 1] = host
+        end
+      end
+    end
+    return ops
+  end)
+  return opened
+end
+
+--- Operations that close what `open_files` opened for credentials that go: names = { [name] = true }. What another one's
+-- preset needs in that bundle stays.
+function M.close_files(names)
+  local db, ops, needed, there = require "cli.db", {}, {}, {}
+  for _, c in db.each("credential", "") do
+    if c and not names[c.name] then there[c.name] = true end
+    local p = c and not names[c.name] and c.preset and presets.get(c.preset)
+    for _, host in ipairs(p and p.files or {}) do
+      for _, bundle in ipairs(c.bundles or {}) do needed[bundle .. "/" .. host] = true end
+    end
+  end
+  for key, d in db.each("bundle", "") do
+    if d and d.came_with and not there[d.came_with] and not needed[key] then ops[#ops + 1] = { op = "del", db = "bundle", key = key } end
+  end
+  return ops
+end
+
 -- ---- listing -------------------------------------------------------------------------------------
 
 local function row_text(row)
@@ -106,7 +148,7 @@ end
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
     placeholder = p.placeholder, make = p.make, file = p.file, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { }, mint = report.array() }
-  for _, k in ipairs { "hosts", "paths", "methods", "env", "within" } do out[k] = report.array(presets.copied(p[k])) end
+  for _, k in ipairs { "hosts", "paths", "methods", "env", "within", "files" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end
   return out
@@ -137,6 +179,7 @@ local function one(ctx, p)
   lines("paths", p.paths)
   lines("methods", p.methods)
   lines("within", p.within)
+  lines("files", p.files)
   lines("fields", sorted(p.fields, field_text))
   lines("headers", sorted(p.headers, function(k, v) return ("%s: %s"):format(k, v) end))
   lines("to give", sorted(p.ask, function(k, v) return ("%s: %s"):format(k, v) end))

@@ -30,17 +30,17 @@ HOSTS = ["s3.us-east-1.amazonaws.com", "s3.amazonaws.com", "s3.eu-central-1.amaz
 class Aws:
     """A proxy with one aws_sigv4 credential for all of Amazon in front of the verifying server."""
 
-    def __init__(self, t, token=None, **spec):
+    def __init__(self, t, token=None, access=ACCESS, **spec):
         self.t = t
         need_botocore(t)
         self.s = t.bare()
         self.s.init()
         self.s.credential({"name": "aws", "type": "aws_sigv4", "host": ["*.amazonaws.com"],
-                           "fields": {"access_key_id": ACCESS}, **spec,
+                           "fields": {"access_key_id": access}, **spec,
                            "secrets": {"secret_access_key": SECRET, **({"session_token": token} if token else {})}})
         self.s.agent()
         pem = certs_module.leaf(sallyport.certs(), self.s.dir, HOSTS)
-        self.server, self.plain = S3(ACCESS, SECRET, token, pem), S3(ACCESS, SECRET, token)
+        self.server, self.plain = S3(access, SECRET, token, pem), S3(access, SECRET, token)
         self.plain.objects, self.plain.uploads = self.server.objects, self.server.uploads
         port = free_port()
         self.s.cli("set", "listen", f"127.0.0.1:{port}")
@@ -234,6 +234,27 @@ assert urllib.request.urlopen(url).read() == b'hello' * 10000
     assert a.server.objects["bucket", "x"]["data"] == b"y" * 100_000
     a.check()
     assert {n["region"] for n in a.seen()} == {"garage"}, a.seen()
+
+
+def test_account_and_user(t):
+    """an access key that is account:user (Swift's tempauth) signs, in heads, presigned URLs and chunks; one that cannot stand in a head is refused"""
+    a = Aws(t, access="test:tester@x=1", host=["minio.test"],
+            fields={"access_key_id": "test:tester@x=1", "region": "us-east-1", "service": "s3"})
+    python(a, """
+import boto3, urllib.request
+from botocore.config import Config
+c = boto3.client('s3', endpoint_url='https://minio.test', config=Config(signature_version='s3v4', s3={'addressing_style': 'path'}))
+c.put_object(Bucket='bucket', Key='x', Body=b'hello')
+url = c.generate_presigned_url('get_object', {'Bucket': 'bucket', 'Key': 'x'}, 60)
+assert urllib.request.urlopen(url).read() == b'hello'
+""")
+    answer = signed_put(a, "y", b"y" * 100_000, 65536, host="minio.test", target="/bucket/y")
+    assert answer.startswith("HTTP/1.1 200"), (answer, a.server.refused)
+    a.check()
+    for bad in ("a/b", "a,b", "a b", "a\tb", "\u00e9", "a" * 65):
+        r = a.s.cli("credential", "add", "bad", "--type", "aws_sigv4", "--host", "minio.test", f"access_key_id={bad}", "region=r", "service=s3",
+                    f"secret_access_key=@{a.s.secret_file(SECRET)}", check=False)
+        assert r.returncode != 0 and "access_key_id has at most 64 visible characters" in r.stderr or "control" in r.stderr, (bad, r.stderr)
 
 
 def test_copy(t):
