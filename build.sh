@@ -13,9 +13,7 @@ sections="-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
 small="-O2 -fno-align-functions -fno-align-loops -fno-align-jumps -fno-tree-vectorize -fno-inline-functions
 	-fno-tree-ch -fno-tree-pre -freorder-blocks-algorithm=simple -fno-guess-branch-probability"
 sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-# Packed, the addresses to relocate take 36 KB less. A loader reads that from glibc 2.36 on: Debian 12.
-relr=$(getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$2 > 2 || $3 >= 36 { print ",-z,pack-relative-relocs" }')
-link="-pie -Wl$relr,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
+link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -lm -lpthread"   # libm is a part of glibc
 
 build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev xz-utils"
@@ -32,7 +30,8 @@ missing() {
 	for p; do
 		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl|valgrind) command -v "$p" >/dev/null && continue ;;
 		kubernetes-client) command -v kubectl >/dev/null && continue ;; esac
-		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$p"
+		# this machine's: beside it there may be another's, to cross-compile
+		dpkg-query -W -f '${Status} ${Architecture}\n' "$p" 2>/dev/null | grep -Eq "ok installed ($(dpkg --print-architecture)|all)\$" || printf '%s ' "$p"
 	done
 }
 
@@ -173,14 +172,39 @@ embed() {
 
 stamp() { printf '%s' "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}"; }
 
+# flags: fails where the builder's own flags ask for another kind of program than this becomes, whatever they say.
+flags() {
+	# shellcheck disable=SC2086  # lists of words
+	for f in ${CC:-} ${CFLAGS:-} ${LDFLAGS:-}; do
+		case $f in
+		-static-lib*) ;;
+		-static*|--static|-Wl,*-static*|-Wl,*-Bstatic*|-Wl,-dn|-Wl,-non_shared)
+			say "$f cannot be honoured: libc is linked dynamically, since it looks names up and loads OpenSSL by modules of the system"; exit 1 ;;
+		-no-pie|-nopie|-fno-pie|-fno-PIE|-fno-pic|-fno-PIC|-Wl,*-no-pie*|-Wl,*norelro*|-Wl,*,lazy*|-Wl,*,execstack*)
+			say "$f cannot be honoured: the program is position-independent, and its tables of addresses cannot be written to"; exit 1 ;;
+		-shared|-r|-Wl,-shared|-Wl,-r|-c|-S|-E)
+			say "$f cannot be honoured: what is built is a program"; exit 1 ;;
+		esac
+	done
+}
+
+# relr CC: the flag that packs the addresses to relocate, which takes 36 KB less, where linker and libc know it: on amd64 from
+# Debian 12 on.
+relr() {
+	# shellcheck disable=SC2086
+	echo 'int main(void) { return 0; }' | $1 -xc - -pie ${LDFLAGS:-} -Wl,-z,pack-relative-relocs,--fatal-warnings -o "build/relr.$$" 2>/dev/null &&
+		readelf -V "build/relr.$$" | grep -q GLIBC_ABI_DT_RELR && echo -Wl,-z,pack-relative-relocs
+	rm -f "build/relr.$$"
+}
+
 # compile CC OUT SOURCE FLAG…: one program from one C file (which is, or includes, proxy.c).
 compile() {
 	cc=$1 out=$2 src=$3
 	shift 3
 	mkdir -p "$(dirname "$out")"
 	# shellcheck disable=SC2086
-	"$cc" $warn $harden $sections ${LUA_CFLAGS:--I/usr/include/lua5.4} ${CFLAGS:-} -I. -DVERSION="\"$version\"" \
-		-DBUILD_TIME="$(stamp)" "$@" -o "$out.$$" "$src" build/embed.S ${LDFLAGS:-} $link $libs
+	$cc $warn $harden $sections ${LUA_CFLAGS:--I/usr/include/lua5.4} -I. -DVERSION="\"$version\"" \
+		-DBUILD_TIME="$(stamp)" "$@" ${CFLAGS:-} -o "$out.$$" "$src" build/embed.S ${LDFLAGS:-} $link $(relr "$cc") $libs
 	mv "$out.$$" "$out"
 }
 
@@ -193,6 +217,8 @@ build_one() {
 	case $1 in
 	release)
 		# Tables for unwinding C++ exceptions, which the libraries bring and nobody reads: 70 KB
+		# Where nothing packs what is to be relocated, and a segment begins at 64 KiB, -O2 passes 1 MB.
+		case $(${CC:-gcc} -dumpmachine) in aarch64*) small="-Os ${small#-O2}" ;; esac
 		echo 'SECTIONS { /DISCARD/ : { *(.eh_frame) } } INSERT AFTER .text;' >build/unwind.ld
 		compile "${CC:-gcc}" build/sallyport proxy.c $small -Wl,--no-eh-frame-hdr,-T,build/unwind.ld; ${STRIP:-strip} build/sallyport; check_needs ;;
 	test) compile "${CC:-gcc}" build/test/sallyport proxy.c -O2 -g -DSALLYPORT_TEST ;;
@@ -272,7 +298,7 @@ case $verb in
 deps) # shellcheck disable=SC2086
 	deps $build_packages ;;
 build) # shellcheck disable=SC2086
-	[ -n "${CC:-}" ] || deps $build_packages; build "$@" ;;
+	flags; [ -n "${CC:-}" ] || deps $build_packages; build "$@" ;;
 build_one|run|bench|fuzz|clean) "$verb" "$@" ;;
 test) test_ "$@" ;;
 *) say "usage: ./build.sh deps | build [release|test|asan|clang] | run | test [WORD…] | bench | fuzz TARGET | clean"; exit 2 ;;
