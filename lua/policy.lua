@@ -611,6 +611,7 @@ function Check:table(t)
     return self:fail(nil, ("the file returns a %s, not a table"):format(type(t)))
   end
   local keys = kinds[t.kind]
+  if t.kind == nil then return self:fail(nil, "kind is missing: a type begins with kind = \"type\", api = 1, name = …, title = …") end
   if not keys then return self:fail("kind", ("kind is type or match or presets, not '%s'%s"):format(tostring(t.kind), M.meant(t.kind, kinds))) end
   if t.api ~= API then
     return self:fail("api", ("api = %s: this runtime speaks %d"):format(tostring(t.api), API))

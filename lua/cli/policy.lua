@@ -50,11 +50,19 @@ local function show(args, _, ctx)
   return 0
 end
 
+-- A whole file; what is wrong with it as a sentence.
+local function contents(ctx, path, max)
+  local text, why = ctx.host.read_file(path, max)
+  if text then return text end
+  local said = { absent = "there is no such file", too_large = ("it is larger than %d KiB"):format(max >> 10) }
+  report.fail(("cannot read %s: %s"):format(report.clean(path), said[why] or why))
+end
+
 local function read(ctx, path)
-  local text, why = ctx.host.read_file(path, SOURCE_MAX)
-  if not text then
-    report.fail(("cannot read %s: %s"):format(report.clean(path), why == "absent" and "there is no such file" or why))
-  end
+  -- Where an agent can write, a pipe may stand under the name: nobody would write into it, and we would wait.
+  local is = ctx.host.stat(ctx.host.realpath(path) or path)
+  if is and is.type ~= "file" then report.fail(("cannot read %s: it is no plain file"):format(report.clean(path))) end
+  local text = contents(ctx, path, SOURCE_MAX)
   local name, bad = records.name((path:match("([^/]+)$") or path):gsub("%.lua$", ""))
   if not name then report.usage(("the file is named after its policy, NAME.lua: %s"):format(bad)) end
   return name, text
@@ -239,6 +247,7 @@ local function header_of(line, into)
   if not name or not require("http").field_name_ok(name) or not require("http").field_value_ok(value) then
     report.usage("a header is written NAME: VALUE", "-H 'Accept: application/json'")
   end
+  if name:lower() == "host" then report.usage("the host is the URL's", "leave out -H 'Host: …'") end
   into[name] = value
 end
 
@@ -263,8 +272,7 @@ local function try(args, opt, ctx)
   for _, line in ipairs(opt.header or {}) do header_of(line, headers) end
   local body = opt.data
   if body and body:sub(1, 1) == "@" then
-    body, why = ctx.host.read_file(body:sub(2), BODY_MAX)
-    if not body then report.fail(("cannot read %s: %s"):format(report.clean(opt.data:sub(2)), why)) end
+    body = contents(ctx, body:sub(2), BODY_MAX)
   end
   if opt.credential and words[1] then report.usage("--credential NAME has its own fields", "leave out FIELD=VALUE, or --credential") end
   return require("cli.policy_try").run(ctx, pol, {
@@ -361,7 +369,7 @@ local function rollback(args, _, ctx)
   db.open(ctx)
   local version, why = require("cli.policy_versions").rollback(need(args[1]), version_of(args[2]))
   if not version then
-    report.fail(("%s was not rolled back: %s"):format(args[1], tostring(why)),
+    report.fail(("%s stays as it is: %s"):format(args[1], tostring(why)),
       ("sallyport policy history %s"):format(args[1]))
   end
   ctx.note(version == 0 and ("%s is the built-in one again, from the next request."):format(args[1])

@@ -1,6 +1,8 @@
 """What the author of a policy does: begin one, look into it, be told why it fails, compare versions, and forget it."""
+import base64
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -211,6 +213,70 @@ def test_try(t):
     file.write_text((TYPE % ("", "")).replace("cred.key)\n", "cred.kye)\n"))
     r = s.cli("policy", "try", file, "GET", url, "token_url=https://a.test/", check=False)
     assert r.returncode == 1 and "acme.lua:6: the type has no field 'kye': did you mean key?" in r.stderr, r.stderr
+
+
+def test_try_every_type(t):
+    """policy try of every type, from its examples and from kept credentials: no part of a secret, in words and as JSON; nothing is sent"""
+    s, up, endpoint = arrange(t, "")
+    t.need("openssl")
+    rsa = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True, check=True).stdout
+    ec = subprocess.run(["openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout"], capture_output=True, text=True, check=True).stdout
+    document = s.secret_file(json.dumps({"type": "service_account", "project_id": "p", "private_key_id": "CANARY-kid", "private_key": rsa,
+                                         "client_email": "a@p.iam.gserviceaccount.com", "client_id": "1", "token_uri": "https://oauth2.googleapis.com/token"}))
+    key, pem, ec_pem = s.secret_file(KEY), s.secret_file(rsa), s.secret_file(ec)
+    kept = {
+        "bearer": [f"token=@{key}", f"headers.X-Second=@{key}"], "basic": ["username=me", f"password=@{key}"], "api_key": [f"key=@{key}", "header=x-k"],
+        "body_parameter": [f"value=@{key}", "name=key"], "hmac": [f"key=@{key}", "string={timestamp}{path}", "set.x-s={signature}"], "aws_sigv4": ["access_key_id=AKIDEXAMPLE", f"secret_access_key=@{key}", "region=us-east-1", "service=execute-api"],
+        "oauth_client_credentials": ["token_url=https://a.test/t", "client_id=me", f"client_secret=@{key}"],
+        "gcp_access_token": [f"key=@{document}"], "gcp_iap": [f"key=@{document}", "audience=https://api.test/"],
+        "github_app": ["app_id=1", "account=me", f"private_key=@{pem}", "api_url=https://api.test/api/v3"], "jwt": ["algorithm=RS256", f"private_key=@{pem}", "claims.iss=me"],
+        "oauth_jwt_bearer": ["token_url=https://a.test/t", "issuer=me", "audience=a", f"private_key=@{ec_pem}", "algorithm=ES256"],
+    }
+    secrets = [KEY, KEY.encode().hex(), base64.b64encode(KEY.encode()).decode()[:-4], "CANARY-kid"]
+    secrets += [line for text in (rsa, ec) for line in text.splitlines() if len(line) > 40]
+    tried = 0
+    for policy in json.loads(s.cli("policy", "list", "--json").stdout):
+        name = policy["name"]
+        if policy["kind"] != "type":
+            assert s.cli("policy", "try", name, "GET", "https://api.test/", check=False).returncode == 1
+            continue
+        runs = [[]]
+        if name in kept:
+            s.cli("credential", "add", f"k-{name.replace('_', '-')}", "--type", name, "--host", "api.test", "--path", f"/{name}", *kept[name])
+            runs += [["--credential", f"k-{name.replace('_', '-')}"], kept[name]]
+        for run in runs:
+            for more in ([], ["--json"])[:1 + bool(run)]:
+                r = s.cli("policy", "try", name, "POST", "https://api.test/v1?a=1", "-H", "Content-Type: application/json", "-d", '{"a":1}', *run, *more, check=False)
+                tried += r.returncode == 0
+                for secret in secrets:
+                    assert secret not in r.stdout + r.stderr, (name, run, r.stdout)
+                assert "this is a fault" not in r.stderr and r.returncode in (0, 1, 2), (name, r.stderr)
+                if run and run[0] == "--credential":
+                    assert r.returncode == 0, (name, run, r.stderr)
+    assert tried > 35, tried
+    assert endpoint.requests == 0 and up.requests == []
+
+
+def test_files(t):
+    """what is no plain file, too large or not there is refused at once, whoever put it there"""
+    s = t.bare()
+    s.init()
+    for name, make, said in (("pipe", os.mkfifo, "no plain file"), ("folder", os.mkdir, "no plain file"), ("zero", lambda at: os.symlink("/dev/zero", at), "no plain file"),
+                             ("nowhere", lambda at: os.symlink("/nowhere", at), "no plain file"), ("huge", lambda at: at.write_bytes(b"-" * 300000), "larger than 256 KiB"),
+                             ("absent", lambda at: None, "there is no such file")):
+        at = s.dir / f"{name}.lua"
+        make(at)
+        for words in (["put"], ["test"], ["try"]):
+            r = s.cli("policy", *words, at, *(["GET", "https://a.test/"] if words == ["try"] else []), check=False, timeout=5)
+            assert r.returncode == 1 and said in r.stderr, (name, words, r.stderr)
+        r = subprocess.run([s.binary, "--home", s.home, "policy", "new", name], cwd=s.dir, capture_output=True, text=True, timeout=30)
+        assert (r.returncode == 0) == (name == "absent"), (name, r.stderr)
+    link = s.dir / "linked.lua"
+    link.symlink_to(s.dir / "absent.lua")
+    assert s.cli("policy", "test", link, check=False).stdout.startswith("failed  linked") and "absent" in (s.dir / "absent.lua").read_text()
+    for header, said in (("Host: x", "the host is the URL's"), ("x", "NAME: VALUE"), ("a b: c", "NAME: VALUE"), ("a: b\nc: d", "NAME: VALUE")):
+        r = s.cli("policy", "try", "bearer", "GET", "https://a.test/", "-H", header, check=False)
+        assert r.returncode == 2 and said in r.stderr, (header, r.stderr)
 
 
 def test_log_in_policy_test(t):
