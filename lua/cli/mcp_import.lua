@@ -685,18 +685,32 @@ local function put_op(made)
   return { op = "put", db = "credential", key = plain.name, version = 0, plain = plain, secrets = made.secrets }
 end
 
--- Two for the same requests: one of them would never be used.
+-- Two for the same requests, of these and of those that were there: one of them would never be used.
 local function overlaps(list)
-  local out, seen = {}, {}
-  for _, m in ipairs(list) do
-    local p = m.plain
-    if not p.rows then                         -- what has rows goes where its placeholder stands
-      local place = ("%s:%d%s"):format(p.hosts[1], p.ports[1], p.paths and p.paths[1] or "")
-      if seen[place] then
-        out[#out + 1] = ("'%s' and '%s' are for the same requests, of which one goes out with one of them: give them to different agents "
-          .. "(sallyport credential set %s --bundle …), or remove one"):format(seen[place], p.name, p.name)
+  local out, seen, new = {}, {}, {}
+  local function places(p, each)
+    if p.rows or p.enabled == false then return end         -- what has rows goes where its placeholder stands
+    for _, host in ipairs(p.hosts or {}) do
+      for _, port in ipairs(p.ports or { 443 }) do
+        for _, path in ipairs(p.paths or { "" }) do
+          for _, bundle in ipairs(p.bundles or {}) do each(("%s %s:%d%s"):format(bundle, host, port, path)) end
+        end
       end
-      seen[place] = seen[place] or p.name
+    end
+  end
+  for _, m in ipairs(list) do new[m.plain.name] = true end
+  for name, record in db.each("credential", "") do
+    if record and not new[name] then places(record, function(place) seen[place] = seen[place] or name end) end
+  end
+  for _, m in ipairs(list) do
+    local name, other = m.plain.name, nil
+    places(m.plain, function(place)
+      other = other or seen[place] ~= name and seen[place]
+      seen[place] = seen[place] or name
+    end)
+    if other then
+      out[#out + 1] = ("'%s' and '%s' are for the same requests, of which each goes out with one of them: give them to different "
+        .. "agents (sallyport bundle attach BUNDLE %s, detach), or remove one"):format(other, name, name)
     end
   end
   return out

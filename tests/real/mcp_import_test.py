@@ -230,6 +230,10 @@ def test_import_options(t):
     # Two for the same requests: said, for one of them is never used.
     said, _, _ = give({"mcpServers": {"m1": http("https://git.test/mcp", **auth), "m2": http("https://git.test/mcp", X_Api_Key=CANARY)}})
     assert "'m1' and 'm2' are for the same requests" in said, said
+    said, _, _ = give({"mcpServers": {"m3": http("https://git.test/mcp", X_Other_Key=CANARY), "m4": http("https://git.test/mcp/other", **auth)}})
+    assert "'m1' and 'm3' are for the same requests" in said and "m4" not in said.split("are for the same requests")[1], said
+    s.cli("bundle", "add", "alone")
+    assert "same requests" not in give({"mcpServers": {"m5": http("https://git.test/mcp", **auth)}}, "--bundle", "alone")[0]
     # --keep: what stands there is no secret. --drop: it goes. Both by the place that the message names, or its last name.
     held = {"mcpServers": {"k": {"command": "x", "args": ["--build", "f3a9c07b1e5d48a2b6c0d9e8f7a61234"], "env": {"SORT_KEY": "created"}}}}
     said, _, _ = give(held, exit=1)
