@@ -13,6 +13,16 @@ function M.command(ctx)
   return require("env").quote(arg0)
 end
 
+--- Whether the shell finds a program of this name.
+function M.has(ctx, name)
+  for dir in (ctx.host.getenv("PATH") or ""):gmatch("[^:]+") do
+    local file = ctx.host.realpath(dir .. "/" .. name)
+    local is = file and ctx.host.stat(file)
+    if is and is.type == "file" and is.mode & tonumber("111", 8) ~= 0 then return true end
+  end
+  return false
+end
+
 -- ---- the clients' folder --------------------------------------------------------------------------
 
 -- 0700 hides the data directory from agents' users, so what they need lies next to it: where nothing can be made there
@@ -235,11 +245,11 @@ function M.next_steps(ctx)
   sallyport credential add gh --preset github   # asks for the token
   sallyport agent add claude                    # prints the agent's own, once
   eval "$(sallyport env --agent claude)"        # in the agent's shell
-  curl -H "Authorization: Bearer $GH_TOKEN" https://api.github.com/user
-  sallyport explain --agent claude GET https://api.github.com/user
+%CURL%  sallyport explain --agent claude GET https://api.github.com/user
   sallyport log
 ]]
-  return table.concat(lines, "\n")
+  return (table.concat(lines, "\n"):gsub("%%CURL%%", M.has(ctx, "curl") and
+    '  curl -H "Authorization: Bearer $GH_TOKEN" https://api.github.com/user\n' or ""))
 end
 
 local LOCK_MAX = 2 << 20   -- listeners, and flags with their files

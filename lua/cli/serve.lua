@@ -52,20 +52,45 @@ local function ensure_demo(ctx)
   return token
 end
 
+-- What a client of this machine is pasted as: the proxy with its token, the CA, the host.
+local demo_clients = {
+  { "curl", [[
+  curl -x %s \
+      --cacert %s \
+      https://%s/hello -H 'Authorization: Bearer placeholder'
+]] },
+  { "wget", [[
+  https_proxy=%s wget -qO- \
+      --ca-certificate %s \
+      https://%s/hello --header 'Authorization: Bearer placeholder'
+]] },
+}
+
 local function demo_banner(ctx, paths, token, at)
-  return ([[
+  for _, client in ipairs(demo_clients) do
+    if home.has(ctx, client[1]) then
+      return ([[
 
 Paste this into another terminal. It needs no network: the proxy itself answers,
 with the request as an upstream would have got it. The placeholder goes in, the
 demo credential's value comes out.
 
-  curl -x http://demo:%s@%s \
-      --cacert %s \
-      https://%s/hello -H 'Authorization: Bearer placeholder'
+%s
+Then a first real API:
+
+%s]]):format(client[2]:format(("http://demo:%s@%s"):format(token, at), require("env").quote(paths.ca), DEMO_HOST), home.next_steps(ctx))
+    end
+  end
+  return ([[
+
+This machine has no curl to show a request with (sudo apt install curl, then start
+this again). What would become of one, in another terminal:
+
+  %s explain --agent demo GET https://%s/hello
 
 Then a first real API:
 
-%s]]):format(token, at, require("env").quote(paths.ca), DEMO_HOST, home.next_steps(ctx))
+%s]]):format(home.command(ctx), DEMO_HOST, home.next_steps(ctx))
 end
 
 -- Under the store's lock, so that the reason is the server that runs, not its address. -> {"127.0.0.1:7080", …} as bound.

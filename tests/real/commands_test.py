@@ -570,6 +570,27 @@ def test_first_paste(t):
     assert shown["headers"]["host"] == "echo.sallyport.test" and shown["headers"]["authorization"].startswith("Bearer "), shown
 
 
+def test_first_paste_without_curl(t):
+    """without curl the line is wget's, and without both it is one of the program itself: what is printed can be run"""
+    for tools in (("wget",), ()):
+        t.need(*tools)
+        s = t.bare()
+        s.may_die = None
+        (s.dir / "bin").mkdir()
+        for name in tools + ("sh",):
+            (s.dir / "bin" / name).symlink_to(os.path.realpath(shutil.which(name)))
+        log = open(s.log_path, "ab")
+        s.process = subprocess.Popen([s.binary, "serve", "--demo", "--listen", "127.0.0.1:0"], env={**s.env, "PATH": f"{s.dir}/bin"},
+                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        s.group = s.process.pid
+        wait(lambda: "sallyport log\n" in s.log(), 10, "the banner: " + s.log())
+        assert "  curl" not in s.log(), s.log()
+        line = re.search(r"^  ((?:https_proxy=|\S+ explain) ?(?:.*\\\n)*.*)$", s.log(), re.M)[1]
+        r = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={**s.env, "PATH": f"{s.dir}/bin", "HOME": str(s.dir)}, timeout=30)
+        assert r.returncode == 0, (line, r.stderr)
+        assert ('"authorization": "Bearer demo-' if tools else "ALLOW  with the credential 'demo'") in r.stdout, (line, r.stdout)
+
+
 def test_presets(t):
     """credential add --preset fills in everything; what it cannot know it asks for by name"""
     s = t.bare()
