@@ -23849,6 +23849,19 @@ l_host_mkdir(lua_State *L)
 	return errno == EEXIST ? l_fail(L, "exists") : l_fail_errno(L);
 }
 
+/* host.lock(file, ms) -> bool
+ *
+ * The lock of an open file or folder (flock), waited for so long. Closing it gives the lock back. */
+static int
+l_host_lock(lua_State *L)
+{
+	luaL_Stream *f = luaL_checkudata(L, 1, LUA_FILEHANDLE);
+
+	luaL_argcheck(L, f->closef != NULL, 1, "closed");
+	return l_answer(L, store_lock_wait(fileno(f->f),
+	    clock_read(CLOCK_MONOTONIC) + luaL_checkinteger(L, 2), NULL));
+}
+
 /* host.sync(path or file) -> true | nil, why
  *
  * A file's bytes, or a folder's names, are on the disk when this returns true. */
@@ -24247,7 +24260,7 @@ static const luaL_Reg l_host_command[] = {
 	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},
 	{"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
-	{"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
+	{"lock", l_host_lock}, {"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 

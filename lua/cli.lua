@@ -247,6 +247,12 @@ local function take_globals(args, ctx)
   return table.move(args, i, #args, 1, {})
 end
 
+local function find_verb(list, verb)
+  for _, c in ipairs(list) do
+    if c.words:match(" (.+)$") == verb then return c end
+  end
+end
+
 --- The command that the words name, and the arguments behind them.
 local function find_command(args, ctx)
   local first = args[1]
@@ -264,6 +270,11 @@ local function find_command(args, ctx)
   local second = args[2]
   if not second or second == "--help" or second == "-h" or ctx.help then
     return nil, list, not (second or ctx.help)
+  end
+  if second == "help" and not find_verb(list, "help") then      -- as if it stood before
+    ctx.help, second = true, args[3]
+    table.remove(args, 2)
+    if not second then return nil, list, false end
   end
   local verbs = {}
   for i, c in ipairs(list) do

@@ -1022,12 +1022,23 @@ local function hosts_for(self, agent, rec, bundle)
   return out
 end
 
+-- Where an agent holds a credential under several names, each with its text.
+local function discover_variables(self, agent, rec)
+  local out, held = {}, self.records.held(agent.name, rec)
+  for _, h in ipairs(held) do
+    if h.env then out[h.env] = h.text end
+  end
+  for _, name in ipairs(held[1] and rec.env_also or {}) do out[name] = held[1].text end
+  return next(out, (next(out))) and out or nil
+end
+
 local function discover_credential(self, agent, rec, bundle)
   return {
     bundle = bundle, credential = rec.name, type = rec.type, hosts = self.json.array(hosts_for(self, agent, rec, bundle)),
     ports = some(rec.ports) or (rec.plain_http and { 443, 80 } or { 443 }), methods = some(rec.methods),
     paths = some(rec.paths),
-    attach = rec.attach, env = rec.env, placeholder = self.records.placeholder(agent.name, rec), substitute = discover_rows(self, agent, rec),
+    attach = rec.attach, env = rec.env, placeholder = self.records.placeholder(agent.name, rec),
+    variables = discover_variables(self, agent, rec), substitute = discover_rows(self, agent, rec),
   }
 end
 

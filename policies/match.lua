@@ -71,8 +71,9 @@ local function item_methods(given)
     get, head = get or m == "GET", head or m == "HEAD"
   end
   if not get or head then return list end
-  local with = { "HEAD" }  -- GET implies HEAD (RFC 9110 9.3.2: the same without the content)
-  for _, m in ipairs(list) do with[#with + 1] = m end
+  local with = {}
+  for i, m in ipairs(list) do with[i] = m end
+  with[#with + 1] = "HEAD"  -- GET implies HEAD (RFC 9110 9.3.2: the same without the content)
   return with
 end
 

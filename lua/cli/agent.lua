@@ -1,4 +1,4 @@
---- sallyport agent add, list, set, rotate, revoke
+--- sallyport agent add, list, set, rotate, revoke, remove
 local db = require "cli.db"
 local home = require "cli.home"
 local records = require "records"
@@ -184,6 +184,25 @@ local function revoke(args, _, ctx)
   return 0
 end
 
+-- An agent that is no more: its record, its tokens and the keys that were made for its sandbox.
+local function remove(args, _, ctx)
+  db.open(ctx)
+  local name, now = args[1], require("time").wall()
+  local _, code = require("store").peek("agent", "a/" .. name)
+  if code ~= "damaged" then db.need("agent", name) end   -- a damaged one can always be removed
+  db.change(function()
+    local ops = tokens.drop(name, now, "revoked")
+    ops[#ops + 1] = { op = "del", db = "agent", key = "a/" .. name }
+    for key in db.each("state", "k/") do
+      if key:match("^k/[^/]+/(.*)$") == name then ops[#ops + 1] = { op = "del", db = "state", key = key } end
+    end
+    return ops
+  end)
+  ctx.note(("Removed '%s'; its tokens have ended, open tunnels included."):format(report.clean(name)))
+  report.answer(ctx, { removed = report.array { name } })
+  return 0
+end
+
 return {
   { words = "agent add", args = "NAME", min = 1, max = 1, options = options,
     summary = "a new caller; prints its token once",
@@ -229,4 +248,11 @@ Ends the agent's tokens at once, inside open tunnels too. `agent add` with the s
 example:
   sallyport agent revoke claude
 ]], run = revoke },
+  { words = "agent remove", args = "NAME", min = 1, max = 1, summary = "forget it, its tokens too",
+    help = [[
+Forgets the agent. Its tokens end at once, inside open tunnels too; the request log keeps its name.
+
+example:
+  sallyport agent remove claude
+]], run = remove },
 }

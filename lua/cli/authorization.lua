@@ -24,6 +24,9 @@ local POLL_DEFAULT, POLL_MAX = 5, 60   -- s between two device polls (RFC 8628 3
 local DEVICE_LIFE_MAX = 1800           -- s: no person takes longer
 local ADOPT_MAX = 30000                -- ms for a pasted refresh token: one refresh, or another's lease and then ours
 
+--- Failures before anything of a refresh token went out.
+M.unsent = { unreachable = true, tls = true, address_blocked = true, clock_unset = true, held = true, full = true }
+
 M.say = {
   wrong_state = "its `state` is not ours: it belongs to another sign-in, or to none",
   wrong_issuer = "it comes from another authorization server than the one that was asked (RFC 9207)",

@@ -39,7 +39,7 @@ local function contents()
 end
 
 local function domain_line(d)
-  return ("%s  %s  %s%s"):format(d.host, joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
+  return ("%s%s  %s%s"):format(d.host, d.tunnel and "" or "  " .. joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
     (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and (d.tunnel == "raw" and "  tunnel=raw" or "  tunnel") or "") .. (d.tls and "  tls " .. d.tls or "")
       .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
 end
@@ -190,6 +190,7 @@ local function domain_add(args, opt, ctx)
       ("sallyport domain add %s db%s --port 5432 --tunnel=raw"):format(args[1], host:sub(2)))
   end
   if opt.tunnel and opt.path then report.usage("a tunnel is relayed unseen: it has no paths that anybody could look at") end
+  if opt.tunnel and opt.method then report.usage("a tunnel is relayed unseen: it has no methods that anybody could look at") end
   local tls
   if opt.tls then
     tls, why = records.tls(opt.tls)

@@ -477,9 +477,8 @@ local function pasted_tokens(ctx, pol, texts)
 end
 
 -- What to do about a refresh token that did not work: where nothing of it went out, it is as good as before.
-local unsent = { unreachable = true, tls = true, address_blocked = true, clock_unset = true, held = true, full = true }
 local function advice(code, instead)
-  return unsent[code] and "it was not sent: it can be pasted again once that is mended"
+  return require("cli.authorization").unsent[code] and "it was not sent: it can be pasted again once that is mended"
     or "a refresh token that was used already is spent: get a new one, or " .. instead
 end
 
@@ -562,7 +561,7 @@ local function add(args, opt, ctx)
   local url = trial.root_url(plain)
   local example = url:gsub("//….", "//any."):gsub("…", "tenant")   -- explain takes no gap
   ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
-    .. "  %s credential test %s\n  %s explain GET %s"):format(name, joined(plain.hosts), joined(plain.bundles),
+    .. "  %s credential test %s\n  %s explain GET %s"):format(name, report.several(plain.hosts), joined(plain.bundles),
     me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
   if files[1] then
     ctx.note(("Its answers lead to files elsewhere, with addresses that are signed: agents may read those, without the credential:\n"

@@ -102,8 +102,12 @@ function M.ends(token)
 end
 
 -- What would mend it, where that is a word on the credential.
-local function mending(name, why, detail)
+local function mending(name, url, why, detail)
   detail = tostring(detail)
+  if why == "unreachable" and detail:find("does not resolve", 1, true) then
+    local host, port = url:match("^%a+://([^/:?#]+):?(%d*)")
+    return host and ("sallyport set connect-to %s:%s:ADDRESS:PORT, where no DNS has that name"):format(host, port ~= "" and port or 443)
+  end
   if why == "tls" and detail:find("untrusted certificate", 1, true) and not detail:find("pins", 1, true) then
     return ("sallyport credential set %s ca=@FILE, its certificate or its roots (all hosts: sallyport set upstream-ca FILE)"):format(name)
   end
@@ -123,7 +127,7 @@ end
 
 local function not_sent(record, code, message, why)
   local hints = {
-    host_not_allowed = "it goes only where `credential show` says",
+    host_not_allowed = ("it goes to %s: sallyport credential show %s"):format(report.several(record.hosts), record.name),
     mint_denied = "an agent is refused this too; name another URL, or set mint=allow",
   }
   if code == "oauth_not_connected" or code == "oauth_refresh_failed" then
@@ -134,6 +138,7 @@ local function not_sent(record, code, message, why)
     hints[code] = ("sallyport credential test %s %s"):format(record.name, M.root_url(record))
   end
   local text = tostring(message or code):gsub("^credential " .. record.name:gsub("%p", "%%%0") .. ":? ", "")
+    :gsub("^does not go", "it does not go")
   report.fail(("'%s' was not sent: %s%s"):format(record.name, require("cli.policy_hints").of(text),
     why and ": " .. require("cli.policy_hints").of(why) or ""), hints[code])
 end
@@ -183,7 +188,7 @@ function M.run(record, url, opt, ctx)
   else
     result.error, result.verdict = why, trouble[why] or tostring(why)
     if detail then result.verdict = result.verdict .. ": " .. detail end
-    result.hint = mending(record.name, why, detail)
+    result.hint = mending(record.name, url, why, detail)
   end
   say(ctx, result)
   return answer and answer.status < 400 and not bare and 0 or 1

@@ -76,9 +76,16 @@ function M.not_open(home, code, fault)
   report.fail(M.why(home, code, fault), open_hints[code])
 end
 
+--- Ends the command: the data directory has such a mode.
+function M.open_to_others(home, mode)
+  report.fail(("%s can be read by others (mode %03o)"):format(home, mode), "chmod 700 it, or name another place with --home")
+end
+
 --- Opens the store of ctx.home or ends the command with the reason.
 function M.open(ctx)
   if ctx.opened then return end
+  local is = require("host").stat(ctx.home)
+  if is and is.type == "dir" and is.mode & 63 ~= 0 then M.open_to_others(ctx.home, is.mode) end
   local ok, code, fault = require("store").open(ctx.home, {})
   if not ok then M.not_open(ctx.home, code, fault) end
   ctx.opened = true

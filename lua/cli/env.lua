@@ -170,6 +170,10 @@ local function run(_, opt, ctx)
     if not label then report.usage("--label: " .. bad) end
     token = tokens.make(host, name, label, expires, now)
   end
+  if expires and now < (host.build_time or 0) then
+    ctx.note(("note: this machine's clock is not set (%s): a token with an end has ended once it is. `%s` then makes a new one"):format(
+      report.time(now) or now, "sallyport env"))
+  end
   with.token = token
   local list = env.build(with)
   if format == "json" then

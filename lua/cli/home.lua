@@ -3,6 +3,8 @@ local db = require "cli.db"
 local report = require "cli.report"
 local M = {}
 
+local MAKE_MS = 20000        -- another command makes a data directory in less than one second
+
 --- How the reader of an advice calls this program: with its path, unless the shell finds it.
 function M.command(ctx)
   local arg0 = ctx.host.arg0 or "sallyport"
@@ -125,7 +127,8 @@ end
 
 -- ---- making one ----------------------------------------------------------------------------------
 
-local function refuse_foreign(ctx)
+local refuse_foreign
+function refuse_foreign(ctx)
   local host = ctx.host
   local s, why = host.stat(ctx.home)
   if not s then
@@ -133,6 +136,7 @@ local function refuse_foreign(ctx)
     local ok
     ok, why = host.mkdir(ctx.home, tonumber("700", 8))
     if ok then return true end
+    if why == "exists" then return refuse_foreign(ctx) end      -- another command made it meanwhile
     local above = ctx.home:match("^(.+)/[^/]*$") or "/"
     report.fail(("cannot make %s: %s"):format(ctx.home, why == "absent" and ("there is no folder %s"):format(above) or why),
       why == "absent" and ("mkdir -p %s, or name another place with --home"):format(above)
@@ -141,10 +145,7 @@ local function refuse_foreign(ctx)
   if s.type == "link" then report.fail(ctx.home .. " is a link that leads nowhere", "--home DIR names another place") end
   if s.type ~= "dir" then report.fail(ctx.home .. " is not a directory", "--home DIR names another place") end
   if s.uid ~= host.uid() then report.fail(ctx.home .. " belongs to another user", "run this command as that user") end
-  if s.mode & tonumber("077", 8) ~= 0 then
-    report.fail(("%s can be read by others (mode %03o)"):format(ctx.home, s.mode),
-      "chmod 700 it, or name another place with --home")
-  end
+  if s.mode & tonumber("077", 8) ~= 0 then db.open_to_others(ctx.home, s.mode) end
 end
 
 -- What lies in a folder and in its folders: path -> true, and the paths with the inner ones first.
@@ -191,12 +192,8 @@ function M.try_client_files(ctx)
   ctx.note(("note: the clients' files are not up to date: %s%s"):format(result.message, result.hint and "\n  " .. result.hint or ""))
 end
 
---- Makes what is missing of a data directory; answers whether anything was, and the clients' files. It is all there
--- afterwards, or nothing that was not there before. Running it twice changes nothing.
--- `public`: the clients' folder, else the usual one; `keep`: as the setting too.
-function M.make(ctx, public, keep)
+local function make(ctx, made_home, public, keep)
   local store, host = require "store", ctx.host
-  local made_home = refuse_foreign(ctx)
   local before = inside(ctx.home)
   local ok, code, fault = store.open(ctx.home, {})
   if ok then
@@ -232,6 +229,21 @@ function M.make(ctx, public, keep)
   for _, name in ipairs(made_folder and { "/ca.pem", "/bundle.pem", "" } or {}) do os.remove(made_folder .. name) end
   if made_home then os.remove(ctx.home) end
   error(result, 0)
+end
+
+--- Makes what is missing of a data directory; answers whether anything was, and the clients' files. It is all there
+-- afterwards, or nothing that was not there before. Running it twice changes nothing, also at the same moment: under the
+-- folder's lock, or each would take away what the other has made when it fails.
+-- `public`: the clients' folder, else the usual one; `keep`: as the setting too.
+function M.make(ctx, public, keep)
+  local made_home = refuse_foreign(ctx)
+  local dir <close>, why = io.open(ctx.home)
+  if not dir then report.fail(("cannot use %s: %s"):format(ctx.home, tostring(why))) end
+  if not ctx.host.lock(dir, MAKE_MS) then
+    report.fail("another command is making " .. ctx.home, "wait for it, or end it")
+  end
+  if not ctx.host.stat(ctx.home) then report.fail(ctx.home .. " was being made by a command that failed", "try again") end
+  return make(ctx, made_home, public, keep)
 end
 
 --- What comes after an empty data directory: for people who read nothing before.

@@ -113,14 +113,18 @@ local function env_of(ctx)
   return env
 end
 
-local SIGN_IN = "its refresh token may have been used since: sign in with the CLI again, then import at once"
+-- What to do about a refresh token that did not work. Where nothing of it went out it is as good as before.
+local function advice(code)
+  return connect.unsent[code] and "its refresh token was not sent: import again once that is mended"
+    or "its refresh token may have been used since: sign in with the CLI again, then import at once"
+end
 
 -- A new credential: true | nil, what went wrong, advice.
 local function adopt(ctx, name, plain, account)
   local ops = { { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = {} } }
   local ok, code, text = connect.adopt(env_of(ctx), name, ops, account.tokens)
   if ok then return true end
-  return nil, ("the account was not taken over, and nothing was kept: %s"):format(text or token.sentence(code)), SIGN_IN
+  return nil, ("the account was not taken over, and nothing was kept: %s"):format(text or token.sentence(code)), advice(code)
 end
 
 -- Another grant for the credential: true, whether this file's account was taken over before | nil, what, advice. A
@@ -133,7 +137,7 @@ local function replace(ctx, name, opt, account)
   if code ~= "taken" then
     local why = connect.say[code] or token.sentence(code, detail)
     if code == "unstored" then why = "it was spent, and the answer not stored: " .. (connect.say[detail] or tostring(detail)) end
-    return nil, ("the account was not taken over, and '%s' is as it was: %s"):format(name, why), SIGN_IN
+    return nil, ("the account was not taken over, and '%s' is as it was: %s"):format(name, why), advice(code)
   end
   local opened, trouble, why = env.config:open(name)
   local view, info

@@ -59,7 +59,7 @@ end
 
 --- A domain entry.
 function M.domain(d)
-  return { host = d.host, methods = report.array(d.methods or { "GET", "HEAD", "OPTIONS" }), ports = report.array(d.ports or { 443 }),
+  return { host = d.host, methods = not d.tunnel and report.array(d.methods or { "GET", "HEAD", "OPTIONS" }) or nil, ports = report.array(d.ports or { 443 }),
     paths = d.paths and report.array(d.paths), addresses = d.addresses and report.array(d.addresses), tunnel = d.tunnel or false, tls = d.tls,
     created = d.created }
 end

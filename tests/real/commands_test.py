@@ -570,6 +570,92 @@ def test_first_paste(t):
     assert shown["headers"]["host"] == "echo.sallyport.test" and shown["headers"]["authorization"].startswith("Bearer "), shown
 
 
+def test_init_at_the_same_moment(t):
+    """of several inits at one moment one makes the directory and all end well; nobody takes away what another has made"""
+    for _ in range(3):
+        s = t.bare()
+        shutil.rmtree(s.home, ignore_errors=True)
+        several = [subprocess.Popen([s.binary, "init"], env=s.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                   for _ in range(6)]
+        told = [p.communicate(timeout=60)[1] for p in several]
+        assert [p.returncode for p in several] == [0] * 6, told
+        assert sum("Made " in text for text in told) == 1 and sum("is there already; nothing was changed" in text for text in told) == 5, told
+        kept = s.cli("ca").stdout
+        assert kept == (s.dir / "home-public/ca.pem").read_text()
+        assert "\nbad" not in s.cli("doctor", check=False).stdout
+
+
+def test_words_of_commands(t):
+    """small things: what a command says of tunnels, hosts, methods, clocks, agents that went"""
+    s = t.bare()
+    s.init()
+    told = s.cli("domain", "add", "default", "pinned.test", "--tunnel").stderr
+    assert told == "Added: agents with 'default' may reach pinned.test  443  tunnel\n", told
+    assert "pinned.test  443  tunnel" in s.cli("bundle", "show", "default").stdout
+    assert "methods" not in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"][0]
+    assert s.cli("domain", "add", "default", "p.test", "--tunnel", "--method", "GET", check=False).returncode == 2
+    told = s.cli("credential", "add", "drive", "--preset", "google-oauth", "client_id=1.apps.googleusercontent.com", "client_secret=-",
+                 "scopes=x", stdin="canary-words").stderr
+    s.canaries.append("canary-words")
+    assert "Kept 'drive' for www.googleapis.com +8, in default." in told, told
+    s.cli("credential", "add", "api", "--type", "bearer", "--host", "api.test", "--method", "GET", "token=-", stdin="canary-words")
+    assert "its methods are GET, HEAD\n" in s.cli("explain", "POST", "https://api.test/").stdout
+    assert s.cli("credential", "help", "add").stdout == s.cli("credential", "add", "--help").stdout
+    assert s.cli("credential", "help").stdout == s.cli("credential", "--help").stdout
+    # Nothing of a refresh token went out where no server was reached.
+    account = s.dir / "account.json"
+    account.write_text(json.dumps({"claudeAiOauth": {"accessToken": "canary-words", "refreshToken": "canary-words-2", "expiresAt": 1, "scopes": ["user:inference"]}}))
+    account.chmod(0o600)
+    s.canaries.append("canary-words-2")
+    s.cli("set", "connect-to", ":443:127.0.0.1:1")
+    r = s.cli("import", "claude-code", account, check=False)
+    assert r.returncode == 1 and "its refresh token was not sent: import again once that is mended" in r.stderr, r.stderr
+    # An end that is told by a clock which nobody has set.
+    s.agent("claude")
+    s.clock_file.write_text(f"-{int(time.time()) - 1000}")
+    told = s.cli("env", "--agent", "claude").stderr
+    assert "this machine's clock is not set (1970-" in told, told
+    s.clock_file.write_text("0")
+    assert "clock" not in s.cli("env", "--agent", "claude").stderr
+    # An agent that is forgotten is in no listing, and its token in none that counts.
+    s.serve()
+    healthy = lambda: s.request(host="nowhere.test", auth=s.auth(name="claude")).status
+    assert healthy() == 403
+    s.cli("agent", "remove", "claude")
+    wire = s.connect()
+    wire.send(f"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n{s.auth(name='claude')}\r\n".encode())
+    assert wire.recv(10)[9:12] == b"407"
+    assert "claude" not in s.cli("agent", "list").stdout and s.cli("agent", "remove", "claude", check=False).returncode == 1
+    s.agent("claude")
+    assert healthy() == 403
+    # Whoever may walk into the data directory may look at names; every command says so, as serve does.
+    s.home.chmod(0o750)
+    for args in (["agent", "list"], ["credential", "show", "api"], ["env", "--agent", "claude"]):
+        r = s.cli(*args, check=False)
+        assert r.returncode == 1 and "can be read by others (mode 750)" in r.stderr, r.stderr
+    s.home.chmod(0o700)
+
+
+def test_discover_has_every_variable(t):
+    """/discover names each variable of a credential with its placeholder, as env sets them"""
+    s, up = t.proxy()
+    s.cli("credential", "add", "gh", "--preset", "github", "token=-", stdin="canary-discover")
+    s.cli("credential", "add", "one", "--type", "bearer", "--host", "one.test", "env=ONE", "token=-", stdin="canary-discover")
+    s.cli("credential", "add", "store", "--preset", "aws", "access_key_id=AKIAIOSFODNN7EXAMPLE", "secret_access_key=-", stdin="canary-discover")
+    s.canaries.append("canary-discover")
+    env = json.loads(s.cli("env", "--agent", "a", "--json").stdout)
+    wire = s.connect()
+    wire.send(f"GET /discover HTTP/1.1\r\nHost: {s.listen if hasattr(s, 'listen') else '127.0.0.1'}:{s.port}\r\n{s.auth()}Connection: close\r\n\r\n".encode())
+    got = b""
+    while part := wire.recv(10):
+        got += part
+    rows = {r.get("credential"): r for r in json.loads(got.split(b"\r\n\r\n", 1)[1])["allowed"]}
+    for name, variables in (("gh", ["GH_TOKEN", "GITHUB_TOKEN"]), ("store", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])):
+        assert rows[name]["env"] == variables[0]
+        assert rows[name]["variables"] == {v: env[v] for v in variables}, (rows[name], env)
+    assert "variables" not in rows["one"] and rows["one"]["placeholder"] == env["ONE"]
+
+
 def test_first_paste_without_curl(t):
     """without curl the line is wget's, and without both it is one of the program itself: what is printed can be run"""
     for tools in (("wget",), ()):

@@ -200,6 +200,7 @@ def test_every_command(t):
     backup = s.dir / "store.backup"
     run("backup", str(backup))
     run("agent revoke", "a")
+    assert run("agent remove", "a") == {"removed": ["a"]}
     assert run("restore", str(backup))["in_force_again"]
     for words, args in (("policy show", ("bearer",)), ("service print", ("systemd",)), ("completion", ("bash",)), ("man", ())):
         assert len(run(words, *args)["text"]) > 100

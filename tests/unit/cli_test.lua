@@ -234,6 +234,7 @@ return {
     is(w.refused("sallyport credential test x https://a.test/v1", "credential", "test", "x", "https://a.test/"), 1)
     is(w.ok("explain", "GET", "https://b.test:8443/x"):match("hint +([^\n]+)"), "sallyport domain add default b.test --port 8443, or a credential for it")
     is(w.ok("explain", "GET", "http://b.test/"):match("hint +([^\n]+)"), "sallyport domain add default b.test --port 80, or a credential for it")
+    w.refused("'x' was not sent: it does not go there\n  it goes to a.test: sallyport credential show x", "credential", "test", "x", "https://c.test/v1")
     is(w.ok("explain", "GET", "https://b.test:443"):match("hint +([^\n]+)"), "sallyport domain add default b.test, or a credential for it")
   end),
 
