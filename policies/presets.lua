@@ -20,8 +20,9 @@
 --                 covers that, too
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)
 --   file          "kubeconfig": what `credential sandbox-file` writes for it
---   files         hosts to which the API's answers lead, with addresses that are signed: opened for reading when the credential
---                 is added, without it: its token would be refused there, or known where it need not be
+--   files         hosts to which the API's answers lead, with addresses that are signed, or where its libraries read their
+--                 configuration: opened for reading when the credential is added, without it: its token would be refused
+--                 there, or known where it need not be
 --   make          where the key is made
 --   test          what `credential test` reads; {host} and {FIELD} are filled in. test_headers go with it
 --   note          what else a person should know
@@ -378,7 +379,7 @@ local list = {
     hosts = { "graph.microsoft.com" }, fields = { scopes = { "https://graph.microsoft.com/.default" }, auth_method = "post" },
     ask = { token_url = "https://login.microsoftonline.com/TENANT/oauth2/v2.0/token, with your tenant's id",
             client_id = "the application's id", client_secret = "a client secret's value" },
-    mint = GRAPH_MINT,
+    mint = GRAPH_MINT, files = { "login.microsoftonline.com" },
     make = "https://entra.microsoft.com", test = "https://graph.microsoft.com/v1.0/organization" },
   { name = "kubernetes", title = "Kubernetes: a cluster's API server, with a service account's token", type = "bearer",
     hosts = { "{server}" }, file = "kubeconfig", mint = KUBERNETES_MINT, make = "kubectl create token NAME --duration 720h",
@@ -759,7 +760,7 @@ local list = {
       redirect_uri = "http://localhost:7082/callback",
     },
     ask = { client_id = "the application's id", scopes = "such as User.Read offline_access: without offline_access nothing is renewed" },
-    mint = GRAPH_MINT, placeholder = "EwB{200:url}", make = "https://entra.microsoft.com", test = "https://graph.microsoft.com/v1.0/me",
+    mint = GRAPH_MINT, files = { "login.microsoftonline.com" }, placeholder = "EwB{200:url}", make = "https://entra.microsoft.com", test = "https://graph.microsoft.com/v1.0/me",
     note = "Redirect: http://localhost under 'Mobile and desktop applications'. An application of one tenant: its id in place of common." },
   { name = "notion-oauth", title = "Notion: a workspace, through a public integration", type = "oauth_authorization_code",
     hosts = { "api.notion.com" },

@@ -564,7 +564,7 @@ local function add(args, opt, ctx)
     .. "  %s credential test %s\n  %s explain GET %s"):format(name, report.several(plain.hosts), joined(plain.bundles),
     me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
   if files[1] then
-    ctx.note(("Its answers lead to files elsewhere, with addresses that are signed: agents may read those, without the credential:\n"
+    ctx.note(("Its answers lead elsewhere, or its libraries look there first: agents may read there, without the credential:\n"
       .. "  %s\n  (until `credential remove %s`, or one by one: domain remove %s HOST)"):format(table.concat(files, "\n  "), name, plain.bundles[1]))
   end
   report.answer(ctx, shape.credential_named(name))

@@ -106,3 +106,28 @@ def test_files_come_and_go(t):
     assert left == {"codeload.github.com"}, left
     s.cli("credential", "add", "ghe", "--preset", "github", "--host", "ghe.example.com", secret)
     assert hosts() == left, "a server of one's own has its files elsewhere"
+
+
+def test_msal(t):
+    """preset microsoft-graph: the tenant's configuration may be read, as MSAL does first, and the token request is answered by the proxy"""
+    t.need("curl")
+    s = t.bare()
+    s.init()
+    s.canaries.append("canary-client-secret")
+    login = "login.microsoftonline.com"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certs_module.leaf(sallyport.certs(), s.dir, [login]))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.got = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://{login}/tenant/oauth2/v2.0/token"
+    s.cli("credential", "add", "graph", "--preset", "microsoft-graph", f"token_url={url}", "client_id=id", "answer_members=",
+          f"client_secret=@{s.secret_file('canary-client-secret')}")
+    s.agent()
+    held = json.loads(s.cli("credential", "sandbox-file", "graph", "--agent", "a").stdout)["client_secret"]
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"{login}:443:127.0.0.1:{server.server_port}")
+    env = environment(s)
+    assert run(["curl", "-sS", f"https://{login}/tenant/v2.0/.well-known/openid-configuration"], env) == "the file"
+    got = json.loads(run(["curl", "-sS", "-d", f"grant_type=client_credentials&client_id=id&client_secret={held}", url], env))
+    assert got["access_token"] and len(server.got) == 1, (got, server.got)
