@@ -90,6 +90,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <zlib.h>
 
 #ifndef BUILD_TIME
 #define BUILD_TIME 1767225600    /* Unix seconds; build.sh gives the commit's date. A clock before it is unset */
@@ -854,6 +855,16 @@ buf_cut(struct buf *b, size_t n)
 	b->n = n;
 }
 
+/* Takes n bytes off the front. */
+static void
+buf_drop(struct buf *b, size_t n)
+{
+	if (n == 0)
+		return;
+	memmove(b->p, b->p + n, b->n - n);
+	buf_cut(b, b->n - n);
+}
+
 /* Empties a buffer that is used again, and frees its block if that is over `keep` bytes. */
 static void
 buf_recycle(struct buf *b, size_t keep)
@@ -1388,7 +1399,7 @@ struct leaf;            /* a certificate that we made for a host (trust) */
 struct req;             /* a request (req) */
 struct session_table;   /* TLS sessions (session) */
 struct subst;           /* a credential's rows: placeholders and their secrets (subst) */
-struct subst_back;      /* attached secrets, which an answer must not repeat (subst) */
+struct scrub;           /* attached secrets, which an answer must not repeat (scrub) */
 struct task;            /* a coroutine on the loop (task) */
 struct tls;             /* an engine, ours to an agent or an upstream (tls) */
 struct tls_ident;       /* a credential's certificate and roots (trust) */
@@ -1482,17 +1493,36 @@ static void via_failf(struct upstream *u, const char *fmt, const char *why);
 static bool json_put(struct buf *b, struct slice s, bool lossy);
 
 /* -- subst: a struct subst replaces placeholders by secrets where a credential's rows say so. A struct
- * subst_back lists what was attached, so that an answer repeats the placeholder and not the secret. */
+ * scrub lists what was attached, so that an answer repeats the placeholder and not the secret. */
 static void subst_free(struct subst *s);
-static void subst_back_free(struct subst_back *b);
-static bool subst_back_in(const struct subst_back *list, struct slice in, bool echoes);
-static bool subst_back_value(const struct subst_back *list, struct slice in, bool echoes,
-    struct buf *out);
+static void scrub_free(struct scrub *s);
+static bool scrub_in(struct scrub *s, struct slice in);
+static bool scrub_put(struct scrub *s, struct slice in, struct buf *out);
 
 /* -- filter: ws: a WebSocket's handshake, and a filter that applies the rows to its messages, where one is meant
  * for them. filter_ws_attach is false where there is no memory. */
 static bool websocket_accepted(struct slice key, const struct http_head *answer);
 static bool filter_ws_attach(struct flow *f, const struct subst *s);
+
+/* Which bodies of answers are searched; heads always are. SCRUB_TEXT: texts, and others of up to SCRUB_ANY_MAX. */
+enum scrub_mode { SCRUB_TEXT, SCRUB_HEAD, SCRUB_OFF, SCRUB_ALL };
+
+/* What was found in the answer of one request. */
+struct scrub_tally {
+	uint32_t hits;
+	bool counted;           /* the request is in the limit's count */
+	bool over;              /* it is one too many */
+	bool free;              /* it need not be: SCRUB_OFF */
+};
+
+/* What becomes of an answer's body. SCRUB_STREAMS: a filter takes secrets out. SCRUB_HELD: scrub_body does,
+ * once it is whole. SCRUB_FAILS: there is no memory to search it. */
+enum scrub_way { SCRUB_PASSES, SCRUB_STREAMS, SCRUB_HELD, SCRUB_FAILS };
+static enum scrub_way scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_tally *tally,
+    size_t *share, struct flow *f);
+static bool scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally);
+static bool scrub_note(const struct scrub *s, struct scrub_tally *t);
+static bool scrub_init(void);
 
 /* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
  * agent_over tells one with more connections than its share, req_unclaim takes a request off its counts. */
@@ -4157,6 +4187,8 @@ struct filter {
 	bool more;              /* it holds output: to be run again before it gets new input */
 	bool ended;             /* it has given its last byte */
 	uint64_t cost;          /* of this run's work beside the bytes themselves, in bytes of a turn */
+	int64_t hold_until;     /* monotonic ms: it holds bytes, and is run with `hurry` then; 0: it holds none */
+	bool hurry;             /* its owner sets it: what it holds goes on */
 	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: no agent's */
 };
 
@@ -4169,6 +4201,7 @@ struct filter_fault {
 struct filter_class {
 	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
 	bool keeps_length;      /* else the body goes out chunked */
+	bool keeps_trailers;    /* else they are dropped: they speak of the body before the filter */
 	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
 	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
 	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
@@ -4231,12 +4264,12 @@ flow_free(struct flow *f)
 	filter_free(f->filter);
 }
 
-/* Replaces the flow's filter; NULL: by none. */
-static void
+/* Replaces the flow's filter; NULL: by none. True: it has one. */
+static bool
 flow_attach(struct flow *f, struct filter *filter)
 {
 	filter_free(f->filter);
-	f->filter = filter;
+	return (f->filter = filter) != NULL;
 }
 
 /* `f` is zeroed, or was used before; its filter stays. For an end in memory (`src` or `dst` NULL) the
@@ -4333,8 +4366,7 @@ flow_put(struct flow *f, struct slice piece)
 	    peer_put(f->dst, "\r\n", 2);
 }
 
-/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). The trailers of a
- * filtered body are dropped: they speak of the body before the filter. */
+/* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). */
 static bool
 flow_put_end(struct flow *f)
 {
@@ -4345,7 +4377,7 @@ flow_put_end(struct flow *f)
 	if (!f->out_chunked)
 		return true;
 	ok = peer_put(f->dst, "0\r\n", 3);
-	if (f->tail.n != 0 && (f->filter != NULL ||
+	if (f->tail.n != 0 && ((f->filter != NULL && !f->filter->class->keeps_trailers) ||
 	    http_parse_fields(f->tail.p, f->tail.n, field, HTTP_TRAILER_FIELDS_MAX, &n) <= 0))
 		n = 0;
 	for (size_t i = 0; ok && i < n; i++)
@@ -4406,6 +4438,18 @@ flow_move(struct flow *f)
 		f->done = f->end;
 	}
 	return FLOW_DONE;
+}
+
+/* If the filter has held bytes back for long enough, they go on. */
+static void
+flow_hurry(struct flow *f)
+{
+	if (f->filter == NULL || f->filter->hold_until == 0 || clock_now() < f->filter->hold_until)
+		return;
+	f->filter->hurry = true;
+	if (!f->held)
+		f->piece.n = f->used = 0;
+	f->held = true;
 }
 
 /* Moves the bytes that there are, and flushes the destination: bytes of an earlier turn may wait there. */
@@ -4775,7 +4819,7 @@ struct req {
 	char taken[256];        /* for the record: names of fields taken off that were the agent's own, no placeholder */
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	/* owned, or kept's; what was attached, to be taken out of the answer's head */
-	struct subst_back *back;
+	struct scrub *back;
 
 	/* the body, when a policy reads it whole */
 	bool body_reading, body_read;
@@ -4801,6 +4845,7 @@ struct req {
 	size_t nallow;
 	bool via;               /* goes through the upstream proxy */
 	bool watch;             /* tell Lua of 401 and 403 */
+	int scrub;              /* enum scrub_mode: which bodies of answers are searched for what was attached */
 	bool refused;           /* the upstream answered 401 to the credential that we attached */
 	int hello;              /* enum hello */
 	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
@@ -4818,6 +4863,9 @@ struct req {
 	/* the upstream */
 	struct upstream *up;    /* owned while set */
 	bool answer_begun;
+	bool answer_held;       /* its body is gathered in `answer`, to be searched before the head goes on */
+	bool echoes;            /* the answer's head has one of `back` */
+	struct scrub_tally tally; /* secrets that were taken out of the answer */
 	bool retried;           /* the second try, on no pooled connection */
 	bool up_seen;           /* a byte of an answer came, be it a 1xx */
 	size_t up_scanned;
@@ -4947,7 +4995,7 @@ req_free(struct req *r)
 	for (size_t i = 0; i < r->head.nfields; i++)
 		secret_unref(r->head.field[i].own);
 	if (r->kept == NULL)
-		subst_back_free(r->back);
+		scrub_free(r->back);
 	kept_unref(r->kept);
 	upstream_drop(&r->up);
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
@@ -5038,6 +5086,8 @@ req_log(struct req *r)
 	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
 	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
 	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
+	if (r->tally.hits != 0)
+		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
 	    r->counted != NULL ? &r->counted->log : NULL);
@@ -5527,10 +5577,13 @@ conn_timer(struct timer *t)
 {
 	struct conn *c = OWNER(t, struct conn, timer);
 
-	if (clock_now() < c->deadline)
-		timer_set(&c->timer, c->deadline, conn_timer);
-	else
+	if (clock_now() >= c->deadline) {
 		conn_expire(c);
+		return;
+	}
+	timer_set(&c->timer, c->deadline, conn_timer);
+	if (c->req != NULL && c->req->down_flow.filter != NULL)
+		conn_advance(c);        /* it holds bytes back, and their time may have come */
 }
 
 static void
@@ -5616,6 +5669,20 @@ conn_pump(struct conn *c, struct flow *f)
 	if (io == FLOW_TURN)
 		loop_defer(&c->defer, conn_turn);
 	return io == FLOW_TURN ? FLOW_WAIT : io;
+}
+
+/* Pumps an answer. What its filter holds back goes on when its time has come. */
+static enum flow_io
+conn_pump_back(struct conn *c, struct flow *f)
+{
+	struct filter *filter = f->filter;
+	enum flow_io io;
+
+	flow_hurry(f);
+	io = conn_pump(c, f);
+	if (filter != NULL && filter->hold_until != 0 && (c->timer.slot == 0 || c->timer.at > filter->hold_until))
+		timer_set(&c->timer, filter->hold_until, conn_timer);
+	return io;
 }
 
 static void
@@ -6168,9 +6235,9 @@ conn_begin_blind(struct conn *c)
 static int64_t
 req_patience(const struct req *r, bool sent)
 {
-	int mode = r->answer_begun ? r->down_flow.mode : r->body_read ? BODY_LENGTH : r->up_flow.mode;
+	int mode = r->answer_begun || r->answer_held ? r->down_flow.mode : r->body_read ? BODY_LENGTH : r->up_flow.mode;
 
-	if (!r->answer_begun && sent)
+	if (!r->answer_begun && !r->answer_held && sent)
 		return r->answer_ms;
 	return mode == BODY_LENGTH && r->idle_ms > CONN_IDLE_MS ? CONN_IDLE_MS : r->idle_ms;
 }
@@ -6264,17 +6331,6 @@ is_tainted(const struct http_head *h)
 	return false;
 }
 
-/* Fields that repeat the request's address, or what stood in it. */
-static bool
-answer_echoes(struct slice name)
-{
-	return slice_eq_nocase(name, SLICE("location")) ||      /* RFC 9110 10.2.2 */
-	    slice_eq_nocase(name, SLICE("content-location")) || /* RFC 9110 8.7 */
-	    slice_eq_nocase(name, SLICE("link")) ||             /* RFC 8288 */
-	    slice_eq_nocase(name, SLICE("refresh")) ||          /* HTML's, which browsers obey */
-	    slice_eq_nocase(name, SLICE("set-cookie"));
-}
-
 /* May a trailer of the answer be sent on? One that repeats an attached secret is dropped; in a head the
  * secret would be replaced. */
 static bool
@@ -6282,8 +6338,8 @@ answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 {
 	const struct req *r = OWNER(f, struct req, down_flow);
 
-	return !subst_back_in(r->back, t->value, answer_echoes(t->name)) &&
-	    !subst_back_in(r->back, t->name, false);
+	return !scrub_in(r->back, t->value) &&
+	    !scrub_in(r->back, t->name);
 }
 
 /* Status line and fields of the answer, without framing. Secrets that we attached are replaced by what
@@ -6292,25 +6348,23 @@ answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 static void
 answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 {
-	bool found = subst_back_in(r->back, buf_slice(&r->up_bytes), true);
-
 	buf_adds(b, "HTTP/1.1 ");
 	buf_addu(b, (uint64_t)h->status);
 	buf_add(b, " ", 1);
-	if (found)
-		subst_back_value(r->back, h->reason, false, b);
+	if (r->echoes)
+		scrub_put(r->back, h->reason, b);
 	else
 		buf_addv(b, h->reason);
 	buf_add(b, "\r\n", 2);
 	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
 		if (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
 			continue;
-		if (!found) {
+		if (!r->echoes) {
 			put_field(b, f->name, f->value);
-		} else if (!subst_back_in(r->back, f->name, false)) {
+		} else if (!scrub_in(r->back, f->name)) {
 			buf_addv(b, f->name);
 			buf_add(b, ": ", 2);
-			subst_back_value(r->back, f->value, answer_echoes(f->name), b);
+			scrub_put(r->back, f->value, b);
 			buf_add(b, "\r\n", 2);
 		}
 	}
@@ -6334,6 +6388,8 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 
 		if (i >= 0)
 			put_field(b, SLICE("Content-Length"), h->field[i].value);
+	} else if (r->answer_held) {    /* as long as the search left it */
+		put_length(b, r->answer.n);
 	} else if (h->body == BODY_LENGTH && keeps) {
 		put_length(b, h->length);
 	} else if (h->body == BODY_NONE) {
@@ -6344,7 +6400,9 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 		chunk = true;
 		buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	}
-	flow_init(f, &r->up->peer, &c->peer, no_body ? BODY_NONE : (int)h->body, h->length, chunk);
+	flow_init(f, r->answer_held ? NULL : &r->up->peer, &c->peer, no_body ? BODY_NONE : (int)h->body,
+	    r->answer_held ? r->answer.n : h->length, chunk);
+	f->from = buf_slice(&r->answer);
 	f->may_pass = answer_trailer_may_pass;
 	if (c->last)
 		buf_adds(b, "Connection: close\r\n");
@@ -6369,11 +6427,21 @@ conn_put_head(struct conn *c, const struct http_head *h)
 	return ok;
 }
 
+static void
+conn_scrub_fail(struct conn *c)
+{
+	if (c->req->tally.over)
+		conn_fail(c, 502, "scrub_limit", "the credential came back in too many answers: more than 10 requests in a minute");
+	else
+		conn_fail(c, 503, "injection_unavailable", "out of memory: the answer was not searched for the credential");
+}
+
 /* A whole final head is in up_bytes. */
 static bool
 conn_begin_down(struct conn *c, const struct http_head *h)
 {
 	struct req *r = c->req;
+	enum scrub_way way;
 
 	r->status = h->status;
 	r->t_first = clock_now();
@@ -6385,7 +6453,8 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	if (h->status == 101) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
-		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h))
+		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h) ||
+		    scrub_begin(r->back, h, r->scrub, &r->tally, NULL, &r->down_flow) == SCRUB_FAILS)
 			return conn_close(c, true);
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
@@ -6397,7 +6466,38 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 	 * not send it (RFC 9112 9.6). */
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
+	way = scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
+	if (way == SCRUB_FAILS) {
+		conn_scrub_fail(c);
+		return false;
+	}
+	if (way == SCRUB_HELD) {
+		flow_init(&r->down_flow, &r->up->peer, NULL, BODY_LENGTH, h->length, false);
+		r->down_flow.into = &r->answer;
+		r->answer_held = true;
+		return false;
+	}
 	if (!conn_put_head(c, h))
+		return conn_close(c, true);
+	return r->answer_begun = true;
+}
+
+/* Gathers a held body. Once it is whole, head and body go on, without what was attached. False: it is not
+ * whole, or the conn has left CONN_RELAY. */
+static bool
+conn_gather_answer(struct conn *c)
+{
+	static struct http_head head;   /* dead before this returns */
+	struct req *r = c->req;
+	enum flow_io io = conn_pump(c, &r->down_flow);
+
+	if (io != FLOW_DONE)
+		return io != FLOW_WAIT && conn_upstream_gone(c, 502, "closed the connection within its answer");
+	if (!scrub_body(r->back, &r->answer, &r->tally)) {
+		conn_scrub_fail(c);
+		return false;
+	}
+	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0 || !conn_put_head(c, &head))
 		return conn_close(c, true);
 	return r->answer_begun = true;
 }
@@ -6428,6 +6528,12 @@ conn_read_answer(struct conn *c)
 	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0) {
 		head_tell(&head, "sent an answer with", why, sizeof why);
 		return conn_upstream_gone(c, 502, why);
+	}
+	r->echoes = scrub_in(r->back, buf_slice(&r->up_bytes));
+	r->tally.free = r->scrub == SCRUB_OFF;
+	if (r->echoes && !scrub_note(r->back, &r->tally)) {
+		conn_scrub_fail(c);
+		return false;
 	}
 	if (head.status >= 200 || head.status == 101)
 		return conn_begin_down(c, &head);
@@ -6490,15 +6596,17 @@ conn_step_relay(struct conn *c)
 
 	if (!r->body_read)
 		r->bytes_up = r->up_flow.moved;
-	while (!r->answer_begun && conn_read_answer(c))
+	while (!r->answer_begun && !r->answer_held && conn_read_answer(c))
 		if (++heads == CONN_STEPS) {
 			loop_defer(&c->defer, conn_turn); /* an upstream may say 1xx without end */
 			break;
 		}
+	if (c->state == CONN_RELAY && r->answer_held && !r->answer_begun)
+		conn_gather_answer(c);
 	if (c->state != CONN_RELAY)
 		return true;
 	if (r->answer_begun) {
-		down = conn_pump(c, &r->down_flow);
+		down = conn_pump_back(c, &r->down_flow);
 		r->bytes_down = r->down_flow.moved;
 	} else if (peer_flush(&c->peer) == IO_ERR) {
 		down = FLOW_DST_GONE;
@@ -6509,6 +6617,8 @@ conn_step_relay(struct conn *c)
 		conn_next_request(c);
 		return c->state != CONN_CLOSED;
 	}
+	if (down == FLOW_BAD && r->down_flow.filter != NULL && r->down_flow.filter->fault != NULL)
+		return conn_relay_cut(c, r->down_flow.filter->fault->code);
 	if (down != FLOW_WAIT)
 		return conn_relay_cut(c, down == FLOW_DST_GONE ? "client_closed" : "upstream_unreachable");
 	if (!conn_relay_up(c, up))
@@ -6536,7 +6646,7 @@ blind_cut(struct conn *c)
 static bool
 blind_pump(struct conn *c, struct flow *f)
 {
-	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump(c, f);
+	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump_back(c, f);
 
 	if (io != FLOW_DONE)
 		return io != FLOW_WAIT && blind_cut(c);
@@ -7260,7 +7370,7 @@ master_main(void)
 	reqlog.fd = master_pipe[1];
 	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || !tls_init())
+	if (master_beats == MAP_FAILED || !tls_init() || !scrub_init())
 		return 1;
 	table_newest = &master_beats[serve.workers].newest;
 	sigprocmask(SIG_BLOCK, &set, NULL);
@@ -10734,19 +10844,15 @@ json_splice(struct buf *out, struct slice text, const struct json_spot *spot, st
 /* ---- subst -----------------------------------------------------------------
  * Rows: where the sandbox wrote a placeholder, the secret goes out, escaped for where it stands;
  * every other byte stays. A row names its place, for the agent must not choose one that comes back:
- * an Origin that CORS repeats, a member that is stored and read again. And the way back: what an
- * answer's head echoes of a secret becomes again what the client had sent.
+ * an Origin that CORS repeats, a member that is stored and read again.
  *
  * Invariants. Pure: results lie in a buf that the caller bounds, and bufs wipe what they held.
  * Bytes are compared and replaced by one pass, so a secret that holds a placeholder is not searched
- * again. Skip it unless you ask where a placeholder may turn into a secret, and whether an answer's
- * head can show one. */
+ * again. Skip it unless you ask where a placeholder may turn into a secret. */
 #define SUBST_ROWS_MAX 64       /* of one request, one a text and place: a bit each */
 #define SUBST_TEXT_MAX (32 * 1024) /* their placeholders and names: 512 bytes each */
 #define SUBST_GROW_MAX (1024 * 1024) /* by as much a body may grow: a thousand keys of 1 KiB */
 #define SUBST_AGAIN_MAX 8       /* repeats in a text: the one that finds no room tells a secret's length */
-#define SUBST_BACK_MAX 64       /* values of one request to look for in its answer */
-#define SUBST_BACK_MIN 8        /* bytes: a shorter value may be any word, in heads that echo nothing */
 #define SUBST_WS_MAX (32 * 1024) /* a text message that is held: a log-in has 4 KiB */
 #define SUBST_WS_OUT_MAX (128 * 1024) /* and what it may become */
 
@@ -11187,270 +11293,591 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 	return well;
 }
 
-/* -- the way back: what went out, and what the client had sent there */
-struct subst_back {
-	struct subst_back *next;
+/* ---- scrub -----------------------------------------------------------------
+ * The way back: an answer must not repeat what was attached to its request. The search finds each
+ * value in one coding of the whole (itself, hexadecimal, Base64 in both alphabets at its three
+ * alignments), whose characters are escaped or not in one of percent, percent twice, JSON and HTML.
+ *
+ * How. The first SCRUB_LEAD characters of every such spelling are cut into groups of four, the grams.
+ * Where the first characters are not escaped, one gram in every `step` bytes of the text is enough to meet
+ * the spelling; else its first escape is, with the three characters behind it. A gram that is known
+ * names the value, the form and the place within it: only there is the text compared, byte by byte.
+ *
+ * Invariants. A hit was compared whole, so nothing else is ever replaced. The cost does not grow with
+ * the number of values. The grams tell parts of secrets: they lie in the arena. Skip it unless you ask
+ * what an answer can show of a secret. */
+#define SCRUB_VALUES_MAX 64     /* values of one request to look for in its answer */
+#define SCRUB_HEAD_MIN 8        /* bytes: a shorter value may be any word */
+#define SCRUB_BODY_MIN 16       /* in a body, unless a machine made the value */
+#define SCRUB_GRAM 4            /* characters */
+#define SCRUB_LEAD 16           /* the first characters, by which a spelling is met */
+#define SCRUB_BLOOM_BITS 14
+#define SCRUB_SLOT_BITS 10
+#define SCRUB_UNIT_MAX 20       /* bytes of the longest escape: HTML's &DiacriticalGrave; has 18 */
+
+enum scrub_form { SCRUB_PLAIN, SCRUB_PLUS, SCRUB_HEX, SCRUB_STD, SCRUB_URL = SCRUB_STD + 3, SCRUB_FORMS = SCRUB_URL + 3 };
+enum scrub_coding { SCRUB_RAW, SCRUB_PERCENT, SCRUB_TWICE, SCRUB_JSON, SCRUB_HTML, SCRUB_CODINGS };
+
+/* A form writes `bits` of the value a character, beginning at the value's bit `lead`. Base64 behind 1 or 2
+ * bytes of a group of three begins with a character that has bits of these bytes, too: it is no part of the
+ * form, nor is such a character at the end (scrub_widen). PLUS is PLAIN with "+" for spaces, as forms have it. */
+static const struct { uint8_t bits, lead; const char *abc; } scrub_forms[SCRUB_FORMS] = {
+    {8, 0, NULL}, {8, 0, NULL}, {4, 0, "0123456789abcdef"},
+    {6, 0, b64_std}, {6, 4, b64_std}, {6, 2, b64_std}, {6, 0, b64_url}, {6, 4, b64_url}, {6, 2, b64_url}};
+
+static const char scrub_escape[SCRUB_CODINGS] = {'\0', '%', '%', '\\', '&'};
+
+struct scrub_value {
 	struct secret *secret;  /* owned */
 	struct slice value;     /* in `secret` */
 	struct slice sent;      /* in `text`; .p NULL: nothing; we added the parameter `name` */
 	struct slice name;      /* in `text`, as we wrote the parameter's name; empty: no parameter */
-	/* the value's first 8 characters, and those of its Base64 behind 0, 1 or 2 bytes; of a
-	 * value of less than SUBST_BACK_MIN bytes the first alone */
-	uint64_t window[4];
-	char text[];
+	char *text;             /* owned */
+	bool made;              /* a machine made it: no word, short as it may be */
+};
+
+struct scrub_gram {
+	uint32_t key;
+	uint16_t next;          /* in the same slot: index + 1; 0: none */
+	uint8_t value, form, at;
+};
+
+/* The contents of a secret. */
+struct scrub_table {
+	uint32_t n, step;
+	bool body;
+	uint64_t first[4];      /* the bytes with which a form of a value begins */
+	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
+	uint16_t slot[1 << SCRUB_SLOT_BITS]; /* index + 1 */
+	struct scrub_gram gram[];
+};
+
+struct scrub {
+	struct secret *head, *body; /* owned: tables, or NULL until they are needed */
+	size_t n, cap;
+	struct scrub_value *value; /* owned */
+	size_t whose;           /* a hash of agent and credential */
+};
+
+/* A search through a text, from left to right. */
+struct scrub_scan {
+	const struct scrub *s;
+	const struct scrub_table *t; /* NULL: there is nothing to look for */
+	struct slice in;
+	bool end;               /* the text is whole: no spelling goes on behind it */
+	size_t at;              /* the next spelling begins here or later */
+	size_t sample;          /* the next gram that is looked at */
+	size_t escape[SCRUB_CODINGS]; /* the next byte that may begin an escape; in.n: none */
+	size_t begun;           /* a spelling begins here that the text does not end; in.n: none */
+};
+
+struct scrub_hit {
+	size_t at, n;           /* bytes of the text */
+	unsigned value, form, coding;
 };
 
 static void
-subst_back_free(struct subst_back *b)
+scrub_free(struct scrub *s)
 {
-	while (b != NULL) {
-		struct subst_back *next = b->next;
-
-		secret_unref(b->secret);
-		free(b);
-		b = next;
+	if (s == NULL)
+		return;
+	for (size_t i = 0; i < s->n; i++) {
+		secret_unref(s->value[i].secret);
+		free(s->value[i].text);
 	}
+	secret_unref(s->head);
+	secret_unref(s->body);
+	free(s->value);
+	free(s);
 }
 
-/* The six bits of a value that begin at this bit; `bit` may lie up to four before its first. */
-static int
-subst_six(struct slice value, ssize_t bit)
-{
-	size_t i = bit > 0 ? (size_t)bit / 8 : 0;
-	int v = (unsigned char)value.p[i] << 8 | (i + 1 < value.n ? (unsigned char)value.p[i + 1] : 0);
-
-	return v >> (10 - (bit - 8 * (ssize_t)i)) & 63;
-}
-
-/* Shifts a character into a window. Characters that stand for each other are one here: those of
- * Base64's two alphabets, and "+" and a space. */
-static uint64_t
-subst_window(uint64_t window, char c)
-{
-	return window << 8 | (unsigned char)(c == '-' || c == ' ' ? '+' : c == '_' ? '/' : c);
-}
-
-/* Adds the bytes of a secret from `skip` on to the list. Of two with one value the first stays.
+/* Adds the bytes of a secret from `skip` on. `made`: by a machine. Of two with one value the first stays.
  * False: no memory, or too many. */
 static bool
-subst_back_add(struct subst_back **list, struct secret *secret, size_t skip, struct slice sent,
-    struct slice name)
+scrub_add(struct scrub **list, struct secret *secret, size_t skip, struct slice sent, struct slice name, bool made)
 {
 	struct slice value = {secret_slice(secret).p + skip, secret->n - skip};
-	struct subst_back *b;
-	size_t n = 0;
+	struct scrub *s = *list;
+	struct scrub_value *v;
 
-	for (; *list != NULL; list = &(*list)->next)
-		if (slice_eq((*list)->value, value) || ++n == SUBST_BACK_MAX)
-			return n != SUBST_BACK_MAX;
-	if (value.n == 0)
+	if (value.n < SCRUB_HEAD_MIN)
 		return true;
-	if ((b = malloc(sizeof *b + sent.n + name.n)) == NULL)
+	if (s == NULL && (s = *list = calloc(1, sizeof *s)) == NULL)
 		return false;
-	*b = (struct subst_back){.secret = secret_ref(secret), .value = value};
-	if (sent.n != 0)
-		memcpy(b->text, sent.p, sent.n);
-	if (name.n != 0)
-		memcpy(b->text + sent.n, name.p, name.n);
-	if (sent.p != NULL)
-		b->sent = (struct slice){b->text, sent.n};
-	b->name = (struct slice){b->text + sent.n, name.n};
-	for (size_t i = 0; i < (value.n < SUBST_BACK_MIN ? 1 : 8); i++) {
-		b->window[0] = subst_window(b->window[0], value.p[i]);
-		for (int k = 1; k < 4 && value.n >= SUBST_BACK_MIN; k++) /* the first character that is all its own */
-			b->window[k] = subst_window(b->window[k], b64_std[subst_six(value, (4 - k) % 3 * 2 + 6 * (ssize_t)i)]);
+	for (size_t i = 0; i < s->n; i++)
+		if (slice_eq(s->value[i].value, value))
+			return true;
+	if (s->n == SCRUB_VALUES_MAX)
+		return false;
+	if (s->n == s->cap) {
+		if ((v = realloc(s->value, 2 * (s->cap + 2) * sizeof *v)) == NULL)
+			return false;
+		s->value = v;
+		s->cap = 2 * (s->cap + 2);
 	}
-	*list = b;
+	v = &s->value[s->n];
+	*v = (struct scrub_value){.value = value, .text = malloc(sent.n + name.n + 1), .made = made};
+	if (v->text == NULL)
+		return false;
+	if (sent.n != 0)
+		memcpy(v->text, sent.p, sent.n);
+	if (name.n != 0)
+		memcpy(v->text + sent.n, name.p, name.n);
+	v->sent = (struct slice){sent.p != NULL ? v->text : NULL, sent.n};
+	v->name = (struct slice){v->text + sent.n, name.n};
+	v->secret = secret_ref(secret);
+	secret_drop(&s->head);
+	secret_drop(&s->body);
+	s->n++;
 	return true;
 }
 
-/* The bytes at in.p[at] that spell `want`, or 0. `k` 0: as it is. 1, 2, 3: in the Base64 of a
- * longer text, behind k - 1 bytes of a group of three; the first and the last character may then
- * have bits of other bytes. */
+/* The characters that a form has of a value of n bytes. */
 static size_t
-subst_back_match(struct slice want, struct slice in, size_t at, int k, enum pct mode)
+scrub_count(size_t n, unsigned form)
 {
-	ssize_t bits = 8 * (ssize_t)want.n, bit = k > 1 ? -2 * (k - 1) : 0;
-	size_t i = at;
-	char c;
-
-	for (; bit < bits; bit += k == 0 ? 8 : 6) {
-		int mask = (bit < 0 ? 63 >> -bit : 63) & (bit + 6 > bits ? 63 << (bit + 6 - bits) : 63);
-		const char *digit = b64_std;
-
-		if (i >= in.n)
-			return 0;
-		i += pct_next(in, i, mode, &c);
-		if (k == 0 ? c != want.p[bit / 8] && !(c == '+' && want.p[bit / 8] == ' ') : c == '\0' ||
-		    (digit = strchr(b64_std, (char)subst_window(0, c))) == NULL ||
-		    (((int)(digit - b64_std) ^ subst_six(want, bit)) & mask) != 0)
-			return 0;
-	}
-	return i - at;
+	return (8 * n - scrub_forms[form].lead) / scrub_forms[form].bits;
 }
 
-/* -- glance: may a value of the list stand here at all? A Bloom filter of the values' windows, so
- * that the cost does not depend on their number. Any 8 characters hold four that begin at a
- * multiple of 4, so a text that is read as it stands is looked at in steps of 4. */
-struct glance {
-	uint64_t bits[32];
-	uint64_t fours[32];     /* of each window four characters, from its 1st, 2nd, 3rd and 4th on */
-	bool brief;             /* a value has less than SUBST_BACK_MIN bytes */
-	bool percent;           /* the text has a "%" */
-};
+/* The form's character i of a value; behind the value's end, of the same value filled with "*". */
+static char
+scrub_char(struct slice value, unsigned form, size_t i)
+{
+	unsigned bits = scrub_forms[form].bits;
+	size_t bit = scrub_forms[form].lead + bits * i, at = bit / 8;
+	unsigned byte = at < value.n ? (unsigned char)value.p[at] : '*', next = at + 1 < value.n ? (unsigned char)value.p[at + 1] : '*';
 
-/* Is the window's bit set? `put` sets it first. */
+	if (form == SCRUB_PLUS && byte == ' ')
+		return '+';
+	return bits == 8 ? (char)byte : scrub_forms[form].abc[(byte << 8 | next) >> (16 - bits - bit % 8) & ((1u << bits) - 1)];
+}
+
+/* Does the text's character stand for the value's? Hexadecimal digits have two cases. */
 static bool
-glance_bit(uint64_t bits[32], uint64_t window, bool put)
+scrub_same(struct slice value, unsigned form, size_t i, char c)
 {
-	uint64_t h = window * 0x9e3779b97f4a7c15 >> 53;
+	char want = scrub_char(value, form, i);
 
-	if (put)
-		bits[h / 64] |= (uint64_t)1 << h % 64;
-	return (bits[h / 64] >> h % 64 & 1) != 0;
+	return c == want || (form == SCRUB_HEX && c >= 'A' && c <= 'F' && (c | 0x20) == want) ||
+	    (form == SCRUB_PLUS && c == ' ' && value.p[i] == ' ');
 }
 
-/* Prepares a glance at `in` for the values of a list. */
+/* Four characters as a number. Upper and lower case are one, which costs nothing: a gram is only where
+ * the text is compared. */
+static uint32_t
+scrub_key(const char *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof v);
+	return v | 0x20202020;
+}
+
+static uint32_t
+scrub_hash(uint32_t key)
+{
+	return key * 0x9e3779b1 >> (32 - SCRUB_BLOOM_BITS);
+}
+
 static void
-glance_at(struct glance *g, const struct subst_back *list, struct slice in)
+scrub_table_add(struct scrub_table *t, struct slice value, unsigned v, unsigned form)
 {
-	*g = (struct glance){.percent = in.n != 0 && memchr(in.p, '%', in.n) != NULL};
-	for (; list != NULL; list = list->next) {
-		g->brief |= list->value.n < SUBST_BACK_MIN;
-		for (int k = 0; k < (list->value.n < SUBST_BACK_MIN ? 1 : 4); k++) {
-			glance_bit(g->bits, list->window[k], true);
-			for (int skip = 8; list->value.n >= SUBST_BACK_MIN && skip <= 32; skip += 8)
-				glance_bit(g->fours, (uint32_t)(list->window[k] >> skip), true);
-		}
+	size_t n = scrub_count(value.n, form);
+	char lead[SCRUB_LEAD];
+
+	if (n > sizeof lead)
+		n = sizeof lead;
+	for (size_t i = 0; i < n; i++)
+		lead[i] = scrub_char(value, form, i);
+	if (t->step > n - 6)
+		t->step = (uint32_t)n - 6;
+	for (unsigned c = 0; c < 256; c++)
+		if (scrub_same(value, form, 0, (char)c))
+			t->first[c / 64] |= (uint64_t)1 << c % 64;
+	for (size_t i = 0; i + SCRUB_GRAM <= n; i++) {
+		uint32_t key = scrub_key(lead + i), h = scrub_hash(key);
+		uint16_t *slot = &t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)];
+
+		t->bloom[h / 64] |= (uint64_t)1 << h % 64;
+		t->gram[t->n] = (struct scrub_gram){key, *slot, (uint8_t)v, (uint8_t)form, (uint8_t)i};
+		*slot = (uint16_t)++t->n;
 	}
+	wipe(lead, sizeof lead);
 }
 
-/* *best, *used: the longest value of the list that stands at in.p[at] in one reading, if it is
- * longer than *used. False: no value begins so. */
+/* Is the form's text another one than that of the form before it that it may equal? */
 static bool
-subst_back_read(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes,
-    enum pct mode, const struct subst_back **best, size_t *used)
+scrub_form_own(struct slice value, unsigned form)
 {
-	uint64_t window[3] = {0};       /* from the first character on, from the second; the first alone */
-	size_t i = at, len;
-	bool seen;
-	char c;
+	unsigned other = form == SCRUB_PLUS ? SCRUB_PLAIN : form - 3;
 
-	for (int k = 0; k < 9 && i < in.n; k++) {
-		i += pct_next(in, i, mode, &c);
-		if (k < 8)
-			window[0] = subst_window(window[0], c);
-		if (k == 0)
-			window[2] = window[0];
-		window[1] = subst_window(window[1], c);
-	}
-	seen = glance_bit(g->bits, window[0], false) || glance_bit(g->bits, window[1], false) ||
-	    (echoes && g->brief && glance_bit(g->bits, window[2], false));
-	for (const struct subst_back *b = list; seen && b != NULL; b = b->next) {
-		bool brief = b->value.n < SUBST_BACK_MIN;
-
-		for (int k = 0; k < (!brief ? 4 : echoes); k++) {
-			/* Base64 behind 1 or 2 bytes begins a character before the first that is
-			 * known */
-			if (b->window[k] != window[brief ? 2 : k > 1])
-				continue;
-			if ((len = subst_back_match(b->value, in, at, k, mode)) > *used) {
-				*used = len;
-				*best = b;
-			}
-		}
-	}
-	return seen;
-}
-
-/* The longest value at in.p[at], in any spelling: as it is, percent-encoded once or twice, all or
- * in part, where "+" may be itself or a space; or in Base64. Values of less than SUBST_BACK_MIN
- * bytes are looked for only with `echoes`. NULL: none. */
-static const struct subst_back *
-subst_back_at(const struct subst_back *list, struct glance *g, struct slice in, size_t at, bool echoes, size_t *used)
-{
-	const struct subst_back *best = NULL;
-	size_t near = in.n - at < 45 ? in.n - at : 45;  /* nine characters of five bytes */
-
-	*used = 0;
-	if (!(subst_back_read(list, g, in, at, echoes, PCT_NONE, &best, used) ? g->percent :
-	    g->percent && memchr(in.p + at, '%', near) != NULL))
-		return best;
-	subst_back_read(list, g, in, at, echoes, PCT_URI, &best, used);
-	subst_back_read(list, g, in, at, echoes, PCT_TWICE, &best, used);
-	return best;
-}
-
-/* Has the text, as it stands, a value of at least SUBST_BACK_MIN bytes? */
-static bool
-glance_sees_plain(struct glance *g, const struct subst_back *list, struct slice in)
-{
-	static uint8_t fold[256];       /* as subst_window */
-	const uint8_t *p = (const uint8_t *)in.p;
-	size_t used;
-
-	for (int c = 255; fold[1] == 0 && c > 0; c--)
-		fold[c] = (uint8_t)subst_window(0, (char)c);
-	for (size_t i = 0; i + 4 <= in.n; i += 4) {
-		uint32_t four = (uint32_t)fold[p[i]] << 24 | (uint32_t)fold[p[i + 1]] << 16 |
-		    (uint32_t)fold[p[i + 2]] << 8 | fold[p[i + 3]];
-
-		if (!glance_bit(g->fours, four, false))
-			continue;
-		for (size_t at = i < 4 ? 0 : i - 4; at <= i; at++)      /* one may begin before its window */
-			if (subst_back_at(list, g, in, at, false, &used) != NULL)
-				return true;
-	}
-	return false;
-}
-
-/* The same for a percent-encoded text. */
-static bool
-glance_sees(struct glance *g, const struct subst_back *list, struct slice in, enum pct mode)
-{
-	size_t start[16] = {0}, n = 0, used;
-	uint64_t window = 0;
-	char c;
-
-	for (size_t i = 0; i < in.n; n++) {
-		start[n & 15] = i;
-		i += pct_next(in, i, mode, &c);
-		window = subst_window(window, c);
-		if (n >= 7 && glance_bit(g->bits, window, false) &&
-		    (subst_back_at(list, g, in, start[(n - 7) & 15], false, &used) != NULL ||
-		    (n > 7 && subst_back_at(list, g, in, start[(n - 8) & 15], false, &used) != NULL)))
+	if (form != SCRUB_PLUS && form < SCRUB_URL)
+		return true;
+	for (size_t i = 0; i < scrub_count(value.n, form); i++)
+		if (scrub_char(value, form, i) != scrub_char(value, other, i))
 			return true;
-	}
 	return false;
 }
 
-/* Has the text a value of the list, in any spelling? */
+/* Is the value looked for in a head, or in a body? */
 static bool
-subst_back_in(const struct subst_back *list, struct slice in, bool echoes)
+scrub_seeks(const struct scrub_value *v, bool body)
 {
-	struct glance g;
-	size_t used;
+	return v->value.n >= (body && !v->made ? SCRUB_BODY_MIN : SCRUB_HEAD_MIN);
+}
 
-	if (list == NULL)
+/* The table of the values that are looked for in heads, or in bodies. *t NULL: there are none, or `s` is NULL.
+ * False: no memory. */
+static bool
+scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
+{
+	size_t n = 0;
+	struct secret **place;
+	struct scrub_table *now;
+
+	*t = NULL;
+	for (size_t i = 0; s != NULL && i < s->n; i++)
+		n += scrub_seeks(&s->value[i], body);
+	if (n == 0)
+		return true;
+	place = body ? &s->body : &s->head;
+	if (*place == NULL) {
+		n *= SCRUB_FORMS * (SCRUB_LEAD - SCRUB_GRAM + 1);
+		if ((*place = secret_new(sizeof *now + n * sizeof now->gram[0])) == NULL)
+			return false;
+		now = (struct scrub_table *)(void *)(*place)->p;
+		memset(now, 0, sizeof *now);
+		now->step = SCRUB_LEAD;
+		now->body = body;
+		for (unsigned i = 0; i < s->n; i++)
+			for (unsigned form = 0; form < SCRUB_FORMS && scrub_seeks(&s->value[i], body); form++)
+				if (scrub_form_own(s->value[i].value, form))
+					scrub_table_add(now, s->value[i].value, i, form);
+	}
+	*t = (const struct scrub_table *)(void *)(*place)->p;
+	return true;
+}
+
+/* -- characters of a text that may be escaped */
+
+/* Names of characters that HTML gives to ASCII's (the standard's "Named character references"). */
+static const char scrub_names[] =
+    "\tTab;\nNewLine;!excl;\"quot;\"QUOT;#num;$dollar;%percnt;&amp;&AMP;'apos;(lpar;)rpar;*ast;*midast;+plus;,comma;"
+    ".period;/sol;:colon;;semi;<lt;<LT;=equals;>gt;>GT;?quest;@commat;[lsqb;[lbrack;\\bsol;]rsqb;]rbrack;^Hat;_lowbar;"
+    "_UnderBar;`grave;`DiacriticalGrave;{lcub;{lbrace;|verbar;|vert;|VerticalLine;}rcub;}rbrace;";
+
+/* The character of a reference, which has no "&" and ends in ";". Returns its bytes in `out`; 0: unknown. */
+static size_t
+scrub_reference(struct slice ref, char out[4])
+{
+	const char *p = scrub_names, *end;
+	uint32_t c = 0;
+
+	if (ref.n > 2 && ref.p[0] == '#') {
+		bool hex = (ref.p[1] | 0x20) == 'x';
+		size_t i = hex ? 2 : 1;
+
+		for (; i < ref.n - 1 && c < 0x110000; i++) {
+			int d = hex_digit(ref.p[i]);
+
+			if (d < 0 || (!hex && d > 9))
+				return 0;
+			c = c * (hex ? 16 : 10) + (uint32_t)d;
+		}
+		return c == 0 || c >= 0x110000 || i != ref.n - 1 ? 0 : json_put_utf8(out, c);
+	}
+	for (; *p != '\0'; p = end) {
+		end = strchr(p + 2, ';') + 1;
+		if (slice_eq(ref, (struct slice){p + 1, (size_t)(end - p - 1)})) {
+			out[0] = *p;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Reads a character, escaped or not: its bytes into `out`, their number into *n. Returns the bytes read; 0:
+ * the text may end within an escape. What begins no escape is itself. */
+static size_t
+scrub_unit(struct slice in, size_t at, unsigned coding, bool end, char out[4], size_t *n)
+{
+	struct slice rest = {in.p + at, in.n - at};
+	size_t used, more = coding == SCRUB_PERCENT ? 3 : coding == SCRUB_TWICE ? 5 : coding == SCRUB_JSON ? 12 : SCRUB_UNIT_MAX;
+	const char *semicolon;
+
+	*n = 1;
+	out[0] = rest.p[0];
+	if (coding == SCRUB_RAW || rest.p[0] != scrub_escape[coding])
+		return 1;
+	if (rest.n > more)
+		rest.n = more;
+	switch (coding) {
+	case SCRUB_PERCENT:
+	case SCRUB_TWICE:
+		used = pct_next(rest, 0, coding == SCRUB_PERCENT ? PCT_URI : PCT_TWICE, out);
+		/* "%25" may go on */
+		if (!end && rest.n < more && (used == 1 ? rest.n < 3 : used == 3 && rest.p[1] == '2' && rest.p[2] == '5'))
+			return 0;
+		return used;
+	case SCRUB_JSON:
+		if ((used = json_char(rest.p, rest.n, out, n)) != 0)
+			return used;
+		break;
+	default:
+		if ((semicolon = memchr(rest.p, ';', rest.n)) != NULL) {
+			used = (size_t)(semicolon - rest.p) + 1;
+			if ((*n = scrub_reference((struct slice){rest.p + 1, used - 1}, out)) != 0)
+				return used;
+			rest.n = more;
+		}
+		break;
+	}
+	*n = 1;
+	out[0] = rest.p[0];
+	return !end && rest.n < more ? 0 : 1;
+}
+
+/* The bytes at in.p[at] that spell the value; 0: they do not; -1: the text ends before that is known. */
+static ssize_t
+scrub_match(struct slice value, unsigned form, unsigned coding, struct slice in, size_t at, bool end)
+{
+	size_t i = at, done = 0, all = scrub_count(value.n, form), used, n;
+	char c[4];
+
+	while (done < all) {
+		if (i >= in.n)
+			return end ? 0 : -1;
+		if ((used = scrub_unit(in, i, coding, end, c, &n)) == 0)
+			return -1;
+		for (size_t k = 0; k < n; k++, done++)
+			if (done == all || !scrub_same(value, form, done, c[k]))
+				return 0;
+		i += used;
+	}
+	return (ssize_t)(i - at);
+}
+
+/* -- the search */
+static void
+scrub_scan_start(struct scrub_scan *z, const struct scrub *s, const struct scrub_table *t, struct slice in, bool end)
+{
+	*z = (struct scrub_scan){.s = s, .t = t, .in = in, .end = end, .begun = in.n};
+	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++) {
+		const char *p = in.n != 0 ? memchr(in.p, scrub_escape[k], in.n) : NULL;
+
+		z->escape[k] = p != NULL ? (size_t)(p - in.p) : in.n;
+	}
+}
+
+/* Compares the text with all values that have this gram at in.p[from], read in that coding, and notes the
+ * first and longest of them. `raw`: the gram is not escaped, and any coding may follow. */
+static void
+scrub_try(struct scrub_scan *z, uint32_t key, size_t from, unsigned coding, bool raw, struct scrub_hit *best)
+{
+	uint32_t h = scrub_hash(key);
+
+	if ((z->t->bloom[h / 64] >> h % 64 & 1) == 0)
+		return;
+	for (unsigned g = z->t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)]; g != 0; g = z->t->gram[g - 1].next) {
+		const struct scrub_gram *gram = &z->t->gram[g - 1];
+		struct slice value = z->s->value[gram->value].value;
+		size_t at = from - gram->at;
+		bool same = gram->key == key && from >= z->at + gram->at;
+
+		for (size_t i = 0; same && i < gram->at; i++)
+			same = scrub_same(value, gram->form, i, z->in.p[at + i]);
+		for (unsigned k = raw ? SCRUB_RAW : coding; same && k <= (raw ? SCRUB_HTML : coding); k++) {
+			ssize_t n = raw && k != SCRUB_RAW && z->escape[k] == z->in.n ? 0 :
+			    scrub_match(value, gram->form, k, z->in, at, z->end);
+
+			if (n < 0 && at < z->begun)
+				z->begun = at;
+			if (n > 0 && (best->n == 0 || at < best->at || (at == best->at && (size_t)n > best->n)))
+				*best = (struct scrub_hit){at, (size_t)n, gram->value, gram->form, k};
+		}
+	}
+}
+
+/* Up to four bytes that the text spells in a coding, of which the first is escaped. False: it is not, or the
+ * text has fewer. */
+static bool
+scrub_read_gram(const struct scrub_scan *z, size_t at, unsigned coding, uint32_t *key)
+{
+	char gram[8];
+	size_t n = 0, got, used;
+
+	for (size_t i = at; n < SCRUB_GRAM; i += used, n += got)
+		if (i >= z->in.n || (used = scrub_unit(z->in, i, coding, z->end, gram + n, &got)) == 0 || (n == 0 && used == 1))
+			return false;
+	*key = scrub_key(gram);
+	return true;
+}
+
+/* Does the character have the `bits` bits of the value from its bit `at` on, in their place? */
+static bool
+scrub_partly(const struct scrub_scan *z, const struct scrub_hit *hit, size_t from, size_t *n, size_t at, unsigned bits, bool low)
+{
+	struct slice value = z->s->value[hit->value].value;
+	size_t k, len;
+	char c[4];
+	const char *digit;
+	unsigned want = 0;
+
+	k = from < z->in.n ? scrub_unit(z->in, from, hit->coding, true, c, &len) : 0;
+	if (k == 0 || c[0] == '\0' || (digit = strchr(scrub_forms[hit->form].abc, c[0])) == NULL)
 		return false;
-	glance_at(&g, list, in);
-	for (size_t i = 0; echoes && g.brief && i < in.n; i++)
-		if (subst_back_at(list, &g, in, i, echoes, &used) != NULL)
-			return true;
-	return glance_sees_plain(&g, list, in) || (g.percent &&
-	    (glance_sees(&g, list, in, PCT_URI) || glance_sees(&g, list, in, PCT_TWICE)));
+	for (size_t i = at; i < at + bits; i++)
+		want = want << 1 | ((unsigned char)value.p[i / 8] >> (7 - i % 8) & 1);
+	*n = k;
+	k = (size_t)(digit - scrub_forms[hit->form].abc);
+	return (low ? k & ((1u << bits) - 1) : k >> (6 - bits)) == want;
+}
+
+/* Takes in the characters before and behind that have bits of the value and of other bytes. */
+static void
+scrub_widen(const struct scrub_scan *z, struct scrub_hit *hit)
+{
+	unsigned lead = scrub_forms[hit->form].lead;
+	size_t bits = 8 * z->s->value[hit->value].value.n, rest = (bits - lead) % 6, n;
+
+	if (scrub_forms[hit->form].bits != 6)
+		return;
+	if (rest != 0 && scrub_partly(z, hit, hit->at + hit->n, &n, bits - rest, (unsigned)rest, false))
+		hit->n += n;
+	for (size_t k = 1; lead != 0 && k <= SCRUB_UNIT_MAX && hit->at >= z->at + k; k++)
+		if (scrub_partly(z, hit, hit->at - k, &n, 0, lead, true) && n == k) {
+			hit->at -= k;
+			hit->n += k;
+			break;
+		}
+}
+
+/* The next spelling of a value. False: there is none. */
+static bool
+scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
+{
+	*hit = (struct scrub_hit){0};
+	while (z->t != NULL && hit->n == 0) {
+		unsigned first = SCRUB_PERCENT;
+		uint32_t key;
+		size_t stop;
+
+		for (unsigned k = SCRUB_JSON; k < SCRUB_CODINGS; k++)
+			if (z->escape[k] < z->escape[first])
+				first = k;
+		stop = z->escape[first] + SCRUB_GRAM < z->in.n ? z->escape[first] + SCRUB_GRAM : z->in.n;
+		for (; hit->n == 0 && z->sample + SCRUB_GRAM <= stop; z->sample += z->t->step)
+			scrub_try(z, scrub_key(z->in.p + z->sample), z->sample, SCRUB_RAW, true, hit);
+		if (hit->n != 0 || z->escape[first] == z->in.n)
+			break;
+		for (unsigned k = first; k <= (first == SCRUB_PERCENT ? SCRUB_TWICE : first); k++)
+			if (scrub_read_gram(z, z->escape[first], k, &key))
+				scrub_try(z, key, z->escape[first], k, false, hit);
+		for (unsigned k = first; k <= (first == SCRUB_PERCENT ? SCRUB_TWICE : first); k++) {
+			const char *from = z->in.p + z->escape[k] + 1,
+			    *p = memchr(from, scrub_escape[k], (size_t)(z->in.p + z->in.n - from));
+
+			z->escape[k] = p != NULL ? (size_t)(p - z->in.p) : z->in.n;
+		}
+	}
+	if (hit->n == 0)
+		return false;
+	scrub_widen(z, hit);
+	z->at = z->sample = hit->at + hit->n;
+	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++) {
+		const char *p;
+
+		if (z->escape[k] >= z->at)
+			continue;
+		p = z->at < z->in.n ? memchr(z->in.p + z->at, scrub_escape[k], z->in.n - z->at) : NULL;
+		z->escape[k] = p != NULL ? (size_t)(p - z->in.p) : z->in.n;
+	}
+	if (z->begun < z->at)
+		z->begun = z->in.n;
+	return true;
+}
+
+/* May a spelling begin at in.p[at] that the text does not end? */
+static bool
+scrub_begins(const struct scrub_scan *z, size_t at)
+{
+	for (unsigned k = SCRUB_RAW; k < SCRUB_CODINGS; k++) {
+		size_t used, n;
+		char c[4];
+
+		if (k != SCRUB_RAW && z->in.p[at] != scrub_escape[k] && memchr(z->in.p + at, scrub_escape[k], z->in.n - at) == NULL)
+			continue;
+		if ((used = scrub_unit(z->in, at, k, z->end, c, &n)) != 0 &&
+		    (z->t->first[(uint8_t)c[0] / 64] >> (uint8_t)c[0] % 64 & 1) == 0)
+			continue;
+		for (size_t v = 0; v < z->s->n; v++)
+			for (unsigned form = 0; form < SCRUB_FORMS && scrub_seeks(&z->s->value[v], z->t->body); form++)
+				if (scrub_match(z->s->value[v].value, form, k, z->in, at, z->end) < 0)
+					return true;
+	}
+	return false;
+}
+
+/* Where the first spelling begins that the text does not end, once scrub_next found no more; in.n: there is
+ * none. One of which SCRUB_LEAD characters are there was met by its grams. */
+static size_t
+scrub_begun(const struct scrub_scan *z)
+{
+	size_t near = SCRUB_LEAD * SCRUB_UNIT_MAX, at = z->at;
+
+	if (z->t == NULL || z->end)
+		return z->in.n;
+	if (z->in.n - at > near)
+		at = z->in.n - near;
+	for (unsigned k = SCRUB_PERCENT; near > SCRUB_LEAD && k <= SCRUB_CODINGS; k++)
+		if (k == SCRUB_CODINGS)
+			near = SCRUB_LEAD;
+		else if (at < z->in.n && memchr(z->in.p + at, scrub_escape[k], z->in.n - at) != NULL)
+			break;
+	if (z->in.n - at > near)
+		at = z->in.n - near;
+	while (at < z->begun && !scrub_begins(z, at))
+		at++;
+	return at < z->begun ? at : z->begun;
+}
+
+/* Puts characters of what was sent in the place of a spelling that was found, from text[from] on: as
+ * many, in the same form, and such as are themselves in all codings. */
+static void
+scrub_overwrite(const struct scrub_value *v, const struct scrub_hit *hit, char *text, size_t from)
+{
+	for (size_t i = from; i < hit->at + hit->n; i++) {
+		char c = scrub_char(v->sent, hit->form, i - hit->at);
+
+		text[i] = ascii_alnum(c) || memchr("-._~+/", c, 6) != NULL ? c : '*';
+	}
+}
+
+/* -- heads */
+
+/* Has the text a value, in any spelling? */
+static bool
+scrub_in(struct scrub *s, struct slice in)
+{
+	const struct scrub_table *t;
+	struct scrub_scan z;
+	struct scrub_hit hit;
+
+	if (!scrub_table(s, false, &t))
+		return true;            /* not looked at: it must not go on */
+	scrub_scan_start(&z, s, t, in, true);
+	return scrub_next(&z, &hit);
 }
 
 /* A parameter that we added goes out with its name and one "&": moves *start and *end around
  * them. */
 static void
-subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t *start,
-    size_t *end)
+scrub_pair(const struct scrub_value *v, struct slice in, size_t from, size_t *start, size_t *end)
 {
-	size_t n = b->name.n + 1, at = *start - n;
+	size_t n = v->name.n + 1, at = *start - n;
 
-	if (b->name.n == 0 || *start < from + n || at == 0 || in.p[*start - 1] != '=' ||
-	    memcmp(in.p + at, b->name.p, b->name.n) != 0 || (in.p[at - 1] != '?' && in.p[at - 1] != '&'))
+	if (v->name.n == 0 || *start < from + n || at == 0 || in.p[*start - 1] != '=' ||
+	    memcmp(in.p + at, v->name.p, v->name.n) != 0 || (in.p[at - 1] != '?' && in.p[at - 1] != '&'))
 		return;
 	*start = at;
 	if (*end < in.n && in.p[*end] == '&')
@@ -11459,30 +11886,103 @@ subst_back_pair(const struct subst_back *b, struct slice in, size_t from, size_t
 		--*start;
 }
 
-/* Adds a field's value as the client may see it. False: no room. */
+/* Adds a field's value as the client may see it. False: no room, or no memory to look. */
 static bool
-subst_back_value(const struct subst_back *list, struct slice in, bool echoes, struct buf *out)
+scrub_put(struct scrub *s, struct slice in, struct buf *out)
 {
-	size_t from = 0, i = 0;
-	struct glance g;
+	const struct scrub_table *t;
+	struct scrub_scan z;
+	struct scrub_hit hit;
+	size_t from = 0;
 
-	glance_at(&g, list, in);
-	while (i < in.n) {
-		size_t used, start = i, end;
-		const struct subst_back *best = subst_back_at(list, &g, in, i, echoes, &used);
+	if (!scrub_table(s, false, &t))
+		return false;
+	scrub_scan_start(&z, s, t, in, true);
+	while (scrub_next(&z, &hit)) {
+		const struct scrub_value *v = &s->value[hit.value];
+		size_t start = hit.at, end = hit.at + hit.n;
 
-		if (best == NULL) {
-			i++;
-			continue;
-		}
-		end = i + used;
-		if (best->sent.p == NULL)
-			subst_back_pair(best, in, from, &start, &end);
+		if (v->sent.p == NULL)
+			scrub_pair(v, in, from, &start, &end);
 		buf_add(out, in.p + from, start - from);
-		buf_addv(out, best->sent);
-		from = i = end;
+		buf_addv(out, v->sent);
+		from = end;
 	}
 	return buf_add(out, in.p + from, in.n - from);
+}
+
+/* -- the limit. A caller who sees where its own text becomes a placeholder can ask, guess by guess, what the
+ * secret is. All workers count in one table: a slot for an agent and a credential has the times of its last hits.
+ * Two that share a slot share its limit. */
+#define SCRUB_SLOTS 1024
+#define SCRUB_HITS_MAX 10       /* requests with hits of an agent and credential in SCRUB_WINDOW_MS */
+#define SCRUB_WINDOW_MS 60000
+
+struct scrub_slot {
+	_Atomic uint32_t n;     /* hits so far */
+	_Atomic int64_t at[SCRUB_HITS_MAX]; /* monotonic ms of the last ones; 0: there was none */
+};
+
+static struct scrub_slot *scrub_slots;  /* shared by all workers */
+
+/* Once, before fork. */
+static bool
+scrub_init(void)
+{
+	scrub_slots = mmap(NULL, SCRUB_SLOTS * sizeof *scrub_slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return scrub_slots != MAP_FAILED;
+}
+
+/* Counts a hit. False: its request is one too many (t->over). */
+static bool
+scrub_note(const struct scrub *s, struct scrub_tally *t)
+{
+	struct scrub_slot *slot = &scrub_slots[s->whose % SCRUB_SLOTS];
+	int64_t now = clock_now(), tenth;
+
+	t->hits++;
+	if (!t->counted && !t->free) {
+		tenth = atomic_exchange(&slot->at[atomic_fetch_add(&slot->n, 1) % SCRUB_HITS_MAX], now);
+		t->over = tenth != 0 && now - tenth < SCRUB_WINDOW_MS;
+		t->counted = true;
+	}
+	return !t->over;
+}
+
+/* -- what the request asks for */
+
+/* Cuts Accept-Encoding (RFC 9110 12.5.3) to those codings that can be read here, and a WebSocket's extensions,
+ * all of which are codings, where bodies will be searched. */
+static void
+req_ask_readable(struct req *r)
+{
+	static const char *const names[] = {"gzip", "x-gzip", "deflate", "identity"};
+
+	for (struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		struct slice rest = f->value;
+		char *to = (char *)(uintptr_t)f->value.p, *begin = to;  /* in r->bytes */
+
+		if (r->scrub == SCRUB_HEAD || r->scrub == SCRUB_OFF || f->mark != FIELD_KEPT || f->own != NULL)
+			continue;
+		if (r->websocket && slice_eq_nocase(f->name, SLICE("sec-websocket-extensions")))
+			f->mark = FIELD_DROPPED;
+		if (!slice_eq_nocase(f->name, SLICE("accept-encoding")))
+			continue;
+		while (rest.n != 0) {
+			struct slice one = http_trim(slice_cut(&rest, ',')), name = http_trim(slice_until(one, ';'));
+			size_t i = 0;
+
+			while (i < COUNT(names) && !slice_eq_nocase(name, slice_of(names[i])))
+				i++;
+			if (i == COUNT(names))
+				continue;
+			if (to != begin)
+				*to++ = ',';
+			memmove(to, one.p, one.n);
+			to += one.n;
+		}
+		f->value = to != begin ? (struct slice){begin, (size_t)(to - begin)} : SLICE("identity");
+	}
 }
 
 /* ---- known -----------------------------------------------------------------
@@ -13198,7 +13698,7 @@ static struct filter *
 filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
 {
 	static const struct filter_class class = {
-	    sizeof(struct filter_sigv4), true, filter_sigv4_run, filter_sigv4_wipe};
+	    sizeof(struct filter_sigv4), true, false, filter_sigv4_run, filter_sigv4_wipe};
 	struct filter *f = filter_alloc(&class);
 
 	if (f != NULL) {
@@ -13421,7 +13921,7 @@ websocket_accepted(struct slice key, const struct http_head *answer)
 static struct filter *
 filter_ws_new(const struct subst *s)
 {
-	static const struct filter_class class = {sizeof(struct filter_ws), false, filter_ws_run, filter_ws_wipe};
+	static const struct filter_class class = {sizeof(struct filter_ws), false, false, filter_ws_run, filter_ws_wipe};
 	struct filter *f = filter_alloc(&class);
 
 	if (f != NULL) {
@@ -13439,6 +13939,548 @@ filter_ws_attach(struct flow *f, const struct subst *s)
 
 	flow_attach(f, rows ? filter_ws_new(s) : NULL);
 	return !rows || f->filter != NULL;
+}
+
+/* ---- filter: scrub ---------------------------------------------------------
+ * A filter of a flow on the way back: a body in which no attached secret may come back. Skip it after
+ * the section scrub, unless you ask what a body loses.
+ *
+ * Invariants. A byte goes on once no spelling of a value can begin before it, or SCRUB_HOLD_MS later.
+ * What is found is overwritten by as many characters, so that lengths, ranges and frames stay true; in an
+ * answer that must not change (a digest, a range, a coding) it ends the answer instead. An encoded body
+ * is decoded beside the flow and goes on as it came. A spelling of which a part went on is still
+ * followed: its rest is overwritten. */
+#define SCRUB_HOLD_MIN 8        /* bytes: a shorter beginning may be any word */
+#define SCRUB_HOLD_MAX (64 * 1024) /* a spelling of which more is escaped is not followed */
+#define SCRUB_HOLD_MS 200
+#define SCRUB_RATIO 200         /* decoded bytes to one encoded, over the first SCRUB_HOLD_MAX */
+#define SCRUB_INFLATE (48 * 1024) /* zlib's state and window (zconf.h: 32 KiB and about 7) */
+
+struct filter_scrub {
+	struct filter f;
+	struct scrub *s;        /* borrowed from the req */
+	const struct scrub_table *t; /* in `s` */
+	uint64_t left;          /* bytes that are searched yet; behind them all goes on */
+	struct scrub_tally *tally; /* borrowed from the req */
+	bool strict;            /* the answer must not change */
+	struct buf text;        /* owned; what is searched: a spelling that began, and what came behind it */
+	size_t begun;           /* in `text`: no spelling that may go on begins before it */
+	struct buf coded;       /* owned; of an encoded body, what `text` was decoded from */
+	size_t gone, ready;     /* bytes of what goes on (filter_scrub_out) that went, and that may go */
+	z_stream *z;            /* owned, NULL: not encoded; behind it SCRUB_INFLATE bytes for zlib */
+	bool plain;             /* `deflate`, which some servers send without zlib's frame */
+	bool over;              /* the encoded text ended; what follows belongs to nothing */
+	size_t z_used;          /* of the SCRUB_INFLATE bytes */
+	uint64_t z_in, z_out;
+};
+
+static const struct filter_fault filter_scrub_hit = {502, "scrub_hit",
+    "the answer repeats the credential, and it has a digest, a range or a coding, so that nothing in it can be replaced",
+    "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
+static const struct filter_fault filter_scrub_limit = {502, "scrub_limit",
+    "the credential came back in too many answers: more than 10 requests in a minute", ""};
+static const struct filter_fault filter_scrub_unread = {502, "scrub_hit",
+    "the answer cannot be decoded, so it cannot be searched for the credential",
+    "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
+
+static struct buf *
+filter_scrub_out(struct filter_scrub *s)
+{
+	return s->z != NULL ? &s->coded : &s->text;
+}
+
+/* Searches s->text, of which the bytes before `gone` went on. False: the answer ends here. */
+static bool
+filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
+{
+	struct scrub_scan z;
+	struct scrub_hit hit;
+
+	scrub_scan_start(&z, s->s, s->t, buf_slice(&s->text), end);
+	while (scrub_next(&z, &hit)) {
+		bool over = !scrub_note(s->s, s->tally);
+
+		if (over || s->strict) {
+			s->f.fault = over ? &filter_scrub_limit : &filter_scrub_hit;
+			return false;
+		}
+		scrub_overwrite(&s->s->value[hit.value], &hit, s->text.p, hit.at < gone ? gone : hit.at);
+	}
+	s->begun = scrub_begun(&z);
+	if (s->text.n - s->begun > SCRUB_HOLD_MAX)
+		s->begun = s->text.n;
+	return true;
+}
+
+/* zlib's memory. It allocates at its start alone, so nothing is given back. */
+static void *
+filter_scrub_alloc(void *p, unsigned n, unsigned size)
+{
+	struct filter_scrub *s = p;
+	size_t all = ((size_t)n * size + 15) & ~(size_t)15, at = s->z_used;
+
+	if (all > SCRUB_INFLATE - at)
+		return NULL;
+	s->z_used += all;
+	return (char *)s->z + ((sizeof *s->z + 15) & ~(size_t)15) + at;
+}
+
+static void
+filter_scrub_no_free(void *p, void *block)
+{
+	(void)p;
+	(void)block;
+}
+
+/* Begins a member of a gzip body (RFC 1952 2.2), or the one stream of `deflate` (RFC 9110 8.4.1.2). */
+static bool
+filter_scrub_begin(struct filter_scrub *s, struct slice in)
+{
+	uint8_t a = (uint8_t)in.p[0], b = in.n > 1 ? (uint8_t)in.p[1] : 0;
+
+	s->z_used = 0;
+	s->z->zalloc = filter_scrub_alloc;
+	s->z->zfree = filter_scrub_no_free;
+	s->z->opaque = s;
+	/* 47: zlib's own frame or gzip's; -15: none */
+	return inflateInit2(s->z, s->plain && ((a & 15) != 8 || (in.n > 1 && (a << 8 | b) % 31 != 0)) ? -15 : 47) == Z_OK;
+}
+
+/* Decodes and searches `in`. False: the answer ends here. */
+static bool
+filter_scrub_decode(struct filter_scrub *s, struct slice in, bool end)
+{
+	int status = Z_OK;
+
+	s->z->next_in = (Bytef *)(uintptr_t)in.p;
+	s->z->avail_in = (uInt)in.n;
+	s->z_in += in.n;
+	do {
+		size_t had;
+
+		if (s->z_used == 0 && s->z->avail_in != 0 && s->z_out != 0 && (s->plain || *s->z->next_in != 0x1f))
+			s->over = true;
+		if (s->over || (s->z_used == 0 && s->z->avail_in == 0))
+			break;
+		if (s->z_used == 0 && !filter_scrub_begin(s, (struct slice){(const char *)s->z->next_in, s->z->avail_in}))
+			return false;
+		buf_drop(&s->text, s->begun);
+		s->begun = 0;
+		had = s->text.n;
+		if (!buf_reserve(&s->text, PEER_PIECE))
+			return false;
+		s->z->next_out = (Bytef *)s->text.p + had;
+		s->z->avail_out = PEER_PIECE;
+		status = inflate(s->z, Z_NO_FLUSH);
+		s->text.n += PEER_PIECE - s->z->avail_out;
+		s->z_out += s->text.n - had;
+		s->f.cost += s->text.n - had;
+		if ((status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) ||
+		    (s->z_out > SCRUB_HOLD_MAX && s->z_out / SCRUB_RATIO > s->z_in))
+			return false;
+		if (status == Z_STREAM_END)
+			s->z_used = 0;
+		if (!filter_scrub_search(s, false, 0))
+			return false;
+	} while (s->z->avail_in != 0 || s->z->avail_out == 0);
+	return !end || filter_scrub_search(s, true, 0);
+}
+
+/* Takes in more of the body and tells, in s->ready, what may go on. False: the answer ends here. */
+static bool
+filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
+{
+	struct buf *to = filter_scrub_out(s);
+	size_t drop = s->z == NULL && s->begun < s->gone ? s->begun : s->gone;
+	bool hold = !end && !s->f.hurry, ok;
+
+	s->f.hurry = false;
+	buf_drop(to, drop);
+	s->gone -= drop;
+	if (s->z == NULL)
+		s->begun -= drop;
+	if (in.n >= s->left)
+		hold = false;           /* nothing behind this piece is searched */
+	s->left -= in.n < s->left ? in.n : s->left;
+	ok = buf_addv(to, in) && (s->z == NULL ? filter_scrub_search(s, end, s->gone) : filter_scrub_decode(s, in, end));
+	hold = hold && s->text.n - s->begun >= SCRUB_HOLD_MIN;
+	s->ready = !hold ? to->n : s->z == NULL && s->begun > s->gone ? s->begun : s->gone;
+	if (s->ready == to->n)
+		s->f.hold_until = 0;
+	else if (s->f.hold_until == 0)
+		s->f.hold_until = clock_now() + SCRUB_HOLD_MS;
+	if (ok && s->z != NULL && to->n > SCRUB_HOLD_MAX)
+		ok = false;
+	if (!ok && s->f.fault == NULL)
+		s->f.fault = &filter_scrub_unread;
+	return ok;
+}
+
+static ssize_t
+filter_scrub_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_scrub *s = (struct filter_scrub *)f;
+	struct buf *to = filter_scrub_out(s);
+	size_t n;
+
+	(void)scratch;
+	if (s->left == 0 && s->gone == to->n) { /* all that is searched was */
+		*out = in;
+		f->ended = end;
+		return (ssize_t)in.n;
+	}
+	if (s->gone == s->ready && !filter_scrub_take(s, in, end))
+		return -1;
+	n = s->ready - s->gone > PEER_PIECE ? PEER_PIECE : s->ready - s->gone;
+	*out = (struct slice){to->p + s->gone, n};
+	s->gone += n;
+	f->more = s->gone < s->ready;
+	f->ended = end && s->gone == to->n;
+	return (ssize_t)in.n;
+}
+
+static void
+filter_scrub_wipe(struct filter *f)
+{
+	struct filter_scrub *s = (struct filter_scrub *)f;
+
+	buf_free(&s->text);
+	buf_free(&s->coded);
+	if (s->z != NULL) {
+		wipe(s->z, sizeof *s->z + 16 + SCRUB_INFLATE);
+		free(s->z);
+		bodies_count(f->share, SCRUB_INFLATE, 0);
+	}
+}
+
+static void
+filter_scrub_init(struct filter_scrub *f, struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally)
+{
+	f->s = s;
+	f->t = t;
+	f->tally = tally;
+	buf_init(&f->text, SCRUB_HOLD_MAX + 4 * PEER_PIECE);
+}
+
+/* A filter that lets no value of `s` pass, which outlives it. `left`: so many bytes are searched. `strict`: a
+ * value that is found ends the answer. `coding`: "gzip", "deflate", or "" for none. `share`: of the agent
+ * for which memory is counted. NULL: no memory, or nothing to look for. */
+static struct filter *
+filter_scrub_new(struct scrub *s, uint64_t left, bool strict, struct slice coding, struct scrub_tally *tally, size_t *share)
+{
+	static const struct filter_class class = {sizeof(struct filter_scrub), true, true, filter_scrub_run, filter_scrub_wipe};
+	const struct scrub_table *t;
+	struct filter_scrub *f;
+
+	if (!scrub_table(s, true, &t) || t == NULL || (f = (struct filter_scrub *)filter_alloc(&class)) == NULL)
+		return NULL;
+	filter_scrub_init(f, s, t, tally);
+	f->left = left;
+	f->strict = strict || coding.n != 0;
+	f->plain = slice_eq(coding, SLICE("deflate"));
+	buf_init(&f->coded, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
+	if (coding.n == 0)
+		return &f->f;
+	f->f.share = share;
+	if ((f->z = calloc(1, sizeof *f->z + 16 + SCRUB_INFLATE)) == NULL || !bodies_count(share, 0, SCRUB_INFLATE)) {
+		free(f->z);
+		f->z = NULL;
+		filter_free(&f->f);
+		return NULL;
+	}
+	return &f->f;
+}
+
+/* -- the messages of a WebSocket (RFC 6455; the layout of a frame stands at filter: ws). A text message is
+ * searched over the borders of its frames; all else passes. What lies between two parts of a text goes on
+ * in its place. */
+#define SCRUB_GAPS 32
+
+struct filter_scrub_ws {
+	struct filter_scrub b;  /* its `text`: of the message that arrives, without heads */
+	struct { size_t at, n; } gap[SCRUB_GAPS]; /* n bytes of `between`, before text[at] */
+	size_t ngaps;
+	struct buf between;     /* owned; heads, and frames that are not searched */
+	struct buf out;         /* owned; what goes on */
+	size_t given;           /* bytes of `out` that went on */
+	unsigned char head[14]; /* of the frame that arrives */
+	size_t head_n;
+	uint64_t left;          /* bytes of its payload still to come */
+	bool payload;           /* its head is whole */
+	bool searched;          /* its payload is part of the text */
+	bool last;              /* it ends the message */
+	bool text;              /* a text message has begun */
+};
+
+/* Lets the text before `upto` go on, and what lies between. */
+static void
+filter_scrub_ws_release(struct filter_scrub_ws *w, size_t upto)
+{
+	struct filter_scrub *s = &w->b;
+	size_t g = 0, used = 0, drop;
+
+	for (; g < w->ngaps && w->gap[g].at <= upto; g++) {
+		buf_add(&w->out, s->text.p + s->gone, w->gap[g].at - s->gone);
+		buf_add(&w->out, w->between.p + used, w->gap[g].n);
+		s->gone = w->gap[g].at;
+		used += w->gap[g].n;
+	}
+	buf_add(&w->out, s->text.p + s->gone, upto - s->gone);
+	s->gone = upto;
+	buf_drop(&w->between, used);
+	drop = s->begun < s->gone ? s->begun : s->gone;
+	buf_drop(&s->text, drop);
+	s->gone -= drop;
+	s->begun -= drop;
+	w->ngaps -= g;
+	for (size_t i = 0; i < w->ngaps; i++) {
+		w->gap[i] = w->gap[i + g];
+		w->gap[i].at -= drop;
+	}
+}
+
+/* Adds bytes that are not searched. */
+static bool
+filter_scrub_ws_between(struct filter_scrub_ws *w, const void *p, size_t n)
+{
+	if (w->ngaps != 0 && w->gap[w->ngaps - 1].at == w->b.text.n) {
+		w->gap[w->ngaps - 1].n += n;
+		return buf_add(&w->between, p, n);
+	}
+	if (w->ngaps == SCRUB_GAPS)
+		filter_scrub_ws_release(w, w->b.text.n);
+	w->gap[w->ngaps].at = w->b.text.n;
+	w->gap[w->ngaps++].n = n;
+	return buf_add(&w->between, p, n);
+}
+
+/* A frame's head is whole. With an RSV bit it belongs to an extension, and a server masks nothing: neither is
+ * searched. */
+static bool
+filter_scrub_ws_begin(struct filter_scrub_ws *w)
+{
+	unsigned op = w->head[0] & 15;
+	bool ok = filter_scrub_ws_between(w, w->head, w->head_n);
+
+	w->last = (w->head[0] & 128) != 0;
+	if (op < 8 && op != 0)
+		w->text = op == 1;
+	w->searched = op < 2 && w->text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) == 0;
+	w->head_n = 0;
+	w->payload = true;
+	return ok;
+}
+
+/* Searches the text. `end`: the message is whole; each counts for the limit. False: it ends here. */
+static bool
+filter_scrub_ws_search(struct filter_scrub_ws *w, bool end)
+{
+	struct filter_scrub *s = &w->b;
+
+	if (!filter_scrub_search(s, end, s->gone))
+		return false;
+	end = end || s->f.hurry || w->between.n > SCRUB_HOLD_MAX || s->text.n - s->begun < SCRUB_HOLD_MIN;
+	filter_scrub_ws_release(w, end ? s->text.n : s->begun > s->gone ? s->begun : s->gone);
+	return true;
+}
+
+static ssize_t
+filter_scrub_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_scrub_ws *w = (struct filter_scrub_ws *)f;
+	size_t n, used = 0;
+	bool ok = true;
+
+	(void)scratch;
+	if (w->given == w->out.n) {
+		buf_recycle(&w->out, FLOW_BUF_KEEP);
+		w->given = 0;
+		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
+		while (ok && used < in.n) {
+			if (w->payload) {
+				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
+				ok = w->searched ? buf_add(&w->b.text, in.p + used, n) : filter_scrub_ws_between(w, in.p + used, n);
+				w->left -= n;
+				used += n;
+			} else {
+				w->head[w->head_n++] = (unsigned char)in.p[used++];
+				if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1)
+					ok = filter_scrub_ws_begin(w);
+			}
+			if (ok && w->payload && w->left == 0) {
+				w->payload = false;
+				if (w->searched && w->last) {
+					ok = filter_scrub_ws_search(w, true);
+					buf_clear(&w->b.text);
+					w->b.gone = w->b.begun = 0;
+					w->text = false;
+					w->b.tally->counted = false;    /* each message may be a guess */
+				}
+			}
+		}
+		ok = ok && filter_scrub_ws_search(w, end);
+		f->hurry = false;
+		if (w->b.text.n == w->b.gone && w->ngaps == 0)
+			f->hold_until = 0;
+		else if (f->hold_until == 0)
+			f->hold_until = clock_now() + SCRUB_HOLD_MS;
+	}
+	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
+	if (n != 0)
+		*out = (struct slice){w->out.p + w->given, n};
+	w->given += n;
+	f->more = n != 0;               /* *out lies in w->out, which is emptied in the next run */
+	f->ended = end && n == 0;
+	return ok && buf_ok(&w->out) ? (ssize_t)used : -1;
+}
+
+static void
+filter_scrub_ws_wipe(struct filter *f)
+{
+	struct filter_scrub_ws *w = (struct filter_scrub_ws *)f;
+
+	filter_scrub_wipe(f);
+	buf_free(&w->between);
+	buf_free(&w->out);
+}
+
+/* A filter for what a server sends in a WebSocket. NULL: no memory. */
+static struct filter *
+filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally)
+{
+	static const struct filter_class class = {sizeof(struct filter_scrub_ws), true, true, filter_scrub_ws_run, filter_scrub_ws_wipe};
+	struct filter_scrub_ws *w = (struct filter_scrub_ws *)filter_alloc(&class);
+
+	if (w == NULL)
+		return NULL;
+	filter_scrub_init(&w->b, s, t, tally);
+	buf_init(&w->between, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
+	buf_init(&w->out, 2 * SCRUB_HOLD_MAX + 4 * PEER_PIECE);
+	return &w->b.f;
+}
+
+/* -- which answers, and how */
+#define SCRUB_HELD_MAX (16 * 1024) /* a body of known length that is held, so that it may change its length */
+#define SCRUB_ANY_MAX (1024 * 1024) /* of a body that is no text */
+
+/* Does the field tell a digest or a signature of the body, or name a trailer that does? */
+static bool
+scrub_seals(struct slice name, struct slice value)
+{
+	static const char *const names[] = {"content-md5", "digest", "content-digest", "repr-digest", "x-goog-hash",
+	    "docker-content-digest", "signature", "signature-input"};
+	struct slice suffix = {name.p + (name.n >= 4 ? name.n - 4 : 0), name.n >= 4 ? 4 : 0};
+
+	if (slice_begins_nocase(name, SLICE("x-amz-checksum-")) ||
+	    (slice_begins_nocase(name, SLICE("x-ms-")) && slice_eq_nocase(suffix, SLICE("-md5"))))
+		return true;
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (slice_eq_nocase(name, slice_of(names[i])))
+			return true;
+	while (slice_eq_nocase(name, SLICE("trailer")) && value.n != 0) {
+		struct slice one = http_trim(slice_cut(&value, ','));
+
+		if (one.n != 0 && !slice_eq_nocase(one, SLICE("trailer")) && scrub_seals(one, SLICE("")))
+			return true;
+	}
+	return false;
+}
+
+/* Is it text (RFC 6838)? */
+static bool
+scrub_is_text(struct slice type)
+{
+	static const char *const names[] = {"json", "xml", "javascript", "x-javascript", "ecmascript", "x-www-form-urlencoded",
+	    "x-ndjson", "ndjson", "jsonl", "x-jsonlines", "json-seq", "yaml", "x-yaml", "toml", "graphql"};
+	struct slice sub;
+
+	sub = http_trim(slice_until(type, ';'));
+	if (slice_begins_nocase(sub, SLICE("text/")) || slice_begins_nocase(sub, SLICE("multipart/")))
+		return true;
+	slice_cut(&sub, '/');
+	if ((sub.n > 5 && slice_eq_nocase((struct slice){sub.p + sub.n - 5, 5}, SLICE("+json"))) ||
+	    (sub.n > 4 && slice_eq_nocase((struct slice){sub.p + sub.n - 4, 4}, SLICE("+xml"))))
+		return true;
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (slice_eq_nocase(sub, slice_of(names[i])))
+			return true;
+	return false;
+}
+
+/* Attaches to the answer's flow what it needs; see enum scrub_way. `s` NULL: there is nothing to look for.
+ * `share`: of the agent's bodies. */
+static enum scrub_way
+scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_tally *tally, size_t *share, struct flow *f)
+{
+	struct slice coding = http_value(h, SLICE("content-encoding"));
+	bool strict = h->status == 206, text = scrub_is_text(http_value(h, SLICE("content-type")));
+	const struct scrub_table *t;
+
+	if (s == NULL || (h->body == BODY_NONE && h->status != 101) || mode == SCRUB_HEAD || mode == SCRUB_OFF ||
+	    (mode == SCRUB_TEXT && !text && h->body == BODY_LENGTH && h->length > SCRUB_ANY_MAX))
+		return SCRUB_PASSES;
+	if (!scrub_table(s, true, &t))
+		return SCRUB_FAILS;
+	if (t == NULL)
+		return SCRUB_PASSES;
+	if (h->status == 101)
+		return flow_attach(f, filter_scrub_ws_new(s, t, tally)) ? SCRUB_STREAMS : SCRUB_FAILS;
+	for (size_t i = 0; i < h->nfields && !strict; i++)
+		strict = scrub_seals(h->field[i].name, h->field[i].value);
+	if (slice_begins_nocase(coding, SLICE("x-")))
+		coding = (struct slice){coding.p + 2, coding.n - 2};
+	if (slice_eq_nocase(coding, SLICE("gzip")))
+		coding = SLICE("gzip");
+	else if (slice_eq_nocase(coding, SLICE("deflate")))
+		coding = SLICE("deflate");
+	else if (coding.n == 0 || slice_eq_nocase(coding, SLICE("identity")))
+		coding = SLICE("");
+	else
+		return SCRUB_PASSES;    /* the client did not ask for it: a stored coding, which cannot be read here */
+	if (!strict && coding.n == 0 && h->body == BODY_LENGTH && h->length <= SCRUB_HELD_MAX)
+		return SCRUB_HELD;
+	return flow_attach(f, filter_scrub_new(s, mode == SCRUB_TEXT && !text ? SCRUB_ANY_MAX : UINT64_MAX, strict, coding,
+	    tally, share)) ? SCRUB_STREAMS : SCRUB_FAILS;
+}
+
+/* Takes every value out of a whole body. Where a value stands as itself, the text that was sent in its place
+ * is put there. False: no memory, or a hit too many (tally->over). */
+static bool
+scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally)
+{
+	struct buf out = {.max = body->n + SCRUB_VALUES_MAX * SCRUB_HELD_MAX};
+	const struct scrub_table *t;
+	struct scrub_scan z;
+	struct scrub_hit hit;
+	size_t from = 0;
+	bool ok = true;
+
+	if (!scrub_table(s, true, &t))
+		return false;
+	scrub_scan_start(&z, s, t, buf_slice(body), true);
+	while (scrub_next(&z, &hit)) {
+		const struct scrub_value *v = &s->value[hit.value];
+		size_t at = out.n + hit.at - from;
+		bool fits = hit.form <= SCRUB_PLUS && v->sent.n != 0;
+
+		ok = scrub_note(s, tally) && ok;
+		buf_add(&out, body->p + from, hit.at - from);
+		buf_add(&out, body->p + hit.at, hit.n);
+		if (buf_reserve(&out, v->sent.n) && fits)
+			out.n = at + v->sent.n;
+		if (buf_ok(&out))
+			scrub_overwrite(v, &(struct scrub_hit){at, out.n - at, hit.value, hit.form, SCRUB_RAW}, out.p, at);
+		from = hit.at + hit.n;
+	}
+	if (from == 0)
+		return true;
+	if (!buf_add(&out, body->p + from, body->n - from) || !ok) {
+		buf_free(&out);
+		return false;
+	}
+	buf_free(body);
+	*body = out;
+	return true;
 }
 
 /* ---- agent -----------------------------------------------------------------
@@ -17296,7 +18338,7 @@ struct kept {
 	unsigned share;         /* the agent's share of requests, as in l_req_log */
 	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
 	int known_ref;
-	struct subst_back *back; /* owned */
+	struct scrub *back; /* owned */
 	struct tls_ident *ident; /* owned reference; also in `decided` */
 	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
 	struct buf text;        /* owned; where the slices are */
@@ -17314,7 +18356,7 @@ kept_unref(struct kept *k)
 		return;
 	for (size_t i = k->came; i < k->n; i++)
 		secret_unref(k->field[i].own);
-	subst_back_free(k->back);
+	scrub_free(k->back);
 	tls_ident_unref(k->ident);
 	luaL_unref(lua_main, LUA_REGISTRYINDEX, k->known_ref);
 	buf_free(&k->text);
@@ -17418,6 +18460,7 @@ kept_again(struct req *r)
 		secret_ref(k->field[r->head.nfields].own);
 	}
 	memcpy((char *)r + KEPT_BEGIN, k->decided, KEPT_SIZE);
+	req_ask_readable(r);
 	tls_ident_ref(r->ident);
 	k->refs++;
 	r->kept = k;
@@ -18812,6 +19855,19 @@ l_secret_is(lua_State *L)
 	return l_answer(L, luaL_testudata(L, 1, L_SECRET) != NULL);
 }
 
+/* reach(secret, made) -> "heads and bodies" | "heads" | nil
+ *
+ * Where answers are searched for it. made: by a machine. */
+static int
+l_secret_reach(lua_State *L)
+{
+	struct secret *s = *(struct secret **)luaL_checkudata(L, 1, L_SECRET);
+	struct scrub_value v = {.value = secret_slice(s), .made = lua_toboolean(L, 2)};
+
+	lua_pushstring(L, scrub_seeks(&v, true) ? "heads and bodies" : scrub_seeks(&v, false) ? "heads" : NULL);
+	return 1;
+}
+
 /* -- uri and forms */
 
 static void
@@ -19543,6 +20599,7 @@ static const luaL_Reg l_core_functions[] = {
 	{"acting",   l_core_acting},
 	{"as_field", l_core_as_field},
 	{"join",     l_core_join},
+	{"reach",    l_secret_reach},
 	{"expect",   l_core_expect},
 	{NULL, NULL},
 };
@@ -21218,11 +22275,11 @@ l_query_set(lua_State *L)
 
 	name = l_check_text(L, 2);
 	value = l_check_value(L, 3, &is_secret);
-	if (is_secret) {        /* for subst_back */
+	if (is_secret) {        /* for the way back */
 		if (!pct_put(l_text(L, false, 0), name, PCT_URI))
 			return l_text_refuse(L);
-		if (!subst_back_add(&r->back, l_test_secret(L, 3), 0, req_query_sent(r, name), buf_slice(&lua_text)))
-			return luaL_error(L, "more than %d secrets to be kept from an answer", SUBST_BACK_MAX);
+		if (!scrub_add(&r->back, l_test_secret(L, 3), 0, req_query_sent(r, name), buf_slice(&lua_text), false))
+			return luaL_error(L, "more than %d secrets to be kept from an answer", SCRUB_VALUES_MAX);
 	}
 	l_query_edit(L, r, name, value);
 	return 0;
@@ -21441,7 +22498,7 @@ req_note_pair(struct req *r, const char *name, struct slice value)
 {
 	struct secret *s = secret_copy(value.p, value.n);
 	bool ok = s != NULL &&
-	    subst_back_add(&r->back, s, 0, req_query_sent(r, slice_of(name)), slice_of(name));
+	    scrub_add(&r->back, s, 0, req_query_sent(r, slice_of(name)), slice_of(name), false);
 
 	secret_unref(s);
 	return ok;
@@ -22449,7 +23506,7 @@ req_note_hits(struct req *r, const struct subst_run *t)
 
 	for (size_t i = 0; ok && i < r->subst->n; i++)
 		if ((t->hits >> i & 1) != 0)
-			ok = subst_back_add(&r->back, r->subst->row[i].secret, 0, t->sent[i], SLICE(""));
+			ok = scrub_add(&r->back, r->subst->row[i].secret, 0, t->sent[i], SLICE(""), false);
 	return ok;
 }
 
@@ -22597,26 +23654,41 @@ l_req_text_kind(lua_State *L)
 	return 1;
 }
 
-/* req:hide(secrets, text) -> bool
+/* req:scrub(mode | nil)
  *
- * An answer's head that repeats one of the secrets, or a secret that apply set in a field, gets
- * this text in its place. A field's secret counts without the scheme before it (RFC 9110 11.4), as
+ * Which bodies of answers are searched for what gets attached: "head" and "off": none; "all"; nil: texts, and
+ * others of up to 1 MiB. The request then asks for codings that can be searched alone. */
+static int
+l_req_scrub(lua_State *L)
+{
+	static const char *const modes[] = {"text", "head", "off", "all", NULL};
+	struct req *r = l_check_req(L, 1);
+
+	r->scrub = luaL_checkoption(L, 2, "text", modes);
+	req_ask_readable(r);
+	return 0;
+}
+
+/* req:hide(secrets, made, text) -> bool
+ *
+ * An answer that repeats one of the secrets, or a secret that apply set in a field, gets this text in its
+ * place. made: secrets that a machine made, of which a body shows the short ones neither. A field's secret counts without the scheme before it (RFC 9110 11.4), as
  * servers repeat it. Called last: of several texts that are noted for a secret the first counts.
  * false: too many secrets. */
 static int
 l_req_hide(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	struct slice text = l_check_text(L, 3);
+	struct slice text = l_check_text(L, 4);
 	bool ok = true;
 
-	for (lua_Integer i = 1; ok && lua_geti(L, 2, i) != LUA_TNIL; i++) {
-		struct secret *s = l_test_secret(L, -1);
+	for (int list = 2; list <= 3; list++)
+		for (lua_Integer i = 1; ok && lua_geti(L, list, i) != LUA_TNIL; i++) {
+			struct secret *s = l_test_secret(L, -1);
 
-		if (s != NULL && s->n >= SUBST_BACK_MIN)
-			ok = subst_back_add(&r->back, s, 0, text, SLICE(""));
-		lua_pop(L, 1);
-	}
+			ok = s == NULL || scrub_add(&r->back, s, 0, text, SLICE(""), list == 3);
+			lua_pop(L, 1);
+		}
 	for (const struct http_field *f = r->head.field; ok && f < r->head.field + r->head.nfields; f++) {
 		struct slice v = f->value;
 		size_t skip = 0;
@@ -22624,9 +23696,11 @@ l_req_hide(lua_State *L)
 		while (f->is_secret && skip < v.n && (ascii_alnum(v.p[skip]) || v.p[skip] == '-'))
 			skip++;
 		skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
-		if (f->is_secret && v.n - skip >= SUBST_BACK_MIN)
-			ok = subst_back_add(&r->back, f->own, f->name.n + skip, text, SLICE(""));
+		if (f->is_secret)
+			ok = scrub_add(&r->back, f->own, f->name.n + skip, text, SLICE(""), false);
 	}
+	if (r->back != NULL)
+		r->back->whose = text_hash(r->agent) + 31 * text_hash(r->credential);
 	return l_answer(L, ok);
 }
 
@@ -22827,7 +23901,7 @@ static const luaL_Reg l_req[] = {
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
 	{"read_body", l_req_read_body}, /* yields */
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
-	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"known", l_req_known}, {"keep", l_req_keep},
+	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"scrub", l_req_scrub}, {"known", l_req_known}, {"keep", l_req_keep},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
 	{"view", l_req_view}, {"dump", l_req_dump},
 	{"target", l_req_target}, {NULL, NULL},

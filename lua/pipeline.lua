@@ -10,6 +10,7 @@ local errors = require "errors"
 local paths = require "paths"
 local ways = require "route"
 local rows = require "rows"
+local scrub = require "scrub"
 local stand_in = require "stand_in"
 local token = require "token"
 local variables = require "variables"
@@ -430,20 +431,22 @@ local function substitute(self, req, agent, opened, cred, patient)
     ("injection failed (\"%s\"): what the placeholder stands for cannot be written into the %s"):format(opened.name, where)
 end
 
--- The secrets of a credential that an answer must not repeat, and what it gets for them: what the agent holds, or a mark.
--- Made once for a view: that of a token is another with each token.
+-- The secrets of a credential that an answer must not repeat, those of them that a machine made, and what the answer gets
+-- for them: what the agent holds, or a mark. Made once for a view: that of a token is another with each token.
 local function hidden_of(self, agent, opened, cred)
   local hidden = opened.hidden
   if not hidden or opened.hidden_of ~= cred then
-    hidden = {}
-    for _, s in pairs(opened.rec.secrets or {}) do hidden[#hidden + 1] = s end
+    hidden = { {}, {} }
+    for name, s in pairs(opened.rec.secrets or {}) do
+      if name ~= "c/client_key" then table.insert(hidden[scrub.made(opened.pol, name) and 2 or 1], s) end   -- it never goes out
+    end
     for _, s in pairs(cred.state or {}) do
-      if type(s) == "userdata" then hidden[#hidden + 1] = s end
+      if type(s) == "userdata" then table.insert(hidden[2], s) end
     end
     opened.hidden, opened.hidden_of = hidden, cred
   end
   local held = agent and held_for(self, agent, opened.name)[1]
-  return hidden, held and held.text or HIDDEN
+  return hidden[1], hidden[2], held and held.text or HIDDEN
 end
 
 -- Set before `apply`, for a type that signs them, and after it, for they have the last word.
@@ -458,6 +461,7 @@ local function inject(self, req, agent, opened, cred, view, frank, patient)
   self.config.acting(opened.name)
   local pol = opened.pol
   local ok, code, message
+  req:scrub(opened.rec.scrub)
   if opened.rows then
     ok, code, message = substitute(self, req, agent, opened, cred, patient)
     if not ok then return nil, code, message end

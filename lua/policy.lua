@@ -85,7 +85,7 @@ local presets_keys = {
 local field_keys = {
   name = "string", type = "string", help = "string", secret = "boolean", required = "boolean", empty = "boolean",
   default = "string integer boolean table", values = "table", split = "table", min = "integer", max = "integer",
-  base = "boolean", header = "boolean",
+  base = "boolean", header = "boolean", generated = "boolean",
   group = "string",
 }
 local body_keys = { max = "integer" }

@@ -52,7 +52,7 @@ filter_feed(struct filter *f, struct slice in, bool end, struct buf *all)
 static struct filter *
 filter_twice_new(void)
 {
-	static const struct filter_class class = {sizeof(struct filter), false, filter_twice_run, NULL};
+	static const struct filter_class class = {sizeof(struct filter), false, false, filter_twice_run, NULL};
 
 	return filter_alloc(&class);
 }
@@ -60,7 +60,7 @@ filter_twice_new(void)
 static struct filter *
 filter_upper_new(void)
 {
-	static const struct filter_class class = {sizeof(struct filter), true, filter_upper_run, NULL};
+	static const struct filter_class class = {sizeof(struct filter), true, false, filter_upper_run, NULL};
 
 	return filter_alloc(&class);
 }

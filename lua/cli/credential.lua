@@ -9,6 +9,7 @@ local report = require "cli.report"
 local terminal = require "cli.terminal"
 local token_state = require "cli.token_state"
 local rows = require "rows"
+local scrub = require "scrub"
 local shape = require "cli.shape"
 local stand_in = require "stand_in"
 local tls = require "cli.tls"
@@ -187,7 +188,7 @@ local function check_shared(pol, plain, ctx)
       or ("name each host, or a wildcard of your own below it: --host acme%s, --host *.acme%s"):format(own, own))
 end
 
---- env, placeholder, mint, keep and attach come as fields (common to all types), the first two as options too.
+--- env, placeholder, mint, scrub, keep and attach come as fields (common to all types), the first two as options too.
 local function read_env(plain, into, opt)
   local env = opt.env and checked(opt.env, records.env_name, "env") or into.env
   local shape, why = into.placeholder, nil
@@ -200,6 +201,7 @@ local function read_env(plain, into, opt)
   if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
   if shape or env then plain.placeholder = shape or require("presets").shape_for(env, plain.hosts) end
   if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
+  if into.scrub then plain.scrub = into.scrub ~= "text" and into.scrub or nil end
   if into.keep then plain.keep = into.keep[1] and into.keep or nil end
   if into.attach then plain.attach = into.attach ~= "always" and into.attach or nil end
 end
@@ -302,6 +304,21 @@ end
 
 -- ---- showing -------------------------------------------------------------------------------------
 
+-- Where answers are searched for the credential's secrets, in words.
+local function scrub_of(record)
+  local where = { head = "heads alone are searched for it (scrub=head)", off = "heads alone are searched for it, without a limit (scrub=off)",
+    all = "heads and all bodies are searched for it (scrub=all)" }
+  local text = where[record.scrub] or "heads and bodies are searched for it"
+  for _, s in ipairs(scrub.short(require("policy_store").load(record.type), record)) do
+    if not s.heads then
+      text = text .. ("; %s is under 8 bytes, so nothing is searched for it"):format(s.name)
+    elseif not record.scrub or record.scrub == "all" then
+      text = text .. ("; %s is under 16 bytes, so no body is searched for it"):format(s.name)
+    end
+  end
+  return text
+end
+
 local function joined(list, empty) return list and #list > 0 and table.concat(list, ",") or empty end
 
 local function state_of(record)
@@ -390,6 +407,7 @@ local function show(args, _, ctx)
   local mend = rows.mend(record, record.preset and require("presets").get(record.preset))
   if mend then line("refused", "a row of it names no place; name it: " .. mend) end
   line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
+  line("answers", scrub_of(record))
   line("keep", joined(record.keep, nil))
   line("attach", record.attach == "placeholder" and "placeholder: a key of the agent's own is refused"
     or record.attach and "placeholder:own: a key of the agent's own passes, and nothing is attached")
@@ -557,6 +575,10 @@ local function add(args, opt, ctx)
   end
   local files = preset and presets.open_files(preset, plain) or {}
   advise(plain, ctx)
+  for _, s in ipairs(scrub.short(pol, { secrets = secrets })) do
+    ctx.note(("note: %s is %s: %s"):format(s.name, s.heads and "under 16 bytes" or "under 8 bytes", s.heads
+      and "an answer's head is searched for it, a body is not" or "no answer is searched for it, for it may be any word"))
+  end
   local me, trial = require("cli.home").command(ctx), require "cli.credential_test"
   local url = trial.root_url(plain)
   local example = url:gsub("//….", "//any."):gsub("…", "tenant")   -- explain takes no gap
@@ -576,7 +598,7 @@ local clearable = { method = "methods", path = "paths", address = "addresses", e
   placeholder = "placeholder", keep = "keep", attach = "attach",
   ["answer-timeout"] = "answer_timeout", ["idle-timeout"] = "idle_timeout",
   ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca", tls = "tls",
-  mint = "mint", preset = "preset" }
+  mint = "mint", scrub = "scrub", preset = "preset" }
 
 --- What --clear names goes: a part of the scope, a field, a map's member, or headers.NAME.
 local function clear(plain, kept, names, specs)
@@ -593,7 +615,7 @@ local function clear(plain, kept, names, specs)
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
         "it takes method, path, address, env, placeholder, plain-http, answer-timeout, idle-timeout, bundle, substitute, preset, "
-          .. "client_cert, ca, tls, mint, attach, keep, a field, or headers.NAME")
+          .. "client_cert, ca, tls, mint, scrub, attach, keep, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
     else
@@ -742,6 +764,8 @@ All types have these too:
   { "tls=legacy", "for an old box of your own network: takes its CN where it has no subjectAltName, and CBC ciphers; "
     .. "tls=strict again" },
   { "mint=allow", "lets calls through that make further credentials (else 403 mint_denied)" },
+  { "scrub=text", "an answer that repeats the secret gets the placeholder in its place: heads, texts, and any body of up to 1 MiB "
+    .. "(the default). scrub=all: all bodies; head: none; off: none, and no limit of hits" },
   { "attach=placeholder", "attached where its placeholder stands, or no key at all; another key is refused "
     .. "(403 foreign_credential). placeholder:own lets another key pass, with nothing attached: a session's, for one" },
   { "keep=NAME,NAME", "headers, parameters and cookies with a key of the agent's own that go out beside it (else "

@@ -321,7 +321,7 @@ end
 -- Credentials that do less, or reach further, than their owner may think.
 local function credentials(_, say)
   local presets, suffixes, policies = require "presets", require "cli.suffixes", require "policy_store"
-  local fine = true
+  local fine, scrub = true, require "scrub"
   local function warn(level, text, fix)
     fine = false
     say("credentials", level, text, fix)
@@ -342,6 +342,14 @@ local function credentials(_, say)
         ("where none is needed: sallyport credential set %s attach=placeholder"):format(name))
     end
     local pol = record and policies.load(record.type)
+    for _, s in ipairs(record and scrub.short(pol, record) or {}) do
+      warn(WARN, ("%s: %s is %s, so %s searched for it"):format(name, s.name, s.heads and "under 16 bytes" or "under 8 bytes",
+        s.heads and "no answer's body is" or "no answer is"), "a longer secret, where the API has one")
+    end
+    if record and (record.scrub == "head" or record.scrub == "off") then
+      warn(WARN, ("%s: no answer's body is searched for its secret (scrub=%s)"):format(name, record.scrub),
+        ("sallyport credential set %s scrub=text"):format(name))
+    end
     local host, why = suffixes.first(record and record.hosts)
     if host and pol and suffixes.sends(pol, record) then
       warn(WARN, ("%s goes to %s, and %s"):format(name, host, why), ("sallyport credential set %s --host …"):format(name))

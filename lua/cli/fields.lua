@@ -63,7 +63,7 @@ local function find(specs, name)
     names[#names + 1] = s.name
   end
   local near = records.nearest(name, names)
-  local common_ones = { "headers.NAME", "env", "placeholder", "mint", "keep", "attach", "client_cert", "client_key", "ca", "tls" }
+  local common_ones = { "headers.NAME", "env", "placeholder", "mint", "scrub", "keep", "attach", "client_cert", "client_key", "ca", "tls" }
   table.move(common_ones, 1, #common_ones, #names + 1, names)
   report.usage(("this type has no field '%s'"):format(report.clean(name):sub(1, 40)),
     near and ("did you mean %s?"):format(near) or ("it has %s"):format(table.concat(names, ", ")))
@@ -78,11 +78,11 @@ local function text_of(ctx, a)
 end
 
 local checks = {
-  placeholder = records.shape, mint = records.mint, tls = records.tls, keep = records.keep,
+  placeholder = records.shape, mint = records.mint, scrub = require("scrub").mode, tls = records.tls, keep = records.keep,
   attach = records.attach,
 }
 
---- Members that every type has: headers.NAME, env, placeholder, mint, keep, attach, client_cert, client_key, ca, tls.
+--- Members that every type has: headers.NAME, env, placeholder, mint, scrub, keep, attach, client_cert, client_key, ca, tls.
 local function common(ctx, a, into)
   if a.name == "client_cert" or a.name == "ca" then
     into[a.name] = text_of(ctx, a)
@@ -163,12 +163,12 @@ end
 
 local common_names = {
   headers = true, env = true, placeholder = true, mint = true, client_cert = true, client_key = true, ca = true,
-  tls = true, keep = true, attach = true,
+  tls = true, scrub = true, keep = true, attach = true,
 }
 
 --- Reads assignments into
 -- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME" and "c/client_key", env, placeholder,
---   mint, keep, attach, client_cert, ca, tls }.
+--   mint, scrub, keep, attach, client_cert, ca, tls }.
 function M.read(ctx, specs, texts)
   local into = { values = {}, headers = {}, sealed = {} }
   for _, text in ipairs(texts) do

@@ -227,6 +227,11 @@ One line for `credential add --type T --help`.
 true: the value is a secret handle (`policy help secret`). For a string, map, pem or document.
     { name = "key", secret = true }
 
+## field.generated
+true: a machine made the secret, so that it is no word however short it is. Answers' bodies are searched for it from 8 bytes on, not
+from 16 (`credential add --help`, scrub=).
+    { name = "pin", secret = true, generated = true }
+
 ## field.required
 true: no credential without it.
     { name = "account", required = true }

@@ -5,7 +5,7 @@ local report = require "cli.report"
 local M = {}
 
 local LISTS = { "hosts", "ports", "methods", "paths", "addresses", "bundles", "keep", "rows" }
-local PLAIN = { "name", "type", "plain_http", "preset", "placeholder", "mint", "attach", "tls", "client_cert", "ca", "answer_timeout",
+local PLAIN = { "name", "type", "plain_http", "preset", "placeholder", "mint", "scrub", "attach", "tls", "client_cert", "ca", "answer_timeout",
   "idle_timeout", "created", "fields", "headers", "split", "mcp", "claude_code", "demo" }
 
 --- The names of a record's secrets, sorted.

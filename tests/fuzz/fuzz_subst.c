@@ -8,7 +8,7 @@
 #define WORD "word+of/8"
 
 static struct subst *fuzz_rows;
-static struct subst_back *fuzz_list, *fuzz_long;
+static struct scrub *fuzz_list, *fuzz_long;
 static struct known fuzz_known = {.text = {.max = 4096}};
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -37,9 +37,9 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	}
 	s->n = 2 * PLACES;
 	other = secret_copy("ab", 2);
-	if (!subst_back_add(&fuzz_list, s->row[0].secret, 0, SLICE("SENT"), SLICE("")) ||
-	    !subst_back_add(&fuzz_list, other, 0, (struct slice){NULL, 0}, SLICE("k")) ||
-	    !subst_back_add(&fuzz_long, secret_copy(WORD, sizeof WORD - 1), 0, SLICE("<>"), SLICE("")) ||
+	if (!scrub_add(&fuzz_list, s->row[0].secret, 0, SLICE("SENT"), SLICE(""), false) ||
+	    !scrub_add(&fuzz_list, other, 0, (struct slice){NULL, 0}, SLICE("k"), false) ||
+	    !scrub_add(&fuzz_long, secret_copy(WORD, sizeof WORD - 1), 0, SLICE("<>"), SLICE(""), false) ||
 	    !known_add(&fuzz_known, SLICE("one"), SLICE("tok_12345678"), 12) ||
 	    !known_add(&fuzz_known, SLICE("two"), SLICE("12345678x"), 8))
 		abort();
@@ -106,14 +106,14 @@ fuzz_answer(struct slice in)
 	struct buf out;
 
 	buf_init(&out, 4096);
-	if (buf_reserve(&out, 1) && subst_back_value(fuzz_list, in, true, &out) && memmem(out.p, out.n, SECRET, sizeof SECRET - 1) != NULL &&
+	if (buf_reserve(&out, 1) && scrub_put(fuzz_list, in, &out) && memmem(out.p, out.n, SECRET, sizeof SECRET - 1) != NULL &&
 	    memmem(in.p, in.n, SECRET, sizeof SECRET - 1) != NULL && memmem(in.p, in.n, "ab", 2) == NULL)
 		abort();
 	buf_free(&out);
 	/* what is taken out is what is seen, and no spelling of it is left */
 	buf_init(&out, 1 << 20);
-	if (buf_reserve(&out, 1) && subst_back_value(fuzz_long, in, false, &out) &&
-	    subst_back_in(fuzz_long, in, false) != (out.n != in.n || memcmp(out.p, in.p, in.n) != 0))
+	if (buf_reserve(&out, 1) && scrub_put(fuzz_long, in, &out) &&
+	    scrub_in(fuzz_long, in) != (out.n != in.n || memcmp(out.p, in.p, in.n) != 0))
 		abort();
 	buf_free(&out);
 	known_scan_value(&fuzz_known, in, &found);

@@ -372,6 +372,7 @@ local function world()
     function req.presents() return false end
     function req.view() return { headers = { set = function() end } } end
     function req.hide() return true end
+    function req.scrub() end
     function req.known(_, set)
       local n = {}
       for _, t in ipairs(set.texts) do

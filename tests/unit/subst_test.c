@@ -196,107 +196,6 @@ test_kinds(void)
 		    cases[i].kind, cases[i].type, "another kind");
 }
 
-/* -- the way back */
-static void
-back(const char *name, const char *secret, const char *sent, const char *param, const char *in, const char *want)
-{
-	struct subst_back *list = NULL;
-	struct secret *s = secret_copy(secret, strlen(secret));
-	struct buf out;
-	bool ok;
-
-	subst_back_add(&list, s, 0, sent != NULL ? slice_of(sent) : (struct slice){NULL, 0}, slice_of(param));
-	secret_unref(s);
-	buf_init(&out, 4096);
-	ok = subst_back_value(list, (struct slice){guard_copy(in, strlen(in)), strlen(in)}, true, &out) &&
-	    subst_back_in(list, (struct slice){guard_copy(in, strlen(in)), strlen(in)}, true) == (strcmp(in, want) != 0);
-	test_result(ok && slice_eq(buf_slice(&out), slice_of(want)), name, "%.*s", (int)out.n, out.n != 0 ? out.p : "");
-	for (size_t n = 0; n < strlen(in); n++) {
-		buf_clear(&out);
-		subst_back_value(list, (struct slice){guard_copy(in, n), n}, true, &out);
-		subst_back_in(list, (struct slice){guard_copy(in, n), n}, false);
-	}
-	buf_free(&out);
-	subst_back_free(list);
-}
-
-/* Behind 0 to 2 bytes and before 0 to 2, in both alphabets, with and without padding, as it is and percent-encoded:
- * none of the characters that its bits are in is left. */
-static void
-test_base64(void)
-{
-	static const char value[] = "pass~?\xff\xfe-word";
-	struct subst_back *list = NULL;
-	struct secret *s = secret_copy(value, sizeof value - 1);
-	unsigned wrong = 0;
-
-	subst_back_add(&list, s, 0, SLICE("<>"), SLICE(""));
-	secret_unref(s);
-	for (unsigned i = 0; i < 3 * 3 * 2 * 2 * 2; i++) {
-		unsigned before = i % 3, behind = i / 3 % 3, url = i / 9 % 2, cut = i / 18 % 2, percent = i / 36;
-		char plain[64], text[256], want[256], code[128];
-		size_t n = before + sizeof value - 1 + behind, first = 8 * before / 6, last = (8 * (before + sizeof value - 1) + 5) / 6, k = 0;
-		struct buf out;
-
-		memcpy(plain, "u:", 2);
-		memcpy(plain + before, value, sizeof value - 1);
-		memcpy(plain + n - behind, "xy", 2);
-		n = b64_encode(code, plain, n, url);
-		while (cut && n != 0 && code[n - 1] == '=')
-			n--;
-		for (size_t c = 0; c < n; c++)
-			k += (size_t)snprintf(text + k, sizeof text - k, percent && c % 2 == 0 ? "%%%02x" : "%c", code[c]);
-		if (!percent)
-			snprintf(want, sizeof want, "%.*s<>%.*s", (int)first, code, (int)(n - last), code + last);
-		buf_init(&out, 4096);
-		if (!subst_back_value(list, (struct slice){guard_copy(text, k), k}, false, &out) || !subst_back_in(list, (struct slice){text, k}, false) ||
-		    (!percent && !slice_eq(buf_slice(&out), slice_of(want))) || memmem(out.p, out.n, "<>", 2) == NULL ||
-		    out.n > 2 + (first + n - last) * 3)
-			wrong++;
-		buf_free(&out);
-	}
-	test_result(wrong == 0, "in Base64, wherever it stands in it", "%u are wrong", wrong);
-	subst_back_free(list);
-}
-
-static void
-test_back(void)
-{
-	struct subst_back *list = NULL;
-	size_t i;
-
-	back("as it is", "a+b c%41", "PH", "", "x=a+b c%41&a+b", "x=PH&a+b");
-	back("encoded, in part and in whole", "a/b:c", "PH", "", "/a/b:c/a%2Fb:c/%61%2fb%3Ac/a%2", "/PH/PH/PH/a%2");
-	back("encoded twice", "a/b", "PH", "", "u=a%252Fb%25", "u=PH%25");
-	back("plus for a space", "a b+c", "PH", "", "a+b+c a%20b%2Bc a+b%20c", "PH PH a+b%20c");
-	back("plus for a space, encoded", "canary a b", "PH", "", "canary%20a%2Bb canary%2Ba%252Bb canary+a%2520b", "PH PH PH");
-	back("one that has an escape in it", "canary%41-x", "PH", "", "canary%41-x canary%2541-x %63anary%252541%252dx", "PH PH PH");
-	back("encoded where it ends", "0123456789/", "PH", "", "0123456789%2f 0123456789%252F 0123456789%2", "PH PH 0123456789%2");
-	back("of eight bytes", "canary/8", "PH", "", "xcanary/8 canary%2f8 Y2FuYXJ5Lzg= eGNhbmFyeS84 eHhjYW5hcnkvOA", "xPH PH PH= ePH eHPH");
-	back("less than eight are no Base64", "canary", "PH", "", "Y2FuYXJ5 %63anary canarz", "Y2FuYXJ5 PH canarz");
-	back("ours leaves with its name", "secret", NULL, "key", "/?a=1&key=secret&b=2", "/?a=1&b=2");
-	back("the only one", "secret", NULL, "key", "/?key=secret", "/");
-	back("the first", "secret", NULL, "key", "/?key=secret&b=2", "/?b=2");
-	back("twice", "secret", NULL, "key", "/?key=secret&key=secret", "/?");
-	back("under another name", "secret", NULL, "key", "/?xkey=secret&key=xsecret", "/?xkey=&key=x");
-	back("alone", "secret", NULL, "key", "key=secret", "key=");
-	back("one byte", "s", "PH", "", "sss", "PHPHPH");
-	back("a long one, as it is", "sk-live-0123456789", "PH", "", "https://sk-live-0123456789 sk-live-012345678", "https://PH sk-live-012345678");
-	back("a long one, encoded", "sk/live=0123456789", "PH", "", "sk%2Flive%3d%30123456789;sk%252flive%253D0123456789", "PH;PH");
-	back("not there", "sk-live-0123456789", "PH", "", "sk-live-0123456788 sk%2dlive%2D0123456788", "sk-live-0123456788 sk%2dlive%2D0123456788");
-	test_base64();
-	for (i = 0; i <= SUBST_BACK_MAX + 1; i++) {
-		struct secret *s = secret_copy(&i, sizeof i);
-		bool ok = subst_back_add(&list, s, 0, SLICE("x"), SLICE(""));
-
-		secret_unref(s);
-		if (!ok)
-			break;
-	}
-	test_result(i == SUBST_BACK_MAX, "no more than the bound are noted", "%zu", i);
-	subst_back_free(list);
-}
-
 /* -- WebSocket */
 static void
 put_frame(struct buf *b, unsigned first, const char *text, size_t n, const char *mask)
@@ -462,7 +361,6 @@ main(void)
 	test_header();
 	test_spans();
 	test_kinds();
-	test_back();
 	test_websocket();
 	test_known();
 	return test_end();

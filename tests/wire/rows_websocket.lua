@@ -30,7 +30,7 @@ return {
     hosts = { "ws.test", "no.test" },
     credentials = {
       { name = "ws", type = "substitute", host = "ws.test", secrets = { value = "canary-\"websocket" }, substitute = "value:ws=/d/token:__TOKEN__" },
-      { name = "no", type = "substitute", host = "no.test", secrets = { value = "canary-none-here" }, substitute = "value:header=X-Key:__TOKEN__" },
+      { name = "no", type = "substitute", host = "no.test", secrets = { value = "canary-none-here" }, fields = { scrub = "head" }, substitute = "value:header=X-Key:__TOKEN__" },
     },
   },
   cases = {
@@ -55,7 +55,7 @@ return {
       { "__TOKEN__xxx", "yyy", frame(END, '__TOKEN__"}}') .. marker }),
     { name = "no compression is offered where a row looks", host = "ws.test", send = { upgrade("ws.test", "Sec-WebSocket-Extensions: permessage-deflate\r\n"), { ["until"] = "101" } },
       upstream = { reply = { { steps = { switch } } } }, expect = { raw_has = "101", upstream = { no_header = "sec-websocket-extensions" } } },
-    { name = "and it is where none does", host = "no.test", send = { upgrade("no.test", "Sec-WebSocket-Extensions: permessage-deflate\r\n"), { ["until"] = "101" }, frame(TEXT, "__TOKEN__"), { ["until"] = "__TOKEN__" } },
+    { name = "and it is where none does, and no answer is searched", host = "no.test", send = { upgrade("no.test", "Sec-WebSocket-Extensions: permessage-deflate\r\n"), { ["until"] = "101" }, frame(TEXT, "__TOKEN__"), { ["until"] = "__TOKEN__" } },
       upstream = { reply = { { steps = { switch, { relay = true } } } } },
       expect = { raw_has = frame(TEXT, "__TOKEN__"), upstream = { header = { ["sec-websocket-extensions"] = "permessage-deflate" } } } },
   },

@@ -1,0 +1,459 @@
+/* The way back: what an answer repeats of a secret. Spellings are written here, character by character, and looked for
+ * in heads, in whole bodies and in bodies that come in pieces. */
+#include PROXY_C
+#include "guard.h"
+
+static struct scrub_tally tally = {.free = true};
+static uint64_t seed = 0x5a11b007;
+
+static unsigned
+below(unsigned n)
+{
+	seed = seed * 6364136223846793005u + 1442695040888963407u;
+	return (unsigned)(seed >> 33) % n;
+}
+
+static struct scrub *
+scrub_of(const char *value, size_t n, const char *sent, const char *param)
+{
+	struct scrub *s = NULL;
+	struct secret *secret = secret_copy(value, n);
+
+	if (!scrub_add(&s, secret, 0, sent != NULL ? slice_of(sent) : (struct slice){NULL, 0}, slice_of(param), false))
+		abort();
+	secret_unref(secret);
+	return s;
+}
+
+/* -- heads */
+static void
+back(const char *name, const char *secret, const char *sent, const char *param, const char *in, const char *want)
+{
+	struct scrub *s = scrub_of(secret, strlen(secret), sent, param);
+	struct slice text = {guard_copy(in, strlen(in)), strlen(in)};
+	struct buf out;
+	bool ok;
+
+	buf_init(&out, 4096);
+	ok = scrub_put(s, text, &out) && scrub_in(s, text) == (strcmp(in, want) != 0);
+	test_result(ok && slice_eq(buf_slice(&out), slice_of(want)), name, "%.*s", (int)out.n, out.n != 0 ? out.p : "");
+	for (size_t n = 0; n < strlen(in); n++) {
+		buf_clear(&out);
+		scrub_put(s, (struct slice){guard_copy(in, n), n}, &out);
+		scrub_in(s, (struct slice){guard_copy(in, n), n});
+	}
+	buf_free(&out);
+	scrub_free(s);
+}
+
+/* Behind 0 to 2 bytes and before 0 to 2, in both alphabets, with and without padding, as it is and percent-encoded:
+ * none of the characters that its bits are in is left. */
+static void
+test_base64(void)
+{
+	static const char value[] = "pass~?\xff\xfe-word";
+	struct scrub *s = scrub_of(value, sizeof value - 1, "<>", "");
+	unsigned wrong = 0;
+
+	for (unsigned i = 0; i < 3 * 3 * 2 * 2 * 2; i++) {
+		unsigned before = i % 3, behind = i / 3 % 3, url = i / 9 % 2, cut = i / 18 % 2, percent = i / 36;
+		char plain[64], text[256], want[256], code[128];
+		size_t n = before + sizeof value - 1 + behind, first = 8 * before / 6, last = (8 * (before + sizeof value - 1) + 5) / 6, k = 0;
+		struct buf out;
+
+		memcpy(plain, "u:", 2);
+		memcpy(plain + before, value, sizeof value - 1);
+		memcpy(plain + n - behind, "xy", 2);
+		n = b64_encode(code, plain, n, url);
+		while (cut && n != 0 && code[n - 1] == '=')
+			n--;
+		for (size_t c = 0; c < n; c++)
+			k += (size_t)snprintf(text + k, sizeof text - k, percent && c % 2 == 0 ? "%%%02x" : "%c", code[c]);
+		if (!percent)
+			snprintf(want, sizeof want, "%.*s<>%.*s", (int)first, code, (int)(n - last), code + last);
+		buf_init(&out, 4096);
+		if (!scrub_put(s, (struct slice){guard_copy(text, k), k}, &out) || !scrub_in(s, (struct slice){text, k}) ||
+		    (!percent && !slice_eq(buf_slice(&out), slice_of(want))) || memmem(out.p, out.n, "<>", 2) == NULL ||
+		    out.n > 2 + (first + n - last) * 3) {
+			printf("# %u: %.*s became %.*s, not %s\n", i, (int)k, text, (int)out.n, out.p, percent ? "" : want);
+			wrong++;
+		}
+		buf_free(&out);
+	}
+	test_result(wrong == 0, "in Base64, wherever it stands in it", "%u are wrong", wrong);
+	scrub_free(s);
+}
+
+static void
+test_heads(void)
+{
+	struct scrub *s = NULL;
+	size_t i;
+
+	back("as it is", "a+b c%41", "PH", "", "x=a+b c%41&a+b", "x=PH&a+b");
+	back("encoded, in part and in whole", "aaa/bb:c", "PH", "", "/aaa/bb:c/aaa%2Fbb:c/%61aa%2fbb%3Ac/a%2", "/PH/PH/PH/a%2");
+	back("encoded twice", "aa/bbbbb", "PH", "", "u=aa%252Fbbbbb%25", "u=PH%25");
+	back("plus for a space", "a b+cdef", "PH", "", "a+b+cdef a%20b%2Bcdef a+b%20cdef", "PH PH a+b%20cdef");
+	back("plus for a space, encoded", "canary a b", "PH", "", "canary%20a%2Bb canary%2Ba%252Bb canary+a%2520b", "PH PH PH");
+	back("one that has an escape in it", "canary%41-x", "PH", "", "canary%41-x canary%2541-x %63anary%252541%252dx", "PH PH PH");
+	back("encoded where it ends", "0123456789/", "PH", "", "0123456789%2f 0123456789%252F 0123456789%2", "PH PH 0123456789%2");
+	back("of eight bytes", "canary/8", "PH", "", "xcanary/8 canary%2f8 Y2FuYXJ5Lzg= eGNhbmFyeS84 eHhjYW5hcnkvOA", "xPH PH PH= ePH eHPH");
+	back("less than eight are not looked for", "canary/", "PH", "", "canary/ Y2FuYXJ5Lw", "canary/ Y2FuYXJ5Lw");
+	back("in hexadecimal", "canary/8", "PH", "", "63616e6172792f38 (63616E6172792F38) 63616e6172792f3", "PH (PH) 63616e6172792f3");
+	back("in JSON", "can\"ry\\8", "PH", "", "can\\\"ry\\\\8 \\u0063an\\u0022ry\\u005c8", "PH PH");
+	back("in HTML", "can\"ry&8", "PH", "", "can&quot;ry&amp;8 &#99;an&#x22;ry&#38;8 can&quot;ry&am;8", "PH PH can&quot;ry&am;8");
+	back("ours leaves with its name", "secret-8", NULL, "key", "/?a=1&key=secret-8&b=2", "/?a=1&b=2");
+	back("the only one", "secret-8", NULL, "key", "/?key=secret-8", "/");
+	back("the first", "secret-8", NULL, "key", "/?key=secret-8&b=2", "/?b=2");
+	back("twice", "secret-8", NULL, "key", "/?key=secret-8&key=secret-8", "/?");
+	back("under another name", "secret-8", NULL, "key", "/?xkey=secret-8&key=xsecret-8", "/?xkey=&key=x");
+	back("alone", "secret-8", NULL, "key", "key=secret-8", "key=");
+	back("a long one, as it is", "sk-live-0123456789", "PH", "", "https://sk-live-0123456789 sk-live-012345678", "https://PH sk-live-012345678");
+	back("a long one, encoded", "sk/live=0123456789", "PH", "", "sk%2Flive%3d%30123456789;sk%252flive%253D0123456789", "PH;PH");
+	back("not there", "sk-live-0123456789", "PH", "", "sk-live-0123456788 sk%2dlive%2D0123456788", "sk-live-0123456788 sk%2dlive%2D0123456788");
+	test_base64();
+	for (i = 0; i <= SCRUB_VALUES_MAX + 1; i++) {
+		struct secret *secret = secret_copy(&i, sizeof i);
+		bool ok = scrub_add(&s, secret, 0, SLICE("x"), SLICE(""), false);
+
+		secret_unref(secret);
+		if (!ok)
+			break;
+	}
+	test_result(i == SCRUB_VALUES_MAX, "no more than the bound are noted", "%zu", i);
+	scrub_free(s);
+}
+
+/* -- every form in every coding */
+
+/* Adds a character as a coding may spell it. `often`: of eight, so many are escaped. */
+static void
+put_char(struct buf *b, unsigned char c, unsigned coding, unsigned often)
+{
+	static const char *const names[] = {"\"quot", "&amp", "<lt", ">gt", "'apos", "_lowbar", "/sol", ".period", "+plus", "=equals", "%percnt"};
+	bool must = (coding == SCRUB_JSON && (c == '"' || c == '\\' || c < 32)) || (coding == SCRUB_HTML && c == '&') ||
+	    (coding == SCRUB_PERCENT && c == '%') || (coding == SCRUB_TWICE && c == '%');
+
+	if (coding == SCRUB_RAW || (!must && below(8) >= often)) {
+		buf_add(b, &c, 1);
+		return;
+	}
+	switch (coding) {
+	case SCRUB_PERCENT:
+		buf_addf(b, below(2) ? "%%%02x" : "%%%02X", c);
+		break;
+	case SCRUB_TWICE:
+		buf_addf(b, below(2) ? "%%25%02x" : "%%25%02X", c);
+		break;
+	case SCRUB_JSON:
+		if (strchr("\"\\/", c) != NULL && below(2))
+			buf_addf(b, "\\%c", c);
+		else
+			buf_addf(b, below(2) ? "\\u%04x" : "\\u%04X", c);
+		break;
+	default:
+		for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+			if (names[i][0] == c && below(2)) {
+				buf_addf(b, "&%s;", names[i] + 1);
+				return;
+			}
+		buf_addf(b, below(3) == 0 ? "&#%u;" : below(2) ? "&#x%x;" : "&#X00%X;", c);
+		break;
+	}
+}
+
+static void
+put_spelling(struct buf *b, struct slice value, unsigned form, unsigned coding, unsigned often)
+{
+	char text[512];
+	size_t n = 0, from = 0, to;
+
+	if (form <= SCRUB_PLUS) {
+		for (size_t i = 0; i < value.n; i++)
+			text[n++] = form == SCRUB_PLUS && value.p[i] == ' ' ? '+' : value.p[i];
+	} else if (form == SCRUB_HEX) {
+		n = hex_encode(text, value.p, value.n);
+		if (below(2))
+			for (size_t i = 0; i < n; i++)
+				text[i] = (char)toupper((unsigned char)text[i]);
+	} else {
+		unsigned before = (form - SCRUB_STD) % 3;
+		char plain[256];
+
+		memcpy(plain, "u:", before);
+		memcpy(plain + before, value.p, value.n);
+		n = b64_encode(text, plain, before + value.n, form >= SCRUB_URL);
+		while (n != 0 && text[n - 1] == '=')
+			n--;
+		from = before;  /* the first before + 1 characters have other bits; so many are no part of the value */
+	}
+	to = n;
+	for (size_t i = from; i < to; i++)
+		put_char(b, (unsigned char)text[i], coding, often);
+}
+
+static void
+put_noise(struct buf *b, size_t n)
+{
+	static const char words[] = "sk-live\\u00%25%&amp;&#x\"{:,abcXYZ019+/=_-\\\\%2";
+
+	while (n-- != 0)
+		buf_add(b, words + below(sizeof words - 1), 1);
+}
+
+/* The body as it comes out when it comes in pieces. */
+static bool
+in_pieces(struct scrub *s, struct slice in, unsigned most, struct buf *out)
+{
+	struct filter *f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
+	bool ok = f != NULL;
+
+	for (size_t at = 0; ok && at < in.n;) {
+		size_t n = most == 0 ? in.n : 1 + below(most);
+
+		if (n > in.n - at)
+			n = in.n - at;
+		ok = filter_feed(f, (struct slice){guard_copy(in.p + at, n), n}, false, out);
+		at += n;
+	}
+	ok = ok && filter_feed(f, SLICE(""), true, out) && f->ended && f->hold_until == 0;
+	filter_free(f);
+	return ok;
+}
+
+/* Is what came in pieces as it should be: as long, the same around the spelling, and of that no more left than
+ * went on before more of it came? Characters that have bits of other bytes, too, may have gone before `at` and behind `end`. */
+static bool
+overwritten(const struct buf *got, const struct buf *text, size_t at, size_t end)
+{
+	size_t same = 0;
+
+	for (size_t i = 0; got->n == text->n && i < got->n; i++) {
+		if (got->p[i] == text->p[i])
+			same++;
+		else if (i + SCRUB_UNIT_MAX < at || i >= end + SCRUB_UNIT_MAX)
+			return false;
+		else
+			same = 0;
+		if (same >= SCRUB_HOLD_MIN + 4 && i + 1 >= at + SCRUB_HOLD_MIN + 4 && i < end)
+			return false;   /* 4: what is put there may be the same by chance */
+	}
+	return got->n == text->n;
+}
+
+static void
+test_forms(void)
+{
+	static const char any[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/_-=.:\"\\&<%' ";
+	unsigned missed = 0, other = 0, length = 0;
+
+	for (unsigned round = 0; round < 6000; round++) {
+		char value[80];
+		size_t n = 16 + below(round % 5 == 0 ? 60 : 8);
+		unsigned form = below(SCRUB_FORMS), coding = below(SCRUB_CODINGS), often = below(4) * below(4);
+		struct buf text, whole, pieces;
+		struct scrub *s;
+		size_t at, end;
+
+		for (size_t i = 0; i < n; i++)
+			value[i] = any[below(sizeof any - 1)];
+		s = scrub_of(value, n, "PLACEHOLDER", "");
+		buf_init(&text, 1 << 20);
+		buf_init(&whole, 1 << 20);
+		buf_init(&pieces, 1 << 20);
+		put_noise(&text, below(60));
+		at = text.n;
+		put_spelling(&text, (struct slice){value, n}, form, coding, often);
+		end = text.n;
+		put_noise(&text, below(60));
+		if (!in_pieces(s, buf_slice(&text), 0, &whole) || !in_pieces(s, buf_slice(&text), 1 + below(40), &pieces))
+			length++;
+		/* all but its first and last character, which may have bits of other bytes, is overwritten */
+		if (whole.n != text.n || (memmem(whole.p, whole.n, "LACEHO", 6) == NULL && form <= SCRUB_PLUS) ||
+		    (whole.n == text.n && memcmp(whole.p + at, text.p + at, end - at) == 0)) {
+			if (missed++ < 5)
+				printf("# missed: %.*s in form %u, coding %u: %.*s\n", (int)n, value, form, coding, (int)text.n, text.p);
+		} else if (!overwritten(&pieces, &text, at + (scrub_forms[form].lead != 0 ? SCRUB_UNIT_MAX : 0),
+		    end - (form >= SCRUB_STD ? SCRUB_UNIT_MAX : 0))) {
+			if (other++ < 5)
+				printf("# other in pieces: form %u, coding %u: %.*s: %.*s: %.*s\n", form, coding, (int)text.n, text.p,
+				    (int)whole.n, whole.p, (int)pieces.n, pieces.p);
+		}
+		scrub_free(s);
+		buf_free(&text);
+		buf_free(&whole);
+		buf_free(&pieces);
+	}
+	test_result(missed == 0, "every form in every coding is overwritten", "%u were missed", missed);
+	test_result(other == 0, "and in pieces as in one", "%u differ", other);
+	test_result(length == 0, "and no byte is lost or held", "%u", length);
+}
+
+/* -- WebSockets: what a server sends */
+static void
+put_frame(struct buf *b, unsigned first, struct slice payload)
+{
+	unsigned char head[10] = {(unsigned char)first, (unsigned char)payload.n};
+	size_t n = 2;
+
+	if (payload.n > 0xffff || (payload.n <= 125 && below(8) == 0)) {
+		head[1] = 127;
+		store_be64(head + 2, payload.n);
+		n = 10;
+	} else if (payload.n > 125 || below(8) == 0) {
+		head[1] = 126;
+		store_be16(head + 2, (uint16_t)payload.n);
+		n = 4;
+	}
+	buf_add(b, head, n);
+	buf_addv(b, payload);
+}
+
+/* Messages of text in fragments with pings between, and binary ones: the frames stay, and of the text what
+ * scrub_body leaves of it. */
+static void
+test_websocket(void)
+{
+	static const char value[] = "wv_0123456789abcdefXYZ";
+	unsigned wrong = 0, passed = 0;
+
+	for (unsigned round = 0; round < 3000; round++) {
+		struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+		const struct scrub_table *t;
+		struct filter *f = NULL;
+		struct buf sent, text, got, want;
+		bool ok, binary = below(4) == 0, held = false;
+		size_t k = 0;
+
+		buf_init(&sent, 1 << 20);
+		buf_init(&text, 1 << 20);
+		buf_init(&got, 1 << 20);
+		buf_init(&want, 1 << 20);
+		put_noise(&text, below(300));
+		put_spelling(&text, (struct slice){value, sizeof value - 1}, below(SCRUB_FORMS), below(SCRUB_CODINGS), below(3));
+		put_noise(&text, below(300));
+		for (size_t at = 0; at < text.n || at == 0;) {
+			size_t n = below(40) == 0 ? text.n - at : 1 + below(60);
+
+			n = n > text.n - at ? text.n - at : n;
+			put_frame(&sent, (at + n == text.n ? 0x80u : 0) | (at != 0 ? 0u : binary ? 2u : 1u), (struct slice){text.p + at, n});
+			at += n;
+			if (below(3) == 0)
+				put_frame(&sent, 0x89, SLICE("wv_01234 ping"));
+		}
+		ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally)) != NULL;
+		for (size_t at = 0; ok && at < sent.n;) {
+			size_t n = 1 + below(50);
+
+			n = n > sent.n - at ? sent.n - at : n;
+			ok = filter_feed(f, (struct slice){guard_copy(sent.p + at, n), n}, false, &got);
+			held = held || f->hold_until != 0;
+			at += n;
+		}
+		ok = ok && f->hold_until == 0 && got.n == sent.n; /* the message has ended: all of it is there */
+		for (size_t at = 0; ok && at < got.n;) {        /* the same frames */
+			uint64_t len = 0;
+			size_t head = filter_ws_head((const unsigned char *)got.p + at, got.n - at, &len);
+
+			ok = memcmp(got.p + at, sent.p + at, head) == 0;
+			if ((got.p[at] & 15) < 3)
+				buf_add(&want, got.p + at + head, (size_t)len);
+			else
+				ok = ok && memcmp(got.p + at, sent.p + at, head + (size_t)len) == 0;
+			at += head + (size_t)len;
+		}
+		for (; ok && k < want.n && want.p[k] == text.p[k]; k++)
+			;
+		wrong += !ok || want.n != text.n || (binary ? k != text.n || held : k == text.n || scrub_in(s, buf_slice(&want)));
+		passed += ok && !binary;
+		filter_free(f);
+		scrub_free(s);
+		buf_free(&sent);
+		buf_free(&text);
+		buf_free(&got);
+		buf_free(&want);
+	}
+	test_result(wrong == 0 && passed > 1000, "text messages are searched over the borders of frames, and frames stay", "%u of 3000", wrong);
+}
+
+/* A text that may become a secret goes on when its time is over; the rest of the secret is overwritten. */
+static void
+test_websocket_hurry(void)
+{
+	struct scrub *s = scrub_of("wv_0123456789abcdefXYZ", 22, "PLACEHOLDER", "");
+	struct filter *f = NULL;
+	struct buf got;
+	const struct scrub_table *t;
+	bool ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally)) != NULL;
+
+	buf_init(&got, 4096);
+	ok = ok && filter_feed(f, SLICE("\x01\x15see wv_0123456789abcd"), false, &got) && got.n == 6 && f->hold_until != 0 &&
+	    filter_feed(f, SLICE("\x89\x01p"), false, &got) && got.n == 6;
+	f->hurry = true;
+	ok = ok && filter_feed(f, SLICE(""), false, &got) && f->hold_until == 0 && slice_eq(buf_slice(&got), SLICE("\x01\x15see wv_0123456789abcd\x89\x01p"));
+	test_result(ok, "a beginning and the ping behind it go on in time", "%.*s", (int)got.n, got.p);
+	filter_free(f);
+	scrub_free(s);
+	buf_free(&got);
+}
+
+/* -- the limit */
+static void
+test_limit(void)
+{
+	struct scrub a = {.whose = 5}, b = {.whose = 6};
+	unsigned let = 0, other = 0, again = 0, free_ones = 0;
+	struct scrub_tally t;
+
+	for (unsigned i = 0; i < 15; i++) {
+		t = (struct scrub_tally){0};
+		let += scrub_note(&a, &t);
+		again += scrub_note(&a, &t);    /* of one request the first hit alone counts */
+	}
+	for (unsigned i = 0; i < 10; i++)
+		other += scrub_note(&b, &(struct scrub_tally){0});
+	for (unsigned i = 0; i < 50; i++)
+		free_ones += scrub_note(&a, &(struct scrub_tally){.free = true});
+	test_result(let == 10 && again == 10 && other == 10 && free_ones == 50, "ten requests in a minute may have hits, for each agent and credential",
+	    "%u %u %u %u", let, again, other, free_ones);
+	for (unsigned i = 0; i < SCRUB_HITS_MAX; i++)
+		scrub_slots[5].at[i] -= SCRUB_WINDOW_MS;
+	test_result(scrub_note(&a, &(struct scrub_tally){0}), "and more when the minute is over", "no");
+}
+
+/* A short value is looked for in heads; in bodies if a machine made it. */
+static void
+test_short(void)
+{
+	const struct scrub_table *t;
+	struct scrub *s = NULL;
+	struct secret *one = secret_copy("seven77", 7), *two = secret_copy("twelve-bytes", 12), *made = secret_copy("made-12bytes", 12);
+	bool ok = scrub_add(&s, one, 0, SLICE("x"), SLICE(""), true) && s == NULL && scrub_add(&s, two, 0, SLICE("x"), SLICE(""), false) &&
+	    scrub_in(s, SLICE("a twelve-bytes b")) && !scrub_in(s, SLICE("a seven77 b")) && scrub_table(s, true, &t) && t == NULL &&
+	    scrub_add(&s, made, 0, SLICE("x"), SLICE(""), true) && scrub_table(s, true, &t) && t != NULL;
+	struct buf body;
+
+	buf_init(&body, 100);
+	buf_adds(&body, "twelve-bytes made-12bytes seven77");
+	ok = ok && scrub_body(s, &body, &tally) && slice_eq(buf_slice(&body), SLICE("twelve-bytes x seven77"));
+	test_result(ok, "by length", "%.*s", (int)body.n, body.p);
+	buf_free(&body);
+	scrub_free(s);
+	secret_unref(one);
+	secret_unref(two);
+	secret_unref(made);
+}
+
+int
+main(void)
+{
+	if (!secret_init() || !scrub_init())
+		return 1;
+	test_heads();
+	test_forms();
+	test_websocket();
+	test_websocket_hurry();
+	test_limit();
+	test_short();
+	return test_end();
+}
