@@ -56,14 +56,31 @@ local function differs(what, got, want)
   return ("%s is %s, the example wants %s"):format(what, quoted(got), quoted(want))
 end
 
--- A credential as `apply` and `refresh` see it, but for this: a name that the type does not have is an error, not nil.
-local function strict(pol, values, state)
-  local cred = policy.view(pol, values, state)
-  cred.grant = values.grant
-  return setmetatable(cred, { __index = function(_, name)
-    if type(name) ~= "string" or pol.by_name[name] or policy.common_names[name] then return nil end
-    error(("the type has no field '%s'%s"):format(name, policy.meant(name, pol.by_name)), 2)
-  end })
+-- A credential as refresh sees it, or with `applies` as apply and the rest do, but for this: a name that the type does not
+-- have is an error, not nil.
+local function strict(pol, values, state, applies)
+  local given = pol.refresh and {} or nil
+  for name, v in pairs(pol.refresh and state or {}) do
+    if not (applies and name == "refresh_token") then given[name] = v end
+  end
+  local cred = policy.view(pol, values, given or state)
+  cred.grant = not applies and values.grant or nil
+  local function known(name)
+    if type(name) == "string" and not pol.by_name[name] and not policy.common_names[name] then
+      error(("the type has no field '%s'%s"):format(name, policy.meant(name, pol.by_name)), 3)
+    end
+  end
+  if not applies then return setmetatable(cred, { __index = function(_, name) known(name) end }) end
+  local inner = require("config").freeze(cred)
+  return setmetatable({}, {
+    __index = function(_, name)
+      local v = inner[name]
+      if v == nil then known(name) end
+      return v
+    end,
+    __newindex = function() error("a credential's fields cannot be changed", 2) end,
+    __metatable = false, __pairs = function() return pairs(inner) end,
+  })
 end
 M.strict = strict
 
@@ -136,12 +153,14 @@ local function compare_sent(sent, want, check, i)
   if #sent > #want then return ("refresh sent %d requests, the example wants %d"):format(#sent, #want) end
 end
 
---- Runs refresh on answers: state | nil, code, message; then the requests that it sent, and what answer was wanting.
+--- Runs refresh on answers: state | nil, code, message; then the requests that it sent, what answer was wanting, and the number
+-- of one that was not used.
 local function refreshed(pol, cred, answers)
   local net, sent, ended = require("cli.policy_net").net(pol, cred, answers)
   local state, code, message = policy.refresh(pol, cred, net, require("time").now() + 10000, sandbox.call)
-  if ended() then return nil, "policy_failed", ended(), sent, ended() end
-  return state, code, message, sent
+  local wanting, unused = ended()
+  if wanting then return nil, "policy_failed", wanting, sent, wanting end
+  return state, code, message, sent, nil, unused
 end
 M.refreshed = refreshed
 
@@ -151,8 +170,9 @@ local function refresh_example(pol, ex, check, i, cred)
   if not pol.refresh then return "answers are for a type with refresh" end
   local wrong = require("cli.policy_net").check(ex.answers, check, i)
   if wrong then return wrong end
-  local state, code, message, sent, lacks = refreshed(pol, cred, ex.answers)
+  local state, code, message, sent, lacks, unused = refreshed(pol, cred, ex.answers)
   if lacks then return lacks end
+  if unused and (state or want.error) then return ("refresh did not ask for answer %d"):format(unused) end
   if not state and not want.error then return ("refresh failed: %s"):format(code == "policy_failed" and tostring(message) or tostring(code)) end
   local why = want.sent and compare_sent(sent, want.sent, check, i)
   if why then return why end
@@ -162,7 +182,11 @@ local function refresh_example(pol, ex, check, i, cred)
   local applies = ex.req ~= nil
   for k in pairs(applied_keys) do applies = applies or want[k] ~= nil end
   if not applies then return want.error and "refresh succeeds, the example wants an error" or nil end
-  return nil, state.secrets
+  local kept = {}
+  for _, part in ipairs { state.plain or {}, state.secrets } do
+    for name, v in pairs(part) do kept[name] = v end
+  end
+  return nil, kept
 end
 
 --- Takes off the request what leaves it before `apply`: true | nil, code, message.
@@ -182,12 +206,12 @@ local function type_example(pol, ex, check, i)
   if not check:keys(ex.want, want_keys, "want", { "examples", i, "want" }) then return check.why end
   local values, why, state = example_values(pol, ex.cred)
   if not values then return why end
-  local cred = strict(pol, values, state)
+  local cred = strict(pol, values, state, not ex.answers)
   if not ex.answers and (ex.want.state or ex.want.sent) then return "want.state and want.sent go with answers = {…}" end
   if ex.answers then
     local wrong, new = refresh_example(pol, ex, check, i, cred)
     if wrong or not new then return wrong end
-    cred = strict(pol, values, new)
+    cred = strict(pol, values, new, true)
   end
   local req = example_request(ex)
   local ok, code, message = M.strip(pol, req, cred)

@@ -313,7 +313,7 @@ The agent's request: method (GET), url (https://api.example.com/), headers, body
 ## example.answers
 Runs `refresh`, and answers its calls: { status = 200, body = text or table, headers = { }, retry_after = seconds }. One with
 url (and method) is for that URL; the others come in order. { error = "timeout" }: the call itself fails (unreachable, cut, tls, …).
-A call for which nothing is left fails the example. Where there is a `req`, or `want` has something of a request, `apply` follows
+A call for which nothing is left, and an answer for which no call came, fail the example. Where there is a `req`, or `want` has something of a request, `apply` follows
 with the new state. For net.command: { headers = { NAME = value } }.
     { cred = { key = "k1" }, answers = { { body = { access_token = "t1", expires_in = 60 } } },
       want = { state = { access_token = "t1", expires_at = 1700000060 } } }
@@ -445,8 +445,8 @@ cred.NAME is the field of that name: a text, number, boolean, list or map, or a 
 and `policy try` refuse a name that the type does not have; elsewhere it is nil.
 
 ## cred.state
-What the last refresh returned as `secrets`, by name. In `apply` without the refresh_token. nil: the type has no refresh, or the
-first one is still to come.
+What the last refresh returned as `secrets`, by name (and `plain`). In `apply` without the refresh_token. In the first refresh it is
+empty. nil: the type has no refresh.
     "Bearer " .. cred.state.access_token --> "Bearer t1"
 
 ## cred.grant

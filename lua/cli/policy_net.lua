@@ -23,6 +23,8 @@ function M.check(answers, check, i)
   for n, a in pairs(answers) do
     if math.type(n) ~= "integer" or type(a) ~= "table" then return "answers is a list of tables" end
     if not check:keys(a, answer_keys, "answer " .. n, { "examples", i, "answers", n }) then return check.why end
+    if a.error and (a.status or a.body) then return ("answer %d: a call that fails has no status and no body"):format(n) end
+    if a.status and (a.status < 100 or a.status > 599) then return ("answer %d: status %d is none of HTTP's"):format(n, a.status) end
     if a.error and not errors[a.error] then
       return ("answer %d: '%s' is no way in which a call fails%s"):format(n, a.error, require("policy").meant(a.error, errors))
     end
@@ -102,7 +104,7 @@ local function given(a, expect)
 end
 
 --- net, sent, ended: a `net` for this credential, the requests that went out, and a function that answers nil, or why an
--- answer was wanting. answers nil: whatever is asked for is answered.
+-- answer was wanting; then nil, or the number of an answer that nobody asked for. answers nil: all is answered.
 function M.net(pol, cred, answers)
   local policy, time = require "policy", require "time"
   local sent, used, wanting = {}, {}, nil
@@ -134,7 +136,12 @@ function M.net(pol, cred, answers)
       return list
     end,
   }
-  return net, sent, function() return wanting end
+  return net, sent, function()
+    for n in ipairs(answers or {}) do
+      if not used[n] then return wanting, n end
+    end
+    return wanting
+  end
 end
 
 return M

@@ -203,7 +203,7 @@ local function run(self, pol, spec)
   result.borrowed = borrowed
   local state, code, message = state_of(self, pol, values, kept, result)
   if code then return nil, code, message, result end
-  local cred = examples.strict(pol, values, state)
+  local cred = examples.strict(pol, values, state, true)
   local ok, req = pcall(require("request").example, { method = spec.method, url = spec.url, headers = spec.headers, body = spec.body })
   if not ok then report.usage("that is no request: " .. tostring(req):gsub("^.-:%d+: ", "")) end
   result.before = req:dump()

@@ -554,6 +554,50 @@ return {
     refused(source:gsub("max = 1000", "maximum = 1000"), ":10: body has no key 'maximum': there is max")
   end,
 
+  ["an example meets what a request meets: no more, and no less"] = function()
+    local source = [[
+return {
+  kind = "type", api = 1, name = "t", title = "Test", plain = { "team" },
+  fields = { { name = "token_url", type = "url", required = true }, { name = "names", type = "map" } },
+  apply = function(req, cred)
+    req.headers:set("authorization", "Bearer " .. cred.state.access_token)
+    APPLY
+  end,
+  refresh = function(cred, net, deadline)
+    REFRESH
+    return net.token(cred.token_url, { form = { { "grant_type", "client_credentials" } } }, deadline)
+  end,
+  examples = {
+    { cred = { token_url = "https://login.acme.test/t", names = { a = "b" } },
+      answers = { { body = { access_token = "t", refresh_token = "r", team = "blue" } }ANSWERS },
+      want = { headers = { authorization = "Bearer t"WANT } } },
+  },
+}]]
+    local function with(apply, refresh, answers, want)
+      local given = { APPLY = apply or "", REFRESH = refresh or "", ANSWERS = answers or "", WANT = want or "" }
+      return (source:gsub("%u%u%u%u+", given))
+    end
+    local function taken(...)
+      local pol, why = examples.test("t", with(...))
+      assert(pol, why)
+    end
+    taken()
+    taken('req.headers:set("x-team", cred.state.team)', nil, nil, ', ["x-team"] = "blue"')
+    taken("assert(next(cred.names) == nil) for k, v in pairs(cred.names) do assert(k .. v == 'ab') end")  -- a view, as it is
+    taken(nil, "assert(cred.state and next(cred.state) == nil)")
+    refused(with('req.headers:set("x-r", cred.state.refresh_token)'), "policies/t.lua:6: ")
+    refused(with("cred.state.access_token = nil"), "policies/t.lua:6: a credential's fields cannot be changed")
+    refused(with("cred.token_url = nil"), "policies/t.lua:6: a credential's fields cannot be changed")
+    refused(with("cred.names.a = nil"), "policies/t.lua:6: a credential's fields cannot be changed")
+    refused(with(nil, "if cred.kye then return end"), "policies/t.lua:9: the type has no field 'kye'")
+    refused(with(nil, nil, ", { body = {} }"), "refresh did not ask for answer 2")
+    refused(with(nil, nil, ', { url = "https://login.acme.test/other", body = {} }'), "refresh did not ask for answer 2")
+    refused(with(nil, "net.token(cred.token_url, { form = {} }, deadline)"), "the example has no answer (left) for POST https://login.acme.test/t")
+    refused(with(nil, nil, ", { status = 700 }"), "answer 2: status 700 is none of HTTP's")
+    refused(with(nil, nil, ', { status = 200, error = "timeout" }'), "answer 2: a call that fails has no status and no body")
+    refused(with(nil, nil, ', { error = "timeuot" }'), "answer 2: 'timeuot' is no way in which a call fails: did you mean timeout?")
+  end,
+
   ["where a key stands is found in any text of Lua"] = function()
     local find_at = require("policy_places").find
     local source = [==[
