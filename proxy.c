@@ -14624,7 +14624,8 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_MAP_SIZE ((size_t)(sizeof(void *) >= 8 ? 1024 : 256) << 20)
 #endif
 #define STORE_READERS 256               /* processes that read at once: workers and commands */
-#define STORE_KEY_MAX 500               /* LMDB's own limit is 511 */
+#define STORE_KEY_MAX 500
+#define STORE_KEY_LMDB 511              /* somebody else's may be as long, and ours stand behind it */
 #define STORE_SECRET_NAME_MAX 255       /* its length is one byte */
 #define STORE_PLAIN_MAX (1u << 20)      /* a policy's source is the largest plain text */
 #define STORE_SECRET_MAX (1u << 20)     /* the arena's largest block */
@@ -14637,6 +14638,7 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_REOPEN_MS 1000            /* a disk that fails is not asked at each request */
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
 #define STORE_COPY_KEPT 65536           /* of the memory in which records are judged */
+#define STORE_REPLACED_MS 1000          /* between two looks whether the files are still there */
 #define STORE_LOOK_MS 10                /* host.lock_held takes serve.lock for an instant */
 
 #define STORE_FORMAT 2                  /* 1: without ids and epochs, and without the table */
@@ -14734,6 +14736,8 @@ static struct {
 	uint32_t format;        /* as the store said when it was opened */
 	unsigned inflight;      /* commits handed to the helper thread */
 	int64_t reopen_at;      /* monotonic ms */
+	struct stat file[2];    /* what is open: data.mdb and lock.mdb */
+	int64_t look_at;        /* monotonic ms; when they are looked for again */
 	/* LMDB gave up on its environment: open it again when nothing is in flight */
 	_Atomic bool failed;
 } store;
@@ -15348,6 +15352,7 @@ table_set_back(const struct table *t, uint64_t config)
 		log_line("ev=store_set_back config=%llu newest=%llu", (unsigned long long)config,
 		    (unsigned long long)t->floor);
 	}
+	atomic_store(table_newest, UINT64_MAX); /* until a restart: commands write on what was put back */
 	return true;
 }
 
@@ -15365,6 +15370,7 @@ table_sync(struct table *t, const struct table_at *at)
 	uint8_t key[16], root[TABLE_ROOT + 32], h[32];
 	MDB_val k = store_val(table_key(key, 'r', 0)), v;
 	enum store_err err = STORE_OK;
+	bool other;
 	int rc;
 
 	if (t->known && t->txn == mdb_txn_id(at->txn))
@@ -15374,19 +15380,24 @@ table_sync(struct table *t, const struct table_at *at)
 		return rc == 0 || rc == MDB_NOTFOUND ? STORE_DAMAGED : store_err_of(rc);
 	}
 	memcpy(root, v.mv_data, sizeof root);
-	if (!t->known || memcmp(t->seal, root + TABLE_ROOT, sizeof t->seal) != 0) {
+	other = memcmp(t->seal, root + TABLE_ROOT, sizeof t->seal) != 0;
+	if (!t->known || other) {
 		t->known = false;
 		table_hmac(at, 'r', 0, root, TABLE_ROOT, h);
 		if (!ct_eq(h, root + TABLE_ROOT, sizeof h))
 			return STORE_DAMAGED;
+		if (table_newest != NULL && other && load_be64(root) <= t->config)
+			t->floor = UINT64_MAX;  /* another root of the same generation */
 		t->config = load_be64(root);
 		t->version = load_be64(root + 8);
 		memcpy(t->group, root + 16, sizeof t->group);
 		for (unsigned g = 0; g < TABLE_FAN && err == STORE_OK; g++)
 			if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0)
 				err = table_group(t, at, g);
-		if (err != STORE_OK)
+		if (err != STORE_OK) {
+			t->config = 0;  /* not seen */
 			return err;
+		}
 		memcpy(t->seal, h, sizeof t->seal);
 	}
 	if (table_set_back(t, t->config)) {
@@ -15578,6 +15589,8 @@ store_read_begin(void)
 		store_reopen();
 	if (store.env == NULL)
 		return STORE_LOCKED;
+	if (store.failed)
+		return STORE_IO;
 	if (store.reading)
 		return STORE_OK;
 	table_begin(&store_seen);
@@ -15632,6 +15645,8 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 	struct table_at at;
 	const char *mac;
 
+	if (!store_key_ok(key))
+		return STORE_DAMAGED;   /* none of ours */
 	buf_recycle(&t->copy, STORE_COPY_KEPT);
 	if (!buf_addv(&t->copy, key) || !buf_addv(&t->copy, v))
 		return v.n > STORE_BATCH_MAX ? STORE_DAMAGED : STORE_MEMORY;
@@ -15677,7 +15692,7 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	MDB_val k = store_val(from), v;
 	enum store_err err;
 
-	if (from.n > STORE_KEY_MAX)
+	if (from.n > STORE_KEY_LMDB)
 		return STORE_ABSENT;
 	if ((err = store_read_begin()) != STORE_OK ||
 	    (err = store_err_of(store_seek(store.reader, store.dbi[db],
@@ -15687,7 +15702,8 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	if (key->n < prefix.n || memcmp(key->p, prefix.p, prefix.n) != 0)
 		return STORE_ABSENT;
 	err = store_judge(&store_seen, store.reader, db, *key, store_slice(v), r);
-	key->p = store_seen.copy.p;
+	if (store_key_ok(*key) && err != STORE_MEMORY)
+		key->p = store_seen.copy.p;
 	return err;
 }
 
@@ -15737,6 +15753,32 @@ store_counters_get(MDB_txn *txn, struct store_counters *c)
 	return STORE_OK;
 }
 
+static bool
+store_file_same(const char *home, const char *name, const struct stat *was)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	return store_path(path, home, name) && stat(path, &st) == 0 && st.st_ino == was->st_ino &&
+	    st.st_dev == was->st_dev;
+}
+
+/* A server whose files somebody moved away would see no change any more: commands write to those that
+ * took their place. */
+static void
+store_look(void)
+{
+	int64_t now = clock_read(CLOCK_MONOTONIC);
+
+	if (store.env == NULL || store.failed || table_newest == NULL || now < store.look_at)
+		return;
+	store.look_at = now + STORE_REPLACED_MS;
+	store.failed = !store_file_same(store.home, "store/data.mdb", &store.file[0]) ||
+	    !store_file_same(store.home, "store/lock.mdb", &store.file[1]);
+	if (store.failed)
+		log_line("ev=store_replaced");
+}
+
 /* The two generations, asked for at each request. They are read anew only after a commit, which
  * LMDB's meta page tells without a transaction. */
 static bool
@@ -15744,6 +15786,7 @@ store_generations(uint64_t *config, uint64_t *state)
 {
 	MDB_envinfo info;
 
+	store_look();
 	if (store.failed || store.env == NULL || store.counted == 0 ||
 	    mdb_env_info(store.env, &info) != 0 ||
 	    info.me_last_txnid != store.counted) {
@@ -15961,7 +16004,10 @@ store_batch_op(struct store_batch *b, enum store_op_kind kind, enum store_db db,
 	struct store_op op = {.kind = kind, .db = db, .version = version, .key = b->bytes.n,
 	    .key_n = key.n};
 
-	if (!store_key_ok(key) || !buf_addv(&b->bytes, key))
+	/* what somebody else put under another kind of key can be removed */
+	if ((!store_key_ok(key) && (kind != OP_DEL || key.n == 0 || key.n > STORE_KEY_LMDB ||
+	    (unsigned char)key.p[0] < 0x20)) ||
+	    !buf_addv(&b->bytes, key))
 		return STORE_INVALID;
 	op.plain = op.seals = b->bytes.n;
 	if (!buf_add(&b->ops, &op, sizeof op))
@@ -16197,6 +16243,8 @@ store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
 	struct table_at at = store_table_at(txn);
 	const char *mac;
 
+	if (!store_key_ok(key))
+		return err == STORE_OK ? STORE_DAMAGED : err;
 	if (err == STORE_ABSENT && store_dbs[op->db].kind != 0 &&
 	    table_find(&store_written, &at, store_dbs[op->db].kind, key, &mac) == STORE_DAMAGED)
 		return STORE_ABSENT;
@@ -16296,7 +16344,7 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 	if (rc != 0)
 		return store_err_of(rc);
 	b->moves[store_dbs[op->db].bump] = true;
-	if (store_dbs[op->db].kind == 0)
+	if (store_dbs[op->db].kind == 0 || !store_key_ok(key))
 		return STORE_OK;
 	at = store_table_at(txn);
 	return table_set(&store_written, &at, store_dbs[op->db].kind, key,
@@ -16623,11 +16671,11 @@ store_close(void)
 static enum store_err
 store_env_open(const char *home)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], lock[PATH_MAX];
 	MDB_stat st;
 	int rc;
 
-	if (!store_path(path, home, "store"))
+	if (!store_path(path, home, "store") || !store_path(lock, home, "store/lock.mdb"))
 		return STORE_INVALID;
 	if ((store.lock_fd = store_lock_open(home, "store/writer.lock")) < 0)
 		return store_fail_rc(errno, "store/writer.lock");
@@ -16637,7 +16685,8 @@ store_env_open(const char *home)
 	    (rc = mdb_env_set_maxdbs(store.env, STORE_DBS)) == 0 &&
 	    (rc = mdb_env_open(store.env, path, MDB_NOTLS, 0600)) == 0 &&
 	    (rc = mdb_env_get_fd(store.env, &store.fd)) == 0 &&
-	    (rc = mdb_env_stat(store.env, &st)) == 0) {
+	    (rc = mdb_env_stat(store.env, &st)) == 0 &&
+	    (rc = fstat(store.fd, &store.file[0]) != 0 || stat(lock, &store.file[1]) != 0 ? EIO : 0) == 0) {
 		store.psize = st.ms_psize;
 		snprintf(store.home, sizeof store.home, "%s", home);
 		return STORE_OK;
@@ -16814,7 +16863,7 @@ store_table_add(MDB_txn *txn, enum store_db db, struct slice key, struct slice v
 static enum store_err
 store_table_make(MDB_txn *txn, bool accept, struct store_counters *c)
 {
-	char key[STORE_KEY_MAX + 12];   /* LMDB's own limit is 511 */
+	char key[STORE_KEY_LMDB];
 	struct slice after;
 	MDB_val k, v;
 	enum store_err err;
@@ -16948,7 +16997,8 @@ store_reopen(void)
 	char home[PATH_MAX];
 	enum store_err err;
 
-	if (clock_read(CLOCK_MONOTONIC) < store.reopen_at)
+	if (clock_read(CLOCK_MONOTONIC) < store.reopen_at || !store_path(home, store.home, "store/data.mdb") ||
+	    access(home, F_OK) != 0)    /* LMDB would make an empty one */
 		return STORE_IO;
 	store.reopen_at = clock_read(CLOCK_MONOTONIC) + STORE_REOPEN_MS;
 	keys = store.keys != NULL ? secret_ref(store.keys) : NULL;

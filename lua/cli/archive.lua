@@ -25,7 +25,7 @@ local NEWER = " was written by a newer version of sallyport"
 local CHANGED = " is cut short or was changed: nothing was restored"
 local FORMAT, STORE_FORMAT = 1, 2
 local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
-local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 56   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
+local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 80   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
 local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent" }
 local COUNTERS, DATAKEY_ENTRY, TABLE = "\1counters", "\1datakey", "\1table"
 
@@ -62,7 +62,8 @@ function M.write(file)
   local n = 0
   for _, db in ipairs(DATABASES) do
     for key, value in entries(raw, db) do
-      if not ours(key) or listing(db, key) then
+      -- Nobody reads what is longer: it is somebody else's, and restore would refuse the whole.
+      if (not ours(key) or listing(db, key)) and #key <= KEY_MAX and #value <= RECORD_MAX then
         put((">Bs1s2s4"):pack(82, db, key, value))
         n = n + 1
       end

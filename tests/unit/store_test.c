@@ -288,10 +288,10 @@ bounds_are_kept(void)
 
 	fresh();
 	memset(long_key, 'k', sizeof long_key - 1);
-	CHECK(store_batch_op(b, OP_DEL, DB_STATE, slice_of(long_key), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_op(b, OP_PUT, DB_STATE, slice_of(long_key), STORE_ANY) == STORE_INVALID);
 	CHECK(store_batch_op(b, OP_DEL, DB_STATE, SLICE(""), STORE_ANY) == STORE_INVALID);
 	CHECK(store_batch_op(b, OP_DEL, DB_META, STORE_K_FORMAT, STORE_ANY) == STORE_INVALID);
-	CHECK(store_batch_op(b, OP_DEL, DB_STATE, SLICE("a\0b"), STORE_ANY) == STORE_INVALID);
+	CHECK(store_batch_op(b, OP_PUT, DB_STATE, SLICE("a\0b"), STORE_ANY) == STORE_INVALID);
 	long_key[STORE_KEY_MAX] = '\0';
 	CHECK(store_batch_put(b, DB_STATE, slice_of(long_key), SLICE("{}"), 0, false,
 	    0) == STORE_OK);
@@ -1364,6 +1364,37 @@ a_running_server_notices_a_whole_older_store(void)
 	table_newest = NULL;
 }
 
+/* Two histories that part after one generation, each as long as the other. */
+static void
+a_running_server_notices_another_store_of_its_generation(void)
+{
+	static _Atomic uint64_t newest;
+	static const char *const plain[] = {"{}", "{\"n\":1}", "{\"n\":2}"};
+	struct entry rec[3], way[3][3];
+
+	fresh();
+	for (int i = 0; i < 3; i++) {
+		if (i == 2) {           /* once more from the first */
+			put_back(&rec[0], DB_AGENT);
+			for (int n = 0; n < 3; n++)
+				put_back(&way[0][n], DB_META);
+			CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
+		}
+		CHECK(put(DB_AGENT, "a/x", plain[i], NULL, STORE_ANY) == STORE_OK);
+		keep(&rec[i], DB_AGENT, SLICE("a/x"));
+		keep_way(way[i], DB_AGENT, "a/x");
+	}
+	table_newest = &newest;
+	newest = 0;
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK && plain_is(DB_AGENT, "a/x", plain[2]));
+	raw_put(DB_AGENT, rec[1].key, (struct slice){rec[1].bytes, rec[1].n});
+	for (int n = 0; n < 3; n++)
+		raw_put(DB_META, way[1][n].key, (struct slice){way[1][n].bytes, way[1][n].n});
+	CHECK(read_err(DB_AGENT, "a/x") == STORE_DAMAGED);
+	table_newest = NULL;
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK && plain_is(DB_AGENT, "a/x", plain[1]));
+}
+
 /* One process writes agents, others read them all the time: none sees what is not so. */
 static void
 readers_beside_writers_see_no_false_alarm(void)
@@ -1786,6 +1817,7 @@ static const struct {
 	CASE(every_flipped_byte_of_the_table_is_noticed),
 	CASE(a_bucket_that_began_anew_never_says_absent),
 	CASE(a_running_server_notices_a_whole_older_store),
+	CASE(a_running_server_notices_another_store_of_its_generation),
 	CASE(readers_beside_writers_see_no_false_alarm),
 	CASE(a_batch_that_is_given_up_leaves_the_table_as_it_was),
 	CASE(ids_stay_and_epochs_move_with_what_must_end),
