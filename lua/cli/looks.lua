@@ -4,7 +4,7 @@ local M = {}
 
 --- Words of a name (of a header, a parameter, an option) whose value is a secret however it is written.
 local words = { "auth", "cookie", "key", "token", "secret", "passw", "passphrase", "credential", "session", "signature", "_pat$", "^pat$",
-  "_pwd$", "pass$" }
+  "_pwd$", "pass$", "mnemonic", "seed_?phrase" }
 
 -- Names with such a word that say of a secret where it is, how it is made or how long it lasts.
 local about = { "file$", "path$", "dir$", "url$", "uri$", "endpoint$", "host$", "id$", "name$", "type$", "method$", "mode$", "scheme$",
@@ -25,7 +25,7 @@ end
 
 -- Names of what tells one thing from another: a UUID or a hash under them is no secret.
 local ids = { "id$", "ids$", "sha%d*$", "hash$", "digest$", "commit$", "rev$", "revision$", "ref$", "version$", "checksum$",
-  "fingerprint$", "integrity$", "uuid$", "guid$", "thumbprint$", "project$", "workspace$", "image$" }
+  "fingerprint$", "integrity$", "address$", "uuid$", "guid$", "thumbprint$", "project$", "workspace$", "image$" }
 
 -- "API-Key", "apiKey" and "API_KEY" are one name.
 local function folded(name)
@@ -96,6 +96,7 @@ function M.random(text, how)
   local uuid = "%f[%w]%x%x%x%x%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%x%x%x%x%x%x%x%x%f[%W]"
   if how and how.uuid and text:find(uuid) then return true end
   text = text:gsub(uuid, " ")
+  if #text == 40 and text:find("^[%w/+]+$") and text:find("%l") and text:find("%u") and text:find("%d") then return true end     -- AWS's
   for run in text:gmatch("[%w_+-]+") do
     local piece_found = false
     for piece in run:gmatch("%w+") do
@@ -146,7 +147,7 @@ function M.secret(text, how)
   if how.name and M.named(how.name, bare) and bare ~= "$" and not is_path(bare) and not bare:find("^%$[%u_]+$") then
     return "it is named like one"
   end
-  if how.name and any_of(folded(how.name), ids) and (bare:find("^%x+$") or bare:find("^[%x-]+$")) then return nil end
+  if how.name and any_of(folded(how.name), ids) and bare:find("^0?x?[%x-]+$") or how.name and folded(how.name):find("client_?id$") then return nil end
   if not how.known and (how.uuid or not is_path(bare)) and M.random(bare, how) then return "it looks like nothing that a person made up" end
 end
 

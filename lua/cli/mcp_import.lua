@@ -361,7 +361,7 @@ local function template(path, hole)
 end
 
 -- The type by what is secret, and the secrets.
-local function secrets_of(ctx, opt, server, target, address, headers)
+local function secrets_of(ctx, opt, server, target, address, headers, login)
   local plain, secrets, rest = plain_for(opt, server, target), {}, {}
   local items = address.items
   local function text(h, value) return secret_text(ctx, opt, value or h.value, server .. ", " .. (h.name or "url"), target) end
@@ -387,7 +387,13 @@ local function secrets_of(ctx, opt, server, target, address, headers)
       plain.rows[i], secrets["f/values/" .. it.key] = row, text(it, it.text)
     end
   end
+  if login then
+    if #items > 0 then report.fail(("%s: its url has a password and another secret"):format(short(server)), "put one of them into a header") end
+    plain.type, plain.fields = "basic", { username = login.user }
+    secrets["f/password"] = text({ name = "url" }, login.password)
+  end
   for _, h in ipairs(headers) do
+    if login and h.name:lower() == "authorization" then report.fail(("%s: its url has a password, and there is an Authorization header"):format(short(server))) end
     local scheme, value = h.value:match("^([Bb]earer) +(.+)$")
     if scheme and h.name:lower() == "authorization" and plain.type == "api_key" then
       plain.type, secrets["f/token"] = "bearer", text(h, value)
@@ -424,13 +430,16 @@ end
 --- A server at an address, of a client or of a program that reaches it. remote = { url, set(text), headers = { { name,
 -- value, drop() }… }, sse, helper = is there a headersHelper }
 local function remote_server(ctx, opt, server, remote, out)
+  local scheme, user, password, rest = remote.url:match("^(https?://)([^/?#@:%s${}]*):([^/?#@%s]+)@([^@]*)$")
+  local login = user and { user = decoded(user), password = decoded(password) }
+  if login then remote.url = scheme .. rest end          -- RFC 9110 4.2.4: clients send it as Basic, if at all
   local address = address_of(ctx, opt, server, remote.url)
   local target = target_of(server, address.sample)
   for _, part in ipairs(address.in_host) do
     may_take(ctx, opt, part, target, server .. ", url", remote.url:match("^%a*:?/*[^/?#]*"))
   end
   local headers = secret_headers(opt, server, remote.headers)
-  local plain, secrets = secrets_of(ctx, opt, server, target, address, headers)
+  local plain, secrets = secrets_of(ctx, opt, server, target, address, headers, login)
   for _, part in ipairs(address.vars) do
     out.say[#out.say + 1] = ("%s: its url has a secret in it, for which the new file has %s. To replace it there:\n"
       .. "    sallyport credential add %s --type substitute --host %s --substitute %s --env %s value=-")
@@ -447,7 +456,7 @@ local function remote_server(ctx, opt, server, remote, out)
     plain.paths = { path }
   end
   for _, h in ipairs(headers) do h.drop() end
-  if #address.items > 0 then remote.set(address.url(function(it) return it.literal end)) end
+  if #address.items > 0 or login then remote.set(address.url(function(it) return it.literal end)) end
   if plain then
     out.made[#out.made + 1] = { plain = plain, secrets = secrets }
     if plain.plain_http then

@@ -71,6 +71,8 @@ ROWS = [
      {"a": ("c14.test", {**wanted(CANARY), "at": "/messages?id=1"})}),
     ("Basic, in a header of its own spelling", "basic.json", {"mcpServers": {"a": http("https://c15.test/mcp", authorization="basic dXNlcjpjYW5hcnk=")}}, (), {},
      {"a": ("c15.test", {"authorization": "basic dXNlcjpjYW5hcnk="})}),
+    ("a user and a password in the url", "basic.json", {"mcpServers": {"a": {"url": "https://me:canary%2Fpw@c34.test/mcp"}, "b": npx("mcp-remote", "https://me:${PW}@c35.test/mcp", PW="canary")}}, (), {},
+     {"a": ("c34.test", {"authorization": "Basic bWU6Y2FuYXJ5L3B3", "target": "/mcp"}), "b": ("c35.test", {"authorization": "Basic bWU6Y2FuYXJ5", "target": "/mcp"})}),
     ("two secrets in headers, one with a default", "two.json", {"mcpServers": {"a": http("https://c16.test/mcp", DD_API_KEY=CANARY + "-1", DD_APPLICATION_KEY="${DD_APP:-" + CANARY + "-2}")}}, (), {},
      {"a": ("c16.test", {"dd-api-key": CANARY + "-1", "dd-application-key": CANARY + "-2"})}),
     ("a key in the query", "query.json", {"mcpServers": {"a": {"url": f"https://c17.test/mcp/?tavilyApiKey={CANARY}&profile=p"}}}, (), {},
@@ -191,7 +193,7 @@ def test_import_options(t):
         return json.loads(s.cli("credential", "show", name, "--json").stdout)
     # Each bad entry alone is left out, with its reason; the others are kept, and the exit status says that it was not all.
     bad = {"nothing": {}, "link": {"link": "https://x.test"}, "ws": {"url": "ws://x.test/mcp", "headers": auth}, "text": "x", "number": {"url": 5},
-           "user": {"url": "https://me:canary@x.test/mcp"}, "unset": {"url": "https://x.test", "headers": {"X-Api-Key": "${NOT_SET_ANYWHERE}"}},
+           "user": {"url": "https://me:canary@x.test/mcp", "headers": auth}, "unset": {"url": "https://x.test", "headers": {"X-Api-Key": "${NOT_SET_ANYWHERE}"}},
            "ask": {"url": "https://x.test", "headers": {"Authorization": "Basic ${input:jenkins-basic-auth}"}}, "args": {"command": "x", "args": ["--password", CANARY]},
            "dsn": {"command": "docker", "args": ["run", "img", "postgresql://u:canarypw@db.test/app"]}, "lines": {"url": "https://x.test", "headers": {"X-Token": "a\nb"}}}
     said, answer, new = give({"mcpServers": {**bad, "good": http("https://api.test/mcp", **auth), "plain": {"command": "true"}}}, exit=1)

@@ -395,7 +395,8 @@ def test_import_hostile(t):
     assert out.stat().st_mode & 0o777 == 0o644
     token = {"Authorization": "Bearer canary-z"}
     assert "both be kept as 'a-b'" in give({"a b": {"url": "https://x.test/a", "headers": token}, "a-b": {"url": "https://x.test/b", "headers": token}}, 1)[0]
-    assert "Authorization header" in give({"c": {"url": "https://u:canary-p@x.test/a"}}, 1)[0]
+    for url in ("https://u:canary-p@x.test/a?api_key=canary-q", "https://canary-u@x.test/a", "https://${U}:canary-p@x.test/a", "https://u:canary-p@v@x.test/a"):
+        give({"c": {"url": url}}, 1)
     for where in ("a/../b", "a%2f..%2fb", "/a", "a;b"):                     # what cannot be a prefix must not become the whole host
         assert "prefix" in give({"c": {"url": f"https://x.test/{where}", "headers": token}}, 1)[0]
     for bad in (["https://x.test"], [], "x", {"c": {"url": "https://x.test", "headers": "x"}}, {"c": {"command": "x", "env": ["y"]}},

@@ -21,7 +21,11 @@ local secrets = {
   -- by their name
   { "hunter2", "PASSWORD" }, { "plain-words", "API_KEY" }, { "x1", "--token" }, { "swordfish", "apiKey" }, { "a b c", "client-secret" },
   { "swordfish", "DB_PASS" }, { "swordfish", "GITHUB_PAT" }, { "swordfish", "POSTMARK_SERVER_TOKEN" }, { "swordfish", "AUTH" },
+  { "abandon ability able about", "MNEMONIC" }, { "abc", "TOKEN" }, { "u:p4ssw0rd", "BASIC_AUTH" }, { "secret123", "NEO4J_PASSWORD" },
+  { "https://hooks.test/services/T000/B000/abcdefghijklmnop12345678" }, { "AccountKey=abc123def456==;EndpointSuffix=core", "CONN" },
+  { "Server=x;User Id=sa;Password=hunter22;" }, { "mongodb+srv://u:p4ssw0rdX@c.test/db" }, { "{\"private_key\":\"-----BEGIN PRIVATE KEY-----\\nMII\"}" },
   -- by chance nobody would write
+  { "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }, { "0x4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318" },
   { "f3a9c07b1e5d48a2b6c0d9e8f7a61234" }, { "Zk9mQ2xvdWRBcGlLZXk5OTkxMjM0" }, { "aB3-xY9_kL2-mN8_pQ4-rS7" }, { "x=0c1d2e3f4a5b6c7d8e9f0a1b" },
 }
 
@@ -39,6 +43,13 @@ local none = {
   { "/run/secrets/token", "TOKEN_FILE" }, { "/home/me/.ssh/id_ed25519", "SSH_KEY" }, { "https://auth.test/token", "TOKEN_URL" }, { "oauth", "AUTH" },
   { "true", "USE_TOKEN" }, { "4096", "MAX_TOKENS" }, { "8080", "KEYCLOAK_PORT" }, { "", "API_KEY" }, { "en", "KEYBOARD" }, { "me", "AUTHOR" },
   { "GitHub Personal Access Token" }, { "A bearer token for the server" }, { "sk-learn-server" }, { "fc-cache-service-thing" }, { "key=value" },
+  -- from what people have in such files
+  { "type=bind,src=/Users/username/Desktop,dst=/projects/Desktop" }, { "/var/run/docker.sock:/var/run/docker.sock" }, { "me@example.com", "JIRA_USERNAME" },
+  { "--max-old-space-size=4096", "NODE_OPTIONS" }, { "appo8Xk2PqLmNvB4Z", "AIRTABLE_BASE_ID" }, { "T01234567", "SLACK_TEAM_ID" }, { "default", "AWS_PROFILE" },
+  { "1234567890-abcdefghijklmnop.apps.googleusercontent.com", "clientId" }, { "0oa1b2c3d4E5F6g7h8i9", "clientId" }, { "false", "TOKENIZERS_PARALLELISM" },
+  { "postgresql://user@localhost:5432/mydb" }, { "0x742d35Cc6634C0532925a3b844Bc454e4438f44e", "WALLET_ADDRESS" }, { "claude-sonnet-4-20250514", "MODEL" },
+  { "ws://127.0.0.1:9222/devtools/browser" }, { "sentence-transformers/all-MiniLM-L6-v2" }, { "--project-ref=abcdefghijklmnopqrst" }, { "api_key", "AUTH_METHOD" },
+  { "Enter your GitHub Personal Access Token (classic)", "description" }, { "X-API-Key", "AUTH_HEADER_NAME" }, { "ghcr.io/x/mcp-atlassian:latest" },
   { "list_access_tokens", "alwaysAllow" }, { "public-words", "PUBLIC_KEY" }, { "GITHUB_TOKEN", "bearer_token_env_var" },
 }
 
