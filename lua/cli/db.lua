@@ -144,7 +144,7 @@ end
 local kinds = {
   credential = { db = "credential", prefix = "", add = "sallyport credential list" },
   bundle = { db = "bundle", prefix = "", add = "sallyport bundle add %s" },
-  agent = { db = "agent", prefix = "a/", add = "sallyport agent list" },
+  agent = { db = "agent", prefix = "a/", add = "sallyport agent list; sallyport agent add %s makes one" },
 }
 
 --- The record of a credential, bundle or agent that must be there.

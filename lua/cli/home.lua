@@ -250,7 +250,8 @@ end
 function M.next_steps(ctx)
   local quote, lines = require("env").quote, {}
   local me = M.command(ctx)
-  local default = ctx.host.getenv("SALLYPORT_HOME") or (ctx.host.getenv("HOME") or "") .. "/.sallyport"
+  local default = ctx.host.getenv("SALLYPORT_HOME")
+  if not default or default == "" then default = (ctx.host.getenv("HOME") or "") .. "/.sallyport" end
   if me ~= "sallyport" then lines[#lines + 1] = "  alias sallyport=" .. me end
   if default ~= ctx.home then lines[#lines + 1] = "  export SALLYPORT_HOME=" .. quote(ctx.home) end
   lines[#lines + 1] = [[

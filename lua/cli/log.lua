@@ -51,7 +51,7 @@ local function line(r, ctx)
   if text(r.stripped) then tail[#tail + 1] = "of the agent's own: " .. text(r.stripped) end
   if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
   if integer(r.up) or integer(r.down) then
-    tail[#tail + 1] = ("%d/%d bytes"):format(integer(r.up) or 0, integer(r.down) or 0)
+    tail[#tail + 1] = ("%d bytes up, %d down"):format(integer(r.up) or 0, integer(r.down) or 0)
   end
   for i, p in ipairs(parts) do parts[i] = report.clean(p) end
   if r.decision == "deny" then parts[2] = terminal.paint(ctx, "bad", parts[2]) end

@@ -40,7 +40,8 @@ end
 -- "folder" -> its stat, or nil and what is wrong with it.
 local function folder(host, dir)
   local st, why = host.stat(dir)
-  if not st then return nil, ("%s: %s"):format(dir, why == "absent" and "there is no such folder" or why) end
+  if not st then return nil, ("%s: %s"):format(dir, why == "absent" and "there is no such folder" or why),
+    ("as root: install -d -m 750 -o %d %s"):format(host.uid(), dir) end
   if st.type ~= "dir" then return nil, dir .. " is not a folder" end
   if st.mode & 2 ~= 0 then return nil, ("everybody may put files into %s"):format(dir), "give the log a folder of its own" end
   return st

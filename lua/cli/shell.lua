@@ -492,6 +492,12 @@ credential, attaches it, and sends the request on.
 .TP
 .B SALLYPORT_HOME
 the data directory, where \-\-home does not name one; else ~/.sallyport
+.TP
+.B NO_COLOR
+set to anything: no colours at a terminal; so does TERM=dumb
+.TP
+.B COLUMNS
+the terminal's width, where that is not what the terminal says itself
 .SH EXIT STATUS
 0: done. 1: it failed, and standard error says why and what to do. 2: the command line is wrong.]]
   ctx.out(table.concat(out, "\n") .. "\n")
