@@ -1530,47 +1530,10 @@ static void agent_put(struct agent *a);
 static bool agent_over(const struct agent *a);
 static void req_unclaim(struct req *r);
 
-/* -- store: LMDB with sealed values, and the lock files beside it. Its codes are a contract (DESIGN.md),
- * and lua/cli/db.lua has a sentence for each. */
-#define STORE_ERRORS(X) \
-	X(STORE_OK, "ok") \
-	X(STORE_ABSENT, "absent") \
-	X(STORE_EXISTS, "exists") \
-	X(STORE_DAMAGED, "damaged") \
-	X(STORE_LOCKED, "locked") \
-	X(STORE_NOT_OWNER, "not_owner") \
-	X(STORE_KEY_ABSENT, "key_absent") \
-	X(STORE_KEY_MODE, "key_mode") \
-	X(STORE_WRONG_KEY, "wrong_key") \
-	X(STORE_NEWER, "newer_format") \
-	X(STORE_OTHER, "other_store") \
-	X(STORE_RUNNING, "running") \
-	X(STORE_FULL, "full") \
-	X(STORE_BUSY, "busy") \
-	X(STORE_TIMEOUT, "timeout") \
-	X(STORE_CONFLICT, "conflict") \
-	X(STORE_INVALID, "invalid") \
-	X(STORE_MEMORY, "memory") \
-	X(STORE_IO, "io")
-
-enum store_err {
-#define X(err, code) err,
-	STORE_ERRORS(X)
-#undef X
-};
-
-/* Where and why opening failed; lua/cli/db.lua makes a sentence of it. */
-static struct store_fault {
-	const char *place;      /* static; below the data directory; NULL: nothing more is known */
-	const char *why;        /* static: LMDB's or the system's words; NULL: none */
-	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
-} store_fault;
-
-enum store_how { STORE_WITH_KEY, STORE_KEYLESS, STORE_ACCEPT };
-
-static enum store_err store_open(const char *home, enum store_how how);
+/* -- store: LMDB with sealed values, and the lock files beside it. store_open_serve opens a worker's store;
+ * where it is false the log has the reason. */
+static bool store_open_serve(const char *home);
 static void store_close(void);
-static const char *store_code(enum store_err err);
 static void store_read_reset(void);
 static void store_check_readers(void);
 static int store_lock_open(const char *home, const char *name);
@@ -6980,53 +6943,6 @@ static struct {
 static struct beat *master_beats;       /* shared */
 static bool worker_stop;
 
-/* -- serve: bindings for the command that becomes the master */
-
-/* host.serve_lock(home) -> true | nil, "running" | why
- *
- * Takes the lock of the one server of that store. */
-static int
-l_host_serve_lock(lua_State *L)
-{
-	luaL_argcheck(L, text_copy(serve.home, sizeof serve.home, luaL_checkstring(L, 1)), 1, "too long");
-	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0)
-		return l_fail(L, errno == EWOULDBLOCK ? "running" : strerror(errno));
-	return l_answer(L, true);
-}
-
-static char *
-l_serve_text(lua_State *L, const char *key)
-{
-	char *text;
-
-	lua_getfield(L, 1, key);
-	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
-		luaL_error(L, "out of memory");
-	return text;
-}
-
-/* host.serve{ workers=N|nil, overrides=JSON, log=JSON, at=, banner=, note= }
- *
- * The process becomes the master when the command has ended, for the listeners of host.listen and
- * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
- * is written to serve.lock, for commands. */
-static int
-l_host_serve(lua_State *L)
-{
-	long workers;
-
-	serve.overrides = l_serve_text(L, "overrides");
-	serve.log = l_serve_text(L, "log");
-	serve.at = l_serve_text(L, "at");
-	serve.banner = l_serve_text(L, "banner");
-	serve.note = l_serve_text(L, "note");
-	lua_getfield(L, 1, "workers");
-	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
-	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
-	serve.wanted = true;
-	return 0;
-}
-
 /* -- a task that the process waits for: a command, or a worker's start */
 struct call {
 	int argc;
@@ -7162,14 +7078,9 @@ static bool
 worker_open(void)
 {
 	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
-	enum store_err err;
 
-	if ((err = store_open(serve.home, STORE_WITH_KEY)) != STORE_OK) {
-		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
-		    store_fault.place != NULL ? store_fault.place : "",
-		    store_fault.why != NULL ? store_fault.why : "");
+	if (!store_open_serve(serve.home))
 		return false;
-	}
 	host_workers = serve.workers;
 	conn_bound(memory < MEMORY_MAX ? memory : MEMORY_MAX);
 	if (lua_open_state(true) == NULL || !req_import())
@@ -14651,6 +14562,43 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
 #define STORE_DROP UINT32_MAX           /* a secret's n, in a batch: it is removed, though others stay */
 
+/* The codes are a contract (DESIGN.md), and lua/cli/db.lua has a sentence for each. */
+#define STORE_ERRORS(X) \
+	X(STORE_OK, "ok") \
+	X(STORE_ABSENT, "absent") \
+	X(STORE_EXISTS, "exists") \
+	X(STORE_DAMAGED, "damaged") \
+	X(STORE_LOCKED, "locked") \
+	X(STORE_NOT_OWNER, "not_owner") \
+	X(STORE_KEY_ABSENT, "key_absent") \
+	X(STORE_KEY_MODE, "key_mode") \
+	X(STORE_WRONG_KEY, "wrong_key") \
+	X(STORE_NEWER, "newer_format") \
+	X(STORE_OTHER, "other_store") \
+	X(STORE_RUNNING, "running") \
+	X(STORE_FULL, "full") \
+	X(STORE_BUSY, "busy") \
+	X(STORE_TIMEOUT, "timeout") \
+	X(STORE_CONFLICT, "conflict") \
+	X(STORE_INVALID, "invalid") \
+	X(STORE_MEMORY, "memory") \
+	X(STORE_IO, "io")
+
+enum store_err {
+#define X(err, code) err,
+	STORE_ERRORS(X)
+#undef X
+};
+
+/* Where and why opening failed; lua/cli/db.lua makes a sentence of it. */
+static struct store_fault {
+	const char *place;      /* static; below the data directory; NULL: nothing more is known */
+	const char *why;        /* static: LMDB's or the system's words; NULL: none */
+	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
+} store_fault;
+
+enum store_how { STORE_WITH_KEY, STORE_KEYLESS, STORE_ACCEPT };
+
 static const char *const store_codes[] = {
 #define X(err, code) code,
 	STORE_ERRORS(X)
@@ -16986,6 +16934,17 @@ store_open(const char *home, enum store_how how)
 	if (err != STORE_OK)
 		store_close();
 	return err;
+}
+
+static bool
+store_open_serve(const char *home)
+{
+	enum store_err err = store_open(home, STORE_WITH_KEY);
+
+	if (err != STORE_OK)
+		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
+		    store_fault.place != NULL ? store_fault.place : "", store_fault.why != NULL ? store_fault.why : "");
+	return err == STORE_OK;
 }
 
 /* Opens the environment anew, which LMDB refuses to use after a failed write of its meta page. The
@@ -25145,6 +25104,51 @@ l_host_listen(lua_State *L)
 	lua_pushinteger(L, l->at.port);
 	lua_pushlstring(L, text, net_format(&l->at, text));
 	return 2;
+}
+
+/* host.serve_lock(home) -> true | nil, "running" | why
+ *
+ * Takes the lock of the one server of that store. */
+static int
+l_host_serve_lock(lua_State *L)
+{
+	luaL_argcheck(L, text_copy(serve.home, sizeof serve.home, luaL_checkstring(L, 1)), 1, "too long");
+	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0)
+		return l_fail(L, errno == EWOULDBLOCK ? "running" : strerror(errno));
+	return l_answer(L, true);
+}
+
+static char *
+l_serve_text(lua_State *L, const char *key)
+{
+	char *text;
+
+	lua_getfield(L, 1, key);
+	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
+		luaL_error(L, "out of memory");
+	return text;
+}
+
+/* host.serve{ workers=N|nil, overrides=JSON, log=JSON, at=, banner=, note= }
+ *
+ * The process becomes the master when the command has ended, for the listeners of host.listen and
+ * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
+ * is written to serve.lock, for commands. */
+static int
+l_host_serve(lua_State *L)
+{
+	long workers;
+
+	serve.overrides = l_serve_text(L, "overrides");
+	serve.log = l_serve_text(L, "log");
+	serve.at = l_serve_text(L, "at");
+	serve.banner = l_serve_text(L, "banner");
+	serve.note = l_serve_text(L, "note");
+	lua_getfield(L, 1, "workers");
+	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
+	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
+	serve.wanted = true;
+	return 0;
 }
 
 /* -- secrets from outside, never through a Lua string */
