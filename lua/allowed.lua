@@ -19,7 +19,7 @@ local given = {
   json = "array build decode encode null",
   secret = "base64 base64url decode form hex hmac is json_string percent sha256 template",
   sign = "digest hmac jwt key_info key_problem nonce public_key sha256 signature sigv4",
-  time = "iso now wall wall_ms",
+  time = "http iso now parse wall wall_ms",
   uri = "decode parse_query percent query",
 }
 M.given = given

@@ -22,6 +22,32 @@ function M.iso(s)
     rest // 3600, rest // 60 % 60, rest % 60)
 end
 
+local DAYS = { [0] = "Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed" }      -- 1970-01-01 was a Thursday
+local MONTHS = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" }
+local NUMBERS = {}
+for i, name in ipairs(MONTHS) do NUMBERS[name] = i end
+
+--- dates.http(s) -> "Tue, 14 Nov 2023 22:13:20 GMT", as Date has it (RFC 9110 5.6.7); s: Unix seconds.
+function M.http(s)
+  local y, month, day, clock = M.iso(s):match("^(%d+)-(%d+)-(%d+)T(.*)Z$")
+  return ("%s, %s %s %s %s GMT"):format(DAYS[s // 86400 % 7], day, MONTHS[tonumber(month)], y, clock)
+end
+
+--- dates.parse(text) -> Unix seconds | nil. text: as RFC 3339 has it, with any offset, or as Date has it.
+function M.parse(text)
+  if type(text) ~= "string" or #text > 64 then return nil end
+  local day, name, y, h, min, sec = text:match "^%a%a%a, (%d%d) (%a%a%a) (%d%d%d%d) (%d%d):(%d%d):(%d%d) GMT$"
+  if day then return M.seconds(y, NUMBERS[name], day, h, min, sec) end
+  local month, rest
+  y, month, day, h, min, sec, rest = text:match "^(%d%d%d%d)%-(%d%d)%-(%d%d)[Tt ](%d%d):(%d%d):(%d%d)(.*)$"
+  local at, zone = y and M.seconds(y, month, day, h, min, sec), rest and rest:gsub("^%.%d+", "")
+  if not at or zone == "Z" or zone == "z" then return at or nil end
+  local sign, hours, minutes = zone:match "^([+-])(%d%d):(%d%d)$"
+  if not sign or hours > "23" or minutes > "59" then return nil end
+  local off = tonumber(hours) * 3600 + tonumber(minutes) * 60
+  return math.tointeger(sign == "+" and at - off or at + off)
+end
+
 --- dates.seconds(y, month, day, hour, minute, second) -> Unix seconds | nil: there is no such day or time. Each is a number
 -- or its digits; second 60 is a leap second.
 function M.seconds(...)

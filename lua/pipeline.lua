@@ -1377,7 +1377,7 @@ function M:on_answer(name, status, www_authenticate, error_type, date, host)
   local opened = self.config:open(name)
   if not opened then return end
   if status == 401 then require("refused").note(self, name, opened.version, host) end
-  date = opened.pol.clock and require("skew").date(date)
+  date = opened.pol.clock and require("dates").parse(date)
   if date and (status == 400 or status == 401 or status == 403) then
     require("skew").note(self, name, host, self.time.wall() - date)
   end

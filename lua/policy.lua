@@ -645,7 +645,7 @@ local function modules()
     aws = { body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope, sts = aws.sts, assumed = aws.assumed,
       sign = function(req, cred, keys) return aws.sign(req, cred, keys, still and STILL_AT or nil) end },
     time = {
-      now = time.now, iso = require("dates").iso,
+      now = time.now, iso = require("dates").iso, http = require("dates").http, parse = require("dates").parse,
       wall = function() return still and STILL_AT or time.wall() end,
       wall_ms = function() return still and STILL_AT * 1000 or time.wall_ms() end,
     },

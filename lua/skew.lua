@@ -17,14 +17,6 @@ function M.span(seconds)
   return ("%d %ss"):format(n, unit)
 end
 
-local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11, Dec = 12 }
-
---- A Date in the one form that is sent (RFC 9110 5.6.7): Unix s | nil.
-function M.date(text)
-  local day, month, y, h, min, s = text:match "^%a%a%a, (%d%d) (%a%a%a) (%d%d%d%d) (%d%d):(%d%d):(%d%d) GMT$"
-  return day and require("dates").seconds(y, MONTHS[month], day, h, min, s)
-end
-
 --- An upstream refused a signed request, and its clock says that ours is `off` seconds ahead.
 -- at = { store, time, log, … }: a worker's pipeline.
 function M.note(at, credential, host, off)

@@ -26,20 +26,6 @@ local OVERRIDES = {        -- headers that name another method or path than the 
 }
 local VERSION = "2022-11-28"
 
--- Days from 1970 to a date of the Gregorian calendar.
-local function days(y, m, d)
-  if m <= 2 then y, m = y - 1, m + 12 end
-  return 365 * y + y // 4 - y // 100 + y // 400 + (153 * (m - 3) + 2) // 5 + d - 719469
-end
-
--- RFC 3339 in UTC, as GitHub writes it: Unix seconds; nil: something else.
-local function unix_of(text)
-  local y, m, d, h, min, s = text:match("^(%d%d%d%d)%-(%d%d)%-(%d%d)T(%d%d):(%d%d):(%d%d)%.?%d*Z$")
-  if not y then return nil end
-  local function n(v) return math.tointeger(tonumber(v)) end
-  return days(n(y), n(m), n(d)) * 86400 + n(h) * 3600 + n(min) * 60 + n(s)
-end
-
 local function base_of(cred) return (cred.api_url:gsub("/+$", "")) end
 
 -- The App's own token. GitHub takes its id as a number, its client id as a text.
@@ -243,7 +229,7 @@ return {
     if answer.status ~= 201 and answer.status ~= 200 then return judge(answer, "no_installation") end
     if answer.malformed then return nil, "malformed" end
     if not answer.values.token then return nil, "no_access_token" end
-    local ends = answer.values.expires_at and unix_of(answer.values.expires_at)
+    local ends = answer.values.expires_at and time.parse(answer.values.expires_at)
     ends = ends or now + TOKEN_LIFE
     if not cred.app_reads then return { secrets = { access_token = answer.values.token }, expires_at = ends } end
     return { secrets = { access_token = answer.values.token, app_token = app }, expires_at = math.min(ends, now + JWT_LIFE) }

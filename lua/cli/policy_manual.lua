@@ -661,6 +661,16 @@ Monotonic milliseconds, as deadlines are. Says nothing about the day.
 ## time.iso(s) -> string
 RFC 3339, UTC.
     time.iso(1700000000) --> "2023-11-14T22:13:20Z"
+    (time.iso(1700000000):gsub("[-:]", "")) --> "20231114T221320Z"
+
+## time.http(s) -> string
+As the header Date has it (RFC 9110 5.6.7).
+    time.http(1700000000) --> "Tue, 14 Nov 2023 22:13:20 GMT"
+
+## time.parse(text) -> integer | nil
+Unix seconds of a moment as RFC 3339 has it, with any offset, or as Date has it: for an expires_at that comes as a text.
+    time.parse("2023-11-14T23:13:20.5+01:00") --> 1700000000
+    time.parse("tomorrow") --> nil
 
 # log  Looking into a policy
 ## lua.log(value, …)

@@ -10,6 +10,21 @@ return {
       assert(dates.seconds(text:match("^(%d+)-(%d+)-(%d+)T(%d+):(%d+):(%d+)Z$")) == s, text)
     end
   end,
+  ["as Date has it, and back"] = function()
+    for s = 0, 253402300799, 86400 * 97 + 12345 do
+      assert(dates.http(s) == os.date("!%a, %d %b %Y %H:%M:%S GMT", s), dates.http(s))
+      assert(dates.parse(dates.http(s)) == s and dates.parse(dates.iso(s)) == s)
+    end
+    for text, want in pairs { ["2023-11-14T22:13:20Z"] = 1700000000, ["2023-11-14t22:13:20.123456z"] = 1700000000, ["2023-11-14 22:13:20Z"] = 1700000000,
+      ["2023-11-15T03:43:20+05:30"] = 1700000000, ["2023-11-14T14:13:20-08:00"] = 1700000000 } do
+      assert(dates.parse(text) == want and math.type(dates.parse(text)) == "integer", text)
+    end
+    for _, text in ipairs { "", "1700000000", "2023-11-14", "2023-11-14T22:13:20", "2023-11-14T22:13Z", "2023-13-14T22:13:20Z", "2023-02-30T22:13:20Z", "2023-11-14T22:13:20+24:00",
+      "2023-11-14T22:13:20+01", "2023-11-14T22:13:20Zx", "2023-11-14T22:13:20.Z", "Tue, 14 Xyz 2023 22:13:20 GMT", "Tue, 14 Nov 2023 22:13:20 UTC", ("9"):rep(100) } do
+      assert(dates.parse(text) == nil, text)
+    end
+    assert(dates.parse(nil) == nil and dates.parse(5) == nil)
+  end,
   ["each end of a month, and no day behind it"] = function()
     local days = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 }
     for _, y in ipairs { 1900, 1970, 2000, 2023, 2024, 2100 } do
