@@ -509,13 +509,23 @@ local function header_list(server, objects)
   return out
 end
 
+-- Members that some clients send as a bearer token.
+local token_members = { "bearer_token", "bearerToken", "authorization_token", "authorizationToken" }
+
 local function http_server(ctx, opt, server, s, out)
   if s.url.kind ~= "string" then report.fail(("%s: its url is not a text"):format(short(server))) end
   local kind = jsonc.get(s.parts[1], "type")
   if kind and kind.kind ~= "string" then report.fail(("%s: its type is not a text"):format(short(server))) end
   local helper, helper_kid = jsonc.get(s.parts[1], "headersHelper")
   if helper and helper.kind ~= "string" then report.fail(("%s: its headersHelper is not a text"):format(short(server))) end
-  local target, plain = remote_server(ctx, opt, server, { url = s.url.value, headers = header_list(server, s.headers), sse = s.sse,
+  local headers = header_list(server, s.headers)
+  for _, name in ipairs(token_members) do
+    local token, kid = jsonc.get(s.parts[1], name)
+    if token and token.kind == "string" and token.value ~= "" then
+      headers[#headers + 1] = { name = "Authorization", value = "Bearer " .. token.value, drop = function() kid.gone = true end }
+    end
+  end
+  local target, plain = remote_server(ctx, opt, server, { url = s.url.value, headers = headers, sse = s.sse,
     helper = helper ~= nil, set = function(text) jsonc.set(s.url, text) end }, out)
   if helper then
     out.say[#out.say + 1] = helper_line(opt, server, helper.value, target.host, plain)

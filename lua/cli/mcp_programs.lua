@@ -193,13 +193,11 @@ local function not_sent(text)
 end
 
 -- One secret of a program: the text in its place in the new file, or nil: nothing can stand there.
-local function take(ctx, opt, f, server, name, text, out, h)
+local function take_one(ctx, opt, f, server, name, text, ref, out, h)
   local quote = require("env").quote
-  if not_sent(text) then return nil end
   local label = name or "key"
   local cred = h.name(opt, server .. "-" .. label:lower():gsub("[^%w_-]", ""))
   local env = name and records.env_name(name)
-  local ref = env and f.ref and f.ref(env)
   local literal = ("__%s__"):format((name or server .. "_KEY"):upper():gsub("[^%w]", "_"))
   local target, preset, field
   local parts, wanted = h.parts_of(text), name
@@ -268,6 +266,18 @@ local function files_of_variables(server, node, words, out)
 end
 
 local containers = { docker = true, podman = true, nerdctl = true }
+
+-- As above. Of a document with headers in it (OPENAPI_MCP_HEADERS) the bearer token alone is replaced.
+local function take(ctx, opt, f, server, name, text, out, h)
+  if not_sent(text) then return nil end
+  local before, token, behind = text:match("^(%s*{.*[Bb]earer )([%w_.~+/=-]+)(.*)$")
+  if before and not looks.secret(before .. behind) then
+    local put = take_one(ctx, opt, f, server, name, token, nil, out, h)
+    return put and before .. put .. behind
+  end
+  local env = name and records.env_name(name)
+  return take_one(ctx, opt, f, server, name, text, env and f.ref and f.ref(env) or nil, out, h)
+end
 
 --- A server that is a program. h = what mcp_import lends: parts_of, remote, name, text.
 function M.server(ctx, opt, f, server, s, out, h)
