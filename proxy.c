@@ -1561,19 +1561,19 @@ static struct {
 	int fd;                         /* owned: the pipe; -1: no log */
 	struct buf pending;             /* owned; bounded by REQLOG_QUEUE, and by the requests in progress */
 	unsigned turn;                  /* how often `pending` was empty */
-	unsigned ticks;                 /* the writer is to be woken so many times more */
+	unsigned wakes;                 /* the writer is to be woken so many times more */
+	uint64_t gone;                  /* bytes that went down the pipe */
 	bool held;                      /* requests wait for room */
 	struct timer timer;
 	uint64_t dropped;               /* since the last line about it */
 	int64_t say_at;                 /* monotonic ms: the next line is due */
-} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1};
+} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1, .gone = 1};
 
 static int master_log_lock = -1;        /* owned; the writer holds the lock of this file */
 static int master_pipe[2];              /* owned; from the workers to the writer */
 
-static void reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s);
+static void reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uint32_t what);
 static void reqlog_flush(struct timer *t);
-static void reqlog_tick(bool minute);
 static void reqlog_drain(void);
 static bool reqlog_has_writer(void);
 static void reqlog_keep_writer(void);
@@ -1637,6 +1637,8 @@ struct listener {
 	struct watch watch;
 	struct endpoint at;     /* as bound: port 0 has become a number */
 };
+
+static void reqlog_put_ends(struct buf *b, const struct endpoint *client, int fd); /* section `reqlog` */
 
 /* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the
  * guard does not judge it. */
@@ -4875,6 +4877,7 @@ struct conn {
 	size_t scanned;         /* of a head that is arriving */
 	struct req *req;        /* owned; NULL between requests */
 	struct agent *agent;    /* whose connection this is; NULL: not known yet */
+	struct endpoint client; /* port 0: not known */
 	char host[256];         /* of the tunnel, canonical */
 	int port;
 	char token[65];         /* of the CONNECT */
@@ -5022,6 +5025,7 @@ req_log(struct req *r)
 	buf_clear(&b);
 	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
 	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
+	reqlog_put_ends(&b, &r->conn->client, r->conn->peer.watch.fd);
 	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
 	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
 	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
@@ -5053,7 +5057,7 @@ req_log(struct req *r)
 		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
-	    r->counted != NULL ? &r->counted->log : NULL);
+	    r->counted != NULL ? &r->counted->log : NULL, text_hash(r->agent) ^ text_hash(r->code) * 31);
 }
 
 /* -- our own answers */
@@ -5500,7 +5504,7 @@ static struct note {
 
 /* `what`: "client_tls" or "not_http". */
 static void
-conn_note(const struct conn *c, const char *what, const char *why)
+conn_note(struct conn *c, const char *what, const char *why)
 {
 	static struct req r;            /* of which a record is made; its rest stays zero */
 	uint32_t kind;
@@ -5523,6 +5527,7 @@ conn_note(const struct conn *c, const char *what, const char *why)
 		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
 	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
 	r.form = REQ_CONNECT;
+	r.conn = c;
 	r.counted = c->agent;
 	r.port = c->port;
 	r.t_start = clock_now();
@@ -5664,11 +5669,15 @@ static void
 conn_new(int fd)
 {
 	struct conn *c = calloc(1, sizeof *c);
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
 
 	if (c == NULL) {
 		close(fd);
 		return;
 	}
+	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)         /* not once the client has gone */
+		net_endpoint((struct sockaddr *)&ss, &c->client);
 	peer_init(&c->peer, fd, conn_ready);
 	c->id = ++conn_ids;
 	c->state = CONN_HEAD;
@@ -7039,8 +7048,8 @@ worker_on_tick(struct timer *t)
 		malloc_trim(0);
 		worker_conns = conn_count;
 	}
-	reqlog_tick(clock_now() >= worker_readers_at);
 	if (clock_now() >= worker_readers_at) {
+		reqlog_flush(NULL);     /* the writer looks whether its file is still the one */
 		store_check_readers();
 		worker_readers_at = clock_now() + 60000;
 	}
@@ -17114,19 +17123,26 @@ store_lock_serve(const char *home)
  * the pipe as lines, in pieces of at most PIPE_BUF, which do not mix with other workers' (pipe(7)):
  *
  *   JSON LF       a record
- *   "!" JSON LF   a record of a refusal: a flood of them is counted (lua/reqlog.lua)
+ *   "!" N JSON LF a record of N (8 hex digits) refusals: a flood of them is counted (lua/reqlog.lua)
  *   LF            the end of a batch
  *
- * While the disk does not keep up, records wait here. Refusals are dropped, and their number
- * logged, from half of the queue on. The record of a request that was sent on is never dropped for
- * that: while the queue or one agent's part of it is full, the agent's requests wait before they
- * are sent (agent_turns). */
+ * While the disk does not keep up, records wait here. From half of the queue on a refusal is counted in
+ * the last one of its agent and code that waits, so that none is lost. The record of a request that was
+ * sent on is never dropped either: while the queue or one agent's part of it is full, the agent's
+ * requests wait before they are sent (agent_turns). */
 
 #define REQLOG_QUEUE (2u << 20)         /* bytes that wait: some 6,000 records */
 #define REQLOG_SHARE (REQLOG_QUEUE / 4) /* of them one agent's, before its requests wait */
 #define REQLOG_DELAY_MS 50              /* a look right after a request finds its record */
 #define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
 #define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
+#define REQLOG_WAKES 2                  /* what the writer counted is written by the second empty batch */
+#define REQLOG_KINDS 256                /* of refusals, an agent's with one code, that are told apart */
+
+static struct {
+	uint32_t what;          /* hash of agent and code */
+	uint64_t at;            /* where N of its last record stands, as reqlog.gone counts */
+} reqlog_refused[REQLOG_KINDS];
 
 /* Writes as many pieces as the pipe takes. */
 static void
@@ -17140,7 +17156,7 @@ reqlog_flush(struct timer *t)
 		log_line("ev=log_dropped why=slow dropped=%ju", (uintmax_t)reqlog.dropped);
 		reqlog.dropped = 0;
 	}
-	if (!buf_room(b, 1))
+	if (reqlog.fd < 0 || !buf_room(b, 1))
 		return;
 	buf_add(b, "\n", 1);
 	for (; (n = b->n - at) != 0; at += n) {
@@ -17152,25 +17168,31 @@ reqlog_flush(struct timer *t)
 	}
 	memmove(b->p, b->p + at, b->n - at);
 	buf_cut(b, b->n - at);
-	if (b->n != 0)
+	reqlog.gone += at;
+	reqlog.turn += b->n == 0;
+	if (b->n != 0 || reqlog.wakes != 0) {
+		reqlog.wakes -= b->n == 0;
 		timer_set(&reqlog.timer, clock_now() + REQLOG_DELAY_MS, reqlog_flush);
-	else
-		reqlog.turn++;
+	}
 	if (reqlog.held && at != 0) {
 		reqlog.held = false;
 		agents_turn();
 	}
 }
 
-/* Called twice a second: an empty batch wakes the writer, which writes the refusals that it counted
- * once their second is over. */
-static void
-reqlog_tick(bool minute)
+/* Counts a refusal in the last record of its kind. False: that one does not wait here any more. */
+static bool
+reqlog_count(uint32_t what)
 {
-	if (reqlog.fd < 0 || (reqlog.ticks == 0 && !minute))
-		return;
-	reqlog.ticks -= reqlog.ticks != 0;
-	reqlog_flush(NULL);
+	uint64_t at = reqlog_refused[what % REQLOG_KINDS].at;
+	char *p = reqlog.pending.p + (at - reqlog.gone), text[9];
+	uint8_t n[4];
+
+	if (reqlog_refused[what % REQLOG_KINDS].what != what || at < reqlog.gone || !hex_decode(n, (struct slice){p, 8}))
+		return false;
+	store_be32(n, load_be32(n) + 1);
+	memcpy(p, text, hex_encode(text, n, sizeof n));
+	return true;
 }
 
 /* May a request of this agent be sent? False: agents_turn will be called when there is room. s->n
@@ -17186,25 +17208,46 @@ reqlog_room(const struct reqlog_share *s)
 	return room;
 }
 
-/* Adds one record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies it, never
- * blocks and never fails the request. `s`: its agent's share, or NULL. */
+/* A record's members that say whose connection `fd` is: the client's address, where it is known, and ours
+ * where there are several listeners. */
 static void
-reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s)
+reqlog_put_ends(struct buf *b, const struct endpoint *client, int fd)
 {
-	const struct slice line[] = {kind == REQLOG_REFUSED ? SLICE("!") : SLICE(""), json, SLICE("\n")};
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	struct endpoint own;
+	char text[64];
+
+	if (client->port != 0)
+		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, net_format(client, text)});
+	if (net.nlisteners > 1 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0 &&
+	    net_endpoint((struct sockaddr *)&ss, &own))
+		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_format(&own, text)});
+}
+
+/* Adds one record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies it, never
+ * blocks and never fails the request. `s`: its agent's share, or NULL. `what`: hash of agent and code. */
+static void
+reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uint32_t what)
+{
+	const struct slice line[] = {kind == REQLOG_REFUSED ? SLICE("!00000001") : SLICE(""), json, SLICE("\n")};
 
 	if (reqlog.fd < 0)
 		return;
-	if ((kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2) ||
-	    (kind == REQLOG_PLAIN && reqlog.pending.n > REQLOG_QUEUE) ||
-	    json.n > PIPE_BUF - 2 || !buf_room(&reqlog.pending, json.n + 2)) {
+	if (kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2 && reqlog_count(what))
+		return;
+	if ((kind != REQLOG_SENT && reqlog.pending.n > REQLOG_QUEUE) ||
+	    json.n > PIPE_BUF - 10 || !buf_room(&reqlog.pending, json.n + 10)) {
 		if (reqlog.dropped++ == 0)
 			reqlog.say_at = clock_now() + REQLOG_SAY_MS;
 		return;
 	}
+	if (kind == REQLOG_REFUSED) {
+		reqlog.wakes = REQLOG_WAKES;
+		reqlog_refused[what % REQLOG_KINDS].what = what;
+		reqlog_refused[what % REQLOG_KINDS].at = reqlog.gone + reqlog.pending.n + 1;
+	}
 	buf_join(&reqlog.pending, line, 3);
-	if (kind == REQLOG_REFUSED)
-		reqlog.ticks = 4;
 	if (s != NULL) {
 		s->n = (s->turn == reqlog.turn ? s->n : 0) + json.n;
 		s->turn = reqlog.turn;

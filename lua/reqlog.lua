@@ -1,7 +1,7 @@
 --- The request log's writer: a process of its own beside the workers (proxy.c, reqlog_main). It reads their records from a
 -- pipe, a line each, and appends them to FILE in batches; nobody else writes there.
---   {"time":…}     a record      !{"time":…}    a refusal: beyond 20 a second of one agent they are counted, and written
---   (empty line)   a batch's end                as one record for each code when the second is over
+--   {"time":…}     a record      !N{"time":…}   N (8 hex digits) refusals: beyond 20 a second of one agent they are
+--   (empty line)   a batch's end                counted, and written as one record for each code when a batch ends
 -- FILE.1 holds what a rotation kept of older ones: the newest 10,000 records of each agent, as far as half of the size
 -- goes, and beyond that what there is room for. FILE.0 is there only while that is being decided.
 local M = {}
@@ -9,6 +9,8 @@ M.__index = M
 
 local EACH = 10000       -- records of an agent that another's flood cannot drive out
 local ALONE = 20         -- refusals of an agent in one second that have a record each
+local FOLD_MS = 75       -- the others are counted for so long: a record is at most 200 ms behind what happened
+local HOSTS = 4          -- of an agent's whose refusals are counted apart meanwhile: one builds an allow-list from them
 local BATCH = 4096       -- records held at most, and
 local BATCH_PART = 8     -- this part of log-size: a file passes its size by a batch at most
 local FRESH = 1          -- seconds: a file lives so long, so that whoever follows sees each, unless it is over the size
@@ -17,6 +19,7 @@ local AGE_PART = 8       -- a file spans at most this part of the age, since wha
 -- Our records begin with their time and agent, and a quote within a string is never bare: the first match is the member.
 local function agent_of(line) return line:match('"agent":"([^"]*)"') or "" end
 local function time_of(line) return math.tointeger(tonumber(line:match('^{"time":(%d+)[,}]'))) end
+M.time_of = time_of
 
 --- Is it a record, whole? What a full disk or a kill left is not.
 function M.whole(line) return line:sub(-2) == "}\n" and time_of(line) ~= nil end
@@ -102,9 +105,9 @@ function M.merge(with, host, now)
   return os.remove(moved)
 end
 
---- A writer. env = { host =, json =, time = os.time }
+--- A writer. env = { host =, json =, ms = Unix ms }
 function M.new(with, env)
-  return setmetatable({ with = with, host = env.host, json = env.json, time = env.time,
+  return setmetatable({ with = with, host = env.host, json = env.json, ms = env.ms, time = function() return env.ms() // 1000 end,
     batch = {}, bytes = 0, count = {}, folded = {}, dropped = 0 }, M)
 end
 
@@ -184,51 +187,66 @@ local function folded_line(json, f)
   local first, last = json.decode(f.first), json.decode(f.last)
   if not first or not last then return nil end
   local parts = { ('{"time":%d'):format(time_of(f.last)) }
-  for _, name in ipairs { "agent", "decision", "reason", "error" } do
+  for _, name in ipairs { "client", "listener", "agent", "decision", "reason", "error" } do
     if last[name] then parts[#parts + 1] = (',"%s":%s'):format(name, json.encode(last[name])) end
   end
+  if f.host and last.host then parts[#parts + 1] = ',"host":' .. json.encode(last.host) end
   return ('%s,"count":%d,"first":%s,"last":%s}\n'):format(table.concat(parts), f.n, json.encode(target(first)),
     json.encode(target(last)))
 end
 
--- When another second has begun (or `all`), what was counted in the last one becomes records.
-local function second(self, all)
+-- A second has begun: each agent may have so many records alone again.
+local function second(self)
   local now = self.time()
-  if now == self.window and not all then return end
-  self.window, self.count = now, {}
+  if now ~= self.window then self.window, self.count = now, {} end
+end
+
+-- What was counted becomes records, once it has waited for long enough (or `all`).
+local function unfold(self, all)
+  local age = self.folded_at and self.ms() - self.folded_at
+  if not age or not all and age >= 0 and age < FOLD_MS then return end
   for _, f in ipairs(self.folded) do
     local line = folded_line(self.json, f)
     if line then hold(self, line) end
   end
-  if #self.folded > 0 then self.folded = {} end
+  self.folded, self.folded_at = {}, nil
 end
 
-local function refused(self, line)
-  second(self, false)
+local function refused(self, line, n)
+  second(self)
   local agent, code = agent_of(line), line:match('"error":"([^"]*)"') or ""
-  local n = (self.count[agent] or 0) + 1
-  self.count[agent] = n
-  if n <= ALONE then
+  local count = (self.count[agent] or 0) + n
+  self.count[agent] = count
+  if n == 1 and count <= ALONE then
     hold(self, line)
     return
   end
-  local key = agent .. "\n" .. code
+  local host = line:match(',"host":"([^"]*)"') or ""
+  local key = agent .. "\n" .. code .. "\n" .. host
   local f = self.folded[key]
   if not f then
-    f = { n = 0, first = line }
+    local hosts = self.folded[agent] or 0
+    self.folded[agent] = hosts + 1
+    if hosts >= HOSTS then key, host = agent .. "\n" .. code, nil end
+    f = self.folded[key]
+  end
+  if not f then
+    f = { n = 0, first = line, host = host }
     self.folded[key], self.folded[#self.folded + 1] = f, f
   end
-  f.n, f.last = f.n + 1, line
+  f.n, f.last = f.n + n, line
+  self.folded_at = self.folded_at or self.ms()
 end
 
 --- A line from the pipe.
 function M:feed(line)
   local c = line:byte()
   if c == 10 then
-    second(self, false)
+    unfold(self, false)
     self:append()
   elseif c == 33 then
-    if M.whole(line:sub(2)) then refused(self, line:sub(2)) end
+    local n, rest = tonumber(line:sub(2, 9), 16), line:sub(10)
+    if n and M.whole(rest) then refused(self, rest, n) end
   elseif M.whole(line) then
     hold(self, line)
   end
@@ -237,7 +255,7 @@ end
 
 --- Nobody is left to send.
 function M:finish()
-  second(self, true)
+  unfold(self, true)
   self:append()
 end
 
@@ -247,7 +265,7 @@ function M.run(text)
   local with = json.decode(text)
   with.build = host.build_time
   for k, v in pairs(with) do with[k] = math.tointeger(v) or v end
-  local w = M.new(with, { host = host, json = json, time = os.time })
+  local w = M.new(with, { host = host, json = json, ms = require("time").wall_ms })
   if host.stat(with.path .. ".0") then w:merge_logged(1000 * os.time()) end
   w:append()
   for line in io.stdin:lines("L") do w:feed(line) end

@@ -14,7 +14,7 @@ local function record(agent, n, more)
 end
 
 local function refusal(agent, n, code, path)
-  return ('!{"time":%d,"agent":"%s","decision":"deny","reason":"%s","method":"GET","host":"h.test","port":443,"path":"%s","error":"%s"}\n')
+  return ('!00000001{"time":%d,"agent":"%s","decision":"deny","reason":"%s","method":"GET","host":"h.test","port":443,"path":"%s","error":"%s"}\n')
     :format(1000 * NOW + n, agent, code, path or "/", code)
 end
 
@@ -34,7 +34,7 @@ end
 
 local function writer(with, clock)
   local said = {}
-  local w = reqlog.new(with, { json = json, time = function() return clock and clock.now or NOW end,
+  local w = reqlog.new(with, { json = json, ms = function() return 1000 * (clock and clock.now or NOW) end,
     host = setmetatable({ log = function(s) said[#said + 1] = s end }, { __index = host }) })
   w.said = said
   return w
@@ -136,6 +136,28 @@ return {
     w:finish()
     is(#lines(path), 52 + 20 + 1)
     is(json.decode(lines(path)[73]).count, 5)
+  end),
+
+  ["refusals are counted by host, for a few hosts, and what a worker counted counts"] = with_folder(function(path, with)
+    local clock = { now = NOW }
+    local w = writer(with, clock)
+    for i = 1, 20 do w:feed(refusal("a", i, "host_not_allowed")) end
+    for i = 1, 70 do w:feed((refusal("a", i, "host_not_allowed"):gsub("h%.test", "h" .. i % 7 .. ".test"))) end
+    w:feed((refusal("a", 71, "host_not_allowed"):gsub("00000001", "00000100"):gsub("h%.test", "h1.test")))
+    w:feed("!zzzzzzzz" .. record("a", 1))
+    w:feed("!1" .. record("a", 1))
+    clock.now = NOW + 1
+    w:feed("\n")
+    local n, others = {}, 0
+    for i, l in ipairs(lines(path)) do
+      local r = json.decode(l)
+      if i > 20 and r.host then n[r.host] = r.count elseif i > 20 then others = others + r.count end
+    end
+    is(n["h1.test"], 10 + 256)
+    is(n["h2.test"], 10)
+    is(n["h4.test"], 10)
+    is(n["h5.test"], nil)
+    is(others, 30)
   end),
 
   ["one agent's names cannot count for another's"] = with_folder(function(path, with)
