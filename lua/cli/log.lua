@@ -1,62 +1,36 @@
 --- sallyport log
 local db = require "cli.db"
-local errors = require "errors"
 local files = require "cli.log_files"
+local records = require "cli.log_record"
 local report = require "cli.report"
-local reqlog = require "reqlog"
 local summary = require "cli.log_summary"
 local terminal = require "cli.terminal"
 
 local NEWEST = 50        -- what a screen holds
-local FOLLOW_MS = 100
-local PAUSE_MS = 120     -- a worker and the writer keep a record that long: whoever has just made a request looks for it
-
--- The members of a line that something else has written may be anything.
-local function text(v) return (type(v) == "string" or type(v) == "number") and tostring(v) or nil end
-
-local function integer(v) return type(v) == "number" and math.tointeger(v // 1) or nil end
+local FOLLOW_MS = 40
+local PAUSE_MS = 180     -- a worker and the writer keep a record that long: whoever has just made a request looks for it
 
 local host_of = summary.host_of
+
+-- "10.0.0.7" is every client there, "10.0.0.7:51234" that one; IPv6 as in the record, or without brackets.
+local function is_client(r, wanted)
+  local at = records.client(r) or ""
+  local address = at:match("^%[?(.-)%]?:%d+$")
+  return at == wanted or address == wanted
+end
 
 local function wanted(opt, since, until_)
   return function(r)
     return r.time >= since and r.time < until_ and (not opt.agent or r.agent == opt.agent) and (not opt.denied or r.decision == "deny")
       and (not opt.host or r.host == opt.host or host_of(r.first) == opt.host or host_of(r.last) == opt.host)
+      and (not opt.client or is_client(r, opt.client))
   end
 end
-
-local function when(ms) return report.time_ms(ms) or "-" end
 
 -- The file has milliseconds; --json has moments as text, as everywhere.
 local function json_line(r)
-  r.time = report.time_ms(integer(r.time))
+  r.time = report.time_ms(type(r.time) == "number" and math.tointeger(r.time // 1) or nil)
   return report.json_line(r) .. "\n"
-end
-
-local function line(r, ctx)
-  local parts = { when(integer(r.time)), text(r.decision) or "?", text(r.agent) or "-", text(r.credential) or "-" }
-  local tail = {}
-  if integer(r.count) then
-    parts[#parts + 1] = ("%d more: %s … %s"):format(integer(r.count), text(r.first) or "-", text(r.last) or "-")
-  else
-    parts[#parts + 1] = text(r.method) or "-"
-    parts[#parts + 1] = errors.host(text(r.host) or "-") .. (((integer(r.port) or 443) ~= 443 and integer(r.port) ~= 0) and ":" .. integer(r.port) or "")
-      .. (text(r.path) or "")
-    parts[#parts + 1] = text(r.status) or "-"
-  end
-  local reason = r.decision == "deny" and text(r.reason)
-  if text(r.error) and not (reason and reason:sub(1, #text(r.error) + 1) == text(r.error) .. ":") then tail[1] = text(r.error) end
-  if text(r.note) then tail[#tail + 1] = text(r.note) end
-  if reason and reason ~= r.error then tail[#tail + 1] = reason end
-  if text(r.stripped) then tail[#tail + 1] = "of the agent's own: " .. text(r.stripped) end
-  if integer(r.ms) then tail[#tail + 1] = ("%d ms"):format(integer(r.ms)) end
-  if integer(r.up) or integer(r.down) then
-    tail[#tail + 1] = ("%d bytes up, %d down"):format(integer(r.up) or 0, integer(r.down) or 0)
-  end
-  for i, p in ipairs(parts) do parts[i] = report.clean(p) end
-  if r.decision == "deny" then parts[2] = terminal.paint(ctx, "bad", parts[2]) end
-  if #parts == 7 and (integer(r.status) or 0) >= 400 then parts[7] = terminal.paint(ctx, "warn", parts[7]) end
-  return table.concat(parts, " ") .. (#tail > 0 and "  " .. report.clean(table.concat(tail, ", ")) or "") .. "\n"
 end
 
 -- Both ends of what is asked for, in Unix ms.
@@ -83,55 +57,62 @@ local function run(_, opt, ctx)
     newest = opt.newest:find("^%d+$") and math.tointeger(tonumber(opt.newest)) or report.usage("--newest is a number")
   end
   local path = require("cli.log_place").current(ctx)
-  local keep, show = wanted(opt, since, until_), ctx.json and json_line or line
-  local json, shown = require "json", 0
+  local keep, shown = wanted(opt, since, until_), 0
+  local listing = not ctx.json and records.listing(function(what, text) return terminal.paint(ctx, what, text) end)
   -- What is too old goes from the files at the next rotation, and is not shown any more.
   local oldest, unset = time.wall_ms() - 1000 * require("records").settings(nil).log_age, 1000 * host.build_time
+  local function is_shown(r) return r and (r.time >= oldest or r.time < unset) and keep(r) end
+  local sum, after = opt.summary and summary.new(), opt.after and ('"request":"%s"'):format(opt.after)
+  local function show(r) ctx.out(listing and listing.row(r) or json_line(r)) end
 
-  local function record(s)
-    local r = reqlog.whole(s) and json.decode(s)
-    if type(r) == "table" and (r.time >= oldest or r.time < unset) and keep(r) then return r end
-  end
-  local sum = opt.summary and summary.new()
-  local seen_after = not opt.after
-  local function put(s)
-    local r = record(s)
-    if not seen_after then
-      local whole = reqlog.whole(s) and json.decode(s)
-      seen_after = type(whole) == "table" and whole.request == opt.after
+  local function put(line)
+    if after then
+      if line:find(after, 1, true) then after = nil end
       return
     end
-    if r and sum then
+    local r = records.glance(line)
+    if not is_shown(r) then return end
+    shown = shown + 1
+    if sum then
       sum.add(r, summary.host(r))
-    elseif r then
-      ctx.out(show(r, ctx))
+    else
+      show(records.read(line))
     end
-    shown = shown + (r and 1 or 0)
   end
 
   if not ctx.json and not opt.follow and ctx.host.lock_held(ctx.home) then time.sleep(PAUSE_MS) end
   local set = files.snapshot(host, path)
   local list = files.list(set)
+  local held = {}
   if newest then
-    local held = {}
     for i = #list, 1, -1 do
-      files.backward(list[i], function(s)
-        if #held < newest then held[#held + 1] = record(s) end
+      files.backward(list[i], function(line)
+        local r = #held < newest and records.read(line)
+        if is_shown(r) then held[#held + 1] = r end
         return #held >= newest
       end)
     end
-    for i = #held, 1, -1 do ctx.out(show(held[i], ctx)) end
     shown = #held
-  else
+    -- What two workers wrote at the same time stands in the file as it came.
+    for i, r in ipairs(held) do held[i] = { r = r, at = #held - i } end
+    table.sort(held, function(a, b)
+      if a.r.time ~= b.r.time then return a.r.time < b.r.time end
+      return a.at < b.at
+    end)
+    for _, h in ipairs(listing and held or {}) do listing.fit(h.r) end
+  end
+  if listing and not sum and terminal.width(ctx) then ctx.out(listing.head()) end
+  for _, h in ipairs(held) do show(h.r) end
+  if not newest then
     for _, file in ipairs(list) do files.forward(file, put) end
-    if not seen_after then
+    if after then
       report.fail(("no record has the id '%s'"):format(report.clean(opt.after)), "it may be too old, or not be written yet: sallyport log --json")
     end
   end
   if not opt.follow then
     files.close(set)
     if sum then ctx.out(ctx.json and report.json(sum.result()) or summary.text(ctx, sum.result())) end
-    if shown == 0 then ctx.note((opt.agent or opt.host or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
+    if shown == 0 then ctx.note((opt.agent or opt.host or opt.client or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
     return 0
   end
   local tail = files.tail(host, path, set)
@@ -149,6 +130,7 @@ return {
       { name = "follow", help = "go on as requests end; Ctrl-C stops" },
       { name = "agent", arg = "AGENT", help = "of this agent" },
       { name = "host", arg = "HOST", help = "to this host" },
+      { name = "client", arg = "ADDRESS", help = "from this address, as 10.0.0.7 or 10.0.0.7:51234" },
       { name = "denied", help = "only what was refused" },
       { name = "since", arg = "TIME", help = "15m, 24h, 7d ago, or 2026-01-31[T09:30[:15]] (UTC)" },
       { name = "until", arg = "TIME", help = "before this time" },
@@ -158,10 +140,11 @@ return {
     },
     means = { ["f"] = "did you mean --follow?", tail = "did you mean --follow?", n = "did you mean --newest?" },
     help = [[
-Shows the request log: one line a request, at its end: time, decision, agent, credential, method, host and
-path, status, reason, times, bytes. Never a header, a query, a body or a secret. --json prints one object a line.
+Shows the request log: one line a request, when it has ended: time, decision, status, agent, credential, request, and
+why, how long and how much. Never a header, a query, a body or a secret. --json prints one object a line.
 A client whose TLS with us fails has a line too, with the cause: client_tls: unknown_ca does not trust the CA.
-Of more than 20 refusals of an agent in a second the rest is one line, with their number, the first and the last.
+Of more than 20 refusals of an agent in a second the others are counted, a tenth of a second in one line.
+More: sallyport help logging.
 
 The log is a file of JSON lines, log/requests.jsonl in the data directory or what log-file says, for other programs
 too: sallyport set log-file, log-group. log-size and log-age say how much is kept: of every agent the newest 10,000, as far

@@ -16,19 +16,23 @@ M.host_of = host_of
 --- The host of a record, or "-".
 function M.host(r) return type(r.host) == "string" and r.host or host_of(r.first) or "-" end
 
-local function add(into, key, row, n, time)
-  local had = into.by[key]
-  if not had then
-    if into.n >= KEYS_MAX then key, row = "", { host = "(others)", code = "" } end
-    had = into.by[key]
-    if not had then
-      had = row
-      had.count, had.agents = 0, {}
-      into.by[key], into.list[#into.list + 1], into.n = had, had, into.n + 1
+-- The row of this host and code (or credential), counted. A host beyond so many is one of the others.
+local function count(into, host, other, member, n, time)
+  local of = into.by[other]
+  local row = of and of[host]
+  if not row then
+    if into.n >= KEYS_MAX then
+      if host ~= "(others)" then return count(into, "(others)", "", member, n, time) end
+    else
+      into.n = into.n + 1
     end
+    row = { host = host, count = 0, agents = {}, last = 0, [member] = (other ~= "" or member == "code") and other or nil }
+    into.by[other], into.list[#into.list + 1] = of or {}, row
+    into.by[other][host] = row
   end
-  had.count, had.last = had.count + n, math.max(had.last or 0, time)
-  return had
+  row.count = row.count + n
+  if time > row.last then row.last = time end
+  return row
 end
 
 --- A summary to which records are added: it.add(record, host).
@@ -42,13 +46,12 @@ function M.new()
     all.records = all.records + n
     if r.decision == "deny" then
       all.refused = all.refused + n
-      local code = type(r.error) == "string" and r.error or type(r.reason) == "string" and r.reason or "?"
-      row = add(refused, code .. " " .. host, { host = host, code = code }, n, time)
+      row = count(refused, host, type(r.error) == "string" and r.error or type(r.reason) == "string" and r.reason or "?", "code", n, time)
     else
       all.sent = all.sent + n
-      local credential = type(r.credential) == "string" and r.credential or nil
-      row = add(sent, (credential or "") .. " " .. host, { host = host, credential = credential, failed = 0 }, n, time)
-      if type(r.error) == "string" or type(r.status) == "number" and r.status >= 400 then row.failed = (row.failed or 0) + n end
+      row = count(sent, host, type(r.credential) == "string" and r.credential or "", "credential", n, time)
+      local bad = type(r.error) == "string" or type(r.status) == "number" and r.status >= 400
+      row.failed = (row.failed or 0) + (bad and n or 0)
     end
     if type(r.agent) == "string" then row.agents[r.agent] = true end
   end

@@ -2,10 +2,10 @@
 local db = require "cli.db"
 local files = require "cli.log_files"
 local home = require "cli.home"
+local records = require "cli.log_record"
 local report = require "cli.report"
-local terminal = require "cli.terminal"
-local reqlog = require "reqlog"
 local summary = require "cli.log_summary"
+local terminal = require "cli.terminal"
 local token_state = require "cli.token_state"
 
 local HOUR_MS = 3600 * 1000
@@ -60,12 +60,12 @@ end
 
 -- Of the newest records back to an hour ago.
 local function last_hour(ctx, path, now)
-  local sum, set, json = summary.new(), files.snapshot(ctx.host, path), require "json"
+  local sum, set = summary.new(), files.snapshot(ctx.host, path)
   local list = files.list(set)
   for i = #list, 1, -1 do
     local over = files.backward(list[i], function(line)
-      local r = reqlog.whole(line) and json.decode(line)
-      if type(r) ~= "table" then return false end
+      local r = records.glance(line)
+      if not r then return false end
       if r.time < now - HOUR_MS then return true end
       sum.add(r, summary.host(r))
     end)
