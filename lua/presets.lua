@@ -19,7 +19,7 @@ end
 
 local function field_fits(pol, name, value)
   local f = pol.by_name[name]
-  if not f then return nil, ("its type %s has no field '%s'"):format(pol.name, name) end
+  if not f then return nil, ("its type %s has no field '%s'%s"):format(pol.name, name, policy.meant(name, pol.by_name)) end
   if records.is_secret(f) then return nil, ("'%s' is a secret of %s, which no preset holds"):format(name, pol.name) end
   local ok, why = policy.value(f, type(value) == "string" and value:gsub("{[%l_]+}", "x") or value)
   return ok, not ok and ("its field %s %s"):format(name, why) or nil
@@ -44,7 +44,10 @@ end
 
 local function fits(p)
   local pol = policies.load(p.type)
-  if not pol or pol.kind ~= "type" then return nil, ("there is no type '%s'"):format(p.type), "type" end
+  if not pol or pol.kind ~= "type" then
+    local near = records.nearest(p.type, require("sandbox").defaults())
+    return nil, ("there is no type '%s'%s"):format(p.type, near and (": did you mean %s?"):format(near) or ""), "type"
+  end
   local ok, why
   for _, name in by_name(p.fields) do
     ok, why = field_fits(pol, name, p.fields[name])

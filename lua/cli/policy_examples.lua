@@ -12,6 +12,7 @@ local want_keys = { error = "string boolean", state = "table", sent = "table" }
 for k, v in pairs(applied_keys) do want_keys[k] = v end
 local sent_keys = { method = "string", url = "string", headers = "table", query = "table", path = "string", body = "string" }
 M.keys = { req = request_keys, want = want_keys, sent = sent_keys }
+local question_keys = { method = "string", path = "string", port = "integer", tls = "boolean", presents = "table" }
 local match_want_keys = { id = "string integer", code = "string" }
 
 -- A secret field's plain example becomes a handle, as in life; so does each text of the state.
@@ -231,6 +232,7 @@ end
 
 local function run_match_example(pol, ex, check, i)
   if not check:keys(ex.want, match_want_keys, "want", { "examples", i, "want" }) then return check.why end
+  if ex.question and not check:keys(ex.question, question_keys, "question", { "examples", i, "question" }) then return check.why end
   local http, asked = require "http", ex.question or {}
   local present = {}
   for _, id in ipairs(asked.presents or {}) do present[id] = true end
