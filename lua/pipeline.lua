@@ -84,7 +84,7 @@ local function relays(agent, own, bundle)
 end
 
 -- What stands for this credential in a request of the agent's: { { text, field }… }, literal ones of its rows and
--- tokens that were answered in its server's place too.
+-- tokens that were answered in its server's place, or stand in its kubeconfig, too.
 local function held_for(self, agent, name)
   local known = agent.placeholders
   if not known then
@@ -99,7 +99,9 @@ local function held_for(self, agent, name)
       if row.placeholder then list[#list + 1] = { text = row.placeholder, field = row.field } end
     end
     local pol = rec and self.policies.load(rec.type)
-    if pol and pol.refresh then
+    if pol and not rec.env and pol.stand_in and pol.stand_in.format then
+      list[#list + 1] = { text = stand_in.parts(self.records, agent.name, rec).access_token, file = true }
+    elseif pol and pol.refresh then
       for _, text in ipairs(stand_in.shown(require "secret", self.records, agent.name, rec)) do
         list[#list + 1] = { text = text, field = "access_token", also = true }
       end
@@ -446,7 +448,7 @@ local function hidden_of(self, agent, opened, cred)
     opened.hidden, opened.hidden_of = hidden, cred
   end
   local held = agent and held_for(self, agent, opened.name)[1]
-  return hidden[1], hidden[2], held and held.text or HIDDEN
+  return hidden[1], hidden[2], held and not held.file and held.text or HIDDEN
 end
 
 -- Set before `apply`, for a type that signs them, and after it, for they have the last word.

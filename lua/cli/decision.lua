@@ -193,7 +193,7 @@ end
 
 --- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
 -- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url,
--- headers = { name = value } | nil }.
+-- headers = { name = value } | nil, presents = the credential whose placeholder is in it | nil }.
 function M.explain(pipeline, spec)
   local self = pipeline or worker.build { command = true }
   local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
@@ -239,7 +239,10 @@ function M.explain(pipeline, spec)
     skips = skips, method = (websocket or spec.method == "WEBSOCKET") and "WEBSOCKET" or spec.method, tls = url.scheme == "https",
     port = url.port, readings = function(known) return paths.readings(self.path_readings, url.path, known) end,
     foreign = url.query and function(item) return (foreign(self, found, agent, item, url.query)) end or nil,
-    presents = function() return false end,
+    presents = function(item)
+      local own = spec.presents and self.config:item(item)
+      return own and not own.domain and own.name == spec.presents or false
+    end,
   }, trace)
   add_rows(self, result.considered, trace)
   fetchers(self, result.considered, agent, names)

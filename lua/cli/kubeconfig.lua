@@ -126,10 +126,10 @@ local function foretell(ctx, rec, agent, servers)
   for _, s in ipairs(servers) do
     pipeline = pipeline or require("worker").build { command = true }
     local url = url_of(s) .. "/api"
-    local d = decision.explain(pipeline, { agent = agent.name, method = "GET", url = url })
+    local d = decision.explain(pipeline, { agent = agent.name, method = "GET", url = url, presents = rec.name })
     if d and d.decision == "allow" then require("cli.guard").last_word(ctx, d) end
     if d and (d.decision ~= "allow" or d.credential ~= rec.name) then
-      ctx.note(("note: GET %s %s"):format(url, d.decision == "allow" and "would not go with " .. rec.name
+      ctx.note(("note: GET %s %s"):format(url, d.decision == "allow" and ("would go with '%s'"):format(d.credential or d.domain)
         or ("would be refused: %s%s"):format(d.message or d.code, d.hint and ("; " .. d.hint) or "")))
     end
   end

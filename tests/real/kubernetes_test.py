@@ -222,6 +222,22 @@ def test_python(t):
     assert [u for _, _, _, u in cluster.got if u] == ["websocket"]
 
 
+def test_two(t):
+    """two tokens for one cluster: each kubeconfig brings its own, with attach=placeholder too, and the env's placeholder where there is one"""
+    minor = version(t)
+    s, cluster = arrange(t, "attach=placeholder")
+    for name, more in (("view", ()), ("edit", ("env=KUBE_TOKEN",))):
+        s.cli("credential", "add", name, "--type", "bearer", "--host", "kube.test", "--port", "6443", f"ca=@{sallyport.certs() / 'root.pem'}",
+              f"token=@{s.secret_file(f'canary-{name}-token')}", *more)
+    env = environment(s)
+    for name in ("edit", "kube", "view"):
+        cluster.token = TOKEN if name == "kube" else f"canary-{name}-token"
+        r = s.cli("credential", "sandbox-file", name, "--agent", "a", "--out", s.dir / name)
+        assert "would" not in r.stderr, r.stderr
+        works(s, env, s.dir / name, minor)
+    assert env["KUBE_TOKEN"] in (s.dir / "edit").read_text()
+
+
 def test_clouds(t):
     """GKE and AKS: the presets fetch the token that the cluster's own program would, and kubectl needs a kubeconfig alone"""
     version(t)

@@ -327,6 +327,7 @@ local function world()
       set:add(name, ("ph-%s-%s-%s"):format(agent, name, ("x"):rep(12)))
     end,
     held = function() return {} end,
+    stand_in = records.stand_in,
   }
   local http = require "http"
   local config = require("config").new {
