@@ -343,3 +343,34 @@ def test_commands_on_refused_records(t):
     s.cli("doctor", "--remove", check=False)
     assert doctor(s) == [], doctor(s)
     assert statuses(s) == {200}
+
+
+def test_table_changed(t):
+    """a table that was changed: nothing is opened, and a backup, or an operator's word, mends it; parts of it refuse their records alone"""
+    s, up = proxy(t)
+    s.agent("temp")
+    s.cli("backup", s.dir / "backup")
+    s.stop()
+    now = disk(s)
+    root = ("meta", b"\1table")
+    for mend in (("restore", s.dir / "backup"), ("doctor", "--accept")):
+        write(s, {root: now[root][:100] + b"?" + now[root][101:]})
+        for args in (("serve", "--listen", "127.0.0.1:0"), ("agent", "list"), ("agent", "revoke", "temp"), ("doctor", "--remove")):
+            r = s.cli(*args, check=False, timeout=10)
+            assert r.returncode == 1 and "its table of records is not the one that was written last" in r.stderr and "restore" in r.stderr, (args, r.stderr)
+        assert any("table of records" in x for x in doctor(s)), doctor(s)
+        r = s.cli(*mend, check=False)
+        assert mend[0] == "restore" or "nobody knows which of them were put back" in r.stdout, r.stdout + r.stderr
+        assert doctor(s) == [] and "temp" in s.cli("agent", "list").stdout, doctor(s)
+    # every bucket: nothing is known, so that nothing is allowed
+    now = disk(s)
+    write(s, {e: None for e in now if e[1].startswith(b"\1table/b")})
+    assert any("the table of records was changed in" in x for x in doctor(s)), doctor(s)
+    r = s.cli("serve", "--listen", "127.0.0.1:0", check=False, timeout=10)
+    assert r.returncode == 1, r.stderr
+    r = s.cli("credential", "show", "api", check=False)
+    assert r.returncode == 1 and "the credential 'api' is refused" in r.stderr or "credential 'api'" in r.stderr, r.stderr
+    s.cli("doctor", "--accept", check=False)
+    assert doctor(s) == [], doctor(s)
+    start(s, up)
+    assert statuses(s) == {200} and statuses(s, name="temp") == {200}
