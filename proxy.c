@@ -15238,17 +15238,15 @@ table_lookup(const struct buf *bytes, struct slice name, struct table_entry *e)
 	return false;
 }
 
-/* Adds to the news each name of `a` that `b` lists with another tag, or not at all; with `gone`, only
- * the latter. */
+/* Adds to the news each name of `a` that `b` lists with another tag, or not at all. */
 static void
-table_tell(struct table *t, const struct buf *a, const struct buf *b, bool gone)
+table_tell(struct table *t, const struct buf *a, const struct buf *b)
 {
 	struct slice rest = table_entries(a);
 	struct table_entry e, other;
 
 	while (t->follows && table_next(&rest, &e))
-		if (!table_lookup(b, e.name, &other) ||
-		    (!gone && memcmp(e.mac, other.mac, TABLE_MAC) != 0))
+		if (!table_lookup(b, e.name, &other) || memcmp(e.mac, other.mac, TABLE_MAC) != 0)
 			buf_addv(&t->news, e.name);
 }
 
@@ -15326,7 +15324,6 @@ table_sync(struct table *t, const struct table_at *at)
 {
 	uint8_t key[16], root[TABLE_ROOT + 32], h[32];
 	MDB_val k = store_val(table_key(key, 'r', 0)), v;
-	enum store_err err = STORE_OK;
 	bool other;
 	int rc;
 
@@ -15348,13 +15345,6 @@ table_sync(struct table *t, const struct table_at *at)
 		t->config = load_be64(root);
 		t->version = load_be64(root + 8);
 		memcpy(t->group, root + 16, sizeof t->group);
-		for (unsigned g = 0; g < TABLE_FAN && err == STORE_OK; g++)
-			if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0)
-				err = table_group(t, at, g);
-		if (err != STORE_OK) {
-			t->config = 0;  /* not seen */
-			return err;
-		}
 		memcpy(t->seal, h, sizeof t->seal);
 	}
 	if (table_set_back(t, t->config)) {
@@ -15374,9 +15364,12 @@ static enum store_err
 table_bucket(struct table *t, const struct table_at *at, unsigned i)
 {
 	struct table_bucket *b = &t->bucket[i];
+	unsigned g = i / TABLE_FAN;
 	struct buf now;
 	enum store_err err;
 
+	if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0 && (err = table_group(t, at, g)) != STORE_OK)
+		return err;
 	if (memcmp(&b->mac, &t->want[i], TABLE_MAC) == 0)
 		return STORE_OK;
 	buf_init(&now, TABLE_BUCKET_MAX);
@@ -15386,8 +15379,8 @@ table_bucket(struct table *t, const struct table_at *at, unsigned i)
 		if (err != STORE_DAMAGED)
 			return err;
 	}
-	table_tell(t, &now, &b->bytes, false);
-	table_tell(t, &b->bytes, &now, true);
+	table_tell(t, &now, &b->bytes);
+	table_tell(t, &b->bytes, &now);
 	buf_free(&b->bytes);
 	b->bytes = now;
 	memset(&b->mac, 0, sizeof b->mac);
@@ -16846,6 +16839,8 @@ store_table_make(MDB_txn *txn, bool accept, struct store_counters *c)
 	return err != STORE_OK ? err : store_table_finish(txn, c);
 }
 
+/* In one transaction, while no server runs: one of an earlier version could not read what it serves. The
+ * caller has the locks of a server and of writers. */
 static enum store_err
 store_upgrade_txn(bool accept)
 {
@@ -16872,7 +16867,6 @@ store_upgrade_txn(bool accept)
 	return err;
 }
 
-/* In one transaction, while no server runs: one of an earlier version could not read what it serves. */
 static enum store_err
 store_upgrade(const char *home, bool accept)
 {
@@ -16891,21 +16885,6 @@ store_upgrade(const char *home, bool accept)
 	return err;
 }
 
-/* Is the table there that was written last? */
-static enum store_err
-store_check_table(void)
-{
-	enum store_err err = store_read_begin();
-	struct table_at at;
-
-	if (err != STORE_OK)
-		return err;
-	at = store_table_at(store.reader);
-	err = table_sync(&store_seen, &at);
-	return err != STORE_DAMAGED ? err : store_fail(STORE_DAMAGED, "store",
-	    "was changed on the disk: its table of records is not the one that was written last", -1);
-}
-
 /* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
  * at hand, or whose table was changed: names, hosts and times can be read, unverified; nothing can be
  * unsealed or written. ACCEPT makes the table anew. A store of format 1 is upgraded; nothing else on
@@ -16915,6 +16894,7 @@ store_open(const char *home, enum store_how how)
 {
 	char path[PATH_MAX];
 	struct slice blob = {NULL, 0};
+	struct table_at at;
 	struct stat st;
 	enum store_err err;
 
@@ -16932,9 +16912,15 @@ store_open(const char *home, enum store_how how)
 	    (err = store_unlock_keys(home, blob, &store.keys)) == STORE_OK &&
 	    (how == STORE_ACCEPT || (store.format < STORE_FORMAT && how != STORE_KEYLESS)))
 		err = store_upgrade(home, how == STORE_ACCEPT);
-	if (err == STORE_OK && (err = store_check_table()) == STORE_DAMAGED && how == STORE_KEYLESS) {
-		secret_drop(&store.keys);
-		err = STORE_OK;
+	if (err == STORE_OK && (err = store_read_begin()) == STORE_OK) {
+		at = store_table_at(store.reader);
+		if ((err = table_sync(&store_seen, &at)) == STORE_DAMAGED)
+			store_fail(err, "store",
+			    "was changed on the disk: its table of records is not the one that was written last", -1);
+		if (err == STORE_DAMAGED && how == STORE_KEYLESS) {
+			secret_drop(&store.keys);
+			err = STORE_OK;
+		}
 	}
 	store_read_reset();
 	if (how == STORE_KEYLESS && (err == STORE_WRONG_KEY || err == STORE_KEY_ABSENT ||
@@ -20878,7 +20864,9 @@ l_store_record(lua_State *L, bool open)
  *     secrets = { name = handle } | nil }
  *   | nil, "absent" | "damaged" | "locked" | …
  *
- * "damaged": it is not what was written there last, or it was removed on the disk. The handles end with the task, but for those that core.keep keeps. */
+ * "damaged": it is not what was written there last, or it was removed on the disk. The handles end with
+ * the task, but for those that core.keep keeps. id: of this record, and of no other of the same name.
+ * epoch: another one once a secret, or the right to use it, has changed. */
 static int
 l_store_get(lua_State *L)
 {
@@ -20950,16 +20938,22 @@ l_store_generation(lua_State *L)
 	return l_store_return(2);
 }
 
+/* The database of a name of the table. */
+static enum store_db
+l_listed_db(struct slice name)
+{
+	enum store_db db = DB_META;
+
+	while (db < STORE_DBS - 1 && store_dbs[db].kind != name.p[0])
+		db++;
+	return db;
+}
+
 /* Pushes the database's name and the key of a name of the table. */
 static void
 l_push_listed(lua_State *L, struct slice name)
 {
-	const char *db = "?";
-
-	for (size_t i = 0; i < STORE_DBS; i++)
-		if (store_dbs[i].kind == name.p[0])
-			db = store_dbs[i].name;
-	lua_pushstring(L, db);
+	lua_pushstring(L, store_dbs[l_listed_db(name)].name);
 	lua_pushlstring(L, name.p + 3, name.n - 3);
 }
 
@@ -21061,12 +21055,10 @@ l_store_refused(lua_State *L)
 		    (b->bytes.n != 0 && b->bytes.p[0] == TABLE_LOST);
 		for (rest = table_entries(&b->bytes); table_next(&rest, &e);) {
 			key = (struct slice){e.name.p + 3, e.name.n - 3};
-			for (int d = 0; all && d < STORE_DBS; d++)
-				db = store_dbs[d].kind == e.name.p[0] ? (enum store_db)d : db;
-			if (store_dbs[db].kind != e.name.p[0] || key.n < prefix.n ||
-			    memcmp(key.p, prefix.p, prefix.n) != 0)
+			if (!all && (l_listed_db(e.name) != db || key.n < prefix.n ||
+			    memcmp(key.p, prefix.p, prefix.n) != 0))
 				continue;
-			err = store_raw_get(store.reader, db, key, &v);
+			err = store_raw_get(store.reader, l_listed_db(e.name), key, &v);
 			if (err != STORE_OK && err != STORE_ABSENT)
 				return l_fail_store(L, err);
 			if (err == STORE_ABSENT)

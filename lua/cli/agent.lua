@@ -63,8 +63,9 @@ local function add(args, opt, ctx)
     end
     local ops, kept = tokens.drop(name, now, "revoked"), nil
     token, kept = tokens.issue(ctx.host, name, "agent", nil, now)  -- the agent's own expiry rules
-    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, 
-      version = code ~= "damaged" and (old and old.version or 0) or nil, plain = plain, fresh = true }  -- over a revoked one it is another agent
+    -- Over a revoked one it is another agent, with an id of its own.
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, plain = plain, fresh = true,
+      version = code ~= "damaged" and (old and old.version or 0) or nil }
     ops[#ops + 1] = kept
     return ops
   end)
@@ -176,7 +177,8 @@ local function revoke(args, _, ctx)
     local plain = db.plain(record)
     plain.revoked = true
     local ops = tokens.drop(args[1], now, "revoked")
-    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain, moves = true }
+    ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain,
+      moves = true }
     return ops
   end)
   ctx.note(("'%s' is revoked: its tokens have ended, open tunnels included."):format(args[1]))
