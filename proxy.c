@@ -15822,6 +15822,7 @@ static const struct { const char *class, *letters; } store_alphabets[] = {
 	{"", STORE_ALNUM},
 	{"hex", "0123456789abcdef"},
 	{"digit", "0123456789"},
+	{"alpha", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"},
 	{"upper", "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"},
 	{"url", STORE_ALNUM "-_"},
 };

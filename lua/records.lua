@@ -522,7 +522,7 @@ function M.is_secret(spec) return spec.secret == true or spec.split ~= nil end
 -- they send one. {N} is N random letters and digits; {N:class} draws from one of `classes`.
 M.SHAPE_DEFAULT = "sp_ph_{32}"   -- where no preset knows one
 
-local classes = { [""] = true, hex = true, digit = true, upper = true, url = true }  -- their letters: proxy.c
+local classes = { [""] = true, hex = true, digit = true, alpha = true, upper = true, url = true }  -- their letters: proxy.c
 local SHAPE_RANDOM_MIN = 15   -- characters: two agents' placeholders must never be equal by chance
 local SHAPE_MAX = 256
 
@@ -536,7 +536,7 @@ function M.shape(template)
   end)
   if rest:find("[^%w._:/+=@~-]") then
     return nil, "a placeholder is letters, digits and . _ : / + = @ ~ -, with "
-      .. "{N} or {N:hex}, {N:digit}, {N:upper}, {N:url}"
+      .. "{N} or {N:hex}, {N:digit}, {N:alpha}, {N:upper}, {N:url}"
   end
   if random < SHAPE_RANDOM_MIN then
     return nil, ("a placeholder needs at least %d random characters: %s{32}"):format(SHAPE_RANDOM_MIN, rest)

@@ -337,14 +337,14 @@ function M.presents(with, asked, agent, name, parts)
   return true, claims
 end
 
--- RFC 6749 5.1: what was asked for, as far as the account has it.
-local function granted(asked, view)
-  local own = type(view.scopes) == "table" and view.scopes or {}
-  if #own == 0 or not asked then return asked end
-  local has, out = {}, {}
-  for _, scope in ipairs(own) do has[scope] = true end
+-- RFC 6749 5.1: what was asked for, as far as the token has it. real: what the server said of it, or nil.
+local function granted(asked, view, real)
+  local oauth = require "oauth"
+  local own = oauth.scopes(real) or type(view.scopes) == "table" and view.scopes or {}
+  if #own == 0 or not asked then return asked or real end
+  local out = {}
   for scope in asked:gmatch("%S+") do
-    if has[scope] then out[#out + 1] = scope end
+    if not oauth.missing({ scope }, own)[1] then out[#out + 1] = scope end
   end
   return table.concat(#out > 0 and out or own, " ")
 end
@@ -367,7 +367,7 @@ local function say_plain(out, plain)
       end
       last = part
     end
-    if type(t) == "table" and (t[last] == nil or name == "scope") then t[last] = value end
+    if type(t) == "table" and t[last] == nil then t[last] = value end
   end
 end
 
@@ -383,7 +383,7 @@ function M.answer(with, pol, view, asked, parts, claims, plain)
     return math.type(status) == "integer" and status or 200, with.json.encode(out)
   end
   local out = {
-    access_token = parts.access_token, token_type = "Bearer", expires_in = LIFE, scope = granted(asked.scope, view),
+    access_token = parts.access_token, token_type = "Bearer", expires_in = LIFE, scope = granted(asked.scope, view, plain and plain.scope),
     refresh_token = asked.refresh_token and parts.refresh_token or nil,
   }
   if claims and claims.target_audience then

@@ -12,7 +12,7 @@
 --   ask           what the fields that a person must give are, by name (or claims.iss): said where one is missing
 --   env           variables that clients read their key from: a placeholder goes in each
 --   with          variables that are set beside them, with their values; without_mint: those that are so unless mint=allow
---   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:upper}, {N:url}
+--   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:alpha}, {N:upper} (and 2 to 7), {N:url}
 --   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. headers;
 --                 query (and forms); body (multipart and JSON too). Headers that hold keys are known
 --                 (lua/carriers.lua): "cookie", and the API's own, are for here
@@ -217,7 +217,7 @@ local list = {
     env = { "PERPLEXITY_API_KEY" }, placeholder = "pplx-{48}",
     mint = post { { "/generate_auth_token", "an API key" } }, make = "https://www.perplexity.ai/settings/api" },
   { name = "huggingface", title = "Hugging Face", type = "bearer", hosts = { "huggingface.co", "router.huggingface.co" },
-    env = { "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN" }, placeholder = "hf_{34}",
+    env = { "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN" }, placeholder = "hf_{34:alpha}",
     mint = post {
       { "/api/*/*/*/xet-read-token/**", "a storage token", method = "GET" },
       { "/api/*/*/*/xet-write-token/**", "a storage token", method = "GET" },
@@ -433,14 +433,14 @@ local list = {
     },
     make = "https://app.netlify.com/user/applications", test = "https://api.netlify.com/api/v1/user" },
   { name = "fly", title = "Fly.io", type = "bearer", hosts = { "api.machines.dev", "api.fly.io" }, env = { "FLY_API_TOKEN" },
-    placeholder = "fm2_{120:url}", mint = post {
+    placeholder = "fm2_{120}", mint = post {
       { "/v1/tokens/**", "a token" }, { "/v1/apps/*/deploy_token", "a deploy token" },
       { "/graphql", "a token", host = "api.fly.io",
         graphql = { "createLimitedAccessToken", "createDelegatedWireGuardToken", "addWireGuardPeer" } },
     },
     make = "https://fly.io/dashboard/personal/tokens", test = "https://api.machines.dev/v1/apps?org_slug=personal" },
   { name = "heroku", title = "Heroku", type = "bearer", hosts = { "api.heroku.com" }, env = { "HEROKU_API_KEY" },
-    placeholder = "HRKU-" .. UUID,
+    placeholder = "HRKU-AA{58:url}",
     mint = post {
       { "/oauth/authorizations", "an authorization with its token" }, { "/oauth/tokens", "a token" },
       { "/oauth/authorizations/*/actions/regenerate-tokens", "a token" }, { "/oauth/clients", "a client with its secret" },
@@ -560,7 +560,7 @@ local list = {
     mint = LINEAR_MINT,
     make = "https://linear.app/settings/account/security" },
   { name = "notion", title = "Notion", type = "bearer", hosts = { "api.notion.com" }, env = { "NOTION_TOKEN", "NOTION_API_KEY" },
-    placeholder = "ntn_{46}", mint = post { { "/v1/oauth/token", "a token" } },
+    placeholder = "ntn_{11:digit}{35}", mint = post { { "/v1/oauth/token", "a token" } },
     make = "https://www.notion.so/profile/integrations",
     test = "https://api.notion.com/v1/users/me", test_headers = { ["notion-version"] = "2022-06-28" } },
   { name = "atlassian", title = "Jira and Confluence Cloud", type = "basic", hosts = { "{site}.atlassian.net" },
@@ -769,7 +769,7 @@ local list = {
       revocation_url = "https://api.notion.com/v1/oauth/revoke", auth_method = "basic", token_body = "json",
       params = { owner = "user" }, redirect_uri = "http://localhost:7082/callback",
     },
-    ask = { client_id = "the integration's OAuth client id", client_secret = "its secret" }, placeholder = "ntn_{46}",
+    ask = { client_id = "the integration's OAuth client id", client_secret = "its secret" }, placeholder = "ntn_{11:digit}{35}",
     make = "https://www.notion.so/profile/integrations", test = "https://api.notion.com/v1/users/me",
     test_headers = { ["notion-version"] = "2022-06-28" } },
   { name = "linear-oauth", title = "Linear: an account", type = "oauth_authorization_code", hosts = { "api.linear.app", "uploads.linear.app" },
@@ -811,7 +811,7 @@ local list = {
       auth_method = "post", redirect_uri = "http://localhost:7082/callback",
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "such as oauth crm.objects.contacts.read" },
-    mint = post { { "/oauth/v1/token", "a token" } }, placeholder = "{100:url}", make = "https://developers.hubspot.com" },
+    mint = post { { "/oauth/*/token", "a token" } }, placeholder = "{100:url}", make = "https://developers.hubspot.com" },
   { name = "zoom-oauth", title = "Zoom: an account", type = "oauth_authorization_code", hosts = { "api.zoom.us" },
     fields = {
       authorization_url = "https://zoom.us/oauth/authorize", token_url = "https://zoom.us/oauth/token",
@@ -861,7 +861,8 @@ return {
 
   -- What a key's beginning tells of its kind: its placeholder is shaped so, whatever preset or variable it has. A shape,
   -- whose prefix ends at its first {, or { prefix, shape }. The placeholders of presets count as well, where their prefix
-  -- ends in _, - or a dot. The longest prefix counts.
+  -- ends in _, - or a dot. The longest prefix counts. Lengths are those that providers publish, or their patterns for
+  -- secret scanning; of several the shorter, older one: installation tokens of github.com have some 520 bytes since 2026.
   kinds = {
     -- code
     "ghp_{36}", "github_pat_{22}_{59}", "gho_{36}", "ghu_{36}", "ghs_{36}", "ghr_{76}",
@@ -885,23 +886,23 @@ return {
     -- models
     { "sk-ant-", "sk-ant-api03-{93:url}AA" }, "sk-ant-api03-{93:url}AA", "sk-ant-admin01-{93:url}AA", "sk-ant-oat01-{93:url}AA",
     "sk-ant-ort01-{93:url}AA", "sk-{48}", "sk-proj-{74:url}T3BlbkFJ{74:url}", "sk-svcacct-{74:url}T3BlbkFJ{74:url}",
-    "sk-admin-{58:url}T3BlbkFJ{58:url}", "sess-{40}", "sk-or-v1-{64:hex}", "sk-lf-" .. UUID, "pk-lf-" .. UUID, "hf_{34}", "api_org_{34}",
+    "sk-admin-{58:url}T3BlbkFJ{58:url}", "sess-{40}", "sk-or-v1-{64:hex}", "sk-lf-" .. UUID, "pk-lf-" .. UUID, "hf_{34:alpha}", "api_org_{34:alpha}",
     "AIza{35:url}", "AQ.{50:url}", "lsv2_sk_{32:hex}_{10:hex}", "tvly-{32}", "tvly-dev-{32}", "nvapi-{64:url}", "jina_{60}",
     "tgp_v1_{43:url}", "wandb_v1_{77:url}", "llx-{48}", "e2b_{40:hex}", "bb_live_{27:url}", "apify_api_{36}", "crsr_{64:hex}",
     -- clouds
     "AKIA{16:upper}", "ASIA{16:upper}", "ABIA{16:upper}", "ACCA{16:upper}", { "ABSK", "ABSKQmVkcm9ja0FQSUtleS{110}" },
     { "bedrock-api-key-", "bedrock-api-key-YmVkcm9jay5hbWF6b25hd3MuY29tLz{200:url}" },
     { "ya29.", "ya29.a0{200:url}" }, "GOCSPX-{28:url}", { "1//", "1//0{100:url}" }, "LTAI{20}", "SCW{17:upper}",
-    "dop_v1_{64:hex}", "doo_v1_{64:hex}", "dor_v1_{64:hex}", "hvs.{90:url}", "hvb.{138:url}", "hvr.{90:url}", "dapi{32:hex}", "fo1_{43:url}",
+    { "HRKU-", "HRKU-AA{58:url}" }, "dop_v1_{64:hex}", "doo_v1_{64:hex}", "dor_v1_{64:hex}", "hvs.{90:url}", "hvb.{138:url}", "hvr.{90:url}", "dapi{32:hex}", "fo1_{43:url}",
     "sbp_{40:hex}", "sb_secret_{22:url}_{8:url}", "sb_publishable_{22:url}_{8:url}", "vcp_{56}", "vck_{56}", "nfp_{36}", "nfc_{36}", "nfo_{36}", "nfu_{36}",
     "pscale_tkn_{43:url}", "pscale_oauth_{43:url}", "pscale_pw_{43:url}", "tskey-api-{12}CNTRL-{32}", "tskey-auth-{12}CNTRL-{32}",
     "tskey-client-{12}CNTRL-{32}", "pul-{40:hex}", "dp.pt.{43}", "dp.st.{43}", "dp.ct.{43}", "dp.sa.{43}", "dp.scim.{43}", "dp.audit.{43}",
-    "v1.0-{24:hex}-{146:hex}", { "ops_", "ops_eyJ{240:url}" },
+    "v1.0-{24:hex}-{146:hex}", { "ops_", "ops_eyJ{249}" },
     -- watching
-    "glsa_{32}_{8:hex}", "glc_{160:url}", "NRAK-{27:upper}", "NRII-{32:url}", "phx_{43}", "phc_{43}", "phs_{43}", "dt0c01.{24:upper}.{64:upper}",
+    "glsa_{32}_{8:hex}", { "glc_", "glc_eyJ{157}" }, "NRAK-{27:upper}", "NRII-{32:url}", "phx_{43}", "phc_{43}", "phs_{43}", "dt0c01.{24:upper}.{64:upper}",
     "dt0s01.{24:upper}.{64:upper}", "dt0s16.{24:upper}.{64:upper}", "hcaik_{58}", "xaat-" .. UUID, "xapt-" .. UUID, "pylf_v1_us_{43}",
     -- work
-    "lin_api_{40}", "lin_oauth_{64:hex}", "ntn_{46}", "secret_{43}", "figd_{40:url}", "figo_{40:url}", "figu_{40:url}", "PMAK-{24:hex}-{34:hex}",
+    "lin_api_{40}", "lin_oauth_{64:hex}", "ntn_{11:digit}{35}", "secret_{43}", "figd_{40:url}", "figo_{40:url}", "figu_{40:url}", "PMAK-{24:hex}-{34:hex}",
     "CFPAT-{43:url}", "tfp_{44:url}_{14}",
     -- any JWT: Kubernetes, Supabase, Argo CD
     { "eyJ", JWT },

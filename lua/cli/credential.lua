@@ -24,7 +24,7 @@ local scope_options = {
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
   { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
   { name = "env", arg = "NAME", many = true, help = "variables in which the agent's environment gets a placeholder" },
-  { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:upper}, {N:url}" },
+  { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:alpha}, {N:upper}, {N:url}" },
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
   { name = "answer-timeout", arg = "TIME", help = "until its API begins to answer; else the setting of that name" },
   { name = "idle-timeout", arg = "TIME", help = "silence on its streams and WebSockets; else the setting of that name" },

@@ -100,6 +100,26 @@ local cases = {
     is(presets.shape_for(nil, nil, {}, "a{32}"), "a{32}")
     is(presets.shape_for(nil, nil, nil), records.SHAPE_DEFAULT)
   end,
+  ["placeholders are as long as the keys of their kind, and of their letters"] = function()
+    -- Providers' documentation and their patterns for secret scanning.
+    local published = {
+      ghp_ = 40, gho_ = 40, ghu_ = 40, ghs_ = 40, ghr_ = 80, github_pat_ = 93, ["glpat-"] = 26, ["glrt-"] = 25, npm_ = 40, rubygems_ = 57,
+      dckr_pat_ = 36, AKIA = 20, ASIA = 20, AIza = 39, ["GOCSPX-"] = 35, ["SG."] = 69, ["xkeysib-"] = 89, ["key-"] = 36, hf_ = 37, ntn_ = 50,
+      lin_api_ = 48, figd_ = 45, ["PMAK-"] = 64, glsa_ = 46, ["NRAK-"] = 32, ["sk-ant-api03-"] = 108, dop_v1_ = 71, dapi = 36, ["pul-"] = 44,
+      sbp_ = 44, shpat_ = 38, EZAK = 58, LTAI = 24, ["dp.pt."] = 49, ["HRKU-"] = 65, tfp_ = 63, ["dt0c01."] = 96, sk_live_ = 32, rk_test_ = 32,
+      sgp_ = 61, duffel_live_ = 55, pscale_tkn_ = 54, fo1_ = 47, ["sk-proj-"] = 164, api_org_ = 42,
+    }
+    local shapes = {}
+    for _, kind in ipairs(assert(presets.load()).kinds) do shapes[kind[1]] = kind[2] end
+    for prefix, length in pairs(published) do
+      local shape = assert(shapes[prefix], prefix)
+      local text = shape:gsub("{(%d+):?%l*}", function(n) return ("x"):rep(tonumber(n)) end)
+      is(prefix .. " " .. #text, prefix .. " " .. length)
+    end
+    is(shapes.AKIA, "AKIA{16:upper}")          -- base32: AWS's account ids are read out of them
+    is(shapes.hf_, "hf_{34:alpha}")
+    is(shapes.ntn_, "ntn_{11:digit}{35}")
+  end,
   ["kinds are shapes with a prefix"] = function()
     for _, bad in ipairs { "'x'", "'ab{32}'", "'{32}'", "{ 'abc' }", "{ 'abc', 'abd{32}' }", "{ 'ab', 'ab{32}' }", "3", "{}" } do
       refused(("kinds = { %s }"):format(bad), "kinds: item 1")
