@@ -18,7 +18,7 @@ local MADE_MAX = 500         -- credentials of a file
 
 -- A name of theirs that is a key itself is not repeated.
 local function masked(text)
-  return (text:gsub("[%w_-]+", function(word) return #word >= 12 and looks.secret(word, { known = true }) and "…" or nil end))
+  return (text:gsub("[%w_-]+", function(word) return #word >= 12 and looks.secret(word) and "…" or nil end))
 end
 
 local function short(text) return masked(report.clean(text):sub(1, SHOWN_MAX)) end
