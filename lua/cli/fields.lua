@@ -21,11 +21,11 @@ local troubles = {
 
 local function read(ctx, a, label, opts)
   if a.from == "file" or a.from == "env" then return ctx.host.read_secret(a.from, a.value, opts) end
-  if a.from == "ask" then return ctx.host.tty_secret(label .. " (not shown): ", opts) end
+  if a.from == "ask" then return ctx.host.tty_secret(report.clean(label) .. " (not shown): ", opts) end
   if ctx.stdin_taken then report.usage("standard input can give one field only") end
   ctx.stdin_taken = true
   -- At a terminal "-" would wait in silence and show what is typed.
-  if ctx.host.isatty(0) then return ctx.host.tty_secret(label .. " (not shown): ", opts) end
+  if ctx.host.isatty(0) then return ctx.host.tty_secret(report.clean(label) .. " (not shown): ", opts) end
   return ctx.host.read_secret("stdin", nil, opts)
 end
 
