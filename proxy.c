@@ -11264,9 +11264,9 @@ struct scrub_gram {
 
 /* The contents of a secret. */
 struct scrub_table {
-	uint32_t n, step;
+	uint32_t n, ngrams, step; /* ngrams: room for so many */
 	bool body;
-	uint64_t first[4];      /* the bytes with which a form of a value begins */
+	uint16_t nstarts, start[256]; /* by the byte with which a form of a value begins: the first in scrub_starts + 1; 0: none */
 	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
 	uint16_t slot[1 << SCRUB_SLOT_BITS]; /* index + 1 */
 	struct scrub_gram gram[];
@@ -11399,6 +11399,20 @@ scrub_hash(uint32_t key)
 	return key * 0x9e3779b1 >> (32 - SCRUB_BLOOM_BITS);
 }
 
+/* The first characters of all forms, behind the grams' place. */
+static struct scrub_gram *
+scrub_starts(const struct scrub_table *t)
+{
+	return (struct scrub_gram *)(uintptr_t)t->gram + t->ngrams;
+}
+
+static void
+scrub_table_start(struct scrub_table *t, unsigned v, unsigned form, char first)
+{
+	scrub_starts(t)[t->nstarts] = (struct scrub_gram){0, t->start[(uint8_t)first], (uint8_t)v, (uint8_t)form, 0};
+	t->start[(uint8_t)first] = ++t->nstarts;
+}
+
 static void
 scrub_table_add(struct scrub_table *t, struct slice value, unsigned v, unsigned form)
 {
@@ -11411,9 +11425,11 @@ scrub_table_add(struct scrub_table *t, struct slice value, unsigned v, unsigned 
 		lead[i] = scrub_char(value, form, i);
 	if (t->step > n - 6)
 		t->step = (uint32_t)n - 6;
-	for (unsigned c = 0; c < 256; c++)
-		if (scrub_same(value, form, 0, (char)c))
-			t->first[c / 64] |= (uint64_t)1 << c % 64;
+	scrub_table_start(t, v, form, lead[0]);
+	if (form == SCRUB_HEX && lead[0] >= 'a')
+		scrub_table_start(t, v, form, lead[0] & ~0x20);
+	if (form == SCRUB_PLUS && lead[0] == '+')
+		scrub_table_start(t, v, form, ' ');
 	for (size_t i = 0; i + SCRUB_GRAM <= n; i++) {
 		uint32_t key = scrub_key(lead + i), h = scrub_hash(key);
 		uint16_t *slot = &t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)];
@@ -11462,11 +11478,12 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 		return true;
 	place = body ? &s->body : &s->head;
 	if (*place == NULL) {
-		n *= SCRUB_FORMS * (SCRUB_LEAD - SCRUB_GRAM + 1);
-		if ((*place = secret_new(sizeof *now + n * sizeof now->gram[0])) == NULL)
+		n *= SCRUB_FORMS;
+		if ((*place = secret_new(sizeof *now + n * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
 			return false;
 		now = (struct scrub_table *)(void *)(*place)->p;
 		memset(now, 0, sizeof *now);
+		now->ngrams = (uint32_t)n * (SCRUB_LEAD - SCRUB_GRAM + 1);
 		now->step = SCRUB_LEAD;
 		now->body = body;
 		for (unsigned i = 0; i < s->n; i++)
@@ -11717,24 +11734,21 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 	return true;
 }
 
-/* May a spelling begin at in.p[at] that the text does not end? */
+/* May a spelling in that coding begin at in.p[at] that the text does not end? */
 static bool
-scrub_begins(const struct scrub_scan *z, size_t at)
+scrub_begins(const struct scrub_scan *z, size_t at, unsigned coding)
 {
-	for (unsigned k = SCRUB_RAW; k < SCRUB_CODINGS; k++) {
-		size_t used, n;
-		char c[4];
+	size_t n;
+	char c[4];
+	bool cut = scrub_unit(z->in, at, coding, z->end, c, &n) == 0;
 
-		if (k != SCRUB_RAW && z->in.p[at] != scrub_escape[k] && memchr(z->in.p + at, scrub_escape[k], z->in.n - at) == NULL)
-			continue;
-		if ((used = scrub_unit(z->in, at, k, z->end, c, &n)) != 0 &&
-		    (z->t->first[(uint8_t)c[0] / 64] >> (uint8_t)c[0] % 64 & 1) == 0)
-			continue;
-		for (size_t v = 0; v < z->s->n; v++)
-			for (unsigned form = 0; form < SCRUB_FORMS && scrub_seeks(&z->s->value[v], z->t->body); form++)
-				if (scrub_match(z->s->value[v].value, form, k, z->in, at, z->end) < 0)
-					return true;
-	}
+	for (unsigned byte = cut ? 0 : (uint8_t)c[0]; byte <= (cut ? 255 : (uint8_t)c[0]); byte++)
+		for (unsigned i = z->t->start[byte]; i != 0; i = scrub_starts(z->t)[i - 1].next) {
+			const struct scrub_gram *g = &scrub_starts(z->t)[i - 1];
+
+			if (scrub_match(z->s->value[g->value].value, g->form, coding, z->in, at, z->end) < 0)
+				return true;
+		}
 	return false;
 }
 
@@ -11743,22 +11757,20 @@ scrub_begins(const struct scrub_scan *z, size_t at)
 static size_t
 scrub_begun(const struct scrub_scan *z)
 {
-	size_t near = SCRUB_LEAD * SCRUB_UNIT_MAX, at = z->at;
+	static const uint8_t longest[SCRUB_CODINGS] = {1, 3, 5, 7, SCRUB_UNIT_MAX}; /* bytes for a character */
+	size_t begun = z->begun;
 
-	if (z->t == NULL || z->end)
+	if (z->t == NULL || z->end || z->at == z->in.n)
 		return z->in.n;
-	if (z->in.n - at > near)
-		at = z->in.n - near;
-	for (unsigned k = SCRUB_PERCENT; near > SCRUB_LEAD && k <= SCRUB_CODINGS; k++)
-		if (k == SCRUB_CODINGS)
-			near = SCRUB_LEAD;
-		else if (at < z->in.n && memchr(z->in.p + at, scrub_escape[k], z->in.n - at) != NULL)
-			break;
-	if (z->in.n - at > near)
-		at = z->in.n - near;
-	while (at < z->begun && !scrub_begins(z, at))
-		at++;
-	return at < z->begun ? at : z->begun;
+	for (unsigned k = SCRUB_RAW; k < SCRUB_CODINGS; k++) {
+		size_t near = SCRUB_LEAD * (size_t)longest[k], at = z->in.n - z->at > near ? z->in.n - near : z->at;
+		const char *last = k == SCRUB_RAW ? z->in.p + z->in.n : memrchr(z->in.p + at, scrub_escape[k], z->in.n - at);
+
+		for (; last != NULL && at < begun && z->in.p + at <= last; at++)
+			if (scrub_begins(z, at, k))
+				begun = at;
+	}
+	return begun;
 }
 
 /* Puts characters of what was sent in the place of a spelling that was found, from text[from] on: as
@@ -14139,14 +14151,18 @@ filter_scrub_ws_release(struct filter_scrub_ws *w, size_t upto)
 	struct filter_scrub *s = &w->b;
 	size_t g = 0, used = 0, drop;
 
-	for (; g < w->ngaps && w->gap[g].at <= upto; g++) {
-		buf_add(&w->out, s->text.p + s->gone, w->gap[g].at - s->gone);
-		buf_add(&w->out, w->between.p + used, w->gap[g].n);
-		s->gone = w->gap[g].at;
-		used += w->gap[g].n;
+	for (bool more = true; more; g += more) {
+		size_t to;
+
+		more = g < w->ngaps && w->gap[g].at <= upto;
+		to = more ? w->gap[g].at : upto;
+		if (to != s->gone)
+			buf_add(&w->out, s->text.p + s->gone, to - s->gone);
+		s->gone = to;
+		if (more)
+			buf_add(&w->out, w->between.p + used, w->gap[g].n);
+		used += more ? w->gap[g].n : 0;
 	}
-	buf_add(&w->out, s->text.p + s->gone, upto - s->gone);
-	s->gone = upto;
 	buf_drop(&w->between, used);
 	drop = s->begun < s->gone ? s->begun : s->gone;
 	buf_drop(&s->text, drop);

@@ -451,6 +451,8 @@ def starting(b, rounds, seconds):
 
 INSTRUCTIONS = [   # name, path, load's flags, requests of the shorter and the longer run
     ("kept alive", "/1k", ["-c", 1], 500, 1500),
+    ("answer without a body", "/drop", ["-c", 1], 500, 1500),
+    ("answer of 64 KiB", "/64k", ["-c", 1], 100, 300),
     ("full handshake and request", "/1k", ["-c", 1, "-n"], 20, 60),
     ("resumed and request", "/1k", ["-c", 1, "-n", "-r"], 50, 150),
     ("POST of 64 KiB", "/sink", ["-c", 1, "-b", 65536], 100, 300),
