@@ -5,6 +5,7 @@ local M = {}
 
 local SWEEP_MAX = 64   -- expired tokens that one commit takes along
 local ENDED_KEPT = 30 * 86400   -- s for which it is known how a token ended
+local ENDED_MAX = 1000  -- of all agents: a script may ask `env` for a token each minute
 
 --- -> token, the operation that keeps its hash.
 function M.issue(host, agent, label, expires_at, now)
@@ -19,30 +20,42 @@ function M.touch(record)
   return { op = "put", db = "agent", key = "a/" .. record.name, version = record.version, plain = db.plain(record) }
 end
 
+-- Operations that forget how tokens ended: of those longest ago, and of what `new` more leave no room for.
+local function forget(ops, ended, new, now)
+  local list = {}
+  for key, record in pairs(ended) do list[#list + 1] = { key = key, at = record.at } end
+  table.sort(list, function(a, b)
+    if a.at ~= b.at then return a.at < b.at end
+    return a.key < b.key
+  end)
+  local over = #list + new - ENDED_MAX
+  for i = 1, math.min(#list, new + SWEEP_MAX) do
+    if i > over and list[i].at + ENDED_KEPT >= now then break end
+    ops[#ops + 1] = { op = "del", db = "agent", key = list[i].key }
+  end
+end
+
 --- Operations that drop tokens: those of `agent`, and of all agents what expired. `how`: "rotated" or "revoked". For a
 -- while the store keeps, by their hashes, how they ended: who still shows one is told.
 function M.drop(agent, now, how)
-  local ops, swept, ended = {}, 0, {}
-  for key, record in db.each("agent", "e/") do
-    ended[key] = record and record.version
-    if record and record.at + ENDED_KEPT < now and swept < SWEEP_MAX then
-      swept = swept + 1
-      ended[key], ops[#ops + 1] = nil, { op = "del", db = "agent", key = key }
-    end
-  end
-  swept = 0
+  local ops, ended, new, swept = {}, {}, 0, 0
+  for key, record in db.each("agent", "e/") do ended[key] = record end
   for key, record in db.each("agent", "t/") do
     if record then
       local expired = record.expires_at and record.expires_at < now and swept < SWEEP_MAX
       if expired then swept = swept + 1 end
       if expired or record.agent == agent then
-        local hash = key:sub(3)
+        local end_of = "e/" .. key:sub(3)
         ops[#ops + 1] = { op = "del", db = "agent", key = key }
-        ops[#ops + 1] = { op = "put", db = "agent", key = "e/" .. hash, version = ended["e/" .. hash] or 0,
-          plain = { agent = record.agent, ended = expired and "expired" or how, at = now } }
+        if new < ENDED_MAX then
+          ops[#ops + 1] = { op = "put", db = "agent", key = end_of, version = ended[end_of] and ended[end_of].version or 0,
+            plain = { agent = record.agent, ended = expired and "expired" or how, at = now } }
+          new, ended[end_of] = new + 1, nil
+        end
       end
     end
   end
+  forget(ops, ended, new, now)
   return ops
 end
 

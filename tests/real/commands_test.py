@@ -53,6 +53,37 @@ def test_changes_at_any_moment(t):
             assert got[9:12] == want, f"round {i}: {'old' if token == old else 'new'} token, {got[:40]!r}"
 
 
+def test_ended_tokens_are_bounded(t):
+    """how a token ended is known of the thousand that ended last, however many there were"""
+    s, up = t.proxy(serve=False)
+    script = s.dir / "ended.lua"
+    script.write_text("""local db, tokens, host = require "cli.db", require "cli.tokens", require "host"
+local now = require("time").wall()
+local function commit(ops) db.change(function() return ops end) end
+local function count(prefix)
+  local n = 0
+  for _ in db.each("agent", prefix) do n = n + 1 end
+  return n
+end
+local function issue(n, ends)
+  local ops, last = {}, nil
+  for i = 1, n do last, ops[i] = tokens.issue(host, "a", "x", ends, now) end
+  commit(ops)
+  return last
+end
+issue(1200)
+commit(tokens.drop("a", now - 40 * 86400, "rotated"))
+local first = count "e/"
+issue(300)
+commit(tokens.drop("a", now, "rotated"))
+local second = count "e/"
+issue(1100, now - 5)
+for i = 1, 20 do commit(tokens.drop(nil, now + i, "rotated")) end
+print(first, second, count "e/", count "t/")""")
+    first, second, third, left = map(int, s.cli("lua", "--store", script, timeout=120).stdout.split())
+    assert first == 1000 and 300 <= second <= 1000 and 300 < third <= 1000 and left == 0, (first, second, third, left)
+
+
 def test_variables(t):
     """bundle set and agent set: a tenant's host, a header and a field, in force at the next request in both workers"""
     s, up = t.proxy(workers=2, serve=False)
