@@ -25026,6 +25026,33 @@ l_host_disk(lua_State *L)
 	return 1;
 }
 
+/* host.aside(fn) -> pid | nil, why
+ *
+ * Runs fn() in a child process, which ends with it. Only for a process without a loop and threads. */
+static int
+l_host_aside(lua_State *L)
+{
+	pid_t pid = (luaL_checktype(L, 1, LUA_TFUNCTION), lua_settop(L, 1), fork());
+
+	if (pid == 0)
+		_exit(lua_pcall(L, 0, 0, 0) == LUA_OK ? 0 : 1);
+	if (pid < 0)
+		return l_fail_errno(L);
+	lua_pushinteger(L, pid);
+	return 1;
+}
+
+/* host.ended(pid, block) -> bool
+ *
+ * Has that child ended? block: waits until it has. */
+static int
+l_host_ended(lua_State *L)
+{
+	pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+
+	return l_answer(L, waitpid(pid, NULL, lua_toboolean(L, 2) ? 0 : WNOHANG) != 0);
+}
+
 /* -- hashes, keys and tokens */
 
 /* host.sha256_hex(text) -> 64 hex digits
@@ -25437,6 +25464,7 @@ static const luaL_Reg l_host_command[] = {
 	{"realpath", l_host_realpath}, {"stat", l_host_stat},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
+	{"aside", l_host_aside}, {"ended", l_host_ended},
 	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},
 	{"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},

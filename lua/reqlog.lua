@@ -143,16 +143,28 @@ function M:merge_logged(now)
   os.rename(self.with.path .. ".0", self.with.path .. ".1")   -- the older half is lost, and the bound is kept
 end
 
+-- A merge of 64 MiB takes two seconds: a child process does it, while records go on into FILE. `block`: waits until it is
+-- over. True: no merge is running.
+local function merged(self, block)
+  if not self.merging then return true end
+  if not self.host.ended(self.merging, block) then return false end
+  self.merging = nil
+  if self.host.stat(self.with.path .. ".0") then self:merge_logged(1000 * self.time()) end     -- it was killed
+  return true
+end
+
 local function rotate_when_due(self)
   local now = self.time()
   local size = self.file:seek("end")
+  if not merged(self, size > self.with.size) then return end
   local due = size > self.with.size // 2 or self.began and 1000 * now - self.began > 1000 * self.with.age // AGE_PART
   if not due or now - self.opened < FRESH and size <= self.with.size then return end
   self.file:close()
   self.file = nil
   os.rename(self.with.path, self.with.path .. ".0")
   self:open()
-  self:merge_logged(1000 * now)
+  self.merging = self.host.aside and self.host.aside(function() self:merge_logged(1000 * now) end)
+  if not self.merging then self:merge_logged(1000 * now) end
 end
 
 --- Writes the batch. What cannot be written is lost, and that is said once.
@@ -257,6 +269,7 @@ end
 function M:finish()
   unfold(self, true)
   self:append()
+  merged(self, true)
 end
 
 --- The process. text: JSON of `with`, without build.

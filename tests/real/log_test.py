@@ -598,3 +598,44 @@ def test_standing_still(t):
         os.kill(pid, signal.SIGCONT)
     wait(lambda: total(s.records(), agent="a") == 2006, 20, f"2006, not {total(s.records(), agent='a')}")
     assert "ev=log_dropped" not in s.log(), s.log()
+
+
+def child_of(pid):
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int((entry / "stat").read_text().rsplit(") ", 1)[1].split()[1]) == pid:
+                return int(entry.name)
+        except OSError:
+            pass
+    return None
+
+
+def test_records_while_rotated(t):
+    """records are written while a rotation goes on, which on a large log takes seconds, and one that is killed is made up for"""
+    s, up = t.proxy(credentials=[API], serve=False)
+    s.cli("set", "log-size", "40m")
+    file_of(s).parent.mkdir(mode=0o700, exist_ok=True)
+    now = int(time.time() * 1000)
+    line = '{"time":%d,"request":"%016x","agent":"old","decision":"allow","method":"GET","host":"h.test","port":443,"path":"/%s"}\n'
+    with open(file_of(s), "w") as f:
+        os.fchmod(f.fileno(), 0o600)
+        for i in range(11000):
+            f.write(line % (now - 1000, i, "p" * 1900))
+    again(s, up)
+    time.sleep(1.1)                                       # a file lives a second
+    s.request(target="/begins")
+    moved = file_of(s).with_name("requests.jsonl.0")
+    pid = wait(lambda: child_of(writer(s)), 10, "a rotation")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert moved.exists()
+        s.request(target="/meanwhile")
+        wait(lambda: any(json.loads(x).get("path") == "/meanwhile" for x in lines(file_of(s))), 5, "a record beside the rotation")
+    finally:
+        os.kill(pid, signal.SIGKILL)                      # the older half becomes FILE.1 as it is
+    s.request(target="/after")
+    wait(lambda: not moved.exists(), 10, "the end of the rotation")
+    s.wait_record({"path": "/after"})
+    s.stop()
+    seen = [r["path"] for r in s.records()]
+    assert seen[-3:] == ["/begins", "/meanwhile", "/after"] and len(seen) >= 10000, (len(seen), seen[-3:])

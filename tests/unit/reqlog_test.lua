@@ -35,7 +35,7 @@ end
 local function writer(with, clock)
   local said = {}
   local w = reqlog.new(with, { json = json, ms = function() return 1000 * (clock and clock.now or NOW) end,
-    host = setmetatable({ log = function(s) said[#said + 1] = s end }, { __index = host }) })
+    host = setmetatable({ aside = false, log = function(s) said[#said + 1] = s end }, { __index = host }) })
   w.said = said
   return w
 end
