@@ -25095,23 +25095,6 @@ l_host_stand_in_signed(lua_State *L)
 	    stand_in_key_signed(n, l_check_slice(L, 1), l_check_slice(L, 2)));
 }
 
-/* host.unbase64(text [, url]) -> bytes | nothing
- *
- * Decodes Base64 (RFC 4648 4), or with url = true base64url (5). nothing: the text is neither. */
-static int
-l_host_unbase64(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1);
-	bool url = lua_toboolean(L, 2);
-	char *out = lua_newuserdatauv(L, in.n + 1, 0);
-	ssize_t n = b64_decode(out, in.n, in, url);
-
-	if (n < 0)
-		return 0;
-	lua_pushlstring(L, out, (size_t)n);
-	return 1;
-}
-
 /* host.random_token(prefix) -> token, hash
  *
  * The prefix and 256 random bits in base64url; the token's SHA-256 in hex. */
@@ -25455,7 +25438,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
-	{"stand_in_signed", l_host_stand_in_signed}, {"unbase64", l_host_unbase64}, {NULL, NULL},
+	{"stand_in_signed", l_host_stand_in_signed}, {NULL, NULL},
 };
 
 /* For commands alone. */

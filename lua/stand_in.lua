@@ -270,7 +270,7 @@ end
 -- ---- a token request -----------------------------------------------------------------------------
 
 --- What was asked: parameters of a form or a JSON object, and of Basic (RFC 6749 2.3.1); nil: neither.
--- with = { json, uri, unbase64 }; of: body.of for the request, or its Content-Type
+-- with = { json, uri, decode = secret.decode }; of: body.of for the request, or its Content-Type
 function M.asked(with, of, body, authorization)
   local out = {}
   if type(of) ~= "table" then of = require("body").of_type(of) end
@@ -290,7 +290,7 @@ function M.asked(with, of, body, authorization)
   local scheme, rest = (authorization or ""):match("^(%a+) +(%S+)$")
   scheme = scheme and scheme:lower()
   if scheme == "basic" then
-    local plain = with.unbase64(rest)
+    local plain = with.decode("base64", rest)
     local id, password = (plain or ""):match("^([^:]*):(.*)$")
     if id then
       out.client_id, out.client_secret = with.uri.decode(id, true) or id, with.uri.decode(password, true) or password
@@ -320,12 +320,12 @@ end
 local function claims_of(with, jws, n)
   local head, payload, signature = jws:match("^([^.]*)%.([^.]*)%.([^.]*)$")
   if not head or #payload > CLAIMS_MAX or #signature > SIGNATURE_MAX then return nil end
-  signature = with.unbase64(signature, true)
-  return signature and with.signed(head .. "." .. payload, signature, n) and with.unbase64(payload, true) or nil
+  signature = with.decode("base64url", signature)
+  return signature and with.signed(head .. "." .. payload, signature, n) and with.decode("base64url", payload) or nil
 end
 
 --- Does this request present one of our stand-ins? true, and of an assertion its claims.
--- with = { signed = host.stand_in_signed, unbase64, store, json, held = records.held for this agent and credential }
+-- with = { signed = host.stand_in_signed, decode, store, json, held = records.held for this agent and credential }
 function M.presents(with, asked, agent, name, parts)
   if any_equal(asked, parts, with.held) then return true end
   local signed = asked.assertion or asked.client_assertion or asked.bearer

@@ -73,7 +73,7 @@ end
 -- What agents are shown is signed by the store's own authority.
 local function load_authority()
   local ca = require("store").get("meta", "ca")
-  local der = ca and type(ca.der) == "string" and require("host").unbase64(ca.der)
+  local der = ca and type(ca.der) == "string" and require("secret").decode("base64", ca.der)
   local key = ca and ca.secrets and ca.secrets.key
   return der and key and require("tls").authority(der, key)
 end

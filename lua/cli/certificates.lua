@@ -1,6 +1,7 @@
 --- What certificates say, for listings alone: they were checked in C when they were saved (tls.identity).
 local dates = require "dates"
 local host = require "host"
+local secret = require "secret"
 local M = {}
 
 local MOST = 64              -- certificates that are listed
@@ -79,7 +80,7 @@ end
 function M.list(pem)
   local out = {}
   for body in pem:gmatch("%-%-%-%-%-BEGIN CERTIFICATE%-%-%-%-%-([%w+/=%s]*)%-%-%-%-%-END CERTIFICATE") do
-    local der = host.unbase64((body:gsub("%s", "")))
+    local der = secret.decode("base64", (body:gsub("%s", "")))
     local ok, cert = pcall(read, der or "")
     if not ok and type(cert) ~= "table" then error(cert, 0) end
     if not ok then return nil, "malformed" end
