@@ -1391,6 +1391,7 @@ loop_run(const bool *stop)
  * peer. l_fail, l_answer and l_judge_hello may raise a Lua error (longjmp): the first two are for
  * bindings, the third runs inside lua_protect. */
 struct agent;           /* what one agent holds (req) */
+struct conn;            /* a client's connection (req) */
 struct filter;          /* rewrites a body as it streams (flow) */
 struct flow;            /* bytes from one end to another (flow) */
 struct http_head;       /* a parsed head (http) */
@@ -1489,8 +1490,10 @@ static void via_begin(struct upstream *u);
 static void via_advance(struct upstream *u);
 static void via_failf(struct upstream *u, const char *fmt, const char *why);
 
-/* -- json: appends `s` as a JSON string. `lossy`: bytes that are no UTF-8 become U+FFFD. */
+/* -- json: appends `s` as a JSON string. `lossy`: bytes that are no UTF-8 become U+FFFD. json_put_member
+ * appends `name`, which brings its punctuation, and the value; nothing if the value is empty. */
 static bool json_put(struct buf *b, struct slice s, bool lossy);
+static void json_put_member(struct buf *b, struct slice name, struct slice value);
 
 /* -- subst: a struct subst replaces placeholders by secrets where a credential's rows say so. A struct
  * scrub lists what was attached, so that an answer repeats the placeholder and not the secret. */
@@ -1542,13 +1545,9 @@ static int store_lock_serve(const char *home);
 /* -- table: the newest config generation that any worker has seen, shared by all; NULL in commands. */
 static _Atomic uint64_t *table_newest;
 
-/* -- reqlog: the log's records of this worker wait here, until they go down a pipe to the one process
- * that writes the file. The master keeps that process alive. */
-enum reqlog_kind {
-	REQLOG_REFUSED,                 /* refused by us: many alike become one record */
-	REQLOG_PLAIN,                   /* answered by us */
-	REQLOG_SENT,                    /* sent on: never dropped, because its agent waited for room */
-};
+/* -- reqlog: the log's records, which go down a pipe to the one process that writes the file. The master
+ * opens the pipe and keeps that process alive. reqlog_note: `what`, "client_tls" or "not_http", ended a
+ * connection before a request. */
 
 /* How many bytes one agent has added to the queue since the queue was last empty. `turn` is the value of
  * reqlog.turn then: with an older one n counts as 0. */
@@ -1557,22 +1556,10 @@ struct reqlog_share {
 	size_t n;
 };
 
-static struct {
-	int fd;                         /* owned: the pipe; -1: no log */
-	struct buf pending;             /* owned; bounded by REQLOG_QUEUE, and by the requests in progress */
-	unsigned turn;                  /* how often `pending` was empty */
-	unsigned wakes;                 /* the writer is to be woken so many times more */
-	uint64_t gone;                  /* bytes that went down the pipe */
-	bool held;                      /* requests wait for room */
-	struct timer timer;
-	uint64_t dropped;               /* since the last line about it */
-	int64_t say_at;                 /* monotonic ms: the next line is due */
-} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1, .gone = 1};
-
-static int master_log_lock = -1;        /* owned; the writer holds the lock of this file */
-static int master_pipe[2];              /* owned; from the workers to the writer */
-
-static void reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uint32_t what);
+static bool reqlog_open(void);
+static void reqlog_close(void);
+static void reqlog_request(struct req *r);
+static void reqlog_note(struct conn *c, const char *what, const char *why);
 static void reqlog_flush(struct timer *t);
 static void reqlog_drain(void);
 static bool reqlog_has_writer(void);
@@ -1638,7 +1625,6 @@ struct listener {
 	struct endpoint at;     /* as bound: port 0 has become a number */
 };
 
-static void reqlog_put_ends(struct buf *b, const struct endpoint *client, int fd); /* section `reqlog` */
 
 /* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the
  * guard does not judge it. */
@@ -4736,7 +4722,7 @@ wait_end(struct wait *w)
 #define REQ_POOL_MAX 64         /* idle ones kept, with their buffers: 1 MB */
 #define REQ_ATTACHED_MAX (PEER_HEAD_MAX - HTTP_HEAD_MAX) /* by which a head may grow here */
 #define REQ_NAME_MAX 65         /* agent, bundle, credential names (64 bytes) with their NUL */
-#define REQ_PATH_LOG_MAX 2048   /* DESIGN, Log */
+
 #define REQ_BODY_STEP (4 * PEER_PIECE) /* counted of a body whose length nobody said, before a byte of it came */
 
 /* -- a request and its connection. Functions of req read the conn, so both structs stand here. */
@@ -4988,76 +4974,6 @@ req_free(struct req *r)
 	r->next_free = req_free_list;
 	req_free_list = r;
 	req_pooled++;
-}
-
-/* -- the log record */
-
-/* Adds `name`, which brings its punctuation, and the value in quotes; nothing if the value is empty. */
-static void
-json_put_member(struct buf *b, struct slice name, struct slice value)
-{
-	if (value.n != 0 && buf_addv(b, name))
-		json_put(b, value, true);
-}
-
-static void
-json_put_number(struct buf *b, struct slice name, uint64_t value)
-{
-	if (buf_addv(b, name))
-		buf_addu(b, value);
-}
-
-/* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
-static void
-req_log(struct req *r)
-{
-	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
-	bool refused = r->code[0] != '\0' && !r->sent;
-	struct slice path = r->path;
-	size_t at;
-
-	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
-		return;                 /* the requests inside speak for themselves */
-	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
-		return;                 /* pages that are open to all: a monitor asks for them each second */
-	if (path.n > REQ_PATH_LOG_MAX)
-		path.n = REQ_PATH_LOG_MAX;
-	buf_clear(&b);
-	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
-	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
-	reqlog_put_ends(&b, &r->conn->client, r->conn->peer.watch.fd);
-	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
-	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
-	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
-	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
-	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
-	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
-	buf_adds(&b, ",\"method\":");
-	json_put(&b, r->head.method, true);
-	if (r->form != REQ_CONNECT)
-		json_put_member(&b, SLICE(",\"scheme\":"), r->secure ? SLICE("https") : SLICE("http"));
-	json_put_member(&b, SLICE(",\"host\":"), slice_of(r->host));
-	json_put_number(&b, SLICE(",\"port\":"), (uint64_t)r->port);
-	buf_adds(&b, ",\"path\":");
-	at = b.n;
-	while (json_put(&b, path, true) && b.n - at > REQ_PATH_LOG_MAX + 2) {
-		buf_cut(&b, at);
-		path.n -= path.n / 8;
-	}
-	if (r->status != 0)
-		json_put_number(&b, SLICE(",\"status\":"), (uint64_t)r->status);
-	json_put_number(&b, SLICE(",\"up\":"), r->bytes_up);
-	json_put_number(&b, SLICE(",\"down\":"), r->bytes_down);
-	if (r->t_first != 0)
-		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
-	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
-	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
-	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
-	if (r->tally.hits != 0)
-		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
-	buf_add(&b, "}", 1);
-	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
-	    r->counted != NULL ? &r->counted->log : NULL, text_hash(r->agent) ^ text_hash(r->code) * 31);
 }
 
 /* -- our own answers */
@@ -5491,50 +5407,6 @@ static bool conn_draining;
 
 static void conn_advance(struct conn *);     /* events call it, and it calls the steps below */
 
-/* -- notes: log records of connections that end before a request: a failed handshake, another protocol.
- * Notes of one kind within NOTE_FOLD_MS are counted, and the next record of that kind tells the number. */
-#define NOTES 16                /* kinds that are told apart at a time */
-#define NOTE_FOLD_MS 10000
-
-static struct note {
-	uint32_t kind;          /* hash of agent, host and cause */
-	unsigned folded;
-	int64_t until;          /* monotonic ms */
-} notes[NOTES];
-
-/* `what`: "client_tls" or "not_http". */
-static void
-conn_note(struct conn *c, const char *what, const char *why)
-{
-	static struct req r;            /* of which a record is made; its rest stays zero */
-	uint32_t kind;
-	struct note *n = &notes[0];
-
-	text_copy(r.agent, sizeof r.agent, c->agent != NULL ? c->agent->name : "");
-	kind = text_hash(r.agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
-	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
-		if (notes[i].kind == kind || notes[i].until < n->until)
-			n = &notes[i];
-	if (n->kind == kind && clock_now() < n->until) {
-		n->folded++;
-		return;
-	}
-	text_copy(r.code, sizeof r.code, what);
-	text_copy(r.host, sizeof r.host, c->host);
-	if (n->kind == kind && n->folded != 0)
-		snprintf(r.reason, sizeof r.reason, "%s: %s, %u times more", what, why, n->folded);
-	else
-		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
-	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
-	r.form = REQ_CONNECT;
-	r.conn = c;
-	r.counted = c->agent;
-	r.port = c->port;
-	r.t_start = clock_now();
-	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
-	req_log(&r);
-}
-
 /* -- deadlines, beginning and end */
 
 static void conn_expire(struct conn *);      /* behind the states, whose deadlines differ in meaning */
@@ -5598,7 +5470,7 @@ conn_close(struct conn *c, bool abort_)
 	if (c->req != NULL) {
 		if (c->req->code[0] == '\0' && c->req->status == 0)
 			text_copy(c->req->code, sizeof c->req->code, "client_closed");
-		req_log(c->req);
+		reqlog_request(c->req);
 		conn_drop_req(c);
 	}
 	if (abort_ && c->peer.watch.fd >= 0) {
@@ -5774,7 +5646,7 @@ conn_linger(struct conn *c)
 static void
 conn_next_request(struct conn *c)
 {
-	req_log(c->req);
+	reqlog_request(c->req);
 	conn_drop_req(c);
 	if (c->last && agent_over(c->agent)) {
 		conn_close(c, false);   /* not even for a while: it could open others faster */
@@ -5849,7 +5721,7 @@ conn_head_pause(struct conn *c, enum io io)
 	conn_drop_req(c);
 	if (io == IO_ERR) {
 		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
-			conn_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
+			reqlog_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
 		return conn_close(c, false);
 	}
 	conn_linger(c);                 /* a client that has said all may still be reading */
@@ -5888,7 +5760,7 @@ conn_head_begin(struct conn *c, struct slice in)
 	for (size_t i = 0; i < COUNT(conn_foreign); i++)
 		if (in.n >= conn_foreign[i].begins.n &&
 		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
-			conn_note(c, "not_http", conn_foreign[i].what);
+			reqlog_note(c, "not_http", conn_foreign[i].what);
 			peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n);
 			conn_linger(c);
 			return false;
@@ -6721,7 +6593,7 @@ conn_step_sniff(struct conn *c)
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
 		c->state = CONN_HEAD;
 	} else {
-		conn_note(c, "client_tls", "not_tls");  /* SSH, say: a tunnel entry would let it through */
+		reqlog_note(c, "client_tls", "not_tls");  /* SSH, say: a tunnel entry would let it through */
 		return conn_close(c, false);
 	}
 	return true;
@@ -6735,7 +6607,7 @@ conn_step_handshake(struct conn *c)
 	if (io == IO_AGAIN)
 		return false;
 	if (io != IO_OK) {
-		conn_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
+		reqlog_note(c, "client_tls", tls_status(c->peer.tls) == TLS_FAILED ?
 		    tls_why(c->peer.tls) : "closed");
 		return conn_close(c, false);
 	}
@@ -6859,7 +6731,7 @@ conn_expire(struct conn *c)
 		return;
 	case CONN_SNIFF:
 	case CONN_HANDSHAKE:
-		conn_note(c, "client_tls", "timeout");
+		reqlog_note(c, "client_tls", "timeout");
 		/* fall through */
 	case CONN_LINGER:
 		conn_close(c, false);
@@ -6924,7 +6796,6 @@ conn_drain(void)
 #define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
 #define MASTER_STALL_MS 10000   /* DESIGN, Processes */
 #define MASTER_DRAIN_MS 30000
-#define MASTER_PIPE (1 << 20)   /* to the log's process, which at times is busy for a second */
 #define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
 #define WORKER_EXIT_START 3     /* could not start: another one could not either */
 #define MEMORY_MAX ((uint64_t)512 << 20)
@@ -7261,7 +7132,7 @@ master_stop(const sigset_t *set)
 	for (size_t i = 0; i < net.nlisteners; i++)
 		close(net.listeners[i].watch.fd);
 	master_signal(SIGTERM);
-	close(master_pipe[1]);
+	reqlog_close();
 	while ((master_signal(0) || reqlog_has_writer()) && clock_read(CLOCK_MONOTONIC) < until) {
 		int sig = sigtimedwait(set, NULL, &wait);
 
@@ -7283,14 +7154,9 @@ master_main(void)
 
 	master_signals(&set);
 	sigaddset(&set, SIGCHLD);
-	if ((master_log_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
-	    pipe2(master_pipe, O_CLOEXEC) != 0 || fcntl(master_pipe[1], F_SETFL, O_NONBLOCK) != 0)
-		return 1;
-	fcntl(master_pipe[1], F_SETPIPE_SZ, MASTER_PIPE);
-	reqlog.fd = master_pipe[1];
 	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || !tls_init() || !scrub_init())
+	if (master_beats == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init())
 		return 1;
 	table_newest = &master_beats[serve.workers].newest;
 	sigprocmask(SIG_BLOCK, &set, NULL);
@@ -10659,6 +10525,20 @@ json_put(struct buf *b, struct slice s, bool lossy)
 		}
 	}
 	return buf_adds(b, "\"");
+}
+
+static void
+json_put_member(struct buf *b, struct slice name, struct slice value)
+{
+	if (value.n != 0 && buf_addv(b, name))
+		json_put(b, value, true);
+}
+
+static void
+json_put_number(struct buf *b, struct slice name, uint64_t value)
+{
+	if (buf_addv(b, name))
+		buf_addu(b, value);
 }
 
 /* -- members of the top object: finding and setting them */
@@ -14428,6 +14308,7 @@ scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally)
  * `requests`, or while it waits in `held`. Held requests go on in the order in which they came. An
  * agent without connections, requests or records in the log's queue is freed. */
 
+static bool reqlog_waits(const struct reqlog_share *s);
 static bool reqlog_room(const struct reqlog_share *s);  /* below: it bounds a share, and calls agents_turn */
 #define AGENT_REQUESTS 64       /* in progress, of one agent and worker; `agent set --requests` */
 #define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
@@ -14452,7 +14333,7 @@ agent_put(struct agent *a)
 {
 	struct agent **at;
 
-	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || a->log.turn == reqlog.turn)
+	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || reqlog_waits(&a->log))
 		return;         /* one with records in the queue is freed after a later request of its own */
 	at = agent_slot(a->name);
 	*at = a->next;
@@ -17140,12 +17021,53 @@ store_lock_serve(const char *home)
 #define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
 #define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
 #define REQLOG_WAKES 2                  /* what the writer counted is written by the second empty batch */
+#define REQLOG_PIPE (1 << 20)   /* to the log's process, which at times is busy for a second */
+#define REQLOG_PATH_MAX 2048   /* DESIGN, Log */
 #define REQLOG_KINDS 256                /* of refusals, an agent's with one code, that are told apart */
 
 static struct {
 	uint32_t what;          /* hash of agent and code */
 	uint64_t at;            /* where N of its last record stands, as reqlog.gone counts */
 } reqlog_refused[REQLOG_KINDS];
+
+enum reqlog_kind {
+	REQLOG_REFUSED,                 /* refused by us: many alike become one record */
+	REQLOG_PLAIN,                   /* answered by us */
+	REQLOG_SENT,                    /* sent on: never dropped, because its agent waited for room */
+};
+
+static struct {
+	int fd;                         /* owned: the pipe; -1: no log */
+	struct buf pending;             /* owned; bounded by REQLOG_QUEUE, and by the requests in progress */
+	unsigned turn;                  /* how often `pending` was empty */
+	unsigned wakes;                 /* the writer is to be woken so many times more */
+	uint64_t gone;                  /* bytes that went down the pipe */
+	bool held;                      /* requests wait for room */
+	struct timer timer;
+	uint64_t dropped;               /* since the last line about it */
+	int64_t say_at;                 /* monotonic ms: the next line is due */
+} reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1, .gone = 1};
+
+static int reqlog_lock = -1;        /* owned; the writer holds the lock of this file */
+static int reqlog_pipe[2];              /* owned; from the workers to the writer */
+
+/* In the master, before it forks. */
+static bool
+reqlog_open(void)
+{
+	if ((reqlog_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
+	    pipe2(reqlog_pipe, O_CLOEXEC) != 0 || fcntl(reqlog_pipe[1], F_SETFL, O_NONBLOCK) != 0)
+		return false;
+	fcntl(reqlog_pipe[1], F_SETPIPE_SZ, REQLOG_PIPE);
+	reqlog.fd = reqlog_pipe[1];
+	return true;
+}
+
+static void
+reqlog_close(void)
+{
+	close(reqlog.fd);
+}
 
 /* Writes as many pieces as the pipe takes. */
 static void
@@ -17198,6 +17120,13 @@ reqlog_count(uint32_t what)
 	return true;
 }
 
+/* Are there records of this agent in the queue? */
+static bool
+reqlog_waits(const struct reqlog_share *s)
+{
+	return s->turn == reqlog.turn;
+}
+
 /* May a request of this agent be sent? False: agents_turn will be called when there is room. s->n
  * also counts records that went down the pipe since the queue was last empty: so a queue that is
  * shorter than a share holds no agent up. */
@@ -17205,7 +17134,7 @@ static bool
 reqlog_room(const struct reqlog_share *s)
 {
 	bool room = reqlog.pending.n < REQLOG_SHARE || (reqlog.pending.n < REQLOG_QUEUE &&
-	    (s->turn != reqlog.turn || s->n < REQLOG_SHARE));
+	    (!reqlog_waits(s) || s->n < REQLOG_SHARE));
 
 	reqlog.held = reqlog.held || !room;
 	return room;
@@ -17252,12 +17181,112 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uin
 	}
 	buf_join(&reqlog.pending, line, 3);
 	if (s != NULL) {
-		s->n = (s->turn == reqlog.turn ? s->n : 0) + json.n;
+		s->n = (reqlog_waits(s) ? s->n : 0) + json.n;
 		s->turn = reqlog.turn;
 	}
 	if (reqlog.timer.slot == 0)
 		timer_set(&reqlog.timer, clock_now() + REQLOG_DELAY_MS, reqlog_flush);
 }
+
+/* -- what a record says */
+
+/* DESIGN, Log: one record a request; never a header value, a query, a body or a secret. */
+static void
+reqlog_request(struct req *r)
+{
+	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
+	bool refused = r->code[0] != '\0' && !r->sent;
+	struct slice path = r->path;
+	size_t at;
+
+	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
+		return;                 /* the requests inside speak for themselves */
+	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
+		return;                 /* pages that are open to all: a monitor asks for them each second */
+	if (path.n > REQLOG_PATH_MAX)
+		path.n = REQLOG_PATH_MAX;
+	buf_clear(&b);
+	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
+	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
+	reqlog_put_ends(&b, &r->conn->client, r->conn->peer.watch.fd);
+	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
+	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
+	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
+	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
+	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
+	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
+	buf_adds(&b, ",\"method\":");
+	json_put(&b, r->head.method, true);
+	if (r->form != REQ_CONNECT)
+		json_put_member(&b, SLICE(",\"scheme\":"), r->secure ? SLICE("https") : SLICE("http"));
+	json_put_member(&b, SLICE(",\"host\":"), slice_of(r->host));
+	json_put_number(&b, SLICE(",\"port\":"), (uint64_t)r->port);
+	buf_adds(&b, ",\"path\":");
+	at = b.n;
+	while (json_put(&b, path, true) && b.n - at > REQLOG_PATH_MAX + 2) {
+		buf_cut(&b, at);
+		path.n -= path.n / 8;
+	}
+	if (r->status != 0)
+		json_put_number(&b, SLICE(",\"status\":"), (uint64_t)r->status);
+	json_put_number(&b, SLICE(",\"up\":"), r->bytes_up);
+	json_put_number(&b, SLICE(",\"down\":"), r->bytes_down);
+	if (r->t_first != 0)
+		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
+	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
+	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
+	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
+	if (r->tally.hits != 0)
+		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
+	buf_add(&b, "}", 1);
+	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
+	    r->counted != NULL ? &r->counted->log : NULL, text_hash(r->agent) ^ text_hash(r->code) * 31);
+}
+
+/* -- notes: log records of connections that end before a request: a failed handshake, another protocol.
+ * Notes of one kind within NOTE_FOLD_MS are counted, and the next record of that kind tells the number. */
+#define NOTES 16                /* kinds that are told apart at a time */
+#define NOTE_FOLD_MS 10000
+
+static struct note {
+	uint32_t kind;          /* hash of agent, host and cause */
+	unsigned folded;
+	int64_t until;          /* monotonic ms */
+} notes[NOTES];
+
+static void
+reqlog_note(struct conn *c, const char *what, const char *why)
+{
+	static struct req r;            /* of which a record is made; its rest stays zero */
+	uint32_t kind;
+	struct note *n = &notes[0];
+
+	text_copy(r.agent, sizeof r.agent, c->agent != NULL ? c->agent->name : "");
+	kind = text_hash(r.agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
+	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
+		if (notes[i].kind == kind || notes[i].until < n->until)
+			n = &notes[i];
+	if (n->kind == kind && clock_now() < n->until) {
+		n->folded++;
+		return;
+	}
+	text_copy(r.code, sizeof r.code, what);
+	text_copy(r.host, sizeof r.host, c->host);
+	if (n->kind == kind && n->folded != 0)
+		snprintf(r.reason, sizeof r.reason, "%s: %s, %u times more", what, why, n->folded);
+	else
+		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
+	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
+	r.form = REQ_CONNECT;
+	r.conn = c;
+	r.counted = c->agent;
+	r.port = c->port;
+	r.t_start = clock_now();
+	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
+	reqlog_request(&r);
+}
+
+/* -- the end, and the process that writes the request log */
 
 /* Writes the queue before a process ends, after its loop, for at most REQLOG_DRAIN_MS. */
 static void
@@ -17272,8 +17301,6 @@ reqlog_drain(void)
 	}
 }
 
-/* -- the process that writes the request log */
-
 /* Runs until the last process that may send records has ended: a master that is killed loses no
  * record of its workers. The process holds serve.lock as they do, so that no other server begins
  * before. SIGTERM and the like are blocked, as in the master. */
@@ -17285,8 +17312,8 @@ reqlog_main(void)
 	prctl(PR_SET_NAME, "sallyport-log");
 	for (size_t i = 0; i < net.nlisteners; i++)
 		close(net.listeners[i].watch.fd);
-	close(master_pipe[1]);
-	if (lock < 0 || !store_lock_try(lock) || dup2(master_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL ||
+	close(reqlog_pipe[1]);
+	if (lock < 0 || !store_lock_try(lock) || dup2(reqlog_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL ||
 	    (run = lua_import("reqlog", "run")) == LUA_NOREF)
 		_exit(WORKER_EXIT_START);
 	lua_rawgeti(lua_main, LUA_REGISTRYINDEX, run);
@@ -17300,14 +17327,14 @@ reqlog_main(void)
 static bool
 reqlog_has_writer(void)
 {
-	bool none = store_lock_try(master_log_lock);
+	bool none = store_lock_try(reqlog_lock);
 
 	if (none)
-		flock(master_log_lock, LOCK_UN);
+		flock(reqlog_lock, LOCK_UN);
 	return !none;
 }
 
-static int64_t master_log_at;           /* monotonic ms: no process for the log before */
+static int64_t reqlog_next_at;           /* monotonic ms: no process for the log before */
 
 /* Starts the writer if none holds log.lock, as a grandchild: the master's children are its workers
  * alone. */
@@ -17317,11 +17344,11 @@ reqlog_keep_writer(void)
 	int64_t now = clock_read(CLOCK_MONOTONIC);
 	pid_t pid;
 
-	if (now < master_log_at || reqlog_has_writer())
+	if (now < reqlog_next_at || reqlog_has_writer())
 		return;
-	if (master_log_at != 0)
+	if (reqlog_next_at != 0)
 		log_line("ev=log_died");
-	master_log_at = now + 1000;
+	reqlog_next_at = now + 1000;
 	if ((pid = fork()) == 0) {
 		if (fork() == 0)
 			reqlog_main();
