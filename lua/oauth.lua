@@ -200,6 +200,7 @@ function M.judge(answer, spec, sent_at)
     plain[name] = v[name]
   end
   v = inner(v, spec)
+  if plain and plain.scope ~= nil then plain.scope = v.scope end
   local access_token = v[spec.member or "access_token"]
   if access_token == nil then return nil, "no_access_token", detail end
   if not type_ok(v.token_type, spec.token_types) then return nil, "token_type", detail end

@@ -105,6 +105,9 @@ local SLACK_MINT = {
   { path = "/api/openid.connect.token", what = "a token" },
   { path = "/api/apps.manifest.create", what = "an app with its secrets" },
 }
+-- Of oauth.v2.access; Slack's SDKs take an answer without `ok` for a failure.
+local SLACK_MEMBERS = { "ok", "scope", "app_id", "bot_user_id", "team.id", "team.name", "enterprise.id", "enterprise.name",
+  "is_enterprise_install", "authed_user.id" }
 local GITLAB_MINT = post {
   { "/api/v4/user/personal_access_tokens", "a personal access token" },
   { "/api/v4/users/*/personal_access_tokens", "a personal access token" },
@@ -735,7 +738,7 @@ local list = {
   { name = "slack-oauth", title = "Slack: an app in a workspace", type = "oauth_authorization_code", hosts = { "slack.com", "files.slack.com" },
     fields = {
       authorization_url = "https://slack.com/oauth/v2/authorize", token_url = "https://slack.com/api/oauth.v2.access",
-      scope_separator = ",", redirect_uri = "https://localhost:7082/callback",
+      scope_separator = ",", redirect_uri = "https://localhost:7082/callback", answer_members = SLACK_MEMBERS,
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "of the bot, such as chat:write" },
     carriers = { query = { "token" }, body = { "token" } }, mint = SLACK_MINT, placeholder = "xoxb-{12:digit}-{13:digit}-{24}",
@@ -746,6 +749,7 @@ local list = {
     fields = {
       authorization_url = "https://slack.com/oauth/v2/authorize", token_url = "https://slack.com/api/oauth.v2.access",
       scope_parameter = "user_scope", scope_separator = ",", token_member = "authed_user", redirect_uri = "https://localhost:7082/callback",
+      answer_members = SLACK_MEMBERS,
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "of the user, such as search:read" },
     carriers = { query = { "token" }, body = { "token" } }, mint = SLACK_MINT, placeholder = "xoxp-{12:digit}-{13:digit}-{13:digit}-{32:hex}",
@@ -768,6 +772,7 @@ local list = {
       authorization_url = "https://api.notion.com/v1/oauth/authorize", token_url = "https://api.notion.com/v1/oauth/token",
       revocation_url = "https://api.notion.com/v1/oauth/revoke", auth_method = "basic", token_body = "json",
       params = { owner = "user" }, redirect_uri = "http://localhost:7082/callback",
+      answer_members = { "bot_id", "workspace_id", "workspace_name", "workspace_icon" },
     },
     ask = { client_id = "the integration's OAuth client id", client_secret = "its secret" }, placeholder = "ntn_{11:digit}{35}",
     make = "https://www.notion.so/profile/integrations", test = "https://api.notion.com/v1/users/me",
@@ -801,14 +806,14 @@ local list = {
     hosts = { "api.dropboxapi.com", "content.dropboxapi.com", "notify.dropboxapi.com" },
     fields = {
       authorization_url = "https://www.dropbox.com/oauth2/authorize", token_url = "https://api.dropboxapi.com/oauth2/token",
-      params = { token_access_type = "offline" },
+      params = { token_access_type = "offline" }, answer_members = { "scope", "account_id", "uid", "team_id" },
     },
     ask = { client_id = "the app's key" }, placeholder = "sl.u.{130:url}", make = "https://www.dropbox.com/developers/apps",
     note = "client_secret is optional: without it the app is a public client. End the grant at https://www.dropbox.com/account/connected_apps." },
   { name = "hubspot-oauth", title = "HubSpot: an account", type = "oauth_authorization_code", hosts = { "api.hubapi.com" },
     fields = {
       authorization_url = "https://app.hubspot.com/oauth/authorize", token_url = "https://api.hubapi.com/oauth/v3/token",
-      auth_method = "post", redirect_uri = "http://localhost:7082/callback",
+      auth_method = "post", redirect_uri = "http://localhost:7082/callback", answer_members = { "hub_id", "user_id", "scopes" },
     },
     ask = { client_id = "the app's client id", client_secret = "its secret", scopes = "such as oauth crm.objects.contacts.read" },
     mint = post { { "/oauth/*/token", "a token" } }, placeholder = "{100:url}", make = "https://developers.hubspot.com" },

@@ -110,6 +110,22 @@ def test_named_members(t):
     assert status == 502 and got["error"] == "oauth_refresh_failed", got
 
 
+def test_slack(t):
+    """preset slack-oauth: the SDK's refresh gets `ok` and the workspace beside a placeholder, as oauth.v2.access says them"""
+    d = Desk(t, {"ok": True, "access_token": "xoxb-canary-access-token", "refresh_token": "xoxe-canary-next", "token_type": "bot", "expires_in": 43200,
+                 "scope": "chat:write", "app_id": "A1", "bot_user_id": "U1", "team": {"id": "T1", "name": "Acme", "x": "canary-x"},
+                 "authed_user": {"id": "U2", "access_token": "xoxp-canary-user"}, "enterprise": None, "incoming_webhook": {"url": "canary-url"}})
+    files = [f"{name}=@{d.s.secret_file('canary-' + name)}" for name in ("client_secret", "refresh_token", "access_token")]
+    d.s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+    d.s.cli("set", "connect-to", f"slack.com:443:127.0.0.1:{d.server.server_port}", f"auth.test:443:127.0.0.1:{d.server.server_port}")
+    d.s.cli("credential", "add", "slack", "--preset", "slack-oauth", "client_id=1.2", "scopes=chat:write", "token_url=https://auth.test/token", *files)
+    held = json.loads(d.s.cli("credential", "sandbox-file", "slack", "--agent", "a").stdout)
+    d.serve()
+    status, got = d.post("https://auth.test/token", grant_type="refresh_token", refresh_token=held["refresh_token"], client_id="1.2")
+    assert status == 200 and got["ok"] is True and got["team"] == {"id": "T1", "name": "Acme"} and got["authed_user"] == {"id": "U2"}, got
+    assert got["bot_user_id"] == "U1" and got["scope"] == "chat:write" and got["refresh_token"] == held["refresh_token"], got
+
+
 ADDRESSES = {
     "https://oauth2.googleapis.com/token": [
         "https://accounts.google.com/o/oauth2/token", "https://www.googleapis.com/oauth2/v3/token", "https://www.googleapis.com/oauth2/v4/token",
