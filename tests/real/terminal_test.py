@@ -316,3 +316,18 @@ def test_names_for_completion(t):
     assert r.stdout + r.stderr == "" and not (s.dir / "none").exists()
     (s.home / "key.away").rename(s.home / "key")
     assert "--names" not in s.cli("completion", "--help").stdout
+
+
+def test_every_name_is_completed(t):
+    """wherever a command's usage names a thing of the store first, TAB knows which: a new command is no exception"""
+    s = t.bare()
+    script, seen = s.cli("completion", "bash").stdout, 0
+    kinds = {"NAME": None, "BUNDLE": "bundle", "CREDENTIAL": "credential", "AGENT": "agent", "API": "preset"}
+    for first in re.findall(r"^  ([a-z]+)  ", s.cli("--help").stdout.split("A first credential")[0], re.M):
+        usage = s.cli(first, "--help").stdout.replace("usage: ", "  ", 1)
+        for words, arg in re.findall(rf"^  sallyport ({first}(?: [a-z-]+)?) \[?([A-Z]+)\b", usage, re.M):
+            if arg in kinds and words.split()[-1] not in ("add", "new"):
+                key = words if " " in words else words + " "
+                assert re.search(rf"^ +'{key}:'[0*]\) kind='(\w+)(\+file)?'", script, re.M), (words, arg)
+                seen += 1
+    assert seen >= 25, seen
