@@ -103,8 +103,8 @@ static const struct { const char *name, *chunk; } cases[] = {
 	    "assert(r:substitute { { 'ph_one', secret, " ROW ".part, nil, 7, 13 } })\n"
 	    "assert(r:dump().body == '--x\\r\\n\\r\\ncanary-canary-canary\\r\\n--x--')"},
 	{"what an answer must not repeat", "local body, kind\n" POST
-	    "assert(r:hide({ secret, core.of 'another-canary' }, 'ph_one')) v.headers:set('x-c', core.of 'Bearer of-more-canaries')\n"
-	    "assert(r:hide({}, 'ph')) local many = {} for i = 1, 65 do many[i] = core.of('a-canary' .. i) end assert(not r:hide(many, 'ph'))"},
+	    "assert(r:hide({ secret, core.of 'another-canary' }, {}, 'ph_one')) v.headers:set('x-c', core.of 'Bearer of-more-canaries')\n"
+	    "assert(r:hide({}, {}, 'ph')) local many = {} for i = 1, 65 do many[i] = core.of('a-canary' .. i) end assert(not r:hide({}, many, 'ph'))"},
 	{"known placeholders", "local body, kind\n" POST "local set = request.known()\n"
 	    "for i = 1, 70 do set:add('c' .. i, ('placeholder_%07d'):format(i), 'placeholder/a/', '') end\n"
 	    "v.headers:set('x-b', 'Bearer placeholder_0000007') v.query:set('z', 'placeholder_0000009')\n"
