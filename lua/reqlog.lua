@@ -218,7 +218,7 @@ local function unfold(self, all)
   local age = self.folded_at and self.ms() - self.folded_at
   if not age or not all and age >= 0 and age < FOLD_MS then return end
   for _, f in ipairs(self.folded) do
-    local line = folded_line(self.json, f)
+    local line = f.n == 1 and f.last or folded_line(self.json, f)
     if line then hold(self, line) end
   end
   self.folded, self.folded_at = {}, nil

@@ -158,6 +158,12 @@ return {
     is(n["h4.test"], 10)
     is(n["h5.test"], nil)
     is(others, 30)
+    -- a single one is the record that it was
+    for i = 1, 21 do w:feed(refusal("a", i, "host_not_allowed", "/p" .. i)) end
+    clock.now = NOW + 2
+    w:feed("\n")
+    local all_lines = lines(path)
+    is(json.decode(all_lines[#all_lines]).path, "/p21")
   end),
 
   ["one agent's names cannot count for another's"] = with_folder(function(path, with)
