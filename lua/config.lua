@@ -388,7 +388,7 @@ function M:agent_named(name)
     if why == "damaged" then self:say_refused("agent", "a/" .. name) end
     if not rec then return nil end
     agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
-      variables = rec.variables, requests = rec.requests }
+      variables = rec.variables, requests = rec.requests, series = rec.series }
     agent.in_bundle = {}
     for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
     self.agents:put(name, agent)
@@ -408,10 +408,11 @@ function M:agent(hash)
       local ended = self.store.get("agent", "e/" .. hash)
       return nil, ended and ended.ended, ended and ended.agent
     end
-    token = self.tokens:put(hash, { agent = rec.agent, expires_at = rec.expires_at })
+    token = self.tokens:put(hash, { agent = rec.agent, expires_at = rec.expires_at, series = rec.series })
   end
   if token.expires_at and self.time.wall() >= token.expires_at then return nil, "expired", token.agent end
   local agent, why = self:agent_named(token.agent)
+  if agent and agent.series ~= token.series then return nil, "rotated", token.agent end
   return agent, why, token.agent
 end
 

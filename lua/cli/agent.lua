@@ -62,7 +62,8 @@ local function add(args, opt, ctx)
         ("sallyport agent rotate %s gives it a new token"):format(name))
     end
     local ops, kept = tokens.drop(name, now, "revoked"), nil
-    token, kept = tokens.issue(ctx.host, name, "agent", nil, now)  -- the agent's own expiry rules
+    plain.series = tokens.series(ctx.host)
+    token, kept = tokens.issue(ctx.host, name, "agent", nil, now, plain.series)  -- the agent's own expiry rules
     -- Over a revoked one it is another agent, with an id of its own.
     ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. name, plain = plain, fresh = true,
       version = code ~= "damaged" and (old and old.version or 0) or nil }
@@ -155,7 +156,8 @@ local function rotate(args, _, ctx)
         ("sallyport agent set %s --ttl 7d"):format(args[1]))
     end
     local ops, kept = tokens.drop(args[1], now, "rotated"), nil
-    token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now)
+    record.series = tokens.series(ctx.host)
+    token, kept = tokens.issue(ctx.host, args[1], "agent", nil, now, record.series)
     ops[#ops + 1] = tokens.touch(record)
     ops[#ops].moves = true
     ops[#ops + 1] = kept

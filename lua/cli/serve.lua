@@ -41,11 +41,12 @@ local function ensure_demo(ctx)
     if agent and not (#agent.bundles == 1 and agent.bundles[1] == "demo") then
       report.fail("an agent of yours is called 'demo'", "serve without --demo, or rename that agent")
     elseif not agent or agent.revoked then
-      ops[#ops + 1] = { op = "put", db = "agent", key = "a/demo", version = agent and agent.version or 0,
-        plain = { name = "demo", bundles = { "demo" }, created = now, revoked = false }, fresh = true }
+      agent = { version = agent and agent.version or 0, series = require("cli.tokens").series(ctx.host) }
+      ops[#ops + 1] = { op = "put", db = "agent", key = "a/demo", version = agent.version,
+        plain = { name = "demo", bundles = { "demo" }, created = now, revoked = false, series = agent.series }, fresh = true }
     end
     local kept
-    token, kept = require("cli.tokens").issue(ctx.host, "demo", "serve --demo", now + DEMO_TTL, now)
+    token, kept = require("cli.tokens").issue(ctx.host, "demo", "serve --demo", now + DEMO_TTL, now, agent.series)
     ops[#ops + 1] = kept
     return ops
   end)

@@ -7,11 +7,15 @@ local SWEEP_MAX = 64   -- expired tokens that one commit takes along
 local ENDED_KEPT = 30 * 86400   -- s for which it is known how a token ended
 local ENDED_MAX = 1000  -- of all agents: a script may ask `env` for a token each minute
 
---- -> token, the operation that keeps its hash.
-function M.issue(host, agent, label, expires_at, now)
+--- A name for the tokens that end together: a token counts only while its agent's record names its series. So none comes
+-- back after a rotation that did not see it, because somebody had taken it off the disk for a while.
+function M.series(host) return host.random_token(""):sub(1, 16) end
+
+--- -> token, the operation that keeps its hash. series: of the agent's record.
+function M.issue(host, agent, label, expires_at, now, series)
   local token, hash = host.random_token("sp_agt_")
   return token, { op = "put", db = "agent", key = "t/" .. hash, version = 0,
-    plain = { agent = agent, label = label, created = now, expires_at = expires_at } }
+    plain = { agent = agent, label = label, created = now, expires_at = expires_at, series = series } }
 end
 
 --- The agent's record written as it is: whoever issues or drops tokens of an agent at the same time meets a conflict and
@@ -38,17 +42,23 @@ end
 --- Operations that drop tokens: those of `agent`, and of all agents what expired. `how`: "rotated" or "revoked". For a
 -- while the store keeps, by their hashes, how they ended: who still shows one is told.
 function M.drop(agent, now, how)
-  local ops, ended, new, swept = {}, {}, 0, 0
-  for key, record in db.each("agent", "e/") do ended[key] = record end
+  local ops, ended, new, swept, spoilt = {}, {}, 0, 0, {}
+  for key, record in db.each("agent", "e/") do
+    ended[key], spoilt[key] = record, not record
+  end
   for key, record in db.each("agent", "t/") do
-    if record then
+    if not record then                              -- refused already
+      if swept < SWEEP_MAX then swept, ops[#ops + 1] = swept + 1, { op = "del", db = "agent", key = key } end
+    else
       local expired = record.expires_at and record.expires_at < now and swept < SWEEP_MAX
       if expired then swept = swept + 1 end
       if expired or record.agent == agent then
         local end_of = "e/" .. key:sub(3)
         ops[#ops + 1] = { op = "del", db = "agent", key = key }
         if new < ENDED_MAX then
-          ops[#ops + 1] = { op = "put", db = "agent", key = end_of, version = ended[end_of] and ended[end_of].version or 0,
+          local version = ended[end_of] and ended[end_of].version or 0
+          if spoilt[end_of] then version = nil end   -- one that was changed on the disk is replaced
+          ops[#ops + 1] = { op = "put", db = "agent", key = end_of, version = version,
             plain = { agent = record.agent, ended = expired and "expired" or how, at = now } }
           new, ended[end_of] = new + 1, nil
         end
@@ -66,7 +76,7 @@ function M.make(host, agent, label, expires_at, now)
     local record = db.need("agent", agent)
     if record.revoked then report.fail(("'%s' is revoked"):format(agent), "sallyport agent add") end
     local ops, kept = M.drop(nil, now), nil
-    token, kept = M.issue(host, agent, label, math.tointeger(expires_at), now)
+    token, kept = M.issue(host, agent, label, math.tointeger(expires_at), now, record.series)
     ops[#ops + 1] = M.touch(record)
     ops[#ops + 1] = kept
     return ops

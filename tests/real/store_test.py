@@ -28,6 +28,14 @@ def write(s, entries):
     subprocess.run([DISK, s.home / "store", "put"], check=True, input=lines, text=True, capture_output=True)
 
 
+def bucket(db, key):
+    """Where the table lists a record (proxy.c, table_name)."""
+    h = 2166136261
+    for byte in KINDS[db].encode() + len(key).to_bytes(2, "big") + key:
+        h = (h ^ byte) * 16777619 & 0xffffffff
+    return "meta", b"\1table/b" + ((h ^ h >> 16) % 1024).to_bytes(2, "big")
+
+
 def changed(old, new, *dbs):
     """What turns `new` back into `old`: {entry: value or None}, of some databases. Counters and the table are in meta."""
     return {e: old.get(e) for e in old.keys() | new.keys() if old.get(e) != new.get(e) and (e[0] in dbs or not dbs)}
@@ -98,6 +106,41 @@ def test_agent_put_back(t):
     s.stop()
     r = s.cli("doctor", check=False)
     assert r.returncode == 1 and "table of records" in r.stdout + r.stderr, r.stdout
+
+
+def test_hidden_from_rotate(t):
+    """a token that was off the disk while its agent was rotated or made anew stays dead; what lies in a way hinders no revoking"""
+    s, _ = proxy(t)
+    for i, command in enumerate((("rotate",), ("revoke", "add"), ("remove", "add"))):
+        for j, what in enumerate(("the record", "the record and its part of the table")):
+            name = f"temp{i}{j}"
+            before = disk(s)
+            s.agent(name)
+            assert statuses(s, name=name) == {200}
+            now = disk(s)
+            token = {e: v for e, v in now.items() if e not in before and e[1].startswith(b"t/")}
+            assert len(token) == 1
+            node = bucket(*next(iter(token)))
+            part = {node: now[node]}
+            s.tokens["old"] = s.tokens[name]
+            write(s, {e: None for e in token})
+            if j:
+                write(s, {node: now[node][:-1] + bytes([now[node][-1] ^ 1])})
+            for verb in command:
+                token_now = s.cli("agent", verb, name).stdout.strip()
+            s.tokens[name] = token_now
+            if disk(s)[node] == now[node][:-1] + bytes([now[node][-1] ^ 1]):
+                write(s, part)          # nothing else was written there
+            write(s, token)
+            nudge(s)
+            assert statuses(s, name="old") == {407} and statuses(s, name=name) == {200}, (what, command)
+    s.agent("last")
+    for e in [e for e in disk(s) if e[1].startswith(b"t/")]:
+        write(s, {("agent", b"e/" + e[1][2:]): b"junk"})
+    s.tokens["old"] = s.tokens["last"]
+    s.cli("agent", "rotate", "last")
+    assert statuses(s, name="old") == {407}
+    s.cli("agent", "revoke", "last")
 
 
 def test_whole_table_put_back(t):
