@@ -308,10 +308,12 @@ local cases = {
   end,
   ["github_app: an expiry that cannot be read is an hour"] = function()
     local now = require("time").wall()
-    for _, text in ipairs { "tomorrow", "2016-07-11 22:14:10", "2016-07-11T22:14:10+02:00" } do
+    for _, text in ipairs { "tomorrow", "2016-07-11 22:14:10", "2016-07-11T22:14:10+2:00" } do
       local _, state = installed({}, { [token_at(42)] = minted(text) })
       assert(math.abs(state.expires_at - now - 3600) < 3, text)
     end
+    local _, state = installed({}, { [token_at(42)] = minted "2099-07-11T22:14:10+02:00" })
+    assert(state.expires_at == require("dates").seconds("2099", "07", "11", "20", "14", "10"), state.expires_at)
   end,
   ["github_app names the field at fault"] = function()
     local function wrong(part, field, more) says(part, "github_app", with(app, more), field) end

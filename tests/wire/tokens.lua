@@ -80,11 +80,11 @@ case { name = "the root of GitHub's API is an agent's too", credential = setup("
   token_endpoint = { answers.github_app, "echo" }, send = "GET /api/v3 HTTP/1.1\r\nHost: auth.test\r\n\r\n",
   expect = { status = 200, servers = { auth = { requests = 2, header = { authorization = "Bearer canary-t1" } } } } }
 
-local function refused(kind, name, line, host)
+local function refused(kind, name, line, host, code)
   case { name = kind .. ": " .. name, credential = setup(kind, {}, { host = { "api.test", host } }), host = host,
     token_endpoint = { answers[kind] }, servers = { auth = { host = { "auth.test", host } } },
     send = line .. " HTTP/1.1\r\nHost: " .. host .. "\r\nContent-Length: 0\r\n\r\n",
-    expect = { status = 403, error = "mint_denied" } }
+    expect = { status = 403, error = code or "mint_denied", upstream = "nothing" } }
 end
 refused("github_app", "an installation token is refused", "POST /api/v3/app/installations/9/access_tokens", "ghe.test")
 refused("github_app", "on api.github.com too", "POST /app/installations/9/access_tokens", "api.github.com")
@@ -99,7 +99,7 @@ refused("gcp_access_token", "a token, by another name of the API", "POST /v1/pro
 refused("gcp_access_token", "a key, by another name of the API", "POST /v1/projects/p/serviceAccounts/a@p.test/keys", "iam.mtls.googleapis.com")
 refused("gcp_access_token", "an HMAC key", "POST /storage/v1/projects/p/hmacKeys?serviceAccountEmail=x", "storage.googleapis.com")
 refused("gcp_access_token", "an API key in clear", "GET /v2/projects/p/locations/global/keys/1/keyString", "apikeys.googleapis.com")
-refused("gcp_access_token", "a token of Google's", "POST /token", "oauth2.googleapis.com")
+refused("gcp_access_token", "a token of Google's", "POST /token", "oauth2.googleapis.com", "token_endpoint")
 
 for code, words in pairs { ["401"] = "does not take the App", ["404"] = "no such installation", ["422"] = "those repositories or permissions", ["403"] = "refuses" } do
   case { name = "github_app: GitHub's " .. code .. " is said in words", credential = setup "github_app",
