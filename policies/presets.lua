@@ -98,6 +98,8 @@ local SNOWFLAKE = "For the SQL API (/api/v2/statements), Cortex and other REST A
   .. "JDBC, ODBC, Snowpark, SQLAlchemy) cannot work with it: they sign in for a session of their own, which is refused, and whose token would be "
   .. "replaced by this one. They need the credential itself, outside, or code that calls the SQL API."
 
+local AWS_NOTE = "Clients sign with placeholders and Sallyport signs again. They need a region: AWS_REGION."
+
 local SLACK_MINT = {
   { path = "/api/oauth.access", what = "a token" }, { path = "/api/oauth.v2.access", what = "a token" },
   { path = "/api/oauth.v2.user.access", what = "a token" },
@@ -371,7 +373,17 @@ local list = {
     ask = { access_key_id = "AKIA… or, with a session token, ASIA…", secret_access_key = "its secret" },
     make = "https://console.aws.amazon.com/iam/home#/security_credentials",
     test = "https://sts.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15",
-    note = "Clients sign with placeholders and Sallyport signs again. They need a region: AWS_REGION." },
+    note = AWS_NOTE .. " China and the European Sovereign Cloud: aws-china, aws-europe." },
+  { name = "aws-china", title = "Amazon Web Services in China", type = "aws_sigv4", hosts = { "*.amazonaws.com.cn", "*.api.amazonwebservices.com.cn" },
+    ask = { access_key_id = "AKIA… or, with a session token, ASIA…", secret_access_key = "its secret" },
+    make = "https://console.amazonaws.cn/iam/home#/security_credentials",
+    test = "https://sts.cn-north-1.amazonaws.com.cn/?Action=GetCallerIdentity&Version=2011-06-15",
+    note = AWS_NOTE },
+  { name = "aws-europe", title = "AWS European Sovereign Cloud", type = "aws_sigv4", hosts = { "*.amazonaws.eu", "*.api.amazonwebservices.eu" },
+    ask = { access_key_id = "AKIA… or, with a session token, ASIA…", secret_access_key = "its secret" },
+    make = "https://console.amazonaws-eusc.eu/iam/home#/security_credentials",
+    test = "https://sts.eusc-de-east-1.amazonaws.eu/?Action=GetCallerIdentity&Version=2011-06-15",
+    note = AWS_NOTE },
   { name = "google", title = "Google Cloud, with a service account", type = "gcp_access_token", hosts = { "*.googleapis.com" },
     carriers = { headers = { "x-goog-api-key" }, query = { "key", "access_token", "oauth_token", "$httpHeaders", "$httpMethod", "$req" } },
     env = { "CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN" }, placeholder = "ya29.c.{160:url}",
