@@ -103,7 +103,7 @@ def test_drain(t):
     got = []
     thread = threading.Thread(target=lambda: got.append(s.request(target="/slow").status))
     thread.start()
-    time.sleep(0.4)
+    wait(lambda: up.requests, 10, "the request at the upstream")
     s.process.terminate()
     thread.join(20)
     assert got == [200], got
