@@ -27,10 +27,10 @@ local function wanted(opt, since, until_)
   end
 end
 
--- The file has milliseconds; --json has moments as text, as everywhere.
-local function json_line(r)
-  r.time = report.time_ms(type(r.time) == "number" and math.tointeger(r.time // 1) or nil)
-  return report.json_line(r) .. "\n"
+-- The file has milliseconds; --json has moments as text, as everywhere. The rest of the line is JSON already.
+local function json_line(r, line)
+  local at = report.time_ms(r.time)
+  return at and ('{"time":"%s"%s'):format(at, line:sub(line:match('^{"time":%d+()'))) or ""
 end
 
 -- Both ends of what is asked for, in Unix ms.
@@ -63,7 +63,9 @@ local function run(_, opt, ctx)
   local oldest, unset = time.wall_ms() - 1000 * require("records").settings(nil).log_age, 1000 * host.build_time
   local function is_shown(r) return r and (r.time >= oldest or r.time < unset) and keep(r) end
   local sum, after = opt.summary and summary.new(), opt.after and ('"request":"%s"'):format(opt.after)
-  local function show(r) ctx.out(listing and listing.row(r) or json_line(r)) end
+  local function show(r, line)
+    if r then ctx.out(listing and listing.row(r) or json_line(r, line)) end
+  end
 
   local function put(line)
     if after then
@@ -76,7 +78,7 @@ local function run(_, opt, ctx)
     if sum then
       sum.add(r, summary.host(r))
     else
-      show(records.read(line))
+      show(records.read(line), line)
     end
   end
 
@@ -88,13 +90,13 @@ local function run(_, opt, ctx)
     for i = #list, 1, -1 do
       files.backward(list[i], function(line)
         local r = #held < newest and records.read(line)
-        if is_shown(r) then held[#held + 1] = r end
+        if is_shown(r) then held[#held + 1] = { r = r, line = line } end
         return #held >= newest
       end)
     end
     shown = #held
     -- What two workers wrote at the same time stands in the file as it came.
-    for i, r in ipairs(held) do held[i] = { r = r, at = #held - i } end
+    for i, h in ipairs(held) do h.at = #held - i end
     table.sort(held, function(a, b)
       if a.r.time ~= b.r.time then return a.r.time < b.r.time end
       return a.at < b.at
@@ -102,7 +104,7 @@ local function run(_, opt, ctx)
     for _, h in ipairs(listing and held or {}) do listing.fit(h.r) end
   end
   if listing and not sum and terminal.width(ctx) then ctx.out(listing.head()) end
-  for _, h in ipairs(held) do show(h.r) end
+  for _, h in ipairs(held) do show(h.r, h.line) end
   if not newest then
     for _, file in ipairs(list) do files.forward(file, put) end
     if after then
