@@ -23910,10 +23910,10 @@ l_req_keep(lua_State *L)
 
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
 
-/* request.example{ method=, url=, headers={}, body= } -> req
+/* request.example{ method=, url=, headers={}, body=, streams= } -> req
  *
- * A request without a connection: log, fail and forward are not for it. Raises where the parts
- * make no request, or url is not absolute. */
+ * A request without a connection: log, fail and forward are not for it. streams: the body was not
+ * read. Raises where the parts make no request, or url is not absolute. */
 static int
 l_request_example(lua_State *L)
 {
@@ -23948,7 +23948,7 @@ l_request_example(lua_State *L)
 		if (!buf_addv(&r->body, body))
 			return luaL_error(L, "out of memory");
 	}
-	r->body_read = true;
+	r->body_read = !l_flag(L, 1, "streams");
 	if (!buf_add(&r->bytes, "\r\n", 2) || !req_parse(r) || r->form != REQ_ABSOLUTE)
 		return luaL_error(L, "an example is no request, or its url is not absolute");
 	lua_settop(L, 4);
@@ -24005,11 +24005,36 @@ static const char *const l_places[] = {
 	[PLACE_FORM] = "form", [PLACE_PART] = "part", [PLACE_JSON] = "json", [PLACE_WS] = "ws",
 };
 
+/* What the methods of headers or query do not have: nil would be taken for a field that is not there. */
+static int
+l_part_miss(lua_State *L)
+{
+	const char *part = lua_tostring(L, lua_upvalueindex(1)), *name = lua_tostring(L, 2);
+
+	return luaL_error(L, "req.%s has no %s: req.%s:get(name) reads, req.%s:set(name, value) writes", part,
+	    name != NULL ? name : luaL_typename(L, 2), part, part);
+}
+
+static void
+l_part_methods(lua_State *L, const luaL_Reg *methods, const char *type, const char *part)
+{
+	static const luaL_Reg none[] = {{NULL, NULL}};
+
+	lua_newtable(L);
+	luaL_setfuncs(L, methods, 0);
+	lua_newtable(L);
+	lua_pushstring(L, part);
+	lua_pushcclosure(L, l_part_miss, 1);
+	lua_setfield(L, -2, "__index");
+	lua_setmetatable(L, -2);
+	l_metatable(L, type, none);
+}
+
 /* The module request, for the runtime alone. */
 static int
 l_open_request(lua_State *L)
 {
-	static const luaL_Reg none[] = {{NULL, NULL}}, req[] = {{"__gc", l_req_gc}, {NULL, NULL}},
+	static const luaL_Reg req[] = {{"__gc", l_req_gc}, {NULL, NULL}},
 	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}},
 	    known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
 
@@ -24019,10 +24044,8 @@ l_open_request(lua_State *L)
 	luaL_newlib(L, l_view_methods);
 	l_push_index(L, OF_VIEW, l_view_index);
 	l_metatable(L, L_VIEW, view);
-	luaL_newlib(L, l_headers);
-	l_metatable(L, L_HEADERS, none);
-	luaL_newlib(L, l_query);
-	l_metatable(L, L_QUERY, none);
+	l_part_methods(L, l_headers, L_HEADERS, "headers");
+	l_part_methods(L, l_query, L_QUERY, "query");
 	luaL_newlib(L, l_known);
 	l_metatable(L, L_KNOWN, known);
 	l_type_open(L, &l_type_req);

@@ -224,13 +224,25 @@ local client_keys = { method = true, id = true, secret = true, key = true, key_i
 M.keys = { request = request_keys, post = post_keys, token = token_keys, client = client_keys }
 
 local meant = function(...) return require("policy").meant(...) end
+local client_methods = { none = true, basic = true, post = true, private_key_jwt = true }
 local expect_kinds = { secret = true, string = true, number = true, boolean = true, code = true, type = true, text = true, plain = true }
+
+local function check_form(what, form)
+  local listed = type(form) == "table" and #form or 0
+  for k, pair in pairs(type(form) == "table" and form or { form }) do
+    if math.type(k) ~= "integer" or k < 1 or k > listed or type(pair) ~= "table" or type(pair[1]) ~= "string" then
+      error(what .. ": form is a list of pairs { { name, value }, … }", 0)
+    end
+  end
+end
 
 -- A misspelt key must not be one that does nothing.
 local function check_keys(what, given, keys)
   for k in pairs(given) do
     if not keys[k] then error(("%s has no key '%s'%s"):format(what, type(k) == "string" and k or type(k), meant(k, keys)), 0) end
   end
+  if given.form ~= nil then check_form(what, given.form) end
+  if given.basic ~= nil and type(given.basic) ~= "table" then error(what .. ": basic is { id, secret }", 0) end
   if given.expect == nil then return end
   if type(given.expect) ~= "table" then error(what .. ": expect is a table: { member = kind }", 0) end
   for member, kind in pairs(given.expect) do
@@ -312,13 +324,23 @@ function M.net(with)
   function net.request(spec, deadline)
     assert(type(spec) == "table" and type(spec.url) == "string", "net.request: url is missing")
     check_keys("net.request", spec, request_keys)
+    if spec.body ~= nil and type(spec.body) ~= "string" and not with.secret.is(spec.body) then
+      error("net.request: body is a string or a secret (json.build and form make one)", 0)
+    end
     return call(spec, deadline)
   end
 
   function net.post(url, spec, deadline)
     assert(type(url) == "string" and type(spec) == "table", "net.post: url or parameters are missing")
     check_keys("net.post", spec, post_keys)
-    if spec.client then check_keys("client", spec.client, client_keys) end
+    if spec.client then
+      check_keys("client", spec.client, client_keys)
+      local method = spec.client.method
+      if not client_methods[method] then
+        error(("client.method is '%s'%s"):format(tostring(method), meant(method, client_methods)), 0)
+      end
+    end
+    if spec.body ~= nil and spec.body ~= "json" then error("net.post: body is \"json\", or left out: form has what is sent", 0) end
     local form, basic, why = authenticate(with, url, spec)
     if not form then return nil, "bad_key", why end
     local body, content_type = token_body(with, spec, form)

@@ -99,6 +99,8 @@ local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
 
 local function type_of(v)
+  if require("secret").is(v) then return "secret" end
+  if math.type(v) == "float" then return "number that is not whole" end
   return math.type(v) == "integer" and "integer" or require("patterns").lib.type(v) or type(v)
 end
 
@@ -119,6 +121,8 @@ end
 -- "a, b or c"
 local function spoken(words) return (words:gsub(" (%S+)$", " or %1"):gsub("(%S+) (%S+ or)", "%1, %2")) end
 
+local function with_article(word) return (word:find("^[aeiou]") and "an " or "a ") .. word end
+
 function Check:keys(t, keys, what, within)
   local bad
   for k, v in pairs(t) do
@@ -130,7 +134,7 @@ function Check:keys(t, keys, what, within)
   if type(bad) ~= "string" or not keys[bad] then
     return self:fail(bad, ("%s has no key '%s'%s"):format(what, tostring(bad), M.meant(bad, keys)), within)
   end
-  return self:fail(bad, ("%s of %s is a %s, not a %s"):format(bad, what, spoken(keys[bad]), type_of(t[bad])), within)
+  return self:fail(bad, ("%s of %s is %s, not %s"):format(bad, what, with_article(spoken(keys[bad])), with_article(type_of(t[bad]))), within)
 end
 
 -- A list of strings, copied. nil: refused.

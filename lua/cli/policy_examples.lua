@@ -100,11 +100,16 @@ local function compare(out, want)
   return why or want.body and differs("the body", out.body, want.body)
 end
 
-local function example_request(ex)
-  local r = ex.req or {}
-  return require("request").example {
-    method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body,
-  }
+--- The request of r = { method, url, headers, body } as `apply` meets it: with its body where the type wants to read it.
+-- nil, code, message.
+function M.request(pol, r, cred)
+  local given = { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body }
+  local req = require("request").example(given)
+  local wants, code, message = policy.body(pol, req:view(), cred)
+  if wants == nil then return nil, code, message end
+  if wants and wants.max and r.body and #r.body > wants.max then return nil, "body_too_large", "the body is longer than the type's `body` reads" end
+  given.streams = not wants
+  return require("request").example(given)
 end
 
 local function same_list(a, b)
@@ -174,7 +179,11 @@ local function refresh_example(pol, ex, check, i, cred)
   local state, code, message, sent, lacks, unused = refreshed(pol, cred, ex.answers)
   if lacks then return lacks end
   if unused and (state or want.error) then return ("refresh did not ask for answer %d"):format(unused) end
-  if not state and not want.error then return ("refresh failed: %s"):format(code == "policy_failed" and tostring(message) or tostring(code)) end
+  if not state and not want.error then
+    code = tostring(code)
+    local said = type(message) == "string" and (code == "policy_failed" and message or code .. ": " .. message) or code
+    return "refresh failed: " .. said
+  end
   local why = want.sent and compare_sent(sent, want.sent, check, i)
   if why then return why end
   if not state then return want.error ~= true and differs("the error", tostring(code), want.error) or nil end
@@ -214,8 +223,9 @@ local function type_example(pol, ex, check, i)
     if wrong or not new then return wrong end
     cred = strict(pol, values, new, true)
   end
-  local req = example_request(ex)
-  local ok, code, message = M.strip(pol, req, cred)
+  local req, code, message = M.request(pol, ex.req or {}, cred)
+  local ok = req ~= nil
+  if ok then ok, code, message = M.strip(pol, req, cred) end
   if ok then ok, code, message = policy.apply(pol, req, cred) end
   if ok then code = nil end
   local want = ex.want.error or nil

@@ -14,6 +14,31 @@ local absent = {
 
 local function nearest(word, list) return require("records").nearest(word, list) end
 
+-- What people look for in a request under another name.
+local synonyms = {
+  url = "scheme, req.host, req.path or req.query_string", uri = "path", target = "path", verb = "method", content = "body",
+  set_header = "headers:set", header = "headers", params = "query", args = "query", hostname = "host", protocol = "scheme",
+}
+
+-- Functions of that name, else of the nearest, else of one that it begins with.
+local function members_like(manual, member)
+  local all, names, found = manual.members(), {}, {}
+  local function add(name)
+    for _, full in ipairs(all) do
+      if full:match("([%w_]+)$") == name then found[#found + 1] = full end
+    end
+    return found[1] ~= nil
+  end
+  for i, full in ipairs(all) do names[i] = full:match("([%w_]+)$") end
+  local near = nearest(member, names)
+  if add(member) or near and add(near) then return found end
+  table.sort(names, function(a, b) return #a > #b end)
+  for _, name in ipairs(names) do
+    if #name >= 3 and member:sub(1, #name) == name and add(name) then return found end
+  end
+  return found
+end
+
 --- The text, and behind it what to do.
 function M.of(text)
   text = tostring(text)
@@ -24,22 +49,32 @@ function M.of(text)
     if near then return text .. ": " .. (absent[global] or ("did you mean %s?"):format(near)) end
   end
   local member = text:match("attempt to call a nil value %(%a+ '([%w_]+)'%)")
-  if member then
-    local found, names = {}, {}
-    for _, full in ipairs(manual.members()) do
-      local name = full:match("([%w_]+)$")
-      names[#names + 1] = name
-      if name == member then found[#found + 1] = full end
-    end
-    local near = not found[1] and nearest(member, names)
-    for _, full in ipairs(near and manual.members() or {}) do
-      if full:match("([%w_]+)$") == near then found[#found + 1] = full end
-    end
-    if found[1] then return ("%s: did you mean %s?"):format(text, table.concat(found, " or ")) end
-  end
+  local found = member and members_like(manual, member)
+  if found then return text .. ": " .. (found[1] and ("did you mean %s?"):format(table.concat(found, " or ")) or "sallyport policy help lists what there is") end
   local lacks = text:match("a request has no ([%w_]+)")
-  local near = lacks and nearest(lacks, manual.request())
-  if near then return ("%s: did you mean req.%s?"):format(text, near) end
+  if lacks then
+    local near = synonyms[lacks] or nearest(lacks, manual.request())
+    return text .. ": " .. (near and ("did you mean req.%s?"):format(near) or "sallyport policy help req")
+  end
+  local of, other = text:match("req%.(%a+) has no ([%w_]+)")
+  if of then
+    local names = {}
+    for _, full in ipairs(manual.members()) do names[#names + 1] = full:match("^req%." .. of .. ":([%w_]+)$") end
+    local close = nearest(other, names)
+    return close and ("%s; did you mean req.%s:%s?"):format(text, of, close) or text
+  end
+  if text:find("nil value %(field 'body'%)") then return text .. ": a type that reads the body says body = { max = bytes }, and a request may have none" end
+  local part = text:match("attempt to index a sallyport%.(%a+) value")
+  if part == "headers" or part == "query" then
+    return ("%s: it has functions: req.%s:get(name), req.%s:set(name, value)"):format(text, part, part)
+  end
+  local called, wanted = text:match("bad argument #1 to '([%w_]+)' %(sallyport%.(%a+) expected")
+  if called then return ("%s: call it with a colon, req.%s:%s(…)"):format(text, wanted, called) end
+  local misused = text:match("bad argument #%d+ to '([%w_.]+)'")
+  if misused then
+    local heads = manual.heads(misused)
+    if heads[1] then return ("%s: it is %s"):format(text, table.concat(heads, " or ")) end
+  end
   return text
 end
 

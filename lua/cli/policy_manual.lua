@@ -819,6 +819,18 @@ function M.names()
   return list
 end
 
+--- How the functions of that name are called, where the manual has their arguments: { "sign.hmac(alg, key, x)", … }.
+function M.heads(name)
+  local list = {}
+  for _, topic in ipairs(M.topics()) do
+    for _, e in ipairs(topic.entries) do
+      local call = #e.names == 1 and e.head:match("^[%w_.:]+[({].-[)}]")
+      if call and (e.names[1] == name or e.names[1]:match("([%w_]+)$") == name) then list[#list + 1] = call end
+    end
+  end
+  return list
+end
+
 --- Functions that a policy calls, by their whole name.
 function M.members()
   local list, given = {}, require("allowed").given

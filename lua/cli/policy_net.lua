@@ -85,14 +85,18 @@ local function strict(answer, expect)
     end })
   end
   if answer.values then refuse(answer.values, expect or {}, "`expect` does not ask for '%s'") end
-  refuse(answer, { status = 1, values = 1, malformed = 1, retry_after = 1, challenge = 1 }, "an answer has no '%s'")
+  local names = { status = 1, values = expect and 1, malformed = 1, retry_after = 1, challenge = 1 }
+  refuse(answer, names, expect and "an answer has no '%s'" or "an answer has no '%s' where `expect` names no member")
 end
 
 local function given(a, expect)
   if a.error then return nil, a.error end
   local out = { status = a.status or 200, retry_after = a.retry_after }
   for name, v in pairs(a.headers or {}) do
-    if tostring(name):lower() == "www-authenticate" then out.challenge = v end
+    if tostring(name):lower() ~= "www-authenticate" then
+      return nil, nil, ("no header of an answer but WWW-Authenticate reaches a policy, and this one has '%s'"):format(tostring(name))
+    end
+    out.challenge = v
   end
   if expect then
     local body = a.body or ""
@@ -116,7 +120,10 @@ function M.net(pol, cred, answers)
     local out = composed(spec)
     sent[#sent + 1] = out
     if not answers then return anything(spec.expect) end
-    return given(take(answers, used, spec) or lacks(spec.method .. " " .. spec.url), spec.expect)
+    local answer, code, why = given(take(answers, used, spec) or lacks(spec.method .. " " .. spec.url), spec.expect)
+    wanting = wanting or why
+    if why then error(why, 0) end
+    return answer, code
   end }
   local net = require("oauth").net {
     client = client, secret = require "secret", form = require "form", json = require "json", sign = require "sign",

@@ -204,8 +204,10 @@ local function run(self, pol, spec)
   local state, code, message = state_of(self, pol, values, kept, result)
   if code then return nil, code, message, result end
   local cred = examples.strict(pol, values, state, true)
-  local ok, req = pcall(require("request").example, { method = spec.method, url = spec.url, headers = spec.headers, body = spec.body })
+  local ok, req
+  ok, req, code, message = pcall(examples.request, pol, spec, cred)
   if not ok then report.usage("that is no request: " .. tostring(req):gsub("^.-:%d+: ", "")) end
+  if not req then return nil, code, message, result end
   result.before = req:dump()
   local had, query_had = names_of(req)
   local done

@@ -554,6 +554,62 @@ return {
     refused(source:gsub("max = 1000", "maximum = 1000"), ":10: body has no key 'maximum': there is max")
   end,
 
+  ["what authors get wrong is said with its line, and what to write instead"] = function()
+    local source = [[
+return { kind = "type", api = 1, name = "t", title = "T", endpoints = { "https://login.acme.test/s" },
+  fields = { { name = "key", secret = true, required = true }, { name = "user" } },
+  apply = function(req, cred)
+    do APPLY end
+    req.headers:set("x-a", "b")
+  end,
+  refresh = function(cred, net, deadline)
+    do REFRESH end
+    return { secrets = { access_token = cred.key } }
+  end,
+  examples = { { cred = { key = "k" }, req = { method = "POST", body = "{}" }, ANSWERS want = { headers = { ["x-a"] = "b" } } } },
+}]]
+    local hints = require "cli.policy_hints"
+    local function says(given, ...)
+      local why = refused((source:gsub("%u%u%u%u+", function(w) return w == "APPLY" and (given.apply or "") or w == "REFRESH" and (given.refresh or "")
+        or w == "ANSWERS" and (given.refresh and 'answers = { ' .. (given.answer or '{ body = { token = "t" } }') .. ' },' or "") or nil end)))
+      for _, part in ipairs { ... } do find(hints.of(why), part) end
+    end
+    for _, case in ipairs {
+      { 'req.headers["x-key"] = cred.key', "req.headers:set(name, value)" }, { "local v = req.headers.authorization", "req.headers:get(name) reads" },
+      { 'local v = req.query["a"]', "req.query:get(name) reads" }, { "req.headers:sett('a', 'b')", "did you mean req.headers:set?" },
+      { 'req.headers.set("x-key", "v")', "call it with a colon, req.headers:set(…)" }, { 'req.headers:set("x-key", cred.user)', "it is req.headers:set(name, value)" },
+      { "local s = json.encode { key = cred.key }", "json.build" }, { "local t = os.time()", "time.wall() is the clock" },
+      { "local s = secret.base64encode(cred.key)", "did you mean secret.base64?" }, { 'local s = sign.hmac(cred.key, "sha256", "t")', "sign.hmac(alg, key, x)" },
+      { "local s = sign.hmac_sha256(cred.key)", "sign.hmac" }, { "local u = req.url", "req.scheme, req.host, req.path or req.query_string" },
+      { 'local b = "x" .. req.body', "body = { max = bytes }" }, { "x = 1", "use local" }, { "return false", "apply returned a boolean" },
+      { 'local s = sign.jwt { alg = "HS256", secret = cred.key, claims = {} }', "sign.jwt has no key 'secret'" }, { "local t = time.unix()", "sallyport policy help" },
+      { 'local s = sign.sigv4 { acces_key = "a" }', "did you mean access_key?" },
+    } do
+      says({ apply = case[1] }, case[2])
+    end
+    for _, case in ipairs {
+      { 'net.request { url = "https://login.acme.test/s", body = { a = 1 } }', "json.build and form make one", ":8: " },
+      { 'net.request { url = "https://login.acme.test/s", form = { { "a", 1 } } }', "there is body, expect, headers, method, url", ":8: " },
+      { 'local a = net.request { url = "https://login.acme.test/s" } local t = a.values.token', "`expect` names no member", ":8: " },
+      { 'local a = net.request { url = "https://login.acme.test/s", expect = { "token" } }', "expect is { member = kind }", ":8: " },
+      { 'net.post("https://login.acme.test/s", { form = { a = 1 } }, deadline)', "form is a list of pairs", ":8: " },
+      { 'net.post("https://login.acme.test/s", { form = "a=1" }, deadline)', "form is a list of pairs", ":8: " },
+      { 'net.post("https://login.acme.test/s", { body = "{}" }, deadline)', 'body is "json"', ":8: " },
+      { 'net.post("https://login.acme.test/s", { basic = "a:b" }, deadline)', "basic is { id, secret }", ":8: " },
+      { 'net.token("https://login.acme.test/s", { client = { method = "bsic", id = "a" } }, deadline)', "did you mean basic?", ":8: " },
+      { 'return net.request { url = "https://other.test/" }', "url_not_declared: https://other.test:443 is neither a URL of the credential nor an endpoint" },
+      { "return cred.key", "refresh returned a secret, not {" }, { "return { secrets = { a = cred.key }, expires_at = 12.5 }", "expires_at of what refresh returns is an integer, not a number that is not whole" },
+      { "return { secrets = { a = cred.key }, expires_in = 60 }", "did you mean expires_at?" }, { "return { access_token = cred.key }", "it returns { secrets" },
+    } do
+      says({ refresh = case[1] }, case[2], case[3])
+    end
+    says({ refresh = 'net.request { url = "https://login.acme.test/s" }', answer = '{ headers = { ["X-Token"] = "t" } }' },
+      "no header of an answer but WWW-Authenticate reaches a policy, and this one has 'X-Token'")
+    local reads = source:gsub("endpoints =", "body = { max = 1 }, %0"):gsub("%u%u%u%u+", function(w) return (w == "APPLY" or w == "REFRESH" or w == "ANSWERS") and "" or nil end)
+    refused(reads, "the body is longer than the type's `body` reads")
+    assert(examples.test("t", (reads:gsub("max = 1 ", "max = 2 "))))
+  end,
+
   ["an example meets what a request meets: no more, and no less"] = function()
     local source = [[
 return {
