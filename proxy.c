@@ -19895,7 +19895,17 @@ l_secret_concat(lua_State *L)
 static int
 l_secret_refuse(lua_State *L)
 {
-	return luaL_error(L, "a secret %s", lua_tostring(L, lua_upvalueindex(1)));
+	lua_Debug at;
+
+	lua_pushliteral(L, "");
+	/* tostring and format are C: the line is that of whoever called them. */
+	for (int level = 1; lua_rawlen(L, -1) == 0 && lua_getstack(L, level, &at); level++) {
+		lua_pop(L, 1);
+		luaL_where(L, level);
+	}
+	lua_pushfstring(L, "a secret %s", lua_tostring(L, lua_upvalueindex(1)));
+	lua_concat(L, 2);
+	return lua_error(L);
 }
 
 static const struct { const char *event, *why; } l_secret_refused[] = {

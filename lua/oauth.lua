@@ -317,6 +317,8 @@ function M.net(with)
     local values = answer and answer.values or {}
     for name, kind in pairs(spec.expect or {}) do
       if kind == "code" and values[name] ~= nil then values[name] = M.code(values[name]) end
+      -- as an endpoint gave it, and nothing that a policy built: a key in Base64 may be decoded
+      if kind == "secret" and require("secret").is(values[name]) then require("secret.core").as_field(values[name]) end
     end
     return answer, code, detail
   end
@@ -340,7 +342,9 @@ function M.net(with)
         error(("client.method is '%s'%s"):format(tostring(method), meant(method, client_methods)), 0)
       end
     end
-    if spec.body ~= nil and spec.body ~= "json" then error("net.post: body is \"json\", or left out: form has what is sent", 0) end
+    if spec.body ~= nil and spec.body ~= "json" and spec.body ~= "form" then
+      error("net.post: body is \"form\" or \"json\": what is sent stands in form", 0)
+    end
     local form, basic, why = authenticate(with, url, spec)
     if not form then return nil, "bad_key", why end
     local body, content_type = token_body(with, spec, form)

@@ -305,7 +305,7 @@ function Check:field(given, i, seen)
     return self:fail("name", ("field %d has no name of small letters, digits and _"):format(i), at)
   end
   if seen[name] or common_names[name] then
-    local why = seen[name] and "occurs twice" or "is the runtime's own name"
+    local why = seen[name] and "occurs twice" or "is a name that every type has (mutual TLS, further headers, the state): choose another"
     return self:fail("name", ("field '%s' %s"):format(name, why), at)
   end
   if not self:keys(given, field_keys, "field '" .. name .. "'", at) then return nil end

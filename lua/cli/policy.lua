@@ -43,6 +43,11 @@ local function version_of(text)
 end
 
 local function show(args, _, ctx)
+  local built_in = not ctx.host.stat(ctx.home or "") and not args[2] and require("sandbox").default_source(args[1])
+  if built_in then
+    ctx.out(built_in)
+    return 0
+  end
   db.open(ctx)
   local text, why = require("policy_store").source(need(args[1]), version_of(args[2]))
   if not text then report.fail(("%s cannot be shown: %s"):format(args[1], tostring(why))) end
@@ -224,8 +229,9 @@ local function new(args, opt, ctx)
   if store and require("policy_store").head(name).active ~= 0 then
     report.fail(("there is a policy '%s' already"):format(name), ("sallyport policy edit %s"):format(name))
   end
-  local source = store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
+  local source = like == "start" and require("cli.policy_manual").whole() or store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
   if not source then report.fail(("there is no type '%s'"):format(report.clean(like):sub(1, 40)), "sallyport policy list") end
+  if like == "start" then like = "acme" end
   local pol = policy.compile(like, source)
   if not pol or pol.kind ~= "type" then report.fail(("%s is no credential type"):format(like), "sallyport policy list") end
   local file = name .. ".lua"
@@ -386,7 +392,7 @@ binary; what was edited stays, and the list says when its default has changed si
 example:
   sallyport policy list
 ]], run = list },
-  { words = "policy show", args = "NAME [VERSION]", min = 1, max = 2, summary = "its source", help = [[
+  { words = "policy show", args = "NAME [VERSION]", min = 1, max = 2, homeless = true, summary = "its source", help = [[
 Prints a policy's source: its first lines say which fields a credential of that type has.
 
 examples:
@@ -451,13 +457,14 @@ examples:
   sallyport policy diff acme 1 3
 ]], run = diff },
   { words = "policy new", args = "NAME [--like TYPE]", min = 1, max = 1, homeless = true, summary = "begin a type of your own",
-    options = { { name = "like", arg = "TYPE", help = "the type that it is a copy of; api_key unless named" } }, help = [[
+    options = { { name = "like", arg = "TYPE", help = "the type that it is a copy of, or start: the manual's example; api_key unless named" } }, help = [[
 Writes NAME.lua in this folder: a copy of the type with comments, whose examples pass. Nothing is kept until
 `policy put`.
 
 examples:
   sallyport policy new acme
   sallyport policy new acme --like hmac
+  sallyport policy new acme --like start     # a signature and a token exchange, as in `policy help start`
 ]], run = new },
   { words = "policy try", args = "FILE|NAME METHOD URL [FIELD=VALUE …]", min = 3, homeless = true,
     summary = "a request before and after; sends nothing",

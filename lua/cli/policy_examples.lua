@@ -12,6 +12,7 @@ local want_keys = { error = "string boolean", state = "table", sent = "table" }
 for k, v in pairs(applied_keys) do want_keys[k] = v end
 local sent_keys = { method = "string", url = "string", headers = "table", query = "table", path = "string", body = "string" }
 M.keys = { req = request_keys, want = want_keys, sent = sent_keys }
+local detail_keys = { status = true, retry_after = true }
 local question_keys = { method = "string", path = "string", port = "integer", tls = "boolean", presents = "table" }
 local match_want_keys = { id = "string integer", code = "string" }
 
@@ -72,12 +73,22 @@ local function strict(pol, values, state, applies)
     end
   end
   if not applies then return setmetatable(cred, { __index = function(_, name) known(name) end }) end
-  local inner = require("config").freeze(cred)
+  local inner, names = require("config").freeze(cred), {}
+  for name in pairs(given or {}) do names[#names + 1] = name end
+  local kept = inner.state and setmetatable({}, {
+    __index = function(_, name)
+      local near = inner.state[name] == nil and type(name) == "string" and require("records").nearest(name, names)
+      if near then error(("the state has no '%s': did you mean %s?"):format(name, near), 2) end
+      return inner.state[name]
+    end,
+    __newindex = function() error("a credential's fields cannot be changed", 2) end,
+    __metatable = false, __pairs = function() return pairs(inner.state) end,
+  })
   return setmetatable({}, {
     __index = function(_, name)
       local v = inner[name]
       if v == nil then known(name) end
-      return v
+      return name == "state" and kept or v
     end,
     __newindex = function() error("a credential's fields cannot be changed", 2) end,
     __metatable = false, __pairs = function() return pairs(inner) end,
@@ -179,6 +190,9 @@ local function refresh_example(pol, ex, check, i, cred)
   local state, code, message, sent, lacks, unused = refreshed(pol, cred, ex.answers)
   if lacks then return lacks end
   if unused and (state or want.error) then return ("refresh did not ask for answer %d"):format(unused) end
+  for k in pairs(not state and type(message) == "table" and message or {}) do
+    if not detail_keys[k] then return ("the detail that refresh returns has no key '%s'%s"):format(tostring(k), policy.meant(k, detail_keys)) end
+  end
   if not state and not want.error then
     code = tostring(code)
     local said = type(message) == "string" and (code == "policy_failed" and message or code .. ": " .. message) or code
@@ -194,7 +208,10 @@ local function refresh_example(pol, ex, check, i, cred)
   if not applies then return want.error and "refresh succeeds, the example wants an error" or nil end
   local kept = {}
   for _, part in ipairs { state.plain or {}, state.secrets } do
-    for name, v in pairs(part) do kept[name] = v end
+    for name, v in pairs(part) do
+      -- what the store keeps counts as a field again
+      kept[name] = require("secret").is(v) and require("secret.core").as_field(v) or v
+    end
   end
   return nil, kept
 end

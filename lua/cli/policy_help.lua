@@ -6,6 +6,8 @@ local report = require "cli.report"
 local terminal = require "cli.terminal"
 local M = {}
 
+local WORDS_MAX = 60     -- lines of entries that only mention a word
+
 -- What the loader's own table says of a key.
 local function kinds_of(name)
   local prefix, key = name:match("^([%w_]+)%.([%w_]+)$")
@@ -65,6 +67,14 @@ function M.find(word)
           break
         end
       end
+    end
+  end
+  if out[1] then return out end
+  -- a word that entries use: those whose text has it
+  local word_pattern = "%f[%w_]" .. bare:gsub("%W", "%%%0") .. "%f[^%w_]"
+  for _, t in ipairs(#bare > 2 and manual.topics() or {}) do
+    for _, e in ipairs(t.entries) do
+      if #out < WORDS_MAX and (e.head .. " " .. table.concat(e.text, " ")):lower():find(word_pattern) then entry(e, out) end
     end
   end
   return out[1] and out or nil

@@ -56,6 +56,7 @@ function M.of(text)
     local near = synonyms[lacks] or nearest(lacks, manual.request())
     return text .. ": " .. (near and ("did you mean req.%s?"):format(near) or "sallyport policy help req")
   end
+  if text:find("(userdata)", 1, true) and text:find("'concat'", 1, true) then return text .. ": join secrets with .., or by secret.template" end
   local of, other = text:match("req%.(%a+) has no ([%w_]+)")
   if of then
     local names = {}

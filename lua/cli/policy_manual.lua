@@ -11,7 +11,7 @@ A type says how a credential becomes a request's authentication. It is one file,
 data first, then functions. Nothing outlives a request: no global can be set, and what `refresh` learns is kept by the
 proxy as the credential's token.
 
-    sallyport policy new acme --like api_key     a commented file that passes
+    sallyport policy new acme --like start       the type below as a file; --like hmac: a copy of that type
     sallyport policy test ./acme.lua             compiles it and runs its examples
     sallyport policy try ./acme.lua GET https://api.acme.test/v1/me
     sallyport policy put ./acme.lua              from now on it is a type
@@ -381,7 +381,7 @@ The query as it will go out: a secret once it was edited; nil: there is none.
     req.body_kind --> "length"
 
 ## req.body
-The whole body, where the type declares `body`; else nil. May be set, to a string or a secret.
+The whole body, where the type declares `body` ("" where there is none); else nil. May be set, to a string or a secret.
     req.body --> "{\"a\":1}"
     req.body = json.build { a = 1, key = cred.key }
 
@@ -461,7 +461,8 @@ members that you get. A key that a function does not know raises.
 ## net.request({ method =, url =, headers =, body =, expect = }, deadline) -> answer | nil, code, detail (yields)
 method: POST where absent. headers: { name = value }, or a list of pairs { name, value }; values may be secrets. body: a string or a
 secret: write the content-type yourself. expect: { member = kind }; "a.b" is b within a. Kinds: "secret" (a handle), "string" (no control bytes),
-"number" (also in quotes), "boolean", "code" (a registered OAuth error, else "unregistered_error"), "type", "text", "plain" (see type.plain). answer = {
+"number" (also in quotes), "boolean", "code" (a registered OAuth error, else "unregistered_error"), "type" (of the member: "string" or
+"other"), "text" (a string, or the JSON text of another value), "plain" (see type.plain). answer = {
 status =, values = { member = value }, malformed = true (no JSON object: values is nil), retry_after = seconds, challenge = WWW-Authenticate }. Any
 status is an answer: look at it. Codes: timeout, unreachable, cut, tls, too_large (1 MiB), address_blocked, clock_unset, url_not_declared.
     local answer = net.request({ method = "GET", url = "https://login.acme.test/token", headers = { accept = "application/json" },
@@ -524,8 +525,8 @@ With its quotes. Raises for what is not UTF-8.
     secret.json_string("a\"b") --> "\"a\\\"b\""
 
 ## secret.decode(way, x) -> string | secret | nil, "malformed"
-way: "hex", "base64" or "base64url". Some keys are given out in letters and used as bytes. A secret x must be a field of the
-credential.
+way: "hex", "base64" or "base64url". Some keys are given out in letters and used as bytes. A secret x is a field of the credential,
+one of cred.state, or one that an answer gave; what a policy has built is refused.
     secret.decode("hex", "6162") --> "ab"
 
 ## secret.sha256(x) -> string | secret
@@ -593,6 +594,7 @@ pairs: { { name, value }, … }; a nil value leaves the pair out. code: what esc
     form.encode { { "a", "1 2" }, { "b", nil }, { "c", 3 } } --> "a=1+2&c=3"
 
 ## form.parse(text) -> { { name, value }, … } | nil, "malformed" | "too_many"
+A name without "=" has the value "".
     form.parse("a=1+2")[1][2] --> "1 2"
 
 ## form.values(text, name…) -> { value, … } | nil, "too_many"
@@ -643,6 +645,7 @@ As form.encode, with %20 for a space, which signers want.
     uri.query { { "a", "1 2" } } --> "a=1%202"
 
 ## uri.parse_query(text) -> { { name, value }, … } | nil, "malformed" | "too_many"
+A "+" is a space, and a name without "=" has the value "".
     uri.parse_query("a=1&b")[2][1] --> "b"
 
 # time  Clocks
@@ -808,6 +811,15 @@ function M.topics()
   end
   M.read = topics
   return topics
+end
+
+--- The whole type of the topic start, as a file.
+function M.whole()
+  local code = {}
+  for _, line in ipairs(M.topics()[1].intro) do
+    if line:find("^    return {") or code[1] and line:find("^    ") then code[#code + 1] = line:sub(5) end
+  end
+  return table.concat(code, "\n") .. "\n"
 end
 
 --- Every name that has an entry: { "secret.hex", … }.

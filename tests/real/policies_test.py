@@ -158,7 +158,7 @@ def test_new(t):
     listed = json.loads(s.cli("policy", "list", "--json").stdout)
     types = [p["name"] for p in listed if p["kind"] == "type"]
     assert len(types) > 12
-    for like in types:
+    for like in [*types, "start"]:
         at = s.dir / f"x_{like}.lua"
         r = subprocess.run([s.binary, "--home", s.home, "policy", "new", f"x_{like}", "--like", like], cwd=s.dir, capture_output=True, text=True)
         assert r.returncode == 0 and at.exists(), r.stderr

@@ -167,8 +167,8 @@ return {
     field("min = 3", "bounds")
     field("secret = true, default = 'x'", "no default")
     field("split = { a = {} }", "document")
-    refused(type_with("  fields = { { name = 'state' } },"), "the runtime's own name")
-    refused(type_with("  fields = { { name = 'env' } },"), "the runtime's own name")
+    refused(type_with("  fields = { { name = 'state' } },"), "is a name that every type has")
+    refused(type_with("  fields = { { name = 'env' } },"), "is a name that every type has")
     refused(type_with("  fields = { { name = 'a' }, { name = 'a' } },"), "occurs twice")
     refused(type_with("  fields = { { name = 'A' } },"), "small letters")
   end,
@@ -594,7 +594,7 @@ return { kind = "type", api = 1, name = "t", title = "T", endpoints = { "https:/
       { 'local a = net.request { url = "https://login.acme.test/s", expect = { "token" } }', "expect is { member = kind }", ":8: " },
       { 'net.post("https://login.acme.test/s", { form = { a = 1 } }, deadline)', "form is a list of pairs", ":8: " },
       { 'net.post("https://login.acme.test/s", { form = "a=1" }, deadline)', "form is a list of pairs", ":8: " },
-      { 'net.post("https://login.acme.test/s", { body = "{}" }, deadline)', 'body is "json"', ":8: " },
+      { 'net.post("https://login.acme.test/s", { body = "{}" }, deadline)', 'body is "form" or "json"', ":8: " },
       { 'net.post("https://login.acme.test/s", { basic = "a:b" }, deadline)', "basic is { id, secret }", ":8: " },
       { 'net.token("https://login.acme.test/s", { client = { method = "bsic", id = "a" } }, deadline)', "did you mean basic?", ":8: " },
       { 'return net.request { url = "https://other.test/" }', "url_not_declared: https://other.test:443 is neither a URL of the credential nor an endpoint" },
@@ -603,6 +603,11 @@ return { kind = "type", api = 1, name = "t", title = "T", endpoints = { "https:/
     } do
       says({ refresh = case[1] }, case[2], case[3])
     end
+    says({ apply = "local s = tostring(cred.key)" }, ":4: a secret cannot be turned into a string")
+    says({ apply = 'local s = ("%s"):format(cred.key)' }, ":4: a secret cannot be turned into a string")
+    says({ apply = "local s = table.concat { cred.key }" }, ":4: ", "secret.template")
+    says({ refresh = "return nil, 'refused', { retry_aftr = 5 }" }, "did you mean retry_after?")
+    says({ apply = "local s = cred.state.acess_token", refresh = 'net.request { url = "https://login.acme.test/s" }' }, ":4: the state has no 'acess_token': did you mean access_token?")
     says({ refresh = 'net.request { url = "https://login.acme.test/s" }', answer = '{ headers = { ["X-Token"] = "t" } }' },
       "no header of an answer but WWW-Authenticate reaches a policy, and this one has 'X-Token'")
     local reads = source:gsub("endpoints =", "body = { max = 1 }, %0"):gsub("%u%u%u%u+", function(w) return (w == "APPLY" or w == "REFRESH" or w == "ANSWERS") and "" or nil end)
@@ -640,6 +645,15 @@ return {
     taken()
     taken('req.headers:set("x-team", cred.state.team)', nil, nil, ', ["x-team"] = "blue"')
     taken("assert(next(cred.names) == nil) for k, v in pairs(cred.names) do assert(k .. v == 'ab') end")  -- a view, as it is
+    taken([[local bytes = secret.decode("hex", cred.state.access_token) assert(bytes == nil)]])
+    taken("assert(cred.state.team == 'blue' and cred.state.id_token == nil) for k in pairs(cred.state) do assert(k) end")
+    local arrived = with('assert(secret.is(secret.decode("base64", cred.state.key)))', [[do
+      local a = net.request({ url = cred.token_url, expect = { access_token = "secret", key = "secret" } }, deadline)
+      assert(secret.is(secret.decode("base64", a.values.key)))
+      return { secrets = { access_token = a.values.access_token, key = a.values.key } }
+    end]]):gsub('team = "blue"', 'key = "aGVsbG8="')
+    local pol, why = examples.test("t", arrived)
+    assert(pol, why)
     taken(nil, "assert(cred.state and next(cred.state) == nil)")
     refused(with('req.headers:set("x-r", cred.state.refresh_token)'), "policies/t.lua:6: ")
     refused(with("cred.state.access_token = nil"), "policies/t.lua:6: a credential's fields cannot be changed")
