@@ -213,6 +213,8 @@ function M.judge(answer, spec, sent_at)
   }
 end
 
+local WORD_MAX = 64      -- bytes of a reason that a policy may name
+
 -- What each function of `net` may be told.
 local request_keys = { method = true, url = true, headers = true, body = true, expect = true }
 local post_keys = { client = true, basic = true, form = true, body = true, headers = true, expect = true }
@@ -279,13 +281,19 @@ local function note_answer(seen, answer)
   for _, v in pairs(answer.values or {}) do add(v) end
 end
 
---- A policy's own words about a refresh, without what the endpoint wrote. seen: what M.net noted.
-function M.without_answers(text, seen)
+-- A word that stands in the policy's own text tells nothing: its author knows what the endpoint may say.
+local function known_word(part, source)
+  return #part <= WORD_MAX and part:find("^[%w_.-]+$") and source:find("%f[%w_]" .. part:gsub("%W", "%%%0") .. "%f[^%w_]") ~= nil
+end
+
+--- A policy's own words about a refresh, without what the endpoint wrote. seen: what M.net noted; source: the policy's text,
+-- whose words are shown; nil: none is.
+function M.without_answers(text, seen, source)
   local texts = seen and seen.texts or {}
   table.sort(texts, function(a, b) return #a > #b end)
   for _, part in ipairs(texts) do
-    local at = 1
-    while true do
+    local at = source and known_word(part, source) and #text + 1 or 1
+    while at <= #text do
       local s, e = text:find(part, at, true)
       if not s then break end
       text, at = text:sub(1, s - 1) .. "[answer]" .. text:sub(e + 1), s + #"[answer]"

@@ -848,8 +848,13 @@ local STATE_SHAPE = "{ secrets = { access_token = … }, expires_at = Unix secon
 -- it, if it stands there word for word, else that of its `refresh`.
 function M.placed(pol, text)
   if text:find("^policies/[%w_]+%.lua:%d+: ") then return text end
-  local code = code_of(pol.source)
-  local at = #text > 3 and pol.source:find(text, 1, true) or find_key(code, "refresh")
+  local code, at = code_of(pol.source), nil
+  -- the longest text behind a `return nil,` with which the reason begins
+  local longest = 2
+  for from, _, literal in pol.source:gmatch("()%f[%w_]return%s+nil%s*,%s*([\"'])(.-)%2") do
+    if #literal > longest and text:sub(1, #literal) == literal then at, longest = from, #literal end
+  end
+  at = at or find_key(code, "refresh")
   return ("%s:%d: %s"):format(file_of(pol.name), at and line_at(pol.source, at) or 1, text:gsub("^policies/[%w_]+%.lua: ", ""))
 end
 

@@ -256,7 +256,7 @@ end
 --- A policy's words with their place, bounded, and without what the endpoint wrote.
 function M.words(policy, pol, words, seen)
   local place, text = policy.placed(pol, words):match("^(policies/[%w_]+%.lua:%d+: )(.*)$")
-  text = require("policy_log").escape(oauth.without_answers(text or words, seen))
+  text = require("policy_log").escape(oauth.without_answers(text or words, seen, pol.source))
   if #text > WORDS_MAX then text = text:sub(1, WORDS_MAX):gsub("[\xc2-\xf4]?[\x80-\xbf]*$", "") .. "…" end
   return (place or "") .. text
 end

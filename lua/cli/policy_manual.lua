@@ -132,7 +132,8 @@ function(cred, net, deadline) -> state | nil, code [, detail]. Gets a token, and
 returns (see `policy help state`), renews it before its end, and runs one refresh a credential however many requests want it. May
 wait, in `net` alone; 10 s. cred.state is the state before. A code of RFC 6749, or "bad_key", "refused", "malformed",
 "no_access_token", "unavailable" (it is tried again), "timeout", has its own sentence; any other text is shown to the operator,
-with file and line, in `credential test`, `credential show` and the server's log. detail = { status =, retry_after = }.
+with file and line, in `credential test`, `credential show` and the server's log; what the endpoint wrote stands there as [answer], but
+for words that your file has itself (a list of known reasons). detail = { status =, retry_after = }.
     refresh = function(cred, net, deadline)
       return net.token("https://login.acme.test/token", { form = { { "grant_type", "client_credentials" } } }, deadline)
     end,

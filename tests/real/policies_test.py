@@ -294,7 +294,7 @@ def test_log_in_policy_test(t):
     assert "note: acme: no example runs its refresh" in s.cli("policy", "put", file).stderr
     file.write_text(TYPE % ("do return answer.values.token end", ""))
     r = s.cli("policy", "put", file, check=False)
-    assert r.returncode == 1 and f"{file}:9: refresh returned a userdata" in r.stderr, r.stderr
+    assert r.returncode == 1 and f"{file}:9: refresh returned a secret" in r.stderr, r.stderr
     assert "policies/acme.lua" not in r.stderr, r.stderr
 
 
@@ -372,7 +372,7 @@ def test_no_entry_no_build(t):
             ("proxy.c", '{"set", l_headers_set}', '{"set", l_headers_set}, {"all", l_headers_set}', "req.headers:all"),
             ("proxy.c", '{"method", M_SLICE, offsetof(struct req, head.method), OF_ALL}', '{"verb", M_SLICE, 0, OF_VIEW}', "req.verb"),
             ("proxy.c", '{"splice_json", l_view_splice_json}', '{"splice_xml", l_view_splice_json}', "req:splice_xml"),
-            ("lua/allowed.lua", 'time = "iso now', 'time = "iso today now', "time.today"),
+            ("lua/allowed.lua", 'time = "http iso now', 'time = "http iso today now', "time.today"),
             ("lua/allowed.lua", '  lua = "assert', '  lua = "getmetatable assert', "lua.getmetatable"),
             ("lua/oauth.lua", "function net.command", "function net.shell", "net.shell"),
             ("lua/policy.lua", 'kind = "string", api = "integer", name = "string", title = "string", help', 'kind = "string", zeal = "table", help', "type.zeal"),

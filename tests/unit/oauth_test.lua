@@ -44,6 +44,19 @@ local function judged(answer, spec)
 end
 
 local cases = {
+  ["an endpoint's words are shown where the policy's own text has them"] = function()
+    local seen = { texts = { "bad_proof", "E17", "the key abcdef is known", "proof" } }
+    local source = 'local REASONS = { bad_proof = true, ["E-9"] = true, E17 = true }'
+    local function shown(text, own) return oauth.without_answers(text, seen, own) end
+    is(shown("refused: bad_proof", source), "refused: bad_[answer]")      -- a shorter one stands in it
+    seen = { texts = { "bad_proof", "E17", "the key abcdef is known" } }
+    is(shown("refused: bad_proof", source), "refused: bad_proof")
+    is(shown("refused: bad_proof", nil), "refused: [answer]")
+    is(shown("refused: bad_proof", "local BAD = 'bad_proofs'"), "refused: [answer]")
+    is(shown("refused: E17", source), "refused: E17")
+    is(shown("refused: E17", "E171"), "refused: [answer]")
+    is(shown("the key abcdef is known", "the key abcdef is known"), "[answer]")      -- no word
+  end,
   ["tokens within a member: of no other, and at the top only where that is said"] = function()
     local answer = { status = 200, values = { access_token = "bot", refresh_token = "bot-r", ["u.v.access_token"] = "user", ["u.v.token_type"] = "user",
       ["u.v.expires_in"] = 60, ["u.v.scope"] = "a" } }
