@@ -464,7 +464,7 @@ Writes NAME.lua in this folder: a copy of the type with comments, whose examples
 examples:
   sallyport policy new acme
   sallyport policy new acme --like hmac
-  sallyport policy new acme --like start     # a signature and a token exchange, as in `policy help start`
+  sallyport policy new acme --like start     # a signature and a token exchange
 ]], run = new },
   { words = "policy try", args = "FILE|NAME METHOD URL [FIELD=VALUE …]", min = 3, homeless = true,
     summary = "a request before and after; sends nothing",
