@@ -1526,6 +1526,7 @@ static enum scrub_way scrub_begin(struct scrub *s, const struct http_head *h, in
 static bool scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally);
 static bool scrub_note(const struct scrub *s, struct scrub_tally *t);
 static bool scrub_init(void);
+static const struct filter_fault *scrub_fault(const struct scrub_tally *t);
 
 /* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
  * agent_over tells one with more connections than its share, req_unclaim takes a request off its counts. */
@@ -6271,13 +6272,14 @@ conn_put_head(struct conn *c, const struct http_head *h)
 	return ok;
 }
 
+/* Answers with a filter's fault. */
 static void
-conn_scrub_fail(struct conn *c)
+conn_fault(struct conn *c, const struct filter_fault *why)
 {
-	if (c->req->tally.over)
-		conn_fail(c, 502, "scrub_limit", "the credential came back in too many answers: more than 10 requests in a minute");
-	else
-		conn_fail(c, 503, "injection_unavailable", "out of memory: the answer was not searched for the credential");
+	if (why->status == 503)
+		c->req->retry_after = 1;
+	req_fail(c->req, why->status, why->code, slice_of(why->message), slice_of(why->hint));
+	conn_begin_answer(c);
 }
 
 /* A whole final head is in up_bytes. */
@@ -6312,7 +6314,7 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 		c->last = true;
 	way = scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
 	if (way == SCRUB_FAILS) {
-		conn_scrub_fail(c);
+		conn_fault(c, scrub_fault(&c->req->tally));
 		return false;
 	}
 	if (way == SCRUB_HELD) {
@@ -6338,7 +6340,7 @@ conn_gather_answer(struct conn *c)
 	if (io != FLOW_DONE)
 		return io != FLOW_WAIT && conn_upstream_gone(c, 502, "closed the connection within its answer");
 	if (!scrub_body(r->back, &r->answer, &r->tally)) {
-		conn_scrub_fail(c);
+		conn_fault(c, scrub_fault(&c->req->tally));
 		return false;
 	}
 	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0 || !conn_put_head(c, &head))
@@ -6376,7 +6378,7 @@ conn_read_answer(struct conn *c)
 	r->echoes = scrub_in(r->back, buf_slice(&r->up_bytes));
 	r->tally.free = r->scrub == SCRUB_OFF;
 	if (r->echoes && !scrub_note(r->back, &r->tally)) {
-		conn_scrub_fail(c);
+		conn_fault(c, scrub_fault(&c->req->tally));
 		return false;
 	}
 	if (head.status >= 200 || head.status == 101)
@@ -6423,10 +6425,7 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	if (why == NULL)
 		why = &malformed;
 	r->close_after = r->close_after || why == &malformed;
-	if (why->status == 503)
-		r->retry_after = 1;
-	req_fail(r, why->status, why->code, slice_of(why->message), slice_of(why->hint));
-	conn_begin_answer(c);
+	conn_fault(c, why);
 	return false;
 }
 
@@ -11745,6 +11744,18 @@ scrub_init(void)
 	return scrub_slots != MAP_FAILED;
 }
 
+/* Why an answer does not go on that scrub_note or scrub_begin refused. */
+static const struct filter_fault *
+scrub_fault(const struct scrub_tally *t)
+{
+	static const struct filter_fault limit = {502, "scrub_limit",
+	    "the credential came back in too many answers: more than 10 requests in a minute",
+	    "wait a minute; the operator can end the limit: sallyport credential set NAME scrub=off"},
+	    memory = {503, "injection_unavailable", "out of memory: the answer was not searched for the credential", "retry later"};
+
+	return t->over ? &limit : &memory;
+}
+
 /* Counts a hit. False: its request is one too many (t->over). */
 static bool
 scrub_note(const struct scrub *s, struct scrub_tally *t)
@@ -13789,8 +13800,6 @@ struct filter_scrub {
 static const struct filter_fault filter_scrub_hit = {502, "scrub_hit",
     "the answer repeats the credential, and it has a digest, a range or a coding, so that nothing in it can be replaced",
     "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
-static const struct filter_fault filter_scrub_limit = {502, "scrub_limit",
-    "the credential came back in too many answers: more than 10 requests in a minute", ""};
 static const struct filter_fault filter_scrub_unread = {502, "scrub_hit",
     "the answer cannot be decoded, so it cannot be searched for the credential",
     "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
@@ -13813,7 +13822,7 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 		bool over = !scrub_note(s->s, s->tally);
 
 		if (over || s->strict) {
-			s->f.fault = over ? &filter_scrub_limit : &filter_scrub_hit;
+			s->f.fault = over ? scrub_fault(s->tally) : &filter_scrub_hit;
 			return false;
 		}
 		scrub_overwrite(&s->s->value[hit.value], &hit, s->text.p, hit.at < gone ? gone : hit.at);
