@@ -17,18 +17,19 @@ function M.made(pol, sealed)
   return spec ~= nil and (member ~= "" or spec.generated == true)
 end
 
---- The secrets of a record that is open whose short length keeps bodies, or answers, from being searched for them, by the
---- names that `credential set` knows: { { name =, heads = bool } … }.
-function M.short(pol, record)
+--- Those of the secrets, { ["f/NAME"] = handle … }, whose short length keeps bodies, or answers, from being searched for
+--- them, by the names that `credential set` knows: { { name =, heads = bool } … } | nil. A record keeps it as `short`: its
+--- sealed secrets tell their length as well.
+function M.short(pol, secrets)
   local reach, short = require("secret.core").reach, {}
-  for sealed, s in pairs(record.secrets or {}) do
-    local where = sealed:find("^[fh]/") and reach(s, M.made(pol, sealed)) or nil
+  for sealed, s in pairs(secrets) do
+    local where = sealed:find("^[fh]/") and reach(s, M.made(pol, sealed))
     if sealed:find("^[fh]/") and where ~= "heads and bodies" then
       short[#short + 1] = { name = sealed:gsub("^f/", ""):gsub("^h/", "headers."):gsub("/", "."), heads = where == "heads" }
     end
   end
   table.sort(short, function(a, b) return a.name < b.name end)
-  return short
+  return short[1] and short or nil
 end
 
 return M

@@ -309,7 +309,7 @@ local function scrub_of(record)
   local where = { head = "heads alone are searched for it (scrub=head)", off = "heads alone are searched for it, without a limit (scrub=off)",
     all = "heads and all bodies are searched for it (scrub=all)" }
   local text = where[record.scrub] or "heads and bodies are searched for it"
-  for _, s in ipairs(scrub.short(require("policy_store").load(record.type), record)) do
+  for _, s in ipairs(record.short or {}) do
     if not s.heads then
       text = text .. ("; %s is under 8 bytes, so nothing is searched for it"):format(s.name)
     elseif not record.scrub or record.scrub == "all" then
@@ -470,6 +470,7 @@ local function settle(pol, plain, into)
   end
   table.sort(names)
   plain.secret_headers = #names > 0 and names or nil
+  plain.short = scrub.short(pol, secrets)
   return secrets
 end
 
@@ -575,7 +576,7 @@ local function add(args, opt, ctx)
   end
   local files = preset and presets.open_files(preset, plain) or {}
   advise(plain, ctx)
-  for _, s in ipairs(scrub.short(pol, { secrets = secrets })) do
+  for _, s in ipairs(plain.short or {}) do
     ctx.note(("note: %s is %s: %s"):format(s.name, s.heads and "under 16 bytes" or "under 8 bytes", s.heads
       and "an answer's head is searched for it, a body is not" or "no answer is searched for it, for it may be any word"))
   end

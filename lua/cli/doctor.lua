@@ -321,7 +321,7 @@ end
 -- Credentials that do less, or reach further, than their owner may think.
 local function credentials(_, say)
   local presets, suffixes, policies = require "presets", require "cli.suffixes", require "policy_store"
-  local fine, scrub = true, require "scrub"
+  local fine = true
   local function warn(level, text, fix)
     fine = false
     say("credentials", level, text, fix)
@@ -342,7 +342,7 @@ local function credentials(_, say)
         ("where none is needed: sallyport credential set %s attach=placeholder"):format(name))
     end
     local pol = record and policies.load(record.type)
-    for _, s in ipairs(record and scrub.short(pol, record) or {}) do
+    for _, s in ipairs(record and record.short or {}) do
       warn(WARN, ("%s: %s is %s, so %s searched for it"):format(name, s.name, s.heads and "under 16 bytes" or "under 8 bytes",
         s.heads and "no answer's body is" or "no answer is"), "a longer secret, where the API has one")
     end

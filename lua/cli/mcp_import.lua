@@ -701,6 +701,7 @@ local function put_op(made)
   end
   if code == "damaged" then report.fail(("the credential '%s' is damaged on the disk and is refused"):format(plain.name), "remove it and add it again") end
   plain.created, plain.order = require("time").wall(), store.generation()
+  plain.short = require("scrub").short(nil, made.secrets)
   return { op = "put", db = "credential", key = plain.name, version = 0, plain = plain, secrets = made.secrets }
 end
 

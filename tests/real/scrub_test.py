@@ -152,3 +152,22 @@ def test_packed(t):
     assert fetch(s, "/packed", "--compressed") == PACKED
     assert server.got[-1]["Accept-Encoding"] in ("deflate, gzip", "gzip, deflate", "deflate,gzip", "gzip,deflate"), server.got[-1]
     assert gzip.decompress(fetch(s, "/packed", "-H", "Accept-Encoding: gzip")) == PACKED
+
+
+def test_what_is_short_is_said(t):
+    """add, show and doctor say where a short secret is not looked for, and a longer one ends that"""
+    s, _ = t.proxy(serve=False)
+    words = {"seven77": ("under 8 bytes", "nothing is searched"), "fifteen-letters": ("under 16 bytes", "no body is searched"), "sixteen-letters!": (None, None)}
+    for i, (secret, (said, shown)) in enumerate(words.items()):
+        file = s.secret_file(secret)
+        added = s.cli("credential", "add", f"c{i}", "--type", "bearer", "--host", f"h{i}.test", f"token=@{file}")
+        note = added.stderr + added.stdout
+        show, doctor = s.cli("credential", "show", f"c{i}").stdout, s.cli("doctor", check=False).stdout
+        if said:
+            assert f"token is {said}" in note and shown in show and f"c{i}: token is {said}" in doctor, (note, show, doctor)
+        else:
+            assert "bytes" not in note and "heads and bodies are searched for it\n" in show and f"c{i}:" not in doctor, (note, show, doctor)
+    s.cli("credential", "set", "c0", f"token=@{s.secret_file('a longer one, of a machine')}")
+    assert "under" not in s.cli("credential", "show", "c0").stdout
+    s.cli("credential", "set", "c0", "scrub=head")
+    assert "scrub=head" in s.cli("credential", "show", "c0").stdout and "c0: no answer's body" in s.cli("doctor", check=False).stdout
