@@ -53,21 +53,26 @@ local field_means = {
 
 -- ---- types ---------------------------------------------------------------------------------------
 
-local function type_names()
-  local names = {}
-  for _, p in ipairs(require("cli.policy_versions").list()) do
+local function type_names(no_store)
+  local names, all = {}, {}
+  if no_store then
+    for i, name in ipairs(require("sandbox").defaults()) do all[i] = require("policy_store").load(name) end
+  else
+    all = require("cli.policy_versions").list()
+  end
+  for _, p in ipairs(all) do
     if p.kind == "type" then names[#names + 1] = p.name end
   end
   table.sort(names)
   return names
 end
 
-local function load_type(name)
+local function load_type(name, no_store)
   local policy = require "policy"
   local pol, why
   if records.name(name) then pol, why = require("policy_store").load(name) end
   if pol and pol.kind == "type" then return pol end
-  local names = type_names()
+  local names = type_names(no_store)
   local known = false
   for _, n in ipairs(names) do known = known or n == name end
   if known then report.fail(("the type '%s' cannot be used: %s"):format(name, tostring(why)),
@@ -105,9 +110,10 @@ end
 local function type_help(opt, ctx)
   if not opt.type and not opt.preset then return nil end
   -- A type of the operator's own is in the store; without one the binary's are known.
-  if ctx.home and ctx.host.stat(ctx.home .. "/store") then db.open(ctx) end
+  local store = ctx.home and ctx.host.stat(ctx.home .. "/store")
+  if store then db.open(ctx) end
   local preset = opt.preset and presets.named(opt)
-  local pol = load_type(opt.type or preset.type)
+  local pol = load_type(opt.type or preset.type, not store)
   local lines = { ("%s: %s\n"):format(pol.name, pol.title) }
   if preset then
     lines[#lines + 1] = ("--preset %s: %s, for %s. Its key is made at %s\n"):format(preset.name, preset.title, table.concat(preset.hosts, ", "), preset.make)

@@ -468,8 +468,11 @@ def test_help_of_a_type(t):
         assert "string" in shown and "(secret, required)" in shown, shown
     shown = s.cli("credential", "add", "--preset", "github", "--help").stdout
     assert "api.github.com" in shown and "token" in shown, shown
-    r = s.cli("credential", "add", "--type", "beaver", "--help", check=False)
-    assert r.returncode == 2 and "did you mean bearer" in r.stderr, r.stderr
+    for home in ("/nowhere/at/all", str(s.home)):
+        r = s.cli("--home", home, "credential", "add", "--type", "beaver", "--help", check=False)
+        assert r.returncode == 2 and "did you mean bearer" in r.stderr, r.stderr
+        r = s.cli("--home", home, "credential", "add", "--type", "nothing-like-it", "--help", check=False)
+        assert r.returncode == 2 and "types: api_key, aws_assume_role," in r.stderr, r.stderr
 
 
 def test_unit(t):
