@@ -897,6 +897,7 @@ return {
     "xwfp-{12:digit}-{13:digit}-{24}", "SG.{22:url}.{43:url}", "key-{32:hex}", "xkeysib-{64:hex}-{16}", "mlsn.{64:hex}",
     -- money
     "sk_test_{24}", "sk_live_{24}", "rk_test_{24}", "rk_live_{24}", "pk_test_{24}", "pk_live_{24}", "whsec_{32}",
+    "sk_org_test_{24}", "sk_org_live_{24}",
     "sq0atp-{22:url}", "sq0csp-{43:url}", "EAAA{60:url}", "shippo_live_{40:hex}", "shippo_test_{40:hex}",
     "EZAK{54}", "EZTK{54}", "duffel_live_{43:url}", "duffel_test_{43:url}", "shpat_{32:hex}", "shpca_{32:hex}", "shppa_{32:hex}",
     "shpss_{32:hex}", "pat-eu1-" .. UUID, "pat-na1-" .. UUID, "pat-na2-" .. UUID, "pat-ap1-" .. UUID,
@@ -904,7 +905,7 @@ return {
     { "sk-ant-", "sk-ant-api03-{93:url}AA" }, "sk-ant-api03-{93:url}AA", "sk-ant-admin01-{93:url}AA", "sk-ant-oat01-{93:url}AA",
     "sk-ant-ort01-{93:url}AA", "sk-{48}", "sk-proj-{74:url}T3BlbkFJ{74:url}", "sk-svcacct-{74:url}T3BlbkFJ{74:url}",
     "sk-admin-{58:url}T3BlbkFJ{58:url}", "sess-{40}", "sk-or-v1-{64:hex}", "sk-lf-" .. UUID, "pk-lf-" .. UUID, "hf_{34:alpha}", "api_org_{34:alpha}",
-    "AIza{35:url}", "AQ.{50:url}", "lsv2_sk_{32:hex}_{10:hex}", "tvly-{32}", "tvly-dev-{32}", "nvapi-{64:url}", "jina_{60}",
+    "AIza{35:url}", "AQ.{50:url}", "lsv2_sk_{32:hex}_{10:hex}", "tvly-{32}", "tvly-dev-{32}", "tvly-prod-{32}", "nvapi-{64:url}", "jina_{60}",
     "tgp_v1_{43:url}", "wandb_v1_{77:url}", "llx-{48}", "e2b_{40:hex}", "bb_live_{27:url}", "apify_api_{36}", "crsr_{64:hex}",
     -- clouds
     "AKIA{16:upper}", "ASIA{16:upper}", "ABIA{16:upper}", "ACCA{16:upper}", { "ABSK", "ABSKQmVkcm9ja0FQSUtleS{110}" },
