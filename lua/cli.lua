@@ -338,39 +338,42 @@ local function answered(command, rest, opt, ctx)
   return code
 end
 
+-- A page of help; with --json it is a text like any other.
+local function help_page(text, ctx)
+  ctx.out(ctx.json and report.json { text = text } or page.narrow(text))
+  return 0
+end
+
 local function run(args, ctx)
   args = take_globals(args, ctx)
   if args[1] == "help" then
     ctx.help = true
     table.remove(args, 1)
-    if args[1] and not args[2] and require("cli.help").show(ctx, args[1]) then return 0 end
+    if args[#args] == "--json" then ctx.json, args[#args] = true, nil end
+    local topic = args[1] and not args[2] and require("cli.help").text(args[1])
+    if topic and ctx.json then return help_page(topic, ctx) end
+    if topic then require("cli.help").show(ctx, args[1]); return 0 end
   end
   if not args[1] then
-    if not ctx.help then
-      ctx.note(page.narrow(M.overview()))
-      return 2
-    end
-    ctx.out(page.narrow(M.overview()))
-    return 0
+    if ctx.help then return help_page(M.overview(), ctx) end
+    if ctx.json then report.usage("no command is named", "sallyport --help lists them") end
+    ctx.note(page.narrow(M.overview()))
+    return 2
   end
   local command, rest, no_verb = find_command(args, ctx)
   if not command then
-    (no_verb and ctx.note or ctx.out)(page.narrow(M.help_family(rest)))
-    return no_verb and 2 or 0
+    if not no_verb then return help_page(M.help_family(rest), ctx) end
+    if ctx.json then report.usage(("`%s` needs a command"):format(args[1]), ("sallyport %s --help lists them"):format(args[1])) end
+    ctx.note(page.narrow(M.help_family(rest)))
+    return 2
   end
-  if ctx.help then
-    ctx.out(page.narrow(M.help_for(command)))
-    return 0
-  end
+  if ctx.help then return help_page(M.help_for(command), ctx) end
   local opt
   rest, opt = M.parse(rest, command)
   ctx.home = home_of(ctx.host, opt.home or ctx.home)
-  if opt.help then
-    ctx.out(page.narrow(command.help_of and command.help_of(opt, ctx) or M.help_for(command)))
-    return 0
-  end
-  check_count(rest, command, opt)
   ctx.json = ctx.json or opt.json
+  if opt.help then return help_page(command.help_of and command.help_of(opt, ctx) or M.help_for(command), ctx) end
+  check_count(rest, command, opt)
   if not ctx.home and not command.homeless then
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end

@@ -281,5 +281,17 @@ def test_errors(t):
         assert r.returncode == 1, (args, r.returncode, r.stderr)
         error = json.loads(r.stdout)["error"]
         assert error["message"] in r.stderr and set(error) <= {"message", "hint"}, (args, r.stdout)
-    r = s.cli("backup", "-", "--json", check=False)
-    assert r.returncode == 2 and set(json.loads(r.stdout)) == {"error"}
+    for args in (["backup", "-", "--json"], ["--json"], ["--json", "credential"], ["credential", "--json"], ["help", "nothing-of-it", "--json"]):
+        r = s.cli(*args, check=False)
+        assert r.returncode == 2 and set(json.loads(r.stdout)) == {"error"}, (args, r.stdout)
+
+
+def test_help(t):
+    """help is a text: asked for before the command or behind it, of the program, a topic, a family, a command and a type"""
+    s, up = t.proxy(serve=False)
+    for args, wanted in ((["--help"], "usage: sallyport"), (["help"], "usage: sallyport"), (["help", "types"], "# Credential types"),
+                         (["help", "credential"], "sallyport credential add"), (["env", "--help"], "usage: sallyport env"),
+                         (["credential", "add", "--type", "hmac", "--help"], "key_encoding")):
+        for asked in (["--json", *args], [*args, "--json"]):
+            said = json.loads(s.cli(*asked).stdout)
+            assert set(said) == {"text"} and wanted in said["text"], (asked, said)
