@@ -18,6 +18,11 @@ local own = { credential = "credential", agent = "agent", bundle = "bundle", pol
 local begins = { add = true, new = true }    -- their NAME is new
 
 local function kind_of(word, first, verb)
+  if first == "policy" and verb == "help" then      -- of its hundreds of names, the topics
+    local topics = {}
+    for i, t in ipairs(require("cli.policy_manual").topics()) do topics[i] = t.name end
+    return table.concat(topics, " ")
+  end
   if word == "NAME" then return not begins[verb] and own[first] or nil end
   if word:find("^[%l|]+$") then return (word:gsub("|", " ")) end
   local kinds = {}

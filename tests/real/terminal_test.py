@@ -202,6 +202,7 @@ TYPED = (
     ("sallyport help clie\t", "Clients: what reads the proxy"),
     ("sallyport --home ../other/home credential show onl\t", "only.example.com"),
     ("sallyport policy test fil\t", "fileofmine"),
+    ("sallyport policy help secr\t", "its text never reaches a policy"),
 )
 
 
