@@ -5521,7 +5521,8 @@ conn_pump_back(struct conn *c, struct flow *f)
 
 	flow_hurry(f);
 	io = conn_pump(c, f);
-	if (filter != NULL && filter->hold_until != 0 && (c->timer.slot == 0 || c->timer.at > filter->hold_until))
+	/* one that is to hurry waits for room, of which the client's socket tells */
+	if (filter != NULL && !filter->hurry && filter->hold_until != 0 && (c->timer.slot == 0 || c->timer.at > filter->hold_until))
 		timer_set(&c->timer, filter->hold_until, conn_timer);
 	return io;
 }

@@ -4,8 +4,10 @@ import base64
 import gzip
 import html
 import http.server
+import os
 import re
 import subprocess
+import time
 import urllib.parse
 
 import sallyport
@@ -81,6 +83,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 for part in (b"<" + text[:cut], text[cut:] + b">\n"):
                     out += b"%x\r\n%s\r\n" % (len(part), part)
             self.wfile.write(out + b"0\r\n\r\n")
+            return
+        if self.path == "/stall":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            part = b"data: " + b"x" * 900 + b"\n" + RAW[:20]  # each ends in what may become the secret
+            try:
+                for _ in range(30000):
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                self.wfile.write(b"0\r\n\r\n")
+            except OSError:
+                pass
             return
         body = gzip.compress(PACKED)
         self.send_response(200)
@@ -171,3 +186,24 @@ def test_what_is_short_is_said(t):
     assert "under" not in s.cli("credential", "show", "c0").stdout
     s.cli("credential", "set", "c0", "scrub=head")
     assert "scrub=head" in s.cli("credential", "show", "c0").stdout and "c0: no answer's body" in s.cli("doctor", check=False).stdout
+
+
+def test_client_that_does_not_read(t):
+    """what is held when a client stops reading waits without processor time, and goes on when it reads again"""
+    t.need("curl")
+    s, server = arrange(t)
+    with subprocess.Popen(["curl", "-sS", "--max-time", "120", "https://api.test/stall"], env=environment(s), stdout=subprocess.PIPE) as curl:
+        got = len(curl.stdout.read(1000))
+        time.sleep(1.5)         # the buffers between are full now
+        before = ticks(s)
+        time.sleep(2)
+        used = (ticks(s) - before) / os.sysconf("SC_CLK_TCK")
+        assert used < 0.5, f"{used} s in 2 s of waiting"
+        while more := len(curl.stdout.read(1 << 16)):
+            got += more
+    assert curl.returncode == 0 and got == 30000 * 927, (curl.returncode, got)
+
+
+def ticks(s):
+    """Of processor time that the workers had."""
+    return sum(int(n) for pid in s.worker_pids() for n in open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[11:13])
