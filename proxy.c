@@ -6416,7 +6416,7 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	case FLOW_SRC_GONE:
 		return conn_relay_cut(c, "client_closed");
 	case FLOW_DST_GONE:             /* it answered before it closed: that is read to its end */
-		return r->answer_begun || conn_upstream_gone(c, 502, "closed the connection");
+		return r->answer_begun || r->answer_held || conn_upstream_gone(c, 502, "closed the connection");
 	case FLOW_BAD:
 		break;
 	}
@@ -6492,6 +6492,8 @@ blind_pump(struct conn *c, struct flow *f)
 {
 	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump_back(c, f);
 
+	if (io == FLOW_BAD && f->filter != NULL && f->filter->fault != NULL)
+		text_copy(c->req->code, sizeof c->req->code, f->filter->fault->code);
 	if (io != FLOW_DONE)
 		return io != FLOW_WAIT && blind_cut(c);
 	if (f->dst->tls != NULL)
@@ -11145,7 +11147,6 @@ struct scrub_gram {
 /* The contents of a secret. */
 struct scrub_table {
 	uint32_t n, ngrams, step; /* ngrams: room for so many */
-	bool body;
 	uint16_t nstarts, start[256]; /* by the byte with which a form of a value begins: the first in scrub_starts + 1; 0: none */
 	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
 	uint16_t slot[1 << SCRUB_SLOT_BITS]; /* index + 1 */
@@ -11205,8 +11206,12 @@ scrub_add(struct scrub **list, struct secret *secret, size_t skip, struct slice 
 	if (s == NULL && (s = *list = calloc(1, sizeof *s)) == NULL)
 		return false;
 	for (size_t i = 0; i < s->n; i++)
-		if (slice_eq(s->value[i].value, value))
+		if (slice_eq(s->value[i].value, value)) {
+			if (made && !s->value[i].made)
+				secret_drop(&s->body);
+			s->value[i].made |= made;
 			return true;
+		}
 	if (s->n == SCRUB_VALUES_MAX)
 		return false;
 	if (s->n == s->cap) {
@@ -11356,7 +11361,7 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 		n += scrub_seeks(&s->value[i], body);
 	if (n == 0)
 		return true;
-	place = body ? &s->body : &s->head;
+	place = n == s->n ? &s->head : &s->body;        /* where bodies are searched for all that heads are, they share it */
 	if (*place == NULL) {
 		n *= SCRUB_FORMS;
 		if ((*place = secret_new(sizeof *now + n * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
@@ -11365,7 +11370,6 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 		memset(now, 0, sizeof *now);
 		now->ngrams = (uint32_t)n * (SCRUB_LEAD - SCRUB_GRAM + 1);
 		now->step = SCRUB_LEAD;
-		now->body = body;
 		for (unsigned i = 0; i < s->n; i++)
 			for (unsigned form = 0; form < SCRUB_FORMS && scrub_seeks(&s->value[i], body); form++)
 				if (scrub_form_own(s->value[i].value, form))
@@ -11785,6 +11789,7 @@ req_ask_readable(struct req *r)
 	for (struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		struct slice rest = f->value;
 		char *to = (char *)(uintptr_t)f->value.p, *begin = to;  /* in r->bytes */
+		bool cut = false;       /* else it stays as it came: it may be signed, and it may be our "identity" */
 
 		if (r->scrub == SCRUB_HEAD || r->scrub == SCRUB_OFF || f->mark != FIELD_KEPT || f->own != NULL)
 			continue;
@@ -11798,14 +11803,21 @@ req_ask_readable(struct req *r)
 
 			while (i < COUNT(names) && !slice_eq_nocase(name, slice_of(names[i])))
 				i++;
-			if (i == COUNT(names))
+			if (i == COUNT(names) && !cut) {        /* what stands before it stays where it is */
+				to = (char *)(uintptr_t)(one.p);
+				while (to != begin && (to[-1] == ',' || to[-1] == ' ' || to[-1] == '\t'))
+					to--;
+			}
+			cut = cut || i == COUNT(names);
+			if (!cut || i == COUNT(names))
 				continue;
 			if (to != begin)
 				*to++ = ',';
 			memmove(to, one.p, one.n);
 			to += one.n;
 		}
-		f->value = to != begin ? (struct slice){begin, (size_t)(to - begin)} : SLICE("identity");
+		if (cut)
+			f->value = to != begin ? (struct slice){begin, (size_t)(to - begin)} : SLICE("identity");
 	}
 }
 

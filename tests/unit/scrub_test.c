@@ -457,3 +457,21 @@ main(void)
 	test_short();
 	return test_end();
 }
+/* The same value twice, of which the second is known as a machine's: it is one. Where bodies are searched for what heads
+ * are, both have one table. */
+static void
+test_made_later(void)
+{
+	const struct scrub_table *head, *t;
+	struct scrub *s = NULL;
+	struct secret *one = secret_copy("made-12bytes", 12);
+	bool ok = scrub_add(&s, one, 0, SLICE("x"), SLICE(""), false) && scrub_table(s, true, &t) && t == NULL &&
+	    scrub_add(&s, one, 0, SLICE("y"), SLICE(""), true) && s->n == 1 && scrub_table(s, true, &t) && t != NULL &&
+	    scrub_table(s, false, &head) && head == t;
+
+	test_result(ok, "a value that was noted first as another's", "no");
+	scrub_free(s);
+	secret_unref(one);
+}
+
+	test_made_later();

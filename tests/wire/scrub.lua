@@ -6,7 +6,7 @@ local GZIP_HIT = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x4e\x4d\x
 local GZIP_CLEAN = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x4e\x4d\xcd\x53\xb2\x52\xca\xcb\x2f\xc9\xc8\xcc\x4b\x57\xc8\x4f\x53\xc8\x2c\x51\xaa\xad\x1e\x15\x1f\x16\xe2\x00\xe2\x13\xc3\x59\xe0\x01\x00\x00"
 local DEFLATE_HIT = "\x78\x9c\xab\x56\x2a\x4e\x4d\xcd\x53\xb2\x52\x4a\x4e\xcc\x4b\x2c\xaa\xd4\x2d\x4e\x2e\x2a\x4d\xd2\x35\x30\x34\x32\x36\x31\x35\x33\xb7\xb0\x54\xaa\x05\x00\xc4\x44\x0a\x6a"
 
-local credentials, hosts = {}, { "head.test", "off.test", "all.test", "short.test", "limit.test" }
+local credentials, hosts = {}, { "head.test", "off.test", "all.test", "short.test", "limit.test", "talk.test" }
 for i = 1, 6 do
   hosts[#hosts + 1] = ("h%d.test"):format(i)
   credentials[i] = { name = "k" .. i, type = "bearer", host = hosts[#hosts], env = "KEY_" .. i, secrets = { token = SECRET } }
@@ -15,13 +15,14 @@ for _, mode in ipairs { "head", "off", "all" } do
   credentials[#credentials + 1] = { name = mode, type = "bearer", host = mode .. ".test", secrets = { token = SECRET }, fields = { scrub = mode } }
 end
 credentials[#credentials + 1] = { name = "short", type = "bearer", host = "short.test", env = "SHORT", secrets = { token = "canary-12byt" } }
+credentials[#credentials + 1] = { name = "talk", type = "bearer", host = "talk.test", env = "TALK", secrets = { token = SECRET } }
 credentials[#credentials + 1] = { name = "limit", type = "bearer", host = "limit.test", env = "LIMIT", secrets = { token = SECRET } }
 
 local turn = 0
 -- An answer to a GET. Each case takes the next credential.
 local function case(name, fields, body, expect, more)
   turn = turn % 6 + 1
-  local host = more and more.host or hosts[5 + turn]
+  local host = more and more.host or hosts[6 + turn]
   local c = { name = name, host = host, send = "GET / HTTP/1.1\r\nHost: " .. host .. "\r\n" .. (more and more.ask or "") .. "\r\n",
     upstream = { reply = { { steps = type(body) == "table" and body or
       { "HTTP/1.1 " .. (more and more.status or "200 OK") .. "\r\n" .. fields .. "Content-Length: " .. #body .. "\r\n\r\n" .. body } } } },
@@ -44,11 +45,11 @@ local function hex(s) return (s:gsub(".", function(c) return ("%02X"):format(c:b
 -- A server's frames (RFC 6455 5.2) behind its 101.
 local switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 local function frame(first, text) return string.char(first, #text) .. text end
-local function websocket(name, steps, expect)
+local function websocket(name, steps, expect, host)
   turn = turn % 6 + 1
-  local host = hosts[5 + turn]
+  host = host or hosts[6 + turn]
   return { name = name, host = host, send = { "GET /ws HTTP/1.1\r\nHost: " .. host .. "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-      .. "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", { ["until"] = "END" } },
+      .. "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", { ["until"] = expect.log and expect.log.error and "101 Sw" or "END" } },
     upstream = { reply = { { steps = { switch, table.unpack(steps) } } } }, expect = expect }
 end
 
@@ -88,10 +89,16 @@ return {
     case("what can be searched is asked for, as far as it was offered", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "gzip;q=0.5,deflate" } } },
       { ask = "Accept-Encoding: br;q=1, gzip;q=0.5, zstd, deflate\r\n" }),
     case("identity where nothing else is left", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "identity" } } }, { ask = "Accept-Encoding: br, *\r\n" }),
+    case("what can be read whole stays as it came, for it may be signed", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "gzip, deflate;q=0.5 ,identity;q=0" } } },
+      { ask = "Accept-Encoding: gzip, deflate;q=0.5 ,identity;q=0\r\n" }),
+    case("what stands before the first that cannot stays too", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "gzip, deflate,identity" } } },
+      { ask = "Accept-Encoding: gzip, deflate , br, identity, zstd\r\n" }),
     case("and all where no body is searched", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "br, gzip" } } }, { ask = "Accept-Encoding: br, gzip\r\n", host = "head.test" }),
     websocket("a text message is searched over its frames, and a ping goes between", { frame(0x01, "see canary-scr"), frame(0x89, "ping"), frame(0x80, "ub-0123456789 END") },
       { raw_not = "ub-01234", raw_has = { frame(0x89, "ping"), " END" }, upstream = { no_header = "sec-websocket-extensions" }, log = { scrubbed = 1 } }),
     websocket("other messages are not", { frame(0x82, SECRET), frame(0x81, "canary-birds END") }, { raw_has = { frame(0x82, SECRET), frame(0x81, "canary-birds END") } }),
+    websocket("each message counts for the limit, and the record says what ended the connection", { frame(0x81, SECRET):rep(12) .. frame(0x81, " END") },
+      { raw_not = SECRET, log = { error = "scrub_limit" } }, "talk.test"),
     { name = "ten answers a minute may repeat it, then they are kept back", host = "limit.test", send = ("GET / HTTP/1.1\r\nHost: limit.test\r\n\r\n"):rep(12),
       upstream = { reply = { { steps = { "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 23\r\n\r\n" .. SECRET } } } },
       expect = { statuses = { 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 502, 502 }, raw_not = SECRET, log = { error = "scrub_limit" } } },
