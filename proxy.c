@@ -13789,6 +13789,7 @@ filter_ws_attach(struct flow *f, const struct subst *s)
 #define SCRUB_HOLD_MIN 8        /* bytes: a shorter beginning may be any word */
 #define SCRUB_HOLD_MAX (64 * 1024) /* a spelling of which more is escaped is not followed */
 #define SCRUB_HOLD_MS 200
+#define SCRUB_LAZY 1024         /* bytes: of a spelling that is so long, not every byte that comes means a search */
 #define SCRUB_RATIO 200         /* decoded bytes to one encoded, over the first SCRUB_HOLD_MAX */
 #define SCRUB_INFLATE (48 * 1024) /* zlib's state and window (zconf.h: 32 KiB and about 7) */
 
@@ -13801,6 +13802,7 @@ struct filter_scrub {
 	bool strict;            /* the answer must not change */
 	struct buf text;        /* owned; what is searched: a spelling that began, and what came behind it */
 	size_t begun;           /* in `text`: no spelling that may go on begins before it */
+	size_t seen;            /* bytes behind `begun` that were searched */
 	struct buf coded;       /* owned; of an encoded body, what `text` was decoded from */
 	size_t gone, ready;     /* bytes of what goes on (filter_scrub_out) that went, and that may go */
 	z_stream *z;            /* owned, NULL: not encoded; behind it SCRUB_INFLATE bytes for zlib */
@@ -13830,6 +13832,9 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 	struct scrub_scan z;
 	struct scrub_hit hit;
 
+	if (!end && !s->f.hurry && s->seen > SCRUB_LAZY && s->text.n - s->begun - s->seen < s->seen / 8)
+		return true;            /* a secret of 3,000 bytes may come in 60,000, one by one */
+	s->f.cost += s->seen;
 	scrub_scan_start(&z, s->s, s->t, buf_slice(&s->text), end);
 	while (scrub_next(&z, &hit)) {
 		bool over = !scrub_note(s->s, s->tally);
@@ -13843,6 +13848,7 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 	s->begun = scrub_begun(&z);
 	if (s->text.n - s->begun > SCRUB_HOLD_MAX)
 		s->begun = s->text.n;
+	s->seen = s->text.n - s->begun;
 	return true;
 }
 
@@ -13926,18 +13932,18 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 {
 	struct buf *to = filter_scrub_out(s);
 	size_t drop = s->z == NULL && s->begun < s->gone ? s->begun : s->gone;
-	bool hold = !end && !s->f.hurry, ok;
+	bool hold, ok;
 
-	s->f.hurry = false;
+	s->f.hurry = s->f.hurry || in.n >= s->left;     /* nothing behind this piece is searched */
+	hold = !end && !s->f.hurry;
 	buf_drop(to, drop);
 	s->gone -= drop;
 	if (s->z == NULL)
 		s->begun -= drop;
-	if (in.n >= s->left)
-		hold = false;           /* nothing behind this piece is searched */
 	s->left -= in.n < s->left ? in.n : s->left;
 	ok = buf_addv(to, in) && (s->z == NULL ? filter_scrub_search(s, end, s->gone) : filter_scrub_decode(s, in, end));
 	hold = hold && s->text.n - s->begun >= SCRUB_HOLD_MIN;
+	s->f.hurry = false;
 	s->ready = !hold ? to->n : s->z == NULL && s->begun > s->gone ? s->begun : s->gone;
 	if (s->ready == to->n)
 		s->f.hold_until = 0;
@@ -14028,7 +14034,7 @@ filter_scrub_new(struct scrub *s, uint64_t left, bool strict, struct slice codin
 /* -- the messages of a WebSocket (RFC 6455; the layout of a frame stands at filter: ws). A text message is
  * searched over the borders of its frames; all else passes. What lies between two parts of a text goes on
  * in its place. */
-#define SCRUB_GAPS 32
+#define SCRUB_GAPS 128
 
 struct filter_scrub_ws {
 	struct filter_scrub b;  /* its `text`: of the message that arrives, without heads */
@@ -14077,7 +14083,21 @@ filter_scrub_ws_release(struct filter_scrub_ws *w, size_t upto)
 	}
 }
 
-/* Adds bytes that are not searched. */
+/* Searches the text. `end`: the message is whole; each counts for the limit. False: it ends here. */
+static bool
+filter_scrub_ws_search(struct filter_scrub_ws *w, bool end)
+{
+	struct filter_scrub *s = &w->b;
+
+	s->f.hurry = s->f.hurry || w->between.n > SCRUB_HOLD_MAX;
+	if (!filter_scrub_search(s, end, s->gone))
+		return false;
+	end = end || s->f.hurry || s->text.n - s->begun < SCRUB_HOLD_MIN;
+	filter_scrub_ws_release(w, end ? s->text.n : s->begun > s->gone ? s->begun : s->gone);
+	return true;
+}
+
+/* Adds bytes that are not searched. False: no room, or it ends here. */
 static bool
 filter_scrub_ws_between(struct filter_scrub_ws *w, const void *p, size_t n)
 {
@@ -14085,8 +14105,11 @@ filter_scrub_ws_between(struct filter_scrub_ws *w, const void *p, size_t n)
 		w->gap[w->ngaps - 1].n += n;
 		return buf_add(&w->between, p, n);
 	}
-	if (w->ngaps == SCRUB_GAPS)
-		filter_scrub_ws_release(w, w->b.text.n);
+	for (unsigned i = 0; i < 2 && w->ngaps == SCRUB_GAPS; i++) {
+		w->b.f.hurry = i != 0;  /* no text goes on unsearched, be it in frames of a byte */
+		if (!filter_scrub_ws_search(w, false))
+			return false;
+	}
 	w->gap[w->ngaps].at = w->b.text.n;
 	w->gap[w->ngaps++].n = n;
 	return buf_add(&w->between, p, n);
@@ -14107,19 +14130,6 @@ filter_scrub_ws_begin(struct filter_scrub_ws *w)
 	w->head_n = 0;
 	w->payload = true;
 	return ok;
-}
-
-/* Searches the text. `end`: the message is whole; each counts for the limit. False: it ends here. */
-static bool
-filter_scrub_ws_search(struct filter_scrub_ws *w, bool end)
-{
-	struct filter_scrub *s = &w->b;
-
-	if (!filter_scrub_search(s, end, s->gone))
-		return false;
-	end = end || s->f.hurry || w->between.n > SCRUB_HOLD_MAX || s->text.n - s->begun < SCRUB_HOLD_MIN;
-	filter_scrub_ws_release(w, end ? s->text.n : s->begun > s->gone ? s->begun : s->gone);
-	return true;
 }
 
 static ssize_t

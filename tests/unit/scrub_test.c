@@ -397,6 +397,77 @@ test_websocket_hurry(void)
 	buf_free(&got);
 }
 
+/* A text in frames of a byte, which all come at once. */
+static void
+test_websocket_bytes(void)
+{
+	static const char value[] = "wv_0123456789abcdefXYZ";
+	struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+	struct filter *f = NULL;
+	struct buf sent, got, text;
+	const struct scrub_table *t;
+	bool ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally)) != NULL;
+
+	buf_init(&sent, 1 << 16);
+	buf_init(&got, 1 << 16);
+	buf_init(&text, 1 << 16);
+	for (size_t i = 0; i < 1000; i++) {
+		char c = i % 37 < sizeof value - 1 ? value[i % 37] : 'x';
+
+		put_frame(&sent, i == 0 ? 1 : i == 999 ? 0x80 : 0, (struct slice){&c, 1});
+	}
+	ok = ok && filter_feed(f, buf_slice(&sent), false, &got) && got.n == sent.n;
+	for (size_t at = 0; ok && at < got.n;) {
+		uint64_t len = 0;
+
+		at += filter_ws_head((const unsigned char *)got.p + at, got.n - at, &len);
+		buf_add(&text, got.p + at++, 1);
+	}
+	test_result(ok && text.n == 1000 && memmem(text.p, text.n, value, 12) == NULL, "in frames of a byte too", "%.*s", (int)text.n, text.n != 0 ? text.p : "");
+	filter_free(f);
+	scrub_free(s);
+	buf_free(&sent);
+	buf_free(&got);
+	buf_free(&text);
+}
+
+/* A long secret, each character of which takes twenty bytes, comes byte by byte: what is held is not searched from its
+ * beginning with each of them, the work counts for the turn, and all is overwritten. */
+static void
+test_byte_by_byte(void)
+{
+	char value[2001];
+	struct filter *f = NULL;
+	struct scrub *s;
+	struct buf text, got;
+	const struct scrub_table *t;
+	uint64_t work = 0;
+	bool ok;
+
+	for (size_t i = 0; i < sizeof value - 1; i++)
+		value[i] = b64_url[below(64)];
+	s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+	buf_init(&text, 1 << 20);
+	buf_init(&got, 1 << 20);
+	buf_adds(&text, "see ");
+	for (size_t i = 0; i < sizeof value - 1; i++)
+		buf_addf(&text, "&#x%016x;", (unsigned)(unsigned char)value[i]);
+	ok = scrub_table(s, true, &t) && (f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, NULL)) != NULL;
+	for (size_t at = 0; ok && at < text.n; at++) {
+		ok = filter_feed(f, (struct slice){text.p + at, 1}, false, &got);
+		work += f->cost;
+		f->cost = 0;
+	}
+	ok = ok && filter_feed(f, SLICE(""), true, &got) && got.n == text.n &&
+	    memcmp(got.p, "see &#x0000LDER**", 17) == 0 && memchr(got.p + 5, '&', got.n - 5) == NULL; /* under 8 bytes are not held */
+	test_result(ok && work > text.n && work < 64 * text.n, "byte by byte, a long one costs a few searches", "%llu for %zu bytes: %.40s",
+	    (unsigned long long)work, text.n, got.n != 0 ? got.p : "");
+	filter_free(f);
+	scrub_free(s);
+	buf_free(&text);
+	buf_free(&got);
+}
+
 /* -- the limit */
 static void
 test_limit(void)
@@ -419,6 +490,23 @@ test_limit(void)
 	for (unsigned i = 0; i < SCRUB_HITS_MAX; i++)
 		scrub_slots[5].at[i] -= SCRUB_WINDOW_MS;
 	test_result(scrub_note(&a, &(struct scrub_tally){0}), "and more when the minute is over", "no");
+}
+
+/* The same value twice, of which the second is known as a machine's: it is one. Where bodies are searched for what heads
+ * are, both have one table. */
+static void
+test_made_later(void)
+{
+	const struct scrub_table *head, *t;
+	struct scrub *s = NULL;
+	struct secret *one = secret_copy("made-12bytes", 12);
+	bool ok = scrub_add(&s, one, 0, SLICE("x"), SLICE(""), false) && scrub_table(s, true, &t) && t == NULL &&
+	    scrub_add(&s, one, 0, SLICE("y"), SLICE(""), true) && s->n == 1 && scrub_table(s, true, &t) && t != NULL &&
+	    scrub_table(s, false, &head) && head == t;
+
+	test_result(ok, "a value that was noted first as another's", "no");
+	scrub_free(s);
+	secret_unref(one);
 }
 
 /* A short value is looked for in heads; in bodies if a machine made it. */
@@ -453,25 +541,10 @@ main(void)
 	test_forms();
 	test_websocket();
 	test_websocket_hurry();
+	test_websocket_bytes();
+	test_byte_by_byte();
 	test_limit();
+	test_made_later();
 	test_short();
 	return test_end();
 }
-/* The same value twice, of which the second is known as a machine's: it is one. Where bodies are searched for what heads
- * are, both have one table. */
-static void
-test_made_later(void)
-{
-	const struct scrub_table *head, *t;
-	struct scrub *s = NULL;
-	struct secret *one = secret_copy("made-12bytes", 12);
-	bool ok = scrub_add(&s, one, 0, SLICE("x"), SLICE(""), false) && scrub_table(s, true, &t) && t == NULL &&
-	    scrub_add(&s, one, 0, SLICE("y"), SLICE(""), true) && s->n == 1 && scrub_table(s, true, &t) && t != NULL &&
-	    scrub_table(s, false, &head) && head == t;
-
-	test_result(ok, "a value that was noted first as another's", "no");
-	scrub_free(s);
-	secret_unref(one);
-}
-
-	test_made_later();
