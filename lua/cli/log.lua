@@ -16,7 +16,15 @@ local host_of = summary.host_of
 local function is_client(r, wanted)
   local at = records.client(r) or ""
   local address = at:match("^%[?(.-)%]?:%d+$")
-  return at == wanted or address == wanted
+  return at == wanted or address == (wanted:match("^%[(.*)%]$") or wanted)
+end
+
+-- What no record can have finds nothing, and an operator would take that for "there was none".
+local function check_client(text)
+  local bare = text:match("^%[(.-)%]:%d+$") or text:match("^%[(.*)%]$") or text:match("^([%d.]+):%d+$") or text
+  if not (bare:find("^%d+%.%d+%.%d+%.%d+$") or bare:find("^%x*:%x*:[%x:.]*$")) then
+    report.usage("--client is an address: 10.0.0.7, 10.0.0.7:51234, ::1 or [::1]:51234")
+  end
 end
 
 local function wanted(opt, since, until_)
@@ -50,6 +58,8 @@ local function run(_, opt, ctx)
   local host, time = ctx.host, require "time"
   local since, until_ = span_of(opt, time.wall_ms())
   if opt.summary and (opt.follow or opt.newest) then report.usage("--summary counts what is there: without --follow and --newest") end
+  if opt.client then check_client(opt.client) end
+  if opt.host then opt.host = opt.host:lower() end
   if opt.after and opt.newest then report.usage("--after and --newest are two ways to say where to begin: name one") end
   db.open(ctx)
   local newest = not (ctx.json or opt.summary or opt.since or opt["until"] or opt.after) and NEWEST or nil

@@ -531,6 +531,10 @@ def test_clients(t):
     assert len(shown.splitlines()) == 1 and f"from {mine}" in shown, shown
     assert len(s.cli("log", "--json", "--client", "127.0.0.1").stdout.splitlines()) == len(s.records())
     assert s.cli("log", "--client", "127.0.0.2").stdout == "" and s.cli("log", "--client", mine + "1").stdout == ""
+    for no_address in ("127.0.0", "127.0.0.1:", "10.0.0.0/8", "laptop", "[::1"):
+        r = s.cli("log", "--client", no_address, check=False)
+        assert r.returncode == 2 and "is an address" in r.stderr, (no_address, r.stderr)
+    assert s.cli("log", "--host", "API.test").stdout == s.cli("log", "--host", "api.test").stdout != ""
     s.stop()
     flags = ["--listen", "127.0.0.1:0"]
     try:
@@ -548,6 +552,7 @@ def test_clients(t):
             assert b" 407 " in sock.recv(4096)
             mine = name_of(sock)
         assert s.wait_record({"client": mine})["listener"] == f"{host}:{port}"
+        assert f"from {mine}" in s.cli("log", "--client", host).stdout
 
 
 def test_soon(t):
