@@ -191,11 +191,14 @@ def test_env_placeholder(t):
     """a placeholder stands in the sandbox, the credential goes upstream, and the placeholder never does"""
     t.need("curl")
     s, env, _ = start(t, credential={"name": "www", "type": "bearer", "host": "www.test", "env": "WWW_TOKEN",
-                                     "secrets": {"token": TOKEN}})
+                                     "secrets": {"token": TOKEN}, "fields": {"scrub": "off"}})
     placeholder = env["WWW_TOKEN"]
     assert placeholder and placeholder != TOKEN
     out = run(["curl", "-sS", "-H", f"Authorization: Bearer {placeholder}", "https://www.test/whoami"], env)
     assert out == f"auth=Bearer {TOKEN} key= host=www.test method=GET\n", out
+    s.cli("credential", "set", "www", "scrub=text")      # as it is unless said: what the server repeats is the placeholder again
+    out = run(["curl", "-sS", "-H", f"Authorization: Bearer {placeholder}", "https://www.test/whoami"], env)
+    assert out == f"auth=Bearer {placeholder} key= host=www.test method=GET\n", out
 
 
 def serve_websockets(t, s, handler):

@@ -14,9 +14,10 @@ import time
 import sallyport
 from real import wait
 
-API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-fault-1"}}
+# scrub=off: the upstream repeats each request, and more than ten hits in a minute would be too many
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-fault-1"}, "fields": {"scrub": "off"}}
 OAUTH = {"name": "cc", "type": "oauth_client_credentials", "host": "api.test",
-         "fields": {"token_url": "https://auth.test/token", "client_id": "id"}, "secrets": {"client_secret": "canary-fault-2"}}
+         "fields": {"scrub": "off", "token_url": "https://auth.test/token", "client_id": "id"}, "secrets": {"client_secret": "canary-fault-2"}}
 
 
 def auth_server(t, s, reply=None, **spec):

@@ -129,7 +129,7 @@ class TokenServer:
 def scripted(t, workers=1, serve=True, server=None, **more):
     s, up = t.proxy(workers=workers, serve=False)
     server = server or TokenServer(t)
-    s.credential({"name": "acc", "type": "oauth_authorization_code", "host": "api.test", "address": "127.0.0.0/8", "fields": server.fields(**more)})
+    s.credential({"name": "acc", "type": "oauth_authorization_code", "host": "api.test", "address": "127.0.0.0/8", "fields": {**server.fields(**more), "scrub": "off"}})   # its upstream repeats each request
     if serve:
         s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
     return s, up, server
