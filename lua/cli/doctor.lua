@@ -343,11 +343,11 @@ local function credentials(_, say)
     end
     local pol = record and policies.load(record.type)
     for _, s in ipairs(record and record.short or {}) do
-      warn(WARN, ("%s: %s is %s, so %s searched for it"):format(name, s.name, s.heads and "under 16 bytes" or "under 8 bytes",
+      say("credentials", WARN, ("%s: %s is %s, so %s searched for it"):format(name, s.name, s.heads and "under 16 bytes" or "under 8 bytes",
         s.heads and "no answer's body is" or "no answer is"), "a longer secret, where the API has one")
     end
     if record and (record.scrub == "head" or record.scrub == "off") then
-      warn(WARN, ("%s: no answer's body is searched for its secret (scrub=%s)"):format(name, record.scrub),
+      say("credentials", WARN, ("%s: no answer's body is searched for its secret (scrub=%s)"):format(name, record.scrub),
         ("sallyport credential set %s scrub=text"):format(name))
     end
     local host, why = suffixes.first(record and record.hosts)
