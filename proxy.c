@@ -6283,9 +6283,31 @@ conn_fault(struct conn *c, const struct filter_fault *why)
 	conn_begin_answer(c);
 }
 
+/* Gathers a held body. Once it is whole, head and body go on, without what was attached. `h`: the head, as long
+ * as it is there; else NULL. False: the body is not whole, or the conn has left CONN_RELAY. */
+static bool
+conn_gather_answer(struct conn *c, struct http_head *h)
+{
+	static struct http_head head;   /* dead before this returns */
+	struct req *r = c->req;
+	enum flow_io io = conn_pump(c, &r->down_flow);
+
+	if (io != FLOW_DONE)
+		return io != FLOW_WAIT && conn_upstream_gone(c, 502, "closed the connection within its answer");
+	if (!scrub_body(r->back, &r->answer, &r->tally)) {
+		conn_fault(c, scrub_fault(&c->req->tally));
+		return false;
+	}
+	if (h == NULL && http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, h = &head) <= 0)
+		return conn_close(c, true);
+	if (!conn_put_head(c, h))
+		return conn_close(c, true);
+	return r->answer_begun = true;
+}
+
 /* A whole final head is in up_bytes. */
 static bool
-conn_begin_down(struct conn *c, const struct http_head *h)
+conn_begin_down(struct conn *c, struct http_head *h)
 {
 	struct req *r = c->req;
 	enum scrub_way way;
@@ -6322,29 +6344,9 @@ conn_begin_down(struct conn *c, const struct http_head *h)
 		flow_init(&r->down_flow, &r->up->peer, NULL, BODY_LENGTH, h->length, false);
 		r->down_flow.into = &r->answer;
 		r->answer_held = true;
-		return false;
+		return conn_gather_answer(c, h);
 	}
 	if (!conn_put_head(c, h))
-		return conn_close(c, true);
-	return r->answer_begun = true;
-}
-
-/* Gathers a held body. Once it is whole, head and body go on, without what was attached. False: it is not
- * whole, or the conn has left CONN_RELAY. */
-static bool
-conn_gather_answer(struct conn *c)
-{
-	static struct http_head head;   /* dead before this returns */
-	struct req *r = c->req;
-	enum flow_io io = conn_pump(c, &r->down_flow);
-
-	if (io != FLOW_DONE)
-		return io != FLOW_WAIT && conn_upstream_gone(c, 502, "closed the connection within its answer");
-	if (!scrub_body(r->back, &r->answer, &r->tally)) {
-		conn_fault(c, scrub_fault(&c->req->tally));
-		return false;
-	}
-	if (http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, &head) <= 0 || !conn_put_head(c, &head))
 		return conn_close(c, true);
 	return r->answer_begun = true;
 }
@@ -6446,7 +6448,7 @@ conn_step_relay(struct conn *c)
 			break;
 		}
 	if (c->state == CONN_RELAY && r->answer_held && !r->answer_begun)
-		conn_gather_answer(c);
+		conn_gather_answer(c, NULL);
 	if (c->state != CONN_RELAY)
 		return true;
 	if (r->answer_begun) {
@@ -11484,10 +11486,19 @@ scrub_scan_start(struct scrub_scan *z, const struct scrub *s, const struct scrub
 {
 	*z = (struct scrub_scan){.s = s, .t = t, .in = in, .end = end, .begun = in.n};
 	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++) {
-		const char *p = in.n != 0 ? memchr(in.p, scrub_escape[k], in.n) : NULL;
+		const char *p = in.n != 0 && k != SCRUB_TWICE ? memchr(in.p, scrub_escape[k], in.n) : NULL;
 
-		z->escape[k] = p != NULL ? (size_t)(p - in.p) : in.n;
+		z->escape[k] = k == SCRUB_TWICE ? z->escape[SCRUB_PERCENT] : p != NULL ? (size_t)(p - in.p) : in.n;
 	}
+}
+
+/* May a value have this gram? */
+static inline bool
+scrub_known(const struct scrub_table *t, uint32_t key)
+{
+	uint32_t h = scrub_hash(key);
+
+	return (t->bloom[h / 64] >> h % 64 & 1) != 0;
 }
 
 /* Compares the text with all values that have this gram at in.p[from], read in that coding, and notes the
@@ -11497,7 +11508,7 @@ scrub_try(struct scrub_scan *z, uint32_t key, size_t from, unsigned coding, bool
 {
 	uint32_t h = scrub_hash(key);
 
-	if ((z->t->bloom[h / 64] >> h % 64 & 1) == 0)
+	if (!scrub_known(z->t, key))
 		return;
 	for (unsigned g = z->t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)]; g != 0; g = z->t->gram[g - 1].next) {
 		const struct scrub_gram *gram = &z->t->gram[g - 1];
@@ -11588,7 +11599,8 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 				first = k;
 		stop = z->escape[first] + SCRUB_GRAM < z->in.n ? z->escape[first] + SCRUB_GRAM : z->in.n;
 		for (; hit->n == 0 && z->sample + SCRUB_GRAM <= stop; z->sample += z->t->step)
-			scrub_try(z, scrub_key(z->in.p + z->sample), z->sample, SCRUB_RAW, true, hit);
+			if (scrub_known(z->t, scrub_key(z->in.p + z->sample)))
+				scrub_try(z, scrub_key(z->in.p + z->sample), z->sample, SCRUB_RAW, true, hit);
 		if (hit->n != 0 || z->escape[first] == z->in.n)
 			break;
 		for (unsigned k = first; k <= (first == SCRUB_PERCENT ? SCRUB_TWICE : first); k++)
