@@ -14272,12 +14272,15 @@ scrub_is_text(struct slice type)
 static enum scrub_way
 scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_tally *tally, size_t *share, struct flow *f)
 {
-	struct slice coding = http_value(h, SLICE("content-encoding"));
-	bool strict = h->status == 206, text = scrub_is_text(http_value(h, SLICE("content-type")));
+	struct slice coding;
+	bool strict = h->status == 206, text;
 	const struct scrub_table *t;
 
-	if (s == NULL || (h->body == BODY_NONE && h->status != 101) || mode == SCRUB_HEAD || mode == SCRUB_OFF ||
-	    (mode == SCRUB_TEXT && !text && h->body == BODY_LENGTH && h->length > SCRUB_ANY_MAX))
+	if (s == NULL || (h->body == BODY_NONE && h->status != 101) || mode == SCRUB_HEAD || mode == SCRUB_OFF)
+		return SCRUB_PASSES;
+	coding = http_value(h, SLICE("content-encoding"));
+	text = scrub_is_text(http_value(h, SLICE("content-type")));
+	if (mode == SCRUB_TEXT && !text && h->body == BODY_LENGTH && h->length > SCRUB_ANY_MAX)
 		return SCRUB_PASSES;
 	if (!scrub_table(s, true, &t))
 		return SCRUB_FAILS;
