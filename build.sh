@@ -144,7 +144,7 @@ embed() {
 	: >"$rows"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folders in lua "lua/cli lua/help" policies; do
+		for folders in lua lua/web "lua/cli lua/help" policies; do
 			pack=$(printf %s "${folders%% *}" | tr / _) at=0
 			: >"build/slim/$pack.$$"
 			# shellcheck disable=SC2086  # a list of folders

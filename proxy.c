@@ -14566,6 +14566,11 @@ enum store_db {
 	DB_BUNDLE,
 	DB_AGENT,
 	DB_LEASE,
+	DB_USER,                /* from here on: of a later version than format 2's first */
+	DB_CLIENT,
+	DB_GATEWAY,
+	DB_GRANT,
+	DB_TOKEN,
 	STORE_DBS,
 };
 enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
@@ -14582,6 +14587,11 @@ static const struct {
 	[DB_BUNDLE] = {"bundle", BUMP_CONFIG, 'b'},
 	[DB_AGENT] = {"agent", BUMP_CONFIG, 'a'},
 	[DB_LEASE] = {"lease", BUMP_NONE, 0},           /* of one boot of one machine */
+	[DB_USER] = {"user", BUMP_CONFIG, 'u'},
+	[DB_CLIENT] = {"client", BUMP_CONFIG, 'l'},
+	[DB_GATEWAY] = {"gateway", BUMP_CONFIG, 'w'},
+	[DB_GRANT] = {"grant", BUMP_CONFIG, 'g'},
+	[DB_TOKEN] = {"token", BUMP_NONE, 0},           /* counts while its grant is listed */
 };
 
 /* The store's own entries in meta begin with a byte that no record's key begins with. Counters:
@@ -16611,21 +16621,24 @@ store_check_length(void)
 	return store_fail(STORE_DAMAGED, "store/data.mdb", "is cut short", -1);
 }
 
-/* Handles are opened in a read transaction, which does not wait for a stopped writer. */
+/* Handles are opened in a read transaction, which does not wait for a stopped writer. A store of an
+ * earlier version lacks the newer databases: only then a second transaction makes them. */
 static enum store_err
 store_dbis_open(void)
 {
 	MDB_txn *txn;
-	int rc = mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn);
+	int rc = MDB_NOTFOUND;
 
-	if (rc != 0)
-		return store_fail_rc(rc, "store");
-	for (int i = 0; i < STORE_DBS && rc == 0; i++)
-		rc = mdb_dbi_open(txn, store_dbs[i].name, 0, &store.dbi[i]);
-	if (rc == 0)
-		rc = mdb_txn_commit(txn);
-	else
-		mdb_txn_abort(txn);
+	for (unsigned make = 0; rc == MDB_NOTFOUND && make <= MDB_CREATE; make += MDB_CREATE) {
+		if ((rc = mdb_txn_begin(store.env, NULL, make != 0 ? 0 : MDB_RDONLY, &txn)) != 0)
+			break;
+		for (int i = 0; i < STORE_DBS && rc == 0; i++)
+			rc = mdb_dbi_open(txn, store_dbs[i].name, i < DB_USER ? 0 : make, &store.dbi[i]);
+		if (rc == 0)
+			rc = mdb_txn_commit(txn);
+		else
+			mdb_txn_abort(txn);
+	}
 	return rc == 0 ? STORE_OK : store_fail_rc(rc, "store");
 }
 

@@ -314,6 +314,18 @@ function M.folder(s)
   return s
 end
 
+--- How the world reaches the door: a scheme, a host and perhaps a port; the issuer's name (RFC 8414 2), so nothing behind.
+function M.public_url(s)
+  local url = require("http").parse_url((s:gsub("/$", "")))
+  local host = url and require("errors").host(url.host)
+  local usual = url and url.port == (url.scheme == "https" and 443 or 80)
+  if not url or s:find("[?#@]") or (s:gsub("/$", "")):find("[^/]/[^/]") or s:find("%s") then return nil, "it is https://box.example.org, without a path" end
+  if url.scheme == "http" and host ~= "localhost" and host ~= "127.0.0.1" and host ~= "[::1]" then
+    return nil, "it begins with https://; http is for this machine alone"
+  end
+  return ("%s://%s%s"):format(url.scheme, host, usual and "" or ":" .. url.port)
+end
+
 -- ---- settings ------------------------------------------------------------------------------------
 
 --- A short text that a person gives for other people: a label, a note.
@@ -364,6 +376,8 @@ M.setting_list = {
     help = "folder with the CA for clients; beside the data directory, or in it, when not set" },
   { name = "helpers", arg = "DIR", check = M.folder,
     help = "folder of the programs that credentials of type command may run" },
+  { name = "public-url", arg = "URL", check = M.public_url,
+    help = "how the world reaches the door; the issuer of its tokens: sallyport help door" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,
     help = "answer echo.sallyport.test inside the proxy, for the demo credential" },
 }

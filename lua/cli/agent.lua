@@ -82,6 +82,7 @@ local function list(_, _, ctx)
   local now = require("time").wall()
   local held, rows, out, shared, varied = tokens.by_agent(now), {}, report.array(), false, false
   for key, a, damaged in db.each("agent", "a/") do
+    if a and a.kind == "tenant" then goto tenant end     -- `tenant list` has them
     if not a or damaged then
       rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "", "" }
       out[#out + 1] = { name = key:sub(3), state = "damaged" }
@@ -94,6 +95,7 @@ local function list(_, _, ctx)
       shared, varied = shared or a.requests, varied or a.variables and next(a.variables) ~= nil
       out[#out + 1] = shape.agent(a, mine, now)
     end
+    ::tenant::
   end
   if ctx.json then
     ctx.out(report.json(out))
@@ -148,6 +150,7 @@ local function rotate(args, _, ctx)
   local token
   db.change(function()
     local record = db.need("agent", args[1])
+    tokens.refuse_tenant(record)
     if record.revoked then
       report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
     end

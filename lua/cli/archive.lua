@@ -26,7 +26,7 @@ local CHANGED = " is cut short or was changed: nothing was restored"
 local FORMAT, STORE_FORMAT = 1, 2
 local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
 local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 80   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
-local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent" }
+local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent", "user", "client", "gateway", "grant", "token" }
 local COUNTERS, DATAKEY_ENTRY, TABLE = "\1counters", "\1datakey", "\1table"
 
 local known = {}
@@ -173,7 +173,7 @@ end
 
 -- Empties what the backup replaces: all but the tokens and the store's own entries. Lists of changes are of format 1.
 local function clear(raw)
-  for _, db in ipairs { "policy", "credential", "bundle", "agent", "lease", "meta" } do
+  for _, db in ipairs { "policy", "credential", "bundle", "agent", "lease", "user", "client", "gateway", "grant", "meta" } do
     for key in entries(raw, db) do
       if not ours(key) or listing(db, key) or key:find("^\1change/") then put(raw, db, key, nil) end
     end

@@ -10,11 +10,12 @@ local function quote(text) return "'" .. text:gsub("'", [['\'']]) .. "'" end
 -- a file, a folder; nil: nobody can know.
 local stands_for = {
   AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", API = "preset", TYPE = "type", FILE = "file", DIR = "dir",
+  TENANT = "tenant", USER = "user", ROLE = "role", GATEWAY = "gateway", CLIENT = "client", CONNECTION = "connection",
   METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
 }
 -- NAME is one of the family's own.
 local own = { credential = "credential", agent = "agent", bundle = "bundle", policy = "policy", set = "setting", connect = "credential",
-  disconnect = "credential" }
+  disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key" }
 local begins = { add = true, new = true }    -- their NAME is new
 
 local function kind_of(word, first, verb)
@@ -425,7 +426,23 @@ local function presets_of()
   return list
 end
 
+-- Users, roles, keys and the like: the names that their listing shows.
+local function door(db, prefix, member)
+  return function(store)
+    local list = {}
+    for key, r in store.each(db, prefix) do list[#list + 1] = r and (member and r[member] or key:sub(#prefix + 1)) end
+    return list
+  end
+end
+
 local kinds = {
+  user = door("user", "u/"), role = door("user", "r/"), gateway = door("gateway", ""), client = door("client", "c/"), key = door("grant", "k/", "name"),
+  connection = door("grant", "g/"),
+  tenant = function(db)
+    local list = {}
+    for _, a in db.each("agent", "a/") do list[#list + 1] = a and a.kind == "tenant" and a.name or nil end
+    return list
+  end,
   setting = settings_of,
   preset = presets_of,
   agent = agents_of,
@@ -443,7 +460,7 @@ local function names(kind, ctx)
     return kinds[kind](db)
   end)
   for _, name in ipairs(ok and list or {}) do
-    if records.name(name) then ctx.out(name .. "\n") end
+    if records.name(name) or require("web.access").user_name(name) then ctx.out(name .. "\n") end
   end
   return 0
 end

@@ -69,11 +69,19 @@ function M.drop(agent, now, how)
   return ops
 end
 
+--- Ends the command for a tenant: people come in for it by the door, and no token of its own may.
+function M.refuse_tenant(record)
+  if record.kind == "tenant" then
+    report.fail(("'%s' is a tenant, and has no proxy token"):format(record.name), "sallyport key add NAME --tenant " .. record.name .. " --role viewer")
+  end
+end
+
 --- Makes and keeps one: the token. expires_at: Unix s | nil.
 function M.make(host, agent, label, expires_at, now)
   local token
   db.change(function()
     local record = db.need("agent", agent)
+    M.refuse_tenant(record)
     if record.revoked then report.fail(("'%s' is revoked"):format(agent), "sallyport agent add") end
     local ops, kept = M.drop(nil, now), nil
     token, kept = M.issue(host, agent, label, math.tointeger(expires_at), now, record.series)

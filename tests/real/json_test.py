@@ -158,6 +158,7 @@ def test_every_command(t):
     assert run("domain remove", "work", "docs.test")["domains"] == []
     run("bundle remove", "work")
     run("domain add", "default", "free.test")
+    door(s, run)
     for url in ("https://api.test/v1", "https://free.test/", "https://10.0.0.1/", "https://nowhere.test/"):
         run("explain", "GET", url)
     assert "domain add" in run("explain", "GET", "https://nowhere.test/")["try"]
@@ -222,11 +223,42 @@ def test_every_command(t):
     run("log", "--summary", cell="summary")
     assert run("status")["running"] is True
     assert run("credential test", "api", "https://api.test/v1")["status"] == 200
-    m.seen |= signed_in(t, m) | {"lua"}
+    m.seen |= signed_in(t, m) | {"lua", "connection show", "connection revoke"}
     for words in commands_of(s):
         assert words in COMMANDS or words == "lua", f"`sallyport help json` does not say what `{words}` answers"
         assert words in m.seen, f"`{words}` was not tried here"
     assert set(COMMANDS) <= m.seen, set(COMMANDS) - m.seen
+
+
+def door(s, run):
+    """tenants, users, roles, gateways, clients and keys; a connection needs a sign-in (door_test)"""
+    s.cli("set", "public-url", "https://box.test/")
+    assert run("tenant add", "acme", "WORKSPACE=wrk_1")["variables"] == {"WORKSPACE": "wrk_1"}
+    assert [x["name"] for x in run("tenant list")] == ["acme"]
+    added = run("user add", "Ada@example.org", "--tenant", "acme=member")
+    assert added["name"] == "ada@example.org" and added["link"].startswith("https://box.test/login?link=") and added["state"] == "invited"
+    s.canaries.append(added["link"].split(".")[-1])
+    assert run("role add", "editor", "--scope", "tools:read,entities:write")["scopes"] == ["tools:read", "entities:write"]
+    assert len(run("role list")) == 4
+    assert run("user set", "ada@example.org", "--tenant", "acme=editor", "--totp")["tenants"] == {"acme": "editor"}
+    assert run("gateway add", "tools", "https://tools.test/mcp", "--credential", "api", "--read", "get_*")["address"] == "https://box.test/mcp/tools"
+    assert run("gateway scope", "tools", "entities:write", "--tool", "create_*", "--says", "Create")["scopes"][0]["tools"] == ["create_*"]
+    run("gateway list")
+    client = run("client add", "ChatGPT", "--redirect", "https://chatgpt.test/cb")
+    assert client["secret"].startswith("sp_cs_")
+    assert [x["id"] for x in run("client list")] == [client["id"]]
+    key = run("key add", "ci", "--tenant", "acme", "--role", "viewer", "--scope", "tools:read", "--ttl", "7d")
+    assert key["token"].startswith("sk_") and "token" not in run("key list")[0]
+    s.canaries += [client["secret"], key["token"]]
+    assert run("key revoke", "ci") == {"removed": ["ci"]}
+    assert run("connection list") == []
+    for words in ("connection show", "connection revoke"):
+        value = json.loads(s.cli(*words.split(), "none", "--json", check=False).stdout)
+        assert "there is no connection" in value["error"]["message"], value
+    assert run("user list")[0]["totp"] is False and run("user disable", "ada@example.org")["state"] == "disabled"
+    for words, name in (("client remove", client["id"]), ("gateway remove", "tools"), ("role remove", "editor"), ("user remove", "ada@example.org"),
+                        ("tenant remove", "acme")):
+        assert run(words, name) == {"removed": [name]}
 
 
 def commands_of(s):

@@ -1529,6 +1529,29 @@ ids_stay_and_epochs_move_with_what_must_end(void)
 	CHECK(!same_id(&r, &s));
 }
 
+/* A store of the version before, which knew no users: its databases are made, and nothing else is touched. */
+static void
+databases_of_a_later_version_are_made(void)
+{
+	MDB_txn *txn;
+	MDB_dbi dbi;
+
+	fresh();
+	CHECK(put(DB_BUNDLE, "b", "{}", NULL, 0) == STORE_OK);
+	CHECK(mdb_txn_begin(store.env, NULL, 0, &txn) == 0);
+	for (int db = DB_USER; db < STORE_DBS; db++)
+		CHECK(mdb_drop(txn, store.dbi[db], 1) == 0);
+	CHECK(mdb_txn_commit(txn) == 0);
+	store_close();
+	CHECK(store_env_open(home) == STORE_OK);
+	CHECK(mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn) == 0);
+	CHECK(mdb_dbi_open(txn, "user", 0, &dbi) == MDB_NOTFOUND);
+	mdb_txn_abort(txn);
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
+	CHECK(read_err(DB_BUNDLE, "b") == STORE_OK && read_err(DB_USER, "u/x") == STORE_ABSENT);
+	CHECK(put(DB_USER, "u/x", "{}", NULL, 0) == STORE_OK && reopened(DB_USER, "u/x") == STORE_OK);
+}
+
 /* Turns the open store into one of format 1, as the version before wrote it: no table, a list of
  * changes, heads of 24 bytes. */
 static void
@@ -1810,6 +1833,7 @@ static const struct {
 	CASE(an_environment_that_failed_is_opened_again),
 	CASE(dead_readers_are_cleared),
 	CASE(derived_strings_are_stable_and_apart),
+	CASE(databases_of_a_later_version_are_made),
 	CASE(an_older_record_put_back_is_refused),
 	CASE(a_record_that_is_gone_is_no_absent_one),
 	CASE(older_nodes_of_the_table_put_back_with_a_record_are_refused),
