@@ -350,4 +350,27 @@ function M.find(rows, q)
   end
 end
 
+--- The rows that method, host and path meet, as far as can be told.
+function M.met(rows, q)
+  local out = {}
+  for row in each_met(rows, q) do out[#out + 1] = row end
+  return out
+end
+
+--- Does the request meet one of the rows by its own method, and however a server may read its path?
+function M.surely(rows, q)
+  local paths = spelt(q.readings())
+  for _, path in ipairs(paths or {}) do
+    local met = false
+    for _, row in ipairs(rows) do
+      met = met or (not row.methods or row.methods[q.method]) and covers_host(row, q.host) and matches(row, path)
+    end
+    if not met then return false end
+  end
+  return paths ~= nil and not q.websocket
+end
+
+-- For the rows of lua/seal.lua, which name calls in the same way.
+M.check_path, M.compile_methods, M.compile_host, M.ROWS_MAX = check_path, compile_methods, compile_host, ROWS_MAX
+
 return M

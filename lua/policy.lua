@@ -68,7 +68,7 @@ end
 local type_keys = {
   kind = "string", api = "integer", name = "string", title = "string", help = "string",
   fields = "table", strip = "table function", body = "table function", endpoints = "table", expired = "table",
-  validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function",
+  validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function", seal = "table",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
   targets = "table", carriers = "table", pure = "boolean", plain = "table function",
@@ -474,6 +474,13 @@ function Check:mint(given)
   return rows
 end
 
+-- A list of rows (lua/seal.lua), compiled.
+function Check:seal(given)
+  local rows, why, i, key = require("seal").compile(given)
+  if not rows then return self:fail(key, "seal " .. why, { "seal", i }) end
+  return rows
+end
+
 function Check:example_list(given, keys)
   if #given > EXAMPLES_MAX then return self:fail("examples", ("more than %d examples"):format(EXAMPLES_MAX)) end
   for k, ex in pairs(given) do
@@ -573,7 +580,8 @@ function Check:type(t, pol)
   pol.targets = t.targets and self:targets(t.targets)
   if self.why then return nil end
   pol.mint = self:mint(t.mint or {})
-  if not pol.mint then return nil end
+  pol.seal = pol.mint and self:seal(t.seal or {})
+  if not pol.seal then return nil end
   pol.examples = self:example_list(t.examples or {}, example_keys)
   if not pol.examples then return nil end
   -- A type that a person connects (lua/cli/authorization.lua): its refresh takes cred.grant, and connect(cred) answers how the
@@ -607,7 +615,7 @@ local kinds = { type = type_keys, match = match_keys, presets = presets_keys }
 M.key_tables = {
   type = type_keys, match = match_keys, presets = presets_keys, field = field_keys, split = member_keys, strip = strip_keys,
   carriers = carrier_keys, body = body_keys, stand_in = stand_in_keys, example = example_keys, state = state_keys,
-  preset_example = preset_example_keys, match_example = match_example_keys,
+  preset_example = preset_example_keys, match_example = match_example_keys, seal = require("seal").keys,
 }
 
 function Check:table(t)

@@ -1,6 +1,6 @@
 --- The table of policies/presets.lua, checked when it is compiled. presets.lua asks it.
 -- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
--- carriers = { headers, query, body }, within = list, mint = compiled rows, make, test, test_headers, note,
+-- carriers = { headers, query, body }, within = list, mint and seal = compiled rows, make, test, test_headers, note,
 -- with, without_mint = maps of variables, file, files = list of hosts }.
 local M = {}
 
@@ -9,7 +9,7 @@ local PRESETS_MAX = 500   -- of one file; its size is bounded too
 local keys = {
   name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
   fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
-  carriers = "table", within = "table", mint = "table", make = "string", test = "string", test_headers = "table", note = "string",
+  carriers = "table", within = "table", mint = "table", seal = "table", make = "string", test = "string", test_headers = "table", note = "string",
   with = "table", without_mint = "table", file = "string", files = "table",
 }
 
@@ -121,6 +121,11 @@ local parts = {
     p.mint, why = require("mint").compile(given.mint or {})
     return p.mint and true or nil, "mint " .. tostring(why)
   end,
+  function(p, given)
+    local why, i, key
+    p.seal, why, i, key = require("seal").compile(given.seal or {})
+    return p.seal and true or nil, "seal " .. tostring(why), { "seal", i }, key
+  end,
 }
 
 local lists = { "hosts", "paths", "methods", "env", "within", "files" }
@@ -142,8 +147,10 @@ local function compile_one(check, given, name, i)
     if not p[key] then return nil end
   end
   for _, part in ipairs(parts) do
-    local ok, why = part(p, given)
-    if not ok then return check:fail(nil, ("preset '%s': %s"):format(name, tostring(why)), at) end
+    local ok, why, within, key = part(p, given)
+    if not ok then
+      return check:fail(key, ("preset '%s': %s"):format(name, tostring(why)), within and { "presets", i, within[1], within[2] } or at)
+    end
   end
   p.carriers = check:carriers(given.carriers or {})
   p.rows = given.rows and copied(given.rows)  -- what they mean is said where a credential with rows is kept

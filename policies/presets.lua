@@ -19,6 +19,7 @@
 --   within        paths below which one segment holds several names, its slashes as "%2F": --path with plain slashes
 --                 covers that, too
 --   mint          calls that answer with further credentials, refused unless mint=allow (rows as in lua/mint.lua)
+--   seal          calls whose answer's credentials are sealed (rows as in lua/seal.lua)
 --   file          "kubeconfig": what `credential sandbox-file` writes for it
 --   files         hosts to which the API's answers lead, with addresses that are signed, or where its libraries read their
 --                 configuration: opened for reading when the credential is added, without it: its token would be refused
@@ -26,7 +27,7 @@
 --   make          where the key is made
 --   test          what `credential test` reads; {host} and {FIELD} are filled in. test_headers go with it
 --   note          what else a person should know
--- files are domain entries from then on. carriers, within and mint are looked up here for each credential that was added with the preset, so that a change of this
+-- files are domain entries from then on. carriers, within, mint and seal are looked up here for each credential that was added with the preset, so that a change of this
 -- file is in force for those that exist. The rest is copied into the credential when it is added.
 
 local UUID = "{8:hex}-{4:hex}-4{3:hex}-a{3:hex}-{12:hex}"

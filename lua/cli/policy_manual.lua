@@ -170,6 +170,12 @@ path =, query =, body = { words }, what = "an API key" }; "*" stands for somethi
 rest. Or a function(req, cred) that returns what would be made, or nil.
     mint = { { method = "POST", path = "/v1/keys/*", what = "an API key" } }
 
+## type.seal
+Calls whose answer holds a further credential that the agent may use, and not have: rows, see `policy help seal`. Such a member is
+replaced by a text that this proxy alone opens, for this agent and this credential's hosts. A call that rows of `mint` have, too,
+is sealed where the credential says mint=seal, or the row default = true. Presets have the same key.
+    seal = { { method = "POST", path = "/v1/sessions", members = { "token" }, ttl = "expires_in" } }
+
 ## type.env
 What the agent's environment gets: name, the variable that holds the placeholder; shape, the placeholder's; with, further
 variables; more, further placeholders by variable.
@@ -206,6 +212,45 @@ What each request must come to: see `policy help example`. They run at every `po
     fields = { { name = "key", secret = true } },
     apply = function(req, cred) req.headers:set("x-key", cred.key) end,
     examples = { { cred = { key = "k1" }, want = { headers = { ["x-key"] = "k1" } } } }
+
+# seal  The keys of a row of `seal`
+A row of `seal` in a type or preset names a call, what of its answer is a secret, and where the text that takes its place opens.
+
+## seal.method, seal.host, seal.path, seal.what
+The call, as in `mint`: `what` may be left out.
+    seal = { { method = { "GET", "POST" }, host = "auth.acme.test", path = "/token/*", what = "a bearer", members = { "token" } } }
+
+## seal.members, seal.optional
+What is sealed. A JSON path with "/" between its steps ("~1" is a slash in a name, "*" each element of a list), form=NAME, header=NAME or
+cookie=NAME. A 2xx must have all of `members`, of a list within the list one at least, else the agent gets 502 seal_failed and no
+secret; `optional` ones are sealed where they are. An answer is read whole for it, and is at most 1 MiB.
+    seal = { { method = "POST", path = "/a", members = { { "token", "access_token" }, "keys/*/value", "header=X-Session" },
+      optional = { "refresh_token", "form=access_token", "cookie=sid" } } }
+
+## seal.ttl
+The member that says how long the secret lives: seconds, a Unix time or RFC 3339; or a number of seconds. Without one: an hour. The text
+opens for a day at most (`set seal-max`), and no longer than one that was opened for the request.
+    seal = { { method = "POST", path = "/a", members = { "t" }, ttl = "data/expires_in" }, { path = "/b", members = { "t" }, ttl = 900 } }
+
+## seal.opens
+Where a request may bear the text: authorization (any scheme, either half of Basic; this alone where the key is left out), header=NAME,
+query=NAME, form=NAME, json=/a/b. Anywhere else it goes on as the worthless text that it is. At most 4 open in one request.
+    seal = { { path = "/a", members = { "refresh_token" }, opens = { "authorization", "form=refresh_token", "json=/auth/token" } } }
+
+## seal.hosts
+Hosts where it opens beside the credential's own, exact or "*.example.com". There nothing of the credential itself is attached; its ports,
+methods and paths count there too. (`credential set NAME --seal-host H` adds to them.)
+    seal = { { host = "auth.acme.test", path = "/token", members = { "token" }, hosts = { "registry.acme.test" } } }
+
+## seal.shape, seal.prefix
+What the text looks like, for clients that look: shape = "jwt" keeps a JWT's header and claims, and seals its signature; prefix stands before
+the text.
+    seal = { { path = "/a", members = { "jwt" }, shape = "jwt" }, { path = "/b", members = { "token" }, prefix = "ghs_" } }
+
+## seal.default
+true: sealed although a row of `mint` has the call, too, and nobody said mint=seal. For a secret that can do no more than the credential.
+    mint = { { method = "POST", path = "/**", what = "a key" } },
+    seal = { { method = "POST", path = "/uploads/*/token", members = { "token" }, default = true } }
 
 # field  The keys of a field
 A field is a table in `fields`. cred.NAME is its value; what was not given and has no default is nil.

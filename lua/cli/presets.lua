@@ -147,10 +147,13 @@ end
 
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
-    placeholder = p.placeholder, make = p.make, file = p.file, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { }, mint = report.array() }
+    placeholder = p.placeholder, make = p.make, file = p.file, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { },
+    mint = report.array(), seal = report.array() }
   for _, k in ipairs { "hosts", "paths", "methods", "env", "within", "files" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
-  for i, row in ipairs(p.mint) do out.mint[i] = { call = row_text(row.given), what = row.what } end
+  for _, k in ipairs { "mint", "seal" } do
+    for i, row in ipairs(p[k]) do out[k][i] = { call = row_text(row.given), what = row.what } end
+  end
   return out
 end
 
@@ -192,9 +195,13 @@ local function one(ctx, p)
     stripped[#stripped + 1] = text
   end
   lines("stripped", stripped)
-  local mint = {}
-  for i, row in ipairs(p.mint) do mint[i] = ("%s: %s"):format(row_text(row.given), row.what) end
-  lines("refused", mint)
+  local function calls(list)
+    local out = {}
+    for i, row in ipairs(list) do out[i] = ("%s: %s"):format(row_text(row.given), row.what) end
+    return out
+  end
+  lines("refused", calls(p.mint))
+  lines("sealed", calls(p.seal))
   lines("test", { p.test })
   lines("make a key", { p.make })
   lines("note", { p.note })

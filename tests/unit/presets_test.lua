@@ -38,6 +38,8 @@ local cases = {
     refused("presets = { { name = 'a', type = 'bearer', hosts = { 'a.test' }, make = 'x' } }", "title")
     refused(("presets = { { %s, hots = {} } }"):format(row), "no key 'hots'")
     refused(("presets = { { %s, mint = { { path = '/a' } } } }"):format(row), "preset 'a': mint row 1")
+    refused(("presets = { { %s, seal = { { path = '/a' } } } }"):format(row), "preset 'a': seal row 1 does not say which members")
+    refused(("presets = { { %s,\n seal = { { path = '/a', members = { 't' },\n shape = 'x' } } } }"):format(row), "presets.lua:3: preset 'a': seal row 1 has a shape")
     refused(("presets = { { %s, env = { 'PATH' }, placeholder = '{32}' } }"):format(row), "PATH")
     refused(("presets = { { %s, env = { 'A_KEY' } } }"):format(row), "shape")
     refused(("presets = { { %s, placeholder = '{3}' } }"):format(row), "random")

@@ -1,0 +1,278 @@
+--- Secrets that an API hands out, and that its answer holds as sealed texts: which calls, which members, where such a text
+-- opens. A type or a preset lists them as rows; the texts themselves are made and opened in C (proxy.c, seal).
+--   method, host, path   the call, as in the rows of lua/mint.lua
+--   what       what it makes, for messages
+--   members    what of the answer is a secret. All of them are in a 2xx; of an inner list, one at least:
+--                "token", "data/token", "items/*/key", "json=/a/b"   a JSON path; "*" stands for each element of a list
+--                "form=NAME", "header=NAME", "cookie=NAME"
+--   optional   the same, where the answer may lack them
+--   ttl        where the answer says how long the secret lives: a JSON path, form=NAME or header=NAME; or a number, in s
+--   opens      where a request may bear the text: "authorization" (alone, where it is absent), "header=NAME", "query=NAME",
+--              "form=NAME", "json=/a/b"
+--   hosts      where it opens beside the credential's own hosts: exact or "*.example.com"
+--   shape      "jwt": header and claims stay; prefix: what the text begins with
+--   default    true: sealed although the rows of `mint` have the call, too, and nobody said mint=seal
+local mint = require "mint"
+local M = {}
+
+M.TTL = 3600            -- s that a secret lives whose answer does not say
+M.TTL_MOST = 86400      -- s that any sealed text opens, unless `set seal-max` says otherwise
+local MEMBERS_MAX = 16  -- of a row
+local DEPTH_MAX = 8     -- segments of a JSON path
+local NAME_MAX = 128    -- bytes of a name
+local HOSTS_MAX = 32
+
+local keys = {
+  method = true, host = true, path = true, what = true, members = true, optional = true, ttl = true, opens = true, hosts = true,
+  shape = true, prefix = true, default = true,
+}
+M.keys = keys
+
+-- ---- compiling -----------------------------------------------------------------------------------
+
+-- "a/*/b" or "/a/*/b" as C has it, a NUL behind each step; "~1" is a slash in a name, "~0" a tilde (RFC 6901). nil: it is none.
+local function json_path(text, stars)
+  local path = {}
+  for segment in (text:sub(1, 1) == "/" and text or "/" .. text):gmatch("/([^/]*)") do
+    if segment == "" or #segment > NAME_MAX or segment:find("%c") or segment:find("~[^01]") or segment:find("~$") then return nil end
+    if segment ~= "*" and segment:find("*", 1, true) or segment == "*" and not stars then return nil end
+    path[#path + 1] = segment:gsub("~1", "/"):gsub("~0", "~")
+  end
+  return #path <= DEPTH_MAX and path[1] ~= nil and table.concat(path, "\0") .. "\0" or nil
+end
+
+local function field_name(name)
+  local lower, why = require("records").header_name(name)
+  if lower == "set-cookie" then return nil, "is a cookie: cookie=NAME" end
+  return lower, why and "has no name of a header that an answer gives"
+end
+
+local function plain_name(name)
+  return #name <= NAME_MAX and name:find("^[^%c%s&=;,]+$") and name or nil, "has no name"
+end
+
+local kinds = {
+  json = function(text, stars) return json_path(text, stars), "is no JSON path: token, data/token, items/*/token" end,
+  header = field_name, cookie = plain_name, form = plain_name, query = plain_name,
+}
+
+-- "header=X-Token" -> { "header", "x-token" }; without a kind, or with "json=", a JSON path.
+local function compile_place(text, allowed, stars)
+  if type(text) ~= "string" or text == "" then return nil, "is no text" end
+  local kind, name = text:match("^(%a+)=(.*)$")
+  if not kind then kind, name = "json", text end
+  if not allowed[kind] then return nil, ("has no kind '%s': there is %s"):format(kind, allowed.said) end
+  local compiled, why = kinds[kind](name, stars)
+  if not compiled then return nil, why end
+  return { kind, compiled }
+end
+
+-- A list, checked to be one: each item goes through compile(item). nil, why
+local function compile_list(given, what, most, compile)
+  if type(given) ~= "table" or #given == 0 then return nil, ("has %s that are no list"):format(what) end
+  local out = {}
+  for i, item in ipairs(given) do
+    local ok, why = compile(item)
+    if not ok then return nil, ("has %s of which '%s' %s"):format(what, tostring(item):sub(1, 60), why) end
+    out[i] = ok
+  end
+  for k in pairs(given) do
+    if math.type(k) ~= "integer" or k < 1 or k > #out then return nil, ("has %s that are no list"):format(what) end
+  end
+  if #out > most then return nil, ("has more than %d %s"):format(most, what) end
+  return out
+end
+
+local of_answer = { json = true, form = true, header = true, cookie = true, said = "a JSON path, form=, header= and cookie=" }
+local of_end = { json = true, form = true, header = true, said = "a JSON path, form= and header=" }
+local of_request = { header = true, query = true, form = true, json = true,
+  said = "authorization, header=, query=, form= and json=" }
+
+local function member(text) return compile_place(text, of_answer, true) end
+
+-- Each with the group of which one at least is there; nil: it may lack.
+local function compile_members(given, optional)
+  local out, why = {}, nil
+  if given == nil then return nil, "does not say which members of the answer are secret (members)" end
+  local groups
+  groups, why = compile_list(given, "members", MEMBERS_MAX, function(item)
+    if type(item) == "table" then return compile_list(item, "alternatives", MEMBERS_MAX, member) end
+    local one, wrong = member(item)
+    return one and { one }, wrong
+  end)
+  if not groups then return nil, why, "members" end
+  for group, list in ipairs(groups) do
+    for _, m in ipairs(list) do out[#out + 1] = { m[1], m[2], group = group } end
+  end
+  local more = {}
+  if optional ~= nil then more, why = compile_list(optional, "optional members", MEMBERS_MAX, member) end
+  if not more then return nil, why, "optional" end
+  table.move(more, 1, #more, #out + 1, out)
+  if #out > MEMBERS_MAX then return nil, ("has more than %d members"):format(MEMBERS_MAX), "members" end
+  return out
+end
+
+local function compile_ttl(given)
+  if given == nil then return nil end
+  if math.type(given) == "integer" and given > 0 and given <= 366 * 86400 then return given end
+  if type(given) ~= "string" then return nil, "has a ttl that is no member of the answer, and no number of seconds" end
+  local place, why = compile_place(given, of_end, false)
+  return place, why and "has a ttl that " .. why
+end
+
+local function opening(text)
+  if type(text) == "string" and (text == "authorization" or text:lower() == "header=authorization") then return { "authorization" } end
+  if type(text) == "string" and not text:find("=", 1, true) then return nil, "is no place: there is " .. of_request.said end
+  return compile_place(text, of_request, false)
+end
+
+-- As a credential's hosts: a text each.
+local function host_text(given)
+  local host = mint.compile_host(given)
+  if not host then return nil, "is no host" end
+  return (host.below and "*." or "") .. host.name
+end
+
+-- What a sealed text names its row by: it stays while the call does. 31 bits; two rows of one list must differ.
+local function id_of(row)
+  local methods = {}
+  for m in pairs(row.methods or {}) do methods[#methods + 1] = m end
+  table.sort(methods)
+  local host = row.host and (row.host.below and "*." or "") .. row.host.name or ""
+  local hex = require("host").sha256_hex(table.concat({ table.concat(methods, ","), host, row.path }, "\n"))
+  return tonumber(hex:sub(1, 8), 16) & 0x7fffffff
+end
+
+local function compile_row(given)
+  if type(given) ~= "table" then return nil, "is not a table" end
+  for k in pairs(given) do
+    if not keys[k] then return nil, ("has no key '%s'%s"):format(tostring(k), require("policy").meant(k, keys)), k end
+  end
+  local row, why, key = { default = given.default }, nil, nil
+  if given.what ~= nil and (type(given.what) ~= "string" or given.what == "") then return nil, "has a `what` that is no text", "what" end
+  row.what = given.what or "a further credential"
+  row.methods, why = mint.compile_methods(given.method)
+  if why then return nil, why, "method" end
+  row.host, why = mint.compile_host(given.host)
+  if why then return nil, why, "host" end
+  row.path, why = mint.check_path(given.path)
+  if why then return nil, why, "path" end
+  row.members, why, key = compile_members(given.members, given.optional)
+  if why then return nil, why, key end
+  row.ttl, why = compile_ttl(given.ttl)
+  if why then return nil, why, "ttl" end
+  row.opens = { { "authorization" } }
+  if given.opens ~= nil then row.opens, why = compile_list(given.opens, "places (opens)", MEMBERS_MAX, opening) end
+  if why then return nil, why, "opens" end
+  row.hosts = {}
+  if given.hosts ~= nil then row.hosts, why = compile_list(given.hosts, "hosts", HOSTS_MAX, host_text) end
+  if why then return nil, why, "hosts" end
+  if given.shape ~= nil and given.shape ~= "jwt" then return nil, "has a shape that is not \"jwt\"", "shape" end
+  if given.prefix ~= nil and (type(given.prefix) ~= "string" or not given.prefix:find("^[%w_.-]+$") or #given.prefix > 32) then
+    return nil, "has a prefix that is not up to 32 letters, digits, '_', '-' and '.'", "prefix"
+  end
+  if given.shape and given.prefix then return nil, "has a shape and a prefix: one of them", "prefix" end
+  if given.default ~= nil and type(given.default) ~= "boolean" then return nil, "has a default that is not true or false", "default" end
+  row.shape, row.prefix, row.id = given.shape, given.prefix, id_of(row)
+  for _, place in ipairs(row.opens) do
+    if place[1] == "form" or place[1] == "json" then row.bodies = row.bodies or {}; row.bodies[place[1]] = true end
+  end
+  local methods = type(given.method) == "table" and table.concat(given.method, ", ") or given.method
+  row.given = { method = methods, host = given.host, path = given.path }  -- for people to read
+  return row
+end
+
+--- Rows as the pipeline wants them; copies, so that nothing a script does later changes them.
+-- nil, "row 3 has …", 3, the key.
+function M.compile(given)
+  local out, seen = {}, {}
+  for i, row in ipairs(given) do
+    local why, key
+    out[i], why, key = compile_row(row)
+    local twin = out[i] and seen[out[i].id]
+    if twin then out[i], why, key = nil, ("is the same call as row %d"):format(twin), "path" end
+    if not out[i] then return nil, ("row %d %s"):format(i, why), i, key end
+    seen[out[i].id] = i
+  end
+  for k in pairs(given) do
+    if math.type(k) ~= "integer" or k < 1 or k > #out then
+      return nil, ("is a list of rows: it has no key '%s'"):format(tostring(k))
+    end
+  end
+  if #out > mint.ROWS_MAX then return nil, ("has more than %d rows"):format(mint.ROWS_MAX) end
+  return out
+end
+
+-- ---- asking --------------------------------------------------------------------------------------
+
+--- The rows of a credential: those of its preset first, then its type's. nil: there are none.
+function M.rows_of(pol, preset)
+  local out, seen = {}, {}
+  for _, list in ipairs { preset and preset.seal or {}, pol.seal or {} } do
+    for _, row in ipairs(list) do
+      if not seen[row.id] then out[#out + 1] = row end
+      seen[row.id] = true
+    end
+  end
+  return out[1] and out or nil
+end
+
+--- The one that a sealed text names.
+function M.by_id(rows, id)
+  for _, row in ipairs(rows or {}) do
+    if row.id == id then return row end
+  end
+end
+
+--- Does a text of this row (nil: nobody knows it any more) open at this place, one of those that `opens` lists?
+function M.opens(row, at)
+  for _, place in ipairs(row and row.opens or { { "authorization" } }) do
+    if place[1] == at[1] and place[2] == at[2] then return true end
+  end
+  return false
+end
+
+--- Which bodies these rows look into: { form = true, json = true } | nil.
+function M.bodies(rows)
+  local out
+  for _, row in ipairs(rows or {}) do
+    for kind in pairs(row.bodies or {}) do out = out or {}; out[kind] = true end
+  end
+  return out
+end
+
+--- What becomes of a request: "seal", the rows it may meet | "refuse", what it would make | nil.
+-- mode: the credential's mint; `makes`: what the rows of `mint` say of it, or nil. q as mint.find has it.
+function M.judge(rows, mode, q, makes)
+  local met = rows and mode ~= "allow" and mint.met(rows, q) or {}
+  if not met[1] then return makes and "refuse" or nil, makes end
+  if mode == "refuse" or q.websocket then return "refuse", makes or met[1].what end
+  if not makes then return "seal", met end
+  local wanted = {}     -- those that stand against a row of `mint`
+  for _, row in ipairs(met) do
+    if mode == "seal" or row.default then wanted[#wanted + 1] = row end
+  end
+  if wanted[1] and mint.surely(wanted, q) then return "seal", met end
+  return "refuse", makes
+end
+
+--- What C is told of an answer to a request that may meet these rows: members as req:seal has them, and the seconds that a
+-- secret lives whose answer does not say. A row that is surely met says what must be there; what the others have is sealed
+-- where it is.
+function M.members(rows, q)
+  local out, sure, usual = {}, rows[1], M.TTL
+  for _, row in ipairs(rows) do
+    if mint.surely({ row }, q) then sure = row break end
+  end
+  for _, row in ipairs(rows) do
+    for _, m in ipairs(row.members) do
+      out[#out + 1] = { place = m[1], name = m[2], group = row == sure and m.group or nil, row = row.id, shape = row.shape, prefix = row.prefix }
+    end
+    if type(row.ttl) == "table" then out[#out + 1] = { place = row.ttl[1], name = row.ttl[2], row = row.id, ttl = true } end
+    if type(row.ttl) == "number" then usual = math.min(usual, row.ttl) end
+  end
+  if type(sure.ttl) == "number" and not rows[2] then usual = sure.ttl end
+  return out, usual
+end
+
+return M
