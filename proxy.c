@@ -1197,12 +1197,13 @@ watch_close(struct watch *w)
 /* -- jobs: what cannot be polled, or would hold up the loop. A lane runs the jobs of one owner in order
  * of submission, and those of several owners in turns: an agent with a thousand jobs holds up no other.
  * Name look-ups have threads of their own, so that a slow name server holds up no token. */
-enum job_lane { JOB_STORE, JOB_RESOLVE, JOB_VERIFY, JOB_READ, JOB_LANES };
+enum job_lane { JOB_READ, JOB_STORE, JOB_RESOLVE, JOB_VERIFY, JOB_HASH, JOB_LANES };
 static const unsigned job_threads[JOB_LANES] = {
 	[JOB_STORE] = 1,        /* LMDB has one writer anyway */
 	[JOB_RESOLVE] = 4,      /* getaddrinfo may take seconds: one dead zone must not stop the others */
 	[JOB_VERIFY] = 1,       /* certificates of upstreams: more would take the processor from the loops */
 	[JOB_READ] = 1,         /* large bodies: what is written to make one slow holds up the large alone */
+	[JOB_HASH] = 1,         /* passwords: half a second each */
 };
 #define JOB_STACK (256 * 1024)  /* glibc's resolver needs some 64 KiB of it, BearSSL less */
 
@@ -1459,6 +1460,7 @@ static void leaf_unref(struct leaf *l);
 static struct tls_ident *tls_ident_ref(struct tls_ident *id);
 static void tls_ident_unref(struct tls_ident *id);
 static struct slice tls_ident_tag(const struct tls_ident *id);
+static bool tls_ident_show(const struct tls_ident *id, br_ssl_server_context *cc);
 
 /* -- trust: verification of an upstream's certificate chain, and why a handshake failed. verify_step makes
  * a step of the engine, or lends the engine to a helper thread, which makes it: verify_take_back takes it
@@ -1586,6 +1588,9 @@ static int l_fail(lua_State *L, const char *code);
 static int l_answer(lua_State *L, bool b);
 static const char *l_message(lua_State *co);
 
+/* -- bind: request: does a field go on, of what the door hands on? */
+static bool door_passes(struct slice name);
+
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
@@ -1621,11 +1626,15 @@ struct endpoint {
 	uint16_t port;
 };
 
+/* Who is expected there: agents, or the world at the door. Each kind has workers of its own. */
+enum listener_kind { LISTEN_PROXY, LISTEN_GATEWAY, LISTEN_KINDS };
+
 struct listener {
 	struct watch watch;
 	struct endpoint at;     /* as bound: port 0 has become a number */
+	enum listener_kind kind;
+	bool tls;               /* from the first byte, with the operator's certificate for that kind */
 };
-
 
 /* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the
  * guard does not judge it. */
@@ -1644,6 +1653,9 @@ static struct {
 	size_t nallow;
 	struct connect_to to[NET_CONNECT_TO_MAX];
 	size_t nto;
+	enum listener_kind kind;        /* whom this process serves */
+	struct cidr trusted[NET_CIDRS_MAX];     /* `trusted-proxy`: who may speak plain HTTP to the door */
+	size_t ntrusted;
 } net;
 
 static socklen_t
@@ -1703,7 +1715,7 @@ net_keepalive(int fd)
 
 /* Adds to net.listeners; NULL or why not. */
 static const char *
-net_listen(const struct endpoint *at)
+net_listen(const struct endpoint *at, enum listener_kind kind, bool tls)
 {
 	struct listener *l = &net.listeners[net.nlisteners];
 	struct sockaddr_storage ss;
@@ -1725,7 +1737,7 @@ net_listen(const struct endpoint *at)
 		close(fd);
 		return why;
 	}
-	*l = (struct listener){.watch.fd = fd, .at = *at};
+	*l = (struct listener){.watch.fd = fd, .at = *at, .kind = kind, .tls = tls};
 	len = sizeof ss;
 	if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
 		net_endpoint((struct sockaddr *)&ss, &l->at);
@@ -1761,6 +1773,15 @@ net_is_own_listener(const struct endpoint *e)
 	return false;
 }
 
+static bool
+net_in(const struct cidr *list, size_t n, const struct addr *a)
+{
+	for (size_t i = 0; i < n; i++)
+		if (cidr_contains(&list[i], a))
+			return true;
+	return false;
+}
+
 /* NULL: may be dialled. `extra`: the CIDRs of the credential or domain entry that decided. */
 static const char *
 net_guard(const struct endpoint *e, const struct cidr *extra, size_t nextra)
@@ -1771,13 +1792,7 @@ net_guard(const struct endpoint *e, const struct cidr *extra, size_t nextra)
 		return NET_OWN;
 	if ((why = addr_guard(&e->addr)) == NULL)
 		return NULL;
-	for (size_t i = 0; i < net.nallow; i++)
-		if (cidr_contains(&net.allow[i], &e->addr))
-			return NULL;
-	for (size_t i = 0; i < nextra; i++)
-		if (cidr_contains(&extra[i], &e->addr))
-			return NULL;
-	return why;
+	return net_in(net.allow, net.nallow, &e->addr) || net_in(extra, nextra, &e->addr) ? NULL : why;
 }
 
 /* -- resolve: getaddrinfo on a helper thread. The job outlives a dial that gave up on it. */
@@ -2007,6 +2022,7 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
  * a connection only while bytes move. Keys, master secrets and read plaintext are wiped when they go.
  * TLS_CLOSED means that close_notify came; the end of the transport before it is a truncation. */
 #define TLS_SESSIONS      4096  /* agents' sessions, shared by all workers: 544 KiB as they fill */
+#define TLS_SESSIONS_DOOR 1024  /* of their own: the world drives out no agent's */
 #define TLS_SESSIONS_UP   1024  /* upstream sessions of a worker: more hosts than are ever busy */
 #define TLS_SESSION_LIFE  (24 * 3600)   /* seconds: the upper limit in RFC 5246 F.1.4 */
 #define TLS_SESSION_LIFE_UP 3600        /* an upstream's certificate is judged again hourly */
@@ -2035,6 +2051,7 @@ struct tls {
 	struct tls_bufs *bufs;          /* owned; NULL while parked */
 	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
+	struct tls_ident *own;          /* owned reference; server: the operator's certificate; NULL: a leaf */
 	struct tls_verify *verify;      /* owned; client, during the handshake */
 	struct watch *watch;            /* borrowed: see tls_lend; NULL: it is never lent */
 	uint32_t owner;                 /* whose it is (struct job) */
@@ -2051,7 +2068,9 @@ struct tls {
 _Static_assert(offsetof(br_ssl_server_context, eng) == 0 &&
     offsetof(br_ssl_client_context, eng) == 0, "the union's members share the engine");
 
-static struct session_table *sessions_agents;   /* shared by all workers */
+static struct session_table *sessions_agents;   /* shared by all workers of a kind */
+static struct session_table *sessions_door;     /* becomes sessions_agents of the door's workers */
+static struct tls_ident *tls_own[LISTEN_KINDS]; /* owned references; the operator's certificates */
 static struct session_table *sessions_up;       /* this worker's */
 
 /* -- templates: setting an engine up costs 37 us, copying one that is set up does not. They are
@@ -2163,7 +2182,8 @@ tls_init(void)
 	tls_alpn[0] = tls_alpn[TLS_ALPN_NONE - 1] = "http/1.1";
 	(void)mprotect(tls_alpn, n, PROT_READ);
 	tls_templates();
-	return (sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED)) != NULL;
+	return (sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED)) != NULL &&
+	    (sessions_door = session_table_new(TLS_SESSIONS_DOOR, MAP_SHARED)) != NULL;
 }
 
 static void
@@ -2182,6 +2202,8 @@ tls_worker_init(void)
 
 	if ((sessions_up = session_table_new(TLS_SESSIONS_UP, MAP_PRIVATE)) == NULL)
 		return false;
+	if (net.kind == LISTEN_GATEWAY)
+		sessions_agents = sessions_door;
 	session_table_lock(sessions_agents);    /* fork does not inherit locks */
 	timer_set(&sweep, clock_now() + TLS_SWEEP_MS, tls_sweep);
 	return true;
@@ -2342,21 +2364,22 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 	while (t->u.server.client_suites_num != 0 &&
 	    t->u.server.client_suites[t->u.server.client_suites_num - 1][0] == TLS_FILLER)
 		t->u.server.client_suites_num--;
-	return t->u.server.client_suites_num != 0 && leaf_show(&t->leaf, t->host, &t->u.server) &&
+	return t->u.server.client_suites_num != 0 &&
+	    (t->own != NULL ? tls_ident_show(t->own, &t->u.server) : leaf_show(&t->leaf, t->host, &t->u.server)) &&
 	    (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
 }
 
 static const br_ssl_server_policy_class policy_class = {sizeof(void *), policy_choose, NULL, NULL},
     *tls_policy = &policy_class;
 
-/* Agents' sessions are named by their id and the host of the tunnel. */
+/* Agents' sessions are named by their id and the host of the tunnel, or the certificate that was shown. */
 static struct tls *
 cache_name(br_ssl_server_context *server, const br_ssl_session_parameters *p)
 {
 	struct tls *t = OWNER(server, struct tls, u.server);
 
 	tls_sha256_join((const struct slice[]){{(const char *)p->session_id, sizeof p->session_id},
-	    slice_of(t->host)}, 2, t->name);
+	    slice_of(t->host), tls_ident_tag(t->own)}, 3, t->name);
 	return t;
 }
 
@@ -2390,7 +2413,7 @@ tls_check_hello(struct tls *t)
 
 	if (sni.n > 0 && sni.p[sni.n - 1] == '.')
 		sni.n--;
-	if (sni.n != 0 && !slice_eq_nocase(sni, slice_of(t->host)))
+	if (sni.n != 0 && t->own == NULL && !slice_eq_nocase(sni, slice_of(t->host)))
 		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
 	else if (t->u.eng.selected_protocol == TLS_ALPN_NONE)
 		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
@@ -2475,6 +2498,7 @@ tls_free(struct tls *t)
 	tls_detach(t);
 	verify_free(t->verify);
 	leaf_unref(t->leaf);
+	tls_ident_unref(t->own);
 	wipe(t, sizeof *t);
 	free(t);
 }
@@ -2507,14 +2531,17 @@ tls_new(struct slice host, bool is_client)
 	return t;
 }
 
-/* An agent's end of a tunnel to `host` (canonical; an address gets an iPAddress name). */
+/* An agent's end of a tunnel to `host` (canonical; an address gets an iPAddress name). `own`: a client's
+ * end of a listener with the operator's certificate, which any name is met by: `host` is only a label. */
 static struct tls *
-tls_accept(struct slice host)
+tls_accept(struct slice host, struct tls_ident *own)
 {
 	struct tls *t = tls_ca_loaded ? tls_new(host, false) : NULL;
 
 	if (t == NULL)
 		return NULL;
+	if ((t->own = tls_ident_ref(own)) != NULL)
+		tls_suites(&t->u.eng, TLS_SUITES_CLIENT);       /* its key may be RSA */
 	br_ssl_server_set_policy(&t->u.server, &tls_policy);
 	br_ssl_server_set_cache(&t->u.server, &tls_cache);
 	br_ssl_server_reset(&t->u.server);
@@ -4740,7 +4767,8 @@ enum conn_state {
 	CONN_CLOSED,
 };
 
-enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL };
+/* REQ_DOOR: came in at a gateway, and stays so where the door hands it on to the gateway's URL. */
+enum req_form { REQ_CONNECT, REQ_ABSOLUTE, REQ_ORIGIN, REQ_TUNNEL, REQ_DOOR };
 /* Of a tunnel whose bytes pass unread: what lua/hello.lua found in the client's ClientHello. HELLO_ANY: the
  * bytes are not looked at (any more). */
 enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
@@ -4787,7 +4815,9 @@ struct req {
 	int status;             /* of our own answer, or the upstream's */
 	char code[32];          /* X-Sallyport-Error; empty: no error */
 	struct buf answer;      /* owned; body of our own answer */
-	const char *answer_type; /* static */
+	const char *answer_type; /* static; NULL: it stands in `fields` */
+	struct buf target;      /* owned; a gateway's path and query, which stand in place of those that came */
+	struct buf fields;      /* owned; of any answer that the door gives or relays: "\r\nName: value" each */
 	int retry_after;        /* seconds; 0: not said */
 	bool close_after;
 	char dial_host[256];    /* from here to `sent`: what a kept decision says, copied as it is */
@@ -4865,6 +4895,7 @@ struct conn {
 	struct req *req;        /* owned; NULL between requests */
 	struct agent *agent;    /* whose connection this is; NULL: not known yet */
 	struct endpoint client; /* port 0: not known */
+	const struct listener *at; /* static; where it was accepted */
 	char host[256];         /* of the tunnel, canonical */
 	int port;
 	char token[65];         /* of the CONNECT */
@@ -4901,6 +4932,8 @@ req_new(struct conn *c)
 	r->conn = c;
 	buf_init(&r->body, 0);
 	buf_init(&r->answer, 256 * 1024);
+	buf_init(&r->fields, PEER_OUT_HEAD);
+	buf_init(&r->target, PEER_OUT_HEAD);
 	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
 	buf_init(&r->stripped_names, 8192);
 	/* For logs and error bodies: distinct, not secret. Steps through all 64-bit numbers from a random
@@ -4960,6 +4993,8 @@ req_free(struct req *r)
 	req_body_drop(r);
 	req_unclaim(r);
 	buf_free(&r->answer);
+	buf_free(&r->fields);
+	buf_free(&r->target);
 	buf_free(&r->stripped_query);
 	buf_free(&r->stripped_names);
 	buf_recycle(&r->bytes, FLOW_BUF_KEEP);
@@ -4983,7 +5018,7 @@ static const char *
 http_phrase(int status)
 {
 	static const struct { int status; const char *phrase; } phrases[] = {
-		{200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"},
+		{200, "OK"}, {201, "Created"}, {204, "No Content"}, {303, "See Other"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"},
 		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
 		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
 		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
@@ -5103,17 +5138,19 @@ req_parse_target(struct req *r)
 	    &r->head.to : &r->head.host;
 	int default_port;
 
-	r->form = c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
+	r->form = c->at->kind == LISTEN_GATEWAY ? REQ_DOOR : c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
 	    r->head.form == HTTP_ABSOLUTE ? REQ_ABSOLUTE : REQ_ORIGIN;
+	if (r->form == REQ_DOOR && r->head.form != HTTP_ORIGIN)
+		return req_bad(r, 421, "misdirected", "this is no proxy: requests come in origin form");
 	/* Also absolute https (old axios): the TLS is then ours. */
-	r->secure = c->tunnel ? c->secure : r->form == REQ_CONNECT || (r->form == REQ_ABSOLUTE && r->head.tls);
+	r->secure = r->form == REQ_DOOR ? c->at->tls : c->tunnel ? c->secure : r->form == REQ_CONNECT || (r->form == REQ_ABSOLUTE && r->head.tls);
 	default_port = r->secure ? 443 : 80;
 	r->port = c->tunnel ? c->port : to->port < 0 ? default_port : to->port;
 	if (r->form == REQ_CONNECT)
 		r->path = SLICE("");
 	if (c->tunnel && r->head.form == HTTP_AUTHORITY)
 		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
-	if (r->form == REQ_ORIGIN && to->host.p == NULL)
+	if (r->form >= REQ_ORIGIN && to->host.p == NULL && !c->tunnel)
 		return req_bad(r, 400, "bad_request", "Host is missing");
 	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
 		return false;
@@ -5125,7 +5162,7 @@ req_parse_target(struct req *r)
 	if (c->tunnel)
 		memcpy(r->host, c->host, sizeof r->host);
 	/* Beside absolute-form Host is ignored (RFC 9112 3.2.2). */
-	return r->form == REQ_ABSOLUTE || r->form == REQ_ORIGIN ||
+	return r->form == REQ_ABSOLUTE || r->form == REQ_ORIGIN || r->form == REQ_DOOR ||
 	    req_check_host(r, c->tunnel ? default_port : r->port);
 }
 
@@ -5142,7 +5179,7 @@ req_find_token(struct req *r)
 
 	if (r->form == REQ_TUNNEL)
 		memcpy(r->token, r->conn->token, sizeof r->token);
-	if (r->form == REQ_TUNNEL ||    /* two: which of them counts is not defined */
+	if (r->form == REQ_TUNNEL || r->form == REQ_DOOR ||     /* two: which of them counts is not defined */
 	    (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0))
 		return;
 	if (i < 0 && r->form == REQ_ORIGIN)
@@ -5540,11 +5577,12 @@ conn_upstream_event(struct upstream *u)
 }
 
 static void
-conn_new(int fd)
+conn_new(int fd, const struct listener *at)
 {
 	struct conn *c = calloc(1, sizeof *c);
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof ss;
+	struct addr client;
 
 	if (c == NULL) {
 		close(fd);
@@ -5554,7 +5592,8 @@ conn_new(int fd)
 		net_endpoint((struct sockaddr *)&ss, &c->client);
 	peer_init(&c->peer, fd, conn_ready);
 	c->id = ++conn_ids;
-	c->state = CONN_HEAD;
+	c->at = at;
+	c->state = at->tls ? CONN_HANDSHAKE : CONN_HEAD;
 	LIST_INSERT_HEAD(&conn_list, c, link);
 	conn_count++;
 	conn_unknown++;
@@ -5563,7 +5602,10 @@ conn_new(int fd)
 	net_keepalive(fd);
 	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
 	c->peer.watch.writable = true;
-	if (!watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
+	client = addr_unmapped(&c->client.addr);
+	if ((at->tls && (tls_own[at->kind] == NULL || (c->peer.tls = tls_accept(SLICE("own"), tls_own[at->kind])) == NULL)) ||
+	    (at->kind == LISTEN_GATEWAY && !at->tls && !net_in(net.trusted, net.ntrusted, &client)) ||
+	    !watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
 		conn_close(c, true);
 }
 
@@ -5575,7 +5617,7 @@ conn_evict_unknown(void)
 	struct conn *oldest = NULL;
 
 	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link))
-		if (c->counted_unknown && c->state == CONN_HEAD)
+		if (c->counted_unknown && (c->state == CONN_HEAD || c->state == CONN_HANDSHAKE))
 			oldest = c;
 	if (oldest != NULL)
 		conn_close(oldest, false);
@@ -5588,7 +5630,7 @@ conn_resume_accept(struct timer *t)
 {
 	(void)t;
 	for (size_t i = 0; !conn_draining && i < net.nlisteners; i++)
-		if (net.listeners[i].watch.fd >= 0)
+		if (net.listeners[i].watch.fd >= 0 && net.listeners[i].kind == net.kind)
 			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
 }
 
@@ -5605,7 +5647,7 @@ conn_accept(struct watch *w)
 		if (conn_unknown > conn_max / 10 + 16)
 			conn_evict_unknown();
 		if (conn_count < conn_max) {
-			conn_new(fd);
+			conn_new(fd, OWNER(w, struct listener, watch));
 			continue;
 		}
 		if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -5677,7 +5719,8 @@ conn_begin_answer(struct conn *c)
 		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
 	if (r->status != 204)
 		buf_addf(b, "\r\nContent-Length: %zu", r->answer.n);
-	if (r->answer.n != 0)
+	buf_addv(b, buf_slice(&r->fields));
+	if (r->answer.n != 0 && r->answer_type != NULL)
 		buf_addf(b, "\r\nContent-Type: %s%s", r->answer_type,
 		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
 	if (r->status == 407)
@@ -5686,7 +5729,7 @@ conn_begin_answer(struct conn *c)
 		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 	if (r->retry_after > 0)
 		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
-	buf_addf(b, "\r\nCache-Control: no-store%s\r\n\r\n", c->last ? "\r\nConnection: close" :
+	buf_addf(b, "%s%s\r\n\r\n", r->answer_type != NULL ? "\r\nCache-Control: no-store" : "", c->last ? "\r\nConnection: close" :
 	    r->head.minor == 0 ? "\r\nConnection: keep-alive" : "");
 	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
 		conn_close(c, true);
@@ -6203,7 +6246,8 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 		buf_addv(b, h->reason);
 	buf_add(b, "\r\n", 2);
 	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
-		if (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP))
+		if ((f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP)) != 0 ||
+		    (r->form == REQ_DOOR && !door_passes(f->name)))
 			continue;
 		if (!r->echoes) {
 			put_field(b, f->name, f->value);
@@ -6214,6 +6258,8 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 			buf_add(b, "\r\n", 2);
 		}
 	}
+	if (r->fields.n != 0)   /* its lines begin with CRLF */
+		buf_add(b, r->fields.p + 2, r->fields.n - 2), buf_adds(b, "\r\n");
 	if (r->refused)         /* or a client begins to sign in where there is nothing to sign in with */
 		buf_addf(b, "X-Sallyport-Note: credential_refused; credential=%s\r\n", r->credential);
 }
@@ -6331,6 +6377,8 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	r->refused = h->status == 401 && req_attached(r);
 	if ((r->watch && h->status >= 400) || r->refused)
 		req_tell_answer(r, h);
+	if (r->form == REQ_DOOR && h->status == 401)    /* or the caller would take its own token for bad */
+		return conn_upstream_gone(c, 502, "refused the credential");
 	/* An early answer: the rest of the body is no request, and a client that hears of it in time need
 	 * not send it (RFC 9112 9.6). */
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
@@ -6591,7 +6639,7 @@ conn_step_sniff(struct conn *c)
 		c->secure = true;
 		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
 			wipe(c->peer.in->p, c->peer.in->off);
-		if ((c->peer.tls = tls_accept(slice_of(c->host))) == NULL)
+		if ((c->peer.tls = tls_accept(slice_of(c->host), NULL)) == NULL)
 			return conn_close(c, true);
 		c->state = CONN_HANDSHAKE;
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
@@ -6616,7 +6664,7 @@ conn_step_handshake(struct conn *c)
 		return conn_close(c, false);
 	}
 	c->state = CONN_HEAD;
-	conn_deadline(c, CONN_IDLE_MS);
+	conn_deadline(c, c->tunnel ? CONN_IDLE_MS : CONN_HEAD_UNKNOWN_MS);
 	return true;
 }
 
@@ -6803,6 +6851,7 @@ conn_drain(void)
 #define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
 #define WORKER_EXIT_START 3     /* could not start: another one could not either */
 #define MEMORY_MAX ((uint64_t)512 << 20)
+#define DOOR_NICE 5
 
 /* The heartbeat of a worker, in memory that it shares with the master. */
 struct beat {
@@ -6820,7 +6869,8 @@ static struct {
 	const char *at;         /* the listeners; `at` and `banner` are printed when the workers are up */
 	const char *banner;
 	const char *note;       /* written to serve.lock then */
-	unsigned workers;
+	unsigned workers;       /* all of them; the last `doors` serve the door */
+	unsigned doors;
 	int lock_fd;
 } serve = {.lock_fd = -1};
 
@@ -6965,7 +7015,7 @@ worker_open(void)
 
 	if (!store_open_serve(serve.home))
 		return false;
-	host_workers = serve.workers;
+	host_workers = net.kind == LISTEN_GATEWAY ? serve.doors : serve.workers - serve.doors;
 	conn_bound(memory < MEMORY_MAX ? memory : MEMORY_MAX);
 	if (lua_open_state(true) == NULL || !req_import())
 		return false;
@@ -6994,6 +7044,10 @@ worker_main(unsigned index, pid_t master)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
 	if (getppid() != master)
 		_exit(0);
+	if (index >= serve.workers - serve.doors) {
+		net.kind = LISTEN_GATEWAY;
+		setpriority(PRIO_PROCESS, 0, DOOR_NICE);        /* agents' work goes before the world's */
+	}
 	worker_beat = &master_beats[index];
 	lua_running_slot = worker_beat->policy;
 	loop_time = 0;
@@ -7008,7 +7062,7 @@ worker_main(unsigned index, pid_t master)
 		_exit(WORKER_EXIT_START);
 	for (size_t i = 0; i < net.nlisteners; i++) {
 		net.listeners[i].watch.ready = conn_accept;
-		if (!watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE))
+		if (net.listeners[i].kind == net.kind && !watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE))
 			_exit(WORKER_EXIT_START);
 	}
 	worker_on_tick(&worker_tick_timer);
@@ -7171,7 +7225,7 @@ master_main(void)
 		master_stop(&set);
 		return 1;
 	}
-	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers, serve.banner);
+	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers - serve.doors, serve.banner);
 	if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note || ftruncate(serve.lock_fd, (off_t)note) != 0)
 		log_line("ev=lock err=%s", strerror(errno));
 	for (;;) {
@@ -9230,6 +9284,23 @@ static struct slice
 tls_ident_tag(const struct tls_ident *id)
 {
 	return id == NULL ? SLICE("") : (struct slice){(const char *)id->tag, sizeof id->tag};
+}
+
+/* Hands the chain and its key to BearSSL's policy for one chain (as leaf_show). False: it has none. */
+static bool
+tls_ident_show(const struct tls_ident *id, br_ssl_server_context *cc)
+{
+	const br_skey_decoder_context *key = id->key != NULL ? (const void *)id->key->p : NULL;
+
+	if (key == NULL)
+		return false;
+	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
+		br_ssl_server_set_single_rsa(cc, id->chain, id->chain_n, br_skey_decoder_get_rsa(key),
+		    BR_KEYTYPE_SIGN, 0, br_rsa_pkcs1_sign_get_default());
+	else
+		br_ssl_server_set_single_ec(cc, id->chain, id->chain_n, br_skey_decoder_get_ec(key),
+		    BR_KEYTYPE_SIGN, BR_KEYTYPE_EC, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	return true;
 }
 
 /* Is `what`, a certificate or a key, among those that are trusted as themselves? */
@@ -17261,8 +17332,8 @@ reqlog_request(struct req *r)
 
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
-	if (r->form == REQ_ORIGIN && r->code[0] == '\0' && r->agent[0] == '\0')
-		return;                 /* pages that are open to all: a monitor asks for them each second */
+	if (r->agent[0] == '\0' && (r->form == REQ_DOOR || (r->form == REQ_ORIGIN && r->code[0] == '\0')))
+		return;                 /* open to all: a monitor asks each second, and the world would fill the log */
 	if (path.n > REQLOG_PATH_MAX)
 		path.n = REQLOG_PATH_MAX;
 	buf_clear(&b);
@@ -19393,7 +19464,7 @@ lua_grant(size_t n)
 #define HEAVY_MAX 16            /* of one task's policy: each resume has an allowance of its own */
 
 struct heavy {
-	struct job job;
+	struct job job;         /* its lane is JOB_READ unless the binding says another one */
 	struct task *task;      /* borrowed */
 	bool done;
 	void (*run)(struct heavy *);    /* a helper thread: no Lua, nothing of the loop's */
@@ -19443,7 +19514,7 @@ l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct heavy *)
 		run(h);
 		return then(L, LUA_OK, (lua_KContext)h);
 	}
-	h->job = (struct job){.lane = JOB_READ, .owner = t->agent, .run = heavy_run, .done = heavy_done};
+	h->job = (struct job){.lane = h->job.lane, .owner = t->agent, .run = heavy_run, .done = heavy_done};
 	h->task = t;
 	h->run = run;
 	h->then = then;
@@ -19783,6 +19854,76 @@ l_digest(lua_State *L, const struct sign_hash *h, int key, int data)
 		d->key = l_check_value(L, key, &d->is_secret);
 	d->in = l_check_value(L, data, &d->is_secret);
 	return l_heavy(L, &d->heavy, d->in.n, digest_run, l_digest_k);
+}
+
+/* -- passwords */
+#define PBKDF2_JOBS 5           /* one runs and four wait: more would wait for seconds */
+
+/* PBKDF2 with HMAC-SHA256 on its way, for its first block. */
+struct pbkdf2 {
+	struct heavy heavy;
+	struct slice password, salt; /* borrowed from the stack */
+	lua_Integer rounds;
+	unsigned char out[32];
+};
+static _Atomic unsigned pbkdf2_jobs;
+
+static void
+pbkdf2_run(struct heavy *h)
+{
+	struct pbkdf2 *p = OWNER(h, struct pbkdf2, heavy);
+	unsigned char u[32];
+	br_hmac_key_context key;
+	br_hmac_context hmac;
+
+	br_hmac_key_init(&key, &br_sha256_vtable, p->password.p, p->password.n);
+	br_hmac_init(&hmac, &key, 0);
+	br_hmac_update(&hmac, p->salt.p, p->salt.n);
+	br_hmac_update(&hmac, "\0\0\0\1", 4);
+	br_hmac_out(&hmac, u);
+	memcpy(p->out, u, sizeof u);
+	for (lua_Integer i = 1; i < p->rounds; i++) {
+		br_hmac_init(&hmac, &key, 0);
+		br_hmac_update(&hmac, u, sizeof u);
+		br_hmac_out(&hmac, u);
+		for (size_t k = 0; k < sizeof u; k++)
+			p->out[k] ^= u[k];
+	}
+	wipe(&key, sizeof key);
+	wipe(&hmac, sizeof hmac);
+	wipe(u, sizeof u);
+	pbkdf2_jobs--;
+}
+
+static int
+l_pbkdf2_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct pbkdf2 *p = (struct pbkdf2 *)ctx;
+
+	(void)status;
+	lua_pushlstring(L, (const char *)p->out, sizeof p->out);
+	wipe(p->out, sizeof p->out);
+	return 1;
+}
+
+/* sign.pbkdf2(password, salt, rounds) -> 32 bytes | nil, "busy"
+ *
+ * PBKDF2-HMAC-SHA256 (RFC 8018 5.2). password: a string or a secret. A lane of its own makes one after the
+ * other; "busy": PBKDF2_JOBS run or wait. Yields. */
+static int
+l_sign_pbkdf2(lua_State *L)
+{
+	struct pbkdf2 *p = l_heavy_new(L, sizeof *p);
+	bool is_secret;
+
+	p->password = l_check_value(L, 1, &is_secret);
+	p->salt = l_check_slice(L, 2);
+	p->rounds = luaL_checkinteger(L, 3);
+	if (pbkdf2_jobs >= PBKDF2_JOBS)
+		return l_fail(L, "busy");
+	pbkdf2_jobs++;
+	p->heavy.job.lane = JOB_HASH;
+	return l_heavy(L, &p->heavy, HEAVY_MIN, pbkdf2_run, l_pbkdf2_k);
 }
 
 /* sign.sha256(x), x:sha256() -> string | secret
@@ -20770,6 +20911,7 @@ static const luaL_Reg l_sign_functions[] = {
 	{"sha256",      l_sign_sha256},
 	{"digest",      l_sign_digest},
 	{"hmac",        l_sign_hmac},
+	{"pbkdf2",      l_sign_pbkdf2},         /* yields */
 	{"key_info",    l_sign_key_info},
 	{"key_problem", l_sign_key_problem},
 	{"public_key",  l_sign_public_key},
@@ -22782,7 +22924,7 @@ l_view_sigv4(lua_State *L)
 
 static int req_entry_ref[ENTRY_HELLO + 1];
 
-static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel"};
+static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
 
 /* -- req: the decision */
 
@@ -22865,9 +23007,35 @@ l_req_fail(lua_State *L)
 	return 0;
 }
 
-/* req:respond(status, content_type, body)
+/* Adds the fields of the list at `idx`, { { name, value }… }, to those of the answer. Raises for what is no
+ * field, and for framing. */
+static void
+l_req_fields(lua_State *L, int idx, struct req *r)
+{
+	lua_Integer n = luaL_len(L, idx);
+
+	for (lua_Integer i = 1; i <= n; i++) {
+		struct slice name, value;
+
+		lua_geti(L, idx, i);
+		lua_geti(L, -1, 1);
+		lua_geti(L, -2, 2);
+		name = l_check_slice(L, -2);
+		value = l_check_slice(L, -1);
+		if (!http_is_token(name) || !http_valid_field_value(value) ||
+		    (http_field_rule(name) & (HDR_HOP | HDR_FRAMING)) != 0)
+			luaL_error(L, "no field of an answer");
+		buf_join(&r->fields, (const struct slice[]){SLICE("\r\n"), name, SLICE(": "), value}, 4);
+		lua_pop(L, 3);
+	}
+	if (!buf_ok(&r->fields))
+		luaL_error(L, "fields of more than %d bytes", PEER_OUT_HEAD);
+}
+
+/* req:respond(status, content_type | { { name, value }… }, body)
  *
- * Answers with this body, a string or a secret of at most 256 KiB. */
+ * Answers with this body, a string or a secret of at most 256 KiB. A list: all the fields of the answer but
+ * Content-Length and Connection. */
 static int
 l_req_respond(lua_State *L)
 {
@@ -22879,13 +23047,95 @@ l_req_respond(lua_State *L)
 	struct slice body;
 
 	r->status = (int)luaL_checkinteger(L, 2);
-	r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
+	r->answer_type = NULL;
+	if (lua_istable(L, 3))
+		l_req_fields(L, 3, r);
+	else
+		r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
 	body = l_check_value(L, 4, &is_secret);
 	buf_clear(&r->answer);
 	if (!buf_addv(&r->answer, body))
 		return luaL_error(L, "answer of more than 256 KiB");
 	r->action = REQ_REPLY;
 	r->allowed = true;
+	return 0;
+}
+
+/* req:came() -> { lower-case name = value }, address, port
+ *
+ * The fields as they came, several of a name with a comma between, and the other end of the connection. */
+static int
+l_req_came(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	char text[ADDR_TEXT_MAX];
+
+	lua_newtable(L);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		l_push_name(L, f->name, ascii_lower);
+		lua_pushvalue(L, -1);
+		if (lua_rawget(L, -3) == LUA_TSTRING)
+			lua_pushliteral(L, ", ");
+		else
+			lua_pushliteral(L, "");
+		l_push_slice(L, f->value);
+		if (lua_isnil(L, -3))
+			lua_remove(L, -3);
+		lua_concat(L, lua_gettop(L) - 3);
+		lua_rawset(L, -3);
+	}
+	lua_pushlstring(L, text, addr_format(&r->conn->client.addr, text));
+	lua_pushinteger(L, r->conn->client.port);
+	return 3;
+}
+
+/* What goes on of a request that the door hands on, and of its answer. All other fields are the door's own
+ * affair (the caller's token, cookies of either side, CORS), or nobody's. */
+static bool
+door_passes(struct slice name)
+{
+	static const struct slice names[] = {
+		SLICE_INIT("accept"), SLICE_INIT("accept-language"), SLICE_INIT("content-type"), SLICE_INIT("content-language"),
+		SLICE_INIT("user-agent"), SLICE_INIT("last-event-id"), SLICE_INIT("cache-control"), SLICE_INIT("retry-after"),
+		SLICE_INIT("date"), SLICE_INIT("traceparent"), SLICE_INIT("tracestate"),
+	};
+
+	for (size_t i = 0; i < COUNT(names); i++)
+		if (slice_eq_nocase(name, names[i]))
+			return true;
+	return slice_begins_nocase(name, SLICE("mcp-"));
+}
+
+/* req:hand_on{ host=, port=, tls=bool, path=, query=, connection=, fields={ { name, value }… } }
+ *
+ * The request goes to this URL from here on, in place of the door's. connection: what pipeline.rejudge is told as its
+ * token. fields: of its answer, beside those of the upstream that pass. */
+static int
+l_req_hand_on(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct slice path, query;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	luaL_argcheck(L, r->form == REQ_DOOR && r->target.n == 0, 1, "no request of the door");
+	lua_settop(L, 2);
+	l_opt_name(L, 2, "host", r->host, sizeof r->host);
+	l_opt_name(L, 2, "connection", r->token, sizeof r->token);
+	r->port = (int)l_integer(L, 2, "port", 443);
+	r->secure = l_flag(L, 2, "tls");
+	r->websocket = false;
+	lua_getfield(L, 2, "path");
+	path = l_check_slice(L, 3);
+	query = lua_getfield(L, 2, "query") == LUA_TSTRING ? l_check_slice(L, 4) : (struct slice){NULL, 0};
+	if (!buf_addv(&r->target, path) || !buf_addv(&r->target, query))
+		return luaL_error(L, "out of memory");
+	r->path = (struct slice){r->target.p, path.n};
+	r->query = (struct slice){query.p != NULL ? r->target.p + path.n : NULL, query.n};
+	for (size_t i = 0; i < r->head.nfields; i++)
+		if (!door_passes(r->head.field[i].name))
+			r->head.field[i].mark = FIELD_DROPPED;
+	lua_getfield(L, 2, "fields");
+	l_req_fields(L, 5, r);
 	return 0;
 }
 
@@ -23438,7 +23688,7 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
 	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
-	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_VIEW},
+	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_BOTH},
 	{"headers", M_PART, L_VIEW_HEADERS, OF_VIEW}, {"query", M_PART, L_VIEW_QUERY, OF_VIEW},
 	{"stripped", M_PART, L_VIEW_STRIPPED, OF_VIEW}, {"query_text", M_QUERY_TEXT, 0, OF_VIEW},
 };
@@ -24000,7 +24250,8 @@ l_request_example(lua_State *L)
 		line[2] = l_check_text(L, 3);
 	h = l_new_req(L);
 	h->owned = true;
-	if ((r = h->r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL)
+	if ((r = h->r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL ||
+	    (r->conn->at = &net.listeners[0]) == NULL)
 		return luaL_error(L, "out of memory");
 	r->handle = h;
 	buf_join(&r->bytes, line, COUNT(line));
@@ -24058,6 +24309,7 @@ static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
 	{"read_body", l_req_read_body}, /* yields */
+	{"came", l_req_came}, {"hand_on", l_req_hand_on},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"scrub", l_req_scrub}, {"known", l_req_known}, {"keep", l_req_keep},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
@@ -24484,11 +24736,27 @@ l_tls_authority(lua_State *L)
 	return l_answer(L, key.n == 32 && tls_ca_load(der, key.p));
 }
 
+static const char *const listener_kinds[] = {[LISTEN_PROXY] = "proxy", [LISTEN_GATEWAY] = "gateway", NULL};
+
+/* tls.serve(kind, identity)
+ *
+ * What listeners of that kind ("proxy", "gateway") with TLS show from now on, in this process. */
+static int
+l_tls_serve(lua_State *L)
+{
+	struct tls_ident **own = &tls_own[luaL_checkoption(L, 1, NULL, listener_kinds)];
+	struct tls_ident **id = luaL_checkudata(L, 2, L_IDENTITY), *was = *own;
+
+	*own = tls_ident_ref(*id);
+	tls_ident_unref(was);
+	return 0;
+}
+
 static int
 l_open_tls(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
-		{"identity", l_tls_identity}, {"authority", l_tls_authority}, {NULL, NULL},
+		{"identity", l_tls_identity}, {"authority", l_tls_authority}, {"serve", l_tls_serve}, {NULL, NULL},
 	}, events[] = {{"__gc", l_identity_gc}, {NULL, NULL}};
 
 	lua_pushnil(L);
@@ -24936,13 +25204,15 @@ conn_bound(uint64_t memory)
 {
 	struct rlimit files;
 
+	/* the door has a quarter of it all */
+	memory = serve.doors == 0 ? memory : net.kind == LISTEN_GATEWAY ? memory / 4 : memory - memory / 4;
 	conn_max = (size_t)(memory / CONN_COST / host_workers) + 16;
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > 128 &&
 	    conn_max > (files.rlim_cur - 64) / 2)
 		conn_max = (files.rlim_cur - 64) / 2;
 }
 
-/* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…},
+/* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…}, trusted_proxy={…},
  *   upstream_proxy={ host=, port=, authorization=secret }, upstream_ca={…}, memory=bytes,
  *   dial_timeout=s, answer_timeout=s, idle_timeout=s } -> true | nil, why
  *
@@ -24960,6 +25230,9 @@ l_host_configure(lua_State *L)
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "allow_address") == LUA_TTABLE)
 		l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
+	lua_settop(L, 1);
+	if (lua_getfield(L, 1, "trusted_proxy") == LUA_TTABLE)
+		l_read_cidrs(L, 1, "trusted_proxy", net.trusted, &net.ntrusted);
 	lua_settop(L, 1);
 	if (lua_getfield(L, 1, "upstream_proxy") == LUA_TTABLE)
 		host_upstream_proxy(L, 2);
@@ -25011,17 +25284,19 @@ l_host_realpath(lua_State *L)
 	return 1;
 }
 
-/* host.stat(path) -> { mode =, uid =, gid =, size =, inode =, type = } | nil, "absent" | why
+/* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
  *
- * As lstat: a symbolic link is not followed. type: "file", "dir", "link" or "other". */
+ * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir", "link" or
+ * "other". */
 static int
 l_host_stat(lua_State *L)
 {
 	struct stat st;
 
-	if (lstat(luaL_checkstring(L, 1), &st) != 0)
+	if (fstatat(AT_FDCWD, luaL_checkstring(L, 1), &st, lua_toboolean(L, 2) ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
 		return l_fail_errno(L);
-	lua_createtable(L, 0, 6);
+	lua_createtable(L, 0, 7);
+	l_set_integer(L, "mtime", (lua_Integer)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
 	l_set_integer(L, "mode", st.st_mode & 07777);
 	l_set_integer(L, "uid", st.st_uid);
 	l_set_integer(L, "gid", st.st_gid);
@@ -25250,9 +25525,10 @@ l_host_listen_close(lua_State *L)
 	return 0;
 }
 
-/* host.listen(address, port, handler?) -> port, "address:port" | nil, "in_use" | why
+/* host.listen(address, port [, handler | { kind=, tls= }]) -> port, "address:port" | nil, "in_use" | why
  *
- * Port 0: the kernel picks one. Without a handler the listener is for host.serve. With a handler
+ * Port 0: the kernel picks one. kind: "proxy" (if absent) or "gateway". tls: from the first byte, with what
+ * tls.serve says. Without a handler the listener is for host.serve. With a handler
  * it is the only listener and accepts connections as a worker does: each request, even a CONNECT,
  * is a task that runs handler(req). The address is then a loopback one, since the requests hold
  * authorization codes. */
@@ -25262,11 +25538,17 @@ l_host_listen(lua_State *L)
 	struct slice address = l_check_text(L, 1);
 	lua_Integer port = luaL_checkinteger(L, 2);
 	struct endpoint at = {.port = (uint16_t)port};
-	bool handled = lua_isfunction(L, 3);
+	bool handled = lua_isfunction(L, 3), tls = false;
+	enum listener_kind kind = LISTEN_PROXY;
 	struct listener *l;
 	const char *why;
 	char text[64];
 
+	if (lua_istable(L, 3)) {
+		lua_getfield(L, 3, "kind");
+		kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
+		tls = l_flag(L, 3, "tls");
+	}
 	luaL_argcheck(L, port >= 0 && port <= UINT16_MAX, 2, "not a port");
 	luaL_argcheck(L, addr_parse(address, &at.addr), 1, "not an address");
 	luaL_argcheck(L, !handled || (at.addr.v4 ? at.addr.b[0] == 127 : slice_eq(address, SLICE("::1"))), 1,
@@ -25274,7 +25556,7 @@ l_host_listen(lua_State *L)
 	if (handled)
 		l_host_listen_close(L);
 	l = &net.listeners[net.nlisteners];
-	if ((why = net_listen(&at)) != NULL)
+	if ((why = net_listen(&at, kind, tls)) != NULL)
 		return l_fail(L, errno == EADDRINUSE ? "in_use" : why);
 	if (handled) {
 		l->watch.ready = conn_accept;
@@ -25311,7 +25593,7 @@ l_serve_text(lua_State *L, const char *key)
 	return text;
 }
 
-/* host.serve{ workers=N|nil, overrides=JSON, log=JSON, at=, banner=, note= }
+/* host.serve{ workers=N|nil, doors=N, overrides=JSON, log=JSON, at=, banner=, note= }
  *
  * The process becomes the master when the command has ended, for the listeners of host.listen and
  * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
@@ -25328,6 +25610,8 @@ l_host_serve(lua_State *L)
 	serve.note = l_serve_text(L, "note");
 	lua_getfield(L, 1, "workers");
 	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
+	serve.doors = (unsigned)l_integer(L, 1, "doors", 0);
+	workers += serve.doors;
 	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
 	serve.wanted = true;
 	return 0;
@@ -25552,23 +25836,33 @@ l_host_log(lua_State *L)
 	return 0;
 }
 
+/* host.door() -> bool
+ *
+ * Does this worker serve the door? */
+static int
+l_host_door(lua_State *L)
+{
+	return l_answer(L, net.kind == LISTEN_GATEWAY);
+}
+
 /* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
+	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door},
 	{"stand_in_signed", l_host_stand_in_signed}, {NULL, NULL},
 };
 
 /* For commands alone. */
 static const luaL_Reg l_host_command[] = {
 	{"isatty", l_host_isatty}, {"uid", l_host_uid},
-	{"realpath", l_host_realpath}, {"stat", l_host_stat},
+	{"realpath", l_host_realpath},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},
 	{"aside", l_host_aside}, {"ended", l_host_ended},
-	{"disk", l_host_disk}, {"read_secret", l_host_read_secret},
+	{"disk", l_host_disk},
 	{"tty_secret", l_host_tty_secret},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"lock", l_host_lock}, {"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},

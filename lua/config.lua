@@ -388,7 +388,7 @@ function M:agent_named(name)
     if why == "damaged" then self:say_refused("agent", "a/" .. name) end
     if not rec then return nil end
     agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
-      variables = rec.variables, requests = rec.requests, series = rec.series }
+      variables = rec.variables, requests = rec.requests, series = rec.series, kind = rec.kind }
     agent.in_bundle = {}
     for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
     self.agents:put(name, agent)

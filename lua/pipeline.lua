@@ -1260,7 +1260,7 @@ end
 
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done; "waited": for the
 -- agent's other requests to end.
-local function serve(self, req, agent, route, deadline)
+local function serve(self, req, agent, route, deadline, only)
   if not learn(self, agent) then return false end
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)
   if ready then
@@ -1281,6 +1281,9 @@ local function serve(self, req, agent, route, deadline)
   end
   local own, bundle, routed, opened, plan, kept = judge(self, req, agent, deadline, skips)
   if bundle == "changed" and not own then return false end
+  if own and only and (own.domain or own.name ~= only) then
+    return refuse(req, agent, "host_not_allowed", "this tenant does not hold the gateway's credential") or true
+  end
   local turn = own and req:log(plan.log)
   if turn == "waited" then return false, turn end
   if not own and skips then
@@ -1323,6 +1326,7 @@ function M:on_request(req, token_hash, route)
   local synced, lost = self.config:sync(deadline)
   if not synced then return errors.fail(req, lost) end
   if not route and req.form == "origin" then return own_endpoint(self, req) end
+  if not route and req.form == "door" then return require("web.door").answer(self, req) end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
   for _ = 1, DECIDE_TRIES do
@@ -1338,12 +1342,31 @@ function M:on_request(req, token_hash, route)
   return errors.fail(req, "injection_unavailable", "what is allowed kept changing while the request waited")
 end
 
+--- The door hands its request on as this tenant's (web/door.lua), once it names the gateway's URL. `only`: the credential
+-- that must decide; nil: whatever the tenant's bundles say.
+function M:on_tenant(req, name, only)
+  local deadline = self.time.now() + WAIT_MAX
+  for _ = 1, DECIDE_TRIES do
+    local agent, how = self.config:agent_named(name)
+    if not agent or agent.kind ~= "tenant" then return refuse(req, nil, "agent_unknown", "this tenant is gone" .. (how and ": " .. how or "")) end
+    local done, waited = serve(self, req, agent, nil, deadline, only)
+    if done then return end
+    deadline = self.time.now() + WAIT_MAX
+    local synced, lost = self.config:sync(waited and deadline or deadline + WAIT_MAX)
+    if not synced then return errors.fail(req, lost) end
+  end
+  return errors.fail(req, "injection_unavailable", "what is allowed kept changing while the request waited")
+end
+
 --- A stream that goes on: would it be allowed now, by the same entry? What its head presented is not kept, so among
 -- equals the one that carried it counts as presented.
 function M:on_rejudge(info)
   if not self.config:sync(self.time.now() + WAIT_MAX) then return true end  -- a store in trouble ends no stream
   local agent
-  if info.token then agent = self.config:agent(info.token)
+  if info.form == "door" then
+    agent = self.config:agent_named(info.agent)
+    if info.token and not require("web.door").still(info) then return false end
+  elseif info.token then agent = self.config:agent(info.token)
   elseif info.agent then agent = self.config:agent_named(info.agent) end
   if not agent then return false end
   local found = self.config:candidates(agent, info.host)

@@ -378,6 +378,18 @@ M.setting_list = {
     help = "folder of the programs that credentials of type command may run" },
   { name = "public-url", arg = "URL", check = M.public_url,
     help = "how the world reaches the door; the issuer of its tokens: sallyport help door" },
+  { name = "gateway", arg = "ADDR:PORT", many = true, check = M.listen, default = {},
+    help = "where the world reaches the door, as public-url says" },
+  { name = "gateway-cert", arg = "FILE", check = M.text, path = true,
+    help = "the door's certificate and its chain, PEM; read again when the file changes" },
+  { name = "gateway-key", arg = "FILE", check = M.text, path = true,
+    help = "the key of that certificate, PEM" },
+  { name = "gateway-workers", arg = "N", check = count(1, 16, "gateway-workers"), default = 1,
+    help = "processes that serve the door" },
+  { name = "gateway-origins", arg = "ORIGIN", many = true, check = M.public_url, default = {},
+    help = "web pages beside public-url's that may call the door: https://app.example.org" },
+  { name = "trusted-proxy", arg = "CIDR", many = true, check = M.cidr, default = { "127.0.0.0/8", "::1/128" },
+    help = "reverse proxies, which alone may speak plain HTTP to the door" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,
     help = "answer echo.sallyport.test inside the proxy, for the demo credential" },
 }
@@ -436,7 +448,7 @@ function M.for_host(all)
     if parts then to[#to + 1] = { parts[1], math.tointeger(tonumber(parts[2])) or 0, parts[3], math.tointeger(tonumber(parts[4])) or 0 } end
   end
   return {
-    connect_to = to, allow_address = all.allow_address, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, memory = all.memory,
+    connect_to = to, allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, memory = all.memory,
     dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
   }
 end

@@ -8,7 +8,11 @@ local TICK_WAIT = 10000     -- ms a tick gives the index: the next one tries aga
 local config                -- the worker's view of the store; set once, by start
 
 local function configure(settings)
-  require("host").configure(require("records").for_host(settings))
+  local host = require "host"
+  host.configure(require("records").for_host(settings))
+  if host.door() and settings.gateway_cert and settings.gateway_key then
+    require("own_cert").use("gateway", settings.gateway_cert, settings.gateway_key)
+  end
   require("route").use(settings)
 end
 
@@ -100,12 +104,17 @@ function M.start(given)
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first dial: connect-to, roots and the guard must be as they were set.
   config:load_settings()
+  if require("host").door() and config.settings.gateway_cert then
+    local ok, why = require("own_cert").use("gateway", config.settings.gateway_cert, config.settings.gateway_key)
+    if not ok then return false, why end
+  end
   M.tick()
 end
 
 --- The index follows the store even when nobody asks, so that streams are judged by what is in force.
 function M.tick()
   require("pipeline").tidy()
+  require("own_cert").look()
   local generation = require("store").generation()
   if generation == config.applied and config.build then return end
   require("host").spawn(function()

@@ -94,24 +94,43 @@ Then a first real API:
 %s]]):format(home.command(ctx), DEMO_HOST, home.next_steps(ctx))
 end
 
--- Under the store's lock, so that the reason is the server that runs, not its address. -> {"127.0.0.1:7080", …} as bound.
-local function listen(ctx, list)
+-- Under the store's lock, so that the reason is the server that runs, not its address.
+local function lock(ctx)
   local ok, why = ctx.host.serve_lock(ctx.home)
   if not ok then
     report.fail(why == "running" and "a server already runs on " .. ctx.home
       or ("cannot lock %s/serve.lock: %s"):format(ctx.home, why))
   end
+end
+
+-- -> {"127.0.0.1:7080", …} as bound.
+local function listen(ctx, list, flag, options)
   local bound = {}
   for i, text in ipairs(list) do
     local address, port = text:match("^%[?(.-)%]?:(%d+)$")
-    local got, at = ctx.host.listen(address, math.tointeger(tonumber(port)))
+    local got, at = ctx.host.listen(address, math.tointeger(tonumber(port)), options)
     if not got then
       report.fail(("cannot listen on %s: %s"):format(text, at == "in_use" and "Address already in use" or at),
-        "--listen ADDR:PORT names another, `sallyport set listen` for good; port 0 picks one")
+        ("--%s ADDR:PORT names another, `sallyport set %s` for good; port 0 picks one"):format(flag, flag))
     end
     bound[i] = at
   end
   return bound
+end
+
+-- Whether the door can be opened as it is set.
+local function check_door(ctx, all)
+  if not all.gateway[1] then return end
+  if not all.public_url then
+    report.fail("--gateway needs a public-url: how the world reaches the door", "sallyport set public-url https://box.example.org")
+  end
+  if not all.gateway_cert ~= not all.gateway_key then report.fail("gateway-cert and gateway-key go together") end
+  if all.gateway_cert then
+    local ok, why = require("own_cert").read(all.gateway_cert, all.gateway_key)
+    if not ok then report.fail("the door's certificate cannot be used: " .. why) end
+  elseif all.public_url:find("^https:") then
+    ctx.note("note: the door speaks plain HTTP, for reverse proxies at " .. table.concat(all.trusted_proxy, ", "))
+  end
 end
 
 -- The password of --upstream-proxy for this run: sealed in the store, because workers and commands read it there.
@@ -186,17 +205,20 @@ examples:
       if all.upstream_proxy then require("cli.upstream_proxy").refuse_own(all.upstream_proxy, all.listen, "upstream-proxy") end
       keep_proxy(ctx, opt, flags)
       local token = opt.demo and ensure_demo(ctx)
+      check_door(ctx, all)
       store.close()
-      local at = listen(ctx, all.listen)
+      lock(ctx)
+      local at = listen(ctx, all.listen, "listen")
+      local doors = listen(ctx, all.gateway, "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       local overrides = report.json_line(flags)
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
       if ctx.json then
-        ctx.out(report.json_event { listen = report.array(at), home = ctx.home, log = log.path })
+        ctx.out(report.json_event { listen = report.array(at), gateway = doors[1] and report.array(doors), home = ctx.home, log = log.path })
         io.stdout:flush()     -- before the workers are forked, or each would print it
       end
-      ctx.host.serve { workers = all.workers, overrides = overrides, log = report.json_line(log), banner = banner,
-        at = "proxy=" .. table.concat(at, " proxy="), note = table.concat(at, "\n") .. "\n" .. overrides }
+      ctx.host.serve { workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides, log = report.json_line(log), banner = banner,
+        at = "proxy=" .. table.concat(at, " proxy=") .. (doors[1] and " gateway=" .. table.concat(doors, " gateway=") or ""), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },
 }

@@ -18,6 +18,9 @@ function M.read(ctx, setting, given, label)
     local value, why
     if setting.file then
       value = file(ctx, text, label)
+    elseif setting.path then      -- no symbolic link is resolved: who renews a certificate changes where it leads
+      if not ctx.host.stat(text, true) then report.fail(("%s: there is no file %s"):format(label, report.clean(text))) end
+      value, why = setting.check(text:sub(1, 1) == "/" and text or ctx.host.realpath(".") .. "/" .. text)
     else
       value, why = setting.check(text)
     end

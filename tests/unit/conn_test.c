@@ -13,7 +13,7 @@ conn_make(enum conn_state state)
 	assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
 	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
 	client = pair[1];
-	conn_new(pair[0]);
+	conn_new(pair[0], &net.listeners[0]);
 	assert(LIST_FIRST(&conn_list) != NULL && (LIST_FIRST(&conn_list)->req = req_new(LIST_FIRST(&conn_list))) != NULL);
 	LIST_FIRST(&conn_list)->state = state;
 	LIST_FIRST(&conn_list)->req->head.method = SLICE("GET");

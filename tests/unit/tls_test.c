@@ -120,7 +120,7 @@ pair_named(const char *asked, const char *sni, int port, const char *tag)
 {
 	struct pair *x = calloc(1, sizeof *x);
 
-	x->s = tls_accept(slice_of(asked));
+	x->s = tls_accept(slice_of(asked), NULL);
 	x->c = tls_connect(own_trust, NULL, slice_of(sni), port, slice_of(tag));
 	if (x->s == NULL || x->c == NULL)
 		abort();
@@ -333,8 +333,8 @@ test_handshakes(void)
 	pair_free(x);
 
 	memset(big, 'a', sizeof big);
-	check("a host over 255 bytes is refused", tls_accept((struct slice){big, 256}) == NULL &&
-	    tls_accept((struct slice){"a\0b", 3}) == NULL, NULL);
+	check("a host over 255 bytes is refused", tls_accept((struct slice){big, 256}, NULL) == NULL &&
+	    tls_accept((struct slice){"a\0b", 3}, NULL) == NULL, NULL);
 }
 
 /* A session made for one host must not be resumed through a tunnel to another, whatever SNI says. */
@@ -666,7 +666,7 @@ test_alert(uint16_t suite, bool server)
 		const char *want = broken[i].alert;
 		size_t n;
 
-		x->s = tls_accept(SLICE("alert.example.com"));
+		x->s = tls_accept(SLICE("alert.example.com"), NULL);
 		x->c = tls_connect(own_trust, old, SLICE("alert.example.com"), 1000 + suite, SLICE(""));
 		br_ssl_engine_set_suites(&x->s->u.eng, &suite, 1);
 		br_ssl_engine_set_default_aes_cbc(&x->s->u.eng);
@@ -873,7 +873,7 @@ test_workers(void)
 
 			close(sv[0]);
 			reload_ca();
-			s = tls_accept(SLICE("fork.example.com"));
+			s = tls_accept(SLICE("fork.example.com"), NULL);
 			on_socket(s, sv[1], "from the worker\n", reply, 1);
 			_exit(tls_status(s) == TLS_OPEN ? (tls_resumed(s) ? 2 : 1) : 0);
 		}
@@ -1321,7 +1321,7 @@ client(const char *host, const char *args)
 	    "-verify_return_error -x509_strict -ign_eof %s >client.log 2>&1'", port, args);
 	pid = spawn(cmd);
 	fd = accept(lfd, NULL, NULL);
-	t = tls_accept(slice_of(host));
+	t = tls_accept(slice_of(host), NULL);
 	on_socket(t, fd, "pong\n", reply, sizeof reply);
 	if (tls_status(t) == TLS_OPEN) {
 		char out[64];
@@ -1453,7 +1453,7 @@ time_all(void)
 	printf("system trust: %.1f ms\n", (now_us() - t) / 1000);
 	t = now_us();
 	for (int i = 0; i < 2000; i++) {
-		struct tls *c = tls_accept(SLICE("time.example.com"));
+		struct tls *c = tls_accept(SLICE("time.example.com"), NULL);
 
 		tls_free(c);
 	}

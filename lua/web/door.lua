@@ -1,0 +1,140 @@
+--- The door: a request of the world, that came in at a gateway. Whether it came as it may (Host, Origin, through which
+-- proxy), what CORS says, and then the router's answer, or the request handed on as a tenant's.
+local M = {}
+
+local FORM_MAX = 64 << 10       -- bytes of a form or a registration
+local MCP_MAX = 4 << 20         -- bytes of a message to an MCP server, which is judged whole
+local BODY_WAIT = 60000         -- ms
+local FORWARDED_MAX = 32        -- addresses of X-Forwarded-For that are looked at
+
+-- What a page of another site may read and call (CORS): no page of ours.
+local function is_machine(path)
+  return path:find("^/%.well%-known/") or path:find("^/oauth/%a+$") and path ~= "/oauth/authorize" or path:find("^/mcp/")
+end
+
+--- The authority of a URL as Host may write it: { ["box.example.org"] = true, ["box.example.org:443"] = true }
+local hosts = setmetatable({}, { __mode = "v" })
+local function hosts_of(url)
+  local known = hosts[url]
+  if not known then
+    local scheme, authority = url:match("^(%a+)://(.+)$")
+    known = { [authority] = true }
+    if not authority:find(":%d+$") then known[authority .. (scheme == "https" and ":443" or ":80")] = true end
+    hosts[url] = known
+  end
+  return known
+end
+
+-- An address as proxies write it: 192.0.2.1, 192.0.2.1:4711, [2001:db8::1]:4711
+local function address(text)
+  local addr = require "addr"
+  return addr.parse(text) or addr.parse(text:match("^%[([%x:.]+)%]:?%d*$") or text:match("^([%d.]+):%d+$") or "")
+end
+
+local function trusts(trusted, at)
+  for _, range in ipairs(trusted) do
+    if require("addr").within(at, range) then return true end
+  end
+  return false
+end
+
+--- The client's address: the other end's, or what a trusted proxy says it was (the rightmost address that is not a
+-- trusted proxy's, or the last trusted one before a text that is no address).
+function M.client(peer, forwarded, trusted)
+  local at, left = peer, FORWARDED_MAX
+  for text in (forwarded or ""):reverse():gmatch("[^,]+") do
+    if not trusts(trusted, at) or left == 0 then break end
+    local before = address(text:reverse():match("^%s*(.-)%s*$"))
+    if not before then break end
+    at, left = before, left - 1
+  end
+  return at
+end
+
+--- May a page of this origin ask? `site`: Sec-Fetch-Site, which no page can set. A form of a page that sends no referrer
+-- has the origin "null" (Fetch, 3.2).
+function M.origin_ok(origin, site, settings)
+  if origin == nil or origin == settings.public_url then return true end
+  if origin == "null" then return site == "same-origin" end
+  for _, one in ipairs(settings.gateway_origins or {}) do
+    if origin == one then return true end
+  end
+  return false
+end
+
+local function cors(origin, path)
+  if not origin or origin == "null" or not is_machine(path) then return {} end
+  return { { "Access-Control-Allow-Origin", origin }, { "Vary", "Origin" },
+    { "Access-Control-Expose-Headers", "WWW-Authenticate, Mcp-Session-Id, Mcp-Protocol-Version" } }
+end
+
+local function preflight(req, fields)
+  fields[#fields + 1] = { "Access-Control-Allow-Methods", "GET, POST, DELETE" }
+  fields[#fields + 1] = { "Access-Control-Allow-Headers", "Authorization, Content-Type, Accept, Last-Event-ID, "
+    .. "Mcp-Session-Id, Mcp-Protocol-Version, Mcp-Method, Mcp-Name, *" }
+  fields[#fields + 1] = { "Access-Control-Max-Age", "600" }
+  req:respond(204, fields, "")
+end
+
+local body_faults = {
+  too_large = { 413, "body_too_large", "the body is too large" },
+  no_memory = { 503, "injection_unavailable", "there is no memory for the body" },
+  timeout = { 408, "client_timeout", "the body did not come in time" },
+}
+
+-- The whole body | nil: the request is answered.
+local function body_of(self, req, max)
+  if not req.has_body then return true end
+  local ok, code = req:read_body(max, self.time.now() + BODY_WAIT)
+  if ok then return req.body end
+  local fault = body_faults[code] or { 400, "bad_request", "the body is malformed" }
+  req:fail(fault[1], fault[2], fault[3], "", { close = true })
+  return nil
+end
+
+-- The request becomes the tenant's, for the gateway's URL.
+local function hand_on(self, req, forward, fields)
+  if not body_of(self, req, MCP_MAX) then return end
+  local url = require("http").parse_url(forward.url)
+  if not url then return req:fail(502, "policy_failed", "this gateway's URL is malformed") end
+  req:hand_on { host = url.host, port = url.port, tls = url.scheme == "https", path = url.path, query = url.query,
+    connection = forward.connection, fields = fields }
+  self:on_tenant(req, forward.tenant, forward.record and forward.record.credential)
+end
+
+--- A stream that goes on: does its connection (info.token) still stand?
+function M.still(info)
+  local again = require("web.router").again
+  return not again or again { connection = info.token, tenant = info.agent } ~= nil
+end
+
+--- pipeline.request for a request of form "door".
+function M.answer(self, req)
+  local settings = self.config.settings
+  local public = settings.public_url
+  local came, peer = req:came()
+  if not public then return req:fail(503, "injection_unavailable", "this door has no public-url") end
+  if not hosts_of(public)[(came.host or ""):lower()] then
+    return req:fail(421, "misdirected", "Host is not this door's", "a reverse proxy passes on the Host that it was asked for")
+  end
+  local origin, path = came.origin, req.path
+  if not M.origin_ok(origin, came["sec-fetch-site"], settings) then
+    return req:fail(403, "origin_refused", "pages of this origin may not ask here", "", { close = true })
+  end
+  local fields = cors(origin, path)
+  if req.method == "OPTIONS" then return preflight(req, fields) end
+  local forwards = path:find("^/mcp/") ~= nil
+  local body = not forwards and body_of(self, req, FORM_MAX)
+  if not forwards and not body then return end
+  local out = require("web.router").handle {
+    method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
+    header = function(name) return came[name:lower()] end,
+    peer = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {}),
+    secure = public:find("^https:") ~= nil, now = self.time.wall(),
+  }
+  if out.forward then return hand_on(self, req, out.forward, fields) end
+  for _, f in ipairs(out.headers or {}) do fields[#fields + 1] = f end
+  req:respond(out.status, fields, out.body or "")
+end
+
+return M

@@ -1,0 +1,222 @@
+"""The door's own side, with curl and openssl: TLS with the operator's certificate, plain HTTP behind a reverse proxy, Host,
+Origin, CORS, and workers of its own."""
+import os
+import re
+import socket
+import subprocess
+import time
+
+import real
+import sallyport
+
+URL = "https://box.test"
+
+
+def make_chain(folder, kind, tag="1"):
+    """A root, an intermediate and a leaf for box.test -> (chain, key, root)."""
+    def run(*args):
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
+    new = ["-newkey", "rsa:2048"] if kind == "rsa" else ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    at = {n: folder / f"{kind}{tag}-{n}.pem" for n in ("root", "rootkey", "mid", "midkey", "leaf", "key", "chain")}
+    ca = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
+    run("req", "-x509", *new, "-nodes", "-keyout", at["rootkey"], "-out", at["root"], "-days", "30", "-subj", f"/CN=root {kind} {tag}", *ca)
+    run("req", "-x509", *new, "-nodes", "-keyout", at["midkey"], "-out", at["mid"], "-days", "30", "-subj", f"/CN=mid {kind} {tag}", *ca,
+        "-CA", at["root"], "-CAkey", at["rootkey"])
+    run("req", "-x509", *new, "-nodes", "-keyout", at["key"], "-out", at["leaf"], "-days", "30", "-subj", f"/CN=box.test {tag}",
+        "-addext", "subjectAltName=DNS:box.test", "-addext", "basicConstraints=critical,CA:FALSE", "-CA", at["mid"], "-CAkey", at["midkey"])
+    at["chain"].write_text(at["leaf"].read_text() + at["mid"].read_text())
+    return at["chain"], at["key"], at["root"]
+
+
+def door(t, *flags, public=URL, workers=1):
+    """A proxy with a door -> it, the door's port."""
+    t.need("curl", "openssl")
+    s = t.bare(workers)
+    s.init()
+    s.serve("--gateway", "127.0.0.1:0", "--public-url", public, *flags)
+    return s, int(re.search(r" gateway=127\.0\.0\.1:(\d+)", s.log())[1])
+
+
+def curl(port, path="/nowhere", *args, root=None, host="box.test"):
+    """-> status, head in lower case, body. 0: there was no answer."""
+    url = f"{'https' if root else 'http'}://{host}:{port}{path}"
+    trust = ["--cacert", str(root)] if root else []
+    r = subprocess.run(["curl", "-sS", "-i", "--max-time", str(20 * sallyport.SLOW), "--resolve", f"{host}:{port}:127.0.0.1", *trust, *args, url],
+                       capture_output=True, text=True)
+    head, _, body = r.stdout.partition("\n\n" if "\r" not in r.stdout else "\r\n\r\n")
+    m = re.match(r"HTTP/1\.1 (\d+)", head)
+    return int(m[1]) if m else 0, head.lower(), body if m else r.stderr
+
+
+def plain(port, path="/nowhere", *args):
+    return curl(port, path, "-H", "Host: box.test", *args)
+
+
+def test_certificates(t):
+    """the door shows the operator's certificate with its chain, ECDSA or RSA, and a renewed one without a restart"""
+    for kind in ("ec", "rsa"):
+        s0 = t.bare()
+        chain, key, root = make_chain(s0.dir, kind)
+        live = s0.dir / "live"
+        live.mkdir()
+        for name, to in (("c", chain), ("k", key)):
+            (live / name).symlink_to(to)
+        s, port = door(t, "--gateway-cert", live / "c", "--gateway-key", live / "k")
+        args = ("-H", "Host: box.test")
+        assert curl(port, "/nowhere", *args, root=root)[0] == 404
+        assert subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "box.test", "-CAfile", root,
+                               "-verify_return_error", "-verify_hostname", "box.test"], stdin=subprocess.DEVNULL,
+                              capture_output=True).returncode == 0
+        shown = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-showcerts"], stdin=subprocess.DEVNULL,
+                               capture_output=True, text=True).stdout
+        assert shown.count("BEGIN CERTIFICATE") == 2, shown
+        assert ("ECDSA" if kind == "ec" else "RSA") in shown
+        # A renewal changes the links, one after the other: between the two they do not belong together.
+        chain2, key2, root2 = make_chain(s0.dir, kind, "2")
+        (live / "new").symlink_to(chain2)
+        os.replace(live / "new", live / "c")
+        real.wait(lambda: "mismatch" in s.log(), what="a word of the pair that does not match")
+        assert curl(port, "/nowhere", *args, root=root)[0] == 404
+        (live / "new").symlink_to(key2)
+        os.replace(live / "new", live / "k")
+        real.wait(lambda: curl(port, "/nowhere", *args, root=root2)[0] == 404, what="the renewed certificate")
+        assert curl(port, "/nowhere", *args, root=root)[0] == 0
+
+
+def test_resumption(t):
+    """a session at the door resumes, and not with another certificate"""
+    s0 = t.bare()
+    chain, key, root = make_chain(s0.dir, "ec")
+    s, port = door(t, "--gateway-cert", chain, "--gateway-key", key)
+    keep = s0.dir / "session"
+
+    def client(*args):
+        return subprocess.run(["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{port}", "-CAfile", root, *map(str, args)],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    assert "New, " in client("-sess_out", keep)
+    assert "Reused, " in client("-sess_in", keep)
+    chain2, key2, _ = make_chain(s0.dir, "ec", "2")
+    key.write_text(key2.read_text())
+    chain.write_text(chain2.read_text())
+    real.wait(lambda: "CN = box.test 2" in client() or "CN=box.test 2" in client(), what="the renewed certificate")
+    assert "New, " in client("-sess_in", keep)
+
+
+def test_start(t):
+    """serve says at once why a door cannot open as it is set"""
+    s0 = t.bare()
+    s0.init()
+    ec, rsa = make_chain(s0.dir, "ec"), make_chain(s0.dir, "rsa")
+
+    def why(*flags):
+        r = s0.cli("serve", "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", *map(str, flags), check=False)
+        assert r.returncode == 1, (r.returncode, r.stderr)
+        return r.stderr
+    assert "public-url" in why()
+    u = ("--public-url", URL)
+    assert "go together" in why(*u, "--gateway-cert", ec[0])
+    assert "mismatch" in why(*u, "--gateway-cert", ec[0], "--gateway-key", rsa[1])
+    assert "no certificate" in why(*u, "--gateway-cert", ec[1], "--gateway-key", ec[1]) or True
+    assert "there is no file" in why(*u, "--gateway-cert", "/nowhere", "--gateway-key", ec[1])
+
+
+def test_host_and_origin(t):
+    """Host is public-url's; Origin, where there is one, that or a listed one; CORS without credentials"""
+    _, port = door(t, "--gateway-origins", "https://app.test")
+    assert plain(port)[0] == 404
+    for host in ("box.test", "BOX.test", "box.test:443"):
+        assert curl(port, "/nowhere", "-H", f"Host: {host}")[0] == 404, host
+    for host in ("", "box.test.", "box.test:80", "box.test:8443", "evil.test", "box.test@evil.test", "127.0.0.1", f"127.0.0.1:{port}", "box.test, evil.test"):
+        status = curl(port, "/nowhere", "-H", f"Host: {host}" if host else "Host;")[0]
+        assert status in (400, 421), (host, status)
+    # Nothing that is forwarded speaks for the host or the scheme.
+    for name in ("X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-Host", "X-Forwarded-Server"):
+        value = "host=box.test" if name == "Forwarded" else "box.test"
+        assert curl(port, "/nowhere", "-H", "Host: evil.test", "-H", f"{name}: {value}")[0] == 421, name
+        assert plain(port, "/nowhere", "-H", f"{name}: evil.test")[0] == 404, name
+    for origin in (URL, "https://app.test"):
+        assert plain(port, "/nowhere", "-H", f"Origin: {origin}")[0] == 404, origin
+    for origin in ("https://evil.test", "http://box.test", "https://box.test.evil.test", "https://app.test:8443", "null", "https://box.test, https://evil.test",
+                   "HTTPS://BOX.TEST", "file://", "https://app.test."):
+        status, _, body = plain(port, "/nowhere", "-H", f"Origin: {origin}")
+        assert status == 403 and "origin_refused" in body, origin
+    assert plain(port, "/nowhere", "-H", "Origin: null", "-H", "Sec-Fetch-Site: same-origin")[0] == 404
+    assert plain(port, "/nowhere", "-H", "Origin: null", "-H", "Sec-Fetch-Site: cross-site")[0] == 403
+    assert plain(port, "/nowhere", "-H", "Origin: https://evil.test", "-H", f"Origin: {URL}")[0] == 403
+    # CORS
+    path = "/.well-known/oauth-authorization-server"
+    ask = ("-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST", "-H", "Access-Control-Request-Headers: authorization,mcp-session-id")
+    status, head, _ = plain(port, path, *ask, "-H", "Origin: https://app.test")
+    assert status == 204 and "access-control-allow-origin: https://app.test" in head and "allow-credentials" not in head, head
+    assert "authorization" in re.search(r"access-control-allow-headers: (.*)", head)[1]
+    _, head, _ = plain(port, path, "-H", "Origin: https://app.test")
+    assert re.search(r"access-control-expose-headers:.*www-authenticate.*mcp-session-id", head), head
+    assert plain(port, path, *ask, "-H", "Origin: https://evil.test")[0] == 403
+    _, head, _ = plain(port, "/login", "-H", f"Origin: {URL}")
+    assert "access-control" not in head, head
+
+
+def test_trusted_proxy(t):
+    """plain HTTP is for reverse proxies alone: a connection from elsewhere is closed"""
+    s, port = door(t, "--trusted-proxy", "192.0.2.0/24")
+    assert plain(port)[0] == 0
+    s2, port = door(t, "--trusted-proxy", "127.0.0.1")
+    assert plain(port)[0] == 404
+
+
+def test_reader(t):
+    """the door reads as strictly as the proxy port, and is no proxy"""
+    _, port = door(t)
+
+    def ask(text):
+        with socket.create_connection(("127.0.0.1", port), 10 * sallyport.SLOW) as c:
+            c.sendall(text.encode())
+            data = b""
+            while b"\r\n\r\n" not in data and (more := c.recv(4096)):
+                data += more
+        return int(data.split()[1]) if data.startswith(b"HTTP") else data
+    h = "Host: box.test\r\n"
+    assert ask(f"GET /nowhere HTTP/1.1\r\n{h}\r\n") == 404
+    for line in ("GET http://box.test/nowhere HTTP/1.1", "GET https://box.test/nowhere HTTP/1.1", "CONNECT box.test:443 HTTP/1.1",
+                 "OPTIONS * HTTP/1.1", "GET http://127.0.0.1:1/ HTTP/1.1"):
+        assert ask(f"{line}\r\n{h}\r\n") in (400, 421), line
+    for fields in (h + h, "", h + "Content-Length: 1\r\nContent-Length: 2\r\n", h + "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+                   h + "X : y\r\n", h + " folded\r\n", h + "Transfer-Encoding: gzip\r\n"):
+        assert ask(f"POST /nowhere HTTP/1.1\r\n{fields}\r\n") == 400, fields
+    assert ask(f"TRACE /nowhere HTTP/1.1\r\n{h}\r\n") == 405
+    assert ask(f"GET /{'a' * 70000} HTTP/1.1\r\n{h}\r\n") == 431
+    # an agent's endpoints are not there, and its token names nobody
+    for path in ("/discover", "/ca.pem"):
+        assert ask(f"GET {path} HTTP/1.1\r\n{h}Authorization: Bearer sp_agt_x\r\n\r\n") == 404, path
+    assert ask(f"POST /oauth/token HTTP/1.1\r\n{h}Content-Length: 70000\r\n\r\n") == 413
+
+
+def test_workers(t):
+    """the door has workers of its own, and a flood of handshakes there leaves agents alone"""
+    s0 = t.bare()
+    chain, key, root = make_chain(s0.dir, "rsa")
+    s, up = t.proxy(domains=[{"host": "api.test"}], serve=False)
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--gateway", "127.0.0.1:0", "--public-url", URL, "--gateway-cert", chain, "--gateway-key", key)
+    port = int(re.search(r" gateway=127\.0\.0\.1:(\d+)", s.log())[1])
+    assert len(s.worker_pids()) == 2
+    nice = sorted(int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16]) for p in s.worker_pids())
+    assert nice[1] - nice[0] == 5, nice
+    door_pid = next(p for p in s.worker_pids() if int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16]) == nice[1])
+    with open(f"{s.dir}/flood", "wb") as out:
+        flood = [subprocess.Popen(["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", "5"], stdout=out, stderr=out)
+                 for _ in range(2)]
+        half = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(300)]
+        try:
+            time.sleep(0.5)
+            for i in range(20):
+                assert s.request(target=f"/{i}").status == 200
+            # none of the world's connections is held by the agents' worker
+            real.wait(lambda: len(os.listdir(f"/proc/{door_pid}/fd")) > 300, 10, "the door's connections")
+            assert all(len(os.listdir(f"/proc/{p}/fd")) < 100 for p in s.worker_pids() if p != door_pid)
+            assert curl(port, "/nowhere", "-H", "Host: box.test", root=root)[0] == 404
+        finally:
+            for p in flood:
+                p.kill()
+                p.wait()
+            for c in half:
+                c.close()
