@@ -135,7 +135,7 @@ pack() {
 
 # build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and where the
 # file lies within. One pack for a folder, smaller than one for each file; help/ goes with cli/. No worker unpacks what only
-# commands run. Policies are for people to read and edit, so they go in with their comments.
+# commands run, which no worker unpacks. Policies are for people to read and edit, so they go in with their comments.
 embed() {
 	mkdir -p build/slim
 	# The topics' names are a module too: nothing else in the binary lists its files.
@@ -144,7 +144,7 @@ embed() {
 	: >"$rows"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folders in lua lua/web "lua/cli lua/help" policies; do
+		for folders in "lua lua/web policies" "lua/cli lua/help"; do
 			pack=$(printf %s "${folders%% *}" | tr / _) at=0
 			: >"build/slim/$pack.$$"
 			# shellcheck disable=SC2086  # a list of folders

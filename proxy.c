@@ -17752,7 +17752,7 @@ embed_push(lua_State *L, const struct embed_file *f)
 	lua_remove(L, -2);
 }
 
-/* Gives the unpacked packs back (0.5 MB), once a worker has started. For a file that is loaded
+/* Gives the unpacked packs back (0.8 MB), once a worker has started. For a file that is loaded
  * later, its pack is unpacked again. */
 static void
 embed_forget(lua_State *L)
