@@ -227,6 +227,7 @@ build_one() {
 	tests/wire/resolve.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -shared -fPIC -o build/resolve.so "$1" -ldl ;;
 	tests/real/disk.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -o build/disk "$1" -l:liblmdb.a -lpthread ;;
 	tests/bench/load.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -D_GNU_SOURCE -o build/load "$1" -lssl -lcrypto ;;
+	tests/bench/scrub.c) part "${CC:-gcc}" build/scrub "$1" $small ;;
 	tests/bench/sha256.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -o build/sha256 "$1" -l:libbearssl.a ;;
 	*) say "cannot build '$1': release, test, asan or clang"; exit 2 ;;
 	esac
@@ -280,7 +281,7 @@ test_() { # shellcheck disable=SC2086
 }
 
 bench() { # shellcheck disable=SC2086
-	deps $build_packages $bench_packages; build release tests/bench/load.c tests/bench/sha256.c; exec /usr/bin/python3 tests/bench/bench.py "$@"
+	deps $build_packages $bench_packages; build release tests/bench/load.c tests/bench/sha256.c tests/bench/scrub.c; exec /usr/bin/python3 tests/bench/bench.py "$@"
 }
 
 # fuzz TARGET [SECONDS]: a long run of one target; `test` gives each a short one.

@@ -11197,6 +11197,8 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 #define SCRUB_LEAD 16           /* the first characters, by which a spelling is met */
 #define SCRUB_BLOOM_BITS 14
 #define SCRUB_SLOT_BITS 10
+#define SCRUB_FREE 32           /* characters that may be compared for each byte of text … */
+#define SCRUB_DEBT_MAX (1 << 18) /* … and so many more, or a secret with a period could cost any time: 4 ms for 16 KiB */
 #define SCRUB_UNIT_MAX 20       /* bytes of the longest escape: HTML's &DiacriticalGrave; has 18 */
 
 enum scrub_form { SCRUB_PLAIN, SCRUB_PLUS, SCRUB_HEX, SCRUB_STD, SCRUB_URL = SCRUB_STD + 3, SCRUB_FORMS = SCRUB_URL + 3 };
@@ -11230,6 +11232,7 @@ struct scrub_gram {
 struct scrub_table {
 	uint32_t n, ngrams, step; /* ngrams: room for so many */
 	uint16_t nstarts, start[256]; /* by the byte with which a form of a value begins: the first in scrub_starts + 1; 0: none */
+	uint64_t lead[4];       /* the characters in grams, upper case as lower: a bit each */
 	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
 	uint16_t slot[1 << SCRUB_SLOT_BITS]; /* index + 1 */
 	struct scrub_gram gram[];
@@ -11237,6 +11240,7 @@ struct scrub_table {
 
 struct scrub {
 	struct secret *head, *body; /* owned: tables, or NULL until they are needed */
+	int64_t debt;           /* characters compared beyond SCRUB_FREE for each byte of text */
 	size_t n, cap;
 	struct scrub_value *value; /* owned */
 	size_t whose;           /* a hash of agent and credential */
@@ -11244,13 +11248,13 @@ struct scrub {
 
 /* A search through a text, from left to right. */
 struct scrub_scan {
-	const struct scrub *s;
+	struct scrub *s;
 	const struct scrub_table *t; /* NULL: there is nothing to look for */
 	struct slice in;
 	bool end;               /* the text is whole: no spelling goes on behind it */
 	size_t at;              /* the next spelling begins here or later */
 	size_t sample;          /* the next gram that is looked at */
-	size_t escape[SCRUB_CODINGS]; /* the next byte that may begin an escape; in.n: none */
+	size_t escape[SCRUB_CODINGS]; /* the next escape that may be in a gram; in.n: none. PERCENT's is TWICE's, too */
 	size_t begun;           /* a spelling begins here that the text does not end; in.n: none */
 };
 
@@ -11388,8 +11392,10 @@ scrub_table_add(struct scrub_table *t, struct slice value, unsigned v, unsigned 
 
 	if (n > sizeof lead)
 		n = sizeof lead;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		lead[i] = scrub_char(value, form, i);
+		t->lead[(lead[i] | 0x20) >> 6 & 3] |= (uint64_t)1 << ((lead[i] | 0x20) & 63);
+	}
 	if (t->step > n - 6)
 		t->step = (uint32_t)n - 6;
 	scrub_table_start(t, v, form, lead[0]);
@@ -11463,17 +11469,20 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 
 /* -- characters of a text that may be escaped */
 
-/* Names of characters that HTML gives to ASCII's (the standard's "Named character references"). */
+/* Names of characters that HTML gives to ASCII's (the standard's "Named character references"), the frequent ones
+ * first: the character, the length of its name, the name. */
 static const char scrub_names[] =
-    "\tTab;\nNewLine;!excl;\"quot;\"QUOT;#num;$dollar;%percnt;&amp;&AMP;'apos;(lpar;)rpar;*ast;*midast;+plus;,comma;"
-    ".period;/sol;:colon;;semi;<lt;<LT;=equals;>gt;>GT;?quest;@commat;[lsqb;[lbrack;\\bsol;]rsqb;]rbrack;^Hat;_lowbar;"
-    "_UnderBar;`grave;`DiacriticalGrave;{lcub;{lbrace;|verbar;|vert;|VerticalLine;}rcub;}rbrace;";
+    "<\003lt;>\003gt;&\004amp;\"\005quot;'\005apos;\t\004Tab;\n\010NewLine;!\005excl;\"\005QUOT;"
+    "#\004num;$\007dollar;%\007percnt;&\004AMP;(\005lpar;)\005rpar;*\004ast;*\007midast;+\005plus;"
+    ",\006comma;.\007period;/\004sol;:\006colon;;\005semi;<\003LT;=\007equals;>\003GT;?\006quest;"
+    "@\007commat;[\005lsqb;[\007lbrack;\\\005bsol;]\005rsqb;]\007rbrack;^\004Hat;_\007lowbar;"
+    "_\011UnderBar;`\006grave;`\021DiacriticalGrave;{\005lcub;{\007lbrace;|\007verbar;|\005vert;"
+    "|\015VerticalLine;}\005rcub;}\007rbrace;";
 
 /* The character of a reference, which has no "&" and ends in ";". Returns its bytes in `out`; 0: unknown. */
 static size_t
 scrub_reference(struct slice ref, char out[4])
 {
-	const char *p = scrub_names, *end;
 	uint32_t c = 0;
 
 	if (ref.n > 2 && ref.p[0] == '#') {
@@ -11489,13 +11498,11 @@ scrub_reference(struct slice ref, char out[4])
 		}
 		return c == 0 || c >= 0x110000 || i != ref.n - 1 ? 0 : json_put_utf8(out, c);
 	}
-	for (; *p != '\0'; p = end) {
-		end = strchr(p + 2, ';') + 1;
-		if (slice_eq(ref, (struct slice){p + 1, (size_t)(end - p - 1)})) {
+	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
+		if ((size_t)p[1] == ref.n && memcmp(p + 2, ref.p, ref.n) == 0) {
 			out[0] = *p;
 			return 1;
 		}
-	}
 	return 0;
 }
 
@@ -11540,36 +11547,91 @@ scrub_unit(struct slice in, size_t at, unsigned coding, bool end, char out[4], s
 	return !end && rest.n < more ? 0 : 1;
 }
 
-/* The bytes at in.p[at] that spell the value; 0: they do not; -1: the text ends before that is known. */
+/* The bytes at in.p[at] that spell the gram's value; 0: they do not; -1: the text ends before that is known.
+ * *seen: the bytes that told. */
 static ssize_t
-scrub_match(struct slice value, unsigned form, unsigned coding, struct slice in, size_t at, bool end)
+scrub_match(struct scrub_scan *z, const struct scrub_gram *gram, unsigned coding, size_t at, size_t *seen)
 {
-	size_t i = at, done = 0, all = scrub_count(value.n, form), used, n;
+	struct slice value = z->s->value[gram->value].value;
+	size_t i = at, done = 0, all = scrub_count(value.n, gram->form), used = 1, n;
+	bool same = true;
 	char c[4];
 
-	while (done < all) {
-		if (i >= in.n)
-			return end ? 0 : -1;
-		if ((used = scrub_unit(in, i, coding, end, c, &n)) == 0)
-			return -1;
-		for (size_t k = 0; k < n; k++, done++)
-			if (done == all || !scrub_same(value, form, done, c[k]))
-				return 0;
+	while (same && done < all && i < z->in.n && (used = scrub_unit(z->in, i, coding, z->end, c, &n)) != 0) {
+		for (size_t k = 0; same && k < n; k += same, done += same)
+			same = done < all && scrub_same(value, gram->form, done, c[k]);
 		i += used;
 	}
-	return (ssize_t)(i - at);
+	z->s->debt += done + 1;
+	*seen = (used != 0 ? i : z->in.n) - at;
+	return !same ? 0 : done == all ? (ssize_t)(i - at) : z->end ? 0 : -1;
 }
 
 /* -- the search */
+
+static bool
+scrub_leads(const struct scrub_table *t, char c)
+{
+	return (t->lead[(c | 0x20) >> 6 & 3] >> ((c | 0x20) & 63) & 1) != 0;
+}
+
+/* Does an escape begin at z->in.p[at] whose character is in a gram? */
+static bool
+scrub_escapes(const struct scrub_scan *z, unsigned coding, size_t at)
+{
+	const char *p = z->in.p + at;
+	bool found = false;
+	size_t n, used;
+	char c[4];
+
+	/* of a text that is full of escapes, most are told apart by their first bytes */
+	if (z->in.n - at > SCRUB_UNIT_MAX && coding == SCRUB_JSON &&
+	    (p[1] == 'u' ? (p[2] != '0' || p[3] != '0') && (z->t->lead[2] | z->t->lead[3]) == 0 : p[1] < 'a' && !scrub_leads(z->t, p[1])))
+		return false;
+	if (z->in.n - at > SCRUB_UNIT_MAX && coding == SCRUB_PERCENT) {
+		int high = hex_digit(p[1]), low = hex_digit(p[2]), byte = 16 * high + low;
+
+		if ((high | low) < 0 || (byte != '%' && !scrub_leads(z->t, (char)byte)))
+			return false;
+	}
+	for (unsigned k = coding; k <= (coding == SCRUB_PERCENT ? SCRUB_TWICE : coding) && !found; k++) {
+		used = scrub_unit(z->in, at, k, z->end, c, &n);
+		found = used == 0 || (used != 1 && scrub_leads(z->t, c[0]));
+	}
+	return found;
+}
+
+/* Finds the next such escape from `from` on. */
 static void
-scrub_scan_start(struct scrub_scan *z, const struct scrub *s, const struct scrub_table *t, struct slice in, bool end)
+scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
+{
+	const char *p;
+
+	do {
+		p = from < z->in.n ? memchr(z->in.p + from, scrub_escape[coding], z->in.n - from) : NULL;
+		z->escape[coding] = p != NULL ? (size_t)(p - z->in.p) : z->in.n;
+		from = z->escape[coding] + 1;
+	} while (p != NULL && !scrub_escapes(z, coding, from - 1));
+}
+
+static void
+scrub_scan_start(struct scrub_scan *z, struct scrub *s, const struct scrub_table *t, struct slice in, bool end)
 {
 	*z = (struct scrub_scan){.s = s, .t = t, .in = in, .end = end, .begun = in.n};
-	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++) {
-		const char *p = in.n != 0 && k != SCRUB_TWICE ? memchr(in.p, scrub_escape[k], in.n) : NULL;
+	if (t == NULL)
+		return;
+	s->debt = s->debt > SCRUB_DEBT_MAX ? SCRUB_DEBT_MAX : s->debt < 0 ? 0 : s->debt;
+	s->debt -= SCRUB_FREE * (int64_t)in.n;
+	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++)
+		if (k != SCRUB_TWICE)
+			scrub_find_escape(z, k, 0);
+}
 
-		z->escape[k] = k == SCRUB_TWICE ? z->escape[SCRUB_PERCENT] : p != NULL ? (size_t)(p - in.p) : in.n;
-	}
+/* Was so much compared that the search of this text ends here? */
+static bool
+scrub_dear(const struct scrub *s)
+{
+	return s->debt > SCRUB_DEBT_MAX;
 }
 
 /* May a value have this gram? */
@@ -11590,17 +11652,19 @@ scrub_try(struct scrub_scan *z, uint32_t key, size_t from, unsigned coding, bool
 
 	if (!scrub_known(z->t, key))
 		return;
-	for (unsigned g = z->t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)]; g != 0; g = z->t->gram[g - 1].next) {
+	for (unsigned g = z->t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)]; g != 0 && !scrub_dear(z->s); g = z->t->gram[g - 1].next) {
 		const struct scrub_gram *gram = &z->t->gram[g - 1];
 		struct slice value = z->s->value[gram->value].value;
-		size_t at = from - gram->at;
+		size_t at = from - gram->at, seen = 0, other;
 		bool same = gram->key == key && from >= z->at + gram->at;
 
 		for (size_t i = 0; same && i < gram->at; i++)
 			same = scrub_same(value, gram->form, i, z->in.p[at + i]);
+		z->s->debt += gram->at + 1;
 		for (unsigned k = raw ? SCRUB_RAW : coding; same && k <= (raw ? SCRUB_HTML : coding); k++) {
-			ssize_t n = raw && k != SCRUB_RAW && z->escape[k] == z->in.n ? 0 :
-			    scrub_match(value, gram->form, k, z->in, at, z->end);
+			/* SCRUB_RAW comes first, and tells of every coding of which it met no escape */
+			ssize_t n = raw && k != SCRUB_RAW && memchr(z->in.p + at, scrub_escape[k], seen) == NULL ? 0 :
+			    scrub_match(z, gram, k, at, k == SCRUB_RAW ? &seen : &other);
 
 			if (n < 0 && at < z->begun)
 				z->begun = at;
@@ -11664,7 +11728,7 @@ scrub_widen(const struct scrub_scan *z, struct scrub_hit *hit)
 		}
 }
 
-/* The next spelling of a value. False: there is none. */
+/* The next spelling of a value; of a text that is too dear to compare, all that is left. False: there is none. */
 static bool
 scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 {
@@ -11686,25 +11750,17 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 		for (unsigned k = first; k <= (first == SCRUB_PERCENT ? SCRUB_TWICE : first); k++)
 			if (scrub_read_gram(z, z->escape[first], k, &key))
 				scrub_try(z, key, z->escape[first], k, false, hit);
-		for (unsigned k = first; k <= (first == SCRUB_PERCENT ? SCRUB_TWICE : first); k++) {
-			const char *from = z->in.p + z->escape[k] + 1,
-			    *p = memchr(from, scrub_escape[k], (size_t)(z->in.p + z->in.n - from));
-
-			z->escape[k] = p != NULL ? (size_t)(p - z->in.p) : z->in.n;
-		}
+		scrub_find_escape(z, first, z->escape[first] + 1);
 	}
+	if (z->t != NULL && scrub_dear(z->s))
+		*hit = (struct scrub_hit){z->at, z->in.n - z->at, 0, SCRUB_PLAIN, SCRUB_RAW};
 	if (hit->n == 0)
 		return false;
 	scrub_widen(z, hit);
 	z->at = z->sample = hit->at + hit->n;
-	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++) {
-		const char *p;
-
-		if (z->escape[k] >= z->at)
-			continue;
-		p = z->at < z->in.n ? memchr(z->in.p + z->at, scrub_escape[k], z->in.n - z->at) : NULL;
-		z->escape[k] = p != NULL ? (size_t)(p - z->in.p) : z->in.n;
-	}
+	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++)
+		if (z->escape[k] < z->at && k != SCRUB_TWICE)
+			scrub_find_escape(z, k, z->at);
 	if (z->begun < z->at)
 		z->begun = z->in.n;
 	return true;
@@ -11712,26 +11768,23 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 
 /* May a spelling in that coding begin at in.p[at] that the text does not end? */
 static bool
-scrub_begins(const struct scrub_scan *z, size_t at, unsigned coding)
+scrub_begins(struct scrub_scan *z, size_t at, unsigned coding)
 {
-	size_t n;
+	size_t n, seen;
 	char c[4];
 	bool cut = scrub_unit(z->in, at, coding, z->end, c, &n) == 0;
 
 	for (unsigned byte = cut ? 0 : (uint8_t)c[0]; byte <= (cut ? 255 : (uint8_t)c[0]); byte++)
-		for (unsigned i = z->t->start[byte]; i != 0; i = scrub_starts(z->t)[i - 1].next) {
-			const struct scrub_gram *g = &scrub_starts(z->t)[i - 1];
-
-			if (scrub_match(z->s->value[g->value].value, g->form, coding, z->in, at, z->end) < 0)
+		for (unsigned i = z->t->start[byte]; i != 0; i = scrub_starts(z->t)[i - 1].next)
+			if (scrub_dear(z->s) || scrub_match(z, &scrub_starts(z->t)[i - 1], coding, at, &seen) < 0)
 				return true;
-		}
 	return false;
 }
 
 /* Where the first spelling begins that the text does not end, once scrub_next found no more; in.n: there is
  * none. One of which SCRUB_LEAD characters are there was met by its grams. */
 static size_t
-scrub_begun(const struct scrub_scan *z)
+scrub_begun(struct scrub_scan *z)
 {
 	static const uint8_t longest[SCRUB_CODINGS] = {1, 3, 5, 7, SCRUB_UNIT_MAX}; /* bytes for a character */
 	size_t begun = z->begun;
@@ -13907,6 +13960,9 @@ struct filter_scrub {
 static const struct filter_fault filter_scrub_hit = {502, "scrub_hit",
     "the answer repeats the credential, and it has a digest, a range or a coding, so that nothing in it can be replaced",
     "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
+static const struct filter_fault filter_scrub_dear = {502, "scrub_hit",
+    "the answer repeats beginnings of the credential so densely that it cannot be searched",
+    "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
 static const struct filter_fault filter_scrub_unread = {502, "scrub_hit",
     "the answer cannot be decoded, so it cannot be searched for the credential",
     "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
@@ -13923,21 +13979,23 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 {
 	struct scrub_scan z;
 	struct scrub_hit hit;
+	int64_t debt;
 
 	if (!end && !s->f.hurry && s->seen > SCRUB_LAZY && s->text.n - s->begun - s->seen < s->seen / 8)
 		return true;            /* a secret of 3,000 bytes may come in 60,000, one by one */
-	s->f.cost += s->seen;
 	scrub_scan_start(&z, s->s, s->t, buf_slice(&s->text), end);
+	debt = s->s->debt;
 	while (scrub_next(&z, &hit)) {
 		bool over = !scrub_note(s->s, s->tally);
 
-		if (over || s->strict) {
-			s->f.fault = over ? scrub_fault(s->tally) : &filter_scrub_hit;
+		if (over || s->strict || scrub_dear(s->s)) {
+			s->f.fault = over ? scrub_fault(s->tally) : scrub_dear(s->s) ? &filter_scrub_dear : &filter_scrub_hit;
 			return false;
 		}
 		scrub_overwrite(&s->s->value[hit.value], &hit, s->text.p, hit.at < gone ? gone : hit.at);
 	}
 	s->begun = scrub_begun(&z);
+	s->f.cost += s->seen + (uint64_t)(s->s->debt - debt);
 	if (s->text.n - s->begun > SCRUB_HOLD_MAX)
 		s->begun = s->text.n;
 	s->seen = s->text.n - s->begun;

@@ -435,6 +435,18 @@ def arriving(b, rounds, seconds):
     s.stop()
 
 
+def searching(b, rounds, seconds):
+    """What it costs to search the body of an answer for what was attached."""
+    print("\nsearching an answer")
+    out = subprocess.run(["taskset", "-c", PROXY_CORE, ROOT / "build/scrub"], capture_output=True, text=True, check=True).stdout
+    for body, secrets, ms in map(str.split, out.splitlines()):
+        what = f"{body}, {secrets} secret{'s' if secrets != '1' else ''}"
+        if body in ("JSON", "random", "%-dense"):
+            target(what, float(ms), 1.0 if secrets == "1" else 1.5, " ms/MB")
+        else:                                               # nothing but escapes
+            print(f"         {what}: {ms} ms/MB")
+
+
 def starting(b, rounds, seconds):
     print("\nstarting")
     times = []
@@ -496,7 +508,7 @@ def main():
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
     b = Bench(a.against and a.against.resolve())
     try:
-        for part in (throughput, instructions, signing, resumption, memory, deciding, arriving, starting):
+        for part in (throughput, instructions, signing, resumption, memory, deciding, arriving, starting, searching):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:

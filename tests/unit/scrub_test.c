@@ -468,6 +468,56 @@ test_byte_by_byte(void)
 	buf_free(&got);
 }
 
+/* A secret with a period, and a text in which it nearly stands at every place: what one piece costs is bounded and counts for
+ * the turn. A short one passes unharmed; of a long one the answer ends, as a hit does. */
+static void
+period(const char *name, size_t n, unsigned block, bool escapes, bool passes)
+{
+	char *value = malloc(n);
+	struct filter *f;
+	struct scrub *s;
+	struct buf text, got, body;
+	uint64_t most = 0;
+	size_t at;
+	bool ok = true, in;
+
+	for (size_t i = 0; i < n; i++)
+		value[i] = i < block ? (char)('a' + below(26)) : value[i - block];
+	s = scrub_of(value, n, "PLACEHOLDER", "");
+	buf_init(&text, 1 << 20);
+	buf_init(&got, 1 << 20);
+	buf_init(&body, 1 << 20);
+	while (text.n < 256 * 1024) {
+		buf_add(&text, value, n - 1);
+		buf_adds(&text, escapes ? "%21&amp;\\u0041!" : "!");
+	}
+	f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
+	for (at = 0; ok && at < text.n; at += PEER_PIECE) {
+		size_t most_n = text.n - at < PEER_PIECE ? text.n - at : PEER_PIECE;
+
+		ok = filter_feed(f, (struct slice){guard_copy(text.p + at, most_n), most_n}, false, &got);
+		most = f->cost > most ? f->cost : most;
+		f->cost = 0;
+	}
+	ok = ok && filter_feed(f, SLICE(""), true, &got) && slice_eq(buf_slice(&got), buf_slice(&text));
+	test_result(ok == passes && (ok || (f->fault == &filter_scrub_dear && at <= 64 * 1024)) &&
+	    most <= SCRUB_DEBT_MAX + (SCRUB_FREE + 1) * (PEER_PIECE + n) + 4 * n, name, "%d at %zu, %llu", ok, at, (unsigned long long)most);
+	s->debt = 0;
+	buf_addv(&body, (struct slice){text.p, 16384});
+	in = scrub_in(s, (struct slice){text.p, 65536});
+	ok = s->debt <= SCRUB_DEBT_MAX + 4 * (int64_t)n && in == !passes && (s->debt = 0) == 0 && scrub_body(s, &body, &tally) && body.n != 0 && s->debt <= SCRUB_DEBT_MAX + 4 * (int64_t)n;
+	test_result(ok, "and in a head, and in a held body", "%lld", (long long)s->debt);
+	s->debt = 2 * SCRUB_DEBT_MAX;
+	ok = !scrub_in(s, SLICE("HTTP/1.1 204 No Content"));
+	test_result(ok, "and what comes later is searched as ever", "it is not");
+	filter_free(f);
+	scrub_free(s);
+	free(value);
+	buf_free(&text);
+	buf_free(&got);
+	buf_free(&body);
+}
+
 /* -- the limit */
 static void
 test_limit(void)
@@ -543,6 +593,10 @@ main(void)
 	test_websocket_hurry();
 	test_websocket_bytes();
 	test_byte_by_byte();
+	period("a period of a character, 16 bytes", 16, 1, false, true);
+	period("a period of a character, 4 KiB", 4096, 1, false, false);
+	period("a period of two, 4 KiB, and escapes", 4096, 2, true, false);
+	period("a period of 100, 16 KiB", 16384, 100, false, false);
 	test_limit();
 	test_made_later();
 	test_short();
