@@ -15386,21 +15386,28 @@ table_group(struct table *t, const struct table_at *at, unsigned g)
 	return err;
 }
 
-static bool
+/* Section store: were its files moved away or replaced? What is open shows nobody's newest then, and LMDB,
+ * whose numbers of transactions are in the lock file, may take a root of before for it. */
+static bool store_moved(void);
+
+/* A root older than one that was seen: it was put back on the disk. */
+static enum store_err
 table_set_back(const struct table *t, uint64_t config)
 {
 	static _Atomic int64_t said;
 	int64_t now = clock_read(CLOCK_MONOTONIC);
 
 	if (config >= t->floor)
-		return false;
+		return STORE_OK;
+	if (store_moved())
+		return STORE_IO;
 	if (now >= said) {
 		said = now + TABLE_SAY_MS;
 		log_line("ev=store_set_back config=%llu newest=%llu", (unsigned long long)config,
 		    (unsigned long long)t->floor);
 	}
 	atomic_store(table_newest, UINT64_MAX); /* until a restart: commands write on what was put back */
-	return true;
+	return STORE_DAMAGED;
 }
 
 /* Before a transaction begins: what it shows cannot be older than what somebody saw before. */
@@ -15416,6 +15423,7 @@ table_sync(struct table *t, const struct table_at *at)
 {
 	uint8_t key[16], root[TABLE_ROOT + 32], h[32];
 	MDB_val k = store_val(table_key(key, 'r', 0)), v;
+	enum store_err err;
 	bool other;
 	int rc;
 
@@ -15439,9 +15447,9 @@ table_sync(struct table *t, const struct table_at *at)
 		memcpy(t->group, root + 16, sizeof t->group);
 		memcpy(t->seal, h, sizeof t->seal);
 	}
-	if (table_set_back(t, t->config)) {
+	if ((err = table_set_back(t, t->config)) != STORE_OK) {
 		t->known = false;
-		return STORE_DAMAGED;
+		return err;
 	}
 	for (uint64_t was = t->floor; table_newest != NULL && was < t->config;)
 		if (atomic_compare_exchange_weak(table_newest, &was, t->config))
@@ -15805,6 +15813,18 @@ store_file_same(const char *home, const char *name, const struct stat *was)
 	    st.st_dev == was->st_dev;
 }
 
+/* The environment is given up then, and opened anew when nothing is in flight. Any thread. */
+static bool
+store_moved(void)
+{
+	if (store_file_same(store.home, "store/data.mdb", &store.file[0]) &&
+	    store_file_same(store.home, "store/lock.mdb", &store.file[1]))
+		return false;
+	if (!atomic_exchange(&store.failed, true))
+		log_line("ev=store_replaced");
+	return true;
+}
+
 /* A server whose files somebody moved away would see no change any more: commands write to those that
  * took their place. */
 static void
@@ -15815,10 +15835,7 @@ store_look(void)
 	if (store.env == NULL || store.failed || table_newest == NULL || now < store.look_at)
 		return;
 	store.look_at = now + STORE_REPLACED_MS;
-	store.failed = !store_file_same(store.home, "store/data.mdb", &store.file[0]) ||
-	    !store_file_same(store.home, "store/lock.mdb", &store.file[1]);
-	if (store.failed)
-		log_line("ev=store_replaced");
+	store_moved();
 }
 
 /* The two generations, asked for at each request. They are read anew only after a commit, which
@@ -16500,6 +16517,8 @@ store_transact(struct store_batch *b)
 	enum store_err err;
 	int rc;
 
+	if (store_moved())      /* another would take what is written here for what it wrote */
+		return STORE_IO;
 	table_begin(&store_written);
 	store_written.known = false;    /* a transaction that was given up had the same id */
 	if ((rc = mdb_txn_begin(store.env, NULL, 0, &txn)) != 0) {
@@ -17038,8 +17057,8 @@ store_open_serve(const char *home)
 	return err == STORE_OK;
 }
 
-/* Opens the environment anew, which LMDB refuses to use after a failed write of its meta page. The
- * keys stay. */
+/* Opens the environment anew, which LMDB refuses to use after a failed write of its meta page, or whose
+ * files were replaced. The keys stay. */
 static enum store_err
 store_reopen(void)
 {
@@ -17054,7 +17073,8 @@ store_reopen(void)
 	keys = store.keys != NULL ? secret_ref(store.keys) : NULL;
 	memcpy(home, store.home, sizeof home);
 	store_close();
-	if ((err = store_env_open(home)) == STORE_OK && (err = store_dbis_open()) != STORE_OK)
+	if ((err = store_env_open(home)) == STORE_OK && ((err = store_check_length()) != STORE_OK ||
+	    (err = store_dbis_open()) != STORE_OK))
 		store_close();
 	log_line("ev=store_reopen err=%s", store_code(err));
 	store.keys = keys;
