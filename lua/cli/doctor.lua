@@ -442,6 +442,12 @@ local function lines_of(ctx, o)
     fix and indent .. fix .. "\n" or "")
 end
 
+local of_the_store = {
+  { "CA", certificates }, { "credential TLS", credential_certificates }, { "client files", client_files }, { "listener", listeners },
+  { "upstream proxy", upstream_proxy }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials },
+  { "clients", handshakes },
+}
+
 local function run(_, opt, ctx)
   local out, worst = report.array(), OK
   local function say(what, level, text, fix)
@@ -457,15 +463,11 @@ local function run(_, opt, ctx)
   if opt.remove then remove(ctx, say) end
   files(ctx, say)
   if store(ctx, say) then
-    certificates(ctx, say, now)
-    credential_certificates(ctx, say, now)
-    client_files(ctx, say)
-    listeners(ctx, say)
-    upstream_proxy(ctx, say)
-    request_log(ctx, say)
-    policies(ctx, say)
-    credentials(ctx, say)
-    handshakes(ctx, say, now)
+    for _, c in ipairs(of_the_store) do
+      local fine, why = pcall(c[2], ctx, say, now)
+      if not fine and not (type(why) == "table" and why.message) then error(why, 0) end
+      if not fine then say(c[1], BAD, why.message, why.hint) end      -- a record that it reads is refused: the others are told all the same
+    end
     say("server", OK, ctx.host.lock_held(ctx.home) and "runs" or "does not run")
   end
   machine(ctx, say, now)
