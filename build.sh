@@ -134,8 +134,8 @@ pack() {
 }
 
 # build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and where the
-# file lies within. One pack for a folder, smaller than one for each file; help/ goes with cli/. No worker unpacks what only
-# commands run, which no worker unpacks. Policies are for people to read and edit, so they go in with their comments.
+# file lies within. Two packs, smaller than one for each folder: what workers load, with the policies that they begin with;
+# and what only commands run, which no worker unpacks. Policies are for people to read and edit, so they go in with comments.
 embed() {
 	mkdir -p build/slim
 	# The topics' names are a module too: nothing else in the binary lists its files.
