@@ -5613,16 +5613,31 @@ conn_new(int fd, const struct listener *at)
 		conn_close(c, true);
 }
 
-/* Connections without an agent have a tenth of all. The oldest makes room: a flood of strangers drives
- * out strangers, and an agent's first request names the agent. The list is newest first. */
+/* Connections without an agent have a tenth of all. The oldest makes room for `fd`: a flood of strangers
+ * drives out strangers, and an agent's first request names the agent. Where half of them are of one address
+ * (IPv6: a /64), which `fd` has too, it is the oldest of these. The list is newest first. */
 static void
-conn_evict_unknown(void)
+conn_evict_unknown(int fd)
 {
-	struct conn *oldest = NULL;
+	struct conn *oldest = NULL, *alike = NULL;
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	struct endpoint from = {.port = 0};
+	size_t n = 0;
 
-	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link))
-		if (c->counted_unknown && (c->state == CONN_HEAD || c->state == CONN_HANDSHAKE))
-			oldest = c;
+	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
+		net_endpoint((struct sockaddr *)&ss, &from);
+	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link)) {
+		if (!c->counted_unknown || (c->state != CONN_HEAD && c->state != CONN_HANDSHAKE))
+			continue;
+		oldest = c;
+		if (c->client.addr.v4 == from.addr.v4 && memcmp(c->client.addr.b, from.addr.b, from.addr.v4 ? 4 : 8) == 0) {
+			alike = c;
+			n++;
+		}
+	}
+	if (n > conn_unknown / 2)
+		oldest = alike;
 	if (oldest != NULL)
 		conn_close(oldest, false);
 }
@@ -5649,7 +5664,7 @@ conn_accept(struct watch *w)
 	/* The listener is level-triggered: the rest comes next turn. */
 	for (int i = 0; i < 64 && (fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++) {
 		if (conn_unknown > conn_max / 10 + 16)
-			conn_evict_unknown();
+			conn_evict_unknown(fd);
 		if (conn_count < conn_max) {
 			conn_new(fd, OWNER(w, struct listener, watch));
 			continue;

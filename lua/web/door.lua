@@ -92,8 +92,13 @@ local function body_of(self, req, max)
   return nil
 end
 
--- The request becomes the tenant's, for the gateway's URL.
+-- The request becomes the tenant's, for the gateway's URL. It counts as the tenant's before its body is read, which has to
+-- find room among the tenant's own.
 local function hand_on(self, req, forward, fields)
+  local tenant = self.config:agent_named(forward.tenant)
+  if req:log { agent = forward.tenant, requests = tenant and tenant.requests, decision = "allow" } == false then
+    return req:fail(429, "too_many", "this tenant has its share of requests in use", "", { close = true, retry_after = 1 })
+  end
   if not body_of(self, req, MCP_MAX) then return end
   local url = require("http").parse_url(forward.url)
   if not url then return req:fail(502, "policy_failed", "this gateway's URL is malformed") end
