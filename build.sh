@@ -11,7 +11,7 @@ harden="-fPIE -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURC
 sections="-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
 # -O2 where it pays: padding and copies of functions buy nothing that could be measured, and cost 40 KB
 small="-O2 -fno-align-functions -fno-align-loops -fno-align-jumps -fno-tree-vectorize -fno-inline-functions
-	-fno-tree-ch -fno-tree-pre -freorder-blocks-algorithm=simple -fno-guess-branch-probability"
+	-fno-tree-ch -fno-tree-pre -fno-caller-saves -freorder-blocks-algorithm=simple -fno-guess-branch-probability"
 sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -l:libz.a -lm -lpthread"   # libm is a part of glibc

@@ -80,6 +80,7 @@
 #include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -1391,6 +1392,7 @@ loop_run(const bool *stop)
  * A first reading may take each group at the word of its line. Invariant: no function here waits for a
  * peer. l_fail, l_answer and l_judge_hello may raise a Lua error (longjmp): the first two are for
  * bindings, the third runs inside lua_protect. */
+#define REQ_WHO_MAX 67          /* 64 hexadecimal digits; or two bytes and an agent's name */
 struct agent;           /* what one agent holds (req) */
 struct conn;            /* a client's connection (req) */
 struct filter;          /* rewrites a body as it streams (flow) */
@@ -1536,6 +1538,10 @@ static void agent_put(struct agent *a);
 static bool agent_over(const struct agent *a);
 static void req_unclaim(struct req *r);
 
+/* -- door: who is at a connection's other end by the way it came. door_name writes that as a text, which
+ * stands where a token's hash would. */
+static void door_name(const struct conn *c, char out[REQ_WHO_MAX]);
+
 /* -- store: LMDB with sealed values, and the lock files beside it. store_open_serve opens a worker's store;
  * where it is false the log has the reason. */
 static bool store_open_serve(const char *home);
@@ -1616,6 +1622,7 @@ static void conn_bound(uint64_t memory);
 #define NET_BACKLOG 4096        /* the kernel caps it at net.core.somaxconn */
 #define NET_ADDRS_MAX 16        /* addresses of one name that are looked at */
 #define NET_LISTENERS_MAX 16
+#define NET_NAME_MAX (sizeof(struct sockaddr_un) + 8)
 #define NET_CIDRS_MAX 16        /* of one credential or domain entry */
 #define NET_CONNECT_TO_MAX 64
 #define NET_DIAL_EACH_MS 3000   /* one address of several: a dead one leaves time for the next */
@@ -1631,9 +1638,11 @@ enum listener_kind { LISTEN_PROXY, LISTEN_GATEWAY, LISTEN_KINDS };
 
 struct listener {
 	struct watch watch;
-	struct endpoint at;     /* as bound: port 0 has become a number */
+	struct endpoint at;     /* as bound: port 0 has become a number; a Unix socket keeps it */
 	enum listener_kind kind;
 	bool tls;               /* from the first byte, with the operator's certificate for that kind */
+	bool made;              /* its socket file is ours to remove */
+	char agent[65];         /* whose all its connections are, whatever they say; empty: nobody's */
 };
 
 /* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the
@@ -1696,6 +1705,20 @@ net_format(const struct endpoint *e, char out[64])
 	return b.n;
 }
 
+/* The address that a socket is bound to, as records and commands show it; 0: it has none. */
+static size_t
+net_name(int fd, char out[NET_NAME_MAX])
+{
+	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
+	socklen_t len = sizeof ss;
+	struct endpoint e;
+
+	getsockname(fd, (struct sockaddr *)&ss, &len);
+	if (ss.ss_family == AF_UNIX)
+		return (size_t)snprintf(out, NET_NAME_MAX, "unix:%s", ((struct sockaddr_un *)&ss)->sun_path);
+	return net_endpoint((struct sockaddr *)&ss, &e) ? net_format(&e, out) : 0;
+}
+
 /* Latency over the last few bytes of throughput: a TLS handshake's flights meet delayed
  * acknowledgements otherwise (44 ms instead of under 10). */
 static void
@@ -1717,36 +1740,63 @@ net_keepalive(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
 }
 
-/* Adds to net.listeners; NULL or why not. */
+/* Adds a descriptor to net.listeners, an inherited one too; NULL or why not. */
 static const char *
-net_listen(const struct endpoint *at, enum listener_kind kind, bool tls)
+net_adopt(int fd, const struct listener *as)
 {
 	struct listener *l = &net.listeners[net.nlisteners];
 	struct sockaddr_storage ss;
-	socklen_t len = net_sockaddr(at, &ss);
+	socklen_t len = sizeof ss, int_len = sizeof(int);
+	int listens = 0, type = 0;
+
+	if (net.nlisteners == NET_LISTENERS_MAX)
+		return "too many listeners";
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &int_len) != 0 || !listens ||
+	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &int_len) != 0 || type != SOCK_STREAM || getsockname(fd, (struct sockaddr *)&ss, &len) != 0)
+		return "it is no listening socket";
+	*l = *as;
+	l->watch = (struct watch){.fd = fd};
+	if (!net_endpoint((struct sockaddr *)&ss, &l->at) && ss.ss_family != AF_UNIX)
+		return "it is neither a TCP nor a Unix socket";
+	net.nlisteners++;
+	return NULL;
+}
+
+/* Binds a listener and adds it; NULL or why not. A socket file has its mode from umask, and its group
+ * before anybody can connect. */
+static const char *
+net_listen(const struct sockaddr_storage *ss, socklen_t len, gid_t group, const struct listener *as)
+{
+	const char *path = ss->ss_family == AF_UNIX ? ((const struct sockaddr_un *)ss)->sun_path : NULL;
 	const int one = 1;
+	const char *why;
 	int fd;
 
 	errno = 0;
-	if (net.nlisteners == NET_LISTENERS_MAX)
-		return "too many listeners";
-	if ((fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
+	if ((fd = socket(ss->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
 		return strerror(errno);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (!at->addr.v4)
+	if (ss->ss_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-	if (bind(fd, (struct sockaddr *)&ss, len) != 0 || listen(fd, NET_BACKLOG) != 0) {
-		const char *why = strerror(errno);
+	if (bind(fd, (const struct sockaddr *)ss, len) != 0 ||
+	    (path != NULL && group != (gid_t)-1 && lchown(path, (uid_t)-1, group) != 0) || listen(fd, NET_BACKLOG) != 0)
+		why = strerror(errno);
+	else if ((why = net_adopt(fd, as)) == NULL)
+		return NULL;
+	close(fd);
+	return why;
+}
 
-		close(fd);
-		return why;
-	}
-	*l = (struct listener){.watch.fd = fd, .at = *at, .kind = kind, .tls = tls};
-	len = sizeof ss;
-	if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
-		net_endpoint((struct sockaddr *)&ss, &l->at);
-	net.nlisteners++;
-	return NULL;
+/* Closes a listener for good, and removes a socket file that we made. */
+static void
+net_close(struct listener *l)
+{
+	struct sockaddr_un un;
+	socklen_t len = sizeof un;
+
+	if (l->made && getsockname(l->watch.fd, (struct sockaddr *)&un, &len) == 0)
+		unlink(un.sun_path);
+	close(l->watch.fd);
 }
 
 /* An address is this machine's if a socket can be bound to it. */
@@ -1772,7 +1822,7 @@ net_is_own_listener(const struct endpoint *e)
 	struct addr a = addr_unmapped(&e->addr);
 
 	for (size_t i = 0; i < net.nlisteners; i++)
-		if (net.listeners[i].at.port == e->port && net_is_local(&a))
+		if (net.listeners[i].at.port == e->port && e->port != 0 && net_is_local(&a))
 			return true;
 	return false;
 }
@@ -4796,7 +4846,7 @@ struct req {
 	char host[256];
 	int port;
 	struct slice path, query; /* as they came; query without "?", .p NULL: none */
-	char token[65];         /* hex SHA-256 of the proxy token presented; empty: none */
+	char token[REQ_WHO_MAX]; /* hex SHA-256 of the proxy token presented; none: by which door it came (door_name) */
 	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
 	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
@@ -4898,11 +4948,12 @@ struct conn {
 	size_t scanned;         /* of a head that is arriving */
 	struct req *req;        /* owned; NULL between requests */
 	struct agent *agent;    /* whose connection this is; NULL: not known yet */
-	struct endpoint client; /* port 0: not known */
 	const struct listener *at; /* static; where it was accepted */
+	struct endpoint client; /* port 0: not known, or a Unix socket's */
+	uid_t uid;              /* of a Unix socket's client */
 	char host[256];         /* of the tunnel, canonical */
 	int port;
-	char token[65];         /* of the CONNECT */
+	char token[REQ_WHO_MAX]; /* of the CONNECT */
 };
 
 static LIST_HEAD(, conn) conn_list = LIST_HEAD_INITIALIZER(conn_list); /* all of them, newest first */
@@ -5158,7 +5209,8 @@ req_parse_target(struct req *r)
 		return req_bad(r, 400, "bad_request", "Host is missing");
 	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
 		return false;
-	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port))
+	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port) &&
+	    !(c->at->at.port == 0 && strcmp(r->host, "localhost") == 0))
 		return req_bad(r, 421, "misdirected", "this is a proxy: send absolute-form requests or CONNECT");
 	if (c->tunnel && r->head.form == HTTP_ABSOLUTE && (r->head.tls != c->secure ||
 	    strcmp(c->host, r->host) != 0 || (to->port < 0 ? default_port : to->port) != c->port))
@@ -5173,23 +5225,20 @@ req_parse_target(struct req *r)
 #define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
 
 /* Finds the agent's proxy token, and keeps its hash. The token begins with sp_agt_, so it may be the user
- * or the password of Basic, or a Bearer. */
-static void
-req_find_token(struct req *r)
+ * or the password of Basic, or a Bearer. False: there are two, and which of them counts is not defined. */
+static bool
+req_read_token(struct req *r)
 {
 	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
 	struct slice value, token = {NULL, 0};
 	struct buf plain;
 
-	if (r->form == REQ_TUNNEL)
-		memcpy(r->token, r->conn->token, sizeof r->token);
-	if (r->form == REQ_TUNNEL || r->form == REQ_DOOR ||     /* two: which of them counts is not defined */
-	    (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0))
-		return;
+	if (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0)
+		return false;
 	if (i < 0 && r->form == REQ_ORIGIN)
 		i = http_find(&r->head, SLICE("authorization"), 0);
 	if (i < 0)
-		return;
+		return true;
 	value = r->head.field[i].value;
 	if (http_basic(value, &plain) && plain.n <= REQ_BASIC_MAX) {
 		struct slice password = buf_slice(&plain), user = slice_cut(&password, ':');
@@ -5201,6 +5250,19 @@ req_find_token(struct req *r)
 	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
 		tls_sha256_hex(token, r->token);
 	buf_free(&plain);
+	return true;
+}
+
+/* Who asks: the tunnel's agent; a bound listener's; a token's; without one, whom the door names. */
+static void
+req_find_token(struct req *r)
+{
+	const struct conn *c = r->conn;
+
+	if (r->form == REQ_TUNNEL)
+		memcpy(r->token, c->token, sizeof r->token);
+	else if (r->form != REQ_DOOR && (c->at->agent[0] != '\0' || (req_read_token(r) && r->token[0] == '\0')))
+		door_name(c, r->token);
 }
 
 /* RFC 9110 7.6.2: Max-Forwards less one, written over the value that came. At zero conn_act answers. */
@@ -5585,18 +5647,20 @@ conn_new(int fd, const struct listener *at)
 {
 	struct conn *c = calloc(1, sizeof *c);
 	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss;
+	struct ucred peer;
+	socklen_t len = sizeof ss, cred_len = sizeof peer;
 	struct addr client;
 
 	if (c == NULL) {
 		close(fd);
 		return;
 	}
+	c->at = at;
 	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)         /* not once the client has gone */
 		net_endpoint((struct sockaddr *)&ss, &c->client);
+	c->uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &cred_len) == 0 ? peer.uid : (uid_t)-1;
 	peer_init(&c->peer, fd, conn_ready);
 	c->id = ++conn_ids;
-	c->at = at;
 	c->state = at->tls ? CONN_HANDSHAKE : CONN_HEAD;
 	LIST_INSERT_HEAD(&conn_list, c, link);
 	conn_count++;
@@ -7207,7 +7271,7 @@ master_stop(const sigset_t *set)
 	const struct timespec wait = {0, 10000000};
 
 	for (size_t i = 0; i < net.nlisteners; i++)
-		close(net.listeners[i].watch.fd);
+		net_close(&net.listeners[i]);
 	master_signal(SIGTERM);
 	reqlog_close();
 	while ((master_signal(0) || reqlog_has_writer()) && clock_read(CLOCK_MONOTONIC) < until) {
@@ -13953,6 +14017,24 @@ filter_ws_attach(struct flow *f, const struct subst *s)
 #define SCRUB_RATIO 200         /* decoded bytes to one encoded, over the first SCRUB_HOLD_MAX */
 #define SCRUB_INFLATE (48 * 1024) /* zlib's state and window (zconf.h: 32 KiB and about 7) */
 
+/* zlib's crc32 in its place, which the linker then leaves out: 12 KB of tables, for a speed that a body to be
+ * searched has no use for. The polynomial of RFC 1952 8; the first call makes the table. */
+uLong
+crc32(uLong crc, const Bytef *p, uInt n)
+{
+	static uint32_t table[256];
+
+	for (uint32_t i = 255, x; table[1] == 0; table[i--] = x) {
+		x = i;
+		for (int bit = 0; bit < 8; bit++)
+			x = x >> 1 ^ (0xedb88320 & -(x & 1));
+	}
+	crc ^= 0xffffffff;
+	for (const Bytef *end = p != NULL ? p + n : p; p != end; p++)
+		crc = table[(crc ^ *p) & 255] ^ crc >> 8;
+	return p == NULL ? 0 : crc ^ 0xffffffff;
+}
+
 struct filter_scrub {
 	struct filter f;
 	struct scrub *s;        /* borrowed from the req */
@@ -14497,6 +14579,27 @@ scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally)
 	buf_free(body);
 	*body = out;
 	return true;
+}
+
+/* ---- door ------------------------------------------------------------------
+ * The ways to the proxy beside a token on its port: whose connection it is by the listener, the user
+ * or the address. Invariant: nothing here trusts a byte that a client sent. Skip it if all agents show
+ * a token. */
+
+/* Which names there are, lua/doors.lua says: "=AGENT" of a bound listener, beside which no
+ * token counts, "uid:N", "from:ADDRESS". No hash of a token has "=" or ":". */
+static void
+door_name(const struct conn *c, char out[REQ_WHO_MAX])
+{
+	char text[ADDR_TEXT_MAX];
+	struct addr a = addr_unmapped(&c->client.addr);
+
+	if (c->at->agent[0] != '\0')
+		snprintf(out, REQ_WHO_MAX, "=%s", c->at->agent);
+	else if (c->at->at.port == 0)
+		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
+	else if (c->client.port != 0)
+		snprintf(out, REQ_WHO_MAX, "from:%.*s", (int)addr_format(&a, text), text);
 }
 
 /* ---- agent -----------------------------------------------------------------
@@ -17373,21 +17476,19 @@ reqlog_room(const struct reqlog_share *s)
 	return room;
 }
 
-/* A record's members that say whose connection `fd` is: the client's address, where it is known, and ours
- * where there are several listeners. */
+/* A record's members that say whose connection it is: the client's address or user, where it is known,
+ * and ours where there are several listeners. */
 static void
-reqlog_put_ends(struct buf *b, const struct endpoint *client, int fd)
+reqlog_put_ends(struct buf *b, const struct conn *c)
 {
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss;
-	struct endpoint own;
-	char text[64];
+	char text[NET_NAME_MAX];
 
-	if (client->port != 0)
-		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, net_format(client, text)});
-	if (net.nlisteners > 1 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0 &&
-	    net_endpoint((struct sockaddr *)&ss, &own))
-		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_format(&own, text)});
+	if (c->client.port != 0)
+		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, net_format(&c->client, text)});
+	else if (c->at->at.port == 0)
+		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, (size_t)sprintf(text, "uid:%u", c->uid)});
+	if (net.nlisteners > 1 || c->at->at.port == 0)
+		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(c->peer.watch.fd, text)});
 }
 
 /* Adds one record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies it, never
@@ -17441,7 +17542,7 @@ reqlog_request(struct req *r)
 	buf_clear(&b);
 	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
 	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
-	reqlog_put_ends(&b, &r->conn->client, r->conn->peer.watch.fd);
+	reqlog_put_ends(&b, r->conn);
 	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
 	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
 	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
@@ -18693,7 +18794,9 @@ kept_route(const struct req *r, struct buf *b)
 static struct kept **
 kept_slot(const struct req *r, size_t came)
 {
-	return &kept_slots[(text_hash(r->host) + text_hash(r->token + 56) + 31 * came + r->head.method.n) % KEPT_SLOTS];
+	size_t n = strlen(r->token);
+
+	return &kept_slots[(text_hash(r->host) + text_hash(r->token + (n > 8 ? n - 8 : 0)) + 31 * came + r->head.method.n) % KEPT_SLOTS];
 }
 
 /* Do both queries have the same names, and does each value of `b` consist of unreserved characters
@@ -25627,48 +25730,95 @@ l_host_listen_close(lua_State *L)
 	return 0;
 }
 
-/* host.listen(address, port [, handler | { kind=, tls= }]) -> port, "address:port" | nil, "in_use" | why
+/* Fills in the address of a Unix socket, and removes a socket file there that nobody listens on. NULL or
+ * why it cannot be. */
+static const char *
+unix_address(struct slice path, struct sockaddr_un *un)
+{
+	struct stat st;
+	int fd;
+
+	if (path.n >= sizeof un->sun_path)
+		return "the path of a socket has at most 107 bytes";
+	*un = (struct sockaddr_un){.sun_family = AF_UNIX};
+	memcpy(un->sun_path, path.p, path.n);
+	if (lstat(un->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode) || (fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
+		return NULL;
+	if (connect(fd, (const struct sockaddr *)un, sizeof *un) != 0 && errno == ECONNREFUSED)
+		unlink(un->sun_path);
+	close(fd);
+	return NULL;
+}
+
+/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, agent=, handler= }
+ *   -> "as bound", port | nil, "in_use" | why
  *
- * Port 0: the kernel picks one. kind: "proxy" (if absent) or "gateway". tls: from the first byte, with what
- * tls.serve says. Without a handler the listener is for host.serve. With a handler
- * it is the only listener and accepts connections as a worker does: each request, even a CONNECT,
- * is a task that runs handler(req). The address is then a loopback one, since the requests hold
- * authorization codes. */
+ * Port 0: the kernel picks one. `path`: a Unix socket, whose file gets the mode and the group (-1:
+ * none). `fd`: a listener that the process was started with. kind: "proxy" (if absent) or "gateway". tls:
+ * from the first byte, with what tls.serve says. `agent`: whose all its connections are.
+ * Without a handler the listener is for host.serve. With a handler it is the only listener and accepts
+ * connections as a worker does: each request, even a CONNECT, is a task that runs handler(req). The
+ * address is then a loopback one, since the requests hold authorization codes. */
 static int
 l_host_listen(lua_State *L)
 {
-	struct slice address = l_check_text(L, 1);
-	lua_Integer port = luaL_checkinteger(L, 2);
-	struct endpoint at = {.port = (uint16_t)port};
-	bool handled = lua_isfunction(L, 3), tls = false;
-	enum listener_kind kind = LISTEN_PROXY;
-	struct listener *l;
+	struct sockaddr_storage ss;
+	struct listener as = {.agent = ""}, *l;
+	struct endpoint at = {.port = 0};
+	struct slice where;
+	socklen_t len = sizeof(struct sockaddr_un);
 	const char *why;
-	char text[64];
+	mode_t mask;
+	gid_t gid;
+	bool handled;
+	int fd;
+	char text[NET_NAME_MAX];
 
-	if (lua_istable(L, 3)) {
-		lua_getfield(L, 3, "kind");
-		kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
-		tls = l_flag(L, 3, "tls");
-	}
-	luaL_argcheck(L, port >= 0 && port <= UINT16_MAX, 2, "not a port");
-	luaL_argcheck(L, addr_parse(address, &at.addr), 1, "not an address");
-	luaL_argcheck(L, !handled || (at.addr.v4 ? at.addr.b[0] == 127 : slice_eq(address, SLICE("::1"))), 1,
-	    "not a loopback address");
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	l_opt_name(L, 1, "agent", as.agent, sizeof as.agent);
+	lua_getfield(L, 1, "kind");
+	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
+	as.tls = l_flag(L, 1, "tls");
+	lua_settop(L, 1);
+	fd = (int)l_integer(L, 1, "fd", -1);
+	gid = (gid_t)l_integer(L, 1, "gid", -1);
+	at.port = (uint16_t)l_integer(L, 1, "port", 0);
+	mask = 0777 & ~(mode_t)l_integer(L, 1, "mode", 0600);
+	handled = lua_getfield(L, 1, "handler") == LUA_TFUNCTION;
+	as.made = lua_getfield(L, 1, "path") == LUA_TSTRING;
+	if (!as.made)
+		lua_getfield(L, 1, "address");
+	where = fd < 0 ? l_check_text(L, -1) : SLICE("");
+	luaL_argcheck(L, as.made || fd >= 0 || addr_parse(where, &at.addr), 1, "not an address");
+	luaL_argcheck(L, !handled || (at.addr.v4 ? at.addr.b[0] == 127 : slice_eq(where, SLICE("::1"))), 1, "not a loopback address");
 	if (handled)
 		l_host_listen_close(L);
-	l = &net.listeners[net.nlisteners];
-	if ((why = net_listen(&at, kind, tls)) != NULL)
+	if (fd >= 0) {
+		if ((why = net_adopt(fd, &as)) == NULL && (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ||
+		    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0))
+			why = strerror(errno);
+	} else if (as.made) {
+		mask = umask(mask);
+		if ((why = unix_address(where, (struct sockaddr_un *)&ss)) == NULL)
+			why = net_listen(&ss, len, gid, &as);
+		umask(mask);
+	} else {
+		len = net_sockaddr(&at, &ss);
+		why = net_listen(&ss, len, gid, &as);
+	}
+	if (why != NULL)
 		return l_fail(L, errno == EADDRINUSE ? "in_use" : why);
+	l = &net.listeners[net.nlisteners - 1];
 	if (handled) {
 		l->watch.ready = conn_accept;
 		if (!watch_add(&l->watch, EPOLLIN))
 			return l_fail_errno(L);
-		lua_settop(L, 3);
+		lua_pushvalue(L, 2);
 		req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
 	}
+	lua_pushlstring(L, text, net_name(l->watch.fd, text));
 	lua_pushinteger(L, l->at.port);
-	lua_pushlstring(L, text, net_format(&l->at, text));
 	return 2;
 }
 

@@ -8,6 +8,7 @@
 --             places = request.places, log = function(text), spawn = function(fn) -> task | nil (commands), overrides,
 --             on_settings }
 local carriers = require "carriers"
+local doors = require "doors"
 local errors = require "errors"
 local paths = require "paths"
 local rows = require "rows"
@@ -398,10 +399,16 @@ function M:agent_named(name)
   return agent
 end
 
---- The agent whose token has this SHA-256 (hex) | nil: unknown; nil, "expired" | "revoked" | "rotated", whose it was.
+--- The agent whose token has this SHA-256 (hex), or whose door that is (doors.lua) | nil: unknown; nil, "expired" | "revoked" | "rotated", whose it was.
 function M:agent(hash)
   local token = self.tokens:get(hash)
-  if not token then
+  if not token and doors.is(hash) then
+    local rec, why = self.store.get("agent", doors.KEY)
+    if why == "damaged" then self:say_refused("agent", doors.KEY) end
+    local name = doors.agent(rec, hash)
+    if not name then return nil end
+    token = self.tokens:put(hash, { agent = name, door = true })
+  elseif not token then
     local rec, why = self.store.get("agent", "t/" .. hash)
     if why == "damaged" then self:say_refused("agent", "t/" .. hash) end
     if not rec then
@@ -412,7 +419,7 @@ function M:agent(hash)
   end
   if token.expires_at and self.time.wall() >= token.expires_at then return nil, "expired", token.agent end
   local agent, why = self:agent_named(token.agent)
-  if agent and agent.series ~= token.series then return nil, "rotated", token.agent end
+  if agent and not token.door and agent.series ~= token.series then return nil, "rotated", token.agent end
   return agent, why, token.agent
 end
 

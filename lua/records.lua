@@ -213,11 +213,65 @@ local function count(min, max, what)
   end
 end
 
---- "HOST:PORT" with an address or name before the last colon; [::1]:7080 for IPv6.
+-- "unix:/PATH[,mode=0660][,group=NAME][=AGENT]" without its first word.
+local function unix_listener(s)
+  local path, rest = s:match("^(/[^,=]*)(.*)$")
+  if not path or path:find("%c") or path:find("/$") then
+    return nil, "a Unix socket is named from the root, without , and =: unix:/run/sallyport/proxy.sock"
+  elseif #path > 107 then
+    return nil, "the path of a Unix socket has at most 107 bytes"
+  end
+  local spec = { path = path }
+  while rest:sub(1, 1) == "," do
+    local name, value, left = rest:match("^,(%l+)=([^,=]+)(.*)$")
+    if name == "mode" and value:find("^0?[0-7][0-7][0-7]$") then
+      spec.mode = tonumber(value, 8) & 438   -- nobody executes a socket
+    elseif name == "group" and M.group_name(value) then
+      spec.group = value
+    else
+      return nil, "what may stand behind a Unix socket's path is ,mode=0660 and ,group=NAME, then =AGENT"
+    end
+    rest = left
+  end
+  local agent = rest:match("^=(.+)$")
+  if rest ~= "" and not (agent and M.name(agent)) then return nil, "what stands behind = is an agent's name" end
+  spec.agent = agent
+  return spec
+end
+
+--- A listener: "127.0.0.1:7080", "[::1]:7080", "unix:/PATH[,mode=0660][,group=NAME]", "fd:3" (inherited, LISTEN_FDS), each
+-- perhaps with =AGENT -> { address =, port = | path =, mode =, group = | fd =; agent =, text = as it is kept } | nil, why
+function M.listener(s)
+  local unix = s:match("^unix:(.*)$")
+  if unix then
+    local spec, why = unix_listener(unix)
+    if not spec then return nil, why end
+    spec.text = s
+    return spec
+  end
+  local at, agent = s:match("^([^=]*)=(.*)$")
+  if agent and not M.name(agent) then return nil, "what stands behind = is an agent's name: 127.0.0.1:7090=claude" end
+  at = at or s
+  local bound = agent and "=" .. agent or ""
+  local fd = at:match("^fd:(%d%d?)$")
+  if fd then return { fd = tonumber(fd), agent = agent, text = s } end
+  local text, why = M.address_port(at)
+  if not text then return nil, why end
+  local address, port = text:match("^%[?(.-)%]?:(%d+)$")
+  return { address = address, port = math.tointeger(tonumber(port)), agent = agent, text = text .. bound }
+end
+
+--- The same as one text, as it is kept.
 function M.listen(s)
+  local spec, why = M.listener(s)
+  return spec and spec.text, why
+end
+
+--- "HOST:PORT" with an address before the last colon; [::1]:7080 for IPv6.
+function M.address_port(s)
   local host, port = s:match("^%[([%x:.]+)%]:(%d+)$")
   if not host then host, port = s:match("^([^:]+):(%d+)$") end
-  if not host then return nil, "an address to listen on looks like 127.0.0.1:7080 or [::1]:7080" end
+  if not host then return nil, "an address to listen on looks like 127.0.0.1:7080, [::1]:7080 or unix:/run/sallyport/proxy.sock" end
   local a = require("addr").parse(host)
   if not a then return nil, host .. " is not an address: 127.0.0.1:7080, [::1]:7080, 0.0.0.0:7080" end
   local n = #port <= 5 and math.tointeger(tonumber(port))
@@ -339,7 +393,7 @@ end
 --- What commands and server share. `key` is the member in overrides and in the table that `settings` answers.
 M.setting_list = {
   { name = "listen", arg = "ADDR:PORT", many = true, check = M.listen, default = { "127.0.0.1:7080" },
-    help = "where agents reach the proxy; port 0 picks one" },
+    help = "where agents reach the proxy; port 0 picks one; unix:PATH; ADDR:PORT=AGENT is that agent's (help doors)" },
   { name = "workers", arg = "N", check = count(1, 64, "workers"),
     help = "processes that serve; one per core when not set" },
   { name = "upstream-ca", arg = "FILE", many = true, file = true, default = {},
@@ -378,7 +432,7 @@ M.setting_list = {
     help = "folder of the programs that credentials of type command may run" },
   { name = "public-url", arg = "URL", check = M.public_url,
     help = "how the world reaches the door; the issuer of its tokens: sallyport help door" },
-  { name = "gateway", arg = "ADDR:PORT", many = true, check = M.listen, default = {},
+  { name = "gateway", arg = "ADDR:PORT", many = true, check = M.address_port, default = {},
     help = "where the world reaches the door, as public-url says" },
   { name = "gateway-cert", arg = "FILE", check = M.text, path = true,
     help = "the door's certificate and its chain, PEM; read again when the file changes" },

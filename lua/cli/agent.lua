@@ -7,10 +7,13 @@ local terminal = require "cli.terminal"
 local shape = require "cli.shape"
 local tokens = require "cli.tokens"
 local variables = require "variables"
+local doors = require "doors"
 
 local options = {
   { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named" },
   { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named" },
+  { name = "uid", arg = "USER", many = true, help = "who comes through a Unix socket as this user is this agent; none: nobody" },
+  { name = "from", arg = "CIDR", many = true, help = "who comes from there without a token is this agent; none: nobody" },
   { name = "requests", arg = "N", help = "of it in progress at once, in a worker; 64 unless named. More wait, up to 30 s" },
 }
 
@@ -41,6 +44,59 @@ local function expiry(text, now)
   return now + seconds
 end
 
+local PASSWD_MAX = 1 << 20
+
+-- A user's number, by its name in /etc/passwd or as it stands. The kernel shows a user whom a user namespace does not know
+-- as the overflow uid, which is nobody's for that reason.
+local function user(ctx, text)
+  local uid = text:find("^%d+$") and #text <= 10 and math.tointeger(tonumber(text))
+  for line in (not uid and ctx.host.read_file("/etc/passwd", PASSWD_MAX) or ""):gmatch("[^\n]+") do
+    local name, number = line:match("^([^:]*):[^:]*:(%d+):")
+    if name == text then uid = math.tointeger(tonumber(number)) end
+  end
+  if not uid or uid >= 0xffffffff then report.usage(("--uid: there is no user '%s' in /etc/passwd"):format(report.clean(text))) end
+  if uid == tonumber((ctx.host.read_file("/proc/sys/kernel/overflowuid", 64) or "65534"):match("%d+")) then
+    report.usage(("--uid: %d stands for every user that this machine cannot name"):format(uid))
+  end
+  return tostring(uid)
+end
+
+-- What the options say of the agent's doors: { uid = list, from = list }, without what they do not name; nil: nothing.
+local function doors_of(ctx, opt)
+  if not opt.uid and not opt.from then return nil end
+  local new = {}
+  for kind, check in pairs { uid = function(text) return user(ctx, text) end, from = records.cidr } do
+    local list = opt[kind]
+    new[kind] = list and {}
+    for _, text in ipairs(list and not (#list == 1 and list[1] == "none") and list or {}) do
+      local value, why = check(text)
+      if not value then report.usage(("--%s: %s"):format(kind, why)) end
+      table.insert(new[kind], value)
+    end
+  end
+  return new
+end
+
+-- The operations that give the agent these doors; `new` = {} takes nothing and gives nothing.
+local function doors_ops(ctx, name, new)
+  local record, code = require("store").peek("agent", doors.KEY)
+  if code == "damaged" then
+    ctx.note("note: which users and addresses are whose was changed on the disk, and counts no more: set --uid and --from again")
+    record = nil
+  end
+  local plain, value, whose = doors.with(record, name, new)
+  if value == "full" then report.fail(("all agents together have at most %d users and addresses"):format(doors.MOST)) end
+  if not plain then report.fail(("%s is agent %s's"):format(value, whose), ("sallyport agent set %s --uid none"):format(whose)) end
+  return { { op = "put", db = "agent", key = doors.KEY, plain = plain,
+    version = code ~= "damaged" and (record and record.version or 0) or nil } }
+end
+
+-- Operations by which the agent's doors are nobody's; none where it has none.
+local function doors_shut(ctx, name)
+  local had = doors.of(require("store").peek("agent", doors.KEY), name)
+  return (had.uid or had.from) and doors_ops(ctx, name, { uid = {}, from = {} }) or {}
+end
+
 local function show_token(ctx, name, token)
   report.answer(ctx, shape.agent_named(name, token))
   ctx.note("The token, shown this once (the store keeps only its hash):")
@@ -51,7 +107,7 @@ local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
   db.open(ctx)
-  local now = require("time").wall()
+  local now, through = require("time").wall(), doors_of(ctx, opt)
   local plain = { name = name, bundles = bundles(opt.bundle), created = now, revoked = false,
     expires_at = expiry(opt.ttl, now), requests = opt.requests and requests(opt.requests) }
   local token
@@ -62,6 +118,7 @@ local function add(args, opt, ctx)
         ("sallyport agent rotate %s gives it a new token"):format(name))
     end
     local ops, kept = tokens.drop(name, now, "revoked"), nil
+    table.move(through and doors_ops(ctx, name, through) or doors_shut(ctx, name), 1, 1, #ops + 1, ops)
     plain.series = tokens.series(ctx.host)
     token, kept = tokens.issue(ctx.host, name, "agent", nil, now, plain.series)  -- the agent's own expiry rules
     -- Over a revoked one it is another agent, with an id of its own.
@@ -81,19 +138,25 @@ local function list(_, _, ctx)
   db.open(ctx)
   local now = require("time").wall()
   local held, rows, out, shared, varied = tokens.by_agent(now), {}, report.array(), false, false
+  local came = false
   for key, a, damaged in db.each("agent", "a/") do
     if a and a.kind == "tenant" then goto tenant end     -- `tenant list` has them
     if not a or damaged then
-      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "", "" }
+      rows[#rows + 1] = { key:sub(3), "", "damaged: refused", "", "", "", "", "" }
       out[#out + 1] = { name = key:sub(3), state = "damaged" }
     else
       local mine = held[a.name] or {}
       local state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active"
       rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
         a.expires_at and report.time(a.expires_at) or "never", a.requests or "",
-        report.clean(table.concat(variables.lines(a.variables), " ")) }
+        report.clean(table.concat(variables.lines(a.variables), " ")), "" }
       shared, varied = shared or a.requests, varied or a.variables and next(a.variables) ~= nil
-      out[#out + 1] = shape.agent(a, mine, now)
+      local said = shape.agent(a, mine, now)
+      out[#out + 1] = said
+      local ways = {}
+      for _, uid in ipairs(said.uid or {}) do ways[#ways + 1] = "uid:" .. uid end
+      rows[#rows][8] = table.concat(table.move(said.from or {}, 1, #(said.from or {}), #ways + 1, ways), ",")
+      came = came or ways[1] ~= nil
     end
     ::tenant::
   end
@@ -102,9 +165,10 @@ local function list(_, _, ctx)
   elseif #rows == 0 then
     ctx.note("There are no agents yet: sallyport agent add NAME")
   else
-    local titles = { "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES", "REQUESTS", "VARIABLES" }
+    local titles = { "AGENT", "BUNDLES", "STATE", "TOKENS", "EXPIRES", "REQUESTS", "VARIABLES", "WITHOUT A TOKEN" }
     for _, list in ipairs { titles, table.unpack(rows) } do
-      if not varied then list[7] = nil end
+      if not came then list[8] = nil end
+      if not varied then table.remove(list, 7) end
       if not shared then table.remove(list, 6) end
     end
     ctx.out(terminal.columns(ctx, titles, rows, 3))
@@ -113,8 +177,10 @@ local function list(_, _, ctx)
 end
 
 local function set(args, opt, ctx)
-  if not opt.bundle and not opt.ttl and not opt.requests and #args == 1 then report.usage("nothing to change was named",
-    "--bundle B …, --ttl TIME|never, --requests N or NAME=VALUE …") end
+  if not opt.bundle and not opt.ttl and not opt.requests and not opt.uid and not opt.from and #args == 1 then
+    report.usage("nothing to change was named", "--bundle B …, --ttl TIME|never, --requests N, --uid USER|none, --from CIDR|none or NAME=VALUE …")
+  end
+  local through = doors_of(ctx, opt)
   local most = opt.requests and requests(opt.requests)
   db.open(ctx)
   local now = require("time").wall()
@@ -133,7 +199,9 @@ local function set(args, opt, ctx)
       if not new then report.usage(why, "sallyport agent set AGENT TENANT=acme") end
       plain.variables = new
     end
-    return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
+    local ops = { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
+    if through then ops[2] = doors_ops(ctx, args[1], through)[1] end
+    return ops
   end)
   local set_here = variables.lines(plain.variables)
   ctx.note(("'%s' holds %s%s%s%s."):format(args[1], table.concat(plain.bundles, ", "),
@@ -182,6 +250,7 @@ local function revoke(args, _, ctx)
     local plain = db.plain(record)
     plain.revoked = true
     local ops = tokens.drop(args[1], now, "revoked")
+    table.move(doors_shut(ctx, args[1]), 1, 1, #ops + 1, ops)
     ops[#ops + 1] = { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain,
       moves = true }
     return ops
@@ -200,6 +269,7 @@ local function remove(args, _, ctx)
   db.change(function()
     local ops = tokens.drop(name, now, "revoked")
     ops[#ops + 1] = { op = "del", db = "agent", key = "a/" .. name }
+    table.move(doors_shut(ctx, name), 1, 1, #ops + 1, ops)
     for key in db.each("state", "k/") do
       if key:match("^k/[^/]+/(.*)$") == name then ops[#ops + 1] = { op = "del", db = "state", key = key } end
     end
@@ -240,6 +310,7 @@ examples:
   sallyport agent set claude --bundle research --bundle default
   sallyport agent set ci --ttl 30d --requests 200
   sallyport agent set claude WORKSPACE=wrk_123
+  sallyport agent set claude --uid bot
 ]], run = set },
   { words = "agent rotate", args = "NAME", min = 1, max = 1, summary = "a new token; every older one ends",
     help = [[

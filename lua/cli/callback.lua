@@ -23,9 +23,9 @@ end
 --- callback.open(host, address, port) -> listener, port | nil, "in_use" | why. A loopback address; port 0 picks one.
 function M.open(host, address, port)
   local self = setmetatable({ host = host, waiting = {} }, M)
-  local bound, why = host.listen(address, port, function(req) return handle(self, req) end)
+  local bound, why = host.listen { address = address, port = port, handler = function(req) return handle(self, req) end }
   if not bound then return nil, why end
-  return self, bound
+  return self, why
 end
 
 --- The next request: { method, path, query, host } | nil, "timeout". One that was not answered is refused first.

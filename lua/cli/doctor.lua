@@ -274,10 +274,18 @@ local function listeners(ctx, say)
   local running, open = home.running(ctx), nil
   local all = records.settings(running and running.flags)
   for _, l in ipairs(running and running.listen or all.listen) do
-    if not l:find("^127%.") and not l:find("^%[::1%]:") then
+    for _, text in ipairs(require("cli.listeners").risks(ctx.host, l)) do
       open = true
-      say("listener", WARN, l .. " can be reached from other machines",
-        "tokens travel to it in the clear: keep it on a network of the agents alone")
+      local what, more = text:match("^(.-)([;:] .*)$")
+      say("listener", WARN, l .. " " .. (what or text), more and more:find("tokens") and
+        "tokens travel to it in the clear: keep it on a network of the agents alone"
+        or "a Unix socket with a mode (unix:PATH,mode=0660,group=NAME) keeps others out; sallyport help doors")
+    end
+    local agent = (records.listener(l) or {}).agent
+    local kept = agent and require("store").peek("agent", "a/" .. agent)
+    if agent and (not kept or kept.revoked) then
+      open = true
+      say("listener", WARN, ("%s is for an agent that is not there"):format(l), ("sallyport agent add %s"):format(agent))
     end
   end
   if not open then say("listener", OK, "loopback only") end

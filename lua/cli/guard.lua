@@ -24,7 +24,7 @@ local function blocked(a, spec, settings, listen)
   local why = addr.guard(a)
   local here = why and (why:find("loopback", 1, true) or why:find("this machine's own address", 1, true))
   for _, l in ipairs(listen) do
-    local own, port = l:match("^%[?(.-)%]?:(%d+)$")
+    local own, port = l:match("^%[?(.-)%]?:(%d+)=?[^=]*$")
     local any = here and (own == "0.0.0.0" or own == "::")
     if (own == a or any) and tonumber(port) == spec.port then return "one of Sallyport's own listeners" end
   end

@@ -292,10 +292,14 @@ function M.proxy_address(opt, ctx)
     return opt.proxy
   end
   -- Its listeners, with ports picked and flags obeyed.
-  local running = M.running(ctx)
-  if running and running.listen[1] then return env.reach(running.listen[1]) end
-  local listen = require("records").settings(nil).listen[1]
-  if listen:find(":0$") then
+  local running, listeners = M.running(ctx), require "cli.listeners"
+  local listen = running and listeners.dialled(running.listen, opt.agent)
+  if listen then return env.reach(listen) end
+  listen = not running and listeners.dialled(require("records").settings(nil).listen, opt.agent)
+  if not listen then
+    report.fail("the proxy has no address that clients could be given: it listens on Unix sockets, or for certain agents",
+      "--proxy HOST:PORT names one; sallyport help doors says how clients use a socket")
+  elseif listen:find(":0$") then
     report.fail("the proxy picks its port when it starts, so it must be named here",
       "--proxy HOST:PORT, as its `listening` line says")
   end

@@ -22,8 +22,8 @@ end
 -- What no record can have finds nothing, and an operator would take that for "there was none".
 local function check_client(text)
   local bare = text:match("^%[(.-)%]:%d+$") or text:match("^%[(.*)%]$") or text:match("^([%d.]+):%d+$") or text
-  if not (bare:find("^%d+%.%d+%.%d+%.%d+$") or bare:find("^%x*:%x*:[%x:.]*$")) then
-    report.usage("--client is an address: 10.0.0.7, 10.0.0.7:51234, ::1 or [::1]:51234")
+  if not (bare:find("^%d+%.%d+%.%d+%.%d+$") or bare:find("^%x*:%x*:[%x:.]*$") or bare:find("^uid:%d+$")) then
+    report.usage("--client is an address or a user's number: 10.0.0.7, 10.0.0.7:51234, ::1, [::1]:51234 or uid:1001")
   end
 end
 

@@ -69,8 +69,8 @@ end
 -- A loopback address for the callback: a port that is free now. Servers that compare the whole address (RFC 8252 7.3
 -- tells them not to compare the port) meet the same one at the next `connect`.
 local function redirect(ctx)
-  local port, why = ctx.host.listen("127.0.0.1", 0, function() end)
-  if not port then report.fail(("no port can be had on 127.0.0.1: %s"):format(why)) end
+  local bound, port = ctx.host.listen { address = "127.0.0.1", port = 0, handler = function() end }
+  if not bound then report.fail(("no port can be had on 127.0.0.1: %s"):format(port)) end
   ctx.host.listen_close()
   return ("http://127.0.0.1:%d/callback"):format(port)
 end

@@ -7,6 +7,7 @@ local settings = require "cli.settings"
 
 local DEMO_HOST = "echo.sallyport.test"   -- .test resolves nowhere (RFC 6761); the proxy answers it itself
 local DEMO_TTL = 86400
+local INHERITED_MAX = 16    -- NET_LISTENERS_MAX in proxy.c
 
 local options = {}
 for _, s in ipairs(records.setting_list) do
@@ -103,17 +104,24 @@ local function lock(ctx)
   end
 end
 
--- -> {"127.0.0.1:7080", …} as bound.
-local function listen(ctx, list, flag, options)
-  local bound = {}
-  for i, text in ipairs(list) do
-    local address, port = text:match("^%[?(.-)%]?:(%d+)$")
-    local got, at = ctx.host.listen(address, math.tointeger(tonumber(port)), options)
-    if not got then
-      report.fail(("cannot listen on %s: %s"):format(text, at == "in_use" and "Address already in use" or at),
+-- `list`: of listeners' texts; more: what they have in common. -> {"127.0.0.1:7080", "unix:/run/p.sock=claude", …} as bound.
+local function listen(ctx, list, flag, more)
+  local bound, seen = {}, {}
+  for _, text in ipairs(list) do
+    local spec, where, why = records.listener(text), nil, nil
+    for key, value in pairs(more or {}) do spec[key] = value end
+    spec.gid = spec.group and (require("cli.log_place").group(ctx.host, spec.group)
+      or report.fail(("cannot listen on %s: there is no group '%s' in /etc/group"):format(text, spec.group)))
+    spec.mode = spec.mode or (spec.agent or spec.group) and 432 or 438   -- 0660, 0666: who connects is asked for his user
+    if spec.fd and seen[spec.fd] then report.fail(("fd:%d is named twice"):format(spec.fd)) end
+    where, why = ctx.host.listen(spec)
+    if not where then
+      report.fail(("cannot listen on %s: %s"):format(text, why == "in_use" and "Address already in use" or why),
+        spec.fd and "LISTEN_FDS counts listeners that were handed over, from descriptor 3: systemd's sockets are such" or
         ("--%s ADDR:PORT names another, `sallyport set %s` for good; port 0 picks one"):format(flag, flag))
     end
-    bound[i] = at
+    seen[spec.fd or -1] = true
+    bound[#bound + 1] = where .. (spec.agent and "=" .. spec.agent or "")
   end
   return bound
 end
@@ -131,6 +139,37 @@ local function check_door(ctx, all)
   elseif all.public_url:find("^https:") then
     ctx.note("note: the door speaks plain HTTP, for reverse proxies at " .. table.concat(all.trusted_proxy, ", "))
   end
+end
+
+-- The listeners that this process was started with (sd_listen_fds(3)) -> { 3, 4, … }
+local function inherited(ctx)
+  local n, pid = ctx.host.getenv("LISTEN_FDS"), ctx.host.getenv("LISTEN_PID")
+  if not n or n == "" or tonumber(pid or "") ~= ctx.host.pid() then return {} end
+  n = n:find("^%d%d?$") and tonumber(n)
+  if not n or n > INHERITED_MAX then report.fail(("LISTEN_FDS is a number up to %d"):format(INHERITED_MAX)) end
+  local out = {}
+  for i = 1, n do out[i] = 2 + i end
+  return out
+end
+
+-- What is to be listened on: those that were named; where nothing was, the inherited ones, else the default. An inherited
+-- one that is not named stands beside the others.
+local function wanted(ctx, list)
+  local out, given, named = {}, {}, {}
+  for _, fd in ipairs(inherited(ctx)) do given[fd] = true end
+  for _, text in ipairs(list) do
+    local fd = records.listener(text).fd
+    if fd and not given[fd] then
+      report.fail(("cannot listen on %s: no listener of that number was handed over"):format(text),
+        "LISTEN_FDS and LISTEN_PID say how many there are: a socket unit of systemd sets them")
+    end
+    named[fd or -1] = true
+    if fd or not next(given) or list ~= records.setting("listen").default then out[#out + 1] = text end
+  end
+  for fd = 3, 2 + INHERITED_MAX do
+    if given[fd] and not named[fd] then out[#out + 1] = "fd:" .. fd end
+  end
+  return out
 end
 
 -- The password of --upstream-proxy for this run: sealed in the store, because workers and commands read it there.
@@ -172,6 +211,7 @@ examples:
   sallyport serve
   sallyport serve --listen 127.0.0.1:0 --workers 1
   sallyport serve --listen 10.0.0.5:7080 --upstream-ca /etc/ssl/corp-root.pem
+  sallyport serve --listen 127.0.0.1:7080 --listen unix:/run/sallyport/proxy.sock --listen 127.0.0.1:7090=claude
   sallyport serve --connect-to api.example.com:443:127.0.0.1:8443 --allow-address 127.0.0.0/8
 ]],
     means = { port = "the port is part of --listen: --listen 127.0.0.1:7080",
@@ -189,11 +229,7 @@ examples:
         report.fail(("the setting %s is refused: it was changed on the disk since it was written"):format(refused[1]),
           ("sallyport set %s VALUE, or sallyport set %s --default"):format(refused[1], refused[1]))
       end
-      for _, l in ipairs(all.listen) do
-        if not l:find("^127%.") and not l:find("^%[::1%]") then
-          ctx.note(("note: %s can be reached from other machines; tokens travel to it in the clear"):format(l))
-        end
-      end
+      all.listen = wanted(ctx, all.listen)
       if all.helpers then
         local ok, why = ctx.host.helpers(all.helpers)
         if not ok then report.fail(("--helpers %s: %s"):format(all.helpers, why)) end
@@ -209,6 +245,9 @@ examples:
       store.close()
       lock(ctx)
       local at = listen(ctx, all.listen, "listen")
+      for _, l in ipairs(at) do
+        for _, text in ipairs(require("cli.listeners").risks(ctx.host, l)) do ctx.note(("note: %s %s"):format(l, text)) end
+      end
       local doors = listen(ctx, all.gateway, "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       local overrides = report.json_line(flags)

@@ -111,7 +111,10 @@ examples:
       if #args > 2 and not s.many then report.usage(("%s takes one value"):format(s.name)) end
       local given = {}
       for i = 2, #args do
-        for item in args[i]:gmatch(s.many and "[^,]+" or ".+") do given[#given + 1] = item end
+        for item in args[i]:gmatch(s.many and "[^,]+" or ".+") do
+          local part = s.name == "listen" and given[1] and item:find("^%l+=")     -- unix:/PATH,mode=0660,group=NAME is one
+          given[part and #given or #given + 1] = part and given[#given] .. "," .. item or item
+        end
       end
       if #given == 0 and not s.many then
         report.usage(("%s needs a value"):format(s.name), ("sallyport set %s --default puts it back"):format(s.name))

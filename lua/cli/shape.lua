@@ -43,10 +43,12 @@ end
 --- An agent's record; `tokens`: those of it that count (tokens.by_agent).
 function M.agent(a, tokens, now)
   local shown = report.array()
+  local through = require("doors").of(require("store").peek("agent", "d/doors"), a.name)
   for i, t in ipairs(tokens or {}) do shown[i] = { label = t.label, created = t.created, expires_at = t.expires_at } end
   return { name = a.name, bundles = report.array(a.bundles), tokens = shown, created = a.created, expires_at = a.expires_at,
     state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active",
-    variables = a.variables or {}, requests = a.requests }
+    variables = a.variables or {}, requests = a.requests, uid = through.uid and report.array(through.uid),
+    from = through.from and report.array(through.from) }
 end
 
 --- The agent of that name, as it is in the store now; `token`: one that was just made.

@@ -10,7 +10,7 @@ local function is_own(url, listen)
   local parts = records.proxy_parts(url)
   local here = parts and (parts.host == "localhost" or parts.host:find("^127%.") or parts.host == "::1")
   for _, l in ipairs(parts and listen or {}) do
-    local address, port = l:match("^%[?(.-)%]?:(%d+)$")
+    local address, port = l:match("^%[?(.-)%]?:(%d+)=?[^=]*$")
     local any = address == "0.0.0.0" or address == "::"
     if tonumber(port) == parts.port and (address == parts.host or here and (any or address:find("^127%.") or address == "::1")) then
       return true

@@ -185,7 +185,7 @@ local cases = {
     for _, address in ipairs { "0.0.0.0", "10.0.0.1", "::", "localhost", "x" } do
       is(pcall(host.listen, address, 0, print), false)
     end
-    local port = host.listen("127.0.0.1", 0, print)
+    local _, port = host.listen { address = "127.0.0.1", port = 0, handler = print }
     assert(port > 0)
     local other = require("cli.callback").open({ listen = function() return nil, "in_use" end }, "127.0.0.1", port)
     is(other, nil)

@@ -1,0 +1,42 @@
+--- Listeners as commands see them: what `serve` has written into its lock, and what is risky about one.
+local records = require "records"
+local M = {}
+
+--- { text, … } as bound -> the same as specs of records.listener.
+function M.all(list)
+  local out = {}
+  for _, text in ipairs(list) do out[#out + 1] = records.listener(text) or { text = text } end
+  return out
+end
+
+--- The one that clients of this machine dial, of all: the agent's own, else the first that is nobody's; TCP alone.
+-- -> "127.0.0.1:7080" | nil, is it bound to that agent?
+function M.dialled(list, agent)
+  local first
+  for _, l in ipairs(M.all(list)) do
+    local at = l.address and l.text:match("^[^=]*")
+    if at and l.agent and l.agent == agent then return at, true end
+    if at and not l.agent then first = first or at end
+  end
+  return first, false
+end
+
+--- What an operator should know of a listener: a list of texts.
+function M.risks(host, text)
+  local l, out = records.listener(text), {}
+  if not l then return out end
+  if l.address and not l.address:find("^127%.") and l.address ~= "::1" then
+    out[1] = l.agent and ("can be reached from other machines: whoever does is agent %s, without a token"):format(l.agent)
+      or "can be reached from other machines; tokens travel to it in the clear"
+  elseif l.address and l.agent then
+    out[1] = ("is agent %s's without a token: every program of this machine can use it"):format(l.agent)
+  elseif l.path and l.agent then
+    local st = host.stat(l.path)
+    if st and st.mode and st.mode & 2 ~= 0 then
+      out[1] = ("is agent %s's without a token, and its mode lets every user connect"):format(l.agent)
+    end
+  end
+  return out
+end
+
+return M

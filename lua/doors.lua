@@ -1,0 +1,57 @@
+--- Agents by the door that they come through: a listener bound to one, a Unix socket's user, a source address.
+-- C writes who it is where a token's hash would stand: "=AGENT", "uid:1001", "from:10.0.5.3" (proxy.c, section door).
+-- The record `d/doors` of the agent database says whose users and addresses are:
+--   { uid = { ["1001"] = "claude" }, from = { ["10.0.5.0/24"] = "box" } }
+local M = { KEY = "d/doors", MOST = 1000 }
+
+--- Is that a door, and no token's hash?
+function M.is(who) return who:find("[=:]") ~= nil end
+
+--- The agent of a door | nil: nobody's. record: `d/doors` | nil. Of several ranges the longest prefix counts.
+function M.agent(record, who)
+  local bound = who:match("^=(.*)$")
+  if bound then return bound end
+  local kind, value = who:match("^(%l+):(.*)$")
+  if not record or not kind then return nil end
+  if kind == "uid" then return record.uid and record.uid[value] end
+  local within, best, length = require("addr").within, nil, -1
+  for range, agent in pairs(kind == "from" and record.from or {}) do
+    local bits = tonumber(range:match("/(%d+)$"))
+    if bits > length and within(value, range) then best, length = agent, bits end
+  end
+  return best
+end
+
+--- What is the agent's, sorted: { uid = {"1001"}, from = {"10.0.5.0/24"} }; a list that is empty is nil.
+function M.of(record, name)
+  local out = {}
+  for _, kind in ipairs { "uid", "from" } do
+    local list = {}
+    for value, agent in pairs(record and record[kind] or {}) do
+      if agent == name then list[#list + 1] = value end
+    end
+    table.sort(list)
+    out[kind] = list[1] and list or nil
+  end
+  return out
+end
+
+--- The same record with this agent's doors replaced: `new` = { uid = list | nil: as they are, from = … }.
+-- -> { uid =, from = } | nil, why, whose it is.
+function M.with(record, name, new)
+  local out, n = {}, 0
+  for _, kind in ipairs { "uid", "from" } do
+    out[kind] = {}
+    for value, agent in pairs(record and record[kind] or {}) do
+      if agent ~= name or not new[kind] then out[kind][value], n = agent, n + 1 end
+    end
+    for _, value in ipairs(new[kind] or {}) do
+      if out[kind][value] and out[kind][value] ~= name then return nil, value, out[kind][value] end
+      out[kind][value], n = name, n + 1
+    end
+  end
+  if n > M.MOST then return nil, "full" end
+  return out
+end
+
+return M
