@@ -12266,21 +12266,29 @@ sign_digest(const struct sign_hash *h, struct slice data, void *out)
 	wipe(&c, sizeof c);
 }
 
-/* HMAC (RFC 2104) over the parts, one behind the other. `out` takes h->n bytes. */
+/* HMAC (RFC 2104) over the parts, one behind the other, with a key that was taken in before. */
+static void
+sign_mac(const br_hmac_key_context *key, const struct slice *part, size_t nparts, void *out)
+{
+	br_hmac_context c;
+
+	br_hmac_init(&c, key, 0);
+	for (size_t i = 0; i < nparts; i++)
+		br_hmac_update(&c, part[i].p, part[i].n);
+	br_hmac_out(&c, out);
+	wipe(&c, sizeof c);
+}
+
+/* As sign_mac. `out` takes h->n bytes. */
 static void
 sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part, size_t nparts,
     void *out)
 {
 	br_hmac_key_context kc;
-	br_hmac_context c;
 
 	br_hmac_key_init(&kc, h->hash, key.p, key.n);
-	br_hmac_init(&c, &kc, 0);
-	for (size_t i = 0; i < nparts; i++)
-		br_hmac_update(&c, part[i].p, part[i].n);
-	br_hmac_out(&c, out);
+	sign_mac(&kc, part, nparts, out);
 	wipe(&kc, sizeof kc);
-	wipe(&c, sizeof c);
 }
 
 /* -- Signature Version 4 (AWS Signature Version 4 for API requests; the S3 API Reference for S3's
@@ -12564,11 +12572,9 @@ sigv4_scope_init(struct sigv4_scope *s, int64_t unix_s, struct slice region, str
 static size_t
 sigv4_string(char out[SIGV4_STRING_MAX], const struct sigv4_scope *s, struct slice canonical)
 {
-	unsigned char digest[br_sha256_SIZE];
 	char hex[2 * br_sha256_SIZE];
 
-	sign_digest(SIGN_SHA256, canonical, digest);
-	hex_encode(hex, digest, sizeof digest);
+	tls_sha256_hex(canonical, hex);
 	return (size_t)snprintf(out, SIGV4_STRING_MAX, "%s\n%s\n%s\n%.64s",
 	    s->asymmetric ? sigv4_ecdsa : sigv4_hmac,
 	    s->datetime, s->text, hex);
@@ -12778,15 +12784,10 @@ sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest
 		{empty.p, trailer ? 0 : empty.n}, {hex, sizeof hex},
 	};
 	unsigned char mac[br_sha256_SIZE];
-	br_hmac_context h;
 
 	hex_encode(hex, digest, br_sha256_SIZE);
-	br_hmac_init(&h, &c->key, 0);
-	for (size_t i = 0; i < COUNT(part); i++)
-		br_hmac_update(&h, part[i].p, part[i].n);
-	br_hmac_out(&h, mac);
+	sign_mac(&c->key, part, COUNT(part), mac);
 	hex_encode(c->last, mac, sizeof mac);
-	wipe(&h, sizeof h);
 }
 
 static bool
@@ -12911,17 +12912,17 @@ sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 static void
 sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
 {
+	struct slice part[4 * SIGV4_TRAILER_FIELDS_MAX];
 	unsigned char digest[br_sha256_SIZE];
-	br_sha256_context h;
+	size_t n = 0;
 
-	br_sha256_init(&h);
 	for (size_t i = 0; i < t->n; i++) {
-		br_sha256_update(&h, t->field[i].name.p, t->field[i].name.n);
-		br_sha256_update(&h, ":", 1);
-		br_sha256_update(&h, t->field[i].value.p, t->field[i].value.n);
-		br_sha256_update(&h, "\n", 1);
+		part[n++] = t->field[i].name;
+		part[n++] = SLICE(":");
+		part[n++] = t->field[i].value;
+		part[n++] = SLICE("\n");
 	}
-	br_sha256_out(&h, digest);
+	tls_sha256_join(part, n, digest);
 	sigv4_chain_sign(c, true, digest);
 }
 
@@ -14999,32 +15000,24 @@ store_key_ok(struct slice key)
 static void
 store_subkey(const uint8_t root[32], struct slice label, uint8_t out[32])
 {
-	br_hmac_key_context kc;
-	br_hmac_context hc;
-
-	br_hmac_key_init(&kc, &br_sha256_vtable, root, 32);
-	br_hmac_init(&hc, &kc, 0);
-	br_hmac_update(&hc, label.p, label.n);
-	br_hmac_out(&hc, out);
-	wipe(&kc, sizeof kc);
-	wipe(&hc, sizeof hc);
+	sign_hmac(SIGN_SHA256, (struct slice){(const char *)root, 32}, &label, 1, out);
 }
 
 /* Derives one key for each purpose, so that what one key made never passes for another's. */
 static void
 store_keys_derive(struct store_keys *k)
 {
+	const struct { struct slice label; br_hmac_key_context *key; } of[] = {
+		{SLICE_INIT("sallyport derive 1"), &k->derive}, {SLICE_INIT("sallyport tag 1"), &k->tag},
+		{SLICE_INIT("sallyport table 1"), &k->table}, {SLICE_INIT("sallyport backup 1"), &k->stream},
+	};
 	uint8_t sub[32];
 
 	store_subkey(k->data, SLICE("sallyport seal 1"), k->seal);
-	store_subkey(k->data, SLICE("sallyport derive 1"), sub);
-	br_hmac_key_init(&k->derive, &br_sha256_vtable, sub, sizeof sub);
-	store_subkey(k->data, SLICE("sallyport tag 1"), sub);
-	br_hmac_key_init(&k->tag, &br_sha256_vtable, sub, sizeof sub);
-	store_subkey(k->data, SLICE("sallyport table 1"), sub);
-	br_hmac_key_init(&k->table, &br_sha256_vtable, sub, sizeof sub);
-	store_subkey(k->data, SLICE("sallyport backup 1"), sub);
-	br_hmac_key_init(&k->stream, &br_sha256_vtable, sub, sizeof sub);
+	for (size_t i = 0; i < COUNT(of); i++) {
+		store_subkey(k->data, of[i].label, sub);
+		br_hmac_key_init(of[i].key, &br_sha256_vtable, sub, sizeof sub);
+	}
 	wipe(sub, sizeof sub);
 }
 
@@ -15129,14 +15122,9 @@ static void
 store_tag(const struct store_keys *k, enum store_db db, struct slice key, struct slice body,
     uint8_t out[STORE_TAG])
 {
-	br_hmac_context hc;
 	uint8_t aad[STORE_AAD_MAX];
 
-	br_hmac_init(&hc, &k->tag, 0);
-	br_hmac_update(&hc, aad, store_aad(aad, db, key, SLICE("")));
-	br_hmac_update(&hc, body.p, body.n);
-	br_hmac_out(&hc, out);
-	wipe(&hc, sizeof hc);
+	sign_mac(&k->tag, (struct slice[]){{(char *)aad, store_aad(aad, db, key, SLICE(""))}, body}, 2, out);
 }
 
 /* -- records: the value under a record's key
@@ -15407,13 +15395,8 @@ static void
 table_hmac(const struct table_at *at, char level, unsigned i, const void *p, size_t n, uint8_t out[32])
 {
 	uint8_t place[3] = {(uint8_t)level, (uint8_t)(i >> 8), (uint8_t)i};
-	br_hmac_context hc;
 
-	br_hmac_init(&hc, at->key, 0);
-	br_hmac_update(&hc, place, sizeof place);
-	br_hmac_update(&hc, p, n);
-	br_hmac_out(&hc, out);
-	wipe(&hc, sizeof hc);
+	sign_mac(at->key, (struct slice[]){{(char *)place, sizeof place}, {p, n}}, 2, out);
 }
 
 /* Takes the next entry off `rest`. False: malformed, or `rest` is empty. */
@@ -16022,7 +16005,6 @@ static enum store_err
 store_derive(struct slice label, char *out, size_t n)
 {
 	const struct store_keys *k = store_keys_of(store.keys);
-	br_hmac_context hc;
 	uint8_t block[32], ctr[4];
 	uint32_t round = 0;
 
@@ -16030,15 +16012,11 @@ store_derive(struct slice label, char *out, size_t n)
 		return STORE_LOCKED;
 	for (size_t o = 0; o < n; round++) {
 		store_be32(ctr, round);
-		br_hmac_init(&hc, &k->derive, 0);
-		br_hmac_update(&hc, ctr, sizeof ctr);
-		br_hmac_update(&hc, label.p, label.n);
-		br_hmac_out(&hc, block);
+		sign_mac(&k->derive, (struct slice[]){{(char *)ctr, sizeof ctr}, label}, 2, block);
 		for (size_t i = 0; i < sizeof block && o < n; i++)
 			if (block[i] < 248)
 				out[o++] = STORE_ALNUM[block[i] % 62];
 	}
-	wipe(&hc, sizeof hc);
 	wipe(block, sizeof block);
 	return STORE_OK;
 }
