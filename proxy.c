@@ -14986,6 +14986,27 @@ store_slice(MDB_val v)
 	return (struct slice){v.mv_data, v.mv_size};
 }
 
+/* *value: the bytes under a key, unverified; borrowed from the transaction. */
+static enum store_err
+store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *value)
+{
+	MDB_val k = store_val(key), v;
+	int rc = mdb_get(txn, store.dbi[db], &k, &v);
+
+	*value = rc == 0 ? store_slice(v) : (struct slice){NULL, 0};
+	return store_err_of(rc);
+}
+
+/* Without a value (p NULL) the entry is deleted. */
+static enum store_err
+store_raw_put(MDB_txn *txn, enum store_db db, struct slice key, struct slice value)
+{
+	MDB_val k = store_val(key), v = store_val(value);
+
+	return store_err_of(value.p == NULL ? mdb_del(txn, store.dbi[db], &k, NULL) :
+	    mdb_put(txn, store.dbi[db], &k, &v, 0));
+}
+
 /* A record's key has no NUL, which ends the keys of change lists, and begins with no control byte,
  * as the store's own keys do. */
 static bool
@@ -15353,13 +15374,6 @@ struct table {
 	struct buf news;        /* owned; entries without their tags */
 };
 
-/* Where a table lies. */
-struct table_at {
-	MDB_txn *txn;
-	MDB_dbi meta;
-	const br_hmac_key_context *key;
-};
-
 struct table_entry {
 	struct slice name;      /* kind, length and key; borrowed from the bucket, as `mac` */
 	const char *mac;
@@ -15392,11 +15406,11 @@ table_key(uint8_t out[16], char level, unsigned i)
 }
 
 static void
-table_hmac(const struct table_at *at, char level, unsigned i, const void *p, size_t n, uint8_t out[32])
+table_hmac(char level, unsigned i, const void *p, size_t n, uint8_t out[32])
 {
 	uint8_t place[3] = {(uint8_t)level, (uint8_t)(i >> 8), (uint8_t)i};
 
-	sign_mac(at->key, (struct slice[]){{(char *)place, sizeof place}, {p, n}}, 2, out);
+	sign_mac(&store_keys_of(store.keys)->table, (struct slice[]){{(char *)place, sizeof place}, {p, n}}, 2, out);
 }
 
 /* Takes the next entry off `rest`. False: malformed, or `rest` is empty. */
@@ -15445,27 +15459,27 @@ table_tell(struct table *t, const struct buf *a, const struct buf *b)
 
 /* Copies a node, behind `out`. DAMAGED: it is not the one that `mac` stands for. */
 static enum store_err
-table_read(const struct table_at *at, char level, unsigned i, const struct table_mac *mac, struct buf *out)
+table_read(MDB_txn *txn, char level, unsigned i, const struct table_mac *mac, struct buf *out)
 {
 	static const struct table_mac none;
 	uint8_t key[16], h[32];
-	MDB_val k = store_val(table_key(key, level, i)), v;
-	int rc;
+	struct slice v;
+	enum store_err err;
 
 	if (memcmp(mac, &none, sizeof none) == 0)
 		return STORE_OK;
-	if ((rc = mdb_get(at->txn, at->meta, &k, &v)) != 0)
-		return rc == MDB_NOTFOUND ? STORE_DAMAGED : store_err_of(rc);
-	if (!buf_addv(out, store_slice(v)))
-		return v.mv_size > out->max ? STORE_DAMAGED : STORE_MEMORY;
-	table_hmac(at, level, i, out->p, out->n, h);
+	if ((err = store_raw_get(txn, DB_META, table_key(key, level, i), &v)) != STORE_OK)
+		return err == STORE_ABSENT ? STORE_DAMAGED : err;
+	if (!buf_addv(out, v))
+		return v.n > out->max ? STORE_DAMAGED : STORE_MEMORY;
+	table_hmac(level, i, out->p, out->n, h);
 	return ct_eq(h, mac, TABLE_MAC) ? STORE_OK : STORE_DAMAGED;
 }
 
 /* Reads a group into `want`. If it is not as it was written, no MAC of its buckets is known: all ones
  * stand for that, which fit no bucket. */
 static enum store_err
-table_group(struct table *t, const struct table_at *at, unsigned g)
+table_group(struct table *t, MDB_txn *txn, unsigned g)
 {
 	struct table_mac *want = t->want + g * TABLE_FAN;
 	size_t size = TABLE_FAN * sizeof *want;
@@ -15473,7 +15487,7 @@ table_group(struct table *t, const struct table_at *at, unsigned g)
 	enum store_err err;
 
 	buf_init(&node, size);
-	err = table_read(at, 'g', g, &t->group[g], &node);
+	err = table_read(txn, 'g', g, &t->group[g], &node);
 	if (err == STORE_OK || err == STORE_DAMAGED) {
 		bool whole = err == STORE_OK && node.n == size;
 
@@ -15520,25 +15534,24 @@ table_begin(struct table *t)
 
 /* Follows the root into this transaction. DAMAGED: it is not the root that was written last. */
 static enum store_err
-table_sync(struct table *t, const struct table_at *at)
+table_sync(struct table *t, MDB_txn *txn)
 {
 	uint8_t key[16], root[TABLE_ROOT + 32], h[32];
-	MDB_val k = store_val(table_key(key, 'r', 0)), v;
+	struct slice v;
 	enum store_err err;
 	bool other;
-	int rc;
 
-	if (t->known && t->txn == mdb_txn_id(at->txn))
+	if (t->known && t->txn == mdb_txn_id(txn))
 		return STORE_OK;
-	if ((rc = mdb_get(at->txn, at->meta, &k, &v)) != 0 || v.mv_size != sizeof root) {
+	if ((err = store_raw_get(txn, DB_META, table_key(key, 'r', 0), &v)) != STORE_OK || v.n != sizeof root) {
 		t->known = false;
-		return rc == 0 || rc == MDB_NOTFOUND ? STORE_DAMAGED : store_err_of(rc);
+		return err == STORE_OK || err == STORE_ABSENT ? STORE_DAMAGED : err;
 	}
-	memcpy(root, v.mv_data, sizeof root);
+	memcpy(root, v.p, sizeof root);
 	other = memcmp(t->seal, root + TABLE_ROOT, sizeof t->seal) != 0;
 	if (!t->known || other) {
 		t->known = false;
-		table_hmac(at, 'r', 0, root, TABLE_ROOT, h);
+		table_hmac('r', 0, root, TABLE_ROOT, h);
 		if (!ct_eq(h, root + TABLE_ROOT, sizeof h))
 			return STORE_DAMAGED;
 		if (table_newest != NULL && other && load_be64(root) <= t->config)
@@ -15555,26 +15568,26 @@ table_sync(struct table *t, const struct table_at *at)
 	for (uint64_t was = t->floor; table_newest != NULL && was < t->config;)
 		if (atomic_compare_exchange_weak(table_newest, &was, t->config))
 			break;
-	t->txn = mdb_txn_id(at->txn);
+	t->txn = mdb_txn_id(txn);
 	t->known = true;
 	return STORE_OK;
 }
 
 /* Follows one bucket, and tells what changed in it. DAMAGED: it is not as it was written. */
 static enum store_err
-table_bucket(struct table *t, const struct table_at *at, unsigned i)
+table_bucket(struct table *t, MDB_txn *txn, unsigned i)
 {
 	struct table_bucket *b = &t->bucket[i];
 	unsigned g = i / TABLE_FAN;
 	struct buf now;
 	enum store_err err;
 
-	if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0 && (err = table_group(t, at, g)) != STORE_OK)
+	if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0 && (err = table_group(t, txn, g)) != STORE_OK)
 		return err;
 	if (memcmp(&b->mac, &t->want[i], TABLE_MAC) == 0)
 		return STORE_OK;
 	buf_init(&now, TABLE_BUCKET_MAX);
-	err = table_read(at, 'b', i, &t->want[i], &now);
+	err = table_read(txn, 'b', i, &t->want[i], &now);
 	if (err != STORE_OK) {
 		buf_free(&now);
 		if (err != STORE_DAMAGED)
@@ -15608,7 +15621,7 @@ table_name(uint8_t out[3 + STORE_KEY_MAX], char kind, struct slice key, struct s
 /* *mac: what the record's tag begins with, alive until the next call. ABSENT: there is no such record.
  * DAMAGED: nobody knows. */
 static enum store_err
-table_find(struct table *t, const struct table_at *at, char kind, struct slice key, const char **mac)
+table_find(struct table *t, MDB_txn *txn, char kind, struct slice key, const char **mac)
 {
 	uint8_t place[3 + STORE_KEY_MAX];
 	struct table_entry e;
@@ -15616,7 +15629,7 @@ table_find(struct table *t, const struct table_at *at, char kind, struct slice k
 	unsigned i = table_name(place, kind, key, &name);
 	enum store_err err;
 
-	if ((err = table_sync(t, at)) != STORE_OK || (err = table_bucket(t, at, i)) != STORE_OK)
+	if ((err = table_sync(t, txn)) != STORE_OK || (err = table_bucket(t, txn, i)) != STORE_OK)
 		return err;
 	if (table_lookup(&t->bucket[i].bytes, name, &e)) {
 		*mac = e.mac;
@@ -15628,20 +15641,19 @@ table_find(struct table *t, const struct table_at *at, char kind, struct slice k
 
 /* Puts a node, and computes its MAC. */
 static enum store_err
-table_write(const struct table_at *at, char level, unsigned i, struct slice body, struct table_mac *mac)
+table_write(MDB_txn *txn, char level, unsigned i, struct slice body, struct table_mac *mac)
 {
 	uint8_t key[16], h[32];
-	MDB_val k = store_val(table_key(key, level, i)), v = store_val(body);
 
-	table_hmac(at, level, i, body.p, body.n, h);
+	table_hmac(level, i, body.p, body.n, h);
 	memcpy(mac, h, sizeof *mac);
-	return store_err_of(mdb_put(at->txn, at->meta, &k, &v, 0));
+	return store_raw_put(txn, DB_META, table_key(key, level, i), body);
 }
 
 /* Lists a record with the begin of its tag, or with NULL no longer, in a write transaction that
  * table_sync has seen. table_finish must follow. */
 static enum store_err
-table_set(struct table *t, const struct table_at *at, char kind, struct slice key, const void *mac)
+table_set(struct table *t, MDB_txn *txn, char kind, struct slice key, const void *mac)
 {
 	uint8_t place[3 + STORE_KEY_MAX];
 	struct slice name, rest;
@@ -15649,7 +15661,7 @@ table_set(struct table *t, const struct table_at *at, char kind, struct slice ke
 	struct table_bucket *b = &t->bucket[i];
 	struct table_entry e;
 	struct buf now;
-	enum store_err err = table_bucket(t, at, i);
+	enum store_err err = table_bucket(t, txn, i);
 	char lost = err == STORE_DAMAGED || (b->bytes.n != 0 && b->bytes.p[0] == TABLE_LOST)
 	    ? TABLE_LOST : 0;
 
@@ -15669,10 +15681,10 @@ table_set(struct table *t, const struct table_at *at, char kind, struct slice ke
 		return STORE_FULL;
 	}
 	b->bytes = now;
-	if ((err = table_write(at, 'b', i, buf_slice(&now), &t->want[i])) != STORE_OK)
+	if ((err = table_write(txn, 'b', i, buf_slice(&now), &t->want[i])) != STORE_OK)
 		return err;
 	b->mac = t->want[i];
-	err = table_write(at, 'g', g, (struct slice){(char *)&t->want[g * TABLE_FAN],
+	err = table_write(txn, 'g', g, (struct slice){(char *)&t->want[g * TABLE_FAN],
 	    TABLE_FAN * sizeof *t->want}, &t->group[g]);
 	t->have[g] = t->group[g];
 	return err;
@@ -15680,16 +15692,15 @@ table_set(struct table *t, const struct table_at *at, char kind, struct slice ke
 
 /* Puts the root. */
 static enum store_err
-table_finish(struct table *t, const struct table_at *at, uint64_t config, uint64_t version)
+table_finish(struct table *t, MDB_txn *txn, uint64_t config, uint64_t version)
 {
 	uint8_t key[16], root[TABLE_ROOT + 32];
-	MDB_val k = store_val(table_key(key, 'r', 0)), v = {sizeof root, root};
 
 	store_be64(root, config);
 	store_be64(root + 8, version);
 	memcpy(root + 16, t->group, sizeof t->group);
-	table_hmac(at, 'r', 0, root, TABLE_ROOT, root + TABLE_ROOT);
-	return store_err_of(mdb_put(at->txn, at->meta, &k, &v, 0));
+	table_hmac('r', 0, root, TABLE_ROOT, root + TABLE_ROOT);
+	return store_raw_put(txn, DB_META, table_key(key, 'r', 0), (struct slice){(char *)root, sizeof root});
 }
 
 /* ---- store -----------------------------------------------------------------
@@ -15708,12 +15719,6 @@ table_finish(struct table *t, const struct table_at *at, uint64_t config, uint64
 
 /* What the loop's thread knows of the table, and what the thread that commits does. */
 static struct table store_seen, store_written;
-
-static struct table_at
-store_table_at(MDB_txn *txn)
-{
-	return (struct table_at){txn, store.dbi[DB_META], &store_keys_of(store.keys)->table};
-}
 
 /* -- reading */
 
@@ -15756,17 +15761,6 @@ store_read_begin(void)
 	return store_err_of(rc);
 }
 
-/* *value: the bytes under a key, unverified; borrowed from the transaction. */
-static enum store_err
-store_raw_get(MDB_txn *txn, enum store_db db, struct slice key, struct slice *value)
-{
-	MDB_val k = store_val(key), v;
-	int rc = mdb_get(txn, store.dbi[db], &k, &v);
-
-	*value = rc == 0 ? store_slice(v) : (struct slice){NULL, 0};
-	return store_err_of(rc);
-}
-
 /* The entry that cursor operation `op` finds from *k, or the next one if that has the key `after`.
  * A cursor is opened for each step: none is left open where Lua may raise. */
 static int
@@ -15793,7 +15787,6 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 {
 	const struct store_keys *k = store_keys_of(store.keys);
 	enum store_err err = STORE_ABSENT, listed;
-	struct table_at at;
 	const char *mac;
 
 	if (!store_key_ok(key))
@@ -15808,8 +15801,7 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 	}
 	if (k == NULL || store_dbs[db].kind == 0 || err == STORE_DAMAGED || t->lenient)
 		return err;
-	at = store_table_at(txn);
-	listed = table_find(t, &at, store_dbs[db].kind, key, &mac);
+	listed = table_find(t, txn, store_dbs[db].kind, key, &mac);
 	if (listed == STORE_ABSENT && err == STORE_ABSENT)
 		return STORE_ABSENT;
 	if (listed == STORE_OK && err == STORE_OK &&
@@ -15955,9 +15947,7 @@ store_generations(uint64_t *config, uint64_t *state)
 		    store_counters_get(store.reader, &store.counters) != STORE_OK)
 			return false;
 		if (store.keys != NULL) {
-			struct table_at at = store_table_at(store.reader);
-
-			if (table_sync(&store_seen, &at) != STORE_OK)
+			if (table_sync(&store_seen, store.reader) != STORE_OK)
 				return false;
 			store.counters.config = store_seen.config;
 		}
@@ -15974,18 +15964,16 @@ static enum store_err
 store_follow(uint64_t since, bool *known)
 {
 	struct table *t = &store_seen;
-	struct table_at at;
 	enum store_err err;
 
 	if (store.keys == NULL)
 		return STORE_LOCKED;
 	if ((err = store_read_begin()) != STORE_OK)
 		return err;
-	at = store_table_at(store.reader);
-	if ((err = table_sync(t, &at)) != STORE_OK)
+	if ((err = table_sync(t, store.reader)) != STORE_OK)
 		return err;
 	for (unsigned i = 0; i < TABLE_BUCKETS; i++)
-		if ((err = table_bucket(t, &at, i)) != STORE_OK && err != STORE_DAMAGED)
+		if ((err = table_bucket(t, store.reader, i)) != STORE_OK && err != STORE_DAMAGED)
 			return err;
 	*known = t->follows && since == t->base && buf_ok(&t->news);
 	t->follows = true;
@@ -16396,13 +16384,12 @@ store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
 {
 	struct slice v, key = store_op_key(b, op);
 	enum store_err err = store_raw_get(txn, op->db, key, &v);
-	struct table_at at = store_table_at(txn);
 	const char *mac;
 
 	if (!store_key_ok(key))
 		return err == STORE_OK ? STORE_DAMAGED : err;
 	if (err == STORE_ABSENT && store_dbs[op->db].kind != 0 &&
-	    table_find(&store_written, &at, store_dbs[op->db].kind, key, &mac) == STORE_DAMAGED)
+	    table_find(&store_written, txn, store_dbs[op->db].kind, key, &mac) == STORE_DAMAGED)
 		return STORE_ABSENT;
 	return err != STORE_OK && err != STORE_ABSENT ? err :
 	    store_judge(&store_written, txn, op->db, key, v, r);
@@ -16473,46 +16460,31 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
     struct store_counters *c)
 {
 	struct store_record r;
-	struct slice key = store_op_key(b, op);
-	MDB_val k = store_val(key), v;
+	struct slice key = store_op_key(b, op), value = {NULL, 0};
 	enum store_err err, old;
-	struct table_at at;
 	uint64_t was;
-	int rc;
 
 	if (op->kind == OP_CHECK)
 		return STORE_OK;
 	old = store_old(txn, b, op, &r);
 	was = old == STORE_OK ? store_room_cost(r.room) : 0;
 	c->room = c->room > was ? c->room - was : 0;
-	if (op->kind == OP_DEL) {
-		rc = mdb_del(txn, store.dbi[op->db], &k, NULL);
-		if (rc == MDB_NOTFOUND && old == STORE_ABSENT)
-			return STORE_OK;
-		rc = rc == MDB_NOTFOUND ? 0 : rc;
-	} else {
+	if (op->kind == OP_PUT) {
 		if ((err = store_compose(b, op, old == STORE_OK ? &r : NULL)) != STORE_OK)
 			return err;
 		c->room += store_room_cost(op->room);
-		v = store_val(buf_slice(&b->record));
-		rc = mdb_put(txn, store.dbi[op->db], &k, &v, 0);
+		value = buf_slice(&b->record);
 	}
-	if (rc != 0)
-		return store_err_of(rc);
+	err = store_raw_put(txn, op->db, key, value);
+	if (err == STORE_ABSENT && old == STORE_ABSENT)
+		return STORE_OK;
+	if (err != STORE_OK && err != STORE_ABSENT)
+		return err;
 	b->moves[store_dbs[op->db].bump] = true;
 	if (store_dbs[op->db].kind == 0 || !store_key_ok(key))
 		return STORE_OK;
-	at = store_table_at(txn);
-	return table_set(&store_written, &at, store_dbs[op->db].kind, key,
+	return table_set(&store_written, txn, store_dbs[op->db].kind, key,
 	    op->kind == OP_DEL ? NULL : b->record.p + b->record.n - STORE_TAG);
-}
-
-static enum store_err
-store_raw_put(MDB_txn *txn, struct slice key, struct slice value)
-{
-	MDB_val k = store_val(key), v = store_val(value);
-
-	return store_err_of(mdb_put(txn, store.dbi[DB_META], &k, &v, 0));
 }
 
 static enum store_err
@@ -16524,7 +16496,7 @@ store_counters_put(MDB_txn *txn, const struct store_counters *c)
 	store_be64(v + 8, c->state);
 	store_be64(v + 16, c->version);
 	store_be64(v + 24, c->room);
-	return store_raw_put(txn, STORE_K_COUNTERS, (struct slice){v, sizeof v});
+	return store_raw_put(txn, DB_META, STORE_K_COUNTERS, (struct slice){v, sizeof v});
 }
 
 /* Checks every precondition, then the room. A batch that puts only records that were promised room
@@ -16532,7 +16504,6 @@ store_counters_put(MDB_txn *txn, const struct store_counters *c)
 static enum store_err
 store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_counters *c)
 {
-	struct table_at at = store_table_at(txn);
 	bool entitled = true;
 	size_t bytes = 0, puts = 0, size;
 	uint64_t promised = c->room;
@@ -16544,7 +16515,7 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 		enum store_err old;
 
 		if (store_dbs[op->db].kind != 0 &&
-		    (err = table_sync(&store_written, &at)) != STORE_OK)
+		    (err = table_sync(&store_written, txn)) != STORE_OK)
 			return err;
 		old = store_old(txn, b, op, &r);
 		if ((err = store_op_allowed(op, old, &r)) != STORE_OK)
@@ -16567,7 +16538,6 @@ static enum store_err
 store_apply(MDB_txn *txn, struct store_batch *b)
 {
 	struct table *t = &store_written;
-	struct table_at at = store_table_at(txn);
 	struct store_counters c;
 	enum store_err err;
 
@@ -16583,7 +16553,7 @@ store_apply(MDB_txn *txn, struct store_batch *b)
 	c.state += b->moves[BUMP_STATE];
 	if (b->moves[BUMP_CONFIG]) {
 		c.config = t->config + 1;
-		if ((err = table_finish(t, &at, c.config, c.version)) != STORE_OK)
+		if ((err = table_finish(t, txn, c.config, c.version)) != STORE_OK)
 			return err;
 	}
 	return store_counters_put(txn, &c);
@@ -16955,7 +16925,7 @@ store_format_put(MDB_txn *txn)
 	uint8_t be[4];
 
 	store_be32(be, STORE_FORMAT);
-	return store_raw_put(txn, STORE_K_FORMAT, (struct slice){(char *)be, sizeof be});
+	return store_raw_put(txn, DB_META, STORE_K_FORMAT, (struct slice){(char *)be, sizeof be});
 }
 
 /* Finishes a table that was made, or came with a backup. Who writes to the disk could have set the
@@ -16964,13 +16934,12 @@ store_format_put(MDB_txn *txn)
 static enum store_err
 store_table_finish(MDB_txn *txn, struct store_counters *c)
 {
-	const struct table_at at = store_table_at(txn);
 	int64_t now = clock_wall_ms();
 	uint64_t least = now > 0 ? (uint64_t)now << STORE_TIME_SHIFT : 0;
 	enum store_err err;
 
 	c->config = (c->config > least ? c->config : least) + 1;
-	if ((err = table_finish(&store_written, &at, c->config, c->version)) == STORE_OK &&
+	if ((err = table_finish(&store_written, txn, c->config, c->version)) == STORE_OK &&
 	    (err = store_format_put(txn)) == STORE_OK)
 		err = store_counters_put(txn, c);
 	return err;
@@ -17105,7 +17074,6 @@ store_open(const char *home, enum store_how how)
 {
 	char path[PATH_MAX];
 	struct slice blob = {NULL, 0};
-	struct table_at at;
 	struct stat st;
 	enum store_err err;
 
@@ -17124,8 +17092,7 @@ store_open(const char *home, enum store_how how)
 	    (how == STORE_ACCEPT || (store.format < STORE_FORMAT && how != STORE_KEYLESS)))
 		err = store_upgrade(home, how == STORE_ACCEPT);
 	if (err == STORE_OK && (err = store_read_begin()) == STORE_OK) {
-		at = store_table_at(store.reader);
-		if ((err = table_sync(&store_seen, &at)) == STORE_DAMAGED)
+		if ((err = table_sync(&store_seen, store.reader)) == STORE_DAMAGED)
 			store_fail(err, "store",
 			    "was changed on the disk: its table of records is not the one that was written last", -1);
 		if (err == STORE_DAMAGED && how == STORE_KEYLESS) {
@@ -17218,7 +17185,7 @@ store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn *
 		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
 	if ((err = store_err_of(rc)) == STORE_OK &&
 	    (err = store_format_put(txn)) == STORE_OK &&
-	    (err = store_raw_put(txn, STORE_K_DATAKEY, datakey)) == STORE_OK &&
+	    (err = store_raw_put(txn, DB_META, STORE_K_DATAKEY, datakey)) == STORE_OK &&
 	    (err = store_counters_put(txn, c)) == STORE_OK)
 		*out = txn;
 	else
@@ -17248,29 +17215,29 @@ store_make(const char *home)
 	struct store_counters c = {.config = 1, .state = 1, .version = 1};
 	uint8_t kek[32], blob[DATAKEY_LEN];
 	struct slice wrapped = {(char *)blob, sizeof blob};
-	struct table_at at = {.meta = 0};
-	struct store_keys k;
+	struct store_keys *k;
+	MDB_txn *txn;
 	enum store_err err;
 
 	if (store_is_made())
 		return STORE_EXISTS;
+	if ((store.keys = secret_new(sizeof *k)) == NULL)       /* store_close frees it */
+		return STORE_MEMORY;
+	k = (struct store_keys *)(void *)store.keys->p;
 	if ((err = store_key_read(home, kek)) == STORE_KEY_ABSENT)
 		err = store_key_make(home, kek);
 	if (err == STORE_OK &&
-	    !(rand_bytes(k.data, sizeof k.data) && store_datakey_wrap(kek, k.data, blob)))
+	    !(rand_bytes(k->data, sizeof k->data) && store_datakey_wrap(kek, k->data, blob)))
 		err = STORE_IO;
 	wipe(kek, sizeof kek);
 	if (err == STORE_OK && (err = store_reserve(0, 0, 0)) == STORE_OK &&
-	    (err = store_make_write(wrapped, &c, &at.txn)) == STORE_OK) {
-		store_keys_derive(&k);
-		at.meta = store.dbi[DB_META];
-		at.key = &k.table;
-		if ((err = table_finish(&store_written, &at, c.config, c.version)) == STORE_OK)
-			err = store_txn_commit(at.txn);
+	    (err = store_make_write(wrapped, &c, &txn)) == STORE_OK) {
+		store_keys_derive(k);
+		if ((err = table_finish(&store_written, txn, c.config, c.version)) == STORE_OK)
+			err = store_txn_commit(txn);
 		else
-			mdb_txn_abort(at.txn);
+			mdb_txn_abort(txn);
 	}
-	wipe(&k, sizeof k);
 	return err;
 }
 
@@ -21445,7 +21412,6 @@ l_add_refused(lua_State *L, struct slice name, const char *why)
 static enum store_err
 l_add_unlisted(lua_State *L, enum store_db db)
 {
-	struct table_at at = store_table_at(store.reader);
 	struct slice after = SLICE("");
 	uint8_t place[3 + STORE_KEY_MAX];
 	MDB_val k = store_val(SLICE(" ")), v;
@@ -21456,7 +21422,7 @@ l_add_unlisted(lua_State *L, enum store_db db)
 	for (; (rc = store_seek(store.reader, store.dbi[db], MDB_SET_RANGE, after, &k, &v)) == 0;
 	    after = store_slice(k)) {
 		enum store_err listed = store_key_ok(store_slice(k))
-		    ? table_find(&store_seen, &at, store_dbs[db].kind, store_slice(k), &mac) : STORE_OK;
+		    ? table_find(&store_seen, store.reader, store_dbs[db].kind, store_slice(k), &mac) : STORE_OK;
 
 		if (listed != STORE_OK && luaL_len(L, -1) < 3 * L_EACH_MAX) {
 			table_name(place, store_dbs[db].kind, store_slice(k), &name);
@@ -21975,16 +21941,13 @@ l_raw_put(lua_State *L)
 {
 	const struct l_raw *r = l_check_raw(L);
 	enum store_db db = l_check_db(L, 2);
-	MDB_val k = store_val(l_check_slice(L, 3)), v;
-	int rc;
+	struct slice key = l_check_slice(L, 3), value = {NULL, 0};
+	enum store_err err;
 
-	if (lua_isnoneornil(L, 4)) {
-		rc = mdb_del(r->txn, store.dbi[db], &k, NULL);
-	} else {
-		v = store_val(l_check_slice(L, 4));
-		rc = mdb_put(r->txn, store.dbi[db], &k, &v, 0);
-	}
-	return rc == 0 ? l_answer(L, true) : l_fail(L, store_code(store_err_of(rc)));
+	if (!lua_isnoneornil(L, 4))
+		value = l_check_slice(L, 4);
+	err = store_raw_put(r->txn, db, key, value);
+	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_code(err));
 }
 
 /* raw:record(db, key, value) -> plain part, version, room | nil, "damaged"
@@ -22014,19 +21977,17 @@ l_raw_table(lua_State *L)
 {
 	const struct l_raw *r = l_check_raw(L);
 	struct store_counters c;
-	struct table_at at;
 	struct slice v;
 	enum store_err err = store_counters_get(r->txn, &c);
 
 	if (err != STORE_OK)
 		return l_store_answer(L, err);
 	store.keys = secret_ref(r->keys);       /* l_raw_gc closes the store */
-	at = store_table_at(r->txn);
 	table_forget(&store_written);
 	err = store_raw_get(r->txn, DB_META, SLICE(TABLE_KEY), &v);
 	if (err == STORE_ABSENT)
 		err = store_table_make(r->txn, false, &c);
-	else if (err == STORE_OK && (err = table_sync(&store_written, &at)) == STORE_OK)
+	else if (err == STORE_OK && (err = table_sync(&store_written, r->txn)) == STORE_OK)
 		err = store_table_finish(r->txn, &c);
 	return l_store_answer(L, err);
 }
