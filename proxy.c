@@ -19617,17 +19617,8 @@ struct heavy {
 	struct job job;         /* its lane is JOB_READ unless the binding says another one */
 	struct task *task;      /* borrowed */
 	bool done;
-	void (*run)(struct heavy *);    /* a helper thread: no Lua, nothing of the loop's */
 	lua_KFunction then;     /* its context is the struct: pushes the results */
 };
-
-static void
-heavy_run(struct job *j)
-{
-	struct heavy *h = OWNER(j, struct heavy, job);
-
-	h->run(h);
-}
 
 static void
 heavy_done(struct defer *d)
@@ -19654,19 +19645,19 @@ l_heavy_new(lua_State *L, size_t size)
 	return memset(lua_newuserdatauv(L, size, 0), 0, size);
 }
 
-/* The last call of a binding: run(h), then `then`. `bytes`: how much there is to read. Yields. */
+/* The last call of a binding: run(&h->job), perhaps in a helper thread (no Lua, nothing of the loop's), then
+ * `then`. `bytes`: how much there is to read. Yields. */
 static int
-l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct heavy *), lua_KFunction then)
+l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct job *), lua_KFunction then)
 {
 	struct task *t = bytes >= HEAVY_MIN && job_threaded && lua_isyieldable(L) ? task_of(L) : NULL;
 
 	if (t == NULL || (lua_now.co != NULL && ++t->heavy > HEAVY_MAX)) {
-		run(h);
+		run(&h->job);
 		return then(L, LUA_OK, (lua_KContext)h);
 	}
-	h->job = (struct job){.lane = h->job.lane, .owner = t->agent, .run = heavy_run, .done = heavy_done};
+	h->job = (struct job){.lane = h->job.lane, .owner = t->agent, .run = run, .done = heavy_done};
 	h->task = t;
-	h->run = run;
 	h->then = then;
 	t->busy = true;
 	job_submit(&h->job);
@@ -19972,9 +19963,9 @@ struct digest {
 };
 
 static void
-digest_run(struct heavy *h)
+digest_run(struct job *j)
 {
-	struct digest *d = OWNER(h, struct digest, heavy);
+	struct digest *d = OWNER(j, struct digest, heavy.job);
 
 	if (d->key.p != NULL)
 		sign_hmac(d->hash, d->key, &d->in, 1, (char *)d->out);
@@ -20019,9 +20010,9 @@ struct pbkdf2 {
 static _Atomic unsigned pbkdf2_jobs;
 
 static void
-pbkdf2_run(struct heavy *h)
+pbkdf2_run(struct job *j)
 {
-	struct pbkdf2 *p = OWNER(h, struct pbkdf2, heavy);
+	struct pbkdf2 *p = OWNER(j, struct pbkdf2, heavy.job);
 	unsigned char u[32];
 	br_hmac_key_context key;
 	br_hmac_context hmac;
@@ -22777,12 +22768,12 @@ struct edit {
 };
 
 static void
-edit_splice_json(struct heavy *h)
+edit_splice_json(struct job *j)
 {
 	static const char *const why[] = {
 		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
 	};
-	struct edit *e = OWNER(h, struct edit, heavy);
+	struct edit *e = OWNER(j, struct edit, heavy.job);
 	struct slice in = buf_slice(&e->r->body);
 	struct json_spot spot;
 	enum json_result res = json_find_spot(in, e->name, &spot);
@@ -22794,9 +22785,9 @@ edit_splice_json(struct heavy *h)
 }
 
 static void
-edit_splice_form(struct heavy *h)
+edit_splice_form(struct job *j)
 {
-	struct edit *e = OWNER(h, struct edit, heavy);
+	struct edit *e = OWNER(j, struct edit, heavy.job);
 
 	e->why = form_splice(&e->out, buf_slice(&e->r->body), e->name, e->value) ? NULL : "malformed";
 }
@@ -23011,9 +23002,9 @@ struct payload {
 };
 
 static void
-payload_run(struct heavy *h)
+payload_run(struct job *j)
 {
-	struct payload *p = OWNER(h, struct payload, heavy);
+	struct payload *p = OWNER(j, struct payload, heavy.job);
 
 	tls_sha256_hex(p->body, p->hash);
 }
@@ -23454,9 +23445,9 @@ l_look_k(lua_State *L, int status, lua_KContext ctx)
 }
 
 static void
-look_form(struct heavy *h)
+look_form(struct job *j)
 {
-	struct look *k = OWNER(h, struct look, heavy);
+	struct look *k = OWNER(j, struct look, heavy.job);
 	struct slice pair, raw;
 
 	for (size_t at = 0; !k->found && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
@@ -23477,9 +23468,9 @@ l_form_names(lua_State *L)
 }
 
 static void
-look_json(struct heavy *h)
+look_json(struct job *j)
 {
-	struct look *k = OWNER(h, struct look, heavy);
+	struct look *k = OWNER(j, struct look, heavy.job);
 	struct json_spot spot;
 	enum json_result res = json_find_spot(k->in, k->name, &spot);
 
@@ -23502,9 +23493,9 @@ form_has_document(struct slice in, struct slice want)
 }
 
 static void
-look_documents(struct heavy *h)
+look_documents(struct job *j)
 {
-	struct look *k = OWNER(h, struct look, heavy);
+	struct look *k = OWNER(j, struct look, heavy.job);
 	bool list, met = false, well = true, here = false;
 	struct json_reader r;
 	struct json_token t;
@@ -23587,9 +23578,9 @@ l_strip_query(lua_State *L, struct req *r, int list)
 }
 
 static void
-edit_strip(struct heavy *h)
+edit_strip(struct job *j)
 {
-	struct edit *e = OWNER(h, struct edit, heavy);
+	struct edit *e = OWNER(j, struct edit, heavy.job);
 
 	keep_pairs(buf_slice(&e->r->body), e->names, SLICE(""), &e->out, NULL);
 }
@@ -24126,9 +24117,9 @@ req_subst_kind(const struct req *r)
 }
 
 static void
-edit_rows(struct heavy *h)
+edit_rows(struct job *j)
 {
-	struct edit *e = OWNER(h, struct edit, heavy);
+	struct edit *e = OWNER(j, struct edit, heavy.job);
 	struct subst_run *t = &e->run;
 	bool well;
 
