@@ -10508,19 +10508,6 @@ json_read_value(struct json_reader *r, struct json_token *t)
 	return n == 0 ? json_fail(r, t) : json_token(r, t, JSON_NUMBER, n);
 }
 
-static enum json_type
-json_read_key(struct json_reader *r, struct json_token *t)
-{
-	if (r->text.p[r->at] != '"' || json_read_string(r, t, JSON_KEY) == JSON_BAD)
-		return json_fail(r, t);
-	json_skip_space(r);
-	if (r->at == r->text.n || r->text.p[r->at] != ':')
-		return json_fail(r, t);
-	r->at++;
-	r->want = JSON_WANT_VALUE;
-	return JSON_KEY;
-}
-
 /* The next token. After JSON_BAD or JSON_END every call returns the same again. */
 static enum json_type
 json_next(struct json_reader *r, struct json_token *t)
@@ -10547,7 +10534,16 @@ json_next(struct json_reader *r, struct json_token *t)
 		if (r->at == r->text.n)
 			return json_fail(r, t);
 	}
-	return r->want == JSON_WANT_KEY ? json_read_key(r, t) : json_read_value(r, t);
+	if (r->want != JSON_WANT_KEY)
+		return json_read_value(r, t);
+	if (r->text.p[r->at] != '"' || json_read_string(r, t, JSON_KEY) == JSON_BAD)
+		return json_fail(r, t);
+	json_skip_space(r);
+	if (r->at == r->text.n || r->text.p[r->at] != ':')
+		return json_fail(r, t);
+	r->at++;
+	r->want = JSON_WANT_VALUE;
+	return JSON_KEY;
 }
 
 /* -- the texts of tokens */
@@ -20627,38 +20623,27 @@ l_json_push_expected(lua_State *L, const struct json_token *t, enum l_expect kin
 
 #define L_EXPECT_DEEP_MAX (64u << 10)    /* text is read once for each object on the way: STS answers 2 KiB */
 
-/* The member that a dotted path leads to; .type JSON_END where there is none. */
-static enum json_result
-json_member_deep(struct slice text, struct slice path, struct json_token *out)
-{
-	for (;;) {
-		const char *dot = memchr(path.p, '.', path.n);
-		struct json_member one = {.name = {path.p, dot != NULL ? (size_t)(dot - path.p) : path.n}};
-		enum json_result res = json_members(text, &one, 1);
-
-		*out = one.value;
-		if (res != JSON_OK || dot == NULL || one.value.type == JSON_END)
-			return res;
-		if (one.value.type != JSON_OBJECT) {
-			out->type = JSON_END;
-			return JSON_OK;
-		}
-		text = one.value.raw;
-		path.p += one.name.n + 1;
-		path.n -= one.name.n + 1;
-	}
-}
-
-/* json_members, and then those whose names are paths. */
+/* json_members, and then those whose names are dotted paths. */
 static enum json_result
 json_members_deep(struct slice body, struct json_member *want, size_t n)
 {
 	enum json_result res = json_members(body, want, n);
 
-	for (size_t i = 0; i < n && res == JSON_OK; i++)
-		if (want[i].value.type == JSON_END && memchr(want[i].name.p, '.', want[i].name.n) != NULL)
-			res = body.n > L_EXPECT_DEEP_MAX ? JSON_MALFORMED :
-			    json_member_deep(body, want[i].name, &want[i].value);
+	for (size_t i = 0; i < n && res == JSON_OK; i++) {
+		struct slice left = want[i].name;
+		struct json_member one = {.value = {.type = JSON_OBJECT, .raw = body}};
+
+		if (want[i].value.type != JSON_END || memchr(left.p, '.', left.n) == NULL)
+			continue;
+		if (body.n > L_EXPECT_DEEP_MAX)
+			return JSON_MALFORMED;
+		for (; left.n != 0 && res == JSON_OK && one.value.type == JSON_OBJECT; want[i].value = one.value) {
+			one.name = slice_cut(&left, '.');
+			res = json_members(one.value.raw, &one, 1);
+		}
+		if (left.n != 0)        /* what is on the way is no object */
+			want[i].value.type = JSON_END;
+	}
 	return res;
 }
 
@@ -20987,32 +20972,6 @@ l_secret_add(lua_State *L)
 	}
 }
 
-/* Makes the metatable of handles, once a state. */
-static void
-l_secret_metatable(lua_State *L)
-{
-	if (!luaL_newmetatable(L, L_SECRET)) {
-		lua_pop(L, 1);
-		return;
-	}
-	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
-		lua_pushstring(L, l_secret_refused[i].why);
-		lua_pushcclosure(L, l_secret_refuse, 1);
-		lua_setfield(L, -2, l_secret_refused[i].event);
-	}
-	lua_newtable(L);
-	l_secret_add(L);
-	lua_pushcclosure(L, l_secret_index, 1);
-	lua_setfield(L, -2, "__index");
-	lua_pushcfunction(L, l_secret_concat);
-	lua_setfield(L, -2, "__concat");
-	l_set_string(L, "__metatable", "secret");
-	lua_pushcfunction(L, l_secret_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
-	l_type_open(L, &l_type_secret);
-}
-
 /* core.begins(x, prefix) -> boolean
  *
  * Does x begin with a prefix that its kind has in public? No policy may ask. */
@@ -21041,7 +21000,23 @@ static const luaL_Reg l_core_functions[] = {
 static int
 l_open_secret_core(lua_State *L)
 {
-	l_secret_metatable(L);
+	luaL_newmetatable(L, L_SECRET);
+	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
+		lua_pushstring(L, l_secret_refused[i].why);
+		lua_pushcclosure(L, l_secret_refuse, 1);
+		lua_setfield(L, -2, l_secret_refused[i].event);
+	}
+	lua_newtable(L);
+	l_secret_add(L);
+	lua_pushcclosure(L, l_secret_index, 1);
+	lua_setfield(L, -2, "__index");
+	lua_pushcfunction(L, l_secret_concat);
+	lua_setfield(L, -2, "__concat");
+	l_set_string(L, "__metatable", "secret");
+	lua_pushcfunction(L, l_secret_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pop(L, 1);
+	l_type_open(L, &l_type_secret);
 	lua_newtable(L);
 	l_secret_add(L);
 	luaL_setfuncs(L, l_core_functions, 0);
@@ -21577,37 +21552,14 @@ l_push_plain_text(lua_State *L, int idx)
 	return l_check_slice(L, -1);
 }
 
-/* Adds the table on top, { name = secret | false }. false: the stored field goes, in spite of
- * `keep`. */
-static void
-l_batch_secrets(lua_State *L, struct store_batch *b)
-{
-	lua_pushnil(L);
-	while (lua_next(L, -2) != 0) {
-		struct slice name = {NULL, 0};
-		struct secret *s;
-
-		if (lua_type(L, -2) != LUA_TSTRING)
-			luaL_error(L, "secrets are named by strings");
-		name.p = lua_tolstring(L, -2, &name.n);
-		if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
-			l_check_batch(L, store_batch_drop(b, name));
-		else if ((s = l_test_secret(L, -1)) != NULL)
-			l_check_batch(L, store_batch_secret(b, name, s->p, s->n));
-		else
-			luaL_error(L, "secret '%s' is no secret", name.p);
-		lua_pop(L, 1);
-	}
-}
-
 static void
 l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice key,
     uint64_t version)
 {
 	int op = lua_gettop(L);
-	lua_Integer room;
+	lua_Integer room = l_integer(L, op, "room", 0);
+	struct secret *s;
 
-	room = l_integer(L, op, "room", 0);
 	if (room < 0 || room > STORE_PLAIN_MAX)
 		luaL_error(L, "room is out of bounds");
 	lua_getfield(L, op, "plain");
@@ -21616,12 +21568,20 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	    l_flag(L, op, "keep"), (uint32_t)room));
 	b->op[b->n - 1].fresh = l_flag(L, op, "fresh");
 	b->op[b->n - 1].moves = l_flag(L, op, "moves");
-	lua_getfield(L, op, "secrets");
-	if (lua_type(L, -1) == LUA_TTABLE)
-		l_batch_secrets(L, b);
-	else if (!lua_isnil(L, -1))
-		luaL_error(L, "secrets is no table");
 	lua_settop(L, op);
+	if (lua_getfield(L, op, "secrets") == LUA_TNIL)
+		return;
+	luaL_checktype(L, op + 1, LUA_TTABLE);
+	for (lua_pushnil(L); lua_next(L, op + 1) != 0; lua_pop(L, 1)) {
+		struct slice name = l_check_slice(L, -2);
+
+		if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
+			l_check_batch(L, store_batch_drop(b, name));    /* it goes, in spite of `keep` */
+		else if ((s = l_test_secret(L, -1)) != NULL)
+			l_check_batch(L, store_batch_secret(b, name, s->p, s->n));
+		else
+			luaL_error(L, "secret '%s' is no secret", name.p);
+	}
 }
 
 /* Adds the operation whose table is on top; the table stays. */
