@@ -12751,20 +12751,9 @@ sigv4_sign(const struct sigv4_scope *s, const unsigned char key[SIGV4_KEY], stru
 
 struct sigv4_chain {
 	br_hmac_key_context key; /* of the derived signing key */
-	char datetime[SIGV4_DATE_MAX], scope[SIGV4_SCOPE_MAX];
+	struct sigv4_scope scope;
 	char last[65];          /* the signature before, hex; first the head's own */
 };
-
-/* Begins a chain with the head's signature. The caller wipes *c. */
-static void
-sigv4_chain_init(struct sigv4_chain *c, const unsigned char key[SIGV4_KEY], const char *datetime,
-    const char *scope, const char *signature)
-{
-	br_hmac_key_init(&c->key, &br_sha256_vtable, key, SIGV4_KEY);
-	text_copy(c->datetime, sizeof c->datetime, datetime);
-	text_copy(c->scope, sizeof c->scope, scope);
-	text_copy(c->last, sizeof c->last, signature);
-}
 
 /* The chain's next signature, over the SHA-256 of a chunk or of the trailers: left in c->last. */
 static void
@@ -12776,7 +12765,7 @@ sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest
 	char hex[2 * br_sha256_SIZE];
 	const struct slice part[] = {
 		slice_of(trailer ? "AWS4-HMAC-SHA256-TRAILER" : "AWS4-HMAC-SHA256-PAYLOAD"), nl,
-		slice_of(c->datetime), nl, slice_of(c->scope), nl, slice_of(c->last), nl,
+		slice_of(c->scope.datetime), nl, slice_of(c->scope.text), nl, slice_of(c->last), nl,
 		{empty.p, trailer ? 0 : empty.n}, {hex, sizeof hex},
 	};
 	unsigned char mac[br_sha256_SIZE];
@@ -12856,21 +12845,6 @@ sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice valu
 	return true;
 }
 
-static bool
-sigv4_trailer_line(struct sigv4_trailers *t, struct slice line)
-{
-	const char *colon = memchr(line.p, ':', line.n);
-	struct slice name = {line.p, colon == NULL ? 0 : (size_t)(colon - line.p)}, value;
-
-	if (name.n == 0 || t->signature.n != 0)
-		return false;           /* the signature is the last */
-	value = (struct slice){colon + 1, line.n - name.n - 1};
-	if (!slice_eq(name, SLICE("x-amz-trailer-signature")))
-		return sigv4_trailer_add(t, name, value);
-	t->signature = value;
-	return t->n != 0 && sigv4_is_signature(value);
-}
-
 /* The trailers of the last chunk, up to their empty line. Returns their bytes, 0 for "need more",
  * or -400. A line ends in CR LF; one that is not the signature also in LF CR LF, as minio-go sends
  * it. */
@@ -12881,7 +12855,7 @@ sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 
 	memset(t, 0, sizeof *t);
 	while (at < in.n) {
-		struct slice line = {in.p + at, in.n - at};
+		struct slice line = {in.p + at, in.n - at}, name;
 		const char *lf = memchr(line.p, '\n', line.n);
 
 		if (lf == NULL)
@@ -12898,8 +12872,18 @@ sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 				return -400;
 			at += 2;
 		}
-		if (!sigv4_trailer_line(t, line) || (t->signature.n != 0 && line.p[line.n] != '\r'))
-			return -400;
+		lf = line.p + line.n;
+		name = slice_cut(&line, ':');
+		if (name.n == 0 || t->signature.n != 0)
+			return -400;    /* the signature is the last */
+		if (!slice_eq(name, SLICE("x-amz-trailer-signature"))) {
+			if (!sigv4_trailer_add(t, name, line))
+				return -400;
+		} else {
+			t->signature = line;
+			if (t->n == 0 || !sigv4_is_signature(line) || *lf != '\r')
+				return -400;
+		}
 	}
 	return 0;
 }
@@ -22877,7 +22861,9 @@ req_sign_chunks(struct req *r, const struct l_sigv4 *o, const unsigned char key[
 
 	if (r->head.body == BODY_NONE || (!slice_eq(o->payload, plain) && !slice_eq(o->payload, trailer)))
 		return true;
-	sigv4_chain_init(&chain, key, o->scope.datetime, o->scope.text, signature);
+	br_hmac_key_init(&chain.key, &br_sha256_vtable, key, SIGV4_KEY);
+	chain.scope = o->scope;
+	text_copy(chain.last, sizeof chain.last, signature);
 	flow_attach(&r->up_flow, filter_sigv4_new(&chain, slice_eq(o->payload, trailer)));
 	wipe(&chain, sizeof chain);
 	if (r->up_flow.filter != NULL && r->counted != NULL)

@@ -73,7 +73,9 @@ sigv4_chain_example(struct sigv4_chain *chain, bool trailer)
 	unsigned char key[SIGV4_KEY];
 
 	hex_decode(key, SLICE("dbb893acc010964918f1fd433add87c70e8b0db6be30c1fbeafefa5ec6ba8378"));
-	sigv4_chain_init(chain, key, "20130524T000000Z", "20130524/us-east-1/s3/aws4_request", trailer ?
+	br_hmac_key_init(&chain->key, &br_sha256_vtable, key, SIGV4_KEY);
+	chain->scope = (struct sigv4_scope){.datetime = "20130524T000000Z", .text = "20130524/us-east-1/s3/aws4_request"};
+	text_copy(chain->last, sizeof chain->last, trailer ?
 	    "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e" :
 	    "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9");
 }
