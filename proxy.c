@@ -1401,6 +1401,7 @@ struct http_head;       /* a parsed head (http) */
 struct kept;            /* a decision that holds for later requests (kept) */
 struct leaf;            /* a certificate that we made for a host (trust) */
 struct req;             /* a request (req) */
+struct seal;            /* what an answer's members become that are secrets (seal) */
 struct session_table;   /* TLS sessions (session) */
 struct subst;           /* a credential's rows: placeholders and their secrets (subst) */
 struct scrub;           /* attached secrets, which an answer must not repeat (scrub) */
@@ -1531,6 +1532,13 @@ static bool scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *ta
 static bool scrub_note(const struct scrub *s, struct scrub_tally *t);
 static bool scrub_init(void);
 static const struct filter_fault *scrub_fault(const struct scrub_tally *t);
+
+/* -- seal: an answer is held whole and its secrets are sealed. seal_begin looks at its head alone; seal_answer edits
+ * head and held body, whose end was `io`; false: seal_fault tells why neither may go on. */
+static enum scrub_way seal_begin(struct req *r, const struct http_head *h);
+static bool seal_answer(struct req *r, struct http_head *h, int io);
+static const struct filter_fault *seal_fault(struct req *r);
+static void seal_free(struct seal *s);
 
 /* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
  * agent_over tells one with more connections than its share, req_unclaim takes a request off its counts. */
@@ -4854,6 +4862,8 @@ struct req {
 	struct subst *subst;    /* owned; the credential's rows, once they ran; NULL: it has none */
 	/* owned, or kept's; what was attached, to be taken out of the answer's head */
 	struct scrub *back;
+	struct seal *seal;      /* owned; what of the answer is sealed; NULL: nothing */
+	bool unsealed;          /* a sealed text was opened, and its secret put in */
 
 	/* the body, when a policy reads it whole */
 	bool body_reading, body_read;
@@ -4869,6 +4879,7 @@ struct req {
 	int status;             /* of our own answer, or the upstream's */
 	char code[32];          /* X-Sallyport-Error; empty: no error */
 	struct buf answer;      /* owned; body of our own answer */
+	size_t answer_counted;  /* bytes of it that count as its agent's */
 	const char *answer_type; /* static; NULL: it stands in `fields` */
 	struct buf target;      /* owned; a gateway's path and query, which stand in place of those that came */
 	struct buf fields;      /* owned; of any answer that the door gives or relays: "\r\nName: value" each */
@@ -5012,6 +5023,17 @@ req_body_drop(struct req *r)
 	r->body.max = 0;
 }
 
+/* Counts n bytes of a held answer, in the place of those counted so far. False: there is no room. */
+static bool
+req_count_answer(struct req *r, size_t n)
+{
+	bool ok = bodies_count(r->counted != NULL ? &r->counted->bodies : NULL, r->answer_counted, n);
+
+	if (ok)
+		r->answer_counted = n;
+	return ok;
+}
+
 /* Replaces the body by `out`, which holds a secret, and counts it in the place of the first. The body does
  * not lie in the arena, which a few large bodies would fill for all agents. False: no room, and `out`
  * stays the caller's. */
@@ -5037,6 +5059,7 @@ req_free(struct req *r)
 		secret_unref(r->head.field[i].own);
 	if (r->kept == NULL)
 		scrub_free(r->back);
+	seal_free(r->seal);
 	kept_unref(r->kept);
 	upstream_drop(&r->up);
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
@@ -5046,6 +5069,7 @@ req_free(struct req *r)
 	subst_free(r->subst);
 	tls_ident_unref(r->ident);
 	req_body_drop(r);
+	req_count_answer(r, 0);
 	req_unclaim(r);
 	buf_free(&r->answer);
 	buf_free(&r->fields);
@@ -6329,7 +6353,7 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 		buf_addv(b, h->reason);
 	buf_add(b, "\r\n", 2);
 	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
-		if ((f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP)) != 0 ||
+		if ((f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP)) != 0 || f->mark != FIELD_KEPT ||
 		    (r->form == REQ_DOOR && !door_passes(f->name)))
 			continue;
 		if (!r->echoes) {
@@ -6375,7 +6399,7 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 		chunk = true;
 		buf_adds(b, "Transfer-Encoding: chunked\r\n");
 	}
-	flow_init(f, r->answer_held ? NULL : &r->up->peer, &c->peer, no_body ? BODY_NONE : (int)h->body,
+	flow_init(f, r->answer_held ? NULL : &r->up->peer, &c->peer, no_body ? BODY_NONE : r->answer_held ? BODY_LENGTH : (int)h->body,
 	    r->answer_held ? r->answer.n : h->length, chunk);
 	f->from = buf_slice(&r->answer);
 	f->may_pass = answer_trailer_may_pass;
@@ -6421,14 +6445,16 @@ conn_gather_answer(struct conn *c, struct http_head *h)
 	struct req *r = c->req;
 	enum flow_io io = conn_pump(c, &r->down_flow);
 
-	if (io != FLOW_DONE)
-		return io != FLOW_WAIT && conn_upstream_gone(c, 502, "closed the connection within its answer");
-	if (!scrub_body(r->back, &r->answer, &r->tally)) {
-		conn_fault(c, scrub_fault(&c->req->tally));
+	if (io == FLOW_WAIT)
 		return false;
-	}
+	if (io != FLOW_DONE && r->seal == NULL)
+		return conn_upstream_gone(c, 502, "closed the connection within its answer");
 	if (h == NULL && http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, h = &head) <= 0)
 		return conn_close(c, true);
+	if (r->seal != NULL ? !seal_answer(r, h, io) : !scrub_body(r->back, &r->answer, &r->tally)) {
+		conn_fault(c, r->seal != NULL ? seal_fault(r) : scrub_fault(&r->tally));
+		return false;
+	}
 	if (!conn_put_head(c, h))
 		return conn_close(c, true);
 	return r->answer_begun = true;
@@ -6448,7 +6474,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 		r->up->keep_ms = h->keep_ms;
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
-	if (h->status == 101) {
+	if (h->status == 101 && r->seal == NULL) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
 		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h) ||
@@ -6457,7 +6483,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
 	}
-	r->refused = h->status == 401 && req_attached(r);
+	r->refused = h->status == 401 && req_attached(r) && !r->unsealed;
 	if ((r->watch && h->status >= 400) || r->refused)
 		req_tell_answer(r, h);
 	if (r->form == REQ_DOOR && h->status == 401)    /* or the caller would take its own token for bad */
@@ -6466,13 +6492,15 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	 * not send it (RFC 9112 9.6). */
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
-	way = scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
+	way = r->seal != NULL ? seal_begin(r, h) :
+	    scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
 	if (way == SCRUB_FAILS) {
-		conn_fault(c, scrub_fault(&c->req->tally));
+		conn_fault(c, r->seal != NULL ? seal_fault(r) : scrub_fault(&r->tally));
 		return false;
 	}
 	if (way == SCRUB_HELD) {
-		flow_init(&r->down_flow, &r->up->peer, NULL, BODY_LENGTH, h->length, false);
+		r->up_keep = r->up_keep && h->body != BODY_EOF;
+		flow_init(&r->down_flow, &r->up->peer, NULL, (int)h->body, h->length, false);
 		r->down_flow.into = &r->answer;
 		r->answer_held = true;
 		return conn_gather_answer(c, h);
@@ -6517,6 +6545,8 @@ conn_read_answer(struct conn *c)
 	}
 	if (head.status >= 200 || head.status == 101)
 		return conn_begin_down(c, &head);
+	if (r->seal != NULL)            /* nothing of this answer is told before its body was read */
+		head.nfields = 0;
 	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
 	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
 		return conn_close(c, true);
@@ -7669,11 +7699,13 @@ b64_decode(void *out, size_t cap, struct slice in, bool url)
 	if (n % 4 == 1)
 		return -1;
 	for (size_t i = 0; i < n; i++) {
-		const char *at = in.p[i] != '\0' ? strchr(abc, in.p[i]) : NULL;
+		char c = in.p[i];
+		int d = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : ascii_digit(c) ? c - '0' + 52 :
+		    c == abc[62] ? 62 : c == abc[63] ? 63 : -1;
 
-		if (at == NULL)
+		if (d < 0)
 			return -1;
-		v = v << 6 | (uint32_t)(at - abc);
+		v = v << 6 | (uint32_t)d;
 		bits += 6;
 		if (bits >= 8) {
 			if (o == cap)
@@ -10818,7 +10850,7 @@ json_splice(struct buf *out, struct slice text, const struct json_spot *spot, st
 /* Where in a request a row may replace a placeholder. */
 enum subst_place {
 	PLACE_HEADER, PLACE_BASIC, PLACE_QUERY, PLACE_PATH, PLACE_FORM, PLACE_PART, PLACE_JSON,
-	    PLACE_WS, PLACES
+	    PLACE_WS, PLACES, PLACE_COOKIE = PLACES /* of an answer alone (seal) */
 };
 
 struct subst_row {
@@ -10826,7 +10858,9 @@ struct subst_row {
 	struct slice name;      /* too: of the field or parameter; or the steps to a member, each with a NUL */
 	struct secret *secret;  /* owned */
 	enum subst_place place;
-	size_t from, to;        /* PLACE_PATH, PLACE_PART: these bytes */
+	size_t from, to;        /* PLACE_PATH, PLACE_PART: these bytes. Of a seal: the row; the group, 0: optional */
+	bool locked;            /* nothing else is attached in the field or pair of that name. Of a seal: tells its row's end */
+	bool jwt;               /* of a seal: header and claims may stay */
 };
 
 struct subst {
@@ -10841,8 +10875,22 @@ struct subst_code {
 	enum pct mode;          /* of '%' */
 };
 
+/* The values that rows point at, in the order of the text. */
+struct subst_spots {
+	const struct subst *s;
+	size_t n;
+	bool over;              /* there were more */
+	uint64_t empty;         /* bit i: row i points into a list that has no elements */
+	struct subst_spot {
+		struct json_token value; /* borrowed; PLACE_JSON: as it was read; else raw is all of it */
+		enum subst_place place;
+		uint64_t rows;          /* bit i: row i points here */
+		struct http_field *field; /* borrowed: the value is a part of this one's; NULL: of a text */
+	} spot[SUBST_ROWS_MAX];
+};
+
 /* A run over one text. The bytes of `in` before `from` have been copied to `out`, or replaced
- * there. */
+ * there. With `spots` nothing is replaced: all values of all rows' places are noted. */
 struct subst_run {
 	const struct subst *s;
 	uint64_t rows;          /* bit i: row i is looked for, here */
@@ -10852,6 +10900,7 @@ struct subst_run {
 	uint64_t hits;          /* bit i: row i was found */
 	unsigned again;         /* how often rows in `hits` were found once more */
 	struct slice sent[SUBST_ROWS_MAX]; /* borrowed from `in`: as the client wrote it, the first time */
+	struct subst_spots *spots; /* borrowed, or NULL */
 };
 
 static void
@@ -10887,6 +10936,17 @@ subst_rows(const struct subst *s, enum subst_place place, struct slice name)
 		    slice_eq_nocase(s->row[i].name, name) : slice_eq(s->row[i].name, name)))
 			rows |= (uint64_t)1 << i;
 	return rows;
+}
+
+/* Notes a value that these rows point at. */
+static void
+subst_note(struct subst_spots *c, uint64_t rows, struct json_token value, enum subst_place place, struct http_field *field)
+{
+	if (rows == 0)
+		return;
+	c->over |= c->n == COUNT(c->spot);
+	if (!c->over)
+		c->spot[c->n++] = (struct subst_spot){value, place, rows, field};
 }
 
 static const struct subst_code subst_plain = {'\0', PCT_NONE}, subst_path = {'%', PCT_SEGMENT},
@@ -11029,6 +11089,22 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 	}
 }
 
+/* Adds the text of a value that was noted. */
+static void
+subst_spot_text(const struct subst_spot *at, struct buf *b)
+{
+	struct slice raw = at->value.raw;
+
+	if (!buf_reserve(b, raw.n))
+		return;
+	if (at->place == PLACE_JSON)
+		b->n = at->value.type == JSON_STRING ? json_unescape(b->p, &at->value) : 0;
+	else if (at->place == PLACE_FORM || at->place == PLACE_QUERY)
+		b->n = pct_decode(b->p, b->cap, raw, PCT_QUERY);
+	else
+		buf_addv(b, raw);
+}
+
 /* Copies the rest of the text, if anything was found. */
 static void
 subst_end(struct subst_run *t)
@@ -11108,9 +11184,11 @@ subst_pairs(struct subst_run *t, enum subst_place place)
 	for (size_t at = 0; pair_next(t->in, &at, PAIR_AMP, &pair, &raw);) {
 		value = pair_value(pair, raw);
 		t->rows = subst_rows(t->s, place, pair_name(raw, name, sizeof name));
+		if (t->spots != NULL)
+			subst_note(t->spots, t->rows, (struct json_token){.raw = value}, place, NULL);
 		/* some servers part pairs at ";" too, and what stands behind it has another name
 		 * there */
-		if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL)
+		else if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL)
 			subst_range(t, &subst_form, (size_t)(value.p - t->in.p), (size_t)(value.p - t->in.p) + value.n);
 	}
 	subst_end(t);
@@ -11169,6 +11247,7 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 {
 	char text[24];
 	struct slice number = {text, 0};
+	bool lax = t->spots != NULL;    /* "*" is any element; and a name that some reader takes for the step */
 
 	if (in_array)
 		number.n = (size_t)snprintf(text, sizeof text, "%zu", w->index[v->depth]++);
@@ -11180,13 +11259,14 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 		if (row->place != w->place || w->met[k] != v->depth - 1)
 			continue;
 		step = subst_step(row, v->depth - 1);
-		if (step.p == NULL || !(in_array ? slice_eq(step, number) : json_spells(&w->key, step, false)))
+		if (step.p == NULL || !(in_array ? slice_eq(step, number) || (lax && slice_eq(step, SLICE("*"))) :
+		    json_spells(&w->key, step, lax)))
 			continue;
 		w->twice |= w->most[k] >= v->depth;
 		w->most[k] = (uint8_t)(w->most[k] > v->depth ? w->most[k] : v->depth);
 		if (v->type == JSON_OBJECT || v->type == JSON_ARRAY)
 			w->met[k] = (uint8_t)v->depth;
-		else if (subst_step(row, v->depth).p == NULL)
+		if (subst_step(row, v->depth).p == NULL)
 			t->rows |= (uint64_t)1 << k;
 	}
 }
@@ -11216,7 +11296,15 @@ subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t e
 		subst_step_into(t, &w, &token, token.depth != 0 && (r.objects >> (token.depth - 1) & 1) == 0);
 		if (token.type == JSON_ARRAY)
 			w.index[token.depth + 1] = 0;
-		if (token.type == JSON_STRING)
+		if (t->spots != NULL) {
+			struct json_reader peek = r;
+			struct json_token first;
+
+			subst_note(t->spots, t->rows, token, place, NULL);
+			for (size_t k = 0; token.type == JSON_ARRAY && json_next(&peek, &first) == JSON_CLOSE && k < t->s->n; k++, peek = r)
+				if (w.met[k] == token.depth && slice_eq(subst_step(&t->s->row[k], token.depth), SLICE("*")))
+					t->spots->empty |= (uint64_t)1 << k;
+		} else if (token.type == JSON_STRING)
 			subst_range(t, &subst_json, i, i + token.raw.n - 2);
 	}
 	return token.type == JSON_END && !(w.twice && t->hits != 0);
@@ -11319,6 +11407,7 @@ struct scrub {
 	size_t n, cap;
 	struct scrub_value *value; /* owned */
 	size_t whose;           /* a hash of agent and credential */
+	unsigned sealed;        /* the first so many were made by the answer itself: no hits */
 };
 
 /* A search through a text, from left to right. */
@@ -11396,6 +11485,22 @@ scrub_add(struct scrub **list, struct secret *secret, size_t skip, struct slice 
 	secret_drop(&s->body);
 	s->n++;
 	return true;
+}
+
+/* Adds all values of another list, which may be NULL. */
+static bool
+scrub_join(struct scrub **list, const struct scrub *of)
+{
+	bool ok = true;
+
+	for (size_t i = 0; of != NULL && i < of->n && ok; i++) {
+		const struct scrub_value *v = &of->value[i];
+
+		ok = scrub_add(list, v->secret, (size_t)(v->value.p - v->secret->p), v->sent, v->name, v->made);
+	}
+	if (*list != NULL && of != NULL)
+		(*list)->whose = of->whose;
+	return ok;
 }
 
 /* The characters that a form has of a value of n bytes. */
@@ -14542,7 +14647,7 @@ scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally)
 		size_t at = out.n + hit.at - from;
 		bool fits = hit.form <= SCRUB_PLUS && v->sent.n != 0;
 
-		ok = scrub_note(s, tally) && ok;
+		ok = (hit.value < s->sealed || scrub_note(s, tally)) && ok;
 		buf_add(&out, body->p + from, hit.at - from);
 		buf_add(&out, body->p + hit.at, hit.n);
 		if (buf_reserve(&out, v->sent.n) && fits)
@@ -14866,7 +14971,7 @@ struct store_counters {
 struct store_keys {
 	uint8_t data[32];       /* the root; wrapped on the disk */
 	uint8_t seal[32];
-	br_hmac_key_context derive, tag, table, stream;
+	br_hmac_key_context derive, tag, table, stream, texts;
 };
 
 static struct {
@@ -15011,6 +15116,7 @@ store_keys_derive(struct store_keys *k)
 	const struct { struct slice label; br_hmac_key_context *key; } of[] = {
 		{SLICE_INIT("sallyport derive 1"), &k->derive}, {SLICE_INIT("sallyport tag 1"), &k->tag},
 		{SLICE_INIT("sallyport table 1"), &k->table}, {SLICE_INIT("sallyport backup 1"), &k->stream},
+		{SLICE_INIT("sallyport sealed text 1"), &k->texts},
 	};
 	uint8_t sub[32];
 
@@ -17261,6 +17367,484 @@ store_lock_serve(const char *home)
 	return -1;
 }
 
+/* ---- seal ------------------------------------------------------------------
+ * A secret that an API hands out goes to the agent as a sealed text: the secret itself, encrypted, which
+ * this box alone can open, for that agent and credential. Nothing of it is kept. lua/seal.lua says which
+ * members of an answer are sealed and where a sealed text opens; here are the text, the values that rows
+ * point at, and the answer that is put together anew.
+ *
+ * Invariants. Each text has a key of its own, so the nonce may be zero. What a text says of itself is
+ * authenticated when it is opened, not before. Every failure to open is the same NULL. An answer of which
+ * something must be sealed goes on only whole and readable. Skip it after the layout unless you ask what
+ * of an answer an agent gets to see.
+ *
+ *   [kept] SEAL_MARK base64url of:
+ *   offset  bytes
+ *   0       1      1, the format
+ *   1       1      enum seal_shape
+ *   2       2      length of what was kept before the mark
+ *   4       1      0: made with the only data key that this store has had
+ *   5       24     random
+ *   29      16     id of the agent
+ *   45      16     id of the credential
+ *   61      4      end, Unix s
+ *   65      4      row (lua/seal.lua)
+ *   69      n      ciphertext
+ *   69+n    16     tag (AEAD_CHACHA20_POLY1305, RFC 8439 2.8)
+ * The key is HMAC-SHA256(K_seal, the random bytes). The additional data is these 69 bytes, the epochs of
+ * agent and credential, which are not in the text, and the SHA-256 of what was kept. */
+#define SEAL_MARK SLICE("Sp5eaL") /* by chance in one of 10^10 places */
+#define SEAL_HEAD 69            /* a multiple of 3: its base64 ends with a character */
+#define SEAL_RANDOM 24
+#define SEAL_TAG 16
+#define SEAL_CODE_MIN ((4 * (SEAL_HEAD + SEAL_TAG) + 2) / 3)
+#define SEAL_KEPT_MAX 65535     /* two bytes */
+#define SEAL_PREFIX_MAX 64      /* bytes */
+#define SEAL_BODY_MAX (1024 * 1024)
+#define SEAL_VALUE_MAX (64 * 1024) /* bytes of a secret; no head takes more */
+#define SEAL_TEXTS_MAX 4        /* opened in a request: a cookie's and a header's, and their refresh tokens */
+#define SEAL_RELATIVE_MAX 315360000 /* s: ten years; a larger number is a time */
+#define SEAL_MS_MIN 100000000000 /* and from here on it counts milliseconds (the year 5138 in s) */
+
+/* SEAL_JWT keeps header and claims (RFC 7519 3), and seals the bytes of the signature. */
+enum seal_shape { SEAL_OPAQUE, SEAL_JWT };
+
+struct sealed {
+	struct slice text;      /* borrowed, as the next two: all of it */
+	struct slice kept, code; /* before the mark, behind it */
+	uint8_t head[SEAL_HEAD];
+};
+
+/* What becomes of an answer. */
+struct seal {
+	uint8_t head[SEAL_HEAD]; /* of every text: the two ids */
+	uint8_t epochs[16];     /* the agent's and the credential's */
+	int64_t max, none;      /* s: the longest time, and that of a row that tells none */
+	int64_t no_later;       /* Unix s: the end of the text that was opened */
+	struct subst *rows;     /* owned; a row is a member, its placeholder the prefix that is kept */
+	unsigned made;
+	char note[192];         /* for the record, and the message: why the answer does not go on; empty: it does */
+	struct filter_fault fault;
+	struct buf text, fields; /* owned: the sealed texts; values of fields with one in them */
+};
+
+static void
+seal_free(struct seal *s)
+{
+	if (s == NULL)
+		return;
+	subst_free(s->rows);
+	buf_free(&s->text);
+	buf_free(&s->fields);
+	free(s);
+}
+
+/* -- the text */
+
+/* The next text behind *at, which moves behind it. False: there is none. */
+static bool
+seal_next(struct slice in, size_t *at, struct sealed *t)
+{
+	const char *p;
+
+	while (*at < in.n && (p = memmem(in.p + *at, in.n - *at, SEAL_MARK.p, SEAL_MARK.n)) != NULL) {
+		size_t before = (size_t)(p - in.p), end = before + SEAL_MARK.n, kept;
+
+		*at = end;
+		while (end < in.n && (ascii_alnum(in.p[end]) || in.p[end] == '-' || in.p[end] == '_'))
+			end++;
+		t->code = (struct slice){in.p + *at, end - *at};
+		if (t->code.n < SEAL_CODE_MIN || b64_decode(t->head, SEAL_HEAD, (struct slice){t->code.p, SEAL_HEAD / 3 * 4}, true) < 0)
+			continue;
+		kept = load_be16(t->head + 2);
+		if (t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || kept > before)
+			continue;
+		t->kept = (struct slice){p - kept, kept};
+		t->text = (struct slice){p - kept, kept + end - before};
+		*at = end;
+		return true;
+	}
+	return false;
+}
+
+/* Encrypts or decrypts n bytes. Writes the tag also when it decrypts: the caller compares. */
+static void
+seal_aead(const void *head, const uint8_t epochs[16], struct slice kept, void *data, size_t n, uint8_t tag[SEAL_TAG], bool encrypt)
+{
+	static const uint8_t nonce[12];
+	uint8_t aad[SEAL_HEAD + 16 + 32], key[32];
+	br_hmac_context hc;
+
+	memcpy(aad, head, SEAL_HEAD);
+	memcpy(aad + SEAL_HEAD, epochs, 16);
+	tls_sha256_join(&kept, 1, aad + SEAL_HEAD + 16);
+	br_hmac_init(&hc, &store_keys_of(store.keys)->texts, 0);
+	br_hmac_update(&hc, aad + 5, SEAL_RANDOM);
+	br_hmac_out(&hc, key);
+	store_aead(key, nonce, data, n, (struct slice){(char *)aad, sizeof aad}, tag, encrypt);
+	wipe(key, sizeof key);
+	wipe(&hc, sizeof hc);
+}
+
+/* Adds a text to s->text. False: no memory, or no randomness. */
+static bool
+seal_put(struct seal *s, uint32_t row, int64_t end, enum seal_shape shape, struct slice kept, struct slice value)
+{
+	struct buf b = {.max = SEAL_HEAD + value.n + SEAL_TAG};
+	uint8_t *head = s->head, tag[SEAL_TAG];
+	bool ok = rand_bytes(head + 5, SEAL_RANDOM) && kept.n <= SEAL_KEPT_MAX;
+
+	head[0] = 1;
+	head[1] = (uint8_t)shape;
+	store_be16(head + 2, (uint16_t)kept.n);
+	store_be32(head + 61, (uint32_t)end);
+	store_be32(head + 65, row);
+	if (buf_add(&b, head, SEAL_HEAD) && buf_addv(&b, value)) {
+		seal_aead(head, s->epochs, kept, b.p + SEAL_HEAD, value.n, tag, true);
+		buf_add(&b, tag, SEAL_TAG);
+	}
+	ok = ok && buf_ok(&b) && buf_join(&s->text, (struct slice[]){kept, SEAL_MARK}, 2) && buf_base64(&s->text, buf_slice(&b), true);
+	buf_free(&b);
+	return ok;
+}
+
+/* The secret, of one reference. NULL: the text does not open. */
+static struct secret *
+seal_open(const struct sealed *t, const uint8_t epochs[16])
+{
+	struct buf raw = {.max = t->code.n, .secret = true}, out = {.max = t->text.n, .secret = true};
+	struct slice body = {NULL, 0};
+	uint8_t tag[SEAL_TAG];
+	ssize_t n = -1;
+
+	if (store.keys != NULL && buf_reserve(&raw, t->code.n))
+		n = b64_decode(raw.p, t->code.n, t->code, true);
+	if (n >= SEAL_HEAD + SEAL_TAG) {
+		body = (struct slice){raw.p + SEAL_HEAD, (size_t)n - SEAL_HEAD - SEAL_TAG};
+		seal_aead(raw.p, epochs, t->kept, raw.p + SEAL_HEAD, body.n, tag, false);
+	}
+	if (body.p == NULL || !ct_eq(tag, body.p + body.n, SEAL_TAG))
+		out.bad = true;
+	else if (t->head[1] == SEAL_OPAQUE)
+		buf_addv(&out, body);
+	else if (buf_addv(&out, t->kept))
+		buf_base64(&out, body, true);
+	buf_free(&raw);
+	return buf_take_secret(&out);
+}
+
+/* Adds the text with "sealed" in the place of every sealed one. False: there is none. */
+static bool
+seal_hide(struct slice in, struct buf *out)
+{
+	struct sealed t;
+	size_t from = 0, at = 0;
+
+	while (seal_next(in, &at, &t)) {
+		if (t.text.p > in.p + from)
+			buf_add(out, in.p + from, (size_t)(t.text.p - in.p) - from);
+		buf_adds(out, "sealed");
+		from = at;
+	}
+	return from != 0 && buf_add(out, in.p + from, in.n - from);
+}
+
+/* Is it the text, in quotes, of a registered algorithm that signs (RFC 7518 3.1, RFC 8037, 8812, 9864)? */
+static bool
+seal_signs(struct slice alg)
+{
+	struct slice left = SLICE("\"HS256\" \"HS384\" \"HS512\" \"RS256\" \"RS384\" \"RS512\" \"ES256\" \"ES384\" \"ES512\" \"PS256\" "
+	    "\"PS384\" \"PS512\" \"EdDSA\" \"ES256K\" \"Ed25519\" \"Ed448\"");
+
+	while (left.n != 0)
+		if (slice_eq(slice_cut(&left, ' '), alg))
+			return true;
+	return false;
+}
+
+/* Is it a JWT (RFC 7519, RFC 7515 7.1) with such an algorithm and a signature of 32 bytes or more? Sets *kept to all
+ * before the signature, whose bytes `sig` gets. The caller frees `sig`. */
+static bool
+seal_jwt(struct slice v, struct slice *kept, struct buf *sig)
+{
+	struct json_member alg = {.name = SLICE("alg")};
+	struct slice rest = v;
+	bool ok;
+
+	buf_init(sig, v.n + 1);
+	ok = buf_reserve(sig, v.n + 1);
+	for (int part = 0; part < 3 && ok; part++) {
+		ssize_t n = b64_decode(sig->p, sig->cap, part < 2 ? slice_cut(&rest, '.') : rest, true);
+
+		sig->n = n > 0 ? (size_t)n : 0;
+		ok = part == 2 ? n >= 32 : json_members(buf_slice(sig), &alg, part == 0) == JSON_OK &&
+		    (part == 1 || seal_signs(alg.value.raw));
+	}
+	*kept = (struct slice){v.p, v.n - rest.n};
+	return ok && kept->n <= SEAL_KEPT_MAX;
+}
+
+/* Unix s; `told`: what the row's answer says of it: seconds from now on, a time as a number or by RFC 3339. */
+static int64_t
+seal_end(const struct seal *s, int64_t now, struct slice told)
+{
+	int64_t left = s->none, n = 0;
+	struct tm tm = {0};
+	double real = 0;
+	char text[48];
+	const char *p;
+
+	if (json_number(told, &n, &real) == JSON_REAL)
+		n = real > 0 && real < 1e15 ? (int64_t)real : 0;
+	if (n > 0)
+		left = n < SEAL_RELATIVE_MAX ? n : (n < SEAL_MS_MIN ? n : n / 1000) - now;
+	else if (slice_cstr(told, text, sizeof text) && (p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm)) != NULL) {
+		while (*p == '.' || ascii_digit(*p))
+			p++;
+		if (strptime(p, "%z", &tm) != NULL) {
+			n = tm.tm_gmtoff;
+			left = timegm(&tm) - n - now;
+		}
+	}
+	n = now + (left < s->max ? left : s->max);
+	n = n < s->no_later ? n : s->no_later;
+	return n < 0 ? 0 : n < UINT32_MAX ? n : UINT32_MAX;
+}
+
+/* -- the answer */
+
+/* Notes why the answer does not go on: its client and the record are told. Always false. */
+static bool
+seal_fail(struct req *r, const char *why, struct slice member)
+{
+	struct buf b = {.p = r->seal->note, .cap = sizeof r->seal->note - 1, .max = sizeof r->seal->note - 1};
+
+	buf_adds(&b, r->status / 100 == 2 ? "a secret was made and thrown away: the answer " : "the answer ");
+	buf_adds(&b, why);
+	while (member.n != 0) {
+		buf_addv(&b, slice_cut(&member, '\0'));
+		buf_add(&b, "/", member.n != 0);
+	}
+	return false;
+}
+
+static const struct filter_fault *
+seal_fault(struct req *r)
+{
+	r->seal->fault = (struct filter_fault){502, "seal_failed", r->seal->note,
+	    "the operator can refuse such calls: sallyport credential set NAME mint=refuse"};
+	return r->tally.over ? scrub_fault(&r->tally) : &r->seal->fault;
+}
+
+static enum scrub_way
+seal_begin(struct req *r, const struct http_head *h)
+{
+	uint64_t most = h->body == BODY_NONE ? 0 : h->body == BODY_LENGTH ? h->length : SEAL_BODY_MAX;
+
+	r->answer.max = SEAL_BODY_MAX;
+	if (h->status != 101 && most <= SEAL_BODY_MAX && req_count_answer(r, (size_t)most))
+		return SCRUB_HELD;
+	seal_fail(r, h->status == 101 ? "is an upgrade" : most > SEAL_BODY_MAX ? "is over 1 MiB" : "finds no room now", SLICE(""));
+	return SCRUB_FAILS;
+}
+
+/* Notes the members' values. False: the body is not what its type says, or what the rows ask for. */
+static bool
+seal_read(struct subst_spots *c, struct http_head *h, struct slice body)
+{
+	struct subst_run t = {.s = c->s, .in = body, .spots = c};
+	enum subst_kind kind = subst_kind_of(http_value(h, SLICE("content-type")));
+	size_t mark = body.n > 3 && memcmp(body.p, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;     /* before UTF-8: some write it */
+	bool json = body.n != 0 && subst_places(c->s, 1u << PLACE_JSON), well = json &&
+	    (kind == SUBST_LINES ? subst_json_lines(&t) : subst_json_text(&t, PLACE_JSON, mark, body.n));
+
+	if (!well) {
+		*c = (struct subst_spots){.s = c->s};
+		if (kind != SUBST_JSON && kind != SUBST_LINES)
+			subst_pairs(&t, PLACE_FORM);
+		well = !json || c->n != 0 || kind == SUBST_FORM || (h->status / 100 != 2 && kind != SUBST_JSON && kind != SUBST_LINES);
+	}
+	for (struct http_field *f = h->field; f < h->field + h->nfields; f++) {
+		struct slice value = slice_until(f->value, ';'), name = http_trim(slice_cut(&value, '='));
+
+		subst_note(c, subst_rows(c->s, PLACE_HEADER, f->name), (struct json_token){.raw = f->value}, PLACE_HEADER, f);
+		if (slice_eq_nocase(f->name, SLICE("set-cookie")))      /* RFC 6265 4.1.1 */
+			subst_note(c, subst_rows(c->s, PLACE_COOKIE, name), (struct json_token){.raw = http_trim(value)}, PLACE_COOKIE, f);
+	}
+	return well;
+}
+
+/* The first of the rows that point there. */
+static const struct subst_row *
+seal_row(const struct subst_spots *c, size_t i)
+{
+	return &c->s->row[__builtin_ctzll(c->spot[i].rows)];
+}
+
+/* The bytes of the value that are replaced: none of null, which is no secret. */
+static struct slice
+seal_inside(const struct subst_spot *at)
+{
+	return at->place != PLACE_JSON ? at->value.raw : at->value.type == JSON_STRING ? json_inside(&at->value) : SLICE("");
+}
+
+/* Are the values such as can be sealed, and is there one of each group that a 2xx must have? */
+static bool
+seal_check(struct req *r, const struct subst_spots *c, bool must)
+{
+	uint64_t found = c->empty;
+
+	if (c->over)
+		return seal_fail(r, "has more than 64 values to seal", SLICE(""));
+	for (size_t i = 0; i < c->n; i++) {
+		const struct subst_row *row = seal_row(c, i);
+		bool string = c->spot[i].place != PLACE_JSON || c->spot[i].value.type == JSON_STRING;
+
+		if (!string && !row->locked && (row->to != 0 || c->spot[i].value.type != JSON_NULL))
+			return seal_fail(r, "has what is no string as ", row->name);
+		found |= string ? c->spot[i].rows : 0;
+	}
+	for (size_t k = 0; must && k < c->s->n; k++) {
+		bool has = c->s->row[k].to == 0;
+
+		for (size_t j = 0; j < c->s->n; j++)
+			has |= c->s->row[j].to == c->s->row[k].to && (found >> j & 1) != 0;
+		if (!has)
+			return seal_fail(r, "has no ", c->s->row[k].name);
+	}
+	return true;
+}
+
+/* Seals one value: its text goes to s->text, and `all` gets what must not stand elsewhere. */
+static bool
+seal_one(struct req *r, const struct subst_spots *c, size_t i, struct scrub **all)
+{
+	struct seal *s = r->seal;
+	const struct subst_row *row = seal_row(c, i);
+	struct slice kept = row->placeholder, told = SLICE(""), value;
+	size_t begin = s->text.n, skip = 0;
+	struct buf b = {.max = c->spot[i].value.raw.n + 1, .secret = true}, sig = {0};
+	struct secret *secret;
+	bool ok;
+
+	for (size_t k = 0; k < c->n; k++)
+		if (seal_row(c, k)->locked && seal_row(c, k)->from == row->from)
+			told = c->spot[k].value.type == JSON_NUMBER ? c->spot[k].value.raw : seal_inside(&c->spot[k]);
+	subst_spot_text(&c->spot[i], &b);
+	if ((secret = buf_take_secret(&b)) == NULL)
+		return false;
+	value = secret_slice(secret);
+	/* where the claims repeat what was attached, nothing of the text is kept */
+	if (row->jwt && seal_jwt(value, &kept, &sig) && !scrub_in(r->back, kept)) {
+		skip = kept.n;
+		value = buf_slice(&sig);
+	} else {
+		kept = row->placeholder;
+	}
+	ok = value.n <= SEAL_VALUE_MAX && seal_put(s, (uint32_t)row->from, seal_end(s, clock_wall(), told),
+	    skip != 0 ? SEAL_JWT : SEAL_OPAQUE, kept, value) &&
+	    scrub_add(all, secret, skip, (struct slice){s->text.p + begin + skip, s->text.n - begin - skip}, SLICE(""), true);
+	s->made += ok;
+	buf_free(&sig);
+	secret_unref(secret);
+	return ok;
+}
+
+/* Puts the texts where the values stood: in the body, and in fields. `from`: where each begins in s->text. False:
+ * no memory. */
+static bool
+seal_rewrite(struct seal *s, const struct subst_spots *c, const size_t *from, struct buf *body)
+{
+	struct buf out = {.max = body->n + s->text.n}, *b = &s->fields;
+	size_t at = 0;
+
+	buf_init(b, s->text.n + HTTP_HEAD_MAX);
+	buf_reserve(b, b->max);         /* it does not move */
+	for (size_t i = 0; i < c->n; i++) {
+		struct slice in = seal_inside(&c->spot[i]), part[3];
+		struct http_field *f = c->spot[i].field;
+
+		if (from[i + 1] == from[i] || (f != NULL && (in.p < f->value.p || in.p > f->value.p + f->value.n)))
+			continue;       /* nothing to seal, or in a field that was replaced whole */
+		part[1] = (struct slice){s->text.p + from[i], from[i + 1] - from[i]};
+		if (f == NULL) {
+			part[0] = (struct slice){body->p + at, (size_t)(in.p - body->p) - at};
+			at = (size_t)(in.p + in.n - body->p);
+			buf_join(&out, part, 2);
+		} else {
+			part[0] = (struct slice){f->value.p, (size_t)(in.p - f->value.p)};
+			part[2] = (struct slice){in.p + in.n, f->value.n - in.n - part[0].n};
+			f->value = (struct slice){b->p + b->n, part[0].n + part[1].n + part[2].n};
+			buf_join(b, part, 3);
+		}
+	}
+	if (at != 0 && buf_add(&out, body->p + at, body->n - at)) {
+		buf_free(body);
+		*body = out;
+	} else {
+		buf_free(&out);
+	}
+	return buf_ok(b) && buf_ok(&out);
+}
+
+/* Seals the answer. Its head is searched for what was sealed and for what was attached, its body for the latter
+ * where bodies are. False: it does not go on. */
+static bool
+seal_answer(struct req *r, struct http_head *h, int io)
+{
+	struct seal *s = r->seal;
+	struct subst_spots c = {.s = s->rows};
+	bool searched = r->scrub == SCRUB_TEXT || r->scrub == SCRUB_ALL, must = h->status / 100 == 2, ok;
+	unsigned hits = r->tally.hits;
+	size_t from[SUBST_ROWS_MAX + 1] = {0};
+	struct slice coding = http_value(h, SLICE("content-encoding"));
+	struct scrub *all = NULL, *back = r->back;
+	const char *why = io != FLOW_DONE ? io == FLOW_DST_GONE ? "is over 1 MiB" : "is malformed, or ended early" :
+	    clock_unset() ? "came while the clock is not set" : h->status == 206 ? "is a part of the whole" :
+	    r->answer.n != 0 && coding.n != 0 && !slice_eq_nocase(coding, SLICE("identity")) ? "is encoded, though identity was asked for" :
+	    !seal_read(&c, h, buf_slice(&r->answer)) ? "is no JSON" : NULL;
+
+	if (why != NULL)
+		return seal_fail(r, why, SLICE(""));
+	if (!seal_check(r, &c, must && !slice_eq(r->head.method, SLICE("HEAD"))))
+		return false;
+	ok = true;
+	for (size_t i = 0; i < c.n && ok; i++) {
+		ok = seal_row(&c, i)->locked || seal_inside(&c.spot[i]).n == 0 || seal_one(r, &c, i, &all);
+		from[i + 1] = s->text.n;
+	}
+	if (all != NULL)
+		all->sealed = (unsigned)all->n;
+	ok = ok && seal_rewrite(s, &c, from, &r->answer) && (!searched || scrub_join(&all, back)) &&
+	    scrub_body(all, &r->answer, &r->tally) && (searched || scrub_join(&all, back)) &&
+	    req_count_answer(r, r->answer.cap > r->answer_counted ? r->answer.cap : r->answer_counted);
+	scrub_free(back);
+	r->back = all;
+	r->echoes = r->echoes || s->made != 0;
+	for (size_t i = 0; i < h->nfields && (s->made != 0 || r->tally.hits != hits); i++)      /* they spoke of another text */
+		if (scrub_seals(h->field[i].name, h->field[i].value) || slice_eq_nocase(h->field[i].name, SLICE("etag")))
+			h->field[i].mark = FIELD_DROPPED;
+	return ok || seal_fail(r, "has a secret that is over 64 KiB, or too many, or there is no memory now", SLICE(""));
+}
+
+/* May a sealed text stand in the request? Its head is looked through once, and the plain text of Basic, and a body
+ * that was read, up to 1 MiB. */
+static bool
+req_sealed(const struct req *r)
+{
+	bool found = slice_has(buf_slice(&r->bytes), SEAL_MARK) ||
+	    (r->body_read && r->body.n <= SEAL_BODY_MAX && slice_has(buf_slice(&r->body), SEAL_MARK));
+	struct buf plain;
+
+	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++) {
+		if (f->own != NULL || !slice_eq_nocase(f->name, SLICE("authorization")))
+			continue;
+		found = http_basic(f->value, &plain) && slice_has(buf_slice(&plain), SEAL_MARK);
+		buf_free(&plain);
+	}
+	return found;
+}
+
 /* ---- reqlog ----------------------------------------------------------------
  * The request log, as a worker sees it: a pipe to the one process that writes the file
  * (reqlog_main, lua/reqlog.lua), so that neither the loop nor a worker's death waits for the
@@ -17453,7 +18037,7 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uin
 static void
 reqlog_request(struct req *r)
 {
-	static struct buf b = {.max = 16 * 1024}; /* dead when this returns */
+	static struct buf b = {.max = 16 * 1024}, plain = {.max = HTTP_HEAD_MAX}; /* dead when this returns */
 	bool refused = r->code[0] != '\0' && !r->sent;
 	struct slice path = r->path;
 	size_t at;
@@ -17462,6 +18046,9 @@ reqlog_request(struct req *r)
 		return;                 /* the requests inside speak for themselves */
 	if (r->agent[0] == '\0' && (r->form == REQ_DOOR || (r->form == REQ_ORIGIN && r->code[0] == '\0')))
 		return;                 /* open to all: a monitor asks each second, and the world would fill the log */
+	buf_clear(&plain);
+	if (seal_hide(path, &plain))
+		path = buf_slice(&plain);
 	if (path.n > REQLOG_PATH_MAX)
 		path.n = REQLOG_PATH_MAX;
 	buf_clear(&b);
@@ -17494,9 +18081,14 @@ reqlog_request(struct req *r)
 		json_put_number(&b, SLICE(",\"first_ms\":"), (uint64_t)(r->t_first - r->t_start));
 	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
 	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
-	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") : SLICE(""));
+	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") :
+	    r->seal != NULL ? slice_of(r->seal->note) : SLICE(""));
 	if (r->tally.hits != 0)
 		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
+	if (r->seal != NULL && r->seal->made != 0)
+		json_put_number(&b, SLICE(",\"sealed\":"), r->seal->made);
+	if (r->unsealed)
+		buf_adds(&b, ",\"unsealed\":true");
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
 	    r->counted != NULL ? &r->counted->log : NULL, text_hash(r->agent) ^ text_hash(r->code) * 31);
@@ -18781,7 +19373,7 @@ kept_again(struct req *r)
 	struct known_found found = {.n = 0};
 	uint64_t config, state;
 
-	if (k == NULL || !kept_fits(k, r) || !store_generations(&config, &state))
+	if (k == NULL || !kept_fits(k, r) || req_sealed(r) || !store_generations(&config, &state))
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
 	if (!kept_holds(k, config, state) ||
@@ -18839,7 +19431,8 @@ kept_make(struct req *r)
 	size_t size = KEPT_ROUTE_MAX + r->query.n, set = 0;
 
 	if (r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_read || r->head.body == BODY_CHUNKED ||
-	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->taken[0] != '\0')
+	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->seal != NULL ||
+	    r->taken[0] != '\0')
 		return NULL;
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		if ((f->mark == FIELD_KEPT && (f->rule & HDR_SECOND) != 0) ||
@@ -22437,7 +23030,7 @@ keep_pairs(struct slice in, const struct names *list, struct slice name, struct 
 	char decoded[256];
 
 	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
-		bool goes = list != NULL ? pair_listed(list, pair) != 0 :
+		bool goes = list != NULL ? pair_listed(list, pair) != 0 && !seal_next(pair, &(size_t){0}, &(struct sealed){.text = pair}) :
 		    slice_eq(pair_name(raw, decoded, sizeof decoded), name);
 		struct buf *to = goes ? gone : out;
 
@@ -22457,11 +23050,24 @@ field_settable(struct slice name)
 	return http_is_token(name) && (http_field_rule(name) & (HDR_FIXED | HDR_HOP)) == 0;
 }
 
+/* Did a sealed text stand in the field or pair of that name? Then nothing else is attached there. */
+static bool
+req_locked(const struct req *r, enum subst_place place, struct slice name)
+{
+	uint64_t rows = r->subst != NULL ? subst_rows(r->subst, place, name) : 0;
+
+	while (rows != 0 && !r->subst->row[__builtin_ctzll(rows)].locked)
+		rows &= rows - 1;
+	return rows != 0;
+}
+
 /* Marks the client's fields of that name as dropped, and takes those that were set out of the
  * list. */
 static void
 req_remove_field(struct req *r, struct slice name)
 {
+	if (req_locked(r, PLACE_HEADER, name))
+		return;
 	for (size_t i = r->head.nfields; i-- > 0;) {
 		struct http_field *f = &r->head.field[i];
 
@@ -22497,6 +23103,8 @@ static bool
 req_set_field(struct req *r, struct slice name, struct slice value, bool is_secret)
 {
 	req_remove_field(r, name);
+	if (req_locked(r, PLACE_HEADER, name))
+		return true;
 	return r->head.nfields < COUNT(r->head.field) &&
 	    field_set(&r->head.field[r->head.nfields], name, value, is_secret) && ++r->head.nfields != 0;
 }
@@ -22620,6 +23228,8 @@ l_query_edit(lua_State *L, struct req *r, struct slice name, struct slice value)
 	struct slice in = req_query_now(r);
 	struct buf *b = l_text(L, true, in.n + 3 * (name.n + value.n) + 2);
 
+	if (req_locked(r, PLACE_QUERY, name))
+		return;
 	keep_pairs(in, NULL, name, b, NULL);
 	if (value.p != NULL) {
 		buf_add(b, "&", b->n != 0);
@@ -23766,6 +24376,7 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
 	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM},
+	{"unsealed", M_FLAG, offsetof(struct req, unsealed), OF_STREAM},
 	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
 	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
@@ -23936,35 +24547,45 @@ l_req_target(lua_State *L)
 /* -- rows: placeholders in the client's parts of the request become secrets. Rows run after strip
  * and before `apply`, so that no row replaces bytes within the secrets that apply attaches. */
 
+/* request.places = { name = number }: the places of rows. */
+static const char *const l_places[] = {
+	[PLACE_HEADER] = "header", [PLACE_BASIC] = "basic", [PLACE_QUERY] = "query", [PLACE_PATH] = "path",
+	[PLACE_FORM] = "form", [PLACE_PART] = "part", [PLACE_JSON] = "json", [PLACE_WS] = "ws", [PLACE_COOKIE] = "cookie", NULL
+};
+
 /* Reads row i of the list into s, which owns the texts. */
 static void
-l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s)
+l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s, bool seals)
 {
 	struct subst_row *row = &s->row[s->n];
 	lua_Integer place;
 
 	lua_geti(L, rows, i);
-	for (int k = 1; k <= 6; k++)
+	for (int k = 1; k <= 8; k++)
 		lua_geti(L, -k, k);
-	row->placeholder = l_check_text(L, -6);
-	row->secret = l_test_secret(L, -5);
-	place = luaL_checkinteger(L, -4);
-	row->name = lua_isnil(L, -3) ? SLICE("") : l_check_text(L, -3);
-	row->from = (size_t)luaL_optinteger(L, -2, 0);
-	row->to = (size_t)luaL_optinteger(L, -1, 0);
-	if (row->secret == NULL || row->placeholder.n == 0 || place < 0 || place >= PLACES)
+	row->placeholder = l_check_text(L, -8);
+	row->secret = l_test_secret(L, -7);
+	place = luaL_checkinteger(L, -6);
+	row->name = lua_isnil(L, -5) ? SLICE("") : l_check_text(L, -5);
+	row->from = (size_t)luaL_optinteger(L, -4, 0);
+	row->to = (size_t)luaL_optinteger(L, -3, 0);
+	row->locked = lua_toboolean(L, -2);
+	row->jwt = lua_toboolean(L, -1);
+	if (place < 0 || place >= PLACES + seals || (seals ? row->name.n == 0 || row->placeholder.n > SEAL_PREFIX_MAX :
+	    row->secret == NULL || row->placeholder.n == 0))
 		luaL_error(L, "a row is { placeholder, secret, place, name, from, to }");
 	if (!buf_addv(&s->text, row->placeholder) || !buf_addv(&s->text, row->name))
 		luaL_error(L, "placeholders and names of more than %d KiB", SUBST_TEXT_MAX / 1024);
 	row->place = (enum subst_place)place;
-	secret_ref(row->secret);
+	if (row->secret != NULL)
+		secret_ref(row->secret);
 	s->n++;
-	lua_pop(L, 7);
+	lua_pop(L, 9);
 }
 
-/* The request's rows, which r->subst owns from the start: what follows may raise. */
+/* Reads the rows into *owner, which owns them from the start: what follows may raise. */
 static struct subst *
-l_read_rows(lua_State *L, int rows, struct req *r)
+l_read_rows(lua_State *L, int rows, struct subst **owner, bool seals)
 {
 	lua_Integer n = luaL_len(L, rows);
 	struct subst *s = calloc(1, sizeof *s);
@@ -23972,13 +24593,13 @@ l_read_rows(lua_State *L, int rows, struct req *r)
 
 	if (s == NULL)
 		luaL_error(L, "out of memory");
-	subst_free(r->subst);
-	r->subst = s;
+	subst_free(*owner);
+	*owner = s;
 	buf_init(&s->text, SUBST_TEXT_MAX);
 	if (n > SUBST_ROWS_MAX)
 		luaL_error(L, "more than %d rows", SUBST_ROWS_MAX);
 	for (lua_Integer i = 1; i <= n; i++)
-		l_read_row(L, rows, i, s);
+		l_read_row(L, rows, i, s, seals);
 	for (size_t i = 0; i < s->n; i++) {
 		s->row[i].placeholder.p = s->text.p + at;       /* from now on the buffer does not move */
 		s->row[i].name.p = s->text.p + at + s->row[i].placeholder.n;
@@ -23987,15 +24608,21 @@ l_read_rows(lua_State *L, int rows, struct req *r)
 	return s;
 }
 
-/* Notes that an answer gets the client's text in the place of each secret that the run put in. */
+/* Notes that an answer gets the client's text in the place of each secret that the run put in. `sealed`: of opened
+ * ones alone, for req:hide notes the others. */
 static bool
-req_note_hits(struct req *r, const struct subst_run *t)
+req_note_hits(struct req *r, const struct subst_run *t, bool sealed)
 {
 	bool ok = true;
 
-	for (size_t i = 0; ok && i < r->subst->n; i++)
-		if ((t->hits >> i & 1) != 0)
-			ok = scrub_add(&r->back, r->subst->row[i].secret, 0, t->sent[i], SLICE(""), false);
+	for (size_t i = 0; ok && i < r->subst->n; i++) {
+		const struct subst_row *row = &r->subst->row[i];
+
+		if ((t->hits >> i & 1) == 0 || (sealed && !row->locked))
+			continue;
+		r->unsealed |= row->locked;
+		ok = scrub_add(&r->back, row->secret, 0, row->locked ? row->placeholder : t->sent[i], SLICE(""), row->locked);
+	}
 	return ok;
 }
 
@@ -24012,7 +24639,7 @@ req_subst_target(struct req *r, enum subst_place place, struct slice in, struct 
 		subst_spans(&t, place);
 	else
 		subst_pairs(&t, place);
-	ok = buf_ok(&out) && req_note_hits(r, &t);
+	ok = buf_ok(&out) && req_note_hits(r, &t, false);
 	s = ok && t.hits != 0 ? buf_take_secret(&out) : NULL;
 	buf_free(&out);
 	if (s == NULL)
@@ -24032,7 +24659,7 @@ req_subst_field(struct req *r, struct http_field *f)
 	buf_init(&out, PEER_HEAD_MAX);
 	subst_header(&t, f->name);
 	ok = buf_ok(&out) && (t.hits == 0 || (http_valid_field_value(buf_slice(&out)) &&
-	    field_set(f, f->name, buf_slice(&out), true)));
+	    field_set(f, f->name, buf_slice(&out), true) && req_note_hits(r, &t, true)));
 	buf_free(&out);
 	return ok;
 }
@@ -24087,7 +24714,7 @@ l_req_substitute_k(lua_State *L, int status, lua_KContext ctx)
 	struct edit *e = (struct edit *)ctx;
 
 	(void)status;
-	if (e->why == NULL && e->answer && !req_take_body(e->r, &e->out))
+	if (e->why == NULL && e->answer && !(req_take_body(e->r, &e->out) && req_note_hits(e->r, &e->run, true)))
 		e->why = "body";
 	buf_free(&e->out);
 	lua_pushboolean(L, e->why == NULL);
@@ -24111,7 +24738,7 @@ l_req_substitute(lua_State *L)
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
-	s = l_read_rows(L, 2, r);
+	s = l_read_rows(L, 2, &r->subst, false);
 	e = l_heavy_new(L, sizeof *e);
 	e->r = r;
 	if (r->websocket && subst_places(s, 1u << PLACE_WS))
@@ -24191,6 +24818,176 @@ l_req_hide(lua_State *L)
 	if (r->back != NULL)
 		r->back->whose = text_hash(r->agent) + 31 * text_hash(r->credential);
 	return l_answer(L, ok);
+}
+
+/* -- sealed texts: the section seal */
+
+/* The id of 32 hexadecimal digits and the epoch at table.NAME and table.NAME_epoch. */
+static void
+l_read_id(lua_State *L, const char *name, uint8_t id[STORE_ID], uint8_t epoch[8])
+{
+	lua_getfield(L, 2, name);
+	lua_getfield(L, 2, lua_pushfstring(L, "%s_epoch", name));
+	if (l_check_text(L, -3).n != 2 * STORE_ID || !hex_decode(id, l_check_text(L, -3)))
+		luaL_error(L, "%s is no id", name);
+	store_be64(epoch, (uint64_t)luaL_checkinteger(L, -1));
+	lua_settop(L, 2);
+}
+
+/* req:seal{ agent=, agent_epoch=, credential=, credential_epoch=, max=s, default=s, no_later=Unix s | nil,
+ *   members={ { prefix, nil, place, name, row, group, ends, jwt }… } }
+ *
+ * The answer is read whole, and its secrets are sealed for this agent and credential, whose ids and epochs
+ * these are. prefix: stands before each text; "": nothing. place: json (name: the steps, a NUL behind each;
+ * "*": any element), form, header or cookie of request.places. row: an integer of 32 bits that every text
+ * tells. group: of each one member at least must be in a 2xx; 0: the member is optional. ends: no secret,
+ * but when those of the same row end; where nothing tells: in `default`, at most in `max`, seconds. jwt: of
+ * a JWT header and claims stay. The request asks for an answer that can be read. Called last. */
+static int
+l_req_seal(lua_State *L)
+{
+	static const char *const gone[] = {"range", "if-range", "if-none-match", "if-modified-since", "a-im"};
+	struct req *r = l_check_req(L, 1);
+	struct seal *s;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	if (store.keys == NULL || r->kept != NULL || (s = calloc(1, sizeof *s)) == NULL)
+		return luaL_error(L, "nothing can be sealed");
+	seal_free(r->seal);
+	r->seal = s;
+	buf_init(&s->text, SEAL_BODY_MAX);
+	l_read_id(L, "agent", s->head + 29, s->epochs);
+	l_read_id(L, "credential", s->head + 45, s->epochs + 8);
+	s->max = l_integer(L, 2, "max", 86400);
+	s->none = l_integer(L, 2, "default", 3600);
+	s->no_later = l_integer(L, 2, "no_later", INT64_MAX);
+	lua_getfield(L, 2, "members");
+	l_read_rows(L, 3, &s->rows, true);
+	for (size_t i = 0; i < COUNT(gone); i++)
+		req_remove_field(r, slice_of(gone[i]));
+	if (!req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false))
+		return luaL_error(L, "out of memory, or too many fields");
+	return 0;
+}
+
+static void
+l_push_sealed(lua_State *L, const struct sealed *t)
+{
+	static const char *const shapes[] = {[SEAL_OPAQUE] = "opaque", [SEAL_JWT] = "jwt"};
+	char id[2 * STORE_ID];
+
+	lua_createtable(L, 0, 8);
+	l_set_slice(L, "text", t->text);
+	l_set_slice(L, "kept", t->kept);
+	hex_encode(id, t->head + 29, STORE_ID);
+	l_set_slice(L, "agent", (struct slice){id, sizeof id});
+	hex_encode(id, t->head + 45, STORE_ID);
+	l_set_slice(L, "credential", (struct slice){id, sizeof id});
+	l_set_integer(L, "ends", load_be32(t->head + 61));
+	l_set_integer(L, "row", load_be32(t->head + 65));
+	l_set_string(L, "shape", shapes[t->head[1]]);
+}
+
+/* Notes the values that the rows of t->s point at in the request. */
+static void
+req_spots(const struct req *r, struct subst_run *t)
+{
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+		if (f->own == NULL && f->mark != FIELD_DROPPED && (f->rule & (HDR_FIXED | HDR_HOP)) == 0)
+			subst_note(t->spots, subst_rows(t->s, PLACE_HEADER, f->name), (struct json_token){.raw = f->value}, PLACE_HEADER, NULL);
+	t->in = r->query;
+	subst_pairs(t, PLACE_QUERY);
+	t->in = buf_slice(&r->body);
+	if (r->body_read && r->body.n <= SEAL_BODY_MAX)
+		subst_body(t, req_subst_kind(r));
+}
+
+/* req:sealed([{ { place, name }… }])
+ *   -> bool | { { text=, kept=, agent=, credential=, ends=, row=, shape=, place= }… } | nil, "too_many"
+ *
+ * Without a list: may a sealed text stand in the request? With one: those that stand in these places
+ * ("header", "query", "form", "json"; Basic is decoded), as they read; nothing is opened. kept: what stands
+ * before the mark. agent, credential: their ids. place: the index in the list. At most 4. A body that was
+ * read is looked into up to 1 MiB. */
+static int
+l_req_sealed(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct subst s = {.n = 0};
+	struct subst_spots c = {.s = &s};
+	struct subst_run t = {.s = &s, .spots = &c};
+	lua_Integer n = 0;
+
+	if (lua_isnoneornil(L, 2) || !req_sealed(r))
+		return l_answer(L, req_sealed(r));
+	lua_settop(L, 2);
+	for (; s.n < SUBST_ROWS_MAX && lua_geti(L, 2, (lua_Integer)s.n + 1) == LUA_TTABLE; s.n++, lua_settop(L, 2)) {
+		lua_geti(L, 3, 1);
+		lua_geti(L, 3, 2);
+		s.row[s.n].place = (enum subst_place)luaL_checkoption(L, 4, NULL, l_places);
+		s.row[s.n].name = l_check_text(L, 5);   /* the list holds it */
+	}
+	req_spots(r, &t);
+	lua_settop(L, 2);
+	lua_newtable(L);
+	for (size_t i = 0; i < c.n; i++) {
+		struct buf *b = l_text(L, false, 0), plain;
+		struct sealed found;
+		size_t at = 0;
+
+		subst_spot_text(&c.spot[i], b);
+		if (c.spot[i].place == PLACE_HEADER && http_basic(buf_slice(b), &plain)) {
+			buf_clear(b);
+			buf_addv(b, buf_slice(&plain));
+			buf_free(&plain);
+		}
+		while (seal_next(buf_slice(b), &at, &found)) {
+			if (++n > SEAL_TEXTS_MAX)
+				return l_fail(L, "too_many");
+			l_push_sealed(L, &found);
+			l_set_integer(L, "place", __builtin_ctzll(c.spot[i].rows) + 1);
+			lua_seti(L, 3, n);
+		}
+	}
+	return c.over ? l_fail(L, "too_many") : 1;
+}
+
+/* request.sealed(text) -> { text=, kept=, agent=, credential=, ends=, row=, shape= } | nil
+ *
+ * The first sealed text in a string, as it reads; nothing is opened. */
+static int
+l_sealed(lua_State *L)
+{
+	struct sealed t;
+	size_t at = 0;
+
+	if (!seal_next(l_check_text(L, 1), &at, &t))
+		return 0;
+	l_push_sealed(L, &t);
+	return 1;
+}
+
+/* request.unseal(text, agent_epoch, credential_epoch) -> secret | nil, "unsealable"
+ *
+ * Opens a sealed text, which must be all of the string, for agent and credential of these epochs. */
+static int
+l_unseal(lua_State *L)
+{
+	struct slice in = l_check_text(L, 1);
+	uint8_t epochs[16];
+	struct secret *s = NULL;
+	struct sealed t;
+	size_t at = 0;
+
+	store_be64(epochs, (uint64_t)luaL_checkinteger(L, 2));
+	store_be64(epochs + 8, (uint64_t)luaL_checkinteger(L, 3));
+	if (seal_next(in, &at, &t) && t.text.n == in.n)
+		s = seal_open(&t, epochs);
+	if (s == NULL)
+		return l_fail(L, "unsealable");
+	l_push_secret(L, s);
+	return 1;
 }
 
 /* -- known placeholders: the section known as a userdata */
@@ -24395,18 +25192,12 @@ static const luaL_Reg l_req[] = {
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"scrub", l_req_scrub}, {"known", l_req_known}, {"keep", l_req_keep},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
 	{"view", l_req_view}, {"dump", l_req_dump},
-	{"target", l_req_target}, {NULL, NULL},
+	{"seal", l_req_seal}, {"sealed", l_req_sealed}, {"target", l_req_target}, {NULL, NULL},
 };
 
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has},
-    {"documents", l_documents}, {NULL, NULL}};
-
-/* request.places = { name = number }: the places of rows. */
-static const char *const l_places[] = {
-	[PLACE_HEADER] = "header", [PLACE_BASIC] = "basic", [PLACE_QUERY] = "query", [PLACE_PATH] = "path",
-	[PLACE_FORM] = "form", [PLACE_PART] = "part", [PLACE_JSON] = "json", [PLACE_WS] = "ws",
-};
+    {"documents", l_documents}, {"sealed", l_sealed}, {"unseal", l_unseal}, {NULL, NULL}};
 
 /* What the methods of headers or query do not have: nil would be taken for a field that is not there. */
 static int
@@ -24457,7 +25248,7 @@ l_open_request(lua_State *L)
 	l_type_open(L, &l_type_query);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
-	for (size_t i = 0; i < COUNT(l_places); i++)
+	for (size_t i = 0; l_places[i] != NULL; i++)
 		l_set_integer(L, l_places[i], (lua_Integer)i);
 	lua_setfield(L, -2, "places");
 	return 1;
