@@ -40,6 +40,19 @@ function M.same(a, b) return type(a) == "string" and type(b) == "string" and M.h
 function M.random() return (require("host").random_token "") end
 function M.id() return (select(2, require("host").random_token ""):sub(1, 20)) end
 
+-- The ids of one user's connections begin alike, so that theirs are found without a look at everybody's.
+local function prefix_of(user) return require("host").sha256_hex(M.hash("user", user.id)):sub(1, 8) end
+function M.connection_id(user) return prefix_of(user) .. M.id() end
+
+--- The grants of a user's record, a list.
+function M.connections_of(user)
+  local out = {}
+  for _, g in M.each("grant", "g/" .. prefix_of(user)) do
+    if g.user == user.name and g.user_id == user.id then out[#out + 1] = g end
+  end
+  return out
+end
+
 --- A scope's name (RFC 6749 3.3): text, or nil and why.
 function M.scope_name(s)
   if #s > 64 or not s:find("^[%w][%w:._/-]*$") then return nil, "a scope is letters, digits and : . _ / -, at most 64" end

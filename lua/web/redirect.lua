@@ -21,9 +21,10 @@ local function parts(uri)
   if scheme ~= "https" and scheme ~= "http" then return { scheme = scheme, private = true } end
   local authority, tail = rest:match("^//([^/?]*)(.*)$")
   if not authority or authority:find("@", 1, true) then return nil, "its host is missing, or a user stands before it" end
-  local host, port = authority:match("^(.-):?(%d*)$")
-  if authority:sub(1, 1) == "[" then host, port = authority:match("^(%[[%x:.]+%]):?(%d*)$") end
-  if not host or port ~= "" and (#port > 5 or tonumber(port) > 65535) or authority:sub(-1) == ":" then return nil, "its host or port is none" end
+  local host, port = authority:match("^(%[?[^%]]*%]?):(%d+)$")
+  if not host then host, port = authority, "" end
+  if #port > 5 or port ~= "" and tonumber(port) > 65535 then return nil, "its port is none" end
+  if (host:find(":", 1, true) ~= nil) ~= (host:sub(1, 1) == "[") then return nil, "its host is none" end
   local canonical = require("http").canonical_host((host:gsub("^%[(.*)%]$", "%1")))
   if not canonical or canonical ~= host and "[" .. canonical .. "]" ~= host then
     return nil, "its host is not written in the one usual way: small letters, no dot at the end"

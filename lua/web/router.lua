@@ -1,10 +1,38 @@
---- What the door answers, by path.
+--- Which function answers which address of the door.
+local page = require "web.page"
 local M = {}
 
---- handle(q) -> { status =, headers = { { name, value }… }, body = } | { forward = … } (web/door.lua)
+local PRM = "/.well-known/oauth-protected-resource"
+
+local function oauth(name) return function(q) return require("web.oauth")[name](q) end end
+local function people(name) return function(q) return require("web.people")[name](q) end end
+
+local routes = {
+  ["/.well-known/oauth-authorization-server"] = { GET = oauth "server" },
+  ["/oauth/register"] = { POST = function(q) return require("web.client").register(q) end },
+  ["/oauth/authorize"] = { GET = oauth "authorize" },
+  ["/oauth/token"] = { POST = oauth "token" },
+  ["/oauth/revoke"] = { POST = oauth "revoke" },
+  ["/oauth/introspect"] = { POST = oauth "introspect" },
+  ["/consent"] = { POST = oauth "decide" },
+  ["/login"] = { GET = people "login", POST = people "sign_in" },
+  ["/login/totp"] = { GET = people "factor", POST = people "set_factor" },
+  ["/logout"] = { POST = people "logout" },
+  ["/connections"] = { GET = people "connections", POST = people "disconnect" },
+}
+
+--- q -> { status, headers, body } | { forward }: lua/web/door.lua has what q is. Yields.
 function M.handle(q)
-  if q.path == "/healthz" then return { status = 200, headers = { { "Content-Type", "text/plain" } }, body = "ok\n" } end
-  return { status = 404, headers = { { "Content-Type", "text/plain" } }, body = "there is no such page\n" }
+  if not require("web.access").issuer() then return page.json(404, { error = "not_found" }) end
+  local name = q.path:match("^/mcp/([^/]+)$")
+  if name then return require("web.verify").check(q, name) end
+  name = q.path:sub(1, #PRM) == PRM and q.path:sub(#PRM + 1)
+  name = name and (name == "" and "" or name:match("^/mcp/([^/]+)$"))
+  local route = name and { GET = function() return require("web.oauth").resource(name) end } or routes[q.path]
+  if not route then return page.json(404, { error = "not_found" }) end
+  local f = route[q.method == "HEAD" and "GET" or q.method]
+  if not f then return page.allow(route.GET and route.POST and "GET, HEAD, POST" or route.GET and "GET, HEAD" or "POST") end
+  return f(q)
 end
 
 return M

@@ -1,0 +1,127 @@
+--- Pages and answers of the door. A template's {name} is a value: text, which is escaped, or what html() made, which is not.
+-- Nothing else makes such a piece, so no value reaches a page unescaped. No page needs a script.
+local M = {}
+
+local Html = { __name = "html" }
+local entity = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
+
+local function piece(v)
+  if getmetatable(v) == Html then return v[1] end
+  if type(v) == "table" then
+    local out = {}
+    for i, item in ipairs(v) do out[i] = piece(item) end
+    return table.concat(out)
+  end
+  return (tostring(v):gsub("[&<>\"']", entity))
+end
+
+--- html("<p>{who}</p>", { who = "a<b" }): every name of the template needs a value; false stands for nothing. Raises otherwise.
+function M.html(template, values)
+  return setmetatable({ (template:gsub("{([%l_]+)}", function(name)
+    local v = values and values[name]
+    if v == nil then error("html: no value for {" .. name .. "}", 3) end
+    return v == false and "" or piece(v)
+  end)) }, Html)
+end
+local html = M.html
+
+-- Characters that show a text otherwise than it is: controls, directions (UAX 9), what has no width.
+local function unseen(c)
+  return c < 32 or c >= 127 and c < 160 or c == 0xAD or c == 0x61C or c >= 0x180B and c <= 0x180F or c >= 0x200B and c <= 0x200F
+    or c >= 0x2028 and c <= 0x202E or c >= 0x2060 and c <= 0x206F or c == 0xFEFF or c >= 0xFFF0 and c <= 0xFFFB or c >= 0xE0000 and c <= 0xE0FFF
+    or c == 0x115F or c == 0x1160 or c == 0x3164 or c == 0xFFA0
+end
+
+--- A stranger's text as it may be shown: one line, at most `max` characters, nothing unseen. nil where nothing is left.
+function M.clean(s, max)
+  if type(s) ~= "string" or not utf8.len(s) then return nil end
+  local out = {}
+  for _, c in utf8.codes(s) do
+    if #out >= (max or 80) then break end
+    if not unseen(c) then out[#out + 1] = utf8.char(c) end
+  end
+  local text = table.concat(out):gsub("%s+", " "):match("^ ?(.-) ?$")
+  return text ~= "" and text or nil
+end
+
+local STYLE = [[
+:root{color-scheme:light dark;font:1rem/1.5 system-ui,sans-serif}
+body{margin:0;padding:1rem;display:grid;justify-items:center}
+main{width:100%;max-width:28rem;box-sizing:border-box;overflow-wrap:anywhere}
+h1{font-size:1.4rem}
+label{display:block;margin:.6rem 0}
+input:not([type=checkbox],[type=radio]),button{font:inherit;box-sizing:border-box;width:100%;padding:.6rem;border-radius:.4rem;border:1px solid GrayText}
+button{cursor:pointer;margin:.4rem 0}
+.go{background:#0b57d0;color:#fff;border-color:#0b57d0}
+fieldset{border:1px solid GrayText;border-radius:.4rem;margin:1rem 0}
+.warn{border-left:.3rem solid #b3261e;padding-left:.7rem}
+small{display:block}
+:focus-visible{outline:3px solid #f90;outline-offset:2px}
+]]
+
+local style_hash
+local function policy(target)
+  style_hash = style_hash or require("secret").base64(require("secret").sha256(STYLE))
+  return ("default-src 'none'; style-src 'sha256-%s'; form-action 'self'%s; frame-ancestors 'none'; base-uri 'none'")
+    :format(style_hash, target and " " .. target or "")
+end
+
+--- A page. body: a piece. target: the origin that a form's answer may redirect to (Chromium asks form-action for it too).
+function M.page(status, title, body, headers, target)
+  local text = html('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    .. '<title>{title}</title><style>{style}</style><main><h1>{title}</h1>{body}</main></html>',
+    { title = title, body = body, style = setmetatable({ STYLE }, Html) })[1]
+  local list = {
+    { "Content-Type", "text/html; charset=utf-8" }, { "Content-Security-Policy", policy(target) }, { "X-Frame-Options", "DENY" },
+    { "X-Content-Type-Options", "nosniff" }, { "Referrer-Policy", "no-referrer" }, { "Cache-Control", "no-store" },
+  }
+  table.move(headers or {}, 1, #(headers or {}), #list + 1, list)
+  return { status = status, headers = list, body = text }
+end
+
+--- A page that says one thing.
+function M.says(status, title, text, headers) return M.page(status, title, html("<p>{text}</p>", { text = text }), headers) end
+
+--- 303 See Other (RFC 9110 15.4.4): the next request is a GET, whatever this one was.
+function M.see(place, headers)
+  local list = { { "Location", place }, { "Cache-Control", "no-store" }, { "Referrer-Policy", "no-referrer" } }
+  table.move(headers or {}, 1, #(headers or {}), #list + 1, list)
+  return { status = 303, headers = list, body = "" }
+end
+
+function M.json(status, value, headers)
+  local list = { { "Content-Type", "application/json" }, { "Cache-Control", "no-store" }, { "X-Content-Type-Options", "nosniff" } }
+  table.move(headers or {}, 1, #(headers or {}), #list + 1, list)
+  return { status = status, headers = list, body = require("json").encode(value) }
+end
+
+--- Only these methods: the answer to another (RFC 9110 15.5.6).
+function M.allow(methods) return { status = 405, headers = { { "Allow", methods }, { "Cache-Control", "no-store" } }, body = "" } end
+
+--- application/x-www-form-urlencoded: { name = value }, and what came more than once: { name = { values } } | nil: malformed.
+-- many: a name that may.
+function M.params(text, many)
+  local list = require("form").parse(text or "")
+  if not list then return nil end
+  local out, twice, several = {}, nil, {}
+  for _, p in ipairs(list) do
+    if not utf8.len(p[1]) or not utf8.len(p[2]) then return nil end
+    if p[1] == many then
+      several[#several + 1] = p[2]
+    elseif out[p[1]] then
+      twice = p[1]
+    else
+      out[p[1]] = p[2]
+    end
+  end
+  return out, twice, several
+end
+
+--- The parameters of a POST; nil where its body is no form.
+function M.posted(q, many)
+  local kind = (q.header "content-type" or ""):lower():match("^%s*([^;%s]*)")
+  if kind ~= "application/x-www-form-urlencoded" then return nil end
+  return M.params(q.body, many)
+end
+
+return M
