@@ -35,4 +35,7 @@ function M.handle(q)
   return f(q)
 end
 
+--- A stream of { connection, tenant } that goes on: true while these still stand.
+function M.again(info) return require("web.verify").stands(info.connection, info.tenant) end
+
 return M

@@ -32,7 +32,7 @@ local function set_of(list)
   return out
 end
 
--- What an sk_ key stands for: the parts of `forward` | nil
+-- What an sk_ key stands for: the parts of `forward` | nil. gateway nil: whether it stands at all.
 local function of_key(key, gateway, now)
   local k = store().peek("grant", key)
   if not k or k.expires_at and k.expires_at <= now then return nil end
@@ -40,6 +40,7 @@ local function of_key(key, gateway, now)
   if not tenant or tenant.id ~= k.tenant_id or k.user and (not user or user.id ~= k.user_id) then return nil end
   local role = access.role(k.role or user.tenants[k.tenant])
   if not role then return nil end
+  if not gateway then return true end
   if k.gateways and not set_of(k.gateways)[gateway.name] then return nil end
   return { tenant = k.tenant, user = k.user, client = "key " .. k.name, connection = "key:" .. k.name, key = key,
     scopes = set_of(access.allowed(role, k.scopes or M.scopes_of(gateway))) }
@@ -98,6 +99,18 @@ function M.again(f, now)
   if not new then return nil end
   new.key, new.snapshot, new.expires_at = f.key, f.snapshot, f.expires_at
   return complete(new, gateway)
+end
+
+--- Does a connection ("key:NAME": a key) still stand, for that tenant? true | nil
+function M.stands(connection, tenant)
+  local now, name = require("time").wall(), connection:match("^key:(.*)$")
+  if not name then
+    local grant = require("web.tokens").standing(connection, now)
+    return grant and grant.tenant == tenant and access.gateway(grant.gateway) and true or nil
+  end
+  for key, k in access.each("grant", "k/") do
+    if k.name == name then return k.tenant == tenant and of_key(key, nil, now) and true or nil end
+  end
 end
 
 --- Does a tool's name match a pattern in which '*' is any text?
