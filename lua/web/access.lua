@@ -135,6 +135,7 @@ end
 
 --- https://box.example.org: how the world reaches the door, the issuer (RFC 8414 2); nil: not set.
 function M.issuer()
+  if M.public then return M.public end
   local kept = store().get("meta", "set/public-url")
   return kept and kept.value
 end

@@ -132,7 +132,7 @@ function M.answer(self, req)
   local body = not forwards and body_of(self, req, FORM_MAX)
   if not forwards and not body then return end
   local out = require("web.router").handle {
-    method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
+    public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
     header = function(name) return came[name:lower()] end,
     peer = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {}),
     secure = public:find("^https:") ~= nil, now = self.time.wall(),

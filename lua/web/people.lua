@@ -150,7 +150,7 @@ end
 
 -- ---- connections ---------------------------------------------------------------------------------
 
-local function day(at) return os.date("!%Y-%m-%d %H:%M UTC", at) end
+local function day(at) return require("dates").iso(at) end
 
 --- GET /connections: what is connected, and a button to end each.
 function M.connections(q)

