@@ -126,7 +126,7 @@ end
 function show.connection(g)
   local used = require("store").peek("token", "v/" .. g.connection)
   local tokens = require("store").peek("token", "f/" .. g.connection)
-  return { id = g.connection, user = g.user, tenant = g.tenant, client = g.client_name, client_id = g.client, gateway = g.gateway, scopes = report.array(g.scopes),
+  return { id = g.connection, user = g.user, tenant = g.tenant, client = g.client_name, client_id = g.client_key, gateway = g.gateway, scopes = report.array(g.scopes),
     created = g.created, used_at = used and used.at, expires_at = tokens and tokens.expires_at }
 end
 

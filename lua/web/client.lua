@@ -54,7 +54,7 @@ function M.register(q)
   end
   if m.client_name ~= nil and type(m.client_name) ~= "string" then return refused("invalid_client_metadata", "client_name is a text") end
   local text = require("json").encode { page.clean(m.client_name) or "", require("json").array(m.redirect_uris), methods[method] == "secret" and 1 or 0,
-    has(grants, "refresh_token") and 1 or 0, q.now }
+    has(grants, "refresh_token") and 1 or 0, access.id() }
   if #text > SEALED_MAX then return refused("invalid_client_metadata", "the registration is too long") end
   local body = require("secret").base64url(text)
   local id = "sp_r_" .. body .. "." .. access.hash("registration", body)
@@ -73,7 +73,7 @@ local function sealed(id)
   if not body or #id > 2 * SEALED_MAX or not access.same(seal, access.hash("registration", body)) then return nil end
   local m = require("json").decode(require("secret").decode("base64url", body))
   return { id = id, key = "sp_r_" .. access.hash("client", id):sub(1, 22), name = m[1] ~= "" and m[1] or nil, redirect_uris = m[2],
-    secret = m[3] == 1 and "sp_cs_" .. access.hash("registered-secret", id) or nil, refreshes = m[4] == 1, source = "registered", created = m[5] }
+    secret = m[3] == 1 and "sp_cs_" .. access.hash("registered-secret", id) or nil, refreshes = m[4] == 1, source = "registered" }
 end
 
 -- ---- metadata documents --------------------------------------------------------------------------
