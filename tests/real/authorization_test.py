@@ -269,6 +269,7 @@ def test_kill(t):
     """kill -9 within code exchanges and renewals: never two families of one code, never a client that was answered and cannot go on [S9 S12]"""
     box = Box(t, server=False)
     s = box.s
+    s.may_die = "yes"
     client = box.register()
 
     def door_pid():
@@ -329,3 +330,71 @@ def test_kill(t):
         assert sure(renew)[0] == 200
     families = json.loads(s.cli("connection", "list", "--json").stdout)
     assert rounds >= 3 and answered and len(families) <= answered, (rounds, answered, len(families))
+
+
+EXCHANGE = """
+-- One code is traded and the tokens renewed by processes that are killed; each says what it was answered before it goes on.
+local store, access, tokens = require "store", require "web.access", require "web.tokens"
+local secret, time = require "secret", require "time"
+local what, file = arg[1], arg[2]
+local client = { key = "sp_cl_0", id = "sp_cl_0" }
+local verifier = ("v"):rep(43)
+local now = time.wall()
+if what == "code" then
+  local u, t = store.peek("user", "u/ada@example.org"), store.peek("agent", "a/acme")
+  print((assert(tokens.code(u, { user = u.name, user_id = u.id, tenant = "acme", tenant_id = t.id, client = client.id, client_key = client.key, source = "operator",
+    gateway = "tools", scopes = { "tools:read", "offline_access" }, redirect_uri = "https://c.test", challenge = secret.base64url(secret.sha256(verifier)) }, now))))
+elseif what == "trade" then
+  local a, code = tokens.trade({ code = arg[2], code_verifier = verifier }, client, now)
+  print(a and a.refresh_token or code)
+elseif what == "renew" then
+  local a, code = tokens.refresh({ refresh_token = arg[2] }, client, now)
+  print(a and a.refresh_token or code)
+elseif what == "look" then
+  local n = 0
+  for _ in access.each("grant", "g/") do n = n + 1 end
+  print(n)
+end
+io.stdout:flush()
+"""
+
+
+def test_kill_hundreds(t):
+    """hundreds of exchanges and renewals whose process is killed at any moment of its commit [S9 S12]"""
+    s, _ = t.proxy(serve=False)
+    s.cli("set", "public-url", "https://box.test")
+    s.cli("tenant", "add", "acme")
+    s.cli("gateway", "add", "tools", "https://up.test/mcp")
+    s.cli("user", "add", "ada@example.org", "--tenant", "acme=member")
+    script = s.dir / "exchange.lua"
+    script.write_text(EXCHANGE)
+
+    def run(*args, after=None):
+        p = subprocess.Popen([s.binary, "lua", "--store", script, *args], env=s.env, stdout=subprocess.PIPE, text=True)
+        if after is not None:
+            time.sleep(after)
+            p.kill()
+        return p.communicate()[0].strip()
+    began = time.monotonic()
+    run("look")
+    whole = time.monotonic() - began        # how long a process takes here
+    killed = rounds = families = 0
+    end = time.monotonic() + 40
+    while rounds < 150 and time.monotonic() < end:
+        code = run("code")
+        rounds += 1
+        first = run("trade", code, after=whole * (0.5 + rounds % 11 / 10))
+        killed += not first
+        token = first or run("trade", code)
+        if token == "invalid_grant":        # it was traded, and nobody was told: nothing of it is left
+            assert not first
+            assert int(run("look")) == families, "what was traded unanswered stands on after a second use"
+            continue
+        families += 1
+        assert token.startswith("sp_rt_") and int(run("look")) == families, token
+        got = run("renew", token, after=whole * (0.5 + rounds % 7 / 7))
+        killed += not got
+        again = run("renew", token)
+        assert again.startswith("sp_rt_") and got in ("", again), (got, again)
+        assert run("renew", again).startswith("sp_rt_")
+    assert killed >= 10 and rounds >= 10, (killed, rounds)
