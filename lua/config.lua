@@ -12,6 +12,7 @@ local doors = require "doors"
 local errors = require "errors"
 local paths = require "paths"
 local rows = require "rows"
+local seal = require "seal"
 local stand_in = require "stand_in"
 local variables = require "variables"
 local M = {}
@@ -188,10 +189,41 @@ local function index_token_endpoints(self, build, name, rec)
     fetches and stand_in.endpoints(self, pol, self.policy.record_view(pol, rec, nil)) or {})
 end
 
+-- Whose a sealed text is, and where requests may bear one: the places that any credential's rows open, each once. They only
+-- grow until the index is made anew, as they do with the policies that name them.
+local function index_seal(self, build, name, rec)
+  local old = build.id_of[name]
+  if old then build.by_id[old] = nil end
+  build.id_of[name] = rec and rec.id
+  build.sealing[name] = nil
+  if not rec then return end
+  if rec.id then build.by_id[rec.id] = name end
+  local key = rec.type .. "\n" .. (rec.preset or "")
+  local bodies = build.seal_kinds[key]
+  if bodies == nil then
+    local pol = self.policies.load(rec.type)
+    local list = pol and seal.rows_of(pol, rec.preset and self.presets.get(rec.preset))
+    for _, row in ipairs(list or {}) do
+      for _, place in ipairs(row.opens) do
+        local known = table.concat(place, "=")
+        if not build.places[known] then
+          build.places[#build.places + 1], build.places[known] = place, true
+        end
+      end
+    end
+    bodies = seal.bodies(list) or false
+    build.seal_kinds[key] = bodies
+  end
+  build.sealing[name] = bodies or nil
+end
+
 local function index_put(self, build, db, key, rec, damaged)
   local id, make = place_of(db, key)
   if not id then return true end
-  if db == "credential" then index_token_endpoints(self, build, key, not damaged and rec or nil) end
+  if db == "credential" then
+    index_token_endpoints(self, build, key, not damaged and rec or nil)
+    index_seal(self, build, key, not damaged and rec or nil)
+  end
   if build.items[id] then
     build.items[id] = nil
     if not index_call(self, build, "remove", id) then return false end
@@ -248,6 +280,7 @@ local function index_build(self)
   local pol, why = self.policies.load("match")
   local build = {
     match = pol, items = {}, bundle_sets = {}, held = {}, held_at = 0, held_news = {}, shapes = {}, token_endpoints = stand_in.index(),
+    by_id = {}, id_of = {}, places = { { "header", "authorization" }, ["header=authorization"] = true }, seal_kinds = {}, sealing = {},
   }
   if not pol then
     build.broken = "match.lua: " .. tostring(why)
@@ -389,7 +422,7 @@ function M:agent_named(name)
     if why == "damaged" then self:say_refused("agent", "a/" .. name) end
     if not rec then return nil end
     agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
-      variables = rec.variables, requests = rec.requests, series = rec.series, kind = rec.kind }
+      variables = rec.variables, requests = rec.requests, series = rec.series, kind = rec.kind, id = rec.id, epoch = rec.epoch }
     agent.in_bundle = {}
     for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
     self.agents:put(name, agent)
@@ -574,6 +607,7 @@ local function strips_of(self, pol, view, extra, known, rec)
     query = names { own, named }, names = names({ own, named }, of_method), refused = names({ named }, of_type),
     body = names({ pol.carriers.body or {}, known.body or {} }, keep),
   }
+  local sets = not (spec.headers and spec.headers[1] or spec.query and spec.query[1] or spec.form and spec.form[1] or extra[1])
   -- What names another host goes whether a method or path rule decided or not: the hosts always do.
   local ruled, away, routed = setmetatable({}, { __index = base }), {}, names { base.query, overrides }
   for name, kind in pairs(pol.targets or {}) do
@@ -587,15 +621,17 @@ local function strips_of(self, pol, view, extra, known, rec)
   ruled.query, ruled.routing = routed, true
   base.vhost = true
   return {
+    plain = sets and not pol.body and not rec.rows,    -- it sets Authorization, and nothing else
     [false] = base,
     guarded = setmetatable({ vhost = false }, { __index = ruled }),   -- by its calls and endpoints alone
     [true] = setmetatable({ vhost = false, posts = M.posts_alone(rec) }, { __index = ruled }),
   }
 end
 
--- Are there calls that this credential must not make, because they answer with further credentials?
-local function guards(pol, rec, preset)
+-- Are there calls that this credential must not make, or not in clear, because they answer with further credentials?
+local function guards(pol, rec, preset, sealing)
   if rec.mint == "allow" then return false end
+  if sealing then return true end
   return preset ~= nil and #preset.mint > 0 or type(pol.mint) == "function" or pol.mint ~= nil and #pol.mint > 0
 end
 
@@ -680,6 +716,7 @@ local function identities(self, opened, rec)
   opened.tls, why, code = self.identity(rec.client_cert, key, rec.ca, rec.tls == "legacy")
   if not opened.tls then return nil, ("its %s cannot be used: %s"):format(why, code) end
   local ca = rec.ca and rec.ca:find("-----BEGIN ", 1, true) and rec.ca or nil
+  opened.far_tls = ca and self.identity(nil, nil, ca) or nil   -- for hosts where a sealed text opens: our trust alone
   if ca == rec.ca and not rec.tls then
     opened.net_tls = opened.tls
   else
@@ -729,8 +766,9 @@ function M:opened_of(name, rec)
   usable, why = identities(self, opened, rec)
   if not usable then return nil, "injection_failed", why end
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
-  opened.guards, opened.preset_mint = guards(pol, rec, preset), preset and preset.mint
-  opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table")
+  opened.seal_rows = require("seal").rows_of(pol, preset)
+  opened.guards, opened.preset_mint = guards(pol, rec, preset, opened.seal_rows), preset and preset.mint
+  opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table" or opened.seal_rows ~= nil)
   opened.rows, opened.places, why = rows.compile(rec, pol, self.places, rec.preset and self.presets.get(rec.preset))
   if why then return nil, "injection_failed", why end
   opened.carriers = preset and preset.carriers or {}

@@ -11,6 +11,7 @@ local paths = require "paths"
 local ways = require "route"
 local rows = require "rows"
 local scrub = require "scrub"
+local seal = require "seal"
 local stand_in = require "stand_in"
 local token = require "token"
 local variables = require "variables"
@@ -33,6 +34,7 @@ local QUIET = 300           -- ms without a body that is read
 local GARBAGE = 4 << 10     -- KiB that are not left to the collector's own time
 local ROOM_POLL = 20        -- ms between two looks; at most `requests` of an agent look
 local HIDDEN = "__SALLYPORT_SECRET__"  -- in an answer's head, for what was attached where no placeholder stands for it
+local SEALED_LOOK = 64 << 10 -- bytes of a body that is looked into for sealed texts where none opens
 local HELD_SLICE = 128      -- placeholders derived between two yields: about 4 µs each
 local DROPPED_MAX = 1000    -- placeholders that changed before an agent's set is made anew
 
@@ -404,11 +406,31 @@ end
 
 local MALFORMED = "the body is not what its Content-Type says, or has a member twice, so no placeholder in it can be replaced"
 
+-- Rows that put the secrets where their sealed texts stand; what is attached keeps off there. Bound to what agent and
+-- credential are now: no other text opens. nil | code, message
+local function unseal(self, agent, opened, sealed, list)
+  local places = self.config.places
+  for _, text in ipairs(sealed) do
+    local value = require("request").unseal(text.text, agent.epoch, opened.rec.epoch)
+    local place, name = text.place[1], text.place[2]
+    if not value then
+      return "sealed_elsewhere", "this sealed text does not open: it was cut or changed, or what it was sealed for has ended"
+    end
+    list[#list + 1] = { text.text, value, places[place], name, nil, nil, true }
+    if name == "authorization" and place == "header" then list[#list + 1] = { text.text, value, places.basic, nil, nil, nil, true } end
+  end
+end
+
 -- Where the client wrote a placeholder, the rows put the secret: before `apply`, so that nothing is replaced in what
--- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too.
-local function substitute(self, req, agent, opened, cred, patient)
+-- that attaches. true | nil, code, message. Without an agent, in a trial, "{FIELD}" stands for a field, too. sealed:
+-- `sealed_in`'s.
+local function substitute(self, req, agent, opened, cred, patient, sealed)
   local list, held = {}, agent and held_for(self, agent, opened.name) or {}
   local places = self.config.places
+  if sealed then
+    local code, message = unseal(self, agent, opened, sealed, list)
+    if code then return nil, code, message end
+  end
   local kind, body, parts = rows.looks(opened, req, places), nil, nil
   -- In UTF-7 or EBCDIC, or by the other of two types, a server reads other names than stand there.
   local why = kind and require("body").of(req:view().headers).why
@@ -416,7 +438,7 @@ local function substitute(self, req, agent, opened, cred, patient)
   if body and not why then
     parts = rows.parts(req:view().headers:get("content-type"), body, patient and function() take_turns(self) end or nil)
   end
-  for _, row in ipairs(opened.rows) do
+  for _, row in ipairs(not (sealed and sealed.alone) and opened.rows or {}) do
     local value = row.secret or row.token and cred.state and cred.state[row.token]
     local texts = agent and rows.texts(row, held) or { "{" .. row.field .. "}", row.placeholder }
     for _, text in ipairs(value and texts or {}) do
@@ -458,15 +480,16 @@ local function set_extra(req, opened)
 end
 
 -- The type's `apply` and the credential's further headers. true | nil, code, message. `frank`: for the operator's
--- eyes, with the policy's own words; an agent is never shown them. `view`, `patient`: policy.apply's.
-local function inject(self, req, agent, opened, cred, view, frank, patient)
+-- eyes, with the policy's own words; an agent is never shown them. `view`, `patient`: policy.apply's. sealed: `sealed_in`'s.
+local function inject(self, req, agent, opened, cred, view, frank, patient, sealed)
   self.config.acting(opened.name)
   local pol = opened.pol
   local ok, code, message
   req:scrub(opened.rec.scrub)
-  if opened.rows then
-    ok, code, message = substitute(self, req, agent, opened, cred, patient)
+  if opened.rows or sealed then
+    ok, code, message = substitute(self, req, agent, opened, cred, patient, sealed)
     if not ok then return nil, code, message end
+    if sealed and sealed.alone then return true end
   end
   local extra = opened.extra[1] ~= nil
   if extra then set_extra(req, opened) end
@@ -493,7 +516,11 @@ local function mint_message(name, what, how)
     or "this would make"
   return ("%s %s, which the credential %s may not"):format(say, what, name)
 end
-local function mint_hint(name) return ("the operator can allow it: sallyport credential set %s mint=allow"):format(name) end
+-- `rows`: those of `seal` that the request may meet, too.
+local function mint_hint(name, rows)
+  local hint = ("the operator can allow it: sallyport credential set %s mint=allow"):format(name)
+  return rows and hint .. "; mint=seal: the agent gets a text that opens here alone" or hint
+end
 
 -- Adds to a set what the agent holds for this credential. `shapes`: config's; nil: it has none any more.
 local function learn_one(self, agent, set, name, shapes)
@@ -549,6 +576,14 @@ local function belongs(self, agent, rec, req)
   return false
 end
 
+-- The record, with the hosts of the operator's --seal-host and of this row (nil: of all) beside its own.
+local function reach_of(rec, row, all)
+  local hosts = table.move(rec.hosts or {}, 1, #(rec.hosts or {}), 1, {})
+  table.move(rec.seal_hosts or {}, 1, #(rec.seal_hosts or {}), #hosts + 1, hosts)
+  for _, r in ipairs(row and { row } or all or {}) do table.move(r.hosts, 1, #r.hosts, #hosts + 1, hosts) end
+  return setmetatable({ hosts = hosts }, { __index = rec })
+end
+
 -- Is a placeholder of another credential left in the request? It belongs to hosts of its own, and whoever sent it here
 -- was mistaken, or made to. code, message, hint | nil
 local function astray(self, agent, req, opened, first, ...)
@@ -561,7 +596,7 @@ local function astray(self, agent, req, opened, first, ...)
     ("it belongs to %s: take it out of the path, query and headers"):format(hosts)
 end
 
--- Would this request bring the agent a key of its own? nil: it may go on | code, message, hint
+-- Would this request bring the agent a key of its own? nil: it may go on; nil, rows: its answer is sealed | code, message, hint
 local function minted(self, opened, q, view, cred)
   if not opened.guards then return nil end
   local rows = opened.preset_mint
@@ -571,12 +606,17 @@ local function minted(self, opened, q, view, cred)
     self.config.acting(opened.name)
     what, code, message = self.policy.mint(opened.pol, q, view, cred)
   end
-  if what then return "mint_denied", mint_message(opened.name, what, code), mint_hint(opened.name) end
   if what == nil then
     self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, opened.pol.name,
       errors.quote(errors.place(message))))
     return code, ("credential %s: its type %s failed"):format(opened.name, opened.pol.name)
   end
+  local becomes, detail = seal.judge(opened.seal_rows, opened.rec.mint, q, what or nil)
+  if becomes == "refuse" then
+    return "mint_denied", mint_message(opened.name, detail, code),
+      mint_hint(opened.name, opened.seal_rows and opened.rec.mint ~= "seal" and require("mint").met(opened.seal_rows, q)[1])
+  end
+  return nil, becomes and detail or nil
 end
 
 -- ---- what a request names besides its own line -------------------------------------------------
@@ -811,16 +851,18 @@ end
 
 -- true, nil, state, until: so it is while the store's state is of this generation (0: any), until then |
 -- true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
-local function attach(self, req, agent, opened, routed, deadline)
+local function attach(self, req, agent, opened, routed, deadline, sealed)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
+  local alone = sealed and sealed.alone
   local strips, held, keys, own = opened.strips[routed], held_for(self, agent, opened.name), spare, false
   local second = req:strip(strips)
   local take = req.websocket and subprotocols(req, strips, held, keys)
-  if req:taken(held, strips.names, keys) then
+  if req:taken(sealed and sealed.held(held) or held, strips.names, keys) then
     spare = {}
     local code, message, hint
     own, code, message, hint = own_key(self, req, agent, opened, strips, keys)
     if code then return nil, code, message, hint end
+    own = own and not sealed
   end
   if take and not own then take() end
   if second or pol.targets or names_in_line(req, routed) then
@@ -830,7 +872,7 @@ local function attach(self, req, agent, opened, routed, deadline)
   end
   if own then return true, "own" end
   local state, fresh = 0, math.maxinteger
-  if pol.refresh then
+  if pol.refresh and not alone then
     local code, info, _
     _, state = self.store.generation()  -- before the token is read: it is of this state or a later one
     cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
@@ -840,7 +882,7 @@ local function attach(self, req, agent, opened, routed, deadline)
   end
   -- One view for all of the type's functions: what it was asked for is not made again.
   local view, needs = (pol.body or opened.guards) and req:view() or nil, {}
-  if pol.body then
+  if pol.body and not alone then
     local body, failed, why_failed = self.policy.body(pol, view, cred)
     if body == nil then
       self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, pol.name,
@@ -849,7 +891,7 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     if body then wants(self, needs, body.max, "its type " .. pol.name .. " reads it") end
   end
-  local looks = rows.looks(opened, req, self.config.places)
+  local looks = not alone and rows.looks(opened, req, self.config.places)
   if looks then
     wants(self, needs, nil, rows.looked(opened.rec, looks),
       "send a file with a Content-Type of its own, which streams, or a placeholder in a header")
@@ -896,9 +938,11 @@ local function attach(self, req, agent, opened, routed, deadline)
     end
     waited = true
   end
+  local sealing
   if opened.guards then
     local code, message, hint = minted(self, opened, question, view, cred)   -- of a body it reads, it waits
     if code then return nil, code, message, hint end
+    sealing = message
   end
   if waited then
     -- What was decided before the wait must still be so: a credential may have been taken away meanwhile.
@@ -908,8 +952,13 @@ local function attach(self, req, agent, opened, routed, deadline)
   end
   if self.known and agent.known_at ~= self.config.build.held_at then return nil, "changed" end
   local patient = max ~= nil and (req.length or max) > HEAVY
-  local ok, code, message, advice = inject(self, req, agent, opened, cred, view, false, patient)
+  local ok, code, message, advice = inject(self, req, agent, opened, cred, view, false, patient, sealed)
   if not ok then return ok, code, message, advice end
+  if sealing then
+    local members, usual = seal.members(sealing, question)
+    req:seal { agent = agent.id, agent_epoch = agent.epoch, credential = opened.rec.id, credential_epoch = opened.rec.epoch,
+      members = members, default = usual, max = self.config.settings.seal_max, no_later = sealed and sealed.ends }
+  end
   if patient then
     -- It may have waited, and the body holds the secret: this request is not decided anew.
     local synced, lost = self.config:sync(deadline + WAIT_MAX)
@@ -1171,7 +1220,7 @@ function M:on_connect(req)
 end
 
 local refused_codes = {
-  mint_denied = true, foreign_credential = true, host_not_allowed = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
+  mint_denied = true, sealed_elsewhere = true, sealed_expired = true, foreign_credential = true, host_not_allowed = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
 }
 
 -- A request goes out with its own key, as it came. What would make a server see another method or path stays away, or is
@@ -1214,8 +1263,8 @@ end
 
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
 -- `again`: nothing of it but its route had a say so far, and requests like it may go the same way.
-local function send(self, req, agent, plan, opened, routed, websocket, deadline, again)
-  local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline)
+local function send(self, req, agent, plan, opened, routed, websocket, deadline, again, sealed)
+  local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline, sealed)
   if code == "changed" then return false end
   if refused_codes[code] then
     refuse(req, agent, code, message, hint)
@@ -1228,9 +1277,11 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
   else
     local forward = plan.forward
     forward.addresses, forward.tls = opened.addresses, opened.tls
+    if sealed and sealed.far then forward.addresses, forward.tls = sealed.addresses, opened.far_tls end
     forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
-    forward.watch, forward.websocket = opened.pol.refresh ~= nil or opened.pol.clock == true, websocket
-    go(self, req, agent, plan.log.bundle, opened.rec.hosts, forward)
+    -- of an answer to a sealed text nothing is learnt about the credential
+    forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true), websocket
+    go(self, req, agent, plan.log.bundle, sealed and sealed.hosts or opened.rec.hosts, forward)
     local config, state, fresh = self.config, message, hint
     if again and opened.still and state and fresh > 0 and not names_in_line(req, routed) then
       req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known)
@@ -1258,10 +1309,173 @@ local function ready_for(self, agent, route)
   if opened and opened.version == ready.version then return opened, ready.plan, ready.routed end
 end
 
+-- ---- sealed texts --------------------------------------------------------------------------------
+
+-- May a sealed text stand in this body, so that it must be read first? In a form or JSON body, where a credential of the
+-- agent's has rows that open there: towards the hosts where they do, and in what is short towards any.
+local function sealed_body(self, req, agent)
+  local build = self.config.build
+  if not build or not req.has_body or next(build.sealing) == nil then return false end
+  local of = require("body").of(req:view().headers)
+  if not (of.form or of.json) then return false end
+  for name, bodies in pairs(build.sealing) do
+    local own = build.items["credential/" .. name]
+    local held = false
+    for _, bundle in ipairs(own and (of.form and bodies.form or of.json and bodies.json) and agent.bundles or {}) do
+      held = held or own.bundles[bundle]
+    end
+    if held and req.length and req.length <= SEALED_LOOK then return true end
+    local opened = held and self.config:open(name)
+    for _, row in ipairs(opened and opened.seal_rows or {}) do
+      if row.bodies and belongs(self, agent, reach_of(opened.rec, row), req) then return true end
+    end
+  end
+  return false
+end
+
+-- The sealed texts that stand where their rows open them: { { text =, place =, row = }…, name = the credential's, ends = the
+-- first end } | nil: none | nil, code, message, hint.
+local function sealed_in(self, req, agent, deadline)
+  local config = self.config
+  if sealed_body(self, req, agent) then
+    local generation, needs = config.applied, {}
+    wants(self, needs, nil, "a sealed text may stand in it")
+    local ok, why = read_whole(self, req, needs.max)
+    if not ok and why ~= "too_large" then return nil, body_codes[why] or "bad_request", body_messages[why] end
+    local synced, lost = config:sync(deadline + WAIT_MAX)
+    if not synced then return nil, lost end
+    if config.applied ~= generation then return nil, "changed" end
+  end
+  if not req:sealed() or not config.build then return nil end
+  local build, now, out = config.build, self.time.wall(), { hosts = {} }
+  local list = req:sealed(build.places)
+  if not list then return nil, "sealed_elsewhere", "more than 4 sealed texts stand in this request" end
+  for _, text in ipairs(list) do
+    local name = build.by_id[text.credential]
+    local own = name and build.items["credential/" .. name]
+    local opened = own and config:open(name)
+    local row = opened and seal.by_id(opened.seal_rows, text.row)
+    local held = false
+    for _, bundle in ipairs(own and agent.bundles or {}) do held = held or own.bundles[bundle] end
+    if seal.opens(row, build.places[text.place]) then
+      if text.agent ~= agent.id then return nil, "sealed_elsewhere", "this text was sealed for another agent" end
+      if not row or not held or out.name and out.name ~= name then
+        return nil, "sealed_elsewhere", out.name and "these texts were sealed for more than one credential"
+          or "what this text was sealed for is not there any more"
+      end
+      if opened.rec.mint == "refuse" then
+        return nil, "sealed_elsewhere", ("the credential %s makes no further credentials (mint=refuse)"):format(name)
+      end
+      if text.ends <= now then return nil, "sealed_expired" end
+      out[#out + 1] = { row = row, text = text.text, place = build.places[text.place] }
+      out.name, out.ends = name, math.min(out.ends or text.ends, text.ends)
+    end
+  end
+  if not out.name then return nil end
+  -- What may bear a key of the agent's own: not these.
+  function out.held(held)
+    local more = table.move(held, 1, #held, 1, {})
+    for _, text in ipairs(out) do more[#more + 1] = { text = text.text } end
+    return more
+  end
+  return out
+end
+
+-- Does the credential, as it is now and with the hosts of this row (nil: of any), cover the request for this agent? As it would
+-- be decided if there were no other. "own": by a host of its own, "far": by a further one; routed | nil, why
+local function covers_sealed(self, agent, opened, row, bundle, req)
+  local value_of = self.config:variables(agent, bundle)
+  local rec = opened.rec
+  local wide = reach_of(rec, row, opened.seal_rows)
+  if req.scheme ~= "https" then return nil, "it goes over TLS alone" end
+  if not covers(wide, req, value_of) then return nil, ("it does not go to %s"):format(errors.host(req.host)) end
+  local list, match = self.config:alone(wide, req.host, agent, bundle)
+  if not list then return nil, "matching failed" end
+  local ok, item, code, routed = self.sandbox.call("match", match.decide, list, {
+    method = method_of(req.method, req.websocket), tls = true, port = req.port,
+    readings = function(known) return paths.readings(self.path_readings, req.path, known) end,
+    presents = function() return true end,
+  })
+  if not ok or not item then
+    return nil, code == "method_not_allowed" and "its method is not allowed" or code == "path_not_allowed" and "its path is not allowed"
+      or code == "ambiguous_path" and "servers read its path in different ways" or "its host or port is not covered"
+  end
+  return covers(rec, req, value_of) and "own" or "far", routed ~= false
+end
+
+-- The decision for a request with sealed texts: their credential's, and nobody else's.
+-- own, bundle, routed, opened | nil, code, message
+local function judge_sealed(self, req, agent, sealed)
+  local config, name = self.config, sealed.name
+  local own, opened, code, why = config:item { id = "credential/" .. name }, config:open(name)
+  if not own or not opened then return nil, code or "sealed_elsewhere", ("credential %s: %s"):format(name, tostring(why)) end
+  if opened.version ~= own.version then return nil, "changed" end
+  local said
+  for _, bundle in ipairs(agent.bundles) do
+    local fits, far, routed = own.bundles[bundle], false, false
+    for _, text in ipairs(fits and sealed or {}) do
+      local how, detail = covers_sealed(self, agent, opened, text.row, bundle, req)
+      fits, said = fits and how ~= nil, not how and detail or said
+      far, routed = far or how == "far", routed or how ~= nil and detail
+    end
+    if fits then
+      if opened.wants then
+        opened, code, why = config:filled(opened, agent, bundle)
+        if not opened then return nil, code, ("credential %s: %s"):format(name, tostring(why)) end
+      end
+      sealed.far, sealed.alone = far, far
+      for _, text in ipairs(sealed) do
+        sealed.alone = sealed.alone or text.place[2] == "authorization" and opened.strips.plain
+        for _, host in ipairs(reach_of(opened.rec, text.row).hosts) do table.insert(sealed.hosts, host) end
+      end
+      if covers({ hosts = opened.rec.seal_hosts }, req, config:variables(agent, bundle)) then sealed.addresses = opened.addresses end
+      return own, bundle, routed, opened
+    end
+  end
+  return nil, "sealed_elsewhere", ("this text was sealed for the credential %s, and %s"):format(name, said or "the agent does not hold that")
+end
+
+-- As `serve`, for a request that bears sealed texts.
+local function serve_sealed(self, req, agent, sealed, deadline)
+  if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
+  local own, bundle, routed, opened = judge_sealed(self, req, agent, sealed)
+  if not own and bundle == "changed" then return false end
+  if not own then
+    if refused_codes[bundle] then refuse(req, agent, bundle, routed) else errors.fail(req, bundle, routed) end
+    return true
+  end
+  local plan = { forward = {}, log = { agent = agent.name, requests = agent.requests, bundle = bundle, credential = sealed.name,
+    decision = "allow", reason = "sealed" } }
+  local turn = req:log(plan.log)
+  if turn == "waited" then return false, turn end
+  if turn == false then
+    errors.fail(req, "too_many")
+  elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
+    refuse(req, agent, "token_endpoint")
+  else
+    return send(self, req, agent, plan, opened, routed or "guarded", req.websocket, deadline, false, sealed)
+  end
+  return true
+end
+
+-- A stream that goes on, for which a sealed text was opened: would its credential still cover it?
+local function sealed_still(self, agent, info)
+  local own, opened = self.config:item { id = "credential/" .. (info.credential or "") }, self.config:open(info.credential or "")
+  return own ~= nil and opened ~= nil and own.bundles[info.bundle] and agent.in_bundle[info.bundle]
+    and covers_sealed(self, agent, opened, nil, info.bundle, info) ~= nil
+end
+
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done; "waited": for the
 -- agent's other requests to end.
 local function serve(self, req, agent, route, deadline, only)
   if not learn(self, agent) then return false end
+  local sealed, wrong, message, hint = sealed_in(self, req, agent, deadline)
+  if sealed then return serve_sealed(self, req, agent, sealed, deadline) end
+  if wrong == "changed" then return false end
+  if wrong then
+    if refused_codes[wrong] then refuse(req, agent, wrong, message, hint) else errors.fail(req, wrong, message, hint) end
+    return true
+  end
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)
   if ready then
     local turn = req:log(ready_plan.log)
@@ -1369,6 +1583,7 @@ function M:on_rejudge(info)
   elseif info.token then agent = self.config:agent(info.token)
   elseif info.agent then agent = self.config:agent_named(info.agent) end
   if not agent then return false end
+  if info.unsealed then return sealed_still(self, agent, info) end
   local found = self.config:candidates(agent, info.host)
   if not found then return false end
   if info.form == "connect" then
@@ -1422,6 +1637,7 @@ M.parts = {
   decide = decide, relays = relays, foreign = foreign, at_endpoint = at_endpoint,
   skips_of = skips_of, allowed_message = allowed_message, judge_second = judge_second,
   names_in_line = names_in_line, minted = minted, mint_question = mint_question, inject = inject,
+  sealed_in = sealed_in, judge_sealed = judge_sealed,
 }
 
 return M

@@ -410,6 +410,8 @@ M.setting_list = {
     help = "for connections; a quarter of RAM, at most 512m, when not set" },
   { name = "body-max", arg = "SIZE", check = M.body_max, show = M.show_size, default = M.BODY_MAX,
     help = "a body that a credential reads whole has at most so much; others stream" },
+  { name = "seal-max", arg = "TIME", check = M.duration, show = M.span, default = 86400,
+    help = "no sealed text opens for longer: sallyport help seal" },
   { name = "dial-timeout", arg = "TIME", check = M.duration, show = M.span, default = 10,
     help = "to reach an upstream, all its addresses together" },
   { name = "answer-timeout", arg = "TIME", check = M.duration, show = M.span, default = 900,
@@ -564,10 +566,12 @@ function M.field_value(spec, text)
   return text
 end
 
---- May the credential be used for calls that answer with further credentials? (lua/mint.lua)
+--- What becomes of calls that answer with further credentials? (lua/mint.lua, lua/seal.lua) "deny" is the old word for "refuse".
 function M.mint(s)
-  if s == "allow" or s == "deny" then return s end
-  return nil, "mint is allow or deny: whether calls that make further credentials may go out with this one"
+  if s == "deny" then return "refuse" end
+  if s == "allow" or s == "refuse" or s == "seal" then return s end
+  return nil, "mint is refuse, seal or allow: whether calls that make further credentials go out with this one, and whether "
+    .. "what they answer is sealed"
 end
 
 function M.tls(s)

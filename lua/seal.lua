@@ -16,7 +16,6 @@ local mint = require "mint"
 local M = {}
 
 M.TTL = 3600            -- s that a secret lives whose answer does not say
-M.TTL_MOST = 86400      -- s that any sealed text opens, unless `set seal-max` says otherwise
 local MEMBERS_MAX = 16  -- of a row
 local DEPTH_MAX = 8     -- segments of a JSON path
 local NAME_MAX = 128    -- bytes of a name
@@ -121,7 +120,9 @@ local function compile_ttl(given)
 end
 
 local function opening(text)
-  if type(text) == "string" and (text == "authorization" or text:lower() == "header=authorization") then return { "authorization" } end
+  if type(text) == "string" and (text == "authorization" or text:lower() == "header=authorization") then
+    return { "header", "authorization" }
+  end
   if type(text) == "string" and not text:find("=", 1, true) then return nil, "is no place: there is " .. of_request.said end
   return compile_place(text, of_request, false)
 end
@@ -161,7 +162,7 @@ local function compile_row(given)
   if why then return nil, why, key end
   row.ttl, why = compile_ttl(given.ttl)
   if why then return nil, why, "ttl" end
-  row.opens = { { "authorization" } }
+  row.opens = { { "header", "authorization" } }
   if given.opens ~= nil then row.opens, why = compile_list(given.opens, "places (opens)", MEMBERS_MAX, opening) end
   if why then return nil, why, "opens" end
   row.hosts = {}
@@ -226,10 +227,15 @@ end
 
 --- Does a text of this row (nil: nobody knows it any more) open at this place, one of those that `opens` lists?
 function M.opens(row, at)
-  for _, place in ipairs(row and row.opens or { { "authorization" } }) do
+  for _, place in ipairs(row and row.opens or { { "header", "authorization" } }) do
     if place[1] == at[1] and place[2] == at[2] then return true end
   end
   return false
+end
+
+--- For people: "POST /token on auth.example.com".
+function M.call(row)
+  return ("%s %s%s"):format(row.given.method or "any", row.given.path, row.given.host and " on " .. row.given.host or "")
 end
 
 --- Which bodies these rows look into: { form = true, json = true } | nil.
@@ -266,7 +272,7 @@ function M.members(rows, q)
   end
   for _, row in ipairs(rows) do
     for _, m in ipairs(row.members) do
-      out[#out + 1] = { place = m[1], name = m[2], group = row == sure and m.group or nil, row = row.id, shape = row.shape, prefix = row.prefix }
+      out[#out + 1] = { place = m[1], name = m[2], optional = row ~= sure or not m.group, group = row == sure and m.group or nil, row = row.id, shape = row.shape, prefix = row.prefix }
     end
     if type(row.ttl) == "table" then out[#out + 1] = { place = row.ttl[1], name = row.ttl[2], row = row.id, ttl = true } end
     if type(row.ttl) == "number" then usual = math.min(usual, row.ttl) end

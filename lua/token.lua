@@ -651,6 +651,14 @@ end
 
 -- ---- a person's grant ----------------------------------------------------------------------------
 
+-- Another grant comes, or none is left: what was sealed for the credential opens no more (its record's epoch moves).
+local added = { version = true, id = true, epoch = true, secrets = true, sealed = true, unverified = true }   -- store.peek's
+local function moved(cred)
+  local plain = {}
+  for k, v in pairs(cred) do plain[k] = not added[k] and v or nil end
+  return { op = "put", db = "credential", key = cred.name, version = cred.version, plain = plain, keep = true, moves = true }
+end
+
 --- Stores what a person's consent brought, over whatever was there: true | nil, code. A refresh that is in flight
 -- finds another rotation and lets its answer go. with.build() -> an operation: the record that changes with the grant; with.pasted: see the top.
 function M:connected(opened, answer, sent_at, scopes, with)
@@ -669,7 +677,7 @@ function M:connected(opened, answer, sent_at, scopes, with)
     local ok, why = self.store.commit({
       -- A damaged record has no version that we know: a person's word replaces it.
       { op = "put", db = "state", key = name, plain = plain, secrets = answer.secrets, version = base.version },
-      change or { op = "check", db = "credential", key = name, version = cred.version },
+      change or base.rotation and moved(cred) or { op = "check", db = "credential", key = name, version = cred.version },
     }, self.time.now() + COMMIT_MAX)
     if ok or (self.store.peek("state", name) or ABSENT).refresh_id == plain.refresh_id then return true end
     if self.time.now() >= until_ then return nil, why == "full" and why or "store" end
@@ -716,8 +724,10 @@ function M:forget(name, seen)
       if now.version == 0 then return true end
       return nil, "changed"
     end
+    local cred = self.store.peek("credential", name)
     local ok, why = self.store.commit({
       { op = "del", db = "state", key = name, version = now and now.version }, { op = "del", db = "lease", key = name },
+      cred and moved(cred),
     }, self.time.now() + COMMIT_MAX)
     if ok or why ~= "conflict" or self.time.now() >= until_ then return ok, why end
   end

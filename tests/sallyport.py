@@ -126,7 +126,7 @@ class Sallyport:
         if verb == "add":
             args += ["--preset", spec["preset"]] if "preset" in spec else ["--type", spec.get("type", "bearer")]
         args += self._flags({"host": "api.test", **spec} if verb == "add" else spec,
-                            ["host", "port", "method", "path", "bundle", "address", "env", "placeholder", "substitute",
+                            ["host", "port", "method", "path", "bundle", "address", "seal-host", "env", "placeholder", "substitute",
                              "answer-timeout", "idle-timeout"])
         args += ["--plain-http"] if spec.get("plain_http") else []
         for name, value in (spec.get("fields") or {}).items():

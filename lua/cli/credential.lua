@@ -22,6 +22,7 @@ local scope_options = {
   { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET: the upgrade" },
   { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…; %2F within a segment" },
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
+  { name = "seal-host", arg = "HOST", many = true, help = "where texts that are sealed for it open beside its hosts: sallyport help seal" },
   { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
   { name = "env", arg = "NAME", many = true, help = "variables in which the agent's environment gets a placeholder" },
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:alpha}, {N:upper}, {N:url}" },
@@ -156,6 +157,7 @@ local function read_scope(plain, opt, ctx)
   if opt.method then plain.methods = checked(opt.method, records.method, "method", ctx) end
   if opt.path then plain.paths = checked(opt.path, records.path, "path", ctx) end
   if opt.address then plain.addresses = checked(opt.address, records.cidr, "address", ctx) end
+  if opt.seal_host then plain.seal_hosts = checked(opt.seal_host, records.host, "seal-host", ctx) end
   if opt.plain_http then plain.plain_http = true end
   for _, name in ipairs { "answer_timeout", "idle_timeout" } do
     local seconds, why
@@ -206,7 +208,7 @@ local function read_env(plain, into, opt)
   end
   if shape and not plain.env then report.usage("a placeholder needs the variable that holds it: env=NAME") end
   if shape or env then plain.placeholder = shape or require("presets").shape_for(env, plain.hosts) end
-  if into.mint then plain.mint = into.mint == "allow" and "allow" or nil end
+  plain.mint = into.mint or plain.mint
   if into.scrub then plain.scrub = into.scrub ~= "text" and into.scrub or nil end
   if into.keep then plain.keep = into.keep[1] and into.keep or nil end
   if into.attach then plain.attach = into.attach ~= "always" and into.attach or nil end
@@ -310,6 +312,11 @@ end
 
 -- ---- showing -------------------------------------------------------------------------------------
 
+local mint_says = {
+  allow = "allow: calls that make further credentials go out too", refuse = "refuse: calls that make further credentials are refused",
+  seal = "seal: what calls that make further credentials answer is sealed, where it is known",
+}
+
 -- Where answers are searched for the credential's secrets, in words.
 local function scrub_of(record)
   local where = { head = "heads alone are searched for it (scrub=head)", off = "heads alone are searched for it, without a limit (scrub=off)",
@@ -412,7 +419,13 @@ local function show(args, _, ctx)
   for _, row in ipairs(record.rows or {}) do line("substitute", rows.spoken(row)) end
   local mend = rows.mend(record, record.preset and require("presets").get(record.preset))
   if mend then line("refused", "a row of it names no place; name it: " .. mend) end
-  line("mint", record.mint == "allow" and "allow: calls that make further credentials go out too" or nil)
+  line("mint", mint_says[record.mint])
+  local pol = require("policy_store").load(record.type)
+  local sealing = pol and require("seal").rows_of(pol, record.preset and require("presets").get(record.preset))
+  for i, row in ipairs(record.mint ~= "allow" and record.mint ~= "refuse" and sealing or {}) do
+    lines[#lines + 1] = { i == 1 and "seals" or "", ("%s: %s"):format(require("seal").call(row), row.what) }
+  end
+  line("opens at", joined(record.seal_hosts, nil))
   line("answers", scrub_of(record))
   line("keep", joined(record.keep, nil))
   line("attach", record.attach == "placeholder" and "placeholder: a key of the agent's own is refused"
@@ -602,7 +615,7 @@ local function add(args, opt, ctx)
 end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
-  placeholder = "placeholder", keep = "keep", attach = "attach",
+  placeholder = "placeholder", keep = "keep", attach = "attach", ["seal-host"] = "seal_hosts",
   ["answer-timeout"] = "answer_timeout", ["idle-timeout"] = "idle_timeout",
   ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca", tls = "tls",
   mint = "mint", scrub = "scrub", preset = "preset" }
@@ -621,7 +634,7 @@ local function clear(plain, kept, names, specs)
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
-        "it takes method, path, address, env, placeholder, plain-http, answer-timeout, idle-timeout, bundle, substitute, preset, "
+        "it takes method, path, address, seal-host, env, placeholder, plain-http, answer-timeout, idle-timeout, bundle, substitute, preset, "
           .. "client_cert, ca, tls, mint, scrub, attach, keep, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
@@ -770,7 +783,8 @@ All types have these too:
   { "ca=sha256:HEX", "trusts that certificate, or that public key, alone" },
   { "tls=legacy", "for an old box of your own network: takes its CN where it has no subjectAltName, and CBC ciphers; "
     .. "tls=strict again" },
-  { "mint=allow", "lets calls through that make further credentials (else 403 mint_denied)" },
+  { "mint=refuse|seal|allow", "calls that make further credentials: refused (403 mint_denied); sealed, where it is known what they "
+    .. "answer (sallyport help seal); let through. Without it each is as its type or preset has it" },
   { "scrub=text", "an answer that repeats the secret gets the placeholder in its place: heads, texts, and any body of up to 1 MiB "
     .. "(the default). scrub=all: all bodies; head: none; off: none, and no limit of hits" },
   { "attach=placeholder", "attached where its placeholder stands, or no key at all; another key is refused "
@@ -850,7 +864,7 @@ example:
     options = with(scope_options, {
       { name = "preset", arg = "API", help = "a well-known API's guards: what is stripped and refused; the scope stays" },
       { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, env, placeholder, plain-http, bundle, substitute, answer-timeout, idle-timeout, client_cert, ca, tls, mint, "
+      help = "take away: method, path, address, seal-host, env, placeholder, plain-http, bundle, substitute, answer-timeout, idle-timeout, client_cert, ca, tls, mint, "
         .. "attach, keep, preset, a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list. Tokens of an account that is

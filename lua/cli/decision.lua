@@ -12,6 +12,7 @@ local decide, relays, foreign, at_endpoint, skips_of, allowed_message =
   parts.decide, parts.relays, parts.foreign, parts.at_endpoint, parts.skips_of, parts.allowed_message
 local judge_second, names_in_line, minted, mint_question, inject =
   parts.judge_second, parts.names_in_line, parts.minted, parts.mint_question, parts.inject
+local sealed_in, judge_sealed = parts.sealed_in, parts.judge_sealed
 local names_exactly = require("pipeline").names_exactly
 local M = {}
 
@@ -117,6 +118,7 @@ local function mint_answer(self, opened, spec, url, websocket)
   local ok, req = pcall(request.example, { method = spec.method, url = url.text })
   local code, message, hint = minted(self, opened, q, ok and req:view() or nil, opened.view)
   if code == "mint_denied" then return code, message, hint end
+  return nil, not code and message or nil
 end
 
 -- Credentials whose clients go to this URL for a token have no part in the request but to answer it, whether their
@@ -162,6 +164,7 @@ local function judge_credential(self, result, own, url, spec, agent, websocket)
   end
   local mints, message, hint = mint_answer(self, opened, spec, url, websocket)
   if mints then return mints, message, hint end
+  if message then result.note = ("%s in its answer is sealed: sallyport help seal"):format(message[1].what) end
   local state = opened.pol.refresh and self.store.peek("state", own.name)
   if opened.pol.connect and not (state and state.obtained_at) then
     result.message = ("allowed, but nobody has connected it yet: sallyport connect %s"):format(own.name)
@@ -169,6 +172,25 @@ local function judge_credential(self, result, own, url, spec, agent, websocket)
     local why = require("token").why(state)
     result.message = ("allowed, but its last refresh failed: %s%s"):format(state.last_error, why and ": " .. why or "")
   end
+end
+
+-- A request with sealed texts is its credential's, or refused. true, own, code, message, hint | nil: it bears none
+local function explain_sealed(self, result, spec, url, agent, websocket)
+  local ok, req = pcall(request.example, { method = spec.method, url = url.text, headers = spec.headers or {} })
+  if not ok or not spec.agent then return nil end
+  local sealed, code, message, hint = sealed_in(self, req, agent, self.time.now() + WAIT_MAX)
+  if code then return true, nil, code, message, hint end
+  if not sealed then return nil end
+  local own, bundle, why, opened = judge_sealed(self, { scheme = url.scheme, host = url.host, port = url.port, path = url.path,
+    method = spec.method, websocket = websocket }, agent, sealed)
+  if not own then return true, nil, bundle, why end
+  result.bundle, result.host, result.port, result.tls, result.credential = bundle, url.host, url.port, true, own.name
+  result.addresses, result.type = opened.addresses, opened.pol.name
+  if sealed.far then result.addresses = sealed.addresses end
+  result.exact = names_exactly(sealed.hosts, url.host, self.config:variables(agent, bundle))
+  result.decision, result.reason = "allow", "sealed"
+  result.note = "it bears a sealed text, which is opened if it is whole and was not revoked; nothing else is attached in its place"
+  return true, own
 end
 
 -- What becomes of fields that name another host, path or method: code, message | nil, the names of those that go
@@ -232,6 +254,9 @@ function M.explain(pipeline, spec)
       return result
     end
   end
+  local bears, sealed_own, code, message, hint = explain_sealed(self, result, spec, url, agent, websocket)
+  if bears and not sealed_own then return deny(code, message, hint) end
+  if bears then return result end
   local trace = {}
   local names = self.config:at_token_endpoint(agent, url)
   local skips, fetcher = skips_of(names), names and names[1]

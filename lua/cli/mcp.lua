@@ -148,7 +148,7 @@ end
 -- Of the members that every type has, those that mean something here: an agent needs no variable and no placeholder.
 local function common(typed, plain)
   if typed.env or typed.placeholder then report.usage("an MCP server's account needs no variable in the sandbox") end
-  plain.mint, plain.client_cert, plain.ca = typed.mint == "allow" and "allow" or nil, typed.client_cert, typed.ca
+  plain.mint, plain.client_cert, plain.ca = typed.mint, typed.client_cert, typed.ca
   plain.tls = typed.tls == "legacy" and "legacy" or nil
 end
 

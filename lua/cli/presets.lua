@@ -2,6 +2,7 @@
 local presets = require "presets"
 local records = require "records"
 local report = require "cli.report"
+local seal = require "seal"
 local terminal = require "cli.terminal"
 local M = {}
 
@@ -141,10 +142,6 @@ end
 
 -- ---- listing -------------------------------------------------------------------------------------
 
-local function row_text(row)
-  return ("%s %s%s"):format(row.method or "any", row.path, row.host and " on " .. row.host or "")
-end
-
 local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
     placeholder = p.placeholder, make = p.make, file = p.file, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { },
@@ -152,7 +149,7 @@ local function public(p)
   for _, k in ipairs { "hosts", "paths", "methods", "env", "within", "files" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for _, k in ipairs { "mint", "seal" } do
-    for i, row in ipairs(p[k]) do out[k][i] = { call = row_text(row.given), what = row.what } end
+    for i, row in ipairs(p[k]) do out[k][i] = { call = seal.call(row), what = row.what } end
   end
   return out
 end
@@ -197,7 +194,7 @@ local function one(ctx, p)
   lines("stripped", stripped)
   local function calls(list)
     local out = {}
-    for i, row in ipairs(list) do out[i] = ("%s: %s"):format(row_text(row.given), row.what) end
+    for i, row in ipairs(list) do out[i] = ("%s: %s"):format(seal.call(row), row.what) end
     return out
   end
   lines("refused", calls(p.mint))

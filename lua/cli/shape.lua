@@ -4,7 +4,7 @@ local db = require "cli.db"
 local report = require "cli.report"
 local M = {}
 
-local LISTS = { "hosts", "ports", "methods", "paths", "addresses", "bundles", "keep", "rows" }
+local LISTS = { "hosts", "ports", "methods", "paths", "addresses", "seal_hosts", "bundles", "keep", "rows" }
 local PLAIN = { "name", "type", "plain_http", "preset", "placeholder", "mint", "scrub", "attach", "tls", "client_cert", "ca", "answer_timeout",
   "idle_timeout", "created", "fields", "headers", "split", "mcp", "claude_code", "demo" }
 

@@ -134,6 +134,7 @@ local function setting(options)
       return list[1] ~= nil
     end
     function req.hide() return true end
+    function req.sealed() return false end
     function req.scrub() end
     function req.keep(_, ...) out.kept = table.pack(...) end
     function req.known() end

@@ -3,6 +3,7 @@
 tests/wire/harness.py --keys                     prints what a case may say
 tests/wire/harness.py BINARY FILE.lua [WORD…]   prints "ok", "not ok" or "skip" and the case's name, one a line
 """
+import base64
 import json
 import pathlib
 import re
@@ -18,7 +19,7 @@ from peers import Upstream, parse_responses  # noqa: E402
 
 # What a case may say, and what it means; `harness.py --keys` prints it. Another key fails the case. example.lua shows them in use.
 SETUP = {
-    "credential": "one, or `credentials`: { name, type or preset, host, port, method, path, bundle, address, env, placeholder, substitute,"
+    "credential": "one, or `credentials`: { name, type or preset, host, port, method, path, bundle, address, seal-host, env, placeholder, substitute,"
                   " answer-timeout, idle-timeout, plain_http, fields, secrets }",
     "credentials": "a list of them",
     "domains": "{ host, bundle, method, port, path, address, tunnel }",
@@ -42,7 +43,8 @@ CASE = {
     "port": "of the CONNECT; 443",
     "token": "an agent's name, `none` or `bad`",
     "sni": "of the client's TLS", "alpn": "of the client's TLS", "tls": "the client's highest version",
-    "send": "text or steps. ${AUTH}, ${TOKEN}, ${PORT}, ${UPSTREAM} are filled in, with `:NAME` for others; ${ENV:NAME} is agent a's variable",
+    "send": "text or steps. ${AUTH}, ${TOKEN}, ${PORT}, ${UPSTREAM} are filled in, with `:NAME` for others; ${ENV:NAME} is agent a's variable,"
+            " ${KEPT:NAME} what a step kept (:cut:N without its last bytes, :tail:N its first, :flip:N another letter there), ${BASIC:TEXT} its Base64, in which ${…} is [[…]]",
     "client": "several clients at once, each with what differs",
     "times": "how often `send` is sent, each on a connection of its own",
     "upstream": "what the main upstream does: { reply, … } as in `servers`",
@@ -55,7 +57,8 @@ CASE = {
     "expect": "see EXPECT",
 }
 STEPS = {
-    "of a client": "text, seconds, { repeat, times, every }, { bytewise, every }, { until = text }, { answers = N }, { clock }, { cli }, { policy },"
+    "of a client": "text, seconds, { repeat, times, every }, { bytewise, every }, { until = text }, { answers = N }, { clock }, { cli }, { policy }, { keep = NAME, from = regular expression },"
+                   " { chunked = text }, which is a body and its end,"
                    " { server }, { unread = seconds }, { half_close }, { close_notify }, { reset }, { close = true or `ragged` }",
     "of an upstream's `reply`": "`echo` (the request as JSON), text, { status, headers, body, type } or { steps = { text, seconds, { repeat, times },"
                                 " { bytewise }, { until }, { relay }, { half_close }, { reset }, { close } } }; a list is one answer a request, the last repeats",
@@ -75,6 +78,19 @@ EXPECT = {
 }
 
 
+def changed(text, how=None, n="0"):
+    """A kept text: `cut` N bytes at its end, `flip` another letter in place of the N-th from the end, `tail` without the first N."""
+    if how == "cut":
+        return text[:-int(n)]
+    if how == "flip":
+        at = len(text) - int(n)
+        return text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1:]
+    if how == "tail":
+        return text[int(n):]
+    assert how is None, how
+    return text
+
+
 def as_list(v):
     return v if isinstance(v, list) else [] if v in (None, {}) else [v]
 
@@ -90,7 +106,7 @@ class World:
     def __init__(self, binary, setup):
         self.setup, certs = setup, sallyport.certs()
         self.s = s = sallyport.Sallyport(binary, setup.get("workers", 1))
-        self.ups = {}
+        self.ups, self.kept = {}, {}
         try:
             s.may_die = "yes" if setup.get("may_die") else None
             s.init()
@@ -127,6 +143,9 @@ class World:
         if "${" not in text:
             return text
         text = text.replace("${PORT}", str(getattr(self.s, "port", "")))
+        text = re.sub(r"\$\{BASIC:([^{}]*)\}", lambda m: base64.b64encode(
+            self.fill(m[1].replace("[[", "${").replace("]]", "}")).encode()).decode(), text)
+        text = re.sub(r"\$\{KEPT:(\w+)((?::\w+)*)\}", lambda m: changed(self.kept[m[1]], *m[2].split(":")[1:]), text)
         text = re.sub(r"\$\{ENV:(\w+)\}", lambda m: self.environment()[m[1]], text)
         text = re.sub(r"\$\{UPSTREAM(?::(\w+))?\}", lambda m: str(self.ups[m[1] or "main"].port), text)
         text = re.sub(r"\$\{AUTH(?::(\w+))?\}", lambda m: self.s.auth(name=m[1] or "a"), text)
@@ -214,6 +233,13 @@ class Client:
         elif "answers" in step:
             assert self.collect(lambda: len(self.parsed(False)[1]) >= step["answers"]
                                 and self.parsed(False)[1][-1].complete, step.get("timeout", 10)), "an answer is missing"
+        elif "chunked" in step:
+            body = self.world.fill(step["chunked"]).encode("latin-1")
+            self.wire.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        elif "keep" in step:
+            found = re.search(step["from"].encode("latin-1"), self.got)
+            assert found, f"nothing to keep: {bytes(self.got[-500:])!r}"
+            self.world.kept[step["keep"]] = found[1].decode("latin-1")
         elif "clock" in step:
             self.world.s.set_clock(step["clock"])
         elif "cli" in step:

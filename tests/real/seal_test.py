@@ -1,0 +1,254 @@
+"""Sealed texts over the life of a store: other workers, restarts, backups, other boxes, and every move of an epoch. The upstream is
+Python's, which hands out a new session for each POST and takes what is in Authorization."""
+import base64
+import http.server
+import json
+import re
+import shutil
+import subprocess
+
+import sallyport
+import servers
+from real import wait
+
+POLICY = """
+return {
+  kind = "type", api = 1, name = "session", title = "A session",
+  fields = { { name = "token", secret = true, required = true } },
+  seal = {
+    { method = "POST", path = "/session", members = { "token" }, ttl = "expires_in",
+      opens = { "authorization", "query=tok" } },
+    { method = "POST", path = "/far", members = { "token" }, hosts = { "far.test" } },
+  },
+  apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,
+}
+"""
+SECRET = "canary-seal-real-credential"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    made = 0
+
+    def say(self, value, status=200, **fields):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.server.got.append((self.path, self.headers["authorization"]))
+        if self.path.startswith("/away"):
+            return self.say({}, 302, Location="https://far.test/here")
+        self.say({})
+
+    def do_POST(self):
+        Handler.made += 1
+        token = f"canary-made-session-{Handler.made}"
+        self.rfile.read(int(self.headers["content-length"] or 0))
+        self.server.got.append((self.path, self.headers["authorization"]))
+        self.say({"token": token, "expires_in": 3600}, Location=f"https://api.test/next?tok={token}")
+
+    def log_message(self, *_):
+        pass
+
+
+def arrange(t, workers=1, more=()):
+    s, server = t.bare(workers), servers.Recorder(Handler)
+    s.init()
+    s.policy("session", POLICY)
+    s.credential({"name": "api", "type": "session", "host": "api.test", "secrets": {"token": SECRET}})
+    s.agent()
+    s.agent("b")
+    s.flags = ["--upstream-ca", sallyport.certs() / "root.pem"]
+    for host in ("api.test", "far.test", "other.test"):
+        s.flags += ["--connect-to", f"{host}:443:127.0.0.1:{server.server_port}"]
+    s.serve(*s.flags)
+    return s, server
+
+
+def make(s, path="/session", headers=None, **more):
+    r = s.request("POST", path, headers=headers, **more)
+    assert r.status == 200 and b"canary" not in r.body and "canary" not in str(r.fields), (r.status, r.body[:300])
+    return json.loads(r.body)["token"]
+
+
+def use(s, text, host="api.test", target="/v1", **more):
+    r = s.request("GET", target, host=host, headers={"Authorization": f"Bearer {text}"}, **more)
+    return r.status, r.get("x-sallyport-error")
+
+
+def opens(s, server, text, **more):
+    """Was it opened, and did the server get a session?"""
+    answer = use(s, text, **more)
+    if answer == (200, None):
+        assert re.fullmatch(r"Bearer canary-made-session-\d+", server.got[-1][1]), server.got[-1]
+        return True
+    assert answer == (403, "sealed_elsewhere"), answer
+    return False
+
+
+def test_workers_and_restarts(t):
+    """a text that one worker sealed opens in every one, after a restart, and on a box that was restored from the same backup, not on another"""
+    s, server = arrange(t, 3)
+    text = make(s)
+    assert all(opens(s, server, text) for _ in range(24))
+    log = [r for r in s.records() if r.get("unsealed")]
+    assert len(log) == 24 and log[0]["reason"] == "sealed", log[-1]
+    s.stop()
+    s.serve(*s.flags)
+    assert opens(s, server, text)
+    backup = s.dir / "backup"
+    s.cli("backup", backup)
+    twin, other = t.bare(), t.bare()
+    shutil.copytree(s.home, twin.home)      # with its key; its newest records come from the backup
+    twin.ca, twin.tokens = s.ca, s.tokens
+    twin.cli("restore", backup)
+    twin.serve(*s.flags)
+    assert opens(twin, server, text)
+    other.init()
+    other.policy("session", POLICY)
+    other.credential({"name": "api", "type": "session", "host": "api.test", "secrets": {"token": SECRET}})
+    other.agent()
+    other.serve(*s.flags)
+    assert not opens(other, server, text)
+
+
+def test_epochs(t):
+    """what ends an agent's or a credential's secrets ends what was sealed for them, also where a record of the same name is made anew"""
+    s, server = arrange(t)
+
+    def ended_by(*args, agent="a"):
+        text = make(s, auth=s.auth(name=agent))
+        assert opens(s, server, text, auth=s.auth(name=agent))
+        for words in args:
+            out = s.cli(*words).stdout.strip()
+            if out.startswith("sp_agt_"):
+                s.tokens[agent] = out
+                s.canaries.append(out)
+        assert not opens(s, server, text, auth=s.auth(name=agent)), args
+        assert opens(s, server, make(s, auth=s.auth(name=agent)), auth=s.auth(name=agent)), args
+    ended_by(["agent", "rotate", "a"])
+    ended_by(["agent", "revoke", "a"], ["agent", "remove", "a"], ["agent", "add", "a"])
+    ended_by(["seal", "revoke", "--agent", "a"])
+    ended_by(["seal", "revoke", "--credential", "api"])
+    ended_by(["credential", "disable", "api"], ["credential", "enable", "api"])
+    ended_by(["credential", "set", "api", f"token=@{s.secret_file('canary-another-secret')}"])
+    ended_by(["credential", "remove", "api"],
+             ["credential", "add", "api", "--type", "session", "--host", "api.test", f"token=@{s.secret_file(SECRET)}"])
+    text = make(s)
+    s.cli("seal", "revoke", "--agent", "b")
+    s.cli("credential", "set", "api", "--host", "api.test", "--host", "other.test")
+    s.cli("agent", "set", "a", "--requests", "9")
+    assert opens(s, server, text) and opens(s, server, text, host="other.test")
+    for words in (["seal", "revoke"], ["seal", "revoke", "--agent", "a", "--credential", "api"], ["seal", "revoke", "--agent", "nobody"]):
+        assert s.cli(*words, check=False).returncode in (1, 2), words
+
+
+def test_as_the_credential_is_now(t):
+    """where the credential does not go any more its texts do not either; mint=refuse and a bundle that is taken away count, too"""
+    s, server = arrange(t)
+    text = make(s)
+    for narrow, wide in (("--path", "/other"), ("--method", "POST"), ("--port", "8443"), ("--host", "other.test")):
+        s.cli("credential", "set", "api", narrow, wide)
+        assert not opens(s, server, text), narrow
+        s.cli("credential", "set", "api", *(["--host", "api.test"] if narrow == "--host" else ["--port", "443"] if narrow == "--port" else ["--clear", narrow[2:]]))
+        assert opens(s, server, text), narrow
+    s.cli("credential", "set", "api", "mint=refuse")
+    assert not opens(s, server, text)
+    assert s.request("POST", "/session").get("x-sallyport-error") == "mint_denied"
+    s.cli("credential", "set", "api", "--clear", "mint")
+    assert opens(s, server, text)
+    s.cli("bundle", "detach", "default", "api")
+    assert not opens(s, server, text)
+    s.cli("bundle", "attach", "default", "api")
+    s.policy("session", POLICY.replace("/session", "/sessions"))      # nobody knows its call any more
+    assert not opens(s, server, text)
+    s.policy("session", POLICY)
+    assert opens(s, server, text)
+    s.cli("credential", "set", "api", "mint=allow")
+    r = s.request("POST", "/session")
+    assert json.loads(r.body)["token"].startswith("canary-made-session-"), r.body
+
+
+def test_what_is_made_with_it(t):
+    """a secret that is made with a sealed text is the same credential's, and ends no later; at most seal-max"""
+    s, server = arrange(t)
+    text = make(s)
+    first = json.loads(s.cli("seal", "show", text, "--json").stdout)
+    assert first["agent"] == "a" and first["credential"] == "api" and first["call"] == "POST /session" and not first["expired"], first
+    assert first["opens"] == ["authorization", "query=tok"] and first["hosts"] == ["api.test"] and "kept" not in first, first
+    s.set_clock(1800)
+    second = make(s, headers={"Authorization": f"Bearer {text}"})
+    assert server.got[-1][1].startswith("Bearer canary-made-session-")
+    shown = json.loads(s.cli("seal", "show", second, "--json").stdout)
+    assert shown["credential"] == "api" and shown["expires_at"] == first["expires_at"], (first, shown)
+    assert opens(s, server, second)
+    s.set_clock(3700)
+    assert use(s, second) == (403, "sealed_expired") == use(s, text)
+    s.cli("set", "seal-max", "5m")
+    third = make(s)
+    ends = sallyport.moment(json.loads(s.cli("seal", "show", third, "--json").stdout)["expires_at"])
+    assert 240 < ends - sallyport.moment(json.loads(s.cli("seal", "show", text, "--json").stdout)["expires_at"]) - 100 <= 320
+    assert "expired" in s.cli("seal", "show", text).stdout and s.cli("seal", "show", "-", stdin=f'{{"token":"{third}"}}').returncode == 0
+    assert "no sealed text" in s.cli("seal", "show", "ghp_abc", check=False).stderr
+
+
+def test_redirects_and_records(t):
+    """a sealed text in a Location opens where its row says, follows no redirect to another host, and is `sealed` in a record's path"""
+    t.need("curl")
+    s, server = arrange(t)
+    r = s.request("POST", "/session")
+    where = r.get("location")
+    assert re.fullmatch(r"https://api\.test/next\?tok=Sp5eaL[\w-]+", where), where
+    text = where.split("=", 1)[1]
+    assert s.request("GET", where[len("https://api.test"):]).status == 200
+    assert re.fullmatch(r"/next\?tok=canary-made-session-\d+", server.got[-1][0]), server.got[-1]
+    s.cli("domain", "add", "default", "far.test")
+    env = {"HTTPS_PROXY": s.proxy_url(), "PATH": "/usr/bin:/bin"}
+    out = subprocess.run(["curl", "-sS", "-L", "--location-trusted", "--cacert", s.ca, "-H", f"Authorization: Bearer {text}", "https://api.test/away"],
+                         env=env, capture_output=True, text=True).stdout
+    assert '"sealed_elsewhere"' in out and "far.test" in out, out
+    assert not any(path == "/here" for path, _ in server.got)
+    assert s.request("GET", f"/x/{text}/y").status == 200      # in a path: worthless
+    record = s.wait_record({"path": "/x/sealed/y"})
+    assert text not in json.dumps(s.records()) and record["decision"] == "allow"
+    far = make(s, "/far")
+    s.cli("domain", "remove", "default", "far.test")
+    assert opens(s, server, far, host="far.test") and server.got[-1][1].startswith("Bearer canary-made")
+    assert not opens(s, server, text, host="far.test")
+    s.cli("credential", "set", "api", "--seal-host", "far.test")
+    assert opens(s, server, text, host="far.test")
+    assert use(s, "x", host="far.test") == (403, "host_not_allowed")
+
+
+def test_explain(t):
+    """explain says that an answer is sealed, and what becomes of a request with a sealed text"""
+    s, server = arrange(t)
+    text = make(s)
+
+    def explained(*args):
+        return json.loads(s.cli("explain", "--json", *args).stdout)
+    assert "sealed" in explained("--agent", "a", "POST", "https://api.test/session")["note"]
+    bears = ["--header", f"Authorization: Bearer {text}"]
+    found = explained("--agent", "a", *bears, "GET", "https://api.test/v1")
+    assert (found["decision"], found["credential"], found["reason"]) == ("allow", "api", "sealed"), found
+    assert explained("--agent", "a", *bears, "GET", "https://other.test/")["code"] == "sealed_elsewhere"
+    assert explained("--agent", "b", *bears, "GET", "https://api.test/")["code"] == "sealed_elsewhere"
+
+
+def test_mint_seal_widens_nothing(t):
+    """a github_app that was narrowed is refused its token calls with mint=seal, too"""
+    s, _ = t.proxy(serve=False)
+    key = s.dir / "app.pem"
+    key.write_text(subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True, check=True).stdout)
+    key.chmod(0o600)
+    s.cli("credential", "add", "app", "--type", "github_app", "app_id=1", "installation_id=7", f"private_key=@{key}",
+          "repositories=one", "permissions.contents=read", "mint=seal")
+    for method, path in (("POST", "/app/installations/8/access_tokens"), ("POST", "/login/oauth/access_token"), ("POST", "/repos/a/b/keys")):
+        got = json.loads(s.cli("explain", "--json", method, f"https://api.github.com{path}").stdout)
+        assert got["code"] == ("token_endpoint" if "installations" in path else "mint_denied"), got

@@ -1,0 +1,176 @@
+--- Sealed texts: further secrets that an API hands out. The agent gets a text that opens here alone, for it, and where it may.
+local policy = [[
+return {
+  kind = "type", api = 1, name = "session", title = "x",
+  fields = { { name = "token", secret = true, required = true } },
+  carriers = { headers = { "x-upload" } },
+  mint = {
+    { method = "POST", path = "/keys", what = "a key" },
+    { method = "POST", path = "/narrow", what = "a key" },
+    { method = "POST", path = "/unknown", what = "a key" },
+  },
+  seal = {
+    { method = "POST", path = "/session", members = { "token" }, ttl = "expires_in", what = "a session" },
+    { method = "POST", path = "/keys", members = { "key" } },
+    { method = "POST", path = "/narrow", members = { "key" }, default = true },
+    { method = "POST", path = "/far", members = { "token" }, hosts = { "far.test" } },
+    { method = "POST", path = "/places", members = { "token" },
+      opens = { "header=X-Upload", "query=tok", "form=refresh_token", "json=/auth/token", "header=cookie" } },
+    { method = "POST", path = "/many", members = { "keys/*/value", "header=X-Session", "cookie=sid" }, optional = { "more", "form=absent" },
+      opens = { "authorization", "header=cookie" } },
+    { method = "POST", path = "/either", members = { { "token", "access_token" } } },
+    { method = "POST", path = "/form", members = { "form=access_token" } },
+    { method = "POST", path = "/prefix", members = { "token" }, prefix = "ghs_" },
+    { method = "POST", path = "/jwt", members = { "token" }, shape = "jwt" },
+    { method = "POST", path = "/short", members = { "token" }, ttl = 60 },
+  },
+  apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,
+}
+]]
+local CREDENTIAL = "canary-seal-credential-1"
+
+local function answer(body, fields, status)
+  return ("HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"):format(status or "200 OK", fields or "", #body, body)
+end
+
+local function post(path, fields, body)
+  return ("POST %s HTTP/1.1\r\nHost: api.test\r\n%sContent-Length: %d\r\n\r\n%s"):format(path, fields or "", #(body or ""), body or "")
+end
+
+local function get(path, fields, host)
+  return ("GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n"):format(path, host or "api.test", fields or "")
+end
+
+local SEALED = "[A-Za-z0-9_.-]*Sp5eaL[A-Za-z0-9_-]+"
+
+-- A call whose answer is sealed; what took the secret's place is kept as `keep`.
+local function make(name, path, body, keep, more)
+  more = more or {}
+  return { name = name, token = more.token, host = more.host, canaries = more.canaries,
+    send = { more.ask or post(path, more.fields, more.body), { answers = 1 }, keep and { keep = keep, from = more.from or '"(' .. SEALED .. ')"' } or nil },
+    upstream = { reply = { more.reply or answer(body, more.answer) } },
+    expect = { status = 200, raw_not = { "canary-" }, raw_has = more.has,
+      upstream = { header = { authorization = "Bearer " .. (more.authorization or CREDENTIAL), ["accept-encoding"] = "identity" } },
+      log = { decision = "allow", sealed = more.sealed or 1, status = 200 }, log_never = { "canary-" } } }
+end
+
+-- A request that bears it.
+local function use(name, request, want, more)
+  more = more or {}
+  return { name = name, token = more.token, host = more.host, send = { request, { answers = 1 } }, clock = more.clock,
+    upstream = { reply = { answer('{"ok":true}') } },
+    expect = { status = 200, raw_not = { "canary-" }, upstream = not more.servers and want or nil, servers = more.servers and { far = want } or nil,
+      log = { decision = "allow", credential = more.credential or "api", reason = "sealed", unsealed = more.unsealed or 1 }, log_never = { "canary-" } } }
+end
+
+local function refused(name, request, code, more)
+  more = more or {}
+  return { name = name, token = more.token, host = more.host, port = more.port, via = more.via, send = { request, { answers = 1 } }, clock = more.clock,
+    expect = { status = more.status or 403, error = code, body_has = more.says, upstream = "nothing", log = { decision = "deny", reason = code } } }
+end
+
+local function bearer(name) return "Authorization: Bearer ${KEPT:" .. name .. "}\r\n" end
+
+local cases = {
+  -- ---- what is sealed --------------------------------------------------------------------------
+  make("a row's member is sealed, and the rest of the answer stands", "/session", '{"a":1,"token":"canary-session-1","expires_in":600,"b":[2]}', "t",
+    { has = { '{"a":1,"token":"', '","expires_in":600,"b":[2]}' } }),
+  use("it opens in Authorization, for the agent, at the credential's host", get("/v1/me", bearer "t"),
+    { requests = 1, header = { authorization = "Bearer canary-session-1" } }),
+  use("with any scheme", get("/v1/me", "Authorization: token ${KEPT:t}\r\n"), { header = { authorization = "token canary-session-1" } }),
+  use("in either half of Basic", get("/", "Authorization: Basic ${BASIC:x:[[KEPT:t]]}\r\n"), { header = { authorization = "Basic eDpjYW5hcnktc2Vzc2lvbi0x" } }),
+  use("the user's half of Basic", get("/", "Authorization: Basic ${BASIC:[[KEPT:t]]:}\r\n"), { header = { authorization = "Basic Y2FuYXJ5LXNlc3Npb24tMTo=" } }),
+  make("each occurrence goes, in the head, doubled and escaped", "/session",
+    '{"token":"canary-session-2","x":"canary-session-2","\\u0074oken":"canary-session-2","y":"canary\\u002dsession-2"}', nil,
+    { answer = "X-Echo: canary-session-2\r\n", sealed = 2 }),
+  make("all members of a row: elements of a list, a header field, a cookie, an optional one", "/many",
+    '{"keys":[{"value":"canary-many-1"},{"value":"canary-many-2"}],"more":"canary-many-5"}', "sid",
+    { answer = "X-Session: canary-many-3\r\nSet-Cookie: sid=canary-many-4; Path=/; HttpOnly\r\n", sealed = 5, from = "sid=(" .. SEALED .. ")",
+      has = { "; Path=/; HttpOnly" } }),
+  use("a sealed cookie opens in Cookie, beside others, where its row says so", get("/", "Cookie: a=b; sid=${KEPT:sid}; c=d\r\n"),
+    { header = { cookie = "a=b; sid=canary-many-4; c=d", authorization = "Bearer " .. CREDENTIAL } }),
+  make("one of two names will do", "/either", '{"access_token":"canary-either-1"}', nil),
+  make("or the other, or both", "/either", '{"access_token":"canary-either-1","token":"canary-either-2"}', nil, { sealed = 2 }),
+  make("a member of a form", "/form", "", "form", { reply = "HTTP/1.1 200 OK\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 35\r\n\r\n"
+    .. "access_token=canary%2Dform-1&scope=", from = "access_token=(" .. SEALED .. ")" }),
+  use("opens as it was", get("/", bearer "form"), { header = { authorization = "Bearer canary-form-1" } }),
+  make("a prefix stands before it", "/prefix", '{"token":"ghs_canary-prefix-1"}', "prefix", { has = { '"ghs_Sp5eaL' } }),
+  use("and opens with it", get("/", bearer "prefix"), { header = { authorization = "Bearer ghs_canary-prefix-1" } }),
+  make("what is no JWT of its own is opaque", "/jwt", '{"token":"canary-jwt-1"}', nil, { has = { '"Sp5eaL' } }),
+  { name = "a 2xx that lacks its member is thrown away", send = { post "/session", { answers = 1 } },
+    upstream = { reply = { answer '{"Token2":"canary-lost-1"}' } },
+    expect = { status = 502, error = "seal_failed", raw_not = { "canary-" }, log = { error = "seal_failed" }, log_never = { "canary-" } } },
+  { name = "so is a value that is no string", send = { post "/session", { answers = 1 } },
+    upstream = { reply = { answer '{"token":["canary-lost-2"]}' } }, expect = { status = 502, error = "seal_failed", raw_not = { "canary-" } } },
+  { name = "and what is still encoded", send = { post "/session", { answers = 1 } },
+    upstream = { reply = { answer('{"token":"canary-lost-3"}', "Content-Encoding: br\r\n") } }, expect = { status = 502, error = "seal_failed", raw_not = { "canary-" } } },
+  { name = "and what is longer than 1 MiB", send = { post "/session", { answers = 1 } },
+    upstream = { reply = { answer('{"token":"canary-lost-4","x":"' .. ("y"):rep(1 << 20) .. '"}') } },
+    expect = { status = 502, error = "seal_failed", raw_not = { "canary-" } } },
+  { name = "an error passes, with what is found in it sealed", send = { post "/session", { answers = 1 } },
+    upstream = { reply = { answer('{"token":"canary-error-1","error":"x"}', nil, "400 Bad Request") } },
+    expect = { status = 400, raw_not = { "canary-" }, body_has = { "Sp5eaL", '"error":"x"' } } },
+  { name = "and one without it as it is", send = { post "/session", { answers = 1 } },
+    upstream = { reply = { answer('{"error":"x"}', nil, "401 Unauthorized") } }, expect = { status = 401, body = '{"error":"x"}' } },
+  make("a range and codings are not asked for", "/session", '{"token":"canary-session-3"}', nil, { fields = "Range: bytes=0-9\r\nIf-Range: x\r\nAccept-Encoding: gzip, br\r\n" }),
+
+  -- ---- what is refused -------------------------------------------------------------------------
+  refused("a call that rows of mint have stays refused, and the hint says how it is sealed", post "/keys", "mint_denied", { says = { "mint=seal", "mint=allow" } }),
+  refused("so does one of which no row knows the answer", post "/unknown", "mint_denied"),
+  make("a default row counts against them", "/narrow", '{"key":"canary-narrow-1"}', nil),
+  refused("another agent's", get("/", bearer "t"), "sealed_elsewhere", { token = "b", says = "another agent" }),
+  refused("another host, that the agent may reach with another credential", get("/", bearer "t", "other.test"), "sealed_elsewhere", { host = "other.test" }),
+  refused("another host, open without a credential", get("/", bearer "t", "open.test"), "sealed_elsewhere", { host = "open.test" }),
+  refused("a host that the agent may not reach", get("/", bearer "t", "nowhere.test"), "sealed_elsewhere", { host = "nowhere.test" }),
+  refused("another port", get("/", bearer "t", "api.test:8443"), "sealed_elsewhere", { port = 8443 }),
+  refused("without TLS", "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n${AUTH}" .. bearer "t" .. "\r\n", "sealed_elsewhere", { via = "proxy", says = "TLS" }),
+  refused("after its end", get("/", bearer "t"), "sealed_expired", { clock = 700, says = "ask the API" }),
+  refused("cut", get("/", "Authorization: Bearer ${KEPT:t:cut:4}\r\n"), "sealed_elsewhere"),
+  refused("flipped in its last byte", get("/", "Authorization: Bearer ${KEPT:t:flip:5}\r\n"), "sealed_elsewhere"),
+  refused("flipped in its ids", get("/", "Authorization: Bearer ${KEPT:t:flip:100}\r\n"), "sealed_elsewhere"),
+  refused("with more behind it", get("/", "Authorization: Bearer ${KEPT:t}AAAA\r\n"), "sealed_elsewhere"),
+  refused("with another prefix", get("/", "Authorization: Bearer ghp_${KEPT:prefix:tail:4}\r\n"), "sealed_elsewhere"),
+  refused("five in one request", get("/", "Authorization: Bearer ${KEPT:t} ${KEPT:t} ${KEPT:t} ${KEPT:t} ${KEPT:t}\r\n"), "sealed_elsewhere"),
+  { name = "in a place that its row does not name it is worthless text, and the credential is attached",
+    send = { post("/note?tok=${KEPT:t}", "X-Note: ${KEPT:t}\r\nAuthorization: Bearer x\r\nContent-Type: text/plain\r\n", "note"), { answers = 1 } },
+    upstream = { reply = { answer "{}" } },
+    expect = { status = 200, upstream = { header = { authorization = "Bearer " .. CREDENTIAL }, head_has = { "Sp5eaL" }, head_not = { "canary-session" } },
+      log = { credential = "api", reason = "credential" } } },
+
+  -- ---- further hosts, places -------------------------------------------------------------------
+  make("a row with further hosts", "/far", '{"token":"canary-far-1"}', "far"),
+  use("opens there, and nothing else is attached", get("/", bearer "far" .. "X-Api-Key: mine\r\n", "far.test"),
+    { header = { authorization = "Bearer canary-far-1" }, head_not = { CREDENTIAL } }, { host = "far.test", servers = true }),
+  use("and at the credential's own", get("/", bearer "far"), { header = { authorization = "Bearer canary-far-1" } }),
+  refused("another row's does not open there", get("/", bearer "t", "far.test"), "sealed_elsewhere", { host = "far.test" }),
+  make("a row with places", "/places", '{"token":"canary-places-1&=\\"/ü"}', "p"),
+  use("a header", get("/", "X-Upload: ${KEPT:p}\r\n"), { header = { ["x-upload"] = 'canary-places-1&="/\xc3\xbc', authorization = "Bearer " .. CREDENTIAL } }),
+  use("the query", get "/?a=1&tok=${KEPT:p}&b=2", { line = "GET /?a=1&tok=canary-places-1%26%3D%22%2F%C3%BC&b=2 HTTP/1.1", header = { authorization = "Bearer " .. CREDENTIAL } }),
+  { name = "in Authorization it is not looked for", send = { get("/", bearer "p"), { answers = 1 } },
+    upstream = { reply = { answer "{}" } }, expect = { status = 200, upstream = { header = { authorization = "Bearer " .. CREDENTIAL } } } },
+}
+for _, body in ipairs {
+  { "a form", "application/x-www-form-urlencoded", "grant_type=refresh_token&refresh_token=${KEPT:p}", "grant_type=refresh_token&refresh_token=canary-places-1%26%3D%22%2F%C3%BC" },
+  { "a member of a JSON body", "application/json", '{"auth":{"token":"${KEPT:p}"},"z":[1]}', '{"auth":{"token":"canary-places-1&=\\"/\xc3\xbc"},"z":[1]}' },
+} do
+  cases[#cases + 1] = { name = body[1], send = { ("POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"):format(body[2]),
+    { chunked = body[3] }, { answers = 1 } },
+    upstream = { reply = { answer '{"ok":true}' } },
+    expect = { status = 200, upstream = { body = body[4], header = { authorization = "Bearer " .. CREDENTIAL } }, log = { reason = "sealed" } } }
+end
+
+return {
+  shared = {
+    policies = { { name = "session", source = policy } },
+    hosts = { "api.test", "other.test", "open.test", "seal.test" },
+    credentials = {
+      { name = "api", type = "session", host = "api.test", secrets = { token = CREDENTIAL } },
+      { name = "other", type = "bearer", host = "other.test", secrets = { token = "canary-seal-credential-2" } },
+      { name = "seal", type = "session", host = "seal.test", fields = { mint = "seal" }, ["seal-host"] = "far.test", secrets = { token = "canary-seal-credential-3" } },
+    },
+    domains = { { host = "open.test" } },
+    agents = { { name = "a" }, { name = "b" } },
+    servers = { far = { host = "far.test", reply = answer '{"ok":true}' } },
+  },
+  cases = cases,
+}
