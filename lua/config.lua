@@ -26,6 +26,7 @@ local BUNDLES_MAX = 256      -- bundles whose variables are kept
 local VARIANTS_MAX = 64      -- sets of values for which one credential is kept ready
 local HELD_NEWS = 16         -- changes of placeholders of which the names are kept: each costs an agent's set one pass
 local FOLLOW_POLL = 1        -- ms between two looks of who waits for the index
+local PLACES_MAX = 60        -- where sealed texts may stand, of all types and presets: C looks for 64
 local REFUSED_NAMED = 100    -- refused records that a worker's log names until it builds the index anew
 
 -- ---- a bounded cache -----------------------------------------------------------------------------
@@ -206,7 +207,7 @@ local function index_seal(self, build, name, rec)
     for _, row in ipairs(list or {}) do
       for _, place in ipairs(row.opens) do
         local known = table.concat(place, "=")
-        if not build.places[known] then
+        if not build.places[known] and #build.places < PLACES_MAX then
           build.places[#build.places + 1], build.places[known] = place, true
         end
       end

@@ -411,7 +411,7 @@ M.setting_list = {
   { name = "body-max", arg = "SIZE", check = M.body_max, show = M.show_size, default = M.BODY_MAX,
     help = "a body that a credential reads whole has at most so much; others stream" },
   { name = "seal-max", arg = "TIME", check = M.duration, show = M.span, default = 86400,
-    help = "no sealed text opens for longer: sallyport help seal" },
+    help = "no sealed text opens for longer: sallyport help sealed" },
   { name = "dial-timeout", arg = "TIME", check = M.duration, show = M.span, default = 10,
     help = "to reach an upstream, all its addresses together" },
   { name = "answer-timeout", arg = "TIME", check = M.duration, show = M.span, default = 900,

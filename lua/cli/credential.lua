@@ -22,7 +22,7 @@ local scope_options = {
   { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET: the upgrade" },
   { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…; %2F within a segment" },
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
-  { name = "seal-host", arg = "HOST", many = true, help = "where texts that are sealed for it open beside its hosts: sallyport help seal" },
+  { name = "seal-host", arg = "HOST", many = true, help = "where texts that are sealed for it open beside its hosts: sallyport help sealed" },
   { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
   { name = "env", arg = "NAME", many = true, help = "variables in which the agent's environment gets a placeholder" },
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:alpha}, {N:upper}, {N:url}" },
@@ -784,7 +784,7 @@ All types have these too:
   { "tls=legacy", "for an old box of your own network: takes its CN where it has no subjectAltName, and CBC ciphers; "
     .. "tls=strict again" },
   { "mint=refuse|seal|allow", "calls that make further credentials: refused (403 mint_denied); sealed, where it is known what they "
-    .. "answer (sallyport help seal); let through. Without it each is as its type or preset has it" },
+    .. "answer (sallyport help sealed); let through. Without it each is as its type or preset has it" },
   { "scrub=text", "an answer that repeats the secret gets the placeholder in its place: heads, texts, and any body of up to 1 MiB "
     .. "(the default). scrub=all: all bodies; head: none; off: none, and no limit of hits" },
   { "attach=placeholder", "attached where its placeholder stands, or no key at all; another key is refused "

@@ -164,7 +164,7 @@ local function judge_credential(self, result, own, url, spec, agent, websocket)
   end
   local mints, message, hint = mint_answer(self, opened, spec, url, websocket)
   if mints then return mints, message, hint end
-  if message then result.note = ("%s in its answer is sealed: sallyport help seal"):format(message[1].what) end
+  if message then result.note = ("%s in its answer is sealed: sallyport help sealed"):format(message[1].what) end
   local state = opened.pol.refresh and self.store.peek("state", own.name)
   if opened.pol.connect and not (state and state.obtained_at) then
     result.message = ("allowed, but nobody has connected it yet: sallyport connect %s"):format(own.name)

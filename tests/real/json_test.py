@@ -1,4 +1,5 @@
 """--json is one language: every command of the table answers with it, and what it answers is what `sallyport help json` says."""
+import base64
 import json
 import re
 import subprocess
@@ -139,6 +140,11 @@ def test_every_command(t):
     assert set(run("credential sandbox-file", "api", "--agent", "a", "--proxy", "10.0.2.2:7080")) == {"text", "expires_at"}
     assert "kubeconfig" in json.loads(s.cli("credential", "sandbox-file", "gh", "--agent", "a", "--json", check=False).stdout)["error"]["hint"]
     run("credential presets", "kubernetes", cell="preset")
+    assert run("credential set", "rows", "--seal-host", "far.test", "mint=seal")["seal_hosts"] == ["far.test"]
+    head = bytes([1, 0, 0, 0, 0]) + bytes(24) + bytes(32) + (1 << 31).to_bytes(4, "big") + bytes(4) + bytes(16)     # of nobody's, and opens nowhere
+    shown = run("seal show", "Sp5eaL" + base64.urlsafe_b64encode(head).decode().rstrip("="))
+    assert shown["expires_at"].startswith("2038-") and "agent" not in shown and not shown["expired"], shown
+    assert run("seal revoke", "--credential", "rows") == {"revoked": "rows", "kind": "credential"}
     assert run("credential remove", "rows", "drive") == {"removed": ["rows", "drive"]}
     added = run("agent add", "b", "--ttl", "7d")
     assert added["token"].startswith("sp_agt_") and added["expires_at"] > added["created"]
