@@ -955,7 +955,7 @@ local function attach(self, req, agent, opened, routed, deadline, sealed)
   local ok, code, message, advice = inject(self, req, agent, opened, cred, view, false, patient, sealed)
   if not ok then return ok, code, message, advice end
   if sealing then
-    local members, usual = seal.members(sealing, question)
+    local members, usual = seal.members(sealing, question, self.config.places)
     req:seal { agent = agent.id, agent_epoch = agent.epoch, credential = opened.rec.id, credential_epoch = opened.rec.epoch,
       members = members, default = usual, max = self.config.settings.seal_max, no_later = sealed and sealed.ends }
   end

@@ -16,7 +16,8 @@ local mint = require "mint"
 local M = {}
 
 M.TTL = 3600            -- s that a secret lives whose answer does not say
-local MEMBERS_MAX = 16  -- of a row
+local MEMBERS_MAX = 15  -- of a row, beside its ttl
+local MET_MAX = 4       -- rows that a request may meet: C takes 64 members
 local DEPTH_MAX = 8     -- segments of a JSON path
 local NAME_MAX = 128    -- bytes of a name
 local HOSTS_MAX = 32
@@ -252,7 +253,7 @@ end
 function M.judge(rows, mode, q, makes)
   local met = rows and mode ~= "allow" and mint.met(rows, q) or {}
   if not met[1] then return makes and "refuse" or nil, makes end
-  if mode == "refuse" or q.websocket then return "refuse", makes or met[1].what end
+  if mode == "refuse" or q.websocket or #met > MET_MAX then return "refuse", makes or met[1].what end
   if not makes then return "seal", met end
   local wanted = {}     -- those that stand against a row of `mint`
   for _, row in ipairs(met) do
@@ -264,17 +265,17 @@ end
 
 --- What C is told of an answer to a request that may meet these rows: members as req:seal has them, and the seconds that a
 -- secret lives whose answer does not say. A row that is surely met says what must be there; what the others have is sealed
--- where it is.
-function M.members(rows, q)
+-- where it is. places: request.places.
+function M.members(rows, q, places)
   local out, sure, usual = {}, rows[1], M.TTL
   for _, row in ipairs(rows) do
     if mint.surely({ row }, q) then sure = row break end
   end
   for _, row in ipairs(rows) do
     for _, m in ipairs(row.members) do
-      out[#out + 1] = { place = m[1], name = m[2], optional = row ~= sure or not m.group, group = row == sure and m.group or nil, row = row.id, shape = row.shape, prefix = row.prefix }
+      out[#out + 1] = { row.prefix or "", nil, places[m[1]], m[2], row.id, row == sure and m.group or 0, false, row.shape == "jwt" }
     end
-    if type(row.ttl) == "table" then out[#out + 1] = { place = row.ttl[1], name = row.ttl[2], row = row.id, ttl = true } end
+    if type(row.ttl) == "table" then out[#out + 1] = { "", nil, places[row.ttl[1]], row.ttl[2], row.id, 0, true } end
     if type(row.ttl) == "number" then usual = math.min(usual, row.ttl) end
   end
   if type(sure.ttl) == "number" and not rows[2] then usual = sure.ttl end

@@ -60,7 +60,7 @@ local function use(name, request, want, more)
   return { name = name, token = more.token, host = more.host, send = { request, { answers = 1 } }, clock = more.clock,
     upstream = { reply = { answer('{"ok":true}') } },
     expect = { status = 200, raw_not = { "canary-" }, upstream = not more.servers and want or nil, servers = more.servers and { far = want } or nil,
-      log = { decision = "allow", credential = more.credential or "api", reason = "sealed", unsealed = more.unsealed or 1 }, log_never = { "canary-" } } }
+      log = { decision = "allow", credential = more.credential or "api", reason = "sealed", unsealed = true }, log_never = { "canary-" } } }
 end
 
 local function refused(name, request, code, more)
