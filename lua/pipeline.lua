@@ -1559,11 +1559,14 @@ end
 --- The door hands its request on as this tenant's (web/door.lua), once it names the gateway's URL. `only`: the credential
 -- that must decide; nil: whatever the tenant's bundles say.
 function M:on_tenant(req, name, only)
+  local again, route = req:again(only)
+  if again then return end
+  if route and only then route = route .. " " .. only end
   local deadline = self.time.now() + WAIT_MAX
   for _ = 1, DECIDE_TRIES do
     local agent, how = self.config:agent_named(name)
     if not agent or agent.kind ~= "tenant" then return refuse(req, nil, "agent_unknown", "this tenant is gone" .. (how and ": " .. how or "")) end
-    local done, waited = serve(self, req, agent, nil, deadline, only)
+    local done, waited = serve(self, req, agent, route, deadline, only)
     if done then return end
     deadline = self.time.now() + WAIT_MAX
     local synced, lost = self.config:sync(waited and deadline or deadline + WAIT_MAX)
