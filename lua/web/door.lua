@@ -6,6 +6,8 @@ local FORM_MAX = 64 << 10       -- bytes of a form or a registration
 local MCP_MAX = 4 << 20         -- bytes of a message to an MCP server, which is judged whole
 local BODY_WAIT = 60000         -- ms
 local FORWARDED_MAX = 32        -- addresses of X-Forwarded-For that are looked at
+local KNOWN_MAX = 1000          -- tokens at their gateways that are known without a look at the store
+local KNOWN_LIFE = 60           -- s
 
 -- What a page of another site may read and call (CORS): no page of ours.
 local function is_machine(path)
@@ -107,6 +109,22 @@ local function hand_on(self, req, forward, fields)
   self:on_tenant(req, forward.tenant, forward.record and forward.record.credential)
 end
 
+-- What the router answered lately to who showed this at this path, while no record has changed: ending a connection, a
+-- key, a user changes one. The key is a hash, for no token is to lie about. -> answer | nil, function that notes an answer
+local lately
+local function known(self, path, shown)
+  if not shown then return nil, function() end end
+  local key = require("host").sha256_hex(path .. "\n" .. shown)
+  local now, generation = self.time.wall(), self.config.applied
+  lately = lately or require("config").cache(KNOWN_MAX)
+  local kept = lately:get(key)
+  if kept and kept.generation == generation and kept.since <= now and now < kept.until_ then return kept.out end
+  return nil, function(out)
+    local ends = math.min(out.forward.expires_at or math.maxinteger, now + KNOWN_LIFE)
+    lately:put(key, { out = out, generation = generation, since = now, until_ = ends })
+  end
+end
+
 --- A stream that goes on: does its connection (info.token) still stand?
 function M.still(info)
   local again = require("web.router").again
@@ -131,12 +149,14 @@ function M.answer(self, req)
   local forwards = path:find("^/mcp/") ~= nil
   local body = not forwards and body_of(self, req, FORM_MAX)
   if not forwards and not body then return end
-  local out = require("web.router").handle {
+  local out, note = known(self, path, forwards and came.authorization)
+  out = out or require("web.router").handle {
     public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
     header = function(name) return came[name:lower()] end,
     peer = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {}),
     secure = public:find("^https:") ~= nil, now = self.time.wall(),
   }
+  if out.forward and note then note(out) end
   if out.forward then return hand_on(self, req, out.forward, fields) end
   for _, f in ipairs(out.headers or {}) do fields[#fields + 1] = f end
   req:respond(out.status, fields, out.body or "")
