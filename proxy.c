@@ -1392,7 +1392,7 @@ loop_run(const bool *stop)
  * A first reading may take each group at the word of its line. Invariant: no function here waits for a
  * peer. l_fail, l_answer and l_judge_hello may raise a Lua error (longjmp): the first two are for
  * bindings, the third runs inside lua_protect. */
-#define REQ_WHO_MAX 67          /* 64 hexadecimal digits; or two bytes and an agent's name */
+#define REQ_WHO_MAX 69          /* 64 hexadecimal digits; or four bytes and a name ("key:NAME", at the door) */
 struct agent;           /* what one agent holds (req) */
 struct conn;            /* a client's connection (req) */
 struct filter;          /* rewrites a body as it streams (flow) */
@@ -19256,7 +19256,7 @@ lua_close_state(void)
 #define KEPT_VALUE_MAX 256      /* bytes of a value that decides: a placeholder, a media type */
 #define KEPT_TEXT_MAX 8192    /* bytes of names, query and such values: 4 MB in all slots, whoever fills them */
 #define KEPT_SECRET_MAX 4096    /* bytes that were set: in all slots at most a sixteenth of the arena */
-#define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + 65 + 32)        /* method, host, token, the words between */
+#define KEPT_ROUTE_MAX (HTTP_METHOD_MAX + 256 + REQ_WHO_MAX + 32)        /* method, host, token, the words between */
 #define KEPT_BEGIN offsetof(struct req, dial_host)
 #define KEPT_SIZE (offsetof(struct req, sent) - KEPT_BEGIN)
 
