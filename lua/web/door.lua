@@ -149,7 +149,6 @@ function M.answer(self, req)
   local forwards = path:find("^/mcp/") ~= nil
   local body = not forwards and body_of(self, req, FORM_MAX)
   if not forwards and not body then return end
-  require("web.access").public = public     -- a flag of `serve` goes before the store
   local out, note = known(self, path, forwards and came.authorization)
   out = out or require("web.router").handle {
     public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,

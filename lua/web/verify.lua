@@ -42,7 +42,7 @@ local function of_key(key, gateway, now)
   if not role then return nil end
   if not gateway then return true end
   if k.gateways and not set_of(k.gateways)[gateway.name] then return nil end
-  return { tenant = k.tenant, user = k.user, client = "key " .. k.name, connection = "key:" .. k.name, key = key,
+  return { tenant = k.tenant, user = k.user, client = "key " .. k.name, connection = "key:" .. k.name, key = key, expires_at = k.expires_at,
     scopes = set_of(access.allowed(role, k.scopes or M.scopes_of(gateway))) }
 end
 

@@ -248,3 +248,139 @@ def test_one_address(t):
         except TimeoutError:
             pass
     assert gone > 100, gone
+
+
+class Mcp:
+    """An upstream that tells what it got, and streams on GET until it is cut."""
+
+    def __init__(self, t):
+        import http.server
+        import json
+        import threading
+        seen = self.seen = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                seen.append((self.requestline, [(k.lower(), v) for k, v in self.headers.items()], body))
+                out = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"agent": self.headers.get("User-Agent")}}).encode()
+                self.send_response(401 if b"refuse-me" in body else 200)
+                for k, v in (("Content-Type", "application/json"), ("Set-Cookie", "__Host-s=evil; Path=/; Secure"), ("Location", "https://evil.test/"),
+                             ("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Credentials", "true"), ("WWW-Authenticate", "Bearer evil"),
+                             ("Clear-Site-Data", '"*"'), ("Refresh", "0; url=https://evil.test/"), ("Content-Length", str(len(out)))):
+                    self.send_header(k, v)
+                self.end_headers()
+                self.wfile.write(out)
+
+            def do_GET(self):
+                seen.append((self.requestline, [(k.lower(), v) for k, v in self.headers.items()], b""))
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                try:
+                    while True:
+                        self.wfile.write(b": still here\n\n")
+                        time.sleep(0.1)
+                except OSError:
+                    pass
+
+            def log_message(self, *_):
+                pass
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def gateway_door(t, *flags, workers=1):
+    """A door with a gateway `tools` and keys of two tenants -> it, the port, the upstream, { tenant = key }."""
+    s, up = t.bare(workers), Mcp(t)
+    s.init()
+    s.cli("bundle", "add", "acme")
+    s.cli("bundle", "add", "globex")
+    s.cli("credential", "add", "tools", "--type", "bearer", "--host", "tools.test", "--port", "80", "--plain-http", "--bundle", "acme",
+          "token=-", stdin="canary-of-the-upstream-key-1")
+    s.cli("credential", "add", "other", "--type", "bearer", "--host", "tools.test", "--port", "80", "--plain-http", "--bundle", "globex",
+          "token=-", stdin="canary-of-the-upstream-key-2")
+    s.canaries += ["canary-of-the-upstream-key-1", "canary-of-the-upstream-key-2"]
+    keys = {}
+    s.cli("gateway", "add", "tools", "http://tools.test/mcp/v1?team=x", "--credential", "tools")
+    for tenant in ("acme", "globex"):
+        s.cli("tenant", "add", tenant, "--bundle", tenant)
+        keys[tenant] = re.search(r"sk_\S+", s.cli("key", "add", tenant + "k" * 50, "--tenant", tenant, "--role", "member").stdout)[0]
+        s.canaries.append(keys[tenant])
+    s.serve("--gateway", "127.0.0.1:0", "--public-url", URL, "--connect-to", f"tools.test:80:127.0.0.1:{up.port}", *flags)
+    return s, int(re.search(r" gateway=127\.0\.0\.1:(\d+)", s.log())[1]), up, keys
+
+
+CALL = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{}}}'
+
+
+def call(port, key, *args, body=CALL, path="/mcp/tools"):
+    return plain(port, path, "-H", f"Authorization: Bearer {key}", "-H", "Content-Type: application/json", "--data-binary", body, *args)
+
+
+def test_hand_on(t):
+    """a request is handed on as the tenant's: the upstream gets its credential, and nothing of the caller's but what it needs"""
+    t.need("curl")
+    s, port, up, keys = gateway_door(t)
+    for i in range(3):      # the first is decided by the policies, the others as the first
+        status, head, body = call(port, keys["acme"], "-H", f"X-Api-Key: {keys['acme']}", "-H", f"Cookie: s={keys['acme']}", "-H", f"Referer: https://x/{keys['acme']}",
+                                  "-H", f"Origin: {URL}", "-H", "X-Forwarded-For: 198.51.100.7", "-A", f"agent/{i}", "-H", "Accept-Encoding: gzip",
+                                  "-H", "Mcp-Protocol-Version: 2025-06-18", path=f"/mcp/tools?token={keys['acme']}")
+        assert status == 200 and f"agent/{i}" in body, (status, head, body)
+        line, fields, sent = up.seen[-1]
+        assert line == "POST /mcp/v1?team=x HTTP/1.1", line
+        assert dict(fields)["authorization"] == "Bearer canary-of-the-upstream-key-1"
+        assert dict(fields)["user-agent"] == f"agent/{i}" and dict(fields)["mcp-protocol-version"] == "2025-06-18"
+        assert keys["acme"] not in str(up.seen[-1]) and sent.decode() == CALL
+        assert {k for k, _ in fields} <= {"host", "accept", "user-agent", "content-type", "content-length", "authorization", "mcp-protocol-version",
+                                          "accept-encoding"}, fields
+        assert dict(fields).get("accept-encoding", "identity") == "identity"
+        assert not re.search(r"set-cookie|location|clear-site|refresh|www-authenticate: |allow-credentials", head), head
+        assert f"access-control-allow-origin: {URL}" in head
+    assert s.wait_record({"agent": "acme", "credential": "tools", "decision": "allow", "status": 200})
+    # a credential that the upstream refuses is no word about the caller's token
+    status, head, _ = call(port, keys["acme"], body=CALL.replace('"a"', '"refuse-me"'))
+    assert status == 502 and "www-authenticate" not in head, head
+    # the gateway's credential decides, or nothing does
+    status, _, body = call(port, keys["globex"])
+    assert status == 403 and len(up.seen) == 4, (status, body)
+    # and without a token there is a challenge, with CORS
+    status, head, _ = plain(port, "/mcp/tools", "-d", CALL, "-H", f"Origin: {URL}")
+    assert status == 401 and "resource_metadata=" in head and "access-control-expose-headers" in head, head
+    assert call(port, "sk_x" + keys["acme"][4:])[0] == 401
+    big = s.dir / "big"
+    big.write_bytes(b"x" * (5 << 20))
+    assert call(port, keys["acme"], body=f"@{big}")[0] == 413
+
+
+def test_ending(t):
+    """an ended key is refused at the next request in every worker of the door, and its stream ends"""
+    t.need("curl")
+    s, port, up, keys = gateway_door(t, "--gateway-workers", "2")
+    for _ in range(12):
+        assert call(port, keys["acme"])[0] == 200
+    stream = subprocess.Popen(["curl", "-sN", "-H", "Host: box.test", "-H", f"Authorization: Bearer {keys['acme']}", "-H", "Accept: text/event-stream",
+                               f"http://127.0.0.1:{port}/mcp/tools"], stdout=subprocess.PIPE)
+    assert b"still here" in stream.stdout.readline()
+    s.cli("key", "revoke", "acme" + "k" * 50)
+    for _ in range(12):
+        assert call(port, keys["acme"])[0] == 401
+    try:
+        stream.communicate(timeout=10 * sallyport.SLOW)
+    finally:
+        stream.kill()
+
+
+def test_expiry(t):
+    """a key that expires is refused from that second on, however lately it was seen"""
+    t.need("curl")
+    s, port, up, _ = gateway_door(t)
+    key = re.search(r"sk_\S+", s.cli("key", "add", "short", "--tenant", "acme", "--role", "member", "--ttl", "100s").stdout)[0]
+    assert call(port, key)[0] == call(port, key)[0] == 200
+    s.set_clock(98)
+    assert call(port, key)[0] == 200
+    s.set_clock(101)
+    assert call(port, key)[0] == 401
