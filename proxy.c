@@ -1520,6 +1520,7 @@ struct scrub_tally {
 	uint32_t hits;
 	bool counted;           /* the request is in the limit's count */
 	bool over;              /* it is one too many */
+	bool unread;            /* it has a coding that cannot be searched */
 	bool free;              /* it need not be: SCRUB_OFF */
 };
 
@@ -6466,6 +6467,7 @@ static bool
 conn_begin_down(struct conn *c, struct http_head *h)
 {
 	struct req *r = c->req;
+	size_t *share = r->counted != NULL ? &r->counted->bodies : NULL;
 	enum scrub_way way;
 
 	r->status = h->status;
@@ -6479,7 +6481,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
 		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h) ||
-		    scrub_begin(r->back, h, r->scrub, &r->tally, NULL, &r->down_flow) == SCRUB_FAILS)
+		    scrub_begin(r->back, h, r->scrub, &r->tally, share, &r->down_flow) == SCRUB_FAILS)
 			return conn_close(c, true);
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
@@ -6493,8 +6495,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	 * not send it (RFC 9112 9.6). */
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
-	way = r->seal != NULL ? seal_begin(r, h) :
-	    scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
+	way = r->seal != NULL ? seal_begin(r, h) : scrub_begin(r->back, h, r->scrub, &r->tally, share, &r->down_flow);
 	if (way == SCRUB_FAILS) {
 		conn_fault(c, r->seal != NULL ? seal_fault(r) : scrub_fault(&r->tally));
 		return false;
@@ -12082,9 +12083,11 @@ scrub_fault(const struct scrub_tally *t)
 	static const struct filter_fault limit = {502, "scrub_limit",
 	    "the credential came back in too many answers: more than 10 requests in a minute",
 	    "wait a minute; the operator can end the limit: sallyport credential set NAME scrub=off"},
-	    memory = {503, "injection_unavailable", "out of memory: the answer was not searched for the credential", "retry later"};
+	    memory = {503, "injection_unavailable", "out of memory: the answer was not searched for the credential", "retry later"},
+	    unread = {502, "scrub_hit", "the answer cannot be decoded, so it cannot be searched for the credential",
+	    "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
 
-	return t->over ? &limit : &memory;
+	return t->over ? &limit : t->unread ? &unread : &memory;
 }
 
 /* Counts a hit. False: its request is one too many (t->over). */
@@ -14137,7 +14140,9 @@ struct filter_scrub {
 	z_stream *z;            /* owned, NULL: not encoded; behind it SCRUB_INFLATE bytes for zlib */
 	bool plain;             /* `deflate`, which some servers send without zlib's frame */
 	bool over;              /* the encoded text ended; what follows belongs to nothing */
-	size_t z_used;          /* of the SCRUB_INFLATE bytes */
+	size_t z_used;          /* of the SCRUB_INFLATE bytes; 0: no stream has begun, or its end came */
+	size_t undecoded;       /* of `coded`, the last bytes */
+	size_t counted;         /* bytes of memory, as the agent's */
 	uint64_t z_in, z_out;
 };
 
@@ -14146,9 +14151,6 @@ static const struct filter_fault filter_scrub_hit = {502, "scrub_hit",
     "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
 static const struct filter_fault filter_scrub_dear = {502, "scrub_hit",
     "the answer repeats beginnings of the credential so densely that it cannot be searched",
-    "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
-static const struct filter_fault filter_scrub_unread = {502, "scrub_hit",
-    "the answer cannot be decoded, so it cannot be searched for the credential",
     "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};
 
 static struct buf *
@@ -14220,35 +14222,48 @@ filter_scrub_begin(struct filter_scrub *s, struct slice in)
 	return inflateInit2(s->z, s->plain && ((a & 15) != 8 || (in.n > 1 && (a << 8 | b) % 31 != 0)) ? -15 : 47) == Z_OK;
 }
 
-/* Decodes and searches `in`. False: the answer ends here. */
-static bool
-filter_scrub_decode(struct filter_scrub *s, struct slice in, bool end)
+/* As inflate, of a text that is not encoded. */
+static int
+filter_scrub_copy(z_stream *z)
 {
-	int status = Z_OK;
+	uInt n = z->avail_in < z->avail_out ? z->avail_in : z->avail_out;
 
-	s->z->next_in = (Bytef *)(uintptr_t)in.p;
-	s->z->avail_in = (uInt)in.n;
-	s->z_in += in.n;
-	do {
-		size_t had;
+	memcpy(z->next_out, z->next_in, n);
+	z->avail_in -= n;
+	z->avail_out -= n;
+	return Z_OK;
+}
 
-		if (s->z_used == 0 && s->z->avail_in != 0 && s->z_out != 0 && (s->plain || *s->z->next_in != 0x1f))
-			s->over = true;
-		if (s->over || (s->z_used == 0 && s->z->avail_in == 0))
-			break;
-		if (s->z_used == 0 && !filter_scrub_begin(s, (struct slice){(const char *)s->z->next_in, s->z->avail_in}))
+/* Decodes and searches what is left of s->coded, or so much of it as a turn may make (s->f.more). Bytes behind its
+ * end belong to nothing, and are searched as they came. False: the answer ends here. */
+static bool
+filter_scrub_decode(struct filter_scrub *s, bool end)
+{
+	z_stream *z = s->z;
+	uint64_t most = s->z_out + FLOW_TURN_MAX;
+	int status;
+
+	while (s->undecoded != 0 || (s->z_used != 0 && z->avail_out == 0)) {
+		struct slice in = {s->coded.p + s->coded.n - s->undecoded, s->undecoded};
+
+		if ((s->f.more = s->z_out >= most))
+			return true;
+		s->over = s->over || (s->z_used == 0 && s->z_out != 0 && (s->plain || *in.p != 0x1f));
+		if (s->z_used == 0 && !s->over && !filter_scrub_begin(s, in))
 			return false;
 		buf_drop(&s->text, s->begun);
 		s->begun = 0;
-		had = s->text.n;
 		if (!buf_reserve(&s->text, PEER_PIECE))
 			return false;
-		s->z->next_out = (Bytef *)s->text.p + had;
-		s->z->avail_out = PEER_PIECE;
-		status = inflate(s->z, Z_NO_FLUSH);
-		s->text.n += PEER_PIECE - s->z->avail_out;
-		s->z_out += s->text.n - had;
-		s->f.cost += s->text.n - had;
+		z->next_in = (Bytef *)(uintptr_t)in.p;
+		z->avail_in = (uInt)in.n;
+		z->next_out = (Bytef *)s->text.p + s->text.n;
+		z->avail_out = PEER_PIECE;
+		status = s->over ? filter_scrub_copy(z) : inflate(z, Z_NO_FLUSH);
+		s->undecoded = z->avail_in;
+		s->text.n += PEER_PIECE - z->avail_out;
+		s->z_out += PEER_PIECE - z->avail_out;
+		s->f.cost += PEER_PIECE - z->avail_out;
 		if ((status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) ||
 		    (s->z_out > SCRUB_HOLD_MAX && s->z_out / SCRUB_RATIO > s->z_in))
 			return false;
@@ -14256,8 +14271,19 @@ filter_scrub_decode(struct filter_scrub *s, struct slice in, bool end)
 			s->z_used = 0;
 		if (!filter_scrub_search(s, false, 0))
 			return false;
-	} while (s->z->avail_in != 0 || s->z->avail_out == 0);
+	}
 	return !end || filter_scrub_search(s, true, 0);
+}
+
+/* Counts the memory of the filter's buffers as the agent's. False: it has no room, and the answer ends. */
+static bool
+filter_scrub_count(struct filter_scrub *s, size_t n)
+{
+	bool fits = bodies_count(s->f.share, s->counted, n);
+
+	s->counted = fits ? n : s->counted;
+	s->f.fault = fits ? s->f.fault : scrub_fault(&(struct scrub_tally){0});
+	return fits;
 }
 
 /* Takes in more of the body and tells, in s->ready, what may go on. False: the answer ends here. */
@@ -14275,9 +14301,13 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 	if (s->z == NULL)
 		s->begun -= drop;
 	s->left -= in.n < s->left ? in.n : s->left;
-	ok = buf_addv(to, in) && (s->z == NULL ? filter_scrub_search(s, end, s->gone) : filter_scrub_decode(s, in, end));
-	hold = hold && s->text.n - s->begun >= SCRUB_HOLD_MIN;
-	s->f.hurry = false;
+	s->z_in += in.n;
+	s->undecoded += in.n;
+	s->f.more = false;
+	ok = buf_addv(to, in) && (s->z == NULL ? filter_scrub_search(s, end, s->gone) : filter_scrub_decode(s, end)) &&
+	    filter_scrub_count(s, s->text.cap + s->coded.cap + (s->z != NULL ? SCRUB_INFLATE : 0));
+	hold = s->f.more || (hold && s->text.n - s->begun >= SCRUB_HOLD_MIN);
+	s->f.hurry = s->f.more && s->f.hurry;
 	s->ready = !hold ? to->n : s->z == NULL && s->begun > s->gone ? s->begun : s->gone;
 	if (s->ready == to->n)
 		s->f.hold_until = 0;
@@ -14286,7 +14316,7 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 	if (ok && s->z != NULL && to->n > SCRUB_HOLD_MAX)
 		ok = false;
 	if (!ok && s->f.fault == NULL)
-		s->f.fault = &filter_scrub_unread;
+		s->f.fault = scrub_fault(&(struct scrub_tally){.unread = true});
 	return ok;
 }
 
@@ -14303,12 +14333,14 @@ filter_scrub_run(struct filter *f, struct slice in, bool end, char *scratch, str
 		f->ended = end;
 		return (ssize_t)in.n;
 	}
-	if (s->gone == s->ready && !filter_scrub_take(s, in, end))
+	if (s->gone != s->ready)
+		f->more = false;        /* the last of what was held comes now, or there is more of it below */
+	else if (!filter_scrub_take(s, in, end))
 		return -1;
 	n = s->ready - s->gone > PEER_PIECE ? PEER_PIECE : s->ready - s->gone;
 	*out = (struct slice){to->p + s->gone, n};
 	s->gone += n;
-	f->more = s->gone < s->ready;
+	f->more = f->more || s->gone < s->ready;
 	f->ended = end && s->gone == to->n;
 	return (ssize_t)in.n;
 }
@@ -14320,19 +14352,19 @@ filter_scrub_wipe(struct filter *f)
 
 	buf_free(&s->text);
 	buf_free(&s->coded);
-	if (s->z != NULL) {
+	if (s->z != NULL)
 		wipe(s->z, sizeof *s->z + 16 + SCRUB_INFLATE);
-		free(s->z);
-		bodies_count(f->share, SCRUB_INFLATE, 0);
-	}
+	free(s->z);
+	bodies_count(f->share, s->counted, 0);
 }
 
 static void
-filter_scrub_init(struct filter_scrub *f, struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally)
+filter_scrub_init(struct filter_scrub *f, struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally, size_t *share)
 {
 	f->s = s;
 	f->t = t;
 	f->tally = tally;
+	f->f.share = share;
 	buf_init(&f->text, SCRUB_HOLD_MAX + 4 * PEER_PIECE);
 }
 
@@ -14348,21 +14380,15 @@ filter_scrub_new(struct scrub *s, uint64_t left, bool strict, struct slice codin
 
 	if (!scrub_table(s, true, &t) || t == NULL || (f = (struct filter_scrub *)filter_alloc(&class)) == NULL)
 		return NULL;
-	filter_scrub_init(f, s, t, tally);
+	filter_scrub_init(f, s, t, tally, share);
 	f->left = left;
 	f->strict = strict || coding.n != 0;
 	f->plain = slice_eq(coding, SLICE("deflate"));
 	buf_init(&f->coded, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
-	if (coding.n == 0)
+	if (coding.n == 0 || (filter_scrub_count(f, SCRUB_INFLATE) && (f->z = calloc(1, sizeof *f->z + 16 + SCRUB_INFLATE)) != NULL))
 		return &f->f;
-	f->f.share = share;
-	if ((f->z = calloc(1, sizeof *f->z + 16 + SCRUB_INFLATE)) == NULL || !bodies_count(share, 0, SCRUB_INFLATE)) {
-		free(f->z);
-		f->z = NULL;
-		filter_free(&f->f);
-		return NULL;
-	}
-	return &f->f;
+	filter_free(&f->f);
+	return NULL;
 }
 
 /* -- the messages of a WebSocket (RFC 6455; the layout of a frame stands at filter: ws). A text message is
@@ -14500,7 +14526,7 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, char *scratch, 
 				}
 			}
 		}
-		ok = ok && filter_scrub_ws_search(w, end);
+		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->out.cap);
 		f->hurry = false;
 		if (w->b.text.n == w->b.gone && w->ngaps == 0)
 			f->hold_until = 0;
@@ -14528,14 +14554,14 @@ filter_scrub_ws_wipe(struct filter *f)
 
 /* A filter for what a server sends in a WebSocket. NULL: no memory. */
 static struct filter *
-filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally)
+filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally, size_t *share)
 {
 	static const struct filter_class class = {sizeof(struct filter_scrub_ws), true, true, filter_scrub_ws_run, filter_scrub_ws_wipe};
 	struct filter_scrub_ws *w = (struct filter_scrub_ws *)filter_alloc(&class);
 
 	if (w == NULL)
 		return NULL;
-	filter_scrub_init(&w->b, s, t, tally);
+	filter_scrub_init(&w->b, s, t, tally, share);
 	buf_init(&w->between, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
 	buf_init(&w->out, 2 * SCRUB_HOLD_MAX + 4 * PEER_PIECE);
 	return &w->b.f;
@@ -14594,13 +14620,12 @@ scrub_is_text(struct slice type)
 static enum scrub_way
 scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_tally *tally, size_t *share, struct flow *f)
 {
-	struct slice coding;
+	struct slice coding = {NULL, 0}, one;
 	bool strict = h->status == 206, text;
 	const struct scrub_table *t;
 
 	if (s == NULL || (h->body == BODY_NONE && h->status != 101) || mode == SCRUB_HEAD || mode == SCRUB_OFF)
 		return SCRUB_PASSES;
-	coding = http_value(h, SLICE("content-encoding"));
 	text = scrub_is_text(http_value(h, SLICE("content-type")));
 	if (mode == SCRUB_TEXT && !text && h->body == BODY_LENGTH && h->length > SCRUB_ANY_MAX)
 		return SCRUB_PASSES;
@@ -14609,19 +14634,23 @@ scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_t
 	if (t == NULL)
 		return SCRUB_PASSES;
 	if (h->status == 101)
-		return flow_attach(f, filter_scrub_ws_new(s, t, tally)) ? SCRUB_STREAMS : SCRUB_FAILS;
-	for (size_t i = 0; i < h->nfields && !strict; i++)
-		strict = scrub_seals(h->field[i].name, h->field[i].value);
-	if (slice_begins_nocase(coding, SLICE("x-")))
-		coding = (struct slice){coding.p + 2, coding.n - 2};
-	if (slice_eq_nocase(coding, SLICE("gzip")))
-		coding = SLICE("gzip");
-	else if (slice_eq_nocase(coding, SLICE("deflate")))
-		coding = SLICE("deflate");
-	else if (coding.n == 0 || slice_eq_nocase(coding, SLICE("identity")))
-		coding = SLICE("");
-	else
-		return SCRUB_PASSES;    /* the client did not ask for it: a stored coding, which cannot be read here */
+		return flow_attach(f, filter_scrub_ws_new(s, t, tally, share)) ? SCRUB_STREAMS : SCRUB_FAILS;
+	for (const struct http_field *e = h->field; e < h->field + h->nfields; e++) {
+		struct slice rest = slice_eq_nocase(e->name, SLICE("content-encoding")) ? e->value : SLICE("");
+
+		strict = strict || scrub_seals(e->name, e->value);
+		while (rest.n != 0) {
+			one = http_trim(slice_cut(&rest, ','));
+			if (one.n == 0 || slice_eq_nocase(one, SLICE("identity")) || slice_eq_nocase(one, SLICE("aws-chunked")))
+				continue;       /* the latter is left over from an upload */
+			if ((tally->unread = coding.p != NULL))
+				return SCRUB_FAILS;     /* two of them, of which the client asked for one */
+			/* one that the client did not ask for, and that cannot be read here: a stored one; then it is searched as it comes */
+			coding = slice_eq_nocase(one, SLICE("gzip")) || slice_eq_nocase(one, SLICE("x-gzip")) ? SLICE("gzip") :
+			    slice_eq_nocase(one, SLICE("deflate")) ? SLICE("deflate") : SLICE("");
+			strict = true;
+		}
+	}
 	if (!strict && coding.n == 0 && h->body == BODY_LENGTH && h->length <= SCRUB_HELD_MAX)
 		return SCRUB_HELD;
 	return flow_attach(f, filter_scrub_new(s, mode == SCRUB_TEXT && !text ? SCRUB_ANY_MAX : UINT64_MAX, strict, coding,

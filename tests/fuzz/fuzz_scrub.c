@@ -47,6 +47,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	struct slice in = {(const char *)data, n}, cuts = {NULL, 0};
 	struct scrub_tally tally = {.free = true};
+	size_t share = 0;
 	unsigned kind = n != 0 ? data[0] % 5 : 0;
 	struct filter *f;
 	struct buf out;
@@ -63,13 +64,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		    memmem(out.p, out.n, ONE, sizeof ONE - 1) != NULL || memmem(out.p, out.n, TWO, sizeof TWO - 1) != NULL))
 			abort();
 	} else if (kind == 1) {
-		f = filter_scrub_ws_new(fuzz_list, fuzz_table, &tally);
+		f = filter_scrub_ws_new(fuzz_list, fuzz_table, &tally, &share);
 		ok = fuzz_feed(f, in, cuts, &out);
 		if (!ok || out.n > in.n || (tally.hits == 0 && out.n != 0 && memcmp(out.p, in.p, out.n) != 0))
 			abort();
 		filter_free(f);
 	} else {
-		size_t share = 0;
 		struct slice coding = kind == 2 ? SLICE("") : kind == 3 ? SLICE("gzip") : SLICE("deflate");
 
 		f = filter_scrub_new(fuzz_list, UINT64_MAX, false, coding, &tally, &share);
@@ -79,9 +79,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		if (kind > 2 && (out.n > in.n || (out.n != 0 && memcmp(out.p, in.p, out.n) != 0) || (ok && out.n != in.n)))
 			abort();
 		filter_free(f);
-		if (share != 0)
-			abort();
 	}
+	if (share != 0)
+		abort();
 	buf_free(&out);
 	return 0;
 }

@@ -341,7 +341,7 @@ test_websocket(void)
 			if (below(3) == 0)
 				put_frame(&sent, 0x89, SLICE("wv_01234 ping"));
 		}
-		ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally)) != NULL;
+		ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally, NULL)) != NULL;
 		for (size_t at = 0; ok && at < sent.n;) {
 			size_t n = 1 + below(50);
 
@@ -384,7 +384,7 @@ test_websocket_hurry(void)
 	struct filter *f = NULL;
 	struct buf got;
 	const struct scrub_table *t;
-	bool ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally)) != NULL;
+	bool ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally, NULL)) != NULL;
 
 	buf_init(&got, 4096);
 	ok = ok && filter_feed(f, SLICE("\x01\x15see wv_0123456789abcd"), false, &got) && got.n == 6 && f->hold_until != 0 &&
@@ -406,7 +406,7 @@ test_websocket_bytes(void)
 	struct filter *f = NULL;
 	struct buf sent, got, text;
 	const struct scrub_table *t;
-	bool ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally)) != NULL;
+	bool ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &tally, NULL)) != NULL;
 
 	buf_init(&sent, 1 << 16);
 	buf_init(&got, 1 << 16);
@@ -518,6 +518,94 @@ period(const char *name, size_t n, unsigned block, bool escapes, bool passes)
 	buf_free(&body);
 }
 
+/* -- encoded bodies */
+
+/* One piece that becomes 2 MB is decoded in several turns, and a secret behind it is still found. What the filter holds is
+ * counted as its agent's, as long as it is there. */
+static void
+test_inflate_turns(void)
+{
+	static const char value[] = "inflated-0123456789-canary";
+	struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+	struct buf text, coded, got;
+
+	buf_init(&text, 8 << 20);
+	buf_init(&coded, 1 << 20);
+	buf_init(&got, 1 << 20);
+	while (text.n < (2 << 20)) {
+		for (unsigned i = 0; i < 24; i++)
+			buf_add(&text, &(char){(char)below(256)}, 1);
+		for (unsigned i = 0; i < 4000; i++)
+			buf_add(&text, "x", 1);
+	}
+	for (unsigned hit = 0; hit < 2; hit++) {
+		z_stream z = {0};
+		struct filter *f = NULL;
+		size_t share = 0, runs = 0;
+		uint64_t most = 0;
+		bool ended = false, counted, ok;
+		ssize_t took = 0;
+
+		if (hit)
+			buf_add(&text, value, sizeof value - 1);
+		buf_clear(&coded);
+		ok = deflateInit2(&z, 9, Z_DEFLATED, 31, 9, Z_DEFAULT_STRATEGY) == Z_OK && buf_reserve(&coded, 1 << 20);
+		z.next_in = (Bytef *)text.p;
+		z.avail_in = (uInt)text.n;
+		z.next_out = (Bytef *)coded.p;
+		z.avail_out = 1 << 20;
+		ok = ok && deflate(&z, Z_FINISH) == Z_STREAM_END;
+		coded.n = z.total_out;
+		deflateEnd(&z);
+		ok = ok && coded.n < text.n / 100 && (f = filter_scrub_new(s, UINT64_MAX, true, SLICE("gzip"), &tally, &share)) != NULL && share == SCRUB_INFLATE;
+		buf_clear(&got);
+		for (size_t at = 0; ok && !ended && took >= 0; runs++) {
+			size_t n = coded.n - at < PEER_PIECE ? coded.n - at : PEER_PIECE;
+			struct slice out = {"", 0};
+
+			took = f->class->run(f, (struct slice){coded.p + at, n}, at + n == coded.n, NULL, &out);
+			at += took > 0 ? (size_t)took : 0;
+			most = f->cost > most ? f->cost : most;
+			f->cost = 0;
+			buf_addv(&got, out);
+			ended = f->ended;
+			ok = !f->more || !ended;
+		}
+		counted = share > SCRUB_INFLATE && share <= 256 * 1024;
+		test_result(ok && counted && runs >= 3 && most <= FLOW_TURN_MAX + 4 * PEER_PIECE && (hit ? took < 0 && f->fault == &filter_scrub_hit :
+		    ended && slice_eq(buf_slice(&got), buf_slice(&coded))), hit ? "and the secret behind it is found" : "a piece that becomes 2 MB takes several turns",
+		    "%d %zu runs, %llu at most, %zu counted, %zu of %zu", ok, runs, (unsigned long long)most, share, got.n, coded.n);
+		filter_free(f);
+		test_result(share == 0, "and what was counted is given back", "%zu", share);
+	}
+	scrub_free(s);
+	buf_free(&text);
+	buf_free(&coded);
+	buf_free(&got);
+}
+
+/* An agent that has no room for what a filter holds: the answer ends. */
+static void
+test_no_room(void)
+{
+	static const char value[] = "roomless-0123456789-canary";
+	struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+	const struct scrub_table *t;
+	size_t share = REQ_BODIES_SHARE - 100;
+	struct filter *f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, &share), *w = NULL;
+	struct buf got;
+	bool ok = f != NULL && scrub_table(s, true, &t) && (w = filter_scrub_ws_new(s, t, &tally, &share)) != NULL;
+
+	buf_init(&got, 4096);
+	ok = ok && !filter_feed(f, SLICE("a text"), false, &got) && f->fault->status == 503 && !filter_feed(w, SLICE("\x81\x06" "a text"), false, &got) &&
+	    w->fault->status == 503 && got.n == 0 && filter_scrub_new(s, UINT64_MAX, true, SLICE("gzip"), &tally, &share) == NULL;
+	filter_free(f);
+	filter_free(w);
+	test_result(ok && share == REQ_BODIES_SHARE - 100, "an agent without room for it", "%zu", share);
+	scrub_free(s);
+	buf_free(&got);
+}
+
 /* -- the limit */
 static void
 test_limit(void)
@@ -597,6 +685,8 @@ main(void)
 	period("a period of a character, 4 KiB", 4096, 1, false, false);
 	period("a period of two, 4 KiB, and escapes", 4096, 2, true, false);
 	period("a period of 100, 16 KiB", 16384, 100, false, false);
+	test_inflate_turns();
+	test_no_room();
 	test_limit();
 	test_made_later();
 	test_short();
