@@ -1520,7 +1520,7 @@ struct scrub_tally {
 	uint32_t hits;
 	bool counted;           /* the request is in the limit's count */
 	bool over;              /* it is one too many */
-	bool unread;            /* it has a coding that cannot be searched */
+	bool unread;            /* it has a coding that cannot be searched, should the search fail */
 	bool free;              /* it need not be: SCRUB_OFF */
 };
 
@@ -11364,6 +11364,7 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 #define SCRUB_SLOT_BITS 10
 #define SCRUB_FREE 32           /* characters that may be compared for each byte of text … */
 #define SCRUB_DEBT_MAX (1 << 18) /* … and so many more, or a secret with a period could cost any time: 4 ms for 16 KiB */
+#define SCRUB_GROWTH_MAX (1 << 20) /* bytes by which placeholders may lengthen a body */
 #define SCRUB_UNIT_MAX 20       /* bytes of the longest escape: HTML's &DiacriticalGrave; has 18 */
 
 enum scrub_form { SCRUB_PLAIN, SCRUB_PLUS, SCRUB_HEX, SCRUB_STD, SCRUB_URL = SCRUB_STD + 3, SCRUB_FORMS = SCRUB_URL + 3 };
@@ -11637,7 +11638,6 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 		if ((*place = secret_new(sizeof *now + n * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
 			return false;
 		now = (struct scrub_table *)(void *)(*place)->p;
-		memset(now, 0, sizeof *now);
 		now->ngrams = (uint32_t)n * (SCRUB_LEAD - SCRUB_GRAM + 1);
 		now->step = SCRUB_LEAD;
 		for (unsigned i = 0; i < s->n; i++)
@@ -11762,7 +11762,6 @@ static bool
 scrub_escapes(const struct scrub_scan *z, unsigned coding, size_t at)
 {
 	const char *p = z->in.p + at;
-	bool found = false;
 	size_t n, used;
 	char c[4];
 
@@ -11776,11 +11775,8 @@ scrub_escapes(const struct scrub_scan *z, unsigned coding, size_t at)
 		if ((high | low) < 0 || (byte != '%' && !scrub_leads(z->t, (char)byte)))
 			return false;
 	}
-	for (unsigned k = coding; k <= (coding == SCRUB_PERCENT ? SCRUB_TWICE : coding) && !found; k++) {
-		used = scrub_unit(z->in, at, k, z->end, c, &n);
-		found = used == 0 || (used != 1 && scrub_leads(z->t, c[0]));
-	}
-	return found;
+	used = scrub_unit(z->in, at, coding == SCRUB_PERCENT ? SCRUB_TWICE : coding, z->end, c, &n);
+	return used == 0 || (used != 1 && scrub_leads(z->t, c[0])) || (used == 5 && scrub_leads(z->t, '%'));
 }
 
 /* Finds the next such escape from `from` on. */
@@ -11916,7 +11912,7 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 {
 	*hit = (struct scrub_hit){0};
 	while (z->t != NULL && hit->n == 0) {
-		unsigned first = SCRUB_PERCENT;
+		unsigned first = SCRUB_PERCENT, last;
 		uint32_t key;
 		size_t stop;
 
@@ -11929,7 +11925,8 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 				scrub_try(z, scrub_key(z->in.p + z->sample), z->sample, SCRUB_RAW, true, hit);
 		if (hit->n != 0 || z->escape[first] == z->in.n)
 			break;
-		for (unsigned k = first; k <= (first == SCRUB_PERCENT ? SCRUB_TWICE : first); k++)
+		last = first == SCRUB_PERCENT ? SCRUB_TWICE : first;
+		for (unsigned k = first; k <= last; k++)
 			if (scrub_read_gram(z, z->escape[first], k, &key))
 				scrub_try(z, key, z->escape[first], k, false, hit);
 		scrub_find_escape(z, first, z->escape[first] + 1);
@@ -11955,8 +11952,9 @@ scrub_begins(struct scrub_scan *z, size_t at, unsigned coding)
 	size_t n, seen;
 	char c[4];
 	bool cut = scrub_unit(z->in, at, coding, z->end, c, &n) == 0;
+	unsigned last = cut ? 255 : (uint8_t)c[0];
 
-	for (unsigned byte = cut ? 0 : (uint8_t)c[0]; byte <= (cut ? 255 : (uint8_t)c[0]); byte++)
+	for (unsigned byte = cut ? 0 : last; byte <= last; byte++)
 		for (unsigned i = z->t->start[byte]; i != 0; i = scrub_starts(z->t)[i - 1].next)
 			if (scrub_dear(z->s) || scrub_match(z, &scrub_starts(z->t)[i - 1], coding, at, &seen) < 0)
 				return true;
@@ -11994,64 +11992,6 @@ scrub_overwrite(const struct scrub_value *v, const struct scrub_hit *hit, char *
 
 		text[i] = ascii_alnum(c) || memchr("-._~+/", c, 6) != NULL ? c : '*';
 	}
-}
-
-/* -- heads */
-
-/* Has the text a value, in any spelling? */
-static bool
-scrub_in(struct scrub *s, struct slice in)
-{
-	const struct scrub_table *t;
-	struct scrub_scan z;
-	struct scrub_hit hit;
-
-	if (!scrub_table(s, false, &t))
-		return true;            /* not looked at: it must not go on */
-	scrub_scan_start(&z, s, t, in, true);
-	return scrub_next(&z, &hit);
-}
-
-/* A parameter that we added goes out with its name and one "&": moves *start and *end around
- * them. */
-static void
-scrub_pair(const struct scrub_value *v, struct slice in, size_t from, size_t *start, size_t *end)
-{
-	size_t n = v->name.n + 1, at = *start - n;
-
-	if (v->name.n == 0 || *start < from + n || at == 0 || in.p[*start - 1] != '=' ||
-	    memcmp(in.p + at, v->name.p, v->name.n) != 0 || (in.p[at - 1] != '?' && in.p[at - 1] != '&'))
-		return;
-	*start = at;
-	if (*end < in.n && in.p[*end] == '&')
-		++*end;
-	else if (at > from)
-		--*start;
-}
-
-/* Adds a field's value as the client may see it. False: no room, or no memory to look. */
-static bool
-scrub_put(struct scrub *s, struct slice in, struct buf *out)
-{
-	const struct scrub_table *t;
-	struct scrub_scan z;
-	struct scrub_hit hit;
-	size_t from = 0;
-
-	if (!scrub_table(s, false, &t))
-		return false;
-	scrub_scan_start(&z, s, t, in, true);
-	while (scrub_next(&z, &hit)) {
-		const struct scrub_value *v = &s->value[hit.value];
-		size_t start = hit.at, end = hit.at + hit.n;
-
-		if (v->sent.p == NULL)
-			scrub_pair(v, in, from, &start, &end);
-		buf_add(out, in.p + from, start - from);
-		buf_addv(out, v->sent);
-		from = end;
-	}
-	return buf_add(out, in.p + from, in.n - from);
 }
 
 /* -- the limit. A caller who sees where its own text becomes a placeholder can ask, guess by guess, what the
@@ -12106,15 +12046,111 @@ scrub_note(const struct scrub *s, struct scrub_tally *t)
 	return !t->over;
 }
 
+/* -- heads, and bodies that are whole */
+
+/* Has the text a value, in any spelling? */
+static bool
+scrub_in(struct scrub *s, struct slice in)
+{
+	const struct scrub_table *t;
+	struct scrub_scan z;
+	struct scrub_hit hit;
+
+	if (!scrub_table(s, false, &t))
+		return true;            /* not looked at: it must not go on */
+	scrub_scan_start(&z, s, t, in, true);
+	return scrub_next(&z, &hit);
+}
+
+/* A parameter that we added goes out with its name and one "&": moves *start and *end around
+ * them. */
+static void
+scrub_pair(const struct scrub_value *v, struct slice in, size_t from, size_t *start, size_t *end)
+{
+	size_t n = v->name.n + 1, at = *start - n;
+
+	if (v->name.n == 0 || *start < from + n || at == 0 || in.p[*start - 1] != '=' ||
+	    memcmp(in.p + at, v->name.p, v->name.n) != 0 || (in.p[at - 1] != '?' && in.p[at - 1] != '&'))
+		return;
+	*start = at;
+	if (*end < in.n && in.p[*end] == '&')
+		++*end;
+	else if (at > from)
+		--*start;
+}
+
+/* Adds the text as the client may see it. In a head, what was sent takes the place of every spelling. In a body (`tally`
+ * not NULL) it does where the value stood as itself; else as many characters of it do, and a body without a hit adds
+ * nothing. False: no room, no memory to look, or a hit too many (tally->over). */
+static bool
+scrub_rewrite(struct scrub *s, struct slice in, struct scrub_tally *tally, struct buf *out)
+{
+	const struct scrub_table *t;
+	struct scrub_scan z;
+	struct scrub_hit hit;
+	size_t from = 0;
+	bool ok = true;
+
+	if (!scrub_table(s, tally != NULL, &t))
+		return false;
+	scrub_scan_start(&z, s, t, in, true);
+	while (scrub_next(&z, &hit)) {
+		const struct scrub_value *v = &s->value[hit.value];
+		size_t start = hit.at, end = hit.at + hit.n, at;
+
+		if (v->sent.p == NULL && tally == NULL)
+			scrub_pair(v, in, from, &start, &end);
+		buf_add(out, in.p + from, start - from);
+		at = out->n;
+		if (tally == NULL) {
+			buf_addv(out, v->sent);
+		} else if (buf_addv(out, hit.form <= SCRUB_PLUS && v->sent.n != 0 ? v->sent : (struct slice){in.p + hit.at, hit.n})) {
+			scrub_overwrite(v, &(struct scrub_hit){at, out->n - at, hit.value, hit.form, SCRUB_RAW}, out->p, at);
+			ok = (hit.value < s->sealed || scrub_note(s, tally)) && ok;
+		}
+		from = end;
+	}
+	return ((tally != NULL && from == 0) || buf_add(out, in.p + from, in.n - from)) && ok;
+}
+
+static bool
+scrub_put(struct scrub *s, struct slice in, struct buf *out)
+{
+	return scrub_rewrite(s, in, NULL, out);
+}
+
+/* Takes every value out of a whole body. False: as scrub_rewrite. */
+static bool
+scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally)
+{
+	struct buf out = {.max = body->n + SCRUB_GROWTH_MAX};
+	bool ok = scrub_rewrite(s, buf_slice(body), tally, &out), changed = ok && out.n != 0;
+
+	buf_free(changed ? body : &out);
+	if (changed)
+		*body = out;
+	return ok;
+}
+
 /* -- what the request asks for */
+
+/* Which of the words is it, in any case? The first is 1; 0: none. */
+static unsigned
+scrub_word(struct slice s, const char *words)
+{
+	struct slice rest = slice_of(words);
+
+	for (unsigned i = 1; rest.n != 0; i++)
+		if (slice_eq_nocase(slice_cut(&rest, ' '), s))
+			return i;
+	return 0;
+}
 
 /* Cuts Accept-Encoding (RFC 9110 12.5.3) to those codings that can be read here, and a WebSocket's extensions,
  * all of which are codings, where bodies will be searched. */
 static void
 req_ask_readable(struct req *r)
 {
-	static const char *const names[] = {"gzip", "x-gzip", "deflate", "identity"};
-
 	for (struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		struct slice rest = f->value;
 		char *to = (char *)(uintptr_t)f->value.p, *begin = to;  /* in r->bytes */
@@ -12128,17 +12164,15 @@ req_ask_readable(struct req *r)
 			continue;
 		while (rest.n != 0) {
 			struct slice one = http_trim(slice_cut(&rest, ',')), name = http_trim(slice_until(one, ';'));
-			size_t i = 0;
+			bool keep = scrub_word(name, "gzip x-gzip deflate identity") != 0;
 
-			while (i < COUNT(names) && !slice_eq_nocase(name, slice_of(names[i])))
-				i++;
-			if (i == COUNT(names) && !cut) {        /* what stands before it stays where it is */
+			if (!keep && !cut) {        /* what stands before it stays where it is */
 				to = (char *)(uintptr_t)(one.p);
 				while (to != begin && (to[-1] == ',' || to[-1] == ' ' || to[-1] == '\t'))
 					to--;
 			}
-			cut = cut || i == COUNT(names);
-			if (!cut || i == COUNT(names))
+			cut = cut || !keep;
+			if (!cut || !keep)
 				continue;
 			if (to != begin)
 				*to++ = ',';
@@ -14282,7 +14316,8 @@ filter_scrub_count(struct filter_scrub *s, size_t n)
 	bool fits = bodies_count(s->f.share, s->counted, n);
 
 	s->counted = fits ? n : s->counted;
-	s->f.fault = fits ? s->f.fault : scrub_fault(&(struct scrub_tally){0});
+	s->tally->unread = fits && s->z != NULL;
+	s->f.fault = fits ? s->f.fault : scrub_fault(s->tally);
 	return fits;
 }
 
@@ -14316,7 +14351,7 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 	if (ok && s->z != NULL && to->n > SCRUB_HOLD_MAX)
 		ok = false;
 	if (!ok && s->f.fault == NULL)
-		s->f.fault = scrub_fault(&(struct scrub_tally){.unread = true});
+		s->f.fault = scrub_fault(s->tally);
 	return ok;
 }
 
@@ -14358,34 +14393,39 @@ filter_scrub_wipe(struct filter *f)
 	bodies_count(f->share, s->counted, 0);
 }
 
-static void
-filter_scrub_init(struct filter_scrub *f, struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally, size_t *share)
+/* The common part of both filters. NULL: no memory. */
+static struct filter_scrub *
+filter_scrub_make(const struct filter_class *class, struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally, size_t *share)
 {
+	struct filter_scrub *f = (struct filter_scrub *)filter_alloc(class);
+
+	if (f == NULL)
+		return NULL;
 	f->s = s;
 	f->t = t;
 	f->tally = tally;
 	f->f.share = share;
 	buf_init(&f->text, SCRUB_HOLD_MAX + 4 * PEER_PIECE);
+	return f;
 }
 
-/* A filter that lets no value of `s` pass, which outlives it. `left`: so many bytes are searched. `strict`: a
- * value that is found ends the answer. `coding`: "gzip", "deflate", or "" for none. `share`: of the agent
- * for which memory is counted. NULL: no memory, or nothing to look for. */
+/* A filter that lets no value of `s`, whose table is `t`, pass; both outlive it. `left`: so many bytes are searched.
+ * `strict`: a value that is found ends the answer. `coding`: "gzip", "deflate", or "" for none. `share`: of the
+ * agent for which memory is counted. NULL: no memory. */
 static struct filter *
-filter_scrub_new(struct scrub *s, uint64_t left, bool strict, struct slice coding, struct scrub_tally *tally, size_t *share)
+filter_scrub_new(struct scrub *s, const struct scrub_table *t, uint64_t left, bool strict, struct slice coding, struct scrub_tally *tally,
+    size_t *share)
 {
 	static const struct filter_class class = {sizeof(struct filter_scrub), true, true, filter_scrub_run, filter_scrub_wipe};
-	const struct scrub_table *t;
-	struct filter_scrub *f;
+	struct filter_scrub *f = filter_scrub_make(&class, s, t, tally, share);
 
-	if (!scrub_table(s, true, &t) || t == NULL || (f = (struct filter_scrub *)filter_alloc(&class)) == NULL)
+	if (f == NULL)
 		return NULL;
-	filter_scrub_init(f, s, t, tally, share);
 	f->left = left;
 	f->strict = strict || coding.n != 0;
-	f->plain = slice_eq(coding, SLICE("deflate"));
+	f->plain = coding.n == 7;       /* deflate */
 	buf_init(&f->coded, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
-	if (coding.n == 0 || (filter_scrub_count(f, SCRUB_INFLATE) && (f->z = calloc(1, sizeof *f->z + 16 + SCRUB_INFLATE)) != NULL))
+	if (coding.n == 0 || ((f->z = calloc(1, sizeof *f->z + 16 + SCRUB_INFLATE)) != NULL && filter_scrub_count(f, SCRUB_INFLATE)))
 		return &f->f;
 	filter_free(&f->f);
 	return NULL;
@@ -14557,11 +14597,10 @@ static struct filter *
 filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_tally *tally, size_t *share)
 {
 	static const struct filter_class class = {sizeof(struct filter_scrub_ws), true, true, filter_scrub_ws_run, filter_scrub_ws_wipe};
-	struct filter_scrub_ws *w = (struct filter_scrub_ws *)filter_alloc(&class);
+	struct filter_scrub_ws *w = (struct filter_scrub_ws *)filter_scrub_make(&class, s, t, tally, share);
 
 	if (w == NULL)
 		return NULL;
-	filter_scrub_init(&w->b, s, t, tally, share);
 	buf_init(&w->between, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
 	buf_init(&w->out, 2 * SCRUB_HOLD_MAX + 4 * PEER_PIECE);
 	return &w->b.f;
@@ -14575,20 +14614,16 @@ filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_t
 static bool
 scrub_seals(struct slice name, struct slice value)
 {
-	static const char *const names[] = {"content-md5", "digest", "content-digest", "repr-digest", "x-goog-hash",
-	    "docker-content-digest", "signature", "signature-input"};
 	struct slice suffix = {name.p + (name.n >= 4 ? name.n - 4 : 0), name.n >= 4 ? 4 : 0};
 
 	if (slice_begins_nocase(name, SLICE("x-amz-checksum-")) ||
-	    (slice_begins_nocase(name, SLICE("x-ms-")) && slice_eq_nocase(suffix, SLICE("-md5"))))
+	    (slice_begins_nocase(name, SLICE("x-ms-")) && slice_eq_nocase(suffix, SLICE("-md5"))) || scrub_word(name, "content-md5 digest "
+	    "content-digest repr-digest x-goog-hash docker-content-digest signature signature-input") != 0)
 		return true;
-	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-		if (slice_eq_nocase(name, slice_of(names[i])))
-			return true;
 	while (slice_eq_nocase(name, SLICE("trailer")) && value.n != 0) {
 		struct slice one = http_trim(slice_cut(&value, ','));
 
-		if (one.n != 0 && !slice_eq_nocase(one, SLICE("trailer")) && scrub_seals(one, SLICE("")))
+		if (!slice_eq_nocase(one, SLICE("trailer")) && scrub_seals(one, SLICE("")))
 			return true;
 	}
 	return false;
@@ -14598,21 +14633,14 @@ scrub_seals(struct slice name, struct slice value)
 static bool
 scrub_is_text(struct slice type)
 {
-	static const char *const names[] = {"json", "xml", "javascript", "x-javascript", "ecmascript", "x-www-form-urlencoded",
-	    "x-ndjson", "ndjson", "jsonl", "x-jsonlines", "json-seq", "yaml", "x-yaml", "toml", "graphql"};
-	struct slice sub;
+	struct slice sub = http_trim(slice_until(type, ';')), suffix;
+	bool text = slice_begins_nocase(sub, SLICE("text/")) || slice_begins_nocase(sub, SLICE("multipart/"));
 
-	sub = http_trim(slice_until(type, ';'));
-	if (slice_begins_nocase(sub, SLICE("text/")) || slice_begins_nocase(sub, SLICE("multipart/")))
-		return true;
 	slice_cut(&sub, '/');
-	if ((sub.n > 5 && slice_eq_nocase((struct slice){sub.p + sub.n - 5, 5}, SLICE("+json"))) ||
-	    (sub.n > 4 && slice_eq_nocase((struct slice){sub.p + sub.n - 4, 4}, SLICE("+xml"))))
-		return true;
-	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-		if (slice_eq_nocase(sub, slice_of(names[i])))
-			return true;
-	return false;
+	for (suffix = sub; slice_until(suffix, '+').n != suffix.n;)
+		slice_cut(&suffix, '+');        /* "application/vnd.api+json" */
+	return text || scrub_word(suffix, "json xml") != 0 || scrub_word(sub, "javascript x-javascript "
+	    "ecmascript x-www-form-urlencoded x-ndjson ndjson jsonl x-jsonlines json-seq yaml x-yaml toml graphql") != 0;
 }
 
 /* Attaches to the answer's flow what it needs; see enum scrub_way. `s` NULL: there is nothing to look for.
@@ -14620,7 +14648,7 @@ scrub_is_text(struct slice type)
 static enum scrub_way
 scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_tally *tally, size_t *share, struct flow *f)
 {
-	struct slice coding = {NULL, 0}, one;
+	struct slice coding = {NULL, 0};
 	bool strict = h->status == 206, text;
 	const struct scrub_table *t;
 
@@ -14633,68 +14661,28 @@ scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_t
 		return SCRUB_FAILS;
 	if (t == NULL)
 		return SCRUB_PASSES;
-	if (h->status == 101)
-		return flow_attach(f, filter_scrub_ws_new(s, t, tally, share)) ? SCRUB_STREAMS : SCRUB_FAILS;
 	for (const struct http_field *e = h->field; e < h->field + h->nfields; e++) {
 		struct slice rest = slice_eq_nocase(e->name, SLICE("content-encoding")) ? e->value : SLICE("");
 
 		strict = strict || scrub_seals(e->name, e->value);
 		while (rest.n != 0) {
-			one = http_trim(slice_cut(&rest, ','));
-			if (one.n == 0 || slice_eq_nocase(one, SLICE("identity")) || slice_eq_nocase(one, SLICE("aws-chunked")))
-				continue;       /* the latter is left over from an upload */
+			struct slice one = http_trim(slice_cut(&rest, ','));
+			unsigned which = scrub_word(one, "identity aws-chunked deflate gzip x-gzip");
+
+			if (one.n == 0 || which == 1 || which == 2)
+				continue;       /* aws-chunked is left over from an upload */
 			if ((tally->unread = coding.p != NULL))
 				return SCRUB_FAILS;     /* two of them, of which the client asked for one */
 			/* one that the client did not ask for, and that cannot be read here: a stored one; then it is searched as it comes */
-			coding = slice_eq_nocase(one, SLICE("gzip")) || slice_eq_nocase(one, SLICE("x-gzip")) ? SLICE("gzip") :
-			    slice_eq_nocase(one, SLICE("deflate")) ? SLICE("deflate") : SLICE("");
+			coding = which == 0 ? SLICE("") : which == 3 ? SLICE("deflate") : SLICE("gzip");
 			strict = true;
 		}
 	}
 	if (!strict && coding.n == 0 && h->body == BODY_LENGTH && h->length <= SCRUB_HELD_MAX)
 		return SCRUB_HELD;
-	return flow_attach(f, filter_scrub_new(s, mode == SCRUB_TEXT && !text ? SCRUB_ANY_MAX : UINT64_MAX, strict, coding,
-	    tally, share)) ? SCRUB_STREAMS : SCRUB_FAILS;
-}
-
-/* Takes every value out of a whole body. Where a value stands as itself, the text that was sent in its place
- * is put there. False: no memory, or a hit too many (tally->over). */
-static bool
-scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally)
-{
-	struct buf out = {.max = body->n + SCRUB_VALUES_MAX * SCRUB_HELD_MAX};
-	const struct scrub_table *t;
-	struct scrub_scan z;
-	struct scrub_hit hit;
-	size_t from = 0;
-	bool ok = true;
-
-	if (!scrub_table(s, true, &t))
-		return false;
-	scrub_scan_start(&z, s, t, buf_slice(body), true);
-	while (scrub_next(&z, &hit)) {
-		const struct scrub_value *v = &s->value[hit.value];
-		size_t at = out.n + hit.at - from;
-		bool fits = hit.form <= SCRUB_PLUS && v->sent.n != 0;
-
-		ok = (hit.value < s->sealed || scrub_note(s, tally)) && ok;
-		buf_add(&out, body->p + from, hit.at - from);
-		buf_add(&out, body->p + hit.at, hit.n);
-		if (buf_reserve(&out, v->sent.n) && fits)
-			out.n = at + v->sent.n;
-		if (buf_ok(&out))
-			scrub_overwrite(v, &(struct scrub_hit){at, out.n - at, hit.value, hit.form, SCRUB_RAW}, out.p, at);
-		from = hit.at + hit.n;
-	}
-	if (from == 0)
-		return true;
-	if (!buf_add(&out, body->p + from, body->n - from) || !ok) {
-		buf_free(&out);
-		return false;
-	}
-	buf_free(body);
-	*body = out;
-	return true;
+	return flow_attach(f, h->status == 101 ? filter_scrub_ws_new(s, t, tally, share) :
+	    filter_scrub_new(s, t, mode == SCRUB_TEXT && !text ? SCRUB_ANY_MAX : UINT64_MAX, strict, coding, tally, share)) ?
+	    SCRUB_STREAMS : SCRUB_FAILS;
 }
 
 /* ---- door ------------------------------------------------------------------

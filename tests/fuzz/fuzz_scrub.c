@@ -72,7 +72,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	} else {
 		struct slice coding = kind == 2 ? SLICE("") : kind == 3 ? SLICE("gzip") : SLICE("deflate");
 
-		f = filter_scrub_new(fuzz_list, UINT64_MAX, false, coding, &tally, &share);
+		f = filter_scrub_new(fuzz_list, fuzz_table, UINT64_MAX, false, coding, &tally, &share);
 		ok = fuzz_feed(f, in, cuts, &out);
 		if (kind == 2 && (!ok || out.n != in.n || (tally.hits == 0 && out.n != 0 && memcmp(out.p, in.p, in.n) != 0)))
 			abort();

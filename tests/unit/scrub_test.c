@@ -25,6 +25,14 @@ scrub_of(const char *value, size_t n, const char *sent, const char *param)
 	return s;
 }
 
+static struct filter *
+filter_of(struct scrub *s, uint64_t left, bool strict, struct slice coding, struct scrub_tally *to, size_t *share)
+{
+	const struct scrub_table *t;
+
+	return scrub_table(s, true, &t) && t != NULL ? filter_scrub_new(s, t, left, strict, coding, to, share) : NULL;
+}
+
 /* -- heads */
 static void
 back(const char *name, const char *secret, const char *sent, const char *param, const char *in, const char *want)
@@ -205,7 +213,7 @@ put_noise(struct buf *b, size_t n)
 static bool
 in_pieces(struct scrub *s, struct slice in, unsigned most, struct buf *out)
 {
-	struct filter *f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
+	struct filter *f = filter_of(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
 	bool ok = f != NULL;
 
 	for (size_t at = 0; ok && at < in.n;) {
@@ -452,7 +460,7 @@ test_byte_by_byte(void)
 	buf_adds(&text, "see ");
 	for (size_t i = 0; i < sizeof value - 1; i++)
 		buf_addf(&text, "&#x%016x;", (unsigned)(unsigned char)value[i]);
-	ok = scrub_table(s, true, &t) && (f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, NULL)) != NULL;
+	ok = scrub_table(s, true, &t) && (f = filter_of(s, UINT64_MAX, false, SLICE(""), &tally, NULL)) != NULL;
 	for (size_t at = 0; ok && at < text.n; at++) {
 		ok = filter_feed(f, (struct slice){text.p + at, 1}, false, &got);
 		work += f->cost;
@@ -491,7 +499,7 @@ period(const char *name, size_t n, unsigned block, bool escapes, bool passes)
 		buf_add(&text, value, n - 1);
 		buf_adds(&text, escapes ? "%21&amp;\\u0041!" : "!");
 	}
-	f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
+	f = filter_of(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
 	for (at = 0; ok && at < text.n; at += PEER_PIECE) {
 		size_t most_n = text.n - at < PEER_PIECE ? text.n - at : PEER_PIECE;
 
@@ -557,7 +565,7 @@ test_inflate_turns(void)
 		ok = ok && deflate(&z, Z_FINISH) == Z_STREAM_END;
 		coded.n = z.total_out;
 		deflateEnd(&z);
-		ok = ok && coded.n < text.n / 100 && (f = filter_scrub_new(s, UINT64_MAX, true, SLICE("gzip"), &tally, &share)) != NULL && share == SCRUB_INFLATE;
+		ok = ok && coded.n < text.n / 100 && (f = filter_of(s, UINT64_MAX, true, SLICE("gzip"), &tally, &share)) != NULL && share == SCRUB_INFLATE;
 		buf_clear(&got);
 		for (size_t at = 0; ok && !ended && took >= 0; runs++) {
 			size_t n = coded.n - at < PEER_PIECE ? coded.n - at : PEER_PIECE;
@@ -592,13 +600,13 @@ test_no_room(void)
 	struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
 	const struct scrub_table *t;
 	size_t share = REQ_BODIES_SHARE - 100;
-	struct filter *f = filter_scrub_new(s, UINT64_MAX, false, SLICE(""), &tally, &share), *w = NULL;
+	struct filter *f = filter_of(s, UINT64_MAX, false, SLICE(""), &tally, &share), *w = NULL;
 	struct buf got;
 	bool ok = f != NULL && scrub_table(s, true, &t) && (w = filter_scrub_ws_new(s, t, &tally, &share)) != NULL;
 
 	buf_init(&got, 4096);
 	ok = ok && !filter_feed(f, SLICE("a text"), false, &got) && f->fault->status == 503 && !filter_feed(w, SLICE("\x81\x06" "a text"), false, &got) &&
-	    w->fault->status == 503 && got.n == 0 && filter_scrub_new(s, UINT64_MAX, true, SLICE("gzip"), &tally, &share) == NULL;
+	    w->fault->status == 503 && got.n == 0 && filter_of(s, UINT64_MAX, true, SLICE("gzip"), &tally, &share) == NULL;
 	filter_free(f);
 	filter_free(w);
 	test_result(ok && share == REQ_BODIES_SHARE - 100, "an agent without room for it", "%zu", share);
