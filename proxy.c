@@ -11799,7 +11799,7 @@ scrub_scan_start(struct scrub_scan *z, struct scrub *s, const struct scrub_table
 	if (t == NULL)
 		return;
 	s->debt = s->debt > SCRUB_DEBT_MAX ? SCRUB_DEBT_MAX : s->debt < 0 ? 0 : s->debt;
-	s->debt -= SCRUB_FREE * (int64_t)in.n;
+	s->debt -= SCRUB_FREE * (int64_t)(in.n < HTTP_HEAD_MAX ? in.n : HTTP_HEAD_MAX);
 	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++)
 		if (k != SCRUB_TWICE)
 			scrub_find_escape(z, k, 0);
