@@ -11091,22 +11091,6 @@ subst_range(struct subst_run *t, const struct subst_code *code, size_t i, size_t
 	}
 }
 
-/* Adds the text of a value that was noted. */
-static void
-subst_spot_text(const struct subst_spot *at, struct buf *b)
-{
-	struct slice raw = at->value.raw;
-
-	if (!buf_reserve(b, raw.n))
-		return;
-	if (at->place == PLACE_JSON)
-		b->n = at->value.type == JSON_STRING ? json_unescape(b->p, &at->value) : 0;
-	else if (at->place == PLACE_FORM || at->place == PLACE_QUERY)
-		b->n = pct_decode(b->p, b->cap, raw, PCT_QUERY);
-	else
-		buf_addv(b, raw);
-}
-
 /* Copies the rest of the text, if anything was found. */
 static void
 subst_end(struct subst_run *t)
@@ -17472,10 +17456,8 @@ seal_next(struct slice in, size_t *at, struct sealed *t)
 		while (end < in.n && (ascii_alnum(in.p[end]) || in.p[end] == '-' || in.p[end] == '_'))
 			end++;
 		t->code = (struct slice){in.p + *at, end - *at};
-		if (t->code.n < SEAL_CODE_MIN || b64_decode(t->head, SEAL_HEAD, (struct slice){t->code.p, SEAL_HEAD / 3 * 4}, true) < 0)
-			continue;
-		kept = load_be16(t->head + 2);
-		if (t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || kept > before)
+		if (t->code.n < SEAL_CODE_MIN || b64_decode(t->head, SEAL_HEAD, (struct slice){t->code.p, SEAL_HEAD / 3 * 4}, true) < 0 ||
+		    t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || (kept = load_be16(t->head + 2)) > before)
 			continue;
 		t->kept = (struct slice){p - kept, kept};
 		t->text = (struct slice){p - kept, kept + end - before};
@@ -17567,18 +17549,9 @@ seal_hide(struct slice in, struct buf *out)
 	return from != 0 && buf_add(out, in.p + from, in.n - from);
 }
 
-/* Is it the text, in quotes, of a registered algorithm that signs (RFC 7518 3.1, RFC 8037, 8812, 9864)? */
-static bool
-seal_signs(struct slice alg)
-{
-	struct slice left = SLICE("\"HS256\" \"HS384\" \"HS512\" \"RS256\" \"RS384\" \"RS512\" \"ES256\" \"ES384\" \"ES512\" \"PS256\" "
-	    "\"PS384\" \"PS512\" \"EdDSA\" \"ES256K\" \"Ed25519\" \"Ed448\"");
-
-	while (left.n != 0)
-		if (slice_eq(slice_cut(&left, ' '), alg))
-			return true;
-	return false;
-}
+/* Registered algorithms that sign (RFC 7518 3.1, RFC 8037, 8812, 9864), each as JSON has it: no string of JSON has a line's end. */
+#define SEAL_SIGNS SLICE("\"HS256\"\n\"HS384\"\n\"HS512\"\n\"RS256\"\n\"RS384\"\n\"RS512\"\n\"ES256\"\n\"ES384\"\n\"ES512\"\n" \
+	"\"PS256\"\n\"PS384\"\n\"PS512\"\n\"EdDSA\"\n\"ES256K\"\n\"Ed25519\"\n\"Ed448\"")
 
 /* Is it a JWT (RFC 7519, RFC 7515 7.1) with such an algorithm and a signature of 32 bytes or more? Sets *kept to all
  * before the signature, whose bytes `sig` gets. The caller frees `sig`. */
@@ -17596,7 +17569,7 @@ seal_jwt(struct slice v, struct slice *kept, struct buf *sig)
 
 		sig->n = n > 0 ? (size_t)n : 0;
 		ok = part == 2 ? n >= 32 : json_members(buf_slice(sig), &alg, part == 0) == JSON_OK &&
-		    (part == 1 || seal_signs(alg.value.raw));
+		    (part == 1 || (alg.value.type == JSON_STRING && slice_has(SEAL_SIGNS, alg.value.raw)));
 	}
 	*kept = (struct slice){v.p, v.n - rest.n};
 	return ok && kept->n <= SEAL_KEPT_MAX;
@@ -17741,14 +17714,17 @@ seal_one(struct req *r, const struct subst_spots *c, size_t i, struct scrub **al
 	const struct subst_row *row = seal_row(c, i);
 	struct slice kept = row->placeholder, told = SLICE(""), value;
 	size_t begin = s->text.n, skip = 0;
-	struct buf b = {.max = c->spot[i].value.raw.n + 1, .secret = true}, sig = {0};
+	const struct subst_spot *at = &c->spot[i];
+	struct buf b = {.max = at->value.raw.n + 1, .secret = true}, sig = {0};
 	struct secret *secret;
 	bool ok;
 
 	for (size_t k = 0; k < c->n; k++)
 		if (seal_row(c, k)->locked && seal_row(c, k)->from == row->from)
 			told = c->spot[k].value.type == JSON_NUMBER ? c->spot[k].value.raw : seal_inside(&c->spot[k]);
-	subst_spot_text(&c->spot[i], &b);
+	if (buf_reserve(&b, b.max))
+		b.n = at->place == PLACE_JSON ? json_unescape(b.p, &at->value) :
+		    pct_decode(b.p, b.cap, at->value.raw, at->place == PLACE_FORM ? PCT_QUERY : PCT_NONE);
 	if ((secret = buf_take_secret(&b)) == NULL)
 		return false;
 	value = secret_slice(secret);
@@ -17815,11 +17791,12 @@ seal_answer(struct req *r, struct http_head *h, int io)
 	bool searched = r->scrub == SCRUB_TEXT || r->scrub == SCRUB_ALL, must = h->status / 100 == 2, ok;
 	unsigned hits = r->tally.hits;
 	size_t from[SUBST_ROWS_MAX + 1] = {0};
-	struct slice coding = http_value(h, SLICE("content-encoding"));
+	int coding = http_find(h, SLICE("content-encoding"), 0);
 	struct scrub *all = NULL, *back = r->back;
 	const char *why = io != FLOW_DONE ? io == FLOW_DST_GONE ? "is over 1 MiB" : "is malformed, or ended early" :
 	    clock_unset() ? "came while the clock is not set" : h->status == 206 ? "is a part of the whole" :
-	    r->answer.n != 0 && coding.n != 0 && !slice_eq_nocase(coding, SLICE("identity")) ? "is encoded, though identity was asked for" :
+	    r->answer.n != 0 && coding >= 0 && !(slice_eq_nocase(h->field[coding].value, SLICE("identity")) &&
+	    http_find(h, SLICE("content-encoding"), (size_t)coding + 1) < 0) ? "is encoded, though identity was asked for" :
 	    !seal_read(&c, h, buf_slice(&r->answer)) ? "is no JSON" : NULL;
 
 	if (why != NULL)
@@ -24891,118 +24868,32 @@ l_req_seal(lua_State *L)
 	return 0;
 }
 
-static void
-l_push_sealed(lua_State *L, const struct sealed *t)
-{
-	static const char *const shapes[] = {[SEAL_OPAQUE] = "opaque", [SEAL_JWT] = "jwt"};
-	char id[2 * STORE_ID];
-
-	lua_createtable(L, 0, 8);
-	l_set_slice(L, "text", t->text);
-	l_set_slice(L, "kept", t->kept);
-	hex_encode(id, t->head + 29, STORE_ID);
-	l_set_slice(L, "agent", (struct slice){id, sizeof id});
-	hex_encode(id, t->head + 45, STORE_ID);
-	l_set_slice(L, "credential", (struct slice){id, sizeof id});
-	l_set_integer(L, "ends", load_be32(t->head + 61));
-	l_set_integer(L, "row", load_be32(t->head + 65));
-	l_set_string(L, "shape", shapes[t->head[1]]);
-}
-
-/* Notes the values that the rows of t->s point at in the request. */
-static void
-req_spots(const struct req *r, struct subst_run *t)
-{
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
-		if (f->own == NULL && f->mark != FIELD_DROPPED && (f->rule & (HDR_FIXED | HDR_HOP)) == 0)
-			subst_note(t->spots, subst_rows(t->s, PLACE_HEADER, f->name), (struct json_token){.raw = f->value}, PLACE_HEADER, NULL);
-	t->in = r->query;
-	subst_pairs(t, PLACE_QUERY);
-	t->in = buf_slice(&r->body);
-	if (r->body_read && r->body.n <= SEAL_BODY_MAX)
-		subst_body(t, req_subst_kind(r));
-}
-
-/* req:sealed([{ { place, name }… }])
- *   -> bool | { { text=, kept=, agent=, credential=, ends=, row=, shape=, place= }… } | nil, "too_many"
+/* req:sealed() -> bool
  *
- * Without a list: may a sealed text stand in the request? With one: those that stand in these places
- * ("header", "query", "form", "json"; Basic is decoded), as they read; nothing is opened. kept: what stands
- * before the mark. agent, credential: their ids. place: the index in the list. At most 4. A body that was
- * read is looked into up to 1 MiB. */
+ * May a sealed text stand in the head, Basic decoded, or in a body that was read, up to 1 MiB? */
 static int
 l_req_sealed(lua_State *L)
 {
-	struct req *r = l_check_req(L, 1);
-	struct subst s = {.n = 0};
-	struct subst_spots c = {.s = &s};
-	struct subst_run t = {.s = &s, .spots = &c};
-	lua_Integer n = 0;
-
-	if (lua_isnoneornil(L, 2) || !req_sealed(r))
-		return l_answer(L, req_sealed(r));
-	lua_settop(L, 2);
-	for (; s.n < SUBST_ROWS_MAX && lua_geti(L, 2, (lua_Integer)s.n + 1) == LUA_TTABLE; s.n++, lua_settop(L, 2)) {
-		lua_geti(L, 3, 1);
-		lua_geti(L, 3, 2);
-		s.row[s.n].place = (enum subst_place)luaL_checkoption(L, 4, NULL, l_places);
-		s.row[s.n].name = l_check_text(L, 5);   /* the list holds it */
-	}
-	req_spots(r, &t);
-	lua_settop(L, 2);
-	lua_newtable(L);
-	for (size_t i = 0; i < c.n; i++) {
-		struct buf *b = l_text(L, false, 0), plain;
-		struct sealed found;
-		size_t at = 0;
-
-		subst_spot_text(&c.spot[i], b);
-		if (c.spot[i].place == PLACE_HEADER && http_basic(buf_slice(b), &plain)) {
-			buf_clear(b);
-			buf_addv(b, buf_slice(&plain));
-			buf_free(&plain);
-		}
-		while (seal_next(buf_slice(b), &at, &found)) {
-			if (++n > SEAL_TEXTS_MAX)
-				return l_fail(L, "too_many");
-			l_push_sealed(L, &found);
-			l_set_integer(L, "place", __builtin_ctzll(c.spot[i].rows) + 1);
-			lua_seti(L, 3, n);
-		}
-	}
-	return c.over ? l_fail(L, "too_many") : 1;
+	return l_answer(L, req_sealed(l_check_req(L, 1)));
 }
 
-/* request.sealed(text) -> { text=, kept=, agent=, credential=, ends=, row=, shape= } | nil
+/* request.unseal(text, { agent=, agent_epoch=, credential=, credential_epoch= }) -> secret | nil, "unsealable"
  *
- * The first sealed text in a string, as it reads; nothing is opened. */
-static int
-l_sealed(lua_State *L)
-{
-	struct sealed t;
-	size_t at = 0;
-
-	if (!seal_next(l_check_text(L, 1), &at, &t))
-		return 0;
-	l_push_sealed(L, &t);
-	return 1;
-}
-
-/* request.unseal(text, agent_epoch, credential_epoch) -> secret | nil, "unsealable"
- *
- * Opens a sealed text, which must be all of the string, for agent and credential of these epochs. */
+ * Opens the sealed text that all of the string is, if it is for this agent and credential, by ids and epochs. */
 static int
 l_unseal(lua_State *L)
 {
 	struct slice in = l_check_text(L, 1);
-	uint8_t epochs[16];
+	uint8_t ids[2 * STORE_ID], epochs[16];
 	struct secret *s = NULL;
 	struct sealed t;
 	size_t at = 0;
 
-	store_be64(epochs, (uint64_t)luaL_checkinteger(L, 2));
-	store_be64(epochs + 8, (uint64_t)luaL_checkinteger(L, 3));
-	if (seal_next(in, &at, &t) && t.text.n == in.n)
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	l_read_id(L, "agent", ids, epochs);
+	l_read_id(L, "credential", ids + STORE_ID, epochs + 8);
+	if (seal_next(in, &at, &t) && t.text.n == in.n && memcmp(t.head + 29, ids, sizeof ids) == 0)
 		s = seal_open(&t, epochs);
 	if (s == NULL)
 		return l_fail(L, "unsealable");
@@ -25239,7 +25130,7 @@ static const luaL_Reg l_req[] = {
 
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has},
-    {"documents", l_documents}, {"sealed", l_sealed}, {"unseal", l_unseal}, {NULL, NULL}};
+    {"documents", l_documents}, {"unseal", l_unseal}, {NULL, NULL}};
 
 /* What the methods of headers or query do not have: nil would be taken for a field that is not there. */
 static int

@@ -410,8 +410,9 @@ local MALFORMED = "the body is not what its Content-Type says, or has a member t
 -- credential are now: no other text opens. nil | code, message
 local function unseal(self, agent, opened, sealed, list)
   local places = self.config.places
+  local bound = { agent = agent.id, agent_epoch = agent.epoch, credential = opened.rec.id, credential_epoch = opened.rec.epoch }
   for _, text in ipairs(sealed) do
-    local value = require("request").unseal(text.text, agent.epoch, opened.rec.epoch)
+    local value = require("request").unseal(text.text, bound)
     local place, name = text.place[1], text.place[2]
     if not value then
       return "sealed_elsewhere", "this sealed text does not open: it was cut or changed, or what it was sealed for has ended"
@@ -1348,7 +1349,7 @@ local function sealed_in(self, req, agent, deadline)
   end
   if not req:sealed() or not config.build then return nil end
   local build, now, out = config.build, self.time.wall(), { hosts = {} }
-  local list = req:sealed(build.places)
+  local list = seal.find(req, build.places)
   if not list then return nil, "sealed_elsewhere", "more than 4 sealed texts stand in this request" end
   for _, text in ipairs(list) do
     local name = build.by_id[text.credential]

@@ -226,6 +226,87 @@ function M.by_id(rows, id)
   end
 end
 
+-- ---- the text (its layout stands in proxy.c, seal) ----------------------------------------------
+
+M.MARK = "Sp5eaL"
+M.MOST = 4              -- of a request
+local HEAD = ">I1I1I2I1c24c16c16I4I4"
+local CODE_MIN = 114    -- letters of a text in which nothing is
+local BODY_MAX = 1 << 20
+
+local function hex(s) return (s:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
+
+--- seal.read(s, from) -> { text =, kept =, agent =, credential =, ends =, row =, shape = }, behind it | nil. The first sealed
+-- text in a string, as it reads: nothing is opened. kept: what stands before the mark; agent, credential: ids; ends: Unix s.
+function M.read(s, from)
+  local decode = require("secret").decode
+  from = from or 1
+  while true do
+    local at, to = s:find(M.MARK .. "[%w_-]*", from)
+    if not at then return nil end
+    local head = to - at - 5 >= CODE_MIN and decode("base64url", s:sub(at + 6, at + 97))
+    if head then
+      local version, shape, kept, key, _, agent, credential, ends, row = HEAD:unpack(head)
+      if version == 1 and shape <= 1 and key == 0 and kept < at then
+        return { text = s:sub(at - kept, to), kept = s:sub(at - kept, at - 1), agent = hex(agent), credential = hex(credential),
+          ends = ends, row = row, shape = shape == 1 and "jwt" or "opaque" }, to + 1
+      end
+    end
+    from = at + 6
+  end
+end
+
+-- The member that the steps of a path lead to | nil
+local function member_of(value, path)
+  for step in path:gmatch("([^%z]+)%z") do
+    if type(value) ~= "table" then return nil end
+    value = value[step] or math.tointeger(step) and value[math.tointeger(step) + 1]
+  end
+  return value
+end
+
+-- The values that a request has in a place.
+local function values_in(req, view, place)
+  local kind, name, out = place[1], place[2], {}
+  local text = kind ~= "header" and kind ~= "query" and req.has_body and view.body or ""
+  if kind == "header" then
+    local value = view.headers:get(name)
+    while value do
+      local basic = name == "authorization" and value:match("^[Bb][Aa][Ss][Ii][Cc] (.*)$")
+      out[#out + 1] = basic and require("secret").decode("base64", basic) or value
+      value = view.headers:get(name, #out + 1)
+    end
+  elseif kind == "query" or kind == "form" and require("body").of(view.headers).form and #text <= BODY_MAX then
+    for _, pair in ipairs(require("uri").parse_query(kind == "query" and req.query or text) or {}) do
+      if pair[1] == name then out[#out + 1] = pair[2] end
+    end
+  elseif kind == "json" and req:text_kind() == "json" and #text <= BODY_MAX then
+    local json = require "json"
+    local whole = json.decode(text)
+    if whole ~= nil then return { member_of(whole, name) } end
+    for line in text:gmatch("[^\n]+") do out[#out + 1] = member_of(json.decode(line), name) end
+  end
+  return out
+end
+
+--- seal.find(req, places) -> { M.read's, with place = index… } | nil: there are more than 4. The texts that stand in these
+-- places; bodies once they were read, up to 1 MiB. Before strip.
+function M.find(req, places)
+  local view, out = req:view(), {}
+  for i, place in ipairs(places) do
+    for _, value in ipairs(values_in(req, view, place)) do
+      local text, behind
+      if type(value) == "string" then text, behind = M.read(value) end
+      while text do
+        if #out == M.MOST then return nil end
+        text.place, out[#out + 1] = i, text
+        text, behind = M.read(value, behind)
+      end
+    end
+  end
+  return out
+end
+
 --- Does a text of this row (nil: nobody knows it any more) open at this place, one of those that `opens` lists?
 function M.opens(row, at)
   for _, place in ipairs(row and row.opens or { { "header", "authorization" } }) do

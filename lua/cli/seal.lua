@@ -28,7 +28,7 @@ local function show(args, _, ctx)
   db.open(ctx)
   local text = args[1]
   if text == "-" then text = io.stdin:read(TEXT_MAX) end
-  local found = require("request").sealed(text or "")
+  local found = require("seal").read(text or "")
   if not found then
     report.fail("that is no sealed text", "it begins with a prefix, or with a JWT's header and claims, and has a mark behind it")
   end
