@@ -1548,7 +1548,10 @@ static bool agent_over(const struct agent *a);
 static void req_unclaim(struct req *r);
 
 /* -- door: who is at a connection's other end by the way it came. door_name writes that as a text, which
- * stands where a token's hash would. */
+ * stands where a token's hash would. SOCKS5: socks_take_head goes through its messages, and leaves a
+ * CONNECT where a head is expected; socks_answer is the reply that stands for one of HTTP. */
+static bool socks_take_head(struct conn *c, bool *whole);
+static void socks_answer(struct conn *c, struct buf *b);
 static void door_name(const struct conn *c, char out[REQ_WHO_MAX]);
 
 /* -- store: LMDB with sealed values, and the lock files beside it. store_open_serve opens a worker's store;
@@ -1608,7 +1611,7 @@ static bool door_passes(struct slice name);
 
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
-enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO };
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry);
@@ -1617,6 +1620,7 @@ static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
 static bool conn_rejudge(void);
 static int l_judge_hello(lua_State *L);
+static int l_knows(lua_State *L);
 
 /* -- bind: host: the bound on connections that follows from `memory`, and detached tasks. */
 static unsigned host_workers = 1;       /* they share what `memory` allows */
@@ -4955,6 +4959,8 @@ struct conn {
 	bool secure;            /* and the client speaks TLS inside */
 	bool last;              /* no request after this one */
 	bool closing;           /* conn_close found the request busy: it is tried again */
+	uint8_t socks;          /* SOCKS5: the message that is awaited; 0: HTTP */
+	bool known;             /* what l_knows found: its token or door names an agent */
 	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
 	uint64_t id;
 	uint64_t lingered;
@@ -5250,13 +5256,24 @@ req_parse_target(struct req *r)
 
 #define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
 
-/* Finds the agent's proxy token, and keeps its hash. The token begins with sp_agt_, so it may be the user
- * or the password of Basic, or a Bearer. False: there are two, and which of them counts is not defined. */
+/* Writes the hash of a token, which begins with sp_agt_, so it may be the user or the password. Where
+ * neither is one, `out` stays as it is. */
+static void
+token_hash(struct slice user, struct slice password, char out[REQ_WHO_MAX])
+{
+	struct slice token = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0 ? user : password;
+
+	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
+		tls_sha256_hex(token, out);
+}
+
+/* Finds the agent's proxy token in Basic or a Bearer, and keeps its hash. False: there are two, and which
+ * of them counts is not defined. */
 static bool
 req_read_token(struct req *r)
 {
 	int i = http_find(&r->head, SLICE("proxy-authorization"), 0);
-	struct slice value, token = {NULL, 0};
+	struct slice value, user = {NULL, 0}, password = user;
 	struct buf plain;
 
 	if (i >= 0 && http_find(&r->head, SLICE("proxy-authorization"), (size_t)i + 1) >= 0)
@@ -5267,14 +5284,12 @@ req_read_token(struct req *r)
 		return true;
 	value = r->head.field[i].value;
 	if (http_basic(value, &plain) && plain.n <= REQ_BASIC_MAX) {
-		struct slice password = buf_slice(&plain), user = slice_cut(&password, ':');
-
-		token = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0 ? user : password;
+		password = buf_slice(&plain);
+		user = slice_cut(&password, ':');
 	} else if (slice_begins_nocase(value, SLICE("bearer "))) {
-		token = (struct slice){value.p + 7, value.n - 7};
+		password = (struct slice){value.p + 7, value.n - 7};
 	}
-	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
-		tls_sha256_hex(token, r->token);
+	token_hash(user, password, r->token);
 	buf_free(&plain);
 	return true;
 }
@@ -5285,7 +5300,7 @@ req_find_token(struct req *r)
 {
 	const struct conn *c = r->conn;
 
-	if (r->form == REQ_TUNNEL)
+	if (r->form == REQ_TUNNEL || c->socks != 0)
 		memcpy(r->token, c->token, sizeof r->token);
 	else if (r->form != REQ_DOOR && (c->at->agent[0] != '\0' || (req_read_token(r) && r->token[0] == '\0')))
 		door_name(c, r->token);
@@ -5813,16 +5828,10 @@ conn_next_request(struct conn *c)
 	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
 }
 
-/* The action is REQ_REPLY: write it, and see whether the connection can go on. */
+/* The head of our own answer. */
 static void
-conn_begin_answer(struct conn *c)
+req_put_answer(const struct req *r, struct buf *b)
 {
-	struct req *r = c->req;
-	struct buf *b = &r->out_head;
-
-	upstream_drop(&r->up);
-	c->last = c->last || r->close_after || !r->head.keep_alive || !req_body_consumed(r);
-	buf_clear(b);
 	buf_addf(b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
 	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
 		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
@@ -5838,8 +5847,24 @@ conn_begin_answer(struct conn *c)
 		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 	if (r->retry_after > 0)
 		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
-	buf_addf(b, "%s%s\r\n\r\n", r->answer_type != NULL ? "\r\nCache-Control: no-store" : "", c->last ? "\r\nConnection: close" :
+	buf_addf(b, "%s%s\r\n\r\n", r->answer_type != NULL ? "\r\nCache-Control: no-store" : "", r->conn->last ? "\r\nConnection: close" :
 	    r->head.minor == 0 ? "\r\nConnection: keep-alive" : "");
+}
+
+/* The action is REQ_REPLY: write it, and see whether the connection can go on. */
+static void
+conn_begin_answer(struct conn *c)
+{
+	struct req *r = c->req;
+	struct buf *b = &r->out_head;
+
+	upstream_drop(&r->up);
+	c->last = c->last || r->close_after || !r->head.keep_alive || !req_body_consumed(r);
+	buf_clear(b);
+	if (c->socks != 0 && !c->tunnel)
+		socks_answer(c, b);
+	else
+		req_put_answer(r, b);
 	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
 		conn_close(c, true);
 		return;
@@ -5890,9 +5915,8 @@ static const struct {
 	/* a handshake record; a fatal alert, handshake_failure (RFC 5246 6.2.1, 7.2) */
 	{SLICE_INIT("\x16\x03"), SLICE_INIT("\x15\x03\x01\0\x02\x02\x28"),
 	    "TLS (the proxy's URL begins with http://)"},
-	/* no acceptable method (RFC 1928 3); rejected (SOCKS4: version 0, code 91) */
-	{SLICE_INIT("\x05"), SLICE_INIT("\x05\xff"), "SOCKS5 (the proxy's URL begins with http://)"},
-	{SLICE_INIT("\x04"), SLICE_INIT("\0\x5b\0\0\0\0\0\0"), "SOCKS4 (the proxy's URL begins with http://)"},
+	/* rejected (SOCKS4: version 0, code 91) */
+	{SLICE_INIT("\x04"), SLICE_INIT("\0\x5b\0\0\0\0\0\0"), "SOCKS4 (socks5h:// names a proxy of version 5)"},
 	/* SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 3.4, 6.8, 7) */
 	{SLICE_INIT("PRI * HTTP/2.0\r\n"), SLICE_INIT("\0\0\0\x04\0\0\0\0\0"
 	    "\0\0\x22\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dthis proxy speaks HTTP/1.1"), "HTTP/2 (it speaks HTTP/1.1)"},
@@ -5921,6 +5945,7 @@ conn_head_begin(struct conn *c, struct slice in)
 		}
 	if ((c->req = req_new(c)) == NULL)
 		return conn_close(c, true);
+	c->socks = c->socks != 0 || (in.p[0] == 5 && !c->tunnel && c->at->kind == LISTEN_PROXY);
 	c->scanned = 0;
 	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
 	return true;
@@ -5941,7 +5966,8 @@ conn_step_head(struct conn *c)
 		return conn_head_pause(c, io);
 	if (c->req == NULL && !conn_head_begin(c, peer_data(&c->peer)))
 		return c->state != CONN_CLOSED;
-	if (!peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
+	if (c->socks != 0 && !c->tunnel ? !socks_take_head(c, &whole) :
+	    !peer_take_head(&c->peer, &c->req->bytes, &c->scanned, &whole))
 		return conn_close(c, true);
 	if (!whole)
 		return true;
@@ -6051,7 +6077,17 @@ req_begin_body(struct req *r, size_t max)
 
 static void conn_begin_dial(struct conn *);  /* stands with the state it begins, CONN_DIAL */
 
-static const char conn_established[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+/* A tunnel is open. Where this fails, the next step sees it. */
+static void
+conn_established(struct conn *c)
+{
+	static const char http[] = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+	if (c->socks != 0)
+		peer_put(&c->peer, "\5\0\0\1\0\0\0\0\0\0", 10);
+	else
+		peer_put(&c->peer, http, sizeof http - 1);
+}
 
 static void
 conn_begin_tunnel(struct conn *c)
@@ -6063,7 +6099,7 @@ conn_begin_tunnel(struct conn *c)
 	memcpy(c->token, r->token, sizeof c->token);
 	c->tunnel = true;
 	r->allowed = true;
-	peer_put(&c->peer, conn_established, sizeof conn_established - 1);      /* CONN_SNIFF sees a failure */
+	conn_established(c);
 	conn_drop_req(c);
 	c->state = CONN_SNIFF;
 	conn_deadline(c, CONN_HANDSHAKE_MS);
@@ -6259,7 +6295,7 @@ conn_step_dial(struct conn *c)
 		break;
 	}
 	if (r->action == REQ_BLIND) {
-		peer_put(&c->peer, conn_established, sizeof conn_established - 1);
+		conn_established(c);
 		r->status = 200;
 		conn_begin_blind(c);
 		return true;
@@ -14688,6 +14724,116 @@ door_name(const struct conn *c, char out[REQ_WHO_MAX])
 		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
 	else if (c->client.port != 0)
 		snprintf(out, REQ_WHO_MAX, "from:%.*s", (int)addr_format(&a, text), text);
+}
+
+/* -- SOCKS5 (RFC 1928), with user and password (RFC 1929): three messages, of which the last becomes a
+ * CONNECT. What comes behind it stays on the wire. */
+enum socks { SOCKS_HELLO = 1, SOCKS_PASSWORD, SOCKS_REQUEST };
+
+/* How long the awaited message is, as far as its beginning tells; more than n: go on reading. */
+static size_t
+socks_size(int message, const uint8_t *p, size_t n)
+{
+	switch (message) {
+	case SOCKS_HELLO:
+		return n < 2 ? 2 : 2u + p[1];
+	case SOCKS_PASSWORD:
+		return n < 2 ? 2 : n < 3u + p[1] ? 3u + p[1] : 3u + p[1] + p[2 + p[1]];
+	default:
+		return n < 5 ? 5 : p[3] == 1 ? 10 : p[3] == 4 ? 22 : p[3] == 3 ? 7u + p[4] : 5;
+	}
+}
+
+/* The request as a CONNECT; 0, or the reply's code. A name that is none (255 bytes, a NUL) is a failure. */
+static uint8_t
+socks_head(struct buf *b)
+{
+	const uint8_t *p = (uint8_t *)b->p, *port = p + b->n - 2;
+	struct addr a = {.v4 = p[3] == 1};
+	char name[256], text[ADDR_TEXT_MAX];
+	struct slice host = {b->p + 5, p[4]};
+	bool ip;
+
+	if (p[1] != 1 || (p[3] != 1 && p[3] != 3 && p[3] != 4))
+		return p[1] != 1 ? 7 : 8;
+	memcpy(a.b, p + 4, p[3] == 1 ? 4 : p[3] == 4 ? 16 : 0);
+	if (p[3] != 3)
+		host = (struct slice){text, addr_format(&a, text)};
+	if (p[0] != 5 || p[2] != 0 || http_canonical_host(host, name, &ip) != NULL)
+		return 1;
+	host.n = (size_t)(port[0] << 8 | port[1]);
+	buf_clear(b);
+	return !buf_addf(b, "CONNECT %s:%zu HTTP/1.0\r\n\r\n", host_text(name), host.n);
+}
+
+/* Takes a message of the client's as far as it has come, and answers. *whole: it was the last, and r->bytes is
+ * the head of a CONNECT. False: no memory. Where the door names an agent, nobody is asked for a password. */
+static bool
+socks_take_head(struct conn *c, bool *whole)
+{
+	struct buf *b = &c->req->bytes;
+	const char *why = NULL;
+	uint8_t reply[10] = {5, 0, 0, 1}, *p;
+	bool asks, bound = c->at->agent[0] != '\0';
+	size_t need;
+
+	*whole = false;
+	while ((need = socks_size(c->socks, (uint8_t *)b->p, b->n)) > b->n) {
+		struct slice in = peer_data(&c->peer);
+
+		in.n = in.n < need - b->n ? in.n : need - b->n;
+		if (in.n == 0 || !buf_add(b, in.p, in.n))
+			return in.n == 0;
+		peer_consume(&c->peer, in.n);
+	}
+	p = (uint8_t *)b->p;
+	if (c->socks == SOCKS_HELLO) {
+		door_name(c, c->token);
+		asks = memchr(p + 2, 2, p[1]) != NULL;
+		if (!asks || bound)
+			lua_protect(l_knows, c);
+		reply[1] = asks && !bound ? 2 : c->known && memchr(p + 2, 0, p[1]) != NULL ? 0 : asks ? 2 : 0xff;
+		why = reply[1] == 0xff ? "SOCKS5 without user and password" : NULL;
+	} else if (c->socks == SOCKS_PASSWORD) {
+		if (!bound)
+			token_hash((struct slice){b->p + 2, p[1]}, (struct slice){b->p + 3 + p[1], p[2 + p[1]]}, c->token);
+		lua_protect(l_knows, c);
+		reply[0] = 1;
+		reply[1] = !c->known || p[0] != 1;
+		why = reply[1] != 0 ? "SOCKS5: the password is no agent's token" : NULL;
+	} else if ((reply[1] = socks_head(b)) == 0) {
+		return *whole = true;
+	} else {
+		why = "SOCKS5: no request that is served";
+	}
+	peer_put(&c->peer, reply, c->socks == SOCKS_REQUEST ? sizeof reply : 2);
+	if (why != NULL) {
+		reqlog_note(c, c->socks == SOCKS_REQUEST ? "not_http" : "agent_unknown", why);
+		conn_drop_req(c);
+		conn_linger(c);
+		return true;
+	}
+	c->socks = c->socks == SOCKS_HELLO && reply[1] == 2 ? SOCKS_PASSWORD : SOCKS_REQUEST;
+	buf_clear(b);
+	return true;
+}
+
+/* RFC 1928 6: not allowed (2), host unreachable (4), refused (5), expired (6), or general failure (1). */
+static void
+socks_answer(struct conn *c, struct buf *b)
+{
+	struct req *r = c->req;
+	uint8_t reply[10] = {5, 1, 0, 1};
+
+	if (r->status == 403 || r->status == 407)
+		reply[1] = 2;
+	else if (strcmp(r->code, "upstream_unreachable") == 0)
+		reply[1] = memmem(r->answer.p, r->answer.n, "connection refused", 18) != NULL ? 5 : 4;
+	else if (r->status == 504)
+		reply[1] = 6;
+	c->last = true;
+	buf_clear(&r->answer);
+	buf_add(b, reply, sizeof reply);
 }
 
 /* ---- agent -----------------------------------------------------------------
@@ -23610,7 +23756,7 @@ l_view_sigv4(lua_State *L)
  * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
  * functions. */
 
-static int req_entry_ref[ENTRY_HELLO + 1];
+static int req_entry_ref[ENTRY_KNOWS + 1];
 
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
 
@@ -25326,6 +25472,21 @@ l_judge_hello(lua_State *L)
 	return 0;
 }
 
+/* Is there an agent of this connection's token or door, as far as this worker knows now? Each request is judged
+ * all the same. Runs inside lua_protect. */
+static int
+l_knows(lua_State *L)
+{
+	struct conn *c = lua_touserdata(L, 1);
+
+	c->known = false;
+	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_KNOWS]);
+	lua_pushstring(L, c->token);
+	lua_call(L, 1, 1);
+	c->known = lua_toboolean(L, -1);
+	return 0;
+}
+
 /* Makes references to the functions that C starts. False: logged. */
 static bool
 req_import(void)
@@ -25333,7 +25494,7 @@ req_import(void)
 	static const char *const names[][2] = {
 		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
 		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
-		[ENTRY_HELLO] = {"hello", "judge"},
+		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)

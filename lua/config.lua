@@ -433,6 +433,11 @@ function M:agent_named(name)
   return agent
 end
 
+--- Agents are read anew where the store has moved on. For who must not wait for `sync`.
+function M:forget_agents()
+  if self.applied ~= self.store.generation() then self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX) end
+end
+
 --- The agent whose token has this SHA-256 (hex), or whose door that is (doors.lua) | nil: unknown; nil, "expired" | "revoked" | "rotated", whose it was.
 function M:agent(hash)
   local token = self.tokens:get(hash)

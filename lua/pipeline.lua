@@ -1631,6 +1631,12 @@ function M:on_answer(name, status, www_authenticate, error_type, date, host)
   if scopes then self.tokens:wants(opened, scopes) end
 end
 
+--- Has this token, or this door, an agent at the moment? What is asked then is judged all the same.
+function M.knows(token)
+  here.config:forget_agents()
+  return here.config:agent(token) ~= nil
+end
+
 function M.connect(req) return here:on_connect(req) end
 function M.request(req, token_hash, route) return here:on_request(req, token_hash, route) end
 function M.rejudge(info) return here:on_rejudge(info) end

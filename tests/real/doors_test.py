@@ -350,3 +350,258 @@ def test_unknown_peer_shares(t):
     assert who(s, up) == f"Bearer {AUTH['api']}"
     for h in held:
         h.close()
+
+
+# -- SOCKS5 (RFC 1928, 1929), on the proxy port
+
+def socks_request(host, port=443, command=1):
+    if isinstance(host, bytes):
+        at = host                                            # type and address as they stand
+    elif ":" in host:
+        at = b"\x04" + socket.inet_pton(socket.AF_INET6, host)
+    elif host.replace(".", "").isdigit():
+        at = b"\x01" + socket.inet_pton(socket.AF_INET, host)
+    else:
+        at = b"\x03" + bytes([len(host)]) + host.encode("latin-1")
+    return bytes([5, command, 0]) + at + port.to_bytes(2, "big")
+
+
+def password(user, token):
+    u, p = user.encode("latin-1"), token.encode("latin-1")
+    return b"\x01" + bytes([len(u)]) + u + bytes([len(p)]) + p
+
+
+def exactly(sock, n):
+    data = b""
+    while len(data) < n:
+        part = sock.recv(n - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def socks(s, token=None, host="api.test", port=443, at=None, methods=b"\x00\x02", user="x", command=1, bytewise=False):
+    """-> (socket, the method or the password's status or the reply code that ended it: 0 is an open tunnel)."""
+    sock = dial(s.port if at is None else at)
+
+    def send(data):
+        for piece in [data[i:i + 1] for i in range(len(data))] if bytewise else [data]:
+            sock.sendall(piece)
+    send(b"\x05" + bytes([len(methods)]) + methods)
+    method = exactly(sock, 2)
+    if method[1:] == b"\xff" or len(method) < 2:
+        return sock, "no method"
+    if method == b"\x05\x02":
+        send(password(user, s.tokens["a"] if token is None else token))
+        if exactly(sock, 2) != b"\x01\x00":
+            return sock, "password"
+    send(socks_request(host, port, command))
+    reply = exactly(sock, 10)
+    assert len(reply) == 10 and reply[0] == 5 and reply[2:] == b"\0\1\0\0\0\0\0\0", reply
+    return sock, reply[1]
+
+
+def through(s, sock, host="api.test"):
+    with s.client_context().wrap_socket(sock, server_hostname=host) as tls:
+        tls.sendall(f"GET /s HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        data = b""
+        while part := tls.recv(65536):
+            data += part
+    return data
+
+
+def test_socks(t):
+    """SOCKS5 on the proxy port: the token is user or password, names are resolved by us, and what follows is as after CONNECT"""
+    s, up = world(t)
+    for user, token, bytewise in (("x", s.tokens["a"], False), (s.tokens["a"], "x", False), ("claude", s.tokens["a"], True), ("x" * 255, s.tokens["a"], True),
+                                  ("\0", s.tokens["a"], False)):
+        sock, code = socks(s, token, user=user, bytewise=bytewise)
+        assert code == 0, code
+        assert through(s, sock).startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['api']}"
+    for host in ("API.test", "api.test."):
+        sock, code = socks(s, host=host)
+        assert code == 0 and through(s, sock).startswith(b"HTTP/1.1 200"), host
+    sock, code = socks(s, s.tokens["b"])
+    assert through(s, sock).startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['b']}"
+    sock, code = socks(s, host="elsewhere.test")
+    assert code == 0 and b"host_not_allowed" in through(s, sock, "elsewhere.test"), "a refused host is intercepted, so that the client can read why"
+    n = len(up.requests)
+    for token in ("sp_agt_" + "A" * 43, "x", "\0", "y" * 255, s.tokens["a"][:-1], s.tokens["a"] + "\0"):
+        sock, code = socks(s, token)
+        assert code == "password" and sock.recv(10) == b"", (token, code)
+    assert socks(s, methods=b"\x00")[1] == socks(s, methods=b"")[1] == socks(s, methods=b"\x01\x03\x80")[1] == "no method"
+    assert socks(s, methods=bytes(range(255)))[1] == 0
+    s.cli("agent", "revoke", "b")
+    assert socks(s, s.tokens["b"])[1] == "password"
+    assert len(up.requests) == n
+    s.wait_record({"error": "agent_unknown", "method": "-"})
+    s.wait_record({"agent": "a", "host": "api.test", "credential": "one", "status": 200})
+    # a tunnel is judged again, as one of CONNECT
+    sock, code = socks(s)
+    tls = s.client_context().wrap_socket(sock, server_hostname="api.test")
+    tls.sendall(b"GET /1 HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    assert tls.recv(65536).startswith(b"HTTP/1.1 200")
+    s.cli("agent", "rotate", "a")
+    tls.sendall(b"GET /2 HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    assert b"agent_unknown" in tls.recv(65536)
+
+
+def test_socks_replies(t):
+    """each refusal has its reply code (RFC 1928 6); plain HTTP and tunnel entries inside; addresses as addresses"""
+    s, up = t.proxy(serve=False)
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))
+    for host, port in (("raw.test", up.port), ("refused.test", closed.getsockname()[1]), ("private.test", 9), ("gone.test", 9), ("10.9.8.7", 443), ("fd00::7", 443)):
+        s.domain({"host": host, "tunnel": "raw", "port": port})
+    s.domain({"host": "plain.test", "port": 80})
+    s.resolve_file.write_text("private.test 10.1.2.3\n")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"raw.test:{up.port}:127.0.0.1:{up.port}",
+            "--connect-to", f"refused.test::127.0.0.1:{closed.getsockname()[1]}", "--connect-to", f"10.9.8.7:443:127.0.0.1:{up.port}",
+            "--connect-to", f"[fd00::7]:443:127.0.0.1:{up.port}", "--connect-to", f"plain.test:80:127.0.0.1:{up.port}")
+    for host, port in (("raw.test", up.port), ("10.9.8.7", 443), ("fd00::7", 443)):
+        sock, code = socks(s, host=host, port=port)
+        assert code == 0, (host, code)
+        sock.close()
+    assert socks(s, host="refused.test", port=closed.getsockname()[1])[1] == 5
+    assert socks(s, host="private.test", port=9)[1] == 2
+    assert socks(s, host="gone.test", port=9)[1] == 4
+    assert socks(s, host="raw.test", port=up.port, command=2)[1] == 7 and socks(s, command=3)[1] == 7
+    assert socks(s, host=b"\x02ab")[1] == 8 and socks(s, host=b"\x00")[1] == 8
+    for bad in ("a\0b.test", "a b.test", "", "x" * 255, "a" * 64 + ".test", "api.test\r\nX: y", "bücher.test", "..", "1.2.3.999"):
+        raw = bad.encode()
+        assert socks(s, host=b"\x03" + bytes([len(raw)]) + raw)[1] == 1, bad
+    assert socks(s, host="raw.test", port=0)[1] == 1
+    s.wait_record({"host": "refused.test", "error": "upstream_unreachable", "method": "CONNECT"})
+
+
+def test_socks_shapes(t):
+    """half a greeting waits and ends by the deadline of strangers; what is no SOCKS5 ends at once; a bound listener asks nobody; nor
+    does a socket whose user is an agent"""
+    path = t_path(t)
+    s, up = world(t, "--listen", "127.0.0.1:0=b", "--listen", f"unix:{path}", before=lambda s: s.cli("agent", "set", "b", "--uid", os.getuid()))
+    at = ports(s)["b"]
+    for door, methods in ((at, b"\0"), (at, b"\2"), (at, b"\0\2"), (path, b"\0")):
+        sock, code = socks(s, at=door, methods=methods)
+        assert code == 0 and through(s, sock).startswith(b"HTTP/1.1 200"), (door, methods, code)
+        assert who(s, up) == f"Bearer {AUTH['b']}", "the door's agent, whatever is shown"
+    sock, code = socks(s, at=path, methods=b"\2")
+    assert code == 0 and through(s, sock) and who(s, up) == f"Bearer {AUTH['api']}", "beside a user the token counts"
+    import time
+    began, halves = time.monotonic(), []
+    for half in (b"\5", b"\5\2\0", b"\5\1\2", b"\5\xff" + b"\0" * 200):
+        sock = dial(s.port)
+        sock.sendall(half)
+        halves.append(sock)
+    late = dial(s.port)
+    late.sendall(b"\5\1\2")
+    exactly(late, 2)
+    late.sendall(b"\1\xff" + b"x" * 100)
+    drip = dial(s.port)
+    drip.sendall(b"\5\1\2")
+    exactly(drip, 2)
+    drip.sendall(b"\1\xff")
+    for sock in [*halves, late]:
+        sock.settimeout(30 * sallyport.SLOW)
+        try:
+            while sock.recv(10):
+                pass
+        except ConnectionError:
+            pass
+        assert 8 < time.monotonic() - began < 25 * sallyport.SLOW
+    try:
+        for _ in range(20):
+            drip.sendall(b"x")
+            time.sleep(0.3)
+        raise AssertionError("bytes one by one keep no stranger here")
+    except ConnectionError:
+        pass
+    sock = dial(s.port)
+    sock.sendall(b"\5\1\2")
+    exactly(sock, 2)
+    sock.sendall(password("x", s.tokens["a"]).replace(b"\1", b"\2", 1))
+    assert exactly(sock, 2) == b"\1\1", "a version that RFC 1929 does not know"
+    sock = dial(s.port)
+    sock.sendall(b"\4\1\0\x50\1\2\3\4\0")
+    assert exactly(sock, 8) == b"\0\x5b" + b"\0" * 6
+    # the client does not wait for answers
+    hello = socket.create_connection(("127.0.0.1", s.port), 20)
+    hello.sendall(b"\5\1\2" + password("x", s.tokens["a"]) + socks_request("api.test"))
+    assert exactly(hello, 14) == b"\5\2\1\0\5\0\0\1\0\0\0\0\0\0"
+    assert through(s, hello).startswith(b"HTTP/1.1 200")
+
+
+def test_socks_clients(t):
+    """curl (also over a Unix socket) and Python through SOCKS5"""
+    t.need("curl")
+    path = t_path(t)
+    s, up = world(t, "--listen", f"unix:{path}", before=lambda s: s.cli("agent", "set", "b", "--uid", os.getuid()))
+    base = ["curl", "-sS", "--cacert", str(s.ca), "https://api.test/c", "--max-time", "20", "--proxy"]
+    for proxy, key in ((f"socks5h://x:{s.tokens['a']}@127.0.0.1:{s.port}", "api"), (f"socks5h://{s.tokens['a']}:x@127.0.0.1:{s.port}", "api"),
+                       (f"socks5h://localhost{path}", "b")):
+        r = subprocess.run([*base, proxy], capture_output=True, text=True, env=s.env)
+        assert r.returncode == 0 and who(s, up) == f"Bearer {AUTH[key]}", (proxy, r.stderr)
+    r = subprocess.run([*base, f"socks5h://x:bad@127.0.0.1:{s.port}"], capture_output=True, text=True, env=s.env)
+    assert r.returncode == 97 and "rejected" in r.stderr.lower(), (r.returncode, r.stderr)
+    if subprocess.run([sys.executable, "-c", "import requests, socks"], capture_output=True).returncode == 0:
+        r = subprocess.run([sys.executable, "-c", "import requests,sys; print(requests.get('https://api.test/p', timeout=20).status_code)"],
+                           capture_output=True, text=True, env={**s.env, "HTTPS_PROXY": f"socks5h://x:{s.tokens['a']}@127.0.0.1:{s.port}",
+                                                                 "REQUESTS_CA_BUNDLE": str(s.ca)})
+        assert r.stdout.strip() == "200" and who(s, up) == f"Bearer {AUTH['api']}", r.stderr
+
+
+# -- clients that cannot sign in to a proxy, or read no proxy variable
+
+JAVA = """import java.net.*; import java.net.http.*;
+public class Ask { public static void main(String[] a) throws Exception {
+  var c = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+  System.out.println(c.send(HttpRequest.newBuilder(URI.create("https://api.test/java")).build(), HttpResponse.BodyHandlers.ofString()).statusCode()); } }"""
+GO = """package main
+import ("fmt"; "net/http")
+func main() { r, err := http.Get("https://api.test/go"); if err != nil { panic(err) }; fmt.Println(r.StatusCode) }"""
+
+
+def test_jvm_at_a_bound_listener(t):
+    """a JVM with the proxy's address and a trust store, without a token"""
+    t.need("java", "keytool")
+    s, up = world(t, "--listen", "127.0.0.1:0=b")
+    store = s.dir / "trust.p12"
+    subprocess.run(["keytool", "-importcert", "-noprompt", "-alias", "sp", "-file", s.ca, "-keystore", store, "-storepass", "changeit"], check=True, capture_output=True)
+    (s.dir / "Ask.java").write_text(JAVA)
+    r = subprocess.run(["java", f"-Djavax.net.ssl.trustStore={store}", "-Djavax.net.ssl.trustStorePassword=changeit", "-Dhttps.proxyHost=127.0.0.1",
+                        f"-Dhttps.proxyPort={ports(s)['b']}", str(s.dir / "Ask.java")], capture_output=True, text=True, timeout=120 * sallyport.SLOW, env=s.env)
+    if "compiler" in r.stderr and "module not found" in r.stderr:
+        t.skip("this Java has no compiler")
+    assert r.stdout.strip() == "200" and who(s, up) == f"Bearer {AUTH['b']}", r.stderr[-800:]
+
+
+def test_s3cmd_at_a_bound_listener(t):
+    """s3cmd, whose proxy can have no password, signs with a placeholder at a listener of the agent's own"""
+    t.need("s3cmd")
+    import aws_test
+    a = aws_test.Aws(t)
+    a.s.stop()
+    to = [w for h in aws_test.HOSTS for w in ("--connect-to", f"{h}:443:127.0.0.1:{a.server.port}")]
+    a.s.serve("--upstream-ca", sallyport.certs() / "root.pem", *to, "--listen", "127.0.0.1:0=a")
+    conf = a.s.dir / "s3cfg"
+    conf.write_text(f"[default]\naccess_key = {a.env['AWS_ACCESS_KEY_ID']}\nsecret_key = {a.env['AWS_SECRET_ACCESS_KEY']}\nbucket_location = us-east-1\n"
+                    "host_base = s3.us-east-1.amazonaws.com\nhost_bucket = %(bucket)s.s3.us-east-1.amazonaws.com\n"
+                    f"proxy_host = 127.0.0.1\nproxy_port = {ports(a.s)['a']}\nca_certs_file = {a.s.ca}\nuse_https = True\n")
+    body = a.s.dir / "body"
+    body.write_bytes(os.urandom(70000))
+    for args in (["put", str(body), "s3://bucket/k"], ["get", "--force", "s3://bucket/k", str(body) + ".2"]):
+        r = subprocess.run(["s3cmd", "-c", str(conf), *args], capture_output=True, text=True, timeout=60 * sallyport.SLOW, env=a.s.env)
+        assert r.returncode == 0, (args, r.stderr[-800:])
+    assert (a.s.dir / "body.2").read_bytes() == body.read_bytes()
+    a.check()
+
+
+def test_go_over_socks(t):
+    """Go's HTTP client with a socks5 URL in its proxy variable"""
+    t.need("go")
+    s, up = world(t)
+    (s.dir / "ask.go").write_text(GO)
+    env = {**s.env, "HTTPS_PROXY": f"socks5://x:{s.tokens['a']}@127.0.0.1:{s.port}", "SSL_CERT_FILE": str(s.ca), "GOFLAGS": "-mod=mod",
+           "GOCACHE": "/tmp/sallyport-go-cache", "GOTOOLCHAIN": "local"}
+    r = subprocess.run(["go", "run", str(s.dir / "ask.go")], capture_output=True, text=True, timeout=200 * sallyport.SLOW, env=env)
+    assert r.stdout.strip() == "200" and who(s, up) == f"Bearer {AUTH['api']}", r.stderr[-800:]
