@@ -20,7 +20,7 @@ build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
-	kubernetes-client python3-kubernetes"
+	kubernetes-client python3-kubernetes skopeo docker-registry gdb python3-pip"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 
 say() { printf '%s\n' "build.sh: $*" >&2; }
@@ -273,9 +273,20 @@ npm_packages() {
 		{ rm -f build/npm/package-lock.json; say "npm did not install them: tests that need them are skipped"; }
 }
 
+# The same from PyPI.
+pip_packages() {
+	cmp -s tests/real/requirements.txt build/pip/requirements.txt && return
+	say "installing clients from PyPI"
+	rm -rf build/pip
+	/usr/bin/python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --only-binary :all: --require-hashes --no-deps \
+		--target build/pip -r tests/real/requirements.txt >/dev/null 2>&1 && cp tests/real/requirements.txt build/pip/ ||
+		say "PyPI's were not installed: tests that need them are skipped"
+}
+
 test_() { # shellcheck disable=SC2086
 	deps $build_packages $test_packages
 	npm_packages
+	pip_packages
 	# shellcheck disable=SC2046
 	build_all test asan clang tests/wire/resolve.c tests/real/disk.c $(find tests/unit tests/fuzz -name '*.c' | LC_ALL=C sort)
 	exec /usr/bin/python3 tests/run.py "$@"    # Debian's own, which sees the python3-… packages

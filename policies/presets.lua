@@ -11,7 +11,7 @@
 --   headers       further headers, plain
 --   ask           what the fields that a person must give are, by name (or claims.iss): said where one is missing
 --   env           variables that clients read their key from: a placeholder goes in each
---   with          variables that are set beside them, with their values; without_mint: those that are so unless mint=allow
+--   with          variables that are set beside them, with their values; without_mint: those that are so where such calls are refused
 --   placeholder   its shape: {N} letters and digits, {N:hex}, {N:digit}, {N:alpha}, {N:upper} (and 2 to 7), {N:url}
 --   carriers      names under which the API takes a key too: the sandbox's own goes, whatever the type sends. headers;
 --                 query (and forms); body (multipart and JSON too). Headers that hold keys are known
@@ -51,6 +51,19 @@ local KUBERNETES_MINT = post {
 }
 KUBERNETES_MINT[#KUBERNETES_MINT + 1] = { path = "/**/api/v1/namespaces/*/secrets/**",
   body = { "kubernetes.io/service-account-token", "!!binary", "yaml.org" }, what = "a service account's token" }
+
+-- Claude Code's remote control: the worker's token of a session, for the same host.
+local ANTHROPIC_SEAL = { { method = "POST", path = "/v1/code/sessions/*/bridge", what = "a session's token", members = { "worker_jwt" },
+  ttl = "expires_in", shape = "jwt", default = true } }
+
+-- Xet, Hugging Face's store: its token comes in a header and in the body, and is for one repository ("Authentication and
+-- Authorization" of its protocol). Old repositories have one name, the others two.
+local HUGGINGFACE_MINT, HUGGINGFACE_SEAL = post { { "/api/spaces/*/*/jwt", "a token for a space", method = "GET" } }, {}
+for _, path in ipairs { "/api/*/*/xet-read-token/**", "/api/*/*/*/xet-read-token/**", "/api/*/*/xet-write-token/**", "/api/*/*/*/xet-write-token/**" } do
+  HUGGINGFACE_MINT[#HUGGINGFACE_MINT + 1] = { method = "GET", path = path, what = "a storage token" }
+  HUGGINGFACE_SEAL[#HUGGINGFACE_SEAL + 1] = { method = "GET", path = path, what = "a storage token",
+    members = { { "accessToken", "header=X-Xet-Access-Token" } }, ttl = "exp", hosts = { "*.xethub.hf.co" }, default = true }
+end
 
 local ANTHROPIC_MINT = post { { "/api/oauth/claude_cli/create_api_key", "an API key" } }
 
@@ -174,10 +187,17 @@ local list = {
     test = "https://api.anthropic.com/v1/models", test_headers = { ["anthropic-version"] = "2023-06-01" } },
   { name = "claude-code", title = "Anthropic: a Claude subscription's token for Claude Code", type = "bearer",
     hosts = { "api.anthropic.com" }, env = { "CLAUDE_CODE_OAUTH_TOKEN" }, placeholder = "sk-ant-oat01-{93:url}AA",
-    carriers = { headers = { "x-api-key" } }, mint = ANTHROPIC_MINT,
+    carriers = { headers = { "x-api-key" } }, mint = ANTHROPIC_MINT, seal = ANTHROPIC_SEAL,
     make = "claude setup-token", note = "The command prints a token that is valid for a year." },
   { name = "openai", title = "OpenAI", type = "bearer", hosts = { "api.openai.com" }, env = { "OPENAI_API_KEY" },
     placeholder = "sk-proj-{74:url}T3BlbkFJ{74:url}",
+    seal = {
+      { method = "POST", path = "/v1/realtime/client_secrets", what = "a client secret", members = { "value" }, ttl = "expires_at", prefix = "ek_" },
+      { method = "POST", path = "/v1/realtime/sessions", what = "a client secret", members = { "client_secret/value" },
+        ttl = "client_secret/expires_at", prefix = "ek_" },
+      { method = "POST", path = "/v1/realtime/transcription_sessions", what = "a client secret", members = { "client_secret/value" },
+        ttl = "client_secret/expires_at", prefix = "ek_" },
+    },
     mint = post {
       { "/v1/organization/admin_api_keys", "an admin key" },
       { "/v1/organization/projects/*/service_accounts", "a service account with its key" },
@@ -224,17 +244,11 @@ local list = {
     mint = post { { "/generate_auth_token", "an API key" } }, make = "https://www.perplexity.ai/settings/api" },
   { name = "huggingface", title = "Hugging Face", type = "bearer", hosts = { "huggingface.co", "router.huggingface.co" },
     env = { "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN" }, placeholder = "hf_{34:alpha}",
-    mint = post {
-      { "/api/*/*/*/xet-read-token/**", "a storage token", method = "GET" },
-      { "/api/*/*/*/xet-write-token/**", "a storage token", method = "GET" },
-      { "/api/spaces/*/*/jwt", "a token for a space", method = "GET" },
-    },
+    mint = HUGGINGFACE_MINT, seal = HUGGINGFACE_SEAL,
     without_mint = { HF_HUB_DISABLE_XET = "1" },
     files = { "cdn-lfs.huggingface.co", "cdn-lfs.hf.co", "cdn-lfs-us-1.huggingface.co", "cdn-lfs-us-1.hf.co", "cdn-lfs-eu-1.huggingface.co",
-      "cdn-lfs-eu-1.hf.co", "cas-bridge.xethub.hf.co", "us.gcp.cdn.hf.co", "us.aws.cdn.hf.co" },
-    make = "https://huggingface.co/settings/tokens", test = "https://huggingface.co/api/whoami-v2",
-    note = "Clients that transfer by Xet ask for a storage token of their own, which is refused: `sallyport env` sets HF_HUB_DISABLE_XET=1, "
-      .. "unless mint=allow." },
+      "cdn-lfs-eu-1.hf.co", "cas-bridge.xethub.hf.co", "transfer.xethub.hf.co", "us.gcp.cdn.hf.co", "us.aws.cdn.hf.co" },
+    make = "https://huggingface.co/settings/tokens", test = "https://huggingface.co/api/whoami-v2" },
   { name = "replicate", title = "Replicate", type = "bearer", hosts = { "api.replicate.com" },
     env = { "REPLICATE_API_TOKEN" }, placeholder = "r8_{37}",
     make = "https://replicate.com/account/api-tokens", test = "https://api.replicate.com/v1/account" },
@@ -312,9 +326,11 @@ local list = {
   { name = "copilot", title = "GitHub Copilot: its CLI and API", type = "bearer",
     hosts = { "*.githubcopilot.com", "copilot-proxy.githubusercontent.com", "api.github.com" },
     env = { "COPILOT_GITHUB_TOKEN" }, placeholder = "github_pat_{22}_{59}", carriers = { query = { "access_token" } },
-    mint = GITHUB_MINT, make = "https://github.com/settings/personal-access-tokens/new", test = "https://api.github.com/copilot_internal/user",
+    mint = GITHUB_MINT,
+    seal = { { method = { "GET", "POST" }, path = "/copilot_internal/v2/token", what = "a Copilot token", members = { "token" }, ttl = "expires_at" } },
+    make = "https://github.com/settings/personal-access-tokens/new", test = "https://api.github.com/copilot_internal/user",
     note = "A fine-grained token with the permission Copilot Requests, or one of an OAuth or GitHub App (gho_, ghu_): classic ones (ghp_) are "
-      .. "refused there. Editors trade theirs for a further token, which is refused here unless mint=allow." },
+      .. "refused there. Editors trade theirs for a further token, which is refused here: mint=seal gives them one that opens here alone." },
   { name = "github-git", title = "GitHub: git over HTTPS, with a token", type = "basic",
     hosts = { "github.com", "codeload.github.com" }, fields = { username = "x-access-token" },
     ask = { password = "a personal access token" }, carriers = { headers = { "cookie" } },
@@ -422,6 +438,8 @@ local list = {
       .. "certificate-authority-data, decoded. More: sallyport help kubernetes" },
   { name = "cloudflare", title = "Cloudflare", type = "bearer", hosts = { "api.cloudflare.com" },
     env = { "CLOUDFLARE_API_TOKEN", "CF_API_TOKEN" }, placeholder = "{40:url}",
+    seal = { { method = "GET", path = "/client/v4/accounts/*/pages/projects/*/upload-token", what = "an upload's token",
+      members = { "result/jwt" }, shape = "jwt", default = true } },   -- of Pages; wrangler reads its end
     carriers = { headers = { "x-auth-key", "x-auth-email", "x-auth-user-service-key" } },
     mint = post {
       { "/client/v4/user/tokens", "an API token" },
@@ -524,6 +542,52 @@ local list = {
     ask = { private_key = "the AuthKey_….p8 file", key_id = "the key's id", ["claims.iss"] = "the issuer's id" },
     mint = post { { "/v1/certificates", "a signing certificate" } },
     make = "https://appstoreconnect.apple.com/access/integrations/api", test = "https://api.appstoreconnect.apple.com/v1/apps?limit=1" },
+
+  -- ---- container registries ------------------------------------------------------------------------
+  -- Clients log in with any password: the type says where the real one goes, and seals what comes back for it.
+  { name = "docker-hub", title = "Docker Hub: images", type = "registry",
+    hosts = { "registry-1.docker.io", "index.docker.io", "auth.docker.io" }, paths = { "/v2", "/token" },
+    ask = { username = "your Docker id", password = "a personal access token" },
+    files = { "production.cloudflare.docker.com", "production.cloudfront.docker.com",
+      "docker-images-prod.6aa30f8b08e16409b46e0173d6de2f56.r2.cloudflarestorage.com" },
+    make = "https://app.docker.com/settings/personal-access-tokens", test = "https://auth.docker.io/token?service=registry.docker.io" },
+  { name = "ghcr", title = "GitHub: images (ghcr.io)", type = "registry", hosts = { "ghcr.io" }, paths = { "/v2", "/token" },
+    ask = { username = "your GitHub name", password = "a personal access token (classic) with read:packages or write:packages" },
+    files = { "pkg-containers.githubusercontent.com" }, make = "https://github.com/settings/tokens", test = "https://ghcr.io/token?service=ghcr.io" },
+  -- Its blob hosts lie below it, and clients in Go then go on showing the bearer when they are redirected.
+  { name = "quay", title = "Quay.io: images", type = "registry", hosts = { "quay.io" },
+    seal = { { method = { "GET", "POST" }, path = "/v2/auth", what = "a registry's bearer", members = { "token" }, ttl = "expires_in",
+      hosts = { "*.quay.io" }, default = true } },
+    ask = { username = "a robot account, ORG+NAME, or yours", password = "its token, or an encrypted password" },
+    files = { "cdn.quay.io", "cdn01.quay.io", "cdn02.quay.io", "cdn03.quay.io", "cdn04.quay.io", "cdn05.quay.io", "cdn06.quay.io",
+      "quayio-production-s3.s3.amazonaws.com" },
+    make = "https://quay.io/organization/ORG?tab=robots", test = "https://quay.io/v2/auth?service=quay.io" },
+  { name = "gitlab-registry", title = "GitLab: images", type = "registry", hosts = { "registry.gitlab.com", "gitlab.com" },
+    paths = { "/v2", "/jwt/auth" },
+    ask = { username = "your GitLab name, or a deploy token's", password = "a token with read_registry or write_registry" },
+    files = { "cdn.registry.gitlab-static.net" }, make = "https://gitlab.com/-/user_settings/personal_access_tokens", test = "https://gitlab.com/jwt/auth?service=container_registry",
+    note = "A GitLab of your own: --host for its registry and for itself." },
+  { name = "gar", title = "Google Artifact Registry: images", type = "registry", hosts = { "{location}-docker.pkg.dev" },
+    paths = { "/v2", "/artifacts-downloads" }, fields = { username = "_json_key" },
+    ask = { password = "the service account's key file, JSON: password=@key.json" },
+    make = "https://console.cloud.google.com/iam-admin/serviceaccounts", test = "https://{host}/v2/token?service={host}",
+    note = "gcr.io and its regions are served by it: --host gcr.io." },
+  { name = "acr", title = "Azure Container Registry", type = "registry", hosts = { "{registry}.azurecr.io" },
+    paths = { "/v2", "/oauth2" },
+    ask = { username = "a service principal's application id, or a token's name", password = "its secret, or the token's password" },
+    make = "https://portal.azure.com", test = "https://{host}/oauth2/token?service={host}&scope=registry:catalog:*",
+    note = "Blobs come from a storage account of the registry's, or from its data endpoint: sallyport domain add default "
+      .. "REGISTRY.REGION.data.azurecr.io; a pull that is refused there names the host." },
+  { name = "ecr", title = "Amazon ECR: images", type = "registry", hosts = { "{account}.dkr.ecr.{region}.amazonaws.com" },
+    paths = { "/v2" }, fields = { username = "AWS", basic = true }, ask = { password = "what `aws ecr get-login-password` prints" },
+    make = "aws ecr get-login-password", test = "https://{host}/v2/",
+    note = "The password is good for 12 hours; a timer renews it: aws ecr get-login-password | sallyport credential set NAME password=-. "
+      .. "Layers come from S3: sallyport domain add default prod-REGION-starport-layer-bucket.s3.REGION.amazonaws.com." },
+  { name = "registry", title = "Any container registry: Harbor, Nexus, Artifactory, Gitea, your own", type = "registry", hosts = { "{registry}" },
+    ask = { username = "the user name", password = "the password or token" },
+    make = "https://distribution.github.io/distribution/spec/auth/token/",
+    note = "--host again for a token endpoint that is elsewhere (curl -i https://REGISTRY/v2/ says where: realm); basic=true where it asks for "
+      .. "Basic; domain add for a host to which blobs are redirected." },
 
   -- ---- watching ----------------------------------------------------------------------------------
   { name = "datadog", title = "Datadog", type = "api_key", hosts = { "api.datadoghq.com" }, fields = { header = "dd-api-key" },

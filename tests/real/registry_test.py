@@ -1,0 +1,203 @@
+"""Container registries: skopeo (and podman and crane, where they are) push and pull with a login that is worth nothing. The token that the
+registry gives for the real one never reaches the client: not its answers, not its files, not its memory."""
+import base64
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import threading
+import time
+
+import sallyport
+from clients_test import environment, run
+from real import wait
+from registry import Registry, image
+from servers import free_port
+
+# The layout of each preset: hosts, realm, blob host; what its token endpoint answers; what `credential add` is told.
+LAYOUTS = {
+    "ghcr": {"hosts": ["ghcr.io"], "realm": "https://ghcr.io/token", "blobs": "pkg-containers.githubusercontent.com",
+             "refuse_basic": True, "members": ("token",)},
+    "docker-hub": {"hosts": ["registry-1.docker.io", "index.docker.io"], "realm": "https://auth.docker.io/token",
+                   "blobs": "production.cloudflare.docker.com", "image": "docker.io/me/img"},
+    "quay": {"hosts": ["quay.io"], "realm": "https://quay.io/v2/auth", "blobs": "cdn01.quay.io", "members": ("token",), "blobs_take_bearer": True},
+    "gitlab-registry": {"hosts": ["registry.gitlab.com"], "realm": "https://gitlab.com/jwt/auth", "blobs": "cdn.registry.gitlab-static.net",
+                        "members": ("token",)},
+    "gar": {"hosts": ["europe-west1-docker.pkg.dev"], "realm": "https://europe-west1-docker.pkg.dev/v2/token", "blobs": None,
+            "user": "_json_key", "password": '{"type": "service_account", "private_key": "canary-registry-key-41d7"}', "flags": ["--host", "europe-west1-docker.pkg.dev"]},
+    "acr": {"hosts": ["demo.azurecr.io"], "realm": "https://demo.azurecr.io/oauth2/token", "blobs": "demo.westeurope.data.azurecr.io",
+            "members": ("access_token",), "flags": ["--host", "demo.azurecr.io"], "domain": "demo.westeurope.data.azurecr.io"},
+    "ecr": {"hosts": ["123456789012.dkr.ecr.eu-west-1.amazonaws.com"], "realm": None, "user": "AWS",
+            "blobs": "prod-eu-west-1-starport-layer-bucket.s3.eu-west-1.amazonaws.com",
+            "flags": ["--host", "123456789012.dkr.ecr.eu-west-1.amazonaws.com"], "domain": "prod-eu-west-1-starport-layer-bucket.s3.eu-west-1.amazonaws.com"},
+    "registry": {"hosts": ["images.test"], "realm": "https://login.test/service/token", "blobs": "blobs.test",
+                 "flags": ["--host", "images.test", "--host", "login.test"], "domain": "blobs.test"},
+}
+
+
+class Box:
+    """A proxy with one preset's credential in front of a registry with its layout; image: what its image is called."""
+
+    def __init__(self, t, preset, workers=1, fields=(), **more):
+        layout = {**LAYOUTS[preset], **more}
+        self.s, flags, domain = t.bare(workers), layout.pop("flags", []), layout.pop("domain", None)
+        self.s.init()
+        self.image = layout.pop("image", layout["hosts"][0] + "/me/img")
+        self.r = Registry(t, self.s.dir, **layout)
+        name = [f"username={self.r.user}"] if self.r.user == "me" else []
+        self.s.cli("credential", "add", "reg", "--preset", preset, *flags, *name, *fields, f"password=@{self.s.secret_file(self.r.password)}")
+        if domain:
+            self.s.domain({"host": domain})
+        self.s.agent()
+        port = free_port()
+        self.s.cli("set", "listen", f"127.0.0.1:{port}")
+        self.s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+        self.s.cli("set", "connect-to", *self.r.connect)
+        self.s.serve(listen=f"127.0.0.1:{port}")
+        self.env = {**environment(self.s), "REGISTRY_AUTH_FILE": str(self.s.dir / "auth.json"), "HOME": str(self.s.dir / "client"),
+                    "DOCKER_CONFIG": str(self.s.dir / "client")}
+        (self.s.dir / "client").mkdir()
+        self.s.canaries.append(self.env["HTTPS_PROXY"].split(":")[2].split("@")[0])
+
+    def skopeo(self, *args, **options):
+        return run(["skopeo", "--insecure-policy", *args], self.env, **options)
+
+    def push(self, tag="v1", creds="me:placeholder"):
+        if not (self.s.dir / "img").exists():
+            self.digests = image(self.s.dir / "img")
+        self.skopeo("copy", "--all", *(["--dest-creds", creds] if creds else []), f"oci:{self.s.dir}/img:latest", f"docker://{self.image}:{tag}")
+
+    def pull(self, tag="v1", creds="me:placeholder"):
+        """-> the digests of what came."""
+        back = self.s.dir / "back"
+        shutil.rmtree(back, ignore_errors=True)
+        self.skopeo("copy", "--all", *(["--src-creds", creds] if creds else []), f"docker://{self.image}:{tag}", f"oci:{back}:latest")
+        return {"sha256:" + p.name for p in (back / "blobs" / "sha256").iterdir()}
+
+    def secrets(self):
+        return [self.r.password, self.r.basic.split(" ")[1], self.r.refresh, *self.r.given]
+
+    def check(self):
+        """What the registry's hosts got, and what the client's files do not have."""
+        bearers = {"Bearer " + t for t in self.r.given}
+        for host, method, target, status, shown in self.r.seen():
+            path = target.partition("?")[0]
+            if host == self.r.blobs:
+                assert shown == "-" or (self.r.blobs_take_bearer and shown in bearers), f"the blob host was shown {shown[:12]}…"
+            elif self.r.realm and path != self.r.path:
+                assert shown == "-" or shown in bearers, f"{method} {host}{path} was shown {shown[:60]}…"
+                assert path == "/v2/" or shown in bearers, f"{method} {host}{path} came with nothing"
+        for path in (self.s.dir / "client").rglob("*"):
+            for secret in self.secrets() if path.is_file() else ():
+                assert secret.encode() not in path.read_bytes(), f"{path} has {secret[:12]}…"
+
+
+def around(preset):
+    def test(t):
+        b = Box(t, preset)
+        presets = {p["name"]: p for p in sallyport.rows(b.s.cli("credential", "presets", "--json").stdout)}
+        b.push()
+        assert b.pull() >= set(b.digests)
+        assert b.pull(creds=None) >= set(b.digests)          # no login at all
+        if b.r.realm:
+            assert b.r.given and all(known for _, _, known in b.r.asked), b.r.asked
+            got = [r for r in b.s.records() if r.get("sealed")]
+            assert got and all(r["sealed"] >= 1 and r["path"] == b.r.path for r in got), b.s.records()[-3:]
+            assert any(r.get("unsealed") for r in b.s.records()), b.s.records()[-3:]
+        if presets.get(preset, {}).get("test"):
+            r = b.s.cli("credential", "test", "reg", check=False)
+            assert r.returncode == 0, r.stdout + r.stderr
+        b.check()
+    test.__doc__ = f"{preset}: skopeo pushes and pulls an image for two architectures with a login of its own making"
+    return test
+
+
+for _preset in LAYOUTS:
+    globals()["test_" + _preset.replace("-", "_")] = around(_preset)
+
+
+def test_login(t):
+    """skopeo login keeps the placeholder, and works with it later"""
+    b = Box(t, "ghcr")
+    b.skopeo("login", "--username", "me", "--password-stdin", "ghcr.io", stdin="placeholder")
+    kept = json.loads((b.s.dir / "auth.json").read_text())["auths"]["ghcr.io"]
+    assert base64.b64decode(kept["auth"]) == b"me:placeholder" and "identitytoken" not in kept, kept
+    b.push(creds=None)
+    assert b.pull(creds=None) >= set(b.digests)
+    b.check()
+
+
+def core(process, path):
+    """The whole memory of a process that runs."""
+    r = subprocess.run(["gcore", "-o", path, str(process.pid)], capture_output=True, text=True, timeout=120 * sallyport.SLOW)
+    out = pathlib.Path(f"{path}.{process.pid}")
+    assert out.exists(), r.stderr[-500:]
+    data = out.read_bytes()
+    out.unlink()
+    return data
+
+
+def test_expiry_and_memory(t):
+    """a pull that outlives its token gets another, and in the client's memory there is no real one"""
+    t.need("gcore")
+    b = Box(t, "ghcr")
+    b.push()
+    b.r.lifetime, given = 60, len(b.r.given)     # s: clients take less for this much
+    (b.r.dir / "slow").write_text("")            # the first layer takes longer than that
+    back = b.s.dir / "back"
+    p = subprocess.Popen(["skopeo", "--insecure-policy", "copy", "--all", "--src-creds", "me:placeholder", f"docker://{b.image}:v1", f"oci:{back}:latest"],
+                         env=b.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait(lambda: len(b.r.given) > given, 20, "a token")
+    first = b.r.given[-1]
+    time.sleep(2)
+    memory = core(p, b.s.dir / "core")
+    assert b"bWU6cGxhY2Vob2xkZXI=" in memory, "the placeholder is there: it is the client's memory"
+    for secret in b.secrets():
+        assert secret.encode() not in memory, f"the client's memory has {secret[:16]}…"
+        assert secret.rpartition(".")[2].encode() not in memory
+    wait(lambda: b.r.given[-1] != first, 120, "another token, behind the first one's end")
+    os.unlink(b.r.dir / "slow")
+    out, _ = p.communicate(timeout=120 * sallyport.SLOW)
+    assert p.returncode == 0, out.decode()[-800:]
+    assert {"sha256:" + f.name for f in (back / "blobs" / "sha256").iterdir()} >= set(b.digests)
+    b.check()
+
+
+def test_retry(t):
+    """a connection that is cut is tried again with the same sealed token"""
+    b = Box(t, "ghcr")
+    b.push()
+    (b.r.dir / "cut").write_text("")
+    before = len(b.r.seen())
+    threading.Thread(target=lambda: (wait(lambda: any(x[3] == "444" for x in b.r.seen()[before:]), 20), os.unlink(b.r.dir / "cut")), daemon=True).start()
+    back = b.s.dir / "back"
+    b.skopeo("copy", "--retry-times", "3", "--all", "--src-creds", "me:placeholder", f"docker://{b.image}:v1", f"oci:{back}:latest")
+    b.check()
+
+
+def test_podman(t):
+    """podman logs in with a placeholder, pulls, and pushes what it pulled"""
+    t.need("podman")
+    b = Box(t, "docker-hub")
+    b.push()
+    podman = ["podman", "--root", b.s.dir / "client" / "r", "--runroot", b.s.dir / "client" / "rr", "--storage-driver", "vfs"]
+    if subprocess.run([*map(str, podman), "images"], env=b.env, capture_output=True).returncode:
+        t.skip("podman does not run here")
+    run([*podman, "login", "--username", "me", "--password", "placeholder", "docker.io"], b.env)
+    run([*podman, "pull", "docker.io/me/img:v1"], b.env)
+    run([*podman, "push", "docker.io/me/img:v1", "docker.io/me/img:v2"], b.env)
+    assert b.pull("v2", creds=None)
+    b.check()
+
+
+def test_crane(t):
+    """crane, which asks for another bearer when it is told 401: pull and push, one of them past the end of its token"""
+    t.need("crane")
+    crane, b = shutil.which("crane"), Box(t, "ghcr")
+    b.push()
+    run([crane, "auth", "login", "--username", "me", "--password", "placeholder", "ghcr.io"], b.env)
+    run([crane, "pull", "--format=oci", "ghcr.io/me/img:v1", b.s.dir / "crane"], b.env)
+    run([crane, "push", b.s.dir / "crane", "ghcr.io/me/img:v2"], b.env)
+    assert b.pull("v2", creds=None) >= set(b.digests)
+    b.check()
