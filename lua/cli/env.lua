@@ -26,11 +26,20 @@ local function held_by(agent)
   return list
 end
 
+-- Are the calls refused that would hand out a further credential? Some are sealed unless the operator says otherwise (lua/seal.lua).
+local function refuses(cred, preset)
+  if cred.mint then return cred.mint ~= "allow" and cred.mint ~= "seal" end
+  for _, row in ipairs(preset.seal) do
+    if row.default then return false end
+  end
+  return true
+end
+
 -- What a type or preset wants set beside a placeholder: a client must not ask a person, say.
 local function companions(cred, taken, out)
   local pol, preset = require("policy_store").load(cred.type), cred.preset and require("presets").get(cred.preset)
   for _, with in ipairs { cred.env and pol and pol.env and pol.env.with or {}, preset and preset.with or {},
-    preset and cred.mint ~= "allow" and preset.without_mint or {} } do
+    preset and refuses(cred, preset) and preset.without_mint or {} } do
     local names = {}
     for name in pairs(with) do names[#names + 1] = name end
     table.sort(names)

@@ -186,7 +186,7 @@ local function one(ctx, p)
   lines("env", p.env)
   lines("placeholder", { p.placeholder })
   lines("with them", sorted(p.with, function(k, v) return ("%s=%s"):format(k, v) end))
-  lines("", sorted(p.without_mint, function(k, v) return ("%s=%s, unless mint=allow"):format(k, v) end))
+  lines("", sorted(p.without_mint, function(k, v) return ("%s=%s, where such calls are refused"):format(k, v) end))
   local stripped = sorted(p.carriers.headers or {}, function(_, v) return v end)
   for _, text in ipairs(sorted(p.carriers.query or {}, function(_, v) return "?" .. v .. "=" end)) do
     stripped[#stripped + 1] = text

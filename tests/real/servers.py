@@ -32,10 +32,10 @@ http {{
 class Recorder(http.server.ThreadingHTTPServer):
     """Python's own, with TLS, on a thread; handlers note in `got` what they were sent."""
 
-    def __init__(self, handler):
+    def __init__(self, handler, certificate=None):
         super().__init__(("127.0.0.1", 0), handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sallyport.certs() / "ok.pem")
+        context.load_cert_chain(certificate or sallyport.certs() / "ok.pem")
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.got = []
         threading.Thread(target=self.serve_forever, daemon=True).start()

@@ -630,10 +630,14 @@ return { kind = "type", api = 1, name = "two", title = "Two secrets",
     has(w.ok("env", "--agent", "a"), "GOOGLE_API_KEY=")
     lacks(w.ok("env", "--agent", "a"), "HF_HUB_DISABLE_XET")
     w.ok("credential", "add", "hf", "--preset", "huggingface", "token=@" .. w.key)
+    lacks(w.ok("env", "--agent", "a"), "HF_HUB_DISABLE_XET")   -- its storage tokens are sealed
+    w.ok("credential", "set", "hf", "mint=refuse")
     has(w.ok("env", "--agent", "a"), "export HF_HUB_DISABLE_XET=1\n")
-    w.ok("credential", "set", "hf", "mint=allow")
-    lacks(w.ok("env", "--agent", "a"), "HF_HUB_DISABLE_XET")
-    has(w.ok("credential", "presets", "huggingface"), "HF_HUB_DISABLE_XET=1, unless mint=allow")
+    for _, how in ipairs { "allow", "seal" } do
+      w.ok("credential", "set", "hf", "mint=" .. how)
+      lacks(w.ok("env", "--agent", "a"), "HF_HUB_DISABLE_XET")
+    end
+    has(w.ok("credential", "presets", "huggingface"), "HF_HUB_DISABLE_XET=1, where such calls are refused")
   end),
 
   ["bundles hold credentials and domain entries; one that holds something is not removed"] = with_home(function(w)
