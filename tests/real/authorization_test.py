@@ -4,11 +4,14 @@ import base64
 import hashlib
 import html
 import http.client
+import http.server
 import json
 import os
 import pathlib
 import re
 import secrets
+import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -398,3 +401,74 @@ def test_kill_hundreds(t):
         assert again.startswith("sp_rt_") and got in ("", again), (got, again)
         assert run("renew", again).startswith("sp_rt_")
     assert killed >= 10 and rounds >= 10, (killed, rounds)
+
+
+def chromium(t, s, commands, rules="MAP nowhere 127.0.0.1"):
+    if not shutil.which("chromium") or not (NPM / "playwright-core").exists():
+        t.skip("chromium or playwright-core is not installed")
+    r = subprocess.run([NODE, HERE / "door_person.mjs", NPM, shutil.which("chromium"), s.dir, rules, json.dumps(commands)], capture_output=True, text=True,
+                       timeout=120 * sallyport.SLOW)
+    assert r.returncode == 0, (r.stdout, r.stderr[-3000:])
+    return [json.loads(line) for line in r.stdout.splitlines()]
+
+
+class Callback(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.got.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"thanks")
+
+    def log_message(self, *_):
+        pass
+
+
+def callback(tls=None):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Callback)
+    server.got = []
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_chromium(t):
+    """the pages in Chromium without script: keyboard alone, 360 px, dark, forced colours; Approve leads to https, loopback and private-use addresses [S4 S8]"""
+    box = Box(t, server=False)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", box.s.dir / "k.pem", "-out", box.s.dir / "c.pem",
+                    "-subj", "/CN=client.test"], check=True, capture_output=True)
+    tls.load_cert_chain(box.s.dir / "c.pem", box.s.dir / "k.pem")
+    far, near = callback(tls), callback()
+    uris = [f"https://client.test:{far.server_port}/cb", f"http://127.0.0.1:{near.server_port}/cb", "sallyport-test://x/cb"]
+    client = box.register(redirect_uris=uris, client_name="Cl\u202eaude <b>")
+
+    def request(uri):
+        return box.base + "/oauth/authorize?" + urllib.parse.urlencode({"response_type": "code", "client_id": client["client_id"], "redirect_uri": uri, "state": "st",
+            "code_challenge": "x" * 43, "code_challenge_method": "S256", "resource": box.base + "/mcp/tools"})
+    steps = [
+        {"go": request(uris[0]), "look": {"width": 360}, "shot": "sign-in-360"},
+        {"type": "ada@example.org", "keys": ["Tab"]},
+        {"type": PASSWORD, "keys": ["Tab", "Tab"]},
+        {"keys": ["Enter"], "wait": 500, "shot": "consent-360"},
+        {"look": {"dark": True, "width": 360}, "shot": "consent-dark"},
+        {"look": {"forced": True}, "shot": "consent-forced"},
+        {"keys": ["Tab"]}, {"keys": ["Tab"]},
+        {"keys": ["Tab"] * 5 + ["Enter"], "wait": 700},
+        {"go": request(uris[1]), "shot": "consent-loopback"}, {"click": "button.go", "wait": 700},
+        {"go": request(uris[2]), "shot": "consent-private"}, {"click": "button.go", "wait": 700},
+        {"go": box.base + "/connections", "shot": "connections"},
+        {"go": box.base + "/login/totp", "shot": "totp"},
+        {"go": box.base + "/oauth/authorize?client_id=x", "shot": "error"},
+    ]
+    seen = chromium(t, box.s, steps, "MAP client.test 127.0.0.1")
+    assert seen[0]["focus"] == "textbox:E-mail address" and seen[2]["focus"] == "button:Sign in", seen[:3]
+    assert seen[3]["title"] == "Connect to tools", seen[3]
+    assert not any(s["wide"] for s in seen if s["url"].startswith(box.base)), seen
+    assert far.got and "code=sp_ac_" in far.got[0] and "state=st" in far.got[0] and "iss=" in far.got[0], (seen[6:9], far.got)
+    assert near.got and "code=sp_ac_" in near.got[0], (seen[9:11], near.got)
+    refused = [x for s in seen for x in s["said"] if "form-action" in x or "ContentSecurityPolicy" in x]
+    assert not refused, refused
+    assert seen[12]["said"] is not None and seen[15]["title"] == "This request cannot go on"
+    for name in (os.environ.get("SHOTS") or "").split():
+        shutil.copytree(box.s.dir, name, dirs_exist_ok=True, ignore=lambda d, names: [n for n in names if not n.endswith(".png")])

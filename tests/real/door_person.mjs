@@ -1,0 +1,34 @@
+// A person in Chromium at the door: node door_person.mjs NODE_MODULES CHROMIUM DIR PORT MAP COMMANDS
+// COMMANDS is JSON: a list of { go, keyboard, submit, fill, check, shot, width, forced, dark, script, expect, connect }; prints a JSON line each.
+import { createRequire } from 'node:module';
+const [modules, chromium_, dir, map, text] = process.argv.slice(2);
+const { chromium } = createRequire(modules + '/x.js')('playwright-core');
+const browser = await chromium.launch({ executablePath: chromium_, args: ['--no-sandbox', '--disable-gpu', `--host-resolver-rules=${map}`, '--ignore-certificate-errors'] });
+const say = (o) => console.log(JSON.stringify(o));
+const context = await browser.newContext({ javaScriptEnabled: false, ignoreHTTPSErrors: true });
+const page = await context.newPage();
+const cdp = await context.newCDPSession(page);
+const said = [];
+cdp.on('Log.entryAdded', (e) => said.push(e.entry.text));
+cdp.on('Audits.issueAdded', (e) => said.push(e.issue.code + ' ' + JSON.stringify(e.issue.details.contentSecurityPolicyIssueDetails ?? {})));
+await cdp.send('Log.enable');
+await cdp.send('Audits.enable');
+const focused = async () => (await cdp.send('Accessibility.getFullAXTree')).nodes
+  .filter((n) => n.properties?.some((p) => p.name === 'focused' && p.value.value)).map((n) => `${n.role?.value}:${n.name?.value}`).filter((n) => !n.startsWith('RootWebArea'))[0];
+for (const c of JSON.parse(text)) {
+  if (c.look) {
+    await page.setViewportSize({ width: c.look.width ?? 1000, height: 800 });
+    await page.emulateMedia({ colorScheme: c.look.dark ? 'dark' : 'light', forcedColors: c.look.forced ? 'active' : 'none' });
+  }
+  if (c.go) await page.goto(c.go);
+  for (const [name, value] of Object.entries(c.fill ?? {})) await page.fill(`input[name=${name}]`, value);
+  if (c.type) { await page.keyboard.type(c.type); }
+  for (const key of c.keys ?? []) await page.keyboard.press(key);
+  if (c.click) { await page.click(c.click); }
+  if (c.wait) { await page.waitForTimeout(c.wait); }
+  const size = await cdp.send('Page.getLayoutMetrics').catch(() => null);
+  if (c.shot) await page.screenshot({ path: `${dir}/${c.shot}.png`, fullPage: true });
+  say({ url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
+    wide: size ? size.cssContentSize.width > size.cssLayoutViewport.clientWidth : null });
+}
+await browser.close();
