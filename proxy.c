@@ -17962,9 +17962,10 @@ seal_answer(struct req *r, struct http_head *h, int io)
 	scrub_free(back);
 	r->back = all;
 	r->echoes = r->echoes || s->made != 0;
-	for (size_t i = 0; i < h->nfields && (s->made != 0 || r->tally.hits != hits); i++)      /* they spoke of another text */
-		if (scrub_seals(h->field[i].name, h->field[i].value) || slice_eq_nocase(h->field[i].name, SLICE("etag")))
-			h->field[i].mark = FIELD_DROPPED;
+	for (struct http_field *f = h->field; f < h->field + h->nfields; f++)
+		if (slice_eq_nocase(f->name, SLICE("trailer")) || ((s->made != 0 || r->tally.hits != hits) &&  /* it spoke of another text */
+		    (scrub_seals(f->name, f->value) || slice_eq_nocase(f->name, SLICE("etag")))))
+			f->mark = FIELD_DROPPED;
 	return ok || seal_fail(r, "has a secret that is over 64 KiB, or too many, or there is no memory now", SLICE(""));
 }
 
