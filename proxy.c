@@ -23822,26 +23822,6 @@ l_req_log(lua_State *L)
 	return l_wait(L, l_req_log_push);
 }
 
-/* req:fail(status, code [, message [, hint [, { close=, retry_after= }]]])
- *
- * Answers with an error in DESIGN's form. close: the connection ends behind the answer.
- * retry_after: seconds. */
-static int
-l_req_fail(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	int status = (int)luaL_checkinteger(L, 2);
-	const char *code = luaL_optstring(L, 3, "");
-
-	if (lua_istable(L, 6)) {
-		r->close_after = l_flag(L, 6, "close");
-		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
-	}
-	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
-	    slice_of(luaL_optstring(L, 5, "")));
-	return 0;
-}
-
 /* Adds the fields of the list at `idx`, { { name, value }… }, to those of the answer. Raises for what is no
  * field, and for framing. */
 static void
@@ -23865,6 +23845,28 @@ l_req_fields(lua_State *L, int idx, struct req *r)
 	}
 	if (!buf_ok(&r->fields))
 		luaL_error(L, "fields of more than %d bytes", PEER_OUT_HEAD);
+}
+
+/* req:fail(status, code [, message [, hint [, { close=, retry_after=, fields= }]]])
+ *
+ * Answers with an error in DESIGN's form. close: the connection ends behind the answer.
+ * retry_after: seconds. fields: more of them, { { name, value }… }. */
+static int
+l_req_fail(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	int status = (int)luaL_checkinteger(L, 2);
+	const char *code = luaL_optstring(L, 3, "");
+
+	if (lua_istable(L, 6)) {
+		r->close_after = l_flag(L, 6, "close");
+		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
+		if (lua_getfield(L, 6, "fields") == LUA_TTABLE)
+			l_req_fields(L, lua_gettop(L), r);
+	}
+	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
+	    slice_of(luaL_optstring(L, 5, "")));
+	return 0;
 }
 
 /* req:respond(status, content_type | { { name, value }… }, body)

@@ -1,7 +1,8 @@
 --- What the caller sees when it fails: one row a code, as DESIGN's table has it.
 -- errors.fail(req, code [, message [, hint [, options]]]) ends the request with that code's status.
 -- The message says what happened, the hint what would be allowed or what to do. Neither ever holds a
--- secret, a header value or text that an upstream wrote. options = { close = bool, retry_after = seconds }.
+-- secret, a header value or text that an upstream wrote. options = { close = bool, retry_after = seconds, fields = { { name, value } … },
+-- status = in the place of the code's own }.
 local M = {}
 
 local LIST = "GET /discover on the proxy lists what this agent may reach"
@@ -69,7 +70,7 @@ function M.fail(req, code, message, hint, options)
   if status == 503 or status == 429 then
     options = { retry_after = options and options.retry_after or RETRY_AFTER, close = options and options.close }
   end
-  return req:fail(status, code, message or row[2], hint or row[3], options)
+  return req:fail(options and options.status or status, code, message or row[2], hint or row[3], options)
 end
 
 --- 407: the challenge on the proxy port, with an empty body; git, Java and Chromium answer it.

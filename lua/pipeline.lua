@@ -1334,6 +1334,9 @@ local function sealed_body(self, req, agent)
   return false
 end
 
+-- RFC 6750 3.1: clients that know no end of a bearer ask for another when they are told this, and when they are told nothing else.
+local EXPIRED = { status = 401, fields = { { "WWW-Authenticate", 'Bearer error="invalid_token", error_description="the sealed text has ended"' } } }
+
 -- The sealed texts that stand where their rows open them: { { text =, place =, row = }…, name = the credential's, ends = the
 -- first end } | nil: none | nil, code, message, hint.
 local function sealed_in(self, req, agent, deadline)
@@ -1367,7 +1370,8 @@ local function sealed_in(self, req, agent, deadline)
       if opened.rec.mint == "refuse" then
         return nil, "sealed_elsewhere", ("the credential %s makes no further credentials (mint=refuse)"):format(name)
       end
-      if text.ends <= now then return nil, "sealed_expired" end
+      -- Its end is a whole second, and a client counts from when it had the answer: it ends when that second is over.
+      if text.ends < now then return nil, "sealed_expired", nil, nil, row.expired and EXPIRED end
       out[#out + 1] = { row = row, text = text.text, place = build.places[text.place] }
       out.name, out.ends = name, math.min(out.ends or text.ends, text.ends)
     end
@@ -1470,11 +1474,11 @@ end
 -- agent's other requests to end.
 local function serve(self, req, agent, route, deadline, only)
   if not learn(self, agent) then return false end
-  local sealed, wrong, message, hint = sealed_in(self, req, agent, deadline)
+  local sealed, wrong, message, hint, options = sealed_in(self, req, agent, deadline)
   if sealed then return serve_sealed(self, req, agent, sealed, deadline) end
   if wrong == "changed" then return false end
   if wrong then
-    if refused_codes[wrong] then refuse(req, agent, wrong, message, hint) else errors.fail(req, wrong, message, hint) end
+    if refused_codes[wrong] then refuse(req, agent, wrong, message, hint, options) else errors.fail(req, wrong, message, hint) end
     return true
   end
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)

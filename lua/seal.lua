@@ -11,6 +11,7 @@
 --              "form=NAME", "json=/a/b"
 --   hosts      where it opens beside the credential's own hosts: exact or "*.example.com"
 --   shape      "jwt": header and claims stay; prefix: what the text begins with
+--   expired    401: what it is refused with after its end, where clients of that API ask for another then alone; else 403
 --   default    true: sealed although the rows of `mint` have the call, too, and nobody said mint=seal
 local mint = require "mint"
 local M = {}
@@ -24,7 +25,7 @@ local HOSTS_MAX = 32
 
 local keys = {
   method = true, host = true, path = true, what = true, members = true, optional = true, ttl = true, opens = true, hosts = true,
-  shape = true, prefix = true, default = true,
+  shape = true, prefix = true, default = true, expired = true,
 }
 M.keys = keys
 
@@ -175,6 +176,8 @@ local function compile_row(given)
   end
   if given.shape and given.prefix then return nil, "has a shape and a prefix: one of them", "prefix" end
   if given.default ~= nil and type(given.default) ~= "boolean" then return nil, "has a default that is not true or false", "default" end
+  if given.expired ~= nil and given.expired ~= 401 then return nil, "has an expired that is not 401", "expired" end
+  row.expired = given.expired
   row.shape, row.prefix, row.id = given.shape, given.prefix, id_of(row)
   for _, place in ipairs(row.opens) do
     if place[1] == "form" or place[1] == "json" then row.bodies = row.bodies or {}; row.bodies[place[1]] = true end

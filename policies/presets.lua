@@ -54,7 +54,7 @@ KUBERNETES_MINT[#KUBERNETES_MINT + 1] = { path = "/**/api/v1/namespaces/*/secret
 
 -- Claude Code's remote control: the worker's token of a session, for the same host.
 local ANTHROPIC_SEAL = { { method = "POST", path = "/v1/code/sessions/*/bridge", what = "a session's token", members = { "worker_jwt" },
-  ttl = "expires_in", shape = "jwt", default = true } }
+  ttl = "expires_in", shape = "jwt", expired = 401, default = true } }
 
 -- Xet, Hugging Face's store: its token comes in a header and in the body, and is for one repository ("Authentication and
 -- Authorization" of its protocol). Old repositories have one name, the others two.
@@ -62,7 +62,7 @@ local HUGGINGFACE_MINT, HUGGINGFACE_SEAL = post { { "/api/spaces/*/*/jwt", "a to
 for _, path in ipairs { "/api/*/*/xet-read-token/**", "/api/*/*/*/xet-read-token/**", "/api/*/*/xet-write-token/**", "/api/*/*/*/xet-write-token/**" } do
   HUGGINGFACE_MINT[#HUGGINGFACE_MINT + 1] = { method = "GET", path = path, what = "a storage token" }
   HUGGINGFACE_SEAL[#HUGGINGFACE_SEAL + 1] = { method = "GET", path = path, what = "a storage token",
-    members = { { "accessToken", "header=X-Xet-Access-Token" } }, ttl = "exp", hosts = { "*.xethub.hf.co" }, default = true }
+    members = { { "accessToken", "header=X-Xet-Access-Token" } }, ttl = "exp", hosts = { "*.xethub.hf.co" }, expired = 401, default = true }
 end
 
 local ANTHROPIC_MINT = post { { "/api/oauth/claude_cli/create_api_key", "an API key" } }
@@ -557,7 +557,7 @@ local list = {
   -- Its blob hosts lie below it, and clients in Go then go on showing the bearer when they are redirected.
   { name = "quay", title = "Quay.io: images", type = "registry", hosts = { "quay.io" },
     seal = { { method = { "GET", "POST" }, path = "/v2/auth", what = "a registry's bearer", members = { "token" }, ttl = "expires_in",
-      hosts = { "*.quay.io" }, default = true } },
+      hosts = { "*.quay.io" }, expired = 401, default = true } },
     ask = { username = "a robot account, ORG+NAME, or yours", password = "its token, or an encrypted password" },
     files = { "cdn.quay.io", "cdn01.quay.io", "cdn02.quay.io", "cdn03.quay.io", "cdn04.quay.io", "cdn05.quay.io", "cdn06.quay.io",
       "quayio-production-s3.s3.amazonaws.com" },

@@ -26,7 +26,7 @@ end
 local rows = {}
 local function row(path)
   rows[#rows + 1] = { method = { "GET", "POST" }, path = path, what = "a registry's bearer", members = { { "token", "access_token" } },
-    optional = { "refresh_token" }, ttl = "expires_in", opens = { "authorization", "form=refresh_token" }, default = true }
+    optional = { "refresh_token" }, ttl = "expires_in", opens = { "authorization", "form=refresh_token" }, expired = 401, default = true }
 end
 for _, lead in ipairs { "", "/*", "/*/*", "/**/v2", "/**/registry", "/**/docker-v2", "/**/redhat-docker-v2" } do
   row(lead .. "/token")

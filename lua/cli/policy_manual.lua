@@ -247,6 +247,11 @@ What the text looks like, for clients that look: shape = "jwt" keeps a JWT's hea
 the text.
     seal = { { path = "/a", members = { "jwt" }, shape = "jwt" }, { path = "/b", members = { "token" }, prefix = "ghs_" } }
 
+## seal.expired
+401: with what a text is refused after its end, beside WWW-Authenticate: Bearer error="invalid_token", where clients of that API ask
+for another then alone. Else 403.
+    seal = { { method = "POST", path = "/token", members = { "token" }, expired = 401 } }
+
 ## seal.default
 true: sealed although a row of `mint` has the call, too, and nobody said mint=seal. For a secret that can do no more than the credential.
     mint = { { method = "POST", path = "/**", what = "a key" } },

@@ -42,7 +42,7 @@ http {{
   server_names_hash_bucket_size 256; proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto https; proxy_request_buffering off;
   server {{ listen 127.0.0.1:{tls} ssl; server_name {blobs}; root {dir}/blobs;
     location / {{ {refuse_bearer}
-      if (-f {dir}/slow) {{ set $limit_rate 600; }} }} }}
+      if (-f {dir}/slow) {{ set $limit_rate 600; }} if (-f {dir}/slowish) {{ set $limit_rate 9000; }} }} }}
   server {{ listen 127.0.0.1:{tls} ssl default_server;
     location {realm} {{ proxy_pass http://127.0.0.1:{tokens}; }}
     location / {{ if (-f {dir}/cut) {{ return 444; }} {refuse} proxy_pass http://127.0.0.1:{port}; }} }}

@@ -197,7 +197,12 @@ def test_crane(t):
     crane, b = shutil.which("crane"), Box(t, "ghcr")
     b.push()
     run([crane, "auth", "login", "--username", "me", "--password", "placeholder", "ghcr.io"], b.env)
+    b.r.lifetime, given = 2, len(b.r.given)     # s; a layer takes four
+    (b.r.dir / "slowish").write_text("")
     run([crane, "pull", "--format=oci", "ghcr.io/me/img:v1", b.s.dir / "crane"], b.env)
+    assert len(b.r.given) > given + 1, "it asked for another"
+    assert any(r.get("error") == "sealed_expired" and r["status"] == 401 for r in b.s.records()), b.s.records()[-4:]
+    b.r.lifetime = 300
     run([crane, "push", b.s.dir / "crane", "ghcr.io/me/img:v2"], b.env)
     assert b.pull("v2", creds=None) >= set(b.digests)
     b.check()

@@ -16,7 +16,7 @@ return { kind = "type", api = 1, name = "acme", title = "Acme",
     { method = "POST", path = "/mint", members = { "token" }, optional = { "refresh_token", "list/*/key", "header=X-Up", "cookie=sess" },
       ttl = "expires_in", opens = { "authorization", "header=X-Up", "query=tok", "form=refresh_token", "json=/a/b" } },
     { method = "POST", path = "/jwt", members = { "jwt" }, shape = "jwt" },
-    { method = "POST", path = "/pre", members = { "token" }, prefix = "ghs_" },
+    { method = "POST", path = "/pre", members = { "token" }, prefix = "ghs_", ttl = 300, expired = 401 },
   },
   apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,
 }
@@ -167,7 +167,16 @@ def test_dead(t):
     b.s.set_clock(299)
     assert b.use(text).status == 200
     b.s.set_clock(302)
-    b.refused(b.use(text), "sealed_expired")
+    r = b.use(text)
+    b.refused(r, "sealed_expired")
+    assert r.status == 403 and r.get("www-authenticate") is None, r.head
+    b.say({"token": SECRET})
+    text = json.loads(b.ask(target="/pre").body)["token"]
+    assert text.startswith("ghs_") and b.use(text).status == 200 and b.shown() == f"Bearer {SECRET}"
+    b.s.set_clock(604)
+    r = b.use(text)                              # its row says that the API's clients want to be told so
+    b.refused(r, "sealed_expired")
+    assert r.status == 401 and r.get("www-authenticate").startswith('Bearer error="invalid_token"'), r.head
 
 
 def test_answers(t):
