@@ -17613,6 +17613,19 @@ seal_next(struct slice in, size_t *at, struct sealed *t)
 	return false;
 }
 
+/* Is the value of this pair a sealed text, and nothing else to any server? */
+static bool
+seal_alone(struct slice pair)
+{
+	struct sealed t;
+	size_t at = 0, n = 0;
+
+	slice_cut(&pair, '=');
+	while (n < pair.n && pct_plain(pair.p[n], PCT_URI))
+		n++;
+	return n == pair.n && seal_next(pair, &at, &t);
+}
+
 /* Encrypts or decrypts n bytes. Writes the tag also when it decrypts: the caller compares. */
 static void
 seal_aead(const void *head, const uint8_t epochs[16], struct slice kept, void *data, size_t n, uint8_t tag[SEAL_TAG], bool encrypt)
@@ -18224,7 +18237,8 @@ reqlog_request(struct req *r)
 	json_put_number(&b, SLICE(",\"ms\":"), (uint64_t)(clock_now() - r->t_start));
 	json_put_member(&b, SLICE(",\"error\":"), slice_of(r->code));
 	json_put_member(&b, SLICE(",\"note\":"), r->refused ? SLICE("credential_refused") :
-	    r->seal != NULL ? slice_of(r->seal->note) : SLICE(""));
+	    r->seal == NULL ? SLICE("") : r->answer_held && !r->answer_begun && r->seal->note[0] == '\0' ?
+	    SLICE("a secret was made and thrown away: the answer did not end") : slice_of(r->seal->note));
 	if (r->tally.hits != 0)
 		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
 	if (r->seal != NULL && r->seal->made != 0)
@@ -23174,7 +23188,7 @@ keep_pairs(struct slice in, const struct names *list, struct slice name, struct 
 	char decoded[256];
 
 	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &raw);) {
-		bool goes = list != NULL ? pair_listed(list, pair) != 0 && !seal_next(pair, &(size_t){0}, &(struct sealed){.text = pair}) :
+		bool goes = list != NULL ? pair_listed(list, pair) != 0 && !seal_alone(pair) :
 		    slice_eq(pair_name(raw, decoded, sizeof decoded), name);
 		struct buf *to = goes ? gone : out;
 

@@ -436,10 +436,13 @@ def arriving(b, rounds, seconds):
 
 
 def searching(b, rounds, seconds):
-    """What it costs to search the body of an answer for what was attached."""
+    """What it costs to search the body of an answer for what was attached, and to seal a secret that it has."""
     print("\nsearching an answer")
     out = subprocess.run(["taskset", "-c", PROXY_CORE, ROOT / "build/scrub"], capture_output=True, text=True, check=True).stdout
     for body, secrets, ms in map(str.split, out.splitlines()):
+        if body in ("sealing", "opening"):
+            target(f"{body} a token of {secrets} bytes", float(ms), 20, " µs")
+            continue
         what = f"{body}, {secrets} secret{'s' if secrets != '1' else ''}"
         if body in ("JSON", "random", "%-dense"):
             target(what, float(ms), 1.0 if secrets == "1" else 1.5, " ms/MB")

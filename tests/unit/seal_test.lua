@@ -1,5 +1,5 @@
 -- lua/seal.lua: rows that name the secrets in an answer, and what becomes of the calls that meet them.
-local http, policy, seal = require "http", require "policy", require "seal"
+local http, policy, request, seal, secret = require "http", require "policy", require "request", require "seal", require "secret"
 
 local function is(got, want)
   if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
@@ -32,7 +32,69 @@ local function type_of(given)
   return policy.compile("t", ('return { kind = "type", api = 1, name = "t", title = "T", apply = function() end,\n\n%s }'):format(given))
 end
 
+-- A sealed text as it reads; none that opens. kept: what stands before the mark.
+local function text_of(kept, more)
+  more = more or {}
+  local head = (">I1I1I2I1c24c16c16I4I4"):pack(more.version or 1, more.shape or 0, more.length or #kept, 0, ("r"):rep(24), ("\xaa"):rep(16), ("\xcc"):rep(16),
+    more.ends or 1234567890, more.row or 77)
+  return kept .. "Sp5eaL" .. secret.base64url(head .. ("c"):rep(more.size or 20) .. ("t"):rep(16))
+end
+
+local function found(given, places)
+  local out = {}
+  for i, text in ipairs(seal.find(request.example(given), places) or { { place = "many", text = "" } }) do
+    out[i] = ("%s %s"):format(text.place, text.text == text_of "" and "T" or text.text)
+  end
+  return table.concat(out, ", ")
+end
+
 return {
+  ["a text reads as what it is bound to"] = function()
+    local t, behind = seal.read("a " .. text_of("ghs_", { row = 9 }) .. " b")
+    is(t.text, text_of("ghs_", { row = 9 }))
+    is(("a " .. text_of("ghs_", { row = 9 }) .. " b"):sub(behind), " b")
+    is(t.kept .. " " .. t.agent:sub(1, 4) .. " " .. t.credential:sub(1, 4) .. " " .. t.ends .. " " .. t.row .. " " .. t.shape, "ghs_ aaaa cccc 1234567890 9 opaque")
+    is(seal.read(text_of("h.p.", { shape = 1 })).shape, "jwt")
+    for _, none in ipairs { "", "Sp5eaL", "Sp5eaLAAAA", text_of("", { version = 2 }), text_of("", { shape = 2 }), text_of("", { length = 1 }), text_of(""):sub(1, 119) } do
+      is(seal.read(none), nil)
+    end
+    is(seal.read("Sp5eaL " .. text_of "").text, text_of "")
+    is(select(2, request.unseal(text_of "", { agent = ("a"):rep(32), agent_epoch = 1, credential = ("c"):rep(32), credential_epoch = 2 })), "unsealable")
+    is(select(2, request.unseal("x", { agent = ("a"):rep(32), agent_epoch = 1, credential = ("c"):rep(32), credential_epoch = 2 })), "unsealable")
+    is(pcall(request.unseal, text_of "", { agent = "a", agent_epoch = 1, credential = ("c"):rep(32), credential_epoch = 2 }), false)
+  end,
+  ["texts are found in the places that are named, and nowhere else"] = function()
+    local T, url = text_of "", "https://api.test/"
+    is(found({ url = url, headers = { Authorization = "Bearer " .. T, ["X-A"] = T } }, { { "header", "authorization" } }), "1 T")
+    is(found({ url = url, headers = { Authorization = "Basic " .. secret.base64("x:" .. T), ["X-A"] = T } }, { { "header", "x-a" }, { "header", "authorization" } }), "1 T, 2 T")
+    is(found({ url = url, headers = { Cookie = "a=" .. T .. "; b=" .. T } }, { { "header", "cookie" } }), "1 T, 1 T")
+    is(found({ url = url .. "?a=" .. T .. "&b=" .. T }, { { "query", "b" }, { "query", "c" } }), "1 T")
+    is(found({ url = url .. "?%62=x%20" .. T }, { { "query", "b" } }), "1 T")
+    local form = { ["Content-Type"] = "application/x-www-form-urlencoded" }
+    is(found({ method = "POST", url = url, headers = form, body = "a=1&refresh_token=" .. T }, { { "form", "refresh_token" }, { "json", "a\0" } }), "1 T")
+    local json = { ["Content-Type"] = "application/json" }
+    is(found({ method = "POST", url = url, headers = json, body = '{"a":{"b":["x","' .. T .. '"]},"c":"' .. T .. '"}' }, { { "json", "a\0b\0001\0" }, { "form", "a" } }), "1 T")
+    is(found({ method = "POST", url = url, headers = json, body = '{"a":"' .. T .. '"' }, { { "json", "a\0" } }), "")
+    is(found({ method = "POST", url = url, headers = json, body = '["' .. T .. '"]' }, { { "json", "a\0" }, { "json", "0\0" } }), "2 T")
+    is(found({ method = "POST", url = url, body = '{"a":"' .. T .. '"}' }, { { "json", "a\0" } }), "")
+    is(found({ url = url, headers = { Cookie = (T .. " "):rep(5) } }, { { "header", "cookie" } }), "many ")
+    is(request.example({ url = url, headers = { ["X-A"] = T } }):sealed(), true)
+    is(request.example({ url = url, headers = { ["X-A"] = T:gsub("Sp5eaL", "sp5eaL") } }):sealed(), false)
+    is(request.example({ url = url, headers = { Authorization = "Basic " .. secret.base64("x:" .. T) } }):sealed(), true)
+  end,
+  ["a pair whose value is a sealed text is no key of the agent's; what only has one in it is"] = function()
+    local function left(query)
+      local r = request.example { url = "https://api.test/?" .. query }
+      r:strip { query = { "key", "_method" } }
+      return (r:dump().url:gsub("^https://api.test/%??", ""):gsub("Sp5eaL.*", "T"))
+    end
+    is(left("key=" .. text_of ""), "key=T")
+    is(left("key=" .. text_of "ghs_"), "key=ghs_T")
+    is(left("key=mine"), "")
+    is(left("_method=" .. text_of "DELETE;x="), "")
+    is(left("_method=" .. text_of "DELETE%00"), "")
+    is(left("_method=" .. text_of "DELETE+"), "")
+  end,
   ["members are JSON paths, form members, header fields and cookies, each in its group"] = function()
     local r = compiled { members = { "token", { "data/a", "/data/b~1c~0d" }, "items/*/key", "json=/x" },
       optional = { "form=refresh_token", "header=X-Session_Token", "cookie=sid" } }
