@@ -4908,6 +4908,7 @@ struct req {
 	char reason[272];       /* "domain " and a host */
 	bool allowed;
 	bool sent;              /* on its way to the upstream */
+	struct agent *line;     /* of the door: the connection among whose requests or streams this one counts; NULL: none */
 	struct agent *counted;  /* the agent among whose requests in progress this one counts; NULL: none */
 	bool held;              /* waits in that agent's queue until it may be sent */
 	TAILQ_ENTRY(req) held_link;
@@ -14851,6 +14852,8 @@ static bool reqlog_room(const struct reqlog_share *s);  /* below: it bounds a sh
 #define AGENT_HELD_MS 30000     /* what comes above waits so long for its turn */
 #define AGENT_HELD_MAX (8 * 1024 * 1024) /* bytes of heads that wait, of one agent */
 #define AGENT_SLOTS 256
+#define DOOR_REQUESTS 16        /* of one connection at the door at once, */
+#define DOOR_STREAMS 8          /* and its streams */
 static struct agent *agent_slots[AGENT_SLOTS];
 
 /* Where the pointer to the agent of that name is, or NULL is to be replaced. */
@@ -14910,12 +14913,59 @@ agents_turn(void)
 			agent_turns(a);
 }
 
-/* The request counts for its agent no longer. */
+/* The agent of that name; NULL: out of memory. */
+static struct agent *
+agent_make(const char *name)
+{
+	struct agent **slot = agent_slot(name), *a = *slot;
+
+	if (a != NULL || (a = calloc(1, sizeof *a)) == NULL)
+		return a;
+	text_copy(a->name, sizeof a->name, name);
+	TAILQ_INIT(&a->held);
+	return *slot = a;
+}
+
+/* At the door: the stream of a client that listens, and no request in progress. */
+static bool
+req_listens(const struct req *r)
+{
+	return r->form == REQ_DOOR && slice_eq(r->head.method, SLICE("GET"));
+}
+
+/* What the connection of this request of the door has at once: `conns` are its streams. */
+static unsigned *
+line_count(const struct req *r)
+{
+	return req_listens(r) ? &r->line->conns : &r->line->requests;
+}
+
+/* The request counts among those of its connection (the door's: r->token). False: it has its share. */
+static bool
+req_claim_line(struct req *r)
+{
+	char name[REQ_NAME_MAX] = "=";  /* no agent's name begins so */
+
+	text_copy(name + 1, sizeof name - 1, r->token);
+	if ((r->line = agent_make(name)) == NULL)
+		return false;
+	if ((*line_count(r))++ < (req_listens(r) ? DOOR_STREAMS : DOOR_REQUESTS))
+		return true;
+	req_unclaim(r);
+	return false;
+}
+
+/* The request counts for its agent no longer, nor for its connection at the door. */
 static void
 req_unclaim(struct req *r)
 {
 	struct agent *a = r->counted;
 
+	if (r->line != NULL) {
+		--*line_count(r);
+		agent_put(r->line);
+		r->line = NULL;
+	}
 	if (a == NULL)
 		return;
 	if (r->held)
@@ -14933,14 +14983,10 @@ static void
 req_claim(struct req *r, const char *name, unsigned share)
 {
 	struct conn *c = r->conn;
-	struct agent **slot = agent_slot(name), *a;
+	struct agent *a;
 
 	text_copy(r->agent, sizeof r->agent, name);
-	if (r->counted == NULL && *slot == NULL && (*slot = calloc(1, sizeof **slot)) != NULL) {
-		text_copy((*slot)->name, sizeof (*slot)->name, name);
-		TAILQ_INIT(&(*slot)->held);
-	}
-	if (r->counted != NULL || (a = *slot) == NULL)
+	if (r->counted != NULL || (a = agent_make(name)) == NULL)
 		return;
 	if (c->counted_unknown) {
 		c->counted_unknown = false;
@@ -14952,7 +14998,7 @@ req_claim(struct req *r, const char *name, unsigned share)
 	}
 	if (agent_over(a) || sizeof *r + r->bytes.n > AGENT_HELD_MAX - a->held_bytes)
 		r->too_many = true;
-	else if (share != 0) {
+	else if (share != 0 && !req_listens(r)) {
 		TAILQ_INSERT_TAIL(&a->held, r, held_link);
 		r->held = true;
 		r->counted = a;
@@ -23957,10 +24003,11 @@ door_passes(struct slice name)
 	return slice_begins_nocase(name, SLICE("mcp-"));
 }
 
-/* req:hand_on{ host=, port=, tls=bool, path=, query=, connection=, fields={ { name, value }… } }
+/* req:hand_on{ host=, port=, tls=bool, path=, query=, connection=, fields={ { name, value }… } } -> bool
  *
  * The request goes to this URL from here on, in place of the door's. connection: what pipeline.rejudge is told as its
- * token. fields: of its answer, beside those of the upstream that pass. */
+ * token. fields: of its answer, beside those of the upstream that pass. false: the connection has its share of requests
+ * or streams. */
 static int
 l_req_hand_on(lua_State *L)
 {
@@ -23987,7 +24034,7 @@ l_req_hand_on(lua_State *L)
 			r->head.field[i].mark = FIELD_DROPPED;
 	lua_getfield(L, 2, "fields");
 	l_req_fields(L, 5, r);
-	return 0;
+	return l_answer(L, req_claim_line(r));
 }
 
 /* The list of CIDR strings at table[key]. Raises for more than NET_CIDRS_MAX. */

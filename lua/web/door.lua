@@ -104,8 +104,10 @@ local function hand_on(self, req, forward, fields)
   if not body_of(self, req, MCP_MAX) then return end
   local url = require("http").parse_url(forward.url)
   if not url then return req:fail(502, "policy_failed", "this gateway's URL is malformed") end
-  req:hand_on { host = url.host, port = url.port, tls = url.scheme == "https", path = url.path, query = url.query,
-    connection = forward.connection, fields = fields }
+  if not req:hand_on { host = url.host, port = url.port, tls = url.scheme == "https", path = url.path, query = url.query,
+    connection = forward.connection, fields = fields } then
+    return req:fail(429, "too_many", "this connection has its share of requests or streams in use", "", { retry_after = 1 })
+  end
   self:on_tenant(req, forward.tenant, forward.record and forward.record.credential)
 end
 

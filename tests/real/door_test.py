@@ -265,6 +265,8 @@ class Mcp:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 seen.append((self.requestline, [(k.lower(), v) for k, v in self.headers.items()], body))
+                if b"slow-me" in body:
+                    return self.do_GET()
                 out = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"agent": self.headers.get("User-Agent")}}).encode()
                 self.send_response(401 if b"refuse-me" in body else 200)
                 for k, v in (("Content-Type", "application/json"), ("Set-Cookie", "__Host-s=evil; Path=/; Secure"), ("Location", "https://evil.test/"),
@@ -384,3 +386,38 @@ def test_expiry(t):
     assert call(port, key)[0] == 200
     s.set_clock(101)
     assert call(port, key)[0] == 401
+
+
+def test_shares(t):
+    """a connection has 8 streams and 16 requests at once, and streams are no requests of the tenant"""
+    t.need("curl")
+    s, port, up, keys = gateway_door(t)
+    more = [re.search(r"sk_\S+", s.cli("key", "add", f"k{i}", "--tenant", "acme", "--role", "member").stdout)[0] for i in range(8)]
+    held = []
+
+    def begin(key, text):
+        """Sends a request, and reads as far as the end of the answer's head -> its status."""
+        c = socket.create_connection(("127.0.0.1", port), 20 * sallyport.SLOW)
+        held.append(c)
+        c.sendall(text.replace("KEY", key).encode())
+        data = b""
+        while b"\r\n\r\n" not in data and (more := c.recv(4096)):
+            data += more
+        return int(data.split()[1])
+    listen = "GET /mcp/tools HTTP/1.1\r\nHost: box.test\r\nAuthorization: Bearer KEY\r\nAccept: text/event-stream\r\n\r\n"
+    for key in (keys["acme"], *more):       # more than the 64 requests that a tenant may have in progress
+        assert [begin(key, listen) for _ in range(9)] == [200] * 8 + [429]
+    assert call(port, keys["acme"])[0] == 200
+    for c in held[:9]:
+        c.close()
+    real.wait(lambda: begin(keys["acme"], listen) == 200, what="a stream in the place of another")
+    # Requests that are answered late: these streams are answers to POST.
+    late = 'POST /mcp/tools HTTP/1.1\r\nHost: box.test\r\nAuthorization: Bearer KEY\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\r\n' \
+        '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"slow-me":1}}'
+    late = late.replace("62", str(len(late.partition("\r\n\r\n")[2])))
+    assert [begin(keys["acme"], late) for _ in range(17)] == [200] * 16 + [429]
+    assert begin(more[0], late) == 200
+    assert call(port, keys["acme"])[0] == 429
+    for c in held:
+        c.close()
+    real.wait(lambda: call(port, keys["acme"])[0] == 200, what="a request in the place of others")
