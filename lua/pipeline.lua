@@ -1475,6 +1475,9 @@ end
 local function serve(self, req, agent, route, deadline, only)
   if not learn(self, agent) then return false end
   local sealed, wrong, message, hint, options = sealed_in(self, req, agent, deadline)
+  if sealed and only and only ~= sealed.name then
+    return refuse(req, agent, "sealed_elsewhere", "this text was sealed for another credential than this gateway's") or true
+  end
   if sealed then return serve_sealed(self, req, agent, sealed, deadline) end
   if wrong == "changed" then return false end
   if wrong then

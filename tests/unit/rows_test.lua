@@ -373,6 +373,7 @@ local function world()
     function req.presents() return false end
     function req.view() return { headers = { set = function() end } } end
     function req.hide() return true end
+    function req.sealed() return false end
     function req.scrub() end
     function req.known(_, set)
       local n = {}
