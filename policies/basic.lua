@@ -1,6 +1,6 @@
 --- A user name and a password in the Authorization header (RFC 7617).
 --
--- For: git over HTTPS, Jira and Confluence (e-mail address and API token), registries, older APIs.
+-- For: git over HTTPS, Jira and Confluence (e-mail address and API token), older APIs. Container registries: type `registry`.
 --   sallyport credential add gitlab-git --type basic --host gitlab.com username=oauth2 password=@token.txt
 -- Fields: username (plain, may be empty, holds no ":": it would end there); password (secret, may be empty).
 return {

@@ -245,6 +245,7 @@ local list = {
   { name = "huggingface", title = "Hugging Face", type = "bearer", hosts = { "huggingface.co", "router.huggingface.co" },
     env = { "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN" }, placeholder = "hf_{34:alpha}",
     mint = HUGGINGFACE_MINT, seal = HUGGINGFACE_SEAL,
+    with = { HF_XET_CLIENT_LEGACY_DIRECT_XORB_UPLOAD = "1" },   -- else it writes to hosts that nobody knows before
     without_mint = { HF_HUB_DISABLE_XET = "1" },
     files = { "cdn-lfs.huggingface.co", "cdn-lfs.hf.co", "cdn-lfs-us-1.huggingface.co", "cdn-lfs-us-1.hf.co", "cdn-lfs-eu-1.huggingface.co",
       "cdn-lfs-eu-1.hf.co", "cas-bridge.xethub.hf.co", "transfer.xethub.hf.co", "us.gcp.cdn.hf.co", "us.aws.cdn.hf.co" },
@@ -568,7 +569,7 @@ local list = {
     files = { "cdn.registry.gitlab-static.net" }, make = "https://gitlab.com/-/user_settings/personal_access_tokens", test = "https://gitlab.com/jwt/auth?service=container_registry",
     note = "A GitLab of your own: --host for its registry and for itself." },
   { name = "gar", title = "Google Artifact Registry: images", type = "registry", hosts = { "{location}-docker.pkg.dev" },
-    paths = { "/v2", "/artifacts-downloads" }, fields = { username = "_json_key" },
+    paths = { "/v2", "/artifacts-downloads", "/artifacts-uploads" }, fields = { username = "_json_key" },
     ask = { password = "the service account's key file, JSON: password=@key.json" },
     make = "https://console.cloud.google.com/iam-admin/serviceaccounts", test = "https://{host}/v2/token?service={host}",
     note = "gcr.io and its regions are served by it: --host gcr.io." },

@@ -50,8 +50,9 @@ return {
   },
   seal = rows,
 
-  -- Who asks for a refresh token is given none: the client keeps its placeholder, which is good for longer.
-  strip = { query = { "offline_token" }, form = { "access_type" } },
+  -- Who asks for a refresh token is given none: the client keeps its placeholder, which is good for longer. And a layer that lies in
+  -- another repository is uploaded, not mounted from there (end-11 of the OCI's distribution specification): no path says from where.
+  strip = { query = { "offline_token", "mount", "from" }, form = { "access_type" } },
 
   validate = function(cred)
     -- RFC 7617 section 2: the first colon ends the user name.
@@ -93,6 +94,8 @@ return {
       want = { headers = { authorization = false } } },
     { cred = { username = "me", password = "p" }, req = { url = "https://r.example.com/auth/realms/rhcc/protocol/redhat-docker-v2/auth?service=r" },
       want = { headers = { authorization = "Basic bWU6cA==" } } },
+    { cred = { username = "me", password = "p" }, req = { method = "POST", url = "https://r.example.com/v2/a/blobs/uploads/?mount=sha256:00&from=b" },
+      want = { url = "https://r.example.com/v2/a/blobs/uploads/" } },
     { cred = { username = "me", password = "p" }, req = { url = "https://r.example.com/v2/../token" }, want = { headers = { authorization = false } } },
     { cred = { username = "me", password = "p&" }, req = { method = "POST", url = "https://r.example.com/oauth2/token",
         headers = { ["content-type"] = FORM }, body = "grant_type=password&service=r&username=me&password=placeholder&scope=a" },

@@ -137,6 +137,7 @@ class Box:
         (self.s.dir / "data").write_bytes(self.w.data)
         out = self.run(f"from huggingface_hub import HfApi; print(HfApi().upload_file(path_or_fileobj={str(self.s.dir / 'data')!r}, path_in_repo='model.bin', repo_id='me/m'))")
         assert COMMIT in out and self.w.chunks()[0] > 0, out
+        assert not any("grants" in p for _, p, _ in self.w.shown), "uploads go to the store itself, and not to hosts that its answers name"
 
     DOWNLOAD = "from huggingface_hub import hf_hub_download; import hashlib; print(hashlib.sha256(open(hf_hub_download('me/m', 'model.bin'), 'rb').read()).hexdigest())"
 

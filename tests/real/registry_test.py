@@ -125,6 +125,9 @@ def test_login(t):
     assert base64.b64decode(kept["auth"]) == b"me:placeholder" and "identitytoken" not in kept, kept
     b.push(creds=None)
     assert b.pull(creds=None) >= set(b.digests)
+    b.skopeo("copy", "--all", "docker://ghcr.io/me/img:v1", "docker://ghcr.io/me/other:v1")
+    targets = [x[2] for x in b.r.seen()]
+    assert any("/v2/me/other/blobs/uploads/" in x for x in targets) and not any("mount=" in x or "from=" in x for x in targets)
     b.check()
 
 
