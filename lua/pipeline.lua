@@ -1370,6 +1370,9 @@ local function sealed_in(self, req, agent, deadline)
       if opened.rec.mint == "refuse" then
         return nil, "sealed_elsewhere", ("the credential %s makes no further credentials (mint=refuse)"):format(name)
       end
+      if not text.whole and build.places[text.place][2] == "authorization" then
+        return nil, "sealed_elsewhere", "a sealed text is the whole key in Authorization"
+      end
       -- Its end is a whole second, and a client counts from when it had the answer: it ends when that second is over.
       if text.ends < now then return nil, "sealed_expired", nil, nil, row.expired and EXPIRED end
       out[#out + 1] = { row = row, text = text.text, place = build.places[text.place] }

@@ -268,16 +268,29 @@ local function member_of(value, path)
   return value
 end
 
+-- What is the key in a value of Authorization: behind the scheme, and perhaps the name of its one parameter; or either half of
+-- Basic. A key of the agent's own beside it would ride along.
+local function keys_in(value, out)
+  local basic = value:match("^[Bb][Aa][Ss][Ii][Cc] (.*)$")
+  basic = basic and require("secret").decode("base64", basic)
+  if basic then
+    table.move({ basic:match("^([^:]*):?(.*)$") }, 1, 2, #out + 1, out)
+  else
+    value = value:match("^%S+ +(.*)$") or value
+    out[#out + 1] = value:match('^[%w_-]+="?([^"]*)"?$') or value
+  end
+end
+
 -- The values that a request has in a place.
 local function values_in(req, view, place)
   local kind, name, out = place[1], place[2], {}
   local text = kind ~= "header" and kind ~= "query" and req.has_body and view.body or ""
   if kind == "header" then
-    local value = view.headers:get(name)
+    local n, value = 1, view.headers:get(name)
     while value do
-      local basic = name == "authorization" and value:match("^[Bb][Aa][Ss][Ii][Cc] (.*)$")
-      out[#out + 1] = basic and require("secret").decode("base64", basic) or value
-      value = view.headers:get(name, #out + 1)
+      if name == "authorization" then keys_in(value, out) else out[#out + 1] = value end
+      n = n + 1
+      value = view.headers:get(name, n)
     end
   elseif kind == "query" or kind == "form" and require("body").of(view.headers).form and #text <= BODY_MAX then
     for _, pair in ipairs(require("uri").parse_query(kind == "query" and req.query or text) or {}) do
@@ -292,8 +305,8 @@ local function values_in(req, view, place)
   return out
 end
 
---- seal.find(req, places) -> { M.read's, with place = index… } | nil: there are more than 4. The texts that stand in these
--- places; bodies once they were read, up to 1 MiB. Before strip.
+--- seal.find(req, places) -> { M.read's, with place = index, whole = bool… } | nil: there are more than 4. The texts that stand
+-- in these places; bodies once they were read, up to 1 MiB. whole: nothing else stands in the value. Before strip.
 function M.find(req, places)
   local view, out = req:view(), {}
   for i, place in ipairs(places) do
@@ -302,7 +315,7 @@ function M.find(req, places)
       if type(value) == "string" then text, behind = M.read(value) end
       while text do
         if #out == M.MOST then return nil end
-        text.place, out[#out + 1] = i, text
+        text.place, text.whole, out[#out + 1] = i, text.text == value, text
         text, behind = M.read(value, behind)
       end
     end
