@@ -20954,6 +20954,33 @@ l_sign_signature(lua_State *L)
 	return why != NULL ? l_fail(L, why) : l_text_push(L);
 }
 
+/* sign.verify(alg, a, b, data, signature) -> bool
+ *
+ * Is it a signature of the data by that public key (RFC 7518 3.3, 3.4)? a, b: modulus and exponent, or
+ * a point's coordinates, raw as a JWK has them in Base64. RSA: 2,048 to 4,096 bits. */
+static int
+l_sign_verify(lua_State *L)
+{
+	const struct sign_alg *alg = l_check_alg(L, 1);
+	struct slice a = l_check_slice(L, 2), b = l_check_slice(L, 3), sig = l_check_slice(L, 5);
+	unsigned char hash[SIGN_DIGEST_MAX], back[SIGN_DIGEST_MAX], key[1 + 512 + 8] = {4};
+	br_rsa_public_key rsa = {key + 1, a.n, key + 1 + a.n, b.n};
+	br_ec_public_key ec = {alg->curve, key, 1 + alg->n};
+	bool ok = false;
+
+	sign_digest(alg->hash, l_check_slice(L, 4), hash);
+	if (a.n > 512 || b.n > 8 + (alg->kind == SIGN_EC ? alg->n : 0) || alg->kind == SIGN_HMAC)
+		return l_answer(L, false);
+	memcpy(key + 1, a.p, a.n);
+	memcpy(key + 1 + a.n, b.p, b.n);
+	if (alg->kind == SIGN_EC && a.n == alg->n / 2 && b.n == a.n && sig.n == alg->n)
+		ok = br_ecdsa_vrfy_raw_get_default()(br_ec_get_default(), hash, alg->hash->n, &ec, sig.p, sig.n) == 1;
+	else if (alg->kind == SIGN_RSA && a.n >= 256 && sig.n == a.n)
+		ok = br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)sig.p, sig.n, alg->oid, alg->hash->n,
+		    &rsa, back) == 1 && memcmp(hash, back, alg->hash->n) == 0;
+	return l_answer(L, ok);
+}
+
 /* sign.key_problem(alg, key) -> nil | code
  *
  * nil: the key can sign, as one of HS always can. Codes: not_a_key, malformed, unsupported,
@@ -21812,7 +21839,7 @@ static const luaL_Reg l_sign_functions[] = {
 	{"key_info",    l_sign_key_info},
 	{"key_problem", l_sign_key_problem},
 	{"public_key",  l_sign_public_key},
-	{"signature",   l_sign_signature},
+	{"signature",   l_sign_signature}, {"verify", l_sign_verify},
 	{"sigv4",       l_sign_sigv4},
 	{NULL, NULL},
 };

@@ -368,6 +368,14 @@ function M.folder(s)
   return s
 end
 
+--- An OpenID provider's name (OpenID Connect Discovery 1.0, 3): kept letter by letter, for that is how it is compared.
+function M.issuer(s)
+  local url = require("http").parse_url(s)
+  if not url or s:find("[?#@%s]") then return nil, "it is https://accounts.example.com, as the provider writes it" end
+  if url.scheme == "http" and url.host ~= "localhost" and url.host ~= "127.0.0.1" then return nil, "it begins with https://" end
+  return s
+end
+
 --- How the world reaches the door: a scheme, a host and perhaps a port; the issuer's name (RFC 8414 2), so nothing behind.
 function M.public_url(s)
   local url = require("http").parse_url((s:gsub("/$", "")))
@@ -446,6 +454,8 @@ M.setting_list = {
     help = "web pages beside public-url's that may call the door: https://app.example.org" },
   { name = "trusted-proxy", arg = "CIDR", many = true, check = M.cidr, default = { "127.0.0.0/8", "::1/128" },
     help = "reverse proxies, which alone may speak plain HTTP to the door" },
+  { name = "login-oidc", arg = "ISSUER", check = M.issuer, login = true,
+    help = "people sign in at the door with this OpenID provider: client_id=ID client_secret=@FILE; sallyport help door" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,
     help = "answer echo.sallyport.test inside the proxy, for the demo credential" },
 }

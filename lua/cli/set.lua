@@ -47,6 +47,35 @@ local function set_with_secret(args, ctx, s)
   return 0
 end
 
+-- login-oidc ISSUER client_id=ID client_secret=@FILE [emails=on] [only=on] [address=CIDR]
+local function set_login(args, ctx, s)
+  local value = settings.read(ctx, s, args[2], s.name)
+  local plain, secrets = { name = s.name, value = value }, nil
+  for i = 3, #args do
+    local a, why = records.assignment(args[i])
+    if not a or a.key then report.usage(why or "a field is given as FIELD=VALUE") end
+    if a.name == "client_secret" then
+      secrets = { client_secret = require("cli.fields").secret(ctx, a, a.name, {}, true) }
+    elseif a.name == "client_id" and a.from == "literal" and a.value ~= "" then
+      plain.client_id = a.value
+    elseif a.name == "address" and a.from == "literal" then
+      plain.address, why = records.cidr(a.value)
+      if not plain.address then report.usage("address: " .. why) end
+    elseif (a.name == "emails" or a.name == "only") and a.from == "literal" then
+      plain[a.name], why = records.switch(a.value)
+      if plain[a.name] == nil then report.usage(("%s: %s"):format(a.name, why)) end
+    else
+      report.usage("login-oidc takes client_id=ID client_secret=@FILE, and perhaps emails=on, only=on, address=CIDR")
+    end
+  end
+  if not plain.client_id then report.usage("the provider knows us by an id: client_id=ID") end
+  db.change(function() return { { op = "put", db = "meta", key = "set/" .. s.name, plain = plain, secrets = secrets } } end)
+  report.answer(ctx, { [s.name] = shown(s, value, true) })
+  local box = require("web.access").issuer()
+  ctx.note(("People sign in with %s now. Its redirect URI: %s/login/oidc/callback"):format(value, box or "PUBLIC-URL"))
+  return 0
+end
+
 local function list_all(ctx)
   local rows, out = {}, {}
   for _, s in ipairs(records.setting_list) do
@@ -85,6 +114,7 @@ examples:
   sallyport set upstream-ca /etc/ssl/corp-root.pem
   sallyport set echo off
   sallyport set upstream-proxy http://me@proxy.corp.example:3128 password=@proxy.txt
+  sallyport set login-oidc https://accounts.example.com client_id=sallyport client_secret=@secret.txt emails=on
   sallyport set upstream-no-proxy .corp.example 10.0.0.0/8
   sallyport set listen --default
 ]],
@@ -108,6 +138,7 @@ examples:
         return 0
       end
       if s.secret then return set_with_secret(args, ctx, s) end
+      if s.login then return set_login(args, ctx, s) end
       if #args > 2 and not s.many then report.usage(("%s takes one value"):format(s.name)) end
       local given = {}
       for i = 2, #args do

@@ -11,11 +11,13 @@ local function hidden(name, value) return html('<input type="hidden" name="{name
 
 local function alert(note) return note ~= nil and html('<p class="warn" role="alert">{note}</p>', { note = note }) end
 
--- Where somebody goes on: to what a client asked for, or to their own page. The text is a query of ours and nothing else.
-local function onward(next_, headers)
+--- Where somebody goes on: to what a client asked for, or to their own page. The text is a query of ours and nothing else.
+function M.onward(next_, headers)
   if next_ and next_ ~= "" and #next_ <= 8192 and not next_:find("[^\33-\126]") then return page.see("/oauth/authorize?" .. next_, headers) end
   return page.see("/connections", headers)
 end
+
+local function provider() return require("web.openid").provider() end
 
 local function query(q) return page.params(q.query) or {} end
 
@@ -25,22 +27,30 @@ local function sign_in_page(q, status, next_, note, more)
   local browser, set = sessions.browser(q)
   local headers = { set }
   table.move(more or {}, 1, #(more or {}), #headers + 1, headers)
+  local with = provider()
+  local there = with and html('<p><a href="/login/oidc?{query}">Sign in with {issuer}</a></p>', { query = require("form").encode { { "next", next_ or "" } }, issuer = with.value })
+  if with and with.only then return page.page(status, "Sign in", html("{note}{there}", { note = alert(note), there = there }), headers) end
   return page.page(status, "Sign in", html([[
-{note}<form method="post" action="/login">{csrf}{next}
+{note}{there}<form method="post" action="/login">{csrf}{next}
 <label>E-mail address<input name="user" autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus></label>
 <label>Password<input name="password" type="password" autocomplete="current-password" required></label>
 <label>Code, if you use an authenticator app<input name="code" inputmode="numeric" autocomplete="one-time-code"></label>
-<button class="go">Sign in</button></form>]], { note = alert(note), csrf = hidden("csrf", sessions.csrf(browser, "login")), next = hidden("next", next_ or "") }), headers)
+<button class="go">Sign in</button></form>]], { note = alert(note), there = there or false, csrf = hidden("csrf", sessions.csrf(browser, "login")), next = hidden("next", next_ or "") }), headers)
 end
 
 local function link_page(q, status, link, note)
   local browser, set = sessions.browser(q)
+  local csrf, with = hidden("csrf", sessions.csrf(browser, "login")), provider()
+  local there = with and html('<form method="post" action="/login/oidc">{csrf}{link}<button>Use {issuer} instead</button></form>',
+    { csrf = csrf, link = hidden("link", link), issuer = with.value })
+  local origin = with and "https:" .. (with.value:sub(1, 5) == "http:" and " http:" or "")     -- wherever the provider's page is
+  if with and with.only then return page.page(status, "Sign in", html("{note}{there}", { note = alert(note), there = there }), { set }, origin) end
   return page.page(status, "Set a password", html([[
-{note}<p>This link is good once. The password is for this box alone: use one that you use nowhere else.</p>
+{note}{there}<p>This link is good once. The password is for this box alone: use one that you use nowhere else.</p>
 <form method="post" action="/login">{csrf}{link}
 <label>New password<input name="password" type="password" autocomplete="new-password" minlength="10" required autofocus></label>
 <label>Once more<input name="again" type="password" autocomplete="new-password" required></label>
-<button class="go">Set the password</button></form>]], { note = alert(note), csrf = hidden("csrf", sessions.csrf(browser, "login")), link = hidden("link", link) }), { set })
+<button class="go">Set the password</button></form>]], { note = alert(note), there = there or false, csrf = csrf, link = hidden("link", link) }), { set }, origin)
 end
 
 local function too_many(seconds)
@@ -54,8 +64,8 @@ function M.login(q)
   return sign_in_page(q, 200, p.next)
 end
 
--- The user of a link that counts, and its record | nil
-local function of_link(text, now)
+--- The user of a link that counts, and its record | nil
+function M.of_link(text, now)
   local id, secret = text:match("^(%x+)%.([%w_-]+)$")
   local link = id and #text < 200 and require("store").peek("token", "l/" .. id)
   if not link or link.expires_at <= now or not access.same(link.hash, access.hash("link", secret)) then return nil end
@@ -64,7 +74,7 @@ local function of_link(text, now)
 end
 
 local function spend(q, p)
-  local user, link = of_link(p.link, q.now)
+  local user, link = M.of_link(p.link, q.now)
   if not user then return page.says(400, "This link has ended", "It was used, is older than a day, or a newer one was made. Ask for another.") end
   if p.password ~= p.again then return link_page(q, 400, p.link, "The two are not the same.") end
   local good, why = sessions.password_ok(user, p.password or "")
@@ -89,6 +99,8 @@ function M.sign_in(q)
   local p, twice = page.posted(q)
   local browser = sessions.shown(q)
   if not p or twice or not browser or not sessions.csrf_ok(browser, "login", p.csrf) then return wrong() end
+  local with = provider()
+  if with and with.only then return wrong "Passwords are not used here." end
   if p.link then return spend(q, p) end
   local name = access.user_name(p.user or "") or ""
   if not sessions.attempt(name, q.peer, q.now) then return too_many(900) end
@@ -101,7 +113,7 @@ function M.sign_in(q)
   local headers = sessions.begin(q, user)
   if not headers then return page.says(503, "Not now", "The sign-in could not be kept.") end
   if user.totp_wanted and not user.totp then return page.see("/login/totp?" .. require("form").encode { { "next", p.next or "" } }, headers) end
-  return onward(p.next, headers)
+  return M.onward(p.next, headers)
 end
 
 --- POST /logout
@@ -145,7 +157,7 @@ function M.set_factor(q)
   sessions.succeeded(user.name, q.peer, q.now)
   local headers = sessions.begin(q, access.user(user.name))
   if not headers then return page.says(503, "Not now", "The sign-in could not be kept.") end
-  return onward(p.next, headers)
+  return M.onward(p.next, headers)
 end
 
 -- ---- connections ---------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ local PRM = "/.well-known/oauth-protected-resource"
 local function oauth(name) return function(q) return require("web.oauth")[name](q) end end
 local function people(name) return function(q) return require("web.people")[name](q) end end
 
+local function openid(name) return function(q) return require("web.openid")[name](q) end end
+
 local routes = {
   ["/.well-known/oauth-authorization-server"] = { GET = oauth "server" },
   ["/oauth/register"] = { POST = function(q) return require("web.client").register(q) end },
@@ -17,6 +19,8 @@ local routes = {
   ["/consent"] = { POST = oauth "decide" },
   ["/login"] = { GET = people "login", POST = people "sign_in" },
   ["/login/totp"] = { GET = people "factor", POST = people "set_factor" },
+  ["/login/oidc"] = { GET = openid "start", POST = openid "bind" },
+  ["/login/oidc/callback"] = { GET = openid "callback" },
   ["/logout"] = { POST = people "logout" },
   ["/connections"] = { GET = people "connections", POST = people "disconnect" },
 }

@@ -12,10 +12,16 @@ local function commit(ops) return store().commit(ops) end
 
 -- ---- cookies and forms ---------------------------------------------------------------------------
 
-local function cookie(q, name)
+--- What a cookie of the request holds | nil
+function M.cookie(q, name)
   for n, v in (q.header "cookie" or ""):gmatch("([^=;%s]+)=([^;%s]*)") do
-    if n == name then return #v == 43 and v or nil end
+    if n == name then return v end
   end
+end
+
+local function cookie(q, name)
+  local v = M.cookie(q, name)
+  return v and #v == 43 and v or nil
 end
 
 local function set_cookie(name, value, age)

@@ -32,11 +32,13 @@ class Browser:
     def __init__(self, base):
         self.base, self.jar, self.at, self.status, self.page, self.head = base, {}, None, 0, "", {}
 
-    def go(self, url, fields=None):
-        for _ in range(8):
+    def go(self, url, fields=None, within=()):
+        """Follows redirects within the box, and to the addresses that begin with one of `within`."""
+        for _ in range(12):
             at = urllib.parse.urlsplit(url)
             c = http.client.HTTPConnection(at.hostname, at.port, timeout=30 * sallyport.SLOW)
-            head = {"Cookie": "; ".join(f"{k}={v}" for k, v in self.jar.items())} if self.jar else {}
+            jar = self.jar.setdefault(at.netloc, {}) if not url.startswith(self.base) else self.jar.setdefault("box", {})
+            head = {"Cookie": "; ".join(f"{k}={v}" for k, v in jar.items())} if jar else {}
             body = None
             if fields is not None:
                 body, head["Content-Type"], head["Origin"] = urllib.parse.urlencode(fields), "application/x-www-form-urlencoded", self.base
@@ -46,13 +48,13 @@ class Browser:
             for name, value in r.getheaders():
                 if name.lower() == "set-cookie":
                     k, _, v = value.split(";")[0].partition("=")
-                    self.jar[k] = v
+                    jar[k] = v
             c.close()
             to = r.getheader("Location")
-            if r.status != 303 or not to:
+            if r.status not in (302, 303) or not to:
                 return self
             to = urllib.parse.urljoin(url, to)
-            if not to.startswith(self.base + "/"):
+            if not to.startswith((self.base + "/", *within)):
                 self.at, self.page = to, ""
                 return self
             url, fields = to, None
@@ -472,3 +474,73 @@ def test_chromium(t):
     assert seen[12]["said"] is not None and seen[15]["title"] == "This request cannot go on"
     for name in (os.environ.get("SHOTS") or "").split():
         shutil.copytree(box.s.dir, name, dirs_exist_ok=True, ignore=lambda d, names: [n for n in names if not n.endswith(".png")])
+
+
+def test_openid(t):
+    """people sign in with the organisation's provider (oidc-provider): by a link, by a verified e-mail where that is allowed, bound from then on"""
+    box = Box(t, server=False)
+    s, port = box.s, free_port()
+    idp = f"http://127.0.0.1:{port}"
+    log = s.dir / "oidc.log"
+    t.start([NODE, HERE / "door.mjs", NPM, "oidc", str(port), box.base], log)
+    wait(lambda: log.exists() and '"ready"' in log.read_text(), 20, "the provider")
+    s.canaries.append("canary-oidc-1")
+
+    def setting(*more):
+        s.cli("set", "login-oidc", idp, "client_id=box", "client_secret=-", "address=127.0.0.0/8", *more, stdin="canary-oidc-1")
+
+    def there(b, login):
+        """Through the provider's own forms, and back."""
+        for _ in range(4):
+            form = re.search(r'<form[^>]*action="([^"]*/interaction/[^"]*)"[^>]*>(.*?)</form>', b.page, re.S)
+            if not form:
+                break
+            fields = {html.unescape(m[1]): html.unescape(m[2]) for m in re.finditer(r'<input[^>]*name="([^"]*)"[^>]*value="([^"]*)"', form[2])}
+            if 'name="login"' in form[2]:
+                fields.update(login=login, password="x")
+            b.go(urllib.parse.urljoin(b.at, html.unescape(form[1])), list(fields.items()), within=(idp,))
+        return b
+
+    def sign_in(login, link=None):
+        b = Browser(box.base)
+        if link:
+            b.go(link)
+            form = re.search(r'<form method="post" action="/login/oidc">(.*?)</form>', b.page, re.S)[1]
+            fields = [(html.unescape(n), html.unescape(v)) for n, v in re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form)]
+            b.go(box.base + "/login/oidc", fields, within=(idp,))
+        else:
+            b.go(box.base + "/login")
+            b.go(urllib.parse.urljoin(box.base, html.unescape(re.search(r'href="(/login/oidc[^"]*)"', b.page)[1])), within=(idp,))
+        return there(b, login)
+    setting()
+    b = sign_in("ada")
+    assert b.status == 403 and "Nobody has let you in" in b.page, (b.at, b.status, b.page)     # an e-mail alone finds nobody
+    setting("emails=on")
+    assert "Nobody has let you in" in sign_in("unverified").page and "Nobody has let you in" in sign_in("stranger").page
+    s.cli("user", "add", "unverified@example.org", "--tenant", "acme=member")
+    assert "Nobody has let you in" in sign_in("unverified").page
+    b = sign_in("ada")
+    assert b.status == 200 and "Signed in as <strong>ada@example.org" in b.page, (b.at, b.status, b.page)
+    setting()
+    assert "ada@example.org" in sign_in("ada").page         # bound from then on
+    link = s.cli("user", "add", "grace@example.org", "--tenant", "acme=viewer").stdout.strip()
+    s.canaries.append(link.split(".")[-1])
+    assert "Signed in as <strong>grace@example.org" in sign_in("hopper", link).page
+    assert "Nobody has let you in" in sign_in("mallory", link).page         # the link is spent
+    assert "Signed in as <strong>grace@example.org" in sign_in("hopper").page
+    s.cli("user", "disable", "grace@example.org")
+    assert "Nobody has let you in" in sign_in("hopper").page
+    # an answer that this browser did not ask for, and one twice
+    b, other = Browser(box.base), Browser(box.base)
+    b.go(box.base + "/login").go(box.base + "/login/oidc")
+    state = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(b.at).query))["state"]
+    back = box.base + "/login/oidc/callback?" + urllib.parse.urlencode({"code": "x", "state": state, "iss": idp})
+    other.go(box.base + "/login").go(back)
+    assert other.status == 403 and "not begun here" in other.page
+    assert b.go(back).status == 403 and "no answer that counts" in b.page
+    assert "Another provider" in b.go(back.replace(urllib.parse.quote_plus(idp), "https%3A%2F%2Fevil.test")).page
+    setting("only=on")
+    b = Browser(box.base).go(box.base + "/login")
+    assert 'name="password"' not in b.page
+    s.cli("set", "login-oidc", "--default")
+    assert "oidc" not in Browser(box.base).go(box.base + "/login").page

@@ -2,6 +2,8 @@
 //   node door.mjs NODE_MODULES server PORT   an MCP server that asks nobody for a token and tells what it got; tools get_page, set_page, create_page
 //   node door.mjs NODE_MODULES client URL    a client with the SDK's OAuth provider. It prints a JSON line an event ({ open }: the address where a
 //     person has to go), and reads one a command: { code, iss }, { list }, { call: NAME }, { renew }, { tokens }, { end }
+//   node door.mjs NODE_MODULES oidc PORT BOX  the organisation's OpenID provider (oidc-provider), which knows BOX as a client; whoever signs in has
+//     the login for a subject and LOGIN@example.org for an e-mail, verified unless the login begins with "un"
 import { createRequire } from 'node:module';
 import { randomUUID } from 'node:crypto';
 import http from 'node:http';
@@ -9,11 +11,20 @@ import path from 'node:path';
 import readline from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
-const [modules, role, at] = process.argv.slice(2);
+const [modules, role, at, box] = process.argv.slice(2);
 const load = (name) => import(pathToFileURL(createRequire(path.join(modules, 'x.js')).resolve(name)).href);
 const say = (o) => process.stdout.write(JSON.stringify(o) + '\n');
 
-if (role === 'server') {
+if (role === 'oidc') {
+  const { Provider } = await import(pathToFileURL(path.join(modules, 'oidc-provider/lib/index.js')).href);
+  const provider = new Provider(`http://127.0.0.1:${at}`, {
+    clients: [{ client_id: 'box', client_secret: 'canary-oidc-1', redirect_uris: [box + '/login/oidc/callback'], response_types: ['code'], grant_types: ['authorization_code'] }],
+    cookies: { keys: ['test'] }, claims: { openid: ['sub'], email: ['email', 'email_verified'] }, conformIdTokenClaims: false, pkce: { required: () => true },
+    findAccount: async (ctx, id) => ({ accountId: id, claims: async () => ({ sub: id, email: id + '@example.org', email_verified: !id.startsWith('un') }) }),
+    features: { devInteractions: { enabled: true } },
+  });
+  http.createServer(provider.callback()).listen(Number(at), '127.0.0.1', () => say({ ready: true }));
+} else if (role === 'server') {
   const { McpServer } = await load('@modelcontextprotocol/sdk/server/mcp.js');
   const { StreamableHTTPServerTransport } = await load('@modelcontextprotocol/sdk/server/streamableHttp.js');
   const transports = new Map();

@@ -418,7 +418,7 @@ return {
     assert(refresh(client, t2.refresh_token).error == "invalid_grant")
     assert(refresh(client, t3.refresh_token).error == "invalid_grant" and not good(t3.access_token) and not good(t2.access_token) and count("grant", "") == 0)
     local _, c2, u = connected()
-    for _, odd in ipairs { "", "x", u.refresh_token:sub(1, -2), u.refresh_token:gsub("%.%w", ".0", 1), "sp_rt_" .. ("0"):rep(28) .. ".x.y" } do
+    for _, odd in ipairs { "", "x", u.refresh_token:sub(1, -2), u.refresh_token:gsub("%.(%w)", function(c) return c == "0" and ".1" or ".0" end, 1), "sp_rt_" .. ("0"):rep(28) .. ".x.y" } do
       assert(refresh(c2, odd).error == "invalid_grant", odd)
     end
     assert(good(u.access_token), "one that was made up ends nothing")
@@ -633,7 +633,7 @@ return {
       store.commit { { op = "put", db = "user", key = "u/ada@box.test", plain = u } }
       local b = ada()
       local config = store.generation()
-      for _, path in ipairs { "/admin", "/api/v1", "/api/v1/users", "/users", "/gateways", "/discover", "/ca.pem", "/mcp", "/mcp/", "/connections/x", "/oauth", "/login/oidc", "/consent/x", "//", "/../oauth/token" } do
+      for _, path in ipairs { "/admin", "/api/v1", "/api/v1/users", "/users", "/gateways", "/discover", "/ca.pem", "/mcp", "/mcp/", "/connections/x", "/oauth", "/login/x", "/consent/x", "//", "/../oauth/token" } do
         for _, method in ipairs { "GET", "POST", "PUT", "DELETE" } do
           local a = b:go(method, path, method ~= "GET" and "" or nil)
           assert(a.status == 404 or a.status == 405, path)
@@ -906,5 +906,53 @@ return {
   ["nothing is answered before the door has an address"] = with_box(function()
     store.commit { { op = "del", db = "meta", key = "set/public-url" } }
     for _, path in ipairs { "/.well-known/oauth-authorization-server", "/login", "/oauth/authorize", "/mcp/tools" } do assert(ask("GET", path).status == 404) end
+  end),
+
+  ["OpenID: an ID token counts from this provider, for us, now, for this nonce, signed by a key of its JWKS; nothing else"] = with_box(function()
+    local openid, sign, keys = require "web.openid", require "sign.core", dofile "tests/unit/keys.lua"
+    local idp = "https://idp.test"
+    local spki = { ES256 = sign.public_key(keys.p256), RS256 = sign.public_key(keys.rsa) }
+    local function b64(x) return secret.base64url(x) end
+    local set = { keys = { { kty = "EC", crv = "P-256", kid = "e", x = b64(spki.ES256:sub(-64, -33)), y = b64(spki.ES256:sub(-32)) },
+      { kty = "RSA", kid = "r", use = "sig", n = b64(spki.RS256:sub(-261, -6)), e = b64("\1\0\1") }, { kty = "oct", kid = "o", k = b64 "secret" }, { kty = "RSA", kid = "x", use = "enc", n = "AQ", e = "AQ" } } }
+    local p = { value = idp, client_id = "box" }
+    local n = 0
+    local function judge(claims, header, change)
+      local h = { alg = "ES256", kid = "e" }
+      for k, v in pairs(header or {}) do h[k] = v or nil end
+      local c = { iss = idp, aud = "box", exp = clock + 300, iat = clock, nonce = "N", sub = "1" }
+      for k, v in pairs(claims or {}) do c[k] = v end
+      for k, v in pairs(c) do
+        if v == false then c[k] = nil end
+      end
+      local signed = b64(json.encode(h)) .. "." .. b64(json.encode(c))
+      local sig = ({ ES256 = function() return sign.signature("ES256", keys.p256, signed) end, RS256 = function() return sign.signature("RS256", keys.rsa, signed) end,
+        HS256 = function() return sign.hmac("sha256", "secret", signed) end })[h.alg]
+      local text = signed .. "." .. b64(sig and sig() or "x")
+      n = n + 1
+      local q = { now = clock, client = { request = function() return { status = 200, text = json.encode(set) } end } }
+      local got, why = openid.claims(q, p, idp .. "/jwks" .. n, change and change(text) or text, "N")
+      return got and true or why
+    end
+    assert(judge() == true and judge(nil, { alg = "RS256", kid = "r" }) == true and judge(nil, { kid = false }) == true and judge { aud = { "box" } } == true
+      and judge { aud = { "a", "box" }, azp = "box" } == true)
+    for why, list in pairs {
+      iss = { { iss = idp .. "/" }, { iss = "https://evil.test" }, { iss = false } }, aud = { { aud = "other" }, { aud = { "other" } }, { aud = false }, { azp = "other" }, { aud = { "box", "a" } } },
+      exp = { { exp = clock - 61 }, { exp = false }, { exp = "9" }, { iat = clock + 61 }, { nbf = clock + 61 } }, nonce = { { nonce = "M" }, { nonce = false } }, sub = { { sub = false }, { sub = "" }, { sub = 7 } },
+    } do
+      for _, c in ipairs(list) do assert(judge(c) == why, why .. json.encode(c)) end
+    end
+    for _, h in ipairs { { alg = "none" }, { alg = "HS256", kid = "o" }, { alg = "PS256" }, { alg = "ES512" }, { crit = json.array { "exp" } }, { alg = "es256" } } do
+      assert(judge(nil, h) == "algorithm", json.encode(h))
+    end
+    for _, h in ipairs { { kid = "r" }, { alg = "RS256", kid = "e" }, { kid = "nobody" }, { alg = "RS256", kid = "x" } } do assert(judge(nil, h) == "signature", json.encode(h)) end
+    assert(judge(nil, nil, function(t) return t:gsub("%.[%w_-]+%.", "." .. b64(json.encode { iss = idp, aud = "box", exp = clock + 9, nonce = "N", sub = "admin" }) .. ".") end) == "signature")
+    for _, odd in ipairs { "", "a.b", "a.b.c", "a.b.c.d", ".." } do assert(judge(nil, nil, function() return odd end) == "malformed", odd) end
+    local sig = sign.signature("RS256", keys.rsa, "data")
+    local m, e = spki.RS256:sub(-261, -6), "\1\0\1"
+    assert(sign.verify("RS256", m, e, "data", sig) and not sign.verify("RS256", m, e, "datb", sig) and not sign.verify("RS384", m, e, "data", sig) and not sign.verify("RS256", m, "\3", "data", sig))
+    for _, bad in ipairs { "", "x", sig:sub(2), sig .. "x" } do assert(not sign.verify("RS256", m, e, "data", bad)) end
+    for _, len in ipairs { 0, 1, 255, 513, 5000 } do assert(not sign.verify("RS256", ("n"):rep(len), e, "data", ("s"):rep(len)) and not sign.verify("ES256", ("n"):rep(len), ("n"):rep(len), "data", ("s"):rep(64))) end
+    assert(not sign.verify("HS256", "k", "k", "data", "x") and not sign.verify("ES256", ("\0"):rep(32), ("\0"):rep(32), "data", ("\0"):rep(64)))
   end),
 }
