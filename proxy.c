@@ -1400,6 +1400,7 @@ struct flow;            /* bytes from one end to another (flow) */
 struct http_head;       /* a parsed head (http) */
 struct kept;            /* a decision that holds for later requests (kept) */
 struct leaf;            /* a certificate that we made for a host (trust) */
+struct peer;            /* one end of a connection (peer) */
 struct req;             /* a request (req) */
 struct seal;            /* what an answer's members become that are secrets (seal) */
 struct session_table;   /* TLS sessions (session) */
@@ -1547,6 +1548,14 @@ static void agent_put(struct agent *a);
 static bool agent_over(const struct agent *a);
 static void req_unclaim(struct req *r);
 
+/* -- door: TLS to the proxy itself. Below a tunnel's TLS it is a peer of its own, `under`, which is the wire of
+ * the inner one: bytes read or sent as by read(2) and send(2). door_tls is NULL where there is no certificate. */
+static struct tls *door_tls(const struct conn *c);
+static bool under_begin(struct peer *p);
+static ssize_t under_read(struct peer *p, char *out, size_t n);
+static ssize_t under_send(struct peer *p, const char *data, size_t n);
+static int under_flush(struct peer *p);         /* enum io */
+
 /* -- door: who is at a connection's other end by the way it came. door_name writes that as a text, which
  * stands where a token's hash would. SOCKS5: socks_take_head goes through its messages, and leaves a
  * CONNECT where a head is expected; socks_answer is the reply that stands for one of HTTP. */
@@ -1655,6 +1664,7 @@ struct listener {
 	enum listener_kind kind;
 	bool tls;               /* from the first byte, with the operator's certificate for that kind */
 	bool made;              /* its socket file is ours to remove */
+	char host[256];         /* its name, as in the certificate; empty: the address that was dialled */
 	char agent[65];         /* whose all its connections are, whatever they say; empty: nobody's */
 };
 
@@ -3574,6 +3584,7 @@ struct wirebuf {
 struct peer {
 	struct watch watch;
 	struct tls *tls;        /* owned; NULL: plain */
+	struct peer *under;     /* owned; TLS to the proxy itself, below that of a tunnel; NULL: none */
 	struct wirebuf *in;     /* owned while bytes from the wire wait; else NULL */
 	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
 	bool eof;               /* the wire ended */
@@ -3634,6 +3645,12 @@ static void
 peer_close(struct peer *p)
 {
 	watch_close(&p->watch);
+	if (p->under != NULL) {
+		p->under->watch.fd = -1;        /* it was the same */
+		peer_close(p->under);
+		free(p->under);
+		p->under = NULL;
+	}
 	wirebuf_put(&p->in, p->tls == NULL);
 	wirebuf_put(&p->out, p->tls == NULL);
 	if (p->tls != NULL)
@@ -3657,12 +3674,12 @@ peer_read_wire(struct peer *p)
 		return IO_ERR;
 	p->in->off = p->in->n = 0;
 	do
-		n = read(p->watch.fd, p->in->p, PEER_READ);
+		n = p->under != NULL ? under_read(p, p->in->p, PEER_READ) : read(p->watch.fd, p->in->p, PEER_READ);
 	while (n < 0 && errno == EINTR);
 	if (n > 0) {
 		p->in->n = (size_t)n;
 		/* Less than we asked for: the kernel has no more, and will say when it has (edge). */
-		if (n < PEER_READ && !p->watch.hup)
+		if (n < PEER_READ && !p->watch.hup && p->under == NULL)
 			p->watch.readable = false;
 		return IO_OK;
 	}
@@ -3783,7 +3800,7 @@ peer_fill(struct peer *p)
 static size_t
 peer_pending(const struct peer *p)
 {
-	return p->out == NULL ? 0 : p->out->n - p->out->off;
+	return (p->out == NULL ? 0 : p->out->n - p->out->off) + (p->under == NULL ? 0 : peer_pending(p->under));
 }
 
 /* Accepts all n bytes, or fails the peer. See peer_room. */
@@ -3826,14 +3843,15 @@ peer_flush(struct peer *p)
 		if (peer_pending(p) < PEER_OUT_HIGH && !peer_drain(p))
 			return p->failed = true, IO_ERR;
 		if (p->out == NULL)
-			return IO_OK;
+			return p->under == NULL ? IO_OK : (enum io)under_flush(p);
 		if (p->out->off == p->out->n) {
 			wirebuf_put(&p->out, p->tls == NULL);
-			return IO_OK;
+			continue;
 		}
 		if (!p->watch.writable)
 			return IO_AGAIN;
-		n = send(p->watch.fd, p->out->p + p->out->off, p->out->n - p->out->off, MSG_NOSIGNAL);
+		n = p->under != NULL ? under_send(p, p->out->p + p->out->off, p->out->n - p->out->off) :
+		    send(p->watch.fd, p->out->p + p->out->off, p->out->n - p->out->off, MSG_NOSIGNAL);
 		if (n > 0) {
 			if (p->tls == NULL)
 				wipe(p->out->p + p->out->off, (size_t)n);
@@ -3898,6 +3916,8 @@ peer_park(struct peer *p)
 {
 	if (p->tls != NULL && p->in == NULL && p->out == NULL)
 		tls_park(p->tls);
+	if (p->under != NULL)
+		peer_park(p->under);
 }
 
 /* -- upstream: a connection we dialled, owned by one request or net call at a time, or idle in the
@@ -5243,7 +5263,7 @@ req_parse_target(struct req *r)
 	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
 		return false;
 	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port) &&
-	    !(c->at->at.port == 0 && strcmp(r->host, "localhost") == 0))
+	    strcmp(r->host, c->at->host) != 0)
 		return req_bad(r, 421, "misdirected", "this is a proxy: send absolute-form requests or CONNECT");
 	if (c->tunnel && r->head.form == HTTP_ABSOLUTE && (r->head.tls != c->secure ||
 	    strcmp(c->host, r->host) != 0 || (to->port < 0 ? default_port : to->port) != c->port))
@@ -5713,7 +5733,7 @@ conn_new(int fd, const struct listener *at)
 	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
 	c->peer.watch.writable = true;
 	client = addr_unmapped(&c->client.addr);
-	if ((at->tls && (tls_own[at->kind] == NULL || (c->peer.tls = tls_accept(SLICE("own"), tls_own[at->kind])) == NULL)) ||
+	if ((at->tls && (c->peer.tls = door_tls(c)) == NULL) ||
 	    (at->kind == LISTEN_GATEWAY && !at->tls && !net_in(net.trusted, net.ntrusted, &client)) ||
 	    !watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
 		conn_close(c, true);
@@ -6791,7 +6811,7 @@ conn_step_sniff(struct conn *c)
 		c->secure = true;
 		if (c->peer.in != NULL)         /* the CONNECT and its token were in the same read */
 			wipe(c->peer.in->p, c->peer.in->off);
-		if ((c->peer.tls = tls_accept(slice_of(c->host), NULL)) == NULL)
+		if ((c->peer.tls != NULL && !under_begin(&c->peer)) || (c->peer.tls = tls_accept(slice_of(c->host), NULL)) == NULL)
 			return conn_close(c, true);
 		c->state = CONN_HANDSHAKE;
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
@@ -14725,6 +14745,83 @@ door_name(const struct conn *c, char out[REQ_WHO_MAX])
 		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
 	else if (c->client.port != 0)
 		snprintf(out, REQ_WHO_MAX, "from:%.*s", (int)addr_format(&a, text), text);
+}
+
+/* -- TLS to the proxy itself */
+static struct tls *
+door_tls(const struct conn *c)
+{
+	char text[NET_NAME_MAX], *end;
+	struct slice host = slice_of(c->at->host);
+
+	if (c->at->kind == LISTEN_GATEWAY && tls_own[LISTEN_GATEWAY] == NULL)
+		return NULL;
+	if (host.n == 0) {      /* 127.0.0.1:7443, [::1]:7443 */
+		text[net_name(c->peer.watch.fd, text)] = '\0';
+		host = slice_of(text + (text[0] == '['));
+		host.n = (end = strrchr(text, ':')) != NULL ? (size_t)(end - host.p) - (text[0] == '[') : 0;
+	}
+	return tls_accept(host, tls_own[c->at->kind]);
+}
+
+/* What `p` was is the wire from here on, and p->tls may be another's. False: no memory. */
+static bool
+under_begin(struct peer *p)
+{
+	struct peer *u = malloc(sizeof *u);
+
+	if (u == NULL)
+		return false;
+	*u = *p;
+	p->tls = NULL;
+	p->in = p->out = NULL;
+	p->under = u;
+	return p->watch.readable = true;        /* it may hold bytes */
+}
+
+static ssize_t
+under_read(struct peer *p, char *out, size_t n)
+{
+	struct peer *u = p->under;
+	struct slice in;
+	enum io io;
+
+	u->watch = p->watch;
+	if ((io = peer_fill(u)) != IO_OK) {
+		errno = io == IO_AGAIN ? EAGAIN : EPROTO;
+		return io == IO_EOF ? 0 : -1;
+	}
+	in = peer_data(u);
+	n = in.n < n ? in.n : n;
+	memcpy(out, in.p, n);
+	peer_consume(u, n);
+	return (ssize_t)n;
+}
+
+static ssize_t
+under_send(struct peer *p, const char *data, size_t n)
+{
+	struct peer *u = p->under;
+
+	u->watch = p->watch;
+	n = n < PEER_PIECE ? n : PEER_PIECE;
+	if (!peer_room(u, PEER_OUT_HIGH) || !peer_put(u, data, n)) {
+		errno = u->failed ? EPIPE : EAGAIN;
+		return -1;
+	}
+	return (ssize_t)n;
+}
+
+static int
+under_flush(struct peer *p)
+{
+	enum io io;
+
+	p->under->watch = p->watch;
+	io = peer_flush(p->under);
+	p->watch.writable = p->under->watch.writable;
+	p->failed = p->send_failed = io == IO_ERR;
+	return io;
 }
 
 /* -- SOCKS5 (RFC 1928), with user and password (RFC 1929): three messages, of which the last becomes a
@@ -26602,12 +26699,13 @@ unix_address(struct slice path, struct sockaddr_un *un)
 	return NULL;
 }
 
-/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, agent=, handler= }
+/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, agent=, handler= }
  *   -> "as bound", port | nil, "in_use" | why
  *
  * Port 0: the kernel picks one. `path`: a Unix socket, whose file gets the mode and the group (-1:
  * none). `fd`: a listener that the process was started with. kind: "proxy" (if absent) or "gateway". tls:
- * from the first byte, with what tls.serve says. `agent`: whose all its connections are.
+ * from the first byte, with what tls.serve says, or a certificate of our CA for `host` (else the address that
+ * was dialled). `agent`: whose all its connections are.
  * Without a handler the listener is for host.serve. With a handler it is the only listener and accepts
  * connections as a worker does: each request, even a CONNECT, is a task that runs handler(req). The
  * address is then a loopback one, since the requests hold authorization codes. */
@@ -26629,6 +26727,7 @@ l_host_listen(lua_State *L)
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	l_opt_name(L, 1, "agent", as.agent, sizeof as.agent);
+	l_opt_name(L, 1, "host", as.host, sizeof as.host);
 	lua_getfield(L, 1, "kind");
 	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
 	as.tls = l_flag(L, 1, "tls");

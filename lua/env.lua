@@ -83,9 +83,10 @@ function M.rival(name, taken)
   end
 end
 
---- The proxy as clients name it: with the agent's name and token in it.
+--- The proxy as clients name it: with the agent's name and token in it. address: "host:port", or "https://host:port".
 function M.proxy_url(agent, token, address)
-  return ("http://%s:%s@%s"):format(userinfo(agent), userinfo(token), address)
+  local scheme, rest = address:match("^(https?://)(.*)$")
+  return ("%s%s:%s@%s"):format(scheme or "http://", userinfo(agent), userinfo(token), rest or address)
 end
 
 --- build{ proxy = "host:port", agent =, token =, ca = path, bundle = path, no_proxy = what is set already,

@@ -221,7 +221,7 @@ local function unix_listener(s)
   elseif #path > 107 then
     return nil, "the path of a Unix socket has at most 107 bytes"
   end
-  local spec = { path = path }
+  local spec = { path = path, host = "localhost" }   -- whom a request for our own pages names
   while rest:sub(1, 1) == "," do
     local name, value, left = rest:match("^,(%l+)=([^,=]+)(.*)$")
     if name == "mode" and value:find("^0?[0-7][0-7][0-7]$") then
@@ -249,21 +249,32 @@ function M.listener(s)
     spec.text = s
     return spec
   end
-  local at, agent = s:match("^([^=]*)=(.*)$")
+  local plain, name, rest = s:match("^([^=]*),name=([^=]*)(.*)$")
+  name = name and require("http").canonical_host(name)
+  if plain and not name then return nil, "what stands behind name= is the host name of its certificate" end
+  local at, agent = (plain and plain .. rest or s):match("^([^=]*)=(.*)$")
   if agent and not M.name(agent) then return nil, "what stands behind = is an agent's name: 127.0.0.1:7090=claude" end
-  at = at or s
-  local bound = agent and "=" .. agent or ""
+  at = at or plain or s
+  local bound = (name and ",name=" .. name or "") .. (agent and "=" .. agent or "")
   local fd = at:match("^fd:(%d%d?)$")
   if fd then return { fd = tonumber(fd), agent = agent, text = s } end
   local text, why = M.address_port(at)
   if not text then return nil, why end
   local address, port = text:match("^%[?(.-)%]?:(%d+)$")
-  return { address = address, port = math.tointeger(tonumber(port)), agent = agent, text = text .. bound }
+  return { address = address, port = math.tointeger(tonumber(port)), agent = agent, host = name, text = text .. bound }
+end
+
+--- One for TLS: "ADDR:PORT[,name=HOST][=AGENT]".
+function M.listen_tls(s)
+  local spec, why = M.listener(s)
+  if spec and not spec.address then return nil, "TLS to the proxy is for a TCP address: 10.0.0.5:7443, or 10.0.0.5:7443,name=box.example.org" end
+  return spec and spec.text, why
 end
 
 --- The same as one text, as it is kept.
 function M.listen(s)
   local spec, why = M.listener(s)
+  if spec and spec.host and spec.address then return nil, "name= is for listen-tls: it is the name in the certificate" end
   return spec and spec.text, why
 end
 
@@ -402,6 +413,12 @@ end
 M.setting_list = {
   { name = "listen", arg = "ADDR:PORT", many = true, check = M.listen, default = { "127.0.0.1:7080" },
     help = "where agents reach the proxy; port 0 picks one; unix:PATH; ADDR:PORT=AGENT is that agent's (help doors)" },
+  { name = "listen-tls", arg = "ADDR:PORT", many = true, check = M.listen_tls, default = {},
+    help = "the same over TLS, for agents elsewhere; ADDR:PORT,name=HOST says the certificate's name (help doors)" },
+  { name = "listen-cert", arg = "FILE", check = M.text, path = true,
+    help = "the certificate of listen-tls and its chain, PEM; one of our CA when not set" },
+  { name = "listen-key", arg = "FILE", check = M.text, path = true,
+    help = "the key of that certificate, PEM" },
   { name = "workers", arg = "N", check = count(1, 64, "workers"),
     help = "processes that serve; one per core when not set" },
   { name = "upstream-ca", arg = "FILE", many = true, file = true, default = {},

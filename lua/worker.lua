@@ -7,12 +7,17 @@ local TICK_WAIT = 10000     -- ms a tick gives the index: the next one tries aga
 
 local config                -- the worker's view of the store; set once, by start
 
+-- The operator's own certificate of this worker's listeners: kind, cert, key | kind.
+local function own_cert(settings)
+  if require("host").door() then return "gateway", settings.gateway_cert, settings.gateway_key end
+  return "proxy", settings.listen_cert, settings.listen_key
+end
+
 local function configure(settings)
   local host = require "host"
   host.configure(require("records").for_host(settings))
-  if host.door() and settings.gateway_cert and settings.gateway_key then
-    require("own_cert").use("gateway", settings.gateway_cert, settings.gateway_key)
-  end
+  local kind, cert, key = own_cert(settings)
+  if cert and key then require("own_cert").use(kind, cert, key) end
   require("route").use(settings)
 end
 
@@ -104,8 +109,9 @@ function M.start(given)
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first dial: connect-to, roots and the guard must be as they were set.
   config:load_settings()
-  if require("host").door() and config.settings.gateway_cert then
-    local ok, why = require("own_cert").use("gateway", config.settings.gateway_cert, config.settings.gateway_key)
+  local kind, cert, key = own_cert(config.settings)
+  if cert then
+    local ok, why = require("own_cert").use(kind, cert, key)
     if not ok then return false, why end
   end
   M.tick()

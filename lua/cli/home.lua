@@ -286,8 +286,9 @@ end
 function M.proxy_address(opt, ctx)
   local env = require "env"
   if opt.proxy then
-    if not opt.proxy:find("^[%w._-]+:%d+$") and not opt.proxy:find("^%[[%x:.]+%]:%d+$") then
-      report.usage("--proxy is HOST:PORT", "--proxy 127.0.0.1:7080")
+    local at = opt.proxy:gsub("^https://", "")     -- TLS to the proxy itself: listen-tls
+    if not at:find("^[%w._-]+:%d+$") and not at:find("^%[[%x:.]+%]:%d+$") then
+      report.usage("--proxy is HOST:PORT, or https://HOST:PORT", "--proxy 127.0.0.1:7080")
     end
     return opt.proxy
   end

@@ -21,12 +21,12 @@ function M.dialled(list, agent)
   return first, false
 end
 
---- What an operator should know of a listener: a list of texts.
-function M.risks(host, text)
+--- What an operator should know of a listener: a list of texts. tls: what comes to it is encrypted.
+function M.risks(host, text, tls)
   local l, out = records.listener(text), {}
   if not l then return out end
   if l.address and not l.address:find("^127%.") and l.address ~= "::1" then
-    out[1] = l.agent and ("can be reached from other machines: whoever does is agent %s, without a token"):format(l.agent)
+    out[1] = tls and not l.agent and nil or l.agent and ("can be reached from other machines: whoever does is agent %s, without a token"):format(l.agent)
       or "can be reached from other machines; tokens travel to it in the clear"
   elseif l.address and l.agent then
     out[1] = ("is agent %s's without a token: every program of this machine can use it"):format(l.agent)

@@ -126,6 +126,20 @@ local function listen(ctx, list, flag, more)
   return bound
 end
 
+-- Whether TLS to the proxy can be had as it is set.
+local function check_tls(ctx, all)
+  if not all.listen_cert ~= not all.listen_key then report.fail("listen-cert and listen-key go together") end
+  local ok, why = true, nil
+  if all.listen_cert then ok, why = require("own_cert").read(all.listen_cert, all.listen_key) end
+  if not ok then report.fail("the certificate of listen-tls cannot be used: " .. why) end
+  for _, text in ipairs(not all.listen_cert and all.listen_tls or {}) do
+    local l = records.listener(text)
+    if not l.host and (l.address == "0.0.0.0" or l.address == "::") then
+      ctx.note(("note: the certificate of %s names the address that a client dials; --listen-tls %s,name=HOST names it"):format(text, text))
+    end
+  end
+end
+
 -- Whether the door can be opened as it is set.
 local function check_door(ctx, all)
   if not all.gateway[1] then return end
@@ -242,11 +256,16 @@ examples:
       keep_proxy(ctx, opt, flags)
       local token = opt.demo and ensure_demo(ctx)
       check_door(ctx, all)
+      check_tls(ctx, all)
       store.close()
       lock(ctx)
       local at = listen(ctx, all.listen, "listen")
+      local over_tls = listen(ctx, all.listen_tls, "listen-tls", { tls = true })
       for _, l in ipairs(at) do
         for _, text in ipairs(require("cli.listeners").risks(ctx.host, l)) do ctx.note(("note: %s %s"):format(l, text)) end
+      end
+      for _, l in ipairs(over_tls) do
+        for _, text in ipairs(require("cli.listeners").risks(ctx.host, l, true)) do ctx.note(("note: %s %s"):format(l, text)) end
       end
       local doors = listen(ctx, all.gateway, "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
@@ -254,10 +273,10 @@ examples:
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
       if ctx.json then
-        ctx.out(report.json_event { listen = report.array(at), gateway = doors[1] and report.array(doors), home = ctx.home, log = log.path })
+        ctx.out(report.json_event { listen = report.array(at), listen_tls = over_tls[1] and report.array(over_tls), gateway = doors[1] and report.array(doors), home = ctx.home, log = log.path })
         io.stdout:flush()     -- before the workers are forked, or each would print it
       end
       ctx.host.serve { workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides, log = report.json_line(log), banner = banner,
-        at = "proxy=" .. table.concat(at, " proxy=") .. (doors[1] and " gateway=" .. table.concat(doors, " gateway=") or ""), note = table.concat(at, "\n") .. "\n" .. overrides }
+        at = "proxy=" .. table.concat(at, " proxy=") .. (over_tls[1] and " tls=" .. table.concat(over_tls, " tls=") or "") .. (doors[1] and " gateway=" .. table.concat(doors, " gateway=") or ""), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },
 }

@@ -8,7 +8,7 @@ local terminal = require "cli.terminal"
 local settings = require "cli.settings"
 
 -- The others count while it runs.
-local at_start = { listen = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
+local at_start = { listen = true, ["listen-tls"] = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
   ["log-size"] = true, ["log-age"] = true, ["log-group"] = true }
 local gone = { ["log-records"] = "the request log is bounded in bytes now: sallyport set log-size 64m" }
 
@@ -143,7 +143,7 @@ examples:
       local given = {}
       for i = 2, #args do
         for item in args[i]:gmatch(s.many and "[^,]+" or ".+") do
-          local part = s.name == "listen" and given[1] and item:find("^%l+=")     -- unix:/PATH,mode=0660,group=NAME is one
+          local part = s.name:find("^listen") and given[1] and item:find("^%l+=")     -- unix:/PATH,mode=0660,group=NAME is one
           given[part and #given or #given + 1] = part and given[#given] .. "," .. item or item
         end
       end

@@ -605,3 +605,125 @@ def test_go_over_socks(t):
            "GOCACHE": "/tmp/sallyport-go-cache", "GOTOOLCHAIN": "local"}
     r = subprocess.run(["go", "run", str(s.dir / "ask.go")], capture_output=True, text=True, timeout=200 * sallyport.SLOW, env=env)
     assert r.stdout.strip() == "200" and who(s, up) == f"Bearer {AUTH['api']}", r.stderr[-800:]
+
+
+# -- TLS to the proxy itself
+
+def tls_port(s):
+    return int(re.search(r"tls=\S+?:(\d+)", s.log())[1])
+
+
+def over_tls(s, name, port, context=None, auth=None, chunk=65536, big=0, host="api.test"):
+    """TLS to the proxy, CONNECT, TLS inside: both ends by hand, so that the inner one sees what the outer carries."""
+    context = context or s.client_context()
+    outer = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname=name)
+    outer.settimeout(30 * sallyport.SLOW)
+    outer.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n{s.auth() if auth is None else auth}\r\n".encode())
+    said = head(outer)
+    if not said.startswith(b"HTTP/1.1 200"):
+        return int(said.split()[1])
+    import ssl
+    import threading
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    inner = s.client_context().wrap_bio(incoming, outgoing, server_hostname=host)
+
+    def step(f):
+        while True:
+            try:
+                got = f()
+                if outgoing.pending:
+                    outer.sendall(outgoing.read())
+                return got
+            except ssl.SSLWantReadError:
+                if outgoing.pending:
+                    outer.sendall(outgoing.read())
+                part = outer.recv(chunk)
+                if not part:
+                    return b""
+                incoming.write(part)
+    step(inner.do_handshake)
+    sent = f"POST /w HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {big}\r\n\r\n".encode() + os.urandom(big)
+
+    def write():
+        inner.write(sent)
+    step(write)
+    data = b""
+    while True:
+        try:
+            part = step(lambda: inner.read(65536))
+        except ssl.SSLError:
+            break
+        if not part:
+            break
+        data += part
+    outer.close()
+    return data
+
+
+def test_tls_to_the_proxy(t):
+    """TLS to the proxy itself, with a certificate of its CA: by address and by name; TLS of a tunnel inside it, both ways with bodies of
+    many records; plain HTTP, SOCKS5 and our own pages over it; what is no TLS, and TLS on a plain port, end with a word"""
+    big = 3_000_000
+    s, up = world(t, "--listen-tls", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0,name=box.test=b")
+    port, named = map(int, re.findall(r"tls=\S+?:(\d+)", s.log()))
+    data = over_tls(s, "127.0.0.1", port)
+    assert data.startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['api']}", data[:200]
+    assert over_tls(s, "127.0.0.1", port, auth="") == 407
+    data = over_tls(s, "box.test", named, auth="")
+    assert data.startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['b']}"
+    for chunk in (65536, 1000):
+        data = over_tls(s, "127.0.0.1", port, big=big if chunk > 1000 else 100_000, chunk=chunk)
+        assert data.startswith(b"HTTP/1.1 200") and len(up.requests[-1].body) == (big if chunk > 1000 else 100_000)
+    with s.client_context().wrap_socket(dial(port), server_hostname="127.0.0.1") as tls:
+        tls.sendall(f"GET /discover HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{s.auth()}\r\n".encode())
+        assert b'"agent":"a"' in tls.recv(65536)
+    with s.client_context().wrap_socket(dial(named), server_hostname="box.test") as tls:
+        tls.sendall(f"GET /discover HTTP/1.1\r\nHost: box.test:{named}\r\n\r\n".encode())
+        assert b'"agent":"b"' in tls.recv(65536)
+    import ssl
+    for name, p in (("other.test", named), ("box.test", port)):
+        try:
+            s.client_context().wrap_socket(dial(p), server_hostname=name)
+            raise AssertionError(f"{name} is not its name")
+        except ssl.SSLError as e:
+            assert "UNRECOGNIZED_NAME" in str(e).upper().replace(" ", "_"), e
+    sock = dial(port)
+    sock.sendall(b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    assert sock.recv(100)[:1] in (b"\x15", b""), "an alert"
+    sock = dial(s.port)
+    sock.sendall(b"\x16\x03\x01\x00\x05hello")
+    assert sock.recv(100) == b"\x15\x03\x01\0\x02\x02\x28"
+    t.need("curl")
+    base = ["curl", "-sS", "--cacert", str(s.ca), "--proxy-cacert", str(s.ca), "--max-time", "30", "https://api.test/c", "-o", "/dev/null", "-w", "%{http_code}"]
+    r = subprocess.run([*base, "-x", f"https://x:{s.tokens['a']}@127.0.0.1:{port}"], capture_output=True, text=True, env=s.env)
+    assert r.stdout == "200" and who(s, up) == f"Bearer {AUTH['api']}", r.stderr
+
+
+def test_tls_strangers(t):
+    """a handshake that is not made, or made and followed by nothing, ends by the deadline of strangers"""
+    import time
+    s, up = world(t, "--listen-tls", "127.0.0.1:0")
+    began = time.monotonic()
+    silent, open_ = dial(tls_port(s)), s.client_context().wrap_socket(dial(tls_port(s)), server_hostname="127.0.0.1")
+    for sock in (silent, open_):
+        sock.settimeout(30 * sallyport.SLOW)
+        assert sock.recv(100) == b""
+        assert 8 < time.monotonic() - began < 25 * sallyport.SLOW
+
+
+def test_tls_of_the_operator(t):
+    """the operator's certificate, for whatever name a client asks"""
+    import ssl
+    s, up = t.proxy(serve=False)
+    cert, key = sallyport.certs() / "ok.crt", sallyport.certs() / "ok.key"
+    s.credential({"name": "one", "secrets": {"token": AUTH["api"]}})
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--listen-tls", "127.0.0.1:0",
+            "--listen-cert", cert, "--listen-key", key)
+    context = ssl.create_default_context(cafile=sallyport.certs() / "root.pem")
+    data = over_tls(s, "api.test", tls_port(s), context)
+    assert data.startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['api']}"
+    bad = t.bare()
+    bad.init()
+    for flags in (["--listen-cert", cert], ["--listen-cert", "/nonexistent", "--listen-key", key]):
+        r = bad.cli("serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", *flags, check=False)
+        assert r.returncode == 1 and "listen-" in r.stderr, r.stderr
