@@ -8874,21 +8874,14 @@ dns_matches(struct slice name, struct slice host)
  * silent about wildcards: one is excluded if any name that it stands for is (OpenSSL compares only
  * the wildcard's own letters), and permitted only if all are. */
 static bool
-dns_within(struct slice base, struct slice name, bool excluded)
+subtree_holds(uint8_t form, struct slice base, struct slice name, bool excluded)
 {
 	size_t more = name.n - base.n;
 
-	if (base.n == 0 || (excluded && dns_matches(name, base)))
-		return true;
-	return name.n >= base.n && slice_eq_nocase((struct slice){name.p + more, base.n}, base) &&
-	    (more == 0 || base.p[0] == '.' || name.p[more - 1] == '.');
-}
-
-static bool
-subtree_holds(uint8_t form, struct slice base, struct slice name, bool excluded)
-{
 	if (form == FORM_DNS)
-		return dns_within(base, name, excluded);
+		return base.n == 0 || (excluded && dns_matches(name, base)) ||
+		    (name.n >= base.n && slice_eq_nocase((struct slice){name.p + more, base.n}, base) &&
+		    (more == 0 || base.p[0] == '.' || name.p[more - 1] == '.'));
 	if (form == FORM_DN)
 		return dn_within(base, name, excluded);
 	if (form != FORM_IP || (name.n != 4 && name.n != 16))
@@ -10801,6 +10794,7 @@ struct json_member {
 };
 
 enum json_result { JSON_OK, JSON_MALFORMED, JSON_NOT_OBJECT, JSON_DUPLICATE };
+static const char *const json_codes[] = {NULL, "malformed", "not_object", "duplicate"};
 
 /* Finds members of the top object. The whole text is read and must be JSON. A wanted name that
  * comes twice is refused, since readers that take the first and readers that take the last would
@@ -12525,25 +12519,7 @@ sigv4_put_once(struct buf *b, struct slice in, enum pct mode)
 	}
 }
 
-/* RFC 3986 5.2.4 as every AWS SDK has it: empty segments are removed too. */
-static void
-sigv4_normalize(struct slice path, struct buf *out)
-{
-	for (struct slice left = path; left.n != 0;) {
-		struct slice segment = slice_cut(&left, '/');
-
-		if (slice_eq(segment, SLICE(".."))) {
-			while (out->n != 0 && out->p[--out->n] != '/')
-				;
-		} else if (segment.n != 0 && !slice_eq(segment, SLICE("."))) {
-			buf_add(out, "/", 1);
-			buf_addv(out, segment);
-		}
-	}
-	if (out->n == 0 || path.p[path.n - 1] == '/')
-		buf_add(out, "/", 1);
-}
-
+/* Normalised by RFC 3986 5.2.4 as every AWS SDK has it: empty segments are removed too. */
 static void
 sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 {
@@ -12551,8 +12527,19 @@ sigv4_put_path(struct buf *b, const struct sigv4_request *r)
 	struct buf plain;
 
 	buf_init(&plain, HTTP_HEAD_MAX);
+	for (struct slice left = path; r->normalize && left.n != 0;) {
+		struct slice segment = slice_cut(&left, '/');
+
+		if (slice_eq(segment, SLICE(".."))) {
+			while (plain.n != 0 && plain.p[--plain.n] != '/')
+				;
+		} else if (segment.n != 0 && !slice_eq(segment, SLICE("."))) {
+			buf_add(&plain, "/", 1);
+			buf_addv(&plain, segment);
+		}
+	}
 	if (r->normalize) {
-		sigv4_normalize(path, &plain);
+		buf_add(&plain, "/", plain.n == 0 || path.p[path.n - 1] == '/');
 		path = buf_slice(&plain);
 	}
 	if (r->twice)
@@ -16295,27 +16282,19 @@ store_moved(void)
 	return true;
 }
 
-/* A server whose files somebody moved away would see no change any more: commands write to those that
- * took their place. */
-static void
-store_look(void)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-
-	if (store.env == NULL || store.failed || table_newest == NULL || now < store.look_at)
-		return;
-	store.look_at = now + STORE_REPLACED_MS;
-	store_moved();
-}
-
 /* The two generations, asked for at each request. They are read anew only after a commit, which
- * LMDB's meta page tells without a transaction. */
+ * LMDB's meta page tells without a transaction. A server whose files somebody moved away would see no
+ * commit any more: commands write to those that took their place. So it looks for them at times. */
 static bool
 store_generations(uint64_t *config, uint64_t *state)
 {
 	MDB_envinfo info;
+	int64_t now = clock_read(CLOCK_MONOTONIC);
 
-	store_look();
+	if (store.env != NULL && !store.failed && table_newest != NULL && now >= store.look_at) {
+		store.look_at = now + STORE_REPLACED_MS;
+		store_moved();
+	}
 	if (store.failed || store.env == NULL || store.counted == 0 ||
 	    mdb_env_info(store.env, &info) != 0 ||
 	    info.me_last_txnid != store.counted) {
@@ -20205,19 +20184,6 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 	timer_set(&h->timer, h->until, helper_look);
 }
 
-/* The owner goes: a program that still runs is killed, and `h` is freed once its group has ended. */
-static void
-helper_drop(struct helper_run *h)
-{
-	bool ended = h->wait->done;
-
-	h->wait = NULL;
-	if (ended)
-		helper_over(h);
-	else if (h->timer.fire == helper_look)
-		helper_stop(h, HELPER_TIMEOUT);
-}
-
 /* ---- bind: values ----------------------------------------------------------
  * What all bindings share (arguments, results, waiting), and the Lua modules secret.core,
  * sign.core, json.core and uri.core. What policies know as secret, sign, json, form, uri and keys
@@ -20302,14 +20268,17 @@ l_set_flag(lua_State *L, const char *key, bool value)
 	lua_setfield(L, -2, key);
 }
 
+/* False too where there is no table. */
 static bool
 l_flag(lua_State *L, int table, const char *key)
 {
-	bool set;
+	bool set = false;
 
-	lua_getfield(L, table, key);
-	set = lua_toboolean(L, -1);
-	lua_pop(L, 1);
+	if (lua_istable(L, table)) {
+		lua_getfield(L, table, key);
+		set = lua_toboolean(L, -1);
+		lua_pop(L, 1);
+	}
 	return set;
 }
 
@@ -21586,9 +21555,6 @@ l_expect_apart(lua_State *L, struct slice plain, struct slice secret)
 static int
 l_json_expect(lua_State *L, struct slice body, int idx)
 {
-	static const char *const codes[] = {
-		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
-	};
 	struct json_member want[L_EXPECT_MAX] = {0};
 	enum l_expect kind[L_EXPECT_MAX];
 	enum json_result res;
@@ -21604,7 +21570,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 		kind[n++] = (enum l_expect)luaL_checkoption(L, -1, NULL, l_expect_names);
 	}
 	if ((res = json_members_deep(body, want, n)) != JSON_OK)
-		return l_fail(L, codes[res]);
+		return l_fail(L, json_codes[res]);
 	lua_createtable(L, 0, (int)n);
 	for (size_t i = 0; i < n; i++) {
 		if (want[i].value.type == JSON_END)
@@ -22022,15 +21988,6 @@ l_store_answer(lua_State *L, enum store_err err)
 	return 3;
 }
 
-static bool
-l_option(lua_State *L, int idx, const char *name)
-{
-	if (lua_isnoneornil(L, idx))
-		return false;
-	luaL_checktype(L, idx, LUA_TTABLE);
-	return l_flag(L, idx, name);
-}
-
 /* store.open(home [, { create = bool, keyless = bool, accept = bool }]) -> true
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
  *   "damaged" | "running" | "full" | "busy" | "io" | …, fault
@@ -22043,13 +22000,13 @@ static int
 l_store_open(lua_State *L)
 {
 	const char *home = luaL_checkstring(L, 1);
-	enum store_how how = l_option(L, 2, "keyless") ? STORE_KEYLESS
-	    : l_option(L, 2, "accept") ? STORE_ACCEPT : STORE_WITH_KEY;
+	enum store_how how = l_flag(L, 2, "keyless") ? STORE_KEYLESS
+	    : l_flag(L, 2, "accept") ? STORE_ACCEPT : STORE_WITH_KEY;
 	enum store_err err;
 
 	store_fault = (struct store_fault){NULL, NULL, -1};
 	err = store_open(home, how);
-	if (err == STORE_ABSENT && l_option(L, 2, "create"))
+	if (err == STORE_ABSENT && l_flag(L, 2, "create"))
 		err = store_init(home);
 	return l_store_answer(L, err);
 }
@@ -22682,37 +22639,18 @@ l_store_replace(lua_State *L)
 	return 1;
 }
 
-/* Begins the transaction in a new store, or in one whose data key is the backup's. */
-static enum store_err
-raw_begin_txn(struct l_raw *r, const char *home, struct slice datakey)
-{
-	const struct store_counters zero = {0};
-	struct secret *live = NULL;
-	struct slice blob;
-	enum store_err err;
-
-	if (!store_is_made())
-		return store_make_write(datakey, &zero, &r->txn);
-	if ((err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
-		err = store_unlock_keys(home, blob, &live);
-	store_read_reset();
-	if (err == STORE_WRONG_KEY || (err == STORE_OK &&
-	    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32)))
-		err = STORE_OTHER;
-	secret_unref(live);
-	return err != STORE_OK ? err : store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
-}
-
 /* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, fault
  *
- * Takes the server's and the writer's lock and begins the transaction. "other_store": HOME's store
- * has another data key. */
+ * Takes the server's and the writer's lock and begins the transaction, in a new store or in one whose
+ * data key is the backup's. "other_store": HOME's store has another. */
 static int
 l_raw_begin(lua_State *L)
 {
 	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
 	const char *home = luaL_checkstring(L, 2);
-	struct slice datakey = l_check_slice(L, 3);
+	struct slice datakey = l_check_slice(L, 3), blob;
+	const struct store_counters zero = {0};
+	struct secret *live = NULL;
 	enum store_err err;
 
 	luaL_argcheck(L, r->keys != NULL && r->txn == NULL && r->serve_fd < 0 && store.env == NULL, 1,
@@ -22722,8 +22660,19 @@ l_raw_begin(lua_State *L)
 		return l_store_answer(L, err);
 	if ((r->serve_fd = store_lock_serve(home)) < 0)
 		return l_store_answer(L, STORE_RUNNING);
-	if ((err = store_env_open(home)) == STORE_OK)
-		err = store_lock_make() ? raw_begin_txn(r, home, datakey) : STORE_TIMEOUT;
+	if ((err = store_env_open(home)) == STORE_OK && !store_lock_make())
+		err = STORE_TIMEOUT;
+	if (err == STORE_OK && !store_is_made())
+		return l_store_answer(L, store_make_write(datakey, &zero, &r->txn));
+	if (err == STORE_OK && (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
+		err = store_unlock_keys(home, blob, &live);
+	store_read_reset();
+	if (err == STORE_WRONG_KEY || (err == STORE_OK &&
+	    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32)))
+		err = STORE_OTHER;
+	secret_unref(live);
+	if (err == STORE_OK)
+		err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
 	return l_store_answer(L, err);
 }
 
@@ -23652,16 +23601,13 @@ struct edit {
 static void
 edit_splice_json(struct job *j)
 {
-	static const char *const why[] = {
-		[JSON_MALFORMED] = "malformed", [JSON_NOT_OBJECT] = "not_object", [JSON_DUPLICATE] = "duplicate",
-	};
 	struct edit *e = OWNER(j, struct edit, heavy.job);
 	struct slice in = buf_slice(&e->r->body);
 	struct json_spot spot;
 	enum json_result res = json_find_spot(in, e->name, &spot);
 
 	if (res != JSON_OK)
-		e->why = why[res];
+		e->why = json_codes[res];
 	else if (!json_splice(&e->out, in, &spot, e->name, e->value) && buf_ok(&e->out))
 		e->why = "unfit";
 }
@@ -24262,7 +24208,7 @@ l_req_tunnel(lua_State *L)
 
 	l_req_dial(L, r);
 	r->action = REQ_BLIND;
-	r->hello = l_option(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
+	r->hello = l_flag(L, 2, "raw") ? HELLO_ANY : HELLO_MORE;
 	return 0;
 }
 
@@ -26077,13 +26023,19 @@ struct l_command {
 	struct helper_run *run; /* owned; NULL: none yet */
 };
 
+/* A program that still runs is killed, and the run is freed once its group has ended. */
 static void
 l_command_drop(struct wait *w)
 {
-	struct l_command *c = (struct l_command *)w;
+	struct helper_run *run = ((struct l_command *)w)->run;
 
-	if (c->run != NULL)
-		helper_drop(c->run);
+	if (run == NULL)
+		return;
+	run->wait = NULL;
+	if (w->done)
+		helper_over(run);
+	else if (run->timer.fire == helper_look)
+		helper_stop(run, HELPER_TIMEOUT);
 }
 
 /* Pushes { { name, secret } … } of a JSON object of strings; or nil, "command_malformed". */
@@ -26855,7 +26807,7 @@ l_secret_from(lua_State *L, struct buf *b, bool multiline)
 static bool
 l_opt_multiline(lua_State *L, int idx, struct buf *b)
 {
-	bool multiline = lua_istable(L, idx) && l_flag(L, idx, "multiline");
+	bool multiline = l_flag(L, idx, "multiline");
 
 	buf_init(b, multiline ? HOST_SECRET_LINES_MAX : HOST_SECRET_MAX);
 	return multiline;
