@@ -15280,12 +15280,6 @@ store_fail(enum store_err err, const char *place, const char *why, long n)
 	return err;
 }
 
-static const char *
-store_code(enum store_err err)
-{
-	return store_codes[err];
-}
-
 static bool
 store_path(char out[PATH_MAX], const char *home, const char *name)
 {
@@ -17471,7 +17465,7 @@ store_open_serve(const char *home)
 	enum store_err err = store_open(home, STORE_WITH_KEY);
 
 	if (err != STORE_OK)
-		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_code(err),
+		log_line("ev=worker_start err=%s place=%s why=\"%s\"", store_codes[err],
 		    store_fault.place != NULL ? store_fault.place : "", store_fault.why != NULL ? store_fault.why : "");
 	return err == STORE_OK;
 }
@@ -17495,7 +17489,7 @@ store_reopen(void)
 	if ((err = store_env_open(home)) == STORE_OK && ((err = store_check_length()) != STORE_OK ||
 	    (err = store_dbis_open()) != STORE_OK))
 		store_close();
-	log_line("ev=store_reopen err=%s", store_code(err));
+	log_line("ev=store_reopen err=%s", store_codes[err]);
 	store.keys = keys;
 	store.failed = err != STORE_OK;
 	return err;
@@ -21954,7 +21948,7 @@ l_store_return(int n)
 static int
 l_fail_store(lua_State *L, enum store_err err)
 {
-	return l_store_return(l_fail(L, store_code(err)));
+	return l_store_return(l_fail(L, store_codes[err]));
 }
 
 static enum store_db
@@ -21977,7 +21971,7 @@ l_store_answer(lua_State *L, enum store_err err)
 {
 	if (err == STORE_OK)
 		return l_answer(L, true);
-	l_fail(L, store_code(err));
+	l_fail(L, store_codes[err]);
 	lua_newtable(L);
 	if (store_fault.place != NULL)
 		l_set_string(L, "place", store_fault.place);
@@ -22386,7 +22380,7 @@ static void
 l_check_batch(lua_State *L, enum store_err err)
 {
 	if (err != STORE_OK)
-		luaL_error(L, "an operation cannot be prepared: %s", store_code(err));
+		luaL_error(L, "an operation cannot be prepared: %s", store_codes[err]);
 }
 
 /* Pushes the JSON text of the plain members, without those that peek and get add: a record that was
@@ -22483,7 +22477,7 @@ static int
 l_commit_answer(lua_State *L, enum store_err err, uint64_t version)
 {
 	if (err != STORE_OK)
-		return l_fail(L, store_code(err));
+		return l_fail(L, store_codes[err]);
 	lua_pushboolean(L, true);
 	lua_pushinteger(L, (lua_Integer)version);
 	return 2;
@@ -22498,7 +22492,7 @@ l_commit_push(lua_State *L, bool late)
 		return l_commit_answer(L, h->commit->err, h->commit->batch->version);
 	if (!late)
 		return -1;
-	l_fail(L, store_code(STORE_TIMEOUT));
+	l_fail(L, store_codes[STORE_TIMEOUT]);
 	lua_pushboolean(L, !store_commit_cancel(h->commit));
 	return 3;
 }
@@ -22533,9 +22527,9 @@ l_store_commit(lua_State *L)
 	lua_pushinteger(L, deadline);
 	lua_replace(L, 2);
 	if (store.env == NULL || store.keys == NULL)
-		return l_fail(L, store_code(STORE_LOCKED));
+		return l_fail(L, store_codes[STORE_LOCKED]);
 	if ((b = h->batch = store_batch_new()) == NULL)
-		return l_fail(L, store_code(STORE_MEMORY));
+		return l_fail(L, store_codes[STORE_MEMORY]);
 	n = luaL_len(L, 1);
 	for (lua_Integer i = 1; i <= n; i++) {
 		lua_rawgeti(L, 1, i);
@@ -22550,7 +22544,7 @@ l_store_commit(lua_State *L)
 		return luaL_error(L, "cannot wait here");
 	h->batch = NULL;
 	if ((h->commit = store_commit_start(b, deadline, l_commit_done, h)) == NULL)
-		return l_fail(L, store_code(STORE_MEMORY));
+		return l_fail(L, store_codes[STORE_MEMORY]);
 	return l_wait(L, l_commit_push);
 }
 
@@ -22715,7 +22709,7 @@ l_raw_next(lua_State *L)
 	if (rc == MDB_NOTFOUND)
 		return 0;
 	if (rc != 0)
-		return l_fail(L, store_code(store_err_of(rc)));
+		return l_fail(L, store_codes[store_err_of(rc)]);
 	lua_pushlstring(L, k.mv_data, k.mv_size);
 	lua_pushlstring(L, v.mv_data, v.mv_size);
 	return 2;
@@ -22733,7 +22727,7 @@ l_raw_get(lua_State *L)
 	enum store_err err = store_raw_get(r->txn, db, l_check_slice(L, 3), &v);
 
 	if (err != STORE_OK)
-		return l_fail(L, store_code(err));
+		return l_fail(L, store_codes[err]);
 	lua_pushlstring(L, v.p, v.n);
 	return 1;
 }
@@ -22752,7 +22746,7 @@ l_raw_put(lua_State *L)
 	if (!lua_isnoneornil(L, 4))
 		value = l_check_slice(L, 4);
 	err = store_raw_put(r->txn, db, key, value);
-	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_code(err));
+	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_codes[err]);
 }
 
 /* raw:record(db, key, value) -> plain part, version, room | nil, "damaged"
@@ -22767,7 +22761,7 @@ l_raw_record(lua_State *L)
 
 	if (store_record_check(store_keys_of(r->keys), l_check_db(L, 2), l_check_slice(L, 3),
 	    l_check_slice(L, 4), &rec) != STORE_OK || !l_push_plain(L, rec.plain))
-		return l_fail(L, store_code(STORE_DAMAGED));
+		return l_fail(L, store_codes[STORE_DAMAGED]);
 	lua_pushinteger(L, (lua_Integer)rec.version);
 	lua_pushinteger(L, (lua_Integer)store_room_cost(rec.room));
 	return 3;
