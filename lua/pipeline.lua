@@ -496,7 +496,9 @@ local function inject(self, req, agent, opened, cred, view, frank, patient, seal
   if extra then set_extra(req, opened) end
   ok, code, message = self.policy.apply(pol, req, cred, view, patient)
   if not ok then
-    self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(message))))
+    -- its own words may quote the request: the log has the line that says them
+    local told = code == "policy_failed" and message or self.policy.placed(pol, message, "apply")
+    self.log(("ev=%s credential=%s policy=%s err=%s"):format(code, opened.name, pol.name, errors.quote(errors.place(told))))
     if code == "policy_failed" then
       message = "its type " .. pol.name .. " failed" .. (frank and ": " .. tostring(message) or "")
     end

@@ -853,8 +853,8 @@ end
 local STATE_SHAPE = "{ secrets = { access_token = … }, expires_at = Unix seconds }"
 
 --- A reason with its place: "policies/NAME.lua:LINE: text". Where the text has none, the line on which the policy says
--- it, if it stands there word for word, else that of its `refresh`.
-function M.placed(pol, text)
+-- it, if it stands there word for word, else that of its `refresh` (fn: of another function).
+function M.placed(pol, text, fn)
   if text:find("^policies/[%w_]+%.lua:%d+: ") then return text end
   local code, at = code_of(pol.source), nil
   -- the longest text behind a `return nil,` with which the reason begins
@@ -862,7 +862,7 @@ function M.placed(pol, text)
   for from, _, literal in pol.source:gmatch("()%f[%w_]return%s+nil%s*,%s*([\"'])(.-)%2") do
     if #literal > longest and text:sub(1, #literal) == literal then at, longest = from, #literal end
   end
-  at = at or find_key(code, "refresh")
+  at = at or find_key(code, fn or "refresh")
   return ("%s:%d: %s"):format(file_of(pol.name), at and line_at(pol.source, at) or 1, text:gsub("^policies/[%w_]+%.lua: ", ""))
 end
 
