@@ -338,7 +338,7 @@ local function state_of(record)
   local enabled = record.enabled == false and "disabled" or "enabled"
   local pol = require("policy_store").load(record.type)
   if not (pol and pol.connect) then return enabled end
-  return ("%s, %s"):format(enabled, token_state.connection(token_state.read(record.name, require("time").wall())))
+  return ("%s, %s"):format(enabled, token_state.connection(token_state.read(record, require("time").wall())))
 end
 
 local function list(_, opt, ctx)
@@ -391,7 +391,7 @@ local function show(args, _, ctx)
   db.open(ctx)
   local record = db.need("credential", args[1])
   local now = require("time").wall()
-  local token = token_state.read(record.name, now)
+  local token = token_state.read(record, now)
   local refused = require("refused").last(record, token and token.obtained_at)
   if ctx.json then
     ctx.out(report.json(shape.credential(record, now)))
@@ -438,10 +438,13 @@ local function show(args, _, ctx)
     for member, value in pairs(members) do rest[#rest + 1] = { name .. "." .. member, shown(value) } end
   end
   for name, value in pairs(record.headers or {}) do rest[#rest + 1] = { "headers." .. name, shown(value) } end
+  local pol = require("policy_store").load(record.type)
+  for _, f in ipairs(pol and require("policy").fields(pol) or {}) do      -- where its secrets go, whoever chose it
+    if f.type == "url" and f.default and (record.fields or {})[f.name] == nil then rest[#rest + 1] = { f.name, shown(f.default) .. " (default)" } end
+  end
   for _, name in ipairs(shape.secrets(record)) do rest[#rest + 1] = { name, "(secret, set)" } end
   table.sort(rest, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(rest) do line(r[1], r[2]) end
-  local pol = require("policy_store").load(record.type)
   if pol and pol.connect then line("account", token_state.connection(token)) end
   if token then token_lines(line, record, token) end
   if refused and not (token and token.refused_at) then

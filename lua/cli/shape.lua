@@ -29,7 +29,7 @@ function M.credential(record, now)
   out.secrets = M.secrets(record)
   require("cli.tls").public(out)
   if now then
-    out.token = require("cli.token_state").read(record.name, now)
+    out.token = require("cli.token_state").read(record, now)
     out.refused = require("refused").last(record, out.token and out.token.obtained_at)
   end
   return out

@@ -32,7 +32,7 @@ end
 local function trouble(record, now)
   local pol, why = require("policy_store").load(record.type)
   if not pol then return ("its type %s is refused: %s"):format(record.type, tostring(why)) end
-  local token = pol.refresh and token_state.read(record.name, now)
+  local token = pol.refresh and token_state.read(record, now)
   if pol.connect then
     local how = token_state.connection(token)
     if how ~= "connected" then return how .. (": sallyport connect %s"):format(record.name) end

@@ -2,12 +2,17 @@
 local report = require "cli.report"
 local M = {}
 
---- { valid, renewable, last_error, … } of the credential `name` at `now` (Unix s) | nil: it has never had a token.
-function M.read(name, now)
-  local state = require("store").peek("state", name)
+--- { valid, renewable, last_error, … } of the credential's token at `now` (Unix s) | nil: it has never had one. A token, or
+-- a failure, of what the credential was before it was changed counts as the worker counts it.
+function M.read(record, now)
+  local state, token = require("store").peek("state", record.name), require "token"
   if not state then return nil end
-  local out = { last_error = state.last_error, error_detail = state.error_detail, error_why = require("token").why(state), last_error_at = state.last_error_at,
-    valid = state.expires_at ~= nil and state.expires_at > now and not state.final and not state.dropped }
+  local pol = require("policy_store").load(record.type)
+  local out = { valid = not state.final and token.standing(state, record.version, now, pol and token.earner(pol, record)) ~= "none" }
+  if not state.error_version or state.error_version == record.version then
+    out.last_error, out.error_detail, out.last_error_at = state.last_error, state.error_detail, state.last_error_at
+    out.error_why = token.why(state)
+  end
   for _, k in ipairs { "expires_at", "obtained_at", "connected_at", "refused_at", "scopes", "granted", "wanted" } do
     out[k] = type(state[k]) == "table" and report.array(state[k]) or state[k]
   end
