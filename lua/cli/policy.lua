@@ -80,6 +80,26 @@ local function in_file(why, name, path)
   return require("cli.policy_hints").of(n > 0 and text or path .. ": " .. text)
 end
 
+-- Tokens that are kept, and lack what the type reads of cred.state from now on.
+local function note_kept(ctx, pol)
+  if not (pol and pol.refresh) then return end
+  local code, now = "\n" .. pol.source:gsub("%-%-[^\n]*", ""), require("time").wall()
+  for name, record in db.each("credential", "") do
+    local token = record and record.type == pol.name and require("cli.token_state").read(record, now)
+    local state = token and token.valid and db.peek("state", name, "its token")
+    local has, lacks = state and state.values or {}, {}
+    for _, sealed in ipairs(state and state.sealed or {}) do has[sealed] = true end
+    for word in code:gmatch("%.state%.([%a_][%w_]*)") do
+      if state and has[word] == nil then lacks[word] = true end
+    end
+    for word in pairs(lacks) do
+      ctx.note(("note: %s: the token that is kept for '%s' has no %s: requests with it fail until it is renewed (it is %s);\n"
+        .. "  %s"):format(pol.name, name, word, require("cli.credential_test").ends(token), pol.connect
+        and "sallyport connect " .. name or ("sallyport credential disable %s; sallyport credential enable %s: it ends now"):format(name, name)))
+    end
+  end
+end
+
 -- What a policy that passes lacks all the same.
 local function notes(ctx, pol)
   for _, text in ipairs(pol and require("cli.policy_examples").notes(pol) or {}) do
@@ -104,6 +124,7 @@ local function put(args, opt, ctx)
   ctx.note(("%s is at version %d, from the next request."):format(name, version))
   report.answer(ctx, { name = name, version = version })
   notes(ctx, pol)
+  note_kept(ctx, pol)
   return 0
 end
 
@@ -148,6 +169,7 @@ local function edit(args, _, ctx)
       ctx.note(("%s is at version %d, from the next request; sallyport policy rollback %s takes it back.")
         :format(name, version, name))
       notes(ctx, pol)
+      note_kept(ctx, pol)
       return 0
     end
     ctx.note("sallyport: " .. in_file(why, name, path))

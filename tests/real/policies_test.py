@@ -196,6 +196,9 @@ def test_try(t):
     out = json.loads(s.cli("policy", "try", "acme", "GET", url, "--credential", "a1", "--json").stdout)
     assert out["after"]["headers"] == {"authorization": "Bearer «access_token»", "x-key": "«key»"} and out["stripped"] == [] and out["instructions"] > 0
     assert (endpoint.requests, len(up.requests)) == before
+    assert "goes to" not in r.stdout and "elsewhere" not in out
+    r = s.cli("policy", "try", "acme", "GET", "https://api.test.other.example/", "--credential", "a1")
+    assert "note      'a1' goes to api.test: a request to api.test.other.example would go out without it" in r.stdout, r.stdout
     # given ones: from a file, never from the command line
     r = s.cli("policy", "try", "acme", "GET", url, "token_url=https://a.test/", f"key=@{s.secret_file(KEY)}")
     assert "«key»" in r.stdout and KEY not in r.stdout
@@ -213,6 +216,38 @@ def test_try(t):
     file.write_text((TYPE % ("", "")).replace("cred.key)\n", "cred.kye)\n"))
     r = s.cli("policy", "try", file, "GET", url, "token_url=https://a.test/", check=False)
     assert r.returncode == 1 and "acme.lua:6: the type has no field 'kye': did you mean key?" in r.stderr, r.stderr
+
+
+def test_kept_tokens(t):
+    """a token that is kept and lacks what the type reads from now on is named; one of a key of before counts as none; what apply refuses has its line in the log"""
+    s, up, endpoint = arrange(t, "")
+    endpoint.body = {"token": "canary-token-4"}
+    s.canaries.append("canary-token-4")
+    assert s.request().status == 200
+    assert "valid until" in s.cli("credential", "show", "a1").stdout
+    file, now = s.dir / "acme.lua", TYPE % ("", "")
+    file.write_text(now.replace('cred.key)\n', 'cred.key) -- cred.state.token_type\n'))
+    assert "kept for" not in s.cli("policy", "put", file).stderr
+    file.write_text(now.replace('req.headers:set("x-key", cred.key)', 'req.headers:set("x-key", cred.key .. cred.state.tenant)'))
+    r = s.cli("policy", "put", file)
+    assert "note: acme: the token that is kept for 'a1' has no tenant: requests with it fail until it is renewed (it is valid until" in r.stderr, r.stderr
+    assert "sallyport credential disable a1; sallyport credential enable a1: it ends now" in r.stderr, r.stderr
+    assert s.request().status == 502
+    file.write_text(now)
+    s.cli("policy", "put", file)
+    n = endpoint.requests
+    s.cli("credential", "disable", "a1")
+    s.cli("credential", "enable", "a1")
+    show = s.cli("credential", "show", "a1").stdout
+    assert "none that is valid" in show and "valid until" not in show, show
+    assert s.request().status == 200 and endpoint.requests == n + 1
+    assert "valid until" in s.cli("credential", "show", "a1").stdout
+    # the words of the type may quote the request: the log has where they stand
+    for code in ('"bad_request"', "nil"):
+        file.write_text(now.replace('    req.headers:set("x-key", cred.key)\n', f'    if req.path == "/no" then return nil, "no such path: " .. req.path, {code} end\n'))
+        s.cli("policy", "put", file)
+        assert s.request(target="/no").status in (400, 502)
+    assert s.log().count('policy=acme err="policies/acme.lua:6"') == 2 and "no such path" not in s.log() and "script error" not in s.log(), s.log()
 
 
 def test_try_every_type(t):
