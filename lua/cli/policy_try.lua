@@ -85,6 +85,15 @@ end
 
 -- ---- a credential of nobody's --------------------------------------------------------------------
 
+-- Does one of these hosts cover it? One with variables may.
+local function goes_to(hosts, host)
+  for _, h in ipairs(hosts or {}) do
+    local below = h:match("^%*(%..+)$")
+    if h == host or h:find("${", 1, true) or below and host:sub(-#below) == below then return true end
+  end
+  return false
+end
+
 -- From a record of the store, of which no secret is opened: { values, headers, state names }.
 local function from_record(self, pol, name)
   local db = require "cli.db"
@@ -92,6 +101,7 @@ local function from_record(self, pol, name)
   if rec.type ~= pol.name then
     report.fail(("'%s' is of the type %s, not %s"):format(name, rec.type, pol.name))
   end
+  self.hosts = rec.hosts
   local values, headers = {}, {}
   for k, v in pairs(rec.fields or {}) do values[k] = v end
   for k, v in pairs(rec.headers or {}) do headers[k] = v end
@@ -215,6 +225,9 @@ local function run(self, pol, spec)
   if not done then return nil, code, message, result end
   result.stripped = stripped(had, query_had, req)
   local url = http.parse_url(spec.url)
+  if spec.credential and not goes_to(self.hosts, url.host) then
+    result.elsewhere = ("'%s' goes to %s: a request to %s would go out without it"):format(spec.credential, table.concat(self.hosts, ", "), url.host)
+  end
   local makes = policy.mint(pol, { method = spec.method, host = url.host, query = url.query,
     readings = function() return http.path_readings(url.path) end }, req:view(), cred)
   result.makes = type(makes) == "string" and makes or nil
@@ -260,7 +273,7 @@ local function say_json(self, ctx, result, log)
   for i, text in ipairs(log) do log[i] = readable(text) end
   report.answer(ctx, { before = shown_request(self, result.before), after = shown_request(self, result.after),
     stripped = report.array(result.stripped), sent = sent, log = report.array(log), instructions = result.instructions,
-    token = result.token, borrowed = report.array(result.borrowed), makes = result.makes, error = result.error })
+    token = result.token, borrowed = report.array(result.borrowed), makes = result.makes, elsewhere = result.elsewhere, error = result.error })
 end
 
 local function say(self, ctx, result, log)
@@ -288,6 +301,7 @@ local function say(self, ctx, result, log)
   if result.borrowed and #result.borrowed > 0 then
     out[#out + 1] = "fields    from the file's first example: " .. table.concat(result.borrowed, ", ")
   end
+  if result.elsewhere then out[#out + 1] = "note      " .. result.elsewhere end
   if result.makes then
     out[#out + 1] = ("note      it would make %s: an agent is refused that unless the credential says mint=allow"):format(result.makes)
   end
