@@ -273,8 +273,10 @@ local function find_command(args, ctx)
     return nil, list, not (second or ctx.help)
   end
   if second == "help" and not find_verb(list, "help") then      -- as if it stood before
-    ctx.help, second = true, args[3]
+    ctx.help = true
     table.remove(args, 2)
+    if args[#args] == "--json" then ctx.json, args[#args] = true, nil end
+    second = args[2]
     if not second then return nil, list, false end
   end
   local verbs = {}

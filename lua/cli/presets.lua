@@ -234,7 +234,7 @@ function M.run(args, _, ctx)
     rows[i], out[i] = { p.name, p.title }, public(p)
   end
   ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "PRESET", "WHAT" }, rows))
-  if not ctx.json then ctx.note("sallyport credential presets NAME says more, and where a key is made.") end
+  if not ctx.json then ctx.note(require("cli.page").narrow "sallyport credential presets NAME says more, and where a key is made.\n") end
   return 0
 end
 

@@ -66,6 +66,9 @@ def test_tables_have_the_width(t):
             assert not lost or (columns < 200 and lost[0].isupper() and len(set(lost)) == 1), (command, columns, lost)
             if columns == 200 and not command.startswith(("doctor", "status", "credential presets")):
                 assert piped.stdout in seen, (command, piped.stdout, seen)
+    said = SGR.sub("", s.terminal("credential", "presets", columns=40, env=COLOUR)[1]).splitlines()
+    at = next(i for i, line in enumerate(said) if line.startswith("sallyport credential presets"))
+    assert max(len(line) for line in said[at:at + 2]) <= 40 and "is made." in said[at + 1], said[at:at + 2]
     said = s.terminal("agent", "list", columns=80, env={**COLOUR, "COLUMNS": "40"})[1]
     assert said == s.terminal("agent", "list", columns=40, env=COLOUR)[1] != s.terminal("agent", "list", columns=80, env=COLOUR)[1], said
 

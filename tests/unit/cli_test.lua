@@ -717,6 +717,25 @@ return { kind = "type", api = 1, name = "two", title = "Two secrets",
     end
   end),
 
+  ["help behind a family's name is a text of JSON, too"] = with_home(function(w)
+    local json = require "json"
+    has(json.decode(w.ok("credential", "help", "--json")).text, "credential add")
+    has(json.decode(w.ok("credential", "help", "add", "--json")).text, "--type")
+    is(json.decode(w.ok("help", "credential", "--json")).text, json.decode(w.ok("credential", "help", "--json")).text)
+    has(w.ok("credential", "help", "add"), "--type")
+    w.refused("has no command 'frob'", "credential", "help", "frob")
+  end),
+
+  ["where a secret goes is shown though its type chose it"] = with_home(function(w)
+    local pem = w.file("app.pem", (host.stand_in_key()))
+    w.ok("credential", "add", "gh", "--type", "github_app", "--host", "api.github.com", "app_id=1", "installation_id=2", "private_key=@" .. pem)
+    has(w.ok("credential", "show", "gh"), "https://api.github.com (default)")
+    w.ok("credential", "set", "gh", "--host", "ghe.test", "api_url=https://ghe.test/api/v3")
+    local shown = w.ok("credential", "show", "gh")
+    has(shown, "https://ghe.test/api/v3")
+    lacks(shown, "(default)")
+  end),
+
   ["a policy that is refused leaves the old one, and the reason has file and line"] = with_home(function(w)
     local before = w.ok("policy", "show", "bearer")
     local bad = w.file("bearer.lua", "return {\n  kind = 'type',\n  oops\n")
