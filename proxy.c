@@ -21712,10 +21712,20 @@ l_sigv4_member(lua_State *L, int table, const char *key)
 	return s;
 }
 
+/* Raises for a member that nobody reads: a misspelt one would be left out of what is signed. */
 static void
 l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 {
+	static const char known[] = " access_key secret token region service payload region_set signed expires query s3"
+	    " hash_header token_after at method host path body ";
+
 	luaL_checktype(L, table, LUA_TTABLE);
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 2)) {
+		const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+
+		if (strstr(known, lua_pushfstring(L, " %s ", name)) == NULL)
+			luaL_error(L, "sigv4: there is no member %s", name);
+	}
 	*o = (struct l_sigv4){
 		.access_key = l_sigv4_member(L, table, "access_key"),
 		.secret = l_sigv4_member(L, table, "secret"),

@@ -488,7 +488,7 @@ The same for a pair of a form.
 
 ## req:sigv4{ access_key =, secret =, region =, service =, token =, … }
 Signs the request as it is now by AWS's Signature Version 4 (region_set: SigV4a; payload, signed, query, expires, hash_header, s3,
-token_after: see the type aws_sigv4). Raises for malformed members.
+token_after: see the type aws_sigv4). Raises for malformed members, and for one that is none of these.
     req:sigv4 { access_key = "AKIDEXAMPLE", secret = cred.key, region = "eu-west-1", service = "execute-api" }
 
 # cred  The credential

@@ -584,6 +584,7 @@ return { kind = "type", api = 1, name = "t", title = "T", endpoints = { "https:/
       { 'local b = "x" .. req.body', "body = { max = bytes }" }, { "x = 1", "use local" }, { "return false", "apply returned a boolean" },
       { 'local s = sign.jwt { alg = "HS256", secret = cred.key, claims = {} }', "sign.jwt has no key 'secret'" }, { "local t = time.unix()", "sallyport policy help" },
       { 'local s = sign.sigv4 { acces_key = "a" }', "did you mean access_key?" },
+      { 'req:sigv4 { access_key = "A", secret = cred.key, regoin = "us-east-1", service = "s3" }', "sigv4: there is no member regoin" },
     } do
       says({ apply = case[1] }, case[2])
     end
