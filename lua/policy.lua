@@ -852,17 +852,23 @@ end
 
 local STATE_SHAPE = "{ secrets = { access_token = … }, expires_at = Unix seconds }"
 
+local LITERAL_MAX = 400     -- bytes of a source in which a reason's text is looked for
+
 --- A reason with its place: "policies/NAME.lua:LINE: text". Where the text has none, the line on which the policy says
 -- it, if it stands there word for word, else that of its `refresh` (fn: of another function).
 function M.placed(pol, text, fn)
   if text:find("^policies/[%w_]+%.lua:%d+: ") then return text end
-  local code, at = code_of(pol.source), nil
-  -- the longest text behind a `return nil,` with which the reason begins
-  local longest = 2
-  for from, _, literal in pol.source:gmatch("()%f[%w_]return%s+nil%s*,%s*([\"'])(.-)%2") do
+  -- the longest text behind a `return nil,` with which the reason begins; a task refuses slow patterns on a long source
+  local at, longest, from, to = nil, 2, 0, 0
+  while from do
+    from, to = pol.source:find("return nil,", to + 1, true)
+    local rest = from and pol.source:sub(to + 1, to + LITERAL_MAX) or ""
+    local quote, begin = rest:match("^%s*([\"'])()")
+    local stop = quote and rest:find(quote, begin, true)
+    local literal = stop and rest:sub(begin, stop - 1) or ""
     if #literal > longest and text:sub(1, #literal) == literal then at, longest = from, #literal end
   end
-  at = at or find_key(code, fn or "refresh")
+  at = at or find_key(code_of(pol.source), fn or "refresh")
   return ("%s:%d: %s"):format(file_of(pol.name), at and line_at(pol.source, at) or 1, text:gsub("^policies/[%w_]+%.lua: ", ""))
 end
 

@@ -242,12 +242,21 @@ def test_kept_tokens(t):
     assert "none that is valid" in show and "valid until" not in show, show
     assert s.request().status == 200 and endpoint.requests == n + 1
     assert "valid until" in s.cli("credential", "show", "a1").stdout
-    # the words of the type may quote the request: the log has where they stand
+    # the words of the type may quote the request: the log has where they stand, of a long type too
+    long = "".join(f"-- line {i} of what it is for\n" for i in range(300))
+    now += long
     for code in ('"bad_request"', "nil"):
         file.write_text(now.replace('    req.headers:set("x-key", cred.key)\n', f'    if req.path == "/no" then return nil, "no such path: " .. req.path, {code} end\n'))
         s.cli("policy", "put", file)
         assert s.request(target="/no").status in (400, 502)
     assert s.log().count('policy=acme err="policies/acme.lua:6"') == 2 and "no such path" not in s.log() and "script error" not in s.log(), s.log()
+    file.write_text(TYPE % ('if answer.status ~= 200 then return nil, "the tenant is not known" end', "") + long)
+    s.cli("policy", "put", file)
+    endpoint.status = 403
+    s.cli("credential", "disable", "a1")
+    s.cli("credential", "enable", "a1")
+    assert s.request().status == 502
+    assert "policies/acme.lua:13" in s.log() and "task_failed" not in s.log(), s.log()
 
 
 def test_try_every_type(t):
