@@ -146,7 +146,10 @@ test_text(const char *name, const char *kept, const char *value, size_t n)
 
 /* -- the answer */
 
-/* Seals the answer; "<" and ">" around a value in `want` stand for a text that opens to it. */
+static const char *attached;    /* to the request; NULL: nothing */
+
+/* Seals the answer; "<" and ">" around a value in `want` stand for a text that opens to it. want_head NULL: the answer
+ * does not go on, and says want_body; or its body has that. */
 static void
 answer(const char *name, const char *members, const char *head, const char *body, const char *want_head, const char *want_body)
 {
@@ -167,10 +170,18 @@ answer(const char *name, const char *members, const char *head, const char *body
 	buf_adds(&req.up_bytes, head);
 	n = http_parse_response(req.up_bytes.p, req.up_bytes.n, req.head.method, &h);
 	req.status = h.status;
+	if (attached != NULL) {
+		struct secret *secret = secret_copy(attached, strlen(attached));
+
+		scrub_add(&req.back, secret, 0, SLICE("PLACEHOLDER"), SLICE(""), true);
+		secret_unref(secret);
+	}
+	req.tally.free = true;
 	fine = n > 0 && seal_answer(&req, &h, FLOW_DONE);
 	if (!fine || want_head == NULL) {
-		test_result(n > 0 && !fine && want_head == NULL && strstr(seal_fault(&req)->message, want_body) != NULL, name, "%s",
-		    n <= 0 ? "no head" : !fine ? seal_fault(&req)->message : buf_slice(&req.answer).p);
+		struct slice said = fine ? buf_slice(&req.answer) : slice_of(seal_fault(&req)->message);
+
+		test_result(n > 0 && want_head == NULL && slice_has(said, slice_of(want_body)), name, "%.*s", (int)said.n, said.p);
 		goto out;
 	}
 	answer_put_fields(&shown, &req, &h);
@@ -275,6 +286,79 @@ test_answers(void)
 	answer("prefix", "json token prefix=ghs_", JSON_HEAD "\r\n", "{\"token\":\"ghs_s3cret-value\"}", JSON_HEAD, "{\"token\":\"<ghs_s3cret-value>\"}");
 }
 
+/* -- what is a JWT, and when a text ends */
+static void
+test_jwt(void)
+{
+	static const struct { const char *name; bool is; const char *text; } cases[] = {
+	    {"ES256", true, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"HS256 of 32 bytes", true, "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhIn0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+	    {"RS256", true, "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.e30.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+	    {"a signature of 31 bytes", false, "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+	    {"none", false, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"no signature", false, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0."},
+	    {"an unknown algorithm", false, "eyJhbGciOiJYWDI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"two algorithms in one name", false, "eyJhbGciOiJIUzI1NlxuXHUwMDIySFMzODQifQ.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"algorithm twice", false, "eyJhbGciOiJFUzI1NiIsImFsZyI6Im5vbmUifQ.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"an algorithm that is no string", false, "eyJhbGciOjI1Nn0.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"half a name", false, "eyJhbGciOiJFUzI1In0.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"an encrypted one", false, "eyJhbGciOiJFUzI1NiJ9.eyJhIjoxfQ.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw.a.b"},
+	    {"claims that are no object", false, "eyJhbGciOiJFUzI1NiJ9.WzFd.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"claims that are no JSON", false, "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0LWJ5dGVz.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"padding", false, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw=="},
+	    {"no JWT", false, "opaque-token-of-some-length"},
+	    {"dots", false, ".."},
+	    {"nothing", false, ""},
+	};
+
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct slice text = {guard_copy(cases[i].text, strlen(cases[i].text)), strlen(cases[i].text)}, kept;
+		struct buf sig;
+
+		test_result(seal_jwt(text, &kept, &sig) == cases[i].is, cases[i].name, "%s", cases[i].is ? "is none" : "is one");
+		buf_free(&sig);
+	}
+	answer("a JWT keeps header and claims", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}", JSON_HEAD,
+	    "{\"token\":\"<eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw>\"}");
+	answer("a JWT in shape", "json token jwt", JSON_HEAD "X-Copy: eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\r\n\r\n", "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\",\"signature\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}",
+	    NULL, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.Sp5eaL");
+	answer("what is no JWT is opaque", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}", NULL, "\"Sp5eaL");
+	attached = "attached-canary";
+	answer("claims that repeat what was attached are not kept", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJrZXkiOiJhdHRhY2hlZC1jYW5hcnkifQ.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}", NULL, "\"Sp5eaL");
+	answer("what was attached is taken out beside it", "json token", JSON_HEAD "X-Key: attached-canary\r\n\r\n", "{\"token\":\"s3cret-value\",\"b\":\"attached-canary attached-canary\"}",
+	    JSON_HEAD "X-Key: PLACEHOLDER\r\n", "{\"token\":\"<s3cret-value>\",\"b\":\"PLACEHOLDER PLACEHOLDER\"}");
+	answer("what was attached is sealed where it is handed out", "json token", JSON_HEAD "X-Key: attached-canary\r\n\r\n", "{\"token\":\"attached-canary\"}",
+	    JSON_HEAD "X-Key: <attached-canary>\r\n", "{\"token\":\"<attached-canary>\"}");
+	attached = NULL;
+}
+
+static void
+test_ends(void)
+{
+	static const struct { const char *told; int64_t end; } cases[] = {
+	    {"600", 1000600}, {"1", 1000001}, {"0", 1003600}, {"-5", 1003600}, {"", 1003600}, {"soon", 1003600}, {"600.9", 1000600},
+	    {"1e3", 1001000}, {"1e999", 1003600}, {"100000", 1086400}, {"99999999999999999999", 1003600}, {"315359999", 1086400},
+	    {"1700000000", 1086400}, {"315360000", 1086400}, {"1700000000000", 1086400}, {"1970-01-12T13:56:40Z", 1000600},
+	    {"1970-01-12T13:56:40.123456789Z", 1000600}, {"1970-01-12T15:56:40+02:00", 1000600}, {"1970-01-12T11:26:40-02:30", 1000600},
+	    {"1970-01-12T13:56:40", 1003600}, {"1970-01-12", 1003600}, {"2100-01-01T00:00:00Z", 1086400}, {"1969-01-01T00:00:00Z", 0}};
+	struct seal *s = seal_of("");
+
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct slice told = {guard_copy(cases[i].told, strlen(cases[i].told)), strlen(cases[i].told)};
+		int64_t end = seal_end(s, 1000000, told);
+
+		test_result(end == cases[i].end, "it ends as told", "%s: %lld", cases[i].told, (long long)end);
+	}
+	s->no_later = 1000100;
+	test_result(seal_end(s, 1000000, SLICE("600")) == 1000100, "no later than the text that was opened", " ");
+	s->no_later = 999;
+	test_result(seal_end(s, 1000000, SLICE("600")) == 999, "which may have ended", " ");
+	s->no_later = INT64_MAX;
+	s->max = INT64_MAX / 2;
+	test_result(seal_end(s, 1000000, SLICE("99999999999")) == UINT32_MAX, "no time is beyond what a text can say", " ");
+	seal_free(s);
+}
+
 int
 main(void)
 {
@@ -291,5 +375,7 @@ main(void)
 	test_text("any bytes", "", "\0\n\"\xff", 4);
 	test_text("a long one", "abc", long_value, 300);
 	test_answers();
+	test_jwt();
+	test_ends();
 	return test_end();
 }
