@@ -1399,6 +1399,7 @@ struct filter;          /* rewrites a body as it streams (flow) */
 struct flow;            /* bytes from one end to another (flow) */
 struct http_head;       /* a parsed head (http) */
 struct kept;            /* a decision that holds for later requests (kept) */
+struct mcp;             /* what a caller may see of an MCP server (filter: mcp) */
 struct leaf;            /* a certificate that we made for a host (trust) */
 struct peer;            /* one end of a connection (peer) */
 struct req;             /* a request (req) */
@@ -1541,6 +1542,14 @@ static enum scrub_way seal_begin(struct req *r, const struct http_head *h);
 static bool seal_answer(struct req *r, struct http_head *h, int io);
 static const struct filter_fault *seal_fault(struct req *r);
 static void seal_free(struct seal *s);
+
+/* -- filter: mcp: what lists show, and whose ids these are. mcp_begin attaches what an answer's flow needs, or says that
+ * the body is held; mcp_answer edits head and held body, whose end was `io`; false: filter_mcp_fault. */
+static const struct filter_fault filter_mcp_fault;
+static enum scrub_way answer_scrub(struct req *r, const struct http_head *h);
+static enum scrub_way mcp_begin(struct req *r, struct http_head *h);
+static bool mcp_answer(struct req *r, struct http_head *h, int io);
+static void mcp_free(struct mcp *m);
 
 /* -- agent: counts of an agent's connections and requests. agent_put frees an agent that has none,
  * agent_over tells one with more connections than its share, req_unclaim takes a request off its counts. */
@@ -4890,6 +4899,7 @@ struct req {
 	struct scrub *back;
 	struct seal *seal;      /* owned; what of the answer is sealed; NULL: nothing */
 	bool unsealed;          /* a sealed text was opened, and its secret put in */
+	struct mcp *mcp;        /* owned; what the client may see of an MCP server's answer; NULL: it is none */
 
 	/* the body, when a policy reads it whole */
 	bool body_reading, body_read;
@@ -5089,6 +5099,7 @@ req_free(struct req *r)
 	if (r->kept == NULL)
 		scrub_free(r->back);
 	seal_free(r->seal);
+	mcp_free(r->mcp);
 	kept_unref(r->kept);
 	upstream_drop(&r->up);
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
@@ -6495,6 +6506,28 @@ conn_fault(struct conn *c, const struct filter_fault *why)
 	conn_begin_answer(c);
 }
 
+static enum scrub_way
+answer_scrub(struct req *r, const struct http_head *h)
+{
+	return scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
+}
+
+/* Edits a held answer, whose end was `io`. False: it cannot go on. */
+static bool
+answer_edit(struct req *r, struct http_head *h, enum flow_io io)
+{
+	if (r->seal != NULL)
+		return seal_answer(r, h, io);
+	return (r->mcp == NULL || mcp_answer(r, h, io)) && scrub_body(r->back, &r->answer, &r->tally);
+}
+
+/* Why an answer cannot go on. */
+static const struct filter_fault *
+answer_fault(struct req *r)
+{
+	return r->seal != NULL ? seal_fault(r) : r->tally.over || r->mcp == NULL ? scrub_fault(&r->tally) : &filter_mcp_fault;
+}
+
 /* Gathers a held body. Once it is whole, head and body go on, without what was attached. `h`: the head, as long
  * as it is there; else NULL. False: the body is not whole, or the conn has left CONN_RELAY. */
 static bool
@@ -6506,12 +6539,13 @@ conn_gather_answer(struct conn *c, struct http_head *h)
 
 	if (io == FLOW_WAIT)
 		return false;
-	if (io != FLOW_DONE && r->seal == NULL)
+	if (io != FLOW_DONE && r->seal == NULL && (r->mcp == NULL || io != FLOW_DST_GONE))
 		return conn_upstream_gone(c, 502, "closed the connection within its answer");
+	flow_attach(&r->down_flow, NULL);       /* of events: they were judged on their way into memory */
 	if (h == NULL && http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, h = &head) <= 0)
 		return conn_close(c, true);
-	if (r->seal != NULL ? !seal_answer(r, h, io) : !scrub_body(r->back, &r->answer, &r->tally)) {
-		conn_fault(c, r->seal != NULL ? seal_fault(r) : scrub_fault(&r->tally));
+	if (!answer_edit(r, h, io)) {
+		conn_fault(c, answer_fault(r));
 		return false;
 	}
 	if (!conn_put_head(c, h))
@@ -6534,7 +6568,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 		r->up->keep_ms = h->keep_ms;
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
-	if (h->status == 101 && r->seal == NULL) {
+	if (h->status == 101 && r->seal == NULL && r->mcp == NULL) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
 		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h) ||
@@ -6552,9 +6586,9 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	 * not send it (RFC 9112 9.6). */
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
-	way = r->seal != NULL ? seal_begin(r, h) : scrub_begin(r->back, h, r->scrub, &r->tally, share, &r->down_flow);
+	way = r->seal != NULL ? seal_begin(r, h) : r->mcp != NULL ? mcp_begin(r, h) : answer_scrub(r, h);
 	if (way == SCRUB_FAILS) {
-		conn_fault(c, r->seal != NULL ? seal_fault(r) : scrub_fault(&r->tally));
+		conn_fault(c, answer_fault(r));
 		return false;
 	}
 	if (way == SCRUB_HELD) {
@@ -6604,7 +6638,7 @@ conn_read_answer(struct conn *c)
 	}
 	if (head.status >= 200 || head.status == 101)
 		return conn_begin_down(c, &head);
-	if (r->seal != NULL)            /* nothing of this answer is told before its body was read */
+	if (r->seal != NULL || r->mcp != NULL)  /* nothing of this answer is told before its body was read */
 		head.nfields = 0;
 	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
 	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
@@ -18116,6 +18150,542 @@ req_sealed(const struct req *r)
 	return found;
 }
 
+/* ---- filter: mcp -----------------------------------------------------------
+ * What an MCP server's answer may name: the lists of tools, resources, resource templates and prompts
+ * (modelcontextprotocol.io, 2025-11-25 and 2026-07-28) lose what the caller may not use. An answer is
+ * one JSON text (mcp_edit), or a stream of events whose data are JSON texts (the filter). Skip it
+ * unless you ask what a client of the door can see.
+ *
+ * Invariants. A list stands in `result` of a message, alone or in a batch; every member that some reader
+ * takes for one (json_spells, loosely) is a list, however often it comes. An element goes on only if
+ * each of its names may; one without a name only in a list from which nothing is taken. What is not
+ * JSON, or too long to be held, ends the answer. `cacheScope` is "private" afterwards: no cache may
+ * show one caller's list to another. Every other byte stays. */
+#define MCP_MESSAGE_MAX (4 * 1024 * 1024) /* bytes: a list of 10,000 tools has about as many */
+#define MCP_ROWS_MAX 1024       /* patterns of one caller: scopes and tools of one gateway */
+
+enum mcp_list { MCP_TOOLS, MCP_RESOURCES, MCP_TEMPLATES, MCP_PROMPTS, MCP_LISTS };
+
+static const struct { struct slice list, name; } mcp_lists[MCP_LISTS] = {
+    {SLICE_INIT("tools"), SLICE_INIT("name")}, {SLICE_INIT("resources"), SLICE_INIT("uri")},
+    {SLICE_INIT("resourceTemplates"), SLICE_INIT("uriTemplate")}, {SLICE_INIT("prompts"), SLICE_INIT("name")}};
+
+struct mcp_row {
+	struct slice pattern;   /* in `text` of its struct mcp; "*" is any text */
+	uint8_t list;
+	bool allow;
+};
+
+/* What one caller may see: the first row that fits a name decides, else `rest`. */
+struct mcp {
+	bool rest[MCP_LISTS];
+	bool limits[MCP_LISTS]; /* something may be taken from the list */
+	char connection[80];    /* whose ids of sessions and events these are */
+	struct buf id;          /* owned; the session's, for the answer's head */
+	struct buf note;        /* owned; members of the record: who asked for what */
+	size_t n;
+	struct mcp_row *row;    /* owned */
+	char *text;             /* owned */
+};
+
+static inline void
+mcp_free(struct mcp *m)
+{
+	if (m == NULL)
+		return;
+	free(m->row);
+	free(m->text);
+	buf_free(&m->id);
+	buf_free(&m->note);
+	free(m);
+}
+
+/* Does the whole name fit? Each "*" takes as little as it can; only the last one is ever tried again, so that
+ * the cost is at most the product of both lengths. */
+static bool
+mcp_fits(struct slice pattern, struct slice name)
+{
+	size_t p = 0, i = 0, star = SIZE_MAX, from = 0;
+
+	while (i < name.n) {
+		if (p < pattern.n && pattern.p[p] == '*') {
+			star = p++;
+			from = i;
+		} else if (p < pattern.n && pattern.p[p] == name.p[i]) {
+			p++;
+			i++;
+		} else if (star != SIZE_MAX) {
+			p = star + 1;
+			i = ++from;
+		} else {
+			return false;
+		}
+	}
+	while (p < pattern.n && pattern.p[p] == '*')
+		p++;
+	return p == pattern.n;
+}
+
+static bool
+mcp_allows(const struct mcp *m, enum mcp_list list, struct slice name)
+{
+	for (size_t i = 0; i < m->n; i++)
+		if (m->row[i].list == list && mcp_fits(m->row[i].pattern, name))
+			return m->row[i].allow;
+	return m->rest[list];
+}
+
+/* A name as a token spells it. False: it is no string, is too long, or may not be used. */
+static bool
+mcp_token_allowed(const struct mcp *m, enum mcp_list list, const struct json_token *t)
+{
+	char name[JSON_STRING_MAX];
+
+	return t->type == JSON_STRING && t->raw.n <= sizeof name &&
+	    mcp_allows(m, list, (struct slice){name, json_unescape(name, t)});
+}
+
+/* Reads an element of a list whose first token is `t`, to its end. True: it may be seen. */
+static bool
+mcp_element(const struct mcp *m, enum mcp_list list, struct json_reader *r, struct json_token *t)
+{
+	unsigned depth = t->depth;
+	bool object = t->type == JSON_OBJECT, may = true, named = false;
+
+	if (t->type != JSON_OBJECT && t->type != JSON_ARRAY)
+		return !m->limits[list];
+	while (json_next(r, t) > JSON_END && (t->type != JSON_CLOSE || t->depth != depth)) {
+		if (!object || t->depth != depth + 1 || t->type != JSON_KEY || !json_spells(t, mcp_lists[list].name, true))
+			continue;
+		json_next(r, t);
+		named = true;
+		may = mcp_token_allowed(m, list, t) && may;
+	}
+	return !m->limits[list] || (named && may);
+}
+
+/* Copies what lies between *from and `upto` of the text. */
+static void
+mcp_copy(struct buf *out, struct slice in, size_t *from, size_t upto)
+{
+	buf_add(out, in.p + *from, upto - *from);
+	*from = upto;
+}
+
+/* The reader is behind a list's bracket: copies the elements that may be seen. */
+static void
+mcp_list(const struct mcp *m, enum mcp_list list, struct json_reader *r, struct json_token *t, struct buf *out, size_t *from)
+{
+	size_t kept = 0;
+
+	mcp_copy(out, r->text, from, r->at);
+	while (json_next(r, t) > JSON_END && t->type != JSON_CLOSE) {
+		size_t at = (size_t)(t->raw.p - r->text.p);
+
+		if (mcp_element(m, list, r, t)) {
+			buf_add(out, ",", kept++ != 0);
+			buf_add(out, r->text.p + at, r->at - at);
+		}
+	}
+	if (t->type == JSON_CLOSE)
+		*from = r->at - 1;
+}
+
+/* Adds the message without what may not be seen. False: it is no JSON, or a list is none; or `out` is bad. */
+static bool
+mcp_edit(const struct mcp *m, struct slice in, struct buf *out)
+{
+	struct json_reader r;
+	struct json_token t;
+	size_t from = 0;
+	unsigned base = 0;      /* depth of a message's members */
+	bool result = false;    /* within `result` */
+
+	json_open(&r, in);
+	while (json_next(&r, &t) > JSON_END) {
+		if (t.depth == 0)
+			base = t.type == JSON_ARRAY ? 2 : 1;
+		if (t.depth == base && t.type == JSON_KEY)
+			result = json_spells(&t, SLICE("result"), true);
+		if (!result || t.type != JSON_KEY || t.depth != base + 1)
+			continue;
+		if (json_spells(&t, SLICE("cacheScope"), true)) {
+			json_next(&r, &t);
+			mcp_copy(out, in, &from, (size_t)(t.raw.p - in.p));
+			if (t.type == JSON_STRING || t.type == JSON_NULL) {
+				buf_adds(out, "\"private\"");
+				from = r.at;
+			}
+			continue;
+		}
+		for (int list = 0; list < MCP_LISTS; list++)
+			if (t.type == JSON_KEY && json_spells(&t, mcp_lists[list].list, true)) {
+				if (json_next(&r, &t) == JSON_ARRAY)
+					mcp_list(m, list, &r, &t, out, &from);
+				else if (m->limits[list] && t.type != JSON_NULL)
+					return false;
+			}
+	}
+	mcp_copy(out, in, &from, in.n);
+	return t.type == JSON_END && buf_ok(out);
+}
+
+/* -- ids of sessions and events: what the server gave reaches the client sealed, as a field of the record of its
+ * connection, for all users of a tenant share one credential, and with it one server's sessions. */
+#define MCP_ID_MAX 512          /* bytes; a UUID has 36 */
+#define MCP_ID_NONCE 12
+#define MCP_ID_TAG 16
+
+static struct slice
+mcp_type(const struct http_head *h)
+{
+	return http_trim(slice_until(http_value(h, SLICE("content-type")), ';'));
+}
+
+static const struct slice mcp_session = SLICE_INIT("mcp-session-id"), mcp_event = SLICE_INIT("last-event-id");
+
+/* Adds nonce, ciphertext and tag in base64url. False: it is too long, or out of memory. */
+static bool
+mcp_put_id(const struct mcp *m, struct slice name, struct slice id, struct buf *out)
+{
+	char raw[MCP_ID_NONCE + MCP_ID_MAX + MCP_ID_TAG];
+
+	if (id.n == 0)
+		return true;
+	if (id.n > MCP_ID_MAX || store.keys == NULL || !rand_bytes(raw, MCP_ID_NONCE))
+		return false;
+	memcpy(raw + MCP_ID_NONCE, id.p, id.n);
+	store_seal_run(DB_GRANT, slice_of(m->connection), name, raw, raw + MCP_ID_NONCE, id.n,
+	    (uint8_t *)raw + MCP_ID_NONCE + id.n, true);
+	return buf_base64(out, (struct slice){raw, MCP_ID_NONCE + id.n + MCP_ID_TAG}, true);
+}
+
+/* The id that the client sent, as its server gave it: in `raw`. .p NULL: it is none of this connection's. */
+static struct slice
+mcp_take_id(const struct mcp *m, struct slice name, struct slice text, char raw[MCP_ID_NONCE + MCP_ID_MAX + MCP_ID_TAG])
+{
+	ssize_t n = b64_decode(raw, MCP_ID_NONCE + MCP_ID_MAX + MCP_ID_TAG, text, true) - MCP_ID_NONCE - MCP_ID_TAG;
+	uint8_t tag[MCP_ID_TAG];
+
+	if (n <= 0 || store.keys == NULL)
+		return (struct slice){NULL, 0};
+	store_seal_run(DB_GRANT, slice_of(m->connection), name, raw, raw + MCP_ID_NONCE, (size_t)n, tag, false);
+	return (struct slice){ct_eq(tag, raw + MCP_ID_NONCE + n, MCP_ID_TAG) ? raw + MCP_ID_NONCE : NULL, (size_t)n};
+}
+
+/* Seals the session's id in an answer's head. False: it cannot be, or there are two. */
+static bool
+mcp_head(struct mcp *m, struct http_head *h)
+{
+	int i = http_find(h, mcp_session, 0);
+
+	if (i < 0)
+		return true;
+	buf_clear(&m->id);
+	if (!mcp_put_id(m, mcp_session, h->field[i].value, &m->id) || http_find(h, mcp_session, (size_t)i + 1) >= 0)
+		return false;
+	h->field[i].value = buf_slice(&m->id);
+	return true;
+}
+
+static bool
+mcp_answer(struct req *r, struct http_head *h, int io)
+{
+	struct buf out = {.max = r->answer.n + 64};
+	bool json = slice_eq_nocase(mcp_type(h), SLICE("application/json"));
+	bool ok = io == FLOW_DONE && (!json || mcp_edit(r->mcp, buf_slice(&r->answer), &out)) && mcp_head(r->mcp, h);
+
+	if (ok && json) {
+		buf_clear(&r->answer);
+		ok = buf_addv(&r->answer, buf_slice(&out));
+	}
+	buf_free(&out);
+	return ok;
+}
+
+/* -- a stream of events (WHATWG HTML, 9.2): lines, of which an empty one ends an event */
+struct filter_mcp {
+	struct filter f;
+	const struct mcp *m;    /* borrowed from the req */
+	struct buf event;       /* owned; the lines of an event that is not whole yet */
+	struct buf out;         /* owned */
+	size_t given;           /* bytes of `out` that went on */
+	size_t line;            /* in `event`: where its last line begins */
+	size_t counted;         /* bytes of both buffers that are counted in req_bodies */
+	bool cr;                /* the last byte was CR: an LF behind it ends no other line */
+	bool start;             /* a byte order mark may begin here, which readers drop */
+};
+
+static const struct filter_fault filter_mcp_fault = {502, "upstream_answer",
+    "an MCP message of the answer cannot be judged: it is not JSON, is longer than 4 MiB, or finds no room",
+    "an MCP server answers with application/json or text/event-stream, and no coding"};
+
+/* Cuts a line and its end off an event. False: there is none. */
+static bool
+filter_mcp_line(struct slice *event, struct slice *line)
+{
+	size_t n = 0;
+
+	if (event->n == 0)
+		return false;
+	while (n < event->n && event->p[n] != '\r' && event->p[n] != '\n')
+		n++;
+	*line = (struct slice){event->p, n};
+	n += n < event->n;
+	n += n < event->n && event->p[n - 1] == '\r' && event->p[n] == '\n';
+	*event = (struct slice){event->p + n, event->n - n};
+	return true;
+}
+
+/* The value of a field's line; .p NULL: it is another field. */
+static struct slice
+filter_mcp_value(struct slice line, const char *name)
+{
+	size_t n = strlen(name);
+
+	if (line.n < n || memcmp(line.p, name, n) != 0 || (line.n > n && line.p[n] != ':'))
+		return (struct slice){NULL, 0};
+	n += line.n > n;
+	n += line.n > n && line.p[n] == ' ';
+	return (struct slice){line.p + n, line.n - n};
+}
+
+/* The event is whole: puts it, its data edited and written line by line. Other fields stand before the data. */
+static bool
+filter_mcp_event(struct filter_mcp *w)
+{
+	struct slice left = buf_slice(&w->event), line, value;
+	struct buf data, now;
+	size_t lines = 0;
+	bool ok = true;
+
+	buf_init(&data, MCP_MESSAGE_MAX);
+	buf_init(&now, MCP_MESSAGE_MAX + 64);
+	while (filter_mcp_line(&left, &line)) {
+		value = filter_mcp_value(line, "data");
+		if (value.p != NULL && lines++ != 0)
+			buf_adds(&data, "\n");
+		if (value.p != NULL) {
+			buf_addv(&data, value);
+			continue;
+		}
+		value = filter_mcp_value(line, "id");
+		if (value.p != NULL) {
+			buf_adds(&w->out, "id: ");
+			ok = mcp_put_id(w->m, mcp_event, value, &w->out) && ok;
+			buf_adds(&w->out, "\n");
+		} else if (line.n != 0)
+			buf_join(&w->out, (struct slice[]){line, SLICE("\n")}, 2);
+	}
+	if (data.n != 0)
+		ok = mcp_edit(w->m, buf_slice(&data), &now) && ok;
+	left = buf_slice(&now);
+	while (ok && filter_mcp_line(&left, &line))
+		buf_join(&w->out, (struct slice[]){SLICE("data: "), line, SLICE("\n")}, 3);
+	if (data.n == 0 && lines != 0)
+		buf_adds(&w->out, "data:\n");
+	buf_adds(&w->out, "\n");
+	ok = ok && buf_ok(&data) && buf_ok(&w->out);
+	buf_free(&data);
+	buf_free(&now);
+	buf_clear(&w->event);
+	w->line = 0;
+	return ok;
+}
+
+/* Takes bytes up to the end of an event. Returns how many; -1: the event cannot be judged. */
+static ssize_t
+filter_mcp_take(struct filter_mcp *w, struct slice in)
+{
+	size_t n = 0;
+
+	if (w->cr && in.p[0] == '\n') {
+		w->cr = false;
+		return 1;
+	}
+	while (n < in.n && in.p[n] != '\r' && in.p[n] != '\n')
+		n++;
+	w->cr = n < in.n && in.p[n] == '\r';
+	if (!buf_add(&w->event, in.p, n) || !buf_add(&w->event, "\n", n < in.n))
+		return -1;
+	if (w->start && w->event.n >= 3) {
+		w->start = false;
+		if (memcmp(w->event.p, "\xef\xbb\xbf", 3) == 0)
+			buf_drop(&w->event, 3);
+	}
+	if (n == in.n)
+		return (ssize_t)n;
+	if (w->event.n == w->line + 1 && !filter_mcp_event(w))
+		return -1;
+	w->line = w->event.n;
+	return (ssize_t)n + 1;
+}
+
+static ssize_t
+filter_mcp_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_mcp *w = (struct filter_mcp *)f;
+	ssize_t took = 0;
+	size_t n;
+
+	(void)scratch;
+	f->fault = &filter_mcp_fault;
+	if (w->given == w->out.n) {
+		buf_recycle(&w->out, FLOW_BUF_KEEP);
+		w->given = 0;
+		while (in.n != 0 && w->out.n == 0) {
+			ssize_t used = filter_mcp_take(w, in);
+
+			if (used < 0)
+				return -1;
+			took += used;
+			in = (struct slice){in.p + used, in.n - (size_t)used};
+		}
+		f->cost += w->out.n * 4;        /* it was read twice, and written */
+		if (end && in.n == 0)
+			buf_clear(&w->event);   /* an event without its end is none */
+		if (!bodies_count(f->share, w->counted, w->event.cap + w->out.cap))
+			return -1;
+		w->counted = w->event.cap + w->out.cap;
+	}
+	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
+	if (n != 0)
+		*out = (struct slice){w->out.p + w->given, n};
+	w->given += n;
+	f->more = n != 0;               /* *out lies in w->out, which is emptied in the next run */
+	f->ended = end && in.n == 0 && n == 0;
+	return took;
+}
+
+static void
+filter_mcp_wipe(struct filter *f)
+{
+	struct filter_mcp *w = (struct filter_mcp *)f;
+
+	bodies_count(f->share, w->counted, 0);
+	buf_free(&w->event);
+	buf_free(&w->out);
+}
+
+/* NULL: out of memory. `share`: of the agent's bodies. */
+static inline struct filter *
+filter_mcp_new(const struct mcp *m, size_t *share)
+{
+	static const struct filter_class class = {sizeof(struct filter_mcp), false, false, filter_mcp_run, filter_mcp_wipe};
+	struct filter *f = filter_alloc(&class);
+
+	if (f != NULL) {
+		f->share = share;
+		((struct filter_mcp *)f)->m = m;
+		((struct filter_mcp *)f)->start = true;
+		buf_init(&((struct filter_mcp *)f)->event, MCP_MESSAGE_MAX + 4096);
+		buf_init(&((struct filter_mcp *)f)->out, 2 * MCP_MESSAGE_MAX);
+	}
+	return f;
+}
+
+/* -- two filters, one behind the other: a list loses what may not be seen, and what goes on is scrubbed */
+struct filter_pair {
+	struct filter f;
+	struct filter *one, *two; /* owned */
+	char middle[PEER_PIECE];
+	struct slice left;      /* of what `one` gave: `two` has not taken it; in `middle` or `one` */
+};
+
+static ssize_t
+filter_pair_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+{
+	struct filter_pair *w = (struct filter_pair *)f;
+	ssize_t took = 0, used;
+
+	if (w->left.n == 0 && !w->two->more && !w->one->ended) {
+		w->left.p = w->middle;
+		if ((took = w->one->class->run(w->one, in, end, w->middle, &w->left)) < 0) {
+			f->fault = w->one->fault;
+			return -1;
+		}
+	}
+	w->two->hurry = f->hurry;
+	used = w->two->class->run(w->two, w->left, w->one->ended && !w->one->more, scratch, out);
+	if (used < 0) {
+		f->fault = w->two->fault;
+		return -1;
+	}
+	w->left = (struct slice){w->left.p + used, w->left.n - (size_t)used};
+	f->cost += w->one->cost + w->two->cost;
+	w->one->cost = w->two->cost = 0;
+	f->hurry = w->two->hurry;
+	f->hold_until = w->two->hold_until;
+	f->more = w->left.n != 0 || w->one->more || w->two->more;
+	f->ended = w->two->ended;
+	return took;
+}
+
+static void
+filter_pair_wipe(struct filter *f)
+{
+	struct filter_pair *w = (struct filter_pair *)f;
+
+	filter_free(w->one);
+	filter_free(w->two);
+	wipe(w->middle, sizeof w->middle);
+}
+
+/* Both become the pair's; either may be NULL. NULL: neither was there, or out of memory. */
+static inline struct filter *
+filter_pair_new(struct filter *one, struct filter *two)
+{
+	static const struct filter_class class = {sizeof(struct filter_pair), false, false, filter_pair_run, filter_pair_wipe};
+	struct filter *f;
+
+	if (one == NULL || two == NULL)
+		return one != NULL ? one : two;
+	if ((f = filter_alloc(&class)) != NULL) {
+		((struct filter_pair *)f)->one = one;
+		((struct filter_pair *)f)->two = two;
+		return f;
+	}
+	filter_free(one);
+	filter_free(two);
+	return NULL;
+}
+
+/* A list that cannot be judged ends the answer; what no client reads a list in goes on: an error, "Accepted", the end
+ * of a session. */
+static enum scrub_way
+mcp_begin(struct req *r, struct http_head *h)
+{
+	struct slice type = mcp_type(h), coding = http_value(h, SLICE("content-encoding"));
+	size_t *share = r->counted != NULL ? &r->counted->bodies : NULL;
+	bool events = slice_eq_nocase(type, SLICE("text/event-stream"));
+	bool empty = h->body == BODY_NONE || (h->body == BODY_LENGTH && h->length == 0);
+	uint64_t most = h->body == BODY_LENGTH ? h->length : MCP_MESSAGE_MAX;
+	struct filter *judge;
+	enum scrub_way way;
+
+	if (!events && !empty && slice_eq_nocase(type, SLICE("application/json"))) {
+		r->answer.max = MCP_MESSAGE_MAX;
+		return coding.n == 0 && most <= MCP_MESSAGE_MAX && req_count_answer(r, (size_t)most) ? SCRUB_HELD : SCRUB_FAILS;
+	}
+	if (h->status == 101 || (!empty && coding.n != 0) || (!empty && !events && h->status < 300 && h->status != 202 &&
+	    !slice_eq(r->head.method, SLICE("DELETE"))))
+		return SCRUB_FAILS;
+	way = answer_scrub(r, h);
+	if (way == SCRUB_FAILS || (way != SCRUB_HELD && !mcp_head(r->mcp, h))) {
+		flow_attach(&r->down_flow, NULL);
+		return SCRUB_FAILS;
+	}
+	if (!events || empty)
+		return way;
+	judge = filter_mcp_new(r->mcp, share);
+	if (judge != NULL)
+		judge = filter_pair_new(judge, r->down_flow.filter);
+	else
+		filter_free(r->down_flow.filter);
+	r->down_flow.filter = judge;
+	return judge != NULL ? way : SCRUB_FAILS;
+}
+
 /* ---- reqlog ----------------------------------------------------------------
  * The request log, as a worker sees it: a pipe to the one process that writes the file
  * (reqlog_main, lua/reqlog.lua), so that neither the loop nor a worker's death waits for the
@@ -18332,6 +18902,8 @@ reqlog_request(struct req *r)
 	json_put_member(&b, SLICE(",\"decision\":"), r->allowed ? SLICE("allow") : SLICE("deny"));
 	json_put_member(&b, SLICE(",\"reason\":"), slice_of(r->reason));
 	json_put_member(&b, SLICE(",\"stripped\":"), slice_of(r->taken));
+	if (r->mcp != NULL)
+		buf_addv(&b, buf_slice(&r->mcp->note));
 	buf_adds(&b, ",\"method\":");
 	json_put(&b, r->head.method, true);
 	if (r->form != REQ_CONNECT)
@@ -20285,6 +20857,15 @@ l_integer(lua_State *L, int table, const char *key, lua_Integer otherwise)
 	n = luaL_optinteger(L, -1, otherwise);
 	lua_pop(L, 1);
 	return n;
+}
+
+/* Copies the string table[key], if there is one. Raises where it is too long. */
+static void
+l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
+{
+	if (lua_getfield(L, table, key) == LUA_TSTRING && !text_copy(out, cap, lua_tostring(L, -1)))
+		luaL_error(L, "%s is too long", key);   /* cut off, a name would be another's */
+	lua_pop(L, 1);
 }
 
 /* A string argument. A number becomes a string, as luaL_checklstring has it. */
@@ -23883,79 +24464,10 @@ l_view_sigv4(lua_State *L)
 	return l_heavy(L, &p->heavy, p->body.n, payload_run, l_view_sigv4_k);
 }
 
-/* ---- bind: request ---------------------------------------------------------
- * A request as the runtime sees it: what lua/pipeline.lua decides and C does, what is stripped,
- * rows, examples, and the tasks that C starts in lua/. Invariants: a request whose task fails, or
- * ends without an action, is answered by 502; the client's own credentials are stripped before a
- * policy's view is made, and rows are replaced before `apply` attaches secrets. A policy reaches
- * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
- * functions. */
-
-static int req_entry_ref[ENTRY_KNOWS + 1];
-
-static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
-
-/* -- req: the decision */
-
-/* Copies the string table[key], if there is one. Raises where it is too long. */
-static void
-l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
-{
-	if (lua_getfield(L, table, key) == LUA_TSTRING && !text_copy(out, cap, lua_tostring(L, -1)))
-		luaL_error(L, "%s is too long", key);   /* cut off, a name would be another's */
-	lua_pop(L, 1);
-}
-
-static int
-l_req_log_push(lua_State *L, bool late)
-{
-	struct req *r = l_check_req(L, 1);
-
-	if (r->held && !late)
-		return -1;
-	r->too_many = r->held;
-	if (r->too_many)
-		req_unclaim(r);
-	lua_pushstring(L, "waited");
-	return r->too_many ? l_answer(L, false) : 1;
-}
-
-/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= }
- *   -> true | false | "waited"
- *
- * Notes the decision for the log's record, and takes a part of the agent's share of `requests`.
- * false: the share is in use, and any other answer than a refusal becomes 429. "waited": the
- * request waited for its turn, and the decision must be made again. A refusal, and a CONNECT that
- * is intercepted, take no part of the share. ended: the agent whose token has ended. Yields. */
-static int
-l_req_log(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	char agent[REQ_NAME_MAX] = "";
-	const char *decision;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	l_opt_name(L, 2, "agent", agent, sizeof agent);
-	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
-	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
-	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
-	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
-	lua_getfield(L, 2, "decision");
-	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
-	r->allowed = strcmp(decision, "allow") == 0;
-	if (!r->allowed)
-		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
-	if (agent[0] != '\0')
-		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
-		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
-	r->task->agent = text_hash(r->agent);
-	if (!r->held)
-		return l_answer(L, !r->too_many);
-	lua_settop(L, 1);
-	lua_pushinteger(L, clock_now() + AGENT_HELD_MS);
-	return l_wait(L, l_req_log_push);
-}
-
+/* ---- bind: door ------------------------------------------------------------
+ * A request of the world as lua/web/door.lua sees it: its fields as they came, the fields of its answer, and
+ * how it goes on as a tenant's to an MCP server. Skip it unless you review the door. Invariant: of what
+ * the world sent, only the fields that door_passes names reach a server, and only those come back. */
 /* Adds the fields of the list at `idx`, { { name, value }… }, to those of the answer. Raises for what is no
  * field, and for framing. */
 static void
@@ -23979,57 +24491,6 @@ l_req_fields(lua_State *L, int idx, struct req *r)
 	}
 	if (!buf_ok(&r->fields))
 		luaL_error(L, "fields of more than %d bytes", PEER_OUT_HEAD);
-}
-
-/* req:fail(status, code [, message [, hint [, { close=, retry_after=, fields= }]]])
- *
- * Answers with an error in DESIGN's form. close: the connection ends behind the answer.
- * retry_after: seconds. fields: more of them, { { name, value }… }. */
-static int
-l_req_fail(lua_State *L)
-{
-	struct req *r = l_check_req(L, 1);
-	int status = (int)luaL_checkinteger(L, 2);
-	const char *code = luaL_optstring(L, 3, "");
-
-	if (lua_istable(L, 6)) {
-		r->close_after = l_flag(L, 6, "close");
-		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
-		if (lua_getfield(L, 6, "fields") == LUA_TTABLE)
-			l_req_fields(L, lua_gettop(L), r);
-	}
-	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
-	    slice_of(luaL_optstring(L, 5, "")));
-	return 0;
-}
-
-/* req:respond(status, content_type | { { name, value }… }, body)
- *
- * Answers with this body, a string or a secret of at most 256 KiB. A list: all the fields of the answer but
- * Content-Length and Connection. */
-static int
-l_req_respond(lua_State *L)
-{
-	static const char *const types[] = {
-		"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE,
-	};
-	struct req *r = l_check_req(L, 1);
-	bool is_secret = false;
-	struct slice body;
-
-	r->status = (int)luaL_checkinteger(L, 2);
-	r->answer_type = NULL;
-	if (lua_istable(L, 3))
-		l_req_fields(L, 3, r);
-	else
-		r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
-	body = l_check_value(L, 4, &is_secret);
-	buf_clear(&r->answer);
-	if (!buf_addv(&r->answer, body))
-		return luaL_error(L, "answer of more than 256 KiB");
-	r->action = REQ_REPLY;
-	r->allowed = true;
-	return 0;
 }
 
 /* req:came() -> { lower-case name = value }, address, port
@@ -24109,6 +24570,209 @@ l_req_hand_on(lua_State *L)
 	lua_getfield(L, 2, "fields");
 	l_req_fields(L, 5, r);
 	return l_answer(L, req_claim_line(r));
+}
+
+/* Reads { { pattern, allow }… } at the top of the stack into the rows of `m`. */
+static void
+l_read_patterns(lua_State *L, struct mcp *m)
+{
+	int list = lua_gettop(L);
+	lua_Integer n = luaL_len(L, list);
+	size_t at = 0, size = 1;
+
+	if (n > MCP_ROWS_MAX || (m->row = calloc((size_t)n + 1, sizeof *m->row)) == NULL)
+		luaL_error(L, "more than %d patterns, or out of memory", MCP_ROWS_MAX);
+	for (int pass = 0; pass < 2; pass++) {
+		for (lua_Integer i = 1; i <= n; i++, lua_settop(L, list)) {
+			struct slice text;
+
+			lua_geti(L, list, i);
+			lua_geti(L, -1, 1);
+			lua_geti(L, -2, 2);
+			text = l_check_slice(L, -2);
+			if (pass == 0) {
+				size += text.n;
+				continue;
+			}
+			memcpy(m->text + at, text.p, text.n);
+			m->row[m->n++] = (struct mcp_row){{m->text + at, text.n}, MCP_TOOLS, lua_toboolean(L, -1)};
+			m->limits[MCP_TOOLS] |= !lua_toboolean(L, -1);
+			at += text.n;
+		}
+		if (pass == 0 && (m->text = malloc(size)) == NULL)
+			luaL_error(L, "out of memory");
+	}
+}
+
+/* Puts the server's own id in the place of the sealed one that the client sent. False: it is none of these. */
+static bool
+req_open_mcp_id(struct req *r, struct slice name)
+{
+	char raw[MCP_ID_NONCE + MCP_ID_MAX + MCP_ID_TAG];
+	int i = http_find(&r->head, name, 0);
+	struct slice id;
+
+	if (i < 0)
+		return true;
+	id = mcp_take_id(r->mcp, name, r->head.field[i].value, raw);
+	return id.p != NULL && http_find(&r->head, name, (size_t)i + 1) < 0 && req_set_field(r, name, id, false);
+}
+
+/* req:mcp{ connection=, tools={ { pattern, allow }… }, rest={ tools, resources, templates, prompts: bool },
+ *   user=, client=, gateway=, method=, name= } -> bool
+ *
+ * The last line is for the record, at most 256 bytes each.
+ * The answer's lists show what these say: the first pattern that fits a tool's name, else `rest`. Ids of sessions and
+ * events are the connection's own from here on; false: the request names one that is not. Before req:forward. */
+static int
+l_req_mcp(lua_State *L)
+{
+	static const struct { const char *key; struct slice member; } members[] = {
+	    {"user", SLICE_INIT(",\"user\":")}, {"client", SLICE_INIT(",\"oauth_client\":")}, {"gateway", SLICE_INIT(",\"gateway\":")},
+	    {"connection", SLICE_INIT(",\"connection\":")}, {"method", SLICE_INIT(",\"mcp_method\":")}, {"name", SLICE_INIT(",\"mcp_name\":")}};
+	struct req *r = l_check_req(L, 1);
+	struct slice text;
+	struct mcp *m;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	mcp_free(r->mcp);
+	if ((m = r->mcp = calloc(1, sizeof *m)) == NULL)
+		return luaL_error(L, "out of memory");
+	buf_init(&m->id, 1024);
+	buf_init(&m->note, 2048);
+	l_opt_name(L, 2, "connection", m->connection, sizeof m->connection);
+	for (size_t i = 0; i < COUNT(members); i++, lua_pop(L, 1)) {
+		if (lua_getfield(L, 2, members[i].key) != LUA_TSTRING)
+			continue;
+		text = l_check_slice(L, -1);
+		json_put_member(&m->note, members[i].member, (struct slice){text.p, text.n < 256 ? text.n : 256});
+	}
+	lua_getfield(L, 2, "tools");
+	l_read_patterns(L, m);
+	lua_getfield(L, 2, "rest");
+	for (int list = 0; list < MCP_LISTS; list++, lua_pop(L, 1)) {
+		lua_geti(L, 4, list + 1);
+		m->rest[list] = lua_toboolean(L, -1);
+		m->limits[list] |= !m->rest[list];
+	}
+	return l_answer(L, req_open_mcp_id(r, mcp_session) && req_open_mcp_id(r, mcp_event) &&
+	    req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false));
+}
+
+/* ---- bind: request ---------------------------------------------------------
+ * A request as the runtime sees it: what lua/pipeline.lua decides and C does, what is stripped,
+ * rows, examples, and the tasks that C starts in lua/. Invariants: a request whose task fails, or
+ * ends without an action, is answered by 502; the client's own credentials are stripped before a
+ * policy's view is made, and rows are replaced before `apply` attaches secrets. A policy reaches
+ * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
+ * functions. */
+
+static int req_entry_ref[ENTRY_KNOWS + 1];
+
+static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
+
+/* -- req: the decision */
+
+static int
+l_req_log_push(lua_State *L, bool late)
+{
+	struct req *r = l_check_req(L, 1);
+
+	if (r->held && !late)
+		return -1;
+	r->too_many = r->held;
+	if (r->too_many)
+		req_unclaim(r);
+	lua_pushstring(L, "waited");
+	return r->too_many ? l_answer(L, false) : 1;
+}
+
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= }
+ *   -> true | false | "waited"
+ *
+ * Notes the decision for the log's record, and takes a part of the agent's share of `requests`.
+ * false: the share is in use, and any other answer than a refusal becomes 429. "waited": the
+ * request waited for its turn, and the decision must be made again. A refusal, and a CONNECT that
+ * is intercepted, take no part of the share. ended: the agent whose token has ended. Yields. */
+static int
+l_req_log(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	char agent[REQ_NAME_MAX] = "";
+	const char *decision;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	l_opt_name(L, 2, "agent", agent, sizeof agent);
+	l_opt_name(L, 2, "bundle", r->bundle, sizeof r->bundle);
+	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
+	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
+	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
+	lua_getfield(L, 2, "decision");
+	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
+	r->allowed = strcmp(decision, "allow") == 0;
+	if (!r->allowed)
+		l_opt_name(L, 2, "ended", r->agent, sizeof r->agent);
+	if (agent[0] != '\0')
+		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
+		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
+	r->task->agent = text_hash(r->agent);
+	if (!r->held)
+		return l_answer(L, !r->too_many);
+	lua_settop(L, 1);
+	lua_pushinteger(L, clock_now() + AGENT_HELD_MS);
+	return l_wait(L, l_req_log_push);
+}
+
+/* req:fail(status, code [, message [, hint [, { close=, retry_after=, fields= }]]])
+ *
+ * Answers with an error in DESIGN's form. close: the connection ends behind the answer.
+ * retry_after: seconds. fields: more of them, { { name, value }… }. */
+static int
+l_req_fail(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	int status = (int)luaL_checkinteger(L, 2);
+	const char *code = luaL_optstring(L, 3, "");
+
+	if (lua_istable(L, 6)) {
+		r->close_after = l_flag(L, 6, "close");
+		r->retry_after = (int)l_integer(L, 6, "retry_after", 0);
+		if (lua_getfield(L, 6, "fields") == LUA_TTABLE)
+			l_req_fields(L, lua_gettop(L), r);
+	}
+	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
+	    slice_of(luaL_optstring(L, 5, "")));
+	return 0;
+}
+
+/* req:respond(status, content_type | { { name, value }… }, body)
+ *
+ * Answers with this body, a string or a secret of at most 256 KiB. A list: all the fields of the answer but
+ * Content-Length and Connection. */
+static int
+l_req_respond(lua_State *L)
+{
+	static const char *const types[] = {
+		"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE,
+	};
+	struct req *r = l_check_req(L, 1);
+	bool is_secret = false;
+	struct slice body;
+
+	r->status = (int)luaL_checkinteger(L, 2);
+	r->answer_type = NULL;
+	if (lua_istable(L, 3))
+		l_req_fields(L, 3, r);
+	else
+		r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
+	body = l_check_value(L, 4, &is_secret);
+	buf_clear(&r->answer);
+	if (!buf_addv(&r->answer, body))
+		return luaL_error(L, "answer of more than 256 KiB");
+	r->action = REQ_REPLY;
+	r->allowed = true;
+	return 0;
 }
 
 /* The list of CIDR strings at table[key]. Raises for more than NET_CIDRS_MAX. */
@@ -25133,7 +25797,7 @@ l_req_seal(lua_State *L)
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
-	if (store.keys == NULL || r->kept != NULL || (s = calloc(1, sizeof *s)) == NULL)
+	if (store.keys == NULL || r->kept != NULL || r->mcp != NULL || (s = calloc(1, sizeof *s)) == NULL)
 		return luaL_error(L, "nothing can be sealed");
 	seal_free(r->seal);
 	r->seal = s;
@@ -25404,7 +26068,7 @@ static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
 	{"read_body", l_req_read_body}, /* yields */
-	{"came", l_req_came}, {"hand_on", l_req_hand_on},
+	{"came", l_req_came}, {"hand_on", l_req_hand_on}, {"mcp", l_req_mcp},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"scrub", l_req_scrub}, {"known", l_req_known}, {"keep", l_req_keep}, {"again", l_req_again},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},

@@ -96,19 +96,27 @@ end
 
 -- The request becomes the tenant's, for the gateway's URL. It counts as the tenant's before its body is read, which has to
 -- find room among the tenant's own.
-local function hand_on(self, req, forward, fields)
+local function hand_on(self, req, forward, fields, came)
   local tenant = self.config:agent_named(forward.tenant)
   if req:log { agent = forward.tenant, requests = tenant and tenant.requests, decision = "allow" } == false then
     return req:fail(429, "too_many", "this tenant has its share of requests in use", "", { close = true, retry_after = 1 })
   end
-  if not body_of(self, req, MCP_MAX) then return end
+  local body = body_of(self, req, MCP_MAX)
+  if not body then return end
   local url = require("http").parse_url(forward.url)
   if not url then return req:fail(502, "policy_failed", "this gateway's URL is malformed") end
+  local mcp = require "web.mcp"
+  local what, answer, denied = mcp.judge(forward, req.method, came, type(body) == "string" and body or nil)
   if not req:hand_on { host = url.host, port = url.port, tls = url.scheme == "https", path = url.path, query = url.query,
     connection = forward.connection, fields = fields } then
     return req:fail(429, "too_many", "this connection has its share of requests or streams in use", "", { retry_after = 1 })
   end
-  self:on_tenant(req, forward.tenant, forward.record and forward.record.credential)
+  local ours = req:mcp(mcp.view(forward, what or denied or {}))
+  if what and not ours then answer = mcp.unknown end
+  if not answer then return self:on_tenant(req, forward.tenant, forward.record and forward.record.credential) end
+  req:respond(answer.status, answer.headers, answer.body)
+  req:log { agent = forward.tenant, decision = "deny",      -- last: what is answered counts as allowed
+    reason = answer.status == 403 and "insufficient_scope" or answer == mcp.unknown and "unknown_session" or "bad_request" }
 end
 
 -- What the router answered lately to who showed this at this path, while no record has changed: ending a connection, a
@@ -159,7 +167,7 @@ function M.answer(self, req)
     secure = public:find("^https:") ~= nil, now = self.time.wall(),
   }
   if out.forward and note then note(out) end
-  if out.forward then return hand_on(self, req, out.forward, fields) end
+  if out.forward then return hand_on(self, req, out.forward, fields, came) end
   for _, f in ipairs(out.headers or {}) do fields[#fields + 1] = f end
   req:respond(out.status, fields, out.body or "")
 end

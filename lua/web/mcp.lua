@@ -1,0 +1,208 @@
+--- MCP at the door: what a request's messages ask for, judged by the connection's scopes. The body decides; what mirrors it
+-- in the head must say the same (modelcontextprotocol.io, 2026-07-28, Streamable HTTP; error -32020), or one of two readers
+-- would be told something else. f: what web.verify.check gave.
+local verify = require "web.verify"
+local M = {}
+
+local STATELESS = "2026-07-28"  -- from this revision on the head mirrors the body, and there are no sessions
+local VERSION = "io.modelcontextprotocol/protocolVersion"
+local MIRRORED_MAX = 4096       -- values of a body that a Mcp-Param field may mirror
+
+-- Methods that need no scope: they tell what the connection is, or end something of its own.
+local open = {
+  initialize = true, ping = true, ["server/discover"] = true, ["logging/setLevel"] = true,
+}
+local named = { ["tools/call"] = "name", ["prompts/get"] = "name", ["resources/read"] = "uri" }
+local folded = {}               -- the same in small letters, of each method that is judged by itself
+for _, m in ipairs { "tools/call", "tools/list", "prompts/get", "prompts/list", "resources/read", "resources/list", "resources/templates/list",
+  "resources/subscribe", "resources/unsubscribe", "subscriptions/listen", "completion/complete" } do folded[m:lower():gsub("%W", "")] = m end
+
+local function object(v) return type(v) == "table" and getmetatable(v) ~= "json.array" and v or nil end
+
+-- An answer in JSON-RPC's own form (2.0, 5.1).
+local function fault(id, code, why)
+  local json = require "json"
+  if type(id) ~= "string" and type(id) ~= "number" then id = json.null end
+  return nil, { status = 400, headers = { { "Content-Type", "application/json" } },
+    body = json.encode { jsonrpc = "2.0", id = id, error = { code = code, message = why } } }
+end
+
+local function mismatch(id, why) return fault(id, -32020, "Header mismatch: " .. why) end
+
+-- A name that some readers take for one that is judged.
+local judged = { method = true, params = true, id = true, jsonrpc = true, name = true, uri = true, result = true, error = true, arguments = true, _meta = true }
+local function ambiguous(t)
+  for k in next, t do
+    local low = k:gsub("%z.*", ""):gsub("\u{17f}", "s"):gsub("\u{212a}", "k"):lower()
+    if low ~= k and judged[low] then return k end
+  end
+end
+
+-- A field's value as text: the form for what a head cannot hold is decoded. nil: malformed.
+local function plain(value)
+  local coded = value:match("^=%?base64%?(.*)%?=$")
+  if coded then return (require("secret").decode("base64", coded)) end
+  return value
+end
+
+local function text_of(v)
+  if type(v) == "number" and math.tointeger(v) then return ("%d"):format(math.tointeger(v)) end
+  return (type(v) == "string" or type(v) == "number" or type(v) == "boolean") and tostring(v) or nil
+end
+
+-- All values within the arguments of a call that a field may mirror, as a set. nil: too many.
+local function values_of(v, out, n)
+  local text = text_of(v)
+  if text then
+    out[text], n = true, n + 1
+  elseif type(v) == "table" then
+    for _, inner in next, v do
+      n = values_of(inner, out, n)
+      if not n or n > MIRRORED_MAX then return nil end
+    end
+  end
+  return n
+end
+
+-- Do the mirroring fields say what the body says? true | nil, answer
+local function mirrored(fields, m, name, stateless)
+  local method, mirror = fields["mcp-method"], fields["mcp-name"]
+  if method and plain(method) ~= m.method then return mismatch(m.id, "Mcp-Method is not the body's method") end
+  if not method and stateless then return mismatch(m.id, "Mcp-Method is missing") end
+  if mirror and (name == nil or plain(mirror) ~= name) then return mismatch(m.id, "Mcp-Name is not what the body names") end
+  if not mirror and stateless and named[m.method] then return mismatch(m.id, "Mcp-Name is missing") end
+  local set
+  for field, value in next, fields do
+    if field:sub(1, 10) == "mcp-param-" then
+      if not set then
+        set = {}
+        if m.method == "tools/call" and not values_of(object(m.params) and m.params.arguments, set, 0) then
+          return mismatch(m.id, "more arguments than can be compared with Mcp-Param fields")
+        end
+      end
+      local text = plain(value)
+      local number = text and tonumber(text)
+      if not text or not set[text] and not (number and set[text_of(number)]) then
+        return mismatch(m.id, "an Mcp-Param field mirrors no argument of the body")
+      end
+    end
+  end
+  return true
+end
+
+-- Which scopes the message needs that f lacks: true | nil, { scopes } | nil, "why", the code of JSON-RPC.
+local function allowed(f, m, params)
+  local method = m.method
+  local known = folded[method:lower():gsub("%W", "")]
+  if known and known ~= method then return nil, "Method not found", -32601 end
+  if method == "tools/call" then
+    if type(params.name) ~= "string" then return nil, "params.name is no text", -32602 end
+    return verify.tool(f, params.name)
+  end
+  if method == "subscriptions/listen" then
+    for _, kind in ipairs { "tools", "prompts", "resources" } do
+      for asked in next, object(params.notifications) or {} do
+        if type(asked) == "string" and asked:lower():find("^" .. kind:sub(1, -2)) then
+          local ok, need = verify.method(f, kind .. "/list")
+          if not ok then return nil, need end
+        end
+      end
+    end
+    return true
+  end
+  if method == "completion/complete" then
+    local ref = object(params.ref) or {}
+    return verify.method(f, ref.type == "ref/prompt" and "prompts/get" or "resources/read")
+  end
+  if known then return verify.method(f, method) end
+  if open[method] or method:find("^notifications/") then return true end
+  if f.scopes["tools:execute"] then return true end    -- what a later revision, or the server alone, knows
+  return nil, { "tools:execute" }
+end
+
+-- One message. true, method, name | nil, answer, what was asked for where scopes refuse it
+local function message(f, fields, m, version)
+  if not object(m) then return fault(nil, -32600, "a message is no object") end
+  local odd = ambiguous(m)
+  local params = m.params == nil and {} or object(m.params)
+  if m.method == nil then               -- an answer to something that the server asked
+    if odd or m.result == nil and m.error == nil then return fault(m.id, -32600, "a message without a method") end
+    if fields["mcp-method"] or fields["mcp-name"] then return mismatch(m.id, "an answer has neither method nor name") end
+    return true
+  end
+  if type(m.method) ~= "string" or m.method == "" or #m.method > 256 then return fault(m.id, -32600, "the method is no text") end
+  if not params then return fault(m.id, -32602, "params is no object") end
+  odd = odd or ambiguous(params)
+  if odd then return fault(m.id, -32600, "a member that readers take for another one") end
+  local meta = object(params._meta) or {}
+  if version and meta[VERSION] ~= nil and meta[VERSION] ~= version then
+    return mismatch(m.id, "MCP-Protocol-Version is not the body's")
+  end
+  local name = params[named[m.method] or "name"]
+  if name == nil then name = params.uri end
+  local same, answer = mirrored(fields, m, type(name) == "string" and name or nil, (version or meta[VERSION] or "") == STATELESS)
+  if not same then return nil, answer end
+  local ok, need, code = allowed(f, m, params)
+  if type(name) ~= "string" then name = nil end
+  if ok then return true, m.method, name end
+  if code then return fault(m.id, code, need) end
+  return nil, verify.challenge(f, need), { method = m.method, name = name }
+end
+
+--- Judges a request. fields: its head's, { lower-case name = value }. body: text or nil.
+--- { method =, name = } of its (first) message, for the record | nil, answer, the same of what scopes refuse
+function M.judge(f, method, fields, body)
+  if method == "GET" or method == "DELETE" then return {} end
+  if method ~= "POST" then
+    return nil, { status = 405, headers = { { "Allow", "GET, POST, DELETE" } }, body = "" }
+  end
+  if fields["content-encoding"] then return fault(nil, -32700, "a body with a coding is not read here") end
+  local kind = (fields["content-type"] or ""):match("^%s*([^;%s]*)"):lower()
+  if kind ~= "application/json" then return nil, { status = 415, headers = {}, body = "" } end
+  local all = require("json").decode(body or "")
+  if type(all) ~= "table" then return fault(nil, -32700, "the body is no JSON, or has a member twice") end
+  local version = fields["mcp-protocol-version"]
+  if object(all) then
+    local ok, what, name = message(f, fields, all, version)
+    if not ok then return nil, what, name end
+    return { method = what, name = name }
+  end
+  if not all[1] then return fault(nil, -32600, "an empty batch") end
+  for field in next, fields do
+    if field == "mcp-method" or field == "mcp-name" or field:sub(1, 10) == "mcp-param-" then
+      return mismatch(nil, "a batch has no one method")
+    end
+  end
+  local first
+  for _, m in ipairs(all) do
+    local ok, what, name = message(f, fields, m, version)
+    if not ok then return nil, what, name end
+    first = first or { method = what, name = name, batch = true }
+  end
+  return first
+end
+
+--- What a session or event of somebody else's, or of nobody's, is answered: the client begins anew (2025-11-25, Session Management).
+M.unknown = { status = 404, headers = { { "Content-Type", "application/json" } }, body =
+  '{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}' }
+
+--- What an answer's lists may show, for req:mcp: the first row that fits decides, else `rest`. what: of M.judge, for the
+-- record.
+function M.view(f, what)
+  local rows = {}
+  local function add(patterns, allow)
+    for _, p in ipairs(patterns or {}) do rows[#rows + 1] = { p, allow } end
+  end
+  for _, s in ipairs(f.record.scopes or {}) do      -- a tool needs every scope that names it
+    if not f.scopes[s.name] then add(s.tools, false) end
+  end
+  for _, s in ipairs(f.record.scopes or {}) do
+    if f.scopes[s.name] then add(s.tools, true) end
+  end
+  local execute = f.scopes["tools:execute"] or false
+  add(f.record.read, execute or f.scopes["tools:read"] or false)
+  return { connection = f.connection, user = f.user, client = f.client, gateway = f.gateway, method = what.method, name = what.name, tools = rows, rest = { execute, f.scopes["resources:read"] or false,
+    f.scopes["resources:read"] or false, f.scopes["prompts:read"] or false } }
+end
+
+return M

@@ -1,0 +1,190 @@
+-- lua/web/mcp.lua: what a request to an MCP server at the door asks for, judged by the connection's scopes; by the revisions
+-- 2025-11-25 and 2026-07-28 (R4, R6 of the checklist).
+local mcp = require "web.mcp"
+local json = require "json"
+
+require("web.access").issuer = function() return "https://box.example.org" end   -- no store here
+
+local record = { name = "tools", url = "https://tools.internal/mcp", read = { "list_*", "get_page" },
+  scopes = { { name = "entities:write", says = "…", tools = { "create_*", "update_*" } }, { name = "admin:all", says = "…", tools = { "*_user" } } } }
+
+local function may(...)
+  local scopes = {}
+  for _, s in ipairs { ... } do scopes[s] = true end
+  return { gateway = "tools", record = record, connection = "c1", scopes = scopes }
+end
+
+local function post(f, body, more)
+  local fields = { ["content-type"] = "application/json" }
+  for k, v in pairs(more or {}) do fields[k] = v end
+  return mcp.judge(f, "POST", fields, type(body) == "string" and body or json.encode(body))
+end
+
+local function call(name, more)
+  local m = { jsonrpc = "2.0", id = 1, method = "tools/call", params = { name = name, arguments = {} } }
+  for k, v in pairs(more or {}) do m.params[k] = v end
+  return m
+end
+
+local function passes(f, body, more)
+  local got, answer = post(f, body, more)
+  assert(got, answer and answer.status .. " " .. answer.body)
+  return got
+end
+
+local function refused(status, code, f, body, more)
+  local got, answer = post(f, body, more)
+  assert(not got, "it passed")
+  assert(answer.status == status, answer.status .. " " .. answer.body)
+  local said = json.decode(answer.body)
+  assert((type(said.error) == "table" and said.error.code or said.error) == code, answer.body)
+  return answer, said
+end
+
+local function lacks(scope, f, body, more)
+  local answer = refused(403, "insufficient_scope", f, body, more)
+  local field
+  for _, h in ipairs(answer.headers) do field = h[1] == "WWW-Authenticate" and h[2] or field end
+  assert(field and field:find('scope="' .. scope .. '"', 1, true), field)
+end
+
+return {
+  ["a tool needs what its scopes say, else tools:execute, or less where it only reads (R4)"] = function()
+    passes(may "tools:execute", call "run")
+    lacks("tools:execute", may("tools:read", "entities:write"), call "run")
+    passes(may "tools:read", call "list_pages")
+    passes(may "tools:execute", call "get_page")
+    lacks("tools:read", may "resources:read", call "get_page")
+    lacks("entities:write", may("tools:execute", "tools:read"), call "create_page")
+    passes(may "entities:write", call "create_page")
+    lacks("entities:write admin:all", may "entities:write", call "create_user")
+    passes(may("entities:write", "admin:all"), call "create_user")
+    assert(passes(may "tools:execute", call "run").name == "run")
+  end,
+
+  ["methods need their scopes, and one that is unknown what executes"] = function()
+    local function m(method, params) return { jsonrpc = "2.0", id = 1, method = method, params = params } end
+    for _, method in ipairs { "initialize", "ping", "server/discover", "logging/setLevel", "notifications/initialized", "notifications/cancelled" } do
+      passes(may(), m(method))
+    end
+    lacks("tools:read", may "resources:read", m "tools/list")
+    passes(may "tools:execute", m "tools/list")
+    for _, method in ipairs { "resources/list", "resources/read", "resources/templates/list", "resources/subscribe", "resources/unsubscribe" } do
+      lacks("resources:read", may "tools:execute", m(method, { uri = "file:///x" }))
+      passes(may "resources:read", m(method, { uri = "file:///x" }))
+    end
+    for _, method in ipairs { "prompts/list", "prompts/get" } do
+      lacks("prompts:read", may "tools:execute", m(method, { name = "p" }))
+    end
+    lacks("tools:execute", may("tools:read", "resources:read", "prompts:read"), m "vendor/do")
+    passes(may "tools:execute", m "tasks/result")
+    lacks("resources:read", may "prompts:read", m("completion/complete", { ref = { type = "ref/resource", uri = "x" } }))
+    passes(may "prompts:read", m("completion/complete", { ref = { type = "ref/prompt", name = "x" } }))
+    lacks("resources:read", may "tools:read", m("subscriptions/listen", { notifications = { resourceSubscriptions = { "file:///x" } } }))
+    passes(may "tools:read", m("subscriptions/listen", { notifications = { toolsListChanged = true } }))
+  end,
+
+  ["spellings that a lax server takes for another method are none"] = function()
+    local f = may("tools:execute", "tools:read", "resources:read", "prompts:read")
+    for _, method in ipairs { "Tools/Call", "tools/call ", "TOOLS/LIST", "tools//call", "tools/call\0", "tools.call", "resources/Read" } do
+      refused(400, -32601, f, { jsonrpc = "2.0", id = 1, method = method, params = { name = "create_page" } })
+    end
+  end,
+
+  ["the body is read in one way or not at all"] = function()
+    local f = may("tools:execute", "tools:read")
+    for _, body in ipairs { "", "{", "1", '"x"', "null", '{"jsonrpc":"2.0","method":"ping"}x', '{"method":"ping","method":"tools/call"}',
+      '{"method":"tools/call","params":{"name":"list_x","name":"create_page"}}', '{"method":"tools/call","params":{"name":"list_x","n\\u0061me":"create_page"}}' } do
+      refused(400, -32700, f, body)
+    end
+    for _, body in ipairs { "[]", "[1]", "[[]]", "{}", '{"id":1}', '{"method":5}', '{"method":""}', '{"method":"ping","Method":"tools/call"}',
+      '{"method":"tools/call","params":{"name":"list_x","Name":"create_page"}}', '{"method":"tools/call","params":{"name":"list_x"},"PARAMS":{"name":"create_page"}}',
+      '{"method":"tools/call","param\\u017f":{"name":"create_page"},"params":{"name":"list_x"}}', '{"method":"ping","method\\u0000x":"tools/call"}' } do
+      refused(400, -32600, f, body)
+    end
+    refused(400, -32602, f, '{"method":"tools/call"}')
+    refused(400, -32602, f, '{"method":"tools/call","params":["create_page"]}')
+    refused(400, -32602, f, '{"method":"tools/call","params":{"name":["create_page"]}}')
+    refused(400, -32700, f, call "list_x", { ["content-encoding"] = "gzip" })
+    local got, answer = post(f, call "list_x", { ["content-type"] = "text/plain" })
+    assert(not got and answer.status == 415)
+    got, answer = mcp.judge(f, "PUT", {}, "")
+    assert(not got and answer.status == 405)
+    assert(mcp.judge(f, "GET", {}) and mcp.judge(f, "DELETE", {}))
+    passes(f, '{"jsonrpc":"2.0","id":7,"result":{}}', { ["content-type"] = "application/json; charset=utf-8" })
+    passes(f, '{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"x"}}')
+  end,
+
+  ["a batch is as strong as its strongest message"] = function()
+    local f = may "tools:read"
+    passes(f, { call "list_a", call "list_b" })
+    lacks("tools:execute", f, { call "list_a", call "run" })
+    refused(400, -32020, f, { call "list_a", call "list_b" }, { ["mcp-method"] = "tools/call" })
+    refused(400, -32020, f, { call "list_a" }, { ["mcp-param-x"] = "1" })
+  end,
+
+  ["the mirror of method and name must be the body's (R6)"] = function()
+    local f = may("tools:read", "tools:execute", "resources:read")
+    local read = { jsonrpc = "2.0", id = 1, method = "resources/read", params = { uri = "file:///a" } }
+    passes(f, call "list_a", { ["mcp-method"] = "tools/call", ["mcp-name"] = "list_a" })
+    passes(f, call "list_a", { ["mcp-name"] = "=?base64?bGlzdF9h?=" })
+    passes(f, read, { ["mcp-method"] = "resources/read", ["mcp-name"] = "file:///a" })
+    for _, fields in ipairs { { ["mcp-method"] = "tools/list" }, { ["mcp-method"] = "Tools/call" }, { ["mcp-name"] = "list_b" }, { ["mcp-name"] = "" },
+      { ["mcp-name"] = "list_a, list_b" }, { ["mcp-name"] = "=?base64?bGlzdF9i?=" }, { ["mcp-name"] = "=?base64?!!?=" } } do
+      local _, said = refused(400, -32020, f, call "list_a", fields)
+      assert(said.id == 1)
+    end
+    refused(400, -32020, f, { jsonrpc = "2.0", id = 1, method = "tools/list" }, { ["mcp-name"] = "run" })
+    refused(400, -32020, f, { jsonrpc = "2.0", id = 1, result = {} }, { ["mcp-method"] = "tools/call" })
+    refused(400, -32020, f, { jsonrpc = "2.0", id = json.null, method = "tools/list" }, { ["mcp-name"] = "run" })
+  end,
+
+  ["from 2026-07-28 on the mirror must be there, and the revision is one"] = function()
+    local f = may "tools:execute"
+    local new = { ["mcp-protocol-version"] = "2026-07-28" }
+    refused(400, -32020, f, call "run", new)
+    new["mcp-method"] = "tools/call"
+    refused(400, -32020, f, call "run", new)
+    new["mcp-name"] = "run"
+    passes(f, call "run", new)
+    local told = call("run", { _meta = { ["io.modelcontextprotocol/protocolVersion"] = "2025-11-25" } })
+    refused(400, -32020, f, told, new)
+    refused(400, -32020, f, call("run", { _meta = { ["io.modelcontextprotocol/protocolVersion"] = "2026-07-28" } }))
+    passes(f, { jsonrpc = "2.0", id = 1, method = "server/discover" }, { ["mcp-protocol-version"] = "2026-07-28", ["mcp-method"] = "server/discover" })
+  end,
+
+  ["a field that mirrors an argument has one (R6)"] = function()
+    local f = may "tools:execute"
+    local with = call("run", { arguments = { region = "us-west1", deep = { { n = 42, yes = true } }, text = "a\nb" } })
+    for _, v in ipairs { "us-west1", "42", "42.0", "true", "=?base64?YQpi?=" } do passes(f, with, { ["mcp-param-region"] = v }) end
+    for _, v in ipairs { "us-west2", "43", "false", "", "=?base64?YQpj?=", "=?base64?*?=" } do
+      refused(400, -32020, f, with, { ["mcp-param-region"] = v })
+    end
+    refused(400, -32020, f, call "run", { ["mcp-param-region"] = "us-west1" })
+    refused(400, -32020, f, { jsonrpc = "2.0", id = 1, method = "tools/list" }, { ["mcp-param-region"] = "us-west1" })
+    local many = {}
+    for i = 1, 5000 do many[i] = i end
+    refused(400, -32020, f, call("run", { arguments = { many = many } }), { ["mcp-param-region"] = "1" })
+    passes(f, call("run", { arguments = { many = many } }))
+  end,
+
+  ["what lists show is what may be called"] = function()
+    local verify = require "web.verify"
+    local scopes = { "tools:read", "tools:execute", "entities:write", "admin:all", "resources:read", "prompts:read" }
+    local names = { "run", "list_pages", "get_page", "create_page", "create_user", "list_user", "update_x", "x" }
+    for bits = 0, 63 do
+      local has = {}
+      for i, s in ipairs(scopes) do has[#has + 1] = bits >> (i - 1) & 1 == 1 and s or nil end
+      local f = may(table.unpack(has))
+      local view = mcp.view(f, {})
+      for _, name in ipairs(names) do
+        local shown = view.rest[1]
+        for _, row in ipairs(view.tools) do
+          if verify.matches(row[1], name) then shown = row[2] break end
+        end
+        assert(shown == (verify.tool(f, name) or false), name .. " with " .. table.concat(has, " "))
+      end
+      assert(view.rest[2] == (f.scopes["resources:read"] or false) and view.rest[4] == (f.scopes["prompts:read"] or false))
+    end
+  end,
+}
