@@ -24,8 +24,8 @@ local NAME_MAX = 128    -- bytes of a name
 local HOSTS_MAX = 32
 
 local keys = {
-  method = true, host = true, path = true, what = true, members = true, optional = true, ttl = true, opens = true, hosts = true,
-  shape = true, prefix = true, default = true, expired = true,
+  method = "string table", host = "string", path = "string", what = "string", members = "table", optional = "table",
+  ttl = "string integer", opens = "table", hosts = "table", shape = "string", prefix = "string", default = "boolean", expired = "integer",
 }
 M.keys = keys
 

@@ -126,6 +126,11 @@ return {
     for prefix, keys in pairs(policy.key_tables) do all(prefix, keys) end
   end,
 
+  ["every topic and every entry can be shown"] = function()
+    local find = require("cli.policy_help").find
+    for _, t in ipairs(manual.topics()) do assert(find(t.name), t.name) end
+    for _, name in ipairs(manual.names()) do assert(find(name), name) end
+  end,
   ["every key of a call of net, of a request and of an answer is in the text"] = function()
     local function says(what, keys, entry)
       local text = entry.head .. " " .. table.concat(entry.text, " ") .. table.concat(entry.code, " ")
