@@ -23,8 +23,18 @@ return {
     { method = "POST", path = "/prefix", members = { "token" }, prefix = "ghs_" },
     { method = "POST", path = "/jwt", members = { "token" }, shape = "jwt" },
     { method = "POST", path = "/short", members = { "token" }, ttl = 60 },
+    { method = "GET", path = "/ws", members = { "token" } },
   },
   apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,
+}
+]]
+local header = [[
+return {
+  kind = "type", api = 1, name = "header", title = "x",
+  fields = { { name = "key", secret = true, required = true } },
+  strip = { headers = { "x-key" } },
+  seal = { { method = "POST", path = "/session", members = { "token" } } },
+  apply = function(req, cred) req.headers:set("x-key", cred.key) end,
 }
 ]]
 local CREDENTIAL = "canary-seal-credential-1"
@@ -163,14 +173,63 @@ for _, body in ipairs {
     expect = { status = 200, upstream = { body = body[4], header = { authorization = "Bearer " .. CREDENTIAL } }, log = { reason = "sealed" } } }
 end
 
+
+-- ---- mint=, types with a header of their own, attach ---------------------------------------------
+local function at(host, request) return (request:gsub("api%.test", host)) end
+local function append(list) table.move(list, 1, #list, #cases + 1, cases) end
+append {
+  make("mint=seal: what rows of mint have, too, is sealed", nil, '{"key":"canary-key-1"}', "key",
+    { host = "seal.test", authorization = "canary-seal-credential-3", ask = at("seal.test", post "/keys") }),
+  refused("and what no row of seal has stays refused", at("seal.test", post "/unknown"), "mint_denied", { host = "seal.test" }),
+  refused("so does a path that servers may read as another one", at("seal.test", post "/x/..%2fkeys"), "mint_denied", { host = "seal.test" }),
+  use("it opens at its host", get("/", bearer "key", "seal.test"), { header = { authorization = "Bearer canary-key-1" } }, { host = "seal.test", credential = "seal" }),
+  use("and at the operator's --seal-host, alone", get("/", bearer "key", "far.test"),
+    { header = { authorization = "Bearer canary-key-1" }, head_not = "canary-seal-credential" }, { host = "far.test", credential = "seal", servers = true }),
+  refused("texts of two credentials in one request", get("/", "Authorization: Basic ${BASIC:[[KEPT:key]]:[[KEPT:far]]}\r\n"), "sealed_elsewhere",
+    { says = "more than one credential" }),
+  refused("mint=refuse: no row counts", at("refuse.test", post "/session"), "mint_denied", { host = "refuse.test" }),
+  { name = "mint=allow: it is handed out", host = "allow.test", send = { at("allow.test", post "/session"), { answers = 1 } },
+    upstream = { reply = { answer '{"token":"handed-out-1"}' } }, expect = { status = 200, body = '{"token":"handed-out-1"}' } },
+  { name = "a type with a header of its own is sealed for", host = "key.test", send = { at("key.test", post "/session"), { answers = 1 }, { keep = "k", from = '"(' .. SEALED .. ')"' } },
+    upstream = { reply = { answer '{"token":"canary-header-1"}' } }, expect = { status = 200, raw_not = { "canary-" }, upstream = { header = { ["x-key"] = "canary-seal-credential-5" } } } },
+  use("its header is attached beside the opened text at its host, and with attach=placeholder that is no key of the agent's own",
+    get("/", bearer "k", "key.test"), { header = { authorization = "Bearer canary-header-1", ["x-key"] = "canary-seal-credential-5" } },
+    { host = "key.test", credential = "key" }),
+  use("and not at a further one", get("/", bearer "k", "far.test"), { header = { authorization = "Bearer canary-header-1" }, no_header = "x-key" },
+    { host = "far.test", credential = "key", servers = true }),
+  refused("another key beside it is one", get("/", bearer "k" .. "X-Api-Key: mine\r\n", "key.test"), "foreign_credential", { host = "key.test" }),
+}
+
+-- ---- streams --------------------------------------------------------------------------------------
+local function upgrade(host, path, fields)
+  return ("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    .. "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"):format(path, host, fields)
+end
+local SWITCH = { { steps = { "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+  .. "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n", { relay = true } } } }
+local PONG = "\x8a\x80\0\0\0\0"
+append {
+  refused("an upgrade to what would be sealed", upgrade("api.test", "/ws", ""), "mint_denied"),
+  { name = "a stream for which a text was opened goes on while that is covered", host = "far.test",
+    send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "far"), { ["until"] = "101" }, { cli = { "bundle", "add", "more" } }, 2.5, PONG, { ["until"] = PONG } },
+    expect = { raw_has = { "101", PONG } } },
+  { name = "and ends where it is not", host = "far.test",
+    send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "far"), { ["until"] = "101" }, { cli = { "credential", "disable", "api" } } },
+    expect = { raw_has = "101", closed = true, log = { credential = "api", unsealed = true, status = 101 } } },
+}
+
 return {
   shared = {
-    policies = { { name = "session", source = policy } },
-    hosts = { "api.test", "other.test", "open.test", "seal.test" },
+    policies = { { name = "session", source = policy }, { name = "header", source = header } },
+    hosts = { "api.test", "other.test", "open.test", "seal.test", "refuse.test", "allow.test", "key.test" },
     credentials = {
       { name = "api", type = "session", host = "api.test", secrets = { token = CREDENTIAL } },
       { name = "other", type = "bearer", host = "other.test", secrets = { token = "canary-seal-credential-2" } },
       { name = "seal", type = "session", host = "seal.test", fields = { mint = "seal" }, ["seal-host"] = "far.test", secrets = { token = "canary-seal-credential-3" } },
+      { name = "refuse", type = "session", host = "refuse.test", fields = { mint = "refuse" }, secrets = { token = "canary-seal-credential-4" } },
+      { name = "allow", type = "session", host = "allow.test", fields = { mint = "allow" }, secrets = { token = "canary-seal-credential-6" } },
+      { name = "key", type = "header", host = "key.test", env = "KEY", fields = { attach = "placeholder" }, ["seal-host"] = "far.test",
+        secrets = { key = "canary-seal-credential-5" } },
     },
     domains = { { host = "open.test" } },
     agents = { { name = "a" }, { name = "b" } },
