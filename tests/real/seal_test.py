@@ -1,11 +1,13 @@
 """Sealed texts over the life of a store: other workers, restarts, backups, other boxes, and every move of an epoch. The upstream is
 Python's, which hands out a new session for each POST and takes what is in Authorization."""
-import base64
+import datetime
 import http.server
 import json
 import re
 import shutil
 import subprocess
+import time
+import urllib.parse
 
 import sallyport
 import servers
@@ -51,7 +53,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         token = f"canary-made-session-{Handler.made}"
         self.rfile.read(int(self.headers["content-length"] or 0))
         self.server.got.append((self.path, self.headers["authorization"]))
-        self.say({"token": token, "expires_in": 3600}, Location=f"https://api.test/next?tok={token}")
+        said = {"token": token, "expires_in": 3600}
+        if "ttl=" in self.path:
+            said["expires_in"] = json.loads(urllib.parse.unquote(self.path.split("ttl=")[1]))
+        self.say(said, Location=f"https://api.test/next?tok={token}")
 
     def log_message(self, *_):
         pass
@@ -196,6 +201,21 @@ def test_what_is_made_with_it(t):
     assert 240 < ends - sallyport.moment(json.loads(s.cli("seal", "show", text, "--json").stdout)["expires_at"]) - 100 <= 320
     assert "expired" in s.cli("seal", "show", text).stdout and s.cli("seal", "show", "-", stdin=f'{{"token":"{third}"}}').returncode == 0
     assert "no sealed text" in s.cli("seal", "show", "ghp_abc", check=False).stderr
+
+
+def test_ends(t):
+    """an answer says when its secret ends in seconds, as a Unix time or RFC 3339, as numbers or texts; what cannot be read counts for an hour"""
+    s, server = arrange(t)
+    now = int(time.time())
+    rfc = datetime.datetime.fromtimestamp(now + 900, datetime.timezone.utc)
+    for said, left in ((600, 600), ("600", 600), (600.5, 600), (now + 900, 900), (str(now + 900), 900), ((now + 900) * 1000, 900),
+                       (rfc.strftime("%Y-%m-%dT%H:%M:%SZ"), 900), (rfc.isoformat(), 900), (10 ** 7, 86400), (now + 10 ** 7, 86400),
+                       (0, 3600), (-5, 3600), ("soon", 3600), (None, 3600), ({}, 3600), (True, 3600)):
+        text = make(s, "/session?ttl=" + urllib.parse.quote(json.dumps(said)))
+        ends = sallyport.moment(json.loads(s.cli("seal", "show", text, "--json").stdout)["expires_at"])
+        assert left - 3 <= ends - now <= left + 60 * sallyport.SLOW, (said, ends - now)
+    text = make(s, "/session?ttl=" + str(now - 60))
+    assert use(s, text) == (403, "sealed_expired")
 
 
 def test_redirects_and_records(t):
