@@ -111,7 +111,7 @@ def test_lists(t):
     assert sdk.do(list=True)["tools"] == ["get_page"]
     assert sdk.do(call="get_page") == {"text": "did get_page"}
     more = sdk.do(call="set_page")      # the SDK's client asks for what it lacks
-    assert "tools:execute" in more["open"], more
+    assert "tools%3Aexecute" in more["open"], more
 
 
 def test_sessions(t):
