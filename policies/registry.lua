@@ -70,8 +70,9 @@ return {
       return true
     end
     if req.method == "GET" or req.method == "HEAD" then return req.headers:set("authorization", basic) end
-    local grants = is_form(req) and form.values(req.body, "grant_type") or {}
-    if #grants ~= 1 or grants[1] ~= "password" then return true end   -- another grant brings what it needs
+    -- Another grant brings what it needs: a body in which a sealed text was opened is no string any more.
+    local grants = is_form(req) and type(req.body) == "string" and form.values(req.body, "grant_type") or {}
+    if #grants ~= 1 or grants[1] ~= "password" then return true end
     for _, pair in ipairs { { "username", cred.username }, { "password", cred.password } } do
       local ok, code = req:splice_form(pair[1], pair[2])
       if not ok then return nil, "its form cannot be read", code == "no_room" and "injection_unavailable" or "bad_request" end

@@ -84,7 +84,7 @@ class Tokens(http.server.BaseHTTPRequestHandler):
         token = r.token(asked.get("scope", []))
         answer = {"expires_in": r.lifetime, "issued_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         answer.update({name: token for name in r.members})
-        if offline or asked.get("offline_token") == ["true"]:
+        if offline or r.always_refresh or asked.get("offline_token") == ["true"]:
             answer["refresh_token"] = r.refresh
         self.send(200, answer)
 
@@ -108,7 +108,7 @@ class Registry:
         (self.dir / "blobs").mkdir(parents=True)
         self.user, self.password, self.refresh, self.members = user, password, "canary-refresh-token-55d2c6b1a8", members
         self.basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-        self.service, self.lifetime, self.asked, self.given = service, 300, [], []
+        self.service, self.lifetime, self.asked, self.given, self.always_refresh = service, 300, [], [], False
         self.blobs_take_bearer = blobs_take_bearer
         self.realm, self.blobs, port, self.tls = realm, blobs, free_port(), free_port()
         self.path = urllib.parse.urlsplit(realm or "").path

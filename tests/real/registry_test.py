@@ -131,6 +131,35 @@ def test_login(t):
     b.check()
 
 
+def test_oauth(t):
+    """what containerd and BuildKit ask first: a POST with the placeholder in its form; and a refresh token, which nobody asked for, is sealed too"""
+    b = Box(t, "acr")
+    b.push()
+    host, form = "demo.azurecr.io", {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def post(body):
+        r = b.s.request("POST", "/oauth2/token", host=host, headers=form, body=body.encode())
+        assert not any(x.encode() in r.head + r.body for x in b.secrets()), r.body
+        return r, json.loads(r.body or b"{}")
+
+    scope = "scope=repository%3Ame%2Fimg%3Apull&service=registry.test"
+    r, got = post(f"grant_type=password&username=me&password=placeholder&access_type=offline&client_id=x&{scope}")
+    assert r.status == 200 and "refresh_token" not in got, r.body
+    bearer = {"Authorization": "Bearer " + got["access_token"], "Accept": "application/vnd.oci.image.index.v1+json"}
+    assert b.s.request("GET", "/v2/me/img/manifests/v1", host=host, headers=bearer).status == 200
+    b.r.always_refresh = True
+    r, got = post(f"grant_type=password&username=me&password=placeholder&{scope}")
+    assert r.status == 200 and got["refresh_token"] not in (None, b.r.refresh), r.body
+    r, again = post(f"grant_type=refresh_token&refresh_token={got['refresh_token']}&{scope}")
+    assert r.status == 200 and b.r.asked[-1][2] is True, (r.body, b.r.asked[-1], b.s.log()[-900:])
+    bearer["Authorization"] = "Bearer " + again["access_token"]
+    assert b.s.request("GET", "/v2/me/img/manifests/v1", host=host, headers=bearer).status == 200
+    # with one of its own the agent gets nothing
+    r, got = post(f"grant_type=refresh_token&refresh_token=mine&{scope}")
+    assert r.status == 401, r.body
+    b.check()
+
+
 def core(process, path):
     """The whole memory of a process that runs."""
     r = subprocess.run(["gcore", "-o", path, str(process.pid)], capture_output=True, text=True, timeout=120 * sallyport.SLOW)
