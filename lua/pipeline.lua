@@ -1318,7 +1318,7 @@ end
 -- agent's has rows that open there: towards the hosts where they do, and in what is short towards any.
 local function sealed_body(self, req, agent)
   local build = self.config.build
-  if not build or not req.has_body or next(build.sealing) == nil then return false end
+  if not build or not req.has_body or next(build.sealing) == nil or (req.length or 0) > seal.BODY_MAX then return false end
   local of = require("body").of(req:view().headers)
   if not (of.form or of.json) then return false end
   for name, bodies in pairs(build.sealing) do
@@ -1347,7 +1347,8 @@ local function sealed_in(self, req, agent, deadline)
     local generation, needs = config.applied, {}
     wants(self, needs, nil, "a sealed text may stand in it")
     local ok, why = read_whole(self, req, needs.max)
-    if not ok and why ~= "too_large" then return nil, body_codes[why] or "bad_request", body_messages[why] end
+    -- of a length that is known nothing was read: it streams, and what stands in it is the worthless text that it is
+    if not ok and not (why == "too_large" and req.length) then return nil, body_refused(self, req, why, needs, "sealed texts") end
     local synced, lost = config:sync(deadline + WAIT_MAX)
     if not synced then return nil, lost end
     if config.applied ~= generation then return nil, "changed" end
@@ -1486,7 +1487,7 @@ local function serve(self, req, agent, route, deadline, only)
   if sealed then return serve_sealed(self, req, agent, sealed, deadline) end
   if wrong == "changed" then return false end
   if wrong then
-    if refused_codes[wrong] then refuse(req, agent, wrong, message, hint, options) else errors.fail(req, wrong, message, hint) end
+    if refused_codes[wrong] then refuse(req, agent, wrong, message, hint, options) else errors.fail(req, wrong, message, hint, options) end
     return true
   end
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)

@@ -235,7 +235,7 @@ M.MARK = "Sp5eaL"
 M.MOST = 4              -- of a request
 local HEAD = ">I1I1I2I1c24c16c16I4I4"
 local CODE_MIN = 114    -- letters of a text in which nothing is
-local BODY_MAX = 1 << 20
+M.BODY_MAX = 1 << 20   -- bytes of a body that is looked into
 
 local function hex(s) return (s:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
 
@@ -292,11 +292,11 @@ local function values_in(req, view, place)
       n = n + 1
       value = view.headers:get(name, n)
     end
-  elseif kind == "query" or kind == "form" and require("body").of(view.headers).form and #text <= BODY_MAX then
+  elseif kind == "query" or kind == "form" and require("body").of(view.headers).form and #text <= M.BODY_MAX then
     for _, pair in ipairs(require("uri").parse_query(kind == "query" and req.query or text) or {}) do
       if pair[1] == name then out[#out + 1] = pair[2] end
     end
-  elseif kind == "json" and req:text_kind() == "json" and #text <= BODY_MAX then
+  elseif kind == "json" and req:text_kind() == "json" and #text <= M.BODY_MAX then
     local json = require "json"
     local whole = json.decode(text)
     if whole ~= nil then return { member_of(whole, name) } end

@@ -181,6 +181,8 @@ local function check_shared(pol, plain, ctx)
   local suffixes = require "cli.suffixes"
   local what = suffixes.sends(pol, plain)
   local host, why, known = suffixes.first(what and plain.hosts)
+  local sealed = not host and suffixes.first(plain.seal_hosts)
+  if sealed then report.usage(("--seal-host %s: strangers have names there, and what is opened for them is the secret itself"):format(sealed)) end
   if not host then
     local wild = ctx and what and not suffixes.has_list() and table.concat(plain.hosts, " "):match("%*%.[^ ]+")
     if wild then
@@ -680,7 +682,7 @@ local function set(args, opt, ctx)
     reshaped = shape and plain.env and plain.placeholder ~= shape
     local secrets = settle(pol, plain, kept)
     check_rows(pol, plain, secrets)
-    if opt.host or opt.substitute or next(typed.sealed) then check_shared(pol, plain, ctx) end
+    if opt.host or opt.seal_host or opt.substitute or next(typed.sealed) then check_shared(pol, plain, ctx) end
     return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets }
   end
   if pasted then

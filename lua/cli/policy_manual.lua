@@ -217,7 +217,7 @@ What each request must come to: see `policy help example`. They run at every `po
 A row of `seal` in a type or preset names a call, what of its answer is a secret, and where the text that takes its place opens.
 
 ## seal.method, seal.host, seal.path, seal.what
-The call, as in `mint`: `what` may be left out.
+The call, as in `mint`, where a POST meets rows of every method: its body may say which it would rather be. `what` may be left out.
     seal = { { method = { "GET", "POST" }, host = "auth.acme.test", path = "/token/*", what = "a bearer", members = { "token" } } }
 
 ## seal.members, seal.optional

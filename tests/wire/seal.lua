@@ -200,6 +200,15 @@ append {
   refused("another key beside it is one", get("/", bearer "k" .. "X-Api-Key: mine\r\n", "key.test"), "foreign_credential", { host = "key.test" }),
 }
 
+append {
+  { name = "a body of known length that is too long to be looked into streams, worthless text and all", set = { ["body-max"] = "64k" },
+    send = { "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nContent-Length: 70014\r\n\r\n" .. '{"x":"' .. ("y"):rep(70000) .. '","z":1}', { answers = 1 } },
+    upstream = { reply = { answer '{"ok":true}' } }, expect = { status = 200, upstream = { body_size = 70014 } } },
+  { name = "one without a length is refused", set = { ["body-max"] = "64k" },
+    send = { "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n", { chunked = '{"x":"' .. ("y"):rep(70000) .. '"}' }, { answers = 1 } },
+    expect = { status = 413, error = "body_too_large", body_has = { "sealed", "body-max" }, upstream = "nothing" } },
+}
+
 -- ---- streams --------------------------------------------------------------------------------------
 local function upgrade(host, path, fields)
   return ("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
