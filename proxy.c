@@ -6479,6 +6479,13 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 		buf_adds(b, "Connection: keep-alive\r\n");
 }
 
+/* How much a buffer of a head keeps once that has gone: nothing in a stream, which may stand for hours. */
+static size_t
+req_head_keep(const struct req *r)
+{
+	return r->down_flow.mode == BODY_LENGTH ? FLOW_BUF_KEEP : 0;
+}
+
 /* The head of an answer goes on to the client: an interim one, a WebSocket's, or one with a body. */
 static bool
 conn_put_head(struct conn *c, const struct http_head *h)
@@ -6492,7 +6499,7 @@ conn_put_head(struct conn *c, const struct http_head *h)
 	else if (h->status >= 200)
 		answer_put_framing(b, c->req, h);
 	ok = buf_add(b, "\r\n", 2) && peer_put(&c->peer, b->p, b->n);
-	buf_recycle(b, FLOW_BUF_KEEP);
+	buf_recycle(b, req_head_keep(c->req));
 	return ok;
 }
 
@@ -6600,6 +6607,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	}
 	if (!conn_put_head(c, h))
 		return conn_close(c, true);
+	buf_recycle(&r->up_bytes, req_head_keep(r));
 	return r->answer_begun = true;
 }
 
@@ -26359,6 +26367,10 @@ conn_rejudge(void)
 		struct task *task;
 
 		next = LIST_NEXT(c, link);
+		if (r != NULL && r->up != NULL) {       /* between its bytes a stream holds no record buffers */
+			peer_park(&c->peer);
+			peer_park(&r->up->peer);
+		}
 		if (r == NULL || (r->config == config && clock_now() - r->judged < CONN_REJUDGE_MS))
 			continue;
 		if (n++ == 64)
