@@ -154,8 +154,11 @@ end
 -- A rotated token lives only in the newest state: putting the backup's over it would lose it. By the time they were
 -- obtained; two machines that went on from one backup count versions each their own.
 local function keeps(raw, db, key, value)
-  if db ~= "state" then return false end
+  if db ~= "state" and db ~= "token" then return false end
   local there = raw:get(db, key)
+  -- Of the door's tokens those of connections come back where there are none: a client has only the newest. Sessions, links
+  -- and codes of back then do not.
+  if db == "token" then return there ~= nil or key:sub(1, 2) ~= "f/" end
   local live, live_version = nil, nil
   if there then live, live_version = raw:record(db, key, there) end
   if not live then return false end

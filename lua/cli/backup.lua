@@ -31,7 +31,7 @@ local restore_hints = {
   full = "free some room and try again; nothing was changed",
 }
 
--- What reaches something now, by record: tokens of agents that count, credentials, domain entries.
+-- What reaches something now, by record: tokens of agents that count, credentials, domain entries, who may come in by the door.
 local function reach()
   local now, agents, set = require("time").wall(), {}, {}
   for _, a in db.each("agent", "a/") do
@@ -44,6 +44,12 @@ local function reach()
   end
   for key, c in db.each("credential", "") do
     if c and c.enabled ~= false then set["c/" .. key] = "credential " .. key end
+  end
+  for key, g in db.each("grant", "") do
+    if g then set["g/" .. key] = g.connection and ("a connection of %s for %s"):format(g.user, g.tenant) or "key " .. g.name end
+  end
+  for key, u in db.each("user", "u/") do
+    if u and not u.disabled then set["u/" .. key] = "user " .. u.name end
   end
   for key in db.each("bundle", "") do
     local bundle, host = key:match("^([^/]+)/(.+)$")

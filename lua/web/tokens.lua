@@ -23,7 +23,7 @@ function M.finish(id)
   return store().commit(access.ending(id))
 end
 
---- The grant while all that it stands on stands: grant, user, role | nil. Its user and tenant are the same as then, and the user
+--- The grant while all that it stands on stands: grant, user, role, when its tenant ends (Unix s, or nil) | nil. Its user and tenant are the same as then, and the user
 -- has a role there.
 function M.standing(id, now)
   local grant = store().peek("grant", "g/" .. id)
@@ -32,7 +32,7 @@ function M.standing(id, now)
   if not user or user.id ~= grant.user_id or not tenant or tenant.id ~= grant.tenant_id then return nil end
   local role = access.role(user.tenants[grant.tenant])
   if not role then return nil end
-  return grant, user, role
+  return grant, user, role, tenant.expires_at
 end
 
 -- ---- codes ---------------------------------------------------------------------------------------

@@ -48,9 +48,9 @@ end
 
 -- The same of an access token. snapshot: the scopes that it was given.
 local function of_grant(id, snapshot, gateway, now)
-  local grant, user, role = require("web.tokens").standing(id, now)
+  local grant, user, role, till = require("web.tokens").standing(id, now)
   if not grant or grant.gateway ~= gateway.name then return nil end
-  return { tenant = grant.tenant, user = user.name, client = grant.client_name or grant.client_key, client_id = grant.client, connection = id,
+  return { expires_at = till, tenant = grant.tenant, user = user.name, client = grant.client_name or grant.client_key, client_id = grant.client, connection = id,
     scopes = set_of(access.allowed(role, snapshot)) }
 end
 
@@ -82,7 +82,7 @@ function M.check(q, name)
     local id, entry = require("web.tokens").find(token, q.now)
     f = id and of_grant(id, entry.scopes, gateway, q.now)
     if f then
-      f.snapshot, f.expires_at = entry.scopes, entry.expires_at
+      f.snapshot, f.expires_at = entry.scopes, math.min(entry.expires_at, f.expires_at or math.huge)
       note_use(id, q.now)
     end
   end
@@ -97,7 +97,7 @@ function M.again(f, now)
   if not gateway then return nil end
   local new = f.key and of_key(f.key, gateway, now) or not f.key and of_grant(f.connection, f.snapshot, gateway, now)
   if not new then return nil end
-  new.key, new.snapshot, new.expires_at = f.key, f.snapshot, f.expires_at
+  new.key, new.snapshot, new.expires_at = f.key, f.snapshot, math.min(f.expires_at or math.huge, new.expires_at or math.huge)
   return complete(new, gateway)
 end
 

@@ -622,6 +622,7 @@ return {
     assert(f.user == "ada@box.test" and f.scopes["tools:execute"])
     assert(use(key("old", { role = "viewer", expires_at = clock })).status == 401 and use(key("elsewhere", { role = "viewer", gateways = { "other" } })).status == 401)
     assert(use(key("nobody", { user = "ada@box.test", user_id = "00" })).status == 401 and use(key("none", { role = "none" })).status == 401)
+    assert(use(key("soon", { role = "viewer", expires_at = clock + 9 })).forward.expires_at == clock + 9)
     store.commit { { op = "put", db = "agent", key = "a/acme", plain = { name = "acme", kind = "tenant", bundles = {}, revoked = true } } }
     assert(not verify.again(f, clock))
   end),

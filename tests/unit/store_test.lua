@@ -258,6 +258,25 @@ return {
     assert(store.peek("state", "a").n == "backup" and store.peek("state", "b").n == "live" and store.peek("state", "c").n == "live")
   end),
 
+  ["of the door a backup brings back who may come in, and of tokens only those of connections that have none"] = with_home(function(home)
+    put("user", "u/ada", { name = "ada" })
+    put("grant", "g/1", { connection = "1" })
+    put("gateway", "tools", { name = "tools" })
+    for _, key in ipairs { "f/1", "f/2", "s/x", "l/x", "c/x" } do put("token", key, { n = "backup" }) end
+    local file = backup_of(home)
+    put("token", "f/1", { n = "live" })
+    store.commit { { op = "del", db = "token", key = "f/2" }, { op = "del", db = "token", key = "s/x" }, { op = "del", db = "token", key = "l/x" },
+      { op = "del", db = "token", key = "c/x" }, { op = "del", db = "user", key = "u/ada" } }
+    put("user", "u/later", {})
+    put("grant", "g/later", {})
+    assert(archive.load(file, home))
+    assert(store.peek("user", "u/ada") and store.peek("grant", "g/1") and store.peek("gateway", "tools"))
+    assert(store.peek("token", "f/1").n == "live" and store.peek("token", "f/2").n == "backup")
+    for _, gone in ipairs { { "user", "u/later" }, { "grant", "g/later" }, { "token", "s/x" }, { "token", "l/x" }, { "token", "c/x" } } do
+      fails("absent", store.peek(gone[1], gone[2]))
+    end
+  end),
+
   ["a backup that is cut, longer or changed anywhere is refused, and changes nothing"] = with_home(function(home)
     put("credential", "gh", { name = "gh" }, { ["f/key"] = secret.of "canary-1" })
     put("state", "gh", { obtained_at = 100 }, { access_token = secret.of "canary-2" })
