@@ -1565,11 +1565,16 @@ static ssize_t under_read(struct peer *p, char *out, size_t n);
 static ssize_t under_send(struct peer *p, const char *data, size_t n);
 static int under_flush(struct peer *p);         /* enum io */
 
+/* -- door: a captured connection. door_capture finds the address that the client dialled, which is c->host until
+ * a name is found; door_step_name looks for that in the first bytes, and leaves them on the wire. */
+static void door_capture(struct conn *c);
+static bool door_step_name(struct conn *c);
+
 /* -- door: who is at a connection's other end by the way it came. door_name writes that as a text, which
  * stands where a token's hash would. SOCKS5: socks_take_head goes through its messages, and leaves a
  * CONNECT where a head is expected; socks_answer is the reply that stands for one of HTTP. */
 static bool socks_take_head(struct conn *c, bool *whole);
-static void socks_answer(struct conn *c, struct buf *b);
+static void door_answer(struct conn *c, struct buf *b);
 static void door_name(const struct conn *c, char out[REQ_WHO_MAX]);
 
 /* -- store: LMDB with sealed values, and the lock files beside it. store_open_serve opens a worker's store;
@@ -1672,6 +1677,7 @@ struct listener {
 	struct endpoint at;     /* as bound: port 0 has become a number; a Unix socket keeps it */
 	enum listener_kind kind;
 	bool tls;               /* from the first byte, with the operator's certificate for that kind */
+	bool captures;          /* connections that the kernel redirected: the name in them says where to */
 	bool made;              /* its socket file is ours to remove */
 	char host[256];         /* its name, as in the certificate; empty: the address that was dialled */
 	char agent[65];         /* whose all its connections are, whatever they say; empty: nobody's */
@@ -1810,6 +1816,9 @@ net_listen(const struct sockaddr_storage *ss, socklen_t len, gid_t group, const 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	if (ss->ss_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+	if (as->captures)       /* for TPROXY; without the right to it REDIRECT is left */
+		setsockopt(fd, ss->ss_family == AF_INET6 ? SOL_IPV6 : SOL_IP, ss->ss_family == AF_INET6 ? IPV6_TRANSPARENT : IP_TRANSPARENT,
+		    &one, sizeof one);
 	if (bind(fd, (const struct sockaddr *)ss, len) != 0 ||
 	    (path != NULL && group != (gid_t)-1 && lchown(path, (uid_t)-1, group) != 0) || listen(fd, NET_BACKLOG) != 0)
 		why = strerror(errno);
@@ -5001,6 +5010,7 @@ struct conn {
 	const struct listener *at; /* static; where it was accepted */
 	struct endpoint client; /* port 0: not known, or a Unix socket's */
 	uid_t uid;              /* of a Unix socket's client */
+	struct addr dialled;    /* of a captured connection: by the client */
 	char host[256];         /* of the tunnel, canonical */
 	int port;
 	char token[REQ_WHO_MAX]; /* of the CONNECT */
@@ -5271,6 +5281,12 @@ req_parse_target(struct req *r)
 		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
 	if (r->form >= REQ_ORIGIN && to->host.p == NULL && !c->tunnel)
 		return req_bad(r, 400, "bad_request", "Host is missing");
+	if (c->at->captures && c->tunnel && !c->secure) { /* each request says anew which host it is for */
+		r->host[addr_format(&c->dialled, r->host)] = '\0';
+		if (r->head.host.host.p != NULL && !req_canonical(r, r->head.host.host))
+			return false;
+		memcpy(r->conn->host, r->host, sizeof r->host);
+	}
 	if ((!c->tunnel || r->head.form == HTTP_ABSOLUTE) && !req_canonical(r, to->host))
 		return false;
 	if (r->form == REQ_ORIGIN && !host_is_ours(r->host, r->port) &&
@@ -5332,7 +5348,7 @@ req_find_token(struct req *r)
 {
 	const struct conn *c = r->conn;
 
-	if (r->form == REQ_TUNNEL || c->socks != 0)
+	if (r->form == REQ_TUNNEL || c->socks != 0 || c->at->captures)
 		memcpy(r->token, c->token, sizeof r->token);
 	else if (r->form != REQ_DOOR && (c->at->agent[0] != '\0' || (req_read_token(r) && r->token[0] == '\0')))
 		door_name(c, r->token);
@@ -5742,6 +5758,8 @@ conn_new(int fd, const struct listener *at)
 	net_nodelay(fd);
 	net_keepalive(fd);
 	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
+	if (at->captures)
+		door_capture(c);
 	c->peer.watch.writable = true;
 	client = addr_unmapped(&c->client.addr);
 	if ((at->tls && (c->peer.tls = door_tls(c)) == NULL) ||
@@ -5765,7 +5783,7 @@ conn_evict_unknown(int fd)
 	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
 		net_endpoint((struct sockaddr *)&ss, &from);
 	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link)) {
-		if (!c->counted_unknown || (c->state != CONN_HEAD && c->state != CONN_HANDSHAKE))
+		if (!c->counted_unknown || (c->state != CONN_HEAD && c->state != CONN_HANDSHAKE && c->state != CONN_SNIFF))
 			continue;
 		oldest = c;
 		if (c->client.addr.v4 == from.addr.v4 && memcmp(c->client.addr.b, from.addr.b, from.addr.v4 ? 4 : 8) == 0) {
@@ -5893,8 +5911,8 @@ conn_begin_answer(struct conn *c)
 	upstream_drop(&r->up);
 	c->last = c->last || r->close_after || !r->head.keep_alive || !req_body_consumed(r);
 	buf_clear(b);
-	if (c->socks != 0 && !c->tunnel)
-		socks_answer(c, b);
+	if ((c->socks != 0 || c->at->captures) && !c->tunnel)
+		door_answer(c, b);
 	else
 		req_put_answer(r, b);
 	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
@@ -5983,10 +6001,11 @@ conn_head_begin(struct conn *c, struct slice in)
 	return true;
 }
 
+static void conn_begin_decide(struct conn *c);  /* a captured connection begins there too */
+
 static bool
 conn_step_head(struct conn *c)
 {
-	struct req *r;
 	enum io io;
 	bool whole;
 
@@ -6003,7 +6022,16 @@ conn_step_head(struct conn *c)
 		return conn_close(c, true);
 	if (!whole)
 		return true;
-	r = c->req;
+	conn_begin_decide(c);
+	return true;
+}
+
+/* A whole head is in r->bytes. */
+static void
+conn_begin_decide(struct conn *c)
+{
+	struct req *r = c->req;
+
 	c->state = CONN_DECIDE;
 	conn_deadline(c, CONN_DECIDE_MS);
 	if (!req_parse(r)) {            /* a head without an end ends here too: -431 or -400 */
@@ -6012,7 +6040,6 @@ conn_step_head(struct conn *c)
 		r->close_after = true;
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 	}
-	return true;
 }
 
 /* Does the client no longer wait for the answer? A plain client may have ended its side and still read.
@@ -6115,6 +6142,8 @@ conn_established(struct conn *c)
 {
 	static const char http[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
+	if (c->at->captures)
+		return;                 /* the client asked nobody */
 	if (c->socks != 0)
 		peer_put(&c->peer, "\5\0\0\1\0\0\0\0\0\0", 10);
 	else
@@ -6844,6 +6873,8 @@ conn_step_sniff(struct conn *c)
 	struct slice in;
 	enum io io;
 
+	if (c->at->captures && !c->tunnel)
+		return door_step_name(c);
 	if (peer_flush(&c->peer) == IO_ERR)
 		return conn_close(c, true);
 	if ((io = peer_fill(&c->peer)) != IO_OK)
@@ -14760,7 +14791,7 @@ scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_t
  * or the address. Invariant: nothing here trusts a byte that a client sent. Skip it if all agents show
  * a token. */
 
-/* Which names there are, lua/doors.lua says: "=AGENT" of a bound listener, beside which no
+/* Which names there are, lua/doors.lua says ("~" and "via" of a captured connection): "=AGENT" of a bound listener, beside which no
  * token counts, "uid:N", "from:ADDRESS". No hash of a token has "=" or ":". */
 static void
 door_name(const struct conn *c, char out[REQ_WHO_MAX])
@@ -14769,11 +14800,11 @@ door_name(const struct conn *c, char out[REQ_WHO_MAX])
 	struct addr a = addr_unmapped(&c->client.addr);
 
 	if (c->at->agent[0] != '\0')
-		snprintf(out, REQ_WHO_MAX, "=%s", c->at->agent);
+		snprintf(out, REQ_WHO_MAX, "%c%s", c->at->captures ? '~' : '=', c->at->agent);
 	else if (c->at->at.port == 0)
 		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
 	else if (c->client.port != 0)
-		snprintf(out, REQ_WHO_MAX, "from:%.*s", (int)addr_format(&a, text), text);
+		snprintf(out, REQ_WHO_MAX, "%s:%.*s", c->at->captures ? "via" : "from", (int)addr_format(&a, text), text);
 }
 
 /* -- TLS to the proxy itself */
@@ -14945,9 +14976,59 @@ socks_take_head(struct conn *c, bool *whole)
 	return true;
 }
 
-/* RFC 1928 6: not allowed (2), host unreachable (4), refused (5), expired (6), or general failure (1). */
+/* -- captured connections: SO_ORIGINAL_DST of REDIRECT, and of TPROXY the socket's own address */
 static void
-socks_answer(struct conn *c, struct buf *b)
+door_capture(struct conn *c)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	struct endpoint e = {.port = 0};
+	int fd = c->peer.watch.fd;
+
+	if (getsockopt(fd, SOL_IP, 80, &ss, &len) != 0 && (len = sizeof ss, getsockopt(fd, SOL_IPV6, 80, &ss, &len) != 0) &&
+	    (len = sizeof ss, getsockname(fd, (struct sockaddr *)&ss, &len) != 0))
+		ss.ss_family = AF_UNSPEC;
+	net_endpoint((struct sockaddr *)&ss, &e);
+	c->dialled = addr_unmapped(&e.addr);
+	c->port = e.port;
+	c->state = CONN_SNIFF;
+	c->host[addr_format(&c->dialled, c->host)] = '\0';
+	door_name(c, c->token);
+}
+
+static bool
+door_step_name(struct conn *c)
+{
+	static char peeked[HTTP_HEAD_MAX];      /* dead when this returns */
+	ssize_t n = recv(c->peer.watch.fd, peeked, sizeof peeked, MSG_PEEK | MSG_DONTWAIT);
+	struct req *r = n > 0 ? req_new(c) : NULL;
+	struct slice in = {peeked, n > 0 ? (size_t)n : 0};
+
+	if (r == NULL)
+		return (n >= 0 || errno != EAGAIN) && conn_close(c, true);
+	c->req = r;
+	if (peeked[0] == 0x16 && (!buf_addv(&r->up_bytes, in) || !lua_protect(l_judge_hello, r)))
+		r->hello = HELLO_REFUSE;
+	if (r->hello == HELLO_MORE || r->hello == HELLO_REFUSE || (r->hello == HELLO_ANY && sniff_is_http(in))) {
+		c->tunnel = r->hello == HELLO_ANY;      /* plain HTTP: each request names its host */
+		c->state = c->tunnel ? CONN_HEAD : c->state;
+		n = r->hello;
+		conn_drop_req(c);
+		if (n == HELLO_REFUSE)
+			reqlog_note(c, "client_tls", "no hello that we can read");
+		return n == HELLO_REFUSE ? conn_close(c, true) : n != HELLO_MORE;
+	}
+	buf_clear(&r->up_bytes);
+	r->hello = HELLO_ANY;
+	buf_addf(&r->bytes, "CONNECT %s:%d HTTP/1.0\r\n\r\n", host_text(r->host[0] != '\0' ? r->host : c->host), c->port);
+	conn_begin_decide(c);
+	return true;
+}
+
+/* What stands for an answer of ours: an alert, access_denied (RFC 5246 7.2.2), to a captured client; else a reply,
+ * RFC 1928 6: not allowed (2), host unreachable (4), refused (5), expired (6), or general failure (1). */
+static void
+door_answer(struct conn *c, struct buf *b)
 {
 	struct req *r = c->req;
 	uint8_t reply[10] = {5, 1, 0, 1};
@@ -14960,7 +15041,10 @@ socks_answer(struct conn *c, struct buf *b)
 		reply[1] = 6;
 	c->last = true;
 	buf_clear(&r->answer);
-	buf_add(b, reply, sizeof reply);
+	if (c->at->captures)
+		buf_add(b, "\25\3\1\0\2\2\61", 7);
+	else
+		buf_add(b, reply, sizeof reply);
 }
 
 /* ---- agent -----------------------------------------------------------------
@@ -26277,8 +26361,9 @@ l_judge_hello(lua_State *L)
 	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_HELLO]);
 	l_push_slice(L, buf_slice(&r->up_bytes));
 	lua_pushstring(L, r->host);
-	lua_call(L, 2, 1);
-	r->hello = (int)lua_tointeger(L, -1);
+	lua_call(L, 2, 2);
+	r->hello = (int)lua_tointeger(L, -2);
+	text_copy(r->host, sizeof r->host, luaL_optstring(L, -1, r->host));
 	return 0;
 }
 
@@ -27331,13 +27416,13 @@ unix_address(struct slice path, struct sockaddr_un *un)
 	return NULL;
 }
 
-/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, agent=, handler= }
+/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, captures=, agent=, handler= }
  *   -> "as bound", port | nil, "in_use" | why
  *
  * Port 0: the kernel picks one. `path`: a Unix socket, whose file gets the mode and the group (-1:
  * none). `fd`: a listener that the process was started with. kind: "proxy" (if absent) or "gateway". tls:
  * from the first byte, with what tls.serve says, or a certificate of our CA for `host` (else the address that
- * was dialled). `agent`: whose all its connections are.
+ * was dialled). `agent`: whose all its connections are. captures: they were redirected.
  * Without a handler the listener is for host.serve. With a handler it is the only listener and accepts
  * connections as a worker does: each request, even a CONNECT, is a task that runs handler(req). The
  * address is then a loopback one, since the requests hold authorization codes. */
@@ -27363,6 +27448,7 @@ l_host_listen(lua_State *L)
 	lua_getfield(L, 1, "kind");
 	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
 	as.tls = l_flag(L, 1, "tls");
+	as.captures = l_flag(L, 1, "captures");
 	lua_settop(L, 1);
 	fd = (int)l_integer(L, 1, "fd", -1);
 	gid = (gid_t)l_integer(L, 1, "gid", -1);

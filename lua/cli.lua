@@ -13,7 +13,7 @@ local families = {
   { "domain", "cli.bundle" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
-  { "service", "cli.service" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
+  { "service", "cli.service" }, { "nft", "cli.nft" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
 }
 
 -- What people type elsewhere for the same thing.

@@ -1,21 +1,25 @@
 --- Agents by the door that they come through: a listener bound to one, a Unix socket's user, a source address.
--- C writes who it is where a token's hash would stand: "=AGENT", "uid:1001", "from:10.0.5.3" (proxy.c, section door).
+-- C writes who it is where a token's hash would stand: "=AGENT", "uid:1001", "from:10.0.5.3"; of a connection that was
+-- redirected to us "~AGENT", "via:10.0.5.3" (proxy.c, section door).
 -- The record `d/doors` of the agent database says whose users and addresses are:
 --   { uid = { ["1001"] = "claude" }, from = { ["10.0.5.0/24"] = "box" } }
 local M = { KEY = "d/doors", MOST = 1000 }
 
 --- Is that a door, and no token's hash?
-function M.is(who) return who:find("[=:]") ~= nil end
+function M.is(who) return who:find("[=:~]") ~= nil end
+
+--- Was the connection redirected to us, by a client that knows of no proxy?
+function M.captured(who) return who ~= nil and who:find("^[~v]") ~= nil end
 
 --- The agent of a door | nil: nobody's. record: `d/doors` | nil. Of several ranges the longest prefix counts.
 function M.agent(record, who)
-  local bound = who:match("^=(.*)$")
+  local bound = who:match("^[=~](.*)$")
   if bound then return bound end
   local kind, value = who:match("^(%l+):(.*)$")
   if not record or not kind then return nil end
   if kind == "uid" then return record.uid and record.uid[value] end
   local within, best, length = require("addr").within, nil, -1
-  for range, agent in pairs(kind == "from" and record.from or {}) do
+  for range, agent in pairs(kind ~= "uid" and record.from or {}) do
     local bits = tonumber(range:match("/(%d+)$"))
     if bits > length and within(value, range) then best, length = agent, bits end
   end

@@ -48,6 +48,14 @@ local function name_of(hello)
   return name
 end
 
+--- More is to come, it does not, or it names the canonical host that is the second answer ("": nobody): of a connection
+-- whose host is not known yet.
+local function named(name)
+  if name == "" then return PASS, name end
+  name = require("http").canonical_host(name)
+  return name and PASS or REFUSE, name
+end
+
 --- More is to come; it names `host` (canonical), or needs not; it does not, or it is no TLS.
 function M.judge(bytes, host)
   local text, whole = message(bytes)
@@ -55,6 +63,7 @@ function M.judge(bytes, host)
   if not whole then return MORE end
   local ok, name = pcall(name_of, text)
   if not ok then return REFUSE end
+  if host == "" then return named(name) end
   if name == "" then
     local _, is_address = require("http").canonical_host(host)
     return is_address and PASS or REFUSE

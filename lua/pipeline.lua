@@ -5,6 +5,7 @@
 -- pipeline.new{ config, tokens, policy, policies, sandbox, store, records, time, json, parse_url, path_readings, log,
 -- known = request.known } -> one worker's pipeline; pipeline.serve(it) makes it the one that C reaches. tokens is nil
 -- in a command that explains.
+local doors = require "doors"
 local carriers = require "carriers"
 local errors = require "errors"
 local paths = require "paths"
@@ -1191,6 +1192,10 @@ end
 -- which the agent has through the bundle.
 local function go(self, req, agent, bundle, hosts, forward, tunnel)
   forward.via = nil
+  -- A redirected client was sent where a name leads; an address is no name, unless somebody wrote that address down.
+  if doors.captured(req.token) and require("addr").parse(req.host) and not M.names_exactly(hosts, req.host, self.config:variables(agent, bundle)) then
+    return refuse(req, agent, "host_not_allowed", "a redirected connection names no host, and no entry names this address")
+  end
   if ways.active() then
     local via, code, message, hint = ways.through { host = req.host, port = req.port, tls = not tunnel and req.scheme == "https",
       addresses = forward.addresses, exact = M.names_exactly(hosts, req.host, self.config:variables(agent, bundle)) }

@@ -264,6 +264,13 @@ function M.listener(s)
   return { address = address, port = math.tointeger(tonumber(port)), agent = agent, host = name, text = text .. bound }
 end
 
+--- One for redirected connections: "ADDR:PORT[=AGENT]".
+function M.transparent(s)
+  local spec, why = M.listener(s)
+  if spec and (not spec.address or spec.host) then return nil, "redirected connections come to a TCP address: 0.0.0.0:7081, or 10.0.5.1:7081=claude" end
+  return spec and spec.text, why
+end
+
 --- One for TLS: "ADDR:PORT[,name=HOST][=AGENT]".
 function M.listen_tls(s)
   local spec, why = M.listener(s)
@@ -415,6 +422,8 @@ M.setting_list = {
     help = "where agents reach the proxy; port 0 picks one; unix:PATH; ADDR:PORT=AGENT is that agent's (help doors)" },
   { name = "listen-tls", arg = "ADDR:PORT", many = true, check = M.listen_tls, default = {},
     help = "the same over TLS, for agents elsewhere; ADDR:PORT,name=HOST says the certificate's name (help doors)" },
+  { name = "transparent", arg = "ADDR:PORT", many = true, check = M.transparent, default = {},
+    help = "for connections that the kernel redirects; sallyport nft prints rules (help doors)" },
   { name = "listen-cert", arg = "FILE", check = M.text, path = true,
     help = "the certificate of listen-tls and its chain, PEM; one of our CA when not set" },
   { name = "listen-key", arg = "FILE", check = M.text, path = true,

@@ -260,12 +260,12 @@ examples:
       store.close()
       lock(ctx)
       local at = listen(ctx, all.listen, "listen")
+      local captured = listen(ctx, all.transparent, "transparent", { captures = true })
       local over_tls = listen(ctx, all.listen_tls, "listen-tls", { tls = true })
-      for _, l in ipairs(at) do
-        for _, text in ipairs(require("cli.listeners").risks(ctx.host, l)) do ctx.note(("note: %s %s"):format(l, text)) end
-      end
-      for _, l in ipairs(over_tls) do
-        for _, text in ipairs(require("cli.listeners").risks(ctx.host, l, true)) do ctx.note(("note: %s %s"):format(l, text)) end
+      for _, list in ipairs { at, over_tls, captured } do
+        for _, l in ipairs(list) do
+          for _, text in ipairs(require("cli.listeners").risks(ctx.host, l, list ~= at)) do ctx.note(("note: %s %s"):format(l, text)) end
+        end
       end
       local doors = listen(ctx, all.gateway, "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
@@ -273,10 +273,11 @@ examples:
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
       if ctx.json then
-        ctx.out(report.json_event { listen = report.array(at), listen_tls = over_tls[1] and report.array(over_tls), gateway = doors[1] and report.array(doors), home = ctx.home, log = log.path })
+        ctx.out(report.json_event { listen = report.array(at), listen_tls = over_tls[1] and report.array(over_tls), transparent = captured[1] and report.array(captured), gateway = doors[1] and report.array(doors), home = ctx.home, log = log.path })
         io.stdout:flush()     -- before the workers are forked, or each would print it
       end
       ctx.host.serve { workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides, log = report.json_line(log), banner = banner,
-        at = "proxy=" .. table.concat(at, " proxy=") .. (over_tls[1] and " tls=" .. table.concat(over_tls, " tls=") or "") .. (doors[1] and " gateway=" .. table.concat(doors, " gateway=") or ""), note = table.concat(at, "\n") .. "\n" .. overrides }
+        at = "proxy=" .. table.concat(at, " proxy=") .. (over_tls[1] and " tls=" .. table.concat(over_tls, " tls=") or "")
+          .. (captured[1] and " transparent=" .. table.concat(captured, " transparent=") or "") .. (doors[1] and " gateway=" .. table.concat(doors, " gateway=") or ""), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },
 }

@@ -8,7 +8,7 @@ local terminal = require "cli.terminal"
 local settings = require "cli.settings"
 
 -- The others count while it runs.
-local at_start = { listen = true, ["listen-tls"] = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
+local at_start = { listen = true, ["listen-tls"] = true, transparent = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
   ["log-size"] = true, ["log-age"] = true, ["log-group"] = true }
 local gone = { ["log-records"] = "the request log is bounded in bytes now: sallyport set log-size 64m" }
 

@@ -727,3 +727,196 @@ def test_tls_of_the_operator(t):
     for flags in (["--listen-cert", cert], ["--listen-cert", "/nonexistent", "--listen-key", key]):
         r = bad.cli("serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", *flags, check=False)
         assert r.returncode == 1 and "listen-" in r.stderr, r.stderr
+
+
+# -- connections that the kernel redirects
+
+def captured_port(s):
+    return int(re.search(r"transparent=\S+?:(\d+)", s.log())[1])
+
+
+def captured(s, name, port, context=None, pieces=1):
+    """TLS straight to the listener, as a redirected client speaks it: the first line of the answer, or why there was none."""
+    import ssl
+    import time
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    own, context = context is None, context or s.client_context()
+    context.check_hostname = own and name is not None
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    sock, asked = dial(port), False
+    step = lambda data: -(-len(data) // pieces) or 1
+    while True:
+        try:
+            if not asked:
+                tls.do_handshake()
+                tls.write(f"GET /t HTTP/1.1\r\nHost: {name or '127.0.0.1'}:{port}\r\nConnection: close\r\n\r\n".encode())
+                asked = True
+            return tls.read(3000)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as e:
+            return e.reason
+        data = outgoing.read()
+        for i in range(0, len(data), step(data)):
+            sock.sendall(data[i:i + step(data)])
+            time.sleep(0.02 if pieces > 1 else 0)
+        part = sock.recv(65536)
+        if not part:
+            return "closed"
+        incoming.write(part)
+
+
+def test_transparent_names(t):
+    """a redirected connection: the name in it decides, of the dialled address the port alone counts; no name or an address is refused
+    unless an entry names the address; a listener's or a source's agent"""
+    s, up = t.proxy(serve=False)
+    s.credential({"name": "one", "secrets": {"token": AUTH["api"]}})
+    s.agent("b")
+    free = socket.create_server(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+    free.close()
+    s.cli("credential", "set", "one", "--port", port)
+    s.domain({"host": "plain.test", "port": port})
+    s.domain({"host": "tun.test", "port": port, "tunnel": True})
+    s.domain({"host": "*", "port": port})
+    s.cli("agent", "set", "a", "--from", "127.0.0.1")
+    flags = ["--upstream-ca", sallyport.certs() / "root.pem", "--allow-address", "127.0.0.0/8"]
+    plain = sallyport.Upstream({"plain": True}, sallyport.certs())
+    for host in ("api.test", "tun.test"):
+        flags += ["--connect-to", f"{host}:{port}:127.0.0.1:{up.port}"]
+    flags += ["--connect-to", f"plain.test:{port}:127.0.0.1:{plain.port}", "--connect-to", f"127.0.0.1:{port}:127.0.0.1:{up.port}"]
+    s.serve(*flags, "--transparent", f"127.0.0.1:{port}")
+    for pieces in (1, 30):
+        said = captured(s, "api.test", port, pieces=pieces)
+        assert isinstance(said, bytes) and said.startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['api']}", said
+    rec = s.wait_record({"agent": "a", "credential": "one", "host": "api.test"})
+    assert rec["port"] == port and rec["listener"] == f"127.0.0.1:{port}", rec
+    context = __import__("ssl").create_default_context(cafile=sallyport.certs() / "root.pem")
+    said = captured(s, "tun.test", port, context)
+    assert isinstance(said, bytes) and said.startswith(b"HTTP/1.1 200"), f"a tunnel entry: the upstream's own certificate is seen ({said})"
+    n = len(up.requests)
+    for name in (None, "127.0.0.1"):
+        said = captured(s, name, port)
+        assert isinstance(said, bytes) and b"host_not_allowed" in said and b"names no host" in said, (name, said)
+    assert len(up.requests) == n, "the entry for all hosts names no address"
+    s.domain({"host": "127.0.0.1", "port": port})
+    said = captured(s, None, port)
+    assert isinstance(said, bytes) and b"no host, and no entry" not in said, said
+    with dial(port) as sock:
+        sock.sendall(b"GET /p HTTP/1.0\r\nConnection: keep-alive\r\nHost: plain.test:%d\r\n\r\n" % port)
+        assert b" 200 " in sock.recv(65536)[:20]
+        m = len(plain.requests)
+        sock.sendall(b"GET /p HTTP/1.0\r\n\r\n")
+        sock.recv(65536)
+        assert len(plain.requests) == m, "a request without a name is not for the last one's host"
+    # plain HTTP: each request names its host
+    with dial(port) as sock:
+        for host, want in ((f"plain.test:{port}", b"200"), ("plain.test", b"421"), ("plain.test:80", b"421"), ("10.1.2.3:%d" % port, b"403")):
+            sock.sendall(f"GET /p HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            data = sock.recv(65536)
+            assert data.split()[1] == want, (host, data[:200])
+            if b"onnection: close" in data:
+                break
+    for raw, begins in ((b"GET /p HTTP/1.1\r\n\r\n", b"HTTP/1.1 400"), (b"CONNECT plain.test:%d HTTP/1.1\r\nHost: plain.test:%d\r\n\r\n" % (port, port), b"HTTP/1.1 400"),
+                        (b"GET http://evil.test/ HTTP/1.1\r\nHost: plain.test:%d\r\n\r\n" % port, b"HTTP/1.1 4"), (b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", b"HTTP/1.1 400"),
+                        (b"GET http://evil.test:%d/ HTTP/1.1\r\nHost: plain.test:%d\r\n\r\n" % (port, port), b"HTTP/1.1 421"),
+                        (b"GET / HTTP/1.0\r\n\r\n", b"HTTP/1.1 50"), (b"\5\1\0", b""), (b"\x16\x03\x01\x00\x05hello", b""), (b"SSH-2.0-x\r\n", b"")):
+        with dial(port) as sock:
+            sock.sendall(raw)
+            try:
+                data = sock.recv(65536)
+            except ConnectionError:
+                data = b""
+            assert data.startswith(begins) and (begins or data[:1] in (b"", b"\x15")), (raw, data)
+    s.cli("domain", "remove", "default", "127.0.0.1")
+    s.domain({"host": "127.0.0.1", "port": port, "tunnel": "raw"})
+    said = captured(s, None, port, context)
+    assert isinstance(said, bytes) and said.startswith(b"HTTP/1.1 200"), f"an entry that names the address relays it ({said})"
+    s.cli("agent", "set", "a", "--from", "none")
+    n = len(up.requests)
+    assert captured(s, "api.test", port) == "TLSV1_ALERT_ACCESS_DENIED" or len(up.requests) == n
+    assert len(up.requests) == n
+    s.wait_record({"error": "agent_unknown", "host": "api.test"})
+    plain.stop()
+    s.stop()
+    s.serve(*flags, "--transparent", f"127.0.0.1:{port}=b")
+    assert captured(s, "api.test", port).startswith(b"HTTP/1.1 200")
+    s.wait_record({"agent": "b", "credential": "one"})
+
+
+def test_transparent_in_a_namespace(t):
+    """an agent in a network namespace whose packets are redirected: curl without any proxy variable"""
+    t.need("unshare", "nsenter", "ip", "iptables", "curl")
+    if os.getuid() != 0 or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode != 0:
+        t.skip("no network namespace can be made here")
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    a, b = [t.start(["unshare", "-n", "sleep", "300"], "/dev/null") for _ in range(2)]
+    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    wait(lambda: all(os.readlink(f"/proc/{p.pid}/ns/net") != os.readlink("/proc/self/ns/net") for p in (a, b)), 5, "a namespace")
+
+    def inside(p, *args):
+        return subprocess.run(["nsenter", f"--net=/proc/{p.pid}/ns/net", *map(str, args)], capture_output=True, text=True)
+    for p, address, name in ((a, "10.213.7.1", "va"), (b, "10.213.7.2", "vb")):
+        inside(p, "ip", "link", "set", "lo", "up")
+        if p is a:
+            r = inside(a, "ip", "link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", b.pid)
+            if r.returncode != 0:
+                t.skip("no veth can be made here: " + r.stderr.strip())
+        inside(p, "ip", "addr", "add", address + "/24", "dev", name)
+        inside(p, "ip", "link", "set", name, "up")
+    inside(b, "ip", "route", "add", "default", "via", "10.213.7.1")
+    r = inside(a, "iptables", "-t", "nat", "-A", "PREROUTING", "-i", "va", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "7081")
+    if r.returncode != 0:
+        t.skip("no rule can be set here: " + r.stderr.strip())
+    fd = os.open(f"/proc/{a.pid}/ns/net", os.O_RDONLY)
+    assert libc.setns(fd, 0) == 0
+    try:
+        s, up = t.proxy(serve=False)
+    finally:
+        assert libc.setns(here, 0) == 0
+    s.credential({"name": "one", "secrets": {"token": AUTH["api"]}})
+    s.domain({"host": "plain.test", "port": 80})
+    s.cli("agent", "set", "a", "--from", "10.213.7.0/24")
+    s.wrap = ["nsenter", f"--net=/proc/{a.pid}/ns/net"]
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--transparent", "0.0.0.0:7081")
+
+    def curl(url, *args):
+        r = inside(b, "curl", "-sS", "--max-time", 20, "--cacert", s.ca, *args, url, "-w", " %{http_code}")
+        return r.stdout[-3:], r.stderr + r.stdout
+    code, said = curl("https://api.test/n", "--resolve", "api.test:443:203.0.113.5")
+    assert code == "200" and who(s, up) == f"Bearer {AUTH['api']}", said
+    rec = s.wait_record({"agent": "a", "host": "api.test"})
+    assert rec["client"].startswith("10.213.7.2:") and rec["port"] == 443, rec
+    n = len(up.requests)
+    code, said = curl("https://api.test:8443/n", "--resolve", "api.test:8443:203.0.113.5")
+    assert code == "403" and "host_not_allowed" in said, "of the address the port counts"
+    code, said = curl("https://other.test/n", "--resolve", "other.test:443:203.0.113.5")
+    assert code == "403" and "host_not_allowed" in said
+    code, said = curl("https://203.0.113.5/n")
+    assert code == "403" and "host_not_allowed" in said, said
+    code, said = curl("http://other.test/n", "--resolve", "other.test:80:203.0.113.5")
+    assert code == "403" and len(up.requests) == n, said
+
+
+def test_nft(t):
+    """the rules name the agents' addresses and the listener's port, and nft takes them where it is installed"""
+    import shutil
+    s = t.bare()
+    s.init()
+    assert "no transparent listener" in s.cli("nft", check=False).stderr
+    s.cli("set", "transparent", "0.0.0.0:7081")
+    assert "no agent has a source address" in s.cli("nft", check=False).stderr
+    s.agent("a")
+    s.cli("agent", "set", "a", "--from", "10.0.5.0/24", "--from", "fd00:5::/64")
+    said = s.cli("nft").stdout
+    for line in ("elements = { 10.0.5.0/24 }", "elements = { fd00:5::/64 }", "ip saddr @agents_ipv4 tcp dport { 80, 443 } redirect to :7081", "ip6 saddr @agents_ipv6 drop"):
+        assert line in said, (line, said)
+    other = s.cli("nft", "--interface", "veth0", "--port", "7099", "--tcp", "8443").stdout
+    assert 'iifname "veth0" tcp dport { 8443 } redirect to :7099' in other and "set agents" not in other, other
+    for bad in (["--interface", 'x" accept'], ["--port", "0x1"], ["--port", "70000"], ["--tcp", "a"]):
+        assert s.cli("nft", *bad, check=False).returncode == 2, bad
+    if shutil.which("nft"):
+        for text in (said, other):
+            r = subprocess.run(["nft", "-c", "-f", "-"], input=text, capture_output=True, text=True)
+            assert r.returncode == 0 or "not permitted" in r.stderr, r.stderr

@@ -209,7 +209,7 @@ def test_every_command(t):
     run("agent revoke", "a")
     assert run("agent remove", "a") == {"removed": ["a"]}
     assert run("restore", str(backup))["in_force_again"]
-    for words, args in (("policy show", ("bearer",)), ("service print", ("systemd",)), ("completion", ("bash",)), ("man", ())):
+    for words, args in (("policy show", ("bearer",)), ("service print", ("systemd",)), ("nft", ("--interface", "veth0", "--port", "7081")), ("completion", ("bash",)), ("man", ())):
         assert len(run(words, *args)["text"]) > 100
     run("version")
     imported = s.dir / "mcp.json"
