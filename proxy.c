@@ -280,24 +280,6 @@ rand_bytes(void *out, size_t n)
 	return getentropy(out, n) == 0;
 }
 
-static bool
-write_all(int fd, const void *data, size_t n)
-{
-	const char *p = data;
-
-	while (n != 0) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-			return false;
-		p += w;
-		n -= (size_t)w;
-	}
-	return true;
-}
-
 /* Big-endian integers of n bytes. */
 static inline uint64_t
 load_be(const void *p, size_t n)
@@ -486,13 +468,6 @@ secret_order(size_t n)
 	while ((size_t)SECRET_BLOCK_MIN << o < sizeof(struct secret) + n)
 		o++;
 	return o;
-}
-
-/* How many bytes the block that n bytes need can hold. */
-static size_t
-secret_block(size_t n)
-{
-	return ((size_t)SECRET_BLOCK_MIN << secret_order(n)) - sizeof(struct secret);
 }
 
 /* Is there a block for n bytes? */
@@ -748,7 +723,7 @@ buf_grow(struct buf *b, size_t more)
 	while (cap < want)
 		cap *= 2;
 	if (b->secret)
-		cap = secret_block(want);
+		cap = ((size_t)SECRET_BLOCK_MIN << secret_order(want)) - sizeof *s;
 	if (cap > b->max)
 		cap = b->max;
 	if (!b->secret)
@@ -2412,37 +2387,30 @@ tls_alert_for(const struct tls *t, int err)
 	return err >= BR_ERR_X509_OK ? BR_ALERT_BAD_CERTIFICATE : BR_ALERT_HANDSHAKE_FAILURE;
 }
 
-/* Writes a fatal alert as a record under the present keys into t->alert. Not while an encrypted record
- * waits in the engine: a part of it may be sent already. */
+/* Ends the connection, and writes a fatal alert (0: none) as a record under the present keys into t->alert;
+ * not while an encrypted record waits in the engine, of which a part may be sent already. A session that a
+ * fatal alert ended is never resumed (RFC 5246 7.2.2). */
 static void
-tls_put_alert(struct tls *t, uint8_t alert)
+tls_fail(struct tls *t, const char *why, uint8_t alert)
 {
 	br_ssl_engine_context *eng = &t->u.eng;
 	size_t from = 5, to = sizeof t->alert, n = 2;
 	unsigned char *p;
 
-	if (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa)
+	t->failed = true;
+	session_drop(t->is_client ? sessions_up : sessions_agents, t->name);
+	t->ended_by = alert != 0 ? alert : eng->err >= BR_ERR_RECV_FATAL_ALERT ?
+	    (uint8_t)eng->err : 0;          /* 256 or 512 plus the alert: received or sent */
+	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
+	    t->ended_by < COUNT(tls_alert_names) && tls_alert_names[t->ended_by] != NULL ?
+	    tls_alert_names[t->ended_by] : "another_alert";
+	if (alert == 0 || (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa))
 		return;
 	eng->out.vtable->max_plaintext(&eng->out.vtable, &from, &to);
 	memcpy(t->alert + from, (uint8_t[]){2, alert}, 2);
 	p = eng->out.vtable->encrypt(&eng->out.vtable, 21, BR_TLS12, t->alert + from, &n);
 	t->alert_at = (uint8_t)(p - t->alert);
 	t->alert_n = (uint8_t)(t->alert_at + n);
-}
-
-/* Ends the connection. A session that a fatal alert ended is never resumed (RFC 5246 7.2.2). */
-static void
-tls_fail(struct tls *t, const char *why, uint8_t alert)
-{
-	t->failed = true;
-	session_drop(t->is_client ? sessions_up : sessions_agents, t->name);
-	t->ended_by = alert != 0 ? alert : t->u.eng.err >= BR_ERR_RECV_FATAL_ALERT ?
-	    (uint8_t)t->u.eng.err : 0;          /* 256 or 512 plus the alert: received or sent */
-	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
-	    t->ended_by < COUNT(tls_alert_names) && tls_alert_names[t->ended_by] != NULL ?
-	    tls_alert_names[t->ended_by] : "another_alert";
-	if (alert != 0)
-		tls_put_alert(t, alert);
 }
 
 /* -- server: what BearSSL asks of us during a handshake with an agent */
@@ -5143,23 +5111,6 @@ req_free(struct req *r)
 
 /* -- our own answers */
 
-static const char *
-http_phrase(int status)
-{
-	static const struct { int status; const char *phrase; } phrases[] = {
-		{200, "OK"}, {201, "Created"}, {204, "No Content"}, {303, "See Other"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"},
-		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
-		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
-		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
-		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
-	};
-
-	for (size_t i = 0; i < COUNT(phrases); i++)
-		if (phrases[i].status == status)
-			return phrases[i].phrase;
-	return "Error";
-}
-
 /* The action becomes an error answer, in DESIGN's form: {"error","message","hint","request"}. */
 static void
 req_fail(struct req *r, int status, const char *code, struct slice message, struct slice hint)
@@ -5882,7 +5833,19 @@ conn_next_request(struct conn *c)
 static void
 req_put_answer(const struct req *r, struct buf *b)
 {
-	buf_addf(b, "HTTP/1.1 %d %s", r->status, http_phrase(r->status));
+	static const struct { int status; const char *phrase; } phrases[] = {
+		{200, "OK"}, {201, "Created"}, {204, "No Content"}, {303, "See Other"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"},
+		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
+		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
+		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
+		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
+		{0, "Error"},
+	};
+	size_t i = 0;
+
+	while (phrases[i].status != 0 && phrases[i].status != r->status)
+		i++;
+	buf_addf(b, "HTTP/1.1 %d %s", r->status, phrases[i].phrase);
 	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
 		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
 	if (r->status != 204)
@@ -17234,8 +17197,9 @@ store_key_make(const char *home, uint8_t kek[32])
 	hex_encode(text, kek, 32);
 	text[64] = '\n';
 	unlink(tmp);
+	errno = ENOSPC;         /* what a write that is cut short means, and does not say */
 	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0 ||
-	    fchmod(fd, 0600) != 0 || !write_all(fd, text, sizeof text) || fsync(fd) != 0 ||
+	    fchmod(fd, 0600) != 0 || write(fd, text, sizeof text) != sizeof text || fsync(fd) != 0 ||
 	    link(tmp, path) != 0 || !store_sync_dir(home))
 		err = store_fail_rc(errno, "key");
 	wipe(text, sizeof text);
