@@ -45,7 +45,8 @@ http {{
       if (-f {dir}/slow) {{ set $limit_rate 600; }} if (-f {dir}/slowish) {{ set $limit_rate 9000; }} }} }}
   server {{ listen 127.0.0.1:{tls} ssl default_server;
     location {realm} {{ proxy_pass http://127.0.0.1:{tokens}; }}
-    location / {{ if (-f {dir}/cut) {{ return 444; }} {refuse} proxy_pass http://127.0.0.1:{port}; }} }}
+    location ~ /manifests/ {{ if (-f {dir}/busy) {{ return 429; }} {refuse} proxy_pass http://127.0.0.1:{port}; }}
+    location / {{ {refuse} proxy_pass http://127.0.0.1:{port}; }} }}
 }}
 """
 # As ghcr.io does it: who shows a password at the API itself is told that it is wrong, without a challenge.
