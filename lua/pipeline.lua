@@ -1381,6 +1381,9 @@ local function sealed_in(self, req, agent, deadline)
       if not text.whole and build.places[text.place][2] == "authorization" then
         return nil, "sealed_elsewhere", "a sealed text is the whole key in Authorization"
       end
+      if now < require("host").build_time - 2 * 86400 then
+        return nil, "clock_unset", "this machine's clock is not set, so that nobody knows whether a sealed text has ended"
+      end
       -- Its end is a whole second, and a client counts from when it had the answer: it ends when that second is over.
       if text.ends < now then return nil, "sealed_expired", nil, nil, row.expired and EXPIRED end
       out[#out + 1] = { row = row, text = text.text, place = build.places[text.place] }

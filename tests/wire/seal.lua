@@ -135,6 +135,8 @@ local cases = {
   refused("another port", get("/", bearer "t", "api.test:8443"), "sealed_elsewhere", { port = 8443 }),
   refused("without TLS", "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n${AUTH}" .. bearer "t" .. "\r\n", "sealed_elsewhere", { via = "proxy", says = "TLS" }),
   refused("after its end", get("/", bearer "t"), "sealed_expired", { clock = 700, says = "ask the API" }),
+  { name = "while the clock is not set", send = { get("/", bearer "t"), { answers = 1 } }, clock = -2000000000,
+    expect = { status = 503, error = "clock_unset", body_has = "sealed text", upstream = "nothing" } },
   refused("cut", get("/", "Authorization: Bearer ${KEPT:t:cut:4}\r\n"), "sealed_elsewhere"),
   refused("flipped in its last byte", get("/", "Authorization: Bearer ${KEPT:t:flip:5}\r\n"), "sealed_elsewhere"),
   refused("flipped in its ids", get("/", "Authorization: Bearer ${KEPT:t:flip:100}\r\n"), "sealed_elsewhere"),
