@@ -11435,6 +11435,7 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 #define SCRUB_SLOT_BITS 10
 #define SCRUB_FREE 32           /* characters that may be compared for each byte of text … */
 #define SCRUB_DEBT_MAX (1 << 18) /* … and so many more, or a secret with a period could cost any time: 4 ms for 16 KiB */
+#define SCRUB_TABLES_MAX (4 << 20) /* bytes of tables, in the arena: beyond them no further decision is kept, which would keep its own */
 #define SCRUB_GROWTH_MAX (1 << 20) /* bytes by which placeholders may lengthen a body */
 #define SCRUB_UNIT_MAX 20       /* bytes of the longest escape: HTML's &DiacriticalGrave; has 18 */
 
@@ -11501,6 +11502,15 @@ struct scrub_hit {
 	unsigned value, form, coding;
 };
 
+static size_t scrub_tables;     /* bytes of all tables */
+
+static void
+scrub_drop_table(struct secret **table)
+{
+	scrub_tables -= *table != NULL ? (*table)->n : 0;
+	secret_drop(table);
+}
+
 static void
 scrub_free(struct scrub *s)
 {
@@ -11510,8 +11520,8 @@ scrub_free(struct scrub *s)
 		secret_unref(s->value[i].secret);
 		free(s->value[i].text);
 	}
-	secret_unref(s->head);
-	secret_unref(s->body);
+	scrub_drop_table(&s->head);
+	scrub_drop_table(&s->body);
 	free(s->value);
 	free(s);
 }
@@ -11532,7 +11542,7 @@ scrub_add(struct scrub **list, struct secret *secret, size_t skip, struct slice 
 	for (size_t i = 0; i < s->n; i++)
 		if (slice_eq(s->value[i].value, value)) {
 			if (made && !s->value[i].made)
-				secret_drop(&s->body);
+				scrub_drop_table(&s->body);
 			s->value[i].made |= made;
 			return true;
 		}
@@ -11555,8 +11565,8 @@ scrub_add(struct scrub **list, struct secret *secret, size_t skip, struct slice 
 	v->sent = (struct slice){sent.p != NULL ? v->text : NULL, sent.n};
 	v->name = (struct slice){v->text + sent.n, name.n};
 	v->secret = secret_ref(secret);
-	secret_drop(&s->head);
-	secret_drop(&s->body);
+	scrub_drop_table(&s->head);
+	scrub_drop_table(&s->body);
 	s->n++;
 	return true;
 }
@@ -11708,6 +11718,7 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 		n *= SCRUB_FORMS;
 		if ((*place = secret_new(sizeof *now + n * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
 			return false;
+		scrub_tables += (*place)->n;
 		now = (struct scrub_table *)(void *)(*place)->p;
 		now->ngrams = (uint32_t)n * (SCRUB_LEAD - SCRUB_GRAM + 1);
 		now->step = SCRUB_LEAD;
@@ -20330,7 +20341,7 @@ kept_make(struct req *r)
 	struct kept **slot, *k;
 	size_t size = KEPT_ROUTE_MAX + r->query.n, set = 0;
 
-	if (r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_set || r->body_secret ||
+	if (scrub_tables > SCRUB_TABLES_MAX || r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_set || r->body_secret ||
 	    (r->body_read && r->form != REQ_DOOR) || r->head.body == BODY_CHUNKED ||
 	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->seal != NULL ||
 	    r->taken[0] != '\0')

@@ -322,6 +322,7 @@ def arrange(t, agents):
         ("bearer", [f"token=@{key}", f"headers.X-Second=@{spaced}"], [KEY, SPACED]),
         ("api_key", ["header=X-Key", f"key=@{odd}"], [ODD]),
         ("basic", ["username=user", f"password=@{spaced}"], [SPACED, base64.b64encode(f"user:{SPACED}".encode()).decode()]),
+        ("registry", ["username=user", "basic=yes", f"password=@{spaced}"], [SPACED, base64.b64encode(f"user:{SPACED}".encode()).decode()]),
         ("body_parameter", ["name=key", "in=query", f"value=@{odd}"], [ODD]),
         ("body_parameter", ["name=key", "in=form", f"value=@{spaced}"], [SPACED], "POST", b"a=1", "application/x-www-form-urlencoded"),
         ("body_parameter", ["name=key", "in=json", f"value=@{odd}"], [ODD], "POST", b'{"a":"b"}', "application/json"),
@@ -345,7 +346,7 @@ def arrange(t, agents):
         method, body, content = shape or ("GET", b"", "")
         host = {"aws_sigv4": SQS, "aws_assume_role": "sns.eu-west-1.amazonaws.com", "aws_eks": EKS, "github_app": "ghe.test"}.get(kind, f"h{i}.test")
         s.cli("credential", "add", f"c{i}", "--type", kind, "--host", host, *flags)
-        target, head = "/v1/a?b=c", [f"Content-Type: {content}"] if content else []
+        target, head = "/v2/a/tags/list?b=c" if kind == "registry" else "/v1/a?b=c", [f"Content-Type: {content}"] if content else []
         if kind == "substitute":
             target, head = (target, ["X-Sub: see __PLACE_HOLDER__"]) if "header" in flags[2] else ("/bot__PLACE_HOLDER__/send?x=1", [])
         made[f"{kind} {i}"] = (host, method, target, head, body, secrets)

@@ -678,6 +678,24 @@ test_short(void)
 	secret_unref(made);
 }
 
+/* What tables take in the arena is counted as long as they are there: no decision is kept beyond a bound (kept_make). */
+static void
+test_tables(void)
+{
+	const struct scrub_table *t;
+	struct scrub *s = scrub_of("counted-0123456789", 18, "one", "");
+	struct secret *more = secret_copy("short-01", 8);
+	size_t before = scrub_tables, one, two;
+	bool ok = scrub_table(s, false, &t) && t != NULL;
+
+	one = scrub_tables - before;
+	ok = ok && scrub_add(&s, more, 0, SLICE("x"), SLICE(""), false) && scrub_tables == before && scrub_table(s, false, &t) && scrub_table(s, true, &t);
+	two = scrub_tables - before;
+	scrub_free(s);
+	test_result(ok && one > 4096 && two > 2 * one && scrub_tables == before, "tables are counted", "%zu, %zu", one, two);
+	secret_unref(more);
+}
+
 int
 main(void)
 {
@@ -698,5 +716,6 @@ main(void)
 	test_limit();
 	test_made_later();
 	test_short();
+	test_tables();
 	return test_end();
 }
