@@ -11332,7 +11332,7 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 		if (row->place != w->place || w->met[k] != v->depth - 1)
 			continue;
 		step = subst_step(row, v->depth - 1);
-		if (step.p == NULL || !(in_array ? slice_eq(step, number) || (lax && slice_eq(step, SLICE("*"))) :
+		if (step.p == NULL || !(in_array ? (lax && step.n == 1 && step.p[0] == '*') || slice_eq(step, number) :
 		    json_spells(&w->key, step, lax)))
 			continue;
 		w->twice |= w->most[k] >= v->depth;
@@ -11374,9 +11374,10 @@ subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t e
 			struct json_token first;
 
 			subst_note(t->spots, t->rows, token, place, NULL);
-			for (size_t k = 0; token.type == JSON_ARRAY && json_next(&peek, &first) == JSON_CLOSE && k < t->s->n; k++, peek = r)
-				if (w.met[k] == token.depth && slice_eq(subst_step(&t->s->row[k], token.depth), SLICE("*")))
-					t->spots->empty |= (uint64_t)1 << k;
+			if (token.type == JSON_ARRAY && json_next(&peek, &first) == JSON_CLOSE)
+				for (size_t k = 0; k < t->s->n; k++)
+					if (w.met[k] == token.depth && slice_eq(subst_step(&t->s->row[k], token.depth), SLICE("*")))
+						t->spots->empty |= (uint64_t)1 << k;
 		} else if (token.type == JSON_STRING)
 			subst_range(t, &subst_json, i, i + token.raw.n - 2);
 	}
@@ -18082,6 +18083,18 @@ seal_check(struct req *r, const struct subst_spots *c, bool must)
 	return true;
 }
 
+/* The value, of one reference. NULL: no memory. */
+static struct secret *
+seal_value(const struct subst_spot *at)
+{
+	struct buf b = {.max = at->value.raw.n + 1, .secret = true};
+
+	if (buf_reserve(&b, b.max))
+		b.n = at->place == PLACE_JSON ? json_unescape(b.p, &at->value) :
+		    pct_decode(b.p, b.cap, at->value.raw, at->place == PLACE_FORM ? PCT_QUERY : PCT_NONE);
+	return buf_take_secret(&b);
+}
+
 /* Seals one value: its text goes to s->text, and `all` gets what must not stand elsewhere. */
 static bool
 seal_one(struct req *r, const struct subst_spots *c, size_t i, struct scrub **all)
@@ -18091,17 +18104,14 @@ seal_one(struct req *r, const struct subst_spots *c, size_t i, struct scrub **al
 	struct slice kept = row->placeholder, told = SLICE(""), value;
 	size_t begin = s->text.n, skip = 0;
 	const struct subst_spot *at = &c->spot[i];
-	struct buf b = {.max = at->value.raw.n + 1, .secret = true}, sig = {0};
-	struct secret *secret;
+	struct secret *secret = seal_value(at);
+	struct buf sig = {0};
 	bool ok;
 
 	for (size_t k = 0; k < c->n; k++)
 		if (seal_row(c, k)->locked && seal_row(c, k)->from == row->from)
 			told = c->spot[k].value.type == JSON_NUMBER ? c->spot[k].value.raw : seal_inside(&c->spot[k]);
-	if (buf_reserve(&b, b.max))
-		b.n = at->place == PLACE_JSON ? json_unescape(b.p, &at->value) :
-		    pct_decode(b.p, b.cap, at->value.raw, at->place == PLACE_FORM ? PCT_QUERY : PCT_NONE);
-	if ((secret = buf_take_secret(&b)) == NULL)
+	if (secret == NULL)
 		return false;
 	value = secret_slice(secret);
 	/* where the claims repeat what was attached, nothing of the text is kept */
@@ -18129,7 +18139,6 @@ seal_rewrite(struct seal *s, const struct subst_spots *c, const size_t *from, st
 	size_t at = 0;
 
 	buf_init(b, s->text.n + HTTP_HEAD_MAX);
-	buf_reserve(b, b->max);         /* it does not move */
 	for (size_t i = 0; i < c->n; i++) {
 		struct slice in = seal_inside(&c->spot[i]), part[3];
 		struct http_field *f = c->spot[i].field;
@@ -18144,6 +18153,7 @@ seal_rewrite(struct seal *s, const struct subst_spots *c, const size_t *from, st
 		} else {
 			part[0] = (struct slice){f->value.p, (size_t)(in.p - f->value.p)};
 			part[2] = (struct slice){in.p + in.n, f->value.n - in.n - part[0].n};
+			buf_reserve(b, b->max - b->n);  /* all at once: it does not move */
 			f->value = (struct slice){b->p + b->n, part[0].n + part[1].n + part[2].n};
 			buf_join(b, part, 3);
 		}

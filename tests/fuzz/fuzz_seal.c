@@ -119,18 +119,21 @@ fuzz_values(struct req *r, struct http_head *h, bool opened, struct buf *out)
 	if (!seal_read(&c, h, buf_slice(&r->answer)))
 		return false;
 	for (size_t i = 0; i < c.n; i++) {
-		struct buf one = {.max = SEAL_BODY_MAX};
-		struct secret *s = NULL;
+		struct secret *s;
 
 		if (!seal_row(&c, i)->locked && seal_inside(&c.spot[i]).n != 0) {
-			subst_spot_text(&c.spot[i], &one);
-			if (opened && (s = fuzz_open(buf_slice(&one))) == NULL)
+			if ((s = seal_value(&c.spot[i])) != NULL && opened) {
+				struct secret *text = s;
+
+				s = fuzz_open(secret_slice(text));
+				secret_unref(text);
+			}
+			if (s == NULL)
 				return false;
-			buf_addv(out, opened ? secret_slice(s) : buf_slice(&one));
+			buf_addv(out, secret_slice(s));
 			buf_add(out, "", 1);
 			secret_unref(s);
 		}
-		buf_free(&one);
 	}
 	return buf_ok(out);
 }
