@@ -148,8 +148,12 @@ function F.store(world)
     local secrets = op.keep and was and copy(was.secrets) or {}
     for k, v in pairs(op.secrets or {}) do secrets[k] = v end
     assert(op.plain and op.plain.version == nil and op.plain.secrets == nil, "plain holds what is not plain")
-    db_of(op.db)[op.key] = { version = s.version, plain = copy(op.plain), secrets = secrets }
+    db_of(op.db)[op.key] = { version = s.version, plain = copy(op.plain), secrets = secrets,
+      epoch = (was and was.epoch or 0) + (op.moves and 1 or 0) }
   end
+
+  --- How often the record's epoch was moved.
+  function s.epoch(db, key) return db_of(db)[key].epoch end
 
   --- Without preconditions, at once: what an operator or a test does.
   function s.put(db, key, plain, secrets)

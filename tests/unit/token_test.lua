@@ -790,6 +790,21 @@ local cases = {
     is(s.state().secrets.access_token, "new-at")
     is(s.state().secrets.refresh_token, nil)
   end,
+  ["another grant, and the end of one, move the credential's epoch: what was sealed for it ends; a refresh does not"] = function()
+    local s = one { connect = true, rotating = true }
+    refreshed(s)
+    is(s.store.epoch("credential", "c"), 0)
+    s.world.spawn(function()
+      local answer = { secrets = { access_token = "new-at", refresh_token = "new-rt" }, expires_at = s.world.time.wall() + 3600 }
+      is(s.w.tokens:connected(s.w.open_one, answer, s.world.time.wall(), {}), true)
+    end, "w1")
+    s.world.run(1000)
+    is(s.store.epoch("credential", "c"), 1)
+    s.world.spawn(function() s.w.tokens:forget("c", s.w.tokens:hold("c", s.world.time.now() + 25000)) end, "w1")
+    s.world.run(1000)
+    is(s.state(), nil)
+    is(s.store.epoch("credential", "c"), 2)
+  end,
   ["a consent is not stored for a client that was changed meanwhile, nor for a credential that is gone"] = function()
     local s = one { connect = true }
     local results = {}
