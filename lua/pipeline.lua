@@ -1188,12 +1188,16 @@ local function own_endpoint(self, req)
   return req:respond(200, "application/json", discover_page(self, agent))
 end
 
+-- A redirected client was sent where a name leads; an address is no name, unless somebody wrote that address down.
+local function names_nobody(self, token, host, agent, bundle, hosts)
+  return doors.captured(token) and require("addr").parse(host) and not M.names_exactly(hosts, host, self.config:variables(agent, bundle))
+end
+
 -- Hands the request to C, through the upstream proxy where there is one for its host. `hosts`: those that the entry names,
 -- which the agent has through the bundle.
 local function go(self, req, agent, bundle, hosts, forward, tunnel)
   forward.via = nil
-  -- A redirected client was sent where a name leads; an address is no name, unless somebody wrote that address down.
-  if doors.captured(req.token) and require("addr").parse(req.host) and not M.names_exactly(hosts, req.host, self.config:variables(agent, bundle)) then
+  if names_nobody(self, req.token, req.host, agent, bundle, hosts) then
     return refuse(req, agent, "host_not_allowed", "a redirected connection names no host, and no entry names this address")
   end
   if ways.active() then
@@ -1614,7 +1618,7 @@ function M:on_rejudge(info)
   if info.form == "connect" then
     local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, info.port)
     local own = ok and self.config:item(item)
-    return relays(agent, own, bundle)
+    return relays(agent, own, bundle) and not names_nobody(self, info.token, info.host, agent, bundle, { own.name })
   end
   local own, bundle = decide(self, agent, found, {
     skips = skips_of(self.config:at_token_endpoint(agent, info)),
@@ -1630,6 +1634,8 @@ function M:on_rejudge(info)
     end,
   })
   if not own or bundle ~= info.bundle then return false end
+  local opened = doors.captured(info.token) and not own.domain and self.config:open(own.name)
+  if names_nobody(self, info.token, info.host, agent, bundle, own.domain and { own.name } or opened and opened.rec.hosts) then return false end
   if not own.domain and not info.credential then
     local opened = self.config:open(own.name)
     return opened ~= nil and opened.rec.attach == "placeholder:own"  -- with a key of its own

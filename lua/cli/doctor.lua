@@ -273,12 +273,12 @@ end
 local function listeners(ctx, say)
   local running, open = home.running(ctx), nil
   local all = records.settings(running and running.flags)
-  for _, l in ipairs(running and running.listen or all.listen) do
-    for _, text in ipairs(require("cli.listeners").risks(ctx.host, l)) do
+  local function look(l, hidden)
+    for _, text in ipairs(require("cli.listeners").risks(ctx.host, l, hidden)) do
       open = true
       local what, more = text:match("^(.-)([;:] .*)$")
       say("listener", WARN, l .. " " .. (what or text), more and more:find("tokens") and
-        "tokens travel to it in the clear: keep it on a network of the agents alone"
+        "tokens travel to it in the clear: keep it on a network of the agents alone, or listen-tls"
         or "a Unix socket with a mode (unix:PATH,mode=0660,group=NAME) keeps others out; sallyport help doors")
     end
     local agent = (records.listener(l) or {}).agent
@@ -286,6 +286,17 @@ local function listeners(ctx, say)
     if agent and (not kept or kept.revoked) then
       open = true
       say("listener", WARN, ("%s is for an agent that is not there"):format(l), ("sallyport agent add %s"):format(agent))
+    end
+  end
+  for _, l in ipairs(running and running.listen or all.listen) do look(l, false) end
+  for _, list in ipairs { all.listen_tls, all.transparent } do
+    for _, l in ipairs(list) do look(l, true) end
+  end
+  for range, agent in pairs((require("store").peek("agent", require("doors").KEY) or {}).from or {}) do
+    if require("addr").within("127.0.0.1", range) or require("addr").within("::1", range) then
+      open = true
+      say("listener", WARN, ("every program of this machine that comes by loopback is agent %s without a token (%s)"):format(agent, range),
+        ("sallyport agent set %s --from none, or the range of its own network"):format(agent))
     end
   end
   if not open then say("listener", OK, "loopback only") end

@@ -267,6 +267,7 @@ def test_source_address(t):
     assert from_("127.0.0.9", s.auth("sp_agt_" + "A" * 43)) == 407, "one that is nobody's is not made up for by the address"
     ask(s, s.port)
     assert who(s, up) == f"Bearer {AUTH['api']}"
+    assert "every program of this machine" in s.cli("doctor", check=False).stdout
     s.cli("agent", "set", "a", "--from", "10.0.0.0/8", "--from", "fd00::/8")
     assert [from_(x) for x in ("127.0.0.1", "127.0.0.9")] == [407, "b"]
     for bad in ("10.0.0.0/33", "x", "", "10.0.0.1/8/8"):
@@ -543,8 +544,9 @@ def test_socks_clients(t):
         assert r.returncode == 0 and who(s, up) == f"Bearer {AUTH[key]}", (proxy, r.stderr)
     r = subprocess.run([*base, f"socks5h://x:bad@127.0.0.1:{s.port}"], capture_output=True, text=True, env=s.env)
     assert r.returncode == 97 and "rejected" in r.stderr.lower(), (r.returncode, r.stderr)
-    if subprocess.run([sys.executable, "-c", "import requests, socks"], capture_output=True).returncode == 0:
-        r = subprocess.run([sys.executable, "-c", "import requests,sys; print(requests.get('https://api.test/p', timeout=20).status_code)"],
+    python = "/usr/bin/python3"
+    if subprocess.run([python, "-c", "import requests, socks"], capture_output=True).returncode == 0:
+        r = subprocess.run([python, "-c", "import requests,sys; print(requests.get('https://api.test/p', timeout=20).status_code)"],
                            capture_output=True, text=True, env={**s.env, "HTTPS_PROXY": f"socks5h://x:{s.tokens['a']}@127.0.0.1:{s.port}",
                                                                  "REQUESTS_CA_BUNDLE": str(s.ca)})
         assert r.stdout.strip() == "200" and who(s, up) == f"Bearer {AUTH['api']}", r.stderr
