@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import pathlib
+import pty
 import re
 import secrets
 import shutil
@@ -17,7 +18,9 @@ import threading
 import time
 import urllib.parse
 
+import certs as certs_module
 import sallyport
+from claude_test import CLI
 from oauth_test import NODE, NPM
 from real import wait
 from servers import free_port
@@ -86,7 +89,7 @@ class Browser:
 class Box:
     """A proxy with a door on loopback, an MCP server behind it, a tenant, and Ada in it with her password set."""
 
-    def __init__(self, t, workers=1, server=True):
+    def __init__(self, t, workers=1, server=True, flags=()):
         if not NODE.exists() or not (NPM / "@modelcontextprotocol/sdk").exists():
             t.skip("the MCP SDK is not installed")
         self.t, self.port, self.up = t, free_port(), free_port()
@@ -105,7 +108,7 @@ class Box:
         s.cli("gateway", "scope", "tools", "entities:write", "--tool", "create_*", "--says", "Create entities")
         self.link = s.cli("user", "add", "ada@example.org", "--tenant", "acme=member").stdout.strip()
         s.canaries += ["canary-upstream-1", self.link.split(".")[-1], PASSWORD]
-        s.serve("--gateway", f"127.0.0.1:{self.port}", "--gateway-workers", str(workers))
+        s.serve("--gateway", f"127.0.0.1:{self.port}", "--gateway-workers", str(workers), *flags)
         self.ada = Browser(self.base).set_password(self.link)
 
     def requests(self):
@@ -544,3 +547,110 @@ def test_openid(t):
     assert 'name="password"' not in b.page
     s.cli("set", "login-oidc", "--default")
     assert "oidc" not in Browser(box.base).go(box.base + "/login").page
+
+
+DOCUMENT = "https://claude.ai/oauth/claude-code-client-metadata"
+
+
+def documents(t, folder, answers):
+    """https://claude.ai and https://far.test with these documents -> flags for serve, what was asked for."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certs_module.leaf(sallyport.certs(), folder, ["claude.ai", "far.test"]))
+    server = callback(tls)
+
+    class Documents(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.got.append(self.path)
+            status, body, wait_for = answers[self.path]
+            time.sleep(wait_for)
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "https://far.test/good")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            try:
+                self.wfile.write(body)
+            except OSError:
+                pass
+
+        def log_message(self, *_):
+            pass
+    server.RequestHandlerClass = Documents
+    return ["--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"claude.ai:443:127.0.0.1:{server.server_port}", "--connect-to",
+            f"far.test:443:127.0.0.1:{server.server_port}"], server.got
+
+
+def test_documents(t):
+    """metadata documents over the real network: huge, slow, redirected and private ones are refused; a good one is fetched once [S16]"""
+    doc = lambda url, **more: json.dumps({"client_id": url, "client_name": "Far", "redirect_uris": ["https://client.test/cb"], **more}).encode()
+    s0 = t.bare()
+    answers = {"/good": (200, doc("https://far.test/good"), 0), "/huge": (200, doc("https://far.test/huge", pad="x" * 6000), 0), "/moved": (302, b"", 0),
+               "/slow": (200, doc("https://far.test/slow"), 7 * sallyport.SLOW), "/other": (200, doc("https://far.test/good"), 0)}
+    flags, got = documents(t, s0.dir, answers)
+    box = Box(t, server=False, flags=flags)
+
+    def ask(url):
+        return box.ada.go(box.base + "/oauth/authorize?" + urllib.parse.urlencode({"response_type": "code", "client_id": url, "redirect_uri": "https://client.test/cb",
+            "code_challenge": "x" * 43, "code_challenge_method": "S256", "resource": box.base + "/mcp/tools"}))
+    for _ in range(3):
+        assert ask("https://far.test/good").status == 200 and "Far" in box.ada.page, box.ada.page
+    assert got == ["/good"]
+    for bad in ("huge", "moved", "slow", "other"):
+        began = time.monotonic()
+        assert ask("https://far.test/" + bad).status == 400, (bad, box.ada.page)
+        assert time.monotonic() - began < 7 * sallyport.SLOW
+    assert got.count("/good") == 1, got
+    for private in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "localhost"):
+        assert ask(f"https://{private}/good").status == 400, private
+    stranger = Browser(box.base)
+    stranger.go(box.base + "/oauth/authorize?" + urllib.parse.urlencode({"client_id": "https://far.test/unseen"}))
+    assert "Sign in" in stranger.page and "/unseen" not in got
+
+
+def test_claude_code(t):
+    """Claude Code: mcp add --transport http, mcp login (its metadata document), mcp list, mcp logout [S14 S16 S17]"""
+    if not CLI.exists():
+        t.skip("the Claude Code CLI is not installed")
+    s0 = t.bare()
+    document = {"client_id": DOCUMENT, "client_name": "Claude Code", "redirect_uris": ["http://localhost/callback", "http://127.0.0.1/callback"],
+                "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"], "token_endpoint_auth_method": "none"}
+    flags, _ = documents(t, s0.dir, {"/oauth/claude-code-client-metadata": (200, json.dumps(document).encode(), 0)})
+    box = Box(t, flags=flags)
+    home = box.s.dir / "cli"
+    home.mkdir()
+    env = {"HOME": str(home), "PATH": "/usr/bin:/bin", "BROWSER": "/bin/true", "TERM": "xterm", "COLUMNS": "4000"}
+
+    def run(*args):
+        r = subprocess.run([CLI, "mcp", *args], env=env, cwd=home, capture_output=True, text=True, timeout=60 * sallyport.SLOW)
+        assert r.returncode == 0, (args, r.stdout, r.stderr)
+        return r.stdout
+    run("add", "--transport", "http", "box", box.base + "/mcp/tools")
+    terminal, inner = pty.openpty()
+    p = subprocess.Popen([CLI, "mcp", "login", "box"], env=env, cwd=home, stdin=inner, stdout=inner, stderr=inner)
+    t.processes.append(p)
+    os.close(inner)
+    os.set_blocking(terminal, False)
+    said = bytearray()
+
+    def read():
+        try:
+            said.extend(os.read(terminal, 65536))
+        except (BlockingIOError, OSError):
+            time.sleep(0.05)
+        return re.search(rb"http://127\.0\.0\.1:\d+/oauth/authorize\?[^\s\x1b\x07]+", said)
+    url = wait(read, 40, "the address of the sign-in")[0].decode()
+    b = Browser(box.base).go(url)
+    b.sign_in()
+    assert "Claude Code" in b.page and "your own computer" in b.page and "localhost:" in b.page, b.page
+    b.approve("tools:read", "tools:execute", "offline_access")
+    at = urllib.parse.urlsplit(b.at)
+    c = http.client.HTTPConnection("localhost", at.port, timeout=20)
+    c.request("GET", f"{at.path}?{at.query}")
+    assert c.getresponse().status == 200
+    wait(lambda: read() is None or p.poll() is not None, 30, "the end of the login")
+    assert p.returncode == 0, bytes(said[-800:])
+    assert "Connected" in run("list")
+    shown = json.loads(box.s.cli("connection", "list", "--json").stdout)
+    assert [(c["client"], c["user"]) for c in shown] == [("Claude Code", "ada@example.org")], shown
+    run("logout", "box")
+    assert json.loads(box.s.cli("connection", "list", "--json").stdout) == []

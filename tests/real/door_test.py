@@ -121,7 +121,7 @@ def test_start(t):
 
 
 def test_host_and_origin(t):
-    """Host is public-url's; Origin, where there is one, that or a listed one; CORS without credentials"""
+    """Host is public-url's; Origin, where there is one, that or a listed one; CORS without credentials [R8 S18]"""
     _, port = door(t, "--gateway-origins", "https://app.test")
     assert plain(port)[0] == 404
     for host in ("box.test", "BOX.test", "box.test:443"):
