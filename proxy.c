@@ -14108,6 +14108,19 @@ filter_ws_begin(struct filter_ws *w)
 	w->payload = true;
 }
 
+/* Gives the next piece of a filter's own output, of which `given` bytes went. It may be emptied in the next run. */
+static void
+filter_give(struct filter *f, const struct buf *of, size_t *given, bool end, struct slice *out)
+{
+	size_t n = of->n - *given < PEER_PIECE ? of->n - *given : PEER_PIECE;
+
+	if (n != 0)
+		*out = (struct slice){of->p + *given, n};
+	*given += n;
+	f->more = n != 0;
+	f->ended = end && n == 0;
+}
+
 static ssize_t
 filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
 {
@@ -14139,12 +14152,7 @@ filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct
 		if (end)
 			filter_ws_release(w);   /* half a message, for the server to judge */
 	}
-	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
-	if (n != 0)
-		*out = (struct slice){w->out.p + w->given, n};
-	w->given += n;
-	f->more = n != 0;               /* *out lies in w->out, which is emptied in the next run */
-	f->ended = end && n == 0;
+	filter_give(f, &w->out, &w->given, end, out);
 	return buf_ok(&w->out) ? (ssize_t)used : -1;
 }
 
@@ -14649,12 +14657,7 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, char *scratch, 
 		else if (f->hold_until == 0)
 			f->hold_until = clock_now() + SCRUB_HOLD_MS;
 	}
-	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
-	if (n != 0)
-		*out = (struct slice){w->out.p + w->given, n};
-	w->given += n;
-	f->more = n != 0;               /* *out lies in w->out, which is emptied in the next run */
-	f->ended = end && n == 0;
+	filter_give(f, &w->out, &w->given, end, out);
 	return ok && buf_ok(&w->out) ? (ssize_t)used : -1;
 }
 
@@ -18240,6 +18243,7 @@ req_sealed(const struct req *r)
  * show one caller's list to another. Every other byte stays. */
 #define MCP_MESSAGE_MAX (4 * 1024 * 1024) /* bytes: a list of 10,000 tools has about as many */
 #define MCP_ROWS_MAX 1024       /* patterns of one caller: scopes and tools of one gateway */
+#define MCP_TEXT_MAX (64 * 1024) /* bytes of them */
 
 enum mcp_list { MCP_TOOLS, MCP_RESOURCES, MCP_TEMPLATES, MCP_PROMPTS, MCP_LISTS };
 
@@ -18248,8 +18252,7 @@ static const struct { struct slice list, name; } mcp_lists[MCP_LISTS] = {
     {SLICE_INIT("resourceTemplates"), SLICE_INIT("uriTemplate")}, {SLICE_INIT("prompts"), SLICE_INIT("name")}};
 
 struct mcp_row {
-	struct slice pattern;   /* in `text` of its struct mcp; "*" is any text */
-	uint8_t list;
+	size_t at, n;           /* the pattern in `text` of its struct mcp; "*" is any text */
 	bool allow;
 };
 
@@ -18261,8 +18264,8 @@ struct mcp {
 	struct buf id;          /* owned; the session's, for the answer's head */
 	struct buf note;        /* owned; members of the record: who asked for what */
 	size_t n;
-	struct mcp_row *row;    /* owned */
-	char *text;             /* owned */
+	struct mcp_row *row;    /* owned; for names of tools */
+	struct buf text;        /* owned */
 };
 
 static inline void
@@ -18271,7 +18274,7 @@ mcp_free(struct mcp *m)
 	if (m == NULL)
 		return;
 	free(m->row);
-	free(m->text);
+	buf_free(&m->text);
 	buf_free(&m->id);
 	buf_free(&m->note);
 	free(m);
@@ -18306,8 +18309,8 @@ mcp_fits(struct slice pattern, struct slice name)
 static bool
 mcp_allows(const struct mcp *m, enum mcp_list list, struct slice name)
 {
-	for (size_t i = 0; i < m->n; i++)
-		if (m->row[i].list == list && mcp_fits(m->row[i].pattern, name))
+	for (size_t i = 0; i < m->n && list == MCP_TOOLS; i++)
+		if (mcp_fits((struct slice){m->text.p + m->row[i].at, m->row[i].n}, name))
 			return m->row[i].allow;
 	return m->rest[list];
 }
@@ -18603,7 +18606,6 @@ filter_mcp_run(struct filter *f, struct slice in, bool end, char *scratch, struc
 {
 	struct filter_mcp *w = (struct filter_mcp *)f;
 	ssize_t took = 0;
-	size_t n;
 
 	(void)scratch;
 	f->fault = &filter_mcp_fault;
@@ -18625,12 +18627,7 @@ filter_mcp_run(struct filter *f, struct slice in, bool end, char *scratch, struc
 			return -1;
 		w->counted = w->event.cap + w->out.cap;
 	}
-	n = w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE;
-	if (n != 0)
-		*out = (struct slice){w->out.p + w->given, n};
-	w->given += n;
-	f->more = n != 0;               /* *out lies in w->out, which is emptied in the next run */
-	f->ended = end && in.n == 0 && n == 0;
+	filter_give(f, &w->out, &w->given, end && in.n == 0, out);
 	return took;
 }
 
@@ -24655,29 +24652,17 @@ l_read_patterns(lua_State *L, struct mcp *m)
 {
 	int list = lua_gettop(L);
 	lua_Integer n = luaL_len(L, list);
-	size_t at = 0, size = 1;
 
 	if (n > MCP_ROWS_MAX || (m->row = calloc((size_t)n + 1, sizeof *m->row)) == NULL)
 		luaL_error(L, "more than %d patterns, or out of memory", MCP_ROWS_MAX);
-	for (int pass = 0; pass < 2; pass++) {
-		for (lua_Integer i = 1; i <= n; i++, lua_settop(L, list)) {
-			struct slice text;
-
-			lua_geti(L, list, i);
-			lua_geti(L, -1, 1);
-			lua_geti(L, -2, 2);
-			text = l_check_slice(L, -2);
-			if (pass == 0) {
-				size += text.n;
-				continue;
-			}
-			memcpy(m->text + at, text.p, text.n);
-			m->row[m->n++] = (struct mcp_row){{m->text + at, text.n}, MCP_TOOLS, lua_toboolean(L, -1)};
-			m->limits[MCP_TOOLS] |= !lua_toboolean(L, -1);
-			at += text.n;
-		}
-		if (pass == 0 && (m->text = malloc(size)) == NULL)
-			luaL_error(L, "out of memory");
+	for (; m->n < (size_t)n; lua_settop(L, list)) {
+		lua_geti(L, list, (lua_Integer)m->n + 1);
+		lua_geti(L, -1, 1);
+		lua_geti(L, -2, 2);
+		m->row[m->n++] = (struct mcp_row){m->text.n, l_check_slice(L, -2).n, lua_toboolean(L, -1)};
+		m->limits[MCP_TOOLS] |= !lua_toboolean(L, -1);
+		if (!buf_addv(&m->text, l_check_slice(L, -2)))
+			luaL_error(L, "patterns of more than %d bytes", MCP_TEXT_MAX);
 	}
 }
 
@@ -24717,6 +24702,7 @@ l_req_mcp(lua_State *L)
 	if ((m = r->mcp = calloc(1, sizeof *m)) == NULL)
 		return luaL_error(L, "out of memory");
 	buf_init(&m->id, 1024);
+	buf_init(&m->text, MCP_TEXT_MAX);
 	buf_init(&m->note, 2048);
 	l_opt_name(L, 2, "connection", m->connection, sizeof m->connection);
 	for (size_t i = 0; i < COUNT(members); i++, lua_pop(L, 1)) {

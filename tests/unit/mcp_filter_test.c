@@ -3,10 +3,10 @@
 #include PROXY_C
 #include "guard.h"
 
-static struct mcp_row rows[] = {
-    {SLICE_INIT("secret_*"), MCP_TOOLS, false}, {SLICE_INIT("get*page"), MCP_TOOLS, true}, {SLICE_INIT("list_*"), MCP_TOOLS, true},
-    {SLICE_INIT("\"q\""), MCP_TOOLS, true}, {SLICE_INIT("file:///pub/*"), MCP_RESOURCES, true}};
-static const struct mcp some = {.rest = {false, false, true, false}, .limits = {true, true, false, true}, .n = COUNT(rows), .row = rows};
+static struct mcp_row rows[] = {{0, 8, false}, {8, 8, true}, {16, 6, true}, {22, 3, true}};
+static char patterns[] = "secret_*get*pagelist_*\"q\"";
+static const struct mcp some = {.rest = {false, false, true, false}, .limits = {true, true, false, true}, .n = COUNT(rows), .row = rows,
+    .text = {.p = patterns, .n = sizeof patterns - 1}};
 static const struct mcp all = {.rest = {true, true, true, true}};
 
 /* -- patterns */
@@ -106,9 +106,9 @@ test_edit(void)
 	edit("the result twice", &some, "{\"result\":{},\"resul\\u0074\":{\"tools\":[{\"name\":\"b\"}]}}", "{\"result\":{},\"resul\\u0074\":{\"tools\":[]}}");
 	edit("a batch", &some, "[{\"result\":{\"tools\":[{\"name\":\"b\"}]}},{\"id\":2},[],{\"result\":{\"prompts\":[{\"name\":\"p\"}]}}]",
 	    "[{\"result\":{\"tools\":[]}},{\"id\":2},[],{\"result\":{\"prompts\":[]}}]");
-	edit("resources by their address, templates as they are", &some,
-	    "{\"result\":{\"resources\":[{\"uri\":\"file:///pub/x\",\"name\":\"n\"},{\"uri\":\"file:///x\",\"name\":\"file:///pub/x\"}],\"resourceTemplates\":[{\"uriTemplate\":\"x\"},{}]}}",
-	    "{\"result\":{\"resources\":[{\"uri\":\"file:///pub/x\",\"name\":\"n\"}],\"resourceTemplates\":[{\"uriTemplate\":\"x\"},{}]}}");
+	edit("resources go, whatever their names; templates stay as they are", &some,
+	    "{\"result\":{\"resources\":[{\"uri\":\"list_x\",\"name\":\"list_x\"},{}],\"resourceTemplates\":[{\"uriTemplate\":\"x\"},{}]}}",
+	    "{\"result\":{\"resources\":[],\"resourceTemplates\":[{\"uriTemplate\":\"x\"},{}]}}");
 	edit("a tool's own result with such a member further within", &some,
 	    "{\"result\":{\"content\":[{\"tools\":[{\"name\":\"b\"}]}],\"structuredContent\":{\"tools\":[{\"name\":\"b\"}]}}}",
 	    "{\"result\":{\"content\":[{\"tools\":[{\"name\":\"b\"}]}],\"structuredContent\":{\"tools\":[{\"name\":\"b\"}]}}}");
