@@ -286,6 +286,25 @@ test_answers(void)
 	answer("prefix", "json token prefix=ghs_", JSON_HEAD "\r\n", "{\"token\":\"ghs_s3cret-value\"}", JSON_HEAD, "{\"token\":\"<ghs_s3cret-value>\"}");
 }
 
+/* In a record's path: "T" stands for a text. */
+static void
+hides(const char *in, const char *want)
+{
+	struct seal *s = seal_of("");
+	struct buf path = {.max = 4096}, out = {.max = 4096};
+	bool found;
+
+	seal_put(s, 1, 2, SEAL_OPAQUE, SLICE("ghs_"), SLICE("s3cret-value"));
+	for (; *in != '\0'; in++)
+		buf_addv(&path, *in == 'T' ? buf_slice(&s->text) : (struct slice){in, 1});
+	found = seal_hide(buf_slice(&path), &out);
+	test_result(found == (want != NULL) && (!found || slice_eq(buf_slice(&out), slice_of(want))), "a path with sealed texts", "%.*s",
+	    (int)out.n, out.n != 0 ? out.p : "");
+	buf_free(&path);
+	buf_free(&out);
+	seal_free(s);
+}
+
 /* -- what is a JWT, and when a text ends */
 static void
 test_jwt(void)
@@ -375,6 +394,11 @@ main(void)
 	test_text("any bytes", "", "\0\n\"\xff", 4);
 	test_text("a long one", "abc", long_value, 300);
 	test_answers();
+	hides("/a/T/b", "/a/sealed/b");
+	hides("T", "sealed");
+	hides("/T/T/", "/sealed/sealed/");
+	hides("/a/b", NULL);
+	hides("/a/Sp5eaL/b", NULL);
 	test_jwt();
 	test_ends();
 	return test_end();
