@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -214,6 +215,27 @@ c.put_object(Bucket='bucket', Key='x', Body=b'hello')
 url = c.generate_presigned_url('get_object', {'Bucket': 'bucket', 'Key': 'x'}, 60)
 assert urllib.request.urlopen(url).read() == b'hello'
 """)
+    a.check()
+
+
+def test_signed_coding(t):
+    """boto3 that signs an Accept-Encoding of which a part is cut: what goes out is signed as it goes out"""
+    a = Aws(t)
+    python(a, """
+import boto3
+from botocore.config import Config
+c = boto3.client('s3', config=Config(signature_version='s3v4'))
+def ask(request, **kw):
+    request.headers['Accept-Encoding'] = 'br, gzip;q=0.5, zstd'
+c.meta.events.register('before-sign.s3.GetObject', ask)
+def signed(request, **kw):
+    assert 'accept-encoding;' in str(request.headers['Authorization'])
+c.meta.events.register('before-send.s3.GetObject', signed)
+c.put_object(Bucket='bucket', Key='x', Body=b'data')
+assert c.get_object(Bucket='bucket', Key='x')['Body'].read() == b'data'
+""")
+    head = a.server.heads[-1].lower()
+    assert "accept-encoding: gzip;q=0.5\n" in head and re.search("signedheaders=[^,]*accept-encoding", head), head
     a.check()
 
 
