@@ -432,7 +432,8 @@ The query as it will go out: a secret once it was edited; nil: there is none.
     req.body_kind --> "length"
 
 ## req.body
-The whole body, where the type declares `body` ("" where there is none); else nil. May be set, to a string or a secret.
+The whole body, where the type declares `body` ("" where there is none); else nil. May be set, to a string or a secret. It is a secret
+where a sealed text was opened in it (`policy help seal`): ask type(req.body) == "string" before it is taken apart.
     req.body --> "{\"a\":1}"
     req.body = json.build { a = 1, key = cred.key }
 
