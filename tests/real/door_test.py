@@ -269,6 +269,8 @@ class Mcp:
                     return self.do_GET()
                 out = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"agent": self.headers.get("User-Agent")}}).encode()
                 self.send_response(401 if b"refuse-me" in body else 200)
+                if b"open-a-session" in body:
+                    self.send_header("Mcp-Session-Id", f"canary-session-{len(seen)}")
                 for k, v in (("Content-Type", "application/json"), ("Set-Cookie", "__Host-s=evil; Path=/; Secure"), ("Location", "https://evil.test/"),
                              ("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Credentials", "true"), ("WWW-Authenticate", "Bearer evil"),
                              ("Clear-Site-Data", '"*"'), ("Refresh", "0; url=https://evil.test/"), ("Content-Length", str(len(out)))):
@@ -356,6 +358,26 @@ def test_hand_on(t):
     big = s.dir / "big"
     big.write_bytes(b"x" * (5 << 20))
     assert call(port, keys["acme"], body=f"@{big}")[0] == 413
+
+
+def test_sessions(t):
+    """what is decided once for a connection holds no request's own session"""
+    t.need("curl")
+    _, port, up, keys = gateway_door(t)
+    opened = {}
+    for _ in range(3):
+        head = call(port, keys["acme"], body=CALL.replace('"a"', '"open-a-session"'))[1]
+        sealed = re.search(r"mcp-session-id: (\S+)", subprocess.run(
+            ["curl", "-si", "-H", "Host: box.test", "-H", f"Authorization: Bearer {keys['acme']}", "-H", "Content-Type: application/json",
+             "-d", CALL.replace('"a"', '"open-a-session"'), f"http://127.0.0.1:{port}/mcp/tools"], capture_output=True, text=True).stdout, re.I)[1]
+        assert "canary-session" not in head + sealed
+        opened[sealed] = f"canary-session-{len(up.seen)}"
+    for _ in range(3):
+        for sealed, raw in opened.items():
+            assert call(port, keys["acme"], "-H", f"Mcp-Session-Id: {sealed}")[0] == 200
+            assert [v for k, v in up.seen[-1][1] if k == "mcp-session-id"] == [raw], up.seen[-1]
+    assert call(port, keys["acme"])[0] == 200
+    assert not [v for k, v in up.seen[-1][1] if k == "mcp-session-id"], up.seen[-1]
 
 
 def test_ending(t):
