@@ -24583,11 +24583,9 @@ l_req_came(lua_State *L)
 		if (lua_rawget(L, -3) == LUA_TSTRING)
 			lua_pushliteral(L, ", ");
 		else
-			lua_pushliteral(L, "");
+			lua_pop(L, 1);
 		l_push_slice(L, f->value);
-		if (lua_isnil(L, -3))
-			lua_remove(L, -3);
-		lua_concat(L, lua_gettop(L) - 3);
+		lua_concat(L, lua_gettop(L) - 3);       /* of one alone it makes nothing new */
 		lua_rawset(L, -3);
 	}
 	lua_pushlstring(L, text, addr_format(&r->conn->client.addr, text));

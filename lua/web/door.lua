@@ -103,7 +103,8 @@ local function hand_on(self, req, forward, fields, came)
   end
   local body = body_of(self, req, MCP_MAX)
   if not body then return end
-  local url = require("http").parse_url(forward.url)
+  local url = forward.parsed or require("http").parse_url(forward.url)
+  forward.parsed = url
   if not url then return req:fail(502, "policy_failed", "this gateway's URL is malformed") end
   local mcp = require "web.mcp"
   local what, answer, denied = mcp.judge(forward, req.method, came, type(body) == "string" and body or nil)
@@ -120,19 +121,22 @@ local function hand_on(self, req, forward, fields, came)
 end
 
 -- What the router answered lately to who showed this at this path, while no record has changed: ending a connection, a
--- key, a user changes one. The key is a hash, for no token is to lie about. -> answer | nil, function that notes an answer
+-- key, a user changes one. The key is a hash, for no token is to lie about.
 local lately
-local function known(self, path, shown)
-  if not shown then return nil, function() end end
-  local key = require("host").sha256_hex(path .. "\n" .. shown)
-  local now, generation = self.time.wall(), self.config.applied
+local function known_key(path, shown) return shown and require("host").sha256_hex(path .. "\n" .. shown) end
+
+local function known(self, key)
+  local kept = key and lately and lately:get(key)
+  if not kept or kept.generation ~= self.config.applied then return nil end
+  local now = self.time.wall()
+  if kept.since <= now and now < kept.until_ then return kept.out end
+end
+
+local function note(self, key, out)
+  local now = self.time.wall()
   lately = lately or require("config").cache(KNOWN_MAX)
-  local kept = lately:get(key)
-  if kept and kept.generation == generation and kept.since <= now and now < kept.until_ then return kept.out end
-  return nil, function(out)
-    local ends = math.min(out.forward.expires_at or math.maxinteger, now + KNOWN_LIFE)
-    lately:put(key, { out = out, generation = generation, since = now, until_ = ends })
-  end
+  lately:put(key, { out = out, generation = self.config.applied, since = now,
+    until_ = math.min(out.forward.expires_at or math.maxinteger, now + KNOWN_LIFE) })
 end
 
 --- A stream that goes on: does its connection (info.token) still stand?
@@ -159,14 +163,17 @@ function M.answer(self, req)
   local forwards = path:find("^/mcp/") ~= nil
   local body = not forwards and body_of(self, req, FORM_MAX)
   if not forwards and not body then return end
-  local out, note = known(self, path, forwards and came.authorization)
-  out = out or require("web.router").handle {
+  local key = forwards and known_key(path, came.authorization)
+  local before = known(self, key)
+  if before then return hand_on(self, req, before.forward, fields, came) end
+  local generation = self.config.applied
+  local out = require("web.router").handle {
     public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
     header = function(name) return came[name:lower()] end,
     peer = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {}),
     secure = public:find("^https:") ~= nil, now = self.time.wall(),
   }
-  if out.forward and note then note(out) end
+  if out.forward and generation == self.config.applied then note(self, key, out) end
   if out.forward then return hand_on(self, req, out.forward, fields, came) end
   for _, f in ipairs(out.headers or {}) do fields[#fields + 1] = f end
   req:respond(out.status, fields, out.body or "")

@@ -13,9 +13,9 @@ local open = {
   initialize = true, ping = true, ["server/discover"] = true, ["logging/setLevel"] = true,
 }
 local named = { ["tools/call"] = "name", ["prompts/get"] = "name", ["resources/read"] = "uri" }
-local folded = {}               -- the same in small letters, of each method that is judged by itself
+local exact, folded = {}, {}    -- each method that is judged by itself: as it is written, and in small letters
 for _, m in ipairs { "tools/call", "tools/list", "prompts/get", "prompts/list", "resources/read", "resources/list", "resources/templates/list",
-  "resources/subscribe", "resources/unsubscribe", "subscriptions/listen", "completion/complete" } do folded[m:lower():gsub("%W", "")] = m end
+  "resources/subscribe", "resources/unsubscribe", "subscriptions/listen", "completion/complete" } do exact[m], folded[m:lower():gsub("%W", "")] = m, m end
 
 local function object(v) return type(v) == "table" and getmetatable(v) ~= "json.array" and v or nil end
 
@@ -33,8 +33,10 @@ local function mismatch(id, why) return fault(id, -32020, "Header mismatch: " ..
 local judged = { method = true, params = true, id = true, jsonrpc = true, name = true, uri = true, result = true, error = true, arguments = true, _meta = true }
 local function ambiguous(t)
   for k in next, t do
-    local low = k:gsub("%z.*", ""):gsub("\u{17f}", "s"):gsub("\u{212a}", "k"):lower()
-    if low ~= k and judged[low] then return k end
+    if not judged[k] then
+      local low = k:gsub("%z.*", ""):gsub("\u{17f}", "s"):gsub("\u{212a}", "k"):lower()
+      if low ~= k and judged[low] then return k end
+    end
   end
 end
 
@@ -93,7 +95,7 @@ end
 -- Which scopes the message needs that f lacks: true | nil, { scopes } | nil, "why", the code of JSON-RPC.
 local function allowed(f, m, params)
   local method = m.method
-  local known = folded[method:lower():gsub("%W", "")]
+  local known = exact[method] or folded[method:lower():gsub("%W", "")]
   if known and known ~= method then return nil, "Method not found", -32601 end
   if method == "tools/call" then
     if type(params.name) ~= "string" then return nil, "params.name is no text", -32602 end
@@ -189,20 +191,26 @@ M.unknown = { status = 404, headers = { { "Content-Type", "application/json" } }
 --- What an answer's lists may show, for req:mcp: the first row that fits decides, else `rest`. what: of M.judge, for the
 -- record.
 function M.view(f, what)
-  local rows = {}
-  local function add(patterns, allow)
-    for _, p in ipairs(patterns or {}) do rows[#rows + 1] = { p, allow } end
+  local shows = f.shows         -- the same for all requests that f was told for
+  if not shows then
+    local rows = {}
+    local function add(patterns, allow)
+      for _, p in ipairs(patterns or {}) do rows[#rows + 1] = { p, allow } end
+    end
+    for _, s in ipairs(f.record.scopes or {}) do      -- a tool needs every scope that names it
+      if not f.scopes[s.name] then add(s.tools, false) end
+    end
+    for _, s in ipairs(f.record.scopes or {}) do
+      if f.scopes[s.name] then add(s.tools, true) end
+    end
+    local execute = f.scopes["tools:execute"] or false
+    add(f.record.read, execute or f.scopes["tools:read"] or false)
+    shows = { tools = rows, rest = { execute, f.scopes["resources:read"] or false, f.scopes["resources:read"] or false,
+      f.scopes["prompts:read"] or false } }
+    f.shows = shows
   end
-  for _, s in ipairs(f.record.scopes or {}) do      -- a tool needs every scope that names it
-    if not f.scopes[s.name] then add(s.tools, false) end
-  end
-  for _, s in ipairs(f.record.scopes or {}) do
-    if f.scopes[s.name] then add(s.tools, true) end
-  end
-  local execute = f.scopes["tools:execute"] or false
-  add(f.record.read, execute or f.scopes["tools:read"] or false)
-  return { connection = f.connection, user = f.user, client = f.client, gateway = f.gateway, method = what.method, name = what.name, tools = rows, rest = { execute, f.scopes["resources:read"] or false,
-    f.scopes["resources:read"] or false, f.scopes["prompts:read"] or false } }
+  return { connection = f.connection, user = f.user, client = f.client, gateway = f.gateway, method = what.method, name = what.name,
+    tools = shows.tools, rest = shows.rest }
 end
 
 return M
