@@ -2206,14 +2206,20 @@ tls_rng_hash_init(const br_hash_class **ctx)
 			tls_reading->client_suites[i][0] = TLS_FILLER;
 }
 
-static void
-tls_templates(void)
+/* Once, before fork. */
+static bool
+tls_init(void)
 {
 	br_ssl_engine_context *const ends[] = {&tls_server_template.eng, &tls_client_template.eng};
+	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn;
 
+	tls_alpn = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (tls_alpn == MAP_FAILED)
+		return false;
+	tls_alpn[0] = tls_alpn[TLS_ALPN_NONE - 1] = "http/1.1";
+	(void)mprotect(tls_alpn, n, PROT_READ);
 	tls_rng_hash = br_sha256_vtable;
 	tls_rng_hash.init = tls_rng_hash_init;
-
 	br_ssl_server_zero(&tls_server_template);
 	br_ssl_client_zero(&tls_client_template);
 	tls_suites(ends[0], TLS_SUITES_SERVER);
@@ -2238,20 +2244,6 @@ tls_templates(void)
 		    BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
 		eng->rng_os_rand_done = 1;      /* tls_new seeds; BearSSL would open /dev/urandom */
 	}
-}
-
-/* Once, before fork. */
-static bool
-tls_init(void)
-{
-	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn;
-
-	tls_alpn = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (tls_alpn == MAP_FAILED)
-		return false;
-	tls_alpn[0] = tls_alpn[TLS_ALPN_NONE - 1] = "http/1.1";
-	(void)mprotect(tls_alpn, n, PROT_READ);
-	tls_templates();
 	return (sessions_agents = session_table_new(TLS_SESSIONS, MAP_SHARED)) != NULL &&
 	    (sessions_door = session_table_new(TLS_SESSIONS_DOOR, MAP_SHARED)) != NULL;
 }
@@ -7987,19 +7979,6 @@ http_field_rule(struct slice name)
 
 /* -- hosts */
 
-/* Only digits, or 0x and hexadecimal digits: such a last label makes an address of the whole
- * host, says the URL standard ("ends in a number"), and so do getaddrinfo and every browser. */
-static bool
-http_label_is_number(struct slice s)
-{
-	bool hex = s.n >= 2 && s.p[0] == '0' && ascii_lower(s.p[1]) == 'x';
-
-	for (size_t i = hex ? 2 : 0; i < s.n; i++)
-		if (hex ? hex_digit(s.p[i]) < 0 : !ascii_digit(s.p[i]))
-			return false;
-	return s.n != 0;
-}
-
 /* Letters, digits, "-" and "_" (in use, though not in RFC 952), in labels of 1 to 63 bytes (RFC
  * 1035 2.3.4). *last: where the last label begins. NULL, or why `in` is no name, a static
  * phrase. */
@@ -8058,6 +8037,7 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 	const char *why;
 	struct addr a;
 	size_t last = 0;
+	bool hex;
 
 	*is_ip = in.n != 0 && memchr(in.p, ':', in.n) != NULL;
 	if (*is_ip)
@@ -8068,8 +8048,12 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 	if ((why = http_canonical_name(in, out, &last)) != NULL)
 		return why;
 	out[in.n] = '\0';
-	if (!http_label_is_number((struct slice){out + last, in.n - last}))
-		return NULL;
+	/* only digits, or 0x and hexadecimal digits: such a last label makes an address of the whole host,
+	 * says the URL standard ("ends in a number"), and so do getaddrinfo and every browser */
+	hex = strncmp(out + last, "0x", 2) == 0;
+	for (size_t i = last + (hex ? 2 : 0); i < in.n; i++)
+		if (hex ? hex_digit(out[i]) < 0 : !ascii_digit(out[i]))
+			return NULL;
 	*is_ip = true;
 	if (!addr_parse_legacy((struct slice){out, in.n}, &a))
 		return "ends in a number but is not an IPv4 address";
@@ -13519,24 +13503,6 @@ stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 		    br_pem_encode(pem, der, len, "PRIVATE KEY", BR_PEM_LINE64) : 0;
 	}
 	return len;
-}
-
-/* Is it a signature of `data` by RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2), with the key of
- * modulus `n` and exponent 65537? */
-static bool
-stand_in_key_signed(const unsigned char n[STAND_IN_BITS / 8], struct slice data,
-    struct slice signature)
-{
-	unsigned char e[3] = {1, 0, 1}, modulus[STAND_IN_BITS / 8], want[32], got[32];
-	br_rsa_public_key pk = {modulus, sizeof modulus, e, sizeof e};
-
-	memcpy(modulus, n, sizeof modulus);
-	sign_digest(SIGN_SHA256, data, want);
-	return signature.n == sizeof modulus &&
-	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)signature.p, signature.n,
-	    BR_HASH_OID_SHA256,
-	    sizeof got, &pk, got) && memcmp(want, got, sizeof got) == 0;
-
 }
 
 /* ---- ident -----------------------------------------------------------------
@@ -20701,32 +20667,17 @@ helper_over(struct helper_run *h)
 	loop_defer(&h->gone, defer_free);
 }
 
-/* Kills every child of the worker. /proc has the numbers, and waitid tells the worker's children
- * from others: the kernel's own list of children is an option that small systems leave out. */
-static void
-helper_kill_children(void)
-{
-	DIR *proc = opendir("/proc");
-	const struct dirent *e;
-	siginfo_t info;
-
-	while (proc != NULL && (e = readdir(proc)) != NULL) {
-		pid_t pid = atoi(e->d_name);
-
-		if (pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0)
-			kill(pid, SIGKILL);
-	}
-	if (proc != NULL)
-		closedir(proc);
-}
-
 /* Reaps the program, then kills the processes that it left behind: the orphans of each look are the
- * worker's children in the next. */
+ * worker's children in the next. /proc has the numbers, and waitid tells the worker's children from
+ * others: the kernel's own list of children is an option that small systems leave out. */
 static void
 helper_clear(struct timer *t)
 {
 	struct helper_run *h = OWNER(t, struct helper_run, timer);
-	pid_t orphan = -1;
+	const struct dirent *e;
+	pid_t orphan = -1, pid;
+	siginfo_t info;
+	DIR *proc;
 
 	if (h->pid > 0 && waitpid(h->pid, NULL, WNOHANG) == h->pid) {
 		h->pid = 0;
@@ -20735,8 +20686,12 @@ helper_clear(struct timer *t)
 	if (h->pid == 0 && helper_runs == 0) {
 		while ((orphan = waitpid(-1, NULL, WNOHANG)) > 0)
 			;
-		if (orphan == 0)
-			helper_kill_children();
+		proc = orphan == 0 ? opendir("/proc") : NULL;
+		while (proc != NULL && (e = readdir(proc)) != NULL)
+			if ((pid = atoi(e->d_name)) > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0)
+				kill(pid, SIGKILL);
+		if (proc != NULL)
+			closedir(proc);
 	}
 	if ((h->pid != 0 || orphan == 0) && clock_now() < h->until)
 		timer_set(t, clock_now() + HELPER_LOOK_MS, helper_clear);
@@ -27319,15 +27274,18 @@ l_host_stand_in_key(lua_State *L)
 
 /* host.stand_in_signed(text, signature, modulus in hex) -> true | false
  *
- * Did this key sign the text, with RS256? */
+ * Did this key, with the exponent 65537, sign the text by RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2)? */
 static int
 l_host_stand_in_signed(lua_State *L)
 {
-	struct slice hex = l_check_slice(L, 3);
-	unsigned char n[STAND_IN_BITS / 8];
+	struct slice data = l_check_slice(L, 1), sig = l_check_slice(L, 2), hex = l_check_slice(L, 3);
+	unsigned char n[STAND_IN_BITS / 8], e[3] = {1, 0, 1}, want[32], got[32];
+	br_rsa_public_key pk = {n, sizeof n, e, sizeof e};
 
-	return l_answer(L, hex.n == 2 * sizeof n && hex_decode(n, hex) &&
-	    stand_in_key_signed(n, l_check_slice(L, 1), l_check_slice(L, 2)));
+	tls_sha256(data.p, data.n, want);
+	return l_answer(L, hex.n == 2 * sizeof n && hex_decode(n, hex) && sig.n == sizeof n &&
+	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)sig.p, sig.n, BR_HASH_OID_SHA256,
+	    sizeof got, &pk, got) && memcmp(want, got, sizeof got) == 0);
 }
 
 /* host.random_token(prefix) -> token, hash
