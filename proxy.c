@@ -18281,22 +18281,13 @@ mcp_allows(const struct mcp *m, enum mcp_list list, struct slice name)
 	return m->rest[list];
 }
 
-/* A name as a token spells it. False: it is no string, is too long, or may not be used. */
-static bool
-mcp_token_allowed(const struct mcp *m, enum mcp_list list, const struct json_token *t)
-{
-	char name[JSON_STRING_MAX];
-
-	return t->type == JSON_STRING && t->raw.n <= sizeof name &&
-	    mcp_allows(m, list, (struct slice){name, json_unescape(name, t)});
-}
-
 /* Reads an element of a list whose first token is `t`, to its end. True: it may be seen. */
 static bool
 mcp_element(const struct mcp *m, enum mcp_list list, struct json_reader *r, struct json_token *t)
 {
 	unsigned depth = t->depth;
 	bool object = t->type == JSON_OBJECT, may = true, named = false;
+	char name[JSON_STRING_MAX];
 
 	if (t->type != JSON_OBJECT && t->type != JSON_ARRAY)
 		return !m->limits[list];
@@ -18305,7 +18296,8 @@ mcp_element(const struct mcp *m, enum mcp_list list, struct json_reader *r, stru
 			continue;
 		json_next(r, t);
 		named = true;
-		may = mcp_token_allowed(m, list, t) && may;
+		may = may && t->type == JSON_STRING && t->raw.n <= sizeof name &&
+		    mcp_allows(m, list, (struct slice){name, json_unescape(name, t)});
 	}
 	return !m->limits[list] || (named && may);
 }
