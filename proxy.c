@@ -17786,11 +17786,14 @@ seal_next(struct slice in, size_t *at, struct sealed *t)
 		size_t before = (size_t)(p - in.p), end = before + SEAL_MARK.n, kept;
 
 		*at = end;
+		if (in.n - end < SEAL_CODE_MIN || b64_decode(t->head, SEAL_HEAD, (struct slice){in.p + end, SEAL_HEAD / 3 * 4}, true) < 0 ||
+		    t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || (kept = load_be16(t->head + 2)) > before)
+			continue;
+		/* behind a head alone: a text may be nothing but marks, and each would be counted to its end */
 		while (end < in.n && (ascii_alnum(in.p[end]) || in.p[end] == '-' || in.p[end] == '_'))
 			end++;
 		t->code = (struct slice){in.p + *at, end - *at};
-		if (t->code.n < SEAL_CODE_MIN || b64_decode(t->head, SEAL_HEAD, (struct slice){t->code.p, SEAL_HEAD / 3 * 4}, true) < 0 ||
-		    t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || (kept = load_be16(t->head + 2)) > before)
+		if (t->code.n < SEAL_CODE_MIN)
 			continue;
 		t->kept = (struct slice){p - kept, kept};
 		t->text = (struct slice){p - kept, kept + end - before};

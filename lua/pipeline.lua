@@ -1356,6 +1356,7 @@ local function sealed_in(self, req, agent, deadline)
     local generation, needs = config.applied, {}
     wants(self, needs, nil, "a sealed text may stand in it")
     local ok, why = read_whole(self, req, needs.max)
+    if ok and (req.length or needs.max) > HEAVY and req:sealed() then take_turns(self) end
     -- of a length that is known nothing was read: it streams, and what stands in it is the worthless text that it is
     if not ok and not (why == "too_large" and req.length) then return nil, body_refused(self, req, why, needs, "sealed texts") end
     local synced, lost = config:sync(deadline + WAIT_MAX)

@@ -235,6 +235,7 @@ M.MARK = "Sp5eaL"
 M.MOST = 4              -- of a request
 local HEAD = ">I1I1I2I1c24c16c16I4I4"
 local CODE_MIN = 114    -- letters of a text in which nothing is
+local MARKS_MAX = 100   -- in a value, that begin no text: more are not looked at, and it passes as it is
 M.BODY_MAX = 1 << 20   -- bytes of a body that is looked into
 
 local function hex(s) return (s:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
@@ -244,11 +245,14 @@ local function hex(s) return (s:gsub(".", function(c) return ("%02x"):format(c:b
 function M.read(s, from)
   local decode = require("secret").decode
   from = from or 1
-  while true do
-    local at, to = s:find(M.MARK .. "[%w_-]*", from)
+  for _ = 1, MARKS_MAX do
+    local at = s:find(M.MARK, from, true)
     if not at then return nil end
-    local head = to - at - 5 >= CODE_MIN and decode("base64url", s:sub(at + 6, at + 97))
-    if head then
+    -- The letters are counted where a head stands before them alone: a text may be nothing but marks.
+    local code = s:sub(at + 6, at + 97)
+    local head = #code == 92 and not code:find("[^%w_-]") and decode("base64url", code)
+    local to = head and head:byte() == 1 and select(2, s:find("^[%w_-]+", at + 6)) or 0
+    if to - at - 5 >= CODE_MIN then
       local version, shape, kept, key, _, agent, credential, ends, row = HEAD:unpack(head)
       if version == 1 and shape <= 1 and key == 0 and kept < at then
         return { text = s:sub(at - kept, to), kept = s:sub(at - kept, at - 1), agent = hex(agent), credential = hex(credential),

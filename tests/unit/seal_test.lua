@@ -215,6 +215,15 @@ return {
     is(seal.bodies { r }, nil)
     is(seal.bodies { compiled { opens = { "json=/a" } } }.json, true)
   end,
+  ["a text that is nothing but marks is read in one pass, by both readers"] = function()
+    local head = "AQAAAA" .. ("A"):rep(86)
+    local at, marks = os.clock(), ("Sp5eaL"):rep(170000)
+    is(seal.read(marks), nil)
+    is(seal.read((("Sp5eaL" .. head:sub(1, 91) .. "."):rep(10000))), nil)
+    is(seal.read(("Sp5eaL"):rep(99) .. "." .. "Sp5eaL" .. head .. ("A"):rep(22)).row, 0)
+    is(require("request").unseal(marks, { agent = ("0"):rep(32), agent_epoch = 1, credential = ("0"):rep(32), credential_epoch = 1 }), nil)
+    assert(os.clock() - at < 2, "it takes squares")
+  end,
   ["a preset's rows come before its type's, and each call once"] = function()
     local of_type = { seal = { compiled(), compiled { path = "/b" } } }
     local list = seal.rows_of(of_type, { seal = { compiled { members = { "p" } } } })
