@@ -1540,7 +1540,7 @@ static ssize_t under_read(struct peer *p, char *out, size_t n);
 static ssize_t under_send(struct peer *p, const char *data, size_t n);
 static int under_flush(struct peer *p);         /* enum io */
 
-/* -- door: a captured connection. door_capture finds the address that the client dialled, which is c->host until
+/* -- door: a captured connection, which goes on in conn_begin_decide. door_capture finds the address that the client dialled, which is c->host until
  * a name is found; door_step_name looks for that in the first bytes, and leaves them on the wire. */
 static void door_capture(struct conn *c);
 static bool door_step_name(struct conn *c);
@@ -1765,7 +1765,8 @@ net_adopt(int fd, const struct listener *as)
 	if (net.nlisteners == NET_LISTENERS_MAX)
 		return "too many listeners";
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &int_len) != 0 || !listens ||
-	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &int_len) != 0 || type != SOCK_STREAM || getsockname(fd, (struct sockaddr *)&ss, &len) != 0)
+	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &int_len) != 0 || type != SOCK_STREAM ||
+	    fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0 || getsockname(fd, (struct sockaddr *)&ss, &len) != 0)
 		return "it is no listening socket";
 	*l = *as;
 	l->watch = (struct watch){.fd = fd};
@@ -5956,7 +5957,21 @@ conn_head_begin(struct conn *c, struct slice in)
 	return true;
 }
 
-static void conn_begin_decide(struct conn *c);  /* a captured connection begins there too */
+/* A whole head is in r->bytes. */
+static void
+conn_begin_decide(struct conn *c)
+{
+	struct req *r = c->req;
+
+	c->state = CONN_DECIDE;
+	conn_deadline(c, CONN_DECIDE_MS);
+	if (!req_parse(r)) {            /* a head without an end ends here too: -431 or -400 */
+		conn_begin_answer(c);
+	} else if (!kept_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
+		r->close_after = true;
+		conn_fail(c, 503, "injection_unavailable", "out of memory");
+	}
+}
 
 static bool
 conn_step_head(struct conn *c)
@@ -5979,22 +5994,6 @@ conn_step_head(struct conn *c)
 		return true;
 	conn_begin_decide(c);
 	return true;
-}
-
-/* A whole head is in r->bytes. */
-static void
-conn_begin_decide(struct conn *c)
-{
-	struct req *r = c->req;
-
-	c->state = CONN_DECIDE;
-	conn_deadline(c, CONN_DECIDE_MS);
-	if (!req_parse(r)) {            /* a head without an end ends here too: -431 or -400 */
-		conn_begin_answer(c);
-	} else if (!kept_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
-		r->close_after = true;
-		conn_fail(c, 503, "injection_unavailable", "out of memory");
-	}
 }
 
 /* Does the client no longer wait for the answer? A plain client may have ended its side and still read.
@@ -6097,11 +6096,9 @@ conn_established(struct conn *c)
 {
 	static const char http[] = "HTTP/1.1 200 Connection established\r\n\r\n";
 
-	if (c->at->captures)
-		return;                 /* the client asked nobody */
 	if (c->socks != 0)
 		peer_put(&c->peer, "\5\0\0\1\0\0\0\0\0\0", 10);
-	else
+	else if (!c->at->captures)      /* such a client asked nobody */
 		peer_put(&c->peer, http, sizeof http - 1);
 }
 
@@ -14191,24 +14188,6 @@ filter_ws_attach(struct flow *f, const struct subst *s)
 #define SCRUB_RATIO 200         /* decoded bytes to one encoded, over the first SCRUB_HOLD_MAX */
 #define SCRUB_INFLATE (48 * 1024) /* zlib's state and window (zconf.h: 32 KiB and about 7) */
 
-/* zlib's crc32 in its place, which the linker then leaves out: 12 KB of tables, for a speed that a body to be
- * searched has no use for. The polynomial of RFC 1952 8; the first call makes the table. */
-uLong
-crc32(uLong crc, const Bytef *p, uInt n)
-{
-	static uint32_t table[256];
-
-	for (uint32_t i = 255, x; table[1] == 0; table[i--] = x) {
-		x = i;
-		for (int bit = 0; bit < 8; bit++)
-			x = x >> 1 ^ (0xedb88320 & -(x & 1));
-	}
-	crc ^= 0xffffffff;
-	for (const Bytef *end = p != NULL ? p + n : p; p != end; p++)
-		crc = table[(crc ^ *p) & 255] ^ crc >> 8;
-	return p == NULL ? 0 : crc ^ 0xffffffff;
-}
-
 struct filter_scrub {
 	struct filter f;
 	struct scrub *s;        /* borrowed from the req */
@@ -14755,17 +14734,16 @@ door_name(const struct conn *c, char out[REQ_WHO_MAX])
 static struct tls *
 door_tls(const struct conn *c)
 {
-	char text[NET_NAME_MAX], *end;
-	struct slice host = slice_of(c->at->host);
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	struct endpoint own = {.port = 0};
+	char text[ADDR_TEXT_MAX];
 
-	if (c->at->kind == LISTEN_GATEWAY && tls_own[LISTEN_GATEWAY] == NULL)
+	if ((c->at->kind == LISTEN_GATEWAY && tls_own[LISTEN_GATEWAY] == NULL) ||
+	    getsockname(c->peer.watch.fd, (struct sockaddr *)&ss, &len) != 0 || !net_endpoint((struct sockaddr *)&ss, &own))
 		return NULL;
-	if (host.n == 0) {      /* 127.0.0.1:7443, [::1]:7443 */
-		text[net_name(c->peer.watch.fd, text)] = '\0';
-		host = slice_of(text + (text[0] == '['));
-		host.n = (end = strrchr(text, ':')) != NULL ? (size_t)(end - host.p) - (text[0] == '[') : 0;
-	}
-	return tls_accept(host, tls_own[c->at->kind]);
+	return tls_accept(c->at->host[0] != '\0' ? slice_of(c->at->host) : (struct slice){text, addr_format(&own.addr, text)},
+	    tls_own[c->at->kind]);
 }
 
 /* What `p` was is the wire from here on, and p->tls may be another's. False: no memory. */
@@ -14777,9 +14755,7 @@ under_begin(struct peer *p)
 	if (u == NULL)
 		return false;
 	*u = *p;
-	p->tls = NULL;
-	p->in = p->out = NULL;
-	p->under = u;
+	*p = (struct peer){.watch = u->watch, .under = u, .received = u->received};
 	return p->watch.readable = true;        /* it may hold bytes */
 }
 
@@ -14836,14 +14812,11 @@ enum socks { SOCKS_HELLO = 1, SOCKS_PASSWORD, SOCKS_REQUEST };
 static size_t
 socks_size(int message, const uint8_t *p, size_t n)
 {
-	switch (message) {
-	case SOCKS_HELLO:
-		return n < 2 ? 2 : 2u + p[1];
-	case SOCKS_PASSWORD:
-		return n < 2 ? 2 : n < 3u + p[1] ? 3u + p[1] : 3u + p[1] + p[2 + p[1]];
-	default:
+	if (message == SOCKS_REQUEST)
 		return n < 5 ? 5 : p[3] == 1 ? 10 : p[3] == 4 ? 22 : p[3] == 3 ? 7u + p[4] : 5;
-	}
+	if (n < 2 || message == SOCKS_HELLO)
+		return n < 2 ? 2 : 2u + p[1];
+	return n < 3u + p[1] ? 3u + p[1] : 3u + p[1] + p[2 + p[1]];
 }
 
 /* The request as a CONNECT; 0, or the reply's code. A name that is none (255 bytes, a NUL) is a failure. */
@@ -14924,14 +14897,13 @@ socks_take_head(struct conn *c, bool *whole)
 static void
 door_capture(struct conn *c)
 {
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss;
+	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
+	socklen_t len = sizeof ss, name_len = sizeof ss;
 	struct endpoint e = {.port = 0};
 	int fd = c->peer.watch.fd;
 
-	if (getsockopt(fd, SOL_IP, 80, &ss, &len) != 0 && (len = sizeof ss, getsockopt(fd, SOL_IPV6, 80, &ss, &len) != 0) &&
-	    (len = sizeof ss, getsockname(fd, (struct sockaddr *)&ss, &len) != 0))
-		ss.ss_family = AF_UNSPEC;
+	if (getsockopt(fd, SOL_IP, 80, &ss, &len) != 0 && (len = sizeof ss, getsockopt(fd, SOL_IPV6, 80, &ss, &len) != 0))
+		getsockname(fd, (struct sockaddr *)&ss, &name_len);
 	net_endpoint((struct sockaddr *)&ss, &e);
 	c->dialled = addr_unmapped(&e.addr);
 	c->port = e.port;
@@ -14977,12 +14949,10 @@ door_answer(struct conn *c, struct buf *b)
 	struct req *r = c->req;
 	uint8_t reply[10] = {5, 1, 0, 1};
 
-	if (r->status == 403 || r->status == 407)
-		reply[1] = 2;
-	else if (strcmp(r->code, "upstream_unreachable") == 0)
+	if (strcmp(r->code, "upstream_unreachable") == 0)
 		reply[1] = memmem(r->answer.p, r->answer.n, "connection refused", 18) != NULL ? 5 : 4;
-	else if (r->status == 504)
-		reply[1] = 6;
+	else
+		reply[1] = r->status == 403 || r->status == 407 ? 2 : r->status == 504 ? 6 : 1;
 	c->last = true;
 	buf_clear(&r->answer);
 	if (c->at->captures)
@@ -27318,24 +27288,20 @@ l_host_listen_close(lua_State *L)
 	return 0;
 }
 
-/* Fills in the address of a Unix socket, and removes a socket file there that nobody listens on. NULL or
- * why it cannot be. */
-static const char *
+/* Fills in the address of a Unix socket, and removes a socket file there that nobody listens on. */
+static void
 unix_address(struct slice path, struct sockaddr_un *un)
 {
 	struct stat st;
 	int fd;
 
-	if (path.n >= sizeof un->sun_path)
-		return "the path of a socket has at most 107 bytes";
 	*un = (struct sockaddr_un){.sun_family = AF_UNIX};
 	memcpy(un->sun_path, path.p, path.n);
 	if (lstat(un->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode) || (fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
-		return NULL;
+		return;
 	if (connect(fd, (const struct sockaddr *)un, sizeof *un) != 0 && errno == ECONNREFUSED)
 		unlink(un->sun_path);
 	close(fd);
-	return NULL;
 }
 
 /* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, captures=, agent=, handler= }
@@ -27381,18 +27347,16 @@ l_host_listen(lua_State *L)
 	if (!as.made)
 		lua_getfield(L, 1, "address");
 	where = fd < 0 ? l_check_text(L, -1) : SLICE("");
-	luaL_argcheck(L, as.made || fd >= 0 || addr_parse(where, &at.addr), 1, "not an address");
+	luaL_argcheck(L, as.made ? where.n < sizeof((struct sockaddr_un *)0)->sun_path : fd >= 0 || addr_parse(where, &at.addr), 1, "not an address");
 	luaL_argcheck(L, !handled || (at.addr.v4 ? at.addr.b[0] == 127 : slice_eq(where, SLICE("::1"))), 1, "not a loopback address");
 	if (handled)
 		l_host_listen_close(L);
 	if (fd >= 0) {
-		if ((why = net_adopt(fd, &as)) == NULL && (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 ||
-		    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0))
-			why = strerror(errno);
+		why = net_adopt(fd, &as);
 	} else if (as.made) {
 		mask = umask(mask);
-		if ((why = unix_address(where, (struct sockaddr_un *)&ss)) == NULL)
-			why = net_listen(&ss, len, gid, &as);
+		unix_address(where, (struct sockaddr_un *)&ss);
+		why = net_listen(&ss, len, gid, &as);
 		umask(mask);
 	} else {
 		len = net_sockaddr(&at, &ss);
