@@ -1519,8 +1519,8 @@ static const struct filter_fault *seal_fault(struct req *r);
 static void seal_free(struct seal *s);
 
 /* -- filter: mcp: what lists show, and whose ids these are. mcp_begin attaches what an answer's flow needs, or says that
- * the body is held; mcp_answer edits head and held body, whose end was `io`; false: filter_mcp_fault. */
-static const struct filter_fault filter_mcp_fault;
+ * the body is held; mcp_answer edits head and held body, whose end was `io`; false: mcp_fault. */
+static const struct filter_fault *mcp_fault(void);
 static enum scrub_way answer_scrub(struct req *r, const struct http_head *h);
 static enum scrub_way mcp_begin(struct req *r, struct http_head *h);
 static bool mcp_answer(struct req *r, struct http_head *h, int io);
@@ -6513,7 +6513,7 @@ answer_edit(struct req *r, struct http_head *h, enum flow_io io)
 static const struct filter_fault *
 answer_fault(struct req *r)
 {
-	return r->seal != NULL ? seal_fault(r) : r->tally.over || r->mcp == NULL ? scrub_fault(&r->tally) : &filter_mcp_fault;
+	return r->seal != NULL ? seal_fault(r) : r->tally.over || r->mcp == NULL ? scrub_fault(&r->tally) : mcp_fault();
 }
 
 /* Gathers a held body. Once it is whole, head and body go on, without what was attached. `h`: the head, as long
@@ -18427,9 +18427,15 @@ struct filter_mcp {
 	bool start;             /* a byte order mark may begin here, which readers drop */
 };
 
-static const struct filter_fault filter_mcp_fault = {502, "upstream_answer",
-    "an MCP message of the answer cannot be judged: it is not JSON, is longer than 4 MiB, or finds no room",
-    "an MCP server answers with application/json or text/event-stream, and no coding"};
+static const struct filter_fault *
+mcp_fault(void)
+{
+	static const struct filter_fault fault = {502, "upstream_answer",
+	    "an MCP message of the answer cannot be judged: it is not JSON, is longer than 4 MiB, or finds no room",
+	    "an MCP server answers with application/json or text/event-stream, and no coding"};
+
+	return &fault;
+}
 
 /* Cuts a line and its end off an event. False: there is none. */
 static bool
@@ -18539,7 +18545,7 @@ filter_mcp_run(struct filter *f, struct slice in, bool end, char *scratch, struc
 	ssize_t took = 0;
 
 	(void)scratch;
-	f->fault = &filter_mcp_fault;
+	f->fault = mcp_fault();
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
