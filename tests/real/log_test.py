@@ -239,7 +239,7 @@ def test_reasons_once(t):
     """a line of log says a cause once, and no port where there is none"""
     s, up = t.proxy(credentials=[API])
     with socket.create_connection(("127.0.0.1", s.port), 10) as sock:
-        sock.sendall(b"\x05\x01\x00")
+        sock.sendall(b"\x04\x01\x01\xbb\x7f\x00\x00\x01\x00")  # SOCKS4
         while sock.recv(100):
             pass
     s.request(host="denied.test")
