@@ -18207,7 +18207,7 @@ struct mcp {
 	struct buf text;        /* owned */
 };
 
-static inline void
+static void
 mcp_free(struct mcp *m)
 {
 	if (m == NULL)
@@ -18579,7 +18579,7 @@ filter_mcp_wipe(struct filter *f)
 }
 
 /* NULL: out of memory. `share`: of the agent's bodies. */
-static inline struct filter *
+static struct filter *
 filter_mcp_new(const struct mcp *m, size_t *share)
 {
 	static const struct filter_class class = {sizeof(struct filter_mcp), false, false, filter_mcp_run, filter_mcp_wipe};
@@ -18643,7 +18643,7 @@ filter_pair_wipe(struct filter *f)
 }
 
 /* Both become the pair's; either may be NULL. NULL: neither was there, or out of memory. */
-static inline struct filter *
+static struct filter *
 filter_pair_new(struct filter *one, struct filter *two)
 {
 	static const struct filter_class class = {sizeof(struct filter_pair), false, false, filter_pair_run, filter_pair_wipe};

@@ -4,7 +4,7 @@
 local verify = require "web.verify"
 local M = {}
 
-local STATELESS = "2026-07-28"  -- from this revision on the head mirrors the body, and there are no sessions
+local STATELESS = "2026-07-28"  -- from this revision on the head mirrors the body, and there are no sessions; the dates sort as texts
 local VERSION = "io.modelcontextprotocol/protocolVersion"
 local MIRRORED_MAX = 4096       -- values of a body that a Mcp-Param field may mirror
 
@@ -66,13 +66,17 @@ local function values_of(v, out, n)
   return n
 end
 
+local function stateless(version)
+  return type(version) == "string" and version:find("^%d%d%d%d%-%d%d%-%d%d$") ~= nil and version >= STATELESS
+end
+
 -- Do the mirroring fields say what the body says? true | nil, answer
-local function mirrored(fields, m, name, stateless)
+local function mirrored(fields, m, name, must)
   local method, mirror = fields["mcp-method"], fields["mcp-name"]
   if method and plain(method) ~= m.method then return mismatch(m.id, "Mcp-Method is not the body's method") end
-  if not method and stateless then return mismatch(m.id, "Mcp-Method is missing") end
+  if not method and must then return mismatch(m.id, "Mcp-Method is missing") end
   if mirror and (name == nil or plain(mirror) ~= name) then return mismatch(m.id, "Mcp-Name is not what the body names") end
-  if not mirror and stateless and named[m.method] then return mismatch(m.id, "Mcp-Name is missing") end
+  if not mirror and must and named[m.method] then return mismatch(m.id, "Mcp-Name is missing") end
   local set
   for field, value in next, fields do
     if field:sub(1, 10) == "mcp-param-" then
@@ -103,8 +107,8 @@ local function allowed(f, m, params)
   end
   if method == "subscriptions/listen" then
     for _, kind in ipairs { "tools", "prompts", "resources" } do
-      for asked in next, object(params.notifications) or {} do
-        if type(asked) == "string" and asked:lower():find("^" .. kind:sub(1, -2)) then
+      for asked, wanted in next, object(params.notifications) or {} do
+        if wanted and type(asked) == "string" and asked:lower():find("^" .. kind:sub(1, -2)) then
           local ok, need = verify.method(f, kind .. "/list")
           if not ok then return nil, need end
         end
@@ -142,7 +146,7 @@ local function message(f, fields, m, version)
   end
   local name = params[named[m.method] or "name"]
   if name == nil then name = params.uri end
-  local same, answer = mirrored(fields, m, type(name) == "string" and name or nil, (version or meta[VERSION] or "") == STATELESS)
+  local same, answer = mirrored(fields, m, type(name) == "string" and name or nil, stateless(version) or stateless(meta[VERSION]))
   if not same then return nil, answer end
   local ok, need, code = allowed(f, m, params)
   if type(name) ~= "string" then name = nil end

@@ -81,7 +81,7 @@ return {
     lacks("resources:read", may "prompts:read", m("completion/complete", { ref = { type = "ref/resource", uri = "x" } }))
     passes(may "prompts:read", m("completion/complete", { ref = { type = "ref/prompt", name = "x" } }))
     lacks("resources:read", may "tools:read", m("subscriptions/listen", { notifications = { resourceSubscriptions = { "file:///x" } } }))
-    passes(may "tools:read", m("subscriptions/listen", { notifications = { toolsListChanged = true } }))
+    passes(may "tools:read", m("subscriptions/listen", { notifications = { toolsListChanged = true, promptsListChanged = false } }))
   end,
 
   ["spellings that a lax server takes for another method are none"] = function()
@@ -150,6 +150,8 @@ return {
     local told = call("run", { _meta = { ["io.modelcontextprotocol/protocolVersion"] = "2025-11-25" } })
     refused(400, -32020, f, told, new)
     refused(400, -32020, f, call("run", { _meta = { ["io.modelcontextprotocol/protocolVersion"] = "2026-07-28" } }))
+    refused(400, -32020, f, call "run", { ["mcp-protocol-version"] = "2027-01-31" })     -- one that comes later
+    passes(f, call "run", { ["mcp-protocol-version"] = "2025-11-25" })
     passes(f, { jsonrpc = "2.0", id = 1, method = "server/discover" }, { ["mcp-protocol-version"] = "2026-07-28", ["mcp-method"] = "server/discover" })
   end,
 
@@ -166,6 +168,33 @@ return {
     for i = 1, 5000 do many[i] = i end
     refused(400, -32020, f, call("run", { arguments = { many = many } }), { ["mcp-param-region"] = "1" })
     passes(f, call("run", { arguments = { many = many } }))
+  end,
+
+  ["a pattern's star is any text, and a name of megabytes costs no more than its bytes"] = function()
+    local verify = require "web.verify"
+    local function slow(p, s)         -- by the definition
+      if p == "" then return s == "" end
+      if p:sub(1, 1) ~= "*" then return s ~= "" and s:sub(1, 1) == p:sub(1, 1) and slow(p:sub(2), s:sub(2)) end
+      for i = 1, #s + 1 do
+        if slow(p:sub(2), s:sub(i)) then return true end
+      end
+      return false
+    end
+    local function text(n, letters)
+      local out = ""
+      while n > 0 do out, n = out .. letters:sub(n % 3 + 1, n % 3 + 1), n // 3 end
+      return out
+    end
+    for i = 0, 3 ^ 6 - 1 do
+      for k = 0, 3 ^ 5 - 1 do
+        local p, s = text(i, "a*b"), text(k, "aba")
+        assert(verify.matches(p, s) == slow(p, s), p .. " " .. s)
+      end
+    end
+    assert(verify.matches("a.%d*", "a.%dx") and not verify.matches("a.%d*", "ab1x"))
+    local f = may("tools:execute")
+    f.record = { name = "tools", url = record.url, read = { "*a*a*a*a*b" }, scopes = {} }
+    passes(f, call(("a"):rep(3 << 20)))
   end,
 
   ["what lists show is what may be called"] = function()
