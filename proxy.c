@@ -18176,9 +18176,9 @@ req_sealed(const struct req *r)
  * unless you ask what a client of the door can see.
  *
  * Invariants. A list stands in `result` of a message, alone or in a batch; every member that some reader
- * takes for one (json_spells, loosely) is a list, however often it comes. An element goes on only if
- * each of its names may; one without a name only in a list from which nothing is taken. What is not
- * JSON, or too long to be held, ends the answer. `cacheScope` is "private" afterwards: no cache may
+ * takes for one (json_spells, loosely) is a list, however often it comes. A tool goes on only if each
+ * of its names may; one without a name only where nothing is taken from the list. What is not JSON,
+ * or too long to be held, ends the answer. `cacheScope` is "private" afterwards: no cache may
  * show one caller's list to another. Every other byte stays. */
 #define MCP_MESSAGE_MAX (4 * 1024 * 1024) /* bytes: a list of 10,000 tools has about as many */
 #define MCP_ROWS_MAX 1024       /* patterns of one caller: scopes and tools of one gateway */
@@ -18186,16 +18186,16 @@ req_sealed(const struct req *r)
 
 enum mcp_list { MCP_TOOLS, MCP_RESOURCES, MCP_TEMPLATES, MCP_PROMPTS, MCP_LISTS };
 
-static const struct { struct slice list, name; } mcp_lists[MCP_LISTS] = {
-    {SLICE_INIT("tools"), SLICE_INIT("name")}, {SLICE_INIT("resources"), SLICE_INIT("uri")},
-    {SLICE_INIT("resourceTemplates"), SLICE_INIT("uriTemplate")}, {SLICE_INIT("prompts"), SLICE_INIT("name")}};
+static const struct slice mcp_lists[MCP_LISTS] = {
+    SLICE_INIT("tools"), SLICE_INIT("resources"), SLICE_INIT("resourceTemplates"), SLICE_INIT("prompts")};
 
 struct mcp_row {
 	size_t at, n;           /* the pattern in `text` of its struct mcp; "*" is any text */
 	bool allow;
 };
 
-/* What one caller may see: the first row that fits a name decides, else `rest`. */
+/* What one caller may see: of tools, the first row that fits the name decides, else `rest`; of the others all or
+ * nothing. */
 struct mcp {
 	bool rest[MCP_LISTS];
 	bool limits[MCP_LISTS]; /* something may be taken from the list */
@@ -18246,12 +18246,12 @@ mcp_fits(struct slice pattern, struct slice name)
 }
 
 static bool
-mcp_allows(const struct mcp *m, enum mcp_list list, struct slice name)
+mcp_allows(const struct mcp *m, struct slice name)
 {
-	for (size_t i = 0; i < m->n && list == MCP_TOOLS; i++)
+	for (size_t i = 0; i < m->n; i++)
 		if (mcp_fits((struct slice){m->text.p + m->row[i].at, m->row[i].n}, name))
 			return m->row[i].allow;
-	return m->rest[list];
+	return m->rest[MCP_TOOLS];
 }
 
 /* Reads an element of a list whose first token is `t`, to its end. True: it may be seen. */
@@ -18265,14 +18265,14 @@ mcp_element(const struct mcp *m, enum mcp_list list, struct json_reader *r, stru
 	if (t->type != JSON_OBJECT && t->type != JSON_ARRAY)
 		return !m->limits[list];
 	while (json_next(r, t) > JSON_END && (t->type != JSON_CLOSE || t->depth != depth)) {
-		if (!object || t->depth != depth + 1 || t->type != JSON_KEY || !json_spells(t, mcp_lists[list].name, true))
+		if (!object || t->depth != depth + 1 || t->type != JSON_KEY || !json_spells(t, SLICE("name"), true))
 			continue;
 		json_next(r, t);
 		named = true;
 		may = may && t->type == JSON_STRING && t->raw.n <= sizeof name &&
-		    mcp_allows(m, list, (struct slice){name, json_unescape(name, t)});
+		    mcp_allows(m, (struct slice){name, json_unescape(name, t)});
 	}
-	return !m->limits[list] || (named && may);
+	return !m->limits[list] || (list == MCP_TOOLS && named && may);
 }
 
 /* Copies what lies between *from and `upto` of the text. */
@@ -18330,7 +18330,7 @@ mcp_edit(const struct mcp *m, struct slice in, struct buf *out)
 			continue;
 		}
 		for (int list = 0; list < MCP_LISTS; list++)
-			if (t.type == JSON_KEY && json_spells(&t, mcp_lists[list].list, true)) {
+			if (t.type == JSON_KEY && json_spells(&t, mcp_lists[list], true)) {
 				if (json_next(&r, &t) == JSON_ARRAY)
 					mcp_list(m, list, &r, &t, out, &from);
 				else if (m->limits[list] && t.type != JSON_NULL)
