@@ -15,8 +15,8 @@ end
 function M.read(cert, key)
   local parts = {}
   for i, path in ipairs { cert, key } do
-    local text, code = host.read_secret("file", path, { multiline = true })
-    if not text then return nil, ("%s: %s"):format(path, code) end
+    local text, empty = host.read_secret("file", path, { multiline = true })
+    if empty then return nil, ("%s: %s"):format(path, text and "it is empty" or empty) end    -- nil, code
     parts[i] = text
   end
   local identity, field, code = tls.identity(parts[1], parts[2], nil, false)

@@ -9,7 +9,7 @@ local settings = require "cli.settings"
 
 -- The others count while it runs.
 local at_start = { listen = true, ["listen-tls"] = true, transparent = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
-  ["log-size"] = true, ["log-age"] = true, ["log-group"] = true }
+  gateway = true, ["gateway-workers"] = true, ["log-size"] = true, ["log-age"] = true, ["log-group"] = true }
 local gone = { ["log-records"] = "the request log is bounded in bytes now: sallyport set log-size 64m" }
 
 local function unknown(name)
@@ -152,6 +152,7 @@ examples:
       end
       local value = settings.read(ctx, s, given, s.name)
       local before = s.name == "public" and home.public(ctx)
+      local first = s.name:find "^gateway%-[ck]e" and not records.settings(nil)[s.key]    -- whether the door speaks TLS stands when it opens
       if s.name == "public" then home.client_files(ctx, value) end
       if s.name == "helpers" then
         local ok, why = ctx.host.helpers(value, true)
@@ -163,7 +164,7 @@ examples:
         return { { op = "put", db = "meta", key = key, plain = { name = s.name, value = value } } }
       end)
       report.answer(ctx, { [s.name] = shown(s, value, true) })
-      local restart = at_start[s.name]
+      local restart = at_start[s.name] or first
       ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
         restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))
       if before and before ~= value then

@@ -100,6 +100,21 @@ def test_resumption(t):
     chain.write_text(chain2.read_text())
     real.wait(lambda: "CN = box.test 2" in client() or "CN=box.test 2" in client(), what="the renewed certificate")
     assert "New, " in client("-sess_in", keep)
+    key.write_text("")
+    chain.write_text("")
+    real.wait(lambda: f"{chain}: it is empty" in s.log(), what="a word of the files that were emptied")
+    assert "CN = box.test 2" in client() or "CN=box.test 2" in client()
+
+
+def test_settings_at_start(t):
+    """what counts from the next start only says so: whether the door speaks TLS, not which files it reads"""
+    s, _ = door(t)
+    for name in ("first.pem", "second.pem"):
+        (s.dir / name).write_text("")
+    for name, value in (("gateway", "127.0.0.1:0"), ("gateway-workers", "2"), ("gateway-cert", s.dir / "first.pem")):
+        assert "from the next start" in s.cli("set", name, value).stderr, name
+    for name, value in (("gateway-cert", s.dir / "second.pem"), ("gateway-origins", "https://app.test")):
+        assert "from the next start" not in s.cli("set", name, value).stderr, name
 
 
 def test_start(t):
@@ -116,7 +131,12 @@ def test_start(t):
     u = ("--public-url", URL)
     assert "go together" in why(*u, "--gateway-cert", ec[0])
     assert "mismatch" in why(*u, "--gateway-cert", ec[0], "--gateway-key", rsa[1])
-    assert "no certificate" in why(*u, "--gateway-cert", ec[1], "--gateway-key", ec[1]) or True
+    assert "private key" in why(*u, "--gateway-cert", ec[1], "--gateway-key", ec[1])
+    garbage, empty = s0.dir / "garbage", s0.dir / "empty"
+    garbage.write_text("no PEM")
+    empty.write_text("\n")
+    assert "no certificate" in why(*u, "--gateway-cert", garbage, "--gateway-key", ec[1])
+    assert "it is empty" in why(*u, "--gateway-cert", empty, "--gateway-key", empty)
     assert "there is no file" in why(*u, "--gateway-cert", "/nowhere", "--gateway-key", ec[1])
 
 
