@@ -281,6 +281,7 @@ end
 --- The same as one text, as it is kept.
 function M.listen(s)
   local spec, why = M.listener(s)
+  if s:find "^[./]" then why = "a Unix socket is named as unix:/run/sallyport/proxy.sock" end
   if spec and spec.host and spec.address then return nil, "name= is for listen-tls: it is the name in the certificate" end
   return spec and spec.text, why
 end
@@ -289,7 +290,7 @@ end
 function M.address_port(s)
   local host, port = s:match("^%[([%x:.]+)%]:(%d+)$")
   if not host then host, port = s:match("^([^:]+):(%d+)$") end
-  if not host then return nil, "an address to listen on looks like 127.0.0.1:7080, [::1]:7080 or unix:/run/sallyport/proxy.sock" end
+  if not host then return nil, "an address to listen on looks like 127.0.0.1:7080 or [::1]:7080" end
   local a = require("addr").parse(host)
   if not a then return nil, host .. " is not an address: 127.0.0.1:7080, [::1]:7080, 0.0.0.0:7080" end
   local n = #port <= 5 and math.tointeger(tonumber(port))

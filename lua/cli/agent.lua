@@ -86,7 +86,9 @@ local function doors_ops(ctx, name, new)
   end
   local plain, value, whose = doors.with(record, name, new)
   if value == "full" then report.fail(("all agents together have at most %d users and addresses"):format(doors.MOST)) end
-  if not plain then report.fail(("%s is agent %s's"):format(value, whose), ("sallyport agent set %s --uid none"):format(whose)) end
+  if not plain then
+    report.fail(("%s is agent %s's"):format(value, whose), ("sallyport agent set %s --%s none"):format(whose, value:find "/" and "from" or "uid"))
+  end
   return { { op = "put", db = "agent", key = doors.KEY, plain = plain,
     version = code ~= "damaged" and (record and record.version or 0) or nil } }
 end

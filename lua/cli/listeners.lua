@@ -21,13 +21,16 @@ function M.dialled(list, agent)
   return first, false
 end
 
---- What an operator should know of a listener: a list of texts. tls: what comes to it is encrypted.
-function M.risks(host, text, tls)
+--- What an operator should know of a listener: a list of texts. hidden: no token comes to it in the clear.
+function M.risks(host, text, hidden)
   local l, out = records.listener(text), {}
   if not l then return out end
   if l.address and not l.address:find("^127%.") and l.address ~= "::1" then
-    out[1] = tls and not l.agent and nil or l.agent and ("can be reached from other machines: whoever does is agent %s, without a token"):format(l.agent)
-      or "can be reached from other machines; tokens travel to it in the clear"
+    if l.agent then
+      out[1] = ("can be reached from other machines: whoever does is agent %s, without a token"):format(l.agent)
+    elseif not hidden then
+      out[1] = "can be reached from other machines; tokens travel to it in the clear"
+    end
   elseif l.address and l.agent then
     out[1] = ("is agent %s's without a token: every program of this machine can use it"):format(l.agent)
   elseif l.path and l.agent then

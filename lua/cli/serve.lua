@@ -118,6 +118,8 @@ local function listen(ctx, list, flag, more)
     if not where then
       report.fail(("cannot listen on %s: %s"):format(text, why == "in_use" and "Address already in use" or why),
         spec.fd and "LISTEN_FDS counts listeners that were handed over, from descriptor 3: systemd's sockets are such" or
+        spec.path and (why == "in_use" and "another server listens there, or a file that is no socket lies there: name another path"
+          or "its folder must be there, and this user may write to it") or
         ("--%s ADDR:PORT names another, `sallyport set %s` for good; port 0 picks one"):format(flag, flag))
     end
     seen[spec.fd or -1] = true

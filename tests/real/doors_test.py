@@ -224,9 +224,22 @@ def test_texts(t):
         s.cli("set", "listen", good)
         assert good in s.cli("set", "listen").stdout, good
     for bad in ("unix:p.sock", "unix:", "unix:/", "unix:/a/", "unix:/a,mode=9", "unix:/a=", "unix:/a=b=c", "unix:/a,owner=x",
-                "unix:/" + "x" * 107, "unix:@abstract", "127.0.0.1:1=", "127.0.0.1:1=a b", "=a", "fd:x", "fd:", "fd:123", "127.0.0.1:7080=../x", "unix:/a\n"):
+                "unix:/" + "x" * 107, "unix:@abstract", "127.0.0.1:1=", "127.0.0.1:1=a b", "=a", "fd:x", "fd:", "fd:123", "127.0.0.1:7080=../x", "unix:/a\n", "/run/p.sock"):
         r = s.cli("set", "listen", bad, check=False)
         assert r.returncode == 2 and len(r.stderr) > 20, (bad, r.stderr)
+    for name in ("gateway", "transparent", "listen-tls"):
+        r = s.cli("set", name, "unix:/run/p.sock", check=False)
+        assert r.returncode == 2 and "unix:" not in r.stderr, r.stderr
+
+
+def test_notes(t):
+    """of listeners that other machines reach, serve and doctor say what each gives away: a token, or an agent; TLS and
+    redirected connections carry no token in the clear"""
+    s, _ = world(t, "--listen", "0.0.0.0:0", "--listen-tls", "0.0.0.0:0,name=box.test", "--transparent", "0.0.0.0:0", "--transparent", "0.0.0.0:0=b")
+    notes = [line for line in s.log().splitlines() if line.startswith("note:") and "other machines" in line]
+    assert len(notes) == 2 and "in the clear" in notes[0] and "=b can be" in notes[1] and "is agent b" in notes[1], notes
+    said = [line for line in s.cli("doctor", check=False).stdout.splitlines() if "other machines" in line]
+    assert len(said) == 2 and sum("=b can be" in line for line in said) == 1, said
 
 
 def test_bound(t):
@@ -273,7 +286,7 @@ def test_source_address(t):
     for bad in ("10.0.0.0/33", "x", "", "10.0.0.1/8/8"):
         assert s.cli("agent", "set", "a", "--from", bad, check=False).returncode == 2, bad
     r = s.cli("agent", "set", "a", "--from", "127.0.0.9/32", check=False)
-    assert r.returncode == 1 and "agent b's" in r.stderr
+    assert r.returncode == 1 and "agent b's" in r.stderr and "agent set b --from none" in r.stderr, r.stderr
     s.cli("agent", "remove", "b")
     assert from_("127.0.0.9") == 407
 
