@@ -84,9 +84,10 @@ local function read(q, query, signed_in)
   if not client then return nil, wrong("The client that asks is not known here" .. (why and (": " .. why) or "") .. ".") end
   local uri = p.redirect_uri or #client.redirect_uris == 1 and client.redirect_uris[1] or nil
   local to = uri and redirect.match(uri, client.redirect_uris)
-  if not to or twice == "redirect_uri" or twice == "client_id" then return nil, wrong "The address that the answer should go to is none of the client's." end
-  local r = { client = client, redirect_uri = uri, to = to, state = twice ~= "state" and p.state or nil, challenge = p.code_challenge }
-  if twice then return nil, refused(r, "invalid_request", "a parameter comes twice") end
+  twice = twice or {}
+  if not to or twice.redirect_uri or twice.client_id then return nil, wrong "The address that the answer should go to is none of the client's." end
+  local r = { client = client, redirect_uri = uri, to = to, state = not twice.state and p.state or nil, challenge = p.code_challenge }
+  if next(twice) then return nil, refused(r, twice.resource and "invalid_target" or "invalid_request", "a parameter comes twice") end
   if p.response_type ~= "code" then return nil, refused(r, p.response_type and "unsupported_response_type" or "invalid_request", "response_type is code") end
   if p.response_mode and p.response_mode ~= "query" then return nil, refused(r, "invalid_request", "response_mode is query") end
   if p.request or p.request_uri then
@@ -214,7 +215,7 @@ local says = {
 local function asked(q)
   local p, twice = page.posted(q)
   if not p or twice then
-    return nil, page.json(400, { error = twice == "resource" and "invalid_target" or "invalid_request", error_description = "the body is a form, each parameter once" })
+    return nil, page.json(400, { error = twice and twice.resource and "invalid_target" or "invalid_request", error_description = "the body is a form, each parameter once" })
   end
   local client, answer = clients.authenticate(q, p)
   if not client then return nil, answer end

@@ -98,8 +98,8 @@ end
 --- Only these methods: the answer to another (RFC 9110 15.5.6).
 function M.allow(methods) return { status = 405, headers = { { "Allow", methods }, { "Cache-Control", "no-store" } }, body = "" } end
 
---- application/x-www-form-urlencoded: { name = value }, and what came more than once: { name = { values } } | nil: malformed.
--- many: a name that may.
+--- application/x-www-form-urlencoded: { name = value }, what came more than once: { name = true } or nil, and the values of
+-- `many`, a name that may | nil: malformed.
 function M.params(text, many)
   local list = require("form").parse(text or "")
   if not list then return nil end
@@ -109,7 +109,8 @@ function M.params(text, many)
     if p[1] == many then
       several[#several + 1] = p[2]
     elseif out[p[1]] then
-      twice = p[1]
+      twice = twice or {}
+      twice[p[1]] = true
     else
       out[p[1]] = p[2]
     end

@@ -267,6 +267,15 @@ return {
     end
     local twice = ask("GET", request(client) .. "&redirect_uri=" .. secret.form "https://evil.test")
     assert(twice.status == 400 and not header(twice, "Location"))
+    for _, more in ipairs { "&state=2", "&scope=a&scope=b", "&x=1&x=2" } do     -- whatever else comes twice too
+      for _, q in ipairs { "&redirect_uri=" .. secret.form "https://evil.test" .. more, more .. "&redirect_uri=" .. secret.form(CB), more .. "&client_id=x" } do
+        local a = ask("GET", request(client) .. q)
+        assert(a.status == 400 and not header(a, "Location"), q)
+      end
+    end
+    local got = carried(ask("GET", request(client) .. "&state=2&x=1&x=2"))
+    assert(got.error == "invalid_request" and got.state == nil and got.iss == BOX)
+    assert(carried(ask("GET", request(client) .. "&resource=" .. secret.form(BOX .. "/mcp/tools"))).error == "invalid_target")
     assert(carried(ask("GET", request(client) .. "&scope=a&scope=b")).error == "invalid_request")
     assert(carried(ask("GET", request(client, nil, { "response_type" }))).error == "invalid_request")
     assert(ask("GET", "/oauth/authorize").status == 400 and ask("GET", "/oauth/authorize?" .. ("x"):rep(9000)).status == 400)
