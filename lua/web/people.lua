@@ -89,9 +89,10 @@ local function spend(q, p)
   }
   if not ok then return code == "conflict" and wrong "Somebody changed this at the same time. Try again." or page.says(503, "Not now", "The password could not be kept.") end
   sessions.succeeded(user.name, q.peer, q.now)
+  if user.totp then return page.see "/login" end       -- a link that somebody else read is no second factor
   local headers = sessions.begin(q, access.user(user.name))
   if not headers then return page.says(503, "Not now", "The sign-in could not be kept.") end
-  return page.see(user.totp_wanted and not user.totp and "/login/totp" or "/connections", headers)
+  return page.see(user.totp_wanted and "/login/totp" or "/connections", headers)
 end
 
 --- POST /login: a sign-in, or with a link its password.

@@ -884,8 +884,17 @@ return {
     assert(sign_in "" == 403 and sign_in(sessions.hotp(key, clock // 30)) == 200 and sign_in(sessions.hotp(key, clock // 30)) == 403)
     clock = clock + 300
     assert(sign_in(sessions.hotp(key, clock // 30 - 2)) == 403 and sign_in(sessions.hotp(key, clock // 30 + 1)) == 200)
-    b:go("GET", "/login/totp")
-    assert(b.last.body:find("It is set up", 1, true) or b.last.body:find("Sign in", 1, true))
+    assert(b:go("GET", "/login/totp").body:find("It is set up", 1, true))
+    -- a link sets a password, and lets nobody in without the app's code
+    b = browser()
+    b:go("GET", link_of "ada@box.test")
+    a = b:submit("/login", { { "password", PASSWORD .. "!" }, { "again", PASSWORD .. "!" } })
+    assert(a.body:find("<h1>Sign in", 1, true) and not b.jar["__Host-sallyport"], a.body)
+    local function second(code) return b:submit("/login", { { "user", "ada@box.test" }, { "password", PASSWORD .. "!" }, { "code", code } }).status end
+    assert(second "" == 403)
+    b:go("GET", "/login")
+    clock = clock + 60
+    assert(second(sessions.hotp(key, clock // 30)) == 200 and b.jar["__Host-sallyport"])
   end),
 
   ["passwords: the published vectors of PBKDF2-HMAC-SHA256, and enough rounds"] = function()
