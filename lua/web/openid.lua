@@ -133,7 +133,8 @@ local function user_of(q, p, c, link)
   local key = "i/" .. access.hash("openid", c.iss .. " " .. c.sub)
   local bound = store.peek("user", key)
   local user = bound and access.user(bound.user)
-  if user and user.id == bound.user_id then return user end
+  local own = user and user.id == bound.user_id and user.oidc or {}       -- who came by a later link has taken the place
+  if own.issuer == c.iss and own.sub == c.sub then return user end
   local spent
   if link then
     user, spent = require("web.people").of_link(link, q.now)

@@ -535,8 +535,13 @@ def test_openid(t):
     assert "Signed in as <strong>grace@example.org" in sign_in("hopper", link).page
     assert "Nobody has let you in" in sign_in("mallory", link).page         # the link is spent
     assert "Signed in as <strong>grace@example.org" in sign_in("hopper").page
+    link = s.cli("user", "set", "grace@example.org", "--link").stdout.strip().splitlines()[-1]
+    s.canaries.append(link.split(".")[-1])
+    assert "Signed in as <strong>grace@example.org" in sign_in("mallory", link).page       # another account of hers
+    assert "Nobody has let you in" in sign_in("hopper").page        # which ends the one before
+    assert "Signed in as <strong>grace@example.org" in sign_in("mallory").page
     s.cli("user", "disable", "grace@example.org")
-    assert "Nobody has let you in" in sign_in("hopper").page
+    assert "Nobody has let you in" in sign_in("mallory").page and "Nobody has let you in" in sign_in("hopper").page
     # an answer that this browser did not ask for, and one twice
     b, other = Browser(box.base), Browser(box.base)
     b.go(box.base + "/login").go(box.base + "/login/oidc")
