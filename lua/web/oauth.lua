@@ -242,7 +242,7 @@ function M.revoke(q)
   local p, client = asked(q)
   if not p then return client end
   if not p.token then return page.json(400, { error = "invalid_request", error_description = "token is missing" }) end
-  local id = tokens.owner(p.token, q.now)
+  local id = tokens.owner(p.token, q.now) or tokens.made(p.token)       -- also one whose successor's answer was lost
   local grant = id and require("store").peek("grant", "g/" .. id)
   if grant and grant.client_key == client.key then
     local ok = tokens.finish(id)

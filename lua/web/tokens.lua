@@ -132,12 +132,18 @@ function M.trade(p, client, now)
   return answer(at, refreshes and rt or nil, entry, now)
 end
 
+--- The connection of a refresh token that was made here, be it used up | nil
+function M.made(text)
+  local id, rest = take_apart(text, "sp_rt_")
+  local secret, mark = (rest or ""):match("^(%w+)%.(%w+)$")
+  return secret and access.same(mark, seal(id, secret)) and id or nil
+end
+
 --- Renews (RFC 6749 6, OAuth 2.1 4.3). -> answer | nil, error
 function M.refresh(p, client, now)
   local text = p.refresh_token or ""
-  local id, rest = take_apart(text, "sp_rt_")
-  local secret, mark = (rest or ""):match("^(%w+)%.(%w+)$")
-  if not secret or not access.same(mark, seal(id, secret)) then return nil, "invalid_grant" end
+  local id = M.made(text)
+  if not id then return nil, "invalid_grant" end
   local family = store().peek("token", "f/" .. id)
   local grant, _, role = M.standing(id, now)
   if not family or not grant or grant.client_key ~= client.key then return nil, "invalid_grant" end

@@ -466,6 +466,10 @@ return {
     assert(a.status == 200 and a.body == "" and not good(t.access_token) and revoke(client, t.access_token).status == 200)
     t = trade(client, approve(b, client).code)
     assert(revoke(client, t.access_token).status == 200 and refresh(client, t.refresh_token).error == "invalid_grant")
+    t = trade(client, approve(b, client).code)
+    local lost = refresh(client, t.refresh_token)       -- the client still has the old one
+    assert(revoke(register { client_name = "x" }, t.refresh_token).status == 200 and revoke(client, t.refresh_token:sub(1, -2)).status == 200 and good(lost.access_token))
+    assert(revoke(client, t.refresh_token).status == 200 and not good(lost.access_token) and refresh(client, lost.refresh_token).error == "invalid_grant")
     assert(revoke({ client_id = "nobody" }, "x").status == 401 and ask("POST", "/oauth/revoke", form.encode { { "client_id", client.client_id } }).status == 400)
   end),
 
