@@ -758,7 +758,6 @@ return {
     assert(not a.body:find("<script", 1, true))
     assert(not pcall(require("web.page").html, "<p>{x}</p>", {}))
     local page = require "web.page"
-    assert(not pcall(setmetatable, page.html "<b>", {}) or true)
     assert(page.page(200, "t", page.html("{x}", { x = { "<i>", page.html "<b>", { "&" } } })).body:find("&lt;i&gt;<b>&amp;", 1, true))
   end),
 
@@ -823,7 +822,8 @@ return {
       assert(try(PASSWORD).status == 200)
       local home = peers
       assert(try("wrong").status == 403 and try("wrong", "nobody@box.test").status == 403 and hashed == 3, "a wrong name costs the same")
-      assert(try("wrong").body == try("wrong", "nobody@box.test").body:gsub("nobody", "ada") or true)
+      local function told(a) return (a.body:gsub('value="%w*"', "")) end       -- but for the form's token
+      assert(told(try "wrong") == told(try("wrong", "nobody@box.test")), "a wrong name is told nothing else")
       local refused
       for i = 1, 20 do refused = refused or try("wrong").status == 429 and i end
       assert(refused and refused < 12)
