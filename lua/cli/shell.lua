@@ -13,10 +13,12 @@ local stands_for = {
   TENANT = "tenant", USER = "user", ROLE = "role", GATEWAY = "gateway", CLIENT = "client", CONNECTION = "connection",
   METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
 }
+-- Of these the names are asked of the program (`completion --names`); all else stands in the script.
+local asked = { "agent", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "role", "setting", "tenant", "type", "user" }
 -- NAME is one of the family's own.
 local own = { credential = "credential", agent = "agent", bundle = "bundle", policy = "policy", set = "setting", connect = "credential",
   disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key" }
-local begins = { add = true, new = true }    -- their NAME is new
+local begins = { add = true, new = true }    -- their NAME is new, and a user's
 
 local function kind_of(word, first, verb)
   if first == "policy" and verb == "help" then      -- of its hundreds of names, the topics
@@ -24,7 +26,8 @@ local function kind_of(word, first, verb)
     for i, t in ipairs(require("cli.policy_manual").topics()) do topics[i] = t.name end
     return table.concat(topics, " ")
   end
-  if word == "NAME" then return not begins[verb] and own[first] or nil end
+  if begins[verb] and (word == "NAME" or stands_for[word] == first) then return nil end
+  if word == "NAME" then return own[first] end
   if word:find("^[%l|]+$") then return (word:gsub("|", " ")) end
   local kinds = {}
   for part in word:gmatch("[^|]+") do kinds[#kinds + 1] = part == "NAME" and own[first] or stands_for[part] end
@@ -136,6 +139,7 @@ local function branches(families, values, words_of)
   end)
   local fill = {}
   for _, k in ipairs { "verbs", "options", "positions", "kinds" } do fill[k:upper()] = table.concat(b[k], "\n") end
+  fill.NAMES = table.concat(asked, "|")
   fill.TAKING, fill.SEVERAL, fill.FIRSTS = table.concat(taking(values), "|"), table.concat(b.several, "|"), words_of(b.firsts)
   return fill
 end
@@ -203,7 +207,7 @@ _sallyport() {
       mapfile -t COMPREPLY < <(compgen "-${kind:0:1}" -- "$cur")
       return ;;
     *' '*) words=$kind ;;
-    agent|bundle|credential|policy|preset|setting|type)
+    %NAMES%)
       case $home in
         "~/"*) home=$HOME/${home#??} ;;
       esac
@@ -275,7 +279,7 @@ _sallyport() {
     none) return 1 ;;
     file) _files; return ;;
     dir) _files -/; return ;;
-    agent|bundle|credential|policy|preset|setting|type)
+    %NAMES%)
       home=${home/#\~\//$HOME/}
       list=(${(f)"$(eval "${aliases[sallyport]:-sallyport} "'${home:+--home} ${home:+"$home"} completion --names "$kind"' 2>/dev/null </dev/null)"})
       compadd -a list || [[ -n $files ]] && _files
@@ -356,7 +360,8 @@ end
 complete -c sallyport -f
 ]==]
 
-local NAMES = { agent = true, bundle = true, credential = true, policy = true, preset = true, setting = true, type = true }
+local NAMES = {}
+for _, kind in ipairs(asked) do NAMES[kind] = true end
 
 -- What `complete` offers for a kind.
 local fish_values

@@ -306,7 +306,13 @@ def test_tab_in_fish(t):
 def test_names_for_completion(t):
     """what TAB asks for: names and no more, from a store that is written to as well; silence where there is none"""
     s = machine(t)
-    for kind, wanted in (("credential", "gh"), ("agent", "claude"), ("bundle", "research"), ("policy", "match"), ("type", "bearer"),
+    s.cli("tenant", "add", "acme")
+    s.cli("user", "add", "ada", "--tenant", "acme=member")
+    s.cli("role", "add", "editor", "--scope", "tools:read")
+    s.cli("gateway", "add", "tools", "https://tools.test/mcp")
+    s.cli("key", "add", "ci", "--tenant", "acme", "--role", "viewer")
+    client = s.cli("client", "add", "Typed", "--redirect", "https://client.test/cb").stdout.split()[0]
+    for kind, wanted in (("tenant", "acme"), ("user", "ada"), ("role", "editor"), ("gateway", "tools"), ("key", "ci"), ("client", client), ("credential", "gh"), ("agent", "claude"), ("bundle", "research"), ("policy", "match"), ("type", "bearer"),
                          ("preset", "github"), ("setting", "answer-timeout")):
         r = s.cli("completion", "--names", kind)
         assert wanted in r.stdout.split() and not r.stderr and re.fullmatch(r"([\w.-]+\n)+", r.stdout), (kind, r.stdout, r.stderr)
@@ -326,12 +332,14 @@ def test_every_name_is_completed(t):
     """wherever a command's usage names a thing of the store first, TAB knows which: a new command is no exception"""
     s = t.bare()
     script, seen = s.cli("completion", "bash").stdout, 0
-    kinds = {"NAME": None, "BUNDLE": "bundle", "CREDENTIAL": "credential", "AGENT": "agent", "API": "preset"}
+    kinds = ("NAME", "BUNDLE", "CREDENTIAL", "AGENT", "API", "USER", "GATEWAY", "CLIENT", "CONNECTION")
+    asked = re.search(r"^    (agent\|[a-z|]+)\)$", script, re.M)[1].split("|")
     for first in re.findall(r"^  ([a-z]+)  ", s.cli("--help").stdout.split("A first credential")[0], re.M):
         usage = s.cli(first, "--help").stdout.replace("usage: ", "  ", 1)
         for words, arg in re.findall(rf"^  sallyport ({first}(?: [a-z-]+)?) \[?([A-Z]+)\b", usage, re.M):
             if arg in kinds and words.split()[-1] not in ("add", "new"):
                 key = words if " " in words else words + " "
-                assert re.search(rf"^ +'{key}:'[0*]\) kind='(\w+)(\+file)?'", script, re.M), (words, arg)
+                kind = re.search(rf"^ +'{key}:'[0*]\) kind='(\w+)(\+file)?'", script, re.M)
+                assert kind and kind[1] in asked, (words, arg, kind)
                 seen += 1
     assert seen >= 25, seen
