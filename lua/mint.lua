@@ -113,12 +113,13 @@ local function compile_row(given)
   return row
 end
 
---- Rows as `find` wants them; copies, so that nothing a script does later changes them. nil, "row 3 has …", 3, the key.
-function M.compile(given)
+--- The rows of a list, each through compile(row, index), and no other key beside them: as lua/seal.lua's, too.
+-- nil, "row 3 has …", 3, the key.
+function M.compile_rows(given, compile)
   local out = {}
   for i, row in ipairs(given) do
     local why, key
-    out[i], why, key = compile_row(row)
+    out[i], why, key = compile(row, i)
     if not out[i] then return nil, ("row %d %s"):format(i, why), i, key end
   end
   for k in pairs(given) do
@@ -129,6 +130,9 @@ function M.compile(given)
   if #out > ROWS_MAX then return nil, ("has more than %d rows"):format(ROWS_MAX) end
   return out
 end
+
+--- Rows as `find` wants them; copies, so that nothing a script does later changes them. As compile_rows answers.
+function M.compile(given) return M.compile_rows(given, compile_row) end
 
 local function covers_method(row, q)
   local method = q.method:upper()
@@ -371,6 +375,6 @@ function M.surely(rows, q)
 end
 
 -- For the rows of lua/seal.lua, which name calls in the same way.
-M.check_path, M.compile_methods, M.compile_host, M.ROWS_MAX = check_path, compile_methods, compile_host, ROWS_MAX
+M.check_path, M.compile_methods, M.compile_host = check_path, compile_methods, compile_host
 
 return M

@@ -187,25 +187,16 @@ local function compile_row(given)
   return row
 end
 
---- Rows as the pipeline wants them; copies, so that nothing a script does later changes them.
--- nil, "row 3 has …", 3, the key.
+--- Rows as the pipeline wants them; copies, so that nothing a script does later changes them. As mint.compile_rows answers.
 function M.compile(given)
-  local out, seen = {}, {}
-  for i, row in ipairs(given) do
-    local why, key
-    out[i], why, key = compile_row(row)
-    local twin = out[i] and seen[out[i].id]
-    if twin then out[i], why, key = nil, ("is the same call as row %d"):format(twin), "path" end
-    if not out[i] then return nil, ("row %d %s"):format(i, why), i, key end
-    seen[out[i].id] = i
-  end
-  for k in pairs(given) do
-    if math.type(k) ~= "integer" or k < 1 or k > #out then
-      return nil, ("is a list of rows: it has no key '%s'"):format(tostring(k))
-    end
-  end
-  if #out > mint.ROWS_MAX then return nil, ("has more than %d rows"):format(mint.ROWS_MAX) end
-  return out
+  local seen = {}
+  return mint.compile_rows(given, function(given_row, i)
+    local row, why, key = compile_row(given_row)
+    if not row then return nil, why, key end
+    if seen[row.id] then return nil, ("is the same call as row %d"):format(seen[row.id]), "path" end
+    seen[row.id] = i
+    return row
+  end)
 end
 
 -- ---- asking --------------------------------------------------------------------------------------
