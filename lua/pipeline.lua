@@ -86,6 +86,14 @@ local function relays(agent, own, bundle)
   return own and own.domain and own.domain.tunnel and own.bundles[bundle] and agent.in_bundle[bundle] or false
 end
 
+-- Does one of the agent's bundles have this entry?
+local function holds(agent, own)
+  for bundle in pairs(own.bundles) do
+    if agent.in_bundle[bundle] then return true end
+  end
+  return false
+end
+
 -- What stands for this credential in a request of the agent's: { { text, field }… }, literal ones of its rows and
 -- tokens that were answered in its server's place, or stand in its kubeconfig, too.
 local function held_for(self, agent, name)
@@ -528,9 +536,7 @@ end
 
 -- Adds to a set what the agent holds for this credential. `shapes`: config's; nil: it has none any more.
 local function learn_one(self, agent, set, name, shapes)
-  for bundle in pairs(shapes and shapes.bundles or {}) do
-    if agent.in_bundle[bundle] then return self.records.learn(set, agent.name, name, shapes.of) end
-  end
+  if shapes and holds(agent, shapes) then return self.records.learn(set, agent.name, name, shapes.of) end
 end
 
 -- The few that changed since, in place. false: they are too many, or so many were changed before that the set is full of
@@ -1332,14 +1338,12 @@ local function sealed_body(self, req, agent)
   if not (of.form or of.json) then return false end
   for name, bodies in pairs(build.sealing) do
     local own = build.items["credential/" .. name]
-    local held = false
-    for _, bundle in ipairs(own and (of.form and bodies.form or of.json and bodies.json) and agent.bundles or {}) do
-      held = held or own.bundles[bundle]
-    end
-    if held and req.length and req.length <= SEALED_LOOK then return true end
-    local opened = held and self.config:open(name)
-    for _, row in ipairs(opened and opened.seal_rows or {}) do
-      if row.bodies and belongs(self, agent, reach_of(opened.rec, row), req) then return true end
+    if own and (of.form and bodies.form or of.json and bodies.json) and holds(agent, own) then
+      if req.length and req.length <= SEALED_LOOK then return true end
+      local opened = self.config:open(name)
+      for _, row in ipairs(opened and opened.seal_rows or {}) do
+        if row.bodies and belongs(self, agent, reach_of(opened.rec, row), req) then return true end
+      end
     end
   end
   return false
@@ -1372,11 +1376,9 @@ local function sealed_in(self, req, agent, deadline)
     local own = name and build.items["credential/" .. name]
     local opened = own and config:open(name)
     local row = opened and seal.by_id(opened.seal_rows, text.row)
-    local held = false
-    for _, bundle in ipairs(own and agent.bundles or {}) do held = held or own.bundles[bundle] end
     if seal.opens(row, build.places[text.place]) then
       if text.agent ~= agent.id then return nil, "sealed_elsewhere", "this text was sealed for another agent" end
-      if not row or not held or out.name and out.name ~= name then
+      if not row or not holds(agent, own) or out.name and out.name ~= name then
         return nil, "sealed_elsewhere", out.name and "these texts were sealed for more than one credential"
           or "what this text was sealed for is not there any more"
       end
@@ -1396,7 +1398,7 @@ local function sealed_in(self, req, agent, deadline)
     end
   end
   if not out.name then return nil end
-  -- What may bear a key of the agent's own: not these.
+  -- What is no key of the agent's own: its placeholders, and these texts.
   function out.held(held)
     local more = table.move(held, 1, #held, 1, {})
     for _, text in ipairs(out) do more[#more + 1] = { text = text.text } end
