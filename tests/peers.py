@@ -217,6 +217,14 @@ def server_context(certs, variant):
     return context
 
 
+def read_head(recv):
+    """What comes as far as the end of a head, with what came behind it, or as the connection ended. recv() -> bytes, none at its end."""
+    data = b""
+    while b"\r\n\r\n" not in data and (part := recv()):
+        data += part
+    return data
+
+
 def each_connection(listener, serve):
     """Runs serve(socket) on a thread of its own for each connection, until the listener is closed; does not wait."""
     def accept():

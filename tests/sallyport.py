@@ -20,7 +20,7 @@ import time
 import zlib
 
 import certs as certs_module
-from peers import Upstream, Wire, parse_responses
+from peers import Upstream, Wire, parse_responses, read_head
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -263,12 +263,9 @@ class Sallyport:
         shown = f"[{host}]" if ":" in host else host
         auth = self.auth() if auth is None else auth
         wire.send(f"CONNECT {shown}:{port} HTTP/1.1\r\nHost: {shown}:{port}\r\n{auth}\r\n".encode())
-        head = b""
-        while b"\r\n\r\n" not in head:
-            part = wire.recv(timeout * SLOW)
-            if not part:
-                raise ConnectionError(f"closed before an answer to CONNECT: {head!r}")
-            head += part
+        head = read_head(lambda: wire.recv(timeout * SLOW))
+        if b"\r\n\r\n" not in head:
+            raise ConnectionError(f"closed before an answer to CONNECT: {head!r}")
         assert head.startswith(b"HTTP/1.1 200"), f"CONNECT was answered {head!r}"
         wire.start_tls(context or self.client_context(), name=sni or host, timeout=timeout * SLOW, session=session)
         return wire

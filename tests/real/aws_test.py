@@ -14,7 +14,7 @@ import zlib
 import certs as certs_module
 import sallyport
 from clients_test import environment, run
-from peers import Wire
+from peers import Wire, read_head
 from s3 import S3, STREAMING
 from servers import free_port, node
 
@@ -432,13 +432,7 @@ def signed_put(a, key, data, size, trailer=None, chunked=False, spoil=None, plai
     wire = wire or a.s.tunnel(host)
     try:
         wire.send(f"PUT {target} HTTP/1.1\r\n".encode() + "".join(f"{n}: {v}\r\n" for n, v in headers.items()).encode() + b"\r\n" + body)
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            part = wire.recv(20)
-            if not part:
-                break
-            answer += part
-        return answer.decode("latin-1")
+        return read_head(lambda: wire.recv(20)).decode("latin-1")
     finally:
         wire.close()
 

@@ -18,6 +18,7 @@ import urllib.parse
 import zlib
 
 import certs
+import peers
 import sallyport
 
 ROUNDS, SEED = int(os.environ.get("REFLECT_ROUNDS", 1)), int(os.environ.get("REFLECT_SEED", 11))
@@ -123,13 +124,9 @@ class Server:
         try:
             with self.context.wrap_socket(sock, server_side=True) as tls:
                 tls.settimeout(30)
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    part = tls.recv(65536)
-                    if not part:
-                        return
-                    head += part
-                head, _, body = head.partition(b"\r\n\r\n")
+                head, end, body = peers.read_head(lambda: tls.recv(65536)).partition(b"\r\n\r\n")
+                if not end:
+                    return
                 lines = head.decode("latin-1").split("\r\n")
                 fields = [tuple(line.split(": ", 1)) for line in lines[1:] if ": " in line]
                 by_name = {n.lower(): v for n, v in fields}

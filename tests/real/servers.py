@@ -57,14 +57,10 @@ class ConnectProxy:
         return [h.split(" ")[1] for h in self.heads]
 
     def _serve(self, sock):
-        head = b""
         try:
-            while b"\r\n\r\n" not in head:
-                part = sock.recv(65536)
-                if not part:
-                    return
-                head += part
-            text = head.decode("latin-1")
+            text = peers.read_head(lambda: sock.recv(65536)).decode("latin-1")
+            if "\r\n\r\n" not in text:
+                return
             self.heads.append(text)
             method, target = text.split(" ")[:2]
             wanted = self.user and "proxy-authorization: basic " + base64.b64encode(self.user.encode()).decode().lower()
