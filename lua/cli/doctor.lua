@@ -299,7 +299,7 @@ local function listeners(ctx, say)
         ("sallyport agent set %s --from none, or the range of its own network"):format(agent))
     end
   end
-  if not open then say("listener", OK, "loopback only") end
+  if not open then say("listener", OK, "no token comes from other machines in the clear") end
   if #all.allow_address > 0 then
     say("address guard", WARN, "allow-address opens it for every host", (#records.settings(nil).allow_address > 0
       and "sallyport set allow-address --default" or "serve without --allow-address") .. "; --address on the one credential does it")

@@ -292,10 +292,10 @@ def test_doctor_reads_what_runs(t):
     s, up = t.proxy(credentials=[API], serve=False)
     s.serve("--allow-address", "127.0.0.0/8", listen="0.0.0.0:0")
     shown = s.cli("doctor", check=False).stdout
-    assert "can be reached from other machines" in shown and "loopback only" not in shown, shown
+    assert "can be reached from other machines" in shown and "no token comes from other machines" not in shown, shown
     assert "serve without --allow-address" in shown, shown
     s.stop()
-    assert "loopback only" in s.cli("doctor", check=False).stdout
+    assert "no token comes from other machines in the clear" in s.cli("doctor", check=False).stdout
 
 
 def test_secrets_never_from_the_command_line(t):

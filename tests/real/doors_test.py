@@ -733,7 +733,9 @@ def test_tls_of_the_operator(t):
     cert, key = sallyport.certs() / "ok.crt", sallyport.certs() / "ok.key"
     s.credential({"name": "one", "secrets": {"token": AUTH["api"]}})
     s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--listen-tls", "127.0.0.1:0",
-            "--listen-cert", cert, "--listen-key", key)
+            "--listen-cert", cert, "--listen-key", key, "--listen-tls", "0.0.0.0:0", "--transparent", "0.0.0.0:0")
+    said = s.cli("doctor", check=False).stdout
+    assert "tokens travel" not in s.log() + said and "no token comes from other machines in the clear" in said, said
     context = ssl.create_default_context(cafile=sallyport.certs() / "root.pem")
     data = over_tls(s, "api.test", tls_port(s), context)
     assert data.startswith(b"HTTP/1.1 200") and who(s, up) == f"Bearer {AUTH['api']}"
