@@ -213,55 +213,47 @@ local function count(min, max, what)
   end
 end
 
--- "unix:/PATH[,mode=0660][,group=NAME][=AGENT]" without its first word.
-local function unix_listener(s)
-  local path, rest = s:match("^(/[^,=]*)(.*)$")
-  if not path or path:find("%c") or path:find("/$") then
-    return nil, "a Unix socket is named from the root, without , and =: unix:/run/sallyport/proxy.sock"
-  elseif #path > 107 then
-    return nil, "the path of a Unix socket has at most 107 bytes"
-  end
-  local spec = { path = path, host = "localhost" }   -- whom a request for our own pages names
-  while rest:sub(1, 1) == "," do
-    local name, value, left = rest:match("^,(%l+)=([^,=]+)(.*)$")
-    if name == "mode" and value:find("^0?[0-7][0-7][0-7]$") then
-      spec.mode = tonumber(value, 8) & 438   -- nobody executes a socket
-    elseif name == "group" and M.group_name(value) then
-      spec.group = value
-    else
-      return nil, "what may stand behind a Unix socket's path is ,mode=0660 and ,group=NAME, then =AGENT"
-    end
-    rest = left
-  end
-  local agent = rest:match("^=(.+)$")
-  if rest ~= "" and not (agent and M.name(agent)) then return nil, "what stands behind = is an agent's name" end
-  spec.agent = agent
-  return spec
-end
-
---- A listener: "127.0.0.1:7080", "[::1]:7080", "unix:/PATH[,mode=0660][,group=NAME]", "fd:3" (inherited, LISTEN_FDS), each
--- perhaps with =AGENT -> { address =, port = | path =, mode =, group = | fd =; agent =, text = as it is kept } | nil, why
+--- A listener: "127.0.0.1:7080", "[::1]:7080" (for TLS perhaps with ,name=HOST), "unix:/PATH[,mode=0660][,group=NAME]",
+-- "fd:3" (inherited, LISTEN_FDS), each perhaps with =AGENT
+-- -> { address =, port =, host = | path =, mode =, group = | fd =; agent =, text = as it is kept } | nil, why
 function M.listener(s)
-  local unix = s:match("^unix:(.*)$")
-  if unix then
-    local spec, why = unix_listener(unix)
-    if not spec then return nil, why end
-    spec.text = s
-    return spec
+  local at, rest = s:match("^([^,=]*)(.*)$")
+  local path, fd, spec, why = at:match("^unix:(.*)$"), at:match("^fd:(%d%d?)$"), { text = at }, nil
+  if path and (not path:find("^/") or path:find("%c") or path:find("/$")) then
+    return nil, "a Unix socket is named from the root, without , and =: unix:/run/sallyport/proxy.sock"
+  elseif path and #path > 107 then
+    return nil, "the path of a Unix socket has at most 107 bytes"
+  elseif path then
+    spec.path, spec.host = path, "localhost"   -- whom a request for our own pages names
+  elseif fd then
+    spec.fd = tonumber(fd)
+  else
+    spec.text, why = M.address_port(at)
+    if not spec.text then return nil, why end
+    local address, port = spec.text:match("^%[?(.-)%]?:(%d+)$")
+    spec.address, spec.port = address, math.tointeger(tonumber(port))
   end
-  local plain, name, rest = s:match("^([^=]*),name=([^=]*)(.*)$")
-  name = name and require("http").canonical_host(name)
-  if plain and not name then return nil, "what stands behind name= is the host name of its certificate" end
-  local at, agent = (plain and plain .. rest or s):match("^([^=]*)=(.*)$")
-  if agent and not M.name(agent) then return nil, "what stands behind = is an agent's name: 127.0.0.1:7090=claude" end
-  at = at or plain or s
-  local bound = (name and ",name=" .. name or "") .. (agent and "=" .. agent or "")
-  local fd = at:match("^fd:(%d%d?)$")
-  if fd then return { fd = tonumber(fd), agent = agent, text = s } end
-  local text, why = M.address_port(at)
-  if not text then return nil, why end
-  local address, port = text:match("^%[?(.-)%]?:(%d+)$")
-  return { address = address, port = math.tointeger(tonumber(port)), agent = agent, host = name, text = text .. bound }
+  while rest:find("^,") do
+    local name, value, left = rest:match("^,(%l+)=([^,=]+)(.*)$")
+    if path and name == "mode" and value:find("^0?[0-7][0-7][0-7]$") then
+      spec.mode = tonumber(value, 8) & 438   -- nobody executes a socket
+    elseif path and name == "group" and M.group_name(value) then
+      spec.group = value
+    elseif spec.address and name == "name" and require("http").canonical_host(value) then
+      value = require("http").canonical_host(value)
+      spec.host = value
+    else
+      return nil, path and "what may stand behind a Unix socket's path is ,mode=0660 and ,group=NAME, then =AGENT"
+        or "what may stand behind an address is ,name=HOST, the name in the certificate of listen-tls, then =AGENT"
+    end
+    spec.text, rest = ("%s,%s=%s"):format(spec.text, name, value), left
+  end
+  spec.agent = rest:match("^=(.+)$")
+  if rest ~= "" and not (spec.agent and M.name(spec.agent)) then
+    return nil, "what stands behind = is an agent's name: 127.0.0.1:7090=claude"
+  end
+  spec.text = spec.text .. rest
+  return spec
 end
 
 --- One for redirected connections: "ADDR:PORT[=AGENT]".

@@ -224,7 +224,8 @@ def test_texts(t):
         s.cli("set", "listen", good)
         assert good in s.cli("set", "listen").stdout, good
     for bad in ("unix:p.sock", "unix:", "unix:/", "unix:/a/", "unix:/a,mode=9", "unix:/a=", "unix:/a=b=c", "unix:/a,owner=x",
-                "unix:/" + "x" * 107, "unix:@abstract", "127.0.0.1:1=", "127.0.0.1:1=a b", "=a", "fd:x", "fd:", "fd:123", "127.0.0.1:7080=../x", "unix:/a\n", "/run/p.sock"):
+                "unix:/" + "x" * 107, "unix:@abstract", "127.0.0.1:1=", "127.0.0.1:1=a b", "=a", "fd:x", "fd:", "fd:123", "fd:3,name=box.test", "fd:3,mode=660",
+                "127.0.0.1:7080,name=box.test", "127.0.0.1:7080,mode=660", "127.0.0.1:7080=../x", "unix:/a\n", "/run/p.sock"):
         r = s.cli("set", "listen", bad, check=False)
         assert r.returncode == 2 and len(r.stderr) > 20, (bad, r.stderr)
     for name in ("gateway", "transparent", "listen-tls"):
