@@ -24,21 +24,17 @@ function M.read(cert, key)
   return identity
 end
 
---- own_cert.use(kind, cert, key) -> true | nil, why. Listeners of that kind show it from now on; where it cannot be read
--- they go on with what they had.
+--- own_cert.use(kind, cert, key): listeners of that kind show it from now on; where it cannot be read, which the log
+-- says, they go on with what they had.
 function M.use(kind, cert, key)
   local seen = stamp(cert) .. " " .. stamp(key)
   local had = kept[kind]
-  if had and had.cert == cert and had.key == key and had.seen == seen then return true end
+  if had and had.cert == cert and had.key == key and had.seen == seen then return end
   kept[kind] = { cert = cert, key = key, seen = seen }
   local identity, why = M.read(cert, key)
-  if not identity then
-    host.log(("ev=certificate kind=%s err=%q"):format(kind, why))
-    return nil, why
-  end
+  if not identity then return host.log(("ev=certificate kind=%s err=%q"):format(kind, why)) end
   tls.serve(kind, identity)
   if had then host.log(("ev=certificate kind=%s again=%s"):format(kind, cert)) end
-  return true
 end
 
 --- Called each tick.

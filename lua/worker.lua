@@ -7,16 +7,11 @@ local TICK_WAIT = 10000     -- ms a tick gives the index: the next one tries aga
 
 local config                -- the worker's view of the store; set once, by start
 
--- The operator's own certificate of this worker's listeners: kind, cert, key | kind.
-local function own_cert(settings)
-  if require("host").door() then return "gateway", settings.gateway_cert, settings.gateway_key end
-  return "proxy", settings.listen_cert, settings.listen_key
-end
-
 local function configure(settings)
   local host = require "host"
   host.configure(require("records").for_host(settings))
-  local kind, cert, key = own_cert(settings)
+  local kind, cert, key = "proxy", settings.listen_cert, settings.listen_key
+  if host.door() then kind, cert, key = "gateway", settings.gateway_cert, settings.gateway_key end
   if cert and key then require("own_cert").use(kind, cert, key) end
   require("route").use(settings)
 end
@@ -107,13 +102,8 @@ function M.start(given)
   local flags = given[1] and assert(require("json").decode(given[1])) or nil
   if flags and flags.verbose then require("policy_log").listen(verbose(require("host"), require("time"))) end
   require("pipeline").serve(M.build { overrides = flags })
-  -- Before the first dial: connect-to, roots and the guard must be as they were set.
+  -- Before the first connection and dial: certificate, connect-to, roots and the guard must be as they were set.
   config:load_settings()
-  local kind, cert, key = own_cert(config.settings)
-  if cert then
-    local ok, why = require("own_cert").use(kind, cert, key)
-    if not ok then return false, why end
-  end
   M.tick()
 end
 
