@@ -128,12 +128,18 @@ local function listen(ctx, list, flag, more)
   return bound
 end
 
+-- Whether the operator's own certificate of a kind of listener ("listen", "gateway") can be used.
+local function check_cert(all, kind)
+  local cert, key = all[kind .. "_cert"], all[kind .. "_key"]
+  if not cert ~= not key then report.fail(("%s-cert and %s-key go together"):format(kind, kind)) end
+  local ok, why = not cert, nil
+  if cert then ok, why = require("own_cert").read(cert, key) end
+  if not ok then report.fail(("the certificate %s-cert cannot be used: %s"):format(kind, why)) end
+end
+
 -- Whether TLS to the proxy can be had as it is set.
 local function check_tls(ctx, all)
-  if not all.listen_cert ~= not all.listen_key then report.fail("listen-cert and listen-key go together") end
-  local ok, why = true, nil
-  if all.listen_cert then ok, why = require("own_cert").read(all.listen_cert, all.listen_key) end
-  if not ok then report.fail("the certificate of listen-tls cannot be used: " .. why) end
+  check_cert(all, "listen")
   for _, text in ipairs(not all.listen_cert and all.listen_tls or {}) do
     local l = records.listener(text)
     if not l.host and (l.address == "0.0.0.0" or l.address == "::") then
@@ -148,11 +154,8 @@ local function check_door(ctx, all)
   if not all.public_url then
     report.fail("--gateway needs a public-url: how the world reaches the door", "sallyport set public-url https://box.example.org")
   end
-  if not all.gateway_cert ~= not all.gateway_key then report.fail("gateway-cert and gateway-key go together") end
-  if all.gateway_cert then
-    local ok, why = require("own_cert").read(all.gateway_cert, all.gateway_key)
-    if not ok then report.fail("the door's certificate cannot be used: " .. why) end
-  elseif all.public_url:find("^https:") then
+  check_cert(all, "gateway")
+  if not all.gateway_cert and all.public_url:find("^https:") then
     ctx.note("note: the door speaks plain HTTP, for reverse proxies at " .. table.concat(all.trusted_proxy, ", "))
   end
 end
@@ -261,25 +264,32 @@ examples:
       check_tls(ctx, all)
       store.close()
       lock(ctx)
-      local at = listen(ctx, all.listen, "listen")
-      local captured = listen(ctx, all.transparent, "transparent", { captures = true })
-      local over_tls = listen(ctx, all.listen_tls, "listen-tls", { tls = true })
-      for _, list in ipairs { at, over_tls, captured } do
+      local said, shown = {}, { home = ctx.home, log = log.path }
+      local function open(name, word, more)
+        local key = name:gsub("-", "_")
+        local list = listen(ctx, all[key], name, more)
         for _, l in ipairs(list) do
-          for _, text in ipairs(require("cli.listeners").risks(ctx.host, l, list ~= at)) do ctx.note(("note: %s %s"):format(l, text)) end
+          said[#said + 1] = word .. "=" .. l
+          for _, text in ipairs(word == "gateway" and {} or require("cli.listeners").risks(ctx.host, l, more ~= nil)) do
+            ctx.note(("note: %s %s"):format(l, text))
+          end
         end
+        shown[key] = (list[1] or word == "proxy") and report.array(list) or nil
+        return list
       end
-      local doors = listen(ctx, all.gateway, "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
+      local at = open("listen", "proxy")
+      open("listen-tls", "tls", { tls = true })
+      open("transparent", "transparent", { captures = true })
+      local doors = open("gateway", "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       local overrides = report.json_line(flags)
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
       if ctx.json then
-        ctx.out(report.json_event { listen = report.array(at), listen_tls = over_tls[1] and report.array(over_tls), transparent = captured[1] and report.array(captured), gateway = doors[1] and report.array(doors), home = ctx.home, log = log.path })
+        ctx.out(report.json_event(shown))
         io.stdout:flush()     -- before the workers are forked, or each would print it
       end
-      ctx.host.serve { workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides, log = report.json_line(log), banner = banner,
-        at = "proxy=" .. table.concat(at, " proxy=") .. (over_tls[1] and " tls=" .. table.concat(over_tls, " tls=") or "")
-          .. (captured[1] and " transparent=" .. table.concat(captured, " transparent=") or "") .. (doors[1] and " gateway=" .. table.concat(doors, " gateway=") or ""), note = table.concat(at, "\n") .. "\n" .. overrides }
+      ctx.host.serve { workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides,
+        log = report.json_line(log), banner = banner, at = table.concat(said, " "), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },
 }
