@@ -25,6 +25,7 @@ table inet sallyport {
 -- The listener whose port the rules name: of the proxy that runs, else of the settings.
 local function listener(ctx, port)
   if port then return { port = port, text = "port " .. port } end
+  db.open(ctx)
   local running = home.running(ctx)
   for _, text in ipairs(records.settings(running and running.flags).transparent) do
     local l = records.listener(text)
@@ -72,9 +73,7 @@ end
 
 local function run(_, opt, ctx)
   local port = opt.port and (records.port(opt.port) or report.usage("--port is a number from 1 to 65535"))
-  local list, l = ports(opt.tcp), nil
-  if not port then db.open(ctx) end
-  l = listener(ctx, port)
+  local list, l = ports(opt.tcp), listener(ctx, port)
   local from, sets = sources(ctx, opt)
   local capture, leave = {}, {}
   for i, words in ipairs(from) do
