@@ -1521,7 +1521,6 @@ static void seal_free(struct seal *s);
 /* -- filter: mcp: what lists show, and whose ids these are. mcp_begin attaches what an answer's flow needs, or says that
  * the body is held; mcp_answer edits head and held body, whose end was `io`; false: mcp_fault. */
 static const struct filter_fault *mcp_fault(void);
-static enum scrub_way answer_scrub(struct req *r, const struct http_head *h);
 static enum scrub_way mcp_begin(struct req *r, struct http_head *h);
 static bool mcp_answer(struct req *r, struct http_head *h, int io);
 static void mcp_free(struct mcp *m);
@@ -6546,7 +6545,6 @@ static bool
 conn_begin_down(struct conn *c, struct http_head *h)
 {
 	struct req *r = c->req;
-	size_t *share = r->counted != NULL ? &r->counted->bodies : NULL;
 	enum scrub_way way;
 
 	r->status = h->status;
@@ -6559,8 +6557,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	if (h->status == 101 && r->seal == NULL && r->mcp == NULL) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
-		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h) ||
-		    scrub_begin(r->back, h, r->scrub, &r->tally, share, &r->down_flow) == SCRUB_FAILS)
+		if (!filter_ws_attach(&r->up_flow, r->subst) || !conn_put_head(c, h) || answer_scrub(r, h) == SCRUB_FAILS)
 			return conn_close(c, true);
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
