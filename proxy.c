@@ -1717,6 +1717,21 @@ net_format(const struct endpoint *e, char out[64])
 	return b.n;
 }
 
+/* The other end of a connection; port 0: it has gone, or the socket is a Unix one. A client that came by
+ * IPv4 to a listener for both is one of IPv4. */
+static struct endpoint
+net_client(int fd)
+{
+	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
+	socklen_t len = sizeof ss;
+	struct endpoint e;
+
+	getpeername(fd, (struct sockaddr *)&ss, &len);
+	net_endpoint((struct sockaddr *)&ss, &e);
+	e.addr = addr_unmapped(&e.addr);
+	return e;
+}
+
 /* The address that a socket is bound to, as records and commands show it; 0: it has none. */
 static size_t
 net_name(int fd, char out[NET_NAME_MAX])
@@ -5678,19 +5693,16 @@ static void
 conn_new(int fd, const struct listener *at)
 {
 	struct conn *c = calloc(1, sizeof *c);
-	struct sockaddr_storage ss;
 	struct ucred peer;
-	socklen_t len = sizeof ss, cred_len = sizeof peer;
-	struct addr client;
+	socklen_t len = sizeof peer;
 
 	if (c == NULL) {
 		close(fd);
 		return;
 	}
 	c->at = at;
-	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)         /* not once the client has gone */
-		net_endpoint((struct sockaddr *)&ss, &c->client);
-	c->uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &cred_len) == 0 ? peer.uid : (uid_t)-1;
+	c->client = net_client(fd);
+	c->uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 ? peer.uid : (uid_t)-1;
 	peer_init(&c->peer, fd, conn_ready);
 	c->id = ++conn_ids;
 	c->state = at->tls ? CONN_HANDSHAKE : CONN_HEAD;
@@ -5704,9 +5716,8 @@ conn_new(int fd, const struct listener *at)
 	if (at->captures)
 		door_capture(c);
 	c->peer.watch.writable = true;
-	client = addr_unmapped(&c->client.addr);
 	if ((at->tls && (c->peer.tls = door_tls(c)) == NULL) ||
-	    (at->kind == LISTEN_GATEWAY && !at->tls && !net_in(net.trusted, net.ntrusted, &client)) ||
+	    (at->kind == LISTEN_GATEWAY && !at->tls && !net_in(net.trusted, net.ntrusted, &c->client.addr)) ||
 	    !watch_add(&c->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
 		conn_close(c, true);
 }
@@ -5718,18 +5729,14 @@ static void
 conn_evict_unknown(int fd)
 {
 	struct conn *oldest = NULL, *alike = NULL;
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss;
-	struct endpoint from = {.port = 0};
+	struct addr from = net_client(fd).addr;
 	size_t n = 0;
 
-	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0)
-		net_endpoint((struct sockaddr *)&ss, &from);
 	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link)) {
 		if (!c->counted_unknown || (c->state != CONN_HEAD && c->state != CONN_HANDSHAKE && c->state != CONN_SNIFF))
 			continue;
 		oldest = c;
-		if (c->client.addr.v4 == from.addr.v4 && memcmp(c->client.addr.b, from.addr.b, from.addr.v4 ? 4 : 8) == 0) {
+		if (c->client.addr.v4 == from.v4 && memcmp(c->client.addr.b, from.b, from.v4 ? 4 : 8) == 0) {
 			alike = c;
 			n++;
 		}
@@ -14717,14 +14724,13 @@ static void
 door_name(const struct conn *c, char out[REQ_WHO_MAX])
 {
 	char text[ADDR_TEXT_MAX];
-	struct addr a = addr_unmapped(&c->client.addr);
 
 	if (c->at->agent[0] != '\0')
 		snprintf(out, REQ_WHO_MAX, "%c%s", c->at->captures ? '~' : '=', c->at->agent);
 	else if (c->at->at.port == 0)
 		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
 	else if (c->client.port != 0)
-		snprintf(out, REQ_WHO_MAX, "%s:%.*s", c->at->captures ? "via" : "from", (int)addr_format(&a, text), text);
+		snprintf(out, REQ_WHO_MAX, "%s:%.*s", c->at->captures ? "via" : "from", (int)addr_format(&c->client.addr, text), text);
 }
 
 /* -- TLS to the proxy itself */
