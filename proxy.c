@@ -5957,7 +5957,7 @@ conn_head_begin(struct conn *c, struct slice in)
 		}
 	if ((c->req = req_new(c)) == NULL)
 		return conn_close(c, true);
-	c->socks = c->socks != 0 || (in.p[0] == 5 && !c->tunnel && c->at->kind == LISTEN_PROXY);
+	c->socks = in.p[0] == 5 && !c->tunnel && c->at->kind == LISTEN_PROXY;
 	c->scanned = 0;
 	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
 	return true;
@@ -14826,7 +14826,8 @@ socks_size(int message, const uint8_t *p, size_t n)
 static uint8_t
 socks_head(struct buf *b)
 {
-	const uint8_t *p = (uint8_t *)b->p, *port = p + b->n - 2;
+	const uint8_t *p = (uint8_t *)b->p;
+	unsigned port = (unsigned)load_be(p + b->n - 2, 2);
 	struct addr a = {.v4 = p[3] == 1};
 	char name[256], text[ADDR_TEXT_MAX];
 	struct slice host = {b->p + 5, p[4]};
@@ -14839,13 +14840,13 @@ socks_head(struct buf *b)
 		host = (struct slice){text, addr_format(&a, text)};
 	if (p[0] != 5 || p[2] != 0 || http_canonical_host(host, name, &ip) != NULL)
 		return 1;
-	host.n = (size_t)(port[0] << 8 | port[1]);
 	buf_clear(b);
-	return !buf_addf(b, "CONNECT %s:%zu HTTP/1.0\r\n\r\n", host_text(name), host.n);
+	return !buf_addf(b, "CONNECT %s:%u HTTP/1.0\r\n\r\n", host_text(name), port);
 }
 
-/* Takes a message of the client's as far as it has come, and answers. *whole: it was the last, and r->bytes is
- * the head of a CONNECT. False: no memory. Where the door names an agent, nobody is asked for a password. */
+/* Takes a message of the client's as far as it has come, and answers. *whole: it was the last, and
+ * r->bytes is the head of a CONNECT. False: no memory. A client that offers a password is asked for it,
+ * since a token counts before the door's agent; not at a bound listener, where none does. */
 static bool
 socks_take_head(struct conn *c, bool *whole)
 {
