@@ -1531,16 +1531,18 @@ static void agent_put(struct agent *a);
 static bool agent_over(const struct agent *a);
 static void req_unclaim(struct req *r);
 
-/* -- door: TLS to the proxy itself. Below a tunnel's TLS it is a peer of its own, `under`, which is the wire of
- * the inner one: bytes read or sent as by read(2) and send(2). door_tls is NULL where there is no certificate. */
+/* -- door: TLS to the proxy itself. Below a tunnel's TLS it is a peer of its own, `under`, which is the
+ * wire of the inner one: bytes are read and sent as by read(2) and send(2). door_tls is NULL where there
+ * is no certificate. */
 static struct tls *door_tls(const struct conn *c);
 static bool under_begin(struct peer *p);
 static ssize_t under_read(struct peer *p, char *out, size_t n);
 static ssize_t under_send(struct peer *p, const char *data, size_t n);
 static int under_flush(struct peer *p);         /* enum io */
 
-/* -- door: a captured connection, which goes on in conn_begin_decide. door_capture finds the address that the client dialled, which is c->host until
- * a name is found; door_step_name looks for that in the first bytes, and leaves them on the wire. */
+/* -- door: a captured connection. door_capture finds the address that the client dialled, which is c->host
+ * until a name is found. door_step_name looks for that in the first bytes, which it leaves on the wire,
+ * and goes on with conn_begin_decide. */
 static void door_capture(struct conn *c);
 static bool door_step_name(struct conn *c);
 
@@ -14718,8 +14720,8 @@ scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_t
  * or the address. Invariant: nothing here trusts a byte that a client sent. Skip it if all agents show
  * a token. */
 
-/* Which names there are, lua/doors.lua says ("~" and "via" of a captured connection): "=AGENT" of a bound listener, beside which no
- * token counts, "uid:N", "from:ADDRESS". No hash of a token has "=" or ":". */
+/* "=AGENT" of a bound listener, beside which no token counts; "uid:N"; "from:ADDRESS". Of a captured
+ * connection "~AGENT" and "via:ADDRESS". lua/doors.lua reads them. No hash of a token looks so. */
 static void
 door_name(const struct conn *c, char out[REQ_WHO_MAX])
 {
@@ -14945,8 +14947,9 @@ door_step_name(struct conn *c)
 	return true;
 }
 
-/* What stands for an answer of ours: an alert, access_denied (RFC 5246 7.2.2), to a captured client; else a reply,
- * RFC 1928 6: not allowed (2), host unreachable (4), refused (5), expired (6), or general failure (1). */
+/* What stands for an answer of ours: to a captured client an alert, access_denied (RFC 5246 7.2.2); else
+ * a reply of RFC 1928 6: not allowed (2), host unreachable (4), connection refused (5), TTL expired (6),
+ * or general failure (1). */
 static void
 door_answer(struct conn *c, struct buf *b)
 {
