@@ -18854,7 +18854,8 @@ reqlog_put_ends(struct buf *b, const struct conn *c)
 	if (c->client.port != 0)
 		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, net_format(&c->client, text)});
 	else if (c->at->at.port == 0)
-		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, (size_t)sprintf(text, "uid:%u", c->uid)});
+		json_put_member(b, SLICE(",\"client\":"),
+		    (struct slice){text, (size_t)snprintf(text, sizeof text, "uid:%u", c->uid)});
 	if (net.nlisteners > 1 || c->at->at.port == 0)
 		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(c->peer.watch.fd, text)});
 }
