@@ -1719,16 +1719,16 @@ net_format(const struct endpoint *e, char out[64])
 	return b.n;
 }
 
-/* The other end of a connection; port 0: it has gone, or the socket is a Unix one. A client that came by
- * IPv4 to a listener for both is one of IPv4. */
+/* Our end of a connection, or the client's; port 0: that has gone, or the socket is a Unix one. A client
+ * that came by IPv4 to a listener for both is one of IPv4. */
 static struct endpoint
-net_client(int fd)
+net_end(int fd, bool ours)
 {
 	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
 	socklen_t len = sizeof ss;
 	struct endpoint e;
 
-	getpeername(fd, (struct sockaddr *)&ss, &len);
+	(ours ? getsockname : getpeername)(fd, (struct sockaddr *)&ss, &len);
 	net_endpoint((struct sockaddr *)&ss, &e);
 	e.addr = addr_unmapped(&e.addr);
 	return e;
@@ -1745,7 +1745,10 @@ net_name(int fd, char out[NET_NAME_MAX])
 	getsockname(fd, (struct sockaddr *)&ss, &len);
 	if (ss.ss_family == AF_UNIX)
 		return (size_t)snprintf(out, NET_NAME_MAX, "unix:%s", ((struct sockaddr_un *)&ss)->sun_path);
-	return net_endpoint((struct sockaddr *)&ss, &e) ? net_format(&e, out) : 0;
+	if (!net_endpoint((struct sockaddr *)&ss, &e))
+		return 0;
+	e.addr = addr_unmapped(&e.addr);
+	return net_format(&e, out);
 }
 
 /* Latency over the last few bytes of throughput: a TLS handshake's flights meet delayed
@@ -5703,7 +5706,7 @@ conn_new(int fd, const struct listener *at)
 		return;
 	}
 	c->at = at;
-	c->client = net_client(fd);
+	c->client = net_end(fd, false);
 	c->uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 ? peer.uid : (uid_t)-1;
 	peer_init(&c->peer, fd, conn_ready);
 	c->id = ++conn_ids;
@@ -5731,7 +5734,7 @@ static void
 conn_evict_unknown(int fd)
 {
 	struct conn *oldest = NULL, *alike = NULL;
-	struct addr from = net_client(fd).addr;
+	struct addr from = net_end(fd, false).addr;
 	size_t n = 0;
 
 	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link)) {
@@ -14739,16 +14742,13 @@ door_name(const struct conn *c, char out[REQ_WHO_MAX])
 static struct tls *
 door_tls(const struct conn *c)
 {
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss;
-	struct endpoint own = {.port = 0};
+	struct addr own = net_end(c->peer.watch.fd, true).addr;
 	char text[ADDR_TEXT_MAX];
+	struct slice name = {text, addr_format(&own, text)};
 
-	if ((c->at->kind == LISTEN_GATEWAY && tls_own[LISTEN_GATEWAY] == NULL) ||
-	    getsockname(c->peer.watch.fd, (struct sockaddr *)&ss, &len) != 0 || !net_endpoint((struct sockaddr *)&ss, &own))
+	if (c->at->kind == LISTEN_GATEWAY && tls_own[LISTEN_GATEWAY] == NULL)
 		return NULL;
-	return tls_accept(c->at->host[0] != '\0' ? slice_of(c->at->host) : (struct slice){text, addr_format(&own.addr, text)},
-	    tls_own[c->at->kind]);
+	return tls_accept(c->at->host[0] != '\0' ? slice_of(c->at->host) : name, tls_own[c->at->kind]);
 }
 
 /* What `p` was is the wire from here on, and p->tls may be another's. False: no memory. */

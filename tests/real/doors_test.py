@@ -336,6 +336,13 @@ def test_inherited(t):
     ask(s, tcp.getsockname()[1])
     assert who(s, up) == f"Bearer {AUTH['b']}"
     s.stop()
+    if socket.has_dualstack_ipv6():
+        both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        inherit(s, 2, [tcp, both], *more)
+        ask(s, both.getsockname()[1], s.auth())
+        rec = s.wait_record({"agent": "a", "listener": f"127.0.0.1:{both.getsockname()[1]}"})
+        assert rec["client"].startswith("127.0.0.1:"), "systemd's sockets take IPv4 and IPv6"
+        s.stop()
     said = inherit(s, 1, [tcp], "--listen", "127.0.0.1:0", *more, pid=1)
     assert "proxy=127.0.0.1:" in said and str(tcp.getsockname()[1]) not in said, "another process's"
     s.stop()
