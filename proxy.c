@@ -25301,7 +25301,7 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 /* A row: the member's name, how it is pushed, where it lies in struct req (of M_PART: its user
  * value), and who reads it. */
 enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH,
-	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT };
+	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT, M_MCP };
 /* OF_STREAM: pipeline.rejudge, of a stream that is judged again. */
 enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 };
 static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
@@ -25316,7 +25316,7 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
 	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM},
-	{"unsealed", M_FLAG, offsetof(struct req, unsealed), OF_STREAM},
+	{"unsealed", M_FLAG, offsetof(struct req, unsealed), OF_STREAM}, {"mcp", M_MCP, 0, OF_STREAM},
 	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
 	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
@@ -25344,11 +25344,9 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	case M_BODY_KIND: lua_pushstring(L, kinds[r->head.body]); break;
 	case M_HAS_BODY:  lua_pushboolean(L, req_has_body(r)); break;
 	case M_PART:      l_view_push_part(L, r, (int)at); break;
+	case M_MCP:       l_push_slice(L, r->mcp != NULL ? buf_slice(&r->mcp->note) : SLICE("")); break;
 	case M_LENGTH:
-		if (r->head.body == BODY_LENGTH)
-			lua_pushinteger(L, (lua_Integer)r->head.length);
-		else
-			lua_pushnil(L);
+		r->head.body == BODY_LENGTH ? lua_pushinteger(L, (lua_Integer)r->head.length) : lua_pushnil(L);
 		break;
 	case M_BODY:
 		if (!r->body_read)

@@ -139,10 +139,11 @@ local function note(self, key, out)
     until_ = math.min(out.forward.expires_at or math.maxinteger, now + KNOWN_LIFE) })
 end
 
---- A stream that goes on: does its connection (info.token) still stand?
+--- A stream that goes on: does its connection (info.token) still stand, and may it still what was asked for?
+-- info.mcp: the record's members of the request, as C keeps them.
 function M.still(info)
   local again = require("web.router").again
-  return not again or again { connection = info.token, tenant = info.agent } ~= nil
+  return not again or again { connection = info.token, tenant = info.agent, asked = require("json").decode("{" .. info.mcp:sub(2) .. "}") } ~= nil
 end
 
 --- pipeline.request for a request of form "door".

@@ -126,6 +126,12 @@ local function allowed(f, m, params)
   return nil, { "tools:execute" }
 end
 
+--- May a stream go on that answers such a message? A listen and a completion are not kept with what they asked for.
+function M.goes_on(f, method, name)
+  if not method or method == "subscriptions/listen" or method == "completion/complete" then return true end
+  return allowed(f, { method = method }, { name = name }) == true
+end
+
 -- One message. true, method, name | nil, answer, what was asked for where scopes refuse it
 local function message(f, fields, m, version)
   if not object(m) then return fault(nil, -32600, "a message is no object") end

@@ -41,7 +41,7 @@ function M.handle(q)
   return f(q)
 end
 
---- A stream of { connection, tenant } that goes on: true while these still stand.
-function M.again(info) return require("web.verify").stands(info.connection, info.tenant) end
+--- A stream of { connection, tenant, asked } that goes on: true while these still stand.
+function M.again(info) return require("web.verify").stands(info.connection, info.tenant, info.asked) end
 
 return M

@@ -32,7 +32,7 @@ local function set_of(list)
   return out
 end
 
--- What an sk_ key stands for: the parts of `forward` | nil. gateway nil: whether it stands at all.
+-- What an sk_ key stands for: the parts of `forward` | nil.
 local function of_key(key, gateway, now)
   local k = store().peek("grant", key)
   if not k or k.expires_at and k.expires_at <= now then return nil end
@@ -40,13 +40,12 @@ local function of_key(key, gateway, now)
   if not tenant or tenant.id ~= k.tenant_id or k.user and (not user or user.id ~= k.user_id) then return nil end
   local role = access.role(k.role or user.tenants[k.tenant])
   if not role then return nil end
-  if not gateway then return true end
   if k.gateways and not set_of(k.gateways)[gateway.name] then return nil end
-  return { tenant = k.tenant, user = k.user, client = "key " .. k.name, connection = "key:" .. k.name, key = key, expires_at = k.expires_at,
+  return { tenant = k.tenant, user = k.user, client = "key " .. k.name, connection = "key:" .. k.name, expires_at = k.expires_at,
     scopes = set_of(access.allowed(role, k.scopes or M.scopes_of(gateway))) }
 end
 
--- The same of an access token. snapshot: the scopes that it was given.
+-- The same of a connection. snapshot: the scopes that its access token was given.
 local function of_grant(id, snapshot, gateway, now)
   local grant, user, role, till = require("web.tokens").standing(id, now)
   if not grant or grant.gateway ~= gateway.name then return nil end
@@ -82,7 +81,7 @@ function M.check(q, name)
     local id, entry = require("web.tokens").find(token, q.now)
     f = id and of_grant(id, entry.scopes, gateway, q.now)
     if f then
-      f.snapshot, f.expires_at = entry.scopes, math.min(entry.expires_at, f.expires_at or math.huge)
+      f.expires_at = math.min(entry.expires_at, f.expires_at or math.huge)
       note_use(id, q.now)
     end
   end
@@ -90,27 +89,22 @@ function M.check(q, name)
   return { forward = complete(f, gateway) }
 end
 
---- The same, some time later, for a stream that runs: what it may now | nil: it may nothing.
-function M.again(f, now)
-  now = now or require("time").wall()
-  local gateway = access.gateway(f.gateway)
+--- Does a connection ("key:NAME": a key) still stand, for that tenant, and may it now what its stream was asked for? asked:
+-- { gateway, mcp_method, mcp_name }. true | nil
+function M.stands(connection, tenant, asked)
+  local now, name, f = require("time").wall(), connection:match("^key:(.*)$"), nil
+  local gateway = access.gateway(asked and asked.gateway)
   if not gateway then return nil end
-  local new = f.key and of_key(f.key, gateway, now) or not f.key and of_grant(f.connection, f.snapshot, gateway, now)
-  if not new then return nil end
-  new.key, new.snapshot, new.expires_at = f.key, f.snapshot, math.min(f.expires_at or math.huge, new.expires_at or math.huge)
-  return complete(new, gateway)
-end
-
---- Does a connection ("key:NAME": a key) still stand, for that tenant? true | nil
-function M.stands(connection, tenant)
-  local now, name = require("time").wall(), connection:match("^key:(.*)$")
   if not name then
-    local grant = require("web.tokens").standing(connection, now)
-    return grant and grant.tenant == tenant and access.gateway(grant.gateway) and true or nil
+    local grant = store().peek("grant", "g/" .. connection)
+    f = grant and of_grant(connection, grant.scopes, gateway, now)
+  else
+    for key, k in access.each("grant", "k/") do
+      if k.name == name then f = of_key(key, gateway, now) break end
+    end
   end
-  for key, k in access.each("grant", "k/") do
-    if k.name == name then return k.tenant == tenant and of_key(key, nil, now) and true or nil end
-  end
+  if not f or f.tenant ~= tenant then return nil end
+  return require("web.mcp").goes_on(complete(f, gateway), asked.mcp_method, asked.mcp_name) or nil
 end
 
 --- Does a tool's name match a pattern in which '*' is any text? Each piece is taken where it first stands, so that a long

@@ -416,6 +416,20 @@ def test_ending(t):
         stream.communicate(timeout=10 * sallyport.SLOW)
     finally:
         stream.kill()
+    # a role that gets narrower ends the streams of what it allows no more, and no other
+    s.cli("role", "add", "editor", "--scope", "tools:read", "--scope", "tools:execute")
+    key = re.search(r"sk_\S+", s.cli("key", "add", "narrow", "--tenant", "acme", "--role", "editor").stdout)[0]
+    head = ["curl", "-sN", "-H", "Host: box.test", "-H", f"Authorization: Bearer {key}", "-H", "Content-Type: application/json"]
+    at = f"http://127.0.0.1:{port}/mcp/tools"
+    listens, calls = (subprocess.Popen([*head, *more, at], stdout=subprocess.PIPE) for more in ((), ("-d", CALL.replace('"a"', '"slow-me"'))))
+    try:
+        assert b"still here" in listens.stdout.readline() and b"still here" in calls.stdout.readline()
+        s.cli("role", "add", "editor", "--scope", "tools:read")
+        calls.communicate(timeout=10 * sallyport.SLOW)
+        assert listens.poll() is None
+    finally:
+        listens.kill()
+        calls.kill()
 
 
 def test_expiry(t):
