@@ -458,6 +458,7 @@ function M:agent(hash)
   end
   if token.expires_at and self.time.wall() >= token.expires_at then return nil, "expired", token.agent end
   local agent, why = self:agent_named(token.agent)
+  if agent and agent.kind == "tenant" then return nil end      -- people come in for one; it is no agent, whatever names it
   if agent and not token.door and agent.series ~= token.series then return nil, "rotated", token.agent end
   return agent, why, token.agent
 end

@@ -293,7 +293,8 @@ local function judge(self, req, agent, deadline, skips)
     end
     local synced, lost = self.config:sync(deadline)
     if not synced then return nil, lost end
-    if self.config:agent(req.token) ~= agent then return nil, "changed" end
+    local now = agent.kind == "tenant" and self.config:agent_named(agent.name) or self.config:agent(req.token)
+    if now ~= agent then return nil, "changed" end
     if not opened and self.config:item { id = "credential/" .. own.name } == own then
       return nil, code, ("credential %s: %s"):format(own.name, tostring(why))
     end

@@ -116,8 +116,8 @@ local function add(args, opt, ctx)
   db.change(function()
     local old, code = require("store").peek("agent", "a/" .. name)  -- one that was changed on the disk is replaced
     if old and not old.revoked then
-      report.fail(("there is an agent '%s' already"):format(name),
-        ("sallyport agent rotate %s gives it a new token"):format(name))
+      report.fail(("there is %s '%s' already"):format(old.kind == "tenant" and "a tenant" or "an agent", name),
+        old.kind == "tenant" and "sallyport tenant list" or ("sallyport agent rotate %s gives it a new token"):format(name))
     end
     local ops, kept = tokens.drop(name, now, "revoked"), nil
     table.move(through and doors_ops(ctx, name, through) or doors_shut(ctx, name), 1, 1, #ops + 1, ops)
@@ -192,6 +192,7 @@ local function set(args, opt, ctx)
     if record.revoked then
       report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
     end
+    if through then tokens.refuse_tenant(record) end
     plain = db.plain(record)
     if opt.bundle then plain.bundles = bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end

@@ -283,7 +283,7 @@ local function listeners(ctx, say)
     end
     local agent = (records.listener(l) or {}).agent
     local kept = agent and require("store").peek("agent", "a/" .. agent)
-    if agent and (not kept or kept.revoked) then
+    if agent and (not kept or kept.revoked or kept.kind == "tenant") then
       open = true
       say("listener", WARN, ("%s is for an agent that is not there"):format(l), ("sallyport agent add %s"):format(agent))
     end

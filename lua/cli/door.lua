@@ -580,7 +580,7 @@ example:
   { words = "gateway remove", args = "GATEWAY", min = 1, max = 1, run = gateway_remove, summary = "its connections end",
     help = "Removes a gateway; connections to it end at once.\n\nexample:\n  sallyport gateway remove tools\n" },
 
-  { words = "client add", args = "TEXT", min = 1, max = 1, run = client_add, summary = "an id and a secret to type in",
+  { words = "client add", args = "NAME", min = 1, max = 1, run = client_add, summary = "an id and a secret to type in",
     options = { { name = "redirect", arg = "URI", many = true, whole = true, help = "where answers may go; loopback with any port" },
       { name = "public", help = "without a secret: PKCE alone" } },
     help = [[

@@ -16,6 +16,7 @@ local NAMED = 8            -- lines of one kind on the screen; --json has all
 local function agents(now)
   local out = { active = 0, ended = 0, ending = report.array() }
   for _, a, damaged in db.each("agent", "a/") do
+    if a and a.kind == "tenant" then goto tenant end
     if not a or damaged or a.revoked or a.expires_at and a.expires_at <= now then
       out.ended = out.ended + 1
     else
@@ -24,6 +25,7 @@ local function agents(now)
         out.ending[#out.ending + 1] = { name = a.name, expires_at = report.time(a.expires_at) }
       end
     end
+    ::tenant::
   end
   return out
 end

@@ -72,7 +72,7 @@ end
 --- Ends the command for a tenant: people come in for it by the door, and no token of its own may.
 function M.refuse_tenant(record)
   if record.kind == "tenant" then
-    report.fail(("'%s' is a tenant, and has no proxy token"):format(record.name), "sallyport key add NAME --tenant " .. record.name .. " --role viewer")
+    report.fail(("'%s' is a tenant: people come in for it by the door, and it is nobody at the proxy"):format(record.name), "sallyport key add NAME --tenant " .. record.name .. " --role viewer")
   end
 end
 

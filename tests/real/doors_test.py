@@ -290,6 +290,12 @@ def test_source_address(t):
     assert r.returncode == 1 and "agent b's" in r.stderr and "agent set b --from none" in r.stderr, r.stderr
     s.cli("agent", "remove", "b")
     assert from_("127.0.0.9") == 407
+    before = json.loads(s.cli("status", "--json").stdout)["agents"]
+    s.cli("tenant", "add", "acme")
+    for way in (("--from", "127.0.0.9"), ("--uid", "7")):
+        r = s.cli("agent", "set", "acme", *way, check=False)
+        assert r.returncode == 1 and "is a tenant" in r.stderr, r.stderr
+    assert json.loads(s.cli("status", "--json").stdout)["agents"] == before, "a tenant is none"
 
 
 def inherit(s, count, fds, *flags, pid=None, env=None):

@@ -151,6 +151,11 @@ local function setting(options)
       } }
     end
     local entry = more.connect and s.pipeline.on_connect or s.pipeline.on_request
+    if more.tenant then    -- the door hands it on
+      req.token = "connection"
+      function req.again() return false end
+      entry = function(self) return self:on_tenant(req, more.tenant) end
+    end
     local ordinary = (req.form == "tunnel" or req.form == "absolute") and not req.websocket
     local route = ordinary and ("%s %s://%s:%d"):format(method, scheme, host, req.port) or nil
     if options.spawn then
@@ -482,6 +487,19 @@ local cases = {
     s.config:sync(0)
     s.store.damaged["credential/gh"] = true
     is(s.code "GET https://api.test/", "injection_failed")
+    s.agent("acme", { "default" }, { kind = "tenant" })
+    is(s.code("GET https://api.test/", { tenant = "acme" }), "injection_failed")
+  end,
+  ["a tenant is nobody at the proxy, by a token, a listener, a user or an address; at the door it is"] = function()
+    local s = with_bearer()
+    s.agent("acme", { "default" }, { kind = "tenant" })
+    s.store.put("agent", "d/doors", { uid = { ["7"] = "acme", ["8"] = "alice" }, from = { ["10.0.0.0/8"] = "acme" } })
+    for _, token in ipairs { "hash-acme", "=acme", "~acme", "uid:7", "from:10.0.0.1", "via:10.0.0.1" } do
+      is(s.code("GET https://api.test/", { token = token }), "agent_unknown", token)
+    end
+    is(s.code("GET https://api.test/", { token = "uid:8" }), "forward")
+    is(s.code("GET https://api.test/", { tenant = "acme" }), "forward")
+    is(s.code("GET https://api.test/", { tenant = "alice" }), "agent_unknown")
   end,
   ["a body that a type declares is read first; one too large is 413"] = function()
     local s = with_bearer()
