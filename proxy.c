@@ -17714,7 +17714,6 @@ store_lock_serve(const char *home)
 #define SEAL_PREFIX_MAX 64      /* bytes */
 #define SEAL_BODY_MAX (1024 * 1024)
 #define SEAL_VALUE_MAX (64 * 1024) /* bytes of a secret; no head takes more */
-#define SEAL_TEXTS_MAX 4        /* opened in a request: a cookie's and a header's, and their refresh tokens */
 #define SEAL_RELATIVE_MAX 315360000 /* s: ten years; a larger number is a time */
 #define SEAL_MS_MIN 100000000000 /* and from here on it counts milliseconds (the year 5138 in s) */
 
@@ -17795,21 +17794,18 @@ seal_alone(struct slice pair)
 
 /* Encrypts or decrypts n bytes. Writes the tag also when it decrypts: the caller compares. */
 static void
-seal_aead(const void *head, const uint8_t epochs[16], struct slice kept, void *data, size_t n, uint8_t tag[SEAL_TAG], bool encrypt)
+seal_aead(const void *head, const uint8_t epochs[16], struct slice kept, void *data, size_t n,
+    uint8_t tag[SEAL_TAG], bool encrypt)
 {
 	static const uint8_t nonce[12];
 	uint8_t aad[SEAL_HEAD + 16 + 32], key[32];
-	br_hmac_context hc;
 
 	memcpy(aad, head, SEAL_HEAD);
 	memcpy(aad + SEAL_HEAD, epochs, 16);
-	tls_sha256_join(&kept, 1, aad + SEAL_HEAD + 16);
-	br_hmac_init(&hc, &store_keys_of(store.keys)->texts, 0);
-	br_hmac_update(&hc, aad + 5, SEAL_RANDOM);
-	br_hmac_out(&hc, key);
+	tls_sha256(kept.p, kept.n, aad + SEAL_HEAD + 16);
+	sign_mac(&store_keys_of(store.keys)->texts, &(struct slice){(char *)aad + 5, SEAL_RANDOM}, 1, key);
 	store_aead(key, nonce, data, n, (struct slice){(char *)aad, sizeof aad}, tag, encrypt);
 	wipe(key, sizeof key);
-	wipe(&hc, sizeof hc);
 }
 
 /* Adds a text to s->text. False: no memory, or no randomness. */
