@@ -306,25 +306,28 @@ hides(const char *in, const char *want)
 }
 
 /* -- what is a JWT, and when a text ends */
+#define SIGNATURE "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw" /* 64 bytes */
+#define ES256 "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0." /* {"alg":"ES256"}, {"sub":"a"} */
+
 static void
 test_jwt(void)
 {
 	static const struct { const char *name; bool is; const char *text; } cases[] = {
-	    {"ES256", true, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
+	    {"ES256", true, ES256 SIGNATURE},
 	    {"HS256 of 32 bytes", true, "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhIn0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
 	    {"RS256", true, "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.e30.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
 	    {"a signature of 31 bytes", false, "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
-	    {"none", false, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"no signature", false, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0."},
-	    {"an unknown algorithm", false, "eyJhbGciOiJYWDI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"two algorithms in one name", false, "eyJhbGciOiJIUzI1NlxuXHUwMDIySFMzODQifQ.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"algorithm twice", false, "eyJhbGciOiJFUzI1NiIsImFsZyI6Im5vbmUifQ.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"an algorithm that is no string", false, "eyJhbGciOjI1Nn0.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"half a name", false, "eyJhbGciOiJFUzI1In0.e30.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"an encrypted one", false, "eyJhbGciOiJFUzI1NiJ9.eyJhIjoxfQ.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw.a.b"},
-	    {"claims that are no object", false, "eyJhbGciOiJFUzI1NiJ9.WzFd.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"claims that are no JSON", false, "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0LWJ5dGVz.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"},
-	    {"padding", false, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw=="},
+	    {"none", false, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0." SIGNATURE},
+	    {"no signature", false, ES256},
+	    {"an unknown algorithm", false, "eyJhbGciOiJYWDI1NiJ9.eyJzdWIiOiJhIn0." SIGNATURE},
+	    {"two algorithms in one name", false, "eyJhbGciOiJIUzI1NlxuXHUwMDIySFMzODQifQ.e30." SIGNATURE},
+	    {"algorithm twice", false, "eyJhbGciOiJFUzI1NiIsImFsZyI6Im5vbmUifQ.e30." SIGNATURE},
+	    {"an algorithm that is no string", false, "eyJhbGciOjI1Nn0.e30." SIGNATURE},
+	    {"half a name", false, "eyJhbGciOiJFUzI1In0.e30." SIGNATURE},
+	    {"an encrypted one", false, "eyJhbGciOiJFUzI1NiJ9.eyJhIjoxfQ." SIGNATURE ".a.b"},
+	    {"claims that are no object", false, "eyJhbGciOiJFUzI1NiJ9.WzFd." SIGNATURE},
+	    {"claims that are no JSON", false, "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0LWJ5dGVz." SIGNATURE},
+	    {"padding", false, ES256 SIGNATURE "=="},
 	    {"no JWT", false, "opaque-token-of-some-length"},
 	    {"dots", false, ".."},
 	    {"nothing", false, ""},
@@ -337,13 +340,16 @@ test_jwt(void)
 		test_result(seal_jwt(text, &kept, &sig) == cases[i].is, cases[i].name, "%s", cases[i].is ? "is none" : "is one");
 		buf_free(&sig);
 	}
-	answer("a JWT keeps header and claims", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}", JSON_HEAD,
-	    "{\"token\":\"<eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw>\"}");
-	answer("a JWT in shape", "json token jwt", JSON_HEAD "X-Copy: eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\r\n\r\n", "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\",\"signature\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}",
-	    NULL, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.Sp5eaL");
-	answer("what is no JWT is opaque", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}", NULL, "\"Sp5eaL");
+	answer("a JWT keeps header and claims", "json token jwt", JSON_HEAD "X-Copy: " ES256 SIGNATURE "\r\n\r\n",
+	    "{\"token\":\"" ES256 SIGNATURE "\"}", JSON_HEAD "X-Copy: <" ES256 SIGNATURE ">\r\n", "{\"token\":\"<" ES256 SIGNATURE ">\"}");
+	answer("as a JWT's", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"" ES256 SIGNATURE "\"}", NULL, "{\"token\":\"" ES256 "Sp5eaL");
+	answer("and its signature stands nowhere else", "json token jwt", JSON_HEAD "\r\n",
+	    "{\"token\":\"" ES256 SIGNATURE "\",\"signature\":\"" SIGNATURE "\"}", NULL, "\",\"signature\":\"Sp5eaL");
+	answer("what is no JWT is opaque", "json token jwt", JSON_HEAD "\r\n",
+	    "{\"token\":\"eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0." SIGNATURE "\"}", NULL, "\"Sp5eaL");
 	attached = "attached-canary";
-	answer("claims that repeat what was attached are not kept", "json token jwt", JSON_HEAD "\r\n", "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJrZXkiOiJhdHRhY2hlZC1jYW5hcnkifQ.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}", NULL, "\"Sp5eaL");
+	answer("claims that repeat what was attached are not kept", "json token jwt", JSON_HEAD "\r\n",
+	    "{\"token\":\"eyJhbGciOiJFUzI1NiJ9.eyJrZXkiOiJhdHRhY2hlZC1jYW5hcnkifQ." SIGNATURE "\"}", NULL, "\"Sp5eaL");
 	answer("what was attached is taken out beside it", "json token", JSON_HEAD "X-Key: attached-canary\r\n\r\n", "{\"token\":\"s3cret-value\",\"b\":\"attached-canary attached-canary\"}",
 	    JSON_HEAD "X-Key: PLACEHOLDER\r\n", "{\"token\":\"<s3cret-value>\",\"b\":\"PLACEHOLDER PLACEHOLDER\"}");
 	answer("what was attached is sealed where it is handed out", "json token", JSON_HEAD "X-Key: attached-canary\r\n\r\n", "{\"token\":\"attached-canary\"}",
