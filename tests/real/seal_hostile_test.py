@@ -29,9 +29,10 @@ class Box:
         self.s.policy("acme", TYPE)
         self.s.credential({"name": "c1", "type": "acme", "secrets": {"token": "canary-acme-key-91d2"}})
         self.s.credential({"name": "c2", "type": "acme", "host": "www.test", "secrets": {"token": "canary-other-key-77aa"}})
+        self.s.credential({"name": "c3", "type": "bearer", "host": "plain.test", "secrets": {"token": "canary-plain-key-30c1"}})
         self.s.domain({"host": "git.test", "method": ["GET", "POST"]})
         self.s.agent("b")
-        to = [f for h in ("api.test", "www.test", "git.test") for f in ("--connect-to", f"{h}:443:127.0.0.1:{self.up.port}")]
+        to = [f for h in ("api.test", "www.test", "git.test", "plain.test") for f in ("--connect-to", f"{h}:443:127.0.0.1:{self.up.port}")]
         self.flags = ["--upstream-ca", sallyport.certs() / "root.pem", *to]
         self.s.serve(*self.flags)
 
@@ -266,6 +267,14 @@ def test_many(t):
     for text in (None, None, None, texts[0], None, texts[1]):
         b.s.request("GET", "/me", headers={"Authorization": f"Bearer {text}"} if text else {}, wire=wire)
         assert b.shown() == (f"Bearer {SECRET}" if text else "Bearer canary-acme-key-91d2"), (text, b.shown())
+    # a decision that was kept for plain requests lets none through: fields that stay and values of the query had no say in it
+    wire = b.s.tunnel("plain.test")
+    for shown in ("plain", "plain", "plain", texts[0], "plain", texts[1]):
+        for headers, target in (({"X-Up": shown}, "/me"), ({}, f"/me?tok={shown}")):
+            before = len(b.up.requests)
+            r = b.s.request("GET", target, host="plain.test", headers=headers, wire=wire)
+            assert (r.status, r.get("x-sallyport-error")) == ((200, None) if shown == "plain" else (403, "sealed_elsewhere")), (shown[:9], r.status)
+            assert len(b.up.requests) - before == (shown == "plain")
     b.use(texts[0], target=f"/a/{texts[0]}/b", headers={})
     b.s.wait_record({"path": "/a/sealed/b"})
     log = b.s.cli("log", "--json").stdout + b.s.log()
