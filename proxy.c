@@ -24472,6 +24472,7 @@ l_view_sigv4(lua_State *L)
  * A request of the world as lua/web/door.lua sees it: its fields as they came, the fields of its answer, and
  * how it goes on as a tenant's to an MCP server. Skip it unless you review the door. Invariant: of what
  * the world sent, only the fields that door_passes names reach a server, and only those come back. */
+
 /* Adds the fields of the list at `idx`, { { name, value }… }, to those of the answer. Raises for what is no
  * field, and for framing. */
 static void
@@ -24611,9 +24612,9 @@ req_open_mcp_id(struct req *r, struct slice name)
 /* req:mcp{ connection=, tools={ { pattern, allow }… }, rest={ tools, resources, templates, prompts: bool },
  *   user=, client=, gateway=, method=, name= } -> bool
  *
- * The last line is for the record, at most 256 bytes each.
- * The answer's lists show what these say: the first pattern that fits a tool's name, else `rest`. Ids of sessions and
- * events are the connection's own from here on; false: the request names one that is not. Before req:forward. */
+ * The answer's lists show what `tools` and `rest` say: the first pattern that fits a tool's name, else `rest`. Ids of
+ * sessions and events are the connection's own from here on; false: the request names one that is not. The record
+ * gets `connection` and the second line, at most 256 bytes of each. Before req:forward. */
 static int
 l_req_mcp(lua_State *L)
 {
@@ -25507,7 +25508,8 @@ l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s, bool seals)
 	row->jwt = lua_toboolean(L, -1);
 	if (place < 0 || place >= PLACES + seals || (seals ? row->name.n == 0 || row->placeholder.n > SEAL_PREFIX_MAX :
 	    row->secret == NULL || row->placeholder.n == 0))
-		luaL_error(L, "a row is { placeholder, secret, place, name, from, to }");
+		luaL_error(L, seals ? "a member is { prefix, nil, place, name, row, group, ends, jwt }" :
+		    "a row is { placeholder, secret, place, name, from, to }");
 	if (!buf_addv(&s->text, row->placeholder) || !buf_addv(&s->text, row->name))
 		luaL_error(L, "placeholders and names of more than %d KiB", SUBST_TEXT_MAX / 1024);
 	row->place = (enum subst_place)place;
@@ -26260,7 +26262,8 @@ l_judge_hello(lua_State *L)
 	lua_pushstring(L, r->host);
 	lua_call(L, 2, 2);
 	r->hello = (int)lua_tointeger(L, -2);
-	text_copy(r->host, sizeof r->host, luaL_optstring(L, -1, r->host));
+	if (lua_isstring(L, -1))
+		text_copy(r->host, sizeof r->host, lua_tostring(L, -1));
 	return 0;
 }
 
