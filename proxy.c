@@ -7974,14 +7974,11 @@ http_field_rule(struct slice name)
 }
 
 /* ---- uri -------------------------------------------------------------------
- * Hosts, percent signs, pairs of queries and forms, and the ways in which a server may read a path.
- * Pure. One reader and one writer with a table of modes: a mode's row names the server or standard
- * that needs it. Skip it if you trust that `a%2Fb` is seen by every rule as every server may see
- * it. */
+ * Hosts, percent signs, pairs of queries and forms, and URLs. Pure. One reader and one writer with a
+ * table of modes: a mode's row names the server or standard that needs it. The ways in which a server
+ * may read a path are lua/paths.lua's. Skip it if you trust that both spell bytes alike. */
 #define HTTP_HOST_MAX 253               /* RFC 1035 3.1: 255 octets on the wire, so 253 as text */
 #define HTTP_LABEL_MAX 63               /* RFC 1035 2.3.4 */
-#define HTTP_READINGS_MAX 64            /* of one path: five habits freely combined make 32 */
-#define HTTP_READINGS_BYTES 65536       /* room for them: 64 of 1 KiB, or fewer longer ones */
 
 /* -- hosts */
 
@@ -8069,32 +8066,29 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 
 /* -- percent-encoding (RFC 3986 2.1): one reader and one writer. A row is a habit of servers: what
  * they read or want differently. */
-enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_FORM, PCT_SEGMENT, PCT_PATH, PCT_NO_SLASH, PCT_TWICE };
+enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_FORM, PCT_SEGMENT, PCT_PATH, PCT_TWICE };
 
 static const struct {
 	const char *plain;      /* written as it is, besides letters and digits */
-	const char *coded;      /* stays %XX when it is read */
 	bool plus, puts_plus;   /* "+" is read as a space; a space is written as one */
 	bool twice;             /* what was encoded again is read too */
 } pct_modes[] = {
 	/* a text that nobody decodes */
-	[PCT_NONE] = {"", "", false, false, false},
+	[PCT_NONE] = {"", false, false, false},
 	/* RFC 3986 2.1, 2.3: nginx, WSGI, CGI. AWS's UriEncode */
-	[PCT_URI] = {"-._~", "", false, false, false},
+	[PCT_URI] = {"-._~", false, false, false},
 	/* read as WHATWG URL 5.1 has it; written so that readers of plain RFC 3986 and signers
 	 * agree */
-	[PCT_QUERY] = {"-._~", "", true, false, false},
+	[PCT_QUERY] = {"-._~", true, false, false},
 	/* WHATWG URL 5.2, RFC 6749 B: to the letter */
-	[PCT_FORM] = {"*-._", "", true, true, false},
+	[PCT_FORM] = {"*-._", true, true, false},
 	/* RFC 3986 3.3: what a segment may hold as it is, since some servers compare before they
 	 * decode (Telegram's ":"). Not ";", which ends a segment for some */
-	[PCT_SEGMENT] = {"-._~:@!$&'()*+,=", "", false, false, false},
+	[PCT_SEGMENT] = {"-._~:@!$&'()*+,=", false, false, false},
 	/* AWS's UriEncode of a path */
-	[PCT_PATH] = {"-._~/", "", false, false, false},
-	/* Envoy, Kong, Apache NoDecode: an encoded slash parts nothing */
-	[PCT_NO_SLASH] = {"-._~", "/\\", false, false, false},
+	[PCT_PATH] = {"-._~/", false, false, false},
 	/* a Location that has an address within an address */
-	[PCT_TWICE] = {"-._~", "", false, false, true},
+	[PCT_TWICE] = {"-._~", false, false, true},
 };
 
 /* *out: the byte that is spelled at in.p[i]. Returns the bytes of its spelling, at least 1. A "%"
@@ -8105,8 +8099,7 @@ pct_next(struct slice in, size_t i, enum pct mode, char *out)
 	char c = in.p[i], coded;
 	size_t used = 1;
 
-	if (c == '%' && mode != PCT_NONE && in.n - i >= 3 && hex_decode(&coded, (struct slice){in.p + i + 1, 2}) &&
-	    (coded == '\0' || strchr(pct_modes[mode].coded, coded) == NULL)) {
+	if (c == '%' && mode != PCT_NONE && in.n - i >= 3 && hex_decode(&coded, (struct slice){in.p + i + 1, 2})) {
 		c = coded;
 		used = 3;
 	} else if (c == '+' && pct_modes[mode].plus) {
@@ -8232,153 +8225,7 @@ http_basic(struct slice value, struct buf *plain)
 	return n > 0;
 }
 
-/* -- paths */
-
-/* What servers, frameworks and gateways do to a path before they look at it. */
-enum http_way {
-	WAY_BACKSLASH,          /* it is a slash: IIS; parsers that follow the URL standard */
-	WAY_PARAMETERS,         /* ";…" goes: /..;/ is /../ to Tomcat, Jetty, Spring; so does a query that was encoded */
-	WAY_MERGE,              /* "//" is "/": nginx merge_slashes, Go's ServeMux */
-	WAY_DOTS,               /* RFC 3986 5.2.4: all of them, before or after decoding */
-	WAY_DECODE,
-	WAY_NO_SLASH,           /* decodes all but slashes: Envoy, Kong, Apache NoDecode */
-	WAYS
-};
-#define HTTP_READING_DEPTH 2            /* decoded once by a gateway and once behind it */
-
-/* RFC 3986 5.2.4 for one segment `s`, with the slash before it, written behind the `o` bytes of a
- * reading. Returns the reading's new length. */
-static size_t
-http_reading_segment(struct slice s, bool last, char *out, size_t o)
-{
-	bool up = s.n == 3 && s.p[1] == '.' && s.p[2] == '.';
-
-	if (!up && (s.n != 2 || s.p[1] != '.')) {
-		memmove(out + o, s.p, s.n);
-		return o + s.n;
-	}
-	while (up && o != 0 && out[--o] != '/')
-		;
-	if (last)
-		out[o++] = '/';         /* at the end the slash stays */
-	return o;
-}
-
-/* Reads `in` in one way, into `out`: never longer than `in`, and its first slash stays. Returns the
- * length. */
-static size_t
-http_reading(struct slice in, enum http_way way, char *out)
-{
-	bool parameter = false;
-	size_t o = 0;
-
-	if (way >= WAY_DECODE)
-		return pct_decode(out, in.n, in, way == WAY_DECODE ? PCT_URI : PCT_NO_SLASH);
-	for (size_t i = 0, end; i < in.n; i = end) {
-		char c = in.p[i];
-
-		end = i + 1;
-		if (way == WAY_DOTS) {
-			while (end < in.n && in.p[end] != '/')
-				end++;
-			o = http_reading_segment((struct slice){in.p + i, end - i}, end == in.n, out, o);
-			continue;
-		}
-		parameter = way == WAY_PARAMETERS && (c == ';' || (parameter && c != '/'));
-		if (way == WAY_PARAMETERS && (c == '?' || c == '#'))
-			break;
-		if (!parameter && (way != WAY_MERGE || c != '/' || o == 0 || out[o - 1] != '/'))
-			out[o++] = way == WAY_BACKSLASH && c == '\\' ? '/' : c;
-	}
-	return o;
-}
-
-struct http_readings {
-	struct slice *list;             /* borrowed: HTTP_READINGS_MAX */
-	char *mem;                      /* borrowed: HTTP_READINGS_BYTES */
-	size_t n, used;
-};
-
-/* False for a reading that no rule can judge: a control byte, which ends or splits the path
- * somewhere, or overlong UTF-8, which lenient decoders take for the "/" or "." it hides
- * (CVE-2000-0884). */
-static bool
-http_reading_sane(struct slice s)
-{
-	for (size_t i = 0; i < s.n; i++) {
-		unsigned char c = (unsigned char)s.p[i];
-		unsigned char next = i + 1 < s.n ? (unsigned char)s.p[i + 1] : 0;
-
-		if (http_is_control(s.p[i]))
-			return false;
-		if (next >> 6 == 2 && (c == 0xc0 || c == 0xc1 || (c == 0xe0 && next < 0xa0) ||
-		    (c == 0xf0 && next < 0x90)))
-			return false;
-	}
-	return true;
-}
-
-/* Reads reading `from` in one way more, and keeps the result if it is new. False: not sane, or no
- * room. */
-static bool
-http_reading_add(struct http_readings *r, size_t from, enum http_way way)
-{
-	struct slice s = {r->mem + r->used, 0};
-
-	if (r->list[from].n > HTTP_READINGS_BYTES - r->used)
-		return false;
-	s.n = http_reading(r->list[from], way, r->mem + r->used);
-	for (size_t i = 0; i < r->n; i++)
-		if (slice_eq(r->list[i], s))
-			return true;
-	if (r->n == HTTP_READINGS_MAX || !http_reading_sane(s))
-		return false;
-	r->used += s.n;
-	r->list[r->n++] = s;
-	return true;
-}
-
-/* All ways in all orders, each as often as it changes anything, decoding at most twice: the
- * closure, so that no order of gateway, framework and handler is missing. */
-static bool
-http_reading_close(struct http_readings *r)
-{
-	size_t from = 0;
-
-	for (int depth = 0;; depth++) {
-		size_t end;
-
-		for (size_t i = from; i < r->n; i++)
-			for (enum http_way way = 0; way < WAY_DECODE; way++)
-				if (!http_reading_add(r, i, way))
-					return false;
-		if (depth == HTTP_READING_DEPTH)
-			return true;
-		for (end = r->n; from < end; from++)
-			if (!http_reading_add(r, from, WAY_DECODE) || !http_reading_add(r, from, WAY_NO_SLASH))
-				return false;
-	}
-}
-
-/* The distinct readings of a path, itself first. Returns their number, or -1 where a path rule must
- * refuse: the path does not begin with "/", has a "%" that begins no %XX, is not sane in some
- * reading, or has more readings than fit. A plain path is its own only reading and takes no
- * memory. */
-static int
-http_path_readings(struct slice path, char mem[HTTP_READINGS_BYTES],
-    struct slice reading[HTTP_READINGS_MAX])
-{
-	struct http_readings r = {.list = reading, .mem = mem, .n = 1};
-	bool plain = true;
-
-	if (path.n == 0 || path.p[0] != '/' || !http_reading_sane(path) || !pct_ok(path))
-		return -1;
-	for (size_t i = 0; plain && i < path.n; i++)
-		plain = memchr("%\\;?#", path.p[i], 5) == NULL && (path.p[i] != '/' || i + 1 == path.n ||
-		    (path.p[i + 1] != '/' && path.p[i + 1] != '.'));
-	reading[0] = path;
-	return plain || http_reading_close(&r) ? (int)r.n : -1;
-}
+/* -- URLs */
 
 /* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
 struct http_url {
@@ -23494,26 +23341,6 @@ l_http_authority(lua_State *L)
 	return 2;
 }
 
-/* http.path_readings(path) -> { reading, … } | nil
- *
- * The path, and each other way in which a server may read it. nil: the path cannot be judged. */
-static int
-l_http_path_readings(lua_State *L)
-{
-	static char mem[HTTP_READINGS_BYTES];   /* dead when this returns, like the next */
-	static struct slice reading[HTTP_READINGS_MAX];
-	int n = http_path_readings(l_check_text(L, 1), mem, reading);
-
-	lua_pushnil(L);
-	if (n > 0)
-		lua_createtable(L, n, 0);
-	for (int i = 0; i < n; i++) {
-		lua_pushlstring(L, reading[i].p, reading[i].n);
-		lua_rawseti(L, -2, i + 1);
-	}
-	return 1;
-}
-
 /* http.parse_url(text) -> { scheme =, host =, port =, path =, query = } | nil, why
  *
  * An absolute URL of http or https. host is canonical, port the scheme's where none is named,
@@ -23560,7 +23387,7 @@ l_http_field_value_ok(lua_State *L)
 
 static const luaL_Reg l_http_functions[] = {
 	{"canonical_host", l_http_canonical_host}, {"authority", l_http_authority},
-	{"path_readings", l_http_path_readings}, {"parse_url", l_http_parse_url},
+	{"parse_url", l_http_parse_url},
 	{"field_name_ok", l_http_field_name_ok}, {"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
 };
 

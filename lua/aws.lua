@@ -529,7 +529,7 @@ local function each_action(req, see)
   end
   if targets > 1 then return true end
   for word in (req.headers:get("x-amz-target") or ""):gmatch("[%w_]+") do see(word:lower()) end
-  local readings = require("http").path_readings(req.path)
+  local readings = require("paths").ways(req.path)
   if not readings then return true end
   for _, reading in ipairs(readings) do
     see(reading:lower():match("/operation/([%w_]+)/?$") or "")
@@ -553,7 +553,7 @@ end
 local function by_path(req, service)
   local rows, method = minting_paths[service], req.method:upper()
   if not rows then return nil end
-  local readings = require("http").path_readings(req.path)
+  local readings = require("paths").ways(req.path)
   if not readings then  -- it counts as every path; but an object's name is nearly anything
     return (service ~= "s3" or req.host:find("s3-control", 1, true)) and rows[1][3] or nil
   end

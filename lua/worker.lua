@@ -37,7 +37,7 @@ function M.build(with)
   local log = not with.command and host.log or nil
   config = Config.new {
     store = store, records = records, policy = policy, policies = policies, sandbox = sandbox, time = time, keep = keep, acting = acting,
-    log = log, parse_url = http.parse_url, path_readings = http.path_readings, spawn = spawn, overrides = with.overrides,
+    log = log, parse_url = http.parse_url, path_readings = require("paths").ways, spawn = spawn, overrides = with.overrides,
     places = require("request").places,
     identity = require("tls").identity,
     on_settings = not with.command and configure or nil,
@@ -69,7 +69,7 @@ function M.build(with)
   }
   return require("pipeline").new {
     config = config, tokens = tokens, policy = policy, policies = policies, sandbox = sandbox, store = store, records = records, time = time,
-    json = json, parse_url = http.parse_url, path_readings = http.path_readings, log = log,
+    json = json, parse_url = http.parse_url, path_readings = require("paths").ways, log = log,
     known = require("request").known,
   }
 end

@@ -1,7 +1,7 @@
 --- A policy's examples: what they are made of, and what each must come to. `policy put`, `edit` and `test` run them.
 local policy = require "policy"
 local presets = require "presets"
-local sandbox = require "sandbox"
+local paths, sandbox = require "paths", require "sandbox"
 local M = {}
 
 local EXAMPLES_CPU = 10         -- seconds of processor time for all of them
@@ -260,12 +260,12 @@ end
 local function run_match_example(pol, ex, check, i)
   if not check:keys(ex.want, match_want_keys, "want", { "examples", i, "want" }) then return check.why end
   if ex.question and not check:keys(ex.question, question_keys, "question", { "examples", i, "question" }) then return check.why end
-  local http, asked = require "http", ex.question or {}
+  local asked = ex.question or {}
   local present = {}
   for _, id in ipairs(asked.presents or {}) do present[id] = true end
   local question = {
     method = asked.method, tls = asked.tls, port = asked.port,
-    readings = function(known) return require("paths").readings(http.path_readings, asked.path or "/", known) end,
+    readings = function(known) return paths.readings(paths.ways, asked.path or "/", known) end,
     presents = function(item) return present[item.id] or false end,
   }
   local ok, item, code = sandbox.call(pol.name, function()

@@ -229,7 +229,7 @@ local function run(self, pol, spec)
     result.elsewhere = ("'%s' goes to %s: a request to %s would go out without it"):format(spec.credential, table.concat(self.hosts, ", "), url.host)
   end
   local makes = policy.mint(pol, { method = spec.method, host = url.host, query = url.query,
-    readings = function() return http.path_readings(url.path) end }, req:view(), cred)
+    readings = function() return require("paths").ways(url.path) end }, req:view(), cred)
   result.makes = type(makes) == "string" and makes or nil
   set_headers(req, headers)
   done, code, message = policy.apply(pol, req, cred)

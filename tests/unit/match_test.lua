@@ -39,7 +39,7 @@ local function question_of(text, more)
   return host, {
     method = method, tls = scheme == "https",
     port = port ~= "" and math.tointeger(tonumber(port)) or scheme == "https" and 443 or 80,
-    readings = function(known) return paths.readings(http.path_readings, path == "" and "/" or path, known) end,
+    readings = function(known) return paths.readings(require("paths").ways, path == "" and "/" or path, known) end,
     presents = function(it) return presents[it.id] or false end,
   }
 end

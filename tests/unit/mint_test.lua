@@ -1,5 +1,5 @@
 -- lua/mint.lua: rows that name the calls which make further credentials, and the requests that meet them.
-local mint, http = require "mint", require "http"
+local mint = require "mint"
 
 local function is(got, want)
   if got ~= want then error(("got %s, wanted %s"):format(tostring(got), tostring(want)), 2) end
@@ -11,7 +11,7 @@ local function find(row, text, host)
   local method, path, query = text:match("^(%S+) ([^?]*)%??(.*)$")
   return mint.find(rows, {
     method = method, host = host or "api.test", query = query ~= "" and query or nil,
-    readings = function() return http.path_readings(path) end,
+    readings = function() return require("paths").ways(path) end,
   }) == "a key"
 end
 

@@ -71,7 +71,7 @@ local function setting(options)
   }
   s.config = config.new {
     store = s.store, records = records, policy = fake_policy, policies = fake_policy, sandbox = sandbox, time = s.world.time,
-    keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = http.path_readings,
+    keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = require("paths").ways,
     spawn = options.spawn and function(fn) return s.world.spawn(fn, "w") end or nil,
     log = function(text) s.logged[#s.logged + 1] = text end,
   }
@@ -82,7 +82,7 @@ local function setting(options)
   }
   s.pipeline = pipeline.new {
     config = s.config, tokens = tokens, policy = fake_policy, policies = fake_policy, sandbox = sandbox, store = s.store, records = records,
-    time = s.world.time, json = json, parse_url = http.parse_url, path_readings = http.path_readings,
+    time = s.world.time, json = json, parse_url = http.parse_url, path_readings = require("paths").ways,
     log = function(text) s.logged[#s.logged + 1] = text end,
   }
 

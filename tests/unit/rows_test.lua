@@ -335,12 +335,12 @@ local function world()
       if name == "match" and s.broken then return nil, "its record is damaged" end
       return type_of(name)
     end },
-    sandbox = sandbox, time = w.time, keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = http.path_readings,
+    sandbox = sandbox, time = w.time, keep = secret.keep, acting = secret.acting, parse_url = http.parse_url, path_readings = require("paths").ways,
     places = request.places,
   }
   s.pipeline = require("pipeline").new {
     config = config, policy = policy, policies = { load = type_of }, sandbox = sandbox, store = store, records = fake_records, time = w.time, json = require "json",
-    parse_url = http.parse_url, path_readings = http.path_readings, known = function()
+    parse_url = http.parse_url, path_readings = require("paths").ways, known = function()
       local set = { texts = {} }
       local dropped = 0
       function set.add(_, name, text) set.texts[#set.texts + 1] = { name, text } end

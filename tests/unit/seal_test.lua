@@ -21,7 +21,7 @@ end
 
 local function q(text, host, websocket)
   local method, path = text:match("^(%S+) (%S+)$")
-  return { method = method, host = host or "api.test", websocket = websocket, readings = function() return http.path_readings(path) end }
+  return { method = method, host = host or "api.test", websocket = websocket, readings = function() return require("paths").ways(path) end }
 end
 
 local function judge(rows, mode, text, makes, host, websocket)
