@@ -30,6 +30,13 @@ def write(s, entries):
     subprocess.run([DISK, s.home / "store", "put"], check=True, input=lines, text=True, capture_output=True)
 
 
+def flipped(value, at):
+    """The value with another byte there, whichever stood there."""
+    changed = bytearray(value)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
 def bucket(db, key):
     """Where the table lists a record (proxy.c, table_name)."""
     h = 2166136261
@@ -390,7 +397,7 @@ def test_commands_on_refused_records(t):
         assert entry in made, [e for e in made if e not in before]
         s.cli(*end[entry])
         ended = disk(s)
-        harm = {"put back": {entry: made[entry]}, "changed": {entry: made[entry][:60] + b"?" + made[entry][61:]}}
+        harm = {"put back": {entry: made[entry]}, "changed": {entry: flipped(made[entry], 60)}}
         for what, entries in harm.items():
             for mend in (command, end[entry]):
                 write(s, entries)
@@ -430,7 +437,7 @@ def test_table_changed(t):
     now = disk(s)
     root = ("meta", b"\1table")
     for mend in (("restore", s.dir / "backup"), ("doctor", "--accept")):
-        write(s, {root: now[root][:100] + b"?" + now[root][101:]})
+        write(s, {root: flipped(now[root], 100)})
         for args in (("serve", "--listen", "127.0.0.1:0"), ("agent", "list"), ("agent", "revoke", "temp"), ("doctor", "--remove")):
             r = s.cli(*args, check=False, timeout=10)
             assert r.returncode == 1 and "its table of records is not the one that was written last" in r.stderr and "restore" in r.stderr, (args, r.stderr)
@@ -442,7 +449,7 @@ def test_table_changed(t):
     s.cli("set", "public", s.dir / "clients")
     group = "meta", b"\1table/g" + (int.from_bytes(bucket("meta", b"set/public")[1][-2:], "big") // 32).to_bytes(2, "big")
     whole = disk(s)[group]
-    write(s, {group: whole[:-1] + b"?"})
+    write(s, {group: flipped(whole, -1)})
     found = json.loads(s.cli("doctor", "--json", check=False).stdout)
     assert any(c["check"] == "client files" and "the setting public is refused" in c["text"] for c in found), found
     assert any("the table of records was changed in" in c["text"] for c in found) and found[-1]["check"] == "agents' user", found
