@@ -89,7 +89,7 @@ class Browser:
 class Box:
     """A proxy with a door on loopback, an MCP server behind it, a tenant, and Ada in it with her password set."""
 
-    def __init__(self, t, workers=1, server=True, flags=()):
+    def __init__(self, t, workers=1, server="door.mjs", flags=(), public=None):
         if not NODE.exists() or not (NPM / "@modelcontextprotocol/sdk").exists():
             t.skip("the MCP SDK is not installed")
         self.t, self.port, self.up = t, free_port(), free_port()
@@ -98,9 +98,9 @@ class Box:
         s = self.s
         self.log = s.dir / "behind.log"
         if server:
-            t.start([NODE, HERE / "door.mjs", NPM, "server", str(self.up)], self.log)
+            t.start([NODE, HERE / server, NPM, *(["server"] if server == "door.mjs" else []), str(self.up)], self.log)
             wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
-        s.cli("set", "public-url", self.base)
+        s.cli("set", "public-url", public or self.base)
         s.cli("credential", "add", "tools", "--type", "bearer", "--host", "127.0.0.1", "--port", str(self.up), "--plain-http", "--address", "127.0.0.0/8",
               "token=-", stdin="canary-upstream-1")
         s.cli("tenant", "add", "acme")
@@ -109,7 +109,7 @@ class Box:
         self.link = s.cli("user", "add", "ada@example.org", "--tenant", "acme=member").stdout.strip()
         s.canaries += ["canary-upstream-1", self.link.split(".")[-1], PASSWORD]
         s.serve("--gateway", f"127.0.0.1:{self.port}", "--gateway-workers", str(workers), *flags)
-        self.ada = Browser(self.base).set_password(self.link)
+        self.ada = Browser(self.base).set_password(self.link) if not public else None
 
     def requests(self):
         return [e for e in map(json.loads, filter(lambda l: l.startswith('{"event"'), self.log.read_text().splitlines()))]
