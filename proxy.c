@@ -15019,9 +15019,8 @@ req_claim(struct req *r, const char *name, unsigned share)
 #define STORE_REPLACED_MS 1000          /* between two looks whether the files are still there */
 #define STORE_LOOK_MS 10                /* host.lock_held takes serve.lock for an instant */
 
-#define STORE_FORMAT 2                  /* 1: without ids and epochs, and without the table */
+#define STORE_FORMAT 2                  /* 1 was never released, and is not read */
 #define STORE_TAG 32                    /* HMAC-SHA256 */
-#define STORE_HEAD_1 24                 /* of a record of format 1 */
 #define STORE_HEAD 48                   /* store_record_head */
 #define STORE_ID 16                     /* random: never two alike */
 #define STORE_EPOCH_BITS 53             /* a number in JSON */
@@ -15117,7 +15116,6 @@ static const struct {
 #define STORE_K_FORMAT SLICE("\1format")        /* 4 bytes: STORE_FORMAT */
 #define STORE_K_DATAKEY SLICE("\1datakey")      /* DATAKEY_LEN bytes, below */
 #define STORE_K_COUNTERS SLICE("\1counters")    /* 32 bytes: struct store_counters */
-#define STORE_K_CHANGE SLICE("\1change/")       /* a list that format 1 kept */
 
 /* The wrapped data key (AEAD_CHACHA20_POLY1305, RFC 8439 2.8):
  *   offset  bytes
@@ -15158,7 +15156,6 @@ static struct {
 	struct secret *keys;    /* owned; holds struct store_keys; NULL: opened without the key */
 	int lock_fd;            /* owned; writer.lock */
 	unsigned psize;
-	uint32_t format;        /* as the store said when it was opened */
 	unsigned inflight;      /* commits handed to the helper thread */
 	int64_t reopen_at;      /* monotonic ms */
 	struct stat file[2];    /* what is open: data.mdb and lock.mdb */
@@ -15403,7 +15400,7 @@ store_tag(const struct store_keys *k, enum store_db db, struct slice key, struct
 /* -- records: the value under a record's key
  *   offset  bytes
  *   0       3      "SPR"
- *   3       1      STORE_FORMAT; in format 1 the plain part begins at 24
+ *   3       1      STORE_FORMAT
  *   4       8      version: of the commit that wrote it
  *   12      4      room
  *   16      4      p, bytes of the plain part
@@ -15430,8 +15427,7 @@ struct store_record {
 	struct slice plain;     /* JSON text; borrowed from the read transaction, like `seals` */
 	struct slice seals;
 	bool verified;          /* false only in a store opened without its key */
-	uint8_t format;
-	uint8_t id[STORE_ID];   /* zeros, as the epoch, in format 1 */
+	uint8_t id[STORE_ID];
 	uint64_t epoch;
 };
 
@@ -15513,25 +15509,20 @@ store_record_parse(struct slice v, struct store_record *r)
 	struct slice rest;
 	struct store_seal s;
 	unsigned n = 0;
-	size_t plain, head;
+	size_t plain;
 
-	if (v.n < STORE_HEAD_1 + STORE_TAG || memcmp(p, "SPR", 3) != 0 || p[3] < 1 || p[3] > STORE_FORMAT)
-		return false;
-	head = p[3] == 1 ? STORE_HEAD_1 : STORE_HEAD;
-	plain = load_be32(p + 16);
-	if (v.n < head + STORE_TAG || plain > v.n - head - STORE_TAG)
+	if (v.n < STORE_HEAD + STORE_TAG || memcmp(p, "SPR", 3) != 0 || p[3] != STORE_FORMAT ||
+	    (plain = load_be32(p + 16)) > v.n - STORE_HEAD - STORE_TAG)
 		return false;
 	*r = (struct store_record){
 		.version = load_be64(p + 4),
 		.room = load_be32(p + 12),
 		.nseals = load_be16(p + 20),
-		.plain = {p + head, plain},
-		.seals = {p + head + plain, v.n - head - STORE_TAG - plain},
-		.format = (uint8_t)p[3],
-		.epoch = head == STORE_HEAD ? load_be64(p + 40) : 0,
+		.plain = {p + STORE_HEAD, plain},
+		.seals = {p + STORE_HEAD + plain, v.n - STORE_HEAD - STORE_TAG - plain},
+		.epoch = load_be64(p + 40),
 	};
-	if (head == STORE_HEAD)
-		memcpy(r->id, p + 24, STORE_ID);
+	memcpy(r->id, p + 24, STORE_ID);
 	for (rest = r->seals; rest.n != 0; n++)
 		if (!store_seal_next(&rest, &s) || s.drop)
 			return false;
@@ -16682,7 +16673,7 @@ store_compose(struct store_batch *b, const struct store_op *op, const struct sto
 	if (!buf_ok(&b->record) || n > STORE_SECRETS_MAX)
 		return STORE_INVALID;
 	r.nseals = n;
-	if (!store_record_draw(&r, op->fresh || old == NULL || old->format == 1,
+	if (!store_record_draw(&r, op->fresh || old == NULL,
 	    op->moves || (old != NULL && !op->keep && old->nseals > n)))
 		return STORE_IO;
 	store_record_head((uint8_t *)b->record.p, &r, op->plain_n);
@@ -17144,16 +17135,18 @@ store_check_format(struct slice *datakey)
 	if (store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
 	    load_be32(v.p) == 0)
 		return store_fail(STORE_DAMAGED, "store", "does not say its format", -1);
-	store.format = load_be32(v.p);
-	if (store.format > STORE_FORMAT)
-		return store_fail(STORE_NEWER, "store", NULL, (long)store.format);
+	if (load_be32(v.p) > STORE_FORMAT)
+		return store_fail(STORE_NEWER, "store", NULL, (long)load_be32(v.p));
+	if (load_be32(v.p) < STORE_FORMAT)
+		return store_fail(STORE_INVALID, "store", "is of a format that was used before the first release and is "
+		    "read no longer: move it away, run init, and add again what it held", -1);
 	if (store_counters_get(store.reader, &c) != STORE_OK ||
 	    store_raw_get(store.reader, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
 		return store_fail(STORE_DAMAGED, "store", "has lost its counters or data key", -1);
 	return STORE_OK;
 }
 
-/* Takes the writers' lock, for making, replacing or upgrading a store. */
+/* Takes the writers' lock, for making, replacing or accepting a store. */
 static bool
 store_lock_make(void)
 {
@@ -17162,16 +17155,7 @@ store_lock_make(void)
 	return store_lock_wait(store.lock_fd, until, NULL);
 }
 
-/* -- upgrading */
-
-static enum store_err
-store_format_put(MDB_txn *txn)
-{
-	uint8_t be[4];
-
-	store_be32(be, STORE_FORMAT);
-	return store_raw_put(txn, DB_META, STORE_K_FORMAT, (struct slice){(char *)be, sizeof be});
-}
+/* -- the table anew */
 
 /* Finishes a table that was made, or came with a backup. Who writes to the disk could have set the
  * counters back, which are not authenticated: its config generation, with the time in it, is beyond
@@ -17184,136 +17168,81 @@ store_table_finish(MDB_txn *txn, struct store_counters *c)
 	enum store_err err;
 
 	c->config = (c->config > least ? c->config : least) + 1;
-	if ((err = table_finish(&store_written, txn, c->config, c->version)) == STORE_OK &&
-	    (err = store_format_put(txn)) == STORE_OK)
-		err = store_counters_put(txn, c);
-	return err;
-}
-
-/* Deletes the store's own entries in meta that begin so. */
-static enum store_err
-store_raw_clear(MDB_txn *txn, struct slice prefix)
-{
-	for (;;) {
-		MDB_val k = store_val(prefix), v;
-		int rc = store_seek(txn, store.dbi[DB_META], MDB_SET_RANGE, SLICE(""), &k, &v);
-
-		if (rc == MDB_NOTFOUND || (rc == 0 && (k.mv_size < prefix.n ||
-		    memcmp(k.mv_data, prefix.p, prefix.n) != 0)))
-			return STORE_OK;
-		if (rc == 0)
-			rc = mdb_del(txn, store.dbi[DB_META], &k, NULL);
-		if (rc != 0)
-			return store_err_of(rc);
-	}
-}
-
-/* Writes one record anew, and lists it. What has no valid tag stays as it is, and is refused as before. */
-static enum store_err
-store_table_add(MDB_txn *txn, enum store_db db, struct slice key, struct slice v, bool accept,
-    struct store_counters *c)
-{
-	struct store_batch *b;
-	struct store_record r;
-	enum store_err err;
-
-	if (!store_key_ok(key) ||
-	    (err = store_judge(&store_written, txn, db, key, v, &r)) == STORE_DAMAGED)
-		return STORE_OK;
-	if (err == STORE_OK && r.format != 1 && !accept)
-		return store_fail(STORE_DAMAGED, "store", "has lost its table of records", -1);
-	if (err != STORE_OK || (b = store_batch_new()) == NULL)
-		return err != STORE_OK ? err : STORE_MEMORY;
-	b->version = c->version;
-	if ((err = store_batch_put(b, db, key, r.plain, STORE_ANY, true, r.room)) == STORE_OK)
-		err = store_apply_op(txn, b, b->op, c);
-	store_batch_free(b);
-	return err;
+	err = table_finish(&store_written, txn, c->config, c->version);
+	return err == STORE_OK ? store_counters_put(txn, c) : err;
 }
 
 /* Makes the table anew, of all records whose own tags are valid: what lies there is taken for what was
- * written last. That is right where nobody kept a table, in format 1; every record is brought to this
- * format then. So a record of this format in a store without its table is the work of somebody who
- * took the table away: DAMAGED, but with `accept`, an operator's word. */
+ * written last. What has no valid tag is not listed, and is refused as before. */
 static enum store_err
-store_table_make(MDB_txn *txn, bool accept, struct store_counters *c)
+store_table_make(MDB_txn *txn, struct store_counters *c)
 {
 	char key[STORE_KEY_LMDB];
-	struct slice after;
-	MDB_val k, v;
-	enum store_err err;
-	int rc = 0;
+	struct slice at = SLICE(TABLE_KEY);
+	MDB_val k = store_val(at), v;
+	struct store_record r = {0};
+	enum store_err err = STORE_OK;
+	int rc;
 
+	while ((rc = store_seek(txn, store.dbi[DB_META], MDB_SET_RANGE, SLICE(""), &k, &v)) == 0 &&
+	    k.mv_size >= at.n && memcmp(k.mv_data, at.p, at.n) == 0 &&
+	    (rc = mdb_del(txn, store.dbi[DB_META], &k, NULL)) == 0)
+		k = store_val(at);
 	table_forget(&store_written);
 	store_written.lenient = true;
-	if ((err = store_raw_clear(txn, STORE_K_CHANGE)) == STORE_OK)
-		err = store_raw_clear(txn, SLICE(TABLE_KEY));
-	for (int db = 0; db < STORE_DBS && err == STORE_OK; db++) {
-		after = SLICE("");
+	for (int db = 0; db < STORE_DBS && err == STORE_OK && (rc == 0 || rc == MDB_NOTFOUND); db++) {
+		at = SLICE("");
 		for (k = store_val(SLICE(" ")); store_dbs[db].kind != 0 && err == STORE_OK &&
-		    (rc = store_seek(txn, store.dbi[db], MDB_SET_RANGE, after, &k, &v)) == 0;
-		    k = store_val(after)) {
+		    (rc = store_seek(txn, store.dbi[db], MDB_SET_RANGE, at, &k, &v)) == 0; k = store_val(at)) {
 			memcpy(key, k.mv_data, k.mv_size);
-			after = (struct slice){key, k.mv_size};
-			err = store_table_add(txn, (enum store_db)db, after, store_slice(v), accept, c);
+			at = (struct slice){key, k.mv_size};
+			err = store_judge(&store_written, txn, (enum store_db)db, at, store_slice(v), &r);
+			if (err == STORE_OK)            /* behind the secrets stands the tag */
+				err = table_set(&store_written, txn, store_dbs[db].kind, at, r.seals.p + r.seals.n);
+			else if (err == STORE_DAMAGED)
+				err = STORE_OK;
+			if (r.version > c->version)     /* the counter is not authenticated */
+				c->version = r.version;
 		}
-		if (err == STORE_OK && rc != 0 && rc != MDB_NOTFOUND)
-			err = store_err_of(rc);
 	}
 	store_written.lenient = false;
+	if (err == STORE_OK && rc != 0 && rc != MDB_NOTFOUND)
+		err = store_err_of(rc);
 	return err != STORE_OK ? err : store_table_finish(txn, c);
 }
 
-/* In one transaction, while no server runs: one of an earlier version could not read what it serves. The
- * caller has the locks of a server and of writers. */
+/* Takes what lies in the store for what was written last, in one transaction, while no server runs: it
+ * would serve what it knows to be put back. */
 static enum store_err
-store_upgrade_txn(bool accept)
+store_accept(const char *home)
 {
 	struct store_counters c;
-	struct slice v;
 	MDB_txn *txn;
 	enum store_err err;
-	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
-
-	if (rc != 0)
-		return store_fail_rc(rc, "store");
-	err = store_raw_get(txn, DB_META, STORE_K_FORMAT, &v);
-	if (err == STORE_OK && load_be32(v.p) == STORE_FORMAT && !accept) {
-		mdb_txn_abort(txn);
-		return STORE_OK;        /* another process was faster */
-	}
-	if (err == STORE_OK && (err = store_counters_get(txn, &c)) == STORE_OK) {
-		c.version++;
-		err = store_table_make(txn, accept, &c);
-	}
-	if (err == STORE_OK)
-		return store_txn_commit(txn);
-	mdb_txn_abort(txn);
-	return err;
-}
-
-static enum store_err
-store_upgrade(const char *home, bool accept)
-{
-	int fd = store_lock_serve(home);
-	enum store_err err = STORE_TIMEOUT;
+	int rc, fd = store_lock_serve(home);
 
 	if (fd < 0)
-		return errno != EWOULDBLOCK ? store_fail_rc(errno, "serve.lock")
-		    : store_fail(STORE_RUNNING, NULL, accept ? NULL : "an earlier version", -1);
+		return errno != EWOULDBLOCK ? store_fail_rc(errno, "serve.lock") : store_fail(STORE_RUNNING, NULL, NULL, -1);
 	store_read_reset();
-	if (store_lock_make()) {
-		err = store_upgrade_txn(accept);
-		flock(store.lock_fd, LOCK_UN);
+	if (!store_lock_make()) {
+		close(fd);
+		return STORE_TIMEOUT;
 	}
+	if ((rc = mdb_txn_begin(store.env, NULL, 0, &txn)) != 0) {
+		err = store_fail_rc(rc, "store");
+	} else if ((err = store_counters_get(txn, &c)) == STORE_OK && (c.version++, err = store_table_make(txn, &c)) == STORE_OK) {
+		err = store_txn_commit(txn);
+	} else {
+		mdb_txn_abort(txn);
+	}
+	flock(store.lock_fd, LOCK_UN);
 	close(fd);
 	return err;
 }
 
 /* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
  * at hand, or whose table was changed: names, hosts and times can be read, unverified; nothing can be
- * unsealed or written. ACCEPT makes the table anew. A store of format 1 is upgraded; nothing else on
- * the disk is changed. */
+ * unsealed or written. ACCEPT makes the table anew; nothing else on the disk is changed. */
 static enum store_err
 store_open(const char *home, enum store_how how)
 {
@@ -17333,9 +17262,8 @@ store_open(const char *home, enum store_how how)
 		return store_fail(STORE_NOT_OWNER, "store/data.mdb", NULL, st.st_uid);
 	if ((err = store_env_open(home)) == STORE_OK && (err = store_check_length()) == STORE_OK &&
 	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK &&
-	    (err = store_unlock_keys(home, blob, &store.keys)) == STORE_OK &&
-	    (how == STORE_ACCEPT || (store.format < STORE_FORMAT && how != STORE_KEYLESS)))
-		err = store_upgrade(home, how == STORE_ACCEPT);
+	    (err = store_unlock_keys(home, blob, &store.keys)) == STORE_OK && how == STORE_ACCEPT)
+		err = store_accept(home);
 	if (err == STORE_OK && (err = store_read_begin()) == STORE_OK) {
 		if ((err = table_sync(&store_seen, store.reader)) == STORE_DAMAGED)
 			store_fail(err, "store",
@@ -17420,16 +17348,18 @@ store_make_dirs(const char *home)
 static enum store_err
 store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn **out)
 {
+	uint8_t format[4];
 	MDB_txn *txn;
 	enum store_err err;
 	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
 
 	if (rc != 0)
 		return store_err_of(rc);
+	store_be32(format, STORE_FORMAT);
 	for (int i = 0; i < STORE_DBS && rc == 0; i++)
 		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
 	if ((err = store_err_of(rc)) == STORE_OK &&
-	    (err = store_format_put(txn)) == STORE_OK &&
+	    (err = store_raw_put(txn, DB_META, STORE_K_FORMAT, (struct slice){(char *)format, sizeof format})) == STORE_OK &&
 	    (err = store_raw_put(txn, DB_META, STORE_K_DATAKEY, datakey)) == STORE_OK &&
 	    (err = store_counters_put(txn, c)) == STORE_OK)
 		*out = txn;
@@ -22431,7 +22361,7 @@ l_store_answer(lua_State *L, enum store_err err)
  * For commands; C opens a worker's store. create: an absent store is made, with its key file.
  * keyless: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
  * written. accept: all records whose own tags are valid are from now on those that were written
- * last. A store of an earlier version is upgraded. "running": not while a server runs. */
+ * last. "running": not while a server runs. */
 static int
 l_store_open(lua_State *L)
 {
@@ -22493,12 +22423,10 @@ l_push_record(lua_State *L, enum store_db db, struct slice key, const struct sto
 	if (!l_push_plain(L, r->plain))
 		return STORE_DAMAGED;
 	l_set_integer(L, "version", r->version);
-	if (r->format != 1) {
-		hex_encode(id, r->id, STORE_ID);
-		lua_pushlstring(L, id, sizeof id);
-		lua_setfield(L, -2, "id");
-		l_set_integer(L, "epoch", r->epoch);
-	}
+	hex_encode(id, r->id, STORE_ID);
+	lua_pushlstring(L, id, sizeof id);
+	lua_setfield(L, -2, "id");
+	l_set_integer(L, "epoch", r->epoch);
 	if (!r->verified)
 		l_set_flag(L, "unverified", true);
 	if (r->nseals == 0)
@@ -23212,23 +23140,19 @@ l_raw_record(lua_State *L)
 /* raw:table() -> true | nil, code, fault
  *
  * Once all is put, the counters too: the table of records that came with them gets a config
- * generation beyond theirs; if none came, with a backup of an earlier version, it is made. */
+ * generation beyond theirs. "damaged": none came, or it is not theirs. */
 static int
 l_raw_table(lua_State *L)
 {
 	const struct l_raw *r = l_check_raw(L);
 	struct store_counters c;
-	struct slice v;
 	enum store_err err = store_counters_get(r->txn, &c);
 
 	if (err != STORE_OK)
 		return l_store_answer(L, err);
 	store.keys = secret_ref(r->keys);       /* l_raw_gc closes the store */
 	table_forget(&store_written);
-	err = store_raw_get(r->txn, DB_META, SLICE(TABLE_KEY), &v);
-	if (err == STORE_ABSENT)
-		err = store_table_make(r->txn, false, &c);
-	else if (err == STORE_OK && (err = table_sync(&store_written, r->txn)) == STORE_OK)
+	if ((err = table_sync(&store_written, r->txn)) == STORE_OK)
 		err = store_table_finish(r->txn, &c);
 	return l_store_answer(L, err);
 }

@@ -118,6 +118,7 @@ local function read_head(file, path)
   if format > FORMAT or of_store > STORE_FORMAT then
     return nil, "newer_format", path .. NEWER
   end
+  if of_store < STORE_FORMAT then return nil, "invalid", path .. " is of a format that was used before the first release, and is read no longer" end
   return { head = head, counters = { config, state, version }, datakey = head:sub(-DATAKEY) }
 end
 
@@ -174,11 +175,11 @@ local function put(raw, db, key, value)
   if not ok then error({ code = code }, 0) end
 end
 
--- Empties what the backup replaces: all but the tokens and the store's own entries. Lists of changes are of format 1.
+-- Empties what the backup replaces: all but the tokens and the store's own entries.
 local function clear(raw)
   for _, db in ipairs { "policy", "credential", "bundle", "agent", "lease", "user", "client", "gateway", "grant", "meta" } do
     for key in entries(raw, db) do
-      if not ours(key) or listing(db, key) or key:find("^\1change/") then put(raw, db, key, nil) end
+      if not ours(key) or listing(db, key) then put(raw, db, key, nil) end
     end
   end
 end

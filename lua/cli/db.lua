@@ -50,9 +50,7 @@ local sentences = {
     return fault.n and ("%s has format %d, which this version of sallyport does not know: use the newer one; nothing was changed")
       :format(at, fault.n)
   end,
-  running = function(_, fault, home)
-    return fault.why and ("%s of sallyport runs on %s and would not understand the store as this one keeps it"):format(fault.why, home)
-  end,
+  invalid = function(at, fault) return fault.why and ("%s %s"):format(at, fault.why) end,
   damaged = function(at, fault)
     if not fault.why then return nil end
     if fault.why:find("^MDB_INVALID") then return at .. " is not a store, or its head is damaged" end

@@ -1552,138 +1552,59 @@ databases_of_a_later_version_are_made(void)
 	CHECK(put(DB_USER, "u/x", "{}", NULL, 0) == STORE_OK && reopened(DB_USER, "u/x") == STORE_OK);
 }
 
-/* Turns the open store into one of format 1, as the version before wrote it: no table, a list of
- * changes, heads of 24 bytes. */
+/* No version that was released wrote format 1: what it was is said, whoever opens it, and nothing is changed. */
 static void
-make_old(void)
+a_store_of_format_1_is_refused(void)
 {
-	const struct store_keys *k = store_keys_of(store.keys);
-	struct slice key, after;
-	struct store_record r;
-
-	for (int db = 0; db < STORE_DBS; db++) {
-		char last[600];
-
-		for (after = SLICE(""); store_read_next((enum store_db)db, SLICE(""), after, &key, &r) == STORE_OK;) {
-			static uint8_t out[20000];
-			size_t body = r.plain.n + r.seals.n;
-			struct store_record copy = r;
-
-			memcpy(last, key.p, key.n);
-			after = (struct slice){last, key.n};
-			store_record_head(out, &copy, r.plain.n);
-			out[3] = 1;
-			memcpy(out + STORE_HEAD_1, r.plain.p, body);
-			store_tag(k, (enum store_db)db, after, (struct slice){(char *)out, STORE_HEAD_1 + body},
-			    out + STORE_HEAD_1 + body);
-			/* the table does not list it any more */
-			{
-				MDB_txn *txn;
-				MDB_val mk = store_val(after), mv = {STORE_HEAD_1 + body + STORE_TAG, out};
-
-				store_read_reset();
-				CHECK(mdb_txn_begin(store.env, NULL, 0, &txn) == 0 &&
-				    mdb_put(txn, store.dbi[db], &mk, &mv, 0) == 0 && mdb_txn_commit(txn) == 0);
-			}
-		}
-		store_read_reset();
-	}
-	raw_put(DB_META, SLICE("\1change/\0\0\0\0\0\0\0\7"), SLICE("agent\0a/x\0"));
-	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\1"));
-	{
-		MDB_txn *txn;
-
-		CHECK(mdb_txn_begin(store.env, NULL, 0, &txn) == 0 &&
-		    store_raw_clear(txn, SLICE(TABLE_KEY)) == STORE_OK && mdb_txn_commit(txn) == 0);
-	}
-}
-
-static void
-a_store_of_format_1_is_upgraded_once(void)
-{
-	struct store_record r, s;
-	struct slice v;
-	char away[256];
-	int serving;
-
 	fresh();
-	put(DB_META, "set/echo", "{\"value\":false}", NULL, 0);
-	put(DB_POLICY, "match", "{}", NULL, 0);
-	put(DB_CREDENTIAL, "c", "{\"n\":1}", "canary", 0);
-	put(DB_CREDENTIAL, "bad", "{}", NULL, 0);
-	put(DB_BUNDLE, "default", "{}", NULL, 0);
 	put(DB_AGENT, "a/x", "{}", NULL, 0);
-	put(DB_STATE, "c", "{\"obtained_at\":1}", "token", 0);
-	make_old();
-	raw_put(DB_CREDENTIAL, SLICE("bad"), SLICE("rubbish"));
-	store_close();
-
-	CHECK((serving = store_lock_serve(home)) >= 0);                 /* a server of the version before runs */
-	CHECK(store_open(home, STORE_WITH_KEY) == STORE_RUNNING && store_fault.why != NULL);
-	close(serving);
-	snprintf(away, sizeof away, "%s", in_home("key.away"));
-	CHECK(rename(in_home("key"), away) == 0);
-	CHECK(store_open(home, STORE_KEYLESS) == STORE_OK && plain_is(DB_CREDENTIAL, "c", "{\"n\":1}"));
-	CHECK(store_read_begin() == STORE_OK && store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) == STORE_OK &&
-	    load_be32(v.p) == 1);
-	CHECK(rename(away, in_home("key")) == 0);
-
-	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
-	CHECK(store_read_begin() == STORE_OK && store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) == STORE_OK &&
-	    load_be32(v.p) == 2);
-	CHECK(store_raw_get(store.reader, DB_META, SLICE("\1change/\0\0\0\0\0\0\0\7"), &v) == STORE_ABSENT);
-	store_read_reset();
-	CHECK(plain_is(DB_META, "set/echo", "{\"value\":false}") && plain_is(DB_POLICY, "match", "{}") &&
-	    plain_is(DB_BUNDLE, "default", "{}") && plain_is(DB_AGENT, "a/x", "{}"));
-	CHECK(secret_is(DB_CREDENTIAL, "c", "f/key", "canary") && secret_is(DB_STATE, "c", "f/key", "token"));
-	CHECK(read_err(DB_CREDENTIAL, "bad") == STORE_DAMAGED && read_err(DB_CREDENTIAL, "none") == STORE_ABSENT);
-	r = record_of(DB_AGENT, "a/x");
-	CHECK(r.format == 2 && r.epoch != 0);
-	CHECK(reopened(DB_AGENT, "a/x") == STORE_OK);
-	s = record_of(DB_AGENT, "a/x");
-	CHECK(same_id(&r, &s) && r.version == s.version);               /* once */
-	CHECK(put(DB_STATE, "c", "{\"obtained_at\":2}", "later", STORE_ANY) == STORE_OK);
-	CHECK(secret_is(DB_STATE, "c", "f/key", "later"));
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\1"));
+	for (int how = STORE_WITH_KEY; how <= STORE_ACCEPT; how++)
+		CHECK(store_open(home, how) == STORE_INVALID && strstr(store_fault.why, "before the first release") != NULL);
+	open_raw();
+	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\2"));
+	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK && read_err(DB_AGENT, "a/x") == STORE_OK);
 }
 
-/* Whoever takes the table away and calls the store an old one finds that its records say otherwise;
- * records of before the upgrade, put back one by one, are not listed. */
+/* Whoever takes the table away, and puts a record back, is noticed; and an operator's word makes it anew, under
+ * which a record that was replaced later is not listed. */
 static void
-nobody_makes_a_store_old_again(void)
+a_table_that_was_taken_away_is_missed(void)
 {
-	struct entry rec, format;
+	struct entry rec;
+	struct store_record r;
+	uint64_t version;
 
 	fresh();
 	unsynced();
 	put(DB_AGENT, "a/temp", "{\"revoked\":false}", NULL, 0);
 	put(DB_AGENT, "a/other", "{}", NULL, 0);
-	make_old();
+	raw_put(DB_AGENT, SLICE("a/bad"), SLICE("rubbish"));
 	keep(&rec, DB_AGENT, SLICE("a/temp"));
-	keep(&format, DB_META, STORE_K_FORMAT);
-	CHECK(store_open(home, STORE_WITH_KEY) == STORE_OK);
-	unsynced();
 	put(DB_AGENT, "a/temp", "{\"revoked\":true}", NULL, STORE_ANY);
 	put_back(&rec, DB_AGENT);
 	CHECK(reopened(DB_AGENT, "a/temp") == STORE_DAMAGED && read_err(DB_AGENT, "a/other") == STORE_OK);
-	put_back(&format, DB_META);
-	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
-	open_raw();
 	raw_del(DB_META, SLICE(TABLE_KEY));
-	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
-	open_raw();
-	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\2"));
 	CHECK(store_open(home, STORE_WITH_KEY) == STORE_DAMAGED);
 	CHECK(store_open(home, STORE_KEYLESS) == STORE_OK && plain_is(DB_AGENT, "a/other", "{}"));
 	store_close();
 	open_raw();
-	raw_put(DB_META, STORE_K_FORMAT, SLICE("\0\0\0\1"));
+	raw_put(DB_META, STORE_K_COUNTERS, SLICE("\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0"));
 	CHECK(store_open(home, STORE_ACCEPT) == STORE_OK);              /* the operator's word */
-	CHECK(plain_is(DB_AGENT, "a/temp", "{\"revoked\":false}"));
+	CHECK(plain_is(DB_AGENT, "a/temp", "{\"revoked\":false}") && plain_is(DB_AGENT, "a/other", "{}"));
+	CHECK(read_err(DB_AGENT, "a/bad") == STORE_DAMAGED && read_err(DB_AGENT, "a/none") == STORE_ABSENT);
+	r = record_of(DB_AGENT, "a/other");
+	version = r.version;
+	put(DB_AGENT, "a/temp", "{\"revoked\":true}", NULL, STORE_ANY);
+	r = record_of(DB_AGENT, "a/temp");
+	CHECK(r.version > version);
+	put_back(&rec, DB_AGENT);
+	CHECK(reopened(DB_AGENT, "a/temp") == STORE_DAMAGED && read_err(DB_AGENT, "a/other") == STORE_OK);
 }
 
-/* Whenever an upgrade is killed, the next one finds the store as it was, or as it is to be. */
+/* Whenever that is killed, the store is as it was, or as it is to be. */
 static void
-kill_9_of_an_upgrade_loses_nothing(void)
+kill_9_of_an_accept_loses_nothing(void)
 {
 	int killed = 0;
 
@@ -1700,10 +1621,9 @@ kill_9_of_an_upgrade_loses_nothing(void)
 			snprintf(key, sizeof key, "c%d", n);
 			put(DB_CREDENTIAL, key, "{\"n\":1}", "canary", 0);
 		}
-		make_old();
 		store_close();
 		if ((pid = fork()) == 0)
-			_exit(store_open(home, STORE_WITH_KEY) == STORE_OK ? 0 : 1);
+			_exit(store_open(home, STORE_ACCEPT) == STORE_OK ? 0 : 1);
 		for (until = soon(i / 2); clock_read(CLOCK_MONOTONIC) < until;)
 			;
 		kill(pid, SIGKILL);
@@ -1845,9 +1765,9 @@ static const struct {
 	CASE(readers_beside_writers_see_no_false_alarm),
 	CASE(a_batch_that_is_given_up_leaves_the_table_as_it_was),
 	CASE(ids_stay_and_epochs_move_with_what_must_end),
-	CASE(a_store_of_format_1_is_upgraded_once),
-	CASE(nobody_makes_a_store_old_again),
-	CASE(kill_9_of_an_upgrade_loses_nothing),
+	CASE(a_store_of_format_1_is_refused),
+	CASE(a_table_that_was_taken_away_is_missed),
+	CASE(kill_9_of_an_accept_loses_nothing),
 	CASE(an_accepted_table_is_beyond_every_one_before),
 	CASE(what_was_judged_is_what_is_used),
 	CASE(no_secret_lies_readable_in_any_file),
