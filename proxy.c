@@ -4887,7 +4887,7 @@ struct req {
 	/* owned, or kept's; what was attached, to be taken out of the answer's head */
 	struct scrub *back;
 	struct seal *seal;      /* owned; what of the answer is sealed; NULL: nothing */
-	bool unsealed;          /* a sealed text was opened, and its secret put in */
+	int64_t unsealed;       /* a sealed text was opened, and its secret put in: of which epochs (lua/pipeline.lua); 0: none */
 	struct mcp *mcp;        /* owned; what the client may see of an MCP server's answer; NULL: it is none */
 
 	/* the body, when a policy reads it whole */
@@ -10785,7 +10785,8 @@ struct subst_row {
 	struct secret *secret;  /* owned */
 	enum subst_place place;
 	size_t from, to;        /* PLACE_PATH, PLACE_PART: these bytes. Of a seal: the row; the group, 0: optional */
-	bool locked;            /* nothing else is attached in the field or pair of that name. Of a seal: tells its row's end */
+	/* not 0: nothing else is attached in the field or pair of that name. Of a seal: tells its row's end */
+	int64_t locked;
 	bool jwt;               /* of a seal: header and claims may stay */
 };
 
@@ -18723,7 +18724,7 @@ reqlog_request(struct req *r)
 		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
 	if (r->seal != NULL && r->seal->made != 0)
 		json_put_number(&b, SLICE(",\"sealed\":"), r->seal->made);
-	if (r->unsealed)
+	if (r->unsealed != 0)
 		buf_adds(&b, ",\"unsealed\":true");
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
@@ -25049,7 +25050,7 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 /* A row: the member's name, how it is pushed, where it lies in struct req (of M_PART: its user
  * value), and who reads it. */
 enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH,
-	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT, M_MCP };
+	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT, M_MCP, M_EPOCHS };
 /* OF_STREAM: pipeline.rejudge, of a stream that is judged again. */
 enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 };
 static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
@@ -25064,7 +25065,7 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
 	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM},
-	{"unsealed", M_FLAG, offsetof(struct req, unsealed), OF_STREAM}, {"mcp", M_MCP, 0, OF_STREAM},
+	{"unsealed", M_EPOCHS, 0, OF_STREAM}, {"mcp", M_MCP, 0, OF_STREAM},
 	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
 	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
@@ -25087,6 +25088,7 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	case M_TEXT:      l_push_text(L, p); break;
 	case M_FLAG:      lua_pushboolean(L, *(const bool *)p); break;
 	case M_PORT:      lua_pushinteger(L, r->port); break;
+	case M_EPOCHS:    lua_pushinteger(L, r->unsealed); break;
 	case M_SCHEME:    lua_pushstring(L, r->secure ? "https" : "http"); break;
 	case M_FORM:      lua_pushstring(L, req_forms[r->form]); break;
 	case M_BODY_KIND: lua_pushstring(L, kinds[r->head.body]); break;
@@ -25255,7 +25257,7 @@ l_read_row(lua_State *L, int rows, lua_Integer i, struct subst *s, bool seals)
 	row->name = lua_isnil(L, -5) ? SLICE("") : l_check_text(L, -5);
 	row->from = (size_t)luaL_optinteger(L, -4, 0);
 	row->to = (size_t)luaL_optinteger(L, -3, 0);
-	row->locked = lua_toboolean(L, -2);
+	row->locked = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : lua_toboolean(L, -2);
 	row->jwt = lua_toboolean(L, -1);
 	if (place < 0 || place >= PLACES + seals || (seals ? row->name.n == 0 || row->placeholder.n > SEAL_PREFIX_MAX :
 	    row->secret == NULL || row->placeholder.n == 0))

@@ -416,10 +416,13 @@ end
 
 local MALFORMED = "the body is not what its Content-Type says, or has a member twice, so no placeholder in it can be replaced"
 
+-- What `seal revoke` moves, as one number that is not 0: a stream keeps it, and ends once it is another.
+local function epochs_of(agent, rec) return agent.epoch ~ (rec.epoch << 1) | 1 << 62 end
+
 -- Rows that put the secrets where their sealed texts stand; what is attached keeps off there. Bound to what agent and
 -- credential are now: no other text opens. nil | code, message
 local function unseal(self, agent, opened, sealed, list)
-  local places = self.config.places
+  local places, epochs = self.config.places, epochs_of(agent, opened.rec)
   local bound = { agent = agent.id, agent_epoch = agent.epoch, credential = opened.rec.id, credential_epoch = opened.rec.epoch }
   for _, text in ipairs(sealed) do
     local value = require("request").unseal(text.text, bound)
@@ -427,8 +430,8 @@ local function unseal(self, agent, opened, sealed, list)
     if not value then
       return "sealed_elsewhere", "this sealed text does not open: it was cut or changed, or what it was sealed for has ended"
     end
-    list[#list + 1] = { text.text, value, places[place], name, nil, nil, true }
-    if name == "authorization" and place == "header" then list[#list + 1] = { text.text, value, places.basic, nil, nil, nil, true } end
+    list[#list + 1] = { text.text, value, places[place], name, nil, nil, epochs }
+    if name == "authorization" and place == "header" then list[#list + 1] = { text.text, value, places.basic, nil, nil, nil, epochs } end
   end
 end
 
@@ -1386,8 +1389,10 @@ local function sealed_in(self, req, agent, deadline)
       if opened.rec.mint == "refuse" then
         return nil, "sealed_elsewhere", ("the credential %s makes no further credentials (mint=refuse)"):format(name)
       end
-      if not text.whole and build.places[text.place][2] == "authorization" then
-        return nil, "sealed_elsewhere", "a sealed text is the whole key in Authorization"
+      if not text.alone then
+        local place = build.places[text.place]
+        return nil, "sealed_elsewhere", ("a sealed text stands alone in its place: something else is in the %s %s, too"):format(
+          place[1] == "json" and "body's" or place[1], place[1] == "json" and "member" or place[2])
       end
       if now < require("host").build_time - 2 * 86400 then
         return nil, "clock_unset", "this machine's clock is not set, so that nobody knows whether a sealed text has ended"
@@ -1485,11 +1490,11 @@ local function serve_sealed(self, req, agent, sealed, deadline)
   return true
 end
 
--- A stream that goes on, for which a sealed text was opened: would its credential still cover it?
+-- A stream that goes on, for which a sealed text was opened: would that open now, and its credential cover the request?
 local function sealed_still(self, agent, info)
   local own, opened = self.config:item { id = "credential/" .. (info.credential or "") }, self.config:open(info.credential or "")
   return own ~= nil and opened ~= nil and own.bundles[info.bundle] and agent.in_bundle[info.bundle]
-    and covers_sealed(self, agent, opened, nil, info.bundle, info) ~= nil
+    and info.unsealed == epochs_of(agent, opened.rec) and covers_sealed(self, agent, opened, nil, info.bundle, info) ~= nil
 end
 
 -- Decides and does it. false: what was decided changed while the request waited, and nothing was done; "waited": for the
@@ -1616,7 +1621,7 @@ function M:on_rejudge(info)
   elseif info.token then agent = self.config:agent(info.token)
   elseif info.agent then agent = self.config:agent_named(info.agent) end
   if not agent then return false end
-  if info.unsealed then return sealed_still(self, agent, info) end
+  if info.unsealed ~= 0 then return sealed_still(self, agent, info) end
   local found = self.config:candidates(agent, info.host)
   if not found then return false end
   if info.form == "connect" then

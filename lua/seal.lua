@@ -263,30 +263,41 @@ local function member_of(value, path)
   return value
 end
 
--- What is the key in a value of Authorization: behind the scheme, and perhaps the name of its one parameter; or either half of
--- Basic. A key of the agent's own beside it would ride along.
-local function keys_in(value, out)
-  local basic = value:match("^[Bb][Aa][Ss][Ii][Cc] (.*)$")
+-- What is the key in a field's value: behind the scheme (a token, RFC 9110 11.4), and perhaps the name of its one parameter; of
+-- Authorization either half of Basic, too. A key of the agent's own beside it would ride along.
+local function keys_in(value, out, name)
+  local basic = name == "authorization" and value:match("^[Bb][Aa][Ss][Ii][Cc] (.*)$")
   basic = basic and require("secret").decode("base64", basic)
   if basic then
     table.move({ basic:match("^([^:]*):?(.*)$") }, 1, 2, #out + 1, out)
   else
-    value = value:match("^%S+ +(.*)$") or value
+    value = value:match("^[%w!#$%%&'*+.^_`|~-]+ +(.*)$") or value
     out[#out + 1] = value:match('^[%w_-]+="?([^"]*)"?$') or value
   end
 end
 
--- The values that a request has in a place.
+-- The values of cookies (RFC 6265 4.2.1): a browser sends all it has, so others stand beside a text. What comes twice of one name
+-- counts as one value, so that no text is all of it: servers take either.
+local function cookies_in(lines, out)
+  local at = {}
+  for pair in table.concat(lines, ";"):gmatch("[^;]+") do
+    local name, value = pair:match("^%s*([^=]-)%s*=%s*(.-)%s*$")
+    if not name then name, value = "", pair end
+    value = value:match('^"(.*)"$') or value
+    if at[name] then out[at[name]] = out[at[name]] .. ";" .. value else out[#out + 1], at[name] = value, #out + 1 end
+  end
+end
+
+-- The values that a request has in a place, and whether it has that place once.
 local function values_in(req, view, place)
   local kind, name, out = place[1], place[2], {}
   local text = kind ~= "header" and kind ~= "query" and req.has_body and view.body or ""
   if kind == "header" then
-    local n, value = 1, view.headers:get(name)
-    while value do
-      if name == "authorization" then keys_in(value, out) else out[#out + 1] = value end
-      n = n + 1
-      value = view.headers:get(name, n)
-    end
+    local lines = {}
+    repeat lines[#lines + 1] = view.headers:get(name, #lines + 1) until not view.headers:get(name, #lines + 1)
+    if name == "cookie" then cookies_in(lines, out) return out, true end
+    for _, line in ipairs(lines) do keys_in(line, out, name) end
+    return out, #lines == 1
   elseif kind == "query" or kind == "form" and require("body").of(view.headers).form and #text <= M.BODY_MAX then
     for _, pair in ipairs(require("uri").parse_query(kind == "query" and req.query or text) or {}) do
       if pair[1] == name then out[#out + 1] = pair[2] end
@@ -294,23 +305,26 @@ local function values_in(req, view, place)
   elseif kind == "json" and req:text_kind() == "json" and #text <= M.BODY_MAX then
     local json = require "json"
     local whole = json.decode(text)
-    if whole ~= nil then return { member_of(whole, name) } end
+    if whole ~= nil then return { member_of(whole, name) }, true end
     for line in text:gmatch("[^\n]+") do out[#out + 1] = member_of(json.decode(line), name) end
+    return out, true
   end
-  return out
+  return out, #out == 1
 end
 
---- seal.find(req, places) -> { M.read's, with place = index, whole = bool… } | nil: there are more than 4. The texts that stand
--- in these places; bodies once they were read, up to 1 MiB. whole: nothing else stands in the value. Before strip.
+--- seal.find(req, places) -> { M.read's, with place = index, alone = bool… } | nil: there are more than 4. The texts that stand
+-- in these places; bodies once they were read, up to 1 MiB. alone: nothing else stands in the value, and no other value of that
+-- name: what a server may read otherwise gets no secret. Before strip.
 function M.find(req, places)
   local view, out = req:view(), {}
   for i, place in ipairs(places) do
-    for _, value in ipairs(values_in(req, view, place)) do
+    local values, once = values_in(req, view, place)
+    for _, value in ipairs(values) do
       local text, behind
       if type(value) == "string" then text, behind = M.read(value) end
       while text do
         if #out == M.MOST then return nil end
-        text.place, text.whole, out[#out + 1] = i, text.text == value, text
+        text.place, text.alone, out[#out + 1] = i, once and text.text == value, text
         text, behind = M.read(value, behind)
       end
     end

@@ -75,7 +75,8 @@ end
 
 local function refused(name, request, code, more)
   more = more or {}
-  return { name = name, token = more.token, host = more.host, port = more.port, via = more.via, send = { request, { answers = 1 } }, clock = more.clock,
+  return { name = name, token = more.token, host = more.host, port = more.port, via = more.via, clock = more.clock,
+    send = type(request) == "string" and { request, { answers = 1 } } or request,
     expect = { status = more.status or 403, error = code, body_has = more.says, upstream = "nothing", log = { decision = "deny", reason = code } } }
 end
 
@@ -99,6 +100,10 @@ local cases = {
       has = { "; Path=/; HttpOnly" } }),
   use("a sealed cookie opens in Cookie, beside others, where its row says so", get("/", "Cookie: a=b; sid=${KEPT:sid}; c=d\r\n"),
     { header = { cookie = "a=b; sid=canary-many-4; c=d", authorization = "Bearer " .. CREDENTIAL } }),
+  use("in quotes, too", get("/", 'Cookie: sid="${KEPT:sid}"\r\n'), { header = { cookie = 'sid="canary-many-4"' } }),
+  refused("not beside another of its name: servers take either", get("/", "Cookie: sid=${KEPT:sid}; a=b; sid=mine\r\n"), "sealed_elsewhere", { says = "stands alone" }),
+  refused("not in another field either", get("/", "Cookie: sid=mine\r\nCookie: sid=${KEPT:sid}\r\n"), "sealed_elsewhere"),
+  refused("nor within a cookie", get("/", "Cookie: to=https://x.test/${KEPT:sid}\r\n"), "sealed_elsewhere"),
   make("one of two names will do", "/either", '{"access_token":"canary-either-1"}', nil),
   make("or the other, or both", "/either", '{"access_token":"canary-either-1","token":"canary-either-2"}', nil, { sealed = 2 }),
   make("a member of a form", "/form", "", "form", { reply = "HTTP/1.1 200 OK\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 35\r\n\r\n"
@@ -142,10 +147,12 @@ local cases = {
   refused("flipped in its ids", get("/", "Authorization: Bearer ${KEPT:t:flip:100}\r\n"), "sealed_elsewhere"),
   refused("with more behind it", get("/", "Authorization: Bearer ${KEPT:t}AAAA\r\n"), "sealed_elsewhere"),
   refused("with another prefix", get("/", "Authorization: Bearer ghp_${KEPT:prefix:tail:4}\r\n"), "sealed_elsewhere"),
-  refused("beside another key", get("/", "Authorization: Bearer mine, ${KEPT:t}\r\n"), "sealed_elsewhere", { says = "whole key" }),
+  refused("beside another key", get("/", "Authorization: Bearer mine, ${KEPT:t}\r\n"), "sealed_elsewhere", { says = "stands alone" }),
   refused("beside another key in Basic", get("/", "Authorization: Basic ${BASIC:x:mine [[KEPT:t]]}\r\n"), "sealed_elsewhere"),
   use("as a scheme's parameter", get("/", "Authorization: Token token=\"${KEPT:t}\"\r\n"), { header = { authorization = "Token token=\"canary-session-1\"" } }),
   use("with no scheme", get("/", "Authorization: ${KEPT:t}\r\n"), { header = { authorization = "canary-session-1" } }),
+  refused("beside a second Authorization", get("/", bearer "t" .. "Authorization: Bearer mine\r\n"), "sealed_elsewhere"),
+  refused("behind what is no scheme", get("/", "Authorization: https://x.test/?a= ${KEPT:t}\r\n"), "sealed_elsewhere"),
   refused("five in one request", get("/", "Authorization: Bearer ${KEPT:t} ${KEPT:t} ${KEPT:t} ${KEPT:t} ${KEPT:t}\r\n"), "sealed_elsewhere"),
   { name = "in a place that its row does not name it is worthless text, and the credential is attached",
     send = { post("/note?tok=${KEPT:t}", "X-Note: ${KEPT:t}\r\nAuthorization: Bearer x\r\nContent-Type: text/plain\r\n", "note"), { answers = 1 } },
@@ -162,6 +169,11 @@ local cases = {
   make("a row with places", "/places", '{"token":"canary-places-1&=\\"/ü"}', "p"),
   use("a header", get("/", "X-Upload: ${KEPT:p}\r\n"), { header = { ["x-upload"] = 'canary-places-1&="/\xc3\xbc', authorization = "Bearer " .. CREDENTIAL } }),
   use("the query", get "/?a=1&tok=${KEPT:p}&b=2", { line = "GET /?a=1&tok=canary-places-1%26%3D%22%2F%C3%BC&b=2 HTTP/1.1", header = { authorization = "Bearer " .. CREDENTIAL } }),
+  use("a header with a scheme of its own", get("/", "X-Upload: Upload ${KEPT:p}\r\n"), { header = { ["x-upload"] = 'Upload canary-places-1&="/\xc3\xbc' } }),
+  refused("a header that says more", get("/", "X-Upload: to=x.test, ${KEPT:p}\r\n"), "sealed_elsewhere", { says = "header x-upload" }),
+  refused("a header twice", get("/", "X-Upload: mine\r\nX-Upload: ${KEPT:p}\r\n"), "sealed_elsewhere"),
+  refused("a query that says it twice", get "/?tok=${KEPT:p}&tok=mine", "sealed_elsewhere", { says = "query tok" }),
+  refused("a query's value that says more", get "/?tok=https://x.test/${KEPT:p}", "sealed_elsewhere"),
   { name = "in Authorization it is not looked for", send = { get("/", bearer "p"), { answers = 1 } },
     upstream = { reply = { answer "{}" } }, expect = { status = 200, upstream = { header = { authorization = "Bearer " .. CREDENTIAL } } } },
 }
@@ -174,7 +186,18 @@ for _, body in ipairs {
     upstream = { reply = { answer '{"ok":true}' } },
     expect = { status = 200, upstream = { body = body[4], header = { authorization = "Bearer " .. CREDENTIAL } }, log = { reason = "sealed" } } }
 end
-
+for _, body in ipairs {
+  { "a form that says it twice", "application/x-www-form-urlencoded", "refresh_token=mine&refresh_token=${KEPT:p}" },
+  { "a form that says more", "application/x-www-form-urlencoded", "refresh_token=x.test/${KEPT:p}" },
+  { "a member that says more", "application/json", '{"auth":{"token":"x ${KEPT:p}"}}' },
+} do
+  cases[#cases + 1] = refused(body[1], { ("POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"):format(body[2]),
+    { chunked = body[3] }, { answers = 1 } }, "sealed_elsewhere")
+end
+cases[#cases + 1] = { name = "an object that has a member twice is no JSON of which a place is known: the text is worthless there",
+  send = { "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+    { chunked = '{"auth":{"token":"${KEPT:p}","token":"mine"}}' }, { answers = 1 } },
+  upstream = { reply = { answer "{}" } }, expect = { status = 200, log = { credential = "api", reason = "credential" }, log_never = { "unsealed" } } }
 
 -- ---- mint=, types with a header of their own, attach ---------------------------------------------
 local function at(host, request) return (request:gsub("api%.test", host)) end
@@ -224,8 +247,15 @@ append {
   { name = "a stream for which a text was opened goes on while that is covered", host = "far.test",
     send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "far"), { ["until"] = "101" }, { cli = { "bundle", "add", "more" } }, 2.5, PONG, { ["until"] = PONG } },
     expect = { raw_has = { "101", PONG } } },
-  { name = "and ends where it is not", host = "far.test",
-    send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "far"), { ["until"] = "101" }, { cli = { "credential", "disable", "api" } } },
+  { name = "and ends when what was sealed for the credential is revoked", host = "far.test",
+    send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "key"), { ["until"] = "101" }, { cli = { "seal", "revoke", "--credential", "seal" } } },
+    expect = { raw_has = "101", closed = true, log = { credential = "seal", unsealed = true, status = 101 } } },
+  { name = "or for the agent", host = "far.test",
+    send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "k"), { ["until"] = "101" }, { cli = { "seal", "revoke", "--agent", "a" } } },
+    expect = { raw_has = "101", closed = true, log = { credential = "key", unsealed = true, status = 101 } } },
+  make("another text, for another credential", "/far", '{"token":"canary-far-2"}', "far2"),
+  { name = "and ends where it is not covered any more", host = "far.test",
+    send = { { server = "far", reply = SWITCH }, upgrade("far.test", "/", bearer "far2"), { ["until"] = "101" }, { cli = { "credential", "disable", "api" } } },
     expect = { raw_has = "101", closed = true, log = { credential = "api", unsealed = true, status = 101 } } },
 }
 
