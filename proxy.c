@@ -20555,15 +20555,6 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 
 /* -- what every binding uses */
 
-/* Pushes nil and a short code: for errors that are not the caller's. */
-static int
-l_fail(lua_State *L, const char *code)
-{
-	lua_pushnil(L);
-	lua_pushstring(L, code);
-	return 2;
-}
-
 static int
 l_answer(lua_State *L, bool b)
 {
@@ -20571,7 +20562,6 @@ l_answer(lua_State *L, bool b)
 	return 1;
 }
 
-/* Pushes nil where s.p is NULL. */
 static void
 l_push_slice(lua_State *L, struct slice s)
 {
@@ -20581,39 +20571,23 @@ l_push_slice(lua_State *L, struct slice s)
 		lua_pushlstring(L, s.p, s.n);
 }
 
-static void
-l_push_text(lua_State *L, const char *s)
-{
-	lua_pushstring(L, s[0] != '\0' ? s : NULL);     /* NULL: nil */
-}
+/* Pushes a value of C: a bool (`true` and `a < b` are none: they are an int), a text or a slice (NULL: nil), an
+ * integer. Made of it: one result, two, three (`1 + l_two`: one was pushed before), a member of the table on top. */
+#define l_push(L, x) _Generic((x), bool: lua_pushboolean, char *: lua_pushstring, const char *: lua_pushstring, \
+    struct slice: l_push_slice, default: lua_pushinteger)(L, x)
+#define l_one(L, x) (l_push(L, x), 1)
+#define l_two(L, x, y) (l_push(L, x), l_push(L, y), 2)
+#define l_three(L, x, y, z) (l_push(L, x), l_push(L, y), l_push(L, z), 3)
+#define l_set(L, key, x) (l_push(L, x), lua_setfield(L, -2, key))
+#define L_NIL ((const char *)NULL)
+#define NO_SLICE ((struct slice){NULL, 0})
+#define L_TEXT(s) ((s)[0] != '\0' ? (s) : NULL)  /* nil where the text is empty */
 
-/* These four set a member of the table on top. */
-static void
-l_set_slice(lua_State *L, const char *key, struct slice value)
+/* Answers nil and a short code: for errors that are not the caller's. */
+static int
+l_fail(lua_State *L, const char *code)
 {
-	l_push_slice(L, value);
-	lua_setfield(L, -2, key);
-}
-
-static void
-l_set_string(lua_State *L, const char *key, const char *value)
-{
-	lua_pushstring(L, value);
-	lua_setfield(L, -2, key);
-}
-
-static void
-l_set_integer(lua_State *L, const char *key, int64_t value)
-{
-	lua_pushinteger(L, value);
-	lua_setfield(L, -2, key);
-}
-
-static void
-l_set_flag(lua_State *L, const char *key, bool value)
-{
-	lua_pushboolean(L, value);
-	lua_setfield(L, -2, key);
+	return l_two(L, L_NIL, code);
 }
 
 /* False too where there is no table. */
@@ -20684,7 +20658,7 @@ l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
 	lua_insert(L, -2);
 	lua_setfield(L, -2, "__index");
 	luaL_setfuncs(L, events, 0);
-	l_set_string(L, "__metatable", type);
+	l_set(L, "__metatable", type);
 	lua_pop(L, 1);
 }
 
@@ -21332,12 +21306,12 @@ l_sign_key_info(lua_State *L)
 	if (why != NULL)
 		return l_fail(L, why);
 	lua_createtable(L, 0, 5);
-	l_set_string(L, "type", info.type);
-	l_set_string(L, "format", info.format);
-	l_set_string(L, "curve", info.curve);
-	l_set_flag(L, "encrypted", info.encrypted);
+	l_set(L, "type", info.type);
+	l_set(L, "format", info.format);
+	l_set(L, "curve", info.curve);
+	l_set(L, "encrypted", info.encrypted);
 	if (info.bits != 0)
-		l_set_integer(L, "bits", info.bits);
+		l_set(L, "bits", info.bits);
 	return 1;
 }
 
@@ -21437,8 +21411,7 @@ l_sign_public_key(lua_State *L)
 
 	if (why != NULL)
 		return l_fail(L, why);
-	lua_pushlstring(L, (const char *)d.at, (size_t)(room + sizeof room - d.at));
-	return 1;
+	return l_one(L, ((struct slice){(const char *)d.at, (size_t)(room + sizeof room - d.at)}));
 }
 
 /* -- secret: a handle's events */
@@ -21525,8 +21498,7 @@ l_secret_reach(lua_State *L)
 	struct secret *s = *(struct secret **)luaL_checkudata(L, 1, L_SECRET);
 	struct scrub_value v = {.value = secret_slice(s), .made = lua_toboolean(L, 2)};
 
-	lua_pushstring(L, scrub_seeks(&v, true) ? "heads and bodies" : scrub_seeks(&v, false) ? "heads" : NULL);
-	return 1;
+	return l_one(L, scrub_seeks(&v, true) ? "heads and bodies" : scrub_seeks(&v, false) ? "heads" : NULL);
 }
 
 /* -- uri and forms */
@@ -21759,9 +21731,7 @@ l_json_decode(lua_State *L)
 	if (why == NULL)
 		return 1;
 	lua_settop(L, 1);
-	l_fail(L, why);
-	lua_pushinteger(L, (lua_Integer)r.at + 1);
-	return 3;
+	return l_three(L, L_NIL, why, r.at + 1);
 }
 
 /* json.array(t) -> t
@@ -22183,9 +22153,7 @@ l_sign_sigv4(lua_State *L)
 		return luaL_error(L, "sigv4: out of memory");
 	}
 	l_push_buf(L, &authorization);
-	lua_pushstring(L, o.scope.datetime);
-	lua_pushboolean(L, o.token.n != 0);
-	return 3;
+	return 1 + l_two(L, o.scope.datetime, (bool)(o.token.n != 0));
 }
 
 /* -- openers: functions of each module. An opener pushes its module's table. */
@@ -22250,7 +22218,7 @@ l_open_secret_core(lua_State *L)
 	lua_setfield(L, -2, "__index");
 	lua_pushcfunction(L, l_secret_concat);
 	lua_setfield(L, -2, "__concat");
-	l_set_string(L, "__metatable", "secret");
+	l_set(L, "__metatable", "secret");
 	lua_pushcfunction(L, l_secret_gc);
 	lua_setfield(L, -2, "__gc");
 	lua_pop(L, 1);
@@ -22284,7 +22252,7 @@ static int
 l_open_json(lua_State *L)
 {
 	if (luaL_newmetatable(L, L_JSON_ARRAY))
-		l_set_string(L, "__metatable", "json.array");
+		l_set(L, "__metatable", "json.array");
 	luaL_newlib(L, l_json_functions);
 	lua_pushlightuserdata(L, NULL);
 	lua_setfield(L, -2, "null");
@@ -22347,11 +22315,11 @@ l_store_answer(lua_State *L, enum store_err err)
 	l_fail(L, store_codes[err]);
 	lua_newtable(L);
 	if (store_fault.place != NULL)
-		l_set_string(L, "place", store_fault.place);
+		l_set(L, "place", store_fault.place);
 	if (store_fault.why != NULL)
-		l_set_string(L, "why", store_fault.why);
+		l_set(L, "why", store_fault.why);
 	if (store_fault.n >= 0)
-		l_set_integer(L, "n", store_fault.n);
+		l_set(L, "n", store_fault.n);
 	return 3;
 }
 
@@ -22423,13 +22391,12 @@ l_push_record(lua_State *L, enum store_db db, struct slice key, const struct sto
 		return STORE_LOCKED;
 	if (!l_push_plain(L, r->plain))
 		return STORE_DAMAGED;
-	l_set_integer(L, "version", r->version);
+	l_set(L, "version", r->version);
 	hex_encode(id, r->id, STORE_ID);
-	lua_pushlstring(L, id, sizeof id);
-	lua_setfield(L, -2, "id");
-	l_set_integer(L, "epoch", r->epoch);
+	l_set(L, "id", ((struct slice){id, sizeof id}));
+	l_set(L, "epoch", r->epoch);
 	if (!r->verified)
-		l_set_flag(L, "unverified", true);
+		l_set(L, "unverified", (bool)true);
 	if (r->nseals == 0)
 		return STORE_OK;
 	lua_newtable(L);
@@ -22515,7 +22482,7 @@ l_store_each(lua_State *L)
 		if (err == STORE_OK && l_push_record(L, db, key, &r, false) == STORE_OK) {
 			lua_setfield(L, -2, "record");
 		} else {
-			l_set_flag(L, "damaged", true);
+			l_set(L, "damaged", (bool)true);
 		}
 		lua_rawseti(L, -2, i);
 	}
@@ -22685,9 +22652,7 @@ l_store_placeholder(lua_State *L)
 
 	if (err != STORE_OK)
 		return l_fail_store(L, err);
-	lua_pushlstring(L, out, n);
-	lua_pushinteger(L, (lua_Integer)stop);
-	return 2;
+	return l_two(L, ((struct slice){out, n}), stop);
 }
 
 /* store.mark(secret) -> text | nil, "locked"
@@ -22709,8 +22674,7 @@ l_store_mark(lua_State *L)
 	wipe(in, sizeof in);
 	if (err != STORE_OK)
 		return l_fail_store(L, err);
-	lua_pushlstring(L, out, sizeof out);
-	return 1;
+	return l_one(L, ((struct slice){out, sizeof out}));
 }
 
 /* -- committing */
@@ -22849,9 +22813,7 @@ l_commit_answer(lua_State *L, enum store_err err, uint64_t version)
 {
 	if (err != STORE_OK)
 		return l_fail(L, store_codes[err]);
-	lua_pushboolean(L, true);
-	lua_pushinteger(L, (lua_Integer)version);
-	return 2;
+	return l_two(L, (bool)true, version);
 }
 
 static int
@@ -22863,9 +22825,7 @@ l_commit_push(lua_State *L, bool late)
 		return l_commit_answer(L, h->commit->err, h->commit->batch->version);
 	if (!late)
 		return -1;
-	l_fail(L, store_codes[STORE_TIMEOUT]);
-	lua_pushboolean(L, !store_commit_cancel(h->commit));
-	return 3;
+	return l_three(L, L_NIL, store_codes[STORE_TIMEOUT], (bool)!store_commit_cancel(h->commit));
 }
 
 /* store.commit(ops [, deadline]) -> true, version
@@ -23081,9 +23041,7 @@ l_raw_next(lua_State *L)
 		return 0;
 	if (rc != 0)
 		return l_fail(L, store_codes[store_err_of(rc)]);
-	lua_pushlstring(L, k.mv_data, k.mv_size);
-	lua_pushlstring(L, v.mv_data, v.mv_size);
-	return 2;
+	return l_two(L, store_slice(k), store_slice(v));
 }
 
 /* raw:get(db, key) -> value | nil, code
@@ -23099,8 +23057,7 @@ l_raw_get(lua_State *L)
 
 	if (err != STORE_OK)
 		return l_fail(L, store_codes[err]);
-	lua_pushlstring(L, v.p, v.n);
-	return 1;
+	return l_one(L, v);
 }
 
 /* raw:put(db, key, value | nil) -> true | nil, code
@@ -23133,9 +23090,7 @@ l_raw_record(lua_State *L)
 	if (store_record_check(store_keys_of(r->keys), l_check_db(L, 2), l_check_slice(L, 3),
 	    l_check_slice(L, 4), &rec) != STORE_OK || !l_push_plain(L, rec.plain))
 		return l_fail(L, store_codes[STORE_DAMAGED]);
-	lua_pushinteger(L, (lua_Integer)rec.version);
-	lua_pushinteger(L, (lua_Integer)store_room_cost(rec.room));
-	return 3;
+	return 1 + l_two(L, rec.version, store_room_cost(rec.room));
 }
 
 /* raw:table() -> true | nil, code, fault
@@ -23243,9 +23198,7 @@ l_http_canonical_host(lua_State *L)
 
 	if (why != NULL)
 		return l_fail(L, why);
-	lua_pushstring(L, out);
-	lua_pushboolean(L, ip);
-	return 2;
+	return l_two(L, out, ip);
 }
 
 /* http.authority("host:port") -> host, port | nil
@@ -23259,11 +23212,7 @@ l_http_authority(lua_State *L)
 
 	if (!http_parse_authority(l_check_text(L, 1), &host, &port))
 		return 0;
-	lua_pushlstring(L, host.p, host.n);
-	if (port < 0)
-		return 1;
-	lua_pushinteger(L, port);
-	return 2;
+	return port < 0 ? l_one(L, host) : l_two(L, host, port);
 }
 
 /* http.parse_url(text) -> { scheme =, host =, port =, path =, query = } | nil, why
@@ -23283,12 +23232,12 @@ l_http_parse_url(lua_State *L)
 	if (!http_valid_path(u.rest))
 		return l_fail(L, "the path holds bytes that no URL may");
 	lua_createtable(L, 0, 5);
-	l_set_string(L, "scheme", u.tls ? "https" : "http");
-	l_set_string(L, "host", u.host);
-	l_set_integer(L, "port", u.port);
-	l_set_slice(L, "path", path);
+	l_set(L, "scheme", u.tls ? "https" : "http");
+	l_set(L, "host", u.host);
+	l_set(L, "port", u.port);
+	l_set(L, "path", path);
 	if (query.p != NULL)
-		l_set_slice(L, "query", query);
+		l_set(L, "query", query);
 	return 1;
 }
 
@@ -23316,14 +23265,6 @@ static const luaL_Reg l_http_functions[] = {
 	{"field_name_ok", l_http_field_name_ok}, {"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
 };
 
-static void
-l_push_addr(lua_State *L, const struct addr *a)
-{
-	char text[46];
-
-	lua_pushlstring(L, text, addr_format(a, text));
-}
-
 /* addr.parse(text) -> canonical text | nil
  *
  * A dotted quad, or an IPv6 address (RFC 4291 2.2) in the spelling of RFC 5952. */
@@ -23331,12 +23272,9 @@ static int
 l_addr_parse(lua_State *L)
 {
 	struct addr a;
+	char text[ADDR_TEXT_MAX];
 
-	if (addr_parse(l_check_text(L, 1), &a))
-		l_push_addr(L, &a);
-	else
-		lua_pushnil(L);
-	return 1;
+	return l_one(L, addr_parse(l_check_text(L, 1), &a) ? ((struct slice){text, addr_format(&a, text)}) : NO_SLICE);
 }
 
 /* addr.guard(text) -> nil | reason
@@ -23347,8 +23285,7 @@ l_addr_guard(lua_State *L)
 {
 	struct addr a;
 
-	lua_pushstring(L, addr_parse(l_check_text(L, 1), &a) ? addr_guard(&a) : "not an address");
-	return 1;
+	return l_one(L, addr_parse(l_check_text(L, 1), &a) ? addr_guard(&a) : "not an address");
 }
 
 /* addr.cidr(text) -> "address/bits" | nil
@@ -23359,14 +23296,12 @@ static int
 l_addr_cidr(lua_State *L)
 {
 	struct cidr c;
+	char text[ADDR_TEXT_MAX];
 
-	if (!cidr_parse(l_check_text(L, 1), &c)) {
-		lua_pushnil(L);
-		return 1;
-	}
-	l_push_addr(L, &c.a);
-	lua_pushfstring(L, "/%d", (int)c.bits);
-	lua_concat(L, 2);
+	if (!cidr_parse(l_check_text(L, 1), &c))
+		return l_one(L, L_NIL);
+	text[addr_format(&c.a, text)] = '\0';
+	lua_pushfstring(L, "%s/%d", text, (int)c.bits);
 	return 1;
 }
 
@@ -23379,8 +23314,7 @@ l_addr_within(lua_State *L)
 	struct addr a;
 	struct cidr c;
 
-	lua_pushboolean(L, addr_parse(l_check_text(L, 1), &a) && cidr_parse(l_check_text(L, 2), &c) && cidr_contains(&c, &a));
-	return 1;
+	return l_answer(L, addr_parse(l_check_text(L, 1), &a) && cidr_parse(l_check_text(L, 2), &c) && cidr_contains(&c, &a));
 }
 
 static const luaL_Reg l_addr_functions[] = {
@@ -23770,12 +23704,8 @@ l_headers_get(lua_State *L)
 			break;
 	}
 	if (found == NULL)
-		lua_pushnil(L);
-	else if (found->is_secret)
-		l_push_secret_copy(L, found->value);
-	else
-		l_push_slice(L, found->value);
-	return 1;
+		return l_one(L, L_NIL);
+	return found->is_secret ? l_push_secret_copy(L, found->value) : l_one(L, found->value);
 }
 
 /* headers:remove(name)
@@ -23866,7 +23796,7 @@ req_query_sent(const struct req *r, struct slice name)
 	for (size_t at = 0; r->query.p != NULL && pair_next(r->query, &at, PAIR_AMP, &pair, &raw);)
 		if (pair.n > raw.n && slice_eq(pair_name(raw, decoded, sizeof decoded), name))
 			return pair_value(pair, raw);
-	return (struct slice){NULL, 0};
+	return NO_SLICE;
 }
 
 /* query:set(name, value)
@@ -23901,7 +23831,7 @@ l_query_remove(lua_State *L)
 	struct req *r = l_check_part(L, 1, &l_type_query);
 	struct slice name = l_check_text(L, 2);
 
-	l_query_edit(L, r, name, (struct slice){NULL, 0});
+	l_query_edit(L, r, name, NO_SLICE);
 	return 0;
 }
 
@@ -23914,10 +23844,9 @@ l_query_get(lua_State *L)
 	struct req *r = l_check_part(L, 1, &l_type_query);
 	struct slice value = req_query_sent(r, l_check_text(L, 2));
 
-	if (value.p != NULL)
-		l_push_decoded(L, value, PCT_QUERY);
-	else
-		lua_pushnil(L);
+	if (value.p == NULL)
+		return l_one(L, value);
+	l_push_decoded(L, value, PCT_QUERY);
 	return 1;
 }
 
@@ -24272,8 +24201,7 @@ l_req_came(lua_State *L)
 		lua_rawset(L, -3);
 	}
 	lua_pushlstring(L, text, addr_format(&r->conn->client.addr, text));
-	lua_pushinteger(L, r->conn->client.port);
-	return 3;
+	return 2 + l_one(L, r->conn->client.port);
 }
 
 /* What goes on of a request that the door hands on, and of its answer. All other fields are the door's own
@@ -24314,7 +24242,7 @@ l_req_hand_on(lua_State *L)
 	r->websocket = false;
 	lua_getfield(L, 2, "path");
 	path = l_check_slice(L, 3);
-	query = lua_getfield(L, 2, "query") == LUA_TSTRING ? l_check_slice(L, 4) : (struct slice){NULL, 0};
+	query = lua_getfield(L, 2, "query") == LUA_TSTRING ? l_check_slice(L, 4) : NO_SLICE;
 	if (!buf_addv(&r->target, path) || !buf_addv(&r->target, query))
 		return luaL_error(L, "out of memory");
 	r->path = (struct slice){r->target.p, path.n};
@@ -24668,8 +24596,7 @@ l_field_second(lua_State *L)
 	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix", "namespace"};
 	uint16_t rule = http_field_rule(l_check_text(L, 1));
 
-	lua_pushstring(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
-	return 1;
+	return l_one(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
 }
 
 /* A text in which something is looked for. */
@@ -25085,7 +25012,7 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 
 	switch (l_members[row].is) {
 	case M_SLICE:     l_push_slice(L, *(const struct slice *)(const void *)p); break;
-	case M_TEXT:      l_push_text(L, p); break;
+	case M_TEXT:      l_push(L, L_TEXT(p)); break;
 	case M_FLAG:      lua_pushboolean(L, *(const bool *)p); break;
 	case M_PORT:      lua_pushinteger(L, r->port); break;
 	case M_EPOCHS:    lua_pushinteger(L, r->unsealed); break;
@@ -25156,7 +25083,7 @@ l_push_index(lua_State *L, int of, lua_CFunction index)
 {
 	for (size_t i = 0; i < COUNT(l_members); i++)
 		if ((l_members[i].of & of) != 0)
-			l_set_integer(L, l_members[i].name, (lua_Integer)i);
+			l_set(L, l_members[i].name, (lua_Integer)i);
 	lua_pushcclosure(L, index, 1);
 }
 
@@ -25227,9 +25154,7 @@ l_req_target(lua_State *L)
 
 	req_put_target(r, l_text(L, true, req_path_now(r).n + 1 + req_query_now(r).n));
 	l_text_push(L);
-	lua_pushboolean(L, r->new_path != NULL);
-	lua_pushboolean(L, r->new_query != NULL);
-	return 3;
+	return 1 + l_two(L, (bool)(r->new_path != NULL), (bool)(r->new_query != NULL));
 }
 
 /* -- rows: placeholders in the client's parts of the request become secrets. Rows run after strip
@@ -25455,8 +25380,7 @@ l_req_text_kind(lua_State *L)
 	static const char *const kinds[] = {[SUBST_JSON] = "json", [SUBST_LINES] = "json", [SUBST_FORM] = "form",
 	    [SUBST_PARTS] = "part"};
 
-	lua_pushstring(L, kinds[req_subst_kind(l_check_req(L, 1))]);
-	return 1;
+	return l_one(L, kinds[req_subst_kind(l_check_req(L, 1))]);
 }
 
 /* req:scrub(mode | nil)
@@ -25647,8 +25571,7 @@ l_known_drop(lua_State *L)
 	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
 
 	known_drop(k, l_check_text(L, 2));
-	lua_pushinteger(L, k->dropped);
-	return 1;
+	return l_one(L, k->dropped);
 }
 
 /* req:known(set) -> name…
@@ -25696,8 +25619,7 @@ l_req_again(lua_State *L)
 	l_answer(L, k != NULL && (only == NULL || strcmp(k->decided + offsetof(struct req, credential) - KEPT_BEGIN, only) == 0) &&
 	    kept_again(r));
 	r->task_done = false;   /* the task goes on */
-	l_push_slice(L, kept_route(r, &route) ? buf_slice(&route) : (struct slice){NULL, 0});
-	return 2;
+	return 1 + l_one(L, kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
 }
 
 /* req:keep(config, state, until, share, known | nil)
@@ -25793,7 +25715,7 @@ l_req_dump(lua_State *L)
 	if (!h->owned)
 		return luaL_error(L, "a live request cannot be dumped");
 	lua_newtable(L);
-	l_set_slice(L, "method", r->head.method);
+	l_set(L, "method", r->head.method);
 	b = l_text(L, false, 0);
 	buf_adds(b, r->secure ? "https://" : "http://");
 	req_put_authority(r, b);
@@ -25802,7 +25724,7 @@ l_req_dump(lua_State *L)
 	lua_setfield(L, -2, "url");
 	l_push_fields(L, r, FIELD_KEPT);
 	lua_setfield(L, -2, "headers");
-	l_set_slice(L, "body", (struct slice){r->body.n != 0 ? r->body.p : "", r->body.n});
+	l_set(L, "body", r->body.n != 0 ? buf_slice(&r->body) : SLICE(""));
 	return 1;
 }
 
@@ -25874,7 +25796,7 @@ l_open_request(lua_State *L)
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; l_places[i] != NULL; i++)
-		l_set_integer(L, l_places[i], (lua_Integer)i);
+		l_set(L, l_places[i], (lua_Integer)i);
 	lua_setfield(L, -2, "places");
 	return 1;
 }
@@ -25892,9 +25814,7 @@ req_push(lua_State *co, void *arg)
 
 	h->r = r;
 	r->handle = h;
-	l_push_text(co, r->token);
-	l_push_slice(co, kept_route(r, &route) ? buf_slice(&route) : (struct slice){NULL, 0});
-	return 3;
+	return 1 + l_two(co, L_TEXT(r->token), kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
 }
 
 static void
@@ -26149,10 +26069,10 @@ l_fail_errno(lua_State *L)
  * time.boot() -> ms of CLOCK_BOOTTIME, which counts while the machine sleeps
  * time.wall() -> Unix seconds
  * time.wall_ms() -> Unix ms */
-static int l_time_now(lua_State *L) { lua_pushinteger(L, clock_now()); return 1; }
-static int l_time_boot(lua_State *L) { lua_pushinteger(L, clock_boot()); return 1; }
-static int l_time_wall(lua_State *L) { lua_pushinteger(L, clock_wall()); return 1; }
-static int l_time_wall_ms(lua_State *L) { lua_pushinteger(L, clock_wall_ms()); return 1; }
+static int l_time_now(lua_State *L) { return l_one(L, clock_now()); }
+static int l_time_boot(lua_State *L) { return l_one(L, clock_boot()); }
+static int l_time_wall(lua_State *L) { return l_one(L, clock_wall()); }
+static int l_time_wall_ms(lua_State *L) { return l_one(L, clock_wall_ms()); }
 
 /* time.boot_id() -> text
  *
@@ -26167,8 +26087,7 @@ l_time_boot_id(lua_State *L)
 
 	if (fd >= 0)
 		close(fd);
-	lua_pushlstring(L, id, n > 0 ? (size_t)n : 0);
-	return 1;
+	return l_one(L, ((struct slice){id, n > 0 ? (size_t)n : 0}));
 }
 
 static int
@@ -26235,10 +26154,7 @@ l_tls_identity(lua_State *L)
 	luaL_setmetatable(L, L_IDENTITY);
 	if ((*id = ident_new(cert, key, ca, lua_toboolean(L, 4), &fault)) != NULL)
 		return 1;
-	lua_pushnil(L);
-	lua_pushstring(L, fault.field);
-	lua_pushstring(L, fault.code);
-	return 3;
+	return l_three(L, L_NIL, fault.field, fault.code);
 }
 
 /* tls.authority(der, key) -> true | false
@@ -26303,21 +26219,18 @@ l_fetch_push(lua_State *L, bool late)
 		fetch_finish(f, f->up_flow.moved != 0 ? "timeout" : "unreachable",
 		    f->up_flow.moved != 0 ? "no answer in time" : "no connection in time");
 	if (f->error != NULL) {
-		lua_pushnil(L);
-		lua_pushstring(L, f->error);
-		lua_pushstring(L, f->detail);
-		return 3;
+		return l_three(L, L_NIL, f->error, f->detail);
 	}
 	lua_createtable(L, 0, 3);
-	l_set_integer(L, "status", f->status);
+	l_set(L, "status", f->status);
 	if (f->retry_after >= 0)
-		l_set_integer(L, "retry_after", f->retry_after);
-	l_push_text(L, f->challenge);
+		l_set(L, "retry_after", f->retry_after);
+	l_push(L, L_TEXT(f->challenge));
 	lua_setfield(L, -2, "challenge");
-	l_push_text(L, f->session);
+	l_push(L, L_TEXT(f->session));
 	lua_setfield(L, -2, "session");
 	if (l_flag(L, 1, "text"))
-		l_set_slice(L, "text", buf_slice(&f->body));
+		l_set(L, "text", buf_slice(&f->body));
 	if (lua_getfield(L, 1, "expect") == LUA_TTABLE) {
 		int n = l_json_expect(L, buf_slice(&f->body), lua_gettop(L));
 
@@ -26325,7 +26238,7 @@ l_fetch_push(lua_State *L, bool late)
 			lua_setfield(L, 4, "values");
 		lua_settop(L, 4);
 		if (n != 1)
-			l_set_flag(L, "malformed", true);
+			l_set(L, "malformed", (bool)true);
 	}
 	lua_settop(L, 4);
 	return 1;
@@ -26500,10 +26413,7 @@ l_command_push(lua_State *L, bool late)
 		return late ? l_fail(L, "command_timeout") : -1;
 	if (c->run->code == HELPER_DONE)
 		return l_command_headers(L, buf_slice(&c->run->in));
-	lua_pushnil(L);
-	lua_pushstring(L, codes[c->run->code]);
-	lua_pushinteger(L, c->run->status);
-	return 3;
+	return l_three(L, L_NIL, codes[c->run->code], c->run->status);
 }
 
 /* Program and arguments of the table at 1, which keeps the texts. */
@@ -26779,8 +26689,8 @@ l_host_configure(lua_State *L)
 /* host.isatty(fd) -> bool, columns
  * host.uid() -> the effective user's number
  * host.pid() -> the number of this process */
-static int l_host_uid(lua_State *L) { lua_pushinteger(L, geteuid()); return 1; }
-static int l_host_pid(lua_State *L) { lua_pushinteger(L, getpid()); return 1; }
+static int l_host_uid(lua_State *L) { return l_one(L, geteuid()); }
+static int l_host_pid(lua_State *L) { return l_one(L, getpid()); }
 
 static int
 l_host_isatty(lua_State *L)
@@ -26788,10 +26698,8 @@ l_host_isatty(lua_State *L)
 	const int fd = (int)luaL_checkinteger(L, 1);
 	struct winsize w = {0};
 
-	lua_pushboolean(L, isatty(fd));
 	ioctl(fd, TIOCGWINSZ, &w);      /* a line without a size has 0 columns: nobody knows its width */
-	lua_pushinteger(L, w.ws_col);
-	return 2;
+	return l_two(L, (bool)isatty(fd), w.ws_col);
 }
 
 /* host.realpath(path) -> path | nil, "absent" | why
@@ -26804,8 +26712,7 @@ l_host_realpath(lua_State *L)
 
 	if (realpath(luaL_checkstring(L, 1), out) == NULL)
 		return l_fail_errno(L);
-	lua_pushstring(L, out);
-	return 1;
+	return l_one(L, out);
 }
 
 /* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
@@ -26820,12 +26727,12 @@ l_host_stat(lua_State *L)
 	if (fstatat(AT_FDCWD, luaL_checkstring(L, 1), &st, lua_toboolean(L, 2) ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
 		return l_fail_errno(L);
 	lua_createtable(L, 0, 7);
-	l_set_integer(L, "mtime", (lua_Integer)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
-	l_set_integer(L, "mode", st.st_mode & 07777);
-	l_set_integer(L, "uid", st.st_uid);
-	l_set_integer(L, "gid", st.st_gid);
-	l_set_integer(L, "size", st.st_size);
-	l_set_integer(L, "inode", (lua_Integer)st.st_ino);
+	l_set(L, "mtime", (lua_Integer)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
+	l_set(L, "mode", st.st_mode & 07777);
+	l_set(L, "uid", st.st_uid);
+	l_set(L, "gid", st.st_gid);
+	l_set(L, "size", st.st_size);
+	l_set(L, "inode", (lua_Integer)st.st_ino);
 	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
 	    S_ISLNK(st.st_mode) ? "link" : "other");
 	lua_setfield(L, -2, "type");
@@ -26941,8 +26848,7 @@ l_host_disk(lua_State *L)
 
 	if (statvfs(luaL_checkstring(L, 1), &v) != 0)
 		return l_fail_errno(L);
-	lua_pushinteger(L, (lua_Integer)(v.f_bavail * v.f_frsize));
-	return 1;
+	return l_one(L, (lua_Integer)(v.f_bavail * v.f_frsize));
 }
 
 /* host.aside(fn) -> pid | nil, why
@@ -26957,8 +26863,7 @@ l_host_aside(lua_State *L)
 		_exit(lua_pcall(L, 0, 0, 0) == LUA_OK ? 0 : 1);
 	if (pid < 0)
 		return l_fail_errno(L);
-	lua_pushinteger(L, pid);
-	return 1;
+	return l_one(L, pid);
 }
 
 /* host.ended(pid, block) -> bool
@@ -26996,9 +26901,8 @@ l_host_stand_in_key(lua_State *L)
 
 	if (len == 0)
 		return luaL_error(L, "no key could be made");
-	lua_pushlstring(L, pem, len);
-	lua_pushlstring(L, hex, hex_encode(hex, n, sizeof n));
-	return 2;
+	hex_encode(hex, n, sizeof n);
+	return l_two(L, ((struct slice){pem, len}), ((struct slice){hex, sizeof hex}));
 }
 
 /* host.stand_in_signed(text, signature, modulus in hex) -> true | false
@@ -27136,9 +27040,7 @@ l_host_listen(lua_State *L)
 		lua_pushvalue(L, 2);
 		req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
 	}
-	lua_pushlstring(L, text, net_name(l->watch.fd, text));
-	lua_pushinteger(L, l->at.port);
-	return 2;
+	return l_two(L, ((struct slice){text, net_name(l->watch.fd, text)}), l->at.port);
 }
 
 /* host.serve_lock(home) -> true | nil, "running" | why
@@ -27216,8 +27118,7 @@ l_secret_from(lua_State *L, struct buf *b, bool multiline)
 	buf_cut(b, n);
 	buf_make_secret(b);
 	l_push_buf(L, b);
-	lua_pushboolean(L, n == 0);
-	return 2;
+	return 1 + l_answer(L, n == 0);
 }
 
 static bool
@@ -27327,8 +27228,7 @@ l_host_tty_secret(lua_State *L)
 static int
 l_host_system_roots(lua_State *L)
 {
-	lua_pushstring(L, host_system_roots());
-	return 1;
+	return l_one(L, host_system_roots());
 }
 
 /* host.pem_check(file) -> number | nil, why
@@ -27343,8 +27243,8 @@ l_host_pem_check(lua_State *L)
 
 	buf_init(&why, 512);
 	if ((t = tls_trust_load(&file, 1, &why)) == NULL) {
-		lua_pushnil(L);
-		lua_pushlstring(L, why.p, why.n);
+		l_push(L, L_NIL);
+		l_push(L, buf_slice(&why));
 		buf_free(&why);
 		return 2;
 	}
@@ -27370,8 +27270,7 @@ l_host_ca_make(lua_State *L)
 		return l_fail(L, "no randomness");
 	}
 	l_push_secret(L, key);
-	lua_pushlstring(L, der.p, der.n);
-	return 2;
+	return 1 + l_one(L, der);
 }
 
 /* -- the process */
@@ -27449,9 +27348,9 @@ l_open_host(lua_State *L, bool worker)
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
-	l_set_string(L, "version", VERSION);
-	l_set_integer(L, "build_time", BUILD_TIME);
-	l_set_string(L, "arg0", host_arg0);
+	l_set(L, "version", VERSION);
+	l_set(L, "build_time", BUILD_TIME);
+	l_set(L, "arg0", host_arg0);
 }
 
 /* ---- start -----------------------------------------------------------------
