@@ -7000,6 +7000,13 @@ conn_expire(struct conn *c)
 	conn_advance(c);
 }
 
+static bool (*const conn_steps[])(struct conn *) = {
+	[CONN_HEAD] = conn_step_head, [CONN_DECIDE] = conn_step_decide, [CONN_DIAL] = conn_step_dial,
+	[CONN_RELAY] = conn_step_relay, [CONN_ANSWER] = conn_step_answer, [CONN_SNIFF] = conn_step_sniff,
+	[CONN_HANDSHAKE] = conn_step_handshake, [CONN_BLIND] = conn_step_blind, [CONN_LINGER] = conn_step_linger,
+};
+_Static_assert(COUNT(conn_steps) == CONN_CLOSED, "each state but the last has a step");
+
 /* Runs the step of the present state until a step answers false: it waits for an event. */
 static void
 conn_advance(struct conn *c)
@@ -7018,18 +7025,7 @@ conn_advance(struct conn *c)
 			loop_defer(&c->defer, conn_turn); /* pipelined requests must not keep the others waiting */
 			break;
 		}
-		switch (c->state) {
-		case CONN_HEAD:      more = conn_step_head(c); break;
-		case CONN_DECIDE:    more = conn_step_decide(c); break;
-		case CONN_DIAL:      more = conn_step_dial(c); break;
-		case CONN_RELAY:     more = conn_step_relay(c); break;
-		case CONN_ANSWER:    more = conn_step_answer(c); break;
-		case CONN_SNIFF:     more = conn_step_sniff(c); break;
-		case CONN_HANDSHAKE: more = conn_step_handshake(c); break;
-		case CONN_BLIND:     more = conn_step_blind(c); break;
-		case CONN_LINGER:    more = conn_step_linger(c); break;
-		case CONN_CLOSED:    c->advancing = false; return;
-		}
+		more = c->state != CONN_CLOSED && conn_steps[c->state](c);
 	}
 	c->advancing = false;
 }
@@ -7830,116 +7826,84 @@ enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, S
 	SECOND_PREFIX, SECOND_NAMESPACE };
 #define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
 
-static const struct { const char *name; uint16_t rule; } hdr_rules[] = {
-	{"connection", HDR_HOP | HDR_FIXED},    /* RFC 9110 7.6.1: hop by hop */
-	{"keep-alive", HDR_HOP | HDR_FIXED},    /* RFC 2068 19.7.1: of this connection */
-	{"te", HDR_HOP | HDR_FIXED},            /* RFC 9110 10.1.4: codings that the next hop may send */
-	{"upgrade", HDR_HOP | HDR_FIXED},       /* RFC 9110 7.8: of this connection */
-	{"http2-settings", HDR_HOP | HDR_FIXED}, /* RFC 7540 3.2.1: half of an h2c upgrade */
-	{"transfer-encoding", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.1 */
-	{"content-length", HDR_FRAMING | HDR_FIXED}, /* RFC 9112 6.3: two of them smuggle */
-	{"host", HDR_FRAMING | HDR_FIXED},      /* RFC 9112 3.2: the host that was decided on */
-	{"trailer", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 6.6.2: announces them */
-	{"expect", HDR_FIXED | HDR_NO_TRAILER}, /* RFC 9110 10.1.1: a handshake that C runs */
-	{"proxy", HDR_PROXY | HDR_FIXED},       /* httpoxy: becomes HTTP_PROXY in a CGI */
-	{"proxy-authorization", HDR_PROXY | HDR_AUTH}, /* RFC 9110 11.7.2: for us; a policy may set its own (Google IAP) */
-	{"proxy-*", HDR_PROXY | HDR_FIXED},     /* RFC 9110 11.7: for us; the rest is folklore */
-	{"x-sallyport-*", HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED}, /* nobody else may forge it */
-	{"alt-svc", HDR_ANSWER_DROP},           /* RFC 7838: leads the client around the proxy */
+/* A space ends a name. */
+static const struct { uint16_t rule; const char *names; } hdr_rules[] = {
+	/* RFC 9110 7.6.1, 7.8, 10.1.4, RFC 2068 19.7.1: of this hop; RFC 7540 3.2.1: half of an h2c upgrade */
+	{HDR_HOP | HDR_FIXED, "connection keep-alive te upgrade http2-settings"},
+	/* RFC 9112 6.1; 6.3: two lengths smuggle; RFC 9112 3.2: the host that was decided on */
+	{HDR_FRAMING | HDR_FIXED, "transfer-encoding content-length host"},
+	/* RFC 9110 6.6.2: announces them; 10.1.1: a handshake that C runs */
+	{HDR_FIXED | HDR_NO_TRAILER, "trailer expect"},
+	{HDR_PROXY | HDR_FIXED, "proxy"},       /* httpoxy: becomes HTTP_PROXY in a CGI */
+	/* RFC 9110 11.7.2: for us; a policy may set its own (Google IAP) */
+	{HDR_PROXY | HDR_AUTH, "proxy-authorization"},
+	{HDR_PROXY | HDR_FIXED, "proxy-*"},     /* RFC 9110 11.7: for us; the rest is folklore */
+	{HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED, "x-sallyport-*"}, /* nobody else may forge it */
+	{HDR_ANSWER_DROP, "alt-svc"},           /* RFC 7838: leads the client around the proxy */
 
 	/* Servers and frameworks that take the method from here, not from its line. */
-	{"x-http-method*", HDR_ROUTING}, {"x-method-override", HDR_ROUTING}, /* Google, OData, Rails, Symfony, Express */
-	{"http-method*", HDR_ROUTING}, {"method-override", HDR_ROUTING}, {"x-override-method", HDR_ROUTING},
-	{"x-method", HDR_ROUTING}, {"x-http-verb*", HDR_ROUTING}, {"x-verb", HDR_ROUTING}, /* their imitators */
-	{"x-original-method", HDR_ROUTING}, {"x-forwarded-method", HDR_ROUTING}, /* nginx ingress, Traefik */
-	{"x-request-method", HDR_ROUTING}, {"x-requested-method", HDR_ROUTING}, /* other gateways */
+	{HDR_ROUTING, "x-http-method* x-method-override "       /* Google, OData, Rails, Symfony, Express */
+	    "http-method* method-override x-override-method x-method x-http-verb* x-verb " /* their imitators */
+	    "x-original-method x-forwarded-method x-request-method x-requested-method "    /* nginx ingress, Traefik */
 
-	/* The same for the path. */
-	{"x-original-ur*", HDR_ROUTING}, {"x-rewrite-*", HDR_ROUTING}, /* IIS, ISAPI Rewrite, Symfony, Zend, nginx */
-	{"x-original-request-*", HDR_ROUTING}, {"x-original-path*", HDR_ROUTING}, {"x-replaced-path", HDR_ROUTING},
-	{"x-override-ur*", HDR_ROUTING}, {"x-forwarded-ur*", HDR_ROUTING}, /* PHP frameworks; Traefik, Caddy */
-	{"x-forwarded-path*", HDR_ROUTING}, {"x-forwarded-prefix", HDR_ROUTING}, /* Kong; Spring, Traefik */
-	{"x-request-ur*", HDR_ROUTING}, {"x-request-path", HDR_ROUTING}, {"request-ur*", HDR_ROUTING},
-	{"x-path", HDR_ROUTING}, {"x-path-info", HDR_ROUTING}, {"x-url", HDR_ROUTING}, {"x-uri", HDR_ROUTING},
-	{"url", HDR_ROUTING}, {"uri", HDR_ROUTING}, {"http-ur*", HDR_ROUTING}, {"base-url", HDR_ROUTING},
-	{"x-http-ur*", HDR_ROUTING}, {"x-http-path*", HDR_ROUTING}, {"x-http-destination*", HDR_ROUTING},
-	{"x-script-name", HDR_ROUTING}, {"script-name", HDR_ROUTING}, {"path-info", HDR_ROUTING}, /* WSGI, CGI */
-	{"x-base-path", HDR_ROUTING}, {"x-context-path", HDR_ROUTING}, {"x-forwarded-context*", HDR_ROUTING},
-	{"x-forwarded-request-*", HDR_ROUTING}, {"x-envoy-original-*", HDR_ROUTING}, {"x-proxy-*", HDR_ROUTING}, /* Envoy dials there */
-	{"x-invoke-*", HDR_ROUTING}, {"x-matched-path", HDR_ROUTING}, {"x-ingress-path", HDR_ROUTING}, /* Next.js */
-	{"x-middleware-*", HDR_ROUTING}, {"x-nextjs-rewrit*", HDR_ROUTING}, {"x-now-route-*", HDR_ROUTING}, /* Next.js */
-	{"x-waws-unencoded-url", HDR_ROUTING}, {"x-ms-original-url", HDR_ROUTING}, /* Azure's web apps */
-	{"x-forward-ur*", HDR_ROUTING}, {"x-forwarded-script*", HDR_ROUTING}, {"x-real-ur*", HDR_ROUTING},
-	{"original-ur*", HDR_ROUTING}, {"rewrite-ur*", HDR_ROUTING}, {"unencoded-url", HDR_ROUTING}, /* IIS */
-	{"x-accel-*", HDR_ROUTING}, {"x-sendfile*", HDR_ROUTING}, /* Rack::Sendfile, CVE-2025-61780 */
+	/* The same for the path: IIS, ISAPI Rewrite, Symfony, Zend, nginx; PHP frameworks; Kong, Spring; WSGI, CGI */
+	    "x-original-ur* x-rewrite-* x-original-request-* x-original-path* x-replaced-path x-override-ur* "
+	    "x-forwarded-ur* x-forwarded-path* x-forwarded-prefix x-request-ur* x-request-path request-ur* x-path "
+	    "x-path-info x-url x-uri url uri http-ur* base-url x-http-ur* x-http-path* x-http-destination* "
+	    "x-script-name script-name path-info x-base-path x-context-path x-forwarded-context* "
+	    "x-forwarded-request-* x-envoy-original-* x-proxy-* "       /* Envoy dials there */
+	    "x-invoke-* x-matched-path x-ingress-path x-middleware-* x-nextjs-rewrit* x-now-route-* "   /* Next.js */
+	    "x-waws-unencoded-url x-ms-original-url "   /* Azure's web apps */
+	    "x-forward-ur* x-forwarded-script* x-real-ur* original-ur* rewrite-ur* unencoded-url "      /* IIS */
+	    "x-accel-* x-sendfile*"},   /* Rack::Sendfile, CVE-2025-61780 */
 
 	/* The same for the host. */
-	{"forwarded", HDR_VHOST | HDR_NO_TRAILER}, /* RFC 7239: its host= */
-	{"x-forwarded-host*", HDR_VHOST}, {"x-forwarded-server", HDR_VHOST}, /* Apache, nearly all frameworks */
-	{"x-forwarded-authority", HDR_VHOST}, {"x-host", HDR_VHOST}, {"x-host-override", HDR_VHOST},
-	{"x-original-host", HDR_VHOST}, {"x-http-host*", HDR_VHOST}, {"http-host*", HDR_VHOST}, /* gateways */
-	{"x-override-host", HDR_VHOST}, {"x-backend-host", HDR_VHOST}, {"x-real-host", HDR_VHOST},
-	{"x-upstream-host", HDR_VHOST}, {"host-override", HDR_VHOST}, {"fastly-host", HDR_VHOST},
-	{"x-forward-host", HDR_VHOST}, {"x-forwarded-domain", HDR_VHOST}, {"original-host", HDR_VHOST},
-	{"x-virtual-host", HDR_VHOST}, {"x-target-host", HDR_VHOST}, {"disguised-host", HDR_VHOST}, /* Azure App Service */
-	{"x-cf-forwarded-url", HDR_VHOST}, {"x-target-ur*", HDR_VHOST}, /* Cloud Foundry's route services go there */
+	{HDR_VHOST | HDR_NO_TRAILER, "forwarded"}, /* RFC 7239: its host= */
+	{HDR_VHOST, "x-forwarded-host* x-forwarded-server "     /* Apache, nearly all frameworks */
+	    "x-forwarded-authority x-host x-host-override x-original-host x-http-host* http-host* "     /* gateways */
+	    "x-override-host x-backend-host x-real-host x-upstream-host host-override fastly-host "
+	    "x-forward-host x-forwarded-domain original-host x-virtual-host x-target-host "
+	    "disguised-host "           /* Azure App Service */
+	    "x-cf-forwarded-url x-target-ur*"}, /* Cloud Foundry's route services go there */
 
-	/* A second target. */
-	{"x-amz-copy-source", HDR_NAMES(BUCKET)}, /* S3 */
-	{"x-goog-copy-source", HDR_NAMES(BUCKET)}, /* Google Storage, XML API */
-	{"x-oss-copy-source", HDR_NAMES(BUCKET)}, {"x-obs-copy-source", HDR_NAMES(BUCKET)}, /* Alibaba, Huawei */
-	{"x-bce-copy-source", HDR_NAMES(BUCKET)}, {"x-tos-copy-source", HDR_NAMES(BUCKET)}, /* Baidu, Volcano */
-	{"x-kss-copy-source", HDR_NAMES(BUCKET)}, {"x-cos-copy-source", HDR_NAMES(URL)}, /* Kingsoft, Tencent */
-	{"x-upyun-copy-source", HDR_NAMES(BUCKET)}, {"x-upyun-move-source", HDR_NAMES(BUCKET)}, /* UPYUN */
-	{"x-qs-copy-source", HDR_NAMES(BUCKET)}, {"x-qs-move-source", HDR_NAMES(BUCKET)}, /* QingStor */
-	{"x-nos-copy-source", HDR_NAMES(BUCKET)}, {"x-nos-move-source", HDR_NAMES(BUCKET)}, /* NetEase */
-	{"x-amz-rename-source", HDR_NAMES(KEY)}, {"x-oss-rename-source", HDR_NAMES(KEY)}, /* a rename within a bucket */
-	{"x-amz-meta-minio-snowball-prefix", HDR_NAMES(KEY)}, /* MinIO: an archive is unpacked there */
-	{"x-ms-copy-source", HDR_NAMES(URL)}, {"x-ms-rename-source", HDR_NAMES(URL)}, /* Azure: Blob, Data Lake, */
-	{"x-ms-file-rename-source", HDR_NAMES(URL)}, /* and Files */
-	{"x-copy-from", HDR_NAMES(CONTAINER)}, {"x-copy-from-account", HDR_NAMES(ACCOUNT)}, /* Swift */
-	{"x-symlink-target", HDR_NAMES(CONTAINER)}, {"x-symlink-target-account", HDR_NAMES(ACCOUNT)},
-	{"x-object-manifest", HDR_NAMES(PREFIX)}, /* Swift: a large object is all that begins so */
-	{"x-versions-location", HDR_NAMES(CONTAINER)}, {"x-history-location", HDR_NAMES(CONTAINER)},
-	{"destination", HDR_NAMES(DESTINATION)}, /* RFC 4918 10.3 */
-	{"destination-account", HDR_NAMES(ACCOUNT)}, /* Swift, beside it */
-	{"x-vault-namespace", HDR_NAMES(NAMESPACE)}, /* Vault, OpenBao */
+	/* A second target: S3, Google Storage, Alibaba, Huawei, Baidu, Volcano, Kingsoft, UPYUN, QingStor, NetEase */
+	{HDR_NAMES(BUCKET), "x-amz-copy-source x-goog-copy-source x-oss-copy-source x-obs-copy-source "
+	    "x-bce-copy-source x-tos-copy-source x-kss-copy-source x-upyun-copy-source x-upyun-move-source "
+	    "x-qs-copy-source x-qs-move-source x-nos-copy-source x-nos-move-source"},
+	/* a rename within a bucket; MinIO: an archive is unpacked there */
+	{HDR_NAMES(KEY), "x-amz-rename-source x-oss-rename-source x-amz-meta-minio-snowball-prefix"},
+	/* Tencent; Azure: Blob, Data Lake, and Files */
+	{HDR_NAMES(URL), "x-cos-copy-source x-ms-copy-source x-ms-rename-source x-ms-file-rename-source"},
+	/* Swift; its accounts beside these; a large object is all that begins so */
+	{HDR_NAMES(CONTAINER), "x-copy-from x-symlink-target x-versions-location x-history-location"},
+	{HDR_NAMES(ACCOUNT), "x-copy-from-account x-symlink-target-account destination-account"},
+	{HDR_NAMES(PREFIX), "x-object-manifest"},
+	{HDR_NAMES(DESTINATION), "destination"}, /* RFC 4918 10.3 */
+	{HDR_NAMES(NAMESPACE), "x-vault-namespace"}, /* Vault, OpenBao */
 
-	{"authorization", HDR_AUTH},            /* RFC 9110 11.6.2 */
-	{"authentication-info", HDR_AUTH},      /* RFC 9110 11.6.3 */
-	{"www-authenticate", HDR_AUTH},         /* RFC 9110 11.6.1 */
-	{"cookie", HDR_AUTH},                   /* RFC 6265 4.2: a session is a credential */
-	{"set-cookie", HDR_AUTH},               /* RFC 6265 4.1 */
+	/* RFC 9110 11.6.1 to 11.6.3; RFC 6265 4.1, 4.2: a session is a credential */
+	{HDR_AUTH, "authorization authentication-info www-authenticate cookie set-cookie"},
 
-	/* RFC 9110 6.5.1: not for a trailer. A server that merges all of them gets none. */
-	{"content-*", HDR_NO_TRAILER},          /* type, encoding, range: how to read the body */
-	{"cache-control", HDR_NO_TRAILER},      /* RFC 9111 5.2: request and response control */
-	{"pragma", HDR_NO_TRAILER},             /* RFC 9111 5.4 */
-	{"max-forwards", HDR_NO_TRAILER},       /* RFC 9110 7.6.2 */
-	{"x-forwarded-*", HDR_NO_TRAILER},      /* who asked, and for which host */
-	{"range", HDR_NO_TRAILER},              /* RFC 9110 14.2 */
-	{"if-*", HDR_NO_TRAILER},               /* RFC 9110 13.1: conditionals */
-	{"age", HDR_NO_TRAILER},                /* RFC 9111 5.1 */
-	{"date", HDR_NO_TRAILER},               /* RFC 9110 6.6.1 */
-	{"expires", HDR_NO_TRAILER},            /* RFC 9111 5.3 */
-	{"location", HDR_NO_TRAILER},           /* RFC 9110 10.2.2 */
-	{"retry-after", HDR_NO_TRAILER},        /* RFC 9110 10.2.3 */
-	{"vary", HDR_NO_TRAILER},               /* RFC 9110 12.5.5 */
+	/* RFC 9110 6.5.1, not for a trailer: how to read the body; control (7.6.2, RFC 9111 5.2, 5.4); who
+	 * asked, and for which host; conditionals (13.1, 14.2); the rest of 6.5.1. A server that merges all of
+	 * them gets none. */
+	{HDR_NO_TRAILER, "content-* cache-control pragma max-forwards x-forwarded-* range if-* age date "
+	    "expires location retry-after vary"},
 };
 
-/* "*" at the end of a row's name stands for any rest. */
+/* "*" at the end of a name stands for any rest. */
 static bool
 http_rule_fits(const char *row, struct slice name)
 {
 	size_t k = 0;
 
-	while (k < name.n && row[k] != '*' && row[k] != '\0' &&
+	while (k < name.n && row[k] != '*' && row[k] > ' ' &&
 	    (row[k] == ascii_lower(name.p[k]) || (row[k] == '-' && name.p[k] == '_')))
 		k++;
-	return row[k] == '*' || (row[k] == '\0' && k == name.n);
+	return row[k] == '*' || (row[k] <= ' ' && k == name.n);
 }
 
-/* The chain of the rows that may fit `name`: from its first letter and its third, because half of
+/* The chain of the names that may fit `name`: from its first letter and its third, because half of
  * the names begin with "x-". "_" equals "-" here too. */
 static size_t
 http_rule_chain(const char *name, size_t n)
@@ -7949,27 +7913,35 @@ http_rule_chain(const char *name, size_t n)
 	return (size_t)(name[0] & 31) << 5 | (size_t)((third == '_' ? '-' : third) & 31);
 }
 
-/* The rule of the first row that fits; 0: none. Each field of each message is looked up here, so
- * the rows are chained by http_rule_chain, in the table's order. */
+static struct { const char *name; uint16_t rule; uint8_t next; } hdr_names[256];        /* from 1 on; next 0: none */
+
+/* The rule of the first name that fits; 0: none. Each field of each message is looked up here, so
+ * the names are chained by http_rule_chain, in the table's order. */
 static uint16_t
 http_field_rule(struct slice name)
 {
-	enum { ROWS = COUNT(hdr_rules) };
-	static uint8_t first[1024], next[ROWS + 1];  /* row + 1; 0: none */
-	static bool chained;
+	static uint8_t first[1024];
 
-	_Static_assert(ROWS < 255, "rows fit a byte");
-	for (size_t i = ROWS; !chained && i-- > 0;) {
-		uint8_t *head = &first[http_rule_chain(hdr_rules[i].name, strlen(hdr_rules[i].name))];
+	if (hdr_names[1].name == NULL) {
+		uint8_t n = 0;
 
-		next[i + 1] = *head;
-		*head = (uint8_t)(i + 1);
-		if (i == 0)
-			chained = true;
+		for (size_t i = 0; i < COUNT(hdr_rules); i++)
+			for (const char *at = hdr_rules[i].names; *at != '\0'; at += strspn(at, " ")) {
+				assert(n < UINT8_MAX);
+				hdr_names[++n].name = at;
+				hdr_names[n].rule = hdr_rules[i].rule;
+				at += strcspn(at, " ");
+			}
+		for (; n != 0; n--) {
+			uint8_t *head = &first[http_rule_chain(hdr_names[n].name, strcspn(hdr_names[n].name, " "))];
+
+			hdr_names[n].next = *head;
+			*head = n;
+		}
 	}
-	for (uint8_t i = name.n != 0 ? first[http_rule_chain(name.p, name.n)] : 0; i != 0; i = next[i])
-		if (http_rule_fits(hdr_rules[i - 1].name, name))
-			return hdr_rules[i - 1].rule;
+	for (uint8_t i = name.n != 0 ? first[http_rule_chain(name.p, name.n)] : 0; i != 0; i = hdr_names[i].next)
+		if (http_rule_fits(hdr_names[i].name, name))
+			return hdr_names[i].rule;
 	return 0;
 }
 
@@ -15031,25 +15003,13 @@ req_claim(struct req *r, const char *name, unsigned share)
 
 /* The codes are a contract (DESIGN.md), and lua/cli/db.lua has a sentence for each. */
 #define STORE_ERRORS(X) \
-	X(STORE_OK, "ok") \
-	X(STORE_ABSENT, "absent") \
-	X(STORE_EXISTS, "exists") \
-	X(STORE_DAMAGED, "damaged") \
-	X(STORE_LOCKED, "locked") \
-	X(STORE_NOT_OWNER, "not_owner") \
-	X(STORE_KEY_ABSENT, "key_absent") \
-	X(STORE_KEY_MODE, "key_mode") \
-	X(STORE_WRONG_KEY, "wrong_key") \
-	X(STORE_NEWER, "newer_format") \
-	X(STORE_OTHER, "other_store") \
-	X(STORE_RUNNING, "running") \
-	X(STORE_FULL, "full") \
-	X(STORE_BUSY, "busy") \
-	X(STORE_TIMEOUT, "timeout") \
-	X(STORE_CONFLICT, "conflict") \
-	X(STORE_INVALID, "invalid") \
-	X(STORE_MEMORY, "memory") \
-	X(STORE_IO, "io")
+	X(STORE_OK, "ok") X(STORE_ABSENT, "absent") X(STORE_EXISTS, "exists") \
+	X(STORE_DAMAGED, "damaged") X(STORE_LOCKED, "locked") X(STORE_NOT_OWNER, "not_owner") \
+	X(STORE_KEY_ABSENT, "key_absent") X(STORE_KEY_MODE, "key_mode") \
+	X(STORE_WRONG_KEY, "wrong_key") X(STORE_NEWER, "newer_format") \
+	X(STORE_OTHER, "other_store") X(STORE_RUNNING, "running") X(STORE_FULL, "full") \
+	X(STORE_BUSY, "busy") X(STORE_TIMEOUT, "timeout") X(STORE_CONFLICT, "conflict") \
+	X(STORE_INVALID, "invalid") X(STORE_MEMORY, "memory") X(STORE_IO, "io")
 
 enum store_err {
 #define X(err, code) err,
@@ -15184,37 +15144,21 @@ store_path(char out[PATH_MAX], const char *home, const char *name)
 static enum store_err
 store_err_of(int rc)
 {
+	static const struct { int rc; enum store_err err; } of[] = {
+		{MDB_NOTFOUND, STORE_ABSENT}, {MDB_READERS_FULL, STORE_BUSY}, {MDB_BAD_VALSIZE, STORE_INVALID},
+		{MDB_MAP_FULL, STORE_FULL}, {MDB_TXN_FULL, STORE_FULL}, {ENOSPC, STORE_FULL},
+		{EDQUOT, STORE_FULL}, {EFBIG, STORE_FULL}, {ENOMEM, STORE_MEMORY}, {EACCES, STORE_NOT_OWNER},
+		{MDB_CORRUPTED, STORE_DAMAGED}, {MDB_PAGE_NOTFOUND, STORE_DAMAGED}, {MDB_INVALID, STORE_DAMAGED},
+		{MDB_VERSION_MISMATCH, STORE_DAMAGED}, {MDB_INCOMPATIBLE, STORE_DAMAGED},
+	};
 	struct statvfs fs;
 
-	switch (rc) {
-	case 0:
-		return STORE_OK;
-	case MDB_NOTFOUND:
-		return STORE_ABSENT;
-	case MDB_MAP_FULL:
-	case MDB_TXN_FULL:
-	case ENOSPC:
-	case EDQUOT:
-	case EFBIG:
-		return STORE_FULL;
-	case MDB_CORRUPTED:
-	case MDB_PAGE_NOTFOUND:
-	case MDB_INVALID:
-	case MDB_VERSION_MISMATCH:
-	case MDB_INCOMPATIBLE:
-		return STORE_DAMAGED;
-	case MDB_READERS_FULL:
-		return STORE_BUSY;
-	case MDB_BAD_VALSIZE:
-		return STORE_INVALID;
-	case ENOMEM:
-		return STORE_MEMORY;
-	case EACCES:
-		return STORE_NOT_OWNER;
-	case EIO:               /* LMDB's answer to a short write, which is how a disk fills up */
-		return statvfs(store.home, &fs) == 0 && fs.f_bavail < 64 ? STORE_FULL : STORE_IO;
-	}
-	return STORE_IO;
+	for (size_t i = 0; rc != 0 && i < COUNT(of); i++)
+		if (of[i].rc == rc)
+			return of[i].err;
+	if (rc == EIO && statvfs(store.home, &fs) == 0 && fs.f_bavail < 64)
+		return STORE_FULL;      /* LMDB's answer to a short write, which is how a disk fills up */
+	return rc == 0 ? STORE_OK : STORE_IO;
 }
 
 static enum store_err
@@ -16140,26 +16084,21 @@ store_counters_get(MDB_txn *txn, struct store_counters *c)
 	return STORE_OK;
 }
 
-static bool
-store_file_same(const char *home, const char *name, const struct stat *was)
-{
-	char path[PATH_MAX];
-	struct stat st;
-
-	return store_path(path, home, name) && stat(path, &st) == 0 && st.st_ino == was->st_ino &&
-	    st.st_dev == was->st_dev;
-}
-
 /* The environment is given up then, and opened anew when nothing is in flight. Any thread. */
 static bool
 store_moved(void)
 {
-	if (store_file_same(store.home, "store/data.mdb", &store.file[0]) &&
-	    store_file_same(store.home, "store/lock.mdb", &store.file[1]))
-		return false;
-	if (!atomic_exchange(&store.failed, true))
+	static const char *const names[] = {"store/data.mdb", "store/lock.mdb"};
+	char path[PATH_MAX];
+	struct stat st;
+	size_t i = 0;
+
+	while (i < COUNT(names) && store_path(path, store.home, names[i]) && stat(path, &st) == 0 &&
+	    st.st_ino == store.file[i].st_ino && st.st_dev == store.file[i].st_dev)
+		i++;
+	if (i < COUNT(names) && !atomic_exchange(&store.failed, true))
 		log_line("ev=store_replaced");
-	return true;
+	return i < COUNT(names);
 }
 
 /* The two generations, asked for at each request. They are read anew only after a commit, which
