@@ -7946,7 +7946,7 @@ http_field_rule(struct slice name)
 }
 
 /* ---- uri -------------------------------------------------------------------
- * Hosts, percent signs, pairs of queries and forms, and URLs. Pure. One reader and one writer with a
+ * Hosts, percent signs, and pairs of queries and forms. Pure. One reader and one writer with a
  * table of modes: a mode's row names the server or standard that needs it. The ways in which a server
  * may read a path are lua/paths.lua's. Skip it if you trust that both spell bytes alike. */
 #define HTTP_HOST_MAX 253               /* RFC 1035 3.1: 255 octets on the wire, so 253 as text */
@@ -8195,30 +8195,6 @@ http_basic(struct slice value, struct buf *plain)
 		n = b64_decode(plain->p, plain->cap, (struct slice){value.p + 6, value.n - 6}, false);
 	plain->n = n > 0 ? (size_t)n : 0;
 	return n > 0;
-}
-
-/* -- URLs */
-
-/* A URL of ours, in its parts. `rest`: path and query as they stand, which may be empty. */
-struct http_url {
-	struct slice authority, rest; /* borrowed */
-	char host[256];         /* canonical */
-	int port;               /* the scheme's where none is named */
-	bool tls;
-};
-
-static const char *
-http_parse_url(struct slice in, struct http_url *u)
-{
-	struct slice host;
-	bool ip;
-
-	if (!http_parse_absolute(in, &u->tls, &u->authority, &u->rest))
-		return "expected http:// or https:// and a host";
-	if (!http_parse_authority(u->authority, &host, &u->port))
-		return "malformed host or port (a user name has no place there)";
-	u->port = u->port > 0 ? u->port : u->tls ? 443 : 80;
-	return http_canonical_host(host, u->host, &ip);
 }
 
 /* ---- trust -----------------------------------------------------------------
@@ -23121,7 +23097,7 @@ l_open_store(lua_State *L)
 }
 
 /* ---- bind: http, addr ------------------------------------------------------
- * The parsers of field, uri and addr as the Lua modules `http` and `addr`, so that pipeline,
+ * The parsers of field, uri and addr as the Lua modules `http.core` (lua/http.lua) and `addr`, so that pipeline,
  * commands and policies/match.lua spell hosts, paths and addresses as C does. Invariant: nothing
  * here has a state. Skip it if you know these sections. */
 
@@ -23154,32 +23130,6 @@ l_http_authority(lua_State *L)
 	return port < 0 ? l_one(L, host) : l_two(L, host, port);
 }
 
-/* http.parse_url(text) -> { scheme =, host =, port =, path =, query = } | nil, why
- *
- * An absolute URL of http or https. host is canonical, port the scheme's where none is named,
- * query nil where there is none. */
-static int
-l_http_parse_url(lua_State *L)
-{
-	struct slice path, query;
-	struct http_url u;
-	const char *why = http_parse_url(l_check_text(L, 1), &u);
-
-	if (why != NULL)
-		return l_fail(L, why);
-	http_split_path(u.rest, &path, &query);
-	if (!http_valid_path(u.rest))
-		return l_fail(L, "the path holds bytes that no URL may");
-	lua_createtable(L, 0, 5);
-	l_set(L, "scheme", u.tls ? "https" : "http");
-	l_set(L, "host", u.host);
-	l_set(L, "port", u.port);
-	l_set(L, "path", path);
-	if (query.p != NULL)
-		l_set(L, "query", query);
-	return 1;
-}
-
 /* http.field_name_ok(text) -> bool
  *
  * Is the text a field name (RFC 9110 5.1)? */
@@ -23200,7 +23150,6 @@ l_http_field_value_ok(lua_State *L)
 
 static const luaL_Reg l_http_functions[] = {
 	{"canonical_host", l_http_canonical_host}, {"authority", l_http_authority},
-	{"parse_url", l_http_parse_url},
 	{"field_name_ok", l_http_field_name_ok}, {"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
 };
 
@@ -26186,14 +26135,13 @@ l_fetch_push(lua_State *L, bool late)
 /* Writes the whole request into f->out. A caller cannot set the fields that C frames the request
  * with. */
 static void
-l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority,
-    struct slice rest)
+l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice authority)
 {
-	struct slice body = {NULL, 0};
+	struct slice rest, body = {NULL, 0};
 	bool is_secret = false;
 
-	if (lua_getfield(L, 1, "target") != LUA_TNIL)   /* in place of the URL's path and query */
-		rest = l_check_value(L, lua_gettop(L), &is_secret);
+	lua_getfield(L, 1, "target");
+	rest = l_check_value(L, lua_gettop(L), &is_secret);
 	lua_pop(L, 1);                  /* the table at 1 keeps the value */
 	for (size_t i = 0; i < rest.n; i++)
 		if ((unsigned char)rest.p[i] <= ' ' || rest.p[i] == 127)
@@ -26234,13 +26182,14 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	lua_pop(L, 1);
 }
 
-/* http_client.request({ method=, url=, target=, headers={{n,v}…}, body=, expect={…}, max=,
- *   addresses={…}, via=, tls=identity, text=, head= }, deadline)
+/* http_client.request({ method=, host=, port=, secure=, authority=, target=, headers={{n,v}…}, body=,
+ *   expect={…}, max=, addresses={…}, via=, tls=identity, text=, head= }, deadline)
  *   -> { status=, values=, retry_after=, challenge=, session=, text= } | nil, code, detail
  *
  * Follows no redirect. Codes after which nothing was sent: "unreachable", "tls",
  * "address_blocked", "clock_unset"; after which the request may have been sent: "timeout", "cut",
- * "too_large". via: through the upstream proxy. target: in place of the URL's path and query, may be a secret. max: bytes of the
+ * "too_large". host: canonical. authority: as Host has it. target: path and query; may be a secret. secure: over
+ * TLS. via: through the upstream proxy. max: bytes of the
  * answer's body, 1 MiB if absent. values: what `expect` names, see l_json_expect; malformed = true
  * where that fails. text: the body as a string, for one that holds no secret (metadata). head: the
  * body is not waited for. deadline: monotonic ms. Yields. */
@@ -26248,32 +26197,28 @@ static int
 l_http_request(lua_State *L)
 {
 	struct cidr allow[NET_CIDRS_MAX];
-	struct http_url u;
-	struct slice url;
 	struct fetch *f;
-	const char *method;
+	const char *method, *host;
 	size_t nallow;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
 	f = l_wait_new(L, sizeof *f, l_fetch_drop);
-	lua_getfield(L, 1, "url");
-	url = l_check_text(L, 4);
-	if (http_parse_url(url, &u) != NULL)
-		return luaL_error(L, "not a URL: %s", url.p);
+	for (int i = 0; i < 5; i++)
+		lua_getfield(L, 1, (const char *[]){"host", "authority", "method", "max", "port"}[i]);
+	host = luaL_checkstring(L, 4);
 	buf_init(&f->out, FETCH_OUT_MAX);
-	lua_getfield(L, 1, "method");
-	lua_getfield(L, 1, "max");
-	buf_init(&f->body, (size_t)luaL_optinteger(L, 6, 1024 * 1024));
+	buf_init(&f->body, (size_t)luaL_optinteger(L, 7, 1024 * 1024));
 	if (f->body.max > FETCH_BODY_MAX)
 		f->body.max = FETCH_BODY_MAX;
-	method = luaL_optstring(L, 5, "GET");
+	method = luaL_optstring(L, 6, "GET");
 	f->method = slice_eq(slice_of(method), SLICE("HEAD")) ? SLICE("HEAD") : SLICE("GET");
 	f->head_only = l_flag(L, 1, "head");
 	l_read_cidrs(L, 1, "addresses", allow, &nallow);
-	l_fetch_compose(L, f, method, u.authority, u.rest);
+	l_fetch_compose(L, f, method, l_check_text(L, 5));
+	fetch_start(f, host, (uint16_t)luaL_checkinteger(L, 8), l_flag(L, 1, "secure"), l_opt_identity(L, 1), allow, nallow,
+	    l_flag(L, 1, "via"));
 	lua_settop(L, 3);
-	fetch_start(f, u.host, (uint16_t)u.port, u.tls, l_opt_identity(L, 1), allow, nallow, l_flag(L, 1, "via"));
 	return l_wait(L, l_fetch_push);
 }
 
@@ -27306,7 +27251,7 @@ lua_bind_all(lua_State *L, bool worker)
 		{"http_client", l_open_http_client}, {"tls", l_open_tls},
 	};
 	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
-		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http", l_http_functions},
+		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http.core", l_http_functions},
 		{"addr", l_addr_functions}, {"time", l_time},
 	};
 	static const luaL_Reg serve_funcs[] = {

@@ -156,7 +156,9 @@ M.client = {
     local url = assert(require("http").parse_url(spec.url))
     local via, code = M.through { host = url.host, port = url.port, tls = url.scheme == "https", exact = spec.exact, addresses = spec.addresses }
     if via == nil then return nil, code, "not through the upstream proxy, which would look this name up" end
-    spec.via = via
+    local authority, rest = spec.url:match("://([^/?]+)(.*)$")
+    spec.via, spec.host, spec.port, spec.secure, spec.authority = via, url.host, url.port, url.scheme == "https", authority
+    spec.target = spec.target or rest
     return require("http_client").request(spec, deadline)
   end,
 }

@@ -114,9 +114,9 @@ static const struct { const char *name, *chunk; } cases[] = {
 	    "r:fail(403, 'denied', ('m'):rep(900), 'hint', { retry_after = 3 }) r:respond(200, 'text/plain', ('x'):rep(9000))"},
 	{"a decision", "local body, kind\n" POST
 	    "r:forward { host = 'x.test', addresses = { '10.0.0.0/8' }, watch = true } r:tunnel { addresses = {} }"},
-	{"a request of our own", "for _, url in ipairs { 'http://127.0.0.1:1/x', 'https://127.0.0.1:1/x' } do\n"
-	    "local ok, why = pcall(http_client.request, { url = url, method = 'POST', headers = { { 'x-a', secret } },\n"
-	    "  target = secret, body = secret, addresses = { '127.0.0.1/32' } }, 1 << 60)\n"
+	{"a request of our own", "for _, secure in ipairs { false, true } do\n"
+	    "local ok, why = pcall(http_client.request, { host = '127.0.0.1', port = 1, secure = secure, authority = '127.0.0.1:1',\n"
+	    "  method = 'POST', headers = { { 'x-a', secret } }, target = secret, body = secret, addresses = { '127.0.0.1/32' } }, 1 << 60)\n"
 	    "assert(not ok) if why:find 'cannot wait here' == nil then error(why, 0) end end"},
 	{"an identity", "assert(tls.identity(nil, nil, 'sha256:' .. ('ab'):rep(32)))"},
 	{"texts", "assert(#host.random_token 'sp_' == 46 and #host.sha256_hex 'x' == 64)\n"
