@@ -114,6 +114,7 @@ local function hand_on(self, req, forward, fields, came)
   end
   local ours = req:mcp(mcp.view(forward, what or denied or {}))
   if what and not ours then answer = mcp.unknown end
+  if not answer and what.body then req:view().body = what.body end
   if not answer then return self:on_tenant(req, forward.tenant, forward.record and forward.record.credential) end
   req:respond(answer.status, answer.headers, answer.body)
   req:log { agent = forward.tenant, decision = "deny",      -- last: what is answered counts as allowed

@@ -96,7 +96,9 @@ local function mirrored(fields, m, name, must)
   return true
 end
 
--- Which scopes the message needs that f lacks: true | nil, { scopes } | nil, "why", the code of JSON-RPC.
+-- Which scopes the message needs that f lacks: true | nil, { scopes } | nil, "why", the code of JSON-RPC. true, true: params lost
+-- notifications that f may not have. Clients subscribe to all kinds at once, and take less than they asked for (2026-07-28,
+-- Subscriptions: the server names those that it will send).
 local function allowed(f, m, params)
   local method = m.method
   local known = exact[method] or folded[method:lower():gsub("%W", "")]
@@ -106,15 +108,17 @@ local function allowed(f, m, params)
     return verify.tool(f, params.name)
   end
   if method == "subscriptions/listen" then
-    for _, kind in ipairs { "tools", "prompts", "resources" } do
-      for asked, wanted in next, object(params.notifications) or {} do
-        if wanted and type(asked) == "string" and asked:lower():find("^" .. kind:sub(1, -2)) then
-          local ok, need = verify.method(f, kind .. "/list")
-          if not ok then return nil, need end
-        end
+    local asked, some, lacks = object(params.notifications) or {}, false, nil
+    for name, wanted in next, asked do
+      local ok, need = true, nil
+      for _, kind in ipairs { "tools", "prompts", "resources" } do
+        if type(name) == "string" and name:lower():find("^" .. kind:sub(1, -2)) then ok, need = verify.method(f, kind .. "/list") end
       end
+      if wanted and not ok then asked[name], lacks = nil, need end
+      some = some or wanted and ok
     end
-    return true
+    if lacks and not some then return nil, lacks end
+    return true, lacks ~= nil
   end
   if method == "completion/complete" then
     local ref = object(params.ref) or {}
@@ -132,7 +136,7 @@ function M.goes_on(f, method, name)
   return allowed(f, { method = method }, { name = name }) == true
 end
 
--- One message. true, method, name | nil, answer, what was asked for where scopes refuse it
+-- One message. true, method, name, whether it was narrowed | nil, answer, what was asked for where scopes refuse it
 local function message(f, fields, m, version)
   if not object(m) then return fault(nil, -32600, "a message is no object") end
   local odd = ambiguous(m)
@@ -156,13 +160,14 @@ local function message(f, fields, m, version)
   if not same then return nil, answer end
   local ok, need, code = allowed(f, m, params)
   if type(name) ~= "string" then name = nil end
-  if ok then return true, m.method, name end
+  if ok then return true, m.method, name, need == true end
   if code then return fault(m.id, code, need) end
   return nil, verify.challenge(f, need), { method = m.method, name = name }
 end
 
 --- Judges a request. fields: its head's, { lower-case name = value }. body: text or nil.
---- { method =, name = } of its (first) message, for the record | nil, answer, the same of what scopes refuse
+--- { method =, name = } of its (first) message, for the record, and body = what goes on instead of the body, where that asks for more than
+--- it may have | nil, answer, the same of what scopes refuse
 function M.judge(f, method, fields, body)
   if method == "GET" or method == "DELETE" then return {} end
   if method ~= "POST" then
@@ -175,9 +180,9 @@ function M.judge(f, method, fields, body)
   if type(all) ~= "table" then return fault(nil, -32700, "the body is no JSON, or has a member twice") end
   local version = fields["mcp-protocol-version"]
   if object(all) then
-    local ok, what, name = message(f, fields, all, version)
+    local ok, what, name, narrowed = message(f, fields, all, version)
     if not ok then return nil, what, name end
-    return { method = what, name = name }
+    return { method = what, name = name, body = narrowed and require("json").encode(all) or nil }
   end
   if not all[1] then return fault(nil, -32600, "an empty batch") end
   for field in next, fields do
@@ -187,8 +192,9 @@ function M.judge(f, method, fields, body)
   end
   local first
   for _, m in ipairs(all) do
-    local ok, what, name = message(f, fields, m, version)
+    local ok, what, name, narrowed = message(f, fields, m, version)
     if not ok then return nil, what, name end
+    if narrowed then return fault(nil, -32600, "a subscription for more than is allowed stands in a batch") end
     first = first or { method = what, name = name, batch = true }
   end
   return first

@@ -84,6 +84,22 @@ return {
     passes(may "tools:read", m("subscriptions/listen", { notifications = { toolsListChanged = true, promptsListChanged = false } }))
   end,
 
+  ["a subscription for more than is allowed goes on for what is, and for nothing else"] = function()
+    local function m(asked) return { jsonrpc = "2.0", id = "a", method = "subscriptions/listen", params = { notifications = asked, _meta = { x = {} } } } end
+    local all = { toolsListChanged = true, promptsListChanged = true, resourcesListChanged = true, resourceSubscriptions = { "file:///x" }, PromptsListChanged = 1, new = true }
+    local sent = json.decode(passes(may "tools:read", m(all)).body)
+    assert(sent.id == "a" and sent.method == "subscriptions/listen" and sent.params._meta.x)
+    local left = {}
+    for k in pairs(sent.params.notifications) do left[#left + 1] = k end
+    table.sort(left)
+    assert(table.concat(left, " ") == "new toolsListChanged", table.concat(left, " "))
+    assert(passes(may("tools:read", "resources:read", "prompts:read"), m(all)).body == nil, "nothing was taken, so the body is the client's")
+    assert(passes(may "tools:read", m { toolsListChanged = true, promptsListChanged = false }).body == nil)
+    lacks("prompts:read", may "tools:read", m { promptsListChanged = true })
+    lacks("prompts:read", may "tools:read", m { promptsListChanged = true, toolsListChanged = false })
+    refused(400, -32600, may "tools:read", json.encode { m(all) })
+  end,
+
   ["spellings that a lax server takes for another method are none"] = function()
     local f = may("tools:execute", "tools:read", "resources:read", "prompts:read")
     for _, method in ipairs { "Tools/Call", "tools/call ", "TOOLS/LIST", "tools//call", "tools/call\0", "tools.call", "resources/Read" } do
