@@ -775,8 +775,11 @@ function M:opened_of(name, rec)
   if not usable then return nil, "injection_failed", why end
   opened.view = freeze(self.policy.record_view(pol, rec, nil))
   opened.seal_rows = require("seal").rows_of(pol, preset)
-  opened.guards, opened.preset_mint = guards(pol, rec, preset, opened.seal_rows), preset and preset.mint
-  opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table" or opened.seal_rows ~= nil)
+  for _, row in ipairs(rec.mint ~= "allow" and opened.seal_rows or {}) do
+    if row.challenge then opened.challenges = true else opened.seals = true end
+  end
+  opened.guards, opened.preset_mint = guards(pol, rec, preset, opened.seals), preset and preset.mint
+  opened.mint_rows = opened.guards and (opened.preset_mint ~= nil or type(pol.mint) == "table" or opened.seals)
   opened.rows, opened.places, why = rows.compile(rec, pol, self.places, rec.preset and self.presets.get(rec.preset))
   if why then return nil, "injection_failed", why end
   opened.carriers = preset and preset.carriers or {}

@@ -375,6 +375,7 @@ function M.surely(rows, q)
 end
 
 -- For the rows of lua/seal.lua, which name calls in the same way.
-M.check_path, M.compile_methods, M.compile_host = check_path, compile_methods, compile_host
+M.check_path, M.compile_methods, M.compile_host, M.compile_query = check_path, compile_methods, compile_host, compile_query
+M.covers_query = covers_query
 
 return M

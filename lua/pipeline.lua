@@ -37,6 +37,9 @@ local ROOM_POLL = 20        -- ms between two looks; at most `requests` of an ag
 local HIDDEN = "__SALLYPORT_SECRET__"  -- in an answer's head, for what was attached where no placeholder stands for it
 local SEALED_LOOK = 64 << 10 -- bytes of a body that is looked into for sealed texts where none opens
 local HELD_SLICE = 128      -- placeholders derived between two yields: about 4 µs each
+local REALMS_MAX = 100      -- of a credential: it may have a host for each of many names
+local REALM_MS = 600 * 1000 -- what a host's challenge names holds for so long
+local REALM_WAIT = 10000    -- ms for its answer
 local DROPPED_MAX = 1000    -- placeholders that changed before an agent's set is made anew
 
 local here                  -- the worker's pipeline; set once, before the first request
@@ -612,7 +615,6 @@ end
 
 -- Would this request bring the agent a key of its own? nil: it may go on; nil, rows: its answer is sealed | code, message, hint
 local function minted(self, opened, q, view, cred)
-  if not opened.guards then return nil end
   local rows = opened.preset_mint
   local what, code, message
   if rows then what, code = require("mint").find(rows, q) end
@@ -856,6 +858,35 @@ local function body_key(self, req, strips, of, held)
   return require("body").carries(of, req:view().body or "", strips.body) ~= false  -- what cannot be looked into has it
 end
 
+-- Of the rows with a challenge, those of which this call is the realm: the host is asked, with nothing that a client said, and
+-- so that no client can leave it out. One answer counts for ten minutes. true, { [row] = true }, has it waited? | nil, code, message
+local function realms_of(self, req, agent, opened, q, rows)
+  local out, waited = {}, false
+  for _, row in ipairs(req.scheme == "https" and rows or {}) do
+    local key, now = ("%s:%d%s"):format(req.host, req.port, row.challenge), self.time.now()
+    local own = self.config:item { id = "credential/" .. opened.name }
+    local covered = covers_second(self, req, agent, own, { host = req.host, path = row.challenge })
+    opened.realms = opened.realms or require("config").cache(REALMS_MAX)
+    local known = covered and opened.realms:get(key)
+    if covered and not (known and known.till > now) then
+      local answer, code = require("route").client.request({ method = "GET", url = "https://" .. errors.host(req.host) .. ":" .. req.port .. row.challenge,
+        head = true, addresses = opened.addresses, tls = opened.tls, exact = true }, now + REALM_WAIT)
+      if not answer then
+        return nil, "injection_unavailable", ("credential %s: whether this call makes a further key is asked of %s%s, which did not answer (%s)")
+          :format(opened.name, errors.host(req.host), row.challenge, code)
+      end
+      local bearer = answer.status == 401 and require("challenge").bearer(answer.challenge) or {}
+      local realm = bearer.realm and self.parse_url(bearer.realm)
+      known, waited = { till = self.time.now() + REALM_MS, path = realm and realm.scheme == "https" and realm.host == req.host and realm.port == req.port
+        and realm.path }, true
+      opened.realms:put(key, known)
+    end
+    local path = known and known.path
+    if path and (path == req.path or require("mint").check_path(path) and require("mint").met({ { path = path } }, q)[1]) then out[row] = true end
+  end
+  return true, out, waited
+end
+
 -- message, hint, options for a token that there is not
 local function no_token(opened, code, info)
   local connect = opened.pol.connect and (code == "oauth_refresh_failed" or code == "oauth_not_connected")
@@ -929,7 +960,8 @@ local function attach(self, req, agent, opened, routed, deadline, sealed)
     if why then return nil, "bad_request", why .. UNREADABLE end
     wants(self, needs, nil, METHODS, METHODS_INSTEAD)
   end
-  local question = opened.mint_rows and mint_question(self, req)
+  local asks = opened.challenges and seal.challenged(opened.seal_rows, req.query) or {}
+  local question = (opened.mint_rows or asks[1]) and mint_question(self, req)
   if question and mint_reads(opened, question) then
     wants(self, needs, nil, "what it asks for may be a further credential (mint)")
   end
@@ -953,7 +985,12 @@ local function attach(self, req, agent, opened, routed, deadline, sealed)
     waited = true
   end
   local sealing
-  if opened.guards then
+  if asks[1] then
+    local ok, realms, message = realms_of(self, req, agent, opened, question, asks)
+    if not ok then return nil, realms, message end
+    question.realms, waited = realms, waited or message
+  end
+  if opened.guards or asks[1] then
     local code, message, hint = minted(self, opened, question, view, cred)   -- of a body it reads, it waits
     if code then return nil, code, message, hint end
     sealing = message
@@ -1305,7 +1342,8 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true), websocket
     go(self, req, agent, plan.log.bundle, sealed and sealed.hosts or opened.rec.hosts, forward)
     local config, state, fresh = self.config, message, hint
-    if again and opened.still and state and fresh > 0 and not names_in_line(req, routed) then
+    if again and opened.still and state and fresh > 0 and not names_in_line(req, routed)
+      and not (opened.challenges and seal.challenged(opened.seal_rows, req.query)[1]) then
       req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known)
     end
   end
@@ -1621,7 +1659,7 @@ function M:on_rejudge(info)
   elseif info.token then agent = self.config:agent(info.token)
   elseif info.agent then agent = self.config:agent_named(info.agent) end
   if not agent then return false end
-  if info.unsealed ~= 0 then return sealed_still(self, agent, info) end
+  if (info.unsealed or 0) ~= 0 then return sealed_still(self, agent, info) end
   local found = self.config:candidates(agent, info.host)
   if not found then return false end
   if info.form == "connect" then

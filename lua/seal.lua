@@ -1,6 +1,8 @@
 --- Secrets that an API hands out, and that its answer holds as sealed texts: which calls, which members, where such a text
 -- opens. A type or a preset lists them as rows; the texts themselves are made and opened in C (proxy.c, seal).
---   method, host, path   the call, as in the rows of lua/mint.lua
+--   method, host, path, query   the call, as in the rows of lua/mint.lua
+--   challenge  "/v2/": the call is the one that this host names where this path is asked for with nothing: 401, and in
+--              WWW-Authenticate the realm of Bearer. Only where the credential covers that path, too. With a query alone
 --   what       what it makes, for messages
 --   members    what of the answer is a secret. All of them are in a 2xx; of an inner list, one at least:
 --                "token", "data/token", "items/*/key", "json=/a/b"   a JSON path; "*" stands for each element of a list
@@ -24,7 +26,7 @@ local NAME_MAX = 128    -- bytes of a name
 local HOSTS_MAX = 32
 
 local keys = {
-  method = "string table", host = "string", path = "string", what = "string", members = "table", optional = "table",
+  method = "string table", host = "string", path = "string", query = "table", challenge = "string", what = "string", members = "table", optional = "table",
   ttl = "string integer", opens = "table", hosts = "table", shape = "string", prefix = "string", default = "boolean", expired = "integer",
 }
 M.keys = keys
@@ -160,6 +162,10 @@ local function compile_row(given)
   if why then return nil, why, "host" end
   row.path, why = mint.check_path(given.path)
   if why then return nil, why, "path" end
+  row.query, why = mint.compile_query(given.query)
+  if why then return nil, why, "query" end
+  row.challenge, why = given.challenge, given.challenge ~= nil and select(2, mint.check_path(given.challenge))
+  if why or row.challenge and not row.query then return nil, why or "has a challenge, and no query that says when it is asked for", "challenge" end
   row.members, why, key = compile_members(given.members, given.optional)
   if why then return nil, why, key end
   row.ttl, why = compile_ttl(given.ttl)
@@ -354,10 +360,23 @@ function M.bodies(rows)
   return out
 end
 
+--- Those of the rows that hold where the host's challenge names the call alone, and whose query this is.
+function M.challenged(rows, query)
+  local out = {}
+  for _, row in ipairs(query and rows or {}) do
+    if row.challenge and mint.covers_query(row, query) then out[#out + 1] = row end
+  end
+  return out
+end
+
 --- What becomes of a request: "seal", the rows it may meet | "refuse", what it would make | nil.
--- mode: the credential's mint; `makes`: what the rows of `mint` say of it, or nil. q as mint.find has it.
+-- mode: the credential's mint; `makes`: what the rows of `mint` say of it, or nil. q as mint.find has it, and realms: those
+-- rows with a challenge of which the call is the realm.
 function M.judge(rows, mode, q, makes)
-  local met = rows and mode ~= "allow" and mint.met(rows, q) or {}
+  local met = {}
+  for _, row in ipairs(rows and mode ~= "allow" and mint.met(rows, q) or {}) do
+    if not row.challenge or q.realms and q.realms[row] then met[#met + 1] = row end
+  end
   if not met[1] then return makes and "refuse" or nil, makes end
   if mode == "refuse" or q.websocket or #met > MET_MAX then return "refuse", makes or met[1].what end
   if not makes then return "seal", met end

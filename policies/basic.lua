@@ -1,6 +1,7 @@
 --- A user name and a password in the Authorization header (RFC 7617).
 --
--- For: git over HTTPS, Jira and Confluence (e-mail address and API token), older APIs. Container registries: type `registry`.
+-- For: git over HTTPS, Jira and Confluence (e-mail address and API token), older APIs. Container registries: type `registry`, which
+-- knows more of them; of a registry that names itself as its token endpoint the bearer is sealed here, too, or it could not be used.
 --   sallyport credential add gitlab-git --type basic --host gitlab.com username=oauth2 password=@token.txt
 -- Fields: username (plain, may be empty, holds no ":": it would end there); password (secret, may be empty).
 return {
@@ -13,6 +14,10 @@ return {
     { name = "username", default = "", help = "User name; not a secret, it may be shown" },
     { name = "password", secret = true, required = true, empty = true, help = "Password; may be empty" },
   },
+
+  -- "Token Authentication Specification" of the CNCF's Distribution project.
+  seal = { { method = "GET", path = "/**", query = { scope = true }, challenge = "/v2/", what = "a registry's bearer",
+    members = { { "token", "access_token" } }, optional = { "refresh_token" }, ttl = "expires_in", expired = 401, default = true } },
 
   validate = function(cred)
     -- RFC 7617 section 2: the first colon ends the user name.

@@ -220,6 +220,11 @@ A row of `seal` in a type or preset names a call, what of its answer is a secret
 The call, as in `mint`, where a POST meets rows of every method: its body may say which it would rather be. `what` may be left out.
     seal = { { method = { "GET", "POST" }, host = "auth.acme.test", path = "/token/*", what = "a bearer", members = { "token" } } }
 
+## seal.query, seal.challenge
+query as in `mint`. challenge, beside a query: the row is met where this host, asked for that path with no credential, answers 401 and
+names this call as the realm of Bearer, as registries do; and where the credential covers that path, so that the text can be used.
+    seal = { { path = "/**", query = { scope = true }, challenge = "/v2/", members = { "token" } } }
+
 ## seal.members, seal.optional
 What is sealed. A JSON path with "/" between its steps ("~1" is a slash in a name, "*" each element of a list), form=NAME, header=NAME or
 cookie=NAME. A 2xx must have all of `members`, of a list within the list one at least, else the agent gets 502 seal_failed and no
