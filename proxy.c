@@ -54,6 +54,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -1203,11 +1204,25 @@ static struct job_queue job_queues[JOB_LANES];
 static struct defers job_done = STAILQ_HEAD_INITIALIZER(job_done); /* under job_lock: have run */
 static struct watch job_watch = {.fd = -1};                     /* eventfd: something is done */
 static bool job_threaded;
+static pthread_attr_t job_attr; /* of threads that nobody waits for */
+
+/* Has `run` called for it by the loop: for other threads. */
+static void
+job_tell(struct defer *d, void (*run)(struct defer *))
+{
+	const uint64_t one = 1;
+
+	*d = (struct defer){.run = run, .queued = true};
+	pthread_mutex_lock(&job_lock);
+	STAILQ_INSERT_TAIL(&job_done, d, next);
+	pthread_mutex_unlock(&job_lock);
+	if (write(job_watch.fd, &one, sizeof one) < 0 && errno != EAGAIN)
+		abort();
+}
 
 static void *
 job_thread(void *queue)
 {
-	const uint64_t one = 1;
 	struct job_queue *q = queue;
 
 	pthread_mutex_lock(&job_lock);
@@ -1220,10 +1235,8 @@ job_thread(void *queue)
 		q->turn = OWNER(d, struct job, defer)->turn;
 		pthread_mutex_unlock(&job_lock);
 		OWNER(d, struct job, defer)->run(OWNER(d, struct job, defer));
+		job_tell(d, d->run);
 		pthread_mutex_lock(&job_lock);
-		STAILQ_INSERT_TAIL(&job_done, d, next);
-		if (write(job_watch.fd, &one, sizeof one) < 0 && errno != EAGAIN)
-			abort();
 	}
 	return NULL;
 }
@@ -1292,7 +1305,6 @@ job_cancel(struct job *j)
 static bool
 loop_init(bool threaded)
 {
-	pthread_attr_t attr;
 	pthread_t thread;
 	sigset_t all, old;
 	bool ok = true;
@@ -1309,16 +1321,15 @@ loop_init(bool threaded)
 		return false;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);       /* signals are the loop's */
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, JOB_STACK);
+	pthread_attr_init(&job_attr);
+	pthread_attr_setdetachstate(&job_attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&job_attr, JOB_STACK);
 	for (int lane = 0; lane < JOB_LANES; lane++) {
 		STAILQ_INIT(&job_queues[lane].list);
 		pthread_cond_init(&job_queues[lane].ready, NULL);
 		for (unsigned i = 0; i < job_threads[lane]; i++)
-			ok = pthread_create(&thread, &attr, job_thread, &job_queues[lane]) == 0 && ok;
+			ok = pthread_create(&thread, &job_attr, job_thread, &job_queues[lane]) == 0 && ok;
 	}
-	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return ok;
 }
@@ -1372,6 +1383,7 @@ struct agent;           /* what one agent holds (req) */
 struct conn;            /* a client's connection (req) */
 struct filter;          /* rewrites a body as it streams (flow) */
 struct flow;            /* bytes from one end to another (flow) */
+struct handover;        /* listeners of another process, and what they need (handover) */
 struct http_head;       /* a parsed head (http) */
 struct kept;            /* a decision that holds for later requests (kept) */
 struct mcp;             /* what a caller may see of an MCP server (filter: mcp) */
@@ -1549,9 +1561,16 @@ static bool door_step_name(struct conn *c);
 /* -- door: who is at a connection's other end by the way it came. door_name writes that as a text, which
  * stands where a token's hash would. SOCKS5: socks_take_head goes through its messages, and leaves a
  * CONNECT where a head is expected; socks_answer is the reply that stands for one of HTTP. */
+enum socks { SOCKS_HELLO = 1, SOCKS_PASSWORD, SOCKS_REQUEST, SOCKS_DNS };
 static bool socks_take_head(struct conn *c, bool *whole);
 static void door_answer(struct conn *c, struct buf *b);
 static void door_name(const struct conn *c, char out[REQ_WHO_MAX]);
+
+/* -- handover: listeners that another process handed over on the control socket. handover_read is read(2) there,
+ * and takes descriptors. Every connection comes and leaves. */
+static void handover_came(struct conn *c);
+static void handover_left(struct conn *c);
+static ssize_t handover_read(struct handover *h, int fd, char *out, size_t n);
 
 /* -- store: LMDB with sealed values, and the lock files beside it. store_open_serve opens a worker's store;
  * where it is false the log has the reason. */
@@ -1610,7 +1629,7 @@ static bool door_passes(struct slice name);
 
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
-enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS };
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_HANDOVER };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry);
@@ -1619,7 +1638,7 @@ static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
 static bool conn_rejudge(void);
 static int l_judge_hello(lua_State *L);
-static int l_knows(lua_State *L);
+static bool lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in, struct buf *out);
 
 /* -- bind: host: the bound on connections that follows from `memory`, and detached tasks. */
 static unsigned host_workers = 1;       /* they share what `memory` allows */
@@ -1633,7 +1652,7 @@ static void conn_bound(uint64_t memory);
  * it by net_dial_cancel or on `done`, whichever comes first. */
 #define NET_BACKLOG 4096        /* the kernel caps it at net.core.somaxconn */
 #define NET_ADDRS_MAX 16        /* addresses of one name that are looked at */
-#define NET_LISTENERS_MAX 16
+#define NET_LISTENERS_MAX 17    /* 16 that are named, and the control socket */
 #define NET_NAME_MAX (sizeof(struct sockaddr_un) + 8)
 #define NET_CIDRS_MAX 16        /* of one credential or domain entry */
 #define NET_CONNECT_TO_MAX 64
@@ -1655,6 +1674,9 @@ struct listener {
 	bool tls;               /* from the first byte, with the operator's certificate for that kind */
 	bool captures;          /* connections that the kernel redirected: the name in them says where to */
 	bool made;              /* its socket file is ours to remove */
+	bool control;           /* for commands: HTTP, and descriptors beside it */
+	bool dns;               /* DNS over TCP (RFC 7766) */
+	struct handover *over;  /* what it was handed over with; NULL: it is our own */
 	char host[256];         /* its name, as in the certificate; empty: the address that was dialled */
 	char agent[65];         /* whose all its connections are, whatever they say; empty: nobody's */
 };
@@ -1671,7 +1693,7 @@ static int64_t net_dial_ms = 10000;     /* `dial-timeout`: all addresses togethe
 /* What the operator opened for the whole process. */
 static struct {
 	struct listener listeners[NET_LISTENERS_MAX];
-	size_t nlisteners;
+	size_t nlisteners, several;     /* several: for agents or the world */
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	struct connect_to to[NET_CONNECT_TO_MAX];
@@ -1792,6 +1814,7 @@ net_adopt(int fd, const struct listener *as)
 	if (!net_endpoint((struct sockaddr *)&ss, &l->at) && ss.ss_family != AF_UNIX)
 		return "it is neither a TCP nor a Unix socket";
 	net.nlisteners++;
+	net.several += !as->control;
 	return NULL;
 }
 
@@ -3583,6 +3606,7 @@ struct peer {
 	struct watch watch;
 	struct tls *tls;        /* owned; NULL: plain */
 	struct peer *under;     /* owned; TLS to the proxy itself, below that of a tunnel; NULL: none */
+	struct handover *over;  /* owned; takes descriptors that come with the bytes; NULL: they are dropped */
 	struct wirebuf *in;     /* owned while bytes from the wire wait; else NULL */
 	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
 	bool eof;               /* the wire ended */
@@ -3672,7 +3696,8 @@ peer_read_wire(struct peer *p)
 		return IO_ERR;
 	p->in->off = p->in->n = 0;
 	do
-		n = p->under != NULL ? under_read(p, p->in->p, PEER_READ) : read(p->watch.fd, p->in->p, PEER_READ);
+		n = p->under != NULL ? under_read(p, p->in->p, PEER_READ) : p->over != NULL ?
+		    handover_read(p->over, p->watch.fd, p->in->p, PEER_READ) : read(p->watch.fd, p->in->p, PEER_READ);
 	while (n < 0 && errno == EINTR);
 	if (n > 0) {
 		p->in->n = (size_t)n;
@@ -4980,7 +5005,7 @@ struct conn {
 	bool last;              /* no request after this one */
 	bool closing;           /* conn_close found the request busy: it is tried again */
 	uint8_t socks;          /* SOCKS5: the message that is awaited; 0: HTTP */
-	bool known;             /* what l_knows found: its token or door names an agent */
+	bool known;             /* what ENTRY_KNOWS found: its token or door names an agent */
 	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
 	uint64_t id;
 	uint64_t lingered;
@@ -5230,7 +5255,7 @@ req_parse_target(struct req *r)
 	    &r->head.to : &r->head.host;
 	int default_port;
 
-	r->form = c->at->kind == LISTEN_GATEWAY ? REQ_DOOR : c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
+	r->form = c->at->kind == LISTEN_GATEWAY || c->at->control ? REQ_DOOR : c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
 	    r->head.form == HTTP_ABSOLUTE ? REQ_ABSOLUTE : REQ_ORIGIN;
 	if (r->form == REQ_DOOR && r->head.form != HTTP_ORIGIN)
 		return req_bad(r, 421, "misdirected", "this is no proxy: requests come in origin form");
@@ -5244,7 +5269,7 @@ req_parse_target(struct req *r)
 		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
 	if (r->form >= REQ_ORIGIN && to->host.p == NULL && !c->tunnel)
 		return req_bad(r, 400, "bad_request", "Host is missing");
-	if (c->at->captures && c->tunnel && !c->secure) { /* each request says anew which host it is for */
+	if (c->at->captures && c->at->over == NULL && c->tunnel && !c->secure) { /* each request says anew which host it is for */
 		r->host[addr_format(&c->dialled, r->host)] = '\0';
 		if (r->head.host.host.p != NULL && !req_canonical(r, r->head.host.host))
 			return false;
@@ -5548,6 +5573,7 @@ req_put_head(struct req *r, struct buf *b)
 #define CONN_DECIDE_MS 120000   /* a task's own waits are shorter: this catches a lost one */
 #define CONN_IDLE_MS 90000      /* between requests, and between the bytes of a body of known length */
 #define CONN_REJUDGE_MS 60000   /* a stream's agent may have expired: nothing tells of that */
+#define CONN_HELD_MS ((int64_t)1 << 40) /* a control connection, while what it handed over is served */
 #define CONN_LINGER_MS 2000     /* reading on after the last answer, so that a reset does not eat it */
 #define CONN_ACCEPT_PAUSE_MS 200 /* when descriptors have run out */
 #define CONN_LINGER_MAX (256 * 1024)
@@ -5642,6 +5668,7 @@ conn_close(struct conn *c, bool abort_)
 		c->agent->conns--;
 		agent_put(c->agent);
 	}
+	handover_left(c);
 	LIST_REMOVE(c, link);
 	conn_count--;
 	wipe(c->token, sizeof c->token);
@@ -5720,6 +5747,7 @@ conn_new(int fd, const struct listener *at)
 	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
 	if (at->captures)
 		door_capture(c);
+	handover_came(c);
 	c->peer.watch.writable = true;
 	if ((at->tls && (c->peer.tls = door_tls(c)) == NULL) ||
 	    (at->kind == LISTEN_GATEWAY && !at->tls && !net_in(net.trusted, net.ntrusted, &c->client.addr)) ||
@@ -5763,26 +5791,33 @@ conn_resume_accept(struct timer *t)
 			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
 }
 
+/* A connection was accepted there. */
 static void
-conn_accept(struct watch *w)
+conn_take(int fd, const struct listener *at)
 {
 	/* The answer to a connection over conn_max; the other connections go on. */
 	static const char busy[] = "HTTP/1.1 429 Too Many Requests (sallyport: too_many)\r\nContent-Length: 0\r\n"
 	    "X-Sallyport-Error: too_many\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
+	if (conn_unknown > conn_max / 10 + 16)
+		conn_evict_unknown(fd);
+	if (conn_count < conn_max) {
+		conn_new(fd, at);
+		return;
+	}
+	if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		log_line("ev=refuse err=%s", strerror(errno));
+	close(fd);
+}
+
+static void
+conn_accept(struct watch *w)
+{
 	int fd = 0;
 
 	/* The listener is level-triggered: the rest comes next turn. */
-	for (int i = 0; i < 64 && (fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++) {
-		if (conn_unknown > conn_max / 10 + 16)
-			conn_evict_unknown(fd);
-		if (conn_count < conn_max) {
-			conn_new(fd, OWNER(w, struct listener, watch));
-			continue;
-		}
-		if (send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-			log_line("ev=refuse err=%s", strerror(errno));
-		close(fd);
-	}
+	for (int i = 0; i < 64 && (fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++)
+		conn_take(fd, OWNER(w, struct listener, watch));
 	if (fd >= 0 || (errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM))
 		return;
 	/* Out of descriptors: the listeners would be ready again and again, for nothing. */
@@ -5830,7 +5865,8 @@ conn_next_request(struct conn *c)
 		return;
 	}
 	c->state = CONN_HEAD;
-	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
+	conn_deadline(c, c->peer.over != NULL && c->agent != NULL ? CONN_HELD_MS :
+	    c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
 }
 
 /* The head of our own answer. */
@@ -5962,7 +5998,7 @@ conn_head_begin(struct conn *c, struct slice in)
 		}
 	if ((c->req = req_new(c)) == NULL)
 		return conn_close(c, true);
-	c->socks = in.p[0] == 5 && !c->tunnel && c->at->kind == LISTEN_PROXY;
+	c->socks = c->at->dns ? SOCKS_DNS : in.p[0] == 5 && !c->tunnel && c->at->kind == LISTEN_PROXY && !c->at->control;
 	c->scanned = 0;
 	conn_deadline(c, c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_HEAD_MS);
 	return true;
@@ -14514,6 +14550,175 @@ scrub_begin(struct scrub *s, const struct http_head *h, int mode, struct scrub_t
 	    SCRUB_STREAMS : SCRUB_FAILS;
 }
 
+/* ---- handover --------------------------------------------------------------
+ * Listeners that a process hands over on the control socket for an agent (`sallyport run`: those of a network
+ * namespace). Lua judges them (lua/web/control.lua) and answers their questions of names (lua/handover.lua). The
+ * sender shares their flags: none is set, and none is relied on, so accept(2) may block, in a thread that does
+ * nothing else. Invariants: only the loop closes a listener, once the thread has ended; what the thread reads,
+ * nobody changes while it runs. Skip it unless you review `sallyport run`. */
+#define HANDOVER_MAX 32         /* descriptors of one; lua/web/control.lua has the same */
+#define HANDOVER_PAUSE_MS 100   /* when descriptors have run out; between two looks whether the thread has ended */
+#define HANDOVER_TURN 64        /* datagrams a turn */
+#define HANDOVER_DNS_MAX 4096   /* bytes of a question or an answer; more than any has */
+
+struct handover {
+	struct timer timer;     /* of its end */
+	struct listener at[HANDOVER_MAX]; /* at[i].watch.fd is owned */
+	struct pollfd poll[HANDOVER_MAX]; /* the thread's, as are `live`, and between two turns of the loop `fd` and `from` */
+	size_t n, live;
+	struct defer news;      /* of the thread: `fd` was accepted at at[from]; -1: it ends */
+	int fd;
+	size_t from;
+	sem_t room;             /* the loop has taken `fd` */
+	bool threaded;
+	_Atomic bool ended;
+	unsigned refs;          /* the control connection, and each connection that came in */
+	lua_Integer id;         /* lua/handover.lua knows it by that; 0: not begun; -1: more came than are taken */
+};
+
+static size_t handover_fds;     /* those that are open, in all */
+
+static void
+handover_unref(struct handover *h)
+{
+	if (--h->refs != 0)
+		return;
+	for (size_t i = 0; i < h->n; i++)
+		watch_close(&h->at[i].watch);
+	handover_fds -= h->n;
+	lua_ask(ENTRY_HANDOVER, "ended", h->id, SLICE(""), NULL);
+	free(h);
+}
+
+/* A control connection may hand over from here on, but a stranger's: that is told why, and its descriptors are dropped. */
+static void
+handover_came(struct conn *c)
+{
+	struct handover *h = c->at->over;
+
+	if (c->at->control) {
+		door_name(c, c->token);
+		c->known = c->uid == 0 || c->uid == geteuid() || lua_ask(ENTRY_KNOWS, c->token, 0, SLICE(""), NULL);
+		h = c->peer.over = c->known ? calloc(1, sizeof *h) : NULL;
+	}
+	if (h != NULL)
+		h->refs++;
+}
+
+static ssize_t
+handover_read(struct handover *h, int fd, char *out, size_t n)
+{
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int) * (HANDOVER_MAX + 1))]; } u;
+	struct iovec v = {out, n};
+	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof u};
+	ssize_t got = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+	const int *given = (const int *)CMSG_DATA(&u.head);
+
+	if (got < 0 || m.msg_controllen < CMSG_LEN(0))
+		return got;
+	for (size_t left = (u.head.cmsg_len - CMSG_LEN(0)) / sizeof *given; left != 0; left--, given++)
+		if (h->n == HANDOVER_MAX || h->id != 0 || handover_fds >= conn_max) {
+			h->id = h->id != 0 ? h->id : -1;
+			close(*given);
+		} else {
+			h->at[h->n++].watch.fd = *given;
+			handover_fds++;
+		}
+	return got;
+}
+
+static void
+handover_datagrams(struct watch *w)
+{
+	static char question[HANDOVER_DNS_MAX];
+	static struct buf answer = {.max = HANDOVER_DNS_MAX};
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	ssize_t n;
+
+	for (int i = 0; i < HANDOVER_TURN && (n = recvfrom(w->fd, question, sizeof question, MSG_DONTWAIT, (struct sockaddr *)&ss, &len)) >= 0; i++) {
+		if (lua_ask(ENTRY_HANDOVER, "udp", OWNER(w, struct listener, watch)->over->id, (struct slice){question, (size_t)n}, &answer))
+			sendto(w->fd, answer.p, answer.n, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&ss, len);
+		len = sizeof ss;
+	}
+}
+
+/* -- the thread, and its news */
+static void
+handover_news(struct defer *d)
+{
+	struct handover *h = OWNER(d, struct handover, news);
+
+	h->threaded = h->fd >= 0;
+	if (!h->threaded)
+		return;
+	if (h->ended)
+		close(h->fd);
+	else
+		conn_take(h->fd, &h->at[h->from]);
+	sem_post(&h->room);
+}
+
+static void *
+handover_accept(void *arg)
+{
+	struct handover *h = arg;
+
+	while (h->live != 0 && poll(h->poll, h->n, -1) >= 0 && !h->ended)
+		for (h->from = 0; h->from < h->n; h->from++) {
+			struct pollfd *p = &h->poll[h->from];
+
+			if (p->revents == 0)
+				continue;
+			if ((h->fd = accept4(p->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+				job_tell(&h->news, handover_news);
+				sem_wait(&h->room);
+			} else if (errno == EINVAL || (p->revents & ~POLLIN) != 0) {
+				p->fd = -1;     /* it listens no more */
+				h->live--;
+			} else {
+				poll(NULL, 0, HANDOVER_PAUSE_MS);
+			}
+		}
+	h->fd = -1;
+	job_tell(&h->news, handover_news);
+	return NULL;
+}
+
+/* The control connection has gone: nothing more comes in, and what did is cut. A worker that drains lets that be;
+ * its thread accepts nothing more, and the next server may want the listeners. */
+static void
+handover_over(struct timer *t)
+{
+	struct handover *h = OWNER(t, struct handover, timer);
+
+	for (size_t i = 0; i < h->n && h->threaded && !conn_draining; i++)
+		shutdown(h->at[i].watch.fd, SHUT_RDWR); /* wakes the thread, from accept(2) too */
+	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL && !conn_draining; c = next) {
+		next = LIST_NEXT(c, link);
+		if (c->at->over != h)
+			continue;
+		if (c->state == CONN_HEAD)
+			conn_drop_req(c);
+		conn_close(c, true);
+	}
+	if (h->threaded)
+		timer_set(t, clock_now() + HANDOVER_PAUSE_MS, handover_over);
+	else
+		handover_unref(h);
+}
+
+static void
+handover_left(struct conn *c)
+{
+	if (c->peer.over != NULL) {
+		c->peer.over->ended = true;
+		timer_set(&c->peer.over->timer, clock_now(), handover_over);
+	} else if (c->at->over != NULL) {
+		handover_unref(c->at->over);
+	}
+}
+
 /* ---- door ------------------------------------------------------------------
  * The ways to the proxy beside a token on its port: whose connection it is by the listener, the user
  * or the address. Invariant: nothing here trusts a byte that a client sent. Skip it if all agents show
@@ -14607,12 +14812,13 @@ under_flush(struct peer *p)
 
 /* -- SOCKS5 (RFC 1928), with user and password (RFC 1929): three messages, of which the last becomes a
  * CONNECT. What comes behind it stays on the wire. */
-enum socks { SOCKS_HELLO = 1, SOCKS_PASSWORD, SOCKS_REQUEST };
 
 /* How long the awaited message is, as far as its beginning tells; more than n: go on reading. */
 static size_t
 socks_size(int message, const uint8_t *p, size_t n)
 {
+	if (message == SOCKS_DNS)       /* RFC 1035 4.2.2 */
+		return n < 2 ? 2 : 2u + (size_t)load_be(p, 2);
 	if (message == SOCKS_REQUEST)
 		return n < 5 ? 5 : p[3] == 1 ? 10 : p[3] == 4 ? 22 : p[3] == 3 ? 7u + p[4] : 5;
 	if (n < 2 || message == SOCKS_HELLO)
@@ -14664,17 +14870,23 @@ socks_take_head(struct conn *c, bool *whole)
 		peer_consume(&c->peer, in.n);
 	}
 	p = (uint8_t *)b->p;
+	if (c->socks == SOCKS_DNS) {
+		if (lua_ask(ENTRY_HANDOVER, "tcp", c->at->over->id, (struct slice){b->p + 2, b->n - 2}, b) && peer_put(&c->peer, b->p, b->n))
+			return buf_clear(b), true;
+		conn_drop_req(c);       /* else it would be a record */
+		return false;
+	}
 	if (c->socks == SOCKS_HELLO) {
 		door_name(c, c->token);
 		asks = memchr(p + 2, 2, p[1]) != NULL;
 		if (!asks || bound)
-			lua_protect(l_knows, c);
+			c->known = lua_ask(ENTRY_KNOWS, c->token, 0, SLICE(""), NULL);
 		reply[1] = asks && !bound ? 2 : c->known && memchr(p + 2, 0, p[1]) != NULL ? 0 : asks ? 2 : 0xff;
 		why = reply[1] == 0xff ? "SOCKS5 without user and password" : NULL;
 	} else if (c->socks == SOCKS_PASSWORD) {
 		if (!bound)
 			token_hash((struct slice){b->p + 2, p[1]}, (struct slice){b->p + 3 + p[1], p[2 + p[1]]}, c->token);
-		lua_protect(l_knows, c);
+		c->known = lua_ask(ENTRY_KNOWS, c->token, 0, SLICE(""), NULL);
 		reply[0] = 1;
 		reply[1] = !c->known || p[0] != 1;
 		why = reply[1] != 0 ? "SOCKS5: the password is no agent's token" : NULL;
@@ -14704,7 +14916,7 @@ door_capture(struct conn *c)
 	struct endpoint e = {.port = 0};
 	int fd = c->peer.watch.fd;
 
-	if (getsockopt(fd, SOL_IP, 80, &ss, &len) != 0 && (len = sizeof ss, getsockopt(fd, SOL_IPV6, 80, &ss, &len) != 0))
+	if (c->at->over != NULL || (getsockopt(fd, SOL_IP, 80, &ss, &len) != 0 && (len = sizeof ss, getsockopt(fd, SOL_IPV6, 80, &ss, &len) != 0)))
 		getsockname(fd, (struct sockaddr *)&ss, &name_len);
 	net_endpoint((struct sockaddr *)&ss, &e);
 	c->dialled = addr_unmapped(&e.addr);
@@ -14718,16 +14930,19 @@ static bool
 door_step_name(struct conn *c)
 {
 	static char peeked[HTTP_HEAD_MAX];      /* dead when this returns */
-	ssize_t n = recv(c->peer.watch.fd, peeked, sizeof peeked, MSG_PEEK | MSG_DONTWAIT);
+	struct buf host = {.p = c->host, .cap = sizeof c->host - 1, .max = sizeof c->host - 1};
+	ssize_t n = c->at->over != NULL ? lua_ask(ENTRY_HANDOVER, "host", c->at->over->id, slice_of(c->host), &host) :
+	    recv(c->peer.watch.fd, peeked, sizeof peeked, MSG_PEEK | MSG_DONTWAIT);
 	struct req *r = n > 0 ? req_new(c) : NULL;
 	struct slice in = {peeked, n > 0 ? (size_t)n : 0};
 
 	if (r == NULL)
 		return (n >= 0 || errno != EAGAIN) && conn_close(c, true);
 	c->req = r;
-	if (peeked[0] == 0x16 && (!buf_addv(&r->up_bytes, in) || !lua_protect(l_judge_hello, r)))
+	c->host[host.n] = c->at->over != NULL ? '\0' : c->host[0];
+	if (c->at->over == NULL && peeked[0] == 0x16 && (!buf_addv(&r->up_bytes, in) || !lua_protect(l_judge_hello, r)))
 		r->hello = HELLO_REFUSE;
-	if (r->hello == HELLO_MORE || r->hello == HELLO_REFUSE || (r->hello == HELLO_ANY && sniff_is_http(in))) {
+	if (c->at->over == NULL && (r->hello == HELLO_MORE || r->hello == HELLO_REFUSE || (r->hello == HELLO_ANY && sniff_is_http(in)))) {
 		c->tunnel = r->hello == HELLO_ANY;      /* plain HTTP: each request names its host */
 		c->state = c->tunnel ? CONN_HEAD : c->state;
 		n = r->hello;
@@ -18545,7 +18760,7 @@ reqlog_put_ends(struct buf *b, const struct conn *c)
 	else if (c->at->at.port == 0)
 		json_put_member(b, SLICE(",\"client\":"),
 		    (struct slice){text, (size_t)snprintf(text, sizeof text, "uid:%u", c->uid)});
-	if (net.nlisteners > 1 || c->at->at.port == 0)
+	if (net.several > 1 || c->at->at.port == 0)
 		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(c->peer.watch.fd, text)});
 }
 
@@ -24067,7 +24282,7 @@ l_req_fields(lua_State *L, int idx, struct req *r)
 		luaL_error(L, "fields of more than %d bytes", PEER_OUT_HEAD);
 }
 
-/* req:came() -> { lower-case name = value }, address, port
+/* req:came() -> { lower-case name = value }, address, port, uid
  *
  * The fields as they came, several of a name with a comma between, and the other end of the connection. */
 static int
@@ -24089,7 +24304,8 @@ l_req_came(lua_State *L)
 		lua_rawset(L, -3);
 	}
 	lua_pushlstring(L, text, addr_format(&r->conn->client.addr, text));
-	return 2 + l_one(L, r->conn->client.port);
+	lua_pushinteger(L, r->conn->client.port);
+	return 3 + l_one(L, r->conn->uid);
 }
 
 /* What goes on of a request that the door hands on, and of its answer. All other fields are the door's own
@@ -24220,6 +24436,66 @@ l_req_mcp(lua_State *L)
 	    req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false));
 }
 
+/* req:handed() -> { { domain=, type=, protocol=, listens=, netns=, at= }… } | nil: too many, or they are served already
+ *
+ * First the control connection itself, then what came with it by SCM_RIGHTS: the bytes of socket(7)'s options, and the
+ * address that it is bound to. netns is SO_NETNS_COOKIE (Linux 5.14). Of what is no socket, `at` alone is there. */
+static int
+l_req_handed(lua_State *L)
+{
+	static const struct { const char *name; int option; } facts[] = {{"domain", SO_DOMAIN}, {"type", SO_TYPE},
+	    {"protocol", SO_PROTOCOL}, {"listens", SO_ACCEPTCONN}, {"netns", 71}};
+	struct conn *c = l_check_req(L, 1)->conn;
+	struct handover *h = c->peer.over;
+	char text[NET_NAME_MAX];
+	socklen_t len;
+
+	if (h == NULL || h->id != 0)
+		return 0;
+	lua_newtable(L);
+	for (size_t i = 0; i <= h->n; i++) {
+		int fd = i == 0 ? c->peer.watch.fd : h->at[i - 1].watch.fd;
+
+		lua_newtable(L);
+		for (size_t k = 0; k < COUNT(facts); k++)
+			if (len = 8, getsockopt(fd, SOL_SOCKET, facts[k].option, text, &len) == 0)
+				l_set(L, facts[k].name, ((struct slice){text, len}));
+		l_set(L, "at", ((struct slice){text, net_name(fd, text)}));
+		lua_rawseti(L, -2, (lua_Integer)i + 1);
+	}
+	return 1;
+}
+
+/* req:take_over(agent, id, { "proxy" | "transparent" | "dns-tcp" | "dns-udp"… }) -> bool
+ *
+ * Serves what was handed over, for the agent, until the control connection ends. id: for handover.call. false: there
+ * is no thread for it. */
+static int
+l_req_take_over(lua_State *L)
+{
+	static const char *const kinds[] = {"proxy", "transparent", "dns-tcp", "dns-udp", NULL};
+	struct handover *h = l_check_req(L, 1)->conn->peer.over;
+	pthread_t thread;
+
+	luaL_checktype(L, 4, LUA_TTABLE);
+	luaL_argcheck(L, h != NULL && h->id == 0 && (size_t)luaL_len(L, 4) == h->n, 4, "not what was handed over");
+	h->id = luaL_checkinteger(L, 3);
+	for (size_t i = 0; i < h->n; i++, lua_settop(L, 4)) {
+		struct listener *l = &h->at[i];
+		int fd = l->watch.fd, kind = (lua_geti(L, 4, (lua_Integer)i + 1), luaL_checkoption(L, -1, NULL, kinds));
+
+		*l = (struct listener){.watch = {.fd = fd, .ready = handover_datagrams}, .at = net_end(fd, true),
+		    .captures = kind == 1, .dns = kind == 2, .over = h, .host = "127.0.0.1"};
+		text_copy(l->agent, sizeof l->agent, luaL_checkstring(L, 2));
+		h->poll[i] = (struct pollfd){kind != 3 ? fd : -1, POLLIN, 0};
+		h->live += kind != 3;
+		if (kind == 3 && !watch_add(&l->watch, EPOLLIN))
+			return l_answer(L, false);
+	}
+	h->threaded = sem_init(&h->room, 0, 0) == 0 && pthread_create(&thread, &job_attr, handover_accept, h) == 0;
+	return l_answer(L, h->threaded);
+}
+
 /* ---- bind: request ---------------------------------------------------------
  * A request as the runtime sees it: what lua/pipeline.lua decides and C does, what is stripped,
  * rows, examples, and the tasks that C starts in lua/. Invariants: a request whose task fails, or
@@ -24228,7 +24504,7 @@ l_req_mcp(lua_State *L)
  * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
  * functions. */
 
-static int req_entry_ref[ENTRY_KNOWS + 1];
+static int req_entry_ref[ENTRY_HANDOVER + 1];
 
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
 
@@ -25623,6 +25899,7 @@ static const luaL_Reg l_req[] = {
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
 	{"read_body", l_req_read_body}, /* yields */
 	{"came", l_req_came}, {"hand_on", l_req_hand_on}, {"mcp", l_req_mcp},
+	{"handed", l_req_handed}, {"take_over", l_req_take_over},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"scrub", l_req_scrub}, {"known", l_req_known}, {"keep", l_req_keep}, {"again", l_req_again},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
@@ -25828,19 +26105,41 @@ l_judge_hello(lua_State *L)
 	return 0;
 }
 
-/* Is there an agent of this connection's token or door, as far as this worker knows now? Each request is judged
- * all the same. Runs inside lua_protect. */
-static int
-l_knows(lua_State *L)
-{
-	struct conn *c = lua_touserdata(L, 1);
+/* -- questions of C's that Lua answers at once */
+struct question {
+	enum req_entry entry;
+	const char *what;
+	lua_Integer id;
+	struct slice in;
+	struct buf *out;        /* may hold `in` */
+	bool yes;
+};
 
-	c->known = false;
-	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_KNOWS]);
-	lua_pushstring(L, c->token);
-	lua_call(L, 1, 1);
-	c->known = lua_toboolean(L, -1);
+static int
+l_ask(lua_State *L)
+{
+	struct question *q = lua_touserdata(L, 1);
+
+	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[q->entry]);
+	lua_pushstring(L, q->what);
+	lua_pushinteger(L, q->id);
+	l_push_slice(L, q->in);
+	lua_call(L, 3, 1);
+	q->yes = lua_toboolean(L, -1);
+	if (q->out != NULL && q->yes) {
+		buf_clear(q->out);
+		q->yes = buf_addv(q->out, l_check_slice(L, -1));
+	}
 	return 0;
+}
+
+/* Calls fn(what, id, in). False: it answers nil or false, or fails; else its text is in `out`, or `out` is NULL. */
+static bool
+lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in, struct buf *out)
+{
+	struct question q = {entry, what, id, in, out, false};
+
+	return lua_protect(l_ask, &q) && q.yes;
 }
 
 /* Makes references to the functions that C starts. False: logged. */
@@ -25851,6 +26150,7 @@ req_import(void)
 		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
 		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
 		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
+		[ENTRY_HANDOVER] = {"handover", "call"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)
@@ -26856,13 +27156,13 @@ unix_address(struct slice path, struct sockaddr_un *un)
 	close(fd);
 }
 
-/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, captures=, agent=, handler= }
+/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, captures=, control=, agent=, handler= }
  *   -> "as bound", port | nil, "in_use" | why
  *
  * Port 0: the kernel picks one. `path`: a Unix socket, whose file gets the mode and the group (-1:
  * none). `fd`: a listener that the process was started with. kind: "proxy" (if absent) or "gateway". tls:
  * from the first byte, with what tls.serve says, or a certificate of our CA for `host` (else the address that
- * was dialled). `agent`: whose all its connections are. captures: they were redirected.
+ * was dialled). `agent`: whose all its connections are. captures: they were redirected. control: commands come.
  * Without a handler the listener is for host.serve. With a handler it is the only listener and accepts
  * connections as a worker does: each request, even a CONNECT, is a task that runs handler(req). The
  * address is then a loopback one, since the requests hold authorization codes. */
@@ -26889,6 +27189,7 @@ l_host_listen(lua_State *L)
 	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
 	as.tls = l_flag(L, 1, "tls");
 	as.captures = l_flag(L, 1, "captures");
+	as.control = l_flag(L, 1, "control");
 	lua_settop(L, 1);
 	fd = (int)l_integer(L, 1, "fd", -1);
 	gid = (gid_t)l_integer(L, 1, "gid", -1);
@@ -27204,14 +27505,14 @@ static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
-	{"pid", l_host_pid}, {"system_roots", l_host_system_roots},
+	{"pid", l_host_pid}, {"uid", l_host_uid}, {"system_roots", l_host_system_roots},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door},
 	{"stand_in_signed", l_host_stand_in_signed}, {NULL, NULL},
 };
 
 /* For commands alone. */
 static const luaL_Reg l_host_command[] = {
-	{"isatty", l_host_isatty}, {"uid", l_host_uid},
+	{"isatty", l_host_isatty},
 	{"realpath", l_host_realpath},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},

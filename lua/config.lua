@@ -336,9 +336,16 @@ local function apply_changes(self, changes)
   return true
 end
 
-local function follow(self)
+-- few: only where that is done without waiting; else everything anew, by the next `sync`.
+local function follow(self, few)
   local usable = self.build and not self.build.broken and self.applied >= 0
+  if few and not usable then return end
   local changes, target, from = self.store.changes(usable and self.applied or -1)
+  for i = 1, few and changes and #changes or 0, 2 do few = few and changes[i] ~= "policy" end
+  if few ~= nil and not (few and changes and #changes < 2 * PAGE) then
+    self.applied = -1
+    return
+  end
   target = changes and target or from
   if not target then return end
   if not (usable and changes and apply_changes(self, changes)) then
@@ -383,6 +390,12 @@ function M:sync(deadline)
   if not target then return nil, "store_unavailable" end
   if self.applied == target then return true end
   return catch_up(self, target, deadline)
+end
+
+--- The same for who must not wait.
+function M:sync_now()
+  local task = self.following
+  if self.applied ~= self.store.generation() and not (task and task:state() == "running") then follow(self, true) end
 end
 
 --- The same when nobody asks; after a failure it begins anew.

@@ -89,10 +89,10 @@ function M.proxy_url(agent, token, address)
   return ("%s%s:%s@%s"):format(scheme or "http://", userinfo(agent), userinfo(token), rest or address)
 end
 
---- build{ proxy = "host:port", agent =, token =, ca = path, bundle = path, no_proxy = what is set already,
+--- build{ proxy = "host:port", agent =, token = | nil: the address is the agent's, ca = path, bundle = path, no_proxy = what is set already,
 --  aws = is there an AWS credential?, placeholders = { {name, value}… } } -> { {name, value}… } in a steady order.
 function M.build(with)
-  local url = M.proxy_url(with.agent, with.token, with.proxy)
+  local url = with.token and M.proxy_url(with.agent, with.token, with.proxy) or "http://" .. with.proxy
   local list = {}
   local function set(name, value) list[#list + 1] = { name, value } end
   for _, name in ipairs(proxy_names) do

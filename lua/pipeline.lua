@@ -1613,7 +1613,9 @@ function M:on_request(req, token_hash, route)
   local synced, lost = self.config:sync(deadline)
   if not synced then return errors.fail(req, lost) end
   if not route and req.form == "origin" then return own_endpoint(self, req) end
-  if not route and req.form == "door" then return require("web.door").answer(self, req) end
+  if not route and req.form == "door" then
+    return require(require("host").door() and "web.door" or "web.control").answer(self, req)
+  end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
   for _ = 1, DECIDE_TRIES do
@@ -1709,6 +1711,15 @@ end
 function M.knows(token)
   here.config:forget_agents()
   return here.config:agent(token) ~= nil
+end
+
+--- Does an entry or a credential of this agent name the host, on whatever port and path? For who must not wait.
+function M.names(name, host)
+  local config = here.config
+  config:sync_now()
+  local agent = config:agent_named(name)
+  local found = agent and agent.kind ~= "tenant" and config:candidates(agent, host)
+  return found and found.list[1] ~= nil or false
 end
 
 function M.connect(req) return here:on_connect(req) end

@@ -1,4 +1,4 @@
---- sallyport env
+--- sallyport env; of(agent, ctx) is what the control socket answers with.
 local db = require "cli.db"
 local env = require "env"
 local home = require "cli.home"
@@ -197,6 +197,7 @@ local function run(_, opt, ctx)
 end
 
 return {
+  of = placeholders,
   { words = "env", args = "--agent A", max = 0, summary = "the environment that a client needs",
     options = {
       { name = "agent", arg = "AGENT", help = "whose environment" },

@@ -191,6 +191,16 @@ local function wanted(ctx, list)
   return out
 end
 
+-- The control socket: where `run` of an agent's user hands its listeners over. Who connects is asked for his user.
+local function open_control(ctx, path)
+  path = path or require("cli.control").paths(ctx)[1]
+  local spec, where, why = records.listener("unix:" .. path), nil, "its path is longer than that of a socket may be"
+  if spec and not spec.agent then where, why = ctx.host.listen { path = path, mode = 438, control = true } end
+  if not where then
+    ctx.note(("note: no control socket at %s (%s): `sallyport run` of other users, and jails, need it"):format(path, why))
+  end
+end
+
 -- The password of --upstream-proxy for this run: sealed in the store, because workers and commands read it there.
 local function keep_proxy(ctx, opt, flags)
   local proxy, key = require "cli.upstream_proxy", "run/upstream-proxy"
@@ -280,6 +290,7 @@ examples:
       local at = open("listen", "proxy")
       open("listen-tls", "tls", { tls = true })
       open("transparent", "transparent", { captures = true })
+      open_control(ctx, all.control)
       local doors = open("gateway", "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       local overrides = report.json_line(flags)

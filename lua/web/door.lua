@@ -84,7 +84,7 @@ local body_faults = {
   timeout = { 408, "client_timeout", "the body did not come in time" },
 }
 
--- The whole body | nil: the request is answered.
+--- The whole body; true: there is none; nil: the request is answered.
 local function body_of(self, req, max)
   if not req.has_body then return true end
   local ok, code = req:read_body(max, self.time.now() + BODY_WAIT)
@@ -146,6 +146,8 @@ function M.still(info)
   local again = require("web.router").again
   return not again or again { connection = info.token, tenant = info.agent, asked = require("json").decode("{" .. info.mcp:sub(2) .. "}") } ~= nil
 end
+
+M.body_of = body_of
 
 --- pipeline.request for a request of form "door".
 function M.answer(self, req)

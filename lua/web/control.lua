@@ -1,0 +1,145 @@
+--- The control socket: HTTP with JSON under /api/v1, for users of this machine. The kernel says who they are (SO_PEERCRED).
+-- The store's owner and root may all; a user who is an agent's (`agent set A --uid`) may ask what this agent's jail needs,
+-- and hand over listeners for it; others nothing.
+local M = {}
+
+local BODY_MAX = 64 << 10
+local PORTS_MAX = 28            -- listeners of a handover, less those that are no port's
+local LISTENERS_MAX = 32        -- HANDOVER_MAX in proxy.c
+local STREAM, DATAGRAM, IPV4, TCP, UDP = 1, 2, 2, 6, 17   -- socket(7), ip(7): the same on all of Linux's machines
+
+local function fault(status, code, message, hint)
+  return { status = status, body = { error = code, message = message, hint = hint or "" }, code = code }
+end
+
+-- Which of this process's kinds of listeners it may be | nil, why not. A datagram's socket listens to nobody.
+local kinds = {
+  proxy = function(s) return s.at:find("^127%.") ~= nil, "is bound to another address than 127.0.0.0/8" end,
+  transparent = function(s)
+    if not s.elsewhere then return false, "is in the server's own network namespace, or this kernel cannot tell" end
+    return s.at:find("^0%.0%.0%.0:") ~= nil or s.at:find("^198%.1[89]%.") ~= nil, "is bound to another address than 0.0.0.0 or 198.18.0.0/15"
+  end,
+}
+kinds["dns-udp"], kinds["dns-tcp"] = kinds.proxy, kinds.proxy
+
+-- An int of the kernel's; nil: there is none
+local function number(bytes) return bytes and #bytes == 4 and (("=i4"):unpack(bytes)) end
+
+--- Whether sockets are what the list says: { { kind = }… }, and what the kernel says of each (req:handed, the first is the
+-- control connection) -> kinds | nil, why
+function M.check(list, sockets)
+  local out, control = {}, sockets and table.remove(sockets, 1)
+  if not sockets or #list ~= #sockets then
+    return nil, ("%s descriptors came, and %d are listed"):format(sockets and #sockets or "too many", #list)
+  end
+  for i, s in ipairs(sockets) do
+    s.elsewhere = s.netns ~= nil and control.netns ~= nil and s.netns ~= control.netns
+    local kind = type(list[i]) == "table" and list[i].kind
+    local judge = type(kind) == "string" and kinds[kind]
+    if not judge then return nil, ("listener %d: there is no such kind"):format(i) end
+    local datagrams = kind == "dns-udp"
+    local is = number(s.domain) == IPV4 and number(s.type) == (datagrams and DATAGRAM or STREAM) and number(s.protocol) == (datagrams and UDP or TCP)
+    if not is then return nil, ("listener %d is no %s socket of IPv4"):format(i, datagrams and "UDP" or "TCP") end
+    if not datagrams and number(s.listens) ~= 1 then return nil, ("listener %d does not listen"):format(i) end
+    if s.at:find(":0$") then return nil, ("listener %d is bound to no port"):format(i) end
+    local ok, why = judge(s)
+    if not ok then return nil, ("listener %d %s"):format(i, why) end
+    out[i] = kind
+  end
+  return out
+end
+
+-- The ports at which something may be allowed, 443 and 80 first.
+local function ports_of(page)
+  local out, seen = { 443, 80 }, { [443] = true, [80] = true }
+  for _, entry in ipairs(page.allowed) do
+    for _, port in ipairs(entry.ports) do
+      if not seen[port] and #out < PORTS_MAX then out[#out + 1], seen[port] = port, true end
+    end
+  end
+  return out
+end
+
+local function capture(self, agent, query)
+  local notes, json = {}, self.json
+  local port = tonumber((query.port or ""):match("^%d%d?%d?%d?%d?$"))
+  local env
+  if port then
+    local ctx = { note = function(text) notes[#notes + 1] = text end, host = require "host" }
+    local held, aws = require("cli.env").of(self.store.peek("agent", "a/" .. agent.name) or {}, ctx)
+    env = {}
+    for _, v in ipairs(require("env").build { proxy = "127.0.0.1:" .. port, agent = agent.name, ca = query.ca or "",
+      bundle = query.bundle or query.ca or "", placeholders = held, aws = aws ~= nil }) do env[v[1]] = v[2] end
+  end
+  local ca = self.store.peek("meta", "ca")
+  if not ca or type(ca.pem) ~= "string" then return fault(503, "injection_unavailable", "the CA of this store is missing or damaged") end
+  return { status = 200, body = { agent = agent.name, ports = json.array(ports_of(self:discover(agent))), ca = ca.pem, env = env, notes = json.array(notes) } }
+end
+
+local function take_over(req, agent, body)
+  local value = type(body) == "string" and require("json").decode(body)
+  local list = type(value) == "table" and value.listeners
+  if type(list) ~= "table" or #list == 0 or #list > LISTENERS_MAX then
+    return fault(400, "bad_request", ("the body is JSON: {\"listeners\": [{\"kind\": \"proxy\"}]}, up to %d"):format(LISTENERS_MAX))
+  end
+  local fit, why = M.check(list, req:handed())
+  if not fit then return fault(400, "bad_listener", why) end
+  local handover = require "handover"
+  local id = handover.begin(agent.name)
+  if not id then return fault(429, "too_many", "this agent, or the server, has its share of handovers") end
+  local ok, begun = pcall(req.take_over, req, agent.name, id, fit)
+  if not ok then
+    handover.ended(id)
+    return fault(409, "bad_request", "this connection has handed over its listeners already")
+  end
+  if not begun then return fault(503, "injection_unavailable", "there are no descriptors or threads left for it") end
+  return { status = 200, body = { listeners = #fit } }
+end
+
+-- Whose this user is: root's and the owner's word counts for all agents, another's for those that have his number.
+local function may(self, uid, name)
+  local host, record = require "host", self.store.get("agent", require("doors").KEY)
+  if uid == 0 or uid == host.uid() then return true end
+  return record ~= nil and record.uid ~= nil and record.uid[tostring(uid)] == name
+end
+
+local function own_of(self, uid)
+  local record = self.store.get("agent", require("doors").KEY)
+  return record and record.uid and record.uid[tostring(uid)]
+end
+
+local function answer(self, req, uid)
+  local name, what = req.path:match("^/api/v1/agents/([^/]+)/(%l+)$")
+  local methods = { capture = "GET", listeners = "POST" }
+  local own = own_of(self, uid)
+  if not may(self, uid, name) then
+    return fault(403, "forbidden", ("user %d may not do this"):format(uid), own and ("this user is agent %s's"):format(own)
+      or "the store's owner and root may, and a user who is given to the agent: sallyport agent set AGENT --uid " .. uid)
+  end
+  if not methods[what] then return fault(404, "not_found", "there is no such resource") end
+  if req.method ~= methods[what] then return fault(405, "method_not_allowed", methods[what] .. " is its method") end
+  local agent, why = self.config:agent_named(name)
+  if not agent or agent.kind == "tenant" then
+    return fault(404, "agent_unknown", ("agent %s is %s"):format(name, why or "not there"), "sallyport agent list")
+  end
+  if req:log { agent = name, decision = "allow" } == false then
+    return fault(429, "too_many", "this agent has its share of connections or requests in use")
+  end
+  if what == "capture" then
+    return capture(self, agent, require("web.page").params(req.query or "") or {})
+  end
+  local body = require("web.door").body_of(self, req, BODY_MAX)
+  return body and take_over(req, agent, body)
+end
+
+--- pipeline.request for a request of the control socket.
+function M.answer(self, req)
+  local _, _, _, uid = req:came()
+  local out = answer(self, req, uid)
+  if not out then return end
+  if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end
+  local page = require("web.page").json(out.status, out.body)
+  req:respond(page.status, page.headers, page.body .. "\n")
+end
+
+return M

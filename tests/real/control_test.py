@@ -1,0 +1,298 @@
+"""The control socket: who may do what there, and listeners that are handed over on it, with DNS and with addresses that name hosts."""
+import ctypes
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import sallyport
+from doors_test import AUTH, as_user, ask, head, t_path, who, world
+from real import wait
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+NEWNET = 0x40000000
+
+
+class Control:
+    """A connection to the control socket."""
+
+    def __init__(self, s, path=None):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20 * sallyport.SLOW)
+        self.sock.connect(str(path or s.home / "control"))
+
+    def ask(self, method, path, body=None, fds=(), raw=None):
+        """-> status, the JSON of the body; None: the connection ended."""
+        data = b"" if body is None else json.dumps(body).encode() if raw is None else raw
+        message = f"{method} {path} HTTP/1.1\r\nHost: sallyport\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+        try:
+            socket.send_fds(self.sock, [message], [f if isinstance(f, int) else f.fileno() for f in fds])
+            said = head(self.sock)
+            n = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", said)[1])
+            body = b""
+            while len(body) < n:
+                body += self.sock.recv(n - len(body))
+        except (OSError, TypeError):
+            return None, None
+        return int(said.split()[1]), json.loads(body)
+
+    def hand(self, kinds, fds, agent="a"):
+        return self.ask("POST", f"/api/v1/agents/{agent}/listeners", {"listeners": [{"kind": k} for k in kinds]}, fds)
+
+    def close(self):
+        self.sock.close()
+
+
+def listener(address="127.0.0.1"):
+    return socket.create_server((address, 0))
+
+
+def datagrams(address="127.0.0.1"):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((address, 0))
+    return sock
+
+
+def query(name, kind=1, number=7, more=b"", extra=0):
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0"
+    return struct.pack(">6H", number, 0x0100, 1, 0, 0, extra) + labels + struct.pack(">2H", kind, 1) + more
+
+
+def resolve(at, name, kind=1, tcp=False):
+    """-> the code, the addresses"""
+    message = query(name, kind)
+    if tcp:
+        sock = socket.create_connection(at, 20)
+        sock.sendall(struct.pack(">H", len(message)) + message)
+        want = struct.unpack(">H", sock.recv(2))[0]
+        answer = sock.recv(want)
+    else:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(20 * sallyport.SLOW)
+        sock.sendto(message, at)
+        try:
+            answer = sock.recv(4096)
+        except TimeoutError:
+            raise AssertionError(f"no answer for {name} {kind}") from None
+    sock.close()
+    assert answer[:2] == message[:2] and answer[2] & 0x80
+    count = struct.unpack(">H", answer[6:8])[0]
+    return answer[3] & 15, [socket.inet_ntoa(answer[-4:])] if count else []
+
+
+def refused(at):
+    """Does nobody accept there?"""
+    try:
+        sock = socket.create_connection(at, 5)
+        sock.settimeout(5)
+        ended = sock.recv(1) == b""         # in the backlog of one that is being closed
+        sock.close()
+        return ended
+    except OSError:
+        return True
+
+
+def test_who_may(t):
+    """owner and root may ask for every agent; a user who is an agent's for that one alone; others are told why they may not; the
+    socket is there for everybody to connect to, and gone with the server"""
+    path = t_path(t).with_name("control")
+
+    def before(s):
+        s.cli("agent", "set", "a", "--uid", 4711)
+        s.env["SALLYPORT_CONTROL"] = str(path)
+    s, up = world(t, before=before)
+    assert path.stat().st_mode & 0o777 == 0o666
+    status, said = Control(s, path).ask("GET", "/api/v1/agents/a/capture?port=7000&ca=/etc/j.pem&bundle=/etc/b.pem")
+    assert status == 200 and said["ca"] == s.ca.read_text() and said["ports"][:2] == [443, 80], said
+    env = said["env"]
+    assert env["https_proxy"] == "http://127.0.0.1:7000" and env["SSL_CERT_FILE"] == "/etc/b.pem" and env["NODE_EXTRA_CA_CERTS"] == "/etc/j.pem", env
+    assert not any(c in json.dumps(said) for c in s.canaries)
+    for method, where, want in (("GET", "/api/v1/agents/zz/capture", 404), ("GET", "/api/v1/agents/a/else", 404), ("GET", "/", 404),
+                                ("POST", "/api/v1/agents/a/capture", 405), ("GET", "/api/v1/agents/a/listeners", 405),
+                                ("GET", "/api/v1/agents/../capture", 404), ("GET", "http://api.test/", 421), ("CONNECT", "api.test:443", 421)):
+        assert Control(s, path).ask(method, where)[0] == want, (method, where)
+    if os.getuid() != 0:
+        return
+    def get(agent):
+        return lambda: Control(s, path).ask("GET", f"/api/v1/agents/{agent}/capture")
+    assert as_user(4711, get("a"))[0] == 200
+    for uid, agent in ((4711, "b"), (4712, "a"), (4711, "zz"), (4711, "")):
+        status, said = as_user(uid, get(agent))
+        assert status == 403 and (said["hint"] == "this user is agent a's" if uid == 4711 else "--uid 4712" in said["hint"]), (uid, agent, said)
+    with listener() as l:
+        assert as_user(4712, lambda: Control(s, path).hand(["proxy"], [l]))[0] == 403
+        assert as_user(4711, lambda: Control(s, path).hand(["proxy"], [l]))[0] == 200
+    s.cli("agent", "set", "a", "--uid", "none")
+    assert as_user(4711, get("a"))[0] == 403, "taken, it counts at once"
+    s.process.send_signal(signal.SIGTERM)
+    s.process.wait(10)
+    assert not path.exists()
+
+
+def test_handed_over(t):
+    """what comes in by a listener that was handed over is the agent's without a token; all of it is gone with the control connection"""
+    s, up = world(t)
+    c, l = Control(s), listener()
+    assert c.hand(["proxy"], [l]) == (200, {"listeners": 1})
+    at = l.getsockname()[1]
+    ask(s, at)
+    assert who(s, up) == f"Bearer {AUTH['api']}", "the listener is the agent"
+    ask(s, at, s.auth(name="b"))
+    assert who(s, up) == f"Bearer {AUTH['api']}", "a token beside it does not count"
+    sock = socket.create_connection(("127.0.0.1", at), 20)
+    sock.sendall(b"GET /discover HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % at)
+    assert head(sock).startswith(b"HTTP/1.1 200"), "our own pages are there too"
+    assert c.hand(["proxy"], [listener()])[0] == 400, "once a connection"
+    c.close()
+    wait(lambda: refused(("127.0.0.1", at)))
+    sock.settimeout(20 * sallyport.SLOW)
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    # again, on two connections: one's end is not the other's
+    first, second, one, two = Control(s), Control(s), listener(), listener()
+    assert first.hand(["proxy"], [one])[0] == second.hand(["proxy"], [two], "b")[0] == 200
+    first.close()
+    wait(lambda: refused(one.getsockname()))
+    ask(s, two.getsockname()[1])
+    assert who(s, up) == f"Bearer {AUTH['b']}"
+    s.cli("agent", "remove", "b")
+    assert ask(s, two.getsockname()[1]) in (403, 407), "an agent that is gone is nobody"
+
+
+def test_what_is_refused(t):
+    """sockets that are no listeners, of another protocol, address or network namespace, too many or too few, and lists that are none"""
+    s, up = world(t)
+    pipe = os.pipe()
+    stream = socket.create_connection(listener().getsockname()) if False else socket.socketpair()[0]
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(s.dir / "l"))
+    unix.listen()
+    six = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    every, file = listener("0.0.0.0"), open("/dev/null")
+    plain = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(plain.getsockname())
+    for kind, fd, why in (("proxy", pipe[0], "no TCP"), ("proxy", file, "no TCP"), ("proxy", stream, "no TCP"), ("proxy", unix, "no TCP"),
+                          ("proxy", six, "no TCP"), ("proxy", bound, "does not listen"), ("proxy", client, "does not listen"),
+                          ("proxy", every, "another address"), ("dns-tcp", every, "another address"), ("dns-udp", datagrams("0.0.0.0"), "another address"),
+                          ("dns-udp", plain, "no UDP"), ("dns-tcp", datagrams(), "no TCP"), ("proxy", datagrams(), "no TCP"),
+                          ("dns-udp", socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "no port"),
+                          ("transparent", every, "own network namespace"), ("transparent", plain, "own network namespace"),
+                          ("gateway", plain, "no such kind"), (7, plain, "no such kind"), (None, plain, "no such kind")):
+        c = Control(s)
+        status, said = c.hand([kind], [fd])
+        assert status == 400 and said["error"] == "bad_listener" and why in said["message"], (kind, fd, said)
+        assert c.sock.recv(1) == b"", "closed, and the descriptors with it"
+    one = listener()
+    for kinds, fds in ((["proxy"], []), ([], []), ([], [one]), (["proxy"], [one, listener()]), (["proxy", "proxy"], [one]),
+                       (["proxy"] * 33, [one] * 33), (["proxy"] * 32, [one] * 33), (["proxy"] * 32, [one] * 100)):
+        assert Control(s).hand(kinds, fds)[0] == 400, (len(kinds), len(fds))
+    for raw in (b"", b"{", b"[]", b'{"listeners":{}}', b'{"listeners":"x"}', b'{"listeners":[1]}', b'{"listeners":[[]]}', b"\xff", b"null"):
+        assert Control(s).ask("POST", "/api/v1/agents/a/listeners", {}, [one], raw=raw)[0] == 400, raw
+    assert Control(s).ask("POST", "/api/v1/agents/a/listeners", {}, [one], raw=b" " * 70000)[0] == 413
+    assert Control(s).hand(["proxy"], [one], "zz")[0] == 404
+    assert Control(s).hand(["proxy"], [one], "..")[0] == 404
+    c = Control(s)
+    assert c.hand(["proxy"] * 32, [listener() for _ in range(32)])[0] == 200, "so many are served"
+
+
+def test_dns(t):
+    """names that an entry or credential names get an address each, which stays theirs; others do not exist; UDP and TCP"""
+    s, up = world(t, before=lambda s: (s.domain({"host": "*.wild.test"}), s.cli("domain", "add", "default", "ssh.test", "--port", "22", "--tunnel")))
+    c, udp, tcp = Control(s), datagrams(), listener()
+    assert c.hand(["dns-udp", "dns-tcp"], [udp, tcp])[0] == 200
+    u, v = udp.getsockname(), tcp.getsockname()
+    code, first = resolve(u, "api.test")
+    assert code == 0 and first[0].startswith(("198.18.", "198.19.")), (code, first)
+    assert resolve(v, "API.test", tcp=True) == (0, first) == resolve(u, "api.test")
+    got = [resolve(u, n)[1] for n in ("a.wild.test", "b.wild.test", "ssh.test")]
+    assert len({first[0], *(g[0] for g in got)}) == 4
+    for name in ("other.test", "wild.test", "x.api.test", "test", "api.test.", "127.0.0.1", "bad_name.test", "localhost", "-"):
+        assert resolve(u, name.rstrip("."), 1) == ((3, []) if name != "api.test." else (0, first)), name
+    for kind in (28, 65, 15, 16, 6):
+        assert resolve(u, "api.test", kind) == (0, []) and resolve(v, "nope.test", kind, tcp=True) == (3, [])
+    s.domain({"host": "new.test"})
+    assert resolve(u, "new.test")[0] == 0, "what is allowed is there at the next question"
+    s.cli("domain", "remove", "default", "new.test")
+    assert resolve(u, "new.test")[0] == 3, "and gone at the next"
+    other, again = Control(s), datagrams()
+    assert other.hand(["dns-udp"], [again])[0] == 200
+    assert resolve(again.getsockname(), "api.test") == (0, first), "a name's address is the same in the next handover"
+    c.close()
+    wait(lambda: refused(v))
+
+
+def in_net(fd, what):
+    """what() in that network namespace."""
+    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        assert LIBC.setns(fd, NEWNET) == 0
+        return what()
+    finally:
+        assert LIBC.setns(here, NEWNET) == 0
+        os.close(here)
+
+
+def new_net(t):
+    """A network namespace as `run` makes it: a loopback, to which 198.18.0.0/15 is routed. -> its descriptor"""
+    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    if LIBC.unshare(NEWNET) != 0:
+        t.skip("no network namespace can be made here")
+    try:
+        for words in ("link set lo up", "route add local 198.18.0.0/15 dev lo"):
+            subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+        return os.open("/proc/self/ns/net", os.O_RDONLY)
+    finally:
+        assert LIBC.setns(here, NEWNET) == 0
+        os.close(here)
+
+
+def test_addresses_that_name_hosts(t):
+    """in a network namespace a connection to a name's address is that host's, whatever else it says; an address that names nobody
+    ends; so does what it says otherwise"""
+    s, up = world(t, before=lambda s: (s.domain({"host": "plain.test", "port": 80}), s.domain({"host": "other.test"})))
+    ns = new_net(t)
+    c = Control(s)
+    secure, plain, udp = in_net(ns, lambda: (socket.create_server(("0.0.0.0", 443)), socket.create_server(("0.0.0.0", 80)), datagrams()))
+    status, said = c.hand(["transparent", "transparent", "dns-udp"], [secure, plain, udp])
+    assert status == 200, said
+
+    def dial(address, port):
+        return in_net(ns, lambda: socket.create_connection((address, port), 20))
+    api, other, http = (in_net(ns, lambda: resolve(udp.getsockname(), n))[1][0] for n in ("api.test", "other.test", "plain.test"))
+
+    def get(address, name, host=None):
+        try:
+            with s.client_context().wrap_socket(dial(address, 443), server_hostname=name) as tls:
+                tls.sendall(f"GET /n HTTP/1.1\r\nHost: {host or name}\r\nConnection: close\r\n\r\n".encode())
+                return int(tls.recv(65536).split()[1])
+        except OSError as e:
+            return type(e).__name__
+    n = len(up.requests)
+    assert get(api, "api.test") == 200 and who(s, up) == f"Bearer {AUTH['api']}", who(s, up)
+    assert s.wait_record({"agent": "a", "host": "api.test", "path": "/n"})["port"] == 443
+    assert get(api, "other.test") != 200, "the address names the host, and SNI another"
+    assert get(api, "api.test", "other.test") == 421
+    assert get("198.18.0.1", "api.test") != 200 and get("198.19.255.254", "api.test") != 200, "nobody's address"
+    assert len(up.requests) == n + 1
+    sock = dial(http, 80)
+    sock.sendall(b"GET /p HTTP/1.1\r\nHost: other.test\r\n\r\n")
+    assert head(sock).startswith(b"HTTP/1.1 421")
+    sock = dial(api, 80)
+    sock.sendall(b"GET /p HTTP/1.1\r\nHost: api.test\r\n\r\n")
+    assert head(sock).startswith(b"HTTP/1.1 403"), "the port counts"
+    # such listeners of the server's own namespace are refused (test_what_is_refused); these, for a proxy, are not loopback's
+    status, said = Control(s).hand(["proxy"], [secure])
+    assert status == 400 and "another address" in said["message"]
+    loop = in_net(ns, listener)
+    assert Control(s).hand(["transparent"], [loop])[0] == 400
+    os.close(ns)
