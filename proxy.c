@@ -4950,6 +4950,7 @@ struct req {
 	int64_t judged;         /* monotonic ms: when */
 	char agent[REQ_NAME_MAX], bundle[REQ_NAME_MAX], credential[REQ_NAME_MAX];
 	char reason[272];       /* "domain " and a host */
+	char behind[ADDR_TEXT_MAX];     /* the client, where a proxy of the door's says who that is */
 	bool allowed;
 	bool sent;              /* on its way to the upstream */
 	struct agent *line;     /* of the door: the connection among whose requests or streams this one counts; NULL: none */
@@ -7113,6 +7114,13 @@ static struct {
 } serve = {.lock_fd = -1};
 
 static struct beat *master_beats;       /* shared */
+
+/* What people at the door tried, counted by all workers, past the death of one: the window in the upper
+ * half, the count in the lower (lua/web/sessions.lua). Pages that nobody touches take no memory. */
+#define WORKER_TALLIES (1u << 18)
+static _Atomic uint32_t worker_own_tally[WORKER_TALLIES];      /* of a process that has no master */
+static _Atomic uint32_t *worker_tally = worker_own_tally;      /* shared */
+
 static bool worker_stop;
 
 /* -- a task that the process waits for: a command, or a worker's start */
@@ -7452,7 +7460,8 @@ master_main(void)
 	sigaddset(&set, SIGCHLD);
 	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init())
+	worker_tally = mmap(NULL, sizeof worker_own_tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (master_beats == MAP_FAILED || worker_tally == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init())
 		return 1;
 	table_newest = &master_beats[serve.workers].newest;
 	sigprocmask(SIG_BLOCK, &set, NULL);
@@ -18748,14 +18757,17 @@ reqlog_room(const struct reqlog_share *s)
 	return room;
 }
 
-/* A record's members that say whose connection it is: the client's address or user, where it is known,
- * and ours where there are several listeners. */
+/* A record's members that say whose connection it is: the client's address (as a trusted proxy has it) or
+ * user, where it is known, and ours where there are several listeners. */
 static void
-reqlog_put_ends(struct buf *b, const struct conn *c)
+reqlog_put_ends(struct buf *b, const struct req *r)
 {
+	const struct conn *c = r->conn;
 	char text[NET_NAME_MAX];
 
-	if (c->client.port != 0)
+	if (r->behind[0] != '\0')
+		json_put_member(b, SLICE(",\"client\":"), slice_of(r->behind));
+	else if (c->client.port != 0)
 		json_put_member(b, SLICE(",\"client\":"), (struct slice){text, net_format(&c->client, text)});
 	else if (c->at->at.port == 0)
 		json_put_member(b, SLICE(",\"client\":"),
@@ -18818,7 +18830,7 @@ reqlog_request(struct req *r)
 	buf_clear(&b);
 	json_put_number(&b, SLICE("{\"time\":"), (uint64_t)clock_read(CLOCK_REALTIME));
 	json_put_member(&b, SLICE(",\"request\":"), slice_of(r->id));
-	reqlog_put_ends(&b, r->conn);
+	reqlog_put_ends(&b, r);
 	json_put_member(&b, SLICE(",\"agent\":"), slice_of(r->agent));
 	json_put_member(&b, SLICE(",\"bundle\":"), slice_of(r->bundle));
 	json_put_member(&b, SLICE(",\"credential\":"), slice_of(r->credential));
@@ -20346,6 +20358,7 @@ fetch_read_head(struct fetch *f)
 		f->down_flow.into = &f->body;
 		if (head.body == BODY_LENGTH && head.length > f->body.max)
 			return fetch_finish(f, "too_large", "the answer's body");
+		return true;            /* head_bytes stay: the caller may want them */
 	}
 	buf_clear(&f->head_bytes);
 	f->scanned = 0;
@@ -24544,6 +24557,7 @@ l_req_log(lua_State *L)
 	l_opt_name(L, 2, "credential", r->credential, sizeof r->credential);
 	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
 	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
+	l_opt_name(L, 2, "behind", r->behind, sizeof r->behind);
 	lua_getfield(L, 2, "decision");
 	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
 	r->allowed = strcmp(decision, "allow") == 0;
@@ -26395,7 +26409,7 @@ l_fetch_drop(struct wait *w)
 	fetch_free((struct fetch *)w);
 }
 
-/* Pushes { status=, values= | malformed=true, retry_after=, challenge=, session=, text= }. */
+/* Pushes { status=, values= | malformed=true, retry_after=, challenge=, session=, text=, head= }. */
 static int
 l_fetch_push(lua_State *L, bool late)
 {
@@ -26417,8 +26431,10 @@ l_fetch_push(lua_State *L, bool late)
 	lua_setfield(L, -2, "challenge");
 	l_push(L, L_TEXT(f->session));
 	lua_setfield(L, -2, "session");
-	if (l_flag(L, 1, "text"))
+	if (l_flag(L, 1, "text")) {
 		l_set(L, "text", buf_slice(&f->body));
+		l_set(L, "head", buf_slice(&f->head_bytes));
+	}
 	if (lua_getfield(L, 1, "expect") == LUA_TTABLE) {
 		int n = l_json_expect(L, buf_slice(&f->body), lua_gettop(L));
 
@@ -26484,14 +26500,14 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 
 /* http_client.request({ method=, host=, port=, secure=, authority=, target=, headers={{n,v}…}, body=,
  *   expect={…}, max=, addresses={…}, via=, tls=identity, text=, head= }, deadline)
- *   -> { status=, values=, retry_after=, challenge=, session=, text= } | nil, code, detail
+ *   -> { status=, values=, retry_after=, challenge=, session=, text=, head= } | nil, code, detail
  *
  * Follows no redirect. Codes after which nothing was sent: "unreachable", "tls",
  * "address_blocked", "clock_unset"; after which the request may have been sent: "timeout", "cut",
  * "too_large". host: canonical. authority: as Host has it. target: path and query; may be a secret. secure: over
  * TLS. via: through the upstream proxy. max: bytes of the
  * answer's body, 1 MiB if absent. values: what `expect` names, see l_json_expect; malformed = true
- * where that fails. text: the body as a string, for one that holds no secret (metadata). head: the
+ * where that fails. text: the body as a string, for one that holds no secret (metadata), and the head of it. head: the
  * body is not waited for. deadline: monotonic ms. Yields. */
 static int
 l_http_request(lua_State *L)
@@ -27491,6 +27507,36 @@ l_host_log(lua_State *L)
 	return 0;
 }
 
+/* host.record(json) -> bool
+ *
+ * Adds a record to the request log, which no kill of this worker takes back. False: this process has no
+ * way to the log's writer. */
+static int
+l_host_record(lua_State *L)
+{
+	reqlog_add(l_check_slice(L, 1), REQLOG_SENT, NULL, 0);
+	reqlog_flush(NULL);
+	return l_answer(L, reqlog.fd >= 0);
+}
+
+/* host.tally(cell, window, n) -> count
+ *
+ * Adds n to one of the counters that all workers share; one of an earlier window begins anew. */
+static int
+l_host_tally(lua_State *L)
+{
+	_Atomic uint32_t *cell = &worker_tally[luaL_checkinteger(L, 1) & (WORKER_TALLIES - 1)];
+	uint32_t window = (uint16_t)luaL_checkinteger(L, 2), was = atomic_load(cell);
+	lua_Integer n;
+
+	do {
+		n = (was >> 16 == window ? was & 0xffff : 0) + luaL_checkinteger(L, 3);
+		n = n < 0 ? 0 : n > 0xffff ? 0xffff : n;
+	} while (!atomic_compare_exchange_weak(cell, &was, window << 16 | (uint32_t)n));
+	lua_pushinteger(L, n);
+	return 1;
+}
+
 /* host.door() -> bool
  *
  * Does this worker serve the door? */
@@ -27507,6 +27553,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"uid", l_host_uid}, {"system_roots", l_host_system_roots},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door},
+	{"record", l_host_record}, {"tally", l_host_tally},
 	{"stand_in_signed", l_host_stand_in_signed}, {NULL, NULL},
 };
 
@@ -27548,7 +27595,7 @@ lua_bind_all(lua_State *L, bool worker)
 {
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
 		{"secret.core", l_open_secret_core},
-		{"json.core", l_open_json}, {"store", l_open_store}, {"request", l_open_request},
+		{"json.core", l_open_json}, {"store.core", l_open_store}, {"request", l_open_request},
 		{"http_client", l_open_http_client}, {"tls", l_open_tls},
 	};
 	static const struct { const char *name; const luaL_Reg *list; } functions[] = {

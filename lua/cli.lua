@@ -347,6 +347,25 @@ local function help_page(text, ctx)
   return 0
 end
 
+local PASSWD_MAX = 1 << 20
+
+-- What this command changes is logged under its name and that of whoever typed it.
+local function note_changes(command, ctx)
+  local host, changes = ctx.host, require "changes"
+  local uid, name = host.uid(), nil
+  for line in (host.read_file("/etc/passwd", PASSWD_MAX) or ""):gmatch("[^\n]+") do
+    local user, number = line:match("^([^:]*):[^:]*:(%d+):")
+    if tonumber(number) == uid then name = name or user end
+  end
+  local other, terminal = host.getenv("SUDO_USER"), host.realpath("/proc/self/fd/0") or ""
+  changes.process = { by = ("%s%s"):format(name or "uid " .. uid, other and " for " .. other or ""), door = "command line", command = command.words,
+    from = terminal:find("^/dev/[pt]t") and terminal or nil, client = (host.getenv("SSH_CONNECTION") or ""):match("^%S+") }
+  function changes.sink(record)
+    local ok, why = require("cli.log_place").add({ home = require("store").home, host = host }, record)
+    if not ok then ctx.note(("note: this change is not in the log: %s"):format(tostring(why))) end
+  end
+end
+
 local function run(args, ctx)
   args = take_globals(args, ctx)
   if args[1] == "help" then
@@ -380,6 +399,7 @@ local function run(args, ctx)
   if not ctx.home and not command.homeless then
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
+  note_changes(command, ctx)
   if ctx.json and not command.raw and not command.lines then return answered(command, rest, opt, ctx) end
   return command.run(rest, opt, ctx) or 0
 end

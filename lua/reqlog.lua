@@ -1,5 +1,5 @@
 --- The request log's writer: a process of its own beside the workers (proxy.c, reqlog_main). It reads their records from a
--- pipe, a line each, and appends them to FILE in batches; nobody else writes there.
+-- pipe, a line each, and appends them to FILE in batches; beside it commands add a line for what they change.
 --   {"time":…}     a record      !N{"time":…}   N (8 hex digits) refusals: beyond 20 a second of one agent they are
 --   (empty line)   a batch's end                counted, and written as one record for each code when a batch ends
 -- FILE.1 holds what a rotation kept of older ones: the newest 10,000 records of each agent, as far as half of the size
@@ -17,7 +17,10 @@ local FRESH = 1          -- seconds: a file lives so long, so that whoever follo
 local AGE_PART = 8       -- a file spans at most this part of the age, since what is too old goes at rotations
 
 -- Our records begin with their time and agent, and a quote within a string is never bare: the first match is the member.
-local function agent_of(line) return line:match('"agent":"([^"]*)"') or "" end
+-- Changes are not an agent's: nobody's flood drives them out.
+local function agent_of(line)
+  return line:find('^{"time":%d+,"kind":"change"') and "\n" or line:match('"agent":"([^"]*)"') or ""
+end
 local function time_of(line) return math.tointeger(tonumber(line:match('^{"time":(%d+)[,}]'))) end
 M.time_of = time_of
 

@@ -221,8 +221,8 @@ class Sallyport:
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def records(self):
-        """The request log, oldest first."""
-        return rows(self.cli("log", "--json").stdout)
+        """The records of requests, oldest first; those of kind `change` are commands' own."""
+        return rows(self.cli("log", "--json", "--kind", "request").stdout)
 
     def wait_record(self, want, after=0, timeout=4):
         """The record after the first `after` that has all of `want`."""

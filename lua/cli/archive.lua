@@ -272,6 +272,7 @@ function M.load(path, home)
   file:close()
   if not ok then return nil, code, text end
   ok, code, text = store.open(home, {})
+  if ok then require("changes").record { { record = "the whole store", did = "restored" } } end
   return ok, code, not ok and db.why(home, code, text) or nil
 end
 

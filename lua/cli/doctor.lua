@@ -79,7 +79,7 @@ local function look_through()
       why[db_name .. "/" .. key] = refusals[code]
     end
   end
-  for _, name in ipairs { "meta", "policy", "credential", "state", "bundle", "agent" } do
+  for _, name in ipairs { "meta", "policy", "credential", "state", "bundle", "agent", "user", "client", "gateway", "grant", "token" } do
     for key, record, bad in db.stored(name, "") do
       seen = seen + 1
       if record and record.sealed and #record.sealed > 0 then
@@ -101,7 +101,9 @@ local function accept(ctx, say)
   local s = require "store"
   local known = s.open(ctx.home, {})
   local list = known and look_through() or {}
-  local ok, code, fault = s.open(ctx.home, { accept = true })
+  local changes = list[1] and {}
+  for i, r in ipairs(list) do changes[i] = { record = report.clean(r[1] .. "/" .. r[2]), did = "accepted" } end
+  local ok, code, fault = s.open(ctx.home, { accept = true, changes = changes })
   if not ok and code == "running" then report.fail("a server runs on " .. ctx.home, "stop it first") end
   if not ok then db.not_open(ctx.home, code, fault) end
   tell(say, "accepted", list, function(r)

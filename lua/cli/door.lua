@@ -246,9 +246,9 @@ local function give_link(ctx, name)
   end
   local link
   db.change(function()
-    local op
-    link, op = access.link(need("user", name), now())
-    return { op }
+    local ops
+    link, ops = access.link(need("user", name), now())
+    return ops
   end)
   ctx.note("With this link they set a password; it is good once, for 24 hours, and ends older ones:")
   ctx.out(link .. "\n")
@@ -302,7 +302,8 @@ end
 local function user_remove(args, _, ctx)
   local name = named(args[1], access.user_name)
   db.open(ctx)
-  return removed(ctx, "user", name, remove("user", name, function(g) return g.user == name end))
+  return removed(ctx, "user", name, remove("user", name, function(g) return g.user == name end,
+    function() return { require("web.sessions").forget(name) } end))
 end
 
 -- ---- role ----------------------------------------------------------------------------------------

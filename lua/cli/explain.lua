@@ -1,6 +1,7 @@
 --- sallyport explain
 local db = require "cli.db"
 local decision = require "cli.decision"
+local door = require "cli.explain_door"
 local guard = require "cli.guard"
 local page = require "cli.page"
 local records = require "records"
@@ -32,6 +33,7 @@ end
 local function readable(ctx, d, method, url)
   local width = terminal.width(ctx)
   local lines = { decision_line(d), ("       %s %s"):format(method, url) }
+  for _, l in ipairs(d.door and door.lines(d.door) or {}) do lines[#lines + 1] = l[2] and ("%-6s %s"):format(l[1], l[2]) or nil end
   local function line(name, value)
     if value and value ~= "" then lines[#lines + 1] = ("%-6s %s"):format(name, width and page.fill(value, width, "       ") or value) end
   end
@@ -67,6 +69,21 @@ local function fields_of(list)
   return out
 end
 
+-- Prints the decision d.
+local function told(ctx, d, method, url)
+  if ctx.json then
+    d.try = operators_hint(d)         -- the hint is the agent's; `try` is what the operator can do
+    d.method, d.url = method, url
+    d.taken_off = d.taken_off and report.array(d.taken_off)
+    if d.try == d.hint then d.try = nil end
+    d.considered = report.array(d.considered or {})
+    ctx.out(report.json(d))
+  else
+    ctx.out(readable(ctx, d, method, url))
+  end
+  return 0
+end
+
 local function explain(args, opt, ctx)
   local method, why, advice = records.method(args[1])
   if not method then
@@ -80,27 +97,43 @@ local function explain(args, opt, ctx)
     report.usage("a URL has a scheme", ("sallyport explain %s https://%s"):format(method, report.clean(url)))
   end
   db.open(ctx)
-  if opt.agent then db.need("agent", opt.agent) end
-  local d, trouble = decision.explain(nil, { agent = opt.agent, method = method, url = url, headers = fields_of(opt.header) })
+  local agent, target, came = opt.agent, url, nil
+  if opt.user or opt.tenant or opt.connection or opt.client or opt.key or opt.tool or opt.mcp then
+    if agent then report.usage("a request through the door is a tenant's: --agent has no part in it") end
+    local gateway
+    came, gateway = door.judge(opt, method, url, ctx)
+    agent, target = came.tenant, gateway.url
+    if came.decision == "deny" then
+      return told(ctx, { decision = "deny", code = came.code, status = came.status, reason = came.code, door = came, url = target }, method, url)
+    end
+    came.credential = gateway.credential
+  elseif agent then
+    db.need("agent", agent)
+  end
+  local d, trouble = decision.explain(nil, { agent = agent, method = method, url = target, headers = fields_of(opt.header) })
   if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
+  d.door = came
+  if came and came.credential and d.decision == "allow" and d.credential ~= came.credential then
+    local codes = require("errors").codes.host_not_allowed
+    d.decision, d.code, d.status, d.reason, d.credential = "deny", "host_not_allowed", codes[1], "host_not_allowed", nil
+    d.message = ("this tenant does not hold the gateway's credential, '%s'"):format(came.credential)
+  end
   if d.decision == "allow" and d.host and not d.echo then guard.last_word(ctx, d, opt.resolve) end
   d.host, d.port, d.addresses, d.tls, d.exact = nil, nil, nil, nil, nil
-  if ctx.json then
-    d.method, d.url = method, url     -- the hint is the agent's; `try` is what the operator can do
-    d.try, d.taken_off = operators_hint(d), d.taken_off and report.array(d.taken_off)
-    if d.try == d.hint then d.try = nil end
-    d.considered = report.array(d.considered or {})
-    ctx.out(report.json(d))
-  else
-    ctx.out(readable(ctx, d, method, url))
-  end
-  return 0
+  return told(ctx, d, method, url)
 end
 
 return {
-  { words = "explain", args = "[--agent A] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
+  { words = "explain", args = "[--agent A | --user U --tenant T | --key K] [--tool TOOL] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
     summary = "what would happen to a request, and why",
     options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" },
+      { name = "user", arg = "USER", help = "through the door (URL: a gateway's address), as this person, who approved all" },
+      { name = "tenant", arg = "TENANT", help = "and for this tenant" },
+      { name = "client", arg = "CLIENT", help = "and by this client: as the connection that it has, if any" },
+      { name = "connection", arg = "CONNECTION", help = "through the door, as this connection: with the scopes that it was given" },
+      { name = "key", arg = "KEY", help = "through the door, as this key" },
+      { name = "tool", arg = "TOOL", help = "the tool that is called" },
+      { name = "mcp", arg = "METHOD", help = "another message: resources/read, prompts/get, tools/list" },
       { name = "resolve", help = "look the host up, and judge its addresses as the proxy would" },
       { name = "header", arg = "FIELD", many = true, whole = true,
         help = "a field of the request: does it name a second place (Destination, x-amz-copy-source), is it taken off?" } },
@@ -108,10 +141,13 @@ return {
 Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
 code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. Of an
 address it knows what the address guard says; of a name only with --resolve. METHOD may be WEBSOCKET for the upgrade.
+Of a request that comes in at the door it says first who it is, what their role and the connection allow, and which
+scopes the tool needs; then how the tenant's request goes out.
 
 examples:
   sallyport explain --agent claude GET https://api.github.com/user
   sallyport explain --agent claude --json POST https://api.github.com/gists | jq .decision
+  sallyport explain --user ada@example.org --tenant acme --tool create_page POST https://box.example.org/mcp/tools
   sallyport explain --header 'x-amz-copy-source: /private/key' PUT https://s3.eu-west-1.amazonaws.com/public/key
 ]], run = explain },
 }

@@ -31,7 +31,7 @@ local function wanted(opt, since, until_)
   return function(r)
     return r.time >= since and r.time < until_ and (not opt.agent or r.agent == opt.agent) and (not opt.denied or r.decision == "deny")
       and (not opt.host or r.host == opt.host or host_of(r.first) == opt.host or host_of(r.last) == opt.host)
-      and (not opt.client or is_client(r, opt.client))
+      and (not opt.client or is_client(r, opt.client)) and (not opt.kind or (r.kind or "request") == opt.kind)
   end
 end
 
@@ -60,6 +60,9 @@ local function run(_, opt, ctx)
   if opt.summary and (opt.follow or opt.newest) then report.usage("--summary counts what is there: without --follow and --newest") end
   if opt.client then check_client(opt.client) end
   if opt.host then opt.host = opt.host:lower() end
+  if opt.kind and opt.kind ~= "request" and opt.kind ~= "change" then report.usage("--kind is request or change") end
+  if opt.summary and opt.kind == "change" then report.usage("--summary counts requests") end
+  if opt.summary then opt.kind = "request" end
   if opt.after and opt.newest then report.usage("--after and --newest are two ways to say where to begin: name one") end
   db.open(ctx)
   local newest = not (ctx.json or opt.summary or opt.since or opt["until"] or opt.after) and NEWEST or nil
@@ -124,7 +127,7 @@ local function run(_, opt, ctx)
   if not opt.follow then
     files.close(set)
     if sum then ctx.out(ctx.json and report.json(sum.result()) or summary.text(ctx, sum.result())) end
-    if shown == 0 then ctx.note((opt.agent or opt.host or opt.client or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
+    if shown == 0 then ctx.note((opt.kind or opt.agent or opt.host or opt.client or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
     return 0
   end
   local tail = files.tail(host, path, set)
@@ -143,6 +146,7 @@ return {
       { name = "agent", arg = "AGENT", help = "of this agent" },
       { name = "host", arg = "HOST", help = "to this host" },
       { name = "client", arg = "ADDRESS", help = "from this address, as 10.0.0.7 or 10.0.0.7:51234" },
+      { name = "kind", arg = "KIND", help = "request or change: who changed what here, by a command or a page of the door" },
       { name = "denied", help = "only what was refused" },
       { name = "since", arg = "TIME", help = "15m, 24h, 7d ago, or 2026-01-31[T09:30[:15]] (UTC)" },
       { name = "until", arg = "TIME", help = "before this time" },
@@ -155,7 +159,8 @@ return {
 Shows the request log: one line a request, when it has ended: time, decision, status, agent, credential, request, and
 why, how long and how much. Never a header, a query, a body or a secret. --json prints one object a line.
 A client whose TLS with us fails has a line too, with the cause: client_tls: unknown_ca does not trust the CA.
-Of more than 20 refusals of an agent in a second the others are counted, a tenth of a second in one line.
+A change of what the store holds has a line as well: who made it, by which command or page, which records, and never what
+is in them. Of more than 20 refusals of an agent in a second the others are counted, a tenth of a second in one line.
 More: sallyport help logging.
 
 The log is a file of JSON lines, log/requests.jsonl in the data directory or what log-file says, for other programs
@@ -166,6 +171,7 @@ as half of log-size goes. Older records are in the file of the same name with .1
 examples:
   sallyport log --follow
   sallyport log --denied --agent claude
+  sallyport log --kind change --since 7d
   sallyport log --summary --since 24h
   sallyport log --json --host api.github.com | jq .status
   sallyport set log-file /var/log/sallyport/requests.jsonl

@@ -102,6 +102,46 @@ function M.prepare(ctx, all)
     size = all.log == "memory" and math.min(all.log_size, MEMORY_MAX) or all.log_size }
 end
 
+local TRIES = 20        -- a rotation takes far less than the time between two
+
+-- Appends a line to the file that has this name when it is written: true | nil, why
+local function append(host, path, group, line)
+  for _ = 1, TRIES do
+    local before = host.stat(path)
+    local f, why = host.open_append(path, group)
+    if not f then return nil, why end
+    local now = host.stat(path)
+    f:setvbuf("no")
+    local size = f:seek("end")
+    local torn = size > 0 and f:seek("set", size - 1) and f:read(1) ~= "\n"      -- what a full disk left
+    local ok
+    if before and now and before.inode == now.inode then
+      ok, why = f:write(torn and "\n" .. line or line)
+      now = host.stat(path)
+    end
+    f:close()
+    if why then return nil, why end
+    -- Moved away before it was written, a rotation may have read it already.
+    if ok and now and now.inode == before.inode then return true end
+  end
+  return nil, "it is moved away all the time"
+end
+
+--- Adds a command's record (JSON) to the log, whether a proxy runs or not: true | nil, why. Beside the log's own process a command
+-- alone writes there, one line in one write.
+function M.add(ctx, record)
+  local running = require("cli.home").running(ctx)
+  local flags = running and running.flags or nil
+  local all = require("records").settings(flags)
+  local path, group = flags and flags.log_path, all.log_group and M.group(ctx.host, all.log_group) or -1
+  if not path then
+    local ok, with = pcall(M.prepare, ctx, all)
+    if not ok then return nil, type(with) == "table" and with.message or with end
+    path, group = with.path, with.group
+  end
+  return append(ctx.host, path, group, record .. "\n")
+end
+
 --- The folder on the way to `path` that members of group `gid` cannot enter; nil: they reach it.
 function M.closed_to(host, path, gid)
   local at = ""

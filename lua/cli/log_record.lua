@@ -84,7 +84,20 @@ end
 
 local function span(ms) return ms < 10000 and ("%d ms"):format(ms) or ("%.1f s"):format(ms / 1000) end
 
+-- Of a change: the command or page, and what it did to which records.
+local function changed(r)
+  local out = {}
+  for i, c in ipairs(type(r.changes) == "table" and r.changes or {}) do
+    local members = {}
+    for n, m in ipairs(type(c) == "table" and type(c.members) == "table" and c.members or {}) do members[n] = text(m) or "?" end
+    out[i] = type(c) == "table" and ("%s %s%s"):format(text(c.record) or "?", text(c.did) or "?", members[1] and (" (%s)"):format(table.concat(members, ", ")) or "") or "?"
+  end
+  if integer(r.more) then out[#out + 1] = ("%d more"):format(integer(r.more)) end
+  return ("%s: %s"):format(text(r.command) or text(r.page) or "-", table.concat(out, "; "))
+end
+
 local function request(r)
+  if r.kind == "change" then return changed(r) end
   local count = integer(r.count)
   if count then return ("%d more: %s … %s"):format(count, text(r.first) or "-", text(r.last) or "-") end
   local port = integer(r.port) or 443
@@ -95,6 +108,10 @@ end
 -- What there is to say behind the request: why, how long, how much, and of a refusal who it was.
 local function details(r)
   local out = {}
+  if r.kind == "change" then
+    for _, name in ipairs { "error", "oauth_client", "client", "from" } do out[#out + 1] = text(r[name]) end
+    return table.concat(out, ", ")
+  end
   local reason, code = r.decision == "deny" and text(r.reason), text(r.error)
   if code and not (reason and reason:sub(1, #code + 1) == code .. ":") then out[1] = code end
   if text(r.note) then out[#out + 1] = text(r.note) end
@@ -116,7 +133,8 @@ function M.listing(paint)
   local it, widths = {}, { 20, 8, 6, 5, 10 }
   local function cells_of(r)
     local at = report.time((integer(r.time) or -1000) // 1000)
-    local cells = { at or "-", text(r.decision) or "?", text(r.status) or "-", text(r.agent) or "-", text(r.credential) or "-" }
+    local cells = { at or "-", r.kind == "change" and "change" or text(r.decision) or "?", text(r.status) or "-",
+      text(r.agent) or text(r.by) or "-", text(r.credential) or "-" }
     for i, c in ipairs(cells) do cells[i] = report.clean(c) end
     return cells
   end

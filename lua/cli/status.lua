@@ -69,7 +69,7 @@ local function last_hour(ctx, path, now)
       local r = records.glance(line)
       if not r then return false end
       if r.time < now - HOUR_MS then return true end
-      sum.add(r, summary.host(r))
+      if r.kind ~= "change" then sum.add(r, summary.host(r)) end
     end)
     if over then break end
   end

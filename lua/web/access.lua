@@ -140,13 +140,17 @@ function M.issuer()
   return kept and kept.value
 end
 
---- A one-time link for a user's record, and the operation that keeps its hash; an older one ends with it.
+--- A one-time link for a user's record, and the operations that keep its hash; an older one ends with it. The user's record counts links
+-- that were made or used, so that none counts again whose record somebody puts back on the disk.
 M.LINK_LIFE = 86400
 function M.link(user, now)
   local secret = M.random()
-  return ("%s/login?link=%s.%s"):format(M.issuer() or "", user.id, secret),
+  user.links = (user.links or 0) + 1
+  return ("%s/login?link=%s.%s"):format(M.issuer() or "", user.id, secret), {
     { op = "put", db = "token", key = "l/" .. user.id,
-      plain = { user = user.name, hash = M.hash("link", secret), expires_at = now + M.LINK_LIFE } }
+      plain = { user = user.name, hash = M.hash("link", secret), n = user.links, expires_at = now + M.LINK_LIFE } },
+    { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version },
+  }
 end
 
 --- Operations that end a connection: its grant, its tokens, its code.

@@ -8,7 +8,8 @@ local M = {}
 
 local REDIRECTS_MAX, SEALED_MAX = 10, 3000
 local DOCUMENT_MAX, DOCUMENT_MS = 5120, 5000
-local CACHE_MAX, CACHE_S = 64, 300      -- documents; seconds that one is kept
+local CACHE_MAX, CACHE_S = 64, 300      -- documents; seconds that one is kept whose answer does not say
+local CACHE_MOST = 86400                -- whatever it says: a redirect URI that was taken away ends within a day
 local methods = { none = "none", client_secret_basic = "secret", client_secret_post = "secret" }
 
 -- The first text of a list that may be no redirect URI, and why; or nil: they all may.
@@ -87,9 +88,35 @@ local function document_url(id)
   return p and p.scheme == "https" and p.tail:find("^/[^?]") ~= nil or false
 end
 
--- Fetches and checks one: the client | nil, why. fetch(url, max, ms) -> status, text | nil
+--- Seconds for which an answer with such a head may be kept by a cache that serves many (RFC 9111 4.2 and 5.2.2); 0: not at all. What
+-- cannot be read counts as stale.
+function M.fresh_for(head, now)
+  local fields, life = {}, nil
+  for name, value in head:gmatch("\r\n([^:\r\n]+):[ \t]*([^\r\n]*)") do
+    name = name:lower()
+    fields[name] = fields[name] and fields[name] .. ", " .. value or value
+  end
+  local said = {}
+  for name, value in (fields["cache-control"] or ""):lower():gmatch("([%w-]+)([^,]*)") do
+    if name == "no-store" or name == "no-cache" or name == "private" then return 0 end
+    if name == "max-age" or name == "s-maxage" then
+      local n = tonumber(value:match('^="?(%d+)"?%s*$'))
+      said[name] = math.min(said[name] or math.huge, n or 0)
+    end
+  end
+  life = said["s-maxage"] or said["max-age"]
+  if not life and fields.expires then
+    local at, from = require("dates").parse(fields.expires), require("dates").parse(fields.date) or now
+    life = at and at - from or 0
+  end
+  if (fields.vary or ""):find("*", 1, true) then return 0 end
+  local age = fields.age and (tonumber(fields.age:match("^%d+$")) or math.huge) or 0
+  return math.max(0, math.min((life or CACHE_S) - age, CACHE_MOST)) // 1 | 0
+end
+
+-- Fetches and checks one: the client, the answer's head | nil, why. fetch(url, max, ms) -> status, text, head | nil
 local function document(id, fetch)
-  local status, text = fetch(id, DOCUMENT_MAX, DOCUMENT_MS)
+  local status, text, head = fetch(id, DOCUMENT_MAX, DOCUMENT_MS)
   if status ~= 200 then return nil, "its metadata document could not be fetched" end
   local m = require("json").decode(text or "")
   if type(m) ~= "table" or m.client_id ~= id then return nil, "its metadata document names another client" end
@@ -98,17 +125,17 @@ local function document(id, fetch)
   local bad, why = bad_redirect(m.redirect_uris)
   if bad then return nil, "its metadata document has a bad redirect URI: " .. why end
   return { id = id, key = "sp_d_" .. access.hash("client", id):sub(1, 22), name = page.clean(m.client_name), redirect_uris = m.redirect_uris,
-    refreshes = m.grant_types == nil or has(m.grant_types, "refresh_token"), source = "document" }
+    refreshes = m.grant_types == nil or has(m.grant_types, "refresh_token"), source = "document" }, head or ""
 end
 
 local function fetched(q, id)
   local kept = documents[id]
   if kept and kept.till > q.now then return kept.client end
-  local client, why = document(id, q.fetch or M.fetch)
-  if not client then return nil, why end
+  local client, head = document(id, q.fetch or M.fetch)
+  if not client then return nil, head end
   if cached >= CACHE_MAX then documents, cached = {}, 0 end
   if not documents[id] then cached = cached + 1 end
-  documents[id] = { client = client, till = q.now + CACHE_S }
+  documents[id] = { client = client, till = q.now + M.fresh_for(head, q.now) }
   return client
 end
 
@@ -117,7 +144,7 @@ function M.fetch(url, max, ms)
   local answer = require("route").client.request({ method = "GET", url = url, headers = { { "Accept", "application/json" } }, max = max,
     text = true, expect = {} }, require("time").now() + ms)
   if not answer then return nil end
-  return answer.status, answer.text
+  return answer.status, answer.text, answer.head
 end
 
 -- ---- who asks ------------------------------------------------------------------------------------

@@ -96,9 +96,9 @@ end
 
 -- The request becomes the tenant's, for the gateway's URL. It counts as the tenant's before its body is read, which has to
 -- find room among the tenant's own.
-local function hand_on(self, req, forward, fields, came)
+local function hand_on(self, req, forward, fields, came, behind)
   local tenant = self.config:agent_named(forward.tenant)
-  if req:log { agent = forward.tenant, requests = tenant and tenant.requests, decision = "allow" } == false then
+  if req:log { agent = forward.tenant, requests = tenant and tenant.requests, decision = "allow", behind = behind } == false then
     return req:fail(429, "too_many", "this tenant has its share of requests in use", "", { close = true, retry_after = 1 })
   end
   local body = body_of(self, req, MCP_MAX)
@@ -169,16 +169,18 @@ function M.answer(self, req)
   if not forwards and not body then return end
   local key = forwards and known_key(path, came.authorization)
   local before = known(self, key)
-  if before then return hand_on(self, req, before.forward, fields, came) end
+  local client = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {})
+  local behind = client ~= peer and client or nil
+  if before then return hand_on(self, req, before.forward, fields, came, behind) end
   local generation = self.config.applied
   local out = require("web.router").handle {
     public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
     header = function(name) return came[name:lower()] end,
-    peer = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {}),
+    peer = client,
     secure = public:find("^https:") ~= nil, now = self.time.wall(),
   }
   if out.forward and generation == self.config.applied then note(self, key, out) end
-  if out.forward then return hand_on(self, req, out.forward, fields, came) end
+  if out.forward then return hand_on(self, req, out.forward, fields, came, behind) end
   for _, f in ipairs(out.headers or {}) do fields[#fields + 1] = f end
   req:respond(out.status, fields, out.body or "")
 end

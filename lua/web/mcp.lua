@@ -130,6 +130,15 @@ local function allowed(f, m, params)
   return nil, { "tools:execute" }
 end
 
+--- May such a message be sent? true | nil, { scopes that are needed } | nil, why, the code of JSON-RPC.
+M.allowed = allowed
+
+--- All scopes that it needs of whoever has none.
+function M.needs(f, method, name)
+  local ok, needs = allowed({ scopes = {}, record = f.record }, { method = method }, { name = name or "" })
+  return not ok and type(needs) == "table" and needs or {}
+end
+
 --- May a stream go on that answers such a message? A listen and a completion are not kept with what they asked for.
 function M.goes_on(f, method, name)
   if not method or method == "subscriptions/listen" or method == "completion/complete" then return true end

@@ -228,8 +228,8 @@ function M.token(q)
   if not p then return client end
   local trade = ({ authorization_code = tokens.trade, refresh_token = tokens.refresh })[p.grant_type]
   if not trade then return page.json(400, { error = p.grant_type and "unsupported_grant_type" or "invalid_request" }) end
-  local answer, code = trade(p, client, q.now)
-  if code == "again" then answer, code = trade(p, client, q.now) end        -- two processes of one client at once
+  local answer, code = trade(p, client, q)
+  if code == "again" then answer, code = trade(p, client, q) end        -- two processes of one client at once
   if answer then return page.json(200, answer) end
   local fault = code == "server_error" or code == "again"
   return page.json(fault and 503 or 400, { error = fault and "temporarily_unavailable" or code, error_description = says[code] },
@@ -245,7 +245,7 @@ function M.revoke(q)
   local id = tokens.owner(p.token, q.now) or tokens.made(p.token)       -- also one whose successor's answer was lost
   local grant = id and require("store").peek("grant", "g/" .. id)
   if grant and grant.client_key == client.key then
-    local ok = tokens.finish(id)
+    local ok = tokens.finish(id, require("changes").page(q, "client " .. client.key, client.name or grant.client_name))
     if not ok then return page.json(503, { error = "temporarily_unavailable" }, { { "Retry-After", "1" } }) end
   end
   return { status = 200, headers = { { "Cache-Control", "no-store" } }, body = "" }

@@ -144,11 +144,14 @@ local function user_of(q, p, c, link)
   end
   if not user or user.oidc and not link then return nil end       -- bound to somebody else already
   user.oidc = { issuer = c.iss, sub = c.sub }
-  local ops = {
+  local ops = { context = require("changes").page(q, user.name),
     { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true },
     { op = "put", db = "user", key = key, version = bound and bound.version or 0, plain = { user = user.name, user_id = user.id } },
   }
-  if spent then ops[3] = { op = "del", db = "token", key = "l/" .. user.id, version = spent.version } end
+  if spent then
+    user.links = user.links + 1
+    ops[3] = { op = "del", db = "token", key = "l/" .. user.id, version = spent.version }
+  end
   return store.commit(ops) and access.user(user.name) or nil
 end
 

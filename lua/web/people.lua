@@ -1,5 +1,6 @@
 --- What a person sees besides the consent page: signing in, the link that sets a password, an authenticator app, connections.
 local access = require "web.access"
+local changes = require "changes"
 local page = require "web.page"
 local sessions = require "web.sessions"
 local html = page.html
@@ -70,7 +71,7 @@ function M.of_link(text, now)
   local link = id and #text < 200 and require("store").peek("token", "l/" .. id)
   if not link or link.expires_at <= now or not access.same(link.hash, access.hash("link", secret)) then return nil end
   local user = access.user(link.user)
-  if user and user.id == id then return user, link end
+  if user and user.id == id and user.links == link.n then return user, link end
 end
 
 local function spend(q, p)
@@ -79,13 +80,13 @@ local function spend(q, p)
   if p.password ~= p.again then return link_page(q, 400, p.link, "The two are not the same.") end
   local good, why = sessions.password_ok(user, p.password or "")
   if not good then return link_page(q, 400, p.link, why) end
-  if not sessions.attempt(user.name, q.peer, q.now) then return too_many(900) end
+  if not sessions.attempt(user.name, q.peer, q.now, true) then return too_many(900) end
   local password = sessions.password_make(user, p.password)
   if not password then return too_many(3) end
-  user.password = password
+  user.password, user.links = password, user.links + 1
   local ok, code = require("store").commit {
     { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true },
-    { op = "del", db = "token", key = "l/" .. user.id, version = link.version },
+    { op = "del", db = "token", key = "l/" .. user.id, version = link.version }, context = changes.page(q, user.name),
   }
   if not ok then return code == "conflict" and wrong "Somebody changed this at the same time. Try again." or page.says(503, "Not now", "The password could not be kept.") end
   sessions.succeeded(user.name, q.peer, q.now)
@@ -150,10 +151,11 @@ function M.set_factor(q)
   local p, session = page.posted(q), sessions.current(q)
   if not p or not session or session.user.totp or not p.nonce or not sessions.csrf_ok(session.key, "totp/" .. p.nonce, p.csrf) then return wrong() end
   local user = session.user
-  if not sessions.attempt(user.name, q.peer, q.now) then return too_many(900) end
+  if not sessions.attempt(user.name, q.peer, q.now, true) then return too_many(900) end
   if not sessions.totp_is(user, p.nonce, p.code or "", q.now) then return factor_page(session, 403, p.nonce, p.next, "That is not the code of this key and of now.") end
   user.totp = p.nonce
-  local ok = require("store").commit { { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true } }
+  local ok = require("store").commit { { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true },
+    context = changes.page(q, user.name) }
   if not ok then return wrong "Somebody changed this at the same time. Try again." end
   sessions.succeeded(user.name, q.peer, q.now)
   local headers = sessions.begin(q, access.user(user.name))
@@ -192,7 +194,7 @@ function M.disconnect(q)
   local id = p and p.connection or ""
   if not session or not id:find("^%x+$") or not sessions.csrf_ok(session.key, "disconnect/" .. id, p.csrf) then return wrong() end
   for _, g in ipairs(access.connections_of(session.user)) do
-    if g.connection == id and not require("web.tokens").finish(id) then return page.says(503, "Not now", "It could not be ended. Try again.") end
+    if g.connection == id and not require("web.tokens").finish(id, changes.page(q, session.user.name)) then return page.says(503, "Not now", "It could not be ended. Try again.") end
   end
   return page.see "/connections"
 end

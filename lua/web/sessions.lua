@@ -66,6 +66,9 @@ function M.sweep(prefix, now)
   return ops
 end
 
+-- A session that was ended and is put back on the disk counts again while nothing of its user changes, for its twelve hours at most,
+-- and to whoever has its cookie: to list sessions in the table of records would move the configuration with each sign-in.
+
 --- Begins a session: headers | nil, code. The old one ends, whoever's it was: none is ever taken over.
 function M.begin(q, user)
   local text = access.random()
@@ -165,56 +168,80 @@ function M.totp_is(user, nonce, text, now)
 end
 
 -- ---- attempts ------------------------------------------------------------------------------------
--- Counted in this worker, before anything is hashed. Who guesses at one account from everywhere makes strangers wait, but
--- not an address from which its owner has signed in; and an address that guesses makes nobody else wait.
+-- Counted by all workers together, past the death of one, before anything is hashed. Who guesses at one account from everywhere
+-- makes strangers wait, but not an address from which its owner has signed in; and an address that guesses makes nobody else wait.
+-- The counters are a count-min sketch (Cormode and Muthukrishnan 2005): a name or address is one cell in each of four rows, chosen
+-- under the store's key, and its count is the least of the four. So their number is fixed, no flood of names makes room for
+-- another guess, and nobody can aim at somebody else's cells.
 
-local WINDOW = 900
-local MANY = 4096       -- addresses, accounts that are remembered; of more, the oldest go
+local WINDOW = 900      -- s
+local ROWS, CELLS = 4, 16       -- host.tally has 4 x 2^16
+local PLACES = 16       -- from which somebody has signed in; the newest stay
 local limits = { pair = 10, address = 50, account = 100 }
-local counts = { pair = {}, address = {}, account = {}, known = {} }
 
-local function counted(kind, key, now)
-  local t = counts[kind]
-  local c = t[key]
-  if not c or now - c.since >= WINDOW then
-    c = { n = 0, since = now }
-    if not t[key] then
-      t.size = (t.size or 0) + 1
-      if t.size > MANY then
-        local oldest
-        for k, v in pairs(t) do
-          if k ~= "size" and (not oldest or v.since < t[oldest].since) then oldest = k end
-        end
-        t[oldest], t.size = nil, t.size - 1
-      end
-    end
-    t[key] = c
+local function count(kind, text, now, n)
+  local least
+  local cells = { (">I2I2I2I2"):unpack(require("secret").sha256(access.hash("attempt", kind .. " " .. text))) }
+  for row = 1, ROWS do
+    local seen = require("host").tally(row - 1 << CELLS | cells[row], now // WINDOW & 0xffff, n)
+    least = math.min(least or seen, seen)
   end
-  return c
+  return least
 end
 
+-- What one household or machine has of addresses: of IPv6 a /64 (RFC 6177).
 local function network(peer)
-  local addr = require "addr"
-  return peer:find(":", 1, true) and addr.cidr(peer .. "/64") or peer
+  if not peer:find(":", 1, true) then return peer end
+  local head, tail = peer:match("^(.-)::(.*)$")
+  local groups, behind = {}, {}
+  for g in (head or peer):gmatch("[^:]+") do groups[#groups + 1] = g end
+  for g in (tail or ""):gmatch("[^:]+") do behind[#behind + 1] = g end
+  for _ = 1, 8 - #groups - #behind do groups[#groups + 1] = "0" end
+  table.move(behind, 1, #behind, #groups + 1, groups)
+  return table.concat(groups, ":", 1, 4)
 end
 
---- May somebody at `peer` try an account's password now? Counts the attempt. false: it is too many, for the answer 429.
-function M.attempt(account, peer, now)
-  local place = " " .. network(peer)
-  local pair, address, all = counted("pair", account .. place, now), counted("address", place, now), counted("account", " " .. account, now)
-  local known = counts.known[account .. place]
-  if pair.n >= limits.pair or address.n >= limits.address or all.n >= limits.account and not known then return false end
-  pair.n, address.n, all.n = pair.n + 1, address.n + 1, all.n + 1
-  return true
+-- Whether it is one attempt more than may be; counts it.
+local function over(kind, text, now) return count(kind, text, now, 1) > limits[kind] end
+
+local function places_of(account)
+  local key = "n/" .. access.hash("places", account)
+  return key, store().peek("token", key)
+end
+
+local function has(list, v)
+  for i, one in ipairs(list) do
+    if one == v then return i end
+  end
+end
+
+local function is_known(account, place)
+  local _, kept = places_of(account)
+  return kept and has(kept.places, access.hash("place", place)) ~= nil
+end
+
+--- May somebody at `peer` try an account's password now? Counts the attempt. false: it is too many, for the answer 429. proven:
+-- a link or a session has said who it is, so that strangers' guesses at the account do not count.
+function M.attempt(account, peer, now, proven)
+  local place = network(peer)
+  if over("pair", account .. " " .. place, now) or over("address", place, now) then return false end
+  return proven or not over("account", account, now) or is_known(account, place)
 end
 
 --- It was the right one: these no longer count against them.
 function M.succeeded(account, peer, now)
-  local place = " " .. network(peer)
-  counted("pair", account .. place, now).n = 0
-  local address = counted("address", place, now)
-  address.n = math.max(0, address.n - 1)
-  counted("known", account .. place, now).since = math.huge
+  local place = network(peer)
+  local pair = account .. " " .. place
+  count("pair", pair, now, -count("pair", pair, now, 0))
+  count("address", place, now, -1)
+  if is_known(account, place) then return end
+  local key, kept = places_of(account)
+  local list = kept and kept.places or {}
+  table.insert(list, 1, access.hash("place", place))
+  commit { { op = "put", db = "token", key = key, version = kept and kept.version or 0, plain = { places = table.move(list, 1, PLACES, 1, {}) } } }
 end
+
+--- The operation that forgets from where somebody has signed in.
+function M.forget(account) return { op = "del", db = "token", key = (places_of(account)) } end
 
 return M

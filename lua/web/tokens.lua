@@ -3,9 +3,12 @@
 -- sp_at_ID.RANDOM          an access token; f/ID has the hashes of the last few
 -- sp_rt_ID.RANDOM.SEAL     a refresh token; f/ID has the hash of the newest and of the one before. The seal tells one that we made
 --                          once from one that somebody made up, so that only the first ends the connection when it comes again.
+-- A family (f/ID) counts while its grant names its rotation: the store notices an older grant that somebody puts back on the disk
+-- (proxy.c, section table), so an older family does not count either.
 -- What follows a refresh token is derived of it and of a number that chance made: whoever shows the old one within GRACE gets the
 -- same answer once more, and nothing that the store keeps gives it to anybody else.
 local access = require "web.access"
+local changes = require "changes"
 local M = {}
 
 M.CODE_LIFE, M.ACCESS_LIFE, M.REFRESH_LIFE = 60, 3600, 60 * 86400
@@ -18,9 +21,17 @@ local function take_apart(text, prefix)
   if id and #text <= 200 then return id, rest end
 end
 
---- Ends a connection, whatever others write meanwhile.
-function M.finish(id)
-  return store().commit(access.ending(id))
+--- Ends a connection, whatever others write meanwhile. context: changes.page's.
+function M.finish(id, context)
+  local ops = access.ending(id)
+  ops.context = context
+  return store().commit(ops)
+end
+
+-- The newest tokens of a connection, as its grant has them | nil
+local function family_of(id, grant)
+  local family = store().peek("token", "f/" .. id)
+  return family and grant and family.rotation == grant.rotation and family or nil
 end
 
 --- The grant while all that it stands on stands: grant, user, role, when its tenant ends (Unix s, or nil) | nil. Its user and tenant are the same as then, and the user
@@ -85,8 +96,11 @@ local function other_target(resource, gateway)
   return resource ~= nil and require("web.oauth").gateway_of(resource) ~= gateway
 end
 
---- Trades a code (RFC 6749 4.1.3, OAuth 2.1 4.1.3). p: the parameters; client: who authenticated. -> answer | nil, error
-function M.trade(p, client, now)
+local function by_client(q, client) return changes.page(q, "client " .. client.key, client.name) end
+
+--- Trades a code (RFC 6749 4.1.3, OAuth 2.1 4.1.3). p: the parameters; client: who authenticated; q: the request. -> answer | nil, error
+function M.trade(p, client, q)
+  local now = q.now
   local id, secret = take_apart(p.code or "", "sp_ac_")
   if not id then return nil, "invalid_grant" end
   local hash = access.hash("code", secret)
@@ -94,7 +108,7 @@ function M.trade(p, client, now)
   if not pending then
     -- Its second use: what came of the first ends.
     local grant = store().peek("grant", "g/" .. id)
-    if grant and access.same(grant.code, hash) then M.finish(id) end
+    if grant and access.same(grant.code, hash) then M.finish(id, by_client(q, client)) end
     return nil, "invalid_grant"
   end
   if not access.same(pending.hash, hash) then return nil, "invalid_grant" end
@@ -114,20 +128,20 @@ function M.trade(p, client, now)
   local refreshes = has(pending.scopes, "offline_access")
   local entry = { hash = access.hash("access", at), expires_at = now + M.ACCESS_LIFE, scopes = snapshot(role, pending.scopes) }
   local kept = store().peek("client", "c/" .. client.key)
-  local ops = {
+  local ops = { context = changes.page(q, pending.user, pending.client_name),
     { op = "del", db = "token", key = "c/" .. id, version = pending.version },
     { op = "put", db = "grant", key = "g/" .. id, version = 0, fresh = true, plain = { connection = id, user = pending.user, user_id = pending.user_id,
       tenant = pending.tenant, tenant_id = pending.tenant_id, client = pending.client, client_key = client.key, client_name = pending.client_name,
-      gateway = pending.gateway, scopes = pending.scopes, code = hash, created = now } },
+      gateway = pending.gateway, scopes = pending.scopes, code = hash, rotation = 1, created = now } },
     { op = "put", db = "token", key = "f/" .. id, version = 0, plain = { access = { entry }, refresh = refreshes and access.hash("refresh", rt) or nil,
-      expires_at = now + M.REFRESH_LIFE } },
+      rotation = 1, expires_at = now + M.REFRESH_LIFE } },
   }
   if not kept then
     ops[4] = { op = "put", db = "client", key = "c/" .. client.key, plain = { client = client.key, name = pending.client_name,
       redirect_uris = { pending.redirect_uri }, source = pending.source, created = now } }
   end
   local ok, why = store().commit(ops)
-  if why == "conflict" then M.finish(id) end      -- two at once: that is a second use as well
+  if why == "conflict" then M.finish(id, by_client(q, client)) end      -- two at once: that is a second use as well
   if not ok then return nil, why == "conflict" and "invalid_grant" or "server_error" end
   return answer(at, refreshes and rt or nil, entry, now)
 end
@@ -140,12 +154,13 @@ function M.made(text)
 end
 
 --- Renews (RFC 6749 6, OAuth 2.1 4.3). -> answer | nil, error
-function M.refresh(p, client, now)
+function M.refresh(p, client, q)
+  local now = q.now
   local text = p.refresh_token or ""
   local id = M.made(text)
   if not id then return nil, "invalid_grant" end
-  local family = store().peek("token", "f/" .. id)
   local grant, _, role = M.standing(id, now)
+  local family = family_of(id, grant)
   if not family or not grant or grant.client_key ~= client.key then return nil, "invalid_grant" end
   if other_target(p.resource, grant.gateway) then return nil, "invalid_target" end
   local hash = access.hash("refresh", text)
@@ -159,7 +174,7 @@ function M.refresh(p, client, now)
     end
   end
   if not access.same(hash, family.refresh) then
-    M.finish(id)        -- one that was used up: somebody else has it (RFC 9700 4.14.2)
+    M.finish(id, by_client(q, client))        -- one that was used up: somebody else has it (RFC 9700 4.14.2)
     return nil, "invalid_grant"
   end
   if family.expires_at <= now then return nil, "invalid_grant" end
@@ -175,10 +190,11 @@ function M.refresh(p, client, now)
   end
   list[#list + 1] = entry
   while #list > KEPT do table.remove(list, 1) end
+  grant.rotation = (grant.rotation or 0) + 1
   local ok, why = store().commit {
     { op = "put", db = "token", key = "f/" .. id, version = family.version, plain = { access = list, refresh = access.hash("refresh", rt),
-      before = { hash = hash, nonce = nonce, at = now }, expires_at = now + M.REFRESH_LIFE } },
-    { op = "check", db = "grant", key = "g/" .. id, version = grant.version },
+      before = { hash = hash, nonce = nonce, at = now }, rotation = grant.rotation, expires_at = now + M.REFRESH_LIFE } },
+    { op = "put", db = "grant", key = "g/" .. id, version = grant.version, plain = grant },
   }
   if why == "conflict" then return nil, "again" end
   if not ok then return nil, "server_error" end
@@ -188,7 +204,7 @@ end
 --- The access token's entry and connection: id, entry | nil.
 function M.find(text, now)
   local id, secret = take_apart(text, "sp_at_")
-  local family = secret and store().peek("token", "f/" .. id)
+  local family = secret and family_of(id, store().peek("grant", "g/" .. id))
   if not family then return nil end
   local hash = access.hash("access", text)
   for _, e in ipairs(family.access) do
@@ -201,7 +217,7 @@ function M.owner(text, now)
   local id, entry = M.find(text, now)
   if id then return id, "access_token", entry end
   id = take_apart(text, "sp_rt_")
-  local family = id and store().peek("token", "f/" .. id)
+  local family = id and family_of(id, store().peek("grant", "g/" .. id))
   if family and family.refresh and access.same(family.refresh, access.hash("refresh", text)) then return id, "refresh_token", family end
 end
 

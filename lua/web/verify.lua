@@ -58,6 +58,22 @@ local function complete(f, gateway)
   return f
 end
 
+--- As they are judged, of a key (its record's key) and of a connection with a snapshot: | nil.
+function M.of_key(key, gateway, now)
+  local f = of_key(key, gateway, now)
+  return f and complete(f, gateway)
+end
+
+function M.of_grant(id, snapshot, gateway, now)
+  local f = of_grant(id, snapshot, gateway, now)
+  return f and complete(f, gateway)
+end
+
+--- What a connection could do that such a person approved whole.
+function M.would(tenant, user, role, gateway)
+  return complete({ tenant = tenant, user = user, scopes = set_of(access.allowed(role, M.scopes_of(gateway))) }, gateway)
+end
+
 -- When a connection was last used, for people's listings: now and then.
 local function note_use(id, now)
   local kept = store().peek("token", "v/" .. id)

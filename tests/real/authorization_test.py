@@ -1,6 +1,7 @@
 """The door from the world's side: a person at a browser, the MCP SDK's client with its OAuth provider, an MCP server behind the door
 that records what it got. Rows S and R are those of the checklist of MCP's authorization specification."""
 import base64
+import concurrent.futures
 import hashlib
 import html
 import http.client
@@ -12,6 +13,7 @@ import pty
 import re
 import secrets
 import shutil
+import signal
 import ssl
 import subprocess
 import threading
@@ -210,6 +212,85 @@ def test_sdk(t):
     after = sdk.do(call="get_page")         # its tokens are no good: it asks for a sign-in, or says why it cannot go on
     assert "text" not in after and ("open" in after or "error" in after), after
     assert box.call(kept["access_token"]) == 401
+    # who changed what: the link's password, what was consented to (and no renewal), the end
+    wait(lambda: '"POST /connections"' in box.s.cli("log", "--json", "--kind", "change").stdout, 5, "the last record")
+    changes = sallyport.rows(box.s.cli("log", "--json", "--kind", "change").stdout)
+    pages = [r for r in changes if r["door"] == "gateway"]
+    assert [r["page"] for r in pages] == ["POST /login", "POST /oauth/token", "POST /connections"], pages
+    assert all(r["by"] == "ada@example.org" and r["client"] == "127.0.0.1" for r in pages) and pages[1]["oauth_client"] == "SDK client", pages
+    assert pages[0]["changes"][0] == {"record": "user ada@example.org", "did": "changed", "members": ["password"]}, pages
+    assert [c["did"] for c in pages[1]["changes"]] == ["added", "added"] and f"connection {shown[0]['id']}" in str(pages[1]), pages
+    assert pages[2]["changes"] == [{"record": f"connection {shown[0]['id']}", "did": "removed"}], pages
+    text = box.s.cli("log", "--kind", "change").stdout
+    assert "user add: user ada@example.org added" in text and "POST /connections: connection" in text, text
+
+
+def door_pids(s):
+    """the workers that serve the door: those with a lower priority"""
+    def nice(p):
+        try:
+            return int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16])
+        except OSError:
+            return -20      # it has just ended
+    pids = {p: nice(p) for p in s.worker_pids()}
+    return [p for p, n in pids.items() if n > min(pids.values())]
+
+
+def guessing(box):
+    """ten guesses at a name, at whichever worker, are ten; a worker's end forgets none [guessing]"""
+    def guess():
+        b = Browser(box.base).go(box.base + "/login")
+        b.submit("/login", ("user", "bob@example.org"), ("password", "wrong-" + secrets.token_hex(4)))
+        return b.status, int(b.head.get("Retry-After", 0))
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        got = list(pool.map(lambda _: guess(), range(12)))
+    assert (429, 900) in got and {status for status, _ in got} <= {403, 429}, got
+    for _ in range(4):
+        assert guess() == (429, 900)
+    before = door_pids(box.s)
+    box.s.may_die = "yes"
+    for p in before:
+        os.kill(p, signal.SIGKILL)
+    wait(lambda: len(set(door_pids(box.s)) - set(before)) == len(before), 10, "other workers of the door")
+    wait(lambda: guess() == (429, 900), 10, "the same answer of the new ones")
+
+
+def explained(box):
+    """explain says what the door and then the proxy decide, of a person, a connection, a client and a key"""
+    s, at = box.s, f"{box.base}/mcp/tools"
+
+    def door(*args, code=0):
+        r = s.cli("explain", *args, "--json", check=False)
+        assert r.returncode == code, (args, r.stdout, r.stderr)
+        return json.loads(r.stdout)
+    ada = ("--user", "ada@example.org", "--tenant", "acme")
+    d = door(*ada, "--tool", "set_page", "POST", at)
+    assert d["decision"] == "allow" and d["credential"] == "tools" and d["agent"] == "acme" and d["url"] == at, d
+    assert d["door"]["role"] == "member" and d["door"]["needs"] == ["tools:execute"] and "snapshot" not in d["door"], d
+    d = door(*ada, "--tool", "create_page", "POST", at)
+    assert (d["decision"], d["status"], d["code"]) == ("deny", 403, "insufficient_scope") and d["door"]["needs"] == ["entities:write"], d
+    text = s.cli("explain", *ada, "--tool", "create_page", "POST", at).stdout
+    assert text.startswith("DENY   insufficient_scope (403)") and "entities:write" in text and "acme, as member" in text, text
+    client, tokens = box.connected("tools:read", "offline_access")
+    connection = json.loads(s.cli("connection", "list", "--json").stdout)[0]
+    for who in (("--connection", connection["id"]), ("--user", "ada@example.org", "--client", connection["client_id"])):
+        d = door(*who, "--tool", "set_page", "POST", at)
+        assert d["code"] == "insufficient_scope" and d["door"]["snapshot"] == ["tools:read", "offline_access"] and d["door"]["scopes"] == ["tools:read"], d
+        assert door(*who, "--tool", "get_page", "POST", at)["decision"] == "allow"
+    assert "tools:execute" in d["door"]["role_allows"] and d["door"]["client"] == "Test", d
+    d = door("--key", "ci", "--tool", "set_page", "POST", at)
+    assert d["code"] == "insufficient_scope" and d["door"]["role"] == "viewer" and d["door"]["key"] == "ci", d
+    assert door("--key", "ci", "--mcp", "resources/read", "POST", at)["decision"] == "allow"
+    s.cli("user", "disable", "ada@example.org")
+    for who in (ada, ("--connection", connection["id"])):
+        d = door(*who, "--tool", "get_page", "POST", at)
+        assert d["status"] == 401 and "disabled" in d["door"]["why"], d
+    s.cli("user", "set", "ada@example.org", "--enable")
+    assert "did you mean" in door(*ada, "POST", at + "s", code=1)["error"]["hint"]
+    assert door("--user", "ada@example.org", "POST", at, code=2) and door("--agent", "a", *ada, "POST", at, code=2)
+    s.cli("connection", "revoke", connection["id"])
+    box.ada.go(box.base + "/login")
+    box.ada.sign_in()
 
 
 def test_ends(t):
@@ -224,6 +305,8 @@ def test_ends(t):
     key = s.cli("key", "add", "ci", "--tenant", "acme", "--role", "viewer").stdout.strip()
     s.canaries.append(key)
     every(key, 200)
+    explained(box)
+    guessing(box)
     s.cli("key", "revoke", "ci")
     every(key, 401)
     _, tokens = box.connected()
@@ -349,15 +432,16 @@ local what, file = arg[1], arg[2]
 local client = { key = "sp_cl_0", id = "sp_cl_0" }
 local verifier = ("v"):rep(43)
 local now = time.wall()
+local q = { now = now, method = "POST", path = "/oauth/token", peer = "192.0.2.1" }
 if what == "code" then
   local u, t = store.peek("user", "u/ada@example.org"), store.peek("agent", "a/acme")
   print((assert(tokens.code(u, { user = u.name, user_id = u.id, tenant = "acme", tenant_id = t.id, client = client.id, client_key = client.key, source = "operator",
     gateway = "tools", scopes = { "tools:read", "offline_access" }, redirect_uri = "https://c.test", challenge = secret.base64url(secret.sha256(verifier)) }, now))))
 elseif what == "trade" then
-  local a, code = tokens.trade({ code = arg[2], code_verifier = verifier }, client, now)
+  local a, code = tokens.trade({ code = arg[2], code_verifier = verifier }, client, q)
   print(a and a.refresh_token or code)
 elseif what == "renew" then
-  local a, code = tokens.refresh({ refresh_token = arg[2] }, client, now)
+  local a, code = tokens.refresh({ refresh_token = arg[2] }, client, q)
   print(a and a.refresh_token or code)
 elseif what == "look" then
   local n = 0
@@ -571,11 +655,13 @@ def documents(t, folder, answers):
     class Documents(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             server.got.append(self.path)
-            status, body, wait_for = answers[self.path]
+            status, body, wait_for, *more = answers[self.path]
             time.sleep(wait_for)
             self.send_response(status)
             if status == 302:
                 self.send_header("Location", "https://far.test/good")
+            for name, value in more:
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             try:
@@ -595,7 +681,8 @@ def test_documents(t):
     doc = lambda url, **more: json.dumps({"client_id": url, "client_name": "Far", "redirect_uris": ["https://client.test/cb"], **more}).encode()
     s0 = t.bare()
     answers = {"/good": (200, doc("https://far.test/good"), 0), "/huge": (200, doc("https://far.test/huge", pad="x" * 6000), 0), "/moved": (302, b"", 0),
-               "/slow": (200, doc("https://far.test/slow"), 7 * sallyport.SLOW), "/other": (200, doc("https://far.test/good"), 0)}
+               "/slow": (200, doc("https://far.test/slow"), 7 * sallyport.SLOW), "/other": (200, doc("https://far.test/good"), 0),
+               "/new": (200, doc("https://far.test/new"), 0, ("Cache-Control", "public"), ("Cache-Control", "no-store"))}
     flags, got = documents(t, s0.dir, answers)
     box = Box(t, server=False, flags=flags)
 
@@ -610,6 +697,9 @@ def test_documents(t):
         assert ask("https://far.test/" + bad).status == 400, (bad, box.ada.page)
         assert time.monotonic() - began < 7 * sallyport.SLOW
     assert got.count("/good") == 1, got
+    for _ in range(2):
+        assert ask("https://far.test/new").status == 200
+    assert got.count("/new") == 2, got
     for private in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "localhost"):
         assert ask(f"https://{private}/good").status == 400, private
     stranger = Browser(box.base)

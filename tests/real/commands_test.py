@@ -391,12 +391,12 @@ def test_log_spans(t):
         s.request(host=host)
     s.request(target="/two")
     s.wait_record({"path": "/two"})
-    rows = sallyport.rows(s.cli("log", "--json").stdout)
-    assert sallyport.rows(s.cli("log", "--json", "--since", "10m").stdout) == rows
+    rows = sallyport.rows(s.cli("log", "--json", "--kind", "request").stdout)
+    assert sallyport.rows(s.cli("log", "--json", "--kind", "request", "--since", "10m").stdout) == rows
     assert s.cli("log", "--json", "--until", "10m").stdout == "" and s.cli("log", "--json", "--since", "2999-01-01").stdout == ""
     moment = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(sallyport.moment(rows[0]["time"]) - 60))
-    assert len(s.cli("log", "--since", moment, "--until", "2999-12-31T23:59:59Z").stdout.splitlines()) == len(rows)
-    assert sallyport.rows(s.cli("log", "--json", "--after", rows[1]["request"]).stdout) == rows[2:]
+    assert len(s.cli("log", "--kind", "request", "--since", moment, "--until", "2999-12-31T23:59:59Z").stdout.splitlines()) == len(rows)
+    assert sallyport.rows(s.cli("log", "--json", "--kind", "request", "--after", rows[1]["request"]).stdout) == rows[2:]
     r = s.cli("log", "--json", "--after", "nothing", check=False)
     assert r.returncode == 1 and "no record has the id" in r.stderr and set(json.loads(r.stdout)) == {"error"}
     for args in (("--since", "yesterday"), ("--since", "2026-02-30T25:00"), ("--since", "2026-02-30"), ("--since", "2026-01-00"), ("--until", "1h", "--follow"), ("--summary", "--newest", "3"),

@@ -364,7 +364,8 @@ def test_hand_on(t):
         assert dict(fields).get("accept-encoding", "identity") == "identity"
         assert not re.search(r"set-cookie|location|clear-site|refresh|www-authenticate: |allow-credentials", head), head
         assert f"access-control-allow-origin: {URL}" in head
-    assert s.wait_record({"agent": "acme", "credential": "tools", "decision": "allow", "status": 200})
+    assert s.wait_record({"agent": "acme", "credential": "tools", "decision": "allow", "status": 200, "client": "198.51.100.7"})
+    assert s.cli("log", "--client", "198.51.100.7").stdout.count("/mcp/v1") == 3
     # a credential that the upstream refuses is no word about the caller's token
     status, head, _ = call(port, keys["acme"], body=CALL.replace('"a"', '"refuse-me"'))
     assert status == 502 and "www-authenticate" not in head, head

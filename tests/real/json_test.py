@@ -86,9 +86,24 @@ def spec_of(words, cell):
     raise AssertionError(f"{words}: what is {cell!r}?")
 
 
+# What changes no record of the store. Every other command has a record of kind `change` that names it.
+READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, seal show, explain, log, status,
+    gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
+    policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua""".replace("\n", " ").replace("  ", "").split(","))
+READS = {words.strip() for words in READS}
+
+
 class Machine:
     def __init__(self, t):
-        self.t, self.seen = t, set()
+        self.t, self.seen, self.logged = t, set(), set()
+
+    def changes(self, s):
+        """the records of kind `change` of a home: each names its command, who and what"""
+        for line in s.cli("log", "--json", "--kind", "change").stdout.splitlines():
+            r = json.loads(line)
+            self.judge("log", r, "record")
+            assert r["kind"] == "change" and r["by"] and r["changes"] and r["door"] == "command line", r
+            self.logged.add(r["command"])
 
     def run(self, s, words, *args, code=0, stdin=None, cell=None, env=None, cwd=None):
         """One command with --json, before or behind it: judged by the table."""
@@ -189,7 +204,11 @@ def test_every_command(t):
     run("policy history", "acme")
     run("policy history", "bearer")
     assert run("policy rollback", "acme") == {"name": "acme", "version": 1}
+    editor = s.dir / "editor"
+    editor.write_text("#!/bin/sh\necho '-- y' >>\"$1\"\n")
+    editor.chmod(0o700)
     run("policy edit", "acme", env={"EDITOR": "true", "VISUAL": ""})
+    assert run("policy edit", "acme", env={"EDITOR": str(editor), "VISUAL": ""})["version"] == 3
     assert run("policy use", "acme", "2") == {"name": "acme", "version": 2}
     assert "+-- x\n" in run("policy diff", "acme")["text"] and run("policy diff")["text"] == ""
     tried = run("policy try", "acme", "POST", "https://api.test/v1", "-H", "Authorization: mine", "-d", '{"a":1}\n')
@@ -229,10 +248,12 @@ def test_every_command(t):
     run("log", "--summary", cell="summary")
     assert run("status")["running"] is True
     assert run("credential test", "api", "https://api.test/v1")["status"] == 200
+    m.changes(s)
     m.seen |= signed_in(t, m) | {"lua", "connection show", "connection revoke"}
     for words in commands_of(s):
         assert words in COMMANDS or words == "lua", f"`sallyport help json` does not say what `{words}` answers"
         assert words in m.seen, f"`{words}` was not tried here"
+        assert (words in m.logged) != (words in READS) or words in ("connection revoke", "doctor"), f"`{words}` changes records: {words in m.logged}"
     assert set(COMMANDS) <= m.seen, set(COMMANDS) - m.seen
 
 
@@ -250,6 +271,9 @@ def door(s, run):
     assert run("gateway add", "tools", "https://tools.test/mcp", "--credential", "api", "--read", "get_*")["address"] == "https://box.test/mcp/tools"
     assert run("gateway scope", "tools", "entities:write", "--tool", "create_*", "--says", "Create")["scopes"][0]["tools"] == ["create_*"]
     run("gateway list")
+    explained = run("explain", "--user", "ada@example.org", "--tenant", "acme", "--tool", "create_page", "POST", "https://box.test/mcp/tools")
+    assert explained["decision"] == "deny" and explained["code"] == "host_not_allowed", explained    # `api` is for api.test
+    assert explained["door"]["decision"] == "allow" and explained["door"]["needs"] == ["entities:write"] and explained["agent"] == "acme", explained
     client = run("client add", "ChatGPT", "--redirect", "https://chatgpt.test/cb")
     assert client["secret"].startswith("sp_cs_")
     assert [x["id"] for x in run("client list")] == [client["id"]]
@@ -286,10 +310,12 @@ def signed_in(t, m):
     m.judge("connect", shown, "credential")
     assert len(command.out) == 2 and shown["token"]["valid"] is True and shown["token"]["renewable"] is True, shown
     assert "token" not in m.run(s, "disconnect", "acc") or True
+    m.changes(s)
     w = World(t, cli=False, serve=False)
     got = json.loads(w.take("--json", "--agent", "a", "--out", str(w.s.dir / "files")).stdout)
     assert len(got.pop("files")) == 2
     m.judge("import claude-code", got, "credential")
+    m.changes(w.s)
     done = {"mcp add"}
     try:
         server = Mcp(t, s.dir)
@@ -303,6 +329,7 @@ def signed_in(t, m):
     got = json.loads(command.out[1])
     assert set(got) == {"credential", "mcpServers"} and got["mcpServers"]["box"]["url"] == server.url, got
     check(got["credential"], THINGS["credential"], "mcp add")
+    m.changes(s)
     return done
 
 

@@ -350,6 +350,8 @@ def test_mended(t):
     assert len(said) == 4 and all(r["level"] == "warn" for r in rows if r["check"] == "accepted"), said     # the agent, its token, how that ended
     assert any(x == "agent/a/temp: an older one was put in its place on the disk; from now on that is as it should be" for x in said), said
     assert "bundle/gone: it was removed on the disk; from now on it does not exist" in said, said
+    record = sallyport.rows(s.cli("log", "--json", "--kind", "change").stdout)[-1]
+    assert record["command"] == "doctor" and {"record": "agent/a/temp", "did": "accepted"} in record["changes"], record
     assert doctor(s) == [], doctor(s)
     start(s, up)
     assert statuses(s, name="temp") == {200}, "an operator said so"

@@ -100,8 +100,8 @@ function Browser:submit(action, values, more)
 end
 
 local function link_of(name)
-  local url, op = access.link(store.peek("user", "u/" .. name), clock)
-  assert(store.commit { op })
+  local url, ops = access.link(store.peek("user", "u/" .. name), clock)
+  assert(store.commit(ops))
   return url:sub(#BOX + 1)
 end
 
@@ -512,7 +512,7 @@ return {
       fetches = fetches + 1
       assert(url == id or url:find("other", 1, true), url)
       if not doc then return nil end
-      return doc.status or 200, #doc.text <= max and doc.text or nil
+      return doc.status or 200, #doc.text <= max and doc.text or nil, doc.head
     end
     local more = { fetch = fetch }
     local good_doc = { client_id = id, client_name = "App", redirect_uris = { "http://localhost/callback", CB }, token_endpoint_auth_method = "none" }
@@ -539,6 +539,75 @@ return {
     end
     assert(fetches == at_start)
     assert(count("client", "") == 1)
+    -- what a redirect URI's owner took away counts as soon as they said
+    for head, life in pairs { ["Cache-Control: max-age=30"] = 30, ["Cache-Control: no-store"] = 0, ["X: y"] = 300 } do
+      local own = "https://app.test/other-" .. life
+      doc = { text = json.encode { client_id = own, client_name = "App", redirect_uris = { CB } }, head = "HTTP/1.1 200 OK\r\n" .. head .. "\r\n\r\n" }
+      local function looks(n)
+        local before = fetches
+        assert(b:go("GET", request { client_id = own }, nil, more).status == 200 and fetches - before == n, head)
+      end
+      looks(1)
+      looks(life == 0 and 1 or 0)
+      clock = clock + math.max(life, 1)
+      looks(1)
+    end
+  end),
+
+  ["S16 how long a metadata document is kept (RFC 9111): what its answer says, a day at most, and a cache of many's"] = with_box(function()
+    local fresh = require("web.client").fresh_for
+    for _, row in ipairs {
+      { "", 300 }, { "Cache-Control: max-age=60", 60 }, { "cache-control:MAX-AGE=60", 60 }, { "Cache-Control: public, max-age=99999999", 86400 }, { "Cache-Control: max-age=0", 0 },
+      { "Cache-Control: no-store, max-age=60", 0 }, { "Cache-Control: max-age=60\r\nCache-Control: no-store", 0 }, { "Cache-Control: no-cache", 0 }, { "Cache-Control: private", 0 },
+      { 'Cache-Control: private="x"', 0 }, { "Cache-Control: max-age=600, s-maxage=10", 10 }, { "Cache-Control: max-age=60, max-age=600", 60 }, { 'Cache-Control: max-age="60"', 60 },
+      { "Cache-Control: max-age=-1", 0 }, { "Cache-Control: max-age=x", 0 }, { "Cache-Control: max-age", 0 }, { "Cache-Control: must-revalidate", 300 },
+      { "Cache-Control: max-age=100\r\nAge: 40", 60 }, { "Cache-Control: max-age=100\r\nAge: 400", 0 }, { "Cache-Control: max-age=100\r\nAge: x", 0 },
+      { "Date: Tue, 14 Nov 2023 22:13:20 GMT\r\nExpires: Tue, 14 Nov 2023 22:14:20 GMT", 60 }, { "Expires: 0", 0 }, { "Expires: Tue, 14 Nov 2023 22:13:21 GMT", 1 },
+      { "Cache-Control: max-age=9\r\nExpires: Tue, 14 Nov 2033 22:13:20 GMT", 9 }, { "Cache-Control: max-age=99\r\nVary: *", 0 }, { "Vary: Accept", 300 },
+      { "Cache-Control: max-age=" .. ("9"):rep(400), 86400 },
+    } do
+      local got = fresh("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" .. row[1] .. "\r\n\r\n", 1700000000)
+      assert(math.type(got) == "integer" and got == row[2], row[1]:sub(1, 80) .. ": " .. got)
+    end
+  end),
+
+  ["tokens, codes and links of before, put back on the disk, count no more"] = with_box(function()
+    local function copy(key) return store.peek("token", key) end
+    local function back(key, plain) assert(store.commit { { op = "put", db = "token", key = key, plain = plain } }) end
+    local b, client = ada(), register()
+    local got = approve(b, client)
+    local id = store.each("token", "c/")[1].key:sub(3)
+    local code = copy("c/" .. id)
+    local t1 = trade(client, got.code)
+    local family = copy("f/" .. id)
+    local t2 = refresh(client, t1.refresh_token)
+    local newest = copy("f/" .. id)
+    clock = clock + 31
+    back("f/" .. id, family)
+    assert(use(t1.access_token).status == 401 and use(t2.access_token).status == 401)
+    assert(refresh(client, t1.refresh_token).error == "invalid_grant" and refresh(client, t2.refresh_token).error == "invalid_grant")
+    assert(json.decode(ask("POST", "/oauth/introspect", form.encode { { "client_id", client.client_id }, { "token", t1.access_token } }).body).active == false)
+    back("f/" .. id, newest)
+    assert(good(t1.access_token) and good(t2.access_token) and refresh(client, t2.refresh_token).refresh_token)
+    back("c/" .. id, code)
+    assert(trade(client, got.code).error == "invalid_grant" and use(t2.access_token).status == 401, "a code's second use ends what came of the first")
+    -- a link that was used, and one that a newer one has ended
+    local first = link_of "ada@box.test"
+    local key = "l/" .. store.peek("user", "u/ada@box.test").id
+    local older = copy(key)
+    local second = link_of "ada@box.test"
+    local newer = copy(key)
+    local function opens(link)
+      local c = browser()
+      c:go("GET", link)
+      return c:submit("/login", { { "password", PASSWORD }, { "again", PASSWORD } }).status == 200
+    end
+    back(key, older)
+    assert(not opens(first))
+    back(key, newer)
+    assert(opens(second))
+    back(key, newer)
+    assert(not opens(second))
   end),
 
   ["S17 the scope of a registration is no limit of what may be asked for"] = with_box(function()
@@ -848,6 +917,24 @@ return {
       peers = 5000
       for i = 1, 60 do refused = try("wrong", "u" .. i .. "@box.test").status end
       assert(refused == 429, "one address, many names")
+      -- who has the link is no stranger
+      peers = 6000
+      assert(try(PASSWORD).status == 429)
+      local c = browser()
+      c:go("GET", link_of "ada@box.test")
+      a = c:submit("/login", { { "password", PASSWORD }, { "again", PASSWORD } })
+      assert(a.status == 200, a.body)
+      -- a flood of other names makes no room for another guess
+      peers = 7000
+      for i = 1, 11 do refused = try("wrong").status end
+      assert(refused == 429)
+      for i = 1, 5000 do sessions.attempt("n" .. i, "198.51." .. i // 250 .. "." .. i % 250, clock) end
+      assert(try("wrong").status == 429 and not sessions.attempt("ada@box.test", "203.0.113.9", clock), "of the account")
+      -- nor does it make an address wait that did nothing
+      for i = 1, 40 do assert(sessions.attempt("other" .. i, "2001:db8:1:" .. i .. "::1", clock)) end
+      assert(sessions.attempt("v6", "2001:db8:9::1", clock))
+      for i = 1, 10 do sessions.attempt("v6", "2001:db8:9::" .. i, clock) end
+      assert(not sessions.attempt("v6", "2001:db8:9::ffff", clock), "a network of IPv6 is one address")
       core.pbkdf2 = function() return nil, "busy" end
       peers = 6000
       assert(try(PASSWORD).status == 429)

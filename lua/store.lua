@@ -1,0 +1,23 @@
+--- The store: store.core, and for each commit that changes what is configured a record of the log (lua/changes.lua). Every
+-- command, page and worker writes through this `commit`, so none can forget its record.
+local core = require "store.core"
+local M = {}
+for name, f in pairs(core) do M[name] = f end
+
+--- As store.core's open; where its records are logged is known from then on. with.changes: what `accept` puts in force, for its record.
+function M.open(home, with)
+  local ok, code, fault = core.open(home, with)
+  if ok then M.home = home end
+  if ok and with and with.accept then require("changes").record(with.changes or { { record = "all that was refused", did = "accepted" } }) end
+  return ok, code, fault
+end
+
+--- As store.core's commit. ops.context: who asks for it (changes.page); a command's is known. Yields.
+function M.commit(ops, deadline)
+  local changes = require("changes").of(core, ops)
+  local ok, result, begun = core.commit(ops, deadline)
+  if changes and (ok or begun) then require("changes").record(changes, ops.context, begun) end
+  return ok, result, begun
+end
+
+return M
