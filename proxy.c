@@ -334,23 +334,11 @@ b64_encode(char *out, const void *in, size_t n, bool url)
 	size_t o = 0;
 
 	for (size_t i = 0; i < n; i += 3) {
-		uint32_t v = (uint32_t)b[i] << 16;
 		size_t left = n - i;
+		uint32_t v = (uint32_t)b[i] << 16 | (left > 1 ? (uint32_t)b[i + 1] << 8 : 0) | (left > 2 ? b[i + 2] : 0u);
 
-		if (left > 1)
-			v |= (uint32_t)b[i + 1] << 8;
-		if (left > 2)
-			v |= b[i + 2];
-		out[o++] = abc[v >> 18];
-		out[o++] = abc[v >> 12 & 63];
-		if (left > 1)
-			out[o++] = abc[v >> 6 & 63];
-		else if (!url)
-			out[o++] = '=';
-		if (left > 2)
-			out[o++] = abc[v & 63];
-		else if (!url)
-			out[o++] = '=';
+		for (unsigned k = 0; k < 4 && (k <= left || !url); k++)
+			out[o++] = k <= left ? abc[v >> (18 - 6 * k) & 63] : '=';
 	}
 	return o;
 }
@@ -984,13 +972,6 @@ clock_test(int which)
 	}
 #endif
 	return off[which];
-}
-
-/* Counts while the machine sleeps; the same for every process of one boot. For leases. */
-static int64_t
-clock_boot(void)
-{
-	return clock_read(CLOCK_BOOTTIME) + clock_test(1);
 }
 
 /* Unix ms. */
@@ -1846,18 +1827,6 @@ net_listen(const struct sockaddr_storage *ss, socklen_t len, gid_t group, const 
 	return why;
 }
 
-/* Closes a listener for good, and removes a socket file that we made. */
-static void
-net_close(struct listener *l)
-{
-	struct sockaddr_un un;
-	socklen_t len = sizeof un;
-
-	if (l->made && getsockname(l->watch.fd, (struct sockaddr *)&un, &len) == 0)
-		unlink(un.sun_path);
-	close(l->watch.fd);
-}
-
 /* An address is this machine's if a socket can be bound to it. */
 static bool
 net_is_local(const struct addr *a)
@@ -2076,30 +2045,12 @@ resolve_done(struct defer *done)
 	free(r);
 }
 
-static void
-dial_resolve(struct dial *d, const char *host, uint16_t port)
-{
-	struct resolve *r = calloc(1, sizeof *r);
-
-	if (r == NULL) {
-		dial_finish(d, -1, "upstream_unreachable", "out of memory");
-		return;
-	}
-	r->job = (struct job){.lane = JOB_RESOLVE, .owner = d->owner, .run = resolve_run, .done = resolve_done};
-	snprintf(r->host, sizeof r->host, "%s", host);
-	r->port = port;
-	r->dial = d;
-	d->resolve = r;
-	timer_set(&d->timer, d->deadline, dial_timeout);
-	job_submit(&r->job);
-}
-
 /* `host`: canonical. The caller filled allow, nallow and done in a zeroed struct. `done` may be
  * called before this returns. `guarded`: a host that a request names. */
 static void
 net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 {
-	struct addr a;
+	struct resolve *r;
 
 	d->deadline = clock_now() + net_dial_ms;
 	d->guarded = guarded;
@@ -2116,13 +2067,21 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 			break;
 		}
 	}
-	if (!addr_parse(slice_of(host), &a)) {
-		dial_resolve(d, host, port);
-		return;
-	}
-	d->at[0] = (struct endpoint){a, port};
+	d->at[0].port = port;
 	d->n = 1;
-	dial_judge(d);
+	if (addr_parse(slice_of(host), &d->at[0].addr)) {
+		dial_judge(d);
+	} else if ((r = calloc(1, sizeof *r)) == NULL) {
+		dial_finish(d, -1, "upstream_unreachable", "out of memory");
+	} else {
+		r->job = (struct job){.lane = JOB_RESOLVE, .owner = d->owner, .run = resolve_run, .done = resolve_done};
+		text_copy(r->host, sizeof r->host, host);
+		r->port = port;
+		r->dial = d;
+		d->resolve = r;
+		timer_set(&d->timer, d->deadline, dial_timeout);
+		job_submit(&r->job);
+	}
 }
 
 /* ---- tls -------------------------------------------------------------------
@@ -3129,29 +3088,6 @@ http_parse_absolute(struct slice target, bool *tls, struct slice *authority, str
 	return end > at;
 }
 
-/* An absent path is "/" (RFC 9112 3.2.1). */
-static void
-http_split_path(struct slice in, struct slice *path, struct slice *query)
-{
-	size_t n = in.n;
-
-	*path = slice_cut(&in, '?');
-	*query = path->n < n ? in : (struct slice){NULL, 0};
-	if (path->n == 0)
-		*path = SLICE("/");
-}
-
-/* RFC 3986 allows fewer; clients send | { } " ^ raw, and servers take them. Not "#": some servers
- * end the path there, others do not. Not 0x80 and above: clients encode them. */
-static bool
-http_valid_path(struct slice s)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if (s.p[i] <= ' ' || s.p[i] >= 0x7f || s.p[i] == '#')
-			return false;
-	return true;
-}
-
 /* RFC 9112 3.2: which form, and its parts. */
 static bool
 http_parse_target(struct http_head *h)
@@ -3174,10 +3110,18 @@ http_parse_target(struct http_head *h)
 		    !http_parse_authority(authority, &h->to.host, &h->to.port))
 			return false;
 	}
-	http_split_path(rest, &h->path, &h->query);
-	if (rest.n == 0 && slice_eq(h->method, SLICE("OPTIONS")))
-		h->path = SLICE("*");   /* RFC 9112 3.2.4: of the server, not of its root */
-	return http_valid_path(rest);
+	/* RFC 3986 allows fewer; clients send | { } " ^ raw, and servers take them. Not "#": some servers
+	 * end the path there, others do not. Not 0x80 and above: clients encode them. */
+	for (size_t i = 0; i < rest.n; i++)
+		if (rest.p[i] <= ' ' || rest.p[i] >= 0x7f || rest.p[i] == '#')
+			return false;
+	h->query = rest;
+	h->path = slice_cut(&h->query, '?');
+	if (h->path.n == rest.n)
+		h->query.p = NULL;
+	if (h->path.n == 0)     /* RFC 9112 3.2.1; 3.2.4: of the server, not of its root */
+		h->path = rest.n == 0 && slice_eq(h->method, SLICE("OPTIONS")) ? SLICE("*") : SLICE("/");
+	return true;
 }
 
 /* -- framing and connection */
@@ -3503,12 +3447,7 @@ http_chunked_byte(struct http_chunked *c, char ch)
 		c->state = CHUNKED_SIZE;
 		c->digits = 0;
 		return ch == '\n';
-	case CHUNKED_BODY:
-	case CHUNKED_TRAILERS:
-	case CHUNKED_DONE:
-	case CHUNKED_BROKEN:
-		return false;
-	default:
+	default:                /* where no extension may stand, http_chunked_next allows nothing */
 		return http_chunked_ext(c, ch);
 	}
 }
@@ -4530,24 +4469,19 @@ flow_move(struct flow *f)
 	return FLOW_DONE;
 }
 
-/* If the filter has held bytes back for long enough, they go on. */
-static void
-flow_hurry(struct flow *f)
-{
-	if (f->filter == NULL || f->filter->hold_until == 0 || clock_now() < f->filter->hold_until)
-		return;
-	f->filter->hurry = true;
-	if (!f->held)
-		f->piece.n = f->used = 0;
-	f->held = true;
-}
-
 /* Moves the bytes that there are, and flushes the destination: bytes of an earlier turn may wait there. */
 static enum flow_io
 flow_pump(struct flow *f)
 {
-	enum flow_io io = flow_move(f);
+	enum flow_io io;
 
+	if (f->filter != NULL && f->filter->hold_until != 0 && clock_now() >= f->filter->hold_until) {
+		f->filter->hurry = true;        /* the bytes that it holds back go on */
+		if (!f->held)
+			f->piece.n = f->used = 0;
+		f->held = true;
+	}
+	io = flow_move(f);
 	return f->dst != NULL && peer_flush(f->dst) == IO_ERR && io != FLOW_BAD ? FLOW_DST_GONE : io;
 }
 
@@ -5070,14 +5004,6 @@ req_new(struct conn *c)
 	return r;
 }
 
-static void
-req_body_drop(struct req *r)
-{
-	bodies_count(r->body_share, r->body.max, 0);
-	buf_free(&r->body);
-	r->body.max = 0;
-}
-
 /* Counts n bytes of a held answer, in the place of those counted so far. False: there is no room. */
 static bool
 req_count_answer(struct req *r, size_t n)
@@ -5124,7 +5050,8 @@ req_free(struct req *r)
 	secret_drop(&r->new_query);
 	subst_free(r->subst);
 	tls_ident_unref(r->ident);
-	req_body_drop(r);
+	bodies_count(r->body_share, r->body.max, 0);
+	buf_free(&r->body);
 	req_count_answer(r, 0);
 	req_unclaim(r);
 	buf_free(&r->answer);
@@ -5700,10 +5627,8 @@ static enum flow_io
 conn_pump_back(struct conn *c, struct flow *f)
 {
 	struct filter *filter = f->filter;
-	enum flow_io io;
+	enum flow_io io = conn_pump(c, f);
 
-	flow_hurry(f);
-	io = conn_pump(c, f);
 	/* one that is to hurry waits for room, of which the client's socket tells */
 	if (filter != NULL && !filter->hurry && filter->hold_until != 0 && (c->timer.slot == 0 || c->timer.at > filter->hold_until))
 		timer_set(&c->timer, filter->hold_until, conn_timer);
@@ -5942,25 +5867,6 @@ conn_fail(struct conn *c, int status, const char *code, const char *message)
 
 /* -- CONN_HEAD */
 
-/* There is nothing to read: wait, or end. Half a head is no request, and is not logged. True: the state
- * changed. */
-static bool
-conn_head_pause(struct conn *c, enum io io)
-{
-	if (io == IO_AGAIN && c->req == NULL && !conn_draining)
-		peer_park(&c->peer);
-	if (io == IO_AGAIN && !(c->req == NULL && conn_draining))
-		return false;
-	conn_drop_req(c);
-	if (io == IO_ERR) {
-		if (c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
-			reqlog_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
-		return conn_close(c, false);
-	}
-	conn_linger(c);                 /* a client that has said all may still be reading */
-	return true;
-}
-
 /* Other protocols by their first bytes, and an answer that their clients can show. */
 static const struct {
 	struct slice begins, answer;
@@ -6031,8 +5937,21 @@ conn_step_head(struct conn *c)
 		return conn_close(c, true);
 	if (!peer_room(&c->peer, PEER_OUT_HEAD))
 		return false;           /* a client that pipelines and does not read: it waits */
-	if ((io = peer_fill(&c->peer)) != IO_OK)
-		return conn_head_pause(c, io);
+	io = peer_fill(&c->peer);
+	if (io == IO_AGAIN && (c->req != NULL || !conn_draining)) {
+		if (c->req == NULL)
+			peer_park(&c->peer);
+		return false;
+	}
+	if (io != IO_OK) {              /* half a head is no request, and is not logged */
+		conn_drop_req(c);
+		if (io == IO_ERR && c->peer.tls != NULL && tls_status(c->peer.tls) == TLS_FAILED)
+			reqlog_note(c, "client_tls", tls_why(c->peer.tls));  /* it judges us late */
+		if (io == IO_ERR)
+			return conn_close(c, false);
+		conn_linger(c);         /* a client that has said all may still be reading */
+		return true;
+	}
 	if (c->req == NULL && !conn_head_begin(c, peer_data(&c->peer)))
 		return c->state != CONN_CLOSED;
 	if (c->socks != 0 && !c->tunnel ? !socks_take_head(c, &whole) :
@@ -6063,24 +5982,17 @@ conn_client_gone(struct conn *c)
 
 /* -- CONN_DECIDE: a task decides; it may have the body read for it meanwhile (req:read_body). */
 
-/* Counts room for what the next turn may bring of a body whose length nobody said. */
-static void
-req_body_widen(struct req *r)
-{
-	size_t left = r->body_most - r->body.max, more = left < FLOW_TURN_MAX ? left : FLOW_TURN_MAX;
-
-	if (r->body.max - r->body.n < FLOW_TURN_MAX + PEER_PIECE && bodies_count(r->body_share, 0, more))
-		r->body.max += more;
-}
-
 static void
 conn_read_body(struct conn *c)
 {
 	struct req *r = c->req;
 	uint64_t before = c->peer.received;
+	size_t left = r->body_most - r->body.max, more = left < FLOW_TURN_MAX ? left : FLOW_TURN_MAX;
 	enum flow_io io;
 
-	req_body_widen(r);
+	/* Room is counted for what the next turn may bring of a body whose length nobody said. */
+	if (r->body.max - r->body.n < FLOW_TURN_MAX + PEER_PIECE && bodies_count(r->body_share, 0, more))
+		r->body.max += more;
 	io = conn_pump(c, &r->up_flow);
 	r->bytes_up = r->up_flow.moved;
 	if (c->peer.received != before)
@@ -6548,15 +6460,6 @@ answer_scrub(struct req *r, const struct http_head *h)
 	return scrub_begin(r->back, h, r->scrub, &r->tally, r->counted != NULL ? &r->counted->bodies : NULL, &r->down_flow);
 }
 
-/* Edits a held answer, whose end was `io`. False: it cannot go on. */
-static bool
-answer_edit(struct req *r, struct http_head *h, enum flow_io io)
-{
-	if (r->seal != NULL)
-		return seal_answer(r, h, io);
-	return (r->mcp == NULL || mcp_answer(r, h, io)) && scrub_body(r->back, &r->answer, &r->tally);
-}
-
 /* Why an answer cannot go on. */
 static const struct filter_fault *
 answer_fault(struct req *r)
@@ -6580,7 +6483,8 @@ conn_gather_answer(struct conn *c, struct http_head *h)
 	flow_attach(&r->down_flow, NULL);       /* of events: they were judged on their way into memory */
 	if (h == NULL && http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, h = &head) <= 0)
 		return conn_close(c, true);
-	if (!answer_edit(r, h, io)) {
+	if (r->seal != NULL ? !seal_answer(r, h, io) :
+	    (r->mcp != NULL && !mcp_answer(r, h, io)) || !scrub_body(r->back, &r->answer, &r->tally)) {
 		conn_fault(c, answer_fault(r));
 		return false;
 	}
@@ -7432,9 +7336,16 @@ master_stop(const sigset_t *set)
 {
 	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_DRAIN_MS + 2000;
 	const struct timespec wait = {0, 10000000};
+	struct sockaddr_un un;
+	socklen_t len = sizeof un;
 
-	for (size_t i = 0; i < net.nlisteners; i++)
-		net_close(&net.listeners[i]);
+	for (size_t i = 0; i < net.nlisteners; i++) {
+		const struct listener *l = &net.listeners[i];
+
+		if (l->made && getsockname(l->watch.fd, (struct sockaddr *)&un, &len) == 0)
+			unlink(un.sun_path);    /* a socket file that we made */
+		close(l->watch.fd);
+	}
 	master_signal(SIGTERM);
 	reqlog_close();
 	while ((master_signal(0) || reqlog_has_writer()) && clock_read(CLOCK_MONOTONIC) < until) {
@@ -10240,7 +10151,6 @@ static size_t
 json_utf8(const char *p, size_t n)
 {
 	const unsigned char *b = (const unsigned char *)p;
-	unsigned char lo = 0x80, hi = 0xbf;
 	size_t len;
 
 	if (n == 0)
@@ -10252,15 +10162,8 @@ json_utf8(const char *p, size_t n)
 	len = b[0] < 0xe0 ? 2 : b[0] < 0xf0 ? 3 : 4;
 	if (n < len)
 		return 0;
-	if (b[0] == 0xe0)
-		lo = 0xa0;
-	else if (b[0] == 0xed)
-		hi = 0x9f;
-	else if (b[0] == 0xf0)
-		lo = 0x90;
-	else if (b[0] == 0xf4)
-		hi = 0x8f;
-	if (b[1] < lo || b[1] > hi)
+	if (b[1] < (b[0] == 0xe0 ? 0xa0 : b[0] == 0xf0 ? 0x90 : 0x80) ||
+	    b[1] > (b[0] == 0xed ? 0x9f : b[0] == 0xf4 ? 0x8f : 0xbf))
 		return 0;
 	for (size_t i = 2; i < len; i++)
 		if ((b[i] & 0xc0) != 0x80)
@@ -12860,7 +12763,7 @@ sigv4_chunk_head(struct slice in, size_t *size)
 }
 
 struct sigv4_trailers {
-	struct { struct slice name, value; } field[SIGV4_TRAILER_FIELDS_MAX];
+	struct sigv4_field field[SIGV4_TRAILER_FIELDS_MAX];
 	size_t n;
 	struct slice signature; /* the client's; empty until its line was read */
 };
@@ -12870,8 +12773,6 @@ struct sigv4_trailers {
 static bool
 sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice value)
 {
-	size_t at = t->n;
-
 	if (t->n == SIGV4_TRAILER_FIELDS_MAX || value.n == 0)
 		return false;
 	for (size_t i = 0; i < name.n; i++)
@@ -12880,18 +12781,10 @@ sigv4_trailer_add(struct sigv4_trailers *t, struct slice name, struct slice valu
 	for (size_t i = 0; i < value.n; i++)
 		if ((unsigned char)(value.p[i] - 0x21) > 0x7e - 0x21)
 			return false;   /* visible ASCII: there is nothing to trim or to fold */
-	for (; at > 0; at--) {          /* the canonical form is sorted by name */
-		int order = slice_order(t->field[at - 1].name, name);
-
-		if (order == 0)
+	for (size_t i = 0; i < t->n; i++)
+		if (slice_eq(t->field[i].name, name))
 			return false;
-		if (order < 0)
-			break;
-		t->field[at] = t->field[at - 1];
-	}
-	t->field[at].name = name;
-	t->field[at].value = value;
-	t->n++;
+	t->field[t->n++] = (struct sigv4_field){name, value};
 	return true;
 }
 
@@ -12940,12 +12833,13 @@ sigv4_trailers_parse(struct slice in, struct sigv4_trailers *t)
 
 /* Signs the trailers in canonical form: a line "name:value" LF each, sorted by name. */
 static void
-sigv4_trailers_sign(struct sigv4_chain *c, const struct sigv4_trailers *t)
+sigv4_trailers_sign(struct sigv4_chain *c, struct sigv4_trailers *t)
 {
 	struct slice part[4 * SIGV4_TRAILER_FIELDS_MAX];
 	unsigned char digest[br_sha256_SIZE];
 	size_t n = 0;
 
+	qsort(t->field, t->n, sizeof *t->field, sigv4_order_pairs);
 	for (size_t i = 0; i < t->n; i++) {
 		part[n++] = t->field[i].name;
 		part[n++] = SLICE(":");
@@ -12984,27 +12878,24 @@ static const struct { char id[8]; const char *name; unsigned bits; } key_others[
 static const char *
 key_judge_head(struct slice der, struct key_info *info)
 {
-	const unsigned char *h = (const unsigned char *)der.p;
-	size_t i = der.n > 1 && h[1] > 0x80 ? 2 + (size_t)(h[1] & 0x7f) : 2;
+	struct slice seq, body, whole;
+	uint8_t tag;
 
-	if (der.n < 16 || h[0] != 0x30 || i > 6)
+	if (der.n < 16 || !der_expect(&der, 0x30, &seq, NULL))
 		return "malformed";
-	if (h[i] == 0x30) {
-		i += h[i + 1] > 0x80 ? 2 + (size_t)(h[i + 1] & 0x7f) : 2;
-		if (i >= der.n || h[i] != 0x06)
+	if (der_expect(&seq, 0x30, &body, NULL)) {
+		if (body.n == 0 || body.p[0] != 0x06)
 			return "no_private_key";  /* a certificate begins so too, without the OID */
 		info->format = "pkcs8";          /* RFC 5958 3: EncryptedPrivateKeyInfo */
 		info->encrypted = true;
 		return NULL;
 	}
-	if (h[i] != 0x02 || h[i + 1] != 1 || h[i + 2] > 1)
+	if (!der_expect(&seq, 0x02, &body, NULL) || body.n != 1 || (uint8_t)body.p[0] > 1 ||
+	    !der_next(&seq, &tag, &body, &whole) || (tag != 0x02 && tag != 0x04 && tag != 0x30))
 		return "malformed";
-	i += 3;
-	if (h[i] != 0x02 && h[i] != 0x04 && h[i] != 0x30)
-		return "malformed";
-	info->format = h[i] == 0x02 ? "pkcs1" : h[i] == 0x04 ? "sec1" : "pkcs8";
+	info->format = tag == 0x02 ? "pkcs1" : tag == 0x04 ? "sec1" : "pkcs8";
 	for (size_t o = 0; o < COUNT(key_others); o++)
-		if (memcmp(h + i, key_others[o].id, 7) == 0) {
+		if (whole.n == 7 && memcmp(whole.p, key_others[o].id, 7) == 0) {
 			info->type = key_others[o].name;
 			info->bits = key_others[o].bits;
 		}
@@ -26272,7 +26163,7 @@ l_fail_errno(lua_State *L)
  * time.wall() -> Unix seconds
  * time.wall_ms() -> Unix ms */
 static int l_time_now(lua_State *L) { return l_one(L, clock_now()); }
-static int l_time_boot(lua_State *L) { return l_one(L, clock_boot()); }
+static int l_time_boot(lua_State *L) { return l_one(L, clock_read(CLOCK_BOOTTIME) + clock_test(1)); }
 static int l_time_wall(lua_State *L) { return l_one(L, clock_wall()); }
 static int l_time_wall_ms(lua_State *L) { return l_one(L, clock_wall_ms()); }
 
