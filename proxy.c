@@ -927,6 +927,39 @@ buf_take_secret(struct buf *b)
 	return s;
 }
 
+/* -- pools: structs that are used again and again, and begin with a pointer to the next one in the pool. */
+struct pool {
+	struct pooled { struct pooled *next; } *first; /* owned */
+	size_t n;
+};
+
+/* NULL: the pool is empty. */
+static void *
+pool_get(struct pool *p)
+{
+	struct pooled *s = p->first;
+
+	if (s != NULL) {
+		p->first = s->next;
+		p->n--;
+	}
+	return s;
+}
+
+/* False: the pool has `max`, and the struct stays the caller's. */
+static bool
+pool_put(struct pool *p, void *of, size_t max)
+{
+	struct pooled *s = of;
+
+	if (p->n >= max)
+		return false;
+	s->next = p->first;
+	p->first = s;
+	p->n++;
+	return true;
+}
+
 /* ---- loop ------------------------------------------------------------------
  * The clock, timers, descriptors and work of one process. One thread runs loop_run and owns all that is in
  * this file, but a struct job between submit and done, and what was lent with that job. Descriptors are
@@ -1465,9 +1498,8 @@ static void via_begin(struct upstream *u);
 static void via_advance(struct upstream *u);
 static void via_failf(struct upstream *u, const char *fmt, const char *why);
 
-/* -- json: appends `s` as a JSON string. `lossy`: bytes that are no UTF-8 become U+FFFD. json_put_member
- * appends `name`, which brings its punctuation, and the value; nothing if the value is empty. */
-static bool json_put(struct buf *b, struct slice s, bool lossy);
+/* -- json: appends `name`, which brings its punctuation, and the value as a JSON string, in which bytes
+ * that are no UTF-8 become U+FFFD; nothing if the value is empty. */
 static void json_put_member(struct buf *b, struct slice name, struct slice value);
 
 /* -- subst: a struct subst replaces placeholders by secrets where a credential's rows say so. A struct
@@ -1559,7 +1591,6 @@ static bool store_open_serve(const char *home);
 static void store_close(void);
 static void store_read_reset(void);
 static void store_check_readers(void);
-static int store_lock_open(const char *home, const char *name);
 static int store_lock_serve(const char *home);
 
 /* -- table: the newest config generation that any worker has seen, shared by all; NULL in commands. */
@@ -1600,9 +1631,7 @@ static void lua_allow_end(void);
 static bool kept_again(struct req *r);
 static void kept_unref(struct kept *k);
 
-/* -- bind: values: what a binding returns (true or false; nil and a code), and a failed task's message. */
-static int l_fail(lua_State *L, const char *code);
-static int l_answer(lua_State *L, bool b);
+/* -- bind: values: a failed task's message. */
 static const char *l_message(lua_State *co);
 
 /* -- bind: request: does a field go on, of what the door hands on? */
@@ -1827,32 +1856,27 @@ net_listen(const struct sockaddr_storage *ss, socklen_t len, gid_t group, const 
 	return why;
 }
 
-/* An address is this machine's if a socket can be bound to it. */
-static bool
-net_is_local(const struct addr *a)
-{
-	struct endpoint e = {.addr = *a};
-	struct sockaddr_storage ss;
-	socklen_t len = net_sockaddr(&e, &ss);
-	int fd = socket(a->v4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool local = fd >= 0 && bind(fd, (struct sockaddr *)&ss, len) == 0;
-
-	if (fd >= 0)
-		close(fd);
-	return local;
-}
-
 /* Our own listeners are refused whatever the guard was told: a request that came back to us would
  * loop, and an agent could reach another agent's endpoints under our address. */
 static bool
 net_is_own_listener(const struct endpoint *e)
 {
-	struct addr a = addr_unmapped(&e->addr);
+	struct endpoint own = {.addr = addr_unmapped(&e->addr)};
+	struct sockaddr_storage ss;
+	socklen_t len = net_sockaddr(&own, &ss);
+	bool local = false;
+	size_t i = 0;
 
-	for (size_t i = 0; i < net.nlisteners; i++)
-		if (net.listeners[i].at.port == e->port && e->port != 0 && net_is_local(&a))
-			return true;
-	return false;
+	while (i < net.nlisteners && (e->port == 0 || net.listeners[i].at.port != e->port))
+		i++;
+	if (i < net.nlisteners) {       /* an address is this machine's if a socket can be bound to it */
+		int fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+		local = fd >= 0 && bind(fd, (struct sockaddr *)&ss, len) == 0;
+		if (fd >= 0)
+			close(fd);
+	}
+	return local;
 }
 
 static bool
@@ -2274,8 +2298,7 @@ tls_worker_init(void)
 }
 
 /* -- record buffers: a pair is attached to an engine while bytes move, and lies in a pool otherwise. */
-static struct tls_bufs *bufs_spare;     /* owned */
-static size_t bufs_nspare;
+static struct pool bufs_spare;
 static size_t bufs_low;         /* the fewest spare since the last trim: so many were not needed */
 
 /* tls_detach takes the buffers from an engine, and tls_attach gives it others: sound only because BearSSL
@@ -2290,28 +2313,21 @@ _Static_assert(_Generic(((br_ssl_engine_context *)0)->ibuf, unsigned char *: 1, 
 static void
 bufs_trim(void)
 {
-	while (bufs_low != 0 && bufs_nspare > TLS_BUFS_SPARE) {
-		struct tls_bufs *b = bufs_spare;
-
-		bufs_spare = b->next;
-		bufs_nspare--;
-		bufs_low--;
-		munmap(b, sizeof *b);
-	}
-	bufs_low = bufs_nspare;
+	for (; bufs_low != 0 && bufs_spare.n > TLS_BUFS_SPARE; bufs_low--)
+		munmap(pool_get(&bufs_spare), sizeof(struct tls_bufs));
+	bufs_low = bufs_spare.n;
 }
 
 static bool
 tls_attach(struct tls *t)
 {
-	struct tls_bufs *b = bufs_spare;
+	struct tls_bufs *b;
 
 	if (t->bufs != NULL || t->failed)
 		return t->bufs != NULL;
-	if (b != NULL) {
-		bufs_spare = b->next;
-		if (--bufs_nspare < bufs_low)
-			bufs_low = bufs_nspare;
+	if ((b = pool_get(&bufs_spare)) != NULL) {
+		if (bufs_spare.n < bufs_low)
+			bufs_low = bufs_spare.n;
 	} else {
 		b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (b == MAP_FAILED)
@@ -2337,9 +2353,7 @@ tls_detach(struct tls *t)
 	t->in_high = 0;
 	t->u.eng.ibuf = t->u.eng.obuf = NULL;
 	t->bufs = NULL;
-	b->next = bufs_spare;
-	bufs_spare = b;
-	bufs_nspare++;
+	pool_put(&bufs_spare, b, SIZE_MAX);
 }
 
 /* -- alerts, and the end of a failed connection */
@@ -3555,21 +3569,15 @@ struct peer {
 	uint64_t received;      /* plaintext bytes */
 };
 
-static struct wirebuf *wirebuf_pool;
-static size_t wirebuf_pooled;
+static struct pool wirebuf_pool;
 
 static struct wirebuf *
 wirebuf_get(void)
 {
-	struct wirebuf *b = wirebuf_pool;
+	struct wirebuf *b = pool_get(&wirebuf_pool);
 
-	if (b != NULL) {
-		wirebuf_pool = b->next;
-		wirebuf_pooled--;
-	} else if ((b = malloc(sizeof *b)) == NULL) {
-		return NULL;
-	}
-	b->off = b->n = 0;
+	if (b != NULL || (b = malloc(sizeof *b)) != NULL)
+		b->off = b->n = 0;
 	return b;
 }
 
@@ -3585,13 +3593,8 @@ wirebuf_put(struct wirebuf **bp, bool plain)
 	*bp = NULL;
 	if (plain)
 		wipe(b->p, b->n);
-	if (wirebuf_pooled >= PEER_POOL_MAX) {
+	if (!pool_put(&wirebuf_pool, b, PEER_POOL_MAX))
 		free(b);
-		return;
-	}
-	b->next = wirebuf_pool;
-	wirebuf_pool = b;
-	wirebuf_pooled++;
 }
 
 static void
@@ -4547,8 +4550,7 @@ struct task {
 	char policy[LUA_NAME_MAX]; /* the policy whose call yielded (sandbox.wait), or "" */
 };
 
-static struct task *task_pool;
-static unsigned task_pooled;
+static struct pool task_pool;
 static struct task *task_running;       /* the one whose turn it is; NULL: no Lua runs */
 
 /* The task of a coroutine; NULL on the main state. */
@@ -4584,12 +4586,9 @@ task_free(struct task *t)
 static struct task *
 task_new(int fn_ref, task_push *push, void *arg, void *owner, task_done *done)
 {
-	struct task *t = task_pool;
+	struct task *t = pool_get(&task_pool);
 
-	if (t != NULL) {
-		task_pool = t->next;
-		task_pooled--;
-	} else {
+	if (t == NULL) {
 		if ((t = calloc(1, sizeof *t)) == NULL)
 			return NULL;
 		if (!lua_protect(l_task_thread, t)) {
@@ -4632,13 +4631,8 @@ task_recycle(struct task *t)
 		return;
 	}
 	t->state = TASK_IDLE;
-	if (task_pooled >= LUA_POOL_MAX) {
+	if (!pool_put(&task_pool, t, LUA_POOL_MAX))
 		task_free(t);
-		return;
-	}
-	t->next = task_pool;
-	task_pool = t;
-	task_pooled++;
 }
 
 static int
@@ -4820,8 +4814,8 @@ enum hello { HELLO_ANY, HELLO_MORE, HELLO_PASS, HELLO_REFUSE };
 enum req_action { REQ_UNDECIDED, REQ_REPLY, REQ_FORWARD, REQ_INTERCEPT, REQ_BLIND };
 
 struct req {
+	struct req *next_free;  /* first: in the pool */
 	struct conn *conn;      /* borrowed */
-	struct req *next_free;
 	void *handle;           /* the Lua userdata that points here; emptied by req_free */
 	struct task *task;      /* NULL: none runs */
 	bool task_done, task_ok;
@@ -4958,8 +4952,7 @@ struct conn {
 
 static LIST_HEAD(, conn) conn_list = LIST_HEAD_INITIALIZER(conn_list); /* all of them, newest first */
 static uint64_t conn_ids;
-static struct req *req_free_list;
-static size_t req_pooled;
+static struct pool req_pool;
 
 /* -- making and freeing: a req is made when the first byte of a head arrives, and freed when its log record
  * is written. Freed ones are kept in a pool with their buffers. */
@@ -4967,16 +4960,13 @@ static struct req *
 req_new(struct conn *c)
 {
 	static uint64_t name;
-	struct req *r = req_free_list;
+	struct req *r = pool_get(&req_pool);
 	uint8_t id[8];
 	uint64_t z;
 
-	if (r != NULL) {
-		req_free_list = r->next_free;
-		req_pooled--;
-	} else if ((r = malloc(sizeof *r)) == NULL) {
-		return NULL;
-	} else {
+	if (r == NULL) {
+		if ((r = malloc(sizeof *r)) == NULL)
+			return NULL;
 		buf_init(&r->bytes, HTTP_HEAD_MAX);
 		buf_init(&r->out_head, PEER_HEAD_MAX);
 		buf_init(&r->up_bytes, HTTP_HEAD_MAX);
@@ -5062,16 +5052,12 @@ req_free(struct req *r)
 	buf_recycle(&r->bytes, FLOW_BUF_KEEP);
 	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
 	buf_recycle(&r->up_bytes, FLOW_BUF_KEEP);
-	if (req_pooled >= REQ_POOL_MAX) {
+	if (!pool_put(&req_pool, r, REQ_POOL_MAX)) {
 		buf_free(&r->bytes);
 		buf_free(&r->out_head);
 		buf_free(&r->up_bytes);
 		free(r);
-		return;
 	}
-	r->next_free = req_free_list;
-	req_free_list = r;
-	req_pooled++;
 }
 
 /* -- our own answers */
@@ -5258,18 +5244,6 @@ req_read_token(struct req *r)
 	return true;
 }
 
-/* Who asks: the tunnel's agent; a bound listener's; a token's; without one, whom the door names. */
-static void
-req_find_token(struct req *r)
-{
-	const struct conn *c = r->conn;
-
-	if (r->form == REQ_TUNNEL || c->socks != 0 || c->at->captures)
-		memcpy(r->token, c->token, sizeof r->token);
-	else if (r->form != REQ_DOOR && (c->at->agent[0] != '\0' || (req_read_token(r) && r->token[0] == '\0')))
-		door_name(c, r->token);
-}
-
 /* RFC 9110 7.6.2: Max-Forwards less one, written over the value that came. At zero conn_act answers. */
 static bool
 req_count_hop(struct req *r)
@@ -5294,6 +5268,7 @@ static bool
 req_parse(struct req *r)
 {
 	ssize_t n = http_parse_request(r->bytes.p, r->bytes.n, &r->head);
+	const struct conn *c = r->conn;
 	char why[128];
 
 	if (n <= 0) {
@@ -5301,8 +5276,8 @@ req_parse(struct req *r)
 		r->head.method = r->head.target = (struct slice){NULL, 0};
 		r->head.keep_alive = false;
 		r->head.body = BODY_NONE;
-		memcpy(r->host, r->conn->host, sizeof r->host);
-		r->port = r->conn->port;
+		memcpy(r->host, c->host, sizeof r->host);
+		r->port = c->port;
 		head_tell(&r->head, "the request has", why, sizeof why);
 		return req_bad(r, (int)-n, n == -431 ? "head_too_large" : "bad_request", why);
 	}
@@ -5316,7 +5291,11 @@ req_parse(struct req *r)
 			r->head.field[i].mark = FIELD_DROPPED;
 	if (!req_parse_target(r))
 		return false;
-	req_find_token(r);
+	/* Who asks: the tunnel's agent; a bound listener's; a token's; without one, whom the door names. */
+	if (r->form == REQ_TUNNEL || c->socks != 0 || c->at->captures)
+		memcpy(r->token, c->token, sizeof r->token);
+	else if (r->form != REQ_DOOR && (c->at->agent[0] != '\0' || (req_read_token(r) && r->token[0] == '\0')))
+		door_name(c, r->token);
 	/* kubectl before 1.31, for exec, attach, cp and port-forward. It shows the message alone. */
 	if (r->head.upgrade && slice_begins_nocase(http_value(&r->head, SLICE("upgrade")), SLICE("SPDY/")))
 		return req_bad(r, 400, "bad_request", "an upgrade to SPDY is not passed on, only one to websocket: "
@@ -7527,8 +7506,8 @@ cidr_contains(const struct cidr *c, const struct addr *a)
 	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
 }
 
-/* The guard. The first row that holds the address and settles it decides; GUARD_INSIDE settles only
- * when the IPv4 address found at byte `at` is refused. An address that no row settles is refused.
+/* The guard. The first row that holds the address and settles it decides; one with `at` settles only
+ * when the IPv4 address found at that byte is refused. An address that no row settles is refused.
  *
  * From the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890) as of 2025, with the
  * multicast ranges, which those leave out, and addresses that clouds answer credentials on. Left
@@ -7538,93 +7517,78 @@ cidr_contains(const struct cidr *c, const struct addr *a)
  * there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4 address,
  * since the registry calls none of them globally reachable; the IPv4 address inside is judged first
  * for the better reason. */
-enum guard_rule { GUARD_REFUSE, GUARD_PASS, GUARD_INSIDE, GUARD_INSIDE_INVERTED };
-
-#define V4(a, b, c, d, bits, ...) {{{{a, b, c, d}, true}, bits}, __VA_ARGS__}
-#define V6(a, b, c, d, e, f, g, h, bits, ...) \
-	{{{{BE(a), BE(b), BE(c), BE(d), BE(e), BE(f), BE(g), BE(h)}, false}, bits}, __VA_ARGS__}
-#define BE(x) (x) >> 8, (x) & 255
-#define NO(why) GUARD_REFUSE, 0, why
-#define INSIDE(at) GUARD_INSIDE, at, NULL
-#define INSIDE_INVERTED(at) GUARD_INSIDE_INVERTED, at, NULL
-#define PASS GUARD_PASS, 0, NULL
+#define GUARD_INVERTED 0x80
 
 static const struct {
-	struct cidr range;
-	enum guard_rule rule;
-	uint8_t at;             /* GUARD_INSIDE: where the IPv4 address begins */
-	const char *reason;     /* static; GUARD_REFUSE */
+	const char *range;
+	const char *reason;     /* static: it is refused. NULL: it passes, but for `at` */
+	uint8_t at;             /* not 0: where the IPv4 address begins that is judged; GUARD_INVERTED: with all bits turned */
 } addr_guard_rows[] = {
 	/* Cloud metadata: first, so that the log names the attack. */
-	V4(169, 254, 169, 254, 32, NO("cloud metadata (AWS, Azure, Google, OpenStack)")),
-	V4(169, 254, 170, 2, 32, NO("cloud metadata (AWS ECS task credentials)")),
-	V4(169, 254, 170, 23, 32, NO("cloud metadata (AWS EKS pod identity)")),
-	V4(169, 254, 42, 42, 32, NO("cloud metadata (Scaleway)")),
-	V4(169, 254, 0, 23, 32, NO("cloud metadata (Tencent)")),
-	V4(100, 100, 100, 200, 32, NO("cloud metadata (Alibaba)")),
-	V4(192, 0, 0, 192, 32, NO("cloud metadata (Oracle)")),
-	V4(168, 63, 129, 16, 32, NO("cloud metadata (Azure wire server)")), /* public space */
-	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (AWS)")),
-	V6(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23, 128, NO("cloud metadata (AWS EKS pod identity)")),
-	V6(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254, 128, NO("cloud metadata (Google)")),
-	V6(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42, 128, NO("cloud metadata (Scaleway)")),
-	V6(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe, 128, NO("cloud metadata (OpenStack)")),
+	{"169.254.169.254/32", "cloud metadata (AWS, Azure, Google, OpenStack)", 0},
+	{"169.254.170.2/32", "cloud metadata (AWS ECS task credentials)", 0},
+	{"169.254.170.23/32", "cloud metadata (AWS EKS pod identity)", 0},
+	{"169.254.42.42/32", "cloud metadata (Scaleway)", 0},
+	{"169.254.0.23/32", "cloud metadata (Tencent)", 0},
+	{"100.100.100.200/32", "cloud metadata (Alibaba)", 0},
+	{"192.0.0.192/32", "cloud metadata (Oracle)", 0},
+	{"168.63.129.16/32", "cloud metadata (Azure wire server)", 0}, /* public space */
+	{"fd00:ec2::254/128", "cloud metadata (AWS)", 0},
+	{"fd00:ec2::23/128", "cloud metadata (AWS EKS pod identity)", 0},
+	{"fd20:ce::254/128", "cloud metadata (Google)", 0},
+	{"fd00:42::42/128", "cloud metadata (Scaleway)", 0},
+	{"fe80::a9fe:a9fe/128", "cloud metadata (OpenStack)", 0},
 
 	/* IPv4 special-purpose registry. */
-	V4(0, 0, 0, 0, 8, NO("this network (RFC 791)")), /* Linux dials 0.0.0.0 to itself */
-	V4(10, 0, 0, 0, 8, NO("private (RFC 1918)")),
-	V4(100, 64, 0, 0, 10, NO("shared, carrier-grade NAT (RFC 6598)")),
-	V4(127, 0, 0, 0, 8, NO("loopback (RFC 1122)")),
-	V4(169, 254, 0, 0, 16, NO("link local (RFC 3927)")),
-	V4(172, 16, 0, 0, 12, NO("private (RFC 1918)")),
-	V4(192, 0, 0, 0, 24, NO("IETF protocol assignments (RFC 6890)")),
-	V4(192, 0, 2, 0, 24, NO("documentation (RFC 5737)")),
-	V4(192, 88, 99, 0, 24, NO("6to4 relay, deprecated (RFC 7526)")),
-	V4(192, 168, 0, 0, 16, NO("private (RFC 1918)")),
-	V4(198, 18, 0, 0, 15, NO("benchmarking (RFC 2544)")),
-	V4(198, 51, 100, 0, 24, NO("documentation (RFC 5737)")),
-	V4(203, 0, 113, 0, 24, NO("documentation (RFC 5737)")),
-	V4(224, 0, 0, 0, 4, NO("multicast (RFC 5771)")),
-	V4(255, 255, 255, 255, 32, NO("limited broadcast (RFC 919)")),
-	V4(240, 0, 0, 0, 4, NO("reserved (RFC 1112)")),
-	V4(0, 0, 0, 0, 0, PASS), /* the rest of IPv4 is global unicast */
+	{"0.0.0.0/8", "this network (RFC 791)", 0}, /* Linux dials 0.0.0.0 to itself */
+	{"10.0.0.0/8", "private (RFC 1918)", 0},
+	{"100.64.0.0/10", "shared, carrier-grade NAT (RFC 6598)", 0},
+	{"127.0.0.0/8", "loopback (RFC 1122)", 0},
+	{"169.254.0.0/16", "link local (RFC 3927)", 0},
+	{"172.16.0.0/12", "private (RFC 1918)", 0},
+	{"192.0.0.0/24", "IETF protocol assignments (RFC 6890)", 0},
+	{"192.0.2.0/24", "documentation (RFC 5737)", 0},
+	{"192.88.99.0/24", "6to4 relay, deprecated (RFC 7526)", 0},
+	{"192.168.0.0/16", "private (RFC 1918)", 0},
+	{"198.18.0.0/15", "benchmarking (RFC 2544)", 0},
+	{"198.51.100.0/24", "documentation (RFC 5737)", 0},
+	{"203.0.113.0/24", "documentation (RFC 5737)", 0},
+	{"224.0.0.0/4", "multicast (RFC 5771)", 0},
+	{"255.255.255.255/32", "limited broadcast (RFC 919)", 0},
+	{"240.0.0.0/4", "reserved (RFC 1112)", 0},
+	{"0.0.0.0/0", NULL, 0}, /* the rest of IPv4 is global unicast */
 
 	/* IPv6 special-purpose registry. IPv4 inside IPv6 first. */
-	V6(0, 0, 0, 0, 0, 0, 0, 0, 128, NO("unspecified (RFC 4291)")),
-	V6(0, 0, 0, 0, 0, 0, 0, 1, 128, NO("loopback (RFC 4291)")),
-	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, INSIDE(12)),
-	V6(0, 0, 0, 0, 0, 0xffff, 0, 0, 96, PASS), /* RFC 4291 2.5.5.2: dialled as IPv4 */
-	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
-	V6(0, 0, 0, 0, 0, 0, 0, 0, 96, NO("IPv4-compatible, deprecated (RFC 4291)")),
-	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, INSIDE(12)),
-	V6(0x64, 0xff9b, 0, 0, 0, 0, 0, 0, 96, PASS), /* RFC 6052: NAT64, global */
-	V6(0x64, 0xff9b, 1, 0, 0, 0, 0, 0, 48, NO("local NAT64 (RFC 8215)")), /* IPv4 anywhere in it */
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE(4)), /* RFC 4380 4: the server */
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, INSIDE_INVERTED(12)), /* and the client */
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 32, NO("Teredo (RFC 4380)")),
-	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, INSIDE(2)),
-	V6(0x2002, 0, 0, 0, 0, 0, 0, 0, 16, NO("6to4, deprecated (RFC 7526)")),
-	V6(0x100, 0, 0, 0, 0, 0, 0, 0, 64, NO("discard only (RFC 6666)")),
-	V6(0x100, 0, 0, 1, 0, 0, 0, 0, 64, NO("dummy prefix (RFC 9780)")),
-	V6(0x2001, 2, 0, 0, 0, 0, 0, 0, 48, NO("benchmarking (RFC 5180)")),
-	V6(0x2001, 0x10, 0, 0, 0, 0, 0, 0, 28, NO("ORCHID, deprecated (RFC 4843)")),
-	V6(0x2001, 0, 0, 0, 0, 0, 0, 0, 23, NO("IETF protocol assignments (RFC 2928)")),
-	V6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0, 32, NO("documentation (RFC 3849)")),
-	V6(0x3fff, 0, 0, 0, 0, 0, 0, 0, 20, NO("documentation (RFC 9637)")),
-	V6(0x5f00, 0, 0, 0, 0, 0, 0, 0, 16, NO("segment routing (RFC 9602)")),
-	V6(0xfc00, 0, 0, 0, 0, 0, 0, 0, 7, NO("unique local (RFC 4193)")),
-	V6(0xfe80, 0, 0, 0, 0, 0, 0, 0, 10, NO("link local (RFC 4291)")),
-	V6(0xfec0, 0, 0, 0, 0, 0, 0, 0, 10, NO("site local, deprecated (RFC 3879)")),
-	V6(0xff00, 0, 0, 0, 0, 0, 0, 0, 8, NO("multicast (RFC 4291)")),
-	V6(0x2000, 0, 0, 0, 0, 0, 0, 0, 3, PASS), /* all of global unicast there is */
+	{"::/128", "unspecified (RFC 4291)", 0},
+	{"::1/128", "loopback (RFC 4291)", 0},
+	{"::ffff:0:0/96", NULL, 12},
+	{"::ffff:0:0/96", NULL, 0}, /* RFC 4291 2.5.5.2: dialled as IPv4 */
+	{"::/96", NULL, 12},
+	{"::/96", "IPv4-compatible, deprecated (RFC 4291)", 0},
+	{"64:ff9b::/96", NULL, 12},
+	{"64:ff9b::/96", NULL, 0}, /* RFC 6052: NAT64, global */
+	{"64:ff9b:1::/48", "local NAT64 (RFC 8215)", 0}, /* IPv4 anywhere in it */
+	{"2001::/32", NULL, 4}, /* RFC 4380 4: the server */
+	{"2001::/32", NULL, 12 | GUARD_INVERTED}, /* and the client */
+	{"2001::/32", "Teredo (RFC 4380)", 0},
+	{"2002::/16", NULL, 2},
+	{"2002::/16", "6to4, deprecated (RFC 7526)", 0},
+	{"100::/64", "discard only (RFC 6666)", 0},
+	{"100:0:0:1::/64", "dummy prefix (RFC 9780)", 0},
+	{"2001:2::/48", "benchmarking (RFC 5180)", 0},
+	{"2001:10::/28", "ORCHID, deprecated (RFC 4843)", 0},
+	{"2001::/23", "IETF protocol assignments (RFC 2928)", 0},
+	{"2001:db8::/32", "documentation (RFC 3849)", 0},
+	{"3fff::/20", "documentation (RFC 9637)", 0},
+	{"5f00::/16", "segment routing (RFC 9602)", 0},
+	{"fc00::/7", "unique local (RFC 4193)", 0},
+	{"fe80::/10", "link local (RFC 4291)", 0},
+	{"fec0::/10", "site local, deprecated (RFC 3879)", 0},
+	{"ff00::/8", "multicast (RFC 4291)", 0},
+	{"2000::/3", NULL, 0}, /* all of global unicast there is */
 };
-#undef V4
-#undef V6
-#undef BE
-#undef NO
-#undef INSIDE
-#undef INSIDE_INVERTED
-#undef PASS
+static struct cidr addr_guard_ranges[COUNT(addr_guard_rows)];   /* those of the rows, */
+static bool addr_guard_read;            /* once addr_guard has read them */
 
 /* This machine's own addresses, and the IPv6 networks that it stands in: global unicast, and as
  * near as a private address. They change while the process runs. */
@@ -7660,33 +7624,30 @@ addr_own_read(void)
 static const char *
 addr_guard(const struct addr *a)
 {
+	for (size_t i = 0; i < COUNT(addr_guard_rows) && !addr_guard_read; i++)
+		if (!cidr_parse(slice_of(addr_guard_rows[i].range), &addr_guard_ranges[i]))
+			abort();
+	addr_guard_read = true;
 	for (size_t i = 0; i < COUNT(addr_guard_rows); i++) {
-		const struct cidr *range = &addr_guard_rows[i].range;
-		enum guard_rule rule = addr_guard_rows[i].rule;
+		const struct cidr *range = &addr_guard_ranges[i];
+		uint8_t at = addr_guard_rows[i].at;
 		struct addr inner = {.v4 = true};
-		const char *why;
+		const char *why = addr_guard_rows[i].reason;
 
 		if (range->a.v4 != a->v4 || !addr_in_prefix(a->b, range->a.b, range->bits))
 			continue;
-		switch (rule) {
-		case GUARD_REFUSE:
-			return addr_guard_rows[i].reason;
-		case GUARD_PASS:
+		if (why == NULL && at == 0) {
 			if (clock_now() >= addr_own.until)
 				addr_own_read();
 			for (range = addr_own.range; range < addr_own.range + addr_own.n; range++)
 				if (cidr_contains(range, a))
-					return range->a.v4 ? "this machine's own address" :
-					    "this machine's own network";
+					return range->a.v4 ? "this machine's own address" : "this machine's own network";
 			return NULL;
-		case GUARD_INSIDE:
-		case GUARD_INSIDE_INVERTED:
-			for (size_t k = 0; k < 4; k++)
-				inner.b[k] = a->b[addr_guard_rows[i].at + k] ^
-				    (rule == GUARD_INSIDE_INVERTED ? 0xff : 0);
-			if ((why = addr_guard(&inner)) != NULL) /* one level deep: inner is IPv4 */
-				return why;
 		}
+		for (size_t k = 0; at != 0 && k < 4; k++)
+			inner.b[k] = a->b[(at & ~GUARD_INVERTED) + k] ^ (at & GUARD_INVERTED ? 0xff : 0);
+		if (why != NULL || (why = addr_guard(&inner)) != NULL)  /* one level deep: inner is IPv4 */
+			return why;
 	}
 	return "not global unicast (RFC 4291 2.4)";
 }
@@ -12347,7 +12308,7 @@ sigv4_put_query(struct buf *b, struct slice query)
 {
 	struct sigv4_field *pair = NULL;
 	struct slice one, name;
-	size_t n = 0, count = 1, began = 0;
+	size_t n = 0, count = 1;
 	struct buf text;
 
 	for (size_t i = 0; i < query.n; i++)
@@ -12359,19 +12320,15 @@ sigv4_put_query(struct buf *b, struct slice query)
 		return;
 	}
 	buf_init(&text, SIGV4_CANONICAL_MAX);
+	buf_reserve(&text, 3 * query.n);        /* so that it stays where it is */
 	for (size_t at = 0; pair_next(query, &at, PAIR_AMP, &one, &name);) {
 		size_t from = text.n, mid;
 
 		sigv4_put_once(&text, name, PCT_QUERY);
 		mid = text.n;
 		sigv4_put_once(&text, pair_value(one, name), PCT_QUERY);
-		pair[n] = (struct sigv4_field){{NULL, mid - from}, {NULL, text.n - mid}};
+		pair[n] = (struct sigv4_field){{text.p + from, mid - from}, {text.p + mid, text.n - mid}};
 		n += text.n != from;
-	}
-	for (size_t i = 0; i < n; i++) {        /* only now does the text stay where it is */
-		pair[i].name.p = text.p + began;
-		pair[i].value.p = pair[i].name.p + pair[i].name.n;
-		began += pair[i].name.n + pair[i].value.n;
 	}
 	if (n > 1)
 		qsort(pair, n, sizeof *pair, sigv4_order_pairs);
@@ -19904,13 +19861,8 @@ lua_open_state(bool worker)
 static void
 lua_close_state(void)
 {
-	while (task_pool != NULL) {
-		struct task *t = task_pool;
-
-		task_pool = t->next;
-		free(t);        /* its coroutine goes with the state */
-	}
-	task_pooled = 0;
+	for (struct task *t; (t = pool_get(&task_pool)) != NULL; free(t))
+		;                       /* its coroutine goes with the state */
 	lua_close(lua_main);
 	lua_main = NULL;
 }

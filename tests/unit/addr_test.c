@@ -300,10 +300,10 @@ test_guard_own(void)
 static void
 test_guard_rows(void)
 {
-	bool shadowed = false, dirty = false;
+	bool shadowed = false, dirty = addr_guard(&(struct addr){.v4 = true}) == NULL;
 
 	for (size_t i = 0; i < sizeof addr_guard_rows / sizeof addr_guard_rows[0]; i++) {
-		const struct cidr *c = &addr_guard_rows[i].range;
+		const struct cidr *c = &addr_guard_ranges[i];
 		char text[ADDR_TEXT_MAX + 4];
 		struct cidr again;
 		size_t n = addr_format(&c->a, text);
@@ -311,10 +311,9 @@ test_guard_rows(void)
 		n += (size_t)snprintf(text + n, sizeof text - n, "/%d", c->bits);
 		dirty |= !cidr_parse((struct slice){text, n}, &again) || again.bits != c->bits;
 		for (size_t k = 0; k < i; k++) {
-			const struct cidr *e = &addr_guard_rows[k].range;
+			const struct cidr *e = &addr_guard_ranges[k];
 
-			if (addr_guard_rows[k].rule != GUARD_INSIDE &&
-			    addr_guard_rows[k].rule != GUARD_INSIDE_INVERTED && e->a.v4 == c->a.v4 &&
+			if (addr_guard_rows[k].at == 0 && e->a.v4 == c->a.v4 &&
 			    e->bits <= c->bits && addr_in_prefix(c->a.b, e->a.b, e->bits))
 				shadowed = true;
 		}

@@ -21,9 +21,7 @@ close_state(void)
 
 	if (lua_main == NULL)
 		return;
-	while ((t = task_pool) != NULL) {
-		task_pool = t->next;
-		task_pooled--;
+	while ((t = pool_get(&task_pool)) != NULL) {
 		task_free(t);
 	}
 	lua_close(lua_main);
@@ -224,7 +222,7 @@ test_tasks(void)
 	CHECK(result.called && !result.ok && strstr(result.text, "not a string") != NULL);
 	begin("return 'after an error'");
 	CHECK(result.ok && strcmp(result.text, "after an error") == 0);
-	CHECK(task_pooled == 1);
+	CHECK(task_pool.n == 1);
 }
 
 static void
@@ -280,15 +278,15 @@ test_abandon(void)
 	task_abandon(t);
 	CHECK(closed && !result.called);
 	CHECK(secret_arena.live == live);       /* though a global still holds the handle */
-	CHECK(t->state == TASK_IDLE && task_pooled == 1);
+	CHECK(t->state == TASK_IDLE && task_pool.n == 1);
 	turn();
 	begin("local s = kept return pcall(function() return s .. '' end)");
 	CHECK(result.ok && result.n == 2 && strstr(result.text, "closed") != NULL);
 
 	begin("local test = require 'test' local g <close> = test.guard() test.die() test.wait() error('resumed')");
-	CHECK(closed && !result.called && task_pooled == 1);
+	CHECK(closed && !result.called && task_pool.n == 1);
 	begin("local test = require 'test' local g <close> = test.guard() test.die() return 1");
-	CHECK(closed && !result.called && task_pooled == 1);
+	CHECK(closed && !result.called && task_pool.n == 1);
 
 	t = begin("require('test').wait()");
 	task_wake(t);
@@ -318,8 +316,8 @@ test_pool(void)
 		all[i] = begin("require('test').wait()");
 	for (size_t i = 0; i < LUA_POOL_MAX + 16; i++)
 		task_abandon(all[i]);
-	CHECK(task_pooled == LUA_POOL_MAX);
-	CHECK(begin("return 1") != NULL && result.ok && task_pooled == LUA_POOL_MAX);
+	CHECK(task_pool.n == LUA_POOL_MAX);
+	CHECK(begin("return 1") != NULL && result.ok && task_pool.n == LUA_POOL_MAX);
 }
 
 static const char enter[] = /* a policy that does what follows */

@@ -426,16 +426,16 @@ static void
 test_park(void)
 {
 	struct pair *x = pair_named("park.example.com", "park.example.com", 443, "");
-	size_t spare = bufs_nspare, before;
+	size_t spare = bufs_spare.n, before;
 
 	tls_park(x->c);
 	tls_park(x->s);
 	check("no parking during the handshake", x->c->bufs != NULL && x->s->bufs != NULL, NULL);
 	run(x);
-	before = bufs_nspare;
+	before = bufs_spare.n;
 	tls_park(x->c);
 	tls_park(x->s);
-	check("idle ends hand their buffers back", x->c->bufs == NULL && x->s->bufs == NULL && bufs_nspare == before + 2, NULL);
+	check("idle ends hand their buffers back", x->c->bufs == NULL && x->s->bufs == NULL && bufs_spare.n == before + 2, NULL);
 	check("a parked end has nothing to give", tls_peek(x->c).n == 0 && !tls_has_output(x->c) && tls_drain(x->c, (char[9]){0}, 9) == 0, NULL);
 	tls_consume(x->c, 0);
 	tls_flush(x->c);
@@ -476,7 +476,7 @@ test_park(void)
 	check("shutdown of a parked end", x->c->bufs == NULL && (tls_shutdown(x->c), run(x), tls_status(x->s) == TLS_CLOSED), state_name(x->s));
 	tls_park(x->s);
 	pair_free(x);
-	check("every buffer came back", bufs_nspare == spare + 2, NULL);
+	check("every buffer came back", bufs_spare.n == spare + 2, NULL);
 
 	struct tls *end = calloc(200, sizeof *end);
 	for (size_t i = 0; i < 200; i++)
@@ -485,9 +485,9 @@ test_park(void)
 		tls_detach(&end[i]);
 	free(end);
 	bufs_trim();
-	check("the pool keeps what was used since the last trim", bufs_nspare == 200, NULL);
+	check("the pool keeps what was used since the last trim", bufs_spare.n == 200, NULL);
 	bufs_trim();
-	check("the pool shrinks after a burst", bufs_nspare == TLS_BUFS_SPARE, NULL);
+	check("the pool shrinks after a burst", bufs_spare.n == TLS_BUFS_SPARE, NULL);
 }
 
 static void
