@@ -1466,7 +1466,7 @@ static void leaf_unref(struct leaf *l);
 static struct tls_ident *tls_ident_ref(struct tls_ident *id);
 static void tls_ident_unref(struct tls_ident *id);
 static struct slice tls_ident_tag(const struct tls_ident *id);
-static bool tls_ident_show(const struct tls_ident *id, br_ssl_server_context *cc);
+static bool tls_ident_show(const struct tls_ident *id, br_ssl_server_context *server, br_ssl_client_context *client);
 
 /* -- trust: verification of an upstream's certificate chain, and why a handshake failed. verify_step makes
  * a step of the engine, or lends the engine to a helper thread, which makes it: verify_take_back takes it
@@ -2436,7 +2436,7 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 	    t->u.server.client_suites[t->u.server.client_suites_num - 1][0] == TLS_FILLER)
 		t->u.server.client_suites_num--;
 	return t->u.server.client_suites_num != 0 &&
-	    (t->own != NULL ? tls_ident_show(t->own, &t->u.server) : leaf_show(&t->leaf, t->host, &t->u.server)) &&
+	    (t->own != NULL ? tls_ident_show(t->own, &t->u.server, NULL) : leaf_show(&t->leaf, t->host, &t->u.server)) &&
 	    (*cc->policy_vtable)->choose(cc->policy_vtable, cc, choices);
 }
 
@@ -4504,15 +4504,13 @@ static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, 
 static bool
 lua_protect(lua_CFunction f, void *arg)
 {
-	const char *msg;
 	bool ok;
 
 	lua_pushcfunction(lua_main, f);
 	lua_pushlightuserdata(lua_main, arg);
 	ok = lua_pcall(lua_main, 1, 0, 0) == LUA_OK;
 	if (!ok) {
-		msg = lua_type(lua_main, -1) == LUA_TSTRING ? lua_tostring(lua_main, -1) : "?";
-		log_line("ev=lua_error msg=\"%s\"", msg);
+		log_line("ev=lua_error msg=\"%s\"", l_message(lua_main));
 		lua_pop(lua_main, 1);
 	}
 	return ok;
@@ -4543,7 +4541,7 @@ struct task {
 	task_push *push;
 	void *arg;              /* borrowed until push has run */
 	void *owner;            /* borrowed; for done */
-	task_done *done;        /* NULL: nobody asks */
+	task_done *done;        /* NULL: nobody asks, and a failure is logged */
 	struct secret_scope scope; /* handles of secrets that it made */
 	struct timer deadline;
 	struct defer wake;
@@ -4708,6 +4706,8 @@ lua_step(struct defer *d)
 		lua_protect(l_task_traceback, t);
 	if (t->done != NULL && !t->abandoned)
 		t->done(t, rc == LUA_OK, t->co);
+	else if (rc != LUA_OK && !t->abandoned)
+		log_line("ev=task_failed msg=\"%.300s\"", l_message(t->co));
 	task_recycle(t);
 }
 
@@ -7074,20 +7074,10 @@ worker_on_beat(struct timer *t)
 	timer_set(t, clock_now() + MASTER_BEAT_MS, worker_on_beat);
 }
 
-/* A tick that failed is logged, and the next one comes. */
-static void
-worker_tick_done(struct task *t, bool ok, lua_State *co)
-{
-	(void)t;
-	if (!ok)
-		log_line("ev=task_failed entry=tick msg=\"%.300s\"",
-		    l_message(co));
-}
-
 static void
 worker_on_tick(struct timer *t)
 {
-	struct task *task = task_new(worker_tick_ref, NULL, NULL, NULL, worker_tick_done);
+	struct task *task = task_new(worker_tick_ref, NULL, NULL, NULL, NULL);
 	bool more;
 
 	if (task != NULL)
@@ -8341,54 +8331,6 @@ struct cert_view {              /* all borrowed from the certificate */
 #define FORM_IP  0x87
 #define CONSTRAINTS_MAX 8192    /* bytes; with a chain full of names 0.1 s of comparing */
 
-/* Reads the value of extension 2.5.29.`id` into `v`. NULL, or why the certificate can be no part of
- * a path. */
-static const char *
-rule_read(struct cert_view *v, uint8_t id, struct slice in)
-{
-	struct slice s;
-	uint8_t form;
-
-	switch (id) {
-	case 15:        /* keyUsage */
-		if (in.n == 0 || (uint8_t)in.p[0] > 7)
-			return CERT_MALFORMED;
-		v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
-		if (in.n == 2)
-			v->usage &= (uint8_t)(0xff << in.p[0]);
-		return NULL;
-	case 17:        /* subjectAltName */
-		v->has_names = true;
-		v->names = in;
-		while (der_next(&in, &form, &s, NULL))
-			if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
-				return "certificate with a NUL byte in a name";
-		break;
-	case 19:        /* basicConstraints */
-		if (der_expect(&in, 0x01, &s, NULL)) {
-			if (s.n != 1)
-				return CERT_MALFORMED;
-			v->is_ca = s.p[0] != 0;
-		}
-		if (der_expect(&in, 0x02, &s, NULL)) {
-			if (s.n == 0 || (s.p[0] & 0x80) != 0)
-				return CERT_MALFORMED;
-			v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
-		}
-		break;
-	/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues
-	 * is not in the RFC, but what all browsers and libraries do. */
-	case 37:
-		v->for_servers = false;
-		while (der_expect(&in, 0x06, &s, NULL))
-			if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
-			    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
-				v->for_servers = true;
-		break;
-	}
-	return in.n == 0 ? NULL : CERT_MALFORMED;
-}
-
 /* Takes the next GeneralSubtree off a list. RFC 5280 4.2.1.10 fixes its bounds: minimum 0, which
  * DER leaves out though some write it, and no maximum. */
 static bool
@@ -8453,14 +8395,15 @@ rule_constraints(struct cert_view *v, struct slice seq, bool critical)
 static const char *
 cert_rules(struct cert_view *v)
 {
-	struct slice list = v->exts, ext, oid, flag, value, in;
+	struct slice list = v->exts, ext, oid, flag, value, in, s;
 	const char *why = NULL;
 	uint64_t seen = 0;
+	uint8_t form;
 
 	v->usage = 0xff;
 	v->for_servers = true;
 	v->path_len = INT_MAX;
-	while (why == NULL && list.n != 0) {
+	for (; why == NULL && list.n != 0; why = why == NULL && in.n != 0 ? CERT_MALFORMED : why) {
 		bool critical = false;
 		uint8_t id = 0;                 /* N of 2.5.29.N; 0: all others */
 
@@ -8473,12 +8416,50 @@ cert_rules(struct cert_view *v)
 		if (!der_only(ext, 0x04, &value) || (id != 0 && (seen >> id & 1) != 0))
 			return CERT_MALFORMED;          /* 4.2: no two of a kind */
 		seen |= (uint64_t)1 << id;
+		in = SLICE("");         /* what is left of a value that is read */
+		if ((id == 15 || id == 17 || id == 19 || id == 30 || id == 37) && !der_only(value, id == 15 ? 0x03 : 0x30, &in))
+			return CERT_MALFORMED;
 		switch (id) {
 		case 14: v->key_id = value; break;
-		case 15: case 17: case 19: case 30: case 37:
-			if (!der_only(value, id == 15 ? 0x03 : 0x30, &in))
+		case 15:        /* keyUsage */
+			if (in.n == 0 || (uint8_t)in.p[0] > 7)
 				return CERT_MALFORMED;
-			why = id == 30 ? rule_constraints(v, in, critical) : rule_read(v, id, in);
+			v->usage = in.n == 1 ? 0 : (uint8_t)in.p[1];
+			if (in.n == 2)
+				v->usage &= (uint8_t)(0xff << in.p[0]);
+			in.n = 0;
+			break;
+		case 17:        /* subjectAltName */
+			v->has_names = true;
+			v->names = in;
+			while (der_next(&in, &form, &s, NULL))
+				if (form == FORM_DNS && memchr(s.p, '\0', s.n) != NULL)
+					return "certificate with a NUL byte in a name";
+			break;
+		case 19:        /* basicConstraints */
+			if (der_expect(&in, 0x01, &s, NULL)) {
+				if (s.n != 1)
+					return CERT_MALFORMED;
+				v->is_ca = s.p[0] != 0;
+			}
+			if (der_expect(&in, 0x02, &s, NULL)) {
+				if (s.n == 0 || (s.p[0] & 0x80) != 0)
+					return CERT_MALFORMED;
+				v->path_len = s.n == 1 ? s.p[0] : INT_MAX;      /* no chain has 128 */
+			}
+			break;
+		case 30:
+			why = rule_constraints(v, in, critical);
+			in.n = 0;
+			break;
+		/* extKeyUsage: serverAuth or any must be there. That an issuer's list limits what it issues
+		 * is not in the RFC, but what all browsers and libraries do. */
+		case 37:
+			v->for_servers = false;
+			while (der_expect(&in, 0x06, &s, NULL))
+				if (slice_eq(s, SLICE("\x2b\x06\x01\x05\x05\x07\x03\x01")) ||
+				    slice_eq(s, SLICE("\x55\x1d\x25\x00")))
+					v->for_servers = true;
 			break;
 		case 9: case 18: case 35:       /* attributes, the issuer's names and key id */
 		case 31: case 46:       /* where to ask whether it was revoked, which we do not */
@@ -9196,21 +9177,27 @@ tls_ident_tag(const struct tls_ident *id)
 	return id == NULL ? SLICE("") : (struct slice){(const char *)id->tag, sizeof id->tag};
 }
 
-/* Hands the chain and its key to BearSSL's policy for one chain (as leaf_show). False: it has none. */
+/* Hands the chain and its key to BearSSL's policy for one chain (as leaf_show), of a server or a client. False: it
+ * has none. */
 static bool
-tls_ident_show(const struct tls_ident *id, br_ssl_server_context *cc)
+tls_ident_show(const struct tls_ident *id, br_ssl_server_context *server, br_ssl_client_context *client)
 {
-	const br_skey_decoder_context *key = id->key != NULL ? (const void *)id->key->p : NULL;
+	const br_skey_decoder_context *key = id != NULL && id->key != NULL ? (const void *)id->key->p : NULL;
+	bool rsa = key != NULL && br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA;
 
-	if (key == NULL)
-		return false;
-	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
-		br_ssl_server_set_single_rsa(cc, id->chain, id->chain_n, br_skey_decoder_get_rsa(key),
+	if (rsa && server != NULL)
+		br_ssl_server_set_single_rsa(server, id->chain, id->chain_n, br_skey_decoder_get_rsa(key),
 		    BR_KEYTYPE_SIGN, 0, br_rsa_pkcs1_sign_get_default());
-	else
-		br_ssl_server_set_single_ec(cc, id->chain, id->chain_n, br_skey_decoder_get_ec(key),
+	else if (rsa)
+		br_ssl_client_set_single_rsa(client, id->chain, id->chain_n, br_skey_decoder_get_rsa(key),
+		    br_rsa_pkcs1_sign_get_default());
+	else if (key != NULL && server != NULL)
+		br_ssl_server_set_single_ec(server, id->chain, id->chain_n, br_skey_decoder_get_ec(key),
 		    BR_KEYTYPE_SIGN, BR_KEYTYPE_EC, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
-	return true;
+	else if (key != NULL)
+		br_ssl_client_set_single_ec(client, id->chain, id->chain_n, br_skey_decoder_get_ec(key),
+		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	return key != NULL;
 }
 
 /* Is `what`, a certificate or a key, among those that are trusted as themselves? */
@@ -9674,7 +9661,6 @@ verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, b
     br_ssl_client_context *cc)
 {
 	struct tls_verify *v = malloc(sizeof *v);
-	const br_skey_decoder_context *key;
 	uint8_t ip[16];
 
 	if (v == NULL)
@@ -9686,15 +9672,7 @@ verify_new(struct tls_trust *trust, struct tls_ident *ident, const char *host, b
 	br_ssl_engine_set_x509(&cc->eng, &v->vtable);
 	if (ident != NULL && ident->legacy)
 		tls_suites(&cc->eng, COUNT(tls_suites_all));
-	if (ident == NULL || ident->key == NULL)
-		return v;
-	key = (const void *)ident->key->p;
-	if (br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA)
-		br_ssl_client_set_single_rsa(cc, ident->chain, ident->chain_n,
-		    br_skey_decoder_get_rsa(key), br_rsa_pkcs1_sign_get_default());
-	else
-		br_ssl_client_set_single_ec(cc, ident->chain, ident->chain_n, br_skey_decoder_get_ec(key),
-		    BR_KEYTYPE_SIGN, 0, br_ec_get_default(), br_ecdsa_sign_asn1_get_default());
+	tls_ident_show(ident, NULL, cc);
 	return v;
 }
 
@@ -16618,22 +16596,6 @@ store_old(MDB_txn *txn, const struct store_batch *b, const struct store_op *op,
 	    store_judge(&store_written, txn, op->db, key, v, r);
 }
 
-/* Preconditions are about what was there before the batch. A damaged record meets none, but may be
- * replaced or removed without one: that is how it is mended. */
-static enum store_err
-store_op_allowed(const struct store_op *op, enum store_err old, const struct store_record *r)
-{
-	bool versioned = op->version != STORE_ANY;
-
-	if (versioned && (old == STORE_ABSENT) != (op->version == 0))
-		return STORE_CONFLICT;
-	if (old == STORE_ABSENT || (!versioned && (op->kind != OP_PUT || !op->keep)))
-		return STORE_OK;
-	if (old != STORE_OK)
-		return old;
-	return versioned && r->version != op->version ? STORE_CONFLICT : STORE_OK;
-}
-
 /* Writes the record's bytes to b->record. old: whom it replaces, or NULL. Of the secrets of that one,
  * with `keep` those stay that the operation does not name. */
 static enum store_err
@@ -16727,7 +16689,7 @@ store_counters_put(MDB_txn *txn, const struct store_counters *c)
 static enum store_err
 store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_counters *c)
 {
-	bool entitled = true;
+	bool entitled = true, versioned;
 	size_t bytes = 0, puts = 0, size;
 	uint64_t promised = c->room;
 	enum store_err err;
@@ -16741,8 +16703,13 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 		    (err = table_sync(&store_written, txn)) != STORE_OK)
 			return err;
 		old = store_old(txn, b, op, &r);
-		if ((err = store_op_allowed(op, old, &r)) != STORE_OK)
-			return err;
+		/* Preconditions are about what was there before the batch. A damaged record meets none, but may
+		 * be replaced or removed without one: that is how it is mended. */
+		versioned = op->version != STORE_ANY;
+		if (versioned && ((old == STORE_ABSENT) != (op->version == 0) || (old == STORE_OK && r.version != op->version)))
+			return STORE_CONFLICT;
+		if (old != STORE_OK && old != STORE_ABSENT && (versioned || (op->kind == OP_PUT && op->keep)))
+			return old;
 		if (op->kind != OP_PUT)
 			continue;
 		puts += store_dbs[op->db].kind != 0 ? 3 : 1;    /* bucket and group are records too */
@@ -18722,45 +18689,22 @@ reqlog_request(struct req *r)
 }
 
 /* -- notes: log records of connections that end before a request: a failed handshake, another protocol.
- * Notes of one kind within NOTE_FOLD_MS are counted, and the next record of that kind tells the number. */
-#define NOTES 16                /* kinds that are told apart at a time */
-#define NOTE_FOLD_MS 10000
-
-static struct note {
-	uint32_t kind;          /* hash of agent, host and cause */
-	unsigned folded;
-	int64_t until;          /* monotonic ms */
-} notes[NOTES];
-
+ * The writer folds those of one kind. */
 static void
 reqlog_note(struct conn *c, const char *what, const char *why)
 {
 	static struct req r;            /* of which a record is made; its rest stays zero */
-	uint32_t kind;
-	struct note *n = &notes[0];
 
 	text_copy(r.agent, sizeof r.agent, c->agent != NULL ? c->agent->name : "");
-	kind = text_hash(r.agent) ^ text_hash(c->host) * 31 ^ text_hash(why) * 37;
-	for (size_t i = 0; i < NOTES && n->kind != kind; i++)
-		if (notes[i].kind == kind || notes[i].until < n->until)
-			n = &notes[i];
-	if (n->kind == kind && clock_now() < n->until) {
-		n->folded++;
-		return;
-	}
 	text_copy(r.code, sizeof r.code, what);
 	text_copy(r.host, sizeof r.host, c->host);
-	if (n->kind == kind && n->folded != 0)
-		snprintf(r.reason, sizeof r.reason, "%s: %s, %u times more", what, why, n->folded);
-	else
-		snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
+	snprintf(r.reason, sizeof r.reason, "%s: %s", what, why);
 	r.head.method = c->tunnel ? SLICE("CONNECT") : SLICE("-");
 	r.form = REQ_CONNECT;
 	r.conn = c;
 	r.counted = c->agent;
 	r.port = c->port;
 	r.t_start = clock_now();
-	*n = (struct note){kind, 0, clock_now() + NOTE_FOLD_MS};
 	reqlog_request(&r);
 }
 

@@ -10,6 +10,8 @@ M.__index = M
 local EACH = 10000       -- records of an agent that another's flood cannot drive out
 local ALONE = 20         -- refusals of an agent in one second that have a record each
 local FOLD_MS = 75       -- the others are counted for so long: a record is at most 200 ms behind what happened
+local NOTE_MS = 10000    -- a failed handshake, or another protocol: in so long one record of a kind
+local NOTES = 256        -- kinds that are told apart at a time
 local HOSTS = 4          -- of an agent's whose refusals are counted apart meanwhile: one builds an allow-list from them
 local BATCH = 4096       -- records held at most, and
 local BATCH_PART = 8     -- this part of log-size: a file passes its size by a batch at most
@@ -111,7 +113,7 @@ end
 --- A writer. env = { host =, json =, ms = Unix ms }
 function M.new(with, env)
   return setmetatable({ with = with, host = env.host, json = env.json, ms = env.ms, time = function() return env.ms() // 1000 end,
-    batch = {}, bytes = 0, count = {}, folded = {}, dropped = 0 }, M)
+    batch = {}, bytes = 0, count = {}, folded = {}, notes = { n = 0 }, dropped = 0 }, M)
 end
 
 local function hold(self, line)
@@ -227,9 +229,28 @@ local function unfold(self, all)
   self.folded, self.folded_at = {}, nil
 end
 
+-- A connection that ended before a request: its reason begins with its code. The next record of its kind tells how many
+-- had none; nil: that one is still to come.
+local function noted(self, line, n, key)
+  local now, note = self.ms(), self.notes[key]
+  if note and now < note.till and note.till - now <= NOTE_MS then
+    note.n = note.n + n
+    return nil
+  end
+  local more = n - 1 + (note and note.n or 0)
+  if not note then self.notes.n = self.notes.n + 1 end
+  if self.notes.n > NOTES then self.notes = { n = 1 } end
+  self.notes[key] = { till = now + NOTE_MS, n = 0 }
+  return more == 0 and line or (line:gsub('("reason":"[^"]*)"', ("%%1, %d times more\""):format(more), 1))
+end
+
 local function refused(self, line, n)
+  local agent, code, reason = agent_of(line), line:match('"error":"([^"]*)"') or "", line:match('"reason":"([^"]*)"') or ""
+  if code ~= "" and reason:sub(1, #code + 2) == code .. ": " then
+    line, n = noted(self, line, n, table.concat({ agent, line:match(',"host":"([^"]*)"') or "", reason }, "\n")), 1
+    if not line then return end
+  end
   second(self)
-  local agent, code = agent_of(line), line:match('"error":"([^"]*)"') or ""
   local count = (self.count[agent] or 0) + n
   self.count[agent] = count
   if n == 1 and count <= ALONE then

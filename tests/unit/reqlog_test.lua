@@ -138,6 +138,33 @@ return {
     is(json.decode(lines(path)[73]).count, 5)
   end),
 
+  ["failed handshakes of one kind have a record in ten seconds, and the next one tells their number"] = with_folder(function(path, with)
+    local clock = { now = NOW }
+    local w = writer(with, clock)
+    local function note(why, host, n)
+      w:feed((('!%08x{"time":%d,"agent":"a","decision":"deny","reason":"client_tls: %s","method":"CONNECT","host":"%s","port":443,'
+        .. '"path":"","error":"client_tls"}\n'):format(n or 1, 1000 * clock.now, why, host)))
+      w:feed("\n")
+    end
+    for _ = 1, 20 do note("unknown_ca", "h.test") end
+    note("timeout", "h.test")
+    note("unknown_ca", "other.test")
+    is(#lines(path), 3)
+    clock.now = NOW + 9
+    note("unknown_ca", "h.test", 3)
+    is(#lines(path), 3)
+    clock.now = NOW + 10
+    note("unknown_ca", "h.test", 2)
+    note("unknown_ca", "other.test")
+    local all = lines(path)
+    is(json.decode(all[4]).reason, "client_tls: unknown_ca, 23 times more")   -- 19, 3, and one of the last two
+    is(json.decode(all[5]).reason, "client_tls: unknown_ca")
+    clock.now = NOW - 1000                                                    -- a clock that was set back hides nothing
+    note("unknown_ca", "h.test")
+    is(#lines(path), 6)
+    for i = 1, 600 do note("unknown_ca", "h" .. i .. ".test") end
+    assert(w.notes.n <= 257)
+  end),
   ["refusals are counted by host, for a few hosts, and what a worker counted counts"] = with_folder(function(path, with)
     local clock = { now = NOW }
     local w = writer(with, clock)
